@@ -1,0 +1,3 @@
+//! The `ovl` binary.
+
+fn main() {}
