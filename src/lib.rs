@@ -1,1 +1,30 @@
-//! ovl-csi
+//! ovl-csi: writable overlay volumes on read-only image layers, for Kubernetes and for the shell.
+//!
+//! The map, floor by floor; a room uses only what its own `//! May use:` line names, and every room may
+//! use the three files of the ground that know nothing: [`digest`], [`fault`], [`telemetry`].
+//!
+//! ```text
+//! edges    cli        arguments, the wiring of one role, exit codes
+//!          csi        gRPC request -> our types -> one call -> class -> code; kubelet registration
+//! life     volumes    one volume's life: states, record, lock, recovery
+//! matter   layers     the node's store: staged, renamed into place, opened once
+//!          overlay    plans a mount as a typed value, then has `sys` do it
+//!          image      resolves references, streams digest-checked blobs
+//!          changeset  layer tar -> typed entries -> an EROFS image
+//!          erofs      writes an EROFS image from a stream of entries
+//! ground   sys        every syscall and every durable write, with an in-memory twin
+//!          digest     a checked content digest
+//!          fault      the classes of failure that edges turn into codes
+//!          telemetry  logs
+//! ```
+//!
+//! `ARCHITECTURE.md` tells the same with the invariants; `tests/tidy.rs` holds the code to it.
+
+// A test fails by panicking, and deletes its own temporary folders.
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)
+)]
+
+pub mod digest;
+pub mod fault;
