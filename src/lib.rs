@@ -28,3 +28,4 @@
 
 pub mod digest;
 pub mod fault;
+pub mod sys;

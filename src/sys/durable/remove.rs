@@ -1,0 +1,145 @@
+//! Removes a tree without ever leaving it.
+//!
+//! A recursive delete once followed a mount that was left behind and ate the data of users, so each
+//! folder is opened from its parent's descriptor with `RESOLVE_NO_XDEV`: the kernel itself refuses
+//! to step onto any other mount, a bind mount of the same file system too, which comparing mount
+//! ids could only notice afterwards. Deliberately absent: recursion; how deep a tree goes was up to
+//! whoever wrote it, so names are kept and one folder is open at a time.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, RawDir, ResolveFlags, fstat, openat2, unlinkat};
+use rustix::io::Errno;
+
+use super::super::beneath::{READ, parent};
+use super::{open_folder, sync_dir};
+
+/// Removes `path` and everything beneath it. Nothing there is fine; a symlink is removed, never
+/// followed; anything that is no folder is removed like a file.
+///
+/// Errors: `CrossesDevices`, naming the place, if a mount lies at or beneath `path`. What the mount
+/// shows is untouched; what was removed before it was met stays removed.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    let folder = parent(path)?;
+    let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
+    let Some(name) = name else {
+        let why = format!("cannot remove {}: its last part is no name", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    };
+    let here = match open_folder(folder) {
+        Ok(folder) => folder.into(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    Walk { here, start: folder, steps: Vec::new() }.remove(name)?;
+    sync_dir(folder)
+}
+
+/// The way from the folder that holds the tree down to the folder being emptied.
+struct Walk<'a> {
+    here: OwnedFd,
+    start: &'a Path,
+    steps: Vec<Step>,
+}
+
+/// One step down: the name that was entered, and which folder it was entered from.
+struct Step {
+    name: CString,
+    above: (u64, u64),
+}
+
+impl Walk<'_> {
+    fn remove(mut self, name: CString) -> io::Result<()> {
+        if self.remove_unless_folder(&name)? {
+            return Ok(());
+        }
+        self.enter(name)?;
+        while !self.steps.is_empty() {
+            match self.empty_until_folder()? {
+                Some(child) => self.enter(child)?,
+                None => self.leave()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes entries of the folder we are in; stops at the first folder among them.
+    fn empty_until_folder(&self) -> io::Result<Option<CString>> {
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 16 * 1024];
+        let mut entries = RawDir::new(&self.here, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|e| self.failure("read", None, e))?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            if !self.remove_unless_folder(name)? {
+                return Ok(Some(name.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A folder is never tried before it is empty: each refusal would cost the kernel a walk over
+    /// all it has cached beneath.
+    fn remove_unless_folder(&self, name: &CStr) -> io::Result<bool> {
+        match self.unlink(name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::ISDIR) => Ok(false),
+            Err(e) => Err(self.failure("remove", Some(name), e)),
+        }
+    }
+
+    fn unlink(&self, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
+        match unlinkat(&self.here, name, flags) {
+            // What the kernel says of a place that something is mounted on.
+            Err(Errno::BUSY) => Err(Errno::XDEV),
+            other => other,
+        }
+    }
+
+    fn enter(&mut self, name: CString) -> io::Result<()> {
+        let above = self.identity()?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        self.here = openat2(&self.here, &name, READ, Mode::empty(), resolve)
+            .map_err(|e| self.failure("enter", Some(&name), e))?;
+        self.steps.push(Step { name, above });
+        Ok(())
+    }
+
+    /// Goes back up and removes the folder that we came from.
+    fn leave(&mut self) -> io::Result<()> {
+        let Some(Step { name, above }) = self.steps.pop() else { return Ok(()) };
+        self.here = openat2(&self.here, "..", READ, Mode::empty(), ResolveFlags::NO_XDEV)
+            .map_err(|e| self.failure("return to", None, e))?;
+        if self.identity()? != above {
+            // Somebody moved the folder while we were in it: what lies above now is not ours.
+            return Err(self.failure("return to", None, Errno::STALE));
+        }
+        self.unlink(&name, AtFlags::REMOVEDIR).map_err(|e| self.failure("remove", Some(&name), e))
+    }
+
+    /// Tells the folder we are in from any other that exists.
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        let stat = fstat(&self.here).map_err(|e| self.failure("stat", None, e))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    fn failure(&self, what: &str, name: Option<&CStr>, e: Errno) -> io::Error {
+        let steps = self.steps.iter().map(|step| step.name.as_c_str()).chain(name);
+        let mut place = PathBuf::from(self.start);
+        place.extend(steps.map(|name| std::ffi::OsStr::from_bytes(name.to_bytes())));
+        let place = place.display();
+        let e = io::Error::from(e);
+        let why = match e.kind() {
+            io::ErrorKind::CrossesDevices => "a mount is there, and what it shows is not removed",
+            _ => &e.to_string(),
+        };
+        io::Error::new(e.kind(), format!("cannot {what} {place}: {why}"))
+    }
+}

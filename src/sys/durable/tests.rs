@@ -1,0 +1,203 @@
+//! Each call twice: what it leaves, and what it leaves alone.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+
+use super::*;
+use crate::sys::scratch::Scratch;
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn write_replaces_the_file_and_leaves_nothing_else() {
+    let dir = Scratch::new();
+    let record = dir.path().join("record.json");
+    write_atomic(&record, b"first").unwrap();
+    write_atomic(&record, b"second").unwrap();
+    assert_eq!(fs::read(&record).unwrap(), b"second");
+    assert_eq!(mode(&record), 0o600);
+    assert_eq!(names(dir.path()), ["record.json"]);
+}
+
+#[test]
+fn write_replaces_a_symlink_and_does_not_follow_it() {
+    let dir = Scratch::new();
+    let outside = dir.file("outside", "kept");
+    let record = dir.path().join("record");
+    symlink(&outside, &record).unwrap();
+    write_atomic(&record, b"new").unwrap();
+    assert_eq!(fs::read(&outside).unwrap(), b"kept");
+    assert!(fs::symlink_metadata(&record).unwrap().is_file());
+}
+
+#[test]
+fn a_write_that_fails_keeps_the_old_and_removes_its_temp() {
+    let dir = Scratch::new();
+    let in_the_way = dir.folder("record");
+    dir.file("record/full", "");
+    let error = write_atomic(&in_the_way, b"new").unwrap_err();
+    assert!(error.to_string().contains("record"), "{error}");
+    assert_eq!(names(dir.path()), ["record"]);
+}
+
+#[test]
+fn a_crash_before_the_rename_leaves_only_a_temp_that_the_next_write_passes_by() {
+    let dir = Scratch::new();
+    let record = dir.file("record", "old");
+    // What a kill between the write and the rename leaves, under the numbers that come next.
+    let (temp, file) = create_temp(dir.path()).unwrap();
+    temp.keep();
+    drop(file);
+    let left: Vec<_> = names(dir.path()).into_iter().filter(|name| name != "record").collect();
+    assert_eq!(left.len(), 1);
+    assert!(left[0].starts_with(TEMP_PREFIX), "{left:?}");
+    assert_eq!(fs::read(&record).unwrap(), b"old");
+
+    write_atomic(&record, b"new").unwrap();
+    assert_eq!(fs::read(&record).unwrap(), b"new");
+}
+
+#[test]
+fn rename_moves_and_never_replaces() {
+    let dir = Scratch::new();
+    let (staged, placed) = (dir.folder("staging/x"), dir.folder("layers").join("x"));
+    rename(&staged, &placed).unwrap();
+    assert!(placed.is_dir() && !staged.exists());
+
+    fs::create_dir(&staged).unwrap();
+    let error = rename(&staged, &placed).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    assert!(error.to_string().contains("staging/x"), "{error}");
+    assert!(staged.is_dir());
+}
+
+#[test]
+fn removing_a_file_twice_is_fine() {
+    let dir = Scratch::new();
+    let file = dir.file("file", "");
+    remove_file(&file).unwrap();
+    remove_file(&file).unwrap();
+    assert!(remove_file(&dir.folder("folder")).is_err());
+}
+
+#[test]
+fn a_folder_gets_its_exact_mode_once() {
+    let dir = Scratch::new();
+    let folder = dir.path().join("folder");
+    create_dir(&folder, 0o2777).unwrap(); // the umask of a test run takes 022 at least
+    assert_eq!(mode(&folder), 0o2777);
+    create_dir(&folder, 0o700).unwrap();
+    assert_eq!(mode(&folder), 0o2777, "it may be the root of a mount by now");
+
+    let error = create_dir(&dir.file("file", ""), 0o700).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    symlink(&folder, dir.path().join("link")).unwrap();
+    assert!(create_dir(&dir.path().join("link"), 0o700).is_err());
+}
+
+#[test]
+fn a_tree_goes_with_everything_in_it_and_nothing_else() {
+    let dir = Scratch::new();
+    let outside = dir.folder("outside");
+    dir.file("outside/file", "kept");
+    let tree = dir.folder("tree");
+    for n in 0..300 {
+        dir.folder(&format!("tree/{n}/a/b"));
+        dir.file(&format!("tree/{n}/a/file"), "x");
+    }
+    symlink(&outside, tree.join("link")).unwrap();
+    symlink(outside.join("file"), tree.join("0/a/b/link")).unwrap();
+    remove_tree(&tree).unwrap();
+    assert_eq!(names(dir.path()), ["outside"]);
+    assert_eq!(names(&outside), ["file"]);
+}
+
+#[test]
+fn removing_no_tree_a_file_or_a_symlink_is_fine() {
+    let dir = Scratch::new();
+    remove_tree(&dir.path().join("missing/tree")).unwrap();
+    remove_tree(&dir.path().join("missing")).unwrap();
+    remove_tree(&dir.file("file", "")).unwrap();
+    let outside = dir.folder("outside");
+    symlink(&outside, dir.path().join("link")).unwrap();
+    remove_tree(&dir.path().join("link")).unwrap();
+    assert_eq!(names(dir.path()), ["outside"]);
+    assert_eq!(remove_tree(Path::new("/")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_tree_deeper_than_any_path_goes_too() {
+    let dir = Scratch::new();
+    let tree = dir.folder("tree");
+    let name = "eight by"; // 9,000 bytes of path, twice what a path may have
+    let mut here = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
+    for _ in 0..1_000 {
+        rustix::fs::mkdirat(&here, name, rustix::fs::Mode::RWXU).unwrap();
+        here = rustix::fs::openat(&here, name, beneath::READ, rustix::fs::Mode::empty()).unwrap();
+    }
+    remove_tree(&tree).unwrap();
+    assert!(!tree.exists());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_mount_in_the_tree_is_refused_and_its_files_survive() {
+    for at in ["tree", "tree/a/mounted", "tree/a/empty"] {
+        let dir = Scratch::new();
+        let data = dir.folder("data");
+        let (tree, target) = (dir.folder("tree"), dir.folder(at));
+        if at != "tree/a/empty" {
+            dir.file("data/file", "kept");
+        }
+        mount_bind(&data, &target).unwrap();
+        let error = remove_tree(&tree).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::CrossesDevices, "{error}");
+        assert!(error.to_string().contains(target.to_str().unwrap()), "{error}");
+        assert_eq!(names(&data).len(), usize::from(at != "tree/a/empty"));
+
+        unmount(&target, UnmountFlags::NOFOLLOW).unwrap();
+        remove_tree(&tree).unwrap();
+        assert_eq!(names(dir.path()), ["data"]);
+    }
+}
+
+#[test]
+fn a_lock_is_held_by_one_until_dropped() {
+    let dir = Scratch::new();
+    let path = dir.path().join("lock");
+    let held = lock(&path).unwrap();
+    assert!(held.is_some());
+    assert!(lock(&path).unwrap().is_none());
+    drop(held);
+    assert!(lock(&path).unwrap().is_some());
+}
+
+#[test]
+fn syncs_name_what_they_cannot_find() {
+    let dir = Scratch::new();
+    sync_file(&File::open(dir.file("file", "x")).unwrap()).unwrap();
+    sync_filesystem(&File::open(dir.path()).unwrap()).unwrap();
+    sync_dir(dir.path()).unwrap();
+    let error = sync_dir(&dir.path().join("missing")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    assert!(error.to_string().contains("missing"), "{error}");
+}
+
+#[test]
+fn the_boot_id_is_a_uuid_and_does_not_change() {
+    let id = boot_id().unwrap();
+    assert_eq!(id.len(), 36, "{id}");
+    assert_eq!(id, boot_id().unwrap());
+}

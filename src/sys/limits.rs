@@ -1,0 +1,26 @@
+//! What the process may have of the machine.
+//!
+//! Deliberately absent: any limit that only another user or a cgroup can raise.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Takes as many open files as the system allows this process; each layer in use holds one for as long as it runs.
+/// Answers how many that are; `None` for no limit.
+pub fn raise_open_files() -> io::Result<Option<u64>> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    Ok(maximum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_allowed_is_taken() {
+        let most = raise_open_files().unwrap();
+        assert_eq!(getrlimit(Resource::Nofile).current, most);
+    }
+}

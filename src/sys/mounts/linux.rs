@@ -1,0 +1,214 @@
+//! [`Mounts`] by the kernel: the calls around `fsopen(2)`, which name what they dislike.
+//!
+//! Deliberately absent: `mount(2)`, whose one string is cut silently at a page.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    move_mount, open_tree, unmount,
+};
+
+use super::error::{no_context, refused, unsupported};
+use super::{Attrs, Detached, Kind, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, folder};
+use crate::sys::{Errno, errno};
+
+/// How often, and after which pauses, a busy mount is asked for again: together about a second. A
+/// runtime that is just letting go of a container holds its mounts for half of that.
+pub(super) const BUSY_PAUSES: [Duration; 5] = [
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(200),
+    Duration::from_millis(300),
+    Duration::from_millis(400),
+];
+
+/// The mounts of this process's mount namespace.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinuxMounts;
+
+impl Mounts for LinuxMounts {
+    fn create(&self, request: &Request) -> Result<Detached, MountError> {
+        let context = Context::open(request.fs_type, &request.source)?;
+        context.text("source", &request.source)?;
+        for param in &request.params {
+            context.set(param)?;
+        }
+        fsconfig_create(&context.fd).map_err(|e| context.refused("create the file system", e))?;
+        let mount = fsmount(&context.fd, FsMountFlags::FSMOUNT_CLOEXEC, attr_flags(request.attrs))
+            .map_err(|e| context.refused("make a mount of the file system", e))?;
+        Ok(Detached { fd: mount, kind: Kind::Mount })
+    }
+
+    fn attach(&self, mount: Detached, target: &Path) -> Result<(), MountError> {
+        let what = || format!("attach a mount to {}", target.display());
+        if !matches!(mount.kind, Kind::Mount) {
+            return Err(refused(what(), Errno::EINVAL));
+        }
+        let folder = folder::open(target)?;
+        if folder::is_mount_root(&folder, target)? {
+            return Err(MountError::Occupied { target: target.to_owned() });
+        }
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&mount.fd, "", &folder, "", flags).map_err(|e| refused(what(), errno(e)))
+    }
+
+    fn clone_of(&self, attached: &Path) -> Result<Detached, MountError> {
+        let folder = folder::open(attached)?;
+        if !folder::is_mount_root(&folder, attached)? {
+            return Err(MountError::NotMounted { target: attached.to_owned() });
+        }
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let clone = open_tree(&folder, "", flags)
+            .map_err(|e| refused(format!("clone the mount at {}", attached.display()), errno(e)))?;
+        Ok(Detached { fd: clone, kind: Kind::Mount })
+    }
+
+    fn unmount(&self, target: &Path) -> Result<(), MountError> {
+        // Only the last part of a path is protected by UMOUNT_NOFOLLOW, so the rest is opened
+        // first. The target itself must not be open: that alone would keep it busy.
+        let not_mounted = || MountError::NotMounted { target: target.to_owned() };
+        let (parent, name) = target.parent().zip(target.file_name()).ok_or_else(not_mounted)?;
+        let parent = match folder::open(parent) {
+            Err(e) if e.errno() == Some(Errno::ENOENT) => return Err(not_mounted()),
+            other => other?,
+        };
+        let path = folder::name_of(&parent).join(name);
+        let asked = unless_busy(&BUSY_PAUSES, || unmount(&path, UnmountFlags::NOFOLLOW));
+        asked.map_err(|e| match errno(e) {
+            Errno::EBUSY => MountError::Busy { target: target.to_owned() },
+            // EINVAL: a folder, but no mount's root, or a symlink.
+            Errno::EINVAL | Errno::ENOENT => not_mounted(),
+            errno => refused(format!("unmount {}", target.display()), errno),
+        })
+    }
+
+    fn table(&self) -> Result<Vec<Mount>, MountError> {
+        let bytes = fs::read("/proc/self/mountinfo").map_err(MountError::Table)?;
+        super::parse_table(&bytes)
+            .map_err(|e| MountError::Table(io::Error::new(io::ErrorKind::InvalidData, e)))
+    }
+
+    fn writable(&self, mount: &Detached) -> Result<bool, MountError> {
+        let stat = fstatvfs(&mount.fd).map_err(|e| refused("stat a mount".to_owned(), errno(e)))?;
+        Ok(!stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+    }
+
+    fn open_dir(&self, path: &Path) -> Result<Detached, MountError> {
+        Ok(Detached { fd: folder::open(path)?, kind: Kind::Folder })
+    }
+}
+
+/// Asks again after each pause for as long as the answer is EBUSY.
+pub(super) fn unless_busy(
+    pauses: &[Duration],
+    mut ask: impl FnMut() -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    for pause in pauses {
+        match ask() {
+            Err(rustix::io::Errno::BUSY) => thread::sleep(*pause),
+            other => return other,
+        }
+    }
+    ask()
+}
+
+/// A file system being set up. The kernel leaves its words in it, where it has any.
+struct Context<'a> {
+    fd: OwnedFd,
+    fs_type: &'static str,
+    source: &'a str,
+}
+
+impl<'a> Context<'a> {
+    fn open(fs_type: &'static str, source: &'a str) -> Result<Self, MountError> {
+        match fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC).map_err(errno) {
+            Ok(fd) => Ok(Self { fd, fs_type, source }),
+            Err(errno) => Err(no_context(fs_type, errno)),
+        }
+    }
+
+    fn set(&self, param: &Param) -> Result<(), MountError> {
+        match param {
+            Param::Flag(key) => fsconfig_set_flag(&self.fd, *key)
+                .map_err(|e| self.refused(&format!("set {key}"), e)),
+            Param::Text(key, value) => self.text(key, value),
+            Param::Tree(key, tree) => fsconfig_set_fd(&self.fd, *key, &tree.fd).map_err(|e| {
+                self.lacks_descriptors(key, tree, errno(e))
+                    .unwrap_or_else(|| self.refused(&format!("set {key} by descriptor"), e))
+            }),
+        }
+    }
+
+    /// Finds out, in fresh contexts, whether it was the kind of value that the kernel did not take.
+    fn lacks_descriptors(&self, key: &str, tree: &Detached, errno: Errno) -> Option<MountError> {
+        let takes = |fd: &OwnedFd| {
+            Self::open(self.fs_type, self.source)
+                .is_ok_and(|fresh| fsconfig_set_fd(&fresh.fd, key, fd).is_ok())
+        };
+        if errno != Errno::EINVAL || takes(&tree.fd) {
+            return None;
+        }
+        let folder = folder::open(Path::new("/")).ok()?;
+        let what = |kind| format!("take {kind} as {key} of {}", self.fs_type);
+        Some(if takes(&folder) {
+            unsupported(what("a mount that is attached nowhere"), "it takes Linux 6.15", errno)
+        } else {
+            unsupported(what("a descriptor"), "it takes Linux 6.13", errno)
+        })
+    }
+
+    fn text(&self, key: &'static str, value: &str) -> Result<(), MountError> {
+        // Beyond the limit the kernel says a bare EINVAL.
+        if value.len() > TEXT_LIMIT {
+            return Err(MountError::TooLong { key, length: value.len() });
+        }
+        fsconfig_set_string(&self.fd, key, value)
+            .map_err(|e| self.refused(&format!("set {key}={value}"), e))
+    }
+
+    fn refused(&self, what: &str, e: rustix::io::Errno) -> MountError {
+        MountError::Refused {
+            what: format!("{what} for {} ({})", self.fs_type, self.source),
+            errno: errno(e),
+            kernel_log: self.log(),
+        }
+    }
+
+    /// Reads the log: one line a read, begun with its level (`e `, `w `, `i `); ENODATA ends it.
+    fn log(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut buffer = [0; 1024];
+        while let Ok(length) = rustix::io::read(&self.fd, &mut buffer) {
+            if length == 0 {
+                break;
+            }
+            let line = String::from_utf8_lossy(&buffer[..length]);
+            let line = line.trim_end();
+            lines.push(line.split_once(' ').map_or(line, |(_, words)| words).to_owned());
+        }
+        lines
+    }
+}
+
+fn attr_flags(attrs: Attrs) -> MountAttrFlags {
+    [
+        (attrs.read_only, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (attrs.nosuid, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (attrs.nodev, MountAttrFlags::MOUNT_ATTR_NODEV),
+        (attrs.noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+    ]
+    .into_iter()
+    .filter(|(on, _)| *on)
+    .fold(MountAttrFlags::empty(), |all, (_, flag)| all | flag)
+}

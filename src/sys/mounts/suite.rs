@@ -1,0 +1,292 @@
+//! What every implementation of [`Mounts`] does, run against the twin and against the kernel.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::fault::Class;
+use crate::sys::Errno;
+use crate::sys::scratch::Scratch;
+
+macro_rules! suite {
+    ($($case:ident)*) => {
+        mod twin {
+            $(
+                #[test]
+                fn $case() {
+                    super::$case(&super::MemoryMounts::default(), &super::Scratch::new());
+                }
+            )*
+        }
+        mod privileged_linux {
+            $(
+                #[test]
+                #[ignore = "needs root"]
+                fn $case() {
+                    super::$case(&super::LinuxMounts, &super::Scratch::new());
+                }
+            )*
+        }
+    };
+}
+
+suite! {
+    attached_is_shown_and_unmounted_is_gone
+    attributes_are_shown_and_obeyed
+    nothing_is_stacked_on_a_mount
+    a_clone_is_a_second_place_of_one_file_system
+    a_target_must_be_named_without_symlinks
+    a_plain_folder_is_never_attached
+    nothing_mounted_is_an_error_of_its_own
+    an_unknown_type_is_unsupported
+    a_long_text_is_refused_by_its_length
+    the_limit_of_layers_is_the_kernels
+    a_layer_given_twice_is_refused
+    an_overlay_shows_its_upper_whatever_the_length_of_the_path
+    one_upper_in_two_overlays_is_not_refused
+    a_volatile_overlay_leaves_a_marker_that_blocks_the_next
+    bare_refusals_of_overlay
+    a_missing_image_is_not_found
+}
+
+fn tmpfs(attrs: Attrs) -> Request {
+    let params = vec![Param::Text("size", "64k".to_owned())];
+    Request { fs_type: "tmpfs", source: "ovl-test".to_owned(), params, attrs }
+}
+
+fn overlay(params: Vec<Param>) -> Request {
+    let attrs = Attrs::default();
+    Request { fs_type: "overlay", source: "ovl-test".to_owned(), params, attrs }
+}
+
+fn folder(mounts: &dyn Mounts, path: &Path) -> Arc<Detached> {
+    fs::create_dir_all(path).unwrap();
+    Arc::new(mounts.open_dir(path).unwrap())
+}
+
+fn on_upper(mounts: &dyn Mounts, dir: &Path, extra: &[Param]) -> Request {
+    let mut params: Vec<Param> =
+        [("lowerdir+", "lower"), ("upperdir", "upper"), ("workdir", "work")]
+            .map(|(key, name)| Param::Tree(key, folder(mounts, &dir.join(name))))
+            .into();
+    params.extend_from_slice(extra);
+    overlay(params)
+}
+
+fn shown(mounts: &dyn Mounts, target: &Path) -> Vec<Mount> {
+    mounts.table().unwrap().into_iter().filter(|mount| mount.target == target).collect()
+}
+
+fn attached_is_shown_and_unmounted_is_gone(mounts: &dyn Mounts, dir: &Scratch) {
+    let target = dir.folder("a target");
+    let mount = mounts.create(&tmpfs(Attrs::default())).unwrap();
+    assert!(mounts.writable(&mount).unwrap());
+    assert_eq!(shown(mounts, &target), []);
+
+    mounts.attach(mount, &target).unwrap();
+    let [line] = shown(mounts, &target).try_into().unwrap();
+    assert_eq!((line.fs_type.as_str(), line.source.as_os_str()), ("tmpfs", "ovl-test".as_ref()));
+
+    mounts.unmount(&target).unwrap();
+    assert_eq!(shown(mounts, &target), []);
+}
+
+fn attributes_are_shown_and_obeyed(mounts: &dyn Mounts, dir: &Scratch) {
+    let target = dir.folder("target");
+    let attrs = Attrs { read_only: true, nosuid: true, nodev: true, noexec: true };
+    let mount = mounts.create(&tmpfs(attrs)).unwrap();
+    assert!(!mounts.writable(&mount).unwrap());
+    mounts.attach(mount, &target).unwrap();
+    let options = shown(mounts, &target)[0].options.clone();
+    assert_eq!(options, ["ro", "nosuid", "nodev", "noexec", "relatime"]);
+}
+
+fn nothing_is_stacked_on_a_mount(mounts: &dyn Mounts, dir: &Scratch) {
+    let target = dir.folder("target");
+    mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &target).unwrap();
+    let again = mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &target);
+    assert!(matches!(again, Err(MountError::Occupied { .. })), "{again:?}");
+    assert_eq!(shown(mounts, &target).len(), 1);
+}
+
+fn a_clone_is_a_second_place_of_one_file_system(mounts: &dyn Mounts, dir: &Scratch) {
+    let (first, second) = (dir.folder("first"), dir.folder("second"));
+    let attrs = Attrs { nosuid: true, ..Attrs::default() };
+    mounts.attach(mounts.create(&tmpfs(attrs)).unwrap(), &first).unwrap();
+    mounts.attach(mounts.clone_of(&first).unwrap(), &second).unwrap();
+    mounts.unmount(&first).unwrap();
+    let [line] = shown(mounts, &second).try_into().unwrap();
+    assert_eq!(line.fs_type, "tmpfs");
+    assert!(line.options.contains(&"nosuid".to_owned()));
+}
+
+fn a_target_must_be_named_without_symlinks(mounts: &dyn Mounts, dir: &Scratch) {
+    let real = dir.folder("real/target");
+    symlink(dir.folder("real"), dir.path().join("link")).unwrap();
+    symlink(&real, dir.path().join("last")).unwrap();
+    dir.file("file", "");
+    for (name, why) in [
+        ("link/target", "a part of its path is a symlink"),
+        ("last", "a symlink is none"),
+        ("real/../real/target", "`..`"),
+        ("file", "no folder"),
+        ("missing", "not there"),
+    ] {
+        let target = dir.path().join(name);
+        let error = mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &target);
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains(why), "{name}: {text}");
+    }
+    let relative = mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), Path::new("x"));
+    assert!(relative.unwrap_err().to_string().contains("not absolute"));
+    assert_eq!(shown(mounts, &real), []);
+}
+
+fn a_plain_folder_is_never_attached(mounts: &dyn Mounts, dir: &Scratch) {
+    let target = dir.folder("target");
+    let plain = mounts.open_dir(&dir.folder("plain")).unwrap();
+    assert_eq!(mounts.attach(plain, &target).unwrap_err().errno(), Some(Errno::EINVAL));
+    // Nor is a mount that is attached elsewhere moved by way of its folder.
+    let other = dir.folder("other");
+    mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &other).unwrap();
+    let root = mounts.open_dir(&other).unwrap();
+    assert_eq!(mounts.attach(root, &target).unwrap_err().errno(), Some(Errno::EINVAL));
+    assert_eq!(shown(mounts, &other).len(), 1);
+}
+
+fn nothing_mounted_is_an_error_of_its_own(mounts: &dyn Mounts, dir: &Scratch) {
+    let mounted = dir.folder("mounted");
+    mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &mounted).unwrap();
+    symlink(&mounted, dir.path().join("link")).unwrap();
+    dir.folder("empty");
+    for name in ["empty", "missing", "missing/parent", "link"] {
+        let error = mounts.unmount(&dir.path().join(name)).unwrap_err();
+        assert!(matches!(error, MountError::NotMounted { .. }), "{name}: {error}");
+        assert_eq!(error.class(), Class::NotFound);
+    }
+    let clone = mounts.clone_of(&dir.path().join("empty"));
+    assert!(matches!(clone, Err(MountError::NotMounted { .. })), "{clone:?}");
+    assert_eq!(shown(mounts, &mounted).len(), 1);
+}
+
+fn an_unknown_type_is_unsupported(mounts: &dyn Mounts, _: &Scratch) {
+    let request = Request { fs_type: "nosuchfs", ..tmpfs(Attrs::default()) };
+    let error = mounts.create(&request).unwrap_err();
+    assert!(matches!(error, MountError::Unsupported { errno: Errno::ENODEV, .. }), "{error}");
+    assert_eq!(error.class(), Class::Precondition);
+}
+
+fn a_long_text_is_refused_by_its_length(mounts: &dyn Mounts, _: &Scratch) {
+    let fits = Request { source: "x".repeat(TEXT_LIMIT), ..tmpfs(Attrs::default()) };
+    mounts.create(&fits).unwrap();
+    let error = mounts.create(&Request { source: "x".repeat(TEXT_LIMIT + 1), ..fits }).unwrap_err();
+    assert!(matches!(error, MountError::TooLong { key: "source", length: 256 }), "{error}");
+}
+
+fn the_limit_of_layers_is_the_kernels(mounts: &dyn Mounts, dir: &Scratch) {
+    let lower = |n| Param::Tree("lowerdir+", folder(mounts, &dir.path().join(n)));
+    let mut params: Vec<Param> = (0..500).map(|n: u32| lower(n.to_string())).collect();
+    mounts.create(&overlay(params.clone())).unwrap();
+    params.push(lower("500".to_owned()));
+    let error = mounts.create(&overlay(params)).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.errno(), Some(Errno::EINVAL));
+    assert!(text.contains("lowerdir+") && text.contains("EINVAL"), "{text}");
+    assert!(text.contains("the kernel says: overlay: too many lower directories"), "{text}");
+}
+
+fn a_layer_given_twice_is_refused(mounts: &dyn Mounts, dir: &Scratch) {
+    let lower = Param::Tree("lowerdir+", folder(mounts, &dir.path().join("lower")));
+    let error = mounts.create(&overlay(vec![lower.clone(), lower])).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::ELOOP), "{error}");
+}
+
+fn an_overlay_shows_its_upper_whatever_the_length_of_the_path(m: &dyn Mounts, dir: &Scratch) {
+    let deep = dir.folder(&format!("{}/a b,c=d\\/{}", "x".repeat(200), "y".repeat(200)));
+    let target = dir.folder("target");
+    let detached = Arc::new(m.create(&tmpfs(Attrs::default())).unwrap());
+    let mut request = on_upper(m, &deep, &[Param::Text("uuid", "null".to_owned())]);
+    request.params.insert(1, Param::Tree("lowerdir+", detached));
+    m.attach(m.create(&request).unwrap(), &target).unwrap();
+
+    let [line] = shown(m, &target).try_into().unwrap();
+    assert_eq!(line.super_option("upperdir").unwrap(), deep.join("upper").as_os_str());
+    assert_eq!(line.super_option("workdir").unwrap(), deep.join("work").as_os_str());
+    let lowers = line.super_options.iter().filter(|(key, _)| key == "lowerdir+");
+    let lowers: Vec<&Path> = lowers.map(|(_, value)| Path::new(value.as_ref().unwrap())).collect();
+    assert_eq!(lowers, [deep.join("lower").as_path(), Path::new("/")]);
+}
+
+fn one_upper_in_two_overlays_is_not_refused(mounts: &dyn Mounts, dir: &Scratch) {
+    let index_off = [Param::Text("index", "off".to_owned())];
+    let request = on_upper(mounts, dir.path(), &index_off);
+    let _first = mounts.create(&request).unwrap();
+    mounts.create(&request).unwrap();
+}
+
+fn a_volatile_overlay_leaves_a_marker_that_blocks_the_next(mounts: &dyn Mounts, dir: &Scratch) {
+    let target = dir.folder("target");
+    let volatile = on_upper(mounts, dir.path(), &[Param::Flag("volatile")]);
+    mounts.attach(mounts.create(&volatile).unwrap(), &target).unwrap();
+    let line = &shown(mounts, &target)[0];
+    let shown = line.super_options.iter().any(|(key, value)| {
+        key == "volatile" || key == "fsync" && value.as_deref() == Some("volatile".as_ref())
+    });
+    assert!(shown, "{line:?}");
+    mounts.unmount(&target).unwrap();
+    assert!(dir.path().join("work/work/incompat/volatile").exists());
+    let next = mounts.create(&on_upper(mounts, dir.path(), &[])).unwrap_err();
+    assert_eq!(next.errno(), Some(Errno::EINVAL), "{next}");
+}
+
+fn bare_refusals_of_overlay(mounts: &dyn Mounts, dir: &Scratch) {
+    let tree = |key, name| Param::Tree(key, folder(mounts, &dir.path().join(name)));
+    let text = |key, value: &str| Param::Text(key, value.to_owned());
+    let (on, off) = ("on", "off");
+    let cases = [
+        ("one layer and no upper", vec![tree("lowerdir+", "lower")]),
+        ("no layer", vec![tree("upperdir", "upper"), tree("workdir", "work")]),
+        ("no work", vec![tree("lowerdir+", "lower"), tree("upperdir", "upper")]),
+        (
+            "work in upper",
+            vec![
+                tree("lowerdir+", "lower"),
+                tree("upperdir", "upper"),
+                tree("workdir", "upper/work"),
+            ],
+        ),
+        (
+            "metacopy alone",
+            on_upper(mounts, dir.path(), &[text("metacopy", on), text("redirect_dir", off)]).params,
+        ),
+        (
+            "metacopy and nfs_export",
+            on_upper(
+                mounts,
+                dir.path(),
+                &[text("metacopy", on), text("index", on), text("nfs_export", on)],
+            )
+            .params,
+        ),
+        (
+            "nfs_export alone",
+            on_upper(
+                mounts,
+                dir.path(),
+                &[text("metacopy", off), text("index", off), text("nfs_export", on)],
+            )
+            .params,
+        ),
+    ];
+    for (name, params) in cases {
+        let error = mounts.create(&overlay(params)).expect_err(name);
+        assert_eq!(error.errno(), Some(Errno::EINVAL), "{name}: {error}");
+    }
+}
+
+fn a_missing_image_is_not_found(mounts: &dyn Mounts, dir: &Scratch) {
+    let error = mount_image(mounts, &dir.path().join("missing.erofs")).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::ENOENT), "{error}");
+}

@@ -1,0 +1,155 @@
+//! Reads the kernel's mount table, `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+//!
+//! Order and repeated keys are kept, because an overlay shows `lowerdir+=` once a layer. Pure:
+//! bytes in, values out. Deliberately absent: any lookup; whoever asks knows what it is looking for.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
+
+/// One line of the mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The mount's id, unique while it exists.
+    pub id: u64,
+    /// The id of the mount it is attached to.
+    pub parent: u64,
+    /// Major and minor number of the file system.
+    pub device: (u32, u32),
+    /// The folder of the file system that is its root here.
+    pub root: PathBuf,
+    /// Where it is attached, as this process sees it.
+    pub target: PathBuf,
+    /// Options of the mount: `rw`, `nosuid`, …
+    pub options: Vec<String>,
+    /// Propagation: `shared:1`, `master:2`, …; empty for a private mount.
+    pub propagation: Vec<String>,
+    /// The type of the file system.
+    pub fs_type: String,
+    /// What it was made from.
+    pub source: OsString,
+    /// Options of the file system, in order, repeated keys kept.
+    pub super_options: Vec<(String, Option<OsString>)>,
+}
+
+impl Mount {
+    /// The value of the first file system option called `key`, if it has one.
+    pub fn super_option(&self, key: &str) -> Option<&OsString> {
+        self.super_options.iter().find(|(k, _)| k == key).and_then(|(_, value)| value.as_ref())
+    }
+}
+
+/// A line that is not what proc_pid_mountinfo(5) describes.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("line {line} of the mount table has no valid {field}: {text:?}")]
+pub struct TableError {
+    /// Counted from 1.
+    pub line: usize,
+    /// The field that is missing or malformed.
+    pub field: &'static str,
+    /// The line.
+    pub text: String,
+}
+
+/// Parses a whole table. One bad line fails it: to miss a mount is worse than to stop.
+pub fn parse_table(bytes: &[u8]) -> Result<Vec<Mount>, TableError> {
+    bytes
+        .split(|&b| b == b'\n')
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(index, line)| {
+            parse_line(line).map_err(|field| TableError {
+                line: index + 1,
+                field,
+                text: String::from_utf8_lossy(line).into_owned(),
+            })
+        })
+        .collect()
+}
+
+fn parse_line(line: &[u8]) -> Result<Mount, &'static str> {
+    let mut fields = line.split(|&b| b == b' ');
+    let mut next = |name| fields.next().ok_or(name);
+    let id = number(next("mount id")?).ok_or("mount id")?;
+    let parent = number(next("parent id")?).ok_or("parent id")?;
+    let device = device(next("device")?).ok_or("device")?;
+    let root = path(next("root")?);
+    let target = path(next("mount point")?);
+    let options = list(next("mount options")?);
+    let mut propagation = Vec::new();
+    loop {
+        match next("separator")? {
+            b"-" => break,
+            tag => propagation.push(text(tag)),
+        }
+    }
+    let fs_type = text(next("file system type")?);
+    let source = unescape(next("source")?);
+    let super_options = pairs(next("file system options")?);
+    let source = OsString::from_vec(source);
+    Ok(Mount {
+        id,
+        parent,
+        device,
+        root,
+        target,
+        options,
+        propagation,
+        fs_type,
+        source,
+        super_options,
+    })
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn device(field: &[u8]) -> Option<(u32, u32)> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn path(field: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(unescape(field)))
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(&unescape(field)).into_owned()
+}
+
+fn list(field: &[u8]) -> Vec<String> {
+    field.split(|&b| b == b',').map(text).collect()
+}
+
+/// Splits before unescaping: a comma or an equals sign inside a value comes escaped.
+fn pairs(field: &[u8]) -> Vec<(String, Option<OsString>)> {
+    let pair = |option: &[u8]| match option.iter().position(|&b| b == b'=') {
+        Some(at) => (text(&option[..at]), Some(OsString::from_vec(unescape(&option[at + 1..])))),
+        None => (text(option), None),
+    };
+    field.split(|&b| b == b',').map(pair).collect()
+}
+
+/// Undoes the kernel's `\ooo`, three octal digits. A backslash before anything else is itself.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        match (first, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,0 +1,148 @@
+//! What only one of the implementations can show: content, a busy file, failures on command.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::fault::Class;
+use crate::sys::Errno;
+use crate::sys::scratch::{Scratch, erofs_image};
+
+fn tmpfs() -> Request {
+    let attrs = Attrs::default();
+    Request { fs_type: "tmpfs", source: "ovl-test".to_owned(), params: Vec::new(), attrs }
+}
+
+fn errno_of<T: fmt::Debug>(result: Result<T, MountError>) -> Option<Errno> {
+    result.unwrap_err().errno()
+}
+
+#[test]
+fn the_nth_call_fails_as_told_and_changes_nothing() {
+    let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
+    let target = dir.folder("target");
+    mounts.fail(Call::Create, 2, Errno::ENOMEM);
+    mounts.create(&tmpfs()).unwrap();
+    assert_eq!(errno_of(mounts.create(&tmpfs())), Some(Errno::ENOMEM));
+
+    mounts.fail(Call::Attach, 1, Errno::EPERM);
+    let mount = mounts.create(&tmpfs()).unwrap();
+    assert_eq!(errno_of(mounts.attach(mount, &target)), Some(Errno::EPERM));
+    assert_eq!(mounts.table().unwrap(), []);
+
+    mounts.attach(mounts.create(&tmpfs()).unwrap(), &target).unwrap();
+    mounts.fail(Call::Unmount, 1, Errno::EIO);
+    assert_eq!(errno_of(mounts.unmount(&target)), Some(Errno::EIO));
+    assert_eq!(mounts.table().unwrap().len(), 1);
+    mounts.unmount(&target).unwrap();
+    assert_eq!(mounts.requests(), ["tmpfs ovl-test [] "; 4]);
+}
+
+#[test]
+fn the_twin_is_busy_for_as_long_as_told() {
+    let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
+    let target = dir.folder("target");
+    mounts.attach(mounts.create(&tmpfs()).unwrap(), &target).unwrap();
+    mounts.be_busy(7); // the first call asks six times, the second finds one refusal left
+    let error = mounts.unmount(&target).unwrap_err();
+    assert!(matches!(error, MountError::Busy { .. }), "{error}");
+    assert_eq!(error.class(), Class::Busy);
+    mounts.unmount(&target).unwrap();
+}
+
+#[test]
+fn the_twin_comes_up_read_only_as_told() {
+    let mounts = MemoryMounts::default();
+    mounts.come_up_read_only(true);
+    let mount = mounts.create(&tmpfs()).unwrap();
+    assert!(!mounts.writable(&mount).unwrap());
+}
+
+#[test]
+fn an_image_is_asked_for_past_the_page_cache_first() {
+    let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
+    let image = dir.file("layer.erofs", "");
+    mounts.fail(Call::Create, 1, Errno::EINVAL);
+    mount_image(&mounts, &image).unwrap();
+    let line = format!("erofs {} [ro,nosuid,nodev] ", image.display());
+    assert_eq!(mounts.requests(), [format!("{line}directio"), line]);
+}
+
+#[test]
+fn an_image_on_a_kernel_that_wants_a_device_names_what_is_needed() {
+    let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
+    mounts.fail(Call::Create, 1, Errno::ENOTBLK);
+    let error = mount_image(&mounts, &dir.file("layer.erofs", "")).unwrap_err();
+    assert_eq!(error.class(), Class::Precondition);
+    assert!(error.to_string().contains("6.12"), "{error}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_an_image_is_read_and_refuses_writes() {
+    let dir = Scratch::new();
+    let image = dir.file("layer.erofs", erofs_image([7; 16], "hello", "from the image\n"));
+    let target = dir.folder("target");
+    let mount = mount_image(&LinuxMounts, &image).unwrap();
+    assert!(!LinuxMounts.writable(&mount).unwrap());
+    LinuxMounts.attach(mount, &target).unwrap();
+    assert_eq!(fs::read_to_string(target.join("hello")).unwrap(), "from the image\n");
+    let refused = File::create(target.join("new")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_an_image_where_directio_is_not_possible_is_read_too() {
+    let dir = Scratch::new();
+    let memory = dir.folder("memory");
+    // ramfs has no direct I/O at all.
+    LinuxMounts
+        .attach(LinuxMounts.create(&Request { fs_type: "ramfs", ..tmpfs() }).unwrap(), &memory)
+        .unwrap();
+    let image = dir.file("memory/layer.erofs", erofs_image([7; 16], "hello", "text"));
+    let target = dir.folder("target");
+    LinuxMounts.attach(mount_image(&LinuxMounts, &image).unwrap(), &target).unwrap();
+    assert_eq!(fs::read_to_string(target.join("hello")).unwrap(), "text");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_file_that_is_no_image_is_refused() {
+    let dir = Scratch::new();
+    let error = mount_image(&LinuxMounts, &dir.file("layer.erofs", [0; 8192])).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_mount_with_an_open_file_is_busy_and_stays() {
+    let dir = Scratch::new();
+    let target = dir.folder("target");
+    LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &target).unwrap();
+    let open = File::create(target.join("file")).unwrap();
+    let error = LinuxMounts.unmount(&target).unwrap_err();
+    assert!(matches!(error, MountError::Busy { .. }), "{error}");
+    drop(open);
+    LinuxMounts.unmount(&target).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_refusal_names_the_parameter_and_carries_the_kernels_words() {
+    let request = Request { params: vec![Param::Text("size", "many".to_owned())], ..tmpfs() };
+    let text = LinuxMounts.create(&request).unwrap_err().to_string();
+    assert!(text.contains("size=many") && text.contains("EINVAL"), "{text}");
+    assert!(text.contains("the kernel says: tmpfs: Bad value for 'size'"), "{text}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_value_by_descriptor_that_is_never_taken_is_a_missing_feature() {
+    let root = Arc::new(LinuxMounts.open_dir(Path::new("/")).unwrap());
+    let request = Request { params: vec![Param::Tree("size", root)], ..tmpfs() };
+    let error = LinuxMounts.create(&request).unwrap_err();
+    assert!(matches!(error, MountError::Unsupported { .. }), "{error}");
+    assert!(error.to_string().contains("6.13"), "{error}");
+}
