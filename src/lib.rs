@@ -27,5 +27,6 @@
 )]
 
 pub mod digest;
+pub mod erofs;
 pub mod fault;
 pub mod sys;

@@ -1,0 +1,346 @@
+//! Images written, read back by the tests' own reader and compared.
+
+use std::collections::BTreeMap;
+use std::io::{self, Cursor};
+
+use proptest::prelude::*;
+
+use super::reader::{Content, Found, Read, read};
+use super::{FolderId, Inode, Meta, Special, Time, Tree, WriteError, Writer, Xattrs};
+use crate::fault::Class;
+
+const UUID: [u8; 16] = *b"sixteen bytes it";
+
+type Memory<'m> = Writer<&'m mut Cursor<Vec<u8>>>;
+
+/// Has `fill` write an image, and reads that.
+fn image(root: Meta, fill: impl FnOnce(&mut Memory<'_>, &mut Tree)) -> Read {
+    let mut bytes = Cursor::new(Vec::new());
+    let (mut writer, mut tree) = (Writer::new(&mut bytes), Tree::new(root));
+    fill(&mut writer, &mut tree);
+    let len = writer.finish(tree, UUID).unwrap();
+    assert_eq!(len, bytes.get_ref().len() as u64);
+    let found = read(bytes.get_ref());
+    assert_eq!(found.uuid, UUID);
+    found
+}
+
+fn file(writer: &mut Memory<'_>, meta: &Meta, content: &[u8]) -> Inode {
+    let mut file = writer.file(meta, content.len() as u64).unwrap();
+    for piece in content.chunks(1000) {
+        file.write(piece).unwrap();
+    }
+    file.finish().unwrap()
+}
+
+fn found(meta: &Meta, kind: u16, nlink: u32, content: Content) -> Found {
+    Found {
+        mode: meta.mode | kind,
+        uid: meta.uid,
+        gid: meta.gid,
+        mtime: (meta.mtime.seconds, meta.mtime.nanos),
+        nlink,
+        xattrs: BTreeMap::new(),
+        content,
+    }
+}
+
+#[test]
+fn an_empty_image_is_one_block() {
+    let meta = Meta { mode: 0o755, ..Meta::default() };
+    let read = image(meta.clone(), |_, _| ());
+    assert_eq!(
+        read.names,
+        BTreeMap::from([(Vec::new(), found(&meta, 0o040_000, 2, Content::Folder))])
+    );
+}
+
+#[test]
+fn every_kind_of_inode() {
+    let meta = Meta {
+        mode: 0o6751,
+        uid: 0xffff_fffe,
+        gid: 70_000,
+        mtime: Time { seconds: -2, nanos: 999_999_999 },
+        xattrs: Xattrs::default(),
+    };
+    let long = vec![b'l'; 4095];
+    let read = image(Meta::default(), |writer, tree| {
+        let below = tree.add_folder(Tree::ROOT, b"d", meta.clone());
+        let inode = file(writer, &meta, b"text");
+        tree.add(below, b"file", inode);
+        tree.link(Tree::ROOT, b"link", inode);
+        let inode = writer.symlink(&meta, b"d/file").unwrap();
+        tree.add(Tree::ROOT, b"symlink", inode);
+        let inode = writer.symlink(&meta, &long).unwrap();
+        tree.add(Tree::ROOT, b"long", inode);
+        for (name, special) in [
+            (b"c", Special::CharDevice(0, 0)),
+            (b"b", Special::BlockDevice(8, 300)),
+            (b"p", Special::Fifo),
+            (b"s", Special::Socket),
+        ] {
+            let inode = writer.special(&meta, special).unwrap();
+            tree.add(below, name, inode);
+        }
+    });
+    let text = || Content::File(b"text".to_vec());
+    let expected = [
+        ("", found(&Meta::default(), 0o040_000, 3, Content::Folder)),
+        ("d", found(&meta, 0o040_000, 2, Content::Folder)),
+        ("d/file", found(&meta, 0o100_000, 2, text())),
+        ("link", found(&meta, 0o100_000, 2, text())),
+        ("symlink", found(&meta, 0o120_000, 1, Content::Symlink(b"d/file".to_vec()))),
+        ("long", found(&meta, 0o120_000, 1, Content::Symlink(long.clone()))),
+        ("d/c", found(&meta, 0o020_000, 1, Content::Device(0))),
+        ("d/b", found(&meta, 0o060_000, 1, Content::Device(0x10_082c))),
+        ("d/p", found(&meta, 0o010_000, 1, Content::None)),
+        ("d/s", found(&meta, 0o140_000, 1, Content::None)),
+    ];
+    let expected = expected.map(|(path, found)| (path.as_bytes().to_vec(), found));
+    assert_eq!(read.names, BTreeMap::from(expected));
+    assert_eq!(read.nids[b"d/file".as_slice()], read.nids[b"link".as_slice()]);
+}
+
+#[test]
+fn names_that_sort_around_the_dots() {
+    let names: [&[u8]; 8] = [b"\x01", b"!", b"-", b".-", b".\x01", b"...", b"..a", b"\xff"];
+    let read = image(Meta::default(), |writer, tree| {
+        for name in &names {
+            let inode = file(writer, &Meta::default(), name);
+            tree.add(Tree::ROOT, name, inode);
+        }
+    });
+    for name in names {
+        assert_eq!(read.names[name].content, Content::File(name.to_vec()));
+    }
+}
+
+#[test]
+fn a_folder_of_many_long_names() {
+    let name = |i: u32| [format!("{i:08}").as_bytes(), &[b'n'; 247]].concat();
+    let read = image(Meta::default(), |writer, tree| {
+        let inode = file(writer, &Meta::default(), b"");
+        for i in 0..3000 {
+            tree.link(Tree::ROOT, &name(i * 7919 % 3000), inode);
+        }
+    });
+    assert_eq!(read.names.len(), 3001);
+    assert_eq!(read.names[&name(2999)].nlink, 3000);
+}
+
+#[test]
+fn attributes_of_every_length() {
+    let value = |len: usize| vec![b'v'; len];
+    for lens in
+        [vec![0], vec![1, 2, 3, 4], vec![2000, 2000], vec![65_535, 9, 65_535], vec![10; 255]]
+    {
+        let mut meta = Meta::default();
+        for (i, len) in lens.iter().enumerate() {
+            meta.xattrs.set(format!("trusted.{i}").as_bytes(), &value(*len)).unwrap();
+        }
+        let read = image(meta.clone(), |writer, tree| {
+            let inode = file(writer, &meta, &value(5000));
+            tree.add(Tree::ROOT, b"file", inode);
+            tree.add_folder(Tree::ROOT, b"folder", meta.clone());
+        });
+        for path in ["", "file", "folder"] {
+            let xattrs = &read.names[path.as_bytes()].xattrs;
+            for (i, len) in lens.iter().enumerate() {
+                assert_eq!(xattrs[format!("trusted.{i}").as_bytes()], value(*len), "{path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_replaced_is_gone_and_counted_no_more() {
+    let read = image(Meta::default(), |writer, tree| {
+        let (old, new) =
+            (file(writer, &Meta::default(), b"old"), file(writer, &Meta::default(), b"new"));
+        tree.add(Tree::ROOT, b"a", old);
+        tree.link(Tree::ROOT, b"b", old);
+        tree.add(Tree::ROOT, b"a", new);
+        let folder = tree.add_folder(Tree::ROOT, b"c", Meta::default());
+        let below = tree.add_folder(folder, b"d", Meta::default());
+        tree.link(below, b"e", old);
+        tree.link(Tree::ROOT, b"c", new);
+    });
+    assert_eq!(
+        read.names.keys().map(Vec::as_slice).collect::<Vec<_>>(),
+        [&b""[..], b"a", b"b", b"c"]
+    );
+    assert_eq!(read.names[b"".as_slice()].nlink, 2);
+    assert_eq!(read.names[b"a".as_slice()].nlink, 2);
+    assert_eq!(read.names[b"b".as_slice()].nlink, 1);
+    assert_eq!(read.names[b"b".as_slice()].content, Content::File(b"old".to_vec()));
+}
+
+#[test]
+fn content_must_be_as_long_as_announced() {
+    let mut bytes = Cursor::new(Vec::new());
+    let mut writer = Writer::new(&mut bytes);
+    let mut long = writer.file(&Meta::default(), 3).unwrap();
+    assert!(matches!(long.write(b"four"), Err(WriteError::Size { expected: 3 })));
+    let mut short = writer.file(&Meta::default(), 3).unwrap();
+    short.write(b"tw").unwrap();
+    assert!(matches!(short.finish(), Err(WriteError::Size { expected: 3 })));
+}
+
+/// An entry of a random tree, put below the folder that `parent` picks among those made so far.
+#[derive(Debug, Clone)]
+struct Step {
+    parent: prop::sample::Index,
+    name: Vec<u8>,
+    meta: Meta,
+    xattr: Option<Vec<u8>>,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Folder,
+    File(usize),
+    Symlink(usize),
+    Link(prop::sample::Index),
+    Special(Special),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = prop::collection::vec(any::<u8>().prop_filter("", |b| *b != 0 && *b != b'/'), 1..20)
+        .prop_filter("", |name| name != b"." && name != b"..");
+    let size = prop_oneof![0..200_usize, 3900..4200_usize, 0..20_000_usize];
+    let what = prop_oneof![
+        2 => Just(What::Folder),
+        5 => size.prop_map(What::File),
+        1 => (1..4096_usize).prop_map(What::Symlink),
+        2 => any::<prop::sample::Index>().prop_map(What::Link),
+        1 => Just(What::Special(Special::CharDevice(0, 0))),
+    ];
+    let meta = (0..0o10000_u16, any::<u32>(), any::<u32>(), any::<i64>(), 0..1_000_000_000_u32)
+        .prop_map(|(mode, uid, gid, seconds, nanos)| Meta {
+            mode,
+            uid,
+            gid,
+            mtime: Time { seconds, nanos },
+            xattrs: Xattrs::default(),
+        });
+    let xattr = prop::option::weighted(0.2, prop::collection::vec(any::<u8>(), 0..6000));
+    (any::<prop::sample::Index>(), name, meta, xattr, what)
+        .prop_map(|(parent, name, meta, xattr, what)| Step { parent, name, meta, xattr, what })
+}
+
+/// The plain model of a tree: folders, files that can be linked, and what a reader should find.
+struct Model {
+    folders: Vec<(FolderId, Vec<u8>)>,
+    files: Vec<(Inode, Vec<Vec<u8>>)>,
+    names: BTreeMap<Vec<u8>, Found>,
+}
+
+impl Model {
+    fn step(&mut self, step: Step, writer: &mut Memory<'_>, tree: &mut Tree) {
+        let (folder, prefix) = self.folders[step.parent.index(self.folders.len())].clone();
+        let path = if prefix.is_empty() {
+            step.name.clone()
+        } else {
+            [&prefix, b"/".as_slice(), &step.name].concat()
+        };
+        if self.names.contains_key(&path) {
+            return;
+        }
+        let mut meta = step.meta;
+        if let Some(value) = &step.xattr {
+            meta.xattrs.set(b"user.name", value).unwrap();
+        }
+        let mut expected = match step.what {
+            What::Folder => {
+                let id = tree.add_folder(folder, &step.name, meta.clone());
+                self.folders.push((id, path.clone()));
+                self.names.get_mut(&prefix).unwrap().nlink += 1;
+                found(&meta, 0o040_000, 2, Content::Folder)
+            }
+            What::File(size) => {
+                let content: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+                let inode = file(writer, &meta, &content);
+                tree.add(folder, &step.name, inode);
+                self.files.push((inode, vec![path.clone()]));
+                found(&meta, 0o100_000, 1, Content::File(content))
+            }
+            What::Symlink(size) => {
+                let inode = writer.symlink(&meta, &vec![b's'; size]).unwrap();
+                tree.add(folder, &step.name, inode);
+                found(&meta, 0o120_000, 1, Content::Symlink(vec![b's'; size]))
+            }
+            What::Special(special) => {
+                let inode = writer.special(&meta, special).unwrap();
+                tree.add(folder, &step.name, inode);
+                found(&meta, 0o020_000, 1, Content::Device(0))
+            }
+            What::Link(index) => return self.link(index, folder, &step.name, path, tree),
+        };
+        if let Some(value) = step.xattr {
+            expected.xattrs.insert(b"user.name".to_vec(), value);
+        }
+        self.names.insert(path, expected);
+    }
+
+    fn link(
+        &mut self,
+        index: prop::sample::Index,
+        folder: FolderId,
+        name: &[u8],
+        path: Vec<u8>,
+        tree: &mut Tree,
+    ) {
+        if self.files.is_empty() {
+            return;
+        }
+        let (inode, names) = index.get_mut(&mut self.files);
+        tree.link(folder, name, *inode);
+        names.push(path.clone());
+        self.names.insert(path, self.names[&names[0]].clone());
+        for name in names.iter() {
+            self.names.get_mut(name).unwrap().nlink = names.len() as u32;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_trees_come_back(root in step(), steps in prop::collection::vec(step(), 0..60)) {
+        let mut meta = root.meta;
+        let mut expected = found(&meta, 0o040_000, 2, Content::Folder);
+        if let Some(value) = root.xattr {
+            meta.xattrs.set(b"security.root", &value).unwrap();
+            expected.xattrs.insert(b"security.root".to_vec(), value);
+        }
+        let mut model = Model {
+            folders: vec![(Tree::ROOT, Vec::new())],
+            files: Vec::new(),
+            names: BTreeMap::from([(Vec::new(), expected)]),
+        };
+        let read = image(meta, |writer, tree| {
+            for step in steps {
+                model.step(step, writer, tree);
+            }
+        });
+        prop_assert_eq!(&read.names, &model.names);
+        for (_, names) in &model.files {
+            for name in names {
+                prop_assert_eq!(read.nids[name], read.nids[&names[0]]);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_a_full_disk_may_have_room_later() {
+    let of = |kind: io::ErrorKind| WriteError::Io(kind.into()).class();
+    assert_eq!(of(io::ErrorKind::StorageFull), Class::Exhausted);
+    assert_eq!(of(io::ErrorKind::QuotaExceeded), Class::Exhausted);
+    assert_eq!(of(io::ErrorKind::FileTooLarge), Class::Precondition);
+    assert_eq!(WriteError::TooLarge.class(), Class::Precondition);
+    assert_eq!(of(io::ErrorKind::Other), Class::Internal);
+}

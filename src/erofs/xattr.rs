@@ -1,0 +1,174 @@
+//! Extended attributes, checked when they are named and encoded when an inode is written.
+//!
+//! Deliberately absent: any opinion on what an attribute means. `trusted.overlay.*` is stored like every other.
+
+use super::tree::allocation;
+
+/// The most attributes one inode may have. Shared attributes are counted in a byte, and the root may need to
+/// share all of its own; one bound for every inode keeps the answer the same wherever a folder stands.
+const MOST: usize = 255;
+/// Bytes of the header in front of an inode's attributes.
+const HEADER_LEN: usize = 12;
+/// The most bytes of attributes an inode can count: 16 bits of 4-byte steps.
+const MOST_BYTES: usize = HEADER_LEN + 4 * (u16::MAX as usize - 1);
+
+/// The namespaces the format has, by index. An ACL's name is its index alone.
+const NAMESPACES: [(&[u8], u8); 5] = [
+    (b"user.", 1),
+    (b"system.posix_acl_access", 2),
+    (b"system.posix_acl_default", 3),
+    (b"trusted.", 4),
+    (b"security.", 6),
+];
+
+/// A namespace's index, and the name behind it.
+type Key = (u8, Box<[u8]>);
+
+/// The extended attributes of one inode, sorted; a folder has few, and an image may have many folders.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Xattrs(Vec<(Key, Box<[u8]>)>);
+
+/// Why an attribute cannot be stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum XattrError {
+    /// EROFS has no index for it, as Linux has no handler.
+    #[error("it is in no namespace that Linux keeps (user, trusted, security, system.posix_acl_*)")]
+    Namespace,
+    /// Linux's `XATTR_NAME_MAX`.
+    #[error("its name is not 1 to 255 bytes without NUL behind the namespace")]
+    Name,
+    /// The format counts a value's bytes in 16 bits.
+    #[error("its value has {0} bytes, and 65,535 fit")]
+    Value(usize),
+    /// More than one inode can have.
+    #[error("an inode can have 255 attributes of 256 KiB together, and it would pass that")]
+    TooMany,
+}
+
+impl Xattrs {
+    /// Adds an attribute by its full name; one of the same name is replaced.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), XattrError> {
+        let (prefix, index) = NAMESPACES
+            .into_iter()
+            .find(|(prefix, _)| name.starts_with(prefix))
+            .ok_or(XattrError::Namespace)?;
+        let suffix = &name[prefix.len()..];
+        let is_acl = prefix.starts_with(b"system.");
+        if is_acl && !suffix.is_empty() {
+            return Err(XattrError::Namespace);
+        }
+        if (suffix.is_empty() && !is_acl) || name.len() > 255 || suffix.contains(&0) {
+            return Err(XattrError::Name);
+        }
+        if value.len() > usize::from(u16::MAX) {
+            return Err(XattrError::Value(value.len()));
+        }
+        let at = self.0.binary_search_by(|((i, name), _)| (*i, &**name).cmp(&(index, suffix)));
+        let replaced = at.map_or(0, |at| entry_len(suffix, &self.0[at].1));
+        let bytes = self.encoded_len().max(HEADER_LEN) - replaced + entry_len(suffix, value);
+        if bytes > MOST_BYTES || (replaced == 0 && self.0.len() == MOST) {
+            return Err(XattrError::TooMany);
+        }
+        match at {
+            Ok(at) => self.0[at].1 = value.into(),
+            Err(at) => {
+                self.0.reserve_exact(1);
+                self.0.insert(at, ((index, suffix.into()), value.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the attributes take behind their inode; 0 when there are none.
+    pub fn encoded_len(&self) -> usize {
+        if self.0.is_empty() {
+            return 0;
+        }
+        HEADER_LEN + self.0.iter().map(|((_, name), value)| entry_len(name, value)).sum::<usize>()
+    }
+
+    /// Bytes of memory that the attributes take.
+    pub(super) fn held(&self) -> usize {
+        let each = self
+            .0
+            .iter()
+            .map(|((_, name), value)| allocation(name.len()) + allocation(value.len()));
+        allocation(size_of_val(self.0.as_slice())) + each.sum::<usize>()
+    }
+
+    /// The attributes as they stand behind an inode; nothing when there are none.
+    pub(super) fn inline(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.encoded_len());
+        if !self.0.is_empty() {
+            out.extend_from_slice(&[0; HEADER_LEN]);
+        }
+        for ((index, name), value) in &self.0 {
+            append_entry(*index, name, value, &mut out);
+        }
+        out
+    }
+
+    /// The same for attributes kept elsewhere: what stands behind the inode then, which is the distance of
+    /// each entry from the first in steps of 4 bytes, and the entries.
+    pub(super) fn shared(&self) -> (Vec<u8>, Vec<u8>) {
+        let (mut pointers, mut entries) = (vec![0; HEADER_LEN], Vec::new());
+        pointers[4] = self.0.len() as u8;
+        for ((index, name), value) in &self.0 {
+            pointers.extend_from_slice(&((entries.len() / 4) as u32).to_le_bytes());
+            append_entry(*index, name, value, &mut entries);
+        }
+        (pointers, entries)
+    }
+}
+
+fn entry_len(name: &[u8], value: &[u8]) -> usize {
+    (4 + name.len() + value.len()).next_multiple_of(4)
+}
+
+fn append_entry(index: u8, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    let end = out.len() + entry_len(name, value);
+    out.extend_from_slice(&[name.len() as u8, index]);
+    out.extend_from_slice(&(value.len() as u16).to_le_bytes());
+    out.extend_from_slice(name);
+    out.extend_from_slice(value);
+    out.resize(end, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_no_kernel_would_show() {
+        let mut xattrs = Xattrs::default();
+        let long = [b"user.", [b'x'; 251].as_slice()].concat();
+        for (name, value, why) in [
+            (b"com.apple.quarantine".as_slice(), 1, XattrError::Namespace),
+            (b"system.posix_acl_access2", 1, XattrError::Namespace),
+            (b"user.", 1, XattrError::Name),
+            (b"user.a\0b", 1, XattrError::Name),
+            (&long, 1, XattrError::Name),
+            (b"user.a", 65_536, XattrError::Value(65_536)),
+        ] {
+            assert_eq!(xattrs.set(name, &vec![0; value]), Err(why));
+        }
+        assert_eq!(xattrs.encoded_len(), 0);
+    }
+
+    #[test]
+    fn counts_what_an_inode_can_count() {
+        let mut xattrs = Xattrs::default();
+        for i in 0..MOST {
+            xattrs.set(format!("user.{i}").as_bytes(), b"").unwrap();
+        }
+        assert_eq!(xattrs.set(b"user.more", b""), Err(XattrError::TooMany));
+        xattrs.set(b"user.0", b"replaced").unwrap();
+
+        let mut large = Xattrs::default();
+        for name in [b"user.a", b"user.b", b"user.c", b"user.d"] {
+            large.set(name, &[1; 65_500]).unwrap();
+        }
+        assert_eq!(large.set(b"user.e", &[1; 200]), Err(XattrError::TooMany));
+        assert_eq!(large.inline().len(), large.encoded_len());
+    }
+}
