@@ -26,6 +26,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)
 )]
 
+pub mod changeset;
 pub mod digest;
 pub mod erofs;
 pub mod fault;

@@ -1,0 +1,226 @@
+//! What can go wrong with a layer, each with the entry it went wrong at.
+//!
+//! Deliberately absent: positions in the tar. Whoever has to mend an image knows its files, not its blocks.
+
+use std::{fmt, io};
+
+use super::path::PathError;
+use super::pax::PaxError;
+use crate::erofs::{WriteError, XattrError};
+use crate::fault::Class;
+
+/// The name of a tar entry, as bytes from a stranger: shown quoted, escaped and cut at 200 characters.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct EntryName(Vec<u8>);
+
+impl EntryName {
+    pub(super) fn new(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The error that refuses the entry of this name.
+    pub(super) fn refuse(&self, why: impl Into<Refusal>) -> UnpackError {
+        UnpackError::Entry { name: self.clone(), why: why.into() }
+    }
+
+    /// The error of a limit reached at the entry of this name.
+    pub(super) fn exceed(&self, what: Exceeded) -> UnpackError {
+        UnpackError::Limit { name: self.clone(), what }
+    }
+}
+
+impl fmt::Display for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy(&self.0);
+        let shown: String = text.chars().take(200).collect();
+        let rest = if shown.len() < text.len() { "…" } else { "" };
+        write!(f, "{shown:?}{rest}")
+    }
+}
+
+impl fmt::Debug for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a layer was not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The blob's reader failed: the network, or a digest that is not what was promised.
+    #[error("the layer's blob could not be read: {0}")]
+    Blob(#[source] io::Error),
+    /// The blob is not gzip, is damaged, or ends too early.
+    #[error("the layer's blob is not whole gzip data: {0}")]
+    Gzip(#[source] io::Error),
+    /// An entry that is refused.
+    #[error("the layer's entry {name} is refused: {why}")]
+    Entry {
+        /// The entry.
+        name: EntryName,
+        /// The reason.
+        why: Refusal,
+    },
+    /// A limit was reached.
+    #[error("the layer passes a limit of this driver at its entry {name}: {what}")]
+    Limit {
+        /// The entry at which it was reached, or the last one before.
+        name: EntryName,
+        /// The limit.
+        what: Exceeded,
+    },
+    /// A hard link to a file that is not in this layer: it lies in a layer below, or nowhere.
+    #[error("the layer's entry {name} is a hard link to {target}, which is not in this layer")]
+    LinkElsewhere {
+        /// The entry.
+        name: EntryName,
+        /// What it links to.
+        target: EntryName,
+    },
+    /// The image could not be written.
+    #[error(transparent)]
+    Image(#[from] WriteError),
+}
+
+/// What is wrong with an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The header's sum is not the one it states.
+    #[error("its header's checksum is wrong; the tar is damaged, or is none")]
+    Checksum,
+    /// A field is no octal and no base-256 number, or out of range.
+    #[error("its {0} is not a number that a tar header can hold")]
+    Number(&'static str),
+    /// The stream ended before the entry did.
+    #[error("the tar ends in the middle of it")]
+    Truncated,
+    /// One block of zeros and then no other: some readers would stop there, others go on.
+    #[error("a single block of zeros follows it, where the tar's end is two")]
+    LoneZeros,
+    /// A name that cannot be a file's.
+    #[error("{0}")]
+    Name(#[from] PathError),
+    /// An extended header that cannot be trusted.
+    #[error("its extended header {0}")]
+    Pax(#[from] PaxError),
+    /// Two headers name the same thing differently.
+    #[error("two of its headers disagree on its {0}")]
+    Contradiction(&'static str),
+    /// Some readers take a file with such a name for a folder.
+    #[error("its name ends in a slash, and it is no folder")]
+    TrailingSlash,
+    /// Content where the type has none: some readers would skip it, others take it for the next header.
+    #[error("it announces {0} bytes of content, which its type does not have")]
+    Content(u64),
+    /// A type that is not a file's.
+    #[error("its type {:?} is none that a layer may hold", char::from(*.0))]
+    Type(u8),
+    /// Sparse files, in any of their four forms.
+    #[error(
+        "it is a sparse file, which OCI layers should not use; pack the layer without --sparse"
+    )]
+    Sparse,
+    /// A device node.
+    #[error("it is a device node ({major}:{minor}); an image brings none onto a node")]
+    Device {
+        /// The device's major number.
+        major: u32,
+        /// The device's minor number.
+        minor: u32,
+    },
+    /// The root is a folder.
+    #[error("it stands for the layer's root and is no folder")]
+    Root,
+    /// A part of the path is no folder.
+    #[error("it lies below {0}, which is no folder in this layer")]
+    BelowFile(EntryName),
+    /// Hard links to folders do not exist.
+    #[error("it is a hard link to {0}, which is a folder")]
+    LinkToFolder(EntryName),
+    /// A whiteout that names nothing that could exist, or that something lies below.
+    #[error("it is a whiteout of nothing that can have a name")]
+    Whiteout,
+    /// An extended attribute that cannot be stored.
+    #[error("its extended attribute {name} is refused: {why}")]
+    Xattr {
+        /// The attribute's name.
+        name: EntryName,
+        /// The reason.
+        why: XattrError,
+    },
+}
+
+/// A limit that a layer passed, with what to do; see [`super::Limits`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Exceeded {
+    /// Of the tar.
+    #[error("its tar has more than {0} bytes; rebuild the image with this layer split")]
+    TarBytes(u64),
+    /// Of the compression.
+    #[error(
+        "it unpacks to more than {0} times its compressed size; if that is meant, push the layer uncompressed"
+    )]
+    Ratio(u64),
+    /// Of headers or names.
+    #[error("it has more than {0} entries; rebuild the image with this layer split")]
+    Entries(u64),
+    /// Of a path.
+    #[error("its path has more than {0} parts; rebuild the image with fewer folders in each other")]
+    Depth(u32),
+    /// Of one entry's attributes.
+    #[error(
+        "its extended attributes have more than {0} bytes; rebuild the image with fewer or shorter ones"
+    )]
+    XattrBytes(u64),
+    /// Of what is held in memory.
+    #[error(
+        "its names and its folders' attributes take more than {0} bytes of memory; rebuild the image with this layer split"
+    )]
+    HeldBytes(u64),
+}
+
+impl UnpackError {
+    /// What the failure means to whoever asked.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Blob(error) if error.kind() == io::ErrorKind::InvalidData => Class::Corrupt,
+            Self::Blob(_) => Class::Unavailable,
+            Self::Gzip(_) => Class::Corrupt,
+            Self::Entry { why, .. } => why.class(),
+            // The same layer passes the same limit at every try.
+            Self::Limit { .. } | Self::LinkElsewhere { .. } => Class::Precondition,
+            Self::Image(error) => error.class(),
+        }
+    }
+}
+
+impl Refusal {
+    /// Damage is corrupt; what is whole but may not be in a layer is invalid.
+    fn class(&self) -> Class {
+        match self {
+            Self::Checksum
+            | Self::Number(_)
+            | Self::Truncated
+            | Self::LoneZeros
+            | Self::Pax(_)
+            | Self::Contradiction(_)
+            | Self::Content(_) => Class::Corrupt,
+            Self::Name(_)
+            | Self::TrailingSlash
+            | Self::Type(_)
+            | Self::Sparse
+            | Self::Device { .. }
+            | Self::Root
+            | Self::BelowFile(_)
+            | Self::LinkToFolder(_)
+            | Self::Whiteout
+            | Self::Xattr { .. } => Class::Invalid,
+        }
+    }
+}

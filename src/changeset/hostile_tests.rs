@@ -1,0 +1,312 @@
+//! A row for every way in which a layer is refused, and the same for limits: nothing is guessed, and the message
+//! names the entry.
+
+use proptest::prelude::*;
+use tar::Header;
+
+use super::testing::{Tar, gzip, unpack, unpack_with};
+use super::{Compression, Limits, UnpackError};
+use crate::erofs::{Meta, Special, Tree, Writer};
+use crate::fault::Class;
+
+/// Unpacks, and expects a refusal that names the entry, the reason and the class.
+fn refused(tar: Tar, name: &str, why: &str, class: Class) {
+    let error = unpack(&tar.end()).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains(&format!("{name:?}")), "{name}: {message}");
+    assert!(message.contains(why), "{why}: {message}");
+    assert_eq!(error.class(), class, "{message}");
+}
+
+fn exceeded(tar: Tar, limits: &Limits, name: &str, why: &str) {
+    let error = unpack_with(tar.end().as_slice(), Compression::None, limits).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains(&format!("{name:?}")), "{name}: {message}");
+    assert!(message.contains(why), "{why}: {message}");
+    assert!(message.contains("; rebuild"), "{message} does not say what to do");
+    assert_eq!(error.class(), Class::Precondition);
+}
+
+#[test]
+fn names() {
+    let long = "x".repeat(256);
+    let deep = "dir/".repeat(1024) + "x";
+    for (name, why) in [
+        ("..", "\"..\""),
+        ("../etc/passwd", "\"..\""),
+        ("a/../../b", "\"..\""),
+        ("/..", "\"..\""),
+        ("", "empty"),
+        (".wh.", "whiteout"),
+        ("a/.wh.", "whiteout"),
+        (".wh...", "whiteout"),
+        (".wh.a/b", "whiteout"),
+        ("file/", "slash"),
+        ("/", "slash"),
+        (".", "root"),
+    ] {
+        refused(Tar::new().file(name, b""), name, why, Class::Invalid);
+    }
+    for (name, why) in
+        [(long.as_str(), "255 bytes"), (&deep, "4,095"), ("a\0b", "NUL"), ("..", "\"..\"")]
+    {
+        let shown: String = name.chars().take(200).collect();
+        let tar = Tar::new().pax(&[("path", name.as_bytes())]).file("short", b"");
+        refused(tar, &shown, why, Class::Invalid);
+        let tar = Tar::new().extended(b'L', name.as_bytes()).file("short", b"");
+        refused(tar, &shown, why, Class::Invalid);
+    }
+}
+
+#[test]
+fn below_what_is_no_folder() {
+    refused(Tar::new().file("a", b"").file("a/b", b""), "a/b", "lies below \"a\"", Class::Invalid);
+    let through = Tar::new().symlink("a", "/etc").file("a/passwd", b"");
+    refused(through, "a/passwd", "lies below \"a\"", Class::Invalid);
+    let through = Tar::new().symlink("d/a", ".").folder("d/a/b");
+    refused(through, "d/a/b", "lies below \"a\"", Class::Invalid);
+    refused(
+        Tar::new().plain(b'6', "a").file("a/.wh.b", b""),
+        "a/.wh.b",
+        "lies below",
+        Class::Invalid,
+    );
+    refused(Tar::new().symlink("/.", "/"), "/.", "root", Class::Invalid);
+    refused(Tar::new().link("./.", "a"), "./.", "root", Class::Invalid);
+}
+
+#[test]
+fn links() {
+    refused(Tar::new().folder("d").link("a", "d"), "a", "\"d\", which is a folder", Class::Invalid);
+    refused(Tar::new().link("a", "."), "a", "folder", Class::Invalid);
+    refused(Tar::new().link("a", "../b"), "a", "\"..\"", Class::Invalid);
+    refused(Tar::new().link("a", ""), "a", "empty", Class::Invalid);
+    refused(Tar::new().symlink("a", ""), "a", "empty", Class::Invalid);
+    let long = Tar::new().extended(b'K', &[b'x'; 4096]).symlink("a", "");
+    refused(long, "a", "4,095", Class::Invalid);
+    for (tar, target) in [
+        (Tar::new().link("a", "b"), "b"),
+        (Tar::new().link("a", "a"), "a"),
+        (Tar::new().link("a", "/etc/passwd"), "etc/passwd"),
+        (Tar::new().file(".wh.b", b"").link("a", "b"), "b"),
+        (Tar::new().file("b", b"").link("a", "b/c"), "b/c"),
+        (Tar::new().symlink("d", "e").file("e/f", b"").link("a", "d/f"), "d/f"),
+    ] {
+        let error = unpack(&tar.end()).unwrap_err();
+        assert!(matches!(error, UnpackError::LinkElsewhere { .. }), "{error}");
+        assert!(error.to_string().contains("\"a\""), "{error}");
+        assert!(error.to_string().contains(&format!("{target:?}")), "{error}");
+        assert_eq!(error.class(), Class::Precondition);
+    }
+}
+
+#[test]
+fn types() {
+    refused(Tar::new().device(b'3', "null", 1, 3), "null", "1:3", Class::Invalid);
+    refused(Tar::new().device(b'4', "sda", 8, 0), "sda", "8:0", Class::Invalid);
+    refused(Tar::new().device(b'4', "zero", 0, 0), "zero", "0:0", Class::Invalid);
+    refused(Tar::new().plain(b'S', "holes"), "holes", "sparse", Class::Invalid);
+    let pax = Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("holes", b"");
+    refused(pax, "holes", "sparse", Class::Invalid);
+    for kind in [b'V', b'M', b'D', b'N', b'X', b'A', 0xff] {
+        refused(Tar::new().plain(kind, "odd"), "odd", "type", Class::Invalid);
+    }
+}
+
+#[test]
+fn what_readers_would_read_differently() {
+    let content =
+        |kind, name: &str| Tar::new().push(Tar::header(kind, name.as_bytes(), 512), &[b'x'; 512]);
+    for kind in [b'1', b'2', b'5', b'6'] {
+        let mut header = Tar::header(kind, b"odd", 512);
+        header.as_old_mut().linkname[0] = b'x';
+        refused(Tar::new().push(header, &[0; 512]), "odd", "512 bytes", Class::Corrupt);
+    }
+    refused(content(0, "folder/"), "folder/", "512 bytes", Class::Corrupt);
+    // CVE-2025-62518: one reader sees a file of 512 bytes, another an empty one and then "hidden".
+    let hidden = Tar::new().file("hidden", b"").0;
+    let smuggled = Tar::new().pax(&[("size", b"512")]).push(Tar::header(b'0', b"box", 0), &hidden);
+    refused(smuggled, "box", "disagree on its size", Class::Corrupt);
+    let twice = Tar::new().pax(&[("path", b"a")]).pax(&[("path", b"b")]).file("c", b"");
+    refused(twice, "extended", "twice", Class::Corrupt);
+    let twice = Tar::new().extended(b'L', b"a\0").extended(b'L', b"b\0").file("c", b"");
+    refused(twice, "extended", "twice", Class::Corrupt);
+    let both = Tar::new().extended(b'L', b"a\0").pax(&[("path", b"b")]).file("c", b"");
+    refused(both, "b", "disagree on its name", Class::Corrupt);
+    let both = Tar::new().extended(b'K', b"a\0").pax(&[("linkpath", b"b")]).symlink("c", "d");
+    refused(both, "c", "disagree on its link target", Class::Corrupt);
+    let global = Tar::new().extended(b'g', b"10 path=a\n").file("c", b"");
+    refused(global, "extended", "every entry", Class::Corrupt);
+    refused(Tar::new().pax(&[("path", b"a")]), "extended", "entry is missing", Class::Corrupt);
+    let zeros = Tar(Tar::new().file("last", b"").0.into_iter().chain([0; 512]).collect());
+    refused(zeros.file("behind", b""), "last", "single block of zeros", Class::Corrupt);
+}
+
+#[test]
+fn damage() {
+    let mut tar = Tar::new().file("name", b"x");
+    tar.0[300] ^= 1;
+    refused(tar, "name", "checksum", Class::Corrupt);
+    for (field, why) in
+        [(100, "mode"), (108, "owner"), (116, "group"), (124, "size"), (136, "time")]
+    {
+        let mut header = Tar::header(b'0', b"name", 0);
+        header.as_mut_bytes()[field] = b'x';
+        refused(Tar::new().push(header, b""), "name", why, Class::Corrupt);
+    }
+    let mut header = Tar::header(b'0', b"name", 0);
+    header.set_uid(u64::from(u32::MAX));
+    refused(Tar::new().push(header, b""), "name", "owner", Class::Corrupt);
+    let tar = Tar::new().extended(b'x', b"8 path=a\n").file("c", b"");
+    refused(tar, "extended", "whole pax records", Class::Corrupt);
+    let tar = Tar::new().push(Tar::header(b'x', b"extended", (1 << 20) + 1), b"");
+    refused(tar, "extended", "1 MiB", Class::Corrupt);
+
+    let whole = Tar::new().file("first", b"").file("second", &[b'x'; 1000]).0;
+    for len in [600, 1100, 2000, 2040] {
+        let error = unpack(&whole[..len]).unwrap_err();
+        let name = if len < 1024 { "first" } else { "second" };
+        assert!(error.to_string().contains(&format!("{name:?}")), "{len}: {error}");
+        assert!(error.to_string().contains("middle"), "{len}: {error}");
+        assert_eq!(error.class(), Class::Corrupt);
+    }
+}
+
+#[test]
+fn attributes_that_cannot_be_stored() {
+    for (name, why) in [("user.", "name"), ("user.a\0b", "name")] {
+        let key = format!("SCHILY.xattr.{name}");
+        refused(Tar::new().pax(&[(&key, b"v")]).file("f", b""), "f", why, Class::Invalid);
+    }
+    let large = Tar::new().pax(&[("SCHILY.xattr.user.a", &[0; 65_536])]).file("f", b"");
+    refused(large, "f", "65,535", Class::Invalid);
+}
+
+#[test]
+fn limits() {
+    let limits = Limits {
+        tar_bytes: 8192,
+        ratio: 1,
+        ratio_free: 0,
+        entries: 5,
+        depth: 3,
+        xattr_bytes: 20,
+        held_bytes: 10_000,
+    };
+    let huge = Tar::header(b'0', b"huge", 8193);
+    exceeded(Tar::new().push(huge, b""), &limits, "huge", "8192 bytes");
+    let many = (0..6).fold(Tar::new(), |tar, i| tar.file(&i.to_string(), b""));
+    exceeded(many, &limits, "4", "5 entries");
+    exceeded(Tar::new().file("a/b/c/d", b""), &limits, "a/b/c/d", "3 parts");
+    let shallow = Limits { depth: 10, ..limits.clone() };
+    exceeded(Tar::new().file("a/b/c/d/e/f", b""), &shallow, "a/b/c/d/e/f", "5 entries");
+    let xattr = Tar::new().pax(&[("SCHILY.xattr.user.a", &[0; 15])]).file("f", b"");
+    exceeded(xattr, &limits, "f", "20 bytes");
+    let small = Limits { held_bytes: 580, ..limits.clone() };
+    exceeded(Tar::new().file("a", b"").file("b/c", b""), &small, "b/c", "580 bytes");
+    exceeded(Tar::new().file("b/.wh..wh..opq", b""), &small, "b/.wh..wh..opq", "580 bytes");
+    let endless = Tar(vec![0; 8192]).file("f", b"").0;
+    let error = unpack_with(endless.as_slice(), Compression::None, &limits).unwrap_err();
+    assert!(error.to_string().contains("8192 bytes"), "{error}");
+    assert!(unpack_with(Tar::new().end().as_slice(), Compression::None, &limits).is_ok());
+}
+
+/// What the default promises: see [`Limits::held_bytes`].
+#[test]
+fn a_million_files_are_no_bomb() {
+    let image = tempfile::tempfile().unwrap();
+    let file = Writer::new(&image).special(&Meta::default(), Special::Fifo).unwrap();
+    let mut tree = Tree::new(Meta::default());
+    let mut folder = Tree::ROOT;
+    for i in 0..1_000_000 {
+        if i % 16 == 0 {
+            folder = tree.add_folder(Tree::ROOT, format!("folder-{i}").as_bytes(), Meta::default());
+        }
+        tree.add(folder, format!("file-{i:07}.so").as_bytes(), file);
+    }
+    assert!(tree.held() <= Limits::default().held_bytes, "{}", tree.held());
+    assert!(tree.held() / tree.names() <= 300);
+}
+
+#[test]
+fn a_bomb_stops_at_its_ratio() {
+    let limits = Limits { ratio: 100, ratio_free: 1 << 20, ..Limits::default() };
+    let mut header = Tar::header(b'0', b"bomb", 0);
+    header.set_size(2 << 20);
+    header.set_cksum();
+    let mut tar = header.as_bytes().to_vec();
+    tar.resize(tar.len() + (2 << 20), 0);
+    let blob = gzip(&tar);
+    let error = unpack_with(blob.as_slice(), Compression::Gzip, &limits).unwrap_err();
+    assert!(error.to_string().contains("\"bomb\""), "{error}");
+    assert!(error.to_string().contains("100 times"), "{error}");
+    assert!(error.to_string().contains("push the layer uncompressed"), "{error}");
+    assert_eq!(error.class(), Class::Precondition);
+}
+
+/// An entry of every kind, as header and content.
+fn entries() -> Vec<(Header, Vec<u8>)> {
+    let linking = |kind, name, target: &[u8]| {
+        let mut header = Tar::header(kind, name, 0);
+        header.as_old_mut().linkname[..target.len()].copy_from_slice(target);
+        (header, Vec::new())
+    };
+    let filled = |kind, name, content: &[u8]| {
+        (Tar::header(kind, name, content.len() as u64), content.to_vec())
+    };
+    vec![
+        filled(b'5', b"folder/", b""),
+        filled(b'0', b"folder/file", &[b'f'; 5000]),
+        filled(b'x', b"pax", b"15 path=longer\n13 mtime=1.5\n25 SCHILY.xattr.user.u=v\n9 size=2\n"),
+        filled(b'0', b"short", b"xy"),
+        filled(b'L', b"gnu", b"long name\0"),
+        linking(b'1', b"link", b"folder/file"),
+        linking(b'2', b"symlink", b"folder"),
+        filled(b'0', b"folder/.wh.gone", b""),
+        filled(b'0', b".wh.folder", b""),
+        filled(b'6', b"pipe", b""),
+    ]
+}
+
+fn packed(entries: Vec<(Header, Vec<u8>)>) -> Vec<u8> {
+    let tar =
+        entries.into_iter().fold(Tar::new(), |tar, (header, content)| tar.push(header, &content));
+    tar.end()
+}
+
+#[test]
+fn what_the_next_test_changes_is_taken_unchanged() {
+    assert_eq!(unpack(&packed(entries())).unwrap().0.entries, 8);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a few bytes are changed to, with the checksums made right again: an image that reads, or an
+    /// error that reads.
+    #[test]
+    fn nothing_panics(
+        changes in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0..600_usize, any::<u8>()),
+            1..6,
+        ),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        let mut entries = entries();
+        for (entry, at, byte) in changes {
+            let (header, content) = entry.get_mut(&mut entries);
+            if let Some(old) = header.as_mut_bytes().get_mut(at) {
+                *old = byte;
+            } else if let Some(old) = content.get_mut(at - 512) {
+                *old = byte;
+            }
+        }
+        let mut bytes = packed(entries);
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Err(error) = unpack(&bytes) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+}

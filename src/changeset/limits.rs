@@ -1,0 +1,40 @@
+//! How much a layer may ask of this node.
+//!
+//! Deliberately absent: lengths that Linux itself bounds (a name's 255 bytes, a path's 4,095): no setting
+//! could raise them.
+
+/// Bounds on one layer, checked while it streams. A layer that reaches one is refused with the entry's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the uncompressed tar. Default: 64 GiB.
+    pub tar_bytes: u64,
+    /// Uncompressed bytes for each compressed one. deflate cannot pass 1,032. Default: 1,000.
+    pub ratio: u64,
+    /// Bytes of a tar so small that its ratio is nobody's concern. Default: 64 MiB.
+    pub ratio_free: u64,
+    /// Headers of the tar, and names in the image. Default: 4,000,000.
+    pub entries: u64,
+    /// Parts of a path. Default: 256.
+    pub depth: u32,
+    /// Bytes of one entry's extended attributes, names and values. Default: 128 KiB.
+    pub xattr_bytes: u64,
+    /// Bytes of memory for all names, folders and folders' extended attributes together, which are held to the
+    /// end, counted as an allocator's worst case: about 110 for a file and 270 for a folder, if their names are
+    /// of common length. A million files in 60,000 folders pass; far more are refused, because four layers that
+    /// unpack at once have to fit a pod with 512 MiB. Default: 128 MiB.
+    pub held_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tar_bytes: 64 << 30,
+            ratio: 1_000,
+            ratio_free: 64 << 20,
+            entries: 4_000_000,
+            depth: 256,
+            xattr_bytes: 128 << 10,
+            held_bytes: 128 << 20,
+        }
+    }
+}

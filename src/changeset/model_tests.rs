@@ -1,0 +1,263 @@
+//! Random layers against a plain model: every path in one sorted map, no folders, no inodes, no blocks.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use tar::{Builder, EntryType, Header};
+
+use super::testing::unpack;
+use crate::erofs::reader::{Content, Read};
+
+type Path = Vec<&'static str>;
+
+/// An entry of a random layer.
+#[derive(Debug, Clone)]
+struct Step {
+    path: Path,
+    mode: u32,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    File(usize),
+    Folder,
+    Symlink,
+    Fifo,
+    Link(Path),
+    Whiteout,
+    Opaque,
+}
+
+fn path() -> impl Strategy<Value = Path> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let what = prop_oneof![
+        4 => (0..9000_usize).prop_map(What::File),
+        4 => Just(What::Folder),
+        1 => Just(What::Symlink),
+        1 => Just(What::Fifo),
+        2 => path().prop_map(What::Link),
+        3 => Just(What::Whiteout),
+        1 => Just(What::Opaque),
+    ];
+    (path(), 0..0o10000_u32, what).prop_map(|(path, mode, what)| Step { path, mode, what })
+}
+
+fn content(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 253) as u8).collect()
+}
+
+/// What the model holds of a path.
+#[derive(Debug, Clone)]
+struct Item {
+    mode: u16,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Kind {
+    /// Opaque or not; made by marks alone or not.
+    Folder {
+        opaque: bool,
+        hollow: bool,
+    },
+    /// Content, and the file's number.
+    Leaf(Content, usize),
+    Whiteout,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Model {
+    items: BTreeMap<Path, Item>,
+    files: usize,
+}
+
+impl Model {
+    /// Applies a step, or leaves everything as it is and says that it is to be refused.
+    fn step(&mut self, step: &Step) -> Result<(), ()> {
+        let before = self.clone();
+        let done = self.try_step(step);
+        if done.is_err() {
+            *self = before;
+        }
+        done
+    }
+
+    fn try_step(&mut self, step: &Step) -> Result<(), ()> {
+        let mark = matches!(step.what, What::Whiteout | What::Opaque);
+        let above = match step.what {
+            What::Opaque => step.path.len(),
+            _ => step.path.len() - 1,
+        };
+        for len in 1..=above {
+            let part = step.path[..len].to_vec();
+            let folder = |opaque| Item { mode: 0o755, kind: Kind::Folder { opaque, hollow: mark } };
+            match self.items.get_mut(&part) {
+                None => drop(self.items.insert(part, folder(false))),
+                Some(Item { kind: Kind::Leaf(..), .. }) => return Err(()),
+                Some(Item { kind: Kind::Whiteout, .. }) if mark => return Ok(()),
+                Some(item @ Item { kind: Kind::Whiteout, .. }) => *item = folder(true),
+                Some(Item { kind: Kind::Folder { hollow, .. }, .. }) => *hollow &= mark,
+            }
+        }
+        let there = self.items.get(&step.path).cloned();
+        let mode = step.mode as u16;
+        let kind = match (&step.what, there.map(|item| item.kind)) {
+            (What::Opaque, Some(Kind::Folder { hollow, .. })) => {
+                let mode = self.items[&step.path].mode;
+                let kind = Kind::Folder { opaque: true, hollow };
+                self.items.insert(step.path.clone(), Item { mode, kind });
+                return Ok(());
+            }
+            (What::Opaque, _) => return Err(()),
+            (What::Whiteout, Some(Kind::Folder { hollow: false, .. })) => {
+                let mode = self.items[&step.path].mode;
+                let kind = Kind::Folder { opaque: true, hollow: false };
+                self.items.insert(step.path.clone(), Item { mode, kind });
+                return Ok(());
+            }
+            (What::Whiteout, Some(Kind::Leaf(..) | Kind::Whiteout)) => return Ok(()),
+            (What::Whiteout, _) => Kind::Whiteout,
+            (What::Folder, Some(Kind::Folder { opaque, .. })) => {
+                let kind = Kind::Folder { opaque, hollow: false };
+                self.items.insert(step.path.clone(), Item { mode, kind });
+                return Ok(());
+            }
+            (What::Folder, there) => Kind::Folder { opaque: there.is_some(), hollow: false },
+            (What::Link(target), _) => {
+                let item = self.items.get(target).ok_or(())?.clone();
+                if !matches!(item.kind, Kind::Leaf(..)) {
+                    return Err(());
+                }
+                self.put(&step.path, item);
+                return Ok(());
+            }
+            (What::File(len), _) => self.leaf(Content::File(content(*len))),
+            (What::Symlink, _) => self.leaf(Content::Symlink(b"target".to_vec())),
+            (What::Fifo, _) => self.leaf(Content::None),
+        };
+        let mode = if kind == Kind::Whiteout { 0 } else { mode };
+        self.put(&step.path, Item { mode, kind });
+        Ok(())
+    }
+
+    fn leaf(&mut self, content: Content) -> Kind {
+        self.files += 1;
+        Kind::Leaf(content, self.files)
+    }
+
+    /// Puts an item at a path, in place of what was there and below.
+    fn put(&mut self, path: &Path, item: Item) {
+        self.items.retain(|other, _| !other.starts_with(path));
+        self.items.insert(path.clone(), item);
+    }
+
+    /// What an image shows: whiteouts in opaque folders are not in it.
+    fn shown(&self) -> BTreeMap<Path, &Item> {
+        let opaque = |path: &[&'static str]| {
+            let parent = self.items.get(&path[..path.len() - 1]);
+            parent.is_some_and(|item| matches!(item.kind, Kind::Folder { opaque: true, .. }))
+        };
+        let items = self.items.iter();
+        let items = items.filter(|(path, item)| item.kind != Kind::Whiteout || !opaque(path));
+        items.map(|(path, item)| (path.clone(), item)).collect()
+    }
+
+    fn compare(&self, image: &Read) {
+        let shown = self.shown();
+        let names: Vec<_> = shown.keys().map(|path| path.join("/").into_bytes()).collect();
+        let mut found: Vec<_> =
+            image.names.keys().filter(|path| !path.is_empty()).cloned().collect();
+        found
+            .sort_by_key(|path| path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>());
+        assert_eq!(found, names);
+        for (path, item) in &shown {
+            let name = path.join("/").into_bytes();
+            let found = &image.names[&name];
+            assert_eq!(found.mode & 0o7777, item.mode, "{path:?}");
+            let marked = found.xattrs.contains_key(b"trusted.overlay.opaque".as_slice());
+            match &item.kind {
+                Kind::Folder { opaque, .. } => {
+                    assert_eq!((&found.content, marked), (&Content::Folder, *opaque), "{path:?}");
+                }
+                Kind::Whiteout => assert_eq!(found.content, Content::Device(0), "{path:?}"),
+                Kind::Leaf(content, number) => {
+                    assert_eq!(found.content, *content, "{path:?}");
+                    let same =
+                        |item: &&&Item| matches!(item.kind, Kind::Leaf(_, n) if n == *number);
+                    assert_eq!(
+                        found.nlink as usize,
+                        shown.values().filter(same).count(),
+                        "{path:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn append(builder: &mut Builder<Vec<u8>>, step: &Step) {
+    let mut header = Header::new_gnu();
+    header.set_mode(step.mode);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
+    let mut name = step.path.join("/");
+    let mut data = Vec::new();
+    match &step.what {
+        What::File(len) => data = content(*len),
+        What::Folder => header.set_entry_type(EntryType::Directory),
+        What::Fifo => header.set_entry_type(EntryType::Fifo),
+        What::Symlink => {
+            header.set_entry_type(EntryType::Symlink);
+            return builder.append_link(&mut header, name, "target").unwrap();
+        }
+        What::Link(target) => {
+            header.set_entry_type(EntryType::Link);
+            return builder.append_link(&mut header, name, target.join("/")).unwrap();
+        }
+        What::Whiteout => {
+            let last = step.path.len() - 1;
+            name = [&step.path[..last], &[&*format!(".wh.{}", step.path[last])]].concat().join("/");
+        }
+        What::Opaque => name += "/.wh..wh..opq",
+    }
+    header.set_size(data.len() as u64);
+    builder.append_data(&mut header, name, data.as_slice()).unwrap();
+}
+
+fn tar<'s>(steps: impl IntoIterator<Item = &'s Step>) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    steps.into_iter().for_each(|step| append(&mut builder, step));
+    builder.into_inner().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_layers_are_what_the_model_says(steps in prop::collection::vec(step(), 0..25)) {
+        let mut model = Model::default();
+        let mut taken = Vec::new();
+        let mut refused = None;
+        for step in &steps {
+            match model.step(step) {
+                Ok(()) => taken.push(step),
+                Err(()) if refused.is_none() => {
+                    refused = Some(tar(taken.iter().copied().chain([step])));
+                }
+                Err(()) => {}
+            }
+        }
+        let (unpacked, image) = unpack(&tar(taken.iter().copied())).unwrap();
+        prop_assert_eq!(unpacked.entries, taken.len() as u64);
+        model.compare(&image);
+        if let Some(tar) = refused {
+            prop_assert!(unpack(&tar).is_err());
+        }
+    }
+}

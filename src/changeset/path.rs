@@ -1,0 +1,126 @@
+//! Names of tar entries, checked once: what is an [`EntryPath`] has only parts that a folder can hold.
+//!
+//! Deliberately absent: `std::path`. A layer's names are bytes, whatever system reads them.
+
+/// The most bytes of one part (Linux `NAME_MAX`).
+const PART_MOST: usize = 255;
+/// The most bytes of a path (Linux `PATH_MAX`, without its NUL).
+pub(super) const PATH_MOST: usize = 4095;
+
+/// A path from the layer's root, without `.`, `..`, empty parts or NUL. The root itself has no parts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct EntryPath(Vec<u8>);
+
+/// Why bytes are no path in a layer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PathError {
+    /// No bytes at all; `.` and `/` stand for the root.
+    #[error("its name is empty")]
+    Empty,
+    /// A part `..`.
+    #[error("its name has a part \"..\"")]
+    Parent,
+    /// A byte 0.
+    #[error("its name holds a NUL")]
+    Nul,
+    /// A part longer than any file system's.
+    #[error("a part of its name has more than 255 bytes")]
+    Part,
+    /// Longer than the kernel takes.
+    #[error("its name has more than 4,095 bytes")]
+    Long,
+}
+
+impl EntryPath {
+    /// The path that `raw` means.
+    pub(super) fn new(raw: &[u8]) -> Result<Self, PathError> {
+        if raw.is_empty() {
+            return Err(PathError::Empty);
+        }
+        if raw.contains(&0) {
+            return Err(PathError::Nul);
+        }
+        let mut path = Vec::with_capacity(raw.len());
+        for part in raw.split(|b| *b == b'/') {
+            match part {
+                b"" | b"." => continue,
+                b".." => return Err(PathError::Parent),
+                part if part.len() > PART_MOST => return Err(PathError::Part),
+                part => {
+                    if !path.is_empty() {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(part);
+                }
+            }
+        }
+        if path.len() > PATH_MOST {
+            return Err(PathError::Long);
+        }
+        Ok(Self(path))
+    }
+
+    /// The parts, from the root down.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|b| *b == b'/').filter(|part| !part.is_empty())
+    }
+
+    /// The parts above the last one, and that; nothing for the root.
+    pub(super) fn split(&self) -> Option<(impl Iterator<Item = &[u8]> + Clone, &[u8])> {
+        let at = self.0.iter().rposition(|b| *b == b'/');
+        let (above, last) = match at {
+            Some(at) => (&self.0[..at], &self.0[at + 1..]),
+            None => (&[][..], &self.0[..]),
+        };
+        let above = above.split(|b| *b == b'/').filter(|part| !part.is_empty());
+        (!last.is_empty()).then_some((above, last))
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_has_one_path() {
+        for (raw, path) in [
+            ("a/b", "a/b"),
+            ("./a//b/", "a/b"),
+            ("/a/./b", "a/b"),
+            (".", ""),
+            ("/", ""),
+            ("./", ""),
+            ("...", "..."),
+            ("a/..b", "a/..b"),
+        ] {
+            assert_eq!(EntryPath::new(raw.as_bytes()).unwrap().as_bytes(), path.as_bytes());
+        }
+        let path = EntryPath::new(b"a/b/c").unwrap();
+        assert_eq!(path.parts().collect::<Vec<_>>(), [b"a", b"b", b"c"]);
+        let (above, last) = path.split().unwrap();
+        assert_eq!((above.collect::<Vec<_>>(), last), (vec![&b"a"[..], b"b"], &b"c"[..]));
+        assert!(EntryPath::new(b"/").unwrap().split().is_none());
+    }
+
+    #[test]
+    fn what_no_folder_holds_is_refused() {
+        let long = vec![b'x'; 256];
+        let deep = b"dir/".repeat(1024);
+        for (raw, why) in [
+            (b"".as_slice(), PathError::Empty),
+            (b"..", PathError::Parent),
+            (b"a/../b", PathError::Parent),
+            (b"a\0b", PathError::Nul),
+            (&long, PathError::Part),
+            (&[&deep, b"x".as_slice()].concat(), PathError::Long),
+        ] {
+            assert_eq!(EntryPath::new(raw), Err(why));
+        }
+        assert!(EntryPath::new(&deep).is_ok(), "4,095 bytes are allowed");
+    }
+}

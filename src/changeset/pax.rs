@@ -1,0 +1,265 @@
+//! Extended headers: POSIX pax records and GNU long names, which say what a tar header has no room for.
+//!
+//! Keys that change nothing in an image (access times, user names, comments) are passed over; those that we
+//! follow may come once.
+//!
+//! Deliberately absent: pax defaults for the whole archive. A global header with a key that we follow is
+//! refused: tools disagree on whether it applies.
+
+use crate::erofs::Time;
+
+/// What is wrong with an extended header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PaxError {
+    /// Records do not have the form `LENGTH KEY=VALUE\n`.
+    #[error("is not made of whole pax records")]
+    Record,
+    /// A value of a followed key is not what that key holds.
+    #[error("has a {0} that cannot be read")]
+    Value(&'static str),
+    /// A followed key, or a header of one kind, twice for one entry.
+    #[error("gives its {0} twice")]
+    Twice(&'static str),
+    /// Longer than any honest one.
+    #[error("has {0} bytes, and 1 MiB is the limit")]
+    Long(u64),
+    /// A default for all entries that we would have to follow.
+    #[error("sets {0:?} for every entry that follows")]
+    Global(String),
+    /// The tar ends where its entry should come.
+    #[error("is the last of the tar, and its entry is missing")]
+    Alone,
+}
+
+/// What the extended headers of one entry say.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Extended {
+    pub path: Option<Vec<u8>>,
+    pub link: Option<Vec<u8>>,
+    pub long_name: Option<Vec<u8>>,
+    pub long_link: Option<Vec<u8>>,
+    pub size: Option<u64>,
+    pub uid: Option<u64>,
+    pub gid: Option<u64>,
+    pub mtime: Option<Time>,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub sparse: bool,
+    /// A pax header has been read.
+    seen: bool,
+}
+
+impl Extended {
+    /// Takes a pax header's content in.
+    pub(super) fn pax(&mut self, data: &[u8]) -> Result<(), PaxError> {
+        if std::mem::replace(&mut self.seen, true) {
+            return Err(PaxError::Twice("pax header"));
+        }
+        each(data, |key, value| match key {
+            b"path" => once(&mut self.path, "name", text(value)),
+            b"linkpath" => once(&mut self.link, "link target", text(value)),
+            b"size" => once(&mut self.size, "size", number(value, "size")?),
+            b"uid" => once(&mut self.uid, "owner", number(value, "owner")?),
+            b"gid" => once(&mut self.gid, "group", number(value, "group")?),
+            b"mtime" => once(&mut self.mtime, "time", time(value)?),
+            key if key.starts_with(b"GNU.sparse.") => {
+                self.sparse = true;
+                Ok(())
+            }
+            key => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                }
+                Ok(())
+            }
+        })
+    }
+
+    /// Takes the content of a GNU long name (type `L`) in.
+    pub(super) fn long_name(&mut self, data: Vec<u8>) -> Result<(), PaxError> {
+        once(&mut self.long_name, "name", Some(without_nul(data)))
+    }
+
+    /// Takes the content of a GNU long link target (type `K`) in.
+    pub(super) fn long_link(&mut self, data: Vec<u8>) -> Result<(), PaxError> {
+        once(&mut self.long_link, "link target", Some(without_nul(data)))
+    }
+
+    /// Bytes of all extended attributes, names and values.
+    pub(super) fn xattr_bytes(&self) -> u64 {
+        self.xattrs.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum()
+    }
+
+    /// Nothing has been said.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Checks that a global header says nothing that we would have to follow.
+pub(super) fn check_global(data: &[u8]) -> Result<(), PaxError> {
+    each(data, |key, _| {
+        let followed = [&b"path"[..], b"linkpath", b"size", b"uid", b"gid", b"mtime"]
+            .contains(&key)
+            || key.starts_with(b"SCHILY.xattr.")
+            || key.starts_with(b"GNU.sparse.");
+        if followed {
+            return Err(PaxError::Global(String::from_utf8_lossy(key).into_owned()));
+        }
+        Ok(())
+    })
+}
+
+/// Calls `take` with each record's key and value. A value is bytes and may hold newlines.
+fn each(
+    mut data: &[u8],
+    mut take: impl FnMut(&[u8], &[u8]) -> Result<(), PaxError>,
+) -> Result<(), PaxError> {
+    while !data.is_empty() {
+        let space = data.iter().take(8).position(|b| *b == b' ').ok_or(PaxError::Record)?;
+        let len = decimal(&data[..space]).ok_or(PaxError::Record)? as usize;
+        let record = data.get(space + 1..len).ok_or(PaxError::Record)?;
+        let record = record.strip_suffix(b"\n").ok_or(PaxError::Record)?;
+        let equals = record.iter().position(|b| *b == b'=').ok_or(PaxError::Record)?;
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        if key.is_empty() {
+            return Err(PaxError::Record);
+        }
+        take(key, value)?;
+        data = &data[len..];
+    }
+    Ok(())
+}
+
+/// Sets what may be set once. An empty value means "as the header says" (POSIX pax).
+fn once<T>(slot: &mut Option<T>, what: &'static str, value: Option<T>) -> Result<(), PaxError> {
+    if slot.is_some() {
+        return Err(PaxError::Twice(what));
+    }
+    *slot = value;
+    Ok(())
+}
+
+fn text(value: &[u8]) -> Option<Vec<u8>> {
+    (!value.is_empty()).then(|| value.to_vec())
+}
+
+fn number(value: &[u8], what: &'static str) -> Result<Option<u64>, PaxError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    decimal(value).map(Some).ok_or(PaxError::Value(what))
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// A time such as `-1.5`: digits, and a fraction of which nine are kept.
+fn time(value: &[u8]) -> Result<Option<Time>, PaxError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    parse_time(value).map(Some).ok_or(PaxError::Value("time"))
+}
+
+fn parse_time(value: &[u8]) -> Option<Time> {
+    let (negative, value) = match value.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, value),
+    };
+    let mut halves = value.splitn(2, |b| *b == b'.');
+    let whole = i64::try_from(decimal(halves.next()?)?).ok()?;
+    let fraction = halves.next().unwrap_or(b"0");
+    if !fraction.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let nanos =
+        (0..9).fold(0, |sum, i| sum * 10 + fraction.get(i).map_or(0, |d| u32::from(d - b'0')));
+    match (negative, nanos) {
+        (false, nanos) => Some(Time { seconds: whole, nanos }),
+        (true, 0) => Some(Time { seconds: -whole, nanos }),
+        (true, nanos) => Some(Time { seconds: -whole - 1, nanos: 1_000_000_000 - nanos }),
+    }
+}
+
+/// GNU tar ends its long names with a NUL; other writers do not.
+fn without_nul(mut data: Vec<u8>) -> Vec<u8> {
+    if data.last() == Some(&0) {
+        data.pop();
+    }
+    data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(data: &[u8]) -> Result<Extended, PaxError> {
+        let mut extended = Extended::default();
+        extended.pax(data).map(|()| extended)
+    }
+
+    #[test]
+    fn values_may_hold_anything() {
+        let extended =
+            read(b"12 path=a=b\n27 SCHILY.xattr.user.x=\n=\0\n11 uid=123\n6 a=b\n").unwrap();
+        assert_eq!(extended.path.unwrap(), b"a=b");
+        assert_eq!(extended.xattrs, [(b"user.x".to_vec(), b"\n=\0".to_vec())]);
+        assert_eq!(extended.uid, Some(123));
+        assert_eq!(read(b"8 path=\n").unwrap().path, None);
+    }
+
+    #[test]
+    fn half_records_are_no_records() {
+        for data in [
+            b"12 path=ab\n".as_slice(),
+            b"10 path=ab\n",
+            b"11 path=ab\n\0",
+            b"11 path=abc",
+            b"x path=ab\n",
+            b"+11 path=ab\n",
+            b" 11 path=ab\n",
+            b"0 a=b\n",
+            b"2 a",
+            b"5 =b\n",
+            b"4 ab\n",
+            b"999999999999999999999 a=b\n",
+            b"11",
+        ] {
+            assert_eq!(read(data), Err(PaxError::Record), "{}", data.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_followed_key_comes_once_and_holds_what_it_should() {
+        assert_eq!(read(b"9 size=1\n9 size=1\n"), Err(PaxError::Twice("size")));
+        assert_eq!(read(b"11 size=-1\n"), Err(PaxError::Value("size")));
+        assert_eq!(read(b"13 size=0x10\n"), Err(PaxError::Value("size")));
+        assert_eq!(read(b"29 size=18446744073709551616\n"), Err(PaxError::Value("size")));
+        assert_eq!(check_global(b"15 comment=abc\n"), Ok(()));
+        assert_eq!(check_global(b"9 size=1\n"), Err(PaxError::Global("size".into())));
+    }
+
+    #[test]
+    fn times_have_fractions_and_a_sign() {
+        for (text, seconds, nanos) in [
+            ("0", 0, 0),
+            ("1700000000.123456789", 1_700_000_000, 123_456_789),
+            ("1.5", 1, 500_000_000),
+            ("1.1234567899", 1, 123_456_789),
+            ("1.", 1, 0),
+            ("-1", -1, 0),
+            ("-1.5", -2, 500_000_000),
+            ("-0.25", -1, 750_000_000),
+        ] {
+            assert_eq!(parse_time(text.as_bytes()), Some(Time { seconds, nanos }), "{text}");
+        }
+        for text in [".5", "-", "1.5e3", "1.-5", "--1", "9223372036854775808", " 1"] {
+            assert_eq!(parse_time(text.as_bytes()), None, "{text}");
+        }
+    }
+}

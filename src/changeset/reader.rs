@@ -1,0 +1,193 @@
+//! The tar as a sequence of typed entries, each followed by its content.
+//!
+//! ```text
+//!       next()                     content()
+//! ───▶ header ──▶ entry ──▶ content and padding ──▶ header … ──▶ two blocks of zeros ──▶ finish()
+//!        └─ extended headers belong to the entry behind them
+//! ```
+//!
+//! Deliberately absent: seeking, and a second look. What a caller does not read is read past and hashed.
+
+use std::io::Read;
+
+use tar::Header;
+
+use super::Limits;
+use super::entry::{self, Entry, Kind};
+use super::error::{EntryName, Exceeded, Refusal, UnpackError};
+use super::header::{self, BLOCK};
+use super::pax::{Extended, PaxError, check_global};
+use super::stream::Stream;
+use crate::digest::Digest;
+
+/// The most bytes of one extended header: what attributes of honest files need, many times over.
+const EXTENDED_MOST: u64 = 1 << 20;
+
+pub(super) struct Reader<R> {
+    stream: Stream<R>,
+    limits: Limits,
+    /// The entry last seen, for messages.
+    name: EntryName,
+    /// Bytes of content not read yet, and of padding behind it.
+    content: u64,
+    padding: u64,
+    /// Headers of every kind, and those among them that are entries.
+    headers: u64,
+    entries: u64,
+}
+
+impl<R: Read> Reader<R> {
+    pub(super) fn new(stream: Stream<R>, limits: &Limits) -> Self {
+        Self {
+            stream,
+            limits: limits.clone(),
+            name: EntryName::default(),
+            content: 0,
+            padding: 0,
+            headers: 0,
+            entries: 0,
+        }
+    }
+
+    /// The next entry; none at the tar's end.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
+        let mut extended = Extended::default();
+        loop {
+            self.skip()?;
+            let Some(block) = self.block()? else {
+                return if extended.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(self.name.refuse(PaxError::Alone))
+                };
+            };
+            let header = header::parse(&block).map_err(|why| {
+                EntryName::new(&Header::from_byte_slice(&block).path_bytes()).refuse(why)
+            })?;
+            self.count()?;
+            let said = match header::kind(header) {
+                b'x' => extended.pax(&self.extended(header)?),
+                b'g' => check_global(&self.extended(header)?),
+                b'L' => extended.long_name(self.extended(header)?),
+                b'K' => extended.long_link(self.extended(header)?),
+                _ => return self.entry(header, extended).map(Some),
+            };
+            said.map_err(|why| self.name.refuse(why))?;
+        }
+    }
+
+    /// Hands the entry's content on, piece by piece.
+    pub(super) fn content(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Result<(), UnpackError>,
+    ) -> Result<(), UnpackError> {
+        while self.content > 0 {
+            let seen = self.stream.peek().map_err(|error| error.at(&self.name))?;
+            if seen.is_empty() {
+                return Err(self.name.refuse(Refusal::Truncated));
+            }
+            let len = seen.len().min(usize::try_from(self.content).unwrap_or(usize::MAX));
+            take(&seen[..len])?;
+            self.stream.consume(len);
+            self.content -= len as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads the blob to its end; answers the tar's digest, its bytes and how many entries it had.
+    pub(super) fn finish(&mut self) -> Result<(Digest, u64, u64), UnpackError> {
+        let (digest, bytes) = self.stream.finish().map_err(|error| error.at(&self.name))?;
+        Ok((digest, bytes, self.entries))
+    }
+
+    /// The reason for a failure: what the blob's own reader says at its end, where the tar or its packing is
+    /// wrong and the reader knows of damage; else `why`.
+    pub(super) fn blame(&mut self, why: UnpackError) -> UnpackError {
+        match why {
+            UnpackError::Entry { .. }
+            | UnpackError::LinkElsewhere { .. }
+            | UnpackError::Gzip(_) => {
+                self.stream.drain().map_or_else(|error| error.at(&self.name), |()| why)
+            }
+            UnpackError::Limit { .. } | UnpackError::Blob(_) | UnpackError::Image(_) => why,
+        }
+    }
+
+    fn entry(&mut self, header: &Header, extended: Extended) -> Result<Entry, UnpackError> {
+        self.entries += 1;
+        self.name = entry::name(header, &extended);
+        let xattr_bytes = extended.xattr_bytes();
+        if xattr_bytes > self.limits.xattr_bytes {
+            return Err(self.name.exceed(Exceeded::XattrBytes(self.limits.xattr_bytes)));
+        }
+        let entry = Entry::new(self.name.clone(), header, extended);
+        let entry = entry.map_err(|why| self.name.refuse(why))?;
+        if entry.path.parts().count() > self.limits.depth as usize {
+            return Err(self.name.exceed(Exceeded::Depth(self.limits.depth)));
+        }
+        if let Kind::File(size) = entry.kind {
+            self.expect(size)?;
+        }
+        Ok(entry)
+    }
+
+    /// The content of an extended header.
+    fn extended(&mut self, header: &Header) -> Result<Vec<u8>, UnpackError> {
+        self.name = EntryName::new(&header.path_bytes());
+        let size = header::size(header).map_err(|why| self.name.refuse(why))?;
+        if size > EXTENDED_MOST {
+            return Err(self.name.refuse(PaxError::Long(size)));
+        }
+        self.expect(size)?;
+        let mut data = Vec::with_capacity(size as usize);
+        self.content(|piece| {
+            data.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    /// Announces content. What would pass the limit is not even begun.
+    fn expect(&mut self, size: u64) -> Result<(), UnpackError> {
+        if size > self.limits.tar_bytes {
+            return Err(self.name.exceed(Exceeded::TarBytes(self.limits.tar_bytes)));
+        }
+        self.content = size;
+        self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
+        Ok(())
+    }
+
+    /// Moves past content that nobody read, and its padding.
+    fn skip(&mut self) -> Result<(), UnpackError> {
+        self.content(|_| Ok(()))?;
+        self.content = std::mem::take(&mut self.padding);
+        self.content(|_| Ok(()))
+    }
+
+    /// The next block, if the tar does not end there: after two blocks of zeros, or with the stream.
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, UnpackError> {
+        let mut block = [0; BLOCK];
+        let mut zeros = 0;
+        loop {
+            match self.stream.fill(&mut block).map_err(|error| error.at(&self.name))? {
+                0 => return Ok(None),
+                BLOCK => {}
+                _ => return Err(self.name.refuse(Refusal::Truncated)),
+            }
+            match (block == [0; BLOCK], zeros) {
+                (false, 0) => return Ok(Some(block)),
+                (false, _) => return Err(self.name.refuse(Refusal::LoneZeros)),
+                (true, 0) => zeros = 1,
+                (true, _) => return Ok(None),
+            }
+        }
+    }
+
+    fn count(&mut self) -> Result<(), UnpackError> {
+        self.headers += 1;
+        if self.headers > self.limits.entries {
+            return Err(self.name.exceed(Exceeded::Entries(self.limits.entries)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+//! What becomes of layers that are taken, entry by entry.
+
+use std::io::{self, Read};
+
+use super::testing::{Tar, gzip, unpack, unpack_with};
+use super::{Compression, Limits, UnpackError};
+use crate::digest::Digest;
+use crate::erofs::reader::{Content, Read as Image};
+use crate::fault::Class;
+
+fn image(tar: Tar) -> Image {
+    unpack(&tar.end()).unwrap().1
+}
+
+/// The tree in one line: names, `/` behind folders, `*` behind opaque ones, `!` behind whiteouts.
+fn shape(tar: Tar) -> String {
+    let image = image(tar);
+    let mut words = Vec::new();
+    for (path, found) in &image.names {
+        let opaque = found.xattrs.get(b"trusted.overlay.opaque".as_slice());
+        let end = match &found.content {
+            Content::Folder if opaque.is_some_and(|value| value == b"y") => "/*",
+            Content::Folder if path.is_empty() => continue,
+            Content::Folder => "/",
+            Content::Device(0) => "!",
+            _ => "",
+        };
+        words.push(String::from_utf8(path.clone()).unwrap() + end);
+    }
+    words.join(" ")
+}
+
+#[test]
+fn names_are_made_one() {
+    assert_eq!(shape(Tar::new().file("./a", b"")), "a");
+    assert_eq!(shape(Tar::new().file("/a//b", b"")), "a/ a/b");
+    assert_eq!(shape(Tar::new().folder("./").folder("a/")), "a/");
+    assert_eq!(shape(Tar::new().plain(0, "a/").plain(0, "a/b").plain(b'7', "c")), "a/ a/b c");
+    assert_eq!(shape(Tar::new()), "");
+}
+
+#[test]
+fn the_last_of_a_name_wins() {
+    let image = image(Tar::new().file("a", b"old").file("./a", b"new"));
+    assert_eq!(image.names[b"a".as_slice()].content, Content::File(b"new".to_vec()));
+    assert_eq!(shape(Tar::new().file("d/a", b"").folder("d").file("d/b", b"")), "d/ d/a d/b");
+    assert_eq!(shape(Tar::new().file("d/a", b"").symlink("d", "x")), "d");
+    assert_eq!(shape(Tar::new().file("d", b"").folder("d").file("d/b", b"")), "d/* d/b");
+}
+
+#[test]
+fn whiteouts_are_for_lower_layers() {
+    let shape_of = |names: &[&str]| {
+        shape(names.iter().fold(Tar::new(), |tar, name| match name.strip_suffix('/') {
+            Some(folder) => tar.folder(folder),
+            None => tar.file(name, b""),
+        }))
+    };
+    for (names, expected) in [
+        (&[".wh.a"][..], "a!"),
+        (&["d/.wh.a", "d/.wh.b"], "d/ d/a! d/b!"),
+        (&["a", ".wh.a"], "a"),
+        (&[".wh.a", "a"], "a"),
+        (&["a/", ".wh.a"], "a/*"),
+        (&[".wh.a", "a/"], "a/*"),
+        (&[".wh.a", "a/b"], "a/* a/b"),
+        (&["a/b", ".wh.a"], "a/* a/b"),
+        (&[".wh.a", "a", "a/"], "a/*"),
+        (&[".wh.a", ".wh.a"], "a!"),
+        // Nothing of this layer lies in the folder: it goes as a whole.
+        (&[".wh.a", "a/.wh.b"], "a!"),
+        (&["a/.wh.b", ".wh.a"], "a!"),
+        (&["a/b/.wh.c", ".wh.a"], "a!"),
+        (&["a/.wh.b", "a/c", ".wh.a"], "a/* a/c"),
+        (&["a/.wh..wh..opq", ".wh.a"], "a!"),
+        // An opaque folder needs no whiteouts, and overlay would list them.
+        (&["a/.wh.b", "a/.wh..wh..opq", "a/.wh.c", "a/d"], "a/* a/d"),
+        (&["a/.wh..wh..opq", "a/"], "a/*"),
+        (&["a/.wh..wh..opq", "a/b/.wh.c"], "a/* a/b/ a/b/c!"),
+        (&[".wh..wh.plnk/1.2", ".wh..wh.aufs", "a"], "a"),
+    ] {
+        assert_eq!(shape_of(names), expected, "{names:?}");
+    }
+    assert_eq!(
+        shape(Tar::new().device(b'3', "a", 0, 0).folder("b").device(b'3', "b", 0, 0)),
+        "a! b/*"
+    );
+    assert_eq!(shape(Tar::new().link(".wh.a", ".wh..wh.aufs")), "a!");
+}
+
+#[test]
+fn the_root_says_when_it_is_opaque() {
+    let (unpacked, image) =
+        unpack(&Tar::new().file(".wh..wh..opq", b"").folder("./").end()).unwrap();
+    assert!(unpacked.opaque_root);
+    assert_eq!(image.names[b"".as_slice()].xattrs[b"trusted.overlay.opaque".as_slice()], b"y");
+    assert!(!unpack(&Tar::new().file("a/.wh..wh..opq", b"").end()).unwrap().0.opaque_root);
+}
+
+#[test]
+fn a_folder_nobody_describes() {
+    let tar = Tar::new().file("a/b", b"").end();
+    let (unpacked, image) = unpack(&tar).unwrap();
+    for path in ["", "a"] {
+        let found = &image.names[path.as_bytes()];
+        assert_eq!((found.mode, found.uid, found.gid, found.mtime), (0o040_755, 0, 0, (0, 0)));
+    }
+    assert_eq!(unpacked.entries, 1);
+    assert_eq!(unpacked.tar_bytes, tar.len() as u64);
+    assert_eq!(unpacked.diff_id, Digest::of(&tar));
+    assert_eq!(image.uuid, [7; 16]);
+}
+
+#[test]
+fn attributes_come_from_the_last_header_that_has_them() {
+    let long = "long/".repeat(40) + "name";
+    let tar = Tar::new()
+        .pax(&[
+            ("path", long.as_bytes()),
+            ("uid", b"4000000000"),
+            ("gid", b"3000000000"),
+            ("mtime", b"-1.5"),
+            ("atime", b"1"),
+            ("SCHILY.xattr.user.a", b"1\n2\0"),
+            ("SCHILY.xattr.user.empty", b""),
+            ("SCHILY.xattr.security.capability", b"\x01\0\0\x02"),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+            ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
+            ("SCHILY.xattr.user.overlay.whiteout", b"y"),
+            ("SCHILY.xattr.com.apple.provenance", b"x"),
+        ])
+        .file("short", b"content");
+    let tar = tar.extended(b'g', b"12 comment=\n").file("second", b"").end();
+    let (unpacked, image) = unpack(&tar).unwrap();
+    assert_eq!(unpacked.entries, 2);
+    let found = &image.names[long.as_bytes()];
+    assert_eq!((found.uid, found.gid), (4_000_000_000, 3_000_000_000));
+    assert_eq!(found.mtime, (-2, 500_000_000));
+    let xattrs: Vec<_> = found.xattrs.iter().map(|(k, v)| (k.as_slice(), v.as_slice())).collect();
+    assert_eq!(
+        xattrs,
+        [
+            (&b"security.capability"[..], &b"\x01\0\0\x02"[..]),
+            (b"user.a", b"1\n2\0"),
+            (b"user.empty", b""),
+        ]
+    );
+    let second = &image.names[b"second".as_slice()];
+    assert_eq!((second.uid, second.gid, second.mtime), (1000, 100, (1_700_000_000, 0)));
+    assert_eq!(second.mode, 0o100_644);
+}
+
+#[test]
+fn long_names_of_gnu_and_prefixes_of_ustar() {
+    let long = "g".repeat(150);
+    let target = "t".repeat(200);
+    let mut prefixed = Tar::header(b'0', b"name", 0);
+    prefixed.as_ustar_mut().unwrap().prefix[..3].copy_from_slice(b"pre");
+    let image = image(
+        Tar::new()
+            .extended(b'L', format!("{long}\0").as_bytes())
+            .extended(b'K', target.as_bytes())
+            .symlink("short", "t")
+            .push(prefixed, b""),
+    );
+    let found = &image.names[long.as_bytes()].content;
+    assert_eq!(*found, Content::Symlink(target.into_bytes()));
+    assert!(image.names.contains_key(b"pre/name".as_slice()));
+}
+
+#[test]
+fn hard_links_are_one_file() {
+    let tar = Tar::new().file("a", b"text").link("d/b", "./a").link("c", "/d/b").symlink("s", "x");
+    let image = image(tar.link("t", "s").link("a", "a"));
+    for name in ["a", "d/b", "c"] {
+        assert_eq!(image.names[name.as_bytes()].nlink, 3, "{name}");
+        assert_eq!(image.nids[name.as_bytes()], image.nids[b"a".as_slice()]);
+    }
+    assert_eq!(image.names[b"t".as_slice()].content, Content::Symlink(b"x".to_vec()));
+}
+
+#[test]
+fn everything_behind_the_end_is_part_of_the_diff_id() {
+    let mut tar = Tar::new().file("a", b"x").end();
+    tar.resize(10 * 1024, 0);
+    tar.extend_from_slice(b"and what a tool left there");
+    let (unpacked, _) = unpack(&tar).unwrap();
+    assert_eq!((unpacked.diff_id, unpacked.tar_bytes), (Digest::of(&tar), tar.len() as u64));
+    let (cut, rest) = tar.split_at(700);
+    let members = [gzip(cut), gzip(b""), gzip(rest)].concat();
+    let limits = Limits::default();
+    let (gzipped, _) = unpack_with(members.as_slice(), Compression::Gzip, &limits).unwrap();
+    assert_eq!(gzipped, unpacked);
+}
+
+/// A blob whose reader has something to say at its end.
+struct Judged<'b>(&'b [u8], io::ErrorKind);
+
+impl Read for Judged<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(into)? {
+            0 => Err(io::Error::new(self.1, "the verdict")),
+            len => Ok(len),
+        }
+    }
+}
+
+#[test]
+fn the_blobs_own_error_is_told_from_bad_gzip() {
+    let tar = Tar::new().file("a", b"x").end();
+    let limits = Limits::default();
+    for (blob, compression) in [(tar.clone(), Compression::None), (gzip(&tar), Compression::Gzip)] {
+        for (kind, class) in [
+            (io::ErrorKind::InvalidData, Class::Corrupt),
+            (io::ErrorKind::UnexpectedEof, Class::Unavailable),
+        ] {
+            let error = unpack_with(Judged(&blob, kind), compression, &limits).unwrap_err();
+            assert!(matches!(error, UnpackError::Blob(_)), "{error:?}");
+            assert!(error.to_string().contains("the verdict"), "{error}");
+            assert_eq!(error.class(), class);
+        }
+    }
+    let whole = gzip(&tar);
+    let mut wrong = whole.clone();
+    wrong[whole.len() - 5] ^= 1;
+    let trailing = [whole.as_slice(), b"junk"].concat();
+    for blob in [&whole[..whole.len() - 1], &whole[..5], b"", &wrong, &trailing, &tar] {
+        let error = unpack_with(blob, Compression::Gzip, &limits).unwrap_err();
+        assert!(matches!(error, UnpackError::Gzip(_)), "{error:?}");
+        assert_eq!(error.class(), Class::Corrupt);
+    }
+}
+
+#[test]
+fn damage_on_the_way_is_not_the_images_fault() {
+    let mut limits = Limits { ratio_free: u64::MAX, ..Limits::default() };
+    let refused = Tar::new().file("..", b"").file("large", &[0; 1 << 20]).end();
+    let elsewhere = Tar::new().link("a", "b").file("large", &[0; 1 << 20]).end();
+    let whole = gzip(&elsewhere);
+    let cut = &whole[..whole.len() / 2];
+    let (plain, packed) = (Compression::None, Compression::Gzip);
+    for (kind, class) in [
+        (io::ErrorKind::InvalidData, Class::Corrupt),
+        (io::ErrorKind::ConnectionReset, Class::Unavailable),
+    ] {
+        for (blob, compression) in [
+            (refused.as_slice(), plain),
+            (&elsewhere, plain),
+            (&whole, packed),
+            (&refused, packed),
+            (&gzip(&refused), packed),
+            (cut, packed),
+        ] {
+            let error = unpack_with(Judged(blob, kind), compression, &limits).unwrap_err();
+            assert!(error.to_string().contains("the verdict"), "{error}");
+            assert_eq!(error.class(), class);
+        }
+    }
+    let error = unpack_with(gzip(&refused).as_slice(), packed, &limits).unwrap_err();
+    assert!(matches!(error, UnpackError::Entry { .. }), "the reader has no objection: {error}");
+
+    limits.depth = 1;
+    let deep = Tar::new().file("a/b", b"").file("large", &[0; 1 << 20]).end();
+    let mut blob = deep.as_slice();
+    let error = unpack_with(&mut blob, plain, &limits).unwrap_err();
+    assert!(matches!(error, UnpackError::Limit { .. }), "{error}");
+    assert!(!blob.is_empty(), "nobody reads on behind a limit");
+}

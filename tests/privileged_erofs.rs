@@ -1,0 +1,325 @@
+//! Images that the kernel itself reads: a real tree, packed by the system's tar, unpacked by us, mounted, and
+//! compared with what it came from.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{
+    FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink,
+};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use ovl::changeset::{Compression, Limits, Unpacked, layer_to_erofs};
+use ovl::erofs::{Meta, Tree, Writer};
+use rustix::fs::{XattrFlags, lgetxattr, llistxattr, lsetxattr};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+/// An image file and where it is mounted; taken away when dropped.
+struct Mounted {
+    folder: TempDir,
+}
+
+impl Mounted {
+    fn new(folder: TempDir) -> Self {
+        let (image, target) = (folder.path().join("image"), folder.path().join("mounted"));
+        fs::create_dir(&target).unwrap();
+        mount(&image, &target, "erofs", MountFlags::RDONLY, None).unwrap();
+        Self { folder }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        unmount(self.root(), UnmountFlags::DETACH).unwrap();
+    }
+}
+
+/// What lstat, readlink, read and listxattr say of a name.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    mode: u32,
+    owner: (u32, u32),
+    nlink: u64,
+    mtime: (i64, i64),
+    rdev: u64,
+    content: Vec<u8>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+fn see(path: &Path) -> Seen {
+    let meta = fs::symlink_metadata(path).unwrap();
+    let kind = meta.file_type();
+    let content = if kind.is_file() {
+        fs::read(path).unwrap()
+    } else if kind.is_symlink() {
+        fs::read_link(path).unwrap().as_os_str().as_bytes().to_vec()
+    } else {
+        Vec::new()
+    };
+    Seen {
+        mode: meta.mode(),
+        owner: (meta.uid(), meta.gid()),
+        nlink: meta.nlink(),
+        mtime: (meta.mtime(), meta.mtime_nsec()),
+        rdev: meta.rdev(),
+        content,
+        xattrs: xattrs(path),
+    }
+}
+
+fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut names = vec![0; 65_536];
+    let len = llistxattr(path, names.as_mut_slice()).unwrap();
+    let names = names[..len].split(|b| *b == 0).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let mut value = vec![0; 65_536];
+            let len = lgetxattr(path, OsStr::from_bytes(name), value.as_mut_slice()).unwrap();
+            value.truncate(len);
+            (name.to_vec(), value)
+        })
+        .collect()
+}
+
+/// Every path below `root`, sorted, the root itself as the empty one.
+fn walk(root: &Path) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::new()];
+    let mut next = 0;
+    while next < found.len() {
+        let path = root.join(&found[next]);
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            for entry in fs::read_dir(&path).unwrap() {
+                found.push(found[next].join(entry.unwrap().file_name()));
+            }
+        }
+        next += 1;
+    }
+    found.sort();
+    found
+}
+
+fn compare(expected: &Path, mounted: &Path) {
+    let paths = walk(expected);
+    assert_eq!(walk(mounted), paths);
+    let mut inodes = BTreeMap::new();
+    for path in paths {
+        assert_eq!(see(&mounted.join(&path)), see(&expected.join(&path)), "{path:?}");
+        let ino = |root: &Path| fs::symlink_metadata(root.join(&path)).unwrap().ino();
+        let same = *inodes.entry(ino(expected)).or_insert(ino(mounted));
+        assert_eq!(ino(mounted), same, "{path:?} is another file than its links");
+    }
+}
+
+/// Unpacks what the system's tar makes of `tree`, and has fsck.erofs look at it where there is one.
+fn pack_and_unpack(tree: &Path, folder: &Path) -> Unpacked {
+    let mut tar = Command::new("tar")
+        .args(["--format=pax", "--xattrs", "--xattrs-include=*", "--sort=name", "-c", "-C"])
+        .arg(tree)
+        .arg(".")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let image = File::create(folder.join("image")).unwrap();
+    let stream = tar.stdout.take().unwrap();
+    let unpacked =
+        layer_to_erofs(stream, Compression::None, *b"0123456789abcdef", &image, &Limits::default());
+    assert!(tar.wait().unwrap().success());
+    check(&folder.join("image"));
+    unpacked.unwrap()
+}
+
+/// Has fsck.erofs read an image; a machine without it (Debian: erofs-utils) skips this look alone.
+fn check(image: &Path) {
+    match Command::new("fsck.erofs").arg(image).output() {
+        Ok(fsck) => {
+            let said = String::from_utf8_lossy(&fsck.stdout).into_owned();
+            assert!(fsck.status.success(), "{said}{}", String::from_utf8_lossy(&fsck.stderr));
+        }
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
+    }
+}
+
+fn set_time(path: &Path, nanos: u32) {
+    let time = UNIX_EPOCH + Duration::new(1_600_000_000, nanos);
+    let file = File::options().read(true).open(path).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+/// Files of every awkward length, names of every length and order, every kind of inode tar can pack for a
+/// layer, attributes small and large.
+fn make_tree(root: &Path) {
+    let set = |path: &Path, name: &str, value: &[u8]| {
+        lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
+    };
+    let lengths =
+        [0, 1, 31, 4000, 4031, 4032, 4033, 4095, 4096, 4097, 8192, 12_000, 1 << 20, 3_000_001];
+    for len in lengths {
+        let path = root.join(format!("{len:07}"));
+        let content: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8).collect();
+        fs::write(&path, content).unwrap();
+        set(&path, "user.length", len.to_string().as_bytes());
+        chown(&path, Some(70_000 + len), Some(4_000_000_000)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o4000 + len % 0o1000)).unwrap();
+        set_time(&path, len * 7 + 1);
+    }
+    for name in ["!", "-", ".-", "...", "..a", "\u{1}", "\u{10ffff}"] {
+        fs::write(root.join(name), name).unwrap();
+    }
+    let deep = root.join("deep/er/and/deeper");
+    fs::create_dir_all(&deep).unwrap();
+    fs::set_permissions(root.join("deep"), fs::Permissions::from_mode(0o1777)).unwrap();
+    set(&root.join("deep/er"), "trusted.t", &[b'x'; 3000]);
+    for i in 0..300 {
+        fs::write(deep.join(format!("{i:03}{}", "n".repeat(252))), i.to_string()).unwrap();
+    }
+    set(&deep.join(format!("007{}", "n".repeat(252))), "security.capability", CAPABILITY);
+    fs::hard_link(root.join("0000031"), deep.join("link")).unwrap();
+    fs::hard_link(root.join("0000031"), root.join("link")).unwrap();
+    symlink("0000031", root.join("symlink")).unwrap();
+    symlink("l".repeat(4000), root.join("long symlink")).unwrap();
+    lchown(root.join("symlink"), Some(5), Some(6)).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        root.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    fs::create_dir(root.join("empty")).unwrap();
+    set_time(&root.join("empty"), 999_999_999);
+    set(root, "user.root", &[b'r'; 3500]);
+}
+
+/// cap_net_raw, permitted and effective, as the kernel stores it.
+const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_tree_comes_back_through_the_kernel() {
+    let (tree, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    make_tree(tree.path());
+    let unpacked = pack_and_unpack(tree.path(), folder.path());
+    let image = fs::metadata(folder.path().join("image")).unwrap();
+    assert_eq!(image.len(), unpacked.image_bytes);
+    assert!(unpacked.image_bytes < unpacked.tar_bytes, "{unpacked:?}");
+    let mounted = Mounted::new(folder);
+    compare(tree.path(), &mounted.root());
+    assert_eq!(xattrs(&mounted.root())[b"user.root".as_slice()], [b'r'; 3500]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_folder_of_100_000_entries() {
+    let (tree, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let many = tree.path().join("many");
+    fs::create_dir(&many).unwrap();
+    fs::write(many.join("0"), "").unwrap();
+    for i in 1..100_000 {
+        // Links of few inodes: the folder is the point, and the host is quicker so.
+        let old = many.join((i / 50_000 * 50_000).to_string());
+        match fs::hard_link(&old, many.join(i.to_string())) {
+            Ok(()) => {}
+            Err(_) => fs::write(many.join(i.to_string()), "").unwrap(),
+        }
+    }
+    pack_and_unpack(tree.path(), folder.path());
+    let mounted = Mounted::new(folder);
+    compare(tree.path(), &mounted.root());
+    let none = fs::symlink_metadata(mounted.root().join("many/100000")).unwrap_err();
+    assert_eq!(none.kind(), io::ErrorKind::NotFound);
+}
+
+/// An output that leaves a hole where a large piece is written, which here is zeros.
+struct Holes(File);
+
+impl Write for Holes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() >= 1 << 20 {
+            self.0.seek(SeekFrom::Current(bytes.len() as i64))?;
+            return Ok(bytes.len());
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Seek for Holes {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_file_past_4_gib_and_attributes_no_tar_packs() {
+    const SIZE: u64 = (5 << 30) + 10;
+    let folder = TempDir::new().unwrap();
+    let mut writer = Writer::new(Holes(File::create(folder.path().join("image")).unwrap()));
+    // user::rwx, user:1337:rw-, group::r-x, mask::rwx, other::r-x
+    let acl = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x06\0\x39\x05\0\0\
+        \x04\0\x05\0\xff\xff\xff\xff\x10\0\x07\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
+    let mut meta = Meta { mode: 0o755, ..Meta::default() };
+    meta.xattrs.set(b"system.posix_acl_access", acl).unwrap();
+    meta.xattrs.set(b"user.large", &[b'v'; 65_535]).unwrap();
+    let mut tree = Tree::new(meta.clone());
+    let mut file = writer.file(&meta, SIZE).unwrap();
+    let zeros = vec![0; 16 << 20];
+    for _ in 0..SIZE / zeros.len() as u64 {
+        file.write(&zeros).unwrap();
+    }
+    file.write(b"0123456789").unwrap();
+    let inode = file.finish().unwrap();
+    tree.add(Tree::ROOT, b"large", inode);
+    let behind = writer.file(&meta, 0).unwrap().finish().unwrap();
+    tree.add(Tree::ROOT, b"behind", behind);
+    writer.finish(tree, [1; 16]).unwrap();
+
+    let mounted = Mounted::new(folder);
+    let large = File::open(mounted.root().join("large")).unwrap();
+    assert_eq!(large.metadata().unwrap().len(), SIZE);
+    let mut end = [0; 12];
+    large.read_exact_at(&mut end, SIZE - 12).unwrap();
+    assert_eq!(&end, b"\0\x000123456789");
+    for name in ["large", "behind", "."] {
+        let xattrs = xattrs(&mounted.root().join(name));
+        assert_eq!(xattrs[b"system.posix_acl_access".as_slice()], acl, "{name}");
+        assert_eq!(xattrs[b"user.large".as_slice()], [b'v'; 65_535], "{name}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_an_image_cut_short_does_not_mount() {
+    let (tree, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(tree.path().join("file"), [b'x'; 100_000]).unwrap();
+    let tar =
+        Command::new("tar").args(["-c", "-C"]).arg(tree.path()).arg(".").output().unwrap().stdout;
+    let image = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(folder.path().join("image"))
+        .unwrap();
+    let cut = tar.as_slice().take(50_000);
+    layer_to_erofs(cut, Compression::None, [0; 16], &image, &Limits::default()).unwrap_err();
+    let target = folder.path().join("mounted");
+    fs::create_dir(&target).unwrap();
+    let path = folder.path().join("image");
+    mount(&path, &target, "erofs", MountFlags::RDONLY, None).unwrap_err();
+}
