@@ -30,4 +30,5 @@ pub mod changeset;
 pub mod digest;
 pub mod erofs;
 pub mod fault;
+pub mod image;
 pub mod sys;

@@ -1,0 +1,281 @@
+//! What can go wrong between a reference and its bytes.
+//!
+//! Deliberately absent from every message: anything a server wrote. Bodies, reasons and queries of URLs come
+//! from whoever answers, and may hold tokens or another machine's secrets.
+
+use std::{error::Error, fmt, io, time::Duration};
+
+use super::{policy::Refusal, reference::Reference};
+use crate::{digest::Digest, fault::Class};
+
+/// Why an image or one of its blobs could not be had.
+///
+/// A [`super::BlobReader`] carries it inside its [`io::Error`].
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("image {reference}: {host}: {problem}{}", Tried(.tried))]
+pub struct ImageError {
+    reference: Reference,
+    /// The server that was asked last, `host[:port]`.
+    host: String,
+    problem: Problem,
+    /// The mirrors before it, each with its own problem.
+    tried: Vec<(String, Problem)>,
+}
+
+impl ImageError {
+    pub(super) fn new(
+        reference: &Reference,
+        host: String,
+        problem: Problem,
+        tried: Vec<(String, Problem)>,
+    ) -> Self {
+        Self { reference: reference.clone(), host, problem, tried }
+    }
+
+    /// The class of what the last server did; mirrors before it do not count.
+    pub fn class(&self) -> Class {
+        self.problem.class()
+    }
+}
+
+struct Tried<'a>(&'a [(String, Problem)]);
+
+impl fmt::Display for Tried<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut before = " (before it: ";
+        for (host, problem) in self.0 {
+            write!(f, "{before}{host}: {problem}")?;
+            before = "; ";
+        }
+        if self.0.is_empty() { Ok(()) } else { f.write_str(")") }
+    }
+}
+
+/// What a server did, or had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Problem {
+    /// HTTP 404.
+    #[error("there is no such {what}; check the image's name and tag")]
+    NotFound {
+        /// `manifest`, `config` or `layer`.
+        what: &'static str,
+    },
+    /// HTTP 401 or 403, with and without an anonymous token.
+    #[error(
+        "it does not give this repository to anonymous users ({why}); check the name; {}",
+        CREDENTIALS
+    )]
+    Denied {
+        /// What it answered.
+        why: String,
+    },
+    /// A host that the node does not contact.
+    #[error("not contacted: {0}")]
+    Refused(#[from] Refusal),
+    /// No connection, or one that broke.
+    #[error("it cannot be reached: {why}; check the network and the registry")]
+    Unreachable {
+        /// The system's words.
+        why: String,
+    },
+    /// A connection that lives, and carries next to nothing.
+    #[error("it sent only {bytes} bytes in {} s; check the network and the registry, and try again", .waited.as_secs())]
+    Slow {
+        /// Received.
+        bytes: u64,
+        /// While waiting for more.
+        waited: Duration,
+    },
+    /// Its certificate.
+    #[error("its certificate is not accepted: {why}; the CA must be among the node's trusted ones")]
+    Untrusted {
+        /// The verifier's words.
+        why: String,
+    },
+    /// An HTTP status that is no answer.
+    #[error("it answered {what} with HTTP {status}{}", Advice(*.status, .later))]
+    Answered {
+        /// What was asked for.
+        what: &'static str,
+        /// The HTTP status.
+        status: u16,
+        /// When to come back, if it said.
+        later: Option<Duration>,
+    },
+    /// Redirects without end.
+    #[error("it redirects more than {0} times; the registry is set up wrongly")]
+    Redirects(usize),
+    /// Content that breaks its format, or says two things about itself.
+    #[error(
+        "its {what} is refused: {why}; whoever made the image or runs the registry must mend it"
+    )]
+    Malformed {
+        /// `manifest`, `config` …
+        what: &'static str,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// Content beyond a bound of ours.
+    #[error("its {what} is larger than the {limit} bytes that are accepted")]
+    TooLarge {
+        /// `manifest`, `config` …
+        what: &'static str,
+        /// The bound.
+        limit: u64,
+    },
+    /// Content whose digest is another.
+    #[error(
+        "its {what} is not what its digest promises: {promised} asked, {found} received; try again"
+    )]
+    Mismatch {
+        /// `manifest`, `config` …
+        what: &'static str,
+        /// By reference, descriptor or header.
+        promised: Digest,
+        /// Of the bytes.
+        found: Digest,
+    },
+    /// Content whose length is another.
+    #[error("its {what} has {found} bytes where {promised} were promised; try again")]
+    WrongSize {
+        /// `manifest`, `config` …
+        what: &'static str,
+        /// By descriptor.
+        promised: u64,
+        /// Received.
+        found: u64,
+    },
+    /// A kind of image that is well-formed and not for us, or not yet.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// An index without this machine.
+    #[error("it has no image for {wanted}, only for {offered}")]
+    NoPlatform {
+        /// `linux/amd64` and the like.
+        wanted: String,
+        /// What the index lists.
+        offered: String,
+    },
+}
+
+const CREDENTIALS: &str = "user names and passwords are not supported yet";
+
+struct Advice<'a>(u16, &'a Option<Duration>);
+
+impl fmt::Display for Advice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(_, Some(later)) => write!(f, "; try again in {} s", later.as_secs()),
+            Self(status, None) if is_transient(*status) => f.write_str("; try again later"),
+            Self(..) => f.write_str("; check that it is an OCI registry"),
+        }
+    }
+}
+
+impl Problem {
+    /// What the problem means to whoever asked for the image.
+    pub(super) fn class(&self) -> Class {
+        match self {
+            Self::NotFound { .. } | Self::NoPlatform { .. } => Class::NotFound,
+            Self::Denied { .. } | Self::Refused(_) => Class::Denied,
+            Self::Unreachable { .. } | Self::Slow { .. } => Class::Unavailable,
+            Self::Answered { status, .. } if is_transient(*status) => Class::Unavailable,
+            Self::Answered { .. } | Self::Untrusted { .. } | Self::Redirects(_) => {
+                Class::Precondition
+            }
+            Self::Unsupported(_) => Class::Precondition,
+            Self::Malformed { .. } | Self::Mismatch { .. } | Self::WrongSize { .. } => {
+                Class::Corrupt
+            }
+            Self::TooLarge { .. } => Class::Exhausted,
+        }
+    }
+
+    /// Whether it is worth asking the same server again within seconds.
+    pub(super) fn is_transient(&self) -> bool {
+        self.class() == Class::Unavailable
+    }
+
+    /// What the HTTP client says of a request, without the URL it says it about.
+    pub(super) fn of_request(error: reqwest::Error) -> Self {
+        if let Some(refusal) = find::<Refusal>(&error) {
+            return Self::Refused(refusal.clone());
+        }
+        if let Some(tls) = find::<rustls::Error>(&error) {
+            return Self::Untrusted { why: tls.to_string() };
+        }
+        Self::of_body(error)
+    }
+
+    /// What it says of an answer's body. The server was allowed and trusted when the answer began, so it is the
+    /// connection, whatever broke: always [`Class::Unavailable`].
+    pub(super) fn of_body(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        if error.is_timeout() {
+            return Self::Unreachable { why: "it did not answer in time".to_owned() };
+        }
+        Self::Unreachable { why: Self::words(&error) }
+    }
+
+    /// What lies at the bottom of an error; the layers above it say where in the client it happened.
+    pub(super) fn words(error: &(dyn Error + 'static)) -> String {
+        error.source().map_or_else(|| error.to_string(), Self::words)
+    }
+}
+
+/// Statuses that pass by themselves: too many requests, a timeout, or the server's own trouble.
+pub(super) fn is_transient(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..=599)
+}
+
+/// The first `T` among an error and its sources, also where an [`io::Error`] is wrapped around it.
+pub(super) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    if let Some(found) = error.downcast_ref::<T>() {
+        return Some(found);
+    }
+    // An io::Error gives its inner error's source as its own, and so hides the inner error.
+    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return find(inner);
+    }
+    error.source().and_then(find)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_says_what_where_why_and_what_to_do() {
+        let reference: Reference = "r.io/a:1".parse().unwrap();
+        let gone = Problem::NotFound { what: "manifest" };
+        let away = Problem::Unreachable { why: "connection refused".to_owned() };
+        let tried = vec![("m.io".to_owned(), gone.clone())];
+        let error = ImageError::new(&reference, "r.io".to_owned(), away, tried);
+        assert_eq!(
+            error.to_string(),
+            "image r.io/a:1: r.io: it cannot be reached: connection refused; check the network and the registry \
+             (before it: m.io: there is no such manifest; check the image's name and tag)"
+        );
+        assert_eq!(error.class(), Class::Unavailable);
+        let error = ImageError::new(&reference, "r.io".to_owned(), gone, Vec::new());
+        assert_eq!(error.class(), Class::NotFound);
+    }
+
+    #[tokio::test]
+    async fn tls_that_breaks_under_a_body_is_no_matter_of_trust() {
+        let broken = || io::Error::other(rustls::Error::DecryptError);
+        let body = reqwest::Body::wrap_stream(futures::stream::iter([Err::<Vec<u8>, _>(broken())]));
+        let mut response = reqwest::Response::from(axum::http::Response::new(body));
+        let problem = Problem::of_body(response.chunk().await.unwrap_err());
+        assert_eq!(problem.class(), Class::Unavailable, "{problem}");
+        assert!(problem.to_string().contains("decrypt"), "{problem}");
+    }
+
+    #[test]
+    fn an_error_is_found_through_an_io_error() {
+        let refusal = Refusal::Address { host: "h".to_owned(), kind: "a loopback address" };
+        let wrapped = io::Error::other(io::Error::other(refusal.clone()));
+        assert_eq!(find::<Refusal>(&wrapped), Some(&refusal));
+        assert_eq!(find::<rustls::Error>(&wrapped), None);
+    }
+}

@@ -1,0 +1,367 @@
+//! A registry inside the test, on loopback, that holds images and misbehaves where it is told to.
+//!
+//! Rooms above use it too: [`FakeRegistry::registries`] is a [`Registries`] that reaches it by plain http. It has
+//! no uploads: what it serves is put into it by calls.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    io::Write,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, Uri, header},
+    response::Response,
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use serde_json::json;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Hosts, Reference, Registries, pace::Pace, transport::Trust};
+use crate::digest::Digest;
+
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The token that [`Misdeed::NeedsToken`] wants.
+pub(crate) const TOKEN: &str = "fake-token-that-must-not-be-shown";
+
+/// More bytes than a client with bounds takes, and few enough that one without does not eat the machine.
+const FLOOD: usize = 64 << 20;
+/// How long [`soon`] waits: far longer than anything on loopback takes, however busy the machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// What the registry does instead of answering rightly.
+#[derive(Debug, Clone)]
+pub(crate) enum Misdeed {
+    /// This status and these headers, and a body that must never be shown.
+    Answer(u16, Vec<(&'static str, String)>),
+    /// The right length, the last byte another.
+    Flip,
+    /// Half of it, as if that were all.
+    Half,
+    /// Half of it, then the connection breaks.
+    Cut,
+    /// All of it, then [`FLOOD`] of zeros, then nothing, and never an end.
+    Endless,
+    /// The right body under another header.
+    Header(&'static str, String),
+    /// 401 with a bearer challenge for this realm, unless [`TOKEN`] is shown. Empty: its own `/token`.
+    NeedsToken(String),
+    /// Nothing until [`FakeRegistry::release`], then rightly.
+    Hold,
+}
+
+/// For [`FakeRegistry::misbehave`]: not only the first times.
+pub(crate) const ALWAYS: usize = usize::MAX;
+
+/// The digests of an image that was put into the registry.
+#[derive(Debug, Clone)]
+pub(crate) struct Pushed {
+    pub(crate) manifest: Digest,
+    pub(crate) manifest_size: usize,
+    pub(crate) config: Digest,
+    pub(crate) layers: Vec<Digest>,
+    pub(crate) diff_ids: Vec<Digest>,
+}
+
+/// One request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) authorization: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    /// By `<repository>/manifests/<tag or digest>` or `blobs/<digest>`: content type and bytes.
+    content: HashMap<String, (String, Bytes)>,
+    /// Part of a path, how often still, what.
+    misdeeds: Vec<(String, usize, Misdeed)>,
+    seen: Vec<Seen>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    address: SocketAddr,
+    shelf: Mutex<Shelf>,
+    gate: Semaphore,
+    hung_up: Arc<Notify>,
+}
+
+#[derive(Debug)]
+pub(crate) struct FakeRegistry {
+    inner: Arc<Inner>,
+    _server: AbortOnDropHandle<()>,
+}
+
+impl FakeRegistry {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let inner = Arc::new(Inner {
+            address: listener.local_addr().unwrap(),
+            shelf: Mutex::default(),
+            gate: Semaphore::new(0),
+            hung_up: Arc::default(),
+        });
+        let state = Arc::clone(&inner);
+        let app = axum::Router::new().fallback(move |uri: Uri, headers: HeaderMap| {
+            let state = Arc::clone(&state);
+            async move { state.answer(&uri, &headers).await }
+        });
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { inner, _server: AbortOnDropHandle::new(server) }
+    }
+
+    /// `127.0.0.1:port`, the registry part of a reference.
+    pub(crate) fn host(&self) -> String {
+        self.inner.address.to_string()
+    }
+
+    pub(crate) fn reference(&self, repository: &str, tag: &str) -> Reference {
+        format!("{}/{repository}:{tag}", self.host()).parse().unwrap()
+    }
+
+    /// A client that reaches this registry by plain http and retries within milliseconds.
+    pub(crate) fn registries(&self) -> Registries {
+        registries(&[(&self.host(), &format!("server = \"http://{}\"", self.host()))])
+    }
+
+    /// Puts an image of plain tars, bottom first, under a tag.
+    pub(crate) fn push_image(
+        &self,
+        repository: &str,
+        tag: &str,
+        layers: &[Vec<u8>],
+        gzip: bool,
+    ) -> Pushed {
+        let diff_ids: Vec<_> = layers.iter().map(|tar| Digest::of(tar)).collect();
+        let blobs: Vec<_> =
+            layers.iter().map(|tar| if gzip { gzipped(tar) } else { tar.clone() }).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config = config.to_string().into_bytes();
+        let suffix = if gzip { "+gzip" } else { "" };
+        let media_type = format!("application/vnd.oci.image.layer.v1.tar{suffix}");
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": blobs.iter().map(|blob| descriptor(&media_type, blob)).collect::<Vec<_>>(),
+        });
+        let config = self.put_blob(config);
+        let layers = blobs.into_iter().map(|blob| self.put_blob(blob)).collect();
+        let manifest = manifest.to_string();
+        let manifest_size = manifest.len();
+        let manifest = self.put_manifest(repository, tag, &manifest, OCI_MANIFEST);
+        Pushed { manifest, manifest_size, config, layers, diff_ids }
+    }
+
+    pub(crate) fn put_blob(&self, bytes: Vec<u8>) -> Digest {
+        let digest = Digest::of(&bytes);
+        let entry = ("application/octet-stream".to_owned(), bytes.into());
+        self.inner.shelf.lock().unwrap().content.insert(format!("blobs/{digest}"), entry);
+        digest
+    }
+
+    pub(crate) fn put_manifest(
+        &self,
+        repository: &str,
+        tag: &str,
+        text: &str,
+        content_type: &str,
+    ) -> Digest {
+        let digest = Digest::of(text.as_bytes());
+        let entry = (content_type.to_owned(), Bytes::from(text.to_owned()));
+        let content = &mut self.inner.shelf.lock().unwrap().content;
+        content.insert(format!("{repository}/manifests/{tag}"), entry.clone());
+        content.insert(format!("{repository}/manifests/{digest}"), entry);
+        digest
+    }
+
+    /// The next `times` requests whose path contains `part` are answered so. Misdeeds for one path happen in the
+    /// order in which they were told.
+    pub(crate) fn misbehave(&self, part: impl ToString, times: usize, misdeed: Misdeed) {
+        self.inner.shelf.lock().unwrap().misdeeds.push((part.to_string(), times, misdeed));
+    }
+
+    /// How often each path was asked for.
+    pub(crate) fn requests(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for seen in &self.inner.shelf.lock().unwrap().seen {
+            *counts.entry(seen.path.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Every request whose path contains `part`.
+    pub(crate) fn seen(&self, part: &str) -> Vec<Seen> {
+        let shelf = self.inner.shelf.lock().unwrap();
+        shelf.seen.iter().filter(|seen| seen.path.contains(part)).cloned().collect()
+    }
+
+    /// Lets one [`Misdeed::Hold`] go on.
+    pub(crate) fn release(&self) {
+        self.inner.gate.add_permits(1);
+    }
+
+    /// Waits until a client has left an [`Misdeed::Endless`] answer.
+    pub(crate) async fn hung_up(&self) {
+        soon(self.inner.hung_up.notified()).await;
+    }
+}
+
+/// Fails the test where `done` would hang it.
+pub(crate) async fn soon<T>(done: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, done).await.expect("a thing that should be done soon")
+}
+
+/// A client whose hosts folder holds these (folder, text of `hosts.toml`), and whose retries take milliseconds.
+pub(crate) fn registries(files: &[(&str, &str)]) -> Registries {
+    paced(files, Pace { first: Duration::from_millis(1), ..Pace::default() })
+}
+
+/// Such a client with a patience of its own.
+pub(super) fn paced(files: &[(&str, &str)], pace: Pace) -> Registries {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        std::fs::write(dir.path().join(name).join("hosts.toml"), text).unwrap();
+    }
+    let hosts = Hosts::load(dir.path()).unwrap();
+    Registries::with(hosts, pace, Trust::Nobody).unwrap()
+}
+
+pub(crate) fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
+    json!({ "mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len() })
+}
+
+impl Inner {
+    async fn answer(&self, uri: &Uri, headers: &HeaderMap) -> Response {
+        let path = uri.path();
+        let authorization = headers.get(header::AUTHORIZATION);
+        let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
+        let known = authorization.as_deref() == Some(&format!("Bearer {TOKEN}"));
+        let query = uri.query().unwrap_or_default().to_owned();
+        let seen = Seen { path: path.to_owned(), query, authorization };
+        self.shelf.lock().unwrap().seen.push(seen);
+        let misdeed = self.told(path);
+        if matches!(misdeed, Some(Misdeed::Hold)) {
+            self.gate.acquire().await.unwrap().forget();
+        }
+        let (status, content_type, bytes) = self.found(path);
+        match misdeed {
+            Some(Misdeed::NeedsToken(realm)) if !known => {
+                let own = format!("http://{}/token", self.address);
+                let realm = if realm.is_empty() { own } else { realm };
+                let challenge = format!("Bearer realm=\"{realm}\",service=\"fake\"");
+                let headers = [("www-authenticate", challenge)];
+                with_headers(401, "text/plain", SECRET.into(), &headers)
+            }
+            Some(Misdeed::Answer(status, headers)) => {
+                with_headers(status, "text/plain", SECRET.into(), &headers)
+            }
+            Some(Misdeed::Header(name, value)) => {
+                with_headers(status, &content_type, bytes.into(), &[(name, value)])
+            }
+            Some(Misdeed::Cut) => {
+                let length = [("content-length", bytes.len().to_string())];
+                let half = bytes.slice(..bytes.len() / 2);
+                let broken = stream::once(async {
+                    // What is there already is sent while the stream is not ready.
+                    tokio::task::yield_now().await;
+                    Err(std::io::Error::other("told to break"))
+                });
+                let pieces = stream::iter([Ok(half)]).chain(broken);
+                with_headers(status, &content_type, Body::from_stream(pieces), &length)
+            }
+            misdeed => with_headers(status, &content_type, self.body(misdeed, bytes), &[]),
+        }
+    }
+
+    fn told(&self, path: &str) -> Option<Misdeed> {
+        let misdeeds = &mut self.shelf.lock().unwrap().misdeeds;
+        let due = misdeeds.iter_mut().find(|(part, times, _)| *times > 0 && path.contains(part));
+        due.map(|(_, times, misdeed)| {
+            *times -= usize::from(*times != ALWAYS);
+            misdeed.clone()
+        })
+    }
+
+    fn found(&self, path: &str) -> (u16, String, Bytes) {
+        // A blob is in every repository: nobody here tests who may read what.
+        let name = match path.find("/blobs/") {
+            Some(at) => &path[at + 1..],
+            None => path.strip_prefix("/v2/").unwrap_or(path),
+        };
+        if path == "/token" {
+            let token = json!({ "token": TOKEN }).to_string();
+            return (200, "application/json".to_owned(), token.into());
+        }
+        match self.shelf.lock().unwrap().content.get(name).cloned() {
+            Some((content_type, bytes)) => (200, content_type, bytes),
+            None => (404, "text/plain".to_owned(), SECRET.into()),
+        }
+    }
+
+    fn body(&self, misdeed: Option<Misdeed>, bytes: Bytes) -> Body {
+        match misdeed {
+            Some(Misdeed::Flip) => {
+                let mut other = bytes.to_vec();
+                *other.last_mut().unwrap() ^= 1;
+                other.into()
+            }
+            Some(Misdeed::Half) => bytes.slice(..bytes.len() / 2).into(),
+            Some(Misdeed::Endless) => {
+                let guard = HangUp(Arc::clone(&self.hung_up));
+                let zeros = Bytes::from_static(&[0; 65536]);
+                let flood = stream::repeat(zeros.clone()).take(FLOOD / zeros.len());
+                let pieces = stream::iter([bytes]).chain(flood).chain(stream::pending());
+                Body::from_stream(pieces.map(move |piece| {
+                    let _ = &guard;
+                    Ok::<_, Infallible>(piece)
+                }))
+            }
+            _ => bytes.into(),
+        }
+    }
+}
+
+/// The body of every answer that is no content.
+const SECRET: &str = "body-that-must-not-be-shown";
+
+fn with_headers(
+    status: u16,
+    content_type: &str,
+    body: Body,
+    headers: &[(&str, String)],
+) -> Response {
+    let mut response = Response::builder().status(status).body(body).unwrap();
+    let content_type = (header::CONTENT_TYPE.as_str(), content_type.to_owned());
+    for (name, value) in [content_type].iter().chain(headers) {
+        let name = HeaderName::try_from(*name).unwrap();
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
+}
+
+struct HangUp(Arc<Notify>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}

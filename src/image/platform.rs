@@ -1,0 +1,143 @@
+//! Which entry of an index is for this machine.
+
+use serde::Deserialize;
+
+/// What an index says an entry is for (OCI image-spec, image-index.md).
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Platform {
+    os: String,
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+    #[serde(default, rename = "os.features")]
+    features: Vec<String>,
+}
+
+/// The machine that images are for, in Go's words, as images use them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Machine {
+    architecture: &'static str,
+    /// For 32-bit arm its version, 5 to 8; 0 elsewhere.
+    arm: u8,
+}
+
+impl Machine {
+    /// The machine this program was built for. A container's programs could run on more (amd64 runs 386), but
+    /// nobody means those when naming an image.
+    pub(super) fn this() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "x86" => "386",
+            "aarch64" => "arm64",
+            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+            "powerpc64" => "ppc64",
+            "loongarch64" => "loong64",
+            same => same,
+        };
+        let arm = match architecture {
+            "arm" if cfg!(target_feature = "v7") => 7,
+            "arm" => 6,
+            _ => 0,
+        };
+        Self { architecture, arm }
+    }
+
+    /// How well an entry fits: nothing for one that does not run here, else the higher the better.
+    ///
+    /// The variant rule: arm runs every older version of itself (no variant means 7), best the newest; arm64 is
+    /// `v8` and amd64 is `v1` or says nothing.
+    pub(super) fn fit(self, platform: &Platform) -> Option<u8> {
+        let ours = platform.os == "linux"
+            && platform.architecture == self.architecture
+            && platform.features.is_empty();
+        let variant = platform.variant.as_str();
+        match self.architecture {
+            _ if !ours => None,
+            "arm" => {
+                let version = match variant {
+                    "" => 7,
+                    _ => variant.strip_prefix('v')?.parse().ok()?,
+                };
+                (version <= self.arm).then_some(version)
+            }
+            "arm64" => matches!(variant, "" | "v8").then_some(0),
+            "amd64" => matches!(variant, "" | "v1").then_some(0),
+            _ => variant.is_empty().then_some(0),
+        }
+    }
+
+    /// `linux/amd64`, `linux/arm/v7`.
+    pub(super) fn name(self) -> String {
+        match self.arm {
+            0 => format!("linux/{}", self.architecture),
+            version => format!("linux/arm/v{version}"),
+        }
+    }
+}
+
+impl Platform {
+    /// For messages; an index is a stranger's text, so anything but short plain words is left out.
+    pub(super) fn name(&self) -> Option<String> {
+        let plain = |word: &&String| {
+            word.len() <= 16 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        };
+        let words = [&self.os, &self.architecture, &self.variant];
+        let kept: Vec<&str> = words
+            .iter()
+            .copied()
+            .filter(plain)
+            .map(String::as_str)
+            .filter(|w| !w.is_empty())
+            .collect();
+        (kept.len() >= 2).then(|| kept.join("/"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        let mut words = text.split('/').map(str::to_owned);
+        let mut word = || words.next().unwrap_or_default();
+        Platform { os: word(), architecture: word(), variant: word(), features: Vec::new() }
+    }
+
+    #[test]
+    fn the_variant_rule() {
+        let machine = |architecture, arm| Machine { architecture, arm };
+        for (machine, entry, fit) in [
+            (machine("amd64", 0), "linux/amd64", Some(0)),
+            (machine("amd64", 0), "linux/amd64/v1", Some(0)),
+            (machine("amd64", 0), "linux/amd64/v3", None),
+            (machine("amd64", 0), "windows/amd64", None),
+            (machine("amd64", 0), "unknown/unknown", None),
+            (machine("amd64", 0), "linux/386", None),
+            (machine("arm64", 0), "linux/arm64/v8", Some(0)),
+            (machine("arm64", 0), "linux/arm64/v9", None),
+            (machine("arm64", 0), "linux/arm/v7", None),
+            (machine("arm", 7), "linux/arm", Some(7)),
+            (machine("arm", 7), "linux/arm/v6", Some(6)),
+            (machine("arm", 6), "linux/arm/v7", None),
+            (machine("arm", 6), "linux/arm", None),
+            (machine("arm", 7), "linux/arm/7", None),
+            (machine("s390x", 0), "linux/s390x", Some(0)),
+        ] {
+            assert_eq!(machine.fit(&platform(entry)), fit, "{machine:?} {entry}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_wants_features_of_the_os_is_not_for_us() {
+        let mut wanting = platform(&Machine::this().name());
+        assert!(Machine::this().fit(&wanting).is_some());
+        wanting.features.push("x".to_owned());
+        assert!(Machine::this().fit(&wanting).is_none());
+    }
+
+    #[test]
+    fn names_are_plain_words() {
+        assert_eq!(platform("linux/arm/v7").name().as_deref(), Some("linux/arm/v7"));
+        assert_eq!(platform("linux/<script>").name(), None);
+    }
+}

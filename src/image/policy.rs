@@ -1,0 +1,244 @@
+//! Whom a pull may contact.
+//!
+//! A pod's author chooses the image, and a registry's answers choose further addresses (redirects, token
+//! realms); a privileged process must not be led by either to the node's own services or to a cloud's metadata.
+//! Every hop is judged here before a connection is made: addresses in URLs by [`check`], names by [`Resolver`]
+//! at the moment they become addresses, so that a name cannot be checked as one address and used as another.
+//!
+//! Only what somebody wrote into the hosts folder, with scheme and port, is beyond suspicion. Deliberately
+//! absent: private networks (10.0.0.0/8 and the like) are not refused, a cluster's own registry lives there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use reqwest::{
+    Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+};
+
+use super::hosts::Hosts;
+
+/// What sends a pull to a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The reference, or a hosts file.
+    Registry,
+    /// A `Location` of the registry.
+    Redirect,
+    /// A `WWW-Authenticate` of the registry.
+    Realm,
+}
+
+impl Role {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Registry => "the registry",
+            Self::Redirect => "a redirect",
+            Self::Realm => "the token realm",
+        }
+    }
+}
+
+/// A host that is not contacted, and why. Never more of a URL than its host: queries hold signatures.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// From https to http, or a scheme that is neither.
+    #[error("{role} leads to {host} by {scheme}, which is not protected; only https is followed")]
+    Scheme {
+        /// What leads there.
+        role: &'static str,
+        /// Where.
+        host: String,
+        /// By what.
+        scheme: String,
+    },
+    /// An address of the node itself, of its link, or of a cloud's metadata.
+    #[error(
+        "{host} is {kind}; it is contacted only if the node's registry hosts folder has a hosts.toml with its URL"
+    )]
+    Address {
+        /// The host as written.
+        host: String,
+        /// `a loopback address` and the like.
+        kind: &'static str,
+    },
+    /// A URL with a user name or password.
+    #[error(
+        "{role} leads to {host} with a user name or password in its URL; such URLs are not followed"
+    )]
+    Credentials {
+        /// What leads there.
+        role: &'static str,
+        /// Where.
+        host: String,
+    },
+}
+
+/// Whether `to` may be contacted, coming from `from` (the URL that sent us; `None` for the registry itself).
+///
+/// # Errors
+/// The [`Refusal`] to show; nothing has been connected.
+pub(super) fn check(
+    role: Role,
+    from: Option<&Url>,
+    to: &Url,
+    hosts: &Hosts,
+) -> Result<(), Refusal> {
+    let host = || to.host_str().unwrap_or_default().to_owned();
+    let downgrade = to.scheme() == "http" && from.is_some_and(|from| from.scheme() != "http");
+    if downgrade || !matches!(to.scheme(), "http" | "https") {
+        let scheme = to.scheme().to_owned();
+        return Err(Refusal::Scheme { role: role.words(), host: host(), scheme });
+    }
+    if !to.username().is_empty() || to.password().is_some() {
+        return Err(Refusal::Credentials { role: role.words(), host: host() });
+    }
+    match address(to).and_then(special) {
+        Some(kind) if !hosts.names(to) => Err(Refusal::Address { host: host(), kind }),
+        _ => Ok(()),
+    }
+}
+
+/// The address that a URL spells out; a name is the resolver's.
+fn address(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// What kind of address, if it is one that nobody's registry should need. The fixed ones are the metadata
+/// services of clouds that do not use a link-local address.
+fn special(address: IpAddr) -> Option<&'static str> {
+    const METADATA: [IpAddr; 4] = [
+        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+        IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+        IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    ];
+    let address = embedded(address);
+    let (link_local, this_host) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[0] == 0),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_unspecified()),
+    };
+    match address {
+        _ if METADATA.contains(&address) => Some("a cloud's metadata address"),
+        _ if address.is_loopback() || this_host => Some("a loopback address"),
+        _ if link_local => Some("a link-local address"),
+        _ if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) => {
+            Some("a multicast address")
+        }
+        _ => None,
+    }
+}
+
+/// The IPv4 address inside an IPv6 one: mapped (RFC 4291) or by the well-known NAT64 prefix (RFC 6052).
+fn embedded(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = v6.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        other => other,
+    }
+}
+
+/// Names to addresses, without the special ones. For every server that the hosts folder does not name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let admitted = admit(name.as_str(), found)?;
+            Ok(Box::new(admitted.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The addresses that may be used. Some refused are left out; all of them refused is a [`Refusal`].
+fn admit(name: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refusal> {
+    let refused = found.iter().find_map(|address| special(address.ip()));
+    let good: Vec<_> = found.into_iter().filter(|a| special(a.ip()).is_none()).collect();
+    match refused {
+        Some(kind) if good.is_empty() => Err(Refusal::Address { host: name.to_owned(), kind }),
+        _ => Ok(good),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    /// A hosts folder that names `http://127.0.0.1:5000`.
+    fn hosts() -> Hosts {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("r.io");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("hosts.toml"), "server = \"http://127.0.0.1:5000\"").unwrap();
+        Hosts::load(dir.path()).unwrap()
+    }
+
+    #[test]
+    fn who_is_contacted() {
+        let (none, http, https) =
+            (None, Some("http://127.0.0.1:5000/v2/"), Some("https://r.io/v2/"));
+        for (role, from, to, words) in [
+            (Role::Registry, none, "https://r.io", ""),
+            (Role::Registry, none, "http://127.0.0.1:5000/v2/", ""),
+            (Role::Registry, none, "https://10.0.0.1", ""),
+            (Role::Registry, none, "https://127.0.0.1:5000", "a loopback address"),
+            (Role::Registry, none, "https://[::1]", "a loopback address"),
+            (Role::Registry, none, "https://0.0.0.0", "a loopback address"),
+            (Role::Registry, none, "https://[::]", "a loopback address"),
+            (Role::Registry, none, "https://2130706433", "a loopback address"),
+            (Role::Registry, none, "https://169.254.169.254", "a link-local address"),
+            (Role::Registry, none, "https://[fe80::1]", "a link-local address"),
+            (Role::Redirect, https, "https://cdn.io/x?sig=1", ""),
+            (Role::Redirect, https, "http://cdn.io/x", "by http, which is not protected"),
+            (Role::Redirect, https, "http://r.io/x", "by http, which is not protected"),
+            (Role::Redirect, https, "http://127.0.0.1:5000/x", "by http"),
+            (Role::Redirect, https, "ftp://r.io/x", "by ftp"),
+            (Role::Redirect, https, "file:///etc/shadow", "by file"),
+            (Role::Redirect, https, "https://u:secret@cdn.io/", "cdn.io with a user name"),
+            (Role::Redirect, http, "http://10.0.0.1/x", ""),
+            (Role::Redirect, http, "http://127.0.0.1:5000/y", ""),
+            (Role::Redirect, http, "http://127.0.0.1:10250/pods", "a loopback address"),
+            (Role::Redirect, http, "http://169.254.169.254/latest", "a link-local address"),
+            (Role::Redirect, http, "http://[::ffff:169.254.169.254]/", "a link-local address"),
+            (Role::Redirect, http, "http://[64:ff9b::a9fe:a9fe]/", "a link-local address"),
+            (Role::Redirect, http, "http://100.100.100.200/", "metadata"),
+            (Role::Redirect, http, "http://[fd00:ec2::254]/", "metadata"),
+            (Role::Redirect, http, "http://224.0.0.1/", "a multicast address"),
+            (Role::Realm, https, "https://auth.io/token", ""),
+            (
+                Role::Realm,
+                https,
+                "http://auth.io/token",
+                "the token realm leads to auth.io by http",
+            ),
+            (Role::Realm, http, "http://10.0.0.1/token", ""),
+            (Role::Realm, http, "http://127.0.0.1:5000/token", ""),
+            (Role::Realm, http, "http://169.254.169.254/token", "a link-local address"),
+        ] {
+            let from = from.map(url);
+            let shown = match check(role, from.as_ref(), &url(to), &hosts()) {
+                Ok(()) => String::new(),
+                Err(refusal) => refusal.to_string(),
+            };
+            assert_eq!(shown.is_empty(), words.is_empty(), "{role:?} {to}: {shown}");
+            assert!(shown.contains(words), "{role:?} {to}: {shown}");
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_name_becomes_only_addresses_that_may_be_used() {
+        let metadata: SocketAddr = "169.254.169.254:0".parse().unwrap();
+        let public: SocketAddr = "192.0.2.1:0".parse().unwrap();
+        assert!(admit("rebound.example", vec![metadata]).is_err());
+        assert_eq!(admit("rebound.example", vec![metadata, public]), Ok(vec![public]));
+        assert_eq!(admit("nowhere.example", vec![]), Ok(vec![]));
+    }
+}

@@ -1,0 +1,258 @@
+//! What a person writes to name an image.
+
+use std::{fmt, str::FromStr};
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    digest::{Digest, DigestError},
+    fault::Class,
+};
+
+/// Where a name without a registry lives, and the folder there of a name without a slash. Both are Docker's
+/// rules, which every tool follows.
+const DEFAULT_REGISTRY: &str = "docker.io";
+const DEFAULT_FOLDER: &str = "library";
+const DEFAULT_TAG: &str = "latest";
+
+/// Registry and repository together (OCI distribution-spec, "Pulling manifests").
+const NAME_MAX: usize = 255;
+const TAG_MAX: usize = 128;
+
+/// A checked, canonical image reference: `registry/repository`, then `:tag`, `@sha256:…` or both.
+///
+/// Made from what people write: `alpine` is `docker.io/library/alpine:latest`. Where tag and digest are both
+/// there, the digest decides and the tag is a comment. Its parts are safe in a URL path.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+impl Reference {
+    /// The registry's host as written, lower-case, with its port if one was given: `docker.io`, `localhost:5000`.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository inside the registry: `library/alpine`.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag. Absent only where there is a digest.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest of the manifest or index that is meant, if the reference is pinned.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Text that is no image reference, and the rule it breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not an image reference: {rule}")]
+pub struct ReferenceError {
+    text: String,
+    rule: Rule,
+}
+
+impl ReferenceError {
+    /// Always [`Class::Invalid`].
+    pub fn class(&self) -> Class {
+        Class::Invalid
+    }
+}
+
+/// The rules of the grammar (distribution's reference specification, and the two lengths above).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Rule {
+    #[error("it is empty; write a name such as alpine:3 or registry.example/team/tool:1")]
+    Empty,
+    #[error("it begins with a scheme; write registry/repository without https://")]
+    Scheme,
+    #[error("registry and repository together may have at most 255 characters")]
+    TooLong,
+    #[error("{0}")]
+    Digest(#[from] DigestError),
+    #[error(
+        "the tag {0:?} must have 1 to 128 letters, digits, `_`, `.` or `-`, and not begin with `.` or `-`"
+    )]
+    Tag(String),
+    #[error(
+        "the registry {0:?} must be a host name, an IPv4 address or an IPv6 address in brackets, with a port \
+         of 1 to 65535 if any"
+    )]
+    Registry(String),
+    #[error("repository names are lower-case; {0:?} is not")]
+    UpperCase(String),
+    #[error(
+        "the part {0:?} of the repository must be lower-case letters and digits, joined by `.`, `_`, `__` or dashes"
+    )]
+    Path(String),
+    #[error("64 hexadecimal digits are an image id, not a name; write name@sha256:…")]
+    ImageId,
+}
+
+impl FromStr for Reference {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        parse(text).map_err(|rule| ReferenceError { text: text.chars().take(300).collect(), rule })
+    }
+}
+
+fn parse(text: &str) -> Result<Reference, Rule> {
+    if text.is_empty() {
+        return Err(Rule::Empty);
+    }
+    if text.contains("://") {
+        return Err(Rule::Scheme);
+    }
+    let (rest, digest) = match text.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest.parse()?)),
+        None => (text, None),
+    };
+    let (name, tag) = split_tag(rest);
+    let tag = tag.map(checked_tag).transpose()?;
+    let (registry, path) = split_registry(name);
+    let registry = registry.map_or(Ok(DEFAULT_REGISTRY.to_owned()), checked_registry)?;
+    let repository = match path.split_once('/') {
+        None if registry == DEFAULT_REGISTRY => format!("{DEFAULT_FOLDER}/{path}"),
+        _ => path.to_owned(),
+    };
+    check_path(path)?;
+    if path.len() == 64 && path.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Rule::ImageId);
+    }
+    if registry.len() + 1 + repository.len() > NAME_MAX {
+        return Err(Rule::TooLong);
+    }
+    let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
+    Ok(Reference { registry, repository, tag, digest })
+}
+
+/// A colon after the last slash begins the tag; before it, a port.
+fn split_tag(text: &str) -> (&str, Option<&str>) {
+    let last = text.rfind('/').map_or(0, |slash| slash + 1);
+    match text[last..].rfind(':') {
+        Some(colon) => (&text[..last + colon], Some(&text[last + colon + 1..])),
+        None => (text, None),
+    }
+}
+
+/// The part before the first slash is a registry if it could not be a folder of the default one.
+fn split_registry(name: &str) -> (Option<&str>, &str) {
+    match name.split_once('/') {
+        Some((first, path)) if is_registry(first) => (Some(first), path),
+        _ => (None, name),
+    }
+}
+
+/// Docker's rule: a dot, a colon, or the one name `localhost`.
+fn is_registry(first: &str) -> bool {
+    first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost")
+}
+
+fn checked_tag(tag: &str) -> Result<String, Rule> {
+    let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    let good = (1..=TAG_MAX).contains(&tag.len())
+        && tag.bytes().all(inside)
+        && !tag.starts_with(['.', '-']);
+    if good { Ok(tag.to_owned()) } else { Err(Rule::Tag(tag.chars().take(140).collect())) }
+}
+
+fn check_path(path: &str) -> Result<(), Rule> {
+    for part in path.split('/') {
+        if part.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(Rule::UpperCase(part.to_owned()));
+        }
+        if !is_path_part(part) {
+            return Err(Rule::Path(part.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Runs of letters and digits, joined by one `.`, one or two `_`, or any number of `-`.
+fn is_path_part(part: &str) -> bool {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let joint = |s: &str| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-');
+    part.starts_with(word)
+        && part.ends_with(word)
+        && part.split(word).filter(|between| !between.is_empty()).all(joint)
+}
+
+/// Checks a registry's `host[:port]` and gives its canonical form: lower-case, and Docker Hub by one name.
+pub(super) fn checked_registry(text: &str) -> Result<String, Rule> {
+    let refused = || Rule::Registry(text.chars().take(300).collect());
+    let lower = text.to_ascii_lowercase();
+    let (host, port) = match lower.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (lower.as_str(), None),
+    };
+    let port_is_good = port.is_none_or(|port| {
+        !port.starts_with(['0', '+']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if !is_registry(&lower) || !is_host(host) || !port_is_good {
+        return Err(refused());
+    }
+    Ok(if lower == "index.docker.io" { DEFAULT_REGISTRY.to_owned() } else { lower })
+}
+
+/// A host that URL parsers read as it is written: `127.1` and `0x7f.0.0.1` are addresses to them, and a name
+/// must not mean one thing here and another on the wire.
+fn is_host(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let well_formed = host.starts_with('[') || host.split('.').all(label);
+    let as_read = Url::parse(&format!("https://{host}/"));
+    well_formed && as_read.is_ok_and(|url| url.host_str() == Some(host))
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.to_string()
+    }
+}
+
+impl TryFrom<String> for Reference {
+    type Error = ReferenceError;
+
+    fn try_from(text: String) -> Result<Self, ReferenceError> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+#[path = "reference_tests.rs"]
+mod tests;
