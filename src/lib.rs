@@ -31,4 +31,5 @@ pub mod digest;
 pub mod erofs;
 pub mod fault;
 pub mod image;
+pub mod overlay;
 pub mod sys;
