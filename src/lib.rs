@@ -31,5 +31,6 @@ pub mod digest;
 pub mod erofs;
 pub mod fault;
 pub mod image;
+pub mod layers;
 pub mod overlay;
 pub mod sys;
