@@ -34,3 +34,4 @@ pub mod image;
 pub mod layers;
 pub mod overlay;
 pub mod sys;
+pub mod volumes;

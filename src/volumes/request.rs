@@ -1,0 +1,229 @@
+//! What is asked for, as checked values: no path, id or attribute gets past this file unparsed.
+
+use std::{
+    fmt,
+    path::{Component, Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{fault::Class, image::Reference};
+
+/// A volume's id, as the kubelet makes it (`csi-` and 64 hexadecimal digits for an inline volume).
+/// At most 128 bytes (CSI spec, "Size Limits") of letters, digits, `.`, `_` and `-`, beginning with a letter or digit:
+/// safe as one part of a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct VolumeId(String);
+
+impl VolumeId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<VolumeId> for String {
+    fn from(id: VolumeId) -> Self {
+        id.0
+    }
+}
+
+impl TryFrom<String> for VolumeId {
+    type Error = RequestError;
+
+    fn try_from(text: String) -> Result<Self, RequestError> {
+        text.parse()
+    }
+}
+
+impl FromStr for VolumeId {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let well_formed = text.len() <= 128
+            && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+            && text.bytes().all(inner);
+        if !well_formed {
+            return Err(RequestError::VolumeId(text.chars().take(140).collect()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Where a volume is to appear: an absolute path without `.` and `..`. That it lies beneath the kubelet's folder is
+/// checked by [`Volumes`](super::Volumes), which knows that folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "PathBuf", try_from = "PathBuf")]
+pub struct Target(PathBuf);
+
+impl Target {
+    /// The path.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+impl From<Target> for PathBuf {
+    fn from(target: Target) -> Self {
+        target.0
+    }
+}
+
+impl TryFrom<PathBuf> for Target {
+    type Error = RequestError;
+
+    fn try_from(path: PathBuf) -> Result<Self, RequestError> {
+        // `components` hides `//`, `/./` and a trailing slash; comparing with the rebuilt path shows them.
+        let rebuilt: PathBuf = path.components().collect();
+        let plain =
+            path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+        let printable = path.to_str().is_some_and(|text| !text.contains(['\0', '\n']));
+        if !path.is_absolute() || !plain || !printable || path.parent().is_none() {
+            return Err(RequestError::Target(path));
+        }
+        Ok(Self(rebuilt))
+    }
+}
+
+impl FromStr for Target {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        PathBuf::from(text).try_into()
+    }
+}
+
+/// When an image is asked for at its registry; the kubelet's words and meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// The reference is resolved at the registry for every new volume; layers that are here are not fetched again.
+    Always,
+    /// The registry is asked only when the image is not in the store.
+    IfNotPresent,
+    /// The registry is never asked.
+    Never,
+}
+
+impl PullPolicy {
+    /// What the kubelet does where nothing is said: `Always` for the tag `latest`, else `IfNotPresent`.
+    pub fn default_for(reference: &Reference) -> Self {
+        match (reference.digest(), reference.tag()) {
+            (None, Some("latest") | None) => Self::Always,
+            _ => Self::IfNotPresent,
+        }
+    }
+}
+
+/// The pod a volume is for, as the kubelet tells it (`podInfoOnMount`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid: the name of its folder beneath the kubelet's `pods`.
+    pub uid: PodUid,
+}
+
+/// A pod's uid, checked as a part of a path by the rule of [`VolumeId`].
+pub type PodUid = VolumeId;
+
+/// What a volume is made of and how it behaves: the part of a request that two calls for one volume must agree on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// The images whose layers lie below, bottom first; empty for a volume that starts empty.
+    pub images: Vec<Reference>,
+    /// When registries are asked; `None` for [`PullPolicy::default_for`] each image.
+    pub pull_policy: Option<PullPolicy>,
+    /// Overlay's `volatile`: nothing is ever synced, and a crash of the node empties the volume.
+    pub volatile: bool,
+    /// The pod may only read.
+    pub read_only: bool,
+}
+
+/// One request to make a volume appear at a target.
+#[derive(Debug, Clone)]
+pub struct PublishRequest {
+    /// Which volume.
+    pub id: VolumeId,
+    /// Where.
+    pub target: Target,
+    /// For whom.
+    pub pod: Pod,
+    /// What.
+    pub spec: VolumeSpec,
+}
+
+/// A request that names something ill-formed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Not a volume id (or pod uid).
+    #[error(
+        "{0:?} is not a volume id: expected 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+    )]
+    VolumeId(String),
+    /// Not a usable target.
+    #[error("target path {0:?} is not an absolute path without '.' and '..'")]
+    Target(PathBuf),
+}
+
+impl RequestError {
+    /// Always the caller's fault.
+    pub fn class(&self) -> Class {
+        Class::Invalid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_one_safe_part_of_a_path() {
+        for good in ["csi-0123abcdef", "a", "0.x_y-z", &"a".repeat(128)] {
+            assert_eq!(good.parse::<VolumeId>().unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "..", "a/b", "-a", ".hidden", "a b", "a\n", "ä", &"a".repeat(129)] {
+            assert!(bad.parse::<VolumeId>().is_err(), "{bad:?}");
+            assert!(serde_json::from_value::<VolumeId>(bad.into()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_absolute_and_plain() {
+        let tidy: Target = "/var/lib//kubelet/pods/u/mount/".parse().unwrap();
+        assert_eq!(tidy.as_path(), Path::new("/var/lib/kubelet/pods/u/mount"));
+        for bad in ["", "/", "relative/path", "/a/../b", "..", "/a/\n"] {
+            assert!(bad.parse::<Target>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn pull_policy_defaults_to_what_the_kubelet_does() {
+        let digest = format!("a/b:latest@{}", crate::digest::Digest::of(b""));
+        for (reference, policy) in [
+            ("a/b", PullPolicy::Always),
+            ("a/b:latest", PullPolicy::Always),
+            ("a/b:1", PullPolicy::IfNotPresent),
+            (digest.as_str(), PullPolicy::IfNotPresent),
+        ] {
+            let reference: Reference = reference.parse().unwrap();
+            assert_eq!(PullPolicy::default_for(&reference), policy, "{reference}");
+        }
+    }
+}

@@ -1,0 +1,562 @@
+//! The life of a volume against the in-memory twin of the kernel: every state, every failing step, every restart.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the twin mounts nothing that a recursive delete could reach"
+)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    fault::Class,
+    image::{
+        Hosts, Registries,
+        fake::{ALWAYS, FakeRegistry, Misdeed},
+    },
+    sys::{
+        Errno,
+        mounts::{Attrs, Call, MemoryMounts, Mounts, Request},
+    },
+};
+
+/// A node: a store, a kubelet's folder with one pod in it, a kernel.
+struct Node {
+    folder: TempDir,
+    kernel: MemoryMounts,
+    volumes: Volumes,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self::with(nowhere())
+    }
+
+    fn with(registries: Registries) -> Self {
+        let (folder, kernel) = (TempDir::new().unwrap(), MemoryMounts::default());
+        fs::create_dir_all(folder.path().join("kubelet/pods/pod-1/volumes")).unwrap();
+        let volumes = open(folder.path(), &kernel, registries);
+        Self { folder, kernel, volumes }
+    }
+
+    /// The process ends and another one starts on what it left.
+    fn restarted(self) -> Self {
+        let Self { folder, kernel, volumes } = self;
+        drop(volumes);
+        let volumes = open(folder.path(), &kernel, nowhere());
+        volumes.recover(Duration::ZERO).unwrap();
+        Self { folder, kernel, volumes }
+    }
+
+    /// The machine goes down and comes up: nothing is mounted, and the records are of another boot.
+    fn rebooted(mut self) -> Self {
+        for id in self.recorded() {
+            let path = self.volume(&id).join("record.json");
+            let record = fs::read_to_string(&path).unwrap();
+            let boot = durable::boot_id().unwrap();
+            assert!(record.contains(&boot));
+            fs::write(&path, record.replace(&boot, "another boot")).unwrap();
+        }
+        self.kernel = MemoryMounts::default();
+        self.restarted()
+    }
+
+    fn target(&self, name: &str) -> Target {
+        self.folder.path().join("kubelet/pods/pod-1/volumes").join(name).try_into().unwrap()
+    }
+
+    fn volume(&self, id: &str) -> PathBuf {
+        self.folder.path().join("store/volumes").join(id)
+    }
+
+    fn recorded(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.folder.path().join("store/volumes"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn mounted(&self) -> Vec<PathBuf> {
+        self.kernel.table().unwrap().into_iter().map(|mount| mount.target).collect()
+    }
+
+    fn request(&self, id: &str, target: &str) -> PublishRequest {
+        PublishRequest {
+            id: id.parse().unwrap(),
+            target: self.target(target),
+            pod: Pod {
+                namespace: "default".to_owned(),
+                name: "one".to_owned(),
+                uid: "pod-1".parse().unwrap(),
+            },
+            spec: VolumeSpec {
+                images: Vec::new(),
+                pull_policy: None,
+                volatile: false,
+                read_only: false,
+            },
+        }
+    }
+
+    fn volatile(&self, id: &str, target: &str) -> PublishRequest {
+        let mut request = self.request(id, target);
+        request.spec.volatile = true;
+        request
+    }
+
+    async fn unpublish(&self, id: &str, target: &str) -> Result<(), UnpublishError> {
+        self.volumes.unpublish(&id.parse().unwrap(), &self.target(target)).await
+    }
+
+    fn assert_nothing_left(&self) {
+        assert_eq!(self.mounted(), Vec::<PathBuf>::new(), "mounts are left");
+        assert_eq!(self.recorded(), Vec::<String>::new(), "volumes are left");
+        let targets = fs::read_dir(self.folder.path().join("kubelet/pods/pod-1/volumes")).unwrap();
+        assert_eq!(targets.count(), 0, "targets are left");
+    }
+}
+
+/// For volumes without images.
+fn nowhere() -> Registries {
+    Registries::new(Hosts::default()).unwrap()
+}
+
+fn open(folder: &Path, kernel: &MemoryMounts, registries: Registries) -> Volumes {
+    let kernel: Arc<dyn Mounts> = Arc::new(kernel.clone());
+    let store = Arc::new(Store::open(&folder.join("store"), kernel.clone()).unwrap());
+    Volumes::open(store, registries, kernel, &folder.join("kubelet")).unwrap()
+}
+
+#[tokio::test]
+async fn a_volume_comes_and_goes() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    assert_eq!(node.mounted(), [node.target("t").as_path()]);
+    assert!(node.volume("a").join("record.json").is_file());
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn the_same_request_again_mounts_nothing() {
+    let node = Node::new();
+    for _ in 0..3 {
+        node.volumes.publish(node.request("a", "t")).await.unwrap();
+    }
+    assert_eq!(node.mounted().len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_volume_asked_for_differently_is_a_conflict() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let error = node.volumes.publish(node.volatile("a", "t")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Conflict);
+    assert!(error.to_string().contains("volatile"), "{error}");
+    assert_eq!(node.mounted().len(), 1, "what was there stays");
+}
+
+#[tokio::test]
+async fn a_failure_at_any_step_leaves_nothing() {
+    for (call, nth) in [(Call::Create, 1), (Call::Create, 2), (Call::Attach, 1)] {
+        let node = Node::new();
+        node.kernel.fail(call, nth, Errno::ENOSPC);
+        let error = node.volumes.publish(node.request("a", "t")).await.unwrap_err();
+        assert_eq!(error.class(), Class::Exhausted, "{error}");
+        node.assert_nothing_left();
+        node.volumes.publish(node.request("a", "t")).await.unwrap();
+    }
+}
+
+/// HAZARDS: overlay falls back to read-only without a word.
+#[tokio::test]
+async fn an_overlay_that_came_up_read_only_is_refused() {
+    let node = Node::new();
+    node.kernel.come_up_read_only(true);
+    assert!(node.volumes.publish(node.request("a", "t")).await.is_err());
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn unpublish_of_nothing_is_fine_and_twice_is_once() {
+    let node = Node::new();
+    node.unpublish("never-seen", "t").await.unwrap();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    node.unpublish("a", "t").await.unwrap();
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_busy_mount_keeps_its_volume_until_it_can_go() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    node.kernel.fail(Call::Unmount, 1, Errno::EBUSY);
+    assert!(node.unpublish("a", "t").await.is_err());
+    assert_eq!(node.mounted().len(), 1);
+    assert_eq!(node.recorded(), ["a"]);
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
+}
+
+/// HAZARDS: a recursive delete of a target once ate a user's data.
+#[tokio::test]
+async fn what_lies_in_a_target_is_not_deleted() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let precious = node.target("t").as_path().join("precious");
+    fs::write(&precious, "data").unwrap(); // the twin mounts nothing over the folder
+    let error = node.unpublish("a", "t").await.unwrap_err();
+    assert_eq!(error.class(), Class::Precondition, "{error}");
+    assert_eq!(fs::read(&precious).unwrap(), b"data");
+}
+
+#[tokio::test]
+async fn a_target_that_is_a_symlink_is_neither_followed_nor_removed() {
+    let node = Node::new();
+    let outside = node.folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, node.target("t").as_path()).unwrap();
+    assert!(node.volumes.publish(node.request("a", "t")).await.is_err());
+    assert!(node.unpublish("a", "t").await.is_err());
+    assert!(outside.is_dir());
+    assert_eq!(node.mounted(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_second_target_shows_the_same_volume() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t1")).await.unwrap();
+    node.volumes.publish(node.request("a", "t2")).await.unwrap();
+    assert_eq!(node.mounted().len(), 2);
+    node.unpublish("a", "t1").await.unwrap();
+    assert_eq!(node.mounted(), [node.target("t2").as_path()]);
+    assert_eq!(node.recorded(), ["a"]);
+    node.unpublish("a", "t2").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn something_else_at_the_target_is_not_taken_for_ours() {
+    let node = Node::new();
+    fs::create_dir(node.target("t").as_path()).unwrap();
+    let tmpfs = Request {
+        fs_type: "tmpfs",
+        source: "foreign".to_owned(),
+        params: Vec::new(),
+        attrs: Attrs::default(),
+    };
+    node.kernel.attach(node.kernel.create(&tmpfs).unwrap(), node.target("t").as_path()).unwrap();
+    let error = node.volumes.publish(node.request("a", "t")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Precondition, "{error}");
+    assert_eq!(node.mounted().len(), 1, "the foreign mount stays: {error}");
+}
+
+#[tokio::test]
+async fn only_the_kubelets_folder_is_touched() {
+    let node = Node::new();
+    for path in ["/etc", "/var/lib", node.folder.path().join("kubelet").to_str().unwrap()] {
+        let target: Target = path.parse().unwrap();
+        let mut request = node.request("a", "t");
+        request.target = target.clone();
+        let error = node.volumes.publish(request).await.unwrap_err();
+        assert_eq!(error.class(), Class::Invalid, "{error}");
+        let error = node.volumes.unpublish(&"a".parse().unwrap(), &target).await.unwrap_err();
+        assert_eq!(error.class(), Class::Invalid, "{error}");
+    }
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_call_during_another_is_told_to_come_again() {
+    let node = Node::new();
+    let lock = node.volumes.0.locks.try_lock(&"a".parse().unwrap()).unwrap();
+    let error = node.volumes.publish(node.request("a", "t")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Busy);
+    assert_eq!(node.unpublish("a", "t").await.unwrap_err().class(), Class::Busy);
+    drop(lock);
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_that_may_not_be_pulled_leaves_nothing() {
+    let node = Node::new();
+    let mut request = node.request("a", "t");
+    request.spec.images = vec!["registry.invalid/x:1".parse().unwrap()];
+    request.spec.pull_policy = Some(PullPolicy::Never);
+    let error = node.volumes.publish(request).await.unwrap_err();
+    assert_eq!(error.class(), Class::NotFound);
+    assert!(error.to_string().contains("registry.invalid/x:1"), "{error}");
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_is_mounted() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let node = node.restarted();
+    assert_eq!(node.mounted().len(), 1);
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    assert_eq!(node.mounted().len(), 1, "the kubelet asks again after its own restart");
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_restart_removes_what_was_half_made() {
+    let node = Node::new();
+    fs::create_dir_all(node.volume("half").join("upper/deep")).unwrap();
+    let node = node.restarted();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_restart_removes_volumes_of_pods_that_are_gone() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let node = node.rebooted();
+    assert_eq!(node.recorded(), ["a"], "the pod is there still: the kubelet will ask again");
+    fs::remove_dir_all(node.folder.path().join("kubelet/pods/pod-1")).unwrap();
+    let node = node.restarted();
+    assert_eq!(node.recorded(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_mounted_volume_outlives_its_pods_folder() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let elsewhere = node.folder.path().join("elsewhere");
+    fs::rename(node.folder.path().join("kubelet/pods/pod-1"), elsewhere).unwrap();
+    let node = node.restarted();
+    assert_eq!(node.recorded(), ["a"]);
+}
+
+#[tokio::test]
+async fn a_plain_volume_keeps_its_data_over_a_reboot() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    fs::write(node.volume("a").join("upper/data"), "kept").unwrap();
+    let node = node.rebooted();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    assert_eq!(fs::read(node.volume("a").join("upper/data")).unwrap(), b"kept");
+}
+
+/// HAZARDS: the kernel's own mark of a volatile overlay does not survive a power cut; our record does.
+#[tokio::test]
+async fn a_volatile_volume_is_empty_after_a_reboot() {
+    for marker_survived in [true, false] {
+        let node = Node::new();
+        node.volumes.publish(node.volatile("a", "t")).await.unwrap();
+        fs::write(node.volume("a").join("upper/data"), "torn").unwrap();
+        if !marker_survived {
+            fs::remove_dir_all(node.volume("a").join("work/work/incompat")).unwrap();
+        }
+        let node = node.rebooted();
+        node.volumes.publish(node.volatile("a", "t")).await.unwrap();
+        assert!(!node.volume("a").join("upper/data").exists());
+        assert_eq!(node.mounted().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_volatile_volume_keeps_its_data_within_a_boot() {
+    let node = Node::new();
+    node.volumes.publish(node.volatile("a", "t")).await.unwrap();
+    fs::write(node.volume("a").join("upper/data"), "kept").unwrap();
+    node.kernel.unmount(node.target("t").as_path()).unwrap(); // as when the node's container restarts
+    let node = node.restarted();
+    node.volumes.publish(node.volatile("a", "t")).await.unwrap();
+    assert_eq!(fs::read(node.volume("a").join("upper/data")).unwrap(), b"kept");
+}
+
+#[tokio::test]
+async fn a_record_nobody_can_read_stops_its_own_volume_only() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    for garbage in ["", "{", r#"{"format":99}"#] {
+        fs::write(node.volume("a").join("record.json"), garbage).unwrap();
+        let error = node.volumes.publish(node.request("a", "t")).await.unwrap_err();
+        assert_eq!(error.class(), Class::Corrupt, "{error}");
+    }
+    let node = node.restarted();
+    node.volumes.publish(node.request("b", "t2")).await.unwrap();
+    node.unpublish("b", "t2").await.unwrap();
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_are_a_hundred() {
+    let node = Node::new();
+    let all = (0..100).map(|n| {
+        let request = node.request(&format!("v{n}"), &format!("t{n}"));
+        node.volumes.publish(request)
+    });
+    for done in futures::future::join_all(all).await {
+        done.unwrap();
+    }
+    assert_eq!(node.mounted().len(), 100);
+    let names: Vec<_> = (0..100).map(|n| (format!("v{n}"), format!("t{n}"))).collect();
+    let all = names.iter().map(|(id, target)| node.unpublish(id, target));
+    for done in futures::future::join_all(all).await {
+        done.unwrap();
+    }
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn unpublish_of_one_volume_leaves_another_alone() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let error = node.unpublish("other", "t").await.unwrap_err();
+    assert_eq!(error.class(), Class::Precondition, "{error}");
+    assert_eq!(node.mounted().len(), 1);
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_second_target_that_fails_is_forgotten() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t1")).await.unwrap();
+    node.kernel.fail(Call::Attach, 1, Errno::ENOMEM);
+    assert!(node.volumes.publish(node.request("a", "t2")).await.is_err());
+    node.unpublish("a", "t1").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn what_is_mounted_within_a_volume_is_never_deleted_through() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let within = node.volume("a").join("upper/within");
+    fs::create_dir(&within).unwrap();
+    let tmpfs = Request {
+        fs_type: "tmpfs",
+        source: "foreign".to_owned(),
+        params: Vec::new(),
+        attrs: Attrs::default(),
+    };
+    node.kernel.attach(node.kernel.create(&tmpfs).unwrap(), &within).unwrap();
+    let error = node.unpublish("a", "t").await.unwrap_err();
+    assert!(error.to_string().contains(within.to_str().unwrap()), "{error}");
+    assert!(within.is_dir());
+    node.kernel.unmount(&within).unwrap();
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_lost_record_does_not_cost_a_mounted_upper() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    fs::write(node.volume("a").join("upper/data"), "kept").unwrap();
+    fs::remove_file(node.volume("a").join("record.json")).unwrap();
+    assert!(node.volumes.publish(node.request("a", "t")).await.is_err());
+    assert_eq!(fs::read(node.volume("a").join("upper/data")).unwrap(), b"kept");
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_kubelets_folder_that_cannot_be_read_removes_nothing() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let node = node.rebooted();
+    let pods = node.folder.path().join("kubelet/pods");
+    fs::rename(&pods, node.folder.path().join("elsewhere")).unwrap();
+    let node = node.restarted();
+    assert_eq!(node.recorded(), ["a"], "no pods at all");
+    std::os::unix::fs::symlink(&pods, &pods).unwrap();
+    let node = node.restarted();
+    assert_eq!(node.recorded(), ["a"], "a loop");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_has_some_grace() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let node = node.rebooted();
+    fs::remove_dir_all(node.folder.path().join("kubelet/pods/pod-1")).unwrap();
+    node.volumes.recover(Duration::from_secs(3_600)).unwrap();
+    node.volumes.recover(Duration::from_secs(3_600)).unwrap();
+    assert_eq!(node.recorded(), ["a"]);
+    node.volumes.recover(Duration::ZERO).unwrap();
+    assert_eq!(node.recorded(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_volume_can_go_while_its_image_comes() {
+    let registry = FakeRegistry::start().await;
+    let pushed = registry.push_image("a", "1", &[vec![0; 1_024]], false);
+    registry.misbehave(pushed.layers[0].to_string(), ALWAYS, Misdeed::Hold);
+    let node = Node::with(registry.registries());
+    let mut request = node.request("a", "t");
+    request.spec.images = vec![registry.reference("a", "1")];
+    let publish = tokio::spawn({
+        let volumes = node.volumes.clone();
+        async move { volumes.publish(request).await }
+    });
+    while registry.seen(&pushed.layers[0].to_string()).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    node.unpublish("a", "t").await.unwrap();
+    let error = publish.await.unwrap().unwrap_err();
+    assert!(matches!(error, PublishError::CalledOff(_)), "{error}");
+    registry.release();
+    node.assert_nothing_left();
+}
+
+/// HAZARDS: ten pods that start at once fetched each layer ten times.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_is_fetched_once_however_many_want_it() {
+    let registry = FakeRegistry::start().await;
+    let pushed = registry.push_image("a", "1", &[vec![0; 1_024], vec![0; 2_048]], true);
+    let node = Node::with(registry.registries());
+    let all = (0..50).map(|n| {
+        let mut request = node.request(&format!("v{n}"), &format!("t{n}"));
+        request.spec.images = vec![registry.reference("a", "1")];
+        node.volumes.publish(request)
+    });
+    for done in futures::future::join_all(all).await {
+        done.unwrap();
+    }
+    for layer in &pushed.layers {
+        assert_eq!(registry.seen(&layer.to_string()).len(), 1, "{layer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_fails_stops_the_others_and_leaves_nothing() {
+    let registry = FakeRegistry::start().await;
+    let noise: Vec<u8> =
+        (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(noise.len() as u64);
+    tar.append_data(&mut header, "noise", &noise[..]).unwrap();
+    let pushed = registry.push_image("a", "1", &[tar.into_inner().unwrap(), vec![0; 2_048]], false);
+    registry.misbehave(pushed.layers[1].to_string(), ALWAYS, Misdeed::Flip);
+    let node = Node::with(registry.registries());
+    for _ in 0..3 {
+        let mut request = node.request("a", "t");
+        request.spec.images = vec![registry.reference("a", "1")];
+        let error = node.volumes.publish(request).await.unwrap_err();
+        assert_eq!(error.class(), Class::Corrupt, "{error}");
+    }
+    node.assert_nothing_left();
+    let staging = node.folder.path().join("store/staging");
+    while fs::read_dir(&staging).unwrap().count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(registry.seen(&pushed.layers[0].to_string()).len() <= 3);
+}
