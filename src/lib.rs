@@ -27,6 +27,7 @@
 )]
 
 pub mod changeset;
+pub mod csi;
 pub mod digest;
 pub mod erofs;
 pub mod fault;

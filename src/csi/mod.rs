@@ -1,0 +1,45 @@
+//! gRPC request → our types → one call → class → code; and how the kubelet comes to know us.
+//!
+//! ```text
+//! kubelet ── <kubelet dir>/plugins_registry/reg@<driver>.sock ── registration    "who are you, where is your socket?"
+//!         └─ the endpoint ── calls ── identity
+//!                                  └─ node ── request ── volumes ── status
+//! probes  ── http /healthz ── health ── volumes
+//! ```
+//!
+//! A request becomes a checked value in `request` before anything else happens; `calls` lets every call run to its
+//! end and writes one line about it; `status` is the only place that knows which code a failure is.
+//!
+//! May use: volumes
+//!
+//! Deliberately absent: the controller service (inline volumes need none), and every decision about a volume. A handler
+//! here is a parse, a call and a table.
+
+mod calls;
+mod config;
+mod health;
+mod identity;
+mod node;
+mod registration;
+mod request;
+mod server;
+mod socket;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, DriverName, Endpoint, NameError, NodeName};
+pub use server::{ServeError, serve};
+pub use socket::SocketError;
+
+/// What build.rs makes of `proto/`.
+mod proto {
+    /// CSI 1.13.0, the part that is served here.
+    pub(super) mod csi {
+        tonic::include_proto!("csi.v1");
+    }
+    /// The kubelet's plugin registration v1.
+    pub(super) mod pluginregistration {
+        tonic::include_proto!("pluginregistration");
+    }
+}

@@ -1,0 +1,175 @@
+//! What listens, in which order it appears, and how it ends.
+//!
+//! The CSI socket comes first and the registration socket last: the kubelet calls the one as soon as it sees the other.
+//! On the way out the sockets go first, then the calls under way get a moment, and no volume is touched: pods go on
+//! writing while the driver is replaced.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{net::TcpListener, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{service::Routes, transport::Server};
+
+use super::{
+    calls::Calls,
+    config::Config,
+    health,
+    identity::IdentityService,
+    node::NodeService,
+    proto::{
+        csi::{identity_server::IdentityServer, node_server::NodeServer},
+        pluginregistration::registration_server::RegistrationServer,
+    },
+    registration::{Refusal, RegistrationService},
+    socket::{Socket, SocketError},
+};
+use crate::volumes::Volumes;
+
+/// How long calls under way may take once we are told to stop: a publish that needs longer is cut off like by a crash,
+/// which `volumes` stands at any line. The chart gives the pod some seconds more.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why the service ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A socket is not to be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The address of `/healthz` is not to be had.
+    #[error("cannot serve /healthz on {address}: {source}; use another --health-address")]
+    Health {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The gRPC server broke.
+    #[error("gRPC: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+    /// The kubelet will not have us.
+    #[error("the kubelet refused to register {driver}: {why}")]
+    Refused {
+        /// The driver's name.
+        driver: String,
+        /// The kubelet's words.
+        why: String,
+    },
+}
+
+/// Serves CSI, the kubelet's registration and `/healthz` until `shutdown`, or until one of them fails.
+///
+/// # Errors
+///
+/// When a socket or address is not to be had, and when the kubelet refuses to register the driver.
+pub async fn serve(
+    config: Config,
+    volumes: Volumes,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let listeners = Listeners::open(&config).await?;
+    listeners.serve(&config, &volumes, &shutdown).await
+}
+
+/// Everything that listens.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    pub(super) health: TcpListener,
+    csi: Socket,
+    registration: Socket,
+}
+
+impl Listeners {
+    /// From here on callers are heard, and wait until they are served.
+    pub(super) async fn open(config: &Config) -> Result<Self, ServeError> {
+        let address = config.health;
+        let health = TcpListener::bind(address)
+            .await
+            .map_err(|source| ServeError::Health { address, source })?;
+        let csi = Socket::claim(config.endpoint.path()).await?;
+        let registration = Socket::claim(&config.registration_socket()).await?;
+        Ok(Self { health, csi, registration })
+    }
+
+    /// Serves until `shutdown`.
+    pub(super) async fn serve(
+        self,
+        config: &Config,
+        volumes: &Volumes,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ServeError> {
+        tracing::info!(endpoint = %config.endpoint, health = %config.health, node = %config.node, "serving");
+        // Whatever ends first ends the rest.
+        let stop = shutdown.child_token();
+        let refusal = Refusal::new(stop.clone());
+        let tasks = TaskTracker::new();
+        let csi = grpc(csi_routes(config, volumes), self.csi, &tasks, &stop);
+        let registration =
+            grpc(registration_routes(config, &refusal), self.registration, &tasks, &stop);
+        let health = async {
+            let served = health::serve(self.health, volumes.clone(), stop.clone()).await;
+            served.map_err(|source| ServeError::Health { address: config.health, source })
+        };
+        let ended = async {
+            let (csi, registration, health) = tokio::join!(
+                ending(&stop, csi),
+                ending(&stop, registration),
+                ending(&stop, health)
+            );
+            tasks.close();
+            tasks.wait().await;
+            csi.and(registration).and(health)
+        };
+        let result = tokio::select! {
+            result = ended => result,
+            () = async { stop.cancelled().await; sleep(GRACE).await } => {
+                tracing::warn!(calls = tasks.len(), "not waiting any longer for calls under way");
+                Ok(())
+            }
+        };
+        match refusal.why() {
+            Some(why) => {
+                Err(ServeError::Refused { driver: config.driver.to_string(), why: why.to_owned() })
+            }
+            None => result,
+        }
+    }
+}
+
+fn csi_routes(config: &Config, volumes: &Volumes) -> Routes {
+    let identity = IdentityService {
+        volumes: volumes.clone(),
+        driver: config.driver.clone(),
+        version: config.version,
+    };
+    let node = NodeService { volumes: volumes.clone(), node: config.node.clone() };
+    Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node))
+}
+
+fn registration_routes(config: &Config, refusal: &Refusal) -> Routes {
+    Routes::new(RegistrationServer::new(RegistrationService {
+        driver: config.driver.clone(),
+        endpoint: config.endpoint.clone(),
+        refusal: refusal.clone(),
+    }))
+}
+
+async fn grpc(
+    routes: Routes,
+    socket: Socket,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<(), ServeError> {
+    let calls = Calls::new(routes, tasks.clone());
+    let stopped = stop.clone().cancelled_owned();
+    Ok(Server::builder().serve_with_incoming_shutdown(calls, socket.incoming(), stopped).await?)
+}
+
+/// `part`, and the end of the others when it ends.
+async fn ending(
+    stop: &CancellationToken,
+    part: impl Future<Output = Result<(), ServeError>>,
+) -> Result<(), ServeError> {
+    let result = part.await;
+    stop.cancel();
+    result
+}

@@ -1,0 +1,327 @@
+//! The whole service over its real sockets, with real clients, on volumes whose mounts are in memory.
+
+pub(super) mod log;
+
+use std::{
+    collections::HashMap,
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Status,
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint as Dial},
+};
+
+use super::{
+    Config, ServeError,
+    proto::{
+        csi::{
+            GetPluginInfoRequest, NodeGetInfoRequest, NodePublishVolumeRequest,
+            NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
+            identity_client::IdentityClient,
+            node_client::NodeClient,
+            volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+        },
+        pluginregistration::{
+            InfoRequest, RegistrationStatus, registration_client::RegistrationClient,
+        },
+    },
+    server::Listeners,
+    socket::SocketError,
+};
+use crate::{
+    image::{Hosts, Registries},
+    layers::Store,
+    sys::mounts::{MemoryMounts, Mounts},
+    volumes::Volumes,
+};
+
+/// A driver that serves, in a folder of its own.
+struct Driver {
+    root: TempDir,
+    config: Config,
+    health: SocketAddr,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Driver {
+    async fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path());
+        let volumes = volumes(root.path());
+        let listeners = Listeners::open(&config).await.unwrap();
+        let health = listeners.health.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn({
+            let (config, shutdown) = (config.clone(), shutdown.clone());
+            async move { listeners.serve(&config, &volumes, &shutdown).await }
+        });
+        Self { root, config, health, shutdown, serving }
+    }
+
+    async fn stop(self) -> Result<(), ServeError> {
+        self.shutdown.cancel();
+        self.serving.await.unwrap()
+    }
+
+    fn kubelet(&self) -> &Path {
+        &self.config.kubelet_dir
+    }
+
+    async fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(dial(self.config.endpoint.path()).await)
+    }
+
+    async fn node(&self) -> NodeClient<Channel> {
+        NodeClient::new(dial(self.config.endpoint.path()).await)
+    }
+
+    async fn registration(&self) -> RegistrationClient<Channel> {
+        RegistrationClient::new(dial(&self.config.registration_socket()).await)
+    }
+
+    /// A publish as the kubelet asks for it, and the target that it names.
+    fn publish(&self, attributes: &[(&str, &str)]) -> (NodePublishVolumeRequest, PathBuf) {
+        let target = self.kubelet().join("pods/u-1/volumes/kubernetes.io~csi/ws/mount");
+        // The kubelet makes the parent (CSI spec, NodePublishVolume).
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        let told = [
+            ("csi.storage.k8s.io/ephemeral", "true"),
+            ("csi.storage.k8s.io/pod.namespace", "ci"),
+            ("csi.storage.k8s.io/pod.name", "job-1"),
+            ("csi.storage.k8s.io/pod.uid", "u-1"),
+        ];
+        let request = NodePublishVolumeRequest {
+            volume_id: "csi-1".into(),
+            target_path: target.display().to_string(),
+            volume_capability: Some(VolumeCapability {
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+            }),
+            readonly: false,
+            secrets: HashMap::new(),
+            volume_context: told
+                .iter()
+                .chain(attributes)
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        };
+        (request, target)
+    }
+}
+
+fn config(root: &Path) -> Config {
+    Config {
+        endpoint: format!("unix://{}/plugins/d/csi.sock", root.display()).parse().unwrap(),
+        kubelet_dir: root.join("kubelet"),
+        driver: "ovl.csi.dev".parse().unwrap(),
+        node: "node-1".parse().unwrap(),
+        version: "1.2.3",
+        health: "127.0.0.1:0".parse().unwrap(),
+    }
+}
+
+fn volumes(root: &Path) -> Volumes {
+    let mounts: Arc<dyn Mounts> = Arc::new(MemoryMounts::default());
+    let store = Arc::new(Store::open(&root.join("store"), mounts.clone()).unwrap());
+    let registries = Registries::new(Hosts::default()).unwrap();
+    Volumes::open(store, registries, mounts, &root.join("kubelet")).unwrap()
+}
+
+async fn dial(socket: &Path) -> Channel {
+    let uri = format!("unix://{}", socket.display());
+    Dial::from_shared(uri).unwrap().connect().await.unwrap()
+}
+
+fn unpublish(request: &NodePublishVolumeRequest) -> NodeUnpublishVolumeRequest {
+    NodeUnpublishVolumeRequest {
+        volume_id: request.volume_id.clone(),
+        target_path: request.target_path.clone(),
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n");
+    let talk = move || {
+        let mut connection = std::net::TcpStream::connect(address).unwrap();
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    tokio::task::spawn_blocking(talk).await.unwrap()
+}
+
+#[tokio::test]
+async fn says_who_it_is() {
+    let driver = Driver::start().await;
+    let info = driver.identity().await.get_plugin_info(GetPluginInfoRequest {}).await.unwrap();
+    let info = info.into_inner();
+    assert_eq!((&*info.name, &*info.vendor_version), ("ovl.csi.dev", "1.2.3"));
+    let node = driver.node().await.node_get_info(NodeGetInfoRequest {}).await.unwrap();
+    assert_eq!(node.into_inner().node_id, "node-1");
+    driver.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_unimplemented() {
+    let driver = Driver::start().await;
+    for path in [
+        "/csi.v1.Node/NodeStageVolume",
+        "/csi.v1.Node/NodeGetVolumeStats",
+        "/csi.v1.Controller/CreateVolume",
+        "/nobody/Knows",
+    ] {
+        let mut client = tonic::client::Grpc::new(dial(driver.config.endpoint.path()).await);
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let path = PathAndQuery::from_static(path);
+        let status = client.unary(Request::new(()), path.clone(), codec).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn publishes_once_however_often_it_is_asked() {
+    let driver = Driver::start().await;
+    let mut node = driver.node().await;
+    let (request, target) = driver.publish(&[]);
+    node.node_publish_volume(request.clone()).await.unwrap();
+    assert!(target.is_dir());
+    node.node_publish_volume(request.clone()).await.unwrap();
+
+    let other = NodePublishVolumeRequest { readonly: true, ..request.clone() };
+    let status = node.node_publish_volume(other).await.unwrap_err();
+    assert_eq!(status.code(), Code::AlreadyExists, "{status}");
+
+    node.node_unpublish_volume(unpublish(&request)).await.unwrap();
+    assert!(!target.exists());
+    node.node_unpublish_volume(unpublish(&request)).await.unwrap();
+    node.node_publish_volume(request).await.unwrap();
+    assert!(target.is_dir());
+}
+
+#[tokio::test]
+async fn a_failure_is_a_code_and_a_sentence() {
+    let driver = Driver::start().await;
+    let mut node = driver.node().await;
+    for (attributes, code, sentence) in [
+        (&[("images", "")][..], Code::InvalidArgument, "images is \"\""),
+        (&[("colour", "blue")], Code::InvalidArgument, "unknown attribute \"colour\""),
+        (
+            &[("image", "127.0.0.1:1/a:1"), ("pullPolicy", "Never")],
+            Code::NotFound,
+            "127.0.0.1:1/a:1 is not on this node",
+        ),
+    ] {
+        let (request, target) = driver.publish(attributes);
+        let status = node.node_publish_volume(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(sentence), "{status}");
+        assert!(!target.exists(), "{attributes:?}: something was left behind");
+    }
+    let status = node.node_unpublish_volume(NodeUnpublishVolumeRequest::default()).await;
+    assert_eq!(status.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn the_log_has_the_pod_and_never_the_secret() {
+    let log = log::Log::default();
+    let _caught = log.catch();
+    let driver = Driver::start().await;
+    let mut node = driver.node().await;
+    let (mut request, _) = driver.publish(&[]);
+    request.secrets.insert("token".into(), "hunter2".into());
+    node.node_publish_volume(request).await.unwrap_err();
+    driver.stop().await.unwrap();
+
+    let lines = log.lines();
+    let answered: Vec<_> =
+        lines.iter().filter(|line| line["fields"]["message"] == "answered").collect();
+    let [line] = answered.as_slice() else { panic!("{lines:#?}") };
+    assert_eq!(line["span"]["method"], "NodePublishVolume");
+    assert_eq!(line["span"]["volume"], "csi-1");
+    assert_eq!(line["span"]["pod"], "ci/job-1");
+    assert_eq!(line["fields"]["code"], "InvalidArgument");
+    assert!(!format!("{lines:?}").contains("hunter2"), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn the_kubelet_is_told_where_to_call() {
+    let driver = Driver::start().await;
+    let mut kubelet = driver.registration().await;
+    let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
+    assert_eq!((&*info.r#type, &*info.name), ("CSIPlugin", "ovl.csi.dev"));
+    assert_eq!(Path::new(&info.endpoint), driver.config.endpoint.path());
+    assert_eq!(info.supported_versions, ["1.0.0"]);
+
+    let registered = RegistrationStatus { plugin_registered: true, error: String::new() };
+    kubelet.notify_registration_status(registered).await.unwrap();
+    kubelet.get_info(InfoRequest {}).await.unwrap();
+    driver.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_kubelet_ends_the_service_with_its_words() {
+    let driver = Driver::start().await;
+    let refused = RegistrationStatus { plugin_registered: false, error: "name is taken".into() };
+    driver.registration().await.notify_registration_status(refused).await.unwrap();
+    let error = driver.serving.await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the kubelet refused to register ovl.csi.dev: name is taken");
+    assert!(!driver.config.registration_socket().exists());
+    assert!(!driver.config.endpoint.path().exists());
+}
+
+#[tokio::test]
+async fn stopping_takes_the_sockets_away_and_leaves_the_volumes() {
+    let driver = Driver::start().await;
+    let (request, target) = driver.publish(&[]);
+    driver.node().await.node_publish_volume(request).await.unwrap();
+    let sockets = [driver.config.endpoint.path().to_owned(), driver.config.registration_socket()];
+    assert!(sockets.iter().all(|socket| socket.exists()));
+    driver.shutdown.cancel();
+    driver.serving.await.unwrap().unwrap();
+    assert!(!sockets.iter().any(|socket| socket.exists()));
+    assert!(target.is_dir());
+    drop(driver.root);
+}
+
+#[tokio::test]
+async fn the_kubelet_sees_nothing_before_csi_is_served() {
+    let root = tempfile::tempdir().unwrap();
+    let config = config(root.path());
+    std::fs::create_dir_all(config.endpoint.path().parent().unwrap()).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(config.endpoint.path()).unwrap();
+    let error = Listeners::open(&config).await.unwrap_err();
+    assert!(matches!(error, ServeError::Socket(SocketError::InUse(_))), "{error}");
+    assert!(!config.registration_socket().exists());
+}
+
+#[tokio::test]
+async fn health_is_what_probe_says() {
+    let driver = Driver::start().await;
+    let probed = driver.identity().await.probe(ProbeRequest {}).await.unwrap();
+    assert_eq!(probed.into_inner().ready, Some(true));
+    let answer = get(driver.health, "/healthz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok\n"), "{answer}");
+    let answer = get(driver.health, "/").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+
+    break_store(driver.root.path());
+    let status: Status = driver.identity().await.probe(ProbeRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let answer = get(driver.health, "/healthz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains(status.message()), "{answer}");
+}
+
+fn break_store(root: &Path) {
+    std::fs::remove_dir_all(root.join("store")).unwrap();
+}
