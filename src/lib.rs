@@ -27,6 +27,7 @@
 )]
 
 pub mod changeset;
+pub mod cli;
 pub mod csi;
 pub mod digest;
 pub mod erofs;
@@ -35,4 +36,5 @@ pub mod image;
 pub mod layers;
 pub mod overlay;
 pub mod sys;
+pub mod telemetry;
 pub mod volumes;

@@ -1,0 +1,106 @@
+//! Arguments, the wiring of one role, exit codes.
+//!
+//! | exit code | what happened | what to do |
+//! |---|---|---|
+//! | 0 | done; `ovl node` was told to stop, and did | |
+//! | 1 | it failed while it worked | read stderr; another try may help |
+//! | 2 | arguments or settings cannot be used, and nothing was begun | mend them first |
+//!
+//! Nothing of one volume or image ends the process; each of those is an answer to its own call.
+//!
+//! May use: csi, volumes, image, layers, sys
+//!
+//! Deliberately absent: anything that another edge could need; what is decided here is only which rooms meet.
+
+mod node;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::telemetry::{self, Filter};
+
+/// Settings that cannot be used.
+const UNUSABLE: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(name = "ovl", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: Log,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Node(node::NodeArgs),
+}
+
+#[derive(Debug, Args)]
+struct Log {
+    /// What is logged: error, warn, info, debug, trace, or by module as in `info,ovl::volumes=debug`
+    #[arg(
+        long = "log",
+        global = true,
+        env = "OVL_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    filter: Filter,
+    /// How a line of the log looks
+    #[arg(long = "log-format", help_heading = "Logging", global = true, default_value = "text")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Why a command ends without success, by exit code.
+#[derive(Debug)]
+enum Failure {
+    Unusable(anyhow::Error),
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // `--help` and `--version` are among these, with exit code 0.
+        Err(told) => {
+            let _ = told.print();
+            return u8::try_from(told.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    let format = match cli.log.format {
+        Format::Text => telemetry::Format::Text,
+        Format::Json => telemetry::Format::Json,
+    };
+    telemetry::init(&cli.log.filter, format);
+    let result = match cli.command {
+        Command::Node(args) => node::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Unusable(error)) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(UNUSABLE)
+        }
+        Err(Failure::Failed(error)) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
