@@ -1,0 +1,255 @@
+//! The law of the house, held by a test: who may import whom, who owns which crate, how long a file may be.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Files of the ground that know no room, so every room may use them.
+const GROUND: [&str; 3] = ["digest", "fault", "telemetry"];
+
+/// Crates with one owner: nobody else names them.
+const OWNED: [(&str, &str); 8] = [
+    ("clap", "cli"),
+    ("tonic", "csi"),
+    ("prost", "csi"),
+    ("tar", "changeset"),
+    ("flate2", "changeset"),
+    ("reqwest", "image"),
+    ("nix", "sys"),
+    ("rustix", "sys"),
+];
+
+/// Lines of code a file may have, tests apart.
+const LONGEST: usize = 400;
+
+/// Lines a test module may have beside the code it tests.
+const LONGEST_INLINE_TESTS: usize = 100;
+
+#[test]
+fn rooms_import_only_what_they_declare() {
+    let rooms = rooms();
+    let mut wrong = Vec::new();
+    for (room, files) in &rooms {
+        let allowed = may_use(room, files);
+        for (path, text) in files {
+            for used in crate_imports(&code_of(text)) {
+                let known =
+                    used == *room || allowed.contains(&used) || GROUND.contains(&used.as_str());
+                if !known {
+                    wrong
+                        .push(format!("{}: room {room} may not use crate::{used}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn rooms_declare_only_what_they_import() {
+    for (room, files) in &rooms() {
+        let used: BTreeSet<_> =
+            files.iter().flat_map(|(_, text)| crate_imports(&code_of(text))).collect();
+        let unused: Vec<_> = may_use(room, files).difference(&used).cloned().collect();
+        assert!(unused.is_empty(), "room {room} declares and does not use {unused:?}");
+    }
+}
+
+#[test]
+fn no_file_is_empty() {
+    for (path, text) in sources(&root().join("src")) {
+        assert!(words(&text).next().is_some(), "{} says nothing", path.display());
+    }
+}
+
+#[test]
+fn no_room_reaches_itself() {
+    let rooms = rooms();
+    let uses: BTreeMap<_, _> =
+        rooms.iter().map(|(room, files)| (room.clone(), may_use(room, files))).collect();
+    for start in uses.keys() {
+        let mut seen = BTreeSet::new();
+        let mut next: Vec<_> = uses[start].iter().cloned().collect();
+        while let Some(room) = next.pop() {
+            assert_ne!(&room, start, "a cycle through {start}");
+            if seen.insert(room.clone()) {
+                let declared = uses.get(&room);
+                next.extend(
+                    declared.unwrap_or_else(|| panic!("{room} is no room")).iter().cloned(),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn each_crate_has_its_owner() {
+    let mut wrong = Vec::new();
+    for (room, files) in &rooms() {
+        for (path, text) in files {
+            let code = code_of(text);
+            for (name, owner) in OWNED {
+                if room != owner && names_crate(&code, name) {
+                    wrong.push(format!("{}: {name} belongs to {owner}", path.display()));
+                }
+            }
+            if room != "sys" && words(&code).any(|word| word == "unsafe") {
+                wrong.push(format!("{}: unsafe belongs to sys", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_stay_small() {
+    let mut wrong = Vec::new();
+    for (path, text) in
+        sources(&root().join("src")).into_iter().chain(sources(&root().join("e2e/src")))
+    {
+        let (total, code) = (text.lines().count(), code_of(&text).lines().count());
+        if code > LONGEST && !is_test_file(&path) {
+            wrong.push(format!("{}: {code} lines of code, at most {LONGEST}", path.display()));
+        }
+        if total - code > LONGEST_INLINE_TESTS {
+            let long = total - code;
+            wrong.push(format!("{}: {long} lines of tests; move them to a file", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_map_names_every_room() {
+    let map = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for room in rooms().keys() {
+        let named = |text: &str| words(text).any(|word| word == room);
+        assert!(
+            map.lines().any(|l| l.starts_with("//!") && named(l)),
+            "lib.rs does not map {room}"
+        );
+        assert!(named(&architecture), "ARCHITECTURE.md does not name {room}");
+    }
+}
+
+#[test]
+fn the_test_of_imports_sees_them() {
+    let code = "use crate::{a::B, c, d::{e, f}};\nuse crate::g::H;\nfn x() { crate::i::j() }";
+    let seen = crate_imports(code);
+    assert_eq!(seen, ["a", "c", "d", "g", "i"].map(str::to_owned).into());
+    assert!(names_crate("use tar::Archive;", "tar"));
+    assert!(!names_crate("let star::x; my_tar::y; a.tar()", "tar"));
+}
+
+type Files = Vec<(PathBuf, String)>;
+
+/// Every room of `src/`: a folder, or a file of its own that is not ground.
+fn rooms() -> BTreeMap<String, Files> {
+    let mut rooms: BTreeMap<String, Files> = BTreeMap::new();
+    for (path, text) in sources(&root().join("src")) {
+        let inner = path.strip_prefix(root().join("src")).unwrap();
+        let first = inner.components().next().unwrap().as_os_str().to_str().unwrap();
+        let room = first.trim_end_matches(".rs");
+        if ["lib", "main"].contains(&room) || GROUND.contains(&room) || is_test_file(&path) {
+            continue;
+        }
+        rooms.entry(room.to_owned()).or_default().push((path.clone(), text));
+    }
+    assert!(rooms.len() > 5, "the rooms were not found");
+    rooms
+}
+
+fn may_use(room: &str, files: &Files) -> BTreeSet<String> {
+    let declared: Vec<_> = files
+        .iter()
+        .flat_map(|(_, text)| text.lines())
+        .filter_map(|line| line.strip_prefix("//! May use: "))
+        .collect();
+    let [line] = declared[..] else {
+        panic!("room {room} declares `May use:` {} times", declared.len())
+    };
+    line.split(", ").filter(|used| *used != "nothing").map(str::to_owned).collect()
+}
+
+fn sources(folder: &Path) -> Files {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Whether a whole file is compiled for tests alone, by its name.
+fn is_test_file(path: &Path) -> bool {
+    let named =
+        |part: &str| ["tests", "testing", "fake"].contains(&part) || part.ends_with("_tests");
+    path.components().any(|c| named(c.as_os_str().to_str().unwrap().trim_end_matches(".rs")))
+}
+
+/// A file's text up to its inline test module, comment lines left out of nothing: only tests are cut.
+fn code_of(text: &str) -> String {
+    let inline = text.find("#[cfg(test)]\nmod tests {");
+    text[..inline.unwrap_or(text.len())].to_owned()
+}
+
+/// The first names behind `crate::`, in paths and in groups; comments and docs do not count.
+fn crate_imports(code: &str) -> BTreeSet<String> {
+    let code: String =
+        code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => names.extend(group_heads(group)),
+            None => names.extend(words(rest).next().map(str::to_owned)),
+        }
+    }
+    names
+}
+
+/// The names at the top level of a `{…}` group whose opening brace is already read.
+fn group_heads(group: &str) -> Vec<String> {
+    let (mut depth, mut head, mut heads) = (0, String::new(), Vec::new());
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => heads.push(std::mem::take(&mut head)),
+            _ if depth == 0 => head.push(c),
+            _ => {}
+        }
+    }
+    heads.push(head);
+    heads.iter().filter_map(|h| words(h).next().map(str::to_owned)).collect()
+}
+
+fn names_crate(code: &str, name: &str) -> bool {
+    let code: String =
+        code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    code.match_indices(&format!("{name}::"))
+        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
