@@ -1,5 +1,94 @@
 //! The harness of ovl-csi, reached as `cargo xtask`.
+//!
+//! It brings up a real two-node Kubernetes cluster on a machine that may have nothing but Linux,
+//! root, Rust, a C compiler and Go, and takes all of it away again.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program talks")]
 
-fn main() -> anyhow::Result<()> {
-    Ok(())
+mod background;
+mod cache;
+mod cases;
+mod clean;
+mod cluster;
+mod demo;
+mod driver;
+mod engine;
+mod harness;
+mod images;
+mod look;
+mod network;
+mod node_image;
+mod pods;
+mod process;
+mod progress;
+mod provision;
+mod registry;
+mod render;
+mod stage;
+mod suites;
+mod tally;
+mod tools;
+mod versions;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cluster::Purpose;
+use crate::harness::Harness;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  try             make a two-node cluster with the driver and show a pod's volume (context kind-ovl)
+  test [SUITE]…   run every suite, or those named
+  render          write the rendered chart into deploy/
+  up              make a two-node cluster (context kind-ovl) and leave it there
+  clean           remove the harness's clusters, containers, networks and engine
+  clean --cache   the same, and everything that was built
+";
+
+fn main() -> ExitCode {
+    match process::end_children_on_signal().and_then(|()| run()) {
+        Ok(code) => code,
+        // The thread that took the signal ends the process, with its own words.
+        Err(_) if process::interrupted() => loop {
+            std::thread::park();
+        },
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["try"] => demo::run(&Harness::start()?, &driver::sources()?)?,
+        ["test", suites @ ..] => {
+            let (h, repo) = (Harness::start()?, driver::sources()?);
+            let passed = suites::run(&suites::Bench { h: &h, repo: &repo }, suites)?;
+            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        ["render"] => {
+            let helm = tools::found::helm(&Harness::start()?)?;
+            render::write(&helm, &driver::sources()?)?;
+        }
+        ["up"] => {
+            let h = Harness::start()?;
+            let ground = provision::provision(&h)?;
+            cluster::up(&h, &ground, Purpose::Try)?;
+        }
+        ["clean"] => clean::all(&Harness::start()?)?,
+        ["clean", "--cache"] => {
+            let h = Harness::start()?;
+            clean::all(&h)?;
+            clean::cache(&h)?;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return Ok(ExitCode::from(2));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,16 @@
+# An image with something in it for every rule of a layer: what a later layer hides, changes and
+# adds, and the kinds of entries that are easily got wrong.
+ARG BASE
+FROM ${BASE}
+
+RUN mkdir /demo \
+ && echo "from the image" > /demo/hello \
+ && echo "from the first layer" > /demo/changed \
+ && echo "from the first layer" > /demo/removed
+RUN echo "from the second layer" > /demo/changed \
+ && rm /demo/removed
+RUN ln -s hello /demo/symlink \
+ && echo "one file, two names" > /demo/twin \
+ && ln /demo/twin /demo/hardlink
+RUN install --mode 4755 /bin/true /demo/setuid \
+ && install --mode 0640 --owner 1234 --group 5678 /demo/hello /demo/owned

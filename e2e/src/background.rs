@@ -1,0 +1,75 @@
+//! A program that runs beside the harness and ends with the value that stands for it.
+//!
+//! Deliberately absent: restarts. A program that ends early is somebody's finding.
+
+use std::path::PathBuf;
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use crate::process::{self, Cmd};
+
+/// How long a program may take to end when it is asked to.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running program; it is asked to end when this is dropped, and killed if it does not.
+pub struct Background {
+    child: Child,
+    /// What it prints.
+    pub log: PathBuf,
+}
+
+impl Background {
+    /// Starts a command that prints into a log.
+    ///
+    /// # Errors
+    /// The log cannot be opened or the program not be started.
+    pub fn start(cmd: &Cmd, log: PathBuf) -> Result<Self> {
+        let file = process::open_log(&log)?;
+        let other = file.try_clone().with_context(|| format!("sharing {}", log.display()))?;
+        Ok(Self { child: cmd.spawn(file.into(), other.into())?, log })
+    }
+
+    /// Whether it has ended by itself.
+    pub fn ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)) | Err(_))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let Ok(group) = process::group(&self.child) else { return };
+        let asked = Instant::now();
+        process::kill_group(group, Signal::SIGTERM);
+        while !self.ended() && asked.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(20));
+        }
+        if !self.ended() {
+            process::kill_group(group, Signal::SIGKILL);
+            // Only a child that is gone already cannot be waited for.
+            self.child.wait().map(drop).unwrap_or_default();
+        }
+        process::forget(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn it_ends_with_its_value() -> Result<()> {
+        let log = std::env::temp_dir().join(format!("ovl-background-{}", std::process::id()));
+        let mut running = Background::start(&Cmd::new("sleep").arg("600"), log.clone())?;
+        assert!(!running.ended());
+        let id = running.child.id();
+        drop(running);
+        assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
+        fs::remove_file(log)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! `cargo xtask try`: the driver on a cluster, and what one pod's volume looks like from the pod
+//! and from its node. The cluster stays, with the pod running.
+//!
+//! Deliberately absent: claims. Every line is read from the cluster while it is printed, and what
+//! is not as it should be ends the demonstration.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::{Purpose, wait_for};
+use crate::harness::Harness;
+use crate::look::{Node, STORE};
+use crate::pods::{self, PATIENCE};
+use crate::progress::seconds;
+use crate::provision;
+use crate::render::{NAMESPACE, RELEASE};
+use crate::stage::{self, Stage};
+
+/// The example, below the sources.
+const EXAMPLE: &str = "deploy/examples/pod.yaml";
+
+/// The pod in it.
+const POD: &str = "demo";
+
+/// What the pod does to its volume: a new file, a changed one, one less.
+const WRITES: &str = "cd /work && echo 'written by the pod' > note && echo 'and changed' >> demo/hello && rm demo/twin";
+
+/// Sets the stage, shows the volume's life and leaves the pod running.
+///
+/// # Errors
+/// The first step that failed or showed something else than it should.
+pub fn run(h: &Harness, repo: &Path) -> Result<()> {
+    h.progress.say("Getting a cluster with the driver (what is missing is made once, and kept):");
+    let ground = provision::provision(h)?;
+    let stage = stage::set(h, repo, &ground, Purpose::Try)?;
+    let example = fs::read_to_string(repo.join(EXAMPLE));
+    let example = example.with_context(|| format!("reading {EXAMPLE}"))?;
+    pods::delete(&stage.cluster, POD)?;
+    let uid = h.progress.step("starting the example pod", seconds(10), |_| {
+        stage.cluster.kubectl_apply(&example)?;
+        pods::ready(&stage.cluster, POD)
+    })?;
+    let say = |line: &str| h.progress.say(line);
+    say(&format!("\nPod `{POD}` ({EXAMPLE}) has the image {} at /work.", stage.image));
+    let (node, volume) = show_life(&stage, &uid, &say)?;
+    say(&format!("\nAfter `kubectl delete pod {POD}`, on {}:", node.name));
+    pods::delete(&stage.cluster, POD)?;
+    show_end(&node, &uid, &volume, &say)?;
+    h.progress.step("starting the pod again, for you", seconds(10), |_| {
+        stage.cluster.kubectl_apply(&example)?;
+        pods::ready(&stage.cluster, POD)
+    })?;
+    say(&hints(&stage, &node));
+    Ok(())
+}
+
+/// The volume while its pod lives; returns its node and its id.
+fn show_life<'a>(stage: &'a Stage, uid: &str, say: &impl Fn(&str)) -> Result<(Node<'a>, String)> {
+    let in_pod = |command: &str| -> Result<String> {
+        let said = pods::shell(&stage.cluster, POD, command)?;
+        say(&format!("    $ {command}"));
+        said.lines().for_each(|line| say(&format!("    {line}")));
+        Ok(said)
+    };
+    let node = Node::of_pod(stage, POD)?;
+    say("  The image's files are there, and the pod may change them:");
+    let before = node.layers()?;
+    let hello = in_pod("cat /work/demo/hello")?;
+    ensure!(hello == "from the image", "the image's file says `{hello}`");
+    in_pod(WRITES)?;
+    let changed = in_pod("cat /work/note /work/demo/hello")?;
+    ensure!(changed.ends_with("and changed"), "the files say `{changed}`");
+
+    say(&format!("\n  What its node, {}, sees of it: one mount", node.name));
+    let mounts = node.volume_mounts(uid)?;
+    let [mount] = mounts.as_slice() else { anyhow::bail!("mounts of the pod: {mounts:?}") };
+    say(&format!("    {}\n    {}", mount.target, mount.words()));
+    let upper = mount.value("upperdir").context("the mount names no upper")?;
+    let volume = upper.rsplit('/').nth(1).context("the upper is in no volume's folder")?;
+    say("  and the pod's changes, all of them, beside the layers (c marks what was removed):");
+    let changes =
+        node.shell(&format!("cd {upper} && find . -mindepth 1 -printf '%y %P\\n' | sort -k2"))?;
+    changes.lines().for_each(|line| say(&format!("    {line}")));
+
+    let after = node.layers()?;
+    ensure!(before == after, "the layers changed: {before:?} became {after:?}");
+    let files = node.shell(&format!("du -sh {STORE}/layers | cut -f1"))?;
+    say(&format!(
+        "  The layers, {files} in {} files, have the same sha256 as before.",
+        after.len()
+    ));
+    Ok((node, volume.to_owned()))
+}
+
+/// The node once the pod is gone.
+fn show_end(node: &Node<'_>, uid: &str, volume: &str, say: &impl Fn(&str)) -> Result<()> {
+    wait_for("the node to have nothing of the volume", PATIENCE, || {
+        ensure!(node.volume_mounts(uid)?.is_empty(), "it is still mounted");
+        ensure!(!node.volumes()?.iter().any(|id| id == volume), "its folder is still there");
+        Ok(Some(()))
+    })?;
+    let left = node.shell(&format!("ls {STORE}/volumes | wc -l"))?;
+    say(&format!("    mounts of the pod   0\n    {STORE}/volumes   {left} entries"));
+    say(&format!("    layers              {} files, for the next pod", node.layers()?.len()));
+    Ok(())
+}
+
+/// What to do next.
+fn hints(stage: &Stage, node: &Node<'_>) -> String {
+    let ground = &stage.cluster.ground;
+    // A kubectl of the harness's own is in no folder of PATH, nor are its engine's settings known.
+    let alias = match ground.kubectl.is_absolute() {
+        true => format!("  alias kubectl={}\n", ground.kubectl.display()),
+        false => String::new(),
+    };
+    let kubectl = format!("kubectl --context kind-{}", stage.cluster.name);
+    let docker = ground.engine.words(&["exec", "-it", &node.name, "ls", STORE]);
+    format!(
+        "\nThe cluster stays, with the pod running. Look around:\n{alias}\
+         \x20 {kubectl} exec -it {POD} -- bash\n\
+         \x20 {kubectl} describe pod {POD}\n\
+         \x20 {kubectl} --namespace {NAMESPACE} logs daemonset/{RELEASE}-node\n\
+         \x20 {docker}\n\
+         Images that you push to {} are {}/… for a volume.\n\
+         Take all of it away:\n\
+         \x20 cargo xtask clean",
+        stage.registry.here, stage.registry.host
+    )
+}

@@ -1,0 +1,270 @@
+//! An engine of the harness's own: Debian's dockerd beside anything the machine may have, with
+//! its own data, socket and process file.
+//!
+//! ```text
+//! /run/ovl-csi-e2e/        gone after `clean`
+//!   docker.sock  exec/     dockerd's
+//!   config/                DOCKER_CONFIG of its clients: the build plugin, no credentials
+//!   engine.json            the process, when it started, what it found in the packet filter
+//!   *.kubeconfig           a cluster's, each
+//! ```
+//!
+//! Deliberately absent: the machine's service manager. What is started here ends here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::{BRIDGE, RUN_DIR, firewall};
+use crate::cache::Recipe;
+use crate::harness::Harness;
+use crate::process::{self, Cmd};
+
+/// How long dockerd may take to answer or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The wrapper that containers start through where root lacks CAP_SYS_RESOURCE.
+const REDUCING_RUNTIME: &str = include_str!("../../assets/runtime-without-sys-resource");
+
+/// CAP_SYS_RESOURCE in the masks of `/proc/*/status` (capabilities(7)).
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+/// The control group that all containers are in.
+const CONTROL_GROUP: &str = "ovl-csi-e2e";
+
+/// Where its clients find it.
+pub fn socket() -> PathBuf {
+    Path::new(RUN_DIR).join("docker.sock")
+}
+
+/// Its clients' configuration folder.
+pub fn client_config() -> PathBuf {
+    Path::new(RUN_DIR).join("config")
+}
+
+/// A daemon that the harness started and that still is the same process.
+pub struct Daemon {
+    pid: Pid,
+    before: Before,
+}
+
+/// What the daemon changes on the host and does not change back.
+struct Before {
+    /// Policy of the FORWARD chain.
+    forward: String,
+    /// Whether the host forwards packets, as the kernel writes it.
+    ip_forward: String,
+}
+
+/// Finds the recorded daemon; `None` if there is no record or another process has its number.
+pub fn find() -> Option<Daemon> {
+    let record = read_record()?;
+    let pid = i32::try_from(record.get("pid")?.as_i64()?).ok()?;
+    if started(pid)? != record.get("started")?.as_u64()? {
+        return None;
+    }
+    Some(Daemon { pid: Pid::from_raw(pid), before: Before::recorded(&record)? })
+}
+
+/// Whether a daemon that was started here is gone without having been stopped, by a crash or a
+/// kill: its containers may still run, and only another daemon on its data can take them away.
+pub fn was_lost() -> bool {
+    record().exists() && find().is_none()
+}
+
+/// Starts dockerd and waits until it answers.
+///
+/// # Errors
+/// It ended or did not answer in time; the error quotes the end of its log.
+pub fn start(h: &Harness) -> Result<()> {
+    let log = h.cache.logs().join("dockerd.log");
+    let out = fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
+    let before = Before::now();
+    let mut command = dockerd(h)?.detached();
+    let stderr = out.try_clone().context("sharing dockerd's log")?;
+    command.stdin(Stdio::null()).stdout(out).stderr(stderr);
+    let mut child = command.spawn().context("starting dockerd")?;
+    let pid = process::group(&child)?;
+    let text = json!({
+        "pid": pid,
+        "started": started(pid),
+        "forward": before.forward,
+        "ip_forward": before.ip_forward,
+    });
+    fs::write(record(), text.to_string()).context("recording dockerd's process")?;
+
+    let begun = Instant::now();
+    loop {
+        if Cmd::new("docker").arg("version").env("DOCKER_HOST", host()).succeeds() {
+            return Ok(());
+        }
+        let ended = child.try_wait().context("looking after dockerd")?;
+        if ended.is_some() || begun.elapsed() > PATIENCE {
+            let said = process::tail(&log, 40).unwrap_or_default();
+            bail!("dockerd does not answer; the end of {}:\n{said}", log.display());
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// dockerd with everything of its own.
+fn dockerd(h: &Harness) -> Result<Cmd> {
+    let run = Path::new(RUN_DIR);
+    let data = h.cache.root().join("docker");
+    for dir in [&data, &client_config()] {
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    }
+    // An empty configuration: the machine's would apply otherwise.
+    let config = run.join("daemon.json");
+    fs::write(&config, "{}").with_context(|| format!("writing {}", config.display()))?;
+    let mut dockerd = Cmd::new("dockerd").arg("--data-root").arg(data);
+    dockerd = dockerd.arg("--exec-root").arg(run.join("exec"));
+    dockerd = dockerd.arg("--pidfile").arg(run.join("docker.pid"));
+    dockerd = dockerd.arg("--config-file").arg(config);
+    dockerd = dockerd.arg("--host").arg(host());
+    // No default bridge: nodes have a network of their own, builds use the host's.
+    dockerd = dockerd.args(["--bridge", "none"]);
+    // A running systemd makes the groups, under its own names, and takes them away.
+    if !Path::new("/run/systemd/system").exists() {
+        dockerd = dockerd.arg("--cgroup-parent").arg(format!("/{CONTROL_GROUP}"));
+    }
+    if lacks_sys_resource(&fs::read_to_string("/proc/self/status").unwrap_or_default()) {
+        let runtime = format!("reducing={}", reducing_runtime(h)?.display());
+        dockerd = dockerd.args(["--add-runtime", &runtime, "--default-runtime", "reducing"]);
+    }
+    Ok(dockerd)
+}
+
+impl Before {
+    /// As it is now; or, after a daemon that was lost, as that one found it.
+    fn now() -> Self {
+        read_record().and_then(|record| Self::recorded(&record)).unwrap_or_else(|| Self {
+            forward: firewall::forward_policy(),
+            ip_forward: fs::read_to_string(IP_FORWARD).unwrap_or_default().trim().to_owned(),
+        })
+    }
+
+    fn recorded(record: &Value) -> Option<Self> {
+        let word = |key: &str| record.get(key).and_then(Value::as_str).map(str::to_owned);
+        Some(Self { forward: word("forward")?, ip_forward: word("ip_forward")? })
+    }
+}
+
+fn read_record() -> Option<Value> {
+    serde_json::from_str(&fs::read_to_string(record()).ok()?).ok()
+}
+
+/// The value for `DOCKER_HOST`.
+pub fn host() -> String {
+    format!("unix://{}", socket().display())
+}
+
+impl Daemon {
+    /// Ends it (with its containers' networks given up by then) and takes out what it left in the
+    /// packet filter.
+    ///
+    /// # Errors
+    /// It does not end, or the rules cannot be changed.
+    pub fn stop(self) -> Result<()> {
+        match kill(self.pid, Signal::SIGTERM) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => bail!("ending dockerd (process {}): {errno}", self.pid),
+        }
+        let begun = Instant::now();
+        while find().is_some() {
+            ensure!(begun.elapsed() < PATIENCE, "dockerd (process {}) does not end", self.pid);
+            thread::sleep(Duration::from_millis(100));
+        }
+        firewall::forget_engine(BRIDGE, &self.before.forward)?;
+        remove_empty_folders();
+        fs::write(IP_FORWARD, self.before.ip_forward)
+            .with_context(|| format!("restoring {IP_FORWARD}"))
+    }
+}
+
+/// Folders that dockerd, containerd and runc make outside of what they are told, and the control
+/// groups of its containers. Only empty ones go: another engine may use the same.
+fn remove_empty_folders() {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let groups = hierarchies.map(|hierarchy| hierarchy.path().join(CONTROL_GROUP));
+    for group in groups.chain([Path::new("/sys/fs/cgroup").join(CONTROL_GROUP)]) {
+        remove_group(&group);
+    }
+    for folder in ["docker/plugins", "docker", "containerd/s", "containerd", "runc"] {
+        fs::remove_dir(Path::new("/run").join(folder)).unwrap_or_default();
+    }
+}
+
+/// Removes a control group and those in it, which can be done only from the innermost out.
+fn remove_group(group: &Path) {
+    for inner in fs::read_dir(group).into_iter().flatten().flatten() {
+        if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_group(&inner.path());
+        }
+    }
+    fs::remove_dir(group).unwrap_or_default();
+}
+
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
+fn record() -> PathBuf {
+    Path::new(RUN_DIR).join("engine.json")
+}
+
+/// When a process started, in clock ticks since boot: with its number, its identity (proc(5)).
+/// A zombie does not count as a process.
+fn started(pid: i32) -> Option<u64> {
+    start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn start_ticks(stat: &str) -> Option<u64> {
+    // The name in parentheses may hold anything, so fields count from the last parenthesis.
+    let (_, after) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = after.split(' ').collect();
+    (*fields.first()? != "Z").then(|| fields.get(19)?.parse().ok()).flatten()
+}
+
+fn lacks_sys_resource(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & CAP_SYS_RESOURCE == 0)
+}
+
+fn reducing_runtime(h: &Harness) -> Result<PathBuf> {
+    let recipe = Recipe { name: "runtime", version: "1", inputs: &[REDUCING_RUNTIME] };
+    let place = h.cache.product(&recipe, |dir| {
+        use std::os::unix::fs::PermissionsExt;
+        let script = dir.join("runtime");
+        fs::write(&script, REDUCING_RUNTIME)?;
+        Ok(fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?)
+    })?;
+    Ok(place.join("runtime"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_capability_is_read_from_the_bounding_set() {
+        assert!(lacks_sys_resource("CapEff:\t0\nCapBnd:\t000001fffeffffff\n"));
+        assert!(!lacks_sys_resource("CapBnd:\t000001ffffffffff\n"));
+        assert!(!lacks_sys_resource("no such line"));
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
+        let stat = |state: &str| format!("7 (a) b) {state} {}", fields.join(" "));
+        assert_eq!(start_ticks(&stat("S")), Some(22));
+        assert_eq!(start_ticks(&stat("Z")), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! The children that run now: each leads a process group, and all of them end together when a
+//! signal comes or one of several lanes has failed.
+//!
+//! Deliberately absent: the engine, which is to outlive the harness and has a record of its own.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::unistd::Pid;
+
+static CHILDREN: Mutex<Children> = Mutex::new(Children { groups: BTreeSet::new(), closed: false });
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+struct Children {
+    groups: BTreeSet<i32>,
+    closed: bool,
+}
+
+/// Why a command did not run, or not to its end: the harness is ending its children.
+#[derive(Debug)]
+pub struct Ended;
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ended by the harness")
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// Makes SIGINT, SIGTERM and SIGHUP end the harness with its children, with exit code 130.
+///
+/// Has to be called before any other thread exists: the signals are blocked in all of them and
+/// taken by one that waits for nothing else. (The standard library gives children a clean mask.)
+///
+/// # Errors
+/// The signal mask cannot be set.
+pub fn end_children_on_signal() -> Result<()> {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block().context("blocking the signals that end the harness")?;
+    thread::spawn(move || {
+        let name = signals.wait().map_or("a signal", Signal::as_str);
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        end_children();
+        eprintln!("\nstopped by {name}; `cargo xtask clean` removes what is left of a cluster");
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+/// Whether a signal came: the process is about to exit, and errors are no news any more.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Asks every running child's group to end, kills those that are there three seconds later, and
+/// admits no others until [`admit_children`].
+pub fn end_children() {
+    let mut children = lock();
+    children.closed = true;
+    for &group in &children.groups {
+        kill_group(group, Signal::SIGTERM);
+    }
+    let alive = |group: &i32| killpg(Pid::from_raw(*group), None).is_ok();
+    for _ in 0..30 {
+        if !children.groups.iter().any(alive) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    for &group in &children.groups {
+        kill_group(group, Signal::SIGKILL);
+    }
+}
+
+/// Lets commands run again after [`end_children`]; not after a signal, which ends everything.
+pub fn admit_children() {
+    lock().closed = interrupted();
+}
+
+/// Whether children are being ended.
+pub(super) fn ending() -> bool {
+    lock().closed
+}
+
+/// Starts a child and puts its group on the list, unless children are being ended. The lock is
+/// held over the start, so that none slips past.
+pub(super) fn start(spawn: impl FnOnce() -> Result<Child>) -> Result<Child> {
+    let mut children = lock();
+    if children.closed {
+        return Err(Ended.into());
+    }
+    let child = spawn()?;
+    children.groups.insert(group(&child)?);
+    Ok(child)
+}
+
+/// Takes an ended child's process group off the list of those that an interrupt ends.
+pub fn forget(group: i32) {
+    lock().groups.remove(&group);
+}
+
+/// Signals a whole process group.
+pub fn kill_group(group: i32, signal: Signal) {
+    // ESRCH, the only likely error, means that the group is gone already.
+    killpg(Pid::from_raw(group), signal).unwrap_or_default();
+}
+
+/// The group that a child leads, which has its number.
+pub fn group(child: &Child) -> Result<i32> {
+    i32::try_from(child.id()).context("a process id beyond the kernel's range")
+}
+
+fn lock() -> MutexGuard<'static, Children> {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,316 @@
+//! Runs commands: output to a log, a time limit, and an error that says what happened.
+//!
+//! Every child leads its own process group, and `children` has them all on a list. Deliberately
+//! absent: shells. A command is a program and arguments.
+
+mod children;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+pub use children::{
+    Ended, admit_children, end_children, end_children_on_signal, forget, group, interrupted,
+    kill_group,
+};
+
+/// How many lines of a log an error quotes.
+const TAIL_LINES: usize = 40;
+
+/// The longest a command may take when nothing else was said.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(3600);
+
+/// A command that has not run yet.
+#[derive(Clone)]
+pub struct Cmd {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, Option<OsString>)>,
+    dir: Option<PathBuf>,
+    log: Option<PathBuf>,
+    stdin: Vec<u8>,
+    limit: Duration,
+}
+
+/// What a command that ended has left: its status and everything that it printed.
+pub struct Outcome {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Cmd {
+    /// A command without arguments; the program is looked up in `PATH` unless it is a path.
+    pub fn new(program: impl AsRef<Path>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: None,
+            log: None,
+            stdin: Vec::new(),
+            limit: DEFAULT_LIMIT,
+        }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Takes an environment variable away.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.env.push((key.as_ref().to_owned(), None));
+        self
+    }
+
+    /// Sets the folder to run in.
+    #[must_use]
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// Appends what [`Cmd::run`] prints to this file; without one it is captured.
+    #[must_use]
+    pub fn log(mut self, log: impl AsRef<Path>) -> Self {
+        self.log = Some(log.as_ref().to_owned());
+        self
+    }
+
+    /// Feeds these bytes to standard input, which is empty otherwise.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// Limits the time; the command's process group is killed when it is up. An hour by default.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs to the end, printing into the log.
+    ///
+    /// # Errors
+    /// It could not be started, ran out of time or exited with anything but 0; the error quotes
+    /// the end of the log and names it.
+    pub fn run(self) -> Result<()> {
+        let Some(log) = self.log.clone() else {
+            return self.output().map(drop);
+        };
+        let mut file = open_log(&log)?;
+        writeln!(file, "$ {self}").with_context(|| format!("writing {}", log.display()))?;
+        let clone = || file.try_clone().with_context(|| format!("sharing {}", log.display()));
+        let mut child = self.spawn(clone()?.into(), clone()?.into())?;
+        self.feed(&mut child);
+        let quote = |why: String| match tail(&log, TAIL_LINES) {
+            Ok(lines) => format!("`{self}` {why}; the end of {}:\n{lines}", log.display()),
+            Err(_) => format!("`{self}` {why}; see {}", log.display()),
+        };
+        match self.wait(child) {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => bail!(quote(format!("failed ({status})"))),
+            Err(error) if error.is::<Ended>() => Err(error),
+            Err(error) => bail!(quote(format!("failed ({error:#})"))),
+        }
+    }
+
+    /// Runs to the end and returns standard output without the white space at its end.
+    ///
+    /// # Errors
+    /// As [`Cmd::run`], quoting standard error.
+    pub fn output(self) -> Result<String> {
+        let line = self.to_string();
+        let done = self.outcome()?;
+        if !done.status.success() {
+            let said = [done.stderr.trim(), done.stdout.trim()].join("\n");
+            bail!("`{line}` failed ({}): {}", done.status, last_lines(said.trim(), TAIL_LINES));
+        }
+        Ok(done.stdout.trim_end().to_owned())
+    }
+
+    /// Runs to the end and returns whatever came, a failure's exit status included.
+    ///
+    /// # Errors
+    /// It could not be started or ran out of time.
+    pub fn outcome(self) -> Result<Outcome> {
+        let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
+        self.feed(&mut child);
+        let stdout = drain(child.stdout.take());
+        let stderr = drain(child.stderr.take());
+        let status = self.wait(child).with_context(|| format!("running `{self}`"))?;
+        let text = |thread: thread::JoinHandle<Vec<u8>>| {
+            String::from_utf8_lossy(&thread.join().unwrap_or_default()).into_owned()
+        };
+        Ok(Outcome { status, stdout: text(stdout), stderr: text(stderr) })
+    }
+
+    /// Whether it ran and exited with 0; for probes, where a missing program is a plain no.
+    pub fn succeeds(self) -> bool {
+        self.outcome().is_ok_and(|done| done.status.success())
+    }
+
+    /// The same command for [`std::process`], for the rare child that is to outlive the harness.
+    pub fn detached(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).process_group(0);
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        command
+    }
+
+    /// Starts it in a process group that an interrupt takes down, until it is [`forget`]ten: for a
+    /// child that runs beside others. [`Cmd::run`] and its kin do all of it by themselves.
+    ///
+    /// # Errors
+    /// It could not be started, or children are being ended.
+    pub fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+        let mut command = self.detached();
+        let stdin = if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() };
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
+        children::start(|| command.spawn().with_context(|| format!("starting `{self}`")))
+    }
+
+    /// Writes standard input from a thread: the child may print before it has read everything.
+    fn feed(&self, child: &mut Child) {
+        if let Some(mut pipe) = child.stdin.take() {
+            let bytes = self.stdin.clone();
+            // A child that exits early closes the pipe; its exit status says more than EPIPE.
+            thread::spawn(move || pipe.write_all(&bytes).unwrap_or_default());
+        }
+    }
+
+    fn wait(&self, mut child: Child) -> Result<ExitStatus> {
+        let group = group(&child)?;
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || tell.send(child.wait()));
+        let ended = match told.recv_timeout(self.limit) {
+            Err(RecvTimeoutError::Timeout) => {
+                kill_group(group, Signal::SIGKILL);
+                told.recv().ok();
+                None
+            }
+            ended => Some(ended.context("its waiting thread died")?),
+        };
+        forget(group);
+        match ended {
+            Some(Ok(status)) if !status.success() && children::ending() => Err(Ended.into()),
+            Some(status) => Ok(status?),
+            None => bail!("no end after {} s, killed", self.limit.as_secs()),
+        }
+    }
+}
+
+impl fmt::Display for Cmd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.program.display())?;
+        self.args.iter().try_for_each(|arg| write!(f, " {}", arg.to_string_lossy()))
+    }
+}
+
+fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            pipe.read_to_end(&mut bytes).unwrap_or_default();
+        }
+        bytes
+    })
+}
+
+/// Opens a log to append to.
+///
+/// # Errors
+/// It cannot be opened or made.
+pub fn open_log(log: &Path) -> Result<File> {
+    let options = OpenOptions::new().create(true).append(true).open(log);
+    options.with_context(|| format!("opening the log {}", log.display()))
+}
+
+/// The last lines of a file.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn tail(path: &Path, lines: usize) -> Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(last_lines(&String::from_utf8_lossy(&bytes), lines).to_owned())
+}
+
+fn last_lines(text: &str, lines: usize) -> &str {
+    let text = text.trim_end();
+    let start = text.rmatch_indices('\n').nth(lines.saturating_sub(1)).map_or(0, |(at, _)| at + 1);
+    &text[start..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_whole_lines() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc");
+        assert_eq!(last_lines("a\nb", 40), "a\nb");
+        assert_eq!(last_lines("", 40), "");
+    }
+
+    #[test]
+    fn output_feeds_stdin_and_trims_the_end() -> Result<()> {
+        assert_eq!(Cmd::new("cat").stdin("hello\n").output()?, "hello");
+        Ok(())
+    }
+
+    #[test]
+    fn a_failure_says_what_ran_and_what_it_said() {
+        let failed = Cmd::new("sh").args(["-c", "echo no luck >&2; exit 3"]).output();
+        let words = failed.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(words.contains("no luck") && words.contains("exit status: 3"), "{words}");
+    }
+
+    #[test]
+    fn a_command_over_its_limit_is_killed_with_its_children() {
+        let slow = Cmd::new("sh").args(["-c", "sleep 600 & wait"]);
+        let slow = slow.limit(Duration::from_millis(50)).output();
+        let words = format!("{:#}", slow.err().unwrap_or_else(|| anyhow::anyhow!("it ended")));
+        assert!(words.contains("killed"), "{words}");
+    }
+}

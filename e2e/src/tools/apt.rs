@@ -1,0 +1,49 @@
+//! Installs the few Debian packages that nothing else can stand in for.
+//!
+//! Deliberately absent: removal. A package is the machine's from then on, as any other.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::harness::Harness;
+use crate::process::Cmd;
+use crate::progress::seconds;
+
+/// Installs those of the packages that are missing.
+///
+/// # Errors
+/// This is no Debian, or the installation failed; the error quotes the end of its log.
+pub fn ensure(h: &Harness, packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|p| !installed(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    ensure!(
+        Cmd::new("apt-get").arg("--version").succeeds(),
+        "{list}: not here, and this system has no apt-get; install them by its own means"
+    );
+    h.progress.step(&format!("installing {list}"), seconds(20), |log| {
+        // The package lists may be missing or too old; they are fetched only if so.
+        if install(&missing, log).is_ok() {
+            return Ok(());
+        }
+        apt(log).arg("update").run()?;
+        install(&missing, log)
+    })
+}
+
+fn installed(package: &str) -> bool {
+    let status = Cmd::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]).output();
+    status.is_ok_and(|status| status == "installed")
+}
+
+fn install(packages: &[&str], log: &Path) -> Result<()> {
+    apt(log).args(["install", "--yes", "--no-install-recommends"]).args(packages).run()
+}
+
+fn apt(log: &Path) -> Cmd {
+    let apt = Cmd::new("apt-get").args(["-q", "-o", "DPkg::Lock::Timeout=120"]);
+    apt.env("DEBIAN_FRONTEND", "noninteractive").log(log)
+}

@@ -1,0 +1,262 @@
+//! Builds Go programs from their published modules, stripped, into the cache.
+//!
+//! Deliberately absent: cloning repositories. A module at a version is all that is read, and Go
+//! checks it against its checksum database.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::Recipe;
+use crate::harness::Harness;
+use crate::process::Cmd;
+use crate::versions;
+
+/// Programs of one module.
+#[derive(Clone, Debug)]
+pub struct GoBuild {
+    /// What the product is called.
+    pub name: &'static str,
+    /// The module that holds the programs.
+    pub module: &'static str,
+    /// The module's version, with its `v`.
+    pub version: String,
+    /// Main packages, as paths below the module; `""` is its root.
+    pub packages: &'static [&'static str],
+    /// Who resolves the dependencies.
+    pub deps: Deps,
+    /// `-X` settings for the linker: package path, dot, name, equals sign, value.
+    pub set: Vec<String>,
+    /// Build tags, separated by commas.
+    pub tags: &'static str,
+    /// Whether it needs C; it is linked statically then, to run on any node image.
+    pub cgo: bool,
+    /// How long it usually takes on two cores.
+    pub usual: Duration,
+}
+
+/// Who resolves a build's dependencies.
+#[derive(Clone, Debug)]
+pub enum Deps {
+    /// The module's own go.mod, by `go install module@version`.
+    Theirs,
+    /// A go.mod of ours: `go install` refuses modules that replace dependencies.
+    Ours,
+    /// A go.mod of ours which also gives every dependency required at v0.0.0 this version: such
+    /// ones live in the module's own tree and are published beside it.
+    OursWithStaging(&'static str),
+}
+
+impl GoBuild {
+    /// The folder with the programs if they are built.
+    pub fn have(&self, h: &Harness) -> Option<PathBuf> {
+        self.with_recipe(|recipe| h.cache.have(recipe))
+    }
+
+    /// The folder with the programs, built first unless it is there.
+    ///
+    /// # Errors
+    /// There is no fitting Go, or the build failed; the error quotes the end of its log.
+    pub fn ensure(&self, h: &Harness) -> Result<PathBuf> {
+        if let Some(place) = self.have(h) {
+            return Ok(place);
+        }
+        let what = format!("building {} {}", self.name, self.version);
+        h.progress.step(&what, self.usual, |log| {
+            let make = |out: &Path| match self.deps {
+                Deps::Theirs => self.install(h, out, log),
+                Deps::Ours => self.build(h, out, log, &self.go_mod(&[], "")),
+                Deps::OursWithStaging(version) => {
+                    let staging = staging_modules(h, self.module, &self.version)?;
+                    self.build(h, out, log, &self.go_mod(&staging, version))
+                }
+            };
+            self.with_recipe(|recipe| h.cache.product(recipe, make))
+        })
+    }
+
+    /// Everything that decides the programs' bytes, and nothing that does not.
+    fn with_recipe<T>(&self, with: impl FnOnce(&Recipe<'_>) -> T) -> T {
+        let (deps, flags) = (format!("{:?}", self.deps), self.flags().join(" "));
+        let packages = self.paths().join(" ");
+        let inputs = [packages.as_str(), &deps, &flags, self.cgo_enabled()];
+        with(&Recipe { name: self.name, version: &self.version, inputs: &inputs })
+    }
+
+    fn install(&self, h: &Harness, out: &Path, log: &Path) -> Result<()> {
+        let packages = self.paths().into_iter().map(|path| format!("{path}@{}", self.version));
+        let go = go(h)?.env("GOBIN", out).env("CGO_ENABLED", self.cgo_enabled());
+        go.arg("install").args(self.flags()).args(packages).log(log).run()
+    }
+
+    fn build(&self, h: &Harness, out: &Path, log: &Path, go_mod: &str) -> Result<()> {
+        let module = h.cache.scratch(&format!("{}.module", self.name))?;
+        fs::write(module.join("go.mod"), go_mod).context("writing a go.mod")?;
+        go(h)?.dir(&module).args(["mod", "tidy"]).log(log).run()?;
+        let place = match self.packages {
+            // A module's root would be named after a folder of its path: etcd's is "server".
+            [""] => out.join(self.name),
+            // The empty part makes Go take it for a folder even if there is only one program.
+            _ => out.join(""),
+        };
+        let go = go(h)?.dir(&module).env("CGO_ENABLED", self.cgo_enabled());
+        let go = go.args(["build", "-v", "-o"]).arg(place);
+        go.args(self.flags()).args(self.paths()).log(log).run()
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let path = |package: &&str| match *package {
+            "" => self.module.to_owned(),
+            below => format!("{}/{below}", self.module),
+        };
+        self.packages.iter().map(path).collect()
+    }
+
+    fn cgo_enabled(&self) -> &'static str {
+        if self.cgo { "1" } else { "0" }
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let mut linker = String::from("-s -w");
+        if self.cgo {
+            linker.push_str(" -linkmode=external -extldflags=-static");
+        }
+        for set in &self.set {
+            linker.push_str(" -X ");
+            linker.push_str(set);
+        }
+        vec!["-ldflags".into(), linker, "-tags".into(), self.tags.into()]
+    }
+
+    /// A go.mod whose tools are the programs, so that `go mod tidy` keeps what they need.
+    fn go_mod(&self, staging: &[String], staging_version: &str) -> String {
+        let (major, minor) = versions::GO;
+        let mut text = format!("module ovl.invalid/{}\n\ngo {major}.{minor}\n\n", self.name);
+        text.push_str(&format!("require {} {}\n\n", self.module, self.version));
+        for module in staging {
+            text.push_str(&format!("replace {module} => {module} {staging_version}\n"));
+        }
+        for path in self.paths() {
+            text.push_str(&format!("tool {path}\n"));
+        }
+        text
+    }
+}
+
+/// The source folder of a published module.
+///
+/// # Errors
+/// It cannot be downloaded.
+pub fn module_dir(h: &Harness, module: &str, version: &str) -> Result<PathBuf> {
+    Ok(downloaded(h, module, version)?.0)
+}
+
+fn staging_modules(h: &Harness, module: &str, version: &str) -> Result<Vec<String>> {
+    let (_, go_mod) = downloaded(h, module, version)?;
+    let text = fs::read_to_string(&go_mod);
+    let text = text.with_context(|| format!("reading {}", go_mod.display()))?;
+    Ok(required_at_zero(&text))
+}
+
+/// The modules that a go.mod requires at v0.0.0, a version that nothing publishes.
+fn required_at_zero(go_mod: &str) -> Vec<String> {
+    let words = go_mod.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let module = |words: Vec<&str>| match words.as_slice() {
+        ["require", module, "v0.0.0", ..] | [module, "v0.0.0", ..] => Some((*module).to_owned()),
+        _ => None,
+    };
+    words.filter_map(module).collect()
+}
+
+/// A downloaded module's folder and its go.mod.
+fn downloaded(h: &Harness, module: &str, version: &str) -> Result<(PathBuf, PathBuf)> {
+    let wanted = format!("{module}@{version}");
+    let json = go(h)?.dir(h.cache.root()).args(["mod", "download", "-json", &wanted]).output()?;
+    let json: serde_json::Value = serde_json::from_str(&json).context("go mod download -json")?;
+    let path = |key: &str| {
+        let path = json.get(key).and_then(|v| v.as_str()).map(PathBuf::from);
+        path.with_context(|| format!("go mod download {wanted} named no {key}"))
+    };
+    Ok((path("Dir")?, path("GoMod")?))
+}
+
+/// `go` with its caches below ours, so that it neither fills nor depends on the user's.
+fn go(h: &Harness) -> Result<Cmd> {
+    let root = h.cache.root();
+    let go = program()?;
+    Ok(Cmd::new(go)
+        .env("GOPATH", root.join("go"))
+        .env("GOMODCACHE", root.join("go/pkg/mod"))
+        .env("GOCACHE", root.join("go-build"))
+        .env("GOFLAGS", "-buildvcs=false -trimpath -modcacherw")
+        .env("GOWORK", "off")
+        .env("GOENV", "off")
+        .env_remove("GOBIN"))
+}
+
+/// A Go that is new enough: the one in `PATH`, else where its installer puts it.
+fn program() -> Result<PathBuf> {
+    let (major, minor) = versions::GO;
+    let cure =
+        format!("install Go {major}.{minor} or later (https://go.dev/dl) and have it in PATH");
+    for place in ["go", "/usr/local/go/bin/go"] {
+        let Ok(said) = Cmd::new(place).args(["env", "GOVERSION"]).output() else { continue };
+        return match version(&said) {
+            Some(found) if found >= versions::GO => Ok(place.into()),
+            _ => bail!("{place} is {said}, too old to build Kubernetes: {cure}"),
+        };
+    }
+    bail!("no Go here to build what is missing with: {cure}")
+}
+
+/// Major and minor of `go1.26.8`.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let mut parts = said.strip_prefix("go")?.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staging_modules_are_those_at_zero() {
+        let text = "module k\nrequire (\n\tk8s.io/api v0.0.0\n\tx.org/y v1.2.3\n\
+                    \tk8s.io/kubelet v0.0.0 // indirect\n)\nrequire k8s.io/one v0.0.0\n";
+        assert_eq!(required_at_zero(text), ["k8s.io/api", "k8s.io/kubelet", "k8s.io/one"]);
+    }
+
+    #[test]
+    fn go_versions_compare_as_numbers() {
+        assert_eq!(version("go1.26.8"), Some((1, 26)));
+        assert!(version("go1.9") < version("go1.26.8"));
+        assert_eq!(version("devel"), None);
+    }
+
+    #[test]
+    fn a_go_mod_of_ours_names_module_staging_and_programs() {
+        let build = GoBuild {
+            name: "k",
+            module: "k8s.io/k",
+            version: "v1.2.3".into(),
+            packages: &["cmd/a", ""],
+            deps: Deps::OursWithStaging("v0.2.3"),
+            set: vec!["p.v=1".into()],
+            tags: "",
+            cgo: false,
+            usual: Duration::ZERO,
+        };
+        let text = build.go_mod(&["k8s.io/api".into()], "v0.2.3");
+        for line in [
+            "require k8s.io/k v1.2.3",
+            "replace k8s.io/api => k8s.io/api v0.2.3",
+            "tool k8s.io/k/cmd/a",
+            "tool k8s.io/k",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no `{line}` in:\n{text}");
+        }
+        assert_eq!(build.flags()[1], "-s -w -X p.v=1");
+    }
+}

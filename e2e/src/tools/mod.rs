@@ -1,0 +1,154 @@
+//! The programs that a cluster is made of and the ones that handle it.
+//!
+//! Deliberately absent: downloads of ready-made binaries, which have no one place to come from.
+
+pub mod apt;
+pub mod found;
+pub mod golang;
+pub mod pause;
+
+use crate::progress::{minutes, seconds};
+use crate::versions;
+use golang::{Deps, GoBuild};
+
+/// Everything of Kubernetes that a node image holds, and kubectl.
+pub fn kubernetes() -> GoBuild {
+    let version = format!("v{}", versions::KUBERNETES);
+    let mut numbers = versions::KUBERNETES.split('.');
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    // Both packages answer "which version is this": the servers' and the clients'.
+    let set = ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"];
+    let set = set.iter().flat_map(|package| {
+        [
+            format!("{package}.gitVersion={version}"),
+            format!("{package}.gitMajor={major}"),
+            format!("{package}.gitMinor={minor}"),
+            format!("{package}.gitTreeState=clean"),
+        ]
+    });
+    GoBuild {
+        name: "kubernetes",
+        module: "k8s.io/kubernetes",
+        packages: &[
+            "cmd/kubelet",
+            "cmd/kubeadm",
+            "cmd/kubectl",
+            "cmd/kube-apiserver",
+            "cmd/kube-controller-manager",
+            "cmd/kube-scheduler",
+            "cmd/kube-proxy",
+        ],
+        deps: Deps::OursWithStaging(versions::KUBERNETES_STAGING),
+        set: set.collect(),
+        usual: minutes(9),
+        ..plain("kubernetes", "k8s.io/kubernetes", &version, &[])
+    }
+}
+
+/// containerd as the nodes run it.
+pub fn containerd() -> GoBuild {
+    let module = "github.com/containerd/containerd/v2";
+    let programs = &["cmd/containerd", "cmd/ctr", "cmd/containerd-shim-runc-v2"];
+    let version = versions::CONTAINERD;
+    let set = vec![format!("{module}/version.Version={version}")];
+    GoBuild { set, usual: minutes(2), ..plain("containerd", module, version, programs) }
+}
+
+/// runc as the nodes run it.
+pub fn runc() -> GoBuild {
+    let module = "github.com/opencontainers/runc";
+    let set = vec![format!("main.version={}", versions::RUNC.trim_start_matches('v'))];
+    GoBuild {
+        deps: Deps::Ours,
+        set,
+        tags: "seccomp,netgo,osusergo",
+        cgo: true,
+        usual: seconds(20),
+        ..plain("runc", module, versions::RUNC, &[""])
+    }
+}
+
+/// The CNI plugins that our network of nodes is made of.
+pub fn cni_plugins() -> GoBuild {
+    let module = "github.com/containernetworking/plugins";
+    let plugins = &[
+        "plugins/main/ptp",
+        "plugins/main/loopback",
+        "plugins/ipam/host-local",
+        "plugins/meta/portmap",
+    ];
+    GoBuild { usual: seconds(20), ..plain("cni-plugins", module, versions::CNI_PLUGINS, plugins) }
+}
+
+/// crictl for the nodes.
+pub fn crictl() -> GoBuild {
+    let usual = seconds(60);
+    GoBuild {
+        usual,
+        deps: Deps::Ours,
+        ..plain("crictl", "sigs.k8s.io/cri-tools", versions::CRICTL, &["cmd/crictl"])
+    }
+}
+
+/// etcd's server.
+pub fn etcd() -> GoBuild {
+    let module = "go.etcd.io/etcd/server/v3";
+    GoBuild { deps: Deps::Ours, usual: seconds(30), ..plain("etcd", module, versions::ETCD, &[""]) }
+}
+
+/// CoreDNS.
+pub fn coredns() -> GoBuild {
+    let module = "github.com/coredns/coredns";
+    GoBuild { usual: minutes(2), ..plain("coredns", module, versions::COREDNS, &[""]) }
+}
+
+/// kind.
+pub fn kind() -> GoBuild {
+    GoBuild { usual: seconds(40), ..plain("kind", "sigs.k8s.io/kind", versions::KIND, &[""]) }
+}
+
+/// helm.
+pub fn helm() -> GoBuild {
+    let module = "helm.sh/helm/v4";
+    let set = vec![format!("{module}/internal/version.version={}", versions::HELM)];
+    GoBuild { set, usual: minutes(2), ..plain("helm", module, versions::HELM, &["cmd/helm"]) }
+}
+
+/// Docker's build plugin.
+pub fn buildx() -> GoBuild {
+    let module = "github.com/docker/buildx";
+    GoBuild { usual: minutes(3), ..plain("buildx", module, versions::BUILDX, &["cmd/buildx"]) }
+}
+
+/// The CSI specification's own test suite.
+pub fn csi_sanity() -> GoBuild {
+    let module = "github.com/kubernetes-csi/csi-test/v5";
+    let programs = &["cmd/csi-sanity"];
+    GoBuild { usual: seconds(30), ..plain("csi-sanity", module, versions::CSI_TEST, programs) }
+}
+
+/// The reference registry, one static program.
+pub fn registry() -> GoBuild {
+    let module = "github.com/distribution/distribution/v3";
+    let programs = &["cmd/registry"];
+    GoBuild { usual: minutes(1), ..plain("registry", module, versions::REGISTRY, programs) }
+}
+
+fn plain(
+    name: &'static str,
+    module: &'static str,
+    version: &str,
+    packages: &'static [&'static str],
+) -> GoBuild {
+    GoBuild {
+        name,
+        module,
+        version: version.to_owned(),
+        packages,
+        deps: Deps::Theirs,
+        set: Vec::new(),
+        tags: "",
+        cgo: false,
+        usual: seconds(30),
+    }
+}

@@ -1,0 +1,46 @@
+//! Every version that the harness pins, in one place.
+//!
+//! Deliberately absent: "latest". What is built here is the same next year; what Debian's packages and image tags bring in is
+//! what they are then.
+
+/// Kubernetes where it is built, without the `v`.
+pub const KUBERNETES: &str = "1.36.3";
+/// Kubernetes' staging modules (k8s.io/api and its kin) of that release.
+pub const KUBERNETES_STAGING: &str = "v0.36.3";
+/// kind, which makes nodes out of containers.
+pub const KIND: &str = "v0.33.0";
+/// The node image that kind published with that release for the same minor Kubernetes; the digest
+/// is what kind's release notes name, because its tags are rebuilt.
+pub const NODE_IMAGE: &str = "kindest/node:v1.36.4@sha256:\
+                              099e049362a1526b2db71494e1947aae99bd16290d7c895f2b7ea312e3cbfaed";
+/// containerd on built nodes.
+pub const CONTAINERD: &str = "v2.4.2";
+/// runc on built nodes.
+pub const RUNC: &str = "v1.4.3";
+/// The basic CNI plugins.
+pub const CNI_PLUGINS: &str = "v1.9.1";
+/// crictl, which kubeadm and kind use.
+pub const CRICTL: &str = "v1.36.0";
+/// etcd.
+pub const ETCD: &str = "v3.6.8";
+/// CoreDNS.
+pub const COREDNS: &str = "v1.14.2";
+/// helm.
+pub const HELM: &str = "v4.3.1";
+/// Docker's build plugin. The last that `go install` builds.
+pub const BUILDX: &str = "v0.19.3";
+/// csi-test, the specification's own test suite (csi-sanity).
+pub const CSI_TEST: &str = "v5.6.0";
+/// The reference image registry.
+pub const REGISTRY: &str = "v3.1.2";
+/// The Debian release that node images stand on: its systemd 252 boots on cgroup v1, the next
+/// release's does not.
+pub const DEBIAN: &str = "bookworm";
+/// The least Go that builds all of the above.
+pub const GO: (u32, u32) = (1, 26);
+/// The CSI specification, whose published protocol ours is compared with.
+pub const CSI_SPEC: &str = "v1.13.0";
+/// The kubelet's interfaces, whose published registration protocol ours is compared with.
+pub const KUBELET: &str = "v0.37.2";
+/// cargo-deny, which judges the dependencies.
+pub const CARGO_DENY: &str = "0.20.2";
