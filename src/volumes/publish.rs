@@ -114,13 +114,9 @@ impl Inner {
             return Ok(());
         }
         match whole.first() {
-            Some(elsewhere) => {
-                let clone = self
-                    .mounts
-                    .clone_of(&elsewhere.target)
-                    .map_err(|e| PublishError::mount(id, e))?;
-                self.attach(lock, record, &request.target, clone)
-            }
+            Some(elsewhere) => self.put_at(lock, record, &request.target, || {
+                self.mounts.clone_of(&elsewhere.target).map_err(|e| PublishError::mount(id, e))
+            }),
             None => {
                 self.ensure_unused(id)?;
                 let lowers = self.lowers(id, &record.stack)?;
@@ -173,7 +169,7 @@ impl Inner {
         .map_err(|source| PublishError::Upper { id: id.clone(), source })
     }
 
-    /// Mounts the overlay and attaches it.
+    /// Mounts the overlay at the target.
     fn appear(
         &self,
         lock: &VolumeLock,
@@ -181,54 +177,30 @@ impl Inner {
         lowers: Vec<Lower>,
         target: &Target,
     ) -> Result<(), PublishError> {
-        let id = lock.id();
         let plan = self.plan(&record, lowers)?;
-        // On disk before the kernel makes anything of it: from here on a crash finds what was meant.
-        let (record, added) = self.record_target(lock, record, target)?;
-        let mounted = overlay::mount(&*self.mounts, &plan)
-            .map_err(|source| PublishError::Overlay { id: id.clone(), source })
-            .and_then(|mount| self.attach_at(id, target, mount));
-        self.keep_target(lock, record, target, added, mounted)
+        self.put_at(lock, record, target, || {
+            overlay::mount(&*self.mounts, &plan)
+                .map_err(|source| PublishError::Overlay { id: lock.id().clone(), source })
+        })
     }
 
-    /// Attaches a mount that is there already to one more target.
-    fn attach(
-        &self,
-        lock: &VolumeLock,
-        record: Record,
-        target: &Target,
-        mount: Detached,
-    ) -> Result<(), PublishError> {
-        let (record, added) = self.record_target(lock, record, target)?;
-        let attached = self.attach_at(lock.id(), target, mount);
-        self.keep_target(lock, record, target, added, attached)
-    }
-
-    /// Writes the record with `target` in it; answers whether it was not in it before.
-    fn record_target(
+    /// Records the target, makes the mount and attaches it there.
+    fn put_at(
         &self,
         lock: &VolumeLock,
         mut record: Record,
         target: &Target,
-    ) -> Result<(Record, bool), PublishError> {
-        let added = !record.targets.contains(target);
-        if added {
+        make: impl FnOnce() -> Result<Detached, PublishError>,
+    ) -> Result<(), PublishError> {
+        let known = record.targets.contains(target);
+        if !known {
             record.targets.push(target.clone());
         }
+        // On disk before the kernel makes anything of it: from here on a crash finds what was meant.
         self.records.write(lock, &record)?;
-        Ok((record, added))
-    }
-
-    /// Takes a target that came to nothing out of the record again: nobody will ask to unpublish it.
-    fn keep_target(
-        &self,
-        lock: &VolumeLock,
-        mut record: Record,
-        target: &Target,
-        added: bool,
-        done: Result<(), PublishError>,
-    ) -> Result<(), PublishError> {
-        if done.is_err() && added {
+        let done = make().and_then(|mount| self.attach_at(lock.id(), target, mount));
+        if done.is_err() && !known {
+            // Nobody will ask to unpublish a target that came to nothing.
             record.targets.retain(|t| t != target);
             self.records.write(lock, &record)?;
         }

@@ -62,7 +62,7 @@ impl Inner {
                     Ok(self.records.write(lock, &record)?)
                 }
             }
-            // Half made or half removed. A record that cannot be read promises nothing more either: the pod is going.
+            // Half made. A record that cannot be read promises nothing more either: the pod is going.
             Ok(None) | Err(RecordError::Unreadable { .. }) => self.remove(lock),
             Err(error) => Err(error.into()),
         }
