@@ -241,6 +241,69 @@ fn privileged_a_folder_of_100_000_entries() {
     assert_eq!(none.kind(), io::ErrorKind::NotFound);
 }
 
+/// Unpacks what the system's tar makes of `tree`'s sparse files with `options`, and compares.
+fn compare_sparse(tree: &Path, options: &[&str]) {
+    let folder = TempDir::new().unwrap();
+    let mut tar = Command::new("tar")
+        .args(options)
+        .args(["--sparse", "--sort=name", "-c", "-C"])
+        .arg(tree)
+        .arg(".")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let image = File::create(folder.path().join("image")).unwrap();
+    let stream = tar.stdout.take().unwrap();
+    let unpacked =
+        layer_to_erofs(stream, Compression::None, [5; 16], &image, &Limits::default()).unwrap();
+    assert!(tar.wait().unwrap().success());
+    check(&folder.path().join("image"));
+    assert!(unpacked.image_bytes < 4 << 20, "{options:?}: {unpacked:?}");
+    let mounted = Mounted::new(folder);
+    for name in ["all hole", "ends", "scattered", "whole"] {
+        let (expected, found) = (tree.join(name), mounted.root().join(name));
+        assert!(fs::read(&expected).unwrap() == fs::read(&found).unwrap(), "{options:?}: {name}");
+    }
+    let large = File::open(mounted.root().join("large")).unwrap();
+    assert_eq!(large.metadata().unwrap().len(), LARGE);
+    for (at, expected) in [(0, [0; 4]), (LARGE / 2, *b"half"), (LARGE - 4, *b"last")] {
+        let mut found = [1; 4];
+        large.read_exact_at(&mut found, at).unwrap();
+        assert_eq!(found, expected, "{options:?}: at {at}");
+    }
+}
+
+/// More than 32 bits of bytes.
+const LARGE: u64 = (6 << 30) + 4;
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_sparse_files_of_every_form() {
+    let tree = TempDir::new().unwrap();
+    let make = |name: &str, len: u64, parts: &[(u64, &[u8])]| {
+        let file = File::create(tree.path().join(name)).unwrap();
+        file.set_len(len).unwrap();
+        for (at, bytes) in parts {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+    };
+    let block = [b'x'; 8192];
+    make("all hole", 10_000_000, &[]);
+    make("ends", 1_000_001, &[(0, b"begin"), (999_998, b"end")]);
+    let scattered: Vec<_> = (0..60).map(|i| (i * 65_536 + 512, &block[..])).collect();
+    make("scattered", 5_000_000, &scattered);
+    make("whole", 8192, &[(0, &block)]);
+    make("large", LARGE, &[(LARGE / 2, b"half"), (LARGE - 4, b"last")]);
+    for options in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        compare_sparse(tree.path(), options);
+    }
+}
+
 /// An output that leaves a hole where a large piece is written, which here is zeros.
 struct Holes(File);
 

@@ -8,6 +8,7 @@ use super::error::{EntryName, Refusal};
 use super::header;
 use super::path::{EntryPath, PATH_MOST, PathError};
 use super::pax::Extended;
+use super::sparse::Sparse;
 use crate::erofs::{Meta, XattrError, Xattrs};
 
 /// What 11 octal digits hold. A size up to this stands in the header itself; only a larger one may be left to
@@ -29,6 +30,9 @@ pub(super) struct Entry {
 pub(super) enum Kind {
     /// A regular file with so many bytes of content.
     File(u64),
+    /// A regular file of which only the parts that are no holes follow. The reader makes it of a file, when it has read
+    /// where they are.
+    Sparse(Sparse),
     Folder,
     /// A symbolic link to any text.
     Symlink(Vec<u8>),
@@ -41,7 +45,8 @@ pub(super) enum Kind {
 
 /// The name in an entry's headers, before anything is known of it.
 pub(super) fn name(header: &Header, extended: &Extended) -> EntryName {
-    match extended.path.as_ref().or(extended.long_name.as_ref()) {
+    let sparse = extended.sparse.as_ref().and_then(|records| records.name.as_ref());
+    match sparse.or(extended.path.as_ref()).or(extended.long_name.as_ref()) {
         Some(longer) => EntryName::new(longer),
         None => EntryName::new(&header.path_bytes()),
     }
@@ -54,9 +59,6 @@ impl Entry {
         header: &Header,
         extended: Extended,
     ) -> Result<Self, Refusal> {
-        if extended.sparse {
-            return Err(Refusal::Sparse);
-        }
         agree(extended.path.as_ref(), extended.long_name.as_ref(), "name")?;
         agree(extended.link.as_ref(), extended.long_link.as_ref(), "link target")?;
         let size = size(header, &extended)?;
@@ -64,6 +66,10 @@ impl Entry {
         let kind = kind(header, &extended, name.as_bytes(), size)?;
         if size > 0 && !matches!(kind, Kind::File(_)) {
             return Err(Refusal::Content(size));
+        }
+        let is_plain = matches!(kind, Kind::File(_)) && header::kind(header) != b'S';
+        if extended.sparse.is_some() && !is_plain {
+            return Err(Refusal::Contradiction("type"));
         }
         if path.split().is_none() && kind != Kind::Folder {
             return Err(Refusal::Root);
@@ -99,8 +105,10 @@ fn kind(header: &Header, extended: &Extended, name: &[u8], size: u64) -> Result<
         // Version 7 tars had no type for folders.
         0 if slash => Ok(Kind::Folder),
         b'5' => Ok(Kind::Folder),
-        0 | b'0' | b'7' | b'1' | b'2' | b'3' | b'4' | b'6' if slash => Err(Refusal::TrailingSlash),
-        0 | b'0' | b'7' => Ok(Kind::File(size)),
+        0 | b'0' | b'7' | b'S' | b'1' | b'2' | b'3' | b'4' | b'6' if slash => {
+            Err(Refusal::TrailingSlash)
+        }
+        0 | b'0' | b'7' | b'S' => Ok(Kind::File(size)),
         b'1' => Ok(Kind::Link(EntryPath::new(&link(header, extended))?)),
         b'2' => symlink(link(header, extended)),
         b'6' => Ok(Kind::Fifo),
@@ -108,7 +116,6 @@ fn kind(header: &Header, extended: &Extended, name: &[u8], size: u64) -> Result<
             (0, 0) if byte == b'3' => Ok(Kind::Whiteout),
             (major, minor) => Err(Refusal::Device { major, minor }),
         },
-        b'S' => Err(Refusal::Sparse),
         other => Err(Refusal::Type(other)),
     }
 }

@@ -57,6 +57,12 @@ pub enum UnpackError {
     /// The blob is not gzip, is damaged, or ends too early.
     #[error("the layer's blob is not whole gzip data: {0}")]
     Gzip(#[source] io::Error),
+    /// The blob is not zstd, is damaged, or ends too early.
+    #[error("the layer's blob is not whole zstd data: {0}")]
+    Zstd(#[source] io::Error),
+    /// The system gives no thread to unpack with.
+    #[error("no thread could be started to unpack the layer: {0}; raise the limit of tasks")]
+    Thread(#[source] io::Error),
     /// An entry that is refused.
     #[error("the layer's entry {name} is refused: {why}")]
     Entry {
@@ -73,13 +79,22 @@ pub enum UnpackError {
         /// The limit.
         what: Exceeded,
     },
-    /// A hard link to a file that is not in this layer: it lies in a layer below, or nowhere.
+    /// A hard link to a file that is not in this layer: it lies in a layer below, or nowhere. Only who makes a layer by itself
+    /// gets this; see [`super::layer_to_erofs_onto`].
     #[error("the layer's entry {name} is a hard link to {target}, which is not in this layer")]
     LinkElsewhere {
         /// The entry.
         name: EntryName,
         /// What it links to.
         target: EntryName,
+    },
+    /// What the link names in a lower layer could not be read there.
+    #[error("the layers below could not be read at {name}: {source}")]
+    Below {
+        /// What was looked for, or the link that was copied.
+        name: EntryName,
+        /// The system's words.
+        source: io::Error,
     },
     /// The image could not be written.
     #[error(transparent)]
@@ -120,11 +135,9 @@ pub enum Refusal {
     /// A type that is not a file's.
     #[error("its type {:?} is none that a layer may hold", char::from(*.0))]
     Type(u8),
-    /// Sparse files, in any of their four forms.
-    #[error(
-        "it is a sparse file, which OCI layers should not use; pack the layer without --sparse"
-    )]
-    Sparse,
+    /// A sparse file whose map of pieces is not to be trusted.
+    #[error("it is a sparse file, and its map {0}")]
+    Sparse(&'static str),
     /// A device node.
     #[error("it is a device node ({major}:{minor}); an image brings none onto a node")]
     Device {
@@ -142,6 +155,11 @@ pub enum Refusal {
     /// Hard links to folders do not exist.
     #[error("it is a hard link to {0}, which is a folder")]
     LinkToFolder(EntryName),
+    /// A hard link to what no layer has, or one has taken away.
+    #[error(
+        "it is a hard link to {0}, which neither this layer nor those below it show; rebuild and re-push the image"
+    )]
+    LinkToNothing(EntryName),
     /// A whiteout that names nothing that could exist, or that something lies below.
     #[error("it is a whiteout of nothing that can have a name")]
     Whiteout,
@@ -167,6 +185,19 @@ pub enum Exceeded {
         "it unpacks to more than {0} times its compressed size; if that is meant, push the layer uncompressed"
     )]
     Ratio(u64),
+    /// Of the compression.
+    #[error(
+        "it is packed with a zstd window of more than {0} bytes; compress it without --long, or at a lower level"
+    )]
+    Window(u64),
+    /// Of one file with its holes.
+    #[error("it is a sparse file of more than {0} bytes; rebuild the image with a shorter one")]
+    FileBytes(u64),
+    /// Of the files that hard links take from lower layers.
+    #[error(
+        "its hard links copy more than {0} bytes from lower layers; rebuild the image with this layer split"
+    )]
+    LinkedBytes(u64),
     /// Of headers or names.
     #[error("it has more than {0} entries; rebuild the image with this layer split")]
     Entries(u64),
@@ -186,15 +217,29 @@ pub enum Exceeded {
 }
 
 impl UnpackError {
+    /// Something is wrong with the tar or its packing, which damage on the way explains as well.
+    pub(super) fn is_of_the_tar(&self) -> bool {
+        match self {
+            Self::Entry { .. } | Self::LinkElsewhere { .. } | Self::Gzip(_) | Self::Zstd(_) => true,
+            Self::Limit { .. }
+            | Self::Blob(_)
+            | Self::Image(_)
+            | Self::Thread(_)
+            | Self::Below { .. } => false,
+        }
+    }
+
     /// What the failure means to whoever asked.
     pub fn class(&self) -> Class {
         match self {
             Self::Blob(error) if error.kind() == io::ErrorKind::InvalidData => Class::Corrupt,
             Self::Blob(_) => Class::Unavailable,
-            Self::Gzip(_) => Class::Corrupt,
+            Self::Gzip(_) | Self::Zstd(_) => Class::Corrupt,
+            Self::Thread(_) => Class::Exhausted,
             Self::Entry { why, .. } => why.class(),
             // The same layer passes the same limit at every try.
             Self::Limit { .. } | Self::LinkElsewhere { .. } => Class::Precondition,
+            Self::Below { source, .. } => Class::of_disk(source),
             Self::Image(error) => error.class(),
         }
     }
@@ -210,11 +255,12 @@ impl Refusal {
             | Self::LoneZeros
             | Self::Pax(_)
             | Self::Contradiction(_)
+            | Self::Sparse(_)
+            | Self::LinkToNothing(_)
             | Self::Content(_) => Class::Corrupt,
             Self::Name(_)
             | Self::TrailingSlash
             | Self::Type(_)
-            | Self::Sparse
             | Self::Device { .. }
             | Self::Root
             | Self::BelowFile(_)

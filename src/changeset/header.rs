@@ -76,7 +76,7 @@ pub(super) fn device(header: &Header) -> Result<(u32, u32), Refusal> {
 
 /// A field: octal digits between spaces or before a NUL, or, with its first bit set, a signed big-endian
 /// number (GNU's base-256). An empty field is 0.
-fn number(field: &[u8], what: &'static str) -> Result<i64, Refusal> {
+pub(super) fn number(field: &[u8], what: &'static str) -> Result<i64, Refusal> {
     let refused = || Refusal::Number(what);
     if field[0] & 0x80 != 0 {
         let first = i128::from((field[0] << 1) as i8 >> 1);

@@ -1,11 +1,13 @@
 //! A row for every way in which a layer is refused, and the same for limits: nothing is guessed, and the message
 //! names the entry.
 
+use std::{io, iter};
+
 use proptest::prelude::*;
 use tar::Header;
 
-use super::testing::{Tar, gzip, unpack, unpack_with};
-use super::{Compression, Limits, UnpackError};
+use super::testing::{Tar, gzip, unpack, unpack_with, zstd};
+use super::{Compression, Exceeded, Limits, UnpackError};
 use crate::erofs::{Meta, Special, Tree, Writer};
 use crate::fault::Class;
 
@@ -105,9 +107,6 @@ fn types() {
     refused(Tar::new().device(b'3', "null", 1, 3), "null", "1:3", Class::Invalid);
     refused(Tar::new().device(b'4', "sda", 8, 0), "sda", "8:0", Class::Invalid);
     refused(Tar::new().device(b'4', "zero", 0, 0), "zero", "0:0", Class::Invalid);
-    refused(Tar::new().plain(b'S', "holes"), "holes", "sparse", Class::Invalid);
-    let pax = Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("holes", b"");
-    refused(pax, "holes", "sparse", Class::Invalid);
     for kind in [b'V', b'M', b'D', b'N', b'X', b'A', 0xff] {
         refused(Tar::new().plain(kind, "odd"), "odd", "type", Class::Invalid);
     }
@@ -192,6 +191,7 @@ fn limits() {
         depth: 3,
         xattr_bytes: 20,
         held_bytes: 10_000,
+        ..Limits::default()
     };
     let huge = Tar::header(b'0', b"huge", 8193);
     exceeded(Tar::new().push(huge, b""), &limits, "huge", "8192 bytes");
@@ -209,6 +209,48 @@ fn limits() {
     let error = unpack_with(endless.as_slice(), Compression::None, &limits).unwrap_err();
     assert!(error.to_string().contains("8192 bytes"), "{error}");
     assert!(unpack_with(Tar::new().end().as_slice(), Compression::None, &limits).is_ok());
+}
+
+#[test]
+fn streams_without_an_end() {
+    let limits = Limits { tar_bytes: 3 << 20, entries: 1000, ..Limits::default() };
+    let error = unpack_with(io::repeat(0), Compression::None, &limits).unwrap_err();
+    assert!(matches!(&error, UnpackError::Limit { what: Exceeded::TarBytes(_), .. }), "{error}");
+    let entry = Tar::new().folder("again").0;
+    let again = iter::repeat_with(move || entry.clone()).flatten();
+    let error = unpack_with(Endless(again), Compression::None, &limits).unwrap_err();
+    assert!(matches!(&error, UnpackError::Limit { what: Exceeded::Entries(_), .. }), "{error}");
+    let member = gzip(&[0; 512]);
+    let members = iter::repeat_with(move || member.clone()).flatten();
+    let error = unpack_with(Endless(members), Compression::Gzip, &limits).unwrap_err();
+    assert!(matches!(&error, UnpackError::Limit { what: Exceeded::TarBytes(_), .. }), "{error}");
+    let skipped = iter::repeat_n(*b"\x50\x2a\x4d\x18\0\0\0\0", 1 << 16).flatten();
+    let error = unpack_with(Endless(skipped.chain(*b"end")), Compression::Zstd, &limits);
+    assert!(matches!(error.unwrap_err(), UnpackError::Zstd(_)));
+}
+
+/// Bytes from an iterator.
+struct Endless<I>(I);
+
+impl<I: Iterator<Item = u8>> io::Read for Endless<I> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(into.iter_mut().zip(&mut self.0).map(|(to, byte)| *to = byte).count())
+    }
+}
+
+#[test]
+fn a_blob_packed_otherwise_than_its_media_type_says() {
+    let tar = Tar::new().file("a", b"x").end();
+    for (blob, compression) in [
+        (gzip(&tar), Compression::None),
+        (zstd(&tar), Compression::None),
+        (zstd(&tar), Compression::Gzip),
+        (gzip(&tar), Compression::Zstd),
+        (tar, Compression::Zstd),
+    ] {
+        let error = unpack_with(blob.as_slice(), compression, &Limits::default()).unwrap_err();
+        assert_eq!(error.class(), Class::Corrupt, "{error}");
+    }
 }
 
 /// What the default promises: see [`Limits::held_bytes`].
@@ -236,12 +278,13 @@ fn a_bomb_stops_at_its_ratio() {
     header.set_cksum();
     let mut tar = header.as_bytes().to_vec();
     tar.resize(tar.len() + (2 << 20), 0);
-    let blob = gzip(&tar);
-    let error = unpack_with(blob.as_slice(), Compression::Gzip, &limits).unwrap_err();
-    assert!(error.to_string().contains("\"bomb\""), "{error}");
-    assert!(error.to_string().contains("100 times"), "{error}");
-    assert!(error.to_string().contains("push the layer uncompressed"), "{error}");
-    assert_eq!(error.class(), Class::Precondition);
+    for (blob, compression) in [(gzip(&tar), Compression::Gzip), (zstd(&tar), Compression::Zstd)] {
+        let error = unpack_with(blob.as_slice(), compression, &limits).unwrap_err();
+        assert!(error.to_string().contains("\"bomb\""), "{error}");
+        assert!(error.to_string().contains("100 times"), "{error}");
+        assert!(error.to_string().contains("push the layer uncompressed"), "{error}");
+        assert_eq!(error.class(), Class::Precondition);
+    }
 }
 
 /// An entry of every kind, as header and content.
@@ -254,7 +297,15 @@ fn entries() -> Vec<(Header, Vec<u8>)> {
     let filled = |kind, name, content: &[u8]| {
         (Tar::header(kind, name, content.len() as u64), content.to_vec())
     };
+    let sparse = |tar: Tar| {
+        let (header, content) = tar.0.split_at(512);
+        (Header::from_byte_slice(header).clone(), content.to_vec())
+    };
+    let scattered: Vec<_> = (0..6).map(|i| (i * 5000, 1)).collect();
     vec![
+        sparse(Tar::new().old_sparse("sparse", 30_000, &scattered, b"123456")),
+        filled(b'x', b"pax", b"22 GNU.sparse.major=1\n28 GNU.sparse.realsize=5000\n"),
+        filled(b'0', b"holes", &[b"1\n4000\n4\n".as_slice(), &[0; 503], b"more"].concat()),
         filled(b'5', b"folder/", b""),
         filled(b'0', b"folder/file", &[b'f'; 5000]),
         filled(b'x', b"pax", b"15 path=longer\n13 mtime=1.5\n25 SCHILY.xattr.user.u=v\n9 size=2\n"),
@@ -276,7 +327,7 @@ fn packed(entries: Vec<(Header, Vec<u8>)>) -> Vec<u8> {
 
 #[test]
 fn what_the_next_test_changes_is_taken_unchanged() {
-    assert_eq!(unpack(&packed(entries())).unwrap().0.entries, 8);
+    assert_eq!(unpack(&packed(entries())).unwrap().0.entries, 10);
 }
 
 proptest! {

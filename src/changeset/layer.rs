@@ -1,36 +1,46 @@
 //! Entries become inodes of an EROFS image, and names.
 //!
-//! Deliberately absent: the host's file system. Nothing here opens anything.
+//! Deliberately absent: the host's file system. Nothing here opens anything by a name of the tar.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs;
 
 use super::Limits;
+use super::below::{Below, Copies};
+use super::budget::Share;
 use super::entry::{Entry, Kind};
-use super::error::UnpackError;
+use super::error::{EntryName, Refusal, UnpackError};
 use super::mark::Mark;
-use super::names::Names;
+use super::names::{Names, Standing};
+use super::path::EntryPath;
 use super::reader::Reader;
-use crate::erofs::{Inode, Meta, Special, WriteError, Writer};
+use crate::erofs::{File, FolderId, Inode, Meta, Special, WriteError, Writer};
 
-pub(super) struct Layer<'f> {
-    writer: Writer<&'f File>,
-    names: Names,
+pub(super) struct Layer<'l> {
+    writer: Writer<&'l fs::File>,
+    names: Names<'l>,
     /// All whiteouts are names of one inode.
     whiteout: Option<Inode>,
+    /// Where hard links to files of lower layers get these, if that is wanted.
+    copies: Option<Copies<'l>>,
 }
 
-impl<'f> Layer<'f> {
-    pub(super) fn new(out: &'f File, limits: &Limits) -> Self {
-        Self { writer: Writer::new(out), names: Names::new(limits), whiteout: None }
+impl<'l> Layer<'l> {
+    pub(super) fn new(
+        out: &'l fs::File,
+        limits: &'l Limits,
+        share: &'l Share,
+        below: Option<&'l dyn Below>,
+    ) -> Self {
+        Self {
+            writer: Writer::new(out),
+            names: Names::new(limits, share),
+            whiteout: None,
+            copies: below.map(|below| Copies::new(below, limits.tar_bytes)),
+        }
     }
 
     /// Takes an entry in, and its content from the reader.
-    pub(super) fn add<R: Read>(
-        &mut self,
-        entry: Entry,
-        reader: &mut Reader<R>,
-    ) -> Result<(), UnpackError> {
+    pub(super) fn add(&mut self, entry: Entry, reader: &mut Reader<'_>) -> Result<(), UnpackError> {
         let Entry { name: at, path, kind, meta } = entry;
         let mark = Mark::of(&path).map_err(|why| at.refuse(why))?;
         let Some((above, name)) = path.split() else {
@@ -54,8 +64,11 @@ impl<'f> Layer<'f> {
         }
         let inode = match kind {
             Kind::Folder => return self.names.folder(folder, name, meta, &at),
-            Kind::Link(target) => return self.names.link(folder, name, &target, &at),
-            Kind::File(size) => self.file(&meta, size, reader)?,
+            Kind::Link(target) => return self.link(folder, name, &target, &at),
+            Kind::File(size) => fill(self.writer.file(&meta, size)?, reader)?,
+            Kind::Sparse(file) => {
+                fill(self.writer.sparse_file(&meta, file.size, &file.extents)?, reader)?
+            }
             Kind::Symlink(target) => self.writer.symlink(&meta, &target)?,
             Kind::Fifo => self.writer.special(&meta, Special::Fifo)?,
             Kind::Whiteout => self.whiteout()?,
@@ -69,15 +82,32 @@ impl<'f> Layer<'f> {
         Ok((self.writer.finish(tree, uuid)?, is_root_opaque))
     }
 
-    fn file<R: Read>(
+    /// Gives what stands at `target` one more name; what only a lower layer has is copied into this one.
+    fn link(
         &mut self,
-        meta: &Meta,
-        size: u64,
-        reader: &mut Reader<R>,
-    ) -> Result<Inode, UnpackError> {
-        let mut file = self.writer.file(meta, size)?;
-        reader.content(|piece| Ok(file.write(piece)?))?;
-        Ok(file.finish()?)
+        folder: FolderId,
+        name: &[u8],
+        target: &EntryPath,
+        at: &EntryName,
+    ) -> Result<(), UnpackError> {
+        let standing = self.names.at(target);
+        let target = EntryName::new(target.as_bytes());
+        match (standing, &mut self.copies) {
+            (Standing::Inode(inode), _) => self.names.link(folder, name, inode, at),
+            (Standing::Folder, _) => Err(at.refuse(Refusal::LinkToFolder(target))),
+            (_, None) => Err(UnpackError::LinkElsewhere { name: at.clone(), target }),
+            (Standing::Hidden, _) => Err(at.refuse(Refusal::LinkToNothing(target))),
+            (Standing::Unknown, Some(copies)) => {
+                let linked = copies.find(target.as_bytes(), at)?;
+                let id = linked.id;
+                if let Some(inode) = self.names.copy_of(id) {
+                    return self.names.link(folder, name, inode, at);
+                }
+                let inode = copies.copy(linked, &mut self.writer, at)?;
+                self.names.copied(id, inode);
+                self.names.inode(folder, name, inode, at)
+            }
+        }
     }
 
     fn whiteout(&mut self) -> Result<Inode, WriteError> {
@@ -88,4 +118,10 @@ impl<'f> Layer<'f> {
         self.whiteout = Some(inode);
         Ok(inode)
     }
+}
+
+/// Gives a file the content that the reader has for it.
+fn fill(mut file: File<'_, &fs::File>, reader: &mut Reader<'_>) -> Result<Inode, UnpackError> {
+    reader.content(|piece| Ok(file.write(piece)?))?;
+    Ok(file.finish()?)
 }

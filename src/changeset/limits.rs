@@ -3,15 +3,23 @@
 //! Deliberately absent: lengths that Linux itself bounds (a name's 255 bytes, a path's 4,095): no setting
 //! could raise them.
 
-/// Bounds on one layer, checked while it streams. A layer that reaches one is refused with the entry's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use std::sync::Arc;
+
+use super::budget::Budget;
+
+/// Bounds on one layer, checked while it streams. A layer that reaches one is refused with the entry's name; only for
+/// the budget, which it shares with others, it waits.
+#[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes of the uncompressed tar. Default: 64 GiB.
+    /// Bytes of the uncompressed tar, and of one file with its holes. Default: 64 GiB.
     pub tar_bytes: u64,
-    /// Uncompressed bytes for each compressed one. deflate cannot pass 1,032. Default: 1,000.
+    /// Uncompressed bytes for each compressed one. deflate cannot pass 1,032; zstd passes 3,000. Default: 1,000.
     pub ratio: u64,
     /// Bytes of a tar so small that its ratio is nobody's concern. Default: 64 MiB.
     pub ratio_free: u64,
+    /// A zstd frame's window, as a power of two: memory that its packer asks for. Default: 27 (128 MiB), as the zstd
+    /// tool has it.
+    pub zstd_window: u32,
     /// Headers of the tar, and names in the image. Default: 4,000,000.
     pub entries: u64,
     /// Parts of a path. Default: 256.
@@ -20,9 +28,11 @@ pub struct Limits {
     pub xattr_bytes: u64,
     /// Bytes of memory for all names, folders and folders' extended attributes together, which are held to the
     /// end, counted as an allocator's worst case: about 110 for a file and 270 for a folder, if their names are
-    /// of common length. A million files in 60,000 folders pass; far more are refused, because four layers that
-    /// unpack at once have to fit a pod with 512 MiB. Default: 128 MiB.
+    /// of common length. A million files in 60,000 folders pass; far more are refused. Default: 128 MiB.
     pub held_bytes: u64,
+    /// What this layer holds together with others that are unpacked at once: names, buffers, zstd's window. Beyond it,
+    /// layers wait for one another. Default: none, for a layer by itself.
+    pub budget: Option<Arc<Budget>>,
 }
 
 impl Default for Limits {
@@ -31,10 +41,12 @@ impl Default for Limits {
             tar_bytes: 64 << 30,
             ratio: 1_000,
             ratio_free: 64 << 20,
+            zstd_window: 27,
             entries: 4_000_000,
             depth: 256,
             xattr_bytes: 128 << 10,
             held_bytes: 128 << 20,
+            budget: None,
         }
     }
 }

@@ -3,9 +3,9 @@
 //! May use: erofs
 //!
 //! ```text
-//! blob ── Stream ──────── Reader ───────────── Layer ──────────── erofs::Writer
-//!         decompresses,   headers checked,     names resolved,    one file
-//!         hashes, counts  made typed entries   whiteouts marked
+//! blob ── pipe ────────── Reader ───────────── Layer ──────────── erofs::Writer
+//!         unpacks, counts, headers checked,    names resolved,    one file
+//!         hashes beside    made typed entries  whiteouts marked
 //! ```
 //!
 //! Everything is bounded while it streams ([`Limits`]): a layer comes from whoever wrote the image. A tar's
@@ -29,12 +29,18 @@
 //! - AUFS's own names (`.wh..wh.` and anything but `.opq`) are skipped with all that is below them.
 //! - `trusted.overlay.*` and `user.overlay.*` are dropped: an OCI layer has no say in overlay's own marks.
 //!   Attributes of namespaces that Linux does not have (macOS's, say) are dropped too.
-//! - Devices are refused, except 0:0, the other way to write a whiteout. So are sparse files, which OCI says
-//!   layers should not use, and hard links to files of other layers ([`UnpackError::LinkElsewhere`]).
+//! - Sparse files keep their holes, in any of the forms that GNU tar writes.
+//! - Devices are refused, except 0:0, the other way to write a whiteout.
+//! - A hard link to a file of a lower layer becomes a copy of it; two to one file are two names of one copy. Only whoever
+//!   brings the layers below gets that ([`layer_to_erofs_onto`]), others an error of its own
+//!   ([`UnpackError::LinkElsewhere`]).
 //! - What two tar readers could read differently is refused: see [`Refusal`].
 //!
-//! Deliberately absent: reading the layers below. A layer is made once, alone, and used in any stack.
+//! Deliberately absent: reading the layers below, but for those links. A layer is made once, alone, and used in any stack; one
+//! with such links is good for one stack only.
 
+mod below;
+mod budget;
 mod entry;
 mod error;
 mod header;
@@ -44,13 +50,22 @@ mod mark;
 mod names;
 mod path;
 mod pax;
+mod pipe;
 mod reader;
+mod source;
+mod sparse;
 mod stream;
 
+#[cfg(test)]
+mod below_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod sparse_tests;
+#[cfg(test)]
+mod stack_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -59,15 +74,18 @@ mod tests;
 use std::fs::File;
 use std::io::Read;
 
+pub use below::{Below, Linked, LinkedKind};
+pub use budget::Budget;
 pub use error::{EntryName, Exceeded, Refusal, UnpackError};
 pub use limits::Limits;
 pub use path::PathError;
 pub use pax::PaxError;
 
 use crate::digest::Digest;
+use crate::erofs::WRITER_BUFFER;
+use budget::Share;
 use layer::Layer;
 use reader::Reader;
-use stream::Stream;
 
 /// How a layer's blob is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,6 +94,8 @@ pub enum Compression {
     None,
     /// gzip, of one member or several.
     Gzip,
+    /// zstd, of one frame or several.
+    Zstd,
 }
 
 /// What became of a layer.
@@ -97,29 +117,51 @@ pub struct Unpacked {
 ///
 /// `blob` is read to its very end, so a reader that checks what passes through it may report there; and also when
 /// what it brought breaks a rule, because damage on the way would then be the reason, and no fault of the image.
-/// So a reader must end by itself. Only a limit stops the reading at once.
+/// So a reader must end by itself. Only a limit, and an output that fails, stop the reading.
 ///
 /// On an error, what is in `out` is of no use, and it does not mount. Nothing is synced.
 pub fn layer_to_erofs(
-    blob: impl Read,
+    blob: impl Read + Send,
     compression: Compression,
     uuid: [u8; 16],
     out: &File,
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
-    let mut reader = Reader::new(Stream::new(blob, compression, limits), limits);
-    let mut layer = Layer::new(out, limits);
-    let read = read_all(&mut reader, &mut layer);
-    let (diff_id, tar_bytes, entries) = read.map_err(|why| reader.blame(why))?;
+    unpack(blob, compression, uuid, out, limits, None)
+}
+
+/// The same for a layer with hard links to files of the layers below it, which become copies of these.
+pub fn layer_to_erofs_onto(
+    blob: impl Read + Send,
+    compression: Compression,
+    uuid: [u8; 16],
+    out: &File,
+    limits: &Limits,
+    below: &dyn Below,
+) -> Result<Unpacked, UnpackError> {
+    unpack(blob, compression, uuid, out, limits, Some(below))
+}
+
+fn unpack(
+    blob: impl Read + Send,
+    compression: Compression,
+    uuid: [u8; 16],
+    out: &File,
+    limits: &Limits,
+    below: Option<&dyn Below>,
+) -> Result<Unpacked, UnpackError> {
+    let share = Share::new(limits.budget.as_ref());
+    share.take(pipe::buffers(compression) + WRITER_BUFFER);
+    let mut layer = Layer::new(out, limits, &share, below);
+    let (entries, diff_id, tar_bytes) = pipe::run(blob, compression, limits, &share, |stream| {
+        read_all(&mut Reader::new(stream, limits), &mut layer)
+    })?;
     let (image_bytes, opaque_root) = layer.finish(uuid)?;
     Ok(Unpacked { diff_id, tar_bytes, image_bytes, entries, opaque_root })
 }
 
-/// Takes every entry in; answers the tar's digest, its bytes and how many entries it had.
-fn read_all<R: Read>(
-    reader: &mut Reader<R>,
-    layer: &mut Layer<'_>,
-) -> Result<(Digest, u64, u64), UnpackError> {
+/// Takes every entry in; answers how many there were.
+fn read_all(reader: &mut Reader<'_>, layer: &mut Layer<'_>) -> Result<u64, UnpackError> {
     while let Some(entry) = reader.next()? {
         layer.add(entry, reader)?;
     }

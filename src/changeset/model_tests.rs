@@ -8,18 +8,18 @@ use tar::{Builder, EntryType, Header};
 use super::testing::unpack;
 use crate::erofs::reader::{Content, Read};
 
-type Path = Vec<&'static str>;
+pub(super) type Path = Vec<&'static str>;
 
 /// An entry of a random layer.
 #[derive(Debug, Clone)]
-struct Step {
-    path: Path,
-    mode: u32,
-    what: What,
+pub(super) struct Step {
+    pub path: Path,
+    pub mode: u32,
+    pub what: What,
 }
 
 #[derive(Debug, Clone)]
-enum What {
+pub(super) enum What {
     File(usize),
     Folder,
     Symlink,
@@ -33,7 +33,7 @@ fn path() -> impl Strategy<Value = Path> {
     prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4)
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let what = prop_oneof![
         4 => (0..9000_usize).prop_map(What::File),
         4 => Just(What::Folder),
@@ -46,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
     (path(), 0..0o10000_u32, what).prop_map(|(path, mode, what)| Step { path, mode, what })
 }
 
-fn content(len: usize) -> Vec<u8> {
+pub(super) fn content(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 253) as u8).collect()
 }
 
@@ -70,14 +70,14 @@ enum Kind {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Model {
+pub(super) struct Model {
     items: BTreeMap<Path, Item>,
     files: usize,
 }
 
 impl Model {
     /// Applies a step, or leaves everything as it is and says that it is to be refused.
-    fn step(&mut self, step: &Step) -> Result<(), ()> {
+    pub(super) fn step(&mut self, step: &Step) -> Result<(), ()> {
         let before = self.clone();
         let done = self.try_step(step);
         if done.is_err() {
@@ -230,7 +230,7 @@ fn append(builder: &mut Builder<Vec<u8>>, step: &Step) {
     builder.append_data(&mut header, name, data.as_slice()).unwrap();
 }
 
-fn tar<'s>(steps: impl IntoIterator<Item = &'s Step>) -> Vec<u8> {
+pub(super) fn tar<'s>(steps: impl IntoIterator<Item = &'s Step>) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     steps.into_iter().for_each(|step| append(&mut builder, step));
     builder.into_inner().unwrap()

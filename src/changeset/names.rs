@@ -16,9 +16,10 @@
 //!
 //! Deliberately absent: content. By the time something gets a name, it is in the image.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Limits;
+use super::budget::Share;
 use super::error::{EntryName, Exceeded, Refusal, UnpackError};
 use super::path::EntryPath;
 use crate::erofs::{FolderId, Inode, Meta, Node, Tree};
@@ -27,23 +28,47 @@ use crate::erofs::{FolderId, Inode, Meta, Node, Tree};
 const OPAQUE: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
 /// Bytes of a folder in one of the sets below, whose nodes are half full at worst.
 const IN_SET: usize = 4 * size_of::<FolderId>();
+/// Bytes of a copy in its map.
+const IN_COPIES: usize = 2 * size_of::<((u64, u64), Inode)>() + 16;
 
-pub(super) struct Names {
+/// Bytes by which a layer's share of the budget grows.
+const STEP: u64 = 256 << 10;
+
+pub(super) struct Names<'l> {
     tree: Tree,
-    limits: Limits,
+    limits: &'l Limits,
+    share: &'l Share,
+    /// Bytes taken from the share.
+    taken: u64,
     whiteout: Option<Inode>,
     opaque: BTreeSet<FolderId>,
     hollow: BTreeSet<FolderId>,
+    /// Inodes that were copied from lower layers, by what they were there.
+    copies: BTreeMap<(u64, u64), Inode>,
 }
 
-impl Names {
-    pub(super) fn new(limits: &Limits) -> Self {
+/// What stands at a path of this layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Inode(Inode),
+    Folder,
+    /// Nothing, and this layer hides what those below may have there.
+    Hidden,
+    /// Nothing here.
+    Unknown,
+}
+
+impl<'l> Names<'l> {
+    pub(super) fn new(limits: &'l Limits, share: &'l Share) -> Self {
         Self {
             tree: Tree::new(implied()),
-            limits: limits.clone(),
+            limits,
+            share,
+            taken: 0,
             whiteout: None,
             opaque: BTreeSet::new(),
             hollow: BTreeSet::new(),
+            copies: BTreeMap::new(),
         }
     }
 
@@ -117,31 +142,47 @@ impl Names {
         self.check(at)
     }
 
-    /// Gives the inode at `target` one more name.
+    /// What stands at `target` so far.
+    pub(super) fn at(&self, target: &EntryPath) -> Standing {
+        let (mut node, mut hidden) = (Node::Folder(Tree::ROOT), false);
+        for part in target.parts() {
+            let Node::Folder(folder) = node else { return Standing::Hidden };
+            hidden |= self.opaque.contains(&folder);
+            node = match self.tree.get(folder, part) {
+                Some(Node::Inode(inode)) if self.whiteout == Some(inode) => {
+                    return Standing::Hidden;
+                }
+                Some(node) => node,
+                None if hidden => return Standing::Hidden,
+                None => return Standing::Unknown,
+            };
+        }
+        match node {
+            Node::Folder(_) => Standing::Folder,
+            Node::Inode(inode) => Standing::Inode(inode),
+        }
+    }
+
+    /// Gives an inode that has a name, or had one, one more.
     pub(super) fn link(
         &mut self,
         folder: FolderId,
         name: &[u8],
-        target: &EntryPath,
+        inode: Inode,
         at: &EntryName,
     ) -> Result<(), UnpackError> {
-        let mut node = Node::Folder(Tree::ROOT);
-        for part in target.parts() {
-            let below = match node {
-                Node::Folder(folder) => self.tree.get(folder, part),
-                Node::Inode(_) => None,
-            };
-            let below = below.filter(|node| self.whiteout.map(Node::Inode) != Some(*node));
-            node = below.ok_or_else(|| UnpackError::LinkElsewhere {
-                name: at.clone(),
-                target: EntryName::new(target.as_bytes()),
-            })?;
-        }
-        let Node::Inode(inode) = node else {
-            return Err(at.refuse(Refusal::LinkToFolder(EntryName::new(target.as_bytes()))));
-        };
         self.tree.link(folder, name, inode);
         self.check(at)
+    }
+
+    /// The copy of a lower layer's inode, by device and number.
+    pub(super) fn copy_of(&self, lower: (u64, u64)) -> Option<Inode> {
+        self.copies.get(&lower).copied()
+    }
+
+    /// Remembers that `inode` is that copy.
+    pub(super) fn copied(&mut self, lower: (u64, u64), inode: Inode) {
+        self.copies.insert(lower, inode);
     }
 
     /// Takes away what lower layers have under a name. `whiteout` is the same inode at every call.
@@ -208,14 +249,21 @@ impl Names {
         if self.opaque.contains(&folder) { self.make_opaque(folder, at) } else { self.check(at) }
     }
 
-    /// Whether all that is held is within the limits still. Asked after each name and mark: one more is little.
-    fn check(&self, at: &EntryName) -> Result<(), UnpackError> {
-        let in_sets = (self.opaque.len() + self.hollow.len()) * IN_SET;
+    /// Whether all that is held is within the limits still; waits where the budget says so. Asked after each name and mark: one more is little.
+    fn check(&mut self, at: &EntryName) -> Result<(), UnpackError> {
+        let in_sets =
+            (self.opaque.len() + self.hollow.len()) * IN_SET + self.copies.len() * IN_COPIES;
         if self.tree.names() > self.limits.entries {
             return Err(at.exceed(Exceeded::Entries(self.limits.entries)));
         }
-        if self.tree.held() + in_sets as u64 > self.limits.held_bytes {
+        let held = self.tree.held() + in_sets as u64;
+        if held > self.limits.held_bytes {
             return Err(at.exceed(Exceeded::HeldBytes(self.limits.held_bytes)));
+        }
+        if held > self.taken {
+            let more = (held - self.taken).next_multiple_of(STEP);
+            self.share.take(more);
+            self.taken += more;
         }
         Ok(())
     }

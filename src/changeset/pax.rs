@@ -6,6 +6,7 @@
 //! Deliberately absent: pax defaults for the whole archive. A global header with a key that we follow is
 //! refused: tools disagree on whether it applies.
 
+use super::sparse::Records;
 use crate::erofs::Time;
 
 /// What is wrong with an extended header.
@@ -44,7 +45,7 @@ pub(super) struct Extended {
     pub gid: Option<u64>,
     pub mtime: Option<Time>,
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub sparse: bool,
+    pub sparse: Option<Records>,
     /// A pax header has been read.
     seen: bool,
 }
@@ -62,11 +63,10 @@ impl Extended {
             b"uid" => once(&mut self.uid, "owner", number(value, "owner")?),
             b"gid" => once(&mut self.gid, "group", number(value, "group")?),
             b"mtime" => once(&mut self.mtime, "time", time(value)?),
-            key if key.starts_with(b"GNU.sparse.") => {
-                self.sparse = true;
-                Ok(())
-            }
             key => {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    return self.sparse.get_or_insert_default().take(key, value);
+                }
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.push((name.to_vec(), value.to_vec()));
                 }
@@ -132,7 +132,11 @@ fn each(
 }
 
 /// Sets what may be set once. An empty value means "as the header says" (POSIX pax).
-fn once<T>(slot: &mut Option<T>, what: &'static str, value: Option<T>) -> Result<(), PaxError> {
+pub(super) fn once<T>(
+    slot: &mut Option<T>,
+    what: &'static str,
+    value: Option<T>,
+) -> Result<(), PaxError> {
     if slot.is_some() {
         return Err(PaxError::Twice(what));
     }
@@ -140,18 +144,18 @@ fn once<T>(slot: &mut Option<T>, what: &'static str, value: Option<T>) -> Result
     Ok(())
 }
 
-fn text(value: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn text(value: &[u8]) -> Option<Vec<u8>> {
     (!value.is_empty()).then(|| value.to_vec())
 }
 
-fn number(value: &[u8], what: &'static str) -> Result<Option<u64>, PaxError> {
+pub(super) fn number(value: &[u8], what: &'static str) -> Result<Option<u64>, PaxError> {
     if value.is_empty() {
         return Ok(None);
     }
     decimal(value).map(Some).ok_or(PaxError::Value(what))
 }
 
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }

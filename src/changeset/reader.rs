@@ -8,8 +8,6 @@
 //!
 //! Deliberately absent: seeking, and a second look. What a caller does not read is read past and hashed.
 
-use std::io::Read;
-
 use tar::Header;
 
 use super::Limits;
@@ -17,15 +15,16 @@ use super::entry::{self, Entry, Kind};
 use super::error::{EntryName, Exceeded, Refusal, UnpackError};
 use super::header::{self, BLOCK};
 use super::pax::{Extended, PaxError, check_global};
+use super::sparse::{Lines, Old, Records, Sparse};
 use super::stream::Stream;
-use crate::digest::Digest;
+use crate::erofs::Extent;
 
 /// The most bytes of one extended header: what attributes of honest files need, many times over.
 const EXTENDED_MOST: u64 = 1 << 20;
 
-pub(super) struct Reader<R> {
-    stream: Stream<R>,
-    limits: Limits,
+pub(super) struct Reader<'l> {
+    stream: &'l mut Stream,
+    limits: &'l Limits,
     /// The entry last seen, for messages.
     name: EntryName,
     /// Bytes of content not read yet, and of padding behind it.
@@ -36,11 +35,11 @@ pub(super) struct Reader<R> {
     entries: u64,
 }
 
-impl<R: Read> Reader<R> {
-    pub(super) fn new(stream: Stream<R>, limits: &Limits) -> Self {
+impl<'l> Reader<'l> {
+    pub(super) fn new(stream: &'l mut Stream, limits: &'l Limits) -> Self {
         Self {
             stream,
-            limits: limits.clone(),
+            limits,
             name: EntryName::default(),
             content: 0,
             padding: 0,
@@ -94,23 +93,10 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// Reads the blob to its end; answers the tar's digest, its bytes and how many entries it had.
-    pub(super) fn finish(&mut self) -> Result<(Digest, u64, u64), UnpackError> {
-        let (digest, bytes) = self.stream.finish().map_err(|error| error.at(&self.name))?;
-        Ok((digest, bytes, self.entries))
-    }
-
-    /// The reason for a failure: what the blob's own reader says at its end, where the tar or its packing is
-    /// wrong and the reader knows of damage; else `why`.
-    pub(super) fn blame(&mut self, why: UnpackError) -> UnpackError {
-        match why {
-            UnpackError::Entry { .. }
-            | UnpackError::LinkElsewhere { .. }
-            | UnpackError::Gzip(_) => {
-                self.stream.drain().map_or_else(|error| error.at(&self.name), |()| why)
-            }
-            UnpackError::Limit { .. } | UnpackError::Blob(_) | UnpackError::Image(_) => why,
-        }
+    /// Reads what stands behind the tar's end; answers how many entries there were.
+    pub(super) fn finish(&mut self) -> Result<u64, UnpackError> {
+        self.stream.finish().map_err(|error| error.at(&self.name))?;
+        Ok(self.entries)
     }
 
     fn entry(&mut self, header: &Header, extended: Extended) -> Result<Entry, UnpackError> {
@@ -120,15 +106,78 @@ impl<R: Read> Reader<R> {
         if xattr_bytes > self.limits.xattr_bytes {
             return Err(self.name.exceed(Exceeded::XattrBytes(self.limits.xattr_bytes)));
         }
+        let old = match header::kind(header) {
+            b'S' => Some(Old::new(header).map_err(|why| self.name.refuse(why))?),
+            _ => None,
+        };
+        let records = extended.sparse.clone();
         let entry = Entry::new(self.name.clone(), header, extended);
-        let entry = entry.map_err(|why| self.name.refuse(why))?;
+        let mut entry = entry.map_err(|why| self.name.refuse(why))?;
         if entry.path.parts().count() > self.limits.depth as usize {
             return Err(self.name.exceed(Exceeded::Depth(self.limits.depth)));
         }
         if let Kind::File(size) = entry.kind {
             self.expect(size)?;
         }
+        let sparse = match (old, records) {
+            (Some(old), _) => self.old_sparse(old)?,
+            (None, Some(records)) => self.pax_sparse(&records)?,
+            (None, None) => return Ok(entry),
+        };
+        entry.kind = Kind::Sparse(sparse);
         Ok(entry)
+    }
+
+    /// A sparse file whose map stands in its header and the blocks behind that.
+    fn old_sparse(&mut self, mut old: Old) -> Result<Sparse, UnpackError> {
+        self.check_size(old.size)?;
+        while old.goes_on {
+            let block = self.whole_block()?;
+            old.take(&block).map_err(|why| self.name.refuse(why))?;
+        }
+        let sparse = Sparse::new(old.size, old.extents, self.content);
+        sparse.map_err(|why| self.name.refuse(why))
+    }
+
+    /// A sparse file whose map stands in its records, or in front of its content.
+    fn pax_sparse(&mut self, records: &Records) -> Result<Sparse, UnpackError> {
+        let size = records.size().map_err(|why| self.name.refuse(why))?;
+        self.check_size(size)?;
+        let extents = if records.map_in_content().map_err(|why| self.name.refuse(why))? {
+            self.lines()?
+        } else {
+            records.extents().map_err(|why| self.name.refuse(why))?
+        };
+        let sparse = Sparse::new(size, extents, self.content);
+        sparse.map_err(|why| self.name.refuse(why))
+    }
+
+    fn lines(&mut self) -> Result<Vec<Extent>, UnpackError> {
+        let mut lines = Lines::default();
+        while self.content >= BLOCK as u64 {
+            let block = self.whole_block()?;
+            self.content -= BLOCK as u64;
+            if let Some(extents) = lines.take(&block).map_err(|why| self.name.refuse(why))? {
+                return Ok(extents);
+            }
+        }
+        Err(self.name.refuse(Refusal::Sparse("cannot be read")))
+    }
+
+    /// A block of which no part may be missing.
+    fn whole_block(&mut self) -> Result<[u8; BLOCK], UnpackError> {
+        let mut block = [0; BLOCK];
+        match self.stream.fill(&mut block).map_err(|error| error.at(&self.name))? {
+            BLOCK => Ok(block),
+            _ => Err(self.name.refuse(Refusal::Truncated)),
+        }
+    }
+
+    fn check_size(&self, size: u64) -> Result<(), UnpackError> {
+        if size > self.limits.tar_bytes {
+            return Err(self.name.exceed(Exceeded::FileBytes(self.limits.tar_bytes)));
+        }
+        Ok(())
     }
 
     /// The content of an extended header.

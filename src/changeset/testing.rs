@@ -4,7 +4,9 @@ use std::io::{Read as _, Seek, SeekFrom, Write};
 
 use tar::Header;
 
-use super::{Compression, Limits, UnpackError, Unpacked, layer_to_erofs};
+use super::{
+    Below, Compression, Limits, UnpackError, Unpacked, layer_to_erofs, layer_to_erofs_onto,
+};
 use crate::erofs::reader::{Read, read};
 
 /// A tar under way.
@@ -73,6 +75,46 @@ impl Tar {
         self.push(header, b"")
     }
 
+    /// An old GNU header of a sparse file, with the pieces of its map, and `content` behind it.
+    pub(super) fn old_sparse(
+        self,
+        name: &str,
+        size: u64,
+        map: &[(u64, u64)],
+        content: &[u8],
+    ) -> Self {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.as_old_mut().linkflag = [b'S'];
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        let octal = |number: u64, field: &mut [u8]| {
+            field[..12].copy_from_slice(format!("{number:011o}\0").as_bytes());
+        };
+        let piece = |(offset, len): (u64, u64), field: &mut [u8]| {
+            octal(offset, field);
+            octal(len, &mut field[12..]);
+        };
+        octal(size, &mut header.as_mut_bytes()[483..]);
+        let (own, more) = map.split_at(map.len().min(4));
+        for (i, part) in own.iter().enumerate() {
+            piece(*part, &mut header.as_mut_bytes()[386 + 24 * i..]);
+        }
+        header.as_mut_bytes()[482] = u8::from(!more.is_empty());
+        let mut blocks = Vec::new();
+        for (i, parts) in more.chunks(21).enumerate() {
+            let mut block = [0; 512];
+            parts.iter().enumerate().for_each(|(i, part)| piece(*part, &mut block[24 * i..]));
+            block[504] = u8::from((i + 1) * 21 < more.len());
+            blocks.extend_from_slice(&block);
+        }
+        let content = [&blocks, content].concat();
+        self.push(header, &content)
+    }
+
     /// An extended header of a type.
     pub(super) fn extended(self, kind: u8, data: &[u8]) -> Self {
         self.push(Self::header(kind, b"extended", data.len() as u64), data)
@@ -109,17 +151,39 @@ pub(super) fn unpack(tar: &[u8]) -> Result<(Unpacked, Read), UnpackError> {
 }
 
 pub(super) fn unpack_with(
-    blob: impl std::io::Read,
+    blob: impl std::io::Read + Send,
     compression: Compression,
     limits: &Limits,
 ) -> Result<(Unpacked, Read), UnpackError> {
-    let mut image = tempfile::tempfile().unwrap();
+    let image = tempfile::tempfile().unwrap();
     let unpacked = layer_to_erofs(blob, compression, [7; 16], &image, limits)?;
+    Ok((unpacked, read_back(image, &unpacked)))
+}
+
+/// Unpacks a plain tar that may link to what lies below it.
+pub(super) fn unpack_onto(
+    tar: &[u8],
+    below: &dyn Below,
+    limits: &Limits,
+) -> Result<(Unpacked, Read), UnpackError> {
+    let image = tempfile::tempfile().unwrap();
+    let unpacked = layer_to_erofs_onto(tar, Compression::None, [7; 16], &image, limits, below)?;
+    Ok((unpacked, read_back(image, &unpacked)))
+}
+
+fn read_back(mut image: std::fs::File, unpacked: &Unpacked) -> Read {
     let mut bytes = Vec::new();
     image.seek(SeekFrom::Start(0)).unwrap();
     image.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, unpacked.image_bytes);
-    Ok((unpacked, read(&bytes)))
+    read(&bytes)
+}
+
+pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -1,9 +1,11 @@
 //! What becomes of layers that are taken, entry by entry.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::thread;
 
-use super::testing::{Tar, gzip, unpack, unpack_with};
-use super::{Compression, Limits, UnpackError};
+use super::testing::{Tar, gzip, unpack, unpack_with, zstd};
+use super::{Budget, Compression, Limits, UnpackError};
 use crate::digest::Digest;
 use crate::erofs::reader::{Content, Read as Image};
 use crate::fault::Class;
@@ -191,6 +193,10 @@ fn everything_behind_the_end_is_part_of_the_diff_id() {
     let limits = Limits::default();
     let (gzipped, _) = unpack_with(members.as_slice(), Compression::Gzip, &limits).unwrap();
     assert_eq!(gzipped, unpacked);
+    let skipped = b"\x50\x2a\x4d\x18\x03\0\0\0any".as_slice();
+    let frames = [skipped, &zstd(cut), &zstd(b""), skipped, &zstd(rest), skipped].concat();
+    let (packed, _) = unpack_with(frames.as_slice(), Compression::Zstd, &limits).unwrap();
+    assert_eq!(packed, unpacked);
 }
 
 /// A blob whose reader has something to say at its end.
@@ -206,10 +212,14 @@ impl Read for Judged<'_> {
 }
 
 #[test]
-fn the_blobs_own_error_is_told_from_bad_gzip() {
+fn the_blobs_own_error_is_told_from_bad_packing() {
     let tar = Tar::new().file("a", b"x").end();
     let limits = Limits::default();
-    for (blob, compression) in [(tar.clone(), Compression::None), (gzip(&tar), Compression::Gzip)] {
+    for (blob, compression) in [
+        (tar.clone(), Compression::None),
+        (gzip(&tar), Compression::Gzip),
+        (zstd(&tar), Compression::Zstd),
+    ] {
         for (kind, class) in [
             (io::ErrorKind::InvalidData, Class::Corrupt),
             (io::ErrorKind::UnexpectedEof, Class::Unavailable),
@@ -227,6 +237,16 @@ fn the_blobs_own_error_is_told_from_bad_gzip() {
     for blob in [&whole[..whole.len() - 1], &whole[..5], b"", &wrong, &trailing, &tar] {
         let error = unpack_with(blob, Compression::Gzip, &limits).unwrap_err();
         assert!(matches!(error, UnpackError::Gzip(_)), "{error:?}");
+        assert_eq!(error.class(), Class::Corrupt);
+    }
+    let whole = zstd(&tar);
+    let mut wrong = whole.clone();
+    wrong[whole.len() / 2] ^= 0xff;
+    let trailing = [whole.as_slice(), b"junk"].concat();
+    for blob in [&whole[..whole.len() - 1], &whole[..5], b"", &wrong, &trailing, &tar, &gzip(&tar)]
+    {
+        let error = unpack_with(blob, Compression::Zstd, &limits).unwrap_err();
+        assert!(matches!(error, UnpackError::Zstd(_)), "{} bytes: {error:?}", blob.len());
         assert_eq!(error.class(), Class::Corrupt);
     }
 }
@@ -250,6 +270,7 @@ fn damage_on_the_way_is_not_the_images_fault() {
             (&refused, packed),
             (&gzip(&refused), packed),
             (cut, packed),
+            (&zstd(&refused), Compression::Zstd),
         ] {
             let error = unpack_with(Judged(blob, kind), compression, &limits).unwrap_err();
             assert!(error.to_string().contains("the verdict"), "{error}");
@@ -260,9 +281,53 @@ fn damage_on_the_way_is_not_the_images_fault() {
     assert!(matches!(error, UnpackError::Entry { .. }), "the reader has no objection: {error}");
 
     limits.depth = 1;
-    let deep = Tar::new().file("a/b", b"").file("large", &[0; 1 << 20]).end();
+    let deep = Tar::new().file("a/b", b"").file("large", &vec![0; 16 << 20]).end();
     let mut blob = deep.as_slice();
-    let error = unpack_with(&mut blob, plain, &limits).unwrap_err();
+    let error = unpack_with(blob.by_ref(), plain, &limits).unwrap_err();
     assert!(matches!(error, UnpackError::Limit { .. }), "{error}");
     assert!(!blob.is_empty(), "nobody reads on behind a limit");
+}
+
+#[test]
+fn a_zstd_window_is_bounded() {
+    let tar = Tar::new().file("large", &vec![7; 9 << 20]).end();
+    let framed = |log| {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        io::copy(&mut tar.as_slice(), &mut encoder).unwrap();
+        encoder.finish().unwrap()
+    };
+    let limits = Limits { zstd_window: 25, ..Limits::default() };
+    for log in [10, 23, 25] {
+        unpack_with(framed(log).as_slice(), Compression::Zstd, &limits).unwrap();
+    }
+    let behind_smaller = [framed(20), framed(24)].concat();
+    for blob in [framed(26), behind_smaller] {
+        let error = unpack_with(blob.as_slice(), Compression::Zstd, &limits).unwrap_err();
+        assert!(error.to_string().contains("zstd window of more than"), "{error}");
+        assert_eq!(error.class(), Class::Precondition);
+    }
+}
+
+#[test]
+fn layers_that_share_a_budget_wait_for_one_another_and_end() {
+    let budget = Arc::new(Budget::new(1));
+    let limits = Limits { budget: Some(Arc::clone(&budget)), ..Limits::default() };
+    let names: Vec<_> = (0..6000).map(|i| format!("{i}{}", "n".repeat(80))).collect();
+    let tar = names.iter().fold(Tar::new(), |tar, name| tar.file(name, b"")).end();
+    thread::scope(|scope| {
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let (tar, limits) = (&tar, &limits);
+            let blob = match compression {
+                Compression::None => tar.clone(),
+                Compression::Gzip => gzip(tar),
+                Compression::Zstd => zstd(tar),
+            };
+            scope.spawn(move || {
+                let (unpacked, _) = unpack_with(blob.as_slice(), compression, limits).unwrap();
+                assert_eq!(unpacked.entries, 6000);
+            });
+        }
+    });
+    assert_eq!(budget.held(), 0);
 }

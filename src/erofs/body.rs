@@ -4,23 +4,65 @@
 
 use std::io::{Seek, Write};
 
+use super::chunks::Extent;
 use super::format::BLOCK;
 use super::space::Place;
 use super::window::Window;
 use super::writer::WriteError;
 
+/// Bytes of content that lie together in the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub at: u64,
+    pub len: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Body {
-    place: Place,
-    /// Bytes of the inode with its attributes.
-    head: u64,
+    inode: u64,
+    /// What is still to come, the next run last.
+    runs: Vec<Run>,
+    /// Bytes of content.
     size: u64,
-    written: u64,
 }
 
 impl Body {
-    pub(super) fn new(place: Place, head: u64, size: u64) -> Self {
-        Self { place, head, size, written: 0 }
+    /// Content in the runs given.
+    pub(super) fn new(inode: u64, mut runs: Vec<Run>) -> Self {
+        let size = runs.iter().map(|run| run.len).sum();
+        runs.retain(|run| run.len > 0);
+        runs.reverse();
+        Self { inode, runs, size }
+    }
+
+    /// Content of `size` bytes, of which a last partial block may lie behind the inode's `head` bytes.
+    pub(super) fn flat(place: Place, head: u64, size: u64) -> Self {
+        let tail = if place.inline { size % BLOCK } else { 0 };
+        let own = Run { at: place.content, len: size - tail };
+        Self::new(place.inode, vec![own, Run { at: place.inode + head, len: tail }])
+    }
+
+    /// The same, of which only `extents` come; what lies between them stays zeros.
+    pub(super) fn only(self, extents: &[Extent]) -> Self {
+        let mut runs = Vec::with_capacity(extents.len() + 1);
+        let (mut begin, mut whole) = (0, self.runs);
+        let mut extents = extents.iter().copied().peekable();
+        while let (Some(run), Some(extent)) = (whole.last().copied(), extents.peek_mut()) {
+            let end = begin + run.len;
+            if extent.offset >= end {
+                begin = end;
+                whole.pop();
+                continue;
+            }
+            let len = extent.len.min(end - extent.offset);
+            runs.push(Run { at: run.at + (extent.offset - begin), len });
+            extent.offset += len;
+            extent.len -= len;
+            if extent.len == 0 {
+                extents.next();
+            }
+        }
+        Self::new(self.inode, runs)
     }
 
     /// Takes the next piece of content.
@@ -29,21 +71,15 @@ impl Body {
         window: &mut Window<W>,
         mut bytes: &[u8],
     ) -> Result<(), WriteError> {
-        if bytes.len() as u64 > self.size - self.written {
-            return Err(WriteError::Size { expected: self.size });
-        }
-        let inline_from = if self.place.inline { self.size / BLOCK * BLOCK } else { self.size };
         while !bytes.is_empty() {
-            let (at, len) = if self.written < inline_from {
-                let left = (inline_from - self.written).min(bytes.len() as u64);
-                (self.place.content + self.written, left as usize)
-            } else {
-                let behind = self.written - inline_from;
-                (self.place.inode + self.head + behind, bytes.len())
-            };
-            let (piece, rest) = bytes.split_at(len);
-            window.write_at(at, piece)?;
-            self.written += len as u64;
+            let run = self.runs.last_mut().ok_or(WriteError::Size { expected: self.size })?;
+            let len = run.len.min(bytes.len() as u64);
+            let (piece, rest) = bytes.split_at(len as usize);
+            window.write_at(run.at, piece)?;
+            (run.at, run.len) = (run.at + len, run.len - len);
+            if run.len == 0 {
+                self.runs.pop();
+            }
             bytes = rest;
         }
         Ok(())
@@ -55,9 +91,9 @@ impl Body {
         window: &mut Window<W>,
         head: &[u8],
     ) -> Result<(), WriteError> {
-        if self.written < self.size {
+        if !self.runs.is_empty() {
             return Err(WriteError::Size { expected: self.size });
         }
-        Ok(window.write_at(self.place.inode, head)?)
+        Ok(window.write_at(self.inode, head)?)
     }
 }

@@ -43,6 +43,7 @@ impl<W: Write + Seek> Writer<W> {
             blocks: (end / BLOCK) as u32,
             xattr_block: shared.map_or(0, |shared| shared.block),
             uuid,
+            has_chunks: self.has_chunks,
         };
         self.window.finish(end, |front| superblock.seal(front))?;
         Ok(end)
@@ -97,7 +98,7 @@ impl<W: Write + Seek> Writer<W> {
         let mut fields = self.fields(Kind::Folder, &folder.meta, place, size);
         fields.nlink = below as u32 + 2;
         let head = fields.encode(xattrs);
-        let mut body = Body::new(place, head.len() as u64, size);
+        let mut body = Body::flat(place, head.len() as u64, size);
         listing::pack(entries(), |block| body.write(&mut self.window, block))?;
         body.finish(&mut self.window, &head)
     }

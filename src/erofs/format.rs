@@ -1,7 +1,6 @@
 //! The on-disk structures as bytes, all little-endian (Linux `fs/erofs/erofs_fs.h`).
 //!
-//! Deliberately absent: reading. The tests read images with a decoder of their own, so that a mistake here
-//! cannot cancel itself out.
+//! The tests read images with a decoder of their own, so that a mistake here cannot cancel itself out.
 
 /// Bytes of a block, the unit of content and of block addresses. 4 KiB is the only size every kernel mounts.
 pub(super) const BLOCK: u64 = 4096;
@@ -19,11 +18,16 @@ pub(super) const INODE_LEN: usize = 64;
 pub(super) const NLINK_AT: u64 = 44;
 /// Bytes of a directory entry, without its name.
 pub(super) const DIRENT_LEN: usize = 12;
+/// The address of a chunk that is a hole.
+pub(super) const HOLE: u32 = u32::MAX;
+/// The longest chunk: five bits say how many times a block is doubled.
+pub(super) const CHUNK_BITS_MOST: u32 = BLOCK_BITS as u32 + 31;
 
 const SUPER_LEN: usize = 128;
 const MAGIC: u32 = 0xE0F5_E1E2;
 const COMPAT_CHECKSUM: u32 = 0x1;
 const COMPAT_MTIME: u32 = 0x2;
+const INCOMPAT_CHUNKED_FILE: u32 = 0x4;
 const BLOCK_BITS: u8 = 12;
 
 /// A point in time: seconds since 1970 and nanoseconds after that second.
@@ -109,6 +113,28 @@ impl Kind {
     }
 }
 
+/// Where an inode's content lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// In one run of blocks.
+    Plain,
+    /// The same, but for the last partial block, which lies behind the inode.
+    Inline,
+    /// In chunks of so many bytes, as a power of two; the inode is followed by the address of each.
+    Chunks(u32),
+}
+
+impl Layout {
+    /// The layout's number, at its place in an inode.
+    fn bits(self) -> u16 {
+        match self {
+            Self::Plain => 0,
+            Self::Inline => 2 << 1,
+            Self::Chunks(_) => 4 << 1,
+        }
+    }
+}
+
 /// The fields of an extended inode.
 pub(super) struct InodeFields {
     pub kind: Kind,
@@ -119,10 +145,9 @@ pub(super) struct InodeFields {
     pub mtime: Time,
     pub size: u64,
     pub nlink: u32,
-    /// Content's first block; a device's number.
+    /// Content's first block; a device's number; the length of chunks.
     pub union: u32,
-    /// The last partial block lies behind the inode.
-    pub inline: bool,
+    pub layout: Layout,
     /// A serial number for 32-bit programs.
     pub serial: u32,
 }
@@ -131,14 +156,12 @@ impl InodeFields {
     /// The inode and `xattrs` behind it, which are nothing, or a header of 12 bytes and a multiple of 4.
     pub(super) fn encode(&self, xattrs: &[u8]) -> Vec<u8> {
         const EXTENDED: u16 = 1;
-        const FLAT_INLINE: u16 = 2;
-        let layout = if self.inline { FLAT_INLINE << 1 } else { 0 };
         let xattr_count = match xattrs.len() {
             0 => 0,
             len => ((len - 12) / 4 + 1) as u16,
         };
         let mut bytes = vec![0; INODE_LEN];
-        bytes[0..2].copy_from_slice(&(EXTENDED | layout).to_le_bytes());
+        bytes[0..2].copy_from_slice(&(EXTENDED | self.layout.bits()).to_le_bytes());
         bytes[2..4].copy_from_slice(&xattr_count.to_le_bytes());
         bytes[4..6].copy_from_slice(&(self.kind.mode() | (self.mode & 0o7777)).to_le_bytes());
         bytes[8..16].copy_from_slice(&self.size.to_le_bytes());
@@ -161,6 +184,8 @@ pub(super) struct Superblock {
     /// The block from which shared attributes' numbers count.
     pub xattr_block: u32,
     pub uuid: [u8; 16],
+    /// Some inode's content lies in chunks, which Linux reads since 5.15; without one, any kernel with EROFS will do.
+    pub has_chunks: bool,
 }
 
 impl Superblock {
@@ -178,9 +203,18 @@ impl Superblock {
         covered[36..40].copy_from_slice(&self.blocks.to_le_bytes());
         covered[44..48].copy_from_slice(&self.xattr_block.to_le_bytes());
         covered[48..64].copy_from_slice(&self.uuid);
+        let incompatible = if self.has_chunks { INCOMPAT_CHUNKED_FILE } else { 0 };
+        covered[80..84].copy_from_slice(&incompatible.to_le_bytes());
         let checksum = crc32c(covered);
         covered[4..8].copy_from_slice(&checksum.to_le_bytes());
     }
+}
+
+/// Whether the 3 KiB from the superblock on bear our magic and the checksum of themselves.
+pub(super) fn is_sealed(covered: &[u8]) -> bool {
+    let mut unsealed = covered.to_vec();
+    let claimed: Vec<u8> = unsealed.splice(4..8, [0; 4]).collect();
+    covered[0..4] == MAGIC.to_le_bytes() && claimed == crc32c(&unsealed).to_le_bytes()
 }
 
 /// CRC-32C without the usual last inversion, as the kernel keeps it. Bit by bit: it runs once, over 3 KiB.

@@ -16,15 +16,17 @@
 //!
 //! The metadata area begins at block 0, so a nid is a byte address divided by 32. Memory holds names, nids and
 //! folders' attributes, never content. The format is that of Linux 5.4 and later (`fs/erofs/erofs_fs.h`): no
-//! feature a kernel could lack.
+//! feature a kernel could lack, but for images with sparse files in them, whose holes Linux reads since 5.15.
 //!
 //! Deliberately absent: compression, because a layer is written once to be mapped many times and unpacking it
 //! at page faults would cost every pod what the disk saves once. And any policy: which names may stand where is
 //! for whoever fills the tree.
 
 mod body;
+mod chunks;
 mod finish;
 mod format;
+mod image;
 mod listing;
 mod space;
 mod tree;
@@ -37,7 +39,10 @@ pub(crate) mod reader;
 #[cfg(test)]
 mod tests;
 
+pub use chunks::Extent;
 pub use format::{Special, Time};
+pub use image::{Found, FoundKind, Image, Nid};
 pub use tree::{FolderId, Node, Tree};
+pub use window::WINDOW as WRITER_BUFFER;
 pub use writer::{File, Inode, Meta, WriteError, Writer};
 pub use xattr::{XattrError, Xattrs};

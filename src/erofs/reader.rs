@@ -42,13 +42,14 @@ pub(crate) fn read(image: &[u8]) -> Read {
     let sb = &image[1024..1152];
     assert_eq!(u32_at(sb, 0), 0xE0F5_E1E2, "magic");
     assert_eq!(u32_at(sb, 8), 3, "compatible features");
-    assert_eq!(u32_at(sb, 80), 0, "incompatible features");
+    assert!([0, 4].contains(&u32_at(sb, 80)), "incompatible features");
     assert_eq!(sb[12], 12, "block size");
     assert_eq!(u32_at(sb, 36) as usize * 4096, image.len(), "blocks");
     assert_eq!(u32_at(sb, 4), checksum(image), "checksum");
     let mut walk = Walk {
         image,
         xattr_area: u32_at(sb, 44) as usize * 4096,
+        may_have_chunks: u32_at(sb, 80) == 4,
         taken: BTreeMap::from([(0, 1152)]),
         serials: BTreeMap::new(),
         read: Read { uuid: sb[48..64].try_into().unwrap(), ..Read::default() },
@@ -62,6 +63,7 @@ pub(crate) fn read(image: &[u8]) -> Read {
 struct Walk<'i> {
     image: &'i [u8],
     xattr_area: usize,
+    may_have_chunks: bool,
     /// Begin and end of everything read so far.
     taken: BTreeMap<usize, usize>,
     serials: BTreeMap<u32, u64>,
@@ -124,13 +126,15 @@ impl<'i> Walk<'i> {
         assert!(at % 4096 + 64 <= 4096, "inode {nid} crosses a block");
         let raw = &self.image[at..at + 64];
         let (format, count) = (u16_at(raw, 0), usize::from(u16_at(raw, 2)));
-        assert!(format == 1 || format == 5, "layout {format}");
+        assert!([1, 5, 9].contains(&format), "layout {format}");
         let xattr_len = if count == 0 { 0 } else { 12 + 4 * (count - 1) };
         let mode = u16_at(raw, 4);
         let size = u64_at(raw, 8) as usize;
         let head = 64 + xattr_len;
         let has_content = matches!(mode & 0o170_000, 0o100_000 | 0o040_000 | 0o120_000);
-        let bytes = if has_content {
+        let bytes = if format == 9 {
+            self.chunks(at, head, size, u32_at(raw, 16))
+        } else if has_content {
             self.content(at, head, size, u32_at(raw, 16) as usize * 4096, format == 5)
         } else {
             assert_eq!((size, format), (0, 1));
@@ -172,6 +176,25 @@ impl<'i> Walk<'i> {
             assert!(self.image[data + own..data + padded].iter().all(|b| *b == 0), "padding");
         }
         bytes.extend_from_slice(&self.image[tail_at..tail_at + tail_len]);
+        bytes
+    }
+
+    /// The content of a file in chunks, whose addresses stand behind the inode.
+    fn chunks(&mut self, at: usize, head: usize, size: usize, format: u32) -> Vec<u8> {
+        assert!(self.may_have_chunks && format < 32, "chunks of {format}");
+        let len = 4096_usize << format;
+        self.take(at, head + 4 * size.div_ceil(len));
+        let mut bytes = vec![0; size];
+        for (i, chunk) in bytes.chunks_mut(len).enumerate() {
+            let block = u32_at(self.image, at + head + 4 * i);
+            if block != u32::MAX {
+                let (from, padded) = (block as usize * 4096, chunk.len().next_multiple_of(4096));
+                self.take(from, padded);
+                chunk.copy_from_slice(&self.image[from..from + chunk.len()]);
+                let padding = &self.image[from + chunk.len()..from + padded];
+                assert!(padding.iter().all(|b| *b == 0), "padding");
+            }
+        }
         bytes
     }
 

@@ -58,6 +58,14 @@ impl Space {
         Ok(Place { inode, content, inline })
     }
 
+    /// Room for an inode of `head` bytes (with its attributes and its chunks' addresses) and the chunks.
+    pub(super) fn place_chunks(&mut self, head: u64, content: u64) -> Result<Place, WriteError> {
+        let content = self.take(content)?;
+        let free = (BLOCK - self.open % BLOCK) % BLOCK;
+        let inode = self.inode(head, free)?;
+        Ok(Place { inode, content, inline: false })
+    }
+
     /// The root's place: its inode is where the superblock can name it.
     pub(super) fn place_root(&mut self, head: u64, size: u64) -> Result<Place, WriteError> {
         let tail = size % BLOCK;

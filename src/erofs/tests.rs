@@ -6,7 +6,7 @@ use std::io::{self, Cursor};
 use proptest::prelude::*;
 
 use super::reader::{Content, Found, Read, read};
-use super::{FolderId, Inode, Meta, Special, Time, Tree, WriteError, Writer, Xattrs};
+use super::{Extent, FolderId, Inode, Meta, Special, Time, Tree, WriteError, Writer, Xattrs};
 use crate::fault::Class;
 
 const UUID: [u8; 16] = *b"sixteen bytes it";
@@ -187,6 +187,49 @@ fn content_must_be_as_long_as_announced() {
     assert!(matches!(short.finish(), Err(WriteError::Size { expected: 3 })));
 }
 
+/// Writes a file of `size` bytes whose content is ones in `extents`; answers the image and what the file holds.
+fn with_holes(size: u64, extents: &[Extent]) -> (Vec<u8>, Vec<u8>) {
+    let mut bytes = Cursor::new(Vec::new());
+    let (mut writer, mut tree) = (Writer::new(&mut bytes), Tree::new(Meta::default()));
+    let stored: u64 = extents.iter().map(|extent| extent.len).sum();
+    let mut file = writer.sparse_file(&Meta::default(), size, extents).unwrap();
+    for piece in vec![1; stored as usize].chunks(700) {
+        file.write(piece).unwrap();
+    }
+    let inode = file.finish().unwrap();
+    tree.add(Tree::ROOT, b"holes", inode);
+    writer.finish(tree, UUID).unwrap();
+    let read = read(bytes.get_ref());
+    let Content::File(found) = read.names[b"holes".as_slice()].content.clone() else {
+        panic!("no file");
+    };
+    (bytes.into_inner(), found)
+}
+
+#[test]
+fn holes_take_no_room() {
+    let (image, found) = with_holes(16 << 20, &[Extent { offset: 5 << 20, len: 5 }]);
+    assert_eq!(found.len(), 16 << 20);
+    assert!(found[..5 << 20].iter().chain(&found[(5 << 20) + 5..]).all(|b| *b == 0));
+    assert_eq!(found[5 << 20..][..5], [1; 5]);
+    // The first block, one of content, and the addresses of 4,096 chunks.
+    assert!(image.len() <= 3 * 4096 + (16 << 10), "{}", image.len());
+    let (image, _) = with_holes(20_000, &[Extent { offset: 10, len: 19_000 }]);
+    assert_eq!(image[1024 + 80], 0, "no hole, no feature that old kernels lack");
+}
+
+#[test]
+fn an_endless_hole_has_a_short_index() {
+    let mut writer = Writer::new(Cursor::new(Vec::new()));
+    let size = (1 << 50) + 1;
+    let file = writer.sparse_file(&Meta::default(), size, &[]).unwrap();
+    file.finish().unwrap();
+    assert!(writer.space.end() <= 300 << 10, "{}", writer.space.end());
+    let far = [0, 1 << 61, 1 << 62].map(|offset| Extent { offset, len: 1 });
+    let error = writer.sparse_file(&Meta::default(), u64::MAX, &far).map(drop).unwrap_err();
+    assert!(matches!(error, WriteError::TooLarge), "{error}");
+}
+
 /// An entry of a random tree, put below the folder that `parent` picks among those made so far.
 #[derive(Debug, Clone)]
 struct Step {
@@ -307,6 +350,23 @@ impl Model {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn holes_anywhere(
+        parts in prop::collection::vec((0..40_000_u64, 0..20_000_u64), 0..20),
+        end in 0..40_000_u64,
+    ) {
+        let mut extents = Vec::new();
+        let mut expected = Vec::new();
+        for (hole, len) in parts {
+            expected.resize(expected.len() + hole as usize, 0);
+            extents.push(Extent { offset: expected.len() as u64, len });
+            expected.resize(expected.len() + len as usize, 1);
+        }
+        expected.resize(expected.len() + end as usize, 0);
+        let (_, found) = with_holes(expected.len() as u64, &extents);
+        prop_assert!(found == expected);
+    }
 
     #[test]
     fn random_trees_come_back(root in step(), steps in prop::collection::vec(step(), 0..60)) {

@@ -9,8 +9,8 @@ use std::io::{self, Seek, SeekFrom, Write};
 
 use super::format::{BLOCK, BLOCK_LEN};
 
-/// Bytes of the window: enough to make one write of a thousand small files.
-const WINDOW: usize = 1 << 20;
+/// Bytes that a writer keeps in memory: enough to make one write of a thousand small files.
+pub const WINDOW: u64 = 1 << 20;
 
 /// An image under way. The output must be empty: what is never written has to read as zeros.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl<W: Write + Seek> Window<W> {
             position: 0,
             front: Box::new([0; BLOCK_LEN]),
             start: BLOCK,
-            bytes: Vec::with_capacity(WINDOW),
+            bytes: Vec::with_capacity(WINDOW as usize),
             reached: BLOCK,
         }
     }
@@ -49,10 +49,10 @@ impl<W: Write + Seek> Window<W> {
         if at < self.start {
             return self.write_through(at, bytes);
         }
-        if end > self.start + WINDOW as u64 {
+        if end > self.start + WINDOW {
             self.flush()?;
             self.start = at;
-            if bytes.len() >= WINDOW {
+            if bytes.len() as u64 >= WINDOW {
                 self.start = end;
                 return self.write_through(at, bytes);
             }
@@ -134,12 +134,16 @@ mod tests {
 
     #[test]
     fn holds_what_was_written_wherever_it_was() {
-        const W: u64 = WINDOW as u64;
+        const W: u64 = WINDOW;
         compare(&[]);
         compare(&[(1152, 64), (BLOCK, 10), (BLOCK + 5, 10), (BLOCK + 100, 1)]);
         compare(&[(BLOCK, 10), (BLOCK + W - 5, 10), (BLOCK + 7, 10), (1200, 9)]);
-        compare(&[(2 * BLOCK, 3 * WINDOW), (BLOCK, 100), (2 * BLOCK + 3 * W, 5)]);
-        compare(&[(BLOCK, WINDOW), (BLOCK + W, WINDOW - 1), (BLOCK + 2 * W - 1, 2)]);
+        compare(&[(2 * BLOCK, 3 * WINDOW as usize), (BLOCK, 100), (2 * BLOCK + 3 * W, 5)]);
+        compare(&[
+            (BLOCK, WINDOW as usize),
+            (BLOCK + W, WINDOW as usize - 1),
+            (BLOCK + 2 * W - 1, 2),
+        ]);
         compare(&[(10 * W, 1), (BLOCK, 1), (9 * W, 1), (11 * W - 1, 1)]);
     }
 }

@@ -5,7 +5,8 @@
 use std::io::{self, Seek, Write};
 
 use super::body::Body;
-use super::format::{BLOCK, INODE_LEN, InodeFields, Kind, SLOT, Special, Time};
+use super::chunks::{Chunks, Extent};
+use super::format::{BLOCK, INODE_LEN, InodeFields, Kind, Layout, SLOT, Special, Time};
 use super::space::{Place, Space};
 use super::window::Window;
 use super::xattr::Xattrs;
@@ -72,12 +73,13 @@ pub struct Writer<W> {
     pub(super) window: Window<W>,
     pub(super) space: Space,
     pub(super) inodes: u64,
+    pub(super) has_chunks: bool,
 }
 
 impl<W: Write + Seek> Writer<W> {
     /// A writer into `out`, which must be empty and is written from its begin.
     pub fn new(out: W) -> Self {
-        Self { window: Window::new(out), space: Space::new(), inodes: 0 }
+        Self { window: Window::new(out), space: Space::new(), inodes: 0, has_chunks: false }
     }
 
     /// Begins a regular file of `size` bytes.
@@ -88,9 +90,39 @@ impl<W: Write + Seek> Writer<W> {
         Ok(File {
             window: &mut self.window,
             inode: Inode { nid: place.inode / SLOT, kind: Kind::File },
-            body: Body::new(place, head_len, size),
+            body: Body::flat(place, head_len, size),
             head,
         })
+    }
+
+    /// Begins a regular file of `size` bytes that are zero but for `extents`, which are sorted, do not overlap and
+    /// end within it. Its content is then written as one text, without the holes.
+    ///
+    /// Holes take no room where whole chunks lie in them; a file without such is written like any other.
+    pub fn sparse_file(
+        &mut self,
+        meta: &Meta,
+        size: u64,
+        extents: &[Extent],
+    ) -> Result<File<'_, W>, WriteError> {
+        let head_len = head_len(&meta.xattrs);
+        let chunks = Chunks::new(size, extents);
+        let (place, head, body) = if chunks.has_holes() {
+            let place = self.space.place_chunks(head_len + chunks.index_len(), chunks.content())?;
+            let mut fields = self.fields(Kind::File, meta, place, size);
+            fields.layout = Layout::Chunks(chunks.bits());
+            fields.union = chunks.format();
+            let mut head = fields.encode(&meta.xattrs.inline());
+            chunks.append_index(place.content, &mut head);
+            self.has_chunks = true;
+            (place, head, chunks.body(place.inode, place.content, extents))
+        } else {
+            let place = self.space.place(head_len, size)?;
+            let head = self.fields(Kind::File, meta, place, size).encode(&meta.xattrs.inline());
+            (place, head, Body::flat(place, head_len, size).only(extents))
+        };
+        let inode = Inode { nid: place.inode / SLOT, kind: Kind::File };
+        Ok(File { window: &mut self.window, inode, body, head })
     }
 
     /// Writes a symbolic link to `target`, which is neither empty nor longer than 4,095 bytes.
@@ -98,7 +130,7 @@ impl<W: Write + Seek> Writer<W> {
         let (head_len, size) = (head_len(&meta.xattrs), target.len() as u64);
         let place = self.space.place(head_len, size)?;
         let head = self.fields(Kind::Symlink, meta, place, size).encode(&meta.xattrs.inline());
-        let mut body = Body::new(place, head_len, size);
+        let mut body = Body::flat(place, head_len, size);
         body.write(&mut self.window, target)?;
         body.finish(&mut self.window, &head)?;
         Ok(Inode { nid: place.inode / SLOT, kind: Kind::Symlink })
@@ -132,7 +164,7 @@ impl<W: Write + Seek> Writer<W> {
             size,
             nlink: 1,
             union: (place.content / BLOCK) as u32,
-            inline: place.inline,
+            layout: if place.inline { Layout::Inline } else { Layout::Plain },
             serial: self.inodes as u32,
         }
     }

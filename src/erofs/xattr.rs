@@ -87,6 +87,15 @@ impl Xattrs {
         HEADER_LEN + self.0.iter().map(|((_, name), value)| entry_len(name, value)).sum::<usize>()
     }
 
+    /// The attributes by their full names.
+    pub fn named(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+        self.0.iter().map(|((index, name), value)| {
+            let prefix = NAMESPACES.iter().find(|(_, known)| known == index);
+            let prefix = prefix.map_or(&b""[..], |(prefix, _)| prefix);
+            ([prefix, name].concat(), value.to_vec())
+        })
+    }
+
     /// Bytes of memory that the attributes take.
     pub(super) fn held(&self) -> usize {
         let each = self
@@ -123,6 +132,19 @@ impl Xattrs {
 
 fn entry_len(name: &[u8], value: &[u8]) -> usize {
     (4 + name.len() + value.len()).next_multiple_of(4)
+}
+
+/// Bytes of the entry that begins with `head`, without padding.
+pub(super) fn decoded_len(head: &[u8]) -> usize {
+    4 + usize::from(head[0]) + usize::from(u16::from_le_bytes([head[2], head[3]]))
+}
+
+/// Adds the attribute in `entry`, which is as long as [`decoded_len`] says.
+pub(super) fn decode(entry: &[u8], xattrs: &mut Xattrs) -> Result<(), XattrError> {
+    let prefix = NAMESPACES.iter().find(|(_, index)| *index == entry[1]);
+    let (prefix, _) = prefix.ok_or(XattrError::Namespace)?;
+    let (name, value) = entry[4..].split_at(usize::from(entry[0]));
+    xattrs.set(&[prefix, name].concat(), value)
 }
 
 fn append_entry(index: u8, name: &[u8], value: &[u8], out: &mut Vec<u8>) {

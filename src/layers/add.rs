@@ -58,7 +58,7 @@ impl Store {
     /// is not read. Blocks for as long as the bytes take to arrive.
     ///
     /// On an error nothing stays behind.
-    pub fn add(&self, layer: &NewLayer, blob: impl Read) -> Result<(), AddError> {
+    pub fn add(&self, layer: &NewLayer, blob: impl Read + Send) -> Result<(), AddError> {
         let NewLayer { diff_id, compression, origin } = layer;
         if self.has(diff_id) {
             return Ok(());

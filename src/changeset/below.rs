@@ -1,0 +1,116 @@
+//! Hard links to files of lower layers: what a layer may have to know of those below it.
+//!
+//! Overlay has no inode in two layers, so such a link becomes a copy, like a copy-up; two links to one file share one.
+//!
+//! Deliberately absent: how a stack shows a path. Whoever holds the layers knows.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use super::error::{EntryName, Exceeded, Refusal, UnpackError};
+use crate::erofs::{Extent, Inode, Meta, Special, Writer};
+
+/// Bytes copied at a time.
+const PIECE: usize = 128 << 10;
+
+/// The layers below the one that is being made, as overlay would show them.
+pub trait Below {
+    /// What stands at `path`: parts without `.` and `..`, parted by `/`, from the root. Nothing where nothing is, where it is
+    /// hidden, and where the way there leads through anything but folders.
+    fn find(&self, path: &[u8]) -> io::Result<Option<Linked>>;
+}
+
+/// Something in a layer below.
+#[derive(Debug)]
+pub struct Linked {
+    /// Which inode it is: device and number.
+    pub id: (u64, u64),
+    /// Its attributes, without overlay's own marks.
+    pub meta: Meta,
+    /// What it is.
+    pub kind: LinkedKind,
+}
+
+/// What a hard link may lead to.
+#[derive(Debug)]
+pub enum LinkedKind {
+    /// A regular file.
+    File {
+        /// Open for reading.
+        content: File,
+        /// Its bytes, holes among them.
+        size: u64,
+        /// The parts that are no holes: sorted, apart, within the size.
+        data: Vec<Extent>,
+    },
+    /// A symbolic link to this.
+    Symlink(Vec<u8>),
+    /// A named pipe.
+    Fifo,
+    /// A folder, to which no hard link leads.
+    Folder,
+}
+
+/// Takes copies of files below.
+pub(super) struct Copies<'l> {
+    below: &'l dyn Below,
+    /// Bytes that may still be copied.
+    left: u64,
+    most: u64,
+}
+
+impl<'l> Copies<'l> {
+    pub(super) fn new(below: &'l dyn Below, most: u64) -> Self {
+        Self { below, left: most, most }
+    }
+
+    /// What the entry `at` links to.
+    pub(super) fn find(&self, target: &[u8], at: &EntryName) -> Result<Linked, UnpackError> {
+        let name = EntryName::new(target);
+        match self.below.find(target) {
+            Ok(Some(linked)) if matches!(linked.kind, LinkedKind::Folder) => {
+                Err(at.refuse(Refusal::LinkToFolder(name)))
+            }
+            Ok(Some(linked)) => Ok(linked),
+            Ok(None) => Err(at.refuse(Refusal::LinkToNothing(name))),
+            Err(source) => Err(UnpackError::Below { name, source }),
+        }
+    }
+
+    /// Writes it as an inode of this layer.
+    pub(super) fn copy(
+        &mut self,
+        linked: Linked,
+        writer: &mut Writer<&File>,
+        at: &EntryName,
+    ) -> Result<Inode, UnpackError> {
+        let Linked { meta, kind, .. } = linked;
+        match kind {
+            LinkedKind::File { content, size, data } => {
+                if size > self.most {
+                    return Err(at.exceed(Exceeded::FileBytes(self.most)));
+                }
+                let bytes = data.iter().map(|extent| extent.len).sum();
+                let left = self.left.checked_sub(bytes);
+                self.left = left.ok_or_else(|| at.exceed(Exceeded::LinkedBytes(self.most)))?;
+                let mut file = writer.sparse_file(&meta, size, &data)?;
+                let mut piece = vec![0; PIECE];
+                for Extent { offset, len } in data {
+                    let (mut from, behind) = (offset, offset + len);
+                    while from < behind {
+                        let most = piece.len().min(usize::try_from(behind - from).unwrap_or(PIECE));
+                        let read = content.read_exact_at(&mut piece[..most], from);
+                        read.map_err(|source| UnpackError::Below { name: at.clone(), source })?;
+                        file.write(&piece[..most])?;
+                        from += most as u64;
+                    }
+                }
+                Ok(file.finish()?)
+            }
+            LinkedKind::Symlink(target) => Ok(writer.symlink(&meta, &target)?),
+            LinkedKind::Fifo => Ok(writer.special(&meta, Special::Fifo)?),
+            LinkedKind::Folder => Err(at.refuse(Refusal::LinkToFolder(at.clone()))),
+        }
+    }
+}

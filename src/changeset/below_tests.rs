@@ -1,0 +1,180 @@
+//! Hard links to what lies in lower layers, which a map stands for.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+
+use super::testing::{Tar, unpack, unpack_onto};
+use super::{Below, Exceeded, Limits, Linked, LinkedKind, UnpackError};
+use crate::erofs::reader::Content;
+use crate::erofs::{Extent, Meta, Time, Xattrs};
+use crate::fault::Class;
+
+/// What lies below, by path, with its inode's number.
+#[derive(Default)]
+struct Fake(BTreeMap<&'static str, (u64, Kind)>);
+
+#[derive(Clone, Copy)]
+enum Kind {
+    File(&'static [u8]),
+    /// A file of so many bytes, the last of which is an `x`.
+    Holes(u64),
+    Symlink(&'static str),
+    Fifo,
+    Folder,
+    Broken,
+}
+
+impl Fake {
+    fn with(mut self, path: &'static str, inode: u64, kind: Kind) -> Self {
+        self.0.insert(path, (inode, kind));
+        self
+    }
+}
+
+fn meta() -> Meta {
+    let mut xattrs = Xattrs::default();
+    xattrs.set(b"user.colour", b"green").unwrap();
+    Meta { mode: 0o4751, uid: 12, gid: 34, mtime: Time { seconds: 56, nanos: 78 }, xattrs }
+}
+
+impl Below for Fake {
+    fn find(&self, path: &[u8]) -> io::Result<Option<Linked>> {
+        let Some((inode, kind)) = self.0.get(std::str::from_utf8(path).unwrap()) else {
+            return Ok(None);
+        };
+        let file = |content: &[u8], size: u64| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.set_len(size - content.len() as u64).unwrap();
+            io::Seek::seek(&mut file, io::SeekFrom::End(0)).unwrap();
+            file.write_all(content).unwrap();
+            let len = content.len() as u64;
+            LinkedKind::File { content: file, size, data: vec![Extent { offset: size - len, len }] }
+        };
+        let kind = match kind {
+            Kind::File(content) => file(content, content.len() as u64),
+            Kind::Holes(size) => file(b"x", *size),
+            Kind::Symlink(target) => LinkedKind::Symlink(target.as_bytes().to_vec()),
+            Kind::Fifo => LinkedKind::Fifo,
+            Kind::Folder => LinkedKind::Folder,
+            Kind::Broken => return Err(io::Error::other("the disk is gone")),
+        };
+        Ok(Some(Linked { id: (7, *inode), meta: meta(), kind }))
+    }
+}
+
+#[test]
+fn a_link_to_a_lower_file_is_a_copy_with_all_its_attributes() {
+    static LONG: [u8; 300_000] = [b'l'; 300_000];
+    let below = Fake::default()
+        .with("usr/bin/tool", 1, Kind::File(b"program"))
+        .with("long", 2, Kind::File(&LONG))
+        .with("empty", 3, Kind::File(b""))
+        .with("s", 4, Kind::Symlink("../any where"))
+        .with("p", 5, Kind::Fifo);
+    let tar = Tar::new().link("bin/t", "/usr/bin/tool").link("l", "long").link("e", "empty");
+    let tar = tar.link("link", "./s").link("pipe", "p").file("other", b"own").end();
+    let (unpacked, image) = unpack_onto(&tar, &below, &Limits::default()).unwrap();
+    assert_eq!(unpacked.entries, 6);
+    for (name, content) in [
+        ("bin/t", Content::File(b"program".to_vec())),
+        ("l", Content::File(LONG.to_vec())),
+        ("e", Content::File(Vec::new())),
+        ("link", Content::Symlink(b"../any where".to_vec())),
+        ("pipe", Content::None),
+    ] {
+        let found = &image.names[name.as_bytes()];
+        assert_eq!(found.content, content, "{name}");
+        assert_eq!((found.mode & 0o7777, found.uid, found.gid), (0o4751, 12, 34), "{name}");
+        assert_eq!(found.mtime, (56, 78), "{name}");
+        assert_eq!(found.xattrs[b"user.colour".as_slice()], b"green", "{name}");
+        assert_eq!(found.nlink, 1, "{name}");
+    }
+    assert!(!image.names.contains_key(b"usr".as_slice()), "what is below stays below");
+    // By itself the layer cannot be made, and is told apart.
+    let error = unpack(&tar).unwrap_err();
+    assert!(matches!(error, UnpackError::LinkElsewhere { .. }), "{error}");
+}
+
+#[test]
+fn links_to_one_lower_file_share_one_copy() {
+    let below = Fake::default()
+        .with("f", 1, Kind::File(b"one"))
+        .with("same", 1, Kind::File(b"one"))
+        .with("other", 2, Kind::File(b"one"));
+    let tar = Tar::new().link("a", "f").link("d/b", "f").link("c", "same").link("e", "a");
+    let tar = tar.link("x", "other").file("f", b"new").link("y", "f").end();
+    let (_, image) = unpack_onto(&tar, &below, &Limits::default()).unwrap();
+    let inode = |name: &str| (image.nids[name.as_bytes()], image.names[name.as_bytes()].nlink);
+    let one = inode("a");
+    assert_eq!(one.1, 4);
+    assert_eq!([inode("d/b"), inode("c"), inode("e")], [one; 3]);
+    assert_ne!(inode("x").0, one.0);
+    // From when this layer has the file, that one is meant.
+    assert_eq!(inode("y"), inode("f"));
+    assert_eq!(image.names[b"y".as_slice()].content, Content::File(b"new".to_vec()));
+}
+
+#[test]
+fn holes_stay_holes() {
+    let below = Fake::default().with("f", 1, Kind::Holes(64 << 20));
+    let tar = Tar::new().link("a", "f").end();
+    let (unpacked, image) = unpack_onto(&tar, &below, &Limits::default()).unwrap();
+    assert!(unpacked.image_bytes < 1 << 20, "{}", unpacked.image_bytes);
+    let Content::File(content) = &image.names[b"a".as_slice()].content else { panic!() };
+    assert_eq!((content.len(), content.last()), (64 << 20, Some(&b'x')));
+}
+
+#[test]
+fn what_the_layer_hides_is_not_there_to_be_linked() {
+    for (tar, target) in [
+        (Tar::new(), "gone"),
+        (Tar::new().file("d/.wh.f", b""), "d/f"),
+        (Tar::new().file(".wh.d", b""), "d/f"),
+        (Tar::new().file("d/.wh..wh..opq", b""), "d/f"),
+        (Tar::new().file(".wh..wh..opq", b""), "d/f"),
+        (Tar::new().file("d/.wh..wh..opq", b"").folder("d/e"), "d/e/f"),
+        (Tar::new().file("d", b""), "d/f"),
+        (Tar::new().symlink("d", "e"), "d/f"),
+        (Tar::new().link("d/g", "d/f").file("d/.wh.f", b""), "d/f"),
+    ] {
+        let f = Kind::File(b"lower");
+        let below = Fake::default().with("d/f", 1, f).with("d/e/f", 2, f).with("e/f", 3, f);
+        let error = unpack_onto(&tar.link("a", target).end(), &below, &Limits::default());
+        let error = error.unwrap_err();
+        assert_eq!(error.class(), Class::Corrupt, "{error}");
+        for part in ["\"a\"", &format!("{target:?}"), "rebuild"] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_copied_is_told() {
+    let below = Fake::default()
+        .with("folder", 1, Kind::Folder)
+        .with("broken", 2, Kind::Broken)
+        .with("large", 3, Kind::File(&[1; 2_000]))
+        .with("more", 4, Kind::File(&[1; 2_000]))
+        .with("huge", 5, Kind::Holes(20_001));
+    let limits = Limits { tar_bytes: 20_000, ..Limits::default() };
+    let failed = |tar: Tar| unpack_onto(&tar.end(), &below, &limits).unwrap_err();
+    let error = failed(Tar::new().link("a", "folder"));
+    assert!(error.to_string().contains("\"folder\", which is a folder"), "{error}");
+    let error = failed(Tar::new().link("a", "broken"));
+    assert_eq!(error.class(), Class::Internal);
+    assert!(error.to_string().contains("the disk is gone"), "{error}");
+    let error = failed(Tar::new().link("a", "huge"));
+    assert!(matches!(error, UnpackError::Limit { what: Exceeded::FileBytes(20_000), .. }));
+
+    // One copy of it fits beside the tar's own bytes, and is what three links take; two do not.
+    let limits = Limits { tar_bytes: 3_072, ..limits };
+    let tar = Tar::new().link("a", "large").link("b", "large").link("c", "large");
+    unpack_onto(&tar.end(), &below, &limits).unwrap();
+    let error =
+        unpack_onto(&Tar::new().link("a", "large").link("b", "more").end(), &below, &limits);
+    let error = error.unwrap_err();
+    assert!(
+        matches!(&error, UnpackError::Limit { what: Exceeded::LinkedBytes(3_072), .. }),
+        "{error}"
+    );
+}

@@ -1,0 +1,197 @@
+//! Three threads for a layer: one unpacks the blob, one hashes the tar, and the caller's own reads it.
+//!
+//! ```text
+//!            ┌─▶ hash
+//! unpack ────┤            a piece goes back when the last of the two drops it
+//!   ▲        └─▶ caller
+//!   └── PIECES buffers ◀──┘
+//! ```
+//!
+//! Nothing is copied between them, and nobody runs ahead by more than those buffers.
+//!
+//! The blob is read to its end whatever becomes of the tar, unless it is the caller who stops: what its reader says
+//! there comes before any fault of the tar, because damage on the way would then be the reason.
+//!
+//! Deliberately absent: a pool of threads. A layer is seconds of work, a thread some microseconds.
+
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, Builder, ScopedJoinHandle};
+
+use super::budget::Share;
+use super::error::{Exceeded, UnpackError};
+use super::source::{INPUT, ReadError, Source, StreamError, WINDOW_COMMON};
+use super::stream::Stream;
+use super::{Compression, Limits};
+use crate::digest::{Digest, Digester};
+
+/// Bytes of a piece: large enough that to hand it over costs nothing.
+const PIECE: usize = 256 << 10;
+/// How many pieces there are.
+const PIECES: usize = 4;
+
+/// Some bytes of the tar.
+#[derive(Debug)]
+pub(super) struct Piece {
+    buffer: Vec<u8>,
+    len: usize,
+    home: Sender<Vec<u8>>,
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // Nobody waits for it when the unpacking is over.
+        let _ = self.home.send(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// What the caller is handed.
+pub(super) type Arriving = Receiver<Result<Arc<Piece>, StreamError>>;
+
+/// Bytes of the buffers for one layer.
+pub(super) fn buffers(compression: Compression) -> u64 {
+    let window = if compression == Compression::Zstd { 1 << WINDOW_COMMON } else { 0 };
+    (PIECES * PIECE + INPUT) as u64 + window
+}
+
+/// Has `read` read the tar in `blob`; answers what it answers, with the tar's digest and its bytes.
+pub(super) fn run<T>(
+    blob: impl Read + Send,
+    compression: Compression,
+    limits: &Limits,
+    share: &Share,
+    read: impl FnOnce(&mut Stream) -> Result<T, UnpackError>,
+) -> Result<(T, Digest, u64), UnpackError> {
+    let stopped = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (to_hasher, to_hash) = mpsc::channel();
+        let (to_caller, arriving) = mpsc::channel();
+        let start = |name: &str| Builder::new().name(format!("layer-{name}"));
+        let hasher = start("hash").spawn_scoped(scope, || hash(to_hash));
+        let hasher = hasher.map_err(UnpackError::Thread)?;
+        let unpacker = start("unpack").spawn_scoped(scope, || {
+            let (home, free) = mpsc::channel();
+            Unpacker { home, free, made: 0, to_hasher, to_caller, limits, share, total: 0 }.run(
+                blob,
+                compression,
+                &stopped,
+            )
+        });
+        let unpacker = unpacker.map_err(UnpackError::Thread)?;
+        let mut stream = Stream::new(arriving);
+        let result = read(&mut stream);
+        if result.as_ref().is_err_and(|error| !error.is_of_the_tar()) {
+            stopped.store(true, Ordering::Relaxed);
+        }
+        drop(stream);
+        let verdict = join(unpacker);
+        let (digest, total) = join(hasher);
+        match (result, verdict) {
+            (Err(error), _) if !error.is_of_the_tar() => Err(error),
+            (_, Err(verdict)) => Err(UnpackError::Blob(verdict)),
+            (result, Ok(())) => Ok((result?, digest, total)),
+        }
+    })
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn hash(pieces: Receiver<Arc<Piece>>) -> (Digest, u64) {
+    let (mut digester, mut total) = (Digester::default(), 0);
+    for piece in pieces {
+        digester.update(&piece);
+        total += piece.len as u64;
+    }
+    (digester.finish(), total)
+}
+
+struct Unpacker<'l> {
+    home: Sender<Vec<u8>>,
+    free: Receiver<Vec<u8>>,
+    made: usize,
+    to_hasher: Sender<Arc<Piece>>,
+    to_caller: Sender<Result<Arc<Piece>, StreamError>>,
+    limits: &'l Limits,
+    share: &'l Share,
+    total: u64,
+}
+
+impl Unpacker<'_> {
+    /// Unpacks as long as the caller listens; answers what the blob's reader says at its end.
+    fn run(
+        mut self,
+        blob: impl Read,
+        compression: Compression,
+        stopped: &AtomicBool,
+    ) -> io::Result<()> {
+        let mut source = Source::new(blob, compression, self.limits)?;
+        loop {
+            let mut buffer = self.buffer();
+            let read = source.read(&mut buffer, self.share).and_then(|len| {
+                self.total += len as u64;
+                self.check(source.compressed()).map_err(ReadError::Stream)?;
+                Ok(len)
+            });
+            let sent = match read {
+                Ok(0) => return source.drain(),
+                Ok(len) => self.send(Piece { buffer, len, home: self.home.clone() }),
+                Err(ReadError::Blob(error)) => return Err(error),
+                Err(ReadError::Stream(error)) => {
+                    // The caller learns of a fault only if the blob's reader has nothing to say; of a limit at once.
+                    if !matches!(error, StreamError::Limit(_)) {
+                        source.drain()?;
+                    }
+                    let _ = self.to_caller.send(Err(error));
+                    return Ok(());
+                }
+            };
+            if !sent {
+                return if stopped.load(Ordering::Relaxed) { Ok(()) } else { source.drain() };
+            }
+        }
+    }
+
+    /// Hands a piece on; says whether the caller is there still.
+    fn send(&self, piece: Piece) -> bool {
+        let piece = Arc::new(piece);
+        // The hasher goes only when this does.
+        let _ = self.to_hasher.send(Arc::clone(&piece));
+        self.to_caller.send(Ok(piece)).is_ok()
+    }
+
+    fn buffer(&mut self) -> Vec<u8> {
+        if let Ok(buffer) = self.free.try_recv() {
+            return buffer;
+        }
+        if self.made < PIECES {
+            self.made += 1;
+            return vec![0; PIECE];
+        }
+        // One sender is this thread's own, so there is always one.
+        self.free.recv().unwrap_or_default()
+    }
+
+    fn check(&self, compressed: u64) -> Result<(), StreamError> {
+        if self.total > self.limits.tar_bytes {
+            return Err(StreamError::Limit(Exceeded::TarBytes(self.limits.tar_bytes)));
+        }
+        let most = compressed.saturating_mul(self.limits.ratio);
+        if self.total > most.max(self.limits.ratio_free) {
+            return Err(StreamError::Limit(Exceeded::Ratio(self.limits.ratio)));
+        }
+        Ok(())
+    }
+}

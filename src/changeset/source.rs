@@ -1,0 +1,205 @@
+//! The blob, decompressed piece by piece, with what its own reader had to say kept apart from what is wrong with its
+//! packing.
+//!
+//! Deliberately absent: guessing. How a blob is packed says its media type.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use flate2::read::MultiGzDecoder;
+use zstd::stream::read::Decoder;
+
+use super::budget::Share;
+use super::error::Exceeded;
+use super::{Compression, Limits};
+
+/// Bytes of the compressed blob read at once.
+pub(super) const INPUT: usize = 128 << 10;
+/// The largest zstd window every decoder should take (RFC 8878, 3.1.1.1.2), as a power of two; a layer's buffers
+/// count with it.
+pub(super) const WINDOW_COMMON: u32 = 23;
+/// Bytes at a zstd frame's begin that say its window: magic, descriptor, window or (of up to 8 bytes) length.
+const FRAME_HEADER: usize = 13;
+
+/// Why the tar does not go on, but for the blob's own reader.
+#[derive(Debug)]
+pub(super) enum StreamError {
+    /// Damaged, cut short, or not so packed at all.
+    Packing(Compression, io::Error),
+    Limit(Exceeded),
+}
+
+/// Why a read failed.
+pub(super) enum ReadError {
+    Blob(io::Error),
+    Stream(StreamError),
+}
+
+pub(super) enum Source<R> {
+    Plain(Counted<R>),
+    Gzip(Box<MultiGzDecoder<BufReader<Counted<R>>>>),
+    Zstd(Box<Zstd<R>>),
+}
+
+/// A zstd decoder that is made when the first frame's header is there.
+pub(super) struct Zstd<R> {
+    decoder: Decoder<'static, BufReader<Counted<R>>>,
+    begun: bool,
+    window_most: u32,
+}
+
+impl<R: Read> Source<R> {
+    pub(super) fn new(
+        blob: R,
+        compression: Compression,
+        limits: &Limits,
+    ) -> Result<Self, io::Error> {
+        let blob = Counted { blob, bytes: 0, failed: false };
+        let input = |blob| BufReader::with_capacity(INPUT, blob);
+        Ok(match compression {
+            Compression::None => Self::Plain(blob),
+            Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(input(blob)))),
+            Compression::Zstd => Self::Zstd(Box::new(Zstd {
+                decoder: Decoder::with_buffer(input(blob))?,
+                begun: false,
+                window_most: limits.zstd_window,
+            })),
+        })
+    }
+
+    /// The next bytes of the tar; none at its end.
+    pub(super) fn read(&mut self, into: &mut [u8], share: &Share) -> Result<usize, ReadError> {
+        loop {
+            let read = match self {
+                Self::Plain(blob) => blob.read(into),
+                Self::Gzip(decoder) => decoder.read(into),
+                Self::Zstd(zstd) => zstd.read(into, share),
+            };
+            match read {
+                Ok(len) => return Ok(len),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.blob().failed => return Err(ReadError::Blob(error)),
+                Err(error) => return Err(ReadError::Stream(self.fault(error))),
+            }
+        }
+    }
+
+    /// Reads the blob to its end, where its reader may still have something to say; unpacks nothing.
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        let blob = match self {
+            Self::Plain(blob) => blob,
+            Self::Gzip(decoder) => decoder.get_mut().get_mut(),
+            Self::Zstd(zstd) => zstd.decoder.get_mut().get_mut(),
+        };
+        io::copy(blob, &mut io::sink()).map(drop)
+    }
+
+    /// Bytes of the blob read so far.
+    pub(super) fn compressed(&self) -> u64 {
+        self.blob().bytes
+    }
+
+    fn blob(&self) -> &Counted<R> {
+        match self {
+            Self::Plain(blob) => blob,
+            Self::Gzip(decoder) => decoder.get_ref().get_ref(),
+            Self::Zstd(zstd) => zstd.decoder.get_ref().get_ref(),
+        }
+    }
+
+    fn fault(&self, error: io::Error) -> StreamError {
+        match self {
+            // A plain blob fails by its reader alone.
+            Self::Plain(_) => StreamError::Packing(Compression::None, error),
+            Self::Gzip(_) => StreamError::Packing(Compression::Gzip, error),
+            Self::Zstd(zstd) if error.to_string().contains("too much memory") => {
+                StreamError::Limit(Exceeded::Window(1 << zstd.window_most))
+            }
+            Self::Zstd(_) => StreamError::Packing(Compression::Zstd, error),
+        }
+    }
+}
+
+impl<R: Read> Zstd<R> {
+    fn read(&mut self, into: &mut [u8], share: &Share) -> io::Result<usize> {
+        if !self.begun {
+            self.begin(share)?;
+        }
+        self.decoder.read(into)
+    }
+
+    /// Allows the window that the first frame asks for, and no frame behind it more; a larger one than common is held
+    /// for this layer alone.
+    fn begin(&mut self, share: &Share) -> io::Result<()> {
+        let wanted = window(self.decoder.get_mut().fill_buf()?).unwrap_or(self.window_most);
+        let most = wanted.max(WINDOW_COMMON).min(self.window_most);
+        if most > WINDOW_COMMON {
+            share.take(1 << most);
+        }
+        self.decoder.window_log_max(most)?;
+        self.begun = true;
+        Ok(())
+    }
+}
+
+/// The window of the zstd frame that begins with `bytes`, as a power of two that holds it (RFC 8878, 3.1.1.1); none
+/// where they do not say.
+fn window(bytes: &[u8]) -> Option<u32> {
+    let bytes = &bytes[..bytes.len().min(FRAME_HEADER)];
+    let descriptor = *bytes.strip_prefix(b"\x28\xb5\x2f\xfd")?.first()?;
+    let rest = &bytes[5..];
+    let size = if descriptor & 0x20 == 0 {
+        let byte = u64::from(*rest.first()?);
+        let base = 1_u64 << (10 + (byte >> 3));
+        base + base / 8 * (byte & 7)
+    } else {
+        let skipped = [0, 1, 2, 4][usize::from(descriptor & 3)];
+        let len = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+        let field = rest.get(skipped..skipped + len)?;
+        field.iter().rev().fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+    };
+    Some(64 - size.saturating_sub(1).leading_zeros())
+}
+
+/// The blob, with what passed and whether an error was its own or the decoder's.
+pub(super) struct Counted<R> {
+    blob: R,
+    bytes: u64,
+    failed: bool,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.blob.read(into) {
+            Ok(len) => {
+                self.bytes += len as u64;
+                Ok(len)
+            }
+            Err(error) => {
+                self.failed = error.kind() != io::ErrorKind::Interrupted;
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_says_its_window() {
+        for log in [10, 17, 23, 27] {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(b"some text").unwrap();
+            let frame = encoder.finish().unwrap();
+            assert_eq!(window(&frame), Some(log));
+            assert_eq!(window(&frame[..5]), None);
+        }
+        let whole = zstd::bulk::compress(&[0; 5000], 1).unwrap();
+        assert_eq!(window(&whole), Some(13), "a single segment's window is its content");
+        assert_eq!(window(b"\x50\x2a\x4d\x18\0\0\0\0"), None, "a frame to be skipped");
+    }
+}

@@ -1,0 +1,218 @@
+//! Sparse files in the four forms that GNU tar has written: where their content is, the rest being zeros.
+//!
+//! ```text
+//! old GNU   type S: 4 pieces in the header, more in blocks behind it
+//! pax 0.0   records GNU.sparse.offset and GNU.sparse.numbytes, in turn
+//! pax 0.1   one record GNU.sparse.map
+//! pax 1.0   the map in front of the content, as decimal lines
+//! ```
+//!
+//! Deliberately absent: repair. A map that is not sorted, overlaps, or names other bytes than follow is refused.
+
+use tar::Header;
+
+use super::error::Refusal;
+use super::header::{self, BLOCK};
+use super::pax::{PaxError, decimal, number, once, text};
+use crate::erofs::Extent;
+
+/// The most pieces of one file: what is held for them, and no disk image in a layer needs them.
+const PIECES: usize = 1 << 18;
+/// Bytes of a piece in an old GNU header, and how many an extension block has.
+const PIECE_LEN: usize = 24;
+const PIECES_OF_BLOCK: usize = 21;
+/// Where a header and an extension block say that another block follows.
+const MORE_IN_HEADER: usize = 482;
+const MORE_IN_BLOCK: usize = PIECE_LEN * PIECES_OF_BLOCK;
+const HEADER_PIECES: std::ops::Range<usize> = 386..MORE_IN_HEADER;
+
+/// A sparse file: its size, and what of it follows in the tar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sparse {
+    pub size: u64,
+    pub extents: Vec<Extent>,
+}
+
+impl Sparse {
+    /// A file of which `stored` bytes follow.
+    pub(super) fn new(size: u64, extents: Vec<Extent>, stored: u64) -> Result<Self, Refusal> {
+        let (mut end, mut sum) = (0, 0);
+        for Extent { offset, len } in &extents {
+            if *offset < end {
+                return Err(Refusal::Sparse("has pieces that overlap or are not in order"));
+            }
+            let behind = offset.checked_add(*len).filter(|behind| *behind <= size);
+            end = behind.ok_or(Refusal::Sparse("goes beyond its size"))?;
+            sum += len;
+        }
+        if sum != stored {
+            return Err(Refusal::Sparse("has other bytes than those that follow"));
+        }
+        Ok(Self { size, extents })
+    }
+}
+
+/// What pax records say of a sparse file.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Records {
+    pub name: Option<Vec<u8>>,
+    major: Option<u64>,
+    minor: Option<u64>,
+    size: Option<u64>,
+    real_size: Option<u64>,
+    pieces: Option<u64>,
+    /// Offsets and lengths in turn.
+    map: Vec<u64>,
+}
+
+impl Records {
+    /// Takes the record `GNU.sparse.KEY` in.
+    pub(super) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxError> {
+        const WHAT: &str = "sparse map";
+        let slot = match key {
+            b"name" => return once(&mut self.name, "name", text(value)),
+            b"major" => &mut self.major,
+            b"minor" => &mut self.minor,
+            b"size" => &mut self.size,
+            b"realsize" => &mut self.real_size,
+            b"numblocks" => &mut self.pieces,
+            b"offset" | b"numbytes" => {
+                if self.map.len().is_multiple_of(2) != (key == b"offset") {
+                    return Err(PaxError::Value(WHAT));
+                }
+                self.map.push(decimal(value).ok_or(PaxError::Value(WHAT))?);
+                return Ok(());
+            }
+            b"map" if self.map.is_empty() && value.is_empty() => return Ok(()),
+            b"map" if self.map.is_empty() => {
+                let numbers = value.split(|b| *b == b',').map(decimal);
+                self.map = numbers.collect::<Option<_>>().ok_or(PaxError::Value(WHAT))?;
+                return Ok(());
+            }
+            _ => return Err(PaxError::Value(WHAT)),
+        };
+        once(slot, WHAT, number(value, WHAT)?)
+    }
+
+    /// The map stands in front of the content.
+    pub(super) fn map_in_content(&self) -> Result<bool, Refusal> {
+        match (self.major.unwrap_or(0), self.minor.unwrap_or(0)) {
+            (1, 0) if self.map.is_empty() => Ok(true),
+            (0, 0 | 1) => Ok(false),
+            _ => Err(Refusal::Sparse("is of a form that is not known")),
+        }
+    }
+
+    /// The file's size, without its holes taken out.
+    pub(super) fn size(&self) -> Result<u64, Refusal> {
+        match (self.size, self.real_size) {
+            (Some(size), Some(real)) if size != real => Err(Refusal::Contradiction("size")),
+            (size, real) => size.or(real).ok_or(Refusal::Sparse("comes without its size")),
+        }
+    }
+
+    /// The map that stands in the records.
+    pub(super) fn extents(&self) -> Result<Vec<Extent>, Refusal> {
+        let extents = pairs(&self.map)?;
+        match self.pieces {
+            Some(pieces) if pieces != extents.len() as u64 => {
+                Err(Refusal::Contradiction("sparse map"))
+            }
+            _ => Ok(extents),
+        }
+    }
+}
+
+/// The map in front of the content, read block by block.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// How many numbers come, when that has been read.
+    expected: Option<usize>,
+    numbers: Vec<u64>,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes a block; answers the map when it is whole.
+    pub(super) fn take(&mut self, block: &[u8; BLOCK]) -> Result<Option<Vec<Extent>>, Refusal> {
+        for byte in block {
+            if *byte != b'\n' {
+                self.line.push(*byte);
+                continue;
+            }
+            let unreadable = Refusal::Sparse("cannot be read");
+            let number = decimal(&self.line).ok_or(unreadable)?;
+            self.line.clear();
+            match self.expected {
+                None if number > PIECES as u64 => return Err(too_many()),
+                None => self.expected = Some(2 * number as usize),
+                Some(_) => self.numbers.push(number),
+            }
+            if self.expected == Some(self.numbers.len()) {
+                return pairs(&self.numbers).map(Some);
+            }
+        }
+        if self.line.len() > BLOCK {
+            return Err(Refusal::Sparse("cannot be read"));
+        }
+        Ok(None)
+    }
+}
+
+/// The map of an old GNU header: what has been read of it, and whether a block with more follows.
+#[derive(Debug)]
+pub(super) struct Old {
+    pub size: u64,
+    pub extents: Vec<Extent>,
+    pub goes_on: bool,
+}
+
+impl Old {
+    pub(super) fn new(header: &Header) -> Result<Self, Refusal> {
+        let Some(gnu) = header.as_gnu() else {
+            return Err(Refusal::Sparse("stands in a header that is not GNU tar's"));
+        };
+        let size = u64::try_from(header::number(&gnu.realsize, "size")?);
+        let size = size.map_err(|_| Refusal::Number("size"))?;
+        let bytes = header.as_bytes();
+        let mut old = Self { size, extents: Vec::new(), goes_on: bytes[MORE_IN_HEADER] != 0 };
+        old.pieces(&bytes[HEADER_PIECES])?;
+        Ok(old)
+    }
+
+    /// Takes one of the blocks behind the header.
+    pub(super) fn take(&mut self, block: &[u8; BLOCK]) -> Result<(), Refusal> {
+        self.goes_on = block[MORE_IN_BLOCK] != 0;
+        self.pieces(&block[..MORE_IN_BLOCK])
+    }
+
+    /// Takes pieces up to the first unused one; it is the last of the block.
+    fn pieces(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let part = |field: &[u8]| {
+            let number = header::number(field, "sparse map")?;
+            u64::try_from(number).map_err(|_| Refusal::Number("sparse map"))
+        };
+        for piece in bytes.chunks_exact(PIECE_LEN).take_while(|piece| piece[0] != 0) {
+            if self.extents.len() == PIECES {
+                return Err(too_many());
+            }
+            let (offset, len) = piece.split_at(PIECE_LEN / 2);
+            self.extents.push(Extent { offset: part(offset)?, len: part(len)? });
+        }
+        Ok(())
+    }
+}
+
+fn pairs(numbers: &[u64]) -> Result<Vec<Extent>, Refusal> {
+    if !numbers.len().is_multiple_of(2) {
+        return Err(Refusal::Sparse("cannot be read"));
+    }
+    if numbers.len() / 2 > PIECES {
+        return Err(too_many());
+    }
+    Ok(numbers.chunks_exact(2).map(|pair| Extent { offset: pair[0], len: pair[1] }).collect())
+}
+
+fn too_many() -> Refusal {
+    Refusal::Sparse("has more than 262,144 pieces")
+}

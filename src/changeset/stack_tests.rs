@@ -1,0 +1,217 @@
+//! Random stacks: layers unpacked each alone and merged as overlayfs merges them, against the same tars applied one by
+//! one to a plain map of paths.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::model_tests::{Model, Path, Step, What, content, step, tar};
+use super::testing::unpack;
+use crate::erofs::reader::{Content, Found, Read};
+
+/// What stands at a path, whichever way it came there.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    mode: u16,
+    content: Content,
+    /// Which file it is, for all that are no folders.
+    file: Option<usize>,
+}
+
+/// The tree that tars applied one by one leave.
+#[derive(Debug, Default)]
+struct Plain {
+    /// Each with the layer that touched it last.
+    items: BTreeMap<Path, (Seen, usize)>,
+    files: usize,
+}
+
+impl Plain {
+    fn is_folder(&self, path: &[&'static str]) -> bool {
+        path.is_empty()
+            || self.items.get(path).is_some_and(|(seen, _)| seen.content == Content::Folder)
+    }
+
+    /// Applies a layer: first what it takes away from the layers below, then what it brings.
+    fn apply(&mut self, layer: usize, steps: &[Step]) {
+        for Step { path, what, .. } in steps {
+            let depth = path.len();
+            match what {
+                What::Whiteout => self.items.retain(|other, _| !other.starts_with(path)),
+                What::Opaque => {
+                    self.items.retain(|other, _| other.len() == depth || !other.starts_with(path))
+                }
+                _ => {}
+            }
+        }
+        for step in steps {
+            let path = &step.path;
+            let last = path.len() - 1;
+            match &step.what {
+                What::Whiteout => self.touch(layer, &path[..last], true),
+                What::Opaque => self.touch(layer, path, true),
+                What::Folder => {
+                    self.touch(layer, path, false);
+                    self.items.entry(path.clone()).and_modify(|(seen, _)| {
+                        seen.mode = step.mode as u16;
+                    });
+                }
+                What::Link(target) => {
+                    self.touch(layer, &path[..last], false);
+                    let item = self.items[target].clone();
+                    self.put(path, item);
+                }
+                What::File(len) => self.leaf(layer, step, Content::File(content(*len))),
+                What::Symlink => self.leaf(layer, step, Content::Symlink(b"target".to_vec())),
+                What::Fifo => self.leaf(layer, step, Content::None),
+            }
+        }
+    }
+
+    /// Every part of a path is a folder, with the attributes of an implied one where this layer says nothing of it.
+    /// What a mark lies in is not made for it.
+    fn touch(&mut self, layer: usize, path: &[&'static str], mark: bool) {
+        for len in 1..=path.len() {
+            let part = path[..len].to_vec();
+            if !self.is_folder(&part) {
+                if mark {
+                    return;
+                }
+                self.put(&part, (implied(), layer));
+            }
+            let item = self.items.get_mut(&part).unwrap();
+            if item.1 != layer {
+                *item = (implied(), layer);
+            }
+        }
+    }
+
+    fn leaf(&mut self, layer: usize, step: &Step, content: Content) {
+        self.touch(layer, &step.path[..step.path.len() - 1], false);
+        self.files += 1;
+        let seen = Seen { mode: step.mode as u16, content, file: Some(self.files) };
+        self.put(&step.path, (seen, layer));
+    }
+
+    fn put(&mut self, path: &Path, item: (Seen, usize)) {
+        self.items.retain(|other, _| !other.starts_with(path));
+        self.items.insert(path.clone(), item);
+    }
+}
+
+fn implied() -> Seen {
+    Seen { mode: 0o755, content: Content::Folder, file: None }
+}
+
+/// What overlayfs shows at a path, and, for all but folders, which image's inode that is.
+type Shown<'i> = (&'i Found, Option<(usize, u64)>);
+
+/// What overlayfs shows of images, the bottom one first: every path.
+fn merge(images: &[Read]) -> BTreeMap<Vec<u8>, Shown<'_>> {
+    let mut merged = BTreeMap::new();
+    let mut folders = vec![(Vec::new(), (0..images.len()).rev().collect::<Vec<_>>())];
+    while let Some((folder, layers)) = folders.pop() {
+        let names: BTreeSet<_> = layers.iter().flat_map(|i| below(&images[*i], &folder)).collect();
+        for path in names {
+            let mut parts = Vec::new();
+            for &i in &layers {
+                let Some(found) = images[i].names.get(&path) else { continue };
+                let is_folder = found.content == Content::Folder;
+                if found.content == Content::Device(0) || (!is_folder && !parts.is_empty()) {
+                    break;
+                }
+                if !is_folder {
+                    merged.insert(path.clone(), (found, Some((i, images[i].nids[&path]))));
+                    break;
+                }
+                if parts.is_empty() {
+                    merged.insert(path.clone(), (found, None));
+                }
+                parts.push(i);
+                if found.xattrs.contains_key(b"trusted.overlay.opaque".as_slice()) {
+                    break;
+                }
+            }
+            if !parts.is_empty() {
+                folders.push((path, parts));
+            }
+        }
+    }
+    merged
+}
+
+/// The paths right in a folder of an image.
+fn below(image: &Read, folder: &[u8]) -> Vec<Vec<u8>> {
+    let depth = |path: &[u8]| path.split(|b| *b == b'/').filter(|part| !part.is_empty()).count();
+    let inside = |path: &[u8]| {
+        folder.is_empty()
+            || path.strip_prefix(folder).is_some_and(|rest| rest.first() == Some(&b'/'))
+    };
+    let paths = image.names.keys();
+    let paths = paths.filter(|path| inside(path) && depth(path) == depth(folder) + 1);
+    paths.cloned().collect()
+}
+
+/// Compares; a folder that the images have beyond the model must be one that holds nothing but a layer's marks.
+fn compare(plain: &Plain, images: &[Read], layers: &[Vec<Step>]) {
+    let merged = merge(images);
+    let mut files = BTreeMap::new();
+    for (path, (seen, _)) in &plain.items {
+        let name = path.join("/").into_bytes();
+        let (found, inode) = merged.get(&name).unwrap_or_else(|| panic!("{path:?} is missing"));
+        assert_eq!(found.content, seen.content, "{path:?}");
+        assert_eq!(found.mode & 0o7777, seen.mode, "{path:?}");
+        if let (Some(file), Some(inode)) = (seen.file, inode) {
+            assert_eq!(files.entry(file).or_insert(inode), &inode, "{path:?} is another file");
+        }
+    }
+    let distinct: BTreeSet<_> = files.values().collect();
+    assert_eq!(distinct.len(), files.len(), "two files became one");
+    let marks: BTreeSet<Path> = layers
+        .iter()
+        .flatten()
+        .filter(|step| matches!(step.what, What::Whiteout | What::Opaque))
+        .flat_map(|step| (1..=step.path.len()).map(|len| step.path[..len].to_vec()))
+        .collect();
+    for (name, (found, _)) in &merged {
+        let text = String::from_utf8(name.clone()).unwrap();
+        let known = plain.items.keys().any(|path| path.join("/") == text);
+        let hollow = found.content == Content::Folder && found.mode & 0o7777 == 0o755;
+        let marked = marks.iter().any(|path| path.join("/") == text);
+        assert!(known || (hollow && marked), "{text} came back, or from nowhere");
+    }
+}
+
+/// A mark lies in a folder of a lower layer or of its own, as in the tars that tools make.
+fn makes_sense(plain: &Plain, own: &[Step], step: &Step) -> bool {
+    let folder = match step.what {
+        What::Whiteout => &step.path[..step.path.len() - 1],
+        What::Opaque => &step.path[..],
+        _ => return true,
+    };
+    plain.is_folder(folder)
+        || own.iter().any(|step| matches!(step.what, What::Folder) && step.path == folder)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn layers_made_alone_merge_to_what_tars_in_turn_leave(
+        stack in prop::collection::vec(prop::collection::vec(step(), 0..14), 2..5),
+    ) {
+        let (mut plain, mut images, mut layers) = (Plain::default(), Vec::new(), Vec::new());
+        for (i, steps) in stack.into_iter().enumerate() {
+            let (mut model, mut taken) = (Model::default(), Vec::new());
+            for step in steps {
+                if makes_sense(&plain, &taken, &step) && model.step(&step).is_ok() {
+                    taken.push(step);
+                }
+            }
+            images.push(unpack(&tar(&taken)).unwrap().1);
+            plain.apply(i, &taken);
+            layers.push(taken);
+        }
+        compare(&plain, &images, &layers);
+    }
+}

@@ -1,0 +1,123 @@
+//! Files with holes: content in chunks of one length, and the address of each behind the inode.
+//!
+//! ```text
+//! file    ──data──┆┄┄┄┄┄┄┄┄┄┄┄┆┄┄┄──data──┆┄┄┄┄┄┄┄┄
+//! chunks  [   0   ][   1   ][   2   ][   3   ]          addresses: c, HOLE, c + 1 chunk, HOLE
+//! image   [   0   ][   2   ]                            what a chunk has of a hole stays zeros
+//! ```
+//!
+//! Deliberately absent: chunks that two files share. A layer is written in one pass, without a look back.
+
+use super::body::{Body, Run};
+use super::format::{BLOCK, CHUNK_BITS_MOST, HOLE};
+
+/// The most chunks before they are made longer, so that an index takes at most 256 KiB; only a file of more than
+/// 512 PiB needs more.
+const CHUNKS: u64 = 1 << 16;
+/// Bytes of a chunk's address.
+const ADDRESS_LEN: u64 = 4;
+
+/// A part of a file that is no hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its first byte.
+    pub offset: u64,
+    /// Its bytes.
+    pub len: u64,
+}
+
+/// The chunks of one file.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    size: u64,
+    bits: u32,
+    /// Chunks with content as pairs of the first and the one behind the last, sorted and apart.
+    used: Vec<(u64, u64)>,
+}
+
+impl Chunks {
+    pub(super) fn new(size: u64, extents: &[Extent]) -> Self {
+        let mut bits = BLOCK.trailing_zeros();
+        while bits < CHUNK_BITS_MOST && size.div_ceil(1 << bits) > CHUNKS {
+            bits += 1;
+        }
+        let mut used: Vec<(u64, u64)> = Vec::new();
+        for extent in extents.iter().filter(|extent| extent.len > 0) {
+            let (first, behind) =
+                (extent.offset >> bits, (extent.offset + extent.len).div_ceil(1 << bits));
+            match used.last_mut() {
+                Some(last) if first <= last.1 => last.1 = behind,
+                _ => used.push((first, behind)),
+            }
+        }
+        Self { size, bits, used }
+    }
+
+    /// A chunk's bytes as a power of two.
+    pub(super) fn bits(&self) -> u32 {
+        self.bits
+    }
+
+    /// The inode's field of this layout: how many times a block is doubled to make a chunk.
+    pub(super) fn format(&self) -> u32 {
+        self.bits - BLOCK.trailing_zeros()
+    }
+
+    /// Some chunk is a hole.
+    pub(super) fn has_holes(&self) -> bool {
+        self.used.iter().map(|(first, behind)| behind - first).sum::<u64>() < self.count()
+    }
+
+    /// Bytes of the chunks that are no holes, each whole but for the file's last.
+    pub(super) fn content(&self) -> u64 {
+        let chunks = self.used.iter().map(|(first, behind)| behind - first).sum::<u64>();
+        let whole = u128::from(chunks) << self.bits;
+        let ends = self.used.last().is_some_and(|(_, behind)| *behind == self.count());
+        let beyond = (u128::from(self.count()) << self.bits) - u128::from(self.size);
+        let content = if ends { whole - beyond } else { whole };
+        u64::try_from(content).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes of all addresses.
+    pub(super) fn index_len(&self) -> u64 {
+        self.count() * ADDRESS_LEN
+    }
+
+    /// Appends the address of every chunk, if the first that is no hole lies at `content`.
+    pub(super) fn append_index(&self, content: u64, out: &mut Vec<u8>) {
+        let per_chunk = 1_u64 << self.format();
+        let (mut block, mut next) = (content / BLOCK, 0);
+        let holes = |from: u64, to: u64, out: &mut Vec<u8>| {
+            (from..to).for_each(|_| out.extend_from_slice(&HOLE.to_le_bytes()));
+        };
+        for &(first, behind) in &self.used {
+            holes(next, first, out);
+            for _ in first..behind {
+                out.extend_from_slice(&(block as u32).to_le_bytes());
+                block += per_chunk;
+            }
+            next = behind;
+        }
+        holes(next, self.count(), out);
+    }
+
+    /// The content of `extents`, on its way to the chunks at `content`.
+    pub(super) fn body(&self, inode: u64, content: u64, extents: &[Extent]) -> Body {
+        let (mut runs, mut before) = (Vec::with_capacity(extents.len()), 0);
+        let mut used = self.used.iter().peekable();
+        for extent in extents.iter().filter(|extent| extent.len > 0) {
+            let chunk = extent.offset >> self.bits;
+            while let Some((first, behind)) = used.next_if(|(_, behind)| *behind <= chunk) {
+                before += behind - first;
+            }
+            let first = used.peek().map_or(0, |(first, _)| *first);
+            let at = content + (before << self.bits) + (extent.offset - (first << self.bits));
+            runs.push(Run { at, len: extent.len });
+        }
+        Body::new(inode, runs)
+    }
+
+    fn count(&self) -> u64 {
+        self.size.div_ceil(1 << self.bits)
+    }
+}

@@ -1,0 +1,305 @@
+//! Reads an image that [`Writer`](super::Writer) made, without a kernel: to lay it out as a folder, and to check it.
+//!
+//! Bounded by what the image says of itself, and every address is checked against the file: what a broken disk made of an
+//! image ends in an error, never in a wild read. Deliberately absent: compressed images and whatever else the writer does
+//! not make.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+use super::{
+    Meta, Special, Time, Xattrs,
+    format::{BLOCK, INODE_LEN, ROOT_AT, SLOT, SUPER_AT},
+    xattr,
+};
+
+/// Bytes of the pieces in which content is handed out.
+const PIECE: u64 = 1 << 20;
+
+/// Bytes that a folder's listing or a symlink's target may have, by which memory is bounded: 4,000,000 names of 255 bytes.
+const LISTING_MOST: u64 = 2 << 30;
+
+/// An image, open.
+#[derive(Debug)]
+pub struct Image<'f> {
+    file: &'f File,
+    len: u64,
+    xattr_area: u64,
+    root: Nid,
+    uuid: [u8; 16],
+}
+
+/// The number of an inode: equal ones are one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nid(u64);
+
+/// An inode as the image has it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its number.
+    pub nid: Nid,
+    /// Owner, mode, time, attributes.
+    pub meta: Meta,
+    /// How many names it has.
+    pub links: u32,
+    /// What it is.
+    pub kind: FoundKind,
+    body: Body,
+}
+
+/// What an inode is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundKind {
+    /// A file of so many bytes, holes included.
+    File(u64),
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Symlink,
+    /// Everything else.
+    Special(Special),
+}
+
+/// Where the content lies.
+#[derive(Debug, Clone, Copy)]
+struct Body {
+    size: u64,
+    layout: Layout,
+    /// Content's first byte, for what is not inline.
+    data: u64,
+    /// Right behind the inode and its attributes.
+    behind: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Whole blocks.
+    Plain,
+    /// Whole blocks, and the rest behind the inode.
+    Inline,
+    /// A map of chunks behind the inode, each of `1 << bits` bytes.
+    Chunks { bits: u32 },
+}
+
+/// What a kernel would not mount, or would read wrong.
+fn broken(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the EROFS image is broken: {}", why.into()))
+}
+
+impl<'f> Image<'f> {
+    /// Opens the image in `file`.
+    ///
+    /// # Errors
+    /// `InvalidData` where it is none of ours; what the disk says otherwise.
+    pub fn open(file: &'f File) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        let mut block = [0; BLOCK as usize];
+        file.read_exact_at(&mut block, 0).map_err(|_| broken("it has no superblock"))?;
+        let superblock = &block[SUPER_AT as usize..];
+        if !super::format::is_sealed(superblock) {
+            return Err(broken("its superblock has a wrong magic or checksum"));
+        }
+        let blocks = u64::from(u32_at(superblock, 36));
+        if blocks * BLOCK != len {
+            return Err(broken(format!("it has {len} bytes, and says {}", blocks * BLOCK)));
+        }
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&superblock[48..64]);
+        let xattr_area = u64::from(u32_at(superblock, 44)) * BLOCK;
+        Ok(Self { file, len, xattr_area, root: Nid(ROOT_AT / SLOT), uuid })
+    }
+
+    /// The UUID that it was sealed with.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.uuid
+    }
+
+    /// Its root folder.
+    pub fn root(&self) -> Nid {
+        self.root
+    }
+
+    /// An inode.
+    pub fn inode(&self, nid: Nid) -> io::Result<Found> {
+        let at = nid.0.checked_mul(SLOT).ok_or_else(|| broken("an inode's number is too large"))?;
+        let raw = self.bytes(at, INODE_LEN as u64)?;
+        let (format, xattr_count) = (u16_at(&raw, 0), u64::from(u16_at(&raw, 2)));
+        let xattr_len = if xattr_count == 0 { 0 } else { 12 + 4 * (xattr_count - 1) };
+        let mode = u16_at(&raw, 4);
+        let (size, union) = (u64_at(&raw, 8), u32_at(&raw, 16));
+        let layout = match format {
+            1 => Layout::Plain,
+            5 => Layout::Inline,
+            9 => Layout::Chunks { bits: 12 + (union & 0x1f) },
+            other => return Err(broken(format!("an inode has the layout {other}"))),
+        };
+        let kind = match mode & 0o170_000 {
+            0o100_000 => FoundKind::File(size),
+            0o040_000 => FoundKind::Folder,
+            0o120_000 => FoundKind::Symlink,
+            0o010_000 => FoundKind::Special(Special::Fifo),
+            0o140_000 => FoundKind::Special(Special::Socket),
+            0o020_000 => FoundKind::Special(Special::CharDevice(major(union), minor(union))),
+            0o060_000 => FoundKind::Special(Special::BlockDevice(major(union), minor(union))),
+            other => return Err(broken(format!("an inode has the type {other:o}"))),
+        };
+        let behind = at + INODE_LEN as u64 + xattr_len;
+        let body = Body { size, layout, data: u64::from(union) * BLOCK, behind };
+        let meta = Meta {
+            mode: mode & 0o7777,
+            uid: u32_at(&raw, 24),
+            gid: u32_at(&raw, 28),
+            mtime: Time { seconds: u64_at(&raw, 32).cast_signed(), nanos: u32_at(&raw, 40) },
+            xattrs: self.xattrs(at + INODE_LEN as u64, xattr_len)?,
+        };
+        Ok(Found { nid, meta, links: u32_at(&raw, 44), kind, body })
+    }
+
+    /// Hands out a folder's names, without `.` and `..`, sorted.
+    pub fn folder(
+        &self,
+        folder: &Found,
+        mut each: impl FnMut(&[u8], Nid) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for block in self.whole(folder)?.chunks(BLOCK as usize) {
+            let first = block.get(8..10).map_or(0, |b| usize::from(u16_at(b, 0)));
+            let count = first / 12;
+            if count == 0 || count * 12 > block.len() {
+                return Err(broken("a folder's block is empty"));
+            }
+            let name_at = |i: usize| usize::from(u16_at(block, 12 * i + 8));
+            for i in 0..count {
+                let end = if i + 1 < count { name_at(i + 1) } else { block.len() };
+                let name = block.get(name_at(i)..end).ok_or_else(|| broken("a name is cut"))?;
+                let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+                match name {
+                    b"." | b".." => {}
+                    b"" => return Err(broken("a name is empty")),
+                    name if name.contains(&b'/') => return Err(broken("a name has a slash")),
+                    name => each(name, Nid(u64_at(block, 12 * i)))?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A symlink's target.
+    pub fn target(&self, symlink: &Found) -> io::Result<Vec<u8>> {
+        self.whole(symlink)
+    }
+
+    /// Hands out a file's content, each piece with its place in the file; holes are left out.
+    pub fn content(
+        &self,
+        file: &Found,
+        mut take: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Body { size, layout, data, behind } = file.body;
+        match layout {
+            Layout::Plain => self.run(0, data, size, &mut take),
+            Layout::Inline => {
+                let tail = size % BLOCK;
+                self.run(0, data, size - tail, &mut take)?;
+                self.run(size - tail, behind, tail, &mut take)
+            }
+            Layout::Chunks { bits } => {
+                let chunk = 1_u64 << bits;
+                for index in 0..size.div_ceil(chunk) {
+                    let address =
+                        u32_at(&self.bytes(behind.next_multiple_of(4) + 4 * index, 4)?, 0);
+                    let from = index * chunk;
+                    if address != u32::MAX {
+                        let len = chunk.min(size - from);
+                        self.run(from, u64::from(address) * BLOCK, len, &mut take)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands out `len` bytes at `at`, which stand at `from` in the file.
+    fn run(
+        &self,
+        from: u64,
+        at: u64,
+        len: u64,
+        take: &mut impl FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < len {
+            let piece = self.bytes(at + done, PIECE.min(len - done))?;
+            take(from + done, &piece)?;
+            done += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// All of what a folder or a symlink holds.
+    fn whole(&self, found: &Found) -> io::Result<Vec<u8>> {
+        if found.body.size > LISTING_MOST {
+            return Err(broken("a folder's listing is too long"));
+        }
+        let mut whole = Vec::new();
+        self.content(found, |_, piece| {
+            whole.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(whole)
+    }
+
+    fn xattrs(&self, at: u64, len: u64) -> io::Result<Xattrs> {
+        if len == 0 {
+            return Ok(Xattrs::default());
+        }
+        let raw = self.bytes(at, len)?;
+        let mut xattrs = Xattrs::default();
+        let inline = 12 + 4 * usize::from(raw[4]);
+        if inline > raw.len() {
+            return Err(broken("an inode's attributes are cut"));
+        }
+        for pointer in raw[12..inline].chunks_exact(4) {
+            let entry = self.xattr_area + 4 * u64::from(u32_at(pointer, 0));
+            let head = self.bytes(entry, 4)?;
+            let entry = self.bytes(entry, xattr::decoded_len(&head) as u64)?;
+            xattr::decode(&entry, &mut xattrs).map_err(|e| broken(e.to_string()))?;
+        }
+        let mut rest = &raw[inline..];
+        while rest.len() >= 4 {
+            let entry = rest
+                .get(..xattr::decoded_len(rest))
+                .ok_or_else(|| broken("an attribute is cut"))?;
+            xattr::decode(entry, &mut xattrs).map_err(|e| broken(e.to_string()))?;
+            rest = &rest[entry.len().next_multiple_of(4).min(rest.len())..];
+        }
+        Ok(xattrs)
+    }
+
+    fn bytes(&self, at: u64, len: u64) -> io::Result<Vec<u8>> {
+        if at.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(broken("something lies behind its end"));
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| broken("a piece is too large"))?];
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(bytes)
+    }
+}
+
+fn major(device: u32) -> u32 {
+    (device >> 8) & 0xfff
+}
+
+fn minor(device: u32) -> u32 {
+    (device & 0xff) | ((device >> 12) & !0xff)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
