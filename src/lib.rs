@@ -1,21 +1,24 @@
 //! ovl-csi: writable overlay volumes on read-only image layers, for Kubernetes and for the shell.
 //!
 //! The map, floor by floor; a room uses only what its own `//! May use:` line names, and every room may
-//! use the three files of the ground that know nothing: [`digest`], [`fault`], [`telemetry`].
+//! use the four files of the ground that know nothing: [`digest`], [`fault`], [`metrics`], [`telemetry`].
 //!
 //! ```text
 //! edges    cli        arguments, the wiring of one role, exit codes
 //!          csi        gRPC request -> our types -> one call -> class -> code; kubelet registration
+//!          agent      tells the cluster what the engine has to say: notices become pods' Events
 //! life     volumes    one volume's life: states, record, lock, recovery
-//! matter   layers     the node's store: staged, renamed into place, opened once
+//! matter   layers     the node's store: staged, renamed into place, leased, collected, checked
 //!          overlay    plans a mount as a typed value, then has `sys` do it
 //!          image      resolves references, streams digest-checked blobs
 //!          changeset  layer tar -> typed entries -> an EROFS image
 //!          erofs      writes an EROFS image from a stream of entries
 //! ground   sys        every syscall and every durable write, with an in-memory twin
+//!          cluster    the API server: Events
 //!          digest     a checked content digest
 //!          fault      the classes of failure that edges turn into codes
-//!          telemetry  logs
+//!          metrics    what is counted
+//!          telemetry  logs and traces
 //! ```
 //!
 //! `ARCHITECTURE.md` tells the same with the invariants; `tests/tidy.rs` holds the code to it.
@@ -26,14 +29,17 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)
 )]
 
+pub mod agent;
 pub mod changeset;
 pub mod cli;
+pub mod cluster;
 pub mod csi;
 pub mod digest;
 pub mod erofs;
 pub mod fault;
 pub mod image;
 pub mod layers;
+pub mod metrics;
 pub mod overlay;
 pub mod sys;
 pub mod telemetry;

@@ -1,9 +1,12 @@
-//! Logs: one line an event on stderr, for people or for programs.
+//! Logs: one line an event on stderr, for people or for programs; and traces, where somebody collects them.
 //!
-//! Deliberately absent: metrics and traces, which come with the first thing to measure.
+//! Deliberately absent: what is counted, which is in `metrics`.
+
+mod traces;
 
 use std::{io::IsTerminal as _, str::FromStr};
 
+pub use traces::{Collector, CollectorError, Traces, TracesError, follow};
 use tracing_subscriber::{
     EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -51,15 +54,17 @@ pub enum Format {
     Json,
 }
 
-/// From now on every event goes to stderr. For `main` to call, once; a second call changes nothing.
-pub fn init(filter: &Filter, format: Format) {
+/// From now on every event goes to stderr, and every span to `traces`. For `main` to call, once; a second call changes nothing.
+pub fn init(filter: &Filter, format: Format, traces: Option<&Traces>) {
     let stderr = std::io::stderr;
     let lines = fmt::layer().with_writer(stderr);
     let lines = match format {
         Format::Text => lines.with_ansi(stderr().is_terminal()).boxed(),
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    let registry = tracing_subscriber::registry().with(EnvFilter::new(&filter.0)).with(lines);
+    let registry = tracing_subscriber::registry()
+        .with(lines.with_filter(EnvFilter::new(&filter.0)))
+        .with(traces.map(Traces::layer));
     // The only error is that somebody listens already: a test, or the first call.
     let _ = registry.try_init();
 }

@@ -9,18 +9,21 @@ use std::{
 };
 
 /// Files of the ground that know no room, so every room may use them.
-const GROUND: [&str; 3] = ["digest", "fault", "telemetry"];
+const GROUND: [&str; 4] = ["digest", "fault", "metrics", "telemetry"];
 
 /// Crates with one owner: nobody else names them.
-const OWNED: [(&str, &str); 8] = [
+const OWNED: [(&str, &str); 11] = [
     ("clap", "cli"),
     ("tonic", "csi"),
     ("prost", "csi"),
     ("tar", "changeset"),
     ("flate2", "changeset"),
+    ("zstd", "changeset"),
     ("reqwest", "image"),
     ("nix", "sys"),
     ("rustix", "sys"),
+    ("kube", "cluster"),
+    ("k8s_openapi", "cluster"),
 ];
 
 /// Lines of code a file may have, tests apart.
@@ -142,8 +145,38 @@ fn the_test_of_imports_sees_them() {
     let code = "use crate::{a::B, c, d::{e, f}};\nuse crate::g::H;\nfn x() { crate::i::j() }";
     let seen = crate_imports(code);
     assert_eq!(seen, ["a", "c", "d", "g", "i"].map(str::to_owned).into());
-    assert!(names_crate("use tar::Archive;", "tar"));
-    assert!(!names_crate("let star::x; my_tar::y; a.tar()", "tar"));
+    for naming in [
+        "use tar::Archive;",
+        "use tar;",
+        "    pub use tar as t;",
+        "use ::tar;",
+        "use {std::io, tar};",
+        "use {\n    std::io,\n    tar,\n};",
+        "extern crate tar;",
+        "fn f(a: ::tar::Archive) {}",
+        "let a = tar::Archive::new();",
+    ] {
+        assert!(names_crate(naming, "tar"), "{naming}");
+    }
+    for other in [
+        "let star::x; my_tar::y; a.tar()",
+        "use super::tar;",
+        "use crate::{tar, b};",
+        "use star;",
+        "other::tar::x()",
+        "<T>::tar::x()",
+        "// use tar;",
+    ] {
+        assert!(!names_crate(other, "tar"), "{other}");
+    }
+}
+
+#[test]
+fn the_cut_of_tests_leaves_what_follows_them() {
+    let code = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn t() {\n    }\n}\nuse crate::b;\n";
+    assert_eq!(code_of(code), "fn a() {}\nuse crate::b;\n");
+    let last = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn t() {}\n}\n";
+    assert_eq!(code_of(last), "fn a() {}\n");
 }
 
 type Files = Vec<(PathBuf, String)>;
@@ -198,10 +231,15 @@ fn is_test_file(path: &Path) -> bool {
     path.components().any(|c| named(c.as_os_str().to_str().unwrap().trim_end_matches(".rs")))
 }
 
-/// A file's text up to its inline test module, comment lines left out of nothing: only tests are cut.
+/// A file's text without its inline test modules, wherever they stand.
 fn code_of(text: &str) -> String {
-    let inline = text.find("#[cfg(test)]\nmod tests {");
-    text[..inline.unwrap_or(text.len())].to_owned()
+    let (mut code, mut rest) = (String::new(), text);
+    while let Some((before, module)) = rest.split_once("#[cfg(test)]\nmod tests {\n") {
+        code.push_str(before);
+        // As rustfmt leaves it: the module's own brace is the first at the line's start.
+        rest = module.split_once("\n}\n").map_or("", |(_, after)| after);
+    }
+    code + rest
 }
 
 /// The first names behind `crate::`, in paths and in groups; comments and docs do not count.
@@ -239,11 +277,39 @@ fn group_heads(group: &str) -> Vec<String> {
     heads.iter().filter_map(|h| words(h).next().map(str::to_owned)).collect()
 }
 
+/// Whether code names a crate: in a path that begins with it, or imported whole (`use tar;`).
 fn names_crate(code: &str, name: &str) -> bool {
     let code: String =
         code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-    code.match_indices(&format!("{name}::"))
-        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+    let in_word = |c: char| c.is_alphanumeric() || c == '_';
+    let path = code.match_indices(&format!("{name}::")).any(|(at, _)| {
+        let before = &code[..at];
+        match before.strip_suffix("::") {
+            // `::tar::Archive` begins with the crate, `other::tar::Archive` and `<T>::tar::X` do not.
+            Some(before) => !before.ends_with(|c: char| in_word(c) || c == '>'),
+            None => !before.ends_with(in_word),
+        }
+    });
+    path || imports(&code).any(|heads| heads.iter().any(|head| head == name))
+}
+
+/// The first names of each `use` and `extern crate`.
+fn imports(code: &str) -> impl Iterator<Item = Vec<String>> {
+    let mut next = 0;
+    code.split_inclusive('\n').filter_map(move |line| {
+        let start = next;
+        next += line.len();
+        let at = ["use ", "extern crate "].into_iter().find_map(|keyword| {
+            let at = line.find(keyword)?;
+            let before = line[..at].trim();
+            (before.is_empty() || before.starts_with("pub")).then_some(at + keyword.len())
+        })?;
+        let tree = code[start + at..].split(';').next()?.trim_start_matches("::");
+        Some(match tree.strip_prefix('{') {
+            Some(group) => group_heads(group),
+            None => words(tree).next().map(str::to_owned).into_iter().collect(),
+        })
+    })
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {

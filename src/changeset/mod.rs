@@ -39,6 +39,7 @@
 //! Deliberately absent: reading the layers below, but for those links. A layer is made once, alone, and used in any stack; one
 //! with such links is good for one stack only.
 
+mod archive;
 mod below;
 mod budget;
 mod entry;
@@ -74,6 +75,9 @@ mod tests;
 use std::fs::File;
 use std::io::Read;
 
+#[cfg(test)]
+pub(crate) use archive::archive_of;
+pub use archive::{Member, members};
 pub use below::{Below, Linked, LinkedKind};
 pub use budget::Budget;
 pub use error::{EntryName, Exceeded, Refusal, UnpackError};

@@ -2,16 +2,17 @@
 //!
 //! | exit code | what happened | what to do |
 //! |---|---|---|
-//! | 0 | done; `ovl node` was told to stop, and did | |
-//! | 1 | it failed while it worked | read stderr; another try may help |
+//! | 0 | done; `ovl node` was told to stop, and did; `ovl check`: the root can hold a store | |
+//! | 1 | it failed while it worked; `ovl check`: the root cannot hold a store | read stderr; another try may help |
 //! | 2 | arguments or settings cannot be used, and nothing was begun | mend them first |
 //!
 //! Nothing of one volume or image ends the process; each of those is an answer to its own call.
 //!
-//! May use: csi, volumes, image, layers, sys
+//! May use: agent, cluster, csi, volumes, image, layers, overlay, sys
 //!
 //! Deliberately absent: anything that another edge could need; what is decided here is only which rooms meet.
 
+mod check;
 mod node;
 
 use std::process::ExitCode;
@@ -34,7 +35,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Node(node::NodeArgs),
+    Node(Box<node::NodeArgs>),
+    Check(check::CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -88,10 +90,21 @@ pub fn main() -> ExitCode {
         Format::Text => telemetry::Format::Text,
         Format::Json => telemetry::Format::Json,
     };
-    telemetry::init(&cli.log.filter, format);
-    let result = match cli.command {
-        Command::Node(args) => node::run(args),
+    let traces = match &cli.command {
+        Command::Node(args) => args.traces(),
+        Command::Check(_) => Ok(None),
     };
+    telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
+    if let Err(error) = &traces {
+        tracing::warn!(%error, "going on without traces");
+    }
+    let result = match cli.command {
+        Command::Node(args) => node::run(&args),
+        Command::Check(args) => check::run(&args),
+    };
+    if let Ok(Some(traces)) = traces {
+        traces.end();
+    }
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Unusable(error)) => {

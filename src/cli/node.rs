@@ -1,16 +1,14 @@
 //! `ovl node`: the engine of one node behind its CSI socket.
 
+pub(super) mod args;
+
 use std::{
-    fs,
-    net::SocketAddr,
-    os::unix::fs::MetadataExt as _,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail};
-use clap::Args;
+use anyhow::{Context as _, bail};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
@@ -21,143 +19,139 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use crate::{
-    csi::{self, DriverName, Endpoint, NodeName},
-    image::{Hosts, Registries},
-    layers::Store,
-    sys::{
-        limits,
-        mounts::{LinuxMounts, Mounts},
-    },
-    volumes::{GRACE, Volumes},
+    agent::Events,
+    cluster::Client,
+    csi,
+    image::Registries,
+    layers::{Claim, Form, Store},
+    metrics::Metrics,
+    overlay::{Feature, Features, root_usable},
+    sys::{limits, mounts::LinuxMounts},
+    telemetry::{Traces, TracesError},
+    volumes::{GRACE, NoNotices, Notices, OpenError, Parts, Settings, Volumes},
 };
+pub(super) use args::NodeArgs;
 
 /// How long work that blocks may take after the last answer; what is not done then is left as by a crash.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
-/// Serve CSI on this node and register with its kubelet
-#[derive(Debug, Args)]
-pub(super) struct NodeArgs {
-    /// This node, as `kubectl get nodes` calls it
-    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
-    node_name: NodeName,
-    /// The name of the CSIDriver object
-    #[arg(long, default_value = "ovl.csi.dev", value_name = "NAME")]
-    driver_name: DriverName,
-    /// The socket of the driver; the kubelet has to see it at the same path
-    /// [default: unix://KUBELET_DIR/plugins/DRIVER_NAME/csi.sock]
-    #[arg(long, value_name = "unix:///PATH")]
-    endpoint: Option<Endpoint>,
-    /// The store of layers and volumes, one a driver [default: /var/lib/ovl-csi/DRIVER_NAME]
-    #[arg(long, value_name = "DIR", value_parser = folder)]
-    root: Option<PathBuf>,
-    /// The kubelet's --root-dir
-    #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR", value_parser = folder)]
-    kubelet_dir: PathBuf,
-    /// Registries' mirrors and plain http, as containerd has them: DIR/HOST[:PORT]/hosts.toml
-    #[arg(long, value_name = "DIR", value_parser = folder)]
-    hosts_dir: Option<PathBuf>,
-    /// Where /healthz is served
-    #[arg(long, default_value = "127.0.0.1:9808", value_name = "IP:PORT")]
-    health_address: SocketAddr,
+/// Everything that was read from the arguments and can be used.
+struct Node {
+    config: csi::Config,
+    registries: Registries,
+    settings: Settings,
+    root: PathBuf,
+    /// Checks of the root that are not to be believed.
+    overridden: Vec<String>,
+    /// `None` for what the kernel takes.
+    form: Option<Form>,
+    cluster: bool,
 }
 
-/// A path that other paths are compared with.
-fn folder(text: &str) -> Result<PathBuf, String> {
-    let path = Path::new(text);
-    let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
-    if !path.is_absolute() || !plain {
-        return Err("expected an absolute path without '..'".to_owned());
+impl NodeArgs {
+    /// Sends traces where the arguments say so.
+    pub(super) fn traces(&self) -> Result<Option<Traces>, TracesError> {
+        let node = self.node_name.to_string();
+        self.otlp_endpoint.as_ref().map(|to| Traces::to(to, Some(&node))).transpose()
     }
-    Ok(path.components().collect())
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub(super) fn run(args: NodeArgs) -> Result<(), Failure> {
-    usable(&args).map_err(Failure::Unusable)?;
-    let registries = registries(args.hosts_dir.as_deref()).map_err(Failure::Unusable)?;
+pub(super) fn run(args: &NodeArgs) -> Result<(), Failure> {
+    let node = node(args).map_err(Failure::Unusable)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(args, registries));
+    let served = runtime.block_on(serve(node));
     runtime.shutdown_timeout(LAST_WORK);
     Ok(served?)
 }
 
-/// What would otherwise fail later, with a worse sentence.
-fn usable(args: &NodeArgs) -> anyhow::Result<()> {
-    let myself = fs::metadata("/proc/self").context("cannot read /proc/self: is /proc mounted?")?;
-    if myself.uid() != 0 {
-        bail!(
-            "ovl node mounts file systems and so has to run as root, but runs as user {}; in Kubernetes, in a \
-             privileged container",
-            myself.uid()
-        );
-    }
-    if !args.kubelet_dir.is_dir() {
-        bail!(
-            "--kubelet-dir {} is not a folder here: give the kubelet's --root-dir, and mount it at that same path",
-            args.kubelet_dir.display()
-        );
-    }
-    Ok(())
+fn node(args: &NodeArgs) -> anyhow::Result<Node> {
+    args.usable()?;
+    Ok(Node {
+        config: args.config()?,
+        registries: args.registries()?,
+        settings: args.settings()?,
+        root: args.root(),
+        overridden: args.overridden.clone(),
+        form: args.form(),
+        cluster: !args.no_cluster,
+    })
 }
 
-fn registries(hosts_dir: Option<&Path>) -> anyhow::Result<Registries> {
-    let hosts = match hosts_dir {
-        Some(dir) => Hosts::load(dir).context("--hosts-dir")?,
-        None => Hosts::default(),
-    };
-    Registries::new(hosts).map_err(|e| anyhow!(e))
-}
-
-async fn serve(args: NodeArgs, registries: Registries) -> anyhow::Result<()> {
+async fn serve(node: Node) -> anyhow::Result<()> {
     // Before anything that takes long, so that no signal is lost.
     let shutdown = on_signal()?;
-    let config = config(&args)?;
-    let root =
-        args.root.unwrap_or_else(|| Path::new("/var/lib/ovl-csi").join(config.driver.to_string()));
-    tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), "starting");
+    let Node { config, registries, settings, root, overridden, form, cluster } = node;
+    tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
     if let Err(error) = limits::raise_open_files() {
         tracing::warn!(%error, "cannot have more open files; each layer in use needs one");
     }
-    let mounts: Arc<dyn Mounts> = Arc::new(LinuxMounts);
-    let store = Arc::new(Store::open(&root, mounts.clone())?);
-    let volumes = Volumes::open(store, registries, mounts, &config.kubelet_dir)?;
+    let claim = Claim::on(&root)?;
+    let features = features(&root, &overridden)?;
+    let mounts = features.mounts(&root.join("lowers"))?;
+    let form = form.unwrap_or(match features.has(Feature::Erofs) {
+        true => Form::Erofs,
+        false => Form::Dir,
+    });
+    tracing::info!(way = ?features.way(), ?form, "this kernel was tried");
+    let store = Arc::new(Store::open_claimed(claim, mounts.clone())?.keeping(form));
+    let metrics = Metrics::default();
+    let notices: Arc<dyn Notices> = match cluster {
+        true => {
+            let client = Client::in_cluster().await.context(
+                "cannot tell pods anything (their Events); use --no-cluster outside a cluster",
+            )?;
+            Arc::new(Events::start(client, &config.node.to_string(), &config.driver.to_string()))
+        }
+        false => Arc::new(NoNotices),
+    };
+    let settings = Settings { features, ..settings };
+    let parts = Parts { store, registries, mounts, notices, metrics: metrics.clone() };
+    let volumes = Volumes::open(parts, settings)?;
     volumes.recover(GRACE)?;
-    tokio::spawn(shutdown.clone().run_until_cancelled_owned(recover_forever(volumes.clone())));
-    csi::serve(config, volumes, shutdown).await?;
+    // What stands in its way it has told itself.
+    let _ = volumes.collect();
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(tidy_forever(volumes.clone())));
+    csi::serve(config, volumes, metrics, shutdown).await?;
     tracing::info!("stopped; volumes stay mounted");
     Ok(())
 }
 
-/// Removes the volumes of pods that went without a word.
-async fn recover_forever(volumes: Volumes) {
+/// What this kernel can do with the store at `root`; an error where that is not enough.
+fn features(root: &Path, overridden: &[String]) -> anyhow::Result<Features> {
+    let features = Features::probe(&LinuxMounts, &root.join("staging"))
+        .with_context(|| format!("cannot try this kernel in {}", root.display()))?;
+    let unusable = root_usable(root, &features, overridden)?;
+    if let Some(first) = unusable.first() {
+        bail!(
+            "{} cannot hold a store: {}: {}; {} (`ovl check --root` says all)",
+            root.display(),
+            first.name,
+            first.why,
+            first.cure
+        );
+    }
+    Ok(features)
+}
+
+/// Removes the volumes of pods that went without a word, and layers that nobody needs.
+async fn tidy_forever(volumes: Volumes) {
     loop {
         sleep(GRACE).await;
         let volumes = volumes.clone();
-        match spawn_blocking(move || volumes.recover(GRACE)).await {
+        let tidy = move || {
+            volumes.recover(GRACE)?;
+            // What stands in its way it has told itself.
+            let _ = volumes.collect();
+            Ok::<_, OpenError>(())
+        };
+        match spawn_blocking(tidy).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "cannot look for volumes without a pod"),
             Err(error) => tracing::error!(%error, "looking for volumes without a pod broke"),
         }
     }
-}
-
-fn config(args: &NodeArgs) -> anyhow::Result<csi::Config> {
-    let endpoint = match &args.endpoint {
-        Some(endpoint) => endpoint.clone(),
-        None => {
-            let plugins = args.kubelet_dir.join("plugins");
-            format!("unix://{}/{}/csi.sock", plugins.display(), args.driver_name).parse()?
-        }
-    };
-    Ok(csi::Config {
-        endpoint,
-        kubelet_dir: args.kubelet_dir.clone(),
-        driver: args.driver_name.clone(),
-        node: args.node_name.clone(),
-        version: env!("CARGO_PKG_VERSION"),
-        health: args.health_address,
-    })
 }
 
 /// Cancelled by the first SIGTERM (Kubernetes) or SIGINT (a person).

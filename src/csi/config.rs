@@ -22,6 +22,21 @@ pub struct Config {
     pub version: &'static str,
     /// Where `/healthz` is served.
     pub health: SocketAddr,
+    /// Where `/metrics` is served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// What holds for a volume whose pod says nothing.
+    pub defaults: Defaults,
+}
+
+/// What an administrator sets for volumes whose pods say nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Defaults {
+    /// Bytes that may be written.
+    pub size: Option<u64>,
+    /// Files and folders that may be made.
+    pub inodes: Option<u64>,
+    /// Whether writes are ever synced.
+    pub volatile: bool,
 }
 
 impl Config {
@@ -157,6 +172,8 @@ mod tests {
             node: "node".parse().unwrap(),
             version: "0",
             health: "127.0.0.1:0".parse().unwrap(),
+            metrics: None,
+            defaults: Defaults::default(),
         };
         // As grpc-go's encodeAuthority writes a path: of its characters, only the slash is escaped.
         let path = config.registration_socket().display().to_string().replace('/', "%2F");

@@ -5,10 +5,11 @@
 //!         └─ the endpoint ── calls ── identity
 //!                                  └─ node ── request ── volumes ── status
 //! probes  ── http /healthz ── health ── volumes
+//! scrapers ── http /metrics ── scrape
 //! ```
 //!
 //! A request becomes a checked value in `request` before anything else happens; `calls` lets every call run to its
-//! end and writes one line about it; `status` is the only place that knows which code a failure is.
+//! end, counts it, and writes one line about it; `status` is the only place that knows which code a failure is.
 //!
 //! May use: volumes
 //!
@@ -20,15 +21,18 @@ mod config;
 mod health;
 mod identity;
 mod node;
+mod quantity;
 mod registration;
 mod request;
+mod scrape;
 mod server;
 mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, DriverName, Endpoint, NameError, NodeName};
+pub use config::{Config, Defaults, DriverName, Endpoint, NameError, NodeName};
+pub use quantity::{Quantity, QuantityError};
 pub use server::{ServeError, serve};
 pub use socket::SocketError;
 

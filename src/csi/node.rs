@@ -4,22 +4,27 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     calls,
-    config::NodeName,
+    config::{Defaults, NodeName},
     proto::csi::{
         NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest,
-        NodeGetInfoResponse, NodePublishVolumeRequest, NodePublishVolumeResponse,
-        NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, node_server::Node,
+        NodeGetInfoResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
+        NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability,
+        NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, VolumeUsage,
+        node_server::Node,
+        node_service_capability::{Rpc, Type as Kind, rpc::Type as Ability},
+        volume_usage::Unit,
     },
     request::{self, BadRequest},
     status::status,
 };
-use crate::volumes::Volumes;
+use crate::volumes::{Usage, Volumes};
 
 /// Answers for the volumes of this node.
 #[derive(Debug)]
 pub(super) struct NodeService {
     pub(super) volumes: Volumes,
     pub(super) node: NodeName,
+    pub(super) defaults: Defaults,
 }
 
 #[async_trait]
@@ -28,10 +33,11 @@ impl Node for NodeService {
         &self,
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let deadline = request::deadline(request.metadata());
         let request = request.into_inner();
         calls::about_volume(&request.volume_id);
         calls::about_pod(&request.volume_context);
-        let request = request::publish(request).map_err(refused)?;
+        let request = request::publish(request, &self.defaults, deadline).map_err(refused)?;
         self.volumes.publish(request).await.map_err(|e| status(e.class(), &e))?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
@@ -47,11 +53,30 @@ impl Node for NodeService {
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
 
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
+        let request = request.into_inner();
+        calls::about_volume(&request.volume_id);
+        let (id, target) = request::stats(&request).map_err(refused)?;
+        let stats = self.volumes.stats(&id, &target).await.map_err(|e| status(e.class(), &e))?;
+        let usage = vec![usage(Unit::Bytes, stats.bytes), usage(Unit::Inodes, stats.inodes)];
+        Ok(Response::new(NodeGetVolumeStatsResponse { usage }))
+    }
+
     async fn node_get_capabilities(
         &self,
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        Ok(Response::new(NodeGetCapabilitiesResponse {}))
+        // Not SINGLE_NODE_MULTI_WRITER: it would promise to refuse a second target of a volume with a single writer, and without
+        // it the kubelet says SINGLE_NODE_WRITER, which an inline volume has anyway.
+        let capabilities = [Ability::GetVolumeStats, Ability::VolumeMountGroup]
+            .map(|ability| NodeServiceCapability {
+                r#type: Some(Kind::Rpc(Rpc { r#type: ability.into() })),
+            })
+            .into();
+        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
     }
 
     async fn node_get_info(
@@ -64,4 +89,14 @@ impl Node for NodeService {
 
 fn refused(why: BadRequest) -> Status {
     status(why.class(), why)
+}
+
+fn usage(unit: Unit, usage: Usage) -> VolumeUsage {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    VolumeUsage {
+        available: number(usage.available),
+        total: number(usage.total),
+        used: number(usage.used),
+        unit: unit.into(),
+    }
 }

@@ -3,18 +3,27 @@
 //! What a pod's author writes is taken by allow-list: a key or a value that this version does not know is refused with a
 //! sentence that names it, because an attribute that is ignored is a promise broken in silence.
 
-use std::collections::{BTreeMap, HashMap};
-
-use super::proto::csi::{
-    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
-    volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
 };
-use crate::{
-    fault::Class,
-    volumes::{
-        Pod, PublishRequest, PullPolicy, Reference, RequestError, Target, VolumeId, VolumeSpec,
+
+use tonic::metadata::MetadataMap;
+
+use super::{
+    config::Defaults,
+    proto::csi::{
+        NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest,
+        VolumeCapability,
+        volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
     },
 };
+use crate::volumes::{Keyring, Options, Pod, PublishRequest, Target, VolumeId};
+pub(super) use bad::BadRequest;
+use bad::shown;
+
+mod attributes;
+mod bad;
 
 /// Keys that the kubelet adds to the volume context, over anything the pod's author wrote there.
 const KUBELET: &str = "csi.storage.k8s.io/";
@@ -23,93 +32,22 @@ const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
 const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
 const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
 
-/// Attributes that are planned and not built: told apart from a mistyped key.
-const LATER: [&str; 13] = [
-    "index",
-    "inodes",
-    "medium",
-    "metacopy",
-    "mountOptions",
-    "nfsExport",
-    "onUnclean",
-    "owner",
-    "preCopyUp",
-    "redirectDir",
-    "size",
-    "snapshot",
-    "xino",
-];
-
-/// Why a request is not carried out.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BadRequest {
-    #[error("{0} is missing from the request")]
-    Missing(&'static str),
-    #[error(transparent)]
-    IllFormed(#[from] RequestError),
-    #[error(
-        "a block device is asked for; this driver mounts folders only: use volumeMode: Filesystem"
-    )]
-    Block,
-    #[error("fsType {0:?} is not served: leave it out, or write overlay")]
-    FsType(String),
-    #[error("mount option {0:?} is not accepted: this version takes no mount options")]
-    MountFlag(String),
-    #[error(
-        "access mode {0} is not served, because a volume is on one node only: use ReadWriteOnce or ReadWriteOncePod"
-    )]
-    AccessMode(&'static str),
-    #[error(
-        "the volume is not inline: this version serves only volumes written in the pod itself (volumes: - csi: \
-         {{driver: ...}}) under a CSIDriver object with podInfoOnMount: true"
-    )]
-    NotInline,
-    #[error(
-        "{0} is missing from the request: the CSIDriver object has to say podInfoOnMount: true"
-    )]
-    NoPodInfo(&'static str),
-    #[error("nodePublishSecretRef is not supported yet by this version: leave it out")]
-    Secrets,
-    #[error("csi.storage.k8s.io/pod.uid is {0:?}, which is no pod's uid")]
-    PodUid(String),
-    #[error(
-        "unknown attribute {0:?} in volumeAttributes: accepted are image, images, pullPolicy and volatile"
-    )]
-    UnknownAttribute(String),
-    #[error("volumeAttributes: {0} is not supported yet by this version: leave it out")]
-    Later(&'static str),
-    #[error("volumeAttributes: {key} is {value:?}: accepted are {accepted}")]
-    Value { key: &'static str, value: String, accepted: &'static str },
-    #[error("volumeAttributes: {key}: {why}")]
-    Reference { key: &'static str, why: String },
-    #[error(
-        "volumeAttributes: image and images are both given: write one of them (images takes several, bottom first)"
-    )]
-    ImageAndImages,
-}
-
-impl BadRequest {
-    pub(super) fn class(&self) -> Class {
-        match self {
-            Self::IllFormed(e) => e.class(),
-            _ => Class::Invalid,
-        }
-    }
-}
-
 /// What NodePublishVolume asks for.
-pub(super) fn publish(request: NodePublishVolumeRequest) -> Result<PublishRequest, BadRequest> {
+pub(super) fn publish(
+    request: NodePublishVolumeRequest,
+    defaults: &Defaults,
+    deadline: Option<Instant>,
+) -> Result<PublishRequest, BadRequest> {
     let id = volume_id(&request.volume_id)?;
     let target = target(&request.target_path)?;
     let capability = request.volume_capability.ok_or(BadRequest::Missing("volume_capability"))?;
-    let read_only = capability_is_read_only(capability)? || request.readonly;
-    if !request.secrets.is_empty() {
-        return Err(BadRequest::Secrets);
-    }
+    let mut mount = mount(capability)?;
+    mount.read_only |= request.readonly;
     let context = request.volume_context;
     let pod = pod(&context)?;
-    let spec = spec(context, read_only)?;
-    Ok(PublishRequest { id, target, pod, spec })
+    let spec = attributes::spec(context, mount, defaults)?;
+    let keyring = keyring(request.secrets)?;
+    Ok(PublishRequest { id, target, pod, spec, keyring, deadline })
 }
 
 /// What NodeUnpublishVolume asks for.
@@ -119,9 +57,65 @@ pub(super) fn unpublish(
     Ok((volume_id(&request.volume_id)?, target(&request.target_path)?))
 }
 
+/// What NodeGetVolumeStats asks for.
+pub(super) fn stats(request: &NodeGetVolumeStatsRequest) -> Result<(VolumeId, Target), BadRequest> {
+    if request.volume_path.is_empty() {
+        return Err(BadRequest::Missing("volume_path"));
+    }
+    let id = volume_id(&request.volume_id)?;
+    // Where no volume can be there is none (CSI spec, NodeGetVolumeStats: NOT_FOUND).
+    let nowhere = || BadRequest::Nowhere(shown(&request.volume_path));
+    Ok((id, request.volume_path.parse().map_err(|_| nowhere())?))
+}
+
 /// The pod as the kubelet names it, for a line in the log: unchecked, and there also when the request is refused.
 pub(super) fn pod_name(context: &HashMap<String, String>) -> Option<(&str, &str)> {
     Some((context.get(POD_NAMESPACE)?, context.get(POD_NAME)?))
+}
+
+/// When the caller gives up, by the header `grpc-timeout` (gRPC over HTTP/2: at most eight digits and a unit). A header that
+/// says nothing we understand is none.
+pub(super) fn deadline(headers: &MetadataMap) -> Option<Instant> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if number.len() > 8 || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = number.parse().ok()?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Instant::now().checked_add(timeout)
+}
+
+/// What the Secret of `nodePublishSecretRef` holds. No sentence quotes a value.
+fn keyring(secrets: HashMap<String, String>) -> Result<Keyring, BadRequest> {
+    let mut keyring = Keyring::default();
+    let mut secrets: Vec<_> = secrets.into_iter().collect();
+    secrets.sort_unstable();
+    for (name, value) in secrets {
+        let (key, config) =
+            docker_config(&name, value).ok_or_else(|| BadRequest::SecretKey(shown(&name)))?;
+        let read = Keyring::from_docker_config(config.as_bytes());
+        keyring = keyring.and(&read.map_err(|source| BadRequest::Secret { key, source })?);
+    }
+    Ok(keyring)
+}
+
+/// One entry of the Secret as a `.dockerconfigjson`.
+fn docker_config(name: &str, value: String) -> Option<(&'static str, String)> {
+    match name {
+        ".dockerconfigjson" => Some((".dockerconfigjson", value)),
+        // The older form of the same: what the newer has beneath `auths`.
+        ".dockercfg" => Some((".dockercfg", format!("{{\"auths\":{value}}}"))),
+        _ => None,
+    }
 }
 
 fn volume_id(text: &str) -> Result<VolumeId, BadRequest> {
@@ -138,9 +132,9 @@ fn target(text: &str) -> Result<Target, BadRequest> {
     Ok(text.parse()?)
 }
 
-/// Whether a use that we can serve is for reading only.
-fn capability_is_read_only(capability: VolumeCapability) -> Result<bool, BadRequest> {
-    let MountVolume { fs_type, mount_flags } = match capability.access_type {
+/// How the volume is to be mounted, as far as it is not the author's to say.
+fn mount(capability: VolumeCapability) -> Result<attributes::Mount, BadRequest> {
+    let MountVolume { fs_type, mount_flags, volume_mount_group } = match capability.access_type {
         Some(AccessType::Mount(mount)) => mount,
         Some(AccessType::Block(_)) => return Err(BadRequest::Block),
         None => return Err(BadRequest::Missing("volume_capability.mount")),
@@ -148,13 +142,48 @@ fn capability_is_read_only(capability: VolumeCapability) -> Result<bool, BadRequ
     if !matches!(fs_type.as_str(), "" | "overlay") {
         return Err(BadRequest::FsType(shown(&fs_type)));
     }
-    if let Some(flag) = mount_flags.first() {
-        // What follows the name may be a secret (CSI spec, MountVolume.mount_flags).
-        let name = flag.split('=').next().unwrap_or_default();
-        return Err(BadRequest::MountFlag(shown(name)));
+    Ok(attributes::Mount {
+        options: flags(&mount_flags)?,
+        read_only: is_read_only(capability.access_mode)?,
+        group: group(&volume_mount_group)?,
+    })
+}
+
+fn flags(flags: &[String]) -> Result<Options, BadRequest> {
+    let mut options = Options::default();
+    for flag in flags {
+        if let Some(context) = flag.strip_prefix("context=") {
+            options.context = Some(label(context).ok_or(BadRequest::Context)?);
+        } else if !attributes::set(&mut options, flag)? {
+            // What follows the name may be a secret (CSI spec, MountVolume.mount_flags).
+            let name = flag.split('=').next().unwrap_or_default();
+            return Err(BadRequest::MountFlag(shown(name)));
+        }
     }
-    let AccessMode { mode } =
-        capability.access_mode.ok_or(BadRequest::Missing("volume_capability.access_mode"))?;
+    Ok(options)
+}
+
+/// An SELinux label, in the quotes that the kubelet puts round it or without. At most 255 bytes: fsconfig takes no longer text.
+fn label(text: &str) -> Option<String> {
+    let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+    let inside = |b: u8| b.is_ascii_alphanumeric() || b"_.:,-".contains(&b);
+    let parts = text.split(':').take(3).filter(|part| !part.is_empty()).count();
+    (parts == 3 && text.len() <= 255 && text.bytes().all(inside)).then(|| text.to_owned())
+}
+
+fn group(text: &str) -> Result<Option<u32>, BadRequest> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        _ if text.is_empty() => Ok(None),
+        // The last number means "nobody said" to the kernel.
+        Ok(group) if digits && group != u32::MAX => Ok(Some(group)),
+        _ => Err(BadRequest::Group(shown(text))),
+    }
+}
+
+/// Whether a use that we can serve is for reading only.
+fn is_read_only(mode: Option<AccessMode>) -> Result<bool, BadRequest> {
+    let AccessMode { mode } = mode.ok_or(BadRequest::Missing("volume_capability.access_mode"))?;
     match Mode::try_from(mode) {
         Ok(Mode::SingleNodeWriter | Mode::SingleNodeSingleWriter | Mode::SingleNodeMultiWriter) => {
             Ok(false)
@@ -184,80 +213,6 @@ fn pod(context: &HashMap<String, String>) -> Result<Pod, BadRequest> {
         name: told(POD_NAME)?.clone(),
         uid: uid.parse().map_err(|_| BadRequest::PodUid(shown(uid)))?,
     })
-}
-
-/// What the pod's author asks for; the table of keys is in the README.
-fn spec(context: HashMap<String, String>, read_only: bool) -> Result<VolumeSpec, BadRequest> {
-    // Sorted, so that of two wrong keys the same one is always named.
-    let mut attributes: BTreeMap<String, String> =
-        context.into_iter().filter(|(key, _)| !key.starts_with(KUBELET)).collect();
-    let spec = VolumeSpec {
-        images: images(attributes.remove("image"), attributes.remove("images"))?,
-        pull_policy: attributes.remove("pullPolicy").map(pull_policy).transpose()?,
-        volatile: attributes.remove("volatile").map(volatile).transpose()?.unwrap_or(false),
-        read_only,
-    };
-    match attributes.into_keys().next() {
-        None => Ok(spec),
-        Some(key) => match LATER.iter().find(|later| **later == key) {
-            Some(later) => Err(BadRequest::Later(later)),
-            None => Err(BadRequest::UnknownAttribute(shown(&key))),
-        },
-    }
-}
-
-/// Bottom first. Neither key is an empty stack; a key without a reference is a mistake, for instance of a template.
-fn images(image: Option<String>, images: Option<String>) -> Result<Vec<Reference>, BadRequest> {
-    let (key, written): (_, Vec<&str>) = match (&image, &images) {
-        (None, None) => return Ok(Vec::new()),
-        (Some(_), Some(_)) => return Err(BadRequest::ImageAndImages),
-        (Some(one), None) => ("image", vec![one.as_str()]),
-        (None, Some(several)) => ("images", several.split_whitespace().collect()),
-    };
-    if written.iter().all(|reference| reference.is_empty()) {
-        let accepted = "an image reference, or for images several, split by spaces, bottom first";
-        return Err(BadRequest::Value { key, value: String::new(), accepted });
-    }
-    let parse = |reference: &str| {
-        reference
-            .parse::<Reference>()
-            .map_err(|e| BadRequest::Reference { key, why: e.to_string() })
-    };
-    written.into_iter().map(parse).collect()
-}
-
-fn pull_policy(value: String) -> Result<PullPolicy, BadRequest> {
-    match value.as_str() {
-        "Always" => Ok(PullPolicy::Always),
-        "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
-        "Never" => Ok(PullPolicy::Never),
-        _ => Err(BadRequest::Value {
-            key: "pullPolicy",
-            value: shown(&value),
-            accepted: "Always, IfNotPresent and Never",
-        }),
-    }
-}
-
-fn volatile(value: String) -> Result<bool, BadRequest> {
-    match value.as_str() {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err(BadRequest::Value {
-            key: "volatile",
-            value: shown(&value),
-            accepted: "\"true\" and \"false\"",
-        }),
-    }
-}
-
-/// As much of a pod author's text as a sentence can bear: an Event holds 1,024 bytes.
-fn shown(text: &str) -> String {
-    const MOST: usize = 100;
-    match text.char_indices().nth(MOST) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}...", &text[..end]),
-    }
 }
 
 #[cfg(test)]

@@ -21,9 +21,10 @@ use super::{
         pluginregistration::registration_server::RegistrationServer,
     },
     registration::{Refusal, RegistrationService},
+    scrape,
     socket::{Socket, SocketError},
 };
-use crate::volumes::Volumes;
+use crate::{metrics::Metrics, volumes::Volumes};
 
 /// How long calls under way may take once we are told to stop: a publish that needs longer is cut off like by a crash,
 /// which `volumes` stands at any line. The chart gives the pod some seconds more.
@@ -43,6 +44,14 @@ pub enum ServeError {
         /// The system's words.
         source: io::Error,
     },
+    /// The address of `/metrics` is not to be had.
+    #[error("cannot serve /metrics on {address}: {source}; use another --metrics-address")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
     /// The gRPC server broke.
     #[error("gRPC: {0}")]
     Grpc(#[from] tonic::transport::Error),
@@ -56,7 +65,7 @@ pub enum ServeError {
     },
 }
 
-/// Serves CSI, the kubelet's registration and `/healthz` until `shutdown`, or until one of them fails.
+/// Serves CSI, the kubelet's registration, `/healthz` and, where wanted, `/metrics` until `shutdown`, or until one of them fails.
 ///
 /// # Errors
 ///
@@ -64,16 +73,18 @@ pub enum ServeError {
 pub async fn serve(
     config: Config,
     volumes: Volumes,
+    metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let listeners = Listeners::open(&config).await?;
-    listeners.serve(&config, &volumes, &shutdown).await
+    listeners.serve(&config, &volumes, &metrics, &shutdown).await
 }
 
 /// Everything that listens.
 #[derive(Debug)]
 pub(super) struct Listeners {
     pub(super) health: TcpListener,
+    pub(super) metrics: Option<TcpListener>,
     csi: Socket,
     registration: Socket,
 }
@@ -85,9 +96,17 @@ impl Listeners {
         let health = TcpListener::bind(address)
             .await
             .map_err(|source| ServeError::Health { address, source })?;
+        let metrics = match config.metrics {
+            None => None,
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|source| ServeError::Metrics { address, source })?,
+            ),
+        };
         let csi = Socket::claim(config.endpoint.path()).await?;
         let registration = Socket::claim(&config.registration_socket()).await?;
-        Ok(Self { health, csi, registration })
+        Ok(Self { health, metrics, csi, registration })
     }
 
     /// Serves until `shutdown`.
@@ -95,6 +114,7 @@ impl Listeners {
         self,
         config: &Config,
         volumes: &Volumes,
+        metrics: &Metrics,
         shutdown: &CancellationToken,
     ) -> Result<(), ServeError> {
         tracing::info!(endpoint = %config.endpoint, health = %config.health, node = %config.node, "serving");
@@ -102,22 +122,32 @@ impl Listeners {
         let stop = shutdown.child_token();
         let refusal = Refusal::new(stop.clone());
         let tasks = TaskTracker::new();
-        let csi = grpc(csi_routes(config, volumes), self.csi, &tasks, &stop);
+        let calls = |routes| Calls::new(routes, tasks.clone(), metrics.clone());
+        let csi = grpc(calls(csi_routes(config, volumes)), self.csi, &stop);
         let registration =
-            grpc(registration_routes(config, &refusal), self.registration, &tasks, &stop);
+            grpc(calls(registration_routes(config, &refusal)), self.registration, &stop);
         let health = async {
             let served = health::serve(self.health, volumes.clone(), stop.clone()).await;
             served.map_err(|source| ServeError::Health { address: config.health, source })
         };
+        let scraped = async {
+            let (Some(listener), Some(address)) = (self.metrics, config.metrics) else {
+                stop.cancelled().await;
+                return Ok(());
+            };
+            let served = scrape::serve(listener, metrics.clone(), stop.clone()).await;
+            served.map_err(|source| ServeError::Metrics { address, source })
+        };
         let ended = async {
-            let (csi, registration, health) = tokio::join!(
+            let (csi, registration, health, scraped) = tokio::join!(
                 ending(&stop, csi),
                 ending(&stop, registration),
-                ending(&stop, health)
+                ending(&stop, health),
+                ending(&stop, scraped)
             );
             tasks.close();
             tasks.wait().await;
-            csi.and(registration).and(health)
+            csi.and(registration).and(health).and(scraped)
         };
         let result = tokio::select! {
             result = ended => result,
@@ -141,7 +171,11 @@ fn csi_routes(config: &Config, volumes: &Volumes) -> Routes {
         driver: config.driver.clone(),
         version: config.version,
     };
-    let node = NodeService { volumes: volumes.clone(), node: config.node.clone() };
+    let node = NodeService {
+        volumes: volumes.clone(),
+        node: config.node.clone(),
+        defaults: config.defaults,
+    };
     Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node))
 }
 
@@ -154,12 +188,10 @@ fn registration_routes(config: &Config, refusal: &Refusal) -> Routes {
 }
 
 async fn grpc(
-    routes: Routes,
+    calls: Calls<Routes>,
     socket: Socket,
-    tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<(), ServeError> {
-    let calls = Calls::new(routes, tasks.clone());
     let stopped = stop.clone().cancelled_owned();
     Ok(Server::builder().serve_with_incoming_shutdown(calls, socket.incoming(), stopped).await?)
 }

@@ -1,6 +1,7 @@
 //! The whole service over its real sockets, with real clients, on volumes whose mounts are in memory.
 
 pub(super) mod log;
+mod traces;
 
 use std::{
     collections::HashMap,
@@ -20,14 +21,17 @@ use tonic::{
 };
 
 use super::{
-    Config, ServeError,
+    Config, Defaults, ServeError,
     proto::{
         csi::{
-            GetPluginInfoRequest, NodeGetInfoRequest, NodePublishVolumeRequest,
-            NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
+            GetPluginInfoRequest, NodeGetCapabilitiesRequest, NodeGetInfoRequest,
+            NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest,
+            ProbeRequest, VolumeCapability,
             identity_client::IdentityClient,
             node_client::NodeClient,
+            node_service_capability::{Rpc, Type as Kind, rpc::Type as Ability},
             volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+            volume_usage::Unit,
         },
         pluginregistration::{
             InfoRequest, RegistrationStatus, registration_client::RegistrationClient,
@@ -39,8 +43,9 @@ use super::{
 use crate::{
     image::{Hosts, Registries},
     layers::Store,
+    metrics::Metrics,
     sys::mounts::{MemoryMounts, Mounts},
-    volumes::Volumes,
+    volumes::{Parts, Settings, Volumes},
 };
 
 /// A driver that serves, in a folder of its own.
@@ -48,6 +53,7 @@ struct Driver {
     root: TempDir,
     config: Config,
     health: SocketAddr,
+    metrics: SocketAddr,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
 }
@@ -59,12 +65,13 @@ impl Driver {
         let volumes = volumes(root.path());
         let listeners = Listeners::open(&config).await.unwrap();
         let health = listeners.health.local_addr().unwrap();
+        let metrics = listeners.metrics.as_ref().unwrap().local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn({
             let (config, shutdown) = (config.clone(), shutdown.clone());
-            async move { listeners.serve(&config, &volumes, &shutdown).await }
+            async move { listeners.serve(&config, &volumes, &Metrics::default(), &shutdown).await }
         });
-        Self { root, config, health, shutdown, serving }
+        Self { root, config, health, metrics, shutdown, serving }
     }
 
     async fn stop(self) -> Result<(), ServeError> {
@@ -126,6 +133,8 @@ fn config(root: &Path) -> Config {
         node: "node-1".parse().unwrap(),
         version: "1.2.3",
         health: "127.0.0.1:0".parse().unwrap(),
+        metrics: Some("127.0.0.1:0".parse().unwrap()),
+        defaults: Defaults::default(),
     }
 }
 
@@ -133,7 +142,8 @@ fn volumes(root: &Path) -> Volumes {
     let mounts: Arc<dyn Mounts> = Arc::new(MemoryMounts::default());
     let store = Arc::new(Store::open(&root.join("store"), mounts.clone()).unwrap());
     let registries = Registries::new(Hosts::default()).unwrap();
-    Volumes::open(store, registries, mounts, &root.join("kubelet")).unwrap()
+    Volumes::open(Parts::new(store, registries, mounts), Settings::new(root.join("kubelet")))
+        .unwrap()
 }
 
 async fn dial(socket: &Path) -> Channel {
@@ -174,12 +184,8 @@ async fn says_who_it_is() {
 #[tokio::test]
 async fn what_is_not_served_is_unimplemented() {
     let driver = Driver::start().await;
-    for path in [
-        "/csi.v1.Node/NodeStageVolume",
-        "/csi.v1.Node/NodeGetVolumeStats",
-        "/csi.v1.Controller/CreateVolume",
-        "/nobody/Knows",
-    ] {
+    for path in ["/csi.v1.Node/NodeStageVolume", "/csi.v1.Controller/CreateVolume", "/nobody/Knows"]
+    {
         let mut client = tonic::client::Grpc::new(dial(driver.config.endpoint.path()).await);
         client.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
@@ -239,19 +245,92 @@ async fn the_log_has_the_pod_and_never_the_secret() {
     let driver = Driver::start().await;
     let mut node = driver.node().await;
     let (mut request, _) = driver.publish(&[]);
-    request.secrets.insert("token".into(), "hunter2".into());
-    node.node_publish_volume(request).await.unwrap_err();
+    for key in ["token", ".dockerconfigjson", ".dockercfg"] {
+        request.secrets = HashMap::from([(key.into(), "{\"auths\": hunter2".into())]);
+        let status = node.node_publish_volume(request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains(key), "{status}");
+        assert!(!format!("{status:?}").contains("hunter2"), "{status:?}");
+    }
     driver.stop().await.unwrap();
 
     let lines = log.lines();
     let answered: Vec<_> =
         lines.iter().filter(|line| line["fields"]["message"] == "answered").collect();
-    let [line] = answered.as_slice() else { panic!("{lines:#?}") };
-    assert_eq!(line["span"]["method"], "NodePublishVolume");
-    assert_eq!(line["span"]["volume"], "csi-1");
-    assert_eq!(line["span"]["pod"], "ci/job-1");
-    assert_eq!(line["fields"]["code"], "InvalidArgument");
+    assert_eq!(answered.len(), 3, "{lines:#?}");
+    for line in answered {
+        assert_eq!(line["span"]["method"], "NodePublishVolume");
+        assert_eq!(line["span"]["volume"], "csi-1");
+        assert_eq!(line["span"]["pod"], "ci/job-1");
+        assert_eq!(line["fields"]["code"], "InvalidArgument");
+    }
     assert!(!format!("{lines:?}").contains("hunter2"), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn what_it_says_it_can_it_can() {
+    let driver = Driver::start().await;
+    let mut node = driver.node().await;
+    let told = node.node_get_capabilities(NodeGetCapabilitiesRequest {}).await.unwrap();
+    let told: Vec<_> =
+        told.into_inner().capabilities.into_iter().filter_map(|c| c.r#type).collect();
+    let able = |ability: Ability| Kind::Rpc(Rpc { r#type: ability.into() });
+    assert_eq!(told, [able(Ability::GetVolumeStats), able(Ability::VolumeMountGroup)]);
+
+    let (request, target) = driver.publish(&[]);
+    let ask = |volume: &str, path: &Path| NodeGetVolumeStatsRequest {
+        volume_id: volume.into(),
+        volume_path: path.display().to_string(),
+    };
+    for (request, code, sentence) in [
+        (ask("csi-1", &target), Code::NotFound, "csi-1"),
+        (ask("", &target), Code::InvalidArgument, "volume_id is missing"),
+        (ask("csi-1", Path::new("some/path")), Code::NotFound, "no volume is published at"),
+        (ask("csi-1", Path::new("")), Code::InvalidArgument, "volume_path is missing"),
+    ] {
+        let status = node.node_get_volume_stats(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(sentence), "{status}");
+    }
+    node.node_publish_volume(request).await.unwrap();
+    let stats = node.node_get_volume_stats(ask("csi-1", &target)).await.unwrap().into_inner();
+    let units: Vec<_> = stats.usage.iter().map(|usage| usage.unit()).collect();
+    assert_eq!(units, [Unit::Bytes, Unit::Inodes]);
+    let elsewhere = node.node_get_volume_stats(ask("csi-1", Path::new("/elsewhere"))).await;
+    assert_eq!(elsewhere.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_what_they_are_and_not_by_what_is_asked() {
+    let driver = Driver::start().await;
+    let mut node = driver.node().await;
+    for n in 0..3 {
+        let (mut request, _) = driver.publish(&[("colour", "blue")]);
+        request.volume_id = format!("csi-{n}");
+        node.node_publish_volume(request).await.unwrap_err();
+    }
+    for path in ["/csi.v1.Node/NodeStageVolume", "/nobody/Knows"] {
+        let mut client = tonic::client::Grpc::new(dial(driver.config.endpoint.path()).await);
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        client.unary(Request::new(()), PathAndQuery::from_static(path), codec).await.unwrap_err();
+    }
+    let answer = get(driver.metrics, "/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(
+        answer.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{answer}"
+    );
+    for line in [
+        "ovl_operations_total{method=\"NodePublishVolume\",code=\"InvalidArgument\"} 3",
+        "ovl_operations_total{method=\"other\",code=\"Unimplemented\"} 2",
+        "ovl_operation_duration_seconds_count{method=\"NodePublishVolume\",code=\"InvalidArgument\"} 3",
+    ] {
+        assert!(answer.lines().any(|l| l == line), "{line} is not in {answer}");
+    }
+    assert!(!answer.contains("csi-1") && !answer.contains("NodeStage"), "{answer}");
+    let answer = get(driver.health, "/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
 }
 
 #[tokio::test]
@@ -267,6 +346,23 @@ async fn the_kubelet_is_told_where_to_call() {
     kubelet.notify_registration_status(registered).await.unwrap();
     kubelet.get_info(InfoRequest {}).await.unwrap();
     driver.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kubelet_that_begins_anew_finds_the_driver_again() {
+    let driver = Driver::start().await;
+    let socket = driver.config.registration_socket();
+    std::fs::remove_dir_all(socket.parent().unwrap()).unwrap();
+    let looked_for = async {
+        while !socket.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), looked_for).await.unwrap();
+    let info = driver.registration().await.get_info(InfoRequest {}).await.unwrap();
+    assert_eq!(info.into_inner().name, "ovl.csi.dev");
+    driver.stop().await.unwrap();
+    assert!(!socket.exists());
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
-//! Anonymous tokens: the challenge that asks for one, and the ones we hold.
+//! Tokens: the challenge that asks for one, how it is asked for, and the ones we hold.
 //!
-//! Distribution's token specification: a registry answers 401 with `WWW-Authenticate: Bearer realm="…"`, the
-//! realm gives a short-lived token to anybody for public repositories. Deliberately absent: user names,
-//! passwords and secrets of any kind; nothing here is worth stealing for longer than a token lives.
+//! Distribution's token specification: a registry answers 401 with `WWW-Authenticate: Bearer realm="…"`; the
+//! realm gives a short-lived token, to anybody for public repositories, else for a user name and password (GET
+//! with HTTP Basic) or for an identity token (POST, OAuth2's refresh grant). A registry that wants HTTP Basic
+//! gets it itself. Deliberately absent: where a secret may go, which is `policy`'s and `transport`'s.
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,11 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::error::Problem;
+use super::{
+    error::Problem,
+    keyring::Access,
+    secret::{Secret, header},
+};
 
 /// Our own bound; tokens with many claims have a few KiB.
 pub(super) const ANSWER_MAX: u64 = 64 << 10;
@@ -25,45 +30,69 @@ pub(super) const ANSWER_MAX: u64 = 64 << 10;
 const LIFETIME_MIN: Duration = Duration::from_secs(60);
 /// A token is not used in its last moments, so that it does not run out on the way.
 const MARGIN: Duration = Duration::from_secs(10);
+/// How long it is remembered that a server takes a secret as it is.
+const LIFETIME_FIXED: Duration = Duration::from_secs(300);
+
+/// What a 401 asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// A token from a realm.
+    Bearer(Realm),
+    /// A user name and password.
+    Basic,
+}
 
 /// Where a token is to be had, and for what.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Challenge {
-    pub(super) realm: Url,
+pub(super) struct Realm {
+    pub(super) url: Url,
     service: Option<String>,
     scope: Option<String>,
 }
 
-impl Challenge {
-    /// The URL to ask, for pulling `repository` unless the registry named the scope itself.
-    pub(super) fn url(&self, repository: &str) -> Url {
-        let mut url = self.realm.clone();
-        let pull = format!("repository:{repository}:pull");
-        let scope = self.scope.as_deref().unwrap_or(&pull);
-        url.query_pairs_mut().append_pair("scope", scope);
-        if let Some(service) = &self.service {
-            url.query_pairs_mut().append_pair("service", service);
-        }
-        url
-    }
+/// How a realm is asked.
+pub(super) struct TokenRequest {
+    pub(super) url: Url,
+    pub(super) authorization: Option<HeaderValue>,
+    /// The form of a POST; without one it is a GET.
+    pub(super) form: Option<String>,
+}
 
-    /// The bearer challenge among those of a 401.
+impl Realm {
+    /// The request for a token that may pull `repository`, unless the registry named the scope itself.
+    pub(super) fn request(&self, repository: &str, secret: Option<&Secret>) -> TokenRequest {
+        let pull = format!("repository:{repository}:pull");
+        let scope = ("scope", self.scope.as_deref().unwrap_or(&pull));
+        let service = self.service.as_deref().map(|service| ("service", service));
+        let mut url = self.url.clone();
+        if let Some(Secret::IdentityToken(token)) = secret {
+            let grant = [("grant_type", "refresh_token"), ("client_id", "ovl-csi")];
+            let fields = grant.into_iter().chain([scope, ("refresh_token", token)]).chain(service);
+            url.query_pairs_mut().clear().extend_pairs(fields);
+            let form = url.query().map(str::to_owned);
+            return TokenRequest { url: self.url.clone(), authorization: None, form };
+        }
+        url.query_pairs_mut().extend_pairs([scope].into_iter().chain(service));
+        TokenRequest { url, authorization: secret.and_then(Secret::basic), form: None }
+    }
+}
+
+impl Challenge {
+    /// What the challenges of a 401 ask for; bearer before basic. Nothing where there is neither.
     ///
     /// # Errors
-    /// [`Problem::Denied`] where there is none, or none with a realm that is a URL.
-    pub(super) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+    /// A bearer challenge without a realm that is a URL.
+    pub(super) fn read(headers: &HeaderMap) -> Result<Option<Self>, &'static str> {
         let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok());
         let all: Vec<_> = values.flat_map(challenges).collect();
-        let denied = |why: &str| Problem::Denied { why: why.to_owned() };
         let Some((_, params)) = all.iter().find(|(scheme, _)| scheme == "bearer") else {
             let basic = all.iter().any(|(scheme, _)| scheme == "basic");
-            let why = if basic { "it asks for a user name and password" } else { "HTTP 401" };
-            return Err(denied(why));
+            return Ok(basic.then_some(Self::Basic));
         };
         let realm = params.get("realm").and_then(|realm| Url::parse(realm).ok());
-        let realm = realm.ok_or_else(|| denied("it names no place to get a token"))?;
+        let url = realm.ok_or("it names no place to get a token")?;
         let service = params.get("service").cloned();
-        Ok(Self { realm, service, scope: params.get("scope").cloned() })
+        Ok(Some(Self::Bearer(Realm { url, service, scope: params.get("scope").cloned() })))
     }
 }
 
@@ -112,7 +141,7 @@ fn value(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// A token as the header that carries it. Shows as nothing.
+/// What a server accepts, as the header that carries it. Shows as nothing.
 #[derive(Clone)]
 pub(super) struct Token {
     pub(super) header: HeaderValue,
@@ -141,105 +170,53 @@ impl Token {
             || Problem::Malformed { what: "token", why: "it is not readable".to_owned() };
         let answer: Answer = serde_json::from_slice(answer).map_err(|_| malformed())?;
         let token = answer.token.or(answer.access_token).ok_or_else(malformed)?;
-        let mut header =
-            HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| malformed())?;
-        header.set_sensitive(true);
+        let header = header("Bearer", &token).ok_or_else(malformed)?;
         let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(0).min(86_400));
         let until = Instant::now() + lifetime.max(LIFETIME_MIN) - MARGIN;
         Ok(Self { header, until })
     }
+
+    /// A secret that the server takes as it is.
+    pub(super) fn fixed(header: HeaderValue) -> Self {
+        Self { header, until: Instant::now() + LIFETIME_FIXED }
+    }
 }
 
-/// The tokens we hold, by server and repository: a token for one repository is shown to no other server.
+/// The tokens we hold: what was got as one is never shown to another server, nor used for another repository or
+/// by somebody with another secret.
 #[derive(Debug, Default)]
-pub(super) struct Tokens(Mutex<HashMap<(String, String), Token>>);
+pub(super) struct Tokens(Mutex<HashMap<Key, Token>>);
+
+/// To whom, for what and as whom.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    server: String,
+    repository: String,
+    access: Access,
+}
+
+impl Key {
+    pub(super) fn new(server: &Url, repository: &str, access: Access) -> Self {
+        let server = server.origin().ascii_serialization();
+        Self { server, repository: repository.to_owned(), access }
+    }
+}
 
 impl Tokens {
-    pub(super) fn get(&self, server: &Url, repository: &str) -> Option<Token> {
+    pub(super) fn get(&self, key: &Key) -> Option<Token> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let token = held.get(&key(server, repository))?;
+        let token = held.get(key)?;
         (token.until > Instant::now()).then(|| token.clone())
     }
 
     /// Keeps a token and forgets those that have run out.
-    pub(super) fn put(&self, server: &Url, repository: &str, token: Token) {
+    pub(super) fn put(&self, key: Key, token: Token) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|_, token| token.until > Instant::now());
-        held.insert(key(server, repository), token);
+        held.insert(key, token);
     }
-}
-
-fn key(server: &Url, repository: &str) -> (String, String) {
-    (server.origin().ascii_serialization(), repository.to_owned())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(values: &[&str]) -> Result<Challenge, Problem> {
-        let values = values.iter().map(|v| (WWW_AUTHENTICATE, v.parse().unwrap()));
-        Challenge::read(&values.collect())
-    }
-
-    #[test]
-    fn the_bearer_challenge_is_found_wherever_it_stands() {
-        let bearer = r#"Bearer realm="https://auth.io/t?a=b",service="r, \"x\"",error=invalid"#;
-        let basic = r#"Basic realm="Bearer realm=evil""#;
-        for values in [
-            &[bearer][..],
-            &[basic, bearer],
-            &[&format!("{basic}, {bearer}")],
-            &[&format!("Negotiate abc==, {bearer}")],
-            &[&bearer.replace("Bearer", "bearer").replace("realm=", "Realm = ")],
-        ] {
-            let challenge = read(values).unwrap();
-            assert_eq!(challenge.realm.as_str(), "https://auth.io/t?a=b", "{values:?}");
-            assert_eq!(challenge.service.as_deref(), Some(r#"r, "x""#), "{values:?}");
-            assert_eq!(
-                challenge.url("a/b").query(),
-                Some("a=b&scope=repository%3Aa%2Fb%3Apull&service=r%2C+%22x%22")
-            );
-        }
-        let own = read(&[r#"Bearer realm="https://a.io",scope="aws""#]).unwrap();
-        assert_eq!(own.url("a").query(), Some("scope=aws"), "the registry's own scope is used");
-    }
-
-    #[test]
-    fn anything_else_is_a_denial() {
-        for (values, words) in [
-            (&["Basic realm=\"x\""][..], "user name and password"),
-            (&[], "HTTP 401"),
-            (&["Bearer"], "no place to get a token"),
-            (&["Bearer realm=\"/token\""], "no place to get a token"),
-            (&["Bearer realm=\""], "no place to get a token"),
-            (&["=,=,\"\\"], "HTTP 401"),
-        ] {
-            let error = read(values).unwrap_err();
-            assert!(error.to_string().contains(words), "{values:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_token_is_kept_for_its_server_and_repository_and_never_shown() {
-        let token = Token::read(br#"{"token":"hush","expires_in":300}"#).unwrap();
-        assert_eq!(token.header, "Bearer hush");
-        let tokens = Tokens::default();
-        let url = |text| Url::parse(text).unwrap();
-        tokens.put(&url("https://r.io/x"), "a", token);
-        assert!(tokens.get(&url("https://r.io/y"), "a").is_some());
-        assert!(tokens.get(&url("https://r.io"), "b").is_none());
-        assert!(tokens.get(&url("https://r.io:8443"), "a").is_none());
-        assert!(tokens.get(&url("http://r.io"), "a").is_none());
-        assert!(!format!("{tokens:?}").contains("hush"), "{tokens:?}");
-    }
-
-    #[test]
-    fn answers_without_a_usable_token_are_refused_without_quoting_them() {
-        assert!(Token::read(br#"{"access_token":"x"}"#).is_ok());
-        for answer in [&b"<html>hush"[..], b"{}", br#"{"token":"hush\n"}"#, br#"{"token":1}"#] {
-            let error = Token::read(answer).unwrap_err();
-            assert!(!error.to_string().contains("hush"), "{error}");
-        }
-    }
-}
+#[path = "auth_tests.rs"]
+mod tests;

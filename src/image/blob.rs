@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! registry --HTTP--> task: time, count, hash --channel, 2 MiB--> BlobReader: io::Read
+//!     ^                │ a connection that breaks: a wait, then the rest by range
+//!     └────────────────┘
 //! ```
 //!
 //! The task hashes, not the reader: the reading thread inflates and writes, which is the slower half of a pull,
-//! so the hash runs beside it for nothing. A full channel stops the task, and so the sender.
+//! so the hash runs beside it for nothing. A full channel stops the task, and so the sender. The digest is over
+//! the whole, however many pieces it came in.
 
 use std::{
     io,
@@ -21,17 +24,22 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    LayerBlob,
+    Access, LayerBlob,
+    attempts::Attempt,
     doubts::Doubt,
     error::{ImageError, Problem},
     flow::Flow,
     reference::Reference,
+    transport::{Ask, Transport},
 };
 use crate::{digest::Digester, fault::Class};
 
 /// Pieces in the channel, and the largest piece: what waits between network and disk is at most 2 MiB a blob.
 const PIECES: usize = 8;
 const PIECE_MAX: usize = 256 << 10;
+/// What a connection must bring to count as a success: only breaks without that between them use up the tries.
+/// A server that always breaks is left all the same, because a blob has an end.
+const PROGRESS: u64 = 4 << 20;
 
 /// What the task hands over: bytes, or at last `None` when size and digest were right.
 type Piece = Result<Option<Bytes>, Problem>;
@@ -48,7 +56,11 @@ type Piece = Result<Option<Bytes>, Problem>;
 pub struct BlobReader {
     pieces: mpsc::Receiver<Piece>,
     state: State,
-    source: Source,
+    reference: Reference,
+    access: Access,
+    host: String,
+    /// The servers asked before it.
+    tried: Vec<(String, Problem)>,
     _download: AbortOnDropHandle<()>,
 }
 
@@ -59,37 +71,99 @@ enum State {
     Failed(Arc<ImageError>),
 }
 
-/// Where the bytes come from, for the sentence about a failure.
-#[derive(Debug)]
+/// Where the bytes come from, and can be had again from any byte on.
 pub(super) struct Source {
-    pub(super) reference: Reference,
-    pub(super) host: String,
-    /// The servers asked before it.
-    pub(super) tried: Vec<(String, Problem)>,
+    transport: Arc<Transport>,
+    reference: Reference,
+    name: String,
+    attempt: Attempt,
+}
+
+impl Source {
+    pub(super) fn new(
+        transport: &Arc<Transport>,
+        reference: &Reference,
+        layer: &LayerBlob,
+        attempt: &Attempt,
+    ) -> Self {
+        Self {
+            transport: Arc::clone(transport),
+            reference: reference.clone(),
+            name: layer.digest.to_string(),
+            attempt: attempt.clone(),
+        }
+    }
+
+    pub(super) async fn open(&self, from: u64) -> Result<(Response, Access), Problem> {
+        let ask = Ask {
+            reference: &self.reference,
+            kind: "blobs",
+            name: &self.name,
+            what: "layer",
+            accept: "*/*",
+            who: self.attempt.who.as_deref(),
+            from,
+        };
+        self.transport.open(&self.attempt.endpoint, ask).await
+    }
+
+    /// The rest, after a connection broke with `problem` for the `failed`-th time in a row.
+    ///
+    /// # Errors
+    /// That problem, where the server does not give parts or it has broken too often.
+    async fn rest(
+        &self,
+        from: u64,
+        failed: &mut u32,
+        problem: Problem,
+    ) -> Result<Response, Problem> {
+        self.transport.pace().pause(failed, problem.clone()).await?;
+        let host = self.attempt.endpoint.name();
+        tracing::info!(image = %self.reference, host, from, %problem, "asking for the rest of a layer");
+        self.open(from).await.map(|(response, _)| response).map_err(|_| problem)
+    }
 }
 
 impl BlobReader {
     /// Starts to fetch; settles `doubt` if all goes well. Must be called within the runtime that made the response.
     pub(super) fn start(
-        response: Response,
+        (response, access): (Response, Access),
         layer: &LayerBlob,
         source: Source,
         doubt: Doubt,
+        tried: Vec<(String, Problem)>,
     ) -> Self {
         let (sender, pieces) = mpsc::channel(PIECES);
-        let layer = layer.clone();
+        let (reference, host) = (source.reference.clone(), source.attempt.endpoint.name());
+        let mut pump = Pump::new(layer, sender.clone());
         let download = tokio::spawn(async move {
-            let end = pump(arriving(response), &layer, doubt, &sender).await;
+            let end = pump.run(response, &source).await;
+            if matches!(end, Ok(Some(_))) {
+                doubt.settle();
+            }
             // A reader that has gone does not want to know.
-            let _ = sender.send(end.map(|()| None)).await;
+            let _ = sender.send(end.map(|_| None)).await;
         });
         let _download = AbortOnDropHandle::new(download);
-        Self { pieces, state: State::Reading(Bytes::new()), source, _download }
+        Self {
+            pieces,
+            state: State::Reading(Bytes::new()),
+            access,
+            reference,
+            host,
+            tried,
+            _download,
+        }
+    }
+
+    /// As whom the server gave it: whether anybody can have these bytes is known from this, and not from the manifest.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     fn fail(&mut self, problem: Problem) {
-        let Source { reference, host, tried } = &self.source;
-        let error = ImageError::new(reference, host.clone(), problem, tried.clone());
+        let tried = self.tried.clone();
+        let error = ImageError::new(&self.reference, self.host.clone(), problem, tried);
         self.state = State::Failed(Arc::new(error));
     }
 }
@@ -103,40 +177,78 @@ fn arriving(response: Response) -> impl Stream<Item = Result<(Bytes, Duration), 
     })
 }
 
-/// Hands on what arrives, and at the end says whether it was what was promised.
-async fn pump(
-    arriving: impl Stream<Item = Result<(Bytes, Duration), Problem>>,
-    layer: &LayerBlob,
-    doubt: Doubt,
-    sender: &mpsc::Sender<Piece>,
-) -> Result<(), Problem> {
-    let (what, size) = ("layer", layer.size);
-    let mut arriving = pin!(arriving);
-    let (mut digester, mut flow) = (Digester::default(), Flow::default());
-    let mut found = 0;
-    while let Some((mut chunk, waited)) = arriving.try_next().await? {
-        flow.came(chunk.len(), waited)?;
-        found += chunk.len() as u64;
-        if found > size {
-            return Err(Problem::WrongSize { what, promised: size, found });
-        }
-        digester.update(&chunk);
-        while !chunk.is_empty() {
-            let piece = chunk.split_to(chunk.len().min(PIECE_MAX));
-            if sender.send(Ok(Some(piece))).await.is_err() {
-                return Ok(());
+/// Hands on what arrives, over one connection after the other.
+struct Pump {
+    layer: LayerBlob,
+    sender: mpsc::Sender<Piece>,
+    digester: Digester,
+    found: u64,
+}
+
+/// All of it came, and was right.
+struct Right;
+
+impl Pump {
+    fn new(layer: &LayerBlob, sender: mpsc::Sender<Piece>) -> Self {
+        Self { layer: layer.clone(), sender, digester: Digester::default(), found: 0 }
+    }
+
+    /// To the end; without an answer where the reader has gone.
+    async fn run(&mut self, response: Response, source: &Source) -> Result<Option<Right>, Problem> {
+        let (mut response, mut failed) = (response, 0);
+        loop {
+            let before = self.found;
+            match self.take(arriving(response)).await {
+                Err(problem @ Problem::Unreachable { .. }) => {
+                    if self.found - before >= PROGRESS {
+                        failed = 0;
+                    }
+                    response = source.rest(self.found, &mut failed, problem).await?;
+                }
+                Ok(true) => return self.end().map(Some),
+                Ok(false) => return Ok(None),
+                Err(problem) => return Err(problem),
             }
         }
     }
-    if found < size {
-        return Err(Problem::WrongSize { what, promised: size, found });
-    }
-    match digester.finish() {
-        same if same == layer.digest => {
-            doubt.settle();
-            Ok(())
+
+    /// Takes what one connection brings; false where the reader has gone.
+    async fn take(
+        &mut self,
+        arriving: impl Stream<Item = Result<(Bytes, Duration), Problem>>,
+    ) -> Result<bool, Problem> {
+        let mut arriving = pin!(arriving);
+        let mut flow = Flow::default();
+        while let Some((mut chunk, waited)) = arriving.try_next().await? {
+            flow.came(chunk.len(), waited)?;
+            self.found += chunk.len() as u64;
+            if self.found > self.layer.size {
+                return Err(self.wrong_size());
+            }
+            self.digester.update(&chunk);
+            while !chunk.is_empty() {
+                let piece = chunk.split_to(chunk.len().min(PIECE_MAX));
+                if self.sender.send(Ok(Some(piece))).await.is_err() {
+                    return Ok(false);
+                }
+            }
         }
-        found => Err(Problem::Mismatch { what, promised: layer.digest, found }),
+        Ok(true)
+    }
+
+    /// Says whether it was what was promised.
+    fn end(&mut self) -> Result<Right, Problem> {
+        if self.found < self.layer.size {
+            return Err(self.wrong_size());
+        }
+        match std::mem::take(&mut self.digester).finish() {
+            same if same == self.layer.digest => Ok(Right),
+            found => Err(Problem::Mismatch { what: "layer", promised: self.layer.digest, found }),
+        }
+    }
+
+    fn wrong_size(&self) -> Problem {
+        Problem::WrongSize { what: "layer", promised: self.layer.size, found: self.found }
     }
 }
 
@@ -178,23 +290,20 @@ impl io::Read for BlobReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{changeset::Compression, digest::Digest, image::doubts::Doubts};
+    use crate::{changeset::Compression, digest::Digest};
 
     #[tokio::test]
     async fn a_layer_that_creeps_is_left() {
         let digest = Digest::of(&[0; 9]);
         let layer = LayerBlob { digest, size: 9, compression: Compression::None, diff_id: digest };
-        let url = reqwest::Url::parse("http://a").unwrap();
         for (seconds, end) in
-            [(29, Err(Problem::Slow { bytes: 3, waited: Duration::from_secs(87) })), (6, Ok(()))]
+            [(29, Err(Problem::Slow { bytes: 3, waited: Duration::from_secs(87) })), (6, Ok(true))]
         {
             let piece = (Bytes::from_static(&[0]), Duration::from_secs(seconds));
-            let pieces = stream::iter(vec![Ok(piece); 9]);
-            let doubts = Doubts::default();
             let (sender, _kept) = mpsc::channel(9);
-            let found = pump(pieces, &layer, doubts.raise(&url, digest), &sender).await;
-            assert_eq!(found, end);
-            assert_eq!(doubts.rank(&url, digest).is_none(), found.is_ok());
+            let mut pump = Pump::new(&layer, sender);
+            assert_eq!(pump.take(stream::iter(vec![Ok(piece); 9])).await, end);
+            assert_eq!(pump.end().is_ok(), end.is_ok());
         }
     }
 }

@@ -60,14 +60,13 @@ pub(super) enum Problem {
         /// `manifest`, `config` or `layer`.
         what: &'static str,
     },
-    /// HTTP 401 or 403, with and without an anonymous token.
-    #[error(
-        "it does not give this repository to anonymous users ({why}); check the name; {}",
-        CREDENTIALS
-    )]
+    /// HTTP 401 or 403, with and without a token.
+    #[error("{}", Refused { why, secret: *.secret })]
     Denied {
         /// What it answered.
         why: String,
+        /// Whether it was given a secret.
+        secret: bool,
     },
     /// A host that the node does not contact.
     #[error("not contacted: {0}")]
@@ -158,7 +157,28 @@ pub(super) enum Problem {
     },
 }
 
-const CREDENTIALS: &str = "user names and passwords are not supported yet";
+struct Refused<'a> {
+    why: &'a str,
+    secret: bool,
+}
+
+impl fmt::Display for Refused<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = self.why;
+        if self.secret {
+            return write!(
+                f,
+                "the secret was refused ({why}); check its user name and password, and that they may pull this \
+                 repository"
+            );
+        }
+        write!(
+            f,
+            "it does not give this repository to anonymous users ({why}); check the name, or give a secret for it \
+             (nodePublishSecretRef)"
+        )
+    }
+}
 
 struct Advice<'a>(u16, &'a Option<Duration>);
 
@@ -183,11 +203,10 @@ impl Problem {
             Self::Answered { .. } | Self::Untrusted { .. } | Self::Redirects(_) => {
                 Class::Precondition
             }
-            Self::Unsupported(_) => Class::Precondition,
+            Self::Unsupported(_) | Self::TooLarge { .. } => Class::Precondition,
             Self::Malformed { .. } | Self::Mismatch { .. } | Self::WrongSize { .. } => {
                 Class::Corrupt
             }
-            Self::TooLarge { .. } => Class::Exhausted,
         }
     }
 

@@ -23,13 +23,15 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Hosts, Reference, Registries, pace::Pace, transport::Trust};
+use super::{Hosts, Keyring, Reference, Registries, pace::Pace, secret::Secret, transport::Trust};
 use crate::digest::Digest;
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// The token that [`Misdeed::NeedsToken`] wants.
 pub(crate) const TOKEN: &str = "fake-token-that-must-not-be-shown";
+/// The identity token that opens every repository behind [`Scheme::Bearer`].
+pub(crate) const IDENTITY: &str = "identity-that-must-not-be-shown";
 
 /// More bytes than a client with bounds takes, and few enough that one without does not eat the machine.
 const FLOOD: usize = 64 << 20;
@@ -55,6 +57,17 @@ pub(crate) enum Misdeed {
     NeedsToken(String),
     /// Nothing until [`FakeRegistry::release`], then rightly.
     Hold,
+    /// All of it, whatever part was asked for.
+    NoParts,
+}
+
+/// How a repository is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// HTTP Basic with every request.
+    Basic,
+    /// A token from `/token`, given for HTTP Basic or for [`IDENTITY`].
+    Bearer,
 }
 
 /// For [`FakeRegistry::misbehave`]: not only the first times.
@@ -76,6 +89,8 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) authorization: Option<String>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +99,8 @@ struct Shelf {
     content: HashMap<String, (String, Bytes)>,
     /// Part of a path, how often still, what.
     misdeeds: Vec<(String, usize, Misdeed)>,
+    /// Repository, how, and whose `Authorization` is accepted.
+    locks: Vec<(String, Scheme, String)>,
     seen: Vec<Seen>,
 }
 
@@ -111,9 +128,9 @@ impl FakeRegistry {
             hung_up: Arc::default(),
         });
         let state = Arc::clone(&inner);
-        let app = axum::Router::new().fallback(move |uri: Uri, headers: HeaderMap| {
+        let app = axum::Router::new().fallback(move |uri: Uri, headers: HeaderMap, body: Bytes| {
             let state = Arc::clone(&state);
-            async move { state.answer(&uri, &headers).await }
+            async move { state.answer(&uri, headers, &body).await }
         });
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { inner, _server: AbortOnDropHandle::new(server) }
@@ -186,6 +203,18 @@ impl FakeRegistry {
         digest
     }
 
+    /// From now on `repository` is given only to `user` with `password`, and to whoever was told so before.
+    pub(crate) fn protect(&self, repository: &str, scheme: Scheme, user: &str, password: &str) {
+        let secret = Secret::Password { username: user.into(), password: password.into() };
+        let accepted = secret.basic().unwrap().to_str().unwrap().to_owned();
+        self.inner.shelf.lock().unwrap().locks.push((repository.to_owned(), scheme, accepted));
+    }
+
+    /// A keyring with one password for this registry.
+    pub(crate) fn keyring(&self, user: &str, password: &str) -> Keyring {
+        keyring(&json!({ self.host(): { "username": user, "password": password } }))
+    }
+
     /// The next `times` requests whose path contains `part` are answered so. Misdeeds for one path happen in the
     /// order in which they were told.
     pub(crate) fn misbehave(&self, part: impl ToString, times: usize, misdeed: Misdeed) {
@@ -223,6 +252,12 @@ pub(crate) async fn soon<T>(done: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, done).await.expect("a thing that should be done soon")
 }
 
+/// A keyring of these `auths`.
+pub(crate) fn keyring(auths: &serde_json::Value) -> Keyring {
+    let config = json!({ "auths": auths }).to_string();
+    Keyring::from_docker_config(config.as_bytes()).unwrap()
+}
+
 /// A client whose hosts folder holds these (folder, text of `hosts.toml`), and whose retries take milliseconds.
 pub(crate) fn registries(files: &[(&str, &str)]) -> Registries {
     paced(files, Pace { first: Duration::from_millis(1), ..Pace::default() })
@@ -250,19 +285,34 @@ pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
 }
 
 impl Inner {
-    async fn answer(&self, uri: &Uri, headers: &HeaderMap) -> Response {
+    async fn answer(&self, uri: &Uri, headers: HeaderMap, body: &[u8]) -> Response {
         let path = uri.path();
         let authorization = headers.get(header::AUTHORIZATION);
         let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
         let known = authorization.as_deref() == Some(&format!("Bearer {TOKEN}"));
+        let from = headers.get(header::RANGE).map(|range| -> usize {
+            let range = range.to_str().unwrap();
+            range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap()
+        });
         let query = uri.query().unwrap_or_default().to_owned();
-        let seen = Seen { path: path.to_owned(), query, authorization };
-        self.shelf.lock().unwrap().seen.push(seen);
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        let seen = Seen { path: path.to_owned(), query, authorization, headers, body };
+        self.shelf.lock().unwrap().seen.push(seen.clone());
+        if let Some(refused) = self.locked(&seen) {
+            return refused;
+        }
         let misdeed = self.told(path);
         if matches!(misdeed, Some(Misdeed::Hold)) {
             self.gate.acquire().await.unwrap().forget();
         }
-        let (status, content_type, bytes) = self.found(path);
+        let (mut status, content_type, mut bytes) = self.found(path);
+        let whole = matches!(misdeed, Some(Misdeed::NoParts));
+        let mut part = Vec::new();
+        if let Some(from) = from.filter(|from| status == 200 && !whole && *from < bytes.len()) {
+            let (last, all) = (bytes.len() - 1, bytes.len());
+            part.push(("content-range", format!("bytes {from}-{last}/{all}")));
+            (status, bytes) = (206, bytes.slice(from..));
+        }
         match misdeed {
             Some(Misdeed::NeedsToken(realm)) if !known => {
                 let own = format!("http://{}/token", self.address);
@@ -278,7 +328,7 @@ impl Inner {
                 with_headers(status, &content_type, bytes.into(), &[(name, value)])
             }
             Some(Misdeed::Cut) => {
-                let length = [("content-length", bytes.len().to_string())];
+                part.push(("content-length", bytes.len().to_string()));
                 let half = bytes.slice(..bytes.len() / 2);
                 let broken = stream::once(async {
                     // What is there already is sent while the stream is not ready.
@@ -286,9 +336,59 @@ impl Inner {
                     Err(std::io::Error::other("told to break"))
                 });
                 let pieces = stream::iter([Ok(half)]).chain(broken);
-                with_headers(status, &content_type, Body::from_stream(pieces), &length)
+                with_headers(status, &content_type, Body::from_stream(pieces), &part)
             }
-            misdeed => with_headers(status, &content_type, self.body(misdeed, bytes), &[]),
+            misdeed => with_headers(status, &content_type, self.body(misdeed, bytes), &part),
+        }
+    }
+
+    /// What somebody gets who may not have it; the token service's whole answer.
+    fn locked(&self, seen: &Seen) -> Option<Response> {
+        let url = reqwest::Url::parse(&format!("http://x/?{}&{}", seen.query, seen.body)).unwrap();
+        let field = |name: &str| {
+            let pair = url.query_pairs().find(|(key, _)| key == name);
+            pair.map(|(_, value)| value.into_owned()).unwrap_or_default()
+        };
+        let shelf = self.shelf.lock().unwrap();
+        let of = |repository: &str| {
+            let lock = |(name, ..): &&(String, Scheme, String)| name == repository;
+            shelf.locks.iter().filter(lock).cloned().collect::<Vec<_>>()
+        };
+        let login = seen.authorization.as_deref();
+        let private =
+            |repository: &str| format!("{TOKEN}-{}", Digest::of(repository.as_bytes()).hex());
+        let refused = |challenge: String| {
+            with_headers(401, "text/plain", SECRET.into(), &[("www-authenticate", challenge)])
+        };
+        if seen.path == "/token" {
+            let scope = field("scope");
+            let repository = scope.split(':').nth(1).unwrap_or_default();
+            let locks = of(repository);
+            let accepted = |lock: &(String, Scheme, String)| {
+                login == Some(lock.2.as_str()) || field("refresh_token") == IDENTITY
+            };
+            return match locks.first() {
+                None => None,
+                Some(_) if locks.iter().any(accepted) => {
+                    let token = json!({ "token": private(repository) }).to_string();
+                    Some(with_headers(200, "application/json", token.into(), &[]))
+                }
+                Some(_) => Some(refused("Basic".to_owned())),
+            };
+        }
+        let inner = seen.path.strip_prefix("/v2/")?;
+        let end = inner.find("/manifests/").or(inner.find("/blobs/"))?;
+        let locks = of(&inner[..end]);
+        let (repository, scheme, _) = locks.first()?;
+        let bearer = format!("Bearer {}", private(repository));
+        match scheme {
+            Scheme::Basic if locks.iter().any(|lock| login == Some(lock.2.as_str())) => None,
+            Scheme::Basic => Some(refused("Basic realm=\"fake\"".to_owned())),
+            Scheme::Bearer if login == Some(bearer.as_str()) => None,
+            Scheme::Bearer => {
+                let realm = format!("http://{}/token", self.address);
+                Some(refused(format!("Bearer realm=\"{realm}\",service=\"fake\"")))
+            }
         }
     }
 

@@ -2,59 +2,87 @@
 //!
 //! ```text
 //! <dir>/registry.example:5000/hosts.toml     or, for tools that cannot write a colon,
-//! <dir>/registry.example_5000_/hosts.toml
+//! <dir>/registry.example_5000_/hosts.toml    or, for every registry without a folder of its own,
+//! <dir>/_default/hosts.toml
 //!     server = "https://registry.example:5000"            # asked last; without it, https to the registry itself
+//!     ca = "ca.crt"                                       # these keys, for the server and for each host:
+//!     client = [["client.crt", "client.key"]]             #   files, relative to this one
+//!     skip_verify = false
+//!     dial_timeout = "10s"
+//!     override_path = false                               # true: the URL's path stands for /v2
+//!     header = { x-team = "ci" }
 //!     [host."http://mirror.example:8080"]                 # asked first, in the order of the file
 //!     capabilities = ["pull", "resolve"]                  # without it, both
 //! ```
 //!
 //! The folder is read once, at start: a registry cannot change its address under a running pull, and a wrong
-//! file is told to whoever starts the node instead of to the next pod. A key that we do not carry out is
-//! refused, because every one of them (a CA, a client certificate, a header) is there to be relied on.
+//! file is told to whoever starts the node instead of to the next pod. Plain http is what a file says by
+//! `http://`, and nothing else. A key that we do not know is refused: it is there to be relied on.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
+use std::{collections::BTreeMap, fs, path::Path};
+
+use reqwest::{Url, header::HeaderMap};
+
+use super::{
+    hosts_error::HostsError,
+    hosts_file::{self, HostsFile},
+    reach::Reach,
+    reference::{self, Reference},
 };
 
-use reqwest::Url;
-use toml::de::{DeTable, DeValue};
-
-use super::reference::{self, Reference};
-use crate::fault::Class;
-
 const FILE: &str = "hosts.toml";
+/// The folder for registries that have none.
+const DEFAULT: &str = "_default";
 /// Docker Hub's API does not answer under the name that people write.
 const DOCKER_HUB: (&str, &str) = ("docker.io", "https://registry-1.docker.io");
 
 /// What the folder says; without a folder, https to the registry itself for everything.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Hosts {
-    registries: BTreeMap<String, Vec<Endpoint>>,
+    registries: BTreeMap<String, HostsFile>,
+    default: HostsFile,
+    /// [`Endpoint::reach`] is a place in it; the first is that of servers of which no file speaks.
+    reaches: Vec<Reach>,
 }
 
 /// One server that is asked for a registry's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     base: Url,
+    /// Is the registry itself, not a mirror: it gets the credentials that are for the registry.
+    pub(super) own: bool,
+    pub(super) settings: Settings,
+}
+
+/// How a server is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Settings {
     /// May say which digest a tag is.
     pub(super) resolve: bool,
     /// May give manifests and blobs by digest.
     pub(super) pull: bool,
+    /// The path of its URL stands for `/v2`.
+    pub(super) override_path: bool,
+    /// Goes with every request to it.
+    pub(super) header: HeaderMap,
+    /// Which of [`Hosts::reaches`].
+    pub(super) reach: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let header = HeaderMap::new();
+        Self { resolve: true, pull: true, override_path: false, header, reach: 0 }
+    }
 }
 
 impl Endpoint {
-    fn whole(base: Url) -> Self {
-        Self { base, resolve: true, pull: true }
-    }
-
     /// `scheme://host[:port]`, the identity under which tokens are kept and redirects judged.
     pub(super) fn url(&self) -> &Url {
         &self.base
     }
 
-    /// `host[:port]`, for messages.
+    /// `host[:port]`, for messages and keyrings.
     pub(super) fn name(&self) -> String {
         let host = self.base.host_str().unwrap_or_default();
         self.base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
@@ -65,7 +93,9 @@ impl Endpoint {
     pub(super) fn content(&self, reference: &Reference, kind: &str, what: &str) -> Url {
         let mut url = self.base.clone();
         let prefix = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{prefix}/v2/{}/{kind}/{what}", reference.repository()));
+        let whole = self.settings.override_path || prefix.ends_with("/v2");
+        let version = if whole { "" } else { "/v2" };
+        url.set_path(&format!("{prefix}{version}/{}/{kind}/{what}", reference.repository()));
         let own = itself(reference.registry());
         if self.base.host_str() != own.as_ref().and_then(Url::host_str) {
             url.query_pairs_mut().append_pair("ns", reference.registry());
@@ -74,15 +104,22 @@ impl Endpoint {
     }
 }
 
+impl Default for Hosts {
+    fn default() -> Self {
+        let (registries, default) = (BTreeMap::new(), HostsFile::default());
+        Self { registries, default, reaches: vec![Reach::default()] }
+    }
+}
+
 impl Hosts {
-    /// Reads every `<dir>/<host[:port]>/hosts.toml`. Names that begin with a dot are skipped (a mounted ConfigMap
-    /// has such), and so are files.
+    /// Reads every `<dir>/<host[:port]>/hosts.toml` and the files that they name. Names that begin with a dot
+    /// are skipped (a mounted ConfigMap has such), and so are files.
     ///
     /// # Errors
     /// A folder that cannot be read, a folder whose name no reference can have, a file with a key or value
-    /// that is not supported; each names the file and the key.
+    /// that is not known; each names the file and the key.
     pub fn load(dir: &Path) -> Result<Self, HostsError> {
-        let mut registries = BTreeMap::new();
+        let mut hosts = Self::default();
         let entries = fs::read_dir(dir).map_err(|e| HostsError::read(dir, e))?;
         for entry in entries {
             let folder = entry.map_err(|e| HostsError::read(dir, e))?.path();
@@ -90,27 +127,59 @@ impl Hosts {
             if name.starts_with('.') || !folder.is_dir() {
                 continue;
             }
-            let registry =
-                registry_of(&name).ok_or(HostsError::Folder { folder: folder.clone() })?;
+            let registry = (name != DEFAULT)
+                .then(|| registry_of(&name).ok_or(HostsError::Folder { folder: folder.clone() }));
+            let registry = registry.transpose()?;
             let file = folder.join(FILE);
             let text = fs::read_to_string(&file).map_err(|e| HostsError::read(&file, e))?;
-            let endpoints = parse(&registry, &file, &text)?;
-            if registries.insert(registry, endpoints).is_some() {
-                return Err(HostsError::Twice { folder });
+            let read = hosts_file::parse(&file, &text, &mut hosts.reaches)?;
+            match registry {
+                None => hosts.default = read,
+                Some(registry) => {
+                    if hosts.registries.insert(registry, read).is_some() {
+                        return Err(HostsError::Twice { folder });
+                    }
+                }
             }
         }
-        Ok(Self { registries })
+        Ok(hosts)
     }
 
     /// Whom to ask for `registry`, in order. Empty only for text that no [`Reference`] holds.
     pub(super) fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
-        let direct = || itself(registry).map(Endpoint::whole).into_iter().collect();
-        self.registries.get(registry).cloned().unwrap_or_else(direct)
+        let file = self.registries.get(registry).unwrap_or(&self.default);
+        let server = file.server.clone().or_else(|| itself(registry));
+        let own = |url: &Url| {
+            let same = |other: &Url| other.origin() == url.origin();
+            server.as_ref().is_some_and(same) || itself(registry).as_ref().is_some_and(same)
+        };
+        let last = server.clone().map(|base| (base, file.settings.clone()));
+        let all = file.mirrors.iter().cloned().chain(last);
+        all.map(|(base, settings)| Endpoint { own: own(&base), base, settings }).collect()
     }
 
     /// Whether somebody wrote this scheme, host and port into a file.
     pub(super) fn names(&self, url: &Url) -> bool {
-        self.registries.values().flatten().any(|endpoint| endpoint.base.origin() == url.origin())
+        self.named().any(|(base, _)| base.origin() == url.origin())
+    }
+
+    /// How a server is reached to which the answer of another led: as a file says that names it.
+    pub(super) fn reach(&self, url: &Url) -> usize {
+        let mut named = self.named();
+        named.find(|(base, _)| base.origin() == url.origin()).map_or(0, |(_, reach)| reach)
+    }
+
+    /// Every server of every file.
+    fn named(&self) -> impl Iterator<Item = (Url, usize)> {
+        let all = self.registries.keys().flat_map(|registry| self.endpoints(registry));
+        let all = all.map(|endpoint| (endpoint.base, endpoint.settings.reach));
+        let HostsFile { mirrors, server, settings } = &self.default;
+        let mirrors = mirrors.iter().map(|(base, settings)| (base.clone(), settings.reach));
+        all.chain(mirrors).chain(server.clone().map(|base| (base, settings.reach)))
+    }
+
+    pub(super) fn reaches(&self) -> &[Reach] {
+        &self.reaches
     }
 }
 
@@ -128,165 +197,6 @@ fn registry_of(folder: &str) -> Option<String> {
         None => folder.to_owned(),
     };
     reference::checked_registry(&spelled).ok()
-}
-
-fn parse(registry: &str, file: &Path, text: &str) -> Result<Vec<Endpoint>, HostsError> {
-    let value = |key: &str, why: &str| HostsError::Value {
-        file: file.to_owned(),
-        key: key.to_owned(),
-        why: why.to_owned(),
-    };
-    let table = DeTable::parse(text).map_err(|e| HostsError::Syntax {
-        file: file.to_owned(),
-        line: 1 + text[..e.span().map_or(0, |span| span.start)].matches('\n').count(),
-        why: e.message().to_owned(),
-    })?;
-    let mut server = None;
-    let mut mirrors = Vec::new();
-    for (key, entry) in table.get_ref() {
-        match (key.get_ref().as_ref(), entry.get_ref()) {
-            ("server", DeValue::String(url)) => {
-                let base = base(url).map_err(|why| value("server", why))?;
-                server = Some(Endpoint::whole(base));
-            }
-            ("host", DeValue::Table(hosts)) => {
-                for (url, settings) in hosts {
-                    let key = format!("host.{:?}", url.get_ref());
-                    let base = base(url.get_ref()).map_err(|why| value(&key, why))?;
-                    let DeValue::Table(settings) = settings.get_ref() else {
-                        return Err(value(&key, "must be a table"));
-                    };
-                    mirrors.push((url.span().start, mirror(base, settings, &key, file)?));
-                }
-            }
-            ("server", _) => return Err(value("server", "must be a text")),
-            ("host", _) => return Err(value("host", "must be a table")),
-            (other, _) => return Err(HostsError::unsupported(file, other)),
-        }
-    }
-    // The parser sorts its keys; the file's own order is the order to ask in.
-    mirrors.sort_by_key(|(place, _)| *place);
-    let last = server.or_else(|| itself(registry).map(Endpoint::whole));
-    Ok(mirrors.into_iter().map(|(_, mirror)| mirror).chain(last).collect())
-}
-
-fn mirror(
-    base: Url,
-    settings: &DeTable<'_>,
-    key: &str,
-    file: &Path,
-) -> Result<Endpoint, HostsError> {
-    let mut endpoint = Endpoint::whole(base);
-    for (name, entry) in settings {
-        let key = format!("{key}.{}", name.get_ref());
-        if name.get_ref() != "capabilities" {
-            return Err(HostsError::unsupported(file, &key));
-        }
-        let why = "must be a list of \"pull\", \"resolve\" and \"push\"".to_owned();
-        let refused = || HostsError::Value { file: file.to_owned(), key: key.clone(), why };
-        let words = entry.get_ref().as_array().and_then(|list| {
-            list.iter().map(|word| word.get_ref().as_str()).collect::<Option<Vec<_>>>()
-        });
-        let Some(words) = words else { return Err(refused()) };
-        if words.iter().any(|word| !matches!(*word, "pull" | "resolve" | "push")) {
-            return Err(refused());
-        }
-        endpoint.resolve = words.contains(&"resolve");
-        endpoint.pull = words.contains(&"pull");
-    }
-    Ok(endpoint)
-}
-
-/// A server's URL as people write it: https where no scheme is given, and a final `/v2` is ours to add.
-fn base(text: &str) -> Result<Url, &'static str> {
-    let spelled = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
-    let mut url =
-        Url::parse(&spelled).map_err(|_| "must be a URL such as https://mirror.example:8080")?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err("must begin with https:// or http:// and name a host");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user name or password");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not hold a query or fragment");
-    }
-    let path = url.path().trim_end_matches('/');
-    let path = path.strip_suffix("/v2").unwrap_or(path).to_owned();
-    url.set_path(&path);
-    Ok(url)
-}
-
-/// Why the folder cannot be used. Every one is for whoever starts the node.
-#[derive(Debug, thiserror::Error)]
-pub enum HostsError {
-    /// A folder or file that cannot be read.
-    #[error("registry hosts: cannot read {}: {source}", path.display())]
-    Read {
-        /// What was to be read.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
-    /// A folder that no image reference can lead to.
-    #[error(
-        "registry hosts: the folder {} is not named after a registry; write host, host:port or host_port_, \
-         with a dot or a port in it",
-        folder.display()
-    )]
-    Folder {
-        /// That folder.
-        folder: PathBuf,
-    },
-    /// Two folders for one registry.
-    #[error("registry hosts: {} names a registry that another folder names too; keep one", folder.display())]
-    Twice {
-        /// The one of them that was read last.
-        folder: PathBuf,
-    },
-    /// Not TOML.
-    #[error("registry hosts: {} line {line}: {why}", file.display())]
-    Syntax {
-        /// The file.
-        file: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// The parser's words.
-        why: String,
-    },
-    /// A key that containerd may know and that has no effect here.
-    #[error("registry hosts: {}: the key {key} is not supported yet; remove it", file.display())]
-    Unsupported {
-        /// The file.
-        file: PathBuf,
-        /// The key with the tables around it.
-        key: String,
-    },
-    /// A known key with a wrong value.
-    #[error("registry hosts: {}: {key} {why}", file.display())]
-    Value {
-        /// The file.
-        file: PathBuf,
-        /// The key with the tables around it.
-        key: String,
-        /// What it must be.
-        why: String,
-    },
-}
-
-impl HostsError {
-    fn read(path: &Path, source: io::Error) -> Self {
-        Self::Read { path: path.to_owned(), source }
-    }
-
-    fn unsupported(file: &Path, key: &str) -> Self {
-        Self::Unsupported { file: file.to_owned(), key: key.to_owned() }
-    }
-
-    /// Always [`Class::Invalid`]: the node's settings are wrong.
-    pub fn class(&self) -> Class {
-        Class::Invalid
-    }
 }
 
 #[cfg(test)]

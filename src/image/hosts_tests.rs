@@ -20,7 +20,12 @@ fn load(files: &[(&str, &str)]) -> Result<Hosts, HostsError> {
 /// Every endpoint of `registry` as `url` plus what it may do.
 fn asked(hosts: &Hosts, registry: &str) -> Vec<String> {
     let may = |e: &Endpoint| {
-        format!("{}{}", if e.resolve { "r" } else { "" }, if e.pull { "p" } else { "" })
+        let settings = &e.settings;
+        format!(
+            "{}{}",
+            if settings.resolve { "r" } else { "" },
+            if settings.pull { "p" } else { "" }
+        )
     };
     let endpoints = hosts.endpoints(registry);
     endpoints.iter().map(|e| format!("{} {}", e.url(), may(e))).collect()
@@ -50,7 +55,7 @@ capabilities = ["resolve", "push"]
         [
             "http://z.example/ p",
             "https://a.example:8443/cache r",
-            "https://b.example/ rp",
+            "https://b.example/v2 rp",
             "http://r.io:5000/ rp",
         ]
     );
@@ -97,15 +102,21 @@ fn what_a_config_map_mount_brings_is_skipped() {
 #[test]
 fn a_refusal_names_the_file_and_the_key() {
     for (text, words) in [
-        ("ca = \"/x.crt\"", "r.io/hosts.toml: the key ca is not supported yet"),
-        (
-            "[host.\"https://m.io\"]\nskip_verify = true",
-            "host.\"https://m.io\".skip_verify is not supported yet",
-        ),
-        ("[host.\"https://m.io\"]\nca = \"x\"", ".ca is not supported yet"),
-        ("[host.\"https://m.io\"]\nclient = \"x\"", ".client is not supported yet"),
-        ("[host.\"https://m.io\"]\noverride_path = true", ".override_path is not supported yet"),
-        ("[host.\"https://m.io\".header]\nx = \"y\"", ".header is not supported yet"),
+        ("mirror = 1", "r.io/hosts.toml: the key mirror is not known; remove it"),
+        ("[host.\"https://m.io\"]\nx = 1", "the key host.\"https://m.io\".x is not known"),
+        ("ca = \"/absent.crt\"", "cannot read /absent.crt"),
+        ("ca = \"hosts.toml\"", "ca names files that cannot be used: no certificate in it"),
+        ("ca = 1", "ca must be the name of a PEM file"),
+        ("client = [\"a\", \"b\"]", "several client certificates are not supported"),
+        ("client = [[\"a\", \"b\"], [\"c\", \"d\"]]", "several client certificates"),
+        ("client = [[]]", "client must be"),
+        ("client = \"hosts.toml\"", "client names files that cannot be used: "),
+        ("skip_verify = \"yes\"", "skip_verify must be true or false"),
+        ("[host.\"https://m.io\"]\noverride_path = 1", ".override_path must be true or false"),
+        ("dial_timeout = \"soon\"", "dial_timeout must be a time such as"),
+        ("dial_timeout = \"-1s\"", "dial_timeout must be a time such as"),
+        ("[header]\n\"a b\" = \"y\"", "header must be a table"),
+        ("[header]\nx = \"a\\n\"", "header must be a table"),
         ("[host.\"https://m.io\"]\ncapabilities = [\"pul\"]", "must be a list of \"pull\""),
         ("[host.\"https://m.io\"]\ncapabilities = \"pull\"", "must be a list"),
         ("[host.\"https://m.io\"]\ncapabilities = [1]", "must be a list"),
@@ -125,7 +136,7 @@ fn a_refusal_names_the_file_and_the_key() {
 
 #[test]
 fn a_folder_that_no_reference_reaches_is_refused() {
-    for name in ["_default", "registry", "r.io:0", "a b.io"] {
+    for name in ["registry", "r.io:0", "a b.io"] {
         let error = load(&[(name, "")]).unwrap_err();
         assert!(matches!(error, HostsError::Folder { .. }), "{name}: {error}");
     }
@@ -134,6 +145,54 @@ fn a_folder_that_no_reference_reaches_is_refused() {
     let error = Hosts::load(dir.path()).unwrap_err().to_string();
     assert!(error.contains("r.io/hosts.toml"), "a folder without its file: {error}");
     assert!(Hosts::load(&dir.path().join("absent")).is_err());
+}
+
+#[test]
+fn the_default_folder_is_for_those_without_one() {
+    let text = "skip_verify = true\n[host.\"http://cache.io\"]";
+    let hosts = load(&[("_default", text), ("r.io", "")]).unwrap();
+    assert_eq!(asked(&hosts, "s.io"), ["http://cache.io/ rp", "https://s.io/ rp"]);
+    assert_eq!(asked(&hosts, "r.io"), ["https://r.io/ rp"]);
+    let reach = |endpoint: &Endpoint| &hosts.reaches()[endpoint.settings.reach];
+    let skips = hosts.endpoints("s.io").iter().map(|e| reach(e).skip_verify).collect::<Vec<_>>();
+    assert_eq!(skips, [false, true], "a mirror has its own settings");
+    assert!(hosts.names(&"http://cache.io/x".parse().unwrap()));
+    assert!(!hosts.names(&"https://s.io/".parse().unwrap()), "nobody wrote that");
+    let fixed = load(&[("_default", "server = \"http://all.io\"")]).unwrap();
+    assert_eq!(asked(&fixed, "s.io"), ["http://all.io/ rp"]);
+}
+
+#[test]
+fn settings_are_read_and_never_shown() {
+    let text = r#"
+dial_timeout = "1m30s"
+header = { x-one = "hush", x-two = ["hush", "hush2"] }
+[host."https://m.io"]
+skip_verify = true
+dial_timeout = "500ms"
+[host."https://n.io"]
+"#;
+    let hosts = load(&[("r.io", text)]).unwrap();
+    let endpoints = hosts.endpoints("r.io");
+    let found: Vec<_> = endpoints
+        .iter()
+        .map(|e| (&hosts.reaches()[e.settings.reach], e.settings.header.len()))
+        .map(|(reach, headers)| (reach.skip_verify, reach.dial.map(|d| d.as_millis()), headers))
+        .collect();
+    assert_eq!(found, [(true, Some(500), 0), (false, None, 0), (false, Some(90_000), 3)]);
+    assert!(!format!("{hosts:?}").contains("hush"), "{hosts:?}");
+    assert_eq!(hosts.reach(&"https://m.io/token".parse().unwrap()), endpoints[0].settings.reach);
+    assert_eq!(hosts.reach(&"https://elsewhere.io/".parse().unwrap()), 0);
+}
+
+#[test]
+fn only_the_registry_itself_is_its_own() {
+    let text = "server = \"http://10.0.0.7:5000\"\n[host.\"http://m.io\"]\n[host.\"https://r.io\"]";
+    let hosts = load(&[("r.io", text)]).unwrap();
+    let own: Vec<_> = hosts.endpoints("r.io").iter().map(|endpoint| endpoint.own).collect();
+    assert_eq!(own, [false, true, true]);
+    let hub = load(&[("docker.io", "[host.\"https://registry-1.docker.io\"]")]).unwrap();
+    assert!(hub.endpoints("docker.io").iter().all(|endpoint| endpoint.own));
 }
 
 #[test]
@@ -147,4 +206,7 @@ fn content_urls_keep_the_prefix_and_tell_a_mirror_whose_it_is() {
         urls,
         ["https://m.io/cache/v2/a/b/manifests/1?ns=r.io", "https://r.io/v2/a/b/manifests/1"]
     );
+    let hosts = load(&[("r.io", "[host.\"https://m.io/api/r\"]\noverride_path = true")]).unwrap();
+    let url = hosts.endpoints("r.io")[0].content(&image, "blobs", "x");
+    assert_eq!(url.as_str(), "https://m.io/api/r/a/b/blobs/x?ns=r.io");
 }

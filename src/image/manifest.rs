@@ -3,6 +3,8 @@
 //! Pure: bytes and a content type in, typed values out. Deliberately absent: any guess. A document that could
 //! be read as two kinds is refused, not read as one of them (CVE-2021-41190).
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
@@ -18,7 +20,7 @@ pub(super) const MANIFEST_MAX: u64 = 4 << 20;
 /// Our own bound: a config holds a line of history a layer, and labels; real ones stay under 100 KiB.
 pub(super) const CONFIG_MAX: u64 = 8 << 20;
 
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -49,6 +51,33 @@ pub(super) struct Entry {
     digest: String,
     size: u64,
     platform: Option<Platform>,
+    #[serde(default)]
+    annotations: HashMap<String, String>,
+}
+
+impl Entry {
+    /// What it leads to.
+    pub(super) fn descriptor(&self) -> Result<Descriptor, Problem> {
+        let digest = self.digest.parse();
+        let digest = digest.map_err(|_| malformed("its index has a digest that is not sha256"))?;
+        Ok(Descriptor { media_type: self.media_type.clone(), digest, size: self.size })
+    }
+
+    /// Whether it says which machine it is for.
+    pub(super) fn has_platform(&self) -> bool {
+        self.platform.is_some()
+    }
+
+    pub(super) fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key).map(String::as_str)
+    }
+}
+
+impl Descriptor {
+    /// Whether it leads to an index.
+    pub(super) fn is_index(&self) -> bool {
+        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+    }
 }
 
 /// A manifest whose kind is beyond doubt.
@@ -138,12 +167,16 @@ const SCHEMA_1: Problem = Problem::Unsupported(
 ///
 /// # Errors
 /// [`Problem::NoPlatform`], or an entry that is no manifest of an image.
-pub(super) fn choose(entries: &[Entry], machine: Machine) -> Result<Descriptor, Problem> {
+pub(super) fn choose<'a>(
+    entries: impl IntoIterator<Item = &'a Entry, IntoIter: DoubleEndedIterator + Clone>,
+    machine: Machine,
+) -> Result<Descriptor, Problem> {
     let fit = |entry: &Entry| entry.platform.as_ref().and_then(|p| machine.fit(p));
     // max_by_key gives the last of equals.
-    let best = entries.iter().rev().filter(|e| fit(e).is_some()).max_by_key(|e| fit(e));
+    let entries = entries.into_iter();
+    let best = entries.clone().rev().filter(|e| fit(e).is_some()).max_by_key(|e| fit(e));
     let Some(best) = best else {
-        let names = entries.iter().filter_map(|e| e.platform.as_ref()?.name());
+        let names = entries.filter_map(|e| e.platform.as_ref()?.name());
         let offered: Vec<_> = names.filter(|name| name != "unknown/unknown").take(12).collect();
         let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
         return Err(Problem::NoPlatform { wanted: machine.name(), offered });
@@ -153,9 +186,7 @@ pub(super) fn choose(entries: &[Entry], machine: Machine) -> Result<Descriptor, 
             "its index leads to something else than an image manifest",
         ));
     }
-    let digest =
-        best.digest.parse().map_err(|_| malformed("its index has a digest that is not sha256"))?;
-    Ok(Descriptor { media_type: best.media_type.clone(), digest, size: best.size })
+    best.descriptor()
 }
 
 /// Whether `config` describes a container image that is worth fetching.
@@ -178,41 +209,50 @@ pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Pr
 /// # Errors
 /// A config that does not name one diff id a layer, or names another one for a layer that is not compressed.
 pub(super) fn layers(layers: &[Descriptor], config: &[u8]) -> Result<Vec<LayerBlob>, Problem> {
-    let broken = |why: String| Problem::Malformed { what: "config", why };
-    let config: Config = serde_json::from_slice(config).map_err(|e| unreadable("config", &e))?;
-    let diff_ids = config.rootfs.diff_ids;
-    if diff_ids.len() != layers.len() {
-        let (ids, blobs) = (diff_ids.len(), layers.len());
-        return Err(broken(format!("it names {ids} diff ids for the manifest's {blobs} layers")));
-    }
+    let diff_ids = diff_ids(config, layers.len())?;
     let join = |(layer, diff_id): (&Descriptor, Digest)| {
         let compression = compression(&layer.media_type)?;
         if compression == Compression::None && layer.digest != diff_id {
-            return Err(broken("a plain layer has another diff id than its digest".to_owned()));
+            let why = "a plain layer has another diff id than its digest".to_owned();
+            return Err(Problem::Malformed { what: "config", why });
         }
         Ok(LayerBlob { digest: layer.digest, size: layer.size, compression, diff_id })
     };
     layers.iter().zip(diff_ids).map(join).collect()
 }
 
+/// The diff ids in a config, which must be as many as there are blobs.
+///
+/// # Errors
+/// A config that is not readable, or names more or less.
+pub(super) fn diff_ids(config: &[u8], blobs: usize) -> Result<Vec<Digest>, Problem> {
+    let config: Config = serde_json::from_slice(config).map_err(|e| unreadable("config", &e))?;
+    let ids = config.rootfs.diff_ids;
+    if ids.len() != blobs {
+        let why = format!("it names {} diff ids for the manifest's {blobs} layers", ids.len());
+        return Err(Problem::Malformed { what: "config", why });
+    }
+    Ok(ids)
+}
+
+/// Layers that "may not be distributed" are taken like others where the registry has them; where they are only
+/// elsewhere, the registry says so by 404, and the URLs in the manifest are not followed.
 fn compression(media_type: &str) -> Result<Compression, Problem> {
-    let refused = match media_type {
+    match media_type {
         "application/vnd.oci.image.layer.v1.tar"
-        | "application/vnd.docker.image.rootfs.diff.tar" => {
-            return Ok(Compression::None);
-        }
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar" => Ok(Compression::None),
         "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => return Ok(Compression::Gzip),
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Ok(Compression::Gzip),
         "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
-            "zstd layers are not supported yet"
-        }
-        foreign if foreign.contains(".nondistributable.") || foreign.contains(".foreign.") => {
-            "it has a layer that may not be distributed and lies elsewhere; such images are not supported"
-        }
-        _ => "it has a layer that is not a tar of a file system",
-    };
-    Err(Problem::Unsupported(refused))
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd" => Ok(Compression::Zstd),
+        _ => Err(Problem::Unsupported("it has a layer that is not a tar of a file system")),
+    }
 }
 
 #[cfg(test)]

@@ -2,39 +2,60 @@
 //!
 //! ```text
 //! Reference ── Registries::resolve ──> Image { layers, bottom first } ── Registries::blob ──> BlobReader
-//!                  │ hosts      whom to ask, mirrors first
+//!                  │ hosts      whom to ask, mirrors first (hosts_file: what a file says; reach: CAs and the like)
+//!                  │ attempts   each of them with the secrets that the keyring has for it
 //!                  │ transport  one GET: token (auth), redirects, retries (pace), bounds
 //!                  │ doubts     whom to ask last for a blob that went wrong
 //!                  │ policy     whom not to contact, whoever says so
 //!                  │ manifest   what the bytes say; platform: which of an index is ours
 //!                  │ flow       whether a blob still comes
+//!
+//! "oci:/path" ──── Local::open ──> LocalImage { layers, bottom first } ── Local::blob ──> LocalBlob
+//!                  │ layout     a folder of blobs; docker: an archive of `docker save`
 //! ```
 //!
-//! Everything that a registry sends is a stranger's: bounded, checked against the digest that led to it, and
-//! never quoted in a message. Deliberately absent: anything on disk; this room stores nothing, and decompresses
-//! nothing.
+//! Everything that a registry sends or a file holds is a stranger's: bounded, checked against the digest that led
+//! to it, and never quoted in a message. Secrets are a tenant's: shown to nobody but the server that they are for.
+//! Deliberately absent: anything written to disk; this room stores nothing, and decompresses nothing. A pod names
+//! a [`Reference`], which never leads to a file of the node.
 //!
 //! May use: changeset
 
+mod attempts;
 mod auth;
 mod blob;
+mod docker;
 mod doubts;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod flow;
 mod hosts;
+mod hosts_error;
+mod hosts_file;
+mod keyring;
+mod layout;
+mod local;
 mod manifest;
 mod pace;
 mod platform;
 mod policy;
+#[cfg(test)]
+mod private_tests;
+mod reach;
 mod reference;
 mod registries;
+mod secret;
+#[cfg(test)]
+mod tls_tests;
 mod transport;
 
 pub use blob::BlobReader;
 pub use error::ImageError;
-pub use hosts::{Hosts, HostsError};
+pub use hosts::Hosts;
+pub use hosts_error::HostsError;
+pub use keyring::{Access, Keyring, KeyringError};
+pub use local::{Local, LocalBlob, LocalError, LocalImage};
 pub use reference::{Reference, ReferenceError};
 pub use registries::Registries;
 pub use transport::SetUpError;
@@ -48,6 +69,8 @@ pub struct Image {
     pub reference: Reference,
     /// The manifest for this machine; for an index the one it leads to.
     pub digest: Digest,
+    /// As whom its manifest was read.
+    pub access: Access,
     /// Bottom first, as in the manifest. Empty and repeated layers are kept.
     pub layers: Vec<LayerBlob>,
 }

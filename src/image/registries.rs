@@ -5,8 +5,11 @@
 //! its first byte is the caller's error; the server is then in doubt, and whoever asks for that layer again gets
 //! it from the next one.
 
+use std::sync::Arc;
+
 use super::{
-    Image, LayerBlob,
+    Access, Image, Keyring, LayerBlob,
+    attempts::{Attempt, Tried, attempts},
     blob::{BlobReader, Source},
     doubts::Doubts,
     error::{ImageError, Problem},
@@ -19,10 +22,10 @@ use super::{
 };
 use crate::digest::Digest;
 
-/// The registries of the world, as this node may reach them. Anonymous; credentials come later.
+/// The registries of the world, as this node may reach them.
 #[derive(Debug)]
 pub struct Registries {
-    transport: Transport,
+    transport: Arc<Transport>,
     doubts: Doubts,
 }
 
@@ -57,89 +60,138 @@ impl Registries {
     }
 
     pub(super) fn with(hosts: Hosts, pace: Pace, trust: Trust) -> Result<Self, SetUpError> {
-        Ok(Self { transport: Transport::new(hosts, pace, trust)?, doubts: Doubts::default() })
+        let transport = Arc::new(Transport::new(hosts, pace, trust)?);
+        Ok(Self { transport, doubts: Doubts::default() })
     }
 
     /// Finds what `reference` means for this machine: its manifest's digest and its layers, every document
     /// checked against the digest and size that lead to it. Nothing of a layer is fetched.
     ///
+    /// A server for which `keyring` has credentials is asked with them, one after the other; any other
+    /// anonymously. [`Image::access`] is anonymous only if not one of the documents needed a credential.
+    ///
     /// # Errors
     /// [`ImageError`], with the class of what the last server did.
-    pub async fn resolve(&self, reference: &Reference) -> Result<Image, ImageError> {
+    pub async fn resolve(
+        &self,
+        reference: &Reference,
+        keyring: &Keyring,
+    ) -> Result<Image, ImageError> {
         let digest = reference.digest().copied();
         let name = digest.map(|digest| digest.to_string());
         let name = name.as_deref().or(reference.tag()).unwrap_or_default();
-        let may = |e: &Endpoint| if digest.is_some() { e.pull } else { e.resolve };
-        let ask =
-            Ask { reference, kind: "manifests", name, what: MANIFEST, accept: manifest::ACCEPT };
-        let top = self.fetch(ask, may, manifest::MANIFEST_MAX, |d| top(d, digest)).await?;
+        let may =
+            |e: &Endpoint| if digest.is_some() { e.settings.pull } else { e.settings.resolve };
+        let mut fetch = Fetch { registries: self, keyring, access: Access::Anonymous };
+        let ask = Ask {
+            reference,
+            kind: "manifests",
+            name,
+            what: MANIFEST,
+            accept: manifest::ACCEPT,
+            who: None,
+            from: 0,
+        };
+        let top = fetch.one(ask, may, manifest::MANIFEST_MAX, |d| top(d, digest)).await?;
         let (digest, Layers { config, layers }) = match top {
             Top::Image(digest, layers) => (digest, layers),
             Top::Index(chosen) => {
                 let ask = Ask { name: &chosen.digest.to_string(), ..ask };
-                let read = |document| chosen_image(&document, &chosen);
-                (chosen.digest, self.fetch(ask, pull, manifest::MANIFEST_MAX, read).await?)
+                let read = |document: &_| chosen_image(document, &chosen);
+                (chosen.digest, fetch.one(ask, pull, manifest::MANIFEST_MAX, read).await?)
             }
         };
         let name = config.digest.to_string();
-        let ask = Ask { reference, kind: "blobs", name: &name, what: CONFIG, accept: "*/*" };
-        let read = |document: Document| {
+        let ask = Ask { kind: "blobs", name: &name, what: CONFIG, accept: "*/*", ..ask };
+        let read = |document: &Document| {
             promised(CONFIG, &document.bytes, &config)?;
             manifest::layers(&layers, &document.bytes)
         };
-        let layers = self.fetch(ask, pull, manifest::CONFIG_MAX, read).await?;
-        Ok(Image { reference: reference.clone(), digest, layers })
+        let layers = fetch.one(ask, pull, manifest::CONFIG_MAX, read).await?;
+        Ok(Image { reference: reference.clone(), digest, access: fetch.access, layers })
     }
 
     /// Starts the download of one layer of an image that [`Registries::resolve`] gave. Servers whose last answer
-    /// with this layer did not end well are asked after the others: to go on elsewhere, ask again.
+    /// with this layer did not end well are asked after the others: to go on elsewhere, ask again. A connection
+    /// that breaks is taken up at that byte, where the server can.
     ///
     /// # Errors
     /// [`ImageError`] up to the first byte; later ones come out of the reader.
-    pub async fn blob(&self, image: &Image, layer: &LayerBlob) -> Result<BlobReader, ImageError> {
+    pub async fn blob(
+        &self,
+        image: &Image,
+        layer: &LayerBlob,
+        keyring: &Keyring,
+    ) -> Result<BlobReader, ImageError> {
         let reference = &image.reference;
-        let name = layer.digest.to_string();
-        let ask = Ask { reference, kind: "blobs", name: &name, what: "layer", accept: "*/*" };
-        let mut tried = Vec::new();
-        let mut endpoints = self.endpoints(reference, pull);
-        endpoints.sort_by_cached_key(|e| self.doubts.rank(e.url(), layer.digest));
-        for endpoint in endpoints {
-            match self.transport.open(&endpoint, ask).await {
-                Ok(response) => {
-                    let doubt = self.doubts.raise(endpoint.url(), layer.digest);
-                    let source =
-                        Source { reference: reference.clone(), host: endpoint.name(), tried };
-                    return Ok(BlobReader::start(response, layer, source, doubt));
+        let mut tried = Tried::default();
+        let mut attempts = self.attempts(reference, keyring, pull);
+        let same_server = |a: &Attempt, b: &Attempt| a.endpoint == b.endpoint;
+        for one in attempts.chunk_by_mut(same_server) {
+            // As whom the image was resolved comes first.
+            one.sort_by_key(|attempt| attempt.access() != image.access);
+        }
+        attempts.sort_by_cached_key(|a| self.doubts.rank(a.endpoint.url(), layer.digest));
+        for attempt in attempts {
+            if tried.rules_out(&attempt) {
+                continue;
+            }
+            let source = Source::new(&self.transport, reference, layer, &attempt);
+            match source.open(0).await {
+                Ok(opened) => {
+                    let doubt = self.doubts.raise(attempt.endpoint.url(), layer.digest);
+                    return Ok(BlobReader::start(opened, layer, source, doubt, tried.before()));
                 }
-                Err(problem) => note(&mut tried, reference, &endpoint, problem),
+                Err(problem) => tried.note(reference, &attempt, problem),
             }
         }
-        Err(gave_up(reference, tried))
+        Err(tried.gave_up(reference))
     }
 
-    /// Asks the servers in order until one gives a document that `read` accepts.
-    async fn fetch<T>(
+    fn attempts(
         &self,
+        reference: &Reference,
+        keyring: &Keyring,
+        may: impl Fn(&Endpoint) -> bool,
+    ) -> Vec<Attempt> {
+        attempts(self.transport.hosts(), reference, keyring, may)
+    }
+}
+
+/// The documents of one image, and as whom they were read so far.
+struct Fetch<'a> {
+    registries: &'a Registries,
+    keyring: &'a Keyring,
+    access: Access,
+}
+
+impl Fetch<'_> {
+    /// Asks the servers in order until one gives a document that `read` accepts.
+    async fn one<T>(
+        &mut self,
         ask: Ask<'_>,
         may: impl Fn(&Endpoint) -> bool,
         limit: u64,
-        read: impl Fn(Document) -> Result<T, Problem>,
+        read: impl Fn(&Document) -> Result<T, Problem>,
     ) -> Result<T, ImageError> {
-        let mut tried = Vec::new();
-        for endpoint in self.endpoints(ask.reference, may) {
-            let document = self.transport.document(&endpoint, ask, limit).await;
-            match document.and_then(&read) {
-                Ok(done) => return Ok(done),
-                Err(problem) => note(&mut tried, ask.reference, &endpoint, problem),
+        let mut tried = Tried::default();
+        for attempt in self.registries.attempts(ask.reference, self.keyring, may) {
+            if tried.rules_out(&attempt) {
+                continue;
+            }
+            let ask = Ask { who: attempt.who.as_deref(), ..ask };
+            let document = self.registries.transport.document(&attempt.endpoint, ask, limit).await;
+            let done = document.and_then(|document| Ok((read(&document)?, document.access)));
+            match done {
+                Ok((done, Access::Anonymous)) => return Ok(done),
+                Ok((done, access)) => {
+                    self.access = access;
+                    return Ok(done);
+                }
+                Err(problem) => tried.note(ask.reference, &attempt, problem),
             }
         }
-        Err(gave_up(ask.reference, tried))
-    }
-
-    fn endpoints(&self, reference: &Reference, may: impl Fn(&Endpoint) -> bool) -> Vec<Endpoint> {
-        let mut endpoints = self.transport.hosts().endpoints(reference.registry());
-        endpoints.retain(may);
-        endpoints
+        Err(tried.gave_up(ask.reference))
     }
 }
 
@@ -147,31 +199,11 @@ const MANIFEST: &str = "manifest";
 const CONFIG: &str = "config";
 
 fn pull(endpoint: &Endpoint) -> bool {
-    endpoint.pull
-}
-
-fn note(
-    tried: &mut Vec<(String, Problem)>,
-    reference: &Reference,
-    endpoint: &Endpoint,
-    problem: Problem,
-) {
-    let host = endpoint.name();
-    tracing::info!(image = %reference, host, %problem, "a registry server did not give what was asked");
-    tried.push((host, problem));
-}
-
-fn gave_up(reference: &Reference, mut tried: Vec<(String, Problem)>) -> ImageError {
-    let none = || {
-        let problem = Problem::Unsupported("no server is configured for it");
-        (reference.registry().to_owned(), problem)
-    };
-    let (host, problem) = tried.pop().unwrap_or_else(none);
-    ImageError::new(reference, host, problem, tried)
+    endpoint.settings.pull
 }
 
 /// What a reference led to, checked against the digest it names or the one that the server claims.
-fn top(document: Document, digest: Option<Digest>) -> Result<Top, Problem> {
+fn top(document: &Document, digest: Option<Digest>) -> Result<Top, Problem> {
     let found = Digest::of(&document.bytes);
     let claimed = || document.digest_header.as_deref()?.parse().ok();
     let promised = digest.or_else(claimed).unwrap_or(found);
@@ -209,7 +241,11 @@ fn chosen_image(document: &Document, chosen: &Descriptor) -> Result<Layers, Prob
     }
 }
 
-fn promised(what: &'static str, bytes: &[u8], descriptor: &Descriptor) -> Result<(), Problem> {
+pub(super) fn promised(
+    what: &'static str,
+    bytes: &[u8],
+    descriptor: &Descriptor,
+) -> Result<(), Problem> {
     if bytes.len() as u64 != descriptor.size {
         let found = bytes.len() as u64;
         return Err(Problem::WrongSize { what, promised: descriptor.size, found });

@@ -7,13 +7,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-
-use super::{AddError, Origin, Store};
+use super::{
+    AddError, Origin, Room, Store,
+    description::{Description, Form},
+    dir,
+    onto::chain_id,
+    origins,
+};
 use crate::{
-    changeset::{self, Compression, Limits, Unpacked},
+    changeset::{self, Below, Compression, Limits, Unpacked},
     digest::Digest,
+    fault::Class,
     sys::durable::{self, at},
 };
 
@@ -28,20 +32,6 @@ pub struct NewLayer {
     pub origin: Origin,
 }
 
-/// `layer.json`: for people, and for what has to be known of a layer without opening it.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Description {
-    form: String,
-    diff_id: Digest,
-    tar_bytes: u64,
-    pub(super) image_bytes: u64,
-    entries: u64,
-    /// Whether it hides everything below it.
-    pub(super) opaque_root: bool,
-    origin: Origin,
-    added: Timestamp,
-}
-
 /// A folder in staging that goes away unless it was renamed into place.
 struct Staged(PathBuf);
 
@@ -54,41 +44,108 @@ impl Drop for Staged {
 }
 
 impl Store {
-    /// Reads a layer's blob to its end and keeps it, durably. A layer that is here already is left as it is, and the blob
-    /// is not read. Blocks for as long as the bytes take to arrive.
+    /// Reads a layer's blob to its end and keeps it, durably, with its origin. Of a layer that is here already only the origin
+    /// is new: its bytes were read all the same, because only bytes prove that the origin has them. Blocks for as long as the
+    /// bytes take to arrive.
     ///
     /// On an error nothing stays behind.
-    pub fn add(&self, layer: &NewLayer, blob: impl Read + Send) -> Result<(), AddError> {
-        let NewLayer { diff_id, compression, origin } = layer;
-        if self.has(diff_id) {
-            return Ok(());
-        }
+    pub fn add(
+        &self,
+        layer: &NewLayer,
+        room: Room,
+        blob: impl Read + Send,
+    ) -> Result<(), AddError> {
+        self.take(layer, None, None, room, blob).map(drop)
+    }
+
+    /// Makes a layer, alone or onto those below, whose ChainID is `chain`; answers its key.
+    pub(super) fn take(
+        &self,
+        layer: &NewLayer,
+        chain: Option<Digest>,
+        below: Option<&dyn Below>,
+        room: Room,
+        blob: impl Read + Send,
+    ) -> Result<Digest, AddError> {
+        self.make(layer, chain, below, blob).map_err(|error| match error.class() {
+            Class::Exhausted => self.full(&layer.diff_id, &room).unwrap_or(error),
+            _ => error,
+        })
+    }
+
+    fn make(
+        &self,
+        layer: &NewLayer,
+        chain: Option<Digest>,
+        below: Option<&dyn Below>,
+        blob: impl Read + Send,
+    ) -> Result<Digest, AddError> {
+        let NewLayer { diff_id, origin, .. } = layer;
+        let key = chain_id(chain.as_ref(), diff_id);
         let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let staged = Staged(self.stage());
         durable::create_dir(&staged.0, 0o700).map_err(disk)?;
 
-        let image_path = staged.0.join("layer.erofs");
-        let image = create(&image_path).map_err(disk)?;
-        let unpacked = changeset::layer_to_erofs(
-            blob,
-            *compression,
-            uuid(diff_id),
-            &image,
-            &Limits::default(),
-        )
-        .map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;
+        let unpacked = self.unpack(&staged.0, layer, &key, below, blob)?;
+        if self.form == Form::Dir {
+            lay_out(&staged.0).map_err(disk)?;
+        }
+        Description::new(self.form, &unpacked, chain).write(&staged.0).map_err(disk)?;
+        origins::write(&staged.0, std::slice::from_ref(origin)).map_err(disk)?;
+        match durable::rename(&staged.0, &self.layer(&key)) {
+            // The same key means the same tree.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.has(&key) => {
+                self.add_origin(&key, origin.clone()).map_err(disk)?;
+            }
+            done => done.map_err(disk)?,
+        }
+        Ok(key)
+    }
+
+    /// Writes the layer's image into `folder`, and waits until it is on the disk.
+    fn unpack(
+        &self,
+        folder: &Path,
+        layer: &NewLayer,
+        key: &Digest,
+        below: Option<&dyn Below>,
+        blob: impl Read + Send,
+    ) -> Result<Unpacked, AddError> {
+        let NewLayer { diff_id, compression, .. } = layer;
+        let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
+        let path = folder.join(Form::Erofs.content());
+        let image = create(&path).map_err(disk)?;
+        let limits = Limits { budget: Some(self.budget.clone()), ..Limits::default() };
+        let (uuid, compression) = (uuid(key), *compression);
+        let unpacked = match below {
+            None => changeset::layer_to_erofs(blob, compression, uuid, &image, &limits),
+            Some(below) => {
+                changeset::layer_to_erofs_onto(blob, compression, uuid, &image, &limits, below)
+            }
+        };
+        let unpacked = unpacked.map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;
         if unpacked.diff_id != *diff_id {
             return Err(AddError::DiffId { expected: *diff_id, found: unpacked.diff_id });
         }
-        durable::sync_file(&image).map_err(at("sync", &image_path)).map_err(disk)?;
-
-        describe(&staged.0.join("layer.json"), &unpacked, origin).map_err(disk)?;
-        match durable::rename(&staged.0, &self.layer(diff_id)) {
-            // Somebody else made the same layer meanwhile; the same diff id means the same tree.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.has(diff_id) => Ok(()),
-            done => done.map_err(disk),
-        }
+        durable::sync_file(&image).map_err(at("sync", &path)).map_err(disk)?;
+        Ok(unpacked)
     }
+
+    /// The sentence about a disk that filled while a layer was written.
+    fn full(&self, diff_id: &Digest, room: &Room) -> Option<AddError> {
+        let (diff_id, folder, wanted) = (*diff_id, self.root.clone(), room.bytes);
+        let free = self.space().ok()?.available;
+        Some(AddError::Filled { diff_id, folder, wanted, free })
+    }
+}
+
+/// Turns the image in `folder` into the folder that it stands for, on the disk.
+fn lay_out(folder: &Path) -> io::Result<()> {
+    let (image, to) = (folder.join(Form::Erofs.content()), folder.join(Form::Dir.content()));
+    durable::create_dir(&to, 0o700)?;
+    dir::lay_out(&File::open(&image)?, &to).map_err(at("lay out", &to))?;
+    durable::sync_filesystem(&File::open(&to)?).map_err(at("sync", &to))?;
+    durable::remove_file(&image)
 }
 
 fn create(path: &Path) -> io::Result<File> {
@@ -101,24 +158,10 @@ fn create(path: &Path) -> io::Result<File> {
         .map_err(at("make", path))
 }
 
-fn describe(path: &Path, unpacked: &Unpacked, origin: &Origin) -> io::Result<()> {
-    let description = Description {
-        form: "erofs".to_owned(),
-        diff_id: unpacked.diff_id,
-        tar_bytes: unpacked.tar_bytes,
-        image_bytes: unpacked.image_bytes,
-        entries: unpacked.entries,
-        opaque_root: unpacked.opaque_root,
-        origin: origin.clone(),
-        added: Timestamp::now(),
-    };
-    durable::write_atomic(path, &serde_json::to_vec_pretty(&description)?)
-}
-
-/// The UUID of a layer's image: the first 16 bytes of the hash of its diff id. Overlay switches features off where two lowers
+/// The UUID of a layer's image: the first 16 bytes of the hash of its key. Overlay switches features off where two lowers
 /// have the same UUID or none (seen on Linux 6.18).
-fn uuid(diff_id: &Digest) -> [u8; 16] {
+pub(super) fn uuid(key: &Digest) -> [u8; 16] {
     let mut uuid = [0; 16];
-    uuid.copy_from_slice(&Digest::of(diff_id.to_string().as_bytes()).as_bytes()[..16]);
+    uuid.copy_from_slice(&Digest::of(key.to_string().as_bytes()).as_bytes()[..16]);
     uuid
 }

@@ -61,6 +61,14 @@ pub enum AddError {
         /// What arrived.
         found: Digest,
     },
+    /// A layer that it is made onto cannot be opened.
+    #[error("layer {diff_id} has hard links to files below it: {source}")]
+    Below {
+        /// Which layer.
+        diff_id: Digest,
+        /// What is wrong with the other.
+        source: LowerError,
+    },
     /// The disk said no.
     #[error("layer {diff_id}: {source}")]
     Disk {
@@ -69,15 +77,83 @@ pub enum AddError {
         /// The system's words.
         source: io::Error,
     },
+    /// There is no room to begin with.
+    #[error(
+        "layer {diff_id}: {folder} has no room for it: it takes at least {wanted} bytes, and {free} are free, \
+         {promised} of them promised to other layers; make room on that disk, or lower --disk-high-percent",
+        folder = folder.display()
+    )]
+    Full {
+        /// Which layer.
+        diff_id: Digest,
+        /// The store.
+        folder: PathBuf,
+        /// Bytes of the layer's blob.
+        wanted: u64,
+        /// Bytes free.
+        free: u64,
+        /// Of these, bytes that layers on their way will take.
+        promised: u64,
+    },
+    /// The room was used up while it was written.
+    #[error(
+        "layer {diff_id}: the disk or quota of {folder} was used up while it was unpacked: its blob has {wanted} bytes, it \
+         takes more than that unpacked, and {free} bytes are free without it; make room on that disk, or lower \
+         --disk-high-percent",
+        folder = folder.display()
+    )]
+    Filled {
+        /// Which layer.
+        diff_id: Digest,
+        /// The store.
+        folder: PathBuf,
+        /// Bytes of the layer's blob.
+        wanted: u64,
+        /// Bytes free after what was written of it was removed.
+        free: u64,
+    },
+}
+
+/// Why a round of collection removed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// Something that may need layers could not be read.
+    #[error("no layer is removed in this round: {0}")]
+    Doubt(String),
+    /// The disk said no.
+    #[error("no layer is removed in this round: {0}")]
+    Disk(#[from] io::Error),
 }
 
 impl AddError {
+    /// Whether only the layers below are missing: [`super::Store::add_onto`] can make it.
+    pub fn needs_layers_below(&self) -> bool {
+        matches!(self, Self::Unpack { source: UnpackError::LinkElsewhere { .. }, .. })
+    }
+
+    /// Whether it lies in the bytes that were promised and came, and so comes again with them.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Unpack { source: UnpackError::Blob(_), .. } => false,
+            Self::Unpack { source: UnpackError::LinkElsewhere { .. }, .. } => false,
+            Self::Unpack { source, .. } => {
+                source.class() != Class::Exhausted && source.class() != Class::Internal
+            }
+            Self::DiffId { .. } => true,
+            Self::Below { .. } | Self::Disk { .. } | Self::Full { .. } | Self::Filled { .. } => {
+                false
+            }
+        }
+    }
+
     /// What the failure means to the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Unpack { source, .. } => source.class(),
             Self::DiffId { .. } => Class::Corrupt,
+            Self::Below { source, .. } => source.class(),
             Self::Disk { source, .. } => Class::of_disk(source),
+            Self::Full { .. } | Self::Filled { .. } => Class::Exhausted,
         }
     }
 }

@@ -23,11 +23,24 @@ pub struct ImageRecord {
     pub manifest: Digest,
     /// The references, in their canonical form, that meant it when they were last resolved.
     pub references: Vec<String>,
-    /// The diff ids of its layers, bottom first.
+    /// The keys of its layers, bottom first: diff ids, and ChainIDs for those that were made onto others.
     pub layers: Vec<Digest>,
     /// When it was last resolved.
     pub resolved: Timestamp,
+    /// When a volume was last made of it without asking a registry; on disk up to an hour late.
+    #[serde(default)]
+    pub used: Option<Timestamp>,
 }
+
+impl ImageRecord {
+    /// When anybody last wanted it.
+    pub fn last_use(&self) -> Timestamp {
+        self.used.map_or(self.resolved, |used| used.max(self.resolved))
+    }
+}
+
+/// In seconds. An image's use is written once in each: a pod's start is no reason to write.
+const HOUR: i64 = 3600;
 
 /// All records, in memory as on disk. A reference is in one record at most.
 #[derive(Debug)]
@@ -40,6 +53,7 @@ pub(super) struct Images {
 
 impl Images {
     pub(super) fn load(folder: PathBuf) -> io::Result<Self> {
+        durable::sweep(&folder)?;
         let mut known = BTreeMap::new();
         for entry in fs::read_dir(&folder).map_err(at("list", &folder))? {
             let path = entry.map_err(at("list", &folder))?.path();
@@ -94,7 +108,13 @@ impl Store {
             references.push(reference.to_owned());
         }
         let layers = layers.to_vec();
-        self.keep(ImageRecord { manifest, references, layers, resolved: Timestamp::now() })?;
+        self.keep(ImageRecord {
+            manifest,
+            references,
+            layers,
+            resolved: Timestamp::now(),
+            used: None,
+        })?;
         for mut other in self.images_of(reference) {
             if other.manifest != manifest {
                 other.references.retain(|r| r != reference);
@@ -102,6 +122,43 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Notes that a volume is made of an image, so that others go first when the disk is full. Best effort.
+    pub fn use_image(&self, manifest: &Digest) {
+        let now = Timestamp::now();
+        let image = {
+            let mut known = self.images.known();
+            let Some(image) = known.get_mut(manifest) else { return };
+            let same_hour = image.last_use().as_second() / HOUR == now.as_second() / HOUR;
+            image.used = Some(now);
+            if same_hour {
+                return;
+            }
+            image.clone()
+        };
+        let _writer = self.images.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.keep(image) {
+            tracing::warn!(image = %manifest, %error, "its last use is not recorded");
+        }
+    }
+
+    /// All images, the least recently used first.
+    pub(super) fn images(&self) -> Vec<ImageRecord> {
+        let mut images: Vec<_> = self.images.known().values().cloned().collect();
+        images.sort_by_key(ImageRecord::last_use);
+        images
+    }
+
+    /// Forgets an image, unless it changed or was used since it was looked at.
+    pub(super) fn drop_image(&self, seen: &ImageRecord) -> io::Result<bool> {
+        let _writer = self.images.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.images.known().get(&seen.manifest) != Some(seen) {
+            return Ok(false);
+        }
+        durable::remove_file(&self.images.folder.join(file_name(&seen.manifest)))?;
+        self.images.known().remove(&seen.manifest);
+        Ok(true)
     }
 
     fn images_of(&self, reference: &str) -> Vec<ImageRecord> {

@@ -1,17 +1,17 @@
-//! Layers as lowers: each mounted once for the life of this process, attached nowhere.
+//! Layers as lowers: each mounted once, until the process ends or the layer is collected, attached nowhere.
 
 use std::{
-    fs, io,
+    fs,
     sync::{Arc, PoisonError},
 };
 
-use super::{LowerError, Store, add::Description};
+use super::{
+    LowerError, Store,
+    description::{Description, Form},
+};
 use crate::{
     digest::Digest,
-    sys::{
-        durable::at,
-        mounts::{Detached, mount_image},
-    },
+    sys::mounts::{Detached, mount_image},
 };
 
 /// A layer, open.
@@ -39,24 +39,32 @@ impl Store {
         }
     }
 
+    /// How many layers are open.
+    pub fn open_layers(&self) -> u64 {
+        let lowers = self.lowers.lock().unwrap_or_else(PoisonError::into_inner);
+        lowers.len() as u64
+    }
+
     fn open_lower(&self, diff_id: &Digest) -> Result<Lower, LowerError> {
         if !self.has(diff_id) {
             return Err(LowerError::Absent(*diff_id));
         }
         let folder = self.layer(diff_id);
-        let description = folder.join("layer.json");
-        let description: Description = fs::read(&description)
-            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
-            .map_err(at("read", &description))
+        let description = Description::read(&folder)
             .map_err(|source| LowerError::Description { diff_id: *diff_id, source })?;
-        let image = folder.join("layer.erofs");
-        let (written, found) =
-            (description.image_bytes, fs::metadata(&image).map_or(0, |image| image.len()));
-        if written != found {
-            return Err(LowerError::Damaged { diff_id: *diff_id, written, found });
-        }
-        let tree = mount_image(&*self.mounts, &image)
-            .map_err(|source| LowerError::Mount { diff_id: *diff_id, source })?;
+        let content = folder.join(description.form.content());
+        let tree = match description.form {
+            Form::Erofs => {
+                let written = description.image_bytes;
+                let found = fs::metadata(&content).map_or(0, |image| image.len());
+                if written != found {
+                    return Err(LowerError::Damaged { diff_id: *diff_id, written, found });
+                }
+                mount_image(&*self.mounts, &content)
+            }
+            Form::Dir => self.mounts.open_dir(&content),
+        };
+        let tree = tree.map_err(|source| LowerError::Mount { diff_id: *diff_id, source })?;
         Ok(Lower { tree: Arc::new(tree), opaque_root: description.opaque_root })
     }
 }

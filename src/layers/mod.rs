@@ -4,31 +4,54 @@
 //! <root>/                             0700: layers hold setuid programs (CVE-2021-41103)
 //!   lock                              held by the one process that may write here
 //!   store.json                        format and id
-//!   layers/<diff id, hex>/layer.erofs   the layer as an EROFS image
-//!   layers/<diff id, hex>/layer.json    what it is and where it came from
-//!   staging/<n>/                      a layer being made; emptied when the store is opened
-//!   images/<manifest digest, hex>.json  which layers an image has, and the references that mean it
+//!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; its key is its diff id, or as `onto.rs` says
+//!   layers/<key, hex>/diff/           or as a folder tree
+//!   layers/<key, hex>/layer.json      what it is; never changes
+//!   layers/<key, hex>/origins.json    who has delivered its bytes; replaced whole when somebody else does
+//!   staging/<n>/                      a layer being made or removed; emptied when the store is opened
+//!   images/<manifest digest, hex>.json  which layers an image has, the references that mean it, its last use
 //!   volumes/                          the room of that name
 //! ```
 //!
 //! Files are the truth: there is no database that could drift from them. A layer is there when its folder is there, because
 //! the folder is renamed into place after everything in it is on disk (one fsync of the image, one of its description);
-//! a kill or a power cut before that leaves only staging. The roots that keep a layer alive are the records of volumes and images.
+//! a kill or a power cut before that leaves only staging. What keeps a layer is a lease, the record of a volume (the caller tells
+//! of these) or the record of an image; see `collect.rs`.
 //!
-//! May use: changeset, sys
+//! May use: changeset, erofs, sys
 //!
 //! Deliberately absent: registries and credentials (a layer arrives as bytes), and whatever an upper is.
 
 mod add;
+mod collect;
+#[cfg(test)]
+mod collect_tests;
+mod description;
+mod dir;
 mod error;
 mod images;
+mod lease;
 mod lower;
+mod onto;
+mod origins;
+#[cfg(test)]
+mod power_tests;
+#[cfg(test)]
+mod privileged_tests;
+mod room;
 mod store;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use add::NewLayer;
-pub use error::{AddError, ImagesError, LowerError, OpenError};
+pub use collect::{Collected, Marks};
+pub use description::{Form, Origin};
+pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
 pub use images::ImageRecord;
+pub use lease::Lease;
 pub use lower::Lower;
-pub use store::{Origin, Store};
+pub use onto::chain_id;
+pub use room::Room;
+pub use store::{Claim, Store};
+pub use verify::Finding;

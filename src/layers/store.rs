@@ -12,8 +12,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lower, OpenError, images::Images};
+use super::{Form, Lower, OpenError, images::Images, lease::Leases, origins::Origins, room::Disk};
 use crate::{
+    changeset::Budget,
     digest::Digest,
     sys::{
         attributes,
@@ -25,19 +26,8 @@ use crate::{
 /// The format of `store.json` and of all that lies beside it.
 const FORMAT: u32 = 1;
 
-/// Where a layer's bytes came from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Origin {
-    /// The registry, `host[:port]`.
-    pub registry: String,
-    /// The repository in it.
-    pub repository: String,
-    /// The digest of the blob as it lies there (compressed).
-    pub blob: Digest,
-}
-
 #[derive(Debug, Serialize, Deserialize)]
-struct Description {
+struct StoreDescription {
     format: u32,
     id: String,
 }
@@ -45,17 +35,35 @@ struct Description {
 /// The store of one node, open for reading and writing.
 #[derive(Debug)]
 pub struct Store {
-    root: PathBuf,
+    pub(super) root: PathBuf,
     pub(super) mounts: Arc<dyn Mounts>,
     pub(super) lowers: Mutex<HashMap<Digest, Arc<Mutex<Option<Lower>>>>>,
     pub(super) images: Images,
+    pub(super) origins: Origins,
+    pub(super) leases: Leases,
+    pub(super) disk: Disk,
+    /// Bytes that were promised to layers on their way.
+    pub(super) promised: Mutex<u64>,
+    /// How new layers are kept.
+    pub(super) form: Form,
+    /// Memory of all layers that are being made.
+    pub(super) budget: Arc<Budget>,
+    /// Held by the round of collection that goes on.
+    pub(super) round: Mutex<()>,
     staged: AtomicU64,
     _lock: durable::Lock,
 }
 
-impl Store {
-    /// Opens the store at `root`, making it where it is not there yet, and empties its staging folder.
-    pub fn open(root: &Path, mounts: Arc<dyn Mounts>) -> Result<Self, OpenError> {
+/// The right to be the one process that uses a store, until dropped: taken before anything in it is touched.
+#[derive(Debug)]
+pub struct Claim {
+    root: PathBuf,
+    lock: durable::Lock,
+}
+
+impl Claim {
+    /// Claims the store at `root`, whose folder is made where it is not there yet.
+    pub fn on(root: &Path) -> Result<Self, OpenError> {
         let longest = root.join("layers").join(Digest::of(b"").hex()).join("layer.erofs");
         if longest.as_os_str().len() > TEXT_LIMIT {
             return Err(OpenError::TooLong { path: root.to_owned() });
@@ -66,24 +74,66 @@ impl Store {
         private_folder(root)?;
         let lock =
             durable::lock(&root.join("lock"))?.ok_or_else(|| OpenError::Locked(root.to_owned()))?;
+        Ok(Self { root: root.to_owned(), lock })
+    }
+}
+
+impl Store {
+    /// Opens the store at `root`, making it where it is not there yet, and empties its staging folder.
+    pub fn open(root: &Path, mounts: Arc<dyn Mounts>) -> Result<Self, OpenError> {
+        Self::open_claimed(Claim::on(root)?, mounts)
+    }
+
+    /// Opens the store that was claimed.
+    pub fn open_claimed(
+        Claim { root, lock }: Claim,
+        mounts: Arc<dyn Mounts>,
+    ) -> Result<Self, OpenError> {
+        let root = &root;
         describe(root)?;
         for part in ["staging", "layers", "images", "volumes"] {
             private_folder(&root.join(part))?;
         }
+        durable::sweep(root)?;
+        for layer in folders(&root.join("layers"))? {
+            durable::sweep(&layer)?;
+        }
         Ok(Self {
-            root: root.to_owned(),
+            root: root.clone(),
             mounts,
             lowers: Mutex::default(),
             images: Images::load(root.join("images"))?,
+            origins: Origins::default(),
+            leases: Leases::default(),
+            disk: Disk::default(),
+            promised: Mutex::default(),
+            form: Form::Erofs,
+            budget: Arc::default(),
+            round: Mutex::default(),
             staged: AtomicU64::new(empty_staging(&root.join("staging"))?),
             _lock: lock,
         })
+    }
+
+    /// The same store, which keeps new layers in this form. Those that are here stay as they are.
+    #[must_use]
+    pub fn keeping(self, form: Form) -> Self {
+        Self { form, ..self }
     }
 
     /// Whether the layer is here, whole.
     pub fn has(&self, diff_id: &Digest) -> bool {
         // The folder came by rename, so it is whole if it is there at all.
         self.layer(diff_id).is_dir()
+    }
+
+    /// The keys of all layers, whole or not readable any more. A name that is no digest was not made by us and is left alone.
+    pub(super) fn layers(&self) -> io::Result<Vec<Digest>> {
+        let named = |folder: PathBuf| {
+            let name = folder.file_name()?.to_str()?;
+            format!("sha256:{name}").parse().ok()
+        };
+        Ok(folders(&self.root.join("layers"))?.into_iter().filter_map(named).collect())
     }
 
     /// The folder of the volumes, owned by the room of that name.
@@ -127,6 +177,18 @@ fn private_folder(path: &Path) -> io::Result<()> {
     attributes::set_mode(path, 0o700).map_err(at("set the mode of", path))
 }
 
+/// The folders in a folder.
+fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(path).map_err(at("list", path))? {
+        let entry = entry.map_err(at("list", path))?;
+        if entry.file_type().map_err(at("list", path))?.is_dir() {
+            folders.push(entry.path());
+        }
+    }
+    Ok(folders)
+}
+
 /// Removes what an earlier process was making or removing. What cannot go (somebody mounted something in it) is left and told:
 /// it must not keep the node from serving. Answers the first free number.
 fn empty_staging(staging: &Path) -> io::Result<u64> {
@@ -156,7 +218,7 @@ fn describe(root: &Path) -> Result<(), OpenError> {
     let unknown = |why| OpenError::Unknown { path: path.clone(), why };
     match fs::read(&path) {
         Ok(bytes) => {
-            let description: Description =
+            let description: StoreDescription =
                 serde_json::from_slice(&bytes).map_err(|e| unknown(e.to_string()))?;
             if description.format != FORMAT {
                 return Err(unknown(format!(
@@ -169,7 +231,7 @@ fn describe(root: &Path) -> Result<(), OpenError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let source = Path::new("/proc/sys/kernel/random/uuid");
             let id = fs::read_to_string(source).map_err(at("read", source))?.trim().to_owned();
-            let bytes = serde_json::to_vec_pretty(&Description { format: FORMAT, id })
+            let bytes = serde_json::to_vec_pretty(&StoreDescription { format: FORMAT, id })
                 .map_err(io::Error::from)?;
             Ok(durable::write_atomic(&path, &bytes)?)
         }

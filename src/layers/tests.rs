@@ -10,12 +10,17 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::{changeset::Compression, digest::Digest, fault::Class, sys::mounts::MemoryMounts};
+use crate::{
+    changeset::Compression,
+    digest::Digest,
+    fault::Class,
+    sys::{mounts::MemoryMounts, space::Space},
+};
 
 struct Node {
     folder: TempDir,
     kernel: MemoryMounts,
-    store: Store,
+    store: Arc<Store>,
 }
 
 impl Node {
@@ -37,8 +42,12 @@ impl Node {
     }
 }
 
-fn open(root: &Path, kernel: &MemoryMounts) -> Result<Store, OpenError> {
-    Store::open(root, Arc::new(kernel.clone()))
+fn open(root: &Path, kernel: &MemoryMounts) -> Result<Arc<Store>, OpenError> {
+    Store::open(root, Arc::new(kernel.clone())).map(Arc::new)
+}
+
+fn add(store: &Arc<Store>, new: &NewLayer, blob: impl Read + Send) -> Result<(), AddError> {
+    store.add(new, store.reserve(&new.diff_id, 1).unwrap(), blob)
 }
 
 /// A layer with one file.
@@ -59,6 +68,7 @@ fn new_layer(diff_id: Digest) -> NewLayer {
             registry: "registry.example".to_owned(),
             repository: "a/b".to_owned(),
             blob: diff_id,
+            public: false,
         },
     }
 }
@@ -69,15 +79,9 @@ fn a_layer_is_kept_once() {
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
     assert!(!node.store.has(&new.diff_id));
-    node.store.add(&new, &tar[..]).unwrap();
+    add(&node.store, &new, &tar[..]).unwrap();
     assert!(node.store.has(&new.diff_id));
-    struct Untouchable;
-    impl Read for Untouchable {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            panic!("a layer that is here was read again")
-        }
-    }
-    node.store.add(&new, Untouchable).unwrap();
+    add(&node.store, &new, &tar[..]).unwrap();
     assert_eq!(node.names("layers"), [new.diff_id.hex()]);
     assert_eq!(node.names("staging"), Vec::<String>::new());
 }
@@ -88,7 +92,7 @@ fn a_layer_is_mounted_once() {
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
     assert!(matches!(node.store.lower(&new.diff_id), Err(LowerError::Absent(_))));
-    node.store.add(&new, &tar[..]).unwrap();
+    add(&node.store, &new, &tar[..]).unwrap();
     let (first, second) =
         (node.store.lower(&new.diff_id).unwrap(), node.store.lower(&new.diff_id).unwrap());
     assert!(Arc::ptr_eq(&first.tree, &second.tree));
@@ -99,7 +103,7 @@ fn a_layer_is_mounted_once() {
 fn other_content_than_promised_is_refused() {
     let node = Node::new();
     let new = new_layer(Digest::of(&layer("one")));
-    let error = node.store.add(&new, &layer("two")[..]).unwrap_err();
+    let error = add(&node.store, &new, &layer("two")[..]).unwrap_err();
     assert_eq!(error.class(), Class::Corrupt, "{error}");
     assert!(error.to_string().contains(&new.diff_id.to_string()), "{error}");
     node.assert_no_layer();
@@ -118,7 +122,7 @@ fn a_stream_that_breaks_leaves_nothing() {
     // Also at the very end, where a blob's digest is found to be wrong.
     for cut in [0, 100, 512, tar.len()] {
         let new = new_layer(Digest::of(&tar));
-        let error = node.store.add(&new, tar[..cut].chain(Broken)).unwrap_err();
+        let error = add(&node.store, &new, tar[..cut].chain(Broken)).unwrap_err();
         assert!(error.to_string().contains("the registry went away"), "{error}");
         node.assert_no_layer();
     }
@@ -129,7 +133,7 @@ fn opening_empties_staging_and_keeps_layers() {
     let Node { folder, kernel, store } = Node::new();
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
-    store.add(&new, &tar[..]).unwrap();
+    add(&store, &new, &tar[..]).unwrap();
     fs::create_dir(folder.path().join("staging/7")).unwrap();
     fs::write(folder.path().join("staging/7/layer.erofs"), "half").unwrap();
     drop(store);
@@ -137,6 +141,109 @@ fn opening_empties_staging_and_keeps_layers() {
     assert!(store.has(&new.diff_id));
     let node = Node { folder, kernel, store };
     assert_eq!(node.names("staging"), Vec::<String>::new());
+}
+
+/// HAZARDS 29: whoever claims a diff id brings the bytes first, and only then counts as where it comes from.
+#[test]
+fn an_origin_is_who_delivered_the_bytes() {
+    let Node { folder, kernel, store } = Node::new();
+    let tar = layer("one");
+    let new = new_layer(Digest::of(&tar));
+    assert_eq!(*store.origins(&new.diff_id), []);
+    add(&store, &new, &tar[..]).unwrap();
+    assert_eq!(*store.origins(&new.diff_id), *std::slice::from_ref(&new.origin));
+    let of = |registry: &str| Origin { registry: registry.to_owned(), ..new.origin.clone() };
+    let (evil, honest) = (of("evil.example"), of("mirror.example"));
+    add(&store, &NewLayer { origin: evil, ..new.clone() }, &layer("two")[..]).unwrap_err();
+    assert_eq!(*store.origins(&new.diff_id), *std::slice::from_ref(&new.origin));
+    add(&store, &NewLayer { origin: honest.clone(), ..new.clone() }, &tar[..]).unwrap();
+    let public = Origin { public: true, ..new.origin.clone() };
+    store.add_origin(&new.diff_id, public.clone()).unwrap();
+    // Public once is public.
+    store.add_origin(&new.diff_id, new.origin.clone()).unwrap();
+    let origins = store.origins(&new.diff_id);
+    assert_eq!(*origins, [public, honest]);
+
+    drop(store);
+    let temp = folder.path().join("layers").join(new.diff_id.hex()).join(".ovl-tmp.1.1");
+    fs::write(&temp, "half").unwrap();
+    let store = open(folder.path(), &kernel).unwrap();
+    assert_eq!(store.origins(&new.diff_id), origins);
+    assert!(!temp.exists());
+}
+
+#[test]
+fn the_origins_of_one_layer_are_bounded() {
+    let node = Node::new();
+    let tar = layer("one");
+    let new = new_layer(Digest::of(&tar));
+    let origin =
+        |n: usize| Origin { repository: format!("r{n}"), public: n == 0, ..new.origin.clone() };
+    add(&node.store, &NewLayer { origin: origin(0), ..new.clone() }, &tar[..]).unwrap();
+    (1..100).for_each(|n| node.store.add_origin(&new.diff_id, origin(n)).unwrap());
+    let kept = node.store.origins(&new.diff_id);
+    assert_eq!(kept.len(), 64);
+    assert_eq!((&kept[0], &kept[63]), (&origin(0), &origin(99)));
+}
+
+/// HAZARDS 11 and 17: room is promised before a byte comes, and the sentence has folder and numbers.
+#[test]
+fn a_layer_that_does_not_fit_is_refused_before_it_comes() {
+    let Node { folder, kernel, store } = Node::new();
+    drop(store);
+    let mut store = Store::open(folder.path(), Arc::new(kernel)).unwrap();
+    store.set_disk(|_| Ok(Space::room(2_000, 1_000)));
+    let store = Arc::new(store);
+    let new = new_layer(Digest::of(b""));
+    let first = store.reserve(&new.diff_id, 600).unwrap();
+    let error = store.reserve(&new.diff_id, 401).unwrap_err();
+    assert_eq!(error.class(), Class::Exhausted);
+    for part in [&folder.path().display().to_string(), "401", "1000", "600"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    drop(first);
+    drop(store.reserve(&new.diff_id, 1_000).unwrap());
+}
+
+#[test]
+fn a_tree_is_a_lower_too() {
+    let node = Node::new();
+    let tar = layer("one");
+    let new = new_layer(Digest::of(&tar));
+    add(&node.store, &new, &tar[..]).unwrap();
+    let folder = node.folder.path().join("layers").join(new.diff_id.hex());
+    let text = fs::read_to_string(folder.join("layer.json")).unwrap();
+    fs::write(folder.join("layer.json"), text.replace("\"erofs\"", "\"dir\"")).unwrap();
+    assert!(matches!(node.store.lower(&new.diff_id), Err(LowerError::Mount { .. })));
+    assert_eq!(node.store.verify().unwrap().len(), 1);
+    fs::create_dir(folder.join("diff")).unwrap();
+    node.store.lower(&new.diff_id).unwrap();
+    assert_eq!(node.kernel.requests().len(), 0);
+    assert_eq!(node.store.verify().unwrap(), []);
+}
+
+#[test]
+fn verify_finds_what_is_cut_swapped_or_lost() {
+    let node = Node::new();
+    let tars = ["one", "two", "three", "four"].map(layer);
+    let ids = [0, 1, 2, 3].map(|n: usize| Digest::of(&tars[n]));
+    for (id, tar) in ids.iter().zip(&tars) {
+        add(&node.store, &new_layer(*id), &tar[..]).unwrap();
+    }
+    assert_eq!(node.store.verify().unwrap(), []);
+    let image = |n: usize| node.folder.path().join("layers").join(ids[n].hex()).join("layer.erofs");
+    let bytes = fs::read(image(0)).unwrap();
+    fs::write(image(0), &bytes[..bytes.len() - 1]).unwrap();
+    fs::copy(image(3), image(1)).unwrap();
+    fs::write(image(2), vec![0; fs::metadata(image(2)).unwrap().len() as usize]).unwrap();
+    let findings = node.store.verify().unwrap();
+    let what = |n: usize| &findings.iter().find(|f| f.diff_id == ids[n]).unwrap().what;
+    assert!(what(0).contains("bytes, and says"), "{}", what(0));
+    assert!(what(1).contains("another layer's"), "{}", what(1));
+    assert!(what(2).contains("superblock"), "{}", what(2));
+    assert_eq!(findings.len(), 3);
+    fs::remove_file(image(3)).unwrap();
+    assert_eq!(node.store.verify().unwrap().len(), 4);
 }
 
 #[test]
@@ -183,6 +290,7 @@ fn a_record_that_a_kill_kept_from_its_place_is_not_taken() {
     drop(store);
     let store = open(folder.path(), &kernel).unwrap();
     assert_eq!(store.image("a:latest").unwrap().manifest, two);
+    assert!(!images.join(".ovl-tmp.1.2").exists());
 }
 
 #[test]

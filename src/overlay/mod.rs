@@ -2,7 +2,9 @@
 //!
 //! Most of the kernel's refusals are a bare EINVAL without a word, so [`Plan`] checks every rule
 //! first and says which one is broken; `mount` then gives layers, upper and work to the kernel by
-//! descriptor. By descriptor a path may be longer than the 255 bytes that fit a text, cannot be
+//! descriptor. What this kernel can do is tried once ([`Features`]); where it does not take layers by
+//! descriptor, or not while they are attached nowhere, [`Features::mounts`] hands them over in an
+//! older way behind the same plan. By descriptor a path may be longer than the 255 bytes that fit a text, cannot be
 //! swapped on the way, and the mount table still shows the whole `upperdir`. (Seen on Linux 6.18:
 //! the text is made at mount time, as the mounting process sees the path; it is the same in every
 //! mount namespace, and a rename of the upper does not change it. A detached layer shows as `/`.)
@@ -12,9 +14,12 @@
 //! May use: sys
 
 mod error;
+mod features;
 mod options;
 mod plan;
+mod root;
 mod stack;
+mod trial;
 mod upper;
 
 use std::path::Path;
@@ -23,8 +28,10 @@ use std::sync::Arc;
 use crate::sys::mounts::{self, Attrs, Detached, Mounts, Request};
 
 pub use error::OverlayError;
-pub use options::{Options, Xino};
+pub use features::{Feature, Features};
+pub use options::{Options, Owner, Xino};
 pub use plan::{Plan, PlanError, Spec};
+pub use root::{Unusable, root_usable};
 pub use stack::{LAYER_LIMIT, Lower, Stack};
 pub use upper::{Upper, forget_volatile};
 
@@ -40,10 +47,14 @@ pub fn mount(mounts: &dyn Mounts, plan: &Plan) -> Result<Detached, OverlayError>
         }
         None => None,
     };
-    let fillers = (0..plan.missing_layers())
-        .map(|_| Ok(Arc::new(mounts.create(&empty())?)))
-        .collect::<Result<Vec<_>, OverlayError>>()?;
-    let overlay = mounts.create(&plan.request(writable, fillers))?;
+    let layers = plan.top_first().map(|tree| match plan.owner() {
+        // A mount of its own for this overlay alone: gone with it, and in no mount table.
+        Some(Owner { uid, gid }) => Ok(Arc::new(mounts.idmapped(tree, uid, gid)?)),
+        None => Ok(tree.clone()),
+    });
+    let missing = (0..plan.missing_layers()).map(|_| Ok(Arc::new(mounts.create(&empty())?)));
+    let layers = layers.chain(missing).collect::<Result<Vec<_>, OverlayError>>()?;
+    let overlay = mounts.create(&plan.request(writable, layers))?;
     match plan.upper() {
         Some(upper) if !mounts.writable(&overlay)? => Err(OverlayError::FellBackToReadOnly {
             upper: upper.upper().to_owned(),
@@ -75,7 +86,13 @@ fn empty() -> Request {
             mounts::Param::Text("mode", "0755".to_owned()),
             mounts::Param::Text("size", "4096".to_owned()),
         ],
-        attrs: Attrs { read_only: true, nosuid: true, nodev: true, noexec: true },
+        attrs: Attrs {
+            read_only: true,
+            nosuid: true,
+            nodev: true,
+            noexec: true,
+            ..Attrs::default()
+        },
     }
 }
 

@@ -1,14 +1,17 @@
 //! What can be chosen about an overlay, and what the kernel is told about it.
 //!
 //! Every option is always spelled out: the defaults differ between kernels and distributions.
-//! Deliberately absent: `uuid`, which is always `null` because any other value writes a mark into
-//! the upper, and `userxattr`, which is for mounts without privilege.
+//! Deliberately absent: `uuid`, which is `null` because Linux 6.6 and later write a mark into the
+//! upper for any other value (earlier kernels have neither the mark nor the word), and `userxattr`, which is for mounts without privilege.
+
+use serde::{Deserialize, Serialize};
 
 use super::plan::PlanError;
 use crate::sys::mounts::{Attrs, Param};
 
 /// Options of one overlay (kernel: Documentation/filesystems/overlayfs.rst).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Options {
     /// No sync ever reaches the upper: fast, and after a crash the upper is not to be trusted.
     pub volatile: bool,
@@ -28,11 +31,37 @@ pub struct Options {
     pub nodev: bool,
     /// Refuse to execute files.
     pub noexec: bool,
+    /// Never write access times.
+    pub noatime: bool,
+    /// The SELinux label of everything in the mount, as the kubelet gives it.
+    pub context: Option<String>,
+}
+
+/// Whom files of root in the layers appear to belong to. The map swaps 0 with the user (and 0 with the group) and leaves
+/// everybody else, so it can be turned back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Whom a file of `uid` and `gid` appears to belong to.
+    pub fn shows(self, uid: u32, gid: u32) -> (u32, u32) {
+        let swap = |id, with| match id {
+            0 => with,
+            id if id == with => 0,
+            id => id,
+        };
+        (swap(uid, self.uid), swap(gid, self.gid))
+    }
 }
 
 /// Inode numbers across layers. On, they pass 2^53 and programs in JavaScript mistake files for one
 /// another; off, `st_dev` differs by layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Xino {
     /// As the layers have them.
     Off,
@@ -54,6 +83,8 @@ impl Default for Options {
             nosuid: true,
             nodev: true,
             noexec: false,
+            noatime: false,
+            context: None,
         }
     }
 }
@@ -68,13 +99,19 @@ impl Options {
             (self.volatile && !has_upper, PlanError::NeedsUpper { option: "volatile" }),
             (self.index && !has_upper, PlanError::NeedsUpper { option: "index" }),
         ];
+        if let Some(label) = &self.context
+            && (label.is_empty() || label.contains(|c: char| c == '"' || c.is_control()))
+        {
+            return Err(PlanError::Label { label: label.clone() });
+        }
         match rules.into_iter().find(|(broken, _)| *broken) {
             Some((_, error)) => Err(error),
             None => Ok(()),
         }
     }
 
-    pub(super) fn params(&self) -> Vec<Param> {
+    /// As the kernel is told it; `null_uuid` where the kernel knows that word.
+    pub(super) fn params(&self, null_uuid: bool) -> Vec<Param> {
         let switch = |key, on| Param::Text(key, if on { "on" } else { "off" }.to_owned());
         let xino = match self.xino {
             Xino::Off => "off",
@@ -87,15 +124,21 @@ impl Options {
             switch("index", self.index),
             switch("nfs_export", self.nfs_export),
             Param::Text("xino", xino.to_owned()),
-            Param::Text("uuid", "null".to_owned()),
         ];
+        if null_uuid {
+            params.push(Param::Text("uuid", "null".to_owned()));
+        }
         if self.volatile {
             params.push(Param::Flag("volatile"));
+        }
+        if let Some(label) = &self.context {
+            params.push(Param::Text("context", label.clone()));
         }
         params
     }
 
     pub(super) fn attrs(&self, read_only: bool) -> Attrs {
-        Attrs { read_only, nosuid: self.nosuid, nodev: self.nodev, noexec: self.noexec }
+        let Self { nosuid, nodev, noexec, noatime, .. } = *self;
+        Attrs { read_only, nosuid, nodev, noexec, noatime }
     }
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{LAYER_LIMIT, Options, Stack, Upper};
+use super::{Feature, Features, LAYER_LIMIT, Options, Owner, Stack, Upper, Xino};
 use crate::fault::Class;
 use crate::sys::mounts::{Detached, Param, Request, TEXT_LIMIT};
 
@@ -19,13 +19,18 @@ pub struct Spec {
     pub stack: Stack,
     /// Where writes go; without it the overlay is read-only.
     pub upper: Option<Upper>,
+    /// Whom the layers' files of root appear to belong to.
+    pub owner: Option<Owner>,
     /// The rest.
     pub options: Options,
 }
 
 /// A [`Spec`] that keeps every rule that can be checked without a disk.
 #[derive(Debug, Clone)]
-pub struct Plan(Spec);
+pub struct Plan {
+    spec: Spec,
+    null_uuid: bool,
+}
 
 /// A rule that the spec breaks. None of these gets a word from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,17 +81,41 @@ pub enum PlanError {
         /// The option.
         option: &'static str,
     },
+    /// The kernel was tried and lacks what the option needs.
+    #[error("this node cannot do {option} ({why}): it takes {needs}, or leave {option} out")]
+    Lacking {
+        /// The option, as a volume's attribute.
+        option: &'static str,
+        /// What the kernel said when it was tried.
+        why: String,
+        /// What would have it.
+        needs: &'static str,
+    },
+    /// Labels mean nothing here, and the kernel would refuse the mount.
+    #[error("the mount option context= needs SELinux, which is not enabled on this node")]
+    NoSelinux,
+    /// The label would end its own text.
+    #[error(
+        "the mount option context={label:?} is no SELinux label: it has quotes or control characters"
+    )]
+    Label {
+        /// As given.
+        label: String,
+    },
 }
 
 impl PlanError {
     /// What the failure means to whoever asked.
     pub fn class(&self) -> Class {
         match self {
-            Self::TooManyLayers { .. } => Class::Precondition,
+            Self::TooManyLayers { .. } | Self::Lacking { .. } | Self::NoSelinux => {
+                Class::Precondition
+            }
             Self::MetacopyNeedsRedirectDir
             | Self::MetacopyExcludesNfsExport
             | Self::NfsExportNeedsIndex
-            | Self::NeedsUpper { .. } => Class::Invalid,
+            | Self::NeedsUpper { .. }
+            | Self::Label { .. } => Class::Invalid,
             Self::Name { .. } | Self::Path { .. } | Self::Nested { .. } => Class::Internal,
         }
     }
@@ -102,40 +131,71 @@ impl Plan {
             upper.check_paths()?;
         }
         spec.options.check(spec.upper.is_some())?;
-        Ok(Self(spec))
+        Ok(Self { spec, null_uuid: true })
+    }
+
+    /// The plan for a kernel that has these features.
+    ///
+    /// Errors: [`PlanError::Lacking`] where it lacks one that an option needs, [`PlanError::NoSelinux`].
+    pub fn on(self, features: &Features) -> Result<Self, PlanError> {
+        let Options { volatile, metacopy, redirect_dir, index, nfs_export, xino, context, .. } =
+            &self.spec.options;
+        let wanted = [
+            (*volatile, "volatile", Feature::Volatile),
+            (*metacopy, "metacopy", Feature::Metacopy),
+            (*redirect_dir, "redirectDir", Feature::RedirectDir),
+            (*index, "index", Feature::Index),
+            (*nfs_export, "nfsExport", Feature::NfsExport),
+            (*xino == Xino::On, "xino", Feature::Xino),
+            (self.spec.owner.is_some(), "owner", Feature::MappedLayers),
+        ];
+        for (_, option, feature) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+            if let Err(why) = features.get(feature) {
+                return Err(PlanError::Lacking { option, why, needs: features.cure(feature) });
+            }
+        }
+        if context.is_some() && !features.selinux() {
+            return Err(PlanError::NoSelinux);
+        }
+        Ok(Self { null_uuid: features.has(Feature::NullUuid), ..self })
     }
 
     /// Where writes go, if anywhere.
     pub(super) fn upper(&self) -> Option<&Upper> {
-        self.0.upper.as_ref()
+        self.spec.upper.as_ref()
+    }
+
+    /// Whom the layers' files of root appear to belong to.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        self.spec.owner
+    }
+
+    /// The layers as they are given to the kernel.
+    pub(super) fn top_first(&self) -> impl Iterator<Item = &Arc<Detached>> {
+        self.spec.stack.top_first().map(|lower| &lower.dir)
     }
 
     /// How many empty layers to add: the kernel wants one beneath an upper, and two without one.
     pub(super) fn missing_layers(&self) -> usize {
-        let wanted: usize = if self.0.upper.is_some() { 1 } else { 2 };
-        wanted.saturating_sub(self.0.stack.len())
+        let wanted: usize = if self.spec.upper.is_some() { 1 } else { 2 };
+        wanted.saturating_sub(self.spec.stack.len())
     }
 
-    /// The whole request to the kernel, given the opened upper and work, and the missing
-    /// layers.
+    /// The whole request to the kernel, given the opened upper and work, and the layers, top first.
     pub(super) fn request(
         &self,
         writable: Option<(Arc<Detached>, Arc<Detached>)>,
-        fillers: Vec<Arc<Detached>>,
+        layers: Vec<Arc<Detached>>,
     ) -> Request {
-        let Spec { name, stack, options, .. } = &self.0;
+        let Spec { name, options, .. } = &self.spec;
         let read_only = writable.is_none();
-        let mut params: Vec<Param> = stack
-            .top_first()
-            .map(|lower| lower.dir.clone())
-            .chain(fillers)
-            .map(|tree| Param::Tree("lowerdir+", tree))
-            .collect();
+        let mut params: Vec<Param> =
+            layers.into_iter().map(|tree| Param::Tree("lowerdir+", tree)).collect();
         if let Some((upper, work)) = writable {
             params.push(Param::Tree("upperdir", upper));
             params.push(Param::Tree("workdir", work));
         }
-        params.extend(options.params());
+        params.extend(options.params(self.null_uuid));
         Request {
             fs_type: "overlay",
             source: name.clone(),

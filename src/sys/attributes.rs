@@ -48,14 +48,15 @@ fn open(folder: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(folder)
 }
 
-fn names(source: &Path) -> io::Result<Vec<Vec<u8>>> {
+/// The names of its extended attributes, but for overlay's own.
+pub(super) fn names(source: &Path) -> io::Result<Vec<Vec<u8>>> {
     let list = read(|space| listxattr(source, space))?;
     let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
     Ok(names.filter(|name| !name.starts_with(OVERLAY)).map(<[u8]>::to_vec).collect())
 }
 
 /// Asks with more and more room: 64 KiB is the most that Linux gives (xattr(7)).
-fn read(ask: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Vec<u8>> {
+pub(super) fn read(ask: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Vec<u8>> {
     let mut space = vec![0; 65_536];
     match ask(&mut space) {
         Ok(length) => {

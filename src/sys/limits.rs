@@ -14,6 +14,11 @@ pub fn raise_open_files() -> io::Result<Option<u64>> {
     Ok(maximum)
 }
 
+/// How many open files this process may have at most; `None` for no limit.
+pub fn open_files() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -21,6 +26,6 @@ mod tests {
     #[test]
     fn all_that_is_allowed_is_taken() {
         let most = raise_open_files().unwrap();
-        assert_eq!(getrlimit(Resource::Nofile).current, most);
+        assert_eq!((getrlimit(Resource::Nofile).current, open_files()), (most, most));
     }
 }

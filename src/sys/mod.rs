@@ -3,21 +3,34 @@
 //! [`durable`] changes files so that a crash at any line leaves the old state or the new one;
 //! [`mounts`] makes, attaches and lists mounts behind a trait with an in-memory twin;
 //! [`attributes`] dresses one folder like another; [`targets`] makes and removes what mounts are
-//! attached to; [`limits`] asks for what the process may have.
+//! attached to; [`limits`] asks for what the process may have; [`quota`] limits what a folder may hold, [`walk`] counts what
+//! it holds, [`space`] says what a file system has left; [`copy_up`] readies a file of an overlay for writing, [`tree`] makes
+//! whole trees, [`inside`] looks into one; [`machine`] and [`trials`] say what kernel and file system can do, [`aside`] keeps trials apart.
 //! `unsafe` may appear in this room only. Deliberately absent: what any file or mount is *for*; this room knows
 //! no layer, no volume and no record.
 //!
 //! May use: nothing
 
+pub mod aside;
 pub mod attributes;
+pub mod copy_up;
 pub mod durable;
+pub mod inside;
 pub mod limits;
+pub mod machine;
 pub mod mounts;
+pub mod quota;
+pub mod space;
 pub mod targets;
+pub mod tree;
+pub mod trials;
+pub mod walk;
 
 mod beneath;
+mod loops;
 #[cfg(test)]
 pub mod scratch;
+mod userns;
 
 pub use nix::errno::Errno;
 

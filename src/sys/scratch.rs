@@ -1,13 +1,20 @@
 //! A folder for a test, gone with every mount beneath it when the test ends, also when it fails.
 //!
+//! A [`Disk`] in it can lose its power.
+//!
 //! Deliberately absent: deleting while a mount is left; then the folder stays and the test fails.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
+pub use super::mounts::sample_image as erofs_image;
 use super::mounts::{LinuxMounts, Mounts as _};
 
 /// The folder.
@@ -63,43 +70,67 @@ impl Drop for Scratch {
     }
 }
 
-/// A whole EROFS image with one file, `name`, that holds `text` (kernel: fs/erofs/erofs_fs.h).
-///
-/// Written out here by hand, so that this room's tests need no other room and no tool.
-pub fn erofs_image(uuid: [u8; 16], name: &str, text: &str) -> Vec<u8> {
-    const BLOCK: usize = 4096;
-    let mut image = vec![0; 2 * BLOCK];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    // The superblock: magic, 4 KiB blocks, root nid 0, two inodes, two blocks, metadata in block 1.
-    put(1024, &0xe0f5_e1e2_u32.to_le_bytes());
-    put(1024 + 12, &[12]);
-    put(1024 + 16, &2_u64.to_le_bytes());
-    put(1024 + 36, &2_u32.to_le_bytes());
-    put(1024 + 40, &1_u32.to_le_bytes());
-    put(1024 + 48, &uuid);
-    // A compact inode with its data right behind it: format, mode, links, size, number.
-    let mut inode = |slot: usize, number: u32, mode: u16, links: u16, data: &[u8]| {
-        let at = BLOCK + slot * 32;
-        put(at, &(2_u16 << 1).to_le_bytes());
-        put(at + 4, &mode.to_le_bytes());
-        put(at + 6, &links.to_le_bytes());
-        put(at + 8, &u32::try_from(data.len()).expect("small").to_le_bytes());
-        put(at + 20, &number.to_le_bytes());
-        put(at + 32, data);
-    };
-    // The names sort after dots; the file's inode is the eighth slot of 32 bytes.
-    let names = [(".", 0_u64, 2_u8), ("..", 0, 2), (name, 8, 1)];
-    let mut entries = Vec::new();
-    let mut offset = 12 * names.len();
-    for (name, nid, kind) in names {
-        entries.extend(nid.to_le_bytes());
-        entries.extend(u16::try_from(offset).expect("small").to_le_bytes());
-        entries.extend([kind, 0]);
-        offset += name.len();
+/// How large a [`Disk`] is: no smaller XFS is made. Holes, but for what is written.
+const DISK_BYTES: u64 = 320 << 20;
+
+/// A file system of its own, on a loop device that goes when it is unmounted: at the latest with its [`Scratch`].
+#[derive(Debug)]
+pub struct Disk {
+    image: PathBuf,
+    at: PathBuf,
+}
+
+impl Disk {
+    /// Makes one of this type (`ext4`, `xfs`) and mounts it at the folder `at` of `scratch`.
+    pub fn new(scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
+        assert!(at.starts_with(scratch.path()), "{} would stay mounted", at.display());
+        let image = scratch.file(&format!("{fs_type}.img"), "");
+        File::options().write(true).open(&image).unwrap().set_len(DISK_BYTES).unwrap();
+        run(&format!("mkfs.{fs_type}"), [OsStr::new("-q"), image.as_ref()]);
+        let disk = Self { image, at: at.to_owned() };
+        disk.mount();
+        disk
     }
-    entries.extend(names.iter().flat_map(|(name, ..)| name.bytes()));
-    assert!(32 + entries.len() <= 8 * 32, "the name is too long for this little image");
-    inode(0, 1, 0o040_755, 2, &entries);
-    inode(8, 2, 0o100_644, 1, text.as_bytes());
-    image
+
+    /// What is not on the disk by now is lost, the log in memory too, and whatever is asked of it from here on fails.
+    pub fn cut_power(&self) {
+        run("xfs_io", [OsStr::new("-x"), "-c".as_ref(), "shutdown".as_ref(), self.at.as_ref()]);
+    }
+
+    /// Mounts it anew: what its log has is done. Nothing may be mounted or open on it any more.
+    pub fn boot(&self) {
+        // The kernel may be closing what was let go a moment ago.
+        let soon = |done: &dyn Fn() -> bool| {
+            (0..200).any(|_| {
+                done() || {
+                    sleep(Duration::from_millis(50));
+                    false
+                }
+            })
+        };
+        let gone = || unmount(&self.at, UnmountFlags::NOFOLLOW).is_ok();
+        assert!(soon(&gone), "{} is in use", self.at.display());
+        // Another test's trial in a mount namespace of its own may keep it alive, and mounted now it would be as dead as before.
+        assert!(soon(&|| !self.is_alive()), "{} is mounted elsewhere", self.image.display());
+        self.mount();
+    }
+
+    /// Whether a loop device has it.
+    fn is_alive(&self) -> bool {
+        let devices = fs::read_dir("/sys/block").expect("/sys can be read");
+        let of = |device: fs::DirEntry| fs::read_to_string(device.path().join("loop/backing_file"));
+        let mut files = devices.filter_map(|device| of(device.ok()?).ok());
+        files.any(|file| Path::new(file.trim_end()) == self.image)
+    }
+
+    fn mount(&self) {
+        run("mount", [OsStr::new("-o"), "loop".as_ref(), self.image.as_ref(), self.at.as_ref()]);
+    }
+}
+
+/// Runs a program that has to be here and to succeed.
+fn run<'a>(program: &str, args: impl IntoIterator<Item = &'a OsStr>) {
+    let done = Command::new(program).args(args).output();
+    let done = done.unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(done.status.success(), "{program}: {done:?}");
 }

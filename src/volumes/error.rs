@@ -1,6 +1,6 @@
 //! What can go wrong, an enum for each operation; each message is the sentence a pod's Event shows.
 
-use std::io;
+use std::{io, path::PathBuf, sync::Arc};
 
 use super::{RecordError, Reference, Target, VolumeId};
 use crate::{
@@ -20,6 +20,9 @@ pub enum OpenError {
     /// The folder of the volumes cannot be listed.
     #[error("cannot list the volumes: {0}")]
     List(io::Error),
+    /// The kernel did not say what is mounted.
+    #[error("cannot tell which volumes are mounted: {0}")]
+    Table(MountError),
 }
 
 /// The node cannot make volumes at this moment.
@@ -35,6 +38,24 @@ pub enum PullError {
         "image {0} is not on this node and pullPolicy is Never; use IfNotPresent, or pull it here first"
     )]
     NotPresent(Reference),
+    /// It is here, and nobody may be asked whether this pod may have it.
+    #[error(
+        "image {0} is on this node and private, pullPolicy Never forbids asking its registry whether this pod may have it, \
+         and no credential of this pod was accepted there lately; use IfNotPresent with a secret that may pull it"
+    )]
+    NotEntitled(Reference),
+    /// What was found a moment ago is not fetched to be found again.
+    #[error("image {reference}: {why} (seen {seconds} s ago, and not tried again before {} s)", super::failures::FOR.as_secs())]
+    Known {
+        /// What was asked for.
+        reference: Reference,
+        /// What was found.
+        why: String,
+        /// How long ago.
+        seconds: u64,
+        /// What it meant.
+        class: Class,
+    },
     /// No kernel could mount it.
     #[error(
         "image {reference} has {count} different layers, and overlay takes at most {LAYER_LIMIT}; squash some of them"
@@ -66,6 +87,8 @@ impl PullError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotPresent(_) => Class::NotFound,
+            Self::NotEntitled(_) => Class::Denied,
+            Self::Known { class, .. } => *class,
             Self::TooManyLayers { .. } => Class::Precondition,
             Self::Image(e) => e.class(),
             Self::Add { source, .. } => source.class(),
@@ -99,9 +122,69 @@ pub enum PublishError {
         /// In which arguments the two differ.
         what: &'static str,
     },
+    /// Policy has not got the image.
+    #[error(
+        "image {image} is not allowed in namespace {namespace}: the driver's policy.allowedImages (a value of its chart) \
+         does not list it"
+    )]
+    NotAllowed {
+        /// The image.
+        image: Reference,
+        /// The pod's namespace.
+        namespace: String,
+    },
+    /// An attribute that is about writes, and there are none.
+    #[error("volume {id}: {what} has no meaning for a read-only volume: leave it out")]
+    ReadOnly {
+        /// The volume.
+        id: VolumeId,
+        /// The attribute.
+        what: &'static str,
+    },
+    /// The pod's own limit is one that nobody here would hold it to.
+    #[error(
+        "volume {id}: size and inodes cannot be enforced for a volume on this node's disk: {why}; leave them out, or use \
+         medium: Memory"
+    )]
+    Unenforceable {
+        /// The volume.
+        id: VolumeId,
+        /// What the file system lacks.
+        why: String,
+    },
+    /// The images do not arrive in time; their pull goes on.
+    #[error("volume {id}: {progress}; the pull goes on, ask again")]
+    Pulling {
+        /// The volume.
+        id: VolumeId,
+        /// How far it is.
+        progress: String,
+    },
     /// The images did not arrive.
-    #[error(transparent)]
-    Pull(#[from] PullError),
+    #[error("{0}")]
+    Pull(Arc<PullError>),
+    /// A volatile volume may be torn, and its owner would rather have none.
+    #[error(
+        "volume {id} is volatile and may be torn, because {why}; delete the pod to start anew, or use onUnclean: discard"
+    )]
+    Unclean {
+        /// The volume.
+        id: VolumeId,
+        /// What happened.
+        why: &'static str,
+    },
+    /// A file cannot be copied up.
+    #[error(
+        "volume {id}: preCopyUp: cannot copy up {path:?}: {source}; list regular files of the images"
+    )]
+    CopyUp {
+        /// The volume.
+        id: VolumeId,
+        /// The file, relative to the volume.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
     /// The record.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -165,7 +248,17 @@ impl PublishError {
     pub fn class(&self) -> Class {
         match self {
             Self::Busy(_) | Self::CalledOff(_) => Class::Busy,
-            Self::Outside { .. } => Class::Invalid,
+            Self::Outside { .. } | Self::ReadOnly { .. } => Class::Invalid,
+            Self::NotAllowed { .. } => Class::Denied,
+            Self::Unenforceable { .. } | Self::Unclean { .. } => Class::Precondition,
+            Self::Pulling { .. } => Class::Unavailable,
+            Self::CopyUp { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::InvalidInput => Class::Invalid,
+                _ => Class::of_disk(source),
+            },
             Self::Unremovable(e) => e.class(),
             Self::Conflict { .. } => Class::Conflict,
             Self::Pull(e) => e.class(),

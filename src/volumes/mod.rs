@@ -11,7 +11,7 @@
 //! A volume is `recorded` whenever its `record.json` is there and `mounted` whenever mountinfo shows an overlay with its upper:
 //! both are read, never remembered, so a kill at any line leaves a state from which the same call goes on. Whatever looks and then
 //! changes holds the volume's lock from the look to the change; only the pull of its layers goes without, so that a pod can go
-//! while its image comes. The store's own lock keeps other processes out, so an upper has one owner.
+//! while its image comes, and goes on when its call has been answered. The store's own lock keeps other processes out, so an upper has one owner.
 //!
 //! A record is on disk before the mount it describes and goes after the mount and the bytes. A target is removed by `rmdir`
 //! alone: a mount left beneath must never be deleted through.
@@ -20,47 +20,146 @@
 //!
 //! Deliberately absent: gRPC, Kubernetes objects, and any knowledge of how a layer's bytes look.
 
+mod arriving;
+#[cfg(test)]
+mod attributes_tests;
+#[cfg(test)]
+mod crowd_tests;
+mod difference;
 mod error;
+mod failures;
+mod fetch;
+mod grants;
 mod lock;
+mod notices;
+mod onto;
 mod pending;
 #[cfg(test)]
+mod pending_tests;
+mod policy;
+#[cfg(test)]
+mod power_tests;
+#[cfg(test)]
+mod privileged_attributes_tests;
+#[cfg(test)]
 mod privileged_tests;
+mod progress;
+mod projects;
 mod publish;
 mod pull;
 mod record;
 mod recover;
 mod request;
+mod roots;
+mod stats;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tools_tests;
 mod unpublish;
+mod upper;
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 pub use error::{OpenError, PublishError, PullError, ReadyError, UnpublishError};
+pub use notices::{NoNotices, Notice, NoticeKind, Notices};
+pub use policy::{ImagePolicy, PolicyError};
+pub use progress::Progress;
 pub use record::RecordError;
 pub use recover::GRACE;
 pub use request::{
-    Pod, PodUid, PublishRequest, PullPolicy, RequestError, Target, VolumeId, VolumeSpec,
+    Limits, Medium, OnUnclean, Pod, PodUid, PublishRequest, PullPolicy, RequestError, Target,
+    VolumeId, VolumeSpec,
 };
+pub use stats::{Stats, StatsError, Usage};
 
-pub use crate::image::Reference;
 use crate::{
     image::Registries,
-    layers::Store,
-    overlay::{self, Upper},
+    layers::{Marks, Store},
+    metrics::Metrics,
+    overlay::{self, Features},
     sys::{
         durable,
-        mounts::{Mount, MountError, Mounts},
+        mounts::{Mount, Mounts},
     },
 };
+pub use crate::{
+    image::{Keyring, KeyringError, Reference},
+    overlay::{Options, Owner, Xino},
+};
 use lock::Locks;
-use pending::Pending;
+use pending::{Pace, Pending};
+use projects::Projects;
 use record::Records;
+use roots::{Collector, LAYER_GRACE};
+use stats::Counts;
+
+/// What volumes are made with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where layers and records are kept.
+    pub store: Arc<Store>,
+    /// Where images come from.
+    pub registries: Registries,
+    /// The kernel.
+    pub mounts: Arc<dyn Mounts>,
+    /// Where pods' owners are told things.
+    pub notices: Arc<dyn Notices>,
+    /// Where it is counted.
+    pub metrics: Metrics,
+}
+
+impl Parts {
+    /// Where nobody is told and nothing is scraped.
+    pub fn new(store: Arc<Store>, registries: Registries, mounts: Arc<dyn Mounts>) -> Self {
+        Self {
+            store,
+            registries,
+            mounts,
+            notices: Arc::new(NoNotices),
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+/// How volumes are made on this node.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The kubelet's folder: targets lie beneath it, and its `pods` tells which pods are still there.
+    pub kubelet: PathBuf,
+    /// The node's own credentials, for every pod.
+    pub keyring: Keyring,
+    /// For how long a credential that a registry accepted is good without asking again. Zero: always ask.
+    pub trust_for: Duration,
+    /// Which images pods may have.
+    pub policy: ImagePolicy,
+    /// How full the store's disk may be, in percent, before images that nobody used lately go.
+    pub disk_high: u8,
+    /// How full it is when no more go.
+    pub disk_low: u8,
+    /// What the kernel can do.
+    pub features: Features,
+}
+
+impl Settings {
+    /// For a node without credentials, on which every image is allowed.
+    pub fn new(kubelet: PathBuf) -> Self {
+        Self {
+            kubelet,
+            keyring: Keyring::default(),
+            trust_for: Duration::from_secs(3600),
+            policy: ImagePolicy::default(),
+            disk_high: 85,
+            disk_low: 75,
+            features: Features::lacking([]),
+        }
+    }
+}
 
 /// All volumes of one node. Cheap to clone: clones are the same volumes.
 #[derive(Debug, Clone)]
@@ -71,10 +170,16 @@ struct Inner {
     mounts: Arc<dyn Mounts>,
     store: Arc<Store>,
     pulls: pull::Pulls,
+    collector: Arc<Collector>,
     records: Records,
     locks: Locks,
     pending: Pending,
-    kubelet: PathBuf,
+    projects: Projects,
+    counts: Counts,
+    pace: Pace,
+    settings: Settings,
+    notices: Arc<dyn Notices>,
+    metrics: Metrics,
     boot_id: String,
     /// Volumes whose pod was found gone, and when.
     orphans: Mutex<HashMap<VolumeId, Instant>>,
@@ -82,22 +187,40 @@ struct Inner {
 
 impl Volumes {
     /// The volumes recorded in `store`, as the last process left them: nothing is touched before [`Volumes::recover`].
-    /// `kubelet` is the kubelet's folder: targets lie beneath it, and its `pods` tells which pods are still there.
-    pub fn open(
-        store: Arc<Store>,
-        registries: Registries,
-        mounts: Arc<dyn Mounts>,
-        kubelet: &Path,
-    ) -> Result<Self, OpenError> {
+    pub fn open(parts: Parts, settings: Settings) -> Result<Self, OpenError> {
+        Self::open_at(parts, settings, Pace::default())
+    }
+
+    fn open_at(parts: Parts, settings: Settings, pace: Pace) -> Result<Self, OpenError> {
+        let Parts { store, registries, mounts, notices, metrics } = parts;
         let boot_id = durable::boot_id().map_err(OpenError::BootId)?;
+        let records = Records::new(store.volumes());
+        let ids = records.list().map_err(OpenError::List)?;
+        // A record that cannot be read stops its own volume, when that is asked for.
+        let project = |id| records.read(id).ok().flatten().and_then(|record| record.project);
+        let projects =
+            Projects::open(&store.volumes(), || ids.iter().filter_map(project).collect());
+        let collector = Arc::new(Collector {
+            store: store.clone(),
+            records: records.clone(),
+            mounts: mounts.clone(),
+            marks: Marks { high: settings.disk_high, low: settings.disk_low, grace: LAYER_GRACE },
+            metrics: metrics.clone(),
+        });
         Ok(Self(Arc::new(Inner {
-            pulls: pull::Pulls::new(registries, store.clone()),
-            records: Records::new(store.volumes()),
+            pulls: pull::Pulls::new(registries, collector.clone(), settings.trust_for),
+            collector,
+            pending: Pending::new(notices.clone(), pace),
             locks: Locks::default(),
-            pending: Pending::default(),
+            counts: Counts::default(),
             orphans: Mutex::default(),
-            kubelet: kubelet.to_owned(),
+            records,
+            projects,
+            pace,
+            settings,
             mounts,
+            notices,
+            metrics,
             store,
             boot_id,
         })))
@@ -111,27 +234,12 @@ impl Volumes {
 }
 
 impl Inner {
-    /// The mounts at `target`, the lowest first.
-    fn mounted_at(&self, target: &Target) -> Result<Vec<Mount>, MountError> {
-        let mut table = self.mounts.table()?;
-        table.retain(|mount| mount.target == target.as_path());
-        Ok(table)
-    }
-
-    /// The mounts of a volume, wherever they are.
-    fn mounts_of(&self, id: &VolumeId) -> Result<Vec<Mount>, MountError> {
-        let mut table = self.mounts.table()?;
-        table.retain(|mount| self.is_of(mount, id));
-        Ok(table)
-    }
-
-    /// Whether a mount is this volume: by its upper, or by its name where it has none.
+    /// Whether a mount is this volume: by its name, or by its upper, which a mount keeps that another tool made of it.
     fn is_of(&self, mount: &Mount, id: &VolumeId) -> bool {
-        overlay::is_ours(mount, self.upper(id).upper()) || overlay::is_named(mount, &mount_name(id))
-    }
-
-    fn upper(&self, id: &VolumeId) -> Upper {
-        Upper::new(self.records.upper(id), self.records.work(id))
+        let upper = |medium| self.records.pair(id, medium);
+        overlay::is_named(mount, &mount_name(id))
+            || overlay::is_ours(mount, upper(Medium::Disk).upper())
+            || overlay::is_ours(mount, upper(Medium::Memory).upper())
     }
 }
 
@@ -143,7 +251,9 @@ fn mount_name(id: &VolumeId) -> String {
 /// Runs what blocks (syscalls, fsync, a layer being written) beside the async workers. It runs to its end whatever becomes of
 /// the caller.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    // Its lines in the log are the caller's: they name the same volume and pod.
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

@@ -1,63 +1,324 @@
-//! Publishes that wait for their layers, and how they are called off.
+//! Pulls that volumes wait for.
 //!
-//! A pull may take an hour; nobody holds the volume's lock meanwhile, so that its pod can go at any time. What then takes
-//! the lock to make the volume has to know that it is not wanted any more, or it would mount for a pod that is gone.
+//! ```text
+//!             join                       ended                     taken
+//!   (nothing) ────► going on, with or ─────────► kept for whoever ───────► (nothing)
+//!                   without a waiter             asks next
+//!                        │ unpublished, or asked for otherwise: called off ──► (nothing)
+//!                        │ nobody asked for long: forgotten ─────────────────► (nothing)
+//! ```
+//!
+//! A pull may take an hour and a call two minutes, so a pull is a task of its own that calls join. Nobody holds the volume's
+//! lock meanwhile, so that its pod can go at any time; what then takes the lock to make the volume has to know that it is not
+//! wanted any more, or it would mount for a pod that is gone.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    future::{Future, pending},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
-use super::{VolumeId, lock::VolumeLock};
+use super::{
+    Notice, NoticeKind, Notices, Pod, Progress, PublishRequest, PullError, VolumeId, VolumeSpec,
+    lock::VolumeLock, pull::Pulled,
+};
 
-/// Everybody who waits.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Pending(Arc<Mutex<Vec<(VolumeId, CancellationToken)>>>);
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// How much of a call's time is left when it is answered that the pull goes on.
+    pub(super) margin: Duration,
+    /// How long a pull goes on, or its result is kept, while nobody asks for it.
+    pub(super) patience: Duration,
+    /// When the pod is first told that a pull goes on.
+    pub(super) first_word: Duration,
+    /// When it is told again.
+    pub(super) next_word: Duration,
+}
 
-/// One who waits; it is forgotten when dropped.
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            margin: Duration::from_secs(5),
+            // The kubelet's longest pause between two tries is two minutes.
+            patience: Duration::from_secs(600),
+            first_word: Duration::from_secs(10),
+            next_word: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Pace {
+    /// How long a call waits whose caller gives up after `left`.
+    fn wait_of(&self, left: Duration) -> Duration {
+        left - self.margin.min(left / 2)
+    }
+}
+
+/// How a pull ended: told to everybody who waits for it.
+type Ended = Result<Arc<Pulled>, Arc<PullError>>;
+
+/// All pulls that go on, or ended and have not been taken.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    pulls: Arc<Mutex<HashMap<VolumeId, Arc<Pull>>>>,
+    notices: Arc<dyn Notices>,
+    pace: Pace,
+}
+
+#[derive(Debug)]
+struct Pull {
+    id: VolumeId,
+    pod: Pod,
+    spec: VolumeSpec,
+    progress: Progress,
+    ended: watch::Sender<Option<Ended>>,
+    asked: Mutex<Instant>,
+    /// Whoever waits is to give up.
+    called_off: CancellationToken,
+    /// The task is to end: so too when it is called off.
+    over: CancellationToken,
+}
+
+/// One who waits for a pull.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pending: Pending,
-    token: CancellationToken,
+    pull: Arc<Pull>,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+/// What came of waiting.
+#[derive(Debug)]
+pub(super) enum Waited {
+    /// The pull ended.
+    Ended(Ended),
+    /// The volume is not wanted any more.
+    CalledOff,
+    /// The pull goes on, and is this far.
+    Slow(String),
 }
 
 impl Pending {
-    /// Begins to wait.
-    pub(super) fn wait(&self, lock: &VolumeLock) -> Waiting {
-        let token = CancellationToken::new();
-        self.all(|all| all.push((lock.id().clone(), token.clone())));
-        Waiting { pending: self.clone(), token }
+    pub(super) fn new(notices: Arc<dyn Notices>, pace: Pace) -> Self {
+        Self { pulls: Arc::default(), notices, pace }
     }
 
-    /// Calls off everybody who waits for the volume.
-    pub(super) fn call_off(&self, lock: &VolumeLock) {
+    /// Joins the volume's pull, or begins one. One for another spec or pod is called off.
+    pub(super) fn join<F>(
+        &self,
+        _: &VolumeLock,
+        request: &PublishRequest,
+        begin: impl FnOnce(Progress) -> F,
+    ) -> Waiting
+    where
+        F: Future<Output = Result<Pulled, PullError>> + Send + 'static,
+    {
         self.all(|all| {
-            for (_, token) in all.iter().filter(|(id, _)| id == lock.id()) {
-                token.cancel();
+            if let Some(pull) = all.get(&request.id) {
+                if pull.spec == request.spec && pull.pod == request.pod {
+                    return Waiting::on(pull);
+                }
+                pull.called_off.cancel();
+            }
+            let called_off = CancellationToken::new();
+            let pull = Arc::new(Pull {
+                id: request.id.clone(),
+                pod: request.pod.clone(),
+                spec: request.spec.clone(),
+                progress: Progress::default(),
+                ended: watch::Sender::new(None),
+                asked: Mutex::new(Instant::now()),
+                over: called_off.child_token(),
+                called_off,
+            });
+            let waiting = Waiting::on(&pull);
+            all.insert(request.id.clone(), pull.clone());
+            let work = begin(pull.progress.clone());
+            // A trace of its own: it outlives the call that began it.
+            let pod = format!("{}/{}", pull.pod.namespace, pull.pod.name);
+            let span = tracing::error_span!(parent: None, "pull", volume = %pull.id, %pod);
+            span.follows_from(tracing::Span::current());
+            tokio::spawn(self.clone().run(pull, work).instrument(span));
+            waiting
+        })
+    }
+
+    /// Calls off whatever the volume waits for.
+    pub(super) fn call_off(&self, lock: &VolumeLock) {
+        if let Some(pull) = self.all(|all| all.remove(lock.id())) {
+            pull.called_off.cancel();
+        }
+    }
+
+    /// Says that what the pull brought was used, or failed for good: the next who asks begins anew.
+    pub(super) fn taken(&self, waiting: &Waiting) {
+        self.remove(&waiting.pull);
+        waiting.pull.over.cancel();
+    }
+
+    async fn run(self, pull: Arc<Pull>, work: impl Future<Output = Result<Pulled, PullError>>) {
+        let _end = End { pending: &self, pull: &pull };
+        let kept = async {
+            let ended = self.tell_while(&pull, work).await;
+            pull.ended.send_replace(Some(ended.map(Arc::new).map_err(Arc::new)));
+            pending::<()>().await;
+        };
+        tokio::select! {
+            () = kept => {}
+            () = pull.over.cancelled() => {}
+            () = self.forgotten(&pull) => {
+                tracing::info!(volume = %pull.id, "nobody asks for the volume any more: its pull is given up");
+                pull.called_off.cancel();
+            }
+        }
+    }
+
+    /// Tells the pod how far a slow pull is.
+    async fn tell_while<T>(
+        &self,
+        pull: &Pull,
+        work: impl Future<Output = Result<T, PullError>>,
+    ) -> Result<T, PullError> {
+        let begun = Instant::now();
+        let tell = |reason, message| {
+            self.notices.tell(&pull.pod, Notice { kind: NoticeKind::Normal, reason, message });
+        };
+        let mut work = pin!(work);
+        let mut pause = self.pace.first_word;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut work => break ended,
+                () = sleep(pause) => {
+                    pause = self.pace.next_word;
+                    tell("Pulling", format!("volume {}: {}", pull.id, pull.progress.sentence()));
+                }
+            }
+        };
+        if ended.is_ok() && begun.elapsed() >= self.pace.first_word {
+            let seconds = begun.elapsed().as_secs();
+            tell("Pulled", format!("volume {}: its layers are here after {seconds} s", pull.id));
+        }
+        ended
+    }
+
+    /// Returns when nobody has asked for long, and nobody can any more.
+    async fn forgotten(&self, pull: &Arc<Pull>) {
+        loop {
+            let waits = pull.ended.receiver_count() > 0;
+            let quiet = if waits { Duration::ZERO } else { pull.quiet_for() };
+            match self.pace.patience.checked_sub(quiet) {
+                Some(left) if !left.is_zero() => sleep(left).await,
+                // Looked at again where nobody can join meanwhile.
+                _ => {
+                    let gone = self.all(|_| {
+                        pull.ended.receiver_count() == 0 && pull.quiet_for() >= self.pace.patience
+                    });
+                    if gone {
+                        self.remove(pull);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove(&self, pull: &Arc<Pull>) {
+        self.all(|all| {
+            if all.get(&pull.id).is_some_and(|there| Arc::ptr_eq(there, pull)) {
+                all.remove(&pull.id);
             }
         });
     }
 
-    fn all<T>(&self, f: impl FnOnce(&mut Vec<(VolumeId, CancellationToken)>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Whether no volume waits.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.all(|all| all.is_empty())
+    }
+
+    fn all<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Arc<Pull>>) -> T) -> T {
+        f(&mut self.pulls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A task that ends, also by a fault of ours, leaves nobody waiting for it.
+struct End<'a> {
+    pending: &'a Pending,
+    pull: &'a Arc<Pull>,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.pending.remove(self.pull);
+        if !self.pull.over.is_cancelled() {
+            self.pull.called_off.cancel();
+        }
+    }
+}
+
+impl Pull {
+    fn quiet_for(&self) -> Duration {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn asked_now(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 }
 
 impl Waiting {
-    /// Returns when the volume is not wanted any more.
-    pub(super) async fn called_off(&self) {
-        self.token.cancelled().await;
+    fn on(pull: &Arc<Pull>) -> Self {
+        pull.asked_now();
+        Self { pull: pull.clone(), ended: pull.ended.subscribe() }
     }
 
-    /// Whether that is so already. The answer holds while the volume's lock is held.
+    /// Waits for the end, and not beyond the time at which the caller, who gives up at `deadline`, wants an answer.
+    pub(super) async fn end(&mut self, deadline: Option<Instant>, pace: Pace) -> Waited {
+        let give_up = async {
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(left) => sleep(pace.wait_of(left)).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.pull.called_off.cancelled() => Waited::CalledOff,
+            ended = self.ended.wait_for(Option::is_some) => match ended.ok().and_then(|e| e.clone()) {
+                Some(ended) => Waited::Ended(ended),
+                None => Waited::CalledOff,
+            },
+            () = give_up => Waited::Slow(self.pull.progress.sentence()),
+        }
+    }
+
+    /// Whether the volume is not wanted any more. The answer holds while the volume's lock is held.
     pub(super) fn is_called_off(&self, _: &VolumeLock) -> bool {
-        self.token.is_cancelled()
+        self.pull.called_off.is_cancelled()
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // A token is equal to no other, but cancelling it tells which it is: nobody waits on it any more.
-        self.token.cancel();
-        self.pending.all(|all| all.retain(|(_, token)| !token.is_cancelled()));
+        self.pull.asked_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// HAZARDS: an answer at once makes the kubelet pause longer and longer; one that is too late is none.
+    #[test]
+    fn a_call_is_answered_some_seconds_before_its_end() {
+        let (pace, s) = (Pace::default(), Duration::from_secs);
+        for (left, wait) in [(120, 115), (15, 10), (8, 4), (0, 0)] {
+            assert_eq!(pace.wait_of(s(left)), s(wait));
+        }
     }
 }

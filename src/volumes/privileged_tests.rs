@@ -18,25 +18,30 @@ use crate::{
 };
 
 /// A node on this machine. Dropped, it unmounts what a failed test left.
-struct Node {
-    folder: TempDir,
-    volumes: Volumes,
+pub(super) struct Node {
+    pub(super) folder: TempDir,
+    pub(super) volumes: Volumes,
 }
 
 impl Node {
-    fn new(registry: &FakeRegistry) -> Self {
-        let folder = TempDir::new().unwrap();
+    pub(super) fn new(registry: &FakeRegistry) -> Self {
+        Self::beneath(&std::env::temp_dir(), registry)
+    }
+
+    /// One whose disk is that of `place`.
+    pub(super) fn beneath(place: &Path, registry: &FakeRegistry) -> Self {
+        let folder = TempDir::new_in(place).unwrap();
         fs::create_dir_all(folder.path().join("kubelet/pods/pod-1")).unwrap();
         let volumes = open(folder.path(), registry);
         Self { folder, volumes }
     }
 
-    fn target(&self, name: &str) -> PathBuf {
+    pub(super) fn target(&self, name: &str) -> PathBuf {
         self.folder.path().join("kubelet/pods/pod-1").join(name)
     }
 
-    async fn publish(&self, id: &str, images: &[Reference], volatile: bool, read_only: bool) {
-        let request = PublishRequest {
+    pub(super) fn request(&self, id: &str, spec: VolumeSpec) -> PublishRequest {
+        PublishRequest {
             id: id.parse().unwrap(),
             target: self.target(id).try_into().unwrap(),
             pod: Pod {
@@ -44,18 +49,58 @@ impl Node {
                 name: "one".to_owned(),
                 uid: "pod-1".parse().unwrap(),
             },
-            spec: VolumeSpec { images: images.to_vec(), pull_policy: None, volatile, read_only },
-        };
-        self.volumes.publish(request).await.unwrap();
+            spec,
+            keyring: Keyring::default(),
+            deadline: None,
+        }
     }
 
-    async fn unpublish(&self, id: &str) {
+    pub(super) async fn publish(
+        &self,
+        id: &str,
+        images: &[Reference],
+        volatile: bool,
+        read_only: bool,
+    ) {
+        let spec = VolumeSpec {
+            images: images.to_vec(),
+            read_only,
+            options: Options { volatile, ..Options::default() },
+            ..VolumeSpec::default()
+        };
+        self.volumes.publish(self.request(id, spec)).await.unwrap();
+    }
+
+    /// The process ends and another one starts on what it left.
+    pub(super) async fn restart(&mut self, registry: &FakeRegistry) {
+        self.restart_after(registry, || {}).await;
+    }
+
+    /// So too, and meanwhile something happens.
+    pub(super) async fn restart_after(&mut self, registry: &FakeRegistry, happens: impl FnOnce()) {
+        // What was pulled last lets go of the store.
+        tokio::task::yield_now().await;
+        let empty = TempDir::new().unwrap();
+        // The old process must be gone before the new one may have the store.
+        drop(std::mem::replace(&mut self.volumes, open(empty.path(), registry)));
+        happens();
+        self.volumes = open(self.folder.path(), registry);
+        self.volumes.recover(Duration::ZERO).unwrap();
+    }
+
+    pub(super) async fn unpublish(&self, id: &str) {
         let target = self.target(id).try_into().unwrap();
         self.volumes.unpublish(&id.parse().unwrap(), &target).await.unwrap();
     }
 
-    /// The mounts beneath this node's folder.
-    fn mounts(&self) -> Vec<Mount> {
+    /// The mounts beneath this node's folder, without the layers that an older kernel wants attached.
+    pub(super) fn mounts(&self) -> Vec<Mount> {
+        let mut table = self.all_mounts();
+        table.retain(|mount| !mount.target.starts_with(self.folder.path().join("lowers")));
+        table
+    }
+
+    fn all_mounts(&self) -> Vec<Mount> {
         let mut table = LinuxMounts.table().unwrap();
         table.retain(|mount| mount.target.starts_with(self.folder.path()));
         table
@@ -78,19 +123,22 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for mount in self.mounts() {
+        for mount in self.all_mounts().into_iter().rev() {
             let _ = LinuxMounts.unmount(&mount.target);
         }
     }
 }
 
 fn open(folder: &Path, registry: &FakeRegistry) -> Volumes {
-    let kernel: Arc<dyn Mounts> = Arc::new(LinuxMounts);
+    // As `ovl node` does: these tests also run on kernels that want layers handed over in an older way.
+    let features = Features::probe(&LinuxMounts, &folder.join("trial")).unwrap();
+    let kernel = features.mounts(&folder.join("lowers")).unwrap();
     let store = Arc::new(Store::open(&folder.join("store"), kernel.clone()).unwrap());
-    Volumes::open(store, registry.registries(), kernel, &folder.join("kubelet")).unwrap()
+    let settings = Settings { features, ..Settings::new(folder.join("kubelet")) };
+    Volumes::open(Parts::new(store, registry.registries(), kernel), settings).unwrap()
 }
 
-fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, content) in files {
         let mut header = tar::Header::new_gnu();
@@ -104,7 +152,7 @@ fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-async fn registry() -> (FakeRegistry, Vec<Reference>) {
+pub(super) async fn registry() -> (FakeRegistry, Vec<Reference>) {
     let registry = FakeRegistry::start().await;
     let base = tar(&[("dir/kept", "base"), ("dir/gone", "base"), ("dir/covered", "base")]);
     let change = tar(&[("dir/.wh.gone", ""), ("dir/covered", "top")]);
@@ -115,7 +163,7 @@ async fn registry() -> (FakeRegistry, Vec<Reference>) {
     (registry, references)
 }
 
-fn read(path: PathBuf) -> String {
+pub(super) fn read(path: PathBuf) -> String {
     fs::read_to_string(path).unwrap()
 }
 
@@ -195,14 +243,7 @@ async fn privileged_volumes_outlive_the_process() {
     node.publish("a", &images, true, false).await;
     fs::write(node.target("a").join("new"), "before").unwrap();
 
-    let folder = node.folder.path().to_owned();
-    node.volumes = {
-        let empty = TempDir::new().unwrap();
-        // The old process must be gone before the new one may have the store.
-        drop(std::mem::replace(&mut node.volumes, open(empty.path(), &registry)));
-        open(&folder, &registry)
-    };
-    node.volumes.recover(Duration::ZERO).unwrap();
+    node.restart(&registry).await;
     assert_eq!(read(node.target("a").join("new")), "before");
     assert_eq!(read(node.target("a").join("tool")), "t");
     node.publish("a", &images, true, false).await;
@@ -260,16 +301,7 @@ async fn privileged_a_part_of_a_volume_is_not_taken_for_it() {
         .status();
     assert!(bound.unwrap().success());
     LinuxMounts.unmount(&node.target("a")).unwrap();
-    let request = PublishRequest {
-        id: "a".parse().unwrap(),
-        target: node.target("a").try_into().unwrap(),
-        pod: Pod {
-            namespace: "default".to_owned(),
-            name: "one".to_owned(),
-            uid: "pod-1".parse().unwrap(),
-        },
-        spec: VolumeSpec { images, pull_policy: None, volatile: false, read_only: false },
-    };
+    let request = node.request("a", VolumeSpec { images, ..VolumeSpec::default() });
     let error = node.volumes.publish(request).await.unwrap_err();
     assert!(error.to_string().contains(part.to_str().unwrap()), "{error}");
     LinuxMounts.unmount(&part).unwrap();

@@ -1,69 +1,181 @@
 //! A volume appears.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use super::{
-    Inner, PublishError, PublishRequest, Target, VolumeId, VolumeSpec, Volumes, blocking,
-    lock::VolumeLock, mount_name, record::Record,
+    Inner, Limits, Medium, PublishError, PublishRequest, Target, VolumeId, Volumes, blocking,
+    difference::difference,
+    lock::VolumeLock,
+    mount_name,
+    pending::{Waited, Waiting},
+    record::Record,
 };
 use crate::{
     digest::Digest,
-    overlay::{self, Lower, Options, Plan, Spec, Stack},
-    sys::{attributes, mounts::Detached, targets},
+    overlay::{self, Lower, Plan, Spec, Stack},
+    sys::{
+        copy_up::copy_up,
+        mounts::{Detached, Mount},
+        targets,
+    },
 };
 
 impl Volumes {
     /// Makes the volume appear at the target. The same request again changes nothing. An error of a volume that was not there
-    /// before leaves nothing behind but layers. While layers are pulled the volume can be unpublished, which ends this.
+    /// before leaves nothing behind but layers.
+    ///
+    /// Layers that are slow to come are pulled on beyond the request's deadline, some seconds before which the answer is
+    /// [`PublishError::Pulling`]; the same request again joins the pull. Meanwhile the volume can be unpublished, which ends it.
     pub async fn publish(&self, request: PublishRequest) -> Result<(), PublishError> {
-        let inner = self.0.clone();
-        if !inner.beneath_kubelet(&request.target) {
-            let kubelet = inner.kubelet.display().to_string();
-            return Err(PublishError::Outside { target: request.target, kubelet });
-        }
+        let inner = &self.0;
+        inner.check(&request)?;
         let lock = inner.lock(&request.id)?;
-        let waiting = inner.pending.wait(&lock);
-        let known = inner.clone().read(lock).await?;
-        let stack = match &known {
-            Some(record) if inner.clone().has_all(&record.stack).await => Vec::new(),
-            _ => {
-                let VolumeSpec { images, pull_policy, .. } = &request.spec;
-                tokio::select! {
-                    stack = inner.pulls.stack(images, *pull_policy) => stack?,
-                    () = waiting.called_off() => return Err(PublishError::CalledOff(request.id)),
-                }
+        let (lock, request, done) = inner.clone().publish_here(lock, request).await?;
+        if done {
+            return Ok(());
+        }
+        let mut waiting = inner.pull(&lock, &request);
+        drop(lock);
+        let stack = match waiting.end(request.deadline, inner.pace).await {
+            Waited::Ended(Ok(pulled)) => pulled.stack.clone(),
+            Waited::Ended(Err(error)) => {
+                inner.pending.taken(&waiting);
+                return Err(PublishError::Pull(error));
+            }
+            Waited::CalledOff => return Err(PublishError::CalledOff(request.id)),
+            Waited::Slow(progress) => {
+                return Err(PublishError::Pulling { id: request.id, progress });
             }
         };
         let lock = inner.lock(&request.id)?;
-        if waiting.is_called_off(&lock) {
-            return Err(PublishError::CalledOff(request.id));
-        }
-        // Another call may have made the volume meanwhile, so the record is read again.
-        blocking(move || match inner.records.read(&request.id)? {
-            Some(record) => inner.publish_again(&lock, record, &request),
-            None if known.is_some() => Err(PublishError::CalledOff(request.id)),
-            None => inner.publish_first(&lock, &request, stack),
-        })
-        .await
+        inner.clone().publish_pulled(lock, request, waiting, stack).await
     }
 }
 
 impl Inner {
+    /// Refuses what can be known to be wrong before anything is looked at.
+    fn check(&self, request: &PublishRequest) -> Result<(), PublishError> {
+        let PublishRequest { id, target, spec, .. } = request;
+        if !self.beneath_kubelet(target) {
+            let kubelet = self.settings.kubelet.display().to_string();
+            return Err(PublishError::Outside { target: target.clone(), kubelet });
+        }
+        if !spec.read_only {
+            return Ok(());
+        }
+        let Limits { size, inodes, by_default } = spec.limits;
+        let about_writes = [
+            (size.is_some() && !by_default, "size"),
+            (inodes.is_some() && !by_default, "inodes"),
+            (spec.medium == Medium::Memory, "medium"),
+            (!spec.pre_copy_up.is_empty(), "preCopyUp"),
+        ];
+        match about_writes.into_iter().find(|(given, _)| *given) {
+            Some((_, what)) => Err(PublishError::ReadOnly { id: id.clone(), what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses images that the pod may not have.
+    fn check_images(&self, request: &PublishRequest) -> Result<(), PublishError> {
+        let PublishRequest { pod, spec, .. } = request;
+        let policy = &self.settings.policy;
+        match spec.images.iter().find(|image| !policy.allows(&pod.namespace, image)) {
+            Some(image) => {
+                let (image, namespace) = (image.clone(), pod.namespace.clone());
+                Err(PublishError::NotAllowed { image, namespace })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a volume that is not there yet and may not be made.
+    fn check_new(&self, request: &PublishRequest) -> Result<(), PublishError> {
+        let PublishRequest { id, spec, .. } = request;
+        self.check_images(request)?;
+        match self.unenforceable(spec) {
+            Some(why) if !spec.limits.by_default => {
+                Err(PublishError::Unenforceable { id: id.clone(), why: why.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what needs no pull; answers whether that was all, and gives the lock back for the rest.
+    async fn publish_here(
+        self: Arc<Self>,
+        lock: VolumeLock,
+        request: PublishRequest,
+    ) -> Result<(VolumeLock, PublishRequest, bool), PublishError> {
+        blocking(move || {
+            let done = match self.records.read(&request.id)? {
+                Some(record) => {
+                    if let Some(what) = difference(&record, &request) {
+                        return Err(PublishError::Conflict { id: request.id, what });
+                    }
+                    let here = record.stack.iter().all(|layer| self.store.has(layer));
+                    if here {
+                        self.publish_again(&lock, record, &request)?;
+                    } else {
+                        self.check_images(&request)?;
+                    }
+                    here
+                }
+                None => {
+                    self.check_new(&request)?;
+                    let empty = request.spec.images.is_empty();
+                    if empty {
+                        self.publish_first(&lock, &request, Vec::new())?;
+                    }
+                    empty
+                }
+            };
+            Ok((lock, request, done))
+        })
+        .await
+    }
+
+    /// Joins the pull of the volume's images, or begins it.
+    fn pull(self: &Arc<Self>, lock: &VolumeLock, request: &PublishRequest) -> Waiting {
+        self.pending.join(lock, request, |progress| {
+            let (inner, spec) = (self.clone(), request.spec.clone());
+            let keyring = request.keyring.clone().and(&self.settings.keyring);
+            async move {
+                inner.pulls.stack(&spec.images, spec.pull_policy, &keyring, &progress).await
+            }
+        })
+    }
+
+    /// Makes the volume out of what was pulled.
+    async fn publish_pulled(
+        self: Arc<Self>,
+        lock: VolumeLock,
+        request: PublishRequest,
+        waiting: Waiting,
+        stack: Vec<Digest>,
+    ) -> Result<(), PublishError> {
+        blocking(move || {
+            if waiting.is_called_off(&lock) {
+                return Err(PublishError::CalledOff(request.id));
+            }
+            // Another call may have made the volume meanwhile, so the record is read again.
+            let done = match self.records.read(&request.id)? {
+                Some(record) => self.publish_again(&lock, record, &request),
+                None => self.publish_first(&lock, &request, stack),
+            };
+            self.pending.taken(&waiting);
+            done
+        })
+        .await
+    }
+
     fn lock(&self, id: &VolumeId) -> Result<VolumeLock, PublishError> {
         self.locks.try_lock(id).ok_or_else(|| PublishError::Busy(id.clone()))
     }
 
-    async fn read(self: Arc<Self>, lock: VolumeLock) -> Result<Option<Record>, PublishError> {
-        Ok(blocking(move || self.records.read(lock.id())).await?)
-    }
-
-    async fn has_all(self: Arc<Self>, stack: &[Digest]) -> bool {
-        let stack = stack.to_vec();
-        blocking(move || stack.iter().all(|layer| self.store.has(layer))).await
-    }
-
     pub(super) fn beneath_kubelet(&self, target: &Target) -> bool {
-        target.as_path().starts_with(&self.kubelet) && target.as_path() != self.kubelet
+        target.as_path().starts_with(&self.settings.kubelet)
+            && target.as_path() != self.settings.kubelet
     }
 
     /// A volume that has no record: everything it gets is taken back if it cannot be mounted.
@@ -73,25 +185,35 @@ impl Inner {
         request: &PublishRequest,
         stack: Vec<Digest>,
     ) -> Result<(), PublishError> {
-        let PublishRequest { id, target, pod, spec } = request;
-        // Without a record nothing may be mounted from here; should it be, a lost record must not cost the pod's data.
-        self.ensure_unused(id)?;
+        let PublishRequest { id, target, pod, spec, .. } = request;
+        let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
         let lowers = self.lowers(id, &stack)?;
-        self.discard(id)?;
+        // What a kill left half made. Without a record nothing may be mounted from here; should it be, a lost record must not
+        // cost the pod's data.
+        self.remove(lock, &table, None)?;
+        let mut record =
+            Record::new(id.clone(), spec.clone(), pod.clone(), stack, self.boot_id.clone());
+        record.project = self.project_for(id, spec)?;
         let make = || {
             self.records.make(lock)?;
-            self.dress(id, &lowers)?;
-            let record =
-                Record::new(id.clone(), spec.clone(), pod.clone(), stack, self.boot_id.clone());
-            self.appear(lock, record, lowers, target)
+            self.make_upper(&record, &lowers, &[])?;
+            self.appear(lock, record.clone(), lowers, target, true)
         };
         let done = make();
-        if done.is_err()
-            && let Err(error) = self.remove(lock)
-        {
-            tracing::warn!(volume = %id, %error, "what a failed publish made is left for unpublish");
+        match &done {
+            Ok(()) => self.tell_unenforced(&record),
+            Err(_) => self.take_back(lock, &record),
         }
         done
+    }
+
+    fn take_back(&self, lock: &VolumeLock, record: &Record) {
+        let id = lock.id();
+        let table = self.mounts.table().map_err(|e| PublishError::mount(id, e));
+        let removed = table.and_then(|table| Ok(self.remove(lock, &table, record.project)?));
+        if let Err(error) = removed {
+            tracing::warn!(volume = %id, %error, "what a failed publish made is left for unpublish");
+        }
     }
 
     /// A volume that has a record: the request must agree with it, and what is missing of it is done.
@@ -105,82 +227,53 @@ impl Inner {
         if let Some(what) = difference(&record, request) {
             return Err(PublishError::Conflict { id: id.clone(), what });
         }
-        let ours = self.mounts_of(id).map_err(|e| PublishError::mount(id, e))?;
+        let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
         // The kubelet binds a subPath from beneath the volume: the same overlay, and not the whole of it.
-        let whole: Vec<_> = ours.iter().filter(|mount| mount.root == Path::new("/")).collect();
-        let there = self.mounted_at(&request.target).map_err(|e| PublishError::mount(id, e))?;
+        let whole = |mount: &&Mount| self.is_of(mount, id) && mount.root == Path::new("/");
         // What the pod sees is the topmost.
-        if there.last().is_some_and(|top| whole.contains(&top)) {
+        let there = table.iter().rfind(|mount| mount.target == request.target.as_path());
+        if there.is_some_and(|top| whole(&top)) {
             return Ok(());
         }
-        match whole.first() {
+        match table.iter().find(whole) {
             Some(elsewhere) => self.put_at(lock, record, &request.target, || {
                 self.mounts.clone_of(&elsewhere.target).map_err(|e| PublishError::mount(id, e))
             }),
             None => {
-                self.ensure_unused(id)?;
+                self.ensure_unused(id, &table)?;
                 let lowers = self.lowers(id, &record.stack)?;
-                self.refresh_upper(lock, &mut record, &lowers)?;
-                self.appear(lock, record, lowers, &request.target)
+                let new = self.refresh_upper(lock, &mut record, &lowers, &table)?;
+                self.appear(lock, record, lowers, &request.target, new)
             }
         }
     }
 
-    /// Makes the upper of a volume that is mounted nowhere fit to be mounted again.
-    ///
-    /// A plain upper is as the disk has it. A volatile one was never synced: after another boot it may be torn in ways nobody
-    /// can see (the kernel's own marker is not durable either), so it is emptied. In the same boot everything written is still
-    /// in the page cache: once that is on disk without an error the upper is whole, and the kernel's marker
-    /// (`work/incompat/volatile` beneath the work folder, kernel doc overlayfs.rst, "Volatile mount") can go.
-    fn refresh_upper(
-        &self,
-        lock: &VolumeLock,
-        record: &mut Record,
-        lowers: &[Lower],
-    ) -> Result<(), PublishError> {
-        let id = lock.id();
-        if record.spec.volatile {
-            let why = if record.boot_id != self.boot_id {
-                Some("the node went down since it was mounted")
-            } else {
-                let told = overlay::forget_volatile(&self.upper(id));
-                let synced =
-                    told.map_err(|source| PublishError::Upper { id: id.clone(), source })?;
-                (!synced).then_some("its data did not reach the disk")
-            };
-            if let Some(why) = why {
-                tracing::warn!(volume = %id, why, "volatile volume emptied");
-                self.records.empty(lock)?;
-                self.dress(id, lowers)?;
-            }
-        }
-        record.boot_id.clone_from(&self.boot_id);
-        Ok(())
-    }
-
-    /// Gives the upper's root what overlay shows as the volume's root: owner, mode and attributes of the topmost layer's, or
-    /// of an emptyDir where there is no layer.
-    fn dress(&self, id: &VolumeId, lowers: &[Lower]) -> Result<(), PublishError> {
-        let upper = self.records.upper(id);
-        match lowers.last() {
-            Some(top) => attributes::copy(&top.dir, &upper),
-            None => attributes::set_mode(&upper, 0o777),
-        }
-        .map_err(|source| PublishError::Upper { id: id.clone(), source })
-    }
-
-    /// Mounts the overlay at the target.
+    /// Mounts the overlay at the target. What is to be copied up and is not there is an error in a new volume; from an older one
+    /// the pod may have removed it.
     fn appear(
         &self,
         lock: &VolumeLock,
         record: Record,
         lowers: Vec<Lower>,
         target: &Target,
+        new: bool,
     ) -> Result<(), PublishError> {
-        let plan = self.plan(&record, lowers)?;
+        let (id, plan) = (lock.id(), self.plan(&record, lowers)?);
+        let wanted = record.spec.pre_copy_up.clone();
         self.put_at(lock, record, target, || {
-            overlay::mount(&*self.mounts, &plan)
-                .map_err(|source| PublishError::Overlay { id: lock.id().clone(), source })
+            let mount = overlay::mount(&*self.mounts, &plan)
+                .map_err(|source| PublishError::Overlay { id: id.clone(), source })?;
+            for path in wanted {
+                match copy_up(&mount, &path) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound && !new => {}
+                    copied => copied.map_err(|source| PublishError::CopyUp {
+                        id: id.clone(),
+                        path,
+                        source,
+                    })?,
+                }
+            }
+            Ok(mount)
         })
     }
 
@@ -250,31 +343,17 @@ impl Inner {
         Plan::new(Spec {
             name: mount_name(id),
             stack: Stack::new(lowers).map_err(broken)?,
-            upper: (!record.spec.read_only).then(|| self.upper(id)),
-            options: Options { volatile: record.spec.volatile, ..Options::default() },
+            upper: (!record.spec.read_only).then(|| self.records.pair(id, record.spec.medium)),
+            owner: record.spec.owner,
+            options: record.spec.options.clone(),
         })
+        .and_then(|plan| plan.on(&self.settings.features))
         .map_err(broken)
     }
 }
 
-/// In what a request differs from the volume that is there; `None` where it asks for the same.
-fn difference(record: &Record, request: &PublishRequest) -> Option<&'static str> {
-    let (a, b) = (&record.spec, &request.spec);
-    if a.images != b.images {
-        Some("images")
-    } else if a.volatile != b.volatile {
-        Some("volatile")
-    } else if a.read_only != b.read_only {
-        Some("readOnly")
-    } else if record.pod.uid != request.pod.uid {
-        Some("pod")
-    } else {
-        None
-    }
-}
-
 impl PublishError {
-    fn mount(id: &VolumeId, source: crate::sys::mounts::MountError) -> Self {
+    pub(super) fn mount(id: &VolumeId, source: crate::sys::mounts::MountError) -> Self {
         Self::Mount { id: id.clone(), source }
     }
 }

@@ -1,166 +1,292 @@
 //! References in, layers in the store out.
 //!
-//! A layer is fetched once however many volumes ask for it: the first fetches, the others wait and find it there. Whoever
-//! fetches gives the turn back only when nothing of it is going on any more.
+//! A layer that is here is given to a pod without a download only where the pod could have pulled it: some origin of it gave it
+//! to anybody, or gives it to this pod's credentials, as the registry says now or said not long ago. Anyone else brings the
+//! bytes first, for a registry may claim any diff id.
 
 use std::{
     collections::{BTreeSet, HashMap},
-    io::{self, Read},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
+    time::{Duration, Instant},
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{Mutex as Turn, Semaphore};
+use futures::{
+    StreamExt, TryStreamExt,
+    future::{ready, try_join_all},
+    stream,
+};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{PullError, PullPolicy, Reference, blocking};
+use super::{
+    Progress, PullError, PullPolicy, Reference, blocking,
+    failures::Failures,
+    fetch::{Making, Source, Wanted},
+    grants::Grants,
+    onto::chains,
+    roots::Collector,
+};
 use crate::{
     digest::Digest,
-    image::{Image, LayerBlob, Registries},
-    layers::{NewLayer, Origin, Store},
+    fault::Class,
+    image::{Access, Image, Keyring, Registries},
+    layers::{ImageRecord, Lease, Origin, Store},
     overlay::LAYER_LIMIT,
 };
 
-/// How many layers of one image are fetched and written at a time: enough to use the wait for the network.
+/// How many layers of one volume are fetched and written at a time: enough to use the wait for the network.
 const AT_ONCE: usize = 4;
 
 /// How many layers are fetched and written at a time on this node, whatever asks for them. Each holds a thread and up to some
 /// tens of MiB; other work must find threads too.
-const ON_NODE: usize = 8;
+pub(super) const ON_NODE: usize = 8;
 
 /// Brings images to this node.
 #[derive(Debug)]
 pub(super) struct Pulls {
-    registries: Registries,
-    store: Arc<Store>,
-    making: Mutex<HashMap<Source, Weak<Turn<()>>>>,
-    room: Arc<Semaphore>,
+    pub(super) registries: Registries,
+    pub(super) store: Arc<Store>,
+    pub(super) collector: Arc<Collector>,
+    grants: Grants,
+    pub(super) failures: Failures<Source>,
+    pub(super) making: Mutex<HashMap<Source, Weak<Making>>>,
+    pub(super) room: Arc<Semaphore>,
+    /// The same for each registry that something is fetched from.
+    pub(super) registries_room: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
-/// Which bytes are to become which layer. A registry may claim any diff id for what it never delivers, so the same layer from
-/// elsewhere does not wait for it.
-type Source = (Digest, Origin);
+/// The layers of a volume, all of them here.
+#[derive(Debug)]
+pub(super) struct Pulled {
+    /// Their keys, bottom first.
+    pub(super) stack: Vec<Digest>,
+    /// Keeps them until the volume's record does.
+    #[allow(dead_code, reason = "dropping it is what lets them go")]
+    pub(super) lease: Lease,
+}
+
+/// An image whose layers are known, and kept if they are here.
+struct Found {
+    /// Keys, or what they may be where the registry was asked.
+    layers: Vec<Digest>,
+    /// As the registry has it; `None` where it was not asked, and then all layers are here.
+    image: Option<Image>,
+    _lease: Lease,
+}
+
+/// What the layers of one call have in common.
+pub(super) struct Asked<'a> {
+    pub(super) keyring: &'a Keyring,
+    /// Those that their registries have just given to the keyring.
+    images: Vec<&'a Image>,
+    pub(super) stop: &'a CancellationToken,
+}
 
 impl Pulls {
-    pub(super) fn new(registries: Registries, store: Arc<Store>) -> Self {
-        let room = Arc::new(Semaphore::new(ON_NODE));
-        Self { registries, store, making: Mutex::default(), room }
+    pub(super) fn new(
+        registries: Registries,
+        collector: Arc<Collector>,
+        trust_for: Duration,
+    ) -> Self {
+        Self {
+            registries,
+            store: collector.store.clone(),
+            collector,
+            grants: Grants::new(trust_for),
+            failures: Failures::default(),
+            registries_room: Mutex::default(),
+            making: Mutex::default(),
+            room: Arc::new(Semaphore::new(ON_NODE)),
+        }
     }
 
-    /// The diff ids of all layers of `images`, bottom first; every one of them is in the store when this returns. Dropped before
-    /// that, it stops what it began.
+    /// The layers of `images`; every one of them is in the store when this returns, and the keyring's owner may have it.
+    /// Dropped before that, it stops what it began.
     pub(super) async fn stack(
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
-    ) -> Result<Vec<Digest>, PullError> {
+        keyring: &Keyring,
+        progress: &Progress,
+    ) -> Result<Pulled, PullError> {
+        let finds: Vec<_> = images.iter().map(|image| self.find(image, policy, keyring)).collect();
+        let found = try_join_all(finds).await?;
+        // When one layer fails, or nobody wants the volume any more, the others stop as well.
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let images = found.iter().filter_map(|found| found.image.as_ref()).collect();
+        let asked = Asked { keyring, images, stop: &stop };
+
+        let (wanted, present) = distinct(&found);
+        let sizes =
+            wanted.iter().map(|(wanted, _)| wanted.layer.size).chain(present.iter().map(|_| 0));
+        let items = progress.begin(sizes);
+        items.iter().skip(wanted.len()).for_each(|item| item.done());
+        // Collected first: as a lazy `map` the compiler cannot see that the whole future may move between threads.
+        let fetches: Vec<_> = (wanted.iter().zip(&items))
+            .map(|((wanted, chain), item)| self.alone(*wanted, *chain, &asked, item))
+            .collect();
+        let fetched =
+            stream::iter(fetches).buffer_unordered(AT_ONCE).try_filter_map(|it| ready(Ok(it)));
+        let waiting: Vec<_> = fetched.try_collect().await?;
+        let linked = waiting.iter().map(|linked| (linked.diff_id, linked.item)).collect();
+
         let mut stack = Vec::new();
-        for reference in images {
-            stack.extend(self.layers(reference, policy).await?);
+        for found in &found {
+            let Some(image) = &found.image else {
+                stack.extend(&found.layers);
+                continue;
+            };
+            let layers = self.onto(image, &linked, &asked).await?;
+            stack.extend(&layers);
+            let (store, name, digest) =
+                (self.store.clone(), image.reference.to_string(), image.digest);
+            blocking(move || store.put_image(&name, digest, &layers)).await?;
         }
-        Ok(stack)
+        let lease = self.hold(&stack).await;
+        Ok(Pulled { stack, lease })
     }
 
-    async fn layers(
+    /// Finds out which layers an image has: from its record where that will do, else from its registry.
+    async fn find(
         &self,
         reference: &Reference,
         policy: Option<PullPolicy>,
-    ) -> Result<Vec<Digest>, PullError> {
+        keyring: &Keyring,
+    ) -> Result<Found, PullError> {
         let policy = policy.unwrap_or_else(|| PullPolicy::default_for(reference));
-        if policy != PullPolicy::Always
-            && let Some(layers) = self.present(reference).await
-        {
-            return Ok(layers);
+        let present =
+            if policy == PullPolicy::Always { None } else { self.present(reference).await };
+        match present {
+            Some((image, lease, origins))
+                if origins.iter().all(|origins| self.entitled(origins, keyring)) =>
+            {
+                let (store, manifest) = (self.store.clone(), image.manifest);
+                blocking(move || store.use_image(&manifest)).await;
+                return Ok(Found { layers: image.layers, image: None, _lease: lease });
+            }
+            Some(_) if policy == PullPolicy::Never => {
+                return Err(PullError::NotEntitled(reference.clone()));
+            }
+            None if policy == PullPolicy::Never => {
+                return Err(PullError::NotPresent(reference.clone()));
+            }
+            _ => {}
         }
-        if policy == PullPolicy::Never {
-            return Err(PullError::NotPresent(reference.clone()));
-        }
-        let image = self.registries.resolve(reference).await?;
+        let image = self.resolve(reference, keyring).await?;
         let layers: Vec<Digest> = image.layers.iter().map(|layer| layer.diff_id).collect();
         let count = layers.iter().collect::<BTreeSet<_>>().len();
         if count > LAYER_LIMIT {
             return Err(PullError::TooManyLayers { reference: reference.clone(), count });
         }
-        // When one layer fails, or nobody wants the image any more, the others stop as well.
-        let stop = CancellationToken::new();
-        let _stop = stop.clone().drop_guard();
-        // Collected first: as a lazy `map` the compiler cannot see that the whole future may move between threads.
-        let fetches: Vec<_> =
-            image.layers.iter().map(|layer| self.layer(&image, layer, &stop)).collect();
-        stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-
-        let (store, name, kept) = (self.store.clone(), reference.to_string(), layers.clone());
-        blocking(move || store.put_image(&name, image.digest, &kept)).await?;
-        Ok(layers)
+        let layers: Vec<_> = layers.into_iter().chain(chains(&image.layers)).collect();
+        let _lease = self.hold(&layers).await;
+        Ok(Found { layers, image: Some(image), _lease })
     }
 
-    /// The layers of an image that was resolved before, if all of them are here.
-    async fn present(&self, reference: &Reference) -> Option<Vec<Digest>> {
+    /// Asks the registry, and remembers as whom it answered.
+    async fn resolve(&self, reference: &Reference, keyring: &Keyring) -> Result<Image, PullError> {
+        let resolved = self.registries.resolve(reference, keyring).await;
+        match &resolved {
+            Ok(image) => self.grants.remember(reference, &image.access, Instant::now()),
+            Err(error) if error.class() == Class::Denied => {
+                self.grants.forget(reference, &keyring.accesses(reference));
+            }
+            Err(_) => {}
+        }
+        Ok(resolved?)
+    }
+
+    /// An image that was resolved before, if all of its layers are here, with a lease of them and the origins of each.
+    async fn present(
+        &self,
+        reference: &Reference,
+    ) -> Option<(ImageRecord, Lease, Vec<Arc<Vec<Origin>>>)> {
         let (store, name) = (self.store.clone(), reference.to_string());
         blocking(move || {
             let image = store.image(&name)?;
-            image.layers.iter().all(|layer| store.has(layer)).then_some(image.layers)
+            let lease = store.lease(&image.layers)?;
+            let origins = image.layers.iter().map(|layer| store.origins(layer)).collect();
+            Some((image, lease, origins))
         })
         .await
     }
 
-    async fn layer(
+    async fn hold(&self, layers: &[Digest]) -> Lease {
+        let (store, layers) = (self.store.clone(), layers.to_vec());
+        // A round of collection may be in the way.
+        blocking(move || store.hold(&layers)).await
+    }
+
+    /// Whether a layer with these origins may be given to the keyring's owner without asking anybody.
+    fn entitled(&self, origins: &[Origin], keyring: &Keyring) -> bool {
+        let now = Instant::now();
+        origins.iter().any(|origin| {
+            // What is no reference came from a file of the node's owner.
+            let reference = format!("{}/{}", origin.registry, origin.repository).parse();
+            let accesses = reference.map_or_else(|_| Vec::new(), |r| keyring.accesses(&r));
+            let place = (origin.registry.as_str(), origin.repository.as_str());
+            origin.public || self.grants.accepted(place, &accesses, now)
+        })
+    }
+
+    /// Whether the layer is here, made alone or not, and may be given.
+    pub(super) async fn may_use(
         &self,
-        image: &Image,
-        layer: &LayerBlob,
-        stop: &CancellationToken,
-    ) -> Result<(), PullError> {
-        let reference = &image.reference;
-        let diff_id = layer.diff_id;
-        let origin = Origin {
-            registry: reference.registry().to_owned(),
-            repository: reference.repository().to_owned(),
-            blob: layer.digest,
-        };
-        let turn = self.turn((diff_id, origin.clone())).lock_owned().await;
-        let store = self.store.clone();
-        if blocking(move || store.has(&diff_id)).await {
-            return Ok(());
-        }
-        // Never closed.
-        let room = self.room.clone().acquire_owned().await.ok();
-        tracing::info!(image = %reference, layer = %diff_id, bytes = layer.size, "fetching a layer");
-        let blob = self.registries.blob(image, layer).await?;
-        let new = NewLayer { diff_id, compression: layer.compression, origin };
-        let (store, stop) = (self.store.clone(), stop.clone());
-        blocking(move || {
-            // Turn and room are held by the work itself: it goes on when nobody waits for it any more.
-            let _held = (turn, room);
-            store.add(&new, Stoppable { blob, stop })
+        key: &Digest,
+        is_alone: bool,
+        asked: &Asked<'_>,
+    ) -> Result<bool, PullError> {
+        let (store, layer) = (self.store.clone(), *key);
+        let known = blocking(move || {
+            let is_here = store.has(&layer) && store.is_alone(&layer) == is_alone;
+            is_here.then(|| store.origins(&layer))
         })
-        .await
-        .map_err(|source| PullError::Add { reference: reference.clone(), source })
-    }
-
-    /// Whose turn it is to make a layer. The entry lives as long as somebody makes or waits.
-    fn turn(&self, source: Source) -> Arc<Turn<()>> {
-        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        making.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = making.get(&source).and_then(Weak::upgrade) {
-            return turn;
+        .await;
+        let Some(origins) = known else { return Ok(false) };
+        let now_given = origins.iter().find_map(|origin| {
+            let same = |image: &&&Image| {
+                image.reference.registry() == origin.registry
+                    && image.reference.repository() == origin.repository
+            };
+            asked.images.iter().find(same).map(|image| (origin, image))
+        });
+        match now_given {
+            // A manifest that anybody can read says nothing of the layer: its bytes have to come as to anybody.
+            Some((origin, image)) if image.access == Access::Anonymous && !origin.public => {
+                Ok(false)
+            }
+            Some(_) => Ok(true),
+            None => Ok(self.entitled(&origins, asked.keyring)),
         }
-        let turn = Arc::default();
-        making.insert(source, Arc::downgrade(&turn));
-        turn
     }
 }
 
-/// A blob that breaks off when nobody wants it any more.
-struct Stoppable<R> {
-    blob: R,
-    stop: CancellationToken,
+/// The different layers of all images: those that a registry offers, the first of them that does, and those that are here.
+/// Of the former with the ChainID up to it.
+fn distinct(found: &[Found]) -> (Vec<(Wanted<'_>, Digest)>, BTreeSet<Digest>) {
+    let here = found.iter().filter(|found| found.image.is_none());
+    let present: BTreeSet<_> = here.flat_map(|found| found.layers.iter().copied()).collect();
+    let mut seen = present.clone();
+    let mut wanted = Vec::new();
+    for image in found.iter().filter_map(|found| found.image.as_ref()) {
+        let layers = image.layers.iter().zip(chains(&image.layers));
+        let new = layers.filter(|(layer, _)| seen.insert(layer.diff_id));
+        wanted.extend(new.map(|(layer, chain)| {
+            (Wanted { image, layer, key: layer.diff_id, below: None }, chain)
+        }));
+    }
+    (wanted, present)
 }
 
-impl<R: Read> Read for Stoppable<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.stop.is_cancelled() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "not wanted any more"));
-        }
-        self.blob.read(buf)
-    }
-}
+#[cfg(test)]
+#[path = "pull_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "pull_onto_tests.rs"]
+mod onto_tests;
+
+#[cfg(test)]
+#[path = "pull_private_tests.rs"]
+mod private_tests;

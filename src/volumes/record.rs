@@ -4,22 +4,25 @@
 //! `volatile` marker does not survive a power cut.
 //!
 //! ```text
-//! volumes/<id>/record.json     replaced whole; there from before the first mount until after the last byte
-//! volumes/<id>/upper/ work/    overlay's writable pair
+//! volumes/<id>/record.json     replaced whole; there from before the first overlay until after the last byte
+//! volumes/<id>/upper/ work/    overlay's writable pair; `upper.new` until it looks like the volume's root
+//! volumes/<id>/memory/         or a tmpfs with the pair in it: attached, so that it outlives the process
 //! ```
 //!
-//! A folder without `record.json` is half made: nothing is mounted from it and nobody was promised it. A volume goes by one
+//! A folder without `record.json` is half made: no pod sees anything of it and nobody was promised it. A volume goes by one
 //! rename of its folder into staging, so there is none that is half removed.
 
 use std::{fs, io, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{Pod, Target, VolumeId, VolumeSpec, lock::VolumeLock};
+use super::{Medium, Pod, Target, VolumeId, VolumeSpec, lock::VolumeLock};
 use crate::{
     digest::Digest,
     fault::Class,
+    overlay::Upper,
     sys::durable::{self, at},
 };
 
@@ -46,6 +49,9 @@ pub(super) struct Record {
     pub(super) targets: Vec<Target>,
     /// When it was made.
     pub(super) created: Timestamp,
+    /// The project whose quota limits it, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) project: Option<u32>,
 }
 
 impl Record {
@@ -58,7 +64,7 @@ impl Record {
         boot_id: String,
     ) -> Self {
         let (targets, created) = (Vec::new(), Timestamp::now());
-        Self { format: FORMAT, id, spec, pod, stack, boot_id, targets, created }
+        Self { format: FORMAT, id, spec, pod, stack, boot_id, targets, created, project: None }
     }
 }
 
@@ -115,14 +121,23 @@ impl Records {
         self.root.join(id.as_str())
     }
 
-    /// Overlay's upper of one volume.
-    pub(super) fn upper(&self, id: &VolumeId) -> PathBuf {
-        self.folder(id).join("upper")
+    /// Where the tmpfs of a volume in memory is attached.
+    pub(super) fn memory(&self, id: &VolumeId) -> PathBuf {
+        self.folder(id).join("memory")
     }
 
-    /// Overlay's work folder of one volume.
-    pub(super) fn work(&self, id: &VolumeId) -> PathBuf {
-        self.folder(id).join("work")
+    /// The folder that holds overlay's writable pair.
+    pub(super) fn home(&self, id: &VolumeId, medium: Medium) -> PathBuf {
+        match medium {
+            Medium::Disk => self.folder(id),
+            Medium::Memory => self.memory(id),
+        }
+    }
+
+    /// Overlay's writable pair of one volume.
+    pub(super) fn pair(&self, id: &VolumeId, medium: Medium) -> Upper {
+        let home = self.home(id, medium);
+        Upper::new(home.join("upper"), home.join("work"))
     }
 
     /// The record of `id`; `None` where there is none.
@@ -138,8 +153,10 @@ impl Records {
         };
         let unreadable =
             |why: String| RecordError::Unreadable { id: id.clone(), path: path.clone(), why };
-        let record: Record =
-            serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
+        let record: Record = serde_json::from_slice(&bytes)
+            .map(with_options)
+            .and_then(serde_json::from_value)
+            .map_err(|e| unreadable(e.to_string()))?;
         if record.format != FORMAT {
             return Err(unreadable(format!("its format is {}, known is {FORMAT}", record.format)));
         }
@@ -149,23 +166,10 @@ impl Records {
         Ok(Some(record))
     }
 
-    /// Makes the folders of a volume that has none: empty upper and work.
+    /// Makes the folder of a volume that has none.
     pub(super) fn make(&self, lock: &VolumeLock) -> Result<(), RecordError> {
         let id = lock.id();
-        for path in [self.folder(id), self.upper(id), self.work(id)] {
-            durable::create_dir(&path, 0o700).map_err(disk(id))?;
-        }
-        Ok(())
-    }
-
-    /// Throws away what was written to the volume: a new, empty upper and work.
-    pub(super) fn empty(&self, lock: &VolumeLock) -> Result<(), RecordError> {
-        let id = lock.id();
-        for path in [self.upper(id), self.work(id)] {
-            durable::remove_tree(&path).map_err(disk(id))?;
-            durable::create_dir(&path, 0o700).map_err(disk(id))?;
-        }
-        Ok(())
+        durable::create_dir(&self.folder(id), 0o700).map_err(disk(id))
     }
 
     /// Replaces the record.
@@ -192,7 +196,72 @@ impl Records {
     }
 }
 
+/// A record of the first version had one option, beside the images; what else it lacks is as it was then: the default.
+fn with_options(mut record: Value) -> Value {
+    if let Some(spec) = record.get_mut("spec").and_then(Value::as_object_mut)
+        && let Some(volatile) = spec.remove("volatile")
+    {
+        spec.insert("options".to_owned(), json!({ "volatile": volatile }));
+    }
+    record
+}
+
 fn disk(id: &VolumeId) -> impl FnOnce(io::Error) -> RecordError {
     let id = id.clone();
     move |source| RecordError::Disk { id, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As version 0.1 wrote it: a driver is upgraded while pods run.
+    const OLD: &str = r#"{
+      "format": 1,
+      "id": "a",
+      "spec": {
+        "images": ["registry.example/base:1"], "pull_policy": "Never", "volatile": true, "read_only": false
+      },
+      "pod": { "namespace": "default", "name": "one", "uid": "pod-1" },
+      "stack": [],
+      "boot_id": "a boot",
+      "targets": ["/var/lib/kubelet/pods/pod-1/mount"],
+      "created": "2026-11-01T10:00:00Z"
+    }"#;
+
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let (records, id) = (Records::new(folder.path().to_owned()), "a".parse().unwrap());
+        fs::create_dir(records.folder(&id)).unwrap();
+        fs::write(records.folder(&id).join(RECORD), OLD).unwrap();
+        let record = records.read(&id).unwrap().unwrap();
+        let mut spec = VolumeSpec {
+            images: vec!["registry.example/base:1".parse().unwrap()],
+            pull_policy: Some(super::super::PullPolicy::Never),
+            ..VolumeSpec::default()
+        };
+        spec.options.volatile = true;
+        assert_eq!((record.spec, record.project), (spec, None));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let (records, locks) =
+            (Records::new(folder.path().to_owned()), super::super::lock::Locks::default());
+        let lock = locks.try_lock(&"a".parse().unwrap()).unwrap();
+        let spec = VolumeSpec {
+            medium: Medium::Memory,
+            group: Some(7),
+            pre_copy_up: vec!["var/lib/db".into()],
+            ..VolumeSpec::default()
+        };
+        let pod = Pod { namespace: "n".into(), name: "p".into(), uid: "u".parse().unwrap() };
+        let mut record = Record::new(lock.id().clone(), spec, pod, Vec::new(), "boot".to_owned());
+        record.project = Some(0x4f56_0001);
+        records.make(&lock).unwrap();
+        records.write(&lock, &record).unwrap();
+        assert_eq!(records.read(lock.id()).unwrap().unwrap(), record);
+    }
 }

@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Inner, OpenError, UnpublishError, VolumeId, Volumes};
+use super::{Inner, OpenError, UnpublishError, VolumeId, Volumes, lock::VolumeLock};
+use crate::sys::mounts::Mount;
 
 /// How long a pod's folder has to be gone before its volume is removed.
 pub const GRACE: Duration = Duration::from_secs(60);
@@ -32,19 +33,23 @@ impl Volumes {
     /// Blocks; to be called before requests are served, and then every now and then.
     pub fn recover(&self, grace: Duration) -> Result<(), OpenError> {
         let ids = self.0.records.list().map_err(OpenError::List)?;
+        // Good for telling what is in use, as most volumes are; before one is removed the table is read again.
+        let table = self.0.mounts.table().map_err(OpenError::Table)?;
         // Whose folder is not there yet (a disk that is mounted late) says nothing of any pod.
-        let pods = self.0.kubelet.join("pods");
+        let pods = self.0.settings.kubelet.join("pods");
         let pods = fs::metadata(&pods).is_ok_and(|m| m.is_dir()).then_some(pods);
         self.0.forget_orphans_but(&ids);
-        for id in ids {
+        for id in &ids {
             // Somebody works on it, so somebody wants it.
-            let Some(lock) = self.0.locks.try_lock(&id) else { continue };
-            match self.0.recover_one(&lock, pods.as_deref(), grace) {
+            let Some(lock) = self.0.locks.try_lock(id) else { continue };
+            match self.0.recover_one(&lock, &table, pods.as_deref(), grace) {
                 Ok(None) => {}
                 Ok(Some(why)) => tracing::info!(volume = %id, why, "volume removed"),
                 Err(error) => tracing::error!(volume = %id, %error, "volume left as it is"),
             }
         }
+        let left = self.0.records.list().map_err(OpenError::List)?.len();
+        self.0.metrics.volumes(left as u64);
         Ok(())
     }
 }
@@ -53,27 +58,34 @@ impl Inner {
     /// Answers why the volume was removed, if it was.
     fn recover_one(
         &self,
-        lock: &super::lock::VolumeLock,
+        lock: &VolumeLock,
+        table: &[Mount],
         pods: Option<&Path>,
         grace: Duration,
     ) -> Result<Option<&'static str>, Trouble> {
         let id = lock.id();
         let Some(record) = self.records.read(id).map_err(UnpublishError::from)? else {
-            self.remove(lock)?;
+            self.remove_now(lock, None)?;
             return Ok(Some("it was half made"));
         };
         let Some(folder) = pods.map(|pods| pods.join(record.pod.uid.as_str())) else {
             return Ok(None);
         };
         let there = folder.try_exists().map_err(|source| Trouble::Pod { path: folder, source })?;
-        if !self.orphaned_for(id, !there, grace) {
+        if !self.orphaned_for(id, !there, grace) || self.ensure_unused(id, table).is_err() {
             return Ok(None);
         }
-        match self.remove(lock) {
+        match self.remove_now(lock, record.project) {
             Ok(()) => Ok(Some("its pod is gone")),
             Err(UnpublishError::InUse { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn remove_now(&self, lock: &VolumeLock, project: Option<u32>) -> Result<(), UnpublishError> {
+        let failed = |source| UnpublishError::Mount { id: lock.id().clone(), source };
+        let table = self.mounts.table().map_err(failed)?;
+        self.remove(lock, &table, project)
     }
 
     /// Remembers since when a volume has no pod; answers whether that is long enough.

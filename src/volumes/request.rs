@@ -4,11 +4,16 @@ use std::{
     fmt,
     path::{Component, Path, PathBuf},
     str::FromStr,
+    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{fault::Class, image::Reference};
+use crate::{
+    fault::Class,
+    image::{Keyring, Reference},
+    overlay::{self, Owner},
+};
 
 /// A volume's id, as the kubelet makes it (`csi-` and 64 hexadecimal digits for an inline volume).
 /// At most 128 bytes (CSI spec, "Size Limits") of letters, digits, `.`, `_` and `-`, beginning with a letter or digit:
@@ -144,16 +149,64 @@ pub struct Pod {
 pub type PodUid = VolumeId;
 
 /// What a volume is made of and how it behaves: the part of a request that two calls for one volume must agree on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct VolumeSpec {
     /// The images whose layers lie below, bottom first; empty for a volume that starts empty.
     pub images: Vec<Reference>,
     /// When registries are asked; `None` for [`PullPolicy::default_for`] each image.
     pub pull_policy: Option<PullPolicy>,
-    /// Overlay's `volatile`: nothing is ever synced, and a crash of the node empties the volume.
-    pub volatile: bool,
+    /// What becomes of a volatile volume's writes when nobody can say that they are whole.
+    pub on_unclean: OnUnclean,
     /// The pod may only read.
     pub read_only: bool,
+    /// How much may be written.
+    pub limits: Limits,
+    /// Where the upper lies.
+    pub medium: Medium,
+    /// How the overlay behaves.
+    pub options: overlay::Options,
+    /// That it is volatile is the node's default and not the pod's wish.
+    pub volatile_by_default: bool,
+    /// Who owns the image layers' files that belong to root.
+    pub owner: Option<Owner>,
+    /// Files copied up before the pod starts, relative to the volume, without `..`.
+    pub pre_copy_up: Vec<PathBuf>,
+    /// The pod's fsGroup: the group of the upper's root, which then has the set-group-id bit and group write.
+    pub group: Option<u32>,
+}
+
+/// What becomes of a volatile volume's writes after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum OnUnclean {
+    /// The volume starts empty again, and an Event says so.
+    #[default]
+    Discard,
+    /// The volume is not published.
+    Fail,
+}
+
+/// Where an upper lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Medium {
+    /// In the store.
+    #[default]
+    Disk,
+    /// On a tmpfs of its own, as large as the limit says.
+    Memory,
+}
+
+/// How much may be written to a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Files and folders.
+    pub inodes: Option<u64>,
+    /// The limits are the node's default and not the pod's wish: where they cannot be enforced the volume is published
+    /// without, and an Event says so.
+    pub by_default: bool,
 }
 
 /// One request to make a volume appear at a target.
@@ -167,6 +220,10 @@ pub struct PublishRequest {
     pub pod: Pod,
     /// What.
     pub spec: VolumeSpec,
+    /// With what the images may be pulled, beside the node's own.
+    pub keyring: Keyring,
+    /// When the caller gives up.
+    pub deadline: Option<Instant>,
 }
 
 /// A request that names something ill-formed.

@@ -8,7 +8,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,46 +17,76 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     fault::Class,
-    image::{
-        Hosts, Registries,
-        fake::{ALWAYS, FakeRegistry, Misdeed},
-    },
+    image::{Hosts, Registries},
     sys::{
         Errno,
         mounts::{Attrs, Call, MemoryMounts, Mounts, Request},
     },
 };
 
-/// A node: a store, a kubelet's folder with one pod in it, a kernel.
-struct Node {
-    folder: TempDir,
-    kernel: MemoryMounts,
-    volumes: Volumes,
+/// A node: a store, a kubelet's folder with one pod in it, a kernel, and what the pod was told.
+pub(super) struct Node {
+    pub(super) folder: TempDir,
+    pub(super) kernel: MemoryMounts,
+    pub(super) volumes: Volumes,
+    told: Arc<Told>,
+}
+
+/// The reasons of what pods were told.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<Vec<Notice>>);
+
+impl Notices for Told {
+    fn tell(&self, _: &Pod, notice: Notice) {
+        self.0.lock().unwrap().push(notice);
+    }
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(nowhere())
     }
 
-    fn with(registries: Registries) -> Self {
+    pub(super) fn with(registries: Registries) -> Self {
+        Self::with_settings(registries, |_| {})
+    }
+
+    pub(super) fn with_settings(
+        registries: Registries,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        Self::at_pace(registries, change, Pace::default())
+    }
+
+    pub(super) fn at_pace(
+        registries: Registries,
+        change: impl FnOnce(&mut Settings),
+        pace: Pace,
+    ) -> Self {
         let (folder, kernel) = (TempDir::new().unwrap(), MemoryMounts::default());
         fs::create_dir_all(folder.path().join("kubelet/pods/pod-1/volumes")).unwrap();
-        let volumes = open(folder.path(), &kernel, registries);
-        Self { folder, kernel, volumes }
+        let told = Arc::default();
+        let volumes = open(folder.path(), &kernel, registries, &told, change, pace);
+        Self { folder, kernel, volumes, told }
     }
 
     /// The process ends and another one starts on what it left.
-    fn restarted(self) -> Self {
-        let Self { folder, kernel, volumes } = self;
+    pub(super) fn restarted(self) -> Self {
+        let Self { folder, kernel, volumes, .. } = self;
         drop(volumes);
-        let volumes = open(folder.path(), &kernel, nowhere());
+        let told = Arc::default();
+        let volumes = open(folder.path(), &kernel, nowhere(), &told, |_| {}, Pace::default());
         volumes.recover(Duration::ZERO).unwrap();
-        Self { folder, kernel, volumes }
+        Self { folder, kernel, volumes, told }
+    }
+
+    /// The reasons of what pods were told since the process began.
+    pub(super) fn told(&self) -> Vec<&'static str> {
+        self.told.0.lock().unwrap().iter().map(|notice| notice.reason).collect()
     }
 
     /// The machine goes down and comes up: nothing is mounted, and the records are of another boot.
-    fn rebooted(mut self) -> Self {
+    pub(super) fn rebooted(mut self) -> Self {
         for id in self.recorded() {
             let path = self.volume(&id).join("record.json");
             let record = fs::read_to_string(&path).unwrap();
@@ -68,15 +98,15 @@ impl Node {
         self.restarted()
     }
 
-    fn target(&self, name: &str) -> Target {
+    pub(super) fn target(&self, name: &str) -> Target {
         self.folder.path().join("kubelet/pods/pod-1/volumes").join(name).try_into().unwrap()
     }
 
-    fn volume(&self, id: &str) -> PathBuf {
+    pub(super) fn volume(&self, id: &str) -> PathBuf {
         self.folder.path().join("store/volumes").join(id)
     }
 
-    fn recorded(&self) -> Vec<String> {
+    pub(super) fn recorded(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.folder.path().join("store/volumes"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -85,11 +115,11 @@ impl Node {
         names
     }
 
-    fn mounted(&self) -> Vec<PathBuf> {
+    pub(super) fn mounted(&self) -> Vec<PathBuf> {
         self.kernel.table().unwrap().into_iter().map(|mount| mount.target).collect()
     }
 
-    fn request(&self, id: &str, target: &str) -> PublishRequest {
+    pub(super) fn request(&self, id: &str, target: &str) -> PublishRequest {
         PublishRequest {
             id: id.parse().unwrap(),
             target: self.target(target),
@@ -98,26 +128,23 @@ impl Node {
                 name: "one".to_owned(),
                 uid: "pod-1".parse().unwrap(),
             },
-            spec: VolumeSpec {
-                images: Vec::new(),
-                pull_policy: None,
-                volatile: false,
-                read_only: false,
-            },
+            spec: VolumeSpec::default(),
+            keyring: Keyring::default(),
+            deadline: None,
         }
     }
 
     fn volatile(&self, id: &str, target: &str) -> PublishRequest {
         let mut request = self.request(id, target);
-        request.spec.volatile = true;
+        request.spec.options.volatile = true;
         request
     }
 
-    async fn unpublish(&self, id: &str, target: &str) -> Result<(), UnpublishError> {
+    pub(super) async fn unpublish(&self, id: &str, target: &str) -> Result<(), UnpublishError> {
         self.volumes.unpublish(&id.parse().unwrap(), &self.target(target)).await
     }
 
-    fn assert_nothing_left(&self) {
+    pub(super) fn assert_nothing_left(&self) {
         assert_eq!(self.mounted(), Vec::<PathBuf>::new(), "mounts are left");
         assert_eq!(self.recorded(), Vec::<String>::new(), "volumes are left");
         let targets = fs::read_dir(self.folder.path().join("kubelet/pods/pod-1/volumes")).unwrap();
@@ -130,10 +157,20 @@ fn nowhere() -> Registries {
     Registries::new(Hosts::default()).unwrap()
 }
 
-fn open(folder: &Path, kernel: &MemoryMounts, registries: Registries) -> Volumes {
+fn open(
+    folder: &Path,
+    kernel: &MemoryMounts,
+    registries: Registries,
+    told: &Arc<Told>,
+    change: impl FnOnce(&mut Settings),
+    pace: Pace,
+) -> Volumes {
     let kernel: Arc<dyn Mounts> = Arc::new(kernel.clone());
     let store = Arc::new(Store::open(&folder.join("store"), kernel.clone()).unwrap());
-    Volumes::open(store, registries, kernel, &folder.join("kubelet")).unwrap()
+    let mut settings = Settings::new(folder.join("kubelet"));
+    change(&mut settings);
+    let parts = Parts { notices: told.clone(), ..Parts::new(store, registries, kernel) };
+    Volumes::open_at(parts, settings, pace).unwrap()
 }
 
 #[tokio::test]
@@ -492,71 +529,4 @@ async fn a_pod_that_is_gone_has_some_grace() {
     assert_eq!(node.recorded(), ["a"]);
     node.volumes.recover(Duration::ZERO).unwrap();
     assert_eq!(node.recorded(), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn a_volume_can_go_while_its_image_comes() {
-    let registry = FakeRegistry::start().await;
-    let pushed = registry.push_image("a", "1", &[vec![0; 1_024]], false);
-    registry.misbehave(pushed.layers[0].to_string(), ALWAYS, Misdeed::Hold);
-    let node = Node::with(registry.registries());
-    let mut request = node.request("a", "t");
-    request.spec.images = vec![registry.reference("a", "1")];
-    let publish = tokio::spawn({
-        let volumes = node.volumes.clone();
-        async move { volumes.publish(request).await }
-    });
-    while registry.seen(&pushed.layers[0].to_string()).is_empty() {
-        tokio::task::yield_now().await;
-    }
-    node.unpublish("a", "t").await.unwrap();
-    let error = publish.await.unwrap().unwrap_err();
-    assert!(matches!(error, PublishError::CalledOff(_)), "{error}");
-    registry.release();
-    node.assert_nothing_left();
-}
-
-/// HAZARDS: ten pods that start at once fetched each layer ten times.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_layer_is_fetched_once_however_many_want_it() {
-    let registry = FakeRegistry::start().await;
-    let pushed = registry.push_image("a", "1", &[vec![0; 1_024], vec![0; 2_048]], true);
-    let node = Node::with(registry.registries());
-    let all = (0..50).map(|n| {
-        let mut request = node.request(&format!("v{n}"), &format!("t{n}"));
-        request.spec.images = vec![registry.reference("a", "1")];
-        node.volumes.publish(request)
-    });
-    for done in futures::future::join_all(all).await {
-        done.unwrap();
-    }
-    for layer in &pushed.layers {
-        assert_eq!(registry.seen(&layer.to_string()).len(), 1, "{layer}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_layer_that_fails_stops_the_others_and_leaves_nothing() {
-    let registry = FakeRegistry::start().await;
-    let noise: Vec<u8> =
-        (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(noise.len() as u64);
-    tar.append_data(&mut header, "noise", &noise[..]).unwrap();
-    let pushed = registry.push_image("a", "1", &[tar.into_inner().unwrap(), vec![0; 2_048]], false);
-    registry.misbehave(pushed.layers[1].to_string(), ALWAYS, Misdeed::Flip);
-    let node = Node::with(registry.registries());
-    for _ in 0..3 {
-        let mut request = node.request("a", "t");
-        request.spec.images = vec![registry.reference("a", "1")];
-        let error = node.volumes.publish(request).await.unwrap_err();
-        assert_eq!(error.class(), Class::Corrupt, "{error}");
-    }
-    node.assert_nothing_left();
-    let staging = node.folder.path().join("store/staging");
-    while fs::read_dir(&staging).unwrap().count() > 0 {
-        tokio::task::yield_now().await;
-    }
-    assert!(registry.seen(&pushed.layers[0].to_string()).len() <= 3);
 }

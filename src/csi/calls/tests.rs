@@ -41,7 +41,7 @@ async fn a_call_goes_on_when_its_caller_is_gone() {
         })
     };
     let tasks = TaskTracker::new();
-    let waiting = Calls::new(service, tasks.clone()).call(request());
+    let waiting = Calls::new(service, tasks.clone(), Metrics::default()).call(request());
     begun.notified().await;
     drop(waiting);
     go.notify_one();
@@ -61,7 +61,7 @@ async fn a_call_leaves_one_line() {
         about_pod(&HashMap::from(context));
         Ok(Status::not_found("image a is not there").into_http())
     });
-    Calls::new(service, TaskTracker::new()).call(request()).await.unwrap();
+    Calls::new(service, TaskTracker::new(), Metrics::default()).call(request()).await.unwrap();
     let lines = log.lines();
     let [line] = lines.as_slice() else { panic!("{lines:#?}") };
     assert_eq!(line["level"], "WARN");
@@ -91,7 +91,10 @@ async fn the_level_says_whether_to_look() {
             let answer = answer.take().unwrap();
             async { Ok(answer) }
         });
-        Calls::new(service, TaskTracker::new()).call(request_of(method)).await.unwrap();
+        Calls::new(service, TaskTracker::new(), Metrics::default())
+            .call(request_of(method))
+            .await
+            .unwrap();
         assert_eq!(log.lines()[0]["level"], level);
     }
 }
@@ -106,6 +109,7 @@ async fn a_panic_is_an_answer_and_the_server_goes_on() {
             Ok(ok())
         }),
         TaskTracker::new(),
+        Metrics::default(),
     );
     for _ in 0..2 {
         let answer = calls.call(request()).await.unwrap();

@@ -1,7 +1,16 @@
 //! A row for each rule: what is asked for, what is said.
 
-use super::*;
-use crate::csi::proto::csi::volume_capability::BlockVolume;
+use super::{attributes::KEYS, *};
+use crate::{
+    csi::proto::csi::volume_capability::BlockVolume,
+    fault::Class,
+    volumes::{Limits, Medium, OnUnclean, Owner, PullPolicy, Reference, VolumeSpec, Xino},
+};
+
+/// Of a node without defaults, from a caller who waits for ever.
+fn publish(request: NodePublishVolumeRequest) -> Result<PublishRequest, BadRequest> {
+    super::publish(request, &Defaults::default(), None)
+}
 
 /// What the kubelet asks for a pod with `volumeAttributes: {}`.
 fn plain() -> NodePublishVolumeRequest {
@@ -64,35 +73,123 @@ fn nothing_said_is_an_empty_writable_volume() {
     assert_eq!(request.target.to_string(), plain().target_path);
     let pod = &request.pod;
     assert_eq!((&*pod.namespace, &*pod.name, pod.uid.as_str()), ("ci", "job-1", "u-1"));
-    let nothing =
-        VolumeSpec { images: Vec::new(), pull_policy: None, volatile: false, read_only: false };
+    let nothing = VolumeSpec::default();
     assert_eq!(request.spec, nothing);
 }
 
 #[test]
 fn attributes_are_understood() {
-    for (attributes, images, pull_policy, volatile) in [
-        (&[("image", "r.io/a:1")][..], &["r.io/a:1"][..], None, false),
-        (&[("images", "r.io/a:1")], &["r.io/a:1"], None, false),
-        (
-            &[("images", " r.io/base:1\n\tr.io/top:2  ")],
-            &["r.io/base:1", "r.io/top:2"],
-            None,
-            false,
-        ),
-        (&[("pullPolicy", "Always")], &[], Some(PullPolicy::Always), false),
-        (&[("pullPolicy", "IfNotPresent")], &[], Some(PullPolicy::IfNotPresent), false),
-        (&[("pullPolicy", "Never")], &[], Some(PullPolicy::Never), false),
-        (&[("volatile", "true")], &[], None, true),
-        (&[("volatile", "false")], &[], None, false),
+    type Change = fn(&mut VolumeSpec);
+    let rows: &[(&[(&str, &str)], Change)] = &[
+        (&[("image", "r.io/a:1")], |s| s.images = references(&["r.io/a:1"])),
+        (&[("images", "r.io/a:1")], |s| s.images = references(&["r.io/a:1"])),
+        (&[("images", " r.io/base:1\n\tr.io/top:2  ")], |s| {
+            s.images = references(&["r.io/base:1", "r.io/top:2"]);
+        }),
+        (&[("pullPolicy", "Always")], |s| s.pull_policy = Some(PullPolicy::Always)),
+        (&[("pullPolicy", "IfNotPresent")], |s| s.pull_policy = Some(PullPolicy::IfNotPresent)),
+        (&[("pullPolicy", "Never")], |s| s.pull_policy = Some(PullPolicy::Never)),
+        (&[("volatile", "true")], |s| s.options.volatile = true),
+        (&[("volatile", "false")], |_| {}),
+        (&[("onUnclean", "discard")], |_| {}),
+        (&[("onUnclean", "fail")], |s| s.on_unclean = OnUnclean::Fail),
+        (&[("size", "1Gi"), ("inodes", "100k")], |s| {
+            s.limits = Limits { size: Some(1 << 30), inodes: Some(100_000), by_default: false };
+        }),
+        (&[("medium", "")], |_| {}),
+        (&[("medium", "Memory"), ("size", "500M")], |s| {
+            s.medium = Medium::Memory;
+            s.limits.size = Some(500_000_000);
+        }),
+        (&[("metacopy", "off")], |s| s.options.metacopy = false),
+        // An option that is not written yields to one that is.
+        (&[("redirectDir", "off")], |s| {
+            (s.options.redirect_dir, s.options.metacopy) = (false, false);
+        }),
+        (&[("index", "on"), ("nfsExport", "on")], |s| {
+            (s.options.index, s.options.nfs_export, s.options.metacopy) = (true, true, false);
+        }),
+        (&[("xino", "auto")], |s| s.options.xino = Xino::Auto),
+        (&[("xino", "on")], |s| s.options.xino = Xino::On),
+        (&[("owner", "1000:2000")], |s| s.owner = Some(Owner { uid: 1000, gid: 2000 })),
+        (&[("owner", "0:2000")], |s| s.owner = Some(Owner { uid: 0, gid: 2000 })),
+        (&[("owner", "0:0")], |_| {}),
+        (&[("preCopyUp", " var/lib/rpm\netc//passwd/ ")], |s| {
+            s.pre_copy_up = vec!["var/lib/rpm".into(), "etc/passwd".into()];
+        }),
+        (&[("mountOptions", "noexec, noatime,nodev,nosuid")], |s| {
+            (s.options.noexec, s.options.noatime) = (true, true);
+        }),
         // The kubelet's own keys are its own business, also those of later versions.
-        (&[("csi.storage.k8s.io/new", "x")], &[], None, false),
-    ] {
-        let spec = publish(with(attributes)).unwrap().spec;
-        let images: Vec<Reference> = images.iter().map(|image| image.parse().unwrap()).collect();
-        let expected = VolumeSpec { images, pull_policy, volatile, read_only: false };
-        assert_eq!(spec, expected, "{attributes:?}");
+        (&[("csi.storage.k8s.io/new", "x")], |_| {}),
+    ];
+    for (attributes, change) in rows {
+        let mut expected = VolumeSpec::default();
+        change(&mut expected);
+        assert_eq!(publish(with(attributes)).unwrap().spec, expected, "{attributes:?}");
     }
+}
+
+fn references(written: &[&str]) -> Vec<Reference> {
+    written.iter().map(|image| image.parse().unwrap()).collect()
+}
+
+#[test]
+fn what_a_pod_does_not_say_the_node_does() {
+    let defaults = Defaults { size: Some(1 << 30), inodes: Some(1000), volatile: true };
+    let read_only = NodePublishVolumeRequest { readonly: true, ..plain() };
+    for (request, size, inodes, by_default, volatile) in [
+        (plain(), Some(1 << 30), Some(1000), true, true),
+        (with(&[("size", "1k")]), Some(1000), Some(1000), false, true),
+        (with(&[("inodes", "5")]), Some(1 << 30), Some(5), false, true),
+        (with(&[("volatile", "false")]), Some(1 << 30), Some(1000), true, false),
+        (with(&[("medium", "Memory")]), Some(1 << 30), Some(1000), true, false),
+        (read_only, None, None, false, false),
+    ] {
+        let spec = super::publish(request, &defaults, None).unwrap().spec;
+        assert_eq!(spec.limits, Limits { size, inodes, by_default });
+        assert_eq!(spec.options.volatile, volatile);
+    }
+}
+
+#[test]
+fn the_kubelet_may_say_a_group_a_label_and_options() {
+    let label = "system_u:object_r:container_file_t:s0:c1,c2";
+    let mount = MountVolume {
+        mount_flags: vec!["noexec".into(), format!("context=\"{label}\"")],
+        volume_mount_group: "2000".into(),
+        ..Default::default()
+    };
+    let spec = publish(mounted(mount.clone())).unwrap().spec;
+    assert_eq!(spec.options.context.as_deref(), Some(label));
+    assert!(spec.options.noexec && spec.options.nosuid && spec.options.nodev);
+    assert_eq!(spec.group, Some(2000));
+    let read_only = NodePublishVolumeRequest { readonly: true, ..mounted(mount) };
+    assert_eq!(publish(read_only).unwrap().spec.group, None);
+    let mount_flags = vec![format!("context={label}")];
+    let spec = publish(mounted(MountVolume { mount_flags, ..Default::default() })).unwrap().spec;
+    assert_eq!(spec.options.context.as_deref(), Some(label));
+}
+
+#[test]
+fn a_caller_says_how_long_it_waits() {
+    let left = |text: &str| {
+        let mut headers = MetadataMap::new();
+        headers.insert("grpc-timeout", text.parse().unwrap());
+        let now = Instant::now();
+        deadline(&headers).map(|at| at.duration_since(now).as_secs_f64())
+    };
+    for (text, seconds) in
+        [("2M", 120.0), ("119999m", 119.999), ("1H", 3600.0), ("10S", 10.0), ("0S", 0.0)]
+    {
+        let left = left(text).unwrap();
+        assert!((seconds - 0.1..seconds + 5.0).contains(&left), "{text}: {left}");
+    }
+    assert!(left("99999999u").is_some() && left("99999999n").is_some());
+    for text in ["", "S", "10", "10s", "123456789S", "-1S", "+1S", "1 S"] {
+        assert_eq!(left(text), None, "{text:?}");
+    }
+    assert_eq!(deadline(&MetadataMap::new()), None);
 }
 
 #[test]
@@ -123,8 +220,15 @@ fn the_file_system_is_overlay_however_it_is_said() {
 fn a_bad_request_is_told_what_to_do() {
     let mount = |fs_type: &str, flags: &[&str]| {
         let mount_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        mounted(MountVolume { fs_type: fs_type.into(), mount_flags })
+        mounted(MountVolume { fs_type: fs_type.into(), mount_flags, ..Default::default() })
     };
+    let group = |group: &str| {
+        mounted(MountVolume { volume_mount_group: group.into(), ..Default::default() })
+    };
+    let read_only =
+        |key, value| NodePublishVolumeRequest { readonly: true, ..with(&[(key, value)]) };
+    let many = "a ".repeat(101);
+    let much = "a".repeat(70_000);
     let id = |id: &str| NodePublishVolumeRequest { volume_id: id.into(), ..plain() };
     let at = |target: &str| NodePublishVolumeRequest { target_path: target.into(), ..plain() };
     let secret = NodePublishVolumeRequest {
@@ -150,9 +254,16 @@ fn a_bad_request_is_told_what_to_do() {
         (by(Mode::MultiNodeSingleWriter), "access mode MULTI_NODE_SINGLE_WRITER is not served"),
         (by(Mode::MultiNodeMultiWriter), "access mode MULTI_NODE_MULTI_WRITER is not served"),
         (mount("ext4", &[]), "fsType \"ext4\" is not served: leave it out, or write overlay"),
-        (mount("", &["noatime"]), "mount option \"noatime\" is not accepted"),
+        (mount("", &["ro"]), "mount option \"ro\" is not accepted: accepted are noexec, nodev,"),
+        (mount("", &["lowerdir=/etc"]), "mount option \"lowerdir\" is not accepted"),
+        (mount("", &["suid"]), "suid is not given to volumes: they are always nosuid and nodev"),
+        (mount("", &["context="]), "mount option context= is no SELinux label"),
+        (mount("", &["context=a:b:c,userxattr "]), "mount option context= is no SELinux label"),
+        (group("wheel"), "volume_mount_group is \"wheel\", which is no group's number"),
+        (group("4294967295"), "volume_mount_group is"),
+        (group("-1"), "volume_mount_group is"),
         (mount("", &["password=hunter2"]), "mount option \"password\" is not accepted"),
-        (secret, "nodePublishSecretRef is not supported yet by this version"),
+        (secret, "has the key \"token\": expected a Secret of type kubernetes.io/dockerconfigjson"),
         (without(EPHEMERAL), "the volume is not inline"),
         (with(&[(EPHEMERAL, "false")]), "the volume is not inline"),
         (without(POD_NAMESPACE), "csi.storage.k8s.io/pod.namespace is missing from the request"),
@@ -161,11 +272,52 @@ fn a_bad_request_is_told_what_to_do() {
         (with(&[(POD_UID, "../x")]), "pod.uid is \"../x\", which is no pod's uid"),
         (
             with(&[("Image", "a")]),
-            "unknown attribute \"Image\" in volumeAttributes: accepted are image, images, pullPolicy and volatile",
+            "unknown attribute \"Image\" in volumeAttributes: accepted are image, images, pullPolicy,",
         ),
         (with(&[("b", ""), ("a", "")]), "unknown attribute \"a\""),
-        (with(&[("snapshot", "s")]), "snapshot is not supported yet by this version: leave it out"),
-        (with(&[("size", "1Gi")]), "size is not supported yet by this version"),
+        (with(&[("snapshot", "s")]), "snapshot is not supported by this version: leave it out"),
+        (with(&[("size", "0")]), "size is \"0\": expected a number more than zero"),
+        (with(&[("size", "-1Gi")]), "size is \"-1Gi\": expected a number"),
+        (with(&[("size", "1GB")]), "such as 10Gi"),
+        (with(&[("inodes", "")]), "inodes is \"\": expected a number"),
+        (with(&[("onUnclean", "keep")]), "accepted are \"discard\" and \"fail\""),
+        (with(&[("medium", "memory")]), "medium is \"memory\": accepted are \"\" and \"Memory\""),
+        (with(&[("medium", "Memory")]), "medium is Memory and there is no size: write one"),
+        (with(&[("xino", "yes")]), "accepted are \"on\", \"off\" and \"auto\""),
+        (with(&[("index", "true")]), "index is \"true\": accepted are \"on\" and \"off\""),
+        (with(&[("metacopy", "on"), ("redirectDir", "off")]), "metacopy needs redirectDir"),
+        (with(&[("metacopy", "on"), ("nfsExport", "on"), ("index", "on")]), "exclude one another"),
+        (with(&[("nfsExport", "on")]), "nfsExport needs index, turn it on too"),
+        (with(&[("owner", "1000")]), "owner is \"1000\": accepted are UID:GID"),
+        (with(&[("owner", "root:root")]), "accepted are UID:GID, two numbers"),
+        (with(&[("owner", "4294967295:0")]), "accepted are UID:GID"),
+        (with(&[("owner", "1:4294967296")]), "accepted are UID:GID"),
+        (with(&[("owner", "+1:-1")]), "accepted are UID:GID"),
+        (with(&[("owner", "1:2:3")]), "accepted are UID:GID"),
+        (with(&[("preCopyUp", "a ../b")]), "preCopyUp has \"../b\": write paths relative"),
+        (with(&[("preCopyUp", "/etc/passwd")]), "preCopyUp has \"/etc/passwd\""),
+        (with(&[("preCopyUp", "a/./b/../c")]), "preCopyUp has"),
+        (with(&[("preCopyUp", "./a")]), "preCopyUp has"),
+        (with(&[("preCopyUp", "a\0b")]), "preCopyUp has \"a\\0b\""),
+        (with(&[("preCopyUp", &much[..300])]), "preCopyUp has \"aaa"),
+        (with(&[("preCopyUp", &many)]), "preCopyUp has 101 paths, and at most 100 are taken"),
+        (
+            with(&[("mountOptions", "noexec,exec")]),
+            "mountOptions is \"exec\": accepted are noexec,",
+        ),
+        (with(&[("mountOptions", "")]), "mountOptions is \"\": accepted are"),
+        (with(&[("mountOptions", "noexec,dev")]), "mount option dev is not given to volumes"),
+        (with(&[("mountOptions", "context=a:b:c")]), "mountOptions is \"context=a:b:c\""),
+        (with(&[("images", &much)]), "volumeAttributes have 70006 bytes, and at most 65536"),
+        (read_only("volatile", "true"), "volatile is for a volume that is written to"),
+        (read_only("size", "1Gi"), "size is for a volume that is written to"),
+        (read_only("inodes", "1"), "inodes is for a volume that is written to"),
+        (read_only("medium", "Memory"), "medium is for a volume that is written to"),
+        (read_only("index", "on"), "index is for a volume that is written to"),
+        (read_only("preCopyUp", "a"), "preCopyUp is for a volume that is written to"),
+        // Of this machine's own files nothing is ever given to a pod.
+        (with(&[("image", "oci:/var/lib/images")]), "volumeAttributes: image: "),
+        (with(&[("image", "docker-archive:/a.tar")]), "volumeAttributes: image: "),
         (with(&[("image", "a"), ("images", "a b")]), "image and images are both given"),
         (with(&[("image", "")]), "image is \"\": accepted are"),
         (with(&[("images", " \n")]), "images is \"\": accepted are"),
@@ -174,7 +326,7 @@ fn a_bad_request_is_told_what_to_do() {
         (with(&[("images", "r.io/a http://r.io/b")]), "volumeAttributes: images: "),
         (
             with(&[("pullPolicy", "always")]),
-            "pullPolicy is \"always\": accepted are Always, IfNotPresent and Never",
+            "pullPolicy is \"always\": accepted are \"Always\", \"IfNotPresent\" and \"Never\"",
         ),
         (with(&[("volatile", "yes")]), "volatile is \"yes\": accepted are \"true\" and \"false\""),
     ] {
@@ -189,6 +341,17 @@ fn a_bad_request_is_told_what_to_do() {
 }
 
 #[test]
+fn both_forms_of_a_docker_secret_are_one() {
+    let auths = "{\"r.io\":{\"auth\":\"YTpi\"}}";
+    let newer = format!("{{\"auths\":{auths}}}");
+    let (_, read) = docker_config(".dockerconfigjson", newer.clone()).unwrap();
+    assert_eq!(read, newer);
+    let (_, read) = docker_config(".dockercfg", auths.to_owned()).unwrap();
+    assert_eq!(read, newer);
+    assert!(docker_config("password", "hunter2".to_owned()).is_none());
+}
+
+#[test]
 fn a_secret_in_a_mount_option_is_not_repeated() {
     let mount_flags = vec!["password=hunter2".to_owned()];
     let error = publish(mounted(MountVolume { mount_flags, ..Default::default() })).unwrap_err();
@@ -196,19 +359,24 @@ fn a_secret_in_a_mount_option_is_not_repeated() {
 }
 
 #[test]
-fn every_planned_attribute_is_told_from_a_mistyped_one() {
-    for key in LATER {
-        let error = publish(with(&[(key, "x")])).unwrap_err();
-        assert!(matches!(error, BadRequest::Later(later) if later == key), "{error}");
-    }
-}
-
-#[test]
-fn a_sentence_stays_short_whatever_is_written() {
+fn a_sentence_is_short_and_plain_whatever_is_written() {
     let long = "ä".repeat(4000);
-    for (key, value) in [(long.as_str(), "x"), ("pullPolicy", long.as_str()), ("volatile", &long)] {
-        let sentence = publish(with(&[(key, value)])).unwrap_err().to_string();
-        assert!(sentence.len() < 1024, "{} bytes", sentence.len());
+    for written in [long.as_str(), "%s%n{}{0}$(id)`id`", "a\0b\x1b[31m\r\nc", "\u{202e}x"] {
+        let attributes = KEYS.into_iter().map(|key| (key, written)).chain([(written, "x")]);
+        for (key, value) in attributes {
+            let error = match publish(with(&[(key, value)])) {
+                Err(error) => error,
+                // A file may have nearly any name.
+                Ok(_) if key == "preCopyUp" => continue,
+                Ok(_) => panic!("{key}: {value:?} was taken"),
+            };
+            let sentence = error.to_string();
+            assert!(sentence.len() < 1024, "{key}: {} bytes: {sentence}", sentence.len());
+            assert!(
+                !sentence.contains(|c: char| c.is_control() || c == '\u{202e}'),
+                "{sentence:?}"
+            );
+        }
     }
 }
 

@@ -1,11 +1,65 @@
-//! Real overlays: read merged, written above, the layers as they were.
+//! Real overlays, in each of the ways in which layers can be handed to a kernel: read merged, written above, the layers as they
+//! were, and nothing left attached.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use super::*;
-use crate::sys::mounts::{LinuxMounts, mount_image};
+use crate::sys::mounts::{LinuxMounts, Mounts, OlderMounts, Way, mount_image};
 use crate::sys::scratch::erofs_image;
+
+macro_rules! in_each_way {
+    ($($case:ident)*) => {
+        in_each_way!(@way privileged_detached, Way::Detached, $($case)*);
+        in_each_way!(@way privileged_attached, Way::Attached, $($case)*);
+        in_each_way!(@way privileged_classic, Way::Classic, $($case)*);
+    };
+    (@way $name:ident, $way:expr, $($case:ident)*) => {
+        mod $name {
+            use super::*;
+            $(
+                #[test]
+                #[ignore = "needs root"]
+                fn $case() {
+                    in_way($way, super::$case);
+                }
+            )*
+        }
+    };
+}
+
+in_each_way! {
+    layers_are_read_merged_and_written_above
+    a_metacopy_moves_no_data_and_the_upper_stays_without_an_uuid
+    read_only_takes_any_number_of_layers
+    a_volume_may_start_empty
+    as_many_layers_as_the_kernel_takes
+    volatile_is_shown_and_has_to_be_forgotten
+    a_silent_fall_back_to_read_only_is_found_and_nothing_stays
+    odd_names_of_upper_and_work_are_shown_as_they_are
+    layers_with_ids_of_their_own_keep_every_feature_on
+    owners_of_layers_are_mapped_and_copied_up_as_shown
+    capabilities_of_a_mapped_file_are_kept_for_its_new_owner
+    access_times_are_left_alone_where_asked
+}
+
+/// Runs a case, and sees that the layers it used are attached nowhere once they are dropped.
+fn in_way(way: Way, case: fn(&dyn Mounts, &Scratch)) {
+    let dir = Scratch::new();
+    if way == Way::Detached {
+        return case(&LinuxMounts, &dir);
+    }
+    let lowers = dir.folder("lowers");
+    let older = OlderMounts::new(way, &lowers).unwrap();
+    case(&older, &dir);
+    let beneath = |mount: &mounts::Mount| mount.target.starts_with(&lowers);
+    let left: Vec<_> = LinuxMounts.table().unwrap().into_iter().filter(beneath).collect();
+    assert_eq!(left.len(), 1, "only the folder itself is a mount: {left:?}");
+    assert!(left[0].propagation.is_empty(), "{left:?}");
+    assert_eq!(fs::read_dir(&lowers).unwrap().count(), 0);
+}
 
 fn image(dir: &Scratch, id: u8, name: &str, text: &str) -> Lower {
     let path = dir.file(&format!("{id}.erofs"), erofs_image([id; 16], name, text));
@@ -19,39 +73,36 @@ fn folder(dir: &Scratch, name: &str) -> Lower {
 
 fn plan(layers: Vec<Lower>, upper: Option<Upper>, options: Options) -> Plan {
     let stack = Stack::new(layers).unwrap();
-    Plan::new(Spec { name: "vol-1".to_owned(), stack, upper, options }).unwrap()
+    Plan::new(Spec { name: "vol-1".to_owned(), stack, upper, owner: None, options }).unwrap()
 }
 
 fn pair(dir: &Scratch) -> Upper {
     Upper::new(dir.folder("upper"), dir.folder("work"))
 }
 
-fn attached(dir: &Scratch, plan: &Plan) -> PathBuf {
+fn attached(m: &dyn Mounts, dir: &Scratch, plan: &Plan) -> PathBuf {
     let target = dir.folder("target");
-    LinuxMounts.attach(mount(&LinuxMounts, plan).unwrap(), &target).unwrap();
+    m.attach(mount(m, plan).unwrap(), &target).unwrap();
     target
 }
 
-fn line(target: &Path) -> mounts::Mount {
-    LinuxMounts.table().unwrap().into_iter().rfind(|line| line.target == target).unwrap()
+fn line(m: &dyn Mounts, target: &Path) -> mounts::Mount {
+    m.table().unwrap().into_iter().rfind(|line| line.target == target).unwrap()
 }
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-#[test]
-#[ignore = "needs root"]
-fn privileged_layers_are_read_merged_and_written_above() {
-    let dir = Scratch::new();
-    let (bottom, top) = (image(&dir, 1, "below", "one"), image(&dir, 2, "above", "two"));
-    let plain = folder(&dir, "plain");
+fn layers_are_read_merged_and_written_above(m: &dyn Mounts, dir: &Scratch) {
+    let (bottom, top) = (image(dir, 1, "below", "one"), image(dir, 2, "above", "two"));
+    let plain = folder(dir, "plain");
     dir.file("plain/below", "plain");
     let images = [fs::read(dir.path().join("1.erofs")), fs::read(dir.path().join("2.erofs"))];
 
     // Bottom first: the plain folder's `below` is hidden by the image's. A repeat changes nothing.
     let layers = vec![plain.clone(), bottom.clone(), plain, bottom, top];
-    let target = attached(&dir, &plan(layers, Some(pair(&dir)), Options::default()));
+    let target = attached(m, dir, &plan(layers, Some(pair(dir)), Options::default()));
     assert_eq!(read(&target.join("below")), "one");
     assert_eq!(read(&target.join("above")), "two");
 
@@ -65,17 +116,14 @@ fn privileged_layers_are_read_merged_and_written_above() {
     for (image, before) in ["1.erofs", "2.erofs"].iter().zip(images) {
         assert_eq!(fs::read(dir.path().join(image)).unwrap(), before.unwrap());
     }
-    let line = line(&target);
+    let line = line(m, &target);
     assert!(is_ours(&line, &dir.path().join("upper")) && is_named(&line, "vol-1"), "{line:?}");
     assert!(["nosuid", "nodev"].iter().all(|o| line.options.contains(&(*o).to_owned())));
 }
 
-#[test]
-#[ignore = "needs root"]
-fn privileged_a_metacopy_moves_no_data_and_the_upper_stays_without_an_uuid() {
-    let dir = Scratch::new();
-    let layers = vec![image(&dir, 1, "file", "text")];
-    let target = attached(&dir, &plan(layers, Some(pair(&dir)), Options::default()));
+fn a_metacopy_moves_no_data_and_the_upper_stays_without_an_uuid(m: &dyn Mounts, dir: &Scratch) {
+    let layers = vec![image(dir, 1, "file", "text")];
+    let target = attached(m, dir, &plan(layers, Some(pair(dir)), Options::default()));
     fs::set_permissions(target.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
     let xattr =
         |path: &Path, name: &str| rustix::fs::lgetxattr(path, name, &mut [0_u8; 64]).is_ok();
@@ -85,62 +133,51 @@ fn privileged_a_metacopy_moves_no_data_and_the_upper_stays_without_an_uuid() {
     assert_eq!(read(&target.join("file")), "text");
 }
 
-#[test]
-#[ignore = "needs root"]
-fn privileged_read_only_takes_any_number_of_layers() {
+fn read_only_takes_any_number_of_layers(m: &dyn Mounts, dir: &Scratch) {
     for count in 0..3 {
-        let dir = Scratch::new();
-        let layers = (0..count).map(|n| image(&dir, n, &format!("file{n}"), "text")).collect();
-        let target = attached(&dir, &plan(layers, None, Options::default()));
+        let layers = (0..count).map(|n| image(dir, n, &format!("file{n}"), "text")).collect();
+        let target = attached(m, dir, &plan(layers, None, Options::default()));
         assert_eq!(fs::read_dir(&target).unwrap().count(), usize::from(count));
         let error = fs::write(target.join("new"), "").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
-        assert!(is_named(&line(&target), "vol-1"));
+        assert!(is_named(&line(m, &target), "vol-1"));
+        m.unmount(&target).unwrap();
     }
 }
 
-#[test]
-#[ignore = "needs root"]
-fn privileged_a_volume_may_start_empty() {
-    let dir = Scratch::new();
-    let target = attached(&dir, &plan(Vec::new(), Some(pair(&dir)), Options::default()));
+fn a_volume_may_start_empty(m: &dyn Mounts, dir: &Scratch) {
+    let target = attached(m, dir, &plan(Vec::new(), Some(pair(dir)), Options::default()));
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
     fs::write(target.join("new"), "new").unwrap();
     assert_eq!(read(&dir.path().join("upper/new")), "new");
 }
 
-#[test]
-#[ignore = "needs root"]
-fn privileged_three_hundred_layers_are_fine() {
-    let dir = Scratch::new();
-    let layers = (0..300).map(|n| folder(&dir, &format!("layers/{n}"))).collect();
+fn as_many_layers_as_the_kernel_takes(m: &dyn Mounts, dir: &Scratch) {
+    let layers = (0..LAYER_LIMIT).map(|n| folder(dir, &format!("layers/{n}"))).collect();
     dir.file("layers/0/bottom", "bottom");
-    dir.file("layers/299/top", "top");
-    let target = attached(&dir, &plan(layers, Some(pair(&dir)), Options::default()));
+    dir.file("layers/499/top", "top");
+    let target = attached(m, dir, &plan(layers, Some(pair(dir)), Options::default()));
     assert_eq!(read(&target.join("bottom")), "bottom");
     assert_eq!(read(&target.join("top")), "top");
 }
 
-#[test]
-#[ignore = "needs root"]
-fn privileged_volatile_is_shown_and_has_to_be_forgotten() {
-    let dir = Scratch::new();
+fn volatile_is_shown_and_has_to_be_forgotten(m: &dyn Mounts, dir: &Scratch) {
     let volatile = Options { volatile: true, ..Options::default() };
-    let plan = plan(vec![image(&dir, 1, "file", "text")], Some(pair(&dir)), volatile);
-    let target = attached(&dir, &plan);
-    let line = line(&target);
+    let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), volatile);
+    let target = attached(m, dir, &plan);
+    let line = line(m, &target);
     // Linux 6.18 shows `fsync=volatile`, older kernels `volatile`.
     let shown = line.super_options.iter().any(|(key, value)| {
         key == "volatile" || key == "fsync" && value.as_deref() == Some("volatile".as_ref())
     });
     assert!(shown, "{line:?}");
     fs::write(target.join("new"), "new").unwrap();
-    LinuxMounts.unmount(&target).unwrap();
+    m.unmount(&target).unwrap();
 
-    let error = mount(&LinuxMounts, &plan).unwrap_err();
+    let error = mount(m, &plan).unwrap_err();
     assert!(matches!(error, OverlayError::VolatileMarker { .. }), "{error}");
-    forget_volatile(&pair(&dir)).unwrap();
-    assert_eq!(read(&attached(&dir, &plan).join("new")), "new");
+    forget_volatile(&pair(dir)).unwrap();
+    assert_eq!(read(&attached(m, dir, &plan).join("new")), "new");
 }
 
 /// Makes a folder immutable, and mutable again at the end: else nothing could remove it.
@@ -160,29 +197,184 @@ impl Drop for Immutable {
     }
 }
 
-#[test]
-#[ignore = "needs root"]
-fn privileged_a_silent_fall_back_to_read_only_is_found_and_nothing_stays() {
-    let dir = Scratch::new();
-    let plan = plan(vec![image(&dir, 1, "file", "text")], Some(pair(&dir)), Options::default());
+fn a_silent_fall_back_to_read_only_is_found_and_nothing_stays(m: &dyn Mounts, dir: &Scratch) {
+    let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), Options::default());
     let immutable = Immutable::new(&dir.path().join("work"));
-    let error = mount(&LinuxMounts, &plan).unwrap_err();
+    let error = mount(m, &plan).unwrap_err();
     assert!(matches!(error, OverlayError::FellBackToReadOnly { .. }), "{error}");
     let upper = dir.path().join("upper");
-    assert!(!LinuxMounts.table().unwrap().iter().any(|line| is_ours(line, &upper)));
+    assert!(!m.table().unwrap().iter().any(|line| is_ours(line, &upper)));
     drop(immutable);
-    attached(&dir, &plan);
+    attached(m, dir, &plan);
+}
+
+fn odd_names_of_upper_and_work_are_shown_as_they_are(m: &dyn Mounts, dir: &Scratch) {
+    let upper = dir.folder("a b=c\"d'é/upper");
+    let pair = Upper::new(upper.clone(), dir.folder("a b=c\"d'é/work"));
+    let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair), Options::default());
+    assert!(is_ours(&line(m, &attached(m, dir, &plan)), &upper));
+}
+
+fn layers_with_ids_of_their_own_keep_every_feature_on(m: &dyn Mounts, dir: &Scratch) {
+    let layers = vec![image(dir, 1, "below", "one"), image(dir, 2, "above", "two")];
+    let options = Options { index: true, xino: Xino::On, ..Options::default() };
+    let target = attached(m, dir, &plan(layers, Some(pair(dir)), options));
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    assert_eq!(device(&target.join("below")), device(&target));
+    assert_eq!(device(&target.join("above")), device(&target));
+    assert!(dir.path().join("work/index").exists());
+    let line = line(m, &target);
+    for key in ["index", "xino", "metacopy", "redirect_dir"] {
+        assert_eq!(
+            line.super_option(key).map(|value| value == "on"),
+            Some(true),
+            "{key}: {line:?}"
+        );
+    }
+}
+
+fn mapped(dir: &Scratch, layers: Vec<Lower>) -> Plan {
+    let (owner, options) = (Some(Owner { uid: 1000, gid: 2000 }), Options::default());
+    let (name, stack) = ("vol-1".to_owned(), Stack::new(layers).unwrap());
+    Plan::new(Spec { name, stack, upper: Some(pair(dir)), owner, options }).unwrap()
+}
+
+fn owner(path: &Path) -> (u32, u32) {
+    let file = fs::symlink_metadata(path).unwrap();
+    (file.uid(), file.gid())
+}
+
+fn owners_of_layers_are_mapped_and_copied_up_as_shown(m: &dyn Mounts, dir: &Scratch) {
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (image, plain) = (image(dir, 1, "file", "text"), folder(dir, "plain"));
+    for (name, id) in [("roots", 0), ("theirs", 1000), ("others", 77)] {
+        chown(dir.file(&format!("plain/{name}"), ""), Some(id), Some(id * 2)).unwrap();
+    }
+    let target = attached(m, dir, &mapped(dir, vec![image, plain]));
+    let given = Owner { uid: 1000, gid: 2000 };
+    for (name, id) in [("file", 0), ("roots", 0), ("theirs", 1000), ("others", 77)] {
+        assert_eq!(owner(&target.join(name)), given.shows(id, id * 2), "{name}");
+    }
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "echo more >> file && chmod 600 roots"]).current_dir(&target);
+    assert!(shell.uid(1000).gid(2000).status().unwrap().success());
+    assert_eq!(read(&target.join("file")), "textmore\n");
+    let upper = dir.path().join("upper");
+    assert_eq!(
+        (owner(&upper.join("file")), owner(&upper.join("roots"))),
+        ((1000, 2000), (1000, 2000))
+    );
+    assert_eq!(owner(&dir.path().join("plain/roots")), (0, 0));
+    assert_eq!(m.table().unwrap().iter().filter(|line| line.target == target).count(), 1);
+}
+
+fn capabilities_of_a_mapped_file_are_kept_for_its_new_owner(m: &dyn Mounts, dir: &Scratch) {
+    let plain = folder(dir, "plain");
+    let file = dir.file("plain/tool", "");
+    // Revision 2, effective, cap_net_bind_service (include/uapi/linux/capability.h).
+    let mut value = [0_u8; 20];
+    (value[0], value[3], value[5]) = (1, 2, 4);
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&file, "security.capability", &value, flags).unwrap();
+    let read = |path: &Path| {
+        let mut space = [0_u8; 64];
+        let length = rustix::fs::lgetxattr(path, "security.capability", &mut space).unwrap();
+        space[..length].to_vec()
+    };
+    let target = attached(m, dir, &mapped(dir, vec![plain]));
+    // Root of the layer is 1000 here, so revision 3: good where 1000 is root, and nowhere else.
+    let mut shown = [&value[..], &1000_u32.to_le_bytes()].concat();
+    shown[3] = 3;
+    assert_eq!(read(&target.join("tool")), shown);
+    fs::set_permissions(target.join("tool"), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(read(&target.join("tool")), shown);
+    assert_eq!(read(&dir.path().join("upper/tool")), shown);
+    assert_eq!(read(&file), value);
+}
+
+fn access_times_are_left_alone_where_asked(m: &dyn Mounts, dir: &Scratch) {
+    let options = Options { noatime: true, noexec: true, ..Options::default() };
+    let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), options);
+    let line = line(m, &attached(m, dir, &plan));
+    assert!(["noatime", "noexec"].iter().all(|o| line.options.contains(&(*o).to_owned())));
+}
+
+fn of_long_paths(dir: &Scratch, parts: usize) -> (PathBuf, Plan) {
+    let deep = vec!["x".repeat(200); parts].join("/");
+    let upper = dir.folder(&format!("{deep}/upper"));
+    let pair = Upper::new(upper.clone(), dir.folder(&format!("{deep}/work")));
+    (upper, plan(vec![image(dir, 1, "file", "text")], Some(pair), Options::default()))
 }
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_upper_and_work_may_have_long_paths() {
+fn privileged_upper_and_work_may_have_paths_as_long_as_the_way_allows() {
     let dir = Scratch::new();
-    let deep = format!("{}/{}", "x".repeat(200), "y".repeat(200));
-    let upper = dir.folder(&format!("{deep}/upper"));
-    let pair = Upper::new(upper.clone(), dir.folder(&format!("{deep}/work")));
+    let (upper, plan) = of_long_paths(&dir, 2);
+    for way in [Way::Detached, Way::Classic] {
+        let lowers = dir.folder(&format!("{way:?}"));
+        let older = OlderMounts::new(way, &lowers).unwrap();
+        let m: &dyn Mounts = if way == Way::Detached { &LinuxMounts } else { &older };
+        let target = attached(m, &dir, &plan);
+        assert!(is_ours(&line(m, &target), &upper), "{way:?}");
+        m.unmount(&target).unwrap();
+    }
+    let attached = OlderMounts::new(Way::Attached, &dir.folder("lowers")).unwrap();
+    let error = mount(&attached, &plan).unwrap_err();
+    assert!(error.to_string().contains("upperdir"), "{error}");
+    assert_eq!(error.class(), Class::Precondition);
+    drop(plan);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_path_that_a_text_cannot_carry_is_refused_where_it_must_be_one() {
+    let dir = Scratch::new();
+    let upper = dir.folder("a,b:c\\d/upper");
+    let pair = Upper::new(upper.clone(), dir.folder("a,b:c\\d/work"));
     let plan = plan(vec![image(&dir, 1, "file", "text")], Some(pair), Options::default());
-    assert!(is_ours(&line(&attached(&dir, &plan)), &upper));
+    for way in [Way::Attached, Way::Classic] {
+        let older = OlderMounts::new(way, &dir.folder(&format!("{way:?}"))).unwrap();
+        let error = mount(&older, &plan).unwrap_err().to_string();
+        assert!(error.contains("comma"), "{error}");
+    }
+    assert!(is_ours(&line(&LinuxMounts, &attached(&LinuxMounts, &dir, &plan)), &upper));
+    drop(plan);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_what_mount_2_would_cut_is_refused_by_its_length() {
+    let dir = Scratch::new();
+    let (_, plan) = of_long_paths(&dir, 10);
+    let classic = OlderMounts::new(Way::Classic, &dir.folder("lowers")).unwrap();
+    let error = mount(&classic, &plan).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, OverlayError::Mount(MountError::DataTooLong { .. })), "{text}");
+    assert!(text.contains("4095"), "{text}");
+    assert_eq!(error.class(), Class::Precondition);
+    drop(plan);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_what_a_killed_process_left_attached_goes_at_the_next_start() {
+    let dir = Scratch::new();
+    let lowers = dir.folder("lowers");
+    let first = OlderMounts::new(Way::Attached, &lowers).unwrap();
+    let layers = vec![image(&dir, 1, "file", "text")];
+    let target =
+        attached(&first, &dir, &plan(layers.clone(), Some(pair(&dir)), Options::default()));
+    // As by a kill: nothing is dropped.
+    layers.into_iter().for_each(std::mem::forget);
+    let beneath = || {
+        let table = LinuxMounts.table().unwrap();
+        table.into_iter().filter(|mount| mount.target.starts_with(&lowers)).count()
+    };
+    assert_eq!(beneath(), 2);
+    OlderMounts::new(Way::Attached, &lowers).unwrap();
+    assert_eq!(beneath(), 1);
+    assert_eq!(read(&target.join("file")), "text");
 }
 
 #[test]
@@ -191,9 +383,9 @@ fn privileged_the_rules_we_check_are_rules_of_this_kernel() {
     let dir = Scratch::new();
     let on = Options::default();
     for options in [
-        Options { redirect_dir: false, ..on },
-        Options { nfs_export: true, index: true, ..on },
-        Options { nfs_export: true, metacopy: false, ..on },
+        Options { redirect_dir: false, ..on.clone() },
+        Options { nfs_export: true, index: true, ..on.clone() },
+        Options { nfs_export: true, metacopy: false, ..on.clone() },
     ] {
         assert!(options.check(true).is_err());
         let tree = |path: PathBuf| Arc::new(LinuxMounts.open_dir(&path).unwrap());
@@ -202,7 +394,7 @@ fn privileged_the_rules_we_check_are_rules_of_this_kernel() {
             mounts::Param::Tree("upperdir", tree(dir.folder("upper"))),
             mounts::Param::Tree("workdir", tree(dir.folder("work"))),
         ];
-        params.extend(options.params());
+        params.extend(options.params(true));
         let attrs = Attrs::default();
         let request = Request { fs_type: "overlay", source: "x".to_owned(), params, attrs };
         let error = LinuxMounts.create(&request).unwrap_err();

@@ -1,5 +1,6 @@
 //! Plans as a table, mounts against the twin, and what only the kernel can show.
 
+mod features;
 mod linux;
 
 use std::fs;
@@ -39,7 +40,7 @@ impl Bench {
     }
 
     fn spec(&self, ids: &[&str], upper: Option<Upper>, options: Options) -> Spec {
-        Spec { name: "vol-1".to_owned(), stack: self.stack(ids), upper, options }
+        Spec { name: "vol-1".to_owned(), stack: self.stack(ids), upper, owner: None, options }
     }
 
     /// The last request, with the scratch folder's path left out.
@@ -52,33 +53,33 @@ impl Bench {
 #[test]
 fn a_plan_becomes_exactly_these_parameters() {
     let writable = "upperdir=upper workdir=work";
-    let options = Options::default();
+    let options = Options::default;
     let cases: [(&[&str], bool, Options, String); 8] = [
-        (&["a"], true, options, format!("[nosuid,nodev] lowerdir+=a {writable} {RW}")),
+        (&["a"], true, options(), format!("[nosuid,nodev] lowerdir+=a {writable} {RW}")),
         (
             &["a", "b", "c"],
             true,
-            options,
+            options(),
             format!("[nosuid,nodev] lowerdir+=c lowerdir+=b lowerdir+=a {writable} {RW}"),
         ),
         (
             &["a", "b", "a", "b", "c"],
             true,
-            options,
+            options(),
             format!("[nosuid,nodev] lowerdir+=c lowerdir+=b lowerdir+=a {writable} {RW}"),
         ),
-        (&[], true, options, format!("[nosuid,nodev] lowerdir+=<ovl-csi-empty> {writable} {RW}")),
-        (&["a", "b"], false, options, format!("[ro,nosuid,nodev] lowerdir+=b lowerdir+=a {RW}")),
+        (&[], true, options(), format!("[nosuid,nodev] lowerdir+=<ovl-csi-empty> {writable} {RW}")),
+        (&["a", "b"], false, options(), format!("[ro,nosuid,nodev] lowerdir+=b lowerdir+=a {RW}")),
         (
             &["a"],
             false,
-            options,
+            options(),
             format!("[ro,nosuid,nodev] lowerdir+=a lowerdir+=<ovl-csi-empty> {RW}"),
         ),
         (
             &["a"],
             true,
-            Options { volatile: true, noexec: true, nosuid: false, nodev: false, ..options },
+            Options { volatile: true, noexec: true, nosuid: false, nodev: false, ..options() },
             format!("[noexec] lowerdir+=a {writable} {RW} volatile"),
         ),
         (
@@ -90,7 +91,7 @@ fn a_plan_becomes_exactly_these_parameters() {
                 index: true,
                 nfs_export: true,
                 xino: Xino::Auto,
-                ..options
+                ..options()
             },
             format!(
                 "[nosuid,nodev] lowerdir+=a {writable} \
@@ -121,24 +122,29 @@ fn options_that_exclude_each_other_are_refused_with_a_sentence() {
     for (has_upper, options, class, words) in [
         (
             true,
-            Options { redirect_dir: false, ..on },
+            Options { redirect_dir: false, ..on.clone() },
             Class::Invalid,
             "metacopy=on needs redirectDir=on",
         ),
         (
             true,
-            Options { nfs_export: true, index: true, ..on },
+            Options { nfs_export: true, index: true, ..on.clone() },
             Class::Invalid,
             "exclude each other",
         ),
         (
             true,
-            Options { nfs_export: true, metacopy: false, ..on },
+            Options { nfs_export: true, metacopy: false, ..on.clone() },
             Class::Invalid,
             "needs index=on",
         ),
-        (false, Options { volatile: true, ..on }, Class::Invalid, "volatile has no meaning"),
-        (false, Options { index: true, ..on }, Class::Invalid, "index has no meaning"),
+        (
+            false,
+            Options { volatile: true, ..on.clone() },
+            Class::Invalid,
+            "volatile has no meaning",
+        ),
+        (false, Options { index: true, ..on.clone() }, Class::Invalid, "index has no meaning"),
     ] {
         let bench = Bench::new();
         let upper = has_upper.then(|| bench.upper());

@@ -61,6 +61,17 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes from the folder `path` what a crash left there of [`write_atomic`]. Nobody may be writing there.
+pub fn sweep(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path).map_err(at("list", path))? {
+        let entry = entry.map_err(at("list", path))?;
+        if entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
+            remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes the folder `path` with exactly `mode`, whatever the umask. Parents are not made.
 ///
 /// A folder that is there already is fine and is left as it is, because it may be in use, or be the

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::TEXT_LIMIT;
 use crate::fault::Class;
-use crate::sys::Errno;
+use crate::sys::{Errno, machine};
 
 /// A failure to make, attach, find or remove a mount.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,19 @@ pub enum MountError {
         /// Its length in bytes.
         length: usize,
     },
+    /// All parameters together are longer than `mount(2)` takes.
+    #[error(
+        "the overlay's parameters have {length} bytes, and this kernel ({kernel}) takes {limit} at most: stack fewer \
+         layers, give the store a shorter path, or take Linux 6.8"
+    )]
+    DataTooLong {
+        /// Their length in bytes.
+        length: usize,
+        /// The most that is taken.
+        limit: usize,
+        /// The kernel's release.
+        kernel: String,
+    },
     /// The kernel refused, for a reason that it may have given.
     #[error("cannot {what}: {errno}{}", words(kernel_log))]
     Refused {
@@ -81,9 +94,10 @@ impl MountError {
         match self {
             Self::NotMounted { .. } => Class::NotFound,
             Self::Busy { .. } => Class::Busy,
-            Self::Occupied { .. } | Self::Unsupported { .. } | Self::TooLong { .. } => {
-                Class::Precondition
-            }
+            Self::Occupied { .. }
+            | Self::Unsupported { .. }
+            | Self::TooLong { .. }
+            | Self::DataTooLong { .. } => Class::Precondition,
             Self::Folder { errno, .. } | Self::Refused { errno, .. } => match errno {
                 Errno::ENOSPC | Errno::EDQUOT | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => {
                     Class::Exhausted
@@ -104,6 +118,7 @@ impl MountError {
             | Self::Occupied { .. }
             | Self::Busy { .. }
             | Self::TooLong { .. }
+            | Self::DataTooLong { .. }
             | Self::Table(_) => None,
         }
     }
@@ -116,8 +131,7 @@ pub(super) fn refused(what: String, errno: Errno) -> MountError {
 
 /// A refusal whose reason is that the kernel lacks something.
 pub(super) fn unsupported(what: String, needs: &'static str, errno: Errno) -> MountError {
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    MountError::Unsupported { what, needs, kernel, errno }
+    MountError::Unsupported { what, needs, kernel: machine::release(), errno }
 }
 
 /// Why a file system type cannot be set up at all.

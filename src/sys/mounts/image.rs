@@ -1,43 +1,61 @@
-//! A read-only EROFS mount straight from an image file.
+//! A read-only EROFS mount from an image file.
 //!
-//! Deliberately absent: loop devices, for kernels before 6.12.
+//! Deliberately absent: what is in the image.
 
 use std::path::Path;
 
-use super::error::unsupported;
 use super::{Attrs, Detached, MountError, Mounts, Param, Request};
 use crate::sys::Errno;
 
-/// Mounts the EROFS image at `image`, attached nowhere.
+/// How the kernel reads an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// Straight from the file, past the page cache. Linux 6.13, where the image's file system allows it.
+    DirectFile,
+    /// Straight from the file (Linux 6.12); what is read is kept twice, for the image and for the files in it.
+    File,
+    /// By way of a loop device, which is free again when the mount goes.
+    Loop,
+}
+
+/// Mounts the EROFS image at `image`, attached nowhere, in the first way that this kernel takes.
 ///
-/// The image is read past the page cache (`directio`) where its file system allows it; else what is
-/// read is kept twice, for the image and for the files in it.
-///
-/// Errors: `Unsupported` on a kernel without EROFS, or that takes it from block devices only.
+/// Errors: `Unsupported` on a kernel without EROFS, or that has no loop device where it needs one.
 pub fn mount_image(mounts: &dyn Mounts, image: &Path) -> Result<Detached, MountError> {
-    let Some(source) = image.to_str() else {
+    let mut mounted = mount_image_by(mounts, image, Backing::DirectFile);
+    // Only EINVAL can be about `directio`: the option is unknown, or the file system cannot do it.
+    if let Err(MountError::Refused { errno: Errno::EINVAL, .. }) = &mounted {
+        mounted = mount_image_by(mounts, image, Backing::File);
+    }
+    match mounted {
+        Err(MountError::Refused { errno: Errno::ENOTBLK, .. }) => {
+            mount_image_by(mounts, image, Backing::Loop)
+        }
+        other => other,
+    }
+}
+
+/// Mounts it in one way only.
+pub fn mount_image_by(
+    mounts: &dyn Mounts,
+    image: &Path,
+    backing: Backing,
+) -> Result<Detached, MountError> {
+    // Held until the mount holds the device itself.
+    let device = match backing {
+        Backing::Loop => Some(mounts.loop_over(image)?),
+        Backing::DirectFile | Backing::File => None,
+    };
+    let Some(source) = device.as_ref().map_or(image, |device| device.path()).to_str() else {
         let why = "its path is not UTF-8";
         return Err(MountError::Folder { path: image.to_owned(), why, errno: Errno::EILSEQ });
     };
-    let request = |params| Request {
-        fs_type: "erofs",
-        source: source.to_owned(),
-        params,
-        attrs: Attrs { read_only: true, nosuid: true, nodev: true, noexec: false },
+    let params = match backing {
+        Backing::DirectFile => vec![Param::Flag("directio")],
+        Backing::File => Vec::new(),
+        // A device that is read-only has to be opened so.
+        Backing::Loop => vec![Param::Flag("ro")],
     };
-    // Only EINVAL can be about `directio`: the option is unknown, or the file system cannot do it.
-    let mounted = match mounts.create(&request(vec![Param::Flag("directio")])) {
-        Err(MountError::Refused { errno: Errno::EINVAL, .. }) => {
-            mounts.create(&request(Vec::new()))
-        }
-        other => other,
-    };
-    mounted.map_err(|e| match e {
-        MountError::Refused { errno: errno @ Errno::ENOTBLK, .. } => unsupported(
-            format!("mount the EROFS image {source} without a block device"),
-            "it takes Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE",
-            errno,
-        ),
-        other => other,
-    })
+    let attrs = Attrs { read_only: true, nosuid: true, nodev: true, ..Attrs::default() };
+    mounts.create(&Request { fs_type: "erofs", source: source.to_owned(), params, attrs })
 }

@@ -1,6 +1,6 @@
 //! [`Mounts`] by the kernel: the calls around `fsopen(2)`, which name what they dislike.
 //!
-//! Deliberately absent: `mount(2)`, whose one string is cut silently at a page.
+//! Deliberately absent: `mount(2)`, whose one string is cut silently at a page; `older` has it.
 
 use std::fs;
 use std::io;
@@ -17,8 +17,10 @@ use rustix::mount::{
 };
 
 use super::error::{no_context, refused, unsupported};
-use super::{Attrs, Detached, Kind, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, folder};
-use crate::sys::{Errno, errno};
+use super::{
+    Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, folder,
+};
+use crate::sys::{Errno, errno, userns};
 
 /// How often, and after which pauses, a busy mount is asked for again: together about a second. A
 /// runtime that is just letting go of a container holds its mounts for half of that.
@@ -44,12 +46,12 @@ impl Mounts for LinuxMounts {
         fsconfig_create(&context.fd).map_err(|e| context.refused("create the file system", e))?;
         let mount = fsmount(&context.fd, FsMountFlags::FSMOUNT_CLOEXEC, attr_flags(request.attrs))
             .map_err(|e| context.refused("make a mount of the file system", e))?;
-        Ok(Detached { fd: mount, kind: Kind::Mount })
+        Ok(Detached::mount(mount))
     }
 
     fn attach(&self, mount: Detached, target: &Path) -> Result<(), MountError> {
         let what = || format!("attach a mount to {}", target.display());
-        if !matches!(mount.kind, Kind::Mount) {
+        if !matches!(mount.kind, Kind::Mount(_)) {
             return Err(refused(what(), Errno::EINVAL));
         }
         let folder = folder::open(target)?;
@@ -66,12 +68,8 @@ impl Mounts for LinuxMounts {
         if !folder::is_mount_root(&folder, attached)? {
             return Err(MountError::NotMounted { target: attached.to_owned() });
         }
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        let clone = open_tree(&folder, "", flags)
-            .map_err(|e| refused(format!("clone the mount at {}", attached.display()), errno(e)))?;
-        Ok(Detached { fd: clone, kind: Kind::Mount })
+        clone_tree(&folder)
+            .map_err(|errno| refused(format!("clone the mount at {}", attached.display()), errno))
     }
 
     fn unmount(&self, target: &Path) -> Result<(), MountError> {
@@ -107,6 +105,45 @@ impl Mounts for LinuxMounts {
     fn open_dir(&self, path: &Path) -> Result<Detached, MountError> {
         Ok(Detached { fd: folder::open(path)?, kind: Kind::Folder })
     }
+
+    fn idmapped(&self, tree: &Detached, uid: u32, gid: u32) -> Result<Detached, MountError> {
+        let what = || format!("show the files of root as {uid}:{gid}");
+        let number = |e: &io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL));
+        let namespace = userns::swapped(uid, gid).map_err(|e| match number(&e) {
+            errno @ (Errno::ENOSPC | Errno::EUSERS) => {
+                unsupported(what(), "raise the sysctl user.max_user_namespaces", errno)
+            }
+            errno => refused(format!("{}: make a user namespace", what()), errno),
+        })?;
+        let clone = clone_tree(&tree.fd).map_err(|errno| refused(what(), errno))?;
+        userns::map(&clone.fd, &namespace).map_err(|e| match number(&e) {
+            errno @ (Errno::EINVAL | Errno::ENOSYS) => unsupported(
+                what(),
+                "it takes Linux 5.19, and a file system that can be mapped (EROFS, ext4, xfs, btrfs)",
+                errno,
+            ),
+            errno => refused(what(), errno),
+        })?;
+        Ok(clone)
+    }
+
+    fn loop_over(&self, image: &Path) -> Result<Loop, MountError> {
+        Loop::over(image).map_err(|e| {
+            let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
+            unsupported(
+                format!("show {} as a loop device ({e})", image.display()),
+                "it takes the module loop, and the node's /dev in this container",
+                errno,
+            )
+        })
+    }
+}
+
+pub(super) fn clone_tree(tree: &OwnedFd) -> Result<Detached, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(tree, "", flags).map(Detached::mount).map_err(errno)
 }
 
 /// Asks again after each pause for as long as the answer is EBUSY.
@@ -207,6 +244,7 @@ fn attr_flags(attrs: Attrs) -> MountAttrFlags {
         (attrs.nosuid, MountAttrFlags::MOUNT_ATTR_NOSUID),
         (attrs.nodev, MountAttrFlags::MOUNT_ATTR_NODEV),
         (attrs.noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (attrs.noatime, MountAttrFlags::MOUNT_ATTR_NOATIME),
     ]
     .into_iter()
     .filter(|(on, _)| *on)

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use super::error::{no_context, refused};
 use super::linux::{BUSY_PAUSES, unless_busy};
-use super::{Attrs, Detached, Kind, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, folder};
+use super::{
+    Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, folder,
+};
 use crate::sys::Errno;
 
 /// A call that can be told to fail.
@@ -49,6 +51,8 @@ pub(super) struct Tree {
     shown: PathBuf,
     /// `None` for a plain folder.
     mount: Option<Superblock>,
+    /// Whom files of root are shown to belong to.
+    owner: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Clone)]
@@ -116,7 +120,7 @@ impl Mounts for MemoryMounts {
         check_texts(request)?;
         match request.fs_type {
             "overlay" => overlay(request)?,
-            "erofs" if !Path::new(&request.source).is_file() => {
+            "erofs" if !Path::new(&request.source).is_file() && request.source != "/dev/loop7" => {
                 return Err(refused(format!("open {}", request.source), Errno::ENOENT));
             }
             "erofs" | "tmpfs" => {}
@@ -131,7 +135,7 @@ impl Mounts for MemoryMounts {
             read_only: state.read_only || request.fs_type == "erofs",
             options: request.params.iter().filter_map(shown_option).collect(),
         };
-        Ok(detached(Tree { shown: "/".into(), mount: Some(superblock) }))
+        Ok(detached(Tree { shown: "/".into(), mount: Some(superblock), owner: None }))
     }
 
     fn attach(&self, mount: Detached, target: &Path) -> Result<(), MountError> {
@@ -157,7 +161,7 @@ impl Mounts for MemoryMounts {
             .top_at(attached)
             .map(|at| Superblock::of(&state.table[at]))
             .ok_or_else(|| MountError::NotMounted { target: attached.to_owned() })?;
-        Ok(detached(Tree { shown: "/".into(), mount: Some(mount) }))
+        Ok(detached(Tree { shown: "/".into(), mount: Some(mount), owner: None }))
     }
 
     fn unmount(&self, target: &Path) -> Result<(), MountError> {
@@ -192,8 +196,19 @@ impl Mounts for MemoryMounts {
 
     fn open_dir(&self, path: &Path) -> Result<Detached, MountError> {
         let fd = folder::open(path)?;
-        let kind = Kind::Twin(Tree { shown: path.to_owned(), mount: None });
+        let kind = Kind::Twin(Tree { shown: path.to_owned(), mount: None, owner: None });
         Ok(Detached { fd, kind })
+    }
+
+    fn idmapped(&self, tree: &Detached, uid: u32, gid: u32) -> Result<Detached, MountError> {
+        if uid == u32::MAX || gid == u32::MAX {
+            return Err(refused("map an id that is nobody's".to_owned(), Errno::EINVAL));
+        }
+        Ok(detached(Tree { owner: Some((uid, gid)), ..tree_of(tree).clone() }))
+    }
+
+    fn loop_over(&self, _: &Path) -> Result<Loop, MountError> {
+        Ok(Loop::named("/dev/loop7"))
     }
 }
 
@@ -215,7 +230,7 @@ impl Superblock {
                 flag(attrs.nosuid, "nosuid"),
                 flag(attrs.nodev, "nodev"),
                 flag(attrs.noexec, "noexec"),
-                Some("relatime".to_owned()),
+                Some(if attrs.noatime { "noatime" } else { "relatime" }.to_owned()),
             ]
             .into_iter()
             .flatten()
@@ -238,6 +253,7 @@ impl Superblock {
                 nosuid: has("nosuid"),
                 nodev: has("nodev"),
                 noexec: has("noexec"),
+                noatime: has("noatime"),
             },
             read_only: line.super_options[0].0 == "ro",
             options: line.super_options[1..].to_vec(),
@@ -344,18 +360,30 @@ fn shown_option(param: &Param) -> Option<(String, Option<OsString>)> {
     }
 }
 
+fn mapped(tree: &Detached) -> String {
+    tree_of(tree).owner.map_or(String::new(), |(uid, gid)| format!("@{uid}:{gid}"))
+}
+
 /// A request in one line, for tests that compare.
 pub(crate) fn describe(request: &Request) -> String {
     let params = request.params.iter().map(|param| match param {
         Param::Flag(key) => (*key).to_owned(),
         Param::Text(key, value) => format!("{key}={value}"),
         Param::Tree(key, tree) => match &tree_of(tree).mount {
-            Some(superblock) => format!("{key}=<{}>", superblock.source.to_string_lossy()),
-            None => format!("{key}={}", tree_of(tree).shown.display()),
+            Some(superblock) => {
+                format!("{key}=<{}>{}", superblock.source.to_string_lossy(), mapped(tree))
+            }
+            None => format!("{key}={}{}", tree_of(tree).shown.display(), mapped(tree)),
         },
     });
-    let Attrs { read_only, nosuid, nodev, noexec } = request.attrs;
-    let attrs = [(read_only, "ro"), (nosuid, "nosuid"), (nodev, "nodev"), (noexec, "noexec")];
+    let Attrs { read_only, nosuid, nodev, noexec, noatime } = request.attrs;
+    let attrs = [
+        (read_only, "ro"),
+        (nosuid, "nosuid"),
+        (nodev, "nodev"),
+        (noexec, "noexec"),
+        (noatime, "noatime"),
+    ];
     let attrs: Vec<&str> = attrs.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
     let params: Vec<String> = params.collect();
     format!("{} {} [{}] {}", request.fs_type, request.source, attrs.join(","), params.join(" "))

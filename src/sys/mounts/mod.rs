@@ -1,7 +1,8 @@
 //! Mounts as values: made detached, attached to a checked folder, listed as the kernel lists them.
 //!
-//! [`Mounts`] is implemented by [`LinuxMounts`] and, for tests, by a twin that keeps its table in
-//! memory and refuses what the kernel refuses; one suite runs against both. A [`Detached`] tree is
+//! [`Mounts`] is implemented by [`LinuxMounts`], by [`OlderMounts`] where a kernel takes layers in another
+//! way only, and, for tests, by a twin that keeps its table in memory and refuses what the kernel
+//! refuses; one suite runs against the first and the last. A [`Detached`] tree is
 //! held by its descriptor alone: dropping it, or a kill, leaves nothing behind.
 //! Deliberately absent: what an overlay's options mean (`overlay` knows), and lazy unmounts, after
 //! which writers go on unseen.
@@ -12,6 +13,8 @@ mod image;
 mod linux;
 #[cfg(test)]
 mod memory;
+mod older;
+mod sample;
 #[cfg(test)]
 mod suite;
 mod table;
@@ -19,15 +22,19 @@ mod table;
 mod tests;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::Arc;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
+pub use super::loops::Loop;
 pub use error::MountError;
-pub use image::mount_image;
+pub use image::{Backing, mount_image, mount_image_by};
 pub use linux::LinuxMounts;
 #[cfg(test)]
 pub use memory::{Call, MemoryMounts};
+use older::Place;
+pub use older::{OlderMounts, Way};
+pub use sample::sample_image;
 pub use table::{Mount, TableError, parse_table};
 
 /// The longest text that `fsconfig(2)` takes as a value, in bytes (fs/fsopen.c).
@@ -61,26 +68,46 @@ pub trait Mounts: Send + Sync + fmt::Debug {
     /// A plain folder as something an overlay can use; `path` as in [`Mounts::attach`]. It is no
     /// mount of its own and cannot be attached.
     fn open_dir(&self, path: &Path) -> Result<Detached, MountError>;
+
+    /// A second mount of `tree`, attached nowhere, in which user 0 and `uid` have changed places, and group 0 and `gid`. Costs
+    /// the same however many files there are. Nobody is lost by the change, so the file system keeps its own owners.
+    ///
+    /// Errors: `Unsupported` where the kernel or the tree's file system cannot do it (EROFS: Linux 5.19).
+    fn idmapped(&self, tree: &Detached, uid: u32, gid: u32) -> Result<Detached, MountError>;
+
+    /// A read-only block device that shows `image`, for kernels that mount nothing else.
+    fn loop_over(&self, image: &Path) -> Result<Loop, MountError>;
 }
 
 /// A tree held by descriptor: a mount attached nowhere, or a plain folder. Dropped, it is gone.
 #[derive(Debug)]
 pub struct Detached {
+    // Closed before the place goes: open, it would keep that busy.
     fd: OwnedFd,
     kind: Kind,
 }
 
 #[derive(Debug)]
 enum Kind {
-    Mount,
+    /// With the place where a kernel that needs one has it.
+    Mount(OnceLock<Place>),
     Folder,
     #[cfg(test)]
     Twin(memory::Tree),
 }
 
 impl Detached {
+    fn mount(fd: OwnedFd) -> Self {
+        Self { fd, kind: Kind::Mount(OnceLock::new()) }
+    }
+
+    /// A path to its root, good for as long as this is held, in this process alone.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.fd.as_raw_fd().to_string())
+    }
+
     /// What holds the tree: good for paths beneath `/proc/self/fd`, not for reading.
-    pub(in crate::sys) fn descriptor(&self) -> &OwnedFd {
+    pub(crate) fn descriptor(&self) -> &OwnedFd {
         &self.fd
     }
 }
@@ -109,6 +136,21 @@ pub enum Param {
     Tree(&'static str, Arc<Detached>),
 }
 
+/// A file system in memory, for root alone. Without limits it holds as much as half of the machine's memory.
+pub fn tmpfs(source: &str, bytes: Option<u64>, inodes: Option<u64>) -> Request {
+    let number = |key, value: Option<u64>| value.map(|value| Param::Text(key, value.to_string()));
+    let mode = Param::Text("mode", "0700".to_owned());
+    Request {
+        fs_type: "tmpfs",
+        source: source.to_owned(),
+        params: [number("size", bytes), number("nr_inodes", inodes), Some(mode)]
+            .into_iter()
+            .flatten()
+            .collect(),
+        attrs: Attrs { nosuid: true, nodev: true, ..Attrs::default() },
+    }
+}
+
 /// Attributes of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attrs {
@@ -120,4 +162,6 @@ pub struct Attrs {
     pub nodev: bool,
     /// Refuse to execute files.
     pub noexec: bool,
+    /// Never write access times.
+    pub noatime: bool,
 }

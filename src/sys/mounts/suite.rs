@@ -49,6 +49,9 @@ suite! {
     a_volatile_overlay_leaves_a_marker_that_blocks_the_next
     bare_refusals_of_overlay
     a_missing_image_is_not_found
+    owners_are_mapped_in_a_mount_of_its_own
+    nobody_cannot_be_an_owner
+    memory_is_limited_and_private
 }
 
 fn tmpfs(attrs: Attrs) -> Request {
@@ -95,12 +98,12 @@ fn attached_is_shown_and_unmounted_is_gone(mounts: &dyn Mounts, dir: &Scratch) {
 
 fn attributes_are_shown_and_obeyed(mounts: &dyn Mounts, dir: &Scratch) {
     let target = dir.folder("target");
-    let attrs = Attrs { read_only: true, nosuid: true, nodev: true, noexec: true };
+    let attrs = Attrs { read_only: true, nosuid: true, nodev: true, noexec: true, noatime: true };
     let mount = mounts.create(&tmpfs(attrs)).unwrap();
     assert!(!mounts.writable(&mount).unwrap());
     mounts.attach(mount, &target).unwrap();
     let options = shown(mounts, &target)[0].options.clone();
-    assert_eq!(options, ["ro", "nosuid", "nodev", "noexec", "relatime"]);
+    assert_eq!(options, ["ro", "nosuid", "nodev", "noexec", "noatime"]);
 }
 
 fn nothing_is_stacked_on_a_mount(mounts: &dyn Mounts, dir: &Scratch) {
@@ -289,4 +292,35 @@ fn bare_refusals_of_overlay(mounts: &dyn Mounts, dir: &Scratch) {
 fn a_missing_image_is_not_found(mounts: &dyn Mounts, dir: &Scratch) {
     let error = mount_image(mounts, &dir.path().join("missing.erofs")).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ENOENT), "{error}");
+}
+
+fn owners_are_mapped_in_a_mount_of_its_own(mounts: &dyn Mounts, dir: &Scratch) {
+    let (tree, target) = (dir.folder("tree"), dir.folder("target"));
+    let plain = mounts.open_dir(&tree).unwrap();
+    let layer = Arc::new(mounts.idmapped(&plain, 1000, 2000).unwrap());
+    // The tree itself is what it was, and can be mapped again.
+    mounts.idmapped(&plain, u32::MAX - 1, 0).unwrap();
+    let mut request = on_upper(mounts, dir.path(), &[]);
+    request.params.insert(0, Param::Tree("lowerdir+", layer));
+    mounts.attach(mounts.create(&request).unwrap(), &target).unwrap();
+    assert_eq!(shown(mounts, &target).len(), 1);
+    assert_eq!(shown(mounts, &tree), []);
+}
+
+fn nobody_cannot_be_an_owner(mounts: &dyn Mounts, dir: &Scratch) {
+    let tree = mounts.open_dir(&dir.folder("tree")).unwrap();
+    for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
+        let error = mounts.idmapped(&tree, uid, gid).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
+    }
+}
+
+fn memory_is_limited_and_private(mounts: &dyn Mounts, dir: &Scratch) {
+    let target = dir.folder("target");
+    let memory = super::tmpfs("ovl-test", Some(1 << 20), Some(10));
+    mounts.attach(mounts.create(&memory).unwrap(), &target).unwrap();
+    let line = &shown(mounts, &target)[0];
+    assert!(["700", "0700"].map(Into::into).contains(line.super_option("mode").unwrap()));
+    assert!(line.super_option("size").is_some() && line.super_option("nr_inodes").is_some());
+    assert!(["rw", "nosuid", "nodev"].iter().all(|o| line.options.contains(&(*o).to_owned())));
 }

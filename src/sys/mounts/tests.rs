@@ -70,12 +70,40 @@ fn an_image_is_asked_for_past_the_page_cache_first() {
 }
 
 #[test]
-fn an_image_on_a_kernel_that_wants_a_device_names_what_is_needed() {
+fn an_image_on_a_kernel_that_wants_a_device_gets_one() {
     let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
     mounts.fail(Call::Create, 1, Errno::ENOTBLK);
-    let error = mount_image(&mounts, &dir.file("layer.erofs", "")).unwrap_err();
-    assert_eq!(error.class(), Class::Precondition);
-    assert!(error.to_string().contains("6.12"), "{error}");
+    mount_image(&mounts, &dir.file("layer.erofs", "")).unwrap();
+    let last = mounts.requests().pop().unwrap();
+    assert_eq!(last, "erofs /dev/loop7 [ro,nosuid,nodev] ro");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_an_image_on_a_loop_device_is_read_and_leaves_no_device() {
+    let dir = Scratch::new();
+    let image = dir.file("layer.erofs", erofs_image([7; 16], "hello", "from the device\n"));
+    let target = dir.folder("target");
+    let devices = || {
+        let of_ours = |entry: &fs::DirEntry| {
+            fs::read_to_string(entry.path().join("loop/backing_file"))
+                .is_ok_and(|file| Path::new(file.trim()) == image)
+        };
+        fs::read_dir("/sys/block").unwrap().map(Result::unwrap).filter(of_ours).count()
+    };
+    let mount = mount_image_by(&LinuxMounts, &image, Backing::Loop).unwrap();
+    assert_eq!(devices(), 1);
+    LinuxMounts.attach(mount, &target).unwrap();
+    assert_eq!(fs::read_to_string(target.join("hello")).unwrap(), "from the device\n");
+    LinuxMounts.unmount(&target).unwrap();
+    // The kernel lets go of a file system, and of the device beneath, a moment after its last user.
+    for _ in 0..100 {
+        if devices() == 0 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("a loop device is left");
 }
 
 #[test]
@@ -145,4 +173,17 @@ fn privileged_a_value_by_descriptor_that_is_never_taken_is_a_missing_feature() {
     let error = LinuxMounts.create(&request).unwrap_err();
     assert!(matches!(error, MountError::Unsupported { .. }), "{error}");
     assert!(error.to_string().contains("6.13"), "{error}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_memory_file_system_ends_where_it_was_told() {
+    let dir = Scratch::new();
+    let target = dir.folder("target");
+    let memory = super::tmpfs("ovl-test", Some(64 << 10), Some(4));
+    LinuxMounts.attach(LinuxMounts.create(&memory).unwrap(), &target).unwrap();
+    let full = fs::write(target.join("file"), [1; 65 << 10]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let space = crate::sys::space::of(&target).unwrap();
+    assert_eq!((space.kind(), space.total, space.inodes), (Some("tmpfs"), 64 << 10, 4));
 }

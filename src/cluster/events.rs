@@ -1,0 +1,213 @@
+//! Events on pods, as `kubectl describe pod` shows them.
+//!
+//! They are core/v1 Events, because only of those may the sentence change: a pull's progress is one Event that moves on, not one
+//! every half minute. The API server forgets an Event an hour after its last change.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{
+    api::core::v1::{Event, EventSource, ObjectReference},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::{Client, ClusterError};
+use crate::fault::Class;
+
+/// How long one request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The API's own bound on an Event's sentence.
+const MESSAGE_MAX: usize = 1024;
+/// The API's bound on an object's name.
+const NAME_MAX: usize = 253;
+/// How long an Event is remembered as ours to change: less than the hour for which the API server keeps it.
+const REMEMBERED: Duration = Duration::from_secs(50 * 60);
+/// How many are remembered at most.
+const REMEMBERED_MAX: usize = 1024;
+
+/// How bad it is: an Event's `type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// Good to know.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+impl Severity {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
+/// One thing to tell about a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEvent {
+    /// The pod's namespace, where the Event goes too.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's uid: of an earlier pod of that name, `kubectl describe` does not show it.
+    pub uid: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// One word in CamelCase.
+    pub reason: &'static str,
+    /// The sentence; cut after 1024 bytes.
+    pub message: String,
+}
+
+/// Writes Events, and counts in one what is told again.
+#[derive(Debug)]
+pub struct Recorder {
+    client: Client,
+    node: String,
+    driver: String,
+    told: HashMap<Key, Told>,
+}
+
+/// What makes two notices one Event.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    uid: String,
+    severity: Severity,
+    reason: &'static str,
+    gist: String,
+}
+
+/// An Event that is there.
+#[derive(Debug, Clone)]
+struct Told {
+    name: String,
+    count: i32,
+    last: Instant,
+}
+
+impl Recorder {
+    /// For the driver of this name on this node, which is what Events give as their source.
+    pub fn new(client: Client, node: &str, driver: &str) -> Self {
+        Self { client, node: node.to_owned(), driver: driver.to_owned(), told: HashMap::new() }
+    }
+
+    /// Tells it: as a new Event, or as one more of an Event whose sentence differs in its numbers only, which takes the new
+    /// sentence.
+    ///
+    /// # Errors
+    /// The API server's; of class [`Class::Unavailable`] where another try may help. A namespace that is going takes no Events
+    /// ([`Class::Denied`]).
+    pub async fn tell(&mut self, event: &PodEvent) -> Result<(), ClusterError> {
+        let message = cut(&event.message, MESSAGE_MAX).to_owned();
+        let key = Key {
+            uid: event.uid.clone(),
+            severity: event.severity,
+            reason: event.reason,
+            gist: gist(&message),
+        };
+        self.forget();
+        let events = Api::<Event>::namespaced(self.client.kube(), &event.namespace);
+        if let Some(told) = self.told.get(&key) {
+            let count = told.count.saturating_add(1);
+            let name = told.name.clone();
+            let changes = json!({ "count": count, "lastTimestamp": Time(Timestamp::now()), "message": message });
+            let (params, patch) = (PatchParams::default(), Patch::Merge(&changes));
+            match bound("change an Event", events.patch(&name, &params, &patch)).await {
+                Ok(_) => {
+                    self.told.insert(key, Told { name, count, last: Instant::now() });
+                    return Ok(());
+                }
+                // Somebody deleted it, or the API server forgot it early.
+                Err(error) if error.class() == Class::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let new = self.event(event, message);
+        let name = new.metadata.name.clone().unwrap_or_default();
+        bound("write an Event", events.create(&PostParams::default(), &new)).await?;
+        self.told.insert(key, Told { name, count: 1, last: Instant::now() });
+        Ok(())
+    }
+
+    fn event(&self, event: &PodEvent, message: String) -> Event {
+        let now = Timestamp::now();
+        // As client-go names them; the time keeps two of one pod apart.
+        let suffix = format!(".{:x}", now.as_nanosecond());
+        let pod = cut(&event.pod, NAME_MAX - suffix.len()).trim_end_matches(['.', '-']);
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{pod}{suffix}")),
+                namespace: Some(event.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                namespace: Some(event.namespace.clone()),
+                name: Some(event.pod.clone()),
+                uid: Some(event.uid.clone()),
+                ..ObjectReference::default()
+            },
+            type_: Some(event.severity.word().to_owned()),
+            reason: Some(event.reason.to_owned()),
+            message: Some(message),
+            count: Some(1),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            source: Some(EventSource {
+                component: Some(self.driver.clone()),
+                host: Some(self.node.clone()),
+            }),
+            reporting_component: Some(self.driver.clone()),
+            reporting_instance: Some(self.node.clone()),
+            ..Event::default()
+        }
+    }
+
+    /// Drops what the API server no longer has, and the oldest where there are too many.
+    fn forget(&mut self) {
+        self.told.retain(|_, told| told.last.elapsed() < REMEMBERED);
+        if self.told.len() >= REMEMBERED_MAX {
+            let oldest = self.told.iter().min_by_key(|(_, told)| told.last);
+            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+                self.told.remove(&key);
+            }
+        }
+    }
+}
+
+async fn bound<T>(
+    what: &'static str,
+    asked: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ClusterError> {
+    match timeout(PATIENCE, asked).await {
+        Ok(answer) => answer.map_err(|e| ClusterError::of(what, e)),
+        Err(_) => Err(ClusterError::Slow { what, within: PATIENCE }),
+    }
+}
+
+/// A sentence without its numbers: `ws` and `ws2` stay apart, `3 of 5 layers` and `4 of 5 layers` do not.
+fn gist(message: &str) -> String {
+    let number = |word: &&str| {
+        let digits = word.trim_end_matches([',', '.', ';', ')', '%']).trim_start_matches('(');
+        digits.starts_with(|c: char| c.is_ascii_digit())
+            && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    };
+    let words = message.split_whitespace().map(|word| if number(&word) { "#" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The longest beginning of a text that is no longer than so many bytes.
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}

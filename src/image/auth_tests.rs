@@ -1,0 +1,102 @@
+//! Challenges as registries write them, requests for tokens, and what is kept.
+
+use super::*;
+
+fn read(values: &[&str]) -> Result<Option<Challenge>, &'static str> {
+    let values = values.iter().map(|v| (WWW_AUTHENTICATE, v.parse().unwrap()));
+    Challenge::read(&values.collect())
+}
+
+fn realm(values: &[&str]) -> Realm {
+    match read(values) {
+        Ok(Some(Challenge::Bearer(realm))) => realm,
+        other => panic!("{values:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_bearer_challenge_is_found_wherever_it_stands() {
+    let bearer = r#"Bearer realm="https://auth.io/t?a=b",service="r, \"x\"",error=invalid"#;
+    let basic = r#"Basic realm="Bearer realm=evil""#;
+    for values in [
+        &[bearer][..],
+        &[basic, bearer],
+        &[&format!("{basic}, {bearer}")],
+        &[&format!("Negotiate abc==, {bearer}")],
+        &[&bearer.replace("Bearer", "bearer").replace("realm=", "Realm = ")],
+    ] {
+        let realm = realm(values);
+        assert_eq!(realm.url.as_str(), "https://auth.io/t?a=b", "{values:?}");
+        assert_eq!(realm.service.as_deref(), Some(r#"r, "x""#), "{values:?}");
+        assert_eq!(
+            realm.request("a/b", None).url.query(),
+            Some("a=b&scope=repository%3Aa%2Fb%3Apull&service=r%2C+%22x%22")
+        );
+    }
+    let own = realm(&[r#"Bearer realm="https://a.io",scope="aws""#]);
+    let query = own.request("a", None).url;
+    assert_eq!(query.query(), Some("scope=aws"), "the registry's own scope is used");
+}
+
+#[test]
+fn anything_else_is_another_challenge_or_none() {
+    for (values, found) in [
+        (&["Basic realm=\"x\""][..], Ok(Some(Challenge::Basic))),
+        (&["basic"], Ok(Some(Challenge::Basic))),
+        (&[], Ok(None)),
+        (&["Negotiate"], Ok(None)),
+        (&["=,=,\"\\"], Ok(None)),
+        (&["Bearer"], Err("it names no place to get a token")),
+        (&["Bearer realm=\"/token\""], Err("it names no place to get a token")),
+        (&["Bearer realm=\""], Err("it names no place to get a token")),
+    ] {
+        assert_eq!(read(values), found, "{values:?}");
+    }
+}
+
+#[test]
+fn a_secret_goes_into_the_request_by_its_kind() {
+    let realm = realm(&[r#"Bearer realm="https://auth.io/t?a=b",service="s""#]);
+    let password = Secret::Password { username: "u".to_owned(), password: "p:q".to_owned() };
+    let request = realm.request("a", Some(&password));
+    assert_eq!(request.authorization.unwrap(), "Basic dTpwOnE=");
+    assert_eq!((request.form, request.url.as_str().contains("p%3Aq")), (None, false));
+
+    let identity = Secret::IdentityToken("hush&".to_owned());
+    let request = realm.request("a", Some(&identity));
+    assert_eq!((request.url.as_str(), request.authorization), ("https://auth.io/t?a=b", None));
+    let form = "grant_type=refresh_token&client_id=ovl-csi&scope=repository%3Aa%3Apull\
+                &refresh_token=hush%26&service=s";
+    assert_eq!(request.form.as_deref(), Some(form));
+}
+
+#[test]
+fn a_token_is_kept_for_its_server_repository_and_owner_and_never_shown() {
+    let token = Token::read(br#"{"token":"hush","expires_in":300}"#).unwrap();
+    assert_eq!(token.header, "Bearer hush");
+    let tokens = Tokens::default();
+    let key = |url, repository, access| Key::new(&Url::parse(url).unwrap(), repository, access);
+    let (nobody, somebody) = (Access::Anonymous, Access::Credential([1; 32]));
+    let owned = key("https://r.io/x", "a", somebody.clone());
+    tokens.put(owned, token);
+    assert!(tokens.get(&key("https://r.io/y", "a", somebody.clone())).is_some());
+    for other in [
+        key("https://r.io", "b", somebody.clone()),
+        key("https://r.io:8443", "a", somebody.clone()),
+        key("http://r.io", "a", somebody),
+        key("https://r.io/x", "a", nobody),
+        key("https://r.io/x", "a", Access::Credential([2; 32])),
+    ] {
+        assert!(tokens.get(&other).is_none(), "{other:?}");
+    }
+    assert!(!format!("{tokens:?}").contains("hush"), "{tokens:?}");
+}
+
+#[test]
+fn answers_without_a_usable_token_are_refused_without_quoting_them() {
+    assert!(Token::read(br#"{"access_token":"x"}"#).is_ok());
+    for answer in [&b"<html>hush"[..], b"{}", br#"{"token":"hush\n"}"#, br#"{"token":1}"#] {
+        let error = Token::read(answer).unwrap_err();
+        assert!(!error.to_string().contains("hush"), "{error}");
+    }
+}

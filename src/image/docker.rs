@@ -1,0 +1,116 @@
+//! An archive of `docker save`: a tar with `manifest.json`, configs and layers.
+//!
+//! It has no digest for a layer but the config's diff id. A layer that is compressed inside it, as newer versions
+//! write, is hashed once when the archive is opened.
+
+use std::{collections::HashMap, fs::File, io::Read, path::Path, sync::Arc};
+
+use serde::Deserialize;
+
+use super::{
+    LayerBlob,
+    error::Problem,
+    local::{Files, LocalImage, Section, Why},
+    manifest,
+    reference::Reference,
+};
+use crate::{
+    changeset::{self, Compression, Member},
+    digest::{Digest, Digester},
+};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files), Why> {
+    let disk = |error| Why::Disk(path.display().to_string(), error);
+    let file = Arc::new(File::open(path).map_err(disk)?);
+    let members = changeset::members(&file).map_err(disk)?;
+    let archive = Archive { file, members };
+
+    let saved = archive.member("manifest.json")?.whole("manifest", manifest::MANIFEST_MAX)?;
+    let saved: Vec<Saved> = serde_json::from_slice(&saved).map_err(|e| {
+        let why = format!("it is not valid at line {} column {}", e.line(), e.column());
+        Problem::Malformed { what: "manifest.json", why }
+    })?;
+    let saved = chosen(saved, name)?;
+    let config = archive.member(&saved.config)?.whole("config", manifest::CONFIG_MAX)?;
+    let diff_ids = manifest::diff_ids(&config, saved.layers.len())?;
+    let (mut layers, mut places) = (Vec::new(), HashMap::new());
+    for (layer, diff_id) in saved.layers.iter().zip(diff_ids) {
+        let member = archive.place(layer)?;
+        let compression = archive.compression(member).map_err(disk)?;
+        let digest = match compression {
+            Compression::None => diff_id,
+            _ => archive.hash(member).map_err(disk)?,
+        };
+        places.insert(digest, member);
+        layers.push(LayerBlob { digest, size: member.size, compression, diff_id });
+    }
+    let names = saved.repo_tags.into_iter().flatten().filter_map(|tag| tag.parse().ok()).collect();
+    let image = LocalImage { names, digest: Digest::of(&config), layers };
+    Ok((image, Files::Archive(archive.file, places)))
+}
+
+/// The image of that name, written in full or as people do, or as a tag alone; without one, the only image.
+fn chosen(mut saved: Vec<Saved>, name: Option<&str>) -> Result<Saved, Why> {
+    let tags = |saved: &Saved| saved.repo_tags.clone().unwrap_or_default();
+    let all: Vec<String> = saved.iter().flat_map(tags).collect();
+    let is = |tag: &String, name: &str| {
+        let wanted = name.parse::<Reference>().ok();
+        tag.parse().is_ok_and(|tag: Reference| tag.tag() == Some(name) || Some(tag) == wanted)
+    };
+    saved.retain(|one| name.is_none_or(|name| tags(one).iter().any(|tag| is(tag, name))));
+    match (saved.pop(), saved.is_empty()) {
+        (Some(one), true) => Ok(one),
+        _ => Err(Why::Which(all)),
+    }
+}
+
+struct Archive {
+    file: Arc<File>,
+    members: HashMap<String, Member>,
+}
+
+impl Archive {
+    fn place(&self, name: &str) -> Result<Member, Why> {
+        let place = self.members.get(name.trim_start_matches("./")).copied();
+        let why = "it has no file of a name that its manifest.json has".to_owned();
+        place.ok_or(Why::Content(Problem::Malformed { what: "archive", why }))
+    }
+
+    fn member(&self, name: &str) -> Result<Section, Why> {
+        Ok(self.section(self.place(name)?))
+    }
+
+    fn section(&self, member: Member) -> Section {
+        Section::new(Arc::clone(&self.file), member)
+    }
+
+    /// By its first bytes; there is no media type.
+    fn compression(&self, member: Member) -> std::io::Result<Compression> {
+        let mut first = Vec::new();
+        self.section(member).take(4).read_to_end(&mut first)?;
+        Ok(match first[..] {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
+            _ => Compression::None,
+        })
+    }
+
+    fn hash(&self, member: Member) -> std::io::Result<Digest> {
+        let (mut digester, mut section) = (Digester::default(), self.section(member));
+        let mut piece = vec![0; 256 << 10];
+        loop {
+            match section.read(&mut piece)? {
+                0 => return Ok(digester.finish()),
+                count => digester.update(&piece[..count]),
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Who we may say we are, by registry: `.dockerconfigjson`, read and matched as the kubelet does.
+//!
+//! Deliberately absent: credential helpers. A secret is a tenant's text; the programs it names are never run.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{
+    Reference,
+    secret::{NoSalt, Secret},
+};
+use crate::fault::Class;
+
+/// What a Secret may hold at all.
+const TEXT_MAX: usize = 1 << 20;
+/// `base64` with and without its padding: both are written.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Credentials, and for which images each is meant. Never shown: its `Debug` says only how many there are.
+#[derive(Clone, Default)]
+pub struct Keyring(Vec<Arc<Credential>>);
+
+/// One secret and where it may be shown.
+pub(super) struct Credential {
+    pattern: Pattern,
+    pub(super) secret: Secret,
+    pub(super) access: Access,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    auths: Option<BTreeMap<String, Entry>>,
+    #[serde(default)]
+    cred_helpers: BTreeMap<String, IgnoredAny>,
+    #[serde(default)]
+    creds_store: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Entry {
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+    registrytoken: String,
+}
+
+impl Keyring {
+    /// Reads a `.dockerconfigjson`: from `auths` each entry's `auth`, or `username` and `password`, or
+    /// `identitytoken`, or `registrytoken`. Helper programs named beside `auths` are left out with a warning.
+    ///
+    /// # Errors
+    /// Text that is not one; one whose only credentials would come from a helper program. The sentence never
+    /// quotes it.
+    pub fn from_docker_config(json: &[u8]) -> Result<Self, KeyringError> {
+        if json.len() > TEXT_MAX {
+            return Err(KeyringError::new("it is larger than 1 MiB"));
+        }
+        let config: Config = serde_json::from_slice(json).map_err(|e| {
+            KeyringError::new(format!("it is not valid at line {} column {}", e.line(), e.column()))
+        })?;
+        let helpers = !config.cred_helpers.is_empty() || !config.creds_store.is_empty();
+        let Some(auths) = config.auths else {
+            return Err(KeyringError::new(if helpers { HELPERS } else { "it has no `auths`" }));
+        };
+        let mut keyring = Self::default();
+        for (key, entry) in auths {
+            let Some(secret) = entry.secret()? else { continue };
+            let access = Access::Credential(secret.fingerprint()?);
+            keyring.0.push(Arc::new(Credential { pattern: Pattern::new(&key), secret, access }));
+        }
+        match (helpers, keyring.0.is_empty()) {
+            (true, true) => return Err(KeyringError::new(HELPERS)),
+            (true, false) => {
+                tracing::warn!("a registry secret names a credential helper, which is never run")
+            }
+            (false, _) => {}
+        }
+        // The kubelet's order: its keys sorted backwards, which puts the longer path of one host first.
+        keyring.0.sort_by(|a, b| b.pattern.cmp(&a.pattern));
+        Ok(keyring)
+    }
+
+    /// Those of `self` and then those of `other`.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.0.extend_from_slice(&other.0);
+        self
+    }
+
+    /// Whether there is a credential for an image.
+    pub fn knows(&self, reference: &Reference) -> bool {
+        !self.credentials(reference.registry(), reference.repository()).is_empty()
+    }
+
+    /// As whom an image could be asked for, in the order in which it would be. Empty means only anonymously.
+    pub fn accesses(&self, reference: &Reference) -> Vec<Access> {
+        let credentials = self.credentials(reference.registry(), reference.repository());
+        credentials.iter().map(|credential| credential.access.clone()).collect()
+    }
+
+    /// What may be shown to the server `host` (`host[:port]`) for a repository on it; each secret once.
+    pub(super) fn credentials(&self, host: &str, repository: &str) -> Vec<&Arc<Credential>> {
+        let mut found: Vec<&Arc<Credential>> = Vec::new();
+        for credential in self.0.iter().filter(|c| c.pattern.matches(host, repository)) {
+            if found.iter().all(|other| other.access != credential.access) {
+                found.push(credential);
+            }
+        }
+        found
+    }
+}
+
+impl Entry {
+    /// The most specific of what an entry holds; nothing for the empty entries that tools with helpers leave.
+    fn secret(self) -> Result<Option<Secret>, KeyringError> {
+        let Self { auth, mut username, mut password, identitytoken, registrytoken } = self;
+        if !registrytoken.is_empty() {
+            return Ok(Some(Secret::RegistryToken(registrytoken)));
+        }
+        if !identitytoken.is_empty() {
+            return Ok(Some(Secret::IdentityToken(identitytoken)));
+        }
+        if !auth.is_empty() {
+            let wrong = || KeyringError::new("an `auth` in it is not the base64 of user:password");
+            let bytes = BASE64.decode(auth.trim()).map_err(|_| wrong())?;
+            let text = String::from_utf8(bytes).map_err(|_| wrong())?;
+            let (user, pass) = text.split_once(':').ok_or_else(wrong)?;
+            (username, password) = (user.to_owned(), pass.to_owned());
+        }
+        if username.contains(':') {
+            return Err(KeyringError::new("a `username` in it has a colon"));
+        }
+        let empty = username.is_empty() && password.is_empty();
+        Ok((!empty).then_some(Secret::Password { username, password }))
+    }
+}
+
+/// A key of `auths`: a host whose labels may be globs, a port, the beginning of a path.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pattern {
+    host: String,
+    port: String,
+    path: String,
+}
+
+impl Pattern {
+    /// From what people and tools write: `https://index.docker.io/v1/`, `*.example.com:5000/team`.
+    fn new(key: &str) -> Self {
+        let key =
+            key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+        let (server, path) = key.find('/').map_or((key, ""), |slash| key.split_at(slash));
+        let version = ["/v1", "/v2"].into_iter().find_map(|v| path.strip_prefix(v));
+        let path = version.filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(path);
+        let (host, port) = split_port(server);
+        let host = host.to_ascii_lowercase();
+        // Images of Docker Hub are named after docker.io, its credentials mostly after the other name.
+        let host = if host == "index.docker.io" { "docker.io".to_owned() } else { host };
+        let path = if path == "/" { "" } else { path };
+        Self { host, port: port.to_owned(), path: path.to_owned() }
+    }
+
+    /// The kubelet's rule (`pkg/credentialprovider/keyring.go`, `URLsMatch`): as many labels, each matched by its
+    /// own; the same port or none on both sides; the path a prefix of the image's.
+    fn matches(&self, server: &str, repository: &str) -> bool {
+        let (host, port) = split_port(server);
+        let (patterns, labels) = (self.host.split('.'), host.split('.'));
+        self.port == port
+            && patterns.clone().count() == labels.clone().count()
+            && format!("/{repository}").starts_with(&self.path)
+            && patterns.zip(labels).all(|(pattern, label)| label_matches(pattern, label))
+    }
+}
+
+fn label_matches(pattern: &str, label: &str) -> bool {
+    let globs = || {
+        let glob = globset::Glob::new(pattern).ok()?.compile_matcher();
+        Some(glob.is_match(label))
+    };
+    pattern == label || pattern.contains(['*', '?', '[']) && globs().unwrap_or(false)
+}
+
+fn split_port(server: &str) -> (&str, &str) {
+    match server.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (server, ""),
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential")
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keyring({} credentials)", self.0.len())
+    }
+}
+
+const HELPERS: &str = "it leaves its credentials to a helper program (credHelpers, credsStore), and such programs \
+     are never run; put user name and password into `auths`";
+
+/// Text that is no `.dockerconfigjson`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a usable .dockerconfigjson: {why}")]
+pub struct KeyringError {
+    why: String,
+    class: Class,
+}
+
+impl KeyringError {
+    fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), class: Class::Invalid }
+    }
+
+    /// [`Class::Invalid`], but for a machine without random numbers.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+}
+
+impl From<NoSalt> for KeyringError {
+    fn from(NoSalt: NoSalt) -> Self {
+        let why = "the machine gives no random numbers".to_owned();
+        Self { why, class: Class::Internal }
+    }
+}
+
+/// As whom an image was read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// As anybody.
+    Anonymous,
+    /// With a credential: its HMAC under a salt of this process, good for telling equal ones.
+    Credential([u8; 32]),
+}
+
+#[cfg(test)]
+#[path = "keyring_tests.rs"]
+mod tests;

@@ -1,0 +1,90 @@
+//! An OCI image layout: `index.json` and `blobs/sha256/<hex>` (OCI image-spec, image-layout.md).
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use super::{
+    local::{Files, LocalImage, Section, Why},
+    manifest::{self, Descriptor, Entry, Manifest},
+    platform::Machine,
+    reference::Reference,
+    registries::promised,
+};
+use crate::{changeset::Member, digest::Digest};
+
+/// Most often a tag, sometimes a whole name.
+const NAME: &str = "org.opencontainers.image.ref.name";
+/// containerd's, always a whole name.
+const FULL_NAME: &str = "io.containerd.image.name";
+
+pub(super) fn open(folder: &Path, tag: Option<&str>) -> Result<(LocalImage, Files), Why> {
+    let index = section(&folder.join("index.json"))?.whole("index", manifest::MANIFEST_MAX)?;
+    let Manifest::Index(entries) = manifest::parse(&index, manifest::OCI_INDEX)? else {
+        return Err(Why::Which(Vec::new()));
+    };
+    let (mut descriptor, names) = chosen(&entries, tag)?;
+    if descriptor.is_index() {
+        let index = document(folder, "index", &descriptor, manifest::MANIFEST_MAX)?;
+        if let Manifest::Index(entries) = manifest::parse(&index, &descriptor.media_type)? {
+            descriptor = manifest::choose(&entries, Machine::this())?;
+        }
+    }
+    let bytes = document(folder, "manifest", &descriptor, manifest::MANIFEST_MAX)?;
+    let Manifest::Image { config, layers } = manifest::parse(&bytes, &descriptor.media_type)?
+    else {
+        let why = "its index leads to another index";
+        return Err(super::error::Problem::Unsupported(why).into());
+    };
+    manifest::check(&config, &layers)?;
+    let config = document(folder, "config", &config, manifest::CONFIG_MAX)?;
+    let layers = manifest::layers(&layers, &config)?;
+    let image = LocalImage { names, digest: descriptor.digest, layers };
+    Ok((image, Files::Layout(folder.to_owned())))
+}
+
+/// The entry that is meant, and its whole names.
+fn chosen(entries: &[Entry], tag: Option<&str>) -> Result<(Descriptor, Vec<Reference>), Why> {
+    let names = |entry: &Entry| -> Vec<String> {
+        let all = [NAME, FULL_NAME].into_iter().filter_map(|key| entry.annotation(key));
+        all.map(str::to_owned).collect()
+    };
+    let meant = |entry: &&Entry| tag.is_none_or(|tag| names(entry).iter().any(|name| name == tag));
+    let found: Vec<_> = entries.iter().filter(meant).collect();
+    let descriptor = match &found[..] {
+        [one] => one.descriptor()?,
+        // One image for several machines.
+        several @ [first, ..]
+            if several.iter().all(|e| e.has_platform() && names(e) == names(first)) =>
+        {
+            manifest::choose(several.iter().copied(), Machine::this())?
+        }
+        _ => return Err(Why::Which(entries.iter().flat_map(names).collect())),
+    };
+    // What has no slash is a tag, and whose it is nobody says.
+    let whole = found.iter().flat_map(|entry| names(entry)).filter(|name| name.contains('/'));
+    let mut names: Vec<_> = whole.filter_map(|name| name.parse().ok()).collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok((descriptor, names))
+}
+
+pub(super) fn blob(folder: &Path, digest: &Digest) -> Result<Section, Why> {
+    section(&folder.join("blobs/sha256").join(digest.hex()))
+}
+
+fn document(
+    folder: &Path,
+    what: &'static str,
+    descriptor: &Descriptor,
+    limit: u64,
+) -> Result<Vec<u8>, Why> {
+    let bytes = blob(folder, &descriptor.digest)?.whole(what, limit)?;
+    promised(what, &bytes, descriptor)?;
+    Ok(bytes)
+}
+
+fn section(path: &Path) -> Result<Section, Why> {
+    let disk = |error| Why::Disk(path.display().to_string(), error);
+    let file = File::open(path).map_err(disk)?;
+    let size = file.metadata().map_err(disk)?.len();
+    Ok(Section::new(Arc::new(file), Member { offset: 0, size }))
+}

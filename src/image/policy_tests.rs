@@ -1,0 +1,84 @@
+//! Who is contacted, and who is shown a secret.
+
+use super::*;
+
+fn url(text: &str) -> Url {
+    Url::parse(text).unwrap()
+}
+
+/// A hosts folder that names `http://127.0.0.1:5000`.
+fn hosts() -> Hosts {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("r.io");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("hosts.toml"), "server = \"http://127.0.0.1:5000\"").unwrap();
+    Hosts::load(dir.path()).unwrap()
+}
+
+#[test]
+fn who_is_contacted() {
+    let (none, http, https) = (None, Some("http://127.0.0.1:5000/v2/"), Some("https://r.io/v2/"));
+    for (role, from, to, words) in [
+        (Role::Registry, none, "https://r.io", ""),
+        (Role::Registry, none, "http://127.0.0.1:5000/v2/", ""),
+        (Role::Registry, none, "https://10.0.0.1", ""),
+        (Role::Registry, none, "https://127.0.0.1:5000", "a loopback address"),
+        (Role::Registry, none, "https://[::1]", "a loopback address"),
+        (Role::Registry, none, "https://0.0.0.0", "a loopback address"),
+        (Role::Registry, none, "https://[::]", "a loopback address"),
+        (Role::Registry, none, "https://2130706433", "a loopback address"),
+        (Role::Registry, none, "https://169.254.169.254", "a link-local address"),
+        (Role::Registry, none, "https://[fe80::1]", "a link-local address"),
+        (Role::Redirect, https, "https://cdn.io/x?sig=1", ""),
+        (Role::Redirect, https, "http://cdn.io/x", "by http, which is not protected"),
+        (Role::Redirect, https, "http://r.io/x", "by http, which is not protected"),
+        (Role::Redirect, https, "http://127.0.0.1:5000/x", "by http"),
+        (Role::Redirect, https, "ftp://r.io/x", "by ftp"),
+        (Role::Redirect, https, "file:///etc/shadow", "by file"),
+        (Role::Redirect, https, "https://u:secret@cdn.io/", "cdn.io with a user name"),
+        (Role::Redirect, http, "http://10.0.0.1/x", ""),
+        (Role::Redirect, http, "http://127.0.0.1:5000/y", ""),
+        (Role::Redirect, http, "http://127.0.0.1:10250/pods", "a loopback address"),
+        (Role::Redirect, http, "http://169.254.169.254/latest", "a link-local address"),
+        (Role::Redirect, http, "http://[::ffff:169.254.169.254]/", "a link-local address"),
+        (Role::Redirect, http, "http://[64:ff9b::a9fe:a9fe]/", "a link-local address"),
+        (Role::Redirect, http, "http://100.100.100.200/", "metadata"),
+        (Role::Redirect, http, "http://[fd00:ec2::254]/", "metadata"),
+        (Role::Redirect, http, "http://224.0.0.1/", "a multicast address"),
+        (Role::Realm, https, "https://auth.io/token", ""),
+        (Role::Realm, https, "http://auth.io/token", "the token realm leads to auth.io by http"),
+        (Role::Realm, http, "http://10.0.0.1/token", ""),
+        (Role::Realm, http, "http://127.0.0.1:5000/token", ""),
+        (Role::Realm, http, "http://169.254.169.254/token", "a link-local address"),
+    ] {
+        let from = from.map(url);
+        let shown = match check(role, from.as_ref(), &url(to), &hosts()) {
+            Ok(()) => String::new(),
+            Err(refusal) => refusal.to_string(),
+        };
+        assert_eq!(shown.is_empty(), words.is_empty(), "{role:?} {to}: {shown}");
+        assert!(shown.contains(words), "{role:?} {to}: {shown}");
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}
+
+#[test]
+fn a_secret_goes_by_plain_http_only_where_configured() {
+    for (to, allowed) in [
+        ("https://auth.io/token", true),
+        ("http://127.0.0.1:5000/token", true),
+        ("http://127.0.0.1:5001/token", false),
+        ("http://10.0.0.1/token", false),
+    ] {
+        assert_eq!(check_secret(&url(to), &hosts()).is_ok(), allowed, "{to}");
+    }
+}
+
+#[test]
+fn a_name_becomes_only_addresses_that_may_be_used() {
+    let metadata: SocketAddr = "169.254.169.254:0".parse().unwrap();
+    let public: SocketAddr = "192.0.2.1:0".parse().unwrap();
+    assert!(admit("rebound.example", vec![metadata]).is_err());
+    assert_eq!(admit("rebound.example", vec![metadata, public]), Ok(vec![public]));
+    assert_eq!(admit("nowhere.example", vec![]), Ok(vec![]));
+}

@@ -1,0 +1,118 @@
+//! What a hosts file says of certificates, against a server that has one of a CA that nobody else trusts.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+
+use super::{
+    Hosts, Image, ImageError, Keyring, Registries,
+    fake::{FakeRegistry, soon},
+    pace::Pace,
+    reach,
+    transport::Trust,
+};
+use crate::fault::Class;
+
+const CA: &[u8] = include_bytes!("fixtures/ca.crt");
+const SERVER: [&[u8]; 2] =
+    [include_bytes!("fixtures/server.crt"), include_bytes!("fixtures/server.key")];
+const CLIENT: [&[u8]; 2] =
+    [include_bytes!("fixtures/client.crt"), include_bytes!("fixtures/client.key")];
+
+/// TLS in front of `behind`, one request a connection; answers its `host:port`.
+fn in_front_of(behind: String, wants_client: bool) -> String {
+    reach::provider();
+    let chain = vec![CertificateDer::from_pem_slice(SERVER[0]).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(SERVER[1]).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(CA).unwrap()).unwrap();
+    let config = ServerConfig::builder();
+    let config = if wants_client {
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+        config.with_client_cert_verifier(verifier)
+    } else {
+        config.with_no_client_auth()
+    };
+    let config = Arc::new(config.with_single_cert(chain, key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            // A client that does not like the certificate hangs up, which is its right.
+            let _ = pass_on(StreamOwned::new(connection, client.unwrap()), &behind);
+        }
+    });
+    address
+}
+
+fn pass_on(mut tls: StreamOwned<ServerConnection, TcpStream>, behind: &str) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tls.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    let request = String::from_utf8(request).unwrap();
+    let request = request.replacen("\r\n", "\r\nconnection: close\r\n", 1);
+    let mut plain = TcpStream::connect(behind)?;
+    plain.write_all(request.as_bytes())?;
+    std::io::copy(&mut plain, &mut tls)?;
+    tls.conn.send_close_notify();
+    tls.flush()
+}
+
+/// What comes of an image behind TLS when the server's hosts file says `settings`.
+async fn resolve(settings: &str, wants_client: bool) -> Result<Image, ImageError> {
+    let registry = FakeRegistry::start().await;
+    registry.push_image("a", "1", &[b"layer".to_vec()], false);
+    let host = in_front_of(registry.host(), wants_client);
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join(&host);
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("hosts.toml"), format!("server = \"https://{host}\"\n{settings}"))
+        .unwrap();
+    std::fs::write(folder.join("ca.crt"), CA).unwrap();
+    std::fs::write(folder.join("client.crt"), CLIENT[0]).unwrap();
+    std::fs::write(folder.join("client.key"), CLIENT[1]).unwrap();
+    std::fs::write(folder.join("client.pem"), CLIENT.concat()).unwrap();
+    let hosts = Hosts::load(dir.path()).unwrap();
+    let pace = Pace { first: std::time::Duration::from_millis(1), ..Pace::default() };
+    let registries = Registries::with(hosts, pace, Trust::Nobody).unwrap();
+    let reference = format!("{host}/a:1").parse().unwrap();
+    soon(registries.resolve(&reference, &Keyring::default())).await
+}
+
+#[tokio::test]
+async fn a_ca_of_the_hosts_file_is_believed_and_no_other() {
+    let error = resolve("", false).await.unwrap_err();
+    assert_eq!(error.class(), Class::Precondition, "{error}");
+    assert!(error.to_string().contains("its certificate is not accepted"), "{error}");
+    for settings in ["ca = \"ca.crt\"", "ca = [\"client.crt\", \"ca.crt\"]", "skip_verify = true"] {
+        assert!(resolve(settings, false).await.is_ok(), "{settings}");
+    }
+    let error = resolve("ca = \"client.crt\"", false).await.unwrap_err();
+    assert!(error.to_string().contains("its certificate is not accepted"), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_certificate_of_the_hosts_file_is_shown() {
+    assert!(resolve("ca = \"ca.crt\"", true).await.is_err());
+    for client in [
+        "[[\"client.crt\", \"client.key\"]]",
+        "[[\"client.pem\", \"\"]]",
+        "[\"client.pem\"]",
+        "\"client.pem\"",
+    ] {
+        let done = resolve(&format!("ca = \"ca.crt\"\nclient = {client}"), true).await;
+        assert!(done.is_ok(), "{client}: {done:?}");
+    }
+}

@@ -1,0 +1,200 @@
+//! What goes when it is not needed: layers that nothing reaches, and above the disk's high water mark the images that nobody
+//! has used for longest.
+//!
+//! ```text
+//! leases are watched ─► roots are read ─► for each layer to go: no lease since the first step? renamed away ─► its bytes
+//! ```
+//!
+//! Whoever makes a volume holds a lease from before it looks for a layer until its record is on disk. So a layer in use either
+//! had a lease at some time after the first step, or its record was there at the second.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{CollectError, ImageRecord, Store, description::Description};
+use crate::{digest::Digest, sys::durable};
+
+/// When something goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// How full the disk may be, in percent, before images go.
+    pub high: u8,
+    /// How full it is when no more go.
+    pub low: u8,
+    /// For how long a layer that nothing reaches is kept, counted from when it came: its image may still be on its way.
+    pub grace: Duration,
+}
+
+/// What a round did, and what the store holds after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Collected {
+    /// Images forgotten.
+    pub images: u64,
+    /// Layers removed.
+    pub layers: u64,
+    /// Bytes they took.
+    pub bytes: u64,
+    /// Layers that are left.
+    pub kept_layers: u64,
+    /// Bytes these take.
+    pub kept_bytes: u64,
+}
+
+/// One round.
+struct Round<'s> {
+    store: &'s Store,
+    /// Layers that records name.
+    roots: HashSet<Digest>,
+    /// What is here: bytes, and when it came.
+    here: HashMap<Digest, (u64, Timestamp)>,
+    done: Collected,
+}
+
+impl Store {
+    /// Removes what nothing reaches. Then, where the disk is fuller than the high water mark or has not `need` bytes free,
+    /// forgets images and removes their layers, the least recently used first, until it is below the low one and has them.
+    ///
+    /// `roots` answers every layer that anything but a lease or an image needs; it is asked after leases are watched. One
+    /// that is not sure of all of them answers [`CollectError::Doubt`], and nothing is removed. Blocks.
+    pub fn collect(
+        &self,
+        roots: impl Fn() -> Result<HashSet<Digest>, CollectError>,
+        marks: &Marks,
+        need: u64,
+    ) -> Result<Collected, CollectError> {
+        let _alone = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        self.leases.begin_round();
+        let _watched = Watched(self);
+        let mut round = Round::begin(self, roots()?)?;
+        round.sweep(marks.grace)?;
+        round.make_room(marks, need)?;
+        round.done.kept_layers = round.here.len() as u64;
+        round.done.kept_bytes = round.here.values().map(|(bytes, _)| bytes).sum();
+        Ok(round.done)
+    }
+}
+
+/// Leases are watched until this is dropped.
+struct Watched<'s>(&'s Store);
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.0.leases.end_round();
+    }
+}
+
+impl<'s> Round<'s> {
+    fn begin(store: &'s Store, roots: HashSet<Digest>) -> Result<Self, CollectError> {
+        let mut here = HashMap::new();
+        for diff_id in store.layers()? {
+            // A layer whose description is lost cannot be mounted; its size is not known and matters less.
+            let known = Description::read(&store.layer(&diff_id));
+            let known = known.map_or((0, Timestamp::UNIX_EPOCH), |d| (d.image_bytes, d.added));
+            here.insert(diff_id, known);
+        }
+        Ok(Self { store, roots, here, done: Collected::default() })
+    }
+
+    /// Forgets images that no reference means any more, and removes the layers that nothing reaches.
+    fn sweep(&mut self, grace: Duration) -> Result<(), CollectError> {
+        for image in self.store.images().into_iter().filter(|image| image.references.is_empty()) {
+            self.done.images += u64::from(self.store.drop_image(&image)?);
+        }
+        let mut reached = self.roots.clone();
+        reached.extend(self.store.images().into_iter().flat_map(|image| image.layers));
+        let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
+        let now = Timestamp::now();
+        let lost = |(diff_id, (_, added)): (&Digest, &(u64, Timestamp))| {
+            let old = now.duration_since(*added) >= grace;
+            (old && !reached.contains(diff_id)).then_some(*diff_id)
+        };
+        for diff_id in self.here.iter().filter_map(lost).collect::<Vec<_>>() {
+            self.remove(&diff_id);
+        }
+        Ok(())
+    }
+
+    /// Forgets images until the disk has room.
+    fn make_room(&mut self, marks: &Marks, need: u64) -> Result<(), CollectError> {
+        let mut space = self.store.space()?;
+        // A layer may claim any size: for one that cannot fit, nobody else's images go.
+        let fits = space.available.saturating_add(self.idle_bytes()) >= need;
+        let need = if fits { need } else { 0 };
+        // Above the high mark down to the low one; else no further than there is need.
+        let full = if space.used_percent() > marks.high { marks.low } else { 100 };
+        let mut images = self.store.images().into_iter();
+        while space.used_percent() > full || space.available < need {
+            let Some(image) = images.next() else { break };
+            // Counted rather than asked again: some file systems take their time to give back what was removed.
+            space.available = space.available.saturating_add(self.forget(&image)?);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the layers that only images keep.
+    fn idle_bytes(&self) -> u64 {
+        let held = self.store.leases.held();
+        let idle = |d: &Digest| !self.roots.contains(d) && !held.keeps(d);
+        self.here.iter().filter(|(d, _)| idle(d)).map(|(_, (bytes, _))| bytes).sum()
+    }
+
+    /// Forgets an image with the layers that only it has; answers their bytes. One that would free nothing stays.
+    fn forget(&mut self, image: &ImageRecord) -> Result<u64, CollectError> {
+        let others = self.store.images().into_iter().filter(|o| o.manifest != image.manifest);
+        let shared: HashSet<Digest> = others.flat_map(|other| other.layers).collect();
+        let held = |diff_id: &Digest| self.store.leases.held().keeps(diff_id);
+        let mut idle: Vec<Digest> = image.layers.clone();
+        idle.retain(|d| self.here.contains_key(d) && !shared.contains(d));
+        idle.retain(|d| !self.roots.contains(d) && !held(d));
+        if idle.is_empty() || !self.store.drop_image(image)? {
+            return Ok(0);
+        }
+        self.done.images += 1;
+        tracing::info!(image = %image.manifest, references = ?image.references, "image removed to make room");
+        Ok(idle.iter().map(|diff_id| self.remove(diff_id)).sum())
+    }
+
+    /// Removes a layer unless somebody has, or had in this round, a lease of it; answers the bytes it took. What cannot be
+    /// removed is told and left for the next round.
+    fn remove(&mut self, diff_id: &Digest) -> u64 {
+        let Some((bytes, _)) = self.here.get(diff_id).copied() else { return 0 };
+        match self.store.remove_layer(diff_id) {
+            Ok(true) => {
+                self.here.remove(diff_id);
+                self.done.layers += 1;
+                self.done.bytes += bytes;
+                tracing::info!(layer = %diff_id, bytes, "layer removed");
+                bytes
+            }
+            Ok(false) => 0,
+            Err(error) => {
+                tracing::warn!(layer = %diff_id, %error, "layer cannot be removed");
+                0
+            }
+        }
+    }
+}
+
+impl Store {
+    fn remove_layer(&self, diff_id: &Digest) -> std::io::Result<bool> {
+        let staged = self.stage();
+        {
+            // Nobody gets a lease between the look and the rename.
+            let held = self.leases.held();
+            if held.keeps(diff_id) {
+                return Ok(false);
+            }
+            durable::rename(&self.layer(diff_id), &staged)?;
+            self.origins.forget(diff_id);
+            // Its mount holds the bytes; volumes that are made of it would have kept it from here.
+            self.lowers.lock().unwrap_or_else(PoisonError::into_inner).remove(diff_id);
+        }
+        durable::remove_tree(&staged)?;
+        Ok(true)
+    }
+}

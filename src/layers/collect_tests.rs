@@ -1,0 +1,226 @@
+//! Collection: what goes, what stays, and that nothing in use ever goes.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::Read,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    changeset::Compression,
+    digest::Digest,
+    sys::{mounts::MemoryMounts, space::Space},
+};
+
+/// Far longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+const NOW: Marks = Marks { high: 85, low: 75, grace: Duration::ZERO };
+
+/// A store on a disk that has room.
+fn store(folder: &Path) -> Arc<Store> {
+    on_disk(folder, Space::room(100_000, 90_000))
+}
+
+fn on_disk(folder: &Path, space: Space) -> Arc<Store> {
+    let mut store = Store::open(folder, Arc::new(MemoryMounts::default())).unwrap();
+    store.set_disk(move |_| Ok(space));
+    Arc::new(store)
+}
+
+/// Adds a layer of one file, an image of two blocks; answers its diff id.
+fn add(store: &Arc<Store>, name: &str) -> Digest {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    tar.append_data(&mut header, name, std::io::empty()).unwrap();
+    add_tar(store, &tar.into_inner().unwrap()[..])
+}
+
+fn add_tar(store: &Arc<Store>, mut tar: &[u8]) -> Digest {
+    let diff_id = Digest::of(tar);
+    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
+    let origin = Origin { registry, repository, blob: diff_id, public: true };
+    let new = NewLayer { diff_id, compression: Compression::None, origin };
+    store.add(&new, store.reserve(&diff_id, 1).unwrap(), tar.by_ref()).unwrap();
+    diff_id
+}
+
+fn nothing() -> Result<HashSet<Digest>, CollectError> {
+    Ok(HashSet::new())
+}
+
+#[test]
+fn what_nothing_reaches_goes_after_its_grace() {
+    let folder = TempDir::new().unwrap();
+    let store = store(folder.path());
+    let [lost, imaged, recorded, leased] =
+        ["lost", "imaged", "recorded", "leased"].map(|name| add(&store, name));
+    store.put_image("a:1", Digest::of(b"manifest"), &[imaged]).unwrap();
+    let lease = store.lease(&[leased]).unwrap();
+    assert!(store.lease(&[leased, Digest::of(b"absent")]).is_none());
+    let roots = || Ok(HashSet::from([recorded]));
+    let patient = Marks { grace: Duration::from_secs(600), ..NOW };
+    assert_eq!(store.collect(roots, &patient, 0).unwrap().layers, 0);
+
+    let lower = store.lower(&lost).unwrap();
+    let done = store.collect(roots, &NOW, 0).unwrap();
+    assert_eq!((done.layers, done.images, done.kept_layers), (1, 0, 3));
+    assert!(done.bytes > 0 && done.kept_bytes == 3 * done.bytes, "{done:?}");
+    assert!(!store.has(&lost) && [imaged, recorded, leased].iter().all(|l| store.has(l)));
+    assert_eq!(*store.origins(&lost), []);
+    assert_eq!(Arc::strong_count(&lower.tree), 1, "the store still has it open");
+    assert_eq!(fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
+
+    drop(lease);
+    assert_eq!(store.collect(roots, &NOW, 0).unwrap().layers, 1);
+    assert!(!store.has(&leased));
+}
+
+#[test]
+fn an_image_that_no_reference_means_any_more_goes() {
+    let folder = TempDir::new().unwrap();
+    let store = store(folder.path());
+    let (old, new) = (add(&store, "old"), add(&store, "new"));
+    store.put_image("a:latest", Digest::of(b"1"), &[old]).unwrap();
+    store.put_image("a:latest", Digest::of(b"2"), &[new]).unwrap();
+    let done = store.collect(nothing, &NOW, 0).unwrap();
+    assert_eq!((done.images, done.layers), (1, 1));
+    assert!(store.has(&new) && !store.has(&old));
+    assert_eq!(store.image("a:latest").unwrap().layers, [new]);
+}
+
+/// HAZARDS 34: the round is skipped when anything is unknown.
+#[test]
+fn in_doubt_nothing_goes() {
+    let folder = TempDir::new().unwrap();
+    let store = store(folder.path());
+    let lost = add(&store, "lost");
+    let doubt = || Err(CollectError::Doubt("a record cannot be read".to_owned()));
+    let error = store.collect(doubt, &NOW, 0).unwrap_err();
+    assert!(error.to_string().contains("a record cannot be read"), "{error}");
+    assert!(store.has(&lost));
+    assert_eq!(store.collect(nothing, &NOW, 0).unwrap().layers, 1);
+}
+
+/// Three images in the order of their last use, the second on a volume, on a disk of a hundred times `scale` of which
+/// `free` is free; answers which layers are left after a round.
+fn left_on(free: u64, need: u64) -> Vec<&'static str> {
+    let folder = TempDir::new().unwrap();
+    let one = {
+        let store = store(folder.path());
+        add(&store, "shared");
+        store.collect(nothing, &Marks { grace: Duration::MAX, ..NOW }, 0).unwrap().kept_bytes
+    };
+    // A layer is ten percent of it.
+    let store = on_disk(folder.path(), Space::room(one * 10, one * free / 10));
+    let names = ["shared", "first", "second", "third"];
+    let layers = names.map(|name| add(&store, name));
+    for (n, layer) in layers.iter().enumerate().skip(1) {
+        let name = format!("a:{n}");
+        store.put_image(&name, Digest::of(name.as_bytes()), &[layers[0], *layer]).unwrap();
+    }
+    // In use again: the third is now the oldest.
+    store.use_image(&Digest::of(b"a:1"));
+    store.collect(|| Ok(HashSet::from([layers[2]])), &NOW, need * one / 10).unwrap();
+    let kept = names.into_iter().zip(layers).filter(|(_, layer)| store.has(layer));
+    kept.map(|(name, _)| name).collect()
+}
+
+#[test]
+fn above_the_high_mark_the_least_recently_used_go_until_the_low_one() {
+    assert_eq!(left_on(15, 0), ["shared", "first", "second", "third"], "at the mark");
+    assert_eq!(left_on(14, 0), ["shared", "second"], "24 percent are not enough");
+    assert_eq!(left_on(5, 0), ["shared", "second"], "what a volume has stays");
+}
+
+#[test]
+fn need_makes_images_go_too_but_not_for_what_cannot_fit() {
+    assert_eq!(left_on(50, 50), ["shared", "first", "second", "third"]);
+    assert_eq!(left_on(50, 55), ["shared", "first", "second"]);
+    assert_eq!(left_on(50, 500), ["shared", "first", "second", "third"]);
+}
+
+#[test]
+fn a_use_outlives_the_process_and_an_old_record_has_none() {
+    let folder = TempDir::new().unwrap();
+    let manifest = Digest::of(b"manifest");
+    let path = folder.path().join("images").join(format!("{}.json", manifest.hex()));
+    {
+        let store = store(folder.path());
+        store.put_image("a:1", manifest, &[]).unwrap();
+    }
+    let text = fs::read_to_string(&path).unwrap();
+    let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+    old.as_object_mut().unwrap().remove("used");
+    old["resolved"] = "2020-01-01T00:00:00Z".into();
+    fs::write(&path, old.to_string()).unwrap();
+    {
+        let store = store(folder.path());
+        assert_eq!(store.image("a:1").unwrap().used, None);
+        store.use_image(&manifest);
+    }
+    assert!(store(folder.path()).image("a:1").unwrap().used.is_some());
+}
+
+/// HAZARDS 20 and 34: publishers lease, look, record, give the lease back and use; rounds go on all the time. A layer that was
+/// found under a lease is there as long as lease or record are.
+#[test]
+fn nothing_in_use_goes_whoever_races() {
+    let folder = TempDir::new().unwrap();
+    let store = store(folder.path());
+    let records: Vec<AtomicBool> = (0..4).map(|_| AtomicBool::new(false)).collect();
+    let tars: Vec<Vec<u8>> = (0..4).map(|n| vec![0; 1024 * (n + 1)]).collect();
+    let ids: Vec<Digest> = tars.iter().map(|tar| Digest::of(tar)).collect();
+    let (ended, removed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(SeqCst) {
+                let roots = || {
+                    let recorded = ids.iter().zip(&records).filter(|(_, r)| r.load(SeqCst));
+                    Ok(recorded.map(|(id, _)| *id).collect())
+                };
+                let done = store.collect(roots, &NOW, 0).unwrap();
+                removed.fetch_add(usize::try_from(done.layers).unwrap(), SeqCst);
+            }
+        });
+        let publishers: Vec<_> = (0..4)
+            .map(|n| {
+                let (store, id, tar, record) = (&store, ids[n], &tars[n], &records[n]);
+                let removed = &removed;
+                scope.spawn(move || {
+                    while removed.load(SeqCst) < 20 && began.elapsed() < LONG {
+                        let lease = store.hold(&[id]);
+                        if !store.has(&id) {
+                            add_tar(store, tar);
+                        }
+                        assert!(store.has(&id), "removed under a lease");
+                        record.store(true, SeqCst);
+                        drop(lease);
+                        std::thread::yield_now();
+                        assert!(store.has(&id), "removed under a record");
+                        store.lower(&id).unwrap();
+                        record.store(false, SeqCst);
+                        // Nobody needs it for a moment.
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                })
+            })
+            .collect();
+        let all: Vec<_> = publishers.into_iter().map(|p| p.join()).collect();
+        ended.store(true, SeqCst);
+        all.into_iter().for_each(|done| done.unwrap());
+    });
+    assert!(removed.load(SeqCst) >= 20, "the race was not run");
+    assert_eq!(fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
+}

@@ -1,0 +1,162 @@
+//! Both forms of one layer show one tree: the image mounted by the kernel, and the folder laid out from it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileTypeExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{lgetxattr, llistxattr};
+use tar::{Builder, EntryType, Header};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    changeset::{self, Compression, Limits},
+    sys::mounts::{LinuxMounts, mount_image},
+};
+
+/// What a reader of either form sees of one name: everything but the number of its inode, and which other names are it.
+type Seen = (u32, u32, u32, (i64, i64), u64, Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>);
+
+fn header(kind: EntryType, mode: u32, size: u64) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(1_000);
+    header.set_gid(2_000);
+    header.set_size(size);
+    header.set_mtime(1_700_000_000);
+    header
+}
+
+/// A layer with everything that one may hold, and a file of `large` bytes.
+fn layer(large: usize) -> Vec<u8> {
+    let mut tar = Builder::new(Vec::new());
+    let mut put = |name: &str, kind, mode, content: &[u8]| {
+        let mut header = header(kind, mode, content.len() as u64);
+        tar.append_data(&mut header, name, content).unwrap();
+    };
+    put("etc/", EntryType::Directory, 0o751, b"");
+    put("etc/shadow", EntryType::Regular, 0o640, b"secret");
+    put("bin/su", EntryType::Regular, 0o4755, &[7; 10_000]);
+    put("large", EntryType::Regular, 0o644, &vec![3; large]);
+    put("empty", EntryType::Regular, 0o000, b"");
+    put("pipe", EntryType::Fifo, 0o622, b"");
+    put(".wh.gone", EntryType::Regular, 0o644, b"");
+    put("new/.wh..wh..opq", EntryType::Regular, 0o644, b"");
+    put("new/deep/er/file", EntryType::Regular, 0o644, b"x");
+    for name in ["a", "new/b", "new/deep/c"] {
+        let mut link = header(EntryType::Link, 0o644, 0);
+        tar.append_link(&mut link, name, "etc/shadow").unwrap();
+    }
+    let mut link = header(EntryType::Symlink, 0o777, 0);
+    tar.append_link(&mut link, "escape", "/etc/../../..").unwrap();
+    tar.append_pax_extensions([
+        ("SCHILY.xattr.user.colour", &b"green"[..]),
+        ("mtime", b"1.000000002"),
+    ])
+    .unwrap();
+    tar.append_data(&mut header(EntryType::Regular, 0o600, 1), "marked", &b"y"[..]).unwrap();
+    tar.into_inner().unwrap()
+}
+
+fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
+    let (mut all, mut next) = (BTreeMap::new(), vec![PathBuf::new()]);
+    let mut first = BTreeMap::new();
+    while let Some(path) = next.pop() {
+        let full = root.join(&path);
+        let m = if path.as_os_str().is_empty() {
+            fs::metadata(&full)
+        } else {
+            fs::symlink_metadata(&full)
+        };
+        let m = m.unwrap();
+        let content = if m.is_dir() {
+            next.extend(
+                fs::read_dir(&full).unwrap().map(|entry| path.join(entry.unwrap().file_name())),
+            );
+            Vec::new()
+        } else if m.is_symlink() {
+            fs::read_link(&full).unwrap().into_os_string().into_encoded_bytes()
+        } else if m.file_type().is_fifo() || m.file_type().is_char_device() {
+            m.rdev().to_string().into_bytes()
+        } else {
+            fs::read(&full).unwrap()
+        };
+        let mut names = vec![0; 4096];
+        let length =
+            if path.as_os_str().is_empty() { 0 } else { llistxattr(&full, &mut names).unwrap() };
+        let xattrs =
+            names[..length].split(|b| *b == 0).filter(|name| !name.is_empty()).map(|name| {
+                let mut value = vec![0; 4096];
+                let length = lgetxattr(&full, name, &mut value).unwrap();
+                (name.to_vec(), value[..length].to_vec())
+            });
+        let whiteout = m.file_type().is_char_device();
+        let links = if m.is_dir() || whiteout { 0 } else { m.nlink() };
+        let time = if whiteout { (0, 0) } else { (m.mtime(), m.mtime_nsec()) };
+        all.insert(
+            path.clone(),
+            (m.mode(), m.uid(), m.gid(), time, links, content, xattrs.collect()),
+        );
+        if links > 1 {
+            first.entry(m.ino()).or_insert_with(Vec::new).push(path);
+        }
+    }
+    assert_eq!(first.len(), 1, "one file has several names");
+    all
+}
+
+#[test]
+#[ignore = "privileged: mounts"]
+fn privileged_a_layer_is_the_same_tree_in_both_forms() {
+    let folder = TempDir::new().unwrap();
+    let image_path = folder.path().join("layer.erofs");
+    let image =
+        fs::File::options().read(true).write(true).create_new(true).open(&image_path).unwrap();
+    let limits = Limits::default();
+    changeset::layer_to_erofs(&*layer(3 << 20), Compression::None, [9; 16], &image, &limits)
+        .unwrap();
+    let to = folder.path().join("diff");
+    fs::create_dir(&to).unwrap();
+    lay_out(&image, &to).unwrap();
+
+    let mounted = mount_image(&LinuxMounts, &image_path).unwrap();
+    let mounted = PathBuf::from(format!("/proc/self/fd/{}", mounted.descriptor().as_raw_fd()));
+    let (image, dir) = (seen(&mounted), seen(&to));
+    assert_eq!(image.len(), 18, "{:?}", image.keys());
+    assert_eq!(image, dir);
+}
+
+#[test]
+fn a_broken_image_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("layer.erofs");
+    let image = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    changeset::layer_to_erofs(
+        &*layer(10_000),
+        Compression::None,
+        [9; 16],
+        &image,
+        &Limits::default(),
+    )
+    .unwrap();
+    let whole = fs::read(&path).unwrap();
+    assert!(whole.len() < 256 << 10, "small enough to be broken everywhere");
+    // Only the superblock's block has a checksum: whatever a bad disk made of the rest, reading ends.
+    for at in (0..whole.len()).step_by(211) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0xff;
+        fs::write(&path, &bytes).unwrap();
+        let to = folder.path().join(at.to_string());
+        fs::create_dir(&to).unwrap();
+        let done = lay_out(&fs::File::open(&path).unwrap(), &to);
+        assert!(done.is_err() || !(1024..4096).contains(&at), "byte {at}");
+        fs::remove_dir_all(&to).unwrap();
+    }
+}

@@ -1,0 +1,148 @@
+//! Layers that cannot be made alone: their hard links lead to files of the layers below them.
+//!
+//! Such a layer is good for one stack only, so it is kept under the OCI ChainID of the stack up to it instead of its diff id
+//! (image-spec, config.md, "Layer ChainID"). All else treats the two kinds of keys alike. No layer's diff id is such a key: it
+//! would be a tar of 143 bytes, which is none; but an image may claim one, see [`Store::is_alone`].
+
+use std::{
+    io::{self, Read},
+    os::unix::fs::MetadataExt as _,
+    sync::Arc,
+};
+
+use super::{AddError, Lower, LowerError, NewLayer, Room, Store, description::Description};
+use crate::{
+    changeset::{Below, Linked, LinkedKind},
+    digest::Digest,
+    erofs::{Extent, Meta, Time, XattrError, Xattrs},
+    sys::{
+        inside::{self, Inside, Sort},
+        mounts::Detached,
+    },
+};
+
+/// Overlay's mark of a folder that shows nothing of the layers below it.
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// The ChainID of a stack: the one of the stack `below` the layer `diff_id`, and that.
+pub fn chain_id(below: Option<&Digest>, diff_id: &Digest) -> Digest {
+    below.map_or(*diff_id, |below| Digest::of(format!("{below} {diff_id}").as_bytes()))
+}
+
+impl Store {
+    /// Like [`Store::add`] for a layer with hard links to files of `below`, the keys of the layers beneath it, bottom first.
+    /// Answers its key. The caller has a lease of all of them.
+    pub fn add_onto(
+        &self,
+        layer: &NewLayer,
+        below: &[Digest],
+        room: Room,
+        blob: impl Read + Send,
+    ) -> Result<Digest, AddError> {
+        let told = |source| AddError::Below { diff_id: layer.diff_id, source };
+        let mut chain = None;
+        let mut stack = Stack(Vec::new());
+        for key in below {
+            stack.0.push(self.lower(key).map_err(told)?);
+            let description = Description::read(&self.layer(key));
+            let description = description
+                .map_err(|source| told(LowerError::Description { diff_id: *key, source }))?;
+            chain = Some(chain_id(chain.as_ref(), &description.diff_id));
+        }
+        self.take(layer, chain, Some(&stack), room, blob)
+    }
+
+    /// Whether the layer under this key is here and was made alone, so that the key is its diff id. A key of any other layer must
+    /// not be taken for one: what it holds of the layers below, its origins do not show.
+    pub fn is_alone(&self, key: &Digest) -> bool {
+        let other = |d: Description| d.diff_id != *key;
+        self.has(key) && !Description::read(&self.layer(key)).is_ok_and(other)
+    }
+}
+
+/// Open layers, bottom first.
+struct Stack(Vec<Lower>);
+
+/// What one layer says of a path.
+#[derive(Debug)]
+enum Seen {
+    /// Nothing.
+    Nothing,
+    /// It hides what lies below.
+    Hidden,
+    There(Inside),
+}
+
+impl Below for Stack {
+    fn find(&self, path: &[u8]) -> io::Result<Option<Linked>> {
+        for lower in self.0.iter().rev() {
+            match look(&lower.tree, path)? {
+                Seen::There(found) => return linked(&found),
+                Seen::Hidden => return Ok(None),
+                Seen::Nothing if lower.opaque_root => return Ok(None),
+                Seen::Nothing => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn look(tree: &Arc<Detached>, path: &[u8]) -> io::Result<Seen> {
+    let (mut at, mut opaque) = (Inside::root(tree)?, false);
+    for (depth, part) in path.split(|byte| *byte == b'/').enumerate() {
+        if at.sort() != Sort::Folder {
+            return Ok(Seen::Hidden);
+        }
+        // On a layer's root the mark means nothing to overlay; the store knows it otherwise.
+        opaque |= depth > 0 && at.xattr(OPAQUE)?.is_some_and(|value| value == b"y");
+        match at.entry(part)? {
+            Some(entry) if entry.sort() == Sort::Whiteout => return Ok(Seen::Hidden),
+            Some(entry) => at = entry,
+            None if opaque => return Ok(Seen::Hidden),
+            None => return Ok(Seen::Nothing),
+        }
+    }
+    Ok(Seen::There(at))
+}
+
+fn linked(found: &Inside) -> io::Result<Option<Linked>> {
+    let metadata = found.metadata()?;
+    let kind = match found.sort() {
+        Sort::File => {
+            let content = found.open()?;
+            let data = inside::data(&content)?;
+            let data = data.into_iter().map(|(offset, len)| Extent { offset, len }).collect();
+            LinkedKind::File { content, size: metadata.len(), data }
+        }
+        Sort::Symlink => LinkedKind::Symlink(found.target()?),
+        Sort::Fifo => LinkedKind::Fifo,
+        Sort::Folder => LinkedKind::Folder,
+        Sort::Whiteout | Sort::Other => return Ok(None),
+    };
+    let meta = Meta {
+        mode: (metadata.mode() & 0o7777) as u16,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        mtime: Time {
+            seconds: metadata.mtime(),
+            nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
+        },
+        xattrs: xattrs(found)?,
+    };
+    Ok(Some(Linked { id: (metadata.dev(), metadata.ino()), meta, kind }))
+}
+
+fn xattrs(found: &Inside) -> io::Result<Xattrs> {
+    let mut xattrs = Xattrs::default();
+    for (name, value) in found.xattrs()? {
+        match xattrs.set(&name, &value) {
+            Ok(()) | Err(XattrError::Namespace) => {}
+            Err(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+        }
+    }
+    Ok(xattrs)
+}
+
+#[cfg(test)]
+#[path = "onto_tests.rs"]
+mod tests;

@@ -1,0 +1,95 @@
+//! Where each layer has come from: what decides who may have it without bringing its bytes.
+//!
+//! A registry may claim any diff id, so only whoever delivered a layer's bytes is written down here.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Origin, Store, description::same_place};
+use crate::{
+    digest::Digest,
+    sys::durable::{self, at},
+};
+
+/// How many origins of one layer are kept: base layers are in countless repositories, and the newest are asked for.
+const KEPT: usize = 64;
+
+/// The origins of the layers that were asked for, as on disk.
+#[derive(Debug, Default)]
+pub(super) struct Origins {
+    known: Mutex<HashMap<Digest, Arc<Vec<Origin>>>>,
+    /// Held by the one who writes, so that readers never wait for the disk.
+    writer: Mutex<()>,
+}
+
+impl Origins {
+    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Vec<Origin>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn forget(&self, diff_id: &Digest) {
+        self.known().remove(diff_id);
+    }
+}
+
+/// The file in a layer's folder.
+fn path(folder: &Path) -> PathBuf {
+    folder.join("origins.json")
+}
+
+/// Writes the origins of the layer in `folder`.
+pub(super) fn write(folder: &Path, origins: &[Origin]) -> io::Result<()> {
+    durable::write_atomic(&path(folder), &serde_json::to_vec_pretty(origins)?)
+}
+
+fn read(folder: &Path) -> io::Result<Vec<Origin>> {
+    let path = path(folder);
+    match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read
+            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
+            .map_err(at("read", &path)),
+    }
+}
+
+impl Store {
+    /// Where the layer has come from, the oldest first; nothing for one that is not here. Where that cannot be read nobody is
+    /// known to have brought it, which costs the next one a download.
+    pub fn origins(&self, diff_id: &Digest) -> Arc<Vec<Origin>> {
+        if let Some(origins) = self.origins.known().get(diff_id) {
+            return origins.clone();
+        }
+        if !self.has(diff_id) {
+            return Arc::default();
+        }
+        let origins = Arc::new(read(&self.layer(diff_id)).unwrap_or_else(|error| {
+            tracing::warn!(layer = %diff_id, %error, "origins are lost");
+            Vec::new()
+        }));
+        self.origins.known().insert(*diff_id, origins.clone());
+        origins
+    }
+
+    /// Records that the bytes of a layer that is here came from `origin` too. What is public once stays so. The caller has a
+    /// lease of the layer.
+    pub fn add_origin(&self, diff_id: &Digest, origin: Origin) -> io::Result<()> {
+        let _writer = self.origins.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut origins = Vec::clone(&self.origins(diff_id));
+        match origins.iter_mut().find(|known| same_place(known, &origin)) {
+            Some(known) if known.public || !origin.public => return Ok(()),
+            Some(known) => known.public = true,
+            None => origins.push(origin),
+        }
+        if origins.len() > KEPT {
+            let oldest = origins.iter().position(|known| !known.public).unwrap_or(0);
+            origins.remove(oldest);
+        }
+        write(&self.layer(diff_id), &origins)?;
+        self.origins.known().insert(*diff_id, Arc::new(origins));
+        Ok(())
+    }
+}

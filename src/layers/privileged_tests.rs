@@ -1,0 +1,52 @@
+//! The store on a disk that really fills.
+
+use std::{fs, sync::Arc};
+
+use super::*;
+use crate::{
+    changeset::Compression,
+    digest::Digest,
+    fault::Class,
+    sys::{
+        mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
+        scratch::Scratch,
+    },
+};
+
+/// HAZARDS 17.
+#[test]
+#[ignore = "needs root: mounts a tmpfs"]
+fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
+    let scratch = Scratch::new();
+    let root = scratch.folder("store");
+    let disk = Request {
+        fs_type: "tmpfs",
+        source: "ovl-test".to_owned(),
+        params: vec![Param::Text("size", "256k".to_owned())],
+        attrs: Attrs::default(),
+    };
+    LinuxMounts.attach(LinuxMounts.create(&disk).unwrap(), &root).unwrap();
+    let store = Arc::new(Store::open(&root, Arc::new(LinuxMounts)).unwrap());
+
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1 << 20);
+    tar.append_data(&mut header, "file", &vec![b'x'; 1 << 20][..]).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let diff_id = Digest::of(&tar);
+    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
+    let origin = Origin { registry, repository, blob: diff_id, public: true };
+    let new = NewLayer { diff_id, compression: Compression::None, origin };
+    let error = store.reserve(&diff_id, tar.len() as u64).unwrap_err();
+    assert!(matches!(error, AddError::Full { .. }), "{error}");
+    // Packed it is smaller, so it is begun.
+    let error = store.add(&new, store.reserve(&diff_id, 4_321).unwrap(), &tar[..]).unwrap_err();
+    assert_eq!(error.class(), Class::Exhausted, "{error}");
+    for part in [&root.display().to_string(), "4321 bytes", "bytes are free"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    for part in ["layers", "staging"] {
+        assert_eq!(fs::read_dir(root.join(part)).unwrap().count(), 0, "{part}");
+    }
+    store.ready().unwrap();
+}

@@ -1,0 +1,195 @@
+//! What the process counts, for Prometheus.
+//!
+//! Labels are bounded: methods, codes and a few fixed words, never a volume, an image or a pod. Deliberately absent: where they
+//! are served (an edge does that), and any global: whoever counts is given a [`Metrics`].
+
+use std::{fmt, sync::Arc};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// One call of an edge. Its words are the program's own, so there are only so many.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Call {
+    /// The method, as its service names it.
+    pub method: &'static str,
+    /// The code of the answer.
+    pub code: &'static str,
+}
+
+/// Everything that is counted. Cheap to clone: clones count together.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    calls: Family<Call, Counter>,
+    call_seconds: Family<Call, Histogram>,
+    pulls: Counter,
+    pull_bytes: Counter,
+    pull_seconds: Histogram,
+    layers: Gauge,
+    store_bytes: Gauge,
+    volumes: Gauge,
+    open_layers: Gauge,
+    collected_layers: Counter,
+    collected_bytes: Counter,
+    collections: Counter,
+    collections_skipped: Counter,
+    unenforced: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let latency: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
+        let mut inner = Inner {
+            registry: Registry::with_prefix("ovl"),
+            calls: Family::default(),
+            call_seconds: Family::new_with_constructor(latency),
+            pulls: Counter::default(),
+            pull_bytes: Counter::default(),
+            pull_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 16)),
+            layers: Gauge::default(),
+            store_bytes: Gauge::default(),
+            volumes: Gauge::default(),
+            open_layers: Gauge::default(),
+            collected_layers: Counter::default(),
+            collected_bytes: Counter::default(),
+            collections: Counter::default(),
+            collections_skipped: Counter::default(),
+            unenforced: Counter::default(),
+        };
+        let r = &mut inner.registry;
+        r.register("operations", "Calls answered, by method and code", inner.calls.clone());
+        r.register_with_unit(
+            "operation_duration",
+            "How long calls took",
+            Unit::Seconds,
+            inner.call_seconds.clone(),
+        );
+        r.register("pulls", "Layers fetched", inner.pulls.clone());
+        r.register_with_unit(
+            "pull",
+            "Bytes fetched from registries",
+            Unit::Bytes,
+            inner.pull_bytes.clone(),
+        );
+        r.register_with_unit(
+            "pull_duration",
+            "How long a layer took from the first byte to the disk",
+            Unit::Seconds,
+            inner.pull_seconds.clone(),
+        );
+        r.register("layers", "Layers in the store", inner.layers.clone());
+        r.register_with_unit(
+            "store",
+            "Bytes of the layers in the store",
+            Unit::Bytes,
+            inner.store_bytes.clone(),
+        );
+        r.register("volumes", "Volumes recorded on this node", inner.volumes.clone());
+        r.register(
+            "open_layers",
+            "Layers that this process has mounted: volumes of an earlier one have mounts of their own",
+            inner.open_layers.clone(),
+        );
+        r.register("gc_rounds", "Rounds of garbage collection", inner.collections.clone());
+        r.register(
+            "gc_skipped_rounds",
+            "Rounds of garbage collection that removed nothing because something could not be read",
+            inner.collections_skipped.clone(),
+        );
+        r.register(
+            "gc_layers",
+            "Layers removed by garbage collection",
+            inner.collected_layers.clone(),
+        );
+        r.register_with_unit(
+            "gc",
+            "Bytes removed by garbage collection",
+            Unit::Bytes,
+            inner.collected_bytes.clone(),
+        );
+        r.register(
+            "unenforced_limits",
+            "Volumes published without the default limit, which this node cannot enforce",
+            inner.unenforced.clone(),
+        );
+        Self(Arc::new(inner))
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// A call was answered.
+    pub fn answered(&self, call: Call, seconds: f64) {
+        self.0.call_seconds.get_or_create(&call).observe(seconds);
+        self.0.calls.get_or_create(&call).inc();
+    }
+
+    /// A layer was fetched and is in the store: bytes that travelled, and how long it took.
+    pub fn pulled(&self, bytes: u64, seconds: f64) {
+        self.0.pulls.inc();
+        self.0.pull_bytes.inc_by(bytes);
+        self.0.pull_seconds.observe(seconds);
+    }
+
+    /// What the store holds now.
+    pub fn store(&self, layers: u64, bytes: u64) {
+        self.0.layers.set(layers.cast_signed());
+        self.0.store_bytes.set(bytes.cast_signed());
+    }
+
+    /// How many volumes are recorded now.
+    pub fn volumes(&self, count: u64) {
+        self.0.volumes.set(count.cast_signed());
+    }
+
+    /// How many layers this process has open for its volumes now.
+    pub fn open_layers(&self, count: u64) {
+        self.0.open_layers.set(count.cast_signed());
+    }
+
+    /// A round of garbage collection ended.
+    pub fn collected(&self, layers: u64, bytes: u64) {
+        self.0.collections.inc();
+        self.0.collected_layers.inc_by(layers);
+        self.0.collected_bytes.inc_by(bytes);
+    }
+
+    /// A round of garbage collection was not sure enough to remove anything.
+    pub fn collection_skipped(&self) {
+        self.0.collections_skipped.inc();
+    }
+
+    /// A volume was published without the default limit, because this node cannot enforce it.
+    pub fn unenforced(&self) {
+        self.0.unenforced.inc();
+    }
+
+    /// All of it in the text format of OpenMetrics.
+    ///
+    /// # Errors
+    /// The formatter's, which a `String` never raises.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests;

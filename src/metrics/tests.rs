@@ -1,0 +1,64 @@
+//! What a scraper reads.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// The samples of a scrape by name and labels, each line held to the format.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            (series.to_owned(), value.parse().unwrap_or_else(|e| panic!("{line}: {e}")))
+        })
+        .collect()
+}
+
+#[test]
+fn every_value_moves() {
+    let metrics = Metrics::default();
+    let call = Call { method: "NodePublishVolume", code: "OK" };
+    metrics.answered(call.clone(), 0.5);
+    metrics.answered(call, 0.001);
+    metrics.pulled(1000, 2.0);
+    metrics.store(3, 4000);
+    metrics.volumes(5);
+    metrics.collected(6, 7000);
+    metrics.unenforced();
+    let found = samples(&metrics.clone().text().unwrap());
+    let labels = "{method=\"NodePublishVolume\",code=\"OK\"}";
+    for (series, value) in [
+        (format!("ovl_operations_total{labels}"), 2.0),
+        (format!("ovl_operation_duration_seconds_count{labels}"), 2.0),
+        (format!("ovl_operation_duration_seconds_sum{labels}"), 0.501),
+        ("ovl_pulls_total".into(), 1.0),
+        ("ovl_pull_bytes_total".into(), 1000.0),
+        ("ovl_pull_duration_seconds_sum".into(), 2.0),
+        ("ovl_layers".into(), 3.0),
+        ("ovl_store_bytes".into(), 4000.0),
+        ("ovl_volumes".into(), 5.0),
+        ("ovl_gc_rounds_total".into(), 1.0),
+        ("ovl_gc_layers_total".into(), 6.0),
+        ("ovl_gc_bytes_total".into(), 7000.0),
+        ("ovl_unenforced_limits_total".into(), 1.0),
+    ] {
+        assert_eq!(found.get(&series), Some(&value), "{series} in {found:#?}");
+    }
+}
+
+#[test]
+fn every_family_says_what_it_is_once() {
+    let text = Metrics::default().text().unwrap();
+    let said = |what: &str| -> Vec<_> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(what));
+        lines.map(|line| line.split(' ').nth(1).unwrap()).collect()
+    };
+    let (mut types, helps) = (said("# TYPE"), said("# HELP"));
+    assert_eq!(types, helps);
+    types.sort_unstable();
+    types.dedup();
+    assert_eq!(types.len(), helps.len(), "a name is given twice");
+    assert!(types.iter().all(|name| name.starts_with("ovl_")), "{types:?}");
+}

@@ -1,0 +1,78 @@
+//! Has an overlay copy a file up, as the first write to it would.
+//!
+//! To open it for writing is enough, and changes neither its bytes nor its times (kernel doc overlayfs.rst, "Non-directories").
+//! Deliberately absent: folders, whose copy-up copies no file, and anything that a symlink leads to.
+
+use std::{io, path::Path};
+
+use rustix::{
+    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    io::Errno,
+};
+
+use super::mounts::Detached;
+
+/// Copies up the regular file at `path`, relative to the root of `tree`.
+///
+/// Errors: `NotFound`, `NotADirectory`, `IsADirectory`, `InvalidInput` where it is neither file nor folder, or it or a part of its
+/// path is a symlink, and what the copy itself meets, such as a full disk.
+pub fn copy_up(tree: &Detached, path: &Path) -> io::Result<()> {
+    let open = |flags| {
+        let beneath = ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(tree.descriptor(), path, flags, Mode::empty(), beneath).map_err(|e| match e {
+            Errno::LOOP => unfit("a part of its path is a symlink"),
+            e => e.into(),
+        })
+    };
+    // Looked at first: to open a device or a pipe would do more than copy.
+    let found = open(OFlags::PATH)?;
+    match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(Errno::ISDIR.into()),
+        FileType::Symlink => return Err(unfit("it is a symlink")),
+        _ => return Err(unfit("it is no regular file")),
+    }
+    open(OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    Ok(())
+}
+
+fn unfit(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::sys::{
+        mounts::{LinuxMounts, Mounts},
+        scratch::Scratch,
+    };
+
+    #[test]
+    fn only_regular_files_beneath() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder("tree");
+        scratch.file("outside", "x");
+        scratch.folder("tree/folder");
+        scratch.file("tree/folder/file", "x");
+        symlink("folder/file", folder.join("link")).unwrap();
+        symlink("folder", folder.join("way")).unwrap();
+        let tree = LinuxMounts.open_dir(&folder).unwrap();
+        copy_up(&tree, Path::new("folder/file")).unwrap();
+        for (path, kind) in [
+            ("none", io::ErrorKind::NotFound),
+            ("folder", io::ErrorKind::IsADirectory),
+            ("link", io::ErrorKind::InvalidInput),
+            ("way/file", io::ErrorKind::InvalidInput),
+            ("../outside", io::ErrorKind::CrossesDevices),
+        ] {
+            assert_eq!(copy_up(&tree, Path::new(path)).unwrap_err().kind(), kind, "{path}");
+        }
+    }
+}

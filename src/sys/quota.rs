@@ -1,0 +1,243 @@
+//! How much one folder may hold: project quotas, as XFS, ext4 and f2fs have them.
+//!
+//! A folder and all that is made in it belong to a project, a number; the file system counts what the project holds and refuses
+//! more than its limit with EDQUOT or ENOSPC. (ext4 excuses CAP_SYS_RESOURCE, which overlay drops from the credentials that it
+//! writes with: in a volume the limit holds for root too.) Both file systems answer the generic commands of `quotactl_fd(2)`
+//! (Linux 5.14; fs/quota/quota.c), so no device has to be found and there is one path for all.
+//!
+//! Deliberately absent: who gets how much, and which project numbers are free.
+
+use std::{
+    ffi::c_void,
+    fs::File,
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, RawFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::ioctl::{Getter, Setter, ioctl, opcode};
+
+/// What a project may hold; `None` for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quota {
+    /// Bytes on the disk; counted in KiB, rounded up.
+    pub bytes: Option<u64>,
+    /// Files, folders and whatever else has an inode.
+    pub inodes: Option<u64>,
+}
+
+/// What a project holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Files, folders and whatever else has an inode.
+    pub inodes: u64,
+}
+
+/// The project quotas of one file system.
+#[derive(Debug)]
+pub struct Projects {
+    /// Any folder of it.
+    folder: PathBuf,
+}
+
+impl Projects {
+    /// The project quotas of the file system that holds `folder`.
+    ///
+    /// # Errors
+    /// Why it has none that hold, as a sentence that names the cure.
+    pub fn probe(folder: &Path) -> Result<Self, String> {
+        let shown = folder.display();
+        let mut state = QuotaState { version: 1, ..QuotaState::default() };
+        let asked = File::open(folder)
+            .and_then(|dir| quotactl(&dir, Q_XGETQSTATV, 0, (&raw mut state).cast()));
+        match asked {
+            Ok(()) if state.flags & ENFORCED != 0 => Ok(Self { folder: folder.to_owned() }),
+            Ok(()) if state.flags & COUNTED != 0 => Err(format!(
+                "the file system of {shown} counts projects and enforces no limit: mount it with prjquota"
+            )),
+            Err(e) if e.raw_os_error() == Some(libc::ENOSYS) && !quotas_built_in() => Err(
+                "this kernel is built without quotas (CONFIG_QUOTA, CONFIG_QUOTACTL): boot another one".to_owned(),
+            ),
+            // Without any quota the kernel says ENOSYS, ESRCH or ENOTSUP, as the file system likes.
+            Ok(()) | Err(_) => Err(format!(
+                "the file system of {shown} has no project quotas: mount XFS with prjquota, or ext4 made with \
+                 -O quota,project with prjquota"
+            )),
+        }
+    }
+
+    /// Puts the empty `folder` into project `id`, with everything that is going to be made in it.
+    ///
+    /// A rename between two folders works only where both belong to the same project (else EXDEV), so an upper and its work
+    /// folder have to.
+    pub fn assign(&self, folder: &Path, id: u32) -> io::Result<()> {
+        const GET: u32 = opcode::read::<FsXattr>(b'X', 31);
+        const SET: u32 = opcode::write::<FsXattr>(b'X', 32);
+        let dir = File::open(folder)?;
+        // SAFETY: FS_IOC_FSGETXATTR fills a struct fsxattr, whose layout FsXattr has.
+        let mut attributes = unsafe { ioctl(&dir, Getter::<GET, FsXattr>::new()) }?;
+        attributes.project = id;
+        attributes.flags |= PROJECT_INHERIT;
+        // SAFETY: FS_IOC_FSSETXATTR reads a struct fsxattr.
+        unsafe { ioctl(&dir, Setter::<SET, FsXattr>::new(attributes)) }?;
+        Ok(())
+    }
+
+    /// Limits project `id`, in place of whatever limit it had.
+    pub fn limit(&self, id: u32, quota: Quota) -> io::Result<()> {
+        let mut block = QuotaBlock {
+            block_hard: quota.bytes.map_or(0, |bytes| bytes.div_ceil(1024).max(1)),
+            inode_hard: quota.inodes.map_or(0, |inodes| inodes.max(1)),
+            valid: BLOCK_LIMITS | INODE_LIMITS,
+            ..QuotaBlock::default()
+        };
+        (block.block_soft, block.inode_soft) = (block.block_hard, block.inode_hard);
+        self.quotactl(Q_SETQUOTA, id, (&raw mut block).cast())
+    }
+
+    /// What project `id` holds; nothing where it was never heard of.
+    pub fn usage(&self, id: u32) -> io::Result<Usage> {
+        let mut block = QuotaBlock::default();
+        match self.quotactl(Q_GETQUOTA, id, (&raw mut block).cast()) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(Usage::default()),
+            Err(e) => Err(e),
+            Ok(()) => Ok(Usage { bytes: block.space, inodes: block.inodes }),
+        }
+    }
+
+    /// Takes the limits of project `id` away; what it holds is not touched.
+    pub fn forget(&self, id: u32) -> io::Result<()> {
+        self.limit(id, Quota::default())
+    }
+
+    fn quotactl(&self, command: u32, id: u32, data: *mut c_void) -> io::Result<()> {
+        quotactl(&File::open(&self.folder)?, command, id, data)
+    }
+}
+
+/// Whether the kernel has the call at all: it then dislikes the descriptor.
+fn quotas_built_in() -> bool {
+    let none: RawFd = -1;
+    let asked = call(none, Q_GETQUOTA, 0, MaybeUninit::<QuotaBlock>::uninit().as_mut_ptr().cast());
+    asked.is_err_and(|e| e.raw_os_error() != Some(libc::ENOSYS))
+}
+
+fn quotactl(dir: &File, command: u32, id: u32, data: *mut c_void) -> io::Result<()> {
+    call(dir.as_raw_fd(), command, id, data)
+}
+
+/// `data` has to point to what `command` reads or fills.
+fn call(dir: RawFd, command: u32, id: u32, data: *mut c_void) -> io::Result<()> {
+    let command = (command << 8) | PROJECT;
+    // SAFETY: each caller in this file hands a live struct of the layout that its command has (include/uapi/linux/quota.h,
+    // dqblk_xfs.h), and the kernel keeps no pointer to it.
+    match unsafe { libc::syscall(libc::SYS_quotactl_fd, dir, command, id, data) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+const PROJECT: u32 = 2;
+const Q_GETQUOTA: u32 = 0x80_0007;
+const Q_SETQUOTA: u32 = 0x80_0008;
+const Q_XGETQSTATV: u32 = (b'X' as u32) << 8 | 8;
+
+const BLOCK_LIMITS: u32 = 1;
+const INODE_LIMITS: u32 = 4;
+
+/// FS_QUOTA_PDQ_ACCT and FS_QUOTA_PDQ_ENFD.
+const COUNTED: u16 = 1 << 4;
+const ENFORCED: u16 = 1 << 5;
+
+/// FS_XFLAG_PROJINHERIT.
+const PROJECT_INHERIT: u32 = 0x200;
+
+/// struct fsxattr (include/uapi/linux/fs.h).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FsXattr {
+    flags: u32,
+    extent_size: u32,
+    extents: u32,
+    project: u32,
+    cow_extent_size: u32,
+    padding: [u8; 8],
+}
+
+/// struct if_dqblk (include/uapi/linux/quota.h); limits in KiB, space in bytes.
+#[repr(C)]
+#[derive(Default)]
+struct QuotaBlock {
+    block_hard: u64,
+    block_soft: u64,
+    space: u64,
+    inode_hard: u64,
+    inode_soft: u64,
+    inodes: u64,
+    block_time: u64,
+    inode_time: u64,
+    valid: u32,
+}
+
+/// struct fs_quota_statv (include/uapi/linux/dqblk_xfs.h), of which only the head matters here.
+#[repr(C)]
+#[derive(Default)]
+struct QuotaState {
+    version: i8,
+    padding: u8,
+    flags: u16,
+    in_core: u32,
+    rest: [u64; 19],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_the_kernels() {
+        assert_eq!(size_of::<FsXattr>(), 28);
+        assert_eq!(size_of::<QuotaBlock>(), 72);
+        assert_eq!(size_of::<QuotaState>(), 160);
+    }
+
+    #[test]
+    fn a_file_system_without_project_quotas_says_so_and_how_to_get_them() {
+        let why = Projects::probe(Path::new("/proc")).unwrap_err();
+        assert!(why.contains("prjquota") || why.contains("CONFIG_QUOTA"), "{why}");
+    }
+
+    /// `OVL_XFS` is a folder of a file system that has them, whose limits hold for root too: the emulated machines of the harness
+    /// set it.
+    #[test]
+    #[ignore = "needs root and a file system with project quotas"]
+    fn emulated_quota_a_project_holds_as_much_as_it_may() {
+        let place = std::env::var_os("OVL_XFS").expect("OVL_XFS");
+        let folder = tempfile::tempdir_in(place).unwrap();
+        let projects = Projects::probe(folder.path()).unwrap();
+        let id = 4_242;
+        let (upper, work) = (folder.path().join("upper"), folder.path().join("work"));
+        for dir in [&upper, &work] {
+            std::fs::create_dir(dir).unwrap();
+            projects.assign(dir, id).unwrap();
+        }
+        projects.limit(id, Quota { bytes: Some(4 << 20), inodes: Some(20) }).unwrap();
+        std::fs::write(work.join("small"), vec![1; 1 << 20]).unwrap();
+        std::fs::rename(work.join("small"), upper.join("small")).unwrap();
+        let full = std::fs::write(upper.join("large"), vec![1; 8 << 20]).unwrap_err();
+        assert!(matches!(full.raw_os_error(), Some(libc::EDQUOT | libc::ENOSPC)), "{full}");
+        std::fs::remove_file(upper.join("large")).unwrap();
+        let many = (0..30).find_map(|n| std::fs::write(upper.join(n.to_string()), b"").err());
+        let many = many.expect("30 files where 20 may be");
+        assert!(matches!(many.raw_os_error(), Some(libc::EDQUOT | libc::ENOSPC)), "{many}");
+        let usage = projects.usage(id).unwrap();
+        assert!(usage.bytes >= 1 << 20 && usage.bytes <= 4 << 20, "{usage:?}");
+        // Some releases stop one short of the limit.
+        assert!((19..=20).contains(&usage.inodes), "{usage:?}");
+        projects.forget(id).unwrap();
+        std::fs::write(upper.join("large"), vec![1; 8 << 20]).unwrap();
+    }
+}

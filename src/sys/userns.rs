@@ -1,0 +1,222 @@
+//! User namespaces that nothing runs in: they only say how a mount shows owners.
+//!
+//! Deliberately absent: running anything in one. The child that a namespace is born with does nothing, and goes at once.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// How many namespaces are kept open. A pod's author chooses the owner, so the number must have a bound; a mount keeps its own.
+const KEPT: usize = 64;
+
+/// The last id that can be mapped: all ones means "nobody" to the kernel.
+const LAST: u32 = u32::MAX - 1;
+
+static NAMESPACES: Mutex<Vec<Namespace>> = Mutex::new(Vec::new());
+
+struct Namespace {
+    owner: (u32, u32),
+    open: Arc<OwnedFd>,
+}
+
+/// A namespace in which user 0 and `uid` change places, and group 0 and `gid`; everybody else stays.
+///
+/// Errors: `InvalidInput` for an id that no file can have, and what `clone(2)` gives: ENOSPC or EUSERS where
+/// `user.max_user_namespaces` is reached.
+pub(super) fn swapped(uid: u32, gid: u32) -> io::Result<Arc<OwnedFd>> {
+    let maps = (swap(uid)?, swap(gid)?);
+    let mut namespaces = NAMESPACES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = namespaces.iter().find(|known| known.owner == (uid, gid)) {
+        return Ok(known.open.clone());
+    }
+    let open = Arc::new(make(&maps.0, &maps.1)?);
+    if namespaces.len() >= KEPT {
+        namespaces.remove(0);
+    }
+    namespaces.push(Namespace { owner: (uid, gid), open: open.clone() });
+    Ok(open)
+}
+
+/// Maps the owners of a mount that is attached nowhere and was mapped by nobody (`mount_setattr(2)`, Linux 5.12).
+pub(super) fn map(mount: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
+    let change = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: namespace.as_raw_fd().cast_unsigned().into(),
+    };
+    // SAFETY: both descriptors are open, the path is an empty text with its end, and the structure lives through the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const change,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The lines of a `uid_map` (user_namespaces(7)): at most four ranges, which never overlap.
+fn swap(id: u32) -> io::Result<String> {
+    if id > LAST {
+        let why = format!("no file can belong to {id}: it means nobody");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let mut lines = String::new();
+    let mut range = |from: u32, to: u32, count: u32| {
+        if count > 0 {
+            // Writing to a text cannot fail.
+            let _ = writeln!(lines, "{from} {to} {count}");
+        }
+    };
+    match id {
+        0 => range(0, 0, LAST + 1),
+        id => {
+            range(0, id, 1);
+            range(1, 1, id - 1);
+            range(id, 0, 1);
+            range(id + 1, id + 1, LAST - id);
+        }
+    }
+    Ok(lines)
+}
+
+fn make(uids: &str, gids: &str) -> io::Result<OwnedFd> {
+    let child = Child::born()?;
+    let of_child = |name: &str| format!("/proc/{}/{name}", child.0);
+    fs::write(of_child("uid_map"), uids)?;
+    fs::write(of_child("gid_map"), gids)?;
+    Ok(File::open(of_child("ns/user"))?.into())
+}
+
+/// A process that waits to be killed: when dropped, and when the thread that made it ends, as by the death of this process.
+struct Child(libc::pid_t);
+
+impl Child {
+    fn born() -> io::Result<Self> {
+        // With copies of our descriptors it would keep locks and mounts for as long as it lives, so it shares them.
+        let flags = libc::c_long::from(libc::CLONE_NEWUSER | libc::CLONE_FILES | libc::SIGCHLD);
+        let parent = std::process::id();
+        // SAFETY: without CLONE_VM and without a stack this is fork(2): the child goes on here, on its own copy of memory.
+        // Other threads may have held locks of the allocator or of libc when it was copied, so the child makes nothing but
+        // system calls that open and close nothing, and never returns.
+        let id = unsafe {
+            match libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) {
+                0 => {
+                    libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+                    // Its parent may have died before that.
+                    while libc::syscall(libc::SYS_getppid) == libc::c_long::from(parent) {
+                        let hour = libc::timespec { tv_sec: 3600, tv_nsec: 0 };
+                        libc::syscall(libc::SYS_nanosleep, &raw const hour, 0);
+                    }
+                    libc::syscall(libc::SYS_exit_group, 0);
+                    // The kernel never comes back from that one.
+                    loop {
+                        std::hint::spin_loop();
+                    }
+                }
+                id => id,
+            }
+        };
+        if id < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::pid_t::try_from(id).map(Self).map_err(io::Error::other)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // SAFETY: the process is our child and nobody else waits for it, so its id is its own until the wait is over.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            while libc::waitpid(self.0, std::ptr::null_mut(), 0) < 0
+                && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+            {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_id_is_mapped_once_over_the_whole_range() {
+        for id in [0, 1, 2, 1000, 65_534, LAST - 1, LAST] {
+            let text = swap(id).unwrap();
+            let mut ranges: Vec<[u32; 3]> = text
+                .lines()
+                .map(|line| {
+                    let numbers = line.split(' ').map(|number| number.parse().unwrap());
+                    numbers.collect::<Vec<u32>>().try_into().unwrap()
+                })
+                .collect();
+            for side in [0, 1] {
+                ranges.sort_by_key(|range| range[side]);
+                let mut next = 0;
+                for range in &ranges {
+                    assert_eq!(range[side], next, "{id}: {text}");
+                    next += range[2];
+                }
+                assert_eq!(next, u32::MAX, "{id}: {text}");
+            }
+            let shown = |of: u32| {
+                let range = ranges.iter().find(|r| r[0] <= of && of - r[0] < r[2]).unwrap();
+                range[1] + (of - range[0])
+            };
+            assert_eq!((shown(0), shown(id), shown(LAST / 2 + 7)), (id, 0, LAST / 2 + 7));
+        }
+        assert!(swap(u32::MAX).is_err());
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn privileged_a_namespace_is_made_once_and_few_are_kept() {
+        let first = swapped(4_000_001, LAST).unwrap();
+        assert!(Arc::ptr_eq(&first, &swapped(4_000_001, LAST).unwrap()));
+        for uid in 4_100_000..4_100_100 {
+            swapped(uid, 0).unwrap();
+        }
+        let kept = NAMESPACES.lock().unwrap().len();
+        assert!(kept <= KEPT, "{kept}");
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn privileged_a_child_goes_when_it_is_dropped_and_when_nobody_is_left_to_drop_it() {
+        let state = |id: i32| {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+            stat.rsplit_once(") ")?.1.chars().next()
+        };
+        let child = Child::born().unwrap();
+        let id = child.0;
+        assert!(state(id).is_some());
+        drop(child);
+        assert_eq!(state(id), None);
+
+        let born = std::thread::spawn(move || {
+            let child = std::mem::ManuallyDrop::new(Child::born().unwrap());
+            // Asleep, it has asked for its end.
+            while state(child.0) != Some('S') {
+                std::thread::yield_now();
+            }
+            child.0
+        });
+        let orphan = Child(born.join().unwrap());
+        for _ in 0..500 {
+            if state(orphan.0) == Some('Z') {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("it outlived the thread that made it: {:?}", state(orphan.0));
+    }
+}

@@ -1,0 +1,121 @@
+//! Counts what a folder holds, some entries at a time.
+//!
+//! Every step goes from an open folder to one of its entries, so that whoever changes the tree meanwhile cannot lead the walk
+//! out of it or onto another mount. Deliberately absent: when to go on, and a memory of what was seen: a file with several names
+//! counts for each of them in part.
+
+use std::{io, path::Path};
+
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, ResolveFlags, openat2, statat},
+    io::Errno,
+};
+
+use super::{
+    beneath::{self, READ},
+    quota::Usage,
+};
+
+/// Folders open at a time; what lies deeper is not counted.
+const DEPTH: usize = 256;
+
+/// A count that is under way.
+#[derive(Debug)]
+pub struct Walk {
+    open: Vec<Dir>,
+    found: Usage,
+}
+
+impl Walk {
+    /// Begins with the entries of `folder`, an absolute path without symlinks.
+    pub fn new(folder: &Path) -> io::Result<Self> {
+        let root = Dir::new(beneath::folder(folder, READ)?)?;
+        Ok(Self { open: vec![root], found: Usage::default() })
+    }
+
+    /// Looks at up to `entries` more; answers what the folder holds once nothing is left. What vanishes on the way is not counted.
+    pub fn go_on(&mut self, entries: usize) -> io::Result<Option<Usage>> {
+        for _ in 0..entries {
+            let Some(folder) = self.open.last_mut() else { return Ok(Some(self.found)) };
+            match folder.read() {
+                None => drop(self.open.pop()),
+                Some(entry) => {
+                    let name = entry?.file_name().to_owned();
+                    if name.as_bytes() != b"." && name.as_bytes() != b".." {
+                        self.look_at(&name)?;
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn look_at(&mut self, name: &std::ffi::CStr) -> io::Result<()> {
+        let Some(folder) = self.open.last() else { return Ok(()) };
+        let stat = match statat(folder.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        self.found.inodes += 1;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            #[allow(clippy::useless_conversion, reason = "on some machines it has 32 bits")]
+            let names = u64::from(stat.st_nlink).max(1);
+            self.found.bytes += bytes / names;
+            return Ok(());
+        }
+        self.found.bytes += bytes;
+        if self.open.len() < DEPTH {
+            let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+            match openat2(folder.fd()?, name, READ, Mode::empty(), beneath) {
+                Ok(child) => self.open.push(Dir::new(child)?),
+                // Gone, replaced, or somebody mounted there: not ours to count.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+    use crate::sys::scratch::Scratch;
+
+    fn whole(folder: &Path, at_once: usize) -> Usage {
+        let mut walk = Walk::new(folder).unwrap();
+        loop {
+            if let Some(found) = walk.go_on(at_once).unwrap() {
+                return found;
+            }
+        }
+    }
+
+    #[test]
+    fn a_tree_is_counted_in_any_steps() {
+        let scratch = Scratch::new();
+        scratch.folder("tree/a/b/c");
+        let outside = scratch.folder("outside");
+        fs::write(outside.join("big"), vec![1; 1 << 20]).unwrap();
+        scratch.file("tree/a/file", vec![1; 64 << 10]);
+        fs::hard_link(scratch.path().join("tree/a/file"), scratch.path().join("tree/a/b/again"))
+            .unwrap();
+        symlink(&outside, scratch.path().join("tree/link")).unwrap();
+        let tree = scratch.path().join("tree");
+        let found = whole(&tree, 1);
+        assert_eq!(found, whole(&tree, 1_000));
+        assert_eq!(found.inodes, 6);
+        assert!((64 << 10..512 << 10).contains(&found.bytes), "{found:?}");
+    }
+
+    #[test]
+    fn what_lies_too_deep_ends_the_way_down() {
+        let scratch = Scratch::new();
+        scratch.folder(&format!("tree/{}", "d/".repeat(DEPTH + 20)));
+        assert_eq!(whole(&scratch.path().join("tree"), 100).inodes, DEPTH as u64);
+    }
+}

@@ -1,0 +1,362 @@
+//! What each attribute does, against the in-memory twin of the kernel.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    time::Duration,
+};
+
+use super::{tests::Node, *};
+use crate::{
+    fault::Class,
+    sys::{
+        Errno,
+        mounts::{Call, Mounts},
+    },
+};
+
+/// One who wants something of its volume.
+fn with(node: &Node, id: &str, change: impl FnOnce(&mut VolumeSpec)) -> PublishRequest {
+    let mut request = node.request(id, id);
+    change(&mut request.spec);
+    request
+}
+
+fn in_memory(node: &Node, id: &str) -> PublishRequest {
+    with(node, id, |spec| {
+        spec.medium = Medium::Memory;
+        spec.limits = Limits { size: Some(1 << 20), inodes: Some(100), by_default: false };
+    })
+}
+
+#[tokio::test]
+async fn a_volume_in_memory_has_two_mounts_and_leaves_none() {
+    let node = Node::new();
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    assert_eq!(node.mounted(), [node.volume("a").join("memory"), node.target("a").into()]);
+    let tmpfs = node.kernel.requests().into_iter().find(|r| r.contains("ovl-csi-memory")).unwrap();
+    assert!(tmpfs.contains("size=1048576") && tmpfs.contains("nr_inodes=108"), "{tmpfs}");
+    assert!(node.volume("a").join("memory/upper").is_dir());
+    node.volumes.recover(Duration::ZERO).unwrap();
+    assert_eq!(node.mounted().len(), 2);
+    node.unpublish("a", "a").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_volume_in_memory_outlives_the_process_and_not_the_boot() {
+    let node = Node::new();
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    let data = node.volume("a").join("memory/upper/data");
+    fs::write(&data, "kept").unwrap();
+    let node = node.restarted();
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    assert_eq!(node.mounted().len(), 2);
+    assert!(data.exists() && node.told().is_empty(), "{:?}", node.told());
+
+    node.kernel.unmount(node.target("a").as_path()).unwrap();
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    assert!(data.exists(), "only the overlay had gone");
+    assert_eq!(node.told(), ["VolumeRemounted"]);
+
+    let node = node.rebooted();
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    assert!(!data.exists());
+    assert_eq!(node.told(), ["VolumeEmptied"]);
+    assert_eq!(node.mounted().len(), 2);
+    node.unpublish("a", "a").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_volume_in_memory_that_fails_at_any_step_leaves_nothing() {
+    for (call, nth) in [
+        (Call::Create, 1),
+        (Call::Create, 2),
+        (Call::Create, 3),
+        (Call::Attach, 1),
+        (Call::Attach, 2),
+    ] {
+        let node = Node::new();
+        node.kernel.fail(call, nth, Errno::ENOMEM);
+        assert!(node.volumes.publish(in_memory(&node, "a")).await.is_err());
+        node.assert_nothing_left();
+        node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+        for nth in [1, 2] {
+            node.kernel.fail(Call::Unmount, nth, Errno::EBUSY);
+            assert!(node.unpublish("a", "a").await.is_err());
+            node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+        }
+        node.unpublish("a", "a").await.unwrap();
+        node.assert_nothing_left();
+    }
+}
+
+/// HAZARDS: a kill between any two steps.
+#[tokio::test]
+async fn what_a_kill_leaves_of_a_volume_in_memory_is_made_whole_or_removed() {
+    // Before the record: half made, with the tmpfs attached already.
+    let node = Node::new();
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    node.kernel.unmount(node.target("a").as_path()).unwrap();
+    fs::remove_dir(node.target("a").as_path()).unwrap();
+    fs::remove_file(node.volume("a").join("record.json")).unwrap();
+    let node = node.restarted();
+    node.assert_nothing_left();
+
+    // Before the upper has its name.
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    node.kernel.unmount(node.target("a").as_path()).unwrap();
+    let memory = node.volume("a").join("memory");
+    fs::rename(memory.join("upper"), memory.join("upper.new")).unwrap();
+    let node = node.restarted();
+    node.volumes.publish(in_memory(&node, "a")).await.unwrap();
+    assert!(memory.join("upper").is_dir() && !memory.join("upper.new").exists());
+
+    // After the tmpfs has gone, before the record.
+    node.kernel.unmount(node.target("a").as_path()).unwrap();
+    node.kernel.unmount(&memory).unwrap();
+    let node = node.restarted();
+    node.unpublish("a", "a").await.unwrap();
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_plain_upper_that_a_kill_left_unnamed_is_made() {
+    for volatile in [false, true] {
+        let node = Node::new();
+        let request = || with(&node, "a", |spec| spec.options.volatile = volatile);
+        node.volumes.publish(request()).await.unwrap();
+        node.kernel.unmount(node.target("a").as_path()).unwrap();
+        fs::remove_dir(node.volume("a").join("upper")).unwrap();
+        fs::create_dir(node.volume("a").join("upper.new")).unwrap();
+        node.volumes.publish(request()).await.unwrap();
+        let root = fs::metadata(node.volume("a").join("upper")).unwrap();
+        assert_eq!(root.permissions().mode() & 0o7777, 0o777);
+    }
+}
+
+#[tokio::test]
+async fn an_unclean_volume_is_emptied_or_refused() {
+    for on_unclean in [OnUnclean::Discard, OnUnclean::Fail] {
+        let request = |node: &Node| {
+            with(node, "a", |spec| {
+                spec.options.volatile = true;
+                spec.on_unclean = on_unclean;
+            })
+        };
+        let node = Node::new();
+        node.volumes.publish(request(&node)).await.unwrap();
+        fs::write(node.volume("a").join("upper/data"), "torn").unwrap();
+        let node = node.rebooted();
+        let again = node.volumes.publish(request(&node)).await;
+        if on_unclean == OnUnclean::Discard {
+            again.unwrap();
+            assert!(!node.volume("a").join("upper/data").exists());
+            assert_eq!(node.told(), ["VolumeEmptied"]);
+        } else {
+            let error = again.unwrap_err();
+            assert_eq!(error.class(), Class::Precondition);
+            assert!(error.to_string().contains("the node went down"), "{error}");
+            assert!(node.volume("a").join("upper/data").exists(), "nobody said that it may go");
+            assert_eq!(node.mounted().len(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_enforced_is_refused_or_told() {
+    let node = Node::new();
+    let sized = |by_default| {
+        with(&node, "a", |spec| {
+            spec.limits = Limits { size: Some(1 << 20), inodes: None, by_default }
+        })
+    };
+    // Where this machine has project quotas the limit holds, and there is nothing to tell.
+    if node.volumes.0.projects.lacking().is_none() {
+        return;
+    }
+    let error = node.volumes.publish(sized(false)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Precondition);
+    assert!(error.to_string().contains("medium: Memory"), "{error}");
+    node.assert_nothing_left();
+    node.volumes.publish(sized(true)).await.unwrap();
+    node.volumes.publish(sized(true)).await.unwrap();
+    assert_eq!(node.told(), ["LimitNotEnforced"]);
+    let counted = node.volumes.0.metrics.text().unwrap();
+    assert!(counted.contains("ovl_unenforced_limits_total 1"), "{counted}");
+}
+
+#[tokio::test]
+async fn a_default_that_changed_is_no_conflict() {
+    let node = Node::new();
+    for size in [Some(1 << 20), Some(2 << 20), None] {
+        let limits = Limits { size, inodes: None, by_default: size.is_some() };
+        node.volumes.publish(with(&node, "a", |spec| spec.limits = limits)).await.unwrap();
+    }
+    for (id, volatile) in [("b", [false, true]), ("c", [true, false])] {
+        for volatile in volatile {
+            let request = with(&node, id, |spec| {
+                spec.options.volatile = volatile;
+                spec.volatile_by_default = volatile;
+            });
+            node.volumes.publish(request).await.unwrap();
+        }
+    }
+}
+
+/// A pod that was started by the first version, which knew nothing of groups, is started again after a reboot.
+#[tokio::test]
+async fn a_group_that_the_record_does_not_know_is_no_conflict() {
+    let node = Node::new();
+    let of_group = |group| with(&node, "a", |spec| spec.group = group);
+    node.volumes.publish(of_group(None)).await.unwrap();
+    node.volumes.publish(of_group(Some(7))).await.unwrap();
+    let other = with(&node, "b", |spec| spec.group = Some(7));
+    node.volumes.publish(other).await.unwrap();
+    let error = node.volumes.publish(node.request("b", "b")).await.unwrap_err();
+    assert!(error.to_string().contains("with other fsGroup;"), "{error}");
+}
+
+#[tokio::test]
+async fn every_attribute_that_differs_is_named() {
+    type Change = fn(&mut VolumeSpec);
+    let changes: [(&str, Change); 15] = [
+        ("images", |s| s.images = vec!["a/b:1".parse().unwrap()]),
+        ("volatile", |s| s.options.volatile = true),
+        ("readOnly", |s| s.read_only = true),
+        ("medium", |s| s.medium = Medium::Memory),
+        ("size", |s| s.limits.size = Some(1)),
+        ("inodes", |s| s.limits.inodes = Some(1)),
+        ("owner", |s| s.owner = Some(Owner { uid: 1, gid: 1 })),
+        ("onUnclean", |s| s.on_unclean = OnUnclean::Fail),
+        ("preCopyUp", |s| s.pre_copy_up = vec!["a".into()]),
+        ("metacopy", |s| s.options.metacopy = false),
+        ("redirectDir", |s| s.options.redirect_dir = false),
+        ("index", |s| s.options.index = true),
+        ("xino", |s| s.options.xino = Xino::Auto),
+        ("SELinux context", |s| s.options.context = Some("x".to_owned())),
+        ("mountOptions", |s| s.options.noatime = true),
+    ];
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "a")).await.unwrap();
+    for (name, change) in changes {
+        let error = node.volumes.publish(with(&node, "a", change)).await.unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("with other {name};"))
+                || name == "readOnly" && error.to_string().contains(name),
+            "{name}: {error}"
+        );
+    }
+    let mut policy = node.request("a", "a");
+    policy.spec.pull_policy = Some(PullPolicy::Never);
+    node.volumes.publish(policy).await.unwrap();
+}
+
+#[tokio::test]
+async fn attributes_about_writes_are_refused_of_who_only_reads() {
+    type Change = fn(&mut VolumeSpec);
+    let changes: [(&str, Change); 4] = [
+        ("size", |s| s.limits.size = Some(1)),
+        ("inodes", |s| s.limits.inodes = Some(1)),
+        ("medium", |s| s.medium = Medium::Memory),
+        ("preCopyUp", |s| s.pre_copy_up = vec!["a".into()]),
+    ];
+    let node = Node::new();
+    for (name, change) in changes {
+        let request = with(&node, "a", |spec| {
+            spec.read_only = true;
+            change(spec);
+        });
+        let error = node.volumes.publish(request).await.unwrap_err();
+        assert_eq!(error.class(), Class::Invalid);
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    node.assert_nothing_left();
+    let only_reads = with(&node, "a", |spec| {
+        spec.read_only = true;
+        spec.limits = Limits { size: Some(1), inodes: None, by_default: true };
+    });
+    node.volumes.publish(only_reads).await.unwrap();
+    assert!(!node.volume("a").join("upper").exists());
+    node.unpublish("a", "a").await.unwrap();
+    node.assert_nothing_left();
+}
+
+/// HAZARDS: a group set by a walk copies the whole tree up; this one is set on one folder.
+#[tokio::test]
+async fn the_group_is_given_the_root() {
+    let node = Node::new();
+    let myself = fs::metadata(node.folder.path()).unwrap().gid();
+    let request = with(&node, "a", |spec| spec.group = Some(myself));
+    node.volumes.publish(request).await.unwrap();
+    let root = fs::metadata(node.volume("a").join("upper")).unwrap();
+    assert_eq!((root.gid(), root.mode() & 0o7777), (myself, 0o2777));
+}
+
+#[tokio::test]
+async fn a_file_to_copy_up_that_is_not_there_is_named_and_nothing_left() {
+    let node = Node::new();
+    let request = with(&node, "a", |s| s.pre_copy_up = vec!["no/such/file".into()]);
+    let error = node.volumes.publish(request).await.unwrap_err();
+    assert_eq!(error.class(), Class::Invalid);
+    assert!(error.to_string().contains("no/such/file"), "{error}");
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn an_image_that_policy_has_not_got_is_refused_before_any_contact() {
+    let registry = crate::image::fake::FakeRegistry::start().await;
+    registry.push_image("a", "1", &[vec![0; 1_024]], false);
+    let policy = ImagePolicy::new(&["registry.example/*".to_owned()], &Default::default()).unwrap();
+    let node = Node::with_settings(registry.registries(), |settings| settings.policy = policy);
+    let mut request = node.request("a", "a");
+    request.spec.images = vec![registry.reference("a", "1")];
+    let error = node.volumes.publish(request).await.unwrap_err();
+    assert_eq!(error.class(), Class::Denied);
+    let sentence = error.to_string();
+    for part in
+        [registry.reference("a", "1").to_string().as_str(), "default", "policy.allowedImages"]
+    {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    assert!(registry.seen("").is_empty(), "the registry was asked");
+    node.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn stats_are_of_a_volume_at_its_target() {
+    let node = Node::new();
+    let (a, there, elsewhere) = ("a".parse().unwrap(), node.target("a"), node.target("elsewhere"));
+    node.volumes.publish(node.request("a", "a")).await.unwrap();
+    for (id, target) in [("b", &there), ("a", &elsewhere)] {
+        let error = node.volumes.stats(&id.parse().unwrap(), target).await.unwrap_err();
+        assert_eq!(error.class(), Class::NotFound, "{error}");
+    }
+    fs::write(node.volume("a").join("upper/data"), vec![1; 100_000]).unwrap();
+    let first = node.volumes.stats(&a, &there).await.unwrap();
+    assert!(first.bytes.total > 0 && first.bytes.used == 0, "nobody has counted yet: {first:?}");
+    // The walk was begun by the question and goes on beside it.
+    let counted = loop {
+        let stats = node.volumes.stats(&a, &there).await.unwrap();
+        if stats.inodes.used > 0 {
+            break stats;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(counted.inodes.used, 1);
+    assert!((100_000..300_000).contains(&counted.bytes.used), "{counted:?}");
+    fs::write(node.volume("a").join("upper/more"), "x").unwrap();
+    let again = node.volumes.stats(&a, &there).await.unwrap();
+    assert_eq!(again.inodes.used, 1, "not counted again so soon");
+}
+
+#[tokio::test]
+async fn volumes_are_counted() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "a")).await.unwrap();
+    node.volumes.recover(Duration::ZERO).unwrap();
+    let text = node.volumes.0.metrics.text().unwrap();
+    assert!(text.contains("ovl_volumes 1"), "{text}");
+}

@@ -1,0 +1,201 @@
+//! One layer's way here.
+//!
+//! A layer is fetched once however many volumes ask for it: the first fetches, the others wait and find it there. Whoever
+//! fetches gives the turn back only when nothing of it is going on any more.
+
+use std::{
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use tokio::sync::{Mutex as Turn, OwnedMutexGuard, Semaphore};
+
+use super::{
+    PullError,
+    arriving::Arriving,
+    blocking,
+    progress::Item,
+    pull::{Asked, ON_NODE, Pulls},
+};
+use crate::{
+    digest::Digest,
+    fault::Class,
+    image::{Access, Image, LayerBlob},
+    layers::{AddError, NewLayer, Origin, Room},
+};
+
+/// How much larger than its blob a layer may be on the disk, when room is made for the next try.
+const UNPACKED: u64 = 4;
+
+/// Which bytes are to become which layer: its key, registry, repository, blob. A registry may claim any diff id for what it
+/// never delivers, so the same layer from elsewhere does not wait for it.
+pub(super) type Source = (Digest, String, String, Digest);
+
+/// A layer on its way.
+#[derive(Debug, Default)]
+pub(super) struct Making {
+    turn: Arc<Turn<()>>,
+    arrived: Arc<AtomicU64>,
+    /// It was fetched, and cannot be made alone.
+    is_linked: AtomicBool,
+}
+
+/// A layer of an image that is wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) image: &'a Image,
+    pub(super) layer: &'a LayerBlob,
+    pub(super) key: Digest,
+    /// The keys of the layers that it is made onto, if not alone.
+    pub(super) below: Option<&'a [Digest]>,
+}
+
+impl Wanted<'_> {
+    /// Whether its key is its diff id: also where it is made onto nothing, and then no key of another kind may be taken for it.
+    pub(super) fn is_alone(&self) -> bool {
+        self.key == self.layer.diff_id
+    }
+
+    pub(super) fn source(&self) -> Source {
+        let reference = &self.image.reference;
+        let (registry, repository) = (reference.registry(), reference.repository());
+        (self.key, registry.to_owned(), repository.to_owned(), self.layer.digest)
+    }
+}
+
+impl Pulls {
+    /// Waits for the turn to make a layer, and makes it if nobody else has; answers whether it is here. If not, it cannot be made
+    /// alone.
+    pub(super) async fn bring(
+        &self,
+        wanted: Wanted<'_>,
+        making: &Arc<Making>,
+        asked: &Asked<'_>,
+        item: &Item,
+    ) -> Result<bool, PullError> {
+        let source = wanted.source();
+        item.fetched(&making.arrived);
+        let turn = making.turn.clone().lock_owned().await;
+        if self.may_use(&wanted.key, wanted.is_alone(), asked).await? {
+            return Ok(true);
+        }
+        if let Some(known) = self.failures.of(&source, &wanted.image.reference, Instant::now()) {
+            return Err(known);
+        }
+        if wanted.below.is_none() && making.is_linked.load(Relaxed) {
+            return Ok(false);
+        }
+        making.arrived.store(0, Relaxed);
+        match self.fetch(wanted, asked, (source, making.clone(), turn)).await {
+            Err(PullError::Add { source, .. }) if source.needs_layers_below() => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Fetches one layer and writes it.
+    async fn fetch(
+        &self,
+        wanted: Wanted<'_>,
+        asked: &Asked<'_>,
+        (source, making, turn): (Source, Arc<Making>, OwnedMutexGuard<()>),
+    ) -> Result<(), PullError> {
+        let Wanted { image, layer, key, below } = wanted;
+        let reference = &image.reference;
+        let failed = |source| PullError::Add { reference: reference.clone(), source };
+        // Never closed. The registry's first: who waits for a slow one holds nothing that others wait for.
+        let of_registry = self.room_of(reference.registry()).acquire_owned().await.ok();
+        let permit = (of_registry, self.room.clone().acquire_owned().await.ok());
+        let room = self.reserve(layer).await.map_err(failed)?;
+        tracing::info!(image = %reference, layer = %key, bytes = layer.size, "fetching a layer");
+        let began = Instant::now();
+        let blob = self.registries.blob(image, layer, asked.keyring).await?;
+        let origin = Origin {
+            registry: reference.registry().to_owned(),
+            repository: reference.repository().to_owned(),
+            blob: layer.digest,
+            public: image.access == Access::Anonymous && *blob.access() == Access::Anonymous,
+        };
+        let new = NewLayer { diff_id: layer.diff_id, compression: layer.compression, origin };
+        let (store, stop) = (self.store.clone(), asked.stop.clone());
+        let below = below.map(<[Digest]>::to_vec);
+        let (added, held) = blocking(move || {
+            // Turn and permit are held by the work itself: it goes on when nobody waits for it any more.
+            let held = (turn, permit);
+            let blob = Arriving { blob, stop, arrived: making.arrived.clone() };
+            let added = match below {
+                None => store.add(&new, room, blob),
+                Some(below) => store.add_onto(&new, &below, room, blob).map(drop),
+            };
+            if added.as_ref().is_err_and(AddError::needs_layers_below) {
+                making.is_linked.store(true, Relaxed);
+            }
+            (added, held)
+        })
+        .await;
+        let Err(why) = added else {
+            self.collector.metrics.pulled(layer.size, began.elapsed().as_secs_f64());
+            return Ok(());
+        };
+        let class = why.class();
+        if why.is_lasting() {
+            self.failures.remember(source, &why, Instant::now());
+        }
+        let error = failed(why);
+        // Only now: whoever waits is to know.
+        drop(held);
+        if class == Class::Exhausted {
+            // For the next try.
+            self.make_room(layer.size.saturating_mul(UNPACKED)).await;
+        }
+        Err(error)
+    }
+
+    /// How many layers of one registry are fetched at a time: half of the node's, so that one that creeps stops nobody else's.
+    fn room_of(&self, registry: &str) -> Arc<Semaphore> {
+        let mut all = self.registries_room.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, room| room.strong_count() > 0);
+        if let Some(room) = all.get(registry).and_then(Weak::upgrade) {
+            return room;
+        }
+        let room = Arc::new(Semaphore::new(ON_NODE / 2));
+        all.insert(registry.to_owned(), Arc::downgrade(&room));
+        room
+    }
+
+    /// Room for a layer; where there is none, what is not needed goes first.
+    async fn reserve(&self, layer: &LayerBlob) -> Result<Room, AddError> {
+        let reserve = || {
+            let (store, diff_id, size) = (self.store.clone(), layer.diff_id, layer.size);
+            blocking(move || store.reserve(&diff_id, size))
+        };
+        match reserve().await {
+            Err(error @ AddError::Full { promised, .. }) => {
+                tracing::warn!(%error, "making room");
+                self.make_room(layer.size.saturating_add(promised)).await;
+                reserve().await
+            }
+            other => other,
+        }
+    }
+
+    async fn make_room(&self, need: u64) {
+        let collector = self.collector.clone();
+        // It has said itself what went wrong, and whoever needs the room finds out.
+        let _ = blocking(move || collector.collect(need)).await;
+    }
+
+    /// Whose turn it is to make a layer. The entry lives as long as somebody makes or waits.
+    pub(super) fn making(&self, source: &Source) -> Arc<Making> {
+        let mut all = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, making| making.strong_count() > 0);
+        if let Some(making) = all.get(source).and_then(Weak::upgrade) {
+            return making;
+        }
+        let making = Arc::default();
+        all.insert(source.clone(), Arc::downgrade(&making));
+        making
+    }
+}

@@ -1,0 +1,94 @@
+//! Layers that cannot be made alone: hard links of theirs lead to files of the layers below them in their image.
+//!
+//! That is only found out when such a layer is fetched, so it is fetched twice: the second time after all others are here, from
+//! the bottom up. It is kept by the ChainID of the stack up to it, and that key stands for it in the volume's stack and in the
+//! image's record; by it the next pull finds it without a fetch.
+//!
+//! It holds bytes of the layers below, which its own origins do not vouch for. So it is given only together with all of these, each
+//! of them to a pod that may have it: as a layer of an image, never because an image claims its key for a diff id.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use super::{
+    PullError,
+    fetch::{Making, Wanted},
+    progress::Item,
+    pull::{Asked, Pulls},
+};
+use crate::{
+    digest::Digest,
+    image::{Image, LayerBlob},
+    layers::chain_id,
+};
+
+/// A layer that waits for those below it.
+pub(super) struct Linked<'a> {
+    pub(super) diff_id: Digest,
+    pub(super) item: &'a Item,
+    /// As long as it is kept, others that want this layer learn from it that they need not fetch it to find out.
+    pub(super) _making: Option<Arc<Making>>,
+}
+
+/// The ChainID up to each layer of an image.
+pub(super) fn chains(layers: &[LayerBlob]) -> impl Iterator<Item = Digest> {
+    layers.iter().scan(None, |below, layer| {
+        *below = Some(chain_id(below.as_ref(), &layer.diff_id));
+        *below
+    })
+}
+
+impl Pulls {
+    /// Brings one layer here; answers it where it cannot be made alone.
+    pub(super) async fn alone<'a>(
+        &self,
+        wanted: Wanted<'_>,
+        chain: Digest,
+        asked: &Asked<'_>,
+        item: &'a Item,
+    ) -> Result<Option<Linked<'a>>, PullError> {
+        let diff_id = wanted.key;
+        let is_here = self.may_use(&diff_id, true, asked).await?;
+        if !is_here && chain != diff_id {
+            if self.may_use(&chain, false, asked).await? {
+                return Ok(Some(Linked { diff_id, item, _making: None }));
+            }
+            let onto = Wanted { key: chain, ..wanted };
+            if let Some(known) =
+                self.failures.of(&onto.source(), &wanted.image.reference, Instant::now())
+            {
+                return Err(known);
+            }
+        }
+        let making = self.making(&wanted.source());
+        let is_here = is_here || self.bring(wanted, &making, asked, item).await?;
+        if is_here {
+            item.done();
+            return Ok(None);
+        }
+        Ok(Some(Linked { diff_id, item, _making: Some(making) }))
+    }
+
+    /// Makes those layers of an image that are `linked`, by diff id, when all others are here; answers the keys of all.
+    pub(super) async fn onto(
+        &self,
+        image: &Image,
+        linked: &HashMap<Digest, &Item>,
+        asked: &Asked<'_>,
+    ) -> Result<Vec<Digest>, PullError> {
+        let mut keys = Vec::new();
+        for (layer, key) in image.layers.iter().zip(chains(&image.layers)) {
+            let Some(item) = linked.get(&layer.diff_id) else {
+                keys.push(layer.diff_id);
+                continue;
+            };
+            let wanted = Wanted { image, layer, key, below: Some(&keys) };
+            let making = self.making(&wanted.source());
+            if !self.may_use(&key, wanted.is_alone(), asked).await? {
+                self.bring(wanted, &making, asked, item).await?;
+            }
+            item.done();
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+}

@@ -1,0 +1,297 @@
+//! What each attribute does on the real kernel.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::Path,
+    process::Command,
+};
+
+// The kernel is one for all tests, and so are the names in its mount table: each test has volumes of its own names.
+use super::{
+    privileged_tests::{Node, read, registry, tar},
+    *,
+};
+use crate::{fault::Class, image::fake::FakeRegistry, sys::mounts::LinuxMounts};
+
+fn in_memory(images: Vec<Reference>) -> VolumeSpec {
+    VolumeSpec {
+        images,
+        medium: Medium::Memory,
+        limits: Limits { size: Some(1 << 20), inodes: Some(50), by_default: false },
+        ..VolumeSpec::default()
+    }
+}
+
+/// Whether user and group 1000, who is in `groups` too, can run a line of shell.
+fn user_can(line: &str, folder: &Path, groups: &str) -> bool {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=1000", "--regid=1000", "--groups", groups, "sh", "-c", line]);
+    command.current_dir("/").env("D", folder).process_group(0).status().unwrap().success()
+}
+
+/// A node that users can find their way into.
+fn open_node(registry: &FakeRegistry) -> Node {
+    let node = Node::new(registry);
+    fs::set_permissions(node.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    node
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_memory_is_limited_and_outlives_the_process() {
+    let (registry, images) = registry().await;
+    let mut node = Node::new(&registry);
+    let request = node.request("in-memory", in_memory(images));
+    node.volumes.publish(request.clone()).await.unwrap();
+    assert_eq!(node.mounts().len(), 2, "two mounts: {:?}", node.mounts());
+    let at = node.target("in-memory");
+    assert_eq!(read(at.join("tool")), "t");
+    fs::write(at.join("dir/kept"), "mine").unwrap();
+    let full = fs::write(at.join("big"), vec![1; 2 << 20]).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    let target = at.clone().try_into().unwrap();
+    let stats = node.volumes.stats(&request.id, &target).await.unwrap();
+    assert_eq!(stats.bytes.total, 1 << 20);
+    assert!(stats.bytes.used > 900_000 && stats.bytes.available < 100_000, "{stats:?}");
+    fs::remove_file(at.join("big")).unwrap();
+    let made = (0..100).take_while(|n| fs::write(at.join(format!("f{n}")), "").is_ok()).count();
+    assert!((40..=55).contains(&made), "{made} files where 50 are allowed");
+
+    for n in 0..made {
+        fs::remove_file(at.join(format!("f{n}"))).unwrap();
+    }
+    node.restart(&registry).await;
+    assert_eq!(read(at.join("dir/kept")), "mine");
+    node.volumes.publish(request.clone()).await.unwrap();
+    assert_eq!(node.mounts().len(), 2);
+
+    // The overlay alone goes; then the memory too, as by a new boot.
+    LinuxMounts.unmount(&at).unwrap();
+    node.volumes.publish(request.clone()).await.unwrap();
+    assert_eq!(read(at.join("dir/kept")), "mine");
+    LinuxMounts.unmount(&at).unwrap();
+    LinuxMounts.unmount(&node.folder.path().join("store/volumes/in-memory/memory")).unwrap();
+    node.volumes.publish(request).await.unwrap();
+    assert_eq!(read(at.join("dir/kept")), "tools");
+
+    node.unpublish("in-memory").await;
+    assert!(node.mounts().is_empty(), "{:?}", node.mounts());
+    assert_eq!(fs::read_dir(node.folder.path().join("store/volumes")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_the_owner_has_the_volumes_root() {
+    let registry = FakeRegistry::start().await;
+    let node = open_node(&registry);
+    let owner = Some(Owner { uid: 1000, gid: 1000 });
+    let spec = VolumeSpec { owner, ..VolumeSpec::default() };
+    node.volumes.publish(node.request("owned-root", spec)).await.unwrap();
+    let root = fs::metadata(node.target("owned-root")).unwrap();
+    assert_eq!((root.uid(), root.gid()), (1000, 1000));
+    assert!(user_can("echo mine > $D/new && chmod 700 $D", &node.target("owned-root"), "1000"));
+    node.unpublish("owned-root").await;
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_the_owner_may_write_what_was_roots() {
+    let registry = FakeRegistry::start().await;
+    let mut layer = tar::Builder::new(Vec::new());
+    for (name, uid, mode) in [("roots", 0, 0o600), ("others", 7, 0o600)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(mode);
+        header.set_uid(uid);
+        header.set_gid(uid);
+        layer.append_data(&mut header, name, &b"x"[..]).unwrap();
+    }
+    registry.push_image("owned", "1", &[layer.into_inner().unwrap()], true);
+    let node = open_node(&registry);
+    let spec = VolumeSpec {
+        images: vec![registry.reference("owned", "1")],
+        owner: Some(Owner { uid: 1000, gid: 1000 }),
+        ..VolumeSpec::default()
+    };
+    node.volumes.publish(node.request("owned", spec)).await.unwrap();
+    let at = node.target("owned");
+    assert_eq!(fs::metadata(at.join("others")).unwrap().uid(), 7);
+    assert!(!user_can("cat $D/others", &at, "1000"));
+    assert!(user_can("echo mine > $D/roots && echo mine > $D/new", &at, "1000"));
+    assert_eq!(read(at.join("roots")), "mine\n");
+    let upper = node.folder.path().join("store/volumes/owned/upper");
+    assert!(!upper.join("others").exists(), "nothing is copied up but what was written");
+    node.unpublish("owned").await;
+}
+
+/// HAZARDS: a group set by a walk copies the whole tree up.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_the_group_may_write_and_nothing_is_copied_up() {
+    let (registry, images) = registry().await;
+    let node = open_node(&registry);
+    let spec = VolumeSpec { images, group: Some(5000), ..VolumeSpec::default() };
+    node.volumes.publish(node.request("grouped", spec)).await.unwrap();
+    let at = node.target("grouped");
+    let root = fs::metadata(&at).unwrap();
+    assert_eq!((root.gid(), root.mode() & 0o7777), (5000, 0o2775));
+    assert!(!user_can("echo mine > $D/new", &at, "1000"));
+    assert!(user_can("echo mine > $D/new", &at, "5000"));
+    assert_eq!(fs::metadata(at.join("new")).unwrap().gid(), 5000, "what is made is the group's");
+    let upper = fs::read_dir(node.folder.path().join("store/volumes/grouped/upper")).unwrap();
+    let names: Vec<_> = upper.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["new"]);
+    node.unpublish("grouped").await;
+}
+
+/// HAZARDS: a descriptor opened for reading before the copy-up goes stale.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_what_is_copied_up_before_is_one_file_for_all() {
+    let (registry, images) = registry().await;
+    let node = Node::new(&registry);
+    let spec = |path: &str| VolumeSpec {
+        images: images.clone(),
+        pre_copy_up: vec![path.into()],
+        ..VolumeSpec::default()
+    };
+    for wrong in ["dir", "none", "dir/kept/none"] {
+        let error = node.volumes.publish(node.request("copied", spec(wrong))).await.unwrap_err();
+        assert_eq!(error.class(), Class::Invalid, "{error}");
+        assert!(error.to_string().contains(wrong), "{error}");
+        assert!(node.mounts().is_empty());
+    }
+    node.volumes.publish(node.request("copied", spec("dir/kept"))).await.unwrap();
+    let upper = node.folder.path().join("store/volumes/copied/upper");
+    assert!(upper.join("dir/kept").is_file() && !upper.join("dir/covered").exists());
+    let path = node.target("copied").join("dir/kept");
+    assert_eq!(fs::metadata(&path).unwrap().mtime(), 1_234_567_890);
+    let mut reader = fs::File::open(&path).unwrap();
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b" more").unwrap();
+    let mut seen = String::new();
+    reader.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, "tools more");
+    drop(reader);
+
+    // From a volume that was in use the pod may have removed it.
+    fs::remove_file(&path).unwrap();
+    LinuxMounts.unmount(&node.target("copied")).unwrap();
+    node.volumes.publish(node.request("copied", spec("dir/kept"))).await.unwrap();
+    assert!(!path.exists());
+    node.unpublish("copied").await;
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_every_switch_is_seen_in_the_mount() {
+    let (registry, images) = registry().await;
+    let node = Node::new(&registry);
+    let options = Options {
+        metacopy: false,
+        redirect_dir: false,
+        xino: Xino::On,
+        nosuid: false,
+        noexec: true,
+        ..Options::default()
+    };
+    let spec = VolumeSpec { images, options, ..VolumeSpec::default() };
+    node.volumes.publish(node.request("switched", spec)).await.unwrap();
+    let [mount] = &node.mounts()[..] else { panic!("{:?}", node.mounts()) };
+    let has = |name: &str| mount.options.iter().any(|option| option == name);
+    assert!(has("noexec") && has("nodev") && !has("nosuid"), "{:?}", mount.options);
+    let value = |key| mount.super_option(key).and_then(|value| value.to_str());
+    assert_eq!(value("xino"), Some("on"), "{:?}", mount.super_options);
+    assert_ne!(value("metacopy"), Some("on"), "{:?}", mount.super_options);
+    assert_ne!(value("redirect_dir"), Some("on"), "{:?}", mount.super_options);
+    node.unpublish("switched").await;
+}
+
+/// HAZARDS: the kernel's own mark of a volatile overlay is not to be relied on; our record is.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_a_volatile_volume_of_another_boot_is_emptied() {
+    let (registry, images) = registry().await;
+    let node = Node::new(&registry);
+    let options = Options { volatile: true, ..Options::default() };
+    let spec = VolumeSpec { images, options, ..VolumeSpec::default() };
+    node.volumes.publish(node.request("torn", spec.clone())).await.unwrap();
+    fs::write(node.target("torn").join("new"), "torn").unwrap();
+    LinuxMounts.unmount(&node.target("torn")).unwrap();
+    let record = node.folder.path().join("store/volumes/torn/record.json");
+    let boot = durable::boot_id().unwrap();
+    fs::write(&record, read(record.clone()).replace(&boot, "another boot")).unwrap();
+    node.volumes.publish(node.request("torn", spec)).await.unwrap();
+    assert!(!node.target("torn").join("new").exists());
+    assert_eq!(read(node.target("torn").join("tool")), "t");
+    node.unpublish("torn").await;
+}
+
+/// HAZARDS: many at once lose no record, no mount and no layer.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn privileged_a_hundred_come_and_go_at_once() {
+    let registry = FakeRegistry::start().await;
+    registry.push_image("a", "1", &[tar(&[("file", "x")])], true);
+    let node = Node::new(&registry);
+    let image = registry.reference("a", "1");
+    let publish = |name: String| {
+        let spec = VolumeSpec { images: vec![image.clone()], ..VolumeSpec::default() };
+        let request = node.request(&name, spec);
+        async { node.volumes.publish(request).await.unwrap() }
+    };
+    futures::future::join_all((0..100).map(|n| publish(format!("v{n}")))).await;
+    assert_eq!(node.mounts().len(), 100);
+    let names: Vec<_> = (0..100).map(|n| format!("v{n}")).collect();
+    let going = names.iter().map(|name| node.unpublish(name));
+    let coming = (0..50).map(|n| publish(format!("w{n}")));
+    let both = futures::future::join_all(going);
+    futures::future::join(both, futures::future::join_all(coming)).await;
+    assert_eq!(node.mounts().len(), 50);
+    for n in 0..50 {
+        assert_eq!(read(node.target(&format!("w{n}")).join("file")), "x");
+    }
+    let names: Vec<_> = (0..50).map(|n| format!("w{n}")).collect();
+    futures::future::join_all(names.iter().map(|name| node.unpublish(name))).await;
+    assert!(node.mounts().is_empty());
+    assert_eq!(fs::read_dir(node.folder.path().join("store/volumes")).unwrap().count(), 0);
+}
+
+/// `OVL_EXT4` and `OVL_XFS` are folders of file systems with project quotas: the emulated machines of the harness set them.
+#[tokio::test]
+#[ignore = "needs root and file systems with project quotas"]
+async fn emulated_a_volume_ends_at_its_size_and_no_other_does() {
+    for place in ["OVL_EXT4", "OVL_XFS"] {
+        let place = std::env::var_os(place).expect(place);
+        let (registry, images) = registry().await;
+        let node = Node::beneath(place.as_ref(), &registry);
+        let limits = Limits { size: Some(4 << 20), inodes: Some(50), by_default: false };
+        for (id, limits) in [("small", limits), ("free", Limits::default())] {
+            let spec = VolumeSpec { images: images.clone(), limits, ..VolumeSpec::default() };
+            node.volumes.publish(node.request(id, spec)).await.unwrap();
+        }
+        let (small, free) = (node.target("small"), node.target("free"));
+        let full = |error: io::Error| {
+            let errno = error.raw_os_error();
+            assert!(matches!(errno, Some(libc::EDQUOT | libc::ENOSPC)), "{place:?}: {error}");
+        };
+        fs::write(small.join("one"), vec![1; 1 << 20]).unwrap();
+        full(fs::write(small.join("two"), vec![1; 8 << 20]).unwrap_err());
+        fs::remove_file(small.join("two")).unwrap();
+        let mut made = (0..100).map(|n| fs::write(small.join(n.to_string()), b""));
+        full(made.find_map(Result::err).expect("more files than the limit"));
+        fs::write(free.join("two"), vec![1; 8 << 20]).unwrap();
+
+        let target: Target = small.try_into().unwrap();
+        let stats = node.volumes.stats(&"small".parse().unwrap(), &target).await.unwrap();
+        assert_eq!((stats.bytes.total, stats.inodes.total), (4 << 20, 50), "{stats:?}");
+        assert!(stats.bytes.used >= 1 << 20 && stats.bytes.available < 3 << 20, "{stats:?}");
+        node.unpublish("small").await;
+        node.unpublish("free").await;
+        assert!(node.mounts().is_empty(), "{:?}", node.mounts());
+    }
+}

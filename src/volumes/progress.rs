@@ -1,0 +1,128 @@
+//! How far a pull is.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// How far the pull of a volume's layers is. Cheap to clone: clones show the same pull.
+///
+/// A layer that another volume's pull is fetching counts as it arrives there.
+#[derive(Clone, Default)]
+pub struct Progress(Arc<Mutex<Vec<Arc<Item>>>>);
+
+/// One layer of the pull.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Bytes that travel, if they do.
+    size: u64,
+    /// Those that have arrived, whoever wanted them first; `None` for a layer that did not have to be fetched.
+    arrived: Mutex<Option<Arc<AtomicU64>>>,
+    done: AtomicBool,
+}
+
+impl Item {
+    /// The layer is being fetched, and this counts its bytes.
+    pub(super) fn fetched(&self, arrived: &Arc<AtomicU64>) {
+        *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrived.clone());
+    }
+
+    /// The layer is in the store.
+    pub(super) fn done(&self) {
+        self.done.store(true, Relaxed);
+    }
+
+    /// Bytes that have arrived and bytes wanted.
+    fn bytes(&self) -> (u64, u64) {
+        let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*arrived, self.done.load(Relaxed)) {
+            (None, true) => (0, 0),
+            (None, false) => (0, self.size),
+            (Some(_), true) => (self.size, self.size),
+            (Some(arrived), false) => (arrived.load(Relaxed).min(self.size), self.size),
+        }
+    }
+}
+
+impl Progress {
+    /// Begins anew with layers of these sizes.
+    pub(super) fn begin(&self, sizes: impl IntoIterator<Item = u64>) -> Vec<Arc<Item>> {
+        let item = |size| Arc::new(Item { size, arrived: Mutex::default(), done: false.into() });
+        let items: Vec<_> = sizes.into_iter().map(item).collect();
+        *self.items() = items.clone();
+        items
+    }
+
+    /// Bytes that have arrived, of the layers that were not here.
+    pub fn bytes_done(&self) -> u64 {
+        self.items().iter().map(|item| item.bytes().0).sum()
+    }
+
+    /// Bytes of the layers that were not here.
+    pub fn bytes_wanted(&self) -> u64 {
+        self.items().iter().map(|item| item.bytes().1).sum()
+    }
+
+    /// Layers in the store.
+    pub fn layers_done(&self) -> usize {
+        self.items().iter().filter(|item| item.done.load(Relaxed)).count()
+    }
+
+    /// Layers in all; 0 while the images are not resolved yet.
+    pub fn layers(&self) -> usize {
+        self.items().len()
+    }
+
+    /// It as a part of a sentence.
+    pub fn sentence(&self) -> String {
+        if self.layers() == 0 {
+            return "asking the registry".to_owned();
+        }
+        let (done, wanted) = (self.bytes_done(), self.bytes_wanted());
+        let (unit, name) = if wanted < 1_000_000 { (1_000, "kB") } else { (1_000_000, "MB") };
+        let (layers, bytes) =
+            ((self.layers_done(), self.layers()), (done / unit, wanted.div_ceil(unit)));
+        format!("{} of {} layers, {} of {} {name}", layers.0, layers.1, bytes.0, bytes.1)
+    }
+
+    fn items(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Item>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Progress({})", self.sentence())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_counts_what_arrives_and_leaves_out_what_was_here() {
+        let progress = Progress::default();
+        assert_eq!(progress.sentence(), "asking the registry");
+        let items = progress.begin([5_000_000, 700_000_000, 1]);
+        assert_eq!(progress.sentence(), "0 of 3 layers, 0 of 706 MB");
+        items[0].done();
+        let arrived = Arc::new(AtomicU64::new(120_500_000));
+        items[1].fetched(&arrived);
+        assert_eq!(progress.clone().sentence(), "1 of 3 layers, 120 of 701 MB");
+        items[1].done();
+        items[2].done();
+        assert_eq!(progress.sentence(), "3 of 3 layers, 700 of 700 MB");
+        assert_eq!((progress.bytes_done(), progress.bytes_wanted()), (700_000_000, 700_000_000));
+    }
+
+    #[test]
+    fn small_pulls_are_told_in_kilobytes() {
+        let progress = Progress::default();
+        progress.begin([1_500]);
+        assert_eq!(progress.sentence(), "0 of 1 layers, 0 of 2 kB");
+    }
+}

@@ -1,0 +1,102 @@
+//! Which layers volumes need, and the rounds that remove the others.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::{Component, Path},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{VolumeId, Volumes, record::Records};
+use crate::{
+    digest::Digest,
+    layers::{CollectError, Collected, Marks, Store},
+    metrics::Metrics,
+    sys::mounts::{Mount, MountError, Mounts},
+};
+
+/// For how long a layer stays that nothing needs: a pull that was cut off goes on with the layers it has.
+pub(super) const LAYER_GRACE: Duration = Duration::from_secs(600);
+
+/// Removes layers that no volume needs.
+#[derive(Debug)]
+pub(super) struct Collector {
+    pub(super) store: Arc<Store>,
+    pub(super) records: Records,
+    pub(super) mounts: Arc<dyn Mounts>,
+    pub(super) marks: Marks,
+    pub(super) metrics: Metrics,
+}
+
+impl Volumes {
+    /// Removes layers that nothing needs, and images that nobody used lately where the disk is too full. Where anything is not
+    /// known for sure, nothing is removed and the error says what. Blocks; to be called every now and then.
+    pub fn collect(&self) -> Result<Collected, CollectError> {
+        self.0.collector.collect(0)
+    }
+}
+
+impl Collector {
+    /// A round that, if it can, leaves `need` bytes free.
+    pub(super) fn collect(&self, need: u64) -> Result<Collected, CollectError> {
+        let done = self.store.collect(|| self.roots(), &self.marks, need);
+        self.metrics.open_layers(self.store.open_layers());
+        match &done {
+            Ok(done) => {
+                self.metrics.collected(done.layers, done.bytes);
+                self.metrics.store(done.kept_layers, done.kept_bytes);
+            }
+            Err(error) => {
+                self.metrics.collection_skipped();
+                tracing::warn!(%error, "garbage collection skipped");
+            }
+        }
+        done
+    }
+
+    /// The layers of all volumes. A record is on disk before its mount and goes after it, so the mount table is read first: each
+    /// overlay in it has its record still, or has gone meanwhile.
+    ///
+    /// A read-only volume shows no upper, so that it is ours cannot be seen: another release of the driver on this node names its
+    /// volumes the same way.
+    fn roots(&self) -> Result<HashSet<Digest>, CollectError> {
+        let before = self.mounted()?;
+        let (mut roots, mut recorded) = (HashSet::new(), BTreeSet::new());
+        for id in self.records.list()? {
+            let record = self.records.read(&id).map_err(|e| CollectError::Doubt(e.to_string()))?;
+            if let Some(record) = record {
+                roots.extend(record.stack);
+                recorded.insert(id);
+            }
+        }
+        let mut lost = before.difference(&recorded).peekable();
+        if lost.peek().is_some() {
+            let now = self.mounted()?;
+            if let Some(id) = lost.find(|id| now.contains(id)) {
+                let why = format!("volume {id} is mounted and has no record; delete its pod");
+                return Err(CollectError::Doubt(why));
+            }
+        }
+        Ok(roots)
+    }
+
+    /// The volumes that the mount table shows.
+    fn mounted(&self) -> Result<BTreeSet<VolumeId>, CollectError> {
+        let doubt = |e: MountError| CollectError::Doubt(e.to_string());
+        let (table, volumes) = (self.mounts.table().map_err(doubt)?, self.store.volumes());
+        Ok(table.iter().filter_map(|mount| volume_of(mount, &volumes)).collect())
+    }
+}
+
+/// The volume beneath `volumes` whose upper an overlay writes to.
+fn volume_of(mount: &Mount, volumes: &Path) -> Option<VolumeId> {
+    let upper = (mount.fs_type == "overlay").then(|| mount.super_option("upperdir"))??;
+    match Path::new(&upper).strip_prefix(volumes).ok()?.components().next()? {
+        Component::Normal(name) => name.to_str()?.parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "roots_tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+//! What volumes keep, and when nothing is removed at all.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    image::fake::FakeRegistry,
+    sys::mounts::MemoryMounts,
+    volumes::{Keyring, Parts, Pod, PublishRequest, PullPolicy, Settings, Target, VolumeSpec},
+};
+
+struct Node {
+    folder: TempDir,
+    volumes: Volumes,
+    registry: FakeRegistry,
+    layers: usize,
+}
+
+impl Node {
+    /// With one volume, `a`, whose image is not recorded any more.
+    async fn new() -> Self {
+        let (folder, kernel) = (TempDir::new().unwrap(), Arc::new(MemoryMounts::default()));
+        fs::create_dir_all(folder.path().join("kubelet/pods/pod-1")).unwrap();
+        let store = Arc::new(Store::open(&folder.path().join("store"), kernel.clone()).unwrap());
+        let registry = FakeRegistry::start().await;
+        registry.push_image("a", "1", &[vec![0; 1_024], vec![0; 2_048]], true);
+        let image = registry.reference("a", "1");
+        let parts = Parts::new(store.clone(), registry.registries(), kernel);
+        let volumes = Volumes::open(parts, Settings::new(folder.path().join("kubelet"))).unwrap();
+        let node = Self { folder, volumes, registry, layers: 2 };
+        node.volumes.publish(node.request()).await.unwrap();
+        store.put_image(&image.to_string(), Digest::of(b"other"), &[]).unwrap();
+        node
+    }
+
+    fn target(&self) -> Target {
+        self.folder.path().join("kubelet/pods/pod-1/mount").try_into().unwrap()
+    }
+
+    fn request(&self) -> PublishRequest {
+        PublishRequest {
+            id: "a".parse().unwrap(),
+            target: self.target(),
+            pod: Pod {
+                namespace: "default".to_owned(),
+                name: "one".to_owned(),
+                uid: "pod-1".parse().unwrap(),
+            },
+            spec: VolumeSpec {
+                images: vec![self.registry.reference("a", "1")],
+                pull_policy: Some(PullPolicy::IfNotPresent),
+                ..VolumeSpec::default()
+            },
+            keyring: Keyring::default(),
+            deadline: None,
+        }
+    }
+
+    /// A round without grace.
+    fn collect(&self) -> Result<Collected, CollectError> {
+        let Collector { store, records, mounts, metrics, .. } = &*self.volumes.0.collector;
+        let (store, records, mounts) = (store.clone(), records.clone(), mounts.clone());
+        let marks = Marks { high: 100, low: 100, grace: Duration::ZERO };
+        Collector { store, records, mounts, marks, metrics: metrics.clone() }.collect(0)
+    }
+
+    fn record(&self) -> std::path::PathBuf {
+        self.folder.path().join("store/volumes/a/record.json")
+    }
+
+    fn assert_skipped(&self, why: &str) {
+        let error = self.collect().unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+        let layers = fs::read_dir(self.folder.path().join("store/layers")).unwrap();
+        assert_eq!(layers.count(), self.layers);
+        let text = self.volumes.0.collector.metrics.text().unwrap();
+        assert!(text.contains("ovl_gc_skipped_rounds_total 1"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_layers_of_a_volume_stay_until_it_goes() {
+    let node = Node::new().await;
+    let done = node.collect().unwrap();
+    assert_eq!((done.images, done.layers, done.kept_layers), (1, 0, 2));
+    node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
+    assert_eq!(node.volumes.collect().unwrap().layers, 0, "they may be wanted again");
+    assert_eq!(node.collect().unwrap().layers, 2);
+    let text = node.volumes.0.collector.metrics.text().unwrap();
+    for line in ["ovl_gc_layers_total 2", "ovl_layers 0", "ovl_store_bytes 0"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+/// HAZARDS 34.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_read_stops_the_round() {
+    let node = Node::new().await;
+    fs::write(node.record(), "{").unwrap();
+    node.assert_skipped("volume a: ");
+}
+
+/// HAZARDS 34.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_without_a_record_stops_the_round() {
+    let node = Node::new().await;
+    fs::remove_file(node.record()).unwrap();
+    node.assert_skipped("volume a is mounted and has no record");
+}

@@ -1,0 +1,127 @@
+//! What ordinary programs make of a volume whose layers lie on file systems of their own.
+//!
+//! Seen on Linux 6.18: with `xino: off` `st_dev` differs from layer to layer and each inode number is the layer's own, so files of
+//! two layers may share a number; with `xino: on` there is one `st_dev`, and the layer is in the number's highest bits, beyond 2^53.
+
+use std::{
+    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::Command,
+};
+
+use super::{
+    privileged_tests::{Node, read},
+    *,
+};
+use crate::image::fake::FakeRegistry;
+
+/// What JavaScript's numbers hold exactly.
+const JAVASCRIPT: u64 = 1 << 53;
+
+/// What a line of shell prints in `folder`, with `out` to write to. It has to succeed.
+fn sh(line: &str, folder: &Path, out: &Path) -> String {
+    let mut command = Command::new("sh");
+    command.args(["-euc", line]).current_dir(folder).env("OUT", out).env("LC_ALL", "C");
+    // Its folder is whoever's the layer says.
+    let git = [("COUNT", "1"), ("KEY_0", "safe.directory"), ("VALUE_0", "*")];
+    command.envs(git.map(|(key, value)| (format!("GIT_CONFIG_{key}"), value)));
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null");
+    let done = command.output().unwrap();
+    let said = String::from_utf8(done.stdout).unwrap();
+    assert!(done.status.success(), "{line}: {said}{}", String::from_utf8_lossy(&done.stderr));
+    said
+}
+
+/// A layer of a folder as it is.
+fn packed(folder: &Path) -> Vec<u8> {
+    let done = Command::new("tar").arg("-C").arg(folder).args(["-c", "."]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    done.stdout
+}
+
+/// Two layers, each with a file of two names; the upper one with a clean checkout beside.
+fn layers() -> [Vec<u8>; 2] {
+    let (lower, upper) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let nowhere = Path::new("/dev/null");
+    let names = |n: u8| format!("mkdir -p d && echo {n} > d/one{n} && ln d/one{n} d/two{n}");
+    sh(&names(1), lower.path(), nowhere);
+    sh(&names(2), upper.path(), nowhere);
+    let commit =
+        "git init -q repo; cd repo; mkdir a; for n in 1 2 3 4 5 6 7 8 9; do echo $n > a/$n; done
+        git add .; git -c user.name=n -c user.email=e commit -qm first";
+    sh(commit, upper.path(), nowhere);
+    [packed(lower.path()), packed(upper.path())]
+}
+
+fn inode(path: &Path) -> (u64, u64) {
+    let found = fs::symlink_metadata(path).unwrap();
+    (found.dev(), found.ino())
+}
+
+/// HAZARDS 42.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
+    let registry = FakeRegistry::start().await;
+    registry.push_image("tools", "1", &layers(), true);
+    let node = Node::new(&registry);
+    for xino in [Xino::Off, Xino::On] {
+        let id = format!("xino-{xino:?}").to_lowercase();
+        let options = Options { xino, ..Options::default() };
+        let images = vec![registry.reference("tools", "1")];
+        let spec = VolumeSpec { images, options, ..VolumeSpec::default() };
+        node.volumes.publish(node.request(&id, spec)).await.unwrap();
+        let (at, out) = (node.target(&id), tempfile::tempdir().unwrap());
+        let run = |line: &str| sh(line, &at, out.path());
+
+        let of =
+            |n: u8| [inode(&at.join(format!("d/one{n}"))), inode(&at.join(format!("d/two{n}")))];
+        let (one, two) = (of(1), of(2));
+        assert_eq!((one[0], two[0]), (one[1], two[1]), "{id}: two names are one file");
+        assert_ne!(one[0], two[0], "{id}: two layers' files are two");
+        match xino {
+            Xino::On => {
+                assert_eq!(one[0].0, two[0].0, "{id}: one device");
+                assert!(one[0].1 > JAVASCRIPT && two[0].1 > JAVASCRIPT, "{id}: {one:?} {two:?}");
+            }
+            _ => {
+                assert_ne!(one[0].0, two[0].0, "{id}: a device each");
+                assert!(one[0].1 < JAVASCRIPT && two[0].1 < JAVASCRIPT, "{id}: {one:?} {two:?}");
+            }
+        }
+        for n in ["1", "2"] {
+            let same: BTreeSet<_> =
+                run(&format!("find . -samefile d/one{n}")).lines().map(str::to_owned).collect();
+            assert_eq!(same, [format!("./d/one{n}"), format!("./d/two{n}")].into(), "{id}");
+        }
+
+        run("tar -cf $OUT/all.tar . && mkdir $OUT/tar && tar -xf $OUT/all.tar -C $OUT/tar");
+        let listed = run("tar -tvf $OUT/all.tar");
+        assert_eq!(listed.matches(" link to ./d/").count(), 2, "{id}: {listed}");
+        run("cp -a . $OUT/cp");
+        for copy in ["tar", "cp"].map(|copy| out.path().join(copy)) {
+            run(&format!("diff -r . {}", copy.display()));
+            for n in [1, 2] {
+                let [a, b] = ["one", "two"].map(|name| copy.join(format!("d/{name}{n}")));
+                assert_eq!(inode(&a), inode(&b), "{id}: {}", a.display());
+                assert_eq!(read(a), format!("{n}\n"), "{id}");
+            }
+        }
+
+        run("cd repo && git fsck --strict --full");
+        // The second time it goes by what the first one noted of each file.
+        for _ in 0..2 {
+            assert_eq!(run("cd repo && git status --porcelain"), "", "{id}");
+        }
+        run("cd repo && git diff-files --quiet");
+        run("cd repo && echo more >> a/1 && git rm -q a/2 && git mv a/3 b");
+        assert_eq!(
+            run("cd repo && git status --porcelain"),
+            " M a/1\nD  a/2\nR  a/3 -> b\n",
+            "{id}"
+        );
+        run(
+            "cd repo && git -c user.name=n -c user.email=e commit -qam second && git gc -q && git fsck --strict",
+        );
+        assert_eq!(run("cd repo && git status --porcelain"), "", "{id}");
+        node.unpublish(&id).await;
+    }
+}

@@ -1,0 +1,398 @@
+//! `ovl node` killed at any line: while it pulls, packs layers, publishes, unpublishes and makes room on a disk that is too small
+//! for all images. The next one finds nothing half-made, and does what was asked.
+
+// A test fails by panicking; the seed and what the kills left are told.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Uri, header::CONTENT_TYPE},
+    response::Response,
+};
+use bytes::Bytes;
+use csi::{
+    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
+    node_client::NodeClient,
+    volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+};
+use futures::{StreamExt as _, stream};
+use ovl::{digest::Digest, layers::Store, sys::mounts::LinuxMounts};
+use serde_json::json;
+use tokio::{task::JoinSet, time::sleep};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+#[allow(dead_code, missing_docs, reason = "the server's half is not called here")]
+mod csi {
+    tonic::include_proto!("csi.v1");
+}
+
+const ROUNDS: u64 = 12;
+/// Volumes of each round.
+const VOLUMES: u64 = 4;
+/// Bytes of a layer that is an image's own.
+const LAYER: usize = 1 << 20;
+/// Bytes of the store's disk: for some of the images, and not for all.
+const DISK: u64 = 24 << 20;
+/// How long the driver may take for anything.
+const SOON: Duration = Duration::from_secs(60);
+/// Begins the names of files that are not in their place yet.
+const TEMP: &str = ".ovl-tmp.";
+
+/// Xorshift: the numbers of a seed are the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        for (left, by) in [(true, 13), (false, 7), (true, 17)] {
+            self.0 ^= if left { self.0 << by } else { self.0 >> by };
+        }
+        self.0 % below
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count / 8).flat_map(|_| self.roll(u64::MAX).to_le_bytes()).collect()
+    }
+}
+
+/// A registry that takes its time, so that kills come in the middle of blobs.
+#[derive(Clone, Default)]
+struct Registry(Arc<Mutex<HashMap<String, (String, Bytes)>>>);
+
+impl Registry {
+    async fn serve(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let shelf = self.clone();
+        let app = Router::new().fallback(move |uri: Uri| async move { shelf.answer(uri.path()) });
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        host
+    }
+
+    fn answer(&self, path: &str) -> Response {
+        let found = self.0.lock().unwrap().get(path).cloned();
+        let Some((kind, bytes)) = found else {
+            return Response::builder().status(404).body(Body::empty()).unwrap();
+        };
+        let pieces: Vec<_> = bytes.chunks(64 << 10).map(|piece| bytes.slice_ref(piece)).collect();
+        let body = stream::iter(pieces).then(|piece| async {
+            sleep(Duration::from_millis(1)).await;
+            Ok::<_, std::io::Error>(piece)
+        });
+        Response::builder().header(CONTENT_TYPE, kind).body(Body::from_stream(body)).unwrap()
+    }
+
+    fn put(&self, path: &str, kind: &str, bytes: Vec<u8>) {
+        self.0.lock().unwrap().insert(path.to_owned(), (kind.to_owned(), bytes.into()));
+    }
+
+    /// An image of these plain tars.
+    fn push(&self, tag: &str, layers: &[Vec<u8>]) {
+        let blob = |kind: &str, bytes: Vec<u8>| {
+            let (digest, size) = (Digest::of(&bytes), bytes.len());
+            self.put(&format!("/v2/killed/blobs/{digest}"), "application/octet-stream", bytes);
+            json!({ "mediaType": kind, "digest": digest, "size": size })
+        };
+        let ids: Vec<_> = layers.iter().map(|tar| Digest::of(tar)).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": ids },
+        });
+        let config = blob("application/vnd.oci.image.config.v1+json", config.to_string().into());
+        let tar = "application/vnd.oci.image.layer.v1.tar";
+        let layers: Vec<_> = layers.iter().map(|layer| blob(tar, layer.clone())).collect();
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let manifest =
+            json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers });
+        let manifest = manifest.to_string().into_bytes();
+        let digest = Digest::of(&manifest);
+        for name in [tag.to_owned(), digest.to_string()] {
+            self.put(&format!("/v2/killed/manifests/{name}"), kind, manifest.clone());
+        }
+    }
+}
+
+fn layer(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, name, content).unwrap();
+    tar.into_inner().unwrap()
+}
+
+/// The driver's process. Dropped, it is killed.
+struct Driver(Child);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A node: a small disk for the store, a kubelet's folder. Dropped, nothing of it stays mounted.
+struct Node {
+    place: tempfile::TempDir,
+    host: String,
+}
+
+impl Node {
+    fn new(host: String) -> Self {
+        let node = Self { place: tempfile::tempdir().unwrap(), host };
+        for folder in ["disk", "kubelet/plugins", "kubelet/pods/pod-1", "hosts"] {
+            fs::create_dir_all(node.path(folder)).unwrap();
+        }
+        let hosts = node.path("hosts").join(&node.host);
+        fs::create_dir(&hosts).unwrap();
+        let plain = format!("server = \"http://{}\"\n", node.host);
+        fs::write(hosts.join("hosts.toml"), plain).unwrap();
+        let (image, disk) = (node.path("disk.img"), node.path("disk"));
+        File::create(&image).unwrap().set_len(DISK).unwrap();
+        run("mkfs.ext4", &["-q".as_ref(), &image]);
+        run("mount", &["-o".as_ref(), "loop".as_ref(), &image, &disk]);
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn start(&self, form: &str) -> Driver {
+        let path = |name: &str| self.path(name).display().to_string();
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut ovl = Command::new(env!("CARGO_BIN_EXE_ovl"));
+        ovl.args(["node", "--node-name", "n", "--no-cluster", "--health-address", "127.0.0.1:0"]);
+        ovl.args(["--root", &path("disk/store"), "--kubelet-dir", &path("kubelet")]);
+        ovl.args(["--hosts-dir", &path("hosts"), "--layer-form", form]);
+        ovl.args(["--disk-high-percent", "60", "--disk-low-percent", "30"]);
+        Driver(ovl.stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    /// The driver's socket, once it answers.
+    async fn dial(&self) -> NodeClient<Channel> {
+        let socket = self.path("kubelet/plugins/ovl.csi.dev/csi.sock");
+        let begun = Instant::now();
+        loop {
+            let to = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+            match to.connect().await {
+                Ok(channel) => return NodeClient::new(channel),
+                Err(error) => assert!(begun.elapsed() < SOON, "{error}: {}", self.log()),
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn target(&self, id: &str) -> PathBuf {
+        self.path("kubelet/pods/pod-1").join(id)
+    }
+
+    fn publish(&self, id: &str, tag: &str) -> NodePublishVolumeRequest {
+        let context = [
+            ("csi.storage.k8s.io/ephemeral", "true"),
+            ("csi.storage.k8s.io/pod.namespace", "ci"),
+            ("csi.storage.k8s.io/pod.name", "job-1"),
+            ("csi.storage.k8s.io/pod.uid", "pod-1"),
+            ("image", &format!("{}/killed:{tag}", self.host)),
+        ];
+        NodePublishVolumeRequest {
+            volume_id: id.to_owned(),
+            target_path: self.target(id).display().to_string(),
+            volume_capability: Some(VolumeCapability {
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+            }),
+            readonly: false,
+            secrets: HashMap::new(),
+            volume_context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        }
+    }
+
+    fn unpublish(&self, id: &str) -> NodeUnpublishVolumeRequest {
+        let target_path = self.target(id).display().to_string();
+        NodeUnpublishVolumeRequest { volume_id: id.to_owned(), target_path }
+    }
+
+    /// What is mounted here beside the disk, the innermost last.
+    fn mounts(&self) -> Vec<String> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
+        let disk = self.path("disk");
+        let ours = |target: &&str| target.starts_with(self.place.path().to_str().unwrap());
+        targets.filter(ours).filter(|t| Path::new(t) != disk).map(str::to_owned).collect()
+    }
+
+    /// What a kill may leave only until the next start.
+    fn leavings(&self) -> Vec<PathBuf> {
+        let store = self.path("disk/store");
+        let mut found = entries(&store.join("staging"));
+        let mut folders = vec![store.clone(), store.join("images")];
+        for part in ["layers", "volumes"] {
+            folders.extend(entries(&store.join(part)));
+        }
+        let temp = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(TEMP);
+        found.extend(folders.iter().flat_map(|folder| entries(folder)).filter(temp));
+        found
+    }
+
+    /// Loop devices over files of this node, beside that of its disk.
+    fn loops(&self) -> Vec<String> {
+        let files = entries(Path::new("/sys/block")).into_iter();
+        let files = files.filter_map(|d| fs::read_to_string(d.join("loop/backing_file")).ok());
+        let image = self.path("disk.img");
+        let ours = |file: &String| {
+            Path::new(file.trim()).starts_with(self.place.path()) && Path::new(file.trim()) != image
+        };
+        files.filter(ours).collect()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        let disk = self.path("disk").display().to_string();
+        for target in self.mounts().into_iter().rev().chain([disk]) {
+            let _ = Command::new("umount").args(["-l", &target]).status();
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn run(program: &str, args: &[&Path]) {
+    let done = Command::new(program).args(args).output();
+    let done = done.unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(done.status.success(), "{program}: {done:?}");
+}
+
+/// As the kubelet: again while the answer is that it goes on.
+async fn until_done<F: Future<Output = Result<(), Status>>>(call: impl Fn() -> F) {
+    let begun = Instant::now();
+    while let Err(status) = call().await {
+        let come_again = matches!(status.code(), Code::Aborted | Code::Unavailable);
+        assert!(come_again && begun.elapsed() < SOON, "{status}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Publishes and unpublishes one volume until the driver is gone.
+async fn come_and_go(
+    mut client: NodeClient<Channel>,
+    publish: NodePublishVolumeRequest,
+    unpublish: NodeUnpublishVolumeRequest,
+) {
+    loop {
+        let published = client.node_publish_volume(publish.clone()).await;
+        sleep(Duration::from_millis(20)).await;
+        let unpublished = client.node_unpublish_volume(unpublish.clone()).await;
+        for code in [published.err(), unpublished.err()].into_iter().flatten().map(|s| s.code()) {
+            // A connection that broke is one of these.
+            let gone = matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled);
+            assert!(gone || code == Code::Aborted || code == Code::ResourceExhausted, "{code}");
+            if gone {
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// HAZARDS 15.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, and a disk on a loop device"]
+async fn privileged_a_node_that_is_killed_at_any_line_goes_on_as_if_nothing_were() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let seed = std::env::var("OVL_TEST_SEED").map_or(now | 1, |seed| seed.parse().unwrap());
+    eprintln!("OVL_TEST_SEED={seed}");
+    let mut dice = Dice(seed);
+    let registry = Registry::default();
+    let node = Node::new(registry.serve().await);
+    let base = layer("base", &dice.bytes(LAYER / 2));
+    let (mut tag, mut own) = (String::new(), Vec::new());
+    for round in 0..ROUNDS {
+        // In each third round nothing has to be brought: there it is mounts that are come upon.
+        if round % 3 != 1 {
+            (tag, own) = (format!("r{round}"), dice.bytes(LAYER));
+            let [one, two] = [0, 1].map(|_| layer("other", &dice.bytes(LAYER)));
+            registry.push(&tag, &[base.clone(), one, two, layer("own", &own)]);
+        }
+        let form = if round % 2 == 0 { "erofs" } else { "dir" };
+        let ids: Vec<_> = (0..VOLUMES).map(|n| format!("v{round}-{n}")).collect();
+
+        let mut driver = node.start(form);
+        let client = node.dial().await;
+        let mut calls = JoinSet::new();
+        for id in &ids {
+            let (publish, unpublish) = (node.publish(id, &tag), node.unpublish(id));
+            calls.spawn(come_and_go(client.clone(), publish, unpublish));
+        }
+        sleep(Duration::from_millis(dice.roll(1_500))).await;
+        driver.0.kill().unwrap();
+        driver.0.wait().unwrap();
+        calls.abort_all();
+        while let Some(ended) = calls.join_next().await {
+            assert!(ended.unwrap_err().is_cancelled(), "round {round}: a wrong answer");
+        }
+        eprintln!("round {round}: {} mounted, left: {:?}", node.mounts().len(), node.leavings());
+        // And those that follow are killed while they mend what they find.
+        for _ in 0..round % 3 {
+            let driver = node.start(form);
+            sleep(Duration::from_millis(dice.roll(80))).await;
+            drop(driver);
+        }
+
+        let mut driver = node.start(form);
+        let client = node.dial().await;
+        assert_eq!(node.leavings(), Vec::<PathBuf>::new(), "round {round}");
+        for id in &ids {
+            let request = node.publish(id, &tag);
+            until_done(|| {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { client.node_publish_volume(request).await.map(drop) }
+            })
+            .await;
+            assert!(fs::read(node.target(id).join("own")).unwrap() == own, "round {round}: torn");
+            fs::write(node.target(id).join("own"), "mine").unwrap();
+        }
+        assert_eq!(node.mounts().len() as u64, VOLUMES, "round {round}: {:?}", node.mounts());
+        for id in &ids {
+            let request = node.unpublish(id);
+            until_done(|| {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { client.node_unpublish_volume(request).await.map(drop) }
+            })
+            .await;
+        }
+        assert_eq!(node.mounts(), Vec::<String>::new(), "round {round}");
+        assert_eq!(entries(&node.path("disk/store/volumes")), Vec::<PathBuf>::new(), "{round}");
+        assert_eq!(entries(&node.path("kubelet/pods/pod-1")), Vec::<PathBuf>::new(), "{round}");
+        assert!(Command::new("kill").arg(driver.0.id().to_string()).status().unwrap().success());
+        assert_eq!(driver.0.wait().unwrap().code(), Some(0), "round {round}");
+
+        assert_eq!(node.leavings(), Vec::<PathBuf>::new(), "round {round}");
+        assert_eq!(node.loops(), Vec::<String>::new(), "round {round}");
+        let store = Store::open(&node.path("disk/store"), Arc::new(LinuxMounts)).unwrap();
+        assert_eq!(Arc::new(store).verify().unwrap(), [], "round {round}");
+    }
+    assert!(node.log().contains("layer removed"), "the disk was never too full");
+}
