@@ -33,6 +33,11 @@ impl Background {
         Ok(Self { child: cmd.spawn(file.into(), other.into())?, log })
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has ended by itself.
     pub fn ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)) | Err(_))

@@ -17,6 +17,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -25,6 +27,12 @@ use sha2::{Digest, Sha256};
 
 /// The machine's lock file; it stays, empty, after a run.
 const LOCK: &str = "/run/lock/ovl-csi-e2e.lock";
+
+/// Longer than a run takes that has everything to build.
+const LONGEST_RUN: Duration = Duration::from_secs(2 * 3600);
+
+/// How often a held lock is tried.
+const POLL: Duration = Duration::from_secs(1);
 
 /// The cache's root folder.
 #[derive(Clone, Debug)]
@@ -152,7 +160,7 @@ impl Lock {
     /// Takes the lock, waiting for the run that has it; `waiting` is told who that is.
     ///
     /// # Errors
-    /// The lock file cannot be opened, locked or written.
+    /// The lock file cannot be opened or written, or a run has it for longer than one may take.
     pub fn take(waiting: impl FnOnce(&str)) -> Result<Self> {
         let path = Path::new(LOCK);
         if let Some(folder) = path.parent() {
@@ -165,8 +173,7 @@ impl Lock {
             Err((file, Errno::EWOULDBLOCK)) => {
                 let holder = fs::read_to_string(path).unwrap_or_default();
                 waiting(&format!("waiting for {LOCK}, held by {}", holder.trim()));
-                let got = Flock::lock(file, FlockArg::LockExclusive);
-                got.map_err(|(_, errno)| errno).with_context(|| format!("locking {LOCK}"))?
+                wait(file)?
             }
             Err((_, errno)) => bail!("locking {LOCK}: {errno}"),
         };
@@ -174,6 +181,24 @@ impl Lock {
         let written = file.set_len(0).and_then(|()| file.rewind());
         written.and_then(|()| file.write_all(me.as_bytes())).context("signing the lock file")?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Tries again and again, because a call that waits could not give up.
+fn wait(mut file: File) -> Result<Flock<File>> {
+    let since = Instant::now();
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => bail!("locking {LOCK}: {errno}"),
+        };
+        if since.elapsed() > LONGEST_RUN {
+            let holder = fs::read_to_string(LOCK).unwrap_or_default();
+            let minutes = LONGEST_RUN.as_secs() / 60;
+            bail!("waited {minutes} min for {LOCK}, now held by {}: is it stuck?", holder.trim());
+        }
+        thread::sleep(POLL);
     }
 }
 

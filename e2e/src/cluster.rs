@@ -135,14 +135,6 @@ impl Cluster {
         serde_json::from_str(&text).with_context(|| format!("kubectl {} -o json", args.join(" ")))
     }
 
-    /// Applies manifests.
-    ///
-    /// # Errors
-    /// kubectl or the API refused them.
-    pub fn kubectl_apply(&self, yaml: &str) -> Result<()> {
-        self.kubectl_cmd().args(["apply", "-f", "-"]).stdin(yaml).output().map(drop)
-    }
-
     /// `helm` aimed at this cluster.
     pub fn helm_cmd(&self) -> Cmd {
         Cmd::new(&self.ground.helm).limit(CALL).arg("--kubeconfig").arg(&self.kubeconfig)
@@ -162,6 +154,27 @@ impl Cluster {
     /// The engine has no such image, or a node refused it.
     pub fn load_image(&self, image: &str) -> Result<()> {
         self.kind().args(["load", "docker-image", image, "--name", self.name]).output().map(drop)
+    }
+
+    /// Kills a node as a power cut would, as far as a container can be: nothing in it is told.
+    ///
+    /// # Errors
+    /// The engine could not.
+    pub fn kill_node(&self, node: &str) -> Result<()> {
+        self.ground.engine.docker(["kill", node]).output().map(drop)
+    }
+
+    /// Starts a killed node again and waits until it is Ready.
+    ///
+    /// # Errors
+    /// The engine could not, or the node is not Ready in time.
+    pub fn start_node(&self, node: &str) -> Result<()> {
+        self.ground.engine.docker(["start", node]).output()?;
+        if self.ground.images == Images::Built {
+            // Its routes are gone with it.
+            self.connect_pods()?;
+        }
+        wait_for(&format!("{node} to be ready again"), NODES_READY, || self.ready())
     }
 
     fn kind(&self) -> Cmd {

@@ -9,10 +9,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::{Purpose, wait_for};
+use crate::cluster::Purpose;
 use crate::harness::Harness;
 use crate::look::{Node, STORE};
-use crate::pods::{self, PATIENCE};
+use crate::pods::Scene;
 use crate::progress::seconds;
 use crate::provision;
 use crate::render::{NAMESPACE, RELEASE};
@@ -37,52 +37,50 @@ pub fn run(h: &Harness, repo: &Path) -> Result<()> {
     let stage = stage::set(h, repo, &ground, Purpose::Try)?;
     let example = fs::read_to_string(repo.join(EXAMPLE));
     let example = example.with_context(|| format!("reading {EXAMPLE}"))?;
-    pods::delete(&stage.cluster, POD)?;
-    let uid = h.progress.step("starting the example pod", seconds(10), |_| {
-        stage.cluster.kubectl_apply(&example)?;
-        pods::ready(&stage.cluster, POD)
-    })?;
+    let scene = Scene { stage: &stage, namespace: "default" };
+    let start = || {
+        scene.apply(&example)?;
+        scene.ready(POD)
+    };
+    scene.delete(POD)?;
+    let uid = h.progress.step("starting the example pod", seconds(10), |_| start())?;
     let say = |line: &str| h.progress.say(line);
-    say(&format!("\nPod `{POD}` ({EXAMPLE}) has the image {} at /work.", stage.image));
-    let (node, volume) = show_life(&stage, &uid, &say)?;
+    let (base, tools) = (&stage.image, &stage.tools);
+    say(&format!("\nPod `{POD}` ({EXAMPLE}) has two images at /work, the later over the earlier:"));
+    say(&format!("    {base} {tools}"));
+    let node = show_life(&scene, &uid, &say)?;
     say(&format!("\nAfter `kubectl delete pod {POD}`, on {}:", node.name));
-    pods::delete(&stage.cluster, POD)?;
-    show_end(&node, &uid, &volume, &say)?;
-    h.progress.step("starting the pod again, for you", seconds(10), |_| {
-        stage.cluster.kubectl_apply(&example)?;
-        pods::ready(&stage.cluster, POD)
-    })?;
+    scene.delete(POD)?;
+    show_end(&node, &uid, &say)?;
+    h.progress.step("starting the pod again, for you", seconds(10), |_| start())?;
     say(&hints(&stage, &node));
     Ok(())
 }
 
-/// The volume while its pod lives; returns its node and its id.
-fn show_life<'a>(stage: &'a Stage, uid: &str, say: &impl Fn(&str)) -> Result<(Node<'a>, String)> {
+/// The volume while its pod lives; returns its node.
+fn show_life<'a>(scene: &Scene<'a>, uid: &str, say: &impl Fn(&str)) -> Result<Node<'a>> {
     let in_pod = |command: &str| -> Result<String> {
-        let said = pods::shell(&stage.cluster, POD, command)?;
+        let said = scene.shell(POD, command)?;
         say(&format!("    $ {command}"));
         said.lines().for_each(|line| say(&format!("    {line}")));
         Ok(said)
     };
-    let node = Node::of_pod(stage, POD)?;
-    say("  The image's files are there, and the pod may change them:");
+    let node = scene.node(POD)?;
     let before = node.layers()?;
-    let hello = in_pod("cat /work/demo/hello")?;
-    ensure!(hello == "from the image", "the image's file says `{hello}`");
+    say("  Both images' files are there:");
+    let hello = in_pod("cat /work/demo/hello /work/demo/tool /work/demo/changed")?;
+    let merged = hello == "from the image\nfrom the tools\nfrom the tools";
+    ensure!(merged, "the images' files say `{hello}`");
+    say("  and the pod may change them:");
     in_pod(WRITES)?;
     let changed = in_pod("cat /work/note /work/demo/hello")?;
     ensure!(changed.ends_with("and changed"), "the files say `{changed}`");
 
     say(&format!("\n  What its node, {}, sees of it: one mount", node.name));
-    let mounts = node.volume_mounts(uid)?;
-    let [mount] = mounts.as_slice() else { anyhow::bail!("mounts of the pod: {mounts:?}") };
+    let mount = node.volume_mount(uid)?;
     say(&format!("    {}\n    {}", mount.target, mount.words()));
-    let upper = mount.value("upperdir").context("the mount names no upper")?;
-    let volume = upper.rsplit('/').nth(1).context("the upper is in no volume's folder")?;
     say("  and the pod's changes, all of them, beside the layers (c marks what was removed):");
-    let changes =
-        node.shell(&format!("cd {upper} && find . -mindepth 1 -printf '%y %P\\n' | sort -k2"))?;
-    changes.lines().for_each(|line| say(&format!("    {line}")));
+    node.upper(uid)?.iter().for_each(|line| say(&format!("    {line}")));
 
     let after = node.layers()?;
     ensure!(before == after, "the layers changed: {before:?} became {after:?}");
@@ -91,16 +89,12 @@ fn show_life<'a>(stage: &'a Stage, uid: &str, say: &impl Fn(&str)) -> Result<(No
         "  The layers, {files} in {} files, have the same sha256 as before.",
         after.len()
     ));
-    Ok((node, volume.to_owned()))
+    Ok(node)
 }
 
 /// The node once the pod is gone.
-fn show_end(node: &Node<'_>, uid: &str, volume: &str, say: &impl Fn(&str)) -> Result<()> {
-    wait_for("the node to have nothing of the volume", PATIENCE, || {
-        ensure!(node.volume_mounts(uid)?.is_empty(), "it is still mounted");
-        ensure!(!node.volumes()?.iter().any(|id| id == volume), "its folder is still there");
-        Ok(Some(()))
-    })?;
+fn show_end(node: &Node<'_>, uid: &str, say: &impl Fn(&str)) -> Result<()> {
+    node.forgets(uid)?;
     let left = node.shell(&format!("ls {STORE}/volumes | wc -l"))?;
     say(&format!("    mounts of the pod   0\n    {STORE}/volumes   {left} entries"));
     say(&format!("    layers              {} files, for the next pod", node.layers()?.len()));

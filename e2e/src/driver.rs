@@ -58,11 +58,32 @@ pub fn cargo(h: &Harness, repo: &Path) -> Cmd {
 pub fn program(h: &Harness, repo: &Path) -> Result<PathBuf> {
     apt::ensure(h, &["musl-tools"])?;
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    ensure_target(h, repo, &target)?;
     h.progress.step("compiling the driver", minutes(2), |log| {
         let build = cargo(h, repo).args(["build", "--release", "--locked", "--bin", "ovl"]);
         build.args(["--target", &target]).log(log).run()
     })?;
     Ok(h.cache.cargo_target().join(target).join("release/ovl"))
+}
+
+/// Adds a target to the sources' toolchain: rustup adds those of rust-toolchain.toml only when it
+/// installs the toolchain itself.
+fn ensure_target(h: &Harness, repo: &Path, target: &str) -> Result<()> {
+    let rustc = Cmd::new("rustc").dir(repo).args(["--print", "target-libdir"]);
+    let libraries = rustc.args(["--target", target]).output()?;
+    if Path::new(&libraries).is_dir() {
+        return Ok(());
+    }
+    let what = format!("adding Rust's libraries for {target}");
+    h.progress.step(&what, seconds(10), |log| {
+        let add = Cmd::new("rustup").dir(repo).args(["target", "add", target]).log(log).run();
+        add.with_context(|| format!("without rustup, install Rust's libraries for {target}"))
+    })
+}
+
+/// `ovl node` as a process of this machine, where there is no cluster to look for.
+pub fn node(program: &Path) -> Cmd {
+    Cmd::new(program).args(["node", "--no-cluster"])
 }
 
 /// Makes the image of a program, as the Dockerfile does offline. Its tag follows its content, so

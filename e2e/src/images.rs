@@ -1,7 +1,7 @@
-//! The images of the demonstration and of the cases: the one whose layers become volumes, and the
-//! one with the shell that pods run.
+//! The images of the demonstration and of the cases: two whose layers become volumes, and the one
+//! with the shell that pods run.
 //!
-//! Deliberately absent: files fetched from somewhere. Both are made of the ground's Debian.
+//! Deliberately absent: files fetched from somewhere. All are made of the ground's Debian, or of nothing.
 
 use std::fs;
 
@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::cluster::Cluster;
 use crate::engine::REPOSITORY;
 use crate::harness::Harness;
+use crate::oci::{self, Layer};
 use crate::progress::seconds;
 use crate::registry::Registry;
 
@@ -17,21 +18,26 @@ use crate::registry::Registry;
 pub const SHELL: &str = "docker.io/library/debian:bookworm-slim";
 
 /// The image whose layers become volumes, below a registry.
-pub const DEMO: &str = "demo:1";
+pub const BASE: &str = "base:1";
 
-/// Makes the demonstration's image and pushes it; returns its reference on the nodes.
+/// The image that lies above it in the demonstration.
+pub const TOOLS: &str = "tools:1";
+
+/// Makes the two images and pushes them; returns their references on the nodes.
 ///
 /// # Errors
-/// The engine could not build or push it.
-pub fn push_demo(h: &Harness, cluster: &Cluster, registry: &Registry) -> Result<String> {
+/// The engine could not build or push one.
+pub fn push_both(h: &Harness, cluster: &Cluster, registry: &Registry) -> Result<(String, String)> {
     let (engine, base) = (&cluster.ground.engine, &cluster.ground.base_image);
     let context = h.cache.scratch("demo-image")?;
     fs::write(context.join("Dockerfile"), include_str!("../assets/demo.Dockerfile"))
         .with_context(|| format!("filling {}", context.display()))?;
-    let image = format!("{REPOSITORY}/{DEMO}");
-    h.progress.step("making an image and pushing it to the registry", seconds(10), |log| {
+    let image = format!("{REPOSITORY}/{BASE}");
+    h.progress.step("making two images and pushing them to the registry", seconds(10), |log| {
         engine.build(&image, &context, &["--build-arg", &format!("BASE={base}")], log)?;
-        registry.push(engine, &image, DEMO)
+        let tools = Layer::new().file("demo/tool", "from the tools\n")?;
+        oci::push(registry.here, TOOLS, vec![tools.file("demo/changed", "from the tools\n")?])?;
+        Ok((registry.push(engine, &image, BASE)?, registry.name(TOOLS)))
     })
 }
 

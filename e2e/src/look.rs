@@ -2,8 +2,12 @@
 //!
 //! Deliberately absent: any question to the driver.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cluster::wait_for;
+use crate::pods::{PATIENCE, volume_id};
 use crate::stage::Stage;
 
 /// The driver's folder on a node.
@@ -72,16 +76,6 @@ impl<'a> Node<'a> {
         Self { stage, name: name.to_owned() }
     }
 
-    /// The node that a pod runs on.
-    ///
-    /// # Errors
-    /// There is no such pod, or it is on no node yet.
-    pub fn of_pod(stage: &'a Stage, pod: &str) -> Result<Self> {
-        let pod = stage.cluster.kubectl_json(&["get", "pod", pod])?;
-        let name = pod.pointer("/spec/nodeName").and_then(|name| name.as_str());
-        Ok(Self::named(stage, name.context("the pod is on no node yet")?))
-    }
-
     /// Runs a shell command on the node and returns what it printed.
     ///
     /// # Errors
@@ -103,6 +97,42 @@ impl<'a> Node<'a> {
         Ok(table.lines().filter_map(Mount::parse).filter(ours).collect())
     }
 
+    /// The one mount of a pod's volume.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn volume_mount(&self, pod_uid: &str) -> Result<Mount> {
+        let mounts = self.volume_mounts(pod_uid)?;
+        let [mount] = mounts.as_slice() else { bail!("mounts of the pod: {mounts:?}") };
+        Ok(mount.clone())
+    }
+
+    /// Waits until it has nothing of a pod's volume: no mount, no folder.
+    ///
+    /// # Errors
+    /// Something is still there when the time is up.
+    pub fn forgets(&self, pod_uid: &str) -> Result<()> {
+        let volume = volume_id(pod_uid);
+        wait_for(&format!("{} to have nothing of volume {volume}", self.name), PATIENCE, || {
+            let mounts = self.volume_mounts(pod_uid)?;
+            ensure!(mounts.is_empty(), "mounted: {mounts:?}");
+            ensure!(!self.volumes()?.contains(&volume), "its folder is there");
+            Ok(Some(()))
+        })
+    }
+
+    /// What is in a pod's upper, by path, after a letter for what it is (find's `%y`), without the
+    /// upper itself.
+    ///
+    /// # Errors
+    /// The volume is not mounted, or the node cannot be asked.
+    pub fn upper(&self, pod_uid: &str) -> Result<Vec<String>> {
+        let mount = self.volume_mount(pod_uid)?;
+        let upper = mount.value("upperdir").context("the mount names no upper")?;
+        let find = format!("cd {upper} && find . -mindepth 1 -printf '%y %P\\n' | sort -k2");
+        Ok(self.shell(&find)?.lines().map(str::to_owned).collect())
+    }
+
     /// The ids of the volumes that have a folder.
     ///
     /// # Errors
@@ -112,13 +142,14 @@ impl<'a> Node<'a> {
         Ok(list.lines().map(str::to_owned).collect())
     }
 
-    /// A digest of each file of each layer, by path.
+    /// A digest of each file of each layer, by path. (`layer.json` says when a layer was last of
+    /// use, and is no part of it.)
     ///
     /// # Errors
     /// The node cannot be asked, or it has no layers.
-    pub fn layers(&self) -> Result<Vec<String>> {
+    pub fn layers(&self) -> Result<BTreeSet<String>> {
         let list = self.shell(&format!(
-            "cd {STORE}/layers && find . -type f -print0 | sort -z | xargs -0 sha256sum"
+            "cd {STORE}/layers && find . -type f ! -name layer.json -print0 | sort -z | xargs -0 sha256sum"
         ))?;
         Ok(list.lines().map(str::to_owned).collect())
     }

@@ -5,24 +5,31 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program talks")]
 
 mod background;
+mod bench;
 mod cache;
 mod cases;
 mod clean;
 mod cluster;
 mod demo;
 mod driver;
+mod emulated;
 mod engine;
+mod gate;
 mod harness;
+mod http;
 mod images;
 mod look;
 mod network;
 mod node_image;
+mod oci;
 mod pods;
+mod preflight;
 mod process;
 mod progress;
 mod provision;
 mod registry;
 mod render;
+mod schemas;
 mod stage;
 mod suites;
 mod tally;
@@ -41,6 +48,7 @@ usage: cargo xtask <command>
 
   try             make a two-node cluster with the driver and show a pod's volume (context kind-ovl)
   test [SUITE]…   run every suite, or those named
+  bench           measure the driver beside containerd, podman and the least there is to do
   render          write the rendered chart into deploy/
   up              make a two-node cluster (context kind-ovl) and leave it there
   clean           remove the harness's clusters, containers, networks and engine
@@ -48,7 +56,12 @@ usage: cargo xtask <command>
 ";
 
 fn main() -> ExitCode {
-    match process::end_children_on_signal().and_then(|()| run()) {
+    // Before anything is set up: this process becomes another one.
+    let begun = match std::env::args().nth(1).as_deref() {
+        Some("bench") => bench::in_release(),
+        _ => Ok(()),
+    };
+    match begun.and_then(|()| process::end_children_on_signal()).and_then(|()| run()) {
         Ok(code) => code,
         // The thread that took the signal ends the process, with its own words.
         Err(_) if process::interrupted() => loop {
@@ -70,6 +83,7 @@ fn run() -> Result<ExitCode> {
             let passed = suites::run(&suites::Bench { h: &h, repo: &repo }, suites)?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        ["bench"] => bench::run(&Harness::start()?, &driver::sources()?)?,
         ["render"] => {
             let helm = tools::found::helm(&Harness::start()?)?;
             render::write(&helm, &driver::sources()?)?;

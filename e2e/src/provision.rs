@@ -23,7 +23,7 @@ use crate::harness::Harness;
 use crate::node_image::{self, Programs};
 use crate::progress::{minutes, seconds};
 use crate::tools::{self, apt, found};
-use crate::{process, versions};
+use crate::{preflight, process, versions};
 
 /// A small Debian, as Debian publishes it.
 const PUBLISHED_DEBIAN: &str = "debian";
@@ -64,6 +64,7 @@ pub enum Images {
 /// # Errors
 /// The first thing that could not be had, with its cure.
 pub fn provision(h: &Harness) -> Result<Ground> {
+    preflight::check(h)?;
     let engine = Engine::ensure(h)?;
     match pull(h, &engine) {
         Some((node_image, base_image)) => {

@@ -71,6 +71,11 @@ impl Registry {
         format!("server = \"http://{}\"\n", self.host)
     }
 
+    /// An image's name on the nodes.
+    pub fn name(&self, image: &str) -> String {
+        format!("{}/{image}", self.host)
+    }
+
     /// Pushes an image of the engine under a name; returns its reference on the nodes.
     ///
     /// # Errors
@@ -81,7 +86,7 @@ impl Registry {
         engine.docker(["tag", image, &there]).output()?;
         let pushed = engine.docker(["push", "--quiet", &there]).output();
         engine.docker(["rmi", &there]).output()?;
-        pushed.map(|_| format!("{}/{name}", self.host))
+        pushed.map(|_| self.name(name))
     }
 }
 

@@ -27,6 +27,8 @@ pub const ETCD: &str = "v3.6.8";
 pub const COREDNS: &str = "v1.14.2";
 /// helm.
 pub const HELM: &str = "v4.3.1";
+/// kubeconform, which holds manifests against Kubernetes' own schemas.
+pub const KUBECONFORM: &str = "v0.8.0";
 /// Docker's build plugin. The last that `go install` builds.
 pub const BUILDX: &str = "v0.19.3";
 /// csi-test, the specification's own test suite (csi-sanity).
@@ -42,5 +44,11 @@ pub const GO: (u32, u32) = (1, 26);
 pub const CSI_SPEC: &str = "v1.13.0";
 /// The kubelet's interfaces, whose published registration protocol ours is compared with.
 pub const KUBELET: &str = "v0.37.2";
+/// Other kernels to try things on: what they are called here, Debian's package that stands for the newest of the series, and
+/// the ways of handing over layers (`src/sys/mounts/older.rs`) whose own tests run there: they take options of Linux 6.6.
+pub const KERNELS: &[(&str, &str, &[&str])] = &[
+    ("6.1", "linux-image-cloud-amd64", &[]),
+    ("6.12", "linux-image-6.12-cloud-amd64", &["attached", "classic"]),
+];
 /// cargo-deny, which judges the dependencies.
 pub const CARGO_DENY: &str = "0.20.2";

@@ -4,25 +4,15 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::{Case, nothing_left, volume_of};
-use crate::look::Node;
-use crate::pods::{self, Pod};
-use crate::stage::Stage;
+use super::{Case, When};
+use crate::pods::{Pod, Scene};
 
 /// Two pods on one image.
 pub const CASE: Case = Case {
     name: "whole-life",
     what: "two pods write to volumes of one image, and go",
-    pods: &["first", "second"],
+    when: When::Together,
     play,
-};
-
-/// The same with a volatile upper, as far as it differs.
-pub const VOLATILE: Case = Case {
-    name: "volatile",
-    what: "a volatile volume is mounted so",
-    pods: &["volatile"],
-    play: volatile,
 };
 
 /// What the demonstration's image has at its end: one line a fact, as a shell in the pod sees it.
@@ -52,61 +42,36 @@ const CHANGED: &[(&str, &str)] = &[
     ("test -d /work/new/folder && echo yes", "yes"),
 ];
 
-fn play(stage: &Stage) -> Result<()> {
-    let pod =
-        |name| Pod { name, attributes: json!({ "image": stage.image }), runs: "sleep infinity" };
-    let cluster = &stage.cluster;
-    cluster.kubectl_apply(&pod("first").manifest())?;
-    let first = pods::ready(cluster, "first")?;
-    let node = Node::of_pod(stage, "first")?;
-    let (volume, mount) = volume_of(&node, &first)?;
+fn play(scene: &Scene<'_>) -> Result<()> {
+    let pod = |name| Pod::new(name, json!({ "image": scene.stage.image }));
+    let first = scene.start(&pod("first"))?;
+    let node = scene.node("first")?;
+    let mount = node.volume_mount(&first)?;
     ensure!(mount.kind == "overlay", "not an overlay: {mount:?}");
-    for option in ["nosuid", "nodev", "redirect_dir=on", "metacopy=on"] {
-        ensure!(mount.has(option), "no {option} in {mount:?}");
-    }
-    ensure!(!mount.has("volatile") && !mount.has("fsync=volatile"), "volatile: {mount:?}");
 
-    facts(stage, "first", FACTS)?;
+    scene.facts("first", FACTS)?;
+    // Others pull layers at the same time; those that are here have to stay as they are.
     let before = node.layers()?;
-    pods::shell(cluster, "first", CHANGES)?;
-    facts(stage, "first", CHANGED)?;
-    ensure!(node.layers()? == before, "the layers changed: {before:?} became {:?}", node.layers()?);
+    let unchanged = || -> Result<()> {
+        let after = node.layers()?;
+        let gone: Vec<_> = before.difference(&after).collect();
+        ensure!(gone.is_empty(), "of the layers, these changed: {gone:?}");
+        Ok(())
+    };
+    scene.shell("first", CHANGES)?;
+    scene.facts("first", CHANGED)?;
+    unchanged()?;
 
-    cluster.kubectl_apply(&pod("second").manifest())?;
-    let second = pods::ready(cluster, "second")?;
-    let other = Node::of_pod(stage, "second")?;
-    facts(stage, "second", FACTS)?;
-    facts(stage, "second", &[("test -e /work/note || echo none", "none")])?;
-    let (second_volume, _) = volume_of(&other, &second)?;
+    let second = scene.start(&pod("second").on(&node.name))?;
+    scene.facts("second", FACTS)?;
+    scene.facts("second", &[("test -e /work/note || echo none", "none")])?;
+    scene.shell("second", CHANGES)?;
+    scene.facts("first", CHANGED)?;
 
-    pods::delete(cluster, "first")?;
-    nothing_left(&node, &first, &volume)?;
-    facts(stage, "second", FACTS)?;
-    pods::delete(cluster, "second")?;
-    nothing_left(&other, &second, &second_volume)?;
-    ensure!(node.layers()? == before, "the layers did not outlive their volumes unchanged");
-    Ok(())
-}
-
-fn volatile(stage: &Stage) -> Result<()> {
-    let attributes = json!({ "image": stage.image, "volatile": "true" });
-    let pod = Pod { name: "volatile", attributes, runs: "sleep infinity" };
-    stage.cluster.kubectl_apply(&pod.manifest())?;
-    let uid = pods::ready(&stage.cluster, "volatile")?;
-    let node = Node::of_pod(stage, "volatile")?;
-    let (volume, mount) = volume_of(&node, &uid)?;
-    // Kernels call it one or the other.
-    ensure!(mount.has("volatile") || mount.has("fsync=volatile"), "not volatile: {mount:?}");
-    pods::shell(&stage.cluster, "volatile", CHANGES)?;
-    facts(stage, "volatile", CHANGED)?;
-    pods::delete(&stage.cluster, "volatile")?;
-    nothing_left(&node, &uid, &volume)
-}
-
-fn facts(stage: &Stage, pod: &str, facts: &[(&str, &str)]) -> Result<()> {
-    for (command, want) in facts {
-        let said = pods::shell(&stage.cluster, pod, command)?;
-        ensure!(said == *want, "`{command}` in pod {pod} says `{said}`, not `{want}`");
-    }
-    Ok(())
+    scene.delete("first")?;
+    node.forgets(&first)?;
+    scene.facts("second", CHANGED)?;
+    scene.delete("second")?;
+    node.forgets(&second)?;
+    unchanged()
 }

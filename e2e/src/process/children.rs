@@ -5,15 +5,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs;
+use std::future::poll_fn;
+use std::io;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 static CHILDREN: Mutex<Children> = Mutex::new(Children { groups: BTreeSet::new(), closed: false });
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -35,24 +41,47 @@ impl fmt::Display for Ended {
 
 impl std::error::Error for Ended {}
 
-/// Makes SIGINT, SIGTERM and SIGHUP end the harness with its children, with exit code 130.
+/// Makes SIGINT, SIGTERM and SIGHUP end the harness with its children, with exit code 130. A
+/// SIGHUP that was ignored already, as `nohup` does it, stays so.
 ///
-/// Has to be called before any other thread exists: the signals are blocked in all of them and
-/// taken by one that waits for nothing else. (The standard library gives children a clean mask.)
+/// By handlers, and not by blocking the signals and waiting for them: children inherit what is blocked (the standard library
+/// gives them no clean mask), and a driver that is started so could not be told to stop.
 ///
 /// # Errors
-/// The signal mask cannot be set.
+/// The handlers cannot be set.
 pub fn end_children_on_signal() -> Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block().context("blocking the signals that end the harness")?;
+    let status = fs::read_to_string("/proc/self/status").context("asking for ignored signals")?;
+    let mut kinds = vec![("SIGINT", SignalKind::interrupt()), ("SIGTERM", SignalKind::terminate())];
+    if !ignores_hangup(&status) {
+        kinds.push(("SIGHUP", SignalKind::hangup()));
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let heard = {
+        let _here = runtime.enter();
+        let listen = |(name, kind)| Ok((name, signal(kind)?));
+        let heard = kinds.into_iter().map(listen).collect::<io::Result<Vec<_>>>();
+        heard.context("listening to the signals that end the harness")?
+    };
     thread::spawn(move || {
-        let name = signals.wait().map_or("a signal", Signal::as_str);
+        let mut heard = heard;
+        let name = runtime.block_on(poll_fn(|cx| {
+            let mut all = heard.iter_mut();
+            let came = all.find_map(|(name, s)| s.poll_recv(cx).is_ready().then_some(*name));
+            came.map_or(Poll::Pending, Poll::Ready)
+        }));
         INTERRUPTED.store(true, Ordering::SeqCst);
         end_children();
         eprintln!("\nstopped by {name}; `cargo xtask clean` removes what is left of a cluster");
         std::process::exit(130);
     });
     Ok(())
+}
+
+/// Whether SIGHUP is in the mask of ignored signals of a `/proc/*/status` (proc(5)): the first bit.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Whether a signal came: the process is about to exit, and errors are no news any more.
@@ -120,4 +149,15 @@ pub fn group(child: &Child) -> Result<i32> {
 
 fn lock() -> MutexGuard<'static, Children> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nohup_is_seen() {
+        assert!(ignores_hangup("SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("SigIgn:\t0000000000001000\n") && !ignores_hangup(""));
+    }
 }

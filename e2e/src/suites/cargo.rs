@@ -13,8 +13,9 @@ use crate::process::{Cmd, tail};
 use crate::tally::Tally;
 use crate::tools::apt;
 
-/// What the tests on real mounts call: makers and checkers of the file systems that they mount.
-const FILE_SYSTEM_TOOLS: &[&str] = &["erofs-utils", "xfsprogs"];
+/// What the tests on real mounts call: makers and checkers of the file systems that they mount, and a program that is choosy
+/// about inodes.
+const FILE_SYSTEM_TOOLS: &[&str] = &["e2fsprogs", "erofs-utils", "git", "xfsprogs"];
 
 /// How many lines of a failed run are quoted.
 const QUOTED: usize = 60;
@@ -42,7 +43,7 @@ pub fn unit(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
 pub fn privileged(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     apt::ensure(bench.h, FILE_SYSTEM_TOOLS)?;
     let test = driver::cargo(bench.h, bench.repo).args(["test", "--workspace"]);
-    tests(test, &["--ignored", "privileged_"], log)
+    tests(test, &["--ignored", "privileged_", "--skip", "emulated_"], log)
 }
 
 /// Runs `cargo test …` to its end and counts.

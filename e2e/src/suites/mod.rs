@@ -7,6 +7,7 @@ mod cargo;
 mod chart;
 mod cluster;
 mod deny;
+mod emulated;
 mod ginkgo;
 mod libtest;
 mod proto;
@@ -43,7 +44,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "format", what: "cargo fmt", usual: seconds(2), run: cargo::format },
     Suite { name: "clippy", what: "clippy", usual: seconds(40), run: cargo::clippy },
     Suite { name: "deny", what: "cargo deny", usual: seconds(5), run: deny::run },
-    Suite { name: "chart", what: "chart checks", usual: seconds(5), run: chart::run },
+    Suite { name: "chart", what: "chart checks", usual: seconds(25), run: chart::run },
     Suite { name: "unit", what: "unit and property tests", usual: minutes(2), run: cargo::unit },
     Suite { name: "proto", what: "published protocols", usual: seconds(5), run: proto::run },
     Suite {
@@ -52,8 +53,14 @@ const SUITES: &[Suite] = &[
         usual: seconds(30),
         run: cargo::privileged,
     },
+    Suite {
+        name: "emulated",
+        what: "tests on other kernels",
+        usual: minutes(3),
+        run: emulated::run,
+    },
     Suite { name: "sanity", what: "csi-sanity", usual: minutes(1), run: sanity::run },
-    Suite { name: "cluster", what: "cluster cases", usual: minutes(5), run: cluster::run },
+    Suite { name: "cluster", what: "cluster cases", usual: minutes(12), run: cluster::run },
 ];
 
 /// Runs the named suites, or all of them if none is named, prints the report and returns whether

@@ -34,6 +34,15 @@ pub fn ensure(h: &Harness, packages: &[&str]) -> Result<()> {
     })
 }
 
+/// Fetches the lists of packages anew.
+///
+/// # Errors
+/// They cannot be fetched.
+pub fn update(h: &Harness) -> Result<()> {
+    h.progress
+        .step("fetching the lists of packages", seconds(10), |log| apt(log).arg("update").run())
+}
+
 fn installed(package: &str) -> bool {
     let status = Cmd::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]).output();
     status.is_ok_and(|status| status == "installed")

@@ -114,6 +114,12 @@ pub fn helm() -> GoBuild {
     GoBuild { set, usual: minutes(2), ..plain("helm", module, versions::HELM, &["cmd/helm"]) }
 }
 
+/// What holds manifests against schemas.
+pub fn kubeconform() -> GoBuild {
+    let module = "github.com/yannh/kubeconform";
+    plain("kubeconform", module, versions::KUBECONFORM, &["cmd/kubeconform"])
+}
+
 /// Docker's build plugin.
 pub fn buildx() -> GoBuild {
     let module = "github.com/docker/buildx";

@@ -1,0 +1,16 @@
+//! Turns the project's `proto/` into the client that the benchmark asks the driver with.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let proto = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+    println_rerun(proto);
+    let files = protox::compile(["csi/v1/csi.proto"], [proto])?;
+    tonic_prost_build::configure().build_server(false).compile_fds(files)?;
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "how a build script speaks to Cargo")]
+fn println_rerun(path: &str) {
+    println!("cargo::rerun-if-changed={path}");
+}

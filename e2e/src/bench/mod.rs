@@ -1,0 +1,196 @@
+//! `cargo xtask bench`: how fast a volume is there and what it costs, beside what others need for
+//! the same image on the same machine in the same minutes.
+//!
+//! ```text
+//! image (made once, kept as a registry's folder) ── registry on loopback ─┬─ ovl node, asked at its socket
+//!                                                                         ├─ containerd, podman: a pull
+//!                                                                         └─ the floor: what no one can do without
+//! ```
+//!
+//! Not part of `test`: what it finds depends on what else the machine does.
+//! Deliberately absent: judgement of the peers. Each does what it does by default.
+
+mod floor;
+mod image;
+mod ours;
+mod peers;
+mod table;
+mod warm;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::cache::Cache;
+use crate::clean;
+use crate::driver;
+use crate::harness::Harness;
+use crate::process::Cmd;
+use crate::progress::{minutes, seconds};
+use crate::provision;
+use image::Source;
+use ours::Driver;
+use table::{Limit, Row};
+
+/// How often everything that takes long is done; the middle one counts.
+const ROUNDS: usize = 3;
+
+/// Becomes the same command compiled with optimization: the floor is our own code.
+///
+/// # Errors
+/// cargo cannot be started.
+pub fn in_release() -> Result<()> {
+    if !cfg!(debug_assertions) {
+        return Ok(());
+    }
+    let repo = driver::sources()?;
+    let args = ["run", "--release", "--quiet", "--locked", "--package", "ovl-e2e", "--", "bench"];
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(repo).args(args).env("CARGO_TARGET_DIR", Cache::open()?.cargo_target());
+    Err(cargo.exec()).context("starting cargo")
+}
+
+/// Measures everything, prints the table and writes it as JSON.
+///
+/// # Errors
+/// Something of ours did not work. A peer that cannot be had is a line in the table.
+pub fn run(h: &Harness, repo: &Path) -> Result<()> {
+    let ground = provision::provision(h)?;
+    let program = driver::program(h, repo)?;
+    let source = Source::ensure(h, &ground)?;
+    let place = h.cache.scratch("bench")?;
+    let measured = measure(h, &program, &source, &place);
+    clean::unmount_below(&[&place])?;
+    clean::remove(&place)?;
+    let (rows, notes) = measured?;
+    let table = table::text(&rows, &source, &notes);
+    h.progress.say(&format!("\n{table}"));
+    let json = h.cache.root().join("bench.json");
+    fs::write(&json, table::json(&rows, &source, &notes).to_string())
+        .with_context(|| format!("writing {}", json.display()))?;
+    h.progress.say(&format!("The same as JSON: {}", json.display()));
+    Ok(())
+}
+
+fn measure(
+    h: &Harness,
+    program: &Path,
+    source: &Source,
+    place: &Path,
+) -> Result<(Vec<Row>, Vec<String>)> {
+    let mut notes = Vec::new();
+    let peers = peers::all(h, place, &mut notes);
+    let mut rows = cold(h, program, source, place, &peers, &mut notes)?;
+    h.progress.step("warm volumes", seconds(30), |_| {
+        let driver = Driver::start(program, &place.join("warm"), source)?;
+        let warm = warm::measure(&driver, source);
+        let warm = warm.with_context(|| format!("see {}", driver.log().display()))?;
+        rows.extend(warm);
+        Ok(())
+    })?;
+    Ok((rows, notes))
+}
+
+/// Cold pulls, in turn, so that whatever else the machine does falls on all of them.
+fn cold(
+    h: &Harness,
+    program: &Path,
+    source: &Source,
+    place: &Path,
+    peers: &[Box<dyn peers::Peer>],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Row>> {
+    let (mut ours, mut floors) = (Vec::new(), Vec::new());
+    let mut others: Vec<Vec<Duration>> = peers.iter().map(|_| Vec::new()).collect();
+    let mut memory = Vec::new();
+    let layers = source.layers()?;
+    // The registry's files are in memory from here on, for everybody.
+    h.progress.step("reading the image once", seconds(5), |_| floor::read(source, &layers))?;
+    for round in 1..=ROUNDS {
+        h.progress.step(&format!("cold pulls, round {round} of {ROUNDS}"), minutes(2), |_| {
+            fresh(place, "ours", |folder| {
+                let driver = Driver::start(program, folder, source)?;
+                let idle = driver.memory("VmRSS")?;
+                let volume = driver.volume("cold", &source.image("bench:1"));
+                let pulled = timed(|| driver.publish(&volume));
+                ours.push(pulled.with_context(|| format!("see {}", driver.log().display()))?);
+                memory.push((idle, driver.memory("VmHWM")?));
+                driver.unpublish(&volume)
+            })?;
+            for (peer, times) in peers.iter().zip(&mut others) {
+                let pulled = fresh(place, peer.name(), |folder| peer.pull(folder, source));
+                match pulled {
+                    Ok(time) => times.push(time),
+                    Err(error) => notes.push(format!("{}: {error:#}", peer.name())),
+                }
+            }
+            fresh(place, "floor", |folder| {
+                floors.push(timed(|| floor::run(source, &layers, folder))?);
+                Ok(())
+            })
+        })?;
+    }
+    let ours = median(&mut ours).context("no round")?;
+    let mut rows = Vec::new();
+    let against = [("containerd", Limit::AtMost(0.5)), ("podman", Limit::None)];
+    for (peer, times) in peers.iter().zip(&mut others) {
+        let Some(theirs) = median(times) else { continue };
+        let limit = against.iter().find(|(name, _)| *name == peer.name());
+        let limit = limit.map_or(Limit::None, |(_, limit)| *limit);
+        rows.push(Row::seconds("cold publish", ours).beside(peer.name(), theirs, limit));
+    }
+    let floor = median(&mut floors).context("no round")?;
+    rows.push(Row::seconds("cold publish", ours).beside("floor", floor, Limit::AtMost(1.3)));
+    let most = |of: fn(&(u64, u64)) -> u64| memory.iter().map(of).max().unwrap_or_default();
+    rows.push(Row::mebibytes("memory, idle", most(|m| m.0)).within(32.0));
+    rows.push(Row::mebibytes("memory, peak of a pull", most(|m| m.1)).within(150.0));
+    Ok(rows)
+}
+
+/// Gives work an empty folder, and takes it away with every mount in it, outside of any time.
+fn fresh<T>(place: &Path, name: &str, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let folder: PathBuf = place.join(name);
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    // What others have still to write is not this one's to wait for.
+    Cmd::new("sync").output()?;
+    let result = work(&folder).with_context(|| name.to_owned());
+    clean::unmount_below(&[&folder])?;
+    clean::remove(&folder)?;
+    result
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let since = Instant::now();
+    work()?;
+    Ok(since.elapsed())
+}
+
+fn median(times: &mut [Duration]) -> Option<Duration> {
+    times.sort();
+    times.get(times.len() / 2).copied()
+}
+
+/// The value below which so many of a hundred lie.
+fn percentile(times: &mut [Duration], of_hundred: usize) -> Duration {
+    times.sort();
+    let at = (times.len() * of_hundred).div_ceil(100).saturating_sub(1);
+    times.get(at).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_times() {
+        let mut times: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
+        assert_eq!(percentile(&mut times, 50), Duration::from_millis(50));
+        assert_eq!(percentile(&mut times, 99), Duration::from_millis(99));
+        assert_eq!(percentile(&mut [], 50), Duration::ZERO);
+        assert_eq!(median(&mut times[..3]), Some(Duration::from_millis(2)));
+    }
+}

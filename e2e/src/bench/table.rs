@@ -1,0 +1,164 @@
+//! The rows of the benchmark, for people and for programs.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::image::Source;
+
+/// One thing that was measured.
+#[derive(Clone, Debug)]
+pub struct Row {
+    what: String,
+    unit: &'static str,
+    ours: f64,
+    against: Option<(String, f64)>,
+    limit: Limit,
+}
+
+/// What is wanted of a row: of its ratio where it is beside another's, else of its value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Limit {
+    /// Nothing.
+    None,
+    /// No more than this.
+    AtMost(f64),
+}
+
+impl Row {
+    /// A time in seconds.
+    pub fn seconds(what: &str, time: Duration) -> Self {
+        Self::new(what, "s", time.as_secs_f64())
+    }
+
+    /// A time in milliseconds.
+    pub fn milliseconds(what: &str, time: Duration) -> Self {
+        Self::new(what, "ms", time.as_secs_f64() * 1000.0)
+    }
+
+    /// An amount of memory.
+    pub fn mebibytes(what: &str, bytes: u64) -> Self {
+        Self::new(what, "MiB", bytes as f64 / f64::from(1 << 20))
+    }
+
+    /// A number.
+    pub fn count(what: &str, number: f64) -> Self {
+        Self::new(what, "", number)
+    }
+
+    fn new(what: &str, unit: &'static str, ours: f64) -> Self {
+        Self { what: what.to_owned(), unit, ours, against: None, limit: Limit::None }
+    }
+
+    /// Beside what another needs, with a limit for the ratio.
+    pub fn beside(mut self, whom: &str, theirs: Duration, limit: Limit) -> Self {
+        self.against = Some((whom.to_owned(), theirs.as_secs_f64()));
+        self.limit = limit;
+        self
+    }
+
+    /// With a limit of its own.
+    pub fn within(mut self, most: f64) -> Self {
+        self.limit = Limit::AtMost(most);
+        self
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        self.against.as_ref().map(|(_, theirs)| self.ours / theirs)
+    }
+
+    /// Whether it is within its limit; `None` without one.
+    fn holds(&self) -> Option<bool> {
+        match self.limit {
+            Limit::None => None,
+            Limit::AtMost(most) => Some(self.ratio().unwrap_or(self.ours) <= most),
+        }
+    }
+}
+
+/// The table as text.
+pub fn text(rows: &[Row], source: &Source, notes: &[String]) -> String {
+    let mut text = format!("{}\n\n", about(source));
+    // Writing to a string cannot fail, here and below.
+    writeln!(text, "{:<32}{:>12}{:>26}{:>8}{:>8}", "", "ovl", "beside", "ratio", "limit")
+        .unwrap_or_default();
+    for row in rows {
+        let unit = |value: f64| format!("{value:.2} {}", row.unit).trim_end().to_owned();
+        let against = row.against.as_ref();
+        let beside = against.map(|(whom, theirs)| format!("{whom} {}", unit(*theirs)));
+        let ratio = row.ratio().map(|ratio| format!("{ratio:.2}"));
+        let limit = match row.limit {
+            Limit::None => String::new(),
+            Limit::AtMost(most) => most.to_string(),
+        };
+        let verdict = match row.holds() {
+            None => "",
+            Some(true) => "  holds",
+            Some(false) => "  MISSED",
+        };
+        writeln!(
+            text,
+            "{:<32}{:>12}{:>26}{:>8}{:>8}{verdict}",
+            row.what,
+            unit(row.ours),
+            beside.unwrap_or_default(),
+            ratio.unwrap_or_default(),
+            limit
+        )
+        .unwrap_or_default();
+    }
+    for note in notes {
+        writeln!(text, "Not measured: {note}").unwrap_or_default();
+    }
+    text
+}
+
+/// The same for programs.
+pub fn json(rows: &[Row], source: &Source, notes: &[String]) -> Value {
+    let row = |row: &Row| {
+        let beside = row.against.as_ref();
+        let limit = match row.limit {
+            Limit::None => None,
+            Limit::AtMost(most) => Some(most),
+        };
+        json!({
+            "what": row.what, "unit": row.unit, "ovl": row.ours,
+            "beside": beside.map(|(whom, theirs)| json!({ "who": whom, "value": theirs })),
+            "ratio": row.ratio(), "limit": limit, "holds": row.holds(),
+        })
+    };
+    let rows: Vec<Value> = rows.iter().map(row).collect();
+    json!({ "about": about(source), "rows": rows, "not measured": notes })
+}
+
+/// The machine and the image, in one line.
+fn about(source: &Source) -> String {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let layers = source.layers().unwrap_or_default();
+    let bytes: u64 = layers.iter().map(|blob| blob.size).sum();
+    format!(
+        "{cores} cores, Linux {}; an image of {} layers, {} MB compressed; the middle of {} rounds",
+        kernel.trim(),
+        layers.len(),
+        bytes / 1_000_000,
+        super::ROUNDS
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_for_the_ratio_where_there_is_one() {
+        let second = Duration::from_secs(1);
+        let row = Row::seconds("a", second).beside("b", second * 4, Limit::AtMost(0.5));
+        assert_eq!((row.ratio(), row.holds()), (Some(0.25), Some(true)));
+        assert_eq!(Row::milliseconds("a", second).within(3.0).holds(), Some(false));
+        assert_eq!(Row::count("a", 1.0).holds(), None);
+    }
+}

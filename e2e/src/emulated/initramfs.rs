@@ -1,0 +1,115 @@
+//! The only file system that an emulated machine boots from.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Kernel;
+use crate::process::Cmd;
+
+/// What the machine prints last.
+pub const END: &str = "the machine is done";
+
+/// By which tests become another user; busybox's cannot.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
+/// What the tests mount, and the disks they mount it on.
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_blk", "loop", "overlay", "erofs", "xfs", "quota_v2", "crc32c_generic"];
+
+/// Makes the archive of a system that runs `program` once and powers off.
+///
+/// # Errors
+/// Something cannot be copied or packed.
+pub fn make(
+    kernel: &Kernel,
+    program: &Path,
+    arguments: &str,
+    place: &Path,
+    log: &Path,
+) -> Result<PathBuf> {
+    let root = place.join("root");
+    for folder in ["bin", "dev", "etc", "mnt/ext4", "mnt/xfs", "proc", "run", "sys", "tmp"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    copy(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
+    copy(program, &root.join("program"))?;
+    let tool = Path::new(SETPRIV);
+    copy(tool, &root.join("usr").join("bin").join("setpriv"))?;
+    for library in libraries(program)?.into_iter().chain(libraries(tool)?) {
+        copy(&library, &root.join(library.strip_prefix("/")?))?;
+    }
+    modules(kernel, &root)?;
+    let init = root.join("init");
+    fs::write(&init, script(arguments))?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    let archive = place.join("initramfs");
+    let pack = "find . | cpio --create --format newc --quiet | gzip -1 > \"$0\"";
+    Cmd::new("sh").args(["-ec", pack]).arg(&archive).dir(&root).log(log).run()?;
+    fs::remove_dir_all(&root)?;
+    Ok(archive)
+}
+
+fn script(arguments: &str) -> String {
+    let modules = MODULES.join(" ");
+    // A module that is built in is no file, and modprobe says so.
+    format!(
+        "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/usr/bin:/bin TMPDIR=/mnt/ext4/tmp OVL_EXT4=/mnt/ext4 OVL_XFS=/mnt/xfs
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs -o mode=1777 tmp /tmp
+ip link set lo up
+for module in {modules}; do modprobe $module; done
+mount -t ext4 -o prjquota /dev/vda /mnt/ext4
+mount -t xfs -o prjquota /dev/vdb /mnt/xfs
+mkdir -m 1777 $TMPDIR
+/program {arguments}
+echo \"{END}\"
+poweroff -f
+"
+    )
+}
+
+/// The shared libraries of a program, and the loader, as `ldd` lists them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = Cmd::new("ldd").arg(program).output()?;
+    let words = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(words.map(PathBuf::from).collect())
+}
+
+/// Copies the modules with everything that they need, and the indexes that find them.
+fn modules(kernel: &Kernel, root: &Path) -> Result<()> {
+    let (from, to) = (kernel.modules(), root.join("lib/modules").join(kernel.release()));
+    fs::create_dir_all(&to)?;
+    let index = fs::read_to_string(from.join("modules.dep"))?;
+    for line in index.lines() {
+        let (module, needs) = line.split_once(':').unwrap_or((line, ""));
+        let name = Path::new(module).file_stem().and_then(|name| name.to_str());
+        if name.is_some_and(|name| MODULES.contains(&name)) {
+            for file in needs.split_whitespace().chain([module]) {
+                copy(&from.join(file), &to.join(file))?;
+            }
+        }
+    }
+    for entry in fs::read_dir(&from)? {
+        let path = entry?.path();
+        if path.is_file() {
+            copy(&path, &to.join(path.file_name().unwrap_or_default()))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let told = || format!("copying {} to {}", from.display(), to.display());
+    fs::copy(from, to).with_context(told)?;
+    Ok(())
+}

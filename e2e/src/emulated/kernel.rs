@@ -1,0 +1,84 @@
+//! Kernels as Debian packages them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cache::Recipe;
+use crate::harness::Harness;
+use crate::process::Cmd;
+use crate::progress::minutes;
+use crate::tools::apt;
+
+/// A kernel and its modules, unpacked.
+pub struct Kernel {
+    series: &'static str,
+    release: String,
+    place: PathBuf,
+}
+
+impl Kernel {
+    /// The newest kernel that the package `meta` of this Debian stands for, such as `linux-image-cloud-amd64`.
+    ///
+    /// # Errors
+    /// There is no such package here, or it cannot be downloaded and unpacked.
+    pub fn of(h: &Harness, series: &'static str, meta: &str) -> Result<Self> {
+        let package = newest(meta).or_else(|_| {
+            apt::update(h)?;
+            newest(meta)
+        })?;
+        let release = package.trim_start_matches("linux-image-").to_owned();
+        let recipe = Recipe { name: "kernel", version: &release, inputs: &[] };
+        let place = match h.cache.have(&recipe) {
+            Some(place) => place,
+            None => h.progress.step(&format!("fetching Linux {release}"), minutes(1), |log| {
+                h.cache.product(&recipe, |place| unpack(&package, &release, place, log))
+            })?,
+        };
+        Ok(Self { series, release, place })
+    }
+
+    /// What it is called in names of files.
+    pub fn series(&self) -> &str {
+        self.series
+    }
+
+    /// As `uname -r` says there.
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// What boots.
+    pub fn image(&self) -> PathBuf {
+        self.place.join("boot").join(format!("vmlinuz-{}", self.release))
+    }
+
+    /// The folder of its modules, with their indexes.
+    pub fn modules(&self) -> PathBuf {
+        self.place.join("lib/modules").join(&self.release)
+    }
+}
+
+fn newest(meta: &str) -> Result<String> {
+    let depends = Cmd::new("apt-cache").args(["depends", meta]).output()?;
+    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(package.with_context(|| format!("{meta} stands for no kernel"))?.to_owned())
+}
+
+fn unpack(package: &str, release: &str, place: &Path, log: &Path) -> Result<()> {
+    // The sandbox user of apt may not write here.
+    let download = Cmd::new("apt-get").args(["-q", "-o", "APT::Sandbox::User=root", "download"]);
+    download.arg(package).dir(place).log(log).run()?;
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|e| e == "deb");
+    let entries = fs::read_dir(place)?.collect::<Result<Vec<_>, _>>()?;
+    let file = entries.iter().map(|entry| entry.path()).find(is_package);
+    let file = file.with_context(|| format!("{package}: nothing was downloaded"))?;
+    Cmd::new("dpkg-deb").arg("--extract").arg(&file).arg(place).log(log).run()?;
+    fs::remove_file(&file)?;
+    // busybox's modprobe knows no xz.
+    let modules = place.join("lib/modules").join(release);
+    let find = Cmd::new("find").arg(&modules).args(["-name", "*.ko.xz", "-exec", "xz", "-d"]);
+    find.args(["{}", "+"]).log(log).run()?;
+    Cmd::new("depmod").arg("-b").arg(place).arg(release).log(log).run()
+}

@@ -1,0 +1,111 @@
+//! As much HTTP as a registry on this machine needs: one request a connection, as version 1.0, so
+//! that a body ends where the connection does and nothing comes in chunks.
+//!
+//! Deliberately absent: encryption, redirects, retries. The other end is ours.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+/// How long the other end may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The longest line of a head that is read.
+const LONGEST_LINE: u64 = 64 * 1024;
+
+/// The head of a request or of an answer: its first line, and its fields as they were written.
+#[derive(Debug, Default)]
+pub struct Head {
+    /// The first line's words.
+    pub words: Vec<String>,
+    /// Names and values.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Head {
+    /// Reads one; `None` if the connection ended before it.
+    ///
+    /// # Errors
+    /// The connection broke, or what came is no head.
+    pub fn read(from: &mut impl BufRead) -> Result<Option<Self>> {
+        let mut line = || -> Result<String> {
+            let mut text = String::new();
+            from.by_ref().take(LONGEST_LINE).read_line(&mut text).context("reading a head")?;
+            Ok(text.trim_end().to_owned())
+        };
+        let first = line()?;
+        if first.is_empty() {
+            return Ok(None);
+        }
+        let words = first.splitn(3, ' ').map(str::to_owned).collect();
+        let mut head = Self { words, fields: Vec::new() };
+        loop {
+            let field = line()?;
+            if field.is_empty() {
+                return Ok(Some(head));
+            }
+            let (name, value) = field.split_once(':').context("a field without a colon")?;
+            head.fields.push((name.trim().to_owned(), value.trim().to_owned()));
+        }
+    }
+
+    /// The value of a field, whatever the case of its name.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.fields.iter();
+        fields.find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
+/// An answer, with its body still to be read.
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The head.
+    pub head: Head,
+    /// The body.
+    pub body: BufReader<TcpStream>,
+}
+
+impl Answer {
+    /// The whole body.
+    ///
+    /// # Errors
+    /// The connection broke before its end.
+    pub fn bytes(mut self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.body.read_to_end(&mut bytes).context("reading an answer's body")?;
+        let whole = self.head.field("content-length").and_then(|length| length.parse().ok());
+        ensure!(whole.is_none_or(|whole: usize| whole == bytes.len()), "the body broke off");
+        Ok(bytes)
+    }
+}
+
+/// Sends one request and reads the head of its answer.
+///
+/// # Errors
+/// Nobody answers, or the answer is not HTTP.
+pub fn send(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Answer> {
+    let asking = || format!("{method} http://{to}{path}");
+    let mut stream = TcpStream::connect_timeout(&to, SILENCE).with_context(asking)?;
+    stream.set_read_timeout(Some(SILENCE)).with_context(asking)?;
+    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {to}\r\n");
+    for (name, value) in fields {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    stream.write_all(head.as_bytes()).with_context(asking)?;
+    stream.write_all(body).with_context(asking)?;
+    let mut body = BufReader::with_capacity(1 << 18, stream);
+    let head = Head::read(&mut body).with_context(asking)?;
+    let head = head.with_context(|| format!("{}: the connection ended", asking()))?;
+    let status = head.words.get(1).and_then(|word| word.parse().ok());
+    Ok(Answer { status: status.with_context(|| format!("{}: no status", asking()))?, head, body })
+}

@@ -1,0 +1,147 @@
+//! JSON schemas of Kubernetes' objects, made from the description of its API that its sources hold.
+//!
+//! Strict: a field that the API does not know is an error. Deliberately absent: schemas from the
+//! network, and those of anybody's own kinds.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use crate::cache::Recipe;
+use crate::harness::Harness;
+use crate::tools::golang;
+use crate::versions;
+
+/// What the chart and the examples are made of.
+const KINDS: &[&str] = &[
+    "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
+    "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding",
+    "io.k8s.api.apps.v1.DaemonSet",
+    "io.k8s.api.core.v1.ConfigMap",
+    "io.k8s.api.core.v1.Pod",
+    "io.k8s.api.core.v1.Service",
+    "io.k8s.api.core.v1.ServiceAccount",
+    "io.k8s.api.networking.v1.NetworkPolicy",
+    "io.k8s.api.rbac.v1.ClusterRole",
+    "io.k8s.api.rbac.v1.ClusterRoleBinding",
+    "io.k8s.api.storage.v1.CSIDriver",
+];
+
+/// The files of [`folder`], as kubeconform finds them for an object.
+pub const FILES: &str = "{{.ResourceKind}}-{{.ResourceAPIVersion}}.json";
+
+/// Raised when what is made here changes.
+const FORMAT: &str = "1";
+
+/// The folder with one schema a kind, made first unless it is there.
+///
+/// # Errors
+/// Kubernetes' sources cannot be had, or are not as expected.
+pub fn folder(h: &Harness) -> Result<PathBuf> {
+    let kinds = KINDS.join(" ");
+    let recipe =
+        Recipe { name: "schemas", version: versions::KUBERNETES, inputs: &[FORMAT, &kinds] };
+    h.cache.product(&recipe, |dir| {
+        let version = format!("v{}", versions::KUBERNETES);
+        let sources = golang::module_dir(h, "k8s.io/kubernetes", &version)?;
+        let file = sources.join("api/openapi-spec/swagger.json");
+        let text = fs::read_to_string(&file);
+        let text = text.with_context(|| format!("reading {}", file.display()))?;
+        let api: Value = serde_json::from_str(&text).context("the API's description")?;
+        KINDS.iter().try_for_each(|kind| write(dir, kind, &api["definitions"]))
+    })
+}
+
+fn write(dir: &Path, kind: &str, definitions: &Value) -> Result<()> {
+    let schema = schema(kind, definitions)?;
+    let mut words = kind.rsplit('.');
+    let (name, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let file = dir.join(format!("{}-{version}.json", name.to_lowercase()));
+    fs::write(&file, schema.to_string()).with_context(|| format!("writing {}", file.display()))
+}
+
+/// One definition with all that it refers to.
+fn schema(kind: &str, definitions: &Value) -> Result<Value> {
+    let mut needed = BTreeSet::new();
+    let mut next = vec![kind.to_owned()];
+    let mut kept = Map::new();
+    while let Some(name) = next.pop() {
+        if needed.insert(name.clone()) {
+            let definition = definitions.get(&name);
+            let definition = definition.with_context(|| format!("the API has no {name}"))?;
+            kept.insert(name.clone(), strict(&name, definition, &mut next));
+        }
+    }
+    Ok(json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$ref": format!("#/definitions/{kind}"),
+        "definitions": kept,
+    }))
+}
+
+/// A definition that refuses what it does not name; the names it refers to are added to `refers`.
+fn strict(name: &str, definition: &Value, refers: &mut Vec<String>) -> Value {
+    // Both are said to be texts, which is how they are sent; numbers are taken too.
+    if name.ends_with(".IntOrString") || name.ends_with(".Quantity") {
+        return json!({ "type": ["string", "number"] });
+    }
+    closed(definition, refers)
+}
+
+fn closed(schema: &Value, refers: &mut Vec<String>) -> Value {
+    let Value::Object(fields) = schema else { return schema.clone() };
+    let mut out = Map::new();
+    for (key, value) in fields {
+        let kept = match (key.as_str(), value) {
+            ("description", _) => continue,
+            ("$ref", Value::String(to)) => {
+                refers.extend(to.strip_prefix("#/definitions/").map(str::to_owned));
+                value.clone()
+            }
+            // Its keys are fields' names, one of which may be "description".
+            ("properties", Value::Object(fields)) => fields
+                .iter()
+                .map(|(name, field)| (name.clone(), closed(field, refers)))
+                .collect::<Map<_, _>>()
+                .into(),
+            _ => closed(value, refers),
+        };
+        out.insert(key.clone(), kept);
+    }
+    if fields.contains_key("properties") && !fields.contains_key("additionalProperties") {
+        out.insert("additionalProperties".to_owned(), false.into());
+    }
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_holds_what_it_refers_to_and_nothing_unknown() {
+        let api = json!({
+            "x.v1.A": {
+                "description": "…",
+                "properties": {
+                    "description": { "type": "string", "description": "…" },
+                    "b": { "$ref": "#/definitions/x.v1.B" },
+                    "list": { "items": { "$ref": "#/definitions/u.IntOrString" }, "type": "array" },
+                },
+            },
+            "x.v1.B": { "properties": { "a": { "$ref": "#/definitions/x.v1.A" } } },
+            "x.v1.C": {},
+            "u.IntOrString": { "type": "string", "format": "int-or-string" },
+        });
+        let schema = schema("x.v1.A", &api).unwrap_or_default();
+        let definitions = &schema["definitions"];
+        assert_eq!(definitions["x.v1.A"]["additionalProperties"], false);
+        assert_eq!(definitions["x.v1.A"]["properties"]["description"], json!({ "type": "string" }));
+        assert_eq!(definitions["u.IntOrString"], json!({ "type": ["string", "number"] }));
+        assert!(definitions.get("x.v1.B").is_some() && definitions.get("x.v1.C").is_none());
+        assert!(super::schema("x.v1.None", &api).is_err());
+    }
+}

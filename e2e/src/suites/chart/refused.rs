@@ -1,0 +1,100 @@
+//! Values that the chart must not take.
+//!
+//! Deliberately absent: what a right value renders to (`settings`).
+
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::render;
+
+/// helm's arguments, and the word by which the refusal names the setting.
+pub const REFUSED: &[(&[&str], &str)] = &[
+    (&["--set", "drivername=a.b"], "drivername"),
+    (&["--set", "driverName=Ovl.CSI"], "driverName"),
+    (&["--set", "driverName=a/../b"], "driverName"),
+    (&["--set", "kubeletDir=var/lib/kubelet"], "kubeletDir"),
+    (&["--set", "storeDir=/var/../etc"], "storeDir"),
+    (&["--set", "storeDir=/var/lib/"], "storeDir"),
+    (&["--set", "nameOverride=Layers"], "nameOverride"),
+    (&["--set", "fullnameOverride=-x"], "fullnameOverride"),
+    (&["--set", "image.pullPolicy=Sometimes"], "pullPolicy"),
+    (&["--set", "image.digest=x"], "digest"),
+    (&["--set", "imagePullSecrets=key"], "imagePullSecrets"),
+    (&["--set-json", r#"registries={"http://r.example":"x"}"#], "registries"),
+    (&["--set-json", r#"registries={"r.example/path":"x"}"#], "registries"),
+    (&["--set-json", r#"registries={"../etc":"x"}"#], "registries"),
+    (&["--set-json", r#"registries={"r.example":{}}"#], "registries"),
+    (&["--set-json", r#"registries={"registry":"x"}"#], "registries"),
+    (&["--set-json", r#"registries={"r.example":{"cert":"x"}}"#], "registries"),
+    (&["--set-json", r#"registries={"r.example":{"ca":"/etc/ca.crt"}}"#], "registries"),
+    (&["--set-json", UNUSED], "do not use it"),
+    (&["--set", "credentials.existingSecret=Mine"], "existingSecret"),
+    (&["--set", "credentials.key=a/b"], "key"),
+    (&["--set", "credentials.trustFor=soon"], "trustFor"),
+    (&["--set", "credentials.password=x"], "password"),
+    (&["--set", "layerForm=tar"], "layerForm"),
+    (&["--set", "defaults.size=much"], "size"),
+    (&["--set-string", "defaults.size=0"], "size"),
+    (&["--set", "defaults.inodes=-1"], "inodes"),
+    (&["--set-string", "defaults.volatile=true"], "volatile"),
+    (&["--set", "disk.highPercent=100"], "highPercent"),
+    (&["--set", "disk.lowPercent=0"], "lowPercent"),
+    (&["--set", "disk.high=80"], "high"),
+    (&["--set", "disk.highPercent=60,disk.lowPercent=70"], "lowPercent"),
+    (&["--set", "policy.allowedImages.default=*"], "default"),
+    (&["--set-json", r#"policy.allowedImages.default=["a b"]"#], "default"),
+    (&["--set-json", r#"policy.allowedImages.default=["a\"b"]"#], "default"),
+    (&["--set-json", r#"policy.allowedImages.namespaces={"CI":["*"]}"#], "namespaces"),
+    (&["--set-json", r#"policy.allowedImages.namespaces={"ci":"*"}"#], "ci"),
+    (&["--set-string", "policy.refuseUserNamespaces=no"], "refuseUserNamespaces"),
+    (&["--set-string", "seLinuxMount=true"], "seLinuxMount"),
+    (&["--set", "openshift.ephemeralVolumeProfile=all"], "ephemeralVolumeProfile"),
+    (&["--set-string", "events=false"], "events"),
+    (&["--set", "log.format=xml"], "format"),
+    (&["--set", "healthPort=0"], "healthPort"),
+    (&["--set-string", "healthPort=9808"], "healthPort"),
+    (&["--set", "metrics.port=70000"], "port"),
+    (&["--set", "metrics.address=node"], "address"),
+    (&["--set", "metrics.enabled=true,metrics.port=9808"], "healthPort"),
+    (&["--set", "metrics.serviceMonitor.enabled=true"], "metrics.enabled"),
+    (&["--set", "metrics.serviceMonitor.interval=often"], "interval"),
+    (&["--set", "otlpEndpoint=collector:4317"], "otlpEndpoint"),
+    (&["--set", "networkPolicy.to=all"], "to"),
+    (&["--set-json", r#"networkPolicy.from=[{"pods":{}}]"#], "pods"),
+    (&["--set", "priorityClassName=1"], "priorityClassName"),
+    (&["--set", "tolerations=all"], "tolerations"),
+    (&["--set-json", r#"tolerations=[{"operater":"Exists"}]"#], "operater"),
+    (&["--set", "nodeSelector.disk=1"], "disk"),
+    (&["--set", "affinity.nodes=x"], "nodes"),
+    (&["--set", "resources.limits.memory=lots"], "memory"),
+    (&["--set", "updateStrategy.type=Recreate"], "updateStrategy"),
+    (&["--set", "updateStrategy.rollingUpdate.maxSurge=1"], "maxSurge"),
+    (&["--set", "updateStrategy.rollingUpdate.maxUnavailable=half"], "maxUnavailable"),
+    (&["--set", "podAnnotations.a=1"], "podAnnotations"),
+    (&["--set", "podLabels.app\\.kubernetes\\.io/name=x"], "app.kubernetes.io/name"),
+    (&["--set-string", "test.image="], "image"),
+    (&["--set", LONG], "at most 107 bytes"),
+];
+
+/// A CA that the text beside it does not mention.
+const UNUSED: &str = r#"registries={"r.example":{"hosts":"server = \"https://r.example\"",
+                        "ca":"-----BEGIN CERTIFICATE-----\nx"}}"#;
+
+/// Each part is short enough, the socket's path that they make is not.
+const LONG: &str = "kubeletDir=/var/lib/a-folder-with-a-long-name/and-another-one/kubelet,\
+                    driverName=a-driver-whose-name-is-as-long-as-a-name-may-be.example.org";
+
+/// Whether helm refuses it, and says why.
+pub fn check(helm: &Path, repo: &Path, values: &[&str], word: &str) -> Result<()> {
+    match render::chart(helm, repo, values) {
+        Ok(_) => bail!("helm took it"),
+        Err(error) => {
+            let words = format!("{error:#}");
+            // The command is quoted in the error; what helm says about it comes after.
+            let said = words.split_once("failed").map_or("", |(_, said)| said);
+            ensure!(said.contains(word), "the refusal does not name {word}: {said}");
+            Ok(())
+        }
+    }
+}

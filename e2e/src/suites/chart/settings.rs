@@ -1,0 +1,201 @@
+//! Every setting: that it is written down, that it changes what is rendered, and to what.
+//!
+//! Deliberately absent: wrong values (`refused`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::EVERYTHING;
+use crate::process::Cmd;
+use crate::render;
+use crate::tally::Tally;
+
+/// What the values of [`EVERYTHING`] have to show as, where it matters.
+const RENDERED: &[&str] = &[
+    "name: second.ovl.csi.dev",
+    "image: registry.example:5000/ovl-csi:9.9",
+    "- --endpoint=unix:///var/snap/kubelet/plugins/second.ovl.csi.dev/csi.sock",
+    "- --root=/mnt/fast/ovl/second.ovl.csi.dev",
+    "- --hosts-dir=/etc/ovl-csi/hosts",
+    "path: \"registry.example:5000/hosts.toml\"",
+    "path: \"[fd00::1]:5000/hosts.toml\"",
+    "path: \"docker.io/hosts.toml\"",
+    "path: \"docker.io/ca.crt\"",
+    "path: \"private.example:5443/ca.crt\"",
+    "server = \"http://[fd00::1]:5000\"",
+    "ca = \"/etc/ovl-csi/hosts/private.example:5443/ca.crt\"",
+    "- --credentials-file=/etc/ovl-csi/credentials/config.json",
+    "secretName: node-registries",
+    "- --trust-credentials-for=30m",
+    "- --layer-form=dir",
+    "- --default-size=10Gi",
+    "- --default-inodes=1000000",
+    "- --default-volatile=true",
+    "- --disk-high-percent=70",
+    "- --disk-low-percent=60",
+    "- --policy-file=/etc/ovl-csi/policy/policy.toml",
+    "default = [\"registry.example/*\"]",
+    "\"ci\" = [\"docker.io/library/*\",\"registry.example/ci/*\"]",
+    "\"007\" = []",
+    "seLinuxMount: true",
+    "security.openshift.io/csi-ephemeral-volume-profile: restricted",
+    "- --no-cluster",
+    "automountServiceAccountToken: false",
+    "- --health-address=127.0.0.1:9818",
+    "- --metrics-address=[::]:9820",
+    "kind: ServiceMonitor",
+    "release: prometheus",
+    "- --otlp-endpoint=http://127.0.0.1:4317",
+    "kubernetes.io/metadata.name: monitoring",
+    "type: OnDelete",
+    "image: registry.example/busybox:1",
+];
+
+/// What must not be there with these values: each is switched off.
+const ABSENT: &[&str] =
+    &["kind: ClusterRole", "ValidatingAdmissionPolicy", "priorityClassName", "rollingUpdate"];
+
+/// Checks what everything renders to.
+pub fn rendered(helm: &Path, repo: &Path) -> Result<()> {
+    let rendered = render::chart(helm, repo, &["--values", EVERYTHING])?;
+    if let Some(want) = RENDERED.iter().find(|want| !rendered.contains(**want)) {
+        bail!("`{want}` is not in:\n{rendered}");
+    }
+    if let Some(absent) = ABSENT.iter().find(|absent| rendered.contains(**absent)) {
+        bail!("`{absent}` is in:\n{rendered}");
+    }
+    Ok(())
+}
+
+/// Checks that each setting of the file changes something: without it another thing is rendered.
+///
+/// # Errors
+/// The file cannot be read or helm refuses it.
+pub fn each(helm: &Path, repo: &Path) -> Result<Tally> {
+    let text = read(repo, EVERYTHING)?;
+    let all = with(helm, repo, &text)?;
+    let mut tally = Tally::default();
+    // What names the objects in full leaves the part of the name without a place.
+    for setting in settings(&text).filter(|setting| *setting != "nameOverride") {
+        let less = with(helm, repo, &without(&text, setting));
+        let changed = less.and_then(|less| {
+            ensure!(less != all, "without it the same is rendered");
+            Ok(())
+        });
+        tally.count(&format!("{setting} is rendered"), changed);
+    }
+    Ok(tally)
+}
+
+/// Checks that the chart's values and the file with everything name each setting of the schema.
+pub fn named(repo: &Path) -> Result<()> {
+    let schema: Value = serde_json::from_str(&read(repo, "charts/ovl-csi/values.schema.json")?)?;
+    let mut names = BTreeSet::new();
+    collect(&schema["properties"], &mut names);
+    ensure!(names.len() > 40, "the schema names only {names:?}");
+    for file in ["charts/ovl-csi/values.yaml", EVERYTHING] {
+        let text = read(repo, file)?;
+        for name in &names {
+            // What Kubernetes takes, not we; and what may not be set at all.
+            let theirs = ["global", "podSelector", "ipBlock", "podAffinity", "podAntiAffinity"];
+            let theirs = theirs.iter().chain(&["tolerationSeconds", "maxSurge"]);
+            let known = theirs.copied().any(|n| n == name) || SHAPES.contains(&name.as_str());
+            ensure!(known || text.contains(&format!("{name}:")), "{file} does not name {name}");
+        }
+    }
+    Ok(())
+}
+
+/// Parts of what Kubernetes defines; one example of each is enough.
+const SHAPES: &[&str] = &[
+    "key",
+    "operator",
+    "value",
+    "effect",
+    "nodeAffinity",
+    "namespaceSelector",
+    "requests",
+    "rollingUpdate",
+    "maxUnavailable",
+];
+
+/// Checks that each argument that the chart gives is one of `ovl node`.
+pub fn arguments(helm: &Path, repo: &Path) -> Result<()> {
+    let mut code = String::new();
+    sources(&repo.join("src/cli"), &mut code)?;
+    for values in [&["--values", EVERYTHING][..], &["--set", "events=true"]] {
+        let rendered = render::chart(helm, repo, values)?;
+        let arguments = rendered.lines().filter_map(|line| line.trim().strip_prefix("- --"));
+        for argument in arguments {
+            let name = argument.split('=').next().unwrap_or_default();
+            let field = format!("{}:", name.replace('-', "_"));
+            let known = code.contains(&field) || code.contains(&format!("\"{name}\""));
+            ensure!(known, "no argument of `ovl node` is called --{name}");
+        }
+    }
+    Ok(())
+}
+
+fn sources(folder: &Path, code: &mut String) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sources(&path, code)?;
+        } else {
+            code.push_str(&fs::read_to_string(&path)?);
+        }
+    }
+    Ok(())
+}
+
+/// The names of all settings below a schema's properties.
+fn collect(properties: &Value, names: &mut BTreeSet<String>) {
+    for (name, schema) in properties.as_object().into_iter().flatten() {
+        names.insert(name.clone());
+        collect(&schema["properties"], names);
+        collect(&schema["items"]["properties"], names);
+    }
+}
+
+fn with(helm: &Path, repo: &Path, values: &str) -> Result<String> {
+    let template = Cmd::new(helm).dir(repo).args(["template", render::RELEASE, "charts/ovl-csi"]);
+    template.args(["--values", "-"]).stdin(values).output()
+}
+
+fn read(repo: &Path, file: &str) -> Result<String> {
+    fs::read_to_string(repo.join(file)).with_context(|| format!("reading {file}"))
+}
+
+/// The settings at the top of a file.
+fn settings(text: &str) -> impl Iterator<Item = &str> {
+    let named = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_alphabetic()));
+    named.filter_map(|line| Some(line.split_once(':')?.0))
+}
+
+/// The file without a setting and what is below it.
+fn without(text: &str, setting: &str) -> String {
+    let mut below = false;
+    let kept = text.lines().filter(|line| {
+        if line.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            below = line.split_once(':').is_some_and(|(name, _)| name == setting);
+        }
+        !below
+    });
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_goes_with_all_below_it() {
+        let text = "# Why.\na: 1\nb:\n  a: 2\n- x\nc: {}\n";
+        assert_eq!(settings(text).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(without(text, "b"), "# Why.\na: 1\nc: {}\n");
+    }
+}
