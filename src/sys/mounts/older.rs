@@ -213,8 +213,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // What does not go now goes at the next start.
-        let _ = unmount(&self.0, UnmountFlags::NOFOLLOW);
+        // Lazily: a child that another thread starts holds every descriptor until its exec, and would make this mount busy. Nothing
+        // is hidden by that: a layer is never written to, and of an overlay there is a clone that counts. What does not go now goes
+        // at the next start.
+        let _ = unmount(&self.0, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
         let _ = fs::remove_dir(&self.0);
     }
 }
