@@ -13,7 +13,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::{Registry, Unit},
+    registry::{Metric, Registry, Unit},
 };
 
 /// One call of an edge. Its words are the program's own, so there are only so many.
@@ -50,81 +50,82 @@ struct Inner {
 impl Default for Metrics {
     fn default() -> Self {
         let latency: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
-        let mut inner = Inner {
-            registry: Registry::with_prefix("ovl"),
-            calls: Family::default(),
-            call_seconds: Family::new_with_constructor(latency),
-            pulls: Counter::default(),
-            pull_bytes: Counter::default(),
-            pull_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 16)),
-            layers: Gauge::default(),
-            store_bytes: Gauge::default(),
-            volumes: Gauge::default(),
-            open_layers: Gauge::default(),
-            collected_layers: Counter::default(),
-            collected_bytes: Counter::default(),
-            collections: Counter::default(),
-            collections_skipped: Counter::default(),
-            unenforced: Counter::default(),
+        let mut registry = Registry::with_prefix("ovl");
+        let r = &mut registry;
+        let (bytes, seconds) = (Some(Unit::Bytes), Some(Unit::Seconds));
+        let call_seconds = Family::new_with_constructor(latency);
+        let pull_seconds = Histogram::new(exponential_buckets(0.05, 2.0, 16));
+        let inner = Inner {
+            calls: new(r, "operations", "Calls answered, by method and code", None),
+            call_seconds: add(
+                r,
+                "operation_duration",
+                "How long calls took",
+                seconds.clone(),
+                call_seconds,
+            ),
+            pulls: new(r, "pulls", "Layers fetched", None),
+            pull_bytes: new(r, "pull", "Bytes fetched from registries", bytes.clone()),
+            pull_seconds: add(
+                r,
+                "pull_duration",
+                "How long a layer took from the first byte to the disk",
+                seconds,
+                pull_seconds,
+            ),
+            layers: new(r, "layers", "Layers in the store", None),
+            store_bytes: new(r, "store", "Bytes of the layers in the store", bytes.clone()),
+            volumes: new(r, "volumes", "Volumes recorded on this node", None),
+            open_layers: new(
+                r,
+                "open_layers",
+                "Layers that this process has mounted: volumes of an earlier one have mounts of their own",
+                None,
+            ),
+            collections: new(r, "gc_rounds", "Rounds of garbage collection", None),
+            collections_skipped: new(
+                r,
+                "gc_skipped_rounds",
+                "Rounds of garbage collection that removed nothing because something could not be read",
+                None,
+            ),
+            collected_layers: new(r, "gc_layers", "Layers removed by garbage collection", None),
+            collected_bytes: new(r, "gc", "Bytes removed by garbage collection", bytes),
+            unenforced: new(
+                r,
+                "unenforced_limits",
+                "Volumes published without the default limit, which this node cannot enforce",
+                None,
+            ),
+            registry,
         };
-        let r = &mut inner.registry;
-        r.register("operations", "Calls answered, by method and code", inner.calls.clone());
-        r.register_with_unit(
-            "operation_duration",
-            "How long calls took",
-            Unit::Seconds,
-            inner.call_seconds.clone(),
-        );
-        r.register("pulls", "Layers fetched", inner.pulls.clone());
-        r.register_with_unit(
-            "pull",
-            "Bytes fetched from registries",
-            Unit::Bytes,
-            inner.pull_bytes.clone(),
-        );
-        r.register_with_unit(
-            "pull_duration",
-            "How long a layer took from the first byte to the disk",
-            Unit::Seconds,
-            inner.pull_seconds.clone(),
-        );
-        r.register("layers", "Layers in the store", inner.layers.clone());
-        r.register_with_unit(
-            "store",
-            "Bytes of the layers in the store",
-            Unit::Bytes,
-            inner.store_bytes.clone(),
-        );
-        r.register("volumes", "Volumes recorded on this node", inner.volumes.clone());
-        r.register(
-            "open_layers",
-            "Layers that this process has mounted: volumes of an earlier one have mounts of their own",
-            inner.open_layers.clone(),
-        );
-        r.register("gc_rounds", "Rounds of garbage collection", inner.collections.clone());
-        r.register(
-            "gc_skipped_rounds",
-            "Rounds of garbage collection that removed nothing because something could not be read",
-            inner.collections_skipped.clone(),
-        );
-        r.register(
-            "gc_layers",
-            "Layers removed by garbage collection",
-            inner.collected_layers.clone(),
-        );
-        r.register_with_unit(
-            "gc",
-            "Bytes removed by garbage collection",
-            Unit::Bytes,
-            inner.collected_bytes.clone(),
-        );
-        r.register(
-            "unenforced_limits",
-            "Volumes published without the default limit, which this node cannot enforce",
-            inner.unenforced.clone(),
-        );
         Self(Arc::new(inner))
     }
+}
+
+/// Something counted from zero, and shown by this name.
+fn new<M: Metric + Clone + Default>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+) -> M {
+    add(registry, name, help, unit, M::default())
+}
+
+/// Something counted, and shown by this name, with its unit where it has one.
+fn add<M: Metric + Clone>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    metric: M,
+) -> M {
+    match unit {
+        Some(unit) => registry.register_with_unit(name, help, unit, metric.clone()),
+        None => registry.register(name, help, metric.clone()),
+    }
+    metric
 }
 
 impl fmt::Debug for Metrics {
