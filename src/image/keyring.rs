@@ -98,11 +98,6 @@ impl Keyring {
         self
     }
 
-    /// Whether there is a credential for an image.
-    pub fn knows(&self, reference: &Reference) -> bool {
-        !self.credentials(reference.registry(), reference.repository()).is_empty()
-    }
-
     /// As whom an image could be asked for, in the order in which it would be. Empty means only anonymously.
     pub fn accesses(&self, reference: &Reference) -> Vec<Access> {
         let credentials = self.credentials(reference.registry(), reference.repository());
