@@ -106,8 +106,7 @@ async fn serve(node: Node) -> anyhow::Result<()> {
         }
         false => Arc::new(NoNotices),
     };
-    let settings = Settings { features, ..settings };
-    let parts = Parts { store, registries, mounts, notices, metrics: metrics.clone() };
+    let parts = Parts { store, registries, mounts, features, notices, metrics: metrics.clone() };
     let volumes = Volumes::open(parts, settings)?;
     volumes.recover(GRACE)?;
     // What stands in its way it has told itself.

@@ -44,6 +44,7 @@ use crate::{
     image::{Hosts, Registries},
     layers::Store,
     metrics::Metrics,
+    overlay::Features,
     sys::mounts::{MemoryMounts, Mounts},
     volumes::{Parts, Settings, Volumes},
 };
@@ -142,8 +143,8 @@ fn volumes(root: &Path) -> Volumes {
     let mounts: Arc<dyn Mounts> = Arc::new(MemoryMounts::default());
     let store = Arc::new(Store::open(&root.join("store"), mounts.clone()).unwrap());
     let registries = Registries::new(Hosts::default()).unwrap();
-    Volumes::open(Parts::new(store, registries, mounts), Settings::new(root.join("kubelet")))
-        .unwrap()
+    let parts = Parts::new(store, registries, mounts, Features::lacking([]));
+    Volumes::open(parts, Settings::new(root.join("kubelet"))).unwrap()
 }
 
 async fn dial(socket: &Path) -> Channel {

@@ -108,6 +108,8 @@ pub struct Parts {
     pub registries: Registries,
     /// The kernel.
     pub mounts: Arc<dyn Mounts>,
+    /// What it can do.
+    pub features: Features,
     /// Where pods' owners are told things.
     pub notices: Arc<dyn Notices>,
     /// Where it is counted.
@@ -116,11 +118,17 @@ pub struct Parts {
 
 impl Parts {
     /// Where nobody is told and nothing is scraped.
-    pub fn new(store: Arc<Store>, registries: Registries, mounts: Arc<dyn Mounts>) -> Self {
+    pub fn new(
+        store: Arc<Store>,
+        registries: Registries,
+        mounts: Arc<dyn Mounts>,
+        features: Features,
+    ) -> Self {
         Self {
             store,
             registries,
             mounts,
+            features,
             notices: Arc::new(NoNotices),
             metrics: Metrics::default(),
         }
@@ -142,8 +150,6 @@ pub struct Settings {
     pub disk_high: u8,
     /// How full it is when no more go.
     pub disk_low: u8,
-    /// What the kernel can do.
-    pub features: Features,
 }
 
 impl Settings {
@@ -156,7 +162,6 @@ impl Settings {
             policy: ImagePolicy::default(),
             disk_high: 85,
             disk_low: 75,
-            features: Features::lacking([]),
         }
     }
 }
@@ -178,6 +183,7 @@ struct Inner {
     counts: Counts,
     pace: Pace,
     settings: Settings,
+    features: Features,
     notices: Arc<dyn Notices>,
     metrics: Metrics,
     boot_id: String,
@@ -192,7 +198,7 @@ impl Volumes {
     }
 
     fn open_at(parts: Parts, settings: Settings, pace: Pace) -> Result<Self, OpenError> {
-        let Parts { store, registries, mounts, notices, metrics } = parts;
+        let Parts { store, registries, mounts, features, notices, metrics } = parts;
         let boot_id = durable::boot_id().map_err(OpenError::BootId)?;
         let records = Records::new(store.volumes());
         let ids = records.list().map_err(OpenError::List)?;
@@ -219,6 +225,7 @@ impl Volumes {
             pace,
             settings,
             mounts,
+            features,
             notices,
             metrics,
             store,

@@ -134,8 +134,8 @@ fn open(folder: &Path, registry: &FakeRegistry) -> Volumes {
     let features = Features::probe(&LinuxMounts, &folder.join("trial")).unwrap();
     let kernel = features.mounts(&folder.join("lowers")).unwrap();
     let store = Arc::new(Store::open(&folder.join("store"), kernel.clone()).unwrap());
-    let settings = Settings { features, ..Settings::new(folder.join("kubelet")) };
-    Volumes::open(Parts::new(store, registry.registries(), kernel), settings).unwrap()
+    let parts = Parts::new(store, registry.registries(), kernel, features);
+    Volumes::open(parts, Settings::new(folder.join("kubelet"))).unwrap()
 }
 
 pub(super) fn tar(files: &[(&str, &str)]) -> Vec<u8> {

@@ -347,7 +347,7 @@ impl Inner {
             owner: record.spec.owner,
             options: record.spec.options.clone(),
         })
-        .and_then(|plan| plan.on(&self.settings.features))
+        .and_then(|plan| plan.on(&self.features))
         .map_err(broken)
     }
 }

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     image::fake::FakeRegistry,
+    overlay::Features,
     sys::mounts::MemoryMounts,
     volumes::{Keyring, Parts, Pod, PublishRequest, PullPolicy, Settings, Target, VolumeSpec},
 };
@@ -27,7 +28,7 @@ impl Node {
         let registry = FakeRegistry::start().await;
         registry.push_image("a", "1", &[vec![0; 1_024], vec![0; 2_048]], true);
         let image = registry.reference("a", "1");
-        let parts = Parts::new(store.clone(), registry.registries(), kernel);
+        let parts = Parts::new(store.clone(), registry.registries(), kernel, Features::lacking([]));
         let volumes = Volumes::open(parts, Settings::new(folder.path().join("kubelet"))).unwrap();
         let node = Self { folder, volumes, registry, layers: 2 };
         node.volumes.publish(node.request()).await.unwrap();

@@ -169,7 +169,10 @@ fn open(
     let store = Arc::new(Store::open(&folder.join("store"), kernel.clone()).unwrap());
     let mut settings = Settings::new(folder.join("kubelet"));
     change(&mut settings);
-    let parts = Parts { notices: told.clone(), ..Parts::new(store, registries, kernel) };
+    let parts = Parts {
+        notices: told.clone(),
+        ..Parts::new(store, registries, kernel, Features::lacking([]))
+    };
     Volumes::open_at(parts, settings, pace).unwrap()
 }
 

@@ -17,7 +17,6 @@ use crate::{
     csi::{self, DriverName, Endpoint, NodeName, Quantity},
     image::{Hosts, Registries},
     layers::Form,
-    overlay::Features,
     telemetry::Collector,
     volumes::{ImagePolicy, Keyring, Settings},
 };
@@ -196,7 +195,6 @@ impl NodeArgs {
             policy: policy(self.policy_file.as_deref())?,
             disk_high: high,
             disk_low: low,
-            features: Features::lacking([]),
         })
     }
 
