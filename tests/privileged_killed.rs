@@ -363,7 +363,12 @@ async fn privileged_a_node_that_is_killed_at_any_line_goes_on_as_if_nothing_were
 
         let mut driver = node.start(form);
         let client = node.dial().await;
-        assert_eq!(node.leavings(), Vec::<PathBuf>::new(), "round {round}");
+        // The first round of collection goes on beside, and what it removes is in staging for a moment.
+        let begun = Instant::now();
+        while !node.leavings().is_empty() {
+            assert!(begun.elapsed() < SOON, "round {round}: {:?}", node.leavings());
+            sleep(Duration::from_millis(10)).await;
+        }
         for id in &ids {
             let request = node.publish(id, &tag);
             until_done(|| {

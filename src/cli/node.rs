@@ -109,8 +109,6 @@ async fn serve(node: Node) -> anyhow::Result<()> {
     let parts = Parts { store, registries, mounts, features, notices, metrics: metrics.clone() };
     let volumes = Volumes::open(parts, settings)?;
     volumes.recover(GRACE)?;
-    // What stands in its way it has told itself.
-    let _ = volumes.collect();
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(tidy_forever(volumes.clone())));
     csi::serve(config, volumes, metrics, shutdown).await?;
     tracing::info!("stopped; volumes stay mounted");
@@ -134,10 +132,10 @@ fn features(root: &Path, overridden: &[String]) -> anyhow::Result<Features> {
     Ok(features)
 }
 
-/// Removes the volumes of pods that went without a word, and layers that nobody needs.
+/// Removes the volumes of pods that went without a word, and layers that nobody needs: at once, beside the first calls, and then
+/// again and again.
 async fn tidy_forever(volumes: Volumes) {
     loop {
-        sleep(GRACE).await;
         let volumes = volumes.clone();
         let tidy = move || {
             volumes.recover(GRACE)?;
@@ -150,6 +148,7 @@ async fn tidy_forever(volumes: Volumes) {
             Ok(Err(error)) => tracing::error!(%error, "cannot look for volumes without a pod"),
             Err(error) => tracing::error!(%error, "looking for volumes without a pod broke"),
         }
+        sleep(GRACE).await;
     }
 }
 
