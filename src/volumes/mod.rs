@@ -58,6 +58,8 @@ mod tests;
 mod tools_tests;
 mod unpublish;
 mod upper;
+#[cfg(test)]
+mod warm_tests;
 
 use std::{
     collections::HashMap,

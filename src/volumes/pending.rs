@@ -149,6 +149,11 @@ impl Pending {
         })
     }
 
+    /// Whether the volume's layers are on their way, or came and wait to be asked for. The answer holds while the lock is held.
+    pub(super) fn has(&self, lock: &VolumeLock) -> bool {
+        self.all(|all| all.contains_key(lock.id()))
+    }
+
     /// Calls off whatever the volume waits for.
     pub(super) fn call_off(&self, lock: &VolumeLock) {
         if let Some(pull) = self.all(|all| all.remove(lock.id())) {

@@ -74,6 +74,7 @@ async fn a_pull_that_ended_between_two_calls_waits_for_the_second() {
     }
     node.volumes.publish(request()).await.unwrap();
     assert_eq!(registry.seen(&pushed.layers[0].to_string()).len(), 1);
+    assert!(node.volumes.0.pending.is_empty(), "what it brought was taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,11 +3,13 @@
 use std::{io, path::Path, sync::Arc};
 
 use super::{
-    Inner, Limits, Medium, PublishError, PublishRequest, Target, VolumeId, Volumes, blocking,
+    Inner, Keyring, Limits, Medium, PublishError, PublishRequest, Target, VolumeId, Volumes,
+    blocking,
     difference::difference,
     lock::VolumeLock,
     mount_name,
     pending::{Waited, Waiting},
+    pull::Pulled,
     record::Record,
 };
 use crate::{
@@ -102,7 +104,7 @@ impl Inner {
     }
 
     /// Does what needs no pull; answers whether that was all, and gives the lock back for the rest.
-    async fn publish_here(
+    pub(super) async fn publish_here(
         self: Arc<Self>,
         lock: VolumeLock,
         request: PublishRequest,
@@ -123,11 +125,14 @@ impl Inner {
                 }
                 None => {
                     self.check_new(&request)?;
-                    let empty = request.spec.images.is_empty();
-                    if empty {
-                        self.publish_first(&lock, &request, Vec::new())?;
+                    match self.at_once(&lock, &request) {
+                        // What keeps the layers lives on until the record does.
+                        Some(Pulled { stack, lease: _lease }) => {
+                            self.publish_first(&lock, &request, stack)?;
+                            true
+                        }
+                        None => false,
                     }
-                    empty
                 }
             };
             Ok((lock, request, done))
@@ -135,11 +140,24 @@ impl Inner {
         .await
     }
 
+    /// The layers of a volume for which nothing has to be brought or waited for.
+    fn at_once(&self, lock: &VolumeLock, request: &PublishRequest) -> Option<Pulled> {
+        if self.pending.has(lock) {
+            return None;
+        }
+        let (spec, keyring) = (&request.spec, self.keyring(request));
+        self.pulls.here(&spec.images, spec.pull_policy, &keyring)
+    }
+
+    /// The pod's credentials, and then the node's.
+    fn keyring(&self, request: &PublishRequest) -> Keyring {
+        request.keyring.clone().and(&self.settings.keyring)
+    }
+
     /// Joins the pull of the volume's images, or begins it.
     fn pull(self: &Arc<Self>, lock: &VolumeLock, request: &PublishRequest) -> Waiting {
         self.pending.join(lock, request, |progress| {
-            let (inner, spec) = (self.clone(), request.spec.clone());
-            let keyring = request.keyring.clone().and(&self.settings.keyring);
+            let (inner, spec, keyring) = (self.clone(), request.spec.clone(), self.keyring(request));
             async move {
                 inner.pulls.stack(&spec.images, spec.pull_policy, &keyring, &progress).await
             }
@@ -186,11 +204,13 @@ impl Inner {
         stack: Vec<Digest>,
     ) -> Result<(), PublishError> {
         let PublishRequest { id, target, pod, spec, .. } = request;
-        let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
         let lowers = self.lowers(id, &stack)?;
         // What a kill left half made. Without a record nothing may be mounted from here; should it be, a lost record must not
-        // cost the pod's data.
-        self.remove(lock, &table, None)?;
+        // cost the pod's data. Where there is no folder nothing can be, and the table, long on a node full of pods, is not read.
+        if self.records.has_folder(id) {
+            let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
+            self.remove(lock, &table, None)?;
+        }
         let mut record =
             Record::new(id.clone(), spec.clone(), pod.clone(), stack, self.boot_id.clone());
         record.project = self.project_for(id, spec)?;

@@ -74,6 +74,15 @@ struct Found {
     _lease: Lease,
 }
 
+/// An image that was resolved before, all of whose layers are here.
+struct Present {
+    image: ImageRecord,
+    /// Keeps them.
+    lease: Lease,
+    /// Where each has come from.
+    origins: Vec<Arc<Vec<Origin>>>,
+}
+
 /// What the layers of one call have in common.
 pub(super) struct Asked<'a> {
     pub(super) keyring: &'a Keyring,
@@ -147,6 +156,29 @@ impl Pulls {
         Ok(Pulled { stack, lease })
     }
 
+    /// The same where nobody has to be asked and nothing fetched: every layer is here, and may be given. Blocks.
+    pub(super) fn here(
+        &self,
+        images: &[Reference],
+        policy: Option<PullPolicy>,
+        keyring: &Keyring,
+    ) -> Option<Pulled> {
+        let mut found = Vec::new();
+        for reference in images {
+            let is_asked_for = policy_for(reference, policy) == PullPolicy::Always;
+            let present = if is_asked_for { None } else { present(&self.store, reference) }?;
+            if !present.origins.iter().all(|origins| self.entitled(origins, keyring)) {
+                return None;
+            }
+            found.push(present);
+        }
+        found.iter().for_each(|present| self.store.use_image(&present.image.manifest));
+        let stack: Vec<_> =
+            found.iter().flat_map(|present| &present.image.layers).copied().collect();
+        let lease = self.store.hold(&stack);
+        Some(Pulled { stack, lease })
+    }
+
     /// Finds out which layers an image has: from its record where that will do, else from its registry.
     async fn find(
         &self,
@@ -154,11 +186,16 @@ impl Pulls {
         policy: Option<PullPolicy>,
         keyring: &Keyring,
     ) -> Result<Found, PullError> {
-        let policy = policy.unwrap_or_else(|| PullPolicy::default_for(reference));
-        let present =
-            if policy == PullPolicy::Always { None } else { self.present(reference).await };
+        let policy = policy_for(reference, policy);
+        let present = match policy {
+            PullPolicy::Always => None,
+            _ => {
+                let (store, reference) = (self.store.clone(), reference.clone());
+                blocking(move || present(&store, &reference)).await
+            }
+        };
         match present {
-            Some((image, lease, origins))
+            Some(Present { image, lease, origins })
                 if origins.iter().all(|origins| self.entitled(origins, keyring)) =>
             {
                 let (store, manifest) = (self.store.clone(), image.manifest);
@@ -197,21 +234,6 @@ impl Pulls {
         Ok(resolved?)
     }
 
-    /// An image that was resolved before, if all of its layers are here, with a lease of them and the origins of each.
-    async fn present(
-        &self,
-        reference: &Reference,
-    ) -> Option<(ImageRecord, Lease, Vec<Arc<Vec<Origin>>>)> {
-        let (store, name) = (self.store.clone(), reference.to_string());
-        blocking(move || {
-            let image = store.image(&name)?;
-            let lease = store.lease(&image.layers)?;
-            let origins = image.layers.iter().map(|layer| store.origins(layer)).collect();
-            Some((image, lease, origins))
-        })
-        .await
-    }
-
     async fn hold(&self, layers: &[Digest]) -> Lease {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         // A round of collection may be in the way.
@@ -221,13 +243,14 @@ impl Pulls {
     /// Whether a layer with these origins may be given to the keyring's owner without asking anybody.
     fn entitled(&self, origins: &[Origin], keyring: &Keyring) -> bool {
         let now = Instant::now();
-        origins.iter().any(|origin| {
+        let accepted = |origin: &Origin| {
             // What is no reference came from a file of the node's owner.
             let reference = format!("{}/{}", origin.registry, origin.repository).parse();
             let accesses = reference.map_or_else(|_| Vec::new(), |r| keyring.accesses(&r));
             let place = (origin.registry.as_str(), origin.repository.as_str());
-            origin.public || self.grants.accepted(place, &accesses, now)
-        })
+            self.grants.accepted(place, &accesses, now)
+        };
+        origins.iter().any(|origin| origin.public || accepted(origin))
     }
 
     /// Whether the layer is here, made alone or not, and may be given.
@@ -260,6 +283,18 @@ impl Pulls {
             None => Ok(self.entitled(&origins, asked.keyring)),
         }
     }
+}
+
+fn policy_for(reference: &Reference, policy: Option<PullPolicy>) -> PullPolicy {
+    policy.unwrap_or_else(|| PullPolicy::default_for(reference))
+}
+
+/// An image that is here, whoever may have it. Blocks.
+fn present(store: &Arc<Store>, reference: &Reference) -> Option<Present> {
+    let image = store.image(&reference.to_string())?;
+    let lease = store.lease(&image.layers)?;
+    let origins = image.layers.iter().map(|layer| store.origins(layer)).collect();
+    Some(Present { image, lease, origins })
 }
 
 /// The different layers of all images: those that a registry offers, the first of them that does, and those that are here.

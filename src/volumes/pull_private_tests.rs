@@ -52,6 +52,32 @@ async fn an_accepted_secret_outlasts_the_registry_and_no_other_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_is_given_at_once_to_whom_it_may_be_given() {
+    let (registry, image, _) = registry().await;
+    registry.push_image("public", "1", &[layer("public")], true);
+    let public = registry.reference("public", "1");
+    let node = Node::new(registry.registries(), HOUR);
+    let (ann, nobody) = (registry.keyring("ann", "right"), Keyring::default());
+    let here = |images: &[&Reference], policy, keyring| {
+        let images: Vec<_> = images.iter().map(|image| (*image).clone()).collect();
+        node.pulls.here(&images, Some(policy), keyring).map(|pulled| pulled.stack.len())
+    };
+    assert_eq!(here(&[], PullPolicy::Always, &nobody), Some(0));
+    assert_eq!(here(&[&image], PullPolicy::IfNotPresent, &ann), None, "it is not here yet");
+    node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
+    assert_eq!(here(&[&public, &image], PullPolicy::IfNotPresent, &ann), None, "one of them");
+    node.pull(&public, PullPolicy::IfNotPresent, &nobody).await.unwrap();
+    let asked = registry.seen("").len();
+    for policy in [PullPolicy::IfNotPresent, PullPolicy::Never] {
+        assert_eq!(here(&[&public, &image], policy, &ann), Some(2));
+        assert_eq!(here(&[&public], policy, &nobody), Some(1));
+        assert_eq!(here(&[&public, &image], policy, &nobody), None);
+    }
+    assert_eq!(here(&[&public], PullPolicy::Always, &ann), None, "its registry is to be asked");
+    assert_eq!(registry.seen("").len(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_its_time_a_secret_has_to_be_accepted_again() {
     for trust_for in [Duration::ZERO, Duration::from_millis(1)] {
         let (registry, image, pushed) = registry().await;

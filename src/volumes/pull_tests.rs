@@ -52,8 +52,15 @@ impl Node {
         policy: PullPolicy,
         keyring: &Keyring,
     ) -> Result<Pulled, PullError> {
-        let progress = Progress::default();
-        self.pulls.stack(std::slice::from_ref(image), Some(policy), keyring, &progress).await
+        let (progress, images) = (Progress::default(), std::slice::from_ref(image));
+        let here = self.pulls.here(images, Some(policy), keyring);
+        let pulled = self.pulls.stack(images, Some(policy), keyring, &progress).await;
+        // The short way gives nothing that the long one would not.
+        if let Some(here) = here {
+            let given = pulled.as_ref().unwrap_or_else(|error| panic!("{image} is given: {error}"));
+            assert_eq!(here.stack, given.stack);
+        }
+        pulled
     }
 
     async fn pull_anonymously(

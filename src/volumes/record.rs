@@ -12,7 +12,12 @@
 //! A folder without `record.json` is half made: no pod sees anything of it and nobody was promised it. A volume goes by one
 //! rename of its folder into staging, so there is none that is half removed.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -166,18 +171,27 @@ impl Records {
         Ok(Some(record))
     }
 
-    /// Makes the folder of a volume that has none.
-    pub(super) fn make(&self, lock: &VolumeLock) -> Result<(), RecordError> {
-        let id = lock.id();
-        durable::create_dir(&self.folder(id), 0o700).map_err(disk(id))
+    /// Whether anything of the volume is here, a record or not. In doubt it is.
+    pub(super) fn has_folder(&self, id: &VolumeId) -> bool {
+        let there = fs::symlink_metadata(self.folder(id));
+        !there.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Replaces the record.
+    /// Makes the folder of a volume that has none. It is on the disk when its first record is.
+    pub(super) fn make(&self, lock: &VolumeLock) -> Result<(), RecordError> {
+        let folder = self.folder(lock.id());
+        let made = DirBuilder::new().mode(0o700).create(&folder);
+        made.map_err(at("make the folder", &folder)).map_err(disk(lock.id()))
+    }
+
+    /// Replaces the record. When this returns, it, what lies beside it and the name of the volume's folder are on the disk.
     pub(super) fn write(&self, lock: &VolumeLock, record: &Record) -> Result<(), RecordError> {
         let path = self.folder(lock.id()).join(RECORD);
         let written = serde_json::to_vec_pretty(record)
             .map_err(io::Error::from)
-            .and_then(|bytes| durable::write_atomic(&path, &bytes));
+            .and_then(|bytes| durable::write_atomic(&path, &bytes))
+            // Last, and cheap: the sync of the record took along on its journal that the folder was made.
+            .and_then(|()| durable::sync_dir(&self.root));
         written.map_err(disk(lock.id()))
     }
 

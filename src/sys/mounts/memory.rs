@@ -39,6 +39,7 @@ struct State {
     table: Vec<Mount>,
     made: u64,
     requests: Vec<String>,
+    tables: usize,
     failures: Vec<(Call, usize, Errno)>,
     busy: usize,
     read_only: bool,
@@ -84,6 +85,11 @@ impl MemoryMounts {
     /// Every request that [`Mounts::create`] has seen, a line each, also those it refused.
     pub fn requests(&self) -> Vec<String> {
         self.state().requests.clone()
+    }
+
+    /// How often the table was asked for.
+    pub fn tables_read(&self) -> usize {
+        self.state().tables
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -184,7 +190,9 @@ impl Mounts for MemoryMounts {
     }
 
     fn table(&self) -> Result<Vec<Mount>, MountError> {
-        Ok(self.state().table.clone())
+        let mut state = self.state();
+        state.tables += 1;
+        Ok(state.table.clone())
     }
 
     fn writable(&self, mount: &Detached) -> Result<bool, MountError> {
