@@ -246,7 +246,7 @@ impl Superblock {
             propagation: Vec::new(),
             fs_type: self.fs_type,
             source: self.source,
-            super_options,
+            super_options: super_options.into_iter().collect(),
         }
     }
 
@@ -263,8 +263,8 @@ impl Superblock {
                 noexec: has("noexec"),
                 noatime: has("noatime"),
             },
-            read_only: line.super_options[0].0 == "ro",
-            options: line.super_options[1..].to_vec(),
+            read_only: line.super_options.iter().next().is_some_and(|(key, _)| key == "ro"),
+            options: line.super_options.iter().skip(1).collect(),
         }
     }
 }

@@ -35,7 +35,7 @@ pub use memory::{Call, MemoryMounts};
 use older::Place;
 pub use older::{OlderMounts, Way};
 pub use sample::sample_image;
-pub use table::{Mount, TableError, parse_table};
+pub use table::{Mount, SuperOptions, TableError, parse_table};
 
 /// The longest text that `fsconfig(2)` takes as a value, in bytes (fs/fsopen.c).
 pub const TEXT_LIMIT: usize = 255;

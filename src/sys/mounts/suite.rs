@@ -218,8 +218,8 @@ fn an_overlay_shows_its_upper_whatever_the_length_of_the_path(m: &dyn Mounts, di
     assert_eq!(line.super_option("upperdir").unwrap(), deep.join("upper").as_os_str());
     assert_eq!(line.super_option("workdir").unwrap(), deep.join("work").as_os_str());
     let lowers = line.super_options.iter().filter(|(key, _)| key == "lowerdir+");
-    let lowers: Vec<&Path> = lowers.map(|(_, value)| Path::new(value.as_ref().unwrap())).collect();
-    assert_eq!(lowers, [deep.join("lower").as_path(), Path::new("/")]);
+    let lowers: Vec<PathBuf> = lowers.map(|(_, value)| value.unwrap().into()).collect();
+    assert_eq!(lowers, [deep.join("lower"), "/".into()]);
 }
 
 fn one_upper_in_two_overlays_is_not_refused(mounts: &dyn Mounts, dir: &Scratch) {
@@ -320,7 +320,7 @@ fn memory_is_limited_and_private(mounts: &dyn Mounts, dir: &Scratch) {
     let memory = super::tmpfs("ovl-test", Some(1 << 20), Some(10));
     mounts.attach(mounts.create(&memory).unwrap(), &target).unwrap();
     let line = &shown(mounts, &target)[0];
-    assert!(["700", "0700"].map(Into::into).contains(line.super_option("mode").unwrap()));
+    assert!(["700", "0700"].map(Into::into).contains(&line.super_option("mode").unwrap()));
     assert!(line.super_option("size").is_some() && line.super_option("nr_inodes").is_some());
     assert!(["rw", "nosuid", "nodev"].iter().all(|o| line.options.contains(&(*o).to_owned())));
 }

@@ -4,6 +4,7 @@
 //! bytes in, values out. Deliberately absent: any lookup; whoever asks knows what it is looking for.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
@@ -28,14 +29,61 @@ pub struct Mount {
     pub fs_type: String,
     /// What it was made from.
     pub source: OsString,
-    /// Options of the file system, in order, repeated keys kept.
-    pub super_options: Vec<(String, Option<OsString>)>,
+    /// Options of the file system.
+    pub super_options: SuperOptions,
 }
 
 impl Mount {
     /// The value of the first file system option called `key`, if it has one.
-    pub fn super_option(&self, key: &str) -> Option<&OsString> {
-        self.super_options.iter().find(|(k, _)| k == key).and_then(|(_, value)| value.as_ref())
+    pub fn super_option(&self, key: &str) -> Option<OsString> {
+        let named = |option: &&[u8]| match option.strip_prefix(key.as_bytes()) {
+            Some(rest) => matches!(rest, [] | [b'=', ..]),
+            None => false,
+        };
+        let option = self.super_options.0.split(|&b| b == b',').find(named)?;
+        option.get(key.len() + 1..).map(|value| OsString::from_vec(unescape(value)))
+    }
+}
+
+/// Options of a file system as the kernel writes them, taken apart when they are asked for: an overlay has one for each of its
+/// layers, and of a table with hundreds of overlays somebody wants to know about one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SuperOptions(Box<[u8]>);
+
+impl SuperOptions {
+    /// Each with its value, in order, repeated keys kept.
+    pub fn iter(&self) -> impl Iterator<Item = (String, Option<OsString>)> {
+        // Split before unescaping: a comma or an equals sign inside a value comes escaped.
+        let pair = |option: &[u8]| match option.iter().position(|&b| b == b'=') {
+            Some(at) => {
+                (text(&option[..at]), Some(OsString::from_vec(unescape(&option[at + 1..]))))
+            }
+            None => (text(option), None),
+        };
+        self.0.split(|&b| b == b',').map(pair)
+    }
+}
+
+impl fmt::Debug for SuperOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// As the twin of the kernel writes them.
+#[cfg(test)]
+impl FromIterator<(String, Option<OsString>)> for SuperOptions {
+    fn from_iter<T: IntoIterator<Item = (String, Option<OsString>)>>(options: T) -> Self {
+        let escape = |byte: &u8| match byte {
+            b',' | b'=' | b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            _ => vec![*byte],
+        };
+        let written = options.into_iter().map(|(key, value)| {
+            let value = value.map(|value| value.into_vec().iter().flat_map(escape).collect());
+            let value = value.map(|value: Vec<u8>| [b"=".as_slice(), &value].concat());
+            [key.into_bytes(), value.unwrap_or_default()].concat()
+        });
+        Self(written.collect::<Vec<_>>().join(&b',').into())
     }
 }
 
@@ -85,7 +133,7 @@ fn parse_line(line: &[u8]) -> Result<Mount, &'static str> {
     }
     let fs_type = text(next("file system type")?);
     let source = unescape(next("source")?);
-    let super_options = pairs(next("file system options")?);
+    let super_options = SuperOptions(next("file system options")?.into());
     let source = OsString::from_vec(source);
     Ok(Mount {
         id,
@@ -120,15 +168,6 @@ fn text(field: &[u8]) -> String {
 
 fn list(field: &[u8]) -> Vec<String> {
     field.split(|&b| b == b',').map(text).collect()
-}
-
-/// Splits before unescaping: a comma or an equals sign inside a value comes escaped.
-fn pairs(field: &[u8]) -> Vec<(String, Option<OsString>)> {
-    let pair = |option: &[u8]| match option.iter().position(|&b| b == b'=') {
-        Some(at) => (text(&option[..at]), Some(OsString::from_vec(unescape(&option[at + 1..])))),
-        None => (text(option), None),
-    };
-    field.split(|&b| b == b',').map(pair).collect()
 }
 
 /// Undoes the kernel's `\ooo`, three octal digits. A backslash before anything else is itself.

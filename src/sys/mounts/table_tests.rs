@@ -30,7 +30,7 @@ fn every_field_is_read() {
 fn repeated_options_keep_their_order() {
     let options = one(DETACHED).super_options;
     let text: Vec<String> = options
-        .into_iter()
+        .iter()
         .map(|(key, value)| match value {
             Some(value) => format!("{key}={}", value.to_str().unwrap()),
             None => key,
