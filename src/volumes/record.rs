@@ -97,6 +97,8 @@ pub enum RecordError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+        /// Whether a later version wrote it, and can read it.
+        is_later: bool,
     },
 }
 
@@ -156,9 +158,15 @@ impl Records {
             }
             Err(_) => Vec::new(),
         };
-        let unreadable =
-            |why: String| RecordError::Unreadable { id: id.clone(), path: path.clone(), why };
-        let record: Record = serde_json::from_slice(&bytes)
+        let value: serde_json::Result<Value> = serde_json::from_slice(&bytes);
+        let format = value.as_ref().ok().and_then(|value| value.get("format")?.as_u64());
+        let unreadable = |why: String| RecordError::Unreadable {
+            id: id.clone(),
+            path: path.clone(),
+            why,
+            is_later: format.is_some_and(|format| format > FORMAT.into()),
+        };
+        let record: Record = value
             .map(with_options)
             .and_then(serde_json::from_value)
             .map_err(|e| unreadable(e.to_string()))?;

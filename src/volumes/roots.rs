@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
-use super::{VolumeId, Volumes, record::Records};
+use super::{RecordError, VolumeId, Volumes, mount_name, record::Records};
 use crate::{
     digest::Digest,
     layers::{CollectError, Collected, Marks, Store},
     metrics::Metrics,
-    sys::mounts::{Mount, MountError, Mounts},
+    overlay,
+    sys::mounts::{Mount, Mounts},
 };
 
 /// For how long a layer stays that nothing needs: a pull that was cut off goes on with the layers it has.
@@ -60,18 +61,25 @@ impl Collector {
     /// A read-only volume shows no upper, so that it is ours cannot be seen: another release of the driver on this node names its
     /// volumes the same way.
     fn roots(&self) -> Result<HashSet<Digest>, CollectError> {
-        let before = self.mounted()?;
+        let table = self.table()?;
+        let before = self.mounted(&table);
         let (mut roots, mut recorded) = (HashSet::new(), BTreeSet::new());
         for id in self.records.list()? {
-            let record = self.records.read(&id).map_err(|e| CollectError::Doubt(e.to_string()))?;
-            if let Some(record) = record {
-                roots.extend(record.stack);
-                recorded.insert(id);
+            match self.records.read(&id) {
+                Ok(Some(record)) => {
+                    roots.extend(record.stack);
+                    recorded.insert(id);
+                }
+                Ok(None) => {}
+                // Nobody can mount it any more, so it needs no layer. What is left of it goes with its pod.
+                Err(RecordError::Unreadable { is_later: false, .. })
+                    if !before.contains(&id) && !is_named(&table, &id) => {}
+                Err(error) => return Err(CollectError::Doubt(error.to_string())),
             }
         }
         let mut lost = before.difference(&recorded).peekable();
         if lost.peek().is_some() {
-            let now = self.mounted()?;
+            let now = self.mounted(&self.table()?);
             if let Some(id) = lost.find(|id| now.contains(id)) {
                 let why = format!("volume {id} is mounted and has no record; delete its pod");
                 return Err(CollectError::Doubt(why));
@@ -80,12 +88,21 @@ impl Collector {
         Ok(roots)
     }
 
-    /// The volumes that the mount table shows.
-    fn mounted(&self) -> Result<BTreeSet<VolumeId>, CollectError> {
-        let doubt = |e: MountError| CollectError::Doubt(e.to_string());
-        let (table, volumes) = (self.mounts.table().map_err(doubt)?, self.store.volumes());
-        Ok(table.iter().filter_map(|mount| volume_of(mount, &volumes)).collect())
+    fn table(&self) -> Result<Vec<Mount>, CollectError> {
+        self.mounts.table().map_err(|e| CollectError::Doubt(e.to_string()))
     }
+
+    /// The volumes that the mount table shows.
+    fn mounted(&self, table: &[Mount]) -> BTreeSet<VolumeId> {
+        let volumes = self.store.volumes();
+        table.iter().filter_map(|mount| volume_of(mount, &volumes)).collect()
+    }
+}
+
+/// Whether a mount has the volume's name, be it this driver's or another's.
+fn is_named(table: &[Mount], id: &VolumeId) -> bool {
+    let name = mount_name(id);
+    table.iter().any(|mount| overlay::is_named(mount, &name))
 }
 
 /// The volume beneath `volumes` whose upper an overlay writes to.

@@ -103,6 +103,30 @@ async fn a_record_that_cannot_be_read_stops_the_round() {
     node.assert_skipped("volume a: ");
 }
 
+/// HAZARDS 34: one torn record would stop the rounds of its node for as long as it lies there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_nobody_can_mount_any_more_keeps_no_layers() {
+    let node = Node::new().await;
+    node.volumes.0.mounts.unmount(node.target().as_path()).unwrap();
+    fs::write(node.record(), r#"{"format":99}"#).unwrap();
+    node.assert_skipped("volume a: ");
+    fs::write(node.record(), "{").unwrap();
+    assert_eq!(node.collect().unwrap().layers, 2);
+    assert!(node.record().exists(), "its upper is the pod's still");
+}
+
+/// HAZARDS 34.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_volume_whose_record_is_torn_stops_the_round() {
+    let node = Node::new().await;
+    node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
+    let mut request = node.request();
+    request.spec.read_only = true;
+    node.volumes.publish(request).await.unwrap();
+    fs::write(node.record(), "{").unwrap();
+    node.assert_skipped("volume a: ");
+}
+
 /// HAZARDS 34.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overlay_without_a_record_stops_the_round() {
