@@ -59,6 +59,10 @@ impl NodeArgs {
 /// Serves until SIGTERM or SIGINT.
 pub(super) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let node = node(args).map_err(Failure::Unusable)?;
+    // Before there are threads that take some.
+    if let Err(error) = limits::refuse_huge_pages() {
+        tracing::warn!(%error, "cannot do without huge pages; many calls at once take more memory");
+    }
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let served = runtime.block_on(serve(node));
     runtime.shutdown_timeout(LAST_WORK);

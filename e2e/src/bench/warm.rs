@@ -46,6 +46,9 @@ pub fn measure(driver: &Driver, source: &Source) -> Result<Vec<Row>> {
     let (_, at_once) = times(driver, "once", &large, AT_ONCE, true)?;
     let row = Row::seconds(&format!("{AT_ONCE} publishes at once"), at_once);
     rows.push(row.beside("in turn", in_turn, Limit::AtMost(1.2)));
+    // Of the pull before them too.
+    let most = driver.memory("VmHWM")?;
+    rows.push(Row::mebibytes("memory, peak of these", most).within(150.0));
 
     let before = mounts()?;
     let volume = driver.volume("read", &large);
