@@ -6,15 +6,17 @@
 //! ```text
 //! edges    cli        arguments, the wiring of one role, exit codes
 //!          csi        gRPC request -> our types -> one call -> class -> code; kubelet registration
-//!          agent      tells the cluster what the engine has to say: notices become pods' Events
-//! life     volumes    one volume's life: states, record, lock, recovery
+//!          controller what the cluster wants: snapshots asked for, bound and listed
+//!          agent      on its node: carries out snapshots, finds them, tells pods' Events
+//! life     snapshots  cuts volumes, pushes what was cut
+//!          volumes    one volume's life: states, record, lock, recovery
 //! matter   layers     the node's store: staged, renamed into place, leased, collected, checked
 //!          overlay    plans a mount as a typed value, then has `sys` do it
-//!          image      resolves references, streams digest-checked blobs
-//!          changeset  layer tar -> typed entries -> an EROFS image
+//!          image      resolves references, streams digest-checked blobs, both ways
+//!          changeset  layer tar -> typed entries -> an EROFS image; an upper -> a layer's tar
 //!          erofs      writes an EROFS image from a stream of entries
 //! ground   sys        every syscall and every durable write, with an in-memory twin
-//!          cluster    the API server: Events
+//!          cluster    the API server: objects, watches, Events, the lease
 //!          digest     a checked content digest
 //!          fault      the classes of failure that edges turn into codes
 //!          metrics    what is counted
@@ -33,6 +35,7 @@ pub mod agent;
 pub mod changeset;
 pub mod cli;
 pub mod cluster;
+pub mod controller;
 pub mod csi;
 pub mod digest;
 pub mod erofs;
@@ -41,6 +44,7 @@ pub mod image;
 pub mod layers;
 pub mod metrics;
 pub mod overlay;
+pub mod snapshots;
 pub mod sys;
 pub mod telemetry;
 pub mod volumes;

@@ -25,6 +25,12 @@ pub struct Call {
     pub code: &'static str,
 }
 
+/// What came of something, in a word of the program's own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    result: &'static str,
+}
+
 /// Everything that is counted. Cheap to clone: clones count together.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -36,6 +42,9 @@ struct Inner {
     pulls: Counter,
     pull_bytes: Counter,
     pull_seconds: Histogram,
+    pushes: Counter,
+    push_bytes: Counter,
+    push_seconds: Histogram,
     layers: Gauge,
     store_bytes: Gauge,
     volumes: Gauge,
@@ -45,6 +54,8 @@ struct Inner {
     collections: Counter,
     collections_skipped: Counter,
     unenforced: Counter,
+    cuts: Family<Outcome, Counter>,
+    cut_frozen_seconds: Histogram,
 }
 
 impl Default for Metrics {
@@ -55,6 +66,8 @@ impl Default for Metrics {
         let (bytes, seconds) = (Some(Unit::Bytes), Some(Unit::Seconds));
         let call_seconds = Family::new_with_constructor(latency);
         let pull_seconds = Histogram::new(exponential_buckets(0.05, 2.0, 16));
+        let push_seconds = Histogram::new(exponential_buckets(0.05, 2.0, 16));
+        let cut_frozen_seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
         let inner = Inner {
             calls: new(r, "operations", "Calls answered, by method and code", None),
             call_seconds: add(
@@ -70,8 +83,17 @@ impl Default for Metrics {
                 r,
                 "pull_duration",
                 "How long a layer took from the first byte to the disk",
-                seconds,
+                seconds.clone(),
                 pull_seconds,
+            ),
+            pushes: new(r, "pushes", "Snapshots pushed", None),
+            push_bytes: new(r, "push", "Bytes sent to registries", bytes.clone()),
+            push_seconds: add(
+                r,
+                "push_duration",
+                "How long a push took, whatever the registry had already",
+                seconds.clone(),
+                push_seconds,
             ),
             layers: new(r, "layers", "Layers in the store", None),
             store_bytes: new(r, "store", "Bytes of the layers in the store", bytes.clone()),
@@ -96,6 +118,14 @@ impl Default for Metrics {
                 "unenforced_limits",
                 "Volumes published without the default limit, which this node cannot enforce",
                 None,
+            ),
+            cuts: new(r, "cuts", "Volumes cut for snapshots, by what came of it", None),
+            cut_frozen_seconds: add(
+                r,
+                "cut_frozen",
+                "For how long pods stood still while their volumes were cut",
+                seconds,
+                cut_frozen_seconds,
             ),
             registry,
         };
@@ -148,6 +178,13 @@ impl Metrics {
         self.0.pull_seconds.observe(seconds);
     }
 
+    /// A snapshot was pushed: bytes that had to be sent, and how long it took.
+    pub fn pushed(&self, bytes: u64, seconds: f64) {
+        self.0.pushes.inc();
+        self.0.push_bytes.inc_by(bytes);
+        self.0.push_seconds.observe(seconds);
+    }
+
     /// What the store holds now.
     pub fn store(&self, layers: u64, bytes: u64) {
         self.0.layers.set(layers.cast_signed());
@@ -179,6 +216,14 @@ impl Metrics {
     /// A volume was published without the default limit, because this node cannot enforce it.
     pub fn unenforced(&self) {
         self.0.unenforced.inc();
+    }
+
+    /// A volume was cut, or was not (`frozen`, `live`, `not_frozen`, `failed`), and for how many seconds its pod stood still.
+    pub fn cut(&self, result: &'static str, frozen: Option<f64>) {
+        self.0.cuts.get_or_create(&Outcome { result }).inc();
+        if let Some(seconds) = frozen {
+            self.0.cut_frozen_seconds.observe(seconds);
+        }
     }
 
     /// All of it in the text format of OpenMetrics.

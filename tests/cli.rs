@@ -15,6 +15,9 @@ fn ovl(args: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_ovl"))
         .args(args)
         .env_remove("NODE_NAME")
+        .env_remove("POD_NAME")
+        .env_remove("POD_NAMESPACE")
+        .env_remove("KUBERNETES_SERVICE_HOST")
         .env_remove("OVL_LOG")
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .output()
@@ -68,6 +71,29 @@ fn what_cannot_be_used_is_named_and_nothing_is_begun() {
         let (code, said) = ovl(args);
         assert_eq!(code, Some(2), "{args:?}: {said}");
         assert!(sentence.split('|').any(|s| said.contains(s)), "{sentence:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn a_controller_that_cannot_be_is_named_too() {
+    for (args, code, sentence) in [
+        (&["controller"][..], 2, "--namespace <NAME>"),
+        (&["controller", "--namespace", "n"], 2, "--pod-name <NAME>"),
+        (&["controller", "--namespace", "n", "--pod-name="], 2, "--pod-name is empty"),
+        (
+            &["controller", "--namespace", "n", "--pod-name", "p", "--endpoint", "csi.sock"],
+            2,
+            "is not an endpoint",
+        ),
+        (
+            &["controller", "--namespace", "n", "--pod-name", "p"],
+            1,
+            "a controller works for a cluster",
+        ),
+    ] {
+        let (found, said) = ovl(args);
+        assert_eq!(found, Some(code), "{args:?}: {said}");
+        assert!(said.contains(sentence), "{sentence:?} is not in {said:?}");
     }
 }
 

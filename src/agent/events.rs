@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Client, PodEvent, Recorder, Severity},
+    cluster::{About, Client, Event, Recorder, Severity},
     fault::Class,
     volumes::{Notice, NoticeKind, Notices, Pod},
 };
@@ -45,7 +45,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Takes notices, and never keeps whoever tells them waiting. What finds no room is left out and counted in the log.
 #[derive(Debug, Clone)]
 pub struct Events {
-    queue: Sender<(Instant, PodEvent)>,
+    queue: Sender<(Instant, Event)>,
     left_out: Arc<AtomicU64>,
 }
 
@@ -72,10 +72,8 @@ impl Events {
 
 impl Notices for Events {
     fn tell(&self, pod: &Pod, notice: Notice) {
-        let event = PodEvent {
-            namespace: pod.namespace.clone(),
-            pod: pod.name.clone(),
-            uid: pod.uid.to_string(),
+        let event = Event {
+            about: About::pod(&pod.namespace, &pod.name, &pod.uid.to_string()),
             severity: match notice.kind {
                 NoticeKind::Normal => Severity::Normal,
                 NoticeKind::Warning => Severity::Warning,
@@ -91,7 +89,7 @@ impl Notices for Events {
 
 async fn write_all(
     mut recorder: Recorder,
-    mut waiting: Receiver<(Instant, PodEvent)>,
+    mut waiting: Receiver<(Instant, Event)>,
     left_out: Arc<AtomicU64>,
     pace: Pace,
 ) {
@@ -104,15 +102,15 @@ async fn write_all(
     }
 }
 
-async fn write(recorder: &mut Recorder, event: &PodEvent, since: Instant, pace: Pace) {
+async fn write(recorder: &mut Recorder, event: &Event, since: Instant, pace: Pace) {
     let mut pause = pace.pause;
     loop {
         let Err(error) = recorder.tell(event).await else { return };
         // Another Event of the same nanosecond has the name (Conflict): the next try has another.
         let again = matches!(error.class(), Class::Unavailable | Class::Conflict);
         if !again || since.elapsed() + pause > pace.worth {
-            let PodEvent { namespace, pod, reason, message, .. } = event;
-            tracing::warn!(%error, namespace, pod, reason, message, "no Event tells this");
+            let Event { about, reason, message, .. } = event;
+            tracing::warn!(%error, about.namespace, about.name, reason, message, "no Event tells this");
             return;
         }
         tracing::debug!(%error, ?pause, "an Event has to wait");

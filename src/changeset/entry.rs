@@ -6,6 +6,7 @@ use tar::Header;
 
 use super::error::{EntryName, Refusal};
 use super::header;
+use super::marks::{self, Marks};
 use super::path::{EntryPath, PATH_MOST, PathError};
 use super::pax::Extended;
 use super::sparse::Sparse;
@@ -23,6 +24,7 @@ pub(super) struct Entry {
     pub path: EntryPath,
     pub kind: Kind,
     pub meta: Meta,
+    pub marks: Marks,
 }
 
 /// What an entry is.
@@ -33,6 +35,8 @@ pub(super) enum Kind {
     /// A regular file of which only the parts that are no holes follow. The reader makes it of a file, when it has read
     /// where they are.
     Sparse(Sparse),
+    /// A regular file that follows whole, and of which is known where it has holes.
+    Holed(Sparse),
     Folder,
     /// A symbolic link to any text.
     Symlink(Vec<u8>),
@@ -68,13 +72,14 @@ impl Entry {
             return Err(Refusal::Content(size));
         }
         let is_plain = matches!(kind, Kind::File(_)) && header::kind(header) != b'S';
-        if extended.sparse.is_some() && !is_plain {
+        if (extended.sparse.is_some() || extended.data.is_some()) && !is_plain {
             return Err(Refusal::Contradiction("type"));
         }
         if path.split().is_none() && kind != Kind::Folder {
             return Err(Refusal::Root);
         }
-        Ok(Self { name, path, kind, meta: meta(header, extended)? })
+        let marks = Marks::of(&extended.xattrs);
+        Ok(Self { name, path, kind, meta: meta(header, extended)?, marks })
     }
 }
 
@@ -152,7 +157,7 @@ fn meta(header: &Header, extended: Extended) -> Result<Meta, Refusal> {
 fn xattrs(named: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Xattrs, Refusal> {
     let mut xattrs = Xattrs::default();
     for (name, value) in named {
-        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+        if marks::is_overlays(&name) {
             continue;
         }
         match xattrs.set(&name, &value) {

@@ -163,6 +163,14 @@ pub enum Refusal {
     /// A whiteout that names nothing that could exist, or that something lies below.
     #[error("it is a whiteout of nothing that can have a name")]
     Whiteout,
+    /// A mark of overlay that leads elsewhere than down.
+    #[error(
+        "its redirect {0} is neither an absolute path nor one name, of at most 256 bytes and without \"..\""
+    )]
+    Redirect(EntryName),
+    /// A mark of overlay on what has no content.
+    #[error("it is marked to have its content below (metacopy), and is no file")]
+    Metacopy,
     /// An extended attribute that cannot be stored.
     #[error("its extended attribute {name} is refused: {why}")]
     Xattr {
@@ -266,6 +274,8 @@ impl Refusal {
             | Self::BelowFile(_)
             | Self::LinkToFolder(_)
             | Self::Whiteout
+            | Self::Redirect(_)
+            | Self::Metacopy
             | Self::Xattr { .. } => Class::Invalid,
         }
     }

@@ -4,16 +4,17 @@
 
 use std::fs;
 
-use super::Limits;
 use super::below::{Below, Copies};
 use super::budget::Share;
 use super::entry::{Entry, Kind};
 use super::error::{EntryName, Refusal, UnpackError};
 use super::mark::Mark;
+use super::marks::Marks;
 use super::names::{Names, Standing};
 use super::path::EntryPath;
 use super::reader::Reader;
-use crate::erofs::{File, FolderId, Inode, Meta, Special, WriteError, Writer};
+use super::{Features, Format, Limits};
+use crate::erofs::{File, FolderId, Inode, Meta, Special, Tree, WriteError, Writer};
 
 pub(super) struct Layer<'l> {
     writer: Writer<&'l fs::File>,
@@ -22,6 +23,8 @@ pub(super) struct Layer<'l> {
     whiteout: Option<Inode>,
     /// Where hard links to files of lower layers get these, if that is wanted.
     copies: Option<Copies<'l>>,
+    format: Format,
+    features: Features,
 }
 
 impl<'l> Layer<'l> {
@@ -30,21 +33,32 @@ impl<'l> Layer<'l> {
         limits: &'l Limits,
         share: &'l Share,
         below: Option<&'l dyn Below>,
+        format: Format,
     ) -> Self {
         Self {
             writer: Writer::new(out),
             names: Names::new(limits, share),
             whiteout: None,
             copies: below.map(|below| Copies::new(below, limits.tar_bytes)),
+            format,
+            features: Features::default(),
         }
     }
 
     /// Takes an entry in, and its content from the reader.
-    pub(super) fn add(&mut self, entry: Entry, reader: &mut Reader<'_>) -> Result<(), UnpackError> {
-        let Entry { name: at, path, kind, meta } = entry;
-        let mark = Mark::of(&path).map_err(|why| at.refuse(why))?;
+    pub(super) fn add(
+        &mut self,
+        entry: Entry,
+        reader: &mut Reader<'_, '_>,
+    ) -> Result<(), UnpackError> {
+        let Entry { name: at, path, kind, mut meta, marks } = entry;
+        let (mark, marks) = match self.format {
+            Format::Portable => (Mark::of(&path).map_err(|why| at.refuse(why))?, Marks::default()),
+            Format::Native => (Mark::Entry, marks),
+        };
         let Some((above, name)) = path.split() else {
-            return self.names.root(meta, &at);
+            self.names.root(meta, &at)?;
+            return self.opaque_if(marks.opaque, Tree::ROOT, &at);
         };
         let (hides, name) = match mark {
             Mark::Internal => return Ok(()),
@@ -62,12 +76,28 @@ impl<'l> Layer<'l> {
             let whiteout = self.whiteout()?;
             return self.names.hide(folder, name, whiteout, &at);
         }
+        let marked = match kind {
+            Kind::Folder => marks.on_folder(&mut meta.xattrs, &mut self.features),
+            Kind::File(_) | Kind::Sparse(_) | Kind::Holed(_) => {
+                marks.on_file(&mut meta.xattrs, &mut self.features)
+            }
+            _ => marks.on_other(),
+        };
+        marked.map_err(|why| at.refuse(why))?;
         let inode = match kind {
-            Kind::Folder => return self.names.folder(folder, name, meta, &at),
+            Kind::Folder => {
+                let made = self.names.folder(folder, name, meta, &at)?;
+                return self.opaque_if(marks.opaque, made, &at);
+            }
             Kind::Link(target) => return self.link(folder, name, &target, &at),
             Kind::File(size) => fill(self.writer.file(&meta, size)?, reader)?,
             Kind::Sparse(file) => {
                 fill(self.writer.sparse_file(&meta, file.size, &file.extents)?, reader)?
+            }
+            Kind::Holed(file) => {
+                let mut inode = self.writer.sparse_file(&meta, file.size, &file.extents)?;
+                reader.content_of(&file.extents, |piece| Ok(inode.write(piece)?))?;
+                inode.finish()?
             }
             Kind::Symlink(target) => self.writer.symlink(&meta, &target)?,
             Kind::Fifo => self.writer.special(&meta, Special::Fifo)?,
@@ -76,10 +106,19 @@ impl<'l> Layer<'l> {
         self.names.inode(folder, name, inode, &at)
     }
 
-    /// Ends the image; answers its bytes, and whether the layer hides all that is below it.
-    pub(super) fn finish(self, uuid: [u8; 16]) -> Result<(u64, bool), UnpackError> {
+    /// Ends the image; answers its bytes, whether the layer hides all that is below it, and what it needs.
+    pub(super) fn finish(self, uuid: [u8; 16]) -> Result<(u64, bool, Features), UnpackError> {
         let (tree, is_root_opaque) = self.names.finish();
-        Ok((self.writer.finish(tree, uuid)?, is_root_opaque))
+        Ok((self.writer.finish(tree, uuid)?, is_root_opaque, self.features))
+    }
+
+    fn opaque_if(
+        &mut self,
+        opaque: bool,
+        folder: FolderId,
+        at: &EntryName,
+    ) -> Result<(), UnpackError> {
+        if opaque { self.names.make_opaque(folder, at) } else { Ok(()) }
     }
 
     /// Gives what stands at `target` one more name; what only a lower layer has is copied into this one.
@@ -121,7 +160,7 @@ impl<'l> Layer<'l> {
 }
 
 /// Gives a file the content that the reader has for it.
-fn fill(mut file: File<'_, &fs::File>, reader: &mut Reader<'_>) -> Result<Inode, UnpackError> {
+fn fill(mut file: File<'_, &fs::File>, reader: &mut Reader<'_, '_>) -> Result<Inode, UnpackError> {
     reader.content(|piece| Ok(file.write(piece)?))?;
     Ok(file.finish()?)
 }

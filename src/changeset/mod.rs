@@ -1,6 +1,6 @@
-//! Turns a layer's tar into the EROFS image that overlay mounts.
+//! Turns a layer's tar into the EROFS image that overlay mounts, and what a volume wrote into a layer's tar ([`pack()`]).
 //!
-//! May use: erofs
+//! May use: erofs, sys
 //!
 //! ```text
 //! blob ── pipe ────────── Reader ───────────── Layer ──────────── erofs::Writer
@@ -29,14 +29,17 @@
 //! - AUFS's own names (`.wh..wh.` and anything but `.opq`) are skipped with all that is below them.
 //! - `trusted.overlay.*` and `user.overlay.*` are dropped: an OCI layer has no say in overlay's own marks.
 //!   Attributes of namespaces that Linux does not have (macOS's, say) are dropped too.
-//! - Sparse files keep their holes, in any of the forms that GNU tar writes.
+//! - A native layer ([`native_to_erofs`]) keeps the marks opaque, redirect and metacopy where they are sound, and says which of
+//!   them a mount has to follow ([`Features`]). Its names mean nothing but themselves: `.wh.x` is a file.
+//! - Sparse files keep their holes, in any of the forms that GNU tar writes and in one of ours. Zeros that such a map announces
+//!   do not count for the ratio: nobody keeps them.
 //! - Devices are refused, except 0:0, the other way to write a whiteout.
 //! - A hard link to a file of a lower layer becomes a copy of it; two to one file are two names of one copy. Only whoever
 //!   brings the layers below gets that ([`layer_to_erofs_onto`]), others an error of its own
 //!   ([`UnpackError::LinkElsewhere`]).
 //! - What two tar readers could read differently is refused: see [`Refusal`].
 //!
-//! Deliberately absent: reading the layers below, but for those links. A layer is made once, alone, and used in any stack; one
+//! Deliberately absent: reading the layers below to unpack one, but for those links. A layer is made once, alone, and used in any stack; one
 //! with such links is good for one stack only.
 
 mod archive;
@@ -44,11 +47,15 @@ mod below;
 mod budget;
 mod entry;
 mod error;
+mod features;
 mod header;
 mod layer;
 mod limits;
+mod list;
 mod mark;
+mod marks;
 mod names;
+mod pack;
 mod path;
 mod pax;
 mod pipe;
@@ -81,7 +88,10 @@ pub use archive::{Member, members};
 pub use below::{Below, Linked, LinkedKind};
 pub use budget::Budget;
 pub use error::{EntryName, Exceeded, Refusal, UnpackError};
+pub use features::Features;
 pub use limits::Limits;
+pub use list::{Listed, What, list};
+pub use pack::{Change, ChangeKind, Format, PackError, Packed, Packing, changes, media_type, pack};
 pub use path::PathError;
 pub use pax::PaxError;
 
@@ -115,6 +125,8 @@ pub struct Unpacked {
     pub entries: u64,
     /// The layer hides everything below it (`.wh..wh..opq` at its root). The image cannot say so by itself.
     pub opaque_root: bool,
+    /// What the mount has to follow that this layer becomes a lower of: nothing, unless it is native.
+    pub features: Features,
 }
 
 /// Writes the layer in `blob` as an EROFS image into `out`, which must be empty.
@@ -131,7 +143,19 @@ pub fn layer_to_erofs(
     out: &File,
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
-    unpack(blob, compression, uuid, out, limits, None)
+    unpack(blob, compression, uuid, out, limits, Reading { below: None, format: Format::Portable })
+}
+
+/// The same for a native layer, whose marks of overlay are kept where they are sound. Only for what came with our own media
+/// type ([`media_type`]).
+pub fn native_to_erofs(
+    blob: impl Read + Send,
+    compression: Compression,
+    uuid: [u8; 16],
+    out: &File,
+    limits: &Limits,
+) -> Result<Unpacked, UnpackError> {
+    unpack(blob, compression, uuid, out, limits, Reading { below: None, format: Format::Native })
 }
 
 /// The same for a layer with hard links to files of the layers below it, which become copies of these.
@@ -143,7 +167,14 @@ pub fn layer_to_erofs_onto(
     limits: &Limits,
     below: &dyn Below,
 ) -> Result<Unpacked, UnpackError> {
-    unpack(blob, compression, uuid, out, limits, Some(below))
+    let reading = Reading { below: Some(below), format: Format::Portable };
+    unpack(blob, compression, uuid, out, limits, reading)
+}
+
+/// How a layer is understood.
+struct Reading<'b> {
+    below: Option<&'b dyn Below>,
+    format: Format,
 }
 
 fn unpack(
@@ -152,20 +183,20 @@ fn unpack(
     uuid: [u8; 16],
     out: &File,
     limits: &Limits,
-    below: Option<&dyn Below>,
+    reading: Reading<'_>,
 ) -> Result<Unpacked, UnpackError> {
     let share = Share::new(limits.budget.as_ref());
     share.take(pipe::buffers(compression) + WRITER_BUFFER);
-    let mut layer = Layer::new(out, limits, &share, below);
+    let mut layer = Layer::new(out, limits, &share, reading.below, reading.format);
     let (entries, diff_id, tar_bytes) = pipe::run(blob, compression, limits, &share, |stream| {
         read_all(&mut Reader::new(stream, limits), &mut layer)
     })?;
-    let (image_bytes, opaque_root) = layer.finish(uuid)?;
-    Ok(Unpacked { diff_id, tar_bytes, image_bytes, entries, opaque_root })
+    let (image_bytes, opaque_root, features) = layer.finish(uuid)?;
+    Ok(Unpacked { diff_id, tar_bytes, image_bytes, entries, opaque_root, features })
 }
 
 /// Takes every entry in; answers how many there were.
-fn read_all(reader: &mut Reader<'_>, layer: &mut Layer<'_>) -> Result<u64, UnpackError> {
+fn read_all(reader: &mut Reader<'_, '_>, layer: &mut Layer<'_>) -> Result<u64, UnpackError> {
     while let Some(entry) = reader.next()? {
         layer.add(entry, reader)?;
     }

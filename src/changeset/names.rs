@@ -109,24 +109,26 @@ impl<'l> Names<'l> {
         self.describe(Tree::ROOT, meta, at)
     }
 
-    /// Puts a folder under a name, or gives the folder there its attributes.
+    /// Puts a folder under a name, or gives the folder there its attributes; answers the folder.
     pub(super) fn folder(
         &mut self,
         parent: FolderId,
         name: &[u8],
         meta: Meta,
         at: &EntryName,
-    ) -> Result<(), UnpackError> {
+    ) -> Result<FolderId, UnpackError> {
         match self.tree.get(parent, name) {
             Some(Node::Folder(folder)) => {
                 self.hollow.remove(&folder);
-                self.describe(folder, meta, at)
+                self.describe(folder, meta, at)?;
+                Ok(folder)
             }
             Some(Node::Inode(_)) => {
                 let folder = self.new_folder(parent, name, meta, at)?;
-                self.make_opaque(folder, at)
+                self.make_opaque(folder, at)?;
+                Ok(folder)
             }
-            None => self.new_folder(parent, name, meta, at).map(drop),
+            None => self.new_folder(parent, name, meta, at),
         }
     }
 

@@ -32,6 +32,11 @@ pub enum PathError {
     Long,
 }
 
+/// The parts of a path, from the root down.
+pub(super) fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|b| *b == b'/').filter(|part| !part.is_empty())
+}
+
 impl EntryPath {
     /// The path that `raw` means.
     pub(super) fn new(raw: &[u8]) -> Result<Self, PathError> {
@@ -63,7 +68,7 @@ impl EntryPath {
 
     /// The parts, from the root down.
     pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.split(|b| *b == b'/').filter(|part| !part.is_empty())
+        parts(&self.0)
     }
 
     /// The parts above the last one, and that; nothing for the root.

@@ -9,6 +9,9 @@
 use super::sparse::Records;
 use crate::erofs::Time;
 
+/// The record that maps a file with holes, all of which follows.
+pub(super) const DATA: &[u8] = b"OVL.data";
+
 /// What is wrong with an extended header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -46,6 +49,8 @@ pub(super) struct Extended {
     pub mtime: Option<Time>,
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub sparse: Option<Records>,
+    /// Where a file that follows whole is no hole: offsets and lengths in turn.
+    pub data: Option<Vec<u64>>,
     /// A pax header has been read.
     seen: bool,
 }
@@ -63,6 +68,7 @@ impl Extended {
             b"uid" => once(&mut self.uid, "owner", number(value, "owner")?),
             b"gid" => once(&mut self.gid, "group", number(value, "group")?),
             b"mtime" => once(&mut self.mtime, "time", time(value)?),
+            DATA => once(&mut self.data, "sparse map", Some(numbers(value)?)),
             key => {
                 if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                     return self.sparse.get_or_insert_default().take(key, value);
@@ -101,6 +107,7 @@ pub(super) fn check_global(data: &[u8]) -> Result<(), PaxError> {
     each(data, |key, _| {
         let followed = [&b"path"[..], b"linkpath", b"size", b"uid", b"gid", b"mtime"]
             .contains(&key)
+            || key == DATA
             || key.starts_with(b"SCHILY.xattr.")
             || key.starts_with(b"GNU.sparse.");
         if followed {
@@ -160,6 +167,15 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Numbers with commas between them, or none at all.
+pub(super) fn numbers(value: &[u8]) -> Result<Vec<u64>, PaxError> {
+    if value.is_empty() {
+        return Ok(Vec::new());
+    }
+    let numbers = value.split(|b| *b == b',').map(decimal).collect::<Option<_>>();
+    numbers.ok_or(PaxError::Value("sparse map"))
 }
 
 /// A time such as `-1.5`: digits, and a fraction of which nine are kept.

@@ -17,7 +17,7 @@
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, Builder, ScopedJoinHandle};
 
@@ -29,7 +29,7 @@ use super::{Compression, Limits};
 use crate::digest::{Digest, Digester};
 
 /// Bytes of a piece: large enough that to hand it over costs nothing.
-const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 256 << 10;
 /// How many pieces there are.
 const PIECES: usize = 4;
 
@@ -39,6 +39,39 @@ pub(super) struct Piece {
     buffer: Vec<u8>,
     len: usize,
     home: Sender<Vec<u8>>,
+}
+
+/// The buffers of one layer, which are made when they are first wanted.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    home: Sender<Vec<u8>>,
+    free: Receiver<Vec<u8>>,
+    made: usize,
+}
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        let (home, free) = mpsc::channel();
+        Self { home, free, made: 0 }
+    }
+
+    /// A buffer of [`PIECE`] bytes; waits until there is one.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        if let Ok(buffer) = self.free.try_recv() {
+            return buffer;
+        }
+        if self.made < PIECES {
+            self.made += 1;
+            return vec![0; PIECE];
+        }
+        // One sender is this thread's own, so there is always one.
+        self.free.recv().unwrap_or_default()
+    }
+
+    /// The first `len` bytes of a buffer, to be handed on.
+    pub(super) fn piece(&self, buffer: Vec<u8>, len: usize) -> Piece {
+        Piece { buffer, len, home: self.home.clone() }
+    }
 }
 
 impl Deref for Piece {
@@ -71,9 +104,9 @@ pub(super) fn run<T>(
     compression: Compression,
     limits: &Limits,
     share: &Share,
-    read: impl FnOnce(&mut Stream) -> Result<T, UnpackError>,
+    read: impl FnOnce(&mut Stream<'_>) -> Result<T, UnpackError>,
 ) -> Result<(T, Digest, u64), UnpackError> {
-    let stopped = AtomicBool::new(false);
+    let (stopped, excused) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let (to_hasher, to_hash) = mpsc::channel();
         let (to_caller, arriving) = mpsc::channel();
@@ -81,15 +114,15 @@ pub(super) fn run<T>(
         let hasher = start("hash").spawn_scoped(scope, || hash(to_hash));
         let hasher = hasher.map_err(UnpackError::Thread)?;
         let unpacker = start("unpack").spawn_scoped(scope, || {
-            let (home, free) = mpsc::channel();
-            Unpacker { home, free, made: 0, to_hasher, to_caller, limits, share, total: 0 }.run(
+            let (buffers, excused) = (Buffers::new(), &excused);
+            Unpacker { buffers, to_hasher, to_caller, limits, share, excused, total: 0 }.run(
                 blob,
                 compression,
                 &stopped,
             )
         });
         let unpacker = unpacker.map_err(UnpackError::Thread)?;
-        let mut stream = Stream::new(arriving);
+        let mut stream = Stream::new(arriving, &excused);
         let result = read(&mut stream);
         if result.as_ref().is_err_and(|error| !error.is_of_the_tar()) {
             stopped.store(true, Ordering::Relaxed);
@@ -105,11 +138,12 @@ pub(super) fn run<T>(
     })
 }
 
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+pub(super) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn hash(pieces: Receiver<Arc<Piece>>) -> (Digest, u64) {
+/// The digest of all pieces, and their bytes.
+pub(super) fn hash(pieces: Receiver<Arc<Piece>>) -> (Digest, u64) {
     let (mut digester, mut total) = (Digester::default(), 0);
     for piece in pieces {
         digester.update(&piece);
@@ -119,13 +153,13 @@ fn hash(pieces: Receiver<Arc<Piece>>) -> (Digest, u64) {
 }
 
 struct Unpacker<'l> {
-    home: Sender<Vec<u8>>,
-    free: Receiver<Vec<u8>>,
-    made: usize,
+    buffers: Buffers,
     to_hasher: Sender<Arc<Piece>>,
     to_caller: Sender<Result<Arc<Piece>, StreamError>>,
     limits: &'l Limits,
     share: &'l Share,
+    /// Bytes that do not count for the ratio; see [`Stream::excuse`].
+    excused: &'l AtomicU64,
     total: u64,
 }
 
@@ -139,7 +173,7 @@ impl Unpacker<'_> {
     ) -> io::Result<()> {
         let mut source = Source::new(blob, compression, self.limits)?;
         loop {
-            let mut buffer = self.buffer();
+            let mut buffer = self.buffers.take();
             let read = source.read(&mut buffer, self.share).and_then(|len| {
                 self.total += len as u64;
                 self.check(source.compressed()).map_err(ReadError::Stream)?;
@@ -147,7 +181,7 @@ impl Unpacker<'_> {
             });
             let sent = match read {
                 Ok(0) => return source.drain(),
-                Ok(len) => self.send(Piece { buffer, len, home: self.home.clone() }),
+                Ok(len) => self.send(self.buffers.piece(buffer, len)),
                 Err(ReadError::Blob(error)) => return Err(error),
                 Err(ReadError::Stream(error)) => {
                     // The caller learns of a fault only if the blob's reader has nothing to say; of a limit at once.
@@ -172,24 +206,13 @@ impl Unpacker<'_> {
         self.to_caller.send(Ok(piece)).is_ok()
     }
 
-    fn buffer(&mut self) -> Vec<u8> {
-        if let Ok(buffer) = self.free.try_recv() {
-            return buffer;
-        }
-        if self.made < PIECES {
-            self.made += 1;
-            return vec![0; PIECE];
-        }
-        // One sender is this thread's own, so there is always one.
-        self.free.recv().unwrap_or_default()
-    }
-
     fn check(&self, compressed: u64) -> Result<(), StreamError> {
         if self.total > self.limits.tar_bytes {
             return Err(StreamError::Limit(Exceeded::TarBytes(self.limits.tar_bytes)));
         }
         let most = compressed.saturating_mul(self.limits.ratio);
-        if self.total > most.max(self.limits.ratio_free) {
+        let counted = self.total.saturating_sub(self.excused.load(Ordering::Relaxed));
+        if counted > most.max(self.limits.ratio_free) {
             return Err(StreamError::Limit(Exceeded::Ratio(self.limits.ratio)));
         }
         Ok(())

@@ -22,8 +22,8 @@ use crate::erofs::Extent;
 /// The most bytes of one extended header: what attributes of honest files need, many times over.
 const EXTENDED_MOST: u64 = 1 << 20;
 
-pub(super) struct Reader<'l> {
-    stream: &'l mut Stream,
+pub(super) struct Reader<'l, 'p> {
+    stream: &'l mut Stream<'p>,
     limits: &'l Limits,
     /// The entry last seen, for messages.
     name: EntryName,
@@ -35,8 +35,8 @@ pub(super) struct Reader<'l> {
     entries: u64,
 }
 
-impl<'l> Reader<'l> {
-    pub(super) fn new(stream: &'l mut Stream, limits: &'l Limits) -> Self {
+impl<'l, 'p> Reader<'l, 'p> {
+    pub(super) fn new(stream: &'l mut Stream<'p>, limits: &'l Limits) -> Self {
         Self {
             stream,
             limits,
@@ -93,6 +93,34 @@ impl<'l> Reader<'l> {
         Ok(())
     }
 
+    /// Hands on what lies in `extents`; the rest of the content has to be zeros.
+    pub(super) fn content_of(
+        &mut self,
+        extents: &[Extent],
+        mut take: impl FnMut(&[u8]) -> Result<(), UnpackError>,
+    ) -> Result<(), UnpackError> {
+        let (name, mut extents, mut at) = (self.name.clone(), extents.iter().peekable(), 0);
+        self.content(|mut piece| {
+            while !piece.is_empty() {
+                let (is_data, end) = match extents.peek() {
+                    Some(extent) if extent.offset > at => (false, extent.offset),
+                    Some(extent) => (true, extent.offset + extent.len),
+                    None => (false, u64::MAX),
+                };
+                let len = piece.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+                let (now, rest) = piece.split_at(len);
+                if is_data {
+                    take(now)?;
+                } else if now.iter().fold(0, |bits, byte| bits | byte) != 0 {
+                    return Err(name.refuse(Refusal::Sparse("names a hole where there is none")));
+                }
+                (at, piece) = (at + len as u64, rest);
+                extents.next_if(|extent| extent.offset + extent.len <= at);
+            }
+            Ok(())
+        })
+    }
+
     /// Reads what stands behind the tar's end; answers how many entries there were.
     pub(super) fn finish(&mut self) -> Result<u64, UnpackError> {
         self.stream.finish().map_err(|error| error.at(&self.name))?;
@@ -110,7 +138,7 @@ impl<'l> Reader<'l> {
             b'S' => Some(Old::new(header).map_err(|why| self.name.refuse(why))?),
             _ => None,
         };
-        let records = extended.sparse.clone();
+        let (records, map) = (extended.sparse.clone(), extended.data.clone());
         let entry = Entry::new(self.name.clone(), header, extended);
         let mut entry = entry.map_err(|why| self.name.refuse(why))?;
         if entry.path.parts().count() > self.limits.depth as usize {
@@ -118,6 +146,11 @@ impl<'l> Reader<'l> {
         }
         if let Kind::File(size) = entry.kind {
             self.expect(size)?;
+            if let Some(map) = map {
+                let map = Sparse::mapped(size, &map).map_err(|why| self.name.refuse(why))?;
+                self.stream.excuse(map.holes());
+                entry.kind = Kind::Holed(map);
+            }
         }
         let sparse = match (old, records) {
             (Some(old), _) => self.old_sparse(old)?,

@@ -1,4 +1,4 @@
-//! Sparse files in the four forms that GNU tar has written: where their content is, the rest being zeros.
+//! Sparse files in the four forms that GNU tar has written: where their content is, the rest being zeros;
 //!
 //! ```text
 //! old GNU   type S: 4 pieces in the header, more in blocks behind it
@@ -7,13 +7,16 @@
 //! pax 1.0   the map in front of the content, as decimal lines
 //! ```
 //!
+//! and in one of ours, for layers that every tool can read: a record `OVL.data` says where the content is no hole, and the
+//! content follows whole, zeros and all.
+//!
 //! Deliberately absent: repair. A map that is not sorted, overlaps, or names other bytes than follow is refused.
 
 use tar::Header;
 
 use super::error::Refusal;
 use super::header::{self, BLOCK};
-use super::pax::{PaxError, decimal, number, once, text};
+use super::pax::{PaxError, decimal, number, numbers, once, text};
 use crate::erofs::Extent;
 
 /// The most pieces of one file: what is held for them, and no disk image in a layer needs them.
@@ -50,6 +53,19 @@ impl Sparse {
         }
         Ok(Self { size, extents })
     }
+
+    /// A file that follows whole, with a map of its data beside it: offsets and lengths in turn.
+    pub(super) fn mapped(size: u64, map: &[u64]) -> Result<Self, Refusal> {
+        let mut extents = pairs(map)?;
+        extents.retain(|extent| extent.len > 0);
+        let data = extents.iter().fold(0, |sum: u64, extent| sum.saturating_add(extent.len));
+        Self::new(size, extents, data)
+    }
+
+    /// Bytes of its holes.
+    pub(super) fn holes(&self) -> u64 {
+        self.size - self.extents.iter().map(|extent| extent.len).sum::<u64>()
+    }
 }
 
 /// What pax records say of a sparse file.
@@ -83,10 +99,8 @@ impl Records {
                 self.map.push(decimal(value).ok_or(PaxError::Value(WHAT))?);
                 return Ok(());
             }
-            b"map" if self.map.is_empty() && value.is_empty() => return Ok(()),
             b"map" if self.map.is_empty() => {
-                let numbers = value.split(|b| *b == b',').map(decimal);
-                self.map = numbers.collect::<Option<_>>().ok_or(PaxError::Value(WHAT))?;
+                self.map = numbers(value)?;
                 return Ok(());
             }
             _ => return Err(PaxError::Value(WHAT)),

@@ -2,17 +2,20 @@
 //!
 //! | exit code | what happened | what to do |
 //! |---|---|---|
-//! | 0 | done; `ovl node` was told to stop, and did; `ovl check`: the root can hold a store | |
+//! | 0 | done; `ovl node` or `ovl controller` was told to stop, and did; `ovl check`: the root can hold a store | |
 //! | 1 | it failed while it worked; `ovl check`: the root cannot hold a store | read stderr; another try may help |
 //! | 2 | arguments or settings cannot be used, and nothing was begun | mend them first |
 //!
 //! Nothing of one volume or image ends the process; each of those is an answer to its own call.
 //!
-//! May use: agent, cluster, csi, volumes, image, layers, overlay, sys
+//! May use: agent, changeset, cluster, controller, csi, volumes, snapshots, image, layers, overlay, sys
 //!
 //! Deliberately absent: anything that another edge could need; what is decided here is only which rooms meet.
 
 mod check;
+mod controller;
+mod crd;
+pub mod kubectl;
 mod node;
 
 use std::process::ExitCode;
@@ -36,7 +39,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Node(Box<node::NodeArgs>),
+    Controller(Box<controller::ControllerArgs>),
     Check(check::CheckArgs),
+    /// Print the CustomResourceDefinition of OverlaySnapshots, as the chart ships it
+    #[command(hide = true)]
+    Crd,
 }
 
 #[derive(Debug, Args)]
@@ -92,7 +99,7 @@ pub fn main() -> ExitCode {
     };
     let traces = match &cli.command {
         Command::Node(args) => args.traces(),
-        Command::Check(_) => Ok(None),
+        Command::Controller(_) | Command::Check(_) | Command::Crd => Ok(None),
     };
     telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
     if let Err(error) = &traces {
@@ -100,7 +107,9 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Node(args) => node::run(&args),
+        Command::Controller(args) => controller::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Crd => crd::run(),
     };
     if let Ok(Some(traces)) = traces {
         traces.end();

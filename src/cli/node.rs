@@ -19,16 +19,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use crate::{
-    agent::Events,
+    agent::{self, Agent, Events, SnapshotsByName},
     cluster::Client,
     csi,
     image::Registries,
     layers::{Claim, Form, Store},
     metrics::Metrics,
     overlay::{Feature, Features, root_usable},
-    sys::{limits, mounts::LinuxMounts},
+    snapshots::{self, Snapshots},
+    sys::{freezer::Freezer, limits, mounts::LinuxMounts},
     telemetry::{Traces, TracesError},
-    volumes::{GRACE, NoNotices, Notices, OpenError, Parts, Settings, Volumes},
+    volumes::{
+        GRACE, NoNotices, NoSnapshots, Notices, OpenError, Parts, Settings, SnapshotLookup, Volumes,
+    },
 };
 pub(super) use args::NodeArgs;
 
@@ -46,6 +49,8 @@ struct Node {
     /// `None` for what the kernel takes.
     form: Option<Form>,
     cluster: bool,
+    /// The namespace of push Secrets, where there are snapshots.
+    secrets_in: Option<String>,
 }
 
 impl NodeArgs {
@@ -64,8 +69,13 @@ pub(super) fn run(args: &NodeArgs) -> Result<(), Failure> {
         tracing::warn!(%error, "cannot do without huge pages; many calls at once take more memory");
     }
     let runtime = Runtime::new().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(node));
+    let mut engine = None;
+    let served = runtime.block_on(serve(node, &mut engine));
     runtime.shutdown_timeout(LAST_WORK);
+    // A cut that did not end in that time may have stopped its pod.
+    if let Some(Err(error)) = engine.as_ref().map(Snapshots::give_up) {
+        tracing::error!(%error, "pods may stand still: they are told to go on at the next start");
+    }
     Ok(served?)
 }
 
@@ -79,19 +89,23 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
         overridden: args.overridden.clone(),
         form: args.form(),
         cluster: !args.no_cluster,
+        secrets_in: args.snapshots.then(|| args.namespace.clone()),
     })
 }
 
-async fn serve(node: Node) -> anyhow::Result<()> {
+/// Tells what pods may be stopped by, for whoever ends this process.
+async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()> {
     // Before anything that takes long, so that no signal is lost.
     let shutdown = on_signal()?;
-    let Node { config, registries, settings, root, overridden, form, cluster } = node;
+    let Node { config, registries, settings, root, overridden, form, cluster, secrets_in } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
     if let Err(error) = limits::raise_open_files() {
         tracing::warn!(%error, "cannot have more open files; each layer in use needs one");
     }
     let claim = Claim::on(&root)?;
+    // First of all: pods may stand still that an earlier process was about to cut.
+    snapshots::thaw_left(&claim).context("cannot look for pods that stand still")?;
     let features = features(&root, &overridden)?;
     let mounts = features.mounts(&root.join("lowers"))?;
     let form = form.unwrap_or(match features.has(Feature::Erofs) {
@@ -101,22 +115,83 @@ async fn serve(node: Node) -> anyhow::Result<()> {
     tracing::info!(way = ?features.way(), ?form, "this kernel was tried");
     let store = Arc::new(Store::open_claimed(claim, mounts.clone())?.keeping(form));
     let metrics = Metrics::default();
-    let notices: Arc<dyn Notices> = match cluster {
-        true => {
-            let client = Client::in_cluster().await.context(
-                "cannot tell pods anything (their Events); use --no-cluster outside a cluster",
-            )?;
-            Arc::new(Events::start(client, &config.node.to_string(), &config.driver.to_string()))
-        }
-        false => Arc::new(NoNotices),
+    let cluster = match cluster {
+        true => Some(Cluster::of(&config).await?),
+        false => None,
     };
-    let parts = Parts { store, registries, mounts, features, notices, metrics: metrics.clone() };
+    let (notices, lookup) = told(cluster.as_ref(), secrets_in.is_some());
+    let (registries, keyring) = (Arc::new(registries), settings.keyring.clone());
+    let parts = Parts {
+        store: store.clone(),
+        registries: registries.clone(),
+        mounts,
+        features,
+        snapshots: lookup,
+        notices: notices.clone(),
+        metrics: metrics.clone(),
+    };
     let volumes = Volumes::open(parts, settings)?;
+    let engine = Snapshots::open(snapshots::Parts {
+        store: store.clone(),
+        volumes: volumes.clone(),
+        registries,
+        freezer: Freezer::of_node(),
+        metrics: metrics.clone(),
+    })
+    .context("cannot look for pods that stand still")?;
+    *stopper = Some(engine.clone());
     volumes.recover(GRACE)?;
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(tidy_forever(volumes.clone())));
+    if let (Some(cluster), Some(namespace)) = (cluster, secrets_in) {
+        let Cluster { client, node, driver } = cluster;
+        let parts = agent::Parts {
+            client,
+            node,
+            driver,
+            namespace,
+            keyring,
+            snapshots: engine.clone(),
+            store,
+            notices,
+        };
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(Agent::new(parts).run()));
+    }
+    let stopping = shutdown.clone();
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        engine.close();
+    });
     csi::serve(config, volumes, metrics, shutdown).await?;
     tracing::info!("stopped; volumes stay mounted");
     Ok(())
+}
+
+/// The cluster that this node is of, and what it is called there.
+struct Cluster {
+    client: Client,
+    node: String,
+    driver: String,
+}
+
+impl Cluster {
+    async fn of(config: &csi::Config) -> anyhow::Result<Self> {
+        let client = Client::in_cluster().await.context(
+            "cannot tell pods anything (their Events); use --no-cluster outside a cluster",
+        )?;
+        Ok(Self { client, node: config.node.to_string(), driver: config.driver.to_string() })
+    }
+}
+
+/// Whom volumes tell, and ask for snapshots.
+fn told(cluster: Option<&Cluster>, snapshots: bool) -> (Arc<dyn Notices>, Arc<dyn SnapshotLookup>) {
+    let Some(Cluster { client, node, driver }) = cluster else {
+        return (Arc::new(NoNotices), Arc::new(NoSnapshots));
+    };
+    let events = Events::start(client.clone(), node, driver);
+    match snapshots {
+        true => (Arc::new(events), Arc::new(SnapshotsByName::new(client.clone(), driver, node))),
+        false => (Arc::new(events), Arc::new(NoSnapshots)),
+    }
 }
 
 /// What this kernel can do with the store at `root`; an error where that is not enough.
@@ -157,7 +232,7 @@ async fn tidy_forever(volumes: Volumes) {
 }
 
 /// Cancelled by the first SIGTERM (Kubernetes) or SIGINT (a person).
-fn on_signal() -> anyhow::Result<CancellationToken> {
+pub(super) fn on_signal() -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let token = CancellationToken::new();

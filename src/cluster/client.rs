@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use kube::Config;
+use tokio::time::timeout;
 
 use super::ClusterError;
 
 /// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
+/// How long one request may take. A watch has no such end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The API server, as this pod's ServiceAccount. Cheap to clone.
 #[derive(Clone)]
@@ -29,7 +32,6 @@ impl Client {
     }
 
     /// One that is made elsewhere.
-    #[cfg(test)]
     pub(super) fn of(client: kube::Client) -> Self {
         Self(client)
     }
@@ -42,5 +44,16 @@ impl Client {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Client")
+    }
+}
+
+/// The answer to one request, with the words for what was asked.
+pub(super) async fn bound<T>(
+    what: &'static str,
+    asked: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ClusterError> {
+    match timeout(PATIENCE, asked).await {
+        Ok(answer) => answer.map_err(|e| ClusterError::of(what, e)),
+        Err(_) => Err(ClusterError::Slow { what, within: PATIENCE }),
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube::config::InClusterError;
 
+use super::user::credentials;
 use crate::fault::Class;
 
 /// The API server was not asked, or did not do as asked.
@@ -15,6 +16,12 @@ pub enum ClusterError {
          (automountServiceAccountToken), or run with --no-cluster"
     )]
     Outside(#[source] Box<InClusterError>),
+    /// A user's kubeconfig cannot be used, or there is none.
+    #[error("no cluster can be asked: {0}")]
+    Kubeconfig(String),
+    /// Whom the kubeconfig's user is cannot be proved.
+    #[error("the kubeconfig has no credentials that can be used: {0}")]
+    Credentials(String),
     /// What is mounted cannot be used.
     #[error("the client of the API server cannot be set up: {0}")]
     SetUp(#[source] Box<kube::Error>),
@@ -52,7 +59,8 @@ impl ClusterError {
     /// What it means to whoever asked: only [`Class::Unavailable`] is worth another try.
     pub fn class(&self) -> Class {
         match self {
-            Self::Outside(_) => Class::Precondition,
+            Self::Outside(_) | Self::Kubeconfig(_) => Class::Precondition,
+            Self::Credentials(_) => Class::Denied,
             Self::SetUp(_) => Class::Internal,
             Self::Unanswered { .. } | Self::Slow { .. } => Class::Unavailable,
             Self::Refused { code, .. } => match code {
@@ -73,7 +81,10 @@ impl ClusterError {
                 reason: status.reason,
                 message: status.message,
             },
-            problem => Self::Unanswered { what, problem: Box::new(problem) },
+            problem => match credentials(&problem) {
+                Some(why) => Self::Credentials(why),
+                None => Self::Unanswered { what, problem: Box::new(problem) },
+            },
         }
     }
 }

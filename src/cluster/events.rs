@@ -1,4 +1,4 @@
-//! Events on pods, as `kubectl describe pod` shows them.
+//! Events on objects, as `kubectl describe` shows them.
 //!
 //! They are core/v1 Events, because only of those may the sentence change: a pull's progress is one Event that moves on, not one
 //! every half minute. The API server forgets an Event an hour after its last change.
@@ -9,7 +9,7 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{Event, EventSource, ObjectReference},
+    api::core::v1::{Event as ApiEvent, EventSource, ObjectReference},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::Timestamp,
 };
@@ -18,13 +18,10 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use tokio::time::timeout;
 
-use super::{Client, ClusterError};
+use super::{Client, ClusterError, client::bound};
 use crate::fault::Class;
 
-/// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// The API's own bound on an Event's sentence.
 const MESSAGE_MAX: usize = 1024;
 /// The API's bound on an object's name.
@@ -52,15 +49,46 @@ impl Severity {
     }
 }
 
-/// One thing to tell about a pod.
+/// An object that something can be told about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodEvent {
-    /// The pod's namespace, where the Event goes too.
+pub struct About {
+    /// As `v1`.
+    pub api_version: &'static str,
+    /// As `Pod`.
+    pub kind: &'static str,
+    /// The object's namespace, where the Event goes too.
     pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The pod's uid: of an earlier pod of that name, `kubectl describe` does not show it.
+    /// The object's name.
+    pub name: String,
+    /// The object's uid: of an earlier one of that name, `kubectl describe` does not show it.
     pub uid: String,
+}
+
+impl About {
+    /// A pod.
+    pub fn pod(namespace: &str, name: &str, uid: &str) -> Self {
+        let text = str::to_owned;
+        Self {
+            api_version: "v1",
+            kind: "Pod",
+            namespace: text(namespace),
+            name: text(name),
+            uid: text(uid),
+        }
+    }
+
+    /// A VolumeSnapshot.
+    pub fn volume_snapshot(namespace: &str, name: &str, uid: &str) -> Self {
+        let (api_version, kind) = ("snapshot.storage.k8s.io/v1", "VolumeSnapshot");
+        Self { api_version, kind, ..Self::pod(namespace, name, uid) }
+    }
+}
+
+/// One thing to tell about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// About which.
+    pub about: About,
     /// How bad it is.
     pub severity: Severity,
     /// One word in CamelCase.
@@ -73,7 +101,7 @@ pub struct PodEvent {
 #[derive(Debug)]
 pub struct Recorder {
     client: Client,
-    node: String,
+    host: String,
     driver: String,
     told: HashMap<Key, Told>,
 }
@@ -96,9 +124,9 @@ struct Told {
 }
 
 impl Recorder {
-    /// For the driver of this name on this node, which is what Events give as their source.
-    pub fn new(client: Client, node: &str, driver: &str) -> Self {
-        Self { client, node: node.to_owned(), driver: driver.to_owned(), told: HashMap::new() }
+    /// For the driver of this name on this host (a node, or the controller's pod), which is what Events give as their source.
+    pub fn new(client: Client, host: &str, driver: &str) -> Self {
+        Self { client, host: host.to_owned(), driver: driver.to_owned(), told: HashMap::new() }
     }
 
     /// Tells it: as a new Event, or as one more of an Event whose sentence differs in its numbers only, which takes the new
@@ -107,16 +135,16 @@ impl Recorder {
     /// # Errors
     /// The API server's; of class [`Class::Unavailable`] where another try may help. A namespace that is going takes no Events
     /// ([`Class::Denied`]).
-    pub async fn tell(&mut self, event: &PodEvent) -> Result<(), ClusterError> {
+    pub async fn tell(&mut self, event: &Event) -> Result<(), ClusterError> {
         let message = cut(&event.message, MESSAGE_MAX).to_owned();
         let key = Key {
-            uid: event.uid.clone(),
+            uid: event.about.uid.clone(),
             severity: event.severity,
             reason: event.reason,
             gist: gist(&message),
         };
         self.forget();
-        let events = Api::<Event>::namespaced(self.client.kube(), &event.namespace);
+        let events = Api::<ApiEvent>::namespaced(self.client.kube(), &event.about.namespace);
         if let Some(told) = self.told.get(&key) {
             let count = told.count.saturating_add(1);
             let name = told.name.clone();
@@ -139,23 +167,24 @@ impl Recorder {
         Ok(())
     }
 
-    fn event(&self, event: &PodEvent, message: String) -> Event {
+    fn event(&self, event: &Event, message: String) -> ApiEvent {
         let now = Timestamp::now();
-        // As client-go names them; the time keeps two of one pod apart.
+        let about = &event.about;
+        // As client-go names them; the time keeps two of one object apart.
         let suffix = format!(".{:x}", now.as_nanosecond());
-        let pod = cut(&event.pod, NAME_MAX - suffix.len()).trim_end_matches(['.', '-']);
-        Event {
+        let name = cut(&about.name, NAME_MAX - suffix.len()).trim_end_matches(['.', '-']);
+        ApiEvent {
             metadata: ObjectMeta {
-                name: Some(format!("{pod}{suffix}")),
-                namespace: Some(event.namespace.clone()),
+                name: Some(format!("{name}{suffix}")),
+                namespace: Some(about.namespace.clone()),
                 ..ObjectMeta::default()
             },
             involved_object: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                namespace: Some(event.namespace.clone()),
-                name: Some(event.pod.clone()),
-                uid: Some(event.uid.clone()),
+                api_version: Some(about.api_version.to_owned()),
+                kind: Some(about.kind.to_owned()),
+                namespace: Some(about.namespace.clone()),
+                name: Some(about.name.clone()),
+                uid: Some(about.uid.clone()),
                 ..ObjectReference::default()
             },
             type_: Some(event.severity.word().to_owned()),
@@ -166,11 +195,11 @@ impl Recorder {
             last_timestamp: Some(Time(now)),
             source: Some(EventSource {
                 component: Some(self.driver.clone()),
-                host: Some(self.node.clone()),
+                host: Some(self.host.clone()),
             }),
             reporting_component: Some(self.driver.clone()),
-            reporting_instance: Some(self.node.clone()),
-            ..Event::default()
+            reporting_instance: Some(self.host.clone()),
+            ..ApiEvent::default()
         }
     }
 
@@ -186,16 +215,6 @@ impl Recorder {
     }
 }
 
-async fn bound<T>(
-    what: &'static str,
-    asked: impl Future<Output = kube::Result<T>>,
-) -> Result<T, ClusterError> {
-    match timeout(PATIENCE, asked).await {
-        Ok(answer) => answer.map_err(|e| ClusterError::of(what, e)),
-        Err(_) => Err(ClusterError::Slow { what, within: PATIENCE }),
-    }
-}
-
 /// A sentence without its numbers: `ws` and `ws2` stay apart, `3 of 5 layers` and `4 of 5 layers` do not.
 fn gist(message: &str) -> String {
     let number = |word: &&str| {
@@ -208,6 +227,6 @@ fn gist(message: &str) -> String {
 }
 
 /// The longest beginning of a text that is no longer than so many bytes.
-fn cut(text: &str, most: usize) -> &str {
+pub(super) fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }

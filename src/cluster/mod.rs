@@ -1,19 +1,31 @@
-//! The API server, as far as a node asks it: Events on pods.
+//! The API server, as far as it is asked: objects read, made, changed and watched, Events told, and who leads.
 //!
 //! Every answer of the API server becomes a [`ClusterError`] with a class here, so that nobody else reads status codes.
 //!
 //! May use: nothing
 //!
-//! Deliberately absent: what is worth an Event and when to try again (`agent`), and any watch or list: a node reads nothing.
+//! Deliberately absent: what is worth an Event, what an object ought to be, and when to try again (`agent`, `controller`).
 
 mod client;
+mod core_v1;
 mod error;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
+mod kind;
+mod lease;
+pub mod overlay_snapshot;
+mod report;
+pub mod snapshot_api;
 #[cfg(test)]
 mod tests;
+mod user;
+mod watch;
 
 pub use client::Client;
+pub use core_v1::{NodeState, Pod, PodVolume, SecretData};
 pub use error::ClusterError;
-pub use events::{PodEvent, Recorder, Severity};
+pub use events::{About, Event, Recorder, Severity};
+pub use kind::Kind;
+pub use lease::Lease;
+pub use watch::{Change, Watch};

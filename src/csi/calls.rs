@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Every method of every service here. A metric or a trace names no other: a caller may invent as many as it likes.
-const METHODS: [&str; 10] = [
+const METHODS: [&str; 16] = [
     "GetPluginInfo",
     "GetPluginCapabilities",
     "Probe",
@@ -44,6 +44,12 @@ const METHODS: [&str; 10] = [
     "NodeGetVolumeStats",
     "NodeGetCapabilities",
     "NodeGetInfo",
+    "ControllerGetCapabilities",
+    "ValidateVolumeCapabilities",
+    "CreateSnapshot",
+    "DeleteSnapshot",
+    "ListSnapshots",
+    "GetSnapshot",
     "GetInfo",
     "NotifyRegistrationStatus",
 ];
@@ -83,6 +89,7 @@ where
             "call",
             method,
             volume = field::Empty,
+            snapshot = field::Empty,
             pod = field::Empty,
             code = field::Empty
         );
@@ -124,6 +131,13 @@ fn method(path: &str) -> &'static str {
 /// Names the volume that the current call is about. Escaped, because nobody has checked the text yet.
 pub(super) fn about_volume(id: &str) {
     Span::current().record("volume", field::display(id.escape_debug()));
+}
+
+/// Names the snapshot that the current call is about, by its handle or by the name that it is to be made of.
+pub(super) fn about_snapshot(id: &str) {
+    if !id.is_empty() {
+        Span::current().record("snapshot", field::display(id.escape_debug()));
+    }
 }
 
 /// Names the pod that the current call is about, if the kubelet told.
@@ -174,9 +188,12 @@ fn word(code: Code) -> &'static str {
     }
 }
 
-/// Whether a call that went well is news. The kubelet asks the others several times a minute for every volume.
+/// Whether a call that went well is news. The others are asked several times a minute for every volume and snapshot.
 fn changes(method: &str) -> bool {
-    matches!(method, "NodePublishVolume" | "NodeUnpublishVolume")
+    matches!(
+        method,
+        "NodePublishVolume" | "NodeUnpublishVolume" | "CreateSnapshot" | "DeleteSnapshot"
+    )
 }
 
 #[cfg(test)]

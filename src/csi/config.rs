@@ -1,4 +1,4 @@
-//! The settings of the node service, checked where they enter.
+//! The settings of the two services, checked where they enter.
 
 use std::{
     fmt,
@@ -26,6 +26,21 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// What holds for a volume whose pod says nothing.
     pub defaults: Defaults,
+}
+
+/// What [`serve_controller`](super::serve_controller) needs to know.
+#[derive(Debug, Clone)]
+pub struct ControllerConfig {
+    /// Where CSI is served, to csi-snapshotter in the same pod.
+    pub endpoint: Endpoint,
+    /// The driver's name, as in the CSIDriver object.
+    pub driver: DriverName,
+    /// Our version, for whoever asks.
+    pub version: &'static str,
+    /// Where `/healthz` is served.
+    pub health: SocketAddr,
+    /// Where `/metrics` is served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What an administrator sets for volumes whose pods say nothing of it.
@@ -147,7 +162,7 @@ impl fmt::Display for NodeName {
 }
 
 /// A DNS subdomain in lower case (RFC 1123, as Kubernetes names objects).
-fn is_subdomain(text: &str, longest: usize) -> bool {
+pub(super) fn is_subdomain(text: &str, longest: usize) -> bool {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let label = |label: &[u8]| {
         label.first().is_some_and(alphanumeric)

@@ -7,23 +7,23 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::volumes::Volumes;
+use super::role::Role;
 
 /// Serves both until `stop`.
 pub(super) async fn serve(
     listener: TcpListener,
-    volumes: Volumes,
+    role: Role,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/livez", get(async || "ok\n"))
-        .with_state(volumes);
+        .with_state(role);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-async fn healthz(State(volumes): State<Volumes>) -> (StatusCode, String) {
-    match volumes.ready().await {
+async fn healthz(State(role): State<Role>) -> (StatusCode, String) {
+    match role.ready().await {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }

@@ -3,20 +3,19 @@
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    config::DriverName,
     proto::csi::{
         GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest,
-        GetPluginInfoResponse, ProbeRequest, ProbeResponse, identity_server::Identity,
+        GetPluginInfoResponse, PluginCapability, ProbeRequest, ProbeResponse,
+        identity_server::Identity,
+        plugin_capability::{Service, Type as Kind, service::Type as Ability},
     },
+    role::Role,
 };
-use crate::volumes::Volumes;
 
 /// Answers who we are.
 #[derive(Debug)]
 pub(super) struct IdentityService {
-    pub(super) volumes: Volumes,
-    pub(super) driver: DriverName,
-    pub(super) version: &'static str,
+    pub(super) role: Role,
 }
 
 #[async_trait]
@@ -26,8 +25,8 @@ impl Identity for IdentityService {
         _: Request<GetPluginInfoRequest>,
     ) -> Result<Response<GetPluginInfoResponse>, Status> {
         Ok(Response::new(GetPluginInfoResponse {
-            name: self.driver.to_string(),
-            vendor_version: self.version.to_owned(),
+            name: self.role.driver().to_string(),
+            vendor_version: self.role.version().to_owned(),
         }))
     }
 
@@ -35,14 +34,22 @@ impl Identity for IdentityService {
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        Ok(Response::new(GetPluginCapabilitiesResponse {}))
+        // A node's socket has no controller service: inline volumes need none.
+        let capabilities = match self.role {
+            Role::Node(..) => Vec::new(),
+            Role::Controller(..) => {
+                let service = Service { r#type: Ability::ControllerService.into() };
+                vec![PluginCapability { r#type: Some(Kind::Service(service)) }]
+            }
+        };
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
     }
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        match self.volumes.ready().await {
+        match self.role.ready().await {
             Ok(()) => Ok(Response::new(ProbeResponse { ready: Some(true) })),
             // Whatever the class: the specification has one code for a plugin that is not well.
-            Err(why) => Err(Status::failed_precondition(why.to_string())),
+            Err(why) => Err(Status::failed_precondition(why)),
         }
     }
 }

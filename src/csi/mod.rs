@@ -4,26 +4,30 @@
 //! kubelet ── <kubelet dir>/plugins_registry/reg@<driver>.sock ── registration    "who are you, where is your socket?"
 //!         └─ the endpoint ── calls ── identity
 //!                                  └─ node ── request ── volumes ── status
-//! probes  ── http /healthz ── health ── volumes
+//! csi-snapshotter ── the endpoint ── calls ── identity
+//!                                          └─ controller ── snapshots of the cluster ── status
+//! probes  ── http /healthz ── health ── role
 //! scrapers ── http /metrics ── scrape
 //! ```
 //!
 //! A request becomes a checked value in `request` before anything else happens; `calls` lets every call run to its
 //! end, counts it, and writes one line about it; `status` is the only place that knows which code a failure is.
 //!
-//! May use: volumes
+//! May use: volumes, controller
 //!
-//! Deliberately absent: the controller service (inline volumes need none), and every decision about a volume. A handler
-//! here is a parse, a call and a table.
+//! Deliberately absent: the controller service's calls about volumes (inline volumes need none), and every decision about a
+//! volume or a snapshot. A handler here is a parse, a call and a table.
 
 mod calls;
 mod config;
+mod controller;
 mod health;
 mod identity;
 mod node;
 mod quantity;
 mod registration;
 mod request;
+mod role;
 mod scrape;
 mod server;
 mod socket;
@@ -31,9 +35,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Defaults, DriverName, Endpoint, NameError, NodeName};
+pub use config::{Config, ControllerConfig, Defaults, DriverName, Endpoint, NameError, NodeName};
 pub use quantity::{Quantity, QuantityError};
-pub use server::{ServeError, serve};
+pub use server::{ServeError, serve, serve_controller};
 pub use socket::SocketError;
 
 /// What build.rs makes of `proto/`.

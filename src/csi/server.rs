@@ -12,19 +12,24 @@ use tonic::{service::Routes, transport::Server};
 
 use super::{
     calls::Calls,
-    config::Config,
+    config::{Config, ControllerConfig},
+    controller::ControllerService,
     health,
     identity::IdentityService,
     node::NodeService,
     proto::{
-        csi::{identity_server::IdentityServer, node_server::NodeServer},
+        csi::{
+            controller_server::ControllerServer, identity_server::IdentityServer,
+            node_server::NodeServer,
+        },
         pluginregistration::registration_server::RegistrationServer,
     },
     registration::{Refusal, RegistrationService},
+    role::Role,
     scrape,
     socket::{Socket, SocketError},
 };
-use crate::{metrics::Metrics, volumes::Volumes};
+use crate::{controller::Controller, metrics::Metrics, volumes::Volumes};
 
 /// How long calls under way may take once we are told to stop: a publish that needs longer is cut off like by a crash,
 /// which `volumes` stands at any line. The chart gives the pod some seconds more.
@@ -76,8 +81,23 @@ pub async fn serve(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let listeners = Listeners::open(&config).await?;
-    listeners.serve(&config, &volumes, &metrics, &shutdown).await
+    let role = Role::Node(Box::new(config), volumes);
+    Listeners::open(&role).await?.serve(&role, &metrics, &shutdown).await
+}
+
+/// Serves CSI's controller service, `/healthz` and, where wanted, `/metrics` until `shutdown`, or until one of them fails.
+///
+/// # Errors
+///
+/// When a socket or address is not to be had.
+pub async fn serve_controller(
+    config: ControllerConfig,
+    controller: Controller,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let role = Role::Controller(Box::new(config), controller);
+    Listeners::open(&role).await?.serve(&role, &metrics, &shutdown).await
 }
 
 /// Everything that listens.
@@ -86,17 +106,18 @@ pub(super) struct Listeners {
     pub(super) health: TcpListener,
     pub(super) metrics: Option<TcpListener>,
     csi: Socket,
-    registration: Socket,
+    /// For a kubelet.
+    registration: Option<Socket>,
 }
 
 impl Listeners {
     /// From here on callers are heard, and wait until they are served.
-    pub(super) async fn open(config: &Config) -> Result<Self, ServeError> {
-        let address = config.health;
+    pub(super) async fn open(role: &Role) -> Result<Self, ServeError> {
+        let address = role.health();
         let health = TcpListener::bind(address)
             .await
             .map_err(|source| ServeError::Health { address, source })?;
-        let metrics = match config.metrics {
+        let metrics = match role.metrics() {
             None => None,
             Some(address) => Some(
                 TcpListener::bind(address)
@@ -104,34 +125,41 @@ impl Listeners {
                     .map_err(|source| ServeError::Metrics { address, source })?,
             ),
         };
-        let csi = Socket::claim(config.endpoint.path()).await?;
-        let registration = Socket::claim(&config.registration_socket()).await?;
+        let csi = Socket::claim(role.endpoint().path()).await?;
+        let registration = match role.registration_socket() {
+            Some(path) => Some(Socket::claim(&path).await?),
+            None => None,
+        };
         Ok(Self { health, metrics, csi, registration })
     }
 
     /// Serves until `shutdown`.
     pub(super) async fn serve(
         self,
-        config: &Config,
-        volumes: &Volumes,
+        role: &Role,
         metrics: &Metrics,
         shutdown: &CancellationToken,
     ) -> Result<(), ServeError> {
-        tracing::info!(endpoint = %config.endpoint, health = %config.health, node = %config.node, "serving");
+        tracing::info!(endpoint = %role.endpoint(), health = %role.health(), "serving");
         // Whatever ends first ends the rest.
         let stop = shutdown.child_token();
         let refusal = Refusal::new(stop.clone());
         let tasks = TaskTracker::new();
         let calls = |routes| Calls::new(routes, tasks.clone(), metrics.clone());
-        let csi = grpc(calls(csi_routes(config, volumes)), self.csi, &stop);
-        let registration =
-            grpc(calls(registration_routes(config, &refusal)), self.registration, &stop);
+        let csi = grpc(calls(csi_routes(role)), self.csi, &stop);
+        let registration = async {
+            let Some(socket) = self.registration else {
+                stop.cancelled().await;
+                return Ok(());
+            };
+            grpc(calls(registration_routes(role, &refusal)), socket, &stop).await
+        };
         let health = async {
-            let served = health::serve(self.health, volumes.clone(), stop.clone()).await;
-            served.map_err(|source| ServeError::Health { address: config.health, source })
+            let served = health::serve(self.health, role.clone(), stop.clone()).await;
+            served.map_err(|source| ServeError::Health { address: role.health(), source })
         };
         let scraped = async {
-            let (Some(listener), Some(address)) = (self.metrics, config.metrics) else {
+            let (Some(listener), Some(address)) = (self.metrics, role.metrics()) else {
                 stop.cancelled().await;
                 return Ok(());
             };
@@ -158,31 +186,33 @@ impl Listeners {
         };
         match refusal.why() {
             Some(why) => {
-                Err(ServeError::Refused { driver: config.driver.to_string(), why: why.to_owned() })
+                Err(ServeError::Refused { driver: role.driver().to_string(), why: why.to_owned() })
             }
             None => result,
         }
     }
 }
 
-fn csi_routes(config: &Config, volumes: &Volumes) -> Routes {
-    let identity = IdentityService {
-        volumes: volumes.clone(),
-        driver: config.driver.clone(),
-        version: config.version,
-    };
-    let node = NodeService {
-        volumes: volumes.clone(),
-        node: config.node.clone(),
-        defaults: config.defaults,
-    };
-    Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node))
+fn csi_routes(role: &Role) -> Routes {
+    let identity = IdentityService { role: role.clone() };
+    let routes = Routes::new(IdentityServer::new(identity));
+    match role {
+        Role::Node(config, volumes) => routes.add_service(NodeServer::new(NodeService {
+            volumes: volumes.clone(),
+            node: config.node.clone(),
+            defaults: config.defaults,
+        })),
+        Role::Controller(_, controller) => {
+            let service = ControllerService { controller: controller.clone() };
+            routes.add_service(ControllerServer::new(service))
+        }
+    }
 }
 
-fn registration_routes(config: &Config, refusal: &Refusal) -> Routes {
+fn registration_routes(role: &Role, refusal: &Refusal) -> Routes {
     Routes::new(RegistrationServer::new(RegistrationService {
-        driver: config.driver.clone(),
-        endpoint: config.endpoint.clone(),
+        driver: role.driver().clone(),
+        endpoint: role.endpoint().clone(),
         refusal: refusal.clone(),
     }))
 }

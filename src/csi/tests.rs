@@ -1,5 +1,6 @@
 //! The whole service over its real sockets, with real clients, on volumes whose mounts are in memory.
 
+mod controller;
 pub(super) mod log;
 mod traces;
 
@@ -37,6 +38,7 @@ use super::{
             InfoRequest, RegistrationStatus, registration_client::RegistrationClient,
         },
     },
+    role::Role,
     server::Listeners,
     socket::SocketError,
 };
@@ -64,13 +66,14 @@ impl Driver {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
         let volumes = volumes(root.path());
-        let listeners = Listeners::open(&config).await.unwrap();
+        let role = Role::Node(Box::new(config.clone()), volumes);
+        let listeners = Listeners::open(&role).await.unwrap();
         let health = listeners.health.local_addr().unwrap();
         let metrics = listeners.metrics.as_ref().unwrap().local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn({
-            let (config, shutdown) = (config.clone(), shutdown.clone());
-            async move { listeners.serve(&config, &volumes, &Metrics::default(), &shutdown).await }
+            let shutdown = shutdown.clone();
+            async move { listeners.serve(&role, &Metrics::default(), &shutdown).await }
         });
         Self { root, config, health, metrics, shutdown, serving }
     }
@@ -397,7 +400,8 @@ async fn the_kubelet_sees_nothing_before_csi_is_served() {
     let config = config(root.path());
     std::fs::create_dir_all(config.endpoint.path().parent().unwrap()).unwrap();
     let _other = std::os::unix::net::UnixListener::bind(config.endpoint.path()).unwrap();
-    let error = Listeners::open(&config).await.unwrap_err();
+    let role = Role::Node(Box::new(config.clone()), volumes(root.path()));
+    let error = Listeners::open(&role).await.unwrap_err();
     assert!(matches!(error, ServeError::Socket(SocketError::InUse(_))), "{error}");
     assert!(!config.registration_socket().exists());
 }

@@ -33,6 +33,29 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// How long it is remembered that a server takes a secret as it is.
 const LIFETIME_FIXED: Duration = Duration::from_secs(300);
 
+/// What a token is to be good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grant<'a> {
+    Pull,
+    /// To pull too: whoever pushes asks what is there.
+    Push,
+    /// To push, and to pull from this other repository of the registry.
+    Mount(&'a str),
+    Delete,
+}
+
+impl Grant<'_> {
+    fn scopes(self, repository: &str) -> Vec<String> {
+        let may = |name: &str, actions: &str| format!("repository:{name}:{actions}");
+        match self {
+            Self::Pull => vec![may(repository, "pull")],
+            Self::Push => vec![may(repository, "pull,push")],
+            Self::Mount(from) => vec![may(repository, "pull,push"), may(from, "pull")],
+            Self::Delete => vec![may(repository, "delete")],
+        }
+    }
+}
+
 /// What a 401 asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
@@ -59,21 +82,46 @@ pub(super) struct TokenRequest {
 }
 
 impl Realm {
-    /// The request for a token that may pull `repository`, unless the registry named the scope itself.
-    pub(super) fn request(&self, repository: &str, secret: Option<&Secret>) -> TokenRequest {
-        let pull = format!("repository:{repository}:pull");
-        let scope = ("scope", self.scope.as_deref().unwrap_or(&pull));
+    /// The request for a token that is good for `grant` on `repository`.
+    pub(super) fn request(
+        &self,
+        repository: &str,
+        grant: Grant<'_>,
+        secret: Option<&Secret>,
+    ) -> TokenRequest {
+        let scopes = self.scopes(grant, repository);
         let service = self.service.as_deref().map(|service| ("service", service));
         let mut url = self.url.clone();
         if let Some(Secret::IdentityToken(token)) = secret {
             let grant = [("grant_type", "refresh_token"), ("client_id", "ovl-csi")];
-            let fields = grant.into_iter().chain([scope, ("refresh_token", token)]).chain(service);
-            url.query_pairs_mut().clear().extend_pairs(fields);
+            let scopes = scopes.join(" ");
+            let asked = [("scope", scopes.as_str()), ("refresh_token", token)];
+            url.query_pairs_mut()
+                .clear()
+                .extend_pairs(grant.into_iter().chain(asked).chain(service));
             let form = url.query().map(str::to_owned);
             return TokenRequest { url: self.url.clone(), authorization: None, form };
         }
-        url.query_pairs_mut().extend_pairs([scope].into_iter().chain(service));
+        let scopes = scopes.iter().map(|scope| ("scope", scope.as_str()));
+        url.query_pairs_mut().extend_pairs(scopes.chain(service));
         TokenRequest { url, authorization: secret.and_then(Secret::basic), form: None }
+    }
+
+    /// What the registry names, or else what we want. A push takes several requests, of which the registry names
+    /// only what the first one needs; so both are asked for, unless its words are of another kind.
+    fn scopes(&self, grant: Grant<'_>, repository: &str) -> Vec<String> {
+        let mut ours = grant.scopes(repository);
+        let Some(theirs) = &self.scope else { return ours };
+        let one_request = matches!(grant, Grant::Pull | Grant::Delete);
+        if one_request || !theirs.starts_with("repository:") {
+            return vec![theirs.clone()];
+        }
+        for their in theirs.split_whitespace() {
+            if !ours.iter().any(|our| our == their || our.starts_with(&format!("{their},"))) {
+                ours.push(their.to_owned());
+            }
+        }
+        ours
     }
 }
 
@@ -183,7 +231,7 @@ impl Token {
 }
 
 /// The tokens we hold: what was got as one is never shown to another server, nor used for another repository or
-/// by somebody with another secret.
+/// purpose, or by somebody with another secret.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Mutex<HashMap<Key, Token>>);
 
@@ -191,14 +239,14 @@ pub(super) struct Tokens(Mutex<HashMap<Key, Token>>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     server: String,
-    repository: String,
+    scopes: Vec<String>,
     access: Access,
 }
 
 impl Key {
-    pub(super) fn new(server: &Url, repository: &str, access: Access) -> Self {
+    pub(super) fn new(server: &Url, repository: &str, grant: Grant<'_>, access: Access) -> Self {
         let server = server.origin().ascii_serialization();
-        Self { server, repository: repository.to_owned(), access }
+        Self { server, scopes: grant.scopes(repository), access }
     }
 }
 
@@ -207,6 +255,12 @@ impl Tokens {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let token = held.get(key)?;
         (token.until > Instant::now()).then(|| token.clone())
+    }
+
+    /// As if all had run out.
+    #[cfg(test)]
+    pub(super) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Keeps a token and forgets those that have run out.

@@ -29,12 +29,12 @@ fn the_bearer_challenge_is_found_wherever_it_stands() {
         assert_eq!(realm.url.as_str(), "https://auth.io/t?a=b", "{values:?}");
         assert_eq!(realm.service.as_deref(), Some(r#"r, "x""#), "{values:?}");
         assert_eq!(
-            realm.request("a/b", None).url.query(),
+            realm.request("a/b", Grant::Pull, None).url.query(),
             Some("a=b&scope=repository%3Aa%2Fb%3Apull&service=r%2C+%22x%22")
         );
     }
     let own = realm(&[r#"Bearer realm="https://a.io",scope="aws""#]);
-    let query = own.request("a", None).url;
+    let query = own.request("a", Grant::Pull, None).url;
     assert_eq!(query.query(), Some("scope=aws"), "the registry's own scope is used");
 }
 
@@ -58,12 +58,12 @@ fn anything_else_is_another_challenge_or_none() {
 fn a_secret_goes_into_the_request_by_its_kind() {
     let realm = realm(&[r#"Bearer realm="https://auth.io/t?a=b",service="s""#]);
     let password = Secret::Password { username: "u".to_owned(), password: "p:q".to_owned() };
-    let request = realm.request("a", Some(&password));
+    let request = realm.request("a", Grant::Pull, Some(&password));
     assert_eq!(request.authorization.unwrap(), "Basic dTpwOnE=");
     assert_eq!((request.form, request.url.as_str().contains("p%3Aq")), (None, false));
 
     let identity = Secret::IdentityToken("hush&".to_owned());
-    let request = realm.request("a", Some(&identity));
+    let request = realm.request("a", Grant::Pull, Some(&identity));
     assert_eq!((request.url.as_str(), request.authorization), ("https://auth.io/t?a=b", None));
     let form = "grant_type=refresh_token&client_id=ovl-csi&scope=repository%3Aa%3Apull\
                 &refresh_token=hush%26&service=s";
@@ -75,7 +75,9 @@ fn a_token_is_kept_for_its_server_repository_and_owner_and_never_shown() {
     let token = Token::read(br#"{"token":"hush","expires_in":300}"#).unwrap();
     assert_eq!(token.header, "Bearer hush");
     let tokens = Tokens::default();
-    let key = |url, repository, access| Key::new(&Url::parse(url).unwrap(), repository, access);
+    let key = |url, repository, access| {
+        Key::new(&Url::parse(url).unwrap(), repository, Grant::Pull, access)
+    };
     let (nobody, somebody) = (Access::Anonymous, Access::Credential([1; 32]));
     let owned = key("https://r.io/x", "a", somebody.clone());
     tokens.put(owned, token);
@@ -89,6 +91,11 @@ fn a_token_is_kept_for_its_server_repository_and_owner_and_never_shown() {
     ] {
         assert!(tokens.get(&other).is_none(), "{other:?}");
     }
+    for grant in [Grant::Push, Grant::Mount("b"), Grant::Delete] {
+        let access = Access::Credential([1; 32]);
+        let other = Key::new(&Url::parse("https://r.io/x").unwrap(), "a", grant, access);
+        assert!(tokens.get(&other).is_none(), "a token to pull is none to {grant:?}");
+    }
     assert!(!format!("{tokens:?}").contains("hush"), "{tokens:?}");
 }
 
@@ -99,4 +106,31 @@ fn answers_without_a_usable_token_are_refused_without_quoting_them() {
         let error = Token::read(answer).unwrap_err();
         assert!(!error.to_string().contains("hush"), "{error}");
     }
+}
+
+#[test]
+fn a_token_is_asked_for_what_it_is_to_be_good_for() {
+    let scoped =
+        |scope: &str| realm(&[&format!("Bearer realm=\"https://a.io\",scope=\"{scope}\"")]);
+    let bare = || realm(&[r#"Bearer realm="https://a.io""#]);
+    let (mount, both) = (Grant::Mount("b"), ["repository:a:pull,push", "repository:b:pull"]);
+    for (realm, grant, scopes) in [
+        (bare(), Grant::Push, &both[..1]),
+        (bare(), mount, &both),
+        (bare(), Grant::Delete, &["repository:a:delete"]),
+        (scoped("repository:a:*"), Grant::Delete, &["repository:a:*"]),
+        (scoped("repository:a:pull"), Grant::Push, &both[..1]),
+        (scoped("repository:a:pull"), mount, &both),
+        (scoped("repository:a:pull,push repository:b:pull"), mount, &both),
+        (scoped("repository:a:*"), Grant::Push, &[both[0], "repository:a:*"]),
+        (scoped("aws"), mount, &["aws"]),
+    ] {
+        let asked = realm.request("a", grant, None).url;
+        let asked: Vec<_> = asked.query_pairs().map(|(_, scope)| scope.into_owned()).collect();
+        assert_eq!(asked, scopes, "{grant:?}");
+    }
+    let identity = Secret::IdentityToken("t".to_owned());
+    let form = bare().request("a", mount, Some(&identity)).form.unwrap();
+    let scope = "scope=repository%3Aa%3Apull%2Cpush+repository%3Ab%3Apull&";
+    assert!(form.contains(scope), "{form}");
 }

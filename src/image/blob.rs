@@ -24,15 +24,19 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Access, LayerBlob,
+    Access,
+    ask::{self, Ask, Place},
     attempts::Attempt,
     doubts::Doubt,
     error::{ImageError, Problem},
     flow::Flow,
     reference::Reference,
-    transport::{Ask, Transport},
+    transport::Transport,
 };
-use crate::{digest::Digester, fault::Class};
+use crate::{
+    digest::{Digest, Digester},
+    fault::Class,
+};
 
 /// Pieces in the channel, and the largest piece: what waits between network and disk is at most 2 MiB a blob.
 const PIECES: usize = 8;
@@ -71,11 +75,18 @@ enum State {
     Failed(Arc<ImageError>),
 }
 
+/// Which bytes are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
 /// Where the bytes come from, and can be had again from any byte on.
 pub(super) struct Source {
     transport: Arc<Transport>,
     reference: Reference,
-    name: String,
+    wanted: Wanted,
     attempt: Attempt,
 }
 
@@ -83,26 +94,23 @@ impl Source {
     pub(super) fn new(
         transport: &Arc<Transport>,
         reference: &Reference,
-        layer: &LayerBlob,
+        wanted: Wanted,
         attempt: &Attempt,
     ) -> Self {
         Self {
             transport: Arc::clone(transport),
             reference: reference.clone(),
-            name: layer.digest.to_string(),
+            wanted,
             attempt: attempt.clone(),
         }
     }
 
     pub(super) async fn open(&self, from: u64) -> Result<(Response, Access), Problem> {
+        let name = self.wanted.digest.to_string();
         let ask = Ask {
-            reference: &self.reference,
-            kind: "blobs",
-            name: &self.name,
-            what: "layer",
-            accept: "*/*",
             who: self.attempt.who.as_deref(),
             from,
+            ..Ask::get(&self.reference, Place::Content("blobs", &name), "layer")
         };
         self.transport.open(&self.attempt.endpoint, ask).await
     }
@@ -128,14 +136,13 @@ impl BlobReader {
     /// Starts to fetch; settles `doubt` if all goes well. Must be called within the runtime that made the response.
     pub(super) fn start(
         (response, access): (Response, Access),
-        layer: &LayerBlob,
         source: Source,
         doubt: Doubt,
         tried: Vec<(String, Problem)>,
     ) -> Self {
         let (sender, pieces) = mpsc::channel(PIECES);
         let (reference, host) = (source.reference.clone(), source.attempt.endpoint.name());
-        let mut pump = Pump::new(layer, sender.clone());
+        let mut pump = Pump::new(source.wanted, sender.clone());
         let download = tokio::spawn(async move {
             let end = pump.run(response, &source).await;
             if matches!(end, Ok(Some(_))) {
@@ -172,14 +179,14 @@ impl BlobReader {
 fn arriving(response: Response) -> impl Stream<Item = Result<(Bytes, Duration), Problem>> {
     stream::try_unfold(response, async |mut response| {
         let asked = Instant::now();
-        let chunk = response.chunk().await.map_err(Problem::of_body)?;
+        let chunk = ask::next(&mut response).await?;
         Ok(chunk.map(|chunk| ((chunk, asked.elapsed()), response)))
     })
 }
 
 /// Hands on what arrives, over one connection after the other.
 struct Pump {
-    layer: LayerBlob,
+    wanted: Wanted,
     sender: mpsc::Sender<Piece>,
     digester: Digester,
     found: u64,
@@ -189,8 +196,8 @@ struct Pump {
 struct Right;
 
 impl Pump {
-    fn new(layer: &LayerBlob, sender: mpsc::Sender<Piece>) -> Self {
-        Self { layer: layer.clone(), sender, digester: Digester::default(), found: 0 }
+    fn new(wanted: Wanted, sender: mpsc::Sender<Piece>) -> Self {
+        Self { wanted, sender, digester: Digester::default(), found: 0 }
     }
 
     /// To the end; without an answer where the reader has gone.
@@ -222,7 +229,7 @@ impl Pump {
         while let Some((mut chunk, waited)) = arriving.try_next().await? {
             flow.came(chunk.len(), waited)?;
             self.found += chunk.len() as u64;
-            if self.found > self.layer.size {
+            if self.found > self.wanted.size {
                 return Err(self.wrong_size());
             }
             self.digester.update(&chunk);
@@ -238,17 +245,17 @@ impl Pump {
 
     /// Says whether it was what was promised.
     fn end(&mut self) -> Result<Right, Problem> {
-        if self.found < self.layer.size {
+        if self.found < self.wanted.size {
             return Err(self.wrong_size());
         }
         match std::mem::take(&mut self.digester).finish() {
-            same if same == self.layer.digest => Ok(Right),
-            found => Err(Problem::Mismatch { what: "layer", promised: self.layer.digest, found }),
+            same if same == self.wanted.digest => Ok(Right),
+            found => Err(Problem::Mismatch { what: "layer", promised: self.wanted.digest, found }),
         }
     }
 
     fn wrong_size(&self) -> Problem {
-        Problem::WrongSize { what: "layer", promised: self.layer.size, found: self.found }
+        Problem::WrongSize { what: "layer", promised: self.wanted.size, found: self.found }
     }
 }
 
@@ -290,18 +297,16 @@ impl io::Read for BlobReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{changeset::Compression, digest::Digest};
 
     #[tokio::test]
     async fn a_layer_that_creeps_is_left() {
-        let digest = Digest::of(&[0; 9]);
-        let layer = LayerBlob { digest, size: 9, compression: Compression::None, diff_id: digest };
+        let wanted = Wanted { digest: Digest::of(&[0; 9]), size: 9 };
         for (seconds, end) in
             [(29, Err(Problem::Slow { bytes: 3, waited: Duration::from_secs(87) })), (6, Ok(true))]
         {
             let piece = (Bytes::from_static(&[0]), Duration::from_secs(seconds));
             let (sender, _kept) = mpsc::channel(9);
-            let mut pump = Pump::new(&layer, sender);
+            let mut pump = Pump::new(wanted, sender);
             assert_eq!(pump.take(stream::iter(vec![Ok(piece); 9])).await, end);
             assert_eq!(pump.end().is_ok(), end.is_ok());
         }

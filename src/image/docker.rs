@@ -15,7 +15,7 @@ use super::{
     reference::Reference,
 };
 use crate::{
-    changeset::{self, Compression, Member},
+    changeset::{self, Compression, Format, Member},
     digest::{Digest, Digester},
 };
 
@@ -50,7 +50,15 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files
             _ => archive.hash(member).map_err(disk)?,
         };
         places.insert(digest, member);
-        layers.push(LayerBlob { digest, size: member.size, compression, diff_id });
+        let media_type = String::new();
+        layers.push(LayerBlob {
+            digest,
+            size: member.size,
+            media_type,
+            format: Format::Portable,
+            compression,
+            diff_id,
+        });
     }
     let names = saved.repo_tags.into_iter().flatten().filter_map(|tag| tag.parse().ok()).collect();
     let image = LocalImage { names, digest: Digest::of(&config), layers };

@@ -1,14 +1,14 @@
-//! What can go wrong between a reference and its bytes.
+//! What can go wrong between a reference and its bytes, either way.
 //!
 //! Deliberately absent from every message: anything a server wrote. Bodies, reasons and queries of URLs come
 //! from whoever answers, and may hold tokens or another machine's secrets.
 
 use std::{error::Error, fmt, io, time::Duration};
 
-use super::{policy::Refusal, reference::Reference};
+use super::{payload::Unreadable, policy::Refusal, reference::Reference};
 use crate::{digest::Digest, fault::Class};
 
-/// Why an image or one of its blobs could not be had.
+/// Why an image or one of its blobs could not be had, or not be pushed.
 ///
 /// A [`super::BlobReader`] carries it inside its [`io::Error`].
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,12 +61,14 @@ pub(super) enum Problem {
         what: &'static str,
     },
     /// HTTP 401 or 403, with and without a token.
-    #[error("{}", Refused { why, secret: *.secret })]
+    #[error("{}", Refused { why, secret: *.secret, push: *.push })]
     Denied {
         /// What it answered.
         why: String,
         /// Whether it was given a secret.
         secret: bool,
+        /// Whether something was to be changed there.
+        push: bool,
     },
     /// A host that the node does not contact.
     #[error("not contacted: {0}")]
@@ -144,6 +146,15 @@ pub(super) enum Problem {
         /// Received.
         found: u64,
     },
+    /// A repository to push to that there is not, and that does not come by pushing.
+    #[error("it has no such repository to push to; check the name, or create it there")]
+    NoRepository,
+    /// An upload that it does not know any more, or not as far as it said.
+    #[error("it lost the upload; try again later, and check the registry's storage")]
+    Lost,
+    /// Content of ours that cannot be read.
+    #[error("the file that is to be pushed cannot be read: {0}; check the node's disk")]
+    Unreadable(#[from] Unreadable),
     /// A kind of image that is well-formed and not for us, or not yet.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -160,23 +171,29 @@ pub(super) enum Problem {
 struct Refused<'a> {
     why: &'a str,
     secret: bool,
+    push: bool,
 }
 
 impl fmt::Display for Refused<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = self.why;
-        if self.secret {
-            return write!(
+        let (why, may) = (self.why, if self.push { "push to" } else { "pull" });
+        match (self.secret, self.push) {
+            (true, _) => write!(
                 f,
-                "the secret was refused ({why}); check its user name and password, and that they may pull this \
+                "the secret was refused ({why}); check its user name and password, and that they may {may} this \
                  repository"
-            );
+            ),
+            (false, false) => write!(
+                f,
+                "it does not give this repository to anonymous users ({why}); check the name, or give a secret for \
+                 it (nodePublishSecretRef)"
+            ),
+            (false, true) => write!(
+                f,
+                "it does not let anonymous users push to this repository ({why}); check the name, or give a secret \
+                 for it (pushSecretName)"
+            ),
         }
-        write!(
-            f,
-            "it does not give this repository to anonymous users ({why}); check the name, or give a secret for it \
-             (nodePublishSecretRef)"
-        )
     }
 }
 
@@ -185,6 +202,9 @@ struct Advice<'a>(u16, &'a Option<Duration>);
 impl fmt::Display for Advice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self(413, None) => {
+                f.write_str("; what stands before the registry must let larger requests pass")
+            }
             Self(_, Some(later)) => write!(f, "; try again in {} s", later.as_secs()),
             Self(status, None) if is_transient(*status) => f.write_str("; try again later"),
             Self(..) => f.write_str("; check that it is an OCI registry"),
@@ -198,7 +218,9 @@ impl Problem {
         match self {
             Self::NotFound { .. } | Self::NoPlatform { .. } => Class::NotFound,
             Self::Denied { .. } | Self::Refused(_) => Class::Denied,
-            Self::Unreachable { .. } | Self::Slow { .. } => Class::Unavailable,
+            Self::Unreachable { .. } | Self::Slow { .. } | Self::Lost => Class::Unavailable,
+            Self::Unreadable(_) => Class::Internal,
+            Self::NoRepository => Class::Precondition,
             Self::Answered { status, .. } if is_transient(*status) => Class::Unavailable,
             Self::Answered { .. } | Self::Untrusted { .. } | Self::Redirects(_) => {
                 Class::Precondition
@@ -219,6 +241,9 @@ impl Problem {
     pub(super) fn of_request(error: reqwest::Error) -> Self {
         if let Some(refusal) = find::<Refusal>(&error) {
             return Self::Refused(refusal.clone());
+        }
+        if let Some(unreadable) = find::<Unreadable>(&error) {
+            return Self::Unreadable(unreadable.clone());
         }
         if let Some(tls) = find::<rustls::Error>(&error) {
             return Self::Untrusted { why: tls.to_string() };
@@ -242,9 +267,10 @@ impl Problem {
     }
 }
 
-/// Statuses that pass by themselves: too many requests, a timeout, or the server's own trouble.
+/// Statuses that pass by themselves: too many requests, a timeout, or the server's own trouble, unless it is that it
+/// cannot do such things.
 pub(super) fn is_transient(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500..=599)
+    matches!(status, 408 | 429 | 500 | 502..=599)
 }
 
 /// The first `T` among an error and its sources, also where an [`io::Error`] is wrapped around it.

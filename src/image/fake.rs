@@ -1,7 +1,8 @@
-//! A registry inside the test, on loopback, that holds images and misbehaves where it is told to.
+//! A registry inside the test, on loopback, that holds images, takes pushes and misbehaves where it is told to.
 //!
-//! Rooms above use it too: [`FakeRegistry::registries`] is a [`Registries`] that reaches it by plain http. It has
-//! no uploads: what it serves is put into it by calls.
+//! Rooms above use it too: [`FakeRegistry::registries`] is a [`Registries`] that reaches it by plain http.
+
+mod pushes;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +15,8 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, Uri, header},
+    extract::Request,
+    http::{HeaderMap, HeaderName, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -59,6 +61,12 @@ pub(crate) enum Misdeed {
     Hold,
     /// All of it, whatever part was asked for.
     NoParts,
+    /// Keeps so many bytes of what is sent, and breaks the connection.
+    CutAfter(usize),
+    /// Does what it is asked, and breaks the connection instead of saying so.
+    Lost,
+    /// An upload instead of a mount.
+    NoMount,
 }
 
 /// How a repository is locked.
@@ -86,10 +94,12 @@ pub(crate) struct Pushed {
 /// One request as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) authorization: Option<String>,
     pub(crate) headers: HeaderMap,
+    /// Of what is no push.
     pub(crate) body: String,
 }
 
@@ -102,6 +112,14 @@ struct Shelf {
     /// Repository, how, and whose `Authorization` is accepted.
     locks: Vec<(String, Scheme, String)>,
     seen: Vec<Seen>,
+    uploads: HashMap<String, pushes::Upload>,
+    /// The number of the last upload.
+    next: u64,
+    locations: pushes::Locations,
+    /// Where uploads need no token.
+    open_host: Option<String>,
+    /// How often all tokens have run out.
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -127,13 +145,8 @@ impl FakeRegistry {
             gate: Semaphore::new(0),
             hung_up: Arc::default(),
         });
-        let state = Arc::clone(&inner);
-        let app = axum::Router::new().fallback(move |uri: Uri, headers: HeaderMap, body: Bytes| {
-            let state = Arc::clone(&state);
-            async move { state.answer(&uri, headers, &body).await }
-        });
-        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { inner, _server: AbortOnDropHandle::new(server) }
+        let server = serve(listener, &inner);
+        Self { inner, _server: server }
     }
 
     /// `127.0.0.1:port`, the registry part of a reference.
@@ -215,8 +228,8 @@ impl FakeRegistry {
         keyring(&json!({ self.host(): { "username": user, "password": password } }))
     }
 
-    /// The next `times` requests whose path contains `part` are answered so. Misdeeds for one path happen in the
-    /// order in which they were told.
+    /// The next `times` requests whose method and path, as in `GET /v2/`, contain `part` are answered so. Misdeeds
+    /// for one of them happen in the order in which they were told.
     pub(crate) fn misbehave(&self, part: impl ToString, times: usize, misdeed: Misdeed) {
         self.inner.shelf.lock().unwrap().misdeeds.push((part.to_string(), times, misdeed));
     }
@@ -245,6 +258,16 @@ impl FakeRegistry {
     pub(crate) async fn hung_up(&self) {
         soon(self.inner.hung_up.notified()).await;
     }
+}
+
+fn serve(listener: tokio::net::TcpListener, inner: &Arc<Inner>) -> AbortOnDropHandle<()> {
+    let state = Arc::clone(inner);
+    let app = axum::Router::new().fallback(move |request: Request| {
+        let state = Arc::clone(&state);
+        async move { state.answer(request).await }
+    });
+    let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    AbortOnDropHandle::new(server)
 }
 
 /// Fails the test where `done` would hang it.
@@ -285,7 +308,9 @@ pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
 }
 
 impl Inner {
-    async fn answer(&self, uri: &Uri, headers: HeaderMap, body: &[u8]) -> Response {
+    async fn answer(&self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
         let path = uri.path();
         let authorization = headers.get(header::AUTHORIZATION);
         let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
@@ -295,13 +320,24 @@ impl Inner {
             range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap()
         });
         let query = uri.query().unwrap_or_default().to_owned();
-        let body = String::from_utf8(body.to_vec()).unwrap();
-        let seen = Seen { path: path.to_owned(), query, authorization, headers, body };
+        let push = pushes::is_push(&method, path);
+        let (text, body) = match push {
+            false => {
+                (String::from_utf8(pushes::whole(body).await.to_vec()).unwrap(), Body::empty())
+            }
+            true => (String::new(), body),
+        };
+        let (method, path) = (method.to_string(), path.to_owned());
+        let seen = Seen { method, path, query, authorization, headers, body: text };
         self.shelf.lock().unwrap().seen.push(seen.clone());
+        if push {
+            return self.take(&seen, &uri, body).await;
+        }
+        let path = uri.path();
         if let Some(refused) = self.locked(&seen) {
             return refused;
         }
-        let misdeed = self.told(path);
+        let misdeed = self.told(&seen);
         if matches!(misdeed, Some(Misdeed::Hold)) {
             self.gate.acquire().await.unwrap().forget();
         }
@@ -355,36 +391,45 @@ impl Inner {
             shelf.locks.iter().filter(lock).cloned().collect::<Vec<_>>()
         };
         let login = seen.authorization.as_deref();
-        let private =
-            |repository: &str| format!("{TOKEN}-{}", Digest::of(repository.as_bytes()).hex());
         let refused = |challenge: String| {
             with_headers(401, "text/plain", SECRET.into(), &[("www-authenticate", challenge)])
         };
         if seen.path == "/token" {
-            let scope = field("scope");
-            let repository = scope.split(':').nth(1).unwrap_or_default();
-            let locks = of(repository);
-            let accepted = |lock: &(String, Scheme, String)| {
-                login == Some(lock.2.as_str()) || field("refresh_token") == IDENTITY
+            let scopes = url.query_pairs().filter(|(key, _)| key == "scope");
+            let scopes: Vec<_> = scopes
+                .flat_map(|(_, scopes)| scopes.split(' ').map(str::to_owned).collect::<Vec<_>>())
+                .collect();
+            let accepted = |scope: &String| {
+                let locks = of(scope.split(':').nth(1).unwrap_or_default());
+                let identity = field("refresh_token") == IDENTITY;
+                locks.is_empty()
+                    || identity
+                    || locks.iter().any(|lock| login == Some(lock.2.as_str()))
             };
-            return match locks.first() {
-                None => None,
-                Some(_) if locks.iter().any(accepted) => {
-                    let token = json!({ "token": private(repository) }).to_string();
-                    Some(with_headers(200, "application/json", token.into(), &[]))
-                }
-                Some(_) => Some(refused("Basic".to_owned())),
-            };
+            let locked =
+                |scope: &String| !of(scope.split(':').nth(1).unwrap_or_default()).is_empty();
+            if !scopes.iter().any(locked) {
+                return None;
+            }
+            let given: Vec<_> = scopes.into_iter().filter(accepted).collect();
+            return Some(match given.iter().any(locked) {
+                true => pushes::answer_token(&given, shelf.generation),
+                false => refused("Basic".to_owned()),
+            });
         }
         let inner = seen.path.strip_prefix("/v2/")?;
         let end = inner.find("/manifests/").or(inner.find("/blobs/"))?;
         let locks = of(&inner[..end]);
         let (repository, scheme, _) = locks.first()?;
-        let bearer = format!("Bearer {}", private(repository));
+        if pushes::is_open(&shelf, &seen.headers) {
+            return None;
+        }
+        let action = pushes::action(&seen.method);
+        let bearer = |login| pushes::lets(login, repository, action, shelf.generation);
         match scheme {
             Scheme::Basic if locks.iter().any(|lock| login == Some(lock.2.as_str())) => None,
             Scheme::Basic => Some(refused("Basic realm=\"fake\"".to_owned())),
-            Scheme::Bearer if login == Some(bearer.as_str()) => None,
+            Scheme::Bearer if login.is_some_and(bearer) => None,
             Scheme::Bearer => {
                 let realm = format!("http://{}/token", self.address);
                 Some(refused(format!("Bearer realm=\"{realm}\",service=\"fake\"")))
@@ -392,9 +437,18 @@ impl Inner {
         }
     }
 
-    fn told(&self, path: &str) -> Option<Misdeed> {
+    /// Whether this `Authorization` lets do so in a repository behind [`Scheme::Bearer`], or nobody is asked there.
+    fn granted(&self, repository: &str, action: &str, login: Option<&str>) -> bool {
+        let shelf = self.shelf.lock().unwrap();
+        let locked = shelf.locks.iter().any(|(name, ..)| name == repository);
+        let lets = |login| pushes::lets(login, repository, action, shelf.generation);
+        !locked || login.is_some_and(lets)
+    }
+
+    fn told(&self, seen: &Seen) -> Option<Misdeed> {
+        let asked = format!("{} {}", seen.method, seen.path);
         let misdeeds = &mut self.shelf.lock().unwrap().misdeeds;
-        let due = misdeeds.iter_mut().find(|(part, times, _)| *times > 0 && path.contains(part));
+        let due = misdeeds.iter_mut().find(|(part, times, _)| *times > 0 && asked.contains(part));
         due.map(|(_, times, misdeed)| {
             *times -= usize::from(*times != ALWAYS);
             misdeed.clone()
@@ -402,16 +456,17 @@ impl Inner {
     }
 
     fn found(&self, path: &str) -> (u16, String, Bytes) {
-        // A blob is in every repository: nobody here tests who may read what.
-        let name = match path.find("/blobs/") {
-            Some(at) => &path[at + 1..],
-            None => path.strip_prefix("/v2/").unwrap_or(path),
-        };
+        let name = path.strip_prefix("/v2/").unwrap_or(path);
         if path == "/token" {
             let token = json!({ "token": TOKEN }).to_string();
             return (200, "application/json".to_owned(), token.into());
         }
-        match self.shelf.lock().unwrap().content.get(name).cloned() {
+        let shelf = self.shelf.lock().unwrap();
+        let found = match name.split_once("/blobs/").or(name.split_once("blobs/")) {
+            Some((repository, blob)) => shelf.of(repository, blob),
+            None => shelf.content.get(name).cloned(),
+        };
+        match found {
             Some((content_type, bytes)) => (200, content_type, bytes),
             None => (404, "text/plain".to_owned(), SECRET.into()),
         }

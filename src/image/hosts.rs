@@ -12,12 +12,14 @@
 //!     override_path = false                               # true: the URL's path stands for /v2
 //!     header = { x-team = "ci" }
 //!     [host."http://mirror.example:8080"]                 # asked first, in the order of the file
-//!     capabilities = ["pull", "resolve"]                  # without it, both
+//!     capabilities = ["pull", "resolve"]                  # without it, these two
 //! ```
 //!
 //! The folder is read once, at start: a registry cannot change its address under a running pull, and a wrong
 //! file is told to whoever starts the node instead of to the next pod. Plain http is what a file says by
-//! `http://`, and nothing else. A key that we do not know is refused: it is there to be relied on.
+//! `http://`, and nothing else. Pushes go to the first of them that takes them: a mirror whose
+//! `capabilities` have "push", or the server, if its own do not leave it out. A key that we do not know is refused:
+//! it is there to be relied on.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -61,6 +63,8 @@ pub(super) struct Settings {
     pub(super) resolve: bool,
     /// May give manifests and blobs by digest.
     pub(super) pull: bool,
+    /// May take them. A mirror has to say so: most are caches, which take nothing.
+    pub(super) push: bool,
     /// The path of its URL stands for `/v2`.
     pub(super) override_path: bool,
     /// Goes with every request to it.
@@ -72,7 +76,7 @@ pub(super) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let header = HeaderMap::new();
-        Self { resolve: true, pull: true, override_path: false, header, reach: 0 }
+        Self { resolve: true, pull: true, push: true, override_path: false, header, reach: 0 }
     }
 }
 
@@ -143,6 +147,16 @@ impl Hosts {
             }
         }
         Ok(hosts)
+    }
+
+    /// The same, and `registry` (`host[:port]`) by plain http, unless a file says how it is reached.
+    #[must_use]
+    pub fn with_plain(mut self, registry: &str) -> Self {
+        if let Ok(url) = Url::parse(&format!("http://{registry}")) {
+            let file = HostsFile { server: Some(url), ..HostsFile::default() };
+            self.registries.entry(registry.to_owned()).or_insert(file);
+        }
+        self
     }
 
     /// Whom to ask for `registry`, in order. Empty only for text that no [`Reference`] holds.

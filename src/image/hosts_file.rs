@@ -58,6 +58,7 @@ pub(super) fn parse(
                         return Err(top.wrong(&name, "must be a table"));
                     };
                     let mut mirror = Table::new(file, format!("{name}."));
+                    mirror.settings.push = false;
                     for (key, entry) in keys {
                         mirror.read(key.get_ref(), entry.get_ref())?;
                     }
@@ -155,6 +156,7 @@ impl<'a> Table<'a> {
         let known = |word: &&str| matches!(*word, "pull" | "resolve" | "push");
         self.settings.resolve = words.contains(&"resolve");
         self.settings.pull = words.contains(&"pull");
+        self.settings.push = words.contains(&"push");
         words.iter().all(known).then_some(())
     }
 

@@ -22,9 +22,10 @@ fn asked(hosts: &Hosts, registry: &str) -> Vec<String> {
     let may = |e: &Endpoint| {
         let settings = &e.settings;
         format!(
-            "{}{}",
+            "{}{}{}",
             if settings.resolve { "r" } else { "" },
-            if settings.pull { "p" } else { "" }
+            if settings.pull { "p" } else { "" },
+            if settings.push { "w" } else { "" }
         )
     };
     let endpoints = hosts.endpoints(registry);
@@ -34,9 +35,9 @@ fn asked(hosts: &Hosts, registry: &str) -> Vec<String> {
 #[test]
 fn without_a_file_it_is_https_to_the_registry_itself() {
     let hosts = Hosts::default();
-    assert_eq!(asked(&hosts, "r.io:5000"), ["https://r.io:5000/ rp"]);
-    assert_eq!(asked(&hosts, "localhost"), ["https://localhost/ rp"]);
-    assert_eq!(asked(&hosts, "docker.io"), ["https://registry-1.docker.io/ rp"]);
+    assert_eq!(asked(&hosts, "r.io:5000"), ["https://r.io:5000/ rpw"]);
+    assert_eq!(asked(&hosts, "localhost"), ["https://localhost/ rpw"]);
+    assert_eq!(asked(&hosts, "docker.io"), ["https://registry-1.docker.io/ rpw"]);
 }
 
 #[test]
@@ -54,14 +55,14 @@ capabilities = ["resolve", "push"]
         asked(&hosts, "r.io:5000"),
         [
             "http://z.example/ p",
-            "https://a.example:8443/cache r",
+            "https://a.example:8443/cache rw",
             "https://b.example/v2 rp",
-            "http://r.io:5000/ rp",
+            "http://r.io:5000/ rpw",
         ]
     );
     assert_eq!(
         asked(&hosts, "other.io"),
-        ["https://other.io/ rp"],
+        ["https://other.io/ rpw"],
         "one file speaks for one registry"
     );
 }
@@ -71,7 +72,7 @@ fn a_file_without_a_server_ends_at_the_registry_itself() {
     let hosts = load(&[("docker.io", "[host.\"http://m.example\"]")]).unwrap();
     assert_eq!(
         asked(&hosts, "docker.io"),
-        ["http://m.example/ rp", "https://registry-1.docker.io/ rp"]
+        ["http://m.example/ rp", "https://registry-1.docker.io/ rpw"]
     );
 }
 
@@ -80,7 +81,7 @@ fn both_spellings_of_a_port_name_one_registry() {
     let text = "server = \"http://10.0.0.7:5000\"";
     for name in ["10.0.0.7:5000", "10.0.0.7_5000_"] {
         let hosts = load(&[(name, text)]).unwrap();
-        assert_eq!(asked(&hosts, "10.0.0.7:5000"), ["http://10.0.0.7:5000/ rp"], "{name}");
+        assert_eq!(asked(&hosts, "10.0.0.7:5000"), ["http://10.0.0.7:5000/ rpw"], "{name}");
     }
     let error = load(&[("r.io:5000", text), ("r.io_5000_", text)]).unwrap_err();
     assert!(matches!(error, HostsError::Twice { .. }), "{error}");
@@ -151,15 +152,15 @@ fn a_folder_that_no_reference_reaches_is_refused() {
 fn the_default_folder_is_for_those_without_one() {
     let text = "skip_verify = true\n[host.\"http://cache.io\"]";
     let hosts = load(&[("_default", text), ("r.io", "")]).unwrap();
-    assert_eq!(asked(&hosts, "s.io"), ["http://cache.io/ rp", "https://s.io/ rp"]);
-    assert_eq!(asked(&hosts, "r.io"), ["https://r.io/ rp"]);
+    assert_eq!(asked(&hosts, "s.io"), ["http://cache.io/ rp", "https://s.io/ rpw"]);
+    assert_eq!(asked(&hosts, "r.io"), ["https://r.io/ rpw"]);
     let reach = |endpoint: &Endpoint| &hosts.reaches()[endpoint.settings.reach];
     let skips = hosts.endpoints("s.io").iter().map(|e| reach(e).skip_verify).collect::<Vec<_>>();
     assert_eq!(skips, [false, true], "a mirror has its own settings");
     assert!(hosts.names(&"http://cache.io/x".parse().unwrap()));
     assert!(!hosts.names(&"https://s.io/".parse().unwrap()), "nobody wrote that");
     let fixed = load(&[("_default", "server = \"http://all.io\"")]).unwrap();
-    assert_eq!(asked(&fixed, "s.io"), ["http://all.io/ rp"]);
+    assert_eq!(asked(&fixed, "s.io"), ["http://all.io/ rpw"]);
 }
 
 #[test]
@@ -209,4 +210,11 @@ fn content_urls_keep_the_prefix_and_tell_a_mirror_whose_it_is() {
     let hosts = load(&[("r.io", "[host.\"https://m.io/api/r\"]\noverride_path = true")]).unwrap();
     let url = hosts.endpoints("r.io")[0].content(&image, "blobs", "x");
     assert_eq!(url.as_str(), "https://m.io/api/r/a/b/blobs/x?ns=r.io");
+}
+
+#[test]
+fn a_server_takes_pushes_unless_its_file_says_otherwise() {
+    let text = "capabilities = [\"pull\"]\n[host.\"https://m.io\"]\ncapabilities = [\"push\"]";
+    let hosts = load(&[("r.io", text)]).unwrap();
+    assert_eq!(asked(&hosts, "r.io"), ["https://m.io/ w", "https://r.io/ p"]);
 }

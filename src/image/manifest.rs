@@ -12,7 +12,10 @@ use super::{
     error::Problem,
     platform::{Machine, Platform},
 };
-use crate::{changeset::Compression, digest::Digest};
+use crate::{
+    changeset::{Compression, Format},
+    digest::Digest,
+};
 
 /// OCI distribution-spec, "Pushing Manifests": registries should take manifests of at least 4 MiB, and those in
 /// use stop there.
@@ -201,7 +204,7 @@ pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Pr
     if config.size > CONFIG_MAX {
         return Err(Problem::TooLarge { what: "config", limit: CONFIG_MAX });
     }
-    layers.iter().try_for_each(|layer| compression(&layer.media_type).map(drop))
+    layers.iter().try_for_each(|layer| kind(&layer.media_type).map(drop))
 }
 
 /// Joins the manifest's layers with the config's diff ids, bottom first.
@@ -211,12 +214,20 @@ pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Pr
 pub(super) fn layers(layers: &[Descriptor], config: &[u8]) -> Result<Vec<LayerBlob>, Problem> {
     let diff_ids = diff_ids(config, layers.len())?;
     let join = |(layer, diff_id): (&Descriptor, Digest)| {
-        let compression = compression(&layer.media_type)?;
+        let (format, compression) = kind(&layer.media_type)?;
         if compression == Compression::None && layer.digest != diff_id {
             let why = "a plain layer has another diff id than its digest".to_owned();
             return Err(Problem::Malformed { what: "config", why });
         }
-        Ok(LayerBlob { digest: layer.digest, size: layer.size, compression, diff_id })
+        let media_type = layer.media_type.clone();
+        Ok(LayerBlob {
+            digest: layer.digest,
+            size: layer.size,
+            media_type,
+            format,
+            compression,
+            diff_id,
+        })
     };
     layers.iter().zip(diff_ids).map(join).collect()
 }
@@ -237,22 +248,32 @@ pub(super) fn diff_ids(config: &[u8], blobs: usize) -> Result<Vec<Digest>, Probl
 
 /// Layers that "may not be distributed" are taken like others where the registry has them; where they are only
 /// elsewhere, the registry says so by 404, and the URLs in the manifest are not followed.
-fn compression(media_type: &str) -> Result<Compression, Problem> {
-    match media_type {
+fn kind(media_type: &str) -> Result<(Format, Compression), Problem> {
+    let compression = match media_type {
+        "application/vnd.ovl-csi.layer.v1.native.tar" => {
+            return Ok((Format::Native, Compression::None));
+        }
+        "application/vnd.ovl-csi.layer.v1.native.tar+gzip" => {
+            return Ok((Format::Native, Compression::Gzip));
+        }
+        "application/vnd.ovl-csi.layer.v1.native.tar+zstd" => {
+            return Ok((Format::Native, Compression::Zstd));
+        }
         "application/vnd.oci.image.layer.v1.tar"
         | "application/vnd.oci.image.layer.nondistributable.v1.tar"
         | "application/vnd.docker.image.rootfs.diff.tar"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar" => Ok(Compression::None),
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar" => Compression::None,
         "application/vnd.oci.image.layer.v1.tar+gzip"
         | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
         | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Ok(Compression::Gzip),
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Compression::Gzip,
         "application/vnd.oci.image.layer.v1.tar+zstd"
         | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
         | "application/vnd.docker.image.rootfs.diff.tar.zstd"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd" => Ok(Compression::Zstd),
-        _ => Err(Problem::Unsupported("it has a layer that is not a tar of a file system")),
-    }
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd" => Compression::Zstd,
+        _ => return Err(Problem::Unsupported("it has a layer that is not a tar of a file system")),
+    };
+    Ok((Format::Portable, compression))
 }
 
 #[cfg(test)]

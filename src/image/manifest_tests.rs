@@ -90,6 +90,11 @@ fn layers_that_cannot_be_taken_are_refused_before_anything_is_fetched() {
         (format!("{oci}.nondistributable.v1.tar+gzip"), ""),
         (format!("{oci}.nondistributable.v1.tar+zstd"), ""),
         (format!("{docker}.foreign.diff.tar.gzip"), ""),
+        ("application/vnd.ovl-csi.layer.v1.native.tar".to_owned(), ""),
+        (
+            "application/vnd.ovl-csi.layer.v1.native.tar+lzma".to_owned(),
+            "not a tar of a file system",
+        ),
         (format!("{oci}.v1.tar+lzma"), "not a tar of a file system"),
         (
             "application/vnd.cncf.helm.chart.content.v1.tar+gzip".to_owned(),
@@ -151,6 +156,24 @@ fn every_layer_has_its_diff_id() {
     ] {
         let error = layers(&both, &config).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_media_type_says_what_a_layer_looks_like_and_what_is_around_it() {
+    let native = "application/vnd.ovl-csi.layer.v1.native.tar";
+    let oci = "application/vnd.oci.image.layer.v1.tar";
+    for (base, format) in [(native, Format::Native), (oci, Format::Portable)] {
+        for (suffix, compression) in
+            [("", Compression::None), ("+gzip", Compression::Gzip), ("+zstd", Compression::Zstd)]
+        {
+            let (digest, media_type) = (Digest::of(b"x"), format!("{base}{suffix}"));
+            let layer = Descriptor { media_type: media_type.clone(), digest, size: 1 };
+            let config = json!({ "rootfs": { "diff_ids": [digest] } }).to_string().into_bytes();
+            let found = &layers(&[layer], &config).unwrap()[0];
+            let said = (found.format, found.compression, &found.media_type);
+            assert_eq!(said, (format, compression, &media_type));
+        }
     }
 }
 

@@ -1,14 +1,18 @@
-//! Resolves references and streams blobs whose digests are checked on the way.
+//! Resolves references, and streams blobs whose digests are checked on the way; takes blobs and manifests back.
 //!
 //! ```text
 //! Reference ── Registries::resolve ──> Image { layers, bottom first } ── Registries::blob ──> BlobReader
 //!                  │ hosts      whom to ask, mirrors first (hosts_file: what a file says; reach: CAs and the like)
 //!                  │ attempts   each of them with the secrets that the keyring has for it
-//!                  │ transport  one GET: token (auth), redirects, retries (pace), bounds
+//!                  │ transport  one request (ask): token (auth), redirects, retries (pace), bounds
 //!                  │ doubts     whom to ask last for a blob that went wrong
 //!                  │ policy     whom not to contact, whoever says so
 //!                  │ manifest   what the bytes say; platform: which of an index is ours
 //!                  │ flow       whether a blob still comes
+//!
+//! Repository ── Registries::{has_blob, mount_blob, push_blob, push_manifest, delete_manifest} (push)
+//!                  │ upload     one blob's upload, taken up where it broke off
+//!                  │ payload    what goes with a request, and whether it still goes
 //!
 //! "oci:/path" ──── Local::open ──> LocalImage { layers, bottom first } ── Local::blob ──> LocalBlob
 //!                  │ layout     a folder of blobs; docker: an archive of `docker save`
@@ -21,6 +25,7 @@
 //!
 //! May use: changeset
 
+mod ask;
 mod attempts;
 mod auth;
 mod blob;
@@ -38,17 +43,25 @@ mod layout;
 mod local;
 mod manifest;
 mod pace;
+mod payload;
 mod platform;
 mod policy;
 #[cfg(test)]
 mod private_tests;
+mod push;
+#[cfg(test)]
+mod push_tests;
 mod reach;
 mod reference;
 mod registries;
+mod repository;
 mod secret;
 #[cfg(test)]
 mod tls_tests;
 mod transport;
+mod upload;
+#[cfg(test)]
+mod upload_tests;
 
 pub use blob::BlobReader;
 pub use error::ImageError;
@@ -58,9 +71,13 @@ pub use keyring::{Access, Keyring, KeyringError};
 pub use local::{Local, LocalBlob, LocalError, LocalImage};
 pub use reference::{Reference, ReferenceError};
 pub use registries::Registries;
+pub use repository::Repository;
 pub use transport::SetUpError;
 
-use crate::{changeset::Compression, digest::Digest};
+use crate::{
+    changeset::{Compression, Format},
+    digest::Digest,
+};
 
 /// An image as this machine sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +88,8 @@ pub struct Image {
     pub digest: Digest,
     /// As whom its manifest was read.
     pub access: Access,
+    /// Its config, JSON (image-spec, config.md).
+    pub config: String,
     /// Bottom first, as in the manifest. Empty and repeated layers are kept.
     pub layers: Vec<LayerBlob>,
 }
@@ -82,6 +101,10 @@ pub struct LayerBlob {
     pub digest: Digest,
     /// Of the bytes that travel.
     pub size: u64,
+    /// As the manifest has it.
+    pub media_type: String,
+    /// What its whiteouts and the like look like, by its media type.
+    pub format: Format,
     /// What is around the tar.
     pub compression: Compression,
     /// Of the tar, as the image's config claims; whoever unpacks it checks.

@@ -20,13 +20,20 @@ pub(super) struct Pace {
     /// The first wait between tries; doubled each time, and spread by half so that a node's many pulls do not
     /// come back together.
     pub(super) first: Duration,
-    /// For a whole try: a manifest or config to its end, a blob to where its bytes begin, each with its token.
+    /// For a whole try: a manifest or config to its end, a blob to where its bytes begin, each with its token. What
+    /// is sent must be taken bit by bit within it.
     pub(super) answer: Duration,
+    /// For the answer to what was sent, once all of it is: there are registries that copy and hash it first.
+    pub(super) settle: Duration,
+    /// Bytes of a blob that are sent in one request. A registry syncs each to its disk; and what stands before
+    /// registries often ends at 100 MB.
+    pub(super) chunk: u64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { first: Duration::from_millis(300), answer: Duration::from_secs(60) }
+        let (first, answer) = (Duration::from_millis(300), Duration::from_secs(60));
+        Self { first, answer, settle: Duration::from_secs(300), chunk: 64 << 20 }
     }
 }
 

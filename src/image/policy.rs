@@ -1,7 +1,8 @@
-//! Whom a pull may contact.
+//! Whom a pull or push may contact.
 //!
 //! A pod's author chooses the image, and a registry's answers choose further addresses (redirects, token
-//! realms); a privileged process must not be led by either to the node's own services or to a cloud's metadata.
+//! realms, places for uploads); a privileged process must not be led by either to the node's own services or to
+//! a cloud's metadata.
 //! Every hop is judged here before a connection is made: addresses in URLs by [`check`], names by [`Resolver`]
 //! at the moment they become addresses, so that a name cannot be checked as one address and used as another.
 //!
@@ -26,6 +27,8 @@ pub(super) enum Role {
     Redirect,
     /// A `WWW-Authenticate` of the registry.
     Realm,
+    /// The `Location` of an upload.
+    Upload,
 }
 
 impl Role {
@@ -34,6 +37,7 @@ impl Role {
             Self::Registry => "the registry",
             Self::Redirect => "a redirect",
             Self::Realm => "the token realm",
+            Self::Upload => "the place for the upload",
         }
     }
 }

@@ -53,6 +53,29 @@ impl Reference {
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
+
+    /// The same place without tag or digest: what a [`super::Repository`] is made of, and no reference by itself.
+    pub(super) fn place(&self) -> Self {
+        Self { tag: None, digest: None, ..self.clone() }
+    }
+
+    /// That manifest in the same place.
+    pub(super) fn pinned(&self, digest: &Digest) -> Self {
+        Self { digest: Some(*digest), ..self.place() }
+    }
+
+    /// Reads text that may name neither tag nor digest.
+    pub(super) fn parse_place(text: &str) -> Result<Self, ReferenceError> {
+        let refused = |rule| ReferenceError {
+            text: text.chars().take(300).collect(),
+            kind: "a repository",
+            rule,
+        };
+        if text.contains('@') || split_tag(text).1.is_some() {
+            return Err(refused(Rule::Bare));
+        }
+        parse(text).map(|reference| reference.place()).map_err(refused)
+    }
 }
 
 impl fmt::Display for Reference {
@@ -76,9 +99,10 @@ impl fmt::Debug for Reference {
 
 /// Text that is no image reference, and the rule it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an image reference: {rule}")]
+#[error("{text:?} is not {kind}: {rule}")]
 pub struct ReferenceError {
     text: String,
+    kind: &'static str,
     rule: Rule,
 }
 
@@ -115,6 +139,8 @@ pub(super) enum Rule {
         "the part {0:?} of the repository must be lower-case letters and digits, joined by `.`, `_`, `__` or dashes"
     )]
     Path(String),
+    #[error("it has a tag or a digest; write registry/repository alone")]
+    Bare,
     #[error("64 hexadecimal digits are an image id, not a name; write name@sha256:…")]
     ImageId,
 }
@@ -123,7 +149,9 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|rule| ReferenceError { text: text.chars().take(300).collect(), rule })
+        let kind = "an image reference";
+        let shown = || text.chars().take(300).collect();
+        parse(text).map_err(|rule| ReferenceError { text: shown(), kind, rule })
     }
 }
 
@@ -179,7 +207,7 @@ fn is_registry(first: &str) -> bool {
     first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost")
 }
 
-fn checked_tag(tag: &str) -> Result<String, Rule> {
+pub(super) fn checked_tag(tag: &str) -> Result<String, Rule> {
     let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let good = (1..=TAG_MAX).contains(&tag.len())
         && tag.bytes().all(inside)

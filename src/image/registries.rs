@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use super::{
-    Access, Image, Keyring, LayerBlob,
+    Access, Image, Keyring, LayerBlob, Repository,
+    ask::{Ask, Place},
     attempts::{Attempt, Tried, attempts},
-    blob::{BlobReader, Source},
+    blob::{BlobReader, Source, Wanted},
     doubts::Doubts,
     error::{ImageError, Problem},
     hosts::{Endpoint, Hosts},
@@ -18,14 +19,14 @@ use super::{
     pace::Pace,
     platform::Machine,
     reference::Reference,
-    transport::{Ask, Document, SetUpError, Transport, Trust},
+    transport::{Document, SetUpError, Transport, Trust},
 };
 use crate::digest::Digest;
 
 /// The registries of the world, as this node may reach them.
 #[derive(Debug)]
 pub struct Registries {
-    transport: Arc<Transport>,
+    pub(super) transport: Arc<Transport>,
     doubts: Doubts,
 }
 
@@ -83,32 +84,27 @@ impl Registries {
         let may =
             |e: &Endpoint| if digest.is_some() { e.settings.pull } else { e.settings.resolve };
         let mut fetch = Fetch { registries: self, keyring, access: Access::Anonymous };
-        let ask = Ask {
-            reference,
-            kind: "manifests",
-            name,
-            what: MANIFEST,
-            accept: manifest::ACCEPT,
-            who: None,
-            from: 0,
-        };
+        let ask = Ask::get(reference, Place::Content("manifests", name), MANIFEST);
+        let ask = Ask { accept: manifest::ACCEPT, ..ask };
         let top = fetch.one(ask, may, manifest::MANIFEST_MAX, |d| top(d, digest)).await?;
         let (digest, Layers { config, layers }) = match top {
             Top::Image(digest, layers) => (digest, layers),
             Top::Index(chosen) => {
-                let ask = Ask { name: &chosen.digest.to_string(), ..ask };
+                let name = chosen.digest.to_string();
+                let ask = Ask { place: Place::Content("manifests", &name), ..ask };
                 let read = |document: &_| chosen_image(document, &chosen);
                 (chosen.digest, fetch.one(ask, pull, manifest::MANIFEST_MAX, read).await?)
             }
         };
         let name = config.digest.to_string();
-        let ask = Ask { kind: "blobs", name: &name, what: CONFIG, accept: "*/*", ..ask };
+        let ask = Ask::get(reference, Place::Content("blobs", &name), CONFIG);
         let read = |document: &Document| {
             promised(CONFIG, &document.bytes, &config)?;
-            manifest::layers(&layers, &document.bytes)
+            Ok((manifest::layers(&layers, &document.bytes)?, text(&document.bytes)?))
         };
-        let layers = fetch.one(ask, pull, manifest::CONFIG_MAX, read).await?;
-        Ok(Image { reference: reference.clone(), digest, access: fetch.access, layers })
+        let (layers, config) = fetch.one(ask, pull, manifest::CONFIG_MAX, read).await?;
+        let reference = reference.clone();
+        Ok(Image { reference, digest, access: fetch.access, config, layers })
     }
 
     /// Starts the download of one layer of an image that [`Registries::resolve`] gave. Servers whose last answer
@@ -123,24 +119,48 @@ impl Registries {
         layer: &LayerBlob,
         keyring: &Keyring,
     ) -> Result<BlobReader, ImageError> {
-        let reference = &image.reference;
+        let wanted = Wanted { digest: layer.digest, size: layer.size };
+        self.stream(&image.reference, wanted, keyring, Some(&image.access)).await
+    }
+
+    /// Starts the download of a blob of which nothing but its place is known; else as [`Registries::blob`].
+    ///
+    /// # Errors
+    /// [`ImageError`] up to the first byte; later ones come out of the reader.
+    pub async fn blob_of(
+        &self,
+        from: &Repository,
+        digest: &Digest,
+        size: u64,
+        keyring: &Keyring,
+    ) -> Result<BlobReader, ImageError> {
+        self.stream(from.reference(), Wanted { digest: *digest, size }, keyring, None).await
+    }
+
+    async fn stream(
+        &self,
+        reference: &Reference,
+        wanted: Wanted,
+        keyring: &Keyring,
+        first: Option<&Access>,
+    ) -> Result<BlobReader, ImageError> {
         let mut tried = Tried::default();
         let mut attempts = self.attempts(reference, keyring, pull);
         let same_server = |a: &Attempt, b: &Attempt| a.endpoint == b.endpoint;
         for one in attempts.chunk_by_mut(same_server) {
             // As whom the image was resolved comes first.
-            one.sort_by_key(|attempt| attempt.access() != image.access);
+            one.sort_by_key(|attempt| first.is_some_and(|access| attempt.access() != *access));
         }
-        attempts.sort_by_cached_key(|a| self.doubts.rank(a.endpoint.url(), layer.digest));
+        attempts.sort_by_cached_key(|a| self.doubts.rank(a.endpoint.url(), wanted.digest));
         for attempt in attempts {
             if tried.rules_out(&attempt) {
                 continue;
             }
-            let source = Source::new(&self.transport, reference, layer, &attempt);
+            let source = Source::new(&self.transport, reference, wanted, &attempt);
             match source.open(0).await {
                 Ok(opened) => {
-                    let doubt = self.doubts.raise(attempt.endpoint.url(), layer.digest);
-                    return Ok(BlobReader::start(opened, layer, source, doubt, tried.before()));
+                    let doubt = self.doubts.raise(attempt.endpoint.url(), wanted.digest);
+                    return Ok(BlobReader::start(opened, source, doubt, tried.before()));
                 }
                 Err(problem) => tried.note(reference, &attempt, problem),
             }
@@ -148,7 +168,7 @@ impl Registries {
         Err(tried.gave_up(reference))
     }
 
-    fn attempts(
+    pub(super) fn attempts(
         &self,
         reference: &Reference,
         keyring: &Keyring,
@@ -200,6 +220,13 @@ const CONFIG: &str = "config";
 
 fn pull(endpoint: &Endpoint) -> bool {
     endpoint.settings.pull
+}
+
+/// A config is handed on, and must not become another on the way.
+fn text(config: &[u8]) -> Result<String, Problem> {
+    let why = || "it is not UTF-8".to_owned();
+    let text = str::from_utf8(config).map_err(|_| Problem::Malformed { what: CONFIG, why: why() });
+    text.map(str::to_owned)
 }
 
 /// What a reference led to, checked against the digest it names or the one that the server claims.

@@ -14,7 +14,7 @@ fn without() -> Keyring {
 }
 
 use crate::{
-    changeset::Compression,
+    changeset::{Compression, Format},
     fault::Class,
     image::error,
     image::fake::{
@@ -122,6 +122,8 @@ async fn an_image_is_resolved_and_read() {
     let layer = LayerBlob {
         digest: s.pushed.layers[0],
         size: s.tar.len() as u64,
+        media_type: image.layers[0].media_type.clone(),
+        format: Format::Portable,
         compression: Compression::None,
         diff_id: s.pushed.diff_ids[0],
     };
@@ -409,7 +411,7 @@ async fn a_token_that_never_comes_does_not_hold_a_layer() {
     let moment = Duration::from_millis(20);
     let registries = fake::paced(
         &[(&host, &format!("server = \"http://{host}\""))],
-        Pace { first: moment, answer: moment },
+        Pace { first: moment, answer: moment, ..Pace::default() },
     );
     s.registry.misbehave("/v2/", ALWAYS, Misdeed::NeedsToken(String::new()));
     s.registry.misbehave("/token", ALWAYS, Misdeed::Hold);

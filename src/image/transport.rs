@@ -1,36 +1,34 @@
-//! One GET of a registry's content: token, redirects, retries, bounds.
+//! One request to a registry's server: token, redirects, retries, bounds.
 //!
 //! The client below follows no redirect and knows no proxy, so every connection is one that
 //! [`policy`] has seen. A secret goes to the server that it is for, and to the token realm that this server
-//! names; a hop elsewhere loses it for good. Deliberately absent: a bound on how long a blob may take as long as
-//! it flows.
+//! names; a hop elsewhere loses it for good, and an upload that continues elsewhere never has it. Deliberately
+//! absent: a bound on how long a blob may take as long as it flows.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{
     Client, ClientBuilder, Response, StatusCode, Url,
-    header::{
-        ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
-    },
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
     redirect,
 };
 
 use super::{
-    auth::{self, Challenge, Key, Realm, Token, Tokens},
+    ask::{Ask, IDLE_TIME, Verb, location, whole},
+    auth::{self, Challenge, Grant, Key, Realm, Token, Tokens},
     error::{self, Problem},
     hosts::{Endpoint, Hosts},
-    keyring::{Access, Credential},
-    pace::{self, Pace},
+    keyring::Access,
+    pace::Pace,
+    payload::Payload,
     policy::{self, Resolver, Role},
     reach::{self, Reach},
-    reference::Reference,
     secret::{self, Secret},
 };
 use crate::fault::Class;
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// Between two pieces of an answer.
-const IDLE_TIME: Duration = Duration::from_secs(30);
 /// Registries need one, to their storage; browsers allow 20.
 const REDIRECTS_MAX: usize = 5;
 
@@ -51,47 +49,19 @@ impl SetUpError {
     }
 }
 
-/// What is asked of one server.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ask<'a> {
-    pub(super) reference: &'a Reference,
-    /// `manifests` or `blobs`.
-    pub(super) kind: &'static str,
-    /// The tag or digest.
-    pub(super) name: &'a str,
-    /// What messages call it.
-    pub(super) what: &'static str,
-    pub(super) accept: &'static str,
-    /// Who asks, if not anybody.
-    pub(super) who: Option<&'a Credential>,
-    /// The first byte that is wanted.
-    pub(super) from: u64,
-}
-
-impl Ask<'_> {
-    fn access(&self) -> Access {
-        self.who.map_or(Access::Anonymous, |credential| credential.access.clone())
-    }
-
-    fn secret(&self) -> Option<&Secret> {
-        self.who.map(|credential| &credential.secret)
-    }
-
-    fn denied(&self, why: impl Into<String>) -> Problem {
-        Problem::Denied { why: why.into(), secret: self.who.is_some() }
-    }
-}
-
 /// What is sent to every hop, as far as it may be.
 struct Sent<'a> {
     /// The server whose settings hold as long as the request stays there.
     home: &'a Endpoint,
-    accept: &'static str,
+    /// The one whose `authorization` it is.
+    owner: &'a Url,
+    verb: Verb,
+    headers: HeaderMap,
     authorization: Option<HeaderValue>,
-    from: u64,
-    /// A POST, which goes nowhere else.
-    form: Option<String>,
+    payload: Payload<'a>,
 }
+
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A small answer, whole.
 #[derive(Debug)]
@@ -179,8 +149,8 @@ impl Transport {
         }
     }
 
-    /// Opens an answer, and says as whom; its body is the caller's to read and to check. Answers with a part of it
-    /// where [`Ask::from`] says so.
+    /// Asks until there is an answer, and says as whom; its body is the caller's to read and to check. Answers with
+    /// a part of it where [`Ask::from`] says so.
     pub(super) async fn open(
         &self,
         endpoint: &Endpoint,
@@ -188,11 +158,32 @@ impl Transport {
     ) -> Result<(Response, Access), Problem> {
         let mut failed = 0;
         loop {
-            match self.pace.bound(self.authorised(endpoint, ask)).await {
+            match self.once(endpoint, ask).await {
                 Ok(opened) => return Ok(opened),
                 Err(problem) => self.pace.pause(&mut failed, problem).await?,
             }
         }
+    }
+
+    /// Asks once.
+    pub(super) async fn once(
+        &self,
+        endpoint: &Endpoint,
+        ask: Ask<'_>,
+    ) -> Result<(Response, Access), Problem> {
+        let asked = self.authorised(endpoint, ask);
+        if ask.verb.sends() { asked.await } else { self.pace.bound(asked).await }
+    }
+
+    /// Whether a token for it is at hand.
+    pub(super) fn holds_token(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> bool {
+        self.tokens.get(&key(endpoint, ask)).is_some()
+    }
+
+    /// As if every token had run out.
+    #[cfg(test)]
+    pub(super) fn forget_tokens(&self) {
+        self.tokens.forget();
     }
 
     /// With the token we hold, and once more with a new one if the server asks for it. Says as whom it was
@@ -202,29 +193,29 @@ impl Transport {
         endpoint: &Endpoint,
         ask: Ask<'_>,
     ) -> Result<(Response, Access), Problem> {
-        let repository = ask.reference.repository();
-        let url = endpoint.content(ask.reference, ask.kind, ask.name);
-        policy::check(Role::Registry, None, &url, &self.hosts)?;
-        let key = Key::new(endpoint.url(), repository, ask.access());
+        let url = ask.url(endpoint);
+        policy::check(ask.role(), None, &url, &self.hosts)?;
+        let key = key(endpoint, &ask);
         let held = self.tokens.get(&key).map(|token| token.header);
         let as_whom = if held.is_some() { ask.access() } else { Access::Anonymous };
         let mut sent = Sent {
             home: endpoint,
-            accept: ask.accept,
+            owner: endpoint.url(),
+            verb: ask.verb,
+            headers: ask.headers()?,
             authorization: held,
-            from: ask.from,
-            form: None,
+            payload: ask.payload,
         };
         let (response, at_home) = self.follow(url.clone(), &sent).await?;
         if response.status() != StatusCode::UNAUTHORIZED || !at_home {
-            return Ok((judged(response, ask)?, as_whom));
+            return Ok((ask.judged(response)?, as_whom));
         }
         let challenge = Challenge::read(response.headers());
         drop(response);
         let token = self.token(endpoint, challenge.map_err(|why| ask.denied(why))?, ask).await?;
         sent.authorization = Some(token.header.clone());
         let (response, _) = self.follow(url, &sent).await?;
-        let response = judged(response, ask)?;
+        let response = ask.judged(response)?;
         self.tokens.put(key, token);
         Ok((response, ask.access()))
     }
@@ -257,16 +248,24 @@ impl Transport {
         if ask.secret().is_some() {
             policy::check_secret(&realm.url, &self.hosts)?;
         }
-        let request = realm.request(ask.reference.repository(), ask.secret());
+        let request = realm.request(ask.reference.repository(), ask.grant, ask.secret());
+        let json = HeaderValue::from_static("application/json");
+        let mut headers = HeaderMap::from_iter([(ACCEPT, json)]);
+        let form = request.form.map(Bytes::from);
+        if form.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+        }
         let sent = Sent {
             home: endpoint,
-            accept: "application/json",
+            owner: &request.url,
+            verb: if form.is_some() { Verb::Post } else { Verb::Get },
+            headers,
             authorization: request.authorization,
-            from: 0,
-            form: request.form,
+            payload: form.as_ref().map_or(Payload::Nothing, |form| Payload::Bytes(FORM, form)),
         };
-        let (response, _) = self.follow(request.url, &sent).await?;
-        match judged(response, Ask { what: "the request for a token", from: 0, ..ask }) {
+        let (response, _) = self.follow(request.url.clone(), &sent).await?;
+        let what = "the request for a token";
+        match (Ask { what, from: 0, grant: Grant::Pull, ..ask }).judged(response) {
             Ok(response) => Token::read(&whole(response, "token", auth::ANSWER_MAX).await?),
             Err(problem) if problem.is_transient() => Err(problem),
             Err(_) if ask.who.is_some() => {
@@ -276,40 +275,30 @@ impl Transport {
         }
     }
 
-    /// Goes where `url` leads. Authorization stays with the first server: as soon as a hop leaves it, it is
+    /// Goes where `url` leads. Authorization stays with the server that it is for: as soon as a hop leaves it, it is
     /// dropped for good. Tells whether the answer is from that server.
     async fn follow(&self, mut url: Url, sent: &Sent<'_>) -> Result<(Response, bool), Problem> {
-        let first = url.origin();
-        let mut at_first = true;
+        let mut at_owner = true;
         for _ in 0..=REDIRECTS_MAX {
+            at_owner &= url.origin() == sent.owner.origin();
             let settings = &sent.home.settings;
-            let at_home = at_first && url.origin() == sent.home.url().origin();
+            let at_home = at_owner && url.origin() == sent.home.url().origin();
             let reach = if at_home { settings.reach } else { self.hosts.reach(&url) };
-            let request = match &sent.form {
-                None => self.client(&url, reach)?.get(url.clone()),
-                Some(form) => {
-                    let kind = "application/x-www-form-urlencoded";
-                    self.client(&url, reach)?
-                        .post(url.clone())
-                        .header(CONTENT_TYPE, kind)
-                        .body(form.clone())
-                }
-            };
             let mut headers = if at_home { settings.header.clone() } else { HeaderMap::new() };
-            headers.insert(ACCEPT, HeaderValue::from_static(sent.accept));
-            if let Some(authorization) = sent.authorization.as_ref().filter(|_| at_first) {
+            headers.extend(sent.headers.clone());
+            if let Some(authorization) = sent.authorization.as_ref().filter(|_| at_owner) {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            if sent.from > 0 {
-                headers.insert(RANGE, range(sent.from)?);
+            let request = self.client(&url, reach)?.request(sent.verb.method(), url.clone());
+            let sending = request.headers(headers).body(sent.payload.body()).send();
+            let settle = if sent.verb.sends() { self.pace.settle } else { IDLE_TIME };
+            let response = sent.payload.watched(self.pace.answer, settle, sending).await?;
+            let response = response.map_err(Problem::of_request)?;
+            if !sent.verb.is_safe() || !is_redirect(response.status()) {
+                return Ok((response, at_owner));
             }
-            let response = request.headers(headers).send().await.map_err(Problem::of_request)?;
-            let Some(next) = location(&response, &url)? else { return Ok((response, at_first)) };
-            if sent.form.is_some() {
-                return Ok((response, at_first));
-            }
+            let next = location(&response, &url, "redirect")?;
             policy::check(Role::Redirect, Some(&url), &next, &self.hosts)?;
-            at_first &= next.origin() == first;
             url = next;
         }
         Err(Problem::Redirects(REDIRECTS_MAX))
@@ -327,65 +316,17 @@ fn client(trust: Trust) -> ClientBuilder {
         .user_agent(concat!("ovl-csi/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .no_proxy()
-        .connect_timeout(CONNECT_TIME)
-        .read_timeout(IDLE_TIME);
+        .connect_timeout(CONNECT_TIME);
     match trust {
         Trust::Machine => builder,
         Trust::Nobody => builder.tls_certs_only([]),
     }
 }
 
-/// Where a redirect leads, if the answer is one.
-fn location(response: &Response, from: &Url) -> Result<Option<Url>, Problem> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
-    let url = place.and_then(|place| from.join(place).ok());
-    let why = "its Location is not a URL".to_owned();
-    url.map(Some).ok_or(Problem::Malformed { what: "redirect", why })
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn range(from: u64) -> Result<HeaderValue, Problem> {
-    HeaderValue::try_from(format!("bytes={from}-")).map_err(|_| NO_PARTS)
-}
-
-const NO_PARTS: Problem = Problem::Unsupported("it does not give a part of a layer");
-
-/// Only 200 is an answer, and 206 with the right first byte where a part was wanted.
-fn judged(response: Response, ask: Ask<'_>) -> Result<Response, Problem> {
-    let what = ask.what;
-    match response.status() {
-        StatusCode::OK if ask.from == 0 => Ok(response),
-        StatusCode::PARTIAL_CONTENT if ask.from > 0 => {
-            let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
-            let starts = format!("bytes {}-", ask.from);
-            let right = range.is_some_and(|range| range.starts_with(&starts));
-            if right { Ok(response) } else { Err(NO_PARTS) }
-        }
-        StatusCode::OK | StatusCode::RANGE_NOT_SATISFIABLE if ask.from > 0 => Err(NO_PARTS),
-        StatusCode::NOT_FOUND => Err(Problem::NotFound { what }),
-        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            Err(ask.denied(format!("HTTP {}", status.as_u16())))
-        }
-        status => {
-            let later = pace::retry_after(response.headers());
-            Err(Problem::Answered { what, status: status.as_u16(), later })
-        }
-    }
-}
-
-async fn whole(mut response: Response, what: &'static str, limit: u64) -> Result<Vec<u8>, Problem> {
-    let too_large = Problem::TooLarge { what, limit };
-    if response.content_length().is_some_and(|length| length > limit) {
-        return Err(too_large);
-    }
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(Problem::of_body)? {
-        if (bytes.len() + chunk.len()) as u64 > limit {
-            return Err(too_large);
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
+fn key(endpoint: &Endpoint, ask: &Ask<'_>) -> Key {
+    Key::new(endpoint.url(), ask.reference.repository(), ask.grant, ask.access())
 }

@@ -9,13 +9,13 @@ use std::{
 
 use super::{
     AddError, Origin, Room, Store,
-    description::{Description, Form},
+    description::{Description, Form, native_key},
     dir,
     onto::chain_id,
     origins,
 };
 use crate::{
-    changeset::{self, Below, Compression, Limits, Unpacked},
+    changeset::{self, Below, Compression, Format, Limits, Unpacked},
     digest::Digest,
     fault::Class,
     sys::durable::{self, at},
@@ -28,12 +28,15 @@ pub struct NewLayer {
     pub diff_id: Digest,
     /// How its bytes are packed.
     pub compression: Compression,
+    /// Whether overlay's own marks in it are kept: then its key is not its diff id, see [`native_key`].
+    pub format: Format,
     /// Where they come from.
     pub origin: Origin,
 }
 
 /// A folder in staging that goes away unless it was renamed into place.
-struct Staged(PathBuf);
+#[derive(Debug)]
+pub(super) struct Staged(pub(super) PathBuf);
 
 impl Drop for Staged {
     fn drop(&mut self) {
@@ -80,8 +83,12 @@ impl Store {
         below: Option<&dyn Below>,
         blob: impl Read + Send,
     ) -> Result<Digest, AddError> {
-        let NewLayer { diff_id, origin, .. } = layer;
-        let key = chain_id(chain.as_ref(), diff_id);
+        let NewLayer { diff_id, format, origin, .. } = layer;
+        let (key, chain, below) = match format {
+            Format::Portable => (chain_id(chain.as_ref(), diff_id), chain, below),
+            // It was written by a tool that links to no other layer.
+            Format::Native => (native_key(diff_id), None, None),
+        };
         let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let staged = Staged(self.stage());
         durable::create_dir(&staged.0, 0o700).map_err(disk)?;
@@ -90,7 +97,7 @@ impl Store {
         if self.form == Form::Dir {
             lay_out(&staged.0).map_err(disk)?;
         }
-        Description::new(self.form, &unpacked, chain).write(&staged.0).map_err(disk)?;
+        Description::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
         origins::write(&staged.0, std::slice::from_ref(origin)).map_err(disk)?;
         match durable::rename(&staged.0, &self.layer(&key)) {
             // The same key means the same tree.
@@ -111,15 +118,20 @@ impl Store {
         below: Option<&dyn Below>,
         blob: impl Read + Send,
     ) -> Result<Unpacked, AddError> {
-        let NewLayer { diff_id, compression, .. } = layer;
+        let NewLayer { diff_id, compression, format, .. } = layer;
         let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let path = folder.join(Form::Erofs.content());
         let image = create(&path).map_err(disk)?;
         let limits = Limits { budget: Some(self.budget.clone()), ..Limits::default() };
         let (uuid, compression) = (uuid(key), *compression);
-        let unpacked = match below {
-            None => changeset::layer_to_erofs(blob, compression, uuid, &image, &limits),
-            Some(below) => {
+        let unpacked = match (format, below) {
+            (Format::Native, _) => {
+                changeset::native_to_erofs(blob, compression, uuid, &image, &limits)
+            }
+            (Format::Portable, None) => {
+                changeset::layer_to_erofs(blob, compression, uuid, &image, &limits)
+            }
+            (Format::Portable, Some(below)) => {
                 changeset::layer_to_erofs_onto(blob, compression, uuid, &image, &limits, below)
             }
         };

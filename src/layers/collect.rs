@@ -59,7 +59,7 @@ impl Store {
     /// Removes what nothing reaches. Then, where the disk is fuller than the high water mark or has not `need` bytes free,
     /// forgets images and removes their layers, the least recently used first, until it is below the low one and has them.
     ///
-    /// `roots` answers every layer that anything but a lease or an image needs; it is asked after leases are watched. One
+    /// `roots` answers every layer, and every manifest of an image, that anything but a lease, a snapshot or an image needs; it is asked after leases are watched. One
     /// that is not sure of all of them answers [`CollectError::Doubt`], and nothing is removed. Blocks.
     pub fn collect(
         &self,
@@ -70,7 +70,17 @@ impl Store {
         let _alone = self.round.lock().unwrap_or_else(PoisonError::into_inner);
         self.leases.begin_round();
         let _watched = Watched(self);
-        let mut round = Round::begin(self, roots()?)?;
+        if let Some(path) = self.snapshots.unreadable() {
+            let why =
+                format!("{} is not a snapshot's record that this version can read", path.display());
+            return Err(CollectError::Doubt(why));
+        }
+        let mut roots = roots()?;
+        for snapshot in self.snapshots() {
+            roots.extend(snapshot.stack);
+            roots.extend(snapshot.manifests);
+        }
+        let mut round = Round::begin(self, roots)?;
         round.sweep(marks.grace)?;
         round.make_room(marks, need)?;
         round.done.kept_layers = round.here.len() as u64;
@@ -92,9 +102,13 @@ impl<'s> Round<'s> {
     fn begin(store: &'s Store, roots: HashSet<Digest>) -> Result<Self, CollectError> {
         let mut here = HashMap::new();
         for diff_id in store.layers()? {
-            // A layer whose description is lost cannot be mounted; its size is not known and matters less.
-            let known = Description::read(&store.layer(&diff_id));
-            let known = known.map_or((0, Timestamp::UNIX_EPOCH), |d| (d.image_bytes, d.added));
+            let known = match Description::read(&store.layer(&diff_id)) {
+                // A cut belongs to no image that could be on its way.
+                Ok(cut) if cut.diff_id.is_none() => (cut.image_bytes, Timestamp::UNIX_EPOCH),
+                Ok(layer) => (layer.image_bytes, layer.added),
+                // It cannot be mounted; its size is not known and matters less.
+                Err(_) => (0, Timestamp::UNIX_EPOCH),
+            };
             here.insert(diff_id, known);
         }
         Ok(Self { store, roots, here, done: Collected::default() })
@@ -102,7 +116,11 @@ impl<'s> Round<'s> {
 
     /// Forgets images that no reference means any more, and removes the layers that nothing reaches.
     fn sweep(&mut self, grace: Duration) -> Result<(), CollectError> {
-        for image in self.store.images().into_iter().filter(|image| image.references.is_empty()) {
+        for image in
+            self.store.images().into_iter().filter(|image| {
+                image.references.is_empty() && !self.roots.contains(&image.manifest)
+            })
+        {
             self.done.images += u64::from(self.store.drop_image(&image)?);
         }
         let mut reached = self.roots.clone();
@@ -151,7 +169,9 @@ impl<'s> Round<'s> {
         let mut idle: Vec<Digest> = image.layers.clone();
         idle.retain(|d| self.here.contains_key(d) && !shared.contains(d));
         idle.retain(|d| !self.roots.contains(d) && !held(d));
-        if idle.is_empty() || !self.store.drop_image(image)? {
+        // A snapshot of a volume that is made of it would go on from its config.
+        let needed = self.roots.contains(&image.manifest);
+        if idle.is_empty() || needed || !self.store.drop_image(image)? {
             return Ok(0);
         }
         self.done.images += 1;

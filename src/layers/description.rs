@@ -5,9 +5,9 @@ use std::{fs, io, path::Path};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::onto::chain_id;
+use super::{CutContents, onto::chain_id};
 use crate::{
-    changeset::Unpacked,
+    changeset::{Features, Format, Unpacked},
     digest::Digest,
     sys::durable::{self, at},
 };
@@ -16,7 +16,12 @@ use crate::{
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Description {
     pub(super) form: Form,
-    pub(super) diff_id: Digest,
+    /// Of the tar that it came as; a cut came as none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) diff_id: Option<Digest>,
+    /// Under what it is kept, where that is neither its diff id nor a ChainID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<Digest>,
     /// For a layer that was made onto others: the ChainID of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) onto: Option<Digest>,
@@ -26,6 +31,9 @@ pub(super) struct Description {
     pub(super) entries: u64,
     /// Whether it hides everything below it.
     pub(super) opaque_root: bool,
+    /// Overlay's marks in it that a mount has to be told to follow.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    pub(super) features: Features,
     pub(super) added: Timestamp,
 }
 
@@ -49,23 +57,74 @@ impl Form {
     }
 }
 
+fn is_none_of_them(features: &Features) -> bool {
+    *features == Features::default()
+}
+
+/// The key of a native layer. The same tar, read as a portable one, is another tree, so its diff id alone would not say which.
+pub fn native_key(diff_id: &Digest) -> Digest {
+    Digest::of(format!("ovl-csi native {diff_id}").as_bytes())
+}
+
+/// The key of a layer that is made alone.
+pub fn layer_key(diff_id: &Digest, format: Format) -> Digest {
+    match format {
+        Format::Portable => *diff_id,
+        Format::Native => native_key(diff_id),
+    }
+}
+
 impl Description {
-    pub(super) fn new(form: Form, unpacked: &Unpacked, onto: Option<Digest>) -> Self {
+    pub(super) fn new(
+        form: Form,
+        format: Format,
+        unpacked: &Unpacked,
+        onto: Option<Digest>,
+    ) -> Self {
         Self {
             form,
-            diff_id: unpacked.diff_id,
+            diff_id: Some(unpacked.diff_id),
+            key: (format == Format::Native).then(|| native_key(&unpacked.diff_id)),
             onto,
             tar_bytes: unpacked.tar_bytes,
             image_bytes: unpacked.image_bytes,
             entries: unpacked.entries,
             opaque_root: unpacked.opaque_root,
+            features: unpacked.features,
             added: Timestamp::now(),
         }
     }
 
-    /// The key under which the layer is kept.
-    pub(super) fn key(&self) -> Digest {
-        chain_id(self.onto.as_ref(), &self.diff_id)
+    pub(super) fn of_cut(key: Digest, contents: &CutContents) -> Self {
+        Self {
+            form: Form::Dir,
+            diff_id: None,
+            key: Some(key),
+            onto: None,
+            tar_bytes: 0,
+            image_bytes: contents.bytes,
+            entries: contents.entries,
+            // Whoever writes to a volume cannot remove its root.
+            opaque_root: false,
+            features: contents.features,
+            added: Timestamp::now(),
+        }
+    }
+
+    /// Whether it was copied out of a volume.
+    pub(super) fn is_cut(&self) -> bool {
+        self.diff_id.is_none()
+    }
+
+    /// The key under which the layer is kept; `None` where the description is broken.
+    pub(super) fn key(&self) -> Option<Digest> {
+        self.key.or_else(|| Some(chain_id(self.onto.as_ref(), self.diff_id.as_ref()?)))
+    }
+
+    /// What stands for it in the ChainID of a stack: its diff id. That says nothing of a cut, and of a native layer not which of two
+    /// trees it is, so for these it is the key.
+    pub(super) fn link(&self) -> Option<Digest> {
+        self.key.or(self.diff_id)
     }
 
     /// Reads that of the layer in `folder`.
@@ -93,6 +152,20 @@ pub struct Origin {
     pub blob: Digest,
     /// Whether it was given to somebody without a credential.
     pub public: bool,
+    /// What a manifest says of it, so that another one can name it too; not known of one that an earlier version brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
+}
+
+/// A layer's blob as a manifest and its config describe it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Packed {
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes.
+    pub size: u64,
+    /// The digest of its uncompressed tar: for a cut the store knows none by itself.
+    pub diff_id: Digest,
 }
 
 /// Whether both name the same bytes in the same place.
@@ -115,7 +188,9 @@ mod tests {
         });
         fs::write(folder.path().join("layer.json"), old.to_string()).unwrap();
         let read = Description::read(folder.path()).unwrap();
-        assert_eq!((read.form, read.diff_id, read.image_bytes), (Form::Erofs, diff_id, 4096));
+        assert_eq!((read.form, read.diff_id, read.image_bytes), (Form::Erofs, Some(diff_id), 4096));
         assert!(read.opaque_root);
+        assert_eq!((read.key(), read.link(), read.is_cut()), (Some(diff_id), Some(diff_id), false));
+        assert_eq!(read.features, Features::default());
     }
 }

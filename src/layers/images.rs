@@ -25,6 +25,9 @@ pub struct ImageRecord {
     pub references: Vec<String>,
     /// The keys of its layers, bottom first: diff ids, and ChainIDs for those that were made onto others.
     pub layers: Vec<Digest>,
+    /// Its config, as its registry has it: what a snapshot's image goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
     /// When it was last resolved.
     pub resolved: Timestamp,
     /// When a volume was last made of it without asking a registry; on disk up to an hour late.
@@ -94,12 +97,13 @@ impl Store {
         self.images_of(reference).into_iter().max_by_key(|image| image.resolved)
     }
 
-    /// Records that `reference` (canonical) now means this manifest with these layers, bottom first.
+    /// Records that `reference` (canonical) now means this manifest with these layers, bottom first, and this config.
     pub fn put_image(
         &self,
         reference: &str,
         manifest: Digest,
         layers: &[Digest],
+        config: &str,
     ) -> Result<(), ImagesError> {
         let _writer = self.images.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.images.known().get(&manifest).cloned();
@@ -112,6 +116,7 @@ impl Store {
             manifest,
             references,
             layers,
+            config: Some(config.to_owned()),
             resolved: Timestamp::now(),
             used: None,
         })?;

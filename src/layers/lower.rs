@@ -10,6 +10,7 @@ use super::{
     description::{Description, Form},
 };
 use crate::{
+    changeset::Features,
     digest::Digest,
     sys::mounts::{Detached, mount_image},
 };
@@ -21,6 +22,10 @@ pub struct Lower {
     pub tree: Arc<Detached>,
     /// Whether nothing below it shows: its root has OCI's opaque mark, which overlay does not look for on a root.
     pub opaque_root: bool,
+    /// Whether it was copied out of a volume: then its files' owners are as the volume showed them.
+    pub is_cut: bool,
+    /// Overlay's marks in it: a mount that is not told to follow them answers EPERM for what has one.
+    pub features: Features,
 }
 
 impl Store {
@@ -46,12 +51,8 @@ impl Store {
     }
 
     fn open_lower(&self, diff_id: &Digest) -> Result<Lower, LowerError> {
-        if !self.has(diff_id) {
-            return Err(LowerError::Absent(*diff_id));
-        }
         let folder = self.layer(diff_id);
-        let description = Description::read(&folder)
-            .map_err(|source| LowerError::Description { diff_id: *diff_id, source })?;
+        let description = self.description(diff_id)?;
         let content = folder.join(description.form.content());
         let tree = match description.form {
             Form::Erofs => {
@@ -65,6 +66,29 @@ impl Store {
             Form::Dir => self.mounts.open_dir(&content),
         };
         let tree = tree.map_err(|source| LowerError::Mount { diff_id: *diff_id, source })?;
-        Ok(Lower { tree: Arc::new(tree), opaque_root: description.opaque_root })
+        Ok(Lower {
+            tree: Arc::new(tree),
+            opaque_root: description.opaque_root,
+            is_cut: description.is_cut(),
+            features: description.features,
+        })
+    }
+
+    /// The digest of the tar that a layer came as; `None` for a cut, which came as none.
+    pub fn diff_id(&self, key: &Digest) -> Result<Option<Digest>, LowerError> {
+        Ok(self.description(key)?.diff_id)
+    }
+
+    /// Overlay's marks in a layer.
+    pub fn features(&self, key: &Digest) -> Result<Features, LowerError> {
+        Ok(self.description(key)?.features)
+    }
+
+    pub(super) fn description(&self, key: &Digest) -> Result<Description, LowerError> {
+        if !self.has(key) {
+            return Err(LowerError::Absent(*key));
+        }
+        Description::read(&self.layer(key))
+            .map_err(|source| LowerError::Description { diff_id: *key, source })
     }
 }

@@ -4,12 +4,14 @@
 //! <root>/                             0700: layers hold setuid programs (CVE-2021-41103)
 //!   lock                              held by the one process that may write here
 //!   store.json                        format and id
-//!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; its key is its diff id, or as `onto.rs` says
-//!   layers/<key, hex>/diff/           or as a folder tree
+//!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; its key is its diff id, or as `onto.rs` and `native_key` say
+//!   layers/<key, hex>/diff/           or as a folder tree; a cut's key is as `cut.rs` says
 //!   layers/<key, hex>/layer.json      what it is; never changes
 //!   layers/<key, hex>/origins.json    who has delivered its bytes; replaced whole when somebody else does
 //!   staging/<n>/                      a layer being made or removed; emptied when the store is opened
 //!   images/<manifest digest, hex>.json  which layers an image has, the references that mean it, its last use
+//!   snapshots/<id>.json               stacks that were cut out of volumes
+//!   frozen/                           of the room of snapshots
 //!   volumes/                          the room of that name
 //! ```
 //!
@@ -26,6 +28,7 @@ mod add;
 mod collect;
 #[cfg(test)]
 mod collect_tests;
+mod cut;
 mod description;
 mod dir;
 mod error;
@@ -39,19 +42,24 @@ mod power_tests;
 #[cfg(test)]
 mod privileged_tests;
 mod room;
+mod scratch;
+mod snapshots;
 mod store;
 #[cfg(test)]
 mod tests;
 mod verify;
 
+pub use crate::changeset::{Features, Format};
 pub use add::NewLayer;
 pub use collect::{Collected, Marks};
-pub use description::{Form, Origin};
+pub use cut::{CutContents, StagedCut, cut_key};
+pub use description::{Form, Origin, Packed, layer_key, native_key};
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
 pub use images::ImageRecord;
 pub use lease::Lease;
 pub use lower::Lower;
 pub use onto::chain_id;
 pub use room::Room;
+pub use snapshots::{SnapshotId, SnapshotIdError, SnapshotRecord, SnapshotSource};
 pub use store::{Claim, Store};
 pub use verify::Finding;

@@ -2,7 +2,8 @@
 //!
 //! Such a layer is good for one stack only, so it is kept under the OCI ChainID of the stack up to it instead of its diff id
 //! (image-spec, config.md, "Layer ChainID"). All else treats the two kinds of keys alike. No layer's diff id is such a key: it
-//! would be a tar of 143 bytes, which is none; but an image may claim one, see [`Store::is_alone`].
+//! would be a tar of 143 bytes, which is none; but an image may claim one, see [`Store::is_alone`]. A cut has no diff id, and a native
+//! layer's does not say which of two trees it is; in a ChainID their keys stand for them.
 
 use std::{
     io::{self, Read},
@@ -10,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{AddError, Lower, LowerError, NewLayer, Room, Store, description::Description};
+use super::{AddError, Lower, NewLayer, Room, Store, description::Description};
 use crate::{
     changeset::{Below, Linked, LinkedKind},
     digest::Digest,
@@ -44,18 +45,17 @@ impl Store {
         let mut stack = Stack(Vec::new());
         for key in below {
             stack.0.push(self.lower(key).map_err(told)?);
-            let description = Description::read(&self.layer(key));
-            let description = description
-                .map_err(|source| told(LowerError::Description { diff_id: *key, source }))?;
-            chain = Some(chain_id(chain.as_ref(), &description.diff_id));
+            let link = self.description(key).map_err(told)?.link().unwrap_or(*key);
+            chain = Some(chain_id(chain.as_ref(), &link));
         }
         self.take(layer, chain, Some(&stack), room, blob)
     }
 
-    /// Whether the layer under this key is here and was made alone, so that the key is its diff id. A key of any other layer must
-    /// not be taken for one: what it holds of the layers below, its origins do not show.
+    /// Whether the layer under this key is here and was made alone, so that the key follows from its diff id. A key of any other
+    /// layer must not be taken for one: what it holds of the layers below, its origins do not show, and a cut is of somebody's
+    /// volume.
     pub fn is_alone(&self, key: &Digest) -> bool {
-        let other = |d: Description| d.diff_id != *key;
+        let other = |d: Description| d.is_cut() || d.link() != Some(*key);
         self.has(key) && !Description::read(&self.layer(key)).is_ok_and(other)
     }
 }

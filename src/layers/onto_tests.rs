@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    changeset::Compression,
+    changeset::{Compression, Features, Format},
     fault::Class,
     layers::{Form, Origin},
     sys::{
@@ -72,6 +72,8 @@ impl Layers {
         let open = |(name, opaque_root): (&String, &bool)| Lower {
             tree: Arc::new(LinuxMounts.open_dir(&self.scratch.path().join(name)).unwrap()),
             opaque_root: *opaque_root,
+            is_cut: false,
+            features: Features::default(),
         };
         Stack(self.names.iter().zip(&self.opaque_roots).map(open).collect())
     }
@@ -189,8 +191,8 @@ fn tar(entries: &[(&str, Result<&str, &str>)]) -> Vec<u8> {
 fn new_layer(tar: &[u8]) -> NewLayer {
     let diff_id = Digest::of(tar);
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin = Origin { registry, repository, blob: diff_id, public: false };
-    NewLayer { diff_id, compression: Compression::None, origin }
+    let origin = Origin { registry, repository, blob: diff_id, public: false, packed: None };
+    NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin }
 }
 
 struct Node {

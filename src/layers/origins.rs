@@ -74,14 +74,20 @@ impl Store {
         origins
     }
 
-    /// Records that the bytes of a layer that is here came from `origin` too. What is public once stays so. The caller has a
-    /// lease of the layer.
+    /// Records that the bytes of a layer that is here came from, or went to, `origin` too. What is public once stays so. The caller
+    /// has a lease of the layer.
     pub fn add_origin(&self, diff_id: &Digest, origin: Origin) -> io::Result<()> {
         let _writer = self.origins.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut origins = Vec::clone(&self.origins(diff_id));
         match origins.iter_mut().find(|known| same_place(known, &origin)) {
-            Some(known) if known.public || !origin.public => return Ok(()),
-            Some(known) => known.public = true,
+            Some(known) => {
+                let before = known.clone();
+                known.public |= origin.public;
+                known.packed = origin.packed.or(known.packed.take());
+                if *known == before {
+                    return Ok(());
+                }
+            }
             None => origins.push(origin),
         }
         if origins.len() > KEPT {

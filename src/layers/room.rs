@@ -37,6 +37,13 @@ pub struct Room {
     pub(super) bytes: u64,
 }
 
+impl Room {
+    /// How much it is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Store {
     /// Promises room for a layer of at least `bytes`. What is written meanwhile counts twice, as written and as promised, so a
     /// disk that is nearly full is taken for full a little early.

@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Form, Lower, OpenError, images::Images, lease::Leases, origins::Origins, room::Disk};
+use super::{
+    Form, Lower, OpenError, images::Images, lease::Leases, origins::Origins, room::Disk,
+    snapshots::Snapshots,
+};
 use crate::{
     changeset::Budget,
     digest::Digest,
@@ -39,6 +42,7 @@ pub struct Store {
     pub(super) mounts: Arc<dyn Mounts>,
     pub(super) lowers: Mutex<HashMap<Digest, Arc<Mutex<Option<Lower>>>>>,
     pub(super) images: Images,
+    pub(super) snapshots: Snapshots,
     pub(super) origins: Origins,
     pub(super) leases: Leases,
     pub(super) disk: Disk,
@@ -76,6 +80,11 @@ impl Claim {
             durable::lock(&root.join("lock"))?.ok_or_else(|| OpenError::Locked(root.to_owned()))?;
         Ok(Self { root: root.to_owned(), lock })
     }
+
+    /// As [`Store::frozen`], of the store that is going to be opened; it may not be there yet.
+    pub fn frozen(&self) -> PathBuf {
+        self.root.join("frozen")
+    }
 }
 
 impl Store {
@@ -91,7 +100,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let root = &root;
         describe(root)?;
-        for part in ["staging", "layers", "images", "volumes"] {
+        for part in ["staging", "layers", "images", "snapshots", "frozen", "volumes"] {
             private_folder(&root.join(part))?;
         }
         durable::sweep(root)?;
@@ -103,6 +112,7 @@ impl Store {
             mounts,
             lowers: Mutex::default(),
             images: Images::load(root.join("images"))?,
+            snapshots: Snapshots::load(root.join("snapshots"))?,
             origins: Origins::default(),
             leases: Leases::default(),
             disk: Disk::default(),
@@ -136,9 +146,19 @@ impl Store {
         Ok(folders(&self.root.join("layers"))?.into_iter().filter_map(named).collect())
     }
 
+    /// Its folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The folder of the volumes, owned by the room of that name.
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
+    }
+
+    /// The folder of the notes about what this node has frozen, owned by the room of snapshots.
+    pub fn frozen(&self) -> PathBuf {
+        self.root.join("frozen")
     }
 
     /// Whether the store can be read and written at this moment: a file is made and removed again.

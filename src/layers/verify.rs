@@ -44,14 +44,16 @@ impl Store {
 
 fn check(folder: &Path, key: &Digest) -> Result<(), String> {
     let description = Description::read(folder).map_err(|e| e.to_string())?;
-    if description.key() != *key {
-        return Err(format!("its description is of {}", description.key()));
+    match description.key() {
+        Some(known) if known == *key => {}
+        Some(other) => return Err(format!("its description is of {other}")),
+        None => return Err("its description does not say what it is".to_owned()),
     }
     let content = folder.join(description.form.content());
     match description.form {
         Form::Erofs => {
             let told = |e: io::Error| format!("{} cannot be read: {e}", content.display());
-            image(File::open(&content).map_err(told)?, &description).map_err(told)?
+            image(File::open(&content).map_err(told)?, &description, key).map_err(told)?
         }
         Form::Dir if content.is_dir() => Ok(()),
         Form::Dir => Err(format!("{} is no folder", content.display())),
@@ -59,7 +61,11 @@ fn check(folder: &Path, key: &Digest) -> Result<(), String> {
 }
 
 /// The outer error is the disk's, the inner one the image's.
-fn image(mut file: File, description: &Description) -> io::Result<Result<(), String>> {
+fn image(
+    mut file: File,
+    description: &Description,
+    key: &Digest,
+) -> io::Result<Result<(), String>> {
     let uuid_found = match Image::open(&file) {
         Err(e) if e.kind() == io::ErrorKind::InvalidData => return Ok(Err(e.to_string())),
         opened => opened?.uuid(),
@@ -68,7 +74,7 @@ fn image(mut file: File, description: &Description) -> io::Result<Result<(), Str
     if found != written {
         return Ok(Err(format!("its image has {found} bytes and was written with {written}")));
     }
-    if uuid_found != uuid(&description.key()) {
+    if uuid_found != uuid(key) {
         return Ok(Err("its image is another layer's: the UUID differs".to_owned()));
     }
     Ok(Ok(()))

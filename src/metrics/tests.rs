@@ -27,6 +27,8 @@ fn every_value_moves() {
     metrics.volumes(5);
     metrics.collected(6, 7000);
     metrics.unenforced();
+    metrics.cut("frozen", Some(0.25));
+    metrics.cut("failed", None);
     let found = samples(&metrics.clone().text().unwrap());
     let labels = "{method=\"NodePublishVolume\",code=\"OK\"}";
     for (series, value) in [
@@ -43,6 +45,10 @@ fn every_value_moves() {
         ("ovl_gc_layers_total".into(), 6.0),
         ("ovl_gc_bytes_total".into(), 7000.0),
         ("ovl_unenforced_limits_total".into(), 1.0),
+        ("ovl_cuts_total{result=\"frozen\"}".into(), 1.0),
+        ("ovl_cuts_total{result=\"failed\"}".into(), 1.0),
+        ("ovl_cut_frozen_seconds_count".into(), 1.0),
+        ("ovl_cut_frozen_seconds_sum".into(), 0.25),
     ] {
         assert_eq!(found.get(&series), Some(&value), "{series} in {found:#?}");
     }

@@ -32,7 +32,7 @@ pub use features::{Feature, Features};
 pub use options::{Options, Owner, Xino};
 pub use plan::{Plan, PlanError, Spec};
 pub use root::{Unusable, root_usable};
-pub use stack::{LAYER_LIMIT, Lower, Stack};
+pub use stack::{LAYER_LIMIT, Lower, Needs, Stack};
 pub use upper::{Upper, forget_volatile};
 
 /// Makes the overlay of `plan`, attached nowhere, and checks that it takes writes if it is to.
@@ -47,10 +47,10 @@ pub fn mount(mounts: &dyn Mounts, plan: &Plan) -> Result<Detached, OverlayError>
         }
         None => None,
     };
-    let layers = plan.top_first().map(|tree| match plan.owner() {
+    let layers = plan.top_first().map(|lower| match plan.owner_of(lower) {
         // A mount of its own for this overlay alone: gone with it, and in no mount table.
-        Some(Owner { uid, gid }) => Ok(Arc::new(mounts.idmapped(tree, uid, gid)?)),
-        None => Ok(tree.clone()),
+        Some(Owner { uid, gid }) => Ok(Arc::new(mounts.idmapped(&lower.dir, uid, gid)?)),
+        None => Ok(lower.dir.clone()),
     });
     let missing = (0..plan.missing_layers()).map(|_| Ok(Arc::new(mounts.create(&empty())?)));
     let layers = layers.chain(missing).collect::<Result<Vec<_>, OverlayError>>()?;

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::PlanError;
+use super::{plan::PlanError, stack::Needs};
 use crate::sys::mounts::{Attrs, Param};
 
 /// Options of one overlay (kernel: Documentation/filesystems/overlayfs.rst).
@@ -108,6 +108,25 @@ impl Options {
             Some((_, error)) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// What of a layer's marks would not be followed, and the attribute's value that is in the way.
+    pub(super) fn forbids(&self, needs: Needs) -> Option<(&'static str, &'static str)> {
+        let without_metacopy = match self {
+            _ if !self.redirect_dir => "redirectDir: off",
+            _ if self.nfs_export => "nfsExport: on",
+            _ => "metacopy: off",
+        };
+        let rules = [
+            (needs.redirect_dir && !self.redirect_dir, "renamed folders", "redirectDir: off"),
+            (
+                needs.metacopy && !self.metacopy,
+                "files whose content lies in a layer below it",
+                without_metacopy,
+            ),
+        ];
+        let (_, marks, option) = rules.into_iter().find(|(forbidden, ..)| *forbidden)?;
+        Some((marks, option))
     }
 
     /// As the kernel is told it; `null_uuid` where the kernel knows that word.

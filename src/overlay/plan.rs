@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Feature, Features, LAYER_LIMIT, Options, Owner, Stack, Upper, Xino};
+use super::{Feature, Features, LAYER_LIMIT, Lower, Options, Owner, Stack, Upper, Xino};
 use crate::fault::Class;
 use crate::sys::mounts::{Detached, Param, Request, TEXT_LIMIT};
 
@@ -81,6 +81,16 @@ pub enum PlanError {
         /// The option.
         option: &'static str,
     },
+    /// The options forbid what a layer needs.
+    #[error("layer {layer} has {marks}, which nobody can read with {option}: leave {option} out")]
+    LayerNeeds {
+        /// The layer.
+        layer: String,
+        /// What it has.
+        marks: &'static str,
+        /// The option, as a volume's attribute.
+        option: &'static str,
+    },
     /// The kernel was tried and lacks what the option needs.
     #[error("this node cannot do {option} ({why}): it takes {needs}, or leave {option} out")]
     Lacking {
@@ -108,9 +118,10 @@ impl PlanError {
     /// What the failure means to whoever asked.
     pub fn class(&self) -> Class {
         match self {
-            Self::TooManyLayers { .. } | Self::Lacking { .. } | Self::NoSelinux => {
-                Class::Precondition
-            }
+            Self::TooManyLayers { .. }
+            | Self::LayerNeeds { .. }
+            | Self::Lacking { .. }
+            | Self::NoSelinux => Class::Precondition,
             Self::MetacopyNeedsRedirectDir
             | Self::MetacopyExcludesNfsExport
             | Self::NfsExportNeedsIndex
@@ -131,6 +142,11 @@ impl Plan {
             upper.check_paths()?;
         }
         spec.options.check(spec.upper.is_some())?;
+        for lower in spec.stack.top_first() {
+            if let Some((marks, option)) = spec.options.forbids(lower.needs) {
+                return Err(PlanError::LayerNeeds { layer: lower.id.clone(), marks, option });
+            }
+        }
         Ok(Self { spec, null_uuid: true })
     }
 
@@ -165,14 +181,14 @@ impl Plan {
         self.spec.upper.as_ref()
     }
 
-    /// Whom the layers' files of root appear to belong to.
-    pub(super) fn owner(&self) -> Option<Owner> {
-        self.spec.owner
+    /// Whom a layer's files of root appear to belong to, if not to root.
+    pub(super) fn owner_of(&self, lower: &Lower) -> Option<Owner> {
+        self.spec.owner.filter(|_| lower.mapped)
     }
 
     /// The layers as they are given to the kernel.
-    pub(super) fn top_first(&self) -> impl Iterator<Item = &Arc<Detached>> {
-        self.spec.stack.top_first().map(|lower| &lower.dir)
+    pub(super) fn top_first(&self) -> impl Iterator<Item = &Lower> {
+        self.spec.stack.top_first()
     }
 
     /// How many empty layers to add: the kernel wants one beneath an upper, and two without one.

@@ -18,6 +18,20 @@ pub struct Lower {
     pub id: String,
     /// Its tree.
     pub dir: Arc<Detached>,
+    /// Whether [`Spec::owner`](super::Spec::owner) is about its files. It is not about those that an overlay wrote, which have
+    /// the owners that they were shown with.
+    pub mapped: bool,
+    /// What it asks of the overlay.
+    pub needs: Needs,
+}
+
+/// Overlay's marks in a layer that are followed only where an option says so: without it, what has one answers EPERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// Files with attributes of their own and the content of a layer below: `metacopy=on`.
+    pub metacopy: bool,
+    /// Folders and files that the layers below have under another name: `redirect_dir=on`.
+    pub redirect_dir: bool,
 }
 
 /// Layers, bottom first. Only this room turns them round for the kernel, which wants the top first.

@@ -16,8 +16,8 @@ use std::{
 
 use rustix::{
     fs::{
-        FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, fstat, getxattr, openat2, readlinkat,
-        seek,
+        Dir, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, fstat, getxattr, openat,
+        openat2, readlinkat, seek,
     },
     io::Errno,
 };
@@ -71,6 +71,21 @@ impl Inside {
         }
     }
 
+    /// The names in this folder, in the order of their bytes. Of a name that overlay lists and does not know there is no entry.
+    pub fn names(&self) -> io::Result<Vec<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut names = Vec::new();
+        for entry in Dir::new(openat(&self.fd, ".", flags, Mode::empty())?)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
     fn new(fd: OwnedFd) -> io::Result<Self> {
         let stat = fstat(&fd)?;
         Ok(Self { fd, stat })
@@ -93,9 +108,10 @@ impl Inside {
         File::from(self.fd.try_clone()?).metadata()
     }
 
-    /// The value of an extended attribute, if it has it.
+    /// The value of an extended attribute, if it has it: overlay's own too, as the tree itself has them.
     pub fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        match attributes::read(|space| getxattr(self.name(), name, space)) {
+        let missing = |e| if e == Errno::NOTSUP { Errno::NODATA } else { e };
+        match attributes::read(|space| getxattr(self.name(), name, space).map_err(missing)) {
             Ok(value) => Ok(Some(value)),
             Err(e) if e.raw_os_error() == Some(Errno::NODATA.raw_os_error()) => Ok(None),
             Err(e) => Err(e),
@@ -189,6 +205,7 @@ mod tests {
         let root = LinuxMounts.open_dir(&scratch.path().join("tree")).unwrap();
         let root = Inside::root(&root).unwrap();
         let folder = root.entry(b"d").unwrap().unwrap();
+        assert_eq!(folder.names().unwrap(), [&b"file"[..], b"gone", b"link", b"up"]);
         let sort = |name: &[u8]| folder.entry(name).unwrap().map(|entry| entry.sort());
         assert_eq!(sort(b"file"), Some(Sort::File));
         assert_eq!(sort(b"link"), Some(Sort::Symlink));
@@ -201,6 +218,7 @@ mod tests {
         assert_eq!(link.xattrs().unwrap(), []);
         link.open().unwrap_err();
         folder.entry(b"up").unwrap().unwrap().entry(b"d").unwrap_err();
+        link.names().unwrap_err();
         for name in ["..", ".", "", "d/file", "/"] {
             root.entry(name.as_bytes()).unwrap_err();
         }

@@ -13,6 +13,7 @@ pub(super) fn difference(record: &Record, request: &PublishRequest) -> Option<&'
     let others = Options { volatile: x.volatile, ..y.clone() };
     let attributes = [
         (a.images != b.images, "images"),
+        (a.snapshot != b.snapshot, "snapshot"),
         (wished_volatile && x.volatile != y.volatile, "volatile"),
         (a.read_only != b.read_only, "readOnly"),
         (a.medium != b.medium, "medium"),

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{RecordError, Reference, Target, VolumeId};
+use super::{RecordError, Reference, RestoreError, Target, VolumeId};
 use crate::{
     fault::Class,
     image::ImageError,
@@ -80,6 +80,9 @@ pub enum PullError {
     /// The image's record.
     #[error(transparent)]
     Record(#[from] ImagesError),
+    /// The snapshot is not to be had.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
 }
 
 impl PullError {
@@ -93,6 +96,7 @@ impl PullError {
             Self::Image(e) => e.class(),
             Self::Add { source, .. } => source.class(),
             Self::Record(e) => e.class(),
+            Self::Restore(e) => e.class(),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     digest::Digest,
     fault::Class,
     image::{Access, Image, LayerBlob},
-    layers::{AddError, NewLayer, Origin, Room},
+    layers::{AddError, NewLayer, Origin, Packed, Room, layer_key},
 };
 
 /// How much larger than its blob a layer may be on the disk, when room is made for the next try.
@@ -33,6 +33,11 @@ const UNPACKED: u64 = 4;
 /// Which bytes are to become which layer: its key, registry, repository, blob. A registry may claim any diff id for what it
 /// never delivers, so the same layer from elsewhere does not wait for it.
 pub(super) type Source = (Digest, String, String, Digest);
+
+/// The key of a layer of an image, where it is made alone.
+pub(super) fn key_of(layer: &LayerBlob) -> Digest {
+    layer_key(&layer.diff_id, layer.format)
+}
 
 /// A layer on its way.
 #[derive(Debug, Default)]
@@ -54,9 +59,15 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Whether its key is its diff id: also where it is made onto nothing, and then no key of another kind may be taken for it.
+    /// Whether its key is that of a layer made alone: also where it is made onto nothing, and then no key of another kind may be
+    /// taken for it.
     pub(super) fn is_alone(&self) -> bool {
-        self.key == self.layer.diff_id
+        self.key == key_of(self.layer)
+    }
+
+    /// Whether hard links of its may lead to the layers below: a native layer has overlay's marks for that.
+    fn may_link(&self) -> bool {
+        self.below.is_some() || self.key == self.layer.diff_id
     }
 
     pub(super) fn source(&self) -> Source {
@@ -90,7 +101,11 @@ impl Pulls {
         }
         making.arrived.store(0, Relaxed);
         match self.fetch(wanted, asked, (source, making.clone(), turn)).await {
-            Err(PullError::Add { source, .. }) if source.needs_layers_below() => Ok(false),
+            Err(PullError::Add { source, .. })
+                if wanted.may_link() && source.needs_layers_below() =>
+            {
+                Ok(false)
+            }
             done => done.map(|()| true),
         }
     }
@@ -103,6 +118,7 @@ impl Pulls {
         (source, making, turn): (Source, Arc<Making>, OwnedMutexGuard<()>),
     ) -> Result<(), PullError> {
         let Wanted { image, layer, key, below } = wanted;
+        let may_link = wanted.may_link();
         let reference = &image.reference;
         let failed = |source| PullError::Add { reference: reference.clone(), source };
         // Never closed. The registry's first: who waits for a slow one holds nothing that others wait for.
@@ -117,8 +133,14 @@ impl Pulls {
             repository: reference.repository().to_owned(),
             blob: layer.digest,
             public: image.access == Access::Anonymous && *blob.access() == Access::Anonymous,
+            packed: Some(Packed {
+                media_type: layer.media_type.clone(),
+                size: layer.size,
+                diff_id: layer.diff_id,
+            }),
         };
-        let new = NewLayer { diff_id: layer.diff_id, compression: layer.compression, origin };
+        let LayerBlob { diff_id, compression, format, .. } = *layer;
+        let new = NewLayer { diff_id, compression, format, origin };
         let (store, stop) = (self.store.clone(), asked.stop.clone());
         let below = below.map(<[Digest]>::to_vec);
         let (added, held) = blocking(move || {
@@ -129,7 +151,7 @@ impl Pulls {
                 None => store.add(&new, room, blob),
                 Some(below) => store.add_onto(&new, &below, room, blob).map(drop),
             };
-            if added.as_ref().is_err_and(AddError::needs_layers_below) {
+            if may_link && added.as_ref().is_err_and(AddError::needs_layers_below) {
                 making.is_linked.store(true, Relaxed);
             }
             (added, held)

@@ -28,8 +28,13 @@ mod crowd_tests;
 mod difference;
 mod error;
 mod failures;
+#[cfg(test)]
+mod fake_snapshots;
 mod fetch;
 mod grants;
+mod hold;
+#[cfg(test)]
+mod hold_tests;
 mod lock;
 mod notices;
 mod onto;
@@ -42,6 +47,8 @@ mod power_tests;
 #[cfg(test)]
 mod privileged_attributes_tests;
 #[cfg(test)]
+mod privileged_restore_tests;
+#[cfg(test)]
 mod privileged_tests;
 mod progress;
 mod projects;
@@ -50,7 +57,11 @@ mod pull;
 mod record;
 mod recover;
 mod request;
+mod restore;
+#[cfg(test)]
+mod restore_tests;
 mod roots;
+mod snapshots;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -58,6 +69,7 @@ mod tests;
 mod tools_tests;
 mod unpublish;
 mod upper;
+mod view;
 #[cfg(test)]
 mod warm_tests;
 
@@ -69,6 +81,7 @@ use std::{
 };
 
 pub use error::{OpenError, PublishError, PullError, ReadyError, UnpublishError};
+pub use hold::{Held, HoldError};
 pub use notices::{NoNotices, Notice, NoticeKind, Notices};
 pub use policy::{ImagePolicy, PolicyError};
 pub use progress::Progress;
@@ -78,7 +91,10 @@ pub use request::{
     Limits, Medium, OnUnclean, Pod, PodUid, PublishRequest, PullPolicy, RequestError, Target,
     VolumeId, VolumeSpec,
 };
+pub use restore::RestoreError;
+pub use snapshots::{FoundSnapshot, Lookup, LookupError, NoSnapshots, SnapshotLookup};
 pub use stats::{Stats, StatsError, Usage};
+pub use view::ViewError;
 
 use crate::{
     image::Registries,
@@ -107,11 +123,13 @@ pub struct Parts {
     /// Where layers and records are kept.
     pub store: Arc<Store>,
     /// Where images come from.
-    pub registries: Registries,
+    pub registries: Arc<Registries>,
     /// The kernel.
     pub mounts: Arc<dyn Mounts>,
     /// What it can do.
     pub features: Features,
+    /// Where snapshots are found.
+    pub snapshots: Arc<dyn SnapshotLookup>,
     /// Where pods' owners are told things.
     pub notices: Arc<dyn Notices>,
     /// Where it is counted.
@@ -122,15 +140,16 @@ impl Parts {
     /// Where nobody is told and nothing is scraped.
     pub fn new(
         store: Arc<Store>,
-        registries: Registries,
+        registries: impl Into<Arc<Registries>>,
         mounts: Arc<dyn Mounts>,
         features: Features,
     ) -> Self {
         Self {
             store,
-            registries,
+            registries: registries.into(),
             mounts,
             features,
+            snapshots: Arc::new(NoSnapshots),
             notices: Arc::new(NoNotices),
             metrics: Metrics::default(),
         }
@@ -187,6 +206,7 @@ struct Inner {
     settings: Settings,
     features: Features,
     notices: Arc<dyn Notices>,
+    snapshots: Arc<dyn SnapshotLookup>,
     metrics: Metrics,
     boot_id: String,
     /// Volumes whose pod was found gone, and when.
@@ -200,7 +220,7 @@ impl Volumes {
     }
 
     fn open_at(parts: Parts, settings: Settings, pace: Pace) -> Result<Self, OpenError> {
-        let Parts { store, registries, mounts, features, notices, metrics } = parts;
+        let Parts { store, registries, mounts, features, snapshots, notices, metrics } = parts;
         let boot_id = durable::boot_id().map_err(OpenError::BootId)?;
         let records = Records::new(store.volumes());
         let ids = records.list().map_err(OpenError::List)?;
@@ -229,6 +249,7 @@ impl Volumes {
             mounts,
             features,
             notices,
+            snapshots,
             metrics,
             store,
             boot_id,

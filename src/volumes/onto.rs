@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     PullError,
-    fetch::{Making, Wanted},
+    fetch::{Making, Wanted, key_of},
     progress::Item,
     pull::{Asked, Pulls},
 };
@@ -23,16 +23,18 @@ use crate::{
 
 /// A layer that waits for those below it.
 pub(super) struct Linked<'a> {
-    pub(super) diff_id: Digest,
+    /// The key that it cannot have.
+    pub(super) key: Digest,
     pub(super) item: &'a Item,
     /// As long as it is kept, others that want this layer learn from it that they need not fetch it to find out.
     pub(super) _making: Option<Arc<Making>>,
 }
 
-/// The ChainID up to each layer of an image.
+/// The ChainID up to each layer of an image, of keys instead of diff ids: what a native layer stands for is not what a portable one
+/// of the same tar does.
 pub(super) fn chains(layers: &[LayerBlob]) -> impl Iterator<Item = Digest> {
     layers.iter().scan(None, |below, layer| {
-        *below = Some(chain_id(below.as_ref(), &layer.diff_id));
+        *below = Some(chain_id(below.as_ref(), &key_of(layer)));
         *below
     })
 }
@@ -46,11 +48,11 @@ impl Pulls {
         asked: &Asked<'_>,
         item: &'a Item,
     ) -> Result<Option<Linked<'a>>, PullError> {
-        let diff_id = wanted.key;
-        let is_here = self.may_use(&diff_id, true, asked).await?;
-        if !is_here && chain != diff_id {
+        let key = wanted.key;
+        let is_here = self.may_use(&key, true, asked).await?;
+        if !is_here && chain != key {
             if self.may_use(&chain, false, asked).await? {
-                return Ok(Some(Linked { diff_id, item, _making: None }));
+                return Ok(Some(Linked { key, item, _making: None }));
             }
             let onto = Wanted { key: chain, ..wanted };
             if let Some(known) =
@@ -65,10 +67,10 @@ impl Pulls {
             item.done();
             return Ok(None);
         }
-        Ok(Some(Linked { diff_id, item, _making: Some(making) }))
+        Ok(Some(Linked { key, item, _making: Some(making) }))
     }
 
-    /// Makes those layers of an image that are `linked`, by diff id, when all others are here; answers the keys of all.
+    /// Makes those layers of an image that are `linked`, by the key that they cannot have, when all others are here; answers the keys of all.
     pub(super) async fn onto(
         &self,
         image: &Image,
@@ -77,8 +79,9 @@ impl Pulls {
     ) -> Result<Vec<Digest>, PullError> {
         let mut keys = Vec::new();
         for (layer, key) in image.layers.iter().zip(chains(&image.layers)) {
-            let Some(item) = linked.get(&layer.diff_id) else {
-                keys.push(layer.diff_id);
+            let alone = key_of(layer);
+            let Some(item) = linked.get(&alone) else {
+                keys.push(alone);
                 continue;
             };
             let wanted = Wanted { image, layer, key, below: Some(&keys) };

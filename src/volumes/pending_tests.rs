@@ -29,7 +29,7 @@ fn wants_a(node: &Node, registry: &FakeRegistry, patience: Duration) -> PublishR
     request
 }
 
-fn hurried(registries: Registries) -> Node {
+pub(super) fn hurried(registries: Registries) -> Node {
     hurried_for(registries, Duration::from_secs(60))
 }
 
@@ -106,7 +106,10 @@ async fn a_volume_asked_for_otherwise_drops_the_old_pull() {
     }
     let mut other = wants_a(&node, &registry, Duration::from_secs(60));
     other.spec.images = vec![registry.reference("b", "1")];
-    node.volumes.publish(other).await.unwrap();
+    // The first call has begun its pull, and gives the lock back right after that.
+    while let Err(error) = node.volumes.publish(other.clone()).await {
+        assert!(matches!(error, PublishError::Busy(_)), "{error}");
+    }
     let error = first.await.unwrap().unwrap_err();
     assert!(matches!(error, PublishError::CalledOff(_)), "{error}");
     registry.release();

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::*;
+use super::{fake_snapshots::FakeSnapshots, *};
 use crate::{
     digest::Digest,
     image::fake::FakeRegistry,
@@ -21,6 +21,7 @@ use crate::{
 pub(super) struct Node {
     pub(super) folder: TempDir,
     pub(super) volumes: Volumes,
+    pub(super) known: Arc<FakeSnapshots>,
 }
 
 impl Node {
@@ -32,8 +33,9 @@ impl Node {
     pub(super) fn beneath(place: &Path, registry: &FakeRegistry) -> Self {
         let folder = TempDir::new_in(place).unwrap();
         fs::create_dir_all(folder.path().join("kubelet/pods/pod-1")).unwrap();
-        let volumes = open(folder.path(), registry);
-        Self { folder, volumes }
+        let known = Arc::default();
+        let volumes = open(folder.path(), registry, &known);
+        Self { folder, volumes, known }
     }
 
     pub(super) fn target(&self, name: &str) -> PathBuf {
@@ -82,9 +84,9 @@ impl Node {
         tokio::task::yield_now().await;
         let empty = TempDir::new().unwrap();
         // The old process must be gone before the new one may have the store.
-        drop(std::mem::replace(&mut self.volumes, open(empty.path(), registry)));
+        drop(std::mem::replace(&mut self.volumes, open(empty.path(), registry, &self.known)));
         happens();
-        self.volumes = open(self.folder.path(), registry);
+        self.volumes = open(self.folder.path(), registry, &self.known);
         self.volumes.recover(Duration::ZERO).unwrap();
     }
 
@@ -129,12 +131,15 @@ impl Drop for Node {
     }
 }
 
-fn open(folder: &Path, registry: &FakeRegistry) -> Volumes {
+fn open(folder: &Path, registry: &FakeRegistry, known: &Arc<FakeSnapshots>) -> Volumes {
     // As `ovl node` does: these tests also run on kernels that want layers handed over in an older way.
     let features = Features::probe(&LinuxMounts, &folder.join("trial")).unwrap();
     let kernel = features.mounts(&folder.join("lowers")).unwrap();
     let store = Arc::new(Store::open(&folder.join("store"), kernel.clone()).unwrap());
-    let parts = Parts::new(store, registry.registries(), kernel, features);
+    let parts = Parts {
+        snapshots: known.clone(),
+        ..Parts::new(store, registry.registries(), kernel, features)
+    };
     Volumes::open(parts, Settings::new(folder.join("kubelet"))).unwrap()
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -12,7 +12,14 @@ use std::{
 ///
 /// A layer that another volume's pull is fetching counts as it arrives there.
 #[derive(Clone, Default)]
-pub struct Progress(Arc<Mutex<Vec<Arc<Item>>>>);
+pub struct Progress(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    items: Vec<Arc<Item>>,
+    /// What has to come before the layers.
+    awaits: Option<String>,
+}
 
 /// One layer of the pull.
 #[derive(Debug)]
@@ -52,8 +59,13 @@ impl Progress {
     pub(super) fn begin(&self, sizes: impl IntoIterator<Item = u64>) -> Vec<Arc<Item>> {
         let item = |size| Arc::new(Item { size, arrived: Mutex::default(), done: false.into() });
         let items: Vec<_> = sizes.into_iter().map(item).collect();
-        *self.items() = items.clone();
+        *self.state() = State { items: items.clone(), awaits: None };
         items
+    }
+
+    /// Something else is waited for, as a part of a sentence; or no more.
+    pub(super) fn awaits(&self, what: Option<String>) {
+        self.state().awaits = what;
     }
 
     /// Bytes that have arrived, of the layers that were not here.
@@ -78,6 +90,9 @@ impl Progress {
 
     /// It as a part of a sentence.
     pub fn sentence(&self) -> String {
+        if let Some(what) = self.state().awaits.clone() {
+            return what;
+        }
         if self.layers() == 0 {
             return "asking the registry".to_owned();
         }
@@ -88,7 +103,11 @@ impl Progress {
         format!("{} of {} layers, {} of {} {name}", layers.0, layers.1, bytes.0, bytes.1)
     }
 
-    fn items(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Item>>> {
+    fn items(&self) -> Vec<Arc<Item>> {
+        self.state().items.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -107,6 +126,8 @@ mod tests {
     fn it_counts_what_arrives_and_leaves_out_what_was_here() {
         let progress = Progress::default();
         assert_eq!(progress.sentence(), "asking the registry");
+        progress.awaits(Some("waiting for a snapshot".to_owned()));
+        assert_eq!(progress.sentence(), "waiting for a snapshot");
         let items = progress.begin([5_000_000, 700_000_000, 1]);
         assert_eq!(progress.sentence(), "0 of 3 layers, 0 of 706 MB");
         items[0].done();

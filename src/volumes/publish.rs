@@ -38,8 +38,8 @@ impl Volumes {
         }
         let mut waiting = inner.pull(&lock, &request);
         drop(lock);
-        let stack = match waiting.end(request.deadline, inner.pace).await {
-            Waited::Ended(Ok(pulled)) => pulled.stack.clone(),
+        let pulled = match waiting.end(request.deadline, inner.pace).await {
+            Waited::Ended(Ok(pulled)) => pulled,
             Waited::Ended(Err(error)) => {
                 inner.pending.taken(&waiting);
                 return Err(PublishError::Pull(error));
@@ -50,7 +50,7 @@ impl Volumes {
             }
         };
         let lock = inner.lock(&request.id)?;
-        inner.clone().publish_pulled(lock, request, waiting, stack).await
+        inner.clone().publish_pulled(lock, request, waiting, pulled).await
     }
 }
 
@@ -126,9 +126,8 @@ impl Inner {
                 None => {
                     self.check_new(&request)?;
                     match self.at_once(&lock, &request) {
-                        // What keeps the layers lives on until the record does.
-                        Some(Pulled { stack, lease: _lease }) => {
-                            self.publish_first(&lock, &request, stack)?;
+                        Some(pulled) => {
+                            self.publish_first(&lock, &request, &pulled)?;
                             true
                         }
                         None => false,
@@ -142,7 +141,7 @@ impl Inner {
 
     /// The layers of a volume for which nothing has to be brought or waited for.
     fn at_once(&self, lock: &VolumeLock, request: &PublishRequest) -> Option<Pulled> {
-        if self.pending.has(lock) {
+        if request.spec.snapshot.is_some() || self.pending.has(lock) {
             return None;
         }
         let (spec, keyring) = (&request.spec, self.keyring(request));
@@ -150,17 +149,15 @@ impl Inner {
     }
 
     /// The pod's credentials, and then the node's.
-    fn keyring(&self, request: &PublishRequest) -> Keyring {
+    pub(super) fn keyring(&self, request: &PublishRequest) -> Keyring {
         request.keyring.clone().and(&self.settings.keyring)
     }
 
-    /// Joins the pull of the volume's images, or begins it.
+    /// Joins the pull of what the volume is made of, or begins it.
     fn pull(self: &Arc<Self>, lock: &VolumeLock, request: &PublishRequest) -> Waiting {
         self.pending.join(lock, request, |progress| {
-            let (inner, spec, keyring) = (self.clone(), request.spec.clone(), self.keyring(request));
-            async move {
-                inner.pulls.stack(&spec.images, spec.pull_policy, &keyring, &progress).await
-            }
+            let (inner, request) = (self.clone(), request.clone());
+            async move { inner.bring(&request, &progress).await }
         })
     }
 
@@ -170,7 +167,7 @@ impl Inner {
         lock: VolumeLock,
         request: PublishRequest,
         waiting: Waiting,
-        stack: Vec<Digest>,
+        pulled: Arc<Pulled>,
     ) -> Result<(), PublishError> {
         blocking(move || {
             if waiting.is_called_off(&lock) {
@@ -179,7 +176,7 @@ impl Inner {
             // Another call may have made the volume meanwhile, so the record is read again.
             let done = match self.records.read(&request.id)? {
                 Some(record) => self.publish_again(&lock, record, &request),
-                None => self.publish_first(&lock, &request, stack),
+                None => self.publish_first(&lock, &request, &pulled),
             };
             self.pending.taken(&waiting);
             done
@@ -196,23 +193,23 @@ impl Inner {
             && target.as_path() != self.settings.kubelet
     }
 
-    /// A volume that has no record: everything it gets is taken back if it cannot be mounted.
+    /// A volume that has no record: everything it gets is taken back if it cannot be mounted. What was pulled is kept by its
+    /// lease until the record keeps it.
     fn publish_first(
         &self,
         lock: &VolumeLock,
         request: &PublishRequest,
-        stack: Vec<Digest>,
+        pulled: &Pulled,
     ) -> Result<(), PublishError> {
-        let PublishRequest { id, target, pod, spec, .. } = request;
-        let lowers = self.lowers(id, &stack)?;
+        let PublishRequest { id, target, spec, .. } = request;
+        let lowers = self.lowers(id, &pulled.stack)?;
         // What a kill left half made. Without a record nothing may be mounted from here; should it be, a lost record must not
         // cost the pod's data. Where there is no folder nothing can be, and the table, long on a node full of pods, is not read.
         if self.records.has_folder(id) {
             let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
             self.remove(lock, &table, None)?;
         }
-        let mut record =
-            Record::new(id.clone(), spec.clone(), pod.clone(), stack, self.boot_id.clone());
+        let mut record = Record::new(request, pulled, self.boot_id.clone());
         record.project = self.project_for(id, spec)?;
         let make = || {
             self.records.make(lock)?;
@@ -340,20 +337,8 @@ impl Inner {
         attached.map_err(|e| PublishError::mount(id, e))
     }
 
-    /// The layers of a stack, open, bottom first; none that another one hides whole.
     fn lowers(&self, id: &VolumeId, stack: &[Digest]) -> Result<Vec<Lower>, PublishError> {
-        let mut lowers = Vec::with_capacity(stack.len());
-        for layer in stack {
-            let lower = self
-                .store
-                .lower(layer)
-                .map_err(|source| PublishError::Lower { id: id.clone(), source })?;
-            if lower.opaque_root {
-                lowers.clear();
-            }
-            lowers.push(Lower { id: layer.to_string(), dir: lower.tree });
-        }
-        Ok(lowers)
+        self.open_layers(stack).map_err(|source| PublishError::Lower { id: id.clone(), source })
     }
 
     /// The mount this volume is, as a value.

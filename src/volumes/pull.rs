@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Progress, PullError, PullPolicy, Reference, blocking,
     failures::Failures,
-    fetch::{Making, Source, Wanted},
+    fetch::{Making, Source, Wanted, key_of},
     grants::Grants,
     onto::chains,
     roots::Collector,
@@ -30,7 +30,7 @@ use crate::{
     digest::Digest,
     fault::Class,
     image::{Access, Image, Keyring, Registries},
-    layers::{ImageRecord, Lease, Origin, Store},
+    layers::{ImageRecord, Lease, Origin, SnapshotId, Store},
     overlay::LAYER_LIMIT,
 };
 
@@ -44,7 +44,7 @@ pub(super) const ON_NODE: usize = 8;
 /// Brings images to this node.
 #[derive(Debug)]
 pub(super) struct Pulls {
-    pub(super) registries: Registries,
+    pub(super) registries: Arc<Registries>,
     pub(super) store: Arc<Store>,
     pub(super) collector: Arc<Collector>,
     grants: Grants,
@@ -60,6 +60,12 @@ pub(super) struct Pulls {
 pub(super) struct Pulled {
     /// Their keys, bottom first.
     pub(super) stack: Vec<Digest>,
+    /// How many of these, at the top, snapshots have put above the images.
+    pub(super) own: usize,
+    /// The manifests of the images, in the order of the stack.
+    pub(super) manifests: Vec<Digest>,
+    /// The snapshot that they are of.
+    pub(super) snapshot: Option<SnapshotId>,
     /// Keeps them until the volume's record does.
     #[allow(dead_code, reason = "dropping it is what lets them go")]
     pub(super) lease: Lease,
@@ -67,6 +73,8 @@ pub(super) struct Pulled {
 
 /// An image whose layers are known, and kept if they are here.
 struct Found {
+    /// The digest of its manifest.
+    manifest: Digest,
     /// Keys, or what they may be where the registry was asked.
     layers: Vec<Digest>,
     /// As the registry has it; `None` where it was not asked, and then all layers are here.
@@ -93,7 +101,7 @@ pub(super) struct Asked<'a> {
 
 impl Pulls {
     pub(super) fn new(
-        registries: Registries,
+        registries: Arc<Registries>,
         collector: Arc<Collector>,
         trust_for: Duration,
     ) -> Self {
@@ -138,7 +146,7 @@ impl Pulls {
         let fetched =
             stream::iter(fetches).buffer_unordered(AT_ONCE).try_filter_map(|it| ready(Ok(it)));
         let waiting: Vec<_> = fetched.try_collect().await?;
-        let linked = waiting.iter().map(|linked| (linked.diff_id, linked.item)).collect();
+        let linked = waiting.iter().map(|linked| (linked.key, linked.item)).collect();
 
         let mut stack = Vec::new();
         for found in &found {
@@ -148,12 +156,13 @@ impl Pulls {
             };
             let layers = self.onto(image, &linked, &asked).await?;
             stack.extend(&layers);
-            let (store, name, digest) =
-                (self.store.clone(), image.reference.to_string(), image.digest);
-            blocking(move || store.put_image(&name, digest, &layers)).await?;
+            let (store, image) = (self.store.clone(), image.clone());
+            let name = image.reference.to_string();
+            blocking(move || store.put_image(&name, image.digest, &layers, &image.config)).await?;
         }
+        let manifests = found.iter().map(|found| found.manifest).collect();
         let lease = self.hold(&stack).await;
-        Ok(Pulled { stack, lease })
+        Ok(Pulled { stack, own: 0, manifests, snapshot: None, lease })
     }
 
     /// The same where nobody has to be asked and nothing fetched: every layer is here, and may be given. Blocks.
@@ -175,8 +184,9 @@ impl Pulls {
         found.iter().for_each(|present| self.store.use_image(&present.image.manifest));
         let stack: Vec<_> =
             found.iter().flat_map(|present| &present.image.layers).copied().collect();
+        let manifests = found.iter().map(|present| present.image.manifest).collect();
         let lease = self.store.hold(&stack);
-        Some(Pulled { stack, lease })
+        Some(Pulled { stack, own: 0, manifests, snapshot: None, lease })
     }
 
     /// Finds out which layers an image has: from its record where that will do, else from its registry.
@@ -200,7 +210,12 @@ impl Pulls {
             {
                 let (store, manifest) = (self.store.clone(), image.manifest);
                 blocking(move || store.use_image(&manifest)).await;
-                return Ok(Found { layers: image.layers, image: None, _lease: lease });
+                return Ok(Found {
+                    manifest: image.manifest,
+                    layers: image.layers,
+                    image: None,
+                    _lease: lease,
+                });
             }
             Some(_) if policy == PullPolicy::Never => {
                 return Err(PullError::NotEntitled(reference.clone()));
@@ -211,14 +226,14 @@ impl Pulls {
             _ => {}
         }
         let image = self.resolve(reference, keyring).await?;
-        let layers: Vec<Digest> = image.layers.iter().map(|layer| layer.diff_id).collect();
+        let layers: Vec<Digest> = image.layers.iter().map(key_of).collect();
         let count = layers.iter().collect::<BTreeSet<_>>().len();
         if count > LAYER_LIMIT {
             return Err(PullError::TooManyLayers { reference: reference.clone(), count });
         }
         let layers: Vec<_> = layers.into_iter().chain(chains(&image.layers)).collect();
         let _lease = self.hold(&layers).await;
-        Ok(Found { layers, image: Some(image), _lease })
+        Ok(Found { manifest: image.digest, layers, image: Some(image), _lease })
     }
 
     /// Asks the registry, and remembers as whom it answered.
@@ -234,7 +249,7 @@ impl Pulls {
         Ok(resolved?)
     }
 
-    async fn hold(&self, layers: &[Digest]) -> Lease {
+    pub(super) async fn hold(&self, layers: &[Digest]) -> Lease {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         // A round of collection may be in the way.
         blocking(move || store.hold(&layers)).await
@@ -306,9 +321,9 @@ fn distinct(found: &[Found]) -> (Vec<(Wanted<'_>, Digest)>, BTreeSet<Digest>) {
     let mut wanted = Vec::new();
     for image in found.iter().filter_map(|found| found.image.as_ref()) {
         let layers = image.layers.iter().zip(chains(&image.layers));
-        let new = layers.filter(|(layer, _)| seen.insert(layer.diff_id));
+        let new = layers.filter(|(layer, _)| seen.insert(key_of(layer)));
         wanted.extend(new.map(|(layer, chain)| {
-            (Wanted { image, layer, key: layer.diff_id, below: None }, chain)
+            (Wanted { image, layer, key: key_of(layer), below: None }, chain)
         }));
     }
     (wanted, present)
@@ -317,6 +332,10 @@ fn distinct(found: &[Found]) -> (Vec<(Wanted<'_>, Digest)>, BTreeSet<Digest>) {
 #[cfg(test)]
 #[path = "pull_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "pull_native_tests.rs"]
+mod native_tests;
 
 #[cfg(test)]
 #[path = "pull_onto_tests.rs"]

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::Compression,
+    changeset::{Compression, Format},
     image::fake::{ALWAYS, FakeRegistry, Misdeed, OCI_MANIFEST, Pushed, descriptor, gzipped},
     layers::{Marks, NewLayer},
     metrics::Metrics,
@@ -43,7 +43,7 @@ impl Node {
         let marks = Marks { high: 100, low: 100, grace: Duration::ZERO };
         let metrics = Metrics::default();
         let collector = Arc::new(Collector { store, records, mounts, marks, metrics });
-        Self { pulls: Pulls::new(registries, collector, trust_for), folder, free }
+        Self { pulls: Pulls::new(registries.into(), collector, trust_for), folder, free }
     }
 
     pub(super) async fn pull(
@@ -79,10 +79,11 @@ impl Node {
     fn has_private(&self, image: &Reference, pushed: &Pushed, tar: &[u8]) {
         let (diff_id, blob) = (pushed.diff_ids[0], pushed.layers[0]);
         let (registry, repository) = (image.registry().to_owned(), image.repository().to_owned());
-        let origin = Origin { registry, repository, blob, public: false };
-        let new = NewLayer { diff_id, compression: Compression::None, origin };
+        let origin = Origin { registry, repository, blob, public: false, packed: None };
+        let new =
+            NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin };
         self.store().add(&new, self.store().reserve(&diff_id, 1).unwrap(), tar).unwrap();
-        self.store().put_image(&image.to_string(), pushed.manifest, &[diff_id]).unwrap();
+        self.store().put_image(&image.to_string(), pushed.manifest, &[diff_id], "{}").unwrap();
     }
 }
 
@@ -156,7 +157,7 @@ async fn all_images_of_a_volume_make_one_stack_that_is_kept() {
 
     // Nothing but the lease keeps them once their images are gone.
     for image in &images {
-        node.store().put_image(&image.to_string(), Digest::of(b"other"), &[]).unwrap();
+        node.store().put_image(&image.to_string(), Digest::of(b"other"), &[], "{}").unwrap();
     }
     assert_eq!(node.pulls.collector.collect(0).unwrap().layers, 0);
     drop(pulled);

@@ -23,10 +23,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Medium, Pod, Target, VolumeId, VolumeSpec, lock::VolumeLock};
+use super::{
+    Medium, Pod, PublishRequest, Target, VolumeId, VolumeSpec, lock::VolumeLock, pull::Pulled,
+};
 use crate::{
     digest::Digest,
     fault::Class,
+    layers::SnapshotId,
     overlay::Upper,
     sys::durable::{self, at},
 };
@@ -46,8 +49,17 @@ pub(super) struct Record {
     pub(super) spec: VolumeSpec,
     /// For whom.
     pub(super) pod: Pod,
-    /// The diff ids of its layers, bottom first: what the images meant when the volume was made.
+    /// The keys of its layers, bottom first: what images and snapshot meant when the volume was made.
     pub(super) stack: Vec<Digest>,
+    /// How many of these, at the top, snapshots have put above the images.
+    #[serde(default)]
+    pub(super) own: usize,
+    /// The manifests of the images, in the order of the stack: of these a snapshot's image goes on.
+    #[serde(default)]
+    pub(super) manifests: Vec<Digest>,
+    /// The snapshot that it was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) snapshot: Option<SnapshotId>,
     /// The boot in which it was last mounted: what a volatile upper of another boot is worth nothing without.
     pub(super) boot_id: String,
     /// Where it is mounted, or about to be.
@@ -61,15 +73,21 @@ pub(super) struct Record {
 
 impl Record {
     /// The record of a volume made now.
-    pub(super) fn new(
-        id: VolumeId,
-        spec: VolumeSpec,
-        pod: Pod,
-        stack: Vec<Digest>,
-        boot_id: String,
-    ) -> Self {
-        let (targets, created) = (Vec::new(), Timestamp::now());
-        Self { format: FORMAT, id, spec, pod, stack, boot_id, targets, created, project: None }
+    pub(super) fn new(request: &PublishRequest, pulled: &Pulled, boot_id: String) -> Self {
+        Self {
+            format: FORMAT,
+            id: request.id.clone(),
+            spec: request.spec.clone(),
+            pod: request.pod.clone(),
+            stack: pulled.stack.clone(),
+            own: pulled.own,
+            manifests: pulled.manifests.clone(),
+            snapshot: pulled.snapshot.clone(),
+            boot_id,
+            targets: Vec::new(),
+            created: Timestamp::now(),
+            project: None,
+        }
     }
 }
 
@@ -265,6 +283,7 @@ mod tests {
         };
         spec.options.volatile = true;
         assert_eq!((record.spec, record.project), (spec, None));
+        assert_eq!((record.own, record.manifests, record.snapshot), (0, Vec::new(), None));
     }
 
     #[test]
@@ -279,9 +298,20 @@ mod tests {
             pre_copy_up: vec!["var/lib/db".into()],
             ..VolumeSpec::default()
         };
-        let pod = Pod { namespace: "n".into(), name: "p".into(), uid: "u".parse().unwrap() };
-        let mut record = Record::new(lock.id().clone(), spec, pod, Vec::new(), "boot".to_owned());
-        record.project = Some(0x4f56_0001);
+        let record = Record {
+            format: FORMAT,
+            id: lock.id().clone(),
+            spec: VolumeSpec { snapshot: Some("ws-1".to_owned()), ..spec },
+            pod: Pod { namespace: "n".into(), name: "p".into(), uid: "u".parse().unwrap() },
+            stack: vec![Digest::of(b"image"), Digest::of(b"cut")],
+            own: 1,
+            manifests: vec![Digest::of(b"manifest")],
+            snapshot: Some("snap-1".parse().unwrap()),
+            boot_id: "boot".to_owned(),
+            targets: Vec::new(),
+            created: Timestamp::now(),
+            project: Some(0x4f56_0001),
+        };
         records.make(&lock).unwrap();
         records.write(&lock, &record).unwrap();
         assert_eq!(records.read(lock.id()).unwrap().unwrap(), record);

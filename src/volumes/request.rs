@@ -154,6 +154,8 @@ pub type PodUid = VolumeId;
 pub struct VolumeSpec {
     /// The images whose layers lie below, bottom first; empty for a volume that starts empty.
     pub images: Vec<Reference>,
+    /// The VolumeSnapshot, of the pod's namespace, whose state it starts with.
+    pub snapshot: Option<String>,
     /// When registries are asked; `None` for [`PullPolicy::default_for`] each image.
     pub pull_policy: Option<PullPolicy>,
     /// What becomes of a volatile volume's writes when nobody can say that they are whole.

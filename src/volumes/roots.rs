@@ -35,6 +35,11 @@ impl Volumes {
     pub fn collect(&self) -> Result<Collected, CollectError> {
         self.0.collector.collect(0)
     }
+
+    /// The same where `bytes` are wanted on the store's disk: images that nobody used lately go for them. Blocks.
+    pub fn make_room(&self, bytes: u64) -> Result<Collected, CollectError> {
+        self.0.collector.collect(bytes)
+    }
 }
 
 impl Collector {
@@ -55,8 +60,8 @@ impl Collector {
         done
     }
 
-    /// The layers of all volumes. A record is on disk before its mount and goes after it, so the mount table is read first: each
-    /// overlay in it has its record still, or has gone meanwhile.
+    /// The layers of all volumes, and the manifests of their images. A record is on disk before its mount and goes after it, so the
+    /// mount table is read first: each overlay in it has its record still, or has gone meanwhile.
     ///
     /// A read-only volume shows no upper, so that it is ours cannot be seen: another release of the driver on this node names its
     /// volumes the same way.
@@ -68,6 +73,7 @@ impl Collector {
             match self.records.read(&id) {
                 Ok(Some(record)) => {
                     roots.extend(record.stack);
+                    roots.extend(record.manifests);
                     recorded.insert(id);
                 }
                 Ok(None) => {}

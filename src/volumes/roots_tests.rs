@@ -9,6 +9,7 @@ use crate::{
     image::fake::FakeRegistry,
     overlay::Features,
     sys::mounts::MemoryMounts,
+    volumes::fake_snapshots::{cut_layer, record},
     volumes::{Keyring, Parts, Pod, PublishRequest, PullPolicy, Settings, Target, VolumeSpec},
 };
 
@@ -32,7 +33,7 @@ impl Node {
         let volumes = Volumes::open(parts, Settings::new(folder.path().join("kubelet"))).unwrap();
         let node = Self { folder, volumes, registry, layers: 2 };
         node.volumes.publish(node.request()).await.unwrap();
-        store.put_image(&image.to_string(), Digest::of(b"other"), &[]).unwrap();
+        store.put_image(&image.to_string(), Digest::of(b"other"), &[], "{}").unwrap();
         node
     }
 
@@ -85,14 +86,37 @@ impl Node {
 async fn the_layers_of_a_volume_stay_until_it_goes() {
     let node = Node::new().await;
     let done = node.collect().unwrap();
-    assert_eq!((done.images, done.layers, done.kept_layers), (1, 0, 2));
+    assert_eq!((done.images, done.layers, done.kept_layers), (0, 0, 2));
     node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
-    assert_eq!(node.volumes.collect().unwrap().layers, 0, "they may be wanted again");
+    let done = node.volumes.collect().unwrap();
+    assert_eq!((done.images, done.layers), (1, 0), "its layers may be wanted again");
     assert_eq!(node.collect().unwrap().layers, 2);
     let text = node.volumes.0.collector.metrics.text().unwrap();
     for line in ["ovl_gc_layers_total 2", "ovl_layers 0", "ovl_store_bytes 0"] {
         assert!(text.contains(line), "{line}: {text}");
     }
+}
+
+/// A snapshot's own image goes on from the images that its volume was made of, so it keeps their configs too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_keeps_layers_and_images_when_its_volume_has_gone() {
+    let node = Node::new().await;
+    let store = &node.volumes.0.store;
+    let held = node.volumes.hold(&"a".parse().unwrap()).unwrap();
+    let cut = cut_layer(store, "s", (false, false), |_| {});
+    let stack = held.stack().iter().copied().chain([cut]).collect();
+    store.put_snapshot(record("s", stack, held.manifests().to_vec())).unwrap();
+    let manifest = held.manifests()[0];
+    drop(held);
+    node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
+    let done = node.collect().unwrap();
+    assert_eq!((done.images, done.layers, done.kept_layers), (0, 0, 3));
+    let image = node.folder.path().join(format!("store/images/{}.json", manifest.hex()));
+    assert!(image.exists());
+    store.drop_snapshot(&"s".parse().unwrap()).unwrap();
+    let done = node.collect().unwrap();
+    assert_eq!((done.images, done.layers, done.kept_layers), (1, 3, 0));
+    assert!(!image.exists());
 }
 
 /// HAZARDS 34.

@@ -14,7 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::*;
+use super::{fake_snapshots::FakeSnapshots, *};
 use crate::{
     fault::Class,
     image::{Hosts, Registries},
@@ -29,6 +29,7 @@ pub(super) struct Node {
     pub(super) folder: TempDir,
     pub(super) kernel: MemoryMounts,
     pub(super) volumes: Volumes,
+    pub(super) known: Arc<FakeSnapshots>,
     told: Arc<Told>,
 }
 
@@ -65,19 +66,20 @@ impl Node {
     ) -> Self {
         let (folder, kernel) = (TempDir::new().unwrap(), MemoryMounts::default());
         fs::create_dir_all(folder.path().join("kubelet/pods/pod-1/volumes")).unwrap();
-        let told = Arc::default();
-        let volumes = open(folder.path(), &kernel, registries, &told, change, pace);
-        Self { folder, kernel, volumes, told }
+        let (told, known) = (Arc::default(), Arc::default());
+        let volumes = open(folder.path(), &kernel, registries, (&told, &known), change, pace);
+        Self { folder, kernel, volumes, known, told }
     }
 
     /// The process ends and another one starts on what it left.
     pub(super) fn restarted(self) -> Self {
         let Self { folder, kernel, volumes, .. } = self;
         drop(volumes);
-        let told = Arc::default();
-        let volumes = open(folder.path(), &kernel, nowhere(), &told, |_| {}, Pace::default());
+        let (told, known) = (Arc::default(), Arc::default());
+        let (registries, pace) = (nowhere(), Pace::default());
+        let volumes = open(folder.path(), &kernel, registries, (&told, &known), |_| {}, pace);
         volumes.recover(Duration::ZERO).unwrap();
-        Self { folder, kernel, volumes, told }
+        Self { folder, kernel, volumes, known, told }
     }
 
     /// The reasons of what pods were told since the process began.
@@ -161,7 +163,7 @@ fn open(
     folder: &Path,
     kernel: &MemoryMounts,
     registries: Registries,
-    told: &Arc<Told>,
+    (told, known): (&Arc<Told>, &Arc<FakeSnapshots>),
     change: impl FnOnce(&mut Settings),
     pace: Pace,
 ) -> Volumes {
@@ -171,6 +173,7 @@ fn open(
     change(&mut settings);
     let parts = Parts {
         notices: told.clone(),
+        snapshots: known.clone(),
         ..Parts::new(store, registries, kernel, Features::lacking([]))
     };
     Volumes::open_at(parts, settings, pace).unwrap()

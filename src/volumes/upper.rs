@@ -121,20 +121,29 @@ impl Inner {
     fn lost(&self, record: &Record, table: &[Mount]) -> Result<Option<&'static str>, PublishError> {
         let Record { id, spec, .. } = record;
         let pair = self.records.pair(id, spec.medium);
-        if spec.read_only {
-            return Ok(None);
-        }
-        if spec.medium == Medium::Memory && !self.has_memory(id, table) {
-            return Ok(Some("the memory that held it went with what ran before on this node"));
-        }
-        if !spec.options.volatile || !pair.upper().exists() {
-            return Ok(None);
-        }
-        if spec.medium == Medium::Disk && record.boot_id != self.boot_id {
-            return Ok(Some("the node went down since it was mounted"));
+        let known = self.went_down(record, table);
+        if known.is_some() || spec.read_only || !spec.options.volatile || !pair.upper().exists() {
+            return Ok(known);
         }
         let synced = overlay::forget_volatile(&pair).map_err(upper(id))?;
         Ok((!synced).then_some("its data did not reach the disk"))
+    }
+
+    /// What of [`Inner::lost`] is known without a sync.
+    pub(super) fn went_down(&self, record: &Record, table: &[Mount]) -> Option<&'static str> {
+        let Record { id, spec, .. } = record;
+        let was_written = || self.records.pair(id, spec.medium).upper().exists();
+        let another_boot = spec.options.volatile && record.boot_id != self.boot_id;
+        match spec.medium {
+            _ if spec.read_only => None,
+            Medium::Memory if !self.has_memory(id, table) => {
+                Some("the memory that held it went with what ran before on this node")
+            }
+            Medium::Disk if another_boot && was_written() => {
+                Some("the node went down since it was mounted")
+            }
+            _ => None,
+        }
     }
 
     /// Whether the volume's tmpfs is attached.
@@ -212,7 +221,9 @@ fn dress(folder: &Path, spec: &VolumeSpec, lowers: &[Lower]) -> io::Result<()> {
         None => attributes::set_mode(folder, 0o777)?,
     }
     let is = fs::symlink_metadata(folder)?;
-    let (uid, mut gid) = match spec.owner {
+    // The root of a layer that an overlay wrote has the owner that it was shown with.
+    let mapped = lowers.last().is_none_or(|top| top.mapped);
+    let (uid, mut gid) = match spec.owner.filter(|_| mapped) {
         Some(owner) => owner.shows(is.uid(), is.gid()),
         None => (is.uid(), is.gid()),
     };

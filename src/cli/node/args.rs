@@ -49,9 +49,15 @@ pub(in crate::cli) struct NodeArgs {
     /// Where /metrics is served [default: nowhere]
     #[arg(long, value_name = "IP:PORT")]
     metrics_address: Option<SocketAddr>,
-    /// Do without an API server: pods get no Events
+    /// Do without an API server: pods get no Events, and there are no snapshots
     #[arg(long)]
     pub(super) no_cluster: bool,
+    /// Whether snapshots of this node's volumes are made, and volumes are made of snapshots
+    #[arg(long, default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
+    pub(super) snapshots: bool,
+    /// The driver's own namespace, where the Secrets are with which snapshots are pushed
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NAME")]
+    pub(super) namespace: String,
     /// Credentials for every pod, as in a Secret of type kubernetes.io/dockerconfigjson
     #[arg(long, value_name = "FILE")]
     credentials_file: Option<PathBuf>,

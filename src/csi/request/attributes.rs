@@ -12,14 +12,18 @@ use super::{
     bad::{BadRequest, MOST_BYTES, MOST_PATHS, OPTIONS, cut, shown},
 };
 use crate::{
-    csi::{config::Defaults, quantity::Quantity},
+    csi::{
+        config::{Defaults, is_subdomain},
+        quantity::Quantity,
+    },
     volumes::{Limits, Medium, OnUnclean, Options, Owner, PullPolicy, Reference, VolumeSpec, Xino},
 };
 
-/// Every key there is; `snapshot` is known so that it can be told from a mistyped one.
+/// Every key there is.
 pub(super) const KEYS: [&str; 17] = [
     "image",
     "images",
+    "snapshot",
     "pullPolicy",
     "volatile",
     "onUnclean",
@@ -34,7 +38,6 @@ pub(super) const KEYS: [&str; 17] = [
     "owner",
     "preCopyUp",
     "mountOptions",
-    "snapshot",
 ];
 
 const PULL_POLICY: [(&str, PullPolicy); 3] = [
@@ -67,6 +70,7 @@ pub(super) fn spec(
     let volatile = given.word("volatile", &[("true", true), ("false", false)])?;
     let mut spec = VolumeSpec {
         images: images(given.take("image"), given.take("images"))?,
+        snapshot: given.take("snapshot").map(snapshot).transpose()?,
         pull_policy: given.word("pullPolicy", &PULL_POLICY)?,
         on_unclean: given.word("onUnclean", &ON_UNCLEAN)?.unwrap_or_default(),
         read_only,
@@ -83,7 +87,6 @@ pub(super) fn spec(
         // It is the group of the folder that takes writes.
         group: group.filter(|_| !read_only),
     };
-    given.end()?;
     if read_only {
         refuse_writes(&spec)?;
     } else {
@@ -131,8 +134,7 @@ impl Given {
         // First, so that a mistyped key is not hidden by what its absence leads to.
         match given.keys().find(|key| !KEYS.contains(&key.as_str())) {
             Some(key) => {
-                let accepted = KEYS.iter().copied().filter(|key| *key != "snapshot");
-                let accepted = listed(accepted.collect());
+                let accepted = listed(KEYS.to_vec());
                 Err(BadRequest::UnknownAttribute { key: shown(key), accepted })
             }
             None => Ok(Self(given)),
@@ -167,14 +169,6 @@ impl Given {
             Err(source) => Err(BadRequest::Quantity { key, value: shown(&value), source }),
         }
     }
-
-    /// What is left is known and cannot be done.
-    fn end(self) -> Result<(), BadRequest> {
-        match KEYS.into_iter().find(|key| self.0.contains_key(*key)) {
-            Some(key) => Err(BadRequest::NotYet(key)),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Bottom first. Neither key is an empty stack; a key without a reference is a mistake, for instance of a template.
@@ -195,6 +189,18 @@ fn images(image: Option<String>, images: Option<String>) -> Result<Vec<Reference
             .map_err(|e| BadRequest::Reference { key, why: cut(&e.to_string(), 500) })
     };
     written.into_iter().map(parse).collect()
+}
+
+/// The name of a VolumeSnapshot, of the pod's namespace: there is no way to write another's.
+fn snapshot(name: String) -> Result<String, BadRequest> {
+    if is_subdomain(&name, 253) {
+        return Ok(name);
+    }
+    Err(BadRequest::Value {
+        key: "snapshot",
+        value: shown(&name),
+        accepted: "names of VolumeSnapshots in the pod's namespace".to_owned(),
+    })
 }
 
 /// Overlay's own options, and those of the mount.

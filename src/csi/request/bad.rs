@@ -61,8 +61,6 @@ pub(in crate::csi) enum BadRequest {
     TooLong(usize),
     #[error("unknown attribute {key:?} in volumeAttributes: accepted are {accepted}")]
     UnknownAttribute { key: String, accepted: String },
-    #[error("volumeAttributes: {0} is not supported by this version: leave it out")]
-    NotYet(&'static str),
     #[error("volumeAttributes: {key} is {value:?}: accepted are {accepted}")]
     Value { key: &'static str, value: String, accepted: String },
     #[error("volumeAttributes: {key} is {value:?}: {source}")]

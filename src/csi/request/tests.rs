@@ -86,6 +86,10 @@ fn attributes_are_understood() {
         (&[("images", " r.io/base:1\n\tr.io/top:2  ")], |s| {
             s.images = references(&["r.io/base:1", "r.io/top:2"]);
         }),
+        (&[("snapshot", "ws-1.before")], |s| s.snapshot = Some("ws-1.before".to_owned())),
+        (&[("snapshot", "ws-1"), ("image", "r.io/a:1")], |s| {
+            (s.snapshot, s.images) = (Some("ws-1".to_owned()), references(&["r.io/a:1"]));
+        }),
         (&[("pullPolicy", "Always")], |s| s.pull_policy = Some(PullPolicy::Always)),
         (&[("pullPolicy", "IfNotPresent")], |s| s.pull_policy = Some(PullPolicy::IfNotPresent)),
         (&[("pullPolicy", "Never")], |s| s.pull_policy = Some(PullPolicy::Never)),
@@ -137,7 +141,7 @@ fn references(written: &[&str]) -> Vec<Reference> {
 #[test]
 fn what_a_pod_does_not_say_the_node_does() {
     let defaults = Defaults { size: Some(1 << 30), inodes: Some(1000), volatile: true };
-    let read_only = NodePublishVolumeRequest { readonly: true, ..plain() };
+    let read_only = NodePublishVolumeRequest { readonly: true, ..with(&[("snapshot", "ws-1")]) };
     for (request, size, inodes, by_default, volatile) in [
         (plain(), Some(1 << 30), Some(1000), true, true),
         (with(&[("size", "1k")]), Some(1000), Some(1000), false, true),
@@ -272,10 +276,14 @@ fn a_bad_request_is_told_what_to_do() {
         (with(&[(POD_UID, "../x")]), "pod.uid is \"../x\", which is no pod's uid"),
         (
             with(&[("Image", "a")]),
-            "unknown attribute \"Image\" in volumeAttributes: accepted are image, images, pullPolicy,",
+            "unknown attribute \"Image\" in volumeAttributes: accepted are image, images, snapshot, pullPolicy,",
         ),
         (with(&[("b", ""), ("a", "")]), "unknown attribute \"a\""),
-        (with(&[("snapshot", "s")]), "snapshot is not supported by this version: leave it out"),
+        (with(&[("snapshot", "")]), "snapshot is \"\": accepted are names of VolumeSnapshots in"),
+        (with(&[("snapshot", "other/ws-1")]), "snapshot is \"other/ws-1\": accepted are names"),
+        (with(&[("snapshot", "../ws-1")]), "snapshot is \"../ws-1\""),
+        (with(&[("snapshot", "Ws-1")]), "snapshot is \"Ws-1\""),
+        (with(&[("snapshot", &much[..254])]), "snapshot is \"aaa"),
         (with(&[("size", "0")]), "size is \"0\": expected a number more than zero"),
         (with(&[("size", "-1Gi")]), "size is \"-1Gi\": expected a number"),
         (with(&[("size", "1GB")]), "such as 10Gi"),

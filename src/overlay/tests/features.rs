@@ -115,7 +115,7 @@ fn privileged_a_root_without_room_for_an_upper_is_refused() {
     let target = dir.folder("target");
     let bench = Bench::new();
     let folder = |name: &str| Arc::new(LinuxMounts.open_dir(&bench.dir.folder(name)).unwrap());
-    let stack = Stack::new(vec![Lower { id: "a".to_owned(), dir: folder("a") }]).unwrap();
+    let stack = Stack::new(vec![plain("a", folder("a"))]).unwrap();
     let (name, upper, options) = ("vol".to_owned(), Some(bench.upper()), Options::default());
     let plan = Plan::new(Spec { name, stack, upper, owner: None, options }).unwrap();
     LinuxMounts.attach(mount(&LinuxMounts, &plan).unwrap(), &target).unwrap();

@@ -63,12 +63,12 @@ fn in_way(way: Way, case: fn(&dyn Mounts, &Scratch)) {
 
 fn image(dir: &Scratch, id: u8, name: &str, text: &str) -> Lower {
     let path = dir.file(&format!("{id}.erofs"), erofs_image([id; 16], name, text));
-    Lower { id: id.to_string(), dir: Arc::new(mount_image(&LinuxMounts, &path).unwrap()) }
+    plain(&id.to_string(), Arc::new(mount_image(&LinuxMounts, &path).unwrap()))
 }
 
 fn folder(dir: &Scratch, name: &str) -> Lower {
     let path = dir.folder(name);
-    Lower { id: name.to_owned(), dir: Arc::new(LinuxMounts.open_dir(&path).unwrap()) }
+    plain(name, Arc::new(LinuxMounts.open_dir(&path).unwrap()))
 }
 
 fn plan(layers: Vec<Lower>, upper: Option<Upper>, options: Options) -> Plan {

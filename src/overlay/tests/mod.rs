@@ -15,6 +15,11 @@ use crate::sys::scratch::Scratch;
 
 const RW: &str = "redirect_dir=on metacopy=on index=off nfs_export=off xino=off uuid=null";
 
+/// A layer as of an image.
+fn plain(id: &str, dir: Arc<Detached>) -> Lower {
+    Lower { id: id.to_owned(), dir, mapped: true, needs: Needs::default() }
+}
+
 /// A volume's folders and layers in a scratch folder.
 struct Bench {
     dir: Scratch,
@@ -28,7 +33,7 @@ impl Bench {
 
     fn lower(&self, id: &str) -> Lower {
         let dir = self.mounts.open_dir(&self.dir.folder(id)).unwrap();
-        Lower { id: id.to_owned(), dir: Arc::new(dir) }
+        plain(id, Arc::new(dir))
     }
 
     fn stack(&self, ids: &[&str]) -> Stack {
@@ -154,6 +159,55 @@ fn options_that_exclude_each_other_are_refused_with_a_sentence() {
     }
 }
 
+/// HAZARDS 7: without the option whatever has the mark answers EPERM.
+#[test]
+fn what_a_layer_needs_is_on_or_its_absence_is_told() {
+    let on = Options::default();
+    let no_metacopy = Options { metacopy: false, ..on.clone() };
+    let no_redirects = Options { redirect_dir: false, ..no_metacopy.clone() };
+    let exported = Options { index: true, nfs_export: true, ..no_metacopy.clone() };
+    let [both, metacopy, redirect_dir] = [(true, true), (true, false), (false, true)]
+        .map(|(metacopy, redirect_dir)| Needs { metacopy, redirect_dir });
+    for (needs, options, refused) in [
+        (both, &on, None),
+        (Needs::default(), &no_redirects, None),
+        (redirect_dir, &no_metacopy, None),
+        (redirect_dir, &exported, None),
+        (metacopy, &no_metacopy, Some("metacopy: off")),
+        (metacopy, &no_redirects, Some("redirectDir: off")),
+        (metacopy, &exported, Some("nfsExport: on")),
+        (redirect_dir, &no_redirects, Some("redirectDir: off")),
+        (both, &no_redirects, Some("renamed folders, which nobody can read with redirectDir: off")),
+    ] {
+        let bench = Bench::new();
+        let mut spec = bench.spec(&[], Some(bench.upper()), options.clone());
+        let layers = vec![bench.lower("plain"), Lower { needs, ..bench.lower("marked") }];
+        spec.stack = Stack::new(layers).unwrap();
+        let Some(words) = refused else {
+            Plan::new(spec).unwrap();
+            continue;
+        };
+        let error = Plan::new(spec).unwrap_err();
+        assert_eq!(error.class(), Class::Precondition);
+        let sentence = error.to_string();
+        assert!(sentence.contains("layer marked has") && sentence.contains(words), "{sentence}");
+    }
+}
+
+#[test]
+fn only_layers_of_images_are_mapped() {
+    let bench = Bench::new();
+    let written = Lower { mapped: false, ..bench.lower("written") };
+    let spec = Spec {
+        stack: Stack::new(vec![bench.lower("image"), written]).unwrap(),
+        owner: Some(Owner { uid: 1000, gid: 1000 }),
+        ..bench.spec(&[], Some(bench.upper()), Options::default())
+    };
+    mount(&bench.mounts, &Plan::new(spec).unwrap()).unwrap();
+    let request = bench.request();
+    assert!(request.contains("lowerdir+=written lowerdir+=image@1000:1000 "), "{request}");
+}
+
 #[test]
 fn paths_that_cannot_be_an_upper_and_its_work_are_refused() {
     let bench = Bench::new();
@@ -190,7 +244,7 @@ fn layers_are_counted_once_and_up_to_the_limit() {
     let lowers = |different: usize| -> Vec<Lower> {
         // Every layer twice: a repeat must not count.
         let ids = (0..different).chain(0..different);
-        ids.map(|n| Lower { id: n.to_string(), dir: dir.clone() }).collect()
+        ids.map(|n| plain(&n.to_string(), dir.clone())).collect()
     };
     assert_eq!(Stack::new(lowers(LAYER_LIMIT)).unwrap().len(), LAYER_LIMIT);
     let error = Stack::new(lowers(LAYER_LIMIT + 1)).unwrap_err();

@@ -1,0 +1,240 @@
+//! Who gets which snapshot, and who does not.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{cluster::fake::FakeApi, digest::Digest, fault::Class};
+
+const SNAPSHOTS: &str = "/apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots";
+const CONTENTS: &str = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents";
+const OVERLAYS: &str = "/apis/ovl.csi.dev/v1alpha1/overlaysnapshots";
+
+/// The three objects of a snapshot that is ready, and pushed.
+fn objects() -> [Value; 3] {
+    let snapshot = json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
+        "metadata": { "name": "ws-1", "namespace": "ci", "uid": "vs-uid" },
+        "spec": { "source": { "volumeSnapshotContentName": "content-1" } },
+        "status": { "boundVolumeSnapshotContentName": "content-1" },
+    });
+    let content = json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent",
+        "metadata": { "name": "content-1" },
+        "spec": {
+            "driver": "ovl.csi.dev", "deletionPolicy": "Delete",
+            "source": { "snapshotHandle": "snap-vs-uid" },
+            "volumeSnapshotRef": { "namespace": "ci", "name": "ws-1", "uid": "vs-uid" },
+        },
+        "status": { "snapshotHandle": "snap-vs-uid" },
+    });
+    let overlay = json!({
+        "apiVersion": "ovl.csi.dev/v1alpha1", "kind": "OverlaySnapshot",
+        "metadata": { "name": "snap-vs-uid" },
+        "spec": {
+            "driver": "ovl.csi.dev", "nodeName": "node-1", "volumeHandle": "csi-0123",
+            "source": { "namespace": "ci", "pod": "build", "podUid": "u-1", "volume": "ws" },
+            "freezeTimeoutMillis": 5000, "squashAbove": 32, "repository": "r.io/ws",
+        },
+        "status": {
+            "phase": "Ready", "ownLayers": 3, "owner": "1000:100",
+            "image": format!("r.io/ws@{}", Digest::of(b"manifest")),
+        },
+    });
+    [snapshot, content, overlay]
+}
+
+/// What node-2 finds after a merge patch of one of the objects.
+async fn found(changed: usize, patch: Value) -> Result<FoundSnapshot, LookupError> {
+    found_on("node-2", changed, patch).await
+}
+
+async fn found_on(node: &str, changed: usize, patch: Value) -> Result<FoundSnapshot, LookupError> {
+    let (api, mut objects) = (FakeApi::default(), objects());
+    merge(&mut objects[changed], &patch);
+    for (path, object) in [SNAPSHOTS, CONTENTS, OVERLAYS].into_iter().zip(objects) {
+        api.put(path, object);
+    }
+    let lookup = SnapshotsByName::new(api.client(), "ovl.csi.dev", node);
+    lookup.find("ci", "ws-1").await
+}
+
+fn merge(target: &mut Value, patch: &Value) {
+    match patch {
+        Value::Object(fields) => fields.iter().for_each(|(k, v)| merge(&mut target[k], v)),
+        other => *target = other.clone(),
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_ready_is_found_with_all_that_a_volume_needs() {
+    let found = found(0, json!({})).await.unwrap();
+    let image = format!("r.io/ws@{}", Digest::of(b"manifest"));
+    assert_eq!(
+        found,
+        FoundSnapshot {
+            id: "snap-vs-uid".parse().unwrap(),
+            node: "node-1".into(),
+            image: Some(image.parse().unwrap()),
+            own: 3,
+            owner: Some(Owner { uid: 1000, gid: 100 }),
+        }
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_bound_both_ways_is_nobodys() {
+    const VS: usize = 0;
+    const CONTENT: usize = 1;
+    const OVERLAY: usize = 2;
+    let refers = |patch: Value| json!({ "spec": { "volumeSnapshotRef": patch } });
+    for (changed, patch, class, words) in [
+        // Not yet.
+        (VS, json!({ "status": null }), Class::Unavailable, "it has no content yet"),
+        (
+            VS,
+            json!({ "status": { "boundVolumeSnapshotContentName": null, "error": { "message": "told" } } }),
+            Class::Unavailable,
+            "told",
+        ),
+        (
+            VS,
+            json!({ "status": { "boundVolumeSnapshotContentName": "none" } }),
+            Class::Unavailable,
+            "its content is not there",
+        ),
+        (CONTENT, refers(json!({ "uid": null })), Class::Unavailable, "not bound to it yet"),
+        (
+            CONTENT,
+            json!({ "spec": { "source": { "snapshotHandle": null } }, "status": null }),
+            Class::Unavailable,
+            "no handle yet",
+        ),
+        (OVERLAY, json!({ "status": null }), Class::Unavailable, "node-1 is cutting it"),
+        (
+            OVERLAY,
+            json!({ "status": { "phase": "Pushing", "message": "registry down" } }),
+            Class::Unavailable,
+            "node-1 is pushing it: registry down",
+        ),
+        // Somebody else's.
+        (
+            VS,
+            json!({ "metadata": { "deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["x"] } }),
+            Class::Denied,
+            "being deleted",
+        ),
+        (CONTENT, json!({ "spec": { "driver": "other" } }), Class::Denied, "of driver other"),
+        (CONTENT, refers(json!({ "namespace": "prod" })), Class::Denied, "another VolumeSnapshot"),
+        (CONTENT, refers(json!({ "name": "ws-2" })), Class::Denied, "another VolumeSnapshot"),
+        (CONTENT, refers(json!({ "uid": "other" })), Class::Denied, "earlier VolumeSnapshot"),
+        (
+            CONTENT,
+            json!({ "status": { "snapshotHandle": "snap-other" } }),
+            Class::Denied,
+            "two handles",
+        ),
+        (OVERLAY, json!({ "spec": { "driver": "other" } }), Class::Denied, "of driver other"),
+        (
+            OVERLAY,
+            json!({ "spec": { "source": { "namespace": "prod" } } }),
+            Class::Denied,
+            "another namespace",
+        ),
+        (OVERLAY, json!({ "spec": { "deleted": true } }), Class::Denied, "being deleted"),
+        (OVERLAY, json!({ "status": { "phase": "Deleting" } }), Class::Denied, "being deleted"),
+        // Never.
+        (
+            OVERLAY,
+            json!({ "status": { "phase": "Failed", "message": "the pod is gone" } }),
+            Class::Precondition,
+            "failed: the pod is gone; make another one",
+        ),
+        (
+            OVERLAY,
+            json!({ "metadata": { "name": "snap-other" } }),
+            Class::Precondition,
+            "there is no snap-vs-uid any more",
+        ),
+        (
+            OVERLAY,
+            json!({ "status": { "image": "not/an image" } }),
+            Class::Precondition,
+            "the image of snap-vs-uid cannot be read",
+        ),
+        (
+            OVERLAY,
+            json!({ "status": { "owner": "me" } }),
+            Class::Precondition,
+            "the owner of snap-vs-uid cannot be read",
+        ),
+    ] {
+        let error = found(changed, patch.clone()).await.unwrap_err();
+        assert_eq!(error.class(), class, "{patch}: {error}");
+        assert!(error.to_string().contains(words), "{patch}: {error}");
+        assert!(error.to_string().contains("ws-1"), "{patch}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn the_node_that_pushes_it_need_not_wait() {
+    let pushing = json!({ "status": { "phase": "Pushing", "image": null } });
+    let found = found_on("node-1", 2, pushing.clone()).await.unwrap();
+    assert_eq!((found.node.as_str(), found.image), ("node-1", None));
+    assert!(found_on("node-2", 2, pushing).await.is_err());
+}
+
+#[tokio::test]
+async fn what_failed_after_its_cut_is_still_on_its_node() {
+    let failed = |cut: &str| {
+        let condition = |r#type: &str, holds: &str| {
+            json!({
+                "type": r#type, "status": holds, "reason": "R", "message": "",
+                "lastTransitionTime": "2026-01-02T03:04:05Z",
+            })
+        };
+        let conditions = [condition("Cut", cut), condition("Pushed", "False")];
+        json!({ "status": { "phase": "Failed", "image": null, "conditions": conditions } })
+    };
+    assert_eq!(found_on("node-1", 2, failed("True")).await.unwrap().image, None);
+    for (node, cut) in [("node-2", "True"), ("node-1", "False")] {
+        let error = found_on(node, 2, failed(cut)).await.unwrap_err();
+        assert_eq!(error.class(), Class::Precondition, "{node} {cut}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_status_leads_nowhere_but_to_the_repository_that_was_asked_for() {
+    let digest = Digest::of(b"manifest");
+    for (repository, image, words) in [
+        (json!("r.io/ws"), format!("evil.io/ws@{digest}"), "is not in r.io/ws"),
+        (json!("r.io/ws"), format!("r.io/other@{digest}"), "is not in r.io/ws"),
+        (json!("r.io/ws"), format!("r.io:444/ws@{digest}"), "is not in r.io/ws"),
+        (json!("r.io/ws"), "r.io/ws:latest".to_owned(), "has no digest"),
+        (json!(null), format!("r.io/ws@{digest}"), "was not to be pushed"),
+    ] {
+        let patch =
+            json!({ "spec": { "repository": repository }, "status": { "image": image.clone() } });
+        // Nor on its own node.
+        for node in ["node-1", "node-2"] {
+            let error = found_on(node, 2, patch.clone()).await.unwrap_err();
+            assert_eq!(error.class(), Class::Denied, "{image}: {error}");
+            assert!(error.to_string().contains(words), "{image}: {error}");
+        }
+    }
+    // The same, written otherwise.
+    let patch = json!({
+        "spec": { "repository": "team/x" },
+        "status": { "image": format!("docker.io/team/x@{digest}") },
+    });
+    assert!(found(2, patch).await.unwrap().image.is_some());
+}
+
+#[tokio::test]
+async fn nothing_and_no_answer_are_told_apart() {
+    let nothing = SnapshotsByName::new(FakeApi::default().client(), "ovl.csi.dev", "n");
+    let error = nothing.find("ci", "ws-1").await.unwrap_err();
+    assert_eq!(error.class(), Class::NotFound);
+    assert!(error.to_string().contains("no VolumeSnapshot ws-1 in namespace ci"), "{error}");
+    let away = SnapshotsByName::new(FakeApi::answering(&[503]).client(), "ovl.csi.dev", "n");
+    assert_eq!(away.find("ci", "ws-1").await.unwrap_err().class(), Class::Unavailable);
+}

@@ -1,0 +1,107 @@
+//! What an OverlaySnapshot's spec means, as checked values.
+
+use std::time::Duration;
+
+use super::engine::Failure;
+use crate::{
+    changeset::{Compression, Format},
+    cluster::overlay_snapshot::{
+        Consistency as Wanted, LayerCompression, LayerFormat, OverlaySnapshot,
+    },
+    fault::Class,
+    image::{Keyring, Repository},
+    layers::SnapshotId,
+    snapshots::{Consistency, CutRequest, PushRequest},
+    volumes::Pod,
+};
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    /// What people call it.
+    pub(super) name: String,
+    /// The pod whose volume it is of.
+    pub(super) pod: Pod,
+    /// The volume's name in the pod.
+    pub(super) volume: String,
+    pub(super) cut: CutRequest,
+    pub(super) push: Option<Target>,
+    /// Past how many layers of its own they are squashed.
+    pub(super) squash_above: usize,
+}
+
+/// Where it is to be pushed.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) to: Repository,
+    pub(super) format: Format,
+    pub(super) compression: Compression,
+    /// The Secret with the credentials.
+    pub(super) secret: Option<String>,
+}
+
+impl Order {
+    /// Reads a spec.
+    pub(super) fn new(object: &OverlaySnapshot) -> Result<Self, Failure> {
+        let (id, spec) = (id(object)?, &object.spec);
+        let volume = spec.volume_handle.parse().map_err(invalid)?;
+        let within = Duration::from_millis(spec.freeze_timeout_millis.into());
+        let consistency = match spec.consistency {
+            Wanted::Frozen => Consistency::Frozen { within, or_live: spec.or_live },
+            Wanted::Live => Consistency::Live,
+        };
+        let source = &spec.source;
+        let called = spec.volume_snapshot.as_ref().map(|object| object.name.clone());
+        Ok(Self {
+            name: called.unwrap_or_else(|| id.to_string()),
+            pod: Pod {
+                namespace: source.namespace.clone(),
+                name: source.pod.clone(),
+                uid: source.pod_uid.parse().map_err(invalid)?,
+            },
+            volume: source.volume.clone(),
+            cut: CutRequest { id, volume, consistency },
+            push: target(object)?,
+            // One layer is the least that there can be.
+            squash_above: usize::try_from(spec.squash_above).unwrap_or(usize::MAX).max(1),
+        })
+    }
+
+    /// The push, with these credentials.
+    pub(super) fn pushed(&self, target: &Target, keyring: Keyring) -> PushRequest {
+        PushRequest {
+            id: self.cut.id.clone(),
+            volume: self.volume.clone(),
+            to: target.to.clone(),
+            format: target.format,
+            compression: target.compression,
+            keyring,
+        }
+    }
+}
+
+/// The snapshot's id.
+pub(super) fn id(object: &OverlaySnapshot) -> Result<SnapshotId, Failure> {
+    object.metadata.name.as_deref().unwrap_or_default().parse().map_err(invalid)
+}
+
+/// Where it is to be pushed, if anywhere.
+pub(super) fn target(object: &OverlaySnapshot) -> Result<Option<Target>, Failure> {
+    let spec = &object.spec;
+    let Some(repository) = &spec.repository else { return Ok(None) };
+    let format = match spec.format {
+        LayerFormat::Portable => Format::Portable,
+        LayerFormat::Native => Format::Native,
+    };
+    let compression = match spec.compression {
+        LayerCompression::Zstd => Compression::Zstd,
+        LayerCompression::Gzip => Compression::Gzip,
+        LayerCompression::None => Compression::None,
+    };
+    let to = repository.parse().map_err(invalid)?;
+    Ok(Some(Target { to, format, compression, secret: spec.push_secret_name.clone() }))
+}
+
+fn invalid(why: impl std::fmt::Display) -> Failure {
+    Failure::new(Class::Invalid, why)
+}

@@ -1,0 +1,219 @@
+//! Three threads for a layer: the caller's own makes the tar, one hashes it, and one compresses and writes it.
+//!
+//! ```text
+//!            ┌─▶ hash                            diff id
+//! caller ────┤
+//!   ▲        └─▶ compress ─▶ hash ─▶ out         digest, size
+//!   └── buffers ◀──┘
+//! ```
+//!
+//! zstd has threads of its own besides. Deliberately absent: gzip in pieces; who wants speed takes zstd.
+
+use std::{
+    io::{self, Write},
+    num::NonZero,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, Builder},
+};
+
+use flate2::write::GzEncoder;
+use zstd::stream::{raw::CParameter, write::Encoder};
+
+use super::PackError;
+use crate::{
+    changeset::{
+        Compression, Limits,
+        pipe::{Buffers, Piece, hash, join},
+    },
+    digest::{Digest, Digester},
+};
+
+/// zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
+/// Threads beyond which hashing is slower than they are. How many there are makes no difference to the bytes.
+const ZSTD_THREADS: u32 = 8;
+/// Bytes that one of them takes at a time: some MiB of memory for each.
+const ZSTD_JOB: u32 = 2 << 20;
+
+/// What became of the tar.
+pub(super) struct Written {
+    pub diff_id: Digest,
+    pub digest: Digest,
+    pub size: u64,
+    pub tar_bytes: u64,
+}
+
+/// Where the tar goes.
+#[derive(Debug)]
+pub(super) struct Sink {
+    buffers: Buffers,
+    buffer: Vec<u8>,
+    len: usize,
+    /// Bytes of the tar so far, and those that do not count for its ratio.
+    total: u64,
+    excused: u64,
+    limits: Limits,
+    to_hasher: Sender<Arc<Piece>>,
+    to_packer: Sender<Arc<Piece>>,
+}
+
+impl Sink {
+    /// What a reader takes.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// So many of the bytes are known to be zeros.
+    pub(super) fn excuse(&mut self, bytes: u64) {
+        self.excused += bytes;
+    }
+
+    /// Takes some bytes.
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), PackError> {
+        while !bytes.is_empty() {
+            let room = self.room()?;
+            let len = room.len().min(bytes.len());
+            room[..len].copy_from_slice(&bytes[..len]);
+            self.filled(len);
+            bytes = &bytes[len..];
+        }
+        Ok(())
+    }
+
+    /// Takes so many zeros.
+    pub(super) fn zeros(&mut self, mut count: u64) -> Result<(), PackError> {
+        while count > 0 {
+            let room = self.room()?;
+            let len = room.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+            room[..len].fill(0);
+            self.filled(len);
+            count -= len as u64;
+        }
+        Ok(())
+    }
+
+    /// Some room to write into, whose begin is then [`Sink::filled`]. There always is some.
+    pub(super) fn room(&mut self) -> Result<&mut [u8], PackError> {
+        if self.len == self.buffer.len() {
+            self.hand_on()?;
+            self.buffer = self.buffers.take();
+        }
+        Ok(&mut self.buffer[self.len..])
+    }
+
+    /// So much of the room is taken.
+    pub(super) fn filled(&mut self, len: usize) {
+        self.len += len;
+        self.total += len as u64;
+    }
+
+    fn hand_on(&mut self) -> Result<(), PackError> {
+        let len = std::mem::take(&mut self.len);
+        if len == 0 {
+            return Ok(());
+        }
+        if self.total > self.limits.tar_bytes {
+            return Err(PackError::TarBytes(self.limits.tar_bytes));
+        }
+        let piece = Arc::new(self.buffers.piece(std::mem::take(&mut self.buffer), len));
+        // The hasher goes only when this does.
+        let _ = self.to_hasher.send(Arc::clone(&piece));
+        self.to_packer.send(piece).map_err(|_| PackError::Stopped)
+    }
+}
+
+/// Has `write` write a tar, which goes to `out` compressed; answers what it answers.
+pub(super) fn run<T>(
+    compression: Compression,
+    limits: Limits,
+    out: &mut (dyn Write + Send),
+    write: impl FnOnce(&mut Sink) -> Result<T, PackError>,
+) -> Result<(T, Written), PackError> {
+    thread::scope(|scope| {
+        let (to_hasher, to_hash) = mpsc::channel();
+        let (to_packer, to_pack) = mpsc::channel();
+        let start = |name: &str| Builder::new().name(format!("pack-{name}"));
+        let hasher = start("hash").spawn_scoped(scope, || hash(to_hash));
+        let hasher = hasher.map_err(PackError::Thread)?;
+        let packer = start("write").spawn_scoped(scope, || compress(to_pack, compression, out));
+        let packer = packer.map_err(PackError::Thread)?;
+        let (buffers, buffer) = (Buffers::new(), Vec::new());
+        let Limits { ratio, ratio_free, .. } = limits;
+        let (len, total, excused) = (0, 0, 0);
+        let mut sink = Sink { buffers, buffer, len, total, excused, limits, to_hasher, to_packer };
+        let result = write(&mut sink).and_then(|answer| sink.hand_on().map(|()| answer));
+        let counted = sink.total - sink.excused;
+        drop(sink);
+        let packed = join(packer);
+        let (diff_id, tar_bytes) = join(hasher);
+        match (result, packed) {
+            (Err(error), _) if !matches!(error, PackError::Stopped) => Err(error),
+            (_, Err(source)) => Err(PackError::Output(source)),
+            (result, Ok((digest, size))) => {
+                let (answer, digest) = (result?, digest.unwrap_or(diff_id));
+                if counted > size.saturating_mul(ratio).max(ratio_free) {
+                    return Err(PackError::Ratio(ratio));
+                }
+                Ok((answer, Written { diff_id, digest, size, tar_bytes }))
+            }
+        }
+    })
+}
+
+/// Writes all pieces; answers the digest of what was written, if it is another than that of the tar, and its bytes.
+fn compress(
+    pieces: Receiver<Arc<Piece>>,
+    compression: Compression,
+    out: &mut (dyn Write + Send),
+) -> io::Result<(Option<Digest>, u64)> {
+    let digester = (compression != Compression::None).then(Digester::default);
+    let mut counted = Counted { out, digester, size: 0 };
+    match compression {
+        Compression::None => copy(pieces, &mut counted)?,
+        Compression::Gzip => {
+            let mut encoder = GzEncoder::new(&mut counted, flate2::Compression::default());
+            copy(pieces, &mut encoder)?;
+            encoder.finish()?;
+        }
+        Compression::Zstd => {
+            let mut encoder = Encoder::new(&mut counted, ZSTD_LEVEL)?;
+            encoder.include_checksum(true)?;
+            // At least one, because without threads it is cut into other blocks.
+            let cores = thread::available_parallelism().map_or(1, NonZero::get);
+            encoder.multithread((cores as u32).clamp(1, ZSTD_THREADS))?;
+            encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
+            copy(pieces, &mut encoder)?;
+            encoder.finish()?;
+        }
+    }
+    counted.flush()?;
+    Ok((counted.digester.map(Digester::finish), counted.size))
+}
+
+fn copy(pieces: Receiver<Arc<Piece>>, to: &mut dyn Write) -> io::Result<()> {
+    pieces.into_iter().try_for_each(|piece| to.write_all(&piece))
+}
+
+struct Counted<'o> {
+    out: &'o mut (dyn Write + Send),
+    digester: Option<Digester>,
+    size: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.out.write(bytes)?;
+        if let Some(digester) = &mut self.digester {
+            digester.update(&bytes[..len]);
+        }
+        self.size += len as u64;
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

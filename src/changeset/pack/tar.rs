@@ -1,0 +1,408 @@
+//! Entries of a tar: ustar headers, with pax records in front of those that they do not hold.
+//!
+//! Deliberately absent: prefixes of names (the other field of a ustar header), because tools split names differently, and a
+//! tar of the same names would not be the same.
+
+use std::os::unix::fs::FileExt as _;
+
+use tar::Header;
+
+use super::{PackError, out::Sink, state::State};
+use crate::{
+    changeset::{
+        error::EntryName,
+        header::BLOCK,
+        path::{PATH_MOST, parts},
+        pax::DATA,
+    },
+    erofs::Time,
+};
+
+/// What fits in a field of 12 octal digits with its NUL, and in one of 8.
+const LONG_MOST: u64 = (8 << 30) - 1;
+const SHORT_MOST: u32 = (1 << 21) - 1;
+/// Bytes of a name in a header.
+const NAME_MOST: usize = 100;
+/// Bytes of records in front of one header that readers take.
+const RECORDS_MOST: usize = 1 << 20;
+/// Parts of a path that a layer may have.
+pub(super) const DEPTH_MOST: usize = 256;
+/// Files with fewer bytes have no holes worth a map.
+const HOLES_FROM: u64 = 64 << 10;
+/// Zeros that were written count as a hole if there are so many, and in a place that is a multiple of it.
+const ZEROS: u64 = 64 << 10;
+/// How many such holes a file has at most: its map has to fit in a record.
+const ZEROS_MOST: usize = 10_000;
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind<'e> {
+    File,
+    Folder,
+    Symlink(&'e [u8]),
+    /// One more name of what stands at this path.
+    Link(&'e [u8]),
+    Fifo,
+    /// A character device 0:0.
+    Whiteout,
+}
+
+impl Kind<'_> {
+    fn flag(self) -> u8 {
+        match self {
+            Self::File => b'0',
+            Self::Link(_) => b'1',
+            Self::Symlink(_) => b'2',
+            Self::Whiteout => b'3',
+            Self::Folder => b'5',
+            Self::Fifo => b'6',
+        }
+    }
+}
+
+/// How the holes of a file are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holes {
+    /// As zeros, with a map beside them that nobody needs.
+    Zeros,
+    /// Not at all.
+    Sparse,
+}
+
+/// A tar under way.
+#[derive(Debug)]
+pub(super) struct Tar<'s> {
+    sink: &'s mut Sink,
+    entries: u64,
+    /// Of every kind.
+    headers: u64,
+}
+
+/// Pax records, in the order in which they are added.
+#[derive(Debug, Default)]
+struct Records(Vec<u8>);
+
+impl Records {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        // A space, an equals sign and a newline; and its own digits, of which a longer number has more.
+        let rest = key.len() + value.len() + 3;
+        let mut len = rest + 1;
+        while len != rest + digits(len) {
+            len = rest + digits(len);
+        }
+        self.0.extend_from_slice(len.to_string().as_bytes());
+        for part in [b" ", key, b"=", value, b"\n"] {
+            self.0.extend_from_slice(part);
+        }
+    }
+}
+
+fn digits(number: usize) -> usize {
+    number.to_string().len()
+}
+
+impl<'s> Tar<'s> {
+    pub(super) fn new(sink: &'s mut Sink) -> Self {
+        Self { sink, entries: 0, headers: 0 }
+    }
+
+    /// Writes an entry without content. The root's path is empty.
+    pub(super) fn entry(
+        &mut self,
+        path: &[u8],
+        kind: Kind<'_>,
+        state: &State,
+        marks: &[(&str, &[u8])],
+    ) -> Result<(), PackError> {
+        self.head(path, path, kind, 0, state, &Records::default(), marks)
+    }
+
+    /// Writes a file of which `data` are the parts that are no holes, read from `content`.
+    pub(super) fn file(
+        &mut self,
+        path: &[u8],
+        state: &State,
+        holes: Holes,
+        marks: &[(&str, &[u8])],
+        content: &std::fs::File,
+        data: &[(u64, u64)],
+    ) -> Result<(), PackError> {
+        let mut records = Records::default();
+        let (size, limit) = (state.size, self.sink.limits().tar_bytes);
+        if size > limit {
+            return Err(PackError::FileBytes { path: EntryName::new(path), bytes: size, limit });
+        }
+        let stored: u64 = data.iter().map(|(_, len)| len).sum();
+        let has_holes = stored < size;
+        if !has_holes || holes == Holes::Zeros {
+            if has_holes {
+                records.add(DATA, list(data, ",").as_bytes());
+            }
+            self.head(path, path, Kind::File, size, state, &records, marks)?;
+            self.sink.excuse(size - stored);
+            let mut at = 0;
+            for (begin, len) in data {
+                self.sink.zeros(begin - at)?;
+                self.content(path, content, *begin, *len)?;
+                at = begin + len;
+            }
+            self.sink.zeros(size - at)?;
+            return self.pad(size);
+        }
+        for (key, value) in [("major", b"1".as_slice()), ("minor", b"0"), ("name", path)] {
+            records.add(format!("GNU.sparse.{key}").as_bytes(), value);
+        }
+        records.add(b"GNU.sparse.realsize", size.to_string().as_bytes());
+        // The map: how many pieces, and each one's offset and length, one number a line, filled up to whole blocks. GNU tar takes
+        // a hole at the end from an empty piece there.
+        let mut pieces = data.to_vec();
+        if data.last().is_none_or(|(begin, len)| begin + len < size) {
+            pieces.push((size, 0));
+        }
+        let mut map = format!("{}\n{}\n", pieces.len(), list(&pieces, "\n")).into_bytes();
+        map.resize(map.len().next_multiple_of(BLOCK), 0);
+        let stored = map.len() as u64 + stored;
+        self.head(path, b"GNUSparseFile.0", Kind::File, stored, state, &records, marks)?;
+        self.sink.write(&map)?;
+        for (begin, len) in data {
+            self.content(path, content, *begin, *len)?;
+        }
+        self.pad(stored)
+    }
+
+    /// Ends the tar; answers how many entries it has.
+    pub(super) fn finish(self) -> Result<u64, PackError> {
+        self.sink.zeros(2 * BLOCK as u64)?;
+        Ok(self.entries)
+    }
+
+    /// Writes a header with all that stands in front of it. `path` is the entry's, `shown` the one that its header names.
+    #[expect(clippy::too_many_arguments, reason = "as many as a header has to be made of")]
+    fn head(
+        &mut self,
+        path: &[u8],
+        shown: &[u8],
+        kind: Kind<'_>,
+        size: u64,
+        state: &State,
+        more: &Records,
+        marks: &[(&str, &[u8])],
+    ) -> Result<(), PackError> {
+        if path.len() > PATH_MOST || parts(path).count() > DEPTH_MOST {
+            return Err(PackError::Deep(EntryName::new(path)));
+        }
+        let name = match (shown, kind) {
+            (b"", _) => b"./".to_vec(),
+            (_, Kind::Folder) => [shown, b"/"].concat(),
+            _ => shown.to_vec(),
+        };
+        let link = match kind {
+            Kind::Symlink(target) | Kind::Link(target) => target,
+            _ => b"",
+        };
+        let mut header = Header::new_ustar();
+        let mut records = Records::default();
+        let fields = header.as_old_mut();
+        fields.linkflag = [kind.flag()];
+        put(&mut fields.name, &name, b"path", &mut records);
+        put(&mut fields.linkname, link, b"linkpath", &mut records);
+        number(size, LONG_MOST, "size", &mut records, |size| header.set_size(size));
+        let short = u64::from(SHORT_MOST);
+        number(state.uid.into(), short, "uid", &mut records, |uid| header.set_uid(uid));
+        number(state.gid.into(), short, "gid", &mut records, |gid| header.set_gid(gid));
+        let whole = u64::try_from(state.mtime.seconds).ok().filter(|whole| *whole <= LONG_MOST);
+        header.set_mtime(whole.unwrap_or(0));
+        if whole.is_none() || state.mtime.nanos > 0 {
+            records.add(b"mtime", text(state.mtime).as_bytes());
+        }
+        header.set_mode(state.mode);
+        if kind == Kind::Whiteout {
+            for field in [329..337, 337..345] {
+                header.as_mut_bytes()[field].copy_from_slice(b"0000000\0");
+            }
+        }
+        records.0.extend_from_slice(&more.0);
+        let own = state.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+        let marks = marks.iter().map(|(name, value)| (name.as_bytes(), *value));
+        let limit = self.sink.limits().xattr_bytes;
+        let mut bytes = 0;
+        for (name, value) in own.chain(marks) {
+            bytes += (name.len() + value.len()) as u64;
+            if name.contains(&b'=') {
+                let (path, name) = (EntryName::new(path), EntryName::new(name));
+                return Err(PackError::Xattr { path, name });
+            }
+            records.add(&[b"SCHILY.xattr.", name].concat(), value);
+        }
+        if bytes > limit {
+            return Err(PackError::Attributes { path: EntryName::new(path), bytes, limit });
+        }
+        self.records(path, &records)?;
+        self.entries += 1;
+        self.header(&mut header)
+    }
+
+    fn header(&mut self, header: &mut Header) -> Result<(), PackError> {
+        self.headers += 1;
+        let most = self.sink.limits().entries;
+        if self.headers > most {
+            return Err(PackError::Entries(most));
+        }
+        header.set_cksum();
+        self.sink.write(header.as_bytes())
+    }
+
+    fn records(&mut self, path: &[u8], Records(records): &Records) -> Result<(), PackError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        if records.len() > RECORDS_MOST {
+            let (bytes, limit) = (records.len() as u64, RECORDS_MOST as u64);
+            return Err(PackError::Attributes { path: EntryName::new(path), bytes, limit });
+        }
+        let mut header = Header::new_ustar();
+        header.as_old_mut().linkflag = [b'x'];
+        header.as_old_mut().name[..15].copy_from_slice(b"PaxHeaders.0/of");
+        header.set_size(records.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        self.header(&mut header)?;
+        self.sink.write(records)?;
+        self.pad(records.len() as u64)
+    }
+
+    /// Hands a part of a file on, without a copy.
+    fn content(
+        &mut self,
+        path: &[u8],
+        content: &std::fs::File,
+        mut at: u64,
+        mut len: u64,
+    ) -> Result<(), PackError> {
+        while len > 0 {
+            let room = self.sink.room()?;
+            let most = room.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+            let read = match content.read_at(&mut room[..most], at) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+                read => read,
+            };
+            let read = read.map_err(PackError::reading(path))?;
+            self.sink.filled(read);
+            (at, len) = (at + read as u64, len - read as u64);
+        }
+        Ok(())
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), PackError> {
+        self.sink.zeros(size.next_multiple_of(BLOCK as u64) - size)
+    }
+}
+
+/// The parts of a file that are no holes, of one that may have some.
+pub(super) fn data(content: &std::fs::File, size: u64) -> std::io::Result<Vec<(u64, u64)>> {
+    match size {
+        0 => Ok(Vec::new()),
+        size if size < HOLES_FROM => Ok(vec![(0, size)]),
+        _ => without_zeros(content, crate::sys::inside::data(content)?),
+    }
+}
+
+/// The parts of these that are more than zeros. What was written lately is in memory still, so to read it twice costs little.
+fn without_zeros(
+    content: &std::fs::File,
+    data: Vec<(u64, u64)>,
+) -> std::io::Result<Vec<(u64, u64)>> {
+    let (mut block, mut found, mut holes) = (vec![0; ZEROS as usize], Vec::new(), 0);
+    for (begin, len) in data {
+        let (mut from, mut at, end) = (begin, begin, begin + len);
+        while at < end {
+            let next = (at / ZEROS + 1).saturating_mul(ZEROS).min(end);
+            if next - at == ZEROS && holes < ZEROS_MOST {
+                content.read_exact_at(&mut block, at)?;
+                if block.iter().all(|byte| *byte == 0) {
+                    if at > from {
+                        found.push((from, at - from));
+                        holes += 1;
+                    }
+                    from = next;
+                }
+            }
+            at = next;
+        }
+        if end > from {
+            found.push((from, end - from));
+        }
+    }
+    Ok(found)
+}
+
+fn list(data: &[(u64, u64)], between: &str) -> String {
+    let pairs = data.iter().map(|(begin, len)| format!("{begin}{between}{len}"));
+    pairs.collect::<Vec<_>>().join(between)
+}
+
+/// Puts a text where it fits; else its begin, and all of it in a record.
+fn put(field: &mut [u8; NAME_MOST], text: &[u8], key: &[u8], records: &mut Records) {
+    let len = text.len().min(NAME_MOST);
+    field[..len].copy_from_slice(&text[..len]);
+    if text.len() > NAME_MOST {
+        records.add(key, text);
+    }
+}
+
+/// Puts a number where it fits; else 0, and itself in a record.
+fn number(value: u64, most: u64, key: &str, records: &mut Records, put: impl FnOnce(u64)) {
+    if value > most {
+        records.add(key.as_bytes(), value.to_string().as_bytes());
+    }
+    put(if value > most { 0 } else { value });
+}
+
+/// A time as a decimal number; before 1970 the fraction counts away from 0.
+fn text(time: Time) -> String {
+    let Time { seconds, nanos } = time;
+    let (sign, whole, nanos) = match (seconds < 0, nanos) {
+        (false, nanos) => ("", seconds.unsigned_abs(), nanos),
+        (true, 0) => ("-", seconds.unsigned_abs(), 0),
+        (true, nanos) => ("-", seconds.unsigned_abs() - 1, 1_000_000_000 - nanos),
+    };
+    let text = format!("{sign}{whole}.{nanos:09}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_counts_its_own_digits() {
+        for (value, expected) in
+            [(1, "9 size=0\n"), (2, "11 size=00\n"), (91, "101 size="), (90, "99 size=")]
+        {
+            let mut records = Records::default();
+            records.add(b"size", "0".repeat(value).as_bytes());
+            let text = String::from_utf8(records.0).unwrap();
+            assert!(text.starts_with(expected), "{text}");
+            let len: usize = text.split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(len, text.len());
+        }
+    }
+
+    #[test]
+    fn times_are_decimal_numbers() {
+        for (seconds, nanos, expected) in [
+            (0, 0, "0"),
+            (100, 0, "100"),
+            (1_700_000_000, 120_000_000, "1700000000.12"),
+            (-1, 0, "-1"),
+            (-2, 500_000_000, "-1.5"),
+            (-1, 750_000_000, "-0.25"),
+            (i64::MIN, 0, "-9223372036854775808"),
+        ] {
+            assert_eq!(text(Time { seconds, nanos }), expected);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Volumes on real overlays, and their trees as values that can be compared.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    fs,
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileTypeExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use super::*;
+use crate::{
+    changeset::{Limits, Unpacked, layer_to_erofs, native_to_erofs},
+    sys::{
+        inside::Inside,
+        mounts::{Attrs, Param, Request, mount_image},
+        scratch::Scratch,
+    },
+};
+
+pub(super) type Layer = Arc<Detached>;
+/// Every path with all that is known of it, but for its other names.
+pub(super) type Tree = BTreeMap<String, String>;
+
+pub(super) struct Bench {
+    pub(super) scratch: Scratch,
+    made: Cell<u32>,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self { scratch: Scratch::new(), made: Cell::new(0) }
+    }
+
+    fn folder(&self, what: &str) -> PathBuf {
+        self.made.set(self.made.get() + 1);
+        self.scratch.folder(&format!("{what}-{}", self.made.get()))
+    }
+
+    /// A layer that is a folder with this in it.
+    pub(super) fn base(&self, fill: impl FnOnce(&Path)) -> Layer {
+        let folder = self.folder("base");
+        fill(&folder);
+        Arc::new(LinuxMounts.open_dir(&folder).unwrap())
+    }
+
+    fn overlay(&self, below: &[Layer], writable: Option<(&Path, &Path)>) -> Detached {
+        let mut params: Vec<_> =
+            below.iter().rev().map(|layer| Param::Tree("lowerdir+", layer.clone())).collect();
+        if below.len() < 2 {
+            params.push(Param::Tree("lowerdir+", self.base(|_| {})));
+        }
+        let open = |path| Arc::new(LinuxMounts.open_dir(path).unwrap());
+        if let Some((upper, work)) = writable {
+            params.push(Param::Tree("upperdir", open(upper)));
+            params.push(Param::Tree("workdir", open(work)));
+        }
+        for (key, value) in
+            [("redirect_dir", "on"), ("metacopy", "on"), ("index", "off"), ("xino", "off")]
+        {
+            params.push(Param::Text(key, value.to_owned()));
+        }
+        let attrs = Attrs { read_only: writable.is_none(), ..Attrs::default() };
+        let request = Request { fs_type: "overlay", source: "test".to_owned(), params, attrs };
+        LinuxMounts.create(&request).unwrap()
+    }
+
+    /// What a volume on these layers, bottom first, writes: its upper.
+    pub(super) fn write(&self, below: &[Layer], work: impl FnOnce(&Path)) -> Layer {
+        let (upper, target) = (self.folder("upper"), self.folder("target"));
+        let overlay = self.overlay(below, Some((&upper, &self.folder("work"))));
+        LinuxMounts.attach(overlay, &target).unwrap();
+        work(&target);
+        LinuxMounts.unmount(&target).unwrap();
+        Arc::new(LinuxMounts.open_dir(&upper).unwrap())
+    }
+
+    /// What a volume on these layers shows.
+    pub(super) fn view(&self, stack: &[Layer]) -> Detached {
+        self.overlay(stack, None)
+    }
+
+    pub(super) fn tree(&self, stack: &[Layer]) -> Tree {
+        tree(&self.view(stack)).0
+    }
+
+    /// Packs the topmost `own` layers of a stack.
+    pub(super) fn pack(&self, stack: &[Layer], own: usize, packing: &Packing) -> (Packed, Vec<u8>) {
+        let mut out = Vec::new();
+        let own: Vec<&Detached> = stack[stack.len() - own..].iter().map(|layer| &**layer).collect();
+        let packed = pack(&own, &self.view(stack), packing, &mut out).unwrap();
+        (packed, out)
+    }
+
+    /// The layer that comes of it elsewhere.
+    pub(super) fn unpack(&self, blob: &[u8], packing: &Packing) -> (Unpacked, Layer) {
+        let path = self.folder("image").join("layer.erofs");
+        let image = fs::File::create_new(&path).unwrap();
+        let limits = Limits::default();
+        let unpack = match packing.format {
+            Format::Portable => layer_to_erofs,
+            Format::Native => native_to_erofs,
+        };
+        let uuid = [self.made.get() as u8; 16];
+        let unpacked = unpack(blob, packing.compression, uuid, &image, &limits).unwrap();
+        (unpacked, Arc::new(mount_image(&LinuxMounts, &path).unwrap()))
+    }
+
+    /// Packs the topmost layers of a stack as one, and puts what comes of it on the others.
+    pub(super) fn there_and_back(
+        &self,
+        stack: &[Layer],
+        own: usize,
+        packing: &Packing,
+    ) -> Vec<Layer> {
+        let (packed, blob) = self.pack(stack, own, packing);
+        let (unpacked, layer) = self.unpack(&blob, packing);
+        assert_eq!(unpacked.diff_id, packed.diff_id);
+        [&stack[..stack.len() - own], &[layer]].concat()
+    }
+}
+
+/// All that a tree shows, and which names are one file's.
+pub(super) fn tree(view: &Detached) -> (Tree, Vec<Vec<String>>) {
+    let (mut tree, mut files) = (Tree::new(), BTreeMap::<(u64, u64), Vec<String>>::new());
+    walk(&view.path().join("."), &Inside::root(view).unwrap(), "", &mut tree, &mut files);
+    let mut groups: Vec<_> = files.into_values().filter(|names| names.len() > 1).collect();
+    groups.iter_mut().for_each(|names| names.sort_unstable());
+    groups.sort_unstable();
+    (tree, groups)
+}
+
+fn walk(
+    path: &Path,
+    entry: &Inside,
+    name: &str,
+    tree: &mut Tree,
+    files: &mut BTreeMap<(u64, u64), Vec<String>>,
+) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    let kind = metadata.file_type();
+    let content = if kind.is_symlink() {
+        format!("{:?}", fs::read_link(path).unwrap())
+    } else if kind.is_file() {
+        format!("{} {}", metadata.len(), Digest::of(&fs::read(path).unwrap()))
+    } else {
+        assert!(kind.is_dir() || kind.is_fifo(), "{name}");
+        String::new()
+    };
+    let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
+    let time = format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec());
+    let mut xattrs = entry.xattrs().unwrap();
+    xattrs.sort_unstable();
+    tree.insert(name.to_owned(), format!("{mode:o} {uid}:{gid} {time} {xattrs:?} {content}"));
+    if kind.is_dir() {
+        for child in fs::read_dir(path).unwrap() {
+            let child = child.unwrap().file_name();
+            let bytes = child.as_bytes();
+            let inside = entry.entry(bytes).unwrap().unwrap();
+            let name = format!("{name}/{}", bytes.escape_ascii());
+            walk(&path.join(&child), &inside, &name, tree, files);
+        }
+    } else {
+        files.entry((metadata.dev(), metadata.ino())).or_default().push(name.to_owned());
+    }
+}
+
+/// Runs lines of shell in a folder.
+pub(super) fn shell(folder: &Path, lines: &str) {
+    let done = Command::new("sh").args(["-euc", lines]).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+/// Fails with the paths that differ.
+pub(super) fn assert_same(found: &Tree, expected: &Tree, why: &str) {
+    let paths: std::collections::BTreeSet<_> = found.keys().chain(expected.keys()).collect();
+    let differing: Vec<_> = paths
+        .into_iter()
+        .filter(|path| found.get(*path) != expected.get(*path))
+        .map(|path| {
+            format!("{path}\n  found    {:?}\n  expected {:?}", found.get(path), expected.get(path))
+        })
+        .collect();
+    assert!(differing.is_empty(), "{why}\n{}", differing.join("\n"));
+}

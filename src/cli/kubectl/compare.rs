@@ -1,0 +1,184 @@
+//! What differs between two trees that lie on one base.
+//!
+//! Deliberately absent: a look into the base. Where it would decide, the answer names both that it can be.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::sides::{Content, Entry, Kind, Node, Place, Side, beneath};
+
+/// How a path differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Change {
+    /// Only the second has it.
+    Added,
+    /// Both have it.
+    Changed,
+    /// Only the first has it.
+    Removed,
+    /// The second has it; whether the first has it the base knows.
+    AddedOrChanged,
+    /// The first has it; whether the second has it the base knows.
+    RemovedOrChanged,
+}
+
+impl Change {
+    /// As it is listed.
+    pub(super) fn letters(self) -> &'static str {
+        match self {
+            Self::Added => "A",
+            Self::Changed => "C",
+            Self::Removed => "D",
+            Self::AddedOrChanged => "AC",
+            Self::RemovedOrChanged => "CD",
+        }
+    }
+}
+
+/// A path that differs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) path: Vec<u8>,
+    pub(super) change: Change,
+    /// What it is in the second, or was in the first, as far as that is known.
+    pub(super) kind: Option<&'static str>,
+    /// Bytes of that, if it is a file.
+    pub(super) size: Option<u64>,
+    /// In what respects, as far as that is known.
+    pub(super) respects: Vec<&'static str>,
+}
+
+/// What a side has at a path.
+enum State<'s> {
+    Known(&'s Entry),
+    Base(&'s [u8]),
+    Absent,
+}
+
+/// All that differs, by path. Of a folder that is gone, what was in it is not named.
+pub(super) fn compare(first: &Side, second: &Side) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    let root = |side: &Side| side.0.place(&Some(Vec::new()), b"");
+    let pair = (At(Some(&first.0), root(first)), At(Some(&second.0), root(second)));
+    below(&[], &pair, &mut differences);
+    differences
+}
+
+/// A place of a side: what is known of it, and what shows of the base.
+struct At<'s>(Option<&'s Node>, Place);
+
+impl<'s> At<'s> {
+    fn child(&self, name: &[u8]) -> Self {
+        let node = self.0.and_then(|node| node.children.get(name));
+        match node {
+            Some(found) => At(node, found.place(&self.1, name)),
+            None => At(None, beneath(&self.1, name)),
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'s [u8]> {
+        self.0.into_iter().flat_map(|node| node.children.keys().map(Vec::as_slice))
+    }
+
+    fn state(&self) -> State<'_> {
+        match (self.0.and_then(|node| node.entry.as_ref()), &self.1) {
+            (Some(entry), _) => State::Known(entry),
+            (None, Some(base)) => State::Base(base),
+            (None, None) => State::Absent,
+        }
+    }
+
+    /// A folder in which nothing of the base shows.
+    fn is_emptied(&self) -> bool {
+        matches!(self.state(), State::Known(entry) if entry.kind == Kind::Folder && self.1.is_none())
+    }
+}
+
+fn below(path: &[u8], (first, second): &(At<'_>, At<'_>), out: &mut Vec<Difference>) {
+    let names: BTreeSet<_> = first.names().chain(second.names()).collect();
+    for name in names {
+        let path = if path.is_empty() { name.to_vec() } else { [path, name].join(&b'/') };
+        let pair = (first.child(name), second.child(name));
+        let found = difference(&path, &pair);
+        let is_gone = found.as_ref().is_some_and(|found| found.change == Change::Removed)
+            && pair.1.names().next().is_none();
+        out.extend(found);
+        if !is_gone {
+            below(&path, &pair, out);
+        }
+    }
+}
+
+fn difference(path: &[u8], (first, second): &(At<'_>, At<'_>)) -> Option<Difference> {
+    let mut respects = Vec::new();
+    let (change, entry) = match (first.state(), second.state()) {
+        (State::Absent, State::Absent) => return None,
+        (State::Base(one), State::Base(other)) if one == other => return None,
+        (State::Base(_), State::Base(_)) => (Change::Changed, None),
+        (State::Known(one), State::Known(other)) => {
+            respects = differing(one, other);
+            (Change::Changed, Some(other))
+        }
+        (State::Absent, State::Known(entry)) => (Change::Added, Some(entry)),
+        (State::Absent, State::Base(_)) => (Change::Added, None),
+        (State::Known(entry), State::Absent) => (Change::Removed, Some(entry)),
+        (State::Base(_), State::Absent) => (Change::Removed, None),
+        (State::Base(_), State::Known(entry)) => (Change::AddedOrChanged, Some(entry)),
+        (State::Known(entry), State::Base(_)) => (Change::RemovedOrChanged, Some(entry)),
+    };
+    if second.is_emptied() && first.1.is_some() {
+        respects.push("emptied");
+    }
+    if matches!((first.state(), second.state()), (State::Known(_), State::Known(_)))
+        && respects.is_empty()
+    {
+        return None;
+    }
+    let size = entry.and_then(|entry| match entry.kind {
+        Kind::File { size, .. } => Some(size),
+        _ => None,
+    });
+    let kind = entry.map(|entry| kind(&entry.kind));
+    Some(Difference { path: path.to_vec(), change, kind, size, respects })
+}
+
+/// In what two entries differ.
+fn differing(one: &Entry, other: &Entry) -> Vec<&'static str> {
+    let content = |entry: &Entry| match &entry.kind {
+        Kind::File { content, .. } => Some(content.clone()),
+        Kind::Symlink(target) => Some(Content::Base(target.clone())),
+        Kind::Link(target) => Some(Content::Base(target.clone())),
+        Kind::Folder | Kind::Fifo => None,
+    };
+    let size = |entry: &Entry| match entry.kind {
+        Kind::File { size, .. } => Some(size),
+        _ => None,
+    };
+    let is_other_kind = kind(&one.kind) != kind(&other.kind);
+    [
+        ("type", is_other_kind),
+        ("size", !is_other_kind && size(one) != size(other)),
+        ("content", !is_other_kind && content(one) != content(other)),
+        ("mode", one.mode != other.mode),
+        ("owner", one.owner != other.owner),
+        ("xattrs", one.xattrs != other.xattrs),
+    ]
+    .into_iter()
+    .filter_map(|(respect, differs)| differs.then_some(respect))
+    .collect()
+}
+
+fn kind(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::File { .. } | Kind::Link(_) => "file",
+        Kind::Folder => "folder",
+        Kind::Symlink(_) => "symlink",
+        Kind::Fifo => "fifo",
+    }
+}
+
+#[cfg(test)]
+#[path = "compare_tests.rs"]
+mod tests;

@@ -1,0 +1,258 @@
+//! Pods as the API server has them: whether a volume can be snapshotted, and what a fork of a pod looks like.
+//!
+//! Deliberately absent: Kubernetes' types, which know the fields of one version only. A fork keeps what is not understood here.
+
+use anyhow::bail;
+use serde_json::{Map, Value, json};
+
+/// On each fork, of which pod it is one. A label, so that all of them can be named at once.
+pub(super) const FORK_OF: &str = "ovl.csi.dev/fork-of";
+/// Bytes of a label's value.
+const LABEL_MAX: usize = 63;
+/// Where the API server mounts a ServiceAccount's token.
+const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Fields of a pod's spec that say what the API server would say by itself.
+const DEFAULTS: [(&str, &str); 8] = [
+    ("dnsPolicy", "\"ClusterFirst\""),
+    ("enableServiceLinks", "true"),
+    ("preemptionPolicy", "\"PreemptLowerPriority\""),
+    ("restartPolicy", "\"Always\""),
+    ("schedulerName", "\"default-scheduler\""),
+    ("securityContext", "{}"),
+    ("serviceAccountName", "\"default\""),
+    ("terminationGracePeriodSeconds", "30"),
+];
+/// The same of a container.
+const CONTAINER_DEFAULTS: [(&str, &str); 3] = [
+    ("resources", "{}"),
+    ("terminationMessagePath", "\"/dev/termination-log\""),
+    ("terminationMessagePolicy", "\"File\""),
+];
+/// What others write into a spec: the scheduler, admission, `kubectl debug`. `serviceAccount` is the old name of another field.
+const NOT_THE_AUTHORS: [&str; 4] =
+    ["nodeName", "priority", "serviceAccount", "ephemeralContainers"];
+/// Labels by which a controller knows its own pods. With one of these it would take a fork for a pod of its own, and delete it.
+const CONTROLLERS: [&str; 9] = [
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-completion-index",
+    "batch.kubernetes.io/job-name",
+    "controller-revision-hash",
+    "controller-uid",
+    "job-name",
+    "pod-template-hash",
+    "statefulset.kubernetes.io/pod-name",
+];
+/// What `kubectl apply` notes down of the pod that it made.
+const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// What a fork is to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fork<'a> {
+    /// Its name.
+    pub(super) name: &'a str,
+    /// The volume that is made of a snapshot.
+    pub(super) volume: &'a str,
+    /// That snapshot.
+    pub(super) snapshot: &'a str,
+    /// The node that it has to run on, where the snapshot is on no other.
+    pub(super) node: Option<&'a str>,
+    pub(super) keep_labels: bool,
+    pub(super) keep_annotations: bool,
+}
+
+/// Whether a pod's volume can be snapshotted.
+///
+/// # Errors
+/// Why not, and what there is instead.
+pub(super) fn check(pod: &Value, volume: &str, driver: &str) -> anyhow::Result<()> {
+    let name = text(&pod["metadata"]["name"]);
+    let of_ours = || match volumes(pod, driver).join(", ") {
+        none if none.is_empty() => format!("it has no volume of {driver} at all"),
+        ours => format!("its volumes of {driver} are: {ours}"),
+    };
+    let found = list(&pod["spec"]["volumes"]).iter().find(|found| found["name"] == volume);
+    let Some(found) = found else { bail!("pod {name} has no volume {volume}: {}", of_ours()) };
+    if found["csi"]["driver"] != driver {
+        let mut fields = found.as_object().into_iter().flat_map(Map::keys);
+        let kind = fields.find(|field| *field != "name").map_or("other", String::as_str);
+        bail!("volume {volume} of pod {name} is no csi volume of {driver} ({kind}): {}", of_ours());
+    }
+    if found["csi"]["readOnly"] == true {
+        bail!("volume {volume} of pod {name} is readOnly: nothing was written to it");
+    }
+    Ok(())
+}
+
+/// The volumes of a pod that are the driver's.
+pub(super) fn volumes<'p>(pod: &'p Value, driver: &str) -> Vec<&'p str> {
+    let all = list(&pod["spec"]["volumes"]).iter();
+    all.filter(|v| v["csi"]["driver"] == driver).map(|v| text(&v["name"])).collect()
+}
+
+/// The volumes of a pod that are made of a snapshot.
+pub(super) fn made_of<'p>(pod: &'p Value, snapshot: &str, driver: &str) -> Vec<&'p str> {
+    let volumes = list(&pod["spec"]["volumes"]).iter();
+    let made = volumes.filter(|volume| {
+        let csi = &volume["csi"];
+        csi["driver"] == driver && csi["volumeAttributes"]["snapshot"] == snapshot
+    });
+    made.map(|volume| text(&volume["name"])).collect()
+}
+
+/// The claims that a pod mounts: its forks mount the same.
+pub(super) fn claims(pod: &Value) -> Vec<&str> {
+    let volumes = list(&pod["spec"]["volumes"]).iter();
+    volumes.filter_map(|v| v["persistentVolumeClaim"]["claimName"].as_str()).collect()
+}
+
+/// A pod like `pod`, as its author would write it, but for one volume.
+pub(super) fn fork(pod: &Value, fork: &Fork<'_>) -> Value {
+    let source = text(&pod["metadata"]["name"]);
+    let mut spec = pod["spec"].clone();
+    clean(&mut spec, source);
+    for volume in list_of(&mut spec, "volumes") {
+        if volume["name"] == fork.volume {
+            restored(&mut volume["csi"], fork.snapshot);
+        }
+    }
+    if let Some(node) = fork.node {
+        bind(&mut spec, node);
+    }
+    let mut metadata = json!({ "name": fork.name, "namespace": pod["metadata"]["namespace"] });
+    let mut labels = kept(&pod["metadata"]["labels"], fork.keep_labels, &CONTROLLERS);
+    if source.len() <= LABEL_MAX {
+        labels.insert(FORK_OF.to_owned(), source.into());
+    }
+    let annotations = kept(&pod["metadata"]["annotations"], fork.keep_annotations, &[APPLIED]);
+    for (key, map) in [("labels", labels), ("annotations", annotations)] {
+        if !map.is_empty() {
+            metadata[key] = Value::Object(map);
+        }
+    }
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
+}
+
+/// The entries of a map, if they are kept, without some.
+fn kept(map: &Value, keep: bool, without: &[&str]) -> Map<String, Value> {
+    let entries = map.as_object().filter(|_| keep).into_iter().flatten();
+    let entries = entries.filter(|(key, _)| !without.contains(&key.as_str()));
+    entries.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Names the snapshot instead of images: it brings its own.
+fn restored(csi: &mut Value, snapshot: &str) {
+    let mut attributes = csi["volumeAttributes"].as_object().cloned().unwrap_or_default();
+    for key in ["image", "images"] {
+        attributes.remove(key);
+    }
+    attributes.insert("snapshot".to_owned(), snapshot.into());
+    csi["volumeAttributes"] = Value::Object(attributes);
+}
+
+/// Takes away what the API server, admission and the scheduler have added.
+fn clean(spec: &mut Value, name: &str) {
+    let Some(fields) = spec.as_object_mut() else { return };
+    fields.retain(|field, _| !NOT_THE_AUTHORS.contains(&field.as_str()));
+    if fields.contains_key("priorityClassName") {
+        // The class says it.
+        fields.remove("preemptionPolicy");
+    }
+    if fields.get("hostname").and_then(Value::as_str) == Some(name) {
+        // A StatefulSet's pods are called so; a fork has a name of its own.
+        fields.remove("hostname");
+    }
+    without_defaults(fields, &DEFAULTS);
+    let tokens = tokens(spec);
+    retain(spec, "volumes", |volume| !tokens.iter().any(|token| volume["name"] == **token));
+    retain(spec, "tolerations", |toleration| !is_added(toleration));
+    for containers in ["containers", "initContainers"] {
+        for container in list_of(spec, containers) {
+            retain(container, "volumeMounts", |m| !tokens.iter().any(|t| m["name"] == **t));
+            if let Some(fields) = container.as_object_mut() {
+                without_defaults(fields, &CONTAINER_DEFAULTS);
+            }
+        }
+    }
+}
+
+fn without_defaults(fields: &mut Map<String, Value>, defaults: &[(&str, &str)]) {
+    for (field, default) in defaults {
+        let is_default = |value: &Value| default.parse::<Value>().is_ok_and(|d| d == *value);
+        if fields.get(*field).is_some_and(is_default) {
+            fields.remove(*field);
+        }
+    }
+}
+
+/// The names of the volumes that admission has added for the ServiceAccount's token.
+fn tokens(spec: &Value) -> Vec<String> {
+    let volumes = list(&spec["volumes"]).iter();
+    let at_folder = |name: &str| {
+        let containers = ["containers", "initContainers"].iter().flat_map(|c| list(&spec[*c]));
+        let mut mounts = containers.flat_map(|container| list(&container["volumeMounts"]));
+        mounts.any(|mount| mount["name"] == name && mount["mountPath"] == TOKEN_FOLDER)
+    };
+    let is_token = |volume: &&Value| {
+        let name = text(&volume["name"]);
+        let projected = volume["projected"].is_object() && name.starts_with("kube-api-access-");
+        // As clusters did it before there were tokens that end.
+        let secret = volume["secret"].is_object() && name.contains("-token-");
+        projected || secret && at_folder(name)
+    };
+    volumes.filter(is_token).map(|volume| text(&volume["name"]).to_owned()).collect()
+}
+
+/// Whether admission has added it: for five minutes a pod stays on a node that is lost.
+fn is_added(toleration: &Value) -> bool {
+    ["not-ready", "unreachable"].iter().any(|key| {
+        *toleration
+            == json!({ "key": format!("node.kubernetes.io/{key}"), "operator": "Exists",
+                       "effect": "NoExecute", "tolerationSeconds": 300 })
+    })
+}
+
+/// Lets a pod run on one node only, beside what it asks for itself.
+fn bind(spec: &mut Value, node: &str) {
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let field = json!({ "key": "metadata.name", "operator": "In", "values": [node] });
+    let terms = &mut spec["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"];
+    if !terms.is_array() {
+        *terms = json!([{}]);
+    }
+    // One of the terms has to hold, so it stands in each.
+    for term in terms.as_array_mut().into_iter().flatten() {
+        match term["matchFields"].as_array_mut() {
+            Some(fields) => fields.push(field.clone()),
+            None => term["matchFields"] = json!([field]),
+        }
+    }
+}
+
+/// Keeps some of a list; an empty one goes.
+fn retain(value: &mut Value, key: &str, keep: impl Fn(&Value) -> bool) {
+    let Some(list) = value.get_mut(key).and_then(Value::as_array_mut) else { return };
+    list.retain(keep);
+    if list.is_empty()
+        && let Some(fields) = value.as_object_mut()
+    {
+        fields.remove(key);
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn list_of<'v>(value: &'v mut Value, key: &str) -> &'v mut [Value] {
+    value.get_mut(key).and_then(Value::as_array_mut).map_or(&mut [], Vec::as_mut_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;

@@ -1,0 +1,155 @@
+//! What a fork of a pod looks like, and which volumes can be snapshotted.
+
+use super::*;
+
+const DRIVER: &str = "ovl.csi.dev";
+
+/// A pod of a StatefulSet, as an API server answers it.
+fn source() -> Value {
+    serde_json::from_str(include_str!("pod_tests.json")).unwrap()
+}
+
+fn plan<'a>() -> Fork<'a> {
+    Fork {
+        name: "dev-0-fork-1",
+        volume: "ws",
+        snapshot: "ws-1",
+        node: None,
+        keep_labels: false,
+        keep_annotations: false,
+    }
+}
+
+#[test]
+fn a_fork_is_the_pod_as_its_author_wrote_it_but_for_the_volume() {
+    let wanted = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "dev-0-fork-1",
+            "namespace": "ci",
+            "labels": { "ovl.csi.dev/fork-of": "dev-0" },
+        },
+        "spec": {
+            "automountServiceAccountToken": true,
+            "initContainers": [{
+                "name": "init", "image": "r.io/init:1", "imagePullPolicy": "IfNotPresent",
+                "restartPolicy": "Always",
+            }],
+            "containers": [{
+                "name": "main", "image": "r.io/main:1", "imagePullPolicy": "Always",
+                "command": ["sleep", "1d"],
+                "resources": { "limits": { "memory": "1Gi" } },
+                "volumeMounts": [{ "name": "ws", "mountPath": "/ws" }],
+            }],
+            "fieldOfTomorrow": { "a": [1] },
+            "imagePullSecrets": [{ "name": "pull" }],
+            "priorityClassName": "high",
+            "serviceAccountName": "builder",
+            "subdomain": "dev",
+            "tolerations": [{ "key": "gpu", "operator": "Exists" }],
+            "volumes": [
+                { "name": "ws", "csi": {
+                    "driver": DRIVER,
+                    "nodePublishSecretRef": { "name": "pull" },
+                    "volumeAttributes": { "owner": "1000:1000", "size": "10Gi", "snapshot": "ws-1" },
+                } },
+                { "name": "base", "csi": { "driver": DRIVER, "readOnly": true,
+                    "volumeAttributes": { "image": "r.io/base:1" } } },
+                { "name": "data", "persistentVolumeClaim": { "claimName": "data-dev-0" } },
+            ],
+        },
+    });
+    let made = fork(&source(), &plan());
+    assert_eq!(made, wanted, "{made:#}");
+}
+
+#[test]
+fn labels_and_annotations_are_kept_where_that_is_wanted_but_not_a_controllers() {
+    let made = fork(&source(), &Fork { keep_labels: true, keep_annotations: true, ..plan() });
+    assert_eq!(made["metadata"]["labels"], json!({ "app": "dev", FORK_OF: "dev-0" }));
+    assert_eq!(made["metadata"]["annotations"], json!({ "team": "a" }));
+    let mut long = source();
+    long["metadata"]["name"] = "a".repeat(64).into();
+    let made = fork(&long, &plan());
+    assert_eq!(made["metadata"], json!({ "name": "dev-0-fork-1", "namespace": "ci" }));
+}
+
+#[test]
+fn what_the_author_wrote_himself_stays() {
+    let mut pod = source();
+    let spec = &mut pod["spec"];
+    spec["hostname"] = "other".into();
+    spec["restartPolicy"] = "Never".into();
+    spec["securityContext"] = json!({ "fsGroup": 1 });
+    let longer = json!({ "key": "node.kubernetes.io/not-ready", "operator": "Exists",
+                         "effect": "NoExecute", "tolerationSeconds": 301 });
+    spec["tolerations"] = json!([longer]);
+    spec["volumes"][3]["name"] = "own-token".into();
+    let made = &fork(&pod, &plan())["spec"];
+    for key in ["hostname", "restartPolicy", "securityContext", "tolerations"] {
+        assert_eq!(made[key], pod["spec"][key], "{key}");
+    }
+    assert_eq!(made["volumes"][3]["name"], "own-token");
+}
+
+#[test]
+fn a_token_as_it_once_was_goes_too_and_a_secret_of_the_like_stays() {
+    let mut pod = source();
+    let secret = |name: &str| json!({ "name": name, "secret": { "secretName": name } });
+    pod["spec"]["volumes"] = json!([secret("builder-token-x7k2p"), secret("my-token-file")]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([
+        { "name": "builder-token-x7k2p", "mountPath": TOKEN_FOLDER },
+        { "name": "my-token-file", "mountPath": "/token" },
+    ]);
+    let made = &fork(&pod, &plan())["spec"];
+    assert_eq!(made["volumes"], json!([secret("my-token-file")]));
+    let mounts = json!([{ "name": "my-token-file", "mountPath": "/token" }]);
+    assert_eq!(made["containers"][0]["volumeMounts"], mounts);
+}
+
+#[test]
+fn a_fork_goes_where_its_snapshot_is() {
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let here = json!({ "key": "metadata.name", "operator": "In", "values": ["n-1"] });
+    let bound = Fork { node: Some("n-1"), ..plan() };
+    let terms = |pod: &Value| {
+        fork(pod, &bound)["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"].clone()
+    };
+    assert_eq!(terms(&source()), json!([{ "matchFields": [here] }]));
+    let mut picky = source();
+    let one = json!({ "matchExpressions": [{ "key": "disk", "operator": "Exists" }] });
+    let other = json!({ "matchFields": [{ "key": "metadata.name", "operator": "NotIn", "values": ["n-2"] }] });
+    picky["spec"]["affinity"] =
+        json!({ "nodeAffinity": { required: { "nodeSelectorTerms": [one, other] } } });
+    let both = terms(&picky);
+    assert_eq!(both[0]["matchExpressions"], one["matchExpressions"]);
+    assert_eq!(both[0]["matchFields"], json!([here]));
+    assert_eq!(both[1]["matchFields"], json!([other["matchFields"][0], here]));
+}
+
+#[test]
+fn what_cannot_be_snapshotted_is_said_with_what_can() {
+    let pod = source();
+    assert!(check(&pod, "ws", DRIVER).is_ok());
+    for (volume, driver, sentence) in [
+        ("wss", DRIVER, "pod dev-0 has no volume wss: its volumes of ovl.csi.dev are: ws, base"),
+        (
+            "data",
+            DRIVER,
+            "volume data of pod dev-0 is no csi volume of ovl.csi.dev (persistentVolumeClaim): its volumes",
+        ),
+        (
+            "ws",
+            "other.dev",
+            "is no csi volume of other.dev (csi): it has no volume of other.dev at all",
+        ),
+        ("base", DRIVER, "volume base of pod dev-0 is readOnly: nothing was written to it"),
+    ] {
+        let error = check(&pod, volume, driver).unwrap_err().to_string();
+        assert!(error.contains(sentence), "{error}");
+    }
+    assert_eq!(claims(&pod), ["data-dev-0"]);
+    assert_eq!(made_of(&fork(&pod, &plan()), "ws-1", DRIVER), ["ws"]);
+    assert_eq!(made_of(&pod, "ws-1", DRIVER), Vec::<&str>::new());
+}

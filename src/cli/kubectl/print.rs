@@ -1,0 +1,149 @@
+//! What is written where, and how sizes and times look.
+//!
+//! What the cluster or a registry says is a stranger's text: control characters in it would reach the user's terminal, so they are
+//! shown as escapes.
+
+use std::{
+    fmt::Write as _,
+    io::{self, ErrorKind, Write as _},
+};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// Writes a result.
+pub(super) fn out(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever read it has enough, as `head` has.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to stdout"),
+    }
+}
+
+/// Writes a result for programs.
+pub(super) fn json(result: &impl Serialize) -> anyhow::Result<()> {
+    out(&format!("{}\n", serde_json::to_string_pretty(result)?))
+}
+
+/// Writes what is no result.
+pub(super) fn note(text: &str) {
+    // Who closes stderr does not want to know.
+    let _ = writeln!(io::stderr(), "{}", clean(text));
+}
+
+/// The text without control characters.
+pub(super) fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => clean.push(c),
+            c if c.is_control() => clean.extend(c.escape_default()),
+            c => clean.push(c),
+        }
+    }
+    clean
+}
+
+/// A path of a stranger's layer on one line: as it is if it is plain text, else quoted.
+pub(super) fn path(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) && !text.starts_with('"') => {
+            text.to_owned()
+        }
+        Ok(text) => format!("{text:?}"),
+        Err(_) => format!("\"{}\"", bytes.escape_ascii()),
+    }
+}
+
+/// Columns as wide as they have to be, two spaces between them. The first row is the head.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    text
+}
+
+/// As `3.4 MiB`.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let (mut size, mut unit) = (count as f64 / 1024.0, 0);
+    while size >= 1023.95 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// How long ago, in the largest unit that there are two of, as kubectl says it.
+pub(super) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(since) = since else { return "-".to_owned() };
+    let seconds = now.duration_since(since).as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        for (count, said) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (3_565_158, "3.4 MiB"),
+            (1_048_575, "1.0 MiB"),
+            (5 << 40, "5.0 TiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(bytes(count), said);
+        }
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        for (seconds, said) in
+            [(-5, "0s"), (119, "119s"), (120, "2m"), (7_200, "2h"), (900_000, "10d")]
+        {
+            let since = Timestamp::from_second(1_000_000 - seconds).unwrap();
+            assert_eq!(age(Some(since), now), said);
+        }
+        assert_eq!(age(None, now), "-");
+    }
+
+    #[test]
+    fn nothing_moves_the_cursor() {
+        assert_eq!(clean("a\u{1b}[2Jb\nc\r"), "a\\u{1b}[2Jb\nc\\r");
+        for (bytes, said) in [
+            (&b"a/b c"[..], "a/b c"),
+            ("ä".as_bytes(), "ä"),
+            (b"a\nb", "\"a\\nb\""),
+            (b"\"a", "\"\\\"a\""),
+            (b"a\xff\x1b", "\"a\\xff\\x1b\""),
+        ] {
+            assert_eq!(path(bytes), said);
+        }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["NAME", "AGE"], ["└─ a", "1s"], ["b", ""]];
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows), "NAME  AGE\n└─ a  1s\nb\n");
+    }
+}

@@ -1,0 +1,113 @@
+//! A kind watched without end: trouble is told in the log, and ends nothing.
+
+use std::{pin::Pin, task};
+
+use futures::{Stream, StreamExt as _, stream::BoxStream};
+use kube::runtime::{
+    WatchStreamExt as _,
+    watcher::{self, Event, watcher},
+};
+
+use super::{Client, kind::Kind};
+
+/// What became of the objects of a kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change<T> {
+    /// These are all there are: at the beginning, and after any time in which changes may have been missed.
+    All(Vec<T>),
+    /// This one is new, or changed.
+    Applied(T),
+    /// This one is gone.
+    Gone(T),
+}
+
+impl<T> Change<T> {
+    /// The objects that it is about.
+    pub fn objects(self) -> Vec<T> {
+        match self {
+            Self::All(all) => all,
+            Self::Applied(one) | Self::Gone(one) => vec![one],
+        }
+    }
+}
+
+/// The changes of a kind, as they come. It never ends: after an error it begins anew, with growing pauses.
+pub struct Watch<T> {
+    events: BoxStream<'static, watcher::Result<Event<T>>>,
+    what: &'static str,
+    /// What a list that is under way has brought.
+    listed: Vec<T>,
+    /// So that trouble is told once, not at every try.
+    troubled: bool,
+}
+
+impl Client {
+    /// Watches all objects of a kind, or those that a field selector takes, such as `spec.nodeName=node-1`.
+    pub fn watch<T: Kind>(&self, fields: Option<&str>) -> Watch<T> {
+        let config = match fields {
+            Some(fields) => watcher::Config::default().fields(fields),
+            None => watcher::Config::default(),
+        };
+        let events = watcher(T::api(self, None), config).default_backoff().boxed();
+        Watch { events, what: T::ASKED.watch, listed: Vec::new(), troubled: false }
+    }
+}
+
+impl<T: Kind> Watch<T> {
+    fn change(&mut self, event: watcher::Result<Event<T>>) -> Option<Change<T>> {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                if !std::mem::replace(&mut self.troubled, true) {
+                    tracing::warn!(%error, "the API server did not {}: trying on", self.what);
+                }
+                return None;
+            }
+        };
+        if std::mem::take(&mut self.troubled) {
+            tracing::info!("the API server does {} again", self.what);
+        }
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                None
+            }
+            Event::InitApply(object) => {
+                self.listed.push(object);
+                None
+            }
+            Event::InitDone => Some(Change::All(std::mem::take(&mut self.listed))),
+            Event::Apply(object) => Some(Change::Applied(object)),
+            Event::Delete(object) => Some(Change::Gone(object)),
+        }
+    }
+}
+
+impl<T> Unpin for Watch<T> {}
+
+impl<T: Kind> Stream for Watch<T> {
+    type Item = Change<T>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> task::Poll<Option<Change<T>>> {
+        loop {
+            match self.events.poll_next_unpin(cx) {
+                task::Poll::Ready(Some(event)) => {
+                    if let Some(change) = self.change(event) {
+                        return task::Poll::Ready(Some(change));
+                    }
+                }
+                task::Poll::Ready(None) => return task::Poll::Ready(None),
+                task::Poll::Pending => return task::Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Watch<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}

@@ -1,0 +1,162 @@
+//! Names: of snapshots, of volumes, and of the annotations that users write and read.
+
+use std::str::FromStr;
+
+use crate::digest::Digest;
+
+/// Says of which volume a VolumeSnapshot is to be made: `<pod>/<volume>`.
+pub const SOURCE: &str = "ovl.csi.dev/source";
+
+/// What is told of a snapshot on its VolumeSnapshot, for those who may read no OverlaySnapshot.
+pub mod told {
+    /// How far it is, as [`Phase`](crate::cluster::overlay_snapshot::Phase) says it.
+    pub const PHASE: &str = "ovl.csi.dev/phase";
+    /// What is wrong, or goes on.
+    pub const MESSAGE: &str = "ovl.csi.dev/message";
+    /// The driver that has it.
+    pub const DRIVER: &str = "ovl.csi.dev/driver";
+    /// The node that cut it.
+    pub const NODE: &str = "ovl.csi.dev/node";
+    /// The image that it was pushed as.
+    pub const IMAGE: &str = "ovl.csi.dev/image";
+    /// The VolumeSnapshot of the same namespace that its volume was made of.
+    pub const PARENT: &str = "ovl.csi.dev/parent";
+    /// Entries of its newest layer.
+    pub const ENTRIES: &str = "ovl.csi.dev/entries";
+    /// Bytes of its newest layer.
+    pub const BYTES: &str = "ovl.csi.dev/bytes";
+    /// Layers of its whole stack.
+    pub const LAYERS: &str = "ovl.csi.dev/layers";
+    /// Layers above its images'.
+    pub const OWN_LAYERS: &str = "ovl.csi.dev/own-layers";
+    /// Bytes that the registry has of it beside its images.
+    pub const PUSHED_BYTES: &str = "ovl.csi.dev/pushed-bytes";
+    /// For how long its pod stood still, as `12.3ms`.
+    pub const FROZEN: &str = "ovl.csi.dev/frozen";
+}
+
+/// On an OverlaySnapshot: the deletion policy of its content, as it was seen last. Absent: there was no content yet.
+pub(super) const POLICY: &str = "ovl.csi.dev/deletion-policy";
+/// On an OverlaySnapshot: since when it is to be removed.
+pub(super) const DELETED_AT: &str = "ovl.csi.dev/deleted-at";
+
+/// The longest DNS label (RFC 1123).
+const LABEL_MAX: usize = 63;
+/// The longest DNS subdomain, which is what most objects are called (RFC 1123).
+const SUBDOMAIN_MAX: usize = 253;
+
+/// The handle that the kubelet gives an inline volume (`pkg/volume/csi`, `makeVolumeHandle`).
+pub fn volume_handle(pod_uid: &str, volume: &str) -> String {
+    format!("csi-{}", Digest::of(format!("{pod_uid}{volume}").as_bytes()).hex())
+}
+
+/// The name of the snapshot that the VolumeSnapshot of this uid asks for.
+pub fn id_of(uid: &str) -> String {
+    format!("snap-{uid}")
+}
+
+/// The name of the snapshot that CreateSnapshot asks for by this name.
+pub(super) fn id_of_csi(name: &str) -> String {
+    if is_label(name) {
+        return name.to_owned();
+    }
+    format!("snap-{}", &Digest::of(name.as_bytes()).hex()[..40])
+}
+
+/// Whether an object could have this name.
+pub(super) fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.len() <= LABEL_MAX
+        && text.bytes().all(|b| inner(b) || b == b'-')
+        && [text.bytes().next(), text.bytes().last()].iter().all(|end| end.is_some_and(inner))
+}
+
+/// Whether a cluster-wide object or a Secret could have this name: Kubernetes bounds the whole, not its labels.
+pub(super) fn is_subdomain(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_part = |part: &str| {
+        part.bytes().all(|b| inner(b) || b == b'-')
+            && [part.bytes().next(), part.bytes().last()].iter().all(|end| end.is_some_and(inner))
+    };
+    text.len() <= SUBDOMAIN_MAX && text.split('.').all(is_part)
+}
+
+/// Of which pod's volume a VolumeSnapshot is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) pod: String,
+    pub(super) volume: String,
+}
+
+impl FromStr for Source {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (pod, volume) = text.split_once('/').ok_or(())?;
+        // A pod's name is labels joined by dots.
+        let is_pod = pod.len() <= 253 && pod.split('.').all(is_label);
+        match is_pod && is_label(volume) {
+            true => Ok(Self { pod: pod.to_owned(), volume: volume.to_owned() }),
+            false => Err(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volumes_handle_is_what_the_kubelet_makes_of_it() {
+        let hash = "739ff6e30e0f1d763579023ff053f6d9822f52c59c013de711f779be95375e21";
+        assert_eq!(volume_handle("u-1", "ws"), format!("csi-{hash}"));
+    }
+
+    #[test]
+    fn a_name_that_is_a_label_is_kept_and_another_is_hashed() {
+        assert_eq!(id_of_csi("snapshot-0b6f"), "snapshot-0b6f");
+        let longest = "a".repeat(63);
+        assert_eq!(id_of_csi(&longest), longest);
+        for odd in ["", "A", "a.b", "a_b", "-a", "a-", "ä", "a/../b", &"a".repeat(64)] {
+            let id = id_of_csi(odd);
+            assert!(id.len() == 45 && is_label(&id), "{odd:?}: {id}");
+        }
+        assert_ne!(id_of_csi("A"), id_of_csi("B"));
+    }
+
+    #[test]
+    fn a_subdomain_is_no_part_of_a_path() {
+        let longest = "a".repeat(253);
+        for good in ["a", "ci-ws-1", "a.b-c.9", longest.as_str()] {
+            assert!(is_subdomain(good), "{good:?}");
+        }
+        let longer = "a".repeat(254);
+        for bad in [
+            "", ".", "..", "../x", "a/b", "a..b", "a.", "-a", "a.-b", "A", "a_b", "a b", "ä",
+            &longer,
+        ] {
+            assert!(!is_subdomain(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_a_pod_and_a_volume() {
+        let source = |pod: &str, volume: &str| Source { pod: pod.into(), volume: volume.into() };
+        assert_eq!("dev-0/ws".parse(), Ok(source("dev-0", "ws")));
+        assert_eq!("a.b/ws".parse(), Ok(source("a.b", "ws")));
+        for bad in [
+            "",
+            "ws",
+            "/ws",
+            "dev-0/",
+            "ns/dev-0/ws",
+            "Dev/ws",
+            "dev /ws",
+            "a..b/ws",
+            "../ws",
+            "dev-0/a.b",
+        ] {
+            assert_eq!(bad.parse::<Source>(), Err(()), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! A cluster in memory: one pod, one node, and the stock controllers as far as they matter.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::fake::FakeApi,
+    controller::{Controller, Query, queue::Key},
+};
+
+pub(super) const VS: &str = "/apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots";
+pub(super) const CONTENTS: &str = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents";
+pub(super) const CLASSES: &str = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses";
+pub(super) const SNAPSHOTS: &str = "/apis/ovl.csi.dev/v1alpha1/overlaysnapshots";
+pub(super) const PODS: &str = "/api/v1/namespaces/ci/pods";
+const EVENTS: &str = "/api/v1/namespaces/ci/events";
+
+const SOURCE_FINALIZER: &str = "snapshot.storage.kubernetes.io/volumesnapshot-as-source-protection";
+const BOUND_FINALIZER: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
+const CONTENT_FINALIZER: &str =
+    "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection";
+const BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";
+
+pub(super) struct World {
+    pub(super) api: FakeApi,
+    pub(super) controller: Controller,
+    silent: AtomicBool,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let api = FakeApi::default();
+        let controller = Controller::new(api.client(), "ovl.csi.dev", "c-1");
+        let world = Self { api, controller, silent: AtomicBool::new(false) };
+        world.api.put("/api/v1/nodes", json!({"metadata": {"name": "n-1"}, "status": {}}));
+        world.node_is("True");
+        world.api.put(
+            PODS,
+            json!({
+                "metadata": {"name": "p", "uid": "u-p"},
+                "spec": {"nodeName": "n-1", "containers": [], "volumes": [
+                    {"name": "ws", "csi": {"driver": "ovl.csi.dev"}},
+                    {"name": "ro", "csi": {"driver": "ovl.csi.dev", "readOnly": true}},
+                    {"name": "tmp", "emptyDir": {}}]},
+                "status": {"phase": "Running"},
+            }),
+        );
+        world
+    }
+
+    pub(super) fn node_is(&self, ready: &str) {
+        let conditions = json!([{"type": "Ready", "status": ready}]);
+        self.api.patch("/api/v1/nodes/n-1/status", json!({"status": {"conditions": conditions}}));
+    }
+
+    /// The node's plugin says nothing from here on.
+    pub(super) fn silence_node(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers the path of the class.
+    pub(super) fn class(&self, name: &str, policy: &str, parameters: Value) -> String {
+        self.api.put(CLASSES, json!({"metadata": {"name": name}, "driver": "ovl.csi.dev", "deletionPolicy": policy, "parameters": parameters}));
+        format!("{CLASSES}/{name}")
+    }
+
+    pub(super) fn ask(&self, spec: Value) {
+        self.ask_as("ws-1", "vs-1", spec);
+    }
+
+    /// A VolumeSnapshot of the pod's volume, with more in its spec.
+    pub(super) fn ask_as(&self, name: &str, uid: &str, mut spec: Value) {
+        spec["source"] = json!({"volumeSnapshotContentName": format!("{name}-content")});
+        let metadata =
+            json!({"name": name, "uid": uid, "annotations": {"ovl.csi.dev/source": "p/ws"}});
+        self.api.put(VS, json!({"metadata": metadata, "spec": spec}));
+    }
+
+    /// Everything that a controller finds when it begins, looked at once.
+    pub(super) async fn controller_round(&self) {
+        let text = |object: &Value, pointer: &str| {
+            object.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
+        };
+        let name = |object: &Value| text(object, "/metadata/name").unwrap();
+        let mut keys = Vec::new();
+        keys.extend(self.api.all(VS).iter().map(|asked| Key::Request("ci".into(), name(asked))));
+        keys.extend(self.api.all(CONTENTS).iter().map(|content| Key::Content(name(content))));
+        keys.extend(self.api.all(SNAPSHOTS).iter().map(|made| Key::Snapshot(name(made))));
+        for key in keys {
+            self.controller.work(key).await;
+        }
+    }
+
+    /// The node does its next step.
+    pub(super) fn node_round(&self) {
+        if self.silent.load(Ordering::Relaxed) || self.api.get("/api/v1/nodes/n-1").is_none() {
+            return;
+        }
+        for made in self.api.all(SNAPSHOTS) {
+            let status = match (made["spec"]["deleted"] == true, made["status"]["phase"].as_str()) {
+                (true, _) => json!({"phase": "Deleted"}),
+                (false, None) => json!({"phase": "Cutting"}),
+                (false, Some("Cutting")) => {
+                    json!({"phase": "Pushing", "frozenMicros": 12_345, "cutTime": "2026-01-02T03:05:00Z", "bytes": 7})
+                }
+                (false, Some("Pushing")) => json!({"phase": "Ready", "image": "r.io/ci@sha256:0"}),
+                _ => continue,
+            };
+            let path = format!("{SNAPSHOTS}/{}/status", made["metadata"]["name"].as_str().unwrap());
+            self.api.patch(&path, json!({ "status": status }));
+        }
+    }
+
+    /// snapshot-controller and csi-snapshotter 8.6, once over everything.
+    pub(super) async fn stock_round(&self) {
+        for asked in self.api.all(VS) {
+            self.stock_snapshot(&asked);
+        }
+        for content in self.api.all(CONTENTS) {
+            self.sidecar(&content).await;
+        }
+    }
+
+    fn stock_snapshot(&self, asked: &Value) {
+        let path = format!("{VS}/{}", asked["metadata"]["name"].as_str().unwrap());
+        let uid = &asked["metadata"]["uid"];
+        let deleting = asked["metadata"]["deletionTimestamp"].is_string();
+        let wanted =
+            asked["spec"]["source"]["volumeSnapshotContentName"].as_str().unwrap_or_default();
+        let bound = asked["status"]["boundVolumeSnapshotContentName"].as_str();
+        let name = if deleting { bound } else { Some(wanted) };
+        let content = name.and_then(|name| self.api.get(&format!("{CONTENTS}/{name}")));
+        let content = content.filter(|content| content["spec"]["volumeSnapshotRef"]["uid"] == *uid);
+        let content_path = format!("{CONTENTS}/{}", name.unwrap_or_default());
+        if let Some(content) = &content
+            && !content["metadata"]["deletionTimestamp"].is_string()
+            && !content["metadata"]["finalizers"].is_array()
+        {
+            self.api.patch(&content_path, json!({"metadata": {"finalizers": [CONTENT_FINALIZER]}}));
+        }
+        match (deleting, content) {
+            (false, Some(content)) => {
+                self.api.patch(
+                    &path,
+                    json!({"metadata": {"finalizers": [SOURCE_FINALIZER, BOUND_FINALIZER]}}),
+                );
+                let ready = content["status"]["readyToUse"] == true;
+                let error = &content["status"]["error"];
+                let status = json!({"boundVolumeSnapshotContentName": wanted, "readyToUse": ready, "error": error});
+                self.api.patch(&format!("{path}/status"), json!({ "status": status }));
+            }
+            (false, None) => {
+                self.api.patch(&path, json!({"metadata": {"finalizers": [SOURCE_FINALIZER]}}));
+                let error = json!({"message": "VolumeSnapshotContent is missing"});
+                self.api.patch(
+                    &format!("{path}/status"),
+                    json!({"status": {"readyToUse": false, "error": error}}),
+                );
+            }
+            (true, Some(content)) => {
+                self.api.patch(
+                    &content_path,
+                    json!({"metadata": {"annotations": {BEING_DELETED: "yes"}}}),
+                );
+                if content["spec"]["deletionPolicy"] == "Delete" {
+                    self.api.delete(&content_path);
+                } else {
+                    self.api.patch(&path, json!({"metadata": {"finalizers": []}}));
+                }
+            }
+            (true, None) => drop(self.api.patch(&path, json!({"metadata": {"finalizers": []}}))),
+        }
+    }
+
+    async fn sidecar(&self, content: &Value) {
+        let path = format!("{CONTENTS}/{}", content["metadata"]["name"].as_str().unwrap());
+        let handle = content["spec"]["source"]["snapshotHandle"].as_str().unwrap().to_owned();
+        let marks = &content["metadata"]["annotations"];
+        if content["metadata"]["deletionTimestamp"].is_string() {
+            if !marks[BEING_DELETED].is_string() {
+                return;
+            }
+            if content["spec"]["deletionPolicy"] == "Delete"
+                && content["status"]["snapshotHandle"].is_string()
+            {
+                if self.controller.delete_snapshot(&handle).await.is_err() {
+                    return;
+                }
+                self.api
+                    .patch(&format!("{path}/status"), json!({"status": {"snapshotHandle": null}}));
+            }
+            if self.api.get(&path).is_some() {
+                self.api.patch(&path, json!({"metadata": {"finalizers": []}}));
+            }
+            return;
+        }
+        if content["status"]["readyToUse"] == true {
+            return;
+        }
+        let query = Query { id: Some(handle.clone()), ..Query::default() };
+        let status = match self.controller.list_snapshots(&query).await {
+            Ok(page) if page.snapshots.is_empty() => {
+                json!({"readyToUse": false, "error": {"message": "can not find snapshot"}})
+            }
+            Ok(page) => {
+                json!({"snapshotHandle": handle, "readyToUse": page.snapshots[0].ready, "error": null})
+            }
+            Err(error) => json!({"readyToUse": false, "error": {"message": error.to_string()}}),
+        };
+        if self.api.get(&path).is_some() {
+            self.api.patch(&format!("{path}/status"), json!({ "status": status }));
+        }
+    }
+
+    /// All play until nothing changes any more.
+    pub(super) async fn settle(&self) {
+        for _ in 0..100 {
+            let before = self.state();
+            self.controller_round().await;
+            self.stock_round().await;
+            self.node_round();
+            if self.state() == before {
+                return;
+            }
+        }
+        panic!("it never ends: {:#}", self.state());
+    }
+
+    /// The others play beside a controller that runs by itself.
+    pub(super) async fn play_others_until(&self, done: impl Fn() -> bool) {
+        let play = async {
+            while !done() {
+                self.stock_round().await;
+                self.node_round();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), play).await.expect("it never ends");
+    }
+
+    /// All objects, without what differs from one run to the next.
+    pub(super) fn state(&self) -> Value {
+        let plain = |path: &str| -> Vec<Value> {
+            let mut objects = self.api.all(path);
+            for object in &mut objects {
+                let metadata = object["metadata"].as_object_mut().unwrap();
+                metadata.remove("resourceVersion");
+                metadata.remove("uid");
+                if let Some(notes) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
+                {
+                    notes.remove("ovl.csi.dev/deleted-at");
+                }
+            }
+            objects
+        };
+        json!([plain(VS), plain(CONTENTS), plain(SNAPSHOTS)])
+    }
+
+    pub(super) fn assert_empty(&self) {
+        assert_eq!(self.state(), json!([[], [], []]), "{:#}", self.state());
+    }
+
+    /// Of all Events, in their order.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        let told = |event: &Value| {
+            let about = &event["involvedObject"];
+            assert_eq!(
+                (&about["kind"], &about["namespace"]),
+                (&json!("VolumeSnapshot"), &json!("ci"))
+            );
+            event["reason"].as_str().unwrap().to_owned()
+        };
+        let mut events = self.api.all(EVENTS);
+        events.sort_by_key(|event| {
+            event["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap()
+        });
+        events.iter().map(told).collect()
+    }
+}

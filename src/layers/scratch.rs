@@ -1,0 +1,50 @@
+//! Work in progress that is no layer.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+};
+
+use super::{ImageRecord, Store, description::Description};
+use crate::{digest::Digest, sys::durable::at};
+
+impl Store {
+    /// An empty file on the store's disk. It has no name, so it goes when it is closed, however the process ends.
+    pub fn scratch(&self) -> io::Result<File> {
+        let path = self.stage();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(&path).map_err(at("make", &path))?;
+        fs::remove_file(&path).map_err(at("remove", &path))?;
+        Ok(file)
+    }
+
+    /// What a layer takes on the disk, in bytes.
+    pub fn bytes_of(&self, key: &Digest) -> io::Result<u64> {
+        Description::read(&self.layer(key)).map(|description| description.image_bytes)
+    }
+
+    /// The image with this manifest, if it was pulled and is not forgotten.
+    pub fn image_of(&self, manifest: &Digest) -> Option<ImageRecord> {
+        self.images().into_iter().find(|image| image.manifest == *manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, sync::Arc};
+
+    use super::*;
+    use crate::sys::mounts::MemoryMounts;
+
+    #[test]
+    fn a_scratch_file_leaves_nothing_behind() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Store::open(folder.path(), Arc::new(MemoryMounts::default())).unwrap();
+        let mut file = store.scratch().unwrap();
+        file.write_all(b"work").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 4);
+        assert_eq!(fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,191 @@
+//! The moment in which an upper is copied out.
+//!
+//! ```text
+//! held ─► staged ─► copied while the pod runs ─► frozen: what changed ─► thawed ─► on disk, renamed ─► recorded
+//! ```
+//!
+//! The volume is held until its pod goes on, so it is neither published nor unpublished meanwhile. A kill before the rename leaves
+//! only staging and the note of who is frozen; one after it leaves a layer that nothing names, which is collected.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{CutError, Inner, SnapshotId, Snapshots, blocking};
+use crate::{
+    changeset::Limits,
+    fault::Class,
+    layers::{CutContents, Features, SnapshotRecord, SnapshotSource},
+    sys::clone::TreeClone,
+    volumes::{Held, HoldError, VolumeId},
+};
+
+/// For how long somebody else may work on the volume before the cut is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two tries to get it.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// What is to be cut, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutRequest {
+    /// The snapshot's name: the same again answers the same snapshot.
+    pub id: SnapshotId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Whether its pod stands still.
+    pub consistency: Consistency,
+}
+
+/// Whether a volume's pod stands still while it is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// It does, for no longer than `within`; where that does not do, the cut fails, or is live.
+    Frozen {
+        /// The longest that it may stand still.
+        within: Duration,
+        /// Whether the cut is live where that does not do.
+        or_live: bool,
+    },
+    /// It does not: each file is as it was at some moment of the cut.
+    Live,
+}
+
+impl Default for Consistency {
+    fn default() -> Self {
+        Self::Frozen { within: Duration::from_secs(5), or_live: false }
+    }
+}
+
+impl Snapshots {
+    /// Cuts a volume: keeps what its pod has written as a layer of this node, durably, under a name. The pod goes on.
+    ///
+    /// Goes on to its end when nobody waits for it any more; the same again then answers what came of it.
+    pub async fn cut(&self, request: CutRequest) -> Result<SnapshotRecord, CutError> {
+        let inner = self.0.clone();
+        if let Some(known) = inner.known(&request)? {
+            return Ok(known);
+        }
+        let turn =
+            inner.turns.take(&request.id).ok_or_else(|| CutError::Busy(request.id.clone()))?;
+        // Never closed. Before the volume is held: who waits here is in nobody's way.
+        let permit = inner.cuts.clone().acquire_owned().await.ok();
+        // Somebody may have been done between the look and the turn.
+        if let Some(known) = inner.known(&request)? {
+            return Ok(known);
+        }
+        let held = inner.hold(&request).await?;
+        blocking(move || {
+            let _kept = (turn, permit);
+            let done = inner.cut(held, &request);
+            inner.count(&request, &done);
+            done
+        })
+        .await
+    }
+}
+
+impl Inner {
+    /// The snapshot of this name, if it is there.
+    fn known(&self, request: &CutRequest) -> Result<Option<SnapshotRecord>, CutError> {
+        match self.store.snapshot(&request.id) {
+            Some(record) if record.source.volume != request.volume.as_str() => {
+                let (id, volume) = (request.id.clone(), request.volume.clone());
+                Err(CutError::Taken { id, volume, of: record.source.volume })
+            }
+            known => Ok(known),
+        }
+    }
+
+    async fn hold(&self, request: &CutRequest) -> Result<Held, CutError> {
+        let begun = Instant::now();
+        loop {
+            let (volumes, id) = (self.volumes.clone(), request.volume.clone());
+            match blocking(move || volumes.hold(&id)).await {
+                Err(HoldError::Busy(_)) if begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                held => {
+                    let id = request.id.clone();
+                    return held.map_err(|source| CutError::Hold { id, source });
+                }
+            }
+        }
+    }
+
+    /// Cuts a volume that is held. Blocks.
+    pub(super) fn cut(&self, held: Held, request: &CutRequest) -> Result<SnapshotRecord, CutError> {
+        let disk = |source| CutError::Disk { id: request.id.clone(), source };
+        let staged = self.store.stage_cut(&request.id).map_err(disk)?;
+        let mut stack = held.stack().to_vec();
+        stack.push(staged.key());
+        // Until the record names them.
+        let _lease = self.store.hold(&stack);
+        let most = Limits::default().entries;
+        let mut clone =
+            TreeClone::new(held.upper(), &staged.tree(), &staged.aside(), most).map_err(disk)?;
+        let frozen = self.copy(request, held.pod(), &mut clone)?;
+        let contents = clone.contents();
+        let record = SnapshotRecord {
+            format: SnapshotRecord::FORMAT,
+            id: request.id.clone(),
+            stack,
+            own: held.own() + 1,
+            manifests: held.manifests().to_vec(),
+            parent: held.parent().cloned(),
+            source: source_of(&held),
+            owner: held.owner().map(|owner| (owner.uid, owner.gid)),
+            cut: Timestamp::now(),
+            entries: contents.entries,
+            bytes: contents.bytes,
+            frozen_micros: frozen.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            pushed: None,
+        };
+        // From here on the pod may go.
+        drop((held, clone));
+        let features = Features { metacopy: contents.metacopy, redirect: contents.redirect };
+        let (entries, bytes) = (contents.entries, contents.bytes);
+        staged
+            .commit(CutContents { entries, bytes, features })
+            .and_then(|()| self.store.put_snapshot(record.clone()))
+            .map_err(|source| self.full(request, bytes, disk(source)))?;
+        tracing::info!(
+            snapshot = %record.id, volume = %request.volume, entries, bytes, ?frozen, "volume cut"
+        );
+        Ok(record)
+    }
+
+    /// The sentence about a disk that filled while a volume was copied, where that is what went wrong. Layers and images that nobody
+    /// needs go while what was copied still takes its room, so that the next try may find some.
+    pub(super) fn full(&self, request: &CutRequest, copied: u64, error: CutError) -> CutError {
+        if error.class() != Class::Exhausted {
+            return error;
+        }
+        // It says itself what it did.
+        let _ = self.volumes.collect();
+        let folder = self.store.root().to_owned();
+        CutError::Full { id: request.id.clone(), volume: request.volume.clone(), folder, copied }
+    }
+
+    fn count(&self, request: &CutRequest, done: &Result<SnapshotRecord, CutError>) {
+        let frozen = done.as_ref().ok().and_then(|record| record.frozen_micros);
+        let result = match (done, frozen, request.consistency) {
+            (Err(_), ..) => "failed",
+            (Ok(_), Some(_), _) => "frozen",
+            (Ok(_), None, Consistency::Live) => "live",
+            (Ok(_), None, Consistency::Frozen { .. }) => "not_frozen",
+        };
+        #[allow(clippy::cast_precision_loss, reason = "no pod stands still for years")]
+        self.metrics.cut(result, frozen.map(|micros| micros as f64 / 1e6));
+    }
+}
+
+fn source_of(held: &Held) -> SnapshotSource {
+    let pod = held.pod();
+    SnapshotSource {
+        namespace: pod.namespace.clone(),
+        pod: pod.name.clone(),
+        pod_uid: pod.uid.as_str().to_owned(),
+        volume: held.id().as_str().to_owned(),
+    }
+}

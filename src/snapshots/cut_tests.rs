@@ -1,0 +1,408 @@
+//! Cuts of real volumes, with pods that write.
+
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use super::{testing::*, *};
+use crate::{
+    fault::Class,
+    layers::cut_key,
+    sys::{
+        mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
+        scratch::{Disk, Scratch},
+    },
+    volumes::{HoldError, Medium},
+};
+
+async fn node() -> Node {
+    let scratch = Scratch::new();
+    let at = scratch.folder("node");
+    Node::new(scratch, &at).await
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// Everything that a pod does to its volume comes back, in a stack of the image's layers and the cut.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_what_a_pod_did_comes_back_from_a_cut() {
+    for disk in [Some("xfs"), Some("ext4"), None] {
+        let scratch = Scratch::new();
+        let at = scratch.folder("node");
+        let _disk = disk.map(|fs_type| Disk::new(&scratch, fs_type, &at));
+        let node = Node::new(scratch, &at).await;
+        let memory = if disk.is_none() { Medium::Memory } else { Medium::Disk };
+        let at = node.publish("v", |spec| spec.medium = memory).await;
+        let write = |name: &str, text: &str| fs::write(at.join(name), text).unwrap();
+        fs::remove_file(at.join("gone")).unwrap();
+        fs::set_permissions(at.join("mode"), Permissions::from_mode(0o4755)).unwrap();
+        fs::rename(at.join("dir"), at.join("renamed")).unwrap();
+        fs::rename(at.join("deep/a"), at.join("a")).unwrap();
+        write("renamed/new", "new");
+        fs::remove_file(at.join("covered/old")).unwrap();
+        fs::remove_dir(at.join("covered")).unwrap();
+        fs::create_dir(at.join("covered")).unwrap();
+        write("covered/young", "young");
+        write("one", "linked");
+        fs::hard_link(at.join("one"), at.join("other")).unwrap();
+        symlink("kept", at.join("link")).unwrap();
+        let socket = |name: &str| {
+            let (kind, mode) = (rustix::fs::FileType::Socket, rustix::fs::Mode::RUSR);
+            rustix::fs::mknodat(rustix::fs::CWD, at.join(name), kind, mode, 0).unwrap();
+        };
+        fs::create_dir(at.join("pure")).unwrap();
+        fs::remove_file(at.join("renamed/two")).unwrap();
+        let sockets = ["pure/socket", "renamed/two", "deep/socket"];
+        sockets.iter().for_each(|name| socket(name));
+        let sparse = fs::File::create(at.join("sparse")).unwrap();
+        sparse.set_len(1 << 30).unwrap();
+        drop(sparse);
+
+        let cut = node.cut("snap-1", "v").await.unwrap();
+        node.assert_nothing_half_made("cut");
+        assert_eq!((cut.own, cut.stack.len(), cut.frozen_micros), (1, 2, None));
+        assert_eq!(cut.stack[1], cut_key(&cut.id));
+        assert_eq!(cut.source.volume, node.volume("v").as_str());
+        assert!(cut.entries > 8 && cut.bytes < 1 << 20, "{cut:?}");
+        let features = node.store.lower(&cut.stack[1]).unwrap().features;
+        assert!(features.metacopy && features.redirect, "{features:?}");
+        let restored = node.restored(&cut.stack);
+        // Nothing comes back in the place of a socket, not even its name.
+        sockets.iter().for_each(|name| fs::remove_file(at.join(name)).unwrap());
+        let names = [
+            "pure",
+            "renamed/two",
+            "",
+            "kept",
+            "gone",
+            "mode",
+            "dir",
+            "renamed",
+            "renamed/one",
+            "renamed/new",
+            "deep",
+            "deep/a",
+            "a",
+            "a/b/c",
+            "covered",
+            "covered/young",
+            "one",
+            "other",
+            "link",
+        ];
+        for name in names {
+            let (was, is) = (shown(&at.join(name)), shown(&restored.path().join(name)));
+            assert_eq!(is, was, "{name} on {disk:?}");
+        }
+        let is = |name: &str| fs::symlink_metadata(restored.path().join(name)).unwrap();
+        assert_eq!((is("one").ino(), is("one").nlink()), (is("other").ino(), 2));
+        assert_eq!((is("sparse").len(), is("sparse").blocks()), (1 << 30, 0));
+        assert!(is("link").is_symlink());
+
+        // The pod goes on, and the cut is as it was; whoever starts with it writes for itself.
+        write("kept", "changed since");
+        assert_eq!(shown(&restored.path().join("kept")), "644 base");
+        fs::write(restored.path().join("a/b/c"), "theirs").unwrap();
+        assert_eq!(shown(&at.join("a/b/c")), "644 base");
+        // The same again is the same.
+        assert_eq!(node.cut("snap-1", "v").await.unwrap(), cut);
+        let second = node.cut("snap-2", "v").await.unwrap();
+        assert_eq!(shown(&node.restored(&second.stack).path().join("kept")), "644 changed since");
+        drop(restored);
+        node.unpublish("v").await;
+        let error = node.cut("snap-3", "v").await.unwrap_err();
+        assert!(matches!(error, CutError::Hold { source: HoldError::Absent(_), .. }), "{error}");
+        assert_eq!(node.store.verify().unwrap(), []);
+    }
+}
+
+/// Two files written in order, by a pod that does not stop by itself: whatever is in the second is in the first.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, makes cgroups"]
+async fn privileged_a_frozen_cut_is_one_moment() {
+    for fs_type in ["xfs", "ext4"] {
+        let scratch = Scratch::new();
+        let at = scratch.folder("node");
+        let _disk = Disk::new(&scratch, fs_type, &at);
+        let node = Node::new(scratch, &at).await;
+        let at = node.publish("v", |_| {}).await;
+        let mut pod = PodGroup::of(&node.uid);
+        // Many files, so that a live copy takes longer than a step.
+        for n in 0..300 {
+            fs::write(at.join(format!("between-{n}")), "x").unwrap();
+        }
+        pod.run(&at, "while :; do i=$((i + 1)); echo $i >> a-first; echo $i >> z-second; done");
+        until("the pod does not write", || at.join("z-second").exists());
+        for round in 0..5 {
+            let cut = node.cut(&format!("snap-{round}"), "v").await.unwrap();
+            assert!(!pod.is_frozen(), "{fs_type}");
+            let stood = Duration::from_micros(cut.frozen_micros.unwrap());
+            assert!(stood < Duration::from_secs(5), "{stood:?}");
+            let restored = node.restored(&cut.stack);
+            let read = |name: &str| fs::read_to_string(restored.path().join(name)).unwrap();
+            let (first, second) = (read("a-first"), read("z-second"));
+            assert!(first.starts_with(&second), "{fs_type}: no prefix");
+            assert!(first.lines().count() <= second.lines().count() + 1, "{fs_type}: two moments");
+            assert_eq!(first.lines().count().to_string(), first.lines().last().unwrap());
+        }
+        let before = fs::metadata(at.join("z-second")).unwrap().len();
+        until("the pod does not go on", || {
+            fs::metadata(at.join("z-second")).unwrap().len() > before
+        });
+        node.assert_nothing_half_made(fs_type);
+        let text = node.metrics.text().unwrap();
+        assert!(text.contains("ovl_cuts_total{result=\"frozen\"} 5"), "{text}");
+    }
+}
+
+/// HAZARDS 24: a pod that cannot be copied in time goes on, and the cut fails or is live.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, makes cgroups"]
+async fn privileged_a_pod_never_stands_still_beyond_its_deadline() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    let mut pod = PodGroup::of(&node.uid);
+    pod.run(&at, "while :; do date > clock; done");
+    until("the pod does not write", || at.join("clock").exists());
+    let consistency = |or_live| Consistency::Frozen { within: Duration::ZERO, or_live };
+    let hurried = CutRequest { consistency: consistency(false), ..node.request("snap-1", "v") };
+    let error = node.snapshots.cut(hurried).await.unwrap_err();
+    assert!(matches!(error, CutError::Late { .. }), "{error}");
+    assert_eq!(error.class(), Class::Precondition);
+    for part in ["default/one", "freezeTimeout", "goes on"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    until("the pod stands still", || !pod.is_frozen());
+    node.assert_nothing_half_made("late");
+    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+    let hurried = CutRequest { consistency: consistency(true), ..node.request("snap-1", "v") };
+    let cut = node.snapshots.cut(hurried).await.unwrap();
+    assert_eq!(cut.frozen_micros, None);
+    let live = CutRequest { consistency: Consistency::Live, ..node.request("snap-2", "v") };
+    assert_eq!(node.snapshots.cut(live).await.unwrap().frozen_micros, None);
+    assert!(!pod.is_frozen());
+    node.assert_nothing_half_made("live");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_one_call_cuts_and_the_others_get_what_it_made() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    node.publish("w", |_| {}).await;
+    fs::write(at.join("new"), "x").unwrap();
+    let calls = (0..8).map(|_| node.cut("snap-1", "v"));
+    let mut made = Vec::new();
+    for answer in futures::future::join_all(calls).await {
+        match answer {
+            Ok(record) => made.push(record),
+            Err(error) => assert_eq!(error.class(), Class::Busy, "{error}"),
+        }
+    }
+    assert!(!made.is_empty());
+    made.dedup();
+    assert_eq!(made.len(), 1);
+    // Many snapshots of one volume wait for each other.
+    let names: Vec<_> = (2..9).map(|n| format!("snap-{n}")).collect();
+    let cuts = futures::future::join_all(names.iter().map(|name| node.cut(name, "v"))).await;
+    for cut in cuts {
+        assert_eq!(cut.unwrap().own, 1);
+    }
+    let error = node.cut("snap-1", "w").await.unwrap_err();
+    assert_eq!(error.class(), Class::Conflict, "{error}");
+    assert!(node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
+    assert!(!node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
+    node.cut("snap-1", "w").await.unwrap();
+    node.assert_nothing_half_made("done");
+}
+
+/// HAZARDS 2: what did not reach the disk is no snapshot.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts a file system on a loop device"]
+async fn privileged_a_disk_that_fails_fails_the_cut() {
+    let scratch = Scratch::new();
+    let at = scratch.folder("node");
+    let disk = Disk::new(&scratch, "xfs", &at);
+    let node = Node::new(scratch, &at).await;
+    let at = node.publish("v", |spec| spec.options.volatile = true).await;
+    fs::write(at.join("new"), vec![1; 1 << 20]).unwrap();
+    let held = node.volumes.hold(&node.volume("v")).unwrap();
+    disk.cut_power();
+    let error = node.snapshots.0.cut(held, &node.request("snap-1", "v")).unwrap_err();
+    assert_eq!(error.class(), Class::Internal, "{error}");
+    node.cut("snap-1", "v").await.unwrap_err();
+    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+}
+
+/// HAZARDS 17.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts a tmpfs"]
+async fn privileged_a_disk_that_fills_under_a_cut_is_told_and_left_clean() {
+    let scratch = Scratch::new();
+    let at = scratch.folder("node");
+    let disk = Request {
+        fs_type: "tmpfs",
+        source: "ovl-test".to_owned(),
+        params: vec![Param::Text("size", "12m".to_owned())],
+        attrs: Attrs::default(),
+    };
+    LinuxMounts.attach(LinuxMounts.create(&disk).unwrap(), &at).unwrap();
+    let node = Node::new(scratch, &at).await;
+    let at = node.publish("v", |_| {}).await;
+    fs::write(at.join("big"), vec![1; 7 << 20]).unwrap();
+    let error = node.cut("snap-1", "v").await.unwrap_err();
+    assert_eq!(error.class(), Class::Exhausted, "{error}");
+    assert!(error.to_string().contains(node.store.root().to_str().unwrap()), "{error}");
+    node.assert_nothing_half_made("full");
+    fs::write(at.join("big"), "small").unwrap();
+    node.cut("snap-1", "v").await.unwrap();
+}
+
+/// HAZARDS 46: what the pod had written before is on the disk before it stands still, and what is below does not matter.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts a file system on a loop device, makes cgroups"]
+async fn privileged_a_pod_stands_still_for_what_changes_meanwhile_only() {
+    let scratch = Scratch::new();
+    let at = scratch.folder("node");
+    let _disk = Disk::new(&scratch, "xfs", &at);
+    let node = Node::new(scratch, &at).await;
+    let at = node.publish("v", |_| {}).await;
+    let mut pod = PodGroup::of(&node.uid);
+    for n in 0..1_000 {
+        fs::write(at.join(format!("f{n}")), vec![7; 100 << 10]).unwrap();
+    }
+    pod.run(&at, "while :; do date > clock; sleep 0.01; done");
+    let cut = node.cut("snap-1", "v").await.unwrap();
+    let stood = Duration::from_micros(cut.frozen_micros.unwrap());
+    assert!(stood < Duration::from_millis(100), "{stood:?}");
+}
+
+#[test]
+fn a_note_that_nobody_can_read_keeps_no_node_from_serving() {
+    let scratch = Scratch::new();
+    let notes = scratch.folder("frozen");
+    scratch.file("frozen/snap-1.json", "not a note");
+    scratch.folder("group");
+    let group = scratch.path().join("group");
+    for (file, text) in [("cgroup.freeze", "1\n"), ("cgroup.events", "frozen 1\n")] {
+        scratch.file(&format!("group/{file}"), text);
+    }
+    let note = serde_json::json!({ "groups": [{ "path": group, "version": "v2" }] });
+    scratch.file("frozen/snap-2.json", note.to_string());
+    scratch.file("frozen/.ovl-tmp.1.1", "half");
+    standstill::thaw_all(&notes).unwrap();
+    assert_eq!(fs::read_to_string(group.join("cgroup.freeze")).unwrap(), "0\n");
+    assert!(notes.join("snap-1.json").exists() && !notes.join("snap-2.json").exists());
+}
+
+/// One pod, two cuts: the second waits until the first has thawed it.
+#[test]
+fn a_pod_is_stopped_by_one_cut_at_a_time() {
+    let all = standstill::Standstills::default();
+    let turn = all.turn("a").unwrap();
+    drop(all.turn("b").unwrap());
+    let other = all.clone();
+    let waiting = std::thread::spawn(move || other.turn("a").is_some());
+    sleep(Duration::from_millis(30));
+    assert!(!waiting.is_finished());
+    drop(turn);
+    assert!(waiting.join().unwrap());
+    let _turn = all.turn("a").unwrap();
+    let other = all.clone();
+    let waiting = std::thread::spawn(move || other.turn("a").is_none());
+    all.close();
+    assert!(waiting.join().unwrap() && all.turn("b").is_none());
+}
+
+#[test]
+fn who_stands_still_goes_on_when_this_process_ends() {
+    let scratch = Scratch::new();
+    let (notes, group) = (scratch.folder("frozen"), scratch.folder("group"));
+    for (file, text) in [("cgroup.freeze", "0\n"), ("cgroup.events", "frozen 1\n")] {
+        scratch.file(&format!("group/{file}"), text);
+    }
+    let groups: Vec<crate::sys::freezer::Group> =
+        serde_json::from_value(serde_json::json!([{ "path": group, "version": "v2" }])).unwrap();
+    let told = || fs::read_to_string(group.join("cgroup.freeze")).unwrap()[..1].to_owned();
+    let (all, id) = (standstill::Standstills::default(), "snap-1".parse().unwrap());
+    let (first, late) = (all.turn("a").unwrap(), all.turn("b").unwrap());
+    let still = first.stop(&notes, &id, groups.clone(), Duration::from_secs(60)).unwrap().unwrap();
+    assert_eq!((told().as_str(), notes.join("snap-1.json").exists()), ("1", true));
+    all.give_up();
+    assert_eq!(told(), "0");
+    // Its copy is none of one moment.
+    assert!(!still.end().unwrap().to_the_end);
+    assert!(late.stop(&notes, &id, groups, Duration::from_secs(60)).unwrap().is_none());
+    assert_eq!((told().as_str(), notes.join("snap-1.json").exists()), ("0", false));
+    standstill::thaw_all(&scratch.path().join("none")).unwrap();
+}
+
+#[test]
+fn a_tree_of_too_many_entries_waits_for_somebody_to_remove_some() {
+    let (id, volume) = ("snap-1".parse().unwrap(), "v".parse().unwrap());
+    let source = crate::sys::clone::CloneError::TooMany(4_000_000);
+    let error = CutError::Copy { id, volume, source };
+    assert_eq!(error.class(), Class::Precondition);
+    assert!(error.to_string().contains("more than 4000000 files"), "{error}");
+}
+
+/// Two volumes of one pod at once: each of the cuts is one moment.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, makes cgroups"]
+async fn privileged_two_volumes_of_a_pod_are_cut_at_once() {
+    let node = node().await;
+    let at = [node.publish("v", |_| {}).await, node.publish("w", |_| {}).await];
+    let mut pod = PodGroup::of(&node.uid);
+    for at in &at {
+        for n in 0..300 {
+            fs::write(at.join(format!("between-{n}")), "x").unwrap();
+        }
+        pod.run(at, "while :; do i=$((i + 1)); echo $i >> a-first; echo $i >> z-second; done");
+        until("the pod does not write", || at.join("z-second").exists());
+    }
+    for round in 0..5 {
+        let ids = ["v", "w"].map(|name| (format!("snap-{name}-{round}"), name));
+        let cuts = ids.iter().map(|(id, name)| node.cut(id, name));
+        for cut in futures::future::join_all(cuts).await {
+            let cut = cut.unwrap();
+            assert!(cut.frozen_micros.is_some());
+            let restored = node.restored(&cut.stack);
+            let read = |name: &str| fs::read_to_string(restored.path().join(name)).unwrap();
+            let (first, second) = (read("a-first"), read("z-second"));
+            assert!(first.starts_with(&second), "no prefix");
+            assert!(first.lines().count() <= second.lines().count() + 1, "two moments");
+        }
+        assert!(!pod.is_frozen());
+    }
+    node.assert_nothing_half_made("both");
+}
+
+/// What is appended while the rounds go on is there, and whole.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_pod_that_has_ended_is_cut_without_standing_still() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    let mut log = OpenOptions::new().create(true).append(true).open(at.join("log")).unwrap();
+    log.write_all(b"the last word\n").unwrap();
+    drop(log);
+    let cut = node.cut("snap-1", "v").await.unwrap();
+    assert_eq!(cut.frozen_micros, None);
+    let restored = node.restored(&cut.stack);
+    assert_eq!(shown(&restored.path().join("log")), "644 the last word");
+    let text = node.metrics.text().unwrap();
+    assert!(text.contains("ovl_cuts_total{result=\"not_frozen\"} 1"), "{text}");
+    assert!(Path::new(&node.root).exists());
+}

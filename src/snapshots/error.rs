@@ -1,0 +1,147 @@
+//! What can go wrong with a snapshot on its node, an enum for each operation.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use super::SnapshotId;
+use crate::{
+    fault::Class,
+    sys::clone::CloneError,
+    volumes::{HoldError, VolumeId},
+};
+
+/// Why a volume was not cut. Nothing of it is left, and no pod stands still.
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    /// Another call cuts it.
+    #[error("snapshot {0} is being made")]
+    Busy(SnapshotId),
+    /// The name is another volume's.
+    #[error(
+        "snapshot {id} is there already and is of volume {of}, not of {volume}; choose another name"
+    )]
+    Taken {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The volume that was asked for.
+        volume: VolumeId,
+        /// The volume that it is of.
+        of: String,
+    },
+    /// The volume cannot be cut now.
+    #[error("snapshot {id}: {source}")]
+    Hold {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Why.
+        source: HoldError,
+    },
+    /// This process is about to end, and stops nobody any more.
+    #[error("snapshot {0}: the driver on this node is stopping, and makes it once it runs again")]
+    Stopping(SnapshotId),
+    /// The pod cannot be made to stand still.
+    #[error(
+        "snapshot {id}: pod {pod} cannot be made to stand still: {source}; \
+         a VolumeSnapshotClass with `consistency: live` does without"
+    )]
+    Freeze {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The pod, as namespace/name.
+        pod: String,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The pod would have had to stand still for longer than it may.
+    #[error(
+        "snapshot {id}: pod {pod} would have had to stand still for more than {within:?}, and goes on; give it longer \
+         (`freezeTimeout` of the VolumeSnapshotClass), or let it be cut live then (`onFreezeTimeout: live`)"
+    )]
+    Late {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The pod, as namespace/name.
+        pod: String,
+        /// For how long it may.
+        within: Duration,
+    },
+    /// What was written to the volume cannot be read, or did not reach the disk.
+    #[error("snapshot {id}: volume {volume} cannot be copied: {source}")]
+    Copy {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The volume.
+        volume: VolumeId,
+        /// What, and the system's words.
+        source: CloneError,
+    },
+    /// The room was used up.
+    #[error(
+        "snapshot {id}: the disk or quota of {folder} was used up when {copied} bytes of volume {volume} were copied; make room \
+         on that disk, or lower --disk-high-percent",
+        folder = folder.display()
+    )]
+    Full {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The volume.
+        volume: VolumeId,
+        /// Where there is no room.
+        folder: PathBuf,
+        /// Bytes that were copied until then.
+        copied: u64,
+    },
+    /// The store's disk said no.
+    #[error("snapshot {id}: {source}")]
+    Disk {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+impl CutError {
+    /// What it means to whoever asked.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Busy(_) | Self::Stopping(_) => Class::Busy,
+            Self::Taken { .. } => Class::Conflict,
+            Self::Hold { source, .. } => source.class(),
+            // Not asked again by itself: each try makes the pod stand still.
+            Self::Freeze { .. } | Self::Late { .. } => Class::Precondition,
+            Self::Copy { source: CloneError::Deep { .. } | CloneError::TooMany(_), .. } => {
+                Class::Precondition
+            }
+            Self::Copy { source: CloneError::Entry { source, .. }, .. } => Class::of_disk(source),
+            Self::Copy { .. } => Class::Internal,
+            Self::Full { .. } => Class::Exhausted,
+            Self::Disk { source, .. } => Class::of_disk(source),
+        }
+    }
+}
+
+/// Why a snapshot was not forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// It is being made.
+    #[error("snapshot {0} is being worked on")]
+    Busy(SnapshotId),
+    /// The store's disk said no.
+    #[error("snapshot {id}: {source}")]
+    Disk {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+impl ForgetError {
+    /// What it means to whoever asked.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Busy(_) => Class::Busy,
+            Self::Disk { source, .. } => Class::of_disk(source),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a pod has written becomes layers: cut out of its volume, kept under a name, pushed to a registry.
+//!
+//! ```text
+//! <root>/frozen/<id>.json     whom this node has frozen for the cut of a snapshot: there before they are, gone after they go on
+//! ```
+//!
+//! May use: volumes, layers, changeset, image, sys
+//!
+//! Deliberately absent: the cluster's objects (`agent`), and how a volume is made (`volumes`).
+
+mod cut;
+#[cfg(test)]
+mod cut_tests;
+mod error;
+#[cfg(test)]
+mod kill_tests;
+mod packing;
+mod push;
+#[cfg(test)]
+mod push_tests;
+mod rounds;
+mod squash;
+mod standstill;
+#[cfg(test)]
+mod testing;
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::Semaphore;
+
+use self::standstill::Standstills;
+pub use cut::{Consistency, CutRequest};
+pub use error::{CutError, ForgetError};
+pub use packing::PackingError;
+pub use push::{PushError, PushRequest, Pushed};
+pub use squash::SquashError;
+
+use crate::{
+    image::Registries,
+    layers::{Claim, SnapshotId, Store},
+    metrics::Metrics,
+    sys::freezer::Freezer,
+    volumes::Volumes,
+};
+
+/// How many volumes are cut at once: each of them waits for the same disk.
+const CUTS: usize = 4;
+
+/// What snapshots are made with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where layers and records are kept.
+    pub store: Arc<Store>,
+    /// What is cut.
+    pub volumes: Volumes,
+    /// Where they are pushed.
+    pub registries: Arc<Registries>,
+    /// Where pods are made to stand still: [`Freezer::of_node`].
+    pub freezer: Freezer,
+    /// Where it is counted.
+    pub metrics: Metrics,
+}
+
+/// All snapshots of one node. Cheap to clone: clones are the same snapshots.
+#[derive(Debug, Clone)]
+pub struct Snapshots(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<Store>,
+    volumes: Volumes,
+    registries: Arc<Registries>,
+    freezer: Freezer,
+    metrics: Metrics,
+    turns: Turns,
+    cuts: Arc<Semaphore>,
+    packing: packing::Turn,
+    standstills: Standstills,
+}
+
+/// Lets all pods go on whom an earlier process left frozen in the store that is claimed; before anything else is done with it,
+/// because they wait. Blocks.
+pub fn thaw_left(claim: &Claim) -> io::Result<()> {
+    standstill::thaw_all(&claim.frozen())
+}
+
+impl Snapshots {
+    /// The snapshots recorded in the store. Whoever an earlier process left frozen goes on first. Blocks.
+    pub fn open(parts: Parts) -> io::Result<Self> {
+        let Parts { store, volumes, registries, freezer, metrics } = parts;
+        standstill::thaw_all(&store.frozen())?;
+        let (turns, cuts) = (Turns::default(), Arc::new(Semaphore::new(CUTS)));
+        let packing = packing::Turn::default();
+        let standstills = Standstills::default();
+        Ok(Self(Arc::new(Inner {
+            store,
+            volumes,
+            registries,
+            freezer,
+            metrics,
+            turns,
+            cuts,
+            packing,
+            standstills,
+        })))
+    }
+
+    /// From here on no pod is stopped: cuts that would have to answer [`CutError::Stopping`].
+    pub fn close(&self) {
+        self.0.standstills.close();
+    }
+
+    /// Lets all pods go on, whatever becomes of the cuts that stopped them: this process is about to end, and its watchdogs with it.
+    /// Blocks.
+    pub fn give_up(&self) -> io::Result<()> {
+        self.0.standstills.give_up();
+        standstill::thaw_all(&self.0.store.frozen())
+    }
+
+    /// Drops the record of a snapshot; its layers go when nothing else needs them. Answers whether there was one. Blocks.
+    pub fn forget(&self, id: &SnapshotId) -> Result<bool, ForgetError> {
+        let _turn = self.0.turns.take(id).ok_or_else(|| ForgetError::Busy(id.clone()))?;
+        self.0
+            .store
+            .drop_snapshot(id)
+            .map_err(|source| ForgetError::Disk { id: id.clone(), source })
+    }
+}
+
+/// The snapshots that are being worked on.
+#[derive(Debug, Clone, Default)]
+struct Turns(Arc<Mutex<HashSet<SnapshotId>>>);
+
+/// The right to work on one snapshot, given back when dropped.
+#[derive(Debug)]
+struct Turn {
+    id: SnapshotId,
+    turns: Turns,
+}
+
+impl Turns {
+    /// The turn of `id`, or `None` while another one has it.
+    fn take(&self, id: &SnapshotId) -> Option<Turn> {
+        let taken = self.held(|held| held.insert(id.clone()));
+        taken.then(|| Turn { id: id.clone(), turns: self.clone() })
+    }
+
+    fn held<T>(&self, f: impl FnOnce(&mut HashSet<SnapshotId>) -> T) -> T {
+        // A set of ids is whole after any panic, so a poisoned lock is as good as any.
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.turns.held(|held| held.remove(&self.id));
+    }
+}
+
+/// Runs what blocks beside the async workers. It runs to its end whatever becomes of the caller.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,152 @@
+//! The manifest of a snapshot's image (image-spec, manifest.md).
+//!
+//! Pure. Its lineage is in annotations, not in `subject`: registries delete what refers to a manifest together with it, and a
+//! snapshot must outlive the one that its volume was made of.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::{
+    changeset::{self, Compression, Format},
+    digest::Digest,
+    layers::{Packed, SnapshotRecord},
+};
+
+/// Of a manifest.
+pub(super) const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Of a config.
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+
+/// A layer as the registry has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::snapshots) struct Blob {
+    /// Of the bytes that travel.
+    pub(super) digest: Digest,
+    /// What they are.
+    pub(super) packed: Packed,
+}
+
+impl Blob {
+    /// A layer that was packed here.
+    pub(in crate::snapshots) fn packed(
+        packed: &changeset::Packed,
+        format: Format,
+        compression: Compression,
+    ) -> Self {
+        let media_type = changeset::media_type(format, compression).to_owned();
+        let (size, diff_id) = (packed.size, packed.diff_id);
+        Self { digest: packed.digest, packed: Packed { media_type, size, diff_id } }
+    }
+}
+
+/// The manifest, as it is pushed.
+pub(super) fn manifest(
+    config: &[u8],
+    layers: &[Blob],
+    annotations: &BTreeMap<&str, String>,
+) -> Vec<u8> {
+    let layer =
+        |Blob { digest, packed }: &Blob| descriptor(&packed.media_type, digest, packed.size);
+    let manifest = json!({
+        "annotations": annotations,
+        "config": descriptor(CONFIG, &Digest::of(config), config.len() as u64),
+        "layers": layers.iter().map(layer).collect::<Vec<_>>(),
+        "mediaType": MEDIA_TYPE,
+        "schemaVersion": 2,
+    });
+    manifest.to_string().into_bytes()
+}
+
+fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Value {
+    json!({ "digest": digest, "mediaType": media_type, "size": size })
+}
+
+/// What the manifest says beside its layers: where it comes from. `volume` is the volume's name in its pod, `base` the name of
+/// the image at the bottom and `parent` where the parent was pushed, if these are known.
+pub(super) fn annotations(
+    record: &SnapshotRecord,
+    volume: &str,
+    base: Option<String>,
+    parent: Option<String>,
+) -> BTreeMap<&'static str, String> {
+    let source = &record.source;
+    let known = [
+        ("org.opencontainers.image.created", Some(record.cut.to_string())),
+        ("org.opencontainers.image.base.name", base),
+        ("org.opencontainers.image.base.digest", record.manifests.first().map(Digest::to_string)),
+        ("dev.csi.ovl.snapshot", Some(record.id.to_string())),
+        ("dev.csi.ovl.namespace", Some(source.namespace.clone())),
+        ("dev.csi.ovl.pod", Some(source.pod.clone())),
+        ("dev.csi.ovl.volume", Some(volume.to_owned())),
+        ("dev.csi.ovl.own-layers", Some(record.own.to_string())),
+        ("dev.csi.ovl.owner", record.owner.map(|(uid, gid)| format!("{uid}:{gid}"))),
+        ("dev.csi.ovl.parent", record.parent.as_ref().map(ToString::to_string)),
+        ("dev.csi.ovl.parent.image", parent),
+    ];
+    known.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::SnapshotSource;
+
+    fn record() -> SnapshotRecord {
+        SnapshotRecord {
+            format: SnapshotRecord::FORMAT,
+            id: "snap-1".parse().unwrap(),
+            stack: vec![Digest::of(b"base"), Digest::of(b"cut")],
+            own: 1,
+            manifests: vec![Digest::of(b"manifest")],
+            parent: None,
+            source: SnapshotSource {
+                namespace: "ci".into(),
+                pod: "build".into(),
+                pod_uid: "u-1".into(),
+                volume: "csi-0123".into(),
+            },
+            owner: None,
+            cut: "2026-11-21T10:00:00Z".parse().unwrap(),
+            entries: 1,
+            bytes: 1,
+            frozen_micros: None,
+            pushed: None,
+        }
+    }
+
+    #[test]
+    fn a_manifest_to_the_byte() {
+        let layer = Blob {
+            digest: Digest::of(b"blob"),
+            packed: Packed {
+                media_type: "application/vnd.oci.image.layer.v1.tar+zstd".into(),
+                size: 4,
+                diff_id: Digest::of(b"tar"),
+            },
+        };
+        let annotations = annotations(&record(), "ws", Some("r.io/base:1".into()), None);
+        let text = String::from_utf8(manifest(b"{}", &[layer], &annotations)).unwrap();
+        let (base, config, blob) =
+            (Digest::of(b"manifest"), Digest::of(b"{}"), Digest::of(b"blob"));
+        let golden = format!(
+            r#"{{"annotations":{{"dev.csi.ovl.namespace":"ci","dev.csi.ovl.own-layers":"1","dev.csi.ovl.pod":"build","dev.csi.ovl.snapshot":"snap-1","dev.csi.ovl.volume":"ws","org.opencontainers.image.base.digest":"{base}","org.opencontainers.image.base.name":"r.io/base:1","org.opencontainers.image.created":"2026-11-21T10:00:00Z"}},"config":{{"digest":"{config}","mediaType":"application/vnd.oci.image.config.v1+json","size":2}},"layers":[{{"digest":"{blob}","mediaType":"application/vnd.oci.image.layer.v1.tar+zstd","size":4}}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}}"#
+        );
+        assert_eq!(text, golden);
+    }
+
+    #[test]
+    fn lineage_and_owner_are_annotations() {
+        let child = SnapshotRecord {
+            parent: Some("snap-0".parse().unwrap()),
+            owner: Some((1000, 100)),
+            manifests: Vec::new(),
+            ..record()
+        };
+        let known = annotations(&child, "ws", None, Some("r.io/ws@sha256:1".into()));
+        assert_eq!(known["dev.csi.ovl.parent"], "snap-0");
+        assert_eq!(known["dev.csi.ovl.parent.image"], "r.io/ws@sha256:1");
+        assert_eq!(known["dev.csi.ovl.owner"], "1000:100");
+        assert!(!known.keys().any(|key| key.contains("base")));
+    }
+}

@@ -1,0 +1,531 @@
+//! Snapshots of real volumes, pushed to registries on loopback and restored elsewhere.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File, Permissions},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use serde_json::{Value, json};
+
+use super::{testing::request, *};
+use crate::{
+    changeset::{Compression, Format},
+    digest::Digest,
+    fault::Class,
+    image::{
+        Keyring, Reference, Repository,
+        fake::{ALWAYS, FakeRegistry, Misdeed, OCI_MANIFEST, descriptor, gzipped, registries},
+    },
+    layers::SnapshotRecord,
+    overlay::Features,
+    sys::{
+        durable,
+        mounts::{LinuxMounts, Mounts as _},
+        scratch::{Disk, Scratch},
+    },
+    volumes::{
+        FoundSnapshot, Lookup, LookupError, Owner, Parts as VolumeParts, Pod, PublishRequest,
+        Settings, SnapshotLookup, Target, VolumeSpec,
+    },
+};
+
+const OWNER: Owner = Owner { uid: 1000, gid: 100 };
+
+/// A cluster's snapshots, by name.
+#[derive(Debug, Clone, Default)]
+struct Named(Arc<Mutex<HashMap<String, FoundSnapshot>>>);
+
+impl SnapshotLookup for Named {
+    fn find<'a>(&'a self, namespace: &'a str, name: &'a str) -> Lookup<'a> {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let found = self.0.lock().unwrap().get(&name).cloned();
+        Box::pin(async move { found.ok_or(LookupError::Absent { namespace, name }) })
+    }
+}
+
+/// A node on this machine. Dropped, it unmounts what a failed test left.
+struct Node {
+    store: Arc<Store>,
+    volumes: Volumes,
+    snapshots: Snapshots,
+    named: Named,
+    scratch: Scratch,
+}
+
+impl Node {
+    fn new(known: &[&FakeRegistry], named: &Named) -> Self {
+        Self::on(Scratch::new(), known, named)
+    }
+
+    fn on(scratch: Scratch, known: &[&FakeRegistry], named: &Named) -> Self {
+        let (root, trial) = (scratch.folder("node"), scratch.folder("trial"));
+        scratch.folder("kubelet/pods/pod-1");
+        let features = Features::probe(&LinuxMounts, &trial).unwrap();
+        durable::remove_tree(&trial).unwrap();
+        let kernel = features.mounts(&root.join("lowers")).unwrap();
+        let store = Arc::new(Store::open(&root.join("store"), kernel.clone()).unwrap());
+        let hosts: Vec<_> =
+            known.iter().map(|r| (r.host(), format!("server = \"http://{}\"", r.host()))).collect();
+        let hosts: Vec<_> = hosts.iter().map(|(h, text)| (h.as_str(), text.as_str())).collect();
+        let registries = Arc::new(registries(&hosts));
+        let mut parts = VolumeParts::new(store.clone(), registries.clone(), kernel, features);
+        parts.snapshots = Arc::new(named.clone());
+        let settings = Settings::new(scratch.path().join("kubelet"));
+        let volumes = Volumes::open(parts, settings).unwrap();
+        let snapshots = Snapshots::open(Parts {
+            store: store.clone(),
+            volumes: volumes.clone(),
+            registries,
+            freezer: Freezer::new("/sys/fs/cgroup".into(), "/proc".into()),
+            metrics: Metrics::default(),
+        })
+        .unwrap();
+        Self { store, volumes, snapshots, named: named.clone(), scratch }
+    }
+
+    fn target(&self, id: &str) -> PathBuf {
+        self.scratch.path().join("kubelet/pods/pod-1").join(id)
+    }
+
+    async fn publish(&self, id: &str, spec: VolumeSpec) -> PathBuf {
+        let target: Target = self.target(id).try_into().unwrap();
+        let pod =
+            Pod { namespace: "ci".into(), name: "build".into(), uid: "pod-1".parse().unwrap() };
+        let (keyring, deadline) = (Keyring::default(), None);
+        let id = id.parse().unwrap();
+        let request = PublishRequest { id, target: target.clone(), pod, spec, keyring, deadline };
+        self.volumes.publish(request).await.unwrap();
+        target.as_path().to_owned()
+    }
+
+    /// Cuts a volume, and tells the cluster of it.
+    async fn cut(&self, id: &str, volume: &str) -> SnapshotRecord {
+        let record = self.snapshots.cut(request(id, volume.parse().unwrap())).await.unwrap();
+        self.tell(&record, None);
+        record
+    }
+
+    fn tell(&self, record: &SnapshotRecord, image: Option<&str>) {
+        let found = FoundSnapshot {
+            id: record.id.clone(),
+            node: "node-1".into(),
+            image: image.map(|image| image.parse().unwrap()),
+            own: record.own,
+            owner: record.owner.map(|(uid, gid)| Owner { uid, gid }),
+        };
+        self.named.0.lock().unwrap().insert(record.id.to_string(), found);
+    }
+
+    async fn push(&self, request: &PushRequest) -> Pushed {
+        let pushed = self.snapshots.push(request).await.unwrap();
+        self.tell(&self.store.snapshot(&request.id).unwrap(), Some(&pushed.image));
+        assert_eq!(self.staged(), 0);
+        pushed
+    }
+
+    fn staged(&self) -> usize {
+        fs::read_dir(self.store.root().join("staging")).unwrap().count()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for mount in LinuxMounts.table().unwrap_or_default().into_iter().rev() {
+            if mount.target.starts_with(self.scratch.path().join("kubelet")) {
+                let _ = LinuxMounts.unmount(&mount.target);
+            }
+        }
+    }
+}
+
+/// A repository with an image of one layer.
+struct Base {
+    image: Reference,
+    layer: Digest,
+}
+
+async fn base(registry: &FakeRegistry) -> Base {
+    let mut tar = tar::Builder::new(Vec::new());
+    for name in ["kept", "gone", "mode", "dir/one", "dir/two", "covered/old"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(5);
+        header.set_mode(0o644);
+        header.set_mtime(1_234_567_890);
+        tar.append_data(&mut header, name, &b"base\n"[..]).unwrap();
+    }
+    let tar = tar.into_inner().unwrap();
+    let blob = gzipped(&tar);
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": { "Env": ["A=1"], "Entrypoint": ["/run"] },
+        "history": [{ "created_by": "from" }, { "created_by": "env", "empty_layer": true }],
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(&tar)] },
+    });
+    let config = config.to_string().into_bytes();
+    // As Docker names it, as most images of the world are.
+    let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [descriptor(layer, &blob)],
+    });
+    let to: Repository = format!("{}/base", registry.host()).parse().unwrap();
+    let client = registry.registries();
+    for bytes in [&blob, &config] {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+        client.push_blob(&to, &digest, size, &file, &Keyring::default(), &|_| ()).await.unwrap();
+    }
+    let manifest = manifest.to_string();
+    let (text, nobody) = (manifest.as_bytes(), Keyring::default());
+    client.push_manifest(&to, "1", OCI_MANIFEST, text, &nobody).await.unwrap();
+    Base { image: registry.reference("base", "1"), layer: Digest::of(&blob) }
+}
+
+fn spec(image: &Reference, owner: Option<Owner>) -> VolumeSpec {
+    let mut spec = VolumeSpec { images: vec![image.clone()], owner, ..VolumeSpec::default() };
+    (spec.options.metacopy, spec.options.redirect_dir) = (true, true);
+    spec
+}
+
+fn of(snapshot: &str, owner: Option<Owner>) -> VolumeSpec {
+    let mut spec = VolumeSpec { snapshot: Some(snapshot.into()), owner, ..VolumeSpec::default() };
+    (spec.options.metacopy, spec.options.redirect_dir) = (true, true);
+    spec
+}
+
+fn push_request(id: &str, registry: &FakeRegistry, format: Format) -> PushRequest {
+    PushRequest {
+        id: id.parse().unwrap(),
+        volume: "ws".into(),
+        to: format!("{}/ws", registry.host()).parse().unwrap(),
+        format,
+        compression: Compression::Zstd,
+        keyring: Keyring::default(),
+    }
+}
+
+/// What a pod does to its volume.
+fn change(at: &Path) {
+    fs::remove_file(at.join("gone")).unwrap();
+    fs::set_permissions(at.join("mode"), Permissions::from_mode(0o4755)).unwrap();
+    fs::rename(at.join("dir"), at.join("renamed")).unwrap();
+    fs::write(at.join("renamed/new"), "new").unwrap();
+    fs::remove_dir_all(at.join("covered")).unwrap();
+    fs::create_dir(at.join("covered")).unwrap();
+    fs::write(at.join("covered/young"), "young").unwrap();
+    fs::write(at.join("one"), "linked").unwrap();
+    fs::hard_link(at.join("one"), at.join("other")).unwrap();
+    symlink("kept", at.join("link")).unwrap();
+    fs::write(at.join("owned"), "somebody's").unwrap();
+    chown(at.join("owned"), Some(7), Some(8)).unwrap();
+    File::create(at.join("sparse")).unwrap().set_len(4 << 20).unwrap();
+}
+
+/// Everything beneath a path, as a pod sees it.
+fn tree(at: &Path) -> BTreeMap<PathBuf, String> {
+    let (mut tree, mut folders) = (BTreeMap::new(), vec![at.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is = fs::symlink_metadata(&path).unwrap();
+            let mut shown = format!("{:o} {}:{}", is.mode(), is.uid(), is.gid());
+            if is.is_dir() {
+                folders.push(path.clone());
+            } else if is.is_symlink() {
+                shown += &format!(" -> {}", fs::read_link(&path).unwrap().display());
+            } else {
+                shown += &format!(" {} links, {} bytes", is.nlink(), is.len());
+                shown += &format!(", {}.{}", is.mtime(), is.mtime_nsec());
+                if is.len() < 1 << 20 {
+                    shown += &format!(": {}", fs::read_to_string(&path).unwrap());
+                }
+            }
+            tree.insert(path.strip_prefix(at).unwrap().to_owned(), shown);
+        }
+    }
+    tree
+}
+
+fn document(registry: &FakeRegistry, name: &str) -> (Value, Value) {
+    let (kind, manifest) = registry.manifest("ws", name).unwrap();
+    assert_eq!(kind, OCI_MANIFEST);
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let config = manifest["config"]["digest"].as_str().unwrap().parse().unwrap();
+    let config = registry.blob("ws", &config).unwrap();
+    (manifest, serde_json::from_slice(&config).unwrap())
+}
+
+fn media_types(manifest: &Value) -> Vec<&str> {
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    layers
+        .map(|layer| layer["mediaType"].as_str().unwrap().rsplit("layer.v1.").next().unwrap())
+        .collect()
+}
+
+/// Which blobs came to the repository by an upload.
+fn uploads(registry: &FakeRegistry) -> usize {
+    registry.seen("/v2/ws/blobs/uploads/").iter().filter(|seen| seen.method == "PUT").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_another_node_starts_with_what_was_pushed() {
+    for (format, owner) in [
+        (Format::Portable, None),
+        (Format::Portable, Some(OWNER)),
+        (Format::Native, None),
+        (Format::Native, Some(OWNER)),
+    ] {
+        let (registry, named) = (FakeRegistry::start().await, Named::default());
+        let base = base(&registry).await;
+        let (one, two) = (Node::new(&[&registry], &named), Node::new(&[&registry], &named));
+        let at = one.publish("v", spec(&base.image, owner)).await;
+        change(&at);
+        let cut = tree(&at);
+        one.cut("snap-1", "v").await;
+        fs::write(at.join("kept"), "written after the cut").unwrap();
+
+        let request = push_request("snap-1", &registry, format);
+        let pushed = one.push(&request).await;
+        assert!(registry.blob("ws", &base.layer).is_some());
+        assert_eq!(uploads(&registry), 2, "the layer and the config; the base is mounted");
+        let restored = two.publish("r", of("snap-1", owner)).await;
+        assert_eq!(tree(&restored), cut, "{format:?} {owner:?}");
+
+        let (manifest, config) = document(&registry, "snap-1");
+        let kinds = media_types(&manifest);
+        match format {
+            Format::Portable => assert_eq!(kinds, ["tar+gzip", "tar+zstd"]),
+            Format::Native => assert_eq!(kinds, ["tar+gzip", "native.tar+zstd"]),
+        }
+        assert_eq!(config["config"]["Entrypoint"], json!(["/run"]));
+        let history = config["history"].as_array().unwrap();
+        assert_eq!(history.len(), 3);
+        assert_eq!(history[2]["created_by"], "ovl-csi snapshot ci/build/ws");
+        let annotations = &manifest["annotations"];
+        assert_eq!(annotations["org.opencontainers.image.base.name"], base.image.to_string());
+        assert_eq!(annotations["dev.csi.ovl.pod"], "build");
+
+        // What was pushed from there goes on from here.
+        fs::write(restored.join("second"), "2").unwrap();
+        fs::remove_file(restored.join("renamed/one")).unwrap();
+        let cut = tree(&restored);
+        two.cut("snap-2", "r").await;
+        let before = uploads(&registry);
+        two.push(&push_request("snap-2", &registry, format)).await;
+        assert_eq!(uploads(&registry) - before, 2, "its own layer and its config");
+        let (manifest, config) = document(&registry, "snap-2");
+        assert_eq!(manifest["layers"].as_array().unwrap().len(), 3);
+        assert_eq!(manifest["annotations"]["dev.csi.ovl.parent"], "snap-1");
+        assert_eq!(config["history"].as_array().unwrap().len(), 4);
+        let back = one.publish("back", of("snap-2", owner)).await;
+        assert_eq!(tree(&back), cut, "{format:?} {owner:?}");
+
+        // Twice is once.
+        let before = uploads(&registry);
+        let again = one.push(&request).await;
+        assert_eq!((&again.image, again.own_bytes), (&pushed.image, pushed.own_bytes));
+        assert_eq!(uploads(&registry), before);
+        let record = one.store.snapshot(&request.id).unwrap();
+        assert_eq!(record.pushed.as_deref(), Some(&*pushed.image));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_base_is_streamed_from_its_source_or_else_packed() {
+    let named = Named::default();
+    let (source, to) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let base = base(&source).await;
+    let (one, two) = (Node::new(&[&source, &to], &named), Node::new(&[&to], &named));
+    let at = one.publish("v", spec(&base.image, Some(OWNER))).await;
+    change(&at);
+    let cut = tree(&at);
+    one.cut("snap-1", "v").await;
+    // The source is not what it was: nothing of that is passed on.
+    source.misbehave(format!("/blobs/{}", base.layer), ALWAYS, Misdeed::Flip);
+    let pushed = one.push(&push_request("snap-1", &to, Format::Portable)).await;
+    assert!(to.blob("ws", &base.layer).is_none());
+    let restored = two.publish("packed", of("snap-1", Some(OWNER))).await;
+    assert_eq!(tree(&restored), cut);
+
+    let source_2 = FakeRegistry::start().await;
+    let base = self::base(&source_2).await;
+    let one = Node::new(&[&source_2, &to], &named);
+    one.publish("v", spec(&base.image, Some(OWNER))).await;
+    change(&one.target("v"));
+    let cut = tree(&one.target("v"));
+    one.cut("snap-2", "v").await;
+    let streamed = one.push(&push_request("snap-2", &to, Format::Portable)).await;
+    assert!(to.blob("ws", &base.layer).is_some(), "as it was");
+    assert_ne!(streamed.image, pushed.image);
+    let restored = two.publish("streamed", of("snap-2", Some(OWNER))).await;
+    assert_eq!(tree(&restored), cut);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
+    let (registry, named) = (FakeRegistry::start().await, Named::default());
+    let base = base(&registry).await;
+    let one = Node::new(&[&registry], &named);
+    change(&one.publish("v", spec(&base.image, None)).await);
+    one.cut("snap-1", "v").await;
+    let request = push_request("snap-1", &registry, Format::Portable);
+    let answer = |status| Misdeed::Answer(status, Vec::new());
+    // Everywhere on the way: at the first question, at the layer, at the config, at the manifest.
+    let parts = ["/v2/ws/blobs/sha256", "/v2/ws/blobs/uploads/", "/v2/ws/manifests/"];
+    for (part, class) in parts.iter().flat_map(|p| [(p, Class::Unavailable), (p, Class::Denied)]) {
+        let status = if class == Class::Denied { 403 } else { 503 };
+        let registry_2 = FakeRegistry::start().await;
+        let request = PushRequest {
+            to: format!("{}/ws", registry_2.host()).parse().unwrap(),
+            ..request.clone()
+        };
+        let node = Node::new(&[&registry, &registry_2], &named);
+        change(&node.publish("v", spec(&base.image, None)).await);
+        node.cut("snap-1", "v").await;
+        registry_2.misbehave(*part, ALWAYS, answer(status));
+        let error = node.snapshots.push(&request).await.unwrap_err();
+        assert_eq!(error.class(), class, "{part}: {error}");
+        assert!(error.to_string().contains("snap-1"), "{error}");
+        assert_eq!(node.staged(), 0, "{part}");
+        assert_eq!(node.store.snapshot(&request.id).unwrap().pushed, None);
+    }
+    // It comes back: what is there is not sent again.
+    registry.misbehave("/v2/ws/manifests/", 20, answer(503));
+    let error = one.snapshots.push(&request).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable);
+    let before = uploads(&registry);
+    while one.snapshots.push(&request).await.is_err() {}
+    assert_eq!(uploads(&registry), before);
+    assert!(registry.manifest("ws", "snap-1").is_some());
+
+    // And goes, whether the record says by which name or not.
+    let image = one.store.snapshot(&request.id).unwrap().pushed.unwrap().parse().unwrap();
+    for image in [None, Some(&image)] {
+        let PushRequest { id, to, keyring, .. } = &request;
+        one.snapshots.push(&request).await.unwrap();
+        assert!(one.snapshots.unpush(id, to, image, keyring).await.unwrap());
+        assert!(registry.manifest("ws", "snap-1").is_none());
+        assert!(one.snapshots.unpush(id, to, image, keyring).await.unwrap(), "twice");
+    }
+    let gone = one.snapshots.push(&push_request("snap-9", &registry, Format::Native)).await;
+    assert_eq!(gone.unwrap_err().class(), Class::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_many_layers_become_one_that_shows_the_same() {
+    for owner in [None, Some(OWNER)] {
+        let (registry, named) = (FakeRegistry::start().await, Named::default());
+        let base = base(&registry).await;
+        let (one, two) = (Node::new(&[&registry], &named), Node::new(&[&registry], &named));
+        let mut at = one.publish("v0", spec(&base.image, owner)).await;
+        change(&at);
+        one.cut("snap-0", "v0").await;
+        for n in 1..4 {
+            let snapshot = format!("snap-{}", n - 1);
+            at = one.publish(&format!("v{n}"), of(&snapshot, owner)).await;
+            fs::write(at.join(format!("new-{n}")), "new").unwrap();
+            fs::rename(at.join("renamed"), at.join("between")).unwrap();
+            fs::rename(at.join("between"), at.join("renamed")).unwrap();
+            let _ = fs::remove_file(at.join(format!("new-{}", n - 1)));
+            fs::write(at.join("mode"), format!("{n}")).unwrap();
+            one.cut(&format!("snap-{n}"), &format!("v{n}")).await;
+        }
+        let cut = tree(&at);
+        let id = "snap-3".parse().unwrap();
+        assert_eq!(one.store.snapshot(&id).unwrap().own, 4);
+        let request = push_request("snap-3", &registry, Format::Native);
+        one.snapshots.squash(&id, Some(&request)).await.unwrap();
+        let record = one.store.snapshot(&id).unwrap();
+        assert_eq!((record.own, record.stack.len()), (1, 2));
+        assert_eq!(one.staged(), 0);
+        one.tell(&record, None);
+        let here = one.publish("here", of("snap-3", owner)).await;
+        assert_eq!(tree(&here), cut, "{owner:?}");
+        one.snapshots.squash(&id, None).await.unwrap();
+        assert_eq!(one.store.snapshot(&id).unwrap(), record, "one layer is one layer");
+
+        let before = uploads(&registry);
+        one.push(&request).await;
+        assert_eq!(uploads(&registry) - before, 1, "the config; the layer was sent while at hand");
+        let there = two.publish("there", of("snap-3", owner)).await;
+        assert_eq!(tree(&there), cut, "{owner:?}");
+        let (_, config) = document(&registry, "snap-3");
+        assert_eq!(config["history"].as_array().unwrap().len(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_native_layer_is_packed_again_for_everybody() {
+    let (registry, named) = (FakeRegistry::start().await, Named::default());
+    let base = base(&registry).await;
+    let (one, two) = (Node::new(&[&registry], &named), Node::new(&[&registry], &named));
+    change(&one.publish("v", spec(&base.image, None)).await);
+    one.cut("snap-1", "v").await;
+    one.push(&push_request("snap-1", &registry, Format::Native)).await;
+    let at = two.publish("r", of("snap-1", None)).await;
+    fs::write(at.join("second"), "2").unwrap();
+    let cut = tree(&at);
+    two.cut("snap-2", "r").await;
+    two.push(&push_request("snap-2", &registry, Format::Portable)).await;
+    let (manifest, _) = document(&registry, "snap-2");
+    assert_eq!(media_types(&manifest), ["tar+gzip", "tar+zstd", "tar+zstd"]);
+    let back = one.publish("back", of("snap-2", None)).await;
+    // On the node of its parent, but not cut there: as any image.
+    assert_eq!(tree(&back), cut);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_full_disk_is_told_and_left_clean_and_passes() {
+    let (registry, named) = (FakeRegistry::start().await, Named::default());
+    let base = base(&registry).await;
+    let scratch = Scratch::new();
+    let at = scratch.folder("node");
+    let _disk = Disk::new(&scratch, "ext4", &at);
+    let node = Node::on(scratch, &[&registry], &named);
+    let volume = node.publish("v", spec(&base.image, None)).await;
+    // What does not compress.
+    let mut seed = 1_u64;
+    let mut noise = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) as u8
+    };
+    let bytes: Vec<u8> = (0..40 << 20).map(|_| noise()).collect();
+    fs::write(volume.join("large"), &bytes).unwrap();
+    node.cut("snap-1", "v").await;
+    let filler = at.join("filler");
+    let mut fill = File::create(&filler).unwrap();
+    while fill.write_all(&bytes[..1 << 20]).is_ok() {}
+    fill.set_len(fill.metadata().unwrap().len() - (20 << 20)).unwrap();
+    fill.sync_all().unwrap();
+    drop(fill);
+
+    let request = push_request("snap-1", &registry, Format::Portable);
+    let error = node.snapshots.push(&request).await.unwrap_err();
+    assert_eq!(error.class(), Class::Exhausted, "{error}");
+    assert!(error.to_string().contains(&at.display().to_string()), "{error}");
+    // And where the room goes while it is packed.
+    let file = node.store.scratch().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut out = packing::Stoppable::new(&file, node.store.root(), stop.clone());
+    let error = out.write_all(&bytes).unwrap_err();
+    assert_eq!(Class::of_disk(&error), Class::Exhausted, "{error}");
+    assert!(error.to_string().contains("make room on that disk"), "{error}");
+    drop(out);
+    drop(file);
+    assert_eq!(node.staged(), 0);
+    fs::remove_file(&filler).unwrap();
+    node.push(&request).await;
+    stop.cancel();
+}

@@ -1,0 +1,287 @@
+//! A node with real mounts, real cgroups and, where a test wants one, a disk of its own.
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::sleep,
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    digest::Digest,
+    image::fake::FakeRegistry,
+    layers::SnapshotRecord,
+    overlay::{Features, Options, Plan, Spec, Stack, Upper},
+    sys::{
+        durable,
+        mounts::{Detached, LinuxMounts, Mounts as _},
+        scratch::Scratch,
+    },
+    volumes::{Parts as VolumeParts, Pod, PublishRequest, Settings, VolumeId, VolumeSpec},
+};
+
+pub(super) const IMAGE: &str = "base";
+
+/// Each pod of this run has a uid of its own: cgroups are the machine's.
+fn uid() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    uid_of(std::process::id(), NEXT.fetch_add(1, Relaxed))
+}
+
+pub(super) fn uid_of(process: u32, number: usize) -> String {
+    format!("{process:08x}-1111-2222-3333-{number:012x}")
+}
+
+/// A node on this machine. Dropped, it unmounts what a failed test left.
+pub(super) struct Node {
+    pub(super) root: PathBuf,
+    pub(super) registry: FakeRegistry,
+    pub(super) store: Arc<Store>,
+    pub(super) volumes: Volumes,
+    pub(super) snapshots: Snapshots,
+    pub(super) metrics: Metrics,
+    pub(super) uid: String,
+    pub(super) scratch: Scratch,
+}
+
+impl Node {
+    /// One whose store lies in the folder `at` of `scratch`.
+    pub(super) async fn new(scratch: Scratch, at: &Path) -> Self {
+        let (registry, uid) = (FakeRegistry::start().await, uid());
+        registry.push_image(IMAGE, "1", &[base()], true);
+        let root = at.to_owned();
+        scratch.folder(&format!("kubelet/pods/{uid}"));
+        let metrics = Metrics::default();
+        let (store, volumes, snapshots) =
+            open(&scratch.path().join("kubelet"), &root, &registry, &metrics);
+        Self { root, registry, store, volumes, snapshots, metrics, uid, scratch }
+    }
+
+    /// The id of a volume: a mount is known by it, and other tests have mounts too.
+    pub(super) fn volume(&self, name: &str) -> VolumeId {
+        volume(name, &self.uid)
+    }
+
+    pub(super) fn target(&self, name: &str) -> PathBuf {
+        self.scratch.path().join("kubelet/pods").join(&self.uid).join(name)
+    }
+
+    /// Publishes a volume of the base image.
+    pub(super) async fn publish(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut VolumeSpec),
+    ) -> PathBuf {
+        let mut spec = VolumeSpec {
+            images: vec![self.registry.reference(IMAGE, "1")],
+            ..VolumeSpec::default()
+        };
+        spec.options = Options { metacopy: true, redirect_dir: true, ..Options::default() };
+        change(&mut spec);
+        let request = PublishRequest {
+            id: self.volume(name),
+            target: self.target(name).try_into().unwrap(),
+            pod: Pod {
+                namespace: "default".to_owned(),
+                name: "one".to_owned(),
+                uid: self.uid.parse().unwrap(),
+            },
+            spec,
+            keyring: crate::volumes::Keyring::default(),
+            deadline: None,
+        };
+        self.volumes.publish(request).await.unwrap();
+        self.target(name)
+    }
+
+    pub(super) async fn unpublish(&self, name: &str) {
+        let target = self.target(name).try_into().unwrap();
+        self.volumes.unpublish(&self.volume(name), &target).await.unwrap();
+    }
+
+    pub(super) async fn cut(&self, id: &str, volume: &str) -> Result<SnapshotRecord, CutError> {
+        self.snapshots.cut(self.request(id, volume)).await
+    }
+
+    pub(super) fn request(&self, id: &str, volume: &str) -> CutRequest {
+        request(id, self.volume(volume))
+    }
+
+    /// What a pod sees that starts with a stack, and may change.
+    pub(super) fn restored(&self, stack: &[Digest]) -> Detached {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let at = self.root.join(format!("restored-{}", NEXT.fetch_add(1, Relaxed)));
+        let [upper, work] = ["upper", "work"].map(|name| at.join(name));
+        for folder in [&upper, &work] {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).unwrap();
+        }
+        let lowers = stack.iter().map(|key| crate::overlay::Lower {
+            id: key.to_string(),
+            dir: self.store.lower(key).unwrap().tree,
+            mapped: true,
+            needs: crate::overlay::Needs::default(),
+        });
+        let plan = Plan::new(Spec {
+            name: "restored".to_owned(),
+            stack: Stack::new(lowers.collect()).unwrap(),
+            upper: Some(Upper::new(upper, work)),
+            owner: None,
+            options: Options { metacopy: true, redirect_dir: true, ..Options::default() },
+        });
+        crate::overlay::mount(&LinuxMounts, &plan.unwrap()).unwrap()
+    }
+
+    pub(super) fn names(&self, part: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.store.root().join(part)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    pub(super) fn assert_nothing_half_made(&self, why: &str) {
+        for part in ["staging", "frozen"] {
+            assert_eq!(self.names(part), Vec::<String>::new(), "{why}: {part}");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for mount in LinuxMounts.table().unwrap_or_default().into_iter().rev() {
+            if mount.target.starts_with(self.scratch.path().join("kubelet")) {
+                let _ = LinuxMounts.unmount(&mount.target);
+            }
+        }
+    }
+}
+
+/// A pod's cgroup with processes of this test in it. Dropped, they are gone.
+pub(super) struct PodGroup {
+    path: PathBuf,
+    test: PathBuf,
+    children: Vec<Child>,
+}
+
+impl PodGroup {
+    /// That of the pod of this uid, made where its runtime would make it.
+    pub(super) fn of(uid: &str) -> Self {
+        let top = Path::new("/sys/fs/cgroup");
+        let top = match top.join("freezer/cgroup.procs").exists() {
+            true => top.join("freezer"),
+            false => top.to_owned(),
+        };
+        let test = top.join(format!("ovl-test-{uid}"));
+        let path = test.join(format!("kubepods/besteffort/pod{uid}"));
+        fs::create_dir_all(&path).unwrap();
+        Self { path, test, children: Vec::new() }
+    }
+
+    /// Runs a script of the shell, in a folder, as a container of the pod.
+    pub(super) fn run(&mut self, folder: &Path, script: &str) {
+        // Into the cgroup before anything else.
+        let script = format!("echo $$ > '{}/cgroup.procs' && {script}", self.path.display());
+        let child = Command::new("sh").args(["-c", &script]).current_dir(folder).spawn().unwrap();
+        self.children.push(child);
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        let says = |file: &str| fs::read_to_string(self.path.join(file)).unwrap_or_default();
+        says("freezer.state").trim_end() != "THAWED" && !says("freezer.state").is_empty()
+            || says("cgroup.freeze").trim_end() == "1"
+    }
+}
+
+impl Drop for PodGroup {
+    fn drop(&mut self) {
+        // Frozen, nobody could be killed.
+        let _ = fs::write(self.path.join("freezer.state"), "THAWED");
+        let _ = fs::write(self.path.join("cgroup.freeze"), "0");
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // And those of a process that was killed.
+        let left = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        for pid in left.split_whitespace() {
+            let _ = Command::new("kill").args(["-9", pid]).status();
+        }
+        let mut folder = &*self.path;
+        while folder.starts_with(&self.test) {
+            let gone = || fs::remove_dir(folder).is_ok() || !folder.exists();
+            let _ = (0..200).any(|_| {
+                gone() || {
+                    sleep(Duration::from_millis(5));
+                    false
+                }
+            });
+            folder = folder.parent().unwrap();
+        }
+    }
+}
+
+pub(super) fn volume(name: &str, uid: &str) -> VolumeId {
+    format!("{name}-{uid}").parse().unwrap()
+}
+
+pub(super) fn request(id: &str, volume: VolumeId) -> CutRequest {
+    // A busy machine takes its time.
+    let consistency = Consistency::Frozen { within: Duration::from_secs(20), or_live: false };
+    CutRequest { id: id.parse().unwrap(), volume, consistency }
+}
+
+pub(super) fn open(
+    kubelet: &Path,
+    root: &Path,
+    registry: &FakeRegistry,
+    metrics: &Metrics,
+) -> (Arc<Store>, Volumes, Snapshots) {
+    let trial = root.join("trial");
+    fs::create_dir_all(&trial).unwrap();
+    let features = Features::probe(&LinuxMounts, &trial).unwrap();
+    durable::remove_tree(&trial).unwrap();
+    let kernel = features.mounts(&root.join("lowers")).unwrap();
+    let store = Arc::new(Store::open(&root.join("store"), kernel.clone()).unwrap());
+    let registries = Arc::new(registry.registries());
+    let parts = VolumeParts::new(store.clone(), registries.clone(), kernel, features);
+    let volumes = Volumes::open(parts, Settings::new(kubelet.to_owned())).unwrap();
+    let snapshots = Snapshots::open(Parts {
+        store: store.clone(),
+        volumes: volumes.clone(),
+        registries,
+        freezer: Freezer::new("/sys/fs/cgroup".into(), "/proc".into()),
+        metrics: metrics.clone(),
+    });
+    (store, volumes, snapshots.unwrap())
+}
+
+/// A layer with something of each kind to change.
+fn base() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for name in ["kept", "gone", "mode", "dir/one", "dir/two", "deep/a/b/c", "covered/old"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(5);
+        header.set_mode(0o644);
+        header.set_mtime(1_234_567_890);
+        tar.append_data(&mut header, name, &b"base\n"[..]).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// What stands at a path: its mode and content, or a folder's names.
+pub(super) fn shown(path: &Path) -> String {
+    let Ok(is) = fs::symlink_metadata(path) else { return "-".to_owned() };
+    let mode = is.permissions().mode() & 0o7777;
+    if is.is_dir() {
+        let names = fs::read_dir(path).unwrap();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        return format!("{mode:o} {}", names.join(" "));
+    }
+    format!("{mode:o} {}", fs::read_to_string(path).unwrap().trim_end())
+}

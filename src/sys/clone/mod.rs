@@ -1,0 +1,184 @@
+//! Copies a tree that is being written to, in rounds.
+//!
+//! ```text
+//! sync ─► catch up (takes everything) ─► sync ─► catch up (takes what changed) ─► …
+//! ```
+//!
+//! [`TreeClone::sync`] brings what was written to the disk, and says whether that failed. [`TreeClone::catch_up`] then goes through
+//! the tree and takes again whatever is not as it was seen in the round before, so that after a round in which nobody writes
+//! the copy is the tree. Files share their bytes with the copy where the file system can do that (`FICLONE`), and are copied with
+//! their holes where not. So the last round, in which writers are made to stand still, costs a look at each entry, and the bytes of
+//! what changed since the round before.
+//!
+//! What tells a change is the inode's number, size, times, mode and links. Any change moves ctime, but for two that this minds:
+//! one within the clock's tick, and a write through a mapping that the kernel had made writable before. A sync makes mappings
+//! read-only again, so what changes behind it moves ctime behind it; and whatever has a ctime since the begin of the sync
+//! before the last round is taken again however it looks. A tmpfs never makes mappings read-only: its files are always taken again.
+//!
+//! Each step goes from an open folder to one of its entries; no symlink is followed and no mount entered, whatever the writers
+//! rename meanwhile. What a round replaces is moved to a folder aside: to free it would take time, which [`TreeClone::tidy`] takes
+//! between rounds. Sockets are nothing without who listens; where one may stand in the place of a lower's file it is copied as a
+//! whiteout, so that the file does not come back. Deliberately absent: how writers are stopped, and syncing the copy.
+
+mod content;
+mod dress;
+mod seen;
+mod take;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::{
+    fs::File,
+    io, mem,
+    path::{Path, PathBuf},
+};
+
+use self::{
+    content::Content,
+    seen::{Clock, DAWN, Node, now},
+    walk::Walk,
+};
+use super::{
+    beneath,
+    durable::{self, at},
+    space,
+};
+
+/// Folders within folders. A layer has no more (`changeset::Limits`), so what lies deeper could be restored nowhere.
+const DEPTH: usize = 256;
+
+/// Why a tree was not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CloneError {
+    /// The caller wanted no more of it.
+    #[error("the time was up")]
+    Stopped,
+    /// What was written to the tree did not reach its disk.
+    #[error("cannot sync {path}: {source}", path = path.display())]
+    Sync {
+        /// The tree.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Folders lie too deep.
+    #[error("{path} lies more than {DEPTH} folders deep", path = path.display())]
+    Deep {
+        /// The folder, relative to the tree.
+        path: PathBuf,
+    },
+    /// It has more entries than the caller wants to know of.
+    #[error(
+        "it has more than {0} files and folders, the most that a layer may have; remove some, or keep them in a volume of another kind"
+    )]
+    TooMany(u64),
+    /// Something cannot be read, or its copy not be made.
+    #[error("{}: {source}", if path.as_os_str().is_empty() { ".".into() } else { path.display().to_string() })]
+    Entry {
+        /// What, relative to the tree.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+/// What a copy consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cloned {
+    /// Entries of all folders.
+    pub entries: u64,
+    /// Bytes of its files, without holes.
+    pub bytes: u64,
+    /// Whether a file has overlay's mark of content that lies below.
+    pub metacopy: bool,
+    /// Whether anything has overlay's mark of another name below.
+    pub redirect: bool,
+}
+
+/// A tree and its copy.
+#[derive(Debug)]
+pub struct TreeClone {
+    from: PathBuf,
+    to: PathBuf,
+    aside: PathBuf,
+    /// Open from the begin: a failed write is told to whoever had the file system open then.
+    disk: File,
+    content: Content,
+    /// The root as it was last seen, with all below it.
+    seen: Node,
+    round: u32,
+    /// The most entries: each takes memory.
+    most: u64,
+    /// How much was moved aside.
+    moved: u64,
+    /// What changed at or after this is taken again: when the sync before the last whole round began.
+    since: Clock,
+    /// When the last sync began.
+    synced: Clock,
+    /// Whether a file's times tell that it was written to.
+    telling_times: bool,
+}
+
+impl TreeClone {
+    /// A copy of the folder `from` in the folder `to`, which is new and empty like `aside`, a folder beside it. All are absolute
+    /// and without symlinks. A tree of more than `most` entries is refused.
+    pub fn new(from: &Path, to: &Path, aside: &Path, most: u64) -> io::Result<Self> {
+        let disk = File::from(
+            beneath::folder(from, beneath::READ).map_err(|e| at("open", from)(e.into()))?,
+        );
+        let in_memory = matches!(space::of(from)?.kind(), Some("tmpfs" | "ramfs"));
+        Ok(Self {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            aside: aside.to_owned(),
+            disk,
+            content: Content::default(),
+            seen: Node::default(),
+            round: 0,
+            most,
+            moved: 0,
+            since: DAWN,
+            synced: DAWN,
+            telling_times: !in_memory,
+        })
+    }
+
+    /// Waits until what was written to the tree is on its disk.
+    pub fn sync(&mut self) -> Result<(), CloneError> {
+        let begun = now();
+        durable::sync_filesystem(&self.disk)
+            .map_err(|source| CloneError::Sync { path: self.from.clone(), source })?;
+        self.synced = begun;
+        Ok(())
+    }
+
+    /// Goes through the tree and takes what changed since the round before; the first takes all. After a [`TreeClone::sync`].
+    /// What vanishes meanwhile is not taken, or goes in the next round.
+    ///
+    /// `go_on` is asked again and again; once it says no the round ends with [`CloneError::Stopped`], and another one may follow.
+    pub fn catch_up(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), CloneError> {
+        self.round += 1;
+        let mut seen = mem::take(&mut self.seen);
+        let walked = Walk::new(self, go_on).and_then(|mut walk| walk.root(&mut seen));
+        self.seen = seen;
+        walked?;
+        self.since = self.synced;
+        Ok(())
+    }
+
+    /// Frees what the rounds until now have replaced.
+    pub fn tidy(&mut self) -> Result<(), CloneError> {
+        let path = &self.aside;
+        durable::remove_tree(path)
+            .and_then(|()| durable::create_dir(path, 0o700))
+            .map_err(|source| CloneError::Entry { path: path.clone(), source })
+    }
+
+    /// What the copy consists of.
+    pub fn contents(&self) -> Cloned {
+        let mut sum = Cloned::default();
+        self.seen.add_to(&mut sum);
+        sum
+    }
+}

@@ -1,0 +1,561 @@
+//! Trees compared with their copies, name by name, between rounds in which everything changes.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    fs::{self, OpenOptions, Permissions},
+    hash::{DefaultHasher, Hasher as _},
+    io::Write as _,
+    os::unix::fs::{
+        FileExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink,
+    },
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{
+    CWD, Mode, Timespec, Timestamps, XattrFlags, ioctl_ficlone, lgetxattr, llistxattr, lsetxattr,
+    makedev, mknodat, removexattr, utimensat,
+};
+
+use super::*;
+use crate::sys::{
+    limits,
+    mounts::{LinuxMounts, Mounts as _, tmpfs},
+    scratch::{Disk, Scratch},
+};
+
+fn always() -> bool {
+    true
+}
+
+/// A tree, and the place of its copy.
+struct Case {
+    from: PathBuf,
+    to: PathBuf,
+    clone: TreeClone,
+}
+
+impl Case {
+    fn new(at: &Path) -> Self {
+        let [from, to, aside] = ["from", "to", "aside"].map(|name| at.join(name));
+        for folder in [&from, &to, &aside] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let clone = TreeClone::new(&from, &to, &aside, 1_000_000).unwrap();
+        Self { from, to, clone }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.from.join(name)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn round(&mut self) {
+        self.clone.sync().unwrap();
+        self.clone.catch_up(&always).unwrap();
+    }
+
+    /// The copy is the tree, but for what copies do not have.
+    fn assert_same(&self, why: &str) {
+        assert_eq!(tree(&self.to), tree(&self.from), "{why}");
+    }
+
+    /// The inode of a name in the copy: another one where it was taken again.
+    fn copied(&self, name: &str) -> u64 {
+        fs::symlink_metadata(self.to.join(name)).unwrap().ino()
+    }
+}
+
+fn set(path: &Path, name: &str, value: &str) {
+    lsetxattr(path, name, value.as_bytes(), XattrFlags::empty()).unwrap();
+}
+
+fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut space = [0; 4096];
+    let length = llistxattr(path, &mut space).unwrap();
+    let names = space[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let name = String::from_utf8(name.to_vec()).unwrap();
+            let mut value = [0; 4096];
+            let length = lgetxattr(path, &*name, &mut value).unwrap();
+            (name, value[..length].to_vec())
+        })
+        .filter(|(name, _)| !["impure", "uuid", "nlink"].iter().any(|mark| name.ends_with(mark)))
+        .collect()
+}
+
+fn root_or_copied_up(socket: &Path, root: &Path) -> bool {
+    let folder = socket.parent().unwrap();
+    folder == root || xattrs(folder).contains_key("trusted.overlay.origin")
+}
+
+/// All that a tree is, by path: type, mode, owner, size, time, content, attributes, and the first path of the same file.
+fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
+    let (mut found, mut first, mut next) = (BTreeMap::new(), BTreeMap::new(), vec![PathBuf::new()]);
+    while let Some(path) = next.pop() {
+        let full = root.join(&path);
+        let is = fs::symlink_metadata(&full).unwrap();
+        let kind = is.file_type();
+        if kind.is_socket() {
+            // In the place of something of a lower, for all that is known.
+            if root_or_copied_up(&full, root) {
+                found.insert(path, "whiteout".to_owned());
+            }
+            continue;
+        }
+        if kind.is_dir() {
+            let mut names: Vec<_> = fs::read_dir(&full)
+                .unwrap()
+                .map(|entry| path.join(entry.unwrap().file_name()))
+                .collect();
+            names.sort();
+            next.extend(names.into_iter().rev());
+        }
+        if kind.is_char_device() && is.rdev() == 0 {
+            found.insert(path, "whiteout".to_owned());
+            continue;
+        }
+        let content = match () {
+            () if kind.is_file() => {
+                let mut hasher = DefaultHasher::new();
+                hasher.write(&fs::read(&full).unwrap());
+                format!("{:x}", hasher.finish())
+            }
+            () if kind.is_symlink() => format!("{:?}", fs::read_link(&full).unwrap()),
+            () => String::new(),
+        };
+        let size = if kind.is_dir() { 0 } else { is.len() };
+        let same = match is.nlink() {
+            2.. if !kind.is_dir() => first.entry(is.ino()).or_insert(path.clone()).clone(),
+            _ => PathBuf::new(),
+        };
+        let text = format!(
+            "{:o} {}:{} {size} {}.{} rdev {} {content} {:?} {same:?}",
+            is.mode(),
+            is.uid(),
+            is.gid(),
+            is.mtime(),
+            is.mtime_nsec(),
+            is.rdev(),
+            xattrs(&full),
+        );
+        found.insert(path, text);
+    }
+    found
+}
+
+/// One of each kind that a pod can make.
+fn fill(case: &Case) {
+    case.write("plain", "one");
+    case.write("folder/below/deep", "two");
+    case.write("gone", "three");
+    case.write("becomes a folder", "x");
+    case.write("was a folder/with/content", "x");
+    case.write("moved/a/b", "moved");
+    case.write("mode", "mode");
+    case.write("linked", "linked");
+    fs::create_dir(case.path("links")).unwrap();
+    fs::hard_link(case.path("linked"), case.path("links/again")).unwrap();
+    fs::hard_link(case.path("linked"), case.path("links/third")).unwrap();
+    symlink("../nowhere", case.path("symlink")).unwrap();
+    symlink("..", case.path("folder/up")).unwrap();
+    rustix::fs::mknodat(CWD, case.path("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    set(&case.path("folder"), "user.colour", "green");
+    set(&case.path("plain"), "user.colour", "red");
+    fs::set_permissions(case.path("folder"), Permissions::from_mode(0o1770)).unwrap();
+    let old = Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 };
+    let old = Timestamps { last_access: old, last_modification: old };
+    for name in ["plain", "symlink", "fifo", "folder"] {
+        utimensat(CWD, case.path(name), &old, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    for name in ["socket", "folder/socket", "links/socket"] {
+        mknodat(CWD, case.path(name), FileType::Socket, Mode::RUSR, 0).unwrap();
+    }
+}
+
+/// What only root can make.
+fn fill_as_root(case: &Case) {
+    std::os::unix::fs::lchown(case.path("mode"), Some(1000), Some(2000)).unwrap();
+    std::os::unix::fs::lchown(case.path("symlink"), Some(1000), Some(2000)).unwrap();
+    fs::set_permissions(case.path("mode"), Permissions::from_mode(0o6755)).unwrap();
+    // As setcap writes cap_net_raw+ep.
+    let capability = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    lsetxattr(case.path("mode"), "security.capability", capability, XattrFlags::empty()).unwrap();
+    for name in ["whiteout", "folder/whiteout"] {
+        mknodat(CWD, case.path(name), FileType::CharacterDevice, Mode::empty(), makedev(0, 0))
+            .unwrap();
+    }
+    mknodat(CWD, case.path("null"), FileType::CharacterDevice, Mode::RUSR, makedev(1, 3)).unwrap();
+    for (name, mark, value) in [
+        ("folder", "opaque", "y"),
+        ("moved", "redirect", "/elsewhere"),
+        ("plain", "metacopy", ""),
+        ("plain", "overlay.opaque", "theirs"),
+        ("folder", "impure", "y"),
+        ("folder", "origin", "a handle"),
+        (".", "uuid", "0123456789abcdef"),
+    ] {
+        set(&case.path(name), &format!("trusted.overlay.{mark}"), value);
+    }
+    set(&case.path("symlink"), "trusted.on-a-link", "yes");
+}
+
+/// Every kind of change, between two rounds.
+fn change(case: &Case) {
+    case.write("plain", "another");
+    case.write("new/with/folders", "new");
+    fs::remove_file(case.path("gone")).unwrap();
+    fs::remove_file(case.path("becomes a folder")).unwrap();
+    case.write("becomes a folder/x", "y");
+    crate::sys::durable::remove_tree(&case.path("was a folder")).unwrap();
+    symlink("plain", case.path("was a folder")).unwrap();
+    fs::rename(case.path("moved"), case.path("moved away")).unwrap();
+    fs::set_permissions(case.path("mode"), Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(case.path("folder"), Permissions::from_mode(0o755)).unwrap();
+    removexattr(case.path("folder"), "user.colour").unwrap();
+    set(&case.path("folder/below"), "user.new", "attribute");
+    OpenOptions::new()
+        .append(true)
+        .open(case.path("links/third"))
+        .unwrap()
+        .write_all(b"!")
+        .unwrap();
+    fs::hard_link(case.path("folder/below/deep"), case.path("folder/twin")).unwrap();
+    fs::remove_file(case.path("fifo")).unwrap();
+}
+
+fn comes_back(at: &Path, as_root: bool) {
+    let mut case = Case::new(at);
+    fill(&case);
+    let sparse = fs::File::create(case.path("sparse")).unwrap();
+    sparse.write_all_at(b"in the middle", 16 << 20).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    if as_root {
+        fill_as_root(&case);
+    }
+    case.round();
+    case.assert_same("the first round");
+    let whiteout = |name: &str| {
+        let is = fs::symlink_metadata(case.to.join(name));
+        is.is_ok_and(|is| is.file_type().is_char_device() && is.rdev() == 0)
+    };
+    let sockets = ["socket", "folder/socket", "links/socket"].map(whiteout);
+    assert_eq!(sockets, [true, as_root, false]);
+    assert!(!case.to.join("links/socket").exists());
+    let sparse = fs::metadata(case.to.join("sparse")).unwrap();
+    assert!(sparse.blocks() * 512 < 8 << 20, "the holes are filled");
+    let contents = case.clone.contents();
+    assert_eq!((contents.metacopy, contents.redirect), (as_root, as_root));
+    assert!(contents.bytes < 8 << 20, "{contents:?}");
+    let names = tree(&case.to).len() - 1;
+    assert_eq!(contents.entries, names as u64);
+
+    change(&case);
+    case.round();
+    case.assert_same("the second round");
+    // Folders alone were renamed: the files in them look as before, under other names, and are still one.
+    fs::rename(case.path("links"), case.path("a links")).unwrap();
+    case.round();
+    case.assert_same("a folder with names of a file was renamed");
+    fs::rename(case.path("a links"), case.path("z links")).unwrap();
+    case.round();
+    case.assert_same("and once more, behind the others");
+    fs::remove_file(case.path("z links/third")).unwrap();
+    case.round();
+    case.round();
+    case.assert_same("nothing changed");
+    assert_eq!(case.clone.contents().entries as usize, tree(&case.to).len() - 1);
+}
+
+#[test]
+fn a_tree_comes_back_whatever_changes_between_rounds() {
+    comes_back(Scratch::new().path(), false);
+}
+
+/// Shared bytes on xfs, copies with holes on ext4 and, read and written, from a tmpfs.
+#[test]
+#[ignore = "needs root: mounts file systems on loop devices"]
+fn privileged_a_tree_comes_back_on_each_file_system() {
+    for fs_type in ["xfs", "ext4"] {
+        let scratch = Scratch::new();
+        let at = scratch.folder("disk");
+        let _disk = Disk::new(&scratch, fs_type, &at);
+        comes_back(&at, true);
+    }
+    let scratch = Scratch::new();
+    let from = scratch.folder("from");
+    LinuxMounts.attach(LinuxMounts.create(&tmpfs("ovl-test", None, None)).unwrap(), &from).unwrap();
+    comes_back(scratch.path(), true);
+}
+
+#[test]
+fn only_what_changed_is_taken_again() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    for name in ["same", "changed", "a/same", "a/changed"] {
+        case.write(name, "x");
+    }
+    case.round();
+    // The clock's tick has to pass: what changed within it is taken again.
+    thread::sleep(Duration::from_millis(30));
+    case.round();
+    let names = ["same", "changed", "a/same", "a/changed"];
+    let before = names.map(|name| case.copied(name));
+    case.write("changed", "y");
+    case.write("a/changed", "y");
+    case.round();
+    let after = names.map(|name| case.copied(name));
+    let again: Vec<_> = (0..4).map(|n| before[n] != after[n]).collect();
+    assert_eq!(again, [false, true, false, true]);
+    case.assert_same("");
+}
+
+/// What changes during the sync may look as it did before: a page of a mapping that was not made read-only yet.
+#[test]
+fn what_changed_since_the_sync_began_is_taken_again_however_it_looks() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    case.write("before", "x");
+    thread::sleep(Duration::from_millis(30));
+    case.clone.sync().unwrap();
+    thread::sleep(Duration::from_millis(30));
+    case.write("after", "x");
+    case.clone.catch_up(&always).unwrap();
+    let before = ["before", "after"].map(|name| case.copied(name));
+    case.round();
+    let after = ["before", "after"].map(|name| case.copied(name));
+    assert_eq!([before[0] == after[0], before[1] == after[1]], [true, false]);
+}
+
+#[test]
+fn a_round_that_was_stopped_anywhere_is_made_up_for() {
+    for stop in 0..30_usize {
+        let scratch = Scratch::new();
+        let mut case = Case::new(scratch.path());
+        fill(&case);
+        case.round();
+        change(&case);
+        case.clone.sync().unwrap();
+        let left = Cell::new(stop);
+        let go_on = || left.replace(left.get().saturating_sub(1)) > 0;
+        let stopped = case.clone.catch_up(&go_on);
+        assert!(matches!(stopped, Err(CloneError::Stopped) | Ok(())), "{stopped:?}");
+        case.round();
+        case.assert_same(&format!("stopped after {stop}"));
+    }
+}
+
+#[test]
+fn depth_has_a_bound_and_paths_have_none() {
+    limits::raise_open_files().unwrap();
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    let mut folder = beneath::folder(&case.from, beneath::READ).unwrap();
+    let name = "n".repeat(200);
+    for _ in 0..DEPTH {
+        rustix::fs::mkdirat(&folder, &name, Mode::RWXU).unwrap();
+        folder = rustix::fs::openat(&folder, &name, beneath::READ, Mode::empty()).unwrap();
+    }
+    // Two names of a file, so deep that no path leads there.
+    let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+    rustix::fs::openat(&folder, "file", flags, Mode::RUSR).unwrap();
+    rustix::fs::linkat(&folder, "file", CWD, case.path("z twin"), AtFlags::empty()).unwrap();
+    case.round();
+    assert_eq!(fs::metadata(case.to.join("z twin")).unwrap().nlink(), 2);
+    rustix::fs::mkdirat(&folder, "one more", Mode::RWXU).unwrap();
+    case.clone.sync().unwrap();
+    let error = case.clone.catch_up(&always).unwrap_err();
+    assert!(matches!(error, CloneError::Deep { .. }), "{error}");
+}
+
+/// Each takes memory, and a layer of more could be restored nowhere.
+#[test]
+fn entries_have_a_bound() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    case.clone.most = 5;
+    for name in ["a/b/c", "d", "e"] {
+        case.write(name, "x");
+    }
+    case.round();
+    // As many as before, under other names.
+    fs::rename(case.path("a"), case.path("z")).unwrap();
+    case.round();
+    case.assert_same("");
+    case.write("z/b/one more", "x");
+    case.clone.sync().unwrap();
+    let error = case.clone.catch_up(&always).unwrap_err();
+    assert!(matches!(error, CloneError::TooMany(5)), "{error}");
+    fs::remove_file(case.path("e")).unwrap();
+    case.round();
+    case.assert_same("one fewer");
+}
+
+#[test]
+fn what_was_replaced_takes_no_room_once_it_is_tidied() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    let aside = scratch.path().join("aside");
+    let left = || fs::read_dir(&aside).unwrap().count();
+    fill(&case);
+    case.round();
+    change(&case);
+    case.round();
+    assert!(left() > 0);
+    case.clone.tidy().unwrap();
+    assert_eq!(left(), 0);
+    case.write("plain", "once more");
+    case.round();
+    case.assert_same("after it was tidied");
+    assert!(left() > 0);
+}
+
+/// Nobody who renames, replaces and links while it is copied may lead the copy astray or make it fail.
+#[test]
+fn a_tree_in_uproar_is_copied_once_it_is_quiet() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    let outside = scratch.folder("outside");
+    scratch.file("outside/secret", "secret");
+    for n in 0..40 {
+        case.write(&format!("d{}/f{n}", n % 5), format!("{n}"));
+    }
+    let from = case.from.clone();
+    let until = Instant::now() + Duration::from_millis(700);
+    let uproar = thread::spawn(move || {
+        let mut n = 0_usize;
+        while Instant::now() < until {
+            n += 1;
+            let folder = from.join(format!("d{}", n % 5));
+            let _ = fs::rename(&folder, from.join(format!("d{}", (n + 1) % 5)));
+            let _ = symlink(&outside, &folder);
+            let _ = fs::remove_file(&folder);
+            let _ = fs::rename(from.join(format!("d{}", (n + 1) % 5)), &folder);
+            let _ = fs::write(folder.join(format!("f{}", n % 40)), format!("{n}"));
+            let _ = fs::hard_link(
+                folder.join(format!("f{}", n % 40)),
+                from.join(format!("l{}", n % 7)),
+            );
+            let _ = fs::remove_file(from.join(format!("l{}", (n + 3) % 7)));
+            let _ = fs::create_dir(from.join(format!("e{}", n % 3)));
+            let _ = fs::remove_dir(from.join(format!("e{}", (n + 1) % 3)));
+        }
+    });
+    while !uproar.is_finished() {
+        case.round();
+    }
+    uproar.join().unwrap();
+    case.round();
+    case.assert_same("");
+    assert!(!tree(&case.to).keys().any(|path| path.ends_with("secret")));
+}
+
+/// HAZARDS 2.
+#[test]
+#[ignore = "needs root: mounts a file system on a loop device"]
+fn privileged_a_sync_that_fails_is_told() {
+    let scratch = Scratch::new();
+    let at = scratch.folder("disk");
+    let disk = Disk::new(&scratch, "xfs", &at);
+    let (from, to, aside) =
+        (scratch.folder("disk/from"), scratch.folder("to"), scratch.folder("aside"));
+    let mut clone = TreeClone::new(&from, &to, &aside, 1_000_000).unwrap();
+    fs::write(from.join("file"), "lost").unwrap();
+    disk.cut_power();
+    let error = clone.sync().unwrap_err();
+    assert!(matches!(error, CloneError::Sync { .. }), "{error}");
+}
+
+/// A write through a mapping that was made before the first round.
+#[test]
+#[ignore = "needs root: mounts file systems on loop devices"]
+fn privileged_what_is_written_through_a_mapping_is_seen() {
+    for fs_type in ["xfs", "ext4", "tmpfs"] {
+        let scratch = Scratch::new();
+        let at = scratch.folder("disk");
+        let _disk = match fs_type {
+            "tmpfs" => {
+                let from = scratch.folder("disk/from");
+                let memory = LinuxMounts.create(&tmpfs("ovl-test", None, None)).unwrap();
+                LinuxMounts.attach(memory, &from).unwrap();
+                None
+            }
+            disk => Some(Disk::new(&scratch, disk, &at)),
+        };
+        let mut case = Case::new(&at);
+        case.write("mapped", vec![0; 8192]);
+        let mut mapped = Mapped::new(&case.path("mapped"));
+        mapped.write(1);
+        thread::sleep(Duration::from_millis(30));
+        case.round();
+        for byte in 2..20 {
+            // Also within a tick of the clock.
+            mapped.write(byte);
+            case.round();
+            assert_eq!(fs::read(case.to.join("mapped")).unwrap()[5000], byte, "{fs_type}");
+        }
+    }
+}
+
+struct Mapped(*mut libc::c_void);
+
+impl Mapped {
+    fn new(path: &Path) -> Self {
+        use std::os::fd::AsRawFd as _;
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let at =
+            unsafe { libc::mmap(std::ptr::null_mut(), 8192, access, shared, file.as_raw_fd(), 0) };
+        assert_ne!(at, libc::MAP_FAILED);
+        Self(at)
+    }
+
+    fn write(&mut self, byte: u8) {
+        // SAFETY: within the 8192 bytes that are mapped for writing until this is dropped.
+        unsafe { self.0.cast::<u8>().add(5000).write_volatile(byte) };
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: what `new` mapped, and nobody uses any more.
+        unsafe { libc::munmap(self.0, 8192) };
+    }
+}
+
+/// The last round costs no more than twice what it takes to share the same files' bytes, and little whatever was written before.
+#[test]
+#[ignore = "needs root: mounts a file system on a loop device"]
+fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
+    let scratch = Scratch::new();
+    let at = scratch.folder("disk");
+    let _disk = Disk::new(&scratch, "xfs", &at);
+    let mut case = Case::new(&at);
+    for n in 0..1_000 {
+        case.write(&format!("d{}/f{n}", n % 10), vec![7; 64 << 10]);
+    }
+    case.round();
+    case.clone.sync().unwrap();
+    let begun = Instant::now();
+    case.clone.catch_up(&always).unwrap();
+    let quiet = begun.elapsed();
+    let bare = at.join("bare");
+    fs::create_dir(&bare).unwrap();
+    let begun = Instant::now();
+    for n in 0..1_000 {
+        let from = fs::File::open(case.path(&format!("d{}/f{n}", n % 10))).unwrap();
+        ioctl_ficlone(fs::File::create(bare.join(n.to_string())).unwrap(), from).unwrap();
+    }
+    let shared = begun.elapsed();
+    assert!(quiet < shared * 2, "{quiet:?} against {shared:?}");
+    assert!(quiet < Duration::from_millis(100), "{quiet:?}");
+}

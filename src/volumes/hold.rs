@@ -1,0 +1,136 @@
+//! A volume that stays as it is while somebody copies what its pod wrote.
+
+use std::path::Path;
+
+use super::{Owner, Pod, RecordError, VolumeId, Volumes, lock::VolumeLock, record::Record};
+use crate::{
+    digest::Digest,
+    fault::Class,
+    layers::SnapshotId,
+    overlay::Upper,
+    sys::mounts::{Mount, MountError},
+};
+
+/// A volume that nobody else works on, until dropped: it is neither published nor unpublished meanwhile. Its pod writes on.
+#[derive(Debug)]
+pub struct Held {
+    lock: VolumeLock,
+    record: Record,
+    upper: Upper,
+    is_mounted: bool,
+}
+
+impl Held {
+    /// Which volume.
+    pub fn id(&self) -> &VolumeId {
+        self.lock.id()
+    }
+
+    /// For whom it is.
+    pub fn pod(&self) -> &Pod {
+        &self.record.pod
+    }
+
+    /// The keys of its layers, bottom first. They stay as long as it is held.
+    pub fn stack(&self) -> &[Digest] {
+        &self.record.stack
+    }
+
+    /// How many of these lie above the images that it was made of.
+    pub fn own(&self) -> usize {
+        self.record.own
+    }
+
+    /// The manifests of the images that it was made of; of a pushed snapshot's own image, where it was pulled for it.
+    pub fn manifests(&self) -> &[Digest] {
+        &self.record.manifests
+    }
+
+    /// The snapshot that it was made of, if of one.
+    pub fn parent(&self) -> Option<&SnapshotId> {
+        self.record.snapshot.as_ref()
+    }
+
+    /// Whom root's files of its images belong to.
+    pub fn owner(&self) -> Option<Owner> {
+        self.record.spec.owner
+    }
+
+    /// Where its writes are: overlay's upper, with overlay's marks.
+    pub fn upper(&self) -> &Path {
+        self.upper.upper()
+    }
+
+    /// Whether it was mounted when it was taken hold of: if not, nobody writes to it.
+    pub fn is_mounted(&self) -> bool {
+        self.is_mounted
+    }
+}
+
+/// Why a volume cannot be held.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// There is no such volume on this node.
+    #[error("there is no volume {0} on this node")]
+    Absent(VolumeId),
+    /// Somebody works on it.
+    #[error("volume {0} is being worked on; ask again")]
+    Busy(VolumeId),
+    /// A pod cannot write to it, so there is nothing to keep.
+    #[error("volume {0} is read-only: there is nothing of its own in it")]
+    ReadOnly(VolumeId),
+    /// Its writes may be torn, or are gone.
+    #[error(
+        "volume {id} is not what its pod wrote, because {why}; wait until it is published again"
+    )]
+    Lost {
+        /// The volume.
+        id: VolumeId,
+        /// What happened.
+        why: &'static str,
+    },
+    /// Its record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The kernel did not say what is mounted.
+    #[error("volume {id}: {source}")]
+    Table {
+        /// The volume.
+        id: VolumeId,
+        /// The kernel's words.
+        source: MountError,
+    },
+}
+
+impl HoldError {
+    /// What it means to whoever asked.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Absent(_) => Class::NotFound,
+            Self::Busy(_) => Class::Busy,
+            Self::ReadOnly(_) | Self::Lost { .. } => Class::Precondition,
+            Self::Record(e) => e.class(),
+            Self::Table { source, .. } => source.class(),
+        }
+    }
+}
+
+impl Volumes {
+    /// Takes hold of a volume that is there. Blocks.
+    pub fn hold(&self, id: &VolumeId) -> Result<Held, HoldError> {
+        let inner = &self.0;
+        let lock = inner.locks.try_lock(id).ok_or_else(|| HoldError::Busy(id.clone()))?;
+        let record = inner.records.read(id)?.ok_or_else(|| HoldError::Absent(id.clone()))?;
+        if record.spec.read_only {
+            return Err(HoldError::ReadOnly(id.clone()));
+        }
+        let table = inner.mounts.table();
+        let table = table.map_err(|source| HoldError::Table { id: id.clone(), source })?;
+        if let Some(why) = inner.went_down(&record, &table) {
+            return Err(HoldError::Lost { id: id.clone(), why });
+        }
+        let is_mounted = table.iter().any(|mount: &Mount| inner.is_of(mount, id));
+        let upper = inner.records.pair(id, record.spec.medium);
+        Ok(Held { lock, record, upper, is_mounted })
+    }
+}

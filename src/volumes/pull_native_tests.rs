@@ -1,0 +1,122 @@
+//! Layers with overlay's own marks, which are other layers than their tars would be without.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{tests::Node, *};
+use crate::{
+    changeset::{Compression, Format},
+    image::{
+        LayerBlob,
+        fake::{FakeRegistry, OCI_MANIFEST, descriptor},
+    },
+    layers::{chain_id, native_key},
+};
+
+const PORTABLE: &str = "application/vnd.oci.image.layer.v1.tar";
+const NATIVE: &str = "application/vnd.ovl-csi.layer.v1.native.tar";
+
+/// A folder that was renamed, and a file whose content is below, or with a link to a file of a layer below.
+fn marked(links_out: bool) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    header.set_entry_type(tar::EntryType::Directory);
+    let redirect = [("SCHILY.xattr.trusted.overlay.redirect", b"/old".as_slice())];
+    tar.append_pax_extensions(redirect).unwrap();
+    tar.append_data(&mut header, "new", &[][..]).unwrap();
+    header.set_entry_type(tar::EntryType::Regular);
+    let metacopy = [("SCHILY.xattr.trusted.overlay.metacopy", b"".as_slice())];
+    tar.append_pax_extensions(metacopy).unwrap();
+    tar.append_data(&mut header, "file", &[][..]).unwrap();
+    if links_out {
+        header.set_entry_type(tar::EntryType::Link);
+        tar.append_link(&mut header, "name", "below").unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// An image of these tars, each under its media type.
+fn push(registry: &FakeRegistry, repository: &str, layers: &[(&str, Vec<u8>)]) -> Reference {
+    let diff_ids: Vec<_> = layers.iter().map(|(_, tar)| Digest::of(tar)).collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    let config = config.to_string().into_bytes();
+    let blobs: Vec<_> = layers.iter().map(|(kind, tar)| descriptor(kind, tar)).collect();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": blobs,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+    });
+    registry.put_blob(config);
+    for (_, tar) in layers {
+        registry.put_blob(tar.clone());
+    }
+    registry.put_manifest(repository, "1", &manifest.to_string(), OCI_MANIFEST);
+    registry.reference(repository, "1")
+}
+
+fn node(registry: &FakeRegistry) -> Node {
+    Node::new(registry.registries(), Duration::from_secs(3600))
+}
+
+/// HAZARDS 13: the marks count in layers of our own media type alone, and nobody gets the one for the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tar_is_two_layers() {
+    let registry = FakeRegistry::start().await;
+    let (tar, base) = (marked(false), super::tests::layer("base"));
+    let native = push(&registry, "native", &[(PORTABLE, base.clone()), (NATIVE, tar.clone())]);
+    let portable =
+        push(&registry, "portable", &[(PORTABLE, base.clone()), (PORTABLE, tar.clone())]);
+    let (base, diff_id) = (Digest::of(&base), Digest::of(&tar));
+    for order in [[&native, &portable], [&portable, &native]] {
+        let node = node(&registry);
+        for image in order {
+            let key = if image == &native { native_key(&diff_id) } else { diff_id };
+            for policy in [PullPolicy::Always, PullPolicy::Never] {
+                let pulled = node.pull(image, policy, &Keyring::default()).await.unwrap();
+                assert_eq!(pulled.stack, [base, key], "{image}");
+            }
+            let lower = node.store().lower(&key).unwrap();
+            let (metacopy, redirect) = (lower.features.metacopy, lower.features.redirect);
+            assert_eq!((metacopy, redirect), (image == &native, image == &native), "{image}");
+            assert!(!lower.is_cut && node.store().is_alone(&key), "{image}");
+        }
+        let packed = node.store().origins(&native_key(&diff_id))[0].packed.clone().unwrap();
+        assert_eq!((packed.media_type.as_str(), packed.size), (NATIVE, tar.len() as u64));
+        assert_eq!(packed.diff_id, diff_id);
+    }
+}
+
+/// A layer that is made onto others is kept by what these are, not by what their tars are called.
+#[test]
+fn what_lies_on_a_native_layer_is_not_what_lies_on_its_tar() {
+    let (below, above) = (Digest::of(b"below"), Digest::of(b"above"));
+    let blob = |diff_id, format| LayerBlob {
+        digest: diff_id,
+        size: 1,
+        media_type: PORTABLE.to_owned(),
+        format,
+        compression: Compression::None,
+        diff_id,
+    };
+    let chain =
+        |format| chains(&[blob(below, format), blob(above, Format::Portable)]).collect::<Vec<_>>();
+    let portable = chain_id(Some(&below), &above);
+    assert_eq!(chain(Format::Portable), [below, portable]);
+    let native = native_key(&below);
+    assert_eq!(chain(Format::Native), [native, chain_id(Some(&native), &above)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_layer_with_a_link_out_of_it_is_refused() {
+    let registry = FakeRegistry::start().await;
+    let below = super::tests::layer("below");
+    let image = push(&registry, "native", &[(PORTABLE, below), (NATIVE, marked(true))]);
+    let error = node(&registry).pull(&image, PullPolicy::Always, &Keyring::default()).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, PullError::Add { .. }), "{error}");
+    assert!(error.to_string().contains("name"), "{error}");
+}

@@ -1,0 +1,335 @@
+//! Volumes of snapshots, against the twin: where their layers come from, and who gets them.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use super::{
+    fake_snapshots::{cut_layer, found, record},
+    pending_tests::hurried,
+    privileged_tests::tar,
+    tests::Node,
+    *,
+};
+use crate::{
+    digest::Digest,
+    fault::Class,
+    image::fake::{FakeRegistry, Pushed},
+    layers::SnapshotRecord,
+};
+
+/// A layer of one file.
+fn layer(content: &str) -> Vec<u8> {
+    tar(&[("file", content)])
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A node with a volume `dev`, and of it the snapshot `ws-1`, cut here.
+struct Bench {
+    registry: FakeRegistry,
+    base: Pushed,
+    cut: Digest,
+    node: Node,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        Self::on(|_| {}).await
+    }
+
+    async fn on(change: impl FnOnce(&mut Settings)) -> Self {
+        let registry = FakeRegistry::start().await;
+        let base = registry.push_image("base", "1", &[layer("base")], true);
+        let node = Node::with_settings(registry.registries(), change);
+        let mut request = node.request("dev", "dev");
+        request.spec.images = vec![registry.reference("base", "1")];
+        node.volumes.publish(request).await.unwrap();
+        let cut = cut_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
+        let bench = Self { registry, base, cut, node };
+        bench.put(|_| {});
+        bench.node.known.answer("ws-1", [Ok(found("snap-1"))]);
+        bench
+    }
+
+    /// Records the snapshot, changed so.
+    fn put(&self, change: impl FnOnce(&mut SnapshotRecord)) {
+        let stack = vec![self.base.diff_ids[0], self.cut];
+        let mut record = record("snap-1", stack, vec![self.base.manifest]);
+        change(&mut record);
+        self.node.volumes.0.store.put_snapshot(record).unwrap();
+    }
+
+    /// One who wants to go on from `ws-1`.
+    fn request(&self, id: &str, change: impl FnOnce(&mut VolumeSpec)) -> PublishRequest {
+        let mut request = self.node.request(id, id);
+        request.spec.snapshot = Some("ws-1".to_owned());
+        change(&mut request.spec);
+        request
+    }
+
+    async fn refused(&self, change: impl FnOnce(&mut VolumeSpec)) -> PublishError {
+        let request = self.request("fork", change);
+        let error = self.node.volumes.publish(request).await.unwrap_err();
+        assert_eq!(self.node.recorded(), ["dev"], "{error}");
+        assert_eq!(self.node.mounted().len(), 1, "{error}");
+        assert!(self.node.volumes.0.pending.is_empty());
+        error
+    }
+
+    fn is_made_of(&self, id: &str, stack: &[Digest], own: usize, manifests: &[Digest]) {
+        let record = self.node.volumes.0.records.read(&id.parse().unwrap()).unwrap().unwrap();
+        assert_eq!(record.stack, stack, "{id}");
+        assert_eq!((record.own, &*record.manifests), (own, manifests), "{id}");
+        assert_eq!(record.snapshot, Some("snap-1".parse().unwrap()), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_this_node_needs_no_registry_and_is_looked_up_once() {
+    let bench = Bench::new().await;
+    let (seen, tables) = (bench.registry.requests(), bench.node.kernel.tables_read());
+    for n in 0..10 {
+        let request = bench.request(&format!("fork-{n}"), |_| {});
+        bench.node.volumes.publish(request).await.unwrap();
+    }
+    assert_eq!(bench.registry.requests(), seen);
+    assert_eq!(bench.node.kernel.tables_read(), tables, "as quick as of images that are here");
+    let stack = [bench.base.diff_ids[0], bench.cut];
+    bench.is_made_of("fork-9", &stack, 1, &[bench.base.manifest]);
+    let cut = format!("/{}/diff", bench.cut.hex());
+    let mounted = bench.node.kernel.requests().pop().unwrap();
+    assert!(mounted.contains(&cut) && mounted.contains("redirect_dir=on metacopy=on"), "{mounted}");
+
+    assert_eq!(bench.node.known.asked(), 10);
+    bench.node.volumes.publish(bench.request("fork-9", |_| {})).await.unwrap();
+    assert_eq!(bench.node.known.asked(), 10, "a volume that is there is what its record says");
+    let error = bench.node.volumes.publish(bench.node.request("fork-9", "fork-9")).await;
+    assert_eq!(error.unwrap_err().to_string().matches("other snapshot").count(), 1);
+
+    let request = bench.request("fork-9", |_| {});
+    let node = bench.node.rebooted();
+    node.volumes.publish(request).await.unwrap();
+    assert_eq!((node.known.asked(), node.mounted().len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_goes_on_top_of_the_volumes_own_images() {
+    let bench = Bench::new().await;
+    let newer = bench.registry.push_image("base", "2", &[layer("newer"), layer("more")], true);
+    let images = vec![bench.registry.reference("base", "2")];
+    let request = bench.request("fork", |spec| spec.images = images);
+    bench.node.volumes.publish(request).await.unwrap();
+    let stack = [newer.diff_ids[0], newer.diff_ids[1], bench.cut];
+    bench.is_made_of("fork", &stack, 1, &[newer.manifest]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_content_from_its_own_images_goes_on_no_others() {
+    let bench = Bench::new().await;
+    bench.registry.push_image("base", "2", &[layer("newer")], true);
+    for (id, features) in [("metacopy", (true, false)), ("redirect", (false, true))] {
+        let marked = cut_layer(&bench.node.volumes.0.store, id, features, |_| {});
+        bench.put(|record| record.stack[1] = marked);
+        let images = vec![bench.registry.reference("base", "2")];
+        let error = bench.refused(|spec| spec.images = images).await;
+        assert_eq!(error.class(), Class::Precondition);
+        let sentence = error.to_string();
+        assert!(sentence.contains("ws-1 has files whose content or place"), "{sentence}");
+        assert!(sentence.contains("start from it without `image`"), "{sentence}");
+    }
+    bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_is_never_mapped() {
+    let bench = Bench::new().await;
+    let owner = Some(Owner { uid: 1000, gid: 2000 });
+    bench.put(|record| record.owner = Some((1000, 2000)));
+    bench.node.volumes.publish(bench.request("fork", |spec| spec.owner = owner)).await.unwrap();
+    let mounted = bench.node.kernel.requests().pop().unwrap();
+    let layers: Vec<_> = mounted.split(' ').filter(|word| word.starts_with("lowerdir+=")).collect();
+    assert!(layers[0].ends_with("/diff") && layers[1].ends_with(">@1000:2000"), "{layers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_owner_is_refused_with_both() {
+    let bench = Bench::new().await;
+    let owner = |uid, gid| Some(Owner { uid, gid });
+    for (cut, wanted, words) in [
+        (Some((1000, 1000)), None, "a volume with owner 1000:1000, and this volume has no owner"),
+        (None, owner(0, 7), "a volume with no owner, and this volume has owner 0:7"),
+        (Some((1000, 1000)), owner(1000, 7), "owner 1000:1000, and this volume has owner 1000:7"),
+    ] {
+        bench.put(|record| record.owner = cut);
+        let error = bench.refused(|spec| spec.owner = wanted).await;
+        assert_eq!(error.class(), Class::Precondition);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    // Of one that has to be pulled, the cluster says it.
+    bench.node.volumes.0.store.drop_snapshot(&"snap-1".parse().unwrap()).unwrap();
+    let pushed = FoundSnapshot {
+        image: Some(bench.registry.reference("base", "1")),
+        owner: owner(5, 5),
+        ..found("snap-1")
+    };
+    bench.node.known.answer("ws-1", [Ok(pushed)]);
+    let error = bench.refused(|_| {}).await;
+    assert!(error.to_string().contains("owner 5:5, and this volume has no owner"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_another_node_that_was_not_pushed_says_where_it_lies() {
+    let bench = Bench::new().await;
+    bench.node.known.answer("ws-1", [Ok(found("snap-of-another"))]);
+    let error = bench.refused(|_| {}).await;
+    assert_eq!(error.class(), Class::Precondition);
+    assert!(error.to_string().contains("ws-1 lies on node node-1 only: run the pod"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pushed_snapshot_is_pulled_whatever_images_pods_may_have() {
+    let policy = |settings: &mut Settings| {
+        settings.policy = toml::from_str("default = ['127.0.0.1:*/base:*']").unwrap();
+    };
+    let bench = Bench::on(policy).await;
+    let layers = [layer("base"), layer("written")];
+    let pushed = bench.registry.push_image("snapshots/ws", "snap-1", &layers, true);
+    bench.node.volumes.0.store.drop_snapshot(&"snap-1".parse().unwrap()).unwrap();
+    let image = format!("{}/snapshots/ws@{}", bench.registry.host(), pushed.manifest);
+    let image: Reference = image.parse().unwrap();
+    let found = FoundSnapshot { image: Some(image.clone()), ..found("snap-1") };
+    bench.node.known.answer("ws-1", [Ok(found)]);
+    bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
+    bench.is_made_of("fork", &pushed.diff_ids, 1, &[pushed.manifest]);
+
+    let images = vec![bench.registry.reference("base", "1")];
+    let request = bench.request("mixed", |spec| spec.images = images);
+    bench.node.volumes.publish(request).await.unwrap();
+    bench.is_made_of("mixed", &pushed.diff_ids, 1, &[bench.base.manifest]);
+
+    let error = bench.node.volumes.publish(bench.request("not", |spec| spec.images = vec![image]));
+    assert_eq!(error.await.unwrap_err().class(), Class::Denied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_whose_layers_are_gone_comes_from_its_registry_or_not_at_all() {
+    let bench = Bench::new().await;
+    let lost = bench.cut.hex();
+    fs::remove_dir_all(bench.node.folder.path().join("store/layers").join(lost)).unwrap();
+    let error = bench.refused(|_| {}).await;
+    assert_eq!(error.class(), Class::Corrupt);
+    assert!(error.to_string().contains("ws-1 (snap-1) is on this node, but not all"), "{error}");
+    let image = Some(bench.registry.reference("base", "1"));
+    bench.node.known.answer("ws-1", [Ok(FoundSnapshot { image, ..found("snap-1") })]);
+    bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
+    bench.is_made_of("fork", &bench.base.diff_ids, 1, &[bench.base.manifest]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stack_too_deep_for_the_kernel_names_the_cure() {
+    let bench = Bench::new().await;
+    let stack: Vec<_> = (0..501).map(|n: i32| Digest::of(&n.to_le_bytes())).collect();
+    for key in &stack {
+        let folder = bench.node.folder.path().join("store/layers").join(key.hex());
+        fs::create_dir(folder).unwrap();
+    }
+    bench.put(|record| (record.stack, record.own) = (stack, 500));
+    let error = bench.refused(|_| {}).await;
+    assert_eq!(error.class(), Class::Precondition);
+    let sentence = error.to_string();
+    assert!(sentence.contains("501 different layers") && sentence.contains("squash"), "{sentence}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_have_it_gets_nothing() {
+    let bench = Bench::new().await;
+    let (name, why) = ("ws-1".to_owned(), "it is bound to another namespace's".to_owned());
+    for (answer, class) in [
+        (LookupError::Denied { name: name.clone(), why: why.clone() }, Class::Denied),
+        (LookupError::Failed { name: name.clone(), why }, Class::Precondition),
+        (LookupError::Absent { namespace: "default".to_owned(), name }, Class::NotFound),
+    ] {
+        bench.node.known.answer("ws-1", [Err(answer.clone())]);
+        let error = bench.refused(|_| {}).await;
+        assert_eq!((error.class(), error.to_string()), (class, answer.to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_option_that_hides_what_was_written_is_refused() {
+    let bench = Bench::new().await;
+    let marked = cut_layer(&bench.node.volumes.0.store, "marked", (true, true), |_| {});
+    bench.put(|record| record.stack[1] = marked);
+    for (metacopy, redirect_dir, words) in
+        [(false, true, "leave metacopy: off out"), (false, false, "leave redirectDir: off out")]
+    {
+        let options = Options { metacopy, redirect_dir, ..Options::default() };
+        let error = bench.refused(|spec| spec.options = options).await;
+        assert_eq!(error.class(), Class::Precondition);
+        let sentence = error.to_string();
+        assert!(sentence.contains(words) && sentence.contains(&marked.to_string()), "{sentence}");
+    }
+    bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
+}
+
+fn not_ready() -> Result<FoundSnapshot, LookupError> {
+    Err(LookupError::NotReady { name: "ws-1".to_owned(), why: "it is being pushed".to_owned() })
+}
+
+fn no_answer() -> Result<FoundSnapshot, LookupError> {
+    Err(LookupError::Unavailable { name: "ws-1".to_owned(), why: "a time-out".to_owned() })
+}
+
+/// HAZARDS: an answer at once makes the kubelet pause longer and longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_not_ready_is_waited_for_as_a_slow_pull_is() {
+    let registry = FakeRegistry::start().await;
+    let node = hurried(registry.registries());
+    let request = |patience| {
+        let mut request = node.request("fork", "t");
+        request.spec.snapshot = Some("ws-1".to_owned());
+        request.deadline = Some(Instant::now() + patience);
+        request
+    };
+    node.known.answer("ws-1", [no_answer(), not_ready()]);
+    // The second answer comes after 250 ms, the third would after 750.
+    let call = Duration::from_millis(700);
+    let error = node.volumes.publish(request(call)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable);
+    let words = "volume fork: VolumeSnapshot ws-1 is not ready yet: it is being pushed";
+    assert!(error.to_string().contains(words), "{error}");
+    node.assert_nothing_left();
+
+    let cut = cut_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
+    node.volumes.0.store.put_snapshot(record("snap-1", vec![cut], Vec::new())).unwrap();
+    node.known.answer("ws-1", [not_ready(), Ok(found("snap-1"))]);
+    node.volumes.publish(request(LONG)).await.unwrap();
+    assert_eq!(node.mounted().len(), 1);
+    assert!(node.known.asked() <= 4, "the second call joined the first: {}", node.known.asked());
+    assert_eq!((node.told()[0], node.told().last()), ("Pulling", Some(&"Pulled")));
+    assert!(node.volumes.0.pending.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_waits_for_its_snapshot_can_go() {
+    let registry = FakeRegistry::start().await;
+    let node = hurried(registry.registries());
+    node.known.answer("ws-1", [not_ready()]);
+    let mut request = node.request("fork", "t");
+    request.spec.snapshot = Some("ws-1".to_owned());
+    let waiting = tokio::spawn({
+        let volumes = node.volumes.clone();
+        async move { volumes.publish(request).await }
+    });
+    let is_free = || node.volumes.0.locks.try_lock(&"fork".parse().unwrap()).is_some();
+    while node.known.asked() == 0 || !is_free() {
+        tokio::task::yield_now().await;
+    }
+    node.unpublish("fork", "t").await.unwrap();
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(matches!(error, PublishError::CalledOff(_)), "{error}");
+    node.assert_nothing_left();
+    assert!(node.volumes.0.pending.is_empty());
+}

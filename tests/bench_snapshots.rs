@@ -1,0 +1,348 @@
+//! How long a pod stands still, and what its snapshot costs: measured here, and printed as one line of JSON for
+//! `cargo xtask bench`, which brings the disk, the registry and the images, and sets others beside it.
+
+// It is started by hand or by the bench, and what does not work ends it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+use std::{
+    env, fs,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ovl::{
+    changeset::{Compression, Format},
+    image::{Hosts, Keyring, Registries},
+    layers::{SnapshotRecord, Store},
+    metrics::Metrics,
+    overlay::{Features, Options},
+    snapshots::{self, Consistency, CutRequest, PushRequest, Pushed, Snapshots},
+    sys::{freezer::Freezer, mounts::LinuxMounts, mounts::Mounts as _},
+    volumes::{
+        FoundSnapshot, Lookup, NoSnapshots, Parts, Pod, PublishRequest, Settings, SnapshotLookup,
+        VolumeSpec, Volumes,
+    },
+};
+use serde_json::{Value, json};
+
+/// Changed files of the cut whose pause is measured; each has this many bytes.
+const FILES: usize = 1000;
+const BYTES: usize = 1 << 20;
+/// Rounds of everything; the middle one counts.
+const ROUNDS: usize = 3;
+
+/// What the bench gave.
+struct Given {
+    /// A folder on a file system that clones.
+    dir: PathBuf,
+    /// Host and port of a registry without TLS that takes pushes.
+    registry: String,
+    /// A folder with the change that is pushed.
+    change: PathBuf,
+}
+
+impl Given {
+    fn new() -> Self {
+        let text = |name: &str| env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+        Self {
+            dir: text("OVL_BENCH_DIR").into(),
+            registry: text("OVL_BENCH_REGISTRY"),
+            change: text("OVL_BENCH_CHANGE").into(),
+        }
+    }
+}
+
+/// A node of its own.
+struct Node<'a> {
+    given: &'a Given,
+    root: PathBuf,
+    volumes: Volumes,
+    snapshots: Snapshots,
+}
+
+/// Finds one snapshot, whatever it is called.
+#[derive(Debug)]
+struct Found(FoundSnapshot);
+
+impl SnapshotLookup for Found {
+    fn find<'a>(&'a self, _: &'a str, _: &'a str) -> Lookup<'a> {
+        let found = self.0.clone();
+        Box::pin(async move { Ok(found) })
+    }
+}
+
+impl<'a> Node<'a> {
+    fn new(given: &'a Given, name: &str, lookup: Arc<dyn SnapshotLookup>) -> Self {
+        let root = given.dir.join(name);
+        let (trial, hosts) = (root.join("trial"), root.join("hosts"));
+        for folder in [&trial, &hosts.join(&given.registry), &root.join("kubelet/pods")] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let server = format!("server = \"http://{}\"\n", given.registry);
+        fs::write(hosts.join(&given.registry).join("hosts.toml"), server).unwrap();
+        let registries = Arc::new(Registries::new(Hosts::load(&hosts).unwrap()).unwrap());
+        let features = Features::probe(&LinuxMounts, &trial).unwrap();
+        let mounts = features.mounts(&root.join("lowers")).unwrap();
+        let store = Arc::new(Store::open(&root.join("store"), mounts.clone()).unwrap());
+        let parts = Parts::new(store.clone(), registries.clone(), mounts, features);
+        let parts = Parts { snapshots: lookup, ..parts };
+        let volumes = Volumes::open(parts, Settings::new(root.join("kubelet"))).unwrap();
+        let parts = snapshots::Parts {
+            store,
+            volumes: volumes.clone(),
+            registries,
+            freezer: Freezer::new("/sys/fs/cgroup".into(), "/proc".into()),
+            metrics: Metrics::default(),
+        };
+        Self { given, root, volumes, snapshots: Snapshots::open(parts).unwrap() }
+    }
+
+    /// Publishes a volume to a pod of its own, and says how long that took.
+    async fn publish(&self, pod: &PodGroup, spec: VolumeSpec) -> (PathBuf, Duration) {
+        let target = self.root.join("kubelet/pods").join(&pod.uid).join("volume");
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        let options = Options { metacopy: true, redirect_dir: true, ..Options::default() };
+        let request = PublishRequest {
+            id: pod.volume().parse().unwrap(),
+            target: target.clone().try_into().unwrap(),
+            pod: Pod {
+                namespace: "bench".to_owned(),
+                name: "pod".to_owned(),
+                uid: pod.uid.parse().unwrap(),
+            },
+            spec: VolumeSpec { options, ..spec },
+            keyring: Keyring::default(),
+            deadline: None,
+        };
+        let since = Instant::now();
+        self.volumes.publish(request).await.unwrap();
+        (target, since.elapsed())
+    }
+
+    async fn of_image(&self, pod: &PodGroup, image: &str) -> PathBuf {
+        let image = format!("{}/{image}", self.given.registry).parse().unwrap();
+        self.publish(pod, VolumeSpec { images: vec![image], ..VolumeSpec::default() }).await.0
+    }
+
+    async fn cut(&self, pod: &PodGroup) -> (SnapshotRecord, Duration) {
+        let consistency = Consistency::Frozen { within: Duration::from_secs(20), or_live: false };
+        let (id, volume) = (pod.snapshot(), pod.volume());
+        let request =
+            CutRequest { id: id.parse().unwrap(), volume: volume.parse().unwrap(), consistency };
+        let since = Instant::now();
+        let record = self.snapshots.cut(request).await.unwrap();
+        (record, since.elapsed())
+    }
+
+    async fn push(&self, pod: &PodGroup) -> (Pushed, Duration) {
+        let request = PushRequest {
+            id: pod.snapshot().parse().unwrap(),
+            volume: "work".to_owned(),
+            to: format!("{}/pushed/{}", self.given.registry, pod.uid).parse().unwrap(),
+            format: Format::Portable,
+            compression: Compression::Zstd,
+            keyring: Keyring::default(),
+        };
+        let since = Instant::now();
+        let pushed = self.snapshots.push(&request).await.unwrap();
+        (pushed, since.elapsed())
+    }
+}
+
+/// What was mounted goes, so that the disk can.
+impl Drop for Node<'_> {
+    fn drop(&mut self) {
+        for mount in LinuxMounts.table().unwrap_or_default().into_iter().rev() {
+            if mount.target.starts_with(&self.root) {
+                let _ = LinuxMounts.unmount(&mount.target);
+            }
+        }
+    }
+}
+
+/// A pod: its cgroup, with one process in it.
+struct PodGroup {
+    uid: String,
+    path: PathBuf,
+    child: Child,
+}
+
+impl PodGroup {
+    fn new(number: usize) -> Self {
+        let uid = format!("{:08x}-2222-3333-4444-{number:012x}", std::process::id());
+        let top = Path::new("/sys/fs/cgroup");
+        let v1 = top.join("freezer");
+        let top = if v1.is_dir() { v1 } else { top.to_owned() };
+        let path = top.join(format!("ovl-bench-{uid}/kubepods/pod{uid}"));
+        fs::create_dir_all(&path).unwrap();
+        let script = format!("echo $$ > '{}/cgroup.procs' && exec sleep infinity", path.display());
+        let child = Command::new("sh").args(["-c", &script]).spawn().unwrap();
+        while fs::read_to_string(path.join("cgroup.procs")).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        Self { uid, path, child }
+    }
+
+    fn volume(&self) -> String {
+        format!("csi-{}", self.uid)
+    }
+
+    fn snapshot(&self) -> String {
+        format!("snap-{}", self.uid)
+    }
+}
+
+impl Drop for PodGroup {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+        // A cgroup is in use for a moment after its last process has gone.
+        let mut folder = &*self.path;
+        for _ in 0..3 {
+            let gone = || fs::remove_dir(folder).is_ok();
+            let _ = (0..200).any(|_| {
+                gone() || {
+                    std::thread::sleep(Duration::from_millis(5));
+                    false
+                }
+            });
+            folder = folder.parent().unwrap();
+        }
+    }
+}
+
+/// Writes so many files that do not compress; nothing is synced.
+fn write(folder: &Path, files: usize, bytes: usize) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut content = vec![0_u8; bytes];
+    for number in 0..files {
+        for word in content.chunks_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
+        }
+        fs::write(folder.join(format!("file-{number}")), &content).unwrap();
+    }
+}
+
+fn middle(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64()
+}
+
+/// The pause of a cut of dirty files beside a bare loop of clones over files like them, already synced.
+async fn pause(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
+    let (mut pauses, mut totals, mut loops) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let pod = next(pods);
+        let target = node.of_image(&pod, "small:1").await;
+        write(&target, FILES, BYTES);
+        let (record, total) = node.cut(&pod).await;
+        let still = record.frozen_micros.expect("the pod was not frozen");
+        pauses.push(Duration::from_micros(still));
+        totals.push(total);
+
+        let (from, to) = (given.dir.join("loop/from"), given.dir.join("loop/to"));
+        for folder in [&from, &to] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        write(&from, FILES, BYTES);
+        rustix::fs::syncfs(File::open(&from).unwrap()).unwrap();
+        let since = Instant::now();
+        for number in 0..FILES {
+            let name = format!("file-{number}");
+            let (old, new) = (File::open(from.join(&name)), File::create_new(to.join(&name)));
+            rustix::fs::ioctl_ficlone(new.unwrap(), old.unwrap()).unwrap();
+        }
+        loops.push(since.elapsed());
+        ovl::sys::durable::remove_tree(&given.dir.join("loop")).unwrap();
+    }
+    json!({ "pause": middle(pauses), "total": middle(totals), "loop": middle(loops) })
+}
+
+/// How long it takes until a volume with few changes can be restored, by what lies below.
+async fn small_cut(node: &Node<'_>, image: &str, pods: &mut usize) -> f64 {
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let pod = next(pods);
+        let target = node.of_image(&pod, image).await;
+        write(&target, FILES, 1024);
+        rustix::fs::syncfs(File::open(&node.root).unwrap()).unwrap();
+        times.push(node.cut(&pod).await.1);
+    }
+    middle(times)
+}
+
+/// A change of many files packed and pushed, and had again by two other nodes: as a snapshot, and as the image that it is.
+async fn push(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
+    let (mut pushes, mut sent, mut memory, mut last) = (Vec::new(), 0, 0, None);
+    for _ in 0..ROUNDS {
+        let pod = next(pods);
+        let target = node.of_image(&pod, "small:1").await;
+        let copied = Command::new("cp").arg("-r").arg(&given.change).arg(&target).status();
+        assert!(copied.unwrap().success(), "the change cannot be copied");
+        let record = node.cut(&pod).await.0;
+        // proc(5): the largest size so far is the present one from here on.
+        fs::write("/proc/self/clear_refs", "5").unwrap();
+        let (pushed, time) = node.push(&pod).await;
+        memory = memory.max(peak());
+        sent = pushed.own_bytes;
+        pushes.push(time);
+        last = Some((record, pushed));
+    }
+    let (record, pushed) = last.unwrap();
+    let image: ovl::volumes::Reference = pushed.image.parse().unwrap();
+    let found = FoundSnapshot {
+        id: record.id,
+        node: "another".to_owned(),
+        image: Some(image.clone()),
+        own: record.own,
+        owner: None,
+    };
+    let (mut restores, mut pulls) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let lookup: Arc<dyn SnapshotLookup> = Arc::new(NoSnapshots);
+        let other = Node::new(given, &format!("pull-{round}"), lookup);
+        let of_image = VolumeSpec { images: vec![image.clone()], ..VolumeSpec::default() };
+        pulls.push(other.publish(&next(pods), of_image).await.1);
+        let other = Node::new(given, &format!("restore-{round}"), Arc::new(Found(found.clone())));
+        let of_snapshot = VolumeSpec { snapshot: Some("ws".to_owned()), ..VolumeSpec::default() };
+        restores.push(other.publish(&next(pods), of_snapshot).await.1);
+    }
+    json!({
+        "push": middle(pushes), "sent": sent, "memory": memory,
+        "restore": middle(restores), "pull": middle(pulls),
+    })
+}
+
+fn next(pods: &mut usize) -> PodGroup {
+    *pods += 1;
+    PodGroup::new(*pods)
+}
+
+/// The most memory that this process had, in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures, and needs what `cargo xtask bench` gives it"]
+async fn bench_snapshots() {
+    let (given, mut pods) = (Given::new(), 0);
+    let node = Node::new(&given, "node", Arc::new(NoSnapshots));
+    let mut cuts = json!({});
+    for image in ["small", "large", "flat", "deep"] {
+        cuts[image] = json!(small_cut(&node, &format!("{image}:1"), &mut pods).await);
+    }
+    let said = json!({
+        "cuts": cuts,
+        "pause": pause(&given, &node, &mut pods).await,
+        "push": push(&given, &node, &mut pods).await,
+    });
+    println!("BENCH {said}");
+}
