@@ -39,3 +39,11 @@ ENTRYPOINT ["/coredns"]
 FROM scratch AS pause
 COPY pause /
 ENTRYPOINT ["/pause"]
+
+FROM scratch AS snapshot-controller
+COPY snapshot-controller /
+ENTRYPOINT ["/snapshot-controller"]
+
+FROM scratch AS csi-snapshotter
+COPY csi-snapshotter /
+ENTRYPOINT ["/csi-snapshotter"]

@@ -18,6 +18,7 @@ use crate::network;
 use crate::process::Cmd;
 use crate::progress::seconds;
 use crate::provision::{Ground, Images};
+use crate::snapshotter;
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(500);
@@ -78,6 +79,8 @@ pub fn up(h: &Harness, ground: &Ground, purpose: Purpose) -> Result<Cluster> {
     let what = format!("creating cluster {name} with two nodes");
     h.progress.step(&what, seconds(25), |log| cluster.create(purpose, log))?;
     h.progress.step("waiting for its nodes and CoreDNS", seconds(5), |_| cluster.settle())?;
+    let what = "giving it Kubernetes' kinds and controller of snapshots";
+    h.progress.step(what, seconds(3), |_| snapshotter::install(h, &cluster))?;
     Ok(cluster)
 }
 
@@ -93,7 +96,13 @@ pub fn down(ground: &Ground, purpose: Purpose) -> Result<()> {
 /// What kind is to make: two nodes, and settings that make them run on older control groups and
 /// with fewer rights than usual.
 fn kind_config(images: Images) -> String {
-    let containerd = "[plugins.\"io.containerd.grpc.v1.cri\"]\n  restrict_oom_score_adj = true\n";
+    let mut containerd =
+        String::from("[plugins.\"io.containerd.grpc.v1.cri\"]\n  restrict_oom_score_adj = true\n");
+    if images == Images::Built {
+        // Where a registry can be told about; published nodes have it.
+        containerd.push_str("[plugins.\"io.containerd.grpc.v1.cri\".registry]\n");
+        containerd.push_str("  config_path = \"/etc/containerd/certs.d\"\n");
+    }
     let kubelet = json!({
         "kind": "KubeletConfiguration",
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -148,12 +157,13 @@ impl Cluster {
         self.ground.engine.docker(["exec", node]).args(args).limit(CALL).output()
     }
 
-    /// Gives every node an image that the engine holds.
+    /// Gives every node images that the engine holds.
     ///
     /// # Errors
     /// The engine has no such image, or a node refused it.
-    pub fn load_image(&self, image: &str) -> Result<()> {
-        self.kind().args(["load", "docker-image", image, "--name", self.name]).output().map(drop)
+    pub fn load_images(&self, images: &[&str]) -> Result<()> {
+        let load = self.kind().args(["load", "docker-image"]).args(images);
+        load.args(["--name", self.name]).output().map(drop)
     }
 
     /// Kills a node as a power cut would, as far as a container can be: nothing in it is told.

@@ -6,16 +6,17 @@
 //! ```
 //!
 //! An image is in the registry once and has a name by every gate; to the driver each gate is a
-//! registry of its own. Deliberately absent: pushing. Images are pushed behind the gates' back.
+//! registry of its own. Each has a door, by which a case says when what comes to a standstill.
+//! Deliberately absent: connections that stay. One request, one answer, and it is closed.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
@@ -43,6 +44,26 @@ pub enum Manners {
     Bearer,
     /// Everybody passes; each blob's body at this many bytes a second.
     Slow(u64),
+    /// Everybody passes, when the door is open.
+    Open,
+}
+
+/// How a gate's door is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Open.
+    Open,
+    /// Whoever brings something of a blob stands before it until it is open or shut.
+    Held,
+    /// As if nobody were there: connections end without an answer.
+    Shut,
+}
+
+/// A door, and how many stand before it.
+#[derive(Debug)]
+struct Doorway {
+    state: Mutex<(Door, usize)>,
+    moved: Condvar,
 }
 
 /// A gate that is open for as long as the harness runs.
@@ -51,6 +72,7 @@ pub struct Gate {
     /// Host and port as the nodes reach it.
     pub host: String,
     passed: Arc<Mutex<BTreeMap<String, Passed>>>,
+    door: Arc<Doorway>,
 }
 
 /// What passed of one blob.
@@ -70,6 +92,8 @@ pub struct Gates {
     pub bearer: Gate,
     /// Slow enough that a pull of [`SLOW_LAYER`] outlasts the kubelet's patience.
     pub slow: Gate,
+    /// For everybody, with a door that one case moves.
+    pub door: Gate,
 }
 
 /// Bytes a second through the slow gate, for each blob.
@@ -94,12 +118,13 @@ impl Gates {
             basic: open(Manners::Basic)?,
             bearer: open(Manners::Bearer)?,
             slow: open(Manners::Slow(SLOW))?,
+            door: open(Manners::Open)?,
         })
     }
 
     /// Each of them.
-    pub fn all(&self) -> [&Gate; 3] {
-        [&self.basic, &self.bearer, &self.slow]
+    pub fn all(&self) -> [&Gate; 4] {
+        [&self.basic, &self.bearer, &self.slow, &self.door]
     }
 }
 
@@ -107,7 +132,8 @@ impl Gate {
     fn open(at: IpAddr, registry: SocketAddr, manners: Manners) -> Result<Self> {
         let listener = TcpListener::bind((at, 0)).with_context(|| format!("listening on {at}"))?;
         let host = listener.local_addr().context("a gate's own address")?.to_string();
-        let gate = Self { host, passed: Arc::default() };
+        let door = Doorway { state: Mutex::new((Door::Open, 0)), moved: Condvar::new() };
+        let gate = Self { host, passed: Arc::default(), door: Arc::new(door) };
         let keeper = gate.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -135,6 +161,17 @@ impl Gate {
         json!({ "auths": { &self.host: { "auth": auth } } }).to_string()
     }
 
+    /// Moves its door.
+    pub fn set(&self, door: Door) {
+        self.door.state.lock().unwrap_or_else(PoisonError::into_inner).0 = door;
+        self.door.moved.notify_all();
+    }
+
+    /// How many stand before its door.
+    pub fn waiting(&self) -> usize {
+        self.door.state.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
     /// What passed of a blob.
     pub fn passed(&self, digest: &str) -> Passed {
         let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,9 +186,11 @@ impl Gate {
         let [method, path, ..] = head.words.as_slice() else {
             return say(&mut stream, "400 Bad Request", "", "");
         };
-        if !matches!(method.as_str(), "GET" | "HEAD") {
-            return say(&mut stream, "405 Method Not Allowed", "", "");
-        }
+        // An upload begins without any of it, unless it comes all at once.
+        let begins = method == "POST" && !path.contains("digest=");
+        let brings = matches!(method.as_str(), "PATCH" | "POST" | "PUT");
+        let brings = brings && !begins && path.contains("/blobs/");
+        self.through_the_door(brings)?;
         let shown = head.field("authorization").unwrap_or_default();
         let password =
             shown == format!("Basic {}", BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}")));
@@ -163,7 +202,7 @@ impl Gate {
             };
         }
         let (may, challenge) = match manners {
-            Manners::Slow(_) => (true, String::new()),
+            Manners::Slow(_) | Manners::Open => (true, String::new()),
             Manners::Basic => (password, String::from("Basic realm=\"gate\"")),
             Manners::Bearer => (
                 shown == format!("Bearer {TOKEN}"),
@@ -174,30 +213,45 @@ impl Gate {
             let challenge = format!("WWW-Authenticate: {challenge}\r\n");
             return say(&mut stream, "401 Unauthorized", &challenge, "{\"errors\":[]}");
         }
-        self.pass(&head, stream, registry, manners)
+        let body = body(&head, &mut reader)?;
+        self.pass(&head, &body, stream, registry, manners)
+    }
+
+    /// Waits where the door is held, for those who bring something of a blob.
+    fn through_the_door(&self, brings: bool) -> Result<()> {
+        let mut state = self.door.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1 += 1;
+        while brings && state.0 == Door::Held {
+            state = self.door.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.1 -= 1;
+        ensure!(state.0 != Door::Shut, "the door is shut");
+        Ok(())
     }
 
     /// Hands one request on, and its answer back.
     fn pass(
         &self,
         head: &Head,
+        body: &[u8],
         mut to: TcpStream,
         registry: SocketAddr,
         manners: Manners,
     ) -> Result<()> {
         let (method, path) = (&head.words[0], &head.words[1]);
-        let own = ["host", "authorization", "connection", "content-length", "accept-encoding"];
-        let fields = head
-            .fields
-            .iter()
-            .filter(|(name, _)| !own.contains(&name.to_ascii_lowercase().as_str()));
+        let own = |name: &str| OWN.contains(&name.to_ascii_lowercase().as_str());
+        let fields = head.fields.iter().filter(|(name, _)| !own(name));
         let fields: Vec<_> = fields.map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let since = Instant::now();
-        let mut answer = http::send(registry, method, path, &fields, &[])?;
+        let mut answer = http::send(registry, method, path, &fields, body)?;
         let mut text =
             format!("HTTP/1.1 {}\r\nConnection: close\r\n", answer.head.words[1..].join(" "));
         for (name, value) in &answer.head.fields {
-            if !name.eq_ignore_ascii_case("connection") {
+            if name.eq_ignore_ascii_case("location") {
+                // The registry names itself as it was asked.
+                let value = value.replace(&format!("//{registry}/"), &format!("//{}/", self.host));
+                text.push_str(&format!("{name}: {value}\r\n"));
+            } else if !name.eq_ignore_ascii_case("connection") {
                 text.push_str(&format!("{name}: {value}\r\n"));
             }
         }
@@ -222,6 +276,51 @@ impl Gate {
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
         change(passed.entry(digest.to_owned()).or_default());
     }
+}
+
+/// Fields of a request that are between its two ends.
+const OWN: &[&str] = &[
+    "host",
+    "authorization",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "accept-encoding",
+    "expect",
+];
+
+/// A request's body, whole.
+fn body(head: &Head, from: &mut impl BufRead) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if let Some(length) = head.field("content-length") {
+        let length = length.parse::<u64>().context("a body's length")?;
+        let read = from.take(length).read_to_end(&mut body).context("reading a body")?;
+        ensure!(read as u64 == length, "a body broke off");
+    } else if head.field("transfer-encoding").is_some() {
+        while let chunk @ 1.. = chunk_length(from)? {
+            let read = from.by_ref().take(chunk).read_to_end(&mut body)?;
+            ensure!(read as u64 == chunk, "a body broke off");
+            line(from)?;
+        }
+        line(from)?;
+    }
+    Ok(body)
+}
+
+/// How long the next chunk is (RFC 9112, 7.1); the last is empty.
+fn chunk_length(from: &mut impl BufRead) -> Result<u64> {
+    let line = line(from)?;
+    let digits = line.split(';').next().unwrap_or_default().trim();
+    match u64::from_str_radix(digits, 16) {
+        Ok(length) => Ok(length),
+        Err(_) => bail!("`{line}` is no length of a chunk"),
+    }
+}
+
+fn line(from: &mut impl BufRead) -> Result<String> {
+    let mut line = String::new();
+    from.take(1024).read_line(&mut line).context("reading a chunk's line")?;
+    Ok(line)
 }
 
 /// Answers by itself.
@@ -294,6 +393,39 @@ mod tests {
         assert!(status == 200 && token.contains(TOKEN), "{status} {token}");
         let bearer = format!("Bearer {TOKEN}");
         assert_eq!(ask(&gate, "/v2/", &[("Authorization", &bearer)])?, (200, "/v2/".to_owned()));
+        Ok(())
+    }
+
+    #[test]
+    fn a_body_in_chunks_is_one_body() -> Result<()> {
+        let head = |field: &str| Head {
+            fields: vec![(field.to_owned(), "5".to_owned())],
+            ..Head::default()
+        };
+        let mut chunks = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n".as_slice();
+        assert_eq!(body(&head("Transfer-Encoding"), &mut chunks)?, b"abcde");
+        assert_eq!(body(&head("Content-Length"), &mut b"abcdefg".as_slice())?, b"abcde");
+        assert!(body(&head("Content-Length"), &mut b"abc".as_slice()).is_err());
+        assert!(body(&Head::default(), &mut b"abc".as_slice())?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn a_held_door_lets_a_blob_through_when_it_opens() -> Result<()> {
+        let gate = Gate::open(HERE, registry()?, Manners::Open)?;
+        gate.set(Door::Held);
+        assert_eq!(ask(&gate, "/v2/r/blobs/uploads/1", &[])?.0, 200);
+        let to = gate.host.parse()?;
+        let brings =
+            thread::spawn(move || http::send(to, "PUT", "/v2/r/blobs/uploads/1", &[], b"x"));
+        while gate.waiting() == 0 {
+            thread::yield_now();
+        }
+        gate.set(Door::Open);
+        let answer = brings.join().map_err(|_| anyhow::anyhow!("it broke down"))??;
+        assert_eq!(answer.status, 200);
+        gate.set(Door::Shut);
+        assert!(ask(&gate, "/v2/", &[]).is_err());
         Ok(())
     }
 

@@ -49,7 +49,7 @@ pub fn load_shell(h: &Harness, cluster: &Cluster) -> Result<()> {
     let base = &cluster.ground.base_image;
     let full = full_name(base);
     h.progress.step("loading a Debian for pods into the nodes", seconds(20), |_| {
-        cluster.load_image(base)?;
+        cluster.load_images(&[base])?;
         cluster.nodes.iter().try_for_each(|node| {
             // Under the name of the example's manifest, whatever the ground calls it.
             let ctr = ["ctr", "--namespace", "k8s.io", "images", "tag", "--force"];

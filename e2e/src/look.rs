@@ -84,6 +84,25 @@ impl<'a> Node<'a> {
         self.stage.cluster.on_node(&self.name, &["sh", "-c", command])
     }
 
+    /// Kills its driver, which is told nothing: by its own words, because the controller is the same
+    /// program, and only in the node's own process table.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_driver(&self) -> Result<()> {
+        self.shell("kill -9 $(pgrep --full '^/ovl node ')").map(drop)
+    }
+
+    /// What stands still by a freezer, of either version of control groups, and what is noted about it.
+    ///
+    /// # Errors
+    /// The node cannot be asked.
+    pub fn frozen(&self) -> Result<String> {
+        let groups = "grep -rlsx FROZEN --include=freezer.state /sys/fs/cgroup; \
+                      grep -rlsx 1 --include=cgroup.freeze /sys/fs/cgroup";
+        self.shell(&format!("{groups}; ls -A {STORE}/frozen 2>/dev/null; true"))
+    }
+
     /// Its mounts below the folders of one pod's CSI volumes, or of all pods with an empty uid.
     ///
     /// # Errors

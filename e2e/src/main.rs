@@ -30,6 +30,8 @@ mod provision;
 mod registry;
 mod render;
 mod schemas;
+mod snapshots;
+mod snapshotter;
 mod stage;
 mod suites;
 mod tally;
@@ -48,7 +50,8 @@ usage: cargo xtask <command>
 
   try             make a two-node cluster with the driver and show a pod's volume (context kind-ovl)
   test [SUITE]…   run every suite, or those named
-  bench           measure the driver beside containerd, podman and the least there is to do
+  bench [PART]…   measure the driver beside containerd, podman and the least there is to do:
+                  pulls, warm, snapshots, or all of it
   render          write the rendered chart into deploy/
   up              make a two-node cluster (context kind-ovl) and leave it there
   clean           remove the harness's clusters, containers, networks and engine
@@ -83,7 +86,10 @@ fn run() -> Result<ExitCode> {
             let passed = suites::run(&suites::Bench { h: &h, repo: &repo }, suites)?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        ["bench"] => bench::run(&Harness::start()?, &driver::sources()?)?,
+        ["bench", parts @ ..] => {
+            let parts = bench::Part::named(parts)?;
+            bench::run(&Harness::start()?, &driver::sources()?, &parts)?;
+        }
         ["render"] => {
             let helm = tools::found::helm(&Harness::start()?)?;
             render::write(&helm, &driver::sources()?)?;

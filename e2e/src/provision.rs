@@ -127,6 +127,7 @@ fn build(h: &Harness, mut engine: Engine) -> Result<Ground> {
         etcd: small.etcd,
         coredns: small.coredns,
         pause: small.pause,
+        snapshotter: small.snapshotter,
     };
     let node_image = node_image::assemble(h, &engine, &system.node_base, &programs)?;
     drop_intermediates(h, &engine)?;
@@ -166,6 +167,7 @@ struct Small {
     etcd: PathBuf,
     coredns: PathBuf,
     pause: PathBuf,
+    snapshotter: PathBuf,
 }
 
 impl Small {
@@ -181,9 +183,10 @@ impl Small {
             etcd: tools::etcd().ensure(h)?,
             coredns: tools::coredns().ensure(h)?,
             helm: tools::helm().ensure(h)?,
+            snapshotter: tools::external_snapshotter().ensure(h)?,
         };
         // What the suites want later is compiled now, beside Kubernetes, instead of after it.
-        for later in [tools::registry(), tools::csi_sanity()] {
+        for later in [tools::registry(), tools::csi_sanity(), tools::umoci()] {
             later.ensure(h)?;
         }
         Ok(small)

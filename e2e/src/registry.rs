@@ -58,7 +58,9 @@ impl Registry {
             remove(engine, purpose)?;
             let run = engine.docker(["run", "--detach", "--label", LABEL, "--name", &name]);
             let run = run.args(["--network", NETWORK, "--publish", &format!("127.0.0.1::{PORT}")]);
-            run.args(["--env", "OTEL_TRACES_EXPORTER=none"]).arg(image).output()?;
+            let run = run.args(["--env", "OTEL_TRACES_EXPORTER=none"]);
+            // A snapshot that is deleted takes its manifest along.
+            run.args(["--env", "REGISTRY_STORAGE_DELETE_ENABLED=true"]).arg(image).output()?;
         }
         let here = engine.docker(["port", &name, &PORT.to_string()]).output()?;
         let here = here.parse().with_context(|| format!("`{here}` is no address of {name}"))?;
@@ -104,7 +106,10 @@ pub fn remove(engine: &Engine, purpose: Purpose) -> Result<()> {
 }
 
 /// The registry's image: pulled where images can be, else a folder with the program in it.
-fn image(h: &Harness, ground: &Ground) -> Result<String> {
+///
+/// # Errors
+/// The program cannot be built, or the engine refuses the image.
+pub fn image(h: &Harness, ground: &Ground) -> Result<String> {
     if ground.images == Images::Pulled {
         return Ok(PUBLISHED.to_owned());
     }

@@ -21,14 +21,17 @@ pub const RELEASE: &str = "ovl-csi";
 /// The oldest Kubernetes that the chart says it supports.
 const OLDEST: &str = "1.33.0";
 
-/// Renders the chart with values given as helm's own arguments.
+/// The kind by which the chart sees that a cluster knows snapshots.
+pub const SNAPSHOTS: &str = "snapshot.storage.k8s.io/v1/VolumeSnapshotClass";
+
+/// Renders the chart, for a cluster that knows snapshots, with values given as helm's own arguments.
 ///
 /// # Errors
 /// helm refused the chart or the values; the error quotes it.
 pub fn chart(helm: &Path, repo: &Path, values: &[&str]) -> Result<String> {
     let template = Cmd::new(helm).dir(repo).args(["template", RELEASE, "charts/ovl-csi"]);
     template
-        .args(["--namespace", NAMESPACE, "--kube-version", OLDEST])
+        .args(["--namespace", NAMESPACE, "--kube-version", OLDEST, "--api-versions", SNAPSHOTS])
         .args(values)
         .output()
         .map(|text| tidy(&text))

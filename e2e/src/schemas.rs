@@ -1,7 +1,7 @@
 //! JSON schemas of Kubernetes' objects, made from the description of its API that its sources hold.
 //!
 //! Strict: a field that the API does not know is an error. Deliberately absent: schemas from the
-//! network, and those of anybody's own kinds.
+//! network; of others' kinds there are those whose sources the harness has.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,29 +12,37 @@ use serde_json::{Map, Value, json};
 
 use crate::cache::Recipe;
 use crate::harness::Harness;
-use crate::tools::golang;
-use crate::versions;
+use crate::process::Cmd;
+use crate::tools::{self, found, golang};
+use crate::{snapshotter, versions};
 
 /// What the chart and the examples are made of.
 const KINDS: &[&str] = &[
     "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
     "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding",
     "io.k8s.api.apps.v1.DaemonSet",
+    "io.k8s.api.apps.v1.Deployment",
     "io.k8s.api.core.v1.ConfigMap",
+    "io.k8s.api.core.v1.PersistentVolumeClaim",
     "io.k8s.api.core.v1.Pod",
+    "io.k8s.api.core.v1.Secret",
     "io.k8s.api.core.v1.Service",
     "io.k8s.api.core.v1.ServiceAccount",
     "io.k8s.api.networking.v1.NetworkPolicy",
     "io.k8s.api.rbac.v1.ClusterRole",
+    "io.k8s.api.policy.v1.PodDisruptionBudget",
     "io.k8s.api.rbac.v1.ClusterRoleBinding",
+    "io.k8s.api.rbac.v1.Role",
+    "io.k8s.api.rbac.v1.RoleBinding",
     "io.k8s.api.storage.v1.CSIDriver",
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
 ];
 
 /// The files of [`folder`], as kubeconform finds them for an object.
 pub const FILES: &str = "{{.ResourceKind}}-{{.ResourceAPIVersion}}.json";
 
 /// Raised when what is made here changes.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// The folder with one schema a kind, made first unless it is there.
 ///
@@ -51,8 +59,52 @@ pub fn folder(h: &Harness) -> Result<PathBuf> {
         let text = fs::read_to_string(&file);
         let text = text.with_context(|| format!("reading {}", file.display()))?;
         let api: Value = serde_json::from_str(&text).context("the API's description")?;
-        KINDS.iter().try_for_each(|kind| write(dir, kind, &api["definitions"]))
+        KINDS.iter().try_for_each(|kind| write(dir, kind, &api["definitions"]))?;
+        snapshot_kinds(h, dir, &api["definitions"])
     })
+}
+
+/// The kinds of snapshots, from what their own sources have the API server check.
+fn snapshot_kinds(h: &Harness, dir: &Path, definitions: &Value) -> Result<()> {
+    let (_, client) = tools::external_snapshotter_sources(h)?;
+    for text in snapshotter::kinds(&client)? {
+        let kind = as_json(h, &text)?;
+        let name = kind["spec"]["names"]["kind"].as_str().context("a kind without a name")?;
+        let versions = kind["spec"]["versions"].as_array();
+        let mut versions = versions.context("a kind without versions")?.iter();
+        let version = versions.find(|version| version["storage"] == true);
+        let version = version.context("a kind that is not stored")?;
+        let mut schema = closed(&version["schema"]["openAPIV3Schema"], &mut Vec::new());
+        // What every object has, the kind's own schema leaves to the API server.
+        let mut metadata =
+            self::schema("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", definitions)?;
+        schema["definitions"] = metadata["definitions"].take();
+        schema["properties"]["metadata"] = json!({ "$ref": metadata["$ref"] });
+        let version = version["name"].as_str().context("a version without a name")?;
+        let file = dir.join(format!("{}-{version}.json", name.to_lowercase()));
+        let written = fs::write(&file, schema.to_string());
+        written.with_context(|| format!("writing {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// A manifest as JSON, which helm is asked for: it is the one program here that reads YAML by itself.
+fn as_json(h: &Harness, manifest: &str) -> Result<Value> {
+    let chart = h.cache.scratch("to-json")?;
+    let template = "{{ .Files.Get \"it.yaml\" | fromYaml | toJson }}";
+    let files = [
+        ("Chart.yaml", "apiVersion: v2\nname: to-json\nversion: 0.0.0\n"),
+        ("it.yaml", manifest),
+        ("templates/it.yaml", template),
+    ];
+    fs::create_dir(chart.join("templates")).context("making a chart")?;
+    for (file, text) in files {
+        fs::write(chart.join(file), text).context("filling a chart")?;
+    }
+    let helm = found::helm(h)?;
+    let said = Cmd::new(helm).args(["template", "to-json"]).arg(&chart).output()?;
+    let json = said.lines().find(|line| line.starts_with('{')).context("helm says no JSON")?;
+    serde_json::from_str(json).context("reading what helm says")
 }
 
 fn write(dir: &Path, kind: &str, definitions: &Value) -> Result<()> {

@@ -10,17 +10,24 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
 use crate::cluster::{self, Cluster, Purpose};
-use crate::gate::Gates;
+use crate::gate::{Gates, PASSWORD};
 use crate::harness::Harness;
 use crate::look::Node;
 use crate::progress::seconds;
 use crate::provision::Ground;
 use crate::registry::{self, Registry};
 use crate::render::{NAMESPACE, RELEASE};
-use crate::{clean, driver, images};
+use crate::tools::apt;
+use crate::{clean, driver, images, tools};
 
 /// The namespace that may use only some images, on a stage for the suites.
 pub const GUARDED: &str = "guarded";
+
+/// The Secret with which nodes push, on a stage for the suites.
+pub const PUSH_SECRET: &str = "push-key";
+
+/// A Secret beside it that nodes may not read.
+pub const OTHER_SECRET: &str = "other-key";
 
 /// A stage that is set.
 pub struct Stage {
@@ -35,7 +42,20 @@ pub struct Stage {
     /// The sources.
     pub repo: PathBuf,
     gates: Option<Gates>,
+    programs: Option<Programs>,
     driver: driver::Image,
+    /// The image of the registry in the cluster.
+    registry_image: String,
+}
+
+/// Programs beside the cluster, for cases that look at images from outside.
+pub struct Programs {
+    /// umoci. (skopeo is the machine's own.)
+    pub umoci: PathBuf,
+    /// csi-sanity.
+    pub sanity: PathBuf,
+    /// A folder for what they write.
+    pub scratch: PathBuf,
 }
 
 /// Sets the stage, or what is missing of it.
@@ -54,14 +74,24 @@ pub fn set(h: &Harness, repo: &Path, ground: &Ground, purpose: Purpose) -> Resul
     let (image, tools) = images::push_both(h, &cluster, &registry)?;
     images::load_shell(h, &cluster)?;
     let driver = driver::image(h, repo, &ground.engine, &program)?;
-    let gates = match purpose {
+    let (gates, programs) = match purpose {
         // They end with the harness, and this cluster does not.
-        Purpose::Try => None,
-        Purpose::Test => Some(Gates::open(&ground.engine, registry.here)?),
+        Purpose::Try => (None, None),
+        Purpose::Test => {
+            let gates = Gates::open(&ground.engine, registry.here)?;
+            (Some(gates), Some(Programs::ensure(h)?))
+        }
     };
-    cluster.load_image(&driver.name())?;
-    let stage = Stage { cluster, registry, image, tools, repo: repo.to_owned(), gates, driver };
-    h.progress.step("installing the chart", seconds(15), |_| stage.install(&json!({})))?;
+    let registry_image = registry::image(h, ground)?;
+    cluster.load_images(&[&driver.name(), &registry_image])?;
+    let repo = repo.to_owned();
+    let stage =
+        Stage { cluster, registry, image, tools, repo, gates, programs, driver, registry_image };
+    stage.trust_registry()?;
+    h.progress.step("installing the chart", seconds(20), |_| {
+        stage.secrets()?;
+        stage.install(&json!({}))
+    })?;
     Ok(stage)
 }
 
@@ -79,7 +109,24 @@ pub fn strike(h: &Harness, ground: &Ground, purpose: Purpose) -> Result<()> {
     if ground.engine.ours && alone { clean::all(h) } else { Ok(()) }
 }
 
+impl Programs {
+    fn ensure(h: &Harness) -> Result<Self> {
+        apt::ensure(h, &["skopeo"])?;
+        let umoci = tools::umoci().ensure(h)?.join("umoci");
+        let sanity = tools::csi_sanity().ensure(h)?.join("csi-sanity");
+        Ok(Self { umoci, sanity, scratch: h.cache.scratch("images")? })
+    }
+}
+
 impl Stage {
+    /// What the cases run on this machine.
+    ///
+    /// # Errors
+    /// The stage is one for a person.
+    pub fn programs(&self) -> Result<&Programs> {
+        self.programs.as_ref().context("this stage has no programs")
+    }
+
     /// The gates before the registry.
     ///
     /// # Errors
@@ -106,9 +153,43 @@ impl Stage {
         helm.args([RELEASE, "charts/ovl-csi", "--namespace", NAMESPACE, "--values", "-"])
             .stdin(values.to_string())
             .output()?;
-        let set = format!("daemonset/{RELEASE}-node");
-        let wait = ["rollout", "status", &set, "--namespace", NAMESPACE, "--timeout", "180s"];
-        self.cluster.kubectl(&wait).map(drop)
+        for set in ["daemonset/{}-node", "deployment/{}-controller", "deployment/{}-registry"] {
+            let set = set.replace("{}", RELEASE);
+            let wait = ["rollout", "status", &set, "--namespace", NAMESPACE, "--timeout", "180s"];
+            self.cluster.kubectl(&wait)?;
+        }
+        Ok(())
+    }
+
+    /// Has the nodes' own runtime reach the registry as the driver does: a pushed snapshot is an
+    /// image, which pods may run.
+    fn trust_registry(&self) -> Result<()> {
+        let host = &self.registry.host;
+        let folder = format!("/etc/containerd/certs.d/{host}");
+        let write = format!("mkdir -p '{folder}' && cat > '{folder}/hosts.toml'");
+        for node in &self.cluster.nodes {
+            let exec = ["exec", "--interactive", node, "sh", "-c", &write];
+            let exec = self.cluster.ground.engine.docker(exec);
+            exec.stdin(self.registry.hosts_toml()).output()?;
+        }
+        Ok(())
+    }
+
+    /// Two Secrets beside the driver: one with which its nodes push, and one that is not theirs.
+    fn secrets(&self) -> Result<()> {
+        let Some(gates) = &self.gates else { return Ok(()) };
+        for name in [PUSH_SECRET, OTHER_SECRET] {
+            let secret = json!({
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": { "name": name, "namespace": NAMESPACE },
+                "type": "kubernetes.io/dockerconfigjson",
+                "stringData": { ".dockerconfigjson": gates.basic.docker_config(PASSWORD) },
+            });
+            let kubectl = self.cluster.kubectl_cmd().args(["apply", "-f", "-"]);
+            kubectl.stdin(secret.to_string()).output()?;
+        }
+        Ok(())
     }
 
     /// `helm test`: the chart's own look at itself.
@@ -143,10 +224,24 @@ impl Stage {
             },
             "registries": registries,
             "test": { "image": images::SHELL },
+            "snapshots": {
+                // One on each node: what ends one of them leaves the other.
+                "controller": { "tolerations": [{ "operator": "Exists" }] },
+                "classes": {},
+            },
+            "registry": {
+                "enabled": true,
+                "image": image(&self.registry_image),
+                // The first node, which no case disturbs.
+                "nodeSelector": { "node-role.kubernetes.io/control-plane": "" },
+                "tolerations": [{ "operator": "Exists" }],
+            },
             // Both nodes at once: nobody but the cases is disturbed.
             "updateStrategy": { "rollingUpdate": { "maxUnavailable": "100%" } },
         });
-        if self.gates.is_some() {
+        if let Some(gates) = &self.gates {
+            values["snapshots"]["classes"] = classes(&self.registry, gates);
+            values["snapshots"]["pushSecrets"] = json!([PUSH_SECRET]);
             let allowed = format!("{}/allowed/*", self.registry.host);
             values["policy"] = json!({
                 "allowedImages": { "default": ["*"], "namespaces": { GUARDED: [allowed] } },
@@ -154,4 +249,28 @@ impl Stage {
         }
         values
     }
+}
+
+/// The classes of snapshots, beside the chart's own.
+fn classes(registry: &Registry, gates: &Gates) -> Value {
+    let to = |host: &str| format!("{host}/snapshots/{{namespace}}/{{pod}}/{{volume}}");
+    let here = to(&registry.host);
+    let class = |parameters: Value| json!({ "parameters": parameters });
+    json!({
+        // On its node alone.
+        "local": {},
+        "pushed": class(json!({ "repository": here })),
+        "gzip": class(json!({ "repository": here, "compression": "gzip" })),
+        "native": class(json!({ "repository": here, "format": "native" })),
+        "retained": { "deletionPolicy": "Retain", "parameters": { "repository": here } },
+        "squashed": class(json!({ "repository": here, "squashAbove": "4" })),
+        "locked": class(json!({ "repository": to(&gates.basic.host), "pushSecretName": PUSH_SECRET })),
+        "door": class(json!({ "repository": to(&gates.door.host) })),
+    })
+}
+
+/// An image's name as the chart takes it.
+fn image(name: &str) -> Value {
+    let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+    json!({ "repository": repository, "tag": tag, "pullPolicy": "Never" })
 }

@@ -35,6 +35,12 @@ pub const BUILDX: &str = "v0.19.3";
 pub const CSI_TEST: &str = "v5.6.0";
 /// The reference image registry.
 pub const REGISTRY: &str = "v3.1.2";
+/// Kubernetes' snapshot controller, its kinds, and the side-car that drivers have beside them.
+pub const EXTERNAL_SNAPSHOTTER: &str = "v8.6.0";
+/// Kubernetes' modules of that release.
+pub const EXTERNAL_SNAPSHOTTER_KUBERNETES: &str = "v0.36.1";
+/// umoci, which unpacks images its own way.
+pub const UMOCI: &str = "v0.6.0";
 /// The Debian release that node images stand on: its systemd 252 boots on cgroup v1, the next
 /// release's does not.
 pub const DEBIAN: &str = "bookworm";

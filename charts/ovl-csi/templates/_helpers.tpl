@@ -73,3 +73,76 @@ httpGet:
   path: {{ .path }}
   port: {{ .Values.healthPort }}
 {{- end -}}
+
+{{/* All registries with an entry: those of the values, and the release's own. As YAML. */}}
+{{- define "ovl-csi.registries" -}}
+{{- $all := deepCopy .Values.registries -}}
+{{- if .Values.registry.enabled -}}
+{{- $_ := set $all (include "ovl-csi.registryHost" .) (printf "server = \"http://%s\"" (include "ovl-csi.registryAddress" .)) -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
+{{/* The release's own registry, as references write it. */}}
+{{- define "ovl-csi.registryHost" -}}
+{{- printf "%s-registry.%s.svc:5000" (include "ovl-csi.fullname" .) .Release.Namespace -}}
+{{- end -}}
+
+{{/* The cluster's address of the release's own registry. The driver is on the node's network, where a Service has no name: so the
+address has to be known before the Service is made. It is what the values say, else the Service's that is there, else a fixed distance
+from the API server's own. */}}
+{{- define "ovl-csi.registryIP" -}}
+{{- $have := dig "spec" "clusterIP" "" (lookup "v1" "Service" .Release.Namespace (printf "%s-registry" (include "ovl-csi.fullname" .))) -}}
+{{- $first := dig "spec" "clusterIP" "" (lookup "v1" "Service" "default" "kubernetes") -}}
+{{- if .Values.registry.clusterIP -}}
+{{- .Values.registry.clusterIP -}}
+{{- else if $have -}}
+{{- $have -}}
+{{- else if regexMatch "^[0-9]+([.][0-9]+){3}$" $first -}}
+{{- $parts := splitList "." $first -}}
+{{- $last := add (last $parts | atoi) 49 -}}
+{{- if gt $last 254 -}}
+{{- fail (printf "registry.clusterIP has to be given: no address follows from that of the API server, %s" $first) -}}
+{{- end -}}
+{{- printf "%s.%d" (initial $parts | join ".") $last -}}
+{{- else -}}
+{{- fail "registry.clusterIP has to be given: a free address of the cluster's Services, which helm cannot see here" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The same with the port, as in a URL. */}}
+{{- define "ovl-csi.registryAddress" -}}
+{{- $ip := include "ovl-csi.registryIP" . -}}
+{{- if contains ":" $ip -}}
+{{- printf "[%s]:5000" $ip -}}
+{{- else -}}
+{{- printf "%s:5000" $ip -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret with what opens the release's own registry. */}}
+{{- define "ovl-csi.registrySecret" -}}
+{{- printf "%s-registry" (include "ovl-csi.fullname" .) -}}
+{{- end -}}
+
+{{/* Secrets that nodes may read to push: those of the values, and that of the release's own registry. As a JSON array. */}}
+{{- define "ovl-csi.pushSecrets" -}}
+{{- $all := .Values.snapshots.pushSecrets -}}
+{{- if .Values.registry.enabled -}}
+{{- $all = append $all (include "ovl-csi.registrySecret" .) -}}
+{{- end -}}
+{{- $all | uniq | toJson -}}
+{{- end -}}
+
+{{/* The user that the API server knows a ServiceAccount of the release by: component, and the chart's root. */}}
+{{- define "ovl-csi.user" -}}
+{{- printf "system:serviceaccount:%s:%s-%s" .root.Release.Namespace (include "ovl-csi.fullname" .root) .component -}}
+{{- end -}}
+
+{{/* A container that is let do nothing but run. */}}
+{{- define "ovl-csi.confined" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}

@@ -60,13 +60,17 @@ impl Source {
                 h.cache.product(&recipe, |folder| make(h, ground, &program, folder, log))
             })?,
         };
-        Self::serve(h, &program, &folder)
+        Self::serve(h, "bench-registry", &program, &folder)
     }
 
-    fn serve(h: &Harness, program: &Path, folder: &Path) -> Result<Self> {
+    /// Serves a folder, and takes pushes into it; the name tells it from others.
+    ///
+    /// # Errors
+    /// The registry does not start.
+    pub fn serve(h: &Harness, name: &str, program: &Path, folder: &Path) -> Result<Self> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
         let address = free.context("finding a free port")?;
-        let config = h.cache.scratch("bench-registry")?.join("config.yml");
+        let config = h.cache.scratch(name)?.join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: \"{}\"}}}}\nhttp: {{addr: \"{address}\"}}\n",
@@ -75,7 +79,7 @@ impl Source {
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
         let serve = Cmd::new(program).arg("serve").arg(&config);
         let serve = serve.env("OTEL_TRACES_EXPORTER", "none");
-        let mut registry = Background::start(&serve, h.cache.logs().join("bench-registry.log"))?;
+        let mut registry = Background::start(&serve, h.cache.logs().join(format!("{name}.log")))?;
         wait_for("the registry on loopback", seconds(30), || {
             if registry.ended() {
                 bail!("it ended; see {}", registry.log.display());
@@ -119,7 +123,7 @@ fn make(h: &Harness, ground: &Ground, program: &Path, folder: &Path, log: &Path)
     let image = format!("{REPOSITORY}/bench:1");
     let base = format!("BASE={}", ground.base_image);
     engine.build(&image, &context, &["--build-arg", &base], log)?;
-    let source = Source::serve(h, program, folder)?;
+    let source = Source::serve(h, "bench-registry", program, folder)?;
     let there = source.image("bench:1");
     engine.docker(["tag", &image, &there]).output()?;
     let pushed = engine.docker(["push", &there]).log(log).run();

@@ -7,6 +7,8 @@
 //!                                                                         └─ the floor: what no one can do without
 //! ```
 //!
+//! and what snapshots cost, in `snapshots`.
+//!
 //! Not part of `test`: what it finds depends on what else the machine does.
 //! Deliberately absent: judgement of the peers. Each does what it does by default.
 
@@ -14,6 +16,7 @@ mod floor;
 mod image;
 mod ours;
 mod peers;
+mod snapshots;
 mod table;
 mod warm;
 
@@ -23,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
 use crate::clean;
@@ -39,6 +42,37 @@ use table::{Limit, Row};
 /// How often everything that takes long is done; the middle one counts.
 const ROUNDS: usize = 3;
 
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Pulls of an image that is not here.
+    Pulls,
+    /// Volumes of one that is.
+    Warm,
+    /// Cuts, and pushes of what was cut.
+    Snapshots,
+}
+
+impl Part {
+    const ALL: [(&str, Self); 3] =
+        [("pulls", Self::Pulls), ("warm", Self::Warm), ("snapshots", Self::Snapshots)];
+
+    /// Those named, or all.
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn named(names: &[&str]) -> Result<Vec<Self>> {
+        if names.is_empty() {
+            return Ok(Self::ALL.map(|(_, part)| part).to_vec());
+        }
+        let part = |name: &&str| match Self::ALL.iter().find(|(known, _)| known == name) {
+            Some((_, part)) => Ok(*part),
+            None => bail!("there is no part {name}; there are pulls, warm and snapshots"),
+        };
+        names.iter().map(part).collect()
+    }
+}
+
 /// Becomes the same command compiled with optimization: the floor is our own code.
 ///
 /// # Errors
@@ -48,22 +82,33 @@ pub fn in_release() -> Result<()> {
         return Ok(());
     }
     let repo = driver::sources()?;
-    let args = ["run", "--release", "--quiet", "--locked", "--package", "ovl-e2e", "--", "bench"];
+    let args = ["run", "--release", "--quiet", "--locked", "--package", "ovl-e2e", "--"];
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(repo).args(args).env("CARGO_TARGET_DIR", Cache::open()?.cargo_target());
+    cargo
+        .current_dir(repo)
+        .args(args)
+        .args(std::env::args().skip(1))
+        .env("CARGO_TARGET_DIR", Cache::open()?.cargo_target());
     Err(cargo.exec()).context("starting cargo")
 }
 
-/// Measures everything, prints the table and writes it as JSON.
+/// Measures these parts, prints the table and writes it as JSON.
 ///
 /// # Errors
 /// Something of ours did not work. A peer that cannot be had is a line in the table.
-pub fn run(h: &Harness, repo: &Path) -> Result<()> {
+pub fn run(h: &Harness, repo: &Path, parts: &[Part]) -> Result<()> {
     let ground = provision::provision(h)?;
     let program = driver::program(h, repo)?;
     let source = Source::ensure(h, &ground)?;
     let place = h.cache.scratch("bench")?;
-    let measured = measure(h, &program, &source, &place);
+    let measured =
+        measure(h, &program, &source, &place, parts).and_then(|(mut rows, mut notes)| {
+            if parts.contains(&Part::Snapshots) {
+                let place = place.join("snapshots");
+                rows.extend(snapshots::measure(h, repo, &ground, &place, &mut notes)?);
+            }
+            Ok((rows, notes))
+        });
     clean::unmount_below(&[&place])?;
     clean::remove(&place)?;
     let (rows, notes) = measured?;
@@ -81,10 +126,16 @@ fn measure(
     program: &Path,
     source: &Source,
     place: &Path,
+    parts: &[Part],
 ) -> Result<(Vec<Row>, Vec<String>)> {
-    let mut notes = Vec::new();
-    let peers = peers::all(h, place, &mut notes);
-    let mut rows = cold(h, program, source, place, &peers, &mut notes)?;
+    let (mut rows, mut notes) = (Vec::new(), Vec::new());
+    if parts.contains(&Part::Pulls) {
+        let peers = peers::all(h, place, &mut notes);
+        rows.extend(cold(h, program, source, place, &peers, &mut notes)?);
+    }
+    if !parts.contains(&Part::Warm) {
+        return Ok((rows, notes));
+    }
     h.progress.step("warm volumes", seconds(30), |_| {
         let driver = Driver::start(program, &place.join("warm"), source)?;
         let warm = warm::measure(&driver, source);
@@ -184,6 +235,14 @@ fn percentile(times: &mut [Duration], of_hundred: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_all_or_those_named() -> Result<()> {
+        assert_eq!(Part::named(&[])?.len(), 3);
+        assert_eq!(Part::named(&["warm"])?, [Part::Warm]);
+        assert!(Part::named(&["cold"]).is_err());
+        Ok(())
+    }
 
     #[test]
     fn a_percentile_is_one_of_the_times() {

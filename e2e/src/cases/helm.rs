@@ -18,9 +18,15 @@ pub const CASE: Case = Case {
     play,
 };
 
-/// The driver's pods.
-const PODS: [&str; 6] =
-    ["get", "pods", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=ovl-csi"];
+/// The driver's pods, and the controller's.
+const PODS: [&str; 6] = [
+    "get",
+    "pods",
+    "--namespace",
+    NAMESPACE,
+    "--selector",
+    "app.kubernetes.io/name=ovl-csi,app.kubernetes.io/component in (node,controller)",
+];
 
 fn play(scene: &Scene<'_>) -> Result<()> {
     let (stage, writer) = (scene.stage, Writer::start(scene)?);
@@ -29,6 +35,7 @@ fn play(scene: &Scene<'_>) -> Result<()> {
         let pods = pods.get("items").and_then(Value::as_array).into_iter().flatten();
         Ok(pods.filter_map(|pod| pod["metadata"]["uid"].as_str().map(str::to_owned)).collect())
     };
+    let kept = scene.snapshot("kept", "writer", "local")?;
     let before = uids()?;
     stage.install(&json!({ "podAnnotations": { "example.org/upgraded": "yes" } }))?;
     let after = uids()?;
@@ -42,9 +49,14 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     let left = stage.cluster.kubectl(&["get", "csidriver", "--output", "name"])?;
     ensure!(!left.contains("ovl.csi.dev"), "after uninstalling {RELEASE} there is {left}");
     writer.goes_on()?;
+    // What is kept where is known by these alone.
+    ensure!(scene.order(&kept.id()?).is_ok(), "the snapshot's object went with the release");
     stage.install(&json!({}))?;
     writer.goes_on()?;
     newcomer(scene, "after-install")?;
+    scene.restore("after-all", "kept", &stage.worker().name)?;
+    scene.facts("after-all", &[("head -n 1 /work/demo/hello", "from the image")])?;
+    scene.delete_snapshot("kept")?;
     stage.test()?;
     writer.end()
 }

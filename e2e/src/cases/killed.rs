@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::writer::{Writer, newcomer};
 use super::{Case, When};
 use crate::cluster::wait_for;
+use crate::look::Node;
 use crate::pods::{PATIENCE, Scene, is_ready};
 use crate::render::NAMESPACE;
 use crate::stage::Stage;
@@ -31,8 +32,7 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     })?;
     writer.goes_on()?;
 
-    // By its exact name, and only in the node's own process table.
-    writer.node.shell("kill -9 $(pgrep -x ovl)")?;
+    writer.node.kill_driver()?;
     wait_for("the driver's container to be started again", PATIENCE, || {
         let now = Driver::ready_on(stage, &node)?;
         Ok(now.filter(|now| now.uid == driver.uid && now.restarts > driver.restarts))
@@ -46,16 +46,32 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Has the driver of a node die at once, and waits for another one. The pod goes as well: the
+/// kubelet lets a container that ends again and again wait longer and longer.
+pub fn replace_driver(stage: &Stage, node: &Node<'_>) -> Result<()> {
+    let before = Driver::on(stage, &node.name)?;
+    node.kill_driver()?;
+    let delete =
+        ["delete", "pod", &before.pod, "--namespace", NAMESPACE, "--grace-period=0", "--force"];
+    stage.cluster.kubectl(&delete)?;
+    wait_for("another driver's pod", PATIENCE, || {
+        Ok(Driver::ready_on(stage, &node.name)?.filter(|new| new.uid != before.uid))
+    })?;
+    Ok(())
+}
+
 /// The driver's pod on a node.
-struct Driver {
-    pod: String,
+pub struct Driver {
+    /// The pod's name.
+    pub pod: String,
     uid: String,
     restarts: u64,
     ready: bool,
 }
 
 impl Driver {
-    fn on(stage: &Stage, node: &str) -> Result<Self> {
+    /// The one on a node.
+    pub fn on(stage: &Stage, node: &str) -> Result<Self> {
         let on_node = format!("spec.nodeName={node}");
         let list = stage.cluster.kubectl_json(&[
             "get",

@@ -61,7 +61,8 @@ const BAD: &[(&str, &str, &str, &[&str])] = &[
     ("twice", "images", "registry.example/other:1", &["image", "images", "one of"]),
     ("a-file", "onUnclean", "hope", &["onUnclean", "discard", "fail"]),
     ("up-and-out", "preCopyUp", "../../etc/passwd", &["preCopyUp", "..|relative|outside"]),
-    ("not-yet", "snapshot", "monday", &["snapshot", "not"]),
+    ("no-snapshot", "snapshot", "monday", &["VolumeSnapshot", "monday"]),
+    ("no-name", "snapshot", "../monday", &["snapshot", "../monday"]),
 ];
 
 fn attributes(scene: &Scene<'_>) -> Result<()> {

@@ -17,6 +17,7 @@ mod private;
 mod pulls;
 mod restarted;
 mod slow;
+mod snapshots;
 mod stacked;
 mod writer;
 
@@ -49,8 +50,13 @@ pub enum When {
     Last,
 }
 
-/// All of them.
-pub const ALL: &[Case] = &[
+/// All of them: those that take long come first.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    snapshots::ALL.iter().chain(ALL)
+}
+
+/// Those of volumes.
+const ALL: &[Case] = &[
     slow::CASE,
     mended::MENDED,
     private::CASE,

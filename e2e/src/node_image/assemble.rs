@@ -24,6 +24,13 @@ const STORAGE: &str = include_str!("../../assets/default-storage.yaml");
 /// The image that kind's runtime configuration starts pods with, whatever kubeadm would take.
 const SANDBOX_IMAGE: &str = "registry.k8s.io/pause:3.10";
 
+/// The programs of snapshots, under the names that their published manifests and the chart give.
+fn snapshot_images() -> [String; 2] {
+    ["snapshot-controller", "csi-snapshotter"].map(|program| {
+        format!("registry.k8s.io/sig-storage/{program}:{}", versions::EXTERNAL_SNAPSHOTTER)
+    })
+}
+
 /// The name of the node image made of this system and these programs, present or not.
 fn name(node_base: &str, programs: &Programs) -> String {
     let folders = programs.folders().map(|folder| folder.display().to_string());
@@ -61,7 +68,7 @@ pub fn assemble(
 }
 
 impl Programs {
-    fn folders(&self) -> [&Path; 8] {
+    fn folders(&self) -> [&Path; 9] {
         [
             &self.kubernetes,
             &self.containerd,
@@ -71,6 +78,7 @@ impl Programs {
             &self.etcd,
             &self.coredns,
             &self.pause,
+            &self.snapshotter,
         ]
     }
 
@@ -80,6 +88,7 @@ impl Programs {
             "etcd" => &self.etcd,
             "coredns" => &self.coredns,
             "pause" => &self.pause,
+            "snapshot-controller" | "csi-snapshotter" => &self.snapshotter,
             _ => &self.kubernetes,
         }
     }
@@ -147,7 +156,7 @@ fn save_components(
     fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
 }
 
-/// The images that kubeadm will ask for, and the one that pods start with.
+/// The images that kubeadm will ask for, the one that pods start with, and those of snapshots.
 fn component_images(kubernetes: &Path) -> Result<Vec<String>> {
     let version = format!("v{}", versions::KUBERNETES);
     let list = Cmd::new(kubernetes.join("kubeadm"));
@@ -158,6 +167,7 @@ fn component_images(kubernetes: &Path) -> Result<Vec<String>> {
     if !images.iter().any(|image| image == SANDBOX_IMAGE) {
         images.push(SANDBOX_IMAGE.into());
     }
+    images.extend(snapshot_images());
     Ok(images)
 }
 
@@ -179,7 +189,10 @@ mod tests {
 
     #[test]
     fn every_component_has_a_target() {
-        for name in ["kube-apiserver", "kube-proxy", "etcd", "coredns", "pause"] {
+        let snapshots = snapshot_images();
+        let of_snapshots = snapshots.iter().map(|image| component(image));
+        let others = ["kube-apiserver", "kube-proxy", "etcd", "coredns", "pause"];
+        for name in others.into_iter().chain(of_snapshots) {
             assert!(COMPONENTS.contains(&format!("AS {name}\n")), "{name}");
         }
     }

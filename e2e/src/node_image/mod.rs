@@ -29,4 +29,6 @@ pub struct Programs {
     pub coredns: PathBuf,
     /// pause.
     pub pause: PathBuf,
+    /// The snapshot controller and the side-car beside drivers.
+    pub snapshotter: PathBuf,
 }

@@ -49,7 +49,7 @@ fn play(bench: &Bench<'_>, stage: &Stage) -> Tally {
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.count(case.name, result);
     };
-    let all = |when: When| cases::ALL.iter().filter(move |case| case.when == when);
+    let all = |when: When| cases::all().filter(move |case| case.when == when);
     thread::scope(|scope| {
         for case in all(When::Aside) {
             scope.spawn(|| one(case));
@@ -92,7 +92,6 @@ fn play_one(bench: &Bench<'_>, stage: &Stage, case: &Case) -> Result<()> {
 /// What a person wants to see of a case that failed.
 fn dump(scene: &Scene<'_>) -> String {
     let stage = scene.stage;
-    let set = format!("daemonset/{RELEASE}-node");
     let mut text = String::new();
     let mut add = |what: &str, said: Result<String>| {
         let said = said.unwrap_or_else(|error| format!("{error:#}"));
@@ -101,15 +100,21 @@ fn dump(scene: &Scene<'_>) -> String {
     add("its pods", scene.kubectl(&["get", "pods", "--output", "wide"]));
     let by_time = ["get", "events", "--sort-by=.lastTimestamp"];
     add("its events", scene.kubectl(&by_time));
+    let snapshots = ["get", "volumesnapshots", "--output", "yaml"];
+    add("its snapshots", scene.kubectl(&snapshots));
+    add("all orders", stage.cluster.kubectl(&["get", "overlaysnapshots", "--output", "wide"]));
     let driver = ["get", "pods", "--namespace", NAMESPACE, "--output", "wide"];
     add("the driver's pods and others", stage.cluster.kubectl(&driver));
-    let logs = ["logs", &set, "--all-pods", "--tail", "2000", "--namespace", NAMESPACE];
-    let about = format!("{}/", scene.namespace);
-    let log = stage.cluster.kubectl(&logs).map(|log| {
-        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&about)).collect();
-        lines[lines.len().saturating_sub(LOGGED)..].join("\n")
-    });
-    add("the driver's log of its pods", log);
+    for set in ["daemonset/{}-node", "deployment/{}-controller"] {
+        let set = set.replace("{}", RELEASE);
+        let logs = ["logs", &set, "--all-pods", "--tail", "2000", "--namespace", NAMESPACE];
+        let log = stage.cluster.kubectl(&logs).map(|log| {
+            let lines: Vec<&str> =
+                log.lines().filter(|line| line.contains(scene.namespace)).collect();
+            lines[lines.len().saturating_sub(LOGGED)..].join("\n")
+        });
+        add(&format!("what {set} logged of it"), log);
+    }
     for name in &stage.cluster.nodes {
         let table = Node::named(stage, name)
             .shell("grep -e kubernetes.io~csi -e ovl-csi /proc/self/mountinfo || true");

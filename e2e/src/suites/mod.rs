@@ -8,7 +8,7 @@ mod chart;
 mod cluster;
 mod deny;
 mod emulated;
-mod ginkgo;
+pub mod ginkgo;
 mod libtest;
 mod proto;
 mod sanity;

@@ -1,4 +1,5 @@
-//! Our protocol files compared with the published ones, which come from their Go modules.
+//! What we speak compared with what is published: our protocol files with those in their Go modules, and
+//! pushes with the reference registry.
 //!
 //! Deliberately absent: the published files themselves, here and anywhere in the sources.
 
@@ -9,10 +10,10 @@ use anyhow::Result;
 use super::{Bench, cargo};
 use crate::driver;
 use crate::tally::Tally;
-use crate::tools::golang::module_dir;
+use crate::tools::{self, golang::module_dir};
 use crate::versions;
 
-/// Runs the comparing test on both.
+/// Runs the comparing tests.
 pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     let spec = "github.com/container-storage-interface/spec";
     let spec = module_dir(bench.h, spec, versions::CSI_SPEC)?.join("csi.proto");
@@ -20,5 +21,11 @@ pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     let kubelet = kubelet.join("pkg/apis/pluginregistration/v1/api.proto");
     let test = driver::cargo(bench.h, bench.repo).args(["test", "--test", "proto"]);
     let test = test.env("OVL_CSI_PROTO", spec).env("OVL_KUBELET_PROTO", kubelet);
-    cargo::tests(test, &["--ignored"], log)
+    let registry = tools::registry().ensure(bench.h)?.join("registry");
+    let push = driver::cargo(bench.h, bench.repo).args(["test", "--lib"]);
+    let push = push.env("OVL_REGISTRY", registry);
+    let mut tally = cargo::tests(test, &["--ignored"], log)?;
+    let log = log.with_extension("registry.log");
+    tally.add(cargo::tests(push, &["--ignored", "the_reference_implementation"], &log)?);
+    Ok(tally)
 }

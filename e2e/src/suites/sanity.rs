@@ -1,6 +1,7 @@
-//! The CSI specification's own tests, on the driver as a process of this machine.
+//! The CSI specification's own tests, on the driver's node half as a process of this machine.
 //!
-//! Deliberately absent: the controller's specs. The driver has no controller yet.
+//! Deliberately absent: the controller's specs. The controller needs an API server, and is a case of
+//! the cluster's.
 
 use std::fs;
 use std::net::TcpListener;

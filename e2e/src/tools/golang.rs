@@ -47,6 +47,10 @@ pub enum Deps {
     /// A go.mod of ours which also gives every dependency required at v0.0.0 this version: such
     /// ones live in the module's own tree and are published beside it.
     OursWithStaging(&'static str),
+    /// A go.mod of ours which repeats the replacements by published versions that the module's own
+    /// go.mod has, and gives these modules these versions: what lies in the module's own tree, and
+    /// what `go mod tidy` would take from several releases.
+    OursWithTheirs(&'static [(&'static str, &'static str)]),
 }
 
 impl GoBuild {
@@ -67,10 +71,21 @@ impl GoBuild {
         h.progress.step(&what, self.usual, |log| {
             let make = |out: &Path| match self.deps {
                 Deps::Theirs => self.install(h, out, log),
-                Deps::Ours => self.build(h, out, log, &self.go_mod(&[], "")),
+                Deps::Ours => self.build(h, out, log, &self.go_mod(&[])),
                 Deps::OursWithStaging(version) => {
-                    let staging = staging_modules(h, self.module, &self.version)?;
-                    self.build(h, out, log, &self.go_mod(&staging, version))
+                    let staging = required_at_zero(&their_go_mod(h, self.module, &self.version)?);
+                    let with = |module| (module, version.to_owned());
+                    let replaced: Vec<_> = staging.into_iter().map(with).collect();
+                    self.build(h, out, log, &self.go_mod(&replaced))
+                }
+                Deps::OursWithTheirs(versions) => {
+                    let theirs = their_go_mod(h, self.module, &self.version)?;
+                    let own = |(module, version): &(&str, &str)| {
+                        (String::from(*module), String::from(*version))
+                    };
+                    let mut replaced: Vec<_> = versions.iter().map(own).collect();
+                    replaced.extend(replaced_by_versions(&theirs));
+                    self.build(h, out, log, &self.go_mod(&replaced))
                 }
             };
             self.with_recipe(|recipe| h.cache.product(recipe, make))
@@ -131,12 +146,12 @@ impl GoBuild {
     }
 
     /// A go.mod whose tools are the programs, so that `go mod tidy` keeps what they need.
-    fn go_mod(&self, staging: &[String], staging_version: &str) -> String {
+    fn go_mod(&self, replaced: &[(String, String)]) -> String {
         let (major, minor) = versions::GO;
         let mut text = format!("module ovl.invalid/{}\n\ngo {major}.{minor}\n\n", self.name);
         text.push_str(&format!("require {} {}\n\n", self.module, self.version));
-        for module in staging {
-            text.push_str(&format!("replace {module} => {module} {staging_version}\n"));
+        for (module, version) in replaced {
+            text.push_str(&format!("replace {module} => {module} {version}\n"));
         }
         for path in self.paths() {
             text.push_str(&format!("tool {path}\n"));
@@ -153,11 +168,21 @@ pub fn module_dir(h: &Harness, module: &str, version: &str) -> Result<PathBuf> {
     Ok(downloaded(h, module, version)?.0)
 }
 
-fn staging_modules(h: &Harness, module: &str, version: &str) -> Result<Vec<String>> {
+fn their_go_mod(h: &Harness, module: &str, version: &str) -> Result<String> {
     let (_, go_mod) = downloaded(h, module, version)?;
     let text = fs::read_to_string(&go_mod);
-    let text = text.with_context(|| format!("reading {}", go_mod.display()))?;
-    Ok(required_at_zero(&text))
+    text.with_context(|| format!("reading {}", go_mod.display()))
+}
+
+/// The modules that a go.mod replaces by a version of themselves, with that version.
+fn replaced_by_versions(go_mod: &str) -> Vec<(String, String)> {
+    let replaced = |line: &str| match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+        ["replace", from, "=>", to, version] | [from, "=>", to, version] if from == to => {
+            Some(((*from).to_owned(), (*version).to_owned()))
+        }
+        _ => None,
+    };
+    go_mod.lines().filter_map(replaced).collect()
 }
 
 /// The modules that a go.mod requires at v0.0.0, a version that nothing publishes.
@@ -229,6 +254,15 @@ mod tests {
     }
 
     #[test]
+    fn replacements_by_versions_are_repeated_and_those_by_folders_are_not() {
+        let text = "module k\nreplace k8s.io/kms => k8s.io/kms v0.1.2\n\
+                    replace x.org/client => ./client\nreplace (\n\ta.org/b => a.org/b v1.0.0\n)\n";
+        let pair = |module: &str, version: &str| (module.to_owned(), version.to_owned());
+        let want = [pair("k8s.io/kms", "v0.1.2"), pair("a.org/b", "v1.0.0")];
+        assert_eq!(replaced_by_versions(text), want);
+    }
+
+    #[test]
     fn go_versions_compare_as_numbers() {
         assert_eq!(version("go1.26.8"), Some((1, 26)));
         assert!(version("go1.9") < version("go1.26.8"));
@@ -248,7 +282,7 @@ mod tests {
             cgo: false,
             usual: Duration::ZERO,
         };
-        let text = build.go_mod(&["k8s.io/api".into()], "v0.2.3");
+        let text = build.go_mod(&[("k8s.io/api".into(), "v0.2.3".into())]);
         for line in [
             "require k8s.io/k v1.2.3",
             "replace k8s.io/api => k8s.io/api v0.2.3",

@@ -7,6 +7,11 @@ pub mod found;
 pub mod golang;
 pub mod pause;
 
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::harness::Harness;
 use crate::progress::{minutes, seconds};
 use crate::versions;
 use golang::{Deps, GoBuild};
@@ -138,6 +143,53 @@ pub fn registry() -> GoBuild {
     let module = "github.com/distribution/distribution/v3";
     let programs = &["cmd/registry"];
     GoBuild { usual: minutes(1), ..plain("registry", module, versions::REGISTRY, programs) }
+}
+
+/// The module of Kubernetes' snapshot controller.
+const EXTERNAL_SNAPSHOTTER: &str = "github.com/kubernetes-csi/external-snapshotter/v8";
+
+/// The module of its kinds.
+const SNAPSHOT_CLIENT: &str = "github.com/kubernetes-csi/external-snapshotter/client/v8";
+
+/// Kubernetes' snapshot controller, and the side-car of drivers that make snapshots.
+pub fn external_snapshotter() -> GoBuild {
+    const KUBERNETES: &str = versions::EXTERNAL_SNAPSHOTTER_KUBERNETES;
+    let version = versions::EXTERNAL_SNAPSHOTTER;
+    GoBuild {
+        deps: Deps::OursWithTheirs(&[
+            (SNAPSHOT_CLIENT, versions::EXTERNAL_SNAPSHOTTER),
+            ("k8s.io/api", KUBERNETES),
+            ("k8s.io/apimachinery", KUBERNETES),
+            ("k8s.io/apiserver", KUBERNETES),
+            ("k8s.io/client-go", KUBERNETES),
+            ("k8s.io/component-base", KUBERNETES),
+            ("k8s.io/component-helpers", KUBERNETES),
+        ]),
+        set: vec![format!("main.version={version}")],
+        usual: minutes(3),
+        ..plain(
+            "external-snapshotter",
+            EXTERNAL_SNAPSHOTTER,
+            version,
+            &["cmd/snapshot-controller", "cmd/csi-snapshotter"],
+        )
+    }
+}
+
+/// The published sources of the snapshot controller: its folder, and that of its kinds.
+///
+/// # Errors
+/// They cannot be downloaded.
+pub fn external_snapshotter_sources(h: &Harness) -> Result<(PathBuf, PathBuf)> {
+    let version = versions::EXTERNAL_SNAPSHOTTER;
+    let controller = golang::module_dir(h, EXTERNAL_SNAPSHOTTER, version)?;
+    Ok((controller, golang::module_dir(h, SNAPSHOT_CLIENT, version)?))
+}
+
+/// umoci.
+pub fn umoci() -> GoBuild {
+    let module = "github.com/opencontainers/umoci";
+    GoBuild { deps: Deps::Ours, ..plain("umoci", module, versions::UMOCI, &["cmd/umoci"]) }
 }
 
 fn plain(

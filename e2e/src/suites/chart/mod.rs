@@ -27,7 +27,9 @@ const EVERYTHING: &str = "e2e/assets/values-everything.yaml";
 const SECOND: &[&str] = &[
     "--set",
     "fullnameOverride=second,driverName=second.ovl.csi.dev,healthPort=9809,\
-     metrics.enabled=true,metrics.port=9811",
+     metrics.enabled=true,metrics.port=9811,crds.install=false,\
+     snapshots.classes.ovl-csi=null,snapshots.classes.second.default=true,\
+     registry.enabled=true,registry.clusterIP=10.96.0.51",
 ];
 
 /// Runs all of it.
@@ -41,6 +43,8 @@ pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     tally.count("deploy/ is the rendered chart", render::check(helm, repo));
     tally.count("every setting is in the values and the tests", settings::named(repo));
     tally.count("what every value renders to", settings::rendered(helm, repo));
+    tally.count("without a cluster there are no rights", settings::bare(helm, repo));
+    tally.count("what is missing is told", settings::told(helm, repo));
     tally.add(settings::each(helm, repo)?);
     tally.count("the driver takes every argument", settings::arguments(helm, repo));
     for (values, word) in refused::REFUSED {
@@ -51,7 +55,7 @@ pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     let every = render::chart(helm, repo, &["--values", EVERYTHING])?;
     let second = render::chart(helm, repo, SECOND)?;
     tally.count("two releases have no object in common", objects::apart(&usual, &second));
-    tally.count("a node may write Events and nothing else", objects::rights(&usual));
+    tally.count("each account has its rights and no others", objects::rights(&usual));
     let example = fs::read_to_string(repo.join("deploy/examples/pod.yaml"));
     let conform = Conform {
         program: tools::kubeconform().ensure(bench.h)?.join("kubeconform"),
@@ -96,6 +100,9 @@ impl Conform<'_> {
             ("mountPropagation:", "mountPropagations:"),
             ("failurePolicy:", "failPolicy:"),
             ("hostNetwork: true", "hostNetwork: wide"),
+            ("deletionPolicy: Delete", "deletionPolicies: Delete"),
+            ("selectableFields:", "selectedFields:"),
+            ("topologySpreadConstraints:", "topologySpread:"),
         ] {
             ensure!(objects.contains(right), "the chart has no {right}");
             let passed = self.check(&objects.replace(right, wrong)).is_ok();

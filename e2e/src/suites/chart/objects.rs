@@ -27,13 +27,72 @@ pub fn apart(first: &str, second: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks the one role that there is.
+/// Each role, by kind and by the end of its name, with a line a rule: group, resources, verbs.
+const RIGHTS: &[(&str, &str, &[&str])] = &[
+    (
+        "ClusterRole",
+        "-node",
+        &[
+            "\"\": events: create, patch",
+            "ovl.csi.dev: overlaysnapshots: get, list, watch",
+            "snapshot.storage.k8s.io: volumesnapshots, volumesnapshotcontents: get",
+            "ovl.csi.dev: overlaysnapshots/status: patch, update",
+        ],
+    ),
+    (
+        "ClusterRole",
+        "-controller",
+        &[
+            "ovl.csi.dev: overlaysnapshots: get, list, watch, create, update, patch, delete",
+            "ovl.csi.dev: overlaysnapshots/status: patch",
+            "snapshot.storage.k8s.io: volumesnapshots: get, list, watch, patch",
+            "snapshot.storage.k8s.io: volumesnapshotcontents: \
+             get, list, watch, create, update, patch, delete",
+            "snapshot.storage.k8s.io: volumesnapshotcontents/status: update, patch",
+            "snapshot.storage.k8s.io: volumesnapshotclasses: get, list, watch",
+            "\"\": pods, nodes: get, list, watch",
+            "\"\": events: list, watch, create, update, patch",
+        ],
+    ),
+    (
+        "Role",
+        "-controller",
+        &["coordination.k8s.io: leases: get, list, watch, create, update, patch, delete"],
+    ),
+];
+
+/// Checks that the roles are these, with these rules; a node's Secrets are named, and here are none.
 pub fn rights(rendered: &str) -> Result<()> {
-    let rules: Vec<_> = rendered.match_indices("\nrules:\n").collect();
-    let [(at, _)] = rules[..] else { anyhow::bail!("{} roles, not one", rules.len()) };
-    let want =
-        "\nrules:\n- apiGroups: [\"\"]\n  resources: [events]\n  verbs: [create, patch]\n---";
-    ensure!(rendered[at..].starts_with(want), "other rights: {}", &rendered[at..]);
+    let mut have = Vec::new();
+    for object in rendered.split("---\n") {
+        let field = |start: &str| object.lines().find_map(|line| line.strip_prefix(start));
+        let (Some(kind), Some((_, rules))) = (field("kind: "), object.split_once("\nrules:\n"))
+        else {
+            continue;
+        };
+        let list = |line: &str, start: &str| {
+            let list = line.trim_start_matches(['-', ' ']).strip_prefix(start)?;
+            Some(list.trim_matches([' ', '[', ']']).to_owned())
+        };
+        let mut lines: Vec<String> = Vec::new();
+        for line in rules.lines() {
+            if let Some(group) = list(line, "apiGroups:") {
+                lines.push(group);
+            } else if let Some(more) = list(line, "resources:").or_else(|| list(line, "verbs:")) {
+                let last = lines.last_mut().context("a rule without groups")?;
+                last.push_str(&format!(": {more}"));
+            } else {
+                ensure!(line.starts_with('#'), "a rule says `{line}`");
+            }
+        }
+        have.push((kind, field("  name: ").unwrap_or_default(), lines));
+    }
+    ensure!(have.len() == RIGHTS.len(), "other roles: {have:?}");
+    for (kind, end, rules) in RIGHTS {
+        let role = have.iter().find(|(have, name, _)| have == kind && name.ends_with(end));
+        let (.., lines) = role.with_context(|| format!("no {kind} …{end} in {have:?}"))?;
+        ensure!(lines == rules, "{kind} …{end} has {lines:#?}");
+    }
     Ok(())
 }
 

@@ -43,9 +43,26 @@ const RENDERED: &[&str] = &[
     "\"007\" = []",
     "seLinuxMount: true",
     "security.openshift.io/csi-ephemeral-volume-profile: restricted",
-    "- --no-cluster",
-    "automountServiceAccountToken: false",
+    "resourceNames: [\"push-key\",\"second-registry\"]",
+    "name: kept",
+    "deletionPolicy: Retain",
+    "squashAbove: \"8\"",
+    "name: fast",
+    "repository: \"second-registry.default.svc:5000/{namespace}/{pod}/{volume}\"",
+    "pushSecretName: \"second-registry\"",
+    "snapshot.storage.kubernetes.io/is-default-class: \"true\"",
+    "replicas: 3",
+    "image: registry.example/csi-snapshotter:v9",
+    "- --timeout=90s",
+    "image: registry.example/registry:9",
+    "clusterIP: \"10.96.0.77\"",
+    "server = \"http://10.96.0.77:5000\"",
+    "path: \"second-registry.default.svc:5000/hosts.toml\"",
+    "{\"auths\":{\"second-registry.default.svc:5000\":{\"auth\":\"b3ZsLWNzaTpvcGVuLXNlc2FtZQ==\"",
+    "storage: 20Gi",
+    "storageClassName: slow",
     "- --health-address=127.0.0.1:9818",
+    "- --health-address=[::]:9818",
     "- --metrics-address=[::]:9820",
     "kind: ServiceMonitor",
     "release: prometheus",
@@ -56,17 +73,71 @@ const RENDERED: &[&str] = &[
 ];
 
 /// What must not be there with these values: each is switched off.
-const ABSENT: &[&str] =
-    &["kind: ClusterRole", "ValidatingAdmissionPolicy", "priorityClassName", "rollingUpdate"];
+const ABSENT: &[&str] = &[
+    "verbs: [create, patch]\n",
+    "user-namespaces",
+    "priorityClassName",
+    "rollingUpdate",
+    "CustomResourceDefinition",
+    "--no-cluster",
+];
+
+/// Values for a driver that volumes are all of.
+const BARE: &[&str] =
+    &["--set", "events=false,snapshots.enabled=false,policy.refuseUserNamespaces=false"];
+
+/// What it has no use for.
+const NOT_BARE: &[&str] = &[
+    "kind: ClusterRole",
+    "kind: Deployment",
+    "kind: VolumeSnapshotClass",
+    "CustomResourceDefinition",
+    "ValidatingAdmissionPolicy",
+    "automountServiceAccountToken: true",
+    "POD_NAMESPACE",
+];
 
 /// Checks what everything renders to.
 pub fn rendered(helm: &Path, repo: &Path) -> Result<()> {
     let rendered = render::chart(helm, repo, &["--values", EVERYTHING])?;
+    let rendered = rendered.replace(&format!(".{}.svc", render::NAMESPACE), ".default.svc");
     if let Some(want) = RENDERED.iter().find(|want| !rendered.contains(**want)) {
         bail!("`{want}` is not in:\n{rendered}");
     }
     if let Some(absent) = ABSENT.iter().find(|absent| rendered.contains(**absent)) {
         bail!("`{absent}` is in:\n{rendered}");
+    }
+    Ok(())
+}
+
+/// Checks that a driver without the cluster has no rights in it and no objects that need some.
+pub fn bare(helm: &Path, repo: &Path) -> Result<()> {
+    let rendered = render::chart(helm, repo, BARE)?;
+    ensure!(rendered.contains("- --no-cluster"), "it asks for a cluster:\n{rendered}");
+    let events = render::chart(helm, repo, &["--set", "snapshots.enabled=false"])?;
+    ensure!(events.contains("- --snapshots=false"), "nodes look for snapshots:\n{events}");
+    match NOT_BARE.iter().find(|word| rendered.contains(**word)) {
+        Some(word) => bail!("`{word}` is in:\n{rendered}"),
+        None => Ok(()),
+    }
+}
+
+/// Checks what is said where the cluster knows no snapshots, and that nothing of their kinds is made.
+pub fn told(helm: &Path, repo: &Path) -> Result<()> {
+    let install = Cmd::new(helm).dir(repo).args(["install", render::RELEASE, "charts/ovl-csi"]);
+    let known = ["--api-versions", render::SNAPSHOTS];
+    let said = |more: &[&str]| {
+        let template =
+            Cmd::new(helm).dir(repo).args(["template", render::RELEASE, "charts/ovl-csi"]);
+        template.args(more).output()
+    };
+    let kind = "kind: VolumeSnapshotClass";
+    ensure!(said(&known)?.contains(kind), "there is no class where they are known");
+    ensure!(!said(&[])?.contains(kind), "there is a class where they are not known");
+    let notes = install.arg("--dry-run=client").output()?;
+    let (_, notes) = notes.split_once("\nNOTES:").context("no notes")?;
+    for word in ["MISSING: this cluster knows no VolumeSnapshots", "kubectl apply -k"] {
+        ensure!(notes.contains(word), "no `{word}` in:\n{notes}");
     }
     Ok(())
 }
@@ -95,7 +166,7 @@ pub fn each(helm: &Path, repo: &Path) -> Result<Tally> {
 pub fn named(repo: &Path) -> Result<()> {
     let schema: Value = serde_json::from_str(&read(repo, "charts/ovl-csi/values.schema.json")?)?;
     let mut names = BTreeSet::new();
-    collect(&schema["properties"], &mut names);
+    collect(&schema, &schema["properties"], &mut names);
     ensure!(names.len() > 40, "the schema names only {names:?}");
     for file in ["charts/ovl-csi/values.yaml", EVERYTHING] {
         let text = read(repo, file)?;
@@ -123,18 +194,22 @@ const SHAPES: &[&str] = &[
     "maxUnavailable",
 ];
 
-/// Checks that each argument that the chart gives is one of `ovl node`.
+/// Arguments that are csi-snapshotter's.
+const THEIRS: &[&str] =
+    &["csi-address", "leader-election", "extra-create-metadata", "timeout", "v"];
+
+/// Checks that each argument that the chart gives is one of `ovl node` or `ovl controller`.
 pub fn arguments(helm: &Path, repo: &Path) -> Result<()> {
     let mut code = String::new();
     sources(&repo.join("src/cli"), &mut code)?;
-    for values in [&["--values", EVERYTHING][..], &["--set", "events=true"]] {
+    for values in [&["--values", EVERYTHING][..], &["--set", "events=true"], BARE] {
         let rendered = render::chart(helm, repo, values)?;
         let arguments = rendered.lines().filter_map(|line| line.trim().strip_prefix("- --"));
         for argument in arguments {
             let name = argument.split('=').next().unwrap_or_default();
             let field = format!("{}:", name.replace('-', "_"));
             let known = code.contains(&field) || code.contains(&format!("\"{name}\""));
-            ensure!(known, "no argument of `ovl node` is called --{name}");
+            ensure!(known || THEIRS.contains(&name), "no argument of `ovl` is called --{name}");
         }
     }
     Ok(())
@@ -152,18 +227,32 @@ fn sources(folder: &Path, code: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// The names of all settings below a schema's properties.
-fn collect(properties: &Value, names: &mut BTreeSet<String>) {
+/// The names of all settings below a schema's properties; those that stand for what a user names are left out.
+fn collect(all: &Value, properties: &Value, names: &mut BTreeSet<String>) {
     for (name, schema) in properties.as_object().into_iter().flatten() {
         names.insert(name.clone());
-        collect(&schema["properties"], names);
-        collect(&schema["items"]["properties"], names);
+        below(all, schema, names);
+    }
+}
+
+fn below(all: &Value, schema: &Value, names: &mut BTreeSet<String>) {
+    let pointer = schema["$ref"].as_str().and_then(|to| to.strip_prefix('#'));
+    if let Some(schema) = pointer.and_then(|pointer| all.pointer(pointer)) {
+        below(all, schema, names);
+    }
+    collect(all, &schema["properties"], names);
+    collect(all, &schema["items"]["properties"], names);
+    for (_, schema) in schema["patternProperties"].as_object().into_iter().flatten() {
+        below(all, schema, names);
     }
 }
 
 fn with(helm: &Path, repo: &Path, values: &str) -> Result<String> {
     let template = Cmd::new(helm).dir(repo).args(["template", render::RELEASE, "charts/ovl-csi"]);
-    template.args(["--values", "-"]).stdin(values).output()
+    let template = template.args(["--api-versions", render::SNAPSHOTS, "--values", "-"]);
+    let rendered = template.stdin(values).output()?;
+    // It has salt in it, and is another one every time.
+    Ok(rendered.lines().filter(|line| !line.starts_with("  htpasswd: ")).collect())
 }
 
 fn read(repo: &Path, file: &str) -> Result<String> {

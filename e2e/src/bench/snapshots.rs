@@ -1,0 +1,243 @@
+//! Snapshots: how long a pod stands still beside a bare loop of clones, what of that depends on what
+//! lies below, and what a push costs beside docker's and buildah's for the same change.
+//!
+//! ```text
+//! a disk that clones (a file) ─┐
+//! a registry of its own ───────┼── tests/bench_snapshots.rs, compiled with optimization
+//! a change of 1 GB ────────────┴── docker commit and push, buildah commit and push
+//! ```
+//!
+//! Deliberately absent: a cluster. What a cluster adds is pauses of side-cars, which is not ours to measure.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::image::Source;
+use super::table::{Limit, Row};
+use super::timed;
+use crate::driver;
+use crate::engine::LABEL;
+use crate::harness::Harness;
+use crate::oci::{Layer, push};
+use crate::process::Cmd;
+use crate::progress::{minutes, seconds};
+use crate::provision::Ground;
+use crate::tools::{self, apt};
+
+/// Files of the small base and of the large one.
+const SMALL: usize = 10_000;
+const LARGE: usize = 500_000;
+
+/// Layers of the deep base.
+const DEEP: usize = 250;
+
+/// The change that is pushed: so many files of so many bytes, half of which compress away.
+const FILES: usize = 10_000;
+const BYTES: usize = 100_000;
+
+/// Measures all of it in an empty folder; a note for each peer that cannot be had.
+pub fn measure(
+    h: &Harness,
+    repo: &Path,
+    ground: &Ground,
+    place: &Path,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Row>> {
+    apt::ensure(h, &["xfsprogs"])?;
+    let (disk, change, images) = (place.join("disk"), place.join("change"), place.join("images"));
+    for folder in [&disk, &change, &images] {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    let program = tools::registry().ensure(h)?.join("registry");
+    let registry = Source::serve(h, "snapshots-registry", &program, &images)?;
+    h.progress.step("making what snapshots are measured with", minutes(2), |_| {
+        write_change(&change)?;
+        push_bases(&registry)?;
+        make_disk(&place.join("disk.img"), &disk)
+    })?;
+    let said = h.progress.step("measuring snapshots", minutes(8), |log| {
+        let test =
+            driver::cargo(h, repo).args(["test", "--release", "--locked", "--package", "ovl-csi"]);
+        let test = test.args(["--test", "bench_snapshots", "--", "--ignored", "--nocapture"]);
+        let test = test.env("OVL_BENCH_DIR", &disk).env("OVL_BENCH_CHANGE", &change);
+        let test = test.env("OVL_BENCH_REGISTRY", registry.address.to_string());
+        let done = test.limit(minutes(40)).outcome()?;
+        fs::write(log, format!("{}\n{}", done.stderr, done.stdout)).context("writing the log")?;
+        let line = done.stdout.lines().find_map(|line| line.trim().strip_prefix("BENCH "));
+        let line = line.with_context(|| format!("it broke off; see {}", log.display()))?;
+        serde_json::from_str::<Value>(line).context("what it printed")
+    })?;
+    let mut peers = Vec::new();
+    for (name, peer) in [("docker", docker as Peer), ("buildah", buildah)] {
+        let what = format!("the same change by {name}");
+        let time = h.progress.step(&what, minutes(1), |log| {
+            let folder = place.join(name);
+            fs::create_dir_all(&folder).context("making a folder")?;
+            peer(h, ground, &Change { folder: &change, place: &folder, registry: &registry, log })
+        });
+        match time {
+            Ok(time) => peers.push((name, time)),
+            Err(error) => notes.push(format!("{name}: {error:#}")),
+        }
+    }
+    rows(&said, &peers)
+}
+
+/// Commits and pushes the change, and says how long both took.
+type Peer = fn(&Harness, &Ground, &Change<'_>) -> Result<Duration>;
+
+/// What a peer is given.
+struct Change<'a> {
+    folder: &'a Path,
+    place: &'a Path,
+    registry: &'a Source,
+    log: &'a Path,
+}
+
+fn rows(said: &Value, peers: &[(&str, Duration)]) -> Result<Vec<Row>> {
+    let seconds = |pointer: &str| {
+        let number = said.pointer(pointer).and_then(Value::as_f64);
+        number.map(Duration::from_secs_f64).with_context(|| format!("no {pointer} in {said}"))
+    };
+    let (pause, push) = (seconds("/pause/pause")?, seconds("/push/push")?);
+    let mut rows = vec![
+        Row::seconds("pod stands still: 1 GB, dirty", pause).beside(
+            "clones alone",
+            seconds("/pause/loop")?,
+            Limit::AtMost(2.0),
+        ),
+        Row::milliseconds("the same", pause).within(100.0),
+        Row::seconds("cut above 500,000 files", seconds("/cuts/large")?).beside(
+            "10,000 files",
+            seconds("/cuts/small")?,
+            Limit::AtMost(1.2),
+        ),
+        Row::seconds("cut above 250 layers", seconds("/cuts/deep")?).beside(
+            "1 layer",
+            seconds("/cuts/flat")?,
+            Limit::AtMost(1.2),
+        ),
+    ];
+    for (name, time) in peers {
+        rows.push(Row::seconds("pack and push 1 GB", push).beside(name, *time, Limit::AtMost(0.7)));
+    }
+    let pull = seconds("/push/pull")?;
+    let restore = Row::seconds("restore of 1 GB elsewhere", seconds("/push/restore")?);
+    rows.push(restore.beside("a pull", pull, Limit::AtMost(1.3)));
+    let memory = said.pointer("/push/memory").and_then(Value::as_u64).context("no memory")?;
+    rows.push(Row::mebibytes("memory, peak of a push", memory).within(150.0));
+    Ok(rows)
+}
+
+/// A file system that clones, in a file; its loop device goes when it is unmounted.
+fn make_disk(image: &Path, at: &Path) -> Result<()> {
+    let truncate = Cmd::new("truncate").args(["--size", "40G"]).arg(image);
+    truncate.output()?;
+    Cmd::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(image).output()?;
+    Cmd::new("mount").args(["-o", "loop"]).arg(image).arg(at).output().map(drop)
+}
+
+fn write_change(folder: &Path) -> Result<()> {
+    for number in 0..FILES {
+        let inner = folder.join((number / 100).to_string());
+        if number % 100 == 0 {
+            fs::create_dir(&inner).with_context(|| format!("making {}", inner.display()))?;
+        }
+        let mut text = String::with_capacity(BYTES + 64);
+        let mut hash = Sha256::digest(number.to_le_bytes());
+        // As digits, each byte takes two.
+        while text.len() < BYTES {
+            text.push_str(&hex::encode(hash));
+            hash = Sha256::digest(hash);
+        }
+        text.truncate(BYTES);
+        fs::write(inner.join(number.to_string()), text).context("writing the change")?;
+    }
+    Ok(())
+}
+
+fn push_bases(registry: &Source) -> Result<()> {
+    for (name, files) in [("small:1", SMALL), ("large:1", LARGE)] {
+        let mut layer = Layer::new();
+        for number in 0..files {
+            if number % 1000 == 0 {
+                layer = layer.folder(&format!("base/{}", number / 1000))?;
+            }
+            layer = layer.file(&format!("base/{}/{number}", number / 1000), number.to_string())?;
+        }
+        push(registry.address, name, vec![layer])?;
+    }
+    let one = |number: usize| Layer::new().file(&format!("file-{number}"), number.to_string());
+    push(registry.address, "deep:1", (0..DEEP).map(one).collect::<Result<_>>()?)?;
+    push(registry.address, "flat:1", vec![one(0)?]).map(drop)
+}
+
+/// A container with the change, made into an image and pushed.
+fn docker(_: &Harness, ground: &Ground, change: &Change<'_>) -> Result<Duration> {
+    let engine = &ground.engine;
+    let create = engine.docker(["create", "--label", LABEL, "--network", "none"]);
+    let container = create.args([&ground.base_image, "true"]).output()?;
+    let image = change.registry.image("docker:1");
+    let time = (|| {
+        let to = format!("{container}:/change");
+        engine.docker(["cp"]).arg(change.folder).arg(&to).log(change.log).run()?;
+        Cmd::new("sync").output()?;
+        timed(|| {
+            engine.docker(["commit", &container, &image]).log(change.log).run()?;
+            engine.docker(["push", &image]).log(change.log).run()
+        })
+    })();
+    engine.docker(["rm", &container]).output()?;
+    engine.docker(["rmi", &image]).outcome()?;
+    time
+}
+
+/// The same without a daemon, and with zstd.
+fn buildah(h: &Harness, _: &Ground, change: &Change<'_>) -> Result<Duration> {
+    apt::ensure(h, &["buildah"])?;
+    let policy = change.place.join("policy.json");
+    fs::write(&policy, "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}")?;
+    let buildah = || {
+        let buildah = Cmd::new("buildah").arg("--root").arg(change.place.join("root"));
+        let buildah = buildah.arg("--runroot").arg(change.place.join("run"));
+        buildah.args(["--storage-driver", "overlay"]).limit(seconds(600))
+    };
+    let container = buildah().args(["from", "scratch"]).output()?;
+    let root = PathBuf::from(buildah().args(["mount", &container]).output()?);
+    Cmd::new("cp").arg("-r").arg(change.folder).arg(root.join("change")).output()?;
+    Cmd::new("sync").output()?;
+    let image = change.registry.image("buildah:1");
+    let time = timed(|| {
+        let commit = buildah().args(["commit", "--quiet", "--format", "oci", "--signature-policy"]);
+        commit.arg(&policy).args([&container, "change"]).log(change.log).run()?;
+        let push = buildah().args(["push", "--quiet", "--tls-verify=false"]);
+        let push = push.args(["--compression-format", "zstd", "--signature-policy"]).arg(&policy);
+        push.args(["change", &format!("docker://{image}")]).log(change.log).run()
+    });
+    buildah().args(["umount", &container]).output()?;
+    time
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_was_measured_becomes_rows() -> Result<()> {
+        let said = json!({
+            "cuts": { "small": 1.0, "large": 1.1, "flat": 0.5, "deep": 0.5 },
+            "pause": { "pause": 0.05, "loop": 0.03, "total": 2.0 },
+            "push": { "push": 3.0, "restore": 2.0, "pull": 2.0, "memory": 1 << 20, "sent": 1 },
+        });
+        let peers = [("docker", Duration::from_secs(30))];
+        assert_eq!(rows(&said, &peers)?.len(), 7);
+        assert!(rows(&json!({}), &peers).is_err());
+        Ok(())
+    }
+}
