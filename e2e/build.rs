@@ -3,9 +3,10 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let proto = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
-    println_rerun(proto);
-    let files = protox::compile(["csi/v1/csi.proto"], [proto])?;
+    // Asked when it runs: two checkouts that share a target folder share this program.
+    let proto = std::env::var("CARGO_MANIFEST_DIR")? + "/../proto";
+    println_rerun(&proto);
+    let files = protox::compile(["csi/v1/csi.proto"], [&proto])?;
     tonic_prost_build::configure().build_server(false).compile_fds(files)?;
     Ok(())
 }
