@@ -177,9 +177,9 @@ pub(super) fn read(path: PathBuf) -> String {
 async fn privileged_layers_are_read_and_writes_are_ones_own() {
     let (registry, images) = registry().await;
     let node = Node::new(&registry);
-    node.publish("a", &images[..1], false, false).await;
+    node.publish("mine", &images[..1], false, false).await;
     let before = node.layers();
-    let (a, b) = (node.target("a"), node.target("b"));
+    let (a, b) = (node.target("mine"), node.target("b"));
     assert_eq!(read(a.join("dir/kept")), "base");
     assert_eq!(read(a.join("dir/covered")), "top");
     assert!(!a.join("dir/gone").exists());
@@ -197,7 +197,7 @@ async fn privileged_layers_are_read_and_writes_are_ones_own() {
     assert_eq!(node.layers(), before, "a layer changed");
     assert_eq!(node.mounts().len(), 2, "one mount a volume: {:?}", node.mounts());
 
-    node.unpublish("a").await;
+    node.unpublish("mine").await;
     node.unpublish("b").await;
     assert!(node.mounts().is_empty());
     assert!(!a.exists() && !b.exists());
@@ -209,11 +209,11 @@ async fn privileged_layers_are_read_and_writes_are_ones_own() {
 async fn privileged_later_images_cover_earlier_ones() {
     let (registry, images) = registry().await;
     let node = Node::new(&registry);
-    node.publish("a", &images, false, false).await;
-    assert_eq!(read(node.target("a").join("dir/kept")), "tools");
-    assert_eq!(read(node.target("a").join("tool")), "t");
-    assert_eq!(read(node.target("a").join("dir/covered")), "top");
-    node.unpublish("a").await;
+    node.publish("later", &images, false, false).await;
+    assert_eq!(read(node.target("later").join("dir/kept")), "tools");
+    assert_eq!(read(node.target("later").join("tool")), "t");
+    assert_eq!(read(node.target("later").join("dir/covered")), "top");
+    node.unpublish("later").await;
 }
 
 #[tokio::test]
@@ -245,20 +245,20 @@ async fn privileged_options_reach_the_mount() {
 async fn privileged_volumes_outlive_the_process() {
     let (registry, images) = registry().await;
     let mut node = Node::new(&registry);
-    node.publish("a", &images, true, false).await;
-    fs::write(node.target("a").join("new"), "before").unwrap();
+    node.publish("outlives", &images, true, false).await;
+    fs::write(node.target("outlives").join("new"), "before").unwrap();
 
     node.restart(&registry).await;
-    assert_eq!(read(node.target("a").join("new")), "before");
-    assert_eq!(read(node.target("a").join("tool")), "t");
-    node.publish("a", &images, true, false).await;
+    assert_eq!(read(node.target("outlives").join("new")), "before");
+    assert_eq!(read(node.target("outlives").join("tool")), "t");
+    node.publish("outlives", &images, true, false).await;
     assert_eq!(node.mounts().len(), 1);
 
     // The node's container was replaced: the mount is gone, the boot is the same, the kernel's mark is there.
-    LinuxMounts.unmount(&node.target("a")).unwrap();
-    node.publish("a", &images, true, false).await;
-    assert_eq!(read(node.target("a").join("new")), "before");
-    node.unpublish("a").await;
+    LinuxMounts.unmount(&node.target("outlives")).unwrap();
+    node.publish("outlives", &images, true, false).await;
+    assert_eq!(read(node.target("outlives").join("new")), "before");
+    node.unpublish("outlives").await;
     assert!(node.mounts().is_empty());
 }
 
@@ -297,18 +297,18 @@ async fn privileged_a_volumes_root_is_the_images_root() {
 async fn privileged_a_part_of_a_volume_is_not_taken_for_it() {
     let (registry, images) = registry().await;
     let node = Node::new(&registry);
-    node.publish("a", &images, false, false).await;
+    node.publish("whole", &images, false, false).await;
     let part = node.target("part");
     fs::create_dir(&part).unwrap();
     let bound = std::process::Command::new("mount")
         .arg("--bind")
-        .args([node.target("a").join("dir"), part.clone()])
+        .args([node.target("whole").join("dir"), part.clone()])
         .status();
     assert!(bound.unwrap().success());
-    LinuxMounts.unmount(&node.target("a")).unwrap();
-    let request = node.request("a", VolumeSpec { images, ..VolumeSpec::default() });
+    LinuxMounts.unmount(&node.target("whole")).unwrap();
+    let request = node.request("whole", VolumeSpec { images, ..VolumeSpec::default() });
     let error = node.volumes.publish(request).await.unwrap_err();
     assert!(error.to_string().contains(part.to_str().unwrap()), "{error}");
     LinuxMounts.unmount(&part).unwrap();
-    node.unpublish("a").await;
+    node.unpublish("whole").await;
 }
