@@ -42,7 +42,7 @@ use tokio::sync::Mutex;
 
 pub use class::ParameterError;
 pub use error::ControllerError;
-pub use names::{SOURCE, id_of, told, volume_handle};
+pub use names::{SOURCE, id_of, is_subdomain, told, volume_handle};
 pub use repository::RepositoryError;
 pub use snapshots::{Page, Query, Snapshot};
 

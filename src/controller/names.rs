@@ -71,8 +71,8 @@ pub(super) fn is_label(text: &str) -> bool {
         && [text.bytes().next(), text.bytes().last()].iter().all(|end| end.is_some_and(inner))
 }
 
-/// Whether a cluster-wide object or a Secret could have this name: Kubernetes bounds the whole, not its labels.
-pub(super) fn is_subdomain(text: &str) -> bool {
+/// Whether an object of most kinds could have this name (DNS subdomain, RFC 1123): Kubernetes bounds the whole, not its labels.
+pub fn is_subdomain(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let is_part = |part: &str| {
         part.bytes().all(|b| inner(b) || b == b'-')

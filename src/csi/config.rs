@@ -7,6 +7,8 @@ use std::{
     str::FromStr,
 };
 
+use crate::controller::is_subdomain;
+
 /// What [`serve`](super::serve) needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -127,7 +129,7 @@ impl FromStr for DriverName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if !is_subdomain(text, 63) {
+        if text.len() > 63 || !is_subdomain(text) {
             return Err(NameError::Driver(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
@@ -148,7 +150,7 @@ impl FromStr for NodeName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if !is_subdomain(text, 253) {
+        if !is_subdomain(text) {
             return Err(NameError::Node(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
@@ -159,17 +161,6 @@ impl fmt::Display for NodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// A DNS subdomain in lower case (RFC 1123, as Kubernetes names objects).
-pub(super) fn is_subdomain(text: &str, longest: usize) -> bool {
-    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let label = |label: &[u8]| {
-        label.first().is_some_and(alphanumeric)
-            && label.last().is_some_and(alphanumeric)
-            && label.iter().all(|b| alphanumeric(b) || *b == b'-')
-    };
-    text.len() <= longest && text.as_bytes().split(|b| *b == b'.').all(label)
 }
 
 #[cfg(test)]

@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::Store;
 use crate::{
     digest::Digest,
-    sys::durable::{self, at},
+    sys::{
+        durable::{self, at},
+        name::is_name,
+    },
 };
 
 /// The format this version writes; a record of a later one is refused, never guessed at.
@@ -68,11 +71,7 @@ impl FromStr for SnapshotId {
     type Err = SnapshotIdError;
 
     fn from_str(text: &str) -> Result<Self, SnapshotIdError> {
-        let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let well_formed = text.len() <= 128
-            && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-            && text.bytes().all(inner);
-        match well_formed {
+        match is_name(text) {
             true => Ok(Self(text.to_owned())),
             false => Err(SnapshotIdError(text.chars().take(140).collect())),
         }

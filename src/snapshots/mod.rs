@@ -43,7 +43,7 @@ use crate::{
     image::Registries,
     layers::{Claim, SnapshotId, Store},
     metrics::Metrics,
-    sys::freezer::Freezer,
+    sys::{blocking::blocking, freezer::Freezer},
     volumes::Volumes,
 };
 
@@ -158,14 +158,5 @@ impl Turns {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.turns.held(|held| held.remove(&self.id));
-    }
-}
-
-/// Runs what blocks beside the async workers. It runs to its end whatever becomes of the caller.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let span = tracing::Span::current();
-    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

@@ -5,7 +5,8 @@
 //! [`attributes`] dresses one folder like another; [`targets`] makes and removes what mounts are
 //! attached to; [`limits`] asks for what the process may have; [`quota`] limits what a folder may hold, [`walk`] counts what
 //! it holds, [`space`] says what a file system has left; [`copy_up`] readies a file of an overlay for writing, [`tree`] makes
-//! whole trees, [`inside`] looks into one, [`clone`] copies one that is written to and [`freezer`] stops who writes; [`machine`] and [`trials`] say what kernel and file system can do, [`aside`] keeps trials apart.
+//! whole trees, [`inside`] looks into one, [`clone`] copies one that is written to and [`freezer`] stops who writes; [`machine`] and [`trials`] say what kernel and file system can do, [`aside`] keeps trials apart;
+//! [`blocking`] runs all of that beside the async workers, and [`name`] says which texts may become names.
 //! `unsafe` may appear in this room only. Deliberately absent: what any file or mount is *for*; this room knows
 //! no layer, no volume and no record.
 //!
@@ -13,6 +14,7 @@
 
 pub mod aside;
 pub mod attributes;
+pub mod blocking;
 pub mod clone;
 pub mod copy_up;
 pub mod durable;
@@ -21,6 +23,7 @@ pub mod inside;
 pub mod limits;
 pub mod machine;
 pub mod mounts;
+pub mod name;
 pub mod quota;
 pub mod space;
 pub mod targets;

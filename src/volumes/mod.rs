@@ -102,6 +102,7 @@ use crate::{
     metrics::Metrics,
     overlay::{self, Features},
     sys::{
+        blocking::blocking,
         durable,
         mounts::{Mount, Mounts},
     },
@@ -276,15 +277,4 @@ impl Inner {
 /// What the mount table shows as the source of a volume's mount.
 fn mount_name(id: &VolumeId) -> String {
     format!("ovl-csi:{id}")
-}
-
-/// Runs what blocks (syscalls, fsync, a layer being written) beside the async workers. It runs to its end whatever becomes of
-/// the caller.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    // Its lines in the log are the caller's: they name the same volume and pod.
-    let span = tracing::Span::current();
-    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

@@ -13,6 +13,7 @@ use crate::{
     fault::Class,
     image::{Keyring, Reference},
     overlay::{self, Owner},
+    sys::name::is_name,
 };
 
 /// A volume's id, as the kubelet makes it (`csi-` and 64 hexadecimal digits for an inline volume).
@@ -53,11 +54,7 @@ impl FromStr for VolumeId {
     type Err = RequestError;
 
     fn from_str(text: &str) -> Result<Self, RequestError> {
-        let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let well_formed = text.len() <= 128
-            && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-            && text.bytes().all(inner);
-        if !well_formed {
+        if !is_name(text) {
             return Err(RequestError::VolumeId(text.chars().take(140).collect()));
         }
         Ok(Self(text.to_owned()))

@@ -41,6 +41,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     cluster::{Client, ClusterError},
+    controller::is_subdomain,
     telemetry::{self, Filter},
 };
 
@@ -239,12 +240,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// What an object's name may look like: RFC 1123 labels, joined by dots.
 fn object_name(text: &str) -> Result<String, String> {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let is_label = |label: &str| {
-        label.bytes().all(|b| inner(b) || b == b'-')
-            && [label.bytes().next(), label.bytes().last()].iter().all(|end| end.is_some_and(inner))
-    };
-    match text.len() <= 253 && text.split('.').all(is_label) {
+    match is_subdomain(text) {
         true => Ok(text.to_owned()),
         false => Err("expected lower-case letters, digits, - and ., as in ws-1".to_owned()),
     }

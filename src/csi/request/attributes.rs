@@ -12,10 +12,8 @@ use super::{
     bad::{BadRequest, MOST_BYTES, MOST_PATHS, OPTIONS, cut, shown},
 };
 use crate::{
-    csi::{
-        config::{Defaults, is_subdomain},
-        quantity::Quantity,
-    },
+    controller::is_subdomain,
+    csi::{config::Defaults, quantity::Quantity},
     volumes::{Limits, Medium, OnUnclean, Options, Owner, PullPolicy, Reference, VolumeSpec, Xino},
 };
 
@@ -193,7 +191,7 @@ fn images(image: Option<String>, images: Option<String>) -> Result<Vec<Reference
 
 /// The name of a VolumeSnapshot, of the pod's namespace: there is no way to write another's.
 fn snapshot(name: String) -> Result<String, BadRequest> {
-    if is_subdomain(&name, 253) {
+    if is_subdomain(&name) {
         return Ok(name);
     }
     Err(BadRequest::Value {
