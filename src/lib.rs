@@ -1,7 +1,7 @@
 //! ovl-csi: writable overlay volumes on read-only image layers, for Kubernetes and for the shell.
 //!
 //! The map, floor by floor; a room uses only what its own `//! May use:` line names, and every room may
-//! use the four files of the ground that know nothing: [`digest`], [`fault`], [`metrics`], [`telemetry`].
+//! use the five files of the ground that know nothing: [`digest`], [`fault`], [`metrics`], [`telemetry`], [`units`].
 //!
 //! ```text
 //! edges    cli        arguments, the wiring of one role, exit codes
@@ -47,4 +47,5 @@ pub mod overlay;
 pub mod snapshots;
 pub mod sys;
 pub mod telemetry;
+pub mod units;
 pub mod volumes;

@@ -31,6 +31,19 @@ struct Outcome {
     result: &'static str,
 }
 
+/// One look of the controller at an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Look {
+    kind: &'static str,
+    result: &'static str,
+}
+
+/// Objects by how far they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InPhase {
+    phase: &'static str,
+}
+
 /// Everything that is counted. Cheap to clone: clones count together.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -56,6 +69,9 @@ struct Inner {
     unenforced: Counter,
     cuts: Family<Outcome, Counter>,
     cut_frozen_seconds: Histogram,
+    reconciles: Family<Look, Counter>,
+    reconcile_seconds: Histogram,
+    snapshots: Family<InPhase, Gauge>,
 }
 
 impl Default for Metrics {
@@ -67,6 +83,7 @@ impl Default for Metrics {
         let call_seconds = Family::new_with_constructor(latency);
         let pull_seconds = Histogram::new(exponential_buckets(0.05, 2.0, 16));
         let push_seconds = Histogram::new(exponential_buckets(0.05, 2.0, 16));
+        let reconcile_seconds = latency();
         let cut_frozen_seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
         let inner = Inner {
             calls: new(r, "operations", "Calls answered, by method and code", None),
@@ -124,8 +141,27 @@ impl Default for Metrics {
                 r,
                 "cut_frozen",
                 "For how long pods stood still while their volumes were cut",
-                seconds,
+                seconds.clone(),
                 cut_frozen_seconds,
+            ),
+            reconciles: new(
+                r,
+                "reconciles",
+                "Looks of the controller at objects, by their kind and what came of it",
+                None,
+            ),
+            reconcile_seconds: add(
+                r,
+                "reconcile_duration",
+                "How long the controller looked at an object",
+                seconds,
+                reconcile_seconds,
+            ),
+            snapshots: new(
+                r,
+                "snapshots",
+                "OverlaySnapshots by phase, as the controller that leads knows them",
+                None,
             ),
             registry,
         };
@@ -223,6 +259,21 @@ impl Metrics {
         self.0.cuts.get_or_create(&Outcome { result }).inc();
         if let Some(seconds) = frozen {
             self.0.cut_frozen_seconds.observe(seconds);
+        }
+    }
+
+    /// The controller has looked at an object of this kind, for so many seconds: `done`; `conflict` where somebody changed it or took
+    /// it away meanwhile; `error`.
+    pub fn reconciled(&self, kind: &'static str, result: &'static str, seconds: f64) {
+        self.0.reconciles.get_or_create(&Look { kind, result }).inc();
+        self.0.reconcile_seconds.observe(seconds);
+    }
+
+    /// How many snapshots are in each phase now.
+    pub fn snapshots(&self, counts: impl IntoIterator<Item = (&'static str, usize)>) {
+        for (phase, count) in counts {
+            let gauge = self.0.snapshots.get_or_create(&InPhase { phase });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 

@@ -23,11 +23,8 @@ mod secret;
 mod send;
 mod status;
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod work_tests;
 mod worker;
 
-pub use events::Events;
 pub use lookup::SnapshotsByName;
 pub use run::{Agent, Parts};

@@ -6,6 +6,7 @@ use super::engine::Failure;
 use crate::{
     cluster::overlay_snapshot::{Condition, OverlaySnapshotStatus, Phase},
     layers::SnapshotRecord,
+    units,
 };
 
 /// The conditions, in the order in which they come true.
@@ -69,7 +70,7 @@ fn now() -> String {
 pub(super) fn goes_on(status: &mut OverlaySnapshotStatus, phase: Phase, why: &str) {
     status.phase = Some(phase);
     status.message = None;
-    say(status, READY, Holds::No, word(phase), why);
+    say(status, READY, Holds::No, phase.word(), why);
 }
 
 /// It went wrong this time: `doing` is the condition that it was about.
@@ -92,17 +93,6 @@ pub(super) fn ready(status: &mut OverlaySnapshotStatus, node: &str) {
     match status.image.clone() {
         Some(image) => say(status, READY, Holds::Yes, "Pushed", image),
         None => say(status, READY, Holds::Yes, "Local", format!("it is on node {node} only")),
-    }
-}
-
-fn word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Cutting => "Cutting",
-        Phase::Pushing => "Pushing",
-        Phase::Ready => "Ready",
-        Phase::Failed => "Failed",
-        Phase::Deleting => "Deleting",
-        Phase::Deleted => "Deleted",
     }
 }
 
@@ -131,42 +121,12 @@ pub(super) fn sentence(record: &SnapshotRecord) -> String {
         None => "the pod did not stand still".to_owned(),
     };
     let entries = if record.entries == 1 { "entry" } else { "entries" };
-    format!("{stood}, {} {entries}, {}", record.entries, size(record.bytes))
-}
-
-/// Bytes, with one digit behind the point.
-fn size(bytes: u64) -> String {
-    let units = ["kB", "MB", "GB", "TB"];
-    let (mut unit, mut tenths) = ("B", bytes.saturating_mul(10));
-    for next in units {
-        if tenths < 10_000 {
-            break;
-        }
-        (unit, tenths) = (next, tenths / 1000);
-    }
-    match unit {
-        "B" => format!("{bytes} B"),
-        unit => format!("{}.{} {unit}", tenths / 10, tenths % 10),
-    }
+    format!("{stood}, {} {entries}, {}", record.entries, units::bytes(record.bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_as_people_read_them() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1_000, "1.0 kB"),
-            (1_999_999, "1.9 MB"),
-            (1_000_000_000, "1.0 GB"),
-            (25_000_000_000_000_000, "25000.0 TB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
-    }
 
     #[test]
     fn a_condition_knows_since_when() {

@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, node::on_signal};
+use super::{
+    Failure,
+    node::{LAST_WORDS, on_signal},
+};
 use crate::{
     cluster::{Client, Lease},
     controller::Controller,
@@ -87,13 +90,17 @@ async fn serve(args: &ControllerArgs) -> anyhow::Result<()> {
     let config = args.config();
     tracing::info!(version = config.version, driver = %config.driver, leader_elect = args.leader_elect, "starting");
     let client = Client::in_cluster().await.context("a controller works for a cluster")?;
-    let controller = Controller::new(client.clone(), &config.driver.to_string(), &args.pod_name);
+    let metrics = Metrics::default();
+    let controller = Controller::new(
+        client.clone(),
+        &config.driver.to_string(),
+        &args.pod_name,
+        metrics.clone(),
+    );
     // A service that ends takes the rest along.
     let stop = shutdown.child_token();
     let served = async {
-        let served =
-            csi::serve_controller(config, controller.clone(), Metrics::default(), stop.clone())
-                .await;
+        let served = csi::serve_controller(config, controller.clone(), metrics, stop.clone()).await;
         stop.cancel();
         served
     };
@@ -105,6 +112,7 @@ async fn serve(args: &ControllerArgs) -> anyhow::Result<()> {
         }
     };
     let (served, ()) = tokio::join!(served, reconciled);
+    let _ = timeout(LAST_WORDS, controller.flush()).await;
     served?;
     tracing::info!("stopped");
     Ok(())

@@ -13,14 +13,14 @@ use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
     task::spawn_blocking,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use crate::{
-    agent::{self, Agent, Events, SnapshotsByName},
-    cluster::Client,
+    agent::{self, Agent, SnapshotsByName},
+    cluster::{Client, Events},
     csi,
     image::Registries,
     layers::{Claim, Form, Store},
@@ -37,6 +37,8 @@ pub(super) use args::NodeArgs;
 
 /// How long work that blocks may take after the last answer; what is not done then is left as by a crash.
 const LAST_WORK: Duration = Duration::from_secs(5);
+/// How long Events that were told last may take to be written.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Everything that was read from the arguments and can be used.
 struct Node {
@@ -120,6 +122,7 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
         false => None,
     };
     let (notices, lookup) = told(cluster.as_ref(), secrets_in.is_some());
+    let events = cluster.as_ref().map(|cluster| cluster.events.clone());
     let (registries, keyring) = (Arc::new(registries), settings.keyring.clone());
     let parts = Parts {
         store: store.clone(),
@@ -143,7 +146,7 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     volumes.recover(GRACE)?;
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(tidy_forever(volumes.clone())));
     if let (Some(cluster), Some(namespace)) = (cluster, secrets_in) {
-        let Cluster { client, node, driver } = cluster;
+        let Cluster { client, node, driver, .. } = cluster;
         let parts = agent::Parts {
             client,
             node,
@@ -161,7 +164,11 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
         stopping.cancelled().await;
         engine.close();
     });
-    csi::serve(config, volumes, metrics, shutdown).await?;
+    let served = csi::serve(config, volumes, metrics, shutdown).await;
+    if let Some(events) = events {
+        let _ = timeout(LAST_WORDS, events.flush()).await;
+    }
+    served?;
     tracing::info!("stopped; volumes stay mounted");
     Ok(())
 }
@@ -171,6 +178,7 @@ struct Cluster {
     client: Client,
     node: String,
     driver: String,
+    events: Events,
 }
 
 impl Cluster {
@@ -178,20 +186,22 @@ impl Cluster {
         let client = Client::in_cluster().await.context(
             "cannot tell pods anything (their Events); use --no-cluster outside a cluster",
         )?;
-        Ok(Self { client, node: config.node.to_string(), driver: config.driver.to_string() })
+        let (node, driver) = (config.node.to_string(), config.driver.to_string());
+        let events = Events::start(client.clone(), &node, &driver);
+        Ok(Self { client, node, driver, events })
     }
 }
 
 /// Whom volumes tell, and ask for snapshots.
 fn told(cluster: Option<&Cluster>, snapshots: bool) -> (Arc<dyn Notices>, Arc<dyn SnapshotLookup>) {
-    let Some(Cluster { client, node, driver }) = cluster else {
+    let Some(Cluster { client, node, driver, events }) = cluster else {
         return (Arc::new(NoNotices), Arc::new(NoSnapshots));
     };
-    let events = Events::start(client.clone(), node, driver);
-    match snapshots {
-        true => (Arc::new(events), Arc::new(SnapshotsByName::new(client.clone(), driver, node))),
-        false => (Arc::new(events), Arc::new(NoSnapshots)),
-    }
+    let lookup: Arc<dyn SnapshotLookup> = match snapshots {
+        true => Arc::new(SnapshotsByName::new(client.clone(), driver, node)),
+        false => Arc::new(NoSnapshots),
+    };
+    (Arc::new(events.clone()), lookup)
 }
 
 /// What this kernel can do with the store at `root`; an error where that is not enough.

@@ -1,232 +1,179 @@
-//! Events on objects, as `kubectl describe` shows them.
+//! Events on their way: queued, and written one after the other by a task of their own.
 //!
-//! They are core/v1 Events, because only of those may the sentence change: a pull's progress is one Event that moves on, not one
-//! every half minute. The API server forgets an Event an hour after its last change.
+//! ```text
+//!  tell ──> queue ──> task: written ──> next
+//!    │ full                 │ no answer ──> later, with all others that had none
+//!    └──> counted           └ refused, or too old ──> logged
+//! ```
 
 use std::{
-    collections::HashMap,
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use k8s_openapi::{
-    api::core::v1::{Event as ApiEvent, EventSource, ObjectReference},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-    jiff::Timestamp,
+use tokio::{
+    sync::{
+        mpsc::{self, Receiver, Sender},
+        oneshot,
+    },
+    time::sleep_until,
 };
-use kube::{
-    Api,
-    api::{Patch, PatchParams, PostParams},
-};
-use serde_json::json;
 
-use super::{Client, ClusterError, client::bound};
+use super::{
+    Client,
+    recorder::{Event, Recorder},
+};
 use crate::fault::Class;
 
-/// The API's own bound on an Event's sentence.
-const MESSAGE_MAX: usize = 1024;
-/// The API's bound on an object's name.
-const NAME_MAX: usize = 253;
-/// How long an Event is remembered as ours to change: less than the hour for which the API server keeps it.
-const REMEMBERED: Duration = Duration::from_secs(50 * 60);
-/// How many are remembered at most.
-const REMEMBERED_MAX: usize = 1024;
-
-/// How bad it is: an Event's `type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Severity {
-    /// Good to know.
-    Normal,
-    /// Somebody should look.
-    Warning,
+/// How patient the task is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Events that wait at most, new ones and those without an answer each.
+    pub(super) queue: usize,
+    /// The pause after the first try; doubled after each further one, up to [`PAUSE_MAX`].
+    pub(super) pause: Duration,
+    /// How old an Event may be for another try.
+    pub(super) worth: Duration,
 }
 
-impl Severity {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Normal => "Normal",
-            Self::Warning => "Warning",
-        }
-    }
-}
+/// Room for a word to every pod of a full node; what nobody could be told for five minutes is no news.
+const PACE: Pace =
+    Pace { queue: 256, pause: Duration::from_secs(2), worth: Duration::from_secs(5 * 60) };
+/// The longest pause: so long may the API server be back before it is asked.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// An object that something can be told about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
-    /// As `v1`.
-    pub api_version: &'static str,
-    /// As `Pod`.
-    pub kind: &'static str,
-    /// The object's namespace, where the Event goes too.
-    pub namespace: String,
-    /// The object's name.
-    pub name: String,
-    /// The object's uid: of an earlier one of that name, `kubectl describe` does not show it.
-    pub uid: String,
-}
-
-impl About {
-    /// A pod.
-    pub fn pod(namespace: &str, name: &str, uid: &str) -> Self {
-        let text = str::to_owned;
-        Self {
-            api_version: "v1",
-            kind: "Pod",
-            namespace: text(namespace),
-            name: text(name),
-            uid: text(uid),
-        }
-    }
-
-    /// A VolumeSnapshot.
-    pub fn volume_snapshot(namespace: &str, name: &str, uid: &str) -> Self {
-        let (api_version, kind) = ("snapshot.storage.k8s.io/v1", "VolumeSnapshot");
-        Self { api_version, kind, ..Self::pod(namespace, name, uid) }
-    }
-}
-
-/// One thing to tell about an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// About which.
-    pub about: About,
-    /// How bad it is.
-    pub severity: Severity,
-    /// One word in CamelCase.
-    pub reason: &'static str,
-    /// The sentence; cut after 1024 bytes.
-    pub message: String,
-}
-
-/// Writes Events, and counts in one what is told again.
-#[derive(Debug)]
-pub struct Recorder {
-    client: Client,
-    host: String,
-    driver: String,
-    told: HashMap<Key, Told>,
-}
-
-/// What makes two notices one Event.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    uid: String,
-    severity: Severity,
-    reason: &'static str,
-    gist: String,
-}
-
-/// An Event that is there.
+/// Takes Events, and never keeps whoever tells them waiting. What finds no room is left out and counted in the log.
 #[derive(Debug, Clone)]
-struct Told {
-    name: String,
-    count: i32,
-    last: Instant,
+pub struct Events {
+    queue: Sender<Queued>,
+    left_out: Arc<AtomicU64>,
 }
 
-impl Recorder {
-    /// For the driver of this name on this host (a node, or the controller's pod), which is what Events give as their source.
-    pub fn new(client: Client, host: &str, driver: &str) -> Self {
-        Self { client, host: host.to_owned(), driver: driver.to_owned(), told: HashMap::new() }
+#[derive(Debug)]
+enum Queued {
+    /// To be written, since then.
+    Event(Instant, Event),
+    /// Somebody waits for all before it.
+    Flush(oneshot::Sender<()>),
+}
+
+impl Events {
+    /// Starts the task, on the runtime of whoever calls this; it ends when the last clone is gone and the queue is empty. For the
+    /// driver of this name on this host (a node, or the controller's pod), which is what Events give as their source.
+    pub fn start(client: Client, host: &str, driver: &str) -> Self {
+        Self::at_pace(client, host, driver, PACE)
     }
 
-    /// Tells it: as a new Event, or as one more of an Event whose sentence differs in its numbers only, which takes the new
-    /// sentence.
-    ///
-    /// # Errors
-    /// The API server's; of class [`Class::Unavailable`] where another try may help. A namespace that is going takes no Events
-    /// ([`Class::Denied`]).
-    pub async fn tell(&mut self, event: &Event) -> Result<(), ClusterError> {
-        let message = cut(&event.message, MESSAGE_MAX).to_owned();
-        let key = Key {
-            uid: event.about.uid.clone(),
-            severity: event.severity,
-            reason: event.reason,
-            gist: gist(&message),
+    pub(super) fn at_pace(client: Client, host: &str, driver: &str, pace: Pace) -> Self {
+        let (queue, waiting) = mpsc::channel(pace.queue);
+        let left_out = Arc::new(AtomicU64::new(0));
+        let recorder = Recorder::new(client, host, driver);
+        let writer = Writer {
+            recorder,
+            left_out: left_out.clone(),
+            pace,
+            later: VecDeque::new(),
+            due: Instant::now(),
+            pause: pace.pause,
+            flushes: Vec::new(),
         };
-        self.forget();
-        let events = Api::<ApiEvent>::namespaced(self.client.kube(), &event.about.namespace);
-        if let Some(told) = self.told.get(&key) {
-            let count = told.count.saturating_add(1);
-            let name = told.name.clone();
-            let changes = json!({ "count": count, "lastTimestamp": Time(Timestamp::now()), "message": message });
-            let (params, patch) = (PatchParams::default(), Patch::Merge(&changes));
-            match bound("change an Event", events.patch(&name, &params, &patch)).await {
-                Ok(_) => {
-                    self.told.insert(key, Told { name, count, last: Instant::now() });
-                    return Ok(());
+        tokio::spawn(writer.run(waiting));
+        Self { queue, left_out }
+    }
+
+    /// Has it written in its turn.
+    pub fn tell(&self, event: Event) {
+        if self.queue.try_send(Queued::Event(Instant::now(), event)).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns once all that was told before is written or given up, which takes minutes while the API server is away.
+    pub async fn flush(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.queue.send(Queued::Flush(done)).await.is_ok() {
+            // A task that is gone has nothing left to write.
+            let _ = wait.await;
+        }
+    }
+
+    /// How many found no room and are not in the log yet.
+    #[cfg(test)]
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+}
+
+/// The task.
+struct Writer {
+    recorder: Recorder,
+    left_out: Arc<AtomicU64>,
+    pace: Pace,
+    /// What was not answered, since when, and what goes again.
+    later: VecDeque<(Instant, Event)>,
+    /// When that goes again.
+    due: Instant,
+    pause: Duration,
+    /// Who waits until nothing is left.
+    flushes: Vec<oneshot::Sender<()>>,
+}
+
+impl Writer {
+    async fn run(mut self, mut waiting: Receiver<Queued>) {
+        let mut open = true;
+        while open || !self.later.is_empty() {
+            tokio::select! {
+                next = waiting.recv(), if open => match next {
+                    Some(Queued::Event(since, event)) => self.write(since, event).await,
+                    Some(Queued::Flush(done)) => self.flushes.push(done),
+                    None => open = false,
+                },
+                () = sleep_until(self.due.into()), if !self.later.is_empty() => self.again().await,
+            }
+            if self.later.is_empty() {
+                for done in self.flushes.drain(..) {
+                    // Whoever waited may have gone.
+                    let _ = done.send(());
                 }
-                // Somebody deleted it, or the API server forgot it early.
-                Err(error) if error.class() == Class::NotFound => {}
-                Err(error) => return Err(error),
             }
-        }
-        let new = self.event(event, message);
-        let name = new.metadata.name.clone().unwrap_or_default();
-        bound("write an Event", events.create(&PostParams::default(), &new)).await?;
-        self.told.insert(key, Told { name, count: 1, last: Instant::now() });
-        Ok(())
-    }
-
-    fn event(&self, event: &Event, message: String) -> ApiEvent {
-        let now = Timestamp::now();
-        let about = &event.about;
-        // As client-go names them; the time keeps two of one object apart.
-        let suffix = format!(".{:x}", now.as_nanosecond());
-        let name = cut(&about.name, NAME_MAX - suffix.len()).trim_end_matches(['.', '-']);
-        ApiEvent {
-            metadata: ObjectMeta {
-                name: Some(format!("{name}{suffix}")),
-                namespace: Some(about.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            involved_object: ObjectReference {
-                api_version: Some(about.api_version.to_owned()),
-                kind: Some(about.kind.to_owned()),
-                namespace: Some(about.namespace.clone()),
-                name: Some(about.name.clone()),
-                uid: Some(about.uid.clone()),
-                ..ObjectReference::default()
-            },
-            type_: Some(event.severity.word().to_owned()),
-            reason: Some(event.reason.to_owned()),
-            message: Some(message),
-            count: Some(1),
-            first_timestamp: Some(Time(now)),
-            last_timestamp: Some(Time(now)),
-            source: Some(EventSource {
-                component: Some(self.driver.clone()),
-                host: Some(self.host.clone()),
-            }),
-            reporting_component: Some(self.driver.clone()),
-            reporting_instance: Some(self.host.clone()),
-            ..ApiEvent::default()
-        }
-    }
-
-    /// Drops what the API server no longer has, and the oldest where there are too many.
-    fn forget(&mut self) {
-        self.told.retain(|_, told| told.last.elapsed() < REMEMBERED);
-        if self.told.len() >= REMEMBERED_MAX {
-            let oldest = self.told.iter().min_by_key(|(_, told)| told.last);
-            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-                self.told.remove(&key);
+            let count = self.left_out.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                tracing::warn!(count, "Events left out: more to tell than the API server took");
             }
         }
     }
-}
 
-/// A sentence without its numbers: `ws` and `ws2` stay apart, `3 of 5 layers` and `4 of 5 layers` do not.
-fn gist(message: &str) -> String {
-    let number = |word: &&str| {
-        let digits = word.trim_end_matches([',', '.', ';', ')', '%']).trim_start_matches('(');
-        digits.starts_with(|c: char| c.is_ascii_digit())
-            && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-    };
-    let words = message.split_whitespace().map(|word| if number(&word) { "#" } else { word });
-    words.collect::<Vec<_>>().join(" ")
-}
+    /// Tries all once more that were not answered.
+    async fn again(&mut self) {
+        let pause = (self.pause * 2).min(PAUSE_MAX);
+        for (since, event) in std::mem::take(&mut self.later) {
+            self.write(since, event).await;
+        }
+        (self.pause, self.due) = (pause, Instant::now() + pause);
+    }
 
-/// The longest beginning of a text that is no longer than so many bytes.
-pub(super) fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
+    /// Writes one. One that is not answered is in nobody's way: its namespace may be one that takes no Events for the moment.
+    async fn write(&mut self, since: Instant, event: Event) {
+        let Err(error) = self.recorder.tell(&event).await else { return };
+        // Another Event of the same nanosecond has the name (Conflict): the next try has another.
+        let again = matches!(error.class(), Class::Unavailable | Class::Conflict);
+        if !again || since.elapsed() + self.pace.pause > self.pace.worth {
+            let Event { about, reason, message, .. } = &event;
+            tracing::warn!(%error, about.namespace, about.name, reason, message, "no Event tells this");
+            return;
+        }
+        tracing::debug!(%error, "an Event has to wait");
+        if self.later.is_empty() {
+            (self.pause, self.due) = (self.pace.pause, Instant::now() + self.pace.pause);
+        }
+        if self.later.len() == self.pace.queue {
+            self.later.pop_front();
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        self.later.push_back((since, event));
+    }
 }

@@ -4,17 +4,21 @@
 //!
 //! May use: nothing
 //!
-//! Deliberately absent: what is worth an Event, what an object ought to be, and when to try again (`agent`, `controller`).
+//! Deliberately absent: what is worth an Event, what an object ought to be, and, but for Events, when to try again (`agent`,
+//! `controller`).
 
 mod client;
 mod core_v1;
 mod error;
 mod events;
 #[cfg(test)]
+mod events_tests;
+#[cfg(test)]
 pub(crate) mod fake;
 mod kind;
 mod lease;
 pub mod overlay_snapshot;
+mod recorder;
 mod report;
 pub mod snapshot_api;
 #[cfg(test)]
@@ -25,7 +29,8 @@ mod watch;
 pub use client::Client;
 pub use core_v1::{NodeState, Pod, PodVolume, SecretData};
 pub use error::ClusterError;
-pub use events::{About, Event, Recorder, Severity};
+pub use events::Events;
 pub use kind::Kind;
 pub use lease::Lease;
+pub use recorder::{About, Event, Severity};
 pub use watch::{Change, Watch};

@@ -225,6 +225,24 @@ pub enum Phase {
     Deleted,
 }
 
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Cutting, Self::Pushing, Self::Ready, Self::Failed, Self::Deleting, Self::Deleted];
+
+    /// As the object has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cutting => "Cutting",
+            Self::Pushing => "Pushing",
+            Self::Ready => "Ready",
+            Self::Failed => "Failed",
+            Self::Deleting => "Deleting",
+            Self::Deleted => "Deleted",
+        }
+    }
+}
+
 /// One side of a state (Kubernetes API conventions, "Typical status properties").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{
     Client, ClusterError,
-    events::cut,
     overlay_snapshot::{MESSAGE_MAX, OverlaySnapshot, OverlaySnapshotStatus},
+    recorder::cut,
 };
 
 /// Every field of a status: what is not said any more has to be taken away by name.

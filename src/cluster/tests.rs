@@ -10,9 +10,10 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    About, Change, ClusterError, Event, Lease, NodeState, PodVolume, Recorder, Severity,
+    About, Change, ClusterError, Event, Lease, NodeState, PodVolume, Severity,
     fake::{Asked, FakeApi},
     overlay_snapshot::{OverlaySnapshot, OverlaySnapshotSpec, OverlaySnapshotStatus, Phase},
+    recorder::Recorder,
 };
 use crate::fault::Class;
 
@@ -22,6 +23,13 @@ fn event(reason: &'static str, message: &str) -> Event {
         severity: Severity::Warning,
         reason,
         message: message.into(),
+    }
+}
+
+#[test]
+fn a_phase_is_said_as_the_object_has_it() {
+    for phase in Phase::ALL {
+        assert_eq!(serde_json::to_value(phase).unwrap(), phase.word());
     }
 }
 

@@ -6,6 +6,22 @@ use crate::{
     fault::Class,
 };
 
+/// Why there is nothing to cut in a volume of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoCut {
+    /// Nobody can have written to it.
+    #[error("volume {volume} of pod {pod} is read-only: there is nothing of its own in it")]
+    ReadOnly {
+        /// The pod's name.
+        pod: String,
+        /// The volume's name.
+        volume: String,
+    },
+    /// The volume of the pod of this name is not there yet.
+    #[error("pod {0} does not run yet: waiting for it")]
+    Pending(String),
+}
+
 /// A call about snapshots that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
@@ -26,20 +42,9 @@ pub enum ControllerError {
         /// The volume's.
         handle: String,
     },
-    /// Nobody can have written to it.
-    #[error("volume {volume} of pod {pod} is read-only: there is nothing of its own in it")]
-    ReadOnly {
-        /// The pod's name.
-        pod: String,
-        /// The volume's name.
-        volume: String,
-    },
-    /// The volume is not there yet.
-    #[error("pod {pod} does not run yet: its volume is not there")]
-    NotYet {
-        /// The pod's name.
-        pod: String,
-    },
+    /// Of the volume.
+    #[error(transparent)]
+    NoCut(#[from] NoCut),
     /// The name is taken.
     #[error("there is a snapshot {id} already, of volume {theirs}: asked for is one of {ours}")]
     OtherSource {
@@ -88,8 +93,8 @@ impl ControllerError {
             },
             Self::Parameters(_) | Self::Repository(_) | Self::Most(_) => Class::Invalid,
             Self::NoVolume { .. } | Self::NoSnapshot(_) => Class::NotFound,
-            Self::ReadOnly { .. } | Self::Failed { .. } => Class::Precondition,
-            Self::NotYet { .. } => Class::Unavailable,
+            Self::NoCut(NoCut::ReadOnly { .. }) | Self::Failed { .. } => Class::Precondition,
+            Self::NoCut(NoCut::Pending(_)) => Class::Unavailable,
             Self::OtherSource { .. } => Class::Conflict,
             // CSI spec, ListSnapshots: ABORTED for a token that is not good.
             Self::Removing { .. } | Self::Token(_) => Class::Busy,
@@ -139,10 +144,8 @@ pub(super) enum Refusal {
         "volume {volume} of pod {pod} is no inline csi volume: no driver can keep what is in it this way"
     )]
     NotCsi { pod: String, volume: String },
-    #[error("volume {volume} of pod {pod} is read-only: there is nothing of its own in it")]
-    ReadOnly { pod: String, volume: String },
-    #[error("pod {0} does not run yet: waiting for it")]
-    Pending(String),
+    #[error(transparent)]
+    NoCut(#[from] NoCut),
     #[error(
         "the snapshot is lost: its OverlaySnapshot {0} is gone; delete this object and make another"
     )]
@@ -153,7 +156,7 @@ impl Refusal {
     /// That something is waited for is no news to worry about.
     pub(super) fn severity(&self) -> Severity {
         match self {
-            Self::Pending(_) => Severity::Normal,
+            Self::NoCut(NoCut::Pending(_)) => Severity::Normal,
             _ => Severity::Warning,
         }
     }
@@ -167,10 +170,10 @@ impl Refusal {
                 "SnapshotClassUnusable"
             }
             Self::NoPod(_) | Self::NoVolume { .. } => "SnapshotSourceMissing",
-            Self::NotOurs { .. } | Self::NotCsi { .. } | Self::ReadOnly { .. } => {
+            Self::NotOurs { .. } | Self::NotCsi { .. } | Self::NoCut(NoCut::ReadOnly { .. }) => {
                 "SnapshotSourceUnusable"
             }
-            Self::Pending(_) => "SnapshotPending",
+            Self::NoCut(NoCut::Pending(_)) => "SnapshotPending",
             Self::Lost(_) => "SnapshotLost",
         }
     }

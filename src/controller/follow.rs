@@ -29,7 +29,9 @@ impl Controller {
             Ok(name) => name,
             Err(refusal) => return self.refuse(request, refusal).await,
         };
-        if !made.spec.deleted {
+        let content = if made.spec.deleted {
+            None
+        } else {
             let content = match self.client().get::<VolumeSnapshotContent>(None, name).await? {
                 Some(content) => content,
                 None => {
@@ -47,11 +49,13 @@ impl Controller {
                 return self.refuse(request, Refusal::NameTaken(name.to_owned())).await;
             }
             self.remember_policy(made, &content).await?;
-            if let Some(phase) = mirror::phase(made) {
-                self.nudge(phase, &content).await?;
-            }
-        }
+            Some(content)
+        };
+        // First: what csi-snapshotter hears makes the VolumeSnapshot ready, and then all of it should be there to read.
         self.mirror(request, made).await?;
+        if let (Some(content), Some(phase)) = (content, mirror::phase(made)) {
+            self.nudge(phase, &content).await?;
+        }
         Ok(Next::Nothing)
     }
 
@@ -135,10 +139,10 @@ impl Controller {
         phase: Phase,
         content: &VolumeSnapshotContent,
     ) -> Result<(), ControllerError> {
-        let phase = format!("{phase:?}");
         let known = content.metadata.annotations.as_ref().and_then(|notes| notes.get(told::PHASE));
-        if known != Some(&phase) {
-            let changes = json!({"metadata": {"uid": content.metadata.uid, "annotations": {told::PHASE: phase}}});
+        if known.map(String::as_str) != Some(phase.word()) {
+            let notes = json!({told::PHASE: phase.word()});
+            let changes = json!({"metadata": {"uid": content.metadata.uid, "annotations": notes}});
             let name = content.metadata.name.as_deref().unwrap_or_default();
             self.client().patch::<VolumeSnapshotContent>(None, name, &changes).await?;
         }

@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// How long one may take that is at it: it asks its registry for a quarter of an hour, perhaps once more after a restart.
 const PATIENCE_AT_WORK: Duration = Duration::from_secs(30 * 60);
 
+/// How long one may take that is not Ready: a late heartbeat is no end.
+const GRACE: Duration = Duration::from_secs(60);
+
 /// How far the removal of a snapshot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Removal {
@@ -109,7 +112,7 @@ impl Controller {
             // What a node has to say then is what it could not remove.
             let left = made.status.as_ref().and_then(|status| status.message.as_deref());
             if let Some(left) = left.filter(|left| !left.is_empty()) {
-                self.left_behind(&made, format!("removed by node {node}: {left}")).await;
+                self.left_behind(&made, format!("removed by node {node}: {left}"));
             }
         } else {
             let patience = match phase {
@@ -118,11 +121,11 @@ impl Controller {
             };
             let why = match self.client().node(node).await? {
                 NodeState::Gone => "is gone".to_owned(),
-                NodeState::NotReady => "is not Ready".to_owned(),
+                NodeState::NotReady if is_overdue(&made, GRACE) => "is not Ready".to_owned(),
                 NodeState::Ready if is_overdue(&made, patience) => {
                     format!("has not done it in {} minutes", patience.as_secs() / 60)
                 }
-                NodeState::Ready => return Ok(Removal::Waiting),
+                NodeState::Ready | NodeState::NotReady => return Ok(Removal::Waiting),
             };
             let left = match made.spec.repository.is_some() {
                 true => "; what it pushed may be left in the registry",
@@ -131,7 +134,7 @@ impl Controller {
             let message = format!(
                 "removed without node {node}, which {why}: it removes its own part when it is back{left}"
             );
-            self.left_behind(&made, message).await;
+            self.left_behind(&made, message);
         }
         let uid = made.metadata.uid.as_deref().unwrap_or_default();
         self.client().delete::<OverlaySnapshot>(None, &name_of(&made), uid).await?;
@@ -139,10 +142,10 @@ impl Controller {
     }
 
     /// Tells what is left of a snapshot that goes; one that CSI asked for has nobody in a namespace who could be told.
-    async fn left_behind(&self, made: &OverlaySnapshot, message: String) {
+    fn left_behind(&self, made: &OverlaySnapshot, message: String) {
         tracing::warn!(snapshot = name_of(made), message, "removed");
         if let Some(of) = &made.spec.volume_snapshot {
-            self.tell(of, Severity::Warning, "SnapshotLeftBehind", message).await;
+            self.tell(of, Severity::Warning, "SnapshotLeftBehind", message);
         }
     }
 

@@ -44,7 +44,7 @@ impl Controller {
         let before = request.annotation(told::PHASE).map(str::to_owned);
         self.annotate(request, &wanted).await?;
         for (severity, reason, message) in news(before.as_deref(), made) {
-            self.tell(&request.of, severity, reason, message).await;
+            self.tell(&request.of, severity, reason, message);
         }
         Ok(())
     }
@@ -75,7 +75,7 @@ fn annotations(made: &OverlaySnapshot) -> Told {
     let status = made.status.clone().unwrap_or_default();
     let number = |number: Option<i64>| number.map(|number| number.to_string());
     BTreeMap::from([
-        (told::PHASE, status.phase.map(|phase| format!("{phase:?}"))),
+        (told::PHASE, status.phase.map(|phase| phase.word().to_owned())),
         (told::FROZEN, frozen(&status)),
         (told::MESSAGE, status.message),
         (told::DRIVER, Some(made.spec.driver.clone())),
@@ -98,7 +98,7 @@ fn frozen(status: &OverlaySnapshotStatus) -> Option<String> {
 fn news(before: Option<&str>, made: &OverlaySnapshot) -> Vec<(Severity, &'static str, String)> {
     let status = made.status.clone().unwrap_or_default();
     let Some(phase) = status.phase else { return Vec::new() };
-    if before == Some(&format!("{phase:?}")) {
+    if before == Some(phase.word()) {
         return Vec::new();
     }
     let source = &made.spec.source;

@@ -28,6 +28,7 @@ mod follow;
 mod leftovers;
 mod mirror;
 mod names;
+mod phases;
 mod queue;
 mod repository;
 mod requests;
@@ -38,15 +39,16 @@ mod tests;
 
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
-
 pub use class::ParameterError;
-pub use error::ControllerError;
+pub use error::{ControllerError, NoCut};
 pub use names::{SOURCE, id_of, is_subdomain, told, volume_handle};
 pub use repository::RepositoryError;
 pub use snapshots::{Page, Query, Snapshot};
 
-use crate::cluster::{About, Client, Event, Recorder, Severity, overlay_snapshot::ObjectId};
+use crate::{
+    cluster::{About, Client, Event, Events, Severity, overlay_snapshot::ObjectId},
+    metrics::Metrics,
+};
 
 /// The controller of one driver. Cheap to clone: clones are the same controller.
 #[derive(Debug, Clone)]
@@ -56,14 +58,16 @@ pub struct Controller(Arc<Inner>);
 struct Inner {
     client: Client,
     driver: String,
-    events: Mutex<Recorder>,
+    events: Events,
+    metrics: Metrics,
 }
 
 impl Controller {
-    /// For the driver of this name; `identity` is what Events give as their host.
-    pub fn new(client: Client, driver: &str, identity: &str) -> Self {
-        let events = Mutex::new(Recorder::new(client.clone(), identity, driver));
-        Self(Arc::new(Inner { client, driver: driver.to_owned(), events }))
+    /// For the driver of this name; `identity` is what Events give as their host. A task on the runtime of whoever calls this
+    /// writes those.
+    pub fn new(client: Client, driver: &str, identity: &str, metrics: Metrics) -> Self {
+        let events = Events::start(client.clone(), identity, driver);
+        Self(Arc::new(Inner { client, driver: driver.to_owned(), events, metrics }))
     }
 
     /// Whether calls can be answered.
@@ -78,13 +82,15 @@ impl Controller {
         &self.0.client
     }
 
+    /// Returns once all Events that were told are written or given up.
+    pub async fn flush(&self) {
+        self.0.events.flush().await;
+    }
+
     /// Tells it to whoever looks at the VolumeSnapshot. Nothing waits for that to succeed.
-    async fn tell(&self, of: &ObjectId, severity: Severity, reason: &'static str, message: String) {
+    fn tell(&self, of: &ObjectId, severity: Severity, reason: &'static str, message: String) {
         let about = About::volume_snapshot(&of.namespace, &of.name, &of.uid);
         tracing::info!(namespace = of.namespace, snapshot = of.name, reason, message, "told");
-        let event = Event { about, severity, reason, message };
-        if let Err(error) = self.0.events.lock().await.tell(&event).await {
-            tracing::warn!(%error, namespace = of.namespace, snapshot = of.name, "no Event tells this");
-        }
+        self.0.events.tell(Event { about, severity, reason, message });
     }
 }

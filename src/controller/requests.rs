@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use super::{
     Controller, ControllerError,
     class::Parameters,
-    error::Refusal,
+    error::{NoCut, Refusal},
     names::{SOURCE, Source, id_of, is_subdomain, told, volume_handle},
     repository::Names,
 };
 use crate::{
     cluster::{
-        Pod, Severity,
+        Pod, PodVolume, Severity,
         overlay_snapshot::{ObjectId, OverlaySnapshot, OverlaySnapshotSpec, SnapshotOf},
         snapshot_api::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
     },
@@ -135,7 +135,7 @@ impl Controller {
         let SnapshotOf { pod, volume, .. } = &made.spec.source;
         let node = &made.spec.node_name;
         let message = format!("volume {volume} of pod {pod} is being cut on node {node}");
-        self.tell(&request.of, Severity::Normal, "SnapshotRequested", message).await;
+        self.tell(&request.of, Severity::Normal, "SnapshotRequested", message);
         Ok(Ok(made))
     }
 
@@ -256,13 +256,7 @@ impl Controller {
             }
             Some(_) => {}
         }
-        if volume.read_only {
-            return Err(Refusal::ReadOnly { pod: pod_name, volume: name });
-        }
-        match &pod.node {
-            Some(node) if !pod.pending => Ok(node.clone()),
-            _ => Err(Refusal::Pending(pod_name)),
-        }
+        Ok(cuttable(pod, volume)?.to_owned())
     }
 
     /// The class of a VolumeSnapshot: the one that it names, else the default of this driver, else none.
@@ -303,10 +297,19 @@ impl Controller {
         if request.annotation(told::MESSAGE) != Some(&message) {
             let told = BTreeMap::from([(told::MESSAGE, Some(message.clone()))]);
             self.annotate(request, &told).await?;
-            self.tell(&request.of, refusal.severity(), refusal.reason(), message).await;
+            self.tell(&request.of, refusal.severity(), refusal.reason(), message);
         }
         Ok(Next::Again)
     }
+}
+
+/// The node where a volume of ours can be cut.
+pub(super) fn cuttable<'p>(pod: &'p Pod, volume: &PodVolume) -> Result<&'p str, NoCut> {
+    if volume.read_only {
+        return Err(NoCut::ReadOnly { pod: pod.name.clone(), volume: volume.name.clone() });
+    }
+    let node = pod.node.as_deref().filter(|_| !pod.pending);
+    node.ok_or_else(|| NoCut::Pending(pod.name.clone()))
 }
 
 pub(super) fn name_of(class: &VolumeSnapshotClass) -> String {

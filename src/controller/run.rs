@@ -13,6 +13,7 @@ use super::{
     Controller,
     follow::name_of,
     names::{SOURCE, id_of},
+    phases::Phases,
     queue::{Key, Queue},
     requests::Next,
 };
@@ -39,7 +40,7 @@ impl Controller {
         let mut contents = self.client().watch::<VolumeSnapshotContent>(None);
         let mut snapshots = self.client().watch::<OverlaySnapshot>(None);
         let mut queue = Queue::default();
-        let mut known = BTreeSet::new();
+        let (mut known, mut phases) = (BTreeSet::new(), Phases::default());
         let mut busy = FuturesUnordered::new();
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -55,7 +56,11 @@ impl Controller {
                 () = stop.cancelled() => break,
                 Some(change) = requests.next() => self.of_requests(change, &mut known),
                 Some(change) = contents.next() => self.of_contents(change, &mut known),
-                Some(change) = snapshots.next() => self.of_snapshots(change, &mut known),
+                Some(change) = snapshots.next() => {
+                    phases.see(&change, &self.0.driver);
+                    self.0.metrics.snapshots(phases.counts());
+                    self.of_snapshots(change, &mut known)
+                }
                 Some((key, next)) = busy.next() => {
                     // One that is to be looked at again may be there anew.
                     if next == Next::Gone && !queue.waits(&key) {
@@ -70,6 +75,8 @@ impl Controller {
             let now = Instant::now();
             keys.into_iter().for_each(|key| queue.add(key, now));
         }
+        // The next one that leads counts them.
+        self.0.metrics.snapshots(Phases::default().counts());
         let rest = async { while busy.next().await.is_some() {} };
         // What does not end is left as by a crash.
         let _ = timeout(LAST, rest).await;
@@ -77,11 +84,20 @@ impl Controller {
 
     /// Looks at one thing; answers what is left to do about it.
     pub(super) async fn work(&self, key: Key) -> (Key, Next) {
-        let result = match &key {
-            Key::Request(namespace, name) => self.request(namespace, name).await,
-            Key::Content(name) => self.leftover_content(name).await,
-            Key::Snapshot(id) => self.leftover_snapshot(id).await,
+        let begun = Instant::now();
+        let (kind, result) = match &key {
+            Key::Request(namespace, name) => {
+                ("VolumeSnapshot", self.request(namespace, name).await)
+            }
+            Key::Content(name) => ("VolumeSnapshotContent", self.leftover_content(name).await),
+            Key::Snapshot(id) => ("OverlaySnapshot", self.leftover_snapshot(id).await),
         };
+        let word = match &result {
+            Ok(_) => "done",
+            Err(error) if error.class() == Class::Busy => "conflict",
+            Err(_) => "error",
+        };
+        self.0.metrics.reconciled(kind, word, begun.elapsed().as_secs_f64());
         let next = match result {
             Ok(next) => next,
             Err(error) => {
@@ -185,7 +201,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cluster::fake::FakeApi;
+    use crate::{cluster::fake::FakeApi, metrics::Metrics};
 
     fn made(name: &str) -> OverlaySnapshot {
         serde_json::from_value(json!({
@@ -198,7 +214,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_went_while_nobody_watched_is_not_looked_at_for_ever() {
-        let controller = Controller::new(FakeApi::default().client(), "d", "c-1");
+        let controller =
+            Controller::new(FakeApi::default().client(), "d", "c-1", Metrics::default());
         let others = [Key::Request("ci".into(), "ws-1".into()), Key::Content("a".into())];
         let mut known = BTreeSet::from(others.clone());
         controller.of_snapshots(Change::All(vec![made("a"), made("b")]), &mut known);

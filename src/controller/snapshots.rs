@@ -10,7 +10,7 @@ use super::{
     follow::name_of,
     leftovers::Removal,
     names::{id_of_csi, is_label, volume_handle},
-    requests::is_taken,
+    requests::{cuttable, is_taken},
 };
 use crate::cluster::{
     Pod, PodVolume,
@@ -180,16 +180,9 @@ impl Controller {
             let handle = handle.chars().take(130).collect();
             return Err(ControllerError::NoVolume { driver: self.0.driver.clone(), handle });
         };
-        if volume.read_only {
-            return Err(ControllerError::ReadOnly { pod: pod.name, volume: volume.name });
-        }
-        match pod.node {
-            Some(node) if !pod.pending => {
-                let (namespace, pod_uid) = (pod.namespace, pod.uid);
-                Ok((node, SnapshotOf { namespace, pod: pod.name, pod_uid, volume: volume.name }))
-            }
-            _ => Err(ControllerError::NotYet { pod: pod.name }),
-        }
+        let node = cuttable(&pod, &volume)?.to_owned();
+        let (namespace, pod_uid) = (pod.namespace, pod.uid);
+        Ok((node, SnapshotOf { namespace, pod: pod.name, pod_uid, volume: volume.name }))
     }
 
     async fn find_volume(&self, handle: &str) -> Result<Option<(Pod, PodVolume)>, ControllerError> {

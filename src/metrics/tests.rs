@@ -29,6 +29,8 @@ fn every_value_moves() {
     metrics.unenforced();
     metrics.cut("frozen", Some(0.25));
     metrics.cut("failed", None);
+    metrics.reconciled("VolumeSnapshot", "done", 0.5);
+    metrics.snapshots([("Ready", 8), ("Failed", 0)]);
     let found = samples(&metrics.clone().text().unwrap());
     let labels = "{method=\"NodePublishVolume\",code=\"OK\"}";
     for (series, value) in [
@@ -49,6 +51,10 @@ fn every_value_moves() {
         ("ovl_cuts_total{result=\"failed\"}".into(), 1.0),
         ("ovl_cut_frozen_seconds_count".into(), 1.0),
         ("ovl_cut_frozen_seconds_sum".into(), 0.25),
+        ("ovl_reconciles_total{kind=\"VolumeSnapshot\",result=\"done\"}".into(), 1.0),
+        ("ovl_reconcile_duration_seconds_sum".into(), 0.5),
+        ("ovl_snapshots{phase=\"Ready\"}".into(), 8.0),
+        ("ovl_snapshots{phase=\"Failed\"}".into(), 0.0),
     ] {
         assert_eq!(found.get(&series), Some(&value), "{series} in {found:#?}");
     }

@@ -9,8 +9,9 @@ use super::{
     known::Snapshot,
     object_name,
     pod::made_of,
-    print::{self, age, bytes},
+    print::{self, age},
 };
+use crate::units;
 
 /// Show one snapshot, what it descends from, and which pods use it
 #[derive(Debug, Args)]
@@ -90,9 +91,9 @@ fn said(described: &Described, now: Timestamp) -> String {
         ("Node", snapshot.node.clone()),
         ("Image", snapshot.image.clone()),
         ("Entries", number(snapshot.entries)),
-        ("Size", snapshot.bytes.map(bytes)),
+        ("Size", snapshot.bytes.map(units::bytes)),
         ("Layers", layers),
-        ("Pushed size", snapshot.pushed_bytes.map(bytes)),
+        ("Pushed size", snapshot.pushed_bytes.map(units::bytes)),
         ("Stood still", snapshot.frozen.clone()),
         ("Made of", (!ancestors.is_empty()).then(|| ancestors.join(" <- "))),
         ("Children", listed(children)),

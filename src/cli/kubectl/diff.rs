@@ -17,6 +17,7 @@ use super::{
 use crate::{
     changeset::{Limits, list},
     image::{Image, LayerBlob, Reference},
+    units,
 };
 
 /// What stands below `diff --help`.
@@ -133,7 +134,7 @@ impl Reading<'_> {
         let Access { registries, .. } = self.access;
         for layer in layers {
             self.read += 1;
-            let size = print::bytes(layer.size);
+            let size = units::bytes(layer.size);
             self.progress.say(&format!("reading layer {} of {} ({size})", self.read, self.total));
             let blob = registries.blob(image, layer, self.access.keyring()).await?;
             let (compression, format) = (layer.compression, layer.format);

@@ -10,6 +10,7 @@ use super::{Failure, Here, print};
 use crate::{
     cluster::snapshot_api::VolumeSnapshot,
     controller::{SOURCE, told},
+    units,
 };
 
 /// One snapshot.
@@ -121,13 +122,13 @@ impl Snapshot {
         }
     }
 
-    /// `12 entries, 3.4 MiB`, as far as it is known.
+    /// `12 entries, 3.4 MB`, as far as it is known.
     pub(super) fn amount(&self) -> Option<String> {
         let entries = self.entries.map(|count| match count {
             1 => "1 entry".to_owned(),
             count => format!("{count} entries"),
         });
-        let parts: Vec<_> = entries.into_iter().chain(self.bytes.map(print::bytes)).collect();
+        let parts: Vec<_> = entries.into_iter().chain(self.bytes.map(units::bytes)).collect();
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 

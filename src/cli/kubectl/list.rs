@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Failure, Here, known::Snapshot, print};
+use crate::units;
 
 /// List snapshots as a tree: each below the one that its volume was made of
 #[derive(Debug, Args)]
@@ -59,7 +60,7 @@ fn rows(snapshots: &[Snapshot], everywhere: bool, wide: bool, now: Timestamp) ->
     for (branch, snapshot) in tree(snapshots) {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let number = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
-        let size = |number: Option<u64>| number.map_or("-".to_owned(), print::bytes);
+        let size = |number: Option<u64>| number.map_or("-".to_owned(), units::bytes);
         let mut row = vec![
             format!("{branch}{}", snapshot.name),
             text(&snapshot.source),

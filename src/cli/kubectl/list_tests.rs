@@ -89,7 +89,7 @@ fn a_row_says_what_is_known() {
         lines,
         [
             "NAMESPACE NAME SOURCE PHASE ENTRIES SIZE PUSHED AGE LAYERS PUSHED-SIZE FROZEN NODE CLASS IMAGE",
-            "ci a dev-0/ws Ready 12 3.4 MiB r.io/ci/ws 2h 4 1.0 KiB 12.3ms n-1 - r.io/ci/ws@sha256:0",
+            "ci a dev-0/ws Ready 12 3.5 MB r.io/ci/ws 2h 4 1.0 kB 12.3ms n-1 - r.io/ci/ws@sha256:0",
             "ci b dev-0/ws Ready - - n-1 only 2h - - - n-1 - -",
         ]
     );

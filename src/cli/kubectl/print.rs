@@ -73,20 +73,6 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// As `3.4 MiB`.
-pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let (mut size, mut unit) = (count as f64 / 1024.0, 0);
-    while size >= 1023.95 && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    format!("{size:.1} {}", UNITS[unit])
-}
-
 /// How long ago, in the largest unit that there are two of, as kubectl says it.
 pub(super) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".to_owned() };
@@ -104,18 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times_are_short() {
-        for (count, said) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (3_565_158, "3.4 MiB"),
-            (1_048_575, "1.0 MiB"),
-            (5 << 40, "5.0 TiB"),
-            (u64::MAX, "16384.0 PiB"),
-        ] {
-            assert_eq!(bytes(count), said);
-        }
+    fn times_are_short() {
         let now = Timestamp::from_second(1_000_000).unwrap();
         for (seconds, said) in
             [(-5, "0s"), (119, "119s"), (120, "2m"), (7_200, "2h"), (900_000, "10d")]

@@ -41,8 +41,18 @@ async fn a_node_at_work_is_waited_for_longer_than_one_that_says_nothing() {
         let world = leaving().await;
         said(&world, json!({"phase": phase}), minutes).await;
         assert_eq!(world.api.all(SNAPSHOTS).len(), usize::from(waits), "{phase} {minutes}");
-        let told = world.reasons().last().cloned();
+        let told = world.reasons().await.last().cloned();
         assert_eq!(told.as_deref() == Some("SnapshotLeftBehind"), !waits, "{phase} {minutes}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_ready_for_a_moment_is_waited_for() {
+    for (minutes, waits) in [(0, true), (2, false)] {
+        let world = leaving().await;
+        world.node_is("Unknown");
+        said(&world, json!({"phase": "Ready"}), minutes).await;
+        assert_eq!(world.api.all(SNAPSHOTS).len(), usize::from(waits), "{minutes}");
     }
 }
 
@@ -52,7 +62,8 @@ async fn what_is_left_in_a_registry_is_told() {
         let world = leaving().await;
         said(&world, json!({"phase": "Deleted", "message": message}), 1).await;
         world.assert_empty();
-        let left = world.reasons().into_iter().filter(|reason| reason == "SnapshotLeftBehind");
+        let left =
+            world.reasons().await.into_iter().filter(|reason| reason == "SnapshotLeftBehind");
         assert_eq!(left.count(), told);
         let events = world.api.all("/api/v1/namespaces/ci/events");
         let sentence = "removed by node n-1: its manifest is left in r.io/ci: no";

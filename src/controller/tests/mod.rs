@@ -59,7 +59,7 @@ async fn a_volume_snapshot_is_made_and_told() {
         (&content["spec"]["deletionPolicy"], &content["spec"]["volumeSnapshotClassName"]),
         (&json!("Delete"), &json!("fast"))
     );
-    assert_eq!(world.reasons(), ["SnapshotRequested", "SnapshotCut", "SnapshotPushed"]);
+    assert_eq!(world.reasons().await, ["SnapshotRequested", "SnapshotCut", "SnapshotPushed"]);
     // Nothing is left to do.
     let before = world.api.asked().len();
     world.controller_round().await;
@@ -110,7 +110,7 @@ async fn what_fails_on_the_node_reaches_the_user() {
     assert_eq!(asked["status"]["readyToUse"], false);
     let error = asked["status"]["error"]["message"].as_str().unwrap();
     assert!(error.contains("snapshot snap-vs-1 failed: the disk of n-1 is full"), "{error}");
-    assert_eq!(world.reasons(), ["SnapshotRequested", "SnapshotFailed"]);
+    assert_eq!(world.reasons().await, ["SnapshotRequested", "SnapshotFailed"]);
     world.api.delete(&format!("{VS}/ws-1"));
     world.settle().await;
     world.assert_empty();
@@ -265,7 +265,7 @@ async fn a_snapshot_that_is_lost_is_not_cut_anew() {
     world.api.delete(&format!("{SNAPSHOTS}/snap-vs-1"));
     world.settle().await;
     assert!(world.api.all(SNAPSHOTS).is_empty());
-    assert_eq!(world.reasons().last().map(String::as_str), Some("SnapshotLost"));
+    assert_eq!(world.reasons().await.last().map(String::as_str), Some("SnapshotLost"));
     world.api.delete(&format!("{VS}/ws-1"));
     world.settle().await;
     world.assert_empty();
@@ -286,7 +286,7 @@ async fn a_node_that_says_nothing_is_waited_for_so_long() {
     world.api.patch(&path, long_ago);
     world.settle().await;
     world.assert_empty();
-    assert_eq!(world.reasons().last().map(String::as_str), Some("SnapshotLeftBehind"));
+    assert_eq!(world.reasons().await.last().map(String::as_str), Some("SnapshotLeftBehind"));
 }
 
 /// The controller is killed at each of its requests, before it arrives and before its answer does: the end is always the same.
@@ -372,6 +372,9 @@ async fn the_loop_follows_what_changes() {
     };
     world.play_others_until(is_ready).await;
     assert_ready(&world);
+    let metrics = || world.metrics.text().unwrap();
+    world.play_others_until(|| metrics().contains("ovl_snapshots{phase=\"Ready\"} 1\n")).await;
+    assert!(metrics().contains("ovl_reconciles_total{kind=\"VolumeSnapshot\",result=\"done\"}"));
     world.api.delete(&format!("{VS}/ws-1"));
     world
         .play_others_until(|| world.api.all(SNAPSHOTS).is_empty() && world.api.all(VS).is_empty())

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::{Controller, queue::Key};
 use super::world::{CLASSES, CONTENTS, PODS, SNAPSHOTS, VS, World};
+use crate::metrics::Metrics;
 
 fn message(world: &World) -> String {
     let asked = world.api.get(&format!("{VS}/ws-1")).unwrap();
@@ -174,7 +175,7 @@ async fn what_cannot_be_made_is_said_once_and_healed() {
         }
         let said = message(&world);
         assert!(said.contains(sentence), "{sentence:?} is not in {said:?}");
-        assert_eq!(world.reasons(), [reason], "{sentence}");
+        assert_eq!(world.reasons().await, [reason], "{sentence}");
         assert!(world.api.all(SNAPSHOTS).is_empty(), "{sentence}");
         assert!(world.api.asked().iter().all(|asked| !asked.path.contains("..")), "{sentence}");
         heal(&world);
@@ -241,7 +242,7 @@ async fn what_is_not_for_this_driver_is_left_alone() {
     world.api.put(CONTENTS, content);
     let before = world.state();
     world.controller_round().await;
-    assert_eq!((world.state(), world.reasons()), (before, Vec::new()));
+    assert_eq!((world.state(), world.reasons().await), (before, Vec::new()));
 }
 
 /// Without a class the volume decides; what is said before that is known is the same from both, so neither writes over the other.
@@ -255,7 +256,7 @@ async fn two_releases_do_not_fight_over_what_names_no_class() {
         ("p/ws", "nothing"),
     ] {
         let world = World::new();
-        let other = Controller::new(world.api.client(), "other.dev", "c-2");
+        let other = Controller::new(world.api.client(), "other.dev", "c-2", Metrics::default());
         for name in ["d-1", "d-2"] {
             // Of the other one, which would say that these are too many.
             let default = json!({"snapshot.storage.kubernetes.io/is-default-class": "true"});
@@ -267,17 +268,17 @@ async fn two_releases_do_not_fight_over_what_names_no_class() {
         other.work(key.clone()).await;
         let said = message(&world);
         assert!(said.contains(sentence), "{sentence:?} is not in {said:?}");
-        let told = world.reasons();
+        let told = world.reasons().await;
         assert_eq!(told.len(), usize::from(sentence != "nothing"), "{told:?}");
         if sentence == "nothing" {
             world.settle().await;
             super::assert_ready(&world);
         }
-        let before = (world.api.get(&format!("{VS}/ws-1")), world.reasons());
+        let before = (world.api.get(&format!("{VS}/ws-1")), world.reasons().await);
         for controller in [&world.controller, &other, &world.controller, &other] {
             controller.work(key.clone()).await;
         }
-        let after = (world.api.get(&format!("{VS}/ws-1")), world.reasons());
+        let after = (world.api.get(&format!("{VS}/ws-1")), world.reasons().await);
         assert_eq!(after, before, "{sentence}");
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::fake::FakeApi,
     controller::{Controller, Query, queue::Key},
+    metrics::Metrics,
 };
 
 pub(super) const VS: &str = "/apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots";
@@ -28,14 +29,16 @@ const BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being
 pub(super) struct World {
     pub(super) api: FakeApi,
     pub(super) controller: Controller,
+    pub(super) metrics: Metrics,
     silent: AtomicBool,
 }
 
 impl World {
     pub(super) fn new() -> Self {
         let api = FakeApi::default();
-        let controller = Controller::new(api.client(), "ovl.csi.dev", "c-1");
-        let world = Self { api, controller, silent: AtomicBool::new(false) };
+        let metrics = Metrics::default();
+        let controller = Controller::new(api.client(), "ovl.csi.dev", "c-1", metrics.clone());
+        let world = Self { api, controller, metrics, silent: AtomicBool::new(false) };
         world.api.put("/api/v1/nodes", json!({"metadata": {"name": "n-1"}, "status": {}}));
         world.node_is("True");
         world.api.put(
@@ -265,7 +268,8 @@ impl World {
     }
 
     /// Of all Events, in their order.
-    pub(super) fn reasons(&self) -> Vec<String> {
+    pub(super) async fn reasons(&self) -> Vec<String> {
+        self.controller.flush().await;
         let told = |event: &Value| {
             let about = &event["involvedObject"];
             assert_eq!(

@@ -63,8 +63,10 @@ impl Served {
             metrics: None,
         };
         let socket = config.endpoint.path().to_owned();
-        let role =
-            Role::Controller(Box::new(config), Controller::new(api.client(), "ovl.csi.dev", "c-1"));
+        let role = Role::Controller(
+            Box::new(config),
+            Controller::new(api.client(), "ovl.csi.dev", "c-1", Metrics::default()),
+        );
         let listeners = Listeners::open(&role).await.unwrap();
         let health = listeners.health.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -323,7 +325,7 @@ async fn a_delete_is_done_when_the_node_says_so() {
     served.delete("s").await.unwrap();
     assert!(served.api.all(SNAPSHOTS).is_empty());
 
-    // A node that does not answer is not waited for.
+    // A node that does not answer is not waited for; one that is not Ready only for a moment.
     for state in ["False", "Unknown", "gone"] {
         served.create("s", &ws("p-1"), &[]).await.unwrap();
         let conditions = json!([{"type": "Ready", "status": state}]);
@@ -335,6 +337,13 @@ async fn a_delete_is_done_when_the_node_says_so() {
                     json!({"status": {"conditions": conditions}}),
                 ))
             }
+        }
+        if state != "gone" {
+            assert_eq!(served.delete("s").await.unwrap_err().code(), Code::Aborted);
+            let since = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(2);
+            let notes = json!({"ovl.csi.dev/deleted-at": since.to_string()});
+            let path = format!("{SNAPSHOTS}/s");
+            served.api.patch(&path, json!({"metadata": {"annotations": notes}}));
         }
         served.delete("s").await.unwrap();
         assert!(served.api.all(SNAPSHOTS).is_empty(), "{state}");

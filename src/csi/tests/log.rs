@@ -2,10 +2,14 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use tracing::subscriber::DefaultGuard;
+
+/// Whether anybody wants a line is asked when its place in the code is first reached, and kept. Another test's thread that gets
+/// there while a subscriber is only just coming would keep that nobody does; so there is always one that wants all, and drops it.
+static SOMEBODY: Once = Once::new();
 
 /// The lines that this thread logs.
 #[derive(Clone, Default)]
@@ -14,6 +18,10 @@ pub(in crate::csi) struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Until the guard is dropped.
     pub(in crate::csi) fn catch(&self) -> DefaultGuard {
+        SOMEBODY.call_once(|| {
+            // Only another one would be in the way.
+            let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+        });
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .json()
