@@ -31,8 +31,12 @@ use serde_json::{Value, json};
 /// Changed files of the cut whose pause is measured; each has this many bytes.
 const FILES: usize = 1000;
 const BYTES: usize = 1 << 20;
-/// Rounds of everything; the middle one counts.
+/// Rounds of what takes long; the middle one counts, here and below.
 const ROUNDS: usize = 3;
+/// What lies below the small cuts.
+const BASES: [&str; 4] = ["small", "large", "flat", "deep"];
+/// How often a small cut is measured above each.
+const TURNS: usize = 12;
 
 /// What the bench gave.
 struct Given {
@@ -147,7 +151,7 @@ impl<'a> Node<'a> {
             keyring: Keyring::default(),
         };
         let since = Instant::now();
-        let pushed = self.snapshots.push(&request).await.unwrap();
+        let pushed = self.snapshots.push(&request, &snapshots::Progress::default()).await.unwrap();
         (pushed, since.elapsed())
     }
 }
@@ -263,17 +267,22 @@ async fn pause(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
     json!({ "pause": middle(pauses), "total": middle(totals), "loop": middle(loops) })
 }
 
-/// How long it takes until a volume with few changes can be restored, by what lies below.
-async fn small_cut(node: &Node<'_>, image: &str, pods: &mut usize) -> f64 {
-    let mut times = Vec::new();
-    for _ in 0..ROUNDS {
-        let pod = next(pods);
-        let target = node.of_image(&pod, image).await;
-        write(&target, FILES, 1024);
-        rustix::fs::syncfs(File::open(&node.root).unwrap()).unwrap();
-        times.push(node.cut(&pod).await.1);
+/// How long it takes until a volume with few changes can be restored, by what lies below. In turns: a disk is slower the more was
+/// written to it.
+async fn small_cuts(node: &Node<'_>, pods: &mut usize) -> Value {
+    let mut times = BASES.map(|base| (base, Vec::new()));
+    for round in 0..TURNS {
+        // Each is as often the first.
+        times.rotate_left(usize::from(round > 0));
+        for (base, times) in &mut times {
+            let pod = next(pods);
+            let target = node.of_image(&pod, &format!("{base}:1")).await;
+            write(&target, FILES, 1024);
+            rustix::fs::syncfs(File::open(&node.root).unwrap()).unwrap();
+            times.push(node.cut(&pod).await.1);
+        }
     }
-    middle(times)
+    times.into_iter().map(|(base, times)| (base.to_owned(), json!(middle(times)))).collect()
 }
 
 /// A change of many files packed and pushed, and had again by two other nodes: as a snapshot, and as the image that it is.
@@ -335,12 +344,8 @@ fn peak() -> u64 {
 async fn bench_snapshots() {
     let (given, mut pods) = (Given::new(), 0);
     let node = Node::new(&given, "node", Arc::new(NoSnapshots));
-    let mut cuts = json!({});
-    for image in ["small", "large", "flat", "deep"] {
-        cuts[image] = json!(small_cut(&node, &format!("{image}:1"), &mut pods).await);
-    }
     let said = json!({
-        "cuts": cuts,
+        "cuts": small_cuts(&node, &mut pods).await,
         "pause": pause(&given, &node, &mut pods).await,
         "push": push(&given, &node, &mut pods).await,
     });

@@ -8,7 +8,7 @@ use crate::{
     fault::Class,
     image::{Keyring, Reference, Repository},
     layers::{SnapshotId, SnapshotRecord, Store},
-    snapshots::{CutRequest, PushError, PushRequest, Pushed, Snapshots},
+    snapshots::{CutRequest, Progress, PushError, PushRequest, Pushed, Snapshots},
 };
 
 /// Why something was not done.
@@ -84,8 +84,12 @@ pub(super) trait Engine: Clone + Send + Sync + 'static {
         id: &SnapshotId,
         push: Option<&PushRequest>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Pushes a snapshot.
-    fn push(&self, request: &PushRequest) -> impl Future<Output = Result<Pushed, Failure>> + Send;
+    /// Pushes a snapshot, and says how far it is.
+    fn push(
+        &self,
+        request: &PushRequest,
+        progress: &Progress,
+    ) -> impl Future<Output = Result<Pushed, Failure>> + Send;
     /// Removes a snapshot's manifest; false where the registry deletes nothing.
     fn unpush(
         &self,
@@ -122,8 +126,8 @@ impl Engine for Node {
         self.snapshots.squash(id, push).await.map_err(|e| Failure::new(e.class(), e))
     }
 
-    async fn push(&self, request: &PushRequest) -> Result<Pushed, Failure> {
-        self.snapshots.push(request).await.map_err(|e| Failure::of_push(&e))
+    async fn push(&self, request: &PushRequest, progress: &Progress) -> Result<Pushed, Failure> {
+        self.snapshots.push(request, progress).await.map_err(|e| Failure::of_push(&e))
     }
 
     async fn unpush(

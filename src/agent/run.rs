@@ -30,6 +30,7 @@ const PACE: Pace = Pace {
     first: Duration::from_millis(500),
     longest: Duration::from_secs(60),
     patience: Duration::from_secs(15 * 60),
+    news: Duration::from_secs(5),
 };
 
 /// What snapshots are carried out with.

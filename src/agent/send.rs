@@ -3,15 +3,30 @@
 //! A cut cannot be made again: the pod went on. So whatever a registry or a Secret lacks is waited for, and the snapshot can be
 //! restored on its node meanwhile. Only what no change outside can mend fails.
 
+use std::{convert::Infallible, time::Duration};
+
+use serde_json::json;
+use tokio::time::sleep;
+
 use super::{
     engine::Engine,
     order::{Order, Target},
+    run::Shared,
     status::{self, Holds, PUSHED, SQUASHED},
     worker::{Gone, Next, Worker, leaves},
 };
 use crate::{
-    cluster::overlay_snapshot::OverlaySnapshotStatus, layers::SnapshotRecord, volumes::NoticeKind,
+    cluster::{
+        ClusterError,
+        overlay_snapshot::{OverlaySnapshot, OverlaySnapshotStatus, Phase},
+    },
+    layers::SnapshotRecord,
+    snapshots::Progress,
+    volumes::NoticeKind,
 };
+
+/// The longest pause between two words on how far a push is: as often as pulls speak.
+const NEWS_MAX: Duration = Duration::from_secs(30);
 
 impl<E: Engine> Worker<'_, E> {
     /// Squashes it; false where it is to be removed instead. What goes wrong leaves it as it was.
@@ -62,18 +77,19 @@ impl<E: Engine> Worker<'_, E> {
         target: &Target,
         status: &mut OverlaySnapshotStatus,
     ) -> Result<Next, Gone> {
-        let shared = self.shared;
+        let (shared, progress) = (self.shared, Progress::default());
         let push = async {
             // Never closed.
             let _turn = shared.pushes.acquire().await.ok();
             let keyring = shared.keyring(target).await?;
-            shared.engine.push(&order.pushed(target, keyring)).await
+            shared.engine.push(&order.pushed(target, keyring), &progress).await
         };
+        let mut before = status.clone();
         let pushed = tokio::select! {
             pushed = push => pushed,
+            never = tell(shared, self.name, &progress, &mut before.message) => match never {},
             () = leaves(self.seen) => return Ok(Next::Again),
         };
-        let before = status.clone();
         let failure = match pushed {
             Ok(pushed) => {
                 let told = format!("{} bytes had to be sent", pushed.sent);
@@ -105,4 +121,45 @@ impl<E: Engine> Worker<'_, E> {
         }
         Ok(Next::Later)
     }
+}
+
+/// Says in the status how far a push is, as long as it lasts; `said` is what the message there is then.
+async fn tell<E>(
+    shared: &Shared<E>,
+    name: &str,
+    progress: &Progress,
+    said: &mut Option<String>,
+) -> Infallible {
+    let mut pause = shared.pace.news;
+    loop {
+        sleep(pause).await;
+        // Every word is read by all who watch.
+        pause = (pause * 2).min(NEWS_MAX);
+        let now = progress.sentence();
+        if now.is_none() || now == *said {
+            continue;
+        }
+        said.clone_from(&now);
+        if let Err(error) = say(shared, name, now).await {
+            tracing::debug!(snapshot = name, %error, "how far its push is is not told");
+        }
+    }
+}
+
+/// Changes the message alone, and only of a snapshot that nobody has said something else of since it was looked at.
+async fn say<E>(
+    shared: &Shared<E>,
+    name: &str,
+    message: Option<String>,
+) -> Result<(), ClusterError> {
+    let found = shared.client.get::<OverlaySnapshot>(None, name).await?;
+    let Some(OverlaySnapshot { metadata, spec, status }) = found else { return Ok(()) };
+    if spec.deleted || status.and_then(|status| status.phase) != Some(Phase::Pushing) {
+        return Ok(());
+    }
+    let changes = json!({
+        "metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version},
+        "status": {"message": message},
+    });
+    shared.client.patch_status::<OverlaySnapshot>(None, name, &changes).await.map(drop)
 }

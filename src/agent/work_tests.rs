@@ -25,7 +25,7 @@ use crate::{
     fault::Class,
     image::{Keyring, Reference, Repository},
     layers::{SnapshotId, SnapshotRecord, SnapshotSource},
-    snapshots::{CutRequest, PushRequest, Pushed},
+    snapshots::{CutRequest, Progress, PushRequest, Pushed},
     volumes::{Notice, Notices, Pod},
 };
 
@@ -34,6 +34,7 @@ const QUICK: Pace = Pace {
     first: Duration::from_millis(1),
     longest: Duration::from_millis(5),
     patience: Duration::from_millis(50),
+    news: Duration::from_millis(5),
 };
 
 /// A node that does nothing, and says so.
@@ -133,11 +134,18 @@ impl Engine for FakeNode {
         Ok(())
     }
 
-    async fn push(&self, request: &PushRequest) -> Result<Pushed, Failure> {
+    async fn push(&self, request: &PushRequest, progress: &Progress) -> Result<Pushed, Failure> {
         let gate = self.0.gate.lock().unwrap().clone();
         if let Some(gate) = gate {
             self.0.done.lock().unwrap().push(format!("begin {}", request.id));
-            gate.acquire().await.unwrap().forget();
+            let mut layer = 1;
+            loop {
+                tokio::select! {
+                    permit = gate.acquire() => break permit.unwrap().forget(),
+                    () = sleep(Duration::from_millis(1)) => layer += 1,
+                }
+                progress.layer(layer, 1_000_000);
+            }
         }
         self.does("push", &request.id)?;
         self.fails("pack").map_err(|failure| Failure { lasts: true, ..failure })?;
@@ -381,6 +389,53 @@ async fn what_a_registry_refuses_is_waited_for_and_told_once() {
         assert_eq!(told.collect::<Vec<_>>(), [want], "{class:?}");
         assert_eq!(world.condition("snap-1", "Pushed"), ("True".into(), "Pushed".into()));
     }
+}
+
+#[tokio::test]
+async fn how_far_a_push_is_is_said_while_it_lasts() {
+    let mut world = World::new();
+    let gate = Arc::new(Semaphore::new(0));
+    *world.node.0.gate.lock().unwrap() = Some(gate.clone());
+    world.start();
+    world.put("snap-1", pushed());
+    world.until("news", |world| is_news(&world.status("snap-1")["message"])).await;
+    assert_eq!(world.status("snap-1")["phase"], "Pushing");
+    // A try that fails says why, and the next one how far it is.
+    world.node.fail("push", &[Class::Unavailable]);
+    gate.add_permits(1);
+    let last = |world: &World, is: fn(&Value) -> bool| {
+        world.api.asked().iter().rposition(|asked| is(&asked.body["status"]["message"]))
+    };
+    world
+        .until("news again", |world| {
+            let failed = last(world, |said| said == "push went wrong");
+            failed.is_some() && last(world, is_news) > failed
+        })
+        .await;
+    gate.add_permits(1);
+    world.phase("snap-1", "Ready").await;
+    assert_eq!(world.status("snap-1")["message"], Value::Null);
+}
+
+fn is_news(message: &Value) -> bool {
+    message.as_str().is_some_and(|said| said.starts_with("layer "))
+}
+
+/// A controller that gives the snapshot up is not contradicted by news.
+#[tokio::test]
+async fn news_of_a_push_are_no_word_on_its_phase() {
+    let mut world = World::new();
+    let gate = Arc::new(Semaphore::new(0));
+    *world.node.0.gate.lock().unwrap() = Some(gate);
+    world.start();
+    world.put("snap-1", pushed());
+    world.until("news", |world| is_news(&world.status("snap-1")["message"])).await;
+    let path = format!("{OVERLAYS}/snap-1/status");
+    world.api.patch(&path, json!({"status": {"phase": "Failed", "message": "its node is gone"}}));
+    let asked = world.api.asked().len();
+    world.until("more looks", |world| world.api.asked().len() > asked + 2).await;
+    assert_eq!(world.status("snap-1")["phase"], "Failed");
+    assert_eq!(world.status("snap-1")["message"], "its node is gone");
 }
 
 #[tokio::test]

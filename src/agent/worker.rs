@@ -322,4 +322,6 @@ pub(super) struct Pace {
     pub(super) longest: Duration,
     /// For how long a registry is asked to remove a manifest.
     pub(super) patience: Duration,
+    /// After which time it is told how far a push is; the next times take longer.
+    pub(super) news: Duration,
 }

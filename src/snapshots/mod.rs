@@ -36,7 +36,7 @@ use self::standstill::Standstills;
 pub use cut::{Consistency, CutRequest};
 pub use error::{CutError, ForgetError};
 pub use packing::PackingError;
-pub use push::{PushError, PushRequest, Pushed};
+pub use push::{Progress, PushError, PushRequest, Pushed};
 pub use squash::SquashError;
 
 use crate::{

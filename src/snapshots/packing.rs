@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io::{self, Write},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::Semaphore;
@@ -42,6 +45,8 @@ pub(super) struct Job {
     pub(super) format: Format,
     /// How.
     pub(super) compression: Compression,
+    /// Counts the bytes that are packed.
+    pub(super) written: Arc<AtomicU64>,
 }
 
 /// Why layers could not be packed.
@@ -134,7 +139,7 @@ fn pack(
     room: Room,
     stop: CancellationToken,
 ) -> Result<(File, Packed), PackingError> {
-    let Job { stack, own, owner, format, compression } = job;
+    let Job { stack, own, owner, format, compression, written } = job;
     let file = inner.store.scratch()?;
     let trees = &stack[stack.len() - own..];
     let trees = trees.iter().map(|key| inner.store.lower(key).map(|lower| lower.tree));
@@ -146,6 +151,7 @@ fn pack(
         Packing { format: *format, compression: *compression, clamp: None, owner: *owner };
     let key = stack.last().copied().unwrap_or_else(|| Digest::of(b""));
     let mut out = Stoppable::new(&file, inner.store.root(), stop)
+        .counting(written)
         .growing(room, |bytes| reserve(inner, &key, bytes));
     let packed = changeset::pack(&trees, &merged, &packing, &mut out)?;
     drop(out);
@@ -161,6 +167,7 @@ pub(super) struct Stoppable<'a> {
     folder: &'a Path,
     stop: CancellationToken,
     written: u64,
+    count: Option<&'a AtomicU64>,
     growth: Option<Growth<'a>>,
 }
 
@@ -177,7 +184,12 @@ type More<'a> = dyn Fn(u64) -> Result<Room, AddError> + Send + 'a;
 impl<'a> Stoppable<'a> {
     /// Of a file in the store in this folder.
     pub(super) fn new(file: &'a File, folder: &'a Path, stop: CancellationToken) -> Self {
-        Self { file, folder, stop, written: 0, growth: None }
+        Self { file, folder, stop, written: 0, count: None, growth: None }
+    }
+
+    /// Whoever looks at `count` sees how far it is.
+    fn counting(self, count: &'a AtomicU64) -> Self {
+        Self { count: Some(count), ..self }
     }
 
     /// It may get larger than its room, and asks for `more` then, in steps.
@@ -225,6 +237,9 @@ impl Write for Stoppable<'_> {
             io::Error::new(error.kind(), words)
         })?;
         self.written += written as u64;
+        if let Some(count) = self.count {
+            count.store(self.written, Ordering::Relaxed);
+        }
         Ok(written)
     }
 
@@ -235,8 +250,6 @@ impl Write for Stoppable<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use super::*;
     use crate::{layers::Store, sys::mounts::LinuxMounts};
 

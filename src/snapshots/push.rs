@@ -14,12 +14,16 @@
 mod config;
 mod layer;
 mod manifest;
+mod progress;
 
 use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
 use self::config::Known;
 pub(super) use self::manifest::Blob;
-use super::{PackingError, SnapshotId, Snapshots, blocking};
+pub use self::progress::Progress;
+use tokio::task::JoinError;
+
+use super::{PackingError, SnapshotId, Snapshots, Turn, blocking};
 use crate::{
     changeset::{Compression, Format},
     digest::Digest,
@@ -115,17 +119,22 @@ struct Push<'a> {
     snapshots: &'a Snapshots,
     request: &'a PushRequest,
     record: &'a SnapshotRecord,
+    progress: &'a Progress,
     /// Bytes so far.
     sent: u64,
 }
 
 impl Snapshots {
     /// Pushes a snapshot; the same again sends what the registry lacks. Dropped before it is done, it leaves the registry with
-    /// layers that no manifest names.
-    pub async fn push(&self, request: &PushRequest) -> Result<Pushed, PushError> {
+    /// layers that no manifest names. `progress` is told how far it is.
+    pub async fn push(
+        &self,
+        request: &PushRequest,
+        progress: &Progress,
+    ) -> Result<Pushed, PushError> {
         let began = Instant::now();
         let (record, _lease) = self.kept(&request.id).await?;
-        let mut push = Push { snapshots: self, request, record: &record, sent: 0 };
+        let mut push = Push { snapshots: self, request, record: &record, progress, sent: 0 };
         // Nothing is packed for a registry that does not answer, or not to us.
         push.has(&Digest::of(b"")).await?;
         let layers = push.layers().await?;
@@ -136,7 +145,7 @@ impl Snapshots {
     }
 
     /// Removes a snapshot's manifest from its repository: `image`, or what has its tag there. Answers false where the registry
-    /// deletes nothing. One that is not there is fine.
+    /// deletes nothing. One that is not there is fine; one that is on its way is waited for ([`PushError::Busy`]).
     pub async fn unpush(
         &self,
         id: &SnapshotId,
@@ -144,6 +153,7 @@ impl Snapshots {
         image: Option<&Reference>,
         keyring: &Keyring,
     ) -> Result<bool, PushError> {
+        let _turn = self.turn(id)?;
         let registries = &self.0.registries;
         let failed = |source| PushError::Registry { id: id.clone(), source: Box::new(source) };
         let digest = match image.and_then(Reference::digest) {
@@ -177,16 +187,47 @@ impl Snapshots {
         .await
     }
 
+    /// The right to change a snapshot, which one has at a time.
+    pub(super) fn turn(&self, id: &SnapshotId) -> Result<Turn, PushError> {
+        self.0.turns.take(id).ok_or_else(|| PushError::Busy(id.clone()))
+    }
+
+    /// Pushes the manifest that makes layers a snapshot's image, and writes down where that is.
+    async fn put_manifest(
+        self,
+        turn: Turn,
+        to: Repository,
+        keyring: Keyring,
+        manifest: Vec<u8>,
+        stack: Vec<Digest>,
+    ) -> Result<String, PushError> {
+        let id = turn.id.clone();
+        let digest = self
+            .0
+            .registries
+            .push_manifest(&to, id.as_str(), manifest::MEDIA_TYPE, &manifest, &keyring)
+            .await
+            .map_err(|source| PushError::Registry { id, source: Box::new(source) })?;
+        let image = to.at(&digest).to_string();
+        let pushed = image.clone();
+        self.change(turn, move |now| {
+            now.pushed = Some(pushed);
+            now.stack == stack
+        })
+        .await?;
+        Ok(image)
+    }
+
     /// Changes the record as it is now, durably; the change answers false where it does not apply any more.
     pub(super) async fn change(
         &self,
-        id: &SnapshotId,
+        turn: Turn,
         change: impl FnOnce(&mut SnapshotRecord) -> bool + Send + 'static,
     ) -> Result<(), PushError> {
-        let (inner, id) = (self.0.clone(), id.clone());
+        let inner = self.0.clone();
         blocking(move || {
+            let id = turn.id.clone();
             let absent = || PushError::Absent(id.clone());
-            let _turn = inner.turns.take(&id).ok_or_else(|| PushError::Busy(id.clone()))?;
             let mut record = inner.store.snapshot(&id).ok_or_else(absent)?;
             if !change(&mut record) {
                 return Err(absent());
@@ -202,7 +243,9 @@ impl Push<'_> {
     /// Brings every layer there, bottom first.
     async fn layers(&mut self) -> Result<Vec<Blob>, PushError> {
         let (mut there, mut layers) = (HashMap::<Digest, Blob>::new(), Vec::new());
-        for (depth, key) in self.record.stack.iter().enumerate() {
+        let stack = &self.record.stack;
+        for (depth, key) in stack.iter().enumerate() {
+            self.progress.layer(depth + 1, stack.len());
             let blob = match there.get(key) {
                 Some(blob) => blob.clone(),
                 None => self.layer(depth).await?,
@@ -237,21 +280,19 @@ impl Push<'_> {
         let parent = parent.and_then(|parent| parent.pushed);
         let annotations = manifest::annotations(record, &request.volume, base, parent);
         let manifest = manifest::manifest(&config, layers, &annotations);
-        let PushRequest { id, to, keyring, .. } = request;
-        let digest = inner
-            .registries
-            .push_manifest(to, id.as_str(), manifest::MEDIA_TYPE, &manifest, keyring)
-            .await
-            .map_err(|source| self.refused(source))?;
         self.sent += manifest.len() as u64;
-        let image = to.at(&digest).to_string();
-        let (pushed, stack) = (image.clone(), record.stack.clone());
-        snapshots
-            .change(id, move |now| {
-                now.pushed = Some(pushed);
-                now.stack == stack
-            })
-            .await?;
+        // To its end, also when nobody waits any more: a manifest that comes after its snapshot was removed would stay for ever.
+        let turn = snapshots.turn(&request.id)?;
+        let (snapshots, to, keyring) =
+            (snapshots.clone(), request.to.clone(), request.keyring.clone());
+        let named =
+            tokio::spawn(snapshots.put_manifest(turn, to, keyring, manifest, record.stack.clone()));
+        let image = match named.await.map_err(JoinError::try_into_panic) {
+            Ok(image) => image?,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(Err(_)) => std::future::pending().await,
+        };
         let own = layers.iter().rev().take(record.own);
         Ok(Pushed { image, sent: self.sent, own_bytes: own.map(|blob| blob.packed.size).sum() })
     }
@@ -286,18 +327,22 @@ impl Push<'_> {
         })
         .await
         .map_err(|source| self.disk(source))?;
-        self.send(&digest, size, &file).await
+        self.send(&digest, size, &file, &|_| {}).await
     }
 
-    /// Sends a blob.
+    /// Sends a blob; `told` is called with the bytes that are there.
     async fn send(
         &mut self,
         digest: &Digest,
         size: u64,
         content: &std::fs::File,
+        told: &(dyn Fn(u64) + Sync),
     ) -> Result<(), PushError> {
         let PushRequest { id, to, keyring, .. } = self.request;
-        let told = |there| tracing::debug!(snapshot = %id, blob = %digest, there, size, "sending");
+        let told = |there| {
+            tracing::debug!(snapshot = %id, blob = %digest, there, size, "sending");
+            told(there);
+        };
         let registries = &self.snapshots.0.registries;
         let sent = registries.push_blob(to, digest, size, content, keyring, &told).await;
         sent.map_err(|source| self.refused(source))?;

@@ -121,7 +121,7 @@ impl Node {
     }
 
     async fn push(&self, request: &PushRequest) -> Pushed {
-        let pushed = self.snapshots.push(request).await.unwrap();
+        let pushed = self.snapshots.push(request, &Progress::default()).await.unwrap();
         self.tell(&self.store.snapshot(&request.id).unwrap(), Some(&pushed.image));
         assert_eq!(self.staged(), 0);
         pushed
@@ -392,7 +392,7 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
         change(&node.publish("v", spec(&base.image, None)).await);
         node.cut("snap-1", "v").await;
         registry_2.misbehave(*part, ALWAYS, answer(status));
-        let error = node.snapshots.push(&request).await.unwrap_err();
+        let error = node.snapshots.push(&request, &Progress::default()).await.unwrap_err();
         assert_eq!(error.class(), class, "{part}: {error}");
         assert!(error.to_string().contains("snap-1"), "{error}");
         assert_eq!(node.staged(), 0, "{part}");
@@ -400,10 +400,10 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
     }
     // It comes back: what is there is not sent again.
     registry.misbehave("/v2/ws/manifests/", 20, answer(503));
-    let error = one.snapshots.push(&request).await.unwrap_err();
+    let error = one.snapshots.push(&request, &Progress::default()).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable);
     let before = uploads(&registry);
-    while one.snapshots.push(&request).await.is_err() {}
+    while one.snapshots.push(&request, &Progress::default()).await.is_err() {}
     assert_eq!(uploads(&registry), before);
     assert!(registry.manifest("ws", "snap-1").is_some());
 
@@ -411,13 +411,45 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
     let image = one.store.snapshot(&request.id).unwrap().pushed.unwrap().parse().unwrap();
     for image in [None, Some(&image)] {
         let PushRequest { id, to, keyring, .. } = &request;
-        one.snapshots.push(&request).await.unwrap();
+        one.snapshots.push(&request, &Progress::default()).await.unwrap();
         assert!(one.snapshots.unpush(id, to, image, keyring).await.unwrap());
         assert!(registry.manifest("ws", "snap-1").is_none());
         assert!(one.snapshots.unpush(id, to, image, keyring).await.unwrap(), "twice");
     }
-    let gone = one.snapshots.push(&push_request("snap-9", &registry, Format::Native)).await;
+    let gone = one
+        .snapshots
+        .push(&push_request("snap-9", &registry, Format::Native), &Progress::default())
+        .await;
     assert_eq!(gone.unwrap_err().class(), Class::NotFound);
+}
+
+/// A snapshot is deleted while its manifest is under way: what comes then is removed too.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_manifest_on_its_way_is_waited_for_before_it_is_removed() {
+    let (registry, named) = (FakeRegistry::start().await, Named::default());
+    let base = base(&registry).await;
+    let node = Node::new(&[&registry], &named);
+    change(&node.publish("v", spec(&base.image, None)).await);
+    node.cut("snap-1", "v").await;
+    let request = push_request("snap-1", &registry, Format::Portable);
+    registry.misbehave("/v2/ws/manifests/", 1, Misdeed::Hold);
+    let push = tokio::spawn({
+        let (snapshots, request) = (node.snapshots.clone(), request.clone());
+        async move { snapshots.push(&request, &Progress::default()).await }
+    });
+    while registry.seen("/v2/ws/manifests/").is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    push.abort();
+    assert!(push.await.unwrap_err().is_cancelled());
+    let PushRequest { id, to, keyring, .. } = &request;
+    let early = node.snapshots.unpush(id, to, None, keyring).await.unwrap_err();
+    assert_eq!(early.class(), Class::Busy, "{early}");
+    registry.release();
+    while node.snapshots.unpush(id, to, None, keyring).await.is_err() {}
+    assert!(registry.manifest("ws", "snap-1").is_none());
+    assert!(registry.seen("/v2/ws/manifests/").iter().any(|seen| seen.method == "PUT"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -512,7 +544,7 @@ async fn privileged_a_full_disk_is_told_and_left_clean_and_passes() {
     drop(fill);
 
     let request = push_request("snap-1", &registry, Format::Portable);
-    let error = node.snapshots.push(&request).await.unwrap_err();
+    let error = node.snapshots.push(&request, &Progress::default()).await.unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
     assert!(error.to_string().contains(&at.display().to_string()), "{error}");
     // And where the room goes while it is packed.

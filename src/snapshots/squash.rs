@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io::{Seek as _, SeekFrom},
+    sync::Arc,
 };
 
 use super::{
@@ -73,6 +74,7 @@ impl Snapshots {
             // As an image's layer, so that it is one: with owners turned back, and to be read by anybody.
             format: Format::Portable,
             compression,
+            written: Arc::default(),
         };
         let packed = self.pack(job).await;
         let (file, packed) = packed.map_err(|source| failed(id, source))?;
@@ -89,7 +91,7 @@ impl Snapshots {
         let old = record.stack;
         let squashed: Vec<_> = old[..below].iter().copied().chain([layer]).collect();
         let (own, layers) = (record.own, squashed.len());
-        self.change(id, move |now| {
+        self.change(self.turn(id)?, move |now| {
             let same = now.stack == old;
             (now.stack, now.own) = (squashed, 1);
             same

@@ -38,7 +38,7 @@ impl Push<'_> {
         for source in sources.iter().filter(|source| !source.is_target).take(SOURCES) {
             if let Some(file) = self.fetched(&key, source).await? {
                 let blob = source.blob.clone();
-                self.send(&blob.digest, blob.packed.size, &file).await?;
+                self.send_layer(&blob, &file).await?;
                 self.delivered(&key, &blob).await;
                 return Ok(blob);
             }
@@ -157,17 +157,23 @@ impl Push<'_> {
         drop(lower);
         let stack = self.record.stack[..=depth].to_vec();
         let (format, compression) = (request.format, request.compression);
-        let job = Job { stack, own: 1, owner, format, compression };
+        let written = self.progress.packs();
+        let job = Job { stack, own: 1, owner, format, compression, written };
         let (file, packed) = match self.snapshots.pack(job).await {
             Ok(packed) => packed,
             Err(source) => return Err(self.unpacked(&key, source)),
         };
         let blob = Blob::packed(&packed, format, compression);
         if !self.has(&blob.digest).await? {
-            self.send(&blob.digest, packed.size, &file).await?;
+            self.send_layer(&blob, &file).await?;
         }
         self.delivered(&key, &blob).await;
         Ok(blob)
+    }
+
+    async fn send_layer(&mut self, blob: &Blob, content: &File) -> Result<(), PushError> {
+        let (progress, size) = (self.progress, blob.packed.size);
+        self.send(&blob.digest, size, content, &|there| progress.sends(there, size)).await
     }
 
     /// Writes down that the repository has these bytes for the layer. Only of what was made or brought here is that known.
