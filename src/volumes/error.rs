@@ -128,8 +128,8 @@ pub enum PublishError {
     },
     /// Policy has not got the image.
     #[error(
-        "image {image} is not allowed in namespace {namespace}: the driver's policy.allowedImages (a value of its chart) \
-         does not list it"
+        "image {image} is not allowed in namespace {namespace}: the driver's policy (policy.allowedImages, \
+         policy.refusedImages of its chart) says which are; a snapshot is named in the attribute `snapshot`"
     )]
     NotAllowed {
         /// The image.

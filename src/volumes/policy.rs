@@ -17,6 +17,8 @@ use crate::fault::Class;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct ImagePolicy {
+    /// Not to be had, whatever the others say.
+    refused: GlobSet,
     default: GlobSet,
     namespaces: BTreeMap<String, GlobSet>,
 }
@@ -57,12 +59,20 @@ impl ImagePolicy {
         namespaces: &BTreeMap<String, Vec<String>>,
     ) -> Result<Self, PolicyError> {
         let namespaces = namespaces.iter().map(|(name, list)| Ok((name.clone(), globs(list)?)));
-        Ok(Self { default: globs(default)?, namespaces: namespaces.collect::<Result<_, _>>()? })
+        let (default, namespaces) = (globs(default)?, namespaces.collect::<Result<_, _>>()?);
+        Ok(Self { refused: GlobSet::empty(), default, namespaces })
+    }
+
+    /// The same, but for images that no namespace may have.
+    pub fn refusing(self, patterns: &[String]) -> Result<Self, PolicyError> {
+        Ok(Self { refused: globs(patterns)?, ..self })
     }
 
     /// Whether pods of `namespace` may have the image.
     pub fn allows(&self, namespace: &str, reference: &Reference) -> bool {
-        self.namespaces.get(namespace).unwrap_or(&self.default).is_match(reference.to_string())
+        let image = reference.to_string();
+        let allowed = self.namespaces.get(namespace).unwrap_or(&self.default);
+        allowed.is_match(&image) && !self.refused.is_match(&image)
     }
 }
 
@@ -71,7 +81,7 @@ impl Default for ImagePolicy {
     fn default() -> Self {
         // The one pattern is well formed; were it not, nothing would be allowed.
         let default = globs(&anything()).unwrap_or_else(|_| GlobSet::empty());
-        Self { default, namespaces: BTreeMap::new() }
+        Self { refused: GlobSet::empty(), default, namespaces: BTreeMap::new() }
     }
 }
 
@@ -124,6 +134,23 @@ mod tests {
         ] {
             assert_eq!(allows(&policy, namespace, image), allowed, "{namespace}: {image}");
         }
+    }
+
+    #[test]
+    fn what_is_refused_no_list_allows() {
+        let policy = ImagePolicy::default().refusing(&["kept.svc:5000/*".to_owned()]).unwrap();
+        for (image, allowed) in [
+            ("kept.svc:5000/ns/pod/ws:snap-1", false),
+            (
+                "kept.svc:5000/a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+                false,
+            ),
+            ("kept.svc/a", true),
+            ("r.io/kept.svc:1", true),
+        ] {
+            assert_eq!(allows(&policy, "ci", image), allowed, "{image}");
+        }
+        assert!(ImagePolicy::default().refusing(&["a[".to_owned()]).is_err());
     }
 
     #[test]

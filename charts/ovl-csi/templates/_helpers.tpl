@@ -53,7 +53,13 @@ ca = {{ printf "/etc/ovl-csi/hosts/%s/ca.crt" .host | quote }}
 {{/* What pods may have, for the driver, if it is less than everything. */}}
 {{- define "ovl-csi.policy" -}}
 {{- $allowed := .Values.policy.allowedImages -}}
-{{- if or $allowed.namespaces (ne (toJson $allowed.default) (toJson (list "*"))) -}}
+{{- $refused := .Values.policy.refusedImages -}}
+{{- if and .Values.registry.enabled (not .Values.registry.allowImages) -}}
+{{- $refused = append $refused (printf "%s/*" (include "ovl-csi.registryHost" .)) -}}
+{{- end -}}
+{{- if or $refused $allowed.namespaces (ne (toJson $allowed.default) (toJson (list "*"))) -}}
+refusedImages = {{ toJson $refused }}
+
 [allowedImages]
 default = {{ toJson $allowed.default }}
 {{- with $allowed.namespaces }}

@@ -61,7 +61,7 @@ pub(in crate::cli) struct NodeArgs {
     /// Credentials for every pod, as in a Secret of type kubernetes.io/dockerconfigjson
     #[arg(long, value_name = "FILE")]
     credentials_file: Option<PathBuf>,
-    /// Which images pods may use: a TOML file with the table [allowedImages]
+    /// Which images pods may use: a TOML file with the list refusedImages and the table [allowedImages]
     #[arg(long, value_name = "FILE")]
     policy_file: Option<PathBuf>,
     /// How much a volume may take where its pod does not say, such as 10Gi [default: no limit]
@@ -110,6 +110,8 @@ pub(super) enum LayerForm {
 struct Policy {
     #[serde(default)]
     allowed_images: ImagePolicy,
+    #[serde(default)]
+    refused_images: Vec<String>,
 }
 
 /// A path that other paths are compared with.
@@ -140,7 +142,8 @@ fn policy(path: Option<&Path>) -> anyhow::Result<ImagePolicy> {
     let Some(path) = path else { return Ok(ImagePolicy::default()) };
     let named = || format!("--policy-file {}", path.display());
     let text = fs::read_to_string(path).with_context(named)?;
-    Ok(toml::from_str::<Policy>(&text).with_context(named)?.allowed_images)
+    let Policy { allowed_images, refused_images } = toml::from_str(&text).with_context(named)?;
+    allowed_images.refusing(&refused_images).with_context(named)
 }
 
 impl NodeArgs {
@@ -271,8 +274,9 @@ mod tests {
 
     #[test]
     fn what_is_said_arrives() {
-        let policy =
-            file("[allowedImages]\ndefault = []\n[allowedImages.namespaces]\nci = ['r.io/*']");
+        let policy = file(
+            "refusedImages = ['r.io/b*']\n[allowedImages]\ndefault = []\n[allowedImages.namespaces]\nci = ['r.io/*']",
+        );
         let args = args(&[
             "--default-size=10Gi",
             "--default-inodes=100k",
@@ -293,6 +297,7 @@ mod tests {
         assert_eq!(settings.trust_for, Duration::ZERO);
         let image = "r.io/a:1".parse().unwrap();
         assert!(settings.policy.allows("ci", &image) && !settings.policy.allows("any", &image));
+        assert!(!settings.policy.allows("ci", &"r.io/b:1".parse().unwrap()));
     }
 
     #[test]

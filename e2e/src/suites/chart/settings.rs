@@ -38,6 +38,7 @@ const RENDERED: &[&str] = &[
     "- --disk-high-percent=70",
     "- --disk-low-percent=60",
     "- --policy-file=/etc/ovl-csi/policy/policy.toml",
+    "refusedImages = [\"registry.example/old/*\",\"second-registry.default.svc:5000/*\"]",
     "default = [\"registry.example/*\"]",
     "\"ci\" = [\"docker.io/library/*\",\"registry.example/ci/*\"]",
     "\"007\" = []",
