@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cluster::Purpose;
 use crate::harness::Harness;
-use crate::look::{Node, STORE};
+use crate::look::{self, Node, STORE};
 use crate::pods::Scene;
 use crate::progress::seconds;
 use crate::provision;
@@ -93,7 +93,7 @@ fn show_life<'a>(scene: &Scene<'a>, uid: &str, say: &impl Fn(&str)) -> Result<No
     node.upper(uid)?.iter().for_each(|line| say(&format!("    {line}")));
 
     let after = node.layers()?;
-    ensure!(before == after, "the layers changed: {before:?} became {after:?}");
+    look::unchanged(&before, &after)?;
     let files = node.shell(&format!("du -sh {STORE}/layers | cut -f1"))?;
     say(&format!(
         "  The layers, {files} in {} files, have the same sha256 as before.",

@@ -2,16 +2,21 @@
 //!
 //! Deliberately absent: any question to the driver.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::cluster::wait_for;
 use crate::pods::{PATIENCE, volume_id};
+use crate::progress::seconds;
 use crate::stage::Stage;
 
 /// The driver's folder on a node.
 pub const STORE: &str = "/var/lib/ovl-csi/ovl.csi.dev";
+
+/// A digest of each file of each layer, by path.
+pub type Layers = BTreeMap<String, String>;
 
 /// A node, looked at from the node.
 #[derive(Clone)]
@@ -162,25 +167,68 @@ impl<'a> Node<'a> {
     }
 
     /// A digest of each file of each layer, by path. (`layer.json` says when a layer was last of
-    /// use, and is no part of it.)
+    /// use, and is no part of it.) One that is collected meanwhile is left out.
     ///
     /// # Errors
     /// The node cannot be asked, or it has no layers.
-    pub fn layers(&self) -> Result<BTreeSet<String>> {
+    pub fn layers(&self) -> Result<Layers> {
         let list = self.shell(&format!(
-            "cd {STORE}/layers && find . -type f ! -name layer.json -print0 | sort -z | xargs -0 sha256sum"
+            "cd {STORE}/layers && find . -type f ! -name layer.json -print0 | xargs -0 sha256sum || true"
         ))?;
-        Ok(list.lines().map(str::to_owned).collect())
+        let layers = list.lines().filter_map(|line| line.split_once("  "));
+        let layers: Layers =
+            layers.map(|(digest, path)| (path.to_owned(), digest.to_owned())).collect();
+        ensure!(!layers.is_empty(), "{} has no layers", self.name);
+        Ok(layers)
     }
 
-    /// What is in the folder of unfinished work.
+    /// The names of the layers of an image that a pod of it has named.
+    ///
+    /// # Errors
+    /// The node cannot be asked, or knows no such image.
+    pub fn layers_of(&self, image: &str) -> Result<Vec<String>> {
+        let records =
+            self.shell(&format!("grep -lF '\"{image}\"' {STORE}/images/* | xargs cat"))?;
+        let record: Value = serde_json::from_str(&records).context("not one image's record")?;
+        let layers = record["layers"].as_array().context("an image without layers")?;
+        let hex = |layer: &Value| Some(layer.as_str()?.rsplit(':').next()?.to_owned());
+        layers.iter().map(|layer| hex(layer).context("a layer without a name")).collect()
+    }
+
+    /// What its layers take on its disk, in bytes. One that is collected meanwhile counts or not.
     ///
     /// # Errors
     /// The node cannot be asked.
-    pub fn staging(&self) -> Result<Vec<String>> {
-        let list = self.shell(&format!("ls -A {STORE}/staging 2>/dev/null || true"))?;
-        Ok(list.lines().map(str::to_owned).collect())
+    pub fn layers_bytes(&self) -> Result<u64> {
+        let said = self.shell(&format!("du --summarize --block-size=1 {STORE}/layers || true"))?;
+        let number = said.split_whitespace().next().context("du says nothing")?;
+        number.parse().with_context(|| format!("du says {said}"))
     }
+
+    /// Waits until nothing is in the folder of unfinished work, where a probe makes a file now and then. What was left
+    /// half-made stays until the driver starts anew.
+    ///
+    /// # Errors
+    /// Something stays.
+    pub fn has_nothing_half_made(&self) -> Result<()> {
+        wait_for(&format!("{} to have nothing half-made", self.name), seconds(20), || {
+            let staging = self.shell(&format!("ls -A {STORE}/staging 2>/dev/null || true"))?;
+            ensure!(staging.is_empty(), "it has {staging}");
+            Ok(Some(()))
+        })
+    }
+}
+
+/// Checks that no file of a layer has changed; what nobody needs may be gone.
+///
+/// # Errors
+/// One has.
+pub fn unchanged(before: &Layers, after: &Layers) -> Result<()> {
+    let is_another =
+        |(path, digest): &(&String, &String)| after.get(*path).is_some_and(|now| now != *digest);
+    let changed: Vec<_> = before.iter().filter(is_another).collect();
+    ensure!(changed.is_empty(), "of the layers, these changed: {changed:?}");
+    Ok(())
 }
 
 #[cfg(test)]

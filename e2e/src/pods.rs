@@ -226,12 +226,20 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// It is not in time; the error quotes what it was told.
     pub fn told(&self, pod: &str, words: &[&str]) -> Result<()> {
+        self.told_within(pod, words, PATIENCE)
+    }
+
+    /// The same, within this time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn told_within(&self, pod: &str, words: &[&str], limit: Duration) -> Result<()> {
         let says = |event: &String| {
             let event = event.to_lowercase();
             let said = |word: &str| event.contains(&word.to_lowercase());
             words.iter().all(|word| word.split('|').any(said))
         };
-        wait_for(&format!("pod {pod} to be told {words:?}"), PATIENCE, || {
+        wait_for(&format!("pod {pod} to be told {words:?}"), limit, || {
             let events = self.events(pod, "")?;
             ensure!(events.iter().any(says), "it was told {events:?}");
             Ok(Some(()))
@@ -244,6 +252,17 @@ impl<'a> Scene<'a> {
     /// It failed; the error quotes what it said.
     pub fn shell(&self, pod: &str, command: &str) -> Result<String> {
         self.kubectl(&["exec", pod, "--", "sh", "-c", command])
+    }
+
+    /// Waits until a command succeeds in a pod.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub fn until_true(&self, pod: &str, command: &str) -> Result<()> {
+        wait_for(&format!("`{command}` to hold in {pod}"), PATIENCE, || {
+            self.shell(pod, command).map(Some)
+        })
+        .map(drop)
     }
 
     /// Checks what commands say in a pod, all in one go; each has to say exactly that.

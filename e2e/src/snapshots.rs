@@ -151,14 +151,15 @@ impl Scene<'_> {
         Ok(ended)
     }
 
-    /// Waits until a snapshot is ready or has failed, one of which it has to.
+    /// Waits until a snapshot is ready, and the driver has said all of it, or has failed; one of which it has to.
     ///
     /// # Errors
     /// It is neither in time; the error has what it was told.
     pub fn ended(&self, name: &str) -> Result<Snapshot> {
         wait_for(&format!("snapshot {name} to be ready"), PATIENCE, || {
             let now = self.look(name)?;
-            let done = now.is_ready() || now.failed();
+            // Kubernetes' own controllers say that it is ready, the driver says the rest: each at its time.
+            let done = now.is_ready() && now.said("phase") == Some("Ready") || now.failed();
             ensure!(done, "it is {}; {}", now.words(), self.warnings(name)?);
             Ok(Some(now))
         })

@@ -255,14 +255,19 @@ impl Stage {
 fn classes(registry: &Registry, gates: &Gates) -> Value {
     let to = |host: &str| format!("{host}/snapshots/{{namespace}}/{{pod}}/{{volume}}");
     let here = to(&registry.host);
-    let class = |parameters: Value| json!({ "parameters": parameters });
+    // As long as a class may say: no case is about a disk that is busy with the others.
+    let class = |parameters: Value| {
+        let mut parameters = parameters;
+        parameters["freezeTimeout"] = json!("1m");
+        json!({ "parameters": parameters })
+    };
     json!({
         // On its node alone.
-        "local": {},
+        "local": class(json!({})),
         "pushed": class(json!({ "repository": here })),
         "gzip": class(json!({ "repository": here, "compression": "gzip" })),
         "native": class(json!({ "repository": here, "format": "native" })),
-        "retained": { "deletionPolicy": "Retain", "parameters": { "repository": here } },
+        "retained": { "deletionPolicy": "Retain", "parameters": { "repository": here, "freezeTimeout": "1m" } },
         "squashed": class(json!({ "repository": here, "squashAbove": "4" })),
         "locked": class(json!({ "repository": to(&gates.basic.host), "pushSecretName": PUSH_SECRET })),
         "door": class(json!({ "repository": to(&gates.door.host) })),

@@ -57,7 +57,11 @@ pub struct Row {
     pub took: Duration,
 }
 
-/// The report that ends a run: what failed, a line a suite, and the line that counts everything.
+/// How much of a failure is told again beside its suite, in characters.
+const BRIEF: usize = 300;
+
+/// The report that ends a run: what failed, a line a suite with the beginning of each of its
+/// failures (the end of a log is what people see first), and the line that counts everything.
 pub fn report(rows: &[Row]) -> String {
     let mut text = String::new();
     let mut all = Tally::default();
@@ -70,6 +74,10 @@ pub fn report(rows: &[Row]) -> String {
     for row in rows {
         let (words, took) = (row.tally.words(), human(row.took));
         writeln!(text, "  {:<12}{words:<24}{took:>8}", row.suite).unwrap_or_default();
+        for failure in &row.tally.failures {
+            let brief: String = failure.lines().next().unwrap_or("").chars().take(BRIEF).collect();
+            writeln!(text, "    {brief}").unwrap_or_default();
+        }
         all.add(row.tally.clone());
     }
     writeln!(text, "{} passed, {} failed", all.passed, all.failures.len()).unwrap_or_default();
@@ -93,6 +101,7 @@ mod tests {
         let total = |line: &&str| line.contains(" passed, ") && line.ends_with(" failed");
         assert_eq!(text.lines().filter(total).count(), 1, "{text}");
         assert!(text.contains("FAILED unit: a::b") && text.contains("1m01s"), "{text}");
+        assert!(text.ends_with("    a::b\n    c::d\n41 passed, 2 failed\n"), "{text}");
     }
 
     #[test]

@@ -136,13 +136,14 @@ fn measure(
     if !parts.contains(&Part::Warm) {
         return Ok((rows, notes));
     }
-    h.progress.step("warm volumes", seconds(30), |_| {
-        let driver = Driver::start(program, &place.join("warm"), source)?;
-        let warm = warm::measure(&driver, source);
-        let warm = warm.with_context(|| format!("see {}", driver.log().display()))?;
-        rows.extend(warm);
-        Ok(())
+    let warm = h.progress.step("warm volumes", seconds(30), |_| {
+        fresh(place, "warm", |folder| {
+            let driver = Driver::start(program, folder, source)?;
+            let warm = warm::measure(&driver, source);
+            warm.with_context(|| format!("see {}", driver.log().display()))
+        })
     })?;
+    rows.extend(warm);
     Ok((rows, notes))
 }
 

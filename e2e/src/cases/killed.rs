@@ -1,7 +1,7 @@
 //! The driver dies while a pod writes: the pod does not notice, and what comes back serves new
 //! pods and cleans up after old ones.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::writer::{Writer, newcomer};
@@ -41,9 +41,7 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     newcomer(scene, "newcomer")?;
     let node = writer.node.clone();
     writer.end()?;
-    let staging = node.staging()?;
-    ensure!(staging.is_empty(), "half-made layers are left: {staging:?}");
-    Ok(())
+    node.has_nothing_half_made()
 }
 
 /// Has the driver of a node die at once, and waits for another one. The pod goes as well: the
@@ -51,13 +49,21 @@ fn play(scene: &Scene<'_>) -> Result<()> {
 pub fn replace_driver(stage: &Stage, node: &Node<'_>) -> Result<()> {
     let before = Driver::on(stage, &node.name)?;
     node.kill_driver()?;
-    let delete =
-        ["delete", "pod", &before.pod, "--namespace", NAMESPACE, "--grace-period=0", "--force"];
-    stage.cluster.kubectl(&delete)?;
-    wait_for("another driver's pod", PATIENCE, || {
-        Ok(Driver::ready_on(stage, &node.name)?.filter(|new| new.uid != before.uid))
-    })?;
-    Ok(())
+    let delete = ["delete", "pod", &before.pod, "--namespace", NAMESPACE];
+    stage.cluster.kubectl(&[&delete[..], &["--grace-period=0", "--force"]].concat())?;
+    another_driver(stage, node, &before)
+}
+
+/// Tells the driver of a node to end, as an upgrade does, and waits for another one.
+pub fn end_driver(stage: &Stage, node: &Node<'_>) -> Result<()> {
+    let before = Driver::on(stage, &node.name)?;
+    stage.cluster.kubectl(&["delete", "pod", &before.pod, "--namespace", NAMESPACE])?;
+    another_driver(stage, node, &before)
+}
+
+fn another_driver(stage: &Stage, node: &Node<'_>, before: &Driver) -> Result<()> {
+    let another = || Ok(Driver::ready_on(stage, &node.name)?.filter(|new| new.uid != before.uid));
+    wait_for("another driver's pod", PATIENCE, another).map(drop)
 }
 
 /// The driver's pod on a node.

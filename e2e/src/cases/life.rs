@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{Case, When};
+use crate::look;
 use crate::pods::{Pod, Scene};
 
 /// Two pods on one image.
@@ -50,12 +51,14 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     ensure!(mount.kind == "overlay", "not an overlay: {mount:?}");
 
     scene.facts("first", FACTS)?;
-    // Others pull layers at the same time; those that are here have to stay as they are.
-    let before = node.layers()?;
+    // Others pull layers at the same time, and what nobody needs is collected; those that are here
+    // have to stay as they are.
+    let (before, own) = (node.layers()?, node.layers_of(&scene.stage.image)?);
     let unchanged = || -> Result<()> {
         let after = node.layers()?;
-        let gone: Vec<_> = before.difference(&after).collect();
-        ensure!(gone.is_empty(), "of the layers, these changed: {gone:?}");
+        look::unchanged(&before, &after)?;
+        let here = |layer: &String| after.keys().any(|path| path.contains(layer));
+        ensure!(own.iter().all(here), "of {own:?}, only these are here: {:?}", after.keys());
         Ok(())
     };
     scene.shell("first", CHANGES)?;

@@ -44,8 +44,12 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     let text = |pod: &Value, key: &str| {
         pod["metadata"][key].as_str().map(str::to_owned).context("a pod without a name")
     };
-    let said =
-        node.shell(&format!("cd {}/volumes && grep -r . */upper/who", crate::look::STORE))?;
+    // Ready is said before the shell has run.
+    let says = format!("cd {}/volumes && grep -sr . */upper/who || true", crate::look::STORE);
+    let said = wait_for("fifty pods to write who they are", PATIENCE, || {
+        let said = node.shell(&says)?;
+        Ok(Some(said).filter(|said| said.lines().count() >= pods.len()))
+    })?;
     let mounts = node.volume_mounts("")?;
     let mut uids = Vec::new();
     for pod in pods {

@@ -8,6 +8,7 @@ use super::{Case, When};
 use crate::gate::PASSWORD;
 use crate::oci::{Layer, push};
 use crate::pods::{Pod, Scene};
+use crate::progress::seconds;
 
 /// An image that is not there yet, and a Secret with the wrong password.
 pub const MENDED: Case = Case {
@@ -44,8 +45,9 @@ fn play(scene: &Scene<'_>) -> Result<()> {
 
     push(registry.here, "mended/late:1", layer("there at last")?)?;
     scene.docker_secret("key", &gates.basic.docker_config(PASSWORD))?;
-    scene.ready("missing")?;
-    scene.ready("refused")?;
+    // The kubelet's pauses between two tries grow to two minutes.
+    scene.ready_within("missing", seconds(240))?;
+    scene.ready_within("refused", seconds(240))?;
     scene.facts("missing", &[("cat /work/file", "there at last")])?;
     scene.facts("refused", &[("cat /work/file", "behind a password")])
 }

@@ -51,8 +51,11 @@ fn play(scene: &Scene<'_>) -> Result<()> {
             ensure!(now != container_before, "it is the container of before");
             Ok(Some(()))
         })?;
-        let facts = [("cat /work/starts", "started\nstarted")];
-        scene.facts(name, &facts).with_context(|| format!("of the {name} volume"))?;
+        // Once before and at least once after: what was synced is there.
+        scene
+            .until_true(name, "test $(grep -c '^started$' /work/starts) -ge 2")
+            .with_context(|| format!("of the {name} volume"))?;
+        scene.facts(name, &[("grep -vc '^started$' /work/starts", "0")])?;
         scene.facts(name, &[("cat /work/demo/hello", "from the image")])?;
     }
     newcomer(scene, "newcomer")?;

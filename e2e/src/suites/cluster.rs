@@ -84,7 +84,7 @@ fn play_one(bench: &Bench<'_>, stage: &Stage, case: &Case) -> Result<()> {
     if let Err(error) = &result {
         bench.h.progress.say(&format!("{}: {error:#}\n{}", case.name, dump(&scene)));
     }
-    let delete = ["delete", "namespace", case.name, "--ignore-not-found", "--timeout=180s"];
+    let delete = ["delete", "namespace", case.name, "--ignore-not-found", "--timeout=280s"];
     let cleared = stage.cluster.kubectl(&delete).map(drop);
     result.and(cleared.map_err(|error| anyhow!("clearing up: {error:#}")))
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::cases::killed::replace_driver;
+use crate::cases::killed::{end_driver, replace_driver};
 use crate::cases::writer::Writer;
 use crate::cases::{Case, When};
 use crate::cluster::wait_for;
@@ -59,13 +59,16 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     replace_driver(scene.stage, &node)?;
     scene.taken("in-the-pack").context("after the driver died in the pack")?.image()?;
 
-    for pod in ["large", "writer"] {
-        let name = format!("in-the-cut-of-{pod}");
+    for (how, pod) in [("killed", "large"), ("killed", "writer"), ("ended", "large")] {
+        let name = format!("{how}-in-the-cut-of-{pod}");
         scene.ask(&name, pod, "local")?;
         let order = format!("overlaysnapshot/{}", scene.look(&name)?.id()?);
         scene.kubectl(&["wait", "--for=create", &order, "--timeout=60s"])?;
-        replace_driver(scene.stage, &node)?;
-        let ended = scene.ended(&name).context("after the driver died in the cut")?;
+        match how {
+            "killed" => replace_driver(scene.stage, &node)?,
+            _ => end_driver(scene.stage, &node)?,
+        }
+        let ended = scene.ended(&name).with_context(|| format!("{how} in the cut of {pod}"))?;
         ensure!(ended.is_ready() || ended.said("message").is_some(), "no reason: {ended:?}");
         writer.goes_on()?;
     }
@@ -87,7 +90,5 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     writer.end()?;
     let frozen = node.frozen()?;
     ensure!(frozen.is_empty(), "left standing still: {frozen}");
-    let staging = node.staging()?;
-    ensure!(staging.is_empty(), "half-made layers are left: {staging:?}");
-    Ok(())
+    node.has_nothing_half_made()
 }

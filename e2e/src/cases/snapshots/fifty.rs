@@ -28,7 +28,9 @@ fn play(scene: &Scene<'_>) -> Result<()> {
         scene.make(&pod.runs(runs).on(&node))?;
     }
     for pod in 0..PODS {
-        scene.ready(&format!("pod-{pod}"))?;
+        let pod = format!("pod-{pod}");
+        scene.ready(&pod)?;
+        scene.until_true(&pod, "test -s /work/who")?;
     }
     let name = |pod: usize, number: usize| format!("pod-{pod}-{number}");
     let all = (0..PODS).flat_map(|pod| (0..EACH).map(move |number| (pod, number)));
@@ -37,7 +39,8 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     });
     let asked = json!({ "apiVersion": "v1", "kind": "List", "items": asked.collect::<Vec<_>>() });
     scene.apply(&asked.to_string())?;
-    wait_for("fifty snapshots to be ready", seconds(300), || {
+    // Kubernetes' own controllers ask the API server a few times a second, whatever there is to do.
+    wait_for("fifty snapshots to be ready", seconds(600), || {
         let list = scene.json(&["get", "volumesnapshots"])?;
         let list = list["items"].as_array().context("no items")?;
         let ready = list.iter().filter(|item| item["status"]["readyToUse"] == true).count();
@@ -63,5 +66,11 @@ fn play(scene: &Scene<'_>) -> Result<()> {
             Ok((lines()? > before).then_some(()))
         })?;
     }
-    scene.kubectl(&["delete", "volumesnapshots", "--all", "--timeout=240s"]).map(drop)
+    scene.kubectl(&["delete", "volumesnapshots", "--all", "--wait=false"])?;
+    wait_for("fifty snapshots to go", seconds(600), || {
+        let left = scene.json(&["get", "volumesnapshots"])?;
+        let left = left["items"].as_array().context("no items")?.len();
+        ensure!(left == 0, "{left} are there");
+        Ok(Some(()))
+    })
 }

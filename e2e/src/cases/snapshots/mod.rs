@@ -19,6 +19,7 @@ use super::Case;
 
 /// All of them.
 pub const ALL: &[Case] = &[
+    tenants::CASE,
     deep::CASE,
     deleted::CASE,
     life::CASE,
@@ -28,7 +29,6 @@ pub const ALL: &[Case] = &[
     owners::CASE,
     local::CASE,
     local::LOCKED,
-    tenants::CASE,
     attacks::CASE,
     frozen::CASE,
     fork::CASE,

@@ -24,7 +24,7 @@ pub const CASE: Case = Case {
 /// Changes of every kind, made in the image's own folder.
 const CHANGES: &str = "cd /work && echo kept > note && cd demo && rm twin && mv changed moved && chmod 0600 hello && \
      ln symlink other && mkdir new && echo in > new/in && ln new/in new/twin && rm -r owned && mkdir owned && \
-     echo in > owned/in && truncate -s 300M sparse";
+     echo in > owned/in && truncate -s 30M sparse";
 
 /// A pod that runs an image, with an empty volume.
 pub fn as_image(name: &str, image: &str) -> Pod {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cases::{Case, When};
 use crate::pods::{Pod, Scene};
+use crate::progress::seconds;
 use crate::snapshots;
 
 /// See the module.
@@ -29,7 +30,7 @@ fn play(scene: &Scene<'_>) -> Result<()> {
     let theirs = Scene { stage: scene.stage, namespace: THEIRS };
     thief(&theirs)?;
     let played = steal(scene, &theirs, &taken).and_then(|()| mistakes(scene));
-    scene.cluster().kubectl(&["delete", "namespace", THEIRS, "--timeout=180s"])?;
+    scene.cluster().kubectl(&["delete", "namespace", THEIRS, "--timeout=280s"])?;
     played?;
     // The owner's own is as it was.
     scene.restore("own", "ws", &worker)?;
@@ -111,15 +112,22 @@ fn steal(scene: &Scene<'_>, theirs: &Scene<'_>, taken: &snapshots::Snapshot) -> 
         ("bound", "by-binding"),
         ("said", "by-saying"),
     ];
+    let mut volumes: Vec<_> =
+        names.map(|(snapshot, name)| (name, snapshots::of(snapshot), "snapshot")).into();
+    // What is in the release's registry is no image for pods, whatever they know of it.
+    let release = scene.snapshot("released", "source", "ovl-csi")?;
+    ensure!(release.image()? != taken.image()?, "two registries were asked for: {release:?}");
+    volumes.push(("by-image", json!({ "image": release.image()? }), "not allowed"));
     let worker = scene.stage.worker();
     let mut made = Vec::new();
-    for (snapshot, name) in names {
-        let pod = Pod::new(name, snapshots::of(snapshot)).on(&worker.name);
+    for (name, attributes, says) in volumes {
+        let pod = Pod::new(name, attributes).on(&worker.name);
         as_thief(theirs, &serde_json::from_str(&pod.manifest())?)?;
-        made.push((name, theirs.uid(name)?));
+        made.push((name, theirs.uid(name)?, says));
     }
-    for (name, uid) in made {
-        theirs.told(name, &["FailedMount", "snapshot"])?;
+    for (name, uid, says) in made {
+        // What may still become a snapshot is waited for as long as the kubelet waits.
+        theirs.told_within(name, &["FailedMount", says], seconds(300))?;
         let pod = theirs.json(&["get", "pod", name])?;
         ensure!(!crate::pods::is_ready(&pod), "{name} has its volume");
         worker.forgets(&uid)?;

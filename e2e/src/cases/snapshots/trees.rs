@@ -1,10 +1,10 @@
 //! Every kind of change comes back, in both formats, on the node and through the registry.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::cases::{Case, When};
-use crate::look::{Node, STORE};
+use crate::look::Node;
 use crate::oci::{Layer, push};
 use crate::pods::{Pod, Scene};
 use crate::snapshots;
@@ -76,7 +76,7 @@ fn play(scene: &Scene<'_>, class: &str) -> Result<()> {
     let first = scene.tree("source", "/work")?;
     ensure!(first.contains("user.note=") && first.contains("security.capability="), "{first}");
 
-    let before = megabytes(&other)?;
+    let before = other.layers_bytes()?;
     let taken = scene.snapshot("first", "source", class)?;
     ensure!(taken.number("pushed-bytes")? < 50 << 20, "the hole was pushed: {taken:?}");
     for (pod, node) in [("beside", &worker), ("across", &other)] {
@@ -87,8 +87,8 @@ fn play(scene: &Scene<'_>, class: &str) -> Result<()> {
             [("tail -c 824 /work/t/sparse | head -c 3", "end"), ("cat /work/t/kept/three", "two")];
         scene.facts(pod, &facts).with_context(|| format!("on {}", node.name))?;
     }
-    let grown = megabytes(&other)?.saturating_sub(before);
-    ensure!(grown < 700, "the other node's layers grew by {grown} MB");
+    let grown = other.layers_bytes()?.saturating_sub(before);
+    ensure!(grown < 700 << 20, "the other node's layers grew by {grown} bytes");
 
     // A second one above the first, from where it was restored.
     scene.shell("across", MORE)?;
@@ -99,11 +99,4 @@ fn play(scene: &Scene<'_>, class: &str) -> Result<()> {
     scene.restore("back", "second", &worker.name)?;
     let tree = scene.tree("back", "/work")?;
     snapshots::same(&format!("the second volume on {}", worker.name), &second, &tree)
-}
-
-/// How much a node's layers take.
-fn megabytes(node: &Node<'_>) -> Result<u64> {
-    let said = node.shell(&format!("du --summarize --block-size=1M {STORE}/layers"))?;
-    let number = said.split_whitespace().next().context("du says nothing")?;
-    number.parse().with_context(|| format!("du says {said}"))
 }
