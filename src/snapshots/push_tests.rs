@@ -423,6 +423,28 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
     assert_eq!(gone.unwrap_err().class(), Class::NotFound);
 }
 
+/// What shrinks so much that other nodes would take it for a bomb goes as it is.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_what_repeats_itself_for_long_can_be_had_elsewhere() {
+    let (registry, named) = (FakeRegistry::start().await, Named::default());
+    let base = base(&registry).await;
+    let (one, two) = (Node::new(&[&registry], &named), Node::new(&[&registry], &named));
+    let at = one.publish("v", spec(&base.image, None)).await;
+    fs::write(at.join("repeats"), "same line\n".repeat(9 << 20)).unwrap();
+    one.cut("snap-1", "v").await;
+    let request = push_request("snap-1", &registry, Format::Portable);
+    assert_eq!(request.compression, Compression::Zstd);
+    one.push(&request).await;
+    let manifest: Value =
+        serde_json::from_slice(&registry.manifest("ws", "snap-1").unwrap().1).unwrap();
+    let layer = manifest["layers"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar");
+    assert_eq!(one.staged(), 0);
+    let restored = two.publish("there", of("snap-1", None)).await;
+    assert_eq!(fs::metadata(restored.join("repeats")).unwrap().len(), 10 * (9 << 20));
+}
+
 /// A snapshot is deleted while its manifest is under way: what comes then is removed too.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]

@@ -83,9 +83,9 @@ impl Snapshots {
             let store = self.0.store.clone();
             blocking(move || store.hold(&[layer])).await
         };
-        let file = self.keep(id, file, &packed, compression).await?;
+        let file = self.keep(id, file, &packed).await?;
         if let Some(push) = push {
-            let blob = Blob::packed(&packed, Format::Portable, compression);
+            let blob = Blob::packed(&packed, Format::Portable);
             self.bring(push, &layer, &blob, &file).await;
         }
         let old = record.stack;
@@ -107,13 +107,12 @@ impl Snapshots {
         id: &SnapshotId,
         file: File,
         packed: &Packed,
-        compression: Compression,
     ) -> Result<File, SquashError> {
         let add = |source| SquashError::Add { id: id.clone(), source };
         let room = self.reserve(packed.diff_id, packed.size).await.map_err(add)?;
         let new = NewLayer {
             diff_id: packed.diff_id,
-            compression,
+            compression: packed.compression,
             format: Format::Portable,
             // Made here: no registry is known to give it to anybody.
             origin: Origin {

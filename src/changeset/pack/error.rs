@@ -84,8 +84,7 @@ pub enum PackError {
     Entries(u64),
     /// It shrinks so much that it would be taken for a bomb.
     #[error(
-        "cannot pack the layer: it shrinks to less than 1/{0} of its size, and no node takes such a layer; have it pushed with \
-         `compression: none`, or remove files that repeat themselves"
+        "cannot pack the layer: it shrinks to less than 1/{0} of its size, and no node takes such a layer packed so"
     )]
     Ratio(u64),
     /// The merged tree is not that of the own trees.

@@ -87,6 +87,8 @@ pub struct Packed {
     pub tar_bytes: u64,
     /// Entries of the tar.
     pub entries: u64,
+    /// What is around it.
+    pub compression: Compression,
 }
 
 /// The media type of a layer packed so.
@@ -132,5 +134,6 @@ fn pack_within(
         tar.finish()
     })?;
     let out::Written { diff_id, digest, size, tar_bytes } = written;
-    Ok(Packed { diff_id, digest, size, tar_bytes, entries })
+    let compression = packing.compression;
+    Ok(Packed { diff_id, digest, size, tar_bytes, entries, compression })
 }

@@ -10,10 +10,13 @@
 //! zstd has threads of its own besides. Deliberately absent: gzip in pieces; who wants speed takes zstd.
 
 use std::{
+    cell::Cell,
     io::{self, Write},
     num::NonZero,
+    rc::Rc,
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, Builder},
@@ -37,6 +40,8 @@ const ZSTD_LEVEL: i32 = 3;
 const ZSTD_THREADS: u32 = 8;
 /// Bytes that one of them takes at a time: some MiB of memory for each.
 const ZSTD_JOB: u32 = 2 << 20;
+/// Bytes of the tar that may be with them, and of which nothing is written yet.
+const ZSTD_AHEAD: u64 = (ZSTD_THREADS as u64 + 2) * ZSTD_JOB as u64;
 
 /// What became of the tar.
 pub(super) struct Written {
@@ -46,15 +51,36 @@ pub(super) struct Written {
     pub tar_bytes: u64,
 }
 
+/// Bytes of the tar that do not count for its ratio.
+type Excused = Arc<AtomicU64>;
+
+/// How much a reader takes for what was written.
+struct Ratio {
+    limit: u64,
+    free: u64,
+    excused: Excused,
+}
+
+impl Ratio {
+    /// Checks so many bytes of the tar, of which a reader gets so many; `ahead` of them may not be among these yet.
+    fn check(&self, total: u64, size: u64, ahead: u64) -> Result<(), PackError> {
+        let counted = total.saturating_sub(self.excused.load(Ordering::Relaxed));
+        match counted > size.saturating_mul(self.limit).max(self.free).max(ahead) {
+            true => Err(PackError::Ratio(self.limit)),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Where the tar goes.
 #[derive(Debug)]
 pub(super) struct Sink {
     buffers: Buffers,
     buffer: Vec<u8>,
     len: usize,
-    /// Bytes of the tar so far, and those that do not count for its ratio.
+    /// Bytes of the tar so far.
     total: u64,
-    excused: u64,
+    excused: Excused,
     limits: Limits,
     to_hasher: Sender<Arc<Piece>>,
     to_packer: Sender<Arc<Piece>>,
@@ -68,7 +94,7 @@ impl Sink {
 
     /// So many of the bytes are known to be zeros.
     pub(super) fn excuse(&mut self, bytes: u64) {
-        self.excused += bytes;
+        self.excused.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Takes some bytes.
@@ -138,25 +164,24 @@ pub(super) fn run<T>(
         let start = |name: &str| Builder::new().name(format!("pack-{name}"));
         let hasher = start("hash").spawn_scoped(scope, || hash(to_hash));
         let hasher = hasher.map_err(PackError::Thread)?;
-        let packer = start("write").spawn_scoped(scope, || compress(to_pack, compression, out));
+        let excused = Excused::default();
+        let (limit, free) = (limits.ratio, limits.ratio_free);
+        let ratio = Ratio { limit, free, excused: excused.clone() };
+        let packer =
+            start("write").spawn_scoped(scope, || compress(to_pack, compression, ratio, out));
         let packer = packer.map_err(PackError::Thread)?;
         let (buffers, buffer) = (Buffers::new(), Vec::new());
-        let Limits { ratio, ratio_free, .. } = limits;
-        let (len, total, excused) = (0, 0, 0);
+        let (len, total) = (0, 0);
         let mut sink = Sink { buffers, buffer, len, total, excused, limits, to_hasher, to_packer };
         let result = write(&mut sink).and_then(|answer| sink.hand_on().map(|()| answer));
-        let counted = sink.total - sink.excused;
         drop(sink);
         let packed = join(packer);
         let (diff_id, tar_bytes) = join(hasher);
         match (result, packed) {
             (Err(error), _) if !matches!(error, PackError::Stopped) => Err(error),
-            (_, Err(source)) => Err(PackError::Output(source)),
+            (_, Err(error)) => Err(error),
             (result, Ok((digest, size))) => {
                 let (answer, digest) = (result?, digest.unwrap_or(diff_id));
-                if counted > size.saturating_mul(ratio).max(ratio_free) {
-                    return Err(PackError::Ratio(ratio));
-                }
                 Ok((answer, Written { diff_id, digest, size, tar_bytes }))
             }
         }
@@ -167,40 +192,56 @@ pub(super) fn run<T>(
 fn compress(
     pieces: Receiver<Arc<Piece>>,
     compression: Compression,
+    ratio: Ratio,
     out: &mut (dyn Write + Send),
-) -> io::Result<(Option<Digest>, u64)> {
+) -> Result<(Option<Digest>, u64), PackError> {
     let digester = (compression != Compression::None).then(Digester::default);
-    let mut counted = Counted { out, digester, size: 0 };
-    match compression {
-        Compression::None => copy(pieces, &mut counted)?,
+    let size = Rc::<Cell<u64>>::default();
+    let mut counted = Counted { out, digester, size: size.clone() };
+    // A reader that is in the middle of it knows the beginning only, so that is held to the ratio too.
+    let copy = |to: &mut dyn Write| {
+        let mut total = 0;
+        for piece in pieces {
+            to.write_all(&piece).map_err(PackError::Output)?;
+            total += piece.len() as u64;
+            ratio.check(total, size.get(), ZSTD_AHEAD)?;
+        }
+        Ok(total)
+    };
+    let total = match compression {
+        Compression::None => copy(&mut counted)?,
         Compression::Gzip => {
             let mut encoder = GzEncoder::new(&mut counted, flate2::Compression::default());
-            copy(pieces, &mut encoder)?;
-            encoder.finish()?;
+            let total = copy(&mut encoder)?;
+            encoder.finish().map_err(PackError::Output)?;
+            total
         }
         Compression::Zstd => {
-            let mut encoder = Encoder::new(&mut counted, ZSTD_LEVEL)?;
-            encoder.include_checksum(true)?;
-            // At least one, because without threads it is cut into other blocks.
-            let cores = thread::available_parallelism().map_or(1, NonZero::get);
-            encoder.multithread((cores as u32).clamp(1, ZSTD_THREADS))?;
-            encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
-            copy(pieces, &mut encoder)?;
-            encoder.finish()?;
+            let mut encoder = zstd(&mut counted).map_err(PackError::Output)?;
+            let total = copy(&mut encoder)?;
+            encoder.finish().map_err(PackError::Output)?;
+            total
         }
-    }
-    counted.flush()?;
-    Ok((counted.digester.map(Digester::finish), counted.size))
+    };
+    counted.flush().map_err(PackError::Output)?;
+    ratio.check(total, size.get(), 0)?;
+    Ok((counted.digester.map(Digester::finish), size.get()))
 }
 
-fn copy(pieces: Receiver<Arc<Piece>>, to: &mut dyn Write) -> io::Result<()> {
-    pieces.into_iter().try_for_each(|piece| to.write_all(&piece))
+fn zstd<W: Write>(to: W) -> io::Result<Encoder<'static, W>> {
+    let mut encoder = Encoder::new(to, ZSTD_LEVEL)?;
+    encoder.include_checksum(true)?;
+    // At least one, because without threads it is cut into other blocks.
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    encoder.multithread((cores as u32).clamp(1, ZSTD_THREADS))?;
+    encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
+    Ok(encoder)
 }
 
 struct Counted<'o> {
     out: &'o mut (dyn Write + Send),
     digester: Option<Digester>,
-    size: u64,
+    size: Rc<Cell<u64>>,
 }
 
 impl Write for Counted<'_> {
@@ -209,7 +250,7 @@ impl Write for Counted<'_> {
         if let Some(digester) = &mut self.digester {
             digester.update(&bytes[..len]);
         }
-        self.size += len as u64;
+        self.size.set(self.size.get() + len as u64);
         Ok(len)
     }
 

@@ -163,7 +163,7 @@ impl Push<'_> {
             Ok(packed) => packed,
             Err(source) => return Err(self.unpacked(&key, source)),
         };
-        let blob = Blob::packed(&packed, format, compression);
+        let blob = Blob::packed(&packed, format);
         if !self.has(&blob.digest).await? {
             self.send_layer(&blob, &file).await?;
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
-    changeset::{self, Compression, Format},
+    changeset::{self, Format},
     digest::Digest,
     layers::{Packed, SnapshotRecord},
 };
@@ -29,12 +29,8 @@ pub(in crate::snapshots) struct Blob {
 
 impl Blob {
     /// A layer that was packed here.
-    pub(in crate::snapshots) fn packed(
-        packed: &changeset::Packed,
-        format: Format,
-        compression: Compression,
-    ) -> Self {
-        let media_type = changeset::media_type(format, compression).to_owned();
+    pub(in crate::snapshots) fn packed(packed: &changeset::Packed, format: Format) -> Self {
+        let media_type = changeset::media_type(format, packed.compression).to_owned();
         let (size, diff_id) = (packed.size, packed.diff_id);
         Self { digest: packed.digest, packed: Packed { media_type, size, diff_id } }
     }

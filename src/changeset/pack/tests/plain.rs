@@ -217,6 +217,30 @@ fn what_no_reader_takes_is_not_packed() {
     }
 }
 
+/// Whoever unpacks it is in the middle of it before it comes to an end.
+#[test]
+fn a_beginning_that_shrinks_too_much_is_not_packed() {
+    let scratch = Scratch::new();
+    let root = scratch.folder("begins");
+    fs::write(root.join("a"), "same line\n".repeat(9 << 20)).unwrap();
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    let noise: Vec<u8> = noise.take(1 << 20).collect();
+    fs::write(root.join("b"), &noise).unwrap();
+    let error = pack_folder(&root, &packing(Format::Portable, Compression::Zstd)).unwrap_err();
+    assert!(matches!(error, PackError::Ratio(1000)), "{error}");
+    let (packed, out) = pack_folder(&root, &packing(Format::Portable, Compression::None)).unwrap();
+    assert_eq!(packed.compression, Compression::None);
+    unpack(&out, Compression::None);
+    // Not so much that it matters.
+    fs::write(root.join("a"), "same line\n".repeat(6 << 20)).unwrap();
+    let (_, out) = pack_folder(&root, &packing(Format::Portable, Compression::Zstd)).unwrap();
+    unpack(&out, Compression::Zstd);
+}
+
 #[test]
 fn a_name_that_hides_others_is_packed_natively_only() {
     let scratch = Scratch::new();
