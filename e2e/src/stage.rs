@@ -50,7 +50,7 @@ pub struct Stage {
 
 /// Programs beside the cluster, for cases that look at images from outside.
 pub struct Programs {
-    /// umoci. (skopeo is the machine's own.)
+    /// umoci. (skopeo and podman are the machine's own.)
     pub umoci: PathBuf,
     /// csi-sanity.
     pub sanity: PathBuf,
@@ -111,7 +111,7 @@ pub fn strike(h: &Harness, ground: &Ground, purpose: Purpose) -> Result<()> {
 
 impl Programs {
     fn ensure(h: &Harness) -> Result<Self> {
-        apt::ensure(h, &["skopeo"])?;
+        apt::ensure(h, &["skopeo", "podman"])?;
         let umoci = tools::umoci().ensure(h)?.join("umoci");
         let sanity = tools::csi_sanity().ensure(h)?.join("csi-sanity");
         Ok(Self { umoci, sanity, scratch: h.cache.scratch("images")? })

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cases::{Case, When};
-use crate::engine::LABEL;
+use crate::clean;
+use crate::engine::{LABEL, RUN_DIR};
 use crate::pods::{Pod, Scene};
 use crate::process::Cmd;
 use crate::progress::seconds;
@@ -46,6 +47,7 @@ fn play(scene: &Scene<'_>) -> Result<()> {
         let (repository, digest) = taken.place()?;
         let here = format!("{}/{repository}@{digest}", scene.stage.registry.here);
         unpacked(scene, name, &here, &tree)?;
+        podman(scene, name, &here, &tree)?;
         if class == "gzip" {
             engine(scene, &here)?;
         }
@@ -71,6 +73,32 @@ fn unpacked(scene: &Scene<'_>, name: &str, image: &str, tree: &str) -> Result<()
     let have = snapshots::tree_here(&demo)?;
     snapshots::same("what umoci unpacks", tree, &have)?;
     std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
+}
+
+/// Pulled and shown by podman, in a store of its own.
+fn podman(scene: &Scene<'_>, name: &str, image: &str, tree: &str) -> Result<()> {
+    let scratch = &scene.stage.programs()?.scratch;
+    let folder = scratch.join(format!("{}-{name}-podman", scene.namespace));
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let policy = folder.join("policy.json");
+    std::fs::write(&policy, "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}")?;
+    // podman takes no longer name than 50 characters for it.
+    let run = Path::new(RUN_DIR).join("podman");
+    let podman = || {
+        let podman = Cmd::new("podman").arg("--root").arg(folder.join("root"));
+        let podman = podman.arg("--runroot").arg(&run).limit(seconds(120));
+        podman.args(["--storage-driver", "overlay"])
+    };
+    let seen = (|| {
+        let pull = podman().args(["pull", "--quiet", "--tls-verify=false", "--signature-policy"]);
+        pull.arg(&policy).arg(image).output()?;
+        let at = podman().args(["image", "mount", image]).output()?;
+        snapshots::tree_here(&format!("{}/demo", at.trim()))
+    })();
+    clean::unmount_below(&[&folder, &run])?;
+    clean::remove(&folder)?;
+    clean::remove(&run)?;
+    snapshots::same("what podman shows", tree, &seen?)
 }
 
 /// Run by the engine beside the cluster.
