@@ -229,8 +229,8 @@ impl<'a, E: Engine> Worker<'a, E> {
             let why = format!("{} layers of its own become one", record.own);
             status::say(status, SQUASHED, Holds::No, "Squashing", why);
         }
-        if let Some(waits) = waits(&before, PUSHED).filter(|_| pushing.is_some()) {
-            // Said until the next try ends.
+        if let Some(waits) = waits(&before).filter(|_| pushing.is_some()) {
+            // Said until there is something else to say.
             status.message = Some(waits);
         } else if pushing.is_some() {
             status::say(status, PUSHED, Holds::No, "Pushing", "");
@@ -300,10 +300,10 @@ impl<'a, E: Engine> Worker<'a, E> {
     }
 }
 
-/// What a push waits for, if it does.
-fn waits(status: &OverlaySnapshotStatus, r#type: &str) -> Option<String> {
-    let waiting = status::reason(status, r#type).is_some_and(|reason| reason != "Pushing");
-    status.message.clone().filter(|_| waiting)
+/// What a push waits for, if it does: why the last try failed.
+fn waits(status: &OverlaySnapshotStatus) -> Option<String> {
+    let pushed = status.conditions.iter().find(|condition| condition.r#type == PUSHED)?;
+    (pushed.reason != "Pushing").then(|| pushed.message.clone())
 }
 
 /// Waits until the snapshot is to be removed, or is gone.

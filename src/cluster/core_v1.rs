@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod as ApiPod, Secret};
 use kube::{Api, api::ListParams};
 
@@ -44,8 +45,8 @@ pub struct PodVolume {
 pub enum NodeState {
     /// There is no such node.
     Gone,
-    /// It does not answer, by the word of the cluster.
-    NotReady,
+    /// It does not answer, by the word of the cluster; since then, if that is known.
+    NotReady(Option<Timestamp>),
     /// It does.
     Ready,
 }
@@ -102,8 +103,13 @@ impl Client {
             return Ok(NodeState::Gone);
         };
         let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-        let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        Ok(if ready { NodeState::Ready } else { NodeState::NotReady })
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        Ok(match ready {
+            Some(ready) if ready.status == "True" => NodeState::Ready,
+            ready => NodeState::NotReady(
+                ready.and_then(|ready| ready.last_transition_time).map(|since| since.0),
+            ),
+        })
     }
 
     /// What the Secret of this name holds, if there is one.

@@ -78,6 +78,7 @@ impl Events {
             pace,
             later: VecDeque::new(),
             due: Instant::now(),
+            round: 0,
             pause: pace.pause,
             flushes: Vec::new(),
         };
@@ -115,8 +116,9 @@ struct Writer {
     pace: Pace,
     /// What was not answered, since when, and what goes again.
     later: VecDeque<(Instant, Event)>,
-    /// When that goes again.
+    /// When that goes again, and how many of it are still to go then.
     due: Instant,
+    round: usize,
     pause: Duration,
     /// Who waits until nothing is left.
     flushes: Vec<oneshot::Sender<()>>,
@@ -128,7 +130,7 @@ impl Writer {
         while open || !self.later.is_empty() {
             tokio::select! {
                 next = waiting.recv(), if open => match next {
-                    Some(Queued::Event(since, event)) => self.write(since, event).await,
+                    Some(Queued::Event(since, event)) => self.first(since, event).await,
                     Some(Queued::Flush(done)) => self.flushes.push(done),
                     None => open = false,
                 },
@@ -147,33 +149,50 @@ impl Writer {
         }
     }
 
-    /// Tries all once more that were not answered.
-    async fn again(&mut self) {
-        let pause = (self.pause * 2).min(PAUSE_MAX);
-        for (since, event) in std::mem::take(&mut self.later) {
-            self.write(since, event).await;
-        }
-        (self.pause, self.due) = (pause, Instant::now() + pause);
-    }
-
-    /// Writes one. One that is not answered is in nobody's way: its namespace may be one that takes no Events for the moment.
-    async fn write(&mut self, since: Instant, event: Event) {
-        let Err(error) = self.recorder.tell(&event).await else { return };
-        // Another Event of the same nanosecond has the name (Conflict): the next try has another.
-        let again = matches!(error.class(), Class::Unavailable | Class::Conflict);
-        if !again || since.elapsed() + self.pace.pause > self.pace.worth {
-            let Event { about, reason, message, .. } = &event;
-            tracing::warn!(%error, about.namespace, about.name, reason, message, "no Event tells this");
-            return;
-        }
-        tracing::debug!(%error, "an Event has to wait");
+    /// Writes a new one. One that is not answered is in nobody's way: its namespace may be one that takes no Events for the moment.
+    async fn first(&mut self, since: Instant, event: Event) {
+        // What it says anew is not said after it.
+        self.later.retain(|(_, old)| !old.is_one_with(&event));
+        let Some(event) = self.write(since, event).await else { return };
         if self.later.is_empty() {
-            (self.pause, self.due) = (self.pace.pause, Instant::now() + self.pace.pause);
+            (self.pause, self.round) = (self.pace.pause, 0);
+            self.due = Instant::now() + self.pause;
         }
         if self.later.len() == self.pace.queue {
             self.later.pop_front();
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
         self.later.push_back((since, event));
+    }
+
+    /// Tries the next once more that was not answered; after all of them there is a pause.
+    async fn again(&mut self) {
+        if self.round == 0 {
+            self.round = self.later.len();
+        }
+        if let Some((since, event)) = self.later.pop_front()
+            && let Some(event) = self.write(since, event).await
+        {
+            self.later.push_back((since, event));
+        }
+        self.round -= 1;
+        if self.round == 0 {
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
+            self.due = Instant::now() + self.pause;
+        }
+    }
+
+    /// Writes one; answers it where that may succeed later.
+    async fn write(&mut self, since: Instant, event: Event) -> Option<Event> {
+        let error = self.recorder.tell(&event).await.err()?;
+        // Another Event of the same nanosecond has the name (Conflict): the next try has another.
+        let again = matches!(error.class(), Class::Unavailable | Class::Conflict);
+        if again && since.elapsed() + self.pace.pause <= self.pace.worth {
+            tracing::debug!(%error, "an Event has to wait");
+            return Some(event);
+        }
+        let Event { about, reason, message, .. } = &event;
+        tracing::warn!(%error, about.namespace, about.name, reason, message, "no Event tells this");
+        None
     }
 }

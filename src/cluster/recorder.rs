@@ -97,6 +97,14 @@ pub struct Event {
     pub message: String,
 }
 
+impl Event {
+    /// Whether the two are told as one Event, which has the sentence of the later.
+    pub(super) fn is_one_with(&self, other: &Self) -> bool {
+        let key = |event: &Self| Key::of(event, cut(&event.message, MESSAGE_MAX));
+        key(self) == key(other)
+    }
+}
+
 /// Writes Events, and counts in one what is told again.
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -113,6 +121,14 @@ struct Key {
     severity: Severity,
     reason: &'static str,
     gist: String,
+}
+
+impl Key {
+    fn of(event: &Event, message: &str) -> Self {
+        let Event { about, severity, reason, .. } = event;
+        let (uid, severity, reason) = (about.uid.clone(), *severity, *reason);
+        Self { uid, severity, reason, gist: gist(message) }
+    }
 }
 
 /// An Event that is there.
@@ -137,12 +153,7 @@ impl Recorder {
     /// ([`Class::Denied`]).
     pub(super) async fn tell(&mut self, event: &Event) -> Result<(), ClusterError> {
         let message = cut(&event.message, MESSAGE_MAX).to_owned();
-        let key = Key {
-            uid: event.about.uid.clone(),
-            severity: event.severity,
-            reason: event.reason,
-            gist: gist(&message),
-        };
+        let key = Key::of(event, &message);
         self.forget();
         let events = Api::<ApiEvent>::namespaced(self.client.kube(), &event.about.namespace);
         if let Some(told) = self.told.get(&key) {

@@ -256,7 +256,7 @@ async fn a_pod_its_node_and_a_secret_are_read_as_far_as_needed() {
     assert_eq!(client.find_pod(|pod| pod.uid == "u-2").await.unwrap(), None);
 
     for (name, status, state) in
-        [("a", "True", NodeState::Ready), ("b", "Unknown", NodeState::NotReady)]
+        [("a", "True", NodeState::Ready), ("b", "Unknown", NodeState::NotReady(None))]
     {
         let status = serde_json::json!({"conditions": [{"type": "Ready", "status": status}]});
         api.put("/api/v1/nodes", serde_json::json!({"metadata": {"name": name}, "status": status}));

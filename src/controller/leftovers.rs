@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// How long one may take that is at it: it asks its registry for a quarter of an hour, perhaps once more after a restart.
 const PATIENCE_AT_WORK: Duration = Duration::from_secs(30 * 60);
 
-/// How long one may take that is not Ready: a late heartbeat is no end.
+/// How long one may be not Ready: a late heartbeat is no end.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// How far the removal of a snapshot is.
@@ -121,11 +121,11 @@ impl Controller {
             };
             let why = match self.client().node(node).await? {
                 NodeState::Gone => "is gone".to_owned(),
-                NodeState::NotReady if is_overdue(&made, GRACE) => "is not Ready".to_owned(),
+                NodeState::NotReady(since) if is_longer(since, GRACE) => "is not Ready".to_owned(),
                 NodeState::Ready if is_overdue(&made, patience) => {
                     format!("has not done it in {} minutes", patience.as_secs() / 60)
                 }
-                NodeState::Ready | NodeState::NotReady => return Ok(Removal::Waiting),
+                NodeState::Ready | NodeState::NotReady(_) => return Ok(Removal::Waiting),
             };
             let left = match made.spec.repository.is_some() {
                 true => "; what it pushed may be left in the registry",
@@ -197,8 +197,12 @@ impl Controller {
 /// Whether the node had its time. One that nobody can read the time of had it.
 fn is_overdue(made: &OverlaySnapshot, patience: Duration) -> bool {
     let since = made.metadata.annotations.as_ref().and_then(|notes| notes.get(DELETED_AT));
-    let since = since.and_then(|since| since.parse::<Timestamp>().ok());
+    is_longer(since.and_then(|since| since.parse().ok()), patience)
+}
+
+/// Whether that is longer ago; of what nobody knows it is.
+fn is_longer(since: Option<Timestamp>, than: Duration) -> bool {
     since.is_none_or(|since| {
-        Timestamp::now().duration_since(since) > patience.try_into().unwrap_or_default()
+        Timestamp::now().duration_since(since) > than.try_into().unwrap_or_default()
     })
 }

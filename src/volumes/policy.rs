@@ -72,7 +72,10 @@ impl ImagePolicy {
     pub fn allows(&self, namespace: &str, reference: &Reference) -> bool {
         let image = reference.to_string();
         let allowed = self.namespaces.get(namespace).unwrap_or(&self.default);
-        allowed.is_match(&image) && !self.refused.is_match(&image)
+        // The same place by another name.
+        let plain = image.replacen(":443/", "/", 1);
+        let refused = self.refused.is_match(&image) || self.refused.is_match(&plain);
+        allowed.is_match(&image) && !refused
     }
 }
 
@@ -138,7 +141,9 @@ mod tests {
 
     #[test]
     fn what_is_refused_no_list_allows() {
-        let policy = ImagePolicy::default().refusing(&["kept.svc:5000/*".to_owned()]).unwrap();
+        let policy = ImagePolicy::default()
+            .refusing(&["kept.svc:5000/*", "old.io/*"].map(str::to_owned))
+            .unwrap();
         for (image, allowed) in [
             ("kept.svc:5000/ns/pod/ws:snap-1", false),
             (
@@ -146,6 +151,8 @@ mod tests {
                 false,
             ),
             ("kept.svc/a", true),
+            ("old.io:443/a", false),
+            ("old.io:444/a", true),
             ("r.io/kept.svc:1", true),
         ] {
             assert_eq!(allows(&policy, "ci", image), allowed, "{image}");

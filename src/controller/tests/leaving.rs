@@ -50,8 +50,13 @@ async fn a_node_at_work_is_waited_for_longer_than_one_that_says_nothing() {
 async fn a_node_that_is_not_ready_for_a_moment_is_waited_for() {
     for (minutes, waits) in [(0, true), (2, false)] {
         let world = leaving().await;
-        world.node_is("Unknown");
-        said(&world, json!({"phase": "Ready"}), minutes).await;
+        let since = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
+        let condition =
+            json!({"type": "Ready", "status": "Unknown", "lastTransitionTime": since.to_string()});
+        let status = json!({"status": {"conditions": [condition]}});
+        world.api.patch("/api/v1/nodes/n-1/status", status);
+        // At it for longer than that.
+        said(&world, json!({"phase": "Deleting"}), 5).await;
         assert_eq!(world.api.all(SNAPSHOTS).len(), usize::from(waits), "{minutes}");
     }
 }
