@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;
@@ -17,6 +18,17 @@ use crate::http;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// Writes the policy into a folder by which podman and buildah take images that nobody signed.
+///
+/// # Errors
+/// It cannot be written.
+pub fn any_signature(folder: &Path) -> Result<PathBuf> {
+    let policy = folder.join("policy.json");
+    std::fs::write(&policy, "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}")
+        .with_context(|| format!("writing {}", policy.display()))?;
+    Ok(policy)
+}
 
 /// A layer that is being written; later entries follow earlier ones in its tar.
 pub struct Layer(tar::Builder<Vec<u8>>);

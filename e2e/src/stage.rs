@@ -256,18 +256,19 @@ fn classes(registry: &Registry, gates: &Gates) -> Value {
     let to = |host: &str| format!("{host}/snapshots/{{namespace}}/{{pod}}/{{volume}}");
     let here = to(&registry.host);
     // As long as a class may say: no case is about a disk that is busy with the others.
-    let class = |parameters: Value| {
-        let mut parameters = parameters;
+    let class = |mut parameters: Value| {
         parameters["freezeTimeout"] = json!("1m");
         json!({ "parameters": parameters })
     };
+    let mut retained = class(json!({ "repository": here }));
+    retained["deletionPolicy"] = json!("Retain");
     json!({
         // On its node alone.
         "local": class(json!({})),
         "pushed": class(json!({ "repository": here })),
         "gzip": class(json!({ "repository": here, "compression": "gzip" })),
         "native": class(json!({ "repository": here, "format": "native" })),
-        "retained": { "deletionPolicy": "Retain", "parameters": { "repository": here, "freezeTimeout": "1m" } },
+        "retained": retained,
         "squashed": class(json!({ "repository": here, "squashAbove": "4" })),
         "locked": class(json!({ "repository": to(&gates.basic.host), "pushSecretName": PUSH_SECRET })),
         "door": class(json!({ "repository": to(&gates.door.host) })),

@@ -50,15 +50,22 @@ pub(super) fn say(
     }
 }
 
+/// A condition, if it was said.
+pub(super) fn condition<'a>(
+    status: &'a OverlaySnapshotStatus,
+    r#type: &str,
+) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.r#type == r#type)
+}
+
 /// What a condition's reason is, if it was said.
 pub(super) fn reason<'a>(status: &'a OverlaySnapshotStatus, r#type: &str) -> Option<&'a str> {
-    let condition = status.conditions.iter().find(|condition| condition.r#type == r#type)?;
-    Some(&condition.reason)
+    condition(status, r#type).map(|condition| condition.reason.as_str())
 }
 
 /// Whether a condition is said to hold.
 pub(super) fn holds(status: &OverlaySnapshotStatus, r#type: &str) -> bool {
-    status.conditions.iter().any(|known| known.r#type == r#type && known.status == "True")
+    condition(status, r#type).is_some_and(|condition| condition.status == "True")
 }
 
 fn now() -> String {

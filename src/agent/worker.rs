@@ -302,7 +302,7 @@ impl<'a, E: Engine> Worker<'a, E> {
 
 /// What a push waits for, if it does: why the last try failed.
 fn waits(status: &OverlaySnapshotStatus) -> Option<String> {
-    let pushed = status.conditions.iter().find(|condition| condition.r#type == PUSHED)?;
+    let pushed = status::condition(status, PUSHED)?;
     (pushed.reason != "Pushing").then(|| pushed.message.clone())
 }
 

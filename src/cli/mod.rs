@@ -83,15 +83,20 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+/// The command line; or, once it is told what is wrong with it, the code to end with. `--help` and `--version` are among
+/// these, with 0.
+fn parsed<C: Parser>() -> Result<C, ExitCode> {
+    C::try_parse().map_err(|told| {
+        let _ = told.print();
+        u8::try_from(told.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+    })
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parsed::<Cli>() {
         Ok(cli) => cli,
-        // `--help` and `--version` are among these, with exit code 0.
-        Err(told) => {
-            let _ = told.print();
-            return u8::try_from(told.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
-        }
+        Err(code) => return code,
     };
     let format = match cli.log.format {
         Format::Text => telemetry::Format::Text,

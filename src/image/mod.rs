@@ -69,6 +69,7 @@ pub use hosts::Hosts;
 pub use hosts_error::HostsError;
 pub use keyring::{Access, Keyring, KeyringError};
 pub use local::{Local, LocalBlob, LocalError, LocalImage};
+pub use platform::architecture;
 pub use reference::{Reference, ReferenceError};
 pub use registries::Registries;
 pub use repository::Repository;

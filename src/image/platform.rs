@@ -13,6 +13,19 @@ pub(super) struct Platform {
     features: Vec<String>,
 }
 
+/// The architecture this program was built for, in Go's words, as images use them.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
+        "loongarch64" => "loong64",
+        same => same,
+    }
+}
+
 /// The machine that images are for, in Go's words, as images use them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Machine {
@@ -25,15 +38,7 @@ impl Machine {
     /// The machine this program was built for. A container's programs could run on more (amd64 runs 386), but
     /// nobody means those when naming an image.
     pub(super) fn this() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "x86" => "386",
-            "aarch64" => "arm64",
-            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-            "powerpc64" => "ppc64",
-            "loongarch64" => "loong64",
-            same => same,
-        };
+        let architecture = architecture();
         let arm = match architecture {
             "arm" if cfg!(target_feature = "v7") => 7,
             "arm" => 6,

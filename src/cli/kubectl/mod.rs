@@ -173,13 +173,9 @@ impl From<ClusterError> for Failure {
 
 /// Runs the plugin.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match super::parsed::<Cli>() {
         Ok(cli) => cli,
-        // `--help` and `--version` are among these, with exit code 0.
-        Err(told) => {
-            let _ = told.print();
-            return u8::try_from(told.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
-        }
+        Err(code) => return code,
     };
     telemetry::init(&cli.whom.filter, telemetry::Format::Text, None);
     let result = match Runtime::new() {

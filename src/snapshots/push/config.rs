@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::digest::Digest;
+use crate::{digest::Digest, image::architecture};
 
 /// What a snapshot's image is known by.
 pub(super) struct Known<'a> {
@@ -42,19 +42,6 @@ pub(super) fn config(known: &Known<'_>) -> Vec<u8> {
     config.insert("history".to_owned(), history(&images, known).into());
     config.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": known.diff_ids }));
     sorted(config.into()).to_string().into_bytes()
-}
-
-/// This machine, in the words of images.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "x86" => "386",
-        "aarch64" => "arm64",
-        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-        "powerpc64" => "ppc64",
-        "loongarch64" => "loong64",
-        same => same,
-    }
 }
 
 /// One entry for each layer, and those of the images that made none.

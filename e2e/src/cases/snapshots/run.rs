@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cases::{Case, When};
 use crate::clean;
 use crate::engine::{LABEL, RUN_DIR};
+use crate::oci::any_signature;
 use crate::pods::{Pod, Scene};
 use crate::process::Cmd;
 use crate::progress::seconds;
@@ -80,8 +81,7 @@ fn podman(scene: &Scene<'_>, name: &str, image: &str, tree: &str) -> Result<()> 
     let scratch = &scene.stage.programs()?.scratch;
     let folder = scratch.join(format!("{}-{name}-podman", scene.namespace));
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let policy = folder.join("policy.json");
-    std::fs::write(&policy, "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}")?;
+    let policy = any_signature(&folder)?;
     // podman takes no longer name than 50 characters for it.
     let run = Path::new(RUN_DIR).join("podman");
     let podman = || {
