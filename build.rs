@@ -6,7 +6,8 @@ use std::error::Error;
 
 use protox::Compiler;
 
-const FILES: [&str; 2] = ["csi/v1/csi.proto", "pluginregistration/v1/api.proto"];
+const FILES: [&str; 3] =
+    ["csi/v1/csi.proto", "ovl/v1/local.proto", "pluginregistration/v1/api.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -14,8 +15,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler.include_source_info(true).include_imports(true).open_files(FILES)?;
     tonic_prost_build::configure()
         .skip_debug(secret_messages(&compiler)?)
-        // The kubelet is the only client there is; ours serve the tests.
-        .client_mod_attribute(".", "#[cfg(test)]")
+        // The kubelet is the only client there is of these; ours serve the tests.
+        .client_mod_attribute("csi.v1", "#[cfg(test)]")
+        .client_mod_attribute("pluginregistration", "#[cfg(test)]")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -19,6 +19,7 @@ fn ovl(args: &[&str]) -> (Option<i32>, String) {
         .env_remove("POD_NAMESPACE")
         .env_remove("KUBERNETES_SERVICE_HOST")
         .env_remove("OVL_LOG")
+        .env_remove("OVL_LOCAL_ENDPOINT")
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .output()
         .unwrap();
@@ -30,6 +31,14 @@ fn ovl(args: &[&str]) -> (Option<i32>, String) {
 fn says_its_version() {
     let (code, said) = ovl(&["--version"]);
     assert_eq!((code, said.trim()), (Some(0), concat!("ovl ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn a_node_that_serves_no_snapshots_is_named_with_what_to_do() {
+    let (code, said) = ovl(&["snapshot", "list", "--local-endpoint", "unix:///nowhere/ovl.sock"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no `ovl node` answers at unix:///nowhere/ovl.sock"), "{said}");
+    assert!(said.contains("--no-cluster"), "{said}");
 }
 
 #[test]
@@ -53,6 +62,15 @@ fn what_cannot_be_used_is_named_and_nothing_is_begun() {
         (&["node", "--node-name", "n", "--default-volatile", "on"], "possible values: true, false"),
         (&["node", "--node-name", "n", "--disk-high-percent", "100"], "100 is not in 1..=99"),
         (&["node", "--node-name", "n", "--trust-credentials-for=-1h"], "or 0s"),
+        (
+            &["node", "--node-name", "n", "--snapshot-repository", "r.io/a"],
+            "required arguments were not provided:\n  --no-cluster",
+        ),
+        (
+            &["node", "--node-name", "n", "--no-cluster", "--snapshot-repository", "r.io/a:1"],
+            "it has a tag or a digest",
+        ),
+        (&["snapshot", "take", "csi-1"], "<NAME>"),
         (&["node", "--node-name", "n", "--layer-form", "tar"], "possible values: auto, erofs, dir"),
         (&["node", "--node-name", "n", "--otlp-endpoint", "https://c"], "without TLS"),
         (

@@ -13,9 +13,11 @@ use crate::{
 
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) class: Class,
-    pub(super) message: String,
+pub struct Failure {
+    /// What it means to whoever asked.
+    pub class: Class,
+    /// The sentence.
+    pub message: String,
     /// Whether nothing that anybody could change mends it.
     pub(super) lasts: bool,
 }

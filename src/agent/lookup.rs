@@ -205,7 +205,7 @@ fn join(sentence: String, more: &str) -> String {
 }
 
 /// `UID:GID`.
-fn owner(text: &str) -> Option<Owner> {
+pub(super) fn owner(text: &str) -> Option<Owner> {
     let (uid, gid) = text.split_once(':')?;
     Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
 }

@@ -5,6 +5,7 @@
 //! OverlaySnapshots of this node ── run ──> a worker for each that changed ── engine ──> cut, squash, push, remove
 //!                                              │ order    what its spec means
 //!                                              └ status   what is said of it
+//! somebody on a node without a cluster ── local ── engine ──> the same
 //! VolumeSnapshot ── lookup ──> its content ──> its OverlaySnapshot ──> what a volume can be made of
 //! ```
 //!
@@ -16,6 +17,7 @@
 mod engine;
 mod events;
 mod leave;
+mod local;
 mod lookup;
 mod order;
 mod run;
@@ -26,5 +28,6 @@ mod status;
 mod work_tests;
 mod worker;
 
+pub use local::{Failure, Local, LocalLookup, LocalParts, Told};
 pub use lookup::SnapshotsByName;
 pub use run::{Agent, Parts};

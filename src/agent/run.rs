@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How many snapshots are pushed at a time: while one is packed, another can be sent.
-const PUSHES: usize = 2;
+pub(super) const PUSHES: usize = 2;
 /// How many objects are looked at at a time: a watch that begins tells of all of them at once.
 const LOOKS: usize = 8;
 /// A user waits for the first try; a registry may be away for long.

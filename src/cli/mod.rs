@@ -17,6 +17,7 @@ mod controller;
 mod crd;
 pub mod kubectl;
 mod node;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ enum Command {
     Node(Box<node::NodeArgs>),
     Controller(Box<controller::ControllerArgs>),
     Check(check::CheckArgs),
+    Snapshot(snapshot::SnapshotArgs),
     /// Print the CustomResourceDefinition of OverlaySnapshots, as the chart ships it
     #[command(hide = true)]
     Crd,
@@ -104,7 +106,9 @@ pub fn main() -> ExitCode {
     };
     let traces = match &cli.command {
         Command::Node(args) => args.traces(),
-        Command::Controller(_) | Command::Check(_) | Command::Crd => Ok(None),
+        Command::Controller(_) | Command::Check(_) | Command::Snapshot(_) | Command::Crd => {
+            Ok(None)
+        }
     };
     telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
     if let Err(error) = &traces {
@@ -114,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Controller(args) => controller::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Crd => crd::run(),
     };
     if let Ok(Some(traces)) = traces {

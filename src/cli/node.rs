@@ -12,17 +12,17 @@ use anyhow::{Context as _, bail};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use crate::{
-    agent::{self, Agent, SnapshotsByName},
+    agent::{self, Agent, Local, LocalLookup, LocalParts, SnapshotsByName},
     cluster::{Client, Events},
-    csi,
-    image::Registries,
+    csi::{self, LocalSocket},
+    image::{Registries, Repository},
     layers::{Claim, Form, Store},
     metrics::Metrics,
     overlay::{Feature, Features, root_usable},
@@ -53,6 +53,10 @@ struct Node {
     cluster: bool,
     /// The namespace of push Secrets, where there are snapshots.
     secrets_in: Option<String>,
+    /// Where snapshots are asked for without a cluster.
+    local: Option<csi::Endpoint>,
+    /// Where they are pushed then.
+    repository: Option<Repository>,
 }
 
 impl NodeArgs {
@@ -83,8 +87,14 @@ pub(super) fn run(args: &NodeArgs) -> Result<(), Failure> {
 
 fn node(args: &NodeArgs) -> anyhow::Result<Node> {
     args.usable()?;
+    let config = args.config()?;
+    let local = (args.no_cluster && args.snapshots)
+        .then(|| args.local_endpoint(&config.endpoint))
+        .transpose()?;
     Ok(Node {
-        config: args.config()?,
+        config,
+        local,
+        repository: args.snapshot_repository.clone(),
         registries: args.registries()?,
         settings: args.settings()?,
         root: args.root(),
@@ -99,7 +109,8 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
 async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()> {
     // Before anything that takes long, so that no signal is lost.
     let shutdown = on_signal()?;
-    let Node { config, registries, settings, root, overridden, form, cluster, secrets_in } = node;
+    let Node { config, registries, settings, root, overridden, form, cluster, .. } = node;
+    let Node { secrets_in, local, repository, .. } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
     if let Err(error) = limits::raise_open_files() {
@@ -121,9 +132,18 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
         true => Some(Cluster::of(&config).await?),
         false => None,
     };
-    let (notices, lookup) = told(cluster.as_ref(), secrets_in.is_some());
+    let (notices, mut lookup) = told(cluster.as_ref(), secrets_in.is_some());
     let events = cluster.as_ref().map(|cluster| cluster.events.clone());
     let (registries, keyring) = (Arc::new(registries), settings.keyring.clone());
+    if local.is_some() {
+        lookup = Arc::new(LocalLookup {
+            store: store.clone(),
+            registries: registries.clone(),
+            keyring: keyring.clone(),
+            node: config.node.to_string(),
+            repository: repository.clone(),
+        });
+    }
     let parts = Parts {
         store: store.clone(),
         registries: registries.clone(),
@@ -138,7 +158,7 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
         store: store.clone(),
         volumes: volumes.clone(),
         registries,
-        freezer: Freezer::of_node(),
+        freezer: if local.is_some() { Freezer::of_machine() } else { Freezer::of_node() },
         metrics: metrics.clone(),
     })
     .context("cannot look for pods that stand still")?;
@@ -152,25 +172,49 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
             node,
             driver,
             namespace,
-            keyring,
+            keyring: keyring.clone(),
             snapshots: engine.clone(),
-            store,
+            store: store.clone(),
             notices,
         };
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(Agent::new(parts).run()));
     }
+    let asked = LocalParts { snapshots: engine.clone(), store, keyring, repository };
+    let asked = alone(local, Local::new(asked), metrics.clone(), shutdown.clone()).await?;
     let stopping = shutdown.clone();
     tokio::spawn(async move {
         stopping.cancelled().await;
         engine.close();
     });
-    let served = csi::serve(config, volumes, metrics, shutdown).await;
+    let served = csi::serve(config, volumes, metrics, shutdown.clone()).await;
+    shutdown.cancel();
+    let asked = asked.await.context("the socket of `ovl snapshot`")?;
     if let Some(events) = events {
         let _ = timeout(LAST_WORDS, events.flush()).await;
     }
-    served?;
+    served.and(asked)?;
     tracing::info!("stopped; volumes stay mounted");
     Ok(())
+}
+
+/// Serves `ovl snapshot`, where a node has no cluster, until `shutdown`. What breaks there ends the process: who asks there has no
+/// other way.
+async fn alone(
+    endpoint: Option<csi::Endpoint>,
+    local: Local,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> anyhow::Result<JoinHandle<Result<(), csi::ServeError>>> {
+    let socket = match endpoint {
+        Some(endpoint) => Some(LocalSocket::open(endpoint).await?),
+        None => None,
+    };
+    Ok(tokio::spawn(async move {
+        let Some(socket) = socket else { return Ok(()) };
+        let served = socket.serve(local, metrics, shutdown.clone()).await;
+        shutdown.cancel();
+        served
+    }))
 }
 
 /// The cluster that this node is of, and what it is called there.

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Every method of every service here. A metric or a trace names no other: a caller may invent as many as it likes.
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 18] = [
     "GetPluginInfo",
     "GetPluginCapabilities",
     "Probe",
@@ -50,6 +50,8 @@ const METHODS: [&str; 16] = [
     "DeleteSnapshot",
     "ListSnapshots",
     "GetSnapshot",
+    "CaptureVolume",
+    "PushSnapshot",
     "GetInfo",
     "NotifyRegistrationStatus",
 ];
@@ -192,7 +194,12 @@ fn word(code: Code) -> &'static str {
 fn changes(method: &str) -> bool {
     matches!(
         method,
-        "NodePublishVolume" | "NodeUnpublishVolume" | "CreateSnapshot" | "DeleteSnapshot"
+        "NodePublishVolume"
+            | "NodeUnpublishVolume"
+            | "CreateSnapshot"
+            | "DeleteSnapshot"
+            | "CaptureVolume"
+            | "PushSnapshot"
     )
 }
 

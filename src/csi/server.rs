@@ -33,7 +33,7 @@ use crate::{controller::Controller, metrics::Metrics, volumes::Volumes};
 
 /// How long calls under way may take once we are told to stop: a publish that needs longer is cut off like by a crash,
 /// which `volumes` stands at any line. The chart gives the pod some seconds more.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// Why the service ended, or did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -217,7 +217,7 @@ fn registration_routes(role: &Role, refusal: &Refusal) -> Routes {
     }))
 }
 
-async fn grpc(
+pub(super) async fn grpc(
     calls: Calls<Routes>,
     socket: Socket,
     stop: &CancellationToken,

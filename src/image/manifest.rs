@@ -117,7 +117,7 @@ fn malformed(why: impl Into<String>) -> Problem {
 }
 
 /// Says where JSON is wrong, never with its text.
-fn unreadable(what: &'static str, error: &serde_json::Error) -> Problem {
+pub(super) fn unreadable(what: &'static str, error: &serde_json::Error) -> Problem {
     let why = format!("it is not valid at line {} column {}", error.line(), error.column());
     Problem::Malformed { what, why }
 }

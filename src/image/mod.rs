@@ -25,6 +25,7 @@
 //!
 //! May use: changeset
 
+mod annotations;
 mod ask;
 mod attempts;
 mod auth;

@@ -31,13 +31,13 @@ pub struct Registries {
 }
 
 /// What a reference led to.
-enum Top {
+pub(super) enum Top {
     Image(Digest, Layers),
     /// An index, and in it the manifest for this machine.
     Index(Descriptor),
 }
 
-struct Layers {
+pub(super) struct Layers {
     config: Descriptor,
     layers: Vec<Descriptor>,
 }
@@ -179,15 +179,15 @@ impl Registries {
 }
 
 /// The documents of one image, and as whom they were read so far.
-struct Fetch<'a> {
-    registries: &'a Registries,
-    keyring: &'a Keyring,
-    access: Access,
+pub(super) struct Fetch<'a> {
+    pub(super) registries: &'a Registries,
+    pub(super) keyring: &'a Keyring,
+    pub(super) access: Access,
 }
 
 impl Fetch<'_> {
     /// Asks the servers in order until one gives a document that `read` accepts.
-    async fn one<T>(
+    pub(super) async fn one<T>(
         &mut self,
         ask: Ask<'_>,
         may: impl Fn(&Endpoint) -> bool,
@@ -215,7 +215,7 @@ impl Fetch<'_> {
     }
 }
 
-const MANIFEST: &str = "manifest";
+pub(super) const MANIFEST: &str = "manifest";
 const CONFIG: &str = "config";
 
 fn pull(endpoint: &Endpoint) -> bool {
@@ -230,7 +230,7 @@ fn text(config: &[u8]) -> Result<String, Problem> {
 }
 
 /// What a reference led to, checked against the digest it names or the one that the server claims.
-fn top(document: &Document, digest: Option<Digest>) -> Result<Top, Problem> {
+pub(super) fn top(document: &Document, digest: Option<Digest>) -> Result<Top, Problem> {
     let found = Digest::of(&document.bytes);
     let claimed = || document.digest_header.as_deref()?.parse().ok();
     let promised = digest.or_else(claimed).unwrap_or(found);

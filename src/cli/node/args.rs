@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::{
     csi::{self, DriverName, Endpoint, NodeName, Quantity},
-    image::{Hosts, Registries},
+    image::{Hosts, Registries, Repository},
     layers::Form,
     telemetry::Collector,
     volumes::{ImagePolicy, Keyring, Settings},
@@ -49,9 +49,15 @@ pub(in crate::cli) struct NodeArgs {
     /// Where /metrics is served [default: nowhere]
     #[arg(long, value_name = "IP:PORT")]
     metrics_address: Option<SocketAddr>,
-    /// Do without an API server: pods get no Events, and there are no snapshots
+    /// Do without an API server: pods get no Events, and `ovl snapshot` on this node asks for snapshots
     #[arg(long)]
     pub(super) no_cluster: bool,
+    /// Without a cluster: where `ovl snapshot` is served [default: ovl.sock beside the driver's socket]
+    #[arg(long, value_name = "unix:///PATH", requires = "no_cluster")]
+    local_endpoint: Option<Endpoint>,
+    /// Without a cluster: registry/repository where snapshots are pushed, and found that other nodes have pushed
+    #[arg(long, value_name = "REPOSITORY", requires = "no_cluster")]
+    pub(super) snapshot_repository: Option<Repository>,
     /// Whether snapshots of this node's volumes are made, and volumes are made of snapshots
     #[arg(long, default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub(super) snapshots: bool,
@@ -188,6 +194,17 @@ impl NodeArgs {
             LayerForm::Auto => None,
             LayerForm::Erofs => Some(Form::Erofs),
             LayerForm::Dir => Some(Form::Dir),
+        }
+    }
+
+    /// Where snapshots are asked for without a cluster.
+    pub(super) fn local_endpoint(&self, driver: &Endpoint) -> anyhow::Result<Endpoint> {
+        match &self.local_endpoint {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => {
+                let socket = driver.path().with_file_name("ovl.sock");
+                Ok(format!("unix://{}", socket.display()).parse()?)
+            }
         }
     }
 

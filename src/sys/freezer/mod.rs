@@ -71,6 +71,16 @@ impl Freezer {
         Self::new("/proc/1/root/sys/fs/cgroup".into(), "/proc".into())
     }
 
+    /// This machine's, for a process that runs on it without a cluster: as the first process sees it, or, where nobody may look
+    /// through that one's eyes, as this one does.
+    pub fn of_machine() -> Self {
+        let node = Self::of_node();
+        match fs::read_dir(&node.root) {
+            Ok(_) => node,
+            Err(_) => Self::new("/sys/fs/cgroup".into(), "/proc".into()),
+        }
+    }
+
     /// The cgroups of a pod: none where it has ended, several where one is seen in several places.
     ///
     /// Errors: `NotFound` where there are no cgroups to look at, or where a process is in a cgroup of the pod and that is not
