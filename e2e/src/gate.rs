@@ -10,19 +10,19 @@
 //! Deliberately absent: connections that stay. One request, one answer, and it is closed.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
 use crate::engine::{Engine, NETWORK};
-use crate::http::{self, Head};
+use crate::http::{self, Head, body, say};
 
 /// Who may pass, where not everybody may.
 pub const USER: &str = "reader";
@@ -289,49 +289,6 @@ const OWN: &[&str] = &[
     "expect",
 ];
 
-/// A request's body, whole.
-fn body(head: &Head, from: &mut impl BufRead) -> Result<Vec<u8>> {
-    let mut body = Vec::new();
-    if let Some(length) = head.field("content-length") {
-        let length = length.parse::<u64>().context("a body's length")?;
-        let read = from.take(length).read_to_end(&mut body).context("reading a body")?;
-        ensure!(read as u64 == length, "a body broke off");
-    } else if head.field("transfer-encoding").is_some() {
-        while let chunk @ 1.. = chunk_length(from)? {
-            let read = from.by_ref().take(chunk).read_to_end(&mut body)?;
-            ensure!(read as u64 == chunk, "a body broke off");
-            line(from)?;
-        }
-        line(from)?;
-    }
-    Ok(body)
-}
-
-/// How long the next chunk is (RFC 9112, 7.1); the last is empty.
-fn chunk_length(from: &mut impl BufRead) -> Result<u64> {
-    let line = line(from)?;
-    let digits = line.split(';').next().unwrap_or_default().trim();
-    match u64::from_str_radix(digits, 16) {
-        Ok(length) => Ok(length),
-        Err(_) => bail!("`{line}` is no length of a chunk"),
-    }
-}
-
-fn line(from: &mut impl BufRead) -> Result<String> {
-    let mut line = String::new();
-    from.take(1024).read_line(&mut line).context("reading a chunk's line")?;
-    Ok(line)
-}
-
-/// Answers by itself.
-fn say(to: &mut TcpStream, status: &str, fields: &str, body: &str) -> Result<()> {
-    let length = body.len();
-    let text = format!(
-        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{fields}\r\n{body}"
-    );
-    to.write_all(text.as_bytes()).context("answering")
-}
-
 /// Copies in small steps, so many bytes a second.
 fn slowly(from: &mut impl Read, to: &mut impl Write, rate: u64) -> io::Result<()> {
     let mut step = Vec::new();
@@ -393,20 +350,6 @@ mod tests {
         assert!(status == 200 && token.contains(TOKEN), "{status} {token}");
         let bearer = format!("Bearer {TOKEN}");
         assert_eq!(ask(&gate, "/v2/", &[("Authorization", &bearer)])?, (200, "/v2/".to_owned()));
-        Ok(())
-    }
-
-    #[test]
-    fn a_body_in_chunks_is_one_body() -> Result<()> {
-        let head = |field: &str| Head {
-            fields: vec![(field.to_owned(), "5".to_owned())],
-            ..Head::default()
-        };
-        let mut chunks = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n".as_slice();
-        assert_eq!(body(&head("Transfer-Encoding"), &mut chunks)?, b"abcde");
-        assert_eq!(body(&head("Content-Length"), &mut b"abcdefg".as_slice())?, b"abcde");
-        assert!(body(&head("Content-Length"), &mut b"abc".as_slice()).is_err());
-        assert!(body(&Head::default(), &mut b"abc".as_slice())?.is_empty());
         Ok(())
     }
 

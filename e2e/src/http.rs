@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// How long the other end may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -108,4 +108,72 @@ pub fn send(
     let head = head.with_context(|| format!("{}: the connection ended", asking()))?;
     let status = head.words.get(1).and_then(|word| word.parse().ok());
     Ok(Answer { status: status.with_context(|| format!("{}: no status", asking()))?, head, body })
+}
+
+/// A request's body, whole.
+///
+/// # Errors
+/// It breaks off, or its chunks are none.
+pub fn body(head: &Head, from: &mut impl BufRead) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if let Some(length) = head.field("content-length") {
+        let length = length.parse::<u64>().context("a body's length")?;
+        let read = from.take(length).read_to_end(&mut body).context("reading a body")?;
+        ensure!(read as u64 == length, "a body broke off");
+    } else if head.field("transfer-encoding").is_some() {
+        while let chunk @ 1.. = chunk_length(from)? {
+            let read = from.by_ref().take(chunk).read_to_end(&mut body)?;
+            ensure!(read as u64 == chunk, "a body broke off");
+            line(from)?;
+        }
+        line(from)?;
+    }
+    Ok(body)
+}
+
+/// How long the next chunk is (RFC 9112, 7.1); the last is empty.
+fn chunk_length(from: &mut impl BufRead) -> Result<u64> {
+    let line = line(from)?;
+    let digits = line.split(';').next().unwrap_or_default().trim();
+    match u64::from_str_radix(digits, 16) {
+        Ok(length) => Ok(length),
+        Err(_) => bail!("`{line}` is no length of a chunk"),
+    }
+}
+
+fn line(from: &mut impl BufRead) -> Result<String> {
+    let mut line = String::new();
+    from.take(1024).read_line(&mut line).context("reading a chunk's line")?;
+    Ok(line)
+}
+
+/// Answers a request, and says that the connection ends with the answer.
+///
+/// # Errors
+/// The other end is gone.
+pub fn say(to: &mut impl Write, status: &str, fields: &str, body: &str) -> Result<()> {
+    let length = body.len();
+    let text = format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{fields}\r\n{body}"
+    );
+    to.write_all(text.as_bytes()).context("answering")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_in_chunks_is_one_body() -> Result<()> {
+        let head = |field: &str| Head {
+            fields: vec![(field.to_owned(), "5".to_owned())],
+            ..Head::default()
+        };
+        let mut chunks = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n".as_slice();
+        assert_eq!(body(&head("Transfer-Encoding"), &mut chunks)?, b"abcde");
+        assert_eq!(body(&head("Content-Length"), &mut b"abcdefg".as_slice())?, b"abcde");
+        assert!(body(&head("Content-Length"), &mut b"abc".as_slice()).is_err());
+        assert!(body(&Head::default(), &mut b"abc".as_slice())?.is_empty());
+        Ok(())
+    }
 }

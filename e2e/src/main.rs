@@ -36,6 +36,7 @@ mod stage;
 mod suites;
 mod tally;
 mod tools;
+mod tour;
 mod versions;
 
 use std::process::ExitCode;
@@ -48,8 +49,10 @@ use crate::harness::Harness;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
+  demo            build the driver and show its main job on this machine, without a cluster
   try             make a two-node cluster with the driver and show a pod's volume (context kind-ovl)
   test [SUITE]…   run every suite, or those named
+  test --quick    run those that need neither a cluster nor an emulated machine
   bench [PART]…   measure the driver beside containerd, podman and the least there is to do:
                   pulls, warm, snapshots, or all of it
   render          write the rendered chart into deploy/
@@ -59,9 +62,22 @@ usage: cargo xtask <command>
 ";
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    // A pod of the demonstration: it is to end by itself, so nothing is set up for it.
+    let pod = match args.as_slice() {
+        [demo::inside::OUTSIDE, rest @ ..] => Some(demo::inside::outside(rest)),
+        [demo::inside::INSIDE, rest @ ..] => {
+            Some(demo::inside::inside(rest).map(|()| ExitCode::SUCCESS))
+        }
+        _ => None,
+    };
+    if let Some(ended) = pod {
+        return ended.unwrap_or_else(failed);
+    }
     // Before anything is set up: this process becomes another one.
-    let begun = match std::env::args().nth(1).as_deref() {
-        Some("bench") => bench::in_release(),
+    let begun = match args.first() {
+        Some(&"bench") => bench::in_release(),
         _ => Ok(()),
     };
     match begun.and_then(|()| process::end_children_on_signal()).and_then(|()| run()) {
@@ -70,18 +86,23 @@ fn main() -> ExitCode {
         Err(_) if process::interrupted() => loop {
             std::thread::park();
         },
-        Err(error) => {
-            eprintln!("\nxtask: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(error),
     }
+}
+
+fn failed(error: anyhow::Error) -> ExitCode {
+    eprintln!("\nxtask: {error:#}");
+    ExitCode::FAILURE
 }
 
 fn run() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["try"] => demo::run(&Harness::start()?, &driver::sources()?)?,
+        ["demo"] => demo::run(&driver::sources()?)?,
+        ["try"] => tour::run(&Harness::start()?, &driver::sources()?)?,
         ["test", suites @ ..] => {
+            let quick = suites::quick();
+            let suites = if suites == ["--quick"] { &quick } else { suites };
             let (h, repo) = (Harness::start()?, driver::sources()?);
             let passed = suites::run(&suites::Bench { h: &h, repo: &repo }, suites)?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });

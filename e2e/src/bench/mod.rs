@@ -14,7 +14,7 @@
 
 mod floor;
 mod image;
-mod ours;
+pub mod ours;
 mod peers;
 mod snapshots;
 mod table;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -55,26 +55,41 @@ impl Driver {
     /// # Errors
     /// It ended, or does not answer.
     pub fn start(program: &Path, folder: &Path, source: &Source) -> Result<Self> {
+        Self::start_as("bench", program, folder, source.address, &[])
+    }
+
+    /// The same as a node of this name, with images from this registry and further arguments.
+    ///
+    /// # Errors
+    /// As [`Driver::start`].
+    pub fn start_as(
+        name: &str,
+        program: &Path,
+        folder: &Path,
+        registry: SocketAddr,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let kubelet = folder.join("kubelet");
         let socket = kubelet.join("plugins/ovl.csi.dev/csi.sock");
         let (pods, hosts) = (kubelet.join("pods"), folder.join("hosts"));
-        let host = hosts.join(source.address.to_string());
+        let host = hosts.join(registry.to_string());
         let sockets = kubelet.join("plugins/ovl.csi.dev");
         for made in [&kubelet.join("plugins_registry"), &sockets, &pods, &host] {
             fs::create_dir_all(made).with_context(|| format!("making {}", made.display()))?;
         }
-        let text = format!("server = \"http://{}\"\n", source.address);
+        let text = format!("server = \"http://{registry}\"\n");
         fs::write(host.join("hosts.toml"), text).context("writing a hosts.toml")?;
         let health = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let health = health.context("finding a free port")?.to_string();
         let node = driver::node(program)
-            .args(["--node-name", "bench", "--health-address", &health])
+            .args(["--node-name", name, "--health-address", &health])
             .arg("--root")
             .arg(folder.join("store"))
             .arg("--kubelet-dir")
             .arg(&kubelet)
             .arg("--hosts-dir")
-            .arg(&hosts);
+            .arg(&hosts)
+            .args(arguments);
         let mut running = Background::start(&node, folder.join("driver.log"))?;
         let runtime = Runtime::new().context("starting a runtime")?;
         let channel = wait_for("the driver's socket", seconds(30), || {
@@ -85,6 +100,11 @@ impl Driver {
             Ok(Some(runtime.block_on(to.connect())?))
         })?;
         Ok(Self { running, pods, runtime, client: NodeClient::new(channel) })
+    }
+
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.running.id()
     }
 
     /// Its log.
@@ -106,17 +126,21 @@ impl Driver {
 
     /// A volume of an image for a pod of this name.
     pub fn volume(&self, name: &str, image: &str) -> Volume {
-        let uid = format!("pod-{name}");
-        let target = self.pods.join(&uid).join("volumes/kubernetes.io~csi/work/mount");
-        let context = [
+        self.volume_of(&format!("pod-{name}"), name, &[("image", image)])
+    }
+
+    /// A volume with these attributes for a pod.
+    pub fn volume_of(&self, uid: &str, name: &str, attributes: &[(&str, &str)]) -> Volume {
+        let target = self.pods.join(uid).join("volumes/kubernetes.io~csi/work/mount");
+        let told = [
             ("csi.storage.k8s.io/ephemeral", "true"),
             ("csi.storage.k8s.io/pod.namespace", "bench"),
             ("csi.storage.k8s.io/pod.name", name),
-            ("csi.storage.k8s.io/pod.uid", uid.as_str()),
+            ("csi.storage.k8s.io/pod.uid", uid),
             ("csi.storage.k8s.io/serviceAccount.name", "default"),
-            ("image", image),
         ];
-        let context = context.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let context = told.iter().chain(attributes);
+        let context = context.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let capability = VolumeCapability {
             access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
             access_type: Some(AccessType::Mount(MountVolume::default())),
@@ -125,7 +149,7 @@ impl Driver {
             volume_id: format!("csi-{name}"),
             target_path: target.display().to_string(),
             volume_capability: Some(capability),
-            volume_context: HashMap::from(context),
+            volume_context: context.collect::<HashMap<_, _>>(),
             ..NodePublishVolumeRequest::default()
         };
         Volume { request }
@@ -191,6 +215,11 @@ impl Driver {
 }
 
 impl Volume {
+    /// What the driver knows it by.
+    pub fn id(&self) -> &str {
+        &self.request.volume_id
+    }
+
     /// Where it appears.
     pub fn target(&self) -> &Path {
         Path::new(&self.request.target_path)

@@ -23,6 +23,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 static CHILDREN: Mutex<Children> = Mutex::new(Children { groups: BTreeSet::new(), closed: false });
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static LAST: Mutex<Option<Last>> = Mutex::new(None);
+
+/// What is done after a signal, and what is said then.
+type Last = Box<dyn FnOnce() -> String + Send>;
 
 struct Children {
     groups: BTreeSet<i32>,
@@ -71,10 +75,20 @@ pub fn end_children_on_signal() -> Result<()> {
         }));
         INTERRUPTED.store(true, Ordering::SeqCst);
         end_children();
-        eprintln!("\nstopped by {name}; `cargo xtask clean` removes what is left of a cluster");
+        let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let said = last.map_or_else(
+            || "`cargo xtask clean` removes what is left of a cluster".to_owned(),
+            |last| last(),
+        );
+        eprintln!("\nstopped by {name}; {said}");
         std::process::exit(130);
     });
     Ok(())
+}
+
+/// When a signal ends this process, does this once its children have ended, and prints what it returns.
+pub fn at_last(last: impl FnOnce() -> String + Send + 'static) {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(last));
 }
 
 /// Whether SIGHUP is in the mask of ignored signals of a `/proc/*/status` (proc(5)): the first bit.

@@ -1,14 +1,15 @@
-//! Runs commands: output to a log, a time limit, and an error that says what happened.
+//! Runs commands: output to a log, a limit to how long they show no sign of life, and an error that says what happened.
 //!
 //! Every child leads its own process group, and `children` has them all on a list. Deliberately
 //! absent: shells. A command is a program and arguments.
 
 mod children;
+mod patience;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,16 +20,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
+use patience::{Patience, Printed};
+
 pub use children::{
-    Ended, admit_children, end_children, end_children_on_signal, forget, group, interrupted,
-    kill_group,
+    Ended, admit_children, at_last, end_children, end_children_on_signal, forget, group,
+    interrupted, kill_group,
 };
 
 /// How many lines of a log an error quotes.
 const TAIL_LINES: usize = 40;
 
-/// The longest a command may take when nothing else was said.
-const DEFAULT_LIMIT: Duration = Duration::from_secs(3600);
+/// How long a command may be without a word and without work when nothing else was said.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(1200);
 
 /// A command that has not run yet.
 #[derive(Clone)]
@@ -115,7 +118,8 @@ impl Cmd {
         self
     }
 
-    /// Limits the time; the command's process group is killed when it is up. An hour by default.
+    /// Limits for how long it may print nothing and use no processor; its process group is killed then. Twenty minutes by
+    /// default. One that works but says nothing gets ten times as long.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -136,16 +140,30 @@ impl Cmd {
         let clone = || file.try_clone().with_context(|| format!("sharing {}", log.display()));
         let mut child = self.spawn(clone()?.into(), clone()?.into())?;
         self.feed(&mut child);
+        let length = || file.metadata().map_or(0, |log| log.len());
         let quote = |why: String| match tail(&log, TAIL_LINES) {
             Ok(lines) => format!("`{self}` {why}; the end of {}:\n{lines}", log.display()),
             Err(_) => format!("`{self}` {why}; see {}", log.display()),
         };
-        match self.wait(child) {
+        match self.wait(child, |printed| printed.are(length())) {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => bail!(quote(format!("failed ({status})"))),
             Err(error) if error.is::<Ended>() => Err(error),
             Err(error) => bail!(quote(format!("failed ({error:#})"))),
         }
+    }
+
+    /// Runs to the end, printing where this process prints.
+    ///
+    /// # Errors
+    /// It could not be started, ran out of time or exited with anything but 0.
+    pub fn shown(self) -> Result<()> {
+        let child = self.spawn(Stdio::inherit(), Stdio::inherit())?;
+        let status = self.wait(child, |_| ()).with_context(|| format!("running `{self}`"))?;
+        if !status.success() {
+            bail!("`{self}` failed ({status})");
+        }
+        Ok(())
     }
 
     /// Runs to the end and returns standard output without the white space at its end.
@@ -169,9 +187,11 @@ impl Cmd {
     pub fn outcome(self) -> Result<Outcome> {
         let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
         self.feed(&mut child);
-        let stdout = drain(child.stdout.take());
-        let stderr = drain(child.stderr.take());
-        let status = self.wait(child).with_context(|| format!("running `{self}`"))?;
+        let heard = Printed::default();
+        let stdout = drain(child.stdout.take(), heard.clone());
+        let stderr = drain(child.stderr.take(), heard.clone());
+        let status = self.wait(child, |printed| printed.are(heard.count()));
+        let status = status.with_context(|| format!("running `{self}`"))?;
         let text = |thread: thread::JoinHandle<Vec<u8>>| {
             String::from_utf8_lossy(&thread.join().unwrap_or_default()).into_owned()
         };
@@ -211,6 +231,16 @@ impl Cmd {
         children::start(|| command.spawn().with_context(|| format!("starting `{self}`")))
     }
 
+    /// As [`Cmd::spawn`], with standard input a pipe that stays open: for a child that is told one thing after the other.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn converse(&self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+        let mut command = self.detached();
+        command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
+        children::start(|| command.spawn().with_context(|| format!("starting `{self}`")))
+    }
+
     /// Writes standard input from a thread: the child may print before it has read everything.
     fn feed(&self, child: &mut Child) {
         if let Some(mut pipe) = child.stdin.take() {
@@ -220,23 +250,31 @@ impl Cmd {
         }
     }
 
-    fn wait(&self, mut child: Child) -> Result<ExitStatus> {
+    /// Waits for its end; `look` says how much it has printed.
+    fn wait(&self, mut child: Child, look: impl Fn(&Printed)) -> Result<ExitStatus> {
         let group = group(&child)?;
         let (tell, told) = mpsc::channel();
         thread::spawn(move || tell.send(child.wait()));
-        let ended = match told.recv_timeout(self.limit) {
-            Err(RecvTimeoutError::Timeout) => {
-                kill_group(group, Signal::SIGKILL);
-                told.recv().ok();
-                None
+        let printed = Printed::default();
+        let mut patience = Patience::new(self.limit, printed.clone(), group);
+        let ended = loop {
+            match told.recv_timeout(patience.pause()) {
+                Err(RecvTimeoutError::Timeout) => {
+                    look(&printed);
+                    if let Some(why) = patience.look() {
+                        kill_group(group, Signal::SIGKILL);
+                        told.recv().ok();
+                        break Err(why);
+                    }
+                }
+                ended => break Ok(ended.context("its waiting thread died")?),
             }
-            ended => Some(ended.context("its waiting thread died")?),
         };
         forget(group);
         match ended {
-            Some(Ok(status)) if !status.success() && children::ending() => Err(Ended.into()),
-            Some(status) => Ok(status?),
-            None => bail!("no end after {} s, killed", self.limit.as_secs()),
+            Ok(Ok(status)) if !status.success() && children::ending() => Err(Ended.into()),
+            Ok(status) => Ok(status?),
+            Err(why) => bail!(why),
         }
     }
 }
@@ -248,13 +286,23 @@ impl fmt::Display for Cmd {
     }
 }
 
-fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<Vec<u8>> {
+fn drain<R: Read + Send + 'static>(
+    pipe: Option<R>,
+    printed: Printed,
+) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            pipe.read_to_end(&mut bytes).unwrap_or_default();
+        let (mut bytes, mut part) = (Vec::new(), [0; 8192]);
+        let Some(mut pipe) = pipe else { return bytes };
+        loop {
+            match pipe.read(&mut part) {
+                Ok(read @ 1..) => {
+                    bytes.extend_from_slice(&part[..read]);
+                    printed.more(read);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => return bytes,
+            }
         }
-        bytes
     })
 }
 
@@ -309,8 +357,19 @@ mod tests {
     #[test]
     fn a_command_over_its_limit_is_killed_with_its_children() {
         let slow = Cmd::new("sh").args(["-c", "sleep 600 & wait"]);
-        let slow = slow.limit(Duration::from_millis(50)).output();
+        let slow = slow.limit(Duration::from_millis(500)).output();
         let words = format!("{:#}", slow.err().unwrap_or_else(|| anyhow::anyhow!("it ended")));
-        assert!(words.contains("killed"), "{words}");
+        assert!(words.contains("no word and no work") && words.contains("killed"), "{words}");
+    }
+
+    #[test]
+    fn a_slow_command_that_prints_or_works_is_not_killed() -> Result<()> {
+        let limit = Duration::from_secs(1);
+        let prints = "for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; sleep 0.15; done";
+        assert!(Cmd::new("sh").args(["-c", prints]).limit(limit).output()?.ends_with("10"));
+        // In a child with a group of its own, as builders have them.
+        let works = "setsid sh -c 'i=0; while [ $i -lt 1500000 ]; do i=$((i+1)); done'; echo done";
+        assert_eq!(Cmd::new("sh").args(["-c", works]).limit(limit).output()?, "done");
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@
 mod cargo;
 mod chart;
 mod cluster;
+mod demo;
 mod deny;
 mod emulated;
 pub mod ginkgo;
@@ -53,6 +54,7 @@ const SUITES: &[Suite] = &[
         usual: seconds(30),
         run: cargo::privileged,
     },
+    Suite { name: "demo", what: "the first command", usual: minutes(1), run: demo::run },
     Suite {
         name: "emulated",
         what: "tests on other kernels",
@@ -62,6 +64,14 @@ const SUITES: &[Suite] = &[
     Suite { name: "sanity", what: "csi-sanity", usual: minutes(1), run: sanity::run },
     Suite { name: "cluster", what: "cluster cases", usual: minutes(12), run: cluster::run },
 ];
+
+/// Those that everyday use does without: what takes long on a machine that has everything already.
+const SLOW: &[&str] = &["emulated", "cluster"];
+
+/// The names of the suites for everyday use.
+pub fn quick() -> Vec<&'static str> {
+    SUITES.iter().map(|suite| suite.name).filter(|name| !SLOW.contains(name)).collect()
+}
 
 /// Runs the named suites, or all of them if none is named, prints the report and returns whether
 /// everything passed.
@@ -94,4 +104,16 @@ fn row(bench: &Bench<'_>, suite: &Suite) -> Row {
     });
     bench.h.progress.say(&format!("  {}: {}", suite.what, tally.words()));
     Row { suite: suite.name, tally, took: start.elapsed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quick_ones_are_all_but_the_slow_ones() {
+        assert!(SLOW.iter().all(|slow| SUITES.iter().any(|suite| suite.name == *slow)));
+        assert_eq!(quick().len(), SUITES.len() - SLOW.len());
+        assert!(quick().contains(&"demo"));
+    }
 }

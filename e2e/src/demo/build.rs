@@ -1,0 +1,38 @@
+//! Builds the program quickly: in the profile of this harness, beside it, so that what both need is compiled once.
+//!
+//! Deliberately absent: the cache. A person who tries the demonstration may never want the rest of the harness.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::process::Cmd;
+use crate::progress::human;
+
+/// The profile in Cargo.toml.
+const PROFILE: &str = "quick";
+
+/// Builds it, with cargo's own words on the screen, and returns its path.
+///
+/// # Errors
+/// It does not compile; cargo has said why.
+pub fn program(repo: &Path) -> Result<PathBuf> {
+    // <target>/<profile>/xtask
+    let myself = std::env::current_exe().context("finding this program")?;
+    let target = myself.ancestors().nth(2).context("this program is in no target directory")?;
+    println!("Building the program (2 minutes on 2 idle cores the first time, then seconds):");
+    let since = Instant::now();
+    let build = Cmd::new("cargo").dir(repo).args(["build", "--profile", PROFILE, "--locked"]);
+    let build = build.args(["--package", "ovl-csi", "--bin", "ovl", "--target-dir"]).arg(target);
+    // What cargo tells the programs that it runs is no setting of this build: some crates would be compiled anew for it.
+    let told = std::env::vars_os().map(|(name, _)| name);
+    let told = told.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    });
+    let build = told.fold(build, Cmd::env_remove);
+    build.shown().context("building the program")?;
+    println!("Built in {}.", human(since.elapsed()));
+    Ok(target.join(PROFILE).join("ovl"))
+}
