@@ -84,6 +84,8 @@ pub fn cache(h: &Harness) -> Result<()> {
         for part in ["products", "tmp", "logs", "go", "go-build", "target", "docker"] {
             remove(&h.cache.root().join(part))?;
         }
+        // That of the demonstration, which takes everything else away itself.
+        fs::remove_file(h.cache.root().join("demo.lock")).unwrap_or_default();
         // Only if nobody keeps anything else there.
         fs::remove_dir(h.cache.root()).unwrap_or_default();
         Ok(())

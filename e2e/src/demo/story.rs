@@ -71,8 +71,8 @@ pub fn tell(program: &Path, place: &Place) -> Result<()> {
 
     println!("\nAnd at the end:");
     unchanged(&store, &before)?;
-    take_away(&first, &store, [a, b].into_iter().chain(forks))?;
-    take_away(&second, &place.root.join("second/store"), [c])
+    take_away("first", &first, &store, [a, b].into_iter().chain(forks))?;
+    take_away("second", &second, &place.root.join("second/store"), [c])
 }
 
 /// What there is on the machine.
@@ -103,16 +103,14 @@ fn make_image(registry: &Registry) -> Result<String> {
 impl Scene<'_> {
     /// Starts a node process.
     fn node(&self, name: &str) -> Result<Driver> {
-        let since = Instant::now();
         let snapshots = format!("{}/demo/snapshots", self.registry.address);
         let arguments = ["--snapshot-repository", &snapshots];
         let folder = self.place.root.join(name);
         let driver =
             Driver::start_as(name, self.program, &folder, self.registry.address, &arguments)?;
         println!(
-            "  `ovl node` is the {name} node: process {}, ready after {}, with an empty store of its own.",
-            driver.process(),
-            time(since.elapsed())
+            "  `ovl node` is the {name} node: process {}, with an empty store of its own.",
+            driver.process()
         );
         Ok(driver)
     }
@@ -318,7 +316,12 @@ fn unchanged(store: &Path, before: &Sums) -> Result<()> {
 }
 
 /// Ends the pods, and takes their volumes away as the kubelet does.
-fn take_away(node: &Driver, store: &Path, pods: impl IntoIterator<Item = Running>) -> Result<()> {
+fn take_away(
+    name: &str,
+    node: &Driver,
+    store: &Path,
+    pods: impl IntoIterator<Item = Running>,
+) -> Result<()> {
     let (mut count, mut slowest) = (0, Duration::ZERO);
     for Running { pod, volume, group } in pods {
         drop((pod, group));
@@ -330,11 +333,12 @@ fn take_away(node: &Driver, store: &Path, pods: impl IntoIterator<Item = Running
     }
     let volumes = fs::read_dir(store.join("volumes")).context("listing the volumes")?.count();
     ensure!(volumes == 0, "{volumes} volumes are in the store");
+    let pods = if count == 1 { "1 pod is".to_owned() } else { format!("{count} pods are") };
     let table = fs::read_to_string("/proc/self/mountinfo").context("reading the mount table")?;
     let kubelet = store.with_file_name("kubelet").display().to_string();
     ensure!(!table.contains(&kubelet), "mounts are left below {kubelet}");
     println!(
-        "    {count} pods of that node are gone, and with them their volumes and mounts; the slowest took {}.",
+        "    On the {name} node {pods} gone, with all volumes and mounts; the slowest volume took {}.",
         time(slowest)
     );
     Ok(())
