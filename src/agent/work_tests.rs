@@ -89,6 +89,7 @@ fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
         stack: (0..=own).map(|n| Digest::of(&[n as u8])).collect(),
         own,
         manifests: Vec::new(),
+        base: None,
         parent: None,
         source: SnapshotSource {
             namespace: "ci".into(),

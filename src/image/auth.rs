@@ -17,6 +17,7 @@ use reqwest::{
     header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE},
 };
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     error::Problem,
@@ -129,8 +130,8 @@ impl Challenge {
     /// What the challenges of a 401 ask for; bearer before basic. Nothing where there is neither.
     ///
     /// # Errors
-    /// A bearer challenge without a realm that is a URL.
-    pub(super) fn read(headers: &HeaderMap) -> Result<Option<Self>, &'static str> {
+    /// A bearer challenge without a realm that is a whole URL.
+    pub(super) fn read(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
         let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok());
         let all: Vec<_> = values.flat_map(challenges).collect();
         let Some((_, params)) = all.iter().find(|(scheme, _)| scheme == "bearer") else {
@@ -138,11 +139,15 @@ impl Challenge {
             return Ok(basic.then_some(Self::Basic));
         };
         let realm = params.get("realm").and_then(|realm| Url::parse(realm).ok());
-        let url = realm.ok_or("it names no place to get a token")?;
+        let url = realm.ok_or(NO_REALM)?;
         let service = params.get("service").cloned();
         Ok(Some(Self::Bearer(Realm { url, service, scope: params.get("scope").cloned() })))
     }
 }
+
+const NO_REALM: Problem = Problem::Unsupported(
+    "it wants a token, and the realm in its WWW-Authenticate is not a whole URL; whoever runs the registry must mend it",
+);
 
 type Params = HashMap<String, String>;
 
@@ -212,14 +217,16 @@ impl Token {
         struct Answer {
             token: Option<String>,
             access_token: Option<String>,
-            expires_in: Option<u64>,
+            expires_in: Option<Value>,
         }
         let malformed =
             || Problem::Malformed { what: "token", why: "it is not readable".to_owned() };
         let answer: Answer = serde_json::from_slice(answer).map_err(|_| malformed())?;
-        let token = answer.token.or(answer.access_token).ok_or_else(malformed)?;
+        let given = |token: &String| !token.is_empty();
+        let token = answer.token.filter(given).or(answer.access_token.filter(given));
+        let token = token.ok_or_else(malformed)?;
         let header = header("Bearer", &token).ok_or_else(malformed)?;
-        let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(0).min(86_400));
+        let lifetime = Duration::from_secs(answer.expires_in.map_or(0, seconds).min(86_400));
         let until = Instant::now() + lifetime.max(LIFETIME_MIN) - MARGIN;
         Ok(Self { header, until })
     }
@@ -230,8 +237,22 @@ impl Token {
     }
 }
 
+/// How many tokens are held, and their bytes: whoever names an image chooses the server that gives one.
+const HELD_MAX: usize = 1024;
+const HELD_BYTES_MAX: usize = 4 << 20;
+
+/// Seconds, which there are services that write as text or as a float.
+fn seconds(value: Value) -> u64 {
+    let text = match value {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text,
+        _ => String::new(),
+    };
+    text.trim().parse::<f64>().map_or(0, |seconds| seconds as u64)
+}
+
 /// The tokens we hold: what was got as one is never shown to another server, nor used for another repository or
-/// purpose, or by somebody with another secret.
+/// purpose, or by somebody with another secret. Of too many those go first that run out first.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Mutex<HashMap<Key, Token>>);
 
@@ -268,6 +289,13 @@ impl Tokens {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|_, token| token.until > Instant::now());
         held.insert(key, token);
+        let bytes = |token: &Token| token.header.len();
+        let mut all: usize = held.values().map(bytes).sum();
+        while held.len() > HELD_MAX || all > HELD_BYTES_MAX {
+            let first = held.iter().min_by_key(|(_, token)| token.until);
+            let Some(first) = first.map(|(key, _)| key.clone()) else { return };
+            all -= held.remove(&first).as_ref().map_or(0, bytes);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn read(values: &[&str]) -> Result<Option<Challenge>, &'static str> {
+fn read(values: &[&str]) -> Result<Option<Challenge>, Problem> {
     let values = values.iter().map(|v| (WWW_AUTHENTICATE, v.parse().unwrap()));
     Challenge::read(&values.collect())
 }
@@ -46,9 +46,9 @@ fn anything_else_is_another_challenge_or_none() {
         (&[], Ok(None)),
         (&["Negotiate"], Ok(None)),
         (&["=,=,\"\\"], Ok(None)),
-        (&["Bearer"], Err("it names no place to get a token")),
-        (&["Bearer realm=\"/token\""], Err("it names no place to get a token")),
-        (&["Bearer realm=\""], Err("it names no place to get a token")),
+        (&["Bearer"], Err(NO_REALM)),
+        (&["Bearer realm=\"/token\""], Err(NO_REALM)),
+        (&["Bearer realm=\""], Err(NO_REALM)),
     ] {
         assert_eq!(read(values), found, "{values:?}");
     }
@@ -133,4 +133,49 @@ fn a_token_is_asked_for_what_it_is_to_be_good_for() {
     let form = bare().request("a", mount, Some(&identity)).form.unwrap();
     let scope = "scope=repository%3Aa%3Apull%2Cpush+repository%3Ab%3Apull&";
     assert!(form.contains(scope), "{form}");
+}
+
+#[test]
+fn a_token_is_read_as_services_write_it() {
+    let lifetime = |answer: &str| {
+        let token = Token::read(answer.as_bytes()).unwrap_or_else(|e| panic!("{answer}: {e}"));
+        assert_eq!(token.header, "Bearer t", "{answer}");
+        (token.until + MARGIN - Instant::now()).as_secs_f64().round() as u64
+    };
+    for (answer, seconds) in [
+        (r#"{"token":"","access_token":"t","expires_in":300}"#, 300),
+        (r#"{"token":null,"access_token":"t","expires_in":"300"}"#, 300),
+        (r#"{"token":"t","access_token":"","expires_in":300.7}"#, 300),
+        (r#"{"token":"t","expires_in":3e2}"#, 300),
+        (r#"{"token":"t","expires_in":null}"#, 60),
+        (r#"{"token":"t","expires_in":"soon"}"#, 60),
+        (r#"{"token":"t","expires_in":-1}"#, 60),
+        (r#"{"token":"t","expires_in":1e99}"#, 86_400),
+        (r#"{"token":"t"}"#, 60),
+    ] {
+        assert_eq!(lifetime(answer), seconds, "{answer}");
+    }
+    for answer in ["{}", r#"{"token":""}"#, r#"{"token":"","access_token":null}"#, r#"{"token":7}"#]
+    {
+        assert!(Token::read(answer.as_bytes()).is_err(), "{answer}");
+    }
+}
+
+/// Whoever names an image chooses the server that gives tokens: their number and their length.
+#[test]
+fn tokens_are_bounded_and_those_that_run_out_first_go_first() {
+    let key = |n: usize| {
+        let url = Url::parse(&format!("https://r{n}.io")).unwrap();
+        Key::new(&url, "a", Grant::Pull, Access::Anonymous)
+    };
+    let token = |n: usize, length: usize| Token {
+        header: header("Bearer", &"x".repeat(length)).unwrap(),
+        until: Instant::now() + Duration::from_secs(1000 + n as u64),
+    };
+    for (length, count) in [(1, HELD_MAX), (60 << 10, HELD_BYTES_MAX / (60 << 10))] {
+        let tokens = Tokens::default();
+        (0..=count).for_each(|n| tokens.put(key(n), token(n, length)));
+        assert!(tokens.get(&key(0)).is_none() && tokens.get(&key(count)).is_some(), "{length}");
+        assert!(tokens.0.lock().unwrap().len() <= count, "{length}");
+    }
 }

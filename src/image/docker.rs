@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{
     LayerBlob,
+    config::{self, CONFIG_MAX},
     error::Problem,
     local::{Files, LocalImage, Section, Why},
     manifest,
@@ -24,7 +25,7 @@ use crate::{
 struct Saved {
     config: String,
     repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    layers: Option<Vec<String>>,
 }
 
 pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files), Why> {
@@ -39,10 +40,16 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files
         Problem::Malformed { what: "manifest.json", why }
     })?;
     let saved = chosen(saved, name)?;
-    let config = archive.member(&saved.config)?.whole("config", manifest::CONFIG_MAX)?;
-    let diff_ids = manifest::diff_ids(&config, saved.layers.len())?;
+    let config = archive.member(&saved.config)?.whole("config", CONFIG_MAX)?;
+    let files = saved.layers.unwrap_or_default();
+    let diff_ids = config::read(&config)?.diff_ids.unwrap_or_default();
+    if diff_ids.len() != files.len() {
+        let (ids, files) = (diff_ids.len(), files.len());
+        let why = format!("it names {ids} diff ids for the archive's {files} layers");
+        return Err(Problem::Malformed { what: "config", why }.into());
+    }
     let (mut layers, mut places) = (Vec::new(), HashMap::new());
-    for (layer, diff_id) in saved.layers.iter().zip(diff_ids) {
+    for (layer, diff_id) in files.iter().zip(diff_ids) {
         let member = archive.place(layer)?;
         let compression = archive.compression(member).map_err(disk)?;
         let digest = match compression {

@@ -36,6 +36,11 @@ impl ImageError {
     pub fn class(&self) -> Class {
         self.problem.class()
     }
+
+    /// Whether the last server does not know such a request.
+    pub(super) fn is_an_answer(&self) -> bool {
+        matches!(self.problem, Problem::Answered { .. }) && !self.problem.is_transient()
+    }
 }
 
 struct Tried<'a>(&'a [(String, Problem)]);

@@ -67,6 +67,8 @@ pub(crate) enum Misdeed {
     Lost,
     /// An upload instead of a mount.
     NoMount,
+    /// Removes a manifest by its digest, and leaves the tag.
+    KeepTag,
 }
 
 /// How a repository is locked.
@@ -216,6 +218,13 @@ impl FakeRegistry {
         digest
     }
 
+    /// A manifest as it was put.
+    pub(crate) fn text(&self, repository: &str, manifest: &Digest) -> String {
+        let shelf = self.inner.shelf.lock().unwrap();
+        let (_, bytes) = &shelf.content[&format!("{repository}/manifests/{manifest}")];
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
     /// From now on `repository` is given only to `user` with `password`, and to whoever was told so before.
     pub(crate) fn protect(&self, repository: &str, scheme: Scheme, user: &str, password: &str) {
         let secret = Secret::Password { username: user.into(), password: password.into() };
@@ -344,6 +353,9 @@ impl Inner {
         let (mut status, content_type, mut bytes) = self.found(path);
         let whole = matches!(misdeed, Some(Misdeed::NoParts));
         let mut part = Vec::new();
+        if status == 200 && path.contains("/manifests/") {
+            part.push(("docker-content-digest", Digest::of(&bytes).to_string()));
+        }
         if let Some(from) = from.filter(|from| status == 200 && !whole && *from < bytes.len()) {
             let (last, all) = (bytes.len() - 1, bytes.len());
             part.push(("content-range", format!("bytes {from}-{last}/{all}")));
@@ -361,7 +373,8 @@ impl Inner {
                 with_headers(status, "text/plain", SECRET.into(), &headers)
             }
             Some(Misdeed::Header(name, value)) => {
-                with_headers(status, &content_type, bytes.into(), &[(name, value)])
+                part.push((name, value));
+                with_headers(status, &content_type, bytes.into(), &part)
             }
             Some(Misdeed::Cut) => {
                 part.push(("content-length", bytes.len().to_string()));

@@ -3,11 +3,13 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use super::{
+    config::{self, CONFIG_MAX},
+    error::Problem,
     local::{Files, LocalImage, Section, Why},
     manifest::{self, Descriptor, Entry, Manifest},
     platform::Machine,
     reference::Reference,
-    registries::promised,
+    resolve::promised,
 };
 use crate::{changeset::Member, digest::Digest};
 
@@ -15,6 +17,8 @@ use crate::{changeset::Member, digest::Digest};
 const NAME: &str = "org.opencontainers.image.ref.name";
 /// containerd's, always a whole name.
 const FULL_NAME: &str = "io.containerd.image.name";
+/// How deep an index may lie in another.
+const DEPTH: usize = 3;
 
 pub(super) fn open(folder: &Path, tag: Option<&str>) -> Result<(LocalImage, Files), Why> {
     let index = section(&folder.join("index.json"))?.whole("index", manifest::MANIFEST_MAX)?;
@@ -22,23 +26,34 @@ pub(super) fn open(folder: &Path, tag: Option<&str>) -> Result<(LocalImage, File
         return Err(Why::Which(Vec::new()));
     };
     let (mut descriptor, names) = chosen(&entries, tag)?;
-    if descriptor.is_index() {
+    for _ in 0..DEPTH {
+        if !descriptor.is_index() {
+            break;
+        }
         let index = document(folder, "index", &descriptor, manifest::MANIFEST_MAX)?;
         if let Manifest::Index(entries) = manifest::parse(&index, &descriptor.media_type)? {
-            descriptor = manifest::choose(&entries, Machine::this())?;
+            descriptor = ours(&entries)?;
         }
     }
     let bytes = document(folder, "manifest", &descriptor, manifest::MANIFEST_MAX)?;
     let Manifest::Image { config, layers } = manifest::parse(&bytes, &descriptor.media_type)?
     else {
-        let why = "its index leads to another index";
-        return Err(super::error::Problem::Unsupported(why).into());
+        let why = "its indexes lie too deep in one another";
+        return Err(Problem::Unsupported(why).into());
     };
     manifest::check(&config, &layers)?;
-    let config = document(folder, "config", &config, manifest::CONFIG_MAX)?;
-    let layers = manifest::layers(&layers, &config)?;
+    let config = config::read(&document(folder, "config", &config, CONFIG_MAX)?)?;
+    let layers = manifest::layers(&layers, config.diff_ids)?;
     let image = LocalImage { names, digest: descriptor.digest, layers };
     Ok((image, Files::Layout(folder.to_owned())))
+}
+
+/// The entry for this machine; of those that do not say for which they are, the first.
+fn ours<'a>(
+    entries: impl IntoIterator<Item = &'a Entry, IntoIter: DoubleEndedIterator + Clone>,
+) -> Result<Descriptor, Problem> {
+    let mut found = manifest::candidates(entries, Machine::this())?;
+    Ok(found.swap_remove(0).descriptor)
 }
 
 /// The entry that is meant, and its whole names.
@@ -55,7 +70,7 @@ fn chosen(entries: &[Entry], tag: Option<&str>) -> Result<(Descriptor, Vec<Refer
         several @ [first, ..]
             if several.iter().all(|e| e.has_platform() && names(e) == names(first)) =>
         {
-            manifest::choose(several.iter().copied(), Machine::this())?
+            ours(several.iter().copied())?
         }
         _ => return Err(Why::Which(entries.iter().flat_map(names).collect())),
     };

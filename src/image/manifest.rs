@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 
 use super::{
     LayerBlob,
+    config::CONFIG_MAX,
     error::Problem,
     platform::{Machine, Platform},
 };
@@ -20,8 +22,6 @@ use crate::{
 /// OCI distribution-spec, "Pushing Manifests": registries should take manifests of at least 4 MiB, and those in
 /// use stop there.
 pub(super) const MANIFEST_MAX: u64 = 4 << 20;
-/// Our own bound: a config holds a line of history a layer, and labels; real ones stay under 100 KiB.
-pub(super) const CONFIG_MAX: u64 = 8 << 20;
 
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -36,34 +36,41 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
+/// The key in which ORAS writes the diff id of a folder that it packed: such a layer's config names none.
+const ORAS_DIFF_ID: &str = "io.deis.oras.content.digest";
+
 /// A pointer from one document to another, or to a layer.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub(super) struct Descriptor {
     pub(super) media_type: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
+    /// Of a layer: its diff id, where the descriptor claims one.
+    pub(super) diff_id: Option<Digest>,
 }
 
-/// A descriptor of an index. Its digest is text until it is chosen: entries for other machines may use
-/// algorithms that we do not know.
+/// A descriptor as it is written. Its digest is text until somebody needs what it leads to: entries of an index for other
+/// machines may use algorithms that we do not know.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Entry {
+    #[serde(default)]
     media_type: String,
     digest: String,
     size: u64,
     platform: Option<Platform>,
-    #[serde(default)]
-    annotations: HashMap<String, String>,
+    annotations: Option<HashMap<String, String>>,
 }
 
 impl Entry {
     /// What it leads to.
     pub(super) fn descriptor(&self) -> Result<Descriptor, Problem> {
         let digest = self.digest.parse();
-        let digest = digest.map_err(|_| malformed("its index has a digest that is not sha256"))?;
-        Ok(Descriptor { media_type: self.media_type.clone(), digest, size: self.size })
+        let digest = digest.map_err(|_| {
+            malformed("a digest in it is not one of sha256 or sha512, in lower case")
+        })?;
+        let diff_id = self.annotation(ORAS_DIFF_ID).and_then(|text| text.parse().ok());
+        Ok(Descriptor { media_type: self.media_type.clone(), digest, size: self.size, diff_id })
     }
 
     /// Whether it says which machine it is for.
@@ -72,7 +79,7 @@ impl Entry {
     }
 
     pub(super) fn annotation(&self, key: &str) -> Option<&str> {
-        self.annotations.get(key).map(String::as_str)
+        self.annotations.as_ref()?.get(key).map(String::as_str)
     }
 }
 
@@ -80,6 +87,11 @@ impl Descriptor {
     /// Whether it leads to an index.
     pub(super) fn is_index(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+    }
+
+    /// Whether it leads to an image.
+    fn is_image(&self) -> bool {
+        matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
     }
 }
 
@@ -93,23 +105,14 @@ pub(super) enum Manifest {
 /// Every field whose presence tells the kinds apart.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
+struct Document<'a> {
     schema_version: Option<u64>,
     media_type: Option<String>,
-    config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Entry>>,
+    config: Option<Entry>,
+    layers: Option<Vec<Entry>>,
+    #[serde(borrow)]
+    manifests: Option<Vec<&'a RawValue>>,
     fs_layers: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Config {
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    diff_ids: Vec<Digest>,
 }
 
 fn malformed(why: impl Into<String>) -> Problem {
@@ -142,7 +145,7 @@ pub(super) fn parse(bytes: &[u8], content_type: &str) -> Result<Manifest, Proble
         OCI_MANIFEST | DOCKER_MANIFEST => false,
         _ => return Err(malformed("its Content-Type is not that of an image manifest or index")),
     };
-    let document: Document =
+    let document: Document<'_> =
         serde_json::from_slice(bytes).map_err(|e| unreadable("manifest", &e))?;
     if document.fs_layers.is_some() || document.schema_version == Some(1) {
         return Err(SCHEMA_1);
@@ -154,8 +157,13 @@ pub(super) fn parse(bytes: &[u8], content_type: &str) -> Result<Manifest, Proble
         return Err(malformed("its mediaType is not its Content-Type"));
     }
     match (is_index, document.config, document.layers, document.manifests) {
-        (true, None, None, Some(entries)) => Ok(Manifest::Index(entries)),
-        (false, Some(config), Some(layers), None) => Ok(Manifest::Image { config, layers }),
+        (true, None, None, Some(entries)) => Ok(Manifest::Index(readable(&entries))),
+        // What some tools write of an image without layers.
+        (false, Some(config), layers, None) => {
+            let layers =
+                layers.iter().flatten().map(Entry::descriptor).collect::<Result<_, _>>()?;
+            Ok(Manifest::Image { config: config.descriptor()?, layers })
+        }
         (_, _, Some(_), Some(_)) => Err(malformed("it has both layers and manifests")),
         (true, ..) => Err(malformed("an index has manifests, and neither config nor layers")),
         (false, ..) => Err(malformed("a manifest has config and layers, and no manifests")),
@@ -166,39 +174,77 @@ const SCHEMA_1: Problem = Problem::Unsupported(
     "it is an image of schema 1, which is not supported; push the image again with a current tool",
 );
 
-/// The entry of an index that is for `machine`: the best fit, and the first among equals.
+/// The entries of an index that can be read: one that cannot be is for nobody, and costs only itself.
+fn readable(entries: &[&RawValue]) -> Vec<Entry> {
+    entries.iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect()
+}
+
+/// An entry of an index that may be for this machine.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) descriptor: Descriptor,
+    /// The index says that it is. Where it says nothing, the image's config has to.
+    pub(super) is_named: bool,
+}
+
+/// The entries of an index that may be for `machine`, in the order in which to try them: the best fit, the first among equals,
+/// then those that do not say what they are for.
 ///
 /// # Errors
-/// [`Problem::NoPlatform`], or an entry that is no manifest of an image.
-pub(super) fn choose<'a>(
+/// [`Problem::NoPlatform`], or a best fit that is neither an image's manifest nor an index.
+pub(super) fn candidates<'a>(
     entries: impl IntoIterator<Item = &'a Entry, IntoIter: DoubleEndedIterator + Clone>,
     machine: Machine,
-) -> Result<Descriptor, Problem> {
+) -> Result<Vec<Candidate>, Problem> {
     let fit = |entry: &Entry| entry.platform.as_ref().and_then(|p| machine.fit(p));
     // max_by_key gives the last of equals.
     let entries = entries.into_iter();
     let best = entries.clone().rev().filter(|e| fit(e).is_some()).max_by_key(|e| fit(e));
-    let Some(best) = best else {
-        let names = entries.filter_map(|e| e.platform.as_ref()?.name());
-        let offered: Vec<_> = names.filter(|name| name != "unknown/unknown").take(12).collect();
-        let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
-        return Err(Problem::NoPlatform { wanted: machine.name(), offered });
-    };
-    if !matches!(best.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST) {
-        return Err(Problem::Unsupported(
-            "its index leads to something else than an image manifest",
-        ));
+    if let Some(best) = best {
+        let descriptor = best.descriptor()?;
+        return match descriptor.is_image() || descriptor.is_index() {
+            true => Ok(vec![Candidate { descriptor, is_named: true }]),
+            false => Err(Problem::Unsupported(
+                "its index leads to something else than an image manifest",
+            )),
+        };
     }
-    best.descriptor()
+    let unsaid = entries.clone().filter(|entry| !entry.has_platform());
+    let unsaid = unsaid.filter_map(|entry| entry.descriptor().ok());
+    let found: Vec<_> = unsaid
+        .filter(|descriptor| descriptor.is_image() || descriptor.is_index())
+        .map(|descriptor| Candidate { descriptor, is_named: false })
+        .take(CANDIDATES)
+        .collect();
+    if found.is_empty() { Err(no_platform(entries, machine)) } else { Ok(found) }
 }
 
-/// Whether `config` describes a container image that is worth fetching.
+/// How many entries of an index that do not say what they are for are looked at.
+const CANDIDATES: usize = 8;
+
+fn no_platform<'a>(entries: impl Iterator<Item = &'a Entry>, machine: Machine) -> Problem {
+    let names = entries.filter_map(|e| e.platform.as_ref()?.name());
+    let offered: Vec<_> = names.filter(|name| name != "unknown/unknown").take(12).collect();
+    let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
+    Problem::NoPlatform { wanted: machine.name(), offered }
+}
+
+/// Whether `config` describes a container image that is worth fetching. Some tools give an image of files alone a config that
+/// says nothing, by one of these types.
 ///
 /// # Errors
 /// An artifact of another kind; a config beyond [`CONFIG_MAX`]; a layer that we cannot take, before anything is
 /// downloaded.
 pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Problem> {
-    if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+    if !matches!(
+        config.media_type.as_str(),
+        OCI_CONFIG
+            | DOCKER_CONFIG
+            | "application/vnd.oci.empty.v1+json"
+            | "application/octet-stream"
+            | "application/json"
+            | ""
+    ) {
         return Err(Problem::Unsupported("it is an artifact, not a container image"));
     }
     if config.size > CONFIG_MAX {
@@ -207,18 +253,19 @@ pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Pr
     layers.iter().try_for_each(|layer| kind(&layer.media_type).map(drop))
 }
 
-/// Joins the manifest's layers with the config's diff ids, bottom first.
+/// Joins the manifest's layers with the config's diff ids, bottom first. What is around a layer's tar is only what its media type
+/// says: its first bytes decide.
 ///
 /// # Errors
-/// A config that does not name one diff id a layer, or names another one for a layer that is not compressed.
-pub(super) fn layers(layers: &[Descriptor], config: &[u8]) -> Result<Vec<LayerBlob>, Problem> {
-    let diff_ids = diff_ids(config, layers.len())?;
+/// A config that names diff ids, and not one for each layer; one that names none, and a layer that is compressed and says none
+/// itself.
+pub(super) fn layers(
+    layers: &[Descriptor],
+    diff_ids: Option<Vec<Digest>>,
+) -> Result<Vec<LayerBlob>, Problem> {
+    let diff_ids = self::diff_ids(layers, diff_ids)?;
     let join = |(layer, diff_id): (&Descriptor, Digest)| {
         let (format, compression) = kind(&layer.media_type)?;
-        if compression == Compression::None && layer.digest != diff_id {
-            let why = "a plain layer has another diff id than its digest".to_owned();
-            return Err(Problem::Malformed { what: "config", why });
-        }
         let media_type = layer.media_type.clone();
         Ok(LayerBlob {
             digest: layer.digest,
@@ -232,16 +279,25 @@ pub(super) fn layers(layers: &[Descriptor], config: &[u8]) -> Result<Vec<LayerBl
     layers.iter().zip(diff_ids).map(join).collect()
 }
 
-/// The diff ids in a config, which must be as many as there are blobs.
-///
-/// # Errors
-/// A config that is not readable, or names more or less.
-pub(super) fn diff_ids(config: &[u8], blobs: usize) -> Result<Vec<Digest>, Problem> {
-    let config: Config = serde_json::from_slice(config).map_err(|e| unreadable("config", &e))?;
-    let ids = config.rootfs.diff_ids;
-    if ids.len() != blobs {
-        let why = format!("it names {} diff ids for the manifest's {blobs} layers", ids.len());
-        return Err(Problem::Malformed { what: "config", why });
+fn diff_ids(layers: &[Descriptor], named: Option<Vec<Digest>>) -> Result<Vec<Digest>, Problem> {
+    let refused = |why: String| Problem::Malformed { what: "config", why };
+    let named = named.filter(|ids| !ids.is_empty() || layers.is_empty());
+    let Some(ids) = named else {
+        let own = |layer: &Descriptor| match kind(&layer.media_type)?.1 {
+            Compression::None => Ok(layer.digest),
+            _ => layer.diff_id.ok_or_else(|| {
+                refused(
+                    "its rootfs.diff_ids names no layer, and the manifest has compressed ones"
+                        .into(),
+                )
+            }),
+        };
+        return layers.iter().map(own).collect();
+    };
+    if ids.len() != layers.len() {
+        let count = layers.len();
+        let why = format!("it names {} diff ids for the manifest's {count} layers", ids.len());
+        return Err(refused(why));
     }
     Ok(ids)
 }

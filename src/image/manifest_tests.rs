@@ -50,10 +50,14 @@ fn a_manifest_is_one_kind_beyond_doubt() {
         (with(image(), "manifests", json!([])), OCI_MANIFEST, "both layers and manifests"),
         (with(index.clone(), "layers", json!([])), OCI_INDEX, "both layers and manifests"),
         (
-            with(index, "config", descriptor(OCI_CONFIG, b"")),
+            with(index.clone(), "config", descriptor(OCI_CONFIG, b"")),
             OCI_INDEX,
             "neither config nor layers",
         ),
+        (without(image(), "layers"), OCI_MANIFEST, ""),
+        (with(image(), "layers", json!(null)), OCI_MANIFEST, ""),
+        (with(image(), "layers", json!([])), OCI_MANIFEST, ""),
+        (with(index.clone(), "manifests", json!([{ "size": -1 }, 7])), OCI_INDEX, ""),
         (without(image(), "config"), OCI_MANIFEST, "a manifest has config and layers"),
         (with(image(), "schemaVersion", json!(3)), OCI_MANIFEST, "schemaVersion is not 2"),
         (with(image(), "schemaVersion", json!(1)), OCI_MANIFEST, "schema 1"),
@@ -117,13 +121,18 @@ fn an_artifact_and_a_huge_config_are_refused_before_anything_is_fetched() {
         media_type: media_type.to_owned(),
         digest: Digest::of(b""),
         size,
+        diff_id: None,
     };
     assert_eq!(check(&config(DOCKER_CONFIG, CONFIG_MAX), &[]), Ok(()));
     assert!(matches!(
         check(&config(DOCKER_CONFIG, CONFIG_MAX + 1), &[]),
         Err(Problem::TooLarge { .. })
     ));
-    let artifact = check(&config("application/vnd.oci.empty.v1+json", 2), &[]);
+    // What tools give images of files alone.
+    for media_type in ["application/vnd.oci.empty.v1+json", "application/octet-stream", ""] {
+        assert_eq!(check(&config(media_type, 2), &[]), Ok(()), "{media_type}");
+    }
+    let artifact = check(&config("application/vnd.cncf.helm.config.v1+json", 2), &[]);
     assert!(matches!(artifact, Err(Problem::Unsupported(_))));
 }
 
@@ -133,30 +142,41 @@ fn every_layer_has_its_diff_id() {
         media_type: media_type.to_owned(),
         digest: Digest::of(of),
         size: 5,
+        diff_id: None,
     };
     let gzip = layer("application/vnd.oci.image.layer.v1.tar+gzip", b"gz");
     let plain = layer("application/vnd.oci.image.layer.v1.tar", b"tar");
-    let config = |ids: &[&[u8]]| {
-        let ids: Vec<_> = ids.iter().map(|id| Digest::of(id)).collect();
-        json!({ "rootfs": { "type": "layers", "diff_ids": ids } }).to_string().into_bytes()
+    let ids = |ids: &[&[u8]]| Some(ids.iter().map(|id| Digest::of(id)).collect::<Vec<_>>());
+    let both = [gzip.clone(), plain.clone()];
+    let kinds = |layers: Vec<LayerBlob>| -> Vec<_> {
+        layers.iter().map(|l| (l.compression, l.diff_id)).collect()
     };
-    let both = [gzip, plain];
-    let joined = layers(&both, &config(&[b"inner", b"tar"])).unwrap();
-    let kinds: Vec<_> = joined.iter().map(|l| (l.compression, l.diff_id)).collect();
+    let joined = layers(&both, ids(&[b"inner", b"tar"])).unwrap();
     let expected =
         [(Compression::Gzip, Digest::of(b"inner")), (Compression::None, Digest::of(b"tar"))];
-    assert_eq!(kinds, expected, "bottom first, as in the manifest");
+    assert_eq!(kinds(joined), expected, "bottom first, as in the manifest");
+    let named = Descriptor { diff_id: Some(Digest::of(b"inner")), ..gzip };
+    let none: [Descriptor; 0] = [];
+    for silent in [None, Some(Vec::new())] {
+        let joined = layers(&[named.clone(), plain.clone()], silent.clone()).unwrap();
+        assert_eq!(
+            kinds(joined),
+            expected,
+            "a plain tar is its own diff id, ORAS says that of others"
+        );
+        assert_eq!(layers(&none, silent), Ok(Vec::new()), "an image of nothing");
+    }
 
     for (config, words) in [
-        (config(&[b"inner"]), "1 diff ids for the manifest's 2 layers"),
-        (config(&[b"a", b"tar", b"c"]), "3 diff ids for the manifest's 2 layers"),
-        (config(&[b"inner", b"other"]), "another diff id than its digest"),
-        (b"{}".to_vec(), "not valid at line 1"),
-        (br#"{"rootfs":{"diff_ids":["../x"]}}"#.to_vec(), "not valid at line 1"),
+        (ids(&[b"inner"]), "1 diff ids for the manifest's 2 layers"),
+        (ids(&[b"a", b"tar", b"c"]), "3 diff ids for the manifest's 2 layers"),
+        (None, "rootfs.diff_ids names no layer"),
+        (ids(&[]), "rootfs.diff_ids names no layer"),
     ] {
-        let error = layers(&both, &config).unwrap_err().to_string();
+        let error = layers(&both, config).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
+    assert!(layers(&none, ids(&[b"a"])).unwrap_err().to_string().contains("1 diff ids"));
 }
 
 #[test]
@@ -168,9 +188,9 @@ fn a_media_type_says_what_a_layer_looks_like_and_what_is_around_it() {
             [("", Compression::None), ("+gzip", Compression::Gzip), ("+zstd", Compression::Zstd)]
         {
             let (digest, media_type) = (Digest::of(b"x"), format!("{base}{suffix}"));
-            let layer = Descriptor { media_type: media_type.clone(), digest, size: 1 };
-            let config = json!({ "rootfs": { "diff_ids": [digest] } }).to_string().into_bytes();
-            let found = &layers(&[layer], &config).unwrap()[0];
+            let layer =
+                Descriptor { media_type: media_type.clone(), digest, size: 1, diff_id: None };
+            let found = &layers(&[layer], Some(vec![digest])).unwrap()[0];
             let said = (found.format, found.compression, &found.media_type);
             assert_eq!(said, (format, compression, &media_type));
         }
@@ -187,22 +207,56 @@ fn the_entry_for_this_machine_is_chosen() {
     let entries = |list: Value| serde_json::from_value::<Vec<Entry>>(list).unwrap();
     let (first, second) = (Digest::of(b"1").to_string(), Digest::of(b"2").to_string());
 
+    let choose = |list: &[Entry]| {
+        let mut found = candidates(list, Machine::this())?;
+        Ok::<_, Problem>((found.len(), found.swap_remove(0).descriptor.digest))
+    };
+
     let list = entries(json!([
-        entry("windows", "sha512:00"),
+        entry("windows", "sha384:00"),
         entry("linux", &first),
         entry("linux", &second),
     ]));
-    assert_eq!(choose(&list, Machine::this()).unwrap().digest, Digest::of(b"1"));
+    assert_eq!(choose(&list).unwrap(), (1, Digest::of(b"1")));
 
     let list =
         entries(json!([entry("windows", &first), { "mediaType": "x", "digest": "y", "size": 1 }]));
-    let error = choose(&list, Machine::this()).unwrap_err().to_string();
+    let error = choose(&list).unwrap_err().to_string();
     assert!(error.contains("it has no image for linux/") && error.contains("windows/"), "{error}");
 
-    let list = entries(json!([entry("linux", "sha512:00")]));
-    assert!(matches!(choose(&list, Machine::this()), Err(Problem::Malformed { .. })));
+    let list = entries(json!([entry("linux", "sha384:00")]));
+    let error = choose(&list).unwrap_err().to_string();
+    assert!(error.contains("not one of sha256 or sha512"), "{error}");
 
     let nested = with(entry("linux", &first), "mediaType", json!(OCI_INDEX));
-    let nested = choose(&entries(json!([nested])), Machine::this());
-    assert!(matches!(nested, Err(Problem::Unsupported(_))), "{nested:?}");
+    assert_eq!(choose(&entries(json!([nested]))).unwrap().1, Digest::of(b"1"));
+
+    // Buildpacks and jib write entries without a platform; the image's config says what it is for.
+    let unsaid = |digest: &str| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 7 });
+    let silent = entries(json!([entry("windows", &second), unsaid(&first), unsaid(&second)]));
+    assert_eq!(choose(&silent).unwrap(), (2, Digest::of(b"1")));
+    let list = entries(json!([unsaid(&second), entry("linux", &first)]));
+    assert_eq!(choose(&list).unwrap(), (1, Digest::of(b"1")), "one that is named comes first");
+}
+
+/// As tools write them, beside what the specification has.
+#[test]
+fn one_odd_entry_costs_only_itself() {
+    let ours = Machine::this().name().split('/').nth(1).unwrap().to_owned();
+    let spelled = if ours == "amd64" { "x86_64" } else { &ours };
+    let good = json!({ "mediaType": OCI_MANIFEST, "digest": Digest::of(b"1"), "size": 7,
+        "annotations": null,
+        "platform": { "os": "Linux", "architecture": spelled, "variant": null, "os.features": null } });
+    for odd in [
+        json!(7),
+        json!({ "mediaType": 1, "digest": "x", "size": 1 }),
+        json!({ "mediaType": "x", "digest": "x", "size": -1 }),
+        json!({ "mediaType": "x", "digest": "x", "size": 1, "platform": { "os": 3 } }),
+        json!({ "mediaType": "x", "digest": "x", "size": 1, "annotations": { "a": 1 } }),
+    ] {
+        let index = json!({ "schemaVersion": 2, "manifests": [odd, good] });
+        let Ok(Manifest::Index(entries)) = read(&index, OCI_INDEX) else { panic!("{index}") };
+        let found = candidates(&entries, Machine::this()).unwrap();
+        assert_eq!(found[0].descriptor.digest, Digest::of(b"1"), "{index}");
+    }
 }

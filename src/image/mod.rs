@@ -7,7 +7,8 @@
 //!                  │ transport  one request (ask): token (auth), redirects, retries (pace), bounds
 //!                  │ doubts     whom to ask last for a blob that went wrong
 //!                  │ policy     whom not to contact, whoever says so
-//!                  │ manifest   what the bytes say; platform: which of an index is ours
+//!                  │ resolve    document after document; HEAD first where a tag is known
+//!                  │ manifest   what the bytes say; platform: which of an index is ours; config: what is kept of it
 //!                  │ flow       whether a blob still comes
 //!
 //! Repository ── Registries::{has_blob, mount_blob, push_blob, push_manifest, delete_manifest} (push)
@@ -30,6 +31,7 @@ mod ask;
 mod attempts;
 mod auth;
 mod blob;
+mod config;
 mod docker;
 mod doubts;
 mod error;
@@ -56,6 +58,7 @@ mod reach;
 mod reference;
 mod registries;
 mod repository;
+mod resolve;
 mod secret;
 #[cfg(test)]
 mod tls_tests;
@@ -74,6 +77,7 @@ pub use platform::architecture;
 pub use reference::{Reference, ReferenceError};
 pub use registries::Registries;
 pub use repository::Repository;
+pub use resolve::Known;
 pub use transport::SetUpError;
 
 use crate::{
@@ -88,10 +92,15 @@ pub struct Image {
     pub reference: Reference,
     /// The manifest for this machine; for an index the one it leads to.
     pub digest: Digest,
+    /// The index that the reference means, if it means one.
+    pub index: Option<Digest>,
     /// As whom its manifest was read.
     pub access: Access,
-    /// Its config, JSON (image-spec, config.md).
+    /// The fields of its config (image-spec, config.md) that a snapshot's image goes on from: JSON, at most 64 KiB beside the
+    /// diff ids.
     pub config: String,
+    /// The digest of the whole config.
+    pub config_digest: Digest,
     /// Bottom first, as in the manifest. Empty and repeated layers are kept.
     pub layers: Vec<LayerBlob>,
 }

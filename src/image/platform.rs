@@ -4,13 +4,46 @@ use serde::Deserialize;
 
 /// What an index says an entry is for (OCI image-spec, image-index.md).
 #[derive(Debug, Clone, Deserialize)]
+#[serde(from = "Written")]
 pub(super) struct Platform {
     os: String,
     architecture: String,
-    #[serde(default)]
     variant: String,
-    #[serde(default, rename = "os.features")]
     features: Vec<String>,
+}
+
+/// As it is written, with the spellings that tools have for one thing.
+#[derive(Deserialize)]
+struct Written {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+    #[serde(rename = "os.features")]
+    features: Option<Vec<String>>,
+}
+
+impl From<Written> for Platform {
+    /// In Go's words. The spellings are those that containerd knows (`platforms`, "Architecture" in its documentation).
+    fn from(Written { os, architecture, variant, features }: Written) -> Self {
+        let lower = |text: String| text.to_ascii_lowercase();
+        let (architecture, variant) = (lower(architecture), lower(variant.unwrap_or_default()));
+        let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+            ("x86_64" | "x86-64", _) => ("amd64", variant.as_str()),
+            ("i386" | "i686", _) => ("386", ""),
+            ("aarch64", _) => ("arm64", variant.as_str()),
+            ("armhf", _) => ("arm", "v7"),
+            ("armel", _) => ("arm", "v6"),
+            (same, other) => (same, other),
+        };
+        let variant = match (architecture, variant) {
+            ("arm" | "arm64", v) if v.bytes().next().is_some_and(|b| b.is_ascii_digit()) => {
+                format!("v{v}")
+            }
+            (_, other) => other.to_owned(),
+        };
+        let (os, architecture) = (lower(os), architecture.to_owned());
+        Self { os, architecture, variant, features: features.unwrap_or_default() }
+    }
 }
 
 /// The architecture this program was built for, in Go's words, as images use them.
@@ -105,7 +138,8 @@ mod tests {
     fn platform(text: &str) -> Platform {
         let mut words = text.split('/').map(str::to_owned);
         let mut word = || words.next().unwrap_or_default();
-        Platform { os: word(), architecture: word(), variant: word(), features: Vec::new() }
+        let (os, architecture, variant) = (word(), word(), Some(word()));
+        Written { os, architecture, variant, features: None }.into()
     }
 
     #[test]
@@ -125,7 +159,14 @@ mod tests {
             (machine("arm", 7), "linux/arm/v6", Some(6)),
             (machine("arm", 6), "linux/arm/v7", None),
             (machine("arm", 6), "linux/arm", None),
-            (machine("arm", 7), "linux/arm/7", None),
+            (machine("arm", 7), "linux/arm/7", Some(7)),
+            (machine("arm", 7), "linux/arm/seven", None),
+            (machine("arm", 7), "Linux/armhf", Some(7)),
+            (machine("arm", 7), "linux/armel", Some(6)),
+            (machine("amd64", 0), "Linux/x86_64", Some(0)),
+            (machine("amd64", 0), "linux/X86-64", Some(0)),
+            (machine("386", 0), "linux/i386", Some(0)),
+            (machine("arm64", 0), "linux/aarch64/8", Some(0)),
             (machine("s390x", 0), "linux/s390x", Some(0)),
         ] {
             assert_eq!(machine.fit(&platform(entry)), fit, "{machine:?} {entry}");

@@ -130,7 +130,28 @@ impl Registries {
         manifest: &Digest,
         keyring: &Keyring,
     ) -> Result<bool, ImageError> {
-        let name = &manifest.to_string();
+        self.delete(of, &manifest.to_string(), keyring).await
+    }
+
+    /// Removes a tag; answers whether it is gone: some registries remove manifests alone.
+    ///
+    /// # Errors
+    /// [`ImageError`], with the class of what the server did.
+    pub async fn delete_tag(
+        &self,
+        of: &Repository,
+        tag: &str,
+        keyring: &Keyring,
+    ) -> Result<bool, ImageError> {
+        self.delete(of, tag, keyring).await
+    }
+
+    async fn delete(
+        &self,
+        of: &Repository,
+        name: &str,
+        keyring: &Keyring,
+    ) -> Result<bool, ImageError> {
         self.push(of, keyring, |target| async move {
             let ask = target.ask(Verb::Delete, Place::Content("manifests", name), MANIFEST);
             match target.open(Ask { grant: Grant::Delete, ..ask }).await {
@@ -249,8 +270,12 @@ impl Target {
 
     /// Lets an upload go. Registries do so by themselves after some days, so nobody needs to know how it went.
     pub(super) async fn cancel(&self, url: &Url) {
+        // With the token of the upload first: who may push need not be somebody who may delete. There are registries that ask
+        // for that nevertheless.
         let ask = self.ask(Verb::Delete, Place::Upload(url), UPLOAD);
-        let _ = self.once(Ask { grant: Grant::Delete, ..ask }).await;
+        if let Err(Problem::Denied { .. }) = self.once(ask).await {
+            let _ = self.once(Ask { grant: Grant::Delete, ..ask }).await;
+        }
     }
 }
 

@@ -16,11 +16,11 @@ fn without() -> Keyring {
 use crate::{
     changeset::{Compression, Format},
     fault::Class,
-    image::error,
     image::fake::{
         self, ALWAYS, FakeRegistry, Misdeed, OCI_INDEX, OCI_MANIFEST, Pushed, TOKEN, descriptor,
         soon,
     },
+    image::{error, platform::Machine},
 };
 
 /// A registry with the image `team/tool:1` of one layer, the reference to it and a client.
@@ -207,6 +207,75 @@ async fn an_index_leads_to_this_machines_manifest() {
     assert!(words.contains("bytes where"), "{words}");
 }
 
+/// buildx writes an index of indexes where images are joined; jib and buildpacks leave the platform to the config.
+#[tokio::test]
+async fn an_index_in_an_index_and_one_without_platforms_lead_to_this_machines_image() {
+    let s = scene().await;
+    let entry = |media_type: &str, digest: Digest, size: usize| json!({ "mediaType": media_type, "digest": digest, "size": size });
+    let put = |entries: Value| {
+        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
+        let digest = s.registry.put_manifest("team/tool", "1", &index.to_string(), OCI_INDEX);
+        entry(OCI_INDEX, digest, index.to_string().len())
+    };
+    let image = |platform: &str| {
+        let (os, architecture) = platform.split_once('/').unwrap();
+        let config = json!({ "os": os, "architecture": architecture,
+                             "rootfs": { "diff_ids": s.pushed.diff_ids } });
+        let config = config.to_string().into_bytes();
+        let layer = descriptor("application/vnd.oci.image.layer.v1.tar", &s.tar);
+        let manifest = json!({ "schemaVersion": 2, "layers": [layer],
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config) });
+        s.registry.put_blob(config);
+        let text = manifest.to_string();
+        (s.registry.put_manifest("team/tool", "x", &text, OCI_MANIFEST), text.len())
+    };
+    let ours = Machine::this().name();
+    let [mine, other] = [ours.as_str(), "windows/amd64"].map(image);
+    let unsaid = |(digest, size): (Digest, usize)| entry(OCI_MANIFEST, digest, size);
+    let missing = (Digest::of(b"missing"), 7);
+
+    put(json!([unsaid(missing), unsaid(other), unsaid(mine)]));
+    assert_eq!(s.resolve().await.unwrap().digest, mine.0, "the config says what it is for");
+    let inner = put(json!([platform(unsaid(mine), &ours)]));
+    let middle = put(json!([platform(inner.clone(), &ours)]));
+    put(json!([unsaid(other), middle]));
+    let image = s.resolve().await.unwrap();
+    assert_eq!(image.digest, mine.0, "three deep, the outer one without a platform");
+    assert_ne!(image.index, None);
+    put(json!([put(json!([put(json!([put(json!([platform(unsaid(mine), &ours)]))]))]))]));
+    let (class, words) = s.refused().await;
+    assert_eq!(class, Class::Precondition);
+    assert!(words.contains("too deep in one another"), "{words}");
+    put(json!([unsaid(other)]));
+    let (class, words) = s.refused().await;
+    assert_eq!(class, Class::NotFound);
+    assert!(words.contains("only for windows/amd64"), "{words}");
+}
+
+/// What KEP-4639 shows, and what tools write of images without layers.
+#[tokio::test]
+async fn images_of_nothing_and_of_plain_files_are_taken() {
+    let s = scene().await;
+    let tar = descriptor("application/vnd.oci.image.layer.v1.tar", &s.tar);
+    let oci = "application/vnd.oci.image.config.v1+json";
+    for (config_type, config, layers, count) in [
+        (oci, r#"{"rootfs":{"type":"layers"}}"#, json!([]), 0),
+        (oci, r#"{"rootfs":{"type":"layers","diff_ids":null}}"#, json!(null), 0),
+        ("application/octet-stream", "{}", json!([]), 0),
+        ("application/vnd.oci.empty.v1+json", "{}", json!([tar]), 1),
+        ("application/json", "{}", json!([tar]), 1),
+        (oci, "{}", json!([tar]), 1),
+    ] {
+        let manifest = json!({ "schemaVersion": 2, "layers": layers,
+            "config": descriptor(config_type, config.as_bytes()) });
+        s.registry.put_blob(config.as_bytes().to_vec());
+        s.registry.put_manifest("team/tool", "1", &manifest.to_string(), OCI_MANIFEST);
+        let image = s.resolve().await.unwrap_or_else(|e| panic!("{config_type} {config}: {e}"));
+        let ids: Vec<_> = image.layers.iter().map(|layer| layer.diff_id).collect();
+        assert_eq!(ids, s.pushed.diff_ids[..count], "{config_type} {config}");
+    }
+}
+
 #[tokio::test]
 async fn an_index_without_this_machine_names_what_it_has() {
     let s = scene().await;
@@ -270,7 +339,7 @@ async fn a_config_is_checked() {
     for (misdeed, words) in [
         (Misdeed::Flip, "its config is not what its digest promises"),
         (Misdeed::Half, "bytes where"),
-        (Misdeed::Endless, "larger than the 8388608 bytes"),
+        (Misdeed::Endless, "larger than the 1048576 bytes"),
     ] {
         s.registry.misbehave(s.pushed.config, 1, misdeed);
         let (_, shown) = s.refused().await;
@@ -281,7 +350,8 @@ async fn a_config_is_checked() {
 #[tokio::test]
 async fn a_config_with_other_diff_ids_than_layers_is_refused() {
     let s = scene().await;
-    let config = json!({ "rootfs": { "diff_ids": [] } }).to_string().into_bytes();
+    let other = Digest::of(b"other");
+    let config = json!({ "rootfs": { "diff_ids": [other, other] } }).to_string().into_bytes();
     let layer = descriptor("application/vnd.oci.image.layer.v1.tar", b"x");
     let manifest = json!({ "schemaVersion": 2, "layers": [layer],
         "config": descriptor("application/vnd.oci.image.config.v1+json", &config) });
@@ -289,7 +359,7 @@ async fn a_config_with_other_diff_ids_than_layers_is_refused() {
     s.registry.put_manifest("team/tool", "1", &manifest.to_string(), OCI_MANIFEST);
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Corrupt);
-    assert!(words.contains("0 diff ids for the manifest's 1 layers"), "{words}");
+    assert!(words.contains("2 diff ids for the manifest's 1 layers"), "{words}");
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ use super::{
 use crate::fault::Class;
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// Connections to a server that wait for the next request.
+const IDLE_MAX: usize = 8;
 /// Registries need one, to their storage; browsers allow 20.
 const REDIRECTS_MAX: usize = 5;
 
@@ -212,7 +214,7 @@ impl Transport {
         }
         let challenge = Challenge::read(response.headers());
         drop(response);
-        let token = self.token(endpoint, challenge.map_err(|why| ask.denied(why))?, ask).await?;
+        let token = self.token(endpoint, challenge?, ask).await?;
         sent.authorization = Some(token.header.clone());
         let (response, _) = self.follow(url, &sent).await?;
         let response = ask.judged(response)?;
@@ -316,6 +318,7 @@ fn client(trust: Trust) -> ClientBuilder {
         .user_agent(concat!("ovl-csi/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .no_proxy()
+        .pool_max_idle_per_host(IDLE_MAX)
         .connect_timeout(CONNECT_TIME);
     match trust {
         Trust::Machine => builder,

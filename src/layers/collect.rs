@@ -114,7 +114,7 @@ impl<'s> Round<'s> {
         Ok(Self { store, roots, here, done: Collected::default() })
     }
 
-    /// Forgets images that no reference means any more, and removes the layers that nothing reaches.
+    /// Forgets images that no reference means any more or that are too many, and removes the layers that nothing reaches.
     fn sweep(&mut self, grace: Duration) -> Result<(), CollectError> {
         for image in
             self.store.images().into_iter().filter(|image| {
@@ -123,8 +123,9 @@ impl<'s> Round<'s> {
         {
             self.done.images += u64::from(self.store.drop_image(&image)?);
         }
+        self.done.images += self.store.trim_images(&self.roots)?;
         let mut reached = self.roots.clone();
-        reached.extend(self.store.images().into_iter().flat_map(|image| image.layers));
+        reached.extend(self.store.images().iter().flat_map(|image| &image.layers).copied());
         let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
         let now = Timestamp::now();
         let lost = |(diff_id, (_, added)): (&Digest, &(u64, Timestamp))| {
@@ -163,8 +164,9 @@ impl<'s> Round<'s> {
 
     /// Forgets an image with the layers that only it has; answers their bytes. One that would free nothing stays.
     fn forget(&mut self, image: &ImageRecord) -> Result<u64, CollectError> {
-        let others = self.store.images().into_iter().filter(|o| o.manifest != image.manifest);
-        let shared: HashSet<Digest> = others.flat_map(|other| other.layers).collect();
+        let images = self.store.images();
+        let others = images.iter().filter(|other| other.manifest != image.manifest);
+        let shared: HashSet<Digest> = others.flat_map(|other| &other.layers).copied().collect();
         let held = |diff_id: &Digest| self.store.leases.held().keeps(diff_id);
         let mut idle: Vec<Digest> = image.layers.clone();
         idle.retain(|d| self.here.contains_key(d) && !shared.contains(d));

@@ -49,7 +49,8 @@ fn add(store: &Arc<Store>, name: &str) -> Digest {
 fn add_tar(store: &Arc<Store>, mut tar: &[u8]) -> Digest {
     let diff_id = Digest::of(tar);
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin = Origin { registry, repository, blob: diff_id, public: true, packed: None };
+    let origin =
+        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
     let new =
         NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin };
     store.add(&new, store.reserve(&diff_id, 1).unwrap(), tar.by_ref()).unwrap();
@@ -66,7 +67,7 @@ fn what_nothing_reaches_goes_after_its_grace() {
     let store = store(folder.path());
     let [lost, imaged, recorded, leased] =
         ["lost", "imaged", "recorded", "leased"].map(|name| add(&store, name));
-    store.put_image("a:1", Digest::of(b"manifest"), &[imaged], "{}").unwrap();
+    store.put_image("a:1", Digest::of(b"manifest"), &[imaged], &ImageDetails::default()).unwrap();
     let lease = store.lease(&[leased]).unwrap();
     assert!(store.lease(&[leased, Digest::of(b"absent")]).is_none());
     let roots = || Ok(HashSet::from([recorded]));
@@ -92,8 +93,8 @@ fn an_image_that_no_reference_means_any_more_goes() {
     let folder = TempDir::new().unwrap();
     let store = store(folder.path());
     let (old, new) = (add(&store, "old"), add(&store, "new"));
-    store.put_image("a:latest", Digest::of(b"1"), &[old], "{}").unwrap();
-    store.put_image("a:latest", Digest::of(b"2"), &[new], "{}").unwrap();
+    store.put_image("a:latest", Digest::of(b"1"), &[old], &ImageDetails::default()).unwrap();
+    store.put_image("a:latest", Digest::of(b"2"), &[new], &ImageDetails::default()).unwrap();
     let done = store.collect(nothing, &NOW, 0).unwrap();
     assert_eq!((done.images, done.layers), (1, 1));
     assert!(store.has(&new) && !store.has(&old));
@@ -128,7 +129,14 @@ fn left_on(free: u64, need: u64) -> Vec<&'static str> {
     let layers = names.map(|name| add(&store, name));
     for (n, layer) in layers.iter().enumerate().skip(1) {
         let name = format!("a:{n}");
-        store.put_image(&name, Digest::of(name.as_bytes()), &[layers[0], *layer], "{}").unwrap();
+        store
+            .put_image(
+                &name,
+                Digest::of(name.as_bytes()),
+                &[layers[0], *layer],
+                &ImageDetails::default(),
+            )
+            .unwrap();
     }
     // In use again: the third is now the oldest.
     store.use_image(&Digest::of(b"a:1"));
@@ -158,7 +166,7 @@ fn a_use_outlives_the_process_and_an_old_record_has_none() {
     let path = folder.path().join("images").join(format!("{}.json", manifest.hex()));
     {
         let store = store(folder.path());
-        store.put_image("a:1", manifest, &[], "{}").unwrap();
+        store.put_image("a:1", manifest, &[], &ImageDetails::default()).unwrap();
     }
     let text = fs::read_to_string(&path).unwrap();
     let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -48,7 +48,8 @@ fn tar(name: &str) -> Vec<u8> {
 fn new_layer(tar: &[u8], format: Format) -> NewLayer {
     let diff_id = Digest::of(tar);
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin = Origin { registry, repository, blob: diff_id, public: true, packed: None };
+    let origin =
+        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
     NewLayer { diff_id, compression: Compression::None, format, origin }
 }
 
@@ -123,6 +124,7 @@ fn a_snapshot_keeps_its_cut_and_nothing_else_does() {
         stack: vec![key],
         own: 1,
         manifests: Vec::new(),
+        base: None,
         parent: None,
         source: SnapshotSource {
             namespace: "n".to_owned(),

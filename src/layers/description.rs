@@ -155,6 +155,9 @@ pub struct Origin {
     /// What a manifest says of it, so that another one can name it too; not known of one that an earlier version brought.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<Packed>,
+    /// For a layer that was pushed there: the namespace whose snapshot it is of. It says nothing of any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
 }
 
 /// A layer's blob as a manifest and its config describe it.
@@ -168,9 +171,10 @@ pub struct Packed {
     pub diff_id: Digest,
 }
 
-/// Whether both name the same bytes in the same place.
+/// Whether both name the same bytes in the same place, for the same askers.
 pub(super) fn same_place(one: &Origin, other: &Origin) -> bool {
-    (&one.registry, &one.repository, one.blob) == (&other.registry, &other.repository, other.blob)
+    let place = (&one.registry, &one.repository, one.blob, &one.namespace);
+    place == (&other.registry, &other.repository, other.blob, &other.namespace)
 }
 
 #[cfg(test)]

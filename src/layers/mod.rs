@@ -9,7 +9,8 @@
 //!   layers/<key, hex>/layer.json      what it is; never changes
 //!   layers/<key, hex>/origins.json    who has delivered its bytes; replaced whole when somebody else does
 //!   staging/<n>/                      a layer being made or removed; emptied when the store is opened
-//!   images/<manifest digest, hex>.json  which layers an image has, the references that mean it, its last use
+//!   images/<manifest digest, hex>.json  which layers an image has, the references that mean it, its last use, the
+//!                                     config fields that a snapshot needs
 //!   snapshots/<id>.json               stacks that were cut out of volumes
 //!   frozen/                           of the room of snapshots
 //!   volumes/                          the room of that name
@@ -55,7 +56,7 @@ pub use collect::{Collected, Marks};
 pub use cut::{CutContents, StagedCut, cut_key};
 pub use description::{Form, Origin, Packed, layer_key, native_key};
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
-pub use images::ImageRecord;
+pub use images::{ImageDetails, ImageRecord};
 pub use lease::Lease;
 pub use lower::Lower;
 pub use onto::chain_id;

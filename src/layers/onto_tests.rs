@@ -191,7 +191,14 @@ fn tar(entries: &[(&str, Result<&str, &str>)]) -> Vec<u8> {
 fn new_layer(tar: &[u8]) -> NewLayer {
     let diff_id = Digest::of(tar);
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin = Origin { registry, repository, blob: diff_id, public: false, packed: None };
+    let origin = Origin {
+        registry,
+        repository,
+        blob: diff_id,
+        public: false,
+        packed: None,
+        namespace: None,
+    };
     NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin }
 }
 

@@ -18,7 +18,10 @@ use crate::{
 /// How many origins of one layer are kept: base layers are in countless repositories, and the newest are asked for.
 const KEPT: usize = 64;
 
-/// The origins of the layers that were asked for, as on disk.
+/// Of how many layers they are in memory; the others' are read again.
+const CACHED: usize = 512;
+
+/// The origins of the layers that were asked for last, as on disk.
 #[derive(Debug, Default)]
 pub(super) struct Origins {
     known: Mutex<HashMap<Digest, Arc<Vec<Origin>>>>,
@@ -29,6 +32,16 @@ pub(super) struct Origins {
 impl Origins {
     fn known(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Vec<Origin>>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cache(&self, diff_id: Digest, origins: Arc<Vec<Origin>>) {
+        let mut known = self.known();
+        if known.len() >= CACHED && !known.contains_key(&diff_id) {
+            // Any one will do: it is on the disk.
+            let other = known.keys().next().copied();
+            other.map(|other| known.remove(&other));
+        }
+        known.insert(diff_id, origins);
     }
 
     pub(super) fn forget(&self, diff_id: &Digest) {
@@ -70,7 +83,7 @@ impl Store {
             tracing::warn!(layer = %diff_id, %error, "origins are lost");
             Vec::new()
         }));
-        self.origins.known().insert(*diff_id, origins.clone());
+        self.origins.cache(*diff_id, origins.clone());
         origins
     }
 
@@ -95,7 +108,22 @@ impl Store {
             origins.remove(oldest);
         }
         write(&self.layer(diff_id), &origins)?;
-        self.origins.known().insert(*diff_id, Arc::new(origins));
+        self.origins.cache(*diff_id, Arc::new(origins));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_memory_is_bounded() {
+        let origins = Origins::default();
+        let layer = |n: usize| Digest::of(&n.to_le_bytes());
+        (0..CACHED + 9).for_each(|n| origins.cache(layer(n), Arc::default()));
+        origins.cache(layer(CACHED + 8), Arc::default());
+        assert_eq!(origins.known().len(), CACHED);
+        assert!(origins.known().contains_key(&layer(CACHED + 8)));
     }
 }

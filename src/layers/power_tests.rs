@@ -27,7 +27,8 @@ fn layer(content: &[u8]) -> (Vec<u8>, NewLayer) {
     let tar = tar.into_inner().unwrap();
     let diff_id = Digest::of(&tar);
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin = Origin { registry, repository, blob: diff_id, public: true, packed: None };
+    let origin =
+        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
     (tar, NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin })
 }
 
@@ -75,7 +76,9 @@ fn privileged_what_was_acknowledged_is_whole_after_a_power_cut() {
         let (tar, whole) = layer(&content);
         store.add(&whole, store.reserve(&whole.diff_id, 1).unwrap(), &tar[..]).unwrap();
         let manifest = Digest::of(b"manifest");
-        store.put_image("r.example/a:1", manifest, &[whole.diff_id], "{}").unwrap();
+        store
+            .put_image("r.example/a:1", manifest, &[whole.diff_id], &ImageDetails::default())
+            .unwrap();
 
         let (tar, half) = layer(&b"another".repeat(200_000));
         let (reached, is_reached) = mpsc::channel();
@@ -91,7 +94,10 @@ fn privileged_what_was_acknowledged_is_whole_after_a_power_cut() {
             drop(go);
             adding.join().unwrap().unwrap_err();
         });
-        assert!(store.put_image("r.example/a:2", manifest, &[], "{}").is_err(), "{case}");
+        assert!(
+            store.put_image("r.example/a:2", manifest, &[], &ImageDetails::default()).is_err(),
+            "{case}"
+        );
         assert!(store.ready().is_err(), "{case}");
         drop(store);
         disk.boot();

@@ -35,7 +35,8 @@ fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
     let tar = tar.into_inner().unwrap();
     let diff_id = Digest::of(&tar);
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin = Origin { registry, repository, blob: diff_id, public: true, packed: None };
+    let origin =
+        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
     let new =
         NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin };
     let error = store.reserve(&diff_id, tar.len() as u64).unwrap_err();

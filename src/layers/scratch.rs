@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
 };
 
-use super::{ImageRecord, Store, description::Description};
+use super::{Store, description::Description};
 use crate::{digest::Digest, sys::durable::at};
 
 impl Store {
@@ -23,11 +23,6 @@ impl Store {
     /// What a layer takes on the disk, in bytes.
     pub fn bytes_of(&self, key: &Digest) -> io::Result<u64> {
         Description::read(&self.layer(key)).map(|description| description.image_bytes)
-    }
-
-    /// The image with this manifest, if it was pulled and is not forgotten.
-    pub fn image_of(&self, manifest: &Digest) -> Option<ImageRecord> {
-        self.images().into_iter().find(|image| image.manifest == *manifest)
     }
 }
 

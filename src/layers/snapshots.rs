@@ -91,6 +91,9 @@ pub struct SnapshotRecord {
     pub own: usize,
     /// The images whose configs its own image goes on from, in the order of the stack: keys of [`ImageRecord`](super::ImageRecord)s.
     pub manifests: Vec<Digest>,
+    /// The image at the bottom, as the volume's pod named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// The snapshot that its volume was made of, if of one.
     pub parent: Option<SnapshotId>,
     /// Of what it was cut.

@@ -71,6 +71,7 @@ fn new_layer(diff_id: Digest) -> NewLayer {
             blob: diff_id,
             public: false,
             packed: None,
+            namespace: None,
         },
     }
 }
@@ -270,9 +271,9 @@ fn a_store_of_another_format_is_left_alone() {
 fn a_reference_means_the_image_it_was_last_resolved_to() {
     let Node { folder, kernel, store } = Node::new();
     let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
-    store.put_image("a/b:1", one, &[one], "{}").unwrap();
-    store.put_image("a/b:latest", one, &[one], "{}").unwrap();
-    store.put_image("a/b:latest", two, &[one, two], "{}").unwrap();
+    store.put_image("a/b:1", one, &[one], &ImageDetails::default()).unwrap();
+    store.put_image("a/b:latest", one, &[one], &ImageDetails::default()).unwrap();
+    store.put_image("a/b:latest", two, &[one, two], &ImageDetails::default()).unwrap();
     drop(store);
     let store = open(folder.path(), &kernel).unwrap();
     assert_eq!(store.image("a/b:1").unwrap().layers, [one]);
@@ -284,11 +285,11 @@ fn a_reference_means_the_image_it_was_last_resolved_to() {
 fn a_record_that_a_kill_kept_from_its_place_is_not_taken() {
     let Node { folder, kernel, store } = Node::new();
     let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
-    store.put_image("a:latest", one, &[one], "{}").unwrap();
+    store.put_image("a:latest", one, &[one], &ImageDetails::default()).unwrap();
     let images = folder.path().join("images");
     fs::copy(images.join(format!("{}.json", one.hex())), images.join(".ovl-tmp.1.2")).unwrap();
     fs::create_dir(images.join("folder")).unwrap();
-    store.put_image("a:latest", two, &[two], "{}").unwrap();
+    store.put_image("a:latest", two, &[two], &ImageDetails::default()).unwrap();
     drop(store);
     let store = open(folder.path(), &kernel).unwrap();
     assert_eq!(store.image("a:latest").unwrap().manifest, two);

@@ -132,6 +132,7 @@ impl Inner {
             stack,
             own: held.own() + 1,
             manifests: held.manifests().to_vec(),
+            base: self.base(&held),
             parent: held.parent().cloned(),
             source: source_of(&held),
             owner: held.owner().map(|owner| (owner.uid, owner.gid)),
@@ -153,6 +154,12 @@ impl Inner {
             snapshot = %record.id, volume = %request.volume, entries, bytes, ?frozen, "volume cut"
         );
         Ok(record)
+    }
+
+    /// The image at the bottom of a volume, as its pod named it, or as the pod of the snapshot that it was made of did.
+    fn base(&self, held: &Held) -> Option<String> {
+        let named = held.images().first().map(ToString::to_string);
+        named.or_else(|| self.store.snapshot(held.parent()?)?.base)
     }
 
     /// The sentence about a disk that filled while a volume was copied, where that is what went wrong. Layers and images that nobody

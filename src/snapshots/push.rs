@@ -29,7 +29,7 @@ use crate::{
     digest::Digest,
     fault::Class,
     image::{ImageError, Keyring, Reference, Repository},
-    layers::{ImageRecord, Lease, SnapshotRecord},
+    layers::{Lease, SnapshotRecord},
 };
 
 /// What is to be pushed, and whereto.
@@ -163,16 +163,42 @@ impl Snapshots {
                 let Ok(tagged) = format!("{from}:{id}").parse::<Reference>() else {
                     return Ok(true);
                 };
-                match registries.resolve(&tagged, keyring).await {
-                    Ok(image) => image.digest,
-                    Err(error) if error.class() == Class::NotFound => return Ok(true),
-                    Err(error) => return Err(failed(error)),
+                match self.tagged(&tagged, keyring).await.map_err(failed)? {
+                    Some(digest) => digest,
+                    None => return Ok(true),
                 }
             }
         };
-        match registries.delete_manifest(from, &digest, keyring).await {
-            Err(error) if error.class() == Class::NotFound => Ok(true),
-            done => done.map_err(failed),
+        let gone = match registries.delete_manifest(from, &digest, keyring).await {
+            Err(error) if error.class() == Class::NotFound => true,
+            done => done.map_err(failed)?,
+        };
+        let Ok(tagged) = format!("{from}:{id}").parse::<Reference>() else { return Ok(gone) };
+        // There are registries that forget the digest alone.
+        if !gone || self.tagged(&tagged, keyring).await.map_err(failed)? != Some(digest) {
+            return Ok(gone);
+        }
+        registries.delete_tag(from, id.as_str(), keyring).await.map_err(failed)
+    }
+
+    /// What a tag means now, if anything.
+    async fn tagged(
+        &self,
+        tagged: &Reference,
+        keyring: &Keyring,
+    ) -> Result<Option<Digest>, ImageError> {
+        let registries = &self.0.registries;
+        let meant = match registries.digest_of(tagged, keyring).await {
+            Ok(Some((digest, _))) => Ok(digest),
+            Ok(None) => {
+                registries.resolve(tagged, keyring).await.map(|it| it.index.unwrap_or(it.digest))
+            }
+            Err(error) => Err(error),
+        };
+        match meant {
+            Ok(digest) => Ok(Some(digest)),
+            Err(error) if error.class() == Class::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -261,9 +287,11 @@ impl Push<'_> {
         let Self { snapshots, request, record, .. } = *self;
         let inner = &snapshots.0;
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.packed.diff_id).collect();
-        let images: Vec<_> =
-            record.manifests.iter().map(|manifest| inner.store.image_of(manifest)).collect();
-        let configs: Vec<_> = images.iter().flatten().filter_map(|i| i.config.clone()).collect();
+        let (store, manifests) = (inner.store.clone(), record.manifests.clone());
+        let configs: Vec<_> = blocking(move || {
+            manifests.iter().filter_map(|manifest| store.image_config(manifest)).collect()
+        })
+        .await;
         let source = &record.source;
         let config = config::config(&Known {
             images: &configs,
@@ -274,11 +302,9 @@ impl Push<'_> {
         });
         self.document(&config).await?;
 
-        let named = |image: ImageRecord| image.references.into_iter().next();
-        let base = images.into_iter().next().flatten().and_then(named);
         let parent = record.parent.as_ref().and_then(|parent| inner.store.snapshot(parent));
         let parent = parent.and_then(|parent| parent.pushed);
-        let annotations = manifest::annotations(record, &request.volume, base, parent);
+        let annotations = manifest::annotations(record, &request.volume, parent);
         let manifest = manifest::manifest(&config, layers, &annotations);
         self.sent += manifest.len() as u64;
         // To its end, also when nobody waits any more: a manifest that comes after its snapshot was removed would stay for ever.

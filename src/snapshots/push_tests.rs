@@ -416,6 +416,18 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
         assert!(registry.manifest("ws", "snap-1").is_none());
         assert!(one.snapshots.unpush(id, to, image, keyring).await.unwrap(), "twice");
     }
+
+    // A registry that forgets the digest alone is asked for the tag too, and one that does not know that says so.
+    for (refusal, gone) in [(None, true), (Some(405), false)] {
+        one.snapshots.push(&request, &Progress::default()).await.unwrap();
+        registry.misbehave("DELETE /v2/ws/manifests/sha256", 1, Misdeed::KeepTag);
+        if let Some(status) = refusal {
+            registry.misbehave("DELETE /v2/ws/manifests/snap-1", 1, answer(status));
+        }
+        let PushRequest { id, to, keyring, .. } = &request;
+        assert_eq!(one.snapshots.unpush(id, to, Some(&image), keyring).await.unwrap(), gone);
+        assert_eq!(registry.manifest("ws", "snap-1").is_none(), gone);
+    }
     let gone = one
         .snapshots
         .push(&push_request("snap-9", &registry, Format::Native), &Progress::default())

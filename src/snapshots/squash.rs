@@ -86,7 +86,7 @@ impl Snapshots {
         let file = self.keep(id, file, &packed).await?;
         if let Some(push) = push {
             let blob = Blob::packed(&packed, Format::Portable);
-            self.bring(push, &layer, &blob, &file).await;
+            self.bring(push, &record.source.namespace, &layer, &blob, &file).await;
         }
         let old = record.stack;
         let squashed: Vec<_> = old[..below].iter().copied().chain([layer]).collect();
@@ -121,6 +121,7 @@ impl Snapshots {
                 blob: packed.digest,
                 public: false,
                 packed: None,
+                namespace: None,
             },
         };
         let store = self.0.store.clone();

@@ -33,17 +33,12 @@ pub struct ReadyError(pub io::Error);
 /// The layers of an image could not be brought here.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// Policy says not to ask, and it is not here.
+    /// Policy says not to ask, and it is not here for this pod: which of the two is nobody's business.
     #[error(
-        "image {0} is not on this node and pullPolicy is Never; use IfNotPresent, or pull it here first"
+        "image {0} is not on this node for this pod, and pullPolicy is Never; use IfNotPresent, with a secret that may pull \
+         it if it is private"
     )]
     NotPresent(Reference),
-    /// It is here, and nobody may be asked whether this pod may have it.
-    #[error(
-        "image {0} is on this node and private, pullPolicy Never forbids asking its registry whether this pod may have it, \
-         and no credential of this pod was accepted there lately; use IfNotPresent with a secret that may pull it"
-    )]
-    NotEntitled(Reference),
     /// What was found a moment ago is not fetched to be found again.
     #[error("image {reference}: {why} (seen {seconds} s ago, and not tried again before {} s)", super::failures::FOR.as_secs())]
     Known {
@@ -90,7 +85,6 @@ impl PullError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotPresent(_) => Class::NotFound,
-            Self::NotEntitled(_) => Class::Denied,
             Self::Known { class, .. } => *class,
             Self::TooManyLayers { .. } => Class::Precondition,
             Self::Image(e) => e.class(),

@@ -16,6 +16,9 @@ use crate::{fault::Class, layers::AddError};
 /// pushes the image anew takes to look.
 pub(super) const FOR: Duration = Duration::from_secs(30);
 
+/// How many are remembered: they are made by whoever names images. One that is forgotten costs another download.
+const KEPT: usize = 1000;
+
 /// What was found, by what was fetched.
 #[derive(Debug)]
 pub(super) struct Failures<K>(Mutex<HashMap<K, Failure>>);
@@ -33,11 +36,17 @@ impl<K> Default for Failures<K> {
     }
 }
 
-impl<K: Eq + Hash> Failures<K> {
+impl<K: Clone + Eq + Hash> Failures<K> {
     /// Remembers that fetching `source` ended so.
     pub(super) fn remember(&self, source: K, error: &AddError, now: Instant) {
         let failure = Failure { at: now, class: error.class(), why: error.to_string() };
-        self.known(now, |known| known.insert(source, failure));
+        self.known(now, |known| {
+            if known.len() >= KEPT {
+                let oldest = known.iter().min_by_key(|(_, failure)| failure.at);
+                oldest.map(|(source, _)| source.clone()).map(|source| known.remove(&source));
+            }
+            known.insert(source, failure);
+        });
     }
 
     /// What was found at `source` lately, for whoever asks for `reference` now: who asked before is nobody else's business.
@@ -75,5 +84,17 @@ mod tests {
         assert!(told.to_string().contains("15 s ago"), "{told}");
         assert!(failures.of(&"other", &image, start).is_none());
         assert!(failures.of(&"layer", &image, start + FOR).is_none());
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_the_oldest_goes_first() {
+        let (failures, start) = (Failures::default(), Instant::now());
+        let error = AddError::DiffId { expected: Digest::of(b"1"), found: Digest::of(b"2") };
+        let when = |n: usize| start + Duration::from_millis(n as u64);
+        (0..=KEPT).for_each(|n| failures.remember(n, &error, when(n)));
+        let image: Reference = "a/b:1".parse().unwrap();
+        assert!(failures.of(&0, &image, when(KEPT)).is_none());
+        assert!(failures.of(&1, &image, when(KEPT)).is_some());
+        assert_eq!(failures.known(when(KEPT), |known| known.len()), KEPT);
     }
 }

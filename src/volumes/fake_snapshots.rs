@@ -87,6 +87,7 @@ pub(super) fn record(id: &str, stack: Vec<Digest>, manifests: Vec<Digest>) -> Sn
         stack,
         own: 1,
         manifests,
+        base: None,
         parent: None,
         source: SnapshotSource {
             namespace: "default".to_owned(),

@@ -127,7 +127,7 @@ impl Pulls {
         let room = self.reserve(layer).await.map_err(failed)?;
         tracing::info!(image = %reference, layer = %key, bytes = layer.size, "fetching a layer");
         let began = Instant::now();
-        let blob = self.registries.blob(image, layer, asked.keyring).await?;
+        let blob = self.registries.blob(image, layer, asked.asker.keyring).await?;
         let origin = Origin {
             registry: reference.registry().to_owned(),
             repository: reference.repository().to_owned(),
@@ -138,6 +138,7 @@ impl Pulls {
                 size: layer.size,
                 diff_id: layer.diff_id,
             }),
+            namespace: None,
         };
         let LayerBlob { diff_id, compression, format, .. } = *layer;
         let new = NewLayer { diff_id, compression, format, origin };

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{Owner, Pod, RecordError, VolumeId, Volumes, lock::VolumeLock, record::Record};
+use super::{
+    Owner, Pod, RecordError, Reference, VolumeId, Volumes, lock::VolumeLock, record::Record,
+};
 use crate::{
     digest::Digest,
     fault::Class,
@@ -44,6 +46,11 @@ impl Held {
     /// The manifests of the images that it was made of; of a pushed snapshot's own image, where it was pulled for it.
     pub fn manifests(&self) -> &[Digest] {
         &self.record.manifests
+    }
+
+    /// The images as its pod named them.
+    pub fn images(&self) -> &[Reference] {
+        &self.record.spec.images
     }
 
     /// The snapshot that it was made of, if of one.

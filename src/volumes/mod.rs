@@ -60,6 +60,7 @@ mod request;
 mod restore;
 #[cfg(test)]
 mod restore_tests;
+mod rights;
 mod roots;
 mod snapshots;
 mod stats;
@@ -237,7 +238,12 @@ impl Volumes {
             metrics: metrics.clone(),
         });
         Ok(Self(Arc::new(Inner {
-            pulls: pull::Pulls::new(registries, collector.clone(), settings.trust_for),
+            pulls: pull::Pulls::new(
+                registries,
+                collector.clone(),
+                settings.trust_for,
+                settings.policy.clone(),
+            ),
             collector,
             pending: Pending::new(notices.clone(), pace),
             locks: Locks::default(),

@@ -11,6 +11,7 @@ use super::{
     pending::{Waited, Waiting},
     pull::Pulled,
     record::Record,
+    rights::Asker,
 };
 use crate::{
     digest::Digest,
@@ -145,7 +146,8 @@ impl Inner {
             return None;
         }
         let (spec, keyring) = (&request.spec, self.keyring(request));
-        self.pulls.here(&spec.images, spec.pull_policy, &keyring)
+        let asker = Asker { namespace: &request.pod.namespace, keyring: &keyring };
+        self.pulls.here(&spec.images, spec.pull_policy, asker)
     }
 
     /// The pod's credentials, and then the node's.

@@ -1,8 +1,7 @@
 //! References in, layers in the store out.
 //!
-//! A layer that is here is given to a pod without a download only where the pod could have pulled it: some origin of it gave it
-//! to anybody, or gives it to this pod's credentials, as the registry says now or said not long ago. Anyone else brings the
-//! bytes first, for a registry may claim any diff id.
+//! A layer that is here is given to a pod without a download only where the pod could have pulled it (`rights.rs`). Anyone else
+//! brings the bytes first, for a registry may claim any diff id.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,25 +11,26 @@ use std::{
 
 use futures::{
     StreamExt, TryStreamExt,
-    future::{ready, try_join_all},
+    future::{BoxFuture, ready, try_join_all},
     stream,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Progress, PullError, PullPolicy, Reference, blocking,
+    ImagePolicy, Progress, PullError, PullPolicy, Reference, blocking,
     failures::Failures,
     fetch::{Making, Source, Wanted, key_of},
     grants::Grants,
     onto::chains,
+    rights::{Asker, Given, Rights},
     roots::Collector,
 };
 use crate::{
     digest::Digest,
     fault::Class,
-    image::{Access, Image, Keyring, Registries},
-    layers::{ImageRecord, Lease, Origin, SnapshotId, Store},
+    image::{Access, Image, Known, Registries, Repository},
+    layers::{ImageDetails, ImageRecord, Lease, Origin, SnapshotId, Store},
     overlay::LAYER_LIMIT,
 };
 
@@ -48,6 +48,7 @@ pub(super) struct Pulls {
     pub(super) store: Arc<Store>,
     pub(super) collector: Arc<Collector>,
     grants: Grants,
+    policy: ImagePolicy,
     pub(super) failures: Failures<Source>,
     pub(super) making: Mutex<HashMap<Source, Weak<Making>>>,
     pub(super) room: Arc<Semaphore>,
@@ -84,7 +85,7 @@ struct Found {
 
 /// An image that was resolved before, all of whose layers are here.
 struct Present {
-    image: ImageRecord,
+    image: Arc<ImageRecord>,
     /// Keeps them.
     lease: Lease,
     /// Where each has come from.
@@ -93,9 +94,11 @@ struct Present {
 
 /// What the layers of one call have in common.
 pub(super) struct Asked<'a> {
-    pub(super) keyring: &'a Keyring,
-    /// Those that their registries have just given to the keyring.
-    images: Vec<&'a Image>,
+    pub(super) asker: Asker<'a>,
+    /// The images that the volume names.
+    named: &'a [Reference],
+    /// Those that their registries have just given to the asker.
+    given: Vec<Given<'a>>,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -104,12 +107,14 @@ impl Pulls {
         registries: Arc<Registries>,
         collector: Arc<Collector>,
         trust_for: Duration,
+        policy: ImagePolicy,
     ) -> Self {
         Self {
             registries,
             store: collector.store.clone(),
             collector,
             grants: Grants::new(trust_for),
+            policy,
             failures: Failures::default(),
             registries_room: Mutex::default(),
             making: Mutex::default(),
@@ -117,22 +122,23 @@ impl Pulls {
         }
     }
 
-    /// The layers of `images`; every one of them is in the store when this returns, and the keyring's owner may have it.
+    /// The layers of `images`; every one of them is in the store when this returns, and the asker may have it.
     /// Dropped before that, it stops what it began.
     pub(super) async fn stack(
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
-        keyring: &Keyring,
+        asker: Asker<'_>,
         progress: &Progress,
     ) -> Result<Pulled, PullError> {
-        let finds: Vec<_> = images.iter().map(|image| self.find(image, policy, keyring)).collect();
+        let finds: Vec<_> =
+            images.iter().map(|image| self.find(image, policy, asker, images)).collect();
         let found = try_join_all(finds).await?;
         // When one layer fails, or nobody wants the volume any more, the others stop as well.
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
-        let images = found.iter().filter_map(|found| found.image.as_ref()).collect();
-        let asked = Asked { keyring, images, stop: &stop };
+        let given = found.iter().filter_map(|found| found.image.as_ref()).map(Given::from);
+        let asked = Asked { asker, named: images, given: given.collect(), stop: &stop };
 
         let (wanted, present) = distinct(&found);
         let sizes =
@@ -156,9 +162,14 @@ impl Pulls {
             };
             let layers = self.onto(image, &linked, &asked).await?;
             stack.extend(&layers);
-            let (store, image) = (self.store.clone(), image.clone());
-            let name = image.reference.to_string();
-            blocking(move || store.put_image(&name, image.digest, &layers, &image.config)).await?;
+            let (store, name, manifest) =
+                (self.store.clone(), image.reference.to_string(), image.digest);
+            let details = ImageDetails {
+                index: image.index,
+                config_digest: Some(image.config_digest),
+                config: Some(image.config.clone()),
+            };
+            blocking(move || store.put_image(&name, manifest, &layers, &details)).await?;
         }
         let manifests = found.iter().map(|found| found.manifest).collect();
         let lease = self.hold(&stack).await;
@@ -170,13 +181,13 @@ impl Pulls {
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
-        keyring: &Keyring,
+        asker: Asker<'_>,
     ) -> Option<Pulled> {
         let mut found = Vec::new();
         for reference in images {
             let is_asked_for = policy_for(reference, policy) == PullPolicy::Always;
             let present = if is_asked_for { None } else { present(&self.store, reference) }?;
-            if !present.origins.iter().all(|origins| self.entitled(origins, keyring)) {
+            if !present.is_allowed(&self.rights(asker, images), &[]) {
                 return None;
             }
             found.push(present);
@@ -194,38 +205,34 @@ impl Pulls {
         &self,
         reference: &Reference,
         policy: Option<PullPolicy>,
-        keyring: &Keyring,
+        asker: Asker<'_>,
+        named: &[Reference],
     ) -> Result<Found, PullError> {
         let policy = policy_for(reference, policy);
-        let present = match policy {
-            PullPolicy::Always => None,
-            _ => {
-                let (store, reference) = (self.store.clone(), reference.clone());
-                blocking(move || present(&store, &reference)).await
-            }
+        let (store, name) = (self.store.clone(), reference.clone());
+        let known = blocking(move || present(&store, &name)).await;
+        let is_known = known.is_some();
+        let may = |present: &Present| {
+            policy != PullPolicy::Always && present.is_allowed(&self.rights(asker, named), &[])
         };
-        match present {
-            Some(Present { image, lease, origins })
-                if origins.iter().all(|origins| self.entitled(origins, keyring)) =>
-            {
-                let (store, manifest) = (self.store.clone(), image.manifest);
-                blocking(move || store.use_image(&manifest)).await;
-                return Ok(Found {
-                    manifest: image.manifest,
-                    layers: image.layers,
-                    image: None,
-                    _lease: lease,
-                });
-            }
-            Some(_) if policy == PullPolicy::Never => {
-                return Err(PullError::NotEntitled(reference.clone()));
-            }
-            None if policy == PullPolicy::Never => {
-                return Err(PullError::NotPresent(reference.clone()));
-            }
-            _ => {}
+        if let Some(present) = known.filter(may) {
+            return self.found(reference, present).await;
         }
-        let image = self.resolve(reference, keyring).await?;
+        if policy == PullPolicy::Never {
+            return Err(PullError::NotPresent(reference.clone()));
+        }
+        // Only of an image that was here one question may do.
+        let meant = if is_known { self.meant(reference, asker).await? } else { None };
+        if let Some((digest, access)) = &meant {
+            let (store, place, digest) = (self.store.clone(), reference.clone(), *digest);
+            let same = blocking(move || present_as(&store, &place, &digest)).await;
+            let given = [Given { reference, access }];
+            let rights = self.rights(asker, named);
+            if let Some(present) = same.filter(|same| same.is_allowed(&rights, &given)) {
+                return self.found(reference, present).await;
+            }
+        }
+        let image = self.resolve(reference, meant.map(|(digest, _)| digest), asker).await?;
         let layers: Vec<Digest> = image.layers.iter().map(key_of).collect();
         let count = layers.iter().collect::<BTreeSet<_>>().len();
         if count > LAYER_LIMIT {
@@ -236,17 +243,62 @@ impl Pulls {
         Ok(Found { manifest: image.digest, layers, image: Some(image), _lease })
     }
 
-    /// Asks the registry, and remembers as whom it answered.
-    async fn resolve(&self, reference: &Reference, keyring: &Keyring) -> Result<Image, PullError> {
-        let resolved = self.registries.resolve(reference, keyring).await;
+    /// An image that is here and that the reference means.
+    async fn found(&self, reference: &Reference, present: Present) -> Result<Found, PullError> {
+        let Present { image, lease, .. } = present;
+        let (store, known, name) = (self.store.clone(), image.clone(), reference.to_string());
+        blocking(move || match store.image(&name) {
+            Some(meant) if meant.manifest == known.manifest => {
+                store.use_image(&known.manifest);
+                Ok(())
+            }
+            _ => store.put_image(&name, known.manifest, &known.layers, &ImageDetails::default()),
+        })
+        .await?;
+        let (manifest, layers) = (image.manifest, image.layers.clone());
+        Ok(Found { manifest, layers, image: None, _lease: lease })
+    }
+
+    /// Asks the registry what a reference means now, and remembers as whom it answered.
+    async fn meant(
+        &self,
+        reference: &Reference,
+        asker: Asker<'_>,
+    ) -> Result<Option<(Digest, Access)>, PullError> {
+        let meant = self.registries.digest_of(reference, asker.keyring).await;
+        match &meant {
+            Ok(Some((_, access))) => self.grants.remember(reference, access, Instant::now()),
+            Ok(None) => {}
+            Err(error) => self.refused(reference, asker, error.class()),
+        }
+        Ok(meant?)
+    }
+
+    /// Asks the registry for an image, and remembers as whom it answered.
+    async fn resolve(
+        &self,
+        reference: &Reference,
+        digest: Option<Digest>,
+        asker: Asker<'_>,
+    ) -> Result<Image, PullError> {
+        let (store, place) = (self.store.clone(), Repository::of(reference).to_string());
+        let config = &|digest: Digest| -> BoxFuture<'static, Option<String>> {
+            let (store, place) = (store.clone(), place.clone());
+            Box::pin(blocking(move || store.config_at(&place, &digest)))
+        };
+        let known = Known { digest, config };
+        let resolved = self.registries.resolve_knowing(reference, asker.keyring, known).await;
         match &resolved {
             Ok(image) => self.grants.remember(reference, &image.access, Instant::now()),
-            Err(error) if error.class() == Class::Denied => {
-                self.grants.forget(reference, &keyring.accesses(reference));
-            }
-            Err(_) => {}
+            Err(error) => self.refused(reference, asker, error.class()),
         }
         Ok(resolved?)
+    }
+
+    fn refused(&self, reference: &Reference, asker: Asker<'_>, class: Class) {
+        if class == Class::Denied {
+            self.grants.forget(reference, &asker.keyring.accesses(reference));
+        }
     }
 
     pub(super) async fn hold(&self, layers: &[Digest]) -> Lease {
@@ -255,17 +307,8 @@ impl Pulls {
         blocking(move || store.hold(&layers)).await
     }
 
-    /// Whether a layer with these origins may be given to the keyring's owner without asking anybody.
-    fn entitled(&self, origins: &[Origin], keyring: &Keyring) -> bool {
-        let now = Instant::now();
-        let accepted = |origin: &Origin| {
-            // What is no reference came from a file of the node's owner.
-            let reference = format!("{}/{}", origin.registry, origin.repository).parse();
-            let accesses = reference.map_or_else(|_| Vec::new(), |r| keyring.accesses(&r));
-            let place = (origin.registry.as_str(), origin.repository.as_str());
-            self.grants.accepted(place, &accesses, now)
-        };
-        origins.iter().any(|origin| origin.public || accepted(origin))
+    fn rights<'a>(&'a self, asker: Asker<'a>, named: &'a [Reference]) -> Rights<'a> {
+        Rights { asker, policy: &self.policy, grants: &self.grants, named }
     }
 
     /// Whether the layer is here, made alone or not, and may be given.
@@ -282,31 +325,40 @@ impl Pulls {
         })
         .await;
         let Some(origins) = known else { return Ok(false) };
-        let now_given = origins.iter().find_map(|origin| {
-            let same = |image: &&&Image| {
-                image.reference.registry() == origin.registry
-                    && image.reference.repository() == origin.repository
-            };
-            asked.images.iter().find(same).map(|image| (origin, image))
-        });
-        match now_given {
-            // A manifest that anybody can read says nothing of the layer: its bytes have to come as to anybody.
-            Some((origin, image)) if image.access == Access::Anonymous && !origin.public => {
-                Ok(false)
-            }
-            Some(_) => Ok(true),
-            None => Ok(self.entitled(&origins, asked.keyring)),
-        }
+        Ok(self.rights(asked.asker, asked.named).allow(&origins, &asked.given))
     }
 }
 
-fn policy_for(reference: &Reference, policy: Option<PullPolicy>) -> PullPolicy {
-    policy.unwrap_or_else(|| PullPolicy::default_for(reference))
+impl Present {
+    fn is_allowed(&self, rights: &Rights<'_>, given: &[Given<'_>]) -> bool {
+        self.origins.iter().all(|origins| rights.allow(origins, given))
+    }
 }
 
-/// An image that is here, whoever may have it. Blocks.
+/// What a digest means cannot change, so there is never a reason to ask for one that is here.
+fn policy_for(reference: &Reference, policy: Option<PullPolicy>) -> PullPolicy {
+    match policy.unwrap_or_else(|| PullPolicy::default_for(reference)) {
+        PullPolicy::Always if reference.digest().is_some() => PullPolicy::IfNotPresent,
+        policy => policy,
+    }
+}
+
+/// What a reference meant when it was last resolved, if all of it is here, whoever may have it. Blocks.
 fn present(store: &Arc<Store>, reference: &Reference) -> Option<Present> {
-    let image = store.image(&reference.to_string())?;
+    match reference.digest() {
+        Some(digest) => present_as(store, reference, digest),
+        None => whole(store, store.image(&reference.to_string())?),
+    }
+}
+
+/// The image that a digest means in the reference's repository, if all of it is here. Blocks.
+fn present_as(store: &Arc<Store>, reference: &Reference, digest: &Digest) -> Option<Present> {
+    let place = Repository::of(reference).to_string();
+    let named = || store.image(&reference.to_string()).filter(|_| reference.digest().is_some());
+    whole(store, store.image_at(&place, digest).or_else(named)?)
+}
+
+fn whole(store: &Arc<Store>, image: Arc<ImageRecord>) -> Option<Present> {
     let lease = store.lease(&image.layers)?;
     let origins = image.layers.iter().map(|layer| store.origins(layer)).collect();
     Some(Present { image, lease, origins })

@@ -8,7 +8,7 @@ use super::{tests::Node, *};
 use crate::{
     changeset::{Compression, Format},
     image::{
-        LayerBlob,
+        Keyring, LayerBlob,
         fake::{FakeRegistry, OCI_MANIFEST, descriptor},
     },
     layers::{chain_id, native_key},

@@ -6,7 +6,11 @@ use super::{
     tests::{Node, claim, layer},
     *,
 };
-use crate::image::fake::{ALWAYS, FakeRegistry, Misdeed, Pushed, Scheme, registries};
+use crate::image::Keyring;
+use crate::image::architecture;
+use crate::image::fake::{
+    ALWAYS, FakeRegistry, Misdeed, OCI_INDEX, OCI_MANIFEST, Pushed, Scheme, registries,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -37,9 +41,13 @@ async fn an_accepted_secret_outlasts_the_registry_and_no_other_does() {
     assert_eq!(registry.seen("").len(), asked, "accepted within the hour");
 
     for keyring in [&wrong, &nobody] {
-        for policy in [PullPolicy::IfNotPresent, PullPolicy::Always, PullPolicy::Never] {
+        for (policy, answer) in [
+            (PullPolicy::IfNotPresent, Class::Denied),
+            (PullPolicy::Always, Class::Denied),
+            (PullPolicy::Never, Class::NotFound),
+        ] {
             let done = node.pull(&image, policy, keyring).await;
-            assert_eq!(class(done), Some(Class::Denied), "{policy:?}");
+            assert_eq!(class(done), Some(answer), "{policy:?}");
         }
     }
     assert_eq!(registry.seen(&pushed.layers[0].to_string()).len(), 1);
@@ -60,7 +68,8 @@ async fn what_is_here_is_given_at_once_to_whom_it_may_be_given() {
     let (ann, nobody) = (registry.keyring("ann", "right"), Keyring::default());
     let here = |images: &[&Reference], policy, keyring| {
         let images: Vec<_> = images.iter().map(|image| (*image).clone()).collect();
-        node.pulls.here(&images, Some(policy), keyring).map(|pulled| pulled.stack.len())
+        let asker = Asker { namespace: "default", keyring };
+        node.pulls.here(&images, Some(policy), asker).map(|pulled| pulled.stack.len())
     };
     assert_eq!(here(&[], PullPolicy::Always, &nobody), Some(0));
     assert_eq!(here(&[&image], PullPolicy::IfNotPresent, &ann), None, "it is not here yet");
@@ -86,7 +95,7 @@ async fn after_its_time_a_secret_has_to_be_accepted_again() {
         node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         let done = node.pull(&image, PullPolicy::Never, &ann).await;
-        assert_eq!(class(done), Some(Class::Denied));
+        assert_eq!(class(done), Some(Class::NotFound));
         let asked = registry.seen("/manifests/").len();
         node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
         assert!(registry.seen("/manifests/").len() > asked);
@@ -114,9 +123,139 @@ async fn who_may_have_a_layer_passes_it_to_nobody() {
     assert_eq!(node.store().origins(&pushed.diff_ids[0]).len(), 1);
     let bob = Keyring::default();
     let done = node.pull(&trap, PullPolicy::Never, &bob).await;
-    assert_eq!(class(done), Some(Class::Denied));
+    assert_eq!(class(done), Some(Class::NotFound));
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Always] {
         let done = node.pull(&trap, policy, &bob).await;
         assert_eq!(class(done), Some(Class::Corrupt), "{policy:?}");
     }
+}
+
+/// Two teams share a node whose credentials open every repository; the policy of images keeps them apart, and the registry of
+/// snapshots is for no pod at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_gets_no_layer_of_an_image_that_it_may_not_name() {
+    let (registry, secret, pushed) = registry().await;
+    let (evil, chart) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let all = [&registry, &evil, &chart];
+    let hosts = all.map(|r| (r.host(), format!("server = \"http://{}\"", r.host())));
+    let hosts = hosts.each_ref().map(|(host, text)| (host.as_str(), text.as_str()));
+    let patterns = |patterns: &[String]| patterns.to_vec();
+    let blue = (
+        "blue".to_owned(),
+        patterns(&[format!("{}/*", evil.host()), format!("{}/blue/*", registry.host())]),
+    );
+    let policy = ImagePolicy::new(&["*".to_owned()], &[blue].into()).unwrap();
+    let policy = policy.refusing(&[format!("{}/*", chart.host())]).unwrap();
+    let node = Node::with_policy(registries(&hosts), HOUR, policy);
+
+    // The node's own credentials, for every pod. A snapshot of red's, pushed and pulled with them.
+    let saved = chart.push_image("red/pod", "snap-1", &[layer("saved")], true);
+    chart.protect("red/pod", Scheme::Basic, "ann", "right");
+    let keyring = registry.keyring("ann", "right").and(&chart.keyring("ann", "right"));
+    let [red, blue, other] =
+        ["red", "blue", "other"].map(|namespace| Asker { namespace, keyring: &keyring });
+    let snapshot = chart.reference("red/pod", "snap-1");
+    for image in [&secret, &snapshot] {
+        node.pull_as(red, image, PullPolicy::IfNotPresent).await.unwrap();
+    }
+
+    let anything = layer("anything");
+    let to_red = claim(&evil, "x", &pushed.diff_ids, &[&anything]);
+    let to_saved = claim(&evil, "y", &saved.diff_ids, &[&anything]);
+    for policy in [PullPolicy::IfNotPresent, PullPolicy::Always] {
+        let done = node.pull_as(blue, &to_red, policy).await;
+        assert_eq!(class(done), Some(Class::Corrupt), "{policy:?}: it has to bring the bytes");
+        for asker in [red, blue, other] {
+            let done = node.pull_as(asker, &to_saved, policy).await;
+            assert_eq!(class(done), Some(Class::Corrupt), "{policy:?}, {asker:?}");
+        }
+    }
+    // Who may name the image may have its layers by another name, as ever.
+    node.pull_as(other, &to_red, PullPolicy::IfNotPresent).await.unwrap();
+    let done = node.pull_as(blue, &to_red, PullPolicy::Never).await;
+    assert_eq!(class(done), Some(Class::NotFound));
+    // What a cluster's snapshot names is asked for as itself.
+    let fetched = chart.seen(&saved.layers[0].to_string()).len();
+    node.pull_as(red, &snapshot, PullPolicy::Never).await.unwrap();
+    assert_eq!(chart.seen(&saved.layers[0].to_string()).len(), fetched);
+}
+
+/// A registry counts GETs of manifests; a pod whose image is here as it is there asks once, and for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_did_not_change_costs_one_head() {
+    let registry = FakeRegistry::start().await;
+    let one = registry.push_image("a", "latest", &[layer("one")], true);
+    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
+        { "mediaType": OCI_MANIFEST, "digest": one.manifest, "size": one.manifest_size,
+          "platform": { "os": "linux", "architecture": architecture() } } ] });
+    let index = registry.put_manifest("a", "latest", &index.to_string(), OCI_INDEX);
+    let image = registry.reference("a", "latest");
+    let node = Node::new(registry.registries(), HOUR);
+    let nobody = Keyring::default();
+    let asked = || registry.seen("").into_iter().map(|seen| seen.method).collect::<String>();
+    let pull = async |image: &Reference| {
+        let before = asked().len();
+        node.pull(image, PullPolicy::Always, &nobody).await.unwrap();
+        asked().split_off(before)
+    };
+    assert_eq!(pull(&image).await, "GETGETGETGET", "index, manifest, config, layer");
+    assert_eq!(pull(&image).await, "HEAD");
+    assert_eq!(pull(&image).await, "HEAD");
+    for digest in [index, one.manifest] {
+        let pinned = format!("{}/a@{digest}", registry.host()).parse().unwrap();
+        assert_eq!(pull(&pinned).await, "", "what a digest means cannot change");
+    }
+
+    // Another index, and another tag, of the same image.
+    let manifest = registry.seen(&one.manifest.to_string()).len();
+    registry.push_image("a", "latest", &[layer("one")], true);
+    assert_eq!(pull(&image).await, "HEAD", "the manifest itself");
+    assert_eq!(registry.seen(&one.manifest.to_string()).len(), manifest);
+    let two = registry.push_image("a", "latest", &[layer("one"), layer("two")], true);
+    assert_eq!(pull(&image).await, "HEADGETGETGET", "manifest, config, layer");
+    assert_eq!(node.store().image(&image.to_string()).unwrap().manifest, two.manifest);
+    registry.push_image("a", "latest", &[layer("one")], true);
+    assert_eq!(pull(&image).await, "HEAD", "back to what was here before");
+    assert_eq!(node.store().image(&image.to_string()).unwrap().manifest, one.manifest);
+
+    // The same config under another manifest.
+    let text = registry.text("a", &one.manifest).replacen('{', r#"{"annotations":{"a":"b"},"#, 1);
+    registry.put_manifest("a", "latest", &text, OCI_MANIFEST);
+    assert_eq!(pull(&image).await, "HEADGET", "no config, no layer");
+    registry.misbehave("HEAD /v2/a/manifests/", 1, Misdeed::Answer(405, vec![]));
+    assert_eq!(pull(&image).await, "HEADGET", "a registry that knows no HEAD");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_image_that_did_not_change_is_not_read_again_and_its_secret_is_asked_for() {
+    let (registry, image, _) = registry().await;
+    let node = Node::new(registry.registries(), Duration::ZERO);
+    let [ann, wrong] = ["right", "wrong"].map(|password| registry.keyring("ann", password));
+    node.pull(&image, PullPolicy::Always, &ann).await.unwrap();
+    let gets = || registry.seen("").iter().filter(|seen| seen.method == "GET").count();
+    let before = gets();
+    for policy in [PullPolicy::Always, PullPolicy::IfNotPresent] {
+        node.pull(&image, policy, &ann).await.unwrap();
+        for keyring in [&wrong, &Keyring::default()] {
+            let done = node.pull(&image, policy, keyring).await;
+            assert_eq!(class(done), Some(Class::Denied), "{policy:?}");
+        }
+    }
+    assert_eq!(gets(), before);
+}
+
+/// A config names who made an image and how it is run: it is not for whoever knows its digest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_is_read_from_the_record_of_its_own_repository_alone() {
+    let (registry, image, pushed) = registry().await;
+    let node = Node::new(registry.registries(), HOUR);
+    let ann = registry.keyring("ann", "right");
+    node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
+    let asked = || registry.seen(&pushed.config.to_string()).len();
+    assert_eq!(asked(), 1);
+    let text = registry.text("team/tool", &pushed.manifest);
+    registry.put_manifest("evil/x", "1", &text, OCI_MANIFEST);
+    let trap = registry.reference("evil/x", "1");
+    node.pull(&trap, PullPolicy::IfNotPresent, &ann).await.unwrap();
+    assert_eq!(asked(), 2);
 }

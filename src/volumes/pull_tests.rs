@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     changeset::{Compression, Format},
+    image::Keyring,
     image::fake::{ALWAYS, FakeRegistry, Misdeed, OCI_MANIFEST, Pushed, descriptor, gzipped},
     layers::{Marks, NewLayer},
     metrics::Metrics,
@@ -27,6 +28,14 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(registries: Registries, trust_for: Duration) -> Self {
+        Self::with_policy(registries, trust_for, ImagePolicy::default())
+    }
+
+    pub(super) fn with_policy(
+        registries: Registries,
+        trust_for: Duration,
+        policy: ImagePolicy,
+    ) -> Self {
         let (folder, mounts) = (TempDir::new().unwrap(), Arc::new(MemoryMounts::default()));
         let mut store = Store::open(folder.path(), mounts.clone()).unwrap();
         let free = Arc::new(AtomicU64::new(1 << 30));
@@ -43,7 +52,7 @@ impl Node {
         let marks = Marks { high: 100, low: 100, grace: Duration::ZERO };
         let metrics = Metrics::default();
         let collector = Arc::new(Collector { store, records, mounts, marks, metrics });
-        Self { pulls: Pulls::new(registries.into(), collector, trust_for), folder, free }
+        Self { pulls: Pulls::new(registries.into(), collector, trust_for, policy), folder, free }
     }
 
     pub(super) async fn pull(
@@ -52,9 +61,18 @@ impl Node {
         policy: PullPolicy,
         keyring: &Keyring,
     ) -> Result<Pulled, PullError> {
+        self.pull_as(Asker { namespace: "default", keyring }, image, policy).await
+    }
+
+    pub(super) async fn pull_as(
+        &self,
+        asker: Asker<'_>,
+        image: &Reference,
+        policy: PullPolicy,
+    ) -> Result<Pulled, PullError> {
         let (progress, images) = (Progress::default(), std::slice::from_ref(image));
-        let here = self.pulls.here(images, Some(policy), keyring);
-        let pulled = self.pulls.stack(images, Some(policy), keyring, &progress).await;
+        let here = self.pulls.here(images, Some(policy), asker);
+        let pulled = self.pulls.stack(images, Some(policy), asker, &progress).await;
         // The short way gives nothing that the long one would not.
         if let Some(here) = here {
             let given = pulled.as_ref().unwrap_or_else(|error| panic!("{image} is given: {error}"));
@@ -79,11 +97,14 @@ impl Node {
     fn has_private(&self, image: &Reference, pushed: &Pushed, tar: &[u8]) {
         let (diff_id, blob) = (pushed.diff_ids[0], pushed.layers[0]);
         let (registry, repository) = (image.registry().to_owned(), image.repository().to_owned());
-        let origin = Origin { registry, repository, blob, public: false, packed: None };
+        let origin =
+            Origin { registry, repository, blob, public: false, packed: None, namespace: None };
         let new =
             NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin };
         self.store().add(&new, self.store().reserve(&diff_id, 1).unwrap(), tar).unwrap();
-        self.store().put_image(&image.to_string(), pushed.manifest, &[diff_id], "{}").unwrap();
+        self.store()
+            .put_image(&image.to_string(), pushed.manifest, &[diff_id], &ImageDetails::default())
+            .unwrap();
     }
 }
 
@@ -139,8 +160,8 @@ async fn all_images_of_a_volume_make_one_stack_that_is_kept() {
     let node = Node::new(registry.registries(), HOUR);
     let images = [registry.reference("base", "1"), registry.reference("tools", "1")];
     let progress = Progress::default();
-    let keyring = Keyring::default();
-    let pulled = node.pulls.stack(&images, None, &keyring, &progress).await.unwrap();
+    let asker = Asker { namespace: "default", keyring: &Keyring::default() };
+    let pulled = node.pulls.stack(&images, None, asker, &progress).await.unwrap();
     let mut stack = vec![tools.diff_ids[0]];
     stack.extend(&tools.diff_ids);
     assert_eq!(pulled.stack, stack);
@@ -157,7 +178,9 @@ async fn all_images_of_a_volume_make_one_stack_that_is_kept() {
 
     // Nothing but the lease keeps them once their images are gone.
     for image in &images {
-        node.store().put_image(&image.to_string(), Digest::of(b"other"), &[], "{}").unwrap();
+        node.store()
+            .put_image(&image.to_string(), Digest::of(b"other"), &[], &ImageDetails::default())
+            .unwrap();
     }
     assert_eq!(node.pulls.collector.collect(0).unwrap().layers, 0);
     drop(pulled);
@@ -203,8 +226,11 @@ async fn a_pod_without_the_secret_gets_nothing_that_is_here() {
     node.has_private(&image, &pushed, &tar);
 
     let error = node.pull_anonymously(&image, PullPolicy::Never).await.unwrap_err();
-    assert_eq!(error.class(), Class::Denied, "{error}");
-    assert!(error.to_string().contains(&image.to_string()), "{error}");
+    assert_eq!(error.class(), Class::NotFound, "{error}");
+    let absent = registry.reference("team/other", "1");
+    let other = node.pull_anonymously(&absent, PullPolicy::Never).await.unwrap_err().to_string();
+    let same = other.replace(&absent.to_string(), &image.to_string());
+    assert_eq!(error.to_string(), same, "whether it is here is nobody else's business");
     assert_eq!(registry.seen("").len(), 0, "Never means never");
     registry.misbehave("manifests", 2, Misdeed::Answer(403, vec![]));
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Always] {

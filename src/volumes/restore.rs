@@ -26,7 +26,7 @@ use tokio::time::sleep;
 
 use super::{
     FoundSnapshot, Inner, LookupError, Owner, Progress, PublishRequest, PullError, blocking,
-    pull::Pulled,
+    pull::Pulled, rights::Asker,
 };
 use crate::{
     digest::Digest,
@@ -136,7 +136,8 @@ impl Inner {
         progress: &Progress,
     ) -> Result<Pulled, PullError> {
         let (spec, keyring) = (&request.spec, self.keyring(request));
-        let pull = |images| self.pulls.stack(images, spec.pull_policy, &keyring, progress);
+        let asker = Asker { namespace: &request.pod.namespace, keyring: &keyring };
+        let pull = |images| self.pulls.stack(images, spec.pull_policy, asker, progress);
         let Some(name) = &spec.snapshot else { return pull(&spec.images).await };
 
         let found = self.find(&request.pod.namespace, name, progress).await?;

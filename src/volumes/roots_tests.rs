@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     image::fake::FakeRegistry,
+    layers::ImageDetails,
     overlay::Features,
     sys::mounts::MemoryMounts,
     volumes::fake_snapshots::{cut_layer, record},
@@ -33,7 +34,9 @@ impl Node {
         let volumes = Volumes::open(parts, Settings::new(folder.path().join("kubelet"))).unwrap();
         let node = Self { folder, volumes, registry, layers: 2 };
         node.volumes.publish(node.request()).await.unwrap();
-        store.put_image(&image.to_string(), Digest::of(b"other"), &[], "{}").unwrap();
+        store
+            .put_image(&image.to_string(), Digest::of(b"other"), &[], &ImageDetails::default())
+            .unwrap();
         node
     }
 

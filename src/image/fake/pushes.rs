@@ -112,13 +112,25 @@ impl Inner {
             _ => {}
         }
         let may_mount = !matches!(misdeed, Some(Misdeed::NoMount));
+        let tags = matches!(misdeed, Some(Misdeed::KeepTag)).then(|| self.tags(uri.path()));
         let Answer(status, mut headers) = self.taken(seen, uri, &bytes, may_mount);
+        self.shelf.lock().unwrap().content.extend(tags.into_iter().flatten());
         match misdeed {
             Some(Misdeed::Lost) => return broken(),
             Some(Misdeed::Header(name, value)) => headers.push((name, value)),
             _ => {}
         }
         with_headers(status, "text/plain", Body::empty(), &headers)
+    }
+
+    /// What else is the manifest with this path.
+    fn tags(&self, path: &str) -> Vec<(String, (String, Bytes))> {
+        let shelf = self.shelf.lock().unwrap();
+        let name = path.strip_prefix("/v2/").unwrap();
+        let Some((_, manifest)) = shelf.content.get(name) else { return Vec::new() };
+        let same =
+            shelf.content.iter().filter(|(key, (_, bytes))| *key != name && bytes == manifest);
+        same.map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
     fn taken(&self, seen: &Seen, uri: &Uri, bytes: &Bytes, may_mount: bool) -> Answer {

@@ -11,7 +11,7 @@ use super::{Blob, Push, PushError, PushRequest};
 use crate::{
     changeset::{self, Compression, Format},
     digest::Digest,
-    image::{Access, Image, ImageError, LayerBlob, Reference, Repository},
+    image::Repository,
     layers::{Origin, Packed},
     snapshots::{
         PackingError, Snapshots, blocking,
@@ -94,13 +94,13 @@ impl Push<'_> {
     /// The layer's blob from where it came from; nothing where it is not given, or is not what it was.
     async fn fetched(&self, key: &Digest, source: &Source) -> Result<Option<File>, PushError> {
         let Source { blob, from, .. } = source;
-        let Ok(reference) = format!("{from}@{}", blob.digest).parse::<Reference>() else {
-            return Ok(None);
-        };
+        let Ok(from) = from.parse::<Repository>() else { return Ok(None) };
         let snapshots = self.snapshots;
         let room = snapshots.reserve(*key, blob.packed.size).await;
         let room = room.map_err(|source| self.unpacked(key, PackingError::Room(source)))?;
-        let reader = match self.open(reference, blob).await {
+        let (registries, keyring) = (&snapshots.0.registries, &self.request.keyring);
+        let opened = registries.blob_of(&from, &blob.digest, blob.packed.size, keyring).await;
+        let reader = match opened {
             Ok(reader) => reader,
             Err(error) => {
                 tracing::info!(layer = %key, %error, "a source does not give its layer");
@@ -127,21 +127,6 @@ impl Push<'_> {
             Ok(Some(file))
         });
         copied.await.map_err(|source| self.disk(source))
-    }
-
-    async fn open(
-        &self,
-        reference: Reference,
-        blob: &Blob,
-    ) -> Result<crate::image::BlobReader, ImageError> {
-        let Blob { digest, packed } = blob.clone();
-        // Only the bytes are wanted here, whatever they are.
-        let (format, compression) = (Format::Portable, Compression::None);
-        let Packed { media_type, size, diff_id } = packed;
-        let layer = LayerBlob { digest, size, media_type, format, compression, diff_id };
-        let (access, config, layers) = (Access::Anonymous, String::new(), vec![layer.clone()]);
-        let image = Image { reference, digest, access, config, layers };
-        self.snapshots.0.registries.blob(&image, &layer, &self.request.keyring).await
     }
 
     /// Packs the layer from the store, and sends it unless another push of this layer was quicker.
@@ -178,7 +163,8 @@ impl Push<'_> {
 
     /// Writes down that the repository has these bytes for the layer. Only of what was made or brought here is that known.
     async fn delivered(&self, key: &Digest, blob: &Blob) {
-        self.snapshots.delivered(&self.request.to, key, blob).await;
+        let namespace = &self.record.source.namespace;
+        self.snapshots.delivered(&self.request.to, namespace, key, blob).await;
     }
 
     fn unpacked(&self, key: &Digest, source: PackingError) -> PushError {
@@ -191,6 +177,7 @@ impl Snapshots {
     pub(in crate::snapshots) async fn bring(
         &self,
         request: &PushRequest,
+        namespace: &str,
         key: &Digest,
         blob: &Blob,
         content: &File,
@@ -200,7 +187,7 @@ impl Snapshots {
         let sent =
             self.0.registries.push_blob(to, &blob.digest, size, content, keyring, &|_| {}).await;
         match sent {
-            Ok(()) => self.delivered(to, key, blob).await,
+            Ok(()) => self.delivered(to, namespace, key, blob).await,
             Err(error) => {
                 tracing::info!(snapshot = %id, %error, "the squashed layer is not sent yet")
             }
@@ -208,13 +195,15 @@ impl Snapshots {
     }
 
     /// Writes down that the repository was given a layer's bytes. That it is lost costs the next push its time.
-    async fn delivered(&self, to: &Repository, key: &Digest, blob: &Blob) {
+    /// Only the namespace of the snapshot may have the layer for it.
+    async fn delivered(&self, to: &Repository, namespace: &str, key: &Digest, blob: &Blob) {
         let origin = Origin {
             registry: to.registry().to_owned(),
             repository: to.repository().to_owned(),
             blob: blob.digest,
             public: false,
             packed: Some(blob.packed.clone()),
+            namespace: Some(namespace.to_owned()),
         };
         let (store, key) = (self.0.store.clone(), *key);
         blocking(move || {
@@ -294,6 +283,7 @@ mod tests {
             blob: Digest::of(b"blob"),
             public: false,
             packed: Some(packed),
+            namespace: None,
         }
     }
 

@@ -58,18 +58,17 @@ fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Value {
     json!({ "digest": digest, "mediaType": media_type, "size": size })
 }
 
-/// What the manifest says beside its layers: where it comes from. `volume` is the volume's name in its pod, `base` the name of
-/// the image at the bottom and `parent` where the parent was pushed, if these are known.
+/// What the manifest says beside its layers: where it comes from. `volume` is the volume's name in its pod, and `parent` where the
+/// parent was pushed, if that is known.
 pub(super) fn annotations(
     record: &SnapshotRecord,
     volume: &str,
-    base: Option<String>,
     parent: Option<String>,
 ) -> BTreeMap<&'static str, String> {
     let source = &record.source;
     let known = [
         ("org.opencontainers.image.created", Some(record.cut.to_string())),
-        ("org.opencontainers.image.base.name", base),
+        ("org.opencontainers.image.base.name", record.base.clone()),
         ("org.opencontainers.image.base.digest", record.manifests.first().map(Digest::to_string)),
         ("dev.csi.ovl.snapshot", Some(record.id.to_string())),
         ("dev.csi.ovl.namespace", Some(source.namespace.clone())),
@@ -95,6 +94,7 @@ mod tests {
             stack: vec![Digest::of(b"base"), Digest::of(b"cut")],
             own: 1,
             manifests: vec![Digest::of(b"manifest")],
+            base: None,
             parent: None,
             source: SnapshotSource {
                 namespace: "ci".into(),
@@ -121,7 +121,8 @@ mod tests {
                 diff_id: Digest::of(b"tar"),
             },
         };
-        let annotations = annotations(&record(), "ws", Some("r.io/base:1".into()), None);
+        let named = SnapshotRecord { base: Some("r.io/base:1".into()), ..record() };
+        let annotations = annotations(&named, "ws", None);
         let text = String::from_utf8(manifest(b"{}", &[layer], &annotations)).unwrap();
         let (base, config, blob) =
             (Digest::of(b"manifest"), Digest::of(b"{}"), Digest::of(b"blob"));
@@ -139,7 +140,7 @@ mod tests {
             manifests: Vec::new(),
             ..record()
         };
-        let known = annotations(&child, "ws", None, Some("r.io/ws@sha256:1".into()));
+        let known = annotations(&child, "ws", Some("r.io/ws@sha256:1".into()));
         assert_eq!(known["dev.csi.ovl.parent"], "snap-0");
         assert_eq!(known["dev.csi.ovl.parent.image"], "r.io/ws@sha256:1");
         assert_eq!(known["dev.csi.ovl.owner"], "1000:100");

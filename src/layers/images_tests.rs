@@ -1,0 +1,145 @@
+//! Records of images: what is in memory, what is on the disk, and how much of both.
+
+use std::{sync::Arc, time::Duration};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    layers::{CollectError, Marks},
+    sys::mounts::MemoryMounts,
+};
+
+fn open(folder: &TempDir) -> Store {
+    Store::open(folder.path(), Arc::new(MemoryMounts::default())).unwrap()
+}
+
+fn manifest(n: usize) -> Digest {
+    Digest::of(&n.to_le_bytes())
+}
+
+fn with_config(config: &str) -> ImageDetails {
+    let config_digest = Some(Digest::of(config.as_bytes()));
+    ImageDetails { index: None, config_digest, config: Some(config.to_owned()) }
+}
+
+fn collect(store: &Store, roots: HashSet<Digest>) -> u64 {
+    let marks = Marks { high: 100, low: 100, grace: Duration::from_secs(60) };
+    let roots = || Ok::<_, CollectError>(roots.clone());
+    store.collect(roots, &marks, 0).unwrap().images
+}
+
+/// Tenants name images: their configs are not in memory, neither at the start nor later.
+#[test]
+fn a_config_lies_on_the_disk_and_outlives_what_is_written_beside_it() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let config = r#"{"config":{"Env":["A=1"]}}"#;
+    store.put_image("r.io/a:1", manifest(1), &[], &with_config(config)).unwrap();
+    store.put_image("r.io/a:2", manifest(1), &[], &ImageDetails::default()).unwrap();
+    let mut known = store.images.known();
+    Arc::make_mut(&mut known.get_mut(&manifest(1)).unwrap().image).resolved = Timestamp::UNIX_EPOCH;
+    drop(known);
+    store.use_image(&manifest(1));
+    let check = |store: &Store| {
+        assert_eq!(store.image_config(&manifest(1)).as_deref(), Some(config));
+        let (place, digest) = ("r.io/a", Digest::of(config.as_bytes()));
+        assert_eq!(store.config_at(place, &digest).as_deref(), Some(config));
+        assert_eq!(store.config_at("r.io/b", &digest), None, "another repository's");
+        assert_eq!(store.config_at("r.io/a", &manifest(1)), None);
+        let shown = format!("{:?}", store.images);
+        assert!(!shown.contains("Env"), "{shown}");
+    };
+    check(&store);
+    drop(store);
+    check(&open(&folder));
+}
+
+#[test]
+fn a_digest_means_the_image_of_the_place_that_gave_it() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let details = ImageDetails { index: Some(manifest(7)), ..ImageDetails::default() };
+    store.put_image("r.io/a:1", manifest(1), &[], &details).unwrap();
+    for digest in [manifest(1), manifest(7)] {
+        assert_eq!(store.image_at("r.io/a", &digest).unwrap().manifest, manifest(1));
+        for other in ["r.io/b", "r.io", "r.io/a/b", "r.io/"] {
+            assert_eq!(store.image_at(other, &digest), None, "{other}");
+        }
+    }
+    assert_eq!(store.image_at("r.io/a", &manifest(2)), None);
+}
+
+#[test]
+fn a_record_holds_its_latest_names() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    for n in 0..=NAMES {
+        let details = ImageDetails { index: Some(manifest(n)), ..ImageDetails::default() };
+        store.put_image(&format!("r.io/a:{n}"), manifest(99), &[], &details).unwrap();
+    }
+    assert_eq!(store.image("r.io/a:0"), None);
+    assert_eq!(store.image_at("r.io/a", &manifest(0)), None);
+    let image = store.image(&format!("r.io/a:{NAMES}")).unwrap();
+    assert_eq!((image.references.len(), image.indexes.len()), (NAMES, NAMES));
+}
+
+/// A node that is full of small images must not run out of memory, whatever the disk says.
+#[test]
+fn records_are_bounded_and_what_nobody_needs_goes_first() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let bounds = Bounds { count: 3, bytes: 1 << 20 };
+    for n in 0..6 {
+        store
+            .put_image(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
+            .unwrap();
+    }
+    store.use_image(&manifest(1));
+    let trim = |bounds| store.images.trim(&HashSet::from([manifest(0)]), bounds).unwrap();
+    assert_eq!(trim(bounds), 3);
+    let left: Vec<_> = store.images().iter().map(|image| image.manifest).collect();
+    assert_eq!(left, [0, 5, 1].map(manifest), "the oldest is needed, another was used");
+    assert_eq!(trim(bounds), 0);
+    let small = store.images.known().values().map(|known| known.bytes).max().unwrap();
+    assert_eq!(trim(Bounds { bytes: 2 * small, ..bounds }), 1, "bytes count too");
+    drop(store);
+    let left: Vec<_> = open(&folder).images().iter().map(|image| image.manifest).collect();
+    assert_eq!(left, [0, 1].map(manifest), "on the disk as in memory");
+}
+
+#[test]
+fn a_round_of_collection_leaves_as_many_records_as_there_may_be() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let bytes = KEPT.bytes / 4;
+    for n in 0..6 {
+        store
+            .put_image(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
+            .unwrap();
+        store.images.known().get_mut(&manifest(n)).unwrap().bytes = bytes;
+    }
+    assert_eq!(collect(&store, HashSet::from([manifest(0)])), 2);
+    assert!(store.image("r.io/a:0").is_some() && store.image("r.io/a:1").is_none());
+}
+
+/// As an earlier version left them: with whole configs, which ended the process at every start.
+#[test]
+fn what_is_too_large_is_skipped_at_the_start() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    for n in 0..2 {
+        store
+            .put_image(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
+            .unwrap();
+    }
+    let path = store.images.path(&manifest(1));
+    drop(store);
+    let text = fs::read_to_string(&path).unwrap();
+    let config = "x".repeat(8 << 20);
+    fs::write(&path, text.replacen('{', &format!("{{\"config\":\"{config}\","), 1)).unwrap();
+    let store = open(&folder);
+    assert!(store.image("r.io/a:0").is_some() && store.image("r.io/a:1").is_none());
+    store.put_image("r.io/a:1", manifest(1), &[], &ImageDetails::default()).unwrap();
+    assert_eq!(store.image("r.io/a:1").unwrap().manifest, manifest(1), "made anew");
+}
