@@ -66,9 +66,8 @@ impl Entry {
     /// What it leads to.
     pub(super) fn descriptor(&self) -> Result<Descriptor, Problem> {
         let digest = self.digest.parse();
-        let digest = digest.map_err(|_| {
-            malformed("a digest in it is not one of sha256 or sha512, in lower case")
-        })?;
+        let digest =
+            digest.map_err(|_| malformed("a digest in it is not sha256, in lower case"))?;
         let diff_id = self.annotation(ORAS_DIFF_ID).and_then(|text| text.parse().ok());
         Ok(Descriptor { media_type: self.media_type.clone(), digest, size: self.size, diff_id })
     }
