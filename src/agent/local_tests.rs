@@ -54,6 +54,7 @@ fn kept(name: &str) -> SnapshotRecord {
         stack: Vec::new(),
         own: 2,
         manifests: Vec::new(),
+        base: None,
         parent: None,
         source: SnapshotSource {
             namespace: "ci".into(),

@@ -8,9 +8,8 @@ use super::{
     Access, ImageError, Keyring, Reference, Registries,
     ask::{Ask, Place},
     error::Problem,
-    hosts::Endpoint,
-    manifest,
-    registries::{Fetch, MANIFEST, Top, top},
+    manifest::{self, Manifest},
+    resolve::{Fetch, MANIFEST, may_say, name_of, top},
     transport::Document,
 };
 use crate::digest::Digest;
@@ -33,14 +32,12 @@ impl Registries {
         keyring: &Keyring,
     ) -> Result<(Digest, HashMap<String, String>), ImageError> {
         let digest = reference.digest().copied();
-        let name = digest.map(|digest| digest.to_string());
-        let name = name.as_deref().or(reference.tag()).unwrap_or_default();
-        let may =
-            |e: &Endpoint| if digest.is_some() { e.settings.pull } else { e.settings.resolve };
-        let mut fetch = Fetch { registries: self, keyring, access: Access::Anonymous };
-        let ask = Ask::get(reference, Place::Content("manifests", name), MANIFEST);
+        let name = name_of(reference, digest);
+        let mut fetch = Fetch { registries: self, reference, keyring, access: Access::Anonymous };
+        let ask = Ask::get(reference, Place::Content("manifests", &name), MANIFEST);
         let ask = Ask { accept: manifest::ACCEPT, ..ask };
-        fetch.one(ask, may, manifest::MANIFEST_MAX, |document| annotations(document, digest)).await
+        let read = |document: &Document| annotations(document, digest);
+        fetch.one(ask, may_say(digest), manifest::MANIFEST_MAX, read).await
     }
 }
 
@@ -48,7 +45,7 @@ fn annotations(
     document: &Document,
     digest: Option<Digest>,
 ) -> Result<(Digest, HashMap<String, String>), Problem> {
-    let Top::Image(digest, _) = top(document, digest)? else {
+    let (digest, Manifest::Image { .. }) = top(document, digest)? else {
         return Err(Problem::Unsupported("it is an index, and was to be an image"));
     };
     let read = serde_json::from_slice::<Annotated>(&document.bytes);

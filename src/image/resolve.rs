@@ -36,7 +36,7 @@ pub struct Known<'a> {
 
 /// How deep an index may lie in another.
 const DEPTH: usize = 3;
-const MANIFEST: &str = "manifest";
+pub(super) const MANIFEST: &str = "manifest";
 const CONFIG: &str = "config";
 
 /// An image's manifest.
@@ -123,13 +123,13 @@ impl Registries {
 }
 
 /// What is asked for: the digest where there is one.
-fn name_of(reference: &Reference, digest: Option<Digest>) -> String {
+pub(super) fn name_of(reference: &Reference, digest: Option<Digest>) -> String {
     let digest = digest.map(|digest| digest.to_string());
     digest.or(reference.tag().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Who may be asked: any server that gives content, where the digest is known.
-fn may_say(digest: Option<Digest>) -> impl Fn(&Endpoint) -> bool {
+pub(super) fn may_say(digest: Option<Digest>) -> impl Fn(&Endpoint) -> bool {
     move |e| if digest.is_some() { e.settings.pull } else { e.settings.resolve }
 }
 
@@ -138,11 +138,11 @@ fn claimed(document: &Document) -> Option<Digest> {
 }
 
 /// The documents of one image, and as whom they were read so far.
-struct Fetch<'a> {
-    registries: &'a Registries,
-    reference: &'a Reference,
-    keyring: &'a Keyring,
-    access: Access,
+pub(super) struct Fetch<'a> {
+    pub(super) registries: &'a Registries,
+    pub(super) reference: &'a Reference,
+    pub(super) keyring: &'a Keyring,
+    pub(super) access: Access,
 }
 
 /// A config by its digest, and the layers that it is about.
@@ -271,7 +271,7 @@ impl Fetch<'_> {
     }
 
     /// Asks the servers in order until one gives a document that `read` accepts.
-    async fn one<T>(
+    pub(super) async fn one<T>(
         &mut self,
         ask: Ask<'_>,
         may: impl Fn(&Endpoint) -> bool,
@@ -300,7 +300,10 @@ impl Fetch<'_> {
 }
 
 /// What a reference led to, checked against the digest it names or the one that the server claims.
-fn top(document: &Document, digest: Option<Digest>) -> Result<(Digest, Manifest), Problem> {
+pub(super) fn top(
+    document: &Document,
+    digest: Option<Digest>,
+) -> Result<(Digest, Manifest), Problem> {
     let found = Digest::of(&document.bytes);
     let promised = digest.or_else(|| claimed(document)).unwrap_or(found);
     if promised != found {
