@@ -3,6 +3,8 @@
 #   docker build --tag localhost/ovl-csi:0.1.0 .                        compiles inside
 #   docker build --tag localhost/ovl-csi:0.1.0 --target prebuilt .      from dist/, without a network
 #
+# To pin the compiler's image: --build-arg RUST=rust@sha256:…
+#
 # Nothing here needs BuildKit. The order does matter to the classic builder, which runs every stage
 # up to the one asked for: `prebuilt` comes first, so that asking for it compiles nothing.
 

@@ -12,7 +12,7 @@ use std::{
 const GROUND: [&str; 5] = ["digest", "fault", "metrics", "telemetry", "units"];
 
 /// Crates with one owner: nobody else names them.
-const OWNED: [(&str, &str); 13] = [
+const OWNED: [(&str, &str); 15] = [
     ("clap", "cli"),
     ("tonic", "csi"),
     ("prost", "csi"),
@@ -26,6 +26,8 @@ const OWNED: [(&str, &str); 13] = [
     ("k8s_openapi", "cluster"),
     ("kube_lease_manager", "cluster"),
     ("indicatif", "cli"),
+    ("rcgen", "cli"),
+    ("bcrypt", "cli"),
 ];
 
 /// Lines of code a file may have, tests apart.

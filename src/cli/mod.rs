@@ -17,6 +17,7 @@ mod controller;
 mod crd;
 pub mod kubectl;
 mod node;
+mod registry_secrets;
 mod snapshot;
 
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     /// Print the CustomResourceDefinition of OverlaySnapshots, as the chart ships it
     #[command(hide = true)]
     Crd,
+    #[command(hide = true)]
+    RegistrySecrets(registry_secrets::RegistrySecretsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -106,7 +109,11 @@ pub fn main() -> ExitCode {
     };
     let traces = match &cli.command {
         Command::Node(args) => args.traces(),
-        Command::Controller(_) | Command::Check(_) | Command::Snapshot(_) | Command::Crd => {
+        Command::Controller(_)
+        | Command::Check(_)
+        | Command::Snapshot(_)
+        | Command::Crd
+        | Command::RegistrySecrets(_) => {
             Ok(None)
         }
     };
@@ -120,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Crd => crd::run(),
+        Command::RegistrySecrets(args) => registry_secrets::run(&args),
     };
     if let Ok(Some(traces)) = traces {
         traces.end();

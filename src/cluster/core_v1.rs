@@ -3,14 +3,22 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod as ApiPod, Secret};
-use kube::{Api, api::ListParams};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Node, Pod as ApiPod, Secret},
+};
+use kube::{
+    Api,
+    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
 
 use super::{
     Client, ClusterError,
     client::bound,
     kind::{PAGE, there},
 };
+use crate::fault::Class;
 
 /// A pod and its volumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +66,24 @@ impl SecretData {
     /// The value under a key.
     pub fn get(&self, key: &str) -> Option<&[u8]> {
         self.0.get(key).map(Vec::as_slice)
+    }
+}
+
+/// What a Secret is for, which can never be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretKind {
+    /// Anything.
+    Opaque,
+    /// Registries' credentials, under `.dockerconfigjson`.
+    DockerConfig,
+}
+
+impl SecretKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Opaque => "Opaque",
+            Self::DockerConfig => "kubernetes.io/dockerconfigjson",
+        }
     }
 }
 
@@ -126,6 +152,40 @@ impl Client {
         let data = secret.map(|secret| secret.data.unwrap_or_default());
         Ok(data
             .map(|data| SecretData(data.into_iter().map(|(key, value)| (key, value.0)).collect())))
+    }
+
+    /// Makes a Secret, or gives the one of this name these values; keys that are not named stay as they are.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn put_secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        kind: SecretKind,
+        data: &[(&str, String)],
+    ) -> Result<(), ClusterError> {
+        let data: BTreeMap<String, ByteString> = data
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), ByteString(value.clone().into_bytes())))
+            .collect();
+        let secrets = Api::<Secret>::namespaced(self.kube(), namespace);
+        let secret = Secret {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            type_: Some(kind.word().to_owned()),
+            data: Some(data.clone()),
+            ..Secret::default()
+        };
+        let params = PostParams::default();
+        match bound("create the Secret", secrets.create(&params, &secret)).await {
+            Err(error) if error.class() == Class::Conflict => {
+                let (params, patch) =
+                    (PatchParams::default(), Patch::Merge(json!({ "data": data })));
+                let changed = secrets.patch(name, &params, &patch);
+                bound("change the Secret", changed).await.map(drop)
+            }
+            made => made.map(drop),
+        }
     }
 
     /// Whether the API server answers at all.

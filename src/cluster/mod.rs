@@ -27,7 +27,7 @@ mod user;
 mod watch;
 
 pub use client::Client;
-pub use core_v1::{NodeState, Pod, PodVolume, SecretData};
+pub use core_v1::{NodeState, Pod, PodVolume, SecretData, SecretKind};
 pub use error::ClusterError;
 pub use events::Events;
 pub use kind::Kind;

@@ -84,14 +84,21 @@ httpGet:
 {{- define "ovl-csi.registries" -}}
 {{- $all := deepCopy .Values.registries -}}
 {{- if .Values.registry.enabled -}}
-{{- $_ := set $all (include "ovl-csi.registryHost" .) (printf "server = \"http://%s\"" (include "ovl-csi.registryAddress" .)) -}}
+{{- $host := include "ovl-csi.registryHost" . -}}
+{{- $server := printf "server = \"https://%s\"" (include "ovl-csi.registryAddress" .) -}}
+{{- $_ := set $all $host (printf "%s\nca = \"/etc/ovl-csi/hosts/%s/ca.crt\"" $server $host) -}}
 {{- end -}}
 {{- toYaml $all -}}
 {{- end -}}
 
-{{/* The release's own registry, as references write it. */}}
+{{/* The name of the release's own registry in the cluster. */}}
+{{- define "ovl-csi.registryName" -}}
+{{- printf "%s-registry.%s.svc" (include "ovl-csi.fullname" .) .Release.Namespace -}}
+{{- end -}}
+
+{{/* The same as references write it. */}}
 {{- define "ovl-csi.registryHost" -}}
-{{- printf "%s-registry.%s.svc:5000" (include "ovl-csi.fullname" .) .Release.Namespace -}}
+{{- printf "%s:5000" (include "ovl-csi.registryName" .) -}}
 {{- end -}}
 
 {{/* The cluster's address of the release's own registry. The driver is on the node's network, where a Service has no name: so the
@@ -126,9 +133,31 @@ from the API server's own. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret with what opens the release's own registry. */}}
+{{/* The Secret with what opens the release's own registry, which nodes have. */}}
 {{- define "ovl-csi.registrySecret" -}}
-{{- printf "%s-registry" (include "ovl-csi.fullname" .) -}}
+{{- default (printf "%s-registry-client" (include "ovl-csi.fullname" .)) .Values.registry.existingSecret -}}
+{{- end -}}
+
+{{/* The Secret of the registry alone. */}}
+{{- define "ovl-csi.registryServerSecret" -}}
+{{- default (printf "%s-registry-server" (include "ovl-csi.fullname" .)) .Values.registry.existingServerSecret -}}
+{{- end -}}
+
+{{/* The Secret that cert-manager makes of the registry's certificate; empty where it does not. */}}
+{{- define "ovl-csi.registryCertManagerSecret" -}}
+{{- if .Values.registry.certManager.issuer -}}
+{{- printf "%s-registry-tls" (include "ovl-csi.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* An image by its tag, and by its digest if it has one: image, and the tag where that is empty. */}}
+{{- define "ovl-csi.image" -}}
+{{- $name := printf "%s:%s" .image.repository (default .tag .image.tag) -}}
+{{- with .image.digest -}}
+{{- printf "%s@%s" $name . -}}
+{{- else -}}
+{{- $name -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Secrets that nodes may read to push: those of the values, and that of the release's own registry. As a JSON array. */}}
@@ -151,4 +180,11 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- end -}}
+
+{{/* When the registry's Secrets are made, and what of that stays: nothing. The order is given. */}}
+{{- define "ovl-csi.registrySecretsHook" -}}
+helm.sh/hook: pre-install,pre-upgrade,pre-rollback
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}

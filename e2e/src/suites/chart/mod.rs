@@ -6,6 +6,7 @@
 
 mod objects;
 mod refused;
+mod registry;
 mod settings;
 
 use std::fs;
@@ -55,7 +56,14 @@ pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     let every = render::chart(helm, repo, &["--values", EVERYTHING])?;
     let second = render::chart(helm, repo, SECOND)?;
     tally.count("two releases have no object in common", objects::apart(&usual, &second));
-    tally.count("each account has its rights and no others", objects::rights(&usual));
+    tally.count(
+        "each account has its rights and no others",
+        objects::rights(&usual, objects::RIGHTS),
+    );
+    tally.count("the chart renders twice to the same", registry::twice(helm, repo));
+    tally.count("the registry's secrets are made in the cluster", registry::secrets(helm, repo));
+    tally.count("the registry is reached by https", registry::reached(helm, repo));
+    tally.count("of the kubelet's directory three parts are mounted", settings::kubelet(&usual));
     let example = fs::read_to_string(repo.join("deploy/examples/pod.yaml"));
     let conform = Conform {
         program: tools::kubeconform().ensure(bench.h)?.join("kubeconform"),
@@ -65,6 +73,7 @@ pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     for (name, objects) in [
         ("the chart", &usual),
         ("the chart with every value", &every),
+        ("the chart with its registry", &second),
         ("the example", &example.context("reading the example")?),
     ] {
         let name = format!("{name} is what Kubernetes {} knows", versions::KUBERNETES);
@@ -85,8 +94,8 @@ impl Conform<'_> {
     fn check(&self, objects: &str) -> Result<()> {
         let files = self.schemas.join(schemas::FILES);
         let conform = Cmd::new(&self.program).args(["-strict", "-verbose", "-schema-location"]);
-        // ServiceMonitor is the Prometheus operator's kind: Kubernetes' sources do not have it.
-        let conform = conform.arg(files).args(["-skip", "ServiceMonitor", "-"]);
+        // Kinds of the Prometheus operator and of cert-manager: Kubernetes' sources do not have them.
+        let conform = conform.arg(files).args(["-skip", "ServiceMonitor,Certificate", "-"]);
         let done = conform.stdin(objects).outcome()?;
         fs::write(self.log, &done.stdout).context("writing the log")?;
         ensure!(done.status.success(), "{}{}", done.stdout, done.stderr);

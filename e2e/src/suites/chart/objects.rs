@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Kind, namespace and name of each object.
 fn names(rendered: &str) -> Result<BTreeSet<String>> {
@@ -27,8 +27,11 @@ pub fn apart(first: &str, second: &str) -> Result<()> {
     Ok(())
 }
 
-/// Each role, by kind and by the end of its name, with a line a rule: group, resources, verbs.
-const RIGHTS: &[(&str, &str, &[&str])] = &[
+/// A role, by kind and by the end of its name, with a line a rule: groups, resources, names, verbs.
+pub type Role = (&'static str, &'static str, &'static [&'static str]);
+
+/// The roles of a release with nothing but the defaults.
+pub const RIGHTS: &[Role] = &[
     (
         "ClusterRole",
         "-node",
@@ -61,8 +64,8 @@ const RIGHTS: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
-/// Checks that the roles are these, with these rules; a node's Secrets are named, and here are none.
-pub fn rights(rendered: &str) -> Result<()> {
+/// Checks that the roles are these, with these rules, and no others.
+pub fn rights(rendered: &str, want: &[Role]) -> Result<()> {
     let mut have = Vec::new();
     for object in rendered.split("---\n") {
         let field = |start: &str| object.lines().find_map(|line| line.strip_prefix(start));
@@ -70,30 +73,37 @@ pub fn rights(rendered: &str) -> Result<()> {
         else {
             continue;
         };
-        let list = |line: &str, start: &str| {
-            let list = line.trim_start_matches(['-', ' ']).strip_prefix(start)?;
-            Some(list.trim_matches([' ', '[', ']']).to_owned())
-        };
-        let mut lines: Vec<String> = Vec::new();
-        for line in rules.lines() {
-            if let Some(group) = list(line, "apiGroups:") {
-                lines.push(group);
-            } else if let Some(more) = list(line, "resources:").or_else(|| list(line, "verbs:")) {
-                let last = lines.last_mut().context("a rule without groups")?;
-                last.push_str(&format!(": {more}"));
-            } else {
-                ensure!(line.starts_with('#'), "a rule says `{line}`");
-            }
-        }
-        have.push((kind, field("  name: ").unwrap_or_default(), lines));
+        have.push((kind, field("  name: ").unwrap_or_default(), self::rules(rules)?));
     }
-    ensure!(have.len() == RIGHTS.len(), "other roles: {have:?}");
-    for (kind, end, rules) in RIGHTS {
+    ensure!(have.len() == want.len(), "other roles: {have:?}");
+    for (kind, end, rules) in want {
         let role = have.iter().find(|(have, name, _)| have == kind && name.ends_with(end));
         let (.., lines) = role.with_context(|| format!("no {kind} …{end} in {have:?}"))?;
         ensure!(lines == rules, "{kind} …{end} has {lines:#?}");
     }
     Ok(())
+}
+
+/// A line a rule.
+fn rules(text: &str) -> Result<Vec<String>> {
+    let list = |line: &str, start: &str| {
+        let list = line.trim_start_matches(['-', ' ']).strip_prefix(start)?;
+        Some(list.trim_matches([' ', '[', ']']).to_owned())
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if let Some(group) = list(line, "apiGroups:") {
+            lines.push(group);
+            continue;
+        }
+        let more = ["resources:", "resourceNames:", "verbs:"].iter().find_map(|w| list(line, w));
+        match (more, lines.last_mut()) {
+            (Some(more), Some(last)) => last.push_str(&format!(": {more}")),
+            (Some(_), None) => bail!("a rule without groups"),
+            (None, _) => ensure!(line.starts_with('#'), "a rule says `{line}`"),
+        }
+    }
+    Ok(lines)
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use crate::tally::Tally;
 /// What the values of [`EVERYTHING`] have to show as, where it matters.
 const RENDERED: &[&str] = &[
     "name: second.ovl.csi.dev",
-    "image: registry.example:5000/ovl-csi:9.9",
+    "image: registry.example:5000/ovl-csi:9.9@sha256:\
+     0000000000000000000000000000000000000000000000000000000000000009",
     "- --endpoint=unix:///var/snap/kubelet/plugins/second.ovl.csi.dev/csi.sock",
     "- --root=/mnt/fast/ovl/second.ovl.csi.dev",
     "- --hosts-dir=/etc/ovl-csi/hosts",
@@ -44,22 +45,27 @@ const RENDERED: &[&str] = &[
     "\"007\" = []",
     "seLinuxMount: true",
     "security.openshift.io/csi-ephemeral-volume-profile: restricted",
-    "resourceNames: [\"push-key\",\"second-registry\"]",
+    "resourceNames: [\"push-key\",\"registry-login\"]",
     "name: kept",
     "deletionPolicy: Retain",
     "squashAbove: \"8\"",
     "name: fast",
     "repository: \"second-registry.default.svc:5000/{namespace}/{pod}/{volume}\"",
-    "pushSecretName: \"second-registry\"",
+    "pushSecretName: \"registry-login\"",
     "snapshot.storage.kubernetes.io/is-default-class: \"true\"",
     "replicas: 3",
-    "image: registry.example/csi-snapshotter:v9",
+    "image: registry.example/csi-snapshotter:v9@sha256:\
+     0000000000000000000000000000000000000000000000000000000000000007",
     "- --timeout=90s",
     "image: registry.example/registry:9",
     "clusterIP: \"10.96.0.77\"",
-    "server = \"http://10.96.0.77:5000\"",
+    "server = \"https://10.96.0.77:5000\"",
     "path: \"second-registry.default.svc:5000/hosts.toml\"",
-    "{\"auths\":{\"second-registry.default.svc:5000\":{\"auth\":\"b3ZsLWNzaTpvcGVuLXNlc2FtZQ==\"",
+    "ca = \"/etc/ovl-csi/hosts/second-registry.default.svc:5000/ca.crt\"",
+    "secretName: second-registry-tls",
+    "ipAddresses: [\"10.96.0.77\"]",
+    "kind: ClusterIssuer",
+    "cidr: \"fd00::/64\"",
     "storage: 20Gi",
     "storageClassName: slow",
     "- --health-address=127.0.0.1:9818",
@@ -123,9 +129,25 @@ pub fn bare(helm: &Path, repo: &Path) -> Result<()> {
     }
 }
 
+/// Checks that a driver sees of the kubelet's directory its pods, its own sockets and the registration, and nothing else.
+pub fn kubelet(rendered: &str) -> Result<()> {
+    let host =
+        rendered.lines().filter_map(|line| line.trim().strip_prefix("path: /var/lib/kubelet"));
+    let host: Vec<_> = host.collect();
+    ensure!(host == ["/pods", "/plugins/ovl.csi.dev", "/plugins_registry"], "mounted: {host:?}");
+    Ok(())
+}
+
 /// Checks what is said where the cluster knows no snapshots, and that nothing of their kinds is made.
 pub fn told(helm: &Path, repo: &Path) -> Result<()> {
-    let install = Cmd::new(helm).dir(repo).args(["install", render::RELEASE, "charts/ovl-csi"]);
+    let install = || {
+        Cmd::new(helm).dir(repo).args([
+            "install",
+            render::RELEASE,
+            "charts/ovl-csi",
+            "--dry-run=client",
+        ])
+    };
     let known = ["--api-versions", render::SNAPSHOTS];
     let said = |more: &[&str]| {
         let template =
@@ -135,9 +157,15 @@ pub fn told(helm: &Path, repo: &Path) -> Result<()> {
     let kind = "kind: VolumeSnapshotClass";
     ensure!(said(&known)?.contains(kind), "there is no class where they are known");
     ensure!(!said(&[])?.contains(kind), "there is a class where they are not known");
-    let notes = install.arg("--dry-run=client").output()?;
+    let less = install().args(["--set", "policy.allowedImages.default={registry.example/*}"]);
+    ensure!(!less.output()?.contains("every image of"), "a narrow policy is warned of");
+    let notes = install().output()?;
     let (_, notes) = notes.split_once("\nNOTES:").context("no notes")?;
-    for word in ["MISSING: this cluster knows no VolumeSnapshots", "kubectl apply -k"] {
+    for word in [
+        "MISSING: this cluster knows no VolumeSnapshots",
+        "kubectl apply -k",
+        "every image of every registry",
+    ] {
         ensure!(notes.contains(word), "no `{word}` in:\n{notes}");
     }
     Ok(())
@@ -251,9 +279,7 @@ fn below(all: &Value, schema: &Value, names: &mut BTreeSet<String>) {
 fn with(helm: &Path, repo: &Path, values: &str) -> Result<String> {
     let template = Cmd::new(helm).dir(repo).args(["template", render::RELEASE, "charts/ovl-csi"]);
     let template = template.args(["--api-versions", render::SNAPSHOTS, "--values", "-"]);
-    let rendered = template.stdin(values).output()?;
-    // It has salt in it, and is another one every time.
-    Ok(rendered.lines().filter(|line| !line.starts_with("  htpasswd: ")).collect())
+    template.stdin(values).output()
 }
 
 fn read(repo: &Path, file: &str) -> Result<String> {

@@ -1,0 +1,93 @@
+//! The registry in the cluster: who makes its secrets, who reads them, and that no template does.
+//!
+//! Deliberately absent: the Secrets themselves, which `ovl registry-secrets` makes in a cluster (`cases`).
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use super::objects::{self, RIGHTS, Role};
+use crate::render;
+
+/// Values for a release with its registry.
+const WITH: &str = "registry.enabled=true,registry.clusterIP=10.96.0.50";
+
+/// What its roles have beside the usual ones: nodes read what they push with, the Job makes two Secrets.
+const MORE: &[Role] = &[
+    ("Role", "-node-push", &["\"\": secrets: \"ovl-csi-registry-client\": get"]),
+    (
+        "Role",
+        "-registry-secrets",
+        &[
+            "\"\": secrets: \"ovl-csi-registry-client\",\"ovl-csi-registry-server\": get, patch",
+            "\"\": secrets: create",
+        ],
+    ),
+];
+
+/// Secrets of the owner's own.
+const OWN: &str = "registry.existingSecret=login,registry.existingServerSecret=itself";
+
+/// A certificate of cert-manager's.
+const ISSUED: &str = "registry.certManager.issuer.name=internal";
+
+fn chart(helm: &Path, repo: &Path, more: &[&str]) -> Result<String> {
+    let set = [WITH].iter().chain(more).copied().collect::<Vec<_>>().join(",");
+    render::chart(helm, repo, &["--set", &set])
+}
+
+/// Checks that a second rendering is the same as the first: a password or a key made by a template would be another one each
+/// time, for whoever keeps rendered manifests.
+pub fn twice(helm: &Path, repo: &Path) -> Result<()> {
+    for more in [&[][..], &[OWN], &[ISSUED]] {
+        let (first, second) = (chart(helm, repo, more)?, chart(helm, repo, more)?);
+        ensure!(first == second, "two renderings with {more:?} differ");
+        let object = |object: &str| object.contains("\nkind: Secret\n");
+        ensure!(!first.split("---\n").any(object), "the chart has a Secret in it with {more:?}");
+    }
+    Ok(())
+}
+
+/// Checks who makes its Secrets, and that nodes and registry have each what is theirs.
+pub fn secrets(helm: &Path, repo: &Path) -> Result<()> {
+    let made = chart(helm, repo, &[])?;
+    objects::rights(&made, &[RIGHTS, MORE].concat())?;
+    let hooks = made.matches("helm.sh/hook: pre-install,pre-upgrade,pre-rollback\n").count();
+    ensure!(hooks == 4, "{hooks} objects are the hook's, for account, role, binding and Job");
+    let node = part(&made, "kind: DaemonSet\n")?;
+    let server = part(&made, "\n  name: ovl-csi-registry\n  namespace: kube-system\n")?;
+    ensure!(!node.contains("registry-server") && !server.contains("registry-client"), "{made}");
+
+    let own = chart(helm, repo, &[OWN])?;
+    ensure!(!own.contains("kind: Job\n"), "a Job makes what its owner has: {own}");
+    let of = |text: &str, secret: &str| text.contains(&format!("name: {secret}\n"));
+    ensure!(of(part(&own, "kind: DaemonSet\n")?, "login") && of(&own, "itself"), "{own}");
+    ensure!(chart(helm, repo, &["registry.existingSecret=login"]).is_err(), "one of two was taken");
+
+    let issued = chart(helm, repo, &[ISSUED])?;
+    ensure!(issued.contains("- --login-only\n"), "two make the certificate: {issued}");
+    ensure!(of(part(&issued, "kind: DaemonSet\n")?, "ovl-csi-registry-tls"), "{issued}");
+    Ok(())
+}
+
+/// Checks that its traffic is encrypted, and who may reach it.
+pub fn reached(helm: &Path, repo: &Path) -> Result<()> {
+    let usual = chart(helm, repo, &[])?;
+    ensure!(usual.contains("server = \"https://10.96.0.50:5000\"\n"), "no https in:\n{usual}");
+    ensure!(!usual.contains("http://"), "plain http in:\n{usual}");
+    ensure!(usual.contains("key: /etc/ovl-registry/tls.key, minimumtls: tls1.2"), "{usual}");
+    ensure!(!usual.contains("kind: NetworkPolicy\n"), "a policy that nobody asked for");
+    let asked = "registry.networkPolicy.enabled=true";
+    let nobody = chart(helm, repo, &[asked]);
+    let words = nobody.err().map(|e| format!("{e:#}")).unwrap_or_default();
+    ensure!(words.contains("registry.networkPolicy.nodeCIDRs is empty"), "{words}");
+    let nodes = chart(helm, repo, &[asked, "registry.networkPolicy.nodeCIDRs={10.1.0.0/16}"])?;
+    ensure!(nodes.contains("    - ipBlock:\n        cidr: \"10.1.0.0/16\"\n"), "{nodes}");
+    Ok(())
+}
+
+/// The objects in which a text stands.
+fn part<'a>(rendered: &'a str, text: &str) -> Result<&'a str> {
+    let part = rendered.split("---\n").filter(|object| object.contains(text)).last();
+    part.ok_or_else(|| anyhow::anyhow!("no object with {text:?}"))
+}
