@@ -134,6 +134,7 @@ fn a_check_names_kernel_root_and_each_feature_and_leaves_nothing() {
         "d_type",
         "quota",
         "reflink",
+        "small-entries",
         "idmap",
         "erofs",
         "open-files",

@@ -167,6 +167,14 @@ fn disk(there: &Path, scratch: &Path, wrong: &[Unusable]) -> anyhow::Result<Vec<
         Ok(false) => Err("the file system cannot share bytes between files".to_owned()),
         Err(error) => Err(error.to_string()),
     };
+    let entries = match trials::mark_bytes(scratch) {
+        Ok(0) => Ok(String::new()),
+        Ok(bytes) => Err(format!(
+            "a file of a layer whose owner, mode or name changes takes {} KiB of the disk for overlay's marks, which do not fit its inode",
+            bytes >> 10
+        )),
+        Err(error) => Err(error.to_string()),
+    };
     let room = format!("{} GiB of {} GiB free", space.available >> 30, space.total >> 30);
     Ok(vec![
         found.required(),
@@ -177,6 +185,11 @@ fn disk(there: &Path, scratch: &Path, wrong: &[Unusable]) -> anyhow::Result<Vec<
             "mount the disk with prjquota; else sizes are limited in memory volumes only",
         ),
         Check::new("reflink", reflink, "xfs (reflink=1) or btrfs; else a copy-up copies"),
+        Check::new(
+            "small-entries",
+            entries,
+            "give the store a disk of its own, made with mkfs.ext4 -I 512, xfs or btrfs",
+        ),
     ])
 }
 

@@ -83,10 +83,17 @@ pub struct Disk {
 impl Disk {
     /// Makes one of this type (`ext4`, `xfs`) and mounts it at the folder `at` of `scratch`.
     pub fn new(scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
+        Self::with(scratch, fs_type, &[], at)
+    }
+
+    /// The same, with options of its `mkfs`.
+    pub fn with(scratch: &Scratch, fs_type: &str, options: &[&str], at: &Path) -> Self {
         assert!(at.starts_with(scratch.path()), "{} would stay mounted", at.display());
         let image = scratch.file(&format!("{fs_type}.img"), "");
         File::options().write(true).open(&image).unwrap().set_len(DISK_BYTES).unwrap();
-        run(&format!("mkfs.{fs_type}"), [OsStr::new("-q"), image.as_ref()]);
+        let options = options.iter().map(OsStr::new);
+        let arguments = options.chain([OsStr::new("-q"), image.as_ref()]);
+        run(&format!("mkfs.{fs_type}"), arguments);
         let disk = Self { image, at: at.to_owned() };
         disk.mount();
         disk

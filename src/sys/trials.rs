@@ -52,6 +52,17 @@ pub fn has_attribute(file: &Path, name: &str) -> bool {
     lgetxattr(file, name, &mut [0_u8; 64]).is_ok()
 }
 
+/// The bytes that overlay's marks take of the disk for a file that was copied up without its data (`metacopy`): 0 where they fit
+/// into the inode. ext4 gives them a block of their own where its inodes have 256 bytes.
+pub fn mark_bytes(folder: &Path) -> io::Result<u64> {
+    // fs/overlayfs/overlayfs.h: `struct ovl_fb` with a file handle of EROFS.
+    const ORIGIN: [u8; 33] = [0xfb; 33];
+    let file = File::create(folder.join("marked"))?;
+    fsetxattr(&file, "trusted.overlay.origin", &ORIGIN, XattrFlags::empty())?;
+    fsetxattr(&file, "trusted.overlay.metacopy", b"", XattrFlags::empty())?;
+    Ok(file.metadata()?.blocks() * 512)
+}
+
 /// Whether two files can share their bytes (`FICLONE`).
 pub fn reflink(folder: &Path) -> io::Result<bool> {
     let mut from = File::create_new(folder.join("original"))?;
@@ -68,13 +79,31 @@ pub fn reflink(folder: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::scratch::Scratch;
+    use crate::sys::scratch::{Disk, Scratch};
 
     #[test]
     fn a_file_system_without_any_of_it_says_so() {
         let proc = Path::new("/proc/self");
         for trial in [entry_types, whiteouts, trusted_attributes, reflink] {
             assert!(!trial(proc).unwrap_or(false));
+        }
+        assert!(mark_bytes(proc).is_err());
+    }
+
+    /// As many bytes as `chown` of a file in a layer takes.
+    #[test]
+    #[ignore = "needs root, mkfs.ext4 and mkfs.xfs"]
+    fn privileged_marks_take_a_block_where_inodes_are_small() {
+        for (fs_type, options, bytes) in [
+            ("ext4", &["-I", "256", "-b", "4096"][..], 4096),
+            ("ext4", &["-I", "512"], 0),
+            ("xfs", &[], 0),
+        ] {
+            let scratch = Scratch::new();
+            let disk = Disk::with(&scratch, fs_type, options, &scratch.folder("disk"));
+            let have = mark_bytes(&scratch.path().join("disk")).unwrap();
+            assert_eq!(have, bytes, "{fs_type} {options:?}");
+            drop(disk);
         }
     }
 

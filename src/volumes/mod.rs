@@ -38,6 +38,8 @@ mod hold_tests;
 mod lock;
 mod notices;
 mod onto;
+#[cfg(test)]
+mod packages_tests;
 mod pending;
 #[cfg(test)]
 mod pending_tests;
@@ -47,9 +49,13 @@ mod power_tests;
 #[cfg(test)]
 mod privileged_attributes_tests;
 #[cfg(test)]
+mod privileged_behaviour_tests;
+#[cfg(test)]
 mod privileged_restore_tests;
 #[cfg(test)]
 mod privileged_tests;
+#[cfg(test)]
+mod programs_tests;
 mod progress;
 mod projects;
 mod publish;

@@ -17,7 +17,7 @@ use crate::image::fake::FakeRegistry;
 const JAVASCRIPT: u64 = 1 << 53;
 
 /// What a line of shell prints in `folder`, with `out` to write to. It has to succeed.
-fn sh(line: &str, folder: &Path, out: &Path) -> String {
+pub(super) fn sh(line: &str, folder: &Path, out: &Path) -> String {
     let mut command = Command::new("sh");
     command.args(["-euc", line]).current_dir(folder).env("OUT", out).env("LC_ALL", "C");
     // Its folder is whoever's the layer says.
@@ -30,9 +30,11 @@ fn sh(line: &str, folder: &Path, out: &Path) -> String {
     said
 }
 
-/// A layer of a folder as it is.
-fn packed(folder: &Path) -> Vec<u8> {
-    let done = Command::new("tar").arg("-C").arg(folder).args(["-c", "."]).output().unwrap();
+/// A layer of a folder as it is, with its access lists.
+pub(super) fn packed(folder: &Path) -> Vec<u8> {
+    let mut tar = Command::new("tar");
+    tar.args(["--xattrs", "--xattrs-include=system.*", "-C"]).arg(folder);
+    let done = tar.args(["-c", "."]).output().unwrap();
     assert!(done.status.success(), "{done:?}");
     done.stdout
 }

@@ -13,9 +13,25 @@ use crate::process::{Cmd, tail};
 use crate::tally::Tally;
 use crate::tools::apt;
 
-/// What the tests on real mounts call: makers and checkers of the file systems that they mount, and a program that is choosy
-/// about inodes.
-const FILE_SYSTEM_TOOLS: &[&str] = &["e2fsprogs", "erofs-utils", "git", "xfsprogs"];
+/// What the tests on real mounts call: makers and checkers of the file systems that they mount, and programs that are choosy
+/// about inodes, descriptors and access lists.
+const FILE_SYSTEM_TOOLS: &[&str] = &[
+    "acl",
+    "attr",
+    "borgbackup",
+    "e2fsprogs",
+    "erofs-utils",
+    "git",
+    "libarchive-tools",
+    "ncdu",
+    "postgresql",
+    "restic",
+    "rpm",
+    "rsync",
+    "sqlite3",
+    "squashfs-tools",
+    "xfsprogs",
+];
 
 /// How many lines of a failed run are quoted.
 const QUOTED: usize = 60;

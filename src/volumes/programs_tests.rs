@@ -1,0 +1,287 @@
+//! What programs cost and see in a volume: the tables of `docs/volumes.md` and `docs/programs.md`, held against the programs.
+//!
+//! Sizes are of what lies in the upper: whole files for data, a few bytes for marks.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use super::{
+    privileged_tests::Node,
+    tools_tests::{packed, sh},
+    *,
+};
+use crate::image::fake::FakeRegistry;
+
+/// How large the files are that commands are tried on: far more than marks and attributes take.
+const LARGE: u64 = 1 << 20;
+
+/// Volumes of one tree.
+pub(super) struct Tree {
+    pub(super) node: Node,
+    image: Reference,
+}
+
+impl Tree {
+    /// A layer of this folder, on a node that users can find their way into.
+    pub(super) async fn of(folder: &Path) -> Self {
+        let registry = FakeRegistry::start().await;
+        registry.push_image("tree", "1", &[packed(folder)], false);
+        let node = Node::new(&registry);
+        fs::set_permissions(node.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let image = registry.reference("tree", "1");
+        let spec = VolumeSpec { images: vec![image.clone()], ..VolumeSpec::default() };
+        let id =
+            format!("tree-{}", registry.reference("tree", "1").registry().replace([':', '.'], "-"));
+        node.volumes.publish(node.request(&id, spec)).await.unwrap();
+        node.unpublish(&id).await;
+        // What is on the node once is mounted again without its registry.
+        Self { node, image }
+    }
+
+    /// A volume with the options that pods have by default.
+    pub(super) async fn publish(&self, id: &str) -> PathBuf {
+        let spec = VolumeSpec {
+            images: vec![self.image.clone()],
+            pull_policy: Some(PullPolicy::Never),
+            ..VolumeSpec::default()
+        };
+        self.node.volumes.publish(self.node.request(id, spec)).await.unwrap();
+        self.node.target(id)
+    }
+
+    /// Where a volume's writes are.
+    pub(super) fn upper(&self, id: &str) -> PathBuf {
+        self.node.folder.path().join("store/volumes").join(id).join("upper")
+    }
+
+    /// The bytes of data in a volume's upper. A block a file is left out: that may be its attributes.
+    pub(super) fn copied(&self, id: &str) -> u64 {
+        data_below(&self.upper(id))
+    }
+}
+
+fn data_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let bytes = |path: PathBuf| {
+        let found = fs::symlink_metadata(&path).unwrap();
+        match found.is_dir() {
+            true => data_below(&path),
+            false => (found.blocks() * 512).saturating_sub(4096),
+        }
+    };
+    entries.map(bytes).sum()
+}
+
+/// Bytes that differ from file to file and do not shrink.
+pub(super) fn noise(file: &Path, bytes: u64) {
+    let mut from = fs::File::open("/dev/urandom").unwrap();
+    let mut to = fs::File::create(file).unwrap();
+    std::io::copy(&mut std::io::Read::take(&mut from, bytes), &mut to).unwrap();
+}
+
+/// Commands in the table of `docs/volumes.md`, each with its word: nothing, metadata or data.
+fn table() -> Vec<(String, String)> {
+    let text = include_str!("../../docs/volumes.md");
+    let (_, rows) = text.split_once("| command | copied up |\n|---|---|\n").unwrap();
+    let rows = rows.lines().take_while(|line| line.starts_with("| "));
+    let cells = rows.map(|row| row.trim_matches(['|', ' ']).rsplit_once(" | ").unwrap());
+    cells
+        .flat_map(|(commands, word)| {
+            let quoted = commands.split('`').skip(1).step_by(2);
+            quoted.map(|command| (command.to_owned(), word.to_owned())).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[tokio::test]
+#[ignore = "needs root and the programs of the table"]
+async fn privileged_each_command_of_the_table_copies_what_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("DIR/below")).unwrap();
+    for name in ["FILE", "DIR/one", "DIR/below/two"] {
+        noise(&folder.path().join(name), LARGE);
+    }
+    let fill = "create table t(a, b); insert into t select value, hex(randomblob(500)) from generate_series(1, 1500)";
+    sh(&format!("sqlite3 DB \"{fill}\""), folder.path(), folder.path());
+    let tree = Tree::of(folder.path()).await;
+    let (table, mut wrong) = (table(), Vec::new());
+    assert!(table.len() > 25, "{table:?}");
+    for (number, (command, word)) in table.iter().enumerate() {
+        let id = format!("command-{number}");
+        let at = tree.publish(&id).await;
+        sh(&format!("{{ {command}; }} > /dev/null"), &at, folder.path());
+        let loops = "losetup --associated FILE --noheadings --output NAME 2>/dev/null | xargs -r losetup --detach";
+        sh(loops, &at, folder.path());
+        let touched = fs::read_dir(tree.upper(&id)).unwrap().count() > 0;
+        let seen = match tree.copied(&id) {
+            0 if !touched => "nothing",
+            0..65_536 => "metadata",
+            _ => "data",
+        };
+        if seen != word {
+            wrong.push(format!("{command}: {seen}, not {word} ({} bytes)", tree.copied(&id)));
+        }
+        tree.node.unpublish(&id).await;
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// `setfacl` says what the kernel said; of a removal it is not told that nothing happened.
+#[tokio::test]
+#[ignore = "needs root and acl"]
+async fn privileged_setfacl_works_after_a_chmod() {
+    let folder = tempfile::tempdir().unwrap();
+    sh("touch plain listed && setfacl -m u:5:r listed", folder.path(), folder.path());
+    let tree = Tree::of(folder.path()).await;
+    let at = tree.publish("acl").await;
+    let run = |line: &str| sh(line, &at, folder.path());
+    let said = run("setfacl -m u:7:r plain 2>&1 || true");
+    assert!(said.contains("Operation not supported"), "{said}");
+    run("setfacl -b listed");
+    assert!(run("getfacl -cn listed").contains("user:5:r"), "it is gone: the page is wrong");
+    run("chmod --reference=plain plain && setfacl -m u:7:r plain");
+    run("chmod --reference=listed listed && setfacl -b listed");
+    assert!(run("getfacl -cn plain").contains("user:7:r"));
+    assert!(!run("getfacl -cn listed").contains("user:5:r"));
+    tree.node.unpublish("acl").await;
+}
+
+#[tokio::test]
+#[ignore = "needs root, bsdtar, rsync and borg"]
+async fn privileged_archivers_on_one_file_system_see_every_file() {
+    let folder = tempfile::tempdir().unwrap();
+    sh(
+        "mkdir -p a/b && for n in 1 2 3 4 5 6 7 8 9; do echo $n > a/$n; echo $n > a/b/$n; done && ln a/1 a/link",
+        folder.path(),
+        folder.path(),
+    );
+    let tree = Tree::of(folder.path()).await;
+    let at = tree.publish("archived").await;
+    let out = tempfile::tempdir().unwrap();
+    let run = |line: &str| sh(line, &at, out.path());
+    run("echo own > own && mkdir mine && echo own > mine/own && echo more >> a/2");
+    let count = |line: &str| run(line).trim().parse::<usize>().unwrap();
+    let all = count("find . -type f | wc -l");
+    assert_eq!(all, 21);
+    for line in [
+        "find . -xdev -type f | wc -l",
+        "tar --one-file-system -cf - . | tar -tf - | grep -vc /$",
+        "bsdtar --one-file-system -cf - . | tar -tf - | grep -vc /$",
+        "rsync -aHx . $OUT/rsync/ && find $OUT/rsync -type f | wc -l",
+        "cp -ax . $OUT/cp && find $OUT/cp -type f | wc -l",
+    ] {
+        assert_eq!(count(line), all, "{line}");
+    }
+    let borg = "export BORG_BASE_DIR=$OUT/base BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes
+        borg init -e none $OUT/borg; borg create -x $OUT/borg::a .; borg list --format '{type}{NL}' $OUT/borg::a | grep -c '[-h]'";
+    assert_eq!(count(borg), all, "borg");
+    tree.node.unpublish("archived").await;
+}
+
+/// A `sqlite3` that is kept open.
+struct Sqlite {
+    process: Child,
+    asks: ChildStdin,
+    says: BufReader<ChildStdout>,
+}
+
+impl Sqlite {
+    fn open(arguments: &[&str], database: &Path) -> Self {
+        let mut command = Command::new("sqlite3");
+        command.args(arguments).arg(database).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let (asks, says) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        Self { process, asks, says: BufReader::new(says) }
+    }
+
+    fn ask(&mut self, query: &str) -> String {
+        writeln!(self.asks, "{query}").unwrap();
+        let mut line = String::new();
+        self.says.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn end(self) {
+        let Self { mut process, asks, says } = self;
+        drop((asks, says));
+        assert!(process.wait().unwrap().success());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and sqlite3"]
+async fn privileged_sqlite_reads_stale_pages_only_through_a_mapping_opened_read_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = "create table t(n); insert into t values (1)";
+    sh(&format!("sqlite3 db '{make}'"), folder.path(), folder.path());
+    sh(&format!("sqlite3 wal 'pragma journal_mode=wal; {make}'"), folder.path(), folder.path());
+    let tree = Tree::of(folder.path()).await;
+    for (name, mapped, flags, sees) in [
+        ("db", 0, &["-readonly"][..], "2"),
+        ("db", 1 << 20, &["-readonly"], "1"),
+        ("db", 1 << 20, &[], "2"),
+        ("wal", 1 << 20, &["-readonly"], "2"),
+    ] {
+        let what = format!("{name}, {mapped}, {flags:?}");
+        let at = tree.publish("sqlite").await;
+        let mut reader = Sqlite::open(flags, &at.join(name));
+        assert_eq!(reader.ask(&format!("pragma mmap_size={mapped};")), mapped.to_string());
+        assert_eq!(reader.ask("select n from t;"), "1", "{what}");
+        sh(&format!("sqlite3 {name} 'update t set n = 2'"), &at, folder.path());
+        assert_eq!(reader.ask("select n from t;"), sees, "{what}");
+        reader.end();
+        tree.node.unpublish("sqlite").await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and git"]
+async fn privileged_git_copies_its_index_and_what_it_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("repo")).unwrap();
+    for n in 0..64 {
+        noise(&folder.path().join(format!("repo/{n}")), 64 << 10);
+    }
+    let commit = "git -c user.name=n -c user.email=e commit -q";
+    sh(
+        &format!("cd repo && git init -q && git add . && {commit} -m a && git gc -q"),
+        folder.path(),
+        folder.path(),
+    );
+    let tree = Tree::of(folder.path()).await;
+    for (line, at_most, more_than) in [
+        ("git log -p > /dev/null && git fsck && git grep -q -e nowhere || true", 0, None),
+        ("git status", 64 << 10, None),
+        ("echo x >> 1 && git commit -qam b", 512 << 10, Some(64 << 10)),
+        ("git switch -qc other", 64 << 10, None),
+        // A pack of everything is written anew.
+        ("git repack -adq", 8 << 20, Some(3 << 20)),
+    ] {
+        let at = tree.publish("git").await;
+        let line = line.replace("git commit", commit);
+        sh(&format!("cd repo && {line}"), &at, folder.path());
+        let copied = tree.copied("git");
+        assert!(copied <= at_most, "{line}: {copied}");
+        assert!(more_than.is_none_or(|bytes| copied > bytes), "{line}: {copied}");
+        tree.node.unpublish("git").await;
+    }
+}
+
+/// `'overlay' is not supported over overlayfs`: an upper cannot lie on an overlay.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn privileged_an_overlay_has_no_upper_in_a_volume() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "x").unwrap();
+    let tree = Tree::of(folder.path()).await;
+    let at = tree.publish("store").await;
+    let mount = "mkdir lower upper work merged
+        mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged 2>/dev/null && umount merged || echo refused";
+    assert_eq!(sh(mount, &at, folder.path()), "refused\n");
+    tree.node.unpublish("store").await;
+}
