@@ -59,8 +59,8 @@ impl Owner {
     }
 }
 
-/// Inode numbers across layers. On, they pass 2^53 and programs in JavaScript mistake files for one
-/// another; off, `st_dev` differs by layer.
+/// Inode numbers across layers. On, those of a layer's files pass 2^53, which a program in JavaScript cannot hold; off, every
+/// regular file has another `st_dev` than its directory, and a directory's number changes whenever the kernel forgets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Xino {
     /// As the layers have them.
@@ -79,7 +79,7 @@ impl Default for Options {
             redirect_dir: true,
             index: false,
             nfs_export: false,
-            xino: Xino::Off,
+            xino: Xino::Auto,
             nosuid: true,
             nodev: true,
             noexec: false,

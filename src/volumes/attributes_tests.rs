@@ -188,22 +188,58 @@ async fn a_limit_that_cannot_be_enforced_is_refused_or_told() {
     assert!(counted.contains("ovl_unenforced_limits_total 1"), "{counted}");
 }
 
+/// What has a default, and another value than that.
+const WITH_DEFAULTS: [(&str, fn(&mut VolumeSpec)); 9] = [
+    ("volatile", |s| s.options.volatile = true),
+    ("size", |s| s.limits = Limits { size: Some(1), inodes: None, by_default: true }),
+    ("inodes", |s| s.limits = Limits { size: None, inodes: Some(1), by_default: true }),
+    ("onUnclean", |s| s.on_unclean = OnUnclean::Fail),
+    ("metacopy", |s| s.options.metacopy = false),
+    ("redirectDir", |s| (s.options.redirect_dir, s.options.metacopy) = (false, false)),
+    ("index", |s| s.options.index = true),
+    ("xino", |s| s.options.xino = Xino::Off),
+    ("mountOptions", |s| s.options.noatime = true),
+];
+
 #[tokio::test]
 async fn a_default_that_changed_is_no_conflict() {
-    let node = Node::new();
-    for size in [Some(1 << 20), Some(2 << 20), None] {
-        let limits = Limits { size, inodes: None, by_default: size.is_some() };
-        node.volumes.publish(with(&node, "a", |spec| spec.limits = limits)).await.unwrap();
-    }
-    for (id, volatile) in [("b", [false, true]), ("c", [true, false])] {
-        for volatile in volatile {
-            let request = with(&node, id, |spec| {
-                spec.options.volatile = volatile;
-                spec.volatile_by_default = volatile;
-            });
-            node.volumes.publish(request).await.unwrap();
+    for (key, change) in WITH_DEFAULTS {
+        for before in [true, false] {
+            let node = Node::new();
+            let made = |at: bool| {
+                with(&node, "a", |spec| {
+                    if at {
+                        change(spec)
+                    }
+                })
+            };
+            node.volumes.publish(made(before)).await.unwrap();
+            let again = node.volumes.publish(made(!before)).await;
+            assert!(again.is_ok(), "{key}: {again:?}");
+            assert_eq!(node.mounted().len(), 1, "{key}");
         }
     }
+}
+
+/// The driver is upgraded under a pod to a version with other defaults; then the kubelet starts anew, then the node.
+#[tokio::test]
+async fn a_volume_stays_as_it_was_made_when_a_default_changes() {
+    let off = |node: &Node| with(node, "a", |spec| spec.options.xino = Xino::Off);
+    let auto = |node: &Node| node.request("a", "a");
+    let mount = |node: &Node| node.kernel.requests().pop().unwrap();
+    let node = Node::new();
+    node.volumes.publish(off(&node)).await.unwrap();
+    assert!(mount(&node).contains("xino=off"), "{}", mount(&node));
+    let node = node.restarted();
+    for _ in 0..2 {
+        node.volumes.publish(auto(&node)).await.unwrap();
+        assert_eq!(node.mounted(), [node.target("a").as_path()]);
+    }
+    let node = node.rebooted();
+    node.volumes.publish(auto(&node)).await.unwrap();
+    assert!(mount(&node).contains("xino=off"), "{}", mount(&node));
+    node.volumes.publish(node.request("new", "new")).await.unwrap();
+    assert!(mount(&node).contains("xino=auto"), "{}", mount(&node));
 }
 
 /// A pod that was started by the first version, which knew nothing of groups, is started again after a reboot.
@@ -222,27 +258,22 @@ async fn a_group_that_the_record_does_not_know_is_no_conflict() {
 #[tokio::test]
 async fn every_attribute_that_differs_is_named() {
     type Change = fn(&mut VolumeSpec);
-    let changes: [(&str, Change); 15] = [
+    let changes: [(&str, Change); 6] = [
         ("images", |s| s.images = vec!["a/b:1".parse().unwrap()]),
-        ("volatile", |s| s.options.volatile = true),
         ("readOnly", |s| s.read_only = true),
         ("medium", |s| s.medium = Medium::Memory),
-        ("size", |s| s.limits.size = Some(1)),
-        ("inodes", |s| s.limits.inodes = Some(1)),
         ("owner", |s| s.owner = Some(Owner { uid: 1, gid: 1 })),
-        ("onUnclean", |s| s.on_unclean = OnUnclean::Fail),
         ("preCopyUp", |s| s.pre_copy_up = vec!["a".into()]),
-        ("metacopy", |s| s.options.metacopy = false),
-        ("redirectDir", |s| s.options.redirect_dir = false),
-        ("index", |s| s.options.index = true),
-        ("xino", |s| s.options.xino = Xino::Auto),
         ("SELinux context", |s| s.options.context = Some("x".to_owned())),
-        ("mountOptions", |s| s.options.noatime = true),
     ];
     let node = Node::new();
     node.volumes.publish(node.request("a", "a")).await.unwrap();
-    for (name, change) in changes {
-        let error = node.volumes.publish(with(&node, "a", change)).await.unwrap_err();
+    for (name, change) in changes.into_iter().chain(WITH_DEFAULTS) {
+        let request = with(&node, "a", |spec| {
+            change(spec);
+            (spec.limits.by_default, spec.written) = (false, [name.to_owned()].into());
+        });
+        let error = node.volumes.publish(request).await.unwrap_err();
         assert!(
             error.to_string().contains(&format!("with other {name};"))
                 || name == "readOnly" && error.to_string().contains(name),

@@ -236,12 +236,13 @@ impl Records {
     }
 }
 
-/// A record of the first version had one option, beside the images; what else it lacks is as it was then: the default.
+/// A record of the first version had one option, beside the images; what else it lacks is as it was then, whatever is the
+/// default by now.
 fn with_options(mut record: Value) -> Value {
     if let Some(spec) = record.get_mut("spec").and_then(Value::as_object_mut)
         && let Some(volatile) = spec.remove("volatile")
     {
-        spec.insert("options".to_owned(), json!({ "volatile": volatile }));
+        spec.insert("options".to_owned(), json!({ "volatile": volatile, "xino": "Off" }));
     }
     record
 }
@@ -281,7 +282,7 @@ mod tests {
             pull_policy: Some(super::super::PullPolicy::Never),
             ..VolumeSpec::default()
         };
-        spec.options.volatile = true;
+        (spec.options.volatile, spec.options.xino) = (true, crate::overlay::Xino::Off);
         assert_eq!((record.spec, record.project), (spec, None));
         assert_eq!((record.own, record.manifests, record.snapshot), (0, Vec::new(), None));
     }

@@ -1,6 +1,7 @@
 //! What is asked for, as checked values: no path, id or attribute gets past this file unparsed.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     path::{Component, Path, PathBuf},
     str::FromStr,
@@ -165,8 +166,8 @@ pub struct VolumeSpec {
     pub medium: Medium,
     /// How the overlay behaves.
     pub options: overlay::Options,
-    /// That it is volatile is the node's default and not the pod's wish.
-    pub volatile_by_default: bool,
+    /// The keys of the attributes that the pod wrote. Every other value here was a default when the volume was made.
+    pub written: BTreeSet<String>,
     /// Who owns the image layers' files that belong to root.
     pub owner: Option<Owner>,
     /// Files copied up before the pod starts, relative to the volume, without `..`.

@@ -139,6 +139,7 @@ impl Node {
     fn volatile(&self, id: &str, target: &str) -> PublishRequest {
         let mut request = self.request(id, target);
         request.spec.options.volatile = true;
+        request.spec.written = ["volatile".to_owned()].into();
         request
     }
 

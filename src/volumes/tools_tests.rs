@@ -1,10 +1,15 @@
 //! What ordinary programs make of a volume whose layers lie on file systems of their own.
 //!
 //! Seen on Linux 6.18: with `xino: off` `st_dev` differs from layer to layer and each inode number is the layer's own, so files of
-//! two layers may share a number; with `xino: on` there is one `st_dev`, and the layer is in the number's highest bits, beyond 2^53.
+//! two layers may share a number; with `xino: on`, and with `auto` on ext4, xfs and btrfs, there is one `st_dev`, and the layer is
+//! in the number's highest bits, beyond 2^53.
 
 use std::{
-    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::Command,
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Command,
 };
 
 use super::{
@@ -65,7 +70,7 @@ async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
     let registry = FakeRegistry::start().await;
     registry.push_image("tools", "1", &layers(), true);
     let node = Node::new(&registry);
-    for xino in [Xino::Off, Xino::On] {
+    for xino in [Xino::Off, Xino::On, Xino::Auto] {
         let id = format!("xino-{xino:?}").to_lowercase();
         let options = Options { xino, ..Options::default() };
         let images = vec![registry.reference("tools", "1")];
@@ -80,11 +85,11 @@ async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
         assert_eq!((one[0], two[0]), (one[1], two[1]), "{id}: two names are one file");
         assert_ne!(one[0], two[0], "{id}: two layers' files are two");
         match xino {
-            Xino::On => {
+            Xino::On | Xino::Auto => {
                 assert_eq!(one[0].0, two[0].0, "{id}: one device");
                 assert!(one[0].1 > JAVASCRIPT && two[0].1 > JAVASCRIPT, "{id}: {one:?} {two:?}");
             }
-            _ => {
+            Xino::Off => {
                 assert_ne!(one[0].0, two[0].0, "{id}: a device each");
                 assert!(one[0].1 < JAVASCRIPT && two[0].1 < JAVASCRIPT, "{id}: {one:?} {two:?}");
             }
@@ -93,6 +98,19 @@ async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
             let same: BTreeSet<_> =
                 run(&format!("find . -samefile d/one{n}")).lines().map(str::to_owned).collect();
             assert_eq!(same, [format!("./d/one{n}"), format!("./d/two{n}")].into(), "{id}");
+        }
+
+        // A program that stays on one file system (`du -x`, `restic -x`, `mksquashfs -one-file-system`) goes by a file's device.
+        let own = inode(&at).0;
+        let elsewhere = [at.join("d/one1"), at.join("repo/a/1"), at.join("repo/a")]
+            .into_iter()
+            .filter(|path| inode(path).0 != own)
+            .count();
+        let stays = run("du -x --apparent-size -B1 repo/a | cut -f1");
+        let all = run("du --apparent-size -B1 repo/a | cut -f1");
+        match xino {
+            Xino::Off => assert_eq!(elsewhere, 2, "{id}"),
+            Xino::On | Xino::Auto => assert_eq!((elsewhere, stays), (0, all), "{id}"),
         }
 
         run("tar -cf $OUT/all.tar . && mkdir $OUT/tar && tar -xf $OUT/all.tar -C $OUT/tar");
@@ -125,5 +143,87 @@ async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
         );
         assert_eq!(run("cd repo && git status --porcelain"), "", "{id}");
         node.unpublish(&id).await;
+    }
+}
+
+/// A directory keeps its inode number when the kernel forgets it: GNU tar sets modes and times at the end, and leaves a directory
+/// alone (exit 2, mode 0700) that has another number by then.
+#[tokio::test]
+#[ignore = "needs root: makes a memory cgroup"]
+async fn privileged_tar_unpacks_a_tree_that_does_not_fit_in_its_memory() {
+    const DIRECTORIES: usize = 3_000;
+    let registry = FakeRegistry::start().await;
+    registry.push_image("tools", "1", &layers(), true);
+    let node = Node::new(&registry);
+    node.publish("little", &[registry.reference("tools", "1")], false, false).await;
+    let at = node.target("little");
+
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut append = |path: String, kind, link: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(content.len() as u64);
+        match link {
+            "" => tar.append_data(&mut header, path, content).unwrap(),
+            link => tar.append_link(&mut header, path, link).unwrap(),
+        }
+    };
+    for n in 0..DIRECTORIES {
+        append(format!("tree/{n}/"), tar::EntryType::Directory, "", b"");
+        append(format!("tree/{n}/file"), tar::EntryType::Regular, "", &[1; 8_192]);
+        // Made last, because it leads out of its directory; so its directory is looked at again.
+        append(format!("tree/{n}/link"), tar::EntryType::Symlink, "../0/file", b"");
+    }
+    let archive = node.folder.path().join("archive.tar");
+    fs::write(&archive, tar.into_inner().unwrap()).unwrap();
+
+    let group = MemoryGroup::of(16 << 20);
+    let line = format!(
+        "echo $$ > {}/cgroup.procs; exec tar -xf {} -C {}",
+        group.0.display(),
+        archive.display(),
+        at.display()
+    );
+    let done = Command::new("sh").args(["-euc", &line]).env("LC_ALL", "C").output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    let last = said.lines().last();
+    assert!(done.status.success(), "{} lines, the last: {last:?}", said.lines().count());
+    let modes: BTreeSet<_> = fs::read_dir(at.join("tree"))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().mode() & 0o7777)
+        .collect();
+    assert_eq!(modes, BTreeSet::from([0o755]));
+    node.unpublish("little").await;
+}
+
+/// A cgroup whose processes get so much memory, and no more; gone when dropped.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    fn of(bytes: u64) -> Self {
+        let name = format!("ovl-test-{}", std::process::id());
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let (root, limit) = match v1.is_dir() {
+            true => (v1, "memory.limit_in_bytes"),
+            false => (Path::new("/sys/fs/cgroup"), "memory.max"),
+        };
+        let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
+        let group = Self(root.join(name));
+        fs::create_dir(&group.0).unwrap();
+        fs::write(group.0.join(limit), bytes.to_string()).unwrap();
+        group
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // Its last process has been waited for; the kernel may need a moment to let go of it.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }

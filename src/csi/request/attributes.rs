@@ -3,7 +3,7 @@
 //! Conflicts are refused, and an option that is not written never makes one: it yields to what is written.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Component, Path, PathBuf},
 };
 
@@ -65,6 +65,10 @@ pub(super) fn spec(
 ) -> Result<VolumeSpec, BadRequest> {
     let Mount { read_only, group, options } = mount;
     let mut given = Given::new(context)?;
+    let mut written: BTreeSet<_> = given.0.keys().cloned().collect();
+    if (Options { context: None, ..options.clone() }) != Options::default() {
+        written.insert("mountOptions".to_owned());
+    }
     let volatile = given.word("volatile", &[("true", true), ("false", false)])?;
     let mut spec = VolumeSpec {
         images: images(given.take("image"), given.take("images"))?,
@@ -79,7 +83,7 @@ pub(super) fn spec(
         },
         medium: given.word("medium", &MEDIUM)?.unwrap_or_default(),
         options: switches(&mut given, Options { volatile: volatile == Some(true), ..options })?,
-        volatile_by_default: false,
+        written,
         owner: given.take("owner").map(owner).transpose()?.flatten(),
         pre_copy_up: given.take("preCopyUp").map(pre_copy_up).transpose()?.unwrap_or_default(),
         // It is the group of the folder that takes writes.
@@ -90,9 +94,8 @@ pub(super) fn spec(
     } else {
         spec.limits = limits_or(spec.limits, defaults);
         // A tmpfs is gone with the node whatever is said.
-        let by_default = defaults.volatile && spec.medium == Medium::Disk;
-        spec.options.volatile = volatile.unwrap_or(by_default);
-        spec.volatile_by_default = volatile.is_none() && by_default;
+        spec.options.volatile =
+            volatile.unwrap_or(defaults.volatile && spec.medium == Medium::Disk);
     }
     if spec.medium == Medium::Memory && spec.limits.size.is_none() {
         return Err(BadRequest::Conflict(

@@ -1,5 +1,7 @@
 //! A row for each rule: what is asked for, what is said.
 
+use std::collections::BTreeSet;
+
 use super::{attributes::KEYS, *};
 use crate::{
     csi::proto::csi::volume_capability::BlockVolume,
@@ -113,7 +115,8 @@ fn attributes_are_understood() {
         (&[("index", "on"), ("nfsExport", "on")], |s| {
             (s.options.index, s.options.nfs_export, s.options.metacopy) = (true, true, false);
         }),
-        (&[("xino", "auto")], |s| s.options.xino = Xino::Auto),
+        (&[("xino", "auto")], |_| {}),
+        (&[("xino", "off")], |s| s.options.xino = Xino::Off),
         (&[("xino", "on")], |s| s.options.xino = Xino::On),
         (&[("owner", "1000:2000")], |s| s.owner = Some(Owner { uid: 1000, gid: 2000 })),
         (&[("owner", "0:2000")], |s| s.owner = Some(Owner { uid: 0, gid: 2000 })),
@@ -128,7 +131,9 @@ fn attributes_are_understood() {
         (&[("csi.storage.k8s.io/new", "x")], |_| {}),
     ];
     for (attributes, change) in rows {
-        let mut expected = VolumeSpec::default();
+        let written = attributes.iter().map(|(key, _)| (*key).to_owned());
+        let written = written.filter(|key| !key.starts_with("csi.storage")).collect();
+        let mut expected = VolumeSpec { written, ..VolumeSpec::default() };
         change(&mut expected);
         assert_eq!(publish(with(attributes)).unwrap().spec, expected, "{attributes:?}");
     }
@@ -167,6 +172,7 @@ fn the_kubelet_may_say_a_group_a_label_and_options() {
     let spec = publish(mounted(mount.clone())).unwrap().spec;
     assert_eq!(spec.options.context.as_deref(), Some(label));
     assert!(spec.options.noexec && spec.options.nosuid && spec.options.nodev);
+    assert_eq!(spec.written, BTreeSet::from(["mountOptions".to_owned()]));
     assert_eq!(spec.group, Some(2000));
     let read_only = NodePublishVolumeRequest { readonly: true, ..mounted(mount) };
     assert_eq!(publish(read_only).unwrap().spec.group, None);

@@ -13,7 +13,7 @@ use crate::sys::Errno;
 use crate::sys::mounts::{Call, MemoryMounts, MountError};
 use crate::sys::scratch::Scratch;
 
-const RW: &str = "redirect_dir=on metacopy=on index=off nfs_export=off xino=off uuid=null";
+const RW: &str = "redirect_dir=on metacopy=on index=off nfs_export=off xino=auto uuid=null";
 
 /// A layer as of an image.
 fn plain(id: &str, dir: Arc<Detached>) -> Lower {
