@@ -39,6 +39,7 @@ struct StoreDescription {
 #[derive(Debug)]
 pub struct Store {
     pub(super) root: PathBuf,
+    id: String,
     pub(super) mounts: Arc<dyn Mounts>,
     pub(super) lowers: Mutex<HashMap<Digest, Arc<Mutex<Option<Lower>>>>>,
     pub(super) images: Images,
@@ -99,7 +100,7 @@ impl Store {
         mounts: Arc<dyn Mounts>,
     ) -> Result<Self, OpenError> {
         let root = &root;
-        describe(root)?;
+        let id = describe(root)?;
         for part in ["staging", "layers", "images", "snapshots", "frozen", "volumes"] {
             private_folder(&root.join(part))?;
         }
@@ -109,6 +110,7 @@ impl Store {
         }
         Ok(Self {
             root: root.clone(),
+            id,
             mounts,
             lowers: Mutex::default(),
             images: Images::load(root.join("images"))?,
@@ -146,6 +148,11 @@ impl Store {
         Ok(folders(&self.root.join("layers"))?.into_iter().filter_map(named).collect())
     }
 
+    /// What tells it from every other store: made once, as a UUID.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Its folder.
     pub fn root(&self) -> &Path {
         &self.root
@@ -170,13 +177,13 @@ impl Store {
         fs::remove_file(&probe).map_err(at("remove", &probe))
     }
 
-    /// Removes a folder of this store: it is gone from its place at once and durably, and then, byte by byte, from the disk.
-    /// A crash between the two leaves it in staging. One that is not there is fine.
-    pub fn discard(&self, folder: &Path) -> io::Result<()> {
+    /// Takes a folder of this store from its place, and waits for no disk: what it answers is for the caller to remove, or else
+    /// for the next start. `None` where there is none. A crash may leave the folder where it was.
+    pub fn set_aside(&self, folder: &Path) -> io::Result<Option<PathBuf>> {
         let staged = self.stage();
-        match durable::rename(folder, &staged) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed.and_then(|()| durable::remove_tree(&staged)),
+        match durable::rename_soon(folder, &staged) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            renamed => renamed.map(|()| Some(staged)),
         }
     }
 
@@ -232,8 +239,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads `store.json`, or writes it where this is a new store.
-fn describe(root: &Path) -> Result<(), OpenError> {
+/// Reads `store.json`, or writes it where this is a new store. Answers the store's id.
+fn describe(root: &Path) -> Result<String, OpenError> {
     let path = root.join("store.json");
     let unknown = |why| OpenError::Unknown { path: path.clone(), why };
     match fs::read(&path) {
@@ -246,14 +253,15 @@ fn describe(root: &Path) -> Result<(), OpenError> {
                     description.format
                 )));
             }
-            Ok(())
+            Ok(description.id)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let source = Path::new("/proc/sys/kernel/random/uuid");
             let id = fs::read_to_string(source).map_err(at("read", source))?.trim().to_owned();
-            let bytes = serde_json::to_vec_pretty(&StoreDescription { format: FORMAT, id })
-                .map_err(io::Error::from)?;
-            Ok(durable::write_atomic(&path, &bytes)?)
+            let description = StoreDescription { format: FORMAT, id };
+            let bytes = serde_json::to_vec_pretty(&description).map_err(io::Error::from)?;
+            durable::write_atomic(&path, &bytes)?;
+            Ok(description.id)
         }
         Err(e) => Err(at("read", &path)(e).into()),
     }

@@ -324,12 +324,12 @@ fn readiness_does_not_race_with_itself() {
 }
 
 #[test]
-fn what_is_discarded_leaves_its_place() {
+fn what_is_set_aside_leaves_its_place_and_goes_at_the_next_start() {
     let node = Node::new();
     let folder = node.folder.path().join("volumes/x");
     fs::create_dir_all(folder.join("upper/deep")).unwrap();
-    node.store.discard(&folder).unwrap();
-    node.store.discard(&folder).unwrap();
-    assert!(!folder.exists());
-    assert_eq!(node.names("staging"), Vec::<String>::new());
+    let staged = node.store.set_aside(&folder).unwrap().unwrap();
+    assert_eq!(node.store.set_aside(&folder).unwrap(), None);
+    assert!(!folder.exists() && staged.join("upper/deep").is_dir());
+    assert_eq!(node.names("staging").len(), 1);
 }

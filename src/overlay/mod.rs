@@ -71,6 +71,11 @@ pub fn is_ours(entry: &mounts::Mount, upper: &Path) -> bool {
         && entry.super_option("upperdir").is_some_and(|shown| shown == upper.as_os_str())
 }
 
+/// Whether a line of the mount table shows an upper.
+pub fn has_upper(entry: &mounts::Mount) -> bool {
+    entry.super_option("upperdir").is_some()
+}
+
 /// Whether a line of the mount table is the overlay made with [`Spec::name`] `name`: the only mark
 /// of a read-only one, which shows no upper.
 pub fn is_named(entry: &mounts::Mount, name: &str) -> bool {

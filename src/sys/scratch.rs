@@ -81,7 +81,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes one of this type (`ext4`, `xfs`) and mounts it at the folder `at` of `scratch`.
+    /// Makes one of this type (`ext4`, `xfs`, `btrfs`) and mounts it at the folder `at` of `scratch`.
     pub fn new(scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
         Self::with(scratch, fs_type, &[], at)
     }
@@ -104,8 +104,39 @@ impl Disk {
         run("xfs_io", [OsStr::new("-x"), "-c".as_ref(), "shutdown".as_ref(), self.at.as_ref()]);
     }
 
+    /// What is on the disk at this moment, log and all: what a power cut now would leave of it. On [`Disk::boot_from`] it is.
+    pub fn as_it_lies(&self) -> PathBuf {
+        let copy = self.image.with_extension("copy");
+        run("cp", ["--sparse=always".as_ref(), self.image.as_os_str(), copy.as_ref()]);
+        copy
+    }
+
+    /// Mounts what [`Disk::as_it_lies`] has copied in its place. Nothing may be mounted or open on it any more.
+    pub fn boot_from(&self, copy: &Path) {
+        self.unmount();
+        fs::rename(copy, &self.image).expect("the copy is there");
+        self.mount();
+    }
+
+    /// Has everything on the disk.
+    pub fn sync(&self) {
+        run("sync", [OsStr::new("-f"), self.at.as_ref()]);
+    }
+
+    /// Bytes that were written to it so far (Documentation/block/stat.rst: the seventh number, in sectors).
+    pub fn written(&self) -> u64 {
+        let stat = self.device().and_then(|device| fs::read_to_string(device.join("stat")).ok());
+        let stat = stat.expect("a loop device has it");
+        stat.split_whitespace().nth(6).and_then(|n| n.parse::<u64>().ok()).expect("a number") * 512
+    }
+
     /// Mounts it anew: what its log has is done. Nothing may be mounted or open on it any more.
     pub fn boot(&self) {
+        self.unmount();
+        self.mount();
+    }
+
+    fn unmount(&self) {
         // The kernel may be closing what was let go a moment ago.
         let soon = |done: &dyn Fn() -> bool| {
             (0..200).any(|_| {
@@ -118,16 +149,17 @@ impl Disk {
         let gone = || unmount(&self.at, UnmountFlags::NOFOLLOW).is_ok();
         assert!(soon(&gone), "{} is in use", self.at.display());
         // Another test's trial in a mount namespace of its own may keep it alive, and mounted now it would be as dead as before.
-        assert!(soon(&|| !self.is_alive()), "{} is mounted elsewhere", self.image.display());
-        self.mount();
+        assert!(soon(&|| self.device().is_none()), "{} is mounted elsewhere", self.image.display());
     }
 
-    /// Whether a loop device has it.
-    fn is_alive(&self) -> bool {
+    /// The loop device that has it.
+    fn device(&self) -> Option<PathBuf> {
         let devices = fs::read_dir("/sys/block").expect("/sys can be read");
-        let of = |device: fs::DirEntry| fs::read_to_string(device.path().join("loop/backing_file"));
-        let mut files = devices.filter_map(|device| of(device.ok()?).ok());
-        files.any(|file| Path::new(file.trim_end()) == self.image)
+        let has_it = |device: &PathBuf| {
+            let file = fs::read_to_string(device.join("loop/backing_file"));
+            file.is_ok_and(|file| Path::new(file.trim_end()) == self.image)
+        };
+        devices.filter_map(|device| Some(device.ok()?.path())).find(has_it)
     }
 
     fn mount(&self) {

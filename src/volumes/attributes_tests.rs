@@ -101,7 +101,7 @@ async fn what_a_kill_leaves_of_a_volume_in_memory_is_made_whole_or_removed() {
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
     node.kernel.unmount(node.target("a").as_path()).unwrap();
     fs::remove_dir(node.target("a").as_path()).unwrap();
-    fs::remove_file(node.volume("a").join("record.json")).unwrap();
+    node.records().lose(&"a".parse().unwrap());
     let node = node.restarted();
     node.assert_nothing_left();
 
@@ -188,8 +188,10 @@ async fn a_limit_that_cannot_be_enforced_is_refused_or_told() {
     assert!(counted.contains("ovl_unenforced_limits_total 1"), "{counted}");
 }
 
+type Change = fn(&mut VolumeSpec);
+
 /// What has a default, and another value than that.
-const WITH_DEFAULTS: [(&str, fn(&mut VolumeSpec)); 9] = [
+const WITH_DEFAULTS: [(&str, Change); 9] = [
     ("volatile", |s| s.options.volatile = true),
     ("size", |s| s.limits = Limits { size: Some(1), inodes: None, by_default: true }),
     ("inodes", |s| s.limits = Limits { size: None, inodes: Some(1), by_default: true }),
@@ -257,7 +259,6 @@ async fn a_group_that_the_record_does_not_know_is_no_conflict() {
 
 #[tokio::test]
 async fn every_attribute_that_differs_is_named() {
-    type Change = fn(&mut VolumeSpec);
     let changes: [(&str, Change); 6] = [
         ("images", |s| s.images = vec!["a/b:1".parse().unwrap()]),
         ("readOnly", |s| s.read_only = true),
@@ -287,7 +288,6 @@ async fn every_attribute_that_differs_is_named() {
 
 #[tokio::test]
 async fn attributes_about_writes_are_refused_of_who_only_reads() {
-    type Change = fn(&mut VolumeSpec);
     let changes: [(&str, Change); 4] = [
         ("size", |s| s.limits.size = Some(1)),
         ("inodes", |s| s.limits.inodes = Some(1)),

@@ -23,6 +23,9 @@ pub enum OpenError {
     /// The kernel did not say what is mounted.
     #[error("cannot tell which volumes are mounted: {0}")]
     Table(MountError),
+    /// There are too many threads.
+    #[error("cannot start the threads that remove volumes: {0}")]
+    Threads(io::Error),
 }
 
 /// The node cannot make volumes at this moment.

@@ -8,13 +8,14 @@
 //!       └────────────────────────┘    └────────────────────┘
 //! ```
 //!
-//! A volume is `recorded` whenever its `record.json` is there and `mounted` whenever mountinfo shows an overlay with its upper:
+//! A volume is `recorded` whenever its record is there and `mounted` whenever mountinfo shows an overlay with its upper:
 //! both are read, never remembered, so a kill at any line leaves a state from which the same call goes on. Whatever looks and then
 //! changes holds the volume's lock from the look to the change; only the pull of its layers goes without, so that a pod can go
 //! while its image comes, and goes on when its call has been answered. The store's own lock keeps other processes out, so an upper has one owner.
 //!
-//! A record is on disk before the mount it describes and goes after the mount and the bytes. A target is removed by `rmdir`
-//! alone: a mount left beneath must never be deleted through.
+//! A record is there before the mount it describes and goes after the mount. It is on the disk no later than the first byte that the
+//! pod syncs (`records.rs`), so no call waits for the disk; nor does one for bytes to be removed (`removal.rs`). A target is removed
+//! by `rmdir` alone: a mount left beneath must never be deleted through.
 //!
 //! May use: image, layers, overlay, sys
 //!
@@ -61,7 +62,9 @@ mod projects;
 mod publish;
 mod pull;
 mod record;
+mod records;
 mod recover;
+mod removal;
 mod request;
 mod restore;
 #[cfg(test)]
@@ -121,7 +124,8 @@ pub use crate::{
 use lock::Locks;
 use pending::{Pace, Pending};
 use projects::Projects;
-use record::Records;
+use records::Records;
+use removal::Removal;
 use roots::{Collector, LAYER_GRACE};
 use stats::Counts;
 
@@ -208,7 +212,8 @@ struct Inner {
     records: Records,
     locks: Locks,
     pending: Pending,
-    projects: Projects,
+    projects: Arc<Projects>,
+    removal: Removal,
     counts: Counts,
     pace: Pace,
     settings: Settings,
@@ -234,8 +239,9 @@ impl Volumes {
         let ids = records.list().map_err(OpenError::List)?;
         // A record that cannot be read stops its own volume, when that is asked for.
         let project = |id| records.read(id).ok().flatten().and_then(|record| record.project);
-        let projects =
-            Projects::open(&store.volumes(), || ids.iter().filter_map(project).collect());
+        let taken = || ids.iter().filter_map(project).collect();
+        let projects = Arc::new(Projects::open(&store.volumes(), taken));
+        let removal = Removal::begin(projects.clone()).map_err(OpenError::Threads)?;
         let collector = Arc::new(Collector {
             store: store.clone(),
             records: records.clone(),
@@ -257,6 +263,7 @@ impl Volumes {
             orphans: Mutex::default(),
             records,
             projects,
+            removal,
             pace,
             settings,
             mounts,
@@ -280,13 +287,20 @@ impl Inner {
     /// Whether a mount is this volume: by its name, or by its upper, which a mount keeps that another tool made of it.
     fn is_of(&self, mount: &Mount, id: &VolumeId) -> bool {
         let upper = |medium| self.records.pair(id, medium);
-        overlay::is_named(mount, &mount_name(id))
+        is_named(mount, &self.store, id)
             || overlay::is_ours(mount, upper(Medium::Disk).upper())
             || overlay::is_ours(mount, upper(Medium::Memory).upper())
     }
 }
 
-/// What the mount table shows as the source of a volume's mount.
-fn mount_name(id: &VolumeId) -> String {
-    format!("ovl-csi:{id}")
+/// What the mount table shows as the source of a volume's mount: another store of this node may have a volume of the same id.
+fn mount_name(store: &Store, id: &VolumeId) -> String {
+    format!("ovl-csi:{id}@{}", store.id())
+}
+
+/// Whether a mount has the volume's name. An earlier version named no store, and a read-only volume that it mounted shows nothing
+/// else of it.
+fn is_named(mount: &Mount, store: &Store, id: &VolumeId) -> bool {
+    overlay::is_named(mount, &mount_name(store, id))
+        || overlay::is_named(mount, &format!("ovl-csi:{id}")) && !overlay::has_upper(mount)
 }

@@ -214,9 +214,9 @@ async fn privileged_a_volatile_volume_of_another_boot_is_emptied() {
     node.volumes.publish(node.request("torn", spec.clone())).await.unwrap();
     fs::write(node.target("torn").join("new"), "torn").unwrap();
     LinuxMounts.unmount(&node.target("torn")).unwrap();
-    let record = node.folder.path().join("store/volumes/torn/record.json");
     let boot = durable::boot_id().unwrap();
-    fs::write(&record, read(record.clone()).replace(&boot, "another boot")).unwrap();
+    let change = |record: String| record.replace(&boot, "another boot");
+    node.volumes.0.records.change(&"torn".parse().unwrap(), change);
     node.volumes.publish(node.request("torn", spec)).await.unwrap();
     assert!(!node.target("torn").join("new").exists());
     assert_eq!(read(node.target("torn").join("tool")), "t");

@@ -3,8 +3,8 @@
 use std::{io, path::Path, sync::Arc};
 
 use super::{
-    Inner, Keyring, Limits, Medium, PublishError, PublishRequest, Target, VolumeId, Volumes,
-    blocking,
+    Inner, Keyring, Limits, Medium, PublishError, PublishRequest, Target, VolumeId, VolumeSpec,
+    Volumes, blocking,
     difference::difference,
     lock::VolumeLock,
     mount_name,
@@ -208,8 +208,7 @@ impl Inner {
         // What a kill left half made. Without a record nothing may be mounted from here; should it be, a lost record must not
         // cost the pod's data. Where there is no folder nothing can be, and the table, long on a node full of pods, is not read.
         if self.records.has_folder(id) {
-            let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
-            self.remove(lock, &table, None)?;
+            self.remove(lock, None, &mut Vec::new())?;
         }
         let mut record = Record::new(request, pulled, self.boot_id.clone());
         record.project = self.project_for(id, spec)?;
@@ -227,10 +226,8 @@ impl Inner {
     }
 
     fn take_back(&self, lock: &VolumeLock, record: &Record) {
-        let id = lock.id();
-        let table = self.mounts.table().map_err(|e| PublishError::mount(id, e));
-        let removed = table.and_then(|table| Ok(self.remove(lock, &table, record.project)?));
-        if let Err(error) = removed {
+        if let Err(error) = self.remove(lock, record.project, &mut Vec::new()) {
+            let id = lock.id();
             tracing::warn!(volume = %id, %error, "what a failed publish made is left for unpublish");
         }
     }
@@ -246,14 +243,14 @@ impl Inner {
         if let Some(what) = difference(&record, request) {
             return Err(PublishError::Conflict { id: id.clone(), what });
         }
-        let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
         // The kubelet binds a subPath from beneath the volume: the same overlay, and not the whole of it.
         let whole = |mount: &&Mount| self.is_of(mount, id) && mount.root == Path::new("/");
-        // What the pod sees is the topmost.
-        let there = table.iter().rfind(|mount| mount.target == request.target.as_path());
-        if there.is_some_and(|top| whole(&top)) {
+        // What the pod sees is the topmost. Asked for alone: the kubelet asks again and again, and the table of a full node is long.
+        let there = self.mounts.top(request.target.as_path());
+        if there.map_err(|e| PublishError::mount(id, e))?.is_some_and(|top| whole(&&top)) {
             return Ok(());
         }
+        let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
         match table.iter().find(whole) {
             Some(elsewhere) => self.put_at(lock, record, &request.target, || {
                 self.mounts.clone_of(&elsewhere.target).map_err(|e| PublishError::mount(id, e))
@@ -308,15 +305,30 @@ impl Inner {
         if !known {
             record.targets.push(target.clone());
         }
-        // On disk before the kernel makes anything of it: from here on a crash finds what was meant.
+        // Before the kernel makes anything of it: from here on a kill finds what was meant.
         self.records.write(lock, &record)?;
-        let done = make().and_then(|mount| self.attach_at(lock.id(), target, mount));
+        let done = make().and_then(|mount| {
+            self.settle(lock, &record)?;
+            self.attach_at(lock.id(), target, mount)
+        });
         if done.is_err() && !known {
             // Nobody will ask to unpublish a target that came to nothing.
             record.targets.retain(|t| t != target);
             self.records.write(lock, &record)?;
         }
         done
+    }
+
+    /// Makes sure that a crash leaves no synced file of the pod without the record of its volume, before the pod can write one. A
+    /// volatile volume is worth nothing after a crash, as is one in memory, and a read-only one holds nothing.
+    fn settle(&self, lock: &VolumeLock, record: &Record) -> Result<(), PublishError> {
+        let VolumeSpec { medium, read_only, options, .. } = &record.spec;
+        if *medium == Medium::Memory || *read_only || options.volatile {
+            return Ok(());
+        }
+        // The kernel makes it anew for each overlay.
+        let newest = self.records.pair(lock.id(), *medium).work().join("work");
+        Ok(self.records.settle(lock, &newest)?)
     }
 
     fn attach_at(
@@ -348,7 +360,7 @@ impl Inner {
         let id = &record.id;
         let broken = |source| PublishError::Plan { id: id.clone(), source };
         Plan::new(Spec {
-            name: mount_name(id),
+            name: mount_name(&self.store, id),
             stack: Stack::new(lowers).map_err(broken)?,
             upper: (!record.spec.read_only).then(|| self.records.pair(id, record.spec.medium)),
             owner: record.spec.owner,

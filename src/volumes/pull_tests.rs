@@ -16,7 +16,7 @@ use crate::{
     layers::{Marks, NewLayer},
     metrics::Metrics,
     sys::{mounts::MemoryMounts, space::Space},
-    volumes::record::Records,
+    volumes::records::Records,
 };
 
 /// One node's pulls, on a disk of which `free` bytes are free while there is no layer.

@@ -27,11 +27,12 @@ enum Trouble {
 }
 
 impl Volumes {
-    /// Removes half-made volumes, and those whose pod has been gone for `grace`. What is mounted is left as it is: somebody may
+    /// Removes half-made volumes, and those whose pod has been gone for `grace`; tries again what could not be removed. What is mounted is left as it is: somebody may
     /// be writing to it. One volume that cannot be mended is told and left.
     ///
     /// Blocks; to be called before requests are served, and then every now and then.
     pub fn recover(&self, grace: Duration) -> Result<(), OpenError> {
+        self.0.removal.retry();
         let ids = self.0.records.list().map_err(OpenError::List)?;
         // Good for telling what is in use, as most volumes are; before one is removed the table is read again.
         let table = self.0.mounts.table().map_err(OpenError::Table)?;
@@ -65,7 +66,7 @@ impl Inner {
     ) -> Result<Option<&'static str>, Trouble> {
         let id = lock.id();
         let Some(record) = self.records.read(id).map_err(UnpublishError::from)? else {
-            self.remove_now(lock, None)?;
+            self.remove(lock, None, &mut Vec::new())?;
             return Ok(Some("it was half made"));
         };
         let Some(folder) = pods.map(|pods| pods.join(record.pod.uid.as_str())) else {
@@ -75,17 +76,11 @@ impl Inner {
         if !self.orphaned_for(id, !there, grace) || self.ensure_unused(id, table).is_err() {
             return Ok(None);
         }
-        match self.remove_now(lock, record.project) {
+        match self.remove(lock, record.project, &mut Vec::new()) {
             Ok(()) => Ok(Some("its pod is gone")),
             Err(UnpublishError::InUse { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn remove_now(&self, lock: &VolumeLock, project: Option<u32>) -> Result<(), UnpublishError> {
-        let failed = |source| UnpublishError::Mount { id: lock.id().clone(), source };
-        let table = self.mounts.table().map_err(failed)?;
-        self.remove(lock, &table, project)
     }
 
     /// Remembers since when a volume has no pod; answers whether that is long enough.

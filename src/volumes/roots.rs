@@ -7,12 +7,11 @@ use std::{
     time::Duration,
 };
 
-use super::{RecordError, VolumeId, Volumes, mount_name, record::Records};
+use super::{RecordError, VolumeId, Volumes, is_named, records::Records};
 use crate::{
     digest::Digest,
     layers::{CollectError, Collected, Marks, Store},
     metrics::Metrics,
-    overlay,
     sys::mounts::{Mount, Mounts},
 };
 
@@ -63,8 +62,7 @@ impl Collector {
     /// The layers of all volumes, and the manifests of their images. A record is on disk before its mount and goes after it, so the
     /// mount table is read first: each overlay in it has its record still, or has gone meanwhile.
     ///
-    /// A read-only volume shows no upper, so that it is ours cannot be seen: another release of the driver on this node names its
-    /// volumes the same way.
+    /// A read-only volume shows no upper: by its name alone it is ours.
     fn roots(&self) -> Result<HashSet<Digest>, CollectError> {
         let table = self.table()?;
         let before = self.mounted(&table);
@@ -79,7 +77,7 @@ impl Collector {
                 Ok(None) => {}
                 // Nobody can mount it any more, so it needs no layer. What is left of it goes with its pod.
                 Err(RecordError::Unreadable { is_later: false, .. })
-                    if !before.contains(&id) && !is_named(&table, &id) => {}
+                    if !before.contains(&id) && !self.shows(&table, &id) => {}
                 Err(error) => return Err(CollectError::Doubt(error.to_string())),
             }
         }
@@ -98,17 +96,16 @@ impl Collector {
         self.mounts.table().map_err(|e| CollectError::Doubt(e.to_string()))
     }
 
-    /// The volumes that the mount table shows.
+    /// Whether the mount table shows the name of a volume.
+    fn shows(&self, table: &[Mount], id: &VolumeId) -> bool {
+        table.iter().any(|mount| is_named(mount, &self.store, id))
+    }
+
+    /// The volumes whose uppers the mount table shows.
     fn mounted(&self, table: &[Mount]) -> BTreeSet<VolumeId> {
         let volumes = self.store.volumes();
         table.iter().filter_map(|mount| volume_of(mount, &volumes)).collect()
     }
-}
-
-/// Whether a mount has the volume's name, be it this driver's or another's.
-fn is_named(table: &[Mount], id: &VolumeId) -> bool {
-    let name = mount_name(id);
-    table.iter().any(|mount| overlay::is_named(mount, &name))
 }
 
 /// The volume beneath `volumes` whose upper an overlay writes to.

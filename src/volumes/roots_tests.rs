@@ -158,6 +158,6 @@ async fn a_read_only_volume_whose_record_is_torn_stops_the_round() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overlay_without_a_record_stops_the_round() {
     let node = Node::new().await;
-    fs::remove_file(node.record()).unwrap();
+    node.volumes.0.records.lose(&"a".parse().unwrap());
     node.assert_skipped("volume a is mounted and has no record");
 }

@@ -90,11 +90,11 @@ impl Node {
     /// The machine goes down and comes up: nothing is mounted, and the records are of another boot.
     pub(super) fn rebooted(mut self) -> Self {
         for id in self.recorded() {
-            let path = self.volume(&id).join("record.json");
-            let record = fs::read_to_string(&path).unwrap();
-            let boot = durable::boot_id().unwrap();
-            assert!(record.contains(&boot));
-            fs::write(&path, record.replace(&boot, "another boot")).unwrap();
+            self.records().change(&id.parse().unwrap(), |record| {
+                let boot = durable::boot_id().unwrap();
+                assert!(record.contains(&boot));
+                record.replace(&boot, "another boot")
+            });
         }
         self.kernel = MemoryMounts::default();
         self.restarted()
@@ -106,6 +106,15 @@ impl Node {
 
     pub(super) fn volume(&self, id: &str) -> PathBuf {
         self.folder.path().join("store/volumes").join(id)
+    }
+
+    pub(super) fn records(&self) -> &Records {
+        &self.volumes.0.records
+    }
+
+    /// Waits until what was unpublished is removed.
+    pub(super) fn wait_for_removal(&self) {
+        wait_for_removal(&self.volumes);
     }
 
     pub(super) fn recorded(&self) -> Vec<String> {
@@ -155,6 +164,17 @@ impl Node {
     }
 }
 
+/// Waits until what was unpublished is removed.
+pub(super) fn wait_for_removal(volumes: &Volumes) {
+    for _ in 0..1_000 {
+        if volumes.0.removal.is_idle() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("what was unpublished is not removed after ten seconds");
+}
+
 /// For volumes without images.
 fn nowhere() -> Registries {
     Registries::new(Hosts::default()).unwrap()
@@ -185,9 +205,11 @@ async fn a_volume_comes_and_goes() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     assert_eq!(node.mounted(), [node.target("t").as_path()]);
-    assert!(node.volume("a").join("record.json").is_file());
+    assert!(node.records().read(&"a".parse().unwrap()).unwrap().is_some());
     node.unpublish("a", "t").await.unwrap();
     node.assert_nothing_left();
+    node.wait_for_removal();
+    assert_eq!(fs::read_dir(node.folder.path().join("store/staging")).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -504,7 +526,7 @@ async fn a_lost_record_does_not_cost_a_mounted_upper() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     fs::write(node.volume("a").join("upper/data"), "kept").unwrap();
-    fs::remove_file(node.volume("a").join("record.json")).unwrap();
+    node.records().lose(&"a".parse().unwrap());
     assert!(node.volumes.publish(node.request("a", "t")).await.is_err());
     assert_eq!(fs::read(node.volume("a").join("upper/data")).unwrap(), b"kept");
     node.unpublish("a", "t").await.unwrap();
@@ -536,4 +558,62 @@ async fn a_pod_that_is_gone_has_some_grace() {
     assert_eq!(node.recorded(), ["a"]);
     node.volumes.recover(Duration::ZERO).unwrap();
     assert_eq!(node.recorded(), Vec::<String>::new());
+}
+
+/// The kubelet asks again for a volume that is there, and the mount table of a full node is long.
+#[tokio::test]
+async fn a_volume_that_is_there_costs_no_look_at_the_mount_table() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    let read = node.kernel.tables_read();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+    assert_eq!(node.kernel.tables_read(), read);
+    node.unpublish("a", "t").await.unwrap();
+    assert_eq!(node.kernel.tables_read(), read + 1, "whether anything else is mounted from it");
+}
+
+/// Two releases on one node, or a store beside one that was moved away.
+#[tokio::test]
+async fn volumes_of_one_id_in_two_stores_do_not_block_each_other() {
+    let (one, other) = (Node::new(), Node::new());
+    let kernel = one.kernel.clone();
+    let (told, known) = (Arc::default(), Arc::default());
+    let folder = other.folder;
+    drop(other.volumes);
+    let (registries, pace) = (nowhere(), Pace::default());
+    let volumes = open(folder.path(), &kernel, registries, (&told, &known), |_| {}, pace);
+    let other = Node { folder, kernel, volumes, known, told };
+    for read_only in [true, false] {
+        let request = |node: &Node| {
+            let mut request = node.request("a", "t");
+            request.spec.read_only = read_only;
+            request
+        };
+        one.volumes.publish(request(&one)).await.unwrap();
+        other.volumes.publish(request(&other)).await.unwrap();
+        assert_eq!(one.mounted().len(), 2);
+        one.unpublish("a", "t").await.unwrap();
+        assert_eq!(one.mounted(), [other.target("t").as_path()]);
+        assert!(one.recorded().is_empty() && other.recorded() == ["a"]);
+        other.unpublish("a", "t").await.unwrap();
+        other.assert_nothing_left();
+    }
+}
+
+/// A read-only volume that the former version mounted shows its id and nothing else.
+#[tokio::test]
+async fn a_mount_that_an_earlier_version_named_is_known() {
+    let node = Node::new();
+    let mut request = node.request("a", "t");
+    request.spec.read_only = true;
+    node.volumes.publish(request.clone()).await.unwrap();
+    let target = node.target("t");
+    let mut overlay = node.kernel.table().unwrap().pop().unwrap();
+    overlay.source = "ovl-csi:a".into();
+    node.kernel.unmount(target.as_path()).unwrap();
+    node.kernel.put(overlay);
+    node.volumes.publish(request).await.unwrap();
+    assert_eq!(node.mounted().len(), 1);
+    node.unpublish("a", "t").await.unwrap();
+    node.assert_nothing_left();
 }

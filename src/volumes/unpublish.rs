@@ -2,10 +2,10 @@
 
 use super::{
     Inner, RecordError, Target, UnpublishError, VolumeId, Volumes, blocking, lock::VolumeLock,
-    upper::is_memory,
+    removal::Gone, upper::is_memory,
 };
 use crate::sys::{
-    mounts::{Mount, MountError},
+    mounts::{Detached, Mount, MountError},
     targets,
 };
 
@@ -15,6 +15,8 @@ const STACKED: usize = 8;
 impl Volumes {
     /// Makes the volume disappear from the target, and with its last target from the disk. Whatever part of that is done
     /// already is skipped, so a volume that is not there is no error.
+    ///
+    /// What the volume held is removed when this has returned, and nobody waits for the disk (`removal.rs`).
     pub async fn unpublish(&self, id: &VolumeId, target: &Target) -> Result<(), UnpublishError> {
         let inner = self.0.clone();
         if !inner.beneath_kubelet(target) {
@@ -25,23 +27,33 @@ impl Volumes {
         inner.pending.call_off(&lock);
         let target = target.clone();
         blocking(move || {
-            let table = inner.unmount_target(lock.id(), &target)?;
-            inner.forget_target(&lock, &target, &table)
+            let mut kept = Vec::new();
+            let done = inner
+                .unmount_target(lock.id(), &target, &mut kept)
+                .and_then(|()| inner.forget_target(&lock, &target, &mut kept));
+            inner.removal.close(kept);
+            done
         })
         .await
     }
 }
 
 impl Inner {
-    /// Unmounts the volume from `target` and removes the folder, in that order, checking each in the mount table. Answers the
-    /// table as it is then.
-    fn unmount_target(&self, id: &VolumeId, target: &Target) -> Result<Vec<Mount>, UnpublishError> {
+    /// Unmounts the volume from `target` and removes the folder, in that order, asking the kernel what is there after each. `kept`
+    /// gets what keeps the overlay alive.
+    fn unmount_target(
+        &self,
+        id: &VolumeId,
+        target: &Target,
+        kept: &mut Vec<Detached>,
+    ) -> Result<(), UnpublishError> {
         let failed = |source: MountError| UnpublishError::Mount { id: id.clone(), source };
         for _ in 0..STACKED {
-            let table = self.mounts.table().map_err(failed)?;
-            match table.iter().rfind(|mount| mount.target == target.as_path()) {
-                None => return remove_target(id, target).map(|()| table),
-                Some(top) if self.is_of(top, id) => {
+            match self.mounts.top(target.as_path()).map_err(failed)? {
+                None => return remove_target(id, target),
+                Some(top) if self.is_of(&top, id) => {
+                    // Without it the call would wait for the disk. Where it cannot be had, so it does.
+                    kept.extend(self.mounts.clone_of(target.as_path()).ok());
                     self.mounts.unmount(target.as_path()).map_err(failed)?;
                 }
                 Some(top) => {
@@ -59,42 +71,47 @@ impl Inner {
         &self,
         lock: &VolumeLock,
         target: &Target,
-        table: &[Mount],
+        kept: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
         match self.records.read(lock.id()) {
             Ok(Some(mut record)) => {
                 record.targets.retain(|t| t != target);
                 if record.targets.is_empty() {
-                    self.remove(lock, table, record.project)
+                    self.remove(lock, record.project, kept)
                 } else {
                     Ok(self.records.write(lock, &record)?)
                 }
             }
             // Half made. A record that cannot be read promises nothing more either: the pod is going.
-            Ok(None) | Err(RecordError::Unreadable { .. }) => self.remove(lock, table, None),
+            Ok(None) | Err(RecordError::Unreadable { .. }) => self.remove(lock, None, kept),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Removes the volume from memory and disk, all at once, unless it is mounted somewhere still. `table` is of a time at which
-    /// the lock was held.
+    /// Takes the volume from its place, all at once, unless it is mounted somewhere still, and has it removed. `kept` is what keeps
+    /// its overlay alive until then.
     pub(super) fn remove(
         &self,
         lock: &VolumeLock,
-        table: &[Mount],
         project: Option<u32>,
+        kept: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
         let id = lock.id();
-        self.ensure_unused(id, table)?;
-        self.remove_memory(id, table)
-            .map_err(|source| UnpublishError::Mount { id: id.clone(), source })?;
-        self.store
-            .discard(&self.records.folder(id))
+        // From a folder that is not there nothing can be mounted.
+        if !self.records.has_folder(id) {
+            project.into_iter().for_each(|project| self.projects.give_back(project));
+            return Ok(());
+        }
+        let failed = |source: MountError| UnpublishError::Mount { id: id.clone(), source };
+        let table = self.mounts.table().map_err(failed)?;
+        self.ensure_unused(id, &table)?;
+        self.remove_memory(id, &table, kept).map_err(failed)?;
+        let tree = self
+            .store
+            .set_aside(&self.records.folder(id))
             .map_err(|source| UnpublishError::Discard { id: id.clone(), source })?;
         self.counts.forget(id);
-        if let Some(project) = project {
-            self.projects.give_back(project);
-        }
+        self.removal.take(Gone { tree, project, mounts: std::mem::take(kept) });
         Ok(())
     }
 

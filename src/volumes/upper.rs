@@ -16,7 +16,7 @@ use crate::{
     overlay::{self, Lower},
     sys::{
         attributes, durable,
-        mounts::{Attrs, Mount, MountError, Param, Request},
+        mounts::{Attrs, Detached, Mount, MountError, Param, Request},
         quota::Quota,
     },
 };
@@ -61,11 +61,11 @@ impl Inner {
             self.make_memory(id, spec.limits)?;
         }
         let pair = self.records.pair(id, spec.medium);
-        if pair.upper().exists() {
-            return Ok(false);
-        }
         let bare = pair.upper().with_extension("new");
-        for folder in [pair.work(), &bare] {
+        let is_new = !pair.upper().exists();
+        // The kernel empties a work folder that is there. After a crash it may not be: nobody syncs it.
+        let missing = (is_new || !pair.work().exists()).then(|| pair.work());
+        for folder in missing.into_iter().chain(is_new.then_some(&*bare)) {
             remove_any(folder).and_then(|()| fs::create_dir(folder)).map_err(upper(id))?;
             if let Some(project) = record.project {
                 let Limits { size: bytes, inodes, .. } = spec.limits;
@@ -73,7 +73,10 @@ impl Inner {
                 limited.map_err(upper(id))?;
             }
         }
-        // No sync: the record, which is written next into the same folder, brings these names to the disk.
+        if !is_new {
+            return Ok(false);
+        }
+        // No sync: `records.rs` says why these names and the record are on the disk in time.
         dress(&bare, spec, lowers)
             .and_then(|()| fs::rename(&bare, pair.upper()))
             .map_err(upper(id))?;
@@ -161,10 +164,17 @@ impl Inner {
         attached.map_err(|e| PublishError::mount(id, e))
     }
 
-    /// Takes the volume's tmpfs away with all that it holds.
-    pub(super) fn remove_memory(&self, id: &VolumeId, table: &[Mount]) -> Result<(), MountError> {
+    /// Takes the volume's tmpfs away with all that it holds. It is held by `kept`, because freeing its memory takes a while.
+    pub(super) fn remove_memory(
+        &self,
+        id: &VolumeId,
+        table: &[Mount],
+        kept: &mut Vec<Detached>,
+    ) -> Result<(), MountError> {
         if self.has_memory(id, table) {
-            self.mounts.unmount(&self.records.memory(id))?;
+            let memory = self.records.memory(id);
+            kept.extend(self.mounts.clone_of(&memory).ok());
+            self.mounts.unmount(&memory)?;
         }
         Ok(())
     }

@@ -2,8 +2,10 @@
 //!
 //! The order is always the same: bytes synced, name changed, folder synced. An error names the path
 //! and keeps the [`io::ErrorKind`], so that a full disk can be told from a missing folder.
+//! [`note`] is for what may wait for the journal: no call of it syncs.
 //! Deliberately absent: retries, and any knowledge of what is written.
 
+pub mod note;
 mod remove;
 #[cfg(test)]
 mod tests;
@@ -45,11 +47,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// Errors: `AlreadyExists` if `to` is there, `CrossesDevices` between file systems.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
-        .map_err(|e| at(&format!("rename {} to", from.display()), to)(e.into()))?;
+    rename_soon(from, to)?;
     // The new name first: a crash between the two may leave both names, never neither.
     sync_dir(beneath::parent(to)?)?;
     sync_dir(beneath::parent(from)?)
+}
+
+/// As [`rename`], and waits for no disk: after a crash the old name may be there, or the new one.
+pub fn rename_soon(from: &Path, to: &Path) -> io::Result<()> {
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+        .map_err(|e| at(&format!("rename {} to", from.display()), to)(e.into()))
 }
 
 /// Removes the file at `path`; a symlink is removed, not followed. One that is not there is fine.

@@ -91,6 +91,15 @@ impl Mounts for LinuxMounts {
         })
     }
 
+    fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
+        match super::top::of(target)? {
+            Ok(found) => Ok(found),
+            Err(super::top::Unknown) => {
+                Ok(self.table()?.into_iter().rfind(|mount| mount.target == target))
+            }
+        }
+    }
+
     fn table(&self) -> Result<Vec<Mount>, MountError> {
         let bytes = fs::read("/proc/self/mountinfo").map_err(MountError::Table)?;
         super::parse_table(&bytes)

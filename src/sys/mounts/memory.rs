@@ -4,19 +4,16 @@
 //! leaves in the work folder what the kernel leaves there, and fails on command.
 //! Deliberately absent: any content; a folder that something is "mounted" on still shows its own.
 
-use std::collections::HashSet;
+mod rules;
+
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::error::{no_context, refused};
 use super::linux::{BUSY_PAUSES, unless_busy};
-use super::{
-    Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, folder,
-};
+use super::{Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, folder};
 use crate::sys::Errno;
 
 /// A call that can be told to fail.
@@ -87,6 +84,11 @@ impl MemoryMounts {
         self.state().requests.clone()
     }
 
+    /// Adds a line to the table: what somebody else has mounted.
+    pub fn put(&self, mount: Mount) {
+        self.state().table.push(mount);
+    }
+
     /// How often the table was asked for.
     pub fn tables_read(&self) -> usize {
         self.state().tables
@@ -123,9 +125,9 @@ impl Mounts for MemoryMounts {
         let mut state = self.state();
         state.requests.push(describe(request));
         state.fails(Call::Create)?;
-        check_texts(request)?;
+        rules::check_texts(request)?;
         match request.fs_type {
-            "overlay" => overlay(request)?,
+            "overlay" => rules::overlay(request)?,
             "erofs" if !Path::new(&request.source).is_file() && request.source != "/dev/loop7" => {
                 return Err(refused(format!("open {}", request.source), Errno::ENOENT));
             }
@@ -187,6 +189,11 @@ impl Mounts for MemoryMounts {
         .map_err(|_| MountError::Busy { target: target.to_owned() })?;
         state.table.remove(at);
         Ok(())
+    }
+
+    fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
+        let state = self.state();
+        Ok(state.top_at(target).map(|at| state.table[at].clone()))
     }
 
     fn table(&self) -> Result<Vec<Mount>, MountError> {
@@ -278,80 +285,6 @@ fn tree_of(detached: &Detached) -> &Tree {
     match &detached.kind {
         Kind::Twin(tree) => tree,
         kind => panic!("a tree of the kernel ({kind:?}) was given to the twin"),
-    }
-}
-
-fn check_texts(request: &Request) -> Result<(), MountError> {
-    let texts = request.params.iter().filter_map(|param| match param {
-        Param::Text(key, value) => Some((*key, value.len())),
-        Param::Flag(_) | Param::Tree(..) => None,
-    });
-    match texts.chain([("source", request.source.len())]).find(|(_, length)| *length > TEXT_LIMIT) {
-        Some((key, length)) => Err(MountError::TooLong { key, length }),
-        None => Ok(()),
-    }
-}
-
-/// Refuses as fs/overlayfs does, and leaves in the work folder what it leaves there.
-fn overlay(request: &Request) -> Result<(), MountError> {
-    let bare = |what: &str, errno| Err(refused(format!("{what} for overlay"), errno));
-    let trees = |wanted: &str| -> Vec<&Arc<Detached>> {
-        let of_key = |param| match param {
-            &Param::Tree(key, ref tree) if key == wanted => Some(tree),
-            _ => None,
-        };
-        request.params.iter().filter_map(of_key).collect()
-    };
-    let has = |key: &str, value: &str| {
-        request.params.iter().any(|p| matches!(p, Param::Text(k, v) if *k == key && v == value))
-    };
-    let lowers = trees("lowerdir+");
-    if lowers.len() > 500 {
-        return Err(MountError::Refused {
-            what: "set lowerdir+ by descriptor for overlay".to_owned(),
-            errno: Errno::EINVAL,
-            kernel_log: vec!["overlay: too many lower directories, limit is 500".to_owned()],
-        });
-    }
-    let mut seen = HashSet::new();
-    if !lowers.iter().all(|lower| seen.insert(identity(lower))) {
-        return bare("create the file system", Errno::ELOOP);
-    }
-    let pair = (trees("upperdir"), trees("workdir"));
-    let conflict = has("metacopy", "on") && has("redirect_dir", "off") && !pair.0.is_empty()
-        || has("metacopy", "on") && has("nfs_export", "on")
-        || has("nfs_export", "on") && has("index", "off") && !pair.0.is_empty();
-    if conflict {
-        return bare("create the file system", Errno::EINVAL);
-    }
-    match (pair.0.as_slice(), pair.1.as_slice()) {
-        ([], []) if lowers.len() >= 2 => Ok(()),
-        ([upper], [work]) if !lowers.is_empty() => {
-            let volatile = request.params.iter().any(|p| matches!(p, Param::Flag("volatile")));
-            use_work(upper, work, volatile)
-        }
-        _ => bare("create the file system", Errno::EINVAL),
-    }
-}
-
-fn use_work(upper: &Detached, work: &Detached, volatile: bool) -> Result<(), MountError> {
-    let refuse = || refused("create the file system for overlay".to_owned(), Errno::EINVAL);
-    let (upper, work) = (&tree_of(upper).shown, &tree_of(work).shown);
-    let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).map_err(|_| refuse());
-    let nested = upper.starts_with(work) || work.starts_with(upper);
-    if nested || device(upper)? != device(work)? || work.join("work/incompat").exists() {
-        return Err(refuse());
-    }
-    let marker = if volatile { "work/incompat/volatile" } else { "work" };
-    fs::create_dir_all(work.join(marker)).map_err(|_| refuse())
-}
-
-/// Two trees with one identity are one layer, however they were opened.
-fn identity(tree: &Detached) -> (u64, PathBuf) {
-    let tree = tree_of(tree);
-    match &tree.mount {
-        Some(superblock) => (superblock.number, "/".into()),
-        None => (0, tree.shown.clone()),
     }
 }
 

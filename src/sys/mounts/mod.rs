@@ -20,6 +20,7 @@ mod suite;
 mod table;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use std::fmt;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -57,6 +58,12 @@ pub trait Mounts: Send + Sync + fmt::Debug {
     /// Unmounts what is mounted at `target`; of several, the one on top. Where it is busy, asks
     /// again for about a second.
     fn unmount(&self, target: &Path) -> Result<(), MountError>;
+
+    /// What is mounted at `target`, the topmost of several, without its propagation; `None` where nothing is, or where there is no
+    /// such folder. Where the kernel can be asked about one place, it costs the same however many mounts there are.
+    fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
+        Ok(self.table()?.into_iter().rfind(|mount| mount.target == target))
+    }
 
     /// All mounts that this process sees, in the kernel's order: a later one at a target is on top.
     fn table(&self) -> Result<Vec<Mount>, MountError>;

@@ -178,6 +178,10 @@ impl Mounts for OlderMounts {
         LinuxMounts.unmount(target)
     }
 
+    fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
+        LinuxMounts.top(target)
+    }
+
     fn table(&self) -> Result<Vec<Mount>, MountError> {
         LinuxMounts.table()
     }

@@ -51,6 +51,11 @@ impl Mount {
 pub struct SuperOptions(Box<[u8]>);
 
 impl SuperOptions {
+    /// As the kernel wrote them.
+    pub(super) fn raw(text: Vec<u8>) -> Self {
+        Self(text.into())
+    }
+
     /// Each with its value, in order, repeated keys kept.
     pub fn iter(&self) -> impl Iterator<Item = (String, Option<OsString>)> {
         // Split before unescaping: a comma or an equals sign inside a value comes escaped.
