@@ -113,9 +113,7 @@ pub fn main() -> ExitCode {
         | Command::Check(_)
         | Command::Snapshot(_)
         | Command::Crd
-        | Command::RegistrySecrets(_) => {
-            Ok(None)
-        }
+        | Command::RegistrySecrets(_) => Ok(None),
     };
     telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
     if let Err(error) = &traces {
