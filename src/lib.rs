@@ -1,7 +1,8 @@
 //! ovl-csi: writable overlay volumes on read-only image layers, for Kubernetes and for the shell.
 //!
 //! The map, floor by floor; a room uses only what its own `//! May use:` line names, and every room may
-//! use the five files of the ground that know nothing: [`digest`], [`fault`], [`metrics`], [`telemetry`], [`units`].
+//! use the seven files of the ground that know nothing: [`budget`], [`digest`], [`fault`], [`metrics`], [`telemetry`], [`turns`],
+//! [`units`].
 //!
 //! ```text
 //! edges    cli        arguments, the wiring of one role, exit codes
@@ -17,6 +18,8 @@
 //!          erofs      writes an EROFS image from a stream of entries
 //! ground   sys        every syscall and every durable write, with an in-memory twin
 //!          cluster    the API server: objects, watches, Events, the lease
+//!          budget     the memory that all work shares
+//!          turns      permits that namespaces take in turn
 //!          digest     a checked content digest
 //!          fault      the classes of failure that edges turn into codes
 //!          metrics    what is counted
@@ -32,6 +35,7 @@
 )]
 
 pub mod agent;
+pub mod budget;
 pub mod changeset;
 pub mod cli;
 pub mod cluster;
@@ -47,5 +51,6 @@ pub mod overlay;
 pub mod snapshots;
 pub mod sys;
 pub mod telemetry;
+pub mod turns;
 pub mod units;
 pub mod volumes;

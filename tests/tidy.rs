@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Files of the ground that know no room, so every room may use them.
-const GROUND: [&str; 5] = ["digest", "fault", "metrics", "telemetry", "units"];
+const GROUND: [&str; 7] = ["budget", "digest", "fault", "metrics", "telemetry", "turns", "units"];
 
 /// Crates with one owner: nobody else names them.
 const OWNED: [(&str, &str); 15] = [

@@ -5,7 +5,7 @@
 //! Deliberately absent: how a stack shows a path. Whoever holds the layers knows.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::FileExt as _;
 
 use super::error::{EntryName, Exceeded, Refusal, UnpackError};
@@ -82,7 +82,7 @@ impl<'l> Copies<'l> {
     pub(super) fn copy(
         &mut self,
         linked: Linked,
-        writer: &mut Writer<&File>,
+        writer: &mut Writer<impl Write + Seek>,
         at: &EntryName,
     ) -> Result<Inode, UnpackError> {
         let Linked { meta, kind, .. } = linked;

@@ -6,6 +6,7 @@ use std::{fmt, io};
 
 use super::path::PathError;
 use super::pax::PaxError;
+use crate::budget::OverBudget;
 use crate::erofs::{WriteError, XattrError};
 use crate::fault::Class;
 
@@ -99,6 +100,9 @@ pub enum UnpackError {
     /// The image could not be written.
     #[error(transparent)]
     Image(#[from] WriteError),
+    /// Not even its buffers fit.
+    #[error("the layer cannot be unpacked: {0}")]
+    Memory(#[from] OverBudget),
 }
 
 /// What is wrong with an entry.
@@ -217,6 +221,12 @@ pub enum Exceeded {
         "its extended attributes have more than {0} bytes; rebuild the image with fewer or shorter ones"
     )]
     XattrBytes(u64),
+    /// Of the memory of this process.
+    #[error(
+        "it takes more memory to unpack than one layer may have within the driver's limit of memory; raise that limit, or \
+         rebuild the image with this layer split"
+    )]
+    Memory,
     /// Of what is held in memory.
     #[error(
         "its names and its folders' attributes take more than {0} bytes of memory; rebuild the image with this layer split"
@@ -233,6 +243,7 @@ impl UnpackError {
             | Self::Blob(_)
             | Self::Image(_)
             | Self::Thread(_)
+            | Self::Memory(_)
             | Self::Below { .. } => false,
         }
     }
@@ -249,6 +260,7 @@ impl UnpackError {
             Self::Limit { .. } | Self::LinkElsewhere { .. } => Class::Precondition,
             Self::Below { source, .. } => Class::of_disk(source),
             Self::Image(error) => error.class(),
+            Self::Memory(error) => error.class(),
         }
     }
 }

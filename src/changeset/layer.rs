@@ -2,10 +2,9 @@
 //!
 //! Deliberately absent: the host's file system. Nothing here opens anything by a name of the tar.
 
-use std::fs;
+use std::io::{Seek, Write};
 
 use super::below::{Below, Copies};
-use super::budget::Share;
 use super::entry::{Entry, Kind};
 use super::error::{EntryName, Refusal, UnpackError};
 use super::mark::Mark;
@@ -13,11 +12,12 @@ use super::marks::Marks;
 use super::names::{Names, Standing};
 use super::path::EntryPath;
 use super::reader::Reader;
-use super::{Features, Format, Limits};
+use super::{Features, Format, Limits, Output};
+use crate::budget::Share;
 use crate::erofs::{File, FolderId, Inode, Meta, Special, Tree, WriteError, Writer};
 
 pub(super) struct Layer<'l> {
-    writer: Writer<&'l fs::File>,
+    writer: Writer<&'l mut dyn Output>,
     names: Names<'l>,
     /// All whiteouts are names of one inode.
     whiteout: Option<Inode>,
@@ -29,7 +29,7 @@ pub(super) struct Layer<'l> {
 
 impl<'l> Layer<'l> {
     pub(super) fn new(
-        out: &'l fs::File,
+        out: &'l mut dyn Output,
         limits: &'l Limits,
         share: &'l Share,
         below: Option<&'l dyn Below>,
@@ -160,7 +160,10 @@ impl<'l> Layer<'l> {
 }
 
 /// Gives a file the content that the reader has for it.
-fn fill(mut file: File<'_, &fs::File>, reader: &mut Reader<'_, '_>) -> Result<Inode, UnpackError> {
+fn fill(
+    mut file: File<'_, impl Write + Seek>,
+    reader: &mut Reader<'_, '_>,
+) -> Result<Inode, UnpackError> {
     reader.content(|piece| Ok(file.write(piece)?))?;
     Ok(file.finish()?)
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::budget::Budget;
+use crate::budget::Budget;
 
 /// Bounds on one layer, checked while it streams. A layer that reaches one is refused with the entry's name; only for
 /// the budget, which it shares with others, it waits.
@@ -30,9 +30,9 @@ pub struct Limits {
     /// end, counted as an allocator's worst case: about 110 for a file and 270 for a folder, if their names are
     /// of common length. A million files in 60,000 folders pass; far more are refused. Default: 128 MiB.
     pub held_bytes: u64,
-    /// What this layer holds together with others that are unpacked at once: names, buffers, zstd's window. Beyond it,
-    /// layers wait for one another. Default: none, for a layer by itself.
-    pub budget: Option<Arc<Budget>>,
+    /// What this layer holds together with all other work: names, buffers, zstd's window. Beyond it, layers wait for one
+    /// another. Default: one of its own, for a layer by itself.
+    pub budget: Arc<Budget>,
 }
 
 impl Default for Limits {
@@ -46,7 +46,7 @@ impl Default for Limits {
             depth: 256,
             xattr_bytes: 128 << 10,
             held_bytes: 128 << 20,
-            budget: None,
+            budget: Arc::default(),
         }
     }
 }

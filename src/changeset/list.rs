@@ -4,7 +4,6 @@
 
 use std::io::Read;
 
-use super::budget::Share;
 use super::entry::{Entry, Kind};
 use super::error::UnpackError;
 use super::mark::Mark;
@@ -76,8 +75,8 @@ pub fn list(
     limits: &Limits,
     mut take: impl FnMut(Listed),
 ) -> Result<Digest, UnpackError> {
-    let share = Share::new(limits.budget.as_ref());
-    share.take(pipe::buffers(compression));
+    let share = limits.budget.share();
+    share.take(pipe::buffers(compression))?;
     let (_, diff_id, _) = pipe::run(blob, compression, limits, &share, |stream| {
         let mut reader = Reader::new(stream, limits);
         while let Some(entry) = reader.next()? {

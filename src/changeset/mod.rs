@@ -44,7 +44,6 @@
 
 mod archive;
 mod below;
-mod budget;
 mod entry;
 mod error;
 mod features;
@@ -79,14 +78,12 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, Write};
 
 #[cfg(test)]
 pub(crate) use archive::archive_of;
 pub use archive::{Member, members};
 pub use below::{Below, Linked, LinkedKind};
-pub use budget::Budget;
 pub use error::{EntryName, Exceeded, Refusal, UnpackError};
 pub use features::Features;
 pub use limits::Limits;
@@ -97,7 +94,6 @@ pub use pax::PaxError;
 
 use crate::digest::Digest;
 use crate::erofs::WRITER_BUFFER;
-use budget::Share;
 use layer::Layer;
 use reader::Reader;
 
@@ -129,7 +125,7 @@ pub struct Unpacked {
     pub features: Features,
 }
 
-/// Writes the layer in `blob` as an EROFS image into `out`, which must be empty.
+/// Writes the layer in `blob` as an EROFS image into `out`, which must be empty: what is skipped in it reads as zeros.
 ///
 /// `blob` is read to its very end, so a reader that checks what passes through it may report there; and also when
 /// what it brought breaks a rule, because damage on the way would then be the reason, and no fault of the image.
@@ -140,7 +136,7 @@ pub fn layer_to_erofs(
     blob: impl Read + Send,
     compression: Compression,
     uuid: [u8; 16],
-    out: &File,
+    out: impl Write + Seek,
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
     unpack(blob, compression, uuid, out, limits, Reading { below: None, format: Format::Portable })
@@ -152,7 +148,7 @@ pub fn native_to_erofs(
     blob: impl Read + Send,
     compression: Compression,
     uuid: [u8; 16],
-    out: &File,
+    out: impl Write + Seek,
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
     unpack(blob, compression, uuid, out, limits, Reading { below: None, format: Format::Native })
@@ -163,13 +159,18 @@ pub fn layer_to_erofs_onto(
     blob: impl Read + Send,
     compression: Compression,
     uuid: [u8; 16],
-    out: &File,
+    out: impl Write + Seek,
     limits: &Limits,
     below: &dyn Below,
 ) -> Result<Unpacked, UnpackError> {
     let reading = Reading { below: Some(below), format: Format::Portable };
     unpack(blob, compression, uuid, out, limits, reading)
 }
+
+/// Where an image is written.
+trait Output: Write + Seek {}
+
+impl<W: Write + Seek> Output for W {}
 
 /// How a layer is understood.
 struct Reading<'b> {
@@ -181,13 +182,14 @@ fn unpack(
     blob: impl Read + Send,
     compression: Compression,
     uuid: [u8; 16],
-    out: &File,
+    out: impl Write + Seek,
     limits: &Limits,
     reading: Reading<'_>,
 ) -> Result<Unpacked, UnpackError> {
-    let share = Share::new(limits.budget.as_ref());
-    share.take(pipe::buffers(compression) + WRITER_BUFFER);
-    let mut layer = Layer::new(out, limits, &share, reading.below, reading.format);
+    let share = limits.budget.share();
+    share.take(pipe::buffers(compression) + WRITER_BUFFER)?;
+    let mut out = out;
+    let mut layer = Layer::new(&mut out, limits, &share, reading.below, reading.format);
     let (entries, diff_id, tar_bytes) = pipe::run(blob, compression, limits, &share, |stream| {
         read_all(&mut Reader::new(stream, limits), &mut layer)
     })?;

@@ -19,9 +19,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Limits;
-use super::budget::Share;
 use super::error::{EntryName, Exceeded, Refusal, UnpackError};
 use super::path::EntryPath;
+use crate::budget::Share;
 use crate::erofs::{FolderId, Inode, Meta, Node, Tree};
 
 /// Overlay's mark of an opaque folder (kernel doc, overlayfs.rst, "whiteouts and opaque directories").
@@ -264,7 +264,7 @@ impl<'l> Names<'l> {
         }
         if held > self.taken {
             let more = (held - self.taken).next_multiple_of(STEP);
-            self.share.take(more);
+            self.share.take(more).map_err(|_| at.exceed(Exceeded::Memory))?;
             self.taken += more;
         }
         Ok(())

@@ -21,11 +21,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, Builder, ScopedJoinHandle};
 
-use super::budget::Share;
 use super::error::{Exceeded, UnpackError};
 use super::source::{INPUT, ReadError, Source, StreamError, WINDOW_COMMON};
 use super::stream::Stream;
 use super::{Compression, Limits};
+use crate::budget::Share;
 use crate::digest::{Digest, Digester};
 
 /// Bytes of a piece: large enough that to hand it over costs nothing.

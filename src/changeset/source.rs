@@ -8,9 +8,9 @@ use std::io::{self, BufRead, BufReader, Read};
 use flate2::read::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
-use super::budget::Share;
 use super::error::Exceeded;
 use super::{Compression, Limits};
+use crate::budget::{OverBudget, Share};
 
 /// Bytes of the compressed blob read at once.
 pub(super) const INPUT: usize = 128 << 10;
@@ -114,6 +114,9 @@ impl<R: Read> Source<R> {
             Self::Zstd(zstd) if error.to_string().contains("too much memory") => {
                 StreamError::Limit(Exceeded::Window(1 << zstd.window_most))
             }
+            Self::Zstd(_) if error.get_ref().is_some_and(|inner| inner.is::<OverBudget>()) => {
+                StreamError::Limit(Exceeded::Memory)
+            }
             Self::Zstd(_) => StreamError::Packing(Compression::Zstd, error),
         }
     }
@@ -133,7 +136,7 @@ impl<R: Read> Zstd<R> {
         let wanted = window(self.decoder.get_mut().fill_buf()?).unwrap_or(self.window_most);
         let most = wanted.max(WINDOW_COMMON).min(self.window_most);
         if most > WINDOW_COMMON {
-            share.take(1 << most);
+            share.take(1 << most).map_err(io::Error::other)?;
         }
         self.decoder.window_log_max(most)?;
         self.begun = true;

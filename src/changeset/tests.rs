@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::thread;
 
 use super::testing::{Tar, gzip, unpack, unpack_with, zstd};
-use super::{Budget, Compression, Limits, UnpackError};
+use super::{Compression, Limits, UnpackError};
+use crate::budget::Budget;
 use crate::digest::Digest;
 use crate::erofs::reader::{Content, Read as Image};
 use crate::fault::Class;
@@ -311,8 +312,8 @@ fn a_zstd_window_is_bounded() {
 
 #[test]
 fn layers_that_share_a_budget_wait_for_one_another_and_end() {
-    let budget = Arc::new(Budget::new(1));
-    let limits = Limits { budget: Some(Arc::clone(&budget)), ..Limits::default() };
+    let budget = Arc::new(Budget::new(0, 1, u64::MAX));
+    let limits = Limits { budget: Arc::clone(&budget), ..Limits::default() };
     let names: Vec<_> = (0..6000).map(|i| format!("{i}{}", "n".repeat(80))).collect();
     let tar = names.iter().fold(Tar::new(), |tar, name| tar.file(name, b"")).end();
     thread::scope(|scope| {

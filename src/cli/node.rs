@@ -20,14 +20,15 @@ use tokio_util::sync::CancellationToken;
 use super::Failure;
 use crate::{
     agent::{self, Agent, Local, LocalLookup, LocalParts, SnapshotsByName},
+    budget::Budget,
     cluster::{Client, Events},
     csi::{self, LocalSocket},
     image::{Registries, Repository},
-    layers::{Claim, Form, Store},
+    layers::{Claim, DiskLimits, Form, Store},
     metrics::Metrics,
     overlay::{Feature, Features, root_usable},
     snapshots::{self, Snapshots},
-    sys::{freezer::Freezer, limits, mounts::LinuxMounts},
+    sys::{freezer::Freezer, limits, memory, mounts::LinuxMounts},
     telemetry::{Traces, TracesError},
     volumes::{
         GRACE, NoNotices, NoSnapshots, Notices, OpenError, Parts, Settings, SnapshotLookup, Volumes,
@@ -50,6 +51,7 @@ struct Node {
     overridden: Vec<String>,
     /// `None` for what the kernel takes.
     form: Option<Form>,
+    disk: DiskLimits,
     cluster: bool,
     /// The namespace of push Secrets, where there are snapshots.
     secrets_in: Option<String>,
@@ -100,6 +102,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
         root: args.root(),
         overridden: args.overridden.clone(),
         form: args.form(),
+        disk: args.disk()?,
         cluster: !args.no_cluster,
         secrets_in: args.snapshots.then(|| args.namespace.clone()),
     })
@@ -109,7 +112,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
 async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()> {
     // Before anything that takes long, so that no signal is lost.
     let shutdown = on_signal()?;
-    let Node { config, registries, settings, root, overridden, form, cluster, .. } = node;
+    let Node { config, registries, settings, root, overridden, form, disk, cluster, .. } = node;
     let Node { secrets_in, local, repository, .. } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
@@ -126,7 +129,11 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
         false => Form::Dir,
     });
     tracing::info!(way = ?features.way(), ?form, "this kernel was tried");
-    let store = Arc::new(Store::open_claimed(claim, mounts.clone())?.keeping(form));
+    let memory = memory::limit();
+    tracing::info!(bytes = memory, "this process's limit of memory");
+    let budget = Arc::new(Budget::of_limit(memory));
+    let store = Store::open_claimed(claim, mounts.clone())?;
+    let store = Arc::new(store.keeping(form).leaving(disk).within(budget));
     let metrics = Metrics::default();
     let cluster = match cluster {
         true => Some(Cluster::of(&config).await?),
@@ -165,6 +172,12 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     *stopper = Some(engine.clone());
     volumes.recover(GRACE)?;
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(tidy_forever(volumes.clone())));
+    let left = store.clone();
+    spawn_blocking(move || {
+        if let Err(error) = left.empty_staging() {
+            tracing::error!(%error, "cannot look for what an earlier process left");
+        }
+    });
     if let (Some(cluster), Some(namespace)) = (cluster, secrets_in) {
         let Cluster { client, node, driver, .. } = cluster;
         let parts = agent::Parts {

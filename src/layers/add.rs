@@ -8,11 +8,12 @@ use std::{
 };
 
 use super::{
-    AddError, Origin, Room, Store,
+    AddError, Origin, Room, RoomError, Store,
     description::{Description, Form, native_key},
     dir,
     onto::chain_id,
     origins,
+    room::Roomy,
 };
 use crate::{
     changeset::{self, Below, Compression, Format, Limits, Unpacked},
@@ -46,6 +47,15 @@ impl Drop for Staged {
     }
 }
 
+/// What a layer is made of and where.
+#[derive(Clone, Copy)]
+struct Making<'a> {
+    layer: &'a NewLayer,
+    key: Digest,
+    below: Option<&'a dyn Below>,
+    room: &'a Room,
+}
+
 impl Store {
     /// Reads a layer's blob to its end and keeps it, durably, with its origin. Of a layer that is here already only the origin
     /// is new: its bytes were read all the same, because only bytes prove that the origin has them. Blocks for as long as the
@@ -70,8 +80,9 @@ impl Store {
         room: Room,
         blob: impl Read + Send,
     ) -> Result<Digest, AddError> {
-        self.make(layer, chain, below, blob).map_err(|error| match error.class() {
-            Class::Exhausted => self.full(&layer.diff_id, &room).unwrap_or(error),
+        let made = self.make(layer, chain, below, &room, blob);
+        made.map_err(|error| match error.class() {
+            Class::Exhausted => self.full(&layer.diff_id, &room, error),
             _ => error,
         })
     }
@@ -81,6 +92,7 @@ impl Store {
         layer: &NewLayer,
         chain: Option<Digest>,
         below: Option<&dyn Below>,
+        room: &Room,
         blob: impl Read + Send,
     ) -> Result<Digest, AddError> {
         let NewLayer { diff_id, format, origin, .. } = layer;
@@ -93,8 +105,10 @@ impl Store {
         let staged = Staged(self.stage());
         durable::create_dir(&staged.0, 0o700).map_err(disk)?;
 
-        let unpacked = self.unpack(&staged.0, layer, &key, below, blob)?;
+        let making = Making { layer, key, below, room };
+        let unpacked = self.unpack(&staged.0, making, blob)?;
         if self.form == Form::Dir {
+            room.write(unpacked.image_bytes).map_err(RoomError::into_io).map_err(disk)?;
             lay_out(&staged.0).map_err(disk)?;
         }
         Description::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
@@ -113,26 +127,26 @@ impl Store {
     fn unpack(
         &self,
         folder: &Path,
-        layer: &NewLayer,
-        key: &Digest,
-        below: Option<&dyn Below>,
+        making: Making<'_>,
         blob: impl Read + Send,
     ) -> Result<Unpacked, AddError> {
+        let Making { layer, key, below, room } = making;
         let NewLayer { diff_id, compression, format, .. } = layer;
         let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let path = folder.join(Form::Erofs.content());
         let image = create(&path).map_err(disk)?;
-        let limits = Limits { budget: Some(self.budget.clone()), ..Limits::default() };
-        let (uuid, compression) = (uuid(key), *compression);
+        let limits = Limits { budget: self.budget.clone(), ..Limits::default() };
+        let (uuid, compression) = (uuid(&key), *compression);
+        let out = Roomy::new(&image, room);
         let unpacked = match (format, below) {
             (Format::Native, _) => {
-                changeset::native_to_erofs(blob, compression, uuid, &image, &limits)
+                changeset::native_to_erofs(blob, compression, uuid, out, &limits)
             }
             (Format::Portable, None) => {
-                changeset::layer_to_erofs(blob, compression, uuid, &image, &limits)
+                changeset::layer_to_erofs(blob, compression, uuid, out, &limits)
             }
             (Format::Portable, Some(below)) => {
-                changeset::layer_to_erofs_onto(blob, compression, uuid, &image, &limits, below)
+                changeset::layer_to_erofs_onto(blob, compression, uuid, out, &limits, below)
             }
         };
         let unpacked = unpacked.map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;
@@ -144,10 +158,15 @@ impl Store {
     }
 
     /// The sentence about a disk that filled while a layer was written.
-    fn full(&self, diff_id: &Digest, room: &Room) -> Option<AddError> {
-        let (diff_id, folder, wanted) = (*diff_id, self.root.clone(), room.bytes);
-        let free = self.space().ok()?.available;
-        Some(AddError::Filled { diff_id, folder, wanted, free })
+    fn full(&self, diff_id: &Digest, room: &Room, error: AddError) -> AddError {
+        let (diff_id, folder, promised) = (*diff_id, self.root.clone(), room.bytes());
+        match (error.no_room(), self.space()) {
+            (Ok(source), _) => AddError::Room { diff_id, source },
+            (Err(_), Ok(space)) => {
+                AddError::Filled { diff_id, folder, promised, free: space.available }
+            }
+            (Err(error), Err(_)) => error,
+        }
     }
 }
 

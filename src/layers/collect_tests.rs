@@ -18,6 +18,7 @@ use super::*;
 use crate::{
     changeset::{Compression, Format},
     digest::Digest,
+    layers::DiskLimits,
     sys::{mounts::MemoryMounts, space::Space},
 };
 
@@ -34,7 +35,8 @@ fn store(folder: &Path) -> Arc<Store> {
 fn on_disk(folder: &Path, space: Space) -> Arc<Store> {
     let mut store = Store::open(folder, Arc::new(MemoryMounts::default())).unwrap();
     store.set_disk(move |_| Ok(space));
-    Arc::new(store)
+    // Whatever is free may be taken, so that a few blocks make it full.
+    Arc::new(store.leaving(DiskLimits { min_free: 0, ..DiskLimits::default() }))
 }
 
 /// Adds a layer of one file, an image of two blocks; answers its diff id.

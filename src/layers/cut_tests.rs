@@ -187,6 +187,7 @@ fn privileged_a_cut_that_was_acknowledged_is_whole_after_a_power_cut() {
         drop(store);
         disk.boot();
         let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
+        store.empty_staging().unwrap();
         assert_eq!(names(at.join("store/staging")), Vec::<String>::new(), "{fs_type}");
         assert_eq!(names(at.join("store/layers")), [whole.hex()], "{fs_type}");
         let tree = store.lower(&whole).unwrap().tree.path();

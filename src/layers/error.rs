@@ -2,7 +2,11 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{changeset::UnpackError, digest::Digest, fault::Class, sys::mounts::MountError};
+use super::RoomError;
+use crate::{
+    changeset::UnpackError, digest::Digest, erofs::WriteError, fault::Class,
+    sys::mounts::MountError,
+};
 
 /// The store cannot be opened; the process cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -77,29 +81,18 @@ pub enum AddError {
         /// The system's words.
         source: io::Error,
     },
-    /// There is no room to begin with.
-    #[error(
-        "layer {diff_id}: {folder} has no room for it: it takes at least {wanted} bytes, and {free} are free, \
-         {promised} of them promised to other layers; make room on that disk, or lower --disk-high-percent",
-        folder = folder.display()
-    )]
-    Full {
+    /// There is no room, to begin with or for what it grew to.
+    #[error("layer {diff_id}: {source}")]
+    Room {
         /// Which layer.
         diff_id: Digest,
-        /// The store.
-        folder: PathBuf,
-        /// Bytes of the layer's blob.
-        wanted: u64,
-        /// Bytes free.
-        free: u64,
-        /// Of these, bytes that layers on their way will take.
-        promised: u64,
+        /// How much there is.
+        source: RoomError,
     },
-    /// The room was used up while it was written.
+    /// The disk or its quota was used up while it was written, whatever was promised.
     #[error(
-        "layer {diff_id}: the disk or quota of {folder} was used up while it was unpacked: its blob has {wanted} bytes, it \
-         takes more than that unpacked, and {free} bytes are free without it; make room on that disk, or lower \
-         --disk-high-percent",
+        "layer {diff_id}: the disk or quota of {folder} was used up while it was unpacked: {promised} bytes were promised to it, \
+         and {free} are free without it; make room on that disk, or lower --disk-high-percent",
         folder = folder.display()
     )]
     Filled {
@@ -107,8 +100,8 @@ pub enum AddError {
         diff_id: Digest,
         /// The store.
         folder: PathBuf,
-        /// Bytes of the layer's blob.
-        wanted: u64,
+        /// Bytes that it was to have.
+        promised: u64,
         /// Bytes free after what was written of it was removed.
         free: u64,
     },
@@ -126,6 +119,20 @@ pub enum CollectError {
 }
 
 impl AddError {
+    /// The refusal of room that it comes from, if it comes from one.
+    pub(super) fn no_room(self) -> Result<RoomError, Self> {
+        let source = match self {
+            Self::Unpack { source: UnpackError::Image(WriteError::Io(source)), .. }
+            | Self::Disk { source, .. }
+                if RoomError::within(&source).is_some() =>
+            {
+                source
+            }
+            other => return Err(other),
+        };
+        Ok(source.downcast().unwrap_or_else(RoomError::Disk))
+    }
+
     /// Whether only the layers below are missing: [`super::Store::add_onto`] can make it.
     pub fn needs_layers_below(&self) -> bool {
         matches!(self, Self::Unpack { source: UnpackError::LinkElsewhere { .. }, .. })
@@ -140,7 +147,7 @@ impl AddError {
                 source.class() != Class::Exhausted && source.class() != Class::Internal
             }
             Self::DiffId { .. } => true,
-            Self::Below { .. } | Self::Disk { .. } | Self::Full { .. } | Self::Filled { .. } => {
+            Self::Below { .. } | Self::Disk { .. } | Self::Room { .. } | Self::Filled { .. } => {
                 false
             }
         }
@@ -153,7 +160,8 @@ impl AddError {
             Self::DiffId { .. } => Class::Corrupt,
             Self::Below { source, .. } => source.class(),
             Self::Disk { source, .. } => Class::of_disk(source),
-            Self::Full { .. } | Self::Filled { .. } => Class::Exhausted,
+            Self::Room { source, .. } => source.class(),
+            Self::Filled { .. } => Class::Exhausted,
         }
     }
 }

@@ -8,7 +8,7 @@
 //!   layers/<key, hex>/diff/           or as a folder tree; a cut's key is as `cut.rs` says
 //!   layers/<key, hex>/layer.json      what it is; never changes
 //!   layers/<key, hex>/origins.json    who has delivered its bytes; replaced whole when somebody else does
-//!   staging/<n>/                      a layer being made or removed; emptied when the store is opened
+//!   staging/<n>/                      a layer being made or removed; what an earlier process left goes while this one serves
 //!   images/<manifest digest, hex>.json  which layers an image has, the references that mean it, its last use, the
 //!                                     config fields that a snapshot needs
 //!   snapshots/<id>.json               stacks that were cut out of volumes
@@ -60,7 +60,7 @@ pub use images::{ImageDetails, ImageRecord};
 pub use lease::Lease;
 pub use lower::Lower;
 pub use onto::chain_id;
-pub use room::Room;
+pub use room::{DiskLimits, Room, RoomError};
 pub use snapshots::{SnapshotId, SnapshotIdError, SnapshotRecord, SnapshotSource};
 pub use store::{Claim, Store};
 pub use verify::Finding;

@@ -106,6 +106,7 @@ fn privileged_what_was_acknowledged_is_whole_after_a_power_cut() {
         let [staged] = &names(&root.join("staging"))[..] else { panic!("{case}: no half layer") };
         assert!(!root.join("staging").join(staged).join("layer.json").exists(), "{case}");
         let store = open(&root, form);
+        store.empty_staging().unwrap();
         assert_eq!(names(&root.join("staging")), Vec::<String>::new(), "{case}");
         assert_eq!(names(&root.join("layers")), [whole.diff_id.hex()], "{case}");
         assert_eq!(store.verify().unwrap(), [], "{case}");

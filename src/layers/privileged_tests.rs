@@ -40,11 +40,11 @@ fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
     let new =
         NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin };
     let error = store.reserve(&diff_id, tar.len() as u64).unwrap_err();
-    assert!(matches!(error, AddError::Full { .. }), "{error}");
-    // Packed it is smaller, so it is begun.
+    assert!(matches!(error, AddError::Room { .. }), "{error}");
+    // Packed it is smaller, so it is begun, and ends before the last of the disk is taken.
     let error = store.add(&new, store.reserve(&diff_id, 4_321).unwrap(), &tar[..]).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
-    for part in [&root.display().to_string(), "4321 bytes", "bytes are free"] {
+    for part in [&root.display().to_string(), "4321 of them promised", "bytes more"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     for part in ["layers", "staging"] {

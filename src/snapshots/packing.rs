@@ -18,7 +18,7 @@ use crate::{
     changeset::{self, Compression, Format, PackError, Packed, Packing},
     digest::Digest,
     fault::Class,
-    layers::{AddError, LowerError, Room},
+    layers::{AddError, LowerError, Room, RoomError},
     volumes::{Owner, ViewError},
 };
 
@@ -100,7 +100,7 @@ impl Snapshots {
         .await
     }
 
-    /// Room for what these layers take now, of which a portable layer may need more; where there is none, what is not needed goes first.
+    /// Room for what these layers take now, of which a portable layer may need more.
     async fn room(&self, layers: &[Digest]) -> Result<Room, PackingError> {
         let (store, layers) = (self.0.store.clone(), layers.to_vec());
         let (first, bytes) = blocking(move || {
@@ -114,22 +114,10 @@ impl Snapshots {
             .map_err(PackingError::Room)
     }
 
-    /// Promises room for `bytes` of the layer `key`; where there is none, what is not needed goes first.
+    /// Promises room for `bytes` of the layer `key`.
     pub(super) async fn reserve(&self, key: Digest, bytes: u64) -> Result<Room, AddError> {
-        let inner = self.0.clone();
-        blocking(move || reserve(&inner, &key, bytes)).await
-    }
-}
-
-fn reserve(inner: &Inner, key: &Digest, bytes: u64) -> Result<Room, AddError> {
-    match inner.store.reserve(key, bytes) {
-        Err(error @ AddError::Full { promised, .. }) => {
-            tracing::warn!(%error, "making room");
-            // It has said itself what went wrong, and the next line finds out.
-            let _ = inner.volumes.make_room(bytes.saturating_add(promised));
-            inner.store.reserve(key, bytes)
-        }
-        reserved => reserved,
+        let store = self.0.store.clone();
+        blocking(move || store.reserve(&key, bytes)).await
     }
 }
 
@@ -148,24 +136,24 @@ fn pack(
     let shown = owner.map(|(uid, gid)| Owner { uid, gid });
     let merged = inner.volumes.view(stack, shown)?;
     let key = stack.last().copied().unwrap_or_else(|| Digest::of(b""));
-    let pack = |compression, room, most| {
+    let pack = |compression, room: &Room, most| {
         let packing = Packing { format: *format, compression, clamp: None, owner: *owner };
         let mut out = Stoppable::new(&file, inner.store.root(), stop.clone())
             .counting(written)
             .up_to(most)
-            .growing(room, |bytes| reserve(inner, &key, bytes));
+            .within(room);
         changeset::pack(&trees, &merged, &packing, &mut out)
     };
     // A plain tar has the holes of sparse files as bytes.
-    let plain = room.bytes().saturating_mul(2).max(STEP);
-    let packed = match pack(*compression, room, u64::MAX) {
+    let plain = room.bytes().saturating_mul(2).max(PLAIN);
+    let packed = match pack(*compression, &room, u64::MAX) {
         // Others would take it for a bomb. As a plain tar it is large, and can be had.
         Err(PackError::Ratio(ratio)) => {
             tracing::info!(layer = %key, ratio, "it shrinks too much, and is packed as a plain tar");
             (&file).rewind()?;
             file.set_len(0)?;
-            let room = reserve(inner, &key, 0).map_err(PackingError::Room)?;
-            match pack(Compression::None, room, plain) {
+            let room = inner.store.reserve(&key, 0).map_err(PackingError::Room)?;
+            match pack(Compression::None, &room, plain) {
                 Err(PackError::Output(error)) if error.kind() == ErrorKind::FileTooLarge => {
                     Err(PackError::Ratio(ratio))
                 }
@@ -177,8 +165,8 @@ fn pack(
     Ok((file, packed))
 }
 
-/// How much room is promised at a time, for what needs more than was thought.
-const STEP: u64 = 64 << 20;
+/// Bytes that a plain tar may have whatever its layer takes.
+const PLAIN: u64 = 64 << 20;
 
 /// A file on the store's disk that takes nothing more once nobody wants it.
 pub(super) struct Stoppable<'a> {
@@ -188,23 +176,13 @@ pub(super) struct Stoppable<'a> {
     written: u64,
     most: u64,
     count: Option<&'a AtomicU64>,
-    growth: Option<Growth<'a>>,
+    room: Option<&'a Room>,
 }
-
-/// Room that is promised while a file is written.
-struct Growth<'a> {
-    room: Option<Room>,
-    /// Bytes of the file up to which it is.
-    until: u64,
-    more: Box<More<'a>>,
-}
-
-type More<'a> = dyn Fn(u64) -> Result<Room, AddError> + Send + 'a;
 
 impl<'a> Stoppable<'a> {
     /// Of a file in the store in this folder.
     pub(super) fn new(file: &'a File, folder: &'a Path, stop: CancellationToken) -> Self {
-        Self { file, folder, stop, written: 0, most: u64::MAX, count: None, growth: None }
+        Self { file, folder, stop, written: 0, most: u64::MAX, count: None, room: None }
     }
 
     /// Whoever looks at `count` sees how far it is.
@@ -217,32 +195,9 @@ impl<'a> Stoppable<'a> {
         Self { most, ..self }
     }
 
-    /// It may get larger than its room, and asks for `more` then, in steps.
-    pub(super) fn growing(
-        self,
-        room: Room,
-        more: impl Fn(u64) -> Result<Room, AddError> + Send + 'a,
-    ) -> Self {
-        let growth = Growth { until: room.bytes(), room: Some(room), more: Box::new(more) };
-        Self { growth: Some(growth), ..self }
-    }
-
-    /// Sees to room for some more bytes.
-    fn grow(&mut self, len: u64) -> io::Result<()> {
-        let Some(growth) = &mut self.growth else { return Ok(()) };
-        if self.written + len <= growth.until {
-            return Ok(());
-        }
-        // What was written takes its own room.
-        growth.room = None;
-        let step = len.max(STEP);
-        let room = (growth.more)(step).map_err(|error| match error.class() {
-            Class::Exhausted => io::Error::new(io::ErrorKind::StorageFull, error),
-            _ => io::Error::other(error),
-        })?;
-        growth.room = Some(room);
-        growth.until = self.written + step;
-        Ok(())
+    /// It is written within this room.
+    pub(super) fn within(self, room: &'a Room) -> Self {
+        Self { room: Some(room), ..self }
     }
 }
 
@@ -254,7 +209,9 @@ impl Write for Stoppable<'_> {
         if self.written + bytes.len() as u64 > self.most {
             return Err(ErrorKind::FileTooLarge.into());
         }
-        self.grow(bytes.len() as u64)?;
+        if let Some(room) = self.room {
+            room.write(bytes.len() as u64).map_err(RoomError::into_io)?;
+        }
         let written = self.file.write(bytes).map_err(|error| {
             let (folder, written) = (self.folder.display(), self.written);
             let what = match Class::of_disk(&error) {
@@ -282,32 +239,16 @@ mod tests {
     use crate::{layers::Store, sys::mounts::LinuxMounts};
 
     #[test]
-    fn a_layer_larger_than_thought_asks_for_room_in_steps() {
+    fn a_layer_larger_than_thought_is_promised_more_and_leaves_nothing_promised() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), Arc::new(LinuxMounts)).map(Arc::new).unwrap();
-        let file = store.scratch().unwrap();
-        let (key, asked) = (Digest::of(b"layer"), AtomicU64::new(0));
+        let (file, key) = (store.scratch().unwrap(), Digest::of(b"layer"));
         let room = store.reserve(&key, 10).unwrap();
-        let more = |bytes| match asked.fetch_add(1, Ordering::Relaxed) {
-            0 => store.reserve(&key, bytes),
-            _ => store.reserve(&key, u64::MAX),
-        };
-        let mut out =
-            Stoppable::new(&file, store.root(), CancellationToken::new()).growing(room, more);
-        let asks = |written: io::Result<()>| {
-            written.unwrap();
-            asked.load(Ordering::Relaxed)
-        };
-        assert_eq!(asks(out.write_all(&[1; 10])), 0);
-        assert_eq!(asks(out.write_all(&[1; 1 << 20])), 1);
-        let rest = vec![1; STEP as usize - (1 << 20)];
-        assert_eq!(asks(out.write_all(&rest)), 1);
-        let error = out.write_all(&[1]).unwrap_err();
-        assert_eq!(Class::of_disk(&error), Class::Exhausted, "{error}");
-        assert!(error.to_string().contains(&folder.path().display().to_string()), "{error}");
-        assert_eq!(file.metadata().unwrap().len(), 10 + STEP);
-        drop(out);
-        // Nothing stays promised, and the file goes with its descriptor.
-        drop(store.reserve(&key, 10).unwrap());
+        let mut out = Stoppable::new(&file, store.root(), CancellationToken::new()).within(&room);
+        out.write_all(&[1; 10]).unwrap();
+        assert_eq!(room.bytes(), 10);
+        out.write_all(&[1; 10]).unwrap();
+        assert!(room.bytes() >= 20);
+        assert_eq!(file.metadata().unwrap().len(), 20);
     }
 }

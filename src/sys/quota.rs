@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io,
     mem::MaybeUninit,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -74,16 +74,11 @@ impl Projects {
     /// A rename between two folders works only where both belong to the same project (else EXDEV), so an upper and its work
     /// folder have to.
     pub fn assign(&self, folder: &Path, id: u32) -> io::Result<()> {
-        const GET: u32 = opcode::read::<FsXattr>(b'X', 31);
-        const SET: u32 = opcode::write::<FsXattr>(b'X', 32);
         let dir = File::open(folder)?;
-        // SAFETY: FS_IOC_FSGETXATTR fills a struct fsxattr, whose layout FsXattr has.
-        let mut attributes = unsafe { ioctl(&dir, Getter::<GET, FsXattr>::new()) }?;
+        let mut attributes = xattr_of(&dir)?;
         attributes.project = id;
         attributes.flags |= PROJECT_INHERIT;
-        // SAFETY: FS_IOC_FSSETXATTR reads a struct fsxattr.
-        unsafe { ioctl(&dir, Setter::<SET, FsXattr>::new(attributes)) }?;
-        Ok(())
+        set_xattr(&dir, attributes)
     }
 
     /// Limits project `id`, in place of whatever limit it had.
@@ -116,6 +111,30 @@ impl Projects {
     fn quotactl(&self, command: u32, id: u32, data: *mut c_void) -> io::Result<()> {
         quotactl(&File::open(&self.folder)?, command, id, data)
     }
+}
+
+/// Ends that what comes into the folder `dir` has to be of its project; says whether it was so.
+pub(super) fn stop_inheriting(dir: impl AsFd) -> io::Result<bool> {
+    let mut attributes = xattr_of(&dir)?;
+    let was = attributes.flags & PROJECT_INHERIT != 0;
+    attributes.flags &= !PROJECT_INHERIT;
+    if was {
+        set_xattr(&dir, attributes)?;
+    }
+    Ok(was)
+}
+
+/// A file's extended flags and project (`FS_IOC_FSGETXATTR`).
+fn xattr_of(file: impl AsFd) -> io::Result<FsXattr> {
+    const GET: u32 = opcode::read::<FsXattr>(b'X', 31);
+    // SAFETY: FS_IOC_FSGETXATTR fills a struct fsxattr, whose layout FsXattr has.
+    Ok(unsafe { ioctl(file, Getter::<GET, FsXattr>::new()) }?)
+}
+
+fn set_xattr(file: impl AsFd, attributes: FsXattr) -> io::Result<()> {
+    const SET: u32 = opcode::write::<FsXattr>(b'X', 32);
+    // SAFETY: FS_IOC_FSSETXATTR reads a struct fsxattr.
+    Ok(unsafe { ioctl(file, Setter::<SET, FsXattr>::new(attributes)) }?)
 }
 
 /// Whether the kernel has the call at all: it then dislikes the descriptor.

@@ -1,6 +1,7 @@
 //! Layers that were fetched and found to be wrong: the next pods hear of it instead of fetching it again.
 //!
-//! Deliberately absent: what passes by itself (a registry that is down, a full disk), which is tried again each time.
+//! So too with what has no room on the disk, which would else be filled and emptied again at every try of the kubelet.
+//! Deliberately absent: what passes by itself (a registry that is down), which is tried again each time.
 
 use std::{
     collections::HashMap,
@@ -16,8 +17,12 @@ use crate::{fault::Class, layers::AddError};
 /// pushes the image anew takes to look.
 pub(super) const FOR: Duration = Duration::from_secs(30);
 
-/// How many are remembered: they are made by whoever names images. One that is forgotten costs another download.
-const KEPT: usize = 1000;
+/// The same for what found no room: the kubelet's longest pause between two tries is two minutes.
+pub(super) const FULL_FOR: Duration = Duration::from_secs(300);
+
+/// The most failures that are remembered: they are made by whoever names images. The oldest goes first, at the price of
+/// another download.
+const MOST: usize = 1_024;
 
 /// What was found, by what was fetched.
 #[derive(Debug)]
@@ -26,6 +31,7 @@ pub(super) struct Failures<K>(Mutex<HashMap<K, Failure>>);
 #[derive(Debug)]
 struct Failure {
     at: Instant,
+    until: Instant,
     class: Class,
     why: String,
 }
@@ -37,22 +43,30 @@ impl<K> Default for Failures<K> {
 }
 
 impl<K: Clone + Eq + Hash> Failures<K> {
-    /// Remembers that fetching `source` ended so.
+    /// Remembers that fetching `source` ended so, where that would be so again.
     pub(super) fn remember(&self, source: K, error: &AddError, now: Instant) {
-        let failure = Failure { at: now, class: error.class(), why: error.to_string() };
+        let class = error.class();
+        let is_full = matches!(error, AddError::Room { .. } | AddError::Filled { .. });
+        let until = match error.is_lasting() {
+            _ if is_full => now + FULL_FOR,
+            true => now + FOR,
+            false => return,
+        };
+        let failure = Failure { at: now, until, class, why: error.to_string() };
         self.known(now, |known| {
-            if known.len() >= KEPT {
-                let oldest = known.iter().min_by_key(|(_, failure)| failure.at);
-                oldest.map(|(source, _)| source.clone()).map(|source| known.remove(&source));
+            let oldest = known.iter().min_by_key(|(_, failure)| failure.at);
+            if let (true, Some((oldest, _))) = (known.len() >= MOST, oldest) {
+                let oldest = oldest.clone();
+                known.remove(&oldest);
             }
-            known.insert(source, failure);
+            known.insert(source, failure)
         });
     }
 
     /// What was found at `source` lately, for whoever asks for `reference` now: who asked before is nobody else's business.
     pub(super) fn of(&self, source: &K, reference: &Reference, now: Instant) -> Option<PullError> {
         self.known(now, |known| {
-            let Failure { at, class, why } = known.get(source)?;
+            let Failure { at, class, why, .. } = known.get(source)?;
             let seconds = now.duration_since(*at).as_secs();
             let reference = reference.clone();
             Some(PullError::Known { reference, why: why.clone(), seconds, class: *class })
@@ -61,7 +75,7 @@ impl<K: Clone + Eq + Hash> Failures<K> {
 
     fn known<T>(&self, now: Instant, f: impl FnOnce(&mut HashMap<K, Failure>) -> T) -> T {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, failure| now.duration_since(failure.at) < FOR);
+        known.retain(|_, failure| now < failure.until);
         f(&mut known)
     }
 }
@@ -87,14 +101,15 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_is_bounded_and_the_oldest_goes_first() {
+    fn a_full_disk_is_remembered_for_minutes_and_not_without_bound() {
         let (failures, start) = (Failures::default(), Instant::now());
-        let error = AddError::DiffId { expected: Digest::of(b"1"), found: Digest::of(b"2") };
-        let when = |n: usize| start + Duration::from_millis(n as u64);
-        (0..=KEPT).for_each(|n| failures.remember(n, &error, when(n)));
+        let (diff_id, folder) = (Digest::of(b"1"), "/store".into());
+        let full = AddError::Filled { diff_id, folder, promised: 1, free: 2 };
         let image: Reference = "a/b:1".parse().unwrap();
-        assert!(failures.of(&0, &image, when(KEPT)).is_none());
-        assert!(failures.of(&1, &image, when(KEPT)).is_some());
-        assert_eq!(failures.known(when(KEPT), |known| known.len()), KEPT);
+        let later = |n: usize| start + Duration::from_millis(n as u64);
+        (0..=MOST).for_each(|n| failures.remember(n, &full, later(n)));
+        assert!(failures.of(&0, &image, start).is_none(), "the oldest is forgotten");
+        assert!(failures.of(&1, &image, start + FULL_FOR).is_some());
+        assert!(failures.of(&1, &image, later(1) + FULL_FOR).is_none());
     }
 }

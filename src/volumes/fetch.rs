@@ -22,13 +22,9 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    fault::Class,
     image::{Access, Image, LayerBlob},
     layers::{AddError, NewLayer, Origin, Packed, Room, layer_key},
 };
-
-/// How much larger than its blob a layer may be on the disk, when room is made for the next try.
-const UNPACKED: u64 = 4;
 
 /// Which bytes are to become which layer: its key, registry, repository, blob. A registry may claim any diff id for what it
 /// never delivers, so the same layer from elsewhere does not wait for it.
@@ -162,18 +158,10 @@ impl Pulls {
             self.collector.metrics.pulled(layer.size, began.elapsed().as_secs_f64());
             return Ok(());
         };
-        let class = why.class();
-        if why.is_lasting() {
-            self.failures.remember(source, &why, Instant::now());
-        }
-        let error = failed(why);
+        self.failures.remember(source, &why, Instant::now());
         // Only now: whoever waits is to know.
         drop(held);
-        if class == Class::Exhausted {
-            // For the next try.
-            self.make_room(layer.size.saturating_mul(UNPACKED)).await;
-        }
-        Err(error)
+        Err(failed(why))
     }
 
     /// How many layers of one registry are fetched at a time: half of the node's, so that one that creeps stops nobody else's.
@@ -188,26 +176,10 @@ impl Pulls {
         room
     }
 
-    /// Room for a layer; where there is none, what is not needed goes first.
+    /// Room for a layer.
     async fn reserve(&self, layer: &LayerBlob) -> Result<Room, AddError> {
-        let reserve = || {
-            let (store, diff_id, size) = (self.store.clone(), layer.diff_id, layer.size);
-            blocking(move || store.reserve(&diff_id, size))
-        };
-        match reserve().await {
-            Err(error @ AddError::Full { promised, .. }) => {
-                tracing::warn!(%error, "making room");
-                self.make_room(layer.size.saturating_add(promised)).await;
-                reserve().await
-            }
-            other => other,
-        }
-    }
-
-    async fn make_room(&self, need: u64) {
-        let collector = self.collector.clone();
-        // It has said itself what went wrong, and whoever needs the room finds out.
-        let _ = blocking(move || collector.collect(need)).await;
+        let (store, diff_id, size) = (self.store.clone(), layer.diff_id, layer.size);
+        blocking(move || store.reserve(&diff_id, size)).await
     }
 
     /// Whose turn it is to make a layer. The entry lives as long as somebody makes or waits.

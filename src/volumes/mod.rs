@@ -242,13 +242,14 @@ impl Volumes {
         let taken = || ids.iter().filter_map(project).collect();
         let projects = Arc::new(Projects::open(&store.volumes(), taken));
         let removal = Removal::begin(projects.clone()).map_err(OpenError::Threads)?;
-        let collector = Arc::new(Collector {
+        let collector = Collector {
             store: store.clone(),
             records: records.clone(),
             mounts: mounts.clone(),
             marks: Marks { high: settings.disk_high, low: settings.disk_low, grace: LAYER_GRACE },
             metrics: metrics.clone(),
-        });
+        }
+        .start();
         Ok(Self(Arc::new(Inner {
             pulls: pull::Pulls::new(
                 registries,

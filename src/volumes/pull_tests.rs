@@ -13,7 +13,7 @@ use crate::{
     changeset::{Compression, Format},
     image::Keyring,
     image::fake::{ALWAYS, FakeRegistry, Misdeed, OCI_MANIFEST, Pushed, descriptor, gzipped},
-    layers::{Marks, NewLayer},
+    layers::{DiskLimits, Marks, NewLayer},
     metrics::Metrics,
     sys::{mounts::MemoryMounts, space::Space},
     volumes::records::Records,
@@ -47,11 +47,11 @@ impl Node {
                 Ok(Space::room(1 << 30, available))
             }
         });
-        let store = Arc::new(store);
+        let store = Arc::new(store.leaving(DiskLimits { min_free: 0, ..DiskLimits::default() }));
         let records = Records::new(store.volumes());
         let marks = Marks { high: 100, low: 100, grace: Duration::ZERO };
         let metrics = Metrics::default();
-        let collector = Arc::new(Collector { store, records, mounts, marks, metrics });
+        let collector = Collector { store, records, mounts, marks, metrics }.start();
         Self { pulls: Pulls::new(registries.into(), collector, trust_for, policy), folder, free }
     }
 

@@ -42,6 +42,17 @@ impl Volumes {
 }
 
 impl Collector {
+    /// From here on the store has it make room.
+    pub(super) fn start(self) -> Arc<Self> {
+        let collector = Arc::new(self);
+        let weak = Arc::downgrade(&collector);
+        collector.store.when_full(move |bytes| {
+            // It has said itself what went wrong, and whoever needs the room finds out.
+            let _ = weak.upgrade().map(|collector| collector.collect(bytes));
+        });
+        collector
+    }
+
     /// A round that, if it can, leaves `need` bytes free.
     pub(super) fn collect(&self, need: u64) -> Result<Collected, CollectError> {
         let done = self.store.collect(|| self.roots(), &self.marks, need);

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::{
     csi::{self, DriverName, Endpoint, NodeName, Quantity},
     image::{Hosts, Registries, Repository},
-    layers::Form,
+    layers::{DiskLimits, Form},
     telemetry::Collector,
     volumes::{ImagePolicy, Keyring, Settings},
 };
@@ -85,6 +85,15 @@ pub(in crate::cli) struct NodeArgs {
     /// How full the store's disk may be when no more layers have to go
     #[arg(long, default_value = "75", value_name = "PERCENT", value_parser = value_parser!(u8).range(0..=98))]
     disk_low_percent: u8,
+    /// How much of the store's disk stays free whatever is pulled or captured
+    #[arg(long, default_value = "5", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=50))]
+    disk_min_free_percent: u8,
+    /// How much of the store's disk the snapshots of this node may take
+    #[arg(long, default_value = "50", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
+    snapshots_disk_percent: u8,
+    /// How much of it those of one namespace may take
+    #[arg(long, default_value = "25", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
+    snapshots_namespace_disk_percent: u8,
     /// How long a credential that a registry accepted is good without asking again; 0s: always ask
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     trust_credentials_for: Duration,
@@ -208,6 +217,19 @@ impl NodeArgs {
         }
     }
 
+    /// What the store leaves to others of its disk.
+    pub(super) fn disk(&self) -> anyhow::Result<DiskLimits> {
+        let (high, min_free) = (self.disk_high_percent, self.disk_min_free_percent);
+        if min_free > 100 - high {
+            bail!(
+                "--disk-min-free-percent {min_free} leaves less than --disk-high-percent {high} to be used"
+            );
+        }
+        let captures = self.snapshots_disk_percent;
+        let captures_each = self.snapshots_namespace_disk_percent;
+        Ok(DiskLimits { min_free, captures, captures_each })
+    }
+
     /// How volumes are made.
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         let (high, low) = (self.disk_high_percent, self.disk_low_percent);
@@ -285,6 +307,7 @@ mod tests {
         assert_eq!((config.metrics, config.defaults), (None, csi::Defaults::default()));
         assert_eq!(args.root(), Path::new("/var/lib/ovl-csi/ovl.csi.dev"));
         assert_eq!((settings.disk_high, settings.disk_low), (85, 75));
+        assert_eq!(args.disk().unwrap(), DiskLimits::default());
         assert_eq!(settings.trust_for, Duration::from_secs(3600));
         assert!(settings.policy.allows("any", &"r.io/a".parse().unwrap()));
     }

@@ -111,7 +111,7 @@ impl Push<'_> {
         let _stop = stop.clone().drop_guard();
         let copied = blocking(move || {
             let (mut reader, file) = (reader, store.scratch()?);
-            let mut out = Stoppable::new(&file, store.root(), stop);
+            let mut out = Stoppable::new(&file, store.root(), stop).within(&room);
             let mut piece = vec![0; PIECE];
             loop {
                 match reader.read(&mut piece) {
@@ -123,7 +123,7 @@ impl Push<'_> {
                     }
                 }
             }
-            drop((out, room));
+            drop(out);
             Ok(Some(file))
         });
         copied.await.map_err(|source| self.disk(source))

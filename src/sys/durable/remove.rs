@@ -4,7 +4,9 @@
 //! folder is opened from its parent's descriptor with `RESOLVE_NO_XDEV`: the kernel itself refuses
 //! to step onto any other mount, a bind mount of the same file system too, which comparing mount
 //! ids could only notice afterwards. Deliberately absent: recursion; how deep a tree goes was up to
-//! whoever wrote it, so names are kept and one folder is open at a time.
+//! whoever wrote it, so names are kept and one folder is open at a time. A folder that is open keeps
+//! all above it in the kernel's memory, a KiB each, and that memory is charged to this process: what
+//! lies deeper than [`DEPTH`] is first renamed up to the tree's top.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,11 +15,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, RawDir, ResolveFlags, fstat, openat2, unlinkat};
+use rustix::fs::{
+    AtFlags, Mode, RawDir, RenameFlags, ResolveFlags, fstat, openat2, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::super::beneath::{READ, parent};
+use super::super::quota;
 use super::{open_folder, sync_dir};
+
+/// How deep the walk goes.
+const DEPTH: usize = 256;
 
 /// Removes `path` and everything beneath it. Nothing there is fine; a symlink is removed, never
 /// followed; anything that is no folder is removed like a file.
@@ -36,15 +44,19 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    Walk { here, start: folder, steps: Vec::new() }.remove(name)?;
+    Walk { here, top: None, start: folder, steps: Vec::new(), lifted: 0 }.remove(name)?;
     sync_dir(folder)
 }
 
 /// The way from the folder that holds the tree down to the folder being emptied.
 struct Walk<'a> {
     here: OwnedFd,
+    /// The tree's top, once it was entered.
+    top: Option<OwnedFd>,
     start: &'a Path,
     steps: Vec<Step>,
+    /// How many names were tried at the top.
+    lifted: u64,
 }
 
 /// One step down: the name that was entered, and which folder it was entered from.
@@ -68,21 +80,40 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Removes entries of the folder we are in; stops at the first folder among them.
-    fn empty_until_folder(&self) -> io::Result<Option<CString>> {
+    /// Removes entries of the folder we are in; stops at the first folder among them that is to be entered.
+    fn empty_until_folder(&mut self) -> io::Result<Option<CString>> {
         let mut buffer = [MaybeUninit::<u8>::uninit(); 16 * 1024];
+        let mut lifted = self.lifted;
         let mut entries = RawDir::new(&self.here, &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry.map_err(|e| self.failure("read", None, e))?;
             let name = entry.file_name();
-            if name == c"." || name == c".." {
+            if name == c"." || name == c".." || self.remove_unless_folder(name)? {
                 continue;
             }
-            if !self.remove_unless_folder(name)? {
-                return Ok(Some(name.to_owned()));
+            match &self.top {
+                Some(top) if self.steps.len() >= DEPTH => self.lift(top, name, &mut lifted)?,
+                _ => return Ok(Some(name.to_owned())),
             }
         }
+        self.lifted = lifted;
         Ok(None)
+    }
+
+    /// Renames a folder of the one we are in to a new name in the tree's top, where it will be found.
+    fn lift(&self, top: &OwnedFd, name: &CStr, lifted: &mut u64) -> io::Result<()> {
+        loop {
+            let new = format!(".ovl-deep.{lifted}");
+            match renameat_with(&self.here, name, top, &new, RenameFlags::NOREPLACE) {
+                Err(Errno::NOENT) => return Ok(()),
+                // Whoever wrote the tree may have such names in it: the next.
+                Err(Errno::EXIST) => *lifted += 1,
+                // Not a mount, which is BUSY: the top wants its own project for all that comes to it.
+                Err(Errno::XDEV) if quota::stop_inheriting(top).is_ok_and(|was| was) => {}
+                Err(Errno::BUSY) => return Err(self.failure("move", Some(name), Errno::XDEV)),
+                done => return done.map_err(|e| self.failure("move", Some(name), e)),
+            }
+        }
     }
 
     /// A folder is never tried before it is empty: each refusal would cost the kernel a walk over
@@ -108,6 +139,9 @@ impl Walk<'_> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         self.here = openat2(&self.here, &name, READ, Mode::empty(), resolve)
             .map_err(|e| self.failure("enter", Some(&name), e))?;
+        if self.top.is_none() {
+            self.top = Some(self.here.try_clone()?);
+        }
         self.steps.push(Step { name, above });
         Ok(())
     }

@@ -151,6 +151,27 @@ fn a_tree_deeper_than_any_path_goes_too() {
     assert!(!tree.exists());
 }
 
+/// What lies too deep is moved up: past names that are there, from folders with several of them, and again where it is deep still.
+#[test]
+fn a_deep_tree_goes_whatever_its_names_are() {
+    let dir = Scratch::new();
+    let tree = dir.folder("tree");
+    dir.folder("tree/.ovl-deep.0/full");
+    dir.file("tree/.ovl-deep.1", "");
+    let mut here = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
+    let mode = rustix::fs::Mode::RWXU;
+    for _ in 0..1_000 {
+        for name in ["a", "b", "c"] {
+            rustix::fs::mkdirat(&here, name, mode).unwrap();
+        }
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+        rustix::fs::openat(&here, "file", flags, mode).unwrap();
+        here = rustix::fs::openat(&here, "b", beneath::READ, mode).unwrap();
+    }
+    remove_tree(&tree).unwrap();
+    assert_eq!(names(dir.path()), Vec::<String>::new());
+}
+
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_mount_in_the_tree_is_refused_and_its_files_survive() {

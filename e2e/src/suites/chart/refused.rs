@@ -41,6 +41,8 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "disk.highPercent=100"], "highPercent"),
     (&["--set", "disk.lowPercent=0"], "lowPercent"),
     (&["--set", "disk.high=80"], "high"),
+    (&["--set", "disk.minFreePercent=0"], "minFreePercent"),
+    (&["--set", "disk.highPercent=96"], "minFreePercent"),
     (&["--set", "disk.highPercent=60,disk.lowPercent=70"], "lowPercent"),
     (&["--set", "policy.allowedImages.default=*"], "default"),
     (&["--set-json", r#"policy.allowedImages.default=["a b"]"#], "default"),
