@@ -79,7 +79,7 @@ impl RegistrySecretsArgs {
         if let (Some(have_client), Some(have_server)) = (&have_client, &have_server) {
             self.check(have_client, have_server, now).map_err(|why| {
                 anyhow!(
-                    "Secrets {ours} and {theirs} in namespace {namespace} cannot be used: {why}. Delete both, run helm again, \
+                    "Secrets {ours} and {theirs} in namespace {namespace} cannot be used: {why:#}. Delete both, run helm again, \
                      and then `kubectl --namespace {namespace} rollout restart` the release's DaemonSet and its registry's Deployment"
                 )
             })?;

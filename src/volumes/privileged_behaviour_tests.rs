@@ -9,7 +9,6 @@ use std::{
         unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use rustix::{
@@ -21,7 +20,7 @@ use super::{
     privileged_tests::{Node, read},
     *,
 };
-use crate::image::fake::FakeRegistry;
+use crate::{image::fake::FakeRegistry, sys::machine};
 
 /// A whole page, because a mapping shows whole pages.
 const PAGE: usize = 4096;
@@ -38,17 +37,22 @@ const SPARSE: u64 = 16 << 20;
 /// A layer with what the tests look at: files of one page, one with two names, and one with holes.
 fn layer() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
     for name in ["one", "two", "three", "linked"] {
-        fs::write(folder.path().join(name), [b'a'; PAGE]).unwrap();
+        header.set_size(PAGE as u64);
+        tar.append_data(&mut header, name, &[b'a'; PAGE][..]).unwrap();
     }
-    fs::hard_link(folder.path().join("linked"), folder.path().join("second")).unwrap();
+    header.set_size(0);
+    header.set_entry_type(tar::EntryType::Link);
+    tar.append_link(&mut header, "second", "linked").unwrap();
     let sparse = File::create(folder.path().join("sparse")).unwrap();
     sparse.set_len(SPARSE).unwrap();
     sparse.write_all_at(&[b'a'; PAGE], ISLAND).unwrap();
-    let mut tar = Command::new("tar");
-    let done = tar.arg("-C").arg(folder.path()).args(["--sparse", "-c", "."]).output().unwrap();
-    assert!(done.status.success(), "{done:?}");
-    done.stdout
+    // As a sparse entry: it is the builder's way for a file with holes.
+    tar.append_path_with_name(folder.path().join("sparse"), "sparse").unwrap();
+    tar.into_inner().unwrap()
 }
 
 /// A node with one volume of that layer.
@@ -205,6 +209,13 @@ async fn privileged_an_access_list_waits_for_the_copy_up() {
     node.unpublish("listed").await;
 }
 
+/// Whether the kernel is this one or a later one.
+fn is_at_least(major: u32, minor: u32) -> bool {
+    let release = machine::release();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap());
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
+
 /// Data and holes of a file as `lseek(2)` says them.
 fn data(path: &Path) -> (u64, u64) {
     let file = File::open(path).unwrap();
@@ -218,14 +229,19 @@ async fn privileged_a_sparse_file_keeps_its_holes_in_the_layer_and_at_copy_up() 
     let (node, at) = volume("sparse", |_| {}).await;
     let path = at.join("sparse");
     let (begin, end) = data(&path);
-    assert!(begin <= ISLAND && end > ISLAND, "{begin} to {end}");
-    assert!(end - begin <= 64 << 10, "holes of the layer are said as data: {begin} to {end}");
+    // EROFS of Linux 6.12 says nothing of holes, and so all of the file is copied.
+    let said_so = (begin, end) != (0, SPARSE);
+    assert!(said_so || !is_at_least(6, 18), "holes of the layer are said as data");
+    if said_so {
+        assert!(begin <= ISLAND && end > ISLAND, "{begin} to {end}");
+        assert!(end - begin <= 64 << 10, "{begin} to {end}");
+    }
     let said = fs::metadata(&path).unwrap().blocks() * 512;
     assert!(said >= SPARSE, "{said} bytes: the page says that a layer's file shows all its blocks");
     append(&path);
     let taken = fs::metadata(node.folder.path().join("store/volumes/sparse/upper/sparse")).unwrap();
     // The kernel copies whole pieces of 1 MiB.
-    assert!(taken.blocks() * 512 < SPARSE / 4, "{} blocks", taken.blocks());
+    assert_eq!(taken.blocks() * 512 < SPARSE / 4, said_so, "{} blocks", taken.blocks());
     let mut island = [0; PAGE];
     File::open(&path).unwrap().read_exact_at(&mut island, ISLAND).unwrap();
     assert_eq!(island, [b'a'; PAGE]);

@@ -45,7 +45,12 @@ impl Tree {
 
     /// A volume with the options that pods have by default.
     pub(super) async fn publish(&self, id: &str) -> PathBuf {
+        self.publish_with(id, Options::default()).await
+    }
+
+    async fn publish_with(&self, id: &str, options: Options) -> PathBuf {
         let spec = VolumeSpec {
+            options,
             images: vec![self.image.clone()],
             pull_policy: Some(PullPolicy::Never),
             ..VolumeSpec::default()
@@ -181,6 +186,38 @@ async fn privileged_archivers_on_one_file_system_see_every_file() {
         borg init -e none $OUT/borg; borg create -x $OUT/borg::a .; borg list --format '{type}{NL}' $OUT/borg::a | grep -c '[-h]'";
     assert_eq!(count(borg), all, "borg");
     tree.node.unpublish("archived").await;
+}
+
+/// Tools that leave a directory out whose files are on another device than it is, and say nothing.
+#[tokio::test]
+#[ignore = "needs root, restic, mksquashfs and ncdu"]
+async fn privileged_backups_on_one_file_system_are_whole_with_xino_and_empty_without() {
+    let folder = tempfile::tempdir().unwrap();
+    sh(
+        "mkdir -p a/b && for n in 1 2 3 4 5 6 7 8 9; do echo $n > a/$n; echo $n > a/b/$n; done",
+        folder.path(),
+        folder.path(),
+    );
+    let tree = Tree::of(folder.path()).await;
+    for (xino, files) in [(Xino::Auto, 20), (Xino::Off, 0)] {
+        let at = tree.publish_with("backed", Options { xino, ..Options::default() }).await;
+        let out = tempfile::tempdir().unwrap();
+        let run = |line: &str| sh(line, &at, out.path());
+        run("echo own > own && mkdir mine && echo own > mine/own");
+        for line in [
+            "export RESTIC_PASSWORD=x RESTIC_CACHE_DIR=$OUT/cache; restic -q -r $OUT/restic init
+            restic -r $OUT/restic backup -x . | sed -n 's/^processed \\([0-9]*\\) files.*/\\1/p'",
+            "mksquashfs . $OUT/image -one-file-system -quiet -no-progress > /dev/null 2>&1
+            unsquashfs -lls $OUT/image | grep -c ^- || true",
+            "ncdu -0 -x -o $OUT/ncdu . && grep '^{\"name\"' $OUT/ncdu | grep -vc excluded || true",
+        ] {
+            let counted = run(line);
+            assert_eq!(counted.trim(), files.to_string(), "{xino:?}: {line}");
+        }
+        let (one, all) = (run("du -sx --inodes . | cut -f1"), run("du -s --inodes . | cut -f1"));
+        assert_eq!(one == all, xino == Xino::Auto, "du -x: {one} of {all}");
+        tree.node.unpublish("backed").await;
+    }
 }
 
 /// A `sqlite3` that is kept open.
