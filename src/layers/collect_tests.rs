@@ -18,7 +18,6 @@ use super::*;
 use crate::{
     changeset::{Compression, Format},
     digest::Digest,
-    layers::DiskLimits,
     sys::{mounts::MemoryMounts, space::Space},
 };
 
@@ -35,8 +34,7 @@ fn store(folder: &Path) -> Arc<Store> {
 fn on_disk(folder: &Path, space: Space) -> Arc<Store> {
     let mut store = Store::open(folder, Arc::new(MemoryMounts::default())).unwrap();
     store.set_disk(move |_| Ok(space));
-    // Whatever is free may be taken, so that a few blocks make it full.
-    Arc::new(store.leaving(DiskLimits { min_free: 0, ..DiskLimits::default() }))
+    Arc::new(store)
 }
 
 /// Adds a layer of one file, an image of two blocks; answers its diff id.

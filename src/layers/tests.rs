@@ -202,9 +202,8 @@ fn a_layer_that_does_not_fit_is_refused_before_it_comes() {
     drop(store);
     let mut store = Store::open(folder.path(), Arc::new(kernel)).unwrap();
     store.set_disk(|_| Ok(Space::room(2_000, 1_000)));
-    let store = Arc::new(store);
+    let store = Arc::new(store.leaving(DiskLimits { min_free: 5, ..DiskLimits::default() }));
     let new = new_layer(Digest::of(b""));
-    // A twentieth of the disk stays free.
     let first = store.reserve(&new.diff_id, 500).unwrap();
     let error = store.reserve(&new.diff_id, 401).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);

@@ -13,7 +13,7 @@ use crate::{
     changeset::{Compression, Format},
     image::Keyring,
     image::fake::{ALWAYS, FakeRegistry, Misdeed, OCI_MANIFEST, Pushed, descriptor, gzipped},
-    layers::{DiskLimits, Marks, NewLayer},
+    layers::{Marks, NewLayer},
     metrics::Metrics,
     sys::{mounts::MemoryMounts, space::Space},
     volumes::records::Records,
@@ -47,7 +47,7 @@ impl Node {
                 Ok(Space::room(1 << 30, available))
             }
         });
-        let store = Arc::new(store.leaving(DiskLimits { min_free: 0, ..DiskLimits::default() }));
+        let store = Arc::new(store);
         let records = Records::new(store.volumes());
         let marks = Marks { high: 100, low: 100, grace: Duration::ZERO };
         let metrics = Metrics::default();

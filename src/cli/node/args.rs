@@ -307,7 +307,10 @@ mod tests {
         assert_eq!((config.metrics, config.defaults), (None, csi::Defaults::default()));
         assert_eq!(args.root(), Path::new("/var/lib/ovl-csi/ovl.csi.dev"));
         assert_eq!((settings.disk_high, settings.disk_low), (85, 75));
-        assert_eq!(args.disk().unwrap(), DiskLimits::default());
+        assert_eq!(
+            args.disk().unwrap(),
+            DiskLimits { min_free: 5, captures: 50, captures_each: 25 }
+        );
         assert_eq!(settings.trust_for, Duration::from_secs(3600));
         assert!(settings.policy.allows("any", &"r.io/a".parse().unwrap()));
     }
