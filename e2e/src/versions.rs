@@ -35,6 +35,8 @@ pub const BUILDX: &str = "v0.19.3";
 pub const CSI_TEST: &str = "v5.6.0";
 /// The reference image registry.
 pub const REGISTRY: &str = "v3.1.2";
+/// go-containerregistry, whose registry pushes are tried with.
+pub const CRANE: &str = "v0.22.1";
 /// Kubernetes' snapshot controller, its kinds, and the side-car that drivers have beside them.
 pub const EXTERNAL_SNAPSHOTTER: &str = "v8.6.0";
 /// Kubernetes' modules of that release.

@@ -51,6 +51,8 @@ mod platform;
 mod policy;
 #[cfg(test)]
 mod private_tests;
+#[cfg(test)]
+mod published_tests;
 mod push;
 #[cfg(test)]
 mod push_tests;

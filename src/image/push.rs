@@ -244,7 +244,7 @@ impl Target {
             Ok(response) => {
                 // An upload is what the server offers instead.
                 if let Ok(url) = self.upload(&response, &ask.url(&self.attempt.endpoint)) {
-                    self.cancel(&url).await;
+                    self.cancel(&url, ask.grant).await;
                 }
                 Ok(false)
             }
@@ -268,11 +268,12 @@ impl Target {
         Ok(url)
     }
 
-    /// Lets an upload go. Registries do so by themselves after some days, so nobody needs to know how it went.
-    pub(super) async fn cancel(&self, url: &Url) {
+    /// Lets an upload go that was begun for `grant`. Registries do so by themselves after some days, so nobody needs to know how
+    /// it went.
+    pub(super) async fn cancel(&self, url: &Url, grant: Grant<'_>) {
         // With the token of the upload first: who may push need not be somebody who may delete. There are registries that ask
         // for that nevertheless.
-        let ask = self.ask(Verb::Delete, Place::Upload(url), UPLOAD);
+        let ask = Ask { grant, ..self.ask(Verb::Delete, Place::Upload(url), UPLOAD) };
         if let Err(Problem::Denied { .. }) = self.once(ask).await {
             let _ = self.once(Ask { grant: Grant::Delete, ..ask }).await;
         }

@@ -2,11 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    sync::{
-        Arc, LazyLock, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+    sync::LazyLock,
 };
 
 use serde_json::{Value, json};
@@ -17,7 +13,6 @@ use super::{
         self, ALWAYS, FakeRegistry, IDENTITY, Misdeed, OCI_MANIFEST, Scheme, TOKEN, descriptor,
         soon,
     },
-    pace::Pace,
 };
 use crate::{changeset::Format, digest::Digest, fault::Class};
 
@@ -95,7 +90,7 @@ impl Scene {
     }
 }
 
-async fn upload(
+pub(super) async fn upload(
     registries: &Registries,
     to: &Repository,
     bytes: &[u8],
@@ -107,7 +102,7 @@ async fn upload(
     soon(registries.push_blob(to, &digest, size, &file, keyring, &|_| ())).await.map(|()| digest)
 }
 
-fn manifest(config: &[u8], layers: &[(&str, &[u8])]) -> Value {
+pub(super) fn manifest(config: &[u8], layers: &[(&str, &[u8])]) -> Value {
     let layers: Vec<_> = layers.iter().map(|(kind, bytes)| descriptor(kind, bytes)).collect();
     json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": layers,
             "config": descriptor(CONFIG, config) })
@@ -117,7 +112,7 @@ fn answer(status: u16) -> Misdeed {
     Misdeed::Answer(status, Vec::new())
 }
 
-async fn read(mut blob: BlobReader) -> Vec<u8> {
+pub(super) async fn read(mut blob: BlobReader) -> Vec<u8> {
     let reading = move || {
         let mut bytes = Vec::new();
         blob.read_to_end(&mut bytes).map(|_| bytes)
@@ -125,7 +120,7 @@ async fn read(mut blob: BlobReader) -> Vec<u8> {
     soon(tokio::task::spawn_blocking(reading)).await.unwrap().unwrap()
 }
 
-const NATIVE: &str = "application/vnd.ovl-csi.layer.v1.native.tar";
+pub(super) const NATIVE: &str = "application/vnd.ovl-csi.layer.v1.native.tar";
 const PORTABLE: &str = "application/vnd.oci.image.layer.v1.tar";
 
 #[tokio::test]
@@ -428,119 +423,20 @@ fn what_the_rooms_above_await_can_move_between_threads() {
     send(|registries, to, keyring| registries.blob_of(to, &DIGEST, 0, keyring));
 }
 
-/// Against the reference implementation, through something that breaks connections.
 #[tokio::test]
-#[ignore = "needs the binary of a distribution registry in OVL_REGISTRY"]
-async fn the_reference_implementation_takes_all_of_it() {
-    let binary = std::env::var_os("OVL_REGISTRY").expect("OVL_REGISTRY");
-    let (folder, free) = (tempfile::tempdir().unwrap(), std::net::TcpListener::bind("127.0.0.1:0"));
-    let address = free.unwrap().local_addr().unwrap();
-    let config = json!({
-        "version": 0.1, "log": { "level": "error" }, "http": { "addr": address.to_string() },
-        "storage": { "filesystem": { "rootdirectory": folder.path() }, "delete": { "enabled": true } },
-    });
-    let file = folder.path().join("config.yml");
-    std::fs::write(&file, config.to_string()).unwrap();
-    let child = std::process::Command::new(binary).arg("serve").arg(&file).spawn().unwrap();
-    let _child = Child(child);
-    let breaker = Breaker::start(address.to_string()).await;
-    let host = breaker.host.clone();
-    let pace = Pace { first: Duration::from_millis(100), chunk: 1 << 20, ..Pace::default() };
-    let registries = fake::paced(&[(&host, &format!("server = \"http://{host}\""))], pace);
-    let (to, base): (Repository, Repository) =
-        (format!("{host}/team/ws").parse().unwrap(), format!("{host}/team/base").parse().unwrap());
-    let nobody = Keyring::default();
-    let up = async {
-        while registries.has_blob(&to, &Digest::of(b""), &nobody).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+async fn an_upload_is_cancelled_with_the_token_that_it_was_begun_with() {
+    let s = scene().await;
+    s.registry.protect("team/ws", Scheme::Bearer, "u", PASSWORD);
+    s.registry.misbehave("POST", 1, Misdeed::NoMount);
+    let keyring = s.registry.keyring("u", PASSWORD);
+    assert!(!s.registries.mount_blob(&s.to, &s.layer, &s.base, &keyring).await.unwrap());
+    let uploads = s.registry.seen("/v2/team/ws/blobs/uploads/");
+    let of = |method: &str| -> Vec<_> {
+        let seen = uploads.iter().filter(|seen| seen.method == method);
+        seen.map(|seen| seen.authorization.clone()).collect()
     };
-    soon(up).await;
-
-    let tar: Vec<u8> =
-        (0..5_500_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    // In the second chunk, and in the fifth.
-    for after in [1_500_000, 3_000_000] {
-        breaker.after.lock().unwrap().push(after);
-    }
-    let layer = upload(&registries, &base, &tar, &nobody).await.unwrap();
-    assert!(breaker.after.lock().unwrap().is_empty(), "it was broken");
-    let passed = breaker.passed.load(Ordering::Relaxed);
-    assert!(passed < tar.len() + (1 << 20), "it went on where it was: {passed}");
-    assert!(!registries.has_blob(&to, &layer, &nobody).await.unwrap());
-    assert!(registries.mount_blob(&to, &layer, &base, &nobody).await.unwrap());
-    let absent = Digest::of(b"absent");
-    assert!(!registries.mount_blob(&to, &absent, &base, &nobody).await.unwrap());
-    upload(&registries, &to, b"", &nobody).await.unwrap();
-    upload(&registries, &to, &tar, &nobody).await.unwrap();
-
-    let config = json!({ "architecture": "amd64", "os": "linux",
-                         "rootfs": { "type": "layers", "diff_ids": [layer] } })
-    .to_string();
-    upload(&registries, &to, config.as_bytes(), &nobody).await.unwrap();
-    let text = manifest(config.as_bytes(), &[(NATIVE, &tar)]).to_string();
-    let putting = registries.push_manifest(&to, "snap-1", OCI_MANIFEST, text.as_bytes(), &nobody);
-    let digest = putting.await.unwrap();
-    let image = registries.resolve(&to.at(&digest), &nobody).await.unwrap();
-    let blob = registries.blob(&image, &image.layers[0], &nobody).await.unwrap();
-    assert!(read(blob).await == tar);
-    assert!(registries.delete_manifest(&to, &digest, &nobody).await.unwrap());
-    assert!(registries.delete_manifest(&to, &digest, &nobody).await.unwrap());
-    let error = registries.resolve(&to.at(&digest), &nobody).await.unwrap_err();
-    assert_eq!(error.class(), Class::NotFound);
-}
-
-struct Child(std::process::Child);
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Passes bytes on, and breaks a connection where it has passed on so many.
-struct Breaker {
-    host: String,
-    after: Arc<Mutex<Vec<usize>>>,
-    passed: Arc<AtomicUsize>,
-    _listening: tokio_util::task::AbortOnDropHandle<()>,
-}
-
-impl Breaker {
-    async fn start(behind: String) -> Self {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap().to_string();
-        let (after, passed) = (Arc::<Mutex<Vec<usize>>>::default(), Arc::<AtomicUsize>::default());
-        let shared = (Arc::clone(&after), Arc::clone(&passed));
-        let listening = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (behind, (after, passed)) = (behind.clone(), shared.clone());
-                tokio::spawn(async move {
-                    let Ok(server) = tokio::net::TcpStream::connect(behind).await else { return };
-                    let ((mut from, mut back), (mut answers, mut to)) =
-                        (client.into_split(), server.into_split());
-                    let up = async {
-                        let mut piece = vec![0; 16 << 10];
-                        while let Ok(count @ 1..) = from.read(&mut piece).await {
-                            if to.write_all(&piece[..count]).await.is_err() {
-                                return;
-                            }
-                            let all = passed.fetch_add(count, Ordering::Relaxed);
-                            let mut after = after.lock().unwrap();
-                            if after.first().is_some_and(|after| all + count >= *after) {
-                                after.remove(0);
-                                return;
-                            }
-                        }
-                    };
-                    let down = tokio::io::copy(&mut answers, &mut back);
-                    tokio::select! { () = up => (), _ = down => () }
-                });
-            }
-        });
-        let _listening = tokio_util::task::AbortOnDropHandle::new(listening);
-        Self { host, after, passed, _listening }
-    }
+    let (begun, cancelled) = (of("POST"), of("DELETE"));
+    assert!(begun.last().unwrap().is_some());
+    assert_eq!(cancelled.first(), begun.last(), "who may push need not be one who may delete");
+    assert_eq!(s.registry.uploads(), 0, "and where the registry asks for more, with more");
 }

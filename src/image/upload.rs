@@ -21,6 +21,7 @@ use reqwest::{Response, Url, header::RANGE};
 
 use super::{
     ask::{Ask, Place, Verb},
+    auth::Grant,
     error::{Problem, is_transient},
     payload::{Part, Payload},
     push::{Target, UPLOAD},
@@ -114,7 +115,7 @@ impl<'a> Upload<'a> {
         if let Some(session) = self.refused(&state, &problem) {
             tracing::info!(%problem, "a registry takes no such chunks; sending a blob at once");
             self.whole = true;
-            self.target.cancel(&session.url).await;
+            self.target.cancel(&session.url, Grant::Push).await;
             return Ok(State::New);
         }
         let problem = lost(&state, problem);
@@ -161,7 +162,7 @@ impl<'a> Upload<'a> {
             Some(1) => 0,
             Some(at) if at <= self.size => at,
             _ => {
-                self.target.cancel(&session.url).await;
+                self.target.cancel(&session.url, Grant::Push).await;
                 return Ok(State::New);
             }
         };
@@ -222,7 +223,7 @@ impl<'a> Upload<'a> {
         if let State::Sure(session) | State::Unsure(session) = state
             && !matches!(problem, Problem::Unreachable { .. })
         {
-            self.target.cancel(&session.url).await;
+            self.target.cancel(&session.url, Grant::Push).await;
         }
     }
 }

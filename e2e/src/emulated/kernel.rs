@@ -1,6 +1,5 @@
 //! Kernels as Debian packages them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -67,15 +66,7 @@ fn newest(meta: &str) -> Result<String> {
 }
 
 fn unpack(package: &str, release: &str, place: &Path, log: &Path) -> Result<()> {
-    // The sandbox user of apt may not write here.
-    let download = Cmd::new("apt-get").args(["-q", "-o", "APT::Sandbox::User=root", "download"]);
-    download.arg(package).dir(place).log(log).run()?;
-    let is_package = |path: &PathBuf| path.extension().is_some_and(|e| e == "deb");
-    let entries = fs::read_dir(place)?.collect::<Result<Vec<_>, _>>()?;
-    let file = entries.iter().map(|entry| entry.path()).find(is_package);
-    let file = file.with_context(|| format!("{package}: nothing was downloaded"))?;
-    Cmd::new("dpkg-deb").arg("--extract").arg(&file).arg(place).log(log).run()?;
-    fs::remove_file(&file)?;
+    apt::extract(package, place, log)?;
     // busybox's modprobe knows no xz.
     let modules = place.join("lib/modules").join(release);
     let find = Cmd::new("find").arg(&modules).args(["-name", "*.ko.xz", "-exec", "xz", "-d"]);

@@ -1,5 +1,5 @@
 //! What we speak compared with what is published: our protocol files with those in their Go modules, and
-//! pushes with the reference registry.
+//! pushes and pulls with the registries that others run.
 //!
 //! Deliberately absent: the published files themselves, here and anywhere in the sources.
 
@@ -21,11 +21,12 @@ pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     let kubelet = kubelet.join("pkg/apis/pluginregistration/v1/api.proto");
     let test = driver::cargo(bench.h, bench.repo).args(["test", "--test", "proto"]);
     let test = test.env("OVL_CSI_PROTO", spec).env("OVL_KUBELET_PROTO", kubelet);
-    let registry = tools::registry().ensure(bench.h)?.join("registry");
     let push = driver::cargo(bench.h, bench.repo).args(["test", "--lib"]);
-    let push = push.env("OVL_REGISTRY", registry);
+    let push = push.env("OVL_REGISTRY", tools::registry().ensure(bench.h)?.join("registry"));
+    let push = push.env("OVL_REGISTRY_2", tools::registry_2::ensure(bench.h)?);
+    let push = push.env("OVL_CRANE", tools::crane().ensure(bench.h)?.join("crane"));
     let mut tally = cargo::tests(test, &["--ignored"], log)?;
     let log = log.with_extension("registry.log");
-    tally.add(cargo::tests(push, &["--ignored", "the_reference_implementation"], &log)?);
+    tally.add(cargo::tests(push, &["--ignored", "image::published_tests"], &log)?);
     Ok(tally)
 }

@@ -2,9 +2,10 @@
 //!
 //! Deliberately absent: removal. A package is the machine's from then on, as any other.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::harness::Harness;
 use crate::process::Cmd;
@@ -41,6 +42,22 @@ pub fn ensure(h: &Harness, packages: &[&str]) -> Result<()> {
 pub fn update(h: &Harness) -> Result<()> {
     h.progress
         .step("fetching the lists of packages", seconds(10), |log| apt(log).arg("update").run())
+}
+
+/// Downloads a package and lays its files out in the directory `place`, without installing it: none of its services starts.
+///
+/// # Errors
+/// This Debian has no such package, or it cannot be downloaded.
+pub fn extract(package: &str, place: &Path, log: &Path) -> Result<()> {
+    // The sandbox user of apt may not write here.
+    let download = Cmd::new("apt-get").args(["-q", "-o", "APT::Sandbox::User=root", "download"]);
+    download.arg(package).dir(place).log(log).run()?;
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|e| e == "deb");
+    let entries = fs::read_dir(place)?.collect::<Result<Vec<_>, _>>()?;
+    let file = entries.iter().map(|entry| entry.path()).find(is_package);
+    let file = file.with_context(|| format!("{package}: nothing was downloaded"))?;
+    Cmd::new("dpkg-deb").arg("--extract").arg(&file).arg(place).log(log).run()?;
+    Ok(fs::remove_file(&file)?)
 }
 
 fn installed(package: &str) -> bool {

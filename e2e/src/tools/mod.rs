@@ -6,6 +6,7 @@ pub mod apt;
 pub mod found;
 pub mod golang;
 pub mod pause;
+pub mod registry_2;
 
 use std::path::PathBuf;
 
@@ -143,6 +144,12 @@ pub fn registry() -> GoBuild {
     let module = "github.com/distribution/distribution/v3";
     let programs = &["cmd/registry"];
     GoBuild { usual: minutes(1), ..plain("registry", module, versions::REGISTRY, programs) }
+}
+
+/// A registry that keeps everything in memory, one static program.
+pub fn crane() -> GoBuild {
+    let module = "github.com/google/go-containerregistry";
+    plain("crane", module, versions::CRANE, &["cmd/crane"])
 }
 
 /// The module of Kubernetes' snapshot controller.
