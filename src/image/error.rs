@@ -92,6 +92,16 @@ pub(super) enum Problem {
         /// While waiting for more.
         waited: Duration,
     },
+    /// An answer to a TLS greeting that is no TLS.
+    #[error(
+        "it speaks no TLS, and https is how it was asked; where it is meant to speak plain http, put \
+         server = \"http://{server}\" into its hosts.toml in the node's registry hosts folder (for a mirror: \
+         [host.\"http://{server}\"])"
+    )]
+    NoTls {
+        /// `host[:port]`.
+        server: String,
+    },
     /// Its certificate.
     #[error("its certificate is not accepted: {why}; the CA must be among the node's trusted ones")]
     Untrusted {
@@ -227,9 +237,10 @@ impl Problem {
             Self::Unreadable(_) => Class::Internal,
             Self::NoRepository => Class::Precondition,
             Self::Answered { status, .. } if is_transient(*status) => Class::Unavailable,
-            Self::Answered { .. } | Self::Untrusted { .. } | Self::Redirects(_) => {
-                Class::Precondition
-            }
+            Self::Answered { .. }
+            | Self::NoTls { .. }
+            | Self::Untrusted { .. }
+            | Self::Redirects(_) => Class::Precondition,
             Self::Unsupported(_) | Self::TooLarge { .. } => Class::Precondition,
             Self::Malformed { .. } | Self::Mismatch { .. } | Self::WrongSize { .. } => {
                 Class::Corrupt
@@ -249,6 +260,10 @@ impl Problem {
         }
         if let Some(unreadable) = find::<Unreadable>(&error) {
             return Self::Unreadable(unreadable.clone());
+        }
+        if let Some(rustls::Error::InvalidMessage(_)) = find(&error) {
+            let server = error.url().map(server).unwrap_or_default();
+            return Self::NoTls { server };
         }
         if let Some(tls) = find::<rustls::Error>(&error) {
             return Self::Untrusted { why: tls.to_string() };
@@ -270,6 +285,12 @@ impl Problem {
     pub(super) fn words(error: &(dyn Error + 'static)) -> String {
         error.source().map_or_else(|| error.to_string(), Self::words)
     }
+}
+
+/// `host[:port]` of a URL.
+pub(super) fn server(url: &reqwest::Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Statuses that pass by themselves: too many requests, a timeout, or the server's own trouble, unless it is that it

@@ -120,6 +120,8 @@ struct Shelf {
     locations: pushes::Locations,
     /// Where uploads need no token.
     open_host: Option<String>,
+    /// Where every manifest and blob is really given.
+    elsewhere: Option<String>,
     /// How often all tokens have run out.
     generation: u64,
 }
@@ -243,6 +245,11 @@ impl FakeRegistry {
         self.inner.shelf.lock().unwrap().misdeeds.push((part.to_string(), times, misdeed));
     }
 
+    /// From now on who may have something is sent to `host` for it.
+    pub(crate) fn lead_to(&self, host: &str) {
+        self.inner.shelf.lock().unwrap().elsewhere = Some(host.to_owned());
+    }
+
     /// How often each path was asked for.
     pub(crate) fn requests(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
@@ -345,6 +352,11 @@ impl Inner {
         let path = uri.path();
         if let Some(refused) = self.locked(&seen) {
             return refused;
+        }
+        let elsewhere = self.shelf.lock().unwrap().elsewhere.clone();
+        if let Some(host) = elsewhere.filter(|_| path.starts_with("/v2/")) {
+            let place = ("location", format!("http://{host}{path}"));
+            return with_headers(307, "text/plain", SECRET.into(), &[place]);
         }
         let misdeed = self.told(&seen);
         if matches!(misdeed, Some(Misdeed::Hold)) {

@@ -26,6 +26,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use reqwest::{Url, header::HeaderMap};
 
 use super::{
+    error,
     hosts_error::HostsError,
     hosts_file::{self, HostsFile},
     reach::Reach,
@@ -81,6 +82,16 @@ impl Default for Settings {
 }
 
 impl Endpoint {
+    /// The server of `url`, to which the answer of another led: it gets nobody's credentials.
+    pub(super) fn elsewhere(url: &Url, hosts: &Hosts) -> Self {
+        let mut base = url.clone();
+        base.set_path("");
+        base.set_query(None);
+        base.set_fragment(None);
+        let settings = Settings { reach: hosts.reach(url), ..Settings::default() };
+        Self { base, own: false, settings }
+    }
+
     /// `scheme://host[:port]`, the identity under which tokens are kept and redirects judged.
     pub(super) fn url(&self) -> &Url {
         &self.base
@@ -88,8 +99,7 @@ impl Endpoint {
 
     /// `host[:port]`, for messages and keyrings.
     pub(super) fn name(&self) -> String {
-        let host = self.base.host_str().unwrap_or_default();
-        self.base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        error::server(&self.base)
     }
 
     /// `<base>/v2/<repository>/<kind>/<what>`. A mirror is told whose content is meant by `ns` (OCI

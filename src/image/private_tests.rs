@@ -261,3 +261,45 @@ async fn a_broken_private_download_goes_on_with_its_secret() {
     s.registry.misbehave("/v2/", ALWAYS, Misdeed::Answer(403, Vec::new()));
     s.refused(&s.registry.keyring("u", PASSWORD)).await;
 }
+
+/// A name that leads to a registry elsewhere, which wants a token itself.
+#[tokio::test]
+async fn a_registry_that_a_name_redirects_to_is_asked_for_a_token_of_its_own() {
+    for scheme in [None, Some(Scheme::Basic), Some(Scheme::Bearer)] {
+        let name = scene(scheme).await;
+        let registry = FakeRegistry::start().await;
+        registry.push_image("team/secret", "1", std::slice::from_ref(&name.tar), false);
+        registry.misbehave("/v2/", ALWAYS, Misdeed::NeedsToken(String::new()));
+        let (ours, theirs) = (name.registry.host(), registry.host());
+        let server = |host: &str| format!("server = \"http://{host}\"");
+        let registries = fake::registries(&[(&ours, &server(&ours)), (&theirs, &server(&theirs))]);
+        let keyring = name.registry.keyring("u", PASSWORD);
+        name.registry.lead_to(&theirs);
+        let image = registries.resolve(&name.reference, &keyring).await.unwrap();
+        let blob = registries.blob(&image, &image.layers[0], &keyring).await.unwrap();
+        assert!(read(blob).await.unwrap() == name.tar);
+
+        let tokens = registry.seen("/token");
+        assert_eq!(tokens.len(), 1, "one for all of it");
+        assert_eq!(tokens[0].authorization, None, "an anonymous one");
+        let own = format!("Bearer {TOKEN}");
+        let shown = registry.seen("").into_iter().filter_map(|seen| seen.authorization);
+        assert!(shown.into_iter().all(|shown| shown == own), "{scheme:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_elsewhere_that_wants_a_password_gets_none() {
+    let name = scene(Some(Scheme::Basic)).await;
+    let registry = FakeRegistry::start().await;
+    registry.push_image("team/secret", "1", std::slice::from_ref(&name.tar), false);
+    registry.protect("team/secret", Scheme::Basic, "u", PASSWORD);
+    let (ours, theirs) = (name.registry.host(), registry.host());
+    let server = |host: &str| format!("server = \"http://{host}\"");
+    let registries = fake::registries(&[(&ours, &server(&ours)), (&theirs, &server(&theirs))]);
+    name.registry.lead_to(&theirs);
+    let keyring = name.registry.keyring("u", PASSWORD);
+    let error = registries.resolve(&name.reference, &keyring).await.unwrap_err();
+    assert_eq!(error.class(), Class::Denied, "{error}");
+    assert!(registry.seen("").iter().all(|seen| seen.authorization.is_none()));
+}

@@ -14,7 +14,7 @@ use rustls::{
 
 use super::{
     Hosts, Image, ImageError, Keyring, Registries,
-    fake::{FakeRegistry, soon},
+    fake::{self, FakeRegistry, soon},
     pace::Pace,
     reach,
     transport::Trust,
@@ -115,4 +115,18 @@ async fn a_client_certificate_of_the_hosts_file_is_shown() {
         let done = resolve(&format!("ca = \"ca.crt\"\nclient = {client}"), true).await;
         assert!(done.is_ok(), "{client}: {done:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_named_so_with_the_line_that_makes_it_plain() {
+    let registry = FakeRegistry::start().await;
+    let host = registry.host();
+    let registries = fake::registries(&[(&host, &format!("server = \"https://{host}\""))]);
+    let (reference, nobody) = (registry.reference("a", "1"), Keyring::default());
+    let error = soon(registries.resolve(&reference, &nobody)).await.unwrap_err();
+    let shown = error.to_string();
+    assert!(shown.contains("it speaks no TLS"), "{shown}");
+    assert!(shown.contains(&format!("server = \"http://{host}\"")), "{shown}");
+    assert!(!shown.contains("certificate"), "{shown}");
+    assert_eq!(error.class(), Class::Precondition);
 }

@@ -2,8 +2,9 @@
 //!
 //! The client below follows no redirect and knows no proxy, so every connection is one that
 //! [`policy`] has seen. A secret goes to the server that it is for, and to the token realm that this server
-//! names; a hop elsewhere loses it for good, and an upload that continues elsewhere never has it. Deliberately
-//! absent: a bound on how long a blob may take as long as it flows.
+//! names; a hop elsewhere loses it for good, and an upload that continues elsewhere never has it. A server to which a
+//! redirect led, and which wants a token itself, gets an anonymous one of its own realm. Deliberately absent: a bound on
+//! how long a blob may take as long as it flows.
 
 use std::time::Duration;
 
@@ -61,6 +62,21 @@ struct Sent<'a> {
     headers: HeaderMap,
     authorization: Option<HeaderValue>,
     payload: Payload<'a>,
+}
+
+/// An answer, and whose it is.
+struct Asked {
+    response: Response,
+    /// Where it is from.
+    url: Url,
+    /// It is from the server whose authorization was sent, and no hop left that server.
+    at_owner: bool,
+}
+
+impl Asked {
+    fn wants_token(&self) -> bool {
+        self.at_owner && self.response.status() == StatusCode::UNAUTHORIZED
+    }
 }
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -188,15 +204,36 @@ impl Transport {
         self.tokens.forget();
     }
 
-    /// With the token we hold, and once more with a new one if the server asks for it. Says as whom it was
-    /// answered.
+    /// Asks as each server on the way wants it, and says as whom it was answered. Where a redirect led to another server
+    /// that wants a token, that server is asked as anybody would ask it: the secret is not for it.
     async fn authorised(
         &self,
         endpoint: &Endpoint,
-        ask: Ask<'_>,
+        mut ask: Ask<'_>,
     ) -> Result<(Response, Access), Problem> {
         let url = ask.url(endpoint);
         policy::check(ask.role(), None, &url, &self.hosts)?;
+        let (mut asked, as_whom) = self.with_token(endpoint, url, ask).await?;
+        for _ in 0..REDIRECTS_MAX {
+            let led_elsewhere = ask.verb.is_safe() && !asked.at_owner;
+            if !led_elsewhere || asked.response.status() != StatusCode::UNAUTHORIZED {
+                return Ok((ask.judged(asked.response)?, as_whom));
+            }
+            let other = Endpoint::elsewhere(&asked.url, &self.hosts);
+            ask.who = None;
+            (asked, _) = self.with_token(&other, asked.url, ask).await?;
+        }
+        Err(Problem::Redirects(REDIRECTS_MAX))
+    }
+
+    /// With the token that we hold for `endpoint`, and once more with a new one if that server asks for it. Returns as
+    /// whom it was asked.
+    async fn with_token(
+        &self,
+        endpoint: &Endpoint,
+        url: Url,
+        ask: Ask<'_>,
+    ) -> Result<(Asked, Access), Problem> {
         let key = key(endpoint, &ask);
         let held = self.tokens.get(&key).map(|token| token.header);
         let as_whom = if held.is_some() { ask.access() } else { Access::Anonymous };
@@ -208,18 +245,19 @@ impl Transport {
             authorization: held,
             payload: ask.payload,
         };
-        let (response, at_home) = self.follow(url.clone(), &sent).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || !at_home {
-            return Ok((ask.judged(response)?, as_whom));
+        let asked = self.follow(url.clone(), &sent).await?;
+        if !asked.wants_token() {
+            return Ok((asked, as_whom));
         }
-        let challenge = Challenge::read(response.headers());
-        drop(response);
+        let challenge = Challenge::read(asked.response.headers());
+        drop(asked);
         let token = self.token(endpoint, challenge?, ask).await?;
         sent.authorization = Some(token.header.clone());
-        let (response, _) = self.follow(url, &sent).await?;
-        let response = ask.judged(response)?;
-        self.tokens.put(key, token);
-        Ok((response, ask.access()))
+        let asked = self.follow(url, &sent).await?;
+        if !asked.at_owner || asked.response.status().is_success() {
+            self.tokens.put(key, token);
+        }
+        Ok((asked, ask.access()))
     }
 
     /// What answers a challenge.
@@ -265,7 +303,7 @@ impl Transport {
             authorization: request.authorization,
             payload: form.as_ref().map_or(Payload::Nothing, |form| Payload::Bytes(FORM, form)),
         };
-        let (response, _) = self.follow(request.url.clone(), &sent).await?;
+        let response = self.follow(request.url.clone(), &sent).await?.response;
         let what = "the request for a token";
         match (Ask { what, from: 0, grant: Grant::Pull, ..ask }).judged(response) {
             Ok(response) => Token::read(&whole(response, "token", auth::ANSWER_MAX).await?),
@@ -278,8 +316,8 @@ impl Transport {
     }
 
     /// Goes where `url` leads. Authorization stays with the server that it is for: as soon as a hop leaves it, it is
-    /// dropped for good. Tells whether the answer is from that server.
-    async fn follow(&self, mut url: Url, sent: &Sent<'_>) -> Result<(Response, bool), Problem> {
+    /// dropped for good.
+    async fn follow(&self, mut url: Url, sent: &Sent<'_>) -> Result<Asked, Problem> {
         let mut at_owner = true;
         for _ in 0..=REDIRECTS_MAX {
             at_owner &= url.origin() == sent.owner.origin();
@@ -297,7 +335,7 @@ impl Transport {
             let response = sent.payload.watched(self.pace.answer, settle, sending).await?;
             let response = response.map_err(Problem::of_request)?;
             if !sent.verb.is_safe() || !is_redirect(response.status()) {
-                return Ok((response, at_owner));
+                return Ok(Asked { response, url, at_owner });
             }
             let next = location(&response, &url, "redirect")?;
             policy::check(Role::Redirect, Some(&url), &next, &self.hosts)?;
