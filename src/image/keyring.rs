@@ -12,6 +12,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     Reference,
+    reference::{checked_registry, split_port},
     secret::{NoSalt, Secret},
 };
 use crate::fault::Class;
@@ -157,12 +158,13 @@ impl Pattern {
         let (server, path) = key.find('/').map_or((key, ""), |slash| key.split_at(slash));
         let version = ["/v1", "/v2"].into_iter().find_map(|v| path.strip_prefix(v));
         let path = version.filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(path);
-        let (host, port) = split_port(server);
-        let host = host.to_ascii_lowercase();
-        // Images of Docker Hub are named after docker.io, its credentials mostly after the other name.
-        let host = if host == "index.docker.io" { "docker.io".to_owned() } else { host };
+        // Images of Docker Hub are named after docker.io, its credentials mostly after another of its names. A glob is no
+        // name, and stays as it is.
+        let server = checked_registry(server).unwrap_or_else(|_| server.to_ascii_lowercase());
+        let (host, port) = split_port(&server);
         let path = if path == "/" { "" } else { path };
-        Self { host, port: port.to_owned(), path: path.to_owned() }
+        let port = port.unwrap_or_default().to_owned();
+        Self { host: host.to_owned(), port, path: path.to_owned() }
     }
 
     /// The kubelet's rule (`pkg/credentialprovider/keyring.go`, `URLsMatch`): as many labels, each matched by its
@@ -170,7 +172,7 @@ impl Pattern {
     fn matches(&self, server: &str, repository: &str) -> bool {
         let (host, port) = split_port(server);
         let (patterns, labels) = (self.host.split('.'), host.split('.'));
-        self.port == port
+        self.port == port.unwrap_or_default()
             && patterns.clone().count() == labels.clone().count()
             && format!("/{repository}").starts_with(&self.path)
             && patterns.zip(labels).all(|(pattern, label)| label_matches(pattern, label))
@@ -183,13 +185,6 @@ fn label_matches(pattern: &str, label: &str) -> bool {
         Some(glob.is_match(label))
     };
     pattern == label || pattern.contains(['*', '?', '[']) && globs().unwrap_or(false)
-}
-
-fn split_port(server: &str) -> (&str, &str) {
-    match server.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port),
-        _ => (server, ""),
-    }
 }
 
 impl fmt::Debug for Credential {

@@ -127,16 +127,21 @@ fn address(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// What kind of address, if it is one that nobody's registry should need. The fixed ones are the metadata
-/// services of clouds that do not use a link-local address.
+/// What kind of address, if it is one that nobody's registry should need, in any of the forms that it may be meant in.
 fn special(address: IpAddr) -> Option<&'static str> {
-    const METADATA: [IpAddr; 4] = [
+    let meant = meant(address);
+    meant.into_iter().find_map(kind)
+}
+
+/// The fixed ones are the metadata services of clouds that do not use a link-local address.
+fn kind(address: IpAddr) -> Option<&'static str> {
+    const METADATA: [IpAddr; 5] = [
         IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
         IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
         IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+        IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
     ];
-    let address = embedded(address);
     let (link_local, this_host) = match address {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[0] == 0),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_unspecified()),
@@ -152,15 +157,34 @@ fn special(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// The IPv4 address inside an IPv6 one: mapped (RFC 4291) or by the well-known NAT64 prefix (RFC 6052).
-fn embedded(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
-            let [.., a, b, c, d] = v6.octets();
-            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+/// The address itself, and the IPv4 addresses to which a translator or a tunnel on the way may turn it: mapped (RFC 4291,
+/// 2.5.5.2), translated (`::ffff:0:0:0/96`, RFC 2765), NAT64's well-known prefix (RFC 6052), NAT64's local prefix
+/// (`64:ff9b:1::/48`, RFC 8215) with each length of prefix in it that RFC 6052 (2.2) knows, and 6to4 (RFC 3056). How long
+/// the local prefix is only its network knows, so every place where the address may stand is looked at.
+fn meant(address: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(v6) = address else { return vec![address] };
+    let octets = v6.octets();
+    let at = |places: [usize; 4]| IpAddr::V4(Ipv4Addr::from(places.map(|place| octets[place])));
+    let last = at([12, 13, 14, 15]);
+    let inside = match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
+            vec![last]
         }
-        other => other,
-    }
+        [0x64, 0xff9b, 1, ..] => {
+            // Octet 8 is skipped, whatever the length. What begins with 0 stands at the wrong place: nothing is translated
+            // to 0.0.0.0/8.
+            let places = [[12, 13, 14, 15], [6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12]];
+            let stands = |place: &[usize; 4]| octets[place[0]] != 0;
+            places.into_iter().filter(stands).map(at).collect()
+        }
+        [0x2002, ..] => vec![at([2, 3, 4, 5])],
+        _ => Vec::new(),
+    };
+    // A mapped address is an IPv4 address to the kernel, and none beside it.
+    let itself = matches!(address.to_canonical(), IpAddr::V6(_)).then_some(address);
+    itself.into_iter().chain(inside).collect()
 }
 
 /// Names to addresses, without the special ones. For every server that the hosts folder does not name.

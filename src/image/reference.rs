@@ -1,6 +1,6 @@
 //! What a person writes to name an image.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,11 @@ impl Reference {
     /// The registry's host as written, lower-case, with its port if one was given: `docker.io`, `localhost:5000`.
     pub fn registry(&self) -> &str {
         &self.registry
+    }
+
+    /// The registry's host without its port: `localhost`, `[::1]`.
+    pub fn host(&self) -> &str {
+        split_port(&self.registry).0
     }
 
     /// The repository inside the registry: `library/alpine`.
@@ -240,31 +245,51 @@ fn is_path_part(part: &str) -> bool {
 pub(super) fn checked_registry(text: &str) -> Result<String, Rule> {
     let refused = || Rule::Registry(text.chars().take(300).collect());
     let lower = text.to_ascii_lowercase();
-    let (host, port) = match lower.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (lower.as_str(), None),
-    };
+    let (host, port) = split_port(&lower);
+    let host = host_as_read(host).ok_or_else(refused)?;
     let port_is_good = port.is_none_or(|port| {
         !port.starts_with(['0', '+']) && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
-    if !is_registry(&lower) || !is_host(host) || !port_is_good {
+    if !is_registry(&lower) || !port_is_good {
         return Err(refused());
     }
-    Ok(if lower == "index.docker.io" { DEFAULT_REGISTRY.to_owned() } else { lower })
+    if is_docker_hub(&host, port) {
+        return Ok(DEFAULT_REGISTRY.to_owned());
+    }
+    Ok(port.map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
 }
 
-/// A host that URL parsers read as it is written: `127.1` and `0x7f.0.0.1` are addresses to them, and a name
-/// must not mean one thing here and another on the wire.
-fn is_host(host: &str) -> bool {
+/// The host, and the port if there is one.
+pub(super) fn split_port(server: &str) -> (&str, Option<&str>) {
+    match server.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (server, None),
+    }
+}
+
+/// Whether it is Docker Hub, by any of its names: `docker.io` is what people write, `index.docker.io` what `docker login`
+/// writes, and `registry-1.docker.io` is the server itself. 443 is the port of https.
+pub(super) fn is_docker_hub(host: &str, port: Option<&str>) -> bool {
+    matches!(host, DEFAULT_REGISTRY | "index.docker.io" | "registry-1.docker.io")
+        && matches!(port, None | Some("443"))
+}
+
+/// The host as URL parsers write it. A name must be one that they read as it is written: `127.1` and `0x7f.0.0.1` are
+/// addresses to them, and it must not mean one thing here and another on the wire. An IPv6 address has several spellings
+/// that all mean it (RFC 5952), of which theirs is kept.
+fn host_as_read(host: &str) -> Option<String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let well_formed = host.starts_with('[') || host.split('.').all(label);
-    let as_read = Url::parse(&format!("https://{host}/"));
-    well_formed && as_read.is_ok_and(|url| url.host_str() == Some(host))
+    let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_address = inside.is_some_and(|inside| inside.parse::<Ipv6Addr>().is_ok());
+    let url = Url::parse(&format!("https://{host}/")).ok()?;
+    let as_read = url.host_str()?;
+    let means_itself = is_address || host.split('.').all(label) && as_read == host;
+    means_itself.then(|| as_read.to_owned())
 }
 
 impl From<Reference> for String {

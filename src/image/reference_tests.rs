@@ -80,7 +80,9 @@ fn a_refusal_names_the_rule() {
         ("2130706433:80/a", "registry"),
         ("[::1/a", "registry"),
         ("[fe80::1%25eth0]:1/a", "registry"),
-        ("[0:0::1]/a", "registry"),
+        ("[1:2:3]/a", "registry"),
+        ("[127.0.0.1]/a", "registry"),
+        ("r.io:05000/a", "registry"),
         ("[::1]@x/a", "is not a digest"),
         ("xn--a.io/a", "registry"),
         (HEX, "image id"),
@@ -128,5 +130,26 @@ proptest! {
             let url = Url::parse(&format!("https://{}{path}", r.registry())).unwrap();
             prop_assert_eq!(url.path(), path);
         }
+    }
+}
+
+#[test]
+fn each_name_of_one_registry_is_the_same_registry() {
+    for (registry, canonical) in [
+        ("docker.io:443", "docker.io"),
+        ("index.docker.io", "docker.io"),
+        ("Index.docker.io:443", "docker.io"),
+        ("registry-1.docker.io", "docker.io"),
+        ("registry-1.docker.io:443", "docker.io"),
+        ("registry-1.docker.io:5000", "registry-1.docker.io:5000"),
+        ("registry-2.docker.io", "registry-2.docker.io"),
+        ("[0:0:0:0:0:0:0:1]:5000", "[::1]:5000"),
+        ("[0:0::1]", "[::1]"),
+        ("[FD00:0::A]:5000", "[fd00::a]:5000"),
+        ("[::ffff:127.0.0.1]:80", "[::ffff:7f00:1]:80"),
+    ] {
+        let reference: Reference = format!("{registry}/a/b:1").parse().expect(registry);
+        assert_eq!(reference.to_string(), format!("{canonical}/a/b:1"));
+        assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference);
     }
 }

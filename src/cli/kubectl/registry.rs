@@ -46,7 +46,7 @@ impl RegistryArgs {
             None => Hosts::default(),
         };
         for image in images {
-            if self.plain_http || is_local(image.registry()) {
+            if self.plain_http || is_local(image.host()) {
                 hosts = hosts.with_plain(image.registry());
             }
         }
@@ -110,12 +110,8 @@ impl Access {
     }
 }
 
-/// Whether a registry is on this machine, as far as its name says.
-fn is_local(registry: &str) -> bool {
-    let host = match registry.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => registry,
-    };
+/// Whether a host is this machine, as far as its name says.
+fn is_local(host: &str) -> bool {
     host == "localhost"
         || host.ends_with(".localhost")
         || host == "[::1]"
@@ -135,13 +131,16 @@ mod tests {
             "127.0.0.1:5000",
             "127.1.2.3",
             "[::1]:5000",
+            "[0:0::1]:5000",
         ] {
-            assert!(is_local(local), "{local}");
+            let image: Reference = format!("{local}/a").parse().unwrap();
+            assert!(is_local(image.host()), "{local}");
         }
         for other in
             ["localhost.example.com", "r.io:5000", "127.0.0.1.nip.io", "10.0.0.1:5000", "[::2]:1"]
         {
-            assert!(!is_local(other), "{other}");
+            let image: Reference = format!("{other}/a").parse().unwrap();
+            assert!(!is_local(image.host()), "{other}");
         }
     }
 
