@@ -92,6 +92,11 @@ pub(super) enum Problem {
         /// While waiting for more.
         waited: Duration,
     },
+    /// What the hosts directory says of it.
+    #[error(
+        "it is not asked, for its settings cannot be used; whoever runs the node must mend them and restart the driver there: {0}"
+    )]
+    Hosts(String),
     /// An answer to a TLS greeting that is no TLS.
     #[error(
         "it speaks no TLS, and https is how it was asked; where it is meant to speak plain http, put \
@@ -238,6 +243,7 @@ impl Problem {
             Self::NoRepository => Class::Precondition,
             Self::Answered { status, .. } if is_transient(*status) => Class::Unavailable,
             Self::Answered { .. }
+            | Self::Hosts(_)
             | Self::NoTls { .. }
             | Self::Untrusted { .. }
             | Self::Redirects(_) => Class::Precondition,

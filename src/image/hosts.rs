@@ -11,17 +11,21 @@
 //!     dial_timeout = "10s"
 //!     override_path = false                               # true: the URL's path stands for /v2
 //!     header = { x-team = "ci" }
+//!     rewrite = { "^library/(.*)" = "hub/$1" }            # k3s' key: another repository; the first that matches counts
 //!     [host."http://mirror.example:8080"]                 # asked first, in the order of the file
 //!     capabilities = ["pull", "resolve"]                  # without it, these two
 //! ```
 //!
-//! The folder is read once, at start: a registry cannot change its address under a running pull, and a wrong
-//! file is told to whoever starts the node instead of to the next pod. Plain http is what a file says by
-//! `http://`, and nothing else. Pushes go to the first of them that takes them: a mirror whose
-//! `capabilities` have "push", or the server, if its own do not leave it out. A key that we do not know is refused:
-//! it is there to be relied on.
+//! A directory without a `hosts.toml` has a registry's certificates alone, as Docker names them: `*.crt` of CAs,
+//! `NAME.cert` and `NAME.key` of a client.
+//!
+//! All of it is read once, at start: a registry cannot change its address under a running pull. A file that cannot be used
+//! is logged then, and costs its own registry: to ask that one otherwise than was meant may give other content, or show a
+//! secret. `_default` costs every registry without a directory. Plain http is what a file says by `http://`, and nothing else.
+//! Pushes go to the first of them that takes them: a mirror whose `capabilities` have "push", or the server, if its own do
+//! not leave it out.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
 use reqwest::{Url, header::HeaderMap};
 
@@ -31,6 +35,7 @@ use super::{
     hosts_file::{self, HostsFile},
     reach::Reach,
     reference::{self, Reference},
+    rewrite::Rewrite,
 };
 
 const FILE: &str = "hosts.toml";
@@ -42,11 +47,14 @@ const DOCKER_HUB: (&str, &str) = ("docker.io", "https://registry-1.docker.io");
 /// What the folder says; without a folder, https to the registry itself for everything.
 #[derive(Debug, Clone)]
 pub struct Hosts {
-    registries: BTreeMap<String, HostsFile>,
-    default: HostsFile,
+    registries: BTreeMap<String, Said>,
+    default: Said,
     /// [`Endpoint::reach`] is a place in it; the first is that of servers of which no file speaks.
     reaches: Vec<Reach>,
 }
+
+/// What a file says, or why it cannot be used.
+type Said = Result<HostsFile, String>;
 
 /// One server that is asked for a registry's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +76,8 @@ pub(super) struct Settings {
     pub(super) push: bool,
     /// The path of its URL stands for `/v2`.
     pub(super) override_path: bool,
+    /// What repositories are called there, the first that matches.
+    pub(super) rewrite: Vec<Rewrite>,
     /// Goes with every request to it.
     pub(super) header: HeaderMap,
     /// Which of [`Hosts::reaches`].
@@ -76,8 +86,9 @@ pub(super) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let header = HeaderMap::new();
-        Self { resolve: true, pull: true, push: true, override_path: false, header, reach: 0 }
+        let (rewrite, header) = (Vec::new(), HeaderMap::new());
+        let override_path = false;
+        Self { resolve: true, pull: true, push: true, override_path, rewrite, header, reach: 0 }
     }
 }
 
@@ -109,7 +120,10 @@ impl Endpoint {
         let prefix = url.path().trim_end_matches('/').to_owned();
         let whole = self.settings.override_path || prefix.ends_with("/v2");
         let version = if whole { "" } else { "/v2" };
-        url.set_path(&format!("{prefix}{version}/{}/{kind}/{what}", reference.repository()));
+        let named = reference.repository();
+        let rewritten = self.settings.rewrite.iter().find_map(|rule| rule.apply(named));
+        let repository = rewritten.as_deref().unwrap_or(named);
+        url.set_path(&format!("{prefix}{version}/{repository}/{kind}/{what}"));
         let own = itself(reference.registry());
         if self.base.host_str() != own.as_ref().and_then(Url::host_str) {
             url.query_pairs_mut().append_pair("ns", reference.registry());
@@ -120,18 +134,18 @@ impl Endpoint {
 
 impl Default for Hosts {
     fn default() -> Self {
-        let (registries, default) = (BTreeMap::new(), HostsFile::default());
+        let (registries, default) = (BTreeMap::new(), Ok(HostsFile::default()));
         Self { registries, default, reaches: vec![Reach::default()] }
     }
 }
 
 impl Hosts {
     /// Reads every `<dir>/<host[:port]>/hosts.toml` and the files that they name. Names that begin with a dot
-    /// are skipped (a mounted ConfigMap has such), and so are files.
+    /// are skipped (a mounted ConfigMap has such), and so are files. A directory whose name no reference can have is
+    /// logged and skipped; what cannot be used of another one is logged, and its registry is not asked.
     ///
     /// # Errors
-    /// A folder that cannot be read, a folder whose name no reference can have, a file with a key or value
-    /// that is not known; each names the file and the key.
+    /// `dir` cannot be read.
     pub fn load(dir: &Path) -> Result<Self, HostsError> {
         let mut hosts = Self::default();
         let entries = fs::read_dir(dir).map_err(|e| HostsError::read(dir, e))?;
@@ -141,22 +155,34 @@ impl Hosts {
             if name.starts_with('.') || !folder.is_dir() {
                 continue;
             }
-            let registry = (name != DEFAULT)
-                .then(|| registry_of(&name).ok_or(HostsError::Folder { folder: folder.clone() }));
-            let registry = registry.transpose()?;
-            let file = folder.join(FILE);
-            let text = fs::read_to_string(&file).map_err(|e| HostsError::read(&file, e))?;
-            let read = hosts_file::parse(&file, &text, &mut hosts.reaches)?;
-            match registry {
-                None => hosts.default = read,
-                Some(registry) => {
-                    if hosts.registries.insert(registry, read).is_some() {
-                        return Err(HostsError::Twice { folder });
-                    }
-                }
+            let registry = registry_of(&name);
+            if name != DEFAULT && registry.is_none() {
+                tracing::warn!("{}", HostsError::Folder { folder });
+                continue;
+            }
+            let mut said = read(&folder, &mut hosts.reaches);
+            if registry.as_ref().is_some_and(|registry| hosts.registries.contains_key(registry)) {
+                said = Err(HostsError::Twice { folder });
+            }
+            let said = said.map_err(|problem| {
+                tracing::error!("{problem}; no image is pulled by it");
+                problem.to_string()
+            });
+            match registry.filter(|_| name != DEFAULT) {
+                None => hosts.default = said,
+                Some(registry) => drop(hosts.registries.insert(registry, said)),
             }
         }
         Ok(hosts)
+    }
+
+    /// Why nobody can be asked for `registry`, if what the directory says of it cannot be used.
+    pub(super) fn unusable(&self, registry: &str) -> Option<&str> {
+        self.said(registry).as_ref().err().map(String::as_str)
+    }
+
+    fn said(&self, registry: &str) -> &Said {
+        self.registries.get(registry).unwrap_or(&self.default)
     }
 
     /// The same, and `registry` (`host[:port]`) by plain http, unless a file says how it is reached.
@@ -164,14 +190,14 @@ impl Hosts {
     pub fn with_plain(mut self, registry: &str) -> Self {
         if let Ok(url) = Url::parse(&format!("http://{registry}")) {
             let file = HostsFile { server: Some(url), ..HostsFile::default() };
-            self.registries.entry(registry.to_owned()).or_insert(file);
+            self.registries.entry(registry.to_owned()).or_insert(Ok(file));
         }
         self
     }
 
-    /// Whom to ask for `registry`, in order. Empty only for text that no [`Reference`] holds.
+    /// Whom to ask for `registry`, in order. Empty where it is [`Hosts::unusable`], and for text that no [`Reference`] holds.
     pub(super) fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
-        let file = self.registries.get(registry).unwrap_or(&self.default);
+        let Ok(file) = self.said(registry) else { return Vec::new() };
         let server = file.server.clone().or_else(|| itself(registry));
         let own = |url: &Url| {
             let same = |other: &Url| other.origin() == url.origin();
@@ -197,13 +223,25 @@ impl Hosts {
     fn named(&self) -> impl Iterator<Item = (Url, usize)> {
         let all = self.registries.keys().flat_map(|registry| self.endpoints(registry));
         let all = all.map(|endpoint| (endpoint.base, endpoint.settings.reach));
-        let HostsFile { mirrors, server, settings } = &self.default;
-        let mirrors = mirrors.iter().map(|(base, settings)| (base.clone(), settings.reach));
-        all.chain(mirrors).chain(server.clone().map(|base| (base, settings.reach)))
+        let default = self.default.iter().flat_map(|HostsFile { mirrors, server, settings }| {
+            let mirrors = mirrors.iter().map(|(base, settings)| (base.clone(), settings.reach));
+            mirrors.chain(server.clone().map(|base| (base, settings.reach)))
+        });
+        all.chain(default)
     }
 
     pub(super) fn reaches(&self) -> &[Reach] {
         &self.reaches
+    }
+}
+
+/// What one directory says.
+fn read(folder: &Path, reaches: &mut Vec<Reach>) -> Result<HostsFile, HostsError> {
+    let file = folder.join(FILE);
+    match fs::read_to_string(&file) {
+        Ok(text) => hosts_file::parse(&file, &text, reaches),
+        Err(e) if e.kind() == ErrorKind::NotFound => hosts_file::certificates(folder, reaches),
+        Err(e) => Err(HostsError::read(&file, e)),
     }
 }
 

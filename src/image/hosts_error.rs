@@ -7,7 +7,7 @@ use std::{
 
 use crate::fault::Class;
 
-/// Why the folder cannot be used. Every one is for whoever starts the node.
+/// Why the directory, or what it says of one registry, cannot be used. Every one is for whoever runs the node.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
     /// A folder or file that cannot be read.
@@ -44,14 +44,6 @@ pub enum HostsError {
         /// The parser's words.
         why: String,
     },
-    /// A key that has no effect here.
-    #[error("registry hosts: {}: the key {key} is not known; remove it", file.display())]
-    Unknown {
-        /// The file.
-        file: PathBuf,
-        /// The key with the tables around it.
-        key: String,
-    },
     /// A known key with a wrong value.
     #[error("registry hosts: {}: {key} {why}", file.display())]
     Value {
@@ -67,10 +59,6 @@ pub enum HostsError {
 impl HostsError {
     pub(super) fn read(path: &Path, source: io::Error) -> Self {
         Self::Read { path: path.to_owned(), source }
-    }
-
-    pub(super) fn unknown(file: &Path, key: &str) -> Self {
-        Self::Unknown { file: file.to_owned(), key: key.to_owned() }
     }
 
     /// Always [`Class::Invalid`]: the node's settings are wrong.

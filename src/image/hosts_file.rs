@@ -15,7 +15,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{hosts::Settings, hosts_error::HostsError, reach::Reach};
+use super::{hosts::Settings, hosts_error::HostsError, reach::Reach, rewrite::Rewrite};
 
 /// What a file says.
 #[derive(Debug, Clone, Default)]
@@ -27,10 +27,11 @@ pub(super) struct HostsFile {
     pub(super) settings: Settings,
 }
 
-/// Reads a file's text; what it says of connections is added to `reaches`.
+/// Reads a file's text; what it says of connections is added to `reaches`. A key that is not known is warned of, and has no
+/// effect: other versions and other programs read the same file.
 ///
 /// # Errors
-/// A key or value that is not known, with its place.
+/// A known key's wrong value, with its place.
 pub(super) fn parse(
     file: &Path,
     text: &str,
@@ -46,6 +47,7 @@ pub(super) fn parse(
     let mut top = Table::new(file, String::new());
     for (key, entry) in table.get_ref() {
         match (key.get_ref().as_ref(), entry.get_ref()) {
+            ("server", DeValue::String(url)) if url.is_empty() => (),
             ("server", DeValue::String(url)) => {
                 server = Some(base(url).map_err(|why| top.wrong("server", why))?);
             }
@@ -73,6 +75,36 @@ pub(super) fn parse(
     mirrors.sort_by_key(|(place, _)| *place);
     let mirrors = mirrors.into_iter().map(|(_, mirror)| mirror).collect();
     Ok(HostsFile { mirrors, server, settings: top.settings(reaches) })
+}
+
+/// What a registry's directory says that has no `hosts.toml`: Docker's certificates, which containerd takes too. `*.crt`
+/// are CAs, `NAME.cert` and `NAME.key` a client's certificate.
+///
+/// # Errors
+/// A directory or file that cannot be read or used.
+pub(super) fn certificates(dir: &Path, reaches: &mut Vec<Reach>) -> Result<HostsFile, HostsError> {
+    let mut table = Table::new(dir, String::new());
+    let entries = fs::read_dir(dir).map_err(|e| HostsError::read(dir, e))?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<Result<Vec<_>, _>>().map_err(|e| HostsError::read(dir, e))?;
+    paths.sort();
+    let ending = |ending: &str| -> Vec<PathBuf> {
+        let ends = |path: &&PathBuf| path.extension().is_some_and(|found| found == ending);
+        paths.iter().filter(ends).cloned().collect()
+    };
+    let read = |path: &PathBuf| fs::read(path).map_err(|e| HostsError::read(path, e));
+    table.reach.ca = ending("crt").iter().map(read).collect::<Result<_, _>>()?;
+    table.check("*.crt", Reach { ca: table.reach.ca.clone(), ..Reach::default() })?;
+    match ending("cert").as_slice() {
+        [] => (),
+        [cert] => {
+            let pem = [read(cert)?, read(&cert.with_extension("key"))?].join(&b'\n');
+            table.reach.client = Some(pem.clone());
+            table.check("*.cert", Reach { client: Some(pem), ..Reach::default() })?;
+        }
+        _ => return Err(table.wrong("*.cert", "several client certificates are not supported")),
+    }
+    Ok(HostsFile { settings: table.settings(reaches), ..HostsFile::default() })
 }
 
 /// A server's URL as people write it: https where no scheme is given.
@@ -131,15 +163,23 @@ impl<'a> Table<'a> {
                 self.reach.client = Some(pem.clone());
                 return self.check(key, Reach { client: Some(pem), ..Reach::default() });
             }
+            "rewrite" => self.rewrite(value),
             other => {
-                return Err(HostsError::unknown(self.file, &format!("{}{other}", self.around)));
+                let (file, key) = (self.file.display(), format!("{}{other}", self.around));
+                tracing::warn!(%file, key, "a key of a registry's hosts.toml is not known, and has no effect");
+                Some(())
             }
         }
         .ok_or_else(|| {
             self.wrong(
                 key,
                 match key {
-                    "capabilities" => "must be a list of \"pull\", \"resolve\" and \"push\"",
+                    "capabilities" => {
+                        "must be a list of \"pull\", \"resolve\", \"push\" and \"referrers\""
+                    }
+                    "rewrite" => {
+                        "must be a table of regular expressions, each with a text for the repositories that it matches"
+                    }
                     "dial_timeout" => "must be a time such as \"5s\"",
                     "header" => {
                         "must be a table of header names, each with a text or a list of texts"
@@ -153,11 +193,23 @@ impl<'a> Table<'a> {
     fn capabilities(&mut self, value: &DeValue<'_>) -> Option<()> {
         value.as_array()?;
         let words = words(value)?;
-        let known = |word: &&str| matches!(*word, "pull" | "resolve" | "push");
+        // Nobody here asks for referrers.
+        let known = |word: &&str| matches!(*word, "pull" | "resolve" | "push" | "referrers");
         self.settings.resolve = words.contains(&"resolve");
         self.settings.pull = words.contains(&"pull");
         self.settings.push = words.contains(&"push");
         words.iter().all(known).then_some(())
+    }
+
+    fn rewrite(&mut self, value: &DeValue<'_>) -> Option<()> {
+        let mut rules = Vec::new();
+        for (pattern, to) in value.as_table()? {
+            let rule = Rewrite::new(pattern.get_ref(), to.get_ref().as_str()?).ok()?;
+            rules.push((pattern.span().start, rule));
+        }
+        rules.sort_by_key(|(place, _)| *place);
+        self.settings.rewrite = rules.into_iter().map(|(_, rule)| rule).collect();
+        Some(())
     }
 
     fn header(&mut self, value: &DeValue<'_>) -> Option<()> {

@@ -83,8 +83,9 @@ fn both_spellings_of_a_port_name_one_registry() {
         let hosts = load(&[(name, text)]).unwrap();
         assert_eq!(asked(&hosts, "10.0.0.7:5000"), ["http://10.0.0.7:5000/ rpw"], "{name}");
     }
-    let error = load(&[("r.io:5000", text), ("r.io_5000_", text)]).unwrap_err();
-    assert!(matches!(error, HostsError::Twice { .. }), "{error}");
+    let hosts = load(&[("r.io:5000", text), ("r.io_5000_", text)]).unwrap();
+    let why = hosts.unusable("r.io:5000").unwrap();
+    assert!(why.contains("that another folder names too"), "{why}");
 }
 
 #[test]
@@ -103,8 +104,9 @@ fn what_a_config_map_mount_brings_is_skipped() {
 #[test]
 fn a_refusal_names_the_file_and_the_key() {
     for (text, words) in [
-        ("mirror = 1", "r.io/hosts.toml: the key mirror is not known; remove it"),
-        ("[host.\"https://m.io\"]\nx = 1", "the key host.\"https://m.io\".x is not known"),
+        ("rewrite = 1", "rewrite must be a table of regular expressions"),
+        ("rewrite = { \"(\" = \"a\" }", "rewrite must be a table of regular expressions"),
+        ("rewrite = { \"a\" = 1 }", "rewrite must be a table of regular expressions"),
         ("ca = \"/absent.crt\"", "cannot read /absent.crt"),
         ("ca = \"hosts.toml\"", "ca names files that cannot be used: no certificate in it"),
         ("ca = 1", "ca must be the name of a PEM file"),
@@ -130,22 +132,85 @@ fn a_refusal_names_the_file_and_the_key() {
         ("server = \"https://\"", "must be a URL"),
         ("\n\nserver = ", "line 3"),
     ] {
-        let error = load(&[("r.io", text)]).expect_err(text).to_string();
-        assert!(error.contains(words), "{text}: {error}");
+        let hosts = load(&[("r.io", text), ("s.io", "")]).unwrap();
+        let why = hosts.unusable("r.io").expect(text);
+        assert!(why.contains(words), "{text}: {why}");
+        assert_eq!(asked(&hosts, "r.io"), [""; 0], "nobody is asked otherwise than was meant");
+        assert_eq!(hosts.unusable("s.io"), None, "a file costs its own registry alone");
+        assert_eq!(asked(&hosts, "s.io"), ["https://s.io/ rpw"]);
     }
 }
 
 #[test]
-fn a_folder_that_no_reference_reaches_is_refused() {
-    for name in ["registry", "r.io:0", "a b.io"] {
-        let error = load(&[(name, "")]).unwrap_err();
-        assert!(matches!(error, HostsError::Folder { .. }), "{name}: {error}");
-    }
+fn a_key_that_is_not_known_has_no_effect() {
+    let text =
+        "mirror = 1\n[host.\"https://m.io\"]\ncapabilities = [\"pull\", \"referrers\"]\nx = 1";
+    let hosts = load(&[("r.io", text)]).unwrap();
+    assert_eq!(asked(&hosts, "r.io"), ["https://m.io/ p", "https://r.io/ rpw"]);
+    let hosts = load(&[("r.io", "server = \"\"")]).unwrap();
+    assert_eq!(asked(&hosts, "r.io"), ["https://r.io/ rpw"], "as without a server");
+}
+
+#[test]
+fn a_folder_that_no_reference_reaches_is_skipped() {
+    let hosts = load(&[("registry", ""), ("r.io:0", ""), ("a b.io", ""), ("r.io", "")]).unwrap();
+    assert_eq!(hosts.registries.keys().collect::<Vec<_>>(), ["r.io"]);
+    assert!(Hosts::load(Path::new("/absent")).is_err());
+}
+
+#[test]
+fn a_default_that_cannot_be_used_costs_every_registry_without_a_folder() {
+    let hosts = load(&[("_default", "server = 1"), ("r.io", "")]).unwrap();
+    assert_eq!(asked(&hosts, "r.io"), ["https://r.io/ rpw"]);
+    assert!(hosts.unusable("s.io").unwrap().contains("_default/hosts.toml: server"));
+    assert!(hosts.endpoints("s.io").is_empty() && !hosts.names(&"https://s.io".parse().unwrap()));
+}
+
+#[test]
+fn a_folder_of_certificates_alone_is_dockers() {
     let dir = TempDir::new().unwrap();
-    fs::create_dir(dir.path().join("r.io")).unwrap();
-    let error = Hosts::load(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("r.io/hosts.toml"), "a folder without its file: {error}");
-    assert!(Hosts::load(&dir.path().join("absent")).is_err());
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/fixtures");
+    let put = |registry: &str, name: &str, from: &str| {
+        fs::create_dir_all(dir.path().join(registry)).unwrap();
+        fs::copy(fixtures.join(from), dir.path().join(registry).join(name)).unwrap();
+    };
+    put("r.io", "ca.crt", "ca.crt");
+    put("s.io", "client.cert", "client.crt");
+    put("s.io", "client.key", "client.key");
+    put("t.io", "client.cert", "client.crt");
+    put("u.io", "ca.crt", "client.key");
+    fs::create_dir(dir.path().join("v.io")).unwrap();
+    let hosts = Hosts::load(dir.path()).unwrap();
+    let reach = |registry: &str| {
+        let endpoints = hosts.endpoints(registry);
+        let [one] = endpoints.as_slice() else { panic!("{:?}", hosts.unusable(registry)) };
+        let reach = &hosts.reaches()[one.settings.reach];
+        (one.url().to_string(), reach.ca.len(), reach.client.is_some())
+    };
+    assert_eq!(reach("r.io"), ("https://r.io/".to_owned(), 1, false));
+    assert_eq!(reach("s.io"), ("https://s.io/".to_owned(), 0, true));
+    assert_eq!(reach("v.io"), ("https://v.io/".to_owned(), 0, false));
+    assert!(hosts.unusable("t.io").unwrap().contains("client.key"));
+    assert!(hosts.unusable("u.io").unwrap().contains("*.crt names files that cannot be used"));
+}
+
+#[test]
+fn a_mirror_may_have_other_names_for_repositories() {
+    let text = r#"
+[host."https://m.io"]
+rewrite = { "^library/(.*)" = "hub/$1", "^lib" = "never" }
+"#;
+    let hosts = load(&[("r.io", text)]).unwrap();
+    let urls = |image: &str| -> Vec<_> {
+        let image: Reference = image.parse().unwrap();
+        let urls = hosts.endpoints("r.io").into_iter().map(|e| e.content(&image, "blobs", "x"));
+        urls.map(|url| url.to_string()).collect()
+    };
+    assert_eq!(
+        urls("r.io/library/a"),
+        ["https://m.io/v2/hub/a/blobs/x?ns=r.io", "https://r.io/v2/library/a/blobs/x"]
+    );
+    assert_eq!(urls("r.io/team/a")[0], "https://m.io/v2/team/a/blobs/x?ns=r.io");
 }
 
 #[test]

@@ -61,6 +61,7 @@ mod reference;
 mod registries;
 mod repository;
 mod resolve;
+mod rewrite;
 mod secret;
 #[cfg(test)]
 mod tls_tests;

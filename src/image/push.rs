@@ -171,7 +171,7 @@ impl Registries {
         once: impl Fn(Target) -> F,
     ) -> Result<T, ImageError> {
         let repository = to.reference();
-        let mut attempts = self.attempts(repository, keyring, |e| e.settings.push);
+        let mut attempts = self.attempts(repository, keyring, |e| e.settings.push)?;
         let Some(endpoint) = attempts.first().map(|first| first.endpoint.clone()) else {
             let none = Problem::Unsupported(NO_SERVER);
             return Err(ImageError::new(repository, to.registry().to_owned(), none, Vec::new()));

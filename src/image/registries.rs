@@ -10,7 +10,7 @@ use super::{
     attempts::{Attempt, Tried, attempts},
     blob::{BlobReader, Source, Wanted},
     doubts::Doubts,
-    error::ImageError,
+    error::{ImageError, Problem},
     hosts::{Endpoint, Hosts},
     pace::Pace,
     reference::Reference,
@@ -86,7 +86,7 @@ impl Registries {
         first: Option<&Access>,
     ) -> Result<BlobReader, ImageError> {
         let mut tried = Tried::default();
-        let mut attempts = self.attempts(reference, keyring, pull);
+        let mut attempts = self.attempts(reference, keyring, pull)?;
         let same_server = |a: &Attempt, b: &Attempt| a.endpoint == b.endpoint;
         for one in attempts.chunk_by_mut(same_server) {
             // As whom the image was resolved comes first.
@@ -109,13 +109,23 @@ impl Registries {
         Err(tried.gave_up(reference))
     }
 
+    /// Whom to ask, in order.
+    ///
+    /// # Errors
+    /// What the node's registry hosts directory says of the registry cannot be used.
     pub(super) fn attempts(
         &self,
         reference: &Reference,
         keyring: &Keyring,
         may: impl Fn(&Endpoint) -> bool,
-    ) -> Vec<Attempt> {
-        attempts(self.transport.hosts(), reference, keyring, may)
+    ) -> Result<Vec<Attempt>, ImageError> {
+        let hosts = self.transport.hosts();
+        if let Some(why) = hosts.unusable(reference.registry()) {
+            let (registry, problem) =
+                (reference.registry().to_owned(), Problem::Hosts(why.to_owned()));
+            return Err(ImageError::new(reference, registry, problem, Vec::new()));
+        }
+        Ok(attempts(hosts, reference, keyring, may))
     }
 }
 

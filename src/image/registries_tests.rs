@@ -409,6 +409,18 @@ async fn a_registry_that_is_not_there_is_unavailable() {
 }
 
 #[tokio::test]
+async fn a_registry_whose_settings_cannot_be_used_is_not_asked() {
+    let s = scene().await;
+    let (host, plain) = (s.registry.host(), format!("server = \"http://{}\"", s.registry.host()));
+    let registries = fake::registries(&[(&host, &format!("{plain}\nca = 1"))]);
+    let error = registries.resolve(&s.reference, &without()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Precondition);
+    let shown = error.to_string();
+    assert!(shown.contains("must mend them") && shown.contains("ca must be the name"), "{shown}");
+    assert!(s.registry.requests().is_empty(), "{:?}", s.registry.requests());
+}
+
+#[tokio::test]
 async fn an_anonymous_token_is_got_and_kept() {
     let s = scene().await;
     s.registry.misbehave("/v2/", ALWAYS, Misdeed::NeedsToken(String::new()));

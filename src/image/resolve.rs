@@ -279,7 +279,7 @@ impl Fetch<'_> {
         read: impl Fn(&Document) -> Result<T, Problem>,
     ) -> Result<T, ImageError> {
         let mut tried = Tried::default();
-        for attempt in self.registries.attempts(ask.reference, self.keyring, may) {
+        for attempt in self.registries.attempts(ask.reference, self.keyring, may)? {
             if tried.rules_out(&attempt) {
                 continue;
             }
