@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
-use ovl::changeset::{Compression, Limits, Unpacked, layer_to_erofs};
+use ovl::changeset::{Limits, Unpacked, layer_to_erofs};
 use ovl::erofs::{Meta, Tree, Writer};
 use rustix::fs::{XattrFlags, lgetxattr, llistxattr, lsetxattr};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -132,8 +132,7 @@ fn pack_and_unpack(tree: &Path, folder: &Path) -> Unpacked {
         .unwrap();
     let image = File::create(folder.join("image")).unwrap();
     let stream = tar.stdout.take().unwrap();
-    let unpacked =
-        layer_to_erofs(stream, Compression::None, *b"0123456789abcdef", &image, &Limits::default());
+    let unpacked = layer_to_erofs(stream, *b"0123456789abcdef", &image, &Limits::default());
     assert!(tar.wait().unwrap().success());
     check(&folder.join("image"));
     unpacked.unwrap()
@@ -254,8 +253,7 @@ fn compare_sparse(tree: &Path, options: &[&str]) {
         .unwrap();
     let image = File::create(folder.path().join("image")).unwrap();
     let stream = tar.stdout.take().unwrap();
-    let unpacked =
-        layer_to_erofs(stream, Compression::None, [5; 16], &image, &Limits::default()).unwrap();
+    let unpacked = layer_to_erofs(stream, [5; 16], &image, &Limits::default()).unwrap();
     assert!(tar.wait().unwrap().success());
     check(&folder.path().join("image"));
     assert!(unpacked.image_bytes < 4 << 20, "{options:?}: {unpacked:?}");
@@ -380,7 +378,7 @@ fn privileged_an_image_cut_short_does_not_mount() {
         .open(folder.path().join("image"))
         .unwrap();
     let cut = tar.as_slice().take(50_000);
-    layer_to_erofs(cut, Compression::None, [0; 16], &image, &Limits::default()).unwrap_err();
+    layer_to_erofs(cut, [0; 16], &image, &Limits::default()).unwrap_err();
     let target = folder.path().join("mounted");
     fs::create_dir(&target).unwrap();
     let path = folder.path().join("image");

@@ -9,6 +9,7 @@ use std::io::{self, Seek, Write};
 use std::os::unix::fs::FileExt as _;
 
 use super::error::{EntryName, Exceeded, Refusal, UnpackError};
+use super::path::EntryPath;
 use crate::erofs::{Extent, Inode, Meta, Special, Writer};
 
 /// Bytes copied at a time.
@@ -16,9 +17,20 @@ const PIECE: usize = 128 << 10;
 
 /// The layers below the one that is being made, as overlay would show them.
 pub trait Below {
-    /// What stands at `path`: parts without `.` and `..`, parted by `/`, from the root. Nothing where nothing is, where it is
-    /// hidden, and where the way there leads through anything but folders.
-    fn find(&self, path: &[u8]) -> io::Result<Option<Linked>>;
+    /// What stands at `path`: parts without `.` and `..`, parted by `/`, from the root. Of its first `folders` parts it is known that
+    /// they are folders above, so what is none there is hidden.
+    fn find(&self, path: &[u8], folders: usize) -> io::Result<Shown>;
+}
+
+/// What the layers below show of a path.
+#[derive(Debug)]
+pub enum Shown {
+    /// Nothing is there, or it is hidden, or the way there leads through what is neither folder nor link.
+    Nothing,
+    /// The part of the path with this number is a symbolic link to this text, and not the last.
+    Through(usize, Vec<u8>),
+    /// It is there.
+    There(Linked),
 }
 
 /// Something in a layer below.
@@ -46,8 +58,8 @@ pub enum LinkedKind {
     },
     /// A symbolic link to this.
     Symlink(Vec<u8>),
-    /// A named pipe.
-    Fifo,
+    /// A named pipe or a device.
+    Special(Special),
     /// A folder, to which no hard link leads.
     Folder,
 }
@@ -65,16 +77,20 @@ impl<'l> Copies<'l> {
         Self { below, left: most, most }
     }
 
-    /// What the entry `at` links to.
-    pub(super) fn find(&self, target: &[u8], at: &EntryName) -> Result<Linked, UnpackError> {
-        let name = EntryName::new(target);
-        match self.below.find(target) {
-            Ok(Some(linked)) if matches!(linked.kind, LinkedKind::Folder) => {
-                Err(at.refuse(Refusal::LinkToFolder(name)))
+    /// What the layers below show of the target of the link `at`, whose first `folders` parts are folders of this layer too.
+    pub(super) fn find(
+        &self,
+        target: &EntryPath,
+        folders: usize,
+        at: &EntryName,
+    ) -> Result<Shown, UnpackError> {
+        let name = || EntryName::new(target.as_bytes());
+        match self.below.find(target.as_bytes(), folders) {
+            Ok(Shown::There(linked)) if matches!(linked.kind, LinkedKind::Folder) => {
+                Err(at.refuse(Refusal::LinkToFolder(name())))
             }
-            Ok(Some(linked)) => Ok(linked),
-            Ok(None) => Err(at.refuse(Refusal::LinkToNothing(name))),
-            Err(source) => Err(UnpackError::Below { name, source }),
+            Ok(shown) => Ok(shown),
+            Err(source) => Err(UnpackError::Below { name: name(), source }),
         }
     }
 
@@ -109,7 +125,7 @@ impl<'l> Copies<'l> {
                 Ok(file.finish()?)
             }
             LinkedKind::Symlink(target) => Ok(writer.symlink(&meta, &target)?),
-            LinkedKind::Fifo => Ok(writer.special(&meta, Special::Fifo)?),
+            LinkedKind::Special(special) => Ok(writer.special(&meta, special)?),
             LinkedKind::Folder => Err(at.refuse(Refusal::LinkToFolder(at.clone()))),
         }
     }

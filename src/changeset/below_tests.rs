@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 
 use super::testing::{Tar, unpack, unpack_onto};
-use super::{Below, Exceeded, Limits, Linked, LinkedKind, UnpackError};
+use super::{Below, Exceeded, Limits, Linked, LinkedKind, Shown, Special, UnpackError};
 use crate::erofs::reader::Content;
 use crate::erofs::{Extent, Meta, Time, Xattrs};
 use crate::fault::Class;
@@ -19,7 +19,7 @@ enum Kind {
     /// A file of so many bytes, the last of which is an `x`.
     Holes(u64),
     Symlink(&'static str),
-    Fifo,
+    Special(Special),
     Folder,
     Broken,
 }
@@ -38,9 +38,18 @@ fn meta() -> Meta {
 }
 
 impl Below for Fake {
-    fn find(&self, path: &[u8]) -> io::Result<Option<Linked>> {
-        let Some((inode, kind)) = self.0.get(std::str::from_utf8(path).unwrap()) else {
-            return Ok(None);
+    fn find(&self, path: &[u8], folders: usize) -> io::Result<Shown> {
+        let path = std::str::from_utf8(path).unwrap();
+        for (at, _) in path.match_indices('/') {
+            let depth = path[..at].matches('/').count();
+            if let Some((_, Kind::Symlink(target))) = self.0.get(&path[..at]) {
+                let leads = depth >= folders;
+                let target = target.as_bytes().to_vec();
+                return Ok(if leads { Shown::Through(depth, target) } else { Shown::Nothing });
+            }
+        }
+        let Some((inode, kind)) = self.0.get(path) else {
+            return Ok(Shown::Nothing);
         };
         let file = |content: &[u8], size: u64| {
             let mut file = tempfile::tempfile().unwrap();
@@ -54,11 +63,11 @@ impl Below for Fake {
             Kind::File(content) => file(content, content.len() as u64),
             Kind::Holes(size) => file(b"x", *size),
             Kind::Symlink(target) => LinkedKind::Symlink(target.as_bytes().to_vec()),
-            Kind::Fifo => LinkedKind::Fifo,
+            Kind::Special(special) => LinkedKind::Special(*special),
             Kind::Folder => LinkedKind::Folder,
             Kind::Broken => return Err(io::Error::other("the disk is gone")),
         };
-        Ok(Some(Linked { id: (7, *inode), meta: meta(), kind }))
+        Ok(Shown::There(Linked { id: (7, *inode), meta: meta(), kind }))
     }
 }
 
@@ -70,17 +79,20 @@ fn a_link_to_a_lower_file_is_a_copy_with_all_its_attributes() {
         .with("long", 2, Kind::File(&LONG))
         .with("empty", 3, Kind::File(b""))
         .with("s", 4, Kind::Symlink("../any where"))
-        .with("p", 5, Kind::Fifo);
+        .with("p", 5, Kind::Special(Special::Fifo))
+        .with("null", 6, Kind::Special(Special::CharDevice(1, 3)));
     let tar = Tar::new().link("bin/t", "/usr/bin/tool").link("l", "long").link("e", "empty");
-    let tar = tar.link("link", "./s").link("pipe", "p").file("other", b"own").end();
+    let tar = tar.link("link", "./s").link("pipe", "p").link("zero", "null");
+    let tar = tar.file("other", b"own").end();
     let (unpacked, image) = unpack_onto(&tar, &below, &Limits::default()).unwrap();
-    assert_eq!(unpacked.entries, 6);
+    assert_eq!(unpacked.entries, 7);
     for (name, content) in [
         ("bin/t", Content::File(b"program".to_vec())),
         ("l", Content::File(LONG.to_vec())),
         ("e", Content::File(Vec::new())),
         ("link", Content::Symlink(b"../any where".to_vec())),
         ("pipe", Content::None),
+        ("zero", Content::Device(0x103)),
     ] {
         let found = &image.names[name.as_bytes()];
         assert_eq!(found.content, content, "{name}");
@@ -114,6 +126,35 @@ fn links_to_one_lower_file_share_one_copy() {
     assert_eq!(image.names[b"y".as_slice()].content, Content::File(b"new".to_vec()));
 }
 
+/// `lib -> usr/lib` of a base image, and a layer that links to what is in it.
+#[test]
+fn a_link_leads_through_the_links_on_its_way() {
+    let below = Fake::default()
+        .with("lib", 1, Kind::Symlink("usr/lib"))
+        .with("usr/lib/x.so", 2, Kind::File(b"lower"))
+        .with("usr/lib/deep", 3, Kind::Symlink("../../opt"))
+        .with("opt/y", 4, Kind::File(b"opt"));
+    let content = |tar: Tar| {
+        let (_, image) = unpack_onto(&tar.end(), &below, &Limits::default()).unwrap();
+        image.names[b"a".as_slice()].content.clone()
+    };
+    let file = |text: &[u8]| Content::File(text.to_vec());
+    assert_eq!(content(Tar::new().link("a", "lib/x.so")), file(b"lower"));
+    assert_eq!(content(Tar::new().link("a", "lib/deep/y")), file(b"opt"));
+    // A link of this layer, and then one of a lower one; and a lower one that leads to a file of this layer.
+    assert_eq!(content(Tar::new().symlink("l", "/lib").link("a", "l/x.so")), file(b"lower"));
+    let own = Tar::new().file("usr/lib/x.so", b"own");
+    assert_eq!(content(own.link("a", "lib/x.so")), file(b"own"));
+    // The link below is hidden by a folder that took its place.
+    for tar in [Tar::new().folder("lib"), Tar::new().file("lib/other", b"")] {
+        let error = unpack_onto(&tar.link("a", "lib/x.so").end(), &below, &Limits::default());
+        assert!(error.unwrap_err().to_string().contains("neither this layer nor those"), "hidden");
+    }
+    let round = Fake::default().with("a", 1, Kind::Symlink("b")).with("b", 2, Kind::Symlink("a"));
+    let error = unpack_onto(&Tar::new().link("x", "a/f").end(), &round, &Limits::default());
+    assert!(error.unwrap_err().to_string().contains("40 symbolic links"));
+}
+
 #[test]
 fn holes_stay_holes() {
     let below = Fake::default().with("f", 1, Kind::Holes(64 << 20));
@@ -134,7 +175,7 @@ fn what_the_layer_hides_is_not_there_to_be_linked() {
         (Tar::new().file(".wh..wh..opq", b""), "d/f"),
         (Tar::new().file("d/.wh..wh..opq", b"").folder("d/e"), "d/e/f"),
         (Tar::new().file("d", b""), "d/f"),
-        (Tar::new().symlink("d", "e"), "d/f"),
+        (Tar::new().symlink("d", "e").file("e", b""), "d/f"),
         (Tar::new().link("d/g", "d/f").file("d/.wh.f", b""), "d/f"),
     ] {
         let f = Kind::File(b"lower");

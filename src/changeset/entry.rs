@@ -10,7 +10,7 @@ use super::marks::{self, Marks};
 use super::path::{EntryPath, PATH_MOST, PathError};
 use super::pax::Extended;
 use super::sparse::Sparse;
-use crate::erofs::{Meta, XattrError, Xattrs};
+use crate::erofs::{Meta, Special, XattrError, Xattrs};
 
 /// What 11 octal digits hold. A size up to this stands in the header itself; only a larger one may be left to
 /// pax alone.
@@ -42,7 +42,8 @@ pub(super) enum Kind {
     Symlink(Vec<u8>),
     /// One more name for an earlier entry.
     Link(EntryPath),
-    Fifo,
+    /// A named pipe or a device.
+    Special(Special),
     /// A character device 0:0.
     Whiteout,
 }
@@ -65,12 +66,8 @@ impl Entry {
     ) -> Result<Self, Refusal> {
         agree(extended.path.as_ref(), extended.long_name.as_ref(), "name")?;
         agree(extended.link.as_ref(), extended.long_link.as_ref(), "link target")?;
-        let size = size(header, &extended)?;
         let path = EntryPath::new(name.as_bytes())?;
-        let kind = kind(header, &extended, name.as_bytes(), size)?;
-        if size > 0 && !matches!(kind, Kind::File(_)) {
-            return Err(Refusal::Content(size));
-        }
+        let kind = kind(header, &extended, name.as_bytes())?;
         let is_plain = matches!(kind, Kind::File(_)) && header::kind(header) != b'S';
         if (extended.sparse.is_some() || extended.data.is_some()) && !is_plain {
             return Err(Refusal::Contradiction("type"));
@@ -79,7 +76,8 @@ impl Entry {
             return Err(Refusal::Root);
         }
         let marks = Marks::of(&extended.xattrs);
-        Ok(Self { name, path, kind, meta: meta(header, extended)?, marks })
+        let meta = meta(header, extended, &kind)?;
+        Ok(Self { name, path, kind, meta, marks })
     }
 }
 
@@ -104,7 +102,9 @@ fn size(header: &Header, extended: &Extended) -> Result<u64, Refusal> {
     }
 }
 
-fn kind(header: &Header, extended: &Extended, name: &[u8], size: u64) -> Result<Kind, Refusal> {
+/// What the entry is. Only a file has content: for all other types a size in the header means nothing (POSIX ustar; Go's archive/tar
+/// and GNU tar read on right behind the header).
+fn kind(header: &Header, extended: &Extended, name: &[u8]) -> Result<Kind, Refusal> {
     let slash = name.ends_with(b"/");
     match header::kind(header) {
         // Version 7 tars had no type for folders.
@@ -113,14 +113,18 @@ fn kind(header: &Header, extended: &Extended, name: &[u8], size: u64) -> Result<
         0 | b'0' | b'7' | b'S' | b'1' | b'2' | b'3' | b'4' | b'6' if slash => {
             Err(Refusal::TrailingSlash)
         }
-        0 | b'0' | b'7' | b'S' => Ok(Kind::File(size)),
+        0 | b'0' | b'7' | b'S' => Ok(Kind::File(size(header, extended)?)),
         b'1' => Ok(Kind::Link(EntryPath::new(&link(header, extended))?)),
         b'2' => symlink(link(header, extended)),
-        b'6' => Ok(Kind::Fifo),
-        byte @ (b'3' | b'4') => match header::device(header)? {
-            (0, 0) if byte == b'3' => Ok(Kind::Whiteout),
-            (major, minor) => Err(Refusal::Device { major, minor }),
+        b'6' => Ok(Kind::Special(Special::Fifo)),
+        b'3' => match header::device(header)? {
+            (0, 0) => Ok(Kind::Whiteout),
+            (major, minor) => Ok(Kind::Special(Special::CharDevice(major, minor))),
         },
+        b'4' => {
+            let (major, minor) = header::device(header)?;
+            Ok(Kind::Special(Special::BlockDevice(major, minor)))
+        }
         other => Err(Refusal::Type(other)),
     }
 }
@@ -139,7 +143,7 @@ fn symlink(target: Vec<u8>) -> Result<Kind, Refusal> {
     }
 }
 
-fn meta(header: &Header, extended: Extended) -> Result<Meta, Refusal> {
+fn meta(header: &Header, extended: Extended, kind: &Kind) -> Result<Meta, Refusal> {
     let id = |pax: Option<u64>, in_header: Result<u64, Refusal>, what| {
         let id = pax.map_or(in_header, Ok)?;
         // The last one means "nobody" to chown(2).
@@ -150,14 +154,21 @@ fn meta(header: &Header, extended: Extended) -> Result<Meta, Refusal> {
         uid: id(extended.uid, header::uid(header), "owner")?,
         gid: id(extended.gid, header::gid(header), "group")?,
         mtime: extended.mtime.map_or_else(|| header::mtime(header), Ok)?,
-        xattrs: xattrs(extended.xattrs)?,
+        xattrs: xattrs(extended.xattrs, kind)?,
     })
 }
 
-fn xattrs(named: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Xattrs, Refusal> {
+/// The attributes, without overlay's and without those that Linux keeps for no file of this kind (xattr(7), acl(5)), which containerd
+/// passes over too.
+fn xattrs(named: Vec<(Vec<u8>, Vec<u8>)>, kind: &Kind) -> Result<Xattrs, Refusal> {
     let mut xattrs = Xattrs::default();
     for (name, value) in named {
-        if marks::is_overlays(&name) {
+        let is_lost = match kind {
+            Kind::File(_) | Kind::Sparse(_) | Kind::Holed(_) | Kind::Folder => false,
+            Kind::Symlink(_) => name.starts_with(b"user.") || name.starts_with(b"system."),
+            _ => name.starts_with(b"user."),
+        };
+        if is_lost || marks::is_overlays(&name) {
             continue;
         }
         match xattrs.set(&name, &value) {

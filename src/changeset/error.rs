@@ -133,23 +133,12 @@ pub enum Refusal {
     /// Some readers take a file with such a name for a folder.
     #[error("its name ends in a slash, and it is no folder")]
     TrailingSlash,
-    /// Content where the type has none: some readers would skip it, others take it for the next header.
-    #[error("it announces {0} bytes of content, which its type does not have")]
-    Content(u64),
     /// A type that is not a file's.
     #[error("its type {:?} is none that a layer may hold", char::from(*.0))]
     Type(u8),
     /// A sparse file whose map of pieces is not to be trusted.
     #[error("it is a sparse file, and its map {0}")]
     Sparse(&'static str),
-    /// A device node.
-    #[error("it is a device node ({major}:{minor}); an image brings none onto a node")]
-    Device {
-        /// The device's major number.
-        major: u32,
-        /// The device's minor number.
-        minor: u32,
-    },
     /// The root is a folder.
     #[error("it stands for the layer's root and is no folder")]
     Root,
@@ -192,11 +181,6 @@ pub enum Exceeded {
     /// Of the tar.
     #[error("its tar has more than {0} bytes; rebuild the image with this layer split")]
     TarBytes(u64),
-    /// Of the compression.
-    #[error(
-        "it unpacks to more than {0} times its compressed size; if that is meant, push the layer uncompressed"
-    )]
-    Ratio(u64),
     /// Of the compression.
     #[error(
         "it is packed with a zstd window of more than {0} bytes; compress it without --long, or at a lower level"
@@ -276,12 +260,10 @@ impl Refusal {
             | Self::Pax(_)
             | Self::Contradiction(_)
             | Self::Sparse(_)
-            | Self::LinkToNothing(_)
-            | Self::Content(_) => Class::Corrupt,
+            | Self::LinkToNothing(_) => Class::Corrupt,
             Self::Name(_)
             | Self::TrailingSlash
             | Self::Type(_)
-            | Self::Device { .. }
             | Self::Root
             | Self::BelowFile(_)
             | Self::LinkToFolder(_)

@@ -67,11 +67,15 @@ pub(super) fn device(header: &Header) -> Result<(u32, u32), Refusal> {
         (_, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
         _ => return Ok((0, 0)),
     };
-    let part = |field: &[u8]| {
+    let part = |field: &[u8], bits: u32| {
         let number = number(field, "device number")?;
-        u32::try_from(number).map_err(|_| Refusal::Number("device number"))
+        u32::try_from(number)
+            .ok()
+            .filter(|n| n >> bits == 0)
+            .ok_or(Refusal::Number("device number"))
     };
-    Ok((part(major)?, part(minor)?))
+    // As many bits as Linux keeps (`MKDEV`).
+    Ok((part(major, 12)?, part(minor, 20)?))
 }
 
 /// A field: octal digits between spaces or before a NUL, or, with its first bit set, a signed big-endian

@@ -6,8 +6,8 @@ use std::{io, iter};
 use proptest::prelude::*;
 use tar::Header;
 
-use super::testing::{Tar, gzip, unpack, unpack_with, zstd};
-use super::{Compression, Exceeded, Limits, UnpackError};
+use super::testing::{Tar, gzip, unpack, unpack_with};
+use super::{Exceeded, Limits, UnpackError};
 use crate::erofs::{Meta, Special, Tree, Writer};
 use crate::fault::Class;
 
@@ -21,7 +21,7 @@ fn refused(tar: Tar, name: &str, why: &str, class: Class) {
 }
 
 fn exceeded(tar: Tar, limits: &Limits, name: &str, why: &str) {
-    let error = unpack_with(tar.end().as_slice(), Compression::None, limits).unwrap_err();
+    let error = unpack_with(tar.end().as_slice(), limits).unwrap_err();
     let message = error.to_string();
     assert!(message.contains(&format!("{name:?}")), "{name}: {message}");
     assert!(message.contains(why), "{why}: {message}");
@@ -37,6 +37,7 @@ fn names() {
         ("..", "\"..\""),
         ("../etc/passwd", "\"..\""),
         ("a/../../b", "\"..\""),
+        ("a/../..", "\"..\""),
         ("/..", "\"..\""),
         ("", "empty"),
         (".wh.", "whiteout"),
@@ -55,26 +56,27 @@ fn names() {
         let shown: String = name.chars().take(200).collect();
         let tar = Tar::new().pax(&[("path", name.as_bytes())]).file("short", b"");
         refused(tar, &shown, why, Class::Invalid);
-        let tar = Tar::new().extended(b'L', name.as_bytes()).file("short", b"");
-        refused(tar, &shown, why, Class::Invalid);
+        if !name.contains('\0') {
+            let tar = Tar::new().extended(b'L', name.as_bytes()).file("short", b"");
+            refused(tar, &shown, why, Class::Invalid);
+        }
     }
 }
 
 #[test]
 fn below_what_is_no_folder() {
     refused(Tar::new().file("a", b"").file("a/b", b""), "a/b", "lies below \"a\"", Class::Invalid);
-    let through = Tar::new().symlink("a", "/etc").file("a/passwd", b"");
-    refused(through, "a/passwd", "lies below \"a\"", Class::Invalid);
-    let through = Tar::new().symlink("d/a", ".").folder("d/a/b");
-    refused(through, "d/a/b", "lies below \"a\"", Class::Invalid);
-    refused(
-        Tar::new().plain(b'6', "a").file("a/.wh.b", b""),
-        "a/.wh.b",
-        "lies below",
-        Class::Invalid,
-    );
+    let through = Tar::new().symlink("a", "b").file("b", b"").file("a/c", b"");
+    refused(through, "a/c", "lies below \"b\"", Class::Invalid);
+    let through = Tar::new().symlink("a", "b/a").symlink("b", ".").file("a/c", b"");
+    refused(through, "a/c", "40 symbolic links", Class::Invalid);
+    let through = Tar::new().symlink("a", "b").symlink("b", "a").link("c", "a/d");
+    refused(through, "c", "40 symbolic links", Class::Invalid);
     refused(Tar::new().symlink("/.", "/"), "/.", "root", Class::Invalid);
     refused(Tar::new().link("./.", "a"), "./.", "root", Class::Invalid);
+    let limits = Limits { depth: 4, ..Limits::default() };
+    let deep = Tar::new().symlink("a", "b/b/b").file("a/b", b"").file("a/b/c", b"");
+    exceeded(deep, &limits, "a/b/c", "4 parts");
 }
 
 #[test]
@@ -92,7 +94,7 @@ fn links() {
         (Tar::new().link("a", "/etc/passwd"), "etc/passwd"),
         (Tar::new().file(".wh.b", b"").link("a", "b"), "b"),
         (Tar::new().file("b", b"").link("a", "b/c"), "b/c"),
-        (Tar::new().symlink("d", "e").file("e/f", b"").link("a", "d/f"), "d/f"),
+        (Tar::new().symlink("d", "e").link("a", "d/f"), "d/f"),
     ] {
         let error = unpack(&tar.end()).unwrap_err();
         assert!(matches!(error, UnpackError::LinkElsewhere { .. }), "{error}");
@@ -104,9 +106,8 @@ fn links() {
 
 #[test]
 fn types() {
-    refused(Tar::new().device(b'3', "null", 1, 3), "null", "1:3", Class::Invalid);
-    refused(Tar::new().device(b'4', "sda", 8, 0), "sda", "8:0", Class::Invalid);
-    refused(Tar::new().device(b'4', "zero", 0, 0), "zero", "0:0", Class::Invalid);
+    refused(Tar::new().device(b'3', "far", 1 << 12, 3), "far", "device number", Class::Corrupt);
+    refused(Tar::new().device(b'4', "far", 8, 1 << 20), "far", "device number", Class::Corrupt);
     for kind in [b'V', b'M', b'D', b'N', b'X', b'A', 0xff] {
         refused(Tar::new().plain(kind, "odd"), "odd", "type", Class::Invalid);
     }
@@ -114,22 +115,10 @@ fn types() {
 
 #[test]
 fn what_readers_would_read_differently() {
-    let content =
-        |kind, name: &str| Tar::new().push(Tar::header(kind, name.as_bytes(), 512), &[b'x'; 512]);
-    for kind in [b'1', b'2', b'5', b'6'] {
-        let mut header = Tar::header(kind, b"odd", 512);
-        header.as_old_mut().linkname[0] = b'x';
-        refused(Tar::new().push(header, &[0; 512]), "odd", "512 bytes", Class::Corrupt);
-    }
-    refused(content(0, "folder/"), "folder/", "512 bytes", Class::Corrupt);
     // CVE-2025-62518: one reader sees a file of 512 bytes, another an empty one and then "hidden".
     let hidden = Tar::new().file("hidden", b"").0;
     let smuggled = Tar::new().pax(&[("size", b"512")]).push(Tar::header(b'0', b"box", 0), &hidden);
     refused(smuggled, "box", "disagree on its size", Class::Corrupt);
-    let twice = Tar::new().pax(&[("path", b"a")]).pax(&[("path", b"b")]).file("c", b"");
-    refused(twice, "extended", "twice", Class::Corrupt);
-    let twice = Tar::new().extended(b'L', b"a\0").extended(b'L', b"b\0").file("c", b"");
-    refused(twice, "extended", "twice", Class::Corrupt);
     let both = Tar::new().extended(b'L', b"a\0").pax(&[("path", b"b")]).file("c", b"");
     refused(both, "b", "disagree on its name", Class::Corrupt);
     let both = Tar::new().extended(b'K', b"a\0").pax(&[("linkpath", b"b")]).symlink("c", "d");
@@ -185,8 +174,6 @@ fn attributes_that_cannot_be_stored() {
 fn limits() {
     let limits = Limits {
         tar_bytes: 8192,
-        ratio: 1,
-        ratio_free: 0,
         entries: 5,
         depth: 3,
         xattr_bytes: 20,
@@ -206,26 +193,26 @@ fn limits() {
     exceeded(Tar::new().file("a", b"").file("b/c", b""), &small, "b/c", "580 bytes");
     exceeded(Tar::new().file("b/.wh..wh..opq", b""), &small, "b/.wh..wh..opq", "580 bytes");
     let endless = Tar(vec![0; 8192]).file("f", b"").0;
-    let error = unpack_with(endless.as_slice(), Compression::None, &limits).unwrap_err();
+    let error = unpack_with(endless.as_slice(), &limits).unwrap_err();
     assert!(error.to_string().contains("8192 bytes"), "{error}");
-    assert!(unpack_with(Tar::new().end().as_slice(), Compression::None, &limits).is_ok());
+    assert!(unpack_with(Tar::new().end().as_slice(), &limits).is_ok());
 }
 
 #[test]
 fn streams_without_an_end() {
     let limits = Limits { tar_bytes: 3 << 20, entries: 1000, ..Limits::default() };
-    let error = unpack_with(io::repeat(0), Compression::None, &limits).unwrap_err();
+    let error = unpack_with(io::repeat(0), &limits).unwrap_err();
     assert!(matches!(&error, UnpackError::Limit { what: Exceeded::TarBytes(_), .. }), "{error}");
     let entry = Tar::new().folder("again").0;
     let again = iter::repeat_with(move || entry.clone()).flatten();
-    let error = unpack_with(Endless(again), Compression::None, &limits).unwrap_err();
+    let error = unpack_with(Endless(again), &limits).unwrap_err();
     assert!(matches!(&error, UnpackError::Limit { what: Exceeded::Entries(_), .. }), "{error}");
     let member = gzip(&[0; 512]);
     let members = iter::repeat_with(move || member.clone()).flatten();
-    let error = unpack_with(Endless(members), Compression::Gzip, &limits).unwrap_err();
+    let error = unpack_with(Endless(members), &limits).unwrap_err();
     assert!(matches!(&error, UnpackError::Limit { what: Exceeded::TarBytes(_), .. }), "{error}");
     let skipped = iter::repeat_n(*b"\x50\x2a\x4d\x18\0\0\0\0", 1 << 16).flatten();
-    let error = unpack_with(Endless(skipped.chain(*b"end")), Compression::Zstd, &limits);
+    let error = unpack_with(Endless(skipped.chain(*b"end")), &limits);
     assert!(matches!(error.unwrap_err(), UnpackError::Zstd(_)));
 }
 
@@ -235,21 +222,6 @@ struct Endless<I>(I);
 impl<I: Iterator<Item = u8>> io::Read for Endless<I> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         Ok(into.iter_mut().zip(&mut self.0).map(|(to, byte)| *to = byte).count())
-    }
-}
-
-#[test]
-fn a_blob_packed_otherwise_than_its_media_type_says() {
-    let tar = Tar::new().file("a", b"x").end();
-    for (blob, compression) in [
-        (gzip(&tar), Compression::None),
-        (zstd(&tar), Compression::None),
-        (zstd(&tar), Compression::Gzip),
-        (gzip(&tar), Compression::Zstd),
-        (tar, Compression::Zstd),
-    ] {
-        let error = unpack_with(blob.as_slice(), compression, &Limits::default()).unwrap_err();
-        assert_eq!(error.class(), Class::Corrupt, "{error}");
     }
 }
 
@@ -268,23 +240,6 @@ fn a_million_files_are_no_bomb() {
     }
     assert!(tree.held() <= Limits::default().held_bytes, "{}", tree.held());
     assert!(tree.held() / tree.names() <= 300);
-}
-
-#[test]
-fn a_bomb_stops_at_its_ratio() {
-    let limits = Limits { ratio: 100, ratio_free: 1 << 20, ..Limits::default() };
-    let mut header = Tar::header(b'0', b"bomb", 0);
-    header.set_size(2 << 20);
-    header.set_cksum();
-    let mut tar = header.as_bytes().to_vec();
-    tar.resize(tar.len() + (2 << 20), 0);
-    for (blob, compression) in [(gzip(&tar), Compression::Gzip), (zstd(&tar), Compression::Zstd)] {
-        let error = unpack_with(blob.as_slice(), compression, &limits).unwrap_err();
-        assert!(error.to_string().contains("\"bomb\""), "{error}");
-        assert!(error.to_string().contains("100 times"), "{error}");
-        assert!(error.to_string().contains("push the layer uncompressed"), "{error}");
-        assert_eq!(error.class(), Class::Precondition);
-    }
 }
 
 /// An entry of every kind, as header and content.

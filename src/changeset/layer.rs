@@ -2,19 +2,19 @@
 //!
 //! Deliberately absent: the host's file system. Nothing here opens anything by a name of the tar.
 
-use std::io::{Seek, Write};
+use std::borrow::Cow;
 
-use super::below::{Below, Copies};
+use super::below::{Below, Copies, Linked, Shown};
 use super::entry::{Entry, Kind};
-use super::error::{EntryName, Refusal, UnpackError};
+use super::error::{EntryName, Exceeded, Refusal, UnpackError};
 use super::mark::Mark;
 use super::marks::Marks;
-use super::names::{Names, Standing};
-use super::path::EntryPath;
+use super::names::{Names, Parent, Standing};
+use super::path::{EntryPath, LINKS_MOST, PathError};
 use super::reader::Reader;
-use super::{Features, Format, Limits, Output};
+use super::{Features, Format, Limits};
 use crate::budget::Share;
-use crate::erofs::{File, FolderId, Inode, Meta, Special, Tree, WriteError, Writer};
+use crate::erofs::{File, FolderId, Inode, Meta, Output, Special, Tree, WriteError, Writer};
 
 pub(super) struct Layer<'l> {
     writer: Writer<&'l mut dyn Output>,
@@ -23,6 +23,8 @@ pub(super) struct Layer<'l> {
     whiteout: Option<Inode>,
     /// Where hard links to files of lower layers get these, if that is wanted.
     copies: Option<Copies<'l>>,
+    /// Parts of a path.
+    depth: u32,
     format: Format,
     features: Features,
 }
@@ -40,23 +42,20 @@ impl<'l> Layer<'l> {
             names: Names::new(limits, share),
             whiteout: None,
             copies: below.map(|below| Copies::new(below, limits.tar_bytes)),
+            depth: limits.depth,
             format,
             features: Features::default(),
         }
     }
 
     /// Takes an entry in, and its content from the reader.
-    pub(super) fn add(
-        &mut self,
-        entry: Entry,
-        reader: &mut Reader<'_, '_>,
-    ) -> Result<(), UnpackError> {
+    pub(super) fn add(&mut self, entry: Entry, reader: &mut Reader<'_>) -> Result<(), UnpackError> {
         let Entry { name: at, path, kind, mut meta, marks } = entry;
         let (mark, marks) = match self.format {
             Format::Portable => (Mark::of(&path).map_err(|why| at.refuse(why))?, Marks::default()),
             Format::Native => (Mark::Entry, marks),
         };
-        let Some((above, name)) = path.split() else {
+        let Some((_, name)) = path.split() else {
             self.names.root(meta, &at)?;
             return self.opaque_if(marks.opaque, Tree::ROOT, &at);
         };
@@ -66,7 +65,7 @@ impl<'l> Layer<'l> {
             Mark::Whiteout(name) => (true, name),
             Mark::Entry => (kind == Kind::Whiteout, name),
         };
-        let Some(folder) = self.names.parent(above, hides, &at)? else {
+        let Some(folder) = self.parent(&path, hides, &at)? else {
             return Ok(());
         };
         if mark == Mark::Opaque {
@@ -100,7 +99,7 @@ impl<'l> Layer<'l> {
                 inode.finish()?
             }
             Kind::Symlink(target) => self.writer.symlink(&meta, &target)?,
-            Kind::Fifo => self.writer.special(&meta, Special::Fifo)?,
+            Kind::Special(special) => self.writer.special(&meta, special)?,
             Kind::Whiteout => self.whiteout()?,
         };
         self.names.inode(folder, name, inode, &at)
@@ -121,6 +120,43 @@ impl<'l> Layer<'l> {
         if opaque { self.names.make_opaque(folder, at) } else { Ok(()) }
     }
 
+    /// The folder of an entry; none for what hides what is hidden already.
+    fn parent(
+        &mut self,
+        path: &EntryPath,
+        hides: bool,
+        at: &EntryName,
+    ) -> Result<Option<FolderId>, UnpackError> {
+        let mut path = Cow::Borrowed(path);
+        for _ in 0..=LINKS_MOST {
+            let above = path.split().map(|(above, _)| above).into_iter().flatten();
+            match self.names.parent(above, hides, at)? {
+                Parent::Folder(folder) => return Ok(Some(folder)),
+                Parent::Nowhere => return Ok(None),
+                Parent::Through(link, depth) => {
+                    path = Cow::Owned(self.through(&path, link, depth, at)?);
+                }
+            }
+        }
+        Err(at.refuse(PathError::Links))
+    }
+
+    /// Where `path` leads, whose part number `depth` is `link`.
+    fn through(
+        &mut self,
+        path: &EntryPath,
+        link: Inode,
+        depth: usize,
+        at: &EntryName,
+    ) -> Result<EntryPath, UnpackError> {
+        let target = self.writer.target(link).map_err(WriteError::Io)?;
+        let path = path.through(depth, &target).map_err(|why| at.refuse(why))?;
+        if path.parts().count() > self.depth as usize {
+            return Err(at.exceed(Exceeded::Depth(self.depth)));
+        }
+        Ok(path)
+    }
+
     /// Gives what stands at `target` one more name; what only a lower layer has is copied into this one.
     fn link(
         &mut self,
@@ -129,24 +165,50 @@ impl<'l> Layer<'l> {
         target: &EntryPath,
         at: &EntryName,
     ) -> Result<(), UnpackError> {
-        let standing = self.names.at(target);
-        let target = EntryName::new(target.as_bytes());
-        match (standing, &mut self.copies) {
-            (Standing::Inode(inode), _) => self.names.link(folder, name, inode, at),
-            (Standing::Folder, _) => Err(at.refuse(Refusal::LinkToFolder(target))),
-            (_, None) => Err(UnpackError::LinkElsewhere { name: at.clone(), target }),
-            (Standing::Hidden, _) => Err(at.refuse(Refusal::LinkToNothing(target))),
-            (Standing::Unknown, Some(copies)) => {
-                let linked = copies.find(target.as_bytes(), at)?;
-                let id = linked.id;
-                if let Some(inode) = self.names.copy_of(id) {
-                    return self.names.link(folder, name, inode, at);
+        let shown = || EntryName::new(target.as_bytes());
+        let mut target = Cow::Borrowed(target);
+        for _ in 0..=LINKS_MOST {
+            let linked = match (self.names.at(&target), &mut self.copies) {
+                (Standing::Inode(inode), _) => return self.names.link(folder, name, inode, at),
+                (Standing::Folder, _) => return Err(at.refuse(Refusal::LinkToFolder(shown()))),
+                (Standing::Through(link, depth), _) => {
+                    target = Cow::Owned(self.through(&target, link, depth, at)?);
+                    continue;
                 }
-                let inode = copies.copy(linked, &mut self.writer, at)?;
-                self.names.copied(id, inode);
-                self.names.inode(folder, name, inode, at)
+                (_, None) => {
+                    return Err(UnpackError::LinkElsewhere { name: at.clone(), target: shown() });
+                }
+                (Standing::Hidden, _) => return Err(at.refuse(Refusal::LinkToNothing(shown()))),
+                (Standing::Unknown(folders), Some(copies)) => copies.find(&target, folders, at)?,
+            };
+            match linked {
+                Shown::There(linked) => return self.copy(folder, name, linked, at),
+                Shown::Through(depth, link) => {
+                    let leads = target.through(depth, &link).map_err(|why| at.refuse(why))?;
+                    target = Cow::Owned(leads);
+                }
+                Shown::Nothing => return Err(at.refuse(Refusal::LinkToNothing(shown()))),
             }
         }
+        Err(at.refuse(PathError::Links))
+    }
+
+    /// Gives the copy of a lower layer's inode a name.
+    fn copy(
+        &mut self,
+        folder: FolderId,
+        name: &[u8],
+        linked: Linked,
+        at: &EntryName,
+    ) -> Result<(), UnpackError> {
+        let id = linked.id;
+        if let Some(inode) = self.names.copy_of(id) {
+            return self.names.link(folder, name, inode, at);
+        }
+        let Some(copies) = &mut self.copies else { return Ok(()) };
+        let inode = copies.copy(linked, &mut self.writer, at)?;
+        self.names.copied(id, inode);
+        self.names.inode(folder, name, inode, at)
     }
 
     fn whiteout(&mut self) -> Result<Inode, WriteError> {
@@ -160,10 +222,7 @@ impl<'l> Layer<'l> {
 }
 
 /// Gives a file the content that the reader has for it.
-fn fill(
-    mut file: File<'_, impl Write + Seek>,
-    reader: &mut Reader<'_, '_>,
-) -> Result<Inode, UnpackError> {
+fn fill(mut file: File<'_, impl Output>, reader: &mut Reader<'_>) -> Result<Inode, UnpackError> {
     reader.content(|piece| Ok(file.write(piece)?))?;
     Ok(file.finish()?)
 }

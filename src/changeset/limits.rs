@@ -1,6 +1,7 @@
 //! How much a layer may ask of this node.
 //!
-//! Deliberately absent: lengths that Linux itself bounds (a name's 255 bytes, a path's 4,095): no setting
+//! Deliberately absent: how much smaller a blob may be than its tar. Zeros take no room ([`crate::erofs`]), and how much the rest may
+//! take is for whoever knows the disk. And lengths that Linux itself bounds (a name's 255 bytes, a path's 4,095): no setting
 //! could raise them.
 
 use std::sync::Arc;
@@ -13,10 +14,6 @@ use crate::budget::Budget;
 pub struct Limits {
     /// Bytes of the uncompressed tar, and of one file with its holes. Default: 64 GiB.
     pub tar_bytes: u64,
-    /// Uncompressed bytes for each compressed one. deflate cannot pass 1,032; zstd passes 3,000. Default: 1,000.
-    pub ratio: u64,
-    /// Bytes of a tar so small that its ratio is nobody's concern. Default: 64 MiB.
-    pub ratio_free: u64,
     /// A zstd frame's window, as a power of two: memory that its packer asks for. Default: 27 (128 MiB), as the zstd
     /// tool has it.
     pub zstd_window: u32,
@@ -39,8 +36,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             tar_bytes: 64 << 30,
-            ratio: 1_000,
-            ratio_free: 64 << 20,
             zstd_window: 27,
             entries: 4_000_000,
             depth: 256,

@@ -11,8 +11,9 @@ use super::marks::Marks;
 use super::pipe;
 use super::reader::Reader;
 use super::sparse::Sparse;
-use super::{Compression, Format, Limits};
+use super::{Format, Limits};
 use crate::digest::{Digest, Digester};
+use crate::erofs::Special;
 
 /// One thing that a layer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +55,8 @@ pub enum What {
     Symlink(Vec<u8>),
     /// It is one more name for the file at this path.
     Link(Vec<u8>),
-    /// There is a named pipe.
-    Fifo,
+    /// There is a named pipe or a device.
+    Special(Special),
     /// What lower layers have there is gone.
     Gone,
     /// What lower layers have in this folder is gone.
@@ -70,14 +71,13 @@ pub enum What {
 /// Those of making a layer of it, but for links to what lies elsewhere, which are handed on.
 pub fn list(
     blob: impl Read + Send,
-    compression: Compression,
     format: Format,
     limits: &Limits,
     mut take: impl FnMut(Listed),
 ) -> Result<Digest, UnpackError> {
     let share = limits.budget.share();
-    share.take(pipe::buffers(compression))?;
-    let (_, diff_id, _) = pipe::run(blob, compression, limits, &share, |stream| {
+    share.take(pipe::BUFFERS)?;
+    let (_, diff_id, _) = pipe::run(blob, limits, &share, |stream| {
         let mut reader = Reader::new(stream, limits);
         while let Some(entry) = reader.next()? {
             if let Some(listed) = listed(entry, format, &mut reader)? {
@@ -93,7 +93,7 @@ pub fn list(
 fn listed(
     entry: Entry,
     format: Format,
-    reader: &mut Reader<'_, '_>,
+    reader: &mut Reader<'_>,
 ) -> Result<Option<Listed>, UnpackError> {
     let Entry { name: at, path, kind, meta, marks } = entry;
     let (mark, marks) = match format {
@@ -114,7 +114,7 @@ fn listed(
                 Kind::Sparse(map) => file(map.size, metacopy, from, || filled(&map, reader))?,
                 Kind::Symlink(target) => What::Symlink(target),
                 Kind::Link(target) => What::Link(target.as_bytes().to_vec()),
-                Kind::Fifo => What::Fifo,
+                Kind::Special(special) => What::Special(special),
                 Kind::Whiteout => What::Gone,
             };
             (path.as_bytes().to_vec(), what)
@@ -138,7 +138,7 @@ fn file(
 }
 
 /// The digest of content that follows whole.
-fn whole(reader: &mut Reader<'_, '_>) -> Result<Digest, UnpackError> {
+fn whole(reader: &mut Reader<'_>) -> Result<Digest, UnpackError> {
     let mut digester = Digester::default();
     reader.content(|piece| {
         digester.update(piece);
@@ -148,7 +148,7 @@ fn whole(reader: &mut Reader<'_, '_>) -> Result<Digest, UnpackError> {
 }
 
 /// The digest of content of which only the parts follow that are no holes.
-fn filled(map: &Sparse, reader: &mut Reader<'_, '_>) -> Result<Digest, UnpackError> {
+fn filled(map: &Sparse, reader: &mut Reader<'_>) -> Result<Digest, UnpackError> {
     let mut digester = Digester::default();
     let (mut extents, mut at, mut left) = (map.extents.iter(), 0, 0);
     reader.content(|mut piece| {

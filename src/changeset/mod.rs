@@ -14,7 +14,11 @@
 //! How an entry is understood where tools differ:
 //!
 //! - Names lose `.` and empty parts and a leading slash (OCI layers are relative to the container's root; some
-//!   tools write them absolute). `..` is refused.
+//!   tools write them absolute). `..` takes the part in front of it away; a name that leads out of the layer so is refused.
+//! - The directories of a name are looked up as in a root of its own: where this layer has made a symbolic link of one, the way goes
+//!   on where that leads, and never above the root (containerd, `pkg/archive`, `fs.RootPath`, which looks at the layer's own directory
+//!   alone, as here). A link that a lower layer has there is replaced by a directory. A hard link's target is looked up so too, and
+//!   through links of the layers below where that leads to files of theirs.
 //! - The last entry of a name wins. A folder over a folder replaces its attributes and keeps what is in it;
 //!   anything else takes the place of what was there, with all that is below it.
 //! - A folder no entry names is made when something lies in it: 0755, root:root, 1970. In a stack it hides the
@@ -22,8 +26,8 @@
 //! - `.wh.NAME` becomes overlayfs's whiteout (a character device 0:0), whatever lies in the layers below, which
 //!   are not looked at. Whiteouts are for lower layers only: beside an entry of the same name they vanish, but
 //!   make it opaque if it is a folder, whatever the order. So does any non-folder that a folder replaces.
-//!   A whiteout in a folder that no lower layer has hides nothing, and is seen: overlayfs lists a folder that it
-//!   need not merge as it is, and `ls` shows a name that cannot be looked up (`c?????????`).
+//!   A whiteout in a folder that no lower layer has hides nothing. So that overlay does not list it there, its folder gets an
+//!   empty `trusted.overlay.origin`. One below what is no folder of this layer (umoci writes such) is passed over.
 //! - `.wh..wh..opq` makes its folder opaque. overlayfs does not look for that mark on a layer's root, so the
 //!   answer says it ([`Unpacked::opaque_root`]).
 //! - AUFS's own names (`.wh..wh.` and anything but `.opq`) are skipped with all that is below them.
@@ -31,9 +35,10 @@
 //!   Attributes of namespaces that Linux does not have (macOS's, say) are dropped too.
 //! - A native layer ([`native_to_erofs`]) keeps the marks opaque, redirect and metacopy where they are sound, and says which of
 //!   them a mount has to follow ([`Features`]). Its names mean nothing but themselves: `.wh.x` is a file.
-//! - Sparse files keep their holes, in any of the forms that GNU tar writes and in one of ours. Zeros that such a map announces
-//!   do not count for the ratio: nobody keeps them.
-//! - Devices are refused, except 0:0, the other way to write a whiteout.
+//! - Sparse files keep their holes, in any of the forms that GNU tar writes and in one of ours. Long zeros in the image become
+//!   holes of its own file.
+//! - Devices are what they are (a volume's mount is nodev), except a character device 0:0, the other way to write a whiteout.
+//! - Only files have content, whatever size the header of another type names.
 //! - A hard link to a file of a lower layer becomes a copy of it; two to one file are two names of one copy. Only whoever
 //!   brings the layers below gets that ([`layer_to_erofs_onto`]), others an error of its own
 //!   ([`UnpackError::LinkElsewhere`]).
@@ -78,12 +83,12 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::io::{Read, Seek, Write};
+use std::io::Read;
 
 #[cfg(test)]
 pub(crate) use archive::archive_of;
 pub use archive::{Member, members};
-pub use below::{Below, Linked, LinkedKind};
+pub use below::{Below, Linked, LinkedKind, Shown};
 pub use error::{EntryName, Exceeded, Refusal, UnpackError};
 pub use features::Features;
 pub use limits::Limits;
@@ -92,8 +97,10 @@ pub use pack::{Change, ChangeKind, Format, PackError, Packed, Packing, changes, 
 pub use path::PathError;
 pub use pax::PaxError;
 
+pub use crate::erofs::Special;
+
 use crate::digest::Digest;
-use crate::erofs::WRITER_BUFFER;
+use crate::erofs::{Output, WRITER_BUFFER};
 use layer::Layer;
 use reader::Reader;
 
@@ -127,6 +134,8 @@ pub struct Unpacked {
 
 /// Writes the layer in `blob` as an EROFS image into `out`, which must be empty: what is skipped in it reads as zeros.
 ///
+/// How the blob is packed its first bytes say: gzip, zstd, or a plain tar.
+///
 /// `blob` is read to its very end, so a reader that checks what passes through it may report there; and also when
 /// what it brought breaks a rule, because damage on the way would then be the reason, and no fault of the image.
 /// So a reader must end by itself. Only a limit, and an output that fails, stop the reading.
@@ -134,43 +143,35 @@ pub struct Unpacked {
 /// On an error, what is in `out` is of no use, and it does not mount. Nothing is synced.
 pub fn layer_to_erofs(
     blob: impl Read + Send,
-    compression: Compression,
     uuid: [u8; 16],
-    out: impl Write + Seek,
+    out: impl Output,
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
-    unpack(blob, compression, uuid, out, limits, Reading { below: None, format: Format::Portable })
+    unpack(blob, uuid, out, limits, Reading { below: None, format: Format::Portable })
 }
 
 /// The same for a native layer, whose marks of overlay are kept where they are sound. Only for what came with our own media
 /// type ([`media_type`]).
 pub fn native_to_erofs(
     blob: impl Read + Send,
-    compression: Compression,
     uuid: [u8; 16],
-    out: impl Write + Seek,
+    out: impl Output,
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
-    unpack(blob, compression, uuid, out, limits, Reading { below: None, format: Format::Native })
+    unpack(blob, uuid, out, limits, Reading { below: None, format: Format::Native })
 }
 
 /// The same for a layer with hard links to files of the layers below it, which become copies of these.
 pub fn layer_to_erofs_onto(
     blob: impl Read + Send,
-    compression: Compression,
     uuid: [u8; 16],
-    out: impl Write + Seek,
+    out: impl Output,
     limits: &Limits,
     below: &dyn Below,
 ) -> Result<Unpacked, UnpackError> {
     let reading = Reading { below: Some(below), format: Format::Portable };
-    unpack(blob, compression, uuid, out, limits, reading)
+    unpack(blob, uuid, out, limits, reading)
 }
-
-/// Where an image is written.
-trait Output: Write + Seek {}
-
-impl<W: Write + Seek> Output for W {}
 
 /// How a layer is understood.
 struct Reading<'b> {
@@ -180,17 +181,16 @@ struct Reading<'b> {
 
 fn unpack(
     blob: impl Read + Send,
-    compression: Compression,
     uuid: [u8; 16],
-    out: impl Write + Seek,
+    out: impl Output,
     limits: &Limits,
     reading: Reading<'_>,
 ) -> Result<Unpacked, UnpackError> {
     let share = limits.budget.share();
-    share.take(pipe::buffers(compression) + WRITER_BUFFER)?;
+    share.take(pipe::BUFFERS + WRITER_BUFFER)?;
     let mut out = out;
     let mut layer = Layer::new(&mut out, limits, &share, reading.below, reading.format);
-    let (entries, diff_id, tar_bytes) = pipe::run(blob, compression, limits, &share, |stream| {
+    let (entries, diff_id, tar_bytes) = pipe::run(blob, limits, &share, |stream| {
         read_all(&mut Reader::new(stream, limits), &mut layer)
     })?;
     let (image_bytes, opaque_root, features) = layer.finish(uuid)?;
@@ -198,7 +198,7 @@ fn unpack(
 }
 
 /// Takes every entry in; answers how many there were.
-fn read_all(reader: &mut Reader<'_, '_>, layer: &mut Layer<'_>) -> Result<u64, UnpackError> {
+fn read_all(reader: &mut Reader<'_>, layer: &mut Layer<'_>) -> Result<u64, UnpackError> {
     while let Some(entry) = reader.next()? {
         layer.add(entry, reader)?;
     }

@@ -76,10 +76,41 @@ pub(super) struct Model {
 }
 
 impl Model {
+    /// The step as the layer takes it: with its paths as the links of this layer lead them, or none where it is passed over.
+    pub(super) fn resolved(&self, step: &Step) -> Option<Step> {
+        let is_leaf = |path: &[&'static str]| {
+            self.items.get(path).is_some_and(|item| matches!(item.kind, Kind::Leaf(..)))
+        };
+        let mut step = step.clone();
+        match &mut step.what {
+            What::Whiteout | What::Opaque => {
+                let above = step.path.len() - usize::from(matches!(step.what, What::Whiteout));
+                return (1..=above).all(|len| !is_leaf(&step.path[..len])).then_some(step);
+            }
+            What::Link(target) => *target = self.through(target),
+            _ => {}
+        }
+        step.path = self.through(&step.path);
+        Some(step)
+    }
+
+    /// A path with the links on its way followed.
+    fn through(&self, path: &[&'static str]) -> Path {
+        let mut path = path.to_vec();
+        let is_link = |path: &[&'static str]| {
+            let item = self.items.get(path);
+            item.is_some_and(|i| matches!(i.kind, Kind::Leaf(Content::Symlink(_), _)))
+        };
+        while let Some(len) = (1..path.len()).find(|len| is_link(&path[..*len])) {
+            path = [&path[..len - 1], &["target"], &path[len..]].concat();
+        }
+        path
+    }
+
     /// Applies a step, or leaves everything as it is and says that it is to be refused.
     pub(super) fn step(&mut self, step: &Step) -> Result<(), ()> {
         let before = self.clone();
-        let done = self.try_step(step);
+        let done = self.resolved(step).map_or(Ok(()), |step| self.try_step(&step));
         if done.is_err() {
             *self = before;
         }
@@ -179,6 +210,11 @@ impl Model {
             let found = &image.names[&name];
             assert_eq!(found.mode & 0o7777, item.mode, "{path:?}");
             let marked = found.xattrs.contains_key(b"trusted.overlay.opaque".as_slice());
+            if item.kind == Kind::Whiteout && path.len() > 1 {
+                let above = &image.names[&path[..path.len() - 1].join("/").into_bytes()];
+                let origin = above.xattrs.get(b"trusted.overlay.origin".as_slice());
+                assert_eq!(origin.map(Vec::as_slice), Some(&b""[..]), "{path:?}");
+            }
             match &item.kind {
                 Kind::Folder { opaque, .. } => {
                     assert_eq!((&found.content, marked), (&Content::Folder, *opaque), "{path:?}");

@@ -26,6 +26,9 @@ use crate::erofs::{FolderId, Inode, Meta, Node, Tree};
 
 /// Overlay's mark of an opaque folder (kernel doc, overlayfs.rst, "whiteouts and opaque directories").
 const OPAQUE: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
+/// What makes overlay look for whiteouts in a folder that it need not merge: it would list them else, as names that cannot be
+/// looked up. Without a value it says of nothing where it was copied up from (Linux, `fs/overlayfs/inode.c`, `ovl_get_inode`).
+const KEEPS_WHITEOUTS: (&[u8], &[u8]) = (b"trusted.overlay.origin", b"");
 /// Bytes of a folder in one of the sets below, whose nodes are half full at worst.
 const IN_SET: usize = 4 * size_of::<FolderId>();
 /// Bytes of a copy in its map.
@@ -43,8 +46,21 @@ pub(super) struct Names<'l> {
     whiteout: Option<Inode>,
     opaque: BTreeSet<FolderId>,
     hollow: BTreeSet<FolderId>,
+    /// Folders that have whiteouts in them, or had.
+    keeping: BTreeSet<FolderId>,
     /// Inodes that were copied from lower layers, by what they were there.
     copies: BTreeMap<(u64, u64), Inode>,
+}
+
+/// Where an entry goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parent {
+    /// Into this folder.
+    Folder(FolderId),
+    /// Nowhere: what it hides is hidden already.
+    Nowhere,
+    /// The way there leads through this symbolic link, under the part of the path with this number.
+    Through(Inode, usize),
 }
 
 /// What stands at a path of this layer.
@@ -52,10 +68,12 @@ pub(super) struct Names<'l> {
 pub(super) enum Standing {
     Inode(Inode),
     Folder,
+    /// The way there leads through this symbolic link, under the part of the path with this number.
+    Through(Inode, usize),
     /// Nothing, and this layer hides what those below may have there.
     Hidden,
-    /// Nothing here.
-    Unknown,
+    /// Nothing here; so many of the path's first parts are folders here.
+    Unknown(usize),
 }
 
 impl<'l> Names<'l> {
@@ -68,26 +86,30 @@ impl<'l> Names<'l> {
             whiteout: None,
             opaque: BTreeSet::new(),
             hollow: BTreeSet::new(),
+            keeping: BTreeSet::new(),
             copies: BTreeMap::new(),
         }
     }
 
-    /// The folder at the end of `parts`, made where it is missing. None for what only hides something, when
-    /// that is hidden already by a whiteout further up.
+    /// The folder at the end of `parts`, made where it is missing. What only hides something is nowhere where this layer has no
+    /// folder for it: whatever lower layers have there is hidden already.
     pub(super) fn parent<'p>(
         &mut self,
         parts: impl Iterator<Item = &'p [u8]>,
         hides: bool,
         at: &EntryName,
-    ) -> Result<Option<FolderId>, UnpackError> {
+    ) -> Result<Parent, UnpackError> {
         let mut folder = Tree::ROOT;
-        for part in parts {
+        for (depth, part) in parts.enumerate() {
             folder = match self.tree.get(folder, part) {
                 Some(Node::Folder(below)) => below,
+                Some(Node::Inode(_)) if hides => return Ok(Parent::Nowhere),
+                Some(Node::Inode(inode)) if inode.is_symlink() => {
+                    return Ok(Parent::Through(inode, depth));
+                }
                 Some(Node::Inode(inode)) if self.whiteout != Some(inode) => {
                     return Err(at.refuse(Refusal::BelowFile(EntryName::new(part))));
                 }
-                Some(Node::Inode(_)) if hides => return Ok(None),
                 missing => {
                     let below = self.new_folder(folder, part, implied(), at)?;
                     if missing.is_some() {
@@ -101,7 +123,7 @@ impl<'l> Names<'l> {
                 self.hollow.remove(&folder);
             }
         }
-        Ok(Some(folder))
+        Ok(Parent::Folder(folder))
     }
 
     /// Gives the root its attributes.
@@ -147,8 +169,14 @@ impl<'l> Names<'l> {
     /// What stands at `target` so far.
     pub(super) fn at(&self, target: &EntryPath) -> Standing {
         let (mut node, mut hidden) = (Node::Folder(Tree::ROOT), false);
-        for part in target.parts() {
-            let Node::Folder(folder) = node else { return Standing::Hidden };
+        for (depth, part) in target.parts().enumerate() {
+            let folder = match node {
+                Node::Folder(folder) => folder,
+                Node::Inode(inode) if inode.is_symlink() => {
+                    return Standing::Through(inode, depth - 1);
+                }
+                Node::Inode(_) => return Standing::Hidden,
+            };
             hidden |= self.opaque.contains(&folder);
             node = match self.tree.get(folder, part) {
                 Some(Node::Inode(inode)) if self.whiteout == Some(inode) => {
@@ -156,7 +184,7 @@ impl<'l> Names<'l> {
                 }
                 Some(node) => node,
                 None if hidden => return Standing::Hidden,
-                None => return Standing::Unknown,
+                None => return Standing::Unknown(depth),
             };
         }
         match node {
@@ -204,6 +232,10 @@ impl<'l> Names<'l> {
             Some(Node::Folder(_)) | None => {}
         }
         self.tree.link(folder, name, whiteout);
+        // The root is always merged: an upper lies above it.
+        if folder != Tree::ROOT && self.keeping.insert(folder) {
+            self.mark(folder, KEEPS_WHITEOUTS, at)?;
+        }
         self.check(at)
     }
 
@@ -214,7 +246,16 @@ impl<'l> Names<'l> {
         at: &EntryName,
     ) -> Result<(), UnpackError> {
         self.opaque.insert(folder);
-        let (name, value) = OPAQUE;
+        self.mark(folder, OPAQUE, at)
+    }
+
+    /// Gives a folder one of overlay's marks.
+    fn mark(
+        &mut self,
+        folder: FolderId,
+        (name, value): (&[u8], &[u8]),
+        at: &EntryName,
+    ) -> Result<(), UnpackError> {
         let set = self.tree.set_xattr(folder, name, value);
         set.map_err(|why| at.refuse(Refusal::Xattr { name: EntryName::new(name), why }))?;
         self.check(at)
@@ -223,7 +264,7 @@ impl<'l> Names<'l> {
     /// The names as a tree, and whether its root is opaque.
     pub(super) fn finish(mut self) -> (Tree, bool) {
         if let Some(whiteout) = self.whiteout {
-            // overlayfs lists a folder that it does not merge as it is: whiteouts would show as broken devices.
+            // In an opaque folder they hide nothing.
             self.tree.unlink_all(whiteout, |folder| self.opaque.contains(&folder));
         }
         (self.tree, self.opaque.contains(&Tree::ROOT))
@@ -248,13 +289,19 @@ impl<'l> Names<'l> {
         at: &EntryName,
     ) -> Result<(), UnpackError> {
         self.tree.describe(folder, meta);
-        if self.opaque.contains(&folder) { self.make_opaque(folder, at) } else { self.check(at) }
+        if self.opaque.contains(&folder) {
+            self.mark(folder, OPAQUE, at)?;
+        }
+        if self.keeping.contains(&folder) {
+            self.mark(folder, KEEPS_WHITEOUTS, at)?;
+        }
+        self.check(at)
     }
 
     /// Whether all that is held is within the limits still; waits where the budget says so. Asked after each name and mark: one more is little.
     fn check(&mut self, at: &EntryName) -> Result<(), UnpackError> {
-        let in_sets =
-            (self.opaque.len() + self.hollow.len()) * IN_SET + self.copies.len() * IN_COPIES;
+        let in_sets = (self.opaque.len() + self.hollow.len() + self.keeping.len()) * IN_SET
+            + self.copies.len() * IN_COPIES;
         if self.tree.names() > self.limits.entries {
             return Err(at.exceed(Exceeded::Entries(self.limits.entries)));
         }

@@ -7,6 +7,9 @@ const PART_MOST: usize = 255;
 /// The most bytes of a path (Linux `PATH_MAX`, without its NUL).
 pub(super) const PATH_MOST: usize = 4095;
 
+/// The most symbolic links that the way to one name leads through (Linux's `MAXSYMLINKS`).
+pub(super) const LINKS_MOST: usize = 40;
+
 /// A path from the layer's root, without `.`, `..`, empty parts or NUL. The root itself has no parts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct EntryPath(Vec<u8>);
@@ -18,9 +21,12 @@ pub enum PathError {
     /// No bytes at all; `.` and `/` stand for the root.
     #[error("its name is empty")]
     Empty,
-    /// A part `..`.
-    #[error("its name has a part \"..\"")]
+    /// More parts `..` than there are directories above them.
+    #[error("its name leads out of the layer by \"..\"")]
     Parent,
+    /// The way to it leads through links that lead to one another.
+    #[error("the way to it leads through more than 40 symbolic links")]
+    Links,
     /// A byte 0.
     #[error("its name holds a NUL")]
     Nul,
@@ -38,7 +44,7 @@ pub(super) fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 impl EntryPath {
-    /// The path that `raw` means.
+    /// The path that `raw` means; a part `..` takes the part in front of it away (Go's `path.Clean`, as containerd reads names).
     pub(super) fn new(raw: &[u8]) -> Result<Self, PathError> {
         if raw.is_empty() {
             return Err(PathError::Empty);
@@ -47,18 +53,26 @@ impl EntryPath {
             return Err(PathError::Nul);
         }
         let mut path = Vec::with_capacity(raw.len());
-        for part in raw.split(|b| *b == b'/') {
-            match part {
-                b"" | b"." => continue,
-                b".." => return Err(PathError::Parent),
-                part if part.len() > PART_MOST => return Err(PathError::Part),
-                part => {
-                    if !path.is_empty() {
-                        path.push(b'/');
-                    }
-                    path.extend_from_slice(part);
-                }
-            }
+        if !walk(&mut path, raw)? {
+            return Err(PathError::Parent);
+        }
+        if path.len() > PATH_MOST {
+            return Err(PathError::Long);
+        }
+        Ok(Self(path))
+    }
+
+    /// Where this path leads if its part number `depth` is a symbolic link to `target` and those in front of it are directories. As
+    /// for the system in a root of its own, nothing is above the root.
+    pub(super) fn through(&self, depth: usize, target: &[u8]) -> Result<Self, PathError> {
+        let mut path = Vec::new();
+        if !target.starts_with(b"/") {
+            let above: Vec<_> = self.parts().take(depth).collect();
+            path = above.join(&b'/');
+        }
+        walk(&mut path, target)?;
+        for part in self.parts().skip(depth + 1) {
+            walk(&mut path, part)?;
         }
         if path.len() > PATH_MOST {
             return Err(PathError::Long);
@@ -87,6 +101,28 @@ impl EntryPath {
     }
 }
 
+/// Goes on from `path` by the parts of `more`; says whether all of it stays below the root.
+fn walk(path: &mut Vec<u8>, more: &[u8]) -> Result<bool, PathError> {
+    let mut inside = true;
+    for part in more.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                inside &= !path.is_empty();
+                path.truncate(path.iter().rposition(|b| *b == b'/').unwrap_or(0));
+            }
+            part if part.len() > PART_MOST => return Err(PathError::Part),
+            part => {
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(part);
+            }
+        }
+    }
+    Ok(inside)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +138,9 @@ mod tests {
             ("./", ""),
             ("...", "..."),
             ("a/..b", "a/..b"),
+            ("a/../b", "b"),
+            ("./a/b/../../c/", "c"),
+            ("a/..", ""),
         ] {
             assert_eq!(EntryPath::new(raw.as_bytes()).unwrap().as_bytes(), path.as_bytes());
         }
@@ -119,7 +158,8 @@ mod tests {
         for (raw, why) in [
             (b"".as_slice(), PathError::Empty),
             (b"..", PathError::Parent),
-            (b"a/../b", PathError::Parent),
+            (b"a/../../b", PathError::Parent),
+            (b"/../a", PathError::Parent),
             (b"a\0b", PathError::Nul),
             (&long, PathError::Part),
             (&[&deep, b"x".as_slice()].concat(), PathError::Long),
@@ -127,5 +167,23 @@ mod tests {
             assert_eq!(EntryPath::new(raw), Err(why));
         }
         assert!(EntryPath::new(&deep).is_ok(), "4,095 bytes are allowed");
+    }
+
+    #[test]
+    fn a_link_on_the_way_leads_within_the_root() {
+        for (path, depth, target, leads) in [
+            ("lib/x", 0, "usr/lib", "usr/lib/x"),
+            ("a/lib/x", 1, "usr", "a/usr/x"),
+            ("a/lib/x/y", 1, "/usr", "usr/x/y"),
+            ("a/b/lib/x", 2, "../c/./", "a/c/x"),
+            ("a/lib/x", 1, "../../../../etc", "etc/x"),
+            ("a/lib/x", 1, "/..//", "x"),
+        ] {
+            let through =
+                EntryPath::new(path.as_bytes()).unwrap().through(depth, target.as_bytes());
+            assert_eq!(through.unwrap().as_bytes(), leads.as_bytes(), "{path} by {target}");
+        }
+        let long = EntryPath::new(b"a/b").unwrap().through(0, &b"d/".repeat(2048));
+        assert_eq!(long, Err(PathError::Long));
     }
 }

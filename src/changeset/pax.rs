@@ -1,10 +1,10 @@
 //! Extended headers: POSIX pax records and GNU long names, which say what a tar header has no room for.
 //!
-//! Keys that change nothing in an image (access times, user names, comments) are passed over; those that we
-//! follow may come once.
+//! Keys that change nothing in an image (access times, user names, comments) are passed over. What is said twice holds as it was
+//! said last, a whole header too: so read Go's archive/tar and GNU tar.
 //!
-//! Deliberately absent: pax defaults for the whole archive. A global header with a key that we follow is
-//! refused: tools disagree on whether it applies.
+//! Deliberately absent: pax defaults for the whole archive. containerd, with Go's reader, passes a global header over, and so do we;
+//! but one that would move or rename the entries behind it for other readers is refused.
 
 use super::sparse::Records;
 use crate::erofs::Time;
@@ -22,13 +22,10 @@ pub enum PaxError {
     /// A value of a followed key is not what that key holds.
     #[error("has a {0} that cannot be read")]
     Value(&'static str),
-    /// A followed key, or a header of one kind, twice for one entry.
-    #[error("gives its {0} twice")]
-    Twice(&'static str),
     /// Longer than any honest one.
     #[error("has {0} bytes, and 1 MiB is the limit")]
     Long(u64),
-    /// A default for all entries that we would have to follow.
+    /// A default for all entries by which readers would find other entries.
     #[error("sets {0:?} for every entry that follows")]
     Global(String),
     /// The tar ends where its entry should come.
@@ -56,39 +53,39 @@ pub(super) struct Extended {
 }
 
 impl Extended {
-    /// Takes a pax header's content in.
+    /// Takes a pax header's content in, in place of an earlier one's. An empty value means "as the header says" (POSIX pax).
     pub(super) fn pax(&mut self, data: &[u8]) -> Result<(), PaxError> {
-        if std::mem::replace(&mut self.seen, true) {
-            return Err(PaxError::Twice("pax header"));
-        }
-        each(data, |key, value| match key {
-            b"path" => once(&mut self.path, "name", text(value)),
-            b"linkpath" => once(&mut self.link, "link target", text(value)),
-            b"size" => once(&mut self.size, "size", number(value, "size")?),
-            b"uid" => once(&mut self.uid, "owner", number(value, "owner")?),
-            b"gid" => once(&mut self.gid, "group", number(value, "group")?),
-            b"mtime" => once(&mut self.mtime, "time", time(value)?),
-            DATA => once(&mut self.data, "sparse map", Some(numbers(value)?)),
-            key => {
-                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
-                    return self.sparse.get_or_insert_default().take(key, value);
+        let (long_name, long_link) = (self.long_name.take(), self.long_link.take());
+        *self = Self { long_name, long_link, seen: true, ..Self::default() };
+        each(data, |key, value| {
+            match key {
+                b"path" => self.path = text(value),
+                b"linkpath" => self.link = text(value),
+                b"size" => self.size = number(value, "size")?,
+                b"uid" => self.uid = number(value, "owner")?,
+                b"gid" => self.gid = number(value, "group")?,
+                b"mtime" => self.mtime = time(value)?,
+                DATA => self.data = Some(numbers(value)?),
+                key => {
+                    if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        self.sparse.get_or_insert_default().take(key, value)?;
+                    } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                        self.xattrs.push((name.to_vec(), value.to_vec()));
+                    }
                 }
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
-                }
-                Ok(())
             }
+            Ok(())
         })
     }
 
     /// Takes the content of a GNU long name (type `L`) in.
-    pub(super) fn long_name(&mut self, data: Vec<u8>) -> Result<(), PaxError> {
-        once(&mut self.long_name, "name", Some(without_nul(data)))
+    pub(super) fn long_name(&mut self, data: Vec<u8>) {
+        self.long_name = Some(before_nul(data));
     }
 
     /// Takes the content of a GNU long link target (type `K`) in.
-    pub(super) fn long_link(&mut self, data: Vec<u8>) -> Result<(), PaxError> {
-        once(&mut self.long_link, "link target", Some(without_nul(data)))
+    pub(super) fn long_link(&mut self, data: Vec<u8>) {
+        self.long_link = Some(before_nul(data));
     }
 
     /// Bytes of all extended attributes, names and values.
@@ -102,15 +99,12 @@ impl Extended {
     }
 }
 
-/// Checks that a global header says nothing that we would have to follow.
+/// Checks that a global header says nothing by which some readers would find other names or other content.
 pub(super) fn check_global(data: &[u8]) -> Result<(), PaxError> {
     each(data, |key, _| {
-        let followed = [&b"path"[..], b"linkpath", b"size", b"uid", b"gid", b"mtime"]
-            .contains(&key)
-            || key == DATA
-            || key.starts_with(b"SCHILY.xattr.")
+        let moves = [&b"path"[..], b"linkpath", b"size", DATA].contains(&key)
             || key.starts_with(b"GNU.sparse.");
-        if followed {
+        if moves {
             return Err(PaxError::Global(String::from_utf8_lossy(key).into_owned()));
         }
         Ok(())
@@ -135,19 +129,6 @@ fn each(
         take(key, value)?;
         data = &data[len..];
     }
-    Ok(())
-}
-
-/// Sets what may be set once. An empty value means "as the header says" (POSIX pax).
-pub(super) fn once<T>(
-    slot: &mut Option<T>,
-    what: &'static str,
-    value: Option<T>,
-) -> Result<(), PaxError> {
-    if slot.is_some() {
-        return Err(PaxError::Twice(what));
-    }
-    *slot = value;
     Ok(())
 }
 
@@ -206,11 +187,10 @@ fn parse_time(value: &[u8]) -> Option<Time> {
     }
 }
 
-/// GNU tar ends its long names with a NUL; other writers do not.
-fn without_nul(mut data: Vec<u8>) -> Vec<u8> {
-    if data.last() == Some(&0) {
-        data.pop();
-    }
+/// GNU tar ends its long names with a NUL; other writers do not. For both readers a text ends there, whatever stands behind.
+fn before_nul(mut data: Vec<u8>) -> Vec<u8> {
+    let end = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
+    data.truncate(end);
     data
 }
 
@@ -255,13 +235,22 @@ mod tests {
     }
 
     #[test]
-    fn a_followed_key_comes_once_and_holds_what_it_should() {
-        assert_eq!(read(b"9 size=1\n9 size=1\n"), Err(PaxError::Twice("size")));
+    fn a_followed_key_holds_what_it_should_and_the_last_one_counts() {
+        assert_eq!(read(b"9 size=1\n9 size=2\n").unwrap().size, Some(2));
+        assert_eq!(read(b"9 size=1\n8 size=\n").unwrap().size, None);
+        let mut twice = read(b"9 size=1\n10 path=a\n").unwrap();
+        twice.long_name(b"long\0junk".to_vec());
+        twice.pax(b"9 size=2\n").unwrap();
+        assert_eq!((twice.size, twice.path), (Some(2), None), "a header in place of the other");
+        assert_eq!(twice.long_name.unwrap(), b"long");
         assert_eq!(read(b"11 size=-1\n"), Err(PaxError::Value("size")));
         assert_eq!(read(b"13 size=0x10\n"), Err(PaxError::Value("size")));
         assert_eq!(read(b"29 size=18446744073709551616\n"), Err(PaxError::Value("size")));
         assert_eq!(check_global(b"15 comment=abc\n"), Ok(()));
-        assert_eq!(check_global(b"9 size=1\n"), Err(PaxError::Global("size".into())));
+        assert_eq!(check_global(b"11 mtime=1\n10 uid=99\n20 SCHILY.xattr.a=b\n"), Ok(()));
+        for (key, global) in [("size", &b"9 size=1\n"[..]), ("path", b"10 path=a\n")] {
+            assert_eq!(check_global(global), Err(PaxError::Global(key.into())));
+        }
     }
 
     #[test]

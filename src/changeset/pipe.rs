@@ -17,14 +17,14 @@
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, Builder, ScopedJoinHandle};
 
+use super::Limits;
 use super::error::{Exceeded, UnpackError};
-use super::source::{INPUT, ReadError, Source, StreamError, WINDOW_COMMON};
+use super::source::{INPUT, ReadError, Source, StreamError};
 use super::stream::Stream;
-use super::{Compression, Limits};
 use crate::budget::Share;
 use crate::digest::{Digest, Digester};
 
@@ -92,21 +92,17 @@ impl Drop for Piece {
 /// What the caller is handed.
 pub(super) type Arriving = Receiver<Result<Arc<Piece>, StreamError>>;
 
-/// Bytes of the buffers for one layer.
-pub(super) fn buffers(compression: Compression) -> u64 {
-    let window = if compression == Compression::Zstd { 1 << WINDOW_COMMON } else { 0 };
-    (PIECES * PIECE + INPUT) as u64 + window
-}
+/// Bytes of the buffers for one layer, without zstd's window.
+pub(super) const BUFFERS: u64 = (PIECES * PIECE + INPUT) as u64;
 
 /// Has `read` read the tar in `blob`; answers what it answers, with the tar's digest and its bytes.
 pub(super) fn run<T>(
     blob: impl Read + Send,
-    compression: Compression,
     limits: &Limits,
     share: &Share,
-    read: impl FnOnce(&mut Stream<'_>) -> Result<T, UnpackError>,
+    read: impl FnOnce(&mut Stream) -> Result<T, UnpackError>,
 ) -> Result<(T, Digest, u64), UnpackError> {
-    let (stopped, excused) = (AtomicBool::new(false), AtomicU64::new(0));
+    let stopped = AtomicBool::new(false);
     thread::scope(|scope| {
         let (to_hasher, to_hash) = mpsc::channel();
         let (to_caller, arriving) = mpsc::channel();
@@ -114,15 +110,12 @@ pub(super) fn run<T>(
         let hasher = start("hash").spawn_scoped(scope, || hash(to_hash));
         let hasher = hasher.map_err(UnpackError::Thread)?;
         let unpacker = start("unpack").spawn_scoped(scope, || {
-            let (buffers, excused) = (Buffers::new(), &excused);
-            Unpacker { buffers, to_hasher, to_caller, limits, share, excused, total: 0 }.run(
-                blob,
-                compression,
-                &stopped,
-            )
+            let buffers = Buffers::new();
+            let unpacker = Unpacker { buffers, to_hasher, to_caller, limits, share, total: 0 };
+            unpacker.run(blob, &stopped)
         });
         let unpacker = unpacker.map_err(UnpackError::Thread)?;
-        let mut stream = Stream::new(arriving, &excused);
+        let mut stream = Stream::new(arriving);
         let result = read(&mut stream);
         if result.as_ref().is_err_and(|error| !error.is_of_the_tar()) {
             stopped.store(true, Ordering::Relaxed);
@@ -158,25 +151,18 @@ struct Unpacker<'l> {
     to_caller: Sender<Result<Arc<Piece>, StreamError>>,
     limits: &'l Limits,
     share: &'l Share,
-    /// Bytes that do not count for the ratio; see [`Stream::excuse`].
-    excused: &'l AtomicU64,
     total: u64,
 }
 
 impl Unpacker<'_> {
     /// Unpacks as long as the caller listens; answers what the blob's reader says at its end.
-    fn run(
-        mut self,
-        blob: impl Read,
-        compression: Compression,
-        stopped: &AtomicBool,
-    ) -> io::Result<()> {
-        let mut source = Source::new(blob, compression, self.limits)?;
+    fn run(mut self, blob: impl Read, stopped: &AtomicBool) -> io::Result<()> {
+        let mut source = Source::new(blob, self.limits)?;
         loop {
             let mut buffer = self.buffers.take();
             let read = source.read(&mut buffer, self.share).and_then(|len| {
                 self.total += len as u64;
-                self.check(source.compressed()).map_err(ReadError::Stream)?;
+                self.check().map_err(ReadError::Stream)?;
                 Ok(len)
             });
             let sent = match read {
@@ -206,14 +192,9 @@ impl Unpacker<'_> {
         self.to_caller.send(Ok(piece)).is_ok()
     }
 
-    fn check(&self, compressed: u64) -> Result<(), StreamError> {
+    fn check(&self) -> Result<(), StreamError> {
         if self.total > self.limits.tar_bytes {
             return Err(StreamError::Limit(Exceeded::TarBytes(self.limits.tar_bytes)));
-        }
-        let most = compressed.saturating_mul(self.limits.ratio);
-        let counted = self.total.saturating_sub(self.excused.load(Ordering::Relaxed));
-        if counted > most.max(self.limits.ratio_free) {
-            return Err(StreamError::Limit(Exceeded::Ratio(self.limits.ratio)));
         }
         Ok(())
     }

@@ -22,8 +22,8 @@ use crate::erofs::Extent;
 /// The most bytes of one extended header: what attributes of honest files need, many times over.
 const EXTENDED_MOST: u64 = 1 << 20;
 
-pub(super) struct Reader<'l, 'p> {
-    stream: &'l mut Stream<'p>,
+pub(super) struct Reader<'l> {
+    stream: &'l mut Stream,
     limits: &'l Limits,
     /// The entry last seen, for messages.
     name: EntryName,
@@ -35,8 +35,8 @@ pub(super) struct Reader<'l, 'p> {
     entries: u64,
 }
 
-impl<'l, 'p> Reader<'l, 'p> {
-    pub(super) fn new(stream: &'l mut Stream<'p>, limits: &'l Limits) -> Self {
+impl<'l> Reader<'l> {
+    pub(super) fn new(stream: &'l mut Stream, limits: &'l Limits) -> Self {
         Self {
             stream,
             limits,
@@ -64,13 +64,14 @@ impl<'l, 'p> Reader<'l, 'p> {
                 EntryName::new(&Header::from_byte_slice(&block).path_bytes()).refuse(why)
             })?;
             self.count()?;
-            let said = match header::kind(header) {
-                b'x' => extended.pax(&self.extended(header)?),
-                b'g' => check_global(&self.extended(header)?),
+            let mut said = Ok(());
+            match header::kind(header) {
+                b'x' => said = extended.pax(&self.extended(header)?),
+                b'g' => said = check_global(&self.extended(header)?),
                 b'L' => extended.long_name(self.extended(header)?),
                 b'K' => extended.long_link(self.extended(header)?),
                 _ => return self.entry(header, extended).map(Some),
-            };
+            }
             said.map_err(|why| self.name.refuse(why))?;
         }
     }
@@ -148,7 +149,6 @@ impl<'l, 'p> Reader<'l, 'p> {
             self.expect(size)?;
             if let Some(map) = map {
                 let map = Sparse::mapped(size, &map).map_err(|why| self.name.refuse(why))?;
-                self.stream.excuse(map.holes());
                 entry.kind = Kind::Holed(map);
             }
         }

@@ -1,9 +1,13 @@
 //! The blob, decompressed piece by piece, with what its own reader had to say kept apart from what is wrong with its
 //! packing.
 //!
-//! Deliberately absent: guessing. How a blob is packed says its media type.
+//! How a blob is packed its first bytes say, as for containerd (`pkg/archive/compression`), because media types are wrong in the
+//! wild: 1f 8b 08 begins gzip, 28 b5 2f fd or a frame to be skipped (50 to 5f, 2a 4d 18) zstd (RFC 1952, 2.3.1; RFC 8878, 3.1). A tar
+//! begins with a name, and no writer of layers has one with such bytes.
+//!
+//! Deliberately absent: the media type.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
 use flate2::read::MultiGzDecoder;
 use zstd::stream::read::Decoder;
@@ -14,9 +18,8 @@ use crate::budget::{OverBudget, Share};
 
 /// Bytes of the compressed blob read at once.
 pub(super) const INPUT: usize = 128 << 10;
-/// The largest zstd window every decoder should take (RFC 8878, 3.1.1.1.2), as a power of two; a layer's buffers
-/// count with it.
-pub(super) const WINDOW_COMMON: u32 = 23;
+/// The largest zstd window every decoder should take (RFC 8878, 3.1.1.1.2), as a power of two.
+const WINDOW_COMMON: u32 = 23;
 /// Bytes at a zstd frame's begin that say its window: magic, descriptor, window or (of up to 8 bytes) length.
 const FRAME_HEADER: usize = 13;
 
@@ -34,32 +37,38 @@ pub(super) enum ReadError {
     Stream(StreamError),
 }
 
-pub(super) enum Source<R> {
-    Plain(Counted<R>),
-    Gzip(Box<MultiGzDecoder<BufReader<Counted<R>>>>),
+/// The blob from its first byte: those that told how it is packed, then the rest.
+type Input<R> = BufReader<Chain<Cursor<Vec<u8>>, Blob<R>>>;
+
+pub(super) enum Source<R: Read> {
+    Plain(Box<Input<R>>),
+    Gzip(Box<MultiGzDecoder<Input<R>>>),
     Zstd(Box<Zstd<R>>),
 }
 
 /// A zstd decoder that is made when the first frame's header is there.
-pub(super) struct Zstd<R> {
-    decoder: Decoder<'static, BufReader<Counted<R>>>,
+pub(super) struct Zstd<R: Read> {
+    decoder: Decoder<'static, Input<R>>,
     begun: bool,
     window_most: u32,
 }
 
 impl<R: Read> Source<R> {
-    pub(super) fn new(
-        blob: R,
-        compression: Compression,
-        limits: &Limits,
-    ) -> Result<Self, io::Error> {
-        let blob = Counted { blob, bytes: 0, failed: false };
-        let input = |blob| BufReader::with_capacity(INPUT, blob);
+    /// Reads as much of the blob as tells how it is packed.
+    ///
+    /// # Errors
+    /// The blob's own reader's.
+    pub(super) fn new(blob: R, limits: &Limits) -> io::Result<Self> {
+        let mut blob = Blob { blob, failed: false };
+        let mut begin = Vec::with_capacity(FRAME_HEADER);
+        blob.by_ref().take(FRAME_HEADER as u64).read_to_end(&mut begin)?;
+        let compression = told_by(&begin);
+        let input = BufReader::with_capacity(INPUT, Cursor::new(begin).chain(blob));
         Ok(match compression {
-            Compression::None => Self::Plain(blob),
-            Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(input(blob)))),
+            Compression::None => Self::Plain(Box::new(input)),
+            Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
             Compression::Zstd => Self::Zstd(Box::new(Zstd {
-                decoder: Decoder::with_buffer(input(blob))?,
+                decoder: Decoder::with_buffer(input)?,
                 begun: false,
                 window_most: limits.zstd_window,
             })),
@@ -77,7 +86,7 @@ impl<R: Read> Source<R> {
             match read {
                 Ok(len) => return Ok(len),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if self.blob().failed => return Err(ReadError::Blob(error)),
+                Err(error) if self.has_failed() => return Err(ReadError::Blob(error)),
                 Err(error) => return Err(ReadError::Stream(self.fault(error))),
             }
         }
@@ -86,24 +95,20 @@ impl<R: Read> Source<R> {
     /// Reads the blob to its end, where its reader may still have something to say; unpacks nothing.
     pub(super) fn drain(&mut self) -> io::Result<()> {
         let blob = match self {
-            Self::Plain(blob) => blob,
+            Self::Plain(input) => input.get_mut(),
             Self::Gzip(decoder) => decoder.get_mut().get_mut(),
             Self::Zstd(zstd) => zstd.decoder.get_mut().get_mut(),
         };
         io::copy(blob, &mut io::sink()).map(drop)
     }
 
-    /// Bytes of the blob read so far.
-    pub(super) fn compressed(&self) -> u64 {
-        self.blob().bytes
-    }
-
-    fn blob(&self) -> &Counted<R> {
-        match self {
-            Self::Plain(blob) => blob,
-            Self::Gzip(decoder) => decoder.get_ref().get_ref(),
-            Self::Zstd(zstd) => zstd.decoder.get_ref().get_ref(),
-        }
+    fn has_failed(&self) -> bool {
+        let input = match self {
+            Self::Plain(input) => input,
+            Self::Gzip(decoder) => decoder.get_ref(),
+            Self::Zstd(zstd) => zstd.decoder.get_ref(),
+        };
+        input.get_ref().get_ref().1.failed
     }
 
     fn fault(&self, error: io::Error) -> StreamError {
@@ -130,17 +135,23 @@ impl<R: Read> Zstd<R> {
         self.decoder.read(into)
     }
 
-    /// Allows the window that the first frame asks for, and no frame behind it more; a larger one than common is held
-    /// for this layer alone.
+    /// Allows the window that the first frame asks for, and no frame behind it more.
     fn begin(&mut self, share: &Share) -> io::Result<()> {
         let wanted = window(self.decoder.get_mut().fill_buf()?).unwrap_or(self.window_most);
         let most = wanted.max(WINDOW_COMMON).min(self.window_most);
-        if most > WINDOW_COMMON {
-            share.take(1 << most).map_err(io::Error::other)?;
-        }
+        share.take(1 << most).map_err(io::Error::other)?;
         self.decoder.window_log_max(most)?;
         self.begun = true;
         Ok(())
+    }
+}
+
+/// How a blob is packed that begins so.
+fn told_by(begin: &[u8]) -> Compression {
+    match begin {
+        [0x1f, 0x8b, 0x08, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        _ => Compression::None,
     }
 }
 
@@ -163,25 +174,19 @@ fn window(bytes: &[u8]) -> Option<u32> {
     Some(64 - size.saturating_sub(1).leading_zeros())
 }
 
-/// The blob, with what passed and whether an error was its own or the decoder's.
-pub(super) struct Counted<R> {
+/// The blob, and whether an error was its own or the decoder's.
+pub(super) struct Blob<R> {
     blob: R,
-    bytes: u64,
     failed: bool,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for Blob<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self.blob.read(into) {
-            Ok(len) => {
-                self.bytes += len as u64;
-                Ok(len)
-            }
-            Err(error) => {
-                self.failed = error.kind() != io::ErrorKind::Interrupted;
-                Err(error)
-            }
+        let read = self.blob.read(into);
+        if let Err(error) = &read {
+            self.failed = error.kind() != io::ErrorKind::Interrupted;
         }
+        read
     }
 }
 

@@ -16,7 +16,7 @@ use tar::Header;
 
 use super::error::Refusal;
 use super::header::{self, BLOCK};
-use super::pax::{PaxError, decimal, number, numbers, once, text};
+use super::pax::{PaxError, decimal, number, numbers, text};
 use crate::erofs::Extent;
 
 /// The most pieces of one file: what is held for them, and no disk image in a layer needs them.
@@ -61,11 +61,6 @@ impl Sparse {
         let data = extents.iter().fold(0, |sum: u64, extent| sum.saturating_add(extent.len));
         Self::new(size, extents, data)
     }
-
-    /// Bytes of its holes.
-    pub(super) fn holes(&self) -> u64 {
-        self.size - self.extents.iter().map(|extent| extent.len).sum::<u64>()
-    }
 }
 
 /// What pax records say of a sparse file.
@@ -86,7 +81,10 @@ impl Records {
     pub(super) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxError> {
         const WHAT: &str = "sparse map";
         let slot = match key {
-            b"name" => return once(&mut self.name, "name", text(value)),
+            b"name" => {
+                self.name = text(value);
+                return Ok(());
+            }
             b"major" => &mut self.major,
             b"minor" => &mut self.minor,
             b"size" => &mut self.size,
@@ -105,7 +103,8 @@ impl Records {
             }
             _ => return Err(PaxError::Value(WHAT)),
         };
-        once(slot, WHAT, number(value, WHAT)?)
+        *slot = number(value, WHAT)?;
+        Ok(())
     }
 
     /// The map stands in front of the content.

@@ -1,7 +1,7 @@
 //! Sparse files in every form, and every way in which their maps are wrong.
 
 use super::testing::{Tar, unpack, unpack_with};
-use super::{Compression, Limits, Unpacked, layer_to_erofs};
+use super::{Limits, Unpacked, layer_to_erofs};
 use crate::digest::Digest;
 use crate::erofs::reader::Content;
 use crate::fault::Class;
@@ -105,7 +105,7 @@ fn every_form_keeps_its_holes() {
 
 fn unpack_unread(tar: &[u8]) -> Unpacked {
     let image = tempfile::tempfile().unwrap();
-    layer_to_erofs(tar, Compression::None, [7; 16], &image, &Limits::default()).unwrap()
+    layer_to_erofs(tar, [7; 16], &image, &Limits::default()).unwrap()
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn maps_in_front_of_the_content_that_cannot_be_read() {
 fn a_file_may_not_be_longer_than_a_tar() {
     let limits = Limits { tar_bytes: SIZE - 1, ..Limits::default() };
     for (form, tar) in forms(SIZE, &vec![(0, 1)]) {
-        let error = unpack_with(tar.end().as_slice(), Compression::None, &limits).unwrap_err();
+        let error = unpack_with(tar.end().as_slice(), &limits).unwrap_err();
         assert!(error.to_string().contains("sparse file of more than"), "{form}: {error}");
         assert_eq!(error.class(), Class::Precondition);
     }

@@ -202,13 +202,16 @@ proptest! {
     ) {
         let (mut plain, mut images, mut layers) = (Plain::default(), Vec::new(), Vec::new());
         for (i, steps) in stack.into_iter().enumerate() {
-            let (mut model, mut taken) = (Model::default(), Vec::new());
+            let (mut model, mut written, mut taken) = (Model::default(), Vec::new(), Vec::new());
             for step in steps {
-                if makes_sense(&plain, &taken, &step) && model.step(&step).is_ok() {
-                    taken.push(step);
+                let meant = model.resolved(&step);
+                let makes_sense = meant.as_ref().is_none_or(|s| makes_sense(&plain, &taken, s));
+                if makes_sense && model.step(&step).is_ok() {
+                    written.push(step);
+                    taken.extend(meant);
                 }
             }
-            images.push(unpack(&tar(&taken)).unwrap().1);
+            images.push(unpack(&tar(&written)).unwrap().1);
             plain.apply(i, &taken);
             layers.push(taken);
         }

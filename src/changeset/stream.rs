@@ -3,7 +3,6 @@
 //! Deliberately absent: content kept for later. What is not consumed at once is asked for again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Compression;
 use super::error::{EntryName, UnpackError};
@@ -22,22 +21,16 @@ impl StreamError {
     }
 }
 
-pub(super) struct Stream<'p> {
+pub(super) struct Stream {
     arriving: Arriving,
-    excused: &'p AtomicU64,
     piece: Option<Arc<Piece>>,
     /// What of `piece` is consumed.
     from: usize,
 }
 
-impl<'p> Stream<'p> {
-    pub(super) fn new(arriving: Arriving, excused: &'p AtomicU64) -> Self {
-        Self { arriving, excused, piece: None, from: 0 }
-    }
-
-    /// So many of the bytes that come are zeros which nobody keeps: the ratio may leave them out.
-    pub(super) fn excuse(&self, bytes: u64) {
-        self.excused.fetch_add(bytes, Ordering::Relaxed);
+impl Stream {
+    pub(super) fn new(arriving: Arriving) -> Self {
+        Self { arriving, piece: None, from: 0 }
     }
 
     /// The next bytes of the tar; none at its end.

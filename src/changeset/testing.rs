@@ -4,9 +4,7 @@ use std::io::{Read as _, Seek, SeekFrom, Write};
 
 use tar::Header;
 
-use super::{
-    Below, Compression, Limits, UnpackError, Unpacked, layer_to_erofs, layer_to_erofs_onto,
-};
+use super::{Below, Limits, UnpackError, Unpacked, layer_to_erofs, layer_to_erofs_onto};
 use crate::erofs::reader::{Read, read};
 
 /// A tar under way.
@@ -147,16 +145,15 @@ fn record(key: &str, value: &[u8], out: &mut Vec<u8>) {
 
 /// Unpacks a plain tar and reads the image back.
 pub(super) fn unpack(tar: &[u8]) -> Result<(Unpacked, Read), UnpackError> {
-    unpack_with(tar, Compression::None, &Limits::default())
+    unpack_with(tar, &Limits::default())
 }
 
 pub(super) fn unpack_with(
     blob: impl std::io::Read + Send,
-    compression: Compression,
     limits: &Limits,
 ) -> Result<(Unpacked, Read), UnpackError> {
     let image = tempfile::tempfile().unwrap();
-    let unpacked = layer_to_erofs(blob, compression, [7; 16], &image, limits)?;
+    let unpacked = layer_to_erofs(blob, [7; 16], &image, limits)?;
     Ok((unpacked, read_back(image, &unpacked)))
 }
 
@@ -167,7 +164,7 @@ pub(super) fn unpack_onto(
     limits: &Limits,
 ) -> Result<(Unpacked, Read), UnpackError> {
     let image = tempfile::tempfile().unwrap();
-    let unpacked = layer_to_erofs_onto(tar, Compression::None, [7; 16], &image, limits, below)?;
+    let unpacked = layer_to_erofs_onto(tar, [7; 16], &image, limits, below)?;
     Ok((unpacked, read_back(image, &unpacked)))
 }
 

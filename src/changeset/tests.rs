@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::testing::{Tar, gzip, unpack, unpack_with, zstd};
-use super::{Compression, Limits, UnpackError};
+use super::{Limits, UnpackError};
 use crate::budget::Budget;
 use crate::digest::Digest;
 use crate::erofs::reader::{Content, Read as Image};
@@ -192,11 +192,11 @@ fn everything_behind_the_end_is_part_of_the_diff_id() {
     let (cut, rest) = tar.split_at(700);
     let members = [gzip(cut), gzip(b""), gzip(rest)].concat();
     let limits = Limits::default();
-    let (gzipped, _) = unpack_with(members.as_slice(), Compression::Gzip, &limits).unwrap();
+    let (gzipped, _) = unpack_with(members.as_slice(), &limits).unwrap();
     assert_eq!(gzipped, unpacked);
     let skipped = b"\x50\x2a\x4d\x18\x03\0\0\0any".as_slice();
     let frames = [skipped, &zstd(cut), &zstd(b""), skipped, &zstd(rest), skipped].concat();
-    let (packed, _) = unpack_with(frames.as_slice(), Compression::Zstd, &limits).unwrap();
+    let (packed, _) = unpack_with(frames.as_slice(), &limits).unwrap();
     assert_eq!(packed, unpacked);
 }
 
@@ -216,16 +216,12 @@ impl Read for Judged<'_> {
 fn the_blobs_own_error_is_told_from_bad_packing() {
     let tar = Tar::new().file("a", b"x").end();
     let limits = Limits::default();
-    for (blob, compression) in [
-        (tar.clone(), Compression::None),
-        (gzip(&tar), Compression::Gzip),
-        (zstd(&tar), Compression::Zstd),
-    ] {
+    for blob in [tar.clone(), gzip(&tar), zstd(&tar)] {
         for (kind, class) in [
             (io::ErrorKind::InvalidData, Class::Corrupt),
             (io::ErrorKind::UnexpectedEof, Class::Unavailable),
         ] {
-            let error = unpack_with(Judged(&blob, kind), compression, &limits).unwrap_err();
+            let error = unpack_with(Judged(&blob, kind), &limits).unwrap_err();
             assert!(matches!(error, UnpackError::Blob(_)), "{error:?}");
             assert!(error.to_string().contains("the verdict"), "{error}");
             assert_eq!(error.class(), class);
@@ -235,8 +231,8 @@ fn the_blobs_own_error_is_told_from_bad_packing() {
     let mut wrong = whole.clone();
     wrong[whole.len() - 5] ^= 1;
     let trailing = [whole.as_slice(), b"junk"].concat();
-    for blob in [&whole[..whole.len() - 1], &whole[..5], b"", &wrong, &trailing, &tar] {
-        let error = unpack_with(blob, Compression::Gzip, &limits).unwrap_err();
+    for blob in [&whole[..whole.len() - 1], &whole[..5], &wrong, &trailing] {
+        let error = unpack_with(blob, &limits).unwrap_err();
         assert!(matches!(error, UnpackError::Gzip(_)), "{error:?}");
         assert_eq!(error.class(), Class::Corrupt);
     }
@@ -244,9 +240,8 @@ fn the_blobs_own_error_is_told_from_bad_packing() {
     let mut wrong = whole.clone();
     wrong[whole.len() / 2] ^= 0xff;
     let trailing = [whole.as_slice(), b"junk"].concat();
-    for blob in [&whole[..whole.len() - 1], &whole[..5], b"", &wrong, &trailing, &tar, &gzip(&tar)]
-    {
-        let error = unpack_with(blob, Compression::Zstd, &limits).unwrap_err();
+    for blob in [&whole[..whole.len() - 1], &whole[..5], &wrong, &trailing] {
+        let error = unpack_with(blob, &limits).unwrap_err();
         assert!(matches!(error, UnpackError::Zstd(_)), "{} bytes: {error:?}", blob.len());
         assert_eq!(error.class(), Class::Corrupt);
     }
@@ -254,37 +249,29 @@ fn the_blobs_own_error_is_told_from_bad_packing() {
 
 #[test]
 fn damage_on_the_way_is_not_the_images_fault() {
-    let mut limits = Limits { ratio_free: u64::MAX, ..Limits::default() };
+    let mut limits = Limits::default();
     let refused = Tar::new().file("..", b"").file("large", &[0; 1 << 20]).end();
     let elsewhere = Tar::new().link("a", "b").file("large", &[0; 1 << 20]).end();
     let whole = gzip(&elsewhere);
     let cut = &whole[..whole.len() / 2];
-    let (plain, packed) = (Compression::None, Compression::Gzip);
     for (kind, class) in [
         (io::ErrorKind::InvalidData, Class::Corrupt),
         (io::ErrorKind::ConnectionReset, Class::Unavailable),
     ] {
-        for (blob, compression) in [
-            (refused.as_slice(), plain),
-            (&elsewhere, plain),
-            (&whole, packed),
-            (&refused, packed),
-            (&gzip(&refused), packed),
-            (cut, packed),
-            (&zstd(&refused), Compression::Zstd),
-        ] {
-            let error = unpack_with(Judged(blob, kind), compression, &limits).unwrap_err();
+        for blob in [refused.as_slice(), &elsewhere, &whole, &gzip(&refused), cut, &zstd(&refused)]
+        {
+            let error = unpack_with(Judged(blob, kind), &limits).unwrap_err();
             assert!(error.to_string().contains("the verdict"), "{error}");
             assert_eq!(error.class(), class);
         }
     }
-    let error = unpack_with(gzip(&refused).as_slice(), packed, &limits).unwrap_err();
+    let error = unpack_with(gzip(&refused).as_slice(), &limits).unwrap_err();
     assert!(matches!(error, UnpackError::Entry { .. }), "the reader has no objection: {error}");
 
     limits.depth = 1;
     let deep = Tar::new().file("a/b", b"").file("large", &vec![0; 16 << 20]).end();
     let mut blob = deep.as_slice();
-    let error = unpack_with(blob.by_ref(), plain, &limits).unwrap_err();
+    let error = unpack_with(blob.by_ref(), &limits).unwrap_err();
     assert!(matches!(error, UnpackError::Limit { .. }), "{error}");
     assert!(!blob.is_empty(), "nobody reads on behind a limit");
 }
@@ -300,11 +287,11 @@ fn a_zstd_window_is_bounded() {
     };
     let limits = Limits { zstd_window: 25, ..Limits::default() };
     for log in [10, 23, 25] {
-        unpack_with(framed(log).as_slice(), Compression::Zstd, &limits).unwrap();
+        unpack_with(framed(log).as_slice(), &limits).unwrap();
     }
     let behind_smaller = [framed(20), framed(24)].concat();
     for blob in [framed(26), behind_smaller] {
-        let error = unpack_with(blob.as_slice(), Compression::Zstd, &limits).unwrap_err();
+        let error = unpack_with(blob.as_slice(), &limits).unwrap_err();
         assert!(error.to_string().contains("zstd window of more than"), "{error}");
         assert_eq!(error.class(), Class::Precondition);
     }
@@ -317,18 +304,143 @@ fn layers_that_share_a_budget_wait_for_one_another_and_end() {
     let names: Vec<_> = (0..6000).map(|i| format!("{i}{}", "n".repeat(80))).collect();
     let tar = names.iter().fold(Tar::new(), |tar, name| tar.file(name, b"")).end();
     thread::scope(|scope| {
-        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
-            let (tar, limits) = (&tar, &limits);
-            let blob = match compression {
-                Compression::None => tar.clone(),
-                Compression::Gzip => gzip(tar),
-                Compression::Zstd => zstd(tar),
-            };
+        for blob in [tar.clone(), gzip(&tar), zstd(&tar)] {
+            let limits = &limits;
             scope.spawn(move || {
-                let (unpacked, _) = unpack_with(blob.as_slice(), compression, limits).unwrap();
+                let (unpacked, _) = unpack_with(blob.as_slice(), limits).unwrap();
                 assert_eq!(unpacked.entries, 6000);
             });
         }
     });
     assert_eq!(budget.held(), 0);
+}
+
+#[test]
+fn the_first_bytes_say_how_a_layer_is_packed() {
+    let tar = Tar::new().file("a", b"x").end();
+    let skipped = b"\x50\x2a\x4d\x18\x03\0\0\0any".as_slice();
+    let skip = [skipped, &zstd(&tar)].concat();
+    let whole = unpack(&tar).unwrap().0;
+    for blob in [gzip(&tar), zstd(&tar), skip] {
+        assert_eq!(unpack(&blob).unwrap().0, whole);
+    }
+    // Of less than what tells them apart, and of nothing.
+    for blob in [&b"\x1f\x8b"[..], b"\x28"] {
+        assert_eq!(unpack(blob).unwrap_err().class(), Class::Corrupt);
+    }
+    assert_eq!(unpack(b"").unwrap().0.entries, 0);
+    let sparse = Tar::new().file("PK\x03\x04", b"").end();
+    assert!(unpack(&sparse).is_ok(), "a name is a name");
+}
+
+#[test]
+fn a_gibibyte_of_zeros_costs_nothing() {
+    use std::os::unix::fs::MetadataExt as _;
+    let zeros = 1 << 30;
+    let mut header = Tar::header(b'0', b"zeros", 0);
+    header.set_size(zeros);
+    header.set_cksum();
+    let head = header.as_bytes().to_vec();
+    let tar = || head.chain(io::repeat(0).take(zeros + 1024));
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    io::copy(&mut tar(), &mut packed).unwrap();
+    let blob = packed.finish().unwrap();
+    assert!(blob.len() < 1 << 20, "{} bytes", blob.len());
+    let image = tempfile::tempfile().unwrap();
+    let unpacked = super::layer_to_erofs(&*blob, [7; 16], &image, &Limits::default()).unwrap();
+    let metadata = image.metadata().unwrap();
+    assert!(unpacked.image_bytes > zeros && metadata.len() == unpacked.image_bytes);
+    assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
+}
+
+#[test]
+fn devices_are_what_they_are() {
+    let tar = Tar::new().device(b'3', "null", 1, 3).device(b'4', "disk", 259, 70_000);
+    let image = image(tar.device(b'4', "none", 0, 0).device(b'3', "d/gone", 0, 0));
+    for (name, mode, device) in [
+        ("null", 0o020_644, 0x103),
+        ("disk", 0o060_644, 70_000 & 0xff | 259 << 8 | (70_000 & !0xff) << 12),
+        ("none", 0o060_644, 0),
+    ] {
+        let found = &image.names[name.as_bytes()];
+        assert_eq!((found.mode, &found.content), (mode, &Content::Device(device)), "{name}");
+        assert_eq!((found.uid, found.gid), (1000, 100));
+    }
+    let gone = &image.names[b"d/gone".as_slice()];
+    assert_eq!((gone.mode, &gone.content), (0o020_000, &Content::Device(0)));
+}
+
+#[test]
+fn only_files_have_content() {
+    let sized = |kind: u8, name: &str| {
+        let mut header = Tar::header(kind, name.as_bytes(), 512);
+        header.as_old_mut().linkname[0] = b'f';
+        header
+    };
+    let tar = Tar::new().file("f", b"text");
+    let tar = [(b'1', "link"), (b'2', "symlink"), (b'5', "folder"), (b'6', "pipe"), (0, "old/")]
+        .into_iter()
+        .fold(tar, |tar, (kind, name)| tar.push(sized(kind, name), b""));
+    let image = image(tar.device(b'3', "null", 1, 3).file("last", b"read"));
+    assert_eq!(image.names.len(), 9);
+    assert_eq!(image.names[b"last".as_slice()].content, Content::File(b"read".to_vec()));
+    assert_eq!(image.names[b"link".as_slice()].nlink, 2);
+    assert_eq!(image.names[b"old".as_slice()].content, Content::Folder);
+}
+
+#[test]
+fn a_link_of_the_layer_is_followed_within_it() {
+    for (tar, expected) in [
+        (Tar::new().symlink("lib", "usr/lib").file("lib/x", b""), "lib usr/ usr/lib/ usr/lib/x"),
+        (Tar::new().symlink("a/l", "/b").folder("a/l/c/d"), "a/ a/l b/ b/c/ b/c/d/"),
+        (Tar::new().symlink("a/l", "../../..").file("a/l/x", b""), "a/ a/l x"),
+        (Tar::new().symlink("l", "m").symlink("m", "d").file("l/x", b""), "d/ d/x l m"),
+        // What comes behind the file replaces its folder, as any later entry does.
+        (Tar::new().file("lib/x", b"").symlink("lib", "usr/lib"), "lib"),
+        (Tar::new().symlink("d", "e").file("e/f", b"").link("a", "d/f"), "a d e/ e/f"),
+        (Tar::new().file("a/../b", b"").link("x/../c", "y/../b"), "b c"),
+        // What hides something hides it in a folder, and follows nothing.
+        (Tar::new().symlink("d", "e").file("e/f", b"").file("d/.wh.f", b""), "d e/ e/f"),
+        (Tar::new().symlink("d", "e").file("d/.wh..wh..opq", b""), "d"),
+        (Tar::new().file("d", b"").file("d/.wh.f", b"").file("d/e/.wh.g", b""), "d"),
+        (Tar::new().plain(b'6', "a").file("a/.wh.b", b"").device(b'3', "a/c", 0, 0), "a"),
+    ] {
+        assert_eq!(shape(tar), expected);
+    }
+    let long = "d/".repeat(20) + "e";
+    let tar = Tar::new().symlink("l", &"d/".repeat(20)).file("other", &[7; 3 << 20]);
+    assert!(
+        image(tar.file("l/e", b"")).names.contains_key(long.as_bytes()),
+        "read back from the file"
+    );
+}
+
+/// umoci, Go's archive/tar and GNU tar write and read such.
+#[test]
+fn headers_that_say_it_twice() {
+    let twice = Tar::new().pax(&[("path", b"a"), ("mtime", b"1")]).pax(&[("path", b"b")]);
+    let twice = twice.file("c", b"").extended(b'L', b"d\0").extended(b'L', b"e\0junk");
+    let twice = twice.file("c", b"").pax(&[("path", b"f"), ("path", b"g")]).file("c", b"");
+    let image = image(twice);
+    assert_eq!(
+        image.names.keys().skip(1).map(Vec::as_slice).collect::<Vec<_>>(),
+        [b"b", b"e", b"g"]
+    );
+    assert_eq!(image.names[b"b".as_slice()].mtime, (1_700_000_000, 0));
+    let global = Tar::new().extended(b'g', b"11 mtime=1\n10 uid=99\n20 SCHILY.xattr.a=b\n");
+    let tar = global.file("f", b"").end();
+    let (_, image) = unpack(&tar).unwrap();
+    let found = &image.names[b"f".as_slice()];
+    assert_eq!((found.uid, found.mtime, found.xattrs.len()), (1000, (1_700_000_000, 0), 0));
+}
+
+#[test]
+fn attributes_that_linux_keeps_for_no_file_of_the_kind_are_passed_over() {
+    let records: [(&str, &[u8]); 2] =
+        [("SCHILY.xattr.user.a", b"x"), ("SCHILY.xattr.security.b", b"y")];
+    let image = image(Tar::new().pax(&records).symlink("l", "x").pax(&records).plain(b'6', "p"));
+    for name in ["l", "p"] {
+        let names: Vec<_> = image.names[name.as_bytes()].xattrs.keys().collect();
+        assert_eq!(names, [b"security.b"], "{name}");
+    }
 }

@@ -30,7 +30,7 @@ pub struct Image<'f> {
 
 /// The number of an inode: equal ones are one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Nid(u64);
+pub struct Nid(pub(super) u64);
 
 /// An inode as the image has it.
 #[derive(Debug, Clone)]
@@ -106,6 +106,11 @@ impl<'f> Image<'f> {
         uuid.copy_from_slice(&superblock[48..64]);
         let xattr_area = u64::from(u32_at(superblock, 44)) * BLOCK;
         Ok(Self { file, len, xattr_area, root: Nid(ROOT_AT / SLOT), uuid })
+    }
+
+    /// The image that is being written into `file`, of which `len` bytes are taken.
+    pub(super) fn unfinished(file: &'f File, len: u64) -> Self {
+        Self { file, len, xattr_area: 0, root: Nid(ROOT_AT / SLOT), uuid: [0; 16] }
     }
 
     /// The UUID that it was sealed with.

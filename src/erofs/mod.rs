@@ -44,5 +44,5 @@ pub use format::{Special, Time};
 pub use image::{Found, FoundKind, Image, Nid};
 pub use tree::{FolderId, Node, Tree};
 pub use window::WINDOW as WRITER_BUFFER;
-pub use writer::{File, Inode, Meta, WriteError, Writer};
+pub use writer::{File, Inode, Meta, Output, WriteError, Writer};
 pub use xattr::{XattrError, Xattrs};

@@ -3,7 +3,9 @@
 //! What lies behind the window goes straight to the output (an inode in a metadata block opened long ago, a
 //! link count); the first block stays in memory to the end.
 //!
-//! Deliberately absent: reading back, and durability, which is whose the file is.
+//! Long zeros are not written: as the output is a new file, they are holes in it, and cost the disk nothing.
+//!
+//! Deliberately absent: durability, which is whose the file is.
 
 use std::io::{self, Seek, SeekFrom, Write};
 
@@ -11,6 +13,9 @@ use super::format::{BLOCK, BLOCK_LEN};
 
 /// Bytes that a writer keeps in memory: enough to make one write of a thousand small files.
 pub const WINDOW: u64 = 1 << 20;
+
+/// Zeros that fill so many bytes, in a place that is a multiple of it, become a hole. Shorter ones would only scatter the file.
+const HOLE: u64 = 64 << 10;
 
 /// An image under way. The output must be empty: what is never written has to read as zeros.
 #[derive(Debug)]
@@ -22,8 +27,9 @@ pub(super) struct Window<W> {
     /// The address of the window's first byte.
     start: u64,
     bytes: Vec<u8>,
-    /// One past the last byte ever written.
+    /// One past the last byte ever written, and the output's length.
     reached: u64,
+    length: u64,
 }
 
 impl<W: Write + Seek> Window<W> {
@@ -35,6 +41,7 @@ impl<W: Write + Seek> Window<W> {
             start: BLOCK,
             bytes: Vec::with_capacity(WINDOW as usize),
             reached: BLOCK,
+            length: 0,
         }
     }
 
@@ -68,6 +75,16 @@ impl<W: Write + Seek> Window<W> {
         Ok(())
     }
 
+    /// Sees to it that the output has what was written at `at` and right behind it.
+    pub(super) fn settle(&mut self, at: u64) -> io::Result<()> {
+        if at >= self.start { self.flush() } else { Ok(()) }
+    }
+
+    /// The output.
+    pub(super) fn out(&self) -> &W {
+        &self.out
+    }
+
     /// Makes the image `end` bytes long and writes everything but the first block, which `seal` completes;
     /// then that.
     pub(super) fn finish(
@@ -79,6 +96,9 @@ impl<W: Write + Seek> Window<W> {
             self.write_at(end - 1, &[0])?;
         }
         self.flush()?;
+        if self.length < end {
+            self.put(end - 1, &[0])?;
+        }
         let mut front = std::mem::replace(&mut self.front, Box::new([0; BLOCK_LEN]));
         seal(&mut front);
         self.write_through(0, front.as_slice())?;
@@ -94,10 +114,28 @@ impl<W: Write + Seek> Window<W> {
         written
     }
 
+    /// Writes what is no hole. Where something was written before, zeros have to be written too.
     fn write_through(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let (mut begin, mut next, end) = (at, at, at + bytes.len() as u64);
+        let piece = |from: u64, to: u64| &bytes[(from - at) as usize..(to - at) as usize];
+        while next < end {
+            let behind = (next / HOLE + 1).saturating_mul(HOLE).min(end);
+            // At the ends of what is written at once a shorter one goes on in what was written before, or comes next.
+            let is_long = behind - next == HOLE || next == at || behind == end;
+            if is_long && next >= self.length && is_zero(piece(next, behind)) {
+                self.put(begin, piece(begin, next))?;
+                begin = behind;
+            }
+            next = behind;
+        }
+        self.put(begin, piece(begin, end))
+    }
+
+    fn put(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.length = self.length.max(at + bytes.len() as u64);
         if self.position != at {
             self.out.seek(SeekFrom::Start(at))?;
         }
@@ -106,6 +144,11 @@ impl<W: Write + Seek> Window<W> {
         self.position += bytes.len() as u64;
         Ok(())
     }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // In words, of which the compiler makes vectors.
+    bytes.chunks(4096).all(|part| part.iter().fold(0, |bits, byte| bits | byte) == 0)
 }
 
 #[cfg(test)]
@@ -130,6 +173,34 @@ mod tests {
         window.finish(end as u64, |front| front[0] = 0xff).unwrap();
         expected[0] = 0xff;
         assert!(out.into_inner() == expected, "{writes:?}");
+    }
+
+    #[test]
+    fn long_zeros_are_holes() {
+        use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+        let file = tempfile::tempfile().unwrap();
+        let mut window = Window::new(&file);
+        let (zeros, mib) = (vec![0; 4 << 20], 1 << 20);
+        let end = 64 * mib;
+        window.write_at(BLOCK, &[1; 100]).unwrap();
+        for at in (1..12).map(|i| i * 4 * mib) {
+            window.write_at(at, &zeros).unwrap();
+        }
+        window.write_at(50 * mib + 5, &[2; 3]).unwrap();
+        // What stands there is overwritten, zeros or not.
+        window.write_at(52 * mib, &[3; 2 << 20]).unwrap();
+        window.write_at(52 * mib, &zeros[..2 << 20]).unwrap();
+        window.write_at(end - 2 * mib, &zeros[..2 << 20]).unwrap();
+        window.finish(end, |_| ()).unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!(metadata.len(), end);
+        assert!(metadata.blocks() * 512 < 4 * mib, "{} KiB", metadata.blocks() / 2);
+        let mut seen = [9; 5];
+        file.read_exact_at(&mut seen, 50 * mib + 4).unwrap();
+        assert_eq!(seen, [0, 2, 2, 2, 0]);
+        let mut back = vec![9; 2 << 20];
+        file.read_exact_at(&mut back, 52 * mib).unwrap();
+        assert!(back.iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -2,11 +2,15 @@
 //!
 //! Deliberately absent: `fsync`. When a layer has to be durable is for the store to say, once per layer.
 
-use std::io::{self, Seek, Write};
+use std::{
+    fs,
+    io::{self, Seek, Write},
+};
 
 use super::body::Body;
 use super::chunks::{Chunks, Extent};
 use super::format::{BLOCK, INODE_LEN, InodeFields, Kind, Layout, SLOT, Special, Time};
+use super::image::{Image, Nid};
 use super::space::{Place, Space};
 use super::window::Window;
 use super::xattr::Xattrs;
@@ -33,6 +37,31 @@ pub struct Meta {
 pub struct Inode {
     pub(super) nid: u64,
     pub(super) kind: Kind,
+}
+
+impl Inode {
+    /// Whether it is a symbolic link.
+    pub fn is_symlink(self) -> bool {
+        self.kind == Kind::Symlink
+    }
+}
+
+/// Where an image is written: a new file, perhaps with somebody who counts what is written.
+pub trait Output: Write + Seek {
+    /// The file. What was written can be read in it at once.
+    fn file(&self) -> &fs::File;
+}
+
+impl Output for &fs::File {
+    fn file(&self) -> &fs::File {
+        self
+    }
+}
+
+impl<O: Output + ?Sized> Output for &mut O {
+    fn file(&self) -> &fs::File {
+        (**self).file()
+    }
 }
 
 /// Why an image could not be written.
@@ -167,6 +196,15 @@ impl<W: Write + Seek> Writer<W> {
             layout: if place.inline { Layout::Inline } else { Layout::Plain },
             serial: self.inodes as u32,
         }
+    }
+}
+
+impl<W: Output> Writer<W> {
+    /// The target of a symbolic link that was written.
+    pub fn target(&mut self, symlink: Inode) -> io::Result<Vec<u8>> {
+        self.window.settle(symlink.nid * SLOT)?;
+        let image = Image::unfinished(self.window.out().file(), self.space.end());
+        image.target(&image.inode(Nid(symlink.nid))?)
     }
 }
 

@@ -1,9 +1,9 @@
 //! How a layer gets in: staged, checked, made durable, renamed into place.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,7 @@ use super::{
     room::Roomy,
 };
 use crate::{
-    changeset::{self, Below, Compression, Format, Limits, Unpacked},
+    changeset::{self, Below, Format, Limits, Unpacked},
     digest::Digest,
     fault::Class,
     sys::durable::{self, at},
@@ -27,8 +27,6 @@ use crate::{
 pub struct NewLayer {
     /// The digest of its uncompressed tar, as the image's config promises it.
     pub diff_id: Digest,
-    /// How its bytes are packed.
-    pub compression: Compression,
     /// Whether overlay's own marks in it are kept: then its key is not its diff id, see [`native_key`].
     pub format: Format,
     /// Where they come from.
@@ -108,7 +106,10 @@ impl Store {
         let making = Making { layer, key, below, room };
         let unpacked = self.unpack(&staged.0, making, blob)?;
         if self.form == Form::Dir {
-            room.write(unpacked.image_bytes).map_err(RoomError::into_io).map_err(disk)?;
+            // Its holes take no room here either.
+            let taken =
+                fs::metadata(staged.0.join(Form::Erofs.content())).map_err(disk)?.blocks() * 512;
+            room.write(taken).map_err(RoomError::into_io).map_err(disk)?;
             lay_out(&staged.0).map_err(disk)?;
         }
         Description::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
@@ -131,22 +132,18 @@ impl Store {
         blob: impl Read + Send,
     ) -> Result<Unpacked, AddError> {
         let Making { layer, key, below, room } = making;
-        let NewLayer { diff_id, compression, format, .. } = layer;
+        let NewLayer { diff_id, format, .. } = layer;
         let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let path = folder.join(Form::Erofs.content());
         let image = create(&path).map_err(disk)?;
         let limits = Limits { budget: self.budget.clone(), ..Limits::default() };
-        let (uuid, compression) = (uuid(&key), *compression);
+        let uuid = uuid(&key);
         let out = Roomy::new(&image, room);
         let unpacked = match (format, below) {
-            (Format::Native, _) => {
-                changeset::native_to_erofs(blob, compression, uuid, out, &limits)
-            }
-            (Format::Portable, None) => {
-                changeset::layer_to_erofs(blob, compression, uuid, out, &limits)
-            }
+            (Format::Native, _) => changeset::native_to_erofs(blob, uuid, out, &limits),
+            (Format::Portable, None) => changeset::layer_to_erofs(blob, uuid, out, &limits),
             (Format::Portable, Some(below)) => {
-                changeset::layer_to_erofs_onto(blob, compression, uuid, out, &limits, below)
+                changeset::layer_to_erofs_onto(blob, uuid, out, &limits, below)
             }
         };
         let unpacked = unpacked.map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::{Compression, Format},
+    changeset::Format,
     digest::Digest,
     sys::{mounts::MemoryMounts, space::Space},
 };
@@ -51,8 +51,7 @@ fn add_tar(store: &Arc<Store>, mut tar: &[u8]) -> Digest {
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
     let origin =
         Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
-    let new =
-        NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin };
+    let new = NewLayer { diff_id, format: Format::Portable, origin };
     store.add(&new, store.reserve(&diff_id, 1).unwrap(), tar.by_ref()).unwrap();
     diff_id
 }

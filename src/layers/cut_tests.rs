@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs, time::Duration};
 
 use super::*;
 use crate::{
-    changeset::{Compression, Format},
+    changeset::Format,
     layers::{Collected, Marks, NewLayer, Origin, SnapshotRecord, SnapshotSource, native_key},
     sys::{
         mounts::LinuxMounts,
@@ -50,7 +50,7 @@ fn new_layer(tar: &[u8], format: Format) -> NewLayer {
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
     let origin =
         Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
-    NewLayer { diff_id, compression: Compression::None, format, origin }
+    NewLayer { diff_id, format, origin }
 }
 
 fn add(store: &Arc<Store>, name: &str, format: Format) -> Digest {

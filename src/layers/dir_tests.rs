@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::{self, Compression, Limits},
+    changeset::{self, Limits},
     sys::mounts::{LinuxMounts, mount_image},
 };
 
@@ -47,6 +47,25 @@ fn layer(large: usize) -> Vec<u8> {
     put("large", EntryType::Regular, 0o644, &vec![3; large]);
     put("empty", EntryType::Regular, 0o000, b"");
     put("pipe", EntryType::Fifo, 0o622, b"");
+    put("zeros", EntryType::Regular, 0o600, &vec![0; large]);
+    // As long as some tools say that what they link to is.
+    let mut sized = header(EntryType::Symlink, 0o777, 4096);
+    sized.set_link_name("etc").unwrap();
+    sized.set_path("sized").unwrap();
+    sized.set_cksum();
+    tar.append(&sized, &b""[..]).unwrap();
+    for (name, kind, major, minor) in
+        [("null", EntryType::Char, 1, 3), ("disk", EntryType::Block, 259, 70_000)]
+    {
+        let mut device = header(kind, 0o4666, 0);
+        device.set_device_major(major).unwrap();
+        device.set_device_minor(minor).unwrap();
+        tar.append_data(&mut device, name, &b""[..]).unwrap();
+    }
+    let mut put = |name: &str, kind, mode, content: &[u8]| {
+        let mut header = header(kind, mode, content.len() as u64);
+        tar.append_data(&mut header, name, content).unwrap();
+    };
     put(".wh.gone", EntryType::Regular, 0o644, b"");
     put("new/.wh..wh..opq", EntryType::Regular, 0o644, b"");
     put("new/deep/er/file", EntryType::Regular, 0o644, b"x");
@@ -63,6 +82,10 @@ fn layer(large: usize) -> Vec<u8> {
     .unwrap();
     tar.append_data(&mut header(EntryType::Regular, 0o600, 1), "marked", &b"y"[..]).unwrap();
     tar.into_inner().unwrap()
+}
+
+fn is_device(m: &fs::Metadata) -> bool {
+    m.file_type().is_char_device() || m.file_type().is_block_device()
 }
 
 fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
@@ -83,7 +106,7 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
             Vec::new()
         } else if m.is_symlink() {
             fs::read_link(&full).unwrap().into_os_string().into_encoded_bytes()
-        } else if m.file_type().is_fifo() || m.file_type().is_char_device() {
+        } else if m.file_type().is_fifo() || is_device(&m) {
             m.rdev().to_string().into_bytes()
         } else {
             fs::read(&full).unwrap()
@@ -97,7 +120,7 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
                 let length = lgetxattr(&full, name, &mut value).unwrap();
                 (name.to_vec(), value[..length].to_vec())
             });
-        let whiteout = m.file_type().is_char_device();
+        let whiteout = is_device(&m) && m.rdev() == 0;
         let links = if m.is_dir() || whiteout { 0 } else { m.nlink() };
         let time = if whiteout { (0, 0) } else { (m.mtime(), m.mtime_nsec()) };
         all.insert(
@@ -120,8 +143,7 @@ fn privileged_a_layer_is_the_same_tree_in_both_forms() {
     let image =
         fs::File::options().read(true).write(true).create_new(true).open(&image_path).unwrap();
     let limits = Limits::default();
-    changeset::layer_to_erofs(&*layer(3 << 20), Compression::None, [9; 16], &image, &limits)
-        .unwrap();
+    changeset::layer_to_erofs(&*layer(3 << 20), [9; 16], &image, &limits).unwrap();
     let to = folder.path().join("diff");
     fs::create_dir(&to).unwrap();
     lay_out(&image, &to).unwrap();
@@ -129,8 +151,10 @@ fn privileged_a_layer_is_the_same_tree_in_both_forms() {
     let mounted = mount_image(&LinuxMounts, &image_path).unwrap();
     let mounted = PathBuf::from(format!("/proc/self/fd/{}", mounted.descriptor().as_raw_fd()));
     let (image, dir) = (seen(&mounted), seen(&to));
-    assert_eq!(image.len(), 18, "{:?}", image.keys());
+    assert_eq!(image.len(), 22, "{:?}", image.keys());
     assert_eq!(image, dir);
+    let zeros = fs::metadata(to.join("zeros")).unwrap();
+    assert!(zeros.len() == 3 << 20 && zeros.blocks() == 0, "{} blocks", zeros.blocks());
 }
 
 #[test]
@@ -138,14 +162,7 @@ fn a_broken_image_is_an_error() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("layer.erofs");
     let image = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-    changeset::layer_to_erofs(
-        &*layer(10_000),
-        Compression::None,
-        [9; 16],
-        &image,
-        &Limits::default(),
-    )
-    .unwrap();
+    changeset::layer_to_erofs(&*layer(10_000), [9; 16], &image, &Limits::default()).unwrap();
     let whole = fs::read(&path).unwrap();
     assert!(whole.len() < 256 << 10, "small enough to be broken everywhere");
     // Only the superblock's block has a checksum: whatever a bad disk made of the rest, reading ends.

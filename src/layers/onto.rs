@@ -13,9 +13,9 @@ use std::{
 
 use super::{AddError, Lower, NewLayer, Room, Store, description::Description};
 use crate::{
-    changeset::{Below, Linked, LinkedKind},
+    changeset::{Below, Linked, LinkedKind, Shown},
     digest::Digest,
-    erofs::{Extent, Meta, Time, XattrError, Xattrs},
+    erofs::{Extent, Meta, Special, Time, XattrError, Xattrs},
     sys::{
         inside::{self, Inside, Sort},
         mounts::Detached,
@@ -66,32 +66,39 @@ struct Stack(Vec<Lower>);
 /// What one layer says of a path.
 #[derive(Debug)]
 enum Seen {
-    /// Nothing.
-    Nothing,
+    /// Nothing; so many of its first parts are folders in it.
+    Nothing(usize),
     /// It hides what lies below.
     Hidden,
+    /// The part with this number is this symbolic link, and not the last.
+    Through(usize, Inside),
     There(Inside),
 }
 
 impl Below for Stack {
-    fn find(&self, path: &[u8]) -> io::Result<Option<Linked>> {
+    fn find(&self, path: &[u8], mut folders: usize) -> io::Result<Shown> {
         for lower in self.0.iter().rev() {
             match look(&lower.tree, path)? {
                 Seen::There(found) => return linked(&found),
-                Seen::Hidden => return Ok(None),
-                Seen::Nothing if lower.opaque_root => return Ok(None),
-                Seen::Nothing => {}
+                Seen::Through(depth, link) if depth >= folders => {
+                    return Ok(Shown::Through(depth, link.target()?));
+                }
+                Seen::Hidden | Seen::Through(..) => return Ok(Shown::Nothing),
+                Seen::Nothing(_) if lower.opaque_root => return Ok(Shown::Nothing),
+                Seen::Nothing(depth) => folders = folders.max(depth),
             }
         }
-        Ok(None)
+        Ok(Shown::Nothing)
     }
 }
 
 fn look(tree: &Arc<Detached>, path: &[u8]) -> io::Result<Seen> {
     let (mut at, mut opaque) = (Inside::root(tree)?, false);
     for (depth, part) in path.split(|byte| *byte == b'/').enumerate() {
-        if at.sort() != Sort::Folder {
-            return Ok(Seen::Hidden);
+        match at.sort() {
+            Sort::Folder => {}
+            Sort::Symlink => return Ok(Seen::Through(depth - 1, at)),
+            _ => return Ok(Seen::Hidden),
         }
         // On a layer's root the mark means nothing to overlay; the store knows it otherwise.
         opaque |= depth > 0 && at.xattr(OPAQUE)?.is_some_and(|value| value == b"y");
@@ -99,13 +106,13 @@ fn look(tree: &Arc<Detached>, path: &[u8]) -> io::Result<Seen> {
             Some(entry) if entry.sort() == Sort::Whiteout => return Ok(Seen::Hidden),
             Some(entry) => at = entry,
             None if opaque => return Ok(Seen::Hidden),
-            None => return Ok(Seen::Nothing),
+            None => return Ok(Seen::Nothing(depth)),
         }
     }
     Ok(Seen::There(at))
 }
 
-fn linked(found: &Inside) -> io::Result<Option<Linked>> {
+fn linked(found: &Inside) -> io::Result<Shown> {
     let metadata = found.metadata()?;
     let kind = match found.sort() {
         Sort::File => {
@@ -115,9 +122,12 @@ fn linked(found: &Inside) -> io::Result<Option<Linked>> {
             LinkedKind::File { content, size: metadata.len(), data }
         }
         Sort::Symlink => LinkedKind::Symlink(found.target()?),
-        Sort::Fifo => LinkedKind::Fifo,
         Sort::Folder => LinkedKind::Folder,
-        Sort::Whiteout | Sort::Other => return Ok(None),
+        Sort::Fifo => LinkedKind::Special(Special::Fifo),
+        Sort::CharDevice(major, minor) => LinkedKind::Special(Special::CharDevice(major, minor)),
+        Sort::BlockDevice(major, minor) => LinkedKind::Special(Special::BlockDevice(major, minor)),
+        Sort::Socket => LinkedKind::Special(Special::Socket),
+        Sort::Whiteout => return Ok(Shown::Nothing),
     };
     let meta = Meta {
         mode: (metadata.mode() & 0o7777) as u16,
@@ -129,7 +139,7 @@ fn linked(found: &Inside) -> io::Result<Option<Linked>> {
         },
         xattrs: xattrs(found)?,
     };
-    Ok(Some(Linked { id: (metadata.dev(), metadata.ino()), meta, kind }))
+    Ok(Shown::There(Linked { id: (metadata.dev(), metadata.ino()), meta, kind }))
 }
 
 fn xattrs(found: &Inside) -> io::Result<Xattrs> {

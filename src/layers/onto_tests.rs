@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    changeset::{Compression, Features, Format},
+    changeset::{Features, Format},
     fault::Class,
     layers::{Form, Origin},
     sys::{
@@ -80,12 +80,18 @@ impl Layers {
 
     /// The content of the file at `path`, `@` and its target for a link, `/` for a folder, nothing for nothing.
     fn shown(&self, path: &str) -> String {
-        match self.stack().find(path.as_bytes()).unwrap().map(|linked| linked.kind) {
-            None => String::new(),
-            Some(LinkedKind::File { content, .. }) => io::read_to_string(content).unwrap(),
-            Some(LinkedKind::Symlink(target)) => format!("@{}", String::from_utf8(target).unwrap()),
-            Some(LinkedKind::Folder) => "/".to_owned(),
-            Some(LinkedKind::Fifo) => "|".to_owned(),
+        let linked = match self.stack().find(path.as_bytes(), 0).unwrap() {
+            Shown::Nothing => return String::new(),
+            Shown::Through(depth, link) => {
+                return format!("{depth}@{}", String::from_utf8(link).unwrap());
+            }
+            Shown::There(linked) => linked.kind,
+        };
+        match linked {
+            LinkedKind::File { content, .. } => io::read_to_string(content).unwrap(),
+            LinkedKind::Symlink(target) => format!("@{}", String::from_utf8(target).unwrap()),
+            LinkedKind::Folder => "/".to_owned(),
+            LinkedKind::Special(special) => format!("{special:?}"),
         }
     }
 }
@@ -115,8 +121,8 @@ fn a_path_is_shown_by_the_topmost_layer_that_has_it() {
         ("y", "1"),
         ("z", "/"),
         ("z/f", ""),
-        // A symlink leads nowhere.
-        ("d/s/f", ""),
+        // A symlink leads on.
+        ("d/s/f", "1@f"),
     ] {
         assert_eq!(layers.shown(path), shown, "{path}");
     }
@@ -124,17 +130,21 @@ fn a_path_is_shown_by_the_topmost_layer_that_has_it() {
 }
 
 #[test]
-fn a_symlink_on_the_way_is_not_followed() {
+fn a_symlink_on_the_way_is_told_and_never_followed() {
     let layers = Layers::new().layer(&["f", "d/f"]);
     symlink("d", layers.scratch.path().join("0/here")).unwrap();
-    symlink(layers.scratch.path(), layers.scratch.path().join("0/out")).unwrap();
+    symlink("/", layers.scratch.path().join("0/out")).unwrap();
     layers.scratch.file("secret", "secret");
-    for path in ["here/f", "out/secret", "out/0/f"] {
-        assert_eq!(layers.shown(path), "", "{path}");
+    for (path, shown) in [("here/f", "0@d"), ("out/secret", "0@/"), ("out/0/f", "0@/")] {
+        assert_eq!(layers.shown(path), shown, "{path}");
     }
     for path in ["../secret", "d/../f"] {
-        layers.stack().find(path.as_bytes()).unwrap_err();
+        layers.stack().find(path.as_bytes(), 0).unwrap_err();
     }
+    // A folder above hides the link, whether a layer of the stack has it or the one that is made.
+    let layers = layers.layer(&["here/g"]);
+    assert_eq!(layers.shown("here/f"), "");
+    assert!(matches!(layers.stack().find(b"out/secret", 1).unwrap(), Shown::Nothing));
 }
 
 #[test]
@@ -159,10 +169,14 @@ fn what_is_found_has_its_attributes() {
     let file = File::options().write(true).open(&path).unwrap();
     file.set_len(100).unwrap();
     file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(5, 6)).unwrap();
-    let found = layers.stack().find(b"f").unwrap().unwrap();
+    let find = || match layers.stack().find(b"f", 0).unwrap() {
+        Shown::There(linked) => linked,
+        other => panic!("{other:?}"),
+    };
+    let found = find();
     assert_eq!(found.meta.mode, 0o4711);
     assert_eq!(found.meta.mtime, Time { seconds: 5, nanos: 6 });
-    assert_eq!(found.id, layers.stack().find(b"f").unwrap().unwrap().id);
+    assert_eq!(found.id, find().id);
     let LinkedKind::File { size, data, .. } = found.kind else { panic!("{found:?}") };
     assert_eq!((size, data[0].offset), (100, 0));
     attributes::set_mode(&layers.scratch.path().join("0"), 0o700).unwrap();
@@ -199,7 +213,7 @@ fn new_layer(tar: &[u8]) -> NewLayer {
         packed: None,
         namespace: None,
     };
-    NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin }
+    NewLayer { diff_id, format: Format::Portable, origin }
 }
 
 struct Node {

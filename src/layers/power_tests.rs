@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    changeset::{Compression, Format},
+    changeset::Format,
     digest::Digest,
     sys::{
         mounts::LinuxMounts,
@@ -29,7 +29,7 @@ fn layer(content: &[u8]) -> (Vec<u8>, NewLayer) {
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
     let origin =
         Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
-    (tar, NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin })
+    (tar, NewLayer { diff_id, format: Format::Portable, origin })
 }
 
 /// A download that stops in its middle, says so, and fails when it may.

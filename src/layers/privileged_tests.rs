@@ -4,7 +4,7 @@ use std::{fs, sync::Arc};
 
 use super::*;
 use crate::{
-    changeset::{Compression, Format},
+    changeset::Format,
     digest::Digest,
     fault::Class,
     sys::{
@@ -37,8 +37,7 @@ fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
     let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
     let origin =
         Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
-    let new =
-        NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin };
+    let new = NewLayer { diff_id, format: Format::Portable, origin };
     let error = store.reserve(&diff_id, tar.len() as u64).unwrap_err();
     assert!(matches!(error, AddError::Room { .. }), "{error}");
     // Packed it is smaller, so it is begun, and ends before the last of the disk is taken.

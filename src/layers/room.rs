@@ -11,6 +11,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    fs::File,
     io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -19,6 +20,7 @@ use std::{
 use super::{AddError, Store};
 use crate::{
     digest::Digest,
+    erofs::Output,
     fault::Class,
     sys::space::{self, Space},
 };
@@ -359,6 +361,12 @@ impl<W: Write> Write for Roomy<'_, W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+impl Output for Roomy<'_, &File> {
+    fn file(&self) -> &File {
+        self.out
     }
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::{Compression, Format},
+    changeset::Format,
     digest::Digest,
     fault::Class,
     sys::{mounts::MemoryMounts, space::Space},
@@ -63,7 +63,6 @@ fn layer(content: &str) -> Vec<u8> {
 fn new_layer(diff_id: Digest) -> NewLayer {
     NewLayer {
         diff_id,
-        compression: Compression::None,
         format: Format::Portable,
         origin: Origin {
             registry: "registry.example".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, ErrorKind, Seek as _, Write},
+    io::{self, Write},
     path::Path,
     sync::{
         Arc,
@@ -135,38 +135,12 @@ fn pack(
     let trees: Vec<_> = trees.iter().map(AsRef::as_ref).collect();
     let shown = owner.map(|(uid, gid)| Owner { uid, gid });
     let merged = inner.volumes.view(stack, shown)?;
-    let key = stack.last().copied().unwrap_or_else(|| Digest::of(b""));
-    let pack = |compression, room: &Room, most| {
-        let packing = Packing { format: *format, compression, clamp: None, owner: *owner };
-        let mut out = Stoppable::new(&file, inner.store.root(), stop.clone())
-            .counting(written)
-            .up_to(most)
-            .within(room);
-        changeset::pack(&trees, &merged, &packing, &mut out)
-    };
-    // A plain tar has the holes of sparse files as bytes.
-    let plain = room.bytes().saturating_mul(2).max(PLAIN);
-    let packed = match pack(*compression, &room, u64::MAX) {
-        // Others would take it for a bomb. As a plain tar it is large, and can be had.
-        Err(PackError::Ratio(ratio)) => {
-            tracing::info!(layer = %key, ratio, "it shrinks too much, and is packed as a plain tar");
-            (&file).rewind()?;
-            file.set_len(0)?;
-            let room = inner.store.reserve(&key, 0).map_err(PackingError::Room)?;
-            match pack(Compression::None, &room, plain) {
-                Err(PackError::Output(error)) if error.kind() == ErrorKind::FileTooLarge => {
-                    Err(PackError::Ratio(ratio))
-                }
-                packed => packed,
-            }
-        }
-        packed => packed,
-    }?;
+    let packing =
+        Packing { format: *format, compression: *compression, clamp: None, owner: *owner };
+    let mut out = Stoppable::new(&file, inner.store.root(), stop).counting(written).within(&room);
+    let packed = changeset::pack(&trees, &merged, &packing, &mut out)?;
     Ok((file, packed))
 }
-
-/// Bytes that a plain tar may have whatever its layer takes.
-const PLAIN: u64 = 64 << 20;
 
 /// A file on the store's disk that takes nothing more once nobody wants it.
 pub(super) struct Stoppable<'a> {
@@ -174,7 +148,6 @@ pub(super) struct Stoppable<'a> {
     folder: &'a Path,
     stop: CancellationToken,
     written: u64,
-    most: u64,
     count: Option<&'a AtomicU64>,
     room: Option<&'a Room>,
 }
@@ -182,17 +155,12 @@ pub(super) struct Stoppable<'a> {
 impl<'a> Stoppable<'a> {
     /// Of a file in the store in this folder.
     pub(super) fn new(file: &'a File, folder: &'a Path, stop: CancellationToken) -> Self {
-        Self { file, folder, stop, written: 0, most: u64::MAX, count: None, room: None }
+        Self { file, folder, stop, written: 0, count: None, room: None }
     }
 
     /// Whoever looks at `count` sees how far it is.
     fn counting(self, count: &'a AtomicU64) -> Self {
         Self { count: Some(count), ..self }
-    }
-
-    /// It takes no more than so many bytes ([`ErrorKind::FileTooLarge`]).
-    fn up_to(self, most: u64) -> Self {
-        Self { most, ..self }
     }
 
     /// It is written within this room.
@@ -205,9 +173,6 @@ impl Write for Stoppable<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.is_cancelled() {
             return Err(io::Error::other("nobody wants it any more"));
-        }
-        if self.written + bytes.len() as u64 > self.most {
-            return Err(ErrorKind::FileTooLarge.into());
         }
         if let Some(room) = self.room {
             room.write(bytes.len() as u64).map_err(RoomError::into_io)?;

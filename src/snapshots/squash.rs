@@ -112,7 +112,6 @@ impl Snapshots {
         let room = self.reserve(packed.diff_id, packed.size).await.map_err(add)?;
         let new = NewLayer {
             diff_id: packed.diff_id,
-            compression: packed.compression,
             format: Format::Portable,
             // Made here: no registry is known to give it to anybody.
             origin: Origin {

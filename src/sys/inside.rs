@@ -47,8 +47,12 @@ pub enum Sort {
     Fifo,
     /// What overlay takes for the absence of a name: a character device 0:0.
     Whiteout,
-    /// Another device, a socket.
-    Other,
+    /// Any other character device, by major and minor number.
+    CharDevice(u32, u32),
+    /// A block device, by major and minor number.
+    BlockDevice(u32, u32),
+    /// A socket's name.
+    Socket,
 }
 
 impl Inside {
@@ -99,8 +103,19 @@ impl Inside {
             FileType::Symlink => Sort::Symlink,
             FileType::Fifo => Sort::Fifo,
             FileType::CharacterDevice if self.stat.st_rdev == 0 => Sort::Whiteout,
-            _ => Sort::Other,
+            FileType::CharacterDevice => Sort::CharDevice(self.major(), self.minor()),
+            FileType::BlockDevice => Sort::BlockDevice(self.major(), self.minor()),
+            // No other type is left.
+            _ => Sort::Socket,
         }
+    }
+
+    fn major(&self) -> u32 {
+        rustix::fs::major(self.stat.st_rdev)
+    }
+
+    fn minor(&self) -> u32 {
+        rustix::fs::minor(self.stat.st_rdev)
     }
 
     /// Owner, mode, size, time and the inode's number.

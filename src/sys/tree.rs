@@ -38,6 +38,19 @@ pub struct Dress<'a> {
     pub xattrs: &'a [(Vec<u8>, Vec<u8>)],
 }
 
+/// What has a name and no content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// A named pipe.
+    Fifo,
+    /// A socket's name.
+    Socket,
+    /// A character device, by major and minor number.
+    CharDevice(u32, u32),
+    /// A block device, by major and minor number.
+    BlockDevice(u32, u32),
+}
+
 /// A folder of the tree, open.
 #[derive(Debug)]
 pub struct Folder(OwnedFd);
@@ -74,11 +87,17 @@ impl Folder {
         self.dress_name(name, dress)
     }
 
-    /// Makes a named pipe.
-    pub fn fifo(&self, name: &[u8], dress: &Dress<'_>) -> io::Result<()> {
-        mknodat(&self.0, part(name)?, FileType::Fifo, Mode::RUSR, 0)?;
+    /// Makes what has a name and no content.
+    pub fn node(&self, name: &[u8], node: Node, dress: &Dress<'_>) -> io::Result<()> {
+        let (kind, number) = match node {
+            Node::Fifo => (FileType::Fifo, 0),
+            Node::Socket => (FileType::Socket, 0),
+            Node::CharDevice(major, minor) => (FileType::CharacterDevice, makedev(major, minor)),
+            Node::BlockDevice(major, minor) => (FileType::BlockDevice, makedev(major, minor)),
+        };
+        mknodat(&self.0, part(name)?, kind, Mode::RUSR, number)?;
         self.dress_name(name, dress)?;
-        // A pipe cannot be opened without somebody at its other end; its mode is set by name, and no link can stand there.
+        // To open one would wait, or do what its device does; its mode is set by name, and no link can stand there.
         Ok(rustix::fs::chmodat(&self.0, part(name)?, mode(dress), AtFlags::empty())?)
     }
 

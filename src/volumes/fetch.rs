@@ -136,8 +136,8 @@ impl Pulls {
             }),
             namespace: None,
         };
-        let LayerBlob { diff_id, compression, format, .. } = *layer;
-        let new = NewLayer { diff_id, compression, format, origin };
+        let LayerBlob { diff_id, format, .. } = *layer;
+        let new = NewLayer { diff_id, format, origin };
         let (store, stop) = (self.store.clone(), asked.stop.clone());
         let below = below.map(<[Digest]>::to_vec);
         let (added, held) = blocking(move || {

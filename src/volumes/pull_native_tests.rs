@@ -98,8 +98,8 @@ fn what_lies_on_a_native_layer_is_not_what_lies_on_its_tar() {
         digest: diff_id,
         size: 1,
         media_type: PORTABLE.to_owned(),
-        format,
         compression: Compression::None,
+        format,
         diff_id,
     };
     let chain =

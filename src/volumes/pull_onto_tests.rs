@@ -158,7 +158,7 @@ async fn privileged_a_link_to_what_is_hidden_is_an_error_with_both_names() {
         ("deleted", vec![tar(&[("f", "x")]), tar(&[(".wh.f", "")])], "f"),
         ("opaque", vec![tar(&[("d/f", "x")]), tar(&[("d/.wh..wh..opq", "")])], "d/f"),
         ("absent", vec![tar(&[("f", "x")])], "d/f"),
-        ("through", vec![layer(&[("e/f", File("x")), ("d", Symlink("e"))])], "d/f"),
+        ("round", vec![layer(&[("e", Symlink("d")), ("d", Symlink("none"))])], "d/f"),
         ("nothing", vec![], "f"),
     ] {
         let link = match target {
@@ -180,6 +180,26 @@ async fn privileged_a_link_to_what_is_hidden_is_an_error_with_both_names() {
         assert!(error.to_string().contains("s ago"), "{name}: {error}");
         assert_eq!(fetches(&registry, &pushed), before, "{name}");
     }
+}
+
+/// As `lib -> usr/lib` in the base of most distributions.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn privileged_a_hard_link_leads_through_a_symlink_below() {
+    let registry = FakeRegistry::start().await;
+    let node = Node::new(&registry);
+    let base = layer(&[("usr/lib/x.so", File("x")), ("lib", Symlink("usr/lib"))]);
+    let top = layer(&[("own", Symlink("lib")), ("a", Link("lib/x.so")), ("b", Link("own/x.so"))]);
+    registry.push_image("linked", "1", &[base, top], true);
+    let image = registry.reference("linked", "1");
+    let request = node.request("through", spec(&[image], PullPolicy::IfNotPresent));
+    node.volumes.publish(request).await.unwrap();
+    for name in ["a", "b"] {
+        let file = node.target("through").join(name);
+        assert_eq!(read(file.clone()), "x", "{name}");
+        assert_eq!(fs::metadata(file).unwrap().nlink(), 2);
+    }
+    node.unpublish("through").await;
 }
 
 /// HAZARDS 29: what such a layer holds of a private one goes to nobody who may not have that.

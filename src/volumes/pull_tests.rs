@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::{Compression, Format},
+    changeset::Format,
     image::Keyring,
     image::fake::{ALWAYS, FakeRegistry, Misdeed, OCI_MANIFEST, Pushed, descriptor, gzipped},
     layers::{Marks, NewLayer},
@@ -99,8 +99,7 @@ impl Node {
         let (registry, repository) = (image.registry().to_owned(), image.repository().to_owned());
         let origin =
             Origin { registry, repository, blob, public: false, packed: None, namespace: None };
-        let new =
-            NewLayer { diff_id, compression: Compression::None, format: Format::Portable, origin };
+        let new = NewLayer { diff_id, format: Format::Portable, origin };
         self.store().add(&new, self.store().reserve(&diff_id, 1).unwrap(), tar).unwrap();
         self.store()
             .put_image(&image.to_string(), pushed.manifest, &[diff_id], &ImageDetails::default())

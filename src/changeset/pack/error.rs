@@ -26,11 +26,6 @@ pub enum PackError {
         "cannot pack the layer: in an OCI layer the name {0} would hide another file; rename it, or take snapshots with `format: native`"
     )]
     Reserved(EntryName),
-    /// A device node.
-    #[error(
-        "cannot pack the layer: {0} is a device node, and no image brings one onto a node; remove it"
-    )]
-    Device(EntryName),
     /// A path that would be refused when the layer is read.
     #[error(
         "cannot pack the layer: {0} lies too deep: a layer's paths have at most 256 parts and 4,095 bytes; move or remove it"
@@ -82,11 +77,6 @@ pub enum PackError {
          snapshots more often"
     )]
     Entries(u64),
-    /// It shrinks so much that it would be taken for a bomb.
-    #[error(
-        "cannot pack the layer: it shrinks to less than 1/{0} of its size, and no node takes such a layer packed so"
-    )]
-    Ratio(u64),
     /// The merged tree is not that of the own trees.
     #[error("cannot pack the layer: {0} is in a layer, and the volume's view does not show it")]
     Unseen(EntryName),
@@ -105,14 +95,12 @@ impl PackError {
             Self::Read { source, .. } | Self::Output(source) => Class::of_disk(source),
             Self::Thread(_) => Class::Exhausted,
             Self::Reserved(_)
-            | Self::Device(_)
             | Self::Deep(_)
             | Self::Xattr { .. }
             | Self::Attributes { .. }
             | Self::TarBytes(_)
             | Self::FileBytes { .. }
-            | Self::Entries(_)
-            | Self::Ratio(_) => Class::Precondition,
+            | Self::Entries(_) => Class::Precondition,
             Self::Several(_) => Class::Invalid,
             Self::Unseen(_) | Self::Stopped => Class::Internal,
         }

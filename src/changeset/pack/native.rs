@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::{
     PackError, Packing,
-    state::{Raw, State, is_socket, is_whiteout},
+    state::{Raw, State, is_whiteout, special},
     tar::{Holes, Kind, Tar, data},
 };
 use crate::{
@@ -42,7 +42,7 @@ struct Walk<'p, 's> {
 impl Walk<'_, '_> {
     fn entry(&mut self, path: &[u8], entry: &Inside) -> Result<(), PackError> {
         let failed = |source| PackError::reading(path)(source);
-        if is_whiteout(entry).map_err(failed)? || is_socket(entry).map_err(failed)? {
+        if is_whiteout(entry).map_err(failed)? || entry.sort() == Sort::Socket {
             // All whiteouts of an upper are names of one inode; each stands for itself.
             return self.tar.entry(path, Kind::Whiteout, &State::default(), &[]);
         }
@@ -82,8 +82,10 @@ impl Walk<'_, '_> {
                 let target = entry.target().map_err(failed)?;
                 self.tar.entry(path, Kind::Symlink(&target), &state, &[])
             }
-            Sort::Fifo => self.tar.entry(path, Kind::Fifo, &state, &[]),
-            Sort::Whiteout | Sort::Other => Err(PackError::Device(EntryName::new(path))),
+            sort => match special(sort) {
+                Some(special) => self.tar.entry(path, Kind::Special(special), &state, &[]),
+                None => Err(PackError::Unseen(EntryName::new(path))),
+            },
         }
     }
 

@@ -10,13 +10,10 @@
 //! zstd has threads of its own besides. Deliberately absent: gzip in pieces; who wants speed takes zstd.
 
 use std::{
-    cell::Cell,
     io::{self, Write},
     num::NonZero,
-    rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, Builder},
@@ -40,8 +37,6 @@ const ZSTD_LEVEL: i32 = 3;
 const ZSTD_THREADS: u32 = 8;
 /// Bytes that one of them takes at a time: some MiB of memory for each.
 const ZSTD_JOB: u32 = 2 << 20;
-/// Bytes of the tar that may be with them, and of which nothing is written yet.
-const ZSTD_AHEAD: u64 = (ZSTD_THREADS as u64 + 2) * ZSTD_JOB as u64;
 
 /// What became of the tar.
 pub(super) struct Written {
@@ -49,27 +44,6 @@ pub(super) struct Written {
     pub digest: Digest,
     pub size: u64,
     pub tar_bytes: u64,
-}
-
-/// Bytes of the tar that do not count for its ratio.
-type Excused = Arc<AtomicU64>;
-
-/// How much a reader takes for what was written.
-struct Ratio {
-    limit: u64,
-    free: u64,
-    excused: Excused,
-}
-
-impl Ratio {
-    /// Checks so many bytes of the tar, of which a reader gets so many; `ahead` of them may not be among these yet.
-    fn check(&self, total: u64, size: u64, ahead: u64) -> Result<(), PackError> {
-        let counted = total.saturating_sub(self.excused.load(Ordering::Relaxed));
-        match counted > size.saturating_mul(self.limit).max(self.free).max(ahead) {
-            true => Err(PackError::Ratio(self.limit)),
-            false => Ok(()),
-        }
-    }
 }
 
 /// Where the tar goes.
@@ -80,7 +54,6 @@ pub(super) struct Sink {
     len: usize,
     /// Bytes of the tar so far.
     total: u64,
-    excused: Excused,
     limits: Limits,
     to_hasher: Sender<Arc<Piece>>,
     to_packer: Sender<Arc<Piece>>,
@@ -90,11 +63,6 @@ impl Sink {
     /// What a reader takes.
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
-    }
-
-    /// So many of the bytes are known to be zeros.
-    pub(super) fn excuse(&mut self, bytes: u64) {
-        self.excused.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Takes some bytes.
@@ -164,15 +132,11 @@ pub(super) fn run<T>(
         let start = |name: &str| Builder::new().name(format!("pack-{name}"));
         let hasher = start("hash").spawn_scoped(scope, || hash(to_hash));
         let hasher = hasher.map_err(PackError::Thread)?;
-        let excused = Excused::default();
-        let (limit, free) = (limits.ratio, limits.ratio_free);
-        let ratio = Ratio { limit, free, excused: excused.clone() };
-        let packer =
-            start("write").spawn_scoped(scope, || compress(to_pack, compression, ratio, out));
+        let packer = start("write").spawn_scoped(scope, || compress(to_pack, compression, out));
         let packer = packer.map_err(PackError::Thread)?;
         let (buffers, buffer) = (Buffers::new(), Vec::new());
         let (len, total) = (0, 0);
-        let mut sink = Sink { buffers, buffer, len, total, excused, limits, to_hasher, to_packer };
+        let mut sink = Sink { buffers, buffer, len, total, limits, to_hasher, to_packer };
         let result = write(&mut sink).and_then(|answer| sink.hand_on().map(|()| answer));
         drop(sink);
         let packed = join(packer);
@@ -192,40 +156,29 @@ pub(super) fn run<T>(
 fn compress(
     pieces: Receiver<Arc<Piece>>,
     compression: Compression,
-    ratio: Ratio,
     out: &mut (dyn Write + Send),
 ) -> Result<(Option<Digest>, u64), PackError> {
     let digester = (compression != Compression::None).then(Digester::default);
-    let size = Rc::<Cell<u64>>::default();
-    let mut counted = Counted { out, digester, size: size.clone() };
-    // A reader that is in the middle of it knows the beginning only, so that is held to the ratio too.
+    let mut counted = Counted { out, digester, size: 0 };
     let copy = |to: &mut dyn Write| {
-        let mut total = 0;
         for piece in pieces {
-            to.write_all(&piece).map_err(PackError::Output)?;
-            total += piece.len() as u64;
-            ratio.check(total, size.get(), ZSTD_AHEAD)?;
+            to.write_all(&piece)?;
         }
-        Ok(total)
+        Ok(())
     };
-    let total = match compression {
-        Compression::None => copy(&mut counted)?,
+    let written = match compression {
+        Compression::None => copy(&mut counted),
         Compression::Gzip => {
             let mut encoder = GzEncoder::new(&mut counted, flate2::Compression::default());
-            let total = copy(&mut encoder)?;
-            encoder.finish().map_err(PackError::Output)?;
-            total
+            copy(&mut encoder).and_then(|()| encoder.finish().map(drop))
         }
-        Compression::Zstd => {
-            let mut encoder = zstd(&mut counted).map_err(PackError::Output)?;
-            let total = copy(&mut encoder)?;
-            encoder.finish().map_err(PackError::Output)?;
-            total
-        }
+        Compression::Zstd => zstd(&mut counted).and_then(|mut encoder| {
+            copy(&mut encoder)?;
+            encoder.finish().map(drop)
+        }),
     };
-    counted.flush().map_err(PackError::Output)?;
-    ratio.check(total, size.get(), 0)?;
-    Ok((counted.digester.map(Digester::finish), size.get()))
+    written.and_then(|()| counted.flush()).map_err(PackError::Output)?;
+    Ok((counted.digester.map(Digester::finish), counted.size))
 }
 
 fn zstd<W: Write>(to: W) -> io::Result<Encoder<'static, W>> {
@@ -241,7 +194,7 @@ fn zstd<W: Write>(to: W) -> io::Result<Encoder<'static, W>> {
 struct Counted<'o> {
     out: &'o mut (dyn Write + Send),
     digester: Option<Digester>,
-    size: Rc<Cell<u64>>,
+    size: u64,
 }
 
 impl Write for Counted<'_> {
@@ -250,7 +203,7 @@ impl Write for Counted<'_> {
         if let Some(digester) = &mut self.digester {
             digester.update(&bytes[..len]);
         }
-        self.size.set(self.size.get() + len as u64);
+        self.size += len as u64;
         Ok(len)
     }
 

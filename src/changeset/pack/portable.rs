@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::{
     PackError, Packing,
-    state::{Raw, State, is_socket, is_whiteout},
+    state::{Raw, State, is_whiteout, special},
     tar::{Holes, Kind, Tar, data},
 };
 use crate::{
@@ -116,7 +116,7 @@ impl Walk<'_, '_> {
     /// Whether a name, of which this is the topmost entry in own trees, is to be hidden.
     fn hidden(&self, top: &Inside, merged: &Inside, name: &[u8]) -> Result<bool, PackError> {
         let hidden = || {
-            if is_socket(top)? {
+            if top.sort() == Sort::Socket {
                 return Ok(true);
             }
             Ok(is_whiteout(top)? && merged.entry(name)?.is_none())
@@ -126,7 +126,7 @@ impl Walk<'_, '_> {
 
     /// Writes what is no folder.
     fn leaf(&mut self, name: &[u8], entry: &Inside) -> Result<(), PackError> {
-        if self.read(is_socket(entry))? {
+        if entry.sort() == Sort::Socket {
             return Ok(());
         }
         self.reserved(name)?;
@@ -135,11 +135,12 @@ impl Walk<'_, '_> {
                 let target = self.read(entry.target())?;
                 self.describe(entry, Kind::Symlink(&target))
             }
-            Sort::Fifo => self.describe(entry, Kind::Fifo),
             Sort::File => self.describe(entry, Kind::File),
-            Sort::Folder | Sort::Whiteout | Sort::Other => {
-                Err(PackError::Device(EntryName::new(&self.path)))
-            }
+            // A folder does not come here, and no whiteout shows through an overlay.
+            sort => match special(sort) {
+                Some(special) => self.describe(entry, Kind::Special(special)),
+                None => Err(PackError::Unseen(EntryName::new(&self.path))),
+            },
         }
     }
 

@@ -2,15 +2,12 @@
 //!
 //! Deliberately absent: content.
 
-use std::{
-    io,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
-};
+use std::{io, os::unix::fs::MetadataExt as _};
 
 use super::Packing;
 use crate::{
     changeset::marks::{self, METACOPY, OPAQUE, ORIGIN, REDIRECT, WHITEOUT},
-    erofs::Time,
+    erofs::{Special, Time},
     sys::inside::{Inside, Sort},
 };
 
@@ -67,9 +64,14 @@ impl State {
     }
 }
 
-/// Whether it is the address of a process, of which nothing can be kept.
-pub(super) fn is_socket(entry: &Inside) -> io::Result<bool> {
-    Ok(entry.sort() == Sort::Other && entry.metadata()?.file_type().is_socket())
+/// A named pipe or a device; a socket is the address of a process, of which nothing can be kept.
+pub(super) fn special(sort: Sort) -> Option<Special> {
+    match sort {
+        Sort::Fifo => Some(Special::Fifo),
+        Sort::CharDevice(major, minor) => Some(Special::CharDevice(major, minor)),
+        Sort::BlockDevice(major, minor) => Some(Special::BlockDevice(major, minor)),
+        Sort::File | Sort::Folder | Sort::Symlink | Sort::Whiteout | Sort::Socket => None,
+    }
 }
 
 /// Whether it stands for the absence of its name, in a tree of overlay's own: a device, or an empty file that is marked so.

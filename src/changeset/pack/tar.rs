@@ -15,7 +15,7 @@ use crate::{
         path::{PATH_MOST, parts},
         pax::DATA,
     },
-    erofs::Time,
+    erofs::{Special, Time},
 };
 
 /// What fits in a field of 12 octal digits with its NUL, and in one of 8.
@@ -42,7 +42,8 @@ pub(super) enum Kind<'e> {
     Symlink(&'e [u8]),
     /// One more name of what stands at this path.
     Link(&'e [u8]),
-    Fifo,
+    /// A named pipe or a device.
+    Special(Special),
     /// A character device 0:0.
     Whiteout,
 }
@@ -53,9 +54,21 @@ impl Kind<'_> {
             Self::File => b'0',
             Self::Link(_) => b'1',
             Self::Symlink(_) => b'2',
-            Self::Whiteout => b'3',
+            Self::Whiteout | Self::Special(Special::CharDevice(..)) => b'3',
+            Self::Special(Special::BlockDevice(..)) => b'4',
             Self::Folder => b'5',
-            Self::Fifo => b'6',
+            Self::Special(Special::Fifo | Special::Socket) => b'6',
+        }
+    }
+
+    /// Major and minor number of a device.
+    fn device(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Whiteout => Some((0, 0)),
+            Self::Special(
+                Special::CharDevice(major, minor) | Special::BlockDevice(major, minor),
+            ) => Some((major, minor)),
+            _ => None,
         }
     }
 }
@@ -139,7 +152,6 @@ impl<'s> Tar<'s> {
                 records.add(DATA, list(data, ",").as_bytes());
             }
             self.head(path, path, Kind::File, size, state, &records, marks)?;
-            self.sink.excuse(size - stored);
             let mut at = 0;
             for (begin, len) in data {
                 self.sink.zeros(begin - at)?;
@@ -216,9 +228,11 @@ impl<'s> Tar<'s> {
             records.add(b"mtime", text(state.mtime).as_bytes());
         }
         header.set_mode(state.mode);
-        if kind == Kind::Whiteout {
-            for field in [329..337, 337..345] {
-                header.as_mut_bytes()[field].copy_from_slice(b"0000000\0");
+        if let Some((major, minor)) = kind.device() {
+            // Linux has 12 and 20 bits for them, and the fields 21.
+            for (field, number) in [(329..337, major), (337..345, minor)] {
+                let digits = format!("{number:07o}\0");
+                header.as_mut_bytes()[field].copy_from_slice(digits.as_bytes());
             }
         }
         records.0.extend_from_slice(&more.0);

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::sides::{Content, Entry, Kind, Node, Place, Side, beneath};
+use crate::changeset::Special;
 
 /// How a path differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -150,17 +151,22 @@ fn differing(one: &Entry, other: &Entry) -> Vec<&'static str> {
         Kind::File { content, .. } => Some(content.clone()),
         Kind::Symlink(target) => Some(Content::Base(target.clone())),
         Kind::Link(target) => Some(Content::Base(target.clone())),
-        Kind::Folder | Kind::Fifo => None,
+        Kind::Folder | Kind::Special(_) => None,
     };
     let size = |entry: &Entry| match entry.kind {
         Kind::File { size, .. } => Some(size),
         _ => None,
     };
     let is_other_kind = kind(&one.kind) != kind(&other.kind);
+    let special = |entry: &Entry| match entry.kind {
+        Kind::Special(special) => Some(special),
+        _ => None,
+    };
     [
         ("type", is_other_kind),
         ("size", !is_other_kind && size(one) != size(other)),
         ("content", !is_other_kind && content(one) != content(other)),
+        ("device", !is_other_kind && special(one) != special(other)),
         ("mode", one.mode != other.mode),
         ("owner", one.owner != other.owner),
         ("xattrs", one.xattrs != other.xattrs),
@@ -175,7 +181,10 @@ fn kind(kind: &Kind) -> &'static str {
         Kind::File { .. } | Kind::Link(_) => "file",
         Kind::Folder => "folder",
         Kind::Symlink(_) => "symlink",
-        Kind::Fifo => "fifo",
+        Kind::Special(Special::Fifo) => "fifo",
+        Kind::Special(Special::Socket) => "socket",
+        Kind::Special(Special::CharDevice(..)) => "character device",
+        Kind::Special(Special::BlockDevice(..)) => "block device",
     }
 }
 

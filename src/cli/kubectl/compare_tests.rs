@@ -111,7 +111,7 @@ fn every_respect_is_named() {
         ),
         (say("f", What::Symlink(b"text".to_vec())), "C f type"),
         (folder("f"), "C f type"),
-        (say("f", What::Fifo), "C f type"),
+        (say("f", What::Special(Special::Fifo)), "C f type"),
     ];
     for (other, line) in cases {
         let found = on(&[std::slice::from_ref(&plain)], &[], &[&[other]]);

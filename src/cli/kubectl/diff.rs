@@ -137,11 +137,11 @@ impl Reading<'_> {
             let size = units::bytes(layer.size);
             self.progress.say(&format!("reading layer {} of {} ({size})", self.read, self.total));
             let blob = registries.blob(image, layer, self.access.keyring()).await?;
-            let (compression, format) = (layer.compression, layer.format);
+            let format = layer.format;
             let read = spawn_blocking(move || {
                 let mut entries = Vec::new();
                 let limits = Limits::default();
-                let diff_id = list(blob, compression, format, &limits, |e| entries.push(e))?;
+                let diff_id = list(blob, format, &limits, |e| entries.push(e))?;
                 anyhow::Ok((diff_id, entries))
             });
             let read = read.await.context("the reading of a layer broke off")?;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    changeset::{Listed, What},
+    changeset::{Listed, Special, What},
     digest::Digest,
 };
 
@@ -55,7 +55,7 @@ pub(super) enum Kind {
     Symlink(Vec<u8>),
     /// One more name for a file of the base.
     Link(Vec<u8>),
-    Fifo,
+    Special(Special),
 }
 
 /// What is in a file.
@@ -130,7 +130,7 @@ impl Side {
                 Kind::File { size, content }
             }
             What::Symlink(target) => Kind::Symlink(target),
-            What::Fifo => Kind::Fifo,
+            What::Special(special) => Kind::Special(special),
             What::Link(target) => match self.0.find(&target).0.and_then(|n| n.entry.clone()) {
                 Some(linked) => return self.0.stand(&path, linked),
                 None => Kind::Link(target),

@@ -4,10 +4,7 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     fs,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{FileTypeExt as _, MetadataExt as _},
-    },
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -37,7 +34,7 @@ impl Bench {
         Self { scratch: Scratch::new(), made: Cell::new(0) }
     }
 
-    fn folder(&self, what: &str) -> PathBuf {
+    pub(super) fn folder(&self, what: &str) -> PathBuf {
         self.made.set(self.made.get() + 1);
         self.scratch.folder(&format!("{what}-{}", self.made.get()))
     }
@@ -107,7 +104,7 @@ impl Bench {
             Format::Native => native_to_erofs,
         };
         let uuid = [self.made.get() as u8; 16];
-        let unpacked = unpack(blob, packing.compression, uuid, &image, &limits).unwrap();
+        let unpacked = unpack(blob, uuid, &image, &limits).unwrap();
         (unpacked, Arc::new(mount_image(&LinuxMounts, &path).unwrap()))
     }
 
@@ -149,8 +146,7 @@ fn walk(
     } else if kind.is_file() {
         format!("{} {}", metadata.len(), Digest::of(&fs::read(path).unwrap()))
     } else {
-        assert!(kind.is_dir() || kind.is_fifo(), "{name}");
-        String::new()
+        format!("{kind:?} {}", if kind.is_dir() { 0 } else { metadata.rdev() })
     };
     let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
     let time = format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec());

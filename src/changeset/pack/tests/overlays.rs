@@ -92,7 +92,7 @@ fn privileged_everything_a_volume_does_comes_back() {
     let (_, blob) = bench.pack(&stack, 1, &NATIVE);
     let file = tempfile::tempfile().unwrap();
     let limits = Limits::default();
-    let taken = layer_to_erofs(&*blob, Compression::None, [1; 16], &file, &limits).unwrap();
+    let taken = layer_to_erofs(&*blob, [1; 16], &file, &limits).unwrap();
     assert_eq!(taken.features, Features::default());
 }
 
@@ -268,13 +268,73 @@ fn privileged_what_is_no_file_of_its_own() {
             assert_eq!(shown("/gone"), own == 1 && has_sockets);
         }
     }
-    let devices = bench.base(|root| shell(root, "mkdir d; mknod d/disk b 7 0"));
+}
+
+/// A layer with whiteouts in a folder that nothing below has: a squashed one, or a snapshot over another image.
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_whiteout_of_nothing_is_not_seen() {
+    let bench = Bench::new();
+    let base = bench.base(|root| shell(root, "mkdir -p d/sub; echo > d/gone; echo > d/sub/gone"));
+    let upper =
+        bench.write(from_ref(&base), |root| shell(root, "rm d/gone d/sub/gone; echo > d/new"));
+    let other = bench.base(|root| shell(root, "echo > file"));
     for packing in FORMATS {
-        let stack = [base.clone(), devices.clone()];
-        let error = pack(&[&devices], &bench.view(&stack), &packing, &mut std::io::sink());
-        let error = error.unwrap_err();
-        assert!(matches!(error, PackError::Device(_)), "{error}");
-        assert!(error.to_string().contains("\"d/disk\""), "{error}");
+        let (_, blob) = bench.pack(&[base.clone(), upper.clone()], 1, &packing);
+        let (_, layer) = bench.unpack(&blob, &packing);
+        let view = bench.view(&[other.clone(), layer]);
+        let out = bench.folder("out");
+        let seen = format!(
+            "set -e; test \"$(find . | sort | tr '\\n' ' ')\" = '. ./d ./d/new ./d/sub ./file '
+            ls -lR . > /dev/null; cp -a . {0}/copy; tar -cf {0}/tar .
+            test ! -e d/gone; test ! -e d/sub/gone",
+            out.display()
+        );
+        shell(&view.path(), &seen);
+        // A volume on top sees and makes such a name as any other.
+        let volume = bench.write(&[other.clone(), bench.unpack(&blob, &packing).1], |root| {
+            shell(
+                root,
+                "rmdir d/sub; echo again > d/gone; test \"$(ls d | tr '\\n' ' ')\" = 'gone new '",
+            );
+        });
+        drop(volume);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_devices_of_a_layer_and_of_a_volume_come_back() {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let bench = Bench::new();
+    let base =
+        bench.base(|root| shell(root, "mkdir dev; mknod dev/null c 1 3; mknod dev/old c 5 0"));
+    let upper = bench.write(from_ref(&base), |root| {
+        shell(
+            root,
+            "mknod dev/disk b 4095 1048575; mknod dev/zero c 1 5; chmod 640 dev/null dev/zero
+            chown 3:4 dev/disk; ln dev/disk second; rm dev/old",
+        );
+    });
+    let stack = [base, upper];
+    let (expected, _) = tree(&bench.view(&stack));
+    for packing in FORMATS {
+        let again = bench.there_and_back(&stack, 1, &packing);
+        let view = bench.view(&again);
+        let why = format!("{:?}", packing.format);
+        assert_same(&tree(&view).0, &expected, &why);
+        let at = |name: &str| {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(view.descriptor());
+            fs::symlink_metadata(format!("/proc/self/fd/{fd}/{name}")).unwrap()
+        };
+        let device =
+            |name: &str| (rustix::fs::major(at(name).rdev()), rustix::fs::minor(at(name).rdev()));
+        assert!(
+            at("dev/disk").file_type().is_block_device() && at("dev/null").mode() & 0o777 == 0o640
+        );
+        assert_eq!(device("dev/disk"), (4095, 1_048_575), "{why}");
+        assert_eq!((device("dev/null"), device("dev/zero")), ((1, 3), (1, 5)), "{why}");
+        assert_eq!(at("dev/disk").ino(), at("second").ino(), "{why}");
     }
 }
 
