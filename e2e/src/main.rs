@@ -54,7 +54,7 @@ usage: cargo xtask <command>
   test [SUITE]…   run every suite, or those named
   test --quick    run those that need neither a cluster nor an emulated machine
   bench [PART]…   measure the driver beside containerd, podman and the least there is to do:
-                  pulls, warm, snapshots, or all of it
+                  pulls, warm, snapshots, busy, or all of it
   render          write the rendered chart into deploy/
   up              make a two-node cluster (context kind-ovl) and leave it there
   clean           remove the harness's clusters, containers, networks and engine

@@ -7,11 +7,12 @@
 //!                                                                         └─ the floor: what no one can do without
 //! ```
 //!
-//! and what snapshots cost, in `snapshots`.
+//! and what snapshots cost, in `snapshots`, and what a busy disk does, in `busy`.
 //!
 //! Not part of `test`: what it finds depends on what else the machine does.
 //! Deliberately absent: judgement of the peers. Each does what it does by default.
 
+mod busy;
 mod floor;
 mod image;
 pub mod ours;
@@ -51,11 +52,17 @@ pub enum Part {
     Warm,
     /// Cuts, and pushes of what was cut.
     Snapshots,
+    /// Volumes beside a neighbour that writes.
+    Busy,
 }
 
 impl Part {
-    const ALL: [(&str, Self); 3] =
-        [("pulls", Self::Pulls), ("warm", Self::Warm), ("snapshots", Self::Snapshots)];
+    const ALL: [(&str, Self); 4] = [
+        ("pulls", Self::Pulls),
+        ("warm", Self::Warm),
+        ("snapshots", Self::Snapshots),
+        ("busy", Self::Busy),
+    ];
 
     /// Those named, or all.
     ///
@@ -67,7 +74,7 @@ impl Part {
         }
         let part = |name: &&str| match Self::ALL.iter().find(|(known, _)| known == name) {
             Some((_, part)) => Ok(*part),
-            None => bail!("there is no part {name}; there are pulls, warm and snapshots"),
+            None => bail!("there is no part {name}; there are pulls, warm, snapshots and busy"),
         };
         names.iter().map(part).collect()
     }
@@ -97,28 +104,41 @@ pub fn in_release() -> Result<()> {
 /// # Errors
 /// Something of ours did not work. A peer that cannot be had is a line in the table.
 pub fn run(h: &Harness, repo: &Path, parts: &[Part]) -> Result<()> {
-    let ground = provision::provision(h)?;
-    let program = driver::program(h, repo)?;
-    let source = Source::ensure(h, &ground)?;
     let place = h.cache.scratch("bench")?;
-    let measured =
-        measure(h, &program, &source, &place, parts).and_then(|(mut rows, mut notes)| {
-            if parts.contains(&Part::Snapshots) {
-                let place = place.join("snapshots");
-                rows.extend(snapshots::measure(h, repo, &ground, &place, &mut notes)?);
-            }
-            Ok((rows, notes))
-        });
+    let measured = all(h, repo, &place, parts);
     clean::unmount_below(&[&place])?;
     clean::remove(&place)?;
-    let (rows, notes) = measured?;
-    let table = table::text(&rows, &source, &notes);
+    let (rows, source, notes) = measured?;
+    let table = table::text(&rows, source.as_ref(), &notes);
     h.progress.say(&format!("\n{table}"));
     let json = h.cache.root().join("bench.json");
-    fs::write(&json, table::json(&rows, &source, &notes).to_string())
+    fs::write(&json, table::json(&rows, source.as_ref(), &notes).to_string())
         .with_context(|| format!("writing {}", json.display()))?;
     h.progress.say(&format!("The same as JSON: {}", json.display()));
     Ok(())
+}
+
+/// The rows, the image that the first of them are about, and what could not be measured.
+type Measured = (Vec<Row>, Option<Source>, Vec<String>);
+
+fn all(h: &Harness, repo: &Path, place: &Path, parts: &[Part]) -> Result<Measured> {
+    let (mut rows, mut notes) = (Vec::new(), Vec::new());
+    let mut source = None;
+    // A busy disk takes no container engine.
+    if parts.iter().any(|part| *part != Part::Busy) {
+        let ground = provision::provision(h)?;
+        let program = driver::program(h, repo)?;
+        let image = source.insert(Source::ensure(h, &ground)?);
+        (rows, notes) = measure(h, &program, image, place, parts)?;
+        if parts.contains(&Part::Snapshots) {
+            let place = place.join("snapshots");
+            rows.extend(snapshots::measure(h, repo, &ground, &place, &mut notes)?);
+        }
+    }
+    if parts.contains(&Part::Busy) {
+        rows.extend(busy::measure(h, repo, &place.join("busy"), &mut notes)?);
+    }
+    Ok((rows, source, notes))
 }
 
 fn measure(
@@ -239,7 +259,7 @@ mod tests {
 
     #[test]
     fn parts_are_all_or_those_named() -> Result<()> {
-        assert_eq!(Part::named(&[])?.len(), 3);
+        assert_eq!(Part::named(&[])?.len(), 4);
         assert_eq!(Part::named(&["warm"])?, [Part::Warm]);
         assert!(Part::named(&["cold"]).is_err());
         Ok(())

@@ -53,31 +53,91 @@ impl Peer for Containerd {
     }
 
     fn pull(&self, folder: &Path, source: &Source) -> Result<Duration> {
-        let (config, socket) = (folder.join("config.toml"), folder.join("containerd.sock"));
+        let running = Running::start(&self.programs, folder)?;
+        timed(|| running.pull(source))
+    }
+}
+
+/// A containerd that runs, asked by `ctr`.
+pub struct Running {
+    programs: PathBuf,
+    folder: PathBuf,
+    _process: Background,
+}
+
+impl Running {
+    /// Starts it with everything that it has in this folder.
+    ///
+    /// # Errors
+    /// It ended, or does not answer.
+    pub fn start(programs: &Path, folder: &Path) -> Result<Self> {
+        let config = folder.join("config.toml");
         let path = |part: &str| folder.join(part).display().to_string();
+        let socket = path("containerd.sock");
         let text = format!(
             "version = 3\nroot = \"{}\"\nstate = \"{}\"\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \
-             \"io.containerd.cri.v1.runtime\"]\n[grpc]\naddress = \"{}\"\n\
-             [ttrpc]\naddress = \"{}.ttrpc\"\n",
+             \"io.containerd.cri.v1.runtime\"]\n[grpc]\naddress = \"{socket}\"\n\
+             [ttrpc]\naddress = \"{socket}.ttrpc\"\n",
             path("root"),
             path("state"),
-            socket.display(),
-            socket.display(),
         );
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
-        let containerd = Cmd::new(self.programs.join("containerd")).arg("--config").arg(&config);
-        let mut running = Background::start(&containerd, folder.join("containerd.log"))?;
-        let ctr = || Cmd::new(self.programs.join("ctr")).arg("--address").arg(&socket);
+        let containerd = Cmd::new(programs.join("containerd")).arg("--config").arg(&config);
+        let mut process = Background::start(&containerd, folder.join("containerd.log"))?;
+        let ctr = Cmd::new(programs.join("ctr")).args(["--address", &socket]).arg("version");
         wait_for("containerd", seconds(30), || {
-            if running.ended() {
-                bail!("it ended: {}", crate::process::tail(&running.log, 20)?);
+            if process.ended() {
+                bail!("it ended: {}", crate::process::tail(&process.log, 20)?);
             }
-            Ok(ctr().arg("version").succeeds().then_some(()))
+            Ok(ctr.clone().succeeds().then_some(()))
         })?;
-        let pull = ctr().args(["images", "pull", "--plain-http", "--snapshotter", "overlayfs"]);
-        let pull = pull.arg(source.image("bench:1"));
-        timed(|| pull.output().map(drop))
+        Ok(Self { programs: programs.to_owned(), folder: folder.to_owned(), _process: process })
+    }
+
+    fn ctr(&self) -> Cmd {
+        let ctr = Cmd::new(self.programs.join("ctr"));
+        ctr.arg("--address").arg(self.folder.join("containerd.sock"))
+    }
+
+    /// Pulls the image `bench:1`.
+    ///
+    /// # Errors
+    /// It could not.
+    pub fn pull(&self, source: &Source) -> Result<()> {
+        let pull =
+            self.ctr().args(["images", "pull", "--plain-http", "--snapshotter", "overlayfs"]);
+        pull.arg(source.image("bench:1")).output().map(drop)
+    }
+
+    /// Prepares a snapshot of the topmost layer that was pulled, and mounts it.
+    ///
+    /// # Errors
+    /// It could not, or nothing was pulled.
+    pub fn mount(&self, name: &str) -> Result<()> {
+        let list = self.ctr().args(["snapshots", "--snapshotter", "overlayfs", "list"]).output()?;
+        let lines = || list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let is_parent = |key: &str| lines().any(|line| line.get(1) == Some(&key));
+        let committed = |line: &Vec<&str>| line.last() == Some(&"Committed") && !is_parent(line[0]);
+        let top = lines().find(committed).map(|line| line[0].to_owned());
+        let top = top.context("containerd has no snapshot of the image")?;
+        let at = self.folder.join("mounted").join(name);
+        fs::create_dir_all(&at).context("making a folder")?;
+        let prepare = self.ctr().args(["snapshots", "--snapshotter", "overlayfs", "prepare"]);
+        let prepare = prepare.arg("--target").arg(&at).args([name, &top]).output()?;
+        // What it prints is the command that mounts.
+        let mut words = prepare.split_whitespace();
+        let program = words.next().context("containerd says no mount")?;
+        Cmd::new(program).args(words).output().map(drop)
+    }
+
+    /// Unmounts and removes a snapshot.
+    ///
+    /// # Errors
+    /// It could not.
+    pub fn unmount(&self, name: &str) -> Result<()> {
+        Cmd::new("umount").arg(self.folder.join("mounted").join(name)).output()?;
+        self.ctr().args(["snapshots", "--snapshotter", "overlayfs", "rm", name]).output().map(drop)
     }
 }
 

@@ -53,9 +53,10 @@ impl Row {
         Self { what: what.to_owned(), unit, ours, against: None, limit: Limit::None }
     }
 
-    /// Beside what another needs, with a limit for the ratio.
+    /// Beside what another needs, with a limit for the ratio. Of a time.
     pub fn beside(mut self, whom: &str, theirs: Duration, limit: Limit) -> Self {
-        self.against = Some((whom.to_owned(), theirs.as_secs_f64()));
+        let of_a_second = if self.unit == "ms" { 1000.0 } else { 1.0 };
+        self.against = Some((whom.to_owned(), theirs.as_secs_f64() * of_a_second));
         self.limit = limit;
         self
     }
@@ -80,7 +81,7 @@ impl Row {
 }
 
 /// The table as text.
-pub fn text(rows: &[Row], source: &Source, notes: &[String]) -> String {
+pub fn text(rows: &[Row], source: Option<&Source>, notes: &[String]) -> String {
     let mut text = format!("{}\n\n", about(source));
     // Writing to a string cannot fail, here and below.
     writeln!(text, "{:<32}{:>12}{:>26}{:>8}{:>8}", "", "ovl", "beside", "ratio", "limit")
@@ -117,7 +118,7 @@ pub fn text(rows: &[Row], source: &Source, notes: &[String]) -> String {
 }
 
 /// The same for programs.
-pub fn json(rows: &[Row], source: &Source, notes: &[String]) -> Value {
+pub fn json(rows: &[Row], source: Option<&Source>, notes: &[String]) -> Value {
     let row = |row: &Row| {
         let beside = row.against.as_ref();
         let limit = match row.limit {
@@ -135,14 +136,15 @@ pub fn json(rows: &[Row], source: &Source, notes: &[String]) -> Value {
 }
 
 /// The machine and the image, in one line.
-fn about(source: &Source) -> String {
+fn about(source: Option<&Source>) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = thread::available_parallelism().map_or(1, usize::from);
+    let machine = format!("{cores} cores, Linux {}", kernel.trim());
+    let Some(source) = source else { return machine };
     let layers = source.layers().unwrap_or_default();
     let bytes: u64 = layers.iter().map(|blob| blob.size).sum();
     format!(
-        "{cores} cores, Linux {}; an image of {} layers, {} MB compressed; the middle of {} rounds",
-        kernel.trim(),
+        "{machine}; an image of {} layers, {} MB compressed; the middle of {} rounds",
         layers.len(),
         bytes / 1_000_000,
         super::ROUNDS
@@ -158,6 +160,8 @@ mod tests {
         let second = Duration::from_secs(1);
         let row = Row::seconds("a", second).beside("b", second * 4, Limit::AtMost(0.5));
         assert_eq!((row.ratio(), row.holds()), (Some(0.25), Some(true)));
+        let row = Row::milliseconds("a", second).beside("b", second * 2, Limit::None);
+        assert_eq!((row.ratio(), row.holds()), (Some(0.5), None));
         assert_eq!(Row::milliseconds("a", second).within(3.0).holds(), Some(false));
         assert_eq!(Row::count("a", 1.0).holds(), None);
     }
