@@ -67,6 +67,7 @@ struct Inner {
     collections: Counter,
     collections_skipped: Counter,
     unenforced: Counter,
+    limit_findings: Family<Outcome, Counter>,
     cuts: Family<Outcome, Counter>,
     cut_frozen_seconds: Histogram,
     reconciles: Family<Look, Counter>,
@@ -134,6 +135,12 @@ impl Default for Metrics {
                 r,
                 "unenforced_limits",
                 "Volumes published without the default limit, which this node cannot enforce",
+                None,
+            ),
+            limit_findings: new(
+                r,
+                "limit_findings",
+                "Volumes whose files do not agree with their quota: they passed their limit, or others are charged to it",
                 None,
             ),
             cuts: new(r, "cuts", "Volumes cut for snapshots, by what came of it", None),
@@ -252,6 +259,11 @@ impl Metrics {
     /// A volume was published without the default limit, because this node cannot enforce it.
     pub fn unenforced(&self) {
         self.0.unenforced.inc();
+    }
+
+    /// A volume's files do not agree with its quota (`passed`, `charged`).
+    pub fn limit_found(&self, result: &'static str) {
+        self.0.limit_findings.get_or_create(&Outcome { result }).inc();
     }
 
     /// A volume was cut, or was not (`frozen`, `live`, `not_frozen`, `failed`), and for how many seconds its pod stood still.

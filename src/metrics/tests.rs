@@ -27,6 +27,7 @@ fn every_value_moves() {
     metrics.volumes(5);
     metrics.collected(6, 7000);
     metrics.unenforced();
+    metrics.limit_found("charged");
     metrics.cut("frozen", Some(0.25));
     metrics.cut("failed", None);
     metrics.reconciled("VolumeSnapshot", "done", 0.5);
@@ -47,6 +48,7 @@ fn every_value_moves() {
         ("ovl_gc_layers_total".into(), 6.0),
         ("ovl_gc_bytes_total".into(), 7000.0),
         ("ovl_unenforced_limits_total".into(), 1.0),
+        ("ovl_limit_findings_total{result=\"charged\"}".into(), 1.0),
         ("ovl_cuts_total{result=\"frozen\"}".into(), 1.0),
         ("ovl_cuts_total{result=\"failed\"}".into(), 1.0),
         ("ovl_cut_frozen_seconds_count".into(), 1.0),

@@ -16,7 +16,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::ioctl::{Getter, Setter, ioctl, opcode};
+use rustix::{
+    ioctl::{Getter, Setter, ioctl, opcode},
+    rand::{GetRandomFlags, getrandom},
+};
 
 /// What a project may hold; `None` for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,6 +114,14 @@ impl Projects {
     fn quotactl(&self, command: u32, id: u32, data: *mut c_void) -> io::Result<()> {
         quotactl(&File::open(&self.folder)?, command, id, data)
     }
+}
+
+/// A number that nobody can foresee.
+pub fn draw() -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    // Small requests are never cut short (getrandom(2)).
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(u32::from_ne_bytes(bytes))
 }
 
 /// Ends that what comes into the folder `dir` has to be of its project; says whether it was so.

@@ -36,6 +36,7 @@ mod grants;
 mod hold;
 #[cfg(test)]
 mod hold_tests;
+mod limit;
 mod lock;
 mod notices;
 mod onto;

@@ -1,6 +1,8 @@
 //! Which project of the store's file system is which volume's, where sizes are limited by project quotas.
 //!
-//! A volume's record has its project, so the records are the truth of what is taken. Deliberately absent: how a quota is set.
+//! A volume's record has its project, so the records alone say what is taken. What a project holds says nothing: whoever owns a file
+//! may give it any project, and with one file in each of a row of them could leave none for new volumes. For the same reason
+//! projects are drawn at random. Deliberately absent: how a quota is set.
 
 use std::{
     collections::BTreeSet,
@@ -12,8 +14,9 @@ use std::{
 
 use crate::sys::quota::{self, Quota, Usage};
 
-/// Ours to give out: away from the small numbers that people choose, and more than a node has volumes.
-const RANGE: RangeInclusive<u32> = 0x4f56_0000..=0x4f56_ffff;
+/// Ours to give out: away from what people choose and from the kubelet's own (1,048,577 and on), and so many that nobody holds files
+/// in each of them.
+const RANGE: RangeInclusive<u32> = 0x1000_0000..=0x7fff_ffff;
 
 /// The projects of one store.
 #[derive(Debug)]
@@ -36,12 +39,11 @@ impl Projects {
         self.quotas.as_ref().err().map(String::as_str)
     }
 
-    /// A project that nobody has and that holds nothing.
+    /// A project that nobody has.
     pub(super) fn take(&self) -> io::Result<u32> {
-        let quotas = self.quotas()?;
+        self.quotas()?;
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        // What holds something is another driver's, or of a record that nobody can read.
-        let id = free(&taken, |id| Ok(quotas.usage(id)? == Usage::default()))?;
+        let id = free(&taken, quota::draw)?;
         taken.insert(id);
         Ok(id)
     }
@@ -72,29 +74,41 @@ impl Projects {
     }
 }
 
-/// The first of the range that is not taken and not used.
-fn free(taken: &BTreeSet<u32>, unused: impl Fn(u32) -> io::Result<bool>) -> io::Result<u32> {
-    for id in RANGE.filter(|id| !taken.contains(id)) {
-        if unused(id)? {
+/// The first of what is drawn that is ours and not taken. There are far more of them than a node has volumes.
+fn free(taken: &BTreeSet<u32>, draw: impl Fn() -> io::Result<u32>) -> io::Result<u32> {
+    loop {
+        let id = draw()? & RANGE.end();
+        if RANGE.contains(&id) && !taken.contains(&id) {
             return Ok(id);
         }
     }
-    let why =
-        "every project quota that this driver may use is taken; delete pods with a size limit";
-    Err(io::Error::new(io::ErrorKind::QuotaExceeded, why))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
-    fn what_is_taken_or_used_is_not_given_out() {
-        let first = *RANGE.start();
-        let taken = BTreeSet::from([first, first + 2]);
-        let given = free(&taken, |id| Ok(id != first + 1)).unwrap();
-        assert_eq!(given, first + 3);
-        let full = free(&RANGE.collect(), |_| Ok(true)).unwrap_err();
-        assert_eq!(full.kind(), io::ErrorKind::QuotaExceeded);
+    fn what_is_taken_or_not_ours_is_not_given_out() {
+        let (first, drawn) = (*RANGE.start(), Cell::new(0));
+        // A small number, the kubelet's, two that are taken, and one beyond 31 bits.
+        let draws = [7, 1_048_577, first, first + 2, first + 3 | 1 << 31];
+        let next = || {
+            drawn.set(drawn.get() + 1);
+            Ok(draws[drawn.get() - 1])
+        };
+        assert_eq!(free(&BTreeSet::from([first, first + 2]), next).unwrap(), first + 3);
+    }
+
+    #[test]
+    fn nobody_can_foresee_which_project_comes_next() {
+        let mut taken = BTreeSet::new();
+        for _ in 0..100 {
+            taken.insert(free(&taken, quota::draw).unwrap());
+        }
+        let (first, last) = (taken.first().unwrap(), taken.last().unwrap());
+        assert!(taken.len() == 100 && last - first > RANGE.end() / 4, "{taken:?}");
     }
 }

@@ -27,10 +27,11 @@ enum Trouble {
 }
 
 impl Volumes {
-    /// Removes half-made volumes, and those whose pod has been gone for `grace`; tries again what could not be removed. What is mounted is left as it is: somebody may
-    /// be writing to it. One volume that cannot be mended is told and left.
+    /// Removes half-made volumes, and those whose pod has been gone for `grace`; tries again what could not be removed, and has limited
+    /// volumes counted. What is mounted is left as it is: somebody may be writing to it. One volume that cannot be mended is told and
+    /// left.
     ///
-    /// Blocks; to be called before requests are served, and then every now and then.
+    /// Blocks, within a runtime; to be called before requests are served, and then every now and then.
     pub fn recover(&self, grace: Duration) -> Result<(), OpenError> {
         self.0.removal.retry();
         let ids = self.0.records.list().map_err(OpenError::List)?;
@@ -74,6 +75,7 @@ impl Inner {
         };
         let there = folder.try_exists().map_err(|source| Trouble::Pod { path: folder, source })?;
         if !self.orphaned_for(id, !there, grace) || self.ensure_unused(id, table).is_err() {
+            self.check_limit(&record);
             return Ok(None);
         }
         match self.remove(lock, record.project, &mut Vec::new()) {

@@ -1,7 +1,8 @@
 //! How much a volume holds, from sources that cost nothing: the call never walks.
 //!
 //! A tmpfs and a project know. For any other upper the answer is the last count of a walk that the question starts, in the
-//! background: one volume at a time on the node, a few thousand entries and then a pause four times as long as they took.
+//! background: one volume at a time on the node, a few thousand entries and then a pause four times as long as they took. What a
+//! project says is counted too, because whoever owns a file may give it another project (`limit.rs`).
 
 use std::{
     collections::HashMap,
@@ -12,7 +13,9 @@ use std::{
 
 use tokio::{sync::Semaphore, time::sleep};
 
-use super::{Inner, Medium, RecordError, Target, VolumeId, Volumes, blocking, record::Record};
+use super::{
+    Inner, Medium, RecordError, Target, VolumeId, Volumes, blocking, limit::Finding, record::Record,
+};
 use crate::{
     fault::Class,
     sys::{
@@ -113,11 +116,15 @@ impl Inner {
         let space = space::of(&self.records.folder(id))?;
         let used = match record.project {
             _ if spec.read_only => quota::Usage::default(),
-            Some(project) => self.projects.usage(project)?,
-            None => {
-                let upper = || self.records.pair(id, spec.medium).upper().to_owned();
-                self.counts.last_of(id, upper)
+            Some(project) => {
+                let charged = self.projects.usage(project)?;
+                let counted = self.count(record).unwrap_or_default();
+                quota::Usage {
+                    bytes: charged.bytes.max(counted.bytes),
+                    inodes: charged.inodes.max(counted.inodes),
+                }
             }
+            None => self.count(record).unwrap_or_default(),
         };
         let mut stats = Stats::new(used, space);
         if record.project.is_some() {
@@ -125,6 +132,13 @@ impl Inner {
             stats.inodes.limit(spec.limits.inodes);
         }
         Ok(stats)
+    }
+
+    /// What the upper of a volume on disk held when it was last counted; `None` until it has been once. Has it counted again where
+    /// that is long ago. Within a runtime.
+    pub(super) fn count(&self, record: &Record) -> Option<quota::Usage> {
+        let Record { id, spec, .. } = record;
+        self.counts.last_of(id, || self.records.pair(id, spec.medium).upper().to_owned())
     }
 }
 
@@ -164,10 +178,12 @@ pub(super) struct Counts {
 
 #[derive(Debug)]
 struct Count {
-    found: quota::Usage,
+    found: Option<quota::Usage>,
     /// When the last walk ended, or the one under way began.
     at: Instant,
     walking: bool,
+    /// What its pod was told of it last.
+    told: Option<Finding>,
 }
 
 impl Default for Counts {
@@ -178,19 +194,28 @@ impl Default for Counts {
 
 impl Counts {
     /// The last count of a volume; has it counted again where that is long ago.
-    fn last_of(&self, id: &VolumeId, upper: impl FnOnce() -> PathBuf) -> quota::Usage {
+    fn last_of(&self, id: &VolumeId, upper: impl FnOnce() -> PathBuf) -> Option<quota::Usage> {
         self.all(|known| {
             let new = !known.contains_key(id);
             let count = known.entry(id.clone()).or_insert_with(|| Count {
-                found: quota::Usage::default(),
+                found: None,
                 at: Instant::now(),
                 walking: false,
+                told: None,
             });
             if !count.walking && (new || count.at.elapsed() >= AGAIN) {
                 (count.walking, count.at) = (true, Instant::now());
                 tokio::spawn(self.clone().count(id.clone(), upper()));
             }
             count.found
+        })
+    }
+
+    /// Notes what was found of a volume; whether that is something new to tell.
+    pub(super) fn is_news(&self, id: &VolumeId, finding: Option<Finding>) -> bool {
+        self.all(|known| {
+            let Some(count) = known.get_mut(id) else { return false };
+            std::mem::replace(&mut count.told, finding) != finding && finding.is_some()
         })
     }
 
@@ -207,7 +232,7 @@ impl Counts {
         });
         self.all(|known| {
             if let Some(count) = known.get_mut(&id) {
-                count.found = found.unwrap_or(count.found);
+                count.found = found.or(count.found);
                 (count.walking, count.at) = (false, Instant::now());
             }
         });

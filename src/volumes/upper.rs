@@ -179,7 +179,13 @@ impl Inner {
         Ok(())
     }
 
-    fn tell(&self, record: &Record, kind: NoticeKind, reason: &'static str, message: String) {
+    pub(super) fn tell(
+        &self,
+        record: &Record,
+        kind: NoticeKind,
+        reason: &'static str,
+        message: String,
+    ) {
         self.notices.tell(&record.pod, Notice { kind, reason, message });
     }
 
