@@ -172,12 +172,7 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     *stopper = Some(engine.clone());
     volumes.recover(GRACE)?;
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(tidy_forever(volumes.clone())));
-    let left = store.clone();
-    spawn_blocking(move || {
-        if let Err(error) = left.empty_staging() {
-            tracing::error!(%error, "cannot look for what an earlier process left");
-        }
-    });
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(empty_staging_forever(store.clone())));
     if let (Some(cluster), Some(namespace)) = (cluster, secrets_in) {
         let Cluster { client, node, driver, .. } = cluster;
         let parts = agent::Parts {
@@ -293,6 +288,19 @@ async fn tidy_forever(volumes: Volumes) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "cannot look for volumes without a pod"),
             Err(error) => tracing::error!(%error, "looking for volumes without a pod broke"),
+        }
+        sleep(GRACE).await;
+    }
+}
+
+/// Removes what an earlier process left half made, beside the first calls, and what could not be removed, again and again.
+async fn empty_staging_forever(store: Arc<Store>) {
+    loop {
+        let store = store.clone();
+        match spawn_blocking(move || store.empty_staging()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "cannot look for what is left in staging"),
+            Err(error) => tracing::error!(%error, "emptying staging broke"),
         }
         sleep(GRACE).await;
     }

@@ -14,6 +14,7 @@ use super::{
     onto::chain_id,
     origins,
     room::Roomy,
+    store::discard,
 };
 use crate::{
     changeset::{self, Below, Format, Limits, Unpacked},
@@ -39,8 +40,8 @@ pub(super) struct Staged(pub(super) PathBuf);
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if let Err(error) = durable::remove_tree(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "staged layer left behind until the next start");
+        if let Err(error) = discard(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "staged layer left behind: tried again in a minute");
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{CollectError, ImageRecord, Store, description::Description};
+use super::{CollectError, ImageRecord, Store, description::Description, store::discard};
 use crate::{digest::Digest, sys::durable};
 
 /// When something goes.
@@ -216,7 +216,7 @@ impl Store {
             // Its mount holds the bytes; volumes that are made of it would have kept it from here.
             self.lowers.lock().unwrap_or_else(PoisonError::into_inner).remove(diff_id);
         }
-        durable::remove_tree(&staged)?;
+        discard(&staged)?;
         Ok(true)
     }
 }

@@ -1,6 +1,6 @@
 //! The store on a disk that really fills.
 
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use super::*;
 use crate::{
@@ -50,4 +50,53 @@ fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
         assert_eq!(fs::read_dir(root.join(part)).unwrap().count(), 0, "{part}");
     }
     store.ready().unwrap();
+}
+
+/// Somebody mounted something in it, as a backup or an administrator may.
+#[test]
+#[ignore = "needs root: mounts a tmpfs"]
+fn privileged_what_cannot_be_removed_goes_when_nothing_is_mounted_in_it() {
+    let scratch = Scratch::new();
+    let root = scratch.folder("store");
+    let names = || {
+        let entries = fs::read_dir(root.join("staging")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let attach = |at: &Path| {
+        fs::create_dir_all(at).unwrap();
+        let request = Request {
+            fs_type: "tmpfs",
+            source: "ovl-test".to_owned(),
+            params: Vec::new(),
+            attrs: Attrs::default(),
+        };
+        LinuxMounts.attach(LinuxMounts.create(&request).unwrap(), at).unwrap();
+        fs::write(at.join("file"), "kept").unwrap();
+    };
+    let open = || Arc::new(Store::open(&root, Arc::new(LinuxMounts)).unwrap());
+
+    // What an earlier process left, and what this one cannot remove.
+    drop(open());
+    let [earlier, later] = ["staging/0", "staging/left-1"].map(|name| root.join(name));
+    attach(&earlier.join("mounted"));
+    let store = open();
+    let cut = store.stage_cut(&"snapshot".parse().unwrap()).unwrap();
+    assert_eq!(cut.tree().parent(), Some(&*root.join("staging/1")));
+    attach(&cut.tree().join("mounted"));
+    drop(cut);
+    assert_eq!(names(), ["0", "left-1"]);
+    assert_eq!(store.empty_staging().unwrap(), 2);
+    for left in [&earlier.join("mounted"), &later.join("diff/mounted")] {
+        assert_eq!(fs::read_to_string(left.join("file")).unwrap(), "kept");
+        LinuxMounts.unmount(left).unwrap();
+    }
+    // A process that starts in between takes no name that is taken.
+    drop(store);
+    let store = open();
+    let cut = store.stage_cut(&"snapshot".parse().unwrap()).unwrap();
+    assert_eq!(cut.tree().parent(), Some(&*root.join("staging/2")));
+    assert_eq!(store.empty_staging().unwrap(), 0);
+    assert_eq!(names(), ["2"]);
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -190,20 +191,23 @@ impl Store {
         fs::remove_file(&probe).map_err(at("remove", &probe))
     }
 
-    /// Removes what an earlier process was making or removing. How much that is was up to whoever wrote it, so nobody should wait
-    /// for it. What cannot go (somebody mounted something in it) is left and told. Blocks.
-    pub fn empty_staging(&self) -> io::Result<()> {
+    /// Removes what an earlier process was making or removing, and what this one could not remove; returns how much is left of it.
+    /// How much that is was up to whoever wrote it, so nobody should wait for it. What cannot go (somebody mounted something in it) is
+    /// for the next call. Blocks.
+    pub fn empty_staging(&self) -> io::Result<usize> {
         let staging = self.root.join("staging");
+        let mut left = 0;
         for entry in fs::read_dir(&staging).map_err(at("read", &staging))? {
             let path = entry.map_err(at("read", &staging))?.path();
             if number(&path).is_some_and(|number| number >= self.staged_from) {
                 continue;
             }
             if let Err(error) = remove(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot be removed: left until the next start");
+                left += 1;
+                tracing::warn!(path = %path.display(), %error, "cannot be removed: tried again in a minute");
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Takes a folder of this store from its place, and waits for no disk: what it answers is for the caller to remove, or else
@@ -250,9 +254,25 @@ fn first_free(staging: &Path) -> io::Result<u64> {
     let mut free = 0;
     for entry in fs::read_dir(staging).map_err(at("read", staging))? {
         let path = entry.map_err(at("read", staging))?.path();
-        free = free.max(number(&path).map_or(0, |number| number + 1));
+        let number = number(&path).or_else(|| path.to_str()?.rsplit_once(LEFT)?.1.parse().ok());
+        free = free.max(number.map_or(0, |number| number + 1));
     }
     Ok(free)
+}
+
+/// What a name begins with in staging that this process could not remove.
+const LEFT: &str = "left-";
+
+/// Removes what this process has put into staging. What cannot go gets a name by which [`Store::empty_staging`] takes it for left over.
+pub(super) fn discard(staged: &Path) -> io::Result<()> {
+    durable::remove_tree(staged).inspect_err(|_| {
+        if let Some(name) = staged.file_name() {
+            let mut left = OsString::from(LEFT);
+            left.push(name);
+            // Where that fails too it is for the next start.
+            let _ = fs::rename(staged, staged.with_file_name(left));
+        }
+    })
 }
 
 fn number(path: &Path) -> Option<u64> {

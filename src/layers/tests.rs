@@ -145,7 +145,7 @@ fn what_an_earlier_process_left_goes_while_this_one_serves() {
     let node = Node { folder, kernel, store };
     assert_eq!(node.names("staging").len(), 2);
     let cut = node.store.stage_cut(&"snapshot".parse().unwrap()).unwrap();
-    node.store.empty_staging().unwrap();
+    assert_eq!(node.store.empty_staging().unwrap(), 0);
     assert_eq!(node.names("staging"), ["8"]);
     drop(cut);
     assert_eq!(node.names("staging"), Vec::<String>::new());

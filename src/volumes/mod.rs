@@ -27,6 +27,8 @@ mod attributes_tests;
 #[cfg(test)]
 mod crowd_tests;
 mod difference;
+#[cfg(test)]
+mod endurance_tests;
 mod error;
 mod failures;
 #[cfg(test)]

@@ -163,6 +163,15 @@ impl Records {
         }
     }
 
+    /// Keeps it as an earlier version did, in a file; whether it was an attribute.
+    pub(super) fn keep_as_file(&self, id: &VolumeId) -> bool {
+        let (folder, file) = (self.folder(id), self.folder(id).join(FILE));
+        let Some(text) = note::get(&folder, NOTE).unwrap() else { return false };
+        note::remove(&folder, NOTE);
+        fs::write(file, text).unwrap();
+        true
+    }
+
     /// Loses it.
     pub(super) fn lose(&self, id: &VolumeId) {
         let file = self.folder(id).join(FILE);

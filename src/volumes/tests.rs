@@ -212,6 +212,52 @@ async fn a_volume_comes_and_goes() {
     assert_eq!(fs::read_dir(node.folder.path().join("store/staging")).unwrap().count(), 0);
 }
 
+/// Something is mounted in it, or its disk says no: nobody asks for it again, so the minute's round has to.
+#[tokio::test]
+async fn what_could_not_be_removed_goes_in_a_later_round() {
+    let node = Node::new();
+    let staging = node.folder.path().join("store/staging");
+    // A file where a folder has to be fails the removal, as a mount in the tree would.
+    let (blocked, tree) = (staging.join("77"), staging.join("77/tree"));
+    fs::write(&blocked, "").unwrap();
+    let gone = removal::Gone { tree: Some(tree.clone()), ..removal::Gone::default() };
+    node.volumes.0.removal.take(gone);
+    node.wait_for_removal();
+    fs::remove_file(&blocked).unwrap();
+    fs::create_dir_all(tree.join("deep")).unwrap();
+    node.volumes.recover(Duration::from_secs(60)).unwrap();
+    node.wait_for_removal();
+    assert!(!tree.exists());
+}
+
+/// A driver is upgraded while pods run.
+#[tokio::test]
+async fn a_volume_of_a_version_that_kept_records_in_files_lives_on() {
+    let node = Node::new();
+    node.volumes.publish(node.request("a", "one")).await.unwrap();
+    let id = "a".parse().unwrap();
+    let was_attribute = node.records().keep_as_file(&id);
+    assert!(
+        was_attribute
+            || durable::note::Journal::of(&node.volume("a")) == durable::note::Journal::Unknown
+    );
+    fs::write(node.volume("a").join("upper/data"), "mine").unwrap();
+
+    let node = node.restarted();
+    let mounted = node.mounted();
+    node.volumes.publish(node.request("a", "one")).await.unwrap();
+    assert_eq!(node.mounted(), mounted, "it was mounted again");
+    node.volumes.publish(node.request("a", "two")).await.unwrap();
+    assert_eq!(node.records().read(&id).unwrap().unwrap().targets.len(), 2);
+    assert!(node.volume("a").join("upper/data").exists());
+
+    let node = node.restarted();
+    for target in ["one", "two"] {
+        node.unpublish("a", target).await.unwrap();
+    }
+    node.assert_nothing_left();
+}
+
 #[tokio::test]
 async fn the_same_request_again_mounts_nothing() {
     let node = Node::new();
