@@ -88,8 +88,18 @@ impl Disk {
 
     /// The same, with options of its `mkfs`.
     pub fn with(scratch: &Scratch, fs_type: &str, options: &[&str], at: &Path) -> Self {
+        Self::make(scratch, scratch.path(), fs_type, options, at)
+    }
+
+    /// One whose bytes lie on this disk.
+    pub fn beneath(&self, scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
+        Self::make(scratch, &self.at, fs_type, &[], at)
+    }
+
+    fn make(scratch: &Scratch, on: &Path, fs_type: &str, options: &[&str], at: &Path) -> Self {
         assert!(at.starts_with(scratch.path()), "{} would stay mounted", at.display());
-        let image = scratch.file(&format!("{fs_type}.img"), "");
+        let image = on.join(format!("{fs_type}.img"));
+        fs::write(&image, "").expect("a file can be written");
         File::options().write(true).open(&image).unwrap().set_len(DISK_BYTES).unwrap();
         let options = options.iter().map(OsStr::new);
         let arguments = options.chain([OsStr::new("-q"), image.as_ref()]);
@@ -130,6 +140,12 @@ impl Disk {
         stat.split_whitespace().nth(6).and_then(|n| n.parse::<u64>().ok()).expect("a number") * 512
     }
 
+    /// Takes no writes until what this returns is dropped: who writes waits.
+    pub fn stand_still(&self) -> StandingStill<'_> {
+        run("fsfreeze", ["--freeze".as_ref(), self.at.as_os_str()]);
+        StandingStill(self)
+    }
+
     /// Mounts it anew: what its log has is done. Nothing may be mounted or open on it any more.
     pub fn boot(&self) {
         self.unmount();
@@ -164,6 +180,16 @@ impl Disk {
 
     fn mount(&self) {
         run("mount", [OsStr::new("-o"), "loop".as_ref(), self.image.as_ref(), self.at.as_ref()]);
+    }
+}
+
+/// A [`Disk`] that takes no writes.
+#[derive(Debug)]
+pub struct StandingStill<'a>(&'a Disk);
+
+impl Drop for StandingStill<'_> {
+    fn drop(&mut self) {
+        run("fsfreeze", ["--unfreeze".as_ref(), self.0.at.as_os_str()]);
     }
 }
 

@@ -54,6 +54,41 @@ async fn privileged_a_volume_that_was_published_is_there_after_a_power_cut() {
     }
 }
 
+/// The disk below takes no writes: a call that syncs anything, or waits for somebody who does, stands still too.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts file systems on loop devices"]
+async fn privileged_a_volume_comes_and_goes_while_the_disk_takes_no_writes() {
+    for fs_type in ["ext4", "xfs"] {
+        let (registry, images) = registry().await;
+        let scratch = Scratch::new();
+        let outer = Disk::new(&scratch, "ext4", &scratch.folder("below"));
+        let at = scratch.folder("disk");
+        let disk = outer.beneath(&scratch, fs_type, &at);
+        let node = Node::beneath(&at, &registry);
+        // The layers come once.
+        node.publish("first", &images, false, false).await;
+        node.unpublish("first").await;
+        wait_for_removal(&node.volumes);
+        disk.sync();
+        for (id, volatile) in [("synced", false), ("volatile", true)] {
+            let still = outer.stand_still();
+            let life = async {
+                node.publish(id, &images, volatile, false).await;
+                fs::write(node.target(id).join("new"), vec![7; 1 << 20]).unwrap();
+                node.unpublish(id).await;
+            };
+            let done = tokio::time::timeout(Duration::from_secs(20), life).await;
+            assert!(done.is_ok(), "{fs_type}, {id}: a call waits for the disk");
+            assert!(node.mounts().is_empty(), "{fs_type}, {id}: {:?}", node.mounts());
+            drop(still);
+            wait_for_removal(&node.volumes);
+        }
+        assert_eq!(fs::read_dir(node.folder.path().join("store/staging")).unwrap().count(), 0);
+        drop(node);
+        disk.boot();
+    }
+}
+
 /// No call has waited for the disk; what the pod has synced brought the record along.
 #[tokio::test]
 #[ignore = "needs root: mounts file systems on loop devices"]
