@@ -112,11 +112,7 @@ impl<'a> Node<'a> {
         let request = PublishRequest {
             id: pod.volume().parse().unwrap(),
             target: target.clone().try_into().unwrap(),
-            pod: Pod {
-                namespace: "bench".to_owned(),
-                name: "pod".to_owned(),
-                uid: pod.uid.parse().unwrap(),
-            },
+            pod: pod.pod(),
             spec: VolumeSpec { options, ..spec },
             keyring: Keyring::default(),
             deadline: None,
@@ -134,8 +130,8 @@ impl<'a> Node<'a> {
     async fn cut(&self, pod: &PodGroup) -> (SnapshotRecord, Duration) {
         let consistency = Consistency::Frozen { within: Duration::from_secs(20), or_live: false };
         let (id, volume) = (pod.snapshot(), pod.volume());
-        let request =
-            CutRequest { id: id.parse().unwrap(), volume: volume.parse().unwrap(), consistency };
+        let (id, volume) = (id.parse().unwrap(), volume.parse().unwrap());
+        let request = CutRequest { id, volume, pod: Some(pod.pod()), consistency };
         let since = Instant::now();
         let record = self.snapshots.cut(request).await.unwrap();
         (record, since.elapsed())
@@ -188,6 +184,11 @@ impl PodGroup {
             std::thread::yield_now();
         }
         Self { uid, path, child }
+    }
+
+    fn pod(&self) -> Pod {
+        let (namespace, name) = ("bench".to_owned(), "pod".to_owned());
+        Pod { namespace, name, uid: self.uid.parse().unwrap() }
     }
 
     fn volume(&self) -> String {

@@ -12,14 +12,13 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-
-use tokio::sync::Semaphore;
 
 pub use super::engine::Failure;
 use super::{
     engine::{Engine, Node},
-    run::PUSHES,
+    pushes::Pushes,
 };
 use crate::{
     changeset::{Compression, Format},
@@ -29,6 +28,9 @@ use crate::{
     snapshots::{CutRequest, Progress, PushRequest, Pushed, Snapshots},
     volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
 };
+
+/// After which time a push that hardly moves keeps no others waiting.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// Past how many layers of its own a snapshot gets one instead: as a VolumeSnapshotClass that does not say.
 const SQUASH_ABOVE: usize = 32;
@@ -55,7 +57,7 @@ struct Inner {
     engine: Node,
     keyring: Keyring,
     repository: Option<Repository>,
-    pushes: Semaphore,
+    pushes: Pushes,
     /// Those on their way.
     pushing: Mutex<HashMap<SnapshotId, Arc<Progress>>>,
 }
@@ -77,7 +79,7 @@ impl Local {
             engine: Node { snapshots, store },
             keyring,
             repository,
-            pushes: Semaphore::new(PUSHES),
+            pushes: Pushes::new(SLOW),
             pushing: Mutex::default(),
         }))
     }
@@ -119,7 +121,7 @@ impl Local {
         };
         let request = PushRequest {
             id: id.clone(),
-            volume: record.source.volume,
+            volume: record.source.volume.clone(),
             to,
             format,
             compression,
@@ -129,9 +131,8 @@ impl Local {
         self.0.pushing().insert(id.clone(), progress.clone());
         // Gone whatever becomes of the push.
         let _entry = Entry { inner: &self.0, id };
-        // Never closed.
-        let _turn = self.0.pushes.acquire().await.ok();
-        let pushed = self.0.engine.push(&request, &progress).await?;
+        let push = self.0.engine.push(&request, &progress);
+        let pushed = self.0.pushes.in_turn(&record.source.namespace, &progress, push).await?;
         Ok((self.told(id)?, pushed))
     }
 

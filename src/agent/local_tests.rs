@@ -67,6 +67,8 @@ fn kept(name: &str) -> SnapshotRecord {
         entries: 1,
         bytes: 1,
         frozen_micros: None,
+        ended: false,
+        torn: 0,
         pushed: None,
     }
 }

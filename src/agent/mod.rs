@@ -20,6 +20,7 @@ mod leave;
 mod local;
 mod lookup;
 mod order;
+mod pushes;
 mod run;
 mod secret;
 mod send;

@@ -21,7 +21,7 @@ pub(super) struct Order {
     /// What people call it.
     pub(super) name: String,
     /// The pod whose volume it is of.
-    pub(super) pod: Pod,
+    pub(super) source: Pod,
     /// The volume's name in the pod.
     pub(super) volume: String,
     pub(super) cut: CutRequest,
@@ -51,16 +51,17 @@ impl Order {
             Wanted::Live => Consistency::Live,
         };
         let source = &spec.source;
+        let pod = Pod {
+            namespace: source.namespace.clone(),
+            name: source.pod.clone(),
+            uid: source.pod_uid.parse().map_err(invalid)?,
+        };
         let called = spec.volume_snapshot.as_ref().map(|object| object.name.clone());
         Ok(Self {
             name: called.unwrap_or_else(|| id.to_string()),
-            pod: Pod {
-                namespace: source.namespace.clone(),
-                name: source.pod.clone(),
-                uid: source.pod_uid.parse().map_err(invalid)?,
-            },
             volume: source.volume.clone(),
-            cut: CutRequest { id, volume, consistency },
+            cut: CutRequest { id, volume, pod: Some(pod.clone()), consistency },
+            source: pod,
             push: target(object)?,
             // One layer is the least that there can be.
             squash_above: usize::try_from(spec.squash_above).unwrap_or(usize::MAX).max(1),

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     engine::{Engine, Node},
+    pushes::Pushes,
     worker::{Pace, Worker},
 };
 use crate::{
@@ -21,8 +22,6 @@ use crate::{
     volumes::Notices,
 };
 
-/// How many snapshots are pushed at a time: while one is packed, another can be sent.
-pub(super) const PUSHES: usize = 2;
 /// How many objects are looked at at a time: a watch that begins tells of all of them at once.
 const LOOKS: usize = 8;
 /// A user waits for the first try; a registry may be away for long.
@@ -31,6 +30,7 @@ const PACE: Pace = Pace {
     longest: Duration::from_secs(60),
     patience: Duration::from_secs(15 * 60),
     news: Duration::from_secs(5),
+    slow: Duration::from_secs(10),
 };
 
 /// What snapshots are carried out with.
@@ -83,7 +83,7 @@ pub(super) struct Shared<E> {
     pub(super) namespace: String,
     pub(super) keyring: Keyring,
     pub(super) notices: Arc<dyn Notices>,
-    pub(super) pushes: Semaphore,
+    pub(super) pushes: Pushes,
     pub(super) looks: Semaphore,
     pub(super) pace: Pace,
 }
@@ -99,7 +99,7 @@ impl<E> Shared<E> {
             driver: String::new(),
             namespace: String::new(),
             keyring: Keyring::default(),
-            pushes: Semaphore::new(PUSHES),
+            pushes: Pushes::new(pace.slow),
             looks: Semaphore::new(LOOKS),
         }
     }

@@ -38,16 +38,16 @@ impl<E: Engine> Worker<'_, E> {
         status: &mut OverlaySnapshotStatus,
     ) -> Result<bool, Gone> {
         let shared = self.shared;
-        let squash = async {
-            // Never closed.
-            let _turn = shared.pushes.acquire().await.ok();
+        let progress = Progress::default();
+        let namespace = &order.source.namespace;
+        let squash = shared.pushes.in_turn(namespace, &progress, async {
             let push = match target {
                 // What is wrong with the credentials the push finds out, too.
                 Some(target) => shared.keyring(target).await.ok().map(|k| order.pushed(target, k)),
                 None => None,
             };
             shared.engine.squash(&record.id, push.as_ref()).await
-        };
+        });
         let squashed = tokio::select! {
             squashed = squash => squashed,
             () = leaves(self.seen) => return Ok(false),
@@ -78,12 +78,11 @@ impl<E: Engine> Worker<'_, E> {
         status: &mut OverlaySnapshotStatus,
     ) -> Result<Next, Gone> {
         let (shared, progress) = (self.shared, Progress::default());
-        let push = async {
-            // Never closed.
-            let _turn = shared.pushes.acquire().await.ok();
+        let namespace = &order.source.namespace;
+        let push = shared.pushes.in_turn(namespace, &progress, async {
             let keyring = shared.keyring(target).await?;
             shared.engine.push(&order.pushed(target, keyring), &progress).await
-        };
+        });
         let mut before = status.clone();
         let pushed = tokio::select! {
             pushed = push => pushed,

@@ -125,10 +125,16 @@ pub(super) fn sentence(record: &SnapshotRecord) -> String {
             format!("the pod stood still for {}.{} ms", micros / 1000, micros % 1000 / 100)
         }
         Some(micros) => format!("the pod stood still for {} ms", micros / 1000),
+        None if record.ended => "the pod had ended".to_owned(),
         None => "the pod did not stand still".to_owned(),
     };
+    let torn = match record.torn {
+        0 => String::new(),
+        1 => ", 1 file changed while it was copied".to_owned(),
+        torn => format!(", {torn} files changed while they were copied"),
+    };
     let entries = if record.entries == 1 { "entry" } else { "entries" };
-    format!("{stood}, {} {entries}, {}", record.entries, units::bytes(record.bytes))
+    format!("{stood}, {} {entries}, {}{torn}", record.entries, units::bytes(record.bytes))
 }
 
 #[cfg(test)]

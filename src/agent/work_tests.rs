@@ -35,6 +35,7 @@ const QUICK: Pace = Pace {
     longest: Duration::from_millis(5),
     patience: Duration::from_millis(50),
     news: Duration::from_millis(5),
+    slow: Duration::from_millis(40),
 };
 
 /// A node that does nothing, and says so.
@@ -102,6 +103,8 @@ fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
         entries: 1000,
         bytes: 1_000_000_000,
         frozen_micros: Some(12_345),
+        ended: false,
+        torn: 0,
         pushed: None,
     }
 }
@@ -116,12 +119,17 @@ impl Engine for FakeNode {
     }
 
     async fn cut(&self, request: CutRequest) -> Result<SnapshotRecord, Failure> {
-        let CutRequest { id, .. } = request;
+        let CutRequest { id, pod, .. } = request;
+        let pod = pod.unwrap();
+        if pod.uid.as_str() != "u-1" {
+            return Err(Failure::new(Class::Denied, "it is of another pod"));
+        }
         *self.0.busy.lock().unwrap().entry(id.to_string()).or_default() += 1;
         sleep(Duration::from_millis(1)).await;
         assert_eq!(self.0.busy.lock().unwrap().remove(id.as_str()), Some(1), "two at once");
         self.does("cut", &id)?;
-        let record = record(&id, *self.0.own.lock().unwrap() + 1);
+        let mut record = record(&id, *self.0.own.lock().unwrap() + 1);
+        record.source.namespace = pod.namespace;
         self.keep(record.clone());
         Ok(record)
     }
@@ -632,6 +640,22 @@ async fn delete_wins_over_a_push_and_over_waiting() {
     world.patch("snap-1", json!({ "deleted": true }));
     world.phase("snap-1", "Deleted").await;
     assert!(!world.node.done().iter().any(|done| done.contains("unpush")));
+}
+
+/// Its registry may be a tenant's own, which does not answer for as long as it likes.
+#[tokio::test]
+async fn pushes_that_hardly_move_keep_no_other_namespace_waiting() {
+    let mut world = World::new();
+    *world.node.0.gate.lock().unwrap() = Some(Arc::new(Semaphore::new(0)));
+    world.start();
+    (0..10).for_each(|n| world.put(&format!("snap-{n}"), pushed()));
+    let begun = |world: &World| world.node.done().iter().filter(|d| d.contains("begin")).count();
+    world.until("its part", |world| begun(world) == 8).await;
+    let source = json!({ "namespace": "quiet", "pod": "build", "podUid": "u-1", "volume": "ws" });
+    world.put("snap-quiet", json!({ "repository": "r.io/ws", "source": source }));
+    let quiet = "begin snap-quiet".to_owned();
+    world.until("another's push", |world| world.node.done().contains(&quiet)).await;
+    assert_eq!(begun(&world), 9, "one namespace has more than its part");
 }
 
 #[tokio::test]

@@ -161,9 +161,10 @@ impl<'a, E: Engine> Worker<'a, E> {
             self.report(&before, status).await?;
         }
         let before = status.clone();
-        let cut = match self.shared.engine.cut(order.cut.clone()).await {
-            Ok(record) => self.of_that_pod(order, record).await,
-            failed => failed,
+        let cut = tokio::select! {
+            cut = self.shared.engine.cut(order.cut.clone()) => cut,
+            // Dropped, the copy ends soon.
+            () = leaves(self.seen) => return Ok(Err(Next::Again)),
         };
         match cut {
             Ok(record) => {
@@ -189,13 +190,14 @@ impl<'a, E: Engine> Worker<'a, E> {
         }
     }
 
-    /// Whoever asked for it named the pod; the volume's own record knows it. Nobody gets to keep another one's.
+    /// Whoever asked for it named the pod; the volume's own record knew it. Of a snapshot that is here already the engine is not
+    /// asked, and nobody gets to keep another pod's.
     async fn of_that_pod(
         &self,
         order: &Order,
         record: SnapshotRecord,
     ) -> Result<SnapshotRecord, Failure> {
-        let (source, pod) = (&record.source, &order.pod);
+        let (source, pod) = (&record.source, &order.source);
         let is = (source.namespace.as_str(), source.pod_uid.as_str());
         if is == (pod.namespace.as_str(), pod.uid.as_str()) {
             return Ok(record);
@@ -273,7 +275,7 @@ impl<'a, E: Engine> Worker<'a, E> {
         message: String,
     ) {
         tracing::info!(snapshot = self.name, reason, message);
-        self.shared.notices.tell(&order.pod, Notice { kind, reason, message });
+        self.shared.notices.tell(&order.source, Notice { kind, reason, message });
     }
 
     /// Writes the status where it changed, until the API server has it.
@@ -324,4 +326,6 @@ pub(super) struct Pace {
     pub(super) patience: Duration,
     /// After which time it is told how far a push is; the next times take longer.
     pub(super) news: Duration,
+    /// A push that hardly moves in this time keeps no others waiting.
+    pub(super) slow: Duration,
 }

@@ -105,17 +105,10 @@ fn news(before: Option<&str>, made: &OverlaySnapshot) -> Vec<(Severity, &'static
     let mut news = Vec::new();
     let was_cut = matches!(before, Some("Pushing" | "Ready"));
     if matches!(phase, Phase::Pushing | Phase::Ready) && !was_cut {
-        let still = frozen(&status)
-            .map_or("went on meanwhile".to_owned(), |time| format!("stood still for {time}"));
-        let count = |number: Option<i64>| number.unwrap_or_default();
-        let message = format!(
-            "volume {} of pod {} was cut on node {}: {} entries, {} bytes; the pod {still}",
-            source.volume,
-            source.pod,
-            made.spec.node_name,
-            count(status.entries),
-            count(status.bytes),
-        );
+        let how = status.conditions.iter().find(|condition| condition.r#type == "Cut");
+        let how = how.map(|condition| format!(": {}", condition.message)).unwrap_or_default();
+        let (volume, pod, node) = (&source.volume, &source.pod, &made.spec.node_name);
+        let message = format!("volume {volume} of pod {pod} was cut on node {node}{how}");
         news.push((Severity::Normal, "SnapshotCut", message));
     }
     match (phase, &status.image) {
@@ -173,12 +166,14 @@ mod tests {
         assert_eq!(reasons(Some("Cutting"), json!({"phase": "Failed"})), ["SnapshotFailed"]);
         let cut = &news(
             None,
-            &made(json!({"phase": "Ready", "frozenMicros": 900, "entries": 3, "bytes": 4})),
+            &made(json!({"phase": "Ready", "conditions": [
+                {"type": "Cut", "status": "True", "reason": "Cut", "message": "the pod had ended, 3 entries, 4 B",
+                 "lastTransitionTime": "2026-11-21T10:00:00Z"}]})),
         )[0]
         .2;
         assert_eq!(
             cut,
-            "volume ws of pod p was cut on node n-1: 3 entries, 4 bytes; the pod stood still for 0.9ms"
+            "volume ws of pod p was cut on node n-1: the pod had ended, 3 entries, 4 B"
         );
     }
 }

@@ -159,7 +159,8 @@ fn capture(request: &CaptureVolumeRequest) -> Result<CutRequest, Status> {
         false => Consistency::Frozen { within, or_live: request.or_live },
     };
     let (id, volume) = (parsed(&request.name)?, parsed(&request.volume)?);
-    Ok(CutRequest { id, volume, consistency })
+    // Whoever may ask here owns the node, and all pods on it.
+    Ok(CutRequest { id, volume, pod: None, consistency })
 }
 
 /// The words for a layer's form and for what is around it; the first one is meant where nobody says.

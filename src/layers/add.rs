@@ -20,7 +20,7 @@ use crate::{
     changeset::{self, Below, Format, Limits, Unpacked},
     digest::Digest,
     fault::Class,
-    sys::durable::{self, at},
+    sys::durable::{self, Amount, at},
 };
 
 /// A layer that is about to arrive.
@@ -111,7 +111,8 @@ impl Store {
             let taken =
                 fs::metadata(staged.0.join(Form::Erofs.content())).map_err(disk)?.blocks() * 512;
             room.write(taken).map_err(RoomError::into_io).map_err(disk)?;
-            lay_out(&staged.0).map_err(disk)?;
+            let dirty = Amount { files: unpacked.entries, bytes: taken };
+            lay_out(&staged.0, dirty).map_err(disk)?;
         }
         Description::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
         origins::write(&staged.0, std::slice::from_ref(origin)).map_err(disk)?;
@@ -168,12 +169,13 @@ impl Store {
     }
 }
 
-/// Turns the image in `folder` into the folder that it stands for, on the disk.
-fn lay_out(folder: &Path) -> io::Result<()> {
+/// Turns the image in `folder` into the folder that it stands for, whose bytes are on the disk. The description, made and synced
+/// after them, brings their metadata there.
+fn lay_out(folder: &Path, dirty: Amount) -> io::Result<()> {
     let (image, to) = (folder.join(Form::Erofs.content()), folder.join(Form::Dir.content()));
     durable::create_dir(&to, 0o700)?;
     dir::lay_out(&File::open(&image)?, &to).map_err(at("lay out", &to))?;
-    durable::sync_filesystem(&File::open(&to)?).map_err(at("sync", &to))?;
+    durable::settle(&to, dirty).map_err(at("sync", &to))?;
     durable::remove_file(&image)
 }
 

@@ -8,7 +8,7 @@
 //! A cut came as no tar, so it has no diff id and is kept under a key that can be none: no image can claim it and get anything, see
 //! [`Store::is_alone`]. Deliberately absent: what an upper is, and how it is copied.
 
-use std::{fs::File, io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use super::{
     SnapshotId, Store,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     changeset::Features,
     digest::Digest,
-    sys::durable::{self, at},
+    sys::durable::{self, Amount, at},
 };
 
 /// The key under which the cut of a snapshot is kept: no diff id, for no tar has this text's bytes.
@@ -37,8 +37,6 @@ pub struct StagedCut {
     store: Arc<Store>,
     folder: Staged,
     key: Digest,
-    /// Open from the begin: a failed write is told to whoever had the file system open then.
-    disk: File,
 }
 
 /// What a cut consists of.
@@ -61,8 +59,7 @@ impl Store {
         let path = self.stage();
         durable::create_dir(&path, 0o700)?;
         let folder = Staged(path);
-        let disk = File::open(&folder.0).map_err(at("open", &folder.0))?;
-        let staged = StagedCut { store: self.clone(), folder, key, disk };
+        let staged = StagedCut { store: self.clone(), folder, key };
         durable::create_dir(&staged.tree(), 0o700)?;
         durable::create_dir(&staged.aside(), 0o700)?;
         Ok(staged)
@@ -85,10 +82,12 @@ impl StagedCut {
         self.folder.0.join("aside")
     }
 
-    /// Keeps it as a layer: its bytes are on the disk before it has its name. An error leaves nothing.
-    pub fn commit(self, contents: CutContents) -> io::Result<()> {
+    /// Keeps it as a layer: its bytes are on the disk before it has its name. `dirty` is what of them may not be there yet. An error
+    /// leaves nothing.
+    pub fn commit(self, contents: CutContents, dirty: Amount) -> io::Result<()> {
         durable::remove_tree(&self.aside())?;
-        durable::sync_filesystem(&self.disk).map_err(at("sync", &self.tree()))?;
+        durable::settle(&self.tree(), dirty).map_err(at("sync", &self.tree()))?;
+        // Made and synced after them, it brings their metadata to the disk.
         Description::of_cut(self.key, &contents).write(&self.folder.0)?;
         durable::rename(&self.folder.0, &self.store.layer(&self.key))
     }

@@ -23,12 +23,14 @@ fn id(name: &str) -> SnapshotId {
 const CONTENTS: CutContents =
     CutContents { entries: 1, bytes: 4, features: Features { metacopy: true, redirect: false } };
 
+const WRITTEN: Amount = Amount { files: 1, bytes: 4 };
+
 fn cut(store: &Arc<Store>, name: &str, content: &str) -> Digest {
     let staged = store.stage_cut(&id(name)).unwrap();
     fs::write(staged.tree().join("file"), content).unwrap();
     fs::write(staged.aside().join("0"), "replaced").unwrap();
     let key = staged.key();
-    staged.commit(CONTENTS).unwrap();
+    staged.commit(CONTENTS, WRITTEN).unwrap();
     key
 }
 
@@ -137,6 +139,8 @@ fn a_snapshot_keeps_its_cut_and_nothing_else_does() {
         entries: 1,
         bytes: 4,
         frozen_micros: None,
+        ended: false,
+        torn: 0,
         pushed: None,
     };
     store.put_snapshot(record).unwrap();
@@ -177,12 +181,14 @@ fn privileged_a_cut_that_was_acknowledged_is_whole_after_a_power_cut() {
         let at = scratch.folder("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let content = "0123456789abcdef".repeat(100_000);
+        // More than it costs to bring the cut alone to the disk.
+        fs::write(at.join("neighbour"), vec![1; 64 << 20]).unwrap();
         let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
         let whole = cut(&store, "snap-1", &content);
         let half = store.stage_cut(&id("snap-2")).unwrap();
         fs::write(half.tree().join("file"), &content).unwrap();
         disk.cut_power();
-        let error = half.commit(CONTENTS).unwrap_err();
+        let error = half.commit(CONTENTS, WRITTEN).unwrap_err();
         assert!(error.to_string().contains("staging"), "{error}");
         drop(store);
         disk.boot();
@@ -192,6 +198,8 @@ fn privileged_a_cut_that_was_acknowledged_is_whole_after_a_power_cut() {
         assert_eq!(names(at.join("store/layers")), [whole.hex()], "{fs_type}");
         let tree = store.lower(&whole).unwrap().tree.path();
         assert!(fs::read_to_string(tree.join("file")).unwrap() == content, "{fs_type}: torn");
+        let neighbour = fs::read(at.join("neighbour")).unwrap_or_default();
+        assert!(neighbour != vec![1; 64 << 20], "{fs_type}: a neighbour's bytes were forced out");
     }
 }
 

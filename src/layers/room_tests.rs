@@ -126,6 +126,8 @@ fn record(namespace: &str, bytes: u64) -> SnapshotRecord {
         entries: 1,
         bytes,
         frozen_micros: None,
+        ended: false,
+        torn: 0,
         pushed: None,
     }
 }

@@ -108,6 +108,12 @@ pub struct SnapshotRecord {
     pub bytes: u64,
     /// For how long the volume's pods stood still, in microseconds; `None` where they did not.
     pub frozen_micros: Option<u64>,
+    /// Whether that was because its pod had ended, so that nobody wrote any more.
+    #[serde(default)]
+    pub ended: bool,
+    /// How many files changed each time that they were copied, so that their bytes are of more than one moment.
+    #[serde(default)]
+    pub torn: u64,
     /// Where it was pushed, `registry/repository@digest`.
     pub pushed: Option<String>,
 }

@@ -10,14 +10,16 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
-use super::{CutError, Inner, SnapshotId, Snapshots, blocking};
+use super::{CutError, Inner, SnapshotId, Snapshots, blocking, rounds::Copy};
 use crate::{
     changeset::Limits,
     fault::Class,
     layers::{CutContents, Features, SnapshotRecord, SnapshotSource},
     sys::clone::TreeClone,
-    volumes::{Held, HoldError, VolumeId},
+    turns::Permit,
+    volumes::{Held, HoldError, Pod, VolumeId},
 };
 
 /// For how long somebody else may work on the volume before the cut is given up.
@@ -33,6 +35,9 @@ pub struct CutRequest {
     pub id: SnapshotId,
     /// The volume.
     pub volume: VolumeId,
+    /// Its pod; `None` for whoever may capture any. A volume of another one is not touched: its pod does not stand still for
+    /// somebody else's mistake.
+    pub pod: Option<Pod>,
     /// Whether its pod stands still.
     pub consistency: Consistency,
 }
@@ -57,10 +62,31 @@ impl Default for Consistency {
     }
 }
 
+/// What a copy is a copy of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// The volume while its pod stood still, for so long.
+    Still(Duration),
+    /// The volume as a pod left it of which nothing runs any more.
+    Ended,
+    /// Each file at some moment.
+    Many,
+}
+
+impl Moment {
+    fn micros(self) -> Option<u64> {
+        match self {
+            Self::Still(time) => Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            Self::Ended | Self::Many => None,
+        }
+    }
+}
+
 impl Snapshots {
     /// Cuts a volume: keeps what its pod has written as a layer of this node, durably, under a name. The pod goes on.
     ///
-    /// Goes on to its end when nobody waits for it any more; the same again then answers what came of it.
+    /// Dropped, it stops soon: nobody wants it any more. It stops as well when its volume is to be unpublished
+    /// ([`CutError::GoneOn`]), because a pod that goes is not to wait for a copy.
     pub async fn cut(&self, request: CutRequest) -> Result<SnapshotRecord, CutError> {
         let inner = self.0.clone();
         if let Some(known) = inner.known(&request)? {
@@ -68,16 +94,18 @@ impl Snapshots {
         }
         let turn =
             inner.turns.take(&request.id).ok_or_else(|| CutError::Busy(request.id.clone()))?;
-        // Never closed. Before the volume is held: who waits here is in nobody's way.
-        let permit = inner.cuts.clone().acquire_owned().await.ok();
         // Somebody may have been done between the look and the turn.
         if let Some(known) = inner.known(&request)? {
             return Ok(known);
         }
+        // Before it waits for a permit: a volume that is being pulled would keep one from others.
         let held = inner.hold(&request).await?;
+        let permit = inner.permit(&held, &request).await?;
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
         blocking(move || {
             let _kept = (turn, permit);
-            let done = inner.cut(held, &request);
+            let done = inner.cut(held, &request, &stop);
             inner.count(&request, &done);
             done
         })
@@ -89,7 +117,11 @@ impl Inner {
     /// The snapshot of this name, if it is there.
     fn known(&self, request: &CutRequest) -> Result<Option<SnapshotRecord>, CutError> {
         match self.store.snapshot(&request.id) {
-            Some(record) if record.source.volume != request.volume.as_str() => {
+            Some(record)
+                if record.source.volume != request.volume.as_str()
+                    || (request.pod.as_ref())
+                        .is_some_and(|pod| record.source.pod_uid != pod.uid.as_str()) =>
+            {
                 let (id, volume) = (request.id.clone(), request.volume.clone());
                 Err(CutError::Taken { id, volume, of: record.source.volume })
             }
@@ -100,8 +132,9 @@ impl Inner {
     async fn hold(&self, request: &CutRequest) -> Result<Held, CutError> {
         let begun = Instant::now();
         loop {
-            let (volumes, id) = (self.volumes.clone(), request.volume.clone());
-            match blocking(move || volumes.hold(&id)).await {
+            let (volumes, id, pod) =
+                (self.volumes.clone(), request.volume.clone(), request.pod.clone());
+            match blocking(move || volumes.hold(&id, pod.as_ref())).await {
                 Err(HoldError::Busy(_)) if begun.elapsed() < PATIENCE => {
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -113,8 +146,29 @@ impl Inner {
         }
     }
 
-    /// Cuts a volume that is held. Blocks.
-    pub(super) fn cut(&self, held: Held, request: &CutRequest) -> Result<SnapshotRecord, CutError> {
+    /// Waits for a permit; whoever wants to unpublish the volume meanwhile need not.
+    async fn permit(&self, held: &Held, request: &CutRequest) -> Result<Permit, CutError> {
+        let wanted = async {
+            while !held.is_wanted() {
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::select! {
+            permit = self.cuts.acquire(&held.pod().namespace) => Ok(permit),
+            () = wanted => {
+                let (id, volume) = (request.id.clone(), request.volume.clone());
+                Err(CutError::GoneOn { id, volume })
+            }
+        }
+    }
+
+    /// Cuts a volume that is held, until `stop`. Blocks.
+    pub(super) fn cut(
+        &self,
+        held: Held,
+        request: &CutRequest,
+        stop: &CancellationToken,
+    ) -> Result<SnapshotRecord, CutError> {
         let disk = |source| CutError::Disk { id: request.id.clone(), source };
         let staged = self.store.stage_cut(&request.id).map_err(disk)?;
         let mut stack = held.stack().to_vec();
@@ -122,10 +176,12 @@ impl Inner {
         // Until the record names them.
         let _lease = self.store.hold(&stack);
         let most = Limits::default().entries;
-        let mut clone =
+        let clone =
             TreeClone::new(held.upper(), &staged.tree(), &staged.aside(), most).map_err(disk)?;
-        let frozen = self.copy(request, held.pod(), &mut clone)?;
-        let contents = clone.contents();
+        let mut copy = Copy { inner: self, request, held: &held, stop, clone };
+        let moment = copy.all()?;
+        let (contents, dirty) = (copy.clone.contents(), copy.clone.dirty());
+        drop(copy);
         let record = SnapshotRecord {
             format: SnapshotRecord::FORMAT,
             id: request.id.clone(),
@@ -139,19 +195,21 @@ impl Inner {
             cut: Timestamp::now(),
             entries: contents.entries,
             bytes: contents.bytes,
-            frozen_micros: frozen.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            frozen_micros: moment.micros(),
+            ended: moment == Moment::Ended,
+            torn: contents.torn,
             pushed: None,
         };
         // From here on the pod may go.
-        drop((held, clone));
+        drop(held);
         let features = Features { metacopy: contents.metacopy, redirect: contents.redirect };
         let (entries, bytes) = (contents.entries, contents.bytes);
         staged
-            .commit(CutContents { entries, bytes, features })
+            .commit(CutContents { entries, bytes, features }, dirty)
             .and_then(|()| self.store.put_snapshot(record.clone()))
             .map_err(|source| self.full(request, bytes, disk(source)))?;
         tracing::info!(
-            snapshot = %record.id, volume = %request.volume, entries, bytes, ?frozen, "volume cut"
+            snapshot = %record.id, volume = %request.volume, entries, bytes, ?moment, "volume cut"
         );
         Ok(record)
     }

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{testing::*, *};
 use crate::{
     fault::Class,
@@ -17,7 +19,7 @@ use crate::{
         mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
         scratch::{Disk, Scratch},
     },
-    volumes::{HoldError, Medium},
+    volumes::{HoldError, Medium, Pod},
 };
 
 async fn node() -> Node {
@@ -238,9 +240,13 @@ async fn privileged_a_disk_that_fails_fails_the_cut() {
     let node = Node::new(scratch, &at).await;
     let at = node.publish("v", |spec| spec.options.volatile = true).await;
     fs::write(at.join("new"), vec![1; 1 << 20]).unwrap();
-    let held = node.volumes.hold(&node.volume("v")).unwrap();
+    let held = node.volumes.hold(&node.volume("v"), Some(&node.pod())).unwrap();
     disk.cut_power();
-    let error = node.snapshots.0.cut(held, &node.request("snap-1", "v")).unwrap_err();
+    let error = node
+        .snapshots
+        .0
+        .cut(held, &node.request("snap-1", "v"), &CancellationToken::new())
+        .unwrap_err();
     assert_eq!(error.class(), Class::Internal, "{error}");
     node.cut("snap-1", "v").await.unwrap_err();
     assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
@@ -389,6 +395,82 @@ async fn privileged_two_volumes_of_a_pod_are_cut_at_once() {
     node.assert_nothing_half_made("both");
 }
 
+/// A pod whose processes run in a virtual machine has a cgroup with none in it, and writes on.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, makes cgroups"]
+async fn privileged_a_pod_whose_processes_run_elsewhere_is_not_said_to_stand_still() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    fs::write(at.join("new"), "x").unwrap();
+    let pod = PodGroup::of(&node.uid);
+    let error = node.cut("snap-1", "v").await.unwrap_err();
+    assert!(matches!(error, CutError::Freeze { .. }), "{error}");
+    for part in ["virtual machine", "consistency: live", &node.uid] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    let or_live = Consistency::Frozen { within: Duration::from_secs(5), or_live: true };
+    let request = CutRequest { consistency: or_live, ..node.request("snap-1", "v") };
+    let cut = node.snapshots.cut(request).await.unwrap();
+    assert_eq!((cut.frozen_micros, cut.ended), (None, false));
+    // One that has ended loses its cgroup a moment later.
+    let ending = node.cut("snap-2", "v");
+    let ends = tokio::task::spawn_blocking(move || {
+        sleep(Duration::from_millis(300));
+        drop(pod);
+    });
+    let (cut, ended) = tokio::join!(ending, ends);
+    ended.unwrap();
+    assert!(cut.unwrap().ended);
+}
+
+/// A pod that is deleted, and a snapshot that is, wait for no copy.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_copy_ends_when_its_volume_is_unpublished_or_nobody_wants_it() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    for n in 0..20_000 {
+        fs::write(at.join(format!("f{n}")), "x").unwrap();
+    }
+    let begin = |id| {
+        let (snapshots, request) = (node.snapshots.clone(), node.request(id, "v"));
+        let cut = tokio::spawn(async move { snapshots.cut(request).await });
+        until("no copy begins", || !node.names("staging").is_empty());
+        cut
+    };
+    begin("snap-1").abort();
+    until("the copy goes on", || node.names("staging").is_empty());
+    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+
+    let cut = begin("snap-2");
+    let target = node.target("v").try_into().unwrap();
+    let mut tries = 0;
+    while node.volumes.unpublish(&node.volume("v"), &target).await.is_err() {
+        tries += 1;
+        assert!(tries < 100, "it waits for the copy");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let error = cut.await.unwrap().unwrap_err();
+    assert!(matches!(error, CutError::GoneOn { .. }), "{error}");
+    assert_eq!(error.class(), Class::Busy);
+    // What was unpublished is emptied behind the answer.
+    until("something is left", || node.names("staging").is_empty());
+    node.assert_nothing_half_made("gone");
+}
+
+/// Whoever names another pod's volume stops nobody.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_the_volume_of_another_pod_is_not_copied() {
+    let node = node().await;
+    node.publish("v", |_| {}).await;
+    let pod = Pod { uid: uid_of(0, 0).parse().unwrap(), ..node.pod() };
+    let request = CutRequest { pod: Some(pod), ..node.request("snap-1", "v") };
+    let error = node.snapshots.cut(request).await.unwrap_err();
+    assert!(matches!(error, CutError::Hold { source: HoldError::Foreign { .. }, .. }), "{error}");
+    assert_eq!(error.class(), Class::Denied);
+}
+
 /// What is appended while the rounds go on is there, and whole.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
@@ -399,7 +481,7 @@ async fn privileged_a_pod_that_has_ended_is_cut_without_standing_still() {
     log.write_all(b"the last word\n").unwrap();
     drop(log);
     let cut = node.cut("snap-1", "v").await.unwrap();
-    assert_eq!(cut.frozen_micros, None);
+    assert_eq!((cut.frozen_micros, cut.ended), (None, true));
     let restored = node.restored(&cut.stack);
     assert_eq!(shown(&restored.path().join("log")), "644 the last word");
     let text = node.metrics.text().unwrap();

@@ -38,6 +38,17 @@ pub enum CutError {
     /// This process is about to end, and stops nobody any more.
     #[error("snapshot {0}: the driver on this node is stopping, and makes it once it runs again")]
     Stopping(SnapshotId),
+    /// Its volume is to be unpublished, and a pod that goes does not wait for a copy.
+    #[error("snapshot {id}: its copy was given up because volume {volume} is being unpublished")]
+    GoneOn {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Whoever asked for it wants it no more.
+    #[error("snapshot {0} is not wanted any more")]
+    Unwanted(SnapshotId),
     /// The pod cannot be made to stand still.
     #[error(
         "snapshot {id}: pod {pod} cannot be made to stand still: {source}; \
@@ -104,7 +115,9 @@ impl CutError {
     /// What it means to whoever asked.
     pub fn class(&self) -> Class {
         match self {
-            Self::Busy(_) | Self::Stopping(_) => Class::Busy,
+            Self::Busy(_) | Self::Stopping(_) | Self::GoneOn { .. } | Self::Unwanted(_) => {
+                Class::Busy
+            }
             Self::Taken { .. } => Class::Conflict,
             Self::Hold { source, .. } => source.class(),
             // Not asked again by itself: each try makes the pod stand still.

@@ -138,7 +138,7 @@ async fn privileged_a_kill_in_the_middle_leaves_nothing_half_made_and_nobody_fro
             let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap_or_default();
             assert!(read("first").starts_with(&read("second")), "{}: no prefix", snapshot.id);
         }
-        snapshots.cut(request("snap-after", volume("v", &uid))).await.unwrap();
+        snapshots.cut(request("snap-after", volume("v", &uid), &uid)).await.unwrap();
         drop(pod);
         volumes.unpublish(&volume("v", &uid), &target.try_into().unwrap()).await.unwrap();
     }

@@ -30,8 +30,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::Semaphore;
-
 use self::standstill::Standstills;
 pub use cut::{Consistency, CutRequest};
 pub use error::{CutError, ForgetError};
@@ -44,11 +42,15 @@ use crate::{
     layers::{Claim, SnapshotId, Store},
     metrics::Metrics,
     sys::{blocking::blocking, freezer::Freezer},
+    turns,
     volumes::Volumes,
 };
 
 /// How many volumes are cut at once: each of them waits for the same disk.
 const CUTS: usize = 4;
+
+/// How many layers are packed at once: each takes all cores, and memory for them.
+const PACKS: usize = 1;
 
 /// What snapshots are made with.
 #[derive(Debug)]
@@ -77,8 +79,8 @@ struct Inner {
     freezer: Freezer,
     metrics: Metrics,
     turns: Turns,
-    cuts: Arc<Semaphore>,
-    packing: packing::Turn,
+    cuts: Arc<turns::Turns>,
+    packing: Arc<turns::Turns>,
     standstills: Standstills,
 }
 
@@ -93,8 +95,8 @@ impl Snapshots {
     pub fn open(parts: Parts) -> io::Result<Self> {
         let Parts { store, volumes, registries, freezer, metrics } = parts;
         standstill::thaw_all(&store.frozen())?;
-        let (turns, cuts) = (Turns::default(), Arc::new(Semaphore::new(CUTS)));
-        let packing = packing::Turn::default();
+        let (turns, cuts) = (Turns::default(), turns::Turns::new(CUTS, 0));
+        let packing = turns::Turns::new(PACKS, 0);
         let standstills = Standstills::default();
         Ok(Self(Arc::new(Inner {
             store,

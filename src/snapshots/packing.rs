@@ -10,7 +10,6 @@ use std::{
     },
 };
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inner, Snapshots, blocking};
@@ -22,19 +21,11 @@ use crate::{
     volumes::{Owner, ViewError},
 };
 
-/// Packs one layer at a time on this node: each takes all cores, and memory for them.
-#[derive(Debug)]
-pub(super) struct Turn(Arc<Semaphore>);
-
-impl Default for Turn {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(1)))
-    }
-}
-
 /// What is packed: the topmost layers of a stack, as one.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
+    /// For which namespace.
+    pub(super) namespace: String,
     /// Keys, bottom first, up to the topmost layer that is packed.
     pub(super) stack: Vec<Digest>,
     /// How many of them, at the top, are packed.
@@ -85,8 +76,7 @@ impl PackingError {
 impl Snapshots {
     /// Packs layers into a file that goes when it is closed. Dropped before that, it stops soon. The caller has a lease of them.
     pub(super) async fn pack(&self, job: Job) -> Result<(File, Packed), PackingError> {
-        // Never closed.
-        let turn = self.0.packing.0.clone().acquire_owned().await.ok();
+        let turn = self.0.packing.acquire(&job.namespace).await;
         let packed = job.stack.len() - job.own;
         let room = self.room(&job.stack[packed..]).await?;
         let stop = CancellationToken::new();
@@ -127,7 +117,7 @@ fn pack(
     room: Room,
     stop: CancellationToken,
 ) -> Result<(File, Packed), PackingError> {
-    let Job { stack, own, owner, format, compression, written } = job;
+    let Job { stack, own, owner, format, compression, written, .. } = job;
     let file = inner.store.scratch()?;
     let trees = &stack[stack.len() - own..];
     let trees = trees.iter().map(|key| inner.store.lower(key).map(|lower| lower.tree));
@@ -159,7 +149,7 @@ impl<'a> Stoppable<'a> {
     }
 
     /// Whoever looks at `count` sees how far it is.
-    fn counting(self, count: &'a AtomicU64) -> Self {
+    pub(super) fn counting(self, count: &'a AtomicU64) -> Self {
         Self { count: Some(count), ..self }
     }
 

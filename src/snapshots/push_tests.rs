@@ -56,6 +56,10 @@ struct Node {
     scratch: Scratch,
 }
 
+fn ci_pod() -> Pod {
+    Pod { namespace: "ci".into(), name: "build".into(), uid: "pod-1".parse().unwrap() }
+}
+
 impl Node {
     fn new(known: &[&FakeRegistry], named: &Named) -> Self {
         Self::on(Scratch::new(), known, named)
@@ -93,8 +97,7 @@ impl Node {
 
     async fn publish(&self, id: &str, spec: VolumeSpec) -> PathBuf {
         let target: Target = self.target(id).try_into().unwrap();
-        let pod =
-            Pod { namespace: "ci".into(), name: "build".into(), uid: "pod-1".parse().unwrap() };
+        let pod = ci_pod();
         let (keyring, deadline) = (Keyring::default(), None);
         let id = id.parse().unwrap();
         let request = PublishRequest { id, target: target.clone(), pod, spec, keyring, deadline };
@@ -104,7 +107,9 @@ impl Node {
 
     /// Cuts a volume, and tells the cluster of it.
     async fn cut(&self, id: &str, volume: &str) -> SnapshotRecord {
-        let record = self.snapshots.cut(request(id, volume.parse().unwrap())).await.unwrap();
+        let request = request(id, volume.parse().unwrap(), "pod-1");
+        let request = CutRequest { pod: Some(ci_pod()), ..request };
+        let record = self.snapshots.cut(request).await.unwrap();
         self.tell(&record, None);
         record
     }

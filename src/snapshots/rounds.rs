@@ -1,17 +1,19 @@
 //! Copies an upper in rounds, the last of them while its pod stands still.
 
 use std::{
-    io,
+    io, thread,
     time::{Duration, Instant},
 };
 
-use super::{Consistency, CutError, CutRequest, Inner};
+use tokio_util::sync::CancellationToken;
+
+use super::{Consistency, CutError, CutRequest, Inner, cut::Moment};
 use crate::{
     sys::{
-        clone::{CloneError, TreeClone},
+        clone::{CloneError, Round, TreeClone},
         freezer::Group,
     },
-    volumes::Pod,
+    volumes::Held,
 };
 
 /// The most rounds before the pod is stopped. Each is shorter than the one before unless the pod writes faster than they copy.
@@ -20,98 +22,161 @@ const ROUNDS: usize = 4;
 /// A round that took less than this part of what the pod may stand still is short enough to be the last but one.
 const PART: u32 = 10;
 
+/// For how long the cgroup of a pod that has ended may still be there: the kubelet removes it within seconds.
+const EMPTY: Duration = Duration::from_secs(5);
+
+/// Between two looks at it.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// What came of the last round.
 enum Last {
-    /// The copy is the upper at one moment; the pod stood still for so long, if there is one.
-    One(Option<Duration>),
+    /// The copy is the upper at one moment.
+    One(Moment),
     /// The pod was stopped and could not be, or not for long enough.
     Missed(CutError),
 }
 
-impl Inner {
-    /// Copies everything. Answers for how long the pod stood still; `None` where it did not.
-    pub(super) fn copy(
-        &self,
-        request: &CutRequest,
-        pod: &Pod,
-        clone: &mut TreeClone,
-    ) -> Result<Option<Duration>, CutError> {
-        let Consistency::Frozen { within, or_live } = request.consistency else {
-            self.round(request, clone)?;
-            return self.round(request, clone).map(|_| None);
+/// One copy under way.
+pub(super) struct Copy<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) request: &'a CutRequest,
+    pub(super) held: &'a Held,
+    pub(super) stop: &'a CancellationToken,
+    pub(super) clone: TreeClone,
+}
+
+impl Copy<'_> {
+    /// Copies everything; returns what it is a copy of.
+    pub(super) fn all(&mut self) -> Result<Moment, CutError> {
+        let Consistency::Frozen { within, or_live } = self.request.consistency else {
+            self.round(Round::Early)?;
+            return self.round(Round::Live).map(|_| Moment::Many);
         };
         for _ in 0..ROUNDS {
-            if self.round(request, clone)? < within / PART {
+            if self.round(Round::Early)? < within / PART {
                 break;
             }
         }
-        match self.last_round(request, pod, clone, within)? {
-            Last::One(frozen) => Ok(frozen),
+        match self.last_round(within)? {
+            Last::One(moment) => Ok(moment),
             Last::Missed(why) if or_live => {
-                tracing::warn!(snapshot = %request.id, %why, "cut live instead");
-                self.round(request, clone).map(|_| None)
+                tracing::warn!(snapshot = %self.request.id, %why, "cut live instead");
+                self.round(Round::Live).map(|_| Moment::Many)
             }
             Last::Missed(why) => Err(why),
         }
     }
 
-    /// One round while the pod runs; answers how long it took.
-    fn round(&self, request: &CutRequest, clone: &mut TreeClone) -> Result<Duration, CutError> {
+    /// One round while the pod runs; returns how long it took.
+    fn round(&mut self, what: Round) -> Result<Duration, CutError> {
         let begun = Instant::now();
-        let done = clone.sync().and_then(|()| clone.catch_up(&|| true));
-        done.map_err(|source| self.copy_failed(request, clone, source))?;
+        self.clone.sync().map_err(|source| self.failed(source))?;
+        self.catch_up(what)?;
         let took = begun.elapsed();
         // Where files do not share their bytes each round may replace all that the one before took.
-        clone.tidy().map_err(|source| self.copy_failed(request, clone, source))?;
+        self.clone.tidy().map_err(|source| self.failed(source))?;
         Ok(took)
     }
 
-    fn last_round(
-        &self,
-        request: &CutRequest,
-        pod: &Pod,
-        clone: &mut TreeClone,
-        within: Duration,
-    ) -> Result<Last, CutError> {
-        let (id, pod_name) = (&request.id, format!("{}/{}", pod.namespace, pod.name));
+    fn catch_up(&mut self, what: Round) -> Result<(), CutError> {
+        let (held, stop) = (self.held, self.stop);
+        let go_on = || !held.is_wanted() && !stop.is_cancelled();
+        self.clone.catch_up(what, &go_on).map_err(|source| self.failed(source))
+    }
+
+    fn last_round(&mut self, within: Duration) -> Result<Last, CutError> {
+        let (id, pod) = (&self.request.id, self.held.pod());
+        let pod_name = format!("{}/{}", pod.namespace, pod.name);
         let freeze = |source| CutError::Freeze { id: id.clone(), pod: pod_name.clone(), source };
         let late = || CutError::Late { id: id.clone(), pod: pod_name.clone(), within };
-        let groups: Vec<Group> = match self.freezer.find(pod.uid.as_str()) {
+        let groups = match self.groups()? {
             Ok(groups) => groups,
             Err(error) => return Ok(Last::Missed(freeze(error))),
         };
         if groups.is_empty() {
-            // The pod has ended and nobody writes.
-            return self.round(request, clone).map(|_| Last::One(None));
+            return self.round(Round::Live).map(|_| Last::One(Moment::Ended));
         }
+        let inner = self.inner;
         // Another volume of the pod may be cut: two that stop it would thaw it under each other.
-        let Some(turn) = self.standstills.turn(pod.uid.as_str()) else {
+        let Some(turn) = inner.standstills.turn(pod.uid.as_str()) else {
             return Err(CutError::Stopping(id.clone()));
         };
-        // Whatever is dirty would be written while the pod stands still.
-        clone.sync().map_err(|source| self.copy_failed(request, clone, source))?;
-        let still = match turn.stop(&self.store.frozen(), id, groups, within) {
+        self.clean()?;
+        let still = match turn.stop(&inner.store.frozen(), id, groups, within) {
             Ok(Some(still)) => still,
             Ok(None) => return Err(CutError::Stopping(id.clone())),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(Last::Missed(late())),
             Err(error) => return Ok(Last::Missed(freeze(error))),
         };
-        let done = clone.catch_up(&|| !still.is_late());
+        let (held, stop) = (self.held, self.stop);
+        let given_up = || held.is_wanted() || stop.is_cancelled();
+        let done = self.clone.catch_up(Round::Still, &|| !still.is_late() && !given_up());
         let stood = still.end().map_err(freeze)?;
         match (done, stood) {
-            (Ok(()), stood) if stood.to_the_end => Ok(Last::One(Some(stood.time))),
+            (Ok(()), stood) if stood.to_the_end => Ok(Last::One(Moment::Still(stood.time))),
             (Ok(()), stood) if stood.let_go => {
                 let why = "somebody else, who had frozen it, let it go on meanwhile";
                 Ok(Last::Missed(freeze(io::Error::other(why))))
             }
+            (Err(CloneError::Stopped), _) if given_up() => Err(self.failed(CloneError::Stopped)),
             (Ok(()) | Err(CloneError::Stopped), _) => Ok(Last::Missed(late())),
-            (Err(source), _) => Err(self.copy_failed(request, clone, source)),
+            (Err(source), _) => Err(self.failed(source)),
         }
     }
 
-    fn copy_failed(&self, request: &CutRequest, clone: &TreeClone, source: CloneError) -> CutError {
-        let error =
-            CutError::Copy { id: request.id.clone(), volume: request.volume.clone(), source };
-        self.full(request, clone.contents().bytes, error)
+    /// Writes out what is dirty, which would be written while the pod stands still: by a flush, or where others have written much,
+    /// by one more round.
+    fn clean(&mut self) -> Result<(), CutError> {
+        match self.clone.sync() {
+            Ok(true) => Ok(()),
+            Ok(false) => self.catch_up(Round::Early),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
+    /// The cgroups of the pod, with processes in one of them at least; none where the pod has ended. One that stays without any
+    /// while the volume is mounted is an error: who writes runs elsewhere, as in a virtual machine, and would not stand still.
+    fn groups(&self) -> Result<io::Result<Vec<Group>>, CutError> {
+        let begun = Instant::now();
+        loop {
+            let groups = match self.inner.freezer.find(self.held.pod().uid.as_str()) {
+                Ok(groups) => groups,
+                Err(error) => return Ok(Err(error)),
+            };
+            for group in &groups {
+                match group.is_populated() {
+                    Ok(true) => return Ok(Ok(groups)),
+                    Ok(false) => {}
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            let Some(empty) = groups.first().filter(|_| self.held.is_mounted()) else {
+                return Ok(Ok(Vec::new()));
+            };
+            if begun.elapsed() >= EMPTY {
+                let why = format!(
+                    "its cgroup {} holds no process while the volume is mounted, so what writes to it runs elsewhere, \
+                     for example in a virtual machine",
+                    empty.path().display()
+                );
+                return Ok(Err(io::Error::other(why)));
+            }
+            if self.held.is_wanted() || self.stop.is_cancelled() {
+                return Err(self.failed(CloneError::Stopped));
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    fn failed(&self, source: CloneError) -> CutError {
+        let CutRequest { id, volume, .. } = self.request;
+        if matches!(source, CloneError::Stopped) {
+            return match self.held.is_wanted() {
+                true => CutError::GoneOn { id: id.clone(), volume: volume.clone() },
+                false => CutError::Unwanted(id.clone()),
+            };
+        }
+        let error = CutError::Copy { id: id.clone(), volume: volume.clone(), source };
+        self.inner.full(self.request, self.clone.contents().bytes, error)
     }
 }

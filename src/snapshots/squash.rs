@@ -68,6 +68,7 @@ impl Snapshots {
         let below = record.stack.len().saturating_sub(record.own);
         let compression = push.map_or(Compression::Zstd, |push| push.compression);
         let job = Job {
+            namespace: record.source.namespace.clone(),
             stack: record.stack.clone(),
             own: record.own,
             owner: record.owner,

@@ -88,11 +88,7 @@ impl Node {
         let request = PublishRequest {
             id: self.volume(name),
             target: self.target(name).try_into().unwrap(),
-            pod: Pod {
-                namespace: "default".to_owned(),
-                name: "one".to_owned(),
-                uid: self.uid.parse().unwrap(),
-            },
+            pod: self.pod(),
             spec,
             keyring: crate::volumes::Keyring::default(),
             deadline: None,
@@ -111,7 +107,11 @@ impl Node {
     }
 
     pub(super) fn request(&self, id: &str, volume: &str) -> CutRequest {
-        request(id, self.volume(volume))
+        request(id, self.volume(volume), &self.uid)
+    }
+
+    pub(super) fn pod(&self) -> Pod {
+        pod(&self.uid)
     }
 
     /// What a pod sees that starts with a stack, and may change.
@@ -228,10 +228,15 @@ pub(super) fn volume(name: &str, uid: &str) -> VolumeId {
     format!("{name}-{uid}").parse().unwrap()
 }
 
-pub(super) fn request(id: &str, volume: VolumeId) -> CutRequest {
+pub(super) fn pod(uid: &str) -> Pod {
+    let (namespace, name) = ("default".to_owned(), "one".to_owned());
+    Pod { namespace, name, uid: uid.parse().unwrap() }
+}
+
+pub(super) fn request(id: &str, volume: VolumeId, uid: &str) -> CutRequest {
     // A busy machine takes its time.
     let consistency = Consistency::Frozen { within: Duration::from_secs(20), or_live: false };
-    CutRequest { id: id.parse().unwrap(), volume, consistency }
+    CutRequest { id: id.parse().unwrap(), volume, pod: Some(pod(uid)), consistency }
 }
 
 pub(super) fn open(

@@ -26,6 +26,7 @@ pub struct Walk {
     bytes: u64,
     /// In parts of [`ONE`].
     inodes: u64,
+    since: i64,
 }
 
 /// One inode; what a name counts for may be a 65,000th of it.
@@ -35,7 +36,13 @@ impl Walk {
     /// Begins with the entries of `folder`, an absolute path without symlinks.
     pub fn new(folder: &Path) -> io::Result<Self> {
         let root = Dir::new(beneath::folder(folder, READ)?)?;
-        Ok(Self { open: vec![root], bytes: 0, inodes: 0 })
+        Ok(Self { open: vec![root], bytes: 0, inodes: 0, since: i64::MIN })
+    }
+
+    /// Counts no folders, and of the rest only what changed at this time or later, in seconds since 1970.
+    #[must_use]
+    pub fn changed_since(self, since: i64) -> Self {
+        Self { since, ..self }
     }
 
     /// Looks at up to `entries` more; answers what the folder holds once nothing is left. What vanishes on the way is not counted.
@@ -55,7 +62,8 @@ impl Walk {
         Ok(None)
     }
 
-    fn found(&self) -> Usage {
+    /// What was found until now.
+    pub fn found(&self) -> Usage {
         Usage { bytes: self.bytes, inodes: self.inodes.saturating_add(ONE / 2) / ONE }
     }
 
@@ -72,7 +80,12 @@ impl Walk {
             Err(e) => return Err(e.into()),
         };
         let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let counts = self.since == i64::MIN || !is_folder && stat.st_ctime >= self.since;
+        if !is_folder {
+            if !counts {
+                return Ok(());
+            }
             #[allow(clippy::useless_conversion, reason = "on some machines it has 32 bits")]
             let names = u64::from(stat.st_nlink).max(1);
             self.add(bytes / names, ONE / names);
@@ -87,7 +100,9 @@ impl Walk {
                 Err(e) => return Err(e.into()),
             }
         }
-        self.add(bytes, ONE);
+        if counts {
+            self.add(bytes, ONE);
+        }
         Ok(())
     }
 }
@@ -123,6 +138,19 @@ mod tests {
         assert_eq!(found, whole(&tree, 1_000));
         assert_eq!(found.inodes, 5, "the file with two names is one");
         assert!((64 << 10..512 << 10).contains(&found.bytes), "{found:?}");
+    }
+
+    #[test]
+    fn what_changed_before_is_not_counted() {
+        let scratch = Scratch::new();
+        scratch.folder("tree/a");
+        let file = scratch.file("tree/a/file", "x");
+        let changed = std::os::unix::fs::MetadataExt::ctime(&fs::metadata(file).unwrap());
+        let since = |since| {
+            let walk = Walk::new(&scratch.path().join("tree")).unwrap();
+            walk.changed_since(since).go_on(100).unwrap().unwrap().inodes
+        };
+        assert_eq!((since(changed), since(changed + 1)), (1, 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::*;
 use crate::{
     digest::Digest,
     layers::{CutContents, Features, SnapshotRecord, SnapshotSource},
+    sys::durable::Amount,
 };
 
 type Answer = Result<FoundSnapshot, LookupError>;
@@ -75,7 +76,7 @@ pub(super) fn cut_layer(
     fill(&staged.tree());
     let key = staged.key();
     let features = Features { metacopy, redirect };
-    staged.commit(CutContents { entries: 1, bytes: 0, features }).unwrap();
+    staged.commit(CutContents { entries: 1, bytes: 0, features }, Amount::default()).unwrap();
     key
 }
 
@@ -100,6 +101,8 @@ pub(super) fn record(id: &str, stack: Vec<Digest>, manifests: Vec<Digest>) -> Sn
         entries: 1,
         bytes: 0,
         frozen_micros: None,
+        ended: false,
+        torn: 0,
         pushed: None,
     }
 }

@@ -72,6 +72,11 @@ impl Held {
     pub fn is_mounted(&self) -> bool {
         self.is_mounted
     }
+
+    /// Whether somebody asked to unpublish it since: whoever copies it gives way.
+    pub fn is_wanted(&self) -> bool {
+        self.lock.is_wanted()
+    }
 }
 
 /// Why a volume cannot be held.
@@ -80,6 +85,14 @@ pub enum HoldError {
     /// There is no such volume on this node.
     #[error("there is no volume {0} on this node")]
     Absent(VolumeId),
+    /// It is of another pod than the one that was named.
+    #[error("volume {id} is of another pod than {pod}")]
+    Foreign {
+        /// The volume.
+        id: VolumeId,
+        /// The pod that was named, as namespace/name.
+        pod: String,
+    },
     /// Somebody works on it.
     #[error("volume {0} is being worked on; ask again")]
     Busy(VolumeId),
@@ -114,6 +127,7 @@ impl HoldError {
     pub fn class(&self) -> Class {
         match self {
             Self::Absent(_) => Class::NotFound,
+            Self::Foreign { .. } => Class::Denied,
             Self::Busy(_) => Class::Busy,
             Self::ReadOnly(_) | Self::Lost { .. } => Class::Precondition,
             Self::Record(e) => e.class(),
@@ -123,11 +137,18 @@ impl HoldError {
 }
 
 impl Volumes {
-    /// Takes hold of a volume that is there. Blocks.
-    pub fn hold(&self, id: &VolumeId) -> Result<Held, HoldError> {
+    /// Takes hold of a volume, of this pod if one is named. Whoever names both is believed in neither: the volume's record says whose it is, by
+    /// namespace and uid. Blocks.
+    pub fn hold(&self, id: &VolumeId, pod: Option<&Pod>) -> Result<Held, HoldError> {
         let inner = &self.0;
         let lock = inner.locks.try_lock(id).ok_or_else(|| HoldError::Busy(id.clone()))?;
         let record = inner.records.read(id)?.ok_or_else(|| HoldError::Absent(id.clone()))?;
+        let is_of =
+            |pod: &&Pod| (&record.pod.namespace, &record.pod.uid) == (&pod.namespace, &pod.uid);
+        if let Some(pod) = pod.filter(|pod| !is_of(pod)) {
+            let pod = format!("{}/{}", pod.namespace, pod.name);
+            return Err(HoldError::Foreign { id: id.clone(), pod });
+        }
         if record.spec.read_only {
             return Err(HoldError::ReadOnly(id.clone()));
         }

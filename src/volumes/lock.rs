@@ -4,15 +4,18 @@
 //! (CSI spec, "Error Scheme"), so that retries never queue up behind a slow pull.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use super::VolumeId;
 
-/// The volumes that are being worked on.
+/// The volumes that are being worked on, and whether somebody wants them to go meanwhile.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Locks(Arc<Mutex<HashSet<VolumeId>>>);
+pub(super) struct Locks(Arc<Mutex<HashMap<VolumeId, Arc<AtomicBool>>>>);
 
 /// The right to work on one volume, given back when dropped.
 #[derive(Debug)]
@@ -20,17 +23,30 @@ pub(super) struct Locks(Arc<Mutex<HashSet<VolumeId>>>);
 pub(super) struct VolumeLock {
     id: VolumeId,
     locks: Locks,
+    wanted: Arc<AtomicBool>,
 }
 
 impl Locks {
     /// The lock of `id`, or `None` while another operation holds it.
     pub(super) fn try_lock(&self, id: &VolumeId) -> Option<VolumeLock> {
-        let taken = self.held(|held| held.insert(id.clone()));
-        taken.then(|| VolumeLock { id: id.clone(), locks: self.clone() })
+        let wanted = Arc::<AtomicBool>::default();
+        self.held(|held| match held.contains_key(id) {
+            true => false,
+            false => held.insert(id.clone(), wanted.clone()).is_none(),
+        })
+        .then(|| VolumeLock { id: id.clone(), locks: self.clone(), wanted })
     }
 
-    fn held<T>(&self, f: impl FnOnce(&mut HashSet<VolumeId>) -> T) -> T {
-        // A set of ids is whole after any panic, so a poisoned lock is as good as any.
+    /// As [`Locks::try_lock`], for somebody before whom a copy has to give way: the holder sees [`VolumeLock::is_wanted`].
+    pub(super) fn want(&self, id: &VolumeId) -> Option<VolumeLock> {
+        self.try_lock(id).or_else(|| {
+            self.held(|held| held.get(id).inspect(|wanted| wanted.store(true, Relaxed)).is_some());
+            None
+        })
+    }
+
+    fn held<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Arc<AtomicBool>>) -> T) -> T {
+        // Changed by whole entries only, so it is whole after any panic.
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -39,6 +55,11 @@ impl VolumeLock {
     /// The volume this is the lock of.
     pub(super) fn id(&self) -> &VolumeId {
         &self.id
+    }
+
+    /// Whether somebody asked for it meanwhile who wants the volume to go.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Relaxed)
     }
 }
 
@@ -61,5 +82,16 @@ mod tests {
         assert!(locks.try_lock(&b).is_some());
         drop(first);
         assert!(locks.try_lock(&a).is_some());
+    }
+
+    #[test]
+    fn whoever_holds_it_sees_that_the_volume_is_to_go() {
+        let locks = Locks::default();
+        let a: VolumeId = "a".parse().unwrap();
+        let first = locks.want(&a).unwrap();
+        assert!(locks.try_lock(&a).is_none() && !first.is_wanted());
+        assert!(locks.want(&a).is_none() && first.is_wanted());
+        drop(first);
+        assert!(!locks.try_lock(&a).unwrap().is_wanted());
     }
 }

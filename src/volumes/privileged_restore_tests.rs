@@ -55,7 +55,9 @@ impl Bench {
     /// A cut in which are metacopies, and redirects.
     fn cut_marked(&self, name: &str, snapshot: &str, marks: (bool, bool)) -> SnapshotRecord {
         LinuxMounts.unmount(&self.at(name)).unwrap();
-        let held = self.node.volumes.hold(&self.id(name).parse().unwrap()).unwrap();
+        let (id, pod) =
+            (self.id(name), self.node.request(&self.id(name), VolumeSpec::default()).pod);
+        let held = self.node.volumes.hold(&id.parse().unwrap(), Some(&pod)).unwrap();
         assert!(!held.is_mounted());
         let upper = held.upper().to_owned();
         let layer = cut_layer(&self.node.volumes.0.store, snapshot, marks, |diff| {

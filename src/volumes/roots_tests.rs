@@ -105,7 +105,7 @@ async fn the_layers_of_a_volume_stay_until_it_goes() {
 async fn a_snapshot_keeps_layers_and_images_when_its_volume_has_gone() {
     let node = Node::new().await;
     let store = &node.volumes.0.store;
-    let held = node.volumes.hold(&"a".parse().unwrap()).unwrap();
+    let held = node.volumes.hold(&"a".parse().unwrap(), Some(&node.request().pod)).unwrap();
     let cut = cut_layer(store, "s", (false, false), |_| {});
     let stack = held.stack().iter().copied().chain([cut]).collect();
     store.put_snapshot(record("s", stack, held.manifests().to_vec())).unwrap();

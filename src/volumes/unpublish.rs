@@ -23,7 +23,8 @@ impl Volumes {
             let kubelet = inner.settings.kubelet.display().to_string();
             return Err(UnpublishError::Outside { target: target.clone(), kubelet });
         }
-        let lock = inner.locks.try_lock(id).ok_or_else(|| UnpublishError::Busy(id.clone()))?;
+        // A copy of it that goes on ends soon, and a retry finds it free.
+        let lock = inner.locks.want(id).ok_or_else(|| UnpublishError::Busy(id.clone()))?;
         inner.pending.call_off(&lock);
         let target = target.clone();
         blocking(move || {

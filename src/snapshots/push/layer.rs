@@ -108,10 +108,12 @@ impl Push<'_> {
             }
         };
         let (store, layer, stop) = (snapshots.0.store.clone(), *key, CancellationToken::new());
+        let written = self.progress.fetches();
         let _stop = stop.clone().drop_guard();
         let copied = blocking(move || {
             let (mut reader, file) = (reader, store.scratch()?);
-            let mut out = Stoppable::new(&file, store.root(), stop).within(&room);
+            let mut out =
+                Stoppable::new(&file, store.root(), stop).within(&room).counting(&written);
             let mut piece = vec![0; PIECE];
             loop {
                 match reader.read(&mut piece) {
@@ -143,7 +145,8 @@ impl Push<'_> {
         let stack = self.record.stack[..=depth].to_vec();
         let (format, compression) = (request.format, request.compression);
         let written = self.progress.packs();
-        let job = Job { stack, own: 1, owner, format, compression, written };
+        let namespace = self.record.source.namespace.clone();
+        let job = Job { namespace, stack, own: 1, owner, format, compression, written };
         let (file, packed) = match self.snapshots.pack(job).await {
             Ok(packed) => packed,
             Err(source) => return Err(self.unpacked(&key, source)),

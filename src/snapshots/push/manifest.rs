@@ -107,6 +107,8 @@ mod tests {
             entries: 1,
             bytes: 1,
             frozen_micros: None,
+            ended: false,
+            torn: 0,
             pushed: None,
         }
     }

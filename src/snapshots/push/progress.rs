@@ -17,6 +17,8 @@ struct State {
     layer: usize,
     layers: usize,
     doing: Doing,
+    /// Bytes of what was done before.
+    moved: u64,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +28,8 @@ enum Doing {
     Asking,
     /// So many bytes are packed.
     Packing(Arc<AtomicU64>),
+    /// So many bytes have come from where the layer is.
+    Fetching(Arc<AtomicU64>),
     Sending {
         /// Bytes that are there.
         there: u64,
@@ -34,32 +38,67 @@ enum Doing {
     },
 }
 
+impl Doing {
+    fn moved(&self) -> u64 {
+        match self {
+            Self::Asking => 0,
+            Self::Packing(bytes) | Self::Fetching(bytes) => bytes.load(Ordering::Relaxed),
+            Self::Sending { there, .. } => *there,
+        }
+    }
+}
+
 impl Progress {
     /// Layer `layer` of `layers`, counted from 1, is seen to.
     pub(crate) fn layer(&self, layer: usize, layers: usize) {
-        self.change(|state| *state = State { layer, layers, doing: Doing::Asking });
+        self.does(Doing::Asking);
+        self.change(|state| (state.layer, state.layers) = (layer, layers));
     }
 
     /// It is packed; whoever does so counts bytes in the answer.
     pub(super) fn packs(&self) -> Arc<AtomicU64> {
         let packed = Arc::<AtomicU64>::default();
-        self.change(|state| state.doing = Doing::Packing(packed.clone()));
+        self.does(Doing::Packing(packed.clone()));
         packed
+    }
+
+    /// It is brought from where it is; whoever does so counts bytes in the answer.
+    pub(super) fn fetches(&self) -> Arc<AtomicU64> {
+        let fetched = Arc::<AtomicU64>::default();
+        self.does(Doing::Fetching(fetched.clone()));
+        fetched
+    }
+
+    /// How many bytes were packed, fetched and sent until now: one that waits for others moves none.
+    pub fn moved(&self) -> u64 {
+        self.change(|state| state.moved + state.doing.moved())
+    }
+
+    fn does(&self, doing: Doing) {
+        self.change(|state| state.moved += std::mem::replace(&mut state.doing, doing).moved());
     }
 
     /// `there` of its `size` bytes are in the registry.
     pub(super) fn sends(&self, there: u64, size: u64) {
-        self.change(|state| state.doing = Doing::Sending { there, size });
+        self.change(|state| match &mut state.doing {
+            Doing::Sending { there: before, .. } => *before = there,
+            other => {
+                state.moved += std::mem::replace(other, Doing::Sending { there, size }).moved();
+            }
+        });
     }
 
     /// As a sentence; nothing before there is something to say.
     pub fn sentence(&self) -> Option<String> {
-        self.change(|State { layer, layers, doing }| {
+        self.change(|State { layer, layers, doing, .. }| {
             let done = match doing {
                 _ if *layer == 0 => return None,
                 Doing::Asking => return Some(format!("layer {layer} of {layers}")),
                 Doing::Packing(bytes) => {
                     format!("{} packed", units::bytes(bytes.load(Ordering::Relaxed)))
+                }
+                Doing::Fetching(bytes) => {
+                    format!("{} fetched", units::bytes(bytes.load(Ordering::Relaxed)))
                 }
                 Doing::Sending { there, size } => {
                     format!("{} of {} sent", units::bytes(*there), units::bytes(*size))
@@ -91,5 +130,9 @@ mod tests {
         says("layer 1 of 2: 1.0 MB of 3.4 MB sent");
         progress.layer(2, 2);
         says("layer 2 of 2");
+        assert_eq!(progress.moved(), 4_400_000);
+        progress.fetches().fetch_add(600_000, Ordering::Relaxed);
+        says("layer 2 of 2: 600.0 kB fetched");
+        assert_eq!(progress.moved(), 5_000_000);
     }
 }

@@ -1,11 +1,17 @@
 //! A file's bytes: shared where the file system can, else copied with their holes.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+};
 
 use rustix::{
     fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
     io::Errno,
 };
+
+use crate::sys::durable::Amount;
 
 /// What is copied between two questions whether to go on.
 const PIECE: u64 = 8 << 20;
@@ -16,46 +22,18 @@ const BUFFER: usize = 256 << 10;
 /// What two file systems were seen to be unable to do together.
 #[derive(Debug, Default)]
 pub(super) struct Content {
-    never_shares: bool,
+    pub(super) never_shares: bool,
     never_copies: bool,
+    /// What was copied instead.
+    pub(super) copied: Amount,
 }
 
 impl Content {
-    /// Gives the empty file `to` the content of `from`, of `size` bytes. Answers whether it was done: not if `go_on` says no.
-    pub(super) fn fill(
-        &mut self,
-        from: &File,
-        to: &File,
-        size: u64,
-        go_on: &dyn Fn() -> bool,
-    ) -> io::Result<bool> {
-        if size == 0 || self.share(from, to)? {
+    /// Lets the empty file `to` share the bytes of `from`, if that can be; they are on the disk then. An empty one has none.
+    pub(super) fn share(&mut self, from: &File, to: &File, size: u64) -> io::Result<bool> {
+        if size == 0 {
             return Ok(true);
         }
-        let mut done = 0;
-        while done < size {
-            let begin = match seek(from, SeekFrom::Data(done)) {
-                Ok(begin) => begin,
-                Err(Errno::NXIO) => break,
-                Err(Errno::INVAL) => done,
-                Err(e) => return Err(e.into()),
-            };
-            let end = match seek(from, SeekFrom::Hole(begin)) {
-                Ok(end) => end.min(size),
-                Err(Errno::INVAL | Errno::NXIO) => size,
-                Err(e) => return Err(e.into()),
-            };
-            if !self.copy(from, to, begin, end, go_on)? {
-                return Ok(false);
-            }
-            done = end.max(begin + 1);
-        }
-        to.set_len(size)?;
-        Ok(true)
-    }
-
-    /// Lets both share their bytes, if that can be.
-    fn share(&mut self, from: &File, to: &File) -> io::Result<bool> {
         if self.never_shares {
             return Ok(false);
         }
@@ -71,7 +49,39 @@ impl Content {
         }
     }
 
-    fn copy(
+    /// Gives the empty file `to` the content of `from`, of `size` bytes, with its holes. Returns whether it was done: not if `go_on`
+    /// says no.
+    pub(super) fn copy(
+        &mut self,
+        from: &File,
+        to: &File,
+        size: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> io::Result<bool> {
+        self.copied.files += 1;
+        let mut done = 0;
+        while done < size {
+            let begin = match seek(from, SeekFrom::Data(done)) {
+                Ok(begin) => begin,
+                Err(Errno::NXIO) => break,
+                Err(Errno::INVAL) => done,
+                Err(e) => return Err(e.into()),
+            };
+            let end = match seek(from, SeekFrom::Hole(begin)) {
+                Ok(end) => end.min(size),
+                Err(Errno::INVAL | Errno::NXIO) => size,
+                Err(e) => return Err(e.into()),
+            };
+            if !self.copy_part(from, to, begin, end, go_on)? {
+                return Ok(false);
+            }
+            done = end.max(begin + 1);
+        }
+        to.set_len(size)?;
+        Ok(true)
+    }
+
+    fn copy_part(
         &mut self,
         from: &File,
         to: &File,
@@ -89,6 +99,7 @@ impl Content {
                 break;
             }
             at += copied;
+            self.copied.bytes += copied;
         }
         Ok(true)
     }
@@ -110,4 +121,34 @@ impl Content {
         to.write_all_at(&buffer[..read], at)?;
         Ok(read as u64)
     }
+}
+
+/// Whether all bytes of a file of this size are in memory, as they are when it was written in the common way, or read, of late.
+/// Direct I/O takes what it writes out of memory. False where the kernel does not tell (`cachestat(2)`, since Linux 6.5).
+pub(super) fn is_cached(file: &File, size: u64) -> bool {
+    let mut done = 0;
+    while done < size {
+        let Ok(begin) = seek(file, SeekFrom::Data(done)) else { break };
+        let end = seek(file, SeekFrom::Hole(begin)).unwrap_or(size).min(size);
+        let pages = end.div_ceil(PAGE) - begin / PAGE;
+        if cached(file, begin, end - begin).is_none_or(|cached| cached < pages) {
+            return false;
+        }
+        done = end.max(begin + 1);
+    }
+    true
+}
+
+/// The least that memory is counted in. Where pages are larger, fewer of them are counted and the answer is no.
+const PAGE: u64 = 4096;
+
+/// How many pages of a part of a file are in memory.
+fn cached(file: &File, begin: u64, len: u64) -> Option<u64> {
+    /// The call's number, the same on all machines; its structs are `cachestat_range` and `cachestat` of linux/mman.h.
+    const CACHESTAT: libc::c_long = 451;
+    let (range, mut told) = ([begin, len], [0_u64; 5]);
+    // SAFETY: it reads two and writes five numbers of 64 bits at these addresses, which have room for them.
+    let done =
+        unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), told.as_mut_ptr(), 0) };
+    (done == 0).then_some(told[0])
 }

@@ -43,6 +43,15 @@ impl Original<'_> {
         path_of(self.fd)
     }
 
+    /// Whether it has overlay's mark of content that lies below.
+    pub(super) fn is_metacopy(&self) -> io::Result<bool> {
+        match getxattr(self.path(), "trusted.overlay.metacopy", &mut [0; 0][..]) {
+            Ok(_) => Ok(true),
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Its attributes that the copy gets, and what they say.
     fn attributes(&self) -> io::Result<(Vec<Attribute>, Marks)> {
         let (path, mut marks, mut found) = (self.path(), Marks::default(), Vec::new());

@@ -4,16 +4,19 @@
 //! sync ─► catch up (takes everything) ─► sync ─► catch up (takes what changed) ─► …
 //! ```
 //!
-//! [`TreeClone::sync`] brings what was written to the disk, and says whether that failed. [`TreeClone::catch_up`] then goes through
-//! the tree and takes again whatever is not as it was seen in the round before, so that after a round in which nobody writes
+//! [`TreeClone::sync`] decides how what was written is brought to the disk, whose failure is told: everything that is dirty there
+//! at once, or file by file in the round, where neighbours have written more than this tree. [`TreeClone::catch_up`] then goes
+//! through the tree and takes again whatever is not as it was seen in the round before, so that after a round in which nobody writes
 //! the copy is the tree. Files share their bytes with the copy where the file system can do that (`FICLONE`), and are copied with
 //! their holes where not. So the last round, in which writers are made to stand still, costs a look at each entry, and the bytes of
 //! what changed since the round before.
 //!
 //! What tells a change is the inode's number, size, times, mode and links. Any change moves ctime, but for two that this minds:
-//! one within the clock's tick, and a write through a mapping that the kernel had made writable before. A sync makes mappings
-//! read-only again, so what changes behind it moves ctime behind it; and whatever has a ctime since the begin of the sync
-//! before the last round is taken again however it looks. A tmpfs never makes mappings read-only: its files are always taken again.
+//! one within the clock's tick, and a write through a mapping that the kernel had made writable before. To write a file out makes
+//! its mappings read-only again, so what changes behind that moves ctime behind it; and whatever has a ctime since the begin of the
+//! sync before the last round is taken again however it looks. A tmpfs never makes mappings read-only: its files are always taken
+//! again. A third change is one of direct I/O (`O_DIRECT`), whose ctime is that of its begin, and whose bytes may come later. To share
+//! bytes waits for it. Where they are copied, the last round takes a file again that may have been written so since.
 //!
 //! Each step goes from an open folder to one of its entries; no symlink is followed and no mount entered, whatever the writers
 //! rename meanwhile. What a round replaces is moved to a folder aside: to free it would take time, which [`TreeClone::tidy`] takes
@@ -22,6 +25,7 @@
 
 mod content;
 mod dress;
+mod flush;
 mod seen;
 mod take;
 #[cfg(test)]
@@ -36,12 +40,13 @@ use std::{
 
 use self::{
     content::Content,
+    flush::Flush,
     seen::{Clock, DAWN, Node, now},
     walk::Walk,
 };
 use super::{
     beneath,
-    durable::{self, at},
+    durable::{self, Amount, at},
     space,
 };
 
@@ -83,6 +88,17 @@ pub enum CloneError {
     },
 }
 
+/// What is known of those who write while a round goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// They write, and another round follows.
+    Early,
+    /// They stand still, so what is taken is how it stays. Nothing is written out that need not be.
+    Still,
+    /// They write, and no round follows: a file that changes while it is copied is copied again, a few times.
+    Live,
+}
+
 /// What a copy consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cloned {
@@ -94,6 +110,8 @@ pub struct Cloned {
     pub metacopy: bool,
     /// Whether anything has overlay's mark of another name below.
     pub redirect: bool,
+    /// Files whose bytes are of more than one moment: each time that one was copied it changed meanwhile.
+    pub torn: u64,
 }
 
 /// A tree and its copy.
@@ -105,6 +123,7 @@ pub struct TreeClone {
     /// Open from the begin: a failed write is told to whoever had the file system open then.
     disk: File,
     content: Content,
+    flush: Flush,
     /// The root as it was last seen, with all below it.
     seen: Node,
     round: u32,
@@ -118,6 +137,8 @@ pub struct TreeClone {
     synced: Clock,
     /// Whether a file's times tell that it was written to.
     telling_times: bool,
+    /// When this began.
+    begun: Clock,
 }
 
 impl TreeClone {
@@ -134,6 +155,7 @@ impl TreeClone {
             aside: aside.to_owned(),
             disk,
             content: Content::default(),
+            flush: Flush::default(),
             seen: Node::default(),
             round: 0,
             most,
@@ -141,26 +163,42 @@ impl TreeClone {
             since: DAWN,
             synced: DAWN,
             telling_times: !in_memory,
+            begun: now(),
         })
     }
 
-    /// Waits until what was written to the tree is on its disk.
-    pub fn sync(&mut self) -> Result<(), CloneError> {
+    /// Waits until what was written to the tree is on its disk, or leaves that to the round that follows, whichever costs less;
+    /// returns whether it is there.
+    pub fn sync(&mut self) -> Result<bool, CloneError> {
         let begun = now();
-        durable::sync_filesystem(&self.disk)
-            .map_err(|source| CloneError::Sync { path: self.from.clone(), source })?;
+        let failed = |source| CloneError::Sync { path: self.from.clone(), source };
+        let (at_once, all) = match self.round {
+            _ if !self.telling_times => (false, u64::MAX),
+            0 => flush::is_cheaper(&self.from, begun.0).map_err(failed)?,
+            _ => {
+                let all = durable::unwritten();
+                (all <= flush::LITTLE, all)
+            }
+        };
+        if at_once {
+            durable::sync_filesystem(&self.disk).map_err(failed)?;
+        }
+        self.flush = Flush::begin(at_once || !self.telling_times, all);
         self.synced = begun;
-        Ok(())
+        Ok(at_once)
     }
 
     /// Goes through the tree and takes what changed since the round before; the first takes all. After a [`TreeClone::sync`].
     /// What vanishes meanwhile is not taken, or goes in the next round.
     ///
     /// `go_on` is asked again and again; once it says no the round ends with [`CloneError::Stopped`], and another one may follow.
-    pub fn catch_up(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), CloneError> {
+    pub fn catch_up(&mut self, what: Round, go_on: &dyn Fn() -> bool) -> Result<(), CloneError> {
         self.round += 1;
+        if what == Round::Still {
+            self.flush.stop();
+        }
         let mut seen = mem::take(&mut self.seen);
-        let walked = Walk::new(self, go_on).and_then(|mut walk| walk.root(&mut seen));
+        let walked = Walk::new(self, what, go_on).and_then(|mut walk| walk.root(&mut seen));
         self.seen = seen;
         walked?;
         self.since = self.synced;
@@ -173,6 +211,11 @@ impl TreeClone {
         durable::remove_tree(path)
             .and_then(|()| durable::create_dir(path, 0o700))
             .map_err(|source| CloneError::Entry { path: path.clone(), source })
+    }
+
+    /// What of the copy is not on the disk yet: files that share their bytes with the tree's have them there.
+    pub fn dirty(&self) -> Amount {
+        self.content.copied
     }
 
     /// What the copy consists of.

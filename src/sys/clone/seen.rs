@@ -31,7 +31,7 @@ pub(super) fn now() -> Clock {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Look {
     pub(super) ino: u64,
-    size: u64,
+    pub(super) size: u64,
     changed: Clock,
     written: Clock,
     pub(super) mode: u32,
@@ -77,6 +77,15 @@ pub(super) struct Marks {
     pub(super) redirect: bool,
 }
 
+/// How a file's bytes were taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Taken {
+    /// Not all of them were in memory before, so it may have been written to by direct I/O.
+    pub(super) maybe_direct: bool,
+    /// It changed meanwhile.
+    pub(super) torn: bool,
+}
+
 /// One entry of the copy, and how the tree's looked when it was taken.
 #[derive(Debug, Default)]
 pub(super) struct Node {
@@ -87,6 +96,7 @@ pub(super) struct Node {
     /// The round in which it was last there.
     pub(super) round: u32,
     pub(super) marks: Marks,
+    pub(super) taken: Taken,
     /// Of a folder: its entries.
     pub(super) entries: Option<Box<Entries>>,
 }
@@ -104,6 +114,7 @@ impl Node {
         sum.bytes += self.bytes;
         sum.metacopy |= self.marks.metacopy;
         sum.redirect |= self.marks.redirect;
+        sum.torn += u64::from(self.taken.torn);
         for entry in self.entries.iter().flat_map(|entries| entries.values()) {
             sum.entries += 1;
             entry.add_to(sum);

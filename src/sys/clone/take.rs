@@ -1,6 +1,6 @@
 //! Takes what is no folder: a copy of its own, or one more name of a file that was taken already.
 
-use std::{fs::File, io, os::fd::AsFd as _, path::Path};
+use std::{fs::File, io, os::fd::AsFd as _, path::Path, thread, time::Duration};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, fstat, linkat, mknodat, open, openat, openat2, readlinkat,
@@ -8,15 +8,22 @@ use rustix::fs::{
 };
 
 use super::{
-    CloneError,
+    CloneError, Round,
+    content::is_cached,
     dress::Original,
-    seen::{Entries, Look, Marks, Node, bytes},
+    seen::{Entries, Look, Marks, Node, Taken, bytes, now},
     walk::{Pair, STEP, Walk, is_race, os},
 };
 use crate::sys::beneath;
 
 /// The most of a path that one call takes, with room to spare.
 const PATH: usize = 4_000;
+
+/// How often a file is copied that changes meanwhile.
+const TRIES: u32 = 3;
+
+/// Longer than a tick of the clock that files get their times from.
+const TICK: Duration = Duration::from_millis(12);
 
 /// A file of the copy that gets more names.
 pub(super) struct Linked {
@@ -78,9 +85,9 @@ impl Walk<'_> {
         }
         let linked = self.linked.get(&look.ino).filter(|_| look.links > 1);
         let linked = linked.map(|linked| self.link(pair, name, &linked.path)).transpose();
-        let marks = if linked.map_err(|e| self.failed(name, e))? == Some(()) {
+        let (marks, taken) = if linked.map_err(|e| self.failed(name, e))? == Some(()) {
             self.met(&look);
-            Marks::default()
+            Default::default()
         } else {
             let made = self.copy(pair, name, &is, &look);
             let made = made.map_err(|e| self.failed(name, e))?;
@@ -90,7 +97,7 @@ impl Walk<'_> {
             made.ok_or(CloneError::Stopped)?
         };
         let bytes = bytes(&stat);
-        Ok(Some(Node { look: Some(look), bytes, round: self.round, marks, entries: None }))
+        Ok(Some(Node { look: Some(look), bytes, round: self.round, marks, taken, entries: None }))
     }
 
     /// Makes a copy of its own; `None` where there was no time for it.
@@ -100,30 +107,78 @@ impl Walk<'_> {
         name: &[u8],
         is: &Original<'_>,
         look: &Look,
-    ) -> io::Result<Option<Marks>> {
+    ) -> io::Result<Option<(Marks, Taken)>> {
         let path = Path::new(os(name));
-        match look.sort() {
-            FileType::RegularFile => {
-                let how = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME | OFlags::CLOEXEC;
-                let from = File::from(open(is.path(), how, Mode::empty())?);
-                let how = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let to = File::from(openat(&pair.to, path, how, Mode::RUSR | Mode::WUSR)?);
-                let size = is.stat.st_size.cast_unsigned();
-                if !self.content.fill(&from, &to, size, self.go_on)? {
-                    return Ok(None);
-                }
-                is.dress(&to.into()).map(Some)
-            }
+        let marks = match look.sort() {
+            FileType::RegularFile => return self.copy_file(pair, path, is, look),
             FileType::Symlink => {
                 let target = readlinkat(is.fd, "", Vec::new())?;
                 symlinkat(target, &pair.to, path)?;
-                is.dress_name(&pair.to, path).map(Some)
+                is.dress_name(&pair.to, path)
             }
             kind => {
                 mknodat(&pair.to, path, kind, Mode::RUSR | Mode::WUSR, is.stat.st_rdev)?;
-                is.dress_name(&pair.to, path).map(Some)
+                is.dress_name(&pair.to, path)
             }
+        };
+        Ok(Some((marks?, Taken::default())))
+    }
+
+    fn copy_file(
+        &mut self,
+        pair: &Pair,
+        path: &Path,
+        is: &Original<'_>,
+        look: &Look,
+    ) -> io::Result<Option<(Marks, Taken)>> {
+        let how = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME | OFlags::CLOEXEC;
+        let from = File::from(open(is.path(), how, Mode::empty())?);
+        let how = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let to = File::from(openat(&pair.to, path, how, Mode::RUSR | Mode::WUSR)?);
+        let mut was = Original { fd: is.fd, stat: is.stat };
+        for tries in 1.. {
+            let (begun, marked) = (now(), self.what == Round::Live && was.is_metacopy()?);
+            let Some(mut taken) = self.fill(&from, &to, look, was.stat.st_size.cast_unsigned())?
+            else {
+                return Ok(None);
+            };
+            if self.what == Round::Live {
+                let after = fstat(&from)?;
+                let (before, look) = (Look::of(&was.stat), Look::of(&after));
+                was.stat = after;
+                let changed = look != before || look.is_since(begun);
+                // Without the mark that went meanwhile its bytes, which lie below, would be taken for holes.
+                let copied_up = marked && !was.is_metacopy()?;
+                if copied_up || changed && tries < TRIES {
+                    thread::sleep(TICK);
+                    to.set_len(0)?;
+                    was.stat = fstat(&from)?;
+                    continue;
+                }
+                taken.torn &= changed;
+            }
+            return was.dress(&to.into()).map(|marks| Some((marks, taken)));
         }
+        Ok(None)
+    }
+
+    /// Gives an empty file the content of another one; `None` where there was no time for it. What was copied one byte after
+    /// another is said to be torn, which holds if it changed meanwhile.
+    fn fill(
+        &mut self,
+        from: &File,
+        to: &File,
+        look: &Look,
+        size: u64,
+    ) -> io::Result<Option<Taken>> {
+        self.flush.count(look, self.disk)?;
+        if self.content.share(from, to, size)? {
+            return Ok(Some(Taken::default()));
+        }
+        self.flush.file(from)?;
+        let maybe_direct = self.may_be_direct(look) && !is_cached(from, size);
+        let done = self.content.copy(from, to, size, self.go_on)?;
+        Ok(done.then_some(Taken { maybe_direct, torn: true }))
     }
 
     fn met(&mut self, look: &Look) {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     ffi::OsStr,
+    fs::File,
     io,
     mem::MaybeUninit,
     os::{
@@ -21,9 +22,10 @@ use rustix::{
 };
 
 use super::{
-    CloneError, DEPTH, TreeClone,
+    CloneError, DEPTH, Round, TreeClone,
     content::Content,
     dress::Original,
+    flush::Flush,
     seen::{Clock, Entries, Look, Node},
     take::Linked,
 };
@@ -33,11 +35,19 @@ use crate::sys::{attributes::read, beneath};
 pub(super) const STEP: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
+/// How long direct I/O may be under way: a disk that does not answer for so long is given up by the kernel's drivers.
+const LONGEST_IO: i64 = 30;
+
 pub(super) struct Walk<'c> {
     from: OwnedFd,
     pub(super) to: OwnedFd,
     aside: OwnedFd,
     pub(super) content: &'c mut Content,
+    pub(super) flush: &'c mut Flush,
+    pub(super) disk: &'c File,
+    pub(super) what: Round,
+    /// Direct I/O that was under way when this copy began has begun since.
+    direct_since: Clock,
     moved: &'c mut u64,
     most: u64,
     /// How many more entries there may be.
@@ -72,6 +82,7 @@ enum There {
 impl<'c> Walk<'c> {
     pub(super) fn new(
         clone: &'c mut TreeClone,
+        what: Round,
         go_on: &'c dyn Fn() -> bool,
     ) -> Result<Self, CloneError> {
         let open = |path: &Path| {
@@ -85,6 +96,10 @@ impl<'c> Walk<'c> {
             to: open(&clone.to)?,
             aside: open(&clone.aside)?,
             content: &mut clone.content,
+            flush: &mut clone.flush,
+            disk: &clone.disk,
+            what,
+            direct_since: (clone.begun.0.saturating_sub(LONGEST_IO), 0),
             moved: &mut clone.moved,
             most: clone.most,
             left: clone.most,
@@ -164,6 +179,7 @@ impl<'c> Walk<'c> {
                 if let Some(node) = entries.get_mut(name).filter(same)
                     && telling
                     && !look.is_since(self.since)
+                    && !self.is_in_doubt(node, &look)
                     && !(look.links > 1 && self.is_now_another(name, &look))
                 {
                     node.round = self.round;
@@ -173,6 +189,16 @@ impl<'c> Walk<'c> {
                 Ok(true)
             }
         }
+    }
+
+    /// Whether a file that looks as it did may have got bytes since by direct I/O that had begun before.
+    fn is_in_doubt(&self, node: &Node, look: &Look) -> bool {
+        self.what != Round::Early && node.taken.maybe_direct && look.is_since(self.direct_since)
+    }
+
+    /// Whether a file that looks so may have been written to by direct I/O that is still under way.
+    pub(super) fn may_be_direct(&self, look: &Look) -> bool {
+        self.content.never_shares && self.telling_times && look.is_since(self.direct_since)
     }
 
     fn child(

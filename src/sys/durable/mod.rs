@@ -9,6 +9,7 @@ pub mod note;
 mod remove;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -20,6 +21,7 @@ use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with,
 
 use super::beneath;
 pub use remove::remove_tree;
+pub use tree::{Amount, settle, unwritten, write_out};
 
 /// Begins the name of every file that [`write_atomic`] has not yet renamed into place. A crash can
 /// leave such a file behind; nothing refers to it, and start-up may remove it.

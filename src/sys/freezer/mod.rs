@@ -201,6 +201,36 @@ fn search(top: &Path, version: Version, names: &Names, found: &mut Vec<Group>) -
 }
 
 impl Group {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a process is in it or beneath it. The kernel takes a cgroup without any for one that stands still.
+    pub fn is_populated(&self) -> io::Result<bool> {
+        match self.version {
+            Version::V2 => {
+                Ok(self.read("cgroup.events")?.lines().any(|line| line == "populated 1"))
+            }
+            Version::V1 => {
+                let mut next = vec![Self { path: self.path.clone(), version: self.version }];
+                while let Some(group) = next.pop() {
+                    if !group.read("cgroup.procs")?.is_empty() {
+                        return Ok(true);
+                    }
+                    // One that vanishes while it is listed has nobody in it.
+                    let entries = fs::read_dir(&group.path).into_iter().flatten().flatten();
+                    let folders =
+                        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                    next.extend(
+                        folders.map(|entry| Self { path: entry.path(), version: self.version }),
+                    );
+                }
+                Ok(false)
+            }
+        }
+    }
+
     /// Lets everybody in it go on, again and again until the kernel takes it. One that is gone has nobody in it.
     pub fn thaw(&self) -> io::Result<()> {
         let mut tries = 0;

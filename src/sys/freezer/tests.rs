@@ -84,6 +84,25 @@ fn v2(scratch: &Scratch) -> Group {
     Group { path, version: Version::V2 }
 }
 
+/// The kernel takes a cgroup that is empty for one that stands still.
+#[test]
+fn a_cgroup_is_populated_by_processes_in_it_or_beneath_it() {
+    let scratch = Scratch::new();
+    let group = v2(&scratch);
+    assert!(group.is_populated().unwrap());
+    scratch.file("group/cgroup.events", "populated 0\nfrozen 1\n");
+    assert!(!group.is_populated().unwrap());
+    let group = Group { version: Version::V1, ..group };
+    scratch.folder("group/container");
+    scratch.file("group/cgroup.procs", "");
+    scratch.file("group/container/cgroup.procs", "");
+    assert!(!group.is_populated().unwrap());
+    scratch.file("group/container/cgroup.procs", "7\n");
+    assert!(group.is_populated().unwrap());
+    let gone = Group { path: scratch.path().join("gone"), version: Version::V1 };
+    assert!(!gone.is_populated().unwrap());
+}
+
 fn freeze(groups: &[Group], within: Duration) -> io::Result<Frozen> {
     let frozen = Frozen::new(groups, within)?;
     frozen.hold().map(|()| frozen)
