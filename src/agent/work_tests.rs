@@ -349,6 +349,19 @@ async fn what_heals_is_tried_again_and_said_meanwhile() {
     }
 }
 
+/// Each try costs the disk that has no room.
+#[tokio::test]
+async fn a_capture_that_finds_no_room_fails_with_its_reason_after_some_tries() {
+    let mut world = World::new();
+    world.node.fail("cut", &[Class::Exhausted; 20]);
+    world.start();
+    world.put("snap-1", pushed());
+    world.phase("snap-1", "Failed").await;
+    let message = world.status("snap-1")["message"].to_string();
+    assert!(message.contains("cut went wrong") && message.contains("after 8 tries"), "{message}");
+    assert_eq!(world.node.done().len(), 8);
+}
+
 #[tokio::test]
 async fn what_does_not_heal_fails_with_its_sentence() {
     let cases = [

@@ -30,6 +30,9 @@ use crate::{
     volumes::{Notice, NoticeKind},
 };
 
+/// How often a capture is tried that finds no room: with the pauses between them, some minutes.
+const FULL: u32 = 8;
+
 /// What comes after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -53,6 +56,8 @@ pub(super) struct Worker<'a, E> {
     pub(super) removing: Option<Instant>,
     /// Whether its pod was told that it cannot be pushed yet.
     pub(super) told: bool,
+    /// How often there was no room for its capture.
+    full: u32,
 }
 
 impl<'a, E: Engine> Worker<'a, E> {
@@ -61,7 +66,7 @@ impl<'a, E: Engine> Worker<'a, E> {
         name: &'a str,
         seen: &'a mut watch::Receiver<Seen>,
     ) -> Self {
-        Self { shared, name, seen, removing: None, told: false }
+        Self { shared, name, seen, removing: None, told: false, full: 0 }
     }
 
     /// Works as long as there is something to do.
@@ -166,6 +171,7 @@ impl<'a, E: Engine> Worker<'a, E> {
             // Dropped, the copy ends soon.
             () = leaves(self.seen) => return Ok(Err(Next::Again)),
         };
+        let cut = cut.map_err(|failure| self.counted(failure));
         match cut {
             Ok(record) => {
                 let message = format!(
@@ -188,6 +194,19 @@ impl<'a, E: Engine> Worker<'a, E> {
                 self.failed(status, CUT, &failure).await.map(Err)
             }
         }
+    }
+
+    /// What failed for want of room heals a few times, and then no more: each try costs the disk that has none.
+    fn counted(&mut self, failure: Failure) -> Failure {
+        if failure.class != Class::Exhausted {
+            return failure;
+        }
+        self.full += 1;
+        if self.full < FULL {
+            return failure;
+        }
+        let why = format!("{}; given up after {FULL} tries", failure.message);
+        Failure::new(Class::Precondition, why)
     }
 
     /// Whoever asked for it named the pod; the volume's own record knew it. Of a snapshot that is here already the engine is not

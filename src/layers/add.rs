@@ -13,7 +13,7 @@ use super::{
     dir,
     onto::chain_id,
     origins,
-    room::Roomy,
+    roomy::Roomy,
     store::discard,
 };
 use crate::{

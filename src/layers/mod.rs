@@ -13,6 +13,7 @@
 //!                                     config fields that a snapshot needs
 //!   snapshots/<id>.json               stacks that were cut out of volumes
 //!   frozen/                           of the room of snapshots
+//!   starts/                           of the room of snapshots
 //!   volumes/                          the room of that name
 //! ```
 //!
@@ -43,6 +44,7 @@ mod power_tests;
 #[cfg(test)]
 mod privileged_tests;
 mod room;
+mod roomy;
 mod scratch;
 mod snapshots;
 mod store;

@@ -10,9 +10,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    fs::File,
-    io::{self, Seek, SeekFrom, Write},
+    fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
@@ -20,7 +18,6 @@ use std::{
 use super::{AddError, Store};
 use crate::{
     digest::Digest,
-    erofs::Output,
     fault::Class,
     sys::space::{self, Space},
 };
@@ -167,6 +164,8 @@ pub struct Room {
 struct Promise {
     /// Bytes that may still be written.
     open: u64,
+    /// Bytes that a capture may still share with its volume.
+    shared: u64,
     /// All bytes that were promised.
     all: u64,
 }
@@ -188,8 +187,9 @@ impl Room {
             let more = bytes - promise.open;
             let namespace = self.namespace.as_deref();
             // A step, where it is there for the asking; else no more than there is need.
-            let got = match self.store.promise(more.max(STEP), namespace) {
-                Ok(()) => more.max(STEP),
+            let step = more.max(STEP);
+            let got = match self.store.promise(step, namespace.map(|namespace| (namespace, step))) {
+                Ok(()) => step,
                 Err(_) => self.store.promise_or_collect(more, namespace).map(|()| more)?,
             };
             promise.open += got;
@@ -200,6 +200,41 @@ impl Room {
         Ok(())
     }
 
+    /// `bytes` of a capture are shared with its volume: they take no room, and count as the namespace's.
+    ///
+    /// # Errors
+    /// The namespace, or all, would have more than their part.
+    pub fn share(&self, bytes: u64) -> Result<(), RoomError> {
+        let mut promise = self.promise();
+        let Some(namespace) = self.namespace.as_deref() else { return Ok(()) };
+        if promise.shared < bytes {
+            let more = bytes - promise.shared;
+            let step = more.max(STEP);
+            let got = match self.store.promise(0, Some((namespace, step))) {
+                Ok(()) => step,
+                Err(_) => self.store.promise(0, Some((namespace, more))).map(|()| more)?,
+            };
+            promise.shared += got;
+            promise.all += got;
+        }
+        promise.shared -= bytes;
+        Ok(())
+    }
+
+    /// What was written and shared until now takes `bytes` and no more, because the rest was replaced and is gone.
+    pub fn settle(&self, bytes: u64) {
+        let mut promise = self.promise();
+        let kept = promise.open.saturating_add(promise.shared).saturating_add(bytes);
+        let gone = promise.all.saturating_sub(kept);
+        promise.all -= gone;
+        let Some(namespace) = &self.namespace else { return };
+        self.store.disk.promised(|promised| {
+            if let Some(all) = promised.captures.get_mut(namespace) {
+                *all -= gone;
+            }
+        });
+    }
+
     fn promise(&self) -> std::sync::MutexGuard<'_, Promise> {
         self.promise.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -207,7 +242,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let Promise { open, all } = *self.promise();
+        let Promise { open, all, .. } = *self.promise();
         self.store.disk.promised(|promised| {
             promised.open -= open;
             let Some(namespace) = &self.namespace else { return };
@@ -238,7 +273,7 @@ impl Store {
 
     fn room(self: &Arc<Self>, bytes: u64, namespace: Option<&str>) -> Result<Room, RoomError> {
         self.promise_or_collect(bytes, namespace)?;
-        let promise = Mutex::new(Promise { open: bytes, all: bytes });
+        let promise = Mutex::new(Promise { open: bytes, shared: 0, all: bytes });
         Ok(Room { store: self.clone(), namespace: namespace.map(str::to_owned), promise })
     }
 
@@ -249,24 +284,25 @@ impl Store {
     }
 
     fn promise_or_collect(&self, bytes: u64, namespace: Option<&str>) -> Result<(), RoomError> {
-        match (self.promise(bytes, namespace), self.disk.make_room.get()) {
+        let capture = namespace.map(|namespace| (namespace, bytes));
+        match (self.promise(bytes, capture), self.disk.make_room.get()) {
             (Err(error @ RoomError::Full { promised, kept, .. }), Some(make_room)) => {
                 tracing::warn!(%error, "making room");
                 make_room(bytes.saturating_add(promised).saturating_add(kept));
-                self.promise(bytes, namespace)
+                self.promise(bytes, capture)
             }
             (promised, _) => promised,
         }
     }
 
-    /// Promises `bytes` of what is free now.
-    fn promise(&self, bytes: u64, namespace: Option<&str>) -> Result<(), RoomError> {
-        let held = namespace.map(|namespace| self.captured(namespace));
+    /// Promises `bytes` of what is free now; and so many of what a namespace's captures may take.
+    fn promise(&self, bytes: u64, capture: Option<(&str, u64)>) -> Result<(), RoomError> {
+        let held = capture.map(|(namespace, _)| self.captured(namespace));
         self.disk.promised(|promised| {
             let space = self.space()?;
             let part = |percent: u8| space.total / 100 * u64::from(percent);
             let limits = self.disk.limits;
-            if let (Some(namespace), Some(held)) = (namespace, held) {
+            if let (Some((namespace, bytes)), Some(held)) = (capture, held) {
                 let own = promised.captures.get(namespace).copied().unwrap_or_default();
                 let all: u64 = promised.captures.values().sum();
                 let of = |whose: String, wanted, percent, setting| {
@@ -286,7 +322,7 @@ impl Store {
                 return Err(RoomError::Full { folder, wanted: bytes, free, promised: open, kept });
             }
             promised.open += bytes;
-            if let Some(namespace) = namespace {
+            if let Some((namespace, bytes)) = capture {
                 *promised.captures.entry(namespace.to_owned()).or_default() += bytes;
             }
             Ok(())
@@ -295,10 +331,14 @@ impl Store {
 
     /// What the snapshots of this node have captured.
     fn captured(&self, namespace: &str) -> Captured {
-        self.snapshots().iter().fold(Captured::default(), |sum, snapshot| {
-            let own = if snapshot.source.namespace == namespace { snapshot.bytes } else { 0 };
-            Captured { own: sum.own + own, all: sum.all + snapshot.bytes }
-        })
+        let mut captured = Captured::default();
+        self.each_capture(|whose, bytes| {
+            captured.all += bytes;
+            if whose == namespace {
+                captured.own += bytes;
+            }
+        });
+        captured
     }
 
     /// The room of the store's file system.
@@ -330,51 +370,6 @@ struct Captured {
     own: u64,
     /// Of all.
     all: u64,
-}
-
-/// A file that is written within a room. Only what makes it longer, or fills what was skipped while it was its end, counts.
-#[derive(Debug)]
-pub(super) struct Roomy<'a, W> {
-    out: W,
-    room: &'a Room,
-    position: u64,
-    end: u64,
-}
-
-impl<'a, W> Roomy<'a, W> {
-    /// Of an empty file.
-    pub(super) fn new(out: W, room: &'a Room) -> Self {
-        Self { out, room, position: 0, end: 0 }
-    }
-}
-
-impl<W: Write> Write for Roomy<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // What lies before the end takes room already.
-        let new = (self.position + bytes.len() as u64).saturating_sub(self.end.max(self.position));
-        self.room.write(new).map_err(RoomError::into_io)?;
-        let written = self.out.write(bytes)?;
-        self.position += written as u64;
-        self.end = self.end.max(self.position);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
-impl Output for Roomy<'_, &File> {
-    fn file(&self) -> &File {
-        self.out
-    }
-}
-
-impl<W: Seek> Seek for Roomy<'_, W> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.position = self.out.seek(to)?;
-        Ok(self.position)
-    }
 }
 
 #[cfg(test)]

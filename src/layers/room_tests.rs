@@ -1,11 +1,14 @@
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    io::{self, Seek as _, SeekFrom, Write as _},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    layers::{SnapshotRecord, SnapshotSource},
+    layers::{SnapshotRecord, SnapshotSource, roomy::Roomy},
     sys::mounts::MemoryMounts,
 };
 
@@ -103,6 +106,27 @@ fn captures_of_a_namespace_and_of_all_have_their_part_of_the_disk() {
     drop(b);
     drop(store.reserve_capture("c", 1).unwrap());
     drop(store.reserve(&Digest::of(b"layer"), 5 * part).unwrap());
+}
+
+/// A capture that shares its volume's bytes takes no room, and is no way to have more than one's part.
+#[test]
+fn bytes_that_a_capture_shares_count_as_its_namespaces_and_what_it_replaced_does_not() {
+    let free = Arc::new(AtomicU64::new(50 * STEP));
+    let (_folder, store) = store(&free);
+    let part = TOTAL / 10;
+    let room = store.reserve_capture("a", 0).unwrap();
+    for _ in 0..10 {
+        room.share(part / 10).unwrap();
+    }
+    let error = room.share(1).unwrap_err();
+    assert!(error.to_string().starts_with("the snapshots of namespace a on this node"), "{error}");
+    assert_eq!(open(&store), 0);
+    // A round has replaced half of it.
+    room.settle(part / 2);
+    room.share(part - part / 2).unwrap();
+    room.share(1).unwrap_err();
+    drop(room);
+    store.reserve_capture("a", 0).unwrap().share(part).unwrap();
 }
 
 fn record(namespace: &str, bytes: u64) -> SnapshotRecord {

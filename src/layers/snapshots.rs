@@ -211,6 +211,11 @@ impl Store {
         self.snapshots.known().values().cloned().collect()
     }
 
+    /// Says of each snapshot's newest layer whose it is, a namespace, and how many bytes it has.
+    pub(super) fn each_capture(&self, mut say: impl FnMut(&str, u64)) {
+        self.snapshots.known().values().for_each(|one| say(&one.source.namespace, one.bytes));
+    }
+
     /// Keeps a record, durably, in the place of the one of its name. The caller has a lease of its layers, which are here.
     pub fn put_snapshot(&self, record: SnapshotRecord) -> io::Result<()> {
         let path = self.snapshots.folder.join(file_name(&record.id));

@@ -103,7 +103,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let root = &root;
         let id = describe(root)?;
-        for part in ["staging", "layers", "images", "snapshots", "frozen", "volumes"] {
+        for part in ["staging", "layers", "images", "snapshots", "frozen", "starts", "volumes"] {
             private_folder(&root.join(part))?;
         }
         durable::sweep(root)?;
@@ -175,6 +175,11 @@ impl Store {
     /// The folder of the volumes, owned by the room of that name.
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
+    }
+
+    /// The directory of the counts of captures that were begun, owned by the room of snapshots.
+    pub fn starts(&self) -> PathBuf {
+        self.root.join("starts")
     }
 
     /// The folder of the notes about what this node has frozen, owned by the room of snapshots.

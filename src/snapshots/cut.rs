@@ -7,17 +7,21 @@
 //! The volume is held until its pod goes on, so it is neither published nor unpublished meanwhile. A kill before the rename leaves
 //! only staging and the note of who is frozen; one after it leaves a layer that nothing names, which is collected.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{CutError, Inner, SnapshotId, Snapshots, blocking, rounds::Copy};
+use super::{CutError, Inner, SnapshotId, Snapshots, blocking, rounds::Copy, starts::Start};
 use crate::{
     changeset::Limits,
     fault::Class,
-    layers::{CutContents, Features, SnapshotRecord, SnapshotSource},
-    sys::clone::TreeClone,
+    layers::{CutContents, Features, Room, RoomError, SnapshotRecord, SnapshotSource},
+    sys::clone::{self, TreeClone},
     turns::Permit,
     volumes::{Held, HoldError, Pod, VolumeId},
 };
@@ -170,6 +174,11 @@ impl Inner {
         stop: &CancellationToken,
     ) -> Result<SnapshotRecord, CutError> {
         let disk = |source| CutError::Disk { id: request.id.clone(), source };
+        let start = Start::count(&self.store.starts(), &request.id).map_err(disk)?;
+        let _start = start.ok_or_else(|| CutError::Killed(request.id.clone()))?;
+        let room = self.store.reserve_capture(&held.pod().namespace, 0);
+        let no_room = |source| CutError::Room { id: request.id.clone(), source };
+        let room = room.map(Arc::new).map_err(no_room)?;
         let staged = self.store.stage_cut(&request.id).map_err(disk)?;
         let mut stack = held.stack().to_vec();
         stack.push(staged.key());
@@ -178,7 +187,9 @@ impl Inner {
         let most = Limits::default().entries;
         let clone =
             TreeClone::new(held.upper(), &staged.tree(), &staged.aside(), most).map_err(disk)?;
-        let mut copy = Copy { inner: self, request, held: &held, stop, clone };
+        // Made last: whoever has a share waits for nothing else.
+        let clone = clone.within(self.store.budget().share(), Box::new(Within(room.clone())));
+        let mut copy = Copy { inner: self, request, held: &held, stop, clone, room: &room };
         let moment = copy.all()?;
         let (contents, dirty) = (copy.clone.contents(), copy.clone.dirty());
         drop(copy);
@@ -207,7 +218,7 @@ impl Inner {
         staged
             .commit(CutContents { entries, bytes, features }, dirty)
             .and_then(|()| self.store.put_snapshot(record.clone()))
-            .map_err(|source| self.full(request, bytes, disk(source)))?;
+            .map_err(|source| self.full(request, dirty.bytes, disk(source)))?;
         tracing::info!(
             snapshot = %record.id, volume = %request.volume, entries, bytes, ?moment, "volume cut"
         );
@@ -242,6 +253,20 @@ impl Inner {
         };
         #[allow(clippy::cast_precision_loss, reason = "no pod stands still for years")]
         self.metrics.cut(result, frozen.map(|micros| micros as f64 / 1e6));
+    }
+}
+
+/// A capture's room, as its copy sees it.
+#[derive(Debug)]
+struct Within(Arc<Room>);
+
+impl clone::Room for Within {
+    fn copy(&self, bytes: u64) -> io::Result<()> {
+        self.0.write(bytes).map_err(RoomError::into_io)
+    }
+
+    fn share(&self, bytes: u64) -> io::Result<()> {
+        self.0.share(bytes).map_err(RoomError::into_io)
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -18,6 +19,7 @@ use crate::{
     sys::{
         mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
         scratch::{Disk, Scratch},
+        space,
     },
     volumes::{HoldError, Medium, Pod},
 };
@@ -252,28 +254,63 @@ async fn privileged_a_disk_that_fails_fails_the_cut() {
     assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
 }
 
-/// HAZARDS 17.
+/// HAZARDS 17: nor is the last of the disk taken from everybody else for it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts a tmpfs"]
-async fn privileged_a_disk_that_fills_under_a_cut_is_told_and_left_clean() {
+async fn privileged_a_capture_that_finds_no_room_is_told_left_clean_and_leaves_other_pods_some() {
     let scratch = Scratch::new();
     let at = scratch.folder("node");
     let disk = Request {
         fs_type: "tmpfs",
         source: "ovl-test".to_owned(),
-        params: vec![Param::Text("size", "12m".to_owned())],
+        params: vec![Param::Text("size", "60m".to_owned())],
         attrs: Attrs::default(),
     };
     LinuxMounts.attach(LinuxMounts.create(&disk).unwrap(), &at).unwrap();
     let node = Node::new(scratch, &at).await;
-    let at = node.publish("v", |_| {}).await;
-    fs::write(at.join("big"), vec![1; 7 << 20]).unwrap();
+    let volume = node.publish("v", |_| {}).await;
+    fs::write(volume.join("big"), vec![1; 32 << 20]).unwrap();
+    let (done, least) = (CancellationToken::new(), Arc::new(AtomicU64::new(u64::MAX)));
+    let (ended, seen, root) = (done.clone(), least.clone(), at.clone());
+    let looks = std::thread::spawn(move || {
+        while !ended.is_cancelled() {
+            seen.fetch_min(space::of(&root).unwrap().available, Relaxed);
+        }
+    });
     let error = node.cut("snap-1", "v").await.unwrap_err();
+    done.cancel();
+    looks.join().unwrap();
+    assert!(matches!(error, CutError::Room { .. }), "{error}");
     assert_eq!(error.class(), Class::Exhausted, "{error}");
-    assert!(error.to_string().contains(node.store.root().to_str().unwrap()), "{error}");
+    for part in [node.store.root().to_str().unwrap(), "has no room for it", "to stay free"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(least.load(Relaxed) < 20 << 20, "nothing was copied");
+    assert!(least.load(Relaxed) >= 3 << 20, "{least:?} bytes were left to others");
     node.assert_nothing_half_made("full");
-    fs::write(at.join("big"), "small").unwrap();
+    fs::write(volume.join("big"), "small").unwrap();
     node.cut("snap-1", "v").await.unwrap();
+}
+
+/// What kills the driver each time, as too little memory does, would stop the pod for each try.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_capture_that_killed_the_driver_three_times_is_not_begun_again() {
+    let node = node().await;
+    node.publish("v", |_| {}).await;
+    let starts = node.store.starts().join("snap-1");
+    fs::write(&starts, "||").unwrap();
+    // The third that has an end.
+    node.cut("snap-1", "v").await.unwrap();
+    assert!(!starts.exists());
+    assert!(node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
+    fs::write(&starts, "|||").unwrap();
+    let error = node.cut("snap-1", "v").await.unwrap_err();
+    assert_eq!(error.class(), Class::Precondition, "{error}");
+    for part in ["killed 3 times", "node.resources.limits.memory"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    node.assert_nothing_half_made("killed");
 }
 
 /// HAZARDS 46: what the pod had written before is on the disk before it stands still, and what is below does not matter.

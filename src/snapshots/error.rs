@@ -5,6 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 use super::SnapshotId;
 use crate::{
     fault::Class,
+    layers::RoomError,
     sys::clone::CloneError,
     volumes::{HoldError, VolumeId},
 };
@@ -101,6 +102,21 @@ pub enum CutError {
         /// Bytes that were copied until then.
         copied: u64,
     },
+    /// Captures have all the room that they may have.
+    #[error("snapshot {id}: {source}")]
+    Room {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Whose room, and what to do.
+        source: RoomError,
+    },
+    /// The driver was killed each time while it was made.
+    #[error(
+        "snapshot {0}: the driver on this node was killed {most} times while it made this snapshot, and does not try again: look at \
+         why its container ended (out of memory: raise `node.resources.limits.memory`), then ask for a new snapshot",
+        most = super::starts::MOST
+    )]
+    Killed(SnapshotId),
     /// The store's disk said no.
     #[error("snapshot {id}: {source}")]
     Disk {
@@ -125,7 +141,10 @@ impl CutError {
             Self::Copy { source: CloneError::Deep { .. } | CloneError::TooMany(_), .. } => {
                 Class::Precondition
             }
+            Self::Copy { source: CloneError::Memory(source), .. } => source.class(),
             Self::Copy { source: CloneError::Entry { source, .. }, .. } => Class::of_disk(source),
+            Self::Room { source, .. } => source.class(),
+            Self::Killed(_) => Class::Precondition,
             Self::Copy { .. } => Class::Internal,
             Self::Full { .. } => Class::Exhausted,
             Self::Disk { source, .. } => Class::of_disk(source),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/frozen/<id>.json     whom this node has frozen for the cut of a snapshot: there before they are, gone after they go on
+//! <root>/starts/<id>          how often its capture was begun and had no end
 //! ```
 //!
 //! May use: volumes, layers, changeset, image, sys
@@ -21,6 +22,7 @@ mod push_tests;
 mod rounds;
 mod squash;
 mod standstill;
+mod starts;
 #[cfg(test)]
 mod testing;
 
@@ -95,6 +97,7 @@ impl Snapshots {
     pub fn open(parts: Parts) -> io::Result<Self> {
         let Parts { store, volumes, registries, freezer, metrics } = parts;
         standstill::thaw_all(&store.frozen())?;
+        starts::forget_old(&store.starts())?;
         let (turns, cuts) = (Turns::default(), turns::Turns::new(CUTS, 0));
         let packing = turns::Turns::new(PACKS, 0);
         let standstills = Standstills::default();
@@ -120,7 +123,8 @@ impl Snapshots {
     /// Blocks.
     pub fn give_up(&self) -> io::Result<()> {
         self.0.standstills.give_up();
-        standstill::thaw_all(&self.0.store.frozen())
+        standstill::thaw_all(&self.0.store.frozen())?;
+        starts::forget_all(&self.0.store.starts())
     }
 
     /// Drops the record of a snapshot; its layers go when nothing else needs them. Answers whether there was one. Blocks.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Consistency, CutError, CutRequest, Inner, cut::Moment};
 use crate::{
+    layers::{Room, RoomError},
     sys::{
         clone::{CloneError, Round, TreeClone},
         freezer::Group,
@@ -43,6 +44,7 @@ pub(super) struct Copy<'a> {
     pub(super) held: &'a Held,
     pub(super) stop: &'a CancellationToken,
     pub(super) clone: TreeClone,
+    pub(super) room: &'a Room,
 }
 
 impl Copy<'_> {
@@ -75,6 +77,7 @@ impl Copy<'_> {
         let took = begun.elapsed();
         // Where files do not share their bytes each round may replace all that the one before took.
         self.clone.tidy().map_err(|source| self.failed(source))?;
+        self.room.settle(self.clone.contents().bytes);
         Ok(took)
     }
 
@@ -176,7 +179,21 @@ impl Copy<'_> {
                 false => CutError::Unwanted(id.clone()),
             };
         }
-        let error = CutError::Copy { id: id.clone(), volume: volume.clone(), source };
-        self.inner.full(self.request, self.clone.contents().bytes, error)
+        let error = match without_room(source) {
+            // Whoever found no room before he wrote has made some.
+            Ok(source) => return CutError::Room { id: id.clone(), source },
+            Err(source) => CutError::Copy { id: id.clone(), volume: volume.clone(), source },
+        };
+        self.inner.full(self.request, self.clone.dirty().bytes, error)
+    }
+}
+
+/// That there is no room for a copy, if that is why it failed: which file it had come to does not matter.
+fn without_room(error: CloneError) -> Result<RoomError, CloneError> {
+    match error {
+        CloneError::Entry { path, source } => {
+            source.downcast().map_err(|source| CloneError::Entry { path, source })
+        }
+        error => Err(error),
     }
 }

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     digest::Digest,
     image::fake::FakeRegistry,
-    layers::SnapshotRecord,
+    layers::{DiskLimits, SnapshotRecord},
     overlay::{Features, Options, Plan, Spec, Stack, Upper},
     sys::{
         durable,
@@ -250,7 +250,9 @@ pub(super) fn open(
     let features = Features::probe(&LinuxMounts, &trial).unwrap();
     durable::remove_tree(&trial).unwrap();
     let kernel = features.mounts(&root.join("lowers")).unwrap();
-    let store = Arc::new(Store::open(&root.join("store"), kernel.clone()).unwrap());
+    let limits = DiskLimits { min_free: 5, ..DiskLimits::default() };
+    let store = Store::open(&root.join("store"), kernel.clone()).unwrap().leaving(limits);
+    let store = Arc::new(store);
     let registries = Arc::new(registry.registries());
     let parts = VolumeParts::new(store.clone(), registries.clone(), kernel, features);
     let volumes = Volumes::open(parts, Settings::new(kubelet.to_owned())).unwrap();

@@ -11,10 +11,14 @@ use rustix::{
     io::Errno,
 };
 
+use super::Room;
 use crate::sys::durable::Amount;
 
 /// What is copied between two questions whether to go on.
 const PIECE: u64 = 8 << 20;
+
+/// What a file system gives out at least.
+pub(super) const BLOCK: u64 = 4096;
 
 /// What is read at once where the kernel does not copy by itself.
 const BUFFER: usize = 256 << 10;
@@ -56,7 +60,7 @@ impl Content {
         from: &File,
         to: &File,
         size: u64,
-        go_on: &dyn Fn() -> bool,
+        within: &Within<'_>,
     ) -> io::Result<bool> {
         self.copied.files += 1;
         let mut done = 0;
@@ -72,7 +76,7 @@ impl Content {
                 Err(Errno::INVAL | Errno::NXIO) => size,
                 Err(e) => return Err(e.into()),
             };
-            if !self.copy_part(from, to, begin, end, go_on)? {
+            if !self.copy_part(from, to, begin, end, within)? {
                 return Ok(false);
             }
             done = end.max(begin + 1);
@@ -87,13 +91,15 @@ impl Content {
         to: &File,
         mut at: u64,
         end: u64,
-        go_on: &dyn Fn() -> bool,
+        within: &Within<'_>,
     ) -> io::Result<bool> {
         while at < end {
-            if !go_on() {
+            if !(within.go_on)() {
                 return Ok(false);
             }
-            let copied = self.copy_piece(from, to, at, (end - at).min(PIECE))?;
+            let piece = (end - at).min(PIECE);
+            within.takes(piece)?;
+            let copied = self.copy_piece(from, to, at, piece)?;
             if copied == 0 {
                 // Somebody has cut it off meanwhile.
                 break;
@@ -120,6 +126,21 @@ impl Content {
         let read = from.read_at(&mut buffer, at)?;
         to.write_all_at(&buffer[..read], at)?;
         Ok(read as u64)
+    }
+}
+
+/// What a copy may take.
+pub(super) struct Within<'c> {
+    /// Whether there is time for more.
+    pub(super) go_on: &'c dyn Fn() -> bool,
+    /// The disk's room.
+    pub(super) room: Option<&'c dyn Room>,
+}
+
+impl Within<'_> {
+    /// So many bytes are about to be written: in whole blocks, which is what small files take.
+    pub(super) fn takes(&self, bytes: u64) -> io::Result<()> {
+        self.room.map_or(Ok(()), |room| room.copy(bytes.next_multiple_of(BLOCK)))
     }
 }
 

@@ -26,6 +26,7 @@
 mod content;
 mod dress;
 mod flush;
+mod memory;
 mod seen;
 mod take;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use std::{
 use self::{
     content::Content,
     flush::Flush,
+    memory::Memory,
     seen::{Clock, DAWN, Node, now},
     walk::Walk,
 };
@@ -49,6 +51,7 @@ use super::{
     durable::{self, Amount, at},
     space,
 };
+use crate::budget::{OverBudget, Share};
 
 /// Folders within folders. A layer has no more (`changeset::Limits`), so what lies deeper could be restored nowhere.
 const DEPTH: usize = 256;
@@ -78,6 +81,9 @@ pub enum CloneError {
         "it has more than {0} files and folders, the most that a layer may have; remove some, or keep them in a volume of another kind"
     )]
     TooMany(u64),
+    /// To remember its names takes more memory than there is.
+    #[error("it has more files and directories than can be remembered: {0}")]
+    Memory(OverBudget),
     /// Something cannot be read, or its copy not be made.
     #[error("{}: {source}", if path.as_os_str().is_empty() { ".".into() } else { path.display().to_string() })]
     Entry {
@@ -86,6 +92,20 @@ pub enum CloneError {
         /// The system's words.
         source: io::Error,
     },
+}
+
+/// Room on the disk for a copy.
+pub trait Room: std::fmt::Debug + Send {
+    /// So many bytes are about to be copied.
+    ///
+    /// # Errors
+    /// There is no room for them; nothing was copied yet of these.
+    fn copy(&self, bytes: u64) -> io::Result<()>;
+    /// So many bytes are shared with the tree.
+    ///
+    /// # Errors
+    /// The copy may not have so many.
+    fn share(&self, bytes: u64) -> io::Result<()>;
 }
 
 /// What is known of those who write while a round goes on.
@@ -139,6 +159,10 @@ pub struct TreeClone {
     telling_times: bool,
     /// When this began.
     begun: Clock,
+    /// What its names take.
+    memory: Memory,
+    /// What its bytes take of the disk.
+    room: Option<Box<dyn Room>>,
 }
 
 impl TreeClone {
@@ -164,7 +188,15 @@ impl TreeClone {
             synced: DAWN,
             telling_times: !in_memory,
             begun: now(),
+            memory: Memory::default(),
+            room: None,
         })
+    }
+
+    /// The same copy, which takes its names' memory and its bytes' room from what others want as well.
+    #[must_use]
+    pub fn within(self, memory: Share, room: Box<dyn Room>) -> Self {
+        Self { memory: Memory(Some(memory)), room: Some(room), ..self }
     }
 
     /// Waits until what was written to the tree is on its disk, or leaves that to the round that follows, whichever costs less;

@@ -109,6 +109,12 @@ impl Node {
         self.entries.is_some()
     }
 
+    /// How many entries lie in it. As deep as a tree may be.
+    pub(super) fn below(&self) -> usize {
+        let all = self.entries.iter().flat_map(|entries| entries.values());
+        all.map(|entry| 1 + entry.below()).sum()
+    }
+
     /// Adds what lies in it. As deep as a tree may be.
     pub(super) fn add_to(&self, sum: &mut Cloned) {
         sum.bytes += self.bytes;
@@ -124,11 +130,16 @@ impl Node {
 
 /// What a file takes on its disk, as far as it is no hole, shared among its names.
 pub(super) fn bytes(stat: &Stat) -> u64 {
-    let taken = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
     #[allow(clippy::useless_conversion, reason = "on some machines it has 32 bits")]
     let names = u64::from(stat.st_nlink).max(1);
+    allocated(stat) / names
+}
+
+/// What a file takes on its disk, as far as it is no hole.
+pub(super) fn allocated(stat: &Stat) -> u64 {
+    let taken = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
     // A file system may have set room aside behind a file's end.
-    taken.min(stat.st_size.cast_unsigned()) / names
+    taken.min(stat.st_size.cast_unsigned())
 }
 
 #[cfg(test)]

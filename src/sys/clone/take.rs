@@ -3,15 +3,16 @@
 use std::{fs::File, io, os::fd::AsFd as _, path::Path, thread, time::Duration};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, fstat, linkat, mknodat, open, openat, openat2, readlinkat,
-    symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, mknodat, open, openat, openat2,
+    readlinkat, symlinkat, unlinkat,
 };
 
 use super::{
     CloneError, Round,
     content::is_cached,
     dress::Original,
-    seen::{Entries, Look, Marks, Node, Taken, bytes, now},
+    memory::LINKED,
+    seen::{Entries, Look, Marks, Node, Taken, allocated, bytes, now},
     walk::{Pair, STEP, Walk, is_race, os},
 };
 use crate::sys::beneath;
@@ -36,18 +37,20 @@ pub(super) struct Linked {
 
 impl Walk<'_> {
     /// Whether what was a name of one file with others is that no more: those were taken anew.
-    pub(super) fn is_now_another(&mut self, name: &[u8], look: &Look) -> bool {
+    pub(super) fn is_now_another(&mut self, name: &[u8], look: &Look) -> Result<bool, CloneError> {
         match self.linked.get(&look.ino) {
-            Some(linked) if linked.new => return true,
+            Some(linked) if linked.new => return Ok(true),
             Some(_) => self.met(look),
-            None => self.remember(name, look, false),
+            None => self.remember(name, look, false)?,
         }
-        false
+        Ok(false)
     }
 
-    fn remember(&mut self, name: &[u8], look: &Look, new: bool) {
+    fn remember(&mut self, name: &[u8], look: &Look, new: bool) -> Result<(), CloneError> {
         let path = self.path_of(name).into_boxed_slice();
+        self.lent.more(path.len() + LINKED, self.within.go_on)?;
         self.linked.insert(look.ino, Linked { path, left: look.links - 1, new });
+        Ok(())
     }
 
     /// Takes what stands under a name now, in the place of what was taken before.
@@ -92,7 +95,7 @@ impl Walk<'_> {
             let made = self.copy(pair, name, &is, &look);
             let made = made.map_err(|e| self.failed(name, e))?;
             if look.links > 1 {
-                self.remember(name, &look, true);
+                self.remember(name, &look, true)?;
             }
             made.ok_or(CloneError::Stopped)?
         };
@@ -138,8 +141,7 @@ impl Walk<'_> {
         let mut was = Original { fd: is.fd, stat: is.stat };
         for tries in 1.. {
             let (begun, marked) = (now(), self.what == Round::Live && was.is_metacopy()?);
-            let Some(mut taken) = self.fill(&from, &to, look, was.stat.st_size.cast_unsigned())?
-            else {
+            let Some(mut taken) = self.fill(&from, &to, look, &was.stat)? else {
                 return Ok(None);
             };
             if self.what == Round::Live {
@@ -169,24 +171,26 @@ impl Walk<'_> {
         from: &File,
         to: &File,
         look: &Look,
-        size: u64,
+        stat: &Stat,
     ) -> io::Result<Option<Taken>> {
+        let size = stat.st_size.cast_unsigned();
         self.flush.count(look, self.disk)?;
         if self.content.share(from, to, size)? {
+            self.within.room.map_or(Ok(()), |room| room.share(allocated(stat)))?;
             return Ok(Some(Taken::default()));
         }
         self.flush.file(from)?;
         let maybe_direct = self.may_be_direct(look) && !is_cached(from, size);
-        let done = self.content.copy(from, to, size, self.go_on)?;
+        let done = self.content.copy(from, to, size, &self.within)?;
         Ok(done.then_some(Taken { maybe_direct, torn: true }))
     }
 
     fn met(&mut self, look: &Look) {
-        if let Some(linked) = self.linked.get_mut(&look.ino) {
-            linked.left = linked.left.saturating_sub(1);
-            if linked.left == 0 {
-                self.linked.remove(&look.ino);
-            }
+        let Some(linked) = self.linked.get_mut(&look.ino) else { return };
+        linked.left = linked.left.saturating_sub(1);
+        if linked.left == 0 {
+            let path = self.linked.remove(&look.ino).map_or(0, |linked| linked.path.len());
+            self.lent.less(path + LINKED);
         }
     }
 

@@ -10,6 +10,10 @@ use std::{
         FileExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink,
     },
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -21,10 +25,13 @@ use rustix::fs::{
 };
 
 use super::*;
-use crate::sys::{
-    limits,
-    mounts::{LinuxMounts, Mounts as _, tmpfs},
-    scratch::{Disk, Scratch},
+use crate::{
+    budget::Budget,
+    sys::{
+        limits,
+        mounts::{LinuxMounts, Mounts as _, tmpfs},
+        scratch::{Disk, Scratch},
+    },
 };
 
 fn always() -> bool {
@@ -397,6 +404,113 @@ fn entries_have_a_bound() {
     fs::remove_file(case.path("e")).unwrap();
     case.round();
     case.assert_same("one fewer");
+}
+
+/// What is remembered of a tree comes out of what all work may remember together, and goes back with what is forgotten.
+#[test]
+fn a_tree_of_more_names_than_the_memory_has_room_for_is_refused_with_a_sentence() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    let budget = Arc::new(Budget::new(0, 0, 100 * memory::ENTRY as u64));
+    case.clone = case.clone.within(budget.share(), Box::new(Counted::up_to(u64::MAX)));
+    let held = |entries: usize| assert_eq!(budget.held(), (entries * memory::ENTRY) as u64);
+    (0..40).for_each(|n| case.write(&format!("a/b/{n}"), "x"));
+    fs::hard_link(case.path("a/b/0"), case.path("again")).unwrap();
+    case.round();
+    held(43);
+    fs::rename(case.path("a"), case.path("z")).unwrap();
+    case.round();
+    held(43);
+    fs::remove_dir_all(case.path("z/b")).unwrap();
+    case.round();
+    held(2);
+    (0..100).for_each(|n| case.write(&format!("many/{n}"), "x"));
+    case.clone.sync().unwrap();
+    let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
+    assert!(matches!(error, CloneError::Memory(OverBudget::TooMuch(_))), "{error}");
+    assert!(error.to_string().contains("more files and directories"), "{error}");
+    fs::remove_dir_all(case.path("many")).unwrap();
+    case.round();
+    held(2);
+    // Paths of files with several names take more than names.
+    let deep = vec!["d".repeat(200); 10].join("/");
+    (0..20).for_each(|n| case.write(&format!("{deep}/{n}"), "x"));
+    (0..20).for_each(|n| {
+        let other = scratch.path().join(format!("elsewhere-{n}"));
+        fs::hard_link(case.path(&format!("{deep}/{n}")), other).unwrap();
+    });
+    case.clone.sync().unwrap();
+    let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
+    assert!(matches!(error, CloneError::Memory(OverBudget::TooMuch(_))), "{error}");
+}
+
+/// Bytes that were asked for.
+#[derive(Debug, Clone)]
+struct Counted {
+    copied: Arc<AtomicU64>,
+    shared: Arc<AtomicU64>,
+    most: u64,
+}
+
+impl Counted {
+    fn up_to(most: u64) -> Self {
+        Self { copied: Arc::default(), shared: Arc::default(), most }
+    }
+}
+
+impl Room for Counted {
+    fn copy(&self, bytes: u64) -> io::Result<()> {
+        match self.copied.fetch_add(bytes, Relaxed) + bytes > self.most {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn share(&self, bytes: u64) -> io::Result<()> {
+        self.shared.fetch_add(bytes, Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_copy_asks_for_room_before_it_writes_and_holes_take_none() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    let budget = Arc::new(Budget::default());
+    let room = Counted::up_to(40 << 20);
+    case.clone = case.clone.within(budget.share(), Box::new(room.clone()));
+    case.clone.content.never_shares = true;
+    case.write("small", "x");
+    let sparse = fs::File::create(case.path("sparse")).unwrap();
+    sparse.set_len(100 << 20).unwrap();
+    sparse.write_all_at(&[1; 20 << 20], 50 << 20).unwrap();
+    case.round();
+    case.assert_same("");
+    // One block for the small one.
+    assert_eq!(room.copied.load(Relaxed), (20 << 20) + 4096);
+    case.write("more", vec![1; 30 << 20]);
+    case.clone.sync().unwrap();
+    let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
+    let CloneError::Entry { path, source } = error else { panic!("{error}") };
+    assert_eq!((path, source.kind()), ("more".into(), io::ErrorKind::StorageFull));
+    assert_eq!(case.clone.dirty().bytes, (36 << 20) + 1);
+}
+
+/// They take no room of the disk, and are somebody's nevertheless.
+#[test]
+#[ignore = "needs root: mounts a file system on a loop device"]
+fn privileged_bytes_that_are_shared_are_told_as_such() {
+    let scratch = Scratch::new();
+    let at = scratch.folder("disk");
+    let _disk = Disk::new(&scratch, "xfs", &at);
+    let mut case = Case::new(&at);
+    let (budget, room) = (Arc::new(Budget::default()), Counted::up_to(4096));
+    case.clone = case.clone.within(budget.share(), Box::new(room.clone()));
+    case.write("dir/shared", vec![1; 20 << 20]);
+    case.round();
+    case.round();
+    let told = (room.copied.load(Relaxed), room.shared.load(Relaxed));
+    assert_eq!(told, (4096, 20 << 20));
 }
 
 #[test]

@@ -23,13 +23,17 @@ use rustix::{
 
 use super::{
     CloneError, DEPTH, Round, TreeClone,
-    content::Content,
+    content::{BLOCK, Content, Within},
     dress::Original,
     flush::Flush,
+    memory::{ENTRY, Lent, Memory},
     seen::{Clock, Entries, Look, Node},
     take::Linked,
 };
 use crate::sys::{attributes::read, beneath};
+
+/// What is listed of a directory at once.
+const PIECE: usize = 32 << 10;
 
 /// How a step goes: into one entry of an open folder.
 pub(super) const STEP: ResolveFlags =
@@ -45,6 +49,8 @@ pub(super) struct Walk<'c> {
     pub(super) content: &'c mut Content,
     pub(super) flush: &'c mut Flush,
     pub(super) disk: &'c File,
+    memory: &'c Memory,
+    pub(super) within: Within<'c>,
     pub(super) what: Round,
     /// Direct I/O that was under way when this copy began has begun since.
     direct_since: Clock,
@@ -55,11 +61,12 @@ pub(super) struct Walk<'c> {
     pub(super) round: u32,
     since: Clock,
     telling_times: bool,
-    pub(super) go_on: &'c dyn Fn() -> bool,
     /// Where the folder that is walked lies.
     pub(super) path: Vec<u8>,
     /// Files with several names that were met in this round, by their inode's number.
     pub(super) linked: HashMap<u64, Linked>,
+    /// What these take.
+    pub(super) lent: Lent<'c>,
 }
 
 /// A folder of the tree and its copy, both open.
@@ -98,6 +105,8 @@ impl<'c> Walk<'c> {
             content: &mut clone.content,
             flush: &mut clone.flush,
             disk: &clone.disk,
+            memory: &clone.memory,
+            within: Within { go_on, room: clone.room.as_deref() },
             what,
             direct_since: (clone.begun.0.saturating_sub(LONGEST_IO), 0),
             moved: &mut clone.moved,
@@ -106,9 +115,9 @@ impl<'c> Walk<'c> {
             round: clone.round,
             since: clone.since,
             telling_times: clone.telling_times,
-            go_on,
             path: Vec::new(),
             linked: HashMap::new(),
+            lent: clone.memory.lent(),
         })
     }
 
@@ -129,12 +138,36 @@ impl<'c> Walk<'c> {
         let look = Look::of(&is.stat);
         // Unlike it until this is done.
         let known = seen.look.take();
-        let names = list(&pair.from, &mut self.left).map_err(|e| self.failed(b"", e))?;
-        let names = names.ok_or(CloneError::TooMany(self.most))?;
+        let (names, lent) = self.list(&pair.from)?;
         let entries = seen.entries.get_or_insert_default();
+        let known_before = entries.len();
+        let most = names.iter().filter(|byte| **byte == 0).count().max(known_before);
+        self.memory.take((most - known_before) * ENTRY, self.within.go_on)?;
+        let done = self.entries(pair, &names, entries, depth);
+        // What was listed and is not kept: of another sort, gone meanwhile, or gone since the round before.
+        self.memory.give(most.saturating_sub(entries.len()) * ENTRY);
+        drop((names, lent));
+        let touched = done?;
+        if known != Some(look) || look.is_since(self.since) {
+            seen.marks = is.dress(&pair.to).map_err(|e| self.failed(b"", e))?;
+        } else if touched {
+            is.set_times(&pair.to).map_err(|e| self.failed(b"", e))?;
+        }
+        seen.look = Some(look);
+        Ok(())
+    }
+
+    /// Brings the copies of a directory's entries up to date. Returns whether the directory of the copy was changed for one.
+    fn entries(
+        &mut self,
+        pair: &Pair,
+        names: &[u8],
+        entries: &mut Entries,
+        depth: usize,
+    ) -> Result<bool, CloneError> {
         let mut touched = false;
         for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-            if !(self.go_on)() {
+            if !(self.within.go_on)() {
                 return Err(CloneError::Stopped);
             }
             touched |= self.entry(pair, name, entries, depth)?;
@@ -144,13 +177,32 @@ impl<'c> Walk<'c> {
             self.put_aside(pair, &name, entries)?;
             touched = true;
         }
-        if known != Some(look) || look.is_since(self.since) {
-            seen.marks = is.dress(&pair.to).map_err(|e| self.failed(b"", e))?;
-        } else if touched {
-            is.set_times(&pair.to).map_err(|e| self.failed(b"", e))?;
+        Ok(touched)
+    }
+
+    /// The names in a directory, each with a zero behind it, and the memory that they take.
+    fn list(&mut self, folder: &OwnedFd) -> Result<(Vec<u8>, Lent<'c>), CloneError> {
+        let mut buffer = vec![MaybeUninit::<u8>::uninit(); PIECE];
+        let (mut entries, mut names) = (RawDir::new(folder, &mut buffer), Vec::new());
+        let mut lent = self.memory.lent();
+        while let Some(entry) = entries.next() {
+            match entry {
+                Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+                Ok(_) if self.left == 0 => return Err(CloneError::TooMany(self.most)),
+                Ok(entry) => {
+                    self.left -= 1;
+                    let name = entry.file_name().to_bytes_with_nul();
+                    if names.len() / PIECE < (names.len() + name.len()) / PIECE {
+                        lent.more(PIECE, self.within.go_on)?;
+                    }
+                    names.extend_from_slice(name);
+                }
+                // It was removed since it was opened.
+                Err(Errno::NOENT) => break,
+                Err(e) => return Err(self.failed(b"", e)),
+            }
         }
-        seen.look = Some(look);
-        Ok(())
+        Ok((names, lent))
     }
 
     /// Brings the copy of one entry up to date. Answers whether the folder of the copy was changed for it.
@@ -180,7 +232,7 @@ impl<'c> Walk<'c> {
                     && telling
                     && !look.is_since(self.since)
                     && !self.is_in_doubt(node, &look)
-                    && !(look.links > 1 && self.is_now_another(name, &look))
+                    && !(look.links > 1 && self.is_now_another(name, &look)?)
                 {
                     node.round = self.round;
                     return Ok(false);
@@ -217,6 +269,7 @@ impl<'c> Walk<'c> {
         let new = !entries.get(name).is_some_and(Node::is_folder);
         if new {
             self.put_aside(pair, name, entries)?;
+            self.within.takes(BLOCK).map_err(|e| self.failed(name, e))?;
             mkdirat(&pair.to, os(name), Mode::RWXU).map_err(|e| self.failed(name, e))?;
         }
         let node = entries.entry(name.into()).or_default();
@@ -261,7 +314,8 @@ impl<'c> Walk<'c> {
             renameat(&pair.to, os(name), &self.aside, self.moved.to_string())
                 .map_err(|e| self.failed(name, e))?;
             *self.moved += 1;
-            entries.remove(name);
+            let below = entries.remove(name).map_or(0, |node| node.below());
+            self.memory.give(below * ENTRY);
         }
         Ok(())
     }
@@ -308,24 +362,4 @@ pub(super) fn is_race(e: Errno) -> bool {
 
 pub(super) fn os(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
-}
-
-/// The names in a folder, each with a zero behind it; `None` where they are more than are left.
-fn list(folder: &OwnedFd, left: &mut u64) -> rustix::io::Result<Option<Vec<u8>>> {
-    let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 << 10];
-    let (mut entries, mut names) = (RawDir::new(folder, &mut buffer), Vec::new());
-    while let Some(entry) = entries.next() {
-        match entry {
-            Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
-            Ok(_) if *left == 0 => return Ok(None),
-            Ok(entry) => {
-                *left -= 1;
-                names.extend_from_slice(entry.file_name().to_bytes_with_nul());
-            }
-            // It was removed since it was opened.
-            Err(Errno::NOENT) => break,
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(Some(names))
 }
