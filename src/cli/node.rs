@@ -133,7 +133,7 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     tracing::info!(bytes = memory, "this process's limit of memory");
     let budget = Arc::new(Budget::of_limit(memory));
     let store = Store::open_claimed(claim, mounts.clone())?;
-    let store = Arc::new(store.keeping(form).leaving(disk).within(budget));
+    let store = Arc::new(store.keeping(form).leaving(disk).within(budget.clone()));
     let metrics = Metrics::default();
     let cluster = match cluster {
         true => Some(Cluster::of(&config).await?),
@@ -141,7 +141,7 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     };
     let (notices, mut lookup) = told(cluster.as_ref(), secrets_in.is_some());
     let events = cluster.as_ref().map(|cluster| cluster.events.clone());
-    let (registries, keyring) = (Arc::new(registries), settings.keyring.clone());
+    let (registries, keyring) = (Arc::new(registries.within(budget)), settings.keyring.clone());
     if local.is_some() {
         lookup = Arc::new(LocalLookup {
             store: store.clone(),

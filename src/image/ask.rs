@@ -22,6 +22,7 @@ use super::{
     reference::Reference,
     secret::Secret,
 };
+use crate::budget::Share;
 
 /// Between two pieces of an answer.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(30);
@@ -203,11 +204,15 @@ pub(super) async fn next(response: &mut Response) -> Result<Option<Bytes>, Probl
     piece.map_err(Problem::of_body)
 }
 
-/// All of an answer.
+/// Bytes of memory for each byte of a document while it is read: lists and maps of many small values, which grow by doubling.
+const READ: u64 = 24;
+
+/// All of an answer. What it will take to read is in `share` as soon as it is here.
 pub(super) async fn whole(
     mut response: Response,
     what: &'static str,
     limit: u64,
+    share: Option<&Share>,
 ) -> Result<Vec<u8>, Problem> {
     let too_large = Problem::TooLarge { what, limit };
     if response.content_length().is_some_and(|length| length > limit) {
@@ -217,6 +222,10 @@ pub(super) async fn whole(
     while let Some(chunk) = next(&mut response).await? {
         if (bytes.len() + chunk.len()) as u64 > limit {
             return Err(too_large);
+        }
+        if let Some(share) = share {
+            let taken = share.try_take(chunk.len() as u64 * READ);
+            taken.map_err(|why| Problem::Memory { what, why })?;
         }
         bytes.extend_from_slice(&chunk);
     }

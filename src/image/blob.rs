@@ -20,7 +20,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures::{Stream, TryStreamExt, stream};
 use reqwest::Response;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::AbortHandle};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -29,7 +29,7 @@ use super::{
     attempts::Attempt,
     doubts::Doubt,
     error::{ImageError, Problem},
-    flow::Flow,
+    flow::{self, Flow},
     reference::Reference,
     transport::Transport,
 };
@@ -168,10 +168,23 @@ impl BlobReader {
         &self.access
     }
 
+    /// Ends the download as soon as what this returns is dropped, also while a thread waits in a read, which then fails.
+    pub fn end_when_dropped(&self) -> impl Drop + Send + use<> {
+        End(self._download.abort_handle())
+    }
+
     fn fail(&mut self, problem: Problem) {
         let tried = self.tried.clone();
         let error = ImageError::new(&self.reference, self.host.clone(), problem, tried);
         self.state = State::Failed(Arc::new(error));
+    }
+}
+
+struct End(AbortHandle);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -190,6 +203,8 @@ struct Pump {
     sender: mpsc::Sender<Piece>,
     digester: Digester,
     found: u64,
+    /// For how long the server was waited for, over all connections.
+    waited: Duration,
 }
 
 /// All of it came, and was right.
@@ -197,7 +212,7 @@ struct Right;
 
 impl Pump {
     fn new(wanted: Wanted, sender: mpsc::Sender<Piece>) -> Self {
-        Self { wanted, sender, digester: Digester::default(), found: 0 }
+        Self { wanted, sender, digester: Digester::default(), found: 0, waited: Duration::ZERO }
     }
 
     /// To the end; without an answer where the reader has gone.
@@ -228,6 +243,8 @@ impl Pump {
         let mut flow = Flow::default();
         while let Some((mut chunk, waited)) = arriving.try_next().await? {
             flow.came(chunk.len(), waited)?;
+            self.waited += waited;
+            flow::in_time(self.wanted.size, self.waited)?;
             self.found += chunk.len() as u64;
             if self.found > self.wanted.size {
                 return Err(self.wrong_size());

@@ -15,6 +15,8 @@ use crate::digest::Digest;
 pub(super) const CONFIG_MAX: u64 = 1 << 20;
 /// What is kept of one, beside its diff ids.
 const KEPT_MAX: usize = 64 << 10;
+/// The same for the diff ids: of more layers than an image may have.
+const ROOTFS_MAX: usize = 128 << 10;
 
 /// A config (image-spec, config.md), as far as anybody here needs it.
 #[derive(Debug)]
@@ -67,6 +69,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Config, Problem> {
         return Err(malformed("it is no JSON object"));
     }
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| unreadable("config", &e))?;
+    if fields.rootfs.is_some_and(|rootfs| rootfs.get().len() > ROOTFS_MAX) {
+        let limit = ROOTFS_MAX as u64;
+        return Err(Problem::TooLarge { what: "config's rootfs", limit });
+    }
     let diff_ids = diff_ids(fields.rootfs)?;
     let platform = serde_json::from_str(text).ok();
     Ok(Config { kept: fields.kept(), diff_ids, platform })
@@ -181,10 +187,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
+        let long = json!({ "rootfs": { "type": "x".repeat(ROOTFS_MAX) } }).to_string();
         for (text, words) in [
             ("[]", "it is no JSON object"),
             ("", "it is no JSON object"),
             ("{", "not valid at line 1"),
+            (&long, "its config's rootfs is larger than the 131072 bytes"),
             (r#"{"rootfs":7}"#, "rootfs.diff_ids is not a list"),
             (r#"{"rootfs":{"diff_ids":["../x"]}}"#, "rootfs.diff_ids is not sha256"),
             (r#"{"rootfs":{"diff_ids":["sha384:00"]}}"#, "rootfs.diff_ids is not sha256"),

@@ -6,7 +6,7 @@
 use std::{error::Error, fmt, io, time::Duration};
 
 use super::{payload::Unreadable, policy::Refusal, reference::Reference};
-use crate::{digest::Digest, fault::Class};
+use crate::{budget::OverBudget, digest::Digest, fault::Class};
 
 /// Why an image or one of its blobs could not be had, or not be pushed.
 ///
@@ -107,6 +107,25 @@ pub(super) enum Problem {
         /// `host[:port]`.
         server: String,
     },
+    /// A blob that takes far longer than one of its size should.
+    #[error(
+        "its blob of {size} bytes did not come within {} s; check the network and the registry, and try again",
+        .most.as_secs()
+    )]
+    TooLong {
+        /// Promised.
+        size: u64,
+        /// The longest that it is waited for.
+        most: Duration,
+    },
+    /// Memory that other work holds.
+    #[error("its {what} is not read: {why}")]
+    Memory {
+        /// `manifest`, `config` …
+        what: &'static str,
+        /// Whether that passes.
+        why: OverBudget,
+    },
     /// Its certificate.
     #[error("its certificate is not accepted: {why}; the CA must be among the node's trusted ones")]
     Untrusted {
@@ -140,6 +159,14 @@ pub(super) enum Problem {
     #[error("its {what} is larger than the {limit} bytes that are accepted")]
     TooLarge {
         /// `manifest`, `config` …
+        what: &'static str,
+        /// The bound.
+        limit: u64,
+    },
+    /// A list beyond a bound of ours.
+    #[error("it has more than {limit} {what}; squash some of them")]
+    TooMany {
+        /// `layers`.
         what: &'static str,
         /// The bound.
         limit: u64,
@@ -238,7 +265,10 @@ impl Problem {
         match self {
             Self::NotFound { .. } | Self::NoPlatform { .. } => Class::NotFound,
             Self::Denied { .. } | Self::Refused(_) => Class::Denied,
-            Self::Unreachable { .. } | Self::Slow { .. } | Self::Lost => Class::Unavailable,
+            Self::Unreachable { .. } | Self::Slow { .. } | Self::TooLong { .. } | Self::Lost => {
+                Class::Unavailable
+            }
+            Self::Memory { why, .. } => why.class(),
             Self::Unreadable(_) => Class::Internal,
             Self::NoRepository => Class::Precondition,
             Self::Answered { status, .. } if is_transient(*status) => Class::Unavailable,
@@ -247,7 +277,9 @@ impl Problem {
             | Self::NoTls { .. }
             | Self::Untrusted { .. }
             | Self::Redirects(_) => Class::Precondition,
-            Self::Unsupported(_) | Self::TooLarge { .. } => Class::Precondition,
+            Self::Unsupported(_) | Self::TooLarge { .. } | Self::TooMany { .. } => {
+                Class::Precondition
+            }
             Self::Malformed { .. } | Self::Mismatch { .. } | Self::WrongSize { .. } => {
                 Class::Corrupt
             }

@@ -36,6 +36,20 @@ impl Flow {
     }
 }
 
+/// What any blob may take, and the pace of all of it beyond that: a line of 128 kbit/s. So 100 MB may take two hours, and no
+/// server can hold what a pull holds for a day.
+const AT_LEAST: Duration = Duration::from_secs(300);
+const PACE: u64 = 16 << 10;
+
+/// Whether a blob of `size` bytes may be waited for so long.
+///
+/// # Errors
+/// [`Problem::TooLong`].
+pub(super) fn in_time(size: u64, waited: Duration) -> Result<(), Problem> {
+    let most = AT_LEAST + Duration::from_secs(size / PACE);
+    if waited > most { Err(Problem::TooLong { size, most }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +73,22 @@ mod tests {
             3,
             "no window lends to the next"
         );
+    }
+
+    #[test]
+    fn a_blob_has_time_by_its_size() {
+        let (s, mib) = (Duration::from_secs, 1 << 20);
+        for (size, waited, passes) in [
+            (0, s(300), true),
+            (0, s(301), false),
+            (64 * mib, s(300 + 4_096), true),
+            (64 * mib, s(300 + 4_097), false),
+        ] {
+            assert_eq!(in_time(size, waited).is_ok(), passes, "{size}");
+        }
+        let error = in_time(1, s(301)).unwrap_err();
+        assert_eq!(error.class(), crate::fault::Class::Unavailable);
+        assert!(error.to_string().contains("1 bytes") && error.to_string().contains("300 s"));
     }
 
     #[test]

@@ -249,8 +249,15 @@ pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Pr
     if config.size > CONFIG_MAX {
         return Err(Problem::TooLarge { what: "config", limit: CONFIG_MAX });
     }
+    if layers.len() > LAYERS_MAX {
+        let limit = LAYERS_MAX as u64;
+        return Err(Problem::TooMany { what: "layers", limit });
+    }
     layers.iter().try_for_each(|layer| kind(&layer.media_type).map(drop))
 }
+
+/// The most layers of an image, of which no kernel takes half as many; the same one may be there twice.
+const LAYERS_MAX: usize = 1_024;
 
 /// Joins the manifest's layers with the config's diff ids, bottom first. What is around a layer's tar is only what its media type
 /// says: its first bytes decide.

@@ -16,12 +16,14 @@ use super::{
     reference::Reference,
     transport::{SetUpError, Transport, Trust},
 };
-use crate::digest::Digest;
+use crate::{budget::Budget, digest::Digest};
 
 /// The registries of the world, as this node may reach them.
 #[derive(Debug)]
 pub struct Registries {
     pub(super) transport: Arc<Transport>,
+    /// What documents take from while they are read.
+    pub(super) budget: Arc<Budget>,
     doubts: Doubts,
 }
 
@@ -45,7 +47,13 @@ impl Registries {
 
     pub(super) fn with(hosts: Hosts, pace: Pace, trust: Trust) -> Result<Self, SetUpError> {
         let transport = Arc::new(Transport::new(hosts, pace, trust)?);
-        Ok(Self { transport, doubts: Doubts::default() })
+        Ok(Self { transport, budget: Arc::default(), doubts: Doubts::default() })
+    }
+
+    /// The same with another budget for what documents take while they are read.
+    #[must_use]
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        Self { budget, ..self }
     }
 
     /// Starts the download of one layer of an image that [`Registries::resolve`] gave. Servers whose last answer

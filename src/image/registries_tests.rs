@@ -334,6 +334,41 @@ async fn an_endless_manifest_is_left() {
 }
 
 #[tokio::test]
+async fn a_document_waits_for_memory_that_others_hold() {
+    let mut s = scene().await;
+    let budget = Arc::new(Budget::new(0, 0, 1 << 20));
+    s.registries = s.registries.within(budget.clone());
+    let other = budget.share();
+    let resolved = async {
+        let (class, words) = s.refused().await;
+        assert_eq!(class, Class::Unavailable);
+        assert!(words.contains("its manifest is not read: the memory for it is taken"), "{words}");
+    };
+    resolved.await;
+    drop(other);
+    s.resolve().await.unwrap();
+    assert_eq!(budget.held(), 0);
+    s.registries = s.registries.within(Arc::new(Budget::new(0, 0, 10)));
+    let (class, words) = s.refused().await;
+    assert_eq!(class, Class::Precondition);
+    assert!(words.contains("more than 10 bytes of memory"), "{words}");
+}
+
+#[tokio::test]
+async fn an_image_of_more_layers_than_any_kernel_takes_is_refused_before_its_config() {
+    let s = scene().await;
+    let layer = descriptor("application/vnd.oci.image.layer.v1.tar", b"x");
+    let layers = vec![layer; 1_025];
+    let config = descriptor("application/vnd.oci.image.config.v1+json", b"{}");
+    let manifest = json!({ "schemaVersion": 2, "layers": layers, "config": config });
+    s.registry.put_manifest("team/tool", "1", &manifest.to_string(), OCI_MANIFEST);
+    let (class, words) = s.refused().await;
+    assert_eq!(class, Class::Precondition);
+    assert!(words.contains("it has more than 1024 layers"), "{words}");
+    assert_eq!(s.count("/blobs/"), 0);
+}
+
+#[tokio::test]
 async fn a_config_is_checked() {
     let s = scene().await;
     for (misdeed, words) in [

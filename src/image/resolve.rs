@@ -284,7 +284,8 @@ impl Fetch<'_> {
                 continue;
             }
             let ask = Ask { who: attempt.who.as_deref(), ..ask };
-            let document = self.registries.transport.document(&attempt.endpoint, ask, limit).await;
+            let Registries { transport, budget, .. } = self.registries;
+            let document = transport.document(&attempt.endpoint, ask, limit, budget).await;
             let done = document.and_then(|document| Ok((read(&document)?, document.access)));
             match done {
                 Ok((done, Access::Anonymous)) => return Ok(done),

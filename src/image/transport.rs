@@ -6,7 +6,7 @@
 //! redirect led, and which wants a token itself, gets an anonymous one of its own realm. Deliberately absent: a bound on
 //! how long a blob may take as long as it flows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
@@ -27,7 +27,10 @@ use super::{
     reach::{self, Reach},
     secret::{self, Secret},
 };
-use crate::fault::Class;
+use crate::{
+    budget::{Budget, Share},
+    fault::Class,
+};
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Connections to a server that wait for the next request.
@@ -90,6 +93,8 @@ pub(super) struct Document {
     pub(super) digest_header: Option<String>,
     /// As whom it was read: as anybody also where a secret was at hand and not asked for.
     pub(super) access: Access,
+    /// What it takes.
+    _share: Share,
 }
 
 /// Whose certificates are believed.
@@ -140,12 +145,13 @@ impl Transport {
         &self.hosts
     }
 
-    /// Fetches a whole answer of at most `limit` bytes.
+    /// Fetches a whole answer of at most `limit` bytes, as far as the budget has room for it.
     pub(super) async fn document(
         &self,
         endpoint: &Endpoint,
         ask: Ask<'_>,
         limit: u64,
+        budget: &Arc<Budget>,
     ) -> Result<Document, Problem> {
         let mut failed = 0;
         loop {
@@ -157,8 +163,9 @@ impl Transport {
                 };
                 let content_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
                 let digest_header = header("docker-content-digest");
-                let bytes = whole(response, ask.what, limit).await?;
-                Ok(Document { bytes, content_type, digest_header, access })
+                let share = budget.share();
+                let bytes = whole(response, ask.what, limit, Some(&share)).await?;
+                Ok(Document { bytes, content_type, digest_header, access, _share: share })
             };
             match self.pace.bound(once).await {
                 Ok(document) => return Ok(document),
@@ -306,7 +313,7 @@ impl Transport {
         let response = self.follow(request.url.clone(), &sent).await?.response;
         let what = "the request for a token";
         match (Ask { what, from: 0, grant: Grant::Pull, ..ask }).judged(response) {
-            Ok(response) => Token::read(&whole(response, "token", auth::ANSWER_MAX).await?),
+            Ok(response) => Token::read(&whole(response, "token", auth::ANSWER_MAX, None).await?),
             Err(problem) if problem.is_transient() => Err(problem),
             Err(_) if ask.who.is_some() => {
                 Err(ask.denied("its token service gives no token for it"))

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use super::{RecordError, Reference, RestoreError, Target, VolumeId};
 use crate::{
+    budget::OverBudget,
     fault::Class,
     image::ImageError,
     layers::{AddError, ImagesError, LowerError},
@@ -43,7 +44,9 @@ pub enum PullError {
     )]
     NotPresent(Reference),
     /// What was found a moment ago is not fetched to be found again.
-    #[error("image {reference}: {why} (seen {seconds} s ago, and not tried again before {} s)", super::failures::FOR.as_secs())]
+    #[error(
+        "image {reference}: {why} (seen {seconds} s ago, and not tried again before {again} s)"
+    )]
     Known {
         /// What was asked for.
         reference: Reference,
@@ -51,8 +54,23 @@ pub enum PullError {
         why: String,
         /// How long ago.
         seconds: u64,
+        /// For how long it is remembered, in seconds.
+        again: u64,
         /// What it meant.
         class: Class,
+    },
+    /// Its registry is slow, and gives way to others.
+    #[error(
+        "image {0}: its registry is slow, many others on this node are slow too, and somebody waits: tried again later"
+    )]
+    Crowded(Reference),
+    /// Memory that other pulls hold.
+    #[error("image {reference}: what it consists of is not kept: {why}")]
+    Memory {
+        /// What was asked for.
+        reference: Reference,
+        /// Whether that passes.
+        why: OverBudget,
     },
     /// No kernel could mount it.
     #[error(
@@ -89,6 +107,8 @@ impl PullError {
         match self {
             Self::NotPresent(_) => Class::NotFound,
             Self::Known { class, .. } => *class,
+            Self::Crowded(_) => Class::Unavailable,
+            Self::Memory { why, .. } => why.class(),
             Self::TooManyLayers { .. } => Class::Precondition,
             Self::Image(e) => e.class(),
             Self::Add { source, .. } => source.class(),

@@ -66,10 +66,11 @@ impl<K: Clone + Eq + Hash> Failures<K> {
     /// What was found at `source` lately, for whoever asks for `reference` now: who asked before is nobody else's business.
     pub(super) fn of(&self, source: &K, reference: &Reference, now: Instant) -> Option<PullError> {
         self.known(now, |known| {
-            let Failure { at, class, why, .. } = known.get(source)?;
+            let Failure { at, until, class, why } = known.get(source)?;
             let seconds = now.duration_since(*at).as_secs();
+            let again = until.duration_since(*at).as_secs();
             let reference = reference.clone();
-            Some(PullError::Known { reference, why: why.clone(), seconds, class: *class })
+            Some(PullError::Known { reference, why: why.clone(), seconds, again, class: *class })
         })
     }
 

@@ -11,14 +11,15 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{Mutex as Turn, OwnedMutexGuard, Semaphore};
+use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
 use super::{
     PullError,
-    arriving::Arriving,
+    arriving::{Arriving, Waits},
     blocking,
+    lanes::{Crowded, Lane},
     progress::Item,
-    pull::{Asked, ON_NODE, Pulls},
+    pull::{Asked, Pulls},
 };
 use crate::{
     digest::Digest,
@@ -113,17 +114,46 @@ impl Pulls {
         asked: &Asked<'_>,
         (source, making, turn): (Source, Arc<Making>, OwnedMutexGuard<()>),
     ) -> Result<(), PullError> {
-        let Wanted { image, layer, key, below } = wanted;
-        let may_link = wanted.may_link();
+        let Wanted { image, layer, key, .. } = wanted;
         let reference = &image.reference;
         let failed = |source| PullError::Add { reference: reference.clone(), source };
-        // Never closed. The registry's first: who waits for a slow one holds nothing that others wait for.
-        let of_registry = self.room_of(reference.registry()).acquire_owned().await.ok();
-        let permit = (of_registry, self.room.clone().acquire_owned().await.ok());
+        let namespace = asked.asker.namespace;
+        let lane = self.fetches.enter(namespace).await;
         let room = self.reserve(layer).await.map_err(failed)?;
         tracing::info!(image = %reference, layer = %key, bytes = layer.size, "fetching a layer");
         let began = Instant::now();
+        let waits = Arc::<Waits>::default();
+        let creeps = waits.watch(&making.arrived);
+        let work = self.write(wanted, asked, room, waits, (making, turn, lane.clone()));
+        let added = match self.fetches.watch(namespace, &lane, work, creeps).await {
+            Ok(added) => added?,
+            Err(Crowded) => return Err(PullError::Crowded(reference.clone())),
+        };
+        let (added, turn) = added;
+        let Err(why) = added else {
+            self.collector.metrics.pulled(layer.size, began.elapsed().as_secs_f64());
+            return Ok(());
+        };
+        self.failures.remember(source, &why, Instant::now());
+        // Only now: whoever waits is to know.
+        drop(turn);
+        Err(failed(why))
+    }
+
+    /// Opens a layer's blob, and writes what comes. Dropped, it ends soon, and with it the turn and the place in the lane, which
+    /// the work itself holds.
+    async fn write(
+        &self,
+        wanted: Wanted<'_>,
+        asked: &Asked<'_>,
+        room: Room,
+        waits: Arc<Waits>,
+        (making, turn, lane): (Arc<Making>, OwnedMutexGuard<()>, Arc<Lane>),
+    ) -> Result<(Result<(), AddError>, OwnedMutexGuard<()>), PullError> {
+        let Wanted { image, layer, below, .. } = wanted;
+        let (reference, may_link) = (&image.reference, wanted.may_link());
         let blob = self.registries.blob(image, layer, asked.asker.keyring).await?;
+        let _end = blob.end_when_dropped();
         let origin = Origin {
             registry: reference.registry().to_owned(),
             repository: reference.repository().to_owned(),
@@ -140,10 +170,9 @@ impl Pulls {
         let new = NewLayer { diff_id, format, origin };
         let (store, stop) = (self.store.clone(), asked.stop.clone());
         let below = below.map(<[Digest]>::to_vec);
-        let (added, held) = blocking(move || {
-            // Turn and permit are held by the work itself: it goes on when nobody waits for it any more.
-            let held = (turn, permit);
-            let blob = Arriving { blob, stop, arrived: making.arrived.clone() };
+        let added = blocking(move || {
+            let _lane = lane;
+            let blob = Arriving { blob, stop, arrived: making.arrived.clone(), waits };
             let added = match below {
                 None => store.add(&new, room, blob),
                 Some(below) => store.add_onto(&new, &below, room, blob).map(drop),
@@ -151,29 +180,9 @@ impl Pulls {
             if may_link && added.as_ref().is_err_and(AddError::needs_layers_below) {
                 making.is_linked.store(true, Relaxed);
             }
-            (added, held)
-        })
-        .await;
-        let Err(why) = added else {
-            self.collector.metrics.pulled(layer.size, began.elapsed().as_secs_f64());
-            return Ok(());
-        };
-        self.failures.remember(source, &why, Instant::now());
-        // Only now: whoever waits is to know.
-        drop(held);
-        Err(failed(why))
-    }
-
-    /// How many layers of one registry are fetched at a time: half of the node's, so that one that creeps stops nobody else's.
-    fn room_of(&self, registry: &str) -> Arc<Semaphore> {
-        let mut all = self.registries_room.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, room| room.strong_count() > 0);
-        if let Some(room) = all.get(registry).and_then(Weak::upgrade) {
-            return room;
-        }
-        let room = Arc::new(Semaphore::new(ON_NODE / 2));
-        all.insert(registry.to_owned(), Arc::downgrade(&room));
-        room
+            (added, turn)
+        });
+        Ok(added.await)
     }
 
     /// Room for a layer.

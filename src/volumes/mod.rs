@@ -38,6 +38,7 @@ mod grants;
 mod hold;
 #[cfg(test)]
 mod hold_tests;
+mod lanes;
 mod limit;
 mod lock;
 mod notices;
@@ -50,6 +51,7 @@ mod pending_tests;
 mod policy;
 #[cfg(test)]
 mod power_tests;
+mod present;
 #[cfg(test)]
 mod privileged_attributes_tests;
 #[cfg(test)]

@@ -14,7 +14,6 @@ use futures::{
     future::{BoxFuture, ready, try_join_all},
     stream,
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,24 +21,28 @@ use super::{
     failures::Failures,
     fetch::{Making, Source, Wanted, key_of},
     grants::Grants,
+    lanes::{Crowded, Lanes},
     onto::chains,
+    present::{Present, present, present_as},
     rights::{Asker, Given, Rights},
     roots::Collector,
 };
 use crate::{
+    budget::{Budget, Share},
     digest::Digest,
     fault::Class,
     image::{Access, Image, Known, Registries, Repository},
-    layers::{ImageDetails, ImageRecord, Lease, Origin, SnapshotId, Store},
+    layers::{ImageDetails, Lease, SnapshotId, Store},
     overlay::LAYER_LIMIT,
 };
 
 /// How many layers of one volume are fetched and written at a time: enough to use the wait for the network.
 const AT_ONCE: usize = 4;
 
-/// How many layers are fetched and written at a time on this node, whatever asks for them. Each holds a thread and up to some
-/// tens of MiB; other work must find threads too.
-pub(super) const ON_NODE: usize = 8;
+/// Bytes of what images consist of that every pull may hold: common images have less.
+const KEPT: u64 = 64 << 10;
+/// Bytes held for each layer of an image until all are here.
+const LAYER: usize = 512;
 
 /// Brings images to this node.
 #[derive(Debug)]
@@ -51,9 +54,12 @@ pub(super) struct Pulls {
     policy: ImagePolicy,
     pub(super) failures: Failures<Source>,
     pub(super) making: Mutex<HashMap<Source, Weak<Making>>>,
-    pub(super) room: Arc<Semaphore>,
-    /// The same for each registry that something is fetched from.
-    pub(super) registries_room: Mutex<HashMap<String, Weak<Semaphore>>>,
+    /// Questions what images consist of, each of which holds documents.
+    finds: Lanes,
+    /// What images consist of, held as long as the volume's pull goes on: each has a share.
+    kept: Arc<Budget>,
+    /// Layers that are fetched and written, each of which holds threads and buffers.
+    pub(super) fetches: Lanes,
 }
 
 /// The layers of a volume, all of them here.
@@ -83,15 +89,6 @@ struct Found {
     _lease: Lease,
 }
 
-/// An image that was resolved before, all of whose layers are here.
-struct Present {
-    image: Arc<ImageRecord>,
-    /// Keeps them.
-    lease: Lease,
-    /// Where each has come from.
-    origins: Vec<Arc<Vec<Origin>>>,
-}
-
 /// What the layers of one call have in common.
 pub(super) struct Asked<'a> {
     pub(super) asker: Asker<'a>,
@@ -116,9 +113,10 @@ impl Pulls {
             grants: Grants::new(trust_for),
             policy,
             failures: Failures::default(),
-            registries_room: Mutex::default(),
             making: Mutex::default(),
-            room: Arc::new(Semaphore::new(ON_NODE)),
+            finds: Lanes::default(),
+            kept: Arc::new(Budget::new(KEPT, 12 << 20, 24 << 20)),
+            fetches: Lanes::default(),
         }
     }
 
@@ -131,8 +129,11 @@ impl Pulls {
         asker: Asker<'_>,
         progress: &Progress,
     ) -> Result<Pulled, PullError> {
-        let finds: Vec<_> =
-            images.iter().map(|image| self.find(image, policy, asker, images)).collect();
+        let kept = self.kept.share();
+        let finds: Vec<_> = images
+            .iter()
+            .map(|image| self.find_in_turn(image, policy, asker, images, &kept))
+            .collect();
         let found = try_join_all(finds).await?;
         // When one layer fails, or nobody wants the volume any more, the others stop as well.
         let stop = CancellationToken::new();
@@ -198,6 +199,26 @@ impl Pulls {
         let manifests = found.iter().map(|present| present.image.manifest).collect();
         let lease = self.store.hold(&stack);
         Some(Pulled { stack, own: 0, manifests, snapshot: None, lease })
+    }
+
+    /// The same as [`Self::find`] with its part of the node.
+    async fn find_in_turn(
+        &self,
+        reference: &Reference,
+        policy: Option<PullPolicy>,
+        asker: Asker<'_>,
+        named: &[Reference],
+        kept: &Share,
+    ) -> Result<Found, PullError> {
+        let find = self.find(reference, policy, asker, named);
+        let found = self.finds.run(asker.namespace, find).await;
+        let found = found.unwrap_or_else(|Crowded| Err(PullError::Crowded(reference.clone())))?;
+        if let Some(image) = &found.image {
+            let bytes = image.config.len() + image.layers.len() * LAYER;
+            let taken = kept.try_take(bytes as u64);
+            taken.map_err(|why| PullError::Memory { reference: reference.clone(), why })?;
+        }
+        Ok(found)
     }
 
     /// Finds out which layers an image has: from its record where that will do, else from its registry.
@@ -329,39 +350,12 @@ impl Pulls {
     }
 }
 
-impl Present {
-    fn is_allowed(&self, rights: &Rights<'_>, given: &[Given<'_>]) -> bool {
-        self.origins.iter().all(|origins| rights.allow(origins, given))
-    }
-}
-
 /// What a digest means cannot change, so there is never a reason to ask for one that is here.
 fn policy_for(reference: &Reference, policy: Option<PullPolicy>) -> PullPolicy {
     match policy.unwrap_or_else(|| PullPolicy::default_for(reference)) {
         PullPolicy::Always if reference.digest().is_some() => PullPolicy::IfNotPresent,
         policy => policy,
     }
-}
-
-/// What a reference meant when it was last resolved, if all of it is here, whoever may have it. Blocks.
-fn present(store: &Arc<Store>, reference: &Reference) -> Option<Present> {
-    match reference.digest() {
-        Some(digest) => present_as(store, reference, digest),
-        None => whole(store, store.image(&reference.to_string())?),
-    }
-}
-
-/// The image that a digest means in the reference's repository, if all of it is here. Blocks.
-fn present_as(store: &Arc<Store>, reference: &Reference, digest: &Digest) -> Option<Present> {
-    let place = Repository::of(reference).to_string();
-    let named = || store.image(&reference.to_string()).filter(|_| reference.digest().is_some());
-    whole(store, store.image_at(&place, digest).or_else(named)?)
-}
-
-fn whole(store: &Arc<Store>, image: Arc<ImageRecord>) -> Option<Present> {
-    let lease = store.lease(&image.layers)?;
-    let origins = image.layers.iter().map(|layer| store.origins(layer)).collect();
-    Some(Present { image, lease, origins })
 }
 
 /// The different layers of all images: those that a registry offers, the first of them that does, and those that are here.
@@ -396,3 +390,7 @@ mod onto_tests;
 #[cfg(test)]
 #[path = "pull_private_tests.rs"]
 mod private_tests;
+
+#[cfg(test)]
+#[path = "pull_slow_tests.rs"]
+mod slow_tests;

@@ -13,7 +13,7 @@ use crate::{
     changeset::Format,
     image::Keyring,
     image::fake::{ALWAYS, FakeRegistry, Misdeed, OCI_MANIFEST, Pushed, descriptor, gzipped},
-    layers::{Marks, NewLayer},
+    layers::{Marks, NewLayer, Origin},
     metrics::Metrics,
     sys::{mounts::MemoryMounts, space::Space},
     volumes::records::Records,

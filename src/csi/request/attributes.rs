@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     KUBELET,
-    bad::{BadRequest, MOST_BYTES, MOST_PATHS, OPTIONS, cut, shown},
+    bad::{BadRequest, MOST_BYTES, MOST_IMAGES, MOST_PATHS, OPTIONS, cut, shown},
 };
 use crate::{
     controller::is_subdomain,
@@ -189,6 +189,9 @@ fn images(image: Option<String>, images: Option<String>) -> Result<Vec<Reference
             .parse::<Reference>()
             .map_err(|e| BadRequest::Reference { key, why: cut(&e.to_string(), 500) })
     };
+    if written.len() > MOST_IMAGES {
+        return Err(BadRequest::ImageCount(written.len()));
+    }
     written.into_iter().map(parse).collect()
 }
 

@@ -75,6 +75,8 @@ pub(in crate::csi) enum BadRequest {
         "volumeAttributes: preCopyUp has {0:?}: write paths relative to the volume, split by spaces, without '.' and '..'"
     )]
     PreCopyUp(String),
+    #[error("volumeAttributes: images has {0} references, and at most {MOST_IMAGES} are taken")]
+    ImageCount(usize),
     #[error("volumeAttributes: preCopyUp has {0} paths, and at most {MOST_PATHS} are taken")]
     PreCopyUpCount(usize),
     #[error(
@@ -93,6 +95,9 @@ pub(super) const MOST_BYTES: usize = 64 << 10;
 
 /// Each path costs a copy before the pod starts.
 pub(super) const MOST_PATHS: usize = 100;
+
+/// The most images of a volume: each is asked for at its registry.
+pub(super) const MOST_IMAGES: usize = 32;
 
 impl BadRequest {
     pub(in crate::csi) fn class(&self) -> Class {

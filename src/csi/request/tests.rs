@@ -238,6 +238,7 @@ fn a_bad_request_is_told_what_to_do() {
     let read_only =
         |key, value| NodePublishVolumeRequest { readonly: true, ..with(&[(key, value)]) };
     let many = "a ".repeat(101);
+    let images = "a ".repeat(33);
     let much = "a".repeat(70_000);
     let id = |id: &str| NodePublishVolumeRequest { volume_id: id.into(), ..plain() };
     let at = |target: &str| NodePublishVolumeRequest { target_path: target.into(), ..plain() };
@@ -314,6 +315,7 @@ fn a_bad_request_is_told_what_to_do() {
         (with(&[("preCopyUp", "./a")]), "preCopyUp has"),
         (with(&[("preCopyUp", "a\0b")]), "preCopyUp has \"a\\0b\""),
         (with(&[("preCopyUp", &much[..300])]), "preCopyUp has \"aaa"),
+        (with(&[("images", &images)]), "images has 33 references, and at most 32 are taken"),
         (with(&[("preCopyUp", &many)]), "preCopyUp has 101 paths, and at most 100 are taken"),
         (
             with(&[("mountOptions", "noexec,exec")]),

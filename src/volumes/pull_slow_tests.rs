@@ -1,0 +1,83 @@
+//! Registries that are slow on purpose, and pods that have nothing to do with them.
+
+use super::{
+    tests::{Node, layer},
+    *,
+};
+use crate::image::{
+    Keyring,
+    fake::{ALWAYS, FakeRegistry, Misdeed, registries, soon},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// More namespaces than there are permits for one kind of work.
+const SLOW: usize = 17;
+
+/// Pulls in namespaces of their own that meet `misdeed` at `part`, and then one that does not.
+async fn others_are_served(part: fn(&str) -> String) {
+    let (bad, good) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    good.push_image("good", "1", &[layer("good")], false);
+    let hosts =
+        [bad.host(), good.host()].map(|host| (host.clone(), format!("server = \"http://{host}\"")));
+    let files = hosts.each_ref().map(|(host, text)| (host.as_str(), text.as_str()));
+    let node = Arc::new(Node::new(registries(&files), HOUR));
+    let mut slow = Vec::new();
+    for n in 0..SLOW {
+        let name = format!("slow{n}");
+        let pushed = bad.push_image(&name, "1", &[layer(&name)], false);
+        bad.misbehave(part(&pushed.layers[0].to_string()), ALWAYS, Misdeed::Hold);
+        let (node, image) = (node.clone(), bad.reference(&name, "1"));
+        slow.push(tokio::spawn(async move {
+            let keyring = Keyring::default();
+            let asker = Asker { namespace: &name, keyring: &keyring };
+            node.pull_as(asker, &image, PullPolicy::IfNotPresent).await.map(drop)
+        }));
+    }
+    let lanes = || node.pulls.finds.held().0 + node.pulls.fetches.held().0;
+    soon(async {
+        while lanes() < 16 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let (keyring, image) = (Keyring::default(), good.reference("good", "1"));
+    let asker = Asker { namespace: "good", keyring: &keyring };
+    soon(node.pull_as(asker, &image, PullPolicy::IfNotPresent)).await.unwrap();
+    assert!(slow.iter().all(|pull| !pull.is_finished()), "slow pulls go on");
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+    soon(async {
+        while node.pulls.finds.held() != (0, 0) || node.pulls.fetches.held() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registries_that_hold_layers_back_hold_up_nobody_else() {
+    others_are_served(str::to_owned).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registries_that_hold_manifests_back_hold_up_nobody_else() {
+    others_are_served(|_| "/manifests/".to_owned()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_refused_where_what_its_images_consist_of_passes_what_a_node_keeps() {
+    let registry = FakeRegistry::start().await;
+    registry.push_image("a", "1", &[layer("a")], false);
+    let mut node = Node::new(registry.registries(), HOUR);
+    node.pulls.kept = Arc::new(Budget::new(0, 0, 1 << 20));
+    let other = node.pulls.kept.share();
+    other.take(1).unwrap();
+    let pull = async || {
+        node.pull(&registry.reference("a", "1"), PullPolicy::Always, &Keyring::default()).await
+    };
+    let error = pull().await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    assert!(error.to_string().contains("taken by other work; it is tried again"), "{error}");
+    drop(other);
+    pull().await.unwrap();
+    assert_eq!(node.pulls.kept.held(), 0);
+}
