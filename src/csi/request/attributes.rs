@@ -102,6 +102,13 @@ pub(super) fn spec(
             "medium is Memory and there is no size: write one, it is the most memory that the volume may take",
         ));
     }
+    // What is copied up would be charged to the memory of who copies: of the driver, which is not the pod's to fill.
+    if spec.medium == Medium::Memory && !spec.pre_copy_up.is_empty() {
+        return Err(BadRequest::Conflict(
+            "medium is Memory and there is preCopyUp: write one of them. In memory a file is copied up by the pod itself, which \
+             pays for it: by `touch FILE` in an init container",
+        ));
+    }
     Ok(spec)
 }
 

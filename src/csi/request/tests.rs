@@ -298,6 +298,10 @@ fn a_bad_request_is_told_what_to_do() {
         (with(&[("onUnclean", "keep")]), "accepted are \"discard\" and \"fail\""),
         (with(&[("medium", "memory")]), "medium is \"memory\": accepted are \"\" and \"Memory\""),
         (with(&[("medium", "Memory")]), "medium is Memory and there is no size: write one"),
+        (
+            with(&[("medium", "Memory"), ("size", "1Gi"), ("preCopyUp", "a")]),
+            "medium is Memory and there is preCopyUp: write one of them",
+        ),
         (with(&[("xino", "yes")]), "accepted are \"on\", \"off\" and \"auto\""),
         (with(&[("index", "true")]), "index is \"true\": accepted are \"on\" and \"off\""),
         (with(&[("metacopy", "on"), ("redirectDir", "off")]), "metacopy needs redirectDir"),
