@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn who_is_waited_for_and_brings_little_creeps() {
-        let second = |waits: &Waits| drop(waits.ended.fetch_add(1_000_000, Relaxed));
+        let second = |waits: &Waits| _ = waits.ended.fetch_add(1_000_000, Relaxed);
         let (waits, arrived) = (Arc::new(Waits::default()), Arc::new(AtomicU64::new(0)));
         waits.end();
         let mut creeps = waits.watch(&arrived);
