@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 
-use ovl::changeset::{Exceeded, Limits, UnpackError, layer_to_erofs};
+use ovl::changeset::{Below, Exceeded, Limits, Shown, UnpackError, layer_to_erofs_onto};
 use tar::Header;
 
 /// The limit of the test: small, because reaching it takes time.
@@ -52,7 +52,16 @@ fn unpack(entries: impl Iterator<Item = Vec<u8>> + Send) -> Result<(), UnpackErr
     let image = tempfile::tempfile().unwrap();
     let blob = Made(entries, io::Cursor::default());
     let limits = Limits { held_bytes: LIMIT, ..Limits::default() };
-    layer_to_erofs(blob, [7; 16], &image, &limits).map(drop)
+    layer_to_erofs_onto(blob, [7; 16], &image, &limits, &Nothing).map(drop)
+}
+
+/// What lies below.
+struct Nothing;
+
+impl Below for Nothing {
+    fn find(&self, _: &[u8], _: usize) -> io::Result<Shown> {
+        Ok(Shown::Nothing)
+    }
 }
 
 /// The most bytes that were resident at once.

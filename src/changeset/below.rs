@@ -60,7 +60,7 @@ pub enum LinkedKind {
     Symlink(Vec<u8>),
     /// A named pipe or a device.
     Special(Special),
-    /// A folder, to which no hard link leads.
+    /// A folder, to which no hard link leads. What lies in it without naming it has its attributes.
     Folder,
 }
 
@@ -91,6 +91,15 @@ impl<'l> Copies<'l> {
             }
             Ok(shown) => Ok(shown),
             Err(source) => Err(UnpackError::Below { name: name(), source }),
+        }
+    }
+
+    /// The attributes of the folder that the layers below show at `path`, whose parts but the last are folders of this layer too.
+    pub(super) fn folder(&self, path: &[u8], depth: usize) -> Result<Option<Meta>, UnpackError> {
+        match self.below.find(path, depth) {
+            Ok(Shown::There(Linked { meta, kind: LinkedKind::Folder, .. })) => Ok(Some(meta)),
+            Ok(_) => Ok(None),
+            Err(source) => Err(UnpackError::Below { name: EntryName::new(path), source }),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 
-use super::testing::{Tar, unpack, unpack_onto};
+use super::testing::{Tar, unpack_alone, unpack_onto};
 use super::{Below, Exceeded, Limits, Linked, LinkedKind, Shown, Special, UnpackError};
 use crate::erofs::reader::Content;
 use crate::erofs::{Extent, Meta, Time, Xattrs};
@@ -84,7 +84,7 @@ fn a_link_to_a_lower_file_is_a_copy_with_all_its_attributes() {
     let tar = Tar::new().link("bin/t", "/usr/bin/tool").link("l", "long").link("e", "empty");
     let tar = tar.link("link", "./s").link("pipe", "p").link("zero", "null");
     let tar = tar.file("other", b"own").end();
-    let (unpacked, image) = unpack_onto(&tar, &below, &Limits::default()).unwrap();
+    let (unpacked, image) = unpack_onto(&*tar, &below, &Limits::default()).unwrap();
     assert_eq!(unpacked.entries, 7);
     for (name, content) in [
         ("bin/t", Content::File(b"program".to_vec())),
@@ -103,7 +103,7 @@ fn a_link_to_a_lower_file_is_a_copy_with_all_its_attributes() {
     }
     assert!(!image.names.contains_key(b"usr".as_slice()), "what is below stays below");
     // By itself the layer cannot be made, and is told apart.
-    let error = unpack(&tar).unwrap_err();
+    let error = unpack_alone(&Tar::new().link("l", "long").end()).unwrap_err();
     assert!(matches!(error, UnpackError::LinkElsewhere { .. }), "{error}");
 }
 
@@ -115,7 +115,7 @@ fn links_to_one_lower_file_share_one_copy() {
         .with("other", 2, Kind::File(b"one"));
     let tar = Tar::new().link("a", "f").link("d/b", "f").link("c", "same").link("e", "a");
     let tar = tar.link("x", "other").file("f", b"new").link("y", "f").end();
-    let (_, image) = unpack_onto(&tar, &below, &Limits::default()).unwrap();
+    let (_, image) = unpack_onto(&*tar, &below, &Limits::default()).unwrap();
     let inode = |name: &str| (image.nids[name.as_bytes()], image.names[name.as_bytes()].nlink);
     let one = inode("a");
     assert_eq!(one.1, 4);
@@ -135,7 +135,7 @@ fn a_link_leads_through_the_links_on_its_way() {
         .with("usr/lib/deep", 3, Kind::Symlink("../../opt"))
         .with("opt/y", 4, Kind::File(b"opt"));
     let content = |tar: Tar| {
-        let (_, image) = unpack_onto(&tar.end(), &below, &Limits::default()).unwrap();
+        let (_, image) = unpack_onto(&*tar.end(), &below, &Limits::default()).unwrap();
         image.names[b"a".as_slice()].content.clone()
     };
     let file = |text: &[u8]| Content::File(text.to_vec());
@@ -147,11 +147,11 @@ fn a_link_leads_through_the_links_on_its_way() {
     assert_eq!(content(own.link("a", "lib/x.so")), file(b"own"));
     // The link below is hidden by a folder that took its place.
     for tar in [Tar::new().folder("lib"), Tar::new().file("lib/other", b"")] {
-        let error = unpack_onto(&tar.link("a", "lib/x.so").end(), &below, &Limits::default());
+        let error = unpack_onto(&*tar.link("a", "lib/x.so").end(), &below, &Limits::default());
         assert!(error.unwrap_err().to_string().contains("neither this layer nor those"), "hidden");
     }
     let round = Fake::default().with("a", 1, Kind::Symlink("b")).with("b", 2, Kind::Symlink("a"));
-    let error = unpack_onto(&Tar::new().link("x", "a/f").end(), &round, &Limits::default());
+    let error = unpack_onto(&*Tar::new().link("x", "a/f").end(), &round, &Limits::default());
     assert!(error.unwrap_err().to_string().contains("40 symbolic links"));
 }
 
@@ -159,7 +159,7 @@ fn a_link_leads_through_the_links_on_its_way() {
 fn holes_stay_holes() {
     let below = Fake::default().with("f", 1, Kind::Holes(64 << 20));
     let tar = Tar::new().link("a", "f").end();
-    let (unpacked, image) = unpack_onto(&tar, &below, &Limits::default()).unwrap();
+    let (unpacked, image) = unpack_onto(&*tar, &below, &Limits::default()).unwrap();
     assert!(unpacked.image_bytes < 1 << 20, "{}", unpacked.image_bytes);
     let Content::File(content) = &image.names[b"a".as_slice()].content else { panic!() };
     assert_eq!((content.len(), content.last()), (64 << 20, Some(&b'x')));
@@ -180,7 +180,7 @@ fn what_the_layer_hides_is_not_there_to_be_linked() {
     ] {
         let f = Kind::File(b"lower");
         let below = Fake::default().with("d/f", 1, f).with("d/e/f", 2, f).with("e/f", 3, f);
-        let error = unpack_onto(&tar.link("a", target).end(), &below, &Limits::default());
+        let error = unpack_onto(&*tar.link("a", target).end(), &below, &Limits::default());
         let error = error.unwrap_err();
         assert_eq!(error.class(), Class::Corrupt, "{error}");
         for part in ["\"a\"", &format!("{target:?}"), "rebuild"] {
@@ -198,7 +198,7 @@ fn what_cannot_be_copied_is_told() {
         .with("more", 4, Kind::File(&[1; 2_000]))
         .with("huge", 5, Kind::Holes(20_001));
     let limits = Limits { tar_bytes: 20_000, ..Limits::default() };
-    let failed = |tar: Tar| unpack_onto(&tar.end(), &below, &limits).unwrap_err();
+    let failed = |tar: Tar| unpack_onto(&*tar.end(), &below, &limits).unwrap_err();
     let error = failed(Tar::new().link("a", "folder"));
     assert!(error.to_string().contains("\"folder\", which is a folder"), "{error}");
     let error = failed(Tar::new().link("a", "broken"));
@@ -210,12 +210,76 @@ fn what_cannot_be_copied_is_told() {
     // One copy of it fits beside the tar's own bytes, and is what three links take; two do not.
     let limits = Limits { tar_bytes: 3_072, ..limits };
     let tar = Tar::new().link("a", "large").link("b", "large").link("c", "large");
-    unpack_onto(&tar.end(), &below, &limits).unwrap();
+    unpack_onto(&*tar.end(), &below, &limits).unwrap();
     let error =
-        unpack_onto(&Tar::new().link("a", "large").link("b", "more").end(), &below, &limits);
+        unpack_onto(&*Tar::new().link("a", "large").link("b", "more").end(), &below, &limits);
     let error = error.unwrap_err();
     assert!(
         matches!(&error, UnpackError::Limit { what: Exceeded::LinkedBytes(3_072), .. }),
         "{error}"
     );
+}
+
+/// As `tar -c tmp/seed` makes a layer for a base whose /tmp everybody may write to.
+#[test]
+fn a_directory_that_the_layer_does_not_name_keeps_its_owner_mode_and_time() {
+    let below = Fake::default()
+        .with("home", 1, Kind::Folder)
+        .with("home/user", 2, Kind::Folder)
+        .with("home/user/.config/x", 3, Kind::Folder)
+        .with("lib", 4, Kind::Symlink("usr/lib"))
+        .with("gone", 5, Kind::Folder)
+        .with("late", 6, Kind::Folder)
+        .with("hidden", 7, Kind::Folder)
+        .with("through", 8, Kind::Folder);
+    let tar = Tar::new()
+        .file("home/user/.config/x/seed", b"")
+        .file("lib/x", b"")
+        .file(".wh.gone", b"")
+        .file("gone/f", b"")
+        .file("late/f", b"")
+        .folder("late")
+        .file("hidden/.wh.f", b"")
+        .symlink("link", "through")
+        .file("link/f", b"")
+        .end();
+    let (unpacked, image) = unpack_onto(&*tar, &below, &Limits::default()).unwrap();
+    assert!(unpacked.has_unnamed);
+    let (known, new) = ((0o4751, 12, 34, 56), (0o755, 0, 0, 0));
+    for (name, expected) in [
+        ("home", known),
+        ("home/user", known),
+        ("home/user/.config", new),
+        // Nobody looks for what lies in a directory that is not there.
+        ("home/user/.config/x", new),
+        ("lib", new),
+        ("gone", new),
+        ("late", (0o644, 1000, 100, 1_700_000_000)),
+        ("hidden", known),
+        ("through", known),
+    ] {
+        let found = &image.names[name.as_bytes()];
+        let seen = (found.mode & 0o7777, found.uid, found.gid, found.mtime.0);
+        assert_eq!(seen, expected, "{name}");
+        let colour = found.xattrs.get(b"user.colour".as_slice());
+        assert_eq!(colour.is_some(), expected == known, "{name}");
+    }
+    for name in ["a", "d/e"] {
+        let named = Tar::new().folder("d").file(name, b"").end();
+        assert!(!unpack_alone(&named).unwrap().0.has_unnamed, "{name}");
+    }
+    let broken = Fake::default().with("d", 1, Kind::Broken);
+    let error = unpack_onto(&*Tar::new().file("d/f", b"").end(), &broken, &Limits::default());
+    assert_eq!(error.unwrap_err().class(), Class::Internal);
+}
+
+#[test]
+fn a_layer_that_needs_the_directories_below_is_given_up_at_the_first() {
+    let mut tar = Tar::new().folder("named").file("named/f", b"").file("d/e/f", b"").end();
+    tar.extend_from_slice(&[7; 1 << 20]);
+    let error = unpack_alone(&tar).unwrap_err();
+    assert!(matches!(error, UnpackError::FolderElsewhere { .. }), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("\"d/e/f\"") && said.contains("in \"d\""), "{said}");
+    assert_eq!(error.class(), Class::Precondition);
 }

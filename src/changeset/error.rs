@@ -89,6 +89,15 @@ pub enum UnpackError {
         /// What it links to.
         target: EntryName,
     },
+    /// It lies in a folder that no entry before it names, so that a layer below may say the folder's attributes. Only who makes a
+    /// layer by itself gets this, at once: the rest of the blob is not read.
+    #[error("the layer's entry {name} lies in {folder}, which the layer does not name before it")]
+    FolderElsewhere {
+        /// The entry.
+        name: EntryName,
+        /// What it lies in.
+        folder: EntryName,
+    },
     /// What the link names in a lower layer could not be read there.
     #[error("the layers below could not be read at {name}: {source}")]
     Below {
@@ -228,6 +237,7 @@ impl UnpackError {
             | Self::Image(_)
             | Self::Thread(_)
             | Self::Memory(_)
+            | Self::FolderElsewhere { .. }
             | Self::Below { .. } => false,
         }
     }
@@ -241,7 +251,9 @@ impl UnpackError {
             Self::Thread(_) => Class::Exhausted,
             Self::Entry { why, .. } => why.class(),
             // The same layer passes the same limit at every try.
-            Self::Limit { .. } | Self::LinkElsewhere { .. } => Class::Precondition,
+            Self::Limit { .. } | Self::LinkElsewhere { .. } | Self::FolderElsewhere { .. } => {
+                Class::Precondition
+            }
             Self::Below { source, .. } => Class::of_disk(source),
             Self::Image(error) => error.class(),
             Self::Memory(error) => error.class(),

@@ -105,6 +105,11 @@ impl<'l> Layer<'l> {
         self.names.inode(folder, name, inode, &at)
     }
 
+    /// Whether it has folders that it does not name, and to which layers below could give attributes.
+    pub(super) fn has_unnamed(&self) -> bool {
+        self.format == Format::Portable && self.names.has_unnamed()
+    }
+
     /// Ends the image; answers its bytes, whether the layer hides all that is below it, and what it needs.
     pub(super) fn finish(self, uuid: [u8; 16]) -> Result<(u64, bool, Features), UnpackError> {
         let (tree, is_root_opaque) = self.names.finish();
@@ -130,7 +135,9 @@ impl<'l> Layer<'l> {
         let mut path = Cow::Borrowed(path);
         for _ in 0..=LINKS_MOST {
             let above = path.split().map(|(above, _)| above).into_iter().flatten();
-            match self.names.parent(above, hides, at)? {
+            let (copies, format) = (self.copies.as_ref(), self.format);
+            let below = |depth| attributes_below(copies, format, &path, depth, at);
+            match self.names.parent(above, hides, at, below)? {
                 Parent::Folder(folder) => return Ok(Some(folder)),
                 Parent::Nowhere => return Ok(None),
                 Parent::Through(link, depth) => {
@@ -218,6 +225,26 @@ impl<'l> Layer<'l> {
         };
         self.whiteout = Some(inode);
         Ok(inode)
+    }
+}
+
+/// What the layers below say of the folder at the part of `path` with this number.
+fn attributes_below(
+    copies: Option<&Copies<'_>>,
+    format: Format,
+    path: &EntryPath,
+    depth: usize,
+    at: &EntryName,
+) -> Result<Option<Meta>, UnpackError> {
+    let folder = path.parts().take(depth + 1).collect::<Vec<_>>().join(&b'/');
+    match (copies, format) {
+        (Some(copies), _) => copies.folder(&folder, depth),
+        (None, Format::Portable) => {
+            let folder = EntryName::new(&folder);
+            Err(UnpackError::FolderElsewhere { name: at.clone(), folder })
+        }
+        // Its writer names every folder that has attributes.
+        (None, Format::Native) => Ok(None),
     }
 }
 

@@ -21,8 +21,11 @@
 //!   through links of the layers below where that leads to files of theirs.
 //! - The last entry of a name wins. A folder over a folder replaces its attributes and keeps what is in it;
 //!   anything else takes the place of what was there, with all that is below it.
-//! - A folder no entry names is made when something lies in it: 0755, root:root, 1970. In a stack it hides the
-//!   attributes that a lower layer gives the folder, because overlayfs shows the topmost.
+//! - A folder that no entry names when something comes to lie in it has the owner, mode, time and attributes of the one that the
+//!   layers below show there (containerd, `pkg/archive`, `mkparent`), because overlayfs shows those of the topmost; where they show
+//!   none it is 0755, root:root, 1970. An entry that names it later holds. Only whoever brings the layers below gets that
+//!   ([`layer_to_erofs_onto`]), others an error of its own ([`UnpackError::FolderElsewhere`]). The root is none of these folders:
+//!   where a layer does not name it, it is 0755, root:root, 1970 (containerd takes no layer's word for it).
 //! - `.wh.NAME` becomes overlayfs's whiteout (a character device 0:0), whatever lies in the layers below, which
 //!   are not looked at. Whiteouts are for lower layers only: beside an entry of the same name they vanish, but
 //!   make it opaque if it is a folder, whatever the order. So does any non-folder that a folder replaces.
@@ -44,8 +47,8 @@
 //!   ([`UnpackError::LinkElsewhere`]).
 //! - What two tar readers could read differently is refused: see [`Refusal`].
 //!
-//! Deliberately absent: reading the layers below to unpack one, but for those links. A layer is made once, alone, and used in any stack; one
-//! with such links is good for one stack only.
+//! Deliberately absent: reading the layers below to unpack one, but for those links and folders. A layer is made once, alone, and used in
+//! any stack; one that needs them is good for one stack only.
 
 mod archive;
 mod below;
@@ -128,6 +131,9 @@ pub struct Unpacked {
     pub entries: u64,
     /// The layer hides everything below it (`.wh..wh..opq` at its root). The image cannot say so by itself.
     pub opaque_root: bool,
+    /// It has folders that it does not name before what lies in them. Over other layers these have the attributes that they have
+    /// there, so it is the same layer nowhere else.
+    pub has_unnamed: bool,
     /// What the mount has to follow that this layer becomes a lower of: nothing, unless it is native.
     pub features: Features,
 }
@@ -193,8 +199,9 @@ fn unpack(
     let (entries, diff_id, tar_bytes) = pipe::run(blob, limits, &share, |stream| {
         read_all(&mut Reader::new(stream, limits), &mut layer)
     })?;
+    let has_unnamed = layer.has_unnamed();
     let (image_bytes, opaque_root, features) = layer.finish(uuid)?;
-    Ok(Unpacked { diff_id, tar_bytes, image_bytes, entries, opaque_root, features })
+    Ok(Unpacked { diff_id, tar_bytes, image_bytes, entries, opaque_root, has_unnamed, features })
 }
 
 /// Takes every entry in; answers how many there were.

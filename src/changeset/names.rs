@@ -48,6 +48,10 @@ pub(super) struct Names<'l> {
     hollow: BTreeSet<FolderId>,
     /// Folders that have whiteouts in them, or had.
     keeping: BTreeSet<FolderId>,
+    /// Folders that no layer below has: whoever lies in one need not be looked for there.
+    absent: BTreeSet<FolderId>,
+    /// A layer below may have given an unnamed folder its attributes.
+    has_unnamed: bool,
     /// Inodes that were copied from lower layers, by what they were there.
     copies: BTreeMap<(u64, u64), Inode>,
 }
@@ -87,22 +91,26 @@ impl<'l> Names<'l> {
             opaque: BTreeSet::new(),
             hollow: BTreeSet::new(),
             keeping: BTreeSet::new(),
+            absent: BTreeSet::new(),
+            has_unnamed: false,
             copies: BTreeMap::new(),
         }
     }
 
-    /// The folder at the end of `parts`, made where it is missing. What only hides something is nowhere where this layer has no
+    /// The folder at the end of `parts`, made where it is missing, with the attributes that `below` says of the one at the part with
+    /// this number. What only hides something is nowhere where this layer has no
     /// folder for it: whatever lower layers have there is hidden already.
     pub(super) fn parent<'p>(
         &mut self,
         parts: impl Iterator<Item = &'p [u8]>,
         hides: bool,
         at: &EntryName,
+        mut below: impl FnMut(usize) -> Result<Option<Meta>, UnpackError>,
     ) -> Result<Parent, UnpackError> {
         let mut folder = Tree::ROOT;
         for (depth, part) in parts.enumerate() {
             folder = match self.tree.get(folder, part) {
-                Some(Node::Folder(below)) => below,
+                Some(Node::Folder(next)) => next,
                 Some(Node::Inode(_)) if hides => return Ok(Parent::Nowhere),
                 Some(Node::Inode(inode)) if inode.is_symlink() => {
                     return Ok(Parent::Through(inode, depth));
@@ -111,12 +119,20 @@ impl<'l> Names<'l> {
                     return Err(at.refuse(Refusal::BelowFile(EntryName::new(part))));
                 }
                 missing => {
-                    let below = self.new_folder(folder, part, implied(), at)?;
-                    if missing.is_some() {
-                        self.make_opaque(below, at)?;
+                    // What this layer has taken away comes back as something new.
+                    let may_be_below = missing.is_none() && !self.absent.contains(&folder);
+                    let meta = if may_be_below { below(depth)? } else { None };
+                    self.has_unnamed |= may_be_below;
+                    let is_absent = meta.is_none();
+                    let next = self.new_folder(folder, part, meta.unwrap_or_else(implied), at)?;
+                    if is_absent {
+                        self.absent.insert(next);
                     }
-                    self.hollow.insert(below);
-                    below
+                    if missing.is_some() {
+                        self.make_opaque(next, at)?;
+                    }
+                    self.hollow.insert(next);
+                    next
                 }
             };
             if !hides {
@@ -261,6 +277,11 @@ impl<'l> Names<'l> {
         self.check(at)
     }
 
+    /// Whether it has folders that no entry named when something came to lie in them, and that a layer below may have.
+    pub(super) fn has_unnamed(&self) -> bool {
+        self.has_unnamed
+    }
+
     /// The names as a tree, and whether its root is opaque.
     pub(super) fn finish(mut self) -> (Tree, bool) {
         if let Some(whiteout) = self.whiteout {
@@ -300,8 +321,9 @@ impl<'l> Names<'l> {
 
     /// Whether all that is held is within the limits still; waits where the budget says so. Asked after each name and mark: one more is little.
     fn check(&mut self, at: &EntryName) -> Result<(), UnpackError> {
-        let in_sets = (self.opaque.len() + self.hollow.len() + self.keeping.len()) * IN_SET
-            + self.copies.len() * IN_COPIES;
+        let sets = [&self.opaque, &self.hollow, &self.keeping, &self.absent];
+        let in_sets =
+            sets.map(BTreeSet::len).iter().sum::<usize>() * IN_SET + self.copies.len() * IN_COPIES;
         if self.tree.names() > self.limits.entries {
             return Err(at.exceed(Exceeded::Entries(self.limits.entries)));
         }
@@ -318,7 +340,7 @@ impl<'l> Names<'l> {
     }
 }
 
-/// The attributes of a folder that no entry describes, the root among them: what `mkdir` would give root.
+/// The attributes of a folder that no entry and no layer below describes, the root among them: what `mkdir` would give root.
 fn implied() -> Meta {
     Meta { mode: 0o755, ..Meta::default() }
 }

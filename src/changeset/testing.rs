@@ -4,7 +4,7 @@ use std::io::{Read as _, Seek, SeekFrom, Write};
 
 use tar::Header;
 
-use super::{Below, Limits, UnpackError, Unpacked, layer_to_erofs, layer_to_erofs_onto};
+use super::{Below, Limits, Shown, UnpackError, Unpacked, layer_to_erofs, layer_to_erofs_onto};
 use crate::erofs::reader::{Read, read};
 
 /// A tar under way.
@@ -152,14 +152,28 @@ pub(super) fn unpack_with(
     blob: impl std::io::Read + Send,
     limits: &Limits,
 ) -> Result<(Unpacked, Read), UnpackError> {
+    unpack_onto(blob, &Nothing, limits)
+}
+
+/// Unpacks a plain tar of which nobody knows on what it will lie.
+pub(super) fn unpack_alone(tar: &[u8]) -> Result<(Unpacked, Read), UnpackError> {
     let image = tempfile::tempfile().unwrap();
-    let unpacked = layer_to_erofs(blob, [7; 16], &image, limits)?;
+    let unpacked = layer_to_erofs(tar, [7; 16], &image, &Limits::default())?;
     Ok((unpacked, read_back(image, &unpacked)))
+}
+
+/// What lies below the lowest layer.
+pub(super) struct Nothing;
+
+impl Below for Nothing {
+    fn find(&self, _: &[u8], _: usize) -> std::io::Result<Shown> {
+        Ok(Shown::Nothing)
+    }
 }
 
 /// Unpacks a plain tar that may link to what lies below it.
 pub(super) fn unpack_onto(
-    tar: &[u8],
+    tar: impl std::io::Read + Send,
     below: &dyn Below,
     limits: &Limits,
 ) -> Result<(Unpacked, Read), UnpackError> {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A cut came as no tar, so it has no diff id and is kept under a key that can be none: no image can claim it and get anything, see
-//! [`Store::is_alone`]. Deliberately absent: what an upper is, and how it is copied.
+//! [`Store::fits`]. Deliberately absent: what an upper is, and how it is copied.
 
 use std::{io, path::PathBuf, sync::Arc};
 

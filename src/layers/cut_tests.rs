@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs, time::Duration};
 
-use super::*;
+use super::{super::Place, *};
 use crate::{
     changeset::Format,
     layers::{Collected, Marks, NewLayer, Origin, SnapshotRecord, SnapshotSource, native_key},
@@ -68,7 +68,7 @@ fn a_cut_is_a_layer_that_no_image_can_claim() {
     let store = open(&scratch);
     let key = cut(&store, "snap-1", "one");
     assert_eq!(key, cut_key(&id("snap-1")));
-    assert!(store.has(&key) && !store.is_alone(&key));
+    assert!(store.has(&key) && !store.fits(&key, Place::Any));
     assert_eq!(store.diff_id(&key).unwrap(), None);
     let lower = store.lower(&key).unwrap();
     assert_eq!(fs::read_to_string(lower.tree.path().join("file")).unwrap(), "one");
@@ -161,7 +161,7 @@ fn a_native_layer_is_kept_beside_the_portable_one() {
     assert_eq!(add(&store, "file", Format::Native), diff_id);
     let native = native_key(&diff_id);
     assert!(store.has(&diff_id) && store.has(&native));
-    assert!(store.is_alone(&diff_id) && store.is_alone(&native));
+    assert!(store.fits(&diff_id, Place::Any) && store.fits(&native, Place::Any));
     assert_eq!(store.diff_id(&native).unwrap(), Some(diff_id));
     assert_eq!(store.verify().unwrap(), []);
     let packed = crate::layers::Packed { media_type: "m".to_owned(), size: 7, diff_id };

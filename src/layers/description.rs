@@ -31,6 +31,9 @@ pub(super) struct Description {
     pub(super) entries: u64,
     /// Whether it hides everything below it.
     pub(super) opaque_root: bool,
+    /// Whether it has folders that its tar does not name. Made onto others, it would be another tree.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) has_unnamed: bool,
     /// Overlay's marks in it that a mount has to be told to follow.
     #[serde(default, skip_serializing_if = "is_none_of_them")]
     pub(super) features: Features,
@@ -90,6 +93,7 @@ impl Description {
             image_bytes: unpacked.image_bytes,
             entries: unpacked.entries,
             opaque_root: unpacked.opaque_root,
+            has_unnamed: unpacked.has_unnamed,
             features: unpacked.features,
             added: Timestamp::now(),
         }
@@ -106,6 +110,7 @@ impl Description {
             entries: contents.entries,
             // Whoever writes to a volume cannot remove its root.
             opaque_root: false,
+            has_unnamed: false,
             features: contents.features,
             added: Timestamp::now(),
         }

@@ -43,6 +43,7 @@ fn layer(large: usize) -> Vec<u8> {
     };
     put("etc/", EntryType::Directory, 0o751, b"");
     put("etc/shadow", EntryType::Regular, 0o640, b"secret");
+    put("bin/", EntryType::Directory, 0o755, b"");
     put("bin/su", EntryType::Regular, 0o4755, &[7; 10_000]);
     put("large", EntryType::Regular, 0o644, &vec![3; large]);
     put("empty", EntryType::Regular, 0o000, b"");
@@ -67,6 +68,9 @@ fn layer(large: usize) -> Vec<u8> {
         tar.append_data(&mut header, name, content).unwrap();
     };
     put(".wh.gone", EntryType::Regular, 0o644, b"");
+    put("new/", EntryType::Directory, 0o755, b"");
+    put("new/deep/", EntryType::Directory, 0o755, b"");
+    put("new/deep/er/", EntryType::Directory, 0o755, b"");
     put("new/.wh..wh..opq", EntryType::Regular, 0o644, b"");
     put("new/deep/er/file", EntryType::Regular, 0o644, b"x");
     for name in ["a", "new/b", "new/deep/c"] {

@@ -135,14 +135,15 @@ impl AddError {
 
     /// Whether only the layers below are missing: [`super::Store::add_onto`] can make it.
     pub fn needs_layers_below(&self) -> bool {
-        matches!(self, Self::Unpack { source: UnpackError::LinkElsewhere { .. }, .. })
+        let Self::Unpack { source, .. } = self else { return false };
+        matches!(source, UnpackError::LinkElsewhere { .. } | UnpackError::FolderElsewhere { .. })
     }
 
     /// Whether it lies in the bytes that were promised and came, and so comes again with them.
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Unpack { source: UnpackError::Blob(_), .. } => false,
-            Self::Unpack { source: UnpackError::LinkElsewhere { .. }, .. } => false,
+            Self::Unpack { .. } if self.needs_layers_below() => false,
             Self::Unpack { source, .. } => {
                 source.class() != Class::Exhausted && source.class() != Class::Internal
             }

@@ -61,7 +61,7 @@ pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
 pub use images::{ImageDetails, ImageRecord};
 pub use lease::Lease;
 pub use lower::Lower;
-pub use onto::chain_id;
+pub use onto::{Place, chain_id};
 pub use room::{DiskLimits, Room, RoomError};
 pub use snapshots::{SnapshotId, SnapshotIdError, SnapshotRecord, SnapshotSource};
 pub use store::{Claim, Store};

@@ -1,8 +1,9 @@
-//! Layers that cannot be made alone: their hard links lead to files of the layers below them.
+//! Layers that cannot be made alone: their hard links lead to files of the layers below them, or what they hold lies in directories
+//! that these describe.
 //!
 //! Such a layer is good for one stack only, so it is kept under the OCI ChainID of the stack up to it instead of its diff id
 //! (image-spec, config.md, "Layer ChainID"). All else treats the two kinds of keys alike. No layer's diff id is such a key: it
-//! would be a tar of 143 bytes, which is none; but an image may claim one, see [`Store::is_alone`]. A cut has no diff id, and a native
+//! would be a tar of 143 bytes, which is none; but an image may claim one, see [`Store::fits`]. A cut has no diff id, and a native
 //! layer's does not say which of two trees it is; in a ChainID their keys stand for them.
 
 use std::{
@@ -31,7 +32,7 @@ pub fn chain_id(below: Option<&Digest>, diff_id: &Digest) -> Digest {
 }
 
 impl Store {
-    /// Like [`Store::add`] for a layer with hard links to files of `below`, the keys of the layers beneath it, bottom first.
+    /// Like [`Store::add`] for a layer that needs the layers below it, or lies on none: `below` are the keys of the layers beneath it, bottom first.
     /// Answers its key. The caller has a lease of all of them.
     pub fn add_onto(
         &self,
@@ -51,13 +52,31 @@ impl Store {
         self.take(layer, chain, Some(&stack), room, blob)
     }
 
-    /// Whether the layer under this key is here and was made alone, so that the key follows from its diff id. A key of any other
-    /// layer must not be taken for one: what it holds of the layers below, its origins do not show, and a cut is of somebody's
-    /// volume.
-    pub fn is_alone(&self, key: &Digest) -> bool {
-        let other = |d: Description| d.is_cut() || d.link() != Some(*key);
-        self.has(key) && !Description::read(&self.layer(key)).is_ok_and(other)
+    /// Whether the layer under this key is here and may lie in this place. A ChainID must not be taken for a diff id: what such a
+    /// layer holds of the layers below, its origins do not show, and a cut is of somebody's volume.
+    pub fn fits(&self, key: &Digest, place: Place) -> bool {
+        if !self.has(key) {
+            return false;
+        }
+        let Ok(known) = Description::read(&self.layer(key)) else { return place != Place::Chain };
+        let follows_from_diff_id = !known.is_cut() && known.link() == Some(*key);
+        match place {
+            Place::Any => follows_from_diff_id && !known.has_unnamed,
+            Place::Bottom => follows_from_diff_id,
+            Place::Chain => !follows_from_diff_id,
+        }
     }
+}
+
+/// Where a layer is to lie, which says what its key has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Anywhere in any stack: it was made alone, and its key follows from its diff id.
+    Any,
+    /// At the bottom of a stack. Its key follows from its diff id.
+    Bottom,
+    /// On the layers that its key, a ChainID, names.
+    Chain,
 }
 
 /// Open layers, bottom first.

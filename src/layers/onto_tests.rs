@@ -263,8 +263,8 @@ fn privileged_a_layer_with_links_below_is_kept_by_its_chain() {
         assert_eq!(fs::read_to_string(node.content(&key).join("a")).unwrap(), content);
         assert_eq!(fs::read_to_string(node.content(&key).join("b")).unwrap(), content);
         node.store.lower(&key).unwrap();
-        assert!(node.store.has(&key) && !node.store.is_alone(&key));
-        assert!(node.store.is_alone(&below));
+        assert!(node.store.has(&key) && !node.store.fits(&key, Place::Any));
+        assert!(node.store.fits(&below, Place::Any));
         assert_eq!(add(&[below]).unwrap(), key, "once more");
     }
     // A layer above one that was made onto another; its chain is of diff ids.
@@ -273,7 +273,7 @@ fn privileged_a_layer_with_links_below_is_kept_by_its_chain() {
     let top = node.store.add_onto(&new_layer(&more), &[base, key], node.room(), &more[..]).unwrap();
     assert_eq!(top, chain_id(Some(&key), &Digest::of(&more)));
     assert_eq!(fs::read_to_string(node.content(&top).join("c")).unwrap(), "base");
-    assert!(!node.store.has(&new.diff_id) && !node.store.is_alone(&new.diff_id));
+    assert!(!node.store.has(&new.diff_id) && !node.store.fits(&new.diff_id, Place::Any));
     assert_eq!(node.store.verify().unwrap(), []);
 
     let error = add(&[Digest::of(b"none")]).unwrap_err();

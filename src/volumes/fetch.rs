@@ -24,7 +24,7 @@ use super::{
 use crate::{
     digest::Digest,
     image::{Access, Image, LayerBlob},
-    layers::{AddError, NewLayer, Origin, Packed, Room, layer_key},
+    layers::{AddError, NewLayer, Origin, Packed, Place, Room, layer_key},
 };
 
 /// Which bytes are to become which layer: its key, registry, repository, blob. A registry may claim any diff id for what it
@@ -42,7 +42,7 @@ pub(super) struct Making {
     turn: Arc<Turn<()>>,
     arrived: Arc<AtomicU64>,
     /// It was fetched, and cannot be made alone.
-    is_linked: AtomicBool,
+    needs_below: AtomicBool,
 }
 
 /// A layer of an image that is wanted.
@@ -51,19 +51,22 @@ pub(super) struct Wanted<'a> {
     pub(super) image: &'a Image,
     pub(super) layer: &'a LayerBlob,
     pub(super) key: Digest,
-    /// The keys of the layers that it is made onto, if not alone.
+    /// The keys of the layers that it is made onto, none of them for the lowest of an image; `None` where it is made alone.
     pub(super) below: Option<&'a [Digest]>,
 }
 
 impl Wanted<'_> {
-    /// Whether its key is that of a layer made alone: also where it is made onto nothing, and then no key of another kind may be
-    /// taken for it.
-    pub(super) fn is_alone(&self) -> bool {
-        self.key == key_of(self.layer)
+    /// Where it is to lie.
+    pub(super) fn place(&self) -> Place {
+        match self.below {
+            None => Place::Any,
+            Some([]) => Place::Bottom,
+            Some(_) => Place::Chain,
+        }
     }
 
-    /// Whether hard links of its may lead to the layers below: a native layer has overlay's marks for that.
-    fn may_link(&self) -> bool {
+    /// Whether it may need the layers below: a native layer has overlay's marks for that.
+    fn may_need_below(&self) -> bool {
         self.below.is_some() || self.key == self.layer.diff_id
     }
 
@@ -87,19 +90,19 @@ impl Pulls {
         let source = wanted.source();
         item.fetched(&making.arrived);
         let turn = making.turn.clone().lock_owned().await;
-        if self.may_use(&wanted.key, wanted.is_alone(), asked).await? {
+        if self.may_use(&wanted.key, wanted.place(), asked).await? {
             return Ok(true);
         }
         if let Some(known) = self.failures.of(&source, &wanted.image.reference, Instant::now()) {
             return Err(known);
         }
-        if wanted.below.is_none() && making.is_linked.load(Relaxed) {
+        if wanted.below.is_none() && making.needs_below.load(Relaxed) {
             return Ok(false);
         }
         making.arrived.store(0, Relaxed);
         match self.fetch(wanted, asked, (source, making.clone(), turn)).await {
             Err(PullError::Add { source, .. })
-                if wanted.may_link() && source.needs_layers_below() =>
+                if wanted.may_need_below() && source.needs_layers_below() =>
             {
                 Ok(false)
             }
@@ -151,7 +154,7 @@ impl Pulls {
         (making, turn, lane): (Arc<Making>, OwnedMutexGuard<()>, Arc<Lane>),
     ) -> Result<(Result<(), AddError>, OwnedMutexGuard<()>), PullError> {
         let Wanted { image, layer, below, .. } = wanted;
-        let (reference, may_link) = (&image.reference, wanted.may_link());
+        let (reference, may_need_below) = (&image.reference, wanted.may_need_below());
         let blob = self.registries.blob(image, layer, asked.asker.keyring).await?;
         let _end = blob.end_when_dropped();
         let origin = Origin {
@@ -177,8 +180,8 @@ impl Pulls {
                 None => store.add(&new, room, blob),
                 Some(below) => store.add_onto(&new, &below, room, blob).map(drop),
             };
-            if may_link && added.as_ref().is_err_and(AddError::needs_layers_below) {
-                making.is_linked.store(true, Relaxed);
+            if may_need_below && added.as_ref().is_err_and(AddError::needs_layers_below) {
+                making.needs_below.store(true, Relaxed);
             }
             (added, turn)
         });

@@ -1,7 +1,9 @@
-//! Layers that cannot be made alone: hard links of theirs lead to files of the layers below them in their image.
+//! Layers that cannot be made alone: hard links of theirs lead to files of the layers below them in their image, or what they hold
+//! lies in directories that those describe.
 //!
 //! That is only found out when such a layer is fetched, so it is fetched twice: the second time after all others are here, from
-//! the bottom up. It is kept by the ChainID of the stack up to it, and that key stands for it in the volume's stack and in the
+//! the bottom up. For directories the first time ends at the first of them. The lowest layer of an image has nothing below it, and
+//! is made so at once. A layer on others is kept by the ChainID of the stack up to it, and that key stands for it in the volume's stack and in the
 //! image's record; by it the next pull finds it without a fetch.
 //!
 //! It holds bytes of the layers below, which its own origins do not vouch for. So it is given only together with all of these, each
@@ -18,7 +20,7 @@ use super::{
 use crate::{
     digest::Digest,
     image::{Image, LayerBlob},
-    layers::chain_id,
+    layers::{Place, chain_id},
 };
 
 /// A layer that waits for those below it.
@@ -49,9 +51,9 @@ impl Pulls {
         item: &'a Item,
     ) -> Result<Option<Linked<'a>>, PullError> {
         let key = wanted.key;
-        let is_here = self.may_use(&key, true, asked).await?;
+        let is_here = self.may_use(&key, wanted.place(), asked).await?;
         if !is_here && chain != key {
-            if self.may_use(&chain, false, asked).await? {
+            if self.may_use(&chain, Place::Chain, asked).await? {
                 return Ok(Some(Linked { key, item, _making: None }));
             }
             let onto = Wanted { key: chain, ..wanted };
@@ -86,7 +88,7 @@ impl Pulls {
             };
             let wanted = Wanted { image, layer, key, below: Some(&keys) };
             let making = self.making(&wanted.source());
-            if !self.may_use(&key, wanted.is_alone(), asked).await? {
+            if !self.may_use(&key, wanted.place(), asked).await? {
                 self.bring(wanted, &making, asked, item).await?;
             }
             item.done();

@@ -29,10 +29,11 @@ use super::{
 };
 use crate::{
     budget::{Budget, Share},
+    changeset::Format,
     digest::Digest,
     fault::Class,
     image::{Access, Image, Known, Registries, Repository},
-    layers::{ImageDetails, Lease, SnapshotId, Store},
+    layers::{ImageDetails, Lease, Place, SnapshotId, Store},
     overlay::LAYER_LIMIT,
 };
 
@@ -332,19 +333,16 @@ impl Pulls {
         Rights { asker, policy: &self.policy, grants: &self.grants, named }
     }
 
-    /// Whether the layer is here, made alone or not, and may be given.
+    /// Whether the layer is here, for that place in a stack, and may be given.
     pub(super) async fn may_use(
         &self,
         key: &Digest,
-        is_alone: bool,
+        place: Place,
         asked: &Asked<'_>,
     ) -> Result<bool, PullError> {
         let (store, layer) = (self.store.clone(), *key);
-        let known = blocking(move || {
-            let is_here = store.has(&layer) && store.is_alone(&layer) == is_alone;
-            is_here.then(|| store.origins(&layer))
-        })
-        .await;
+        let known =
+            blocking(move || store.fits(&layer, place).then(|| store.origins(&layer))).await;
         let Some(origins) = known else { return Ok(false) };
         Ok(self.rights(asked.asker, asked.named).allow(&origins, &asked.given))
     }
@@ -359,18 +357,24 @@ fn policy_for(reference: &Reference, policy: Option<PullPolicy>) -> PullPolicy {
 }
 
 /// The different layers of all images: those that a registry offers, the first of them that does, and those that are here.
-/// Of the former with the ChainID up to it.
+/// Of the former with the ChainID up to it. One that is the lowest of an image and lies on others in another is two.
 fn distinct(found: &[Found]) -> (Vec<(Wanted<'_>, Digest)>, BTreeSet<Digest>) {
-    let here = found.iter().filter(|found| found.image.is_none());
-    let present: BTreeSet<_> = here.flat_map(|found| found.layers.iter().copied()).collect();
-    let mut seen = present.clone();
+    let here = || found.iter().filter(|found| found.image.is_none()).map(|found| &found.layers);
+    let present: BTreeSet<_> = here().flatten().copied().collect();
+    let upper: BTreeSet<_> = here().flat_map(|layers| layers.iter().skip(1)).copied().collect();
+    let mut seen = BTreeSet::new();
     let mut wanted = Vec::new();
     for image in found.iter().filter_map(|found| found.image.as_ref()) {
         let layers = image.layers.iter().zip(chains(&image.layers));
-        let new = layers.filter(|(layer, _)| seen.insert(key_of(layer)));
-        wanted.extend(new.map(|(layer, chain)| {
-            (Wanted { image, layer, key: key_of(layer), below: None }, chain)
-        }));
+        for (depth, (layer, chain)) in layers.enumerate() {
+            let is_lowest = depth == 0 && layer.format == Format::Portable;
+            let key = key_of(layer);
+            let is_here = if is_lowest { &present } else { &upper }.contains(&key);
+            if !is_here && seen.insert((key, is_lowest)) {
+                let below = is_lowest.then_some(&[][..]);
+                wanted.push((Wanted { image, layer, key, below }, chain));
+            }
+        }
     }
     (wanted, present)
 }

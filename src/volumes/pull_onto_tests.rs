@@ -100,14 +100,14 @@ async fn privileged_links_into_lower_layers_are_copies() {
         check(&node.target(id));
     };
     publish(&node, "linked-a", &images, PullPolicy::IfNotPresent).await;
-    assert_eq!(fetches(&registry, &pushed), [1, 1, 2, 2], "once to find out, once to make it");
+    assert_eq!(fetches(&registry, &pushed), [1, 2, 2, 2], "once to find out, once to make it");
     // By the record, by the key that the manifest leads to, and by the record again after a restart.
     publish(&node, "linked-b", &images, PullPolicy::IfNotPresent).await;
     publish(&node, "linked-c", &images, PullPolicy::Always).await;
     node.restart(&registry).await;
     publish(&node, "linked-a", &images, PullPolicy::Never).await;
     publish(&node, "linked-e", &images, PullPolicy::Never).await;
-    assert_eq!(fetches(&registry, &pushed), [1, 1, 2, 2]);
+    assert_eq!(fetches(&registry, &pushed), [1, 2, 2, 2]);
 
     // The same layers in another stack: the links mean other files.
     let mut layers = linked();
@@ -123,7 +123,7 @@ async fn privileged_links_into_lower_layers_are_copies() {
     publish(&node, "linked-g", &images[..1], PullPolicy::Always).await;
     assert_eq!(fetches(&registry, &other)[0], 1);
     let layers = fs::read_dir(node.folder.path().join("store/layers")).unwrap().count();
-    assert_eq!(layers, 7);
+    assert_eq!(layers, 8);
     for id in ["a", "b", "c", "e", "f", "g"] {
         node.unpublish(&format!("linked-{id}")).await;
     }
@@ -143,7 +143,7 @@ async fn privileged_many_pods_fetch_a_linked_layer_twice() {
     for done in futures::future::join_all(pods).await {
         done.unwrap();
     }
-    assert_eq!(fetches(&registry, &pushed), [1, 1, 2, 2]);
+    assert_eq!(fetches(&registry, &pushed), [1, 2, 2, 2]);
     for id in &ids {
         node.unpublish(id).await;
     }
@@ -200,6 +200,69 @@ async fn privileged_a_hard_link_leads_through_a_symlink_below() {
         assert_eq!(fs::metadata(file).unwrap().nlink(), 2);
     }
     node.unpublish("through").await;
+}
+
+/// A base whose /tmp and home are what they have to be, and layers that only bring files into these.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn privileged_directories_that_a_layer_does_not_name_keep_their_owner_and_mode() {
+    let registry = FakeRegistry::start().await;
+    let base = {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, mode, owner) in [("tmp", 0o1777, 0), ("home", 0o755, 0), ("home/u", 0o700, 7)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(mode);
+            header.set_uid(owner);
+            header.set_gid(owner);
+            header.set_mtime(1_234_567_890);
+            header.set_size(0);
+            tar.append_data(&mut header, name, &[][..]).unwrap();
+        }
+        tar.into_inner().unwrap()
+    };
+    let seed = layer(&[("tmp/seed", File("s")), ("home/u/f", File("f"))]);
+    let more = layer(&[("home/u/.wh.f", File("")), ("new/f", File(""))]);
+    let pushed = registry.push_image("seeded", "1", &[base, seed.clone(), more], true);
+    // There the same layer lies on nothing.
+    registry.push_image("alone", "1", &[seed], true);
+    let [seeded, alone] = ["seeded", "alone"].map(|name| registry.reference(name, "1"));
+    let seen = |id: &str, node: &Node, name: &str| {
+        let meta = fs::metadata(node.target(id).join(name)).unwrap();
+        (meta.mode() & 0o7777, meta.uid(), meta.gid(), meta.mtime())
+    };
+    for (n, images) in [[&alone, &seeded], [&seeded, &alone]].into_iter().enumerate() {
+        let node = Node::new(&registry);
+        for (id, image) in [("parents-a", images[0]), ("parents-b", images[1])] {
+            let spec = spec(std::slice::from_ref(image), PullPolicy::Always);
+            node.volumes.publish(node.request(id, spec)).await.unwrap();
+            let names = ["tmp", "home", "home/u", "new"];
+            let names = if image == &seeded { &names[..] } else { &names[..3] };
+            for name in names {
+                let expected = match (*name, image == &seeded) {
+                    ("tmp", true) => (0o1777, 0, 0, 1_234_567_890),
+                    ("home/u", true) => (0o700, 7, 7, 1_234_567_890),
+                    ("home", true) => (0o755, 0, 0, 1_234_567_890),
+                    _ => (0o755, 0, 0, 0),
+                };
+                assert_eq!(seen(id, &node, name), expected, "{n} {image} {name}");
+            }
+        }
+        assert!(!node.target("parents-b").join("home/u/f").exists() || n == 1);
+        let again = spec(std::slice::from_ref(&seeded), PullPolicy::Always);
+        let before = fetches(&registry, &pushed);
+        node.volumes.publish(node.request("parents-c", again)).await.unwrap();
+        assert_eq!(fetches(&registry, &pushed), before, "known by its place");
+        for id in ["a", "b", "c"] {
+            node.unpublish(&format!("parents-{id}")).await;
+        }
+    }
+    // Both in one volume: of one layer there are two.
+    let node = Node::new(&registry);
+    let request = node.request("parents-d", spec(&[alone, seeded], PullPolicy::Always));
+    node.volumes.publish(request).await.unwrap();
+    assert_eq!(seen("parents-d", &node, "tmp"), (0o1777, 0, 0, 1_234_567_890));
+    node.unpublish("parents-d").await;
 }
 
 /// HAZARDS 29: what such a layer holds of a private one goes to nobody who may not have that.
