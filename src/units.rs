@@ -1,4 +1,8 @@
-//! Numbers as people read them.
+//! Numbers and times as people read and write them.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
 
 /// As `3.4 MB`, with decimal units, as Docker and registries count, and never more than there is: `1.9 MB` is less than two.
 pub fn bytes(count: u64) -> String {
@@ -13,6 +17,12 @@ pub fn bytes(count: u64) -> String {
         "B" => format!("{count} B"),
         unit => format!("{}.{} {unit}", tenths / 10, tenths % 10),
     }
+}
+
+/// A time as people write it: `1h30m`, `90s`, `500ms`, `0s`. Nothing for other text, a number without its unit too, and for a time
+/// less than none.
+pub fn duration(text: &str) -> Option<Duration> {
+    text.parse::<SignedDuration>().ok()?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -30,6 +40,19 @@ mod tests {
             (u64::MAX, "18446.7 PB"),
         ] {
             assert_eq!(bytes(count), said);
+        }
+    }
+
+    #[test]
+    fn durations_as_people_write_them() {
+        let of = |text: &str| duration(text).map(|time| time.as_millis());
+        for (text, millis) in
+            [("0s", 0), ("500ms", 500), ("1.5h", 5_400_000), ("1m30s", 90_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(of(text), Some(millis), "{text}");
+        }
+        for text in ["", "5", "-5s", "soon", "1h-30m"] {
+            assert_eq!(of(text), None, "{text}");
         }
     }
 }

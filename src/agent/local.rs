@@ -254,7 +254,7 @@ impl LocalLookup {
             why: format!("the annotations of {tagged} cannot be read"),
         };
         let own = note("own-layers").and_then(|own| own.parse().ok()).ok_or_else(unreadable)?;
-        let owner = note("owner").map(|text| super::lookup::owner(text).ok_or_else(unreadable));
+        let owner = note("owner").map(|text| text.parse().map_err(|_| unreadable()));
         Ok(Some(FoundSnapshot {
             id,
             node: String::new(),

@@ -169,7 +169,7 @@ impl Asked<'_> {
         }
         let unreadable = |what: &str| self.failed(format!("the {what} of {name} cannot be read"));
         let image = status.image.map(|image| self.image(object, &image));
-        let owner = status.owner.map(|text| owner(&text).ok_or_else(|| unreadable("owner")));
+        let owner = status.owner.map(|text| text.parse::<Owner>().map_err(|_| unreadable("owner")));
         Ok(FoundSnapshot {
             id: name.parse().map_err(|_| unreadable("name"))?,
             node: spec.node_name.clone(),
@@ -202,12 +202,6 @@ impl Asked<'_> {
 /// A sentence, and behind it what more is known.
 fn join(sentence: String, more: &str) -> String {
     if more.is_empty() { sentence } else { format!("{sentence}: {more}") }
-}
-
-/// `UID:GID`.
-pub(super) fn owner(text: &str) -> Option<Owner> {
-    let (uid, gid) = text.split_once(':')?;
-    Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
 }
 
 #[cfg(test)]

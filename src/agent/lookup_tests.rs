@@ -167,6 +167,12 @@ async fn what_is_not_bound_both_ways_is_nobodys() {
             Class::Precondition,
             "the owner of snap-vs-uid cannot be read",
         ),
+        (
+            OVERLAY,
+            json!({ "status": { "owner": "+5:4294967295" } }),
+            Class::Precondition,
+            "the owner of snap-vs-uid cannot be read",
+        ),
     ] {
         let error = found(changed, patch.clone()).await.unwrap_err();
         assert_eq!(error.class(), class, "{patch}: {error}");

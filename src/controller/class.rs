@@ -1,14 +1,15 @@
 //! What a VolumeSnapshotClass says, checked before anything is begun.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
-
-use jiff::SignedDuration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     names::is_subdomain,
     repository::{RepositoryError, Template},
 };
-use crate::cluster::overlay_snapshot::{Consistency, LayerCompression, LayerFormat};
+use crate::{
+    cluster::overlay_snapshot::{Consistency, LayerCompression, LayerFormat},
+    units,
+};
 
 /// Keys that the side-car and its like read; what they say is none of ours.
 const THEIRS: &str = "csi.storage.k8s.io/";
@@ -140,10 +141,11 @@ fn word<T: Copy, const N: usize>(
 }
 
 fn duration(value: &str) -> Result<Duration, ParameterError> {
-    let parsed = SignedDuration::from_str(value).ok().and_then(|d| Duration::try_from(d).ok());
-    parsed.filter(|d| (Duration::from_millis(1)..=FREEZE_MAX).contains(d)).ok_or_else(|| {
-        refused("freezeTimeout", value, "a duration such as 5s or 500ms, at most 1m")
-    })
+    units::duration(value)
+        .filter(|d| (Duration::from_millis(1)..=FREEZE_MAX).contains(d))
+        .ok_or_else(|| {
+            refused("freezeTimeout", value, "a duration such as 5s or 500ms, at most 1m")
+        })
 }
 
 fn secret(value: &str) -> Result<String, ParameterError> {

@@ -18,7 +18,7 @@
 //! - To be removed, an OverlaySnapshot says so (`spec.deleted`); its node removes what it has and says Deleted; then the object goes. A
 //!   node that is gone, not ready or silent for too long is not waited for.
 //!
-//! May use: cluster
+//! May use: cluster, image
 //!
 //! Deliberately absent: anything of a node; it talks to nodes through OverlaySnapshots alone.
 

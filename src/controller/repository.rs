@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::image::{ReferenceError, Repository};
+
 /// Registry and repository together (OCI distribution-spec, "Pulling manifests").
 const LENGTH_MAX: usize = 255;
 /// What a hole may be called.
@@ -35,7 +37,7 @@ pub(super) struct Names<'a> {
 /// Why something is no repository.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RepositoryError {
-    /// No registry before the first slash.
+    /// No registry before the first slash, or holes in it.
     #[error(
         "{0:?} does not begin with a registry: expected registry/path such as registry.example:5000/snapshots/{{namespace}}, \
          and no name in braces before the first slash"
@@ -46,12 +48,14 @@ pub enum RepositoryError {
         "{0:?} has braces that hold no name: known are {{namespace}}, {{pod}}, {{volume}} and {{name}}"
     )]
     Hole(String),
-    /// A part that no registry takes.
-    #[error(
-        "{0:?} is no repository: each part between slashes is lower-case letters and digits, joined by `.`, `_`, `__` or dashes, \
-         without tag or digest"
-    )]
-    Path(String),
+    /// Text that no node takes either, which read the same grammar.
+    #[error("{template:?} cannot be used: {why}")]
+    Grammar {
+        /// As it is written, with its holes.
+        template: String,
+        /// With names in the holes.
+        why: ReferenceError,
+    },
     /// Too long with its names.
     #[error("{0:?} is longer than 255 characters: use fewer names in it")]
     Long(String),
@@ -64,7 +68,7 @@ impl FromStr for Template {
         let shown = || text.chars().take(300).collect();
         let (registry, path) =
             text.split_once('/').ok_or_else(|| RepositoryError::Registry(shown()))?;
-        if !is_registry(registry) {
+        if registry.is_empty() || registry.contains(['{', '}']) {
             return Err(RepositoryError::Registry(shown()));
         }
         let template = Self {
@@ -73,16 +77,13 @@ impl FromStr for Template {
         };
         // With the shortest of names: what is wrong then is wrong with any.
         let shortest = Names { namespace: "a", pod: "a", volume: "a", name: "a" };
-        template.fill(shortest).map_err(|error| match error {
-            RepositoryError::Path(_) => RepositoryError::Path(shown()),
-            other => other,
-        })?;
+        template.fill(shortest)?;
         Ok(template)
     }
 }
 
 impl Template {
-    /// The repository for these names.
+    /// The repository for these names, in the form in which every name of one is the same.
     pub(super) fn fill(&self, names: Names<'_>) -> Result<String, RepositoryError> {
         let names = [names.namespace, names.pod, names.volume, names.name];
         let pieces = self.path.iter().map(|piece| match piece {
@@ -91,13 +92,11 @@ impl Template {
         });
         let path: String = pieces.collect();
         let repository = format!("{}/{path}", self.registry);
-        if !path.split('/').all(is_part) {
-            return Err(RepositoryError::Path(repository));
+        if repository.len() > LENGTH_MAX {
+            return Err(RepositoryError::Long(repository));
         }
-        match repository.len() <= LENGTH_MAX {
-            true => Ok(repository),
-            false => Err(RepositoryError::Long(repository)),
-        }
+        let grammar = |why| RepositoryError::Grammar { template: self.to_string(), why };
+        Repository::with_registry(&repository).map(|it| it.to_string()).map_err(grammar)
     }
 }
 
@@ -125,47 +124,6 @@ fn pieces(mut text: &str) -> Option<Vec<Piece>> {
     closed.then_some(pieces)
 }
 
-/// A host that could not be a folder of a default registry, with a port if any.
-fn is_registry(text: &str) -> bool {
-    let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    let (host, port, plain) = match bracketed {
-        Some((host, rest)) => {
-            let host_fits = !host.is_empty()
-                && host.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b));
-            (
-                host,
-                if rest.is_empty() { None } else { Some(rest.strip_prefix(':').unwrap_or("-")) },
-                host_fits,
-            )
-        }
-        None => {
-            let (host, port) =
-                text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-            let label = |label: &str| {
-                let inner = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-                inner && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
-            };
-            (host, port, host.split('.').all(label))
-        }
-    };
-    let port_fits = port.is_none_or(|port| {
-        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    let is_host =
-        bracketed.is_some() || host.contains('.') || port.is_some() || host == "localhost";
-    plain && port_fits && is_host
-}
-
-/// A part of a path (distribution's reference grammar, `path-component`).
-fn is_part(text: &str) -> bool {
-    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let mut between = text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let ends = [text.bytes().next(), text.bytes().last()];
-    ends.iter().all(|end| end.is_some_and(alphanumeric))
-        && between
-            .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,11 +134,13 @@ mod tests {
     fn names_go_into_the_path() {
         for (template, repository) in [
             ("r.io/a", "r.io/a"),
+            ("docker.io/a", "docker.io/library/a"),
+            ("[0:0::1]:5000/a", "[::1]:5000/a"),
             ("localhost/a", "localhost/a"),
             ("kind-registry:5000/{namespace}/{pod}-{volume}", "kind-registry:5000/ci/dev-0-ws"),
             ("[::1]:5000/a/{name}", "[::1]:5000/a/ws-1.a"),
             ("10.0.0.1:5000/{pod}{pod}", "10.0.0.1:5000/dev-0dev-0"),
-            ("R.io/a__b/c_d/e--f", "R.io/a__b/c_d/e--f"),
+            ("R.io/a__b/c_d/e--f", "r.io/a__b/c_d/e--f"),
         ] {
             let parsed: Template = template.parse().unwrap_or_else(|e| panic!("{template}: {e}"));
             assert_eq!(parsed.to_string(), template);
@@ -195,11 +155,13 @@ mod tests {
             ("a", "registry"),
             ("team/a", "does not begin with a registry"),
             ("/a", "registry"),
-            ("https://r.io/a", "registry"),
+            ("https://r.io/a", "scheme"),
             ("r.io:0/a", "registry"),
+            ("r.io:05000/a", "registry"),
             ("r.io:70000/a", "registry"),
             ("r..io/a", "registry"),
-            ("u@r.io/a", "registry"),
+            ("127.1/a", "registry"),
+            ("u@r.io/a", "a tag or a digest"),
             ("[::1/a", "registry"),
             ("{namespace}.r.io/a", "no name in braces before the first slash"),
             ("{name}/a", "no name in braces before"),
@@ -207,15 +169,16 @@ mod tests {
             ("r.io/{pod", "braces"),
             ("r.io/pod}", "braces"),
             ("r.io/{}", "braces"),
-            ("r.io/", "no repository"),
-            ("r.io/A", "no repository"),
-            ("r.io/a:tag", "no repository"),
-            ("r.io/a@sha256:0", "no repository"),
-            ("r.io/a//b", "no repository"),
-            ("r.io/../b", "no repository"),
-            ("r.io/a..b", "no repository"),
-            ("r.io/-{pod}", "no repository"),
-            ("r.io/a b", "no repository"),
+            ("r.io/", "the part \"\" of the repository"),
+            ("r.io/A", "lower-case"),
+            ("r.io/a:tag", "a tag or a digest"),
+            ("r.io/a@sha256:0", "a tag or a digest"),
+            ("r.io/a//b", "the part \"\""),
+            ("r.io/../b", "the part \"..\""),
+            ("r.io/a..b", "the part \"a..b\""),
+            ("r.io/-{pod}", "\"r.io/-{pod}\" cannot be used"),
+            ("r.io/a b", "the part \"a b\""),
+            (&format!("r.io/{}", "0".repeat(64)), "image id"),
             (&format!("r.io/{}", "a".repeat(256)), "longer than 255"),
         ] {
             let error = template.parse::<Template>().unwrap_err().to_string();

@@ -16,6 +16,7 @@ use toml::{
 };
 
 use super::{hosts::Settings, hosts_error::HostsError, reach::Reach, rewrite::Rewrite};
+use crate::units;
 
 /// What a file says.
 #[derive(Debug, Clone, Default)]
@@ -284,6 +285,5 @@ fn client<'a>(value: &'a DeValue<'_>) -> Option<Words<'a>> {
 
 /// `5s`, `1m30s`, `500ms`.
 fn duration(text: &str) -> Option<Duration> {
-    let time: Duration = text.parse::<jiff::SignedDuration>().ok()?.try_into().ok()?;
-    (!time.is_zero()).then_some(time)
+    units::duration(text).filter(|time| !time.is_zero())
 }

@@ -69,8 +69,8 @@ impl Reference {
         Self { digest: Some(*digest), ..self.place() }
     }
 
-    /// Reads text that may name neither tag nor digest.
-    pub(super) fn parse_place(text: &str) -> Result<Self, ReferenceError> {
+    /// Reads text that may name neither tag nor digest, and where it is said so must name its registry.
+    pub(super) fn parse_place(text: &str, registry: bool) -> Result<Self, ReferenceError> {
         let refused = |rule| ReferenceError {
             text: text.chars().take(300).collect(),
             kind: "a repository",
@@ -78,6 +78,9 @@ impl Reference {
         };
         if text.contains('@') || split_tag(text).1.is_some() {
             return Err(refused(Rule::Bare));
+        }
+        if registry && split_registry(text).0.is_none() {
+            return Err(refused(Rule::NoRegistry));
         }
         parse(text).map(|reference| reference.place()).map_err(refused)
     }
@@ -138,6 +141,10 @@ pub(super) enum Rule {
          of 1 to 65535 if any"
     )]
     Registry(String),
+    #[error(
+        "it does not begin with a registry; write registry/path such as registry.example:5000/snapshots"
+    )]
+    NoRegistry,
     #[error("repository names are lower-case; {0:?} is not")]
     UpperCase(String),
     #[error(

@@ -16,6 +16,14 @@ impl Repository {
         Self(reference.place())
     }
 
+    /// Reads text that names its registry: nothing is pushed to a public one by default.
+    ///
+    /// # Errors
+    /// Text that is no repository, or leaves out the registry.
+    pub fn with_registry(text: &str) -> Result<Self, ReferenceError> {
+        Reference::parse_place(text, true).map(Self)
+    }
+
     /// What stands under a digest in it.
     pub fn at(&self, digest: &Digest) -> Reference {
         self.0.pinned(digest)
@@ -52,7 +60,7 @@ impl FromStr for Repository {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        Reference::parse_place(text).map(Self)
+        Reference::parse_place(text, false).map(Self)
     }
 }
 

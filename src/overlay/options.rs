@@ -4,6 +4,8 @@
 //! Deliberately absent: `uuid`, which is `null` because Linux 6.6 and later write a mark into the
 //! upper for any other value (earlier kernels have neither the mark nor the word), and `userxattr`, which is for mounts without privilege.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{plan::PlanError, stack::Needs};
@@ -45,6 +47,25 @@ pub struct Owner {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+}
+
+/// Text that is no owner.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected UID:GID, two numbers such as 1000:1000")]
+pub struct OwnerError;
+
+impl FromStr for Owner {
+    type Err = OwnerError;
+
+    fn from_str(text: &str) -> Result<Self, OwnerError> {
+        let id = |text: &str| {
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            // The last number means "nobody said" to the kernel.
+            text.parse().ok().filter(|id| digits && *id != u32::MAX)
+        };
+        let (uid, gid) = text.split_once(':').ok_or(OwnerError)?;
+        Ok(Self { uid: id(uid).ok_or(OwnerError)?, gid: id(gid).ok_or(OwnerError)? })
+    }
 }
 
 impl Owner {

@@ -72,9 +72,14 @@ impl ImagePolicy {
     pub fn allows(&self, namespace: &str, reference: &Reference) -> bool {
         let image = reference.to_string();
         let allowed = self.namespaces.get(namespace).unwrap_or(&self.default);
-        // The same place by another name.
-        let plain = image.replacen(":443/", "/", 1);
-        let refused = self.refused.is_match(&image) || self.refused.is_match(&plain);
+        // The same place by other names, one of which a refusal may be written with.
+        let mut names = vec![image.replacen(":443/", "/", 1)];
+        if reference.registry() == "docker.io" {
+            let of = |name: &str| image.replacen("docker.io", name, 1);
+            names.extend(["index.docker.io", "registry-1.docker.io"].map(of));
+        }
+        let refused =
+            self.refused.is_match(&image) || names.iter().any(|name| self.refused.is_match(name));
         allowed.is_match(&image) && !refused
     }
 }
@@ -142,7 +147,9 @@ mod tests {
     #[test]
     fn what_is_refused_no_list_allows() {
         let policy = ImagePolicy::default()
-            .refusing(&["kept.svc:5000/*", "old.io/*"].map(str::to_owned))
+            .refusing(
+                &["kept.svc:5000/*", "old.io/*", "registry-1.docker.io/bad/*"].map(str::to_owned),
+            )
             .unwrap();
         for (image, allowed) in [
             ("kept.svc:5000/ns/pod/ws:snap-1", false),
@@ -153,6 +160,9 @@ mod tests {
             ("kept.svc/a", true),
             ("old.io:443/a", false),
             ("old.io:444/a", true),
+            ("bad/a", false),
+            ("index.docker.io/bad/a:1", false),
+            ("good/a", true),
             ("r.io/kept.svc:1", true),
         ] {
             assert_eq!(allows(&policy, "ci", image), allowed, "{image}");

@@ -35,7 +35,6 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jiff::SignedDuration;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -43,6 +42,7 @@ use crate::{
     cluster::{Client, ClusterError},
     controller::is_subdomain,
     telemetry::{self, Filter},
+    units,
 };
 
 /// What stands below `--help`.
@@ -230,8 +230,7 @@ fn version(form: Form) -> anyhow::Result<()> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
-    parsed.ok_or_else(|| "expected a duration such as 90s or 1h30m".to_owned())
+    units::duration(text).ok_or_else(|| "expected a duration such as 90s or 1h30m".to_owned())
 }
 
 /// What an object's name may look like: RFC 1123 labels, joined by dots.

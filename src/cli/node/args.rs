@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{ArgAction, Args, ValueEnum, value_parser};
-use jiff::SignedDuration;
 use serde::Deserialize;
 
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     image::{Hosts, Registries, Repository},
     layers::{DiskLimits, Form},
     telemetry::Collector,
+    units,
     volumes::{ImagePolicy, Keyring, Settings},
 };
 
@@ -141,8 +141,7 @@ pub(in crate::cli) fn folder(text: &str) -> Result<PathBuf, String> {
 
 /// As people write it: `1h`, `90m`, `0s`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
-    parsed.ok_or_else(|| "expected a duration such as 1h or 90m, or 0s".to_owned())
+    units::duration(text).ok_or_else(|| "expected a duration such as 1h or 90m, or 0s".to_owned())
 }
 
 /// The node's own credentials.

@@ -271,17 +271,11 @@ pub(super) fn set(options: &mut Options, option: &str) -> Result<bool, BadReques
     Ok(true)
 }
 
-/// `UID:GID`. Root's files staying root's is no map at all.
+/// Root's files staying root's is no map at all.
 fn owner(value: String) -> Result<Option<Owner>, BadRequest> {
-    let id = |text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        // The last number means "nobody said" to the kernel.
-        text.parse().ok().filter(|id| digits && *id != u32::MAX)
-    };
-    match value.split_once(':').map(|(uid, gid)| (id(uid), id(gid))) {
-        Some((Some(0), Some(0))) => Ok(None),
-        Some((Some(uid), Some(gid))) => Ok(Some(Owner { uid, gid })),
-        _ => Err(BadRequest::Value {
+    match value.parse::<Owner>() {
+        Ok(owner) => Ok(Some(owner).filter(|owner| (owner.uid, owner.gid) != (0, 0))),
+        Err(_) => Err(BadRequest::Value {
             key: "owner",
             value: shown(&value),
             accepted: "UID:GID, two numbers such as 1000:1000".to_owned(),
