@@ -94,7 +94,7 @@ mod tests {
     fn what_is_taken_or_not_ours_is_not_given_out() {
         let (first, drawn) = (*RANGE.start(), Cell::new(0));
         // A small number, the kubelet's, two that are taken, and one beyond 31 bits.
-        let draws = [7, 1_048_577, first, first + 2, first + 3 | 1 << 31];
+        let draws = [7, 1_048_577, first, first + 2, (first + 3) | 1 << 31];
         let next = || {
             drawn.set(drawn.get() + 1);
             Ok(draws[drawn.get() - 1])
