@@ -352,3 +352,5 @@ async fn bench_snapshots() {
     });
     println!("BENCH {said}");
 }
+
+include!("bench_captures/beside.rs");

@@ -56,23 +56,14 @@ pub fn cargo(h: &Harness, repo: &Path) -> Cmd {
 /// # Errors
 /// The C compiler for musl cannot be installed, or the program does not compile.
 pub fn program(h: &Harness, repo: &Path) -> Result<PathBuf> {
-    let target = target(h, repo)?;
+    apt::ensure(h, &["musl-tools"])?;
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    ensure_target(h, repo, &target)?;
     h.progress.step("compiling the driver", minutes(2), |log| {
         let build = cargo(h, repo).args(["build", "--release", "--locked", "--bin", "ovl"]);
         build.args(["--target", &target]).log(log).run()
     })?;
     Ok(h.cache.cargo_target().join(target).join("release/ovl"))
-}
-
-/// What static programs are compiled for, with what that takes of this machine.
-///
-/// # Errors
-/// As [`program`].
-pub fn target(h: &Harness, repo: &Path) -> Result<String> {
-    apt::ensure(h, &["musl-tools"])?;
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    ensure_target(h, repo, &target)?;
-    Ok(target)
 }
 
 /// Adds a target to the sources' toolchain: rustup adds those of rust-toolchain.toml only when it

@@ -76,8 +76,8 @@ fn main() -> ExitCode {
         return ended.unwrap_or_else(failed);
     }
     // Before anything is set up: this process becomes another one.
-    let begun = match args.first() {
-        Some(&"bench") => bench::in_release(),
+    let begun = match args.as_slice() {
+        ["bench", parts @ ..] => bench::in_release(parts),
         _ => Ok(()),
     };
     match begun.and_then(|()| process::end_children_on_signal()).and_then(|()| run()) {

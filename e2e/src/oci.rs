@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::http;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
@@ -122,6 +123,24 @@ pub fn push(to: SocketAddr, name: &str, layers: Vec<Layer>) -> Result<Vec<String
     ensure!(put.status == 201, "the registry answers {} to the manifest of {name}", put.status);
     let digest = |blob: &Value| blob["digest"].as_str().map(str::to_owned);
     Ok(blobs.iter().filter_map(digest).collect())
+}
+
+/// Pushes an index, `repository:tag`, of one image that is there under the tag `of`.
+///
+/// # Errors
+/// There is no such image, or the registry refused the index.
+pub fn index(to: SocketAddr, name: &str, of: &str) -> Result<()> {
+    let (repository, tag) = name.split_once(':').context("an index's name needs a tag")?;
+    let path = |tag: &str| format!("/v2/{repository}/manifests/{tag}");
+    let manifest = http::send(to, "GET", &path(of), &[("Accept", MANIFEST)], &[])?.bytes()?;
+    let entry = json!({
+        "mediaType": MANIFEST, "digest": digest(&manifest), "size": manifest.len(),
+        "platform": { "os": "linux", "architecture": architecture() },
+    });
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] }).to_string();
+    let put = http::send(to, "PUT", &path(tag), &[("Content-Type", INDEX)], index.as_bytes())?;
+    ensure!(put.status == 201, "the registry answers {} to the index {name}", put.status);
+    Ok(())
 }
 
 /// Pushes one blob; returns its descriptor.

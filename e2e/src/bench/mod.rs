@@ -80,12 +80,12 @@ impl Part {
     }
 }
 
-/// Becomes the same command compiled with optimization: the floor is our own code.
+/// Becomes the same command compiled with optimization, where more is measured than a busy disk: the floor is our own code.
 ///
 /// # Errors
 /// cargo cannot be started.
-pub fn in_release() -> Result<()> {
-    if !cfg!(debug_assertions) {
+pub fn in_release(parts: &[&str]) -> Result<()> {
+    if !cfg!(debug_assertions) || parts == ["busy"] {
         return Ok(());
     }
     let repo = driver::sources()?;

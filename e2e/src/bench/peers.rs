@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::image::Source;
 use super::timed;
 use crate::background::Background;
+use crate::cache::Recipe;
 use crate::cluster::wait_for;
 use crate::harness::Harness;
 use crate::oci::any_signature;
@@ -42,6 +43,32 @@ pub fn all(h: &Harness, place: &Path, notes: &mut Vec<String>) -> Vec<Box<dyn Pe
     peers
 }
 
+/// The directory of containerd's programs: as the harness builds them, where it has; else as they are installed here; else as Debian
+/// has them, unpacked aside, because an installed one would run as a service.
+///
+/// # Errors
+/// None of these can be had.
+pub fn containerd(h: &Harness) -> Result<PathBuf> {
+    if let Some(built) = tools::containerd().have(h) {
+        return Ok(built);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has_both = |at: &PathBuf| ["containerd", "ctr"].iter().all(|name| at.join(name).is_file());
+    if let Some(installed) = std::env::split_paths(&path).find(has_both) {
+        return Ok(installed);
+    }
+    let recipe = Recipe { name: "containerd-debian", version: "1", inputs: &[] };
+    let place = h.cache.product(&recipe, |place| {
+        h.progress.step("fetching containerd", seconds(10), |log| {
+            apt::extract("containerd", place, log).or_else(|_| {
+                apt::update(h)?;
+                apt::extract("containerd", place, log)
+            })
+        })
+    })?;
+    Ok(place.join("usr/bin"))
+}
+
 /// containerd's overlayfs snapshotter.
 struct Containerd {
     programs: PathBuf,
@@ -54,7 +81,7 @@ impl Peer for Containerd {
 
     fn pull(&self, folder: &Path, source: &Source) -> Result<Duration> {
         let running = Running::start(&self.programs, folder)?;
-        timed(|| running.pull(source))
+        timed(|| running.pull(&source.image("bench:1")))
     }
 }
 
@@ -74,8 +101,10 @@ impl Running {
         let config = folder.join("config.toml");
         let path = |part: &str| folder.join(part).display().to_string();
         let socket = path("containerd.sock");
+        let said = Cmd::new(programs.join("containerd")).arg("--version").output()?;
+        let version = if said.contains(" v2.") { 3 } else { 2 };
         let text = format!(
-            "version = 3\nroot = \"{}\"\nstate = \"{}\"\n\
+            "version = {version}\nroot = \"{}\"\nstate = \"{}\"\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \
              \"io.containerd.cri.v1.runtime\"]\n[grpc]\naddress = \"{socket}\"\n\
              [ttrpc]\naddress = \"{socket}.ttrpc\"\n",
@@ -100,14 +129,14 @@ impl Running {
         ctr.arg("--address").arg(self.folder.join("containerd.sock"))
     }
 
-    /// Pulls the image `bench:1`.
+    /// Pulls an image.
     ///
     /// # Errors
     /// It could not.
-    pub fn pull(&self, source: &Source) -> Result<()> {
+    pub fn pull(&self, image: &str) -> Result<()> {
         let pull =
             self.ctr().args(["images", "pull", "--plain-http", "--snapshotter", "overlayfs"]);
-        pull.arg(source.image("bench:1")).output().map(drop)
+        pull.arg(image).output().map(drop)
     }
 
     /// Prepares a snapshot of the topmost layer that was pulled, and mounts it.

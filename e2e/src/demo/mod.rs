@@ -14,7 +14,7 @@ pub mod inside;
 mod layers;
 pub mod place;
 mod pod;
-mod registry;
+pub mod registry;
 mod story;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ use std::io::{BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -28,6 +29,7 @@ struct Kept {
     manifests: BTreeMap<(String, String), Manifest>,
     uploads: BTreeMap<u64, Vec<u8>>,
     next: u64,
+    delay: Duration,
     given: u64,
     taken: u64,
 }
@@ -86,6 +88,11 @@ impl Registry {
         self.kept().taken
     }
 
+    /// Every request is answered so much later from here on, as by a registry far away.
+    pub fn delay(&self, by: Duration) {
+        self.kept().delay = by;
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // Every change is whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,6 +107,8 @@ impl Registry {
         let body = body(&head, &mut reader)?;
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let kind = head.field("content-type").unwrap_or_default();
+        let delay = self.kept().delay;
+        thread::sleep(delay);
         let answer = self.kept().answer(method, path, query, kind, body);
         let Answer { status, fields, body } = answer;
         let length = body.len();

@@ -1,0 +1,115 @@
+//! Captures beside a neighbour whose bytes have still to be written, by both versions in turn.
+//!
+//! Deliberately absent: the protocol. It is in the test program, which both versions are compiled with.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::disk::Disk;
+use crate::bench::percentile;
+use crate::bench::table::{Limit, Row};
+use crate::clean;
+use crate::process::Cmd;
+use crate::progress::seconds;
+
+/// How often each version is asked.
+const TURNS: usize = 2;
+
+/// What a version's test program said.
+#[derive(Default)]
+struct Times {
+    captures: Vec<Duration>,
+    /// The neighbour's syncs, without a capture and beside one.
+    alone: Vec<Duration>,
+    beside: Vec<Duration>,
+}
+
+impl Times {
+    fn add(&mut self, said: &Value) -> Result<()> {
+        let into = [
+            ("captures", &mut self.captures),
+            ("alone", &mut self.alone),
+            ("beside", &mut self.beside),
+        ];
+        for (name, times) in into {
+            let numbers = said[name].as_array().with_context(|| format!("no {name} in {said}"))?;
+            times.extend(numbers.iter().filter_map(Value::as_f64).map(Duration::from_secs_f64));
+        }
+        Ok(())
+    }
+}
+
+/// The rows: how long a capture takes, and what the neighbour's syncs take meanwhile.
+pub fn measure(
+    disk: &Disk,
+    registry: SocketAddr,
+    ours: &Path,
+    former: Option<&Path>,
+) -> Result<Vec<Row>> {
+    let (mut now, mut before) = (Times::default(), Times::default());
+    for _ in 0..TURNS {
+        if let Some(former) = former {
+            before.add(&ask(disk, registry, "former-captures", former)?)?;
+        }
+        now.add(&ask(disk, registry, "captures", ours)?)?;
+    }
+    Ok(rows(&disk.fs_type, &mut now, former.is_some().then_some(&mut before)))
+}
+
+fn ask(disk: &Disk, registry: SocketAddr, name: &str, program: &Path) -> Result<Value> {
+    let directory = disk.directory(name)?;
+    let test = Cmd::new(program).args(["--ignored", "--exact", "--nocapture"]);
+    let test = test.arg("bench_captures_beside_a_neighbour").env("OVL_BENCH_DIR", &directory);
+    let test = test.env("OVL_BENCH_CHANGE", &directory);
+    let test = test.env("OVL_BENCH_REGISTRY", registry.to_string());
+    let done = test.limit(seconds(300)).outcome()?;
+    let line = done.stdout.lines().find_map(|line| line.trim().split_once("BENCH "));
+    let said = line.with_context(|| format!("{name} broke off: {}{}", done.stdout, done.stderr))?;
+    let said = serde_json::from_str(said.1).context("what it printed")?;
+    clean::unmount_below(&[&directory])?;
+    clean::remove(&directory)?;
+    Ok(said)
+}
+
+fn rows(fs_type: &str, now: &mut Times, before: Option<&mut Times>) -> Vec<Row> {
+    let middle = |times: &mut Vec<Duration>| percentile(times, 50);
+    let mut rows = Vec::new();
+    let capture =
+        Row::milliseconds(&format!("{fs_type}: capture of 100 MB"), middle(&mut now.captures));
+    let name = format!("{fs_type}: neighbour's sync, p99");
+    let (beside, alone) = (percentile(&mut now.beside, 99), percentile(&mut now.alone, 99));
+    let sync = Row::milliseconds(&name, beside).beside("no capture", alone, Limit::AtMost(1.3));
+    match before {
+        Some(before) => {
+            let theirs = middle(&mut before.captures);
+            rows.push(capture.beside("former", theirs, Limit::AtMost(0.3)));
+            rows.push(sync);
+            let theirs = percentile(&mut before.beside, 99);
+            rows.push(Row::milliseconds(&name, beside).beside("former", theirs, Limit::None));
+        }
+        None => rows.extend([capture, sync]),
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_measured_becomes_rows() -> Result<()> {
+        let (mut now, mut before) = (Times::default(), Times::default());
+        now.add(&json!({ "captures": [0.1, 0.2], "alone": [0.01], "beside": [0.012] }))?;
+        before.add(&json!({ "captures": [4.0], "alone": [0.01], "beside": [2.0] }))?;
+        assert_eq!(rows("xfs", &mut now, Some(&mut before)).len(), 3);
+        assert_eq!(rows("xfs", &mut now, None).len(), 2);
+        assert!(Times::default().add(&json!({})).is_err());
+        Ok(())
+    }
+}

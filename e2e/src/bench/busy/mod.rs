@@ -1,0 +1,287 @@
+//! What calls take while a neighbour writes to the same disk, beside the version that made them wait for it.
+//!
+//! ```text
+//! a disk (ext4, xfs: a file) ─┬─ ovl node of this tree        ─┐ asked in turn, for the same image,
+//!                             ├─ ovl node of the former version ─┘ from a registry in this process
+//!                             ├─ containerd: prepare, mount, umount, remove
+//!                             ├─ captures, by both versions' test programs
+//!                             └─ a neighbour: 1.5 GB, written and removed, again and again
+//! ```
+//!
+//! Deliberately absent: absolute times that have to hold. They are the disk's; the limits are ratios.
+
+mod captures;
+mod disk;
+mod programs;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use self::disk::{BYTES, Disk};
+use self::programs::{FORMER, Programs};
+use super::ours::{Driver, Volume};
+use super::peers::{self, Running};
+use super::table::{Limit, Row};
+use super::{percentile, timed};
+use crate::demo::registry::Registry;
+use crate::harness::Harness;
+use crate::oci::{self, Layer, push};
+use crate::progress::{minutes, seconds};
+use crate::tools::apt;
+
+/// Turns on a quiet disk; and on a busy one, as many as there is time for.
+const QUIET: usize = 60;
+const BUSY: usize = 100;
+const LONGEST: Duration = seconds(75);
+
+/// Volumes that ask the registry, and how long that takes to answer.
+const ALWAYS: usize = 20;
+const AWAY: Duration = Duration::from_millis(50);
+
+/// Layers of the image.
+const LAYERS: usize = 10;
+
+/// Measures all of it in an empty directory; a note for each peer that cannot be had.
+pub fn measure(
+    h: &Harness,
+    repo: &Path,
+    place: &Path,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Row>> {
+    apt::ensure(h, &["e2fsprogs", "xfsprogs"])?;
+    fs::create_dir_all(place).context("making a directory")?;
+    let former = programs::former(h, repo)?;
+    if former.is_none() {
+        notes.push(format!(
+            "the former version: the history of this clone does not have commit {FORMER}; get it with git fetch --unshallow"
+        ));
+    }
+    let compared = Compared {
+        ours: programs::ours(h, repo)?,
+        former,
+        containerd: peers::containerd(h)
+            .map_err(|error| notes.push(format!("containerd: {error:#}")))
+            .ok(),
+        registry: Registry::start()?,
+    };
+    let one = |number: usize| Layer::new().file(&format!("file-{number}"), number.to_string());
+    let registry = &compared.registry;
+    push(registry.address, "bench:1", (0..LAYERS).map(one).collect::<Result<_>>()?)?;
+    oci::index(registry.address, "bench:index", "1")?;
+    let mut rows = Vec::new();
+    for fs_type in ["ext4", "xfs"] {
+        let disk = Disk::make(place, fs_type)?;
+        let what = format!("a busy disk, {fs_type}");
+        rows.extend(h.progress.step(&what, minutes(2), |_| compared.calls(&disk))?);
+        let what = format!("captures on a busy disk, {fs_type}");
+        rows.extend(h.progress.step(&what, minutes(2), |_| compared.captures(&disk))?);
+    }
+    Ok(rows)
+}
+
+/// What is compared.
+struct Compared {
+    ours: Programs,
+    former: Option<Programs>,
+    /// The directory of its programs.
+    containerd: Option<std::path::PathBuf>,
+    registry: Registry,
+}
+
+impl Compared {
+    fn image(&self, tag: &str) -> String {
+        format!("{}/bench:{tag}", self.registry.address)
+    }
+
+    fn calls(&self, disk: &Disk) -> Result<Vec<Row>> {
+        let start = |programs: &Programs, name| {
+            let (place, registry) = (disk.directory(name)?, self.registry.address);
+            Driver::start_as("bench", &programs.node, &place, registry, &[])
+        };
+        let asked = Asked {
+            ours: start(&self.ours, "ours")?,
+            former: self.former.as_ref().map(|former| start(former, "former")).transpose()?,
+            peer: match &self.containerd {
+                Some(programs) => Some(Running::start(programs, &disk.directory("peer")?)?),
+                None => None,
+            },
+            image: self.image("1"),
+            disk,
+        };
+        if let Some(peer) = &asked.peer {
+            peer.pull(&asked.image)?;
+        }
+        let mut rows = asked.calls()?;
+        rows.extend(asked.written()?);
+        if disk.fs_type == "ext4" {
+            self.registry.delay(AWAY);
+            let always = asked.always(&self.image("index"));
+            self.registry.delay(Duration::ZERO);
+            rows.push(always?);
+        }
+        Ok(rows)
+    }
+
+    fn captures(&self, disk: &Disk) -> Result<Vec<Row>> {
+        let former = self.former.as_ref().map(|former| former.captures.as_path());
+        captures::measure(disk, self.registry.address, &self.ours.captures, former)
+    }
+}
+
+/// Times of one kind of call, by who made it.
+#[derive(Default)]
+struct Times {
+    publish: Vec<Duration>,
+    unpublish: Vec<Duration>,
+}
+
+impl Times {
+    fn add(&mut self, driver: &Driver, volume: &Volume) -> Result<()> {
+        self.publish.extend(driver.publish_all(std::slice::from_ref(volume), false)?);
+        // A pod that wrote a little.
+        fs::write(volume.target().join("written"), [1; 4096]).context("writing to a volume")?;
+        self.unpublish.push(timed(|| driver.unpublish(volume))?);
+        Ok(())
+    }
+}
+
+/// Whoever is asked, all on one disk.
+struct Asked<'a> {
+    ours: Driver,
+    former: Option<Driver>,
+    peer: Option<Running>,
+    image: String,
+    disk: &'a Disk,
+}
+
+/// How calls of this tree, of the former version and of containerd went, and how long one sync took beside them.
+#[derive(Default)]
+struct Turns {
+    ours: Times,
+    former: Times,
+    peer: Times,
+    sync: Vec<Duration>,
+}
+
+impl Asked<'_> {
+    fn calls(&self) -> Result<Vec<Row>> {
+        // The layers come once.
+        self.in_turn(1, "first")?;
+        self.disk.sync()?;
+        let quiet = self.in_turn(QUIET, "quiet")?;
+        let busy = self.disk.beside_neighbour(|| self.in_turn(BUSY, "busy"))?;
+        let fs_type = &self.disk.fs_type;
+        let mut rows = Vec::new();
+        self.compare(&format!("{fs_type}, quiet"), &quiet, &mut rows);
+        self.compare(&format!("{fs_type}, busy"), &busy, &mut rows);
+        Ok(rows)
+    }
+
+    fn in_turn(&self, count: usize, kind: &str) -> Result<Turns> {
+        let mut turns = Turns::default();
+        let begun = Instant::now();
+        for number in (0..count).take_while(|_| begun.elapsed() < LONGEST) {
+            let name = format!("{kind}-{number}");
+            if let Some(former) = &self.former {
+                turns.former.add(former, &former.volume(&name, &self.image))?;
+            }
+            turns.ours.add(&self.ours, &self.ours.volume(&name, &self.image))?;
+            turns.sync.push(self.disk.one_sync()?);
+            if let Some(peer) = &self.peer {
+                turns.peer.publish.push(timed(|| peer.mount(&name))?);
+                turns.peer.unpublish.push(timed(|| peer.unmount(&name))?);
+            }
+        }
+        Ok(turns)
+    }
+
+    /// A row for each call, percentile and whom it is compared with.
+    fn compare(&self, what: &str, turns: &Turns, rows: &mut Vec<Row>) {
+        type Of = fn(&Times) -> &Vec<Duration>;
+        let calls: [(&str, Of); 2] =
+            [("publish", |times| &times.publish), ("unpublish", |times| &times.unpublish)];
+        for (call, of) in calls {
+            for at in [50, 99] {
+                let of = |times| percentile(&mut of(times).clone(), at);
+                let name = format!("{what}: {call}, p{at}");
+                let row = || Row::milliseconds(&name, of(&turns.ours));
+                let sync = percentile(&mut turns.sync.clone(), at);
+                if self.former.is_some() {
+                    rows.push(row().beside("former", of(&turns.former), wanted(&name)));
+                }
+                if self.peer.is_some() {
+                    rows.push(row().beside("containerd", of(&turns.peer), Limit::None));
+                }
+                rows.push(row().beside("one sync", sync, Limit::None));
+            }
+        }
+    }
+
+    /// How long it takes to take a volume away that was just filled, and how much of that reaches the disk.
+    fn written(&self) -> Result<Vec<Row>> {
+        let Self { disk, former, ours, image, .. } = self;
+        let before = former.as_ref().map(|former| disk.unpublish_written(former, image));
+        let before = before.transpose()?;
+        let (now, written) = disk.unpublish_written(ours, image)?;
+        let share = |written: u64| written as f64 / BYTES as f64;
+        let row = Row::milliseconds(&format!("{}: unpublish of 1.5 GB", disk.fs_type), now);
+        let name = format!("{}: share that is written", disk.fs_type);
+        let mut rows = vec![Row::count(&name, share(written)).within(0.05)];
+        match before {
+            Some((time, written)) => {
+                rows.insert(0, row.beside("former", time, Limit::AtMost(0.1)));
+                rows.push(Row::count(&format!("{name}, former"), share(written)));
+            }
+            None => rows.insert(0, row),
+        }
+        Ok(rows)
+    }
+
+    /// Volumes of an image that did not change, whose pods want to know that each time.
+    fn always(&self, image: &str) -> Result<Row> {
+        let (mut before, mut now) = (Times::default(), Times::default());
+        for number in 0..ALWAYS {
+            let (pod, name) = (format!("pod-always-{number}"), format!("always-{number}"));
+            let attributes = [("image", image), ("pullPolicy", "Always")];
+            for (driver, times) in
+                [(self.former.as_ref(), &mut before), (Some(&self.ours), &mut now)]
+            {
+                let Some(driver) = driver else { continue };
+                times.add(driver, &driver.volume_of(&pod, &name, &attributes))?;
+            }
+        }
+        let name = format!("Always, {} ms away, p50", AWAY.as_millis());
+        let row = Row::milliseconds(&name, percentile(&mut now.publish, 50));
+        let theirs = percentile(&mut before.publish, 50);
+        Ok(match self.former {
+            Some(_) => row.beside("former", theirs, Limit::AtMost(0.5)),
+            None => row,
+        })
+    }
+}
+
+/// What a call of ours may take of the former version's.
+fn wanted(name: &str) -> Limit {
+    match name {
+        "ext4, quiet: publish, p50" => Limit::AtMost(0.5),
+        busy if busy.contains("busy") && busy.ends_with("p99") => Limit::AtMost(0.05),
+        _ => Limit::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_is_of_the_slowest_on_a_busy_disk_and_of_the_usual_on_a_quiet_one() {
+        assert_eq!(wanted("xfs, busy: unpublish, p99"), Limit::AtMost(0.05));
+        assert_eq!(wanted("ext4, quiet: publish, p50"), Limit::AtMost(0.5));
+        for other in ["xfs, busy: publish, p50", "xfs, quiet: publish, p50"] {
+            assert_eq!(wanted(other), Limit::None, "{other}");
+        }
+    }
+}
