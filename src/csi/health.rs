@@ -7,7 +7,7 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::role::Role;
+use super::{guests::Guests, role::Role};
 
 /// Serves both until `stop`.
 pub(super) async fn serve(
@@ -19,7 +19,7 @@ pub(super) async fn serve(
         .route("/healthz", get(healthz))
         .route("/livez", get(async || "ok\n"))
         .with_state(role);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(Guests::of(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 async fn healthz(State(role): State<Role>) -> (StatusCode, String) {

@@ -22,6 +22,7 @@
 mod calls;
 mod config;
 mod controller;
+mod guests;
 mod health;
 mod identity;
 mod local;

@@ -10,6 +10,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::guests::Guests;
 use crate::metrics::Metrics;
 
 /// As the OpenMetrics specification names its text format.
@@ -22,7 +23,7 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let router = Router::new().route("/metrics", get(scrape)).with_state(metrics);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(Guests::of(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> impl IntoResponse {

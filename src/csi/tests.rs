@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -359,10 +360,10 @@ async fn a_kubelet_that_begins_anew_finds_the_driver_again() {
     std::fs::remove_dir_all(socket.parent().unwrap()).unwrap();
     let looked_for = async {
         while !socket.exists() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), looked_for).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), looked_for).await.unwrap();
     let info = driver.registration().await.get_info(InfoRequest {}).await.unwrap();
     assert_eq!(info.into_inner().name, "ovl.csi.dev");
     driver.stop().await.unwrap();
@@ -421,6 +422,33 @@ async fn health_is_what_probe_says() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     let answer = get(driver.health, "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains(status.message()), "{answer}");
+}
+
+/// Kept open, they would be the memory of whoever can reach the port, and no probe would be heard.
+#[tokio::test]
+async fn connections_that_are_left_open_keep_nobody_from_being_heard() {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        time::timeout,
+    };
+    let driver = Driver::start().await;
+    for (address, path) in [(driver.health, "/healthz"), (driver.metrics, "/metrics")] {
+        let mut left = Vec::new();
+        for _ in 0..100 {
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            connection.write_all(b"GET /healthz HTTP/1.1\r\nHost: a").await.unwrap();
+            left.push(connection);
+        }
+        assert!(get(address, path).await.starts_with("HTTP/1.1 200 "));
+        // All but the newest have ended.
+        for connection in &mut left[..60] {
+            let ended =
+                timeout(Duration::from_secs(20), connection.read(&mut [0; 512])).await.unwrap();
+            assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        }
+        assert!(get(address, path).await.starts_with("HTTP/1.1 200 "));
+    }
 }
 
 fn break_store(root: &Path) {

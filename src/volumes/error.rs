@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{RecordError, Reference, RestoreError, Target, VolumeId};
+use super::{PodUid, RecordError, Reference, RestoreError, Target, VolumeId};
 use crate::{
     budget::OverBudget,
     fault::Class,
@@ -134,6 +134,17 @@ pub enum PublishError {
         target: Target,
         /// The folder.
         kubelet: String,
+    },
+    /// The request names another pod than the one whose directory the target is in: nobody but the kubelet makes that directory.
+    #[error(
+        "target path {target} is not of the pod that the request names, with uid {uid}: the CSIDriver object has to say \
+         podInfoOnMount: true"
+    )]
+    OtherPod {
+        /// As asked.
+        target: Target,
+        /// As asked.
+        uid: PodUid,
     },
     /// The same volume, asked for differently.
     #[error("volume {id} exists already with other {what}; delete the pod to make it anew")]
@@ -269,7 +280,7 @@ impl PublishError {
     pub fn class(&self) -> Class {
         match self {
             Self::Busy(_) | Self::CalledOff(_) => Class::Busy,
-            Self::Outside { .. } | Self::ReadOnly { .. } => Class::Invalid,
+            Self::Outside { .. } | Self::OtherPod { .. } | Self::ReadOnly { .. } => Class::Invalid,
             Self::NotAllowed { .. } => Class::Denied,
             Self::Unenforceable { .. } | Self::Unclean { .. } => Class::Precondition,
             Self::Pulling { .. } => Class::Unavailable,

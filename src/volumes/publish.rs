@@ -58,10 +58,16 @@ impl Volumes {
 impl Inner {
     /// Refuses what can be known to be wrong before anything is looked at.
     fn check(&self, request: &PublishRequest) -> Result<(), PublishError> {
-        let PublishRequest { id, target, spec, .. } = request;
+        let PublishRequest { id, target, spec, pod, .. } = request;
         if !self.beneath_kubelet(target) {
             let kubelet = self.settings.kubelet.display().to_string();
             return Err(PublishError::Outside { target: target.clone(), kubelet });
+        }
+        // What a pod's author writes in the place of what the kubelet should say is found here.
+        let pods = target.as_path().strip_prefix(self.settings.kubelet.join("pods"));
+        let whose = pods.ok().and_then(|rest| rest.iter().next());
+        if whose.is_some_and(|whose| whose != pod.uid.as_str()) {
+            return Err(PublishError::OtherPod { target: target.clone(), uid: pod.uid.clone() });
         }
         if !spec.read_only {
             return Ok(());

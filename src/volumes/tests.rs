@@ -431,6 +431,19 @@ async fn a_restart_removes_what_was_half_made() {
     node.assert_nothing_left();
 }
 
+/// Without podInfoOnMount a pod's author may write who the pod is; the directory of its uid is the kubelet's to make.
+#[tokio::test]
+async fn a_pod_that_says_it_is_another_is_refused() {
+    let node = Node::new();
+    let mut request = node.request("a", "t");
+    request.pod.uid = "pod-2".parse().unwrap();
+    let error = node.volumes.publish(request).await.unwrap_err();
+    assert_eq!(error.class(), Class::Invalid);
+    assert!(error.to_string().contains("not of the pod that the request names"), "{error}");
+    node.assert_nothing_left();
+    node.volumes.publish(node.request("a", "t")).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_restart_removes_volumes_of_pods_that_are_gone() {
     let node = Node::new();
