@@ -23,7 +23,7 @@ use crate::{
     budget::Budget,
     cluster::{Client, Events},
     csi::{self, LocalSocket},
-    image::{Registries, Repository},
+    image::{Network, Registries, Repository},
     layers::{Claim, DiskLimits, Form, Store},
     metrics::Metrics,
     overlay::{Feature, Features, root_usable},
@@ -38,6 +38,9 @@ pub(super) use args::NodeArgs;
 
 /// How long work that blocks may take after the last answer; what is not done then is left as by a crash.
 const LAST_WORK: Duration = Duration::from_secs(5);
+/// For how long the cluster's networks are taken to be the same, and when they are asked for again after a failure.
+const NETWORKS_KEPT: Duration = Duration::from_secs(600);
+const NETWORKS_AGAIN: Duration = Duration::from_secs(30);
 /// How long Events that were told last may take to be written.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,8 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 struct Node {
     config: csi::Config,
     registries: Registries,
+    /// Where no registry is contacted, beside the cluster's own networks.
+    refused: Vec<Network>,
     settings: Settings,
     root: PathBuf,
     /// Checks of the root that are not to be believed.
@@ -98,6 +103,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
         local,
         repository: args.snapshot_repository.clone(),
         registries: args.registries()?,
+        refused: args.refused_networks.clone(),
         settings: args.settings()?,
         root: args.root(),
         overridden: args.overridden.clone(),
@@ -113,7 +119,7 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     // Before anything that takes long, so that no signal is lost.
     let shutdown = on_signal()?;
     let Node { config, registries, settings, root, overridden, form, disk, cluster, .. } = node;
-    let Node { secrets_in, local, repository, .. } = node;
+    let Node { secrets_in, local, repository, refused, .. } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
     if let Err(error) = limits::raise_open_files() {
@@ -142,6 +148,10 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     let (notices, mut lookup) = told(cluster.as_ref(), secrets_in.is_some());
     let events = cluster.as_ref().map(|cluster| cluster.events.clone());
     let (registries, keyring) = (Arc::new(registries.within(budget)), settings.keyring.clone());
+    if let Some(Cluster { client, .. }) = &cluster {
+        let keep = keep_refusing(client.clone(), registries.clone(), refused);
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(keep));
+    }
     if local.is_some() {
         lookup = Arc::new(LocalLookup {
             store: store.clone(),
@@ -223,6 +233,25 @@ async fn alone(
         shutdown.cancel();
         served
     }))
+}
+
+/// Has `registries` refuse the cluster's own networks beside `given`. They are read again now and then: a cluster can get more
+/// of them. Until they are read the first time nothing waits: no pod is new to the node before its API server answers.
+async fn keep_refusing(client: Client, registries: Arc<Registries>, given: Vec<Network>) {
+    loop {
+        let wait = match client.own_networks().await {
+            Ok(own) => {
+                let own = own.iter().filter_map(|text| text.parse().ok());
+                registries.refuse(own.chain(given.iter().copied()).collect());
+                NETWORKS_KEPT
+            }
+            Err(error) => {
+                tracing::warn!(%error, "pods may name registries at addresses of the cluster's Services until these are known");
+                NETWORKS_AGAIN
+            }
+        };
+        sleep(wait).await;
+    }
 }
 
 /// The cluster that this node is of, and what it is called there.

@@ -17,6 +17,7 @@ mod events_tests;
 pub(crate) mod fake;
 mod kind;
 mod lease;
+mod networks;
 pub mod overlay_snapshot;
 mod recorder;
 mod report;

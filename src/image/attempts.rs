@@ -64,7 +64,8 @@ impl Tried {
 
     pub(super) fn note(&mut self, reference: &Reference, attempt: &Attempt, problem: Problem) {
         let host = attempt.endpoint.name();
-        tracing::info!(image = %reference, host, %problem, "a registry server did not give what was asked");
+        let details = problem.details();
+        tracing::info!(image = %reference, host, %problem, details, "a registry server did not give what was asked");
         self.0.retain(|(other, _)| *other != host);
         self.0.push((host, problem));
     }

@@ -1,7 +1,8 @@
 //! What can go wrong between a reference and its bytes, either way.
 //!
 //! Deliberately absent from every message: anything a server wrote. Bodies, reasons and queries of URLs come
-//! from whoever answers, and may hold tokens or another machine's secrets.
+//! from whoever answers, and may hold tokens or another machine's secrets. So is what the system says of a connection, and the
+//! verifier of a certificate: whoever names an image could map the node's network by it. The log has it.
 
 use std::{error::Error, fmt, io, time::Duration};
 
@@ -79,9 +80,11 @@ pub(super) enum Problem {
     #[error("not contacted: {0}")]
     Refused(#[from] Refusal),
     /// No connection, or one that broke.
-    #[error("it cannot be reached: {why}; check the network and the registry")]
+    #[error(
+        "it cannot be reached; check its name, the network and the registry (the log says more)"
+    )]
     Unreachable {
-        /// The system's words.
+        /// The system's words, for the log.
         why: String,
     },
     /// A connection that lives, and carries next to nothing.
@@ -127,9 +130,12 @@ pub(super) enum Problem {
         why: OverBudget,
     },
     /// Its certificate.
-    #[error("its certificate is not accepted: {why}; the CA must be among the node's trusted ones")]
+    #[error(
+        "its certificate is not accepted; its CA must be among the trusted ones, and it must be for this name and this time (the log \
+         says more)"
+    )]
     Untrusted {
-        /// The verifier's words.
+        /// The verifier's words, for the log.
         why: String,
     },
     /// An HTTP status that is no answer.
@@ -286,6 +292,14 @@ impl Problem {
         }
     }
 
+    /// What the log says beside the message.
+    pub(super) fn details(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { why } | Self::Untrusted { why } => Some(why),
+            _ => None,
+        }
+    }
+
     /// Whether it is worth asking the same server again within seconds.
     pub(super) fn is_transient(&self) -> bool {
         self.class() == Class::Unavailable
@@ -294,7 +308,7 @@ impl Problem {
     /// What the HTTP client says of a request, without the URL it says it about.
     pub(super) fn of_request(error: reqwest::Error) -> Self {
         if let Some(refusal) = find::<Refusal>(&error) {
-            return Self::Refused(refusal.clone());
+            return Self::Refused(refusal.clone().of(error.url()));
         }
         if let Some(unreadable) = find::<Unreadable>(&error) {
             return Self::Unreadable(unreadable.clone());
@@ -362,7 +376,7 @@ mod tests {
         let error = ImageError::new(&reference, "r.io".to_owned(), away, tried);
         assert_eq!(
             error.to_string(),
-            "image r.io/a:1: r.io: it cannot be reached: connection refused; check the network and the registry \
+            "image r.io/a:1: r.io: it cannot be reached; check its name, the network and the registry (the log says more) \
              (before it: m.io: there is no such manifest; check the image's name and tag)"
         );
         assert_eq!(error.class(), Class::Unavailable);
@@ -377,7 +391,8 @@ mod tests {
         let mut response = reqwest::Response::from(axum::http::Response::new(body));
         let problem = Problem::of_body(response.chunk().await.unwrap_err());
         assert_eq!(problem.class(), Class::Unavailable, "{problem}");
-        assert!(problem.to_string().contains("decrypt"), "{problem}");
+        assert!(problem.details().is_some_and(|why| why.contains("decrypt")), "{problem}");
+        assert!(!problem.to_string().contains("decrypt"), "the log has it: {problem}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ use super::{
     error,
     hosts_error::HostsError,
     hosts_file::{self, HostsFile},
+    networks::Refused,
     reach::Reach,
     reference::{self, Reference},
     rewrite::Rewrite,
@@ -51,6 +52,8 @@ pub struct Hosts {
     default: Said,
     /// [`Endpoint::reach`] is a place in it; the first is that of servers of which no file speaks.
     reaches: Vec<Reach>,
+    /// Where nobody is contacted of whom no file speaks.
+    refused: Refused,
 }
 
 /// What a file says, or why it cannot be used.
@@ -135,7 +138,7 @@ impl Endpoint {
 impl Default for Hosts {
     fn default() -> Self {
         let (registries, default) = (BTreeMap::new(), Ok(HostsFile::default()));
-        Self { registries, default, reaches: vec![Reach::default()] }
+        Self { registries, default, reaches: vec![Reach::default()], refused: Refused::default() }
     }
 }
 
@@ -228,6 +231,10 @@ impl Hosts {
             mirrors.chain(server.clone().map(|base| (base, settings.reach)))
         });
         all.chain(default)
+    }
+
+    pub(super) fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     pub(super) fn reaches(&self) -> &[Reach] {

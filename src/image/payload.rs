@@ -193,9 +193,9 @@ mod tests {
 
         part.left.store(1, Ordering::Relaxed);
         let stuck = Payload::Part(&part).watched(MOMENT, MOMENT * 99, future::pending::<()>());
-        assert!(stuck.await.unwrap_err().to_string().contains("does not take what is sent"));
+        assert!(stuck.await.unwrap_err().details().unwrap().contains("does not take what is sent"));
         let silent = Payload::Nothing.watched(MOMENT * 99, MOMENT, future::pending::<()>());
-        assert!(silent.await.unwrap_err().to_string().contains("did not answer in time"));
+        assert!(silent.await.unwrap_err().details().unwrap().contains("did not answer in time"));
     }
 
     #[tokio::test]

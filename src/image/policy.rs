@@ -6,8 +6,9 @@
 //! Every hop is judged here before a connection is made: addresses in URLs by [`check`], names by [`Resolver`]
 //! at the moment they become addresses, so that a name cannot be checked as one address and used as another.
 //!
-//! Only what somebody wrote into the hosts folder, with scheme and port, is beyond suspicion. Deliberately
-//! absent: private networks (10.0.0.0/8 and the like) are not refused, a cluster's own registry lives there.
+//! Only what somebody wrote into the hosts folder, with scheme and port, is beyond suspicion. The networks of the cluster's own
+//! Services and the addresses of its API server are refused as well (`networks`). Deliberately absent: other private networks
+//! (10.0.0.0/8 and the like) are not refused, an organisation's own registry lives there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -16,7 +17,7 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-use super::hosts::Hosts;
+use super::{error::server, hosts::Hosts, networks::Refused};
 
 /// What sends a pull to a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,16 @@ pub(super) enum Role {
     Realm,
     /// The `Location` of an upload.
     Upload,
+}
+
+impl Refusal {
+    /// The same about `url`, of which a resolver sees the name alone.
+    pub(super) fn of(self, url: Option<&Url>) -> Self {
+        match (self, url) {
+            (Self::Address { kind, .. }, Some(url)) => Self::Address { host: server(url), kind },
+            (other, _) => other,
+        }
+    }
 }
 
 impl Role {
@@ -55,12 +66,13 @@ pub(super) enum Refusal {
         /// By what.
         scheme: String,
     },
-    /// An address of the node itself, of its link, or of a cloud's metadata.
+    /// An address of the node itself, of its link, of a cloud's metadata, or of the cluster's own.
     #[error(
-        "{host} is {kind}; it is contacted only if the node's registry hosts folder has a hosts.toml with its URL"
+        "{host} is {kind}; it is contacted only if the node's registry hosts folder has a hosts.toml with its URL, in the \
+         chart's values: registries: {{\"{host}\": 'server = \"https://{host}\"'}}"
     )]
     Address {
-        /// The host as written.
+        /// The host as written, with its port where that is known.
         host: String,
         /// `a loopback address` and the like.
         kind: &'static str,
@@ -116,8 +128,8 @@ pub(super) fn check(
     if !to.username().is_empty() || to.password().is_some() {
         return Err(Refusal::Credentials { role: role.words(), host: host() });
     }
-    match address(to).and_then(special) {
-        Some(kind) if !hosts.names(to) => Err(Refusal::Address { host: host(), kind }),
+    match address(to).and_then(|address| special(address, hosts.refused())) {
+        Some(kind) if !hosts.names(to) => Err(Refusal::Address { host: server(to), kind }),
         _ => Ok(()),
     }
 }
@@ -128,9 +140,10 @@ fn address(url: &Url) -> Option<IpAddr> {
 }
 
 /// What kind of address, if it is one that nobody's registry should need, in any of the forms that it may be meant in.
-fn special(address: IpAddr) -> Option<&'static str> {
-    let meant = meant(address);
-    meant.into_iter().find_map(kind)
+fn special(address: IpAddr, refused: &Refused) -> Option<&'static str> {
+    const CLUSTER: &str = "of a network that the cluster keeps for itself (its Services, its API server, or policy.refusedNetworks)";
+    let of_cluster = |address: IpAddr| refused.has(address).then_some(CLUSTER);
+    meant(address).into_iter().find_map(|address| kind(address).or_else(|| of_cluster(address)))
 }
 
 /// The fixed ones are the metadata services of clouds that do not use a link-local address.
@@ -188,24 +201,30 @@ fn meant(address: IpAddr) -> Vec<IpAddr> {
 }
 
 /// Names to addresses, without the special ones. For every server that the hosts folder does not name.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Resolver;
+#[derive(Debug, Clone)]
+pub(super) struct Resolver(pub(super) Refused);
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
+        let refused = self.0.clone();
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let admitted = admit(name.as_str(), found)?;
+            let admitted = admit(name.as_str(), found, &refused)?;
             Ok(Box::new(admitted.into_iter()) as Addrs)
         })
     }
 }
 
 /// The addresses that may be used. Some refused are left out; all of them refused is a [`Refusal`].
-fn admit(name: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refusal> {
-    let refused = found.iter().find_map(|address| special(address.ip()));
-    let good: Vec<_> = found.into_iter().filter(|a| special(a.ip()).is_none()).collect();
-    match refused {
+fn admit(
+    name: &str,
+    found: Vec<SocketAddr>,
+    refused: &Refused,
+) -> Result<Vec<SocketAddr>, Refusal> {
+    let kind = |address: &SocketAddr| special(address.ip(), refused);
+    let bad = found.iter().find_map(kind);
+    let good: Vec<_> = found.into_iter().filter(|address| kind(address).is_none()).collect();
+    match bad {
         Some(kind) if good.is_empty() => Err(Refusal::Address { host: name.to_owned(), kind }),
         _ => Ok(good),
     }

@@ -91,7 +91,41 @@ fn a_secret_goes_by_plain_http_only_where_configured() {
 fn a_name_becomes_only_addresses_that_may_be_used() {
     let metadata: SocketAddr = "169.254.169.254:0".parse().unwrap();
     let public: SocketAddr = "192.0.2.1:0".parse().unwrap();
-    assert!(admit("rebound.example", vec![metadata]).is_err());
-    assert_eq!(admit("rebound.example", vec![metadata, public]), Ok(vec![public]));
-    assert_eq!(admit("nowhere.example", vec![]), Ok(vec![]));
+    let none = Refused::default();
+    assert!(admit("rebound.example", vec![metadata], &none).is_err());
+    assert_eq!(admit("rebound.example", vec![metadata, public], &none), Ok(vec![public]));
+    assert_eq!(admit("nowhere.example", vec![], &none), Ok(vec![]));
+}
+
+#[test]
+fn the_clusters_own_networks_are_contacted_only_where_a_file_names_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("10.96.0.7_5000_")).unwrap();
+    let file = dir.path().join("10.96.0.7_5000_/hosts.toml");
+    std::fs::write(file, "server = \"https://10.96.0.7:5000\"").unwrap();
+    let hosts = Hosts::load(dir.path()).unwrap();
+    let networks = ["10.96.0.0/12", "192.0.2.9", "fd00:1::/108"];
+    let ask = |to: &str| check(Role::Registry, None, &url(to), &hosts);
+    assert_eq!(ask("https://10.97.1.1/v2/"), Ok(()), "before anything is known");
+    hosts.refused().set(networks.map(|network| network.parse().unwrap()).to_vec());
+    for (to, allowed) in [
+        ("https://10.96.0.7:5000/v2/", true),
+        ("https://10.96.0.7/v2/", false),
+        ("https://10.111.255.255:5000/v2/", false),
+        ("https://10.112.0.1/v2/", true),
+        ("https://192.0.2.9:6443/v2/", false),
+        ("https://192.0.2.10/v2/", true),
+        ("https://[fd00:1::5]/v2/", false),
+        ("https://[::ffff:10.96.0.1]/v2/", false),
+        ("https://[64:ff9b::10.96.0.1]/v2/", false),
+    ] {
+        assert_eq!(ask(to).is_ok(), allowed, "{to}");
+    }
+    let said = ask("https://10.96.3.3:5000/v2/").unwrap_err().to_string();
+    let line = r#"registries: {"10.96.3.3:5000": 'server = "https://10.96.3.3:5000"'}"#;
+    assert!(said.contains("keeps for itself") && said.ends_with(line), "{said}");
+    let service: SocketAddr = "10.96.3.3:0".parse().unwrap();
+    let named = admit("registry.ci.svc", vec![service], hosts.refused()).unwrap_err();
+    let said = named.of(Some(&url("https://registry.ci.svc:5000/v2/"))).to_string();
+    assert!(said.contains(r#"{"registry.ci.svc:5000": 'server = "https://registry.ci"#), "{said}");
 }

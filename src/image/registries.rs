@@ -12,6 +12,7 @@ use super::{
     doubts::Doubts,
     error::{ImageError, Problem},
     hosts::{Endpoint, Hosts},
+    networks::Network,
     pace::Pace,
     reference::Reference,
     transport::{SetUpError, Transport, Trust},
@@ -43,6 +44,11 @@ impl Registries {
             }
             done => done,
         }
+    }
+
+    /// From now on no server in these networks is contacted, unless the hosts directory names it.
+    pub fn refuse(&self, networks: Vec<Network>) {
+        self.transport.hosts().refused().set(networks);
     }
 
     pub(super) fn with(hosts: Hosts, pace: Pace, trust: Trust) -> Result<Self, SetUpError> {

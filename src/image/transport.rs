@@ -129,7 +129,7 @@ impl Transport {
         reach::provider();
         let clients = |reach: &Reach| {
             let client = || reach.apply(client(trust));
-            let strict = client()?.dns_resolver(Resolver).build()?;
+            let strict = client()?.dns_resolver(Resolver(hosts.refused().clone())).build()?;
             Ok(Clients { configured: client()?.build()?, strict })
         };
         let clients = hosts.reaches().iter().map(clients).collect::<Result<_, _>>();

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::{
     csi::{self, DriverName, Endpoint, NodeName, Quantity},
-    image::{Hosts, Registries, Repository},
+    image::{Hosts, Network, Registries, Repository},
     layers::{DiskLimits, Form},
     telemetry::Collector,
     units,
@@ -70,6 +70,10 @@ pub(in crate::cli) struct NodeArgs {
     /// Which images pods may use: a TOML file with the list refusedImages and the table [allowedImages]
     #[arg(long, value_name = "FILE")]
     policy_file: Option<PathBuf>,
+    /// A network in which no registry is contacted that --hosts-dir does not name, such as 10.0.0.0/16; may be given again. The
+    /// cluster's Services and its API server are such by themselves
+    #[arg(long = "refused-network", value_name = "CIDR")]
+    pub(super) refused_networks: Vec<Network>,
     /// How much a volume may take where its pod does not say, such as 10Gi [default: no limit]
     #[arg(long, value_name = "QUANTITY")]
     default_size: Option<Quantity>,
@@ -193,7 +197,9 @@ impl NodeArgs {
             Some(dir) => Hosts::load(dir).context("--hosts-dir")?,
             None => Hosts::default(),
         };
-        Registries::new(hosts).map_err(|e| anyhow!(e))
+        let registries = Registries::new(hosts).map_err(|e| anyhow!(e))?;
+        registries.refuse(self.refused_networks.clone());
+        Ok(registries)
     }
 
     /// How new layers are kept; `None` for what the kernel takes.
