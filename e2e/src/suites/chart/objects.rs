@@ -36,6 +36,8 @@ pub const RIGHTS: &[Role] = &[
         "ClusterRole",
         "-node",
         &[
+            "networking.k8s.io: servicecidrs: list",
+            "discovery.k8s.io: endpointslices: kubernetes: get",
             "\"\": events: create, patch",
             "ovl.csi.dev: overlaysnapshots: get, list, watch",
             "snapshot.storage.k8s.io: volumesnapshots, volumesnapshotcontents: get",
