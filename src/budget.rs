@@ -25,6 +25,8 @@ use crate::fault::Class;
 const UNLIMITED: u64 = 512 << 20;
 /// More than this is no use to anybody.
 const MOST: u64 = 4 << 30;
+/// Bytes by which the part of a collection grows and shrinks.
+const STEP: u64 = 256 << 10;
 
 /// How much all work may hold together.
 #[derive(Debug)]
@@ -155,6 +157,22 @@ impl Share {
         Ok(())
     }
 
+    /// Has `part`, what one collection holds of this share, follow it to `bytes`, in steps: takes more, or gives some back. Blocks
+    /// like [`Share::take`].
+    ///
+    /// # Errors
+    /// [`OverBudget::TooMuch`].
+    pub fn follow(&self, part: &mut u64, bytes: u64) -> Result<(), OverBudget> {
+        let bytes = bytes.next_multiple_of(STEP);
+        if bytes > *part {
+            self.take(bytes - *part)?;
+        } else if bytes < *part {
+            self.give(*part - bytes);
+        }
+        *part = bytes;
+        Ok(())
+    }
+
     /// Gives `bytes` back.
     pub fn give(&self, bytes: u64) {
         if let Some(held) = self.budget.lock().shares.get_mut(&self.id) {
@@ -219,6 +237,19 @@ mod tests {
         greedy.give(1);
         small.try_take(1).unwrap();
         assert_eq!(small.take(490), Err(OverBudget::TooMuch(500)));
+    }
+
+    #[test]
+    fn a_part_follows_what_a_collection_holds() {
+        let budget = Arc::new(Budget::new(0, 0, 2 * STEP));
+        let (share, mut part) = (budget.share(), 0);
+        for (bytes, held) in [(0, 0), (1, STEP), (STEP, STEP), (STEP + 1, 2 * STEP), (0, 0)] {
+            share.follow(&mut part, bytes).unwrap();
+            assert_eq!((part, budget.held()), (held, held), "{bytes}");
+        }
+        share.take(STEP).unwrap();
+        assert_eq!(share.follow(&mut part, STEP + 1), Err(OverBudget::TooMuch(2 * STEP)));
+        assert_eq!((part, budget.held()), (0, STEP));
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //!          erofs      writes an EROFS image from a stream of entries
 //! ground   sys        every syscall and every durable write, with an in-memory twin
 //!          cluster    the API server: objects, watches, Events, the lease
+//!          spill      maps and lists that go on in a file when they outgrow memory
 //!          budget     the memory that all work shares
 //!          turns      permits that namespaces take in turn
 //!          digest     a checked content digest
@@ -49,6 +50,7 @@ pub mod layers;
 pub mod metrics;
 pub mod overlay;
 pub mod snapshots;
+pub mod spill;
 pub mod sys;
 pub mod telemetry;
 pub mod turns;

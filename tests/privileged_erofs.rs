@@ -345,9 +345,9 @@ fn privileged_a_file_past_4_gib_and_attributes_no_tar_packs() {
     }
     file.write(b"0123456789").unwrap();
     let inode = file.finish().unwrap();
-    tree.add(Tree::ROOT, b"large", inode);
+    tree.add(Tree::ROOT, b"large", inode).unwrap();
     let behind = writer.file(&meta, 0).unwrap().finish().unwrap();
-    tree.add(Tree::ROOT, b"behind", behind);
+    tree.add(Tree::ROOT, b"behind", behind).unwrap();
     writer.finish(tree, [1; 16]).unwrap();
 
     let mounted = Mounted::new(folder);

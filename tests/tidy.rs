@@ -12,13 +12,14 @@ use std::{
 const GROUND: [&str; 7] = ["budget", "digest", "fault", "metrics", "telemetry", "turns", "units"];
 
 /// Crates with one owner: nobody else names them.
-const OWNED: [(&str, &str); 15] = [
+const OWNED: [(&str, &str); 16] = [
     ("clap", "cli"),
     ("tonic", "csi"),
     ("prost", "csi"),
     ("tar", "changeset"),
     ("flate2", "changeset"),
     ("zstd", "changeset"),
+    ("redb", "spill"),
     ("reqwest", "image"),
     ("nix", "sys"),
     ("rustix", "sys"),
@@ -128,6 +129,34 @@ fn files_stay_small() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// What is long by nature is asked for by its name: `cargo xtask soak`.
+#[test]
+fn no_long_test_is_among_the_others() {
+    let mut found = 0;
+    for (path, text) in
+        sources(&root().join("src")).into_iter().chain(sources(&root().join("tests")))
+    {
+        let lines: Vec<_> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let is_long = |pair: &[&str]| pair[0] == "fn" && pair[1].starts_with("soak_");
+            if !words.windows(2).any(is_long) {
+                continue;
+            }
+            found += 1;
+            let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+            let is_ignored = attributes.into_iter().any(|line| line.starts_with("#[ignore"));
+            assert!(
+                is_ignored,
+                "{}: a test that takes long is not ignored: {line}",
+                path.display()
+            );
+            assert!(!line.contains("privileged_"), "{}: {line}", path.display());
+        }
+    }
+    assert!(found > 0);
 }
 
 #[test]

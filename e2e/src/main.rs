@@ -32,6 +32,7 @@ mod render;
 mod schemas;
 mod snapshots;
 mod snapshotter;
+mod soak;
 mod stage;
 mod suites;
 mod tally;
@@ -55,6 +56,7 @@ usage: cargo xtask <command>
   test --quick    run those that need neither a cluster nor an emulated machine
   bench [PART]…   measure the driver beside containerd, podman and the least there is to do:
                   pulls, warm, snapshots, busy, or all of it
+  soak            run the tests that are long by nature: as many files as a layer may have
   render          write the rendered chart into deploy/
   up              make a two-node cluster (context kind-ovl) and leave it there
   clean           remove the harness's clusters, containers, networks and engine
@@ -111,6 +113,7 @@ fn run() -> Result<ExitCode> {
             let parts = bench::Part::named(parts)?;
             bench::run(&Harness::start()?, &driver::sources()?, &parts)?;
         }
+        ["soak"] => soak::run(&Harness::start()?, &driver::sources()?)?,
         ["render"] => {
             let helm = tools::found::helm(&Harness::start()?)?;
             render::write(&helm, &driver::sources()?)?;

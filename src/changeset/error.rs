@@ -112,6 +112,9 @@ pub enum UnpackError {
     /// Not even its buffers fit.
     #[error("the layer cannot be unpacked: {0}")]
     Memory(#[from] OverBudget),
+    /// The files of a layer with many names failed.
+    #[error("the layer's names could not be kept: {0}")]
+    Names(#[source] io::Error),
 }
 
 /// What is wrong with an entry.
@@ -204,7 +207,9 @@ pub enum Exceeded {
     )]
     LinkedBytes(u64),
     /// Of headers or names.
-    #[error("it has more than {0} entries; rebuild the image with this layer split")]
+    #[error(
+        "it has more than {0} entries, or headers for more; rebuild the image with this layer split"
+    )]
     Entries(u64),
     /// Of a path.
     #[error("its path has more than {0} parts; rebuild the image with fewer folders in each other")]
@@ -220,11 +225,11 @@ pub enum Exceeded {
          rebuild the image with this layer split"
     )]
     Memory,
-    /// Of what is held in memory.
+    /// Of the root's attributes.
     #[error(
-        "its names and its folders' attributes take more than {0} bytes of memory; rebuild the image with this layer split"
+        "the layer's root has more than {0} extended attributes; rebuild the image with fewer there"
     )]
-    HeldBytes(u64),
+    RootXattrs(u64),
 }
 
 impl UnpackError {
@@ -235,6 +240,7 @@ impl UnpackError {
             Self::Limit { .. }
             | Self::Blob(_)
             | Self::Image(_)
+            | Self::Names(_)
             | Self::Thread(_)
             | Self::Memory(_)
             | Self::FolderElsewhere { .. }
@@ -254,7 +260,7 @@ impl UnpackError {
             Self::Limit { .. } | Self::LinkElsewhere { .. } | Self::FolderElsewhere { .. } => {
                 Class::Precondition
             }
-            Self::Below { source, .. } => Class::of_disk(source),
+            Self::Below { source, .. } | Self::Names(source) => Class::of_disk(source),
             Self::Image(error) => error.class(),
             Self::Memory(error) => error.class(),
         }

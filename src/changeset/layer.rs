@@ -53,7 +53,10 @@ impl<'l> Layer<'l> {
         let Entry { name: at, path, kind, mut meta, marks } = entry;
         let (mark, marks) = match self.format {
             Format::Portable => (Mark::of(&path).map_err(|why| at.refuse(why))?, Marks::default()),
-            Format::Native => (Mark::Entry, marks),
+            Format::Native => {
+                path.unmarked().map_err(|why| at.refuse(why))?;
+                (Mark::Entry, marks)
+            }
         };
         let Some((_, name)) = path.split() else {
             self.names.root(meta, &at)?;
@@ -112,7 +115,7 @@ impl<'l> Layer<'l> {
 
     /// Ends the image; answers its bytes, whether the layer hides all that is below it, and what it needs.
     pub(super) fn finish(self, uuid: [u8; 16]) -> Result<(u64, bool, Features), UnpackError> {
-        let (tree, is_root_opaque) = self.names.finish();
+        let (tree, is_root_opaque) = self.names.finish()?;
         Ok((self.writer.finish(tree, uuid)?, is_root_opaque, self.features))
     }
 
@@ -175,7 +178,7 @@ impl<'l> Layer<'l> {
         let shown = || EntryName::new(target.as_bytes());
         let mut target = Cow::Borrowed(target);
         for _ in 0..=LINKS_MOST {
-            let linked = match (self.names.at(&target), &mut self.copies) {
+            let linked = match (self.names.at(&target)?, &mut self.copies) {
                 (Standing::Inode(inode), _) => return self.names.link(folder, name, inode, at),
                 (Standing::Folder, _) => return Err(at.refuse(Refusal::LinkToFolder(shown()))),
                 (Standing::Through(link, depth), _) => {
@@ -209,12 +212,12 @@ impl<'l> Layer<'l> {
         at: &EntryName,
     ) -> Result<(), UnpackError> {
         let id = linked.id;
-        if let Some(inode) = self.names.copy_of(id) {
+        if let Some(inode) = self.names.copy_of(id)? {
             return self.names.link(folder, name, inode, at);
         }
         let Some(copies) = &mut self.copies else { return Ok(()) };
         let inode = copies.copy(linked, &mut self.writer, at)?;
-        self.names.copied(id, inode);
+        self.names.copied(id, inode)?;
         self.names.inode(folder, name, inode, at)
     }
 

@@ -98,7 +98,10 @@ fn listed(
     let Entry { name: at, path, kind, meta, marks } = entry;
     let (mark, marks) = match format {
         Format::Portable => (Mark::of(&path).map_err(|why| at.refuse(why))?, Marks::default()),
-        Format::Native => (Mark::Entry, marks),
+        Format::Native => {
+            path.unmarked().map_err(|why| at.refuse(why))?;
+            (Mark::Entry, marks)
+        }
     };
     let Marks { opaque, redirect, metacopy } = marks;
     let from = redirect.map(|redirect| target(path.as_bytes(), &redirect));

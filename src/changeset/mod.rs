@@ -1,6 +1,6 @@
 //! Turns a layer's tar into the EROFS image that overlay mounts, and what a volume wrote into a layer's tar ([`pack()`]).
 //!
-//! May use: erofs, sys
+//! May use: erofs, spill, sys
 //!
 //! ```text
 //! blob ── pipe ────────── Reader ───────────── Layer ──────────── erofs::Writer

@@ -12,30 +12,26 @@
 //! folder that exists for the whiteouts in it alone is hollow, and gives way to its own whiteout.
 //!
 //! What a name costs is the memory that is held for it, not its length: a tar of a few kilobytes can imply millions
-//! of folders, and mark each of them.
+//! of folders, and mark each of them. Beyond a bound it all goes to files.
 //!
 //! Deliberately absent: content. By the time something gets a name, it is in the image.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use super::Limits;
 use super::error::{EntryName, Exceeded, Refusal, UnpackError};
 use super::path::EntryPath;
 use crate::budget::Share;
-use crate::erofs::{FolderId, Inode, Meta, Node, Tree};
+use crate::erofs::{Flag, FolderId, Inode, Meta, Node, Tree};
+use crate::spill::Map;
 
 /// Overlay's mark of an opaque folder (kernel doc, overlayfs.rst, "whiteouts and opaque directories").
 const OPAQUE: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
 /// What makes overlay look for whiteouts in a folder that it need not merge: it would list them else, as names that cannot be
 /// looked up. Without a value it says of nothing where it was copied up from (Linux, `fs/overlayfs/inode.c`, `ovl_get_inode`).
 const KEEPS_WHITEOUTS: (&[u8], &[u8]) = (b"trusted.overlay.origin", b"");
-/// Bytes of a folder in one of the sets below, whose nodes are half full at worst.
-const IN_SET: usize = 4 * size_of::<FolderId>();
-/// Bytes of a copy in its map.
-const IN_COPIES: usize = 2 * size_of::<((u64, u64), Inode)>() + 16;
-
-/// Bytes by which a layer's share of the budget grows.
-const STEP: u64 = 256 << 10;
+/// Bytes of memory that stay of copies when they are in a file.
+const COPIES_CACHE: usize = 1 << 20;
 
 pub(super) struct Names<'l> {
     tree: Tree,
@@ -44,16 +40,10 @@ pub(super) struct Names<'l> {
     /// Bytes taken from the share.
     taken: u64,
     whiteout: Option<Inode>,
-    opaque: BTreeSet<FolderId>,
-    hollow: BTreeSet<FolderId>,
-    /// Folders that have whiteouts in them, or had.
-    keeping: BTreeSet<FolderId>,
-    /// Folders that no layer below has: whoever lies in one need not be looked for there.
-    absent: BTreeSet<FolderId>,
     /// A layer below may have given an unnamed folder its attributes.
     has_unnamed: bool,
-    /// Inodes that were copied from lower layers, by what they were there.
-    copies: BTreeMap<(u64, u64), Inode>,
+    /// Inodes that were copied from lower layers, by what they were there ([`lower_key`]).
+    copies: Map<Inode>,
 }
 
 /// Where an entry goes.
@@ -88,12 +78,8 @@ impl<'l> Names<'l> {
             share,
             taken: 0,
             whiteout: None,
-            opaque: BTreeSet::new(),
-            hollow: BTreeSet::new(),
-            keeping: BTreeSet::new(),
-            absent: BTreeSet::new(),
             has_unnamed: false,
-            copies: BTreeMap::new(),
+            copies: Map::default(),
         }
     }
 
@@ -109,7 +95,7 @@ impl<'l> Names<'l> {
     ) -> Result<Parent, UnpackError> {
         let mut folder = Tree::ROOT;
         for (depth, part) in parts.enumerate() {
-            folder = match self.tree.get(folder, part) {
+            folder = match self.get(folder, part)? {
                 Some(Node::Folder(next)) => next,
                 Some(Node::Inode(_)) if hides => return Ok(Parent::Nowhere),
                 Some(Node::Inode(inode)) if inode.is_symlink() => {
@@ -120,23 +106,23 @@ impl<'l> Names<'l> {
                 }
                 missing => {
                     // What this layer has taken away comes back as something new.
-                    let may_be_below = missing.is_none() && !self.absent.contains(&folder);
+                    let may_be_below = missing.is_none() && !self.is(folder, Flag::Absent)?;
                     let meta = if may_be_below { below(depth)? } else { None };
                     self.has_unnamed |= may_be_below;
                     let is_absent = meta.is_none();
                     let next = self.new_folder(folder, part, meta.unwrap_or_else(implied), at)?;
                     if is_absent {
-                        self.absent.insert(next);
+                        self.flag(next, Flag::Absent, true)?;
                     }
                     if missing.is_some() {
                         self.make_opaque(next, at)?;
                     }
-                    self.hollow.insert(next);
+                    self.flag(next, Flag::Hollow, true)?;
                     next
                 }
             };
             if !hides {
-                self.hollow.remove(&folder);
+                self.flag(folder, Flag::Hollow, false)?;
             }
         }
         Ok(Parent::Folder(folder))
@@ -144,6 +130,9 @@ impl<'l> Names<'l> {
 
     /// Gives the root its attributes.
     pub(super) fn root(&mut self, meta: Meta, at: &EntryName) -> Result<(), UnpackError> {
+        if meta.xattrs.count() > self.limits.root_xattrs {
+            return Err(at.exceed(Exceeded::RootXattrs(self.limits.root_xattrs)));
+        }
         self.describe(Tree::ROOT, meta, at)
     }
 
@@ -155,9 +144,9 @@ impl<'l> Names<'l> {
         meta: Meta,
         at: &EntryName,
     ) -> Result<FolderId, UnpackError> {
-        match self.tree.get(parent, name) {
+        match self.get(parent, name)? {
             Some(Node::Folder(folder)) => {
-                self.hollow.remove(&folder);
+                self.flag(folder, Flag::Hollow, false)?;
                 self.describe(folder, meta, at)?;
                 Ok(folder)
             }
@@ -178,35 +167,39 @@ impl<'l> Names<'l> {
         inode: Inode,
         at: &EntryName,
     ) -> Result<(), UnpackError> {
-        self.tree.add(folder, name, inode);
+        self.tree.add(folder, name, inode).map_err(UnpackError::Names)?;
         self.check(at)
     }
 
     /// What stands at `target` so far.
-    pub(super) fn at(&self, target: &EntryPath) -> Standing {
+    pub(super) fn at(&self, target: &EntryPath) -> Result<Standing, UnpackError> {
+        self.find(target).map_err(UnpackError::Names)
+    }
+
+    fn find(&self, target: &EntryPath) -> io::Result<Standing> {
         let (mut node, mut hidden) = (Node::Folder(Tree::ROOT), false);
         for (depth, part) in target.parts().enumerate() {
             let folder = match node {
                 Node::Folder(folder) => folder,
                 Node::Inode(inode) if inode.is_symlink() => {
-                    return Standing::Through(inode, depth - 1);
+                    return Ok(Standing::Through(inode, depth - 1));
                 }
-                Node::Inode(_) => return Standing::Hidden,
+                Node::Inode(_) => return Ok(Standing::Hidden),
             };
-            hidden |= self.opaque.contains(&folder);
-            node = match self.tree.get(folder, part) {
+            hidden |= self.tree.is(folder, Flag::Opaque)?;
+            node = match self.tree.get(folder, part)? {
                 Some(Node::Inode(inode)) if self.whiteout == Some(inode) => {
-                    return Standing::Hidden;
+                    return Ok(Standing::Hidden);
                 }
                 Some(node) => node,
-                None if hidden => return Standing::Hidden,
-                None => return Standing::Unknown(depth),
+                None if hidden => return Ok(Standing::Hidden),
+                None => return Ok(Standing::Unknown(depth)),
             };
         }
-        match node {
+        Ok(match node {
             Node::Folder(_) => Standing::Folder,
             Node::Inode(inode) => Standing::Inode(inode),
-        }
+        })
     }
 
     /// Gives an inode that has a name, or had one, one more.
@@ -217,18 +210,19 @@ impl<'l> Names<'l> {
         inode: Inode,
         at: &EntryName,
     ) -> Result<(), UnpackError> {
-        self.tree.link(folder, name, inode);
+        self.tree.link(folder, name, inode).map_err(UnpackError::Names)?;
         self.check(at)
     }
 
     /// The copy of a lower layer's inode, by device and number.
-    pub(super) fn copy_of(&self, lower: (u64, u64)) -> Option<Inode> {
-        self.copies.get(&lower).copied()
+    pub(super) fn copy_of(&self, lower: (u64, u64)) -> Result<Option<Inode>, UnpackError> {
+        self.copies.get(&lower_key(lower)).map_err(UnpackError::Names)
     }
 
     /// Remembers that `inode` is that copy.
-    pub(super) fn copied(&mut self, lower: (u64, u64), inode: Inode) {
-        self.copies.insert(lower, inode);
+    pub(super) fn copied(&mut self, lower: (u64, u64), inode: Inode) -> Result<(), UnpackError> {
+        let before = self.copies.insert(Box::from(lower_key(lower)), inode);
+        before.map(drop).map_err(UnpackError::Names)
     }
 
     /// Takes away what lower layers have under a name. `whiteout` is the same inode at every call.
@@ -240,16 +234,17 @@ impl<'l> Names<'l> {
         at: &EntryName,
     ) -> Result<(), UnpackError> {
         self.whiteout = Some(whiteout);
-        match self.tree.get(folder, name) {
+        match self.get(folder, name)? {
             Some(Node::Inode(_)) => return Ok(()),
-            Some(Node::Folder(below)) if !self.hollow.contains(&below) => {
+            Some(Node::Folder(below)) if !self.is(below, Flag::Hollow)? => {
                 return self.make_opaque(below, at);
             }
             Some(Node::Folder(_)) | None => {}
         }
-        self.tree.link(folder, name, whiteout);
+        self.tree.link(folder, name, whiteout).map_err(UnpackError::Names)?;
         // The root is always merged: an upper lies above it.
-        if folder != Tree::ROOT && self.keeping.insert(folder) {
+        if folder != Tree::ROOT && !self.is(folder, Flag::Keeping)? {
+            self.flag(folder, Flag::Keeping, true)?;
             self.mark(folder, KEEPS_WHITEOUTS, at)?;
         }
         self.check(at)
@@ -261,7 +256,7 @@ impl<'l> Names<'l> {
         folder: FolderId,
         at: &EntryName,
     ) -> Result<(), UnpackError> {
-        self.opaque.insert(folder);
+        self.flag(folder, Flag::Opaque, true)?;
         self.mark(folder, OPAQUE, at)
     }
 
@@ -272,7 +267,7 @@ impl<'l> Names<'l> {
         (name, value): (&[u8], &[u8]),
         at: &EntryName,
     ) -> Result<(), UnpackError> {
-        let set = self.tree.set_xattr(folder, name, value);
+        let set = self.tree.set_xattr(folder, name, value).map_err(UnpackError::Names)?;
         set.map_err(|why| at.refuse(Refusal::Xattr { name: EntryName::new(name), why }))?;
         self.check(at)
     }
@@ -283,12 +278,25 @@ impl<'l> Names<'l> {
     }
 
     /// The names as a tree, and whether its root is opaque.
-    pub(super) fn finish(mut self) -> (Tree, bool) {
+    pub(super) fn finish(mut self) -> Result<(Tree, bool), UnpackError> {
+        let opaque = self.is(Tree::ROOT, Flag::Opaque)?;
         if let Some(whiteout) = self.whiteout {
             // In an opaque folder they hide nothing.
-            self.tree.unlink_all(whiteout, |folder| self.opaque.contains(&folder));
+            self.tree.pass_over(whiteout);
         }
-        (self.tree, self.opaque.contains(&Tree::ROOT))
+        Ok((self.tree, opaque))
+    }
+
+    fn get(&self, folder: FolderId, name: &[u8]) -> Result<Option<Node>, UnpackError> {
+        self.tree.get(folder, name).map_err(UnpackError::Names)
+    }
+
+    fn is(&self, folder: FolderId, flag: Flag) -> Result<bool, UnpackError> {
+        self.tree.is(folder, flag).map_err(UnpackError::Names)
+    }
+
+    fn flag(&mut self, folder: FolderId, flag: Flag, set: bool) -> Result<(), UnpackError> {
+        self.tree.flag(folder, flag, set).map_err(UnpackError::Names)
     }
 
     fn new_folder(
@@ -298,7 +306,7 @@ impl<'l> Names<'l> {
         meta: Meta,
         at: &EntryName,
     ) -> Result<FolderId, UnpackError> {
-        let folder = self.tree.add_folder(parent, name, meta);
+        let folder = self.tree.add_folder(parent, name, meta).map_err(UnpackError::Names)?;
         self.check(at)?;
         Ok(folder)
     }
@@ -309,35 +317,39 @@ impl<'l> Names<'l> {
         meta: Meta,
         at: &EntryName,
     ) -> Result<(), UnpackError> {
-        self.tree.describe(folder, meta);
-        if self.opaque.contains(&folder) {
+        self.tree.describe(folder, meta).map_err(UnpackError::Names)?;
+        if self.is(folder, Flag::Opaque)? {
             self.mark(folder, OPAQUE, at)?;
         }
-        if self.keeping.contains(&folder) {
+        if self.is(folder, Flag::Keeping)? {
             self.mark(folder, KEEPS_WHITEOUTS, at)?;
         }
         self.check(at)
     }
 
-    /// Whether all that is held is within the limits still; waits where the budget says so. Asked after each name and mark: one more is little.
+    /// Whether there are no more names than there may be; waits where the budget says so, and has names go to files when they are
+    /// many. Asked after each name and mark: one more is little.
     fn check(&mut self, at: &EntryName) -> Result<(), UnpackError> {
-        let sets = [&self.opaque, &self.hollow, &self.keeping, &self.absent];
-        let in_sets =
-            sets.map(BTreeSet::len).iter().sum::<usize>() * IN_SET + self.copies.len() * IN_COPIES;
         if self.tree.names() > self.limits.entries {
             return Err(at.exceed(Exceeded::Entries(self.limits.entries)));
         }
-        let held = self.tree.held() + in_sets as u64;
-        if held > self.limits.held_bytes {
-            return Err(at.exceed(Exceeded::HeldBytes(self.limits.held_bytes)));
+        let held = |names: &Self| names.tree.held() + names.copies.held() as u64;
+        if held(self) > self.limits.memory {
+            let scratch = &self.limits.scratch;
+            self.tree.spill(scratch).map_err(UnpackError::Names)?;
+            self.copies.spill(scratch, COPIES_CACHE).map_err(UnpackError::Names)?;
         }
-        if held > self.taken {
-            let more = (held - self.taken).next_multiple_of(STEP);
-            self.share.take(more).map_err(|_| at.exceed(Exceeded::Memory))?;
-            self.taken += more;
-        }
-        Ok(())
+        let held = held(self);
+        self.share.follow(&mut self.taken, held).map_err(|_| at.exceed(Exceeded::Memory))
     }
+}
+
+/// A lower layer's inode as a key.
+fn lower_key((device, inode): (u64, u64)) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&device.to_be_bytes());
+    key[8..].copy_from_slice(&inode.to_be_bytes());
+    key
 }
 
 /// The attributes of a folder that no entry and no layer below describes, the root among them: what `mkdir` would give root.

@@ -9,6 +9,21 @@ pub(super) const PATH_MOST: usize = 4095;
 
 /// The most symbolic links that the way to one name leads through (Linux's `MAXSYMLINKS`).
 pub(super) const LINKS_MOST: usize = 40;
+/// What a name begins with that stands for the absence of another, and the name for the absence of all others.
+const WHITEOUT: &[u8] = b".wh.";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Whether a path has no more than `depth` parts, and no more bytes than Linux takes. Of a mark that counts what it is about: so
+/// what may have a name may also be hidden.
+pub(super) fn fits(path: &[u8], depth: u32) -> bool {
+    let last = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+    let (parts_of_mark, mark) = match last {
+        OPAQUE => (1, OPAQUE.len() + 1),
+        last if last.starts_with(WHITEOUT) => (0, WHITEOUT.len()),
+        _ => (0, 0),
+    };
+    path.len() <= PATH_MOST + mark && parts(path).count() <= depth as usize + parts_of_mark
+}
 
 /// A path from the layer's root, without `.`, `..`, empty parts or NUL. The root itself has no parts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,7 +71,7 @@ impl EntryPath {
         if !walk(&mut path, raw)? {
             return Err(PathError::Parent);
         }
-        if path.len() > PATH_MOST {
+        if !fits(&path, u32::MAX) {
             return Err(PathError::Long);
         }
         Ok(Self(path))
@@ -74,10 +89,23 @@ impl EntryPath {
         for part in self.parts().skip(depth + 1) {
             walk(&mut path, part)?;
         }
-        if path.len() > PATH_MOST {
+        if !fits(&path, u32::MAX) {
             return Err(PathError::Long);
         }
         Ok(Self(path))
+    }
+
+    /// The same for a path in which no name is a mark.
+    pub(super) fn unmarked(&self) -> Result<(), PathError> {
+        if self.parts().any(|part| part.len() > PART_MOST) {
+            return Err(PathError::Part);
+        }
+        if self.0.len() > PATH_MOST { Err(PathError::Long) } else { Ok(()) }
+    }
+
+    /// Whether it is no longer and no deeper than a layer's may be; see [`fits`].
+    pub(super) fn fits(&self, depth: u32) -> bool {
+        fits(&self.0, depth)
     }
 
     /// The parts, from the root down.
@@ -111,7 +139,7 @@ fn walk(path: &mut Vec<u8>, more: &[u8]) -> Result<bool, PathError> {
                 inside &= !path.is_empty();
                 path.truncate(path.iter().rposition(|b| *b == b'/').unwrap_or(0));
             }
-            part if part.len() > PART_MOST => return Err(PathError::Part),
+            part if part.len() > PART_MOST + mark(part) => return Err(PathError::Part),
             part => {
                 if !path.is_empty() {
                     path.push(b'/');
@@ -121,6 +149,11 @@ fn walk(path: &mut Vec<u8>, more: &[u8]) -> Result<bool, PathError> {
         }
     }
     Ok(inside)
+}
+
+/// Bytes of a part that are a whiteout's, and not the name's that it hides.
+fn mark(part: &[u8]) -> usize {
+    if part.starts_with(WHITEOUT) { WHITEOUT.len() } else { 0 }
 }
 
 #[cfg(test)]
@@ -185,5 +218,20 @@ mod tests {
         }
         let long = EntryPath::new(b"a/b").unwrap().through(0, &b"d/".repeat(2048));
         assert_eq!(long, Err(PathError::Long));
+    }
+
+    #[test]
+    fn whatever_has_a_name_can_be_hidden() {
+        let (name, deep) = ("n".repeat(255), format!("{}n", "d/".repeat(255)));
+        for path in [format!(".wh.{name}"), format!("a/.wh.{name}"), deep.clone()] {
+            assert!(EntryPath::new(path.as_bytes()).unwrap().fits(256), "{path}");
+        }
+        assert!(fits(format!("{deep}/.wh..wh..opq").as_bytes(), 256));
+        assert!(!fits(format!("{deep}/.wh.n").as_bytes(), 256));
+        let longest = format!("{}x", "dir/".repeat(1023));
+        assert!(fits(format!("{}/.wh..wh..opq", &longest).as_bytes(), 2000));
+        assert_eq!(EntryPath::new(format!(".wh.{name}n").as_bytes()), Err(PathError::Part));
+        let mark = EntryPath::new(format!(".wh.{name}").as_bytes()).unwrap();
+        assert_eq!(mark.unmarked(), Err(PathError::Part));
     }
 }

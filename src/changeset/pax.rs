@@ -173,18 +173,19 @@ fn parse_time(value: &[u8]) -> Option<Time> {
         None => (false, value),
     };
     let mut halves = value.splitn(2, |b| *b == b'.');
-    let whole = i64::try_from(decimal(halves.next()?)?).ok()?;
+    let whole = i128::from(decimal(halves.next()?)?);
     let fraction = halves.next().unwrap_or(b"0");
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let nanos =
         (0..9).fold(0, |sum, i| sum * 10 + fraction.get(i).map_or(0, |d| u32::from(d - b'0')));
-    match (negative, nanos) {
-        (false, nanos) => Some(Time { seconds: whole, nanos }),
-        (true, 0) => Some(Time { seconds: -whole, nanos }),
-        (true, nanos) => Some(Time { seconds: -whole - 1, nanos: 1_000_000_000 - nanos }),
-    }
+    let (seconds, nanos) = match (negative, nanos) {
+        (false, nanos) => (whole, nanos),
+        (true, 0) => (-whole, nanos),
+        (true, nanos) => (-whole - 1, 1_000_000_000 - nanos),
+    };
+    Some(Time { seconds: i64::try_from(seconds).ok()?, nanos })
 }
 
 /// GNU tar ends its long names with a NUL; other writers do not. For both readers a text ends there, whatever stands behind.
@@ -264,10 +265,22 @@ mod tests {
             ("-1", -1, 0),
             ("-1.5", -2, 500_000_000),
             ("-0.25", -1, 750_000_000),
+            ("9223372036854775807.5", i64::MAX, 500_000_000),
+            ("-9223372036854775808", i64::MIN, 0),
+            ("-9223372036854775807.5", i64::MIN, 500_000_000),
         ] {
             assert_eq!(parse_time(text.as_bytes()), Some(Time { seconds, nanos }), "{text}");
         }
-        for text in [".5", "-", "1.5e3", "1.-5", "--1", "9223372036854775808", " 1"] {
+        for text in [
+            ".5",
+            "-",
+            "1.5e3",
+            "1.-5",
+            "--1",
+            "9223372036854775808",
+            "-9223372036854775808.5",
+            " 1",
+        ] {
             assert_eq!(parse_time(text.as_bytes()), None, "{text}");
         }
     }

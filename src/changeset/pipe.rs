@@ -30,8 +30,9 @@ use crate::digest::{Digest, Digester};
 
 /// Bytes of a piece: large enough that to hand it over costs nothing.
 pub(super) const PIECE: usize = 256 << 10;
-/// How many pieces there are.
+/// How many pieces there are, and their bytes.
 const PIECES: usize = 4;
+pub(super) const PIECES_BYTES: u64 = (PIECES * PIECE) as u64;
 
 /// Some bytes of the tar.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl Drop for Piece {
 pub(super) type Arriving = Receiver<Result<Arc<Piece>, StreamError>>;
 
 /// Bytes of the buffers for one layer, without zstd's window.
-pub(super) const BUFFERS: u64 = (PIECES * PIECE + INPUT) as u64;
+pub(super) const BUFFERS: u64 = PIECES_BYTES + INPUT as u64;
 
 /// Has `read` read the tar in `blob`; answers what it answers, with the tar's digest and its bytes.
 pub(super) fn run<T>(

@@ -142,7 +142,7 @@ impl<'l> Reader<'l> {
         let (records, map) = (extended.sparse.clone(), extended.data.clone());
         let entry = Entry::new(self.name.clone(), header, extended);
         let mut entry = entry.map_err(|why| self.name.refuse(why))?;
-        if entry.path.parts().count() > self.limits.depth as usize {
+        if !entry.path.fits(self.limits.depth) {
             return Err(self.name.exceed(Exceeded::Depth(self.limits.depth)));
         }
         if let Kind::File(size) = entry.kind {
@@ -267,7 +267,7 @@ impl<'l> Reader<'l> {
 
     fn count(&mut self) -> Result<(), UnpackError> {
         self.headers += 1;
-        if self.headers > self.limits.entries {
+        if self.headers > self.limits.headers() {
             return Err(self.name.exceed(Exceeded::Entries(self.limits.entries)));
         }
         Ok(())

@@ -86,6 +86,17 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Every one.
+    pub(super) const ALL: [Self; 7] = [
+        Self::File,
+        Self::Folder,
+        Self::CharDevice,
+        Self::BlockDevice,
+        Self::Fifo,
+        Self::Socket,
+        Self::Symlink,
+    ];
+
     /// The type bits of a mode (`S_IFMT`).
     fn mode(self) -> u16 {
         match self {

@@ -15,8 +15,8 @@ use super::{
 /// Bytes of the pieces in which content is handed out.
 const PIECE: u64 = 1 << 20;
 
-/// Bytes that a folder's listing or a symlink's target may have, by which memory is bounded: 4,000,000 names of 255 bytes.
-const LISTING_MOST: u64 = 2 << 30;
+/// Bytes that a symlink's target may have, by which memory is bounded.
+const TARGET_MOST: u64 = BLOCK;
 
 /// An image, open.
 #[derive(Debug)]
@@ -31,6 +31,13 @@ pub struct Image<'f> {
 /// The number of an inode: equal ones are one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nid(pub(super) u64);
+
+impl Nid {
+    /// It, as a number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
 
 /// An inode as the image has it.
 #[derive(Debug, Clone)]
@@ -159,30 +166,24 @@ impl<'f> Image<'f> {
         Ok(Found { nid, meta, links: u32_at(&raw, 44), kind, body })
     }
 
-    /// Hands out a folder's names, without `.` and `..`, sorted.
+    /// Hands out a folder's names, without `.` and `..`, sorted. One block of them is in memory.
     pub fn folder(
         &self,
         folder: &Found,
         mut each: impl FnMut(&[u8], Nid) -> io::Result<()>,
     ) -> io::Result<()> {
-        for block in self.whole(folder)?.chunks(BLOCK as usize) {
-            let first = block.get(8..10).map_or(0, |b| usize::from(u16_at(b, 0)));
-            let count = first / 12;
-            if count == 0 || count * 12 > block.len() {
-                return Err(broken("a folder's block is empty"));
-            }
-            let name_at = |i: usize| usize::from(u16_at(block, 12 * i + 8));
-            for i in 0..count {
-                let end = if i + 1 < count { name_at(i + 1) } else { block.len() };
-                let name = block.get(name_at(i)..end).ok_or_else(|| broken("a name is cut"))?;
-                let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-                match name {
-                    b"." | b".." => {}
-                    b"" => return Err(broken("a name is empty")),
-                    name if name.contains(&b'/') => return Err(broken("a name has a slash")),
-                    name => each(name, Nid(u64_at(block, 12 * i)))?,
-                }
-            }
+        let Body { size, layout, data, behind } = folder.body;
+        let whole = match layout {
+            Layout::Plain => size,
+            Layout::Inline => size - size % BLOCK,
+            Layout::Chunks { .. } => return Err(broken("a folder has holes")),
+        };
+        let mut at = 0;
+        while at < size {
+            let len = BLOCK.min(size - at);
+            let from = if at < whole { data + at } else { behind };
+            names(&self.bytes(from, len)?, &mut each)?;
+            at += len;
         }
         Ok(())
     }
@@ -239,10 +240,10 @@ impl<'f> Image<'f> {
         Ok(())
     }
 
-    /// All of what a folder or a symlink holds.
+    /// All of what a symlink holds.
     fn whole(&self, found: &Found) -> io::Result<Vec<u8>> {
-        if found.body.size > LISTING_MOST {
-            return Err(broken("a folder's listing is too long"));
+        if found.body.size > TARGET_MOST {
+            return Err(broken("a symlink's target is too long"));
         }
         let mut whole = Vec::new();
         self.content(found, |_, piece| {
@@ -287,6 +288,28 @@ impl<'f> Image<'f> {
         self.file.read_exact_at(&mut bytes, at)?;
         Ok(bytes)
     }
+}
+
+/// Hands out the names in one block of a folder.
+fn names(block: &[u8], each: &mut impl FnMut(&[u8], Nid) -> io::Result<()>) -> io::Result<()> {
+    let first = block.get(8..10).map_or(0, |b| usize::from(u16_at(b, 0)));
+    let count = first / 12;
+    if count == 0 || count * 12 > block.len() {
+        return Err(broken("a folder's block is empty"));
+    }
+    let name_at = |i: usize| usize::from(u16_at(block, 12 * i + 8));
+    for i in 0..count {
+        let end = if i + 1 < count { name_at(i + 1) } else { block.len() };
+        let name = block.get(name_at(i)..end).ok_or_else(|| broken("a name is cut"))?;
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        match name {
+            b"." | b".." => {}
+            b"" => return Err(broken("a name is empty")),
+            name if name.contains(&b'/') => return Err(broken("a name has a slash")),
+            name => each(name, Nid(u64_at(block, 12 * i)))?,
+        }
+    }
+    Ok(())
 }
 
 fn major(device: u32) -> u32 {

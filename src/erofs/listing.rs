@@ -10,52 +10,73 @@ use super::format::{BLOCK_LEN, DIRENT_LEN};
 use super::tree::Entry;
 
 /// The bytes of a folder's content: whole blocks, and the last as far as it is used.
-pub(super) fn size<'t>(entries: impl Iterator<Item = Entry<'t>>) -> u64 {
-    let (mut full, mut used) = (0, 0);
-    for entry in entries {
-        let len = DIRENT_LEN + entry.name.len();
-        if used + len > BLOCK_LEN {
-            full += BLOCK_LEN as u64;
-            used = 0;
-        }
-        used += len;
-    }
-    full + used as u64
+#[derive(Debug, Default)]
+pub(super) struct Size {
+    full: u64,
+    used: usize,
 }
 
-/// Hands a folder's content to `emit` block by block; the last one ends where its names end.
-pub(super) fn pack<'t, E>(
-    entries: impl Iterator<Item = Entry<'t>>,
-    mut emit: impl FnMut(&[u8]) -> Result<(), E>,
-) -> Result<(), E> {
-    let (mut group, mut used, mut block) = (Vec::new(), 0, Vec::with_capacity(BLOCK_LEN));
-    for entry in entries {
-        let len = DIRENT_LEN + entry.name.len();
-        if used + len > BLOCK_LEN {
-            encode(&group, &mut block);
-            block.resize(BLOCK_LEN, 0);
-            emit(&block)?;
-            group.clear();
-            used = 0;
+impl Size {
+    /// Counts the next entry.
+    pub(super) fn add(&mut self, name: &[u8]) {
+        let len = DIRENT_LEN + name.len();
+        if self.used + len > BLOCK_LEN {
+            self.full += BLOCK_LEN as u64;
+            self.used = 0;
         }
-        used += len;
-        group.push(entry);
+        self.used += len;
     }
-    encode(&group, &mut block);
-    emit(&block)
+
+    /// Bytes of those that were counted.
+    pub(super) fn bytes(&self) -> u64 {
+        self.full + self.used as u64
+    }
 }
 
-fn encode(group: &[Entry<'_>], block: &mut Vec<u8>) {
-    block.clear();
-    let mut name_at = group.len() * DIRENT_LEN;
-    for entry in group {
-        block.extend_from_slice(&entry.nid.to_le_bytes());
-        block.extend_from_slice(&(name_at as u16).to_le_bytes());
-        block.extend_from_slice(&[entry.kind.dirent(), 0]);
-        name_at += entry.name.len();
+/// A folder's content, block by block.
+#[derive(Debug, Default)]
+pub(super) struct Blocks {
+    /// The entries of the block that is filled: nid, type and bytes of the name.
+    group: Vec<(u64, u8, usize)>,
+    /// Their names.
+    names: Vec<u8>,
+    block: Vec<u8>,
+}
+
+impl Blocks {
+    /// Takes the next entry; hands a block to `emit` if it is full without that.
+    pub(super) fn add<E>(
+        &mut self,
+        entry: Entry<'_>,
+        emit: impl FnOnce(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let used = self.group.len() * DIRENT_LEN + self.names.len();
+        if used + DIRENT_LEN + entry.name.len() > BLOCK_LEN {
+            self.encode();
+            self.block.resize(BLOCK_LEN, 0);
+            emit(&self.block)?;
+        }
+        self.group.push((entry.nid, entry.kind.dirent(), entry.name.len()));
+        self.names.extend_from_slice(entry.name);
+        Ok(())
     }
-    for entry in group {
-        block.extend_from_slice(entry.name);
+
+    /// Hands the last block to `emit`; it ends where its names end.
+    pub(super) fn finish<E>(mut self, emit: impl FnOnce(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.encode();
+        emit(&self.block)
+    }
+
+    fn encode(&mut self) {
+        self.block.clear();
+        let mut name_at = self.group.len() * DIRENT_LEN;
+        for (nid, kind, len) in self.group.drain(..) {
+            self.block.extend_from_slice(&nid.to_le_bytes());
+            self.block.extend_from_slice(&(name_at as u16).to_le_bytes());
+            self.block.extend_from_slice(&[kind, 0]);
+            name_at += len;
+        }
+        self.block.append(&mut self.names);
     }
 }
 
@@ -65,14 +86,17 @@ mod tests {
     use crate::erofs::format::Kind;
 
     fn packed(names: &[Vec<u8>]) -> Vec<u8> {
-        let entries = || names.iter().map(|name| Entry { name, nid: 1, kind: Kind::File });
-        let mut bytes = Vec::new();
-        pack(entries(), |block| {
+        let (mut bytes, mut size, mut blocks) = (Vec::new(), Size::default(), Blocks::default());
+        let mut emit = |block: &[u8]| {
             bytes.extend_from_slice(block);
             Ok::<_, ()>(())
-        })
-        .unwrap();
-        assert_eq!(bytes.len() as u64, size(entries()));
+        };
+        for name in names {
+            size.add(name);
+            blocks.add(Entry { name, nid: 1, kind: Kind::File }, &mut emit).unwrap();
+        }
+        blocks.finish(&mut emit).unwrap();
+        assert_eq!(bytes.len() as u64, size.bytes());
         bytes
     }
 

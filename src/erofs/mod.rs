@@ -1,6 +1,6 @@
 //! Writes an EROFS image from a stream of entries, in one pass.
 //!
-//! May use: nothing
+//! May use: spill
 //!
 //! A [`Writer`] takes inodes as they come and answers each with its address; a [`Tree`] holds the names
 //! meanwhile; [`Writer::finish`] puts the two together:
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! The metadata area begins at block 0, so a nid is a byte address divided by 32. Memory holds names, nids and
-//! folders' attributes, never content. The format is that of Linux 5.4 and later (`fs/erofs/erofs_fs.h`): no
+//! folders' attributes, or files do where these are many; never content. The format is that of Linux 5.4 and later (`fs/erofs/erofs_fs.h`): no
 //! feature a kernel could lack, but for images with sparse files in them, whose holes Linux reads since 5.15.
 //!
 //! Deliberately absent: compression, because a layer is written once to be mapped many times and unpacking it
@@ -27,6 +27,7 @@ mod chunks;
 mod finish;
 mod format;
 mod image;
+mod kept;
 mod listing;
 mod space;
 mod tree;
@@ -42,7 +43,7 @@ mod tests;
 pub use chunks::Extent;
 pub use format::{Special, Time};
 pub use image::{Found, FoundKind, Image, Nid};
-pub use tree::{FolderId, Node, Tree};
+pub use tree::{Flag, FolderId, Node, Tree};
 pub use window::WINDOW as WRITER_BUFFER;
 pub use writer::{File, Inode, Meta, Output, WriteError, Writer};
-pub use xattr::{XattrError, Xattrs};
+pub use xattr::{ROOT_MOST as ROOT_XATTRS, VALUE_MOST as XATTR_VALUE, XattrError, Xattrs};

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::reader::{Content, Found, Read, read};
 use super::{Extent, FolderId, Inode, Meta, Special, Time, Tree, WriteError, Writer, Xattrs};
-use crate::fault::Class;
+use crate::{fault::Class, spill::Scratch};
 
 const UUID: [u8; 16] = *b"sixteen bytes it";
 
@@ -66,14 +66,14 @@ fn every_kind_of_inode() {
     };
     let long = vec![b'l'; 4095];
     let read = image(Meta::default(), |writer, tree| {
-        let below = tree.add_folder(Tree::ROOT, b"d", meta.clone());
+        let below = tree.add_folder(Tree::ROOT, b"d", meta.clone()).unwrap();
         let inode = file(writer, &meta, b"text");
-        tree.add(below, b"file", inode);
-        tree.link(Tree::ROOT, b"link", inode);
+        tree.add(below, b"file", inode).unwrap();
+        tree.link(Tree::ROOT, b"link", inode).unwrap();
         let inode = writer.symlink(&meta, b"d/file").unwrap();
-        tree.add(Tree::ROOT, b"symlink", inode);
+        tree.add(Tree::ROOT, b"symlink", inode).unwrap();
         let inode = writer.symlink(&meta, &long).unwrap();
-        tree.add(Tree::ROOT, b"long", inode);
+        tree.add(Tree::ROOT, b"long", inode).unwrap();
         for (name, special) in [
             (b"c", Special::CharDevice(0, 0)),
             (b"b", Special::BlockDevice(8, 300)),
@@ -81,7 +81,7 @@ fn every_kind_of_inode() {
             (b"s", Special::Socket),
         ] {
             let inode = writer.special(&meta, special).unwrap();
-            tree.add(below, name, inode);
+            tree.add(below, name, inode).unwrap();
         }
     });
     let text = || Content::File(b"text".to_vec());
@@ -103,12 +103,32 @@ fn every_kind_of_inode() {
 }
 
 #[test]
+fn hundreds_of_attributes() {
+    let mut meta = Meta::default();
+    for i in 0..300_u32 {
+        meta.xattrs.set(format!("user.{i}").as_bytes(), &i.to_le_bytes()).unwrap();
+    }
+    let read = image(Meta::default(), |writer, tree| {
+        let inode = file(writer, &meta, b"text");
+        tree.add(Tree::ROOT, b"file", inode).unwrap();
+        tree.add_folder(Tree::ROOT, b"folder", meta.clone()).unwrap();
+    });
+    for name in [&b"file"[..], b"folder"] {
+        assert_eq!(read.names[name].xattrs.len(), 300);
+        assert_eq!(read.names[name].xattrs[b"user.256".as_slice()], 256_u32.to_le_bytes());
+    }
+    let mut bytes = Cursor::new(Vec::new());
+    let error = Writer::new(&mut bytes).finish(Tree::new(meta), UUID).unwrap_err();
+    assert!(matches!(error, WriteError::RootXattrs), "{error}");
+}
+
+#[test]
 fn names_that_sort_around_the_dots() {
     let names: [&[u8]; 8] = [b"\x01", b"!", b"-", b".-", b".\x01", b"...", b"..a", b"\xff"];
     let read = image(Meta::default(), |writer, tree| {
         for name in &names {
             let inode = file(writer, &Meta::default(), name);
-            tree.add(Tree::ROOT, name, inode);
+            tree.add(Tree::ROOT, name, inode).unwrap();
         }
     });
     for name in names {
@@ -122,7 +142,7 @@ fn a_folder_of_many_long_names() {
     let read = image(Meta::default(), |writer, tree| {
         let inode = file(writer, &Meta::default(), b"");
         for i in 0..3000 {
-            tree.link(Tree::ROOT, &name(i * 7919 % 3000), inode);
+            tree.link(Tree::ROOT, &name(i * 7919 % 3000), inode).unwrap();
         }
     });
     assert_eq!(read.names.len(), 3001);
@@ -141,8 +161,8 @@ fn attributes_of_every_length() {
         }
         let read = image(meta.clone(), |writer, tree| {
             let inode = file(writer, &meta, &value(5000));
-            tree.add(Tree::ROOT, b"file", inode);
-            tree.add_folder(Tree::ROOT, b"folder", meta.clone());
+            tree.add(Tree::ROOT, b"file", inode).unwrap();
+            tree.add_folder(Tree::ROOT, b"folder", meta.clone()).unwrap();
         });
         for path in ["", "file", "folder"] {
             let xattrs = &read.names[path.as_bytes()].xattrs;
@@ -158,13 +178,13 @@ fn what_is_replaced_is_gone_and_counted_no_more() {
     let read = image(Meta::default(), |writer, tree| {
         let (old, new) =
             (file(writer, &Meta::default(), b"old"), file(writer, &Meta::default(), b"new"));
-        tree.add(Tree::ROOT, b"a", old);
-        tree.link(Tree::ROOT, b"b", old);
-        tree.add(Tree::ROOT, b"a", new);
-        let folder = tree.add_folder(Tree::ROOT, b"c", Meta::default());
-        let below = tree.add_folder(folder, b"d", Meta::default());
-        tree.link(below, b"e", old);
-        tree.link(Tree::ROOT, b"c", new);
+        tree.add(Tree::ROOT, b"a", old).unwrap();
+        tree.link(Tree::ROOT, b"b", old).unwrap();
+        tree.add(Tree::ROOT, b"a", new).unwrap();
+        let folder = tree.add_folder(Tree::ROOT, b"c", Meta::default()).unwrap();
+        let below = tree.add_folder(folder, b"d", Meta::default()).unwrap();
+        tree.link(below, b"e", old).unwrap();
+        tree.link(Tree::ROOT, b"c", new).unwrap();
     });
     assert_eq!(
         read.names.keys().map(Vec::as_slice).collect::<Vec<_>>(),
@@ -197,7 +217,7 @@ fn with_holes(size: u64, extents: &[Extent]) -> (Vec<u8>, Vec<u8>) {
         file.write(piece).unwrap();
     }
     let inode = file.finish().unwrap();
-    tree.add(Tree::ROOT, b"holes", inode);
+    tree.add(Tree::ROOT, b"holes", inode).unwrap();
     writer.finish(tree, UUID).unwrap();
     let read = read(bytes.get_ref());
     let Content::File(found) = read.names[b"holes".as_slice()].content.clone() else {
@@ -297,7 +317,7 @@ impl Model {
         }
         let mut expected = match step.what {
             What::Folder => {
-                let id = tree.add_folder(folder, &step.name, meta.clone());
+                let id = tree.add_folder(folder, &step.name, meta.clone()).unwrap();
                 self.folders.push((id, path.clone()));
                 self.names.get_mut(&prefix).unwrap().nlink += 1;
                 found(&meta, 0o040_000, 2, Content::Folder)
@@ -305,18 +325,18 @@ impl Model {
             What::File(size) => {
                 let content: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
                 let inode = file(writer, &meta, &content);
-                tree.add(folder, &step.name, inode);
+                tree.add(folder, &step.name, inode).unwrap();
                 self.files.push((inode, vec![path.clone()]));
                 found(&meta, 0o100_000, 1, Content::File(content))
             }
             What::Symlink(size) => {
                 let inode = writer.symlink(&meta, &vec![b's'; size]).unwrap();
-                tree.add(folder, &step.name, inode);
+                tree.add(folder, &step.name, inode).unwrap();
                 found(&meta, 0o120_000, 1, Content::Symlink(vec![b's'; size]))
             }
             What::Special(special) => {
                 let inode = writer.special(&meta, special).unwrap();
-                tree.add(folder, &step.name, inode);
+                tree.add(folder, &step.name, inode).unwrap();
                 found(&meta, 0o020_000, 1, Content::Device(0))
             }
             What::Link(index) => return self.link(index, folder, &step.name, path, tree),
@@ -339,7 +359,7 @@ impl Model {
             return;
         }
         let (inode, names) = index.get_mut(&mut self.files);
-        tree.link(folder, name, *inode);
+        tree.link(folder, name, *inode).unwrap();
         names.push(path.clone());
         self.names.insert(path, self.names[&names[0]].clone());
         for name in names.iter() {
@@ -369,7 +389,11 @@ proptest! {
     }
 
     #[test]
-    fn random_trees_come_back(root in step(), steps in prop::collection::vec(step(), 0..60)) {
+    fn random_trees_come_back(
+        root in step(),
+        steps in prop::collection::vec(step(), 0..60),
+        spill in 0..120_usize,
+    ) {
         let mut meta = root.meta;
         let mut expected = found(&meta, 0o040_000, 2, Content::Folder);
         if let Some(value) = root.xattr {
@@ -382,7 +406,10 @@ proptest! {
             names: BTreeMap::from([(Vec::new(), expected)]),
         };
         let read = image(meta, |writer, tree| {
-            for step in steps {
+            for (number, step) in steps.into_iter().enumerate() {
+                if number == spill {
+                    tree.spill(&Scratch::default()).unwrap();
+                }
                 model.step(step, writer, tree);
             }
         });

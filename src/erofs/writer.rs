@@ -75,6 +75,9 @@ pub enum WriteError {
         "the EROFS image would pass 16 TiB, the most its block addresses reach; rebuild the image with this layer split"
     )]
     TooLarge,
+    /// The superblock's way to the root leaves it less room for attributes than others have.
+    #[error("the image's root has more than 255 extended attributes; rebuild the image with fewer")]
+    RootXattrs,
     /// Content was shorter or longer than announced.
     #[error("a file announced as {expected} bytes has more or fewer")]
     Size {
@@ -89,7 +92,7 @@ impl WriteError {
         match self {
             // More room would not help against either.
             Self::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => Class::Precondition,
-            Self::TooLarge => Class::Precondition,
+            Self::TooLarge | Self::RootXattrs => Class::Precondition,
             Self::Io(error) => Class::of_disk(error),
             Self::Size { .. } => Class::Internal,
         }

@@ -2,11 +2,13 @@
 //!
 //! Deliberately absent: any opinion on what an attribute means. `trusted.overlay.*` is stored like every other.
 
-use super::tree::allocation;
+use crate::spill::allocation;
 
-/// The most attributes one inode may have. Shared attributes are counted in a byte, and the root may need to
-/// share all of its own; one bound for every inode keeps the answer the same wherever a folder stands.
-const MOST: usize = 255;
+/// The most attributes that the root may have: it may need to share all of them, and shared ones are counted in a byte. All other
+/// inodes have as many as their bytes allow.
+pub const ROOT_MOST: u64 = u8::MAX as u64;
+/// The most bytes of an attribute's value, which the format counts in 16 bits.
+pub const VALUE_MOST: u64 = u16::MAX as u64;
 /// Bytes of the header in front of an inode's attributes.
 const HEADER_LEN: usize = 12;
 /// The most bytes of attributes an inode can count: 16 bits of 4-byte steps.
@@ -21,12 +23,19 @@ const NAMESPACES: [(&[u8], u8); 5] = [
     (b"security.", 6),
 ];
 
+/// So many attributes get no room for more.
+const FEW: usize = 16;
+
 /// A namespace's index, and the name behind it.
 type Key = (u8, Box<[u8]>);
 
 /// The extended attributes of one inode, sorted; a folder has few, and an image may have many folders.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Xattrs(Vec<(Key, Box<[u8]>)>);
+pub struct Xattrs {
+    all: Vec<(Key, Box<[u8]>)>,
+    /// Bytes of all of them behind an inode, without the header.
+    bytes: usize,
+}
 
 /// Why an attribute cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +50,7 @@ pub enum XattrError {
     #[error("its value has {0} bytes, and 65,535 fit")]
     Value(usize),
     /// More than one inode can have.
-    #[error("an inode can have 255 attributes of 256 KiB together, and it would pass that")]
+    #[error("an inode can have attributes of 256 KiB together, and it would pass that")]
     TooMany,
 }
 
@@ -60,36 +69,54 @@ impl Xattrs {
         if (suffix.is_empty() && !is_acl) || name.len() > 255 || suffix.contains(&0) {
             return Err(XattrError::Name);
         }
-        if value.len() > usize::from(u16::MAX) {
+        if value.len() as u64 > VALUE_MOST {
             return Err(XattrError::Value(value.len()));
         }
-        let at = self.0.binary_search_by(|((i, name), _)| (*i, &**name).cmp(&(index, suffix)));
-        let replaced = at.map_or(0, |at| entry_len(suffix, &self.0[at].1));
-        let bytes = self.encoded_len().max(HEADER_LEN) - replaced + entry_len(suffix, value);
-        if bytes > MOST_BYTES || (replaced == 0 && self.0.len() == MOST) {
+        let at = self.all.binary_search_by(|((i, name), _)| (*i, &**name).cmp(&(index, suffix)));
+        let replaced = at.map_or(0, |at| entry_len(suffix, &self.all[at].1));
+        let bytes = self.bytes - replaced + entry_len(suffix, value);
+        if HEADER_LEN + bytes > MOST_BYTES {
             return Err(XattrError::TooMany);
         }
+        self.bytes = bytes;
         match at {
-            Ok(at) => self.0[at].1 = value.into(),
+            Ok(at) => self.all[at].1 = value.into(),
             Err(at) => {
-                self.0.reserve_exact(1);
-                self.0.insert(at, ((index, suffix.into()), value.into()));
+                // A folder has few, and an image may have many folders.
+                if self.all.len() < FEW {
+                    self.all.reserve_exact(1);
+                }
+                self.all.insert(at, ((index, suffix.into()), value.into()));
             }
         }
         Ok(())
     }
 
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.all.len() as u64
+    }
+
     /// Bytes that the attributes take behind their inode; 0 when there are none.
     pub fn encoded_len(&self) -> usize {
-        if self.0.is_empty() {
-            return 0;
+        if self.all.is_empty() { 0 } else { HEADER_LEN + self.bytes }
+    }
+
+    /// What [`Xattrs::inline`] made of it.
+    pub(super) fn of_inline(raw: &[u8]) -> Option<Self> {
+        let mut xattrs = Self::default();
+        let mut rest = raw.get(HEADER_LEN..).unwrap_or_default();
+        while rest.len() >= 4 {
+            let entry = rest.get(..decoded_len(rest))?;
+            decode(entry, &mut xattrs).ok()?;
+            rest = rest.get(entry.len().next_multiple_of(4)..).unwrap_or_default();
         }
-        HEADER_LEN + self.0.iter().map(|((_, name), value)| entry_len(name, value)).sum::<usize>()
+        Some(xattrs)
     }
 
     /// The attributes by their full names.
     pub fn named(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        self.0.iter().map(|((index, name), value)| {
+        self.all.iter().map(|((index, name), value)| {
             let prefix = NAMESPACES.iter().find(|(_, known)| known == index);
             let prefix = prefix.map_or(&b""[..], |(prefix, _)| prefix);
             ([prefix, name].concat(), value.to_vec())
@@ -99,19 +126,19 @@ impl Xattrs {
     /// Bytes of memory that the attributes take.
     pub(super) fn held(&self) -> usize {
         let each = self
-            .0
+            .all
             .iter()
             .map(|((_, name), value)| allocation(name.len()) + allocation(value.len()));
-        allocation(size_of_val(self.0.as_slice())) + each.sum::<usize>()
+        allocation(self.all.capacity() * size_of::<(Key, Box<[u8]>)>()) + each.sum::<usize>()
     }
 
     /// The attributes as they stand behind an inode; nothing when there are none.
     pub(super) fn inline(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.encoded_len());
-        if !self.0.is_empty() {
+        if !self.all.is_empty() {
             out.extend_from_slice(&[0; HEADER_LEN]);
         }
-        for ((index, name), value) in &self.0 {
+        for ((index, name), value) in &self.all {
             append_entry(*index, name, value, &mut out);
         }
         out
@@ -119,14 +146,15 @@ impl Xattrs {
 
     /// The same for attributes kept elsewhere: what stands behind the inode then, which is the distance of
     /// each entry from the first in steps of 4 bytes, and the entries.
-    pub(super) fn shared(&self) -> (Vec<u8>, Vec<u8>) {
+    /// Nothing where they are more than can be counted.
+    pub(super) fn shared(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         let (mut pointers, mut entries) = (vec![0; HEADER_LEN], Vec::new());
-        pointers[4] = self.0.len() as u8;
-        for ((index, name), value) in &self.0 {
+        pointers[4] = u8::try_from(self.all.len()).ok()?;
+        for ((index, name), value) in &self.all {
             pointers.extend_from_slice(&((entries.len() / 4) as u32).to_le_bytes());
             append_entry(*index, name, value, &mut entries);
         }
-        (pointers, entries)
+        Some((pointers, entries))
     }
 }
 
@@ -180,11 +208,14 @@ mod tests {
     #[test]
     fn counts_what_an_inode_can_count() {
         let mut xattrs = Xattrs::default();
-        for i in 0..MOST {
-            xattrs.set(format!("user.{i}").as_bytes(), b"").unwrap();
+        for i in 0..=ROOT_MOST {
+            assert_eq!(xattrs.shared().is_some(), i <= ROOT_MOST, "{i}");
+            xattrs.set(format!("user.{i}").as_bytes(), b"value").unwrap();
         }
-        assert_eq!(xattrs.set(b"user.more", b""), Err(XattrError::TooMany));
+        assert_eq!(xattrs.shared(), None);
         xattrs.set(b"user.0", b"replaced").unwrap();
+        assert_eq!(xattrs.inline().len(), xattrs.encoded_len());
+        assert_eq!(Xattrs::of_inline(&xattrs.inline()), Some(xattrs));
 
         let mut large = Xattrs::default();
         for name in [b"user.a", b"user.b", b"user.c", b"user.d"] {

@@ -20,6 +20,7 @@ use crate::{
     changeset::{self, Below, Format, Limits, Unpacked},
     digest::Digest,
     fault::Class,
+    spill::Scratch,
     sys::durable::{self, Amount, at},
 };
 
@@ -112,7 +113,7 @@ impl Store {
                 fs::metadata(staged.0.join(Form::Erofs.content())).map_err(disk)?.blocks() * 512;
             room.write(taken).map_err(RoomError::into_io).map_err(disk)?;
             let dirty = Amount { files: unpacked.entries, bytes: taken };
-            lay_out(&staged.0, dirty).map_err(disk)?;
+            lay_out(&staged.0, dirty, &room.spills()).map_err(disk)?;
         }
         Description::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
         origins::write(&staged.0, std::slice::from_ref(origin)).map_err(disk)?;
@@ -138,7 +139,8 @@ impl Store {
         let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let path = folder.join(Form::Erofs.content());
         let image = create(&path).map_err(disk)?;
-        let limits = Limits { budget: self.budget.clone(), ..Limits::default() };
+        let (budget, scratch) = (self.budget.clone(), room.spills());
+        let limits = Limits { budget, scratch, ..Limits::default() };
         let uuid = uuid(&key);
         let out = Roomy::new(&image, room);
         let unpacked = match (format, below) {
@@ -171,10 +173,10 @@ impl Store {
 
 /// Turns the image in `folder` into the folder that it stands for, whose bytes are on the disk. The description, made and synced
 /// after them, brings their metadata there.
-fn lay_out(folder: &Path, dirty: Amount) -> io::Result<()> {
+fn lay_out(folder: &Path, dirty: Amount, scratch: &Scratch) -> io::Result<()> {
     let (image, to) = (folder.join(Form::Erofs.content()), folder.join(Form::Dir.content()));
     durable::create_dir(&to, 0o700)?;
-    dir::lay_out(&File::open(&image)?, &to).map_err(at("lay out", &to))?;
+    dir::lay_out(&File::open(&image)?, &to, scratch).map_err(at("lay out", &to))?;
     durable::settle(&to, dirty).map_err(at("sync", &to))?;
     durable::remove_file(&image)
 }

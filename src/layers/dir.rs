@@ -5,57 +5,65 @@
 //! once, beneath a folder, and links are names of one inode. The folder is new and ours alone, and each step goes by the
 //! descriptor of the one before ([`tree`]), so a name is a name and never a path.
 
-use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt as _, path::Path};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use crate::{
-    erofs::{Found, FoundKind, Image, Meta, Nid, Special},
+    erofs::{Found, FoundKind, Image, Meta, Special},
+    spill::{Map, Scratch},
     sys::tree::{self, Dress, Folder, Node},
 };
 
-/// Lays the image in `image` out in the folder at `to`, which is new and empty. Nothing is synced.
-pub(super) fn lay_out(image: &File, to: &Path) -> io::Result<()> {
+/// Bytes of memory for paths; beyond them they go to a file, of which so much stays in memory.
+const PATHS: usize = 8 << 20;
+const PATHS_CACHE: usize = 2 << 20;
+
+/// Lays the image in `image` out in the folder at `to`, which is new and empty. Nothing is synced. What outgrows memory goes to
+/// files in `scratch`.
+pub(super) fn lay_out(image: &File, to: &Path, scratch: &Scratch) -> io::Result<()> {
     let image = Image::open(image)?;
     let root = image.inode(image.root())?;
     let folder = Folder::open(to)?;
-    let mut layout = Layout { image, root: &folder, known: HashMap::new() };
+    let mut layout = Layout { image: &image, root: &folder, known: Map::default(), scratch };
     layout.fill(&folder, &mut Vec::new(), &root)
 }
 
 struct Layout<'f> {
-    image: Image<'f>,
+    image: &'f Image<'f>,
     root: &'f Folder,
-    /// Where a file that has several names got its first: the path of its folder, and the name.
-    known: HashMap<Nid, (Vec<u8>, Vec<u8>)>,
+    /// Where a file that has several names got its first, by its number.
+    known: Map<Vec<u8>>,
+    scratch: &'f Scratch,
 }
 
 impl Layout<'_> {
     /// Makes everything beneath a folder, then dresses the folder. As deep as a layer may be (`changeset::Limits::depth`).
     fn fill(&mut self, folder: &Folder, path: &mut Vec<u8>, found: &Found) -> io::Result<()> {
-        let mut names = Vec::new();
-        self.image.folder(found, |name, nid| {
-            names.push((name.to_vec(), nid));
-            Ok(())
-        })?;
-        for (name, nid) in names {
-            let entry = self.image.inode(nid)?;
+        let image = self.image;
+        image.folder(found, |name, nid| {
+            let entry = image.inode(nid)?;
             match &entry.kind {
                 FoundKind::Folder => {
                     let above = path.len();
                     path.extend_from_slice(if above == 0 { b"" } else { b"/" });
-                    path.extend_from_slice(&name);
-                    self.fill(&folder.folder(&name)?, path, &entry)?;
+                    path.extend_from_slice(name);
+                    self.fill(&folder.folder(name)?, path, &entry)?;
                     path.truncate(above);
+                    Ok(())
                 }
-                FoundKind::Special(Special::CharDevice(0, 0)) => folder.whiteout(&name)?,
-                _ => self.name(folder, path, &name, &entry)?,
+                FoundKind::Special(Special::CharDevice(0, 0)) => folder.whiteout(name),
+                _ => self.name(folder, path, name, &entry),
             }
-        }
+        })?;
         dressed(&found.meta, |dress| folder.dress(&dress))
     }
 
     /// Makes a file or the like, or one more name of one that is there.
     fn name(&mut self, folder: &Folder, path: &[u8], name: &[u8], entry: &Found) -> io::Result<()> {
-        if let Some((at, first)) = self.known.get(&entry.nid) {
+        let number = entry.nid.number().to_be_bytes();
+        if let Some(known) = self.known.get(&number)? {
+            let at = known.iter().rposition(|byte| *byte == b'/');
+            let (at, first) =
+                at.map_or((&b""[..], &known[..]), |at| (&known[..at], &known[at + 1..]));
             return folder.link(name, &self.root.below(at)?, first);
         }
         match &entry.kind {
@@ -83,7 +91,11 @@ impl Layout<'_> {
             FoundKind::Folder => return Err(io::ErrorKind::IsADirectory.into()),
         }
         if entry.links > 1 {
-            self.known.insert(entry.nid, (path.to_vec(), name.to_vec()));
+            let whole = if path.is_empty() { name.to_vec() } else { [path, name].join(&b'/') };
+            self.known.insert(Box::from(number), whole)?;
+            if self.known.held() > PATHS {
+                self.known.spill(self.scratch, PATHS_CACHE)?;
+            }
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     changeset::{self, Limits},
+    spill::Scratch,
     sys::mounts::{LinuxMounts, mount_image},
 };
 
@@ -150,7 +151,7 @@ fn privileged_a_layer_is_the_same_tree_in_both_forms() {
     changeset::layer_to_erofs(&*layer(3 << 20), [9; 16], &image, &limits).unwrap();
     let to = folder.path().join("diff");
     fs::create_dir(&to).unwrap();
-    lay_out(&image, &to).unwrap();
+    lay_out(&image, &to, &Scratch::default()).unwrap();
 
     let mounted = mount_image(&LinuxMounts, &image_path).unwrap();
     let mounted = PathBuf::from(format!("/proc/self/fd/{}", mounted.descriptor().as_raw_fd()));
@@ -176,7 +177,7 @@ fn a_broken_image_is_an_error() {
         fs::write(&path, &bytes).unwrap();
         let to = folder.path().join(at.to_string());
         fs::create_dir(&to).unwrap();
-        let done = lay_out(&fs::File::open(&path).unwrap(), &to);
+        let done = lay_out(&fs::File::open(&path).unwrap(), &to, &Scratch::default());
         assert!(done.is_err() || !(1024..4096).contains(&at), "byte {at}");
         fs::remove_dir_all(&to).unwrap();
     }

@@ -123,6 +123,7 @@ impl AddError {
     pub(super) fn no_room(self) -> Result<RoomError, Self> {
         let source = match self {
             Self::Unpack { source: UnpackError::Image(WriteError::Io(source)), .. }
+            | Self::Unpack { source: UnpackError::Names(source), .. }
             | Self::Disk { source, .. }
                 if RoomError::within(&source).is_some() =>
             {

@@ -22,7 +22,7 @@
 //! a kill or a power cut before that leaves only staging. What keeps a layer is a lease, the record of a volume (the caller tells
 //! of these) or the record of an image; see `collect.rs`.
 //!
-//! May use: changeset, erofs, sys
+//! May use: changeset, erofs, spill, sys
 //!
 //! Deliberately absent: registries and credentials (a layer arrives as bytes), and whatever an upper is.
 

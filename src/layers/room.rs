@@ -19,6 +19,7 @@ use super::{AddError, Store};
 use crate::{
     digest::Digest,
     fault::Class,
+    spill::Scratch,
     sys::space::{self, Space},
 };
 
@@ -176,6 +177,11 @@ impl Room {
         self.promise().all
     }
 
+    /// Where collections that outgrow memory go on while this is written; see [`Store::spills`].
+    pub(super) fn spills(&self) -> Scratch {
+        self.store.spills()
+    }
+
     /// `bytes` are going to be written now. Where they are more than was promised, more is promised first. Blocks, and may take as
     /// long as a round of collection.
     ///
@@ -275,6 +281,14 @@ impl Store {
         self.promise_or_collect(bytes, namespace)?;
         let promise = Mutex::new(Promise { open: bytes, shared: 0, all: bytes });
         Ok(Room { store: self.clone(), namespace: namespace.map(str::to_owned), promise })
+    }
+
+    /// Where collections that outgrow memory go on: files on the store's disk, for which room is promised as they grow.
+    pub fn spills(self: &Arc<Self>) -> Scratch {
+        let promise = Mutex::new(Promise { open: 0, shared: 0, all: 0 });
+        let room = Room { store: self.clone(), namespace: None, promise };
+        let grow = move |bytes| room.write(bytes).map_err(RoomError::into_io);
+        Scratch::new(self.root.join("staging")).asking(grow)
     }
 
     /// What makes room when there is none: it is told how many bytes should be free. Set once; it does not keep the store.

@@ -14,6 +14,21 @@ use crate::{
 
 const TOTAL: u64 = 1_000 * STEP;
 
+#[test]
+fn what_outgrows_memory_leaves_the_last_part_of_the_disk_free_too() {
+    let free = Arc::new(AtomicU64::new(51 * STEP));
+    let (_folder, store) = store(&free);
+    let mut map = crate::spill::Map::<Vec<u8>>::default();
+    map.spill(&store.spills(), 1 << 20).unwrap();
+    assert!(open(&store) > 0);
+    drop(map);
+    assert_eq!(open(&store), 0);
+    free.store(50 * STEP, Relaxed);
+    let error =
+        crate::spill::Map::<Vec<u8>>::default().spill(&store.spills(), 1 << 20).unwrap_err();
+    assert!(matches!(RoomError::within(&error), Some(RoomError::Full { .. })), "{error}");
+}
+
 /// A store whose disk has `free` bytes left.
 fn store(free: &Arc<AtomicU64>) -> (TempDir, Arc<Store>) {
     let (folder, free) = (TempDir::new().unwrap(), free.clone());

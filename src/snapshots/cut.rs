@@ -184,9 +184,9 @@ impl Inner {
         stack.push(staged.key());
         // Until the record names them.
         let _lease = self.store.hold(&stack);
-        let most = Limits::default().entries;
-        let clone =
-            TreeClone::new(held.upper(), &staged.tree(), &staged.aside(), most).map_err(disk)?;
+        let (bounds, scratch) = (Limits::default().bounds(), self.store.spills());
+        let (tree, aside) = (staged.tree(), staged.aside());
+        let clone = TreeClone::new(held.upper(), &tree, &aside, bounds, &scratch).map_err(disk)?;
         // Made last: whoever has a share waits for nothing else.
         let clone = clone.within(self.store.budget().share(), Box::new(Within(room.clone())));
         let mut copy = Copy { inner: self, request, held: &held, stop, clone, room: &room };

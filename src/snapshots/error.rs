@@ -138,11 +138,14 @@ impl CutError {
             Self::Hold { source, .. } => source.class(),
             // Not asked again by itself: each try makes the pod stand still.
             Self::Freeze { .. } | Self::Late { .. } => Class::Precondition,
-            Self::Copy { source: CloneError::Deep { .. } | CloneError::TooMany(_), .. } => {
+            Self::Copy { source: CloneError::Beyond { .. } | CloneError::TooMany(_), .. } => {
                 Class::Precondition
             }
             Self::Copy { source: CloneError::Memory(source), .. } => source.class(),
-            Self::Copy { source: CloneError::Entry { source, .. }, .. } => Class::of_disk(source),
+            Self::Copy {
+                source: CloneError::Entry { source, .. } | CloneError::Notes(source),
+                ..
+            } => Class::of_disk(source),
             Self::Room { source, .. } => source.class(),
             Self::Killed(_) => Class::Precondition,
             Self::Copy { .. } => Class::Internal,

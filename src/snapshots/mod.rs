@@ -15,6 +15,8 @@ mod cut_tests;
 mod error;
 #[cfg(test)]
 mod kill_tests;
+#[cfg(test)]
+mod names_tests;
 mod packing;
 mod push;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Inner, Snapshots, blocking};
 use crate::{
-    changeset::{self, Compression, Format, PackError, Packed, Packing},
+    changeset::{self, Compression, Format, Limits, PackError, Packed, Packing},
     digest::Digest,
     fault::Class,
     layers::{AddError, LowerError, Room, RoomError},
@@ -125,10 +125,12 @@ fn pack(
     let trees: Vec<_> = trees.iter().map(AsRef::as_ref).collect();
     let shown = owner.map(|(uid, gid)| Owner { uid, gid });
     let merged = inner.volumes.view(stack, shown)?;
+    let (budget, scratch) = (inner.store.budget().clone(), inner.store.spills());
+    let limits = Limits { budget, scratch, ..Limits::default() };
     let packing =
         Packing { format: *format, compression: *compression, clamp: None, owner: *owner };
     let mut out = Stoppable::new(&file, inner.store.root(), stop).counting(written).within(&room);
-    let packed = changeset::pack(&trees, &merged, &packing, &mut out)?;
+    let packed = changeset::pack(&trees, &merged, &packing, &limits, &mut out)?;
     Ok((file, packed))
 }
 

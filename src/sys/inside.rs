@@ -75,19 +75,17 @@ impl Inside {
         }
     }
 
-    /// The names in this folder, in the order of their bytes. Of a name that overlay lists and does not know there is no entry.
-    pub fn names(&self) -> io::Result<Vec<Vec<u8>>> {
+    /// Hands out the names in this folder, in no order. Of a name that overlay lists and does not know there is no entry.
+    pub fn names(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut names = Vec::new();
         for entry in Dir::new(openat(&self.fd, ".", flags, Mode::empty())?)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if !matches!(name, b"." | b"..") {
-                names.push(name.to_vec());
+                take(name)?;
             }
         }
-        names.sort_unstable();
-        Ok(names)
+        Ok(())
     }
 
     fn new(fd: OwnedFd) -> io::Result<Self> {
@@ -220,7 +218,16 @@ mod tests {
         let root = LinuxMounts.open_dir(&scratch.path().join("tree")).unwrap();
         let root = Inside::root(&root).unwrap();
         let folder = root.entry(b"d").unwrap().unwrap();
-        assert_eq!(folder.names().unwrap(), [&b"file"[..], b"gone", b"link", b"up"]);
+        let names = |folder: &Inside| {
+            let mut names = Vec::new();
+            folder.names(|name| {
+                names.push(name.to_vec());
+                Ok(())
+            })?;
+            names.sort();
+            Ok::<_, io::Error>(names)
+        };
+        assert_eq!(names(&folder).unwrap(), [&b"file"[..], b"gone", b"link", b"up"]);
         let sort = |name: &[u8]| folder.entry(name).unwrap().map(|entry| entry.sort());
         assert_eq!(sort(b"file"), Some(Sort::File));
         assert_eq!(sort(b"link"), Some(Sort::Symlink));
@@ -233,7 +240,7 @@ mod tests {
         assert_eq!(link.xattrs().unwrap(), []);
         link.open().unwrap_err();
         folder.entry(b"up").unwrap().unwrap().entry(b"d").unwrap_err();
-        link.names().unwrap_err();
+        names(&link).unwrap_err();
         for name in ["..", ".", "", "d/file", "/"] {
             root.entry(name.as_bytes()).unwrap_err();
         }

@@ -10,7 +10,7 @@
 //! `unsafe` may appear in this room only. Deliberately absent: what any file or mount is *for*; this room knows
 //! no layer, no volume and no record.
 //!
-//! May use: nothing
+//! May use: spill
 
 pub mod aside;
 pub mod attributes;

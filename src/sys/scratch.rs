@@ -70,7 +70,7 @@ impl Drop for Scratch {
     }
 }
 
-/// How large a [`Disk`] is: no smaller XFS is made. Holes, but for what is written.
+/// How large a [`Disk`] is: no smaller XFS is made.
 const DISK_BYTES: u64 = 320 << 20;
 
 /// A file system of its own, on a loop device that goes when it is unmounted: at the latest with its [`Scratch`].
@@ -88,19 +88,31 @@ impl Disk {
 
     /// The same, with options of its `mkfs`.
     pub fn with(scratch: &Scratch, fs_type: &str, options: &[&str], at: &Path) -> Self {
-        Self::make(scratch, scratch.path(), fs_type, options, at)
+        Self::make(scratch, scratch.path(), fs_type, options, at, DISK_BYTES)
+    }
+
+    /// The same of so many bytes; holes, but for what is written.
+    pub fn of(scratch: &Scratch, bytes: u64, fs_type: &str, options: &[&str], at: &Path) -> Self {
+        Self::make(scratch, scratch.path(), fs_type, options, at, bytes)
     }
 
     /// One whose bytes lie on this disk.
     pub fn beneath(&self, scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
-        Self::make(scratch, &self.at, fs_type, &[], at)
+        Self::make(scratch, &self.at, fs_type, &[], at, DISK_BYTES)
     }
 
-    fn make(scratch: &Scratch, on: &Path, fs_type: &str, options: &[&str], at: &Path) -> Self {
+    fn make(
+        scratch: &Scratch,
+        on: &Path,
+        fs_type: &str,
+        options: &[&str],
+        at: &Path,
+        bytes: u64,
+    ) -> Self {
         assert!(at.starts_with(scratch.path()), "{} would stay mounted", at.display());
         let image = on.join(format!("{fs_type}.img"));
         fs::write(&image, "").expect("a file can be written");
-        File::options().write(true).open(&image).unwrap().set_len(DISK_BYTES).unwrap();
+        File::options().write(true).open(&image).unwrap().set_len(bytes).unwrap();
         let options = options.iter().map(OsStr::new);
         let arguments = options.chain([OsStr::new("-q"), image.as_ref()]);
         run(&format!("mkfs.{fs_type}"), arguments);

@@ -15,7 +15,7 @@ use crate::tools::apt;
 
 /// What the tests on real mounts call: makers and checkers of the file systems that they mount, and programs that are choosy
 /// about inodes, descriptors and access lists.
-const FILE_SYSTEM_TOOLS: &[&str] = &[
+pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "acl",
     "attr",
     "borgbackup",

@@ -3,7 +3,7 @@
 //! Deliberately absent: stopping at the first failure, and skipping. A run says all that is wrong,
 //! and a suite that cannot run has failed.
 
-mod cargo;
+pub mod cargo;
 mod chart;
 mod cluster;
 mod demo;

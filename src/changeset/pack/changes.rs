@@ -5,12 +5,10 @@
 
 use std::io;
 
-use super::{
-    state::{Raw, is_whiteout},
-    tar::DEPTH_MOST,
-};
+use super::state::{Raw, is_whiteout};
 use crate::{
-    changeset::{error::EntryName, path::parts},
+    changeset::{Limits, error::EntryName, path::parts},
+    spill::Sorter,
     sys::{
         inside::{Inside, Sort},
         mounts::Detached,
@@ -43,7 +41,7 @@ pub enum ChangeKind {
 
 /// Tells every change of one upper, folders before what is in them, names in the order of their bytes. Reads the upper alone.
 pub fn changes(upper: &Detached, tell: &mut dyn FnMut(Change)) -> io::Result<()> {
-    below(&Inside::root(upper)?, &[], &[], tell)
+    below(&Inside::root(upper)?, &[], &[], &Limits::default(), tell)
 }
 
 /// `from` is where the folder's own content lies below.
@@ -51,15 +49,21 @@ fn below(
     folder: &Inside,
     path: &[u8],
     from: &[u8],
+    limits: &Limits,
     tell: &mut dyn FnMut(Change),
 ) -> io::Result<()> {
-    if parts(path).count() > DEPTH_MOST {
+    let depth = parts(path).count();
+    if depth > limits.depth as usize {
         let why = format!("{} lies too deep", EntryName::new(path));
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
-    for name in folder.names()? {
-        let Some(entry) = folder.entry(&name)? else { continue };
-        let (path, mut from) = (joined(path, &name), joined(from, &name));
+    let mut names = Sorter::of_names(&limits.scratch, depth);
+    folder.names(|name| names.push(name))?;
+    let names = names.sorted()?;
+    let mut names = names.read()?;
+    while let Some(name) = names.read_next()? {
+        let Some(entry) = folder.entry(name)? else { continue };
+        let (path, mut from) = (joined(path, name), joined(from, name));
         let raw = Raw::of(&entry)?;
         let kind = if is_whiteout(&entry)? {
             ChangeKind::Removed
@@ -81,7 +85,7 @@ fn below(
         };
         tell(Change { path: path.clone(), kind });
         if entry.sort() == Sort::Folder {
-            below(&entry, &path, &from, tell)?;
+            below(&entry, &path, &from, limits, tell)?;
         }
     }
     Ok(())

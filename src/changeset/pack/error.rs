@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{changeset::error::EntryName, fault::Class};
+use crate::{budget::OverBudget, changeset::error::EntryName, fault::Class};
 
 /// Why a layer could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum PackError {
     /// The system gives no thread to pack with.
     #[error("no thread could be started to pack the layer: {0}; raise the limit of tasks")]
     Thread(#[source] io::Error),
+    /// It would take more memory than there is.
+    #[error("cannot pack the layer: {0}")]
+    Memory(OverBudget),
     /// A name that means something else in a portable layer.
     #[error(
         "cannot pack the layer: in an OCI layer the name {0} would hide another file; rename it, or take snapshots with `format: native`"
@@ -53,6 +56,31 @@ pub enum PackError {
         /// How many there may be.
         limit: u64,
     },
+    /// A larger value than an image holds.
+    #[error(
+        "cannot pack the layer: the extended attribute {name} of {path} has {bytes} bytes, and {limit} is the limit; shorten or \
+         remove it"
+    )]
+    Value {
+        /// Whose.
+        path: EntryName,
+        /// Its name.
+        name: EntryName,
+        /// Bytes of its value.
+        bytes: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// More of the root's than would be read again.
+    #[error(
+        "cannot pack the layer: the volume's root has {found} extended attributes, and {limit} is the limit; remove some"
+    )]
+    RootXattrs {
+        /// How many.
+        found: u64,
+        /// How many there may be.
+        limit: u64,
+    },
     /// The layer is larger than any that is read.
     #[error(
         "cannot pack the layer: as a tar it has more than {0} bytes, and no node takes such a layer; remove some files, or take \
@@ -73,7 +101,7 @@ pub enum PackError {
     },
     /// There are more entries than would be read.
     #[error(
-        "cannot pack the layer: as a tar it has more than {0} headers, and no node takes such a layer; remove some files, or take \
+        "cannot pack the layer: it has more than {0} files and folders, and no node takes such a layer; remove some files, or take \
          snapshots more often"
     )]
     Entries(u64),
@@ -94,10 +122,13 @@ impl PackError {
         match self {
             Self::Read { source, .. } | Self::Output(source) => Class::of_disk(source),
             Self::Thread(_) => Class::Exhausted,
+            Self::Memory(source) => source.class(),
             Self::Reserved(_)
             | Self::Deep(_)
             | Self::Xattr { .. }
             | Self::Attributes { .. }
+            | Self::Value { .. }
+            | Self::RootXattrs { .. }
             | Self::TarBytes(_)
             | Self::FileBytes { .. }
             | Self::Entries(_) => Class::Precondition,

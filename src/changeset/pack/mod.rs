@@ -34,6 +34,8 @@
 
 mod changes;
 mod error;
+mod holes;
+mod known;
 mod native;
 mod out;
 mod portable;
@@ -107,28 +109,21 @@ pub fn media_type(format: Format, compression: Compression) -> &'static str {
 /// stack, these at its top; a portable layer's files get content and attributes from there. A native one is made of a single
 /// tree, in which owners are as the volume showed them.
 ///
-/// The same trees give the same bytes. On an error, what is in `out` is of no use.
+/// The same trees give the same bytes. On an error, what is in `out` is of no use. Names and paths that outgrow memory go to files
+/// where `limits` says. Blocks while other work has the memory of its budget.
 pub fn pack(
     own: &[&Detached],
     merged: &Detached,
     packing: &Packing,
+    limits: &Limits,
     out: &mut (dyn Write + Send),
 ) -> Result<Packed, PackError> {
-    pack_within(own, merged, packing, Limits::default(), out)
-}
-
-fn pack_within(
-    own: &[&Detached],
-    merged: &Detached,
-    packing: &Packing,
-    limits: Limits,
-    out: &mut (dyn Write + Send),
-) -> Result<Packed, PackError> {
-    let (entries, written) = out::run(packing.compression, limits, out, |sink| {
+    let share = limits.budget.share();
+    let (entries, written) = out::run(packing.compression, limits.clone(), &share, out, |sink| {
         let tar = Tar::new(sink);
         let tar = match (packing.format, own) {
-            (Format::Portable, own) => portable::pack(own, merged, packing, tar)?,
-            (Format::Native, [own]) => native::pack(own, packing, tar)?,
+            (Format::Portable, own) => portable::pack(own, merged, packing, tar, &share)?,
+            (Format::Native, [own]) => native::pack(own, packing, tar, &share)?,
             (Format::Native, own) => return Err(PackError::Several(own.len())),
         };
         tar.finish()

@@ -2,14 +2,15 @@
 //!
 //! Deliberately absent: a look at what the marks lead to.
 
-use std::collections::HashMap;
-
 use super::{
     PackError, Packing,
+    holes::data,
+    known::Known,
     state::{Raw, State, is_whiteout, special},
-    tar::{Holes, Kind, Tar, data},
+    tar::{Holes, Kind, Tar},
 };
 use crate::{
+    budget::Share,
     changeset::{
         error::EntryName,
         marks::{METACOPY, OPAQUE, REDIRECT},
@@ -25,9 +26,11 @@ pub(super) fn pack<'s>(
     own: &Detached,
     packing: &Packing,
     tar: Tar<'s>,
+    share: &Share,
 ) -> Result<Tar<'s>, PackError> {
     let root = Inside::root(own).map_err(PackError::reading(b"/"))?;
-    let mut walk = Walk { tar, packing, known: HashMap::new() };
+    let known = Known::new(&tar.limits().scratch, share);
+    let mut walk = Walk { tar, packing, known };
     walk.entry(&[], &root)?;
     Ok(walk.tar)
 }
@@ -35,8 +38,7 @@ pub(super) fn pack<'s>(
 struct Walk<'p, 's> {
     tar: Tar<'s>,
     packing: &'p Packing,
-    /// Where an inode with several names was packed.
-    known: HashMap<(u64, u64), Vec<u8>>,
+    known: Known<'p>,
 }
 
 impl Walk<'_, '_> {
@@ -47,12 +49,11 @@ impl Walk<'_, '_> {
             return self.tar.entry(path, Kind::Whiteout, &State::default(), &[]);
         }
         let state = State::of(entry, self.packing).map_err(failed)?;
-        if let Some(inode) = state.linked.filter(|_| entry.sort() != Sort::Folder) {
-            if let Some(first) = self.known.get(&inode) {
-                let bare = State { xattrs: Vec::new(), ..state };
-                return self.tar.entry(path, Kind::Link(first), &bare, &[]);
-            }
-            self.known.insert(inode, path.to_vec());
+        if let Some(inode) = state.linked.filter(|_| entry.sort() != Sort::Folder)
+            && let Some(first) = self.known.first(inode, path)?
+        {
+            let bare = State { xattrs: Vec::new(), ..state };
+            return self.tar.entry(path, Kind::Link(&first), &bare, &[]);
         }
         let raw = Raw::of(entry).map_err(failed)?;
         let mut marks: Vec<(&str, &[u8])> = Vec::new();
@@ -90,12 +91,15 @@ impl Walk<'_, '_> {
     }
 
     fn below(&mut self, path: &[u8], folder: &Inside) -> Result<(), PackError> {
-        for name in folder.names().map_err(PackError::reading(path))? {
-            let path = if path.is_empty() { name.clone() } else { [path, &name].join(&b'/') };
-            let entry = folder.entry(&name).map_err(PackError::reading(&path))?;
+        let failed = |source| PackError::reading(path)(source);
+        let list = self.known.names(folder, path)?;
+        let mut names = list.read().map_err(failed)?;
+        while let Some(name) = names.read_next().map_err(failed)? {
+            let path = if path.is_empty() { name.to_vec() } else { [path, name].join(&b'/') };
+            let entry = folder.entry(name).map_err(PackError::reading(&path))?;
             let entry = entry.ok_or_else(|| PackError::Unseen(EntryName::new(&path)))?;
             self.entry(&path, &entry)?;
         }
-        Ok(())
+        self.known.forget(list)
     }
 }

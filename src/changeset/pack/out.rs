@@ -24,9 +24,10 @@ use zstd::stream::{raw::CParameter, write::Encoder};
 
 use super::PackError;
 use crate::{
+    budget::{OverBudget, Share},
     changeset::{
         Compression, Limits,
-        pipe::{Buffers, Piece, hash, join},
+        pipe::{Buffers, PIECES_BYTES, Piece, hash, join},
     },
     digest::{Digest, Digester},
 };
@@ -35,8 +36,12 @@ use crate::{
 const ZSTD_LEVEL: i32 = 3;
 /// Threads beyond which hashing is slower than they are. How many there are makes no difference to the bytes.
 const ZSTD_THREADS: u32 = 8;
-/// Bytes that one of them takes at a time: some MiB of memory for each.
+/// Bytes that one of them takes at a time.
 const ZSTD_JOB: u32 = 2 << 20;
+/// Bytes of memory for so many of them, as measured: tables, and what is read and written.
+fn zstd_memory(threads: u32) -> u64 {
+    (8 + 5 * u64::from(threads)) << 20
+}
 
 /// What became of the tar.
 pub(super) struct Written {
@@ -123,16 +128,19 @@ impl Sink {
 pub(super) fn run<T>(
     compression: Compression,
     limits: Limits,
+    share: &Share,
     out: &mut (dyn Write + Send),
     write: impl FnOnce(&mut Sink) -> Result<T, PackError>,
 ) -> Result<(T, Written), PackError> {
+    let threads = threads(compression, share).map_err(PackError::Memory)?;
     thread::scope(|scope| {
         let (to_hasher, to_hash) = mpsc::channel();
         let (to_packer, to_pack) = mpsc::channel();
         let start = |name: &str| Builder::new().name(format!("pack-{name}"));
         let hasher = start("hash").spawn_scoped(scope, || hash(to_hash));
         let hasher = hasher.map_err(PackError::Thread)?;
-        let packer = start("write").spawn_scoped(scope, || compress(to_pack, compression, out));
+        let packer =
+            start("write").spawn_scoped(scope, || compress(to_pack, compression, threads, out));
         let packer = packer.map_err(PackError::Thread)?;
         let (buffers, buffer) = (Buffers::new(), Vec::new());
         let (len, total) = (0, 0);
@@ -152,10 +160,26 @@ pub(super) fn run<T>(
     })
 }
 
+/// Takes the memory for the buffers, and for as many threads of zstd as there are cores and others leave memory for; at least one,
+/// because without threads it is cut into other blocks.
+fn threads(compression: Compression, share: &Share) -> Result<u32, OverBudget> {
+    share.take(PIECES_BYTES)?;
+    if compression != Compression::Zstd {
+        return Ok(1);
+    }
+    let cores = thread::available_parallelism().map_or(1, NonZero::get) as u32;
+    let free = |threads: &u32| share.try_take(zstd_memory(*threads)).is_ok();
+    match (1..=cores.clamp(1, ZSTD_THREADS)).rev().find(free) {
+        Some(threads) => Ok(threads),
+        None => share.take(zstd_memory(1)).map(|()| 1),
+    }
+}
+
 /// Writes all pieces; answers the digest of what was written, if it is another than that of the tar, and its bytes.
 fn compress(
     pieces: Receiver<Arc<Piece>>,
     compression: Compression,
+    threads: u32,
     out: &mut (dyn Write + Send),
 ) -> Result<(Option<Digest>, u64), PackError> {
     let digester = (compression != Compression::None).then(Digester::default);
@@ -172,7 +196,7 @@ fn compress(
             let mut encoder = GzEncoder::new(&mut counted, flate2::Compression::default());
             copy(&mut encoder).and_then(|()| encoder.finish().map(drop))
         }
-        Compression::Zstd => zstd(&mut counted).and_then(|mut encoder| {
+        Compression::Zstd => zstd(&mut counted, threads).and_then(|mut encoder| {
             copy(&mut encoder)?;
             encoder.finish().map(drop)
         }),
@@ -181,12 +205,10 @@ fn compress(
     Ok((counted.digester.map(Digester::finish), counted.size))
 }
 
-fn zstd<W: Write>(to: W) -> io::Result<Encoder<'static, W>> {
+fn zstd<W: Write>(to: W, threads: u32) -> io::Result<Encoder<'static, W>> {
     let mut encoder = Encoder::new(to, ZSTD_LEVEL)?;
     encoder.include_checksum(true)?;
-    // At least one, because without threads it is cut into other blocks.
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    encoder.multithread((cores as u32).clamp(1, ZSTD_THREADS))?;
+    encoder.multithread(threads)?;
     encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
     Ok(encoder)
 }

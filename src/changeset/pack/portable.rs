@@ -2,15 +2,19 @@
 //!
 //! Deliberately absent: what redirects and metacopies lead to. The merged tree knows.
 
-use std::collections::HashMap;
+use std::io;
 
 use super::{
     PackError, Packing,
+    holes::data,
+    known::Known,
     state::{Raw, State, is_whiteout, special},
-    tar::{Holes, Kind, Tar, data},
+    tar::{Holes, Kind, Tar},
 };
 use crate::{
+    budget::Share,
     changeset::error::EntryName,
+    spill::{Sorted, SortedReader},
     sys::{
         inside::{Inside, Sort},
         mounts::Detached,
@@ -28,10 +32,12 @@ pub(super) fn pack<'s>(
     merged: &Detached,
     packing: &Packing,
     tar: Tar<'s>,
+    share: &Share,
 ) -> Result<Tar<'s>, PackError> {
     let root = |tree| Inside::root(tree).map_err(PackError::reading(b"/"));
     let own = own.iter().map(|tree| root(tree)).collect::<Result<Vec<_>, _>>()?;
-    let mut walk = Walk { tar, packing, known: HashMap::new(), path: Vec::new() };
+    let known = Known::new(&tar.limits().scratch, share);
+    let mut walk = Walk { tar, packing, known, path: Vec::new() };
     walk.folder(&root(merged)?, &own, false)?;
     Ok(walk.tar)
 }
@@ -39,11 +45,48 @@ pub(super) fn pack<'s>(
 /// A name, and the own trees that have it in the folder that is looked at, bottom first.
 type Named = (Vec<u8>, Vec<usize>);
 
+/// Names with the trees that have each, as texts that sort by name and then by tree: no name has a NUL.
+fn text(name: &[u8], tree: usize) -> Vec<u8> {
+    [name, &[0], &(tree as u16).to_be_bytes()].concat()
+}
+
+/// Reads such texts, those of one name at once.
+struct Grouped<'s> {
+    texts: SortedReader<'s>,
+    next: Option<(Vec<u8>, usize)>,
+}
+
+impl<'s> Grouped<'s> {
+    fn new(texts: &'s Sorted) -> io::Result<Self> {
+        let mut grouped = Self { texts: texts.read()?, next: None };
+        grouped.ahead()?;
+        Ok(grouped)
+    }
+
+    fn ahead(&mut self) -> io::Result<()> {
+        let text = self.texts.read_next()?.and_then(<[u8]>::split_last_chunk);
+        self.next = text.map(|(name, tree)| {
+            (name[..name.len().saturating_sub(1)].to_vec(), usize::from(u16::from_be_bytes(*tree)))
+        });
+        Ok(())
+    }
+
+    fn next(&mut self) -> io::Result<Option<Named>> {
+        let Some((name, tree)) = self.next.take() else { return Ok(None) };
+        let mut trees = vec![tree];
+        self.ahead()?;
+        while let Some((_, tree)) = self.next.take_if(|(next, _)| *next == name) {
+            trees.push(tree);
+            self.ahead()?;
+        }
+        Ok(Some((name, trees)))
+    }
+}
+
 struct Walk<'p, 's> {
     tar: Tar<'s>,
     packing: &'p Packing,
-    /// Where an inode with several names was packed.
-    known: HashMap<(u64, u64), Vec<u8>>,
+    known: Known<'p>,
     /// Of what is looked at.
     path: Vec<u8>,
 }
@@ -61,9 +104,20 @@ impl Walk<'_, '_> {
             self.mark(OPAQUE)?;
             return self.all_in(merged);
         }
-        let names = self.names(own)?;
-        let mut shown = Vec::with_capacity(names.len());
-        for (name, in_trees) in names {
+        let list = self.hide(merged, own)?;
+        let mut shown = self.read(Grouped::new(&list))?;
+        while let Some((name, in_trees)) = self.read(shown.next())? {
+            self.within(&name, |walk| walk.shown(merged, own, &name, &in_trees))?;
+        }
+        self.known.forget(list)
+    }
+
+    /// Writes what own trees hide in a folder; returns the names in them that it shows.
+    fn hide(&mut self, merged: &Inside, own: &[Inside]) -> Result<Sorted, PackError> {
+        let list = self.names(own)?;
+        let mut shown = self.known.sorter(&self.path);
+        let mut names = self.read(Grouped::new(&list))?;
+        while let Some((name, in_trees)) = self.read(names.next())? {
             let top = in_trees.last().map(|tree| own[*tree].entry(&name));
             let top = top.transpose().map_err(|source| self.failed(&name, source))?.flatten();
             let hidden = match &top {
@@ -74,30 +128,40 @@ impl Walk<'_, '_> {
                 self.within(&name, |walk| walk.reserved(&name))?;
                 self.mark(&[WHITEOUT, &name].concat())?;
             } else {
-                shown.push((name, in_trees));
+                let pushed = in_trees.iter().try_for_each(|tree| shown.push(&text(&name, *tree)));
+                self.read(pushed)?;
             }
         }
-        for (name, in_trees) in shown {
-            let entry = merged.entry(&name).map_err(|source| self.failed(&name, source))?;
-            self.within(&name, |walk| {
-                let entry = entry.ok_or_else(|| PackError::Unseen(EntryName::new(&walk.path)))?;
-                if entry.sort() != Sort::Folder {
-                    return walk.leaf(&name, &entry);
-                }
-                walk.reserved(&name)?;
-                let found = in_trees.iter().map(|tree| own[*tree].entry(&name));
-                let found = walk.read(found.collect::<Result<Option<Vec<_>>, _>>())?;
-                let mut folders = found.unwrap_or_default();
-                folders.retain(|entry| entry.sort() == Sort::Folder);
-                walk.folder(&entry, &folders, folders.len() < in_trees.len())
-            })?;
+        self.known.forget(list)?;
+        self.known.sorted(shown, &self.path)
+    }
+
+    /// Writes what the folder `merged` shows under a name that these of the own trees have.
+    fn shown(
+        &mut self,
+        merged: &Inside,
+        own: &[Inside],
+        name: &[u8],
+        in_trees: &[usize],
+    ) -> Result<(), PackError> {
+        let entry = self.read(merged.entry(name))?;
+        let entry = entry.ok_or_else(|| PackError::Unseen(EntryName::new(&self.path)))?;
+        if entry.sort() != Sort::Folder {
+            return self.leaf(name, &entry);
         }
-        Ok(())
+        self.reserved(name)?;
+        let found = in_trees.iter().map(|tree| own[*tree].entry(name));
+        let found = self.read(found.collect::<Result<Option<Vec<_>>, _>>())?;
+        let mut folders = found.unwrap_or_default();
+        folders.retain(|entry| entry.sort() == Sort::Folder);
+        self.folder(&entry, &folders, folders.len() < in_trees.len())
     }
 
     /// Writes everything that a folder shows, whoever has it.
     fn all_in(&mut self, merged: &Inside) -> Result<(), PackError> {
-        for name in self.read(merged.names())? {
+        let list = self.known.names(merged, &self.path)?;
+        let mut names = self.read(list.read())?;
+        while let Some(name) = self.read(names.read_next())?.map(<[u8]>::to_vec) {
             // Overlay lists some names that it does not know, such as whiteouts in a folder that it need not merge.
             let entry = merged.entry(&name).map_err(|source| self.failed(&name, source))?;
             let Some(entry) = entry else { continue };
@@ -110,7 +174,7 @@ impl Walk<'_, '_> {
                 walk.all_in(&entry)
             })?;
         }
-        Ok(())
+        self.known.forget(list)
     }
 
     /// Whether a name, of which this is the topmost entry in own trees, is to be hidden.
@@ -147,12 +211,11 @@ impl Walk<'_, '_> {
     /// Writes the entry, or one more name of it.
     fn describe(&mut self, entry: &Inside, kind: Kind<'_>) -> Result<(), PackError> {
         let state = self.read(State::of(entry, self.packing))?;
-        if let Some(inode) = state.linked.filter(|_| kind != Kind::Folder) {
-            if let Some(first) = self.known.get(&inode) {
-                let bare = State { xattrs: Vec::new(), ..state };
-                return self.tar.entry(&self.path, Kind::Link(first), &bare, &[]);
-            }
-            self.known.insert(inode, self.path.clone());
+        if let Some(inode) = state.linked.filter(|_| kind != Kind::Folder)
+            && let Some(first) = self.known.first(inode, &self.path)?
+        {
+            let bare = State { xattrs: Vec::new(), ..state };
+            return self.tar.entry(&self.path, Kind::Link(&first), &bare, &[]);
         }
         if kind != Kind::File {
             return self.tar.entry(&self.path, kind, &state, &[]);
@@ -174,21 +237,13 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// The names in all of these folders, and in which of them each is.
-    fn names(&self, own: &[Inside]) -> Result<Vec<Named>, PackError> {
-        let mut names = Vec::new();
+    /// The names in all of these folders, and in which of them each is ([`Grouped`]).
+    fn names(&mut self, own: &[Inside]) -> Result<Sorted, PackError> {
+        let mut names = self.known.sorter(&self.path);
         for (tree, folder) in own.iter().enumerate() {
-            names.extend(self.read(folder.names())?.into_iter().map(|name| (name, tree)));
+            self.read(folder.names(|name| names.push(&text(name, tree))))?;
         }
-        names.sort_unstable();
-        let mut grouped: Vec<Named> = Vec::with_capacity(names.len());
-        for (name, tree) in names {
-            match grouped.last_mut().filter(|(last, _)| *last == name) {
-                Some((_, trees)) => trees.push(tree),
-                None => grouped.push((name, vec![tree])),
-            }
-        }
-        Ok(grouped)
+        self.known.sorted(names, &self.path)
     }
 
     /// Goes one name down and back.
@@ -205,11 +260,11 @@ impl Walk<'_, '_> {
         done
     }
 
-    fn read<T>(&self, read: std::io::Result<T>) -> Result<T, PackError> {
+    fn read<T>(&self, read: io::Result<T>) -> Result<T, PackError> {
         read.map_err(PackError::reading(&self.path))
     }
 
-    fn failed(&self, name: &[u8], source: std::io::Error) -> PackError {
+    fn failed(&self, name: &[u8], source: io::Error) -> PackError {
         PackError::reading(&[&self.path, name].join(&b'/'))(source)
     }
 }

@@ -10,12 +10,14 @@ use tar::Header;
 use super::{PackError, out::Sink, state::State};
 use crate::{
     changeset::{
+        Limits,
         error::EntryName,
         header::BLOCK,
-        path::{PATH_MOST, parts},
+        marks,
+        path::{OPAQUE, fits},
         pax::DATA,
     },
-    erofs::{Special, Time},
+    erofs::{Special, Time, XATTR_VALUE},
 };
 
 /// What fits in a field of 12 octal digits with its NUL, and in one of 8.
@@ -25,15 +27,6 @@ const SHORT_MOST: u32 = (1 << 21) - 1;
 const NAME_MOST: usize = 100;
 /// Bytes of records in front of one header that readers take.
 const RECORDS_MOST: usize = 1 << 20;
-/// Parts of a path that a layer may have.
-pub(super) const DEPTH_MOST: usize = 256;
-/// Files with fewer bytes have no holes worth a map.
-const HOLES_FROM: u64 = 64 << 10;
-/// Zeros that were written count as a hole if there are so many, and in a place that is a multiple of it.
-const ZEROS: u64 = 64 << 10;
-/// How many such holes a file has at most: its map has to fit in a record.
-const ZEROS_MOST: usize = 10_000;
-
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind<'e> {
@@ -87,6 +80,8 @@ pub(super) enum Holes {
 pub(super) struct Tar<'s> {
     sink: &'s mut Sink,
     entries: u64,
+    /// Entries of the tar that become names of an image: all but the root and marks of opaque folders.
+    names: u64,
     /// Of every kind.
     headers: u64,
 }
@@ -116,7 +111,12 @@ fn digits(number: usize) -> usize {
 
 impl<'s> Tar<'s> {
     pub(super) fn new(sink: &'s mut Sink) -> Self {
-        Self { sink, entries: 0, headers: 0 }
+        Self { sink, entries: 0, names: 0, headers: 0 }
+    }
+
+    /// What a reader takes.
+    pub(super) fn limits(&self) -> &Limits {
+        self.sink.limits()
     }
 
     /// Writes an entry without content. The root's path is empty.
@@ -200,8 +200,13 @@ impl<'s> Tar<'s> {
         more: &Records,
         marks: &[(&str, &[u8])],
     ) -> Result<(), PackError> {
-        if path.len() > PATH_MOST || parts(path).count() > DEPTH_MOST {
+        if !fits(path, self.limits().depth) {
             return Err(PackError::Deep(EntryName::new(path)));
+        }
+        self.names += u64::from(!path.is_empty() && !path.ends_with(OPAQUE));
+        let limit = self.limits().entries;
+        if self.names > limit {
+            return Err(PackError::Entries(limit));
         }
         let name = match (shown, kind) {
             (b"", _) => b"./".to_vec(),
@@ -238,29 +243,49 @@ impl<'s> Tar<'s> {
         records.0.extend_from_slice(&more.0);
         let own = state.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
         let marks = marks.iter().map(|(name, value)| (name.as_bytes(), *value));
-        let limit = self.sink.limits().xattr_bytes;
-        let mut bytes = 0;
-        for (name, value) in own.chain(marks) {
-            bytes += (name.len() + value.len()) as u64;
-            if name.contains(&b'=') {
-                let (path, name) = (EntryName::new(path), EntryName::new(name));
-                return Err(PackError::Xattr { path, name });
-            }
-            records.add(&[b"SCHILY.xattr.", name].concat(), value);
-        }
-        if bytes > limit {
-            return Err(PackError::Attributes { path: EntryName::new(path), bytes, limit });
-        }
+        self.attributes(path, own.chain(marks), &mut records)?;
         self.records(path, &records)?;
         self.entries += 1;
         self.header(&mut header)
     }
 
+    /// Adds extended attributes, if a reader takes them.
+    fn attributes<'a>(
+        &self,
+        path: &[u8],
+        all: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        records: &mut Records,
+    ) -> Result<(), PackError> {
+        let (mut bytes, mut count, Limits { xattr_bytes, root_xattrs, .. }) = (0, 0, self.limits());
+        for (name, value) in all {
+            bytes += (name.len() + value.len()) as u64;
+            count += u64::from(!marks::is_overlays(name));
+            let of = || (EntryName::new(path), EntryName::new(name));
+            if name.contains(&b'=') {
+                let (path, name) = of();
+                return Err(PackError::Xattr { path, name });
+            }
+            if value.len() as u64 > XATTR_VALUE {
+                let ((path, name), bytes) = (of(), value.len() as u64);
+                return Err(PackError::Value { path, name, bytes, limit: XATTR_VALUE });
+            }
+            records.add(&[b"SCHILY.xattr.", name].concat(), value);
+        }
+        if bytes > *xattr_bytes {
+            let (path, limit) = (EntryName::new(path), *xattr_bytes);
+            return Err(PackError::Attributes { path, bytes, limit });
+        }
+        if path.is_empty() && count > *root_xattrs {
+            return Err(PackError::RootXattrs { found: count, limit: *root_xattrs });
+        }
+        Ok(())
+    }
+
     fn header(&mut self, header: &mut Header) -> Result<(), PackError> {
         self.headers += 1;
-        let most = self.sink.limits().entries;
-        if self.headers > most {
-            return Err(PackError::Entries(most));
+        let limits = self.sink.limits();
+        if self.headers > limits.headers() {
+            return Err(PackError::Entries(limits.entries));
         }
         header.set_cksum();
         self.sink.write(header.as_bytes())
@@ -313,44 +338,6 @@ impl<'s> Tar<'s> {
     fn pad(&mut self, size: u64) -> Result<(), PackError> {
         self.sink.zeros(size.next_multiple_of(BLOCK as u64) - size)
     }
-}
-
-/// The parts of a file that are no holes, of one that may have some.
-pub(super) fn data(content: &std::fs::File, size: u64) -> std::io::Result<Vec<(u64, u64)>> {
-    match size {
-        0 => Ok(Vec::new()),
-        size if size < HOLES_FROM => Ok(vec![(0, size)]),
-        _ => without_zeros(content, crate::sys::inside::data(content)?),
-    }
-}
-
-/// The parts of these that are more than zeros. What was written lately is in memory still, so to read it twice costs little.
-fn without_zeros(
-    content: &std::fs::File,
-    data: Vec<(u64, u64)>,
-) -> std::io::Result<Vec<(u64, u64)>> {
-    let (mut block, mut found, mut holes) = (vec![0; ZEROS as usize], Vec::new(), 0);
-    for (begin, len) in data {
-        let (mut from, mut at, end) = (begin, begin, begin + len);
-        while at < end {
-            let next = (at / ZEROS + 1).saturating_mul(ZEROS).min(end);
-            if next - at == ZEROS && holes < ZEROS_MOST {
-                content.read_exact_at(&mut block, at)?;
-                if block.iter().all(|byte| *byte == 0) {
-                    if at > from {
-                        found.push((from, at - from));
-                        holes += 1;
-                    }
-                    from = next;
-                }
-            }
-            at = next;
-        }
-        if end > from {
-            found.push((from, end - from));
-        }
-    }
-    Ok(found)
 }
 
 fn list(data: &[(u64, u64)], between: &str) -> String {

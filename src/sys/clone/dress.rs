@@ -30,6 +30,47 @@ const ESCAPED: &[u8] = b"overlay.";
 /// An extended attribute: its name and its value.
 type Attribute = (Vec<u8>, Vec<u8>);
 
+/// What attributes weigh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// How many there are.
+    pub(super) count: u64,
+    /// Bytes of names and values.
+    pub(super) bytes: u64,
+    /// The name of the longest value, and its bytes.
+    pub(super) longest: (String, u64),
+    /// A name that a tar cannot hold.
+    pub(super) odd: Option<String>,
+}
+
+impl Weight {
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        // Others are in no layer.
+        if ![&b"user."[..], b"trusted.", b"security.", b"system.posix_acl_"]
+            .iter()
+            .any(|space| name.starts_with(space))
+        {
+            return;
+        }
+        self.count += 1;
+        self.bytes += (name.len() + value.len()) as u64;
+        let shown = || String::from_utf8_lossy(name).into_owned();
+        if value.len() as u64 > self.longest.1 {
+            self.longest = (shown(), value.len() as u64);
+        }
+        if name.contains(&b'=') {
+            self.odd = Some(shown());
+        }
+    }
+}
+
+/// How something was dressed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Dressed {
+    pub(super) marks: Marks,
+    pub(super) weight: Weight,
+}
+
 /// One thing of the tree, open without the right to read it.
 #[derive(Debug)]
 pub(super) struct Original<'f> {
@@ -53,8 +94,9 @@ impl Original<'_> {
     }
 
     /// Its attributes that the copy gets, and what they say.
-    fn attributes(&self) -> io::Result<(Vec<Attribute>, Marks)> {
+    fn attributes(&self) -> io::Result<(Vec<Attribute>, Dressed)> {
         let (path, mut marks, mut found) = (self.path(), Marks::default(), Vec::new());
+        let mut weight = Weight::default();
         for name in names(&path)? {
             if !is_kept(&name) {
                 continue;
@@ -65,18 +107,21 @@ impl Original<'_> {
                 _ => {}
             }
             match read(|space| getxattr(&path, &name[..], space)) {
-                Ok(value) => found.push((name, value)),
+                Ok(value) => {
+                    weight.add(&name, &value);
+                    found.push((name, value));
+                }
                 // Removed since they were listed: its ctime tells.
                 Err(e) if e.raw_os_error() == Some(Errno::NODATA.raw_os_error()) => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok((found, marks))
+        Ok((found, Dressed { marks, weight }))
     }
 
     /// Dresses an open file or folder like it. What it has and this has not goes: of an earlier round, or inherited when it was made.
-    pub(super) fn dress(&self, copy: &OwnedFd) -> io::Result<Marks> {
-        let (attributes, marks) = self.attributes()?;
+    pub(super) fn dress(&self, copy: &OwnedFd) -> io::Result<Dressed> {
+        let (attributes, dressed) = self.attributes()?;
         let path = path_of(copy.as_fd());
         fchown(copy, Some(Uid::from_raw(self.stat.st_uid)), Some(Gid::from_raw(self.stat.st_gid)))?;
         // After the owner, whose change takes set-id bits and capabilities away.
@@ -92,7 +137,7 @@ impl Original<'_> {
             setxattr(&path, &name[..], value, XattrFlags::empty())?;
         }
         self.set_times(copy)?;
-        Ok(marks)
+        Ok(dressed)
     }
 
     /// Gives an open file or folder its times.
@@ -101,8 +146,8 @@ impl Original<'_> {
     }
 
     /// Dresses what cannot be opened, by its name in the folder `at`, where nobody else writes.
-    pub(super) fn dress_name(&self, at: &OwnedFd, name: &Path) -> io::Result<Marks> {
-        let (attributes, marks) = self.attributes()?;
+    pub(super) fn dress_name(&self, at: &OwnedFd, name: &Path) -> io::Result<Dressed> {
+        let (attributes, dressed) = self.attributes()?;
         let (uid, gid) = (Uid::from_raw(self.stat.st_uid), Gid::from_raw(self.stat.st_gid));
         chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(self.stat.st_mode) != FileType::Symlink {
@@ -115,7 +160,7 @@ impl Original<'_> {
             lsetxattr(&path, &key[..], value, XattrFlags::empty())?;
         }
         utimensat(at, name, &self.times(), AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(marks)
+        Ok(dressed)
     }
 
     fn times(&self) -> Timestamps {

@@ -18,15 +18,21 @@
 //! again. A third change is one of direct I/O (`O_DIRECT`), whose ctime is that of its begin, and whose bytes may come later. To share
 //! bytes waits for it. Where they are copied, the last round takes a file again that may have been written so since.
 //!
+//! What was seen of each entry is noted in the order of the walk, in a file where it is much, and read again by the next round: so
+//! memory holds the names of one way down, whatever the tree's size. A tree that no layer could hold is refused ([`Bounds`]).
+//!
 //! Each step goes from an open folder to one of its entries; no symlink is followed and no mount entered, whatever the writers
 //! rename meanwhile. What a round replaces is moved to a folder aside: to free it would take time, which [`TreeClone::tidy`] takes
 //! between rounds. Sockets are nothing without who listens; where one may stand in the place of a lower's file it is copied as a
 //! whiteout, so that the file does not come back. Deliberately absent: how writers are stopped, and syncing the copy.
 
+mod bounds;
 mod content;
 mod dress;
+mod entry;
 mod flush;
 mod memory;
+mod notes;
 mod seen;
 mod take;
 #[cfg(test)]
@@ -35,15 +41,16 @@ mod walk;
 
 use std::{
     fs::File,
-    io, mem,
+    io,
     path::{Path, PathBuf},
 };
 
+pub use self::bounds::{Beyond, Bounds};
 use self::{
     content::Content,
     flush::Flush,
     memory::Memory,
-    seen::{Clock, DAWN, Node, now},
+    seen::{Clock, DAWN, now},
     walk::Walk,
 };
 use super::{
@@ -51,10 +58,10 @@ use super::{
     durable::{self, Amount, at},
     space,
 };
-use crate::budget::{OverBudget, Share};
-
-/// Folders within folders. A layer has no more (`changeset::Limits`), so what lies deeper could be restored nowhere.
-const DEPTH: usize = 256;
+use crate::{
+    budget::{OverBudget, Share},
+    spill::{Scratch, SpoolReader},
+};
 
 /// Why a tree was not copied.
 #[derive(Debug, thiserror::Error)]
@@ -70,22 +77,27 @@ pub enum CloneError {
         /// The system's words.
         source: io::Error,
     },
-    /// Folders lie too deep.
-    #[error("{path} lies more than {DEPTH} folders deep", path = path.display())]
-    Deep {
-        /// The folder, relative to the tree.
+    /// No layer could hold something.
+    #[error("{}: {what}", shown(path))]
+    Beyond {
+        /// What, relative to the tree.
         path: PathBuf,
+        /// Which bound, and what to do.
+        what: Beyond,
     },
-    /// It has more entries than the caller wants to know of.
+    /// It has more entries than a layer may have.
     #[error(
         "it has more than {0} files and folders, the most that a layer may have; remove some, or keep them in a volume of another kind"
     )]
     TooMany(u64),
     /// To remember its names takes more memory than there is.
-    #[error("it has more files and directories than can be remembered: {0}")]
+    #[error("its names cannot be remembered: {0}")]
     Memory(OverBudget),
+    /// What was seen of it cannot be kept.
+    #[error("what was seen of it cannot be kept: {0}")]
+    Notes(#[source] io::Error),
     /// Something cannot be read, or its copy not be made.
-    #[error("{}: {source}", if path.as_os_str().is_empty() { ".".into() } else { path.display().to_string() })]
+    #[error("{}: {source}", shown(path))]
     Entry {
         /// What, relative to the tree.
         path: PathBuf,
@@ -119,6 +131,10 @@ pub enum Round {
     Live,
 }
 
+fn shown(path: &Path) -> String {
+    if path.as_os_str().is_empty() { ".".into() } else { path.display().to_string() }
+}
+
 /// What a copy consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cloned {
@@ -144,11 +160,11 @@ pub struct TreeClone {
     disk: File,
     content: Content,
     flush: Flush,
-    /// The root as it was last seen, with all below it.
-    seen: Node,
-    round: u32,
-    /// The most entries: each takes memory.
-    most: u64,
+    /// Notes of the round before; nothing before the first.
+    seen: Option<SpoolReader>,
+    contents: Cloned,
+    bounds: Bounds,
+    scratch: Scratch,
     /// How much was moved aside.
     moved: u64,
     /// What changed at or after this is taken again: when the sync before the last whole round began.
@@ -167,8 +183,14 @@ pub struct TreeClone {
 
 impl TreeClone {
     /// A copy of the folder `from` in the folder `to`, which is new and empty like `aside`, a folder beside it. All are absolute
-    /// and without symlinks. A tree of more than `most` entries is refused.
-    pub fn new(from: &Path, to: &Path, aside: &Path, most: u64) -> io::Result<Self> {
+    /// and without symlinks. A tree beyond `bounds` is refused. What outgrows memory goes to files in `scratch`.
+    pub fn new(
+        from: &Path,
+        to: &Path,
+        aside: &Path,
+        bounds: Bounds,
+        scratch: &Scratch,
+    ) -> io::Result<Self> {
         let disk = File::from(
             beneath::folder(from, beneath::READ).map_err(|e| at("open", from)(e.into()))?,
         );
@@ -180,9 +202,10 @@ impl TreeClone {
             disk,
             content: Content::default(),
             flush: Flush::default(),
-            seen: Node::default(),
-            round: 0,
-            most,
+            seen: None,
+            contents: Cloned::default(),
+            bounds,
+            scratch: scratch.clone(),
             moved: 0,
             since: DAWN,
             synced: DAWN,
@@ -196,7 +219,7 @@ impl TreeClone {
     /// The same copy, which takes its names' memory and its bytes' room from what others want as well.
     #[must_use]
     pub fn within(self, memory: Share, room: Box<dyn Room>) -> Self {
-        Self { memory: Memory(Some(memory)), room: Some(room), ..self }
+        Self { memory: Memory::new(memory), room: Some(room), ..self }
     }
 
     /// Waits until what was written to the tree is on its disk, or leaves that to the round that follows, whichever costs less;
@@ -204,10 +227,10 @@ impl TreeClone {
     pub fn sync(&mut self) -> Result<bool, CloneError> {
         let begun = now();
         let failed = |source| CloneError::Sync { path: self.from.clone(), source };
-        let (at_once, all) = match self.round {
+        let (at_once, all) = match self.seen {
             _ if !self.telling_times => (false, u64::MAX),
-            0 => flush::is_cheaper(&self.from, begun.0).map_err(failed)?,
-            _ => {
+            None => flush::is_cheaper(&self.from, begun.0).map_err(failed)?,
+            Some(_) => {
                 let all = durable::unwritten();
                 (all <= flush::LITTLE, all)
             }
@@ -225,13 +248,13 @@ impl TreeClone {
     ///
     /// `go_on` is asked again and again; once it says no the round ends with [`CloneError::Stopped`], and another one may follow.
     pub fn catch_up(&mut self, what: Round, go_on: &dyn Fn() -> bool) -> Result<(), CloneError> {
-        self.round += 1;
         if what == Round::Still {
             self.flush.stop();
         }
-        let mut seen = mem::take(&mut self.seen);
-        let walked = Walk::new(self, what, go_on).and_then(|mut walk| walk.root(&mut seen));
-        self.seen = seen;
+        let mut walk = Walk::new(self, what, go_on)?;
+        let walked = walk.root();
+        let noted = walk.finish().map_err(CloneError::Notes)?;
+        (self.seen, self.contents) = (Some(noted.0), noted.1);
         walked?;
         self.since = self.synced;
         Ok(())
@@ -252,8 +275,6 @@ impl TreeClone {
 
     /// What the copy consists of.
     pub fn contents(&self) -> Cloned {
-        let mut sum = Cloned::default();
-        self.seen.add_to(&mut sum);
-        sum
+        self.contents
     }
 }

@@ -1,10 +1,8 @@
-//! What was seen of a tree: for each entry about 150 bytes and its name.
+//! What tells one state of an entry from another.
 
-use std::{collections::BTreeMap, mem::MaybeUninit};
+use std::mem::MaybeUninit;
 
 use rustix::fs::{FileType, Stat};
-
-use super::Cloned;
 
 /// A point in the file systems' time: seconds and nanoseconds since 1970.
 pub(super) type Clock = (i64, u32);
@@ -55,6 +53,44 @@ impl Look {
         }
     }
 
+    /// Bytes of [`Look::encode`].
+    pub(super) const LEN: usize = 48;
+
+    pub(super) fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&self.ino.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.size.to_le_bytes());
+        for (at, (seconds, nanos)) in [(16, self.changed), (28, self.written)] {
+            bytes[at..at + 8].copy_from_slice(&seconds.to_le_bytes());
+            bytes[at + 8..at + 12].copy_from_slice(&nanos.to_le_bytes());
+        }
+        bytes[40..44].copy_from_slice(&self.mode.to_le_bytes());
+        bytes[44..].copy_from_slice(&self.links.to_le_bytes());
+        bytes
+    }
+
+    /// What [`Look::encode`] made of it, at the begin of at least so many bytes.
+    pub(super) fn decode(bytes: &[u8]) -> Self {
+        let long = |at: usize| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(number)
+        };
+        let short = |at: usize| {
+            let mut number = [0; 4];
+            number.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(number)
+        };
+        Self {
+            ino: long(0),
+            size: long(8),
+            changed: (long(16).cast_signed(), short(24)),
+            written: (long(28).cast_signed(), short(36)),
+            mode: short(40),
+            links: short(44),
+        }
+    }
+
     /// Whether it changed at this time or later.
     pub(super) fn is_since(&self, since: Clock) -> bool {
         self.changed >= since
@@ -86,48 +122,6 @@ pub(super) struct Taken {
     pub(super) torn: bool,
 }
 
-/// One entry of the copy, and how the tree's looked when it was taken.
-#[derive(Debug, Default)]
-pub(super) struct Node {
-    /// `None` while the copy is not like what it was taken of: then it is not to be taken for the same.
-    pub(super) look: Option<Look>,
-    /// What it takes on the disk, without holes.
-    pub(super) bytes: u64,
-    /// The round in which it was last there.
-    pub(super) round: u32,
-    pub(super) marks: Marks,
-    pub(super) taken: Taken,
-    /// Of a folder: its entries.
-    pub(super) entries: Option<Box<Entries>>,
-}
-
-/// The entries of one folder.
-pub(super) type Entries = BTreeMap<Box<[u8]>, Node>;
-
-impl Node {
-    pub(super) fn is_folder(&self) -> bool {
-        self.entries.is_some()
-    }
-
-    /// How many entries lie in it. As deep as a tree may be.
-    pub(super) fn below(&self) -> usize {
-        let all = self.entries.iter().flat_map(|entries| entries.values());
-        all.map(|entry| 1 + entry.below()).sum()
-    }
-
-    /// Adds what lies in it. As deep as a tree may be.
-    pub(super) fn add_to(&self, sum: &mut Cloned) {
-        sum.bytes += self.bytes;
-        sum.metacopy |= self.marks.metacopy;
-        sum.redirect |= self.marks.redirect;
-        sum.torn += u64::from(self.taken.torn);
-        for entry in self.entries.iter().flat_map(|entries| entries.values()) {
-            sum.entries += 1;
-            entry.add_to(sum);
-        }
-    }
-}
-
 /// What a file takes on its disk, as far as it is no hole, shared among its names.
 pub(super) fn bytes(stat: &Stat) -> u64 {
     #[allow(clippy::useless_conversion, reason = "on some machines it has 32 bits")]
@@ -146,12 +140,18 @@ pub(super) fn allocated(stat: &Stat) -> u64 {
 mod tests {
     use super::*;
 
-    /// 500,000 entries must fit a node's memory.
     #[test]
-    fn an_entry_is_small() {
-        let (node, name) = (size_of::<Node>(), size_of::<Box<[u8]>>());
-        // A B-tree's nodes are at least half full, and an allocation of a name takes up to 16 bytes more.
-        assert!(node + name <= 128, "{node} + {name}");
+    fn a_look_is_the_same_as_bytes() {
+        let look = Look {
+            ino: u64::MAX - 1,
+            size: 1 << 40,
+            changed: (-1, 999_999_999),
+            written: (i64::MIN, 7),
+            mode: libc::S_IFREG | 0o4755,
+            links: 3,
+        };
+        assert_eq!(Look::decode(&look.encode()), look);
+        assert_eq!(Look::decode(&Look::WHITEOUT.encode()), Look::WHITEOUT);
     }
 
     #[test]

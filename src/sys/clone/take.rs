@@ -9,13 +9,15 @@ use rustix::fs::{
 
 use super::{
     CloneError, Round,
+    bounds::Bounds,
     content::is_cached,
-    dress::Original,
-    memory::LINKED,
-    seen::{Entries, Look, Marks, Node, Taken, allocated, bytes, now},
+    dress::{Dressed, Original, Weight},
+    entry::Found,
+    notes::{Note, State},
+    seen::{Look, Taken, allocated, bytes, now},
     walk::{Pair, STEP, Walk, is_race, os},
 };
-use crate::sys::beneath;
+use crate::{spill::Value, sys::beneath};
 
 /// The most of a path that one call takes, with room to spare.
 const PATH: usize = 4_000;
@@ -26,31 +28,72 @@ const TRIES: u32 = 3;
 /// Longer than a tick of the clock that files get their times from.
 const TICK: Duration = Duration::from_millis(12);
 
+/// Bytes of memory for files with several names; beyond them they go to a file, of which so much stays in memory.
+const LINKED: usize = 8 << 20;
+const LINKED_CACHE: usize = 2 << 20;
+
 /// A file of the copy that gets more names.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Linked {
-    path: Box<[u8]>,
+    path: Vec<u8>,
     /// How many are still to be met.
     left: u32,
     /// Whether it was made in this round, so that names of an earlier one lead to another.
     new: bool,
 }
 
+impl Value for Linked {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.left.to_le_bytes());
+        out.push(u8::from(self.new));
+        out.extend_from_slice(&self.path);
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (left, rest) = bytes.split_first_chunk()?;
+        let (new, path) = rest.split_first()?;
+        Some(Self { path: path.to_vec(), left: u32::from_le_bytes(*left), new: *new == 1 })
+    }
+
+    fn held(&self) -> usize {
+        self.path.held()
+    }
+}
+
 impl Walk<'_> {
     /// Whether what was a name of one file with others is that no more: those were taken anew.
     pub(super) fn is_now_another(&mut self, name: &[u8], look: &Look) -> Result<bool, CloneError> {
-        match self.linked.get(&look.ino) {
+        match self.linked(look)? {
             Some(linked) if linked.new => return Ok(true),
-            Some(_) => self.met(look),
+            Some(linked) => self.met(look, linked)?,
             None => self.remember(name, look, false)?,
         }
         Ok(false)
     }
 
+    fn linked(&self, look: &Look) -> Result<Option<Linked>, CloneError> {
+        self.linked.get(&look.ino.to_be_bytes()).map_err(CloneError::Notes)
+    }
+
     fn remember(&mut self, name: &[u8], look: &Look, new: bool) -> Result<(), CloneError> {
-        let path = self.path_of(name).into_boxed_slice();
-        self.lent.more(path.len() + LINKED, self.within.go_on)?;
-        self.linked.insert(look.ino, Linked { path, left: look.links - 1, new });
-        Ok(())
+        let linked = Linked { path: self.path_of(name), left: look.links - 1, new };
+        self.link_to(look, linked)
+    }
+
+    fn link_to(&mut self, look: &Look, linked: Linked) -> Result<(), CloneError> {
+        let key = Box::from(look.ino.to_be_bytes());
+        self.linked.insert(key, linked).map_err(CloneError::Notes)?;
+        if self.linked.held() > LINKED {
+            self.linked.spill(&self.scratch, LINKED_CACHE).map_err(CloneError::Notes)?;
+        }
+        self.hold()
+    }
+
+    fn met(&mut self, look: &Look, linked: Linked) -> Result<(), CloneError> {
+        match linked.left.saturating_sub(1) {
+            0 => self.linked.remove(&look.ino.to_be_bytes()).map_err(CloneError::Notes),
+            left => self.link_to(look, Linked { left, ..linked }),
+        }
     }
 
     /// Takes what stands under a name now, in the place of what was taken before.
@@ -58,23 +101,22 @@ impl Walk<'_> {
         &mut self,
         pair: &Pair,
         name: &[u8],
-        entries: &mut Entries,
+        found: Found,
     ) -> Result<(), CloneError> {
-        self.put_aside(pair, name, entries)?;
+        self.put_aside(pair, name, found)?;
         match self.make(pair, name) {
-            Ok(Some(node)) => drop(entries.insert(name.into(), node)),
-            Ok(None) => {}
+            Ok(Some(state)) => self.note(&Note::Entry { name: name.to_vec(), state }),
+            Ok(None) => Ok(()),
             Err(error) => {
                 // Half made; it may be there, or not.
                 let _ = unlinkat(&pair.to, os(name), AtFlags::empty());
-                return Err(error);
+                Err(error)
             }
         }
-        Ok(())
     }
 
     /// Copies what is no folder; `None` where that is not there any more.
-    fn make(&mut self, pair: &Pair, name: &[u8]) -> Result<Option<Node>, CloneError> {
+    fn make(&mut self, pair: &Pair, name: &[u8]) -> Result<Option<State>, CloneError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match openat2(&pair.from, os(name), flags, Mode::empty(), STEP) {
             Ok(fd) => fd,
@@ -86,21 +128,27 @@ impl Walk<'_> {
         if matches!(look.sort(), FileType::Directory | FileType::Socket) {
             return Ok(None);
         }
-        let linked = self.linked.get(&look.ino).filter(|_| look.links > 1);
-        let linked = linked.map(|linked| self.link(pair, name, &linked.path)).transpose();
-        let (marks, taken) = if linked.map_err(|e| self.failed(name, e))? == Some(()) {
-            self.met(&look);
-            Default::default()
-        } else {
-            let made = self.copy(pair, name, &is, &look);
-            let made = made.map_err(|e| self.failed(name, e))?;
-            if look.links > 1 {
-                self.remember(name, &look, true)?;
-            }
-            made.ok_or(CloneError::Stopped)?
+        let size = match look.sort() {
+            FileType::RegularFile => is.stat.st_size.cast_unsigned(),
+            _ => 0,
         };
-        let bytes = bytes(&stat);
-        Ok(Some(Node { look: Some(look), bytes, round: self.round, marks, taken, entries: None }))
+        self.bounds.file(size).map_err(|what| self.beyond(name, what))?;
+        let linked = if look.links > 1 { self.linked(&look)? } else { None };
+        if let Some(linked) = linked {
+            self.link(pair, name, &linked.path).map_err(|e| self.failed(name, e))?;
+            self.met(&look, linked)?;
+            let packed = Bounds::packed(self.path_of(name).len(), 0, &Weight::default());
+            let (look, bytes) = (Some(look), bytes(&stat));
+            return Ok(Some(State { look, bytes, packed, ..State::default() }));
+        }
+        let made = self.copy(pair, name, &is, &look).map_err(|e| self.failed(name, e))?;
+        let (Dressed { marks, weight }, taken) = made.ok_or(CloneError::Stopped)?;
+        self.bounds.xattrs(&weight, false).map_err(|what| self.beyond(name, what))?;
+        if look.links > 1 {
+            self.remember(name, &look, true)?;
+        }
+        let packed = Bounds::packed(self.path_of(name).len(), size, &weight);
+        Ok(Some(State { look: Some(look), bytes: bytes(&stat), packed, marks, taken }))
     }
 
     /// Makes a copy of its own; `None` where there was no time for it.
@@ -110,9 +158,9 @@ impl Walk<'_> {
         name: &[u8],
         is: &Original<'_>,
         look: &Look,
-    ) -> io::Result<Option<(Marks, Taken)>> {
+    ) -> io::Result<Option<(Dressed, Taken)>> {
         let path = Path::new(os(name));
-        let marks = match look.sort() {
+        let dressed = match look.sort() {
             FileType::RegularFile => return self.copy_file(pair, path, is, look),
             FileType::Symlink => {
                 let target = readlinkat(is.fd, "", Vec::new())?;
@@ -124,7 +172,7 @@ impl Walk<'_> {
                 is.dress_name(&pair.to, path)
             }
         };
-        Ok(Some((marks?, Taken::default())))
+        Ok(Some((dressed?, Taken::default())))
     }
 
     fn copy_file(
@@ -133,7 +181,7 @@ impl Walk<'_> {
         path: &Path,
         is: &Original<'_>,
         look: &Look,
-    ) -> io::Result<Option<(Marks, Taken)>> {
+    ) -> io::Result<Option<(Dressed, Taken)>> {
         let how = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME | OFlags::CLOEXEC;
         let from = File::from(open(is.path(), how, Mode::empty())?);
         let how = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -159,7 +207,7 @@ impl Walk<'_> {
                 }
                 taken.torn &= changed;
             }
-            return was.dress(&to.into()).map(|marks| Some((marks, taken)));
+            return was.dress(&to.into()).map(|dressed| Some((dressed, taken)));
         }
         Ok(None)
     }
@@ -183,15 +231,6 @@ impl Walk<'_> {
         let maybe_direct = self.may_be_direct(look) && !is_cached(from, size);
         let done = self.content.copy(from, to, size, &self.within)?;
         Ok(done.then_some(Taken { maybe_direct, torn: true }))
-    }
-
-    fn met(&mut self, look: &Look) {
-        let Some(linked) = self.linked.get_mut(&look.ino) else { return };
-        linked.left = linked.left.saturating_sub(1);
-        if linked.left == 0 {
-            let path = self.linked.remove(&look.ino).map_or(0, |linked| linked.path.len());
-            self.lent.less(path + LINKED);
-        }
     }
 
     /// Gives the file at `of` in the copy one more name.

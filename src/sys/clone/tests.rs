@@ -27,11 +27,24 @@ use rustix::fs::{
 use super::*;
 use crate::{
     budget::Budget,
+    spill,
     sys::{
         limits,
         mounts::{LinuxMounts, Mounts as _, tmpfs},
         scratch::{Disk, Scratch},
     },
+};
+
+/// Bounds that no test passes by accident.
+const WIDE: Bounds = Bounds {
+    entries: 1_000_000,
+    depth: 256,
+    path_bytes: 1 << 20,
+    file_bytes: 1 << 40,
+    tar_bytes: 1 << 40,
+    xattr_bytes: 128 << 10,
+    xattr_value: 65_535,
+    root_xattrs: 255,
 };
 
 fn always() -> bool {
@@ -51,7 +64,7 @@ impl Case {
         for folder in [&from, &to, &aside] {
             fs::create_dir_all(folder).unwrap();
         }
-        let clone = TreeClone::new(&from, &to, &aside, 1_000_000).unwrap();
+        let clone = TreeClone::new(&from, &to, &aside, WIDE, &spill::Scratch::default()).unwrap();
         Self { from, to, clone }
     }
 
@@ -67,6 +80,12 @@ impl Case {
     fn round(&mut self) {
         self.clone.sync().unwrap();
         self.clone.catch_up(Round::Early, &always).unwrap();
+    }
+
+    /// A round that cannot be made.
+    fn refused(&mut self) -> CloneError {
+        self.clone.sync().unwrap();
+        self.clone.catch_up(Round::Early, &always).unwrap_err()
     }
 
     /// The copy is the tree, but for what copies do not have.
@@ -361,13 +380,13 @@ fn a_round_that_was_stopped_anywhere_is_made_up_for() {
 }
 
 #[test]
-fn depth_has_a_bound_and_paths_have_none() {
+fn depth_has_a_bound_where_no_path_leads() {
     limits::raise_open_files().unwrap();
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     let mut folder = beneath::folder(&case.from, beneath::READ).unwrap();
     let name = "n".repeat(200);
-    for _ in 0..DEPTH {
+    for _ in 1..WIDE.depth {
         rustix::fs::mkdirat(&folder, &name, Mode::RWXU).unwrap();
         folder = rustix::fs::openat(&folder, &name, beneath::READ, Mode::empty()).unwrap();
     }
@@ -377,10 +396,75 @@ fn depth_has_a_bound_and_paths_have_none() {
     rustix::fs::linkat(&folder, "file", CWD, case.path("z twin"), AtFlags::empty()).unwrap();
     case.round();
     assert_eq!(fs::metadata(case.to.join("z twin")).unwrap().nlink(), 2);
+    rustix::fs::mkdirat(&folder, "d", Mode::RWXU).unwrap();
+    case.round();
+    folder = rustix::fs::openat(&folder, "d", beneath::READ, Mode::empty()).unwrap();
     rustix::fs::mkdirat(&folder, "one more", Mode::RWXU).unwrap();
-    case.clone.sync().unwrap();
-    let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
-    assert!(matches!(error, CloneError::Deep { .. }), "{error}");
+    let error = case.refused();
+    assert!(matches!(error, CloneError::Beyond { what: Beyond::Depth(256), .. }), "{error}");
+}
+
+#[test]
+fn what_no_layer_could_hold_is_refused_with_its_name() {
+    let long = "l".repeat(50);
+    let bounds = Bounds {
+        path_bytes: 60,
+        file_bytes: 1 << 20,
+        tar_bytes: 3 << 20,
+        xattr_bytes: 3000,
+        xattr_value: 2000,
+        root_xattrs: 2,
+        ..WIDE
+    };
+    let file = |path: &Path| fs::write(path, "x").unwrap();
+    let sized = |path: &Path, size| fs::File::create(path).unwrap().set_len(size).unwrap();
+    type Refused<'c> = (&'c str, &'c str, &'c dyn Fn(&Path));
+    let cases: [Refused<'_>; 8] = [
+        (&long, "60 bytes", &|path| {
+            fs::create_dir(path).unwrap();
+            file(&path.join("is too long"));
+        }),
+        ("large", "1048577 bytes with its holes", &|path| sized(path, (1 << 20) + 1)),
+        ("sum", "more than 3145728 bytes", &|path| {
+            fs::create_dir(path).unwrap();
+            for name in ["a", "b", "c"] {
+                sized(&path.join(name), 1 << 20);
+            }
+        }),
+        ("heavy", "3000; remove some", &|path| {
+            file(path);
+            set(path, "user.a", &"a".repeat(1500));
+            set(path, "user.b", &"b".repeat(1500));
+        }),
+        ("value", "\"user.a\" has 2001 bytes", &|path| {
+            file(path);
+            set(path, "user.a", &"a".repeat(2001));
+        }),
+        ("equals", "\"user.a=b\"", &|path| {
+            file(path);
+            set(path, "user.a=b", "x");
+        }),
+        ("folder", "\"user.a=b\"", &|path| {
+            fs::create_dir(path).unwrap();
+            set(path, "user.a=b", "x");
+        }),
+        (".", "root has 3 extended attributes", &|path| {
+            for name in ["user.a", "user.b", "user.c"] {
+                set(path, name, "x");
+            }
+        }),
+    ];
+    for (name, sentence, make) in cases {
+        let scratch = Scratch::new();
+        let mut case = Case::new(scratch.path());
+        case.clone.bounds = bounds;
+        case.round();
+        make(&case.path(name));
+        let error = case.refused();
+        assert!(matches!(error, CloneError::Beyond { .. }), "{name}: {error}");
+        let words = error.to_string();
+        assert!(words.starts_with(name) && words.contains(sentence), "{name}: {words}");
+    }
 }
 
 /// Each takes memory, and a layer of more could be restored nowhere.
@@ -388,7 +472,7 @@ fn depth_has_a_bound_and_paths_have_none() {
 fn entries_have_a_bound() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
-    case.clone.most = 5;
+    case.clone.bounds.entries = 5;
     for name in ["a/b/c", "d", "e"] {
         case.write(name, "x");
     }
@@ -404,44 +488,6 @@ fn entries_have_a_bound() {
     fs::remove_file(case.path("e")).unwrap();
     case.round();
     case.assert_same("one fewer");
-}
-
-/// What is remembered of a tree comes out of what all work may remember together, and goes back with what is forgotten.
-#[test]
-fn a_tree_of_more_names_than_the_memory_has_room_for_is_refused_with_a_sentence() {
-    let scratch = Scratch::new();
-    let mut case = Case::new(scratch.path());
-    let budget = Arc::new(Budget::new(0, 0, 100 * memory::ENTRY as u64));
-    case.clone = case.clone.within(budget.share(), Box::new(Counted::up_to(u64::MAX)));
-    let held = |entries: usize| assert_eq!(budget.held(), (entries * memory::ENTRY) as u64);
-    (0..40).for_each(|n| case.write(&format!("a/b/{n}"), "x"));
-    fs::hard_link(case.path("a/b/0"), case.path("again")).unwrap();
-    case.round();
-    held(43);
-    fs::rename(case.path("a"), case.path("z")).unwrap();
-    case.round();
-    held(43);
-    fs::remove_dir_all(case.path("z/b")).unwrap();
-    case.round();
-    held(2);
-    (0..100).for_each(|n| case.write(&format!("many/{n}"), "x"));
-    case.clone.sync().unwrap();
-    let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
-    assert!(matches!(error, CloneError::Memory(OverBudget::TooMuch(_))), "{error}");
-    assert!(error.to_string().contains("more files and directories"), "{error}");
-    fs::remove_dir_all(case.path("many")).unwrap();
-    case.round();
-    held(2);
-    // Paths of files with several names take more than names.
-    let deep = vec!["d".repeat(200); 10].join("/");
-    (0..20).for_each(|n| case.write(&format!("{deep}/{n}"), "x"));
-    (0..20).for_each(|n| {
-        let other = scratch.path().join(format!("elsewhere-{n}"));
-        fs::hard_link(case.path(&format!("{deep}/{n}")), other).unwrap();
-    });
-    case.clone.sync().unwrap();
-    let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
-    assert!(matches!(error, CloneError::Memory(OverBudget::TooMuch(_))), "{error}");
 }
 
 /// Bytes that were asked for.
@@ -735,7 +781,7 @@ fn privileged_a_sync_that_fails_is_told() {
     let disk = Disk::new(&scratch, "xfs", &at);
     let (from, to, aside) =
         (scratch.folder("disk/from"), scratch.folder("to"), scratch.folder("aside"));
-    let mut clone = TreeClone::new(&from, &to, &aside, 1_000_000).unwrap();
+    let mut clone = TreeClone::new(&from, &to, &aside, WIDE, &spill::Scratch::default()).unwrap();
     fs::write(from.join("file"), "lost").unwrap();
     disk.cut_power();
     // At once, or with the file, as much as is dirty elsewhere.
@@ -827,4 +873,43 @@ fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
     let shared = begun.elapsed();
     assert!(quiet < shared * 2, "{quiet:?} against {shared:?}");
     assert!(quiet < Duration::from_millis(100), "{quiet:?}");
+}
+
+#[test]
+fn names_take_the_memory_that_others_leave() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    case.write("folder/file", "content");
+    let budget = Arc::new(Budget::new(0, 0, 1 << 30));
+    let eldest = budget.share();
+    eldest.take(1).unwrap();
+    case.clone = case.clone.within(budget.share(), Box::new(Counted::up_to(u64::MAX)));
+    case.clone.sync().unwrap();
+    // As one does while writers stand still, and their time comes to its end.
+    let asked = Cell::new(0);
+    let twenty_times = || asked.replace(asked.get() + 1) < 20;
+    assert!(matches!(case.clone.catch_up(Round::Early, &twenty_times), Err(CloneError::Stopped)));
+    drop(eldest);
+    case.round();
+    assert_eq!(fs::read(case.to.join("folder/file")).unwrap(), b"content");
+    let held = budget.held();
+    assert!(held > 0);
+    // It is kept for the next round, in which nobody should have to be waited for.
+    case.round();
+    assert_eq!(budget.held(), held);
+    drop(case);
+    assert_eq!(budget.held(), 0);
+}
+
+#[test]
+fn names_that_take_more_than_there_is_are_told() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    case.write("file", "content");
+    case.clone = case
+        .clone
+        .within(Arc::new(Budget::new(0, 0, 1)).share(), Box::new(Counted::up_to(u64::MAX)));
+    let error = case.refused();
+    assert!(matches!(error, CloneError::Memory(OverBudget::TooMuch(1))), "{error}");
+    assert!(error.to_string().contains("raise that limit"), "{error}");
 }

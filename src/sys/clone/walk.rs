@@ -1,7 +1,6 @@
 //! One round through the tree.
 
 use std::{
-    collections::HashMap,
     ffi::OsStr,
     fs::File,
     io,
@@ -14,26 +13,26 @@ use std::{
 };
 
 use rustix::{
-    fs::{
-        AtFlags, FileType, Mode, RawDir, ResolveFlags, fgetxattr, fstat, makedev, mkdirat, mknodat,
-        openat, openat2, renameat, statat,
-    },
+    fs::{Mode, RawDir, ResolveFlags, Stat, fstat, mkdirat, openat, openat2},
     io::Errno,
 };
 
 use super::{
-    CloneError, DEPTH, Round, TreeClone,
+    CloneError, Cloned, Round, TreeClone,
+    bounds::{Beyond, Bounds},
     content::{BLOCK, Content, Within},
-    dress::Original,
+    dress::{Dressed, Original},
+    entry::Found,
     flush::Flush,
-    memory::{ENTRY, Lent, Memory},
-    seen::{Clock, Entries, Look, Node},
+    memory::Memory,
+    notes::{Note, Notes, Old, State},
+    seen::{Clock, Look},
     take::Linked,
 };
-use crate::sys::{attributes::read, beneath};
-
-/// What is listed of a directory at once.
-const PIECE: usize = 32 << 10;
+use crate::{
+    spill::{Map, Scratch, Sorted, SortedReader, Sorter, SpoolReader},
+    sys::beneath,
+};
 
 /// How a step goes: into one entry of an open folder.
 pub(super) const STEP: ResolveFlags =
@@ -45,45 +44,38 @@ const LONGEST_IO: i64 = 30;
 pub(super) struct Walk<'c> {
     from: OwnedFd,
     pub(super) to: OwnedFd,
-    aside: OwnedFd,
+    pub(super) aside: OwnedFd,
     pub(super) content: &'c mut Content,
     pub(super) flush: &'c mut Flush,
     pub(super) disk: &'c File,
-    memory: &'c Memory,
     pub(super) within: Within<'c>,
     pub(super) what: Round,
     /// Direct I/O that was under way when this copy began has begun since.
-    direct_since: Clock,
-    moved: &'c mut u64,
-    most: u64,
+    pub(super) direct_since: Clock,
+    pub(super) moved: &'c mut u64,
+    pub(super) bounds: Bounds,
+    pub(super) scratch: Scratch,
     /// How many more entries there may be.
     left: u64,
-    pub(super) round: u32,
-    since: Clock,
-    telling_times: bool,
+    pub(super) since: Clock,
+    pub(super) telling_times: bool,
     /// Where the folder that is walked lies.
     pub(super) path: Vec<u8>,
     /// Files with several names that were met in this round, by their inode's number.
-    pub(super) linked: HashMap<u64, Linked>,
-    /// What these take.
-    pub(super) lent: Lent<'c>,
+    pub(super) linked: Map<Linked>,
+    memory: &'c mut Memory,
+    /// Bytes of memory of the names in the folders on the way down.
+    listed: usize,
+    /// Whether there was a round before, and what it noted.
+    known: bool,
+    pub(super) old: Old,
+    pub(super) notes: Notes,
 }
 
 /// A folder of the tree and its copy, both open.
 pub(super) struct Pair {
     pub(super) from: OwnedFd,
     pub(super) to: OwnedFd,
-}
-
-/// What stands under a name.
-enum There {
-    /// Nothing that a copy has.
-    Nothing,
-    Folder,
-    /// What overlay takes for the absence of a name. They are names of one inode, which so changes with each new one.
-    Whiteout,
-    Socket,
-    Other(Look),
 }
 
 impl<'c> Walk<'c> {
@@ -98,226 +90,159 @@ impl<'c> Walk<'c> {
                 CloneError::Entry { path, source: e.into() }
             })
         };
+        let (from, to, aside) = (open(&clone.from)?, open(&clone.to)?, open(&clone.aside)?);
+        let seen = clone.seen.take();
         Ok(Self {
-            from: open(&clone.from)?,
-            to: open(&clone.to)?,
-            aside: open(&clone.aside)?,
+            from,
+            to,
+            aside,
             content: &mut clone.content,
             flush: &mut clone.flush,
             disk: &clone.disk,
-            memory: &clone.memory,
             within: Within { go_on, room: clone.room.as_deref() },
             what,
             direct_since: (clone.begun.0.saturating_sub(LONGEST_IO), 0),
             moved: &mut clone.moved,
-            most: clone.most,
-            left: clone.most,
-            round: clone.round,
+            bounds: clone.bounds,
+            left: clone.bounds.entries,
             since: clone.since,
             telling_times: clone.telling_times,
             path: Vec::new(),
-            linked: HashMap::new(),
-            lent: clone.memory.lent(),
+            linked: Map::default(),
+            memory: &mut clone.memory,
+            listed: 0,
+            known: seen.is_some(),
+            old: Old::new(seen.unwrap_or_default()),
+            notes: Notes::new(&clone.scratch),
+            scratch: clone.scratch.clone(),
         })
     }
 
-    pub(super) fn root(&mut self, seen: &mut Node) -> Result<(), CloneError> {
+    pub(super) fn root(&mut self) -> Result<(), CloneError> {
         let open = |fd: &OwnedFd| openat(fd, ".", beneath::READ, Mode::empty());
         let pair = open(&self.from).and_then(|from| Ok(Pair { from, to: open(&self.to)? }));
-        let pair = pair.map_err(|e| self.failed(b"", e))?;
-        self.folder(&pair, seen, 0)
+        match pair {
+            Ok(pair) => self.folder(&pair, self.known, 0),
+            Err(e) => {
+                self.end(self.known, State::default())?;
+                Err(self.failed(b"", e))
+            }
+        }
     }
 
-    /// Brings the copy of a folder up to date, with all below it.
-    fn folder(&mut self, pair: &Pair, seen: &mut Node, depth: usize) -> Result<(), CloneError> {
-        if depth > DEPTH {
-            return Err(CloneError::Deep { path: self.place(b"") });
-        }
+    /// What was noted, for the round that follows.
+    pub(super) fn finish(self) -> io::Result<(SpoolReader, Cloned)> {
+        self.notes.finish()
+    }
+
+    /// Brings the copy of a folder up to date, with all below it. `known`: the round before has noted it.
+    fn folder(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<(), CloneError> {
+        let updated = self.update(pair, known, depth);
+        // Unlike the original where that failed.
+        let state = updated.as_ref().copied().unwrap_or_default();
+        self.end(known, state)?;
+        updated.map(drop)
+    }
+
+    /// Notes the end of a folder. What is left of it in the notes of the round before stays noted: it was not come to.
+    fn end(&mut self, known: bool, state: State) -> Result<(), CloneError> {
+        let rest = if known { self.notes.rest_of(&mut self.old) } else { Ok(()) };
+        rest.map_err(CloneError::Notes)?;
+        self.note(&Note::Leave(state))
+    }
+
+    // What follows is split so that the steps from a folder to one in it need little of the stack.
+    fn update(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<State, CloneError> {
         let stat = fstat(&pair.from).map_err(|e| self.failed(b"", e))?;
-        let is = Original { fd: pair.from.as_fd(), stat };
-        let look = Look::of(&is.stat);
-        // Unlike it until this is done.
-        let known = seen.look.take();
-        let (names, lent) = self.list(&pair.from)?;
-        let entries = seen.entries.get_or_insert_default();
-        let known_before = entries.len();
-        let most = names.iter().filter(|byte| **byte == 0).count().max(known_before);
-        self.memory.take((most - known_before) * ENTRY, self.within.go_on)?;
-        let done = self.entries(pair, &names, entries, depth);
-        // What was listed and is not kept: of another sort, gone meanwhile, or gone since the round before.
-        self.memory.give(most.saturating_sub(entries.len()) * ENTRY);
-        drop((names, lent));
-        let touched = done?;
-        if known != Some(look) || look.is_since(self.since) {
-            seen.marks = is.dress(&pair.to).map_err(|e| self.failed(b"", e))?;
-        } else if touched {
-            is.set_times(&pair.to).map_err(|e| self.failed(b"", e))?;
-        }
-        seen.look = Some(look);
-        Ok(())
-    }
-
-    /// Brings the copies of a directory's entries up to date. Returns whether the directory of the copy was changed for one.
-    fn entries(
-        &mut self,
-        pair: &Pair,
-        names: &[u8],
-        entries: &mut Entries,
-        depth: usize,
-    ) -> Result<bool, CloneError> {
-        let mut touched = false;
-        for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let list = self.list(&pair.from, depth)?;
+        let mut names = list.read().map_err(CloneError::Notes)?;
+        let (mut name, mut touched) = (Vec::new(), false);
+        while next_name(&mut names, &mut name)? {
             if !(self.within.go_on)() {
                 return Err(CloneError::Stopped);
             }
-            touched |= self.entry(pair, name, entries, depth)?;
+            touched |= known && self.gone(pair, Some(&name))?;
+            touched |= self.entry(pair, &name, known, depth)?;
         }
-        let gone = entries.iter().filter(|(_, node)| node.round != self.round);
-        for name in gone.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-            self.put_aside(pair, &name, entries)?;
-            touched = true;
-        }
-        Ok(touched)
+        touched |= known && self.gone(pair, None)?;
+        self.listed -= list.held();
+        self.dress(pair, stat, known, touched)
     }
 
-    /// The names in a directory, each with a zero behind it, and the memory that they take.
-    fn list(&mut self, folder: &OwnedFd) -> Result<(Vec<u8>, Lent<'c>), CloneError> {
-        let mut buffer = vec![MaybeUninit::<u8>::uninit(); PIECE];
-        let (mut entries, mut names) = (RawDir::new(folder, &mut buffer), Vec::new());
-        let mut lent = self.memory.lent();
-        while let Some(entry) = entries.next() {
-            match entry {
-                Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
-                Ok(_) if self.left == 0 => return Err(CloneError::TooMany(self.most)),
-                Ok(entry) => {
-                    self.left -= 1;
-                    let name = entry.file_name().to_bytes_with_nul();
-                    if names.len() / PIECE < (names.len() + name.len()) / PIECE {
-                        lent.more(PIECE, self.within.go_on)?;
-                    }
-                    names.extend_from_slice(name);
-                }
-                // It was removed since it was opened.
-                Err(Errno::NOENT) => break,
-                Err(e) => return Err(self.failed(b"", e)),
-            }
+    /// Gives the copy of a folder what it has beside its entries, if that changed.
+    fn dress(
+        &mut self,
+        pair: &Pair,
+        stat: Stat,
+        known: bool,
+        touched: bool,
+    ) -> Result<State, CloneError> {
+        let is = Original { fd: pair.from.as_fd(), stat };
+        let look = Look::of(&is.stat);
+        let before = match self.old.peek().map_err(CloneError::Notes)? {
+            Some(Note::Leave(state)) if known => *state,
+            _ => State::default(),
+        };
+        if before.look != Some(look) || look.is_since(self.since) {
+            let Dressed { marks, weight } = is.dress(&pair.to).map_err(|e| self.failed(b"", e))?;
+            let checked = self.bounds.xattrs(&weight, self.path.is_empty());
+            checked.map_err(|what| self.beyond(b"", what))?;
+            let packed = Bounds::packed(self.path.len(), 0, &weight);
+            return Ok(State { look: Some(look), packed, marks, ..State::default() });
         }
-        Ok((names, lent))
+        if touched {
+            is.set_times(&pair.to).map_err(|e| self.failed(b"", e))?;
+        }
+        Ok(before)
     }
 
-    /// Brings the copy of one entry up to date. Answers whether the folder of the copy was changed for it.
-    fn entry(
+    pub(super) fn child(
         &mut self,
         pair: &Pair,
         name: &[u8],
-        entries: &mut Entries,
+        found: Found,
         depth: usize,
     ) -> Result<bool, CloneError> {
-        if entries.get(name).is_some_and(|node| node.round == self.round) {
-            // A folder whose names change while it is listed may have one twice.
-            return Ok(false);
-        }
-        match There::at(pair, name).map_err(|e| self.failed(name, e))? {
-            There::Nothing => Ok(false),
-            There::Folder => self.child(pair, name, entries, depth),
-            There::Whiteout => self.whiteout(pair, name, entries),
-            There::Socket if depth == 0 || may_cover(&pair.from) => {
-                self.whiteout(pair, name, entries)
-            }
-            There::Socket => Ok(false),
-            There::Other(look) => {
-                let telling = self.telling_times || look.sort() != FileType::RegularFile;
-                let same = |node: &&mut Node| node.look == Some(look);
-                if let Some(node) = entries.get_mut(name).filter(same)
-                    && telling
-                    && !look.is_since(self.since)
-                    && !self.is_in_doubt(node, &look)
-                    && !(look.links > 1 && self.is_now_another(name, &look)?)
-                {
-                    node.round = self.round;
-                    return Ok(false);
-                }
-                self.take(pair, name, entries)?;
-                Ok(true)
-            }
-        }
+        let known = found == Found::Folder;
+        let Some(below) = self.enter(pair, name, found)? else {
+            return self.put_aside(pair, name, found);
+        };
+        let above = self.path.len();
+        self.path = self.path_of(name);
+        self.folder(&below, known, depth + 1)?;
+        self.path.truncate(above);
+        Ok(!known)
     }
 
-    /// Whether a file that looks as it did may have got bytes since by direct I/O that had begun before.
-    fn is_in_doubt(&self, node: &Node, look: &Look) -> bool {
-        self.what != Round::Early && node.taken.maybe_direct && look.is_since(self.direct_since)
-    }
-
-    /// Whether a file that looks so may have been written to by direct I/O that is still under way.
-    pub(super) fn may_be_direct(&self, look: &Look) -> bool {
-        self.content.never_shares && self.telling_times && look.is_since(self.direct_since)
-    }
-
-    fn child(
+    /// Opens a folder and its copy, which is made where it is missing, and notes it. `None` where it is a folder no more.
+    fn enter(
         &mut self,
         pair: &Pair,
         name: &[u8],
-        entries: &mut Entries,
-        depth: usize,
-    ) -> Result<bool, CloneError> {
+        found: Found,
+    ) -> Result<Option<Pair>, CloneError> {
         let open = |fd: &OwnedFd| openat2(fd, os(name), beneath::READ, Mode::empty(), STEP);
         let from = match open(&pair.from) {
             Ok(from) => from,
-            Err(e) if is_race(e) => return Ok(false),
+            Err(e) if is_race(e) => return Ok(None),
             Err(e) => return Err(self.failed(name, e)),
         };
-        let new = !entries.get(name).is_some_and(Node::is_folder);
-        if new {
-            self.put_aside(pair, name, entries)?;
+        let known = found == Found::Folder;
+        if known {
+            self.keep()?;
+        } else {
+            self.put_aside(pair, name, found)?;
             self.within.takes(BLOCK).map_err(|e| self.failed(name, e))?;
             mkdirat(&pair.to, os(name), Mode::RWXU).map_err(|e| self.failed(name, e))?;
+            self.note(&Note::Enter { name: name.to_vec() })?;
         }
-        let node = entries.entry(name.into()).or_default();
-        node.round = self.round;
-        node.entries.get_or_insert_default();
-        let to = open(&pair.to).map_err(|e| self.failed(name, e))?;
-        let above = self.path.len();
-        self.path = self.path_of(name);
-        self.folder(&Pair { from, to }, node, depth + 1)?;
-        self.path.truncate(above);
-        Ok(new)
-    }
-
-    fn whiteout(
-        &mut self,
-        pair: &Pair,
-        name: &[u8],
-        entries: &mut Entries,
-    ) -> Result<bool, CloneError> {
-        let look = Some(Look::WHITEOUT);
-        let known = entries.get_mut(name).filter(|node| node.look == look);
-        if let Some(node) = known {
-            node.round = self.round;
-            return Ok(false);
+        match open(&pair.to) {
+            Ok(to) => Ok(Some(Pair { from, to })),
+            Err(e) => {
+                self.end(known, State::default())?;
+                Err(self.failed(name, e))
+            }
         }
-        self.put_aside(pair, name, entries)?;
-        let (device, mode) = (FileType::CharacterDevice, Mode::empty());
-        mknodat(&pair.to, os(name), device, mode, makedev(0, 0))
-            .map_err(|e| self.failed(name, e))?;
-        entries.insert(name.into(), Node { look, round: self.round, ..Node::default() });
-        Ok(true)
-    }
-
-    /// Takes what was copied under a name out of the copy.
-    pub(super) fn put_aside(
-        &mut self,
-        pair: &Pair,
-        name: &[u8],
-        entries: &mut Entries,
-    ) -> Result<(), CloneError> {
-        if entries.contains_key(name) {
-            renameat(&pair.to, os(name), &self.aside, self.moved.to_string())
-                .map_err(|e| self.failed(name, e))?;
-            *self.moved += 1;
-            let below = entries.remove(name).map_or(0, |node| node.below());
-            self.memory.give(below * ENTRY);
-        }
-        Ok(())
     }
 
     pub(super) fn path_of(&self, name: &[u8]) -> Vec<u8> {
@@ -329,30 +254,57 @@ impl<'c> Walk<'c> {
         os(&self.path_of(name)).into()
     }
 
+    pub(super) fn beyond(&self, name: &[u8], what: Beyond) -> CloneError {
+        CloneError::Beyond { path: self.place(name), what }
+    }
+
+    /// The names in a folder, sorted.
+    fn list(&mut self, folder: &OwnedFd, depth: usize) -> Result<Sorted, CloneError> {
+        let mut names = Sorter::of_names(&self.scratch, depth);
+        let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 << 10];
+        let mut entries = RawDir::new(folder, &mut buffer);
+        while let Some(entry) = entries.next() {
+            match entry {
+                Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+                Ok(_) if self.left == 0 => return Err(CloneError::TooMany(self.bounds.entries)),
+                Ok(entry) => {
+                    self.left -= 1;
+                    names.push(entry.file_name().to_bytes()).map_err(CloneError::Notes)?;
+                }
+                // It was removed since it was opened.
+                Err(Errno::NOENT) => break,
+                Err(e) => return Err(self.failed(b"", e)),
+            }
+        }
+        let names = names.sorted().map_err(CloneError::Notes)?;
+        self.listed += names.held();
+        self.hold()?;
+        Ok(names)
+    }
+
+    /// Sees to the memory for all that is held now. Asked after each folder's names and each file of several names: what comes
+    /// beside them is little.
+    pub(super) fn hold(&mut self) -> Result<(), CloneError> {
+        let held = self.listed + self.linked.held() + self.notes.held() + self.old.held();
+        self.memory.hold(held, self.within.go_on)
+    }
+
     pub(super) fn failed(&self, name: &[u8], e: impl Into<io::Error>) -> CloneError {
         CloneError::Entry { path: self.place(name), source: e.into() }
     }
 }
 
-impl There {
-    fn at(pair: &Pair, name: &[u8]) -> rustix::io::Result<Self> {
-        let stat = match statat(&pair.from, os(name), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(Self::Nothing),
-            stat => stat?,
-        };
-        Ok(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Socket => Self::Socket,
-            FileType::Directory => Self::Folder,
-            FileType::CharacterDevice if stat.st_rdev == 0 => Self::Whiteout,
-            _ => Self::Other(Look::of(&stat)),
-        })
+/// Whether there is one more name, which then is in `name`.
+fn next_name(names: &mut SortedReader<'_>, name: &mut Vec<u8>) -> Result<bool, CloneError> {
+    while let Some(next) = names.read_next().map_err(CloneError::Notes)? {
+        // A folder whose names change while it is listed may have one twice.
+        if next != name.as_slice() {
+            name.clear();
+            name.extend_from_slice(next);
+            return Ok(true);
+        }
     }
-}
-
-/// Whether a name in this folder may cover one of a lower. Where overlay has not set that mark there is no lower to cover, nor does
-/// it look for whiteouts: it would list them.
-fn may_cover(folder: &OwnedFd) -> bool {
-    read(|space| fgetxattr(folder, "trusted.overlay.origin", space)).is_ok()
+    Ok(false)
 }
 
 /// Whether something was renamed or replaced since it was looked at: the next round finds what is there then.

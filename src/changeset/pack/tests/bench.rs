@@ -90,7 +90,7 @@ impl Bench {
     pub(super) fn pack(&self, stack: &[Layer], own: usize, packing: &Packing) -> (Packed, Vec<u8>) {
         let mut out = Vec::new();
         let own: Vec<&Detached> = stack[stack.len() - own..].iter().map(|layer| &**layer).collect();
-        let packed = pack(&own, &self.view(stack), packing, &mut out).unwrap();
+        let packed = pack(&own, &self.view(stack), packing, &Limits::default(), &mut out).unwrap();
         (packed, out)
     }
 

@@ -1,6 +1,7 @@
 //! Trees, packed and unpacked again: plain folders without a kernel's help, and what volumes write on real overlays.
 
 mod bench;
+mod bounds;
 mod overlays;
 mod plain;
 mod random;
@@ -26,7 +27,7 @@ const NATIVE: Packing =
 fn pack_folder(folder: &Path, packing: &Packing) -> Result<(Packed, Vec<u8>), PackError> {
     let tree = LinuxMounts.open_dir(folder).unwrap();
     let mut out = Vec::new();
-    let packed = pack(&[&tree], &tree, packing, &mut out)?;
+    let packed = pack(&[&tree], &tree, packing, &Limits::default(), &mut out)?;
     assert_eq!(packed.size, out.len() as u64);
     assert_eq!(packed.digest, Digest::of(&out));
     Ok((packed, out))

@@ -175,25 +175,30 @@ fn what_no_reader_takes_is_not_packed() {
     fs::write(root.join("small"), "").unwrap();
     give(&root.join("small"), 0o600, (1, 0), &[("user.a", &[7; 300])]);
     let tree = LinuxMounts.open_dir(&root).unwrap();
-    let pack = |limits: &Limits| {
+    let packs = |limits: &Limits| {
         let (packing, mut out) = (packing(Format::Portable, Compression::Zstd), Vec::new());
-        let packed = pack_within(&[&tree], &tree, &packing, limits.clone(), &mut out);
+        let packed = pack(&[&tree], &tree, &packing, limits, &mut out);
         packed.map(|packed| (packed, out))
     };
-    let (packed, out) = pack(&Limits::default()).unwrap();
+    let (packed, out) = packs(&Limits::default()).unwrap();
     let some = Limits::default();
     for (limits, fits, words) in [
         (Limits { tar_bytes: packed.tar_bytes - 1, ..some.clone() }, false, "bytes, and no node"),
         (Limits { tar_bytes: 499_999, ..some.clone() }, false, "has 500000 bytes"),
         (Limits { tar_bytes: packed.tar_bytes, ..some.clone() }, true, ""),
-        (Limits { entries: packed.entries, ..some.clone() }, false, "headers, and no node"),
-        (Limits { entries: 2 * packed.entries, ..some.clone() }, true, ""),
+        // All but the root.
+        (
+            Limits { entries: packed.entries - 2, ..some.clone() },
+            false,
+            "files and folders, and no node",
+        ),
+        (Limits { entries: packed.entries - 1, ..some.clone() }, true, ""),
         (Limits { xattr_bytes: 305, ..some.clone() }, false, "take 306 bytes, and 305"),
         (Limits { xattr_bytes: 306, ..some.clone() }, true, ""),
     ] {
         let read = unpack_with(&*out, &limits);
         assert_eq!(read.is_ok(), fits, "{limits:?}");
-        match pack(&limits) {
+        match packs(&limits) {
             Ok(_) => assert!(fits, "{limits:?}"),
             Err(error) => {
                 assert_eq!(error.class(), crate::fault::Class::Precondition);
@@ -249,7 +254,7 @@ fn what_no_tar_holds_is_refused_with_its_name() {
         assert!(matches!(error, PackError::Deep(_)), "{error}");
     }
     let trees = [&LinuxMounts.open_dir(&root).unwrap(), &LinuxMounts.open_dir(&deep).unwrap()];
-    let error = pack(&trees, trees[0], &NATIVE, &mut io::sink()).unwrap_err();
+    let error = pack(&trees, trees[0], &NATIVE, &Limits::default(), &mut io::sink()).unwrap_err();
     assert!(matches!(error, PackError::Several(2)), "{error}");
 }
 
@@ -271,7 +276,8 @@ fn an_output_that_fails_ends_it() {
     fs::write(root.join("file"), vec![3; 8 << 20]).unwrap();
     let tree = LinuxMounts.open_dir(&root).unwrap();
     for room in [0, 100, 3 << 20] {
-        let error = pack(&[&tree], &tree, &PORTABLE, &mut Full(room)).unwrap_err();
+        let error =
+            pack(&[&tree], &tree, &PORTABLE, &Limits::default(), &mut Full(room)).unwrap_err();
         assert!(matches!(error, PackError::Output(_)), "{error}");
         assert_eq!(error.class(), crate::fault::Class::Exhausted);
     }
@@ -313,7 +319,9 @@ fn a_tree_that_cannot_be_read_is_named() {
     let (own, merged) = (scratch.folder("own"), scratch.folder("merged"));
     scratch.file("own/file", "");
     let open = |path| LinuxMounts.open_dir(path).unwrap();
-    let error = pack(&[&open(&own)], &open(&merged), &PORTABLE, &mut io::sink()).unwrap_err();
+    let error =
+        pack(&[&open(&own)], &open(&merged), &PORTABLE, &Limits::default(), &mut io::sink())
+            .unwrap_err();
     assert!(matches!(error, PackError::Unseen(_)), "{error}");
     assert!(error.to_string().contains("\"file\""), "{error}");
 }

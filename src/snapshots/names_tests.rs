@@ -1,0 +1,311 @@
+//! What it takes to capture, push, pull and mount a volume of many files. Each is done by a process of its own, in a memory cgroup
+//! that would kill it if it took more, with a store on a disk of its own; the registry is outside.
+
+#![allow(clippy::print_stdout, reason = "it measures")]
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    time::Instant,
+};
+
+use super::*;
+use crate::{
+    budget::Budget,
+    changeset::{Compression, Format, Limits},
+    image::{
+        Keyring,
+        fake::{FakeRegistry, registries},
+    },
+    layers::SnapshotRecord,
+    overlay::Features,
+    sys::{
+        durable, limits, memory,
+        mounts::LinuxMounts,
+        scratch::{Disk, Scratch},
+    },
+    volumes::{Parts as VolumeParts, Pod, PublishRequest, Settings, VolumeSpec},
+};
+
+/// What the process is to do that a test starts; where; and which registry there is.
+const PHASE: &str = "OVL_TEST_NAMES_PHASE";
+const AT: &str = "OVL_TEST_NAMES_AT";
+const HOST: &str = "OVL_TEST_NAMES_HOST";
+/// How many names there are in the long test, for who has no time for all.
+const NAMES: &str = "OVL_TEST_NAMES";
+
+/// Names in a directory.
+const IN_EACH: u64 = 1_282;
+/// The directory with a fifth of all, deep down, where little memory is left for its names; and how many directories that makes.
+const FLAT: (&str, u64) = ("1/2/3/4/5/6/7/flat", 8);
+
+/// The pod whose volumes these are.
+const POD: &str = "pod-names";
+
+/// A memory cgroup of this machine, in whichever version it has. It is removed when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(bytes: u64) -> Self {
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let top = if v1.is_dir() { v1 } else { Path::new("/sys/fs/cgroup") };
+        let group = Self(top.join(format!("ovl-test-names-{}", process::id())));
+        fs::create_dir(&group.0).unwrap();
+        let limit = group.either("memory.limit_in_bytes", "memory.max");
+        fs::write(limit, bytes.to_string()).unwrap();
+        group
+    }
+
+    /// Which of both files it has.
+    fn either(&self, v1: &str, v2: &str) -> PathBuf {
+        let v1 = self.0.join(v1);
+        if v1.exists() { v1 } else { self.0.join(v2) }
+    }
+
+    /// The most bytes that it had, with what the kernel kept for it and would have given back.
+    fn peak(&self) -> u64 {
+        let peak = self.either("memory.max_usage_in_bytes", "memory.peak");
+        fs::read_to_string(peak).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+/// So many names: directories of empty files, and one directory with a fifth of all. Every tenth file is a second name of another.
+fn fill(root: &Path, entries: u64) {
+    let flat = root.join(FLAT.0);
+    fs::create_dir_all(&flat).unwrap();
+    let (mut made, mut directory, mut before) = (FLAT.1, flat, None::<PathBuf>);
+    while made < entries {
+        if made >= entries / 5 && made % IN_EACH == 0 {
+            directory = root.join(format!("directory-{made:07}"));
+            fs::create_dir(&directory).unwrap();
+            made += 1;
+            continue;
+        }
+        let path = directory.join(name(made));
+        match before.take_if(|_| made % 10 == 0) {
+            Some(before) => fs::hard_link(before, &path).unwrap(),
+            None => drop(File::create_new(&path).unwrap()),
+        }
+        before = Some(path);
+        made += 1;
+    }
+}
+
+/// The name of a file: the next ones are far from it in the order of names.
+fn name(number: u64) -> String {
+    format!("{:08x}-a-file.json", (number as u32).reverse_bits())
+}
+
+/// How many names there are beneath a path.
+fn count(at: &Path) -> u64 {
+    let (mut count, mut directories) = (0, vec![at.to_owned()]);
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            count += 1;
+            if entry.file_type().unwrap().is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    count
+}
+
+/// A node of this test, as it is in a process that starts.
+struct Node {
+    at: PathBuf,
+    store: Arc<Store>,
+    volumes: Volumes,
+    snapshots: Snapshots,
+}
+
+impl Node {
+    /// The node `name`, whose work takes its memory from `budget`.
+    fn open(at: &Path, name: &str, host: &str, budget: Budget) -> Self {
+        let root = at.join("disk").join(name);
+        fs::create_dir_all(root.join("trial")).unwrap();
+        fs::create_dir_all(at.join("kubelet/pods").join(POD)).unwrap();
+        let features = Features::probe(&LinuxMounts, &root.join("trial")).unwrap();
+        durable::remove_tree(&root.join("trial")).unwrap();
+        let kernel = features.mounts(&root.join("lowers")).unwrap();
+        let store = Store::open(&root.join("store"), kernel.clone()).unwrap();
+        let store = Arc::new(store.within(Arc::new(budget)));
+        let registries = Arc::new(registries(&[(host, &format!("server = \"http://{host}\""))]));
+        let parts = VolumeParts::new(store.clone(), registries.clone(), kernel, features);
+        let volumes = Volumes::open(parts, Settings::new(at.join("kubelet"))).unwrap();
+        let snapshots = Snapshots::open(Parts {
+            store: store.clone(),
+            volumes: volumes.clone(),
+            registries,
+            freezer: Freezer::new("/sys/fs/cgroup".into(), "/proc".into()),
+            metrics: Metrics::default(),
+        });
+        Self { at: at.to_owned(), store, volumes, snapshots: snapshots.unwrap() }
+    }
+
+    async fn publish(&self, volume: &str, image: Option<&str>) {
+        let images = image.map(|image| image.parse().unwrap()).into_iter().collect();
+        let pod = Pod { namespace: "ci".into(), name: "build".into(), uid: POD.parse().unwrap() };
+        let request = PublishRequest {
+            id: volume.parse().unwrap(),
+            target: target(&self.at, volume).try_into().unwrap(),
+            pod,
+            spec: VolumeSpec { images, ..VolumeSpec::default() },
+            keyring: Keyring::default(),
+            deadline: None,
+        };
+        self.volumes.publish(request).await.unwrap();
+    }
+
+    async fn capture(&self, volume: &str) -> Result<SnapshotRecord, CutError> {
+        let (id, volume) = ("snap-names".parse().unwrap(), volume.parse().unwrap());
+        self.snapshots
+            .cut(CutRequest { id, volume, pod: None, consistency: Consistency::Live })
+            .await
+    }
+
+    /// Pushes what was captured; returns its image.
+    async fn push(&self, host: &str) -> String {
+        let request = PushRequest {
+            id: "snap-names".parse().unwrap(),
+            volume: "ws".into(),
+            to: format!("{host}/ws").parse().unwrap(),
+            format: Format::Portable,
+            compression: Compression::Zstd,
+            keyring: Keyring::default(),
+        };
+        self.snapshots.push(&request, &Progress::default()).await.unwrap().image
+    }
+}
+
+fn target(at: &Path, volume: &str) -> PathBuf {
+    at.join("kubelet/pods").join(POD).join(volume)
+}
+
+/// What the process does that a test starts.
+async fn run(phase: &str, at: &Path, host: &str) {
+    limits::refuse_huge_pages().unwrap();
+    let name = if matches!(phase, "pull" | "mount") { "two" } else { "one" };
+    let node = Node::open(at, name, host, Budget::of_limit(memory::limit()));
+    let image = || fs::read_to_string(at.join("image")).unwrap();
+    match phase {
+        "publish" => node.publish("first", None).await,
+        "capture" => drop(node.capture("first").await.unwrap()),
+        "push" => fs::write(at.join("image"), node.push(host).await).unwrap(),
+        "pull" => node.publish("second", Some(&image())).await,
+        "mount" => node.publish("third", Some(&image())).await,
+        _ => panic!("{phase} is nothing to do"),
+    }
+    assert_eq!(fs::read_dir(node.store.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(node.store.budget().held(), 0);
+    // proc(5): the peak of what was resident.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = line.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    fs::write(at.join("peak"), (kib << 10).to_string()).unwrap();
+}
+
+/// What each phase may take, in bytes.
+#[derive(Clone, Copy)]
+struct Most {
+    /// Of the process, resident.
+    resident: u64,
+    /// Of its cgroup, which counts what the kernel keeps for it as well, and gets much of that back.
+    group: u64,
+}
+
+/// Has processes capture, push, pull and mount a volume of so many names, on a disk of at most so many bytes.
+async fn within(test: &str, entries: u64, disk: u64, most: Most) {
+    if let Ok(phase) = std::env::var(PHASE) {
+        let [at, host] = [AT, HOST].map(|name| std::env::var(name).unwrap());
+        return run(&phase, Path::new(&at), &host).await;
+    }
+    let (scratch, registry) = (Scratch::new(), FakeRegistry::start().await);
+    let at = scratch.path().to_owned();
+    // A tree, its copy, and what comes beside them. Without a journal, which would take most of the time.
+    let inodes = format!("-N{}", 2 * entries + entries / 5 + 10_000);
+    let options =
+        ["-Onone,extent,filetype,dir_index,large_file,huge_file,extra_isize,sparse_super", &inodes];
+    let _disk = Disk::of(&scratch, disk, "ext4", &options, &scratch.folder("disk"));
+    let host = registry.host();
+    let phase = async |phase: &str| {
+        let (test, at, host, phase) = (test.to_owned(), at.clone(), host.clone(), phase.to_owned());
+        // The registry goes on meanwhile.
+        tokio::task::spawn_blocking(move || start(&test, &phase, &at, &host, most)).await.unwrap();
+    };
+    phase("publish").await;
+    let upper = at.join("disk/one/store/volumes/first/upper");
+    let begun = Instant::now();
+    // Below the overlay, which has seen nothing of it yet: twice as quick.
+    tokio::task::spawn_blocking(move || fill(&upper, entries)).await.unwrap();
+    println!("{entries} names were made in {:.1?}", begun.elapsed());
+    for name in ["capture", "push", "pull", "mount"] {
+        phase(name).await;
+    }
+    let shown = target(&at, "third");
+    assert_eq!(count(&shown), entries);
+    assert_eq!(fs::metadata(shown.join(FLAT.0).join(name(9))).unwrap().nlink(), 2);
+}
+
+/// Has a process do one phase, and tells what it took.
+fn start(test: &str, phase: &str, at: &Path, host: &str, most: Most) {
+    let (group, begun) = (Group::new(most.group), Instant::now());
+    let script = "echo $$ > \"$0\" && exec \"$@\"";
+    let done = Command::new("sh")
+        .args(["-c", script])
+        .arg(group.0.join("cgroup.procs"))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("snapshots::names_tests::{test}"), "--ignored", "--nocapture"])
+        .envs([(PHASE, phase), (AT, at.to_str().unwrap()), (HOST, host)])
+        .output()
+        .unwrap();
+    let took = begun.elapsed();
+    assert!(done.status.success(), "{phase}, in {} bytes: {done:#?}", most.group);
+    let resident: u64 = fs::read_to_string(at.join("peak")).unwrap().parse().unwrap();
+    let (mib, all) = (resident >> 20, group.peak() >> 20);
+    println!("{phase}: {mib} MiB at most, {all} MiB with what the kernel kept; {took:.1?}");
+    assert!(resident <= most.resident, "{phase}: {resident} bytes, of {}", most.resident);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, and makes memory cgroups"]
+async fn privileged_a_volume_of_many_files_goes_to_another_node() {
+    let test = "privileged_a_volume_of_many_files_goes_to_another_node";
+    within(test, 20_000, 320 << 20, Most { resident: 96 << 20, group: 256 << 20 }).await;
+}
+
+/// The most that a layer may have. Takes long: `cargo xtask soak`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes long, and needs root"]
+async fn soak_a_volume_of_five_million_files_goes_to_another_node() {
+    let test = "soak_a_volume_of_five_million_files_goes_to_another_node";
+    let most = Most {
+        resident: 150 << 20,
+        // The limit of the chart. With less the kernel would wait for inodes to be written before it makes others, and take hours.
+        group: 512 << 20,
+    };
+    let all = Limits::default().entries;
+    let names = std::env::var(NAMES).map_or(all, |names| names.parse().unwrap());
+    within(test, names, 6 << 30, most).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_capture_is_within_the_nodes_memory() {
+    let scratch = Scratch::new();
+    scratch.folder("disk");
+    let node = Node::open(scratch.path(), "one", "localhost", Budget::new(0, 0, 1));
+    node.publish("small", None).await;
+    let error = node.capture("small").await.unwrap_err();
+    assert_eq!(error.class(), crate::fault::Class::Precondition, "{error}");
+    assert!(error.to_string().contains("raise that limit"), "{error}");
+    assert_eq!(node.store.budget().held(), 0);
+}
