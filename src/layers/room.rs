@@ -5,7 +5,8 @@
 //! ```
 //!
 //! What is written comes out of what was promised; who writes more than he asked for is promised more, in steps, until only the
-//! part that is kept free is left. Before anybody hears that there is no room, what nobody needs goes. Deliberately absent:
+//! part that is kept free is left, and a little for those who want little: what swells to fill a disk does not keep small layers of
+//! others from it. Before anybody hears that there is no room, what nobody needs goes. Deliberately absent:
 //! waiting for room, which may never come.
 
 use std::{
@@ -25,6 +26,9 @@ use crate::{
 
 /// How much room is promised at a time, for what needs more than was thought.
 const STEP: u64 = 64 << 20;
+
+/// Who has no more than this wants little.
+const LITTLE: u64 = 4 << 20;
 
 /// What the store leaves to others, in percent of its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,9 +198,10 @@ impl Room {
             let namespace = self.namespace.as_deref();
             // A step, where it is there for the asking; else no more than there is need.
             let step = more.max(STEP);
-            let got = match self.store.promise(step, namespace.map(|namespace| (namespace, step))) {
+            let (before, capture) = (promise.all, namespace.map(|namespace| (namespace, step)));
+            let got = match self.store.promise(step, before, capture) {
                 Ok(()) => step,
-                Err(_) => self.store.promise_or_collect(more, namespace).map(|()| more)?,
+                Err(_) => self.store.promise_or_collect(more, before, namespace).map(|()| more)?,
             };
             promise.open += got;
             promise.all += got;
@@ -216,9 +221,9 @@ impl Room {
         if promise.shared < bytes {
             let more = bytes - promise.shared;
             let step = more.max(STEP);
-            let got = match self.store.promise(0, Some((namespace, step))) {
+            let got = match self.store.promise(0, 0, Some((namespace, step))) {
                 Ok(()) => step,
-                Err(_) => self.store.promise(0, Some((namespace, more))).map(|()| more)?,
+                Err(_) => self.store.promise(0, 0, Some((namespace, more))).map(|()| more)?,
             };
             promise.shared += got;
             promise.all += got;
@@ -278,7 +283,7 @@ impl Store {
     }
 
     fn room(self: &Arc<Self>, bytes: u64, namespace: Option<&str>) -> Result<Room, RoomError> {
-        self.promise_or_collect(bytes, namespace)?;
+        self.promise_or_collect(bytes, 0, namespace)?;
         let promise = Mutex::new(Promise { open: bytes, shared: 0, all: bytes });
         Ok(Room { store: self.clone(), namespace: namespace.map(str::to_owned), promise })
     }
@@ -297,20 +302,31 @@ impl Store {
         drop(self.disk.make_room.set(Box::new(make_room)));
     }
 
-    fn promise_or_collect(&self, bytes: u64, namespace: Option<&str>) -> Result<(), RoomError> {
+    fn promise_or_collect(
+        &self,
+        bytes: u64,
+        before: u64,
+        namespace: Option<&str>,
+    ) -> Result<(), RoomError> {
         let capture = namespace.map(|namespace| (namespace, bytes));
-        match (self.promise(bytes, capture), self.disk.make_room.get()) {
+        match (self.promise(bytes, before, capture), self.disk.make_room.get()) {
             (Err(error @ RoomError::Full { promised, kept, .. }), Some(make_room)) => {
                 tracing::warn!(%error, "making room");
                 make_room(bytes.saturating_add(promised).saturating_add(kept));
-                self.promise(bytes, capture)
+                self.promise(bytes, before, capture)
             }
             (promised, _) => promised,
         }
     }
 
-    /// Promises `bytes` of what is free now; and so many of what a namespace's captures may take.
-    fn promise(&self, bytes: u64, capture: Option<(&str, u64)>) -> Result<(), RoomError> {
+    /// Promises `bytes` of what is free now to who was promised so many `before`; and so many of what a namespace's captures may
+    /// take.
+    fn promise(
+        &self,
+        bytes: u64,
+        before: u64,
+        capture: Option<(&str, u64)>,
+    ) -> Result<(), RoomError> {
         let held = capture.map(|(namespace, _)| self.captured(namespace));
         self.disk.promised(|promised| {
             let space = self.space()?;
@@ -330,7 +346,9 @@ impl Store {
                 let whose = "all namespaces".to_owned();
                 of(whose, held.all + all + bytes, limits.captures, "--snapshots-disk-percent")?;
             }
-            let (free, kept, open) = (space.available, part(limits.min_free), promised.open);
+            let kept = part(limits.min_free);
+            let kept = if before + bytes > LITTLE { kept / 4 * 5 } else { kept };
+            let (free, open) = (space.available, promised.open);
             if free.saturating_sub(open).saturating_sub(kept) < bytes {
                 let folder = self.root.clone();
                 return Err(RoomError::Full { folder, wanted: bytes, free, promised: open, kept });
