@@ -76,6 +76,7 @@ impl Store {
             return Err(CollectError::Doubt(why));
         }
         let mut roots = roots()?;
+        self.close_idle(&roots);
         for snapshot in self.snapshots() {
             roots.extend(snapshot.stack);
             roots.extend(snapshot.manifests);
@@ -213,8 +214,8 @@ impl Store {
             }
             durable::rename(&self.layer(diff_id), &staged)?;
             self.origins.forget(diff_id);
-            // Its mount holds the bytes; volumes that are made of it would have kept it from here.
-            self.lowers.lock().unwrap_or_else(PoisonError::into_inner).remove(diff_id);
+            // Volumes that are made of it would have kept it from here.
+            self.lowers.close(diff_id);
         }
         discard(&staged)?;
         Ok(true)

@@ -1,7 +1,6 @@
 //! The folder itself: opened, locked, checked, its parts named.
 
 use std::{
-    collections::HashMap,
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
@@ -14,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Form, Lower, OpenError, images::Images, lease::Leases, origins::Origins, room::Disk,
+    Form, OpenError, images::Images, lease::Leases, lower::Lowers, origins::Origins, room::Disk,
     snapshots::Snapshots,
 };
 use crate::{
@@ -42,7 +41,7 @@ pub struct Store {
     pub(super) root: PathBuf,
     id: String,
     pub(super) mounts: Arc<dyn Mounts>,
-    pub(super) lowers: Mutex<HashMap<Digest, Arc<Mutex<Option<Lower>>>>>,
+    pub(super) lowers: Lowers,
     pub(super) images: Images,
     pub(super) snapshots: Snapshots,
     pub(super) origins: Origins,
@@ -115,7 +114,7 @@ impl Store {
             root: root.clone(),
             id,
             mounts,
-            lowers: Mutex::default(),
+            lowers: Lowers::default(),
             images: Images::load(root.join("images"))?,
             snapshots: Snapshots::load(root.join("snapshots"))?,
             origins: Origins::default(),
