@@ -137,8 +137,7 @@ pub enum PublishError {
     },
     /// The request names another pod than the one whose directory the target is in: nobody but the kubelet makes that directory.
     #[error(
-        "target path {target} is not of the pod that the request names, with uid {uid}: the CSIDriver object has to say \
-         podInfoOnMount: true"
+        "target path {target} is not of pod {uid}, which the request names: the CSIDriver object has to say podInfoOnMount: true"
     )]
     OtherPod {
         /// As asked.

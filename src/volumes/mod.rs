@@ -17,7 +17,7 @@
 //! pod syncs (`records.rs`), so no call waits for the disk; nor does one for bytes to be removed (`removal.rs`). A target is removed
 //! by `rmdir` alone: a mount left beneath must never be deleted through.
 //!
-//! May use: image, layers, overlay, sys
+//! May use: image, layers, overlay, changeset, sys
 //!
 //! Deliberately absent: gRPC, Kubernetes objects, and any knowledge of how a layer's bytes look.
 

@@ -439,7 +439,7 @@ async fn a_pod_that_says_it_is_another_is_refused() {
     request.pod.uid = "pod-2".parse().unwrap();
     let error = node.volumes.publish(request).await.unwrap_err();
     assert_eq!(error.class(), Class::Invalid);
-    assert!(error.to_string().contains("not of the pod that the request names"), "{error}");
+    assert!(error.to_string().contains("is not of pod pod-2, which the request names"), "{error}");
     node.assert_nothing_left();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
 }
