@@ -1,39 +1,63 @@
 //! A content digest, checked once where it enters.
 //!
-//! Deliberately absent: any other algorithm than SHA-256. Registries may offer sha512; nobody's images use it,
-//! and one algorithm means one length everywhere a digest becomes a path.
+//! Both algorithms that the OCI image-spec registers, and no other: the length of a digest's text is known wherever it becomes a
+//! path. What is hashed here anew is SHA-256, which every registry takes; so are the keys of layers.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
-/// A SHA-256 digest, written `sha256:` and 64 lower-case hexadecimal digits (OCI image-spec, descriptor.md,
+/// A digest, written `sha256:` and 64, or `sha512:` and 128 lower-case hexadecimal digits (OCI image-spec, descriptor.md,
 /// "Digests"). Because it can only be made from checked text or by hashing, it is safe as a part of a path or URL.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Digest([u8; 32]);
+pub struct Digest(Hash);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Hash {
+    Sha256([u8; 32]),
+    Sha512([u8; 64]),
+}
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// The SHA-256 digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        Self(Hash::Sha256(Sha256::digest(bytes).into()))
     }
 
-    /// The 64 hexadecimal digits, without the algorithm: the form used as a file name.
+    /// The digest of `bytes` in the algorithm of this one: equal to it if these are the bytes that it is of.
+    pub fn again(&self, bytes: &[u8]) -> Self {
+        let mut digester = Digester::like(self);
+        digester.update(bytes);
+        digester.finish()
+    }
+
+    /// The hexadecimal digits, without the algorithm: the form used as a file name. 64 of them are SHA-256, 128 SHA-512.
     pub fn hex(&self) -> String {
-        hex::encode(self.0)
+        hex::encode(self.as_bytes())
     }
 
-    /// The raw 32 bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    /// `sha256` or `sha512`.
+    pub fn algorithm(&self) -> &'static str {
+        match self.0 {
+            Hash::Sha256(_) => "sha256",
+            Hash::Sha512(_) => "sha512",
+        }
+    }
+
+    /// The raw bytes, 32 or 64.
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Hash::Sha256(bytes) => bytes,
+            Hash::Sha512(bytes) => bytes,
+        }
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        write!(f, "{}:{}", self.algorithm(), self.hex())
     }
 }
 
@@ -45,7 +69,9 @@ impl fmt::Debug for Digest {
 
 /// Text that is not a digest we accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a digest: expected sha256: and 64 lower-case hexadecimal digits")]
+#[error(
+    "{0:?} is not a digest: expected sha256: and 64, or sha512: and 128 lower-case hexadecimal digits"
+)]
 pub struct DigestError(String);
 
 impl FromStr for Digest {
@@ -53,13 +79,17 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
         let refused = || DigestError(text.chars().take(100).collect());
-        let hex = text.strip_prefix("sha256:").ok_or_else(refused)?;
+        let (algorithm, hex) = text.split_once(':').ok_or_else(refused)?;
         if hex.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(refused());
         }
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(hex, &mut bytes).map_err(|_| refused())?;
-        Ok(Self(bytes))
+        let bytes = hex::decode(hex).map_err(|_| refused())?;
+        let hash = match algorithm {
+            "sha256" => bytes.try_into().map(Hash::Sha256),
+            "sha512" => bytes.try_into().map(Hash::Sha512),
+            _ => return Err(refused()),
+        };
+        hash.map(Self).map_err(|_| refused())
     }
 }
 
@@ -77,19 +107,45 @@ impl TryFrom<String> for Digest {
     }
 }
 
-/// Hashes a stream piece by piece.
-#[derive(Clone, Default)]
-pub struct Digester(Sha256);
+/// Hashes a stream piece by piece: by SHA-256, if it is not told otherwise.
+#[derive(Clone)]
+pub struct Digester(State);
+
+#[derive(Clone)]
+enum State {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Default for Digester {
+    fn default() -> Self {
+        Self(State::Sha256(Sha256::default()))
+    }
+}
 
 impl Digester {
+    /// One that makes digests of the algorithm of `promised`, to be compared with it.
+    pub fn like(promised: &Digest) -> Self {
+        match promised.0 {
+            Hash::Sha256(_) => Self::default(),
+            Hash::Sha512(_) => Self(State::Sha512(Sha512::default())),
+        }
+    }
+
     /// Takes the next bytes in.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        match &mut self.0 {
+            State::Sha256(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+        }
     }
 
     /// The digest of all bytes so far.
     pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+        Digest(match self.0 {
+            State::Sha256(state) => Hash::Sha256(state.finalize().into()),
+            State::Sha512(state) => Hash::Sha512(state.finalize().into()),
+        })
     }
 }
 
@@ -124,9 +180,25 @@ mod tests {
             "sha256:E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855",
             "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b85",
             "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8555",
+            &WIDE.replace("sha512", "sha256"),
+            &WIDE.replace("sha512", "sha384"),
+            &WIDE[..WIDE.len() - 2],
         ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
+    }
+
+    /// Of nothing (FIPS 180-4's algorithm).
+    const WIDE: &str = "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce\
+                        47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e";
+
+    #[test]
+    fn sha512_is_another_digest_of_the_same_bytes() {
+        let wide: Digest = WIDE.parse().unwrap();
+        assert_eq!((wide.to_string().as_str(), wide.hex().len()), (WIDE, 128));
+        assert_eq!((wide.again(b""), Digest::of(b"").again(b"")), (wide, Digest::of(b"")));
+        assert_ne!(wide.again(b"a"), wide);
+        assert_eq!(serde_json::from_str::<Digest>(&format!("{WIDE:?}")).unwrap(), wide);
     }
 
     #[test]

@@ -212,7 +212,8 @@ struct Right;
 
 impl Pump {
     fn new(wanted: Wanted, sender: mpsc::Sender<Piece>) -> Self {
-        Self { wanted, sender, digester: Digester::default(), found: 0, waited: Duration::ZERO }
+        let digester = Digester::like(&wanted.digest);
+        Self { wanted, sender, digester, found: 0, waited: Duration::ZERO }
     }
 
     /// To the end; without an answer where the reader has gone.

@@ -84,9 +84,14 @@ fn diff_ids(rootfs: Option<&RawValue>) -> Result<Option<Vec<Digest>>, Problem> {
     let rootfs: RootFs = serde_json::from_str(rootfs.get())
         .map_err(|_| malformed("its rootfs.diff_ids is not a list of digests"))?;
     let Some(ids) = rootfs.diff_ids else { return Ok(None) };
-    let ids: Result<_, _> = ids.iter().map(|id| id.parse()).collect();
+    let ids: Option<_> = ids.iter().map(|id| diff_id(id)).collect();
     let unknown = "a digest in its rootfs.diff_ids is not sha256, in lower case";
-    ids.map(Some).map_err(|_| malformed(unknown))
+    ids.map(Some).ok_or_else(|| malformed(unknown))
+}
+
+/// A layer's diff id: SHA-256 alone, because layers are kept and hashed by it, whatever their blobs are named by.
+pub(super) fn diff_id(text: &str) -> Option<Digest> {
+    text.parse().ok().filter(|digest: &Digest| digest.algorithm() == "sha256")
 }
 
 impl Fields<'_> {
@@ -195,6 +200,10 @@ mod tests {
             (&long, "its config's rootfs is larger than the 131072 bytes"),
             (r#"{"rootfs":7}"#, "rootfs.diff_ids is not a list"),
             (r#"{"rootfs":{"diff_ids":["../x"]}}"#, "rootfs.diff_ids is not sha256"),
+            (
+                &format!(r#"{{"rootfs":{{"diff_ids":["sha512:{}"]}}}}"#, "0".repeat(128)),
+                "rootfs.diff_ids is not sha256",
+            ),
             (r#"{"rootfs":{"diff_ids":["sha384:00"]}}"#, "rootfs.diff_ids is not sha256"),
         ] {
             let shown = read(text.as_bytes()).unwrap_err().to_string();

@@ -205,6 +205,12 @@ impl FakeRegistry {
         digest
     }
 
+    /// Gives a blob, or a manifest `<repository>/manifests/<digest>`, under any name.
+    pub(crate) fn put_as(&self, name: &str, bytes: Vec<u8>, content_type: &str) {
+        let entry = (content_type.to_owned(), bytes.into());
+        self.inner.shelf.lock().unwrap().content.insert(name.to_owned(), entry);
+    }
+
     pub(crate) fn put_manifest(
         &self,
         repository: &str,

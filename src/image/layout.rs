@@ -1,4 +1,4 @@
-//! An OCI image layout: `index.json` and `blobs/sha256/<hex>` (OCI image-spec, image-layout.md).
+//! An OCI image layout: `index.json` and `blobs/<algorithm>/<hex>` (OCI image-spec, image-layout.md).
 
 use std::{fs::File, path::Path, sync::Arc};
 
@@ -83,7 +83,7 @@ fn chosen(entries: &[Entry], tag: Option<&str>) -> Result<(Descriptor, Vec<Refer
 }
 
 pub(super) fn blob(folder: &Path, digest: &Digest) -> Result<Section, Why> {
-    section(&folder.join("blobs/sha256").join(digest.hex()))
+    section(&folder.join("blobs").join(digest.algorithm()).join(digest.hex()))
 }
 
 fn document(

@@ -88,7 +88,7 @@ impl Local {
             },
         };
         let section = section.map_err(|why| self.failed(why))?;
-        let (digester, text) = (Digester::default(), self.text.clone());
+        let (digester, text) = (Digester::like(&layer.digest), self.text.clone());
         Ok(LocalBlob { section, layer: layer.clone(), digester, found: 0, text })
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    LayerBlob,
+    LayerBlob, config,
     config::CONFIG_MAX,
     error::Problem,
     platform::{Machine, Platform},
@@ -66,9 +66,9 @@ impl Entry {
     /// What it leads to.
     pub(super) fn descriptor(&self) -> Result<Descriptor, Problem> {
         let digest = self.digest.parse();
-        let digest =
-            digest.map_err(|_| malformed("a digest in it is not sha256, in lower case"))?;
-        let diff_id = self.annotation(ORAS_DIFF_ID).and_then(|text| text.parse().ok());
+        let digest = digest
+            .map_err(|_| malformed("a digest in it is neither sha256 nor sha512, in lower case"))?;
+        let diff_id = self.annotation(ORAS_DIFF_ID).and_then(config::diff_id);
         Ok(Descriptor { media_type: self.media_type.clone(), digest, size: self.size, diff_id })
     }
 
@@ -289,14 +289,16 @@ fn diff_ids(layers: &[Descriptor], named: Option<Vec<Digest>>) -> Result<Vec<Dig
     let refused = |why: String| Problem::Malformed { what: "config", why };
     let named = named.filter(|ids| !ids.is_empty() || layers.is_empty());
     let Some(ids) = named else {
-        let own = |layer: &Descriptor| match kind(&layer.media_type)?.1 {
-            Compression::None => Ok(layer.digest),
+        let own = |layer: &Descriptor| {
+            match kind(&layer.media_type)?.1 {
+            Compression::None if layer.digest.algorithm() == "sha256" => Ok(layer.digest),
             _ => layer.diff_id.ok_or_else(|| {
                 refused(
-                    "its rootfs.diff_ids names no layer, and the manifest has compressed ones"
+                    "its rootfs.diff_ids names no layer, and the manifest has layers whose sha256 before compression it does not say"
                         .into(),
                 )
             }),
+        }
         };
         return layers.iter().map(own).collect();
     };

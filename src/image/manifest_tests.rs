@@ -226,7 +226,7 @@ fn the_entry_for_this_machine_is_chosen() {
 
     let list = entries(json!([entry("linux", "sha384:00")]));
     let error = choose(&list).unwrap_err().to_string();
-    assert!(error.contains("a digest in it is not sha256"), "{error}");
+    assert!(error.contains("a digest in it is neither sha256 nor sha512"), "{error}");
 
     let nested = with(entry("linux", &first), "mediaType", json!(OCI_INDEX));
     assert_eq!(choose(&entries(json!([nested]))).unwrap().1, Digest::of(b"1"));

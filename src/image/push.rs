@@ -111,7 +111,7 @@ impl Registries {
             let ask = target.ask(Verb::Put, Place::Content("manifests", &tag), MANIFEST);
             let answer = target.open(Ask { payload, ..ask }).await.map_err(no_repository)?;
             match kept(&answer) {
-                Some(found) if found != digest => {
+                Some(found) if found != found.again(bytes) => {
                     Err(Problem::Mismatch { what: MANIFEST, promised: digest, found })
                 }
                 _ => Ok(digest),

@@ -276,6 +276,46 @@ async fn images_of_nothing_and_of_plain_files_are_taken() {
     }
 }
 
+/// A digest of each algorithm that the image-spec registers.
+#[tokio::test]
+async fn an_image_may_be_named_by_sha512_in_every_place() {
+    let registry = FakeRegistry::start().await;
+    let registries = registry.registries();
+    let empty = format!("sha512:{}", "0".repeat(128)).parse::<Digest>().unwrap();
+    let wide = |bytes: &[u8]| empty.again(bytes);
+    let descriptor = |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": wide(bytes), "size": bytes.len() });
+    let tar = b"not yet unpacked".to_vec();
+    let config = json!({ "architecture": Machine::this().name().split('/').nth(1).unwrap(), "os": "linux",
+                         "rootfs": { "type": "layers", "diff_ids": [Digest::of(&tar)] } });
+    let config = config.to_string().into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &tar)],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX,
+                        "manifests": [descriptor(OCI_MANIFEST, &manifest)] });
+    let index = index.to_string().into_bytes();
+    registry.put_as(&format!("blobs/{}", wide(&tar)), tar.clone(), "application/octet-stream");
+    registry.put_as(&format!("blobs/{}", wide(&config)), config, "application/octet-stream");
+    registry.put_as(&format!("a/manifests/{}", wide(&manifest)), manifest.clone(), OCI_MANIFEST);
+    registry.put_as(&format!("a/manifests/{}", wide(&index)), index.clone(), OCI_INDEX);
+    let reference: Reference = format!("{}/a@{}", registry.host(), wide(&index)).parse().unwrap();
+    let image = registries.resolve(&reference, &without()).await.unwrap();
+    assert_eq!((image.index, image.digest), (Some(wide(&index)), wide(&manifest)));
+    assert_eq!((image.layers[0].digest, image.layers[0].diff_id), (wide(&tar), Digest::of(&tar)));
+    let blob = registries.blob(&image, &image.layers[0], &without()).await.unwrap();
+    assert!(read(blob).await.unwrap() == tar);
+
+    registry.misbehave(format!("/blobs/{}", wide(&tar)), 1, Misdeed::Flip);
+    let blob = registries.blob(&image, &image.layers[0], &without()).await.unwrap();
+    let error = read(blob).await.unwrap_err();
+    assert!(error.to_string().contains("is not what its digest promises"), "{error}");
+    registry.put_as(&format!("a/manifests/{}", wide(&manifest)), b"{}".to_vec(), OCI_MANIFEST);
+    assert!(registries.resolve(&reference, &without()).await.is_err(), "other bytes");
+}
+
 #[tokio::test]
 async fn an_index_without_this_machine_names_what_it_has() {
     let s = scene().await;

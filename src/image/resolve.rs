@@ -305,8 +305,9 @@ pub(super) fn top(
     document: &Document,
     digest: Option<Digest>,
 ) -> Result<(Digest, Manifest), Problem> {
-    let found = Digest::of(&document.bytes);
-    let promised = digest.or_else(|| claimed(document)).unwrap_or(found);
+    let promised = digest.or_else(|| claimed(document));
+    let promised = promised.unwrap_or_else(|| Digest::of(&document.bytes));
+    let found = promised.again(&document.bytes);
     if promised != found {
         return Err(Problem::Mismatch { what: MANIFEST, promised, found });
     }
@@ -335,7 +336,7 @@ pub(super) fn promised(
         let found = bytes.len() as u64;
         return Err(Problem::WrongSize { what, promised: descriptor.size, found });
     }
-    match Digest::of(bytes) {
+    match descriptor.digest.again(bytes) {
         same if same == descriptor.digest => Ok(()),
         found => Err(Problem::Mismatch { what, promised: descriptor.digest, found }),
     }
