@@ -169,12 +169,13 @@ fn set(dir: &Path, name: &str, value: &[u8]) -> io::Result<()> {
 }
 
 fn ask(dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
-    match getxattr(dir, attribute(name), &mut [0_u8; 0][..]) {
-        Err(Errno::NODATA | Errno::NOENT | Errno::NOTSUP) => Ok(None),
-        Err(e) => Err(at("read the attribute of", dir)(e.into())),
-        Ok(_) => read_attribute(|space| getxattr(dir, attribute(name), space))
-            .map(Some)
-            .map_err(at("read the attribute of", dir)),
+    let get = |space: &mut [u8]| getxattr(dir, attribute(name), space);
+    let none = [Errno::NODATA, Errno::NOENT, Errno::NOTSUP].map(|none| Some(none.raw_os_error()));
+    // It may go after its size was asked for.
+    let read = get(&mut []).map_err(io::Error::from).and_then(|_| read_attribute(get));
+    match read {
+        Err(e) if none.contains(&e.raw_os_error()) => Ok(None),
+        read => read.map(Some).map_err(at("read the attribute of", dir)),
     }
 }
 

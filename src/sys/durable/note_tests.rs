@@ -22,6 +22,30 @@ fn privileged_a_text_of_any_length_is_read_as_it_was_written() {
     on_each(any_length);
 }
 
+/// A volume may go while the collection of layers reads the records of all.
+#[test]
+#[ignore = "needs root: mounts file systems on loop devices"]
+fn privileged_a_text_that_goes_while_it_is_read_is_none_or_whole() {
+    on_each(|dir| {
+        let at = dir.join("going");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..3_000 {
+                    fs::create_dir(&at).unwrap();
+                    put(&at, "record", b"text").unwrap();
+                    fs::remove_dir(&at).unwrap();
+                }
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let read = get(&at, "record").unwrap();
+                assert!(read.is_none_or(|text| text == b"text"));
+            }
+        });
+    });
+}
+
 fn any_length(dir: &Path) {
     assert_eq!(get(dir, "record").unwrap(), None);
     assert_eq!(get(&dir.join("nowhere"), "record").unwrap(), None);
