@@ -25,6 +25,8 @@ mod arriving;
 #[cfg(test)]
 mod attributes_tests;
 #[cfg(test)]
+mod builders_tests;
+#[cfg(test)]
 mod crowd_tests;
 mod difference;
 #[cfg(test)]

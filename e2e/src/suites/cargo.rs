@@ -19,6 +19,7 @@ pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "acl",
     "attr",
     "borgbackup",
+    "buildah",
     "e2fsprogs",
     "erofs-utils",
     "git",
@@ -28,8 +29,10 @@ pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "restic",
     "rpm",
     "rsync",
+    "skopeo",
     "sqlite3",
     "squashfs-tools",
+    "umoci",
     "xfsprogs",
 ];
 
