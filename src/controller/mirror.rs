@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Controller, ControllerError, names::told, requests::Request};
+use super::{
+    Controller, ControllerError,
+    follow::name_of,
+    names::{TOLD, told},
+    requests::Request,
+};
 use crate::cluster::{
     Severity,
     overlay_snapshot::{OverlaySnapshot, OverlaySnapshotStatus, Phase},
@@ -38,14 +43,29 @@ impl Controller {
             }
         }
         wanted.retain(|key, value| request.annotation(key) != value.as_deref());
-        if wanted.is_empty() {
-            return Ok(());
+        let before = told_last(made).or_else(|| request.annotation(told::PHASE)).map(str::to_owned);
+        if !wanted.is_empty() {
+            self.annotate(request, &wanted).await?;
         }
-        let before = request.annotation(told::PHASE).map(str::to_owned);
-        self.annotate(request, &wanted).await?;
-        for (severity, reason, message) in news(before.as_deref(), made) {
+        let news = news(before.as_deref(), made);
+        if let Some(phase) = phase(made).filter(|_| !news.is_empty()) {
+            self.remember_told(made, phase).await?;
+        }
+        for (severity, reason, message) in news {
             self.tell(&request.of, severity, reason, message);
         }
+        Ok(())
+    }
+
+    /// Where only we write: whoever may edit the VolumeSnapshot would have the same told again and again.
+    async fn remember_told(
+        &self,
+        made: &OverlaySnapshot,
+        phase: Phase,
+    ) -> Result<(), ControllerError> {
+        let notes = json!({TOLD: phase.word()});
+        let changes = json!({"metadata": {"uid": made.metadata.uid, "annotations": notes}});
+        self.client().patch::<OverlaySnapshot>(None, &name_of(made), &changes).await?;
         Ok(())
     }
 
@@ -69,6 +89,10 @@ impl Controller {
         self.client().patch::<VolumeSnapshot>(Some(namespace), name, &changes).await?;
         Ok(())
     }
+}
+
+fn told_last(made: &OverlaySnapshot) -> Option<&str> {
+    made.metadata.annotations.as_ref()?.get(TOLD).map(String::as_str)
 }
 
 fn annotations(made: &OverlaySnapshot) -> Told {

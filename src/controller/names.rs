@@ -37,6 +37,8 @@ pub mod told {
 
 /// On an OverlaySnapshot: the deletion policy of its content, as it was seen last. Absent: there was no content yet.
 pub(super) const POLICY: &str = "ovl.csi.dev/deletion-policy";
+/// On an OverlaySnapshot: the phase of which Events were told last.
+pub(super) const TOLD: &str = "ovl.csi.dev/told";
 /// On an OverlaySnapshot: since when it is to be removed.
 pub(super) const DELETED_AT: &str = "ovl.csi.dev/deleted-at";
 
@@ -93,9 +95,8 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (pod, volume) = text.split_once('/').ok_or(())?;
-        // A pod's name is labels joined by dots.
-        let is_pod = pod.len() <= 253 && pod.split('.').all(is_label);
-        match is_pod && is_label(volume) {
+        // Kubernetes bounds a pod's whole name, not what is between its dots.
+        match is_subdomain(pod) && is_label(volume) {
             true => Ok(Self { pod: pod.to_owned(), volume: volume.to_owned() }),
             false => Err(()),
         }
@@ -144,6 +145,9 @@ mod tests {
         let source = |pod: &str, volume: &str| Source { pod: pod.into(), volume: volume.into() };
         assert_eq!("dev-0/ws".parse(), Ok(source("dev-0", "ws")));
         assert_eq!("a.b/ws".parse(), Ok(source("a.b", "ws")));
+        let longest = "p".repeat(253);
+        assert_eq!(format!("{longest}/ws").parse(), Ok(source(&longest, "ws")));
+        assert_eq!(format!("{longest}p/ws").parse::<Source>(), Err(()));
         for bad in [
             "",
             "ws",

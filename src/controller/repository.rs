@@ -2,10 +2,17 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::image::{ReferenceError, Repository};
+use crate::{
+    digest::Digest,
+    image::{ReferenceError, Repository},
+};
 
 /// Registry and repository together (OCI distribution-spec, "Pulling manifests").
 const LENGTH_MAX: usize = 255;
+/// A name that is longer is shortened where the whole would be too long.
+const NAME_MAX: usize = 40;
+/// So much of it is then digits of its sum, so that no two names become one.
+const SUM: usize = 12;
 /// What a hole may be called.
 const HOLES: [&str; 4] = ["namespace", "pod", "volume", "name"];
 
@@ -32,6 +39,14 @@ pub(super) struct Names<'a> {
     pub(super) volume: &'a str,
     /// The VolumeSnapshot's.
     pub(super) name: &'a str,
+}
+
+/// A template with names in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Filled {
+    pub(super) repository: String,
+    /// With all of each name it would have been longer than any registry takes.
+    pub(super) shortened: bool,
 }
 
 /// Why something is no repository.
@@ -83,9 +98,21 @@ impl FromStr for Template {
 }
 
 impl Template {
-    /// The repository for these names, in the form in which every name of one is the same.
-    pub(super) fn fill(&self, names: Names<'_>) -> Result<String, RepositoryError> {
+    /// The repository for these names, in the form in which every name of one is the same. Where it would be longer than 255
+    /// characters, each name of more than 40 is its first 27 at most, a dash, and the first 12 digits of its SHA-256.
+    pub(super) fn fill(&self, names: Names<'_>) -> Result<Filled, RepositoryError> {
         let names = [names.namespace, names.pod, names.volume, names.name];
+        match self.put(names) {
+            Err(RepositoryError::Long(_)) => {
+                let short = names.map(short);
+                let repository = self.put(short.each_ref().map(String::as_str))?;
+                Ok(Filled { repository, shortened: true })
+            }
+            whole => Ok(Filled { repository: whole?, shortened: false }),
+        }
+    }
+
+    fn put(&self, names: [&str; HOLES.len()]) -> Result<String, RepositoryError> {
         let pieces = self.path.iter().map(|piece| match piece {
             Piece::Text(text) => text.as_str(),
             Piece::Hole(hole) => names[*hole],
@@ -108,6 +135,15 @@ impl fmt::Display for Template {
             Piece::Hole(hole) => write!(f, "{{{}}}", HOLES[*hole]),
         })
     }
+}
+
+fn short(name: &str) -> String {
+    if name.len() <= NAME_MAX {
+        return name.to_owned();
+    }
+    let begin: String = name.chars().take(NAME_MAX - SUM - 1).collect();
+    let begin = begin.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+    format!("{begin}-{}", &Digest::of(name.as_bytes()).hex()[..SUM])
 }
 
 fn pieces(mut text: &str) -> Option<Vec<Piece>> {
@@ -144,7 +180,8 @@ mod tests {
         ] {
             let parsed: Template = template.parse().unwrap_or_else(|e| panic!("{template}: {e}"));
             assert_eq!(parsed.to_string(), template);
-            assert_eq!(parsed.fill(NAMES), Ok(repository.to_owned()));
+            let repository = repository.to_owned();
+            assert_eq!(parsed.fill(NAMES), Ok(Filled { repository, shortened: false }));
         }
     }
 
@@ -187,10 +224,25 @@ mod tests {
     }
 
     #[test]
-    fn names_that_make_it_too_long_are_refused() {
-        let template: Template = "r.io/{pod}/{name}".parse().unwrap();
-        let pod = "p".repeat(253);
-        let error = template.fill(Names { pod: &pod, ..NAMES }).unwrap_err();
+    fn the_longest_pod_names_have_a_repository_and_each_its_own() {
+        let template: Template = "r.io/{namespace}/{pod}/{name}".parse().unwrap();
+        let fill = |pod: &str, name: &str| template.fill(Names { pod, name, ..NAMES }).unwrap();
+        // What fits is as it was.
+        let most = "p".repeat(255 - "r.io/ci//ws-1.a".len());
+        assert!(!fill(&most, "ws-1.a").shortened);
+        let [long, other] = ["p", "q"].map(|last| format!("{}{last}", "p".repeat(252)));
+        let filled = fill(&long, "ws-1.a");
+        let sum = &Digest::of(long.as_bytes()).hex()[..12];
+        let repository = format!("r.io/ci/{}-{sum}/ws-1.a", "p".repeat(27));
+        assert_eq!(filled, Filled { repository, shortened: true });
+        assert_ne!(fill(&other, "ws-1.a"), filled);
+        let dotted = format!("{}.a{}", "p".repeat(26), "p".repeat(220));
+        assert!(
+            fill(&dotted, "ws-1.a").repository.starts_with(&format!("r.io/ci/{}-", "p".repeat(26)))
+        );
+        // What is no name cannot be shortened.
+        let fixed: Template = format!("r.io/{}/{{pod}}", "a".repeat(240)).parse().unwrap();
+        let error = fixed.fill(Names { pod: &long, ..NAMES }).unwrap_err();
         assert!(matches!(error, RepositoryError::Long(_)), "{error}");
     }
 }

@@ -45,6 +45,13 @@ impl From<Refusal> for Not {
     }
 }
 
+/// What a node is asked for.
+pub(super) struct Asked {
+    pub(super) spec: OverlaySnapshotSpec,
+    /// Whether names are shortened in its repository.
+    pub(super) shortened: bool,
+}
+
 /// A VolumeSnapshot, by what is asked about it again and again.
 pub(super) struct Request {
     pub(super) of: ObjectId,
@@ -126,8 +133,8 @@ impl Controller {
             // Without a class the volume decides whose it is, and another controller has found it to be its own.
             return Ok(Err(Not::Ours));
         }
-        let spec = match self.spec(request, source).await? {
-            Ok(spec) => spec,
+        let Asked { spec, shortened } = match self.spec(request, source).await? {
+            Ok(asked) => asked,
             Err(not) => return Ok(Err(not)),
         };
         // Where another one that leads has made it a moment ago that is a conflict, and the next look finds it.
@@ -136,6 +143,12 @@ impl Controller {
         let node = &made.spec.node_name;
         let message = format!("volume {volume} of pod {pod} is being cut on node {node}");
         self.tell(&request.of, Severity::Normal, "SnapshotRequested", message);
+        if let Some(repository) = made.spec.repository.as_ref().filter(|_| shortened) {
+            let message = format!(
+                "its repository is {repository}: with the whole names of pod, volume and snapshot it would be longer than registries take"
+            );
+            self.tell(&request.of, Severity::Normal, "RepositoryShortened", message);
+        }
         Ok(Ok(made))
     }
 
@@ -145,7 +158,7 @@ impl Controller {
         &self,
         request: &Request,
         source: &str,
-    ) -> Result<Result<OverlaySnapshotSpec, Not>, ControllerError> {
+    ) -> Result<Result<Asked, Not>, ControllerError> {
         let named = match request.class() {
             None => None,
             Some(_) => match self.class(request).await? {
@@ -201,8 +214,9 @@ impl Controller {
             volume: source.volume,
         };
         Ok(match self.asked(parameters, node, of, &request.of.name) {
-            Ok(spec) => {
-                Ok(OverlaySnapshotSpec { volume_snapshot: Some(request.of.clone()), ..spec })
+            Ok(Asked { spec, shortened }) => {
+                let volume_snapshot = Some(request.of.clone());
+                Ok(Asked { spec: OverlaySnapshotSpec { volume_snapshot, ..spec }, shortened })
             }
             Err(error) => Err(unusable(class.as_ref(), &error).into()),
         })
@@ -215,11 +229,13 @@ impl Controller {
         node: String,
         of: SnapshotOf,
         name: &str,
-    ) -> Result<OverlaySnapshotSpec, super::RepositoryError> {
+    ) -> Result<Asked, super::RepositoryError> {
         let names = Names { namespace: &of.namespace, pod: &of.pod, volume: &of.volume, name };
-        let repository = parameters.repository.map(|template| template.fill(names)).transpose()?;
+        let filled = parameters.repository.map(|template| template.fill(names)).transpose()?;
+        let shortened = filled.as_ref().is_some_and(|filled| filled.shortened);
+        let repository = filled.map(|filled| filled.repository);
         let millis = parameters.freeze_timeout.as_millis();
-        Ok(OverlaySnapshotSpec {
+        let spec = OverlaySnapshotSpec {
             driver: self.0.driver.clone(),
             node_name: node,
             volume_handle: volume_handle(&of.pod_uid, &of.volume),
@@ -234,7 +250,8 @@ impl Controller {
             squash_above: parameters.squash_above,
             push_secret_name: parameters.push_secret_name,
             deleted: false,
-        })
+        };
+        Ok(Asked { spec, shortened })
     }
 
     /// The node that has a volume of a pod, if it is one that can be cut.

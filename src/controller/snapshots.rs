@@ -85,7 +85,7 @@ impl Controller {
         }
         let (node, of) = self.volume(volume).await?;
         let asked_by = parameters.get(ASKED_BY).map_or(id.as_str(), String::as_str);
-        let spec = self.asked(checked, node, of, asked_by)?;
+        let spec = self.asked(checked, node, of, asked_by)?.spec;
         match self.client().create(&OverlaySnapshot::new(&id, spec)).await {
             Ok(made) => self.same(&made, volume),
             // By another call, a moment ago: the caller's next one finds it.

@@ -66,6 +66,40 @@ async fn a_volume_snapshot_is_made_and_told() {
     assert!(world.api.asked()[before..].iter().all(|asked| asked.method == "GET"));
 }
 
+/// Who may edit a VolumeSnapshot may not have its Events told again and again.
+#[tokio::test]
+async fn events_are_told_once_whatever_an_editor_does_to_the_annotations() {
+    let world = World::new();
+    world.ask(json!({}));
+    world.settle().await;
+    let told = world.reasons().await;
+    assert_eq!(told, ["SnapshotRequested", "SnapshotCut", "SnapshotPushed"]);
+    for phase in [json!(null), json!("Cutting"), json!("Pushing")] {
+        let notes = json!({"metadata": {"annotations": {"ovl.csi.dev/phase": phase}}});
+        world.api.patch(&format!("{VS}/ws-1"), notes);
+        world.settle().await;
+        assert_ready(&world);
+    }
+    assert_eq!(world.reasons().await, told);
+}
+
+/// Registries take 255 characters, and a pod's name alone may have 253.
+#[tokio::test]
+async fn a_repository_of_long_names_is_shortened_and_said() {
+    let world = World::new();
+    let name = "w".repeat(240);
+    world.class("long", "Delete", json!({"repository": "r.io/snapshots/{namespace}/{name}"}));
+    world.ask_as(&name, "vs-9", json!({"volumeSnapshotClassName": "long"}));
+    world.settle().await;
+    let made = world.api.get(&format!("{SNAPSHOTS}/snap-vs-9")).unwrap();
+    let repository = made["spec"]["repository"].as_str().unwrap();
+    assert!(
+        repository.starts_with("r.io/snapshots/ci/www") && repository.len() < 60,
+        "{repository}"
+    );
+    assert!(world.reasons().await.contains(&"RepositoryShortened".to_owned()));
+}
+
 #[tokio::test]
 async fn the_default_class_of_the_driver_is_taken_and_no_class_is_fine_too() {
     for (policy, classes) in [("Retain", 1), ("Delete", 0)] {
