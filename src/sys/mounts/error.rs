@@ -3,7 +3,7 @@
 //! Deliberately absent: advice that needs to know what the mount was for.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::TEXT_LIMIT;
 use crate::fault::Class;
@@ -25,10 +25,12 @@ pub enum MountError {
         target: PathBuf,
     },
     /// The mount is in use, and was for as long as we asked.
-    #[error("{} is still in use: a process has a file or its folder there", target.display())]
+    #[error("{} is still in use: {}", target.display(), user(within.as_deref()))]
     Busy {
         /// The mount that stays.
         target: PathBuf,
+        /// What is mounted within it, if anything is.
+        within: Option<PathBuf>,
     },
     /// The folder cannot be used as it was named.
     #[error("cannot use the folder {}: {why} ({errno})", path.display())]
@@ -86,6 +88,16 @@ pub enum MountError {
     /// The mount table could not be read.
     #[error("cannot read the mount table: {0}")]
     Table(#[source] io::Error),
+}
+
+/// Who uses a mount.
+fn user(within: Option<&Path>) -> String {
+    match within {
+        Some(path) => {
+            format!("something is mounted within it, at {}: unmount that first", path.display())
+        }
+        None => "a process has a file or its folder there".to_owned(),
+    }
 }
 
 impl MountError {

@@ -36,6 +36,16 @@ pub(super) const BUSY_PAUSES: [Duration; 5] = [
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LinuxMounts;
 
+impl LinuxMounts {
+    /// Why a mount stays: to the kernel a mount within it is as good as an open file.
+    fn busy(&self, target: &Path) -> MountError {
+        let table = self.table().unwrap_or_default();
+        let mut within = table.into_iter().map(|mount| mount.target);
+        let within = within.find(|at| at.starts_with(target) && at != target);
+        MountError::Busy { target: target.to_owned(), within }
+    }
+}
+
 impl Mounts for LinuxMounts {
     fn create(&self, request: &Request) -> Result<Detached, MountError> {
         let context = Context::open(request.fs_type, &request.source)?;
@@ -84,7 +94,7 @@ impl Mounts for LinuxMounts {
         let path = folder::name_of(&parent).join(name);
         let asked = unless_busy(&BUSY_PAUSES, || unmount(&path, UnmountFlags::NOFOLLOW));
         asked.map_err(|e| match errno(e) {
-            Errno::EBUSY => MountError::Busy { target: target.to_owned() },
+            Errno::EBUSY => self.busy(target),
             // EINVAL: a folder, but no mount's root, or a symlink.
             Errno::EINVAL | Errno::ENOENT => not_mounted(),
             errno => refused(format!("unmount {}", target.display()), errno),

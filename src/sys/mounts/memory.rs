@@ -186,7 +186,7 @@ impl Mounts for MemoryMounts {
                 Err(rustix::io::Errno::BUSY)
             }
         })
-        .map_err(|_| MountError::Busy { target: target.to_owned() })?;
+        .map_err(|_| MountError::Busy { target: target.to_owned(), within: None })?;
         state.table.remove(at);
         Ok(())
     }

@@ -158,6 +158,21 @@ fn privileged_a_mount_with_an_open_file_is_busy_and_stays() {
 
 #[test]
 #[ignore = "needs root"]
+fn privileged_a_mount_within_a_mount_is_named_where_it_keeps_it() {
+    let dir = Scratch::new();
+    let target = dir.folder("target");
+    LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &target).unwrap();
+    let within = target.join("within");
+    std::fs::create_dir(&within).unwrap();
+    LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &within).unwrap();
+    let error = LinuxMounts.unmount(&target).unwrap_err().to_string();
+    assert!(error.contains(&format!("mounted within it, at {}", within.display())), "{error}");
+    LinuxMounts.unmount(&within).unwrap();
+    LinuxMounts.unmount(&target).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
 fn privileged_a_refusal_names_the_parameter_and_carries_the_kernels_words() {
     let request = Request { params: vec![Param::Text("size", "many".to_owned())], ..tmpfs() };
     let text = LinuxMounts.create(&request).unwrap_err().to_string();
