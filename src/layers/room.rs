@@ -361,18 +361,6 @@ impl Store {
         })
     }
 
-    /// What the snapshots of this node have captured.
-    fn captured(&self, namespace: &str) -> Captured {
-        let mut captured = Captured::default();
-        self.each_capture(|whose, bytes| {
-            captured.all += bytes;
-            if whose == namespace {
-                captured.own += bytes;
-            }
-        });
-        captured
-    }
-
     /// The room of the store's file system.
     pub(super) fn space(&self) -> io::Result<Space> {
         (self.disk.ask)(&self.root)
@@ -393,15 +381,6 @@ impl Store {
     ) {
         self.disk.ask = Box::new(disk);
     }
-}
-
-/// Bytes of layers that were cut out of volumes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Captured {
-    /// Of one namespace.
-    own: u64,
-    /// Of all.
-    all: u64,
 }
 
 #[cfg(test)]

@@ -200,7 +200,28 @@ fn file_name(id: &SnapshotId) -> String {
     format!("{id}.json")
 }
 
+/// Bytes of layers that were cut out of volumes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Captured {
+    /// Of one namespace.
+    pub(super) own: u64,
+    /// Of all.
+    pub(super) all: u64,
+}
+
 impl Store {
+    /// What the snapshots of this node have captured.
+    pub(super) fn captured(&self, namespace: &str) -> Captured {
+        let mut captured = Captured::default();
+        for one in self.snapshots.known().values() {
+            captured.all += one.bytes;
+            if one.source.namespace == namespace {
+                captured.own += one.bytes;
+            }
+        }
+        captured
+    }
+
     /// The snapshot of this name, if it is on this node.
     pub fn snapshot(&self, id: &SnapshotId) -> Option<SnapshotRecord> {
         self.snapshots.known().get(id).cloned()
@@ -209,11 +230,6 @@ impl Store {
     /// All snapshots of this node, by name.
     pub fn snapshots(&self) -> Vec<SnapshotRecord> {
         self.snapshots.known().values().cloned().collect()
-    }
-
-    /// Says of each snapshot's newest layer whose it is, a namespace, and how many bytes it has.
-    pub(super) fn each_capture(&self, mut say: impl FnMut(&str, u64)) {
-        self.snapshots.known().values().for_each(|one| say(&one.source.namespace, one.bytes));
     }
 
     /// Keeps a record, durably, in the place of the one of its name. The caller has a lease of its layers, which are here.
