@@ -88,7 +88,7 @@ pub enum PushError {
         /// The layer's key.
         layer: Digest,
         /// Why.
-        source: PackingError,
+        source: Box<PackingError>,
     },
     /// This node's disk said no.
     #[error("snapshot {id}: {source}")]

@@ -171,7 +171,7 @@ impl Push<'_> {
     }
 
     fn unpacked(&self, key: &Digest, source: PackingError) -> PushError {
-        PushError::Packing { id: self.record.id.clone(), layer: *key, source }
+        PushError::Packing { id: self.record.id.clone(), layer: *key, source: Box::new(source) }
     }
 }
 
