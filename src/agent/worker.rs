@@ -30,7 +30,7 @@ use crate::{
     volumes::{Notice, NoticeKind},
 };
 
-/// How often a capture is tried that finds no room: with the pauses between them, some minutes.
+/// How often a capture is tried that finds no room: with the pauses between them, a minute.
 const FULL: u32 = 8;
 
 /// What comes after a step.

@@ -134,6 +134,12 @@ pub struct SnapshotSource {
 impl SnapshotRecord {
     /// The format of a new record.
     pub const FORMAT: u32 = FORMAT;
+
+    /// The same where it is of this namespace: to others nothing is said of where another one's images and snapshots are.
+    #[must_use]
+    pub fn for_namespace(self, namespace: &str) -> Option<Self> {
+        (self.source.namespace == namespace).then_some(self)
+    }
 }
 
 /// All records, in memory as on disk.

@@ -15,6 +15,7 @@
 
 mod error;
 mod features;
+mod index;
 mod options;
 mod plan;
 mod root;
@@ -29,6 +30,7 @@ use crate::sys::mounts::{self, Attrs, Detached, Mounts, Request};
 
 pub use error::OverlayError;
 pub use features::{Feature, Features};
+pub use index::half_named;
 pub use options::{Options, Owner, Xino};
 pub use plan::{Plan, PlanError, Spec};
 pub use root::{Unusable, root_usable};

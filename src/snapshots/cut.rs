@@ -174,6 +174,7 @@ impl Inner {
         stop: &CancellationToken,
     ) -> Result<SnapshotRecord, CutError> {
         let disk = |source| CutError::Disk { id: request.id.clone(), source };
+        self.ensure_whole(&held, request)?;
         let start = Start::count(&self.store.starts(), &request.id).map_err(disk)?;
         let _start = start.ok_or_else(|| CutError::Killed(request.id.clone()))?;
         let room = self.store.reserve_capture(&held.pod().namespace, 0);
@@ -225,10 +226,21 @@ impl Inner {
         Ok(record)
     }
 
+    /// Makes sure that the upper has all that was changed: an overlay with an index has a part of it elsewhere.
+    pub(super) fn ensure_whole(&self, held: &Held, request: &CutRequest) -> Result<(), CutError> {
+        let (id, volume) = (request.id.clone(), request.volume.clone());
+        match held.half_named() {
+            Ok(0) => Ok(()),
+            Ok(files) => Err(CutError::HalfNamed { id, volume, files }),
+            Err(source) => Err(CutError::Disk { id, source }),
+        }
+    }
+
     /// The image at the bottom of a volume, as its pod named it, or as the pod of the snapshot that it was made of did.
     fn base(&self, held: &Held) -> Option<String> {
         let named = held.images().first().map(ToString::to_string);
-        named.or_else(|| self.store.snapshot(held.parent()?)?.base)
+        let parent = held.parent().and_then(|parent| self.store.snapshot(parent));
+        named.or_else(|| parent?.for_namespace(&held.pod().namespace)?.base)
     }
 
     /// The sentence about a disk that filled while a volume was copied, where that is what went wrong. Layers and images that nobody

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{testing::*, *};
 use crate::{
     fault::Class,
-    layers::cut_key,
+    layers::{DiskLimits, cut_key},
     sys::{
         mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
         scratch::{Disk, Scratch},
@@ -267,7 +267,8 @@ async fn privileged_a_capture_that_finds_no_room_is_told_left_clean_and_leaves_o
         attrs: Attrs::default(),
     };
     LinuxMounts.attach(LinuxMounts.create(&disk).unwrap(), &at).unwrap();
-    let node = Node::new(scratch, &at).await;
+    let limits = DiskLimits { min_free: 5, ..DiskLimits::default() };
+    let node = Node::leaving(limits, scratch, &at).await;
     let volume = node.publish("v", |_| {}).await;
     fs::write(volume.join("big"), vec![1; 32 << 20]).unwrap();
     let (done, least) = (CancellationToken::new(), Arc::new(AtomicU64::new(u64::MAX)));
@@ -493,6 +494,32 @@ async fn privileged_a_copy_ends_when_its_volume_is_unpublished_or_nobody_wants_i
     // What was unpublished is emptied behind the answer.
     until("something is left", || node.names("staging").is_empty());
     node.assert_nothing_half_made("gone");
+}
+
+/// `index: on`: the other names of a file that was changed lead to the change by overlay's index, which no copy of the upper has.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_no_snapshot_shows_old_content_under_the_other_names_of_a_changed_file() {
+    let node = node().await;
+    let at = node.publish("v", |spec| spec.options.index = true).await;
+    node.cut("snap-0", "v").await.unwrap();
+    fs::write(at.join("linked/one"), "new").unwrap();
+    assert_eq!(shown(&at.join("linked/two")), "644 new", "there is no index");
+    let error = node.cut("snap-1", "v").await.unwrap_err();
+    assert!(matches!(error, CutError::HalfNamed { files: 1, .. }), "{error}");
+    assert_eq!(error.class(), Class::Precondition);
+    assert!(error.to_string().contains("find . -links +1 -exec touch -c {} +"), "{error}");
+    node.assert_nothing_half_made("half named");
+    // As it says.
+    let find = ["-links", "+1", "-exec", "touch", "-c", "{}", "+"];
+    assert!(std::process::Command::new("find").arg(&at).args(find).status().unwrap().success());
+    let cut = node.cut("snap-1", "v").await.unwrap();
+    let restored = node.restored(&cut.stack);
+    for name in ["one", "two", "three"] {
+        assert_eq!(shown(&restored.path().join("linked").join(name)), "644 new", "{name}");
+    }
+    fs::remove_file(at.join("linked/three")).unwrap();
+    node.cut("snap-2", "v").await.unwrap();
 }
 
 /// Whoever names another pod's volume stops nobody.

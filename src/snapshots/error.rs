@@ -47,6 +47,20 @@ pub enum CutError {
         /// The volume.
         volume: VolumeId,
     },
+    /// Files of its layers have names that a copy would show as they were before.
+    #[error(
+        "snapshot {id}: volume {volume} has `index: on`, and {files} of the files with several names that it changed have names which \
+         lead to the change by that index alone; name them once (`find . -links +1 -exec touch -c {{}} +` in the volume) and ask \
+         again, or do without `index`"
+    )]
+    HalfNamed {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The volume.
+        volume: VolumeId,
+        /// How many files.
+        files: u64,
+    },
     /// Whoever asked for it wants it no more.
     #[error("snapshot {0} is not wanted any more")]
     Unwanted(SnapshotId),
@@ -137,7 +151,7 @@ impl CutError {
             Self::Taken { .. } => Class::Conflict,
             Self::Hold { source, .. } => source.class(),
             // Not asked again by itself: each try makes the pod stand still.
-            Self::Freeze { .. } | Self::Late { .. } => Class::Precondition,
+            Self::Freeze { .. } | Self::Late { .. } | Self::HalfNamed { .. } => Class::Precondition,
             Self::Copy { source: CloneError::Beyond { .. } | CloneError::TooMany(_), .. } => {
                 Class::Precondition
             }

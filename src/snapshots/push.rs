@@ -303,7 +303,7 @@ impl Push<'_> {
         self.document(&config).await?;
 
         let parent = record.parent.as_ref().and_then(|parent| inner.store.snapshot(parent));
-        let parent = parent.and_then(|parent| parent.pushed);
+        let parent = parent.and_then(|parent| parent.for_namespace(&source.namespace)?.pushed);
         let annotations = manifest::annotations(record, &request.volume, parent);
         let manifest = manifest::manifest(&config, layers, &annotations);
         self.sent += manifest.len() as u64;

@@ -52,7 +52,7 @@ impl Copy<'_> {
     pub(super) fn all(&mut self) -> Result<Moment, CutError> {
         let Consistency::Frozen { within, or_live } = self.request.consistency else {
             self.round(Round::Early)?;
-            return self.round(Round::Live).map(|_| Moment::Many);
+            return self.live(Moment::Many);
         };
         for _ in 0..ROUNDS {
             if self.round(Round::Early)? < within / PART {
@@ -63,10 +63,17 @@ impl Copy<'_> {
             Last::One(moment) => Ok(moment),
             Last::Missed(why) if or_live => {
                 tracing::warn!(snapshot = %self.request.id, %why, "cut live instead");
-                self.round(Round::Live).map(|_| Moment::Many)
+                self.live(Moment::Many)
             }
             Last::Missed(why) => Err(why),
         }
+    }
+
+    /// The last round of a copy for which nobody stands still.
+    fn live(&mut self, moment: Moment) -> Result<Moment, CutError> {
+        self.round(Round::Live)?;
+        self.inner.ensure_whole(self.held, self.request)?;
+        Ok(moment)
     }
 
     /// One round while the pod runs; returns how long it took.
@@ -97,7 +104,7 @@ impl Copy<'_> {
             Err(error) => return Ok(Last::Missed(freeze(error))),
         };
         if groups.is_empty() {
-            return self.round(Round::Live).map(|_| Last::One(Moment::Ended));
+            return self.live(Moment::Ended).map(Last::One);
         }
         let inner = self.inner;
         // Another volume of the pod may be cut: two that stop it would thaw it under each other.
@@ -114,7 +121,10 @@ impl Copy<'_> {
         let (held, stop) = (self.held, self.stop);
         let given_up = || held.is_wanted() || stop.is_cancelled();
         let done = self.clone.catch_up(Round::Still, &|| !still.is_late() && !given_up());
+        // The pod may have changed a file's first name since the copy began.
+        let whole = inner.ensure_whole(self.held, self.request);
         let stood = still.end().map_err(freeze)?;
+        whole?;
         match (done, stood) {
             (Ok(()), stood) if stood.to_the_end => Ok(Last::One(Moment::Still(stood.time))),
             (Ok(()), stood) if stood.let_go => {

@@ -23,7 +23,6 @@ use crate::{
         durable,
         mounts::{Detached, LinuxMounts, Mounts as _},
         scratch::Scratch,
-        space,
     },
     volumes::{Parts as VolumeParts, Pod, PublishRequest, Settings, VolumeId, VolumeSpec},
 };
@@ -55,13 +54,18 @@ pub(super) struct Node {
 impl Node {
     /// One whose store lies in the folder `at` of `scratch`.
     pub(super) async fn new(scratch: Scratch, at: &Path) -> Self {
+        Self::leaving(DiskLimits::default(), scratch, at).await
+    }
+
+    /// The same, which leaves so much of its disk to others.
+    pub(super) async fn leaving(limits: DiskLimits, scratch: Scratch, at: &Path) -> Self {
         let (registry, uid) = (FakeRegistry::start().await, uid());
         registry.push_image(IMAGE, "1", &[base()], true);
         let root = at.to_owned();
         scratch.folder(&format!("kubelet/pods/{uid}"));
         let metrics = Metrics::default();
         let (store, volumes, snapshots) =
-            open(&scratch.path().join("kubelet"), &root, &registry, &metrics);
+            open_leaving(limits, &scratch.path().join("kubelet"), &root, &registry, &metrics);
         Self { root, registry, store, volumes, snapshots, metrics, uid, scratch }
     }
 
@@ -246,14 +250,21 @@ pub(super) fn open(
     registry: &FakeRegistry,
     metrics: &Metrics,
 ) -> (Arc<Store>, Volumes, Snapshots) {
+    open_leaving(DiskLimits::default(), kubelet, root, registry, metrics)
+}
+
+fn open_leaving(
+    limits: DiskLimits,
+    kubelet: &Path,
+    root: &Path,
+    registry: &FakeRegistry,
+    metrics: &Metrics,
+) -> (Arc<Store>, Volumes, Snapshots) {
     let trial = root.join("trial");
     fs::create_dir_all(&trial).unwrap();
     let features = Features::probe(&LinuxMounts, &trial).unwrap();
     durable::remove_tree(&trial).unwrap();
     let kernel = features.mounts(&root.join("lowers")).unwrap();
-    // The machine's own disk may be as full as it likes; one that a test made is small.
-    let small = space::of(root).unwrap().total < 1 << 30;
-    let limits = DiskLimits { min_free: if small { 5 } else { 0 }, ..DiskLimits::default() };
     let store = Store::open(&root.join("store"), kernel.clone()).unwrap().leaving(limits);
     let store = Arc::new(store);
     let registries = Arc::new(registry.registries());
@@ -279,6 +290,18 @@ fn base() -> Vec<u8> {
         header.set_mtime(1_234_567_890);
         tar.append_data(&mut header, name, &b"base\n"[..]).unwrap();
     }
+    let mut file = |kind: tar::EntryType, name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        match kind {
+            tar::EntryType::Link => tar.append_link(&mut header, name, "linked/one").unwrap(),
+            _ => tar.append_data(&mut header, name, bytes).unwrap(),
+        }
+    };
+    file(tar::EntryType::Regular, "linked/one", b"base\n");
+    ["linked/two", "linked/three"].iter().for_each(|name| file(tar::EntryType::Link, name, b""));
     tar.into_inner().unwrap()
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{OFlags, XattrFlags, fsetxattr, getxattr, listxattr},
+    fs::{OFlags, XattrFlags, fsetxattr, getxattr, lgetxattr, listxattr},
     io::Errno,
 };
 
@@ -36,6 +36,16 @@ pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
         fsetxattr(&folder, &name[..], &value, XattrFlags::empty())?;
     }
     Ok(())
+}
+
+/// One attribute of what stands at a path, no symlink followed; `None` where it has none of that name, or nothing is there.
+pub fn of(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let told = read(|space| lgetxattr(path, name, space));
+    let absent = [Errno::NODATA, Errno::NOENT].map(|errno| Some(errno.raw_os_error()));
+    match told {
+        Err(e) if absent.contains(&e.raw_os_error()) => Ok(None),
+        told => told.map(Some),
+    }
 }
 
 /// Gives the folder `to` a mode, whatever the umask.

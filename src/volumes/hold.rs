@@ -1,6 +1,6 @@
 //! A volume that stays as it is while somebody copies what its pod wrote.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use super::{
     Owner, Pod, RecordError, Reference, VolumeId, Volumes, lock::VolumeLock, record::Record,
@@ -9,7 +9,7 @@ use crate::{
     digest::Digest,
     fault::Class,
     layers::SnapshotId,
-    overlay::Upper,
+    overlay::{self, Upper},
     sys::mounts::{Mount, MountError},
 };
 
@@ -66,6 +66,14 @@ impl Held {
     /// Where its writes are: overlay's upper, with overlay's marks.
     pub fn upper(&self) -> &Path {
         self.upper.upper()
+    }
+
+    /// How many files of its layers have names that a copy of the upper would show as they were before: [`overlay::half_named`].
+    ///
+    /// # Errors
+    /// The disk does not say so.
+    pub fn half_named(&self) -> io::Result<u64> {
+        overlay::half_named(&self.upper)
     }
 
     /// Whether it was mounted when it was taken hold of: if not, nobody writes to it.

@@ -14,7 +14,7 @@
 //! What tells a change is the inode's number, size, times, mode and links. Any change moves ctime, but for two that this minds:
 //! one within the clock's tick, and a write through a mapping that the kernel had made writable before. To write a file out makes
 //! its mappings read-only again, so what changes behind that moves ctime behind it; and whatever has a ctime since the begin of the
-//! sync before the last round is taken again however it looks. A tmpfs never makes mappings read-only: its files are always taken
+//! sync before the last round is taken again however it looks; everything is, where the clock was set back meanwhile. A tmpfs never makes mappings read-only: its files are always taken
 //! again. A third change is one of direct I/O (`O_DIRECT`), whose ctime is that of its begin, and whose bytes may come later. To share
 //! bytes waits for it. Where they are copied, the last round takes a file again that may have been written so since.
 //!
@@ -46,13 +46,7 @@ use std::{
 };
 
 pub use self::bounds::{Beyond, Bounds};
-use self::{
-    content::Content,
-    flush::Flush,
-    memory::Memory,
-    seen::{Clock, DAWN, now},
-    walk::Walk,
-};
+use self::{content::Content, flush::Flush, memory::Memory, seen::Moment, walk::Walk};
 use super::{
     beneath,
     durable::{self, Amount, at},
@@ -168,13 +162,13 @@ pub struct TreeClone {
     /// How much was moved aside.
     moved: u64,
     /// What changed at or after this is taken again: when the sync before the last whole round began.
-    since: Clock,
+    since: Option<Moment>,
     /// When the last sync began.
-    synced: Clock,
+    synced: Option<Moment>,
     /// Whether a file's times tell that it was written to.
     telling_times: bool,
     /// When this began.
-    begun: Clock,
+    begun: Moment,
     /// What its names take.
     memory: Memory,
     /// What its bytes take of the disk.
@@ -207,10 +201,10 @@ impl TreeClone {
             bounds,
             scratch: scratch.clone(),
             moved: 0,
-            since: DAWN,
-            synced: DAWN,
+            since: None,
+            synced: None,
             telling_times: !in_memory,
-            begun: now(),
+            begun: Moment::now(),
             memory: Memory::default(),
             room: None,
         })
@@ -225,11 +219,11 @@ impl TreeClone {
     /// Waits until what was written to the tree is on its disk, or leaves that to the round that follows, whichever costs less;
     /// returns whether it is there.
     pub fn sync(&mut self) -> Result<bool, CloneError> {
-        let begun = now();
+        let begun = Moment::now();
         let failed = |source| CloneError::Sync { path: self.from.clone(), source };
         let (at_once, all) = match self.seen {
             _ if !self.telling_times => (false, u64::MAX),
-            None => flush::is_cheaper(&self.from, begun.0).map_err(failed)?,
+            None => flush::is_cheaper(&self.from, begun.clock.0).map_err(failed)?,
             Some(_) => {
                 let all = durable::unwritten();
                 (all <= flush::LITTLE, all)
@@ -239,7 +233,7 @@ impl TreeClone {
             durable::sync_filesystem(&self.disk).map_err(failed)?;
         }
         self.flush = Flush::begin(at_once || !self.telling_times, all);
-        self.synced = begun;
+        self.synced = Some(begun);
         Ok(at_once)
     }
 

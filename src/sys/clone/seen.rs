@@ -1,6 +1,6 @@
 //! What tells one state of an entry from another.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, time::Instant};
 
 use rustix::fs::{FileType, Stat};
 
@@ -23,6 +23,32 @@ pub(super) fn now() -> Clock {
     let now = unsafe { now.assume_init() };
     #[allow(clippy::useless_conversion, reason = "on some machines it has 32 bits")]
     (i64::from(now.tv_sec), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// By how much a tick may make two clocks differ, that are read one after the other.
+const TICK: i128 = 20_000_000;
+
+/// A moment by both clocks: that of files, which somebody may set back, and one that only goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) clock: Clock,
+    pub(super) running: Instant,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { clock: now(), running: Instant::now() }
+    }
+
+    /// The time in files that changed at this moment, or `None` where the clock was set back between it and `later`: what changed
+    /// since may seem to have changed before.
+    pub(super) fn until(&self, later: &Self) -> Option<Clock> {
+        let nanos = |clock: Clock| i128::from(clock.0) * 1_000_000_000 + i128::from(clock.1);
+        let ran = later.running.saturating_duration_since(self.running).as_nanos();
+        let went = nanos(later.clock) - nanos(self.clock);
+        let is_set_back = went + TICK < i128::try_from(ran).unwrap_or(i128::MAX);
+        (!is_set_back).then_some(self.clock)
+    }
 }
 
 /// What tells one state of an inode from another.
@@ -152,6 +178,26 @@ mod tests {
         };
         assert_eq!(Look::decode(&look.encode()), look);
         assert_eq!(Look::decode(&Look::WHITEOUT.encode()), Look::WHITEOUT);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_noticed() {
+        let running = Instant::now();
+        let at = |clock: Clock, millis| Moment {
+            clock,
+            running: running + std::time::Duration::from_millis(millis),
+        };
+        let begin = at((1_000, 0), 0);
+        for (later, known) in [
+            (at((1_010, 0), 10_000), true),
+            // Within a tick, and a step forward.
+            (at((1_009, 990_000_000), 10_000), true),
+            (at((5_000, 0), 10_000), true),
+            (at((1_009, 0), 10_000), false),
+            (at((10, 0), 10_000), false),
+        ] {
+            assert_eq!(begin.until(&later), known.then_some((1_000, 0)), "{later:?}");
+        }
     }
 
     #[test]

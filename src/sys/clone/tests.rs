@@ -361,6 +361,24 @@ fn what_changed_since_the_sync_began_is_taken_again_however_it_looks() {
     assert_eq!([before[0] == after[0], before[1] == after[1]], [true, false]);
 }
 
+/// A file that is changed behind a clock that was set back has a time of before the copy, and may look as it did.
+#[test]
+fn a_file_that_changed_behind_a_clock_that_was_set_back_is_taken_again() {
+    let scratch = Scratch::new();
+    let mut case = Case::new(scratch.path());
+    case.write("file", "x");
+    thread::sleep(Duration::from_millis(30));
+    case.round();
+    let first = case.copied("file");
+    case.round();
+    assert_eq!(case.copied("file"), first);
+    // As if the sync before had been at a time that is an hour from now.
+    case.clone.since.as_mut().unwrap().clock.0 += 3600;
+    case.round();
+    assert_ne!(case.copied("file"), first);
+    case.assert_same("");
+}
+
 #[test]
 fn a_round_that_was_stopped_anywhere_is_made_up_for() {
     for stop in 0..30_usize {

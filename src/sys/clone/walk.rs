@@ -26,7 +26,7 @@ use super::{
     flush::Flush,
     memory::Memory,
     notes::{Note, Notes, Old, State},
-    seen::{Clock, Look},
+    seen::{Clock, DAWN, Look, Moment},
     take::Linked,
 };
 use crate::{
@@ -84,6 +84,10 @@ impl<'c> Walk<'c> {
         what: Round,
         go_on: &'c dyn Fn() -> bool,
     ) -> Result<Self, CloneError> {
+        let now = Moment::now();
+        // The time that files have got since, or, if the clock was set back, any.
+        let since = |moment: Option<Moment>| moment.and_then(|it| it.until(&now)).unwrap_or(DAWN);
+        let (since, begun) = (since(clone.since), since(Some(clone.begun)));
         let open = |path: &Path| {
             beneath::folder(path, beneath::READ).map_err(|e| {
                 let path = path.to_owned();
@@ -101,11 +105,11 @@ impl<'c> Walk<'c> {
             disk: &clone.disk,
             within: Within { go_on, room: clone.room.as_deref() },
             what,
-            direct_since: (clone.begun.0.saturating_sub(LONGEST_IO), 0),
+            direct_since: (begun.0.saturating_sub(LONGEST_IO), 0),
             moved: &mut clone.moved,
             bounds: clone.bounds,
             left: clone.bounds.entries,
-            since: clone.since,
+            since,
             telling_times: clone.telling_times,
             path: Vec::new(),
             linked: Map::default(),
