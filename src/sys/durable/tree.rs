@@ -152,11 +152,9 @@ fn commit(on: &File) -> io::Result<bool> {
     const WAIT: u32 = 0x4008_9416;
     let mut transaction = 0_u64;
     for call in [START, WAIT] {
-        #[allow(clippy::useless_conversion, reason = "some libraries take another type here")]
         // SAFETY: both take the address of a u64, which is read or written during the call alone.
-        let done = unsafe {
-            libc::ioctl(on.as_raw_fd(), call.into(), std::ptr::from_mut(&mut transaction))
-        };
+        let done =
+            unsafe { libc::ioctl(on.as_raw_fd(), call as _, std::ptr::from_mut(&mut transaction)) };
         if done < 0 {
             let error = io::Error::last_os_error();
             return match error.raw_os_error() {
