@@ -53,10 +53,11 @@ struct Stage {
 
 /// All of it, with what was measured.
 struct Scene {
+    /// First, so that it ends before what it runs on goes.
+    running: Option<(Driver, NodeClient<Channel>)>,
     node: Arc<Node>,
     bad: Registry,
     good: Registry,
-    running: Option<(Driver, NodeClient<Channel>)>,
     served: usize,
     slowest: Duration,
     slowest_start: Duration,
