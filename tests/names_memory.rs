@@ -7,8 +7,7 @@
 use std::{
     fs::{self, File},
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    process::{self, Command},
+    path::Path,
     time::Instant,
 };
 
@@ -22,57 +21,13 @@ use ovl::{
 };
 use tempfile::TempDir;
 
+use self::many_names::{FLAT, Group, fill, name};
+
+#[path = "support/many_names.rs"]
+mod many_names;
+
 /// Names the directory of a test, in the process that it starts.
 const AT: &str = "OVL_TEST_NAMES_AT";
-/// Names in a directory.
-const IN_EACH: u64 = 1_282;
-/// The directory with a fifth of all, deep down, where little memory is left for its names; and how many directories that makes.
-const FLAT: (&str, u64) = ("1/2/3/4/5/6/7/flat", 8);
-
-/// A memory cgroup of this machine, in whichever version it has. It is removed when dropped.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(bytes: u64) -> Self {
-        let (v1, name) =
-            (Path::new("/sys/fs/cgroup/memory"), format!("ovl-test-{}", process::id()));
-        let is_v1 = v1.is_dir();
-        let at = if is_v1 { v1 } else { Path::new("/sys/fs/cgroup") }.join(name);
-        fs::create_dir(&at).unwrap();
-        let group = Self(at);
-        let limit = if is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-        fs::write(group.0.join(limit), bytes.to_string()).unwrap();
-        group
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        fs::remove_dir(&self.0).unwrap();
-    }
-}
-
-/// So many names: directories of empty files, and one directory with a fifth of all. Every tenth file is a second name of another.
-fn fill(root: &Path, entries: u64) {
-    let flat = root.join(FLAT.0);
-    fs::create_dir_all(&flat).unwrap();
-    let (mut made, mut directory, mut before) = (FLAT.1, flat, None::<PathBuf>);
-    while made < entries {
-        if made >= entries / 5 && made % IN_EACH == 0 {
-            directory = root.join(format!("directory-{made:07}"));
-            fs::create_dir(&directory).unwrap();
-            made += 1;
-            continue;
-        }
-        let path = directory.join(format!("{:08x}-a-file.json", (made as u32).reverse_bits()));
-        match before.take_if(|_| made % 10 == 0) {
-            Some(before) => fs::hard_link(before, &path).unwrap(),
-            None => drop(File::create_new(&path).unwrap()),
-        }
-        before = Some(path);
-        made += 1;
-    }
-}
 
 /// What the stages of a test may take.
 #[derive(Clone, Copy)]
@@ -132,8 +87,7 @@ fn stages(at: &Path, most: Most) {
     peak("mount", most, || {
         let mounted = mount_image(&LinuxMounts, &image).unwrap();
         let flat = mounted.path().join(FLAT.0);
-        let name = format!("{:08x}-a-file.json", 9_u32.reverse_bits());
-        assert_eq!(fs::metadata(flat.join(name)).unwrap().nlink(), 2);
+        assert_eq!(fs::metadata(flat.join(name(9))).unwrap().nlink(), 2);
         let copy = fs::read_dir(to.join(FLAT.0)).unwrap().count();
         assert_eq!(fs::read_dir(&flat).unwrap().count(), copy);
     });
@@ -151,15 +105,7 @@ fn within(test: &str, entries: u64, most: Most) {
     }
     fill(&folder.path().join("from"), entries);
     let group = Group::new(most.group);
-    let script = "echo $$ > \"$0\" && exec \"$@\"";
-    let status = Command::new("sh")
-        .args(["-c", script])
-        .arg(group.0.join("cgroup.procs"))
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .env(AT, folder.path())
-        .status()
-        .unwrap();
+    let status = group.again(test).env(AT, folder.path()).status().unwrap();
     assert!(status.success(), "{status}: it took more than {} bytes, or see above", most.group);
 }
 

@@ -1,23 +1,15 @@
 //! Work in progress that is no layer.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
-};
+use std::{fs::File, io};
 
 use super::{Store, description::Description};
-use crate::{digest::Digest, sys::durable::at};
+use crate::{digest::Digest, spill::nameless, sys::durable::at};
 
 impl Store {
     /// An empty file on the store's disk. It has no name, so it goes when it is closed, however the process ends.
     pub fn scratch(&self) -> io::Result<File> {
         let path = self.stage();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let file = options.open(&path).map_err(at("make", &path))?;
-        fs::remove_file(&path).map_err(at("remove", &path))?;
-        Ok(file)
+        nameless(&path).map_err(at("make", &path))
     }
 
     /// What a layer takes on the disk, in bytes.
@@ -28,7 +20,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, sync::Arc};
+    use std::{fs, io::Write as _, sync::Arc};
 
     use super::*;
     use crate::sys::mounts::MemoryMounts;

@@ -4,13 +4,13 @@
 #![allow(clippy::print_stdout, reason = "it measures")]
 
 use std::{
-    fs::{self, File},
+    fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    process::{self, Command},
     time::Instant,
 };
 
+use self::many_names::{FLAT, Group, fill, name};
 use super::*;
 use crate::{
     budget::Budget,
@@ -29,6 +29,9 @@ use crate::{
     volumes::{Parts as VolumeParts, Pod, PublishRequest, Settings, VolumeSpec},
 };
 
+#[path = "../../tests/support/many_names.rs"]
+mod many_names;
+
 /// What the process is to do that a test starts; where; and which registry there is.
 const PHASE: &str = "OVL_TEST_NAMES_PHASE";
 const AT: &str = "OVL_TEST_NAMES_AT";
@@ -36,72 +39,15 @@ const HOST: &str = "OVL_TEST_NAMES_HOST";
 /// How many names there are in the long test, for who has no time for all.
 const NAMES: &str = "OVL_TEST_NAMES";
 
-/// Names in a directory.
-const IN_EACH: u64 = 1_282;
-/// The directory with a fifth of all, deep down, where little memory is left for its names; and how many directories that makes.
-const FLAT: (&str, u64) = ("1/2/3/4/5/6/7/flat", 8);
-
 /// The pod whose volumes these are.
 const POD: &str = "pod-names";
 
-/// A memory cgroup of this machine, in whichever version it has. It is removed when dropped.
-struct Group(PathBuf);
-
 impl Group {
-    fn new(bytes: u64) -> Self {
-        let v1 = Path::new("/sys/fs/cgroup/memory");
-        let top = if v1.is_dir() { v1 } else { Path::new("/sys/fs/cgroup") };
-        let group = Self(top.join(format!("ovl-test-names-{}", process::id())));
-        fs::create_dir(&group.0).unwrap();
-        let limit = group.either("memory.limit_in_bytes", "memory.max");
-        fs::write(limit, bytes.to_string()).unwrap();
-        group
-    }
-
-    /// Which of both files it has.
-    fn either(&self, v1: &str, v2: &str) -> PathBuf {
-        let v1 = self.0.join(v1);
-        if v1.exists() { v1 } else { self.0.join(v2) }
-    }
-
     /// The most bytes that it had, with what the kernel kept for it and would have given back.
     fn peak(&self) -> u64 {
         let peak = self.either("memory.max_usage_in_bytes", "memory.peak");
         fs::read_to_string(peak).unwrap().trim().parse().unwrap()
     }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        fs::remove_dir(&self.0).unwrap();
-    }
-}
-
-/// So many names: directories of empty files, and one directory with a fifth of all. Every tenth file is a second name of another.
-fn fill(root: &Path, entries: u64) {
-    let flat = root.join(FLAT.0);
-    fs::create_dir_all(&flat).unwrap();
-    let (mut made, mut directory, mut before) = (FLAT.1, flat, None::<PathBuf>);
-    while made < entries {
-        if made >= entries / 5 && made % IN_EACH == 0 {
-            directory = root.join(format!("directory-{made:07}"));
-            fs::create_dir(&directory).unwrap();
-            made += 1;
-            continue;
-        }
-        let path = directory.join(name(made));
-        match before.take_if(|_| made % 10 == 0) {
-            Some(before) => fs::hard_link(before, &path).unwrap(),
-            None => drop(File::create_new(&path).unwrap()),
-        }
-        before = Some(path);
-        made += 1;
-    }
-}
-
-/// The name of a file: the next ones are far from it in the order of names.
-fn name(number: u64) -> String {
-    format!("{:08x}-a-file.json", (number as u32).reverse_bits())
 }
 
 /// How many names there are beneath a path.
@@ -258,12 +204,8 @@ async fn within(test: &str, entries: u64, disk: u64, most: Most) {
 /// Has a process do one phase, and tells what it took.
 fn start(test: &str, phase: &str, at: &Path, host: &str, most: Most) {
     let (group, begun) = (Group::new(most.group), Instant::now());
-    let script = "echo $$ > \"$0\" && exec \"$@\"";
-    let done = Command::new("sh")
-        .args(["-c", script])
-        .arg(group.0.join("cgroup.procs"))
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("snapshots::names_tests::{test}"), "--ignored", "--nocapture"])
+    let done = group
+        .again(&format!("snapshots::names_tests::{test}"))
         .envs([(PHASE, phase), (AT, at.to_str().unwrap()), (HOST, host)])
         .output()
         .unwrap();

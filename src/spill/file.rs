@@ -5,7 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process,
     sync::{
         Arc,
@@ -39,15 +39,22 @@ impl Scratch {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = self.directory.join(format!("spill-{}-{number}", process::id()));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let made = options.open(&path).and_then(|file| fs::remove_file(&path).map(|()| file));
-        let file = made.map_err(|e| {
+        let file = nameless(&path).map_err(|e| {
             let why = format!("cannot make a temporary file in {}: {e}", self.directory.display());
             io::Error::new(e.kind(), why)
         })?;
         Ok(File { file, end: AtomicU64::new(0), grow: self.grow.clone() })
     }
+}
+
+/// An empty file, for its owner alone, that has the name `path` only until this returns. It is gone when it is closed, however the
+/// process ends.
+pub fn nameless(path: &Path) -> io::Result<fs::File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let file = options.open(path)?;
+    fs::remove_file(path)?;
+    Ok(file)
 }
 
 impl Default for Scratch {

@@ -21,7 +21,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use file::Scratch;
+pub use file::{Scratch, nameless};
 pub use map::{List, Map, Value};
 pub use sort::{Sorted, SortedReader, Sorter};
 pub use spool::{Spool, SpoolReader};
