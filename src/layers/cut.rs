@@ -57,11 +57,11 @@ impl Store {
         let mut keys = std::iter::once(cut_key(id)).chain(later);
         let key = keys.find(|key| !self.has(key)).unwrap_or_else(|| cut_key(id));
         let path = self.stage();
-        durable::create_dir(&path, 0o700)?;
+        durable::create_dir_soon(&path, 0o700)?;
         let folder = Staged(path);
         let staged = StagedCut { store: self.clone(), folder, key };
-        durable::create_dir(&staged.tree(), 0o700)?;
-        durable::create_dir(&staged.aside(), 0o700)?;
+        durable::create_dir_soon(&staged.tree(), 0o700)?;
+        durable::create_dir_soon(&staged.aside(), 0o700)?;
         Ok(staged)
     }
 }
@@ -85,7 +85,7 @@ impl StagedCut {
     /// Keeps it as a layer: its bytes are on the disk before it has its name. `dirty` is what of them may not be there yet. An error
     /// leaves nothing.
     pub fn commit(self, contents: CutContents, dirty: Amount) -> io::Result<()> {
-        durable::remove_tree(&self.aside())?;
+        durable::remove_tree_soon(&self.aside())?;
         durable::settle(&self.tree(), dirty).map_err(at("sync", &self.tree()))?;
         // Made and synced after them, it brings their metadata to the disk.
         Description::of_cut(self.key, &contents).write(&self.folder.0)?;

@@ -269,7 +269,7 @@ const LEFT: &str = "left-";
 
 /// Removes what this process has put into staging. What cannot go gets a name by which [`Store::empty_staging`] takes it for left over.
 pub(super) fn discard(staged: &Path) -> io::Result<()> {
-    durable::remove_tree(staged).inspect_err(|_| {
+    durable::remove_tree_soon(staged).inspect_err(|_| {
         if let Some(name) = staged.file_name() {
             let mut left = OsString::from(LEFT);
             left.push(name);

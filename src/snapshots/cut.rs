@@ -192,7 +192,8 @@ impl Inner {
         let clone = clone.within(self.store.budget().share(), Box::new(Within(room.clone())));
         let mut copy = Copy { inner: self, request, held: &held, stop, clone, room: &room };
         let moment = copy.all()?;
-        let (contents, dirty) = (copy.clone.contents(), copy.clone.dirty());
+        let (contents, dirty, copied) =
+            (copy.clone.contents(), copy.clone.dirty(), copy.clone.copied());
         drop(copy);
         let record = SnapshotRecord {
             format: SnapshotRecord::FORMAT,
@@ -219,7 +220,7 @@ impl Inner {
         staged
             .commit(CutContents { entries, bytes, features }, dirty)
             .and_then(|()| self.store.put_snapshot(record.clone()))
-            .map_err(|source| self.full(request, dirty.bytes, disk(source)))?;
+            .map_err(|source| self.full(request, copied, disk(source)))?;
         tracing::info!(
             snapshot = %record.id, volume = %request.volume, entries, bytes, ?moment, "volume cut"
         );

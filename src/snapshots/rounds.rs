@@ -17,8 +17,9 @@ use crate::{
     volumes::Held,
 };
 
-/// The most rounds before the pod is stopped. Each is shorter than the one before unless the pod writes faster than they copy.
-const ROUNDS: usize = 4;
+/// The most rounds before the pod is stopped. Each is shorter than the one before unless the pod writes faster than they copy; the
+/// first takes its time.
+const ROUNDS: usize = 5;
 
 /// A round that took less than this part of what the pod may stand still is short enough to be the last but one.
 const PART: u32 = 10;
@@ -194,7 +195,7 @@ impl Copy<'_> {
             Ok(source) => return CutError::Room { id: id.clone(), source },
             Err(source) => CutError::Copy { id: id.clone(), volume: volume.clone(), source },
         };
-        self.inner.full(self.request, self.clone.dirty().bytes, error)
+        self.inner.full(self.request, self.clone.copied(), error)
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use super::Room;
-use crate::sys::durable::Amount;
+use crate::sys::durable::{self, Amount, WriteBehind};
 
 /// What is copied between two questions whether to go on.
 const PIECE: u64 = 8 << 20;
@@ -28,8 +28,11 @@ const BUFFER: usize = 256 << 10;
 pub(super) struct Content {
     pub(super) never_shares: bool,
     never_copies: bool,
-    /// What was copied instead.
-    pub(super) copied: Amount,
+    /// Bytes that were copied instead.
+    pub(super) copied: u64,
+    /// What of them nobody was asked to write out.
+    later: Amount,
+    behind: WriteBehind,
 }
 
 impl Content {
@@ -53,6 +56,17 @@ impl Content {
         }
     }
 
+    /// What was copied and is not written out.
+    pub(super) fn dirty(&self) -> Amount {
+        let (later, left) = (self.later, self.behind.left());
+        Amount { files: later.files + left.files, bytes: later.bytes + left.bytes }
+    }
+
+    /// Writes out what was copied of late, if that was begun.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.behind.flush()
+    }
+
     /// Gives the empty file `to` the content of `from`, of `size` bytes, with its holes. Returns whether it was done: not if `go_on`
     /// says no.
     pub(super) fn copy(
@@ -62,7 +76,10 @@ impl Content {
         size: u64,
         within: &Within<'_>,
     ) -> io::Result<bool> {
-        self.copied.files += 1;
+        match within.writes_out {
+            true => self.behind.begin(to)?,
+            false => self.later.files += 1,
+        }
         let mut done = 0;
         while done < size {
             let begin = match seek(from, SeekFrom::Data(done)) {
@@ -97,7 +114,8 @@ impl Content {
             if !(within.go_on)() {
                 return Ok(false);
             }
-            let piece = (end - at).min(PIECE);
+            let most = if within.writes_out { durable::PIECE } else { PIECE };
+            let piece = (end - at).min(most);
             within.takes(piece)?;
             let copied = self.copy_piece(from, to, at, piece)?;
             if copied == 0 {
@@ -105,7 +123,11 @@ impl Content {
                 break;
             }
             at += copied;
-            self.copied.bytes += copied;
+            self.copied += copied;
+            match within.writes_out {
+                true => self.behind.wrote(copied)?,
+                false => self.later.bytes += copied,
+            }
         }
         Ok(true)
     }
@@ -135,6 +157,8 @@ pub(super) struct Within<'c> {
     pub(super) go_on: &'c dyn Fn() -> bool,
     /// The disk's room.
     pub(super) room: Option<&'c dyn Room>,
+    /// Whether what is copied is written out as it is copied, in small pieces, between which the disk is left to others.
+    pub(super) writes_out: bool,
 }
 
 impl Within<'_> {
@@ -142,6 +166,20 @@ impl Within<'_> {
     pub(super) fn takes(&self, bytes: u64) -> io::Result<()> {
         self.room.map_or(Ok(()), |room| room.copy(bytes.next_multiple_of(BLOCK)))
     }
+}
+
+/// Writes out a file of `size` bytes that is about to be copied or shared, in pieces. Returns whether it was done: not if `go_on` says
+/// no.
+pub(super) fn write_out(from: &File, size: u64, within: &Within<'_>) -> io::Result<bool> {
+    let mut done = 0;
+    while done < size {
+        if !(within.go_on)() {
+            return Ok(false);
+        }
+        durable::write_out_piece(from, done)?;
+        done += durable::PIECE;
+    }
+    Ok(true)
 }
 
 /// Whether all bytes of a file of this size are in memory, as they are when it was written in the common way, or read, of late.

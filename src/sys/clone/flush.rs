@@ -21,7 +21,7 @@ pub(super) const LITTLE: u64 = 16 << 20;
 /// What became of a round's dirty bytes until now.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
-    /// Everything on the disk was written out since the round began, or need not be.
+    /// See [`Self::is_done`].
     is_done: bool,
     /// What all of it costs.
     all: u64,
@@ -57,9 +57,9 @@ impl Flush {
         Ok(())
     }
 
-    /// Writes out a file whose bytes are about to be copied. To share them does so by itself.
-    pub(super) fn file(&self, file: &File) -> io::Result<()> {
-        if self.is_done { Ok(()) } else { durable::write_out(file) }
+    /// Whether everything on the disk was written out since the round began, or need not be.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done
     }
 }
 

@@ -8,7 +8,8 @@
 //! at once, or file by file in the round, where neighbours have written more than this tree. [`TreeClone::catch_up`] then goes
 //! through the tree and takes again whatever is not as it was seen in the round before, so that after a round in which nobody writes
 //! the copy is the tree. Files share their bytes with the copy where the file system can do that (`FICLONE`), and are copied with
-//! their holes where not. So the last round, in which writers are made to stand still, costs a look at each entry, and the bytes of
+//! their holes where not. The first round, for which nobody waits, writes out what it copies in pieces and leaves the disk to others
+//! between them; the rounds behind it are quick, so that little changes meanwhile. So the last round, in which writers are made to stand still, costs a look at each entry, and the bytes of
 //! what changed since the round before.
 //!
 //! What tells a change is the inode's number, size, times, mode and links. Any change moves ctime, but for two that this minds:
@@ -250,6 +251,10 @@ impl TreeClone {
         let noted = walk.finish().map_err(CloneError::Notes)?;
         (self.seen, self.contents) = (Some(noted.0), noted.1);
         walked?;
+        if what == Round::Early {
+            let failed = |source| CloneError::Sync { path: self.to.clone(), source };
+            self.content.flush().map_err(failed)?;
+        }
         self.since = self.synced;
         Ok(())
     }
@@ -257,13 +262,18 @@ impl TreeClone {
     /// Frees what the rounds until now have replaced.
     pub fn tidy(&mut self) -> Result<(), CloneError> {
         let path = &self.aside;
-        durable::remove_tree(path)
-            .and_then(|()| durable::create_dir(path, 0o700))
+        durable::remove_tree_soon(path)
+            .and_then(|()| durable::create_dir_soon(path, 0o700))
             .map_err(|source| CloneError::Entry { path: path.clone(), source })
     }
 
     /// What of the copy is not on the disk yet: files that share their bytes with the tree's have them there.
     pub fn dirty(&self) -> Amount {
+        self.content.dirty()
+    }
+
+    /// Bytes that were copied so far, and not shared with the tree's.
+    pub fn copied(&self) -> u64 {
         self.content.copied
     }
 

@@ -10,14 +10,17 @@ use rustix::fs::{
 use super::{
     CloneError, Round,
     bounds::Bounds,
-    content::is_cached,
+    content::{is_cached, write_out},
     dress::{Dressed, Original, Weight},
     entry::Found,
     notes::{Note, State},
     seen::{Look, Taken, allocated, bytes, now},
     walk::{Pair, STEP, Walk, is_race, os},
 };
-use crate::{spill::Value, sys::beneath};
+use crate::{
+    spill::Value,
+    sys::{beneath, durable},
+};
 
 /// The most of a path that one call takes, with room to spare.
 const PATH: usize = 4_000;
@@ -223,11 +226,17 @@ impl Walk<'_> {
     ) -> io::Result<Option<Taken>> {
         let size = stat.st_size.cast_unsigned();
         self.flush.count(look, self.disk)?;
+        let in_pieces = self.within.writes_out && !self.flush.is_done();
+        if in_pieces && !write_out(from, size, &self.within)? {
+            return Ok(None);
+        }
         if self.content.share(from, to, size)? {
             self.within.room.map_or(Ok(()), |room| room.share(allocated(stat)))?;
             return Ok(Some(Taken::default()));
         }
-        self.flush.file(from)?;
+        if !in_pieces && !self.flush.is_done() {
+            durable::write_out(from)?;
+        }
         let maybe_direct = self.may_be_direct(look) && !is_cached(from, size);
         let done = self.content.copy(from, to, size, &self.within)?;
         Ok(done.then_some(Taken { maybe_direct, torn: true }))

@@ -557,7 +557,7 @@ fn a_copy_asks_for_room_before_it_writes_and_holes_take_none() {
     let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
     let CloneError::Entry { path, source } = error else { panic!("{error}") };
     assert_eq!((path, source.kind()), ("more".into(), io::ErrorKind::StorageFull));
-    assert_eq!(case.clone.dirty().bytes, (36 << 20) + 1);
+    assert_eq!(case.clone.copied(), (36 << 20) + 1);
 }
 
 /// They take no room of the disk, and are somebody's nevertheless.
@@ -787,6 +787,45 @@ fn privileged_a_neighbours_bytes_are_not_written_out_for_a_copy() {
         disk.boot();
         let neighbour = fs::read(at.join("neighbour")).unwrap_or_default();
         assert!(neighbour != vec![1; 100 << 20], "{fs_type}");
+    }
+}
+
+/// So nobody who syncs a file meanwhile waits for much of it, and what makes it durable in the end has little left to do. While the
+/// writers stand still nothing is waited for.
+#[test]
+#[ignore = "needs root: mounts file systems on loop devices"]
+fn privileged_a_copy_reaches_the_disk_while_it_is_made() {
+    // Neither shares bytes.
+    let cases: [(&str, &[&str]); 2] = [("ext4", &[]), ("xfs", &["-m", "reflink=0"])];
+    for (fs_type, options) in cases {
+        let scratch = Scratch::new();
+        let at = scratch.folder("disk");
+        let disk = Disk::with(&scratch, fs_type, options, &at);
+        let mut case = Case::new(&at);
+        let (budget, room) = (Arc::new(Budget::default()), Counted::up_to(u64::MAX));
+        case.clone = case.clone.within(budget.share(), Box::new(room.clone()));
+        (0..100).for_each(|n| case.write(&format!("small/{n}"), vec![1; 200 << 10]));
+        case.write("large", vec![2; 40 << 20]);
+        disk.sync();
+        let (before, most, asked) = (disk.written(), Cell::new(0), Cell::new(0));
+        let look = || {
+            let left = room.copied.load(Relaxed).saturating_sub(disk.written() - before);
+            most.set(most.get().max(left));
+            asked.set(asked.get() + 1);
+            true
+        };
+        case.clone.sync().unwrap();
+        case.clone.catch_up(Round::Early, &look).unwrap();
+        case.assert_same(fs_type);
+        assert!(most.get() <= 3 << 20, "{fs_type}: {} bytes were not written out", most.get());
+        assert!(asked.get() >= 140, "{fs_type}: asked {} times whether to go on", asked.get());
+        assert_eq!(case.clone.dirty(), Amount::default(), "{fs_type}");
+
+        case.write("changed", vec![3; 8 << 20]);
+        case.clone.sync().unwrap();
+        case.clone.catch_up(Round::Still, &always).unwrap();
+        let left = Amount { files: 1, bytes: 8 << 20 };
+        assert_eq!(case.clone.dirty(), left, "{fs_type}: written out while writers stood still");
     }
 }
 

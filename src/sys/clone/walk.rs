@@ -96,6 +96,9 @@ impl<'c> Walk<'c> {
         };
         let (from, to, aside) = (open(&clone.from)?, open(&clone.to)?, open(&clone.aside)?);
         let seen = clone.seen.take();
+        // The first round has the most to take and nobody who waits for it. One that follows takes what was written during the one
+        // before, and so has to be quick.
+        let writes_out = what == Round::Early && seen.is_none();
         Ok(Self {
             from,
             to,
@@ -103,7 +106,7 @@ impl<'c> Walk<'c> {
             content: &mut clone.content,
             flush: &mut clone.flush,
             disk: &clone.disk,
-            within: Within { go_on, room: clone.room.as_deref() },
+            within: Within { go_on, room: clone.room.as_deref(), writes_out },
             what,
             direct_since: (begun.0.saturating_sub(LONGEST_IO), 0),
             moved: &mut clone.moved,

@@ -5,6 +5,7 @@
 //! [`note`] is for what may wait for the journal: no call of it syncs.
 //! Deliberately absent: retries, and any knowledge of what is written.
 
+mod behind;
 pub mod note;
 mod remove;
 #[cfg(test)]
@@ -20,7 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, syncfs};
 
 use super::beneath;
-pub use remove::remove_tree;
+pub use behind::{PIECE, WriteBehind, write_out_piece};
+pub use remove::{remove_tree, remove_tree_soon};
 pub use tree::{Amount, settle, unwritten, write_out};
 
 /// Begins the name of every file that [`write_atomic`] has not yet renamed into place. A crash can
@@ -86,15 +88,27 @@ pub fn sweep(path: &Path) -> io::Result<()> {
 /// A folder that is there already is fine and is left as it is, because it may be in use, or be the
 /// root of a mount. Errors: `AlreadyExists` where something that is no folder has the name.
 pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
+    match make_dir(path, mode)? {
+        true => sync_dir(beneath::parent(path)?),
+        false => Ok(()),
+    }
+}
+
+/// As [`create_dir`], and waits for no disk: after a crash it may be missing.
+pub fn create_dir_soon(path: &Path, mode: u32) -> io::Result<()> {
+    make_dir(path, mode).map(drop)
+}
+
+/// Returns whether it was made.
+fn make_dir(path: &Path, mode: u32) -> io::Result<bool> {
     match fs::create_dir(path) {
         Ok(()) => {
             let folder = open_folder(path)?;
-            folder
-                .set_permissions(fs::Permissions::from_mode(mode))
-                .map_err(at("set the mode of", path))?;
-            sync_dir(beneath::parent(path)?)
+            let set = folder.set_permissions(fs::Permissions::from_mode(mode));
+            set.map_err(at("set the mode of", path))?;
+            Ok(true)
         }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_folder(path) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_folder(path) => Ok(false),
         Err(e) => Err(at("make the folder", path)(e)),
     }
 }

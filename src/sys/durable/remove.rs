@@ -33,6 +33,15 @@ const DEPTH: usize = 256;
 /// Errors: `CrossesDevices`, naming the place, if a mount lies at or beneath `path`. What the mount
 /// shows is untouched; what was removed before it was met stays removed.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match remove_tree_soon(path).and_then(|()| sync_dir(parent(path)?)) {
+        // Nothing lies in what is not there.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// As [`remove_tree`], and waits for no disk: after a crash any of it may be there.
+pub fn remove_tree_soon(path: &Path) -> io::Result<()> {
     let folder = parent(path)?;
     let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
     let Some(name) = name else {
@@ -44,8 +53,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    Walk { here, top: None, start: folder, steps: Vec::new(), lifted: 0 }.remove(name)?;
-    sync_dir(folder)
+    Walk { here, top: None, start: folder, steps: Vec::new(), lifted: 0 }.remove(name)
 }
 
 /// The way from the folder that holds the tree down to the folder being emptied.

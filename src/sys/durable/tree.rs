@@ -26,6 +26,7 @@ use super::{
         space,
     },
     at,
+    behind::WriteBehind,
 };
 
 /// What a file costs beside its bytes, as bytes: to open it and to wait for it by itself.
@@ -61,13 +62,28 @@ pub fn unwritten() -> u64 {
 /// Waits until the bytes of `file` are written out; what is written through a mapping from then on changes its times. Errors of
 /// earlier writes that nobody was told are told. Not enough for a power cut: metadata, and the disk's own cache, are left.
 pub fn write_out(file: &File) -> io::Result<()> {
-    use libc::{SYNC_FILE_RANGE_WAIT_AFTER, SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE};
-    range(file, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
+    range(file, 0, 0, WRITE_OUT)
 }
 
-fn range(file: &File, flags: libc::c_uint) -> io::Result<()> {
+/// The same for `len` bytes from `begin`.
+pub(super) fn write_out_part(file: &File, begin: u64, len: u64) -> io::Result<()> {
+    range(file, begin, len, WRITE_OUT)
+}
+
+/// Has the bytes of `file` written out, and does not wait for them.
+pub(super) fn begin_write_out(file: &File) -> io::Result<()> {
+    range(file, 0, 0, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+const WRITE_OUT: libc::c_uint = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+    | libc::SYNC_FILE_RANGE_WRITE
+    | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+
+/// `sync_file_range(2)`; no bytes are all from `begin` on.
+fn range(file: &File, begin: u64, len: u64, flags: libc::c_uint) -> io::Result<()> {
+    let (begin, len) = (begin.cast_signed(), len.cast_signed());
     // SAFETY: it touches no memory of this process, and the descriptor is open as long as it is borrowed.
-    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } {
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), begin, len, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -94,17 +110,18 @@ pub fn settle(folder: &Path, dirty: Amount) -> io::Result<()> {
     }
 }
 
-/// Writes out every file of a tree: all are begun before any is waited for.
+/// Writes out every file of a tree, in pieces.
 fn write_all(root: &File, dirty: Amount) -> io::Result<bool> {
     if dirty.files > 0 {
-        each(root, &|file| range(file, libc::SYNC_FILE_RANGE_WRITE))?;
-        each(root, &write_out)?;
+        let mut behind = WriteBehind::default();
+        each(root, &mut |file, size| behind.whole(file, size))?;
+        behind.flush()?;
     }
     Ok(true)
 }
 
-/// Goes to each regular file of a tree. One folder is open for each step down; a tree that is kept is at most 256 deep.
-fn each(root: &File, visit: &dyn Fn(&File) -> io::Result<()>) -> io::Result<()> {
+/// Goes to each regular file of a tree, with its size. One folder is open for each step down; a tree that is kept is at most 256 deep.
+fn each(root: &File, visit: &mut dyn FnMut(&File, u64) -> io::Result<()>) -> io::Result<()> {
     let step = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let mut open = vec![Dir::read_from(root)?];
     while let Some(folder) = open.last_mut() {
@@ -128,7 +145,7 @@ fn each(root: &File, visit: &dyn Fn(&File) -> io::Result<()>) -> io::Result<()> 
         if how == READ {
             open.push(Dir::new(fd)?);
         } else {
-            visit(&File::from(fd))?;
+            visit(&File::from(fd), stat.st_size.cast_unsigned())?;
         }
     }
     Ok(())
