@@ -9,8 +9,8 @@
 //! through the tree and takes again whatever is not as it was seen in the round before, so that after a round in which nobody writes
 //! the copy is the tree. Files share their bytes with the copy where the file system can do that (`FICLONE`), and are copied with
 //! their holes where not. The first round, for which nobody waits, writes out what it copies in pieces and leaves the disk to others
-//! between them; the rounds behind it are quick, so that little changes meanwhile. So the last round, in which writers are made to stand still, costs a look at each entry, and the bytes of
-//! what changed since the round before.
+//! between them; the rounds behind it are quick, so that little changes meanwhile. So the last round, in which writers are made to
+//! stand still, costs a look at each entry, and the bytes of what changed since the round before.
 //!
 //! What tells a change is the inode's number, size, times, mode and links. Any change moves ctime, but for two that this minds:
 //! one within the clock's tick, and a write through a mapping that the kernel had made writable before. To write a file out makes

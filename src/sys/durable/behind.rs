@@ -12,7 +12,8 @@ use std::{
 
 use super::tree::{Amount, begin_write_out, write_out, write_out_part};
 
-/// How many bytes are written out together; and of how many files at most, each of which is open until then.
+/// How many bytes are written out together; and of how many files at most, each of which is open until then. In pieces of 256 KiB a
+/// copy took more than twice as long (100 MB, ext4, Linux 6.18), and a neighbour's syncs gained little.
 pub const PIECE: u64 = 1 << 20;
 const FILES: usize = 64;
 
