@@ -6,6 +6,10 @@
 //! is made so at once. A layer on others is kept by the ChainID of the stack up to it, and that key stands for it in the volume's stack and in the
 //! image's record; by it the next pull finds it without a fetch.
 //!
+//! The images of one volume are made each for itself: a directory that no layer of an image names is root's, 0755, also over another
+//! image that has it otherwise (docs/volumes.md). Made onto those below, an image would be fetched and stored once for each set of
+//! images that it is ever laid over.
+//!
 //! It holds bytes of the layers below, which its own origins do not vouch for. So it is given only together with all of these, each
 //! of them to a pod that may have it: as a layer of an image, never because an image claims its key for a diff id.
 

@@ -265,6 +265,63 @@ async fn privileged_directories_that_a_layer_does_not_name_keep_their_owner_and_
     node.unpublish("parents-d").await;
 }
 
+/// docs/volumes.md, "Several images in one volume".
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn privileged_directories_and_the_root_are_those_of_the_last_image() {
+    let registry = FakeRegistry::start().await;
+    let directory = |name, mode, owner| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(mode);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_mtime(1_234_567_890);
+        header.set_size(0);
+        (name, header)
+    };
+    let named = |entries: &[(&str, tar::Header)], file: &str| {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, header) in entries {
+            tar.append_data(&mut header.clone(), name, &[][..]).unwrap();
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        tar.append_data(&mut header, file, &[][..]).unwrap();
+        tar.into_inner().unwrap()
+    };
+    let base = named(&[directory("./", 0o750, 5), directory("tmp", 0o1777, 7)], "tmp/base");
+    let names = named(&[directory("tmp", 0o1770, 8)], "tmp/names");
+    registry.push_image("base", "1", std::slice::from_ref(&base), true);
+    registry.push_image("seed", "1", &[layer(&[("tmp/seed", File("s"))])], true);
+    registry.push_image("names", "1", &[names], true);
+    // What docs/volumes.md says to do instead.
+    registry.push_image("from", "1", &[base, layer(&[("tmp/seed", File("s"))])], true);
+    let known = 1_234_567_890;
+    let node = Node::new(&registry);
+    for (id, images, root, tmp) in [
+        ("base-seed", vec!["base", "seed"], (0o755, 0, 0), (0o755, 0, 0)),
+        ("seed-base", vec!["seed", "base"], (0o750, 5, known), (0o1777, 7, known)),
+        ("base-names", vec!["base", "names"], (0o755, 0, 0), (0o1770, 8, known)),
+        ("from", vec!["from"], (0o755, 0, 0), (0o1777, 7, known)),
+    ] {
+        let holds = images.clone();
+        let images: Vec<_> = images.iter().map(|name| registry.reference(name, "1")).collect();
+        node.volumes.publish(node.request(id, spec(&images, PullPolicy::Always))).await.unwrap();
+        let seen = |name: &str| {
+            let meta = fs::metadata(node.target(id).join(name)).unwrap();
+            (meta.mode() & 0o7777, meta.uid(), meta.mtime())
+        };
+        let (mode, owner, _) = seen(".");
+        assert_eq!((mode, owner), (root.0, root.1), "{id}: the root");
+        assert_eq!(seen("tmp"), tmp, "{id}");
+        for file in holds.into_iter().filter(|file| *file != "from") {
+            assert!(node.target(id).join("tmp").join(file).exists(), "{id}: {file}");
+        }
+        node.unpublish(id).await;
+    }
+}
+
 /// HAZARDS 29: what such a layer holds of a private one goes to nobody who may not have that.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
