@@ -117,6 +117,7 @@ impl Store {
         }
         Description::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
         origins::write(&staged.0, std::slice::from_ref(origin)).map_err(disk)?;
+        self.ages.comes(&key);
         match durable::rename(&staged.0, &self.layer(&key)) {
             // The same key means the same tree.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.has(&key) => {

@@ -14,8 +14,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
-
 use super::{CollectError, ImageRecord, Store, description::Description, store::discard};
 use crate::{digest::Digest, sys::durable};
 
@@ -50,8 +48,8 @@ struct Round<'s> {
     store: &'s Store,
     /// Layers that records name.
     roots: HashSet<Digest>,
-    /// What is here: bytes, and when it came.
-    here: HashMap<Digest, (u64, Timestamp)>,
+    /// What is here: bytes, and since when.
+    here: HashMap<Digest, (u64, Duration)>,
     done: Collected,
 }
 
@@ -105,10 +103,10 @@ impl<'s> Round<'s> {
         for diff_id in store.layers()? {
             let known = match Description::read(&store.layer(&diff_id)) {
                 // A cut belongs to no image that could be on its way.
-                Ok(cut) if cut.diff_id.is_none() => (cut.image_bytes, Timestamp::UNIX_EPOCH),
-                Ok(layer) => (layer.image_bytes, layer.added),
+                Ok(cut) if cut.diff_id.is_none() => (cut.image_bytes, Duration::MAX),
+                Ok(layer) => (layer.image_bytes, store.ages.of(&diff_id, layer.added)),
                 // It cannot be mounted; its size is not known and matters less.
-                Err(_) => (0, Timestamp::UNIX_EPOCH),
+                Err(_) => (0, Duration::MAX),
             };
             here.insert(diff_id, known);
         }
@@ -127,11 +125,8 @@ impl<'s> Round<'s> {
         self.done.images += self.store.trim_images(&self.roots)?;
         let mut reached = self.roots.clone();
         reached.extend(self.store.images().iter().flat_map(|image| &image.layers).copied());
-        let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
-        let now = Timestamp::now();
-        let lost = |(diff_id, (_, added)): (&Digest, &(u64, Timestamp))| {
-            let old = now.duration_since(*added) >= grace;
-            (old && !reached.contains(diff_id)).then_some(*diff_id)
+        let lost = |(diff_id, (_, age)): (&Digest, &(u64, Duration))| {
+            (*age >= grace && !reached.contains(diff_id)).then_some(*diff_id)
         };
         for diff_id in self.here.iter().filter_map(lost).collect::<Vec<_>>() {
             self.remove(&diff_id);
@@ -214,6 +209,7 @@ impl Store {
             }
             durable::rename(&self.layer(diff_id), &staged)?;
             self.origins.forget(diff_id);
+            self.ages.gone(diff_id);
             // Volumes that are made of it would have kept it from here.
             self.lowers.close(diff_id);
         }

@@ -87,6 +87,35 @@ fn what_nothing_reaches_goes_after_its_grace() {
     assert!(!store.has(&leased));
 }
 
+/// Has a layer's description say that it came when a clock showed that year: as if it was set since then.
+fn came_in(folder: &Path, layer: &Digest, year: u16) {
+    let path = folder.join("layers").join(layer.hex()).join("layer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut description: serde_json::Value = serde_json::from_str(&text).unwrap();
+    description["added"] = format!("{year}-01-01T00:00:00Z").into();
+    fs::write(&path, description.to_string()).unwrap();
+}
+
+#[test]
+fn a_clock_that_was_set_back_hides_no_lost_layer_and_one_set_on_takes_none_too_early() {
+    let folder = TempDir::new().unwrap();
+    let patient = Marks { grace: Duration::from_secs(600), ..NOW };
+    let store = store(folder.path());
+    let (set_back, set_on) = (add(&store, "set back"), add(&store, "set on"));
+    came_in(folder.path(), &set_back, 2999);
+    came_in(folder.path(), &set_on, 2000);
+    assert_eq!(store.collect(nothing, &patient, 0).unwrap().layers, 0, "both have just come");
+    drop(store);
+    // Another process does not know when they came, and has the store for no time.
+    let store = self::store(folder.path());
+    assert_eq!(store.collect(nothing, &patient, 0).unwrap().layers, 1);
+    assert!(store.has(&set_back) && !store.has(&set_on));
+    assert_eq!(store.collect(nothing, &NOW, 0).unwrap().layers, 1);
+    let again = add(&store, "set back");
+    came_in(folder.path(), &again, 2999);
+    assert_eq!(store.collect(nothing, &NOW, 0).unwrap().layers, 1);
+}
+
 #[test]
 fn an_image_that_no_reference_means_any_more_goes() {
     let folder = TempDir::new().unwrap();
@@ -156,6 +185,32 @@ fn need_makes_images_go_too_but_not_for_what_cannot_fit() {
     assert_eq!(left_on(50, 50), ["shared", "first", "second", "third"]);
     assert_eq!(left_on(50, 55), ["shared", "first", "second"]);
     assert_eq!(left_on(50, 500), ["shared", "first", "second", "third"]);
+}
+
+#[test]
+fn an_image_that_is_used_after_the_clock_was_set_back_is_the_last_to_go() {
+    let folder = TempDir::new().unwrap();
+    let manifest = |n: u8| Digest::of(&[n]);
+    {
+        let store = store(folder.path());
+        for n in [1, 2] {
+            store.put_image("a:1", manifest(n), &[], &ImageDetails::default()).unwrap();
+        }
+        let path = folder.path().join("images").join(format!("{}.json", manifest(2).hex()));
+        let text = fs::read_to_string(&path).unwrap();
+        let mut later: serde_json::Value = serde_json::from_str(&text).unwrap();
+        later["resolved"] = "2999-01-01T00:00:00Z".into();
+        fs::write(&path, later.to_string()).unwrap();
+    }
+    let store = store(folder.path());
+    let order =
+        |store: &Store| store.images().iter().map(|image| image.manifest).collect::<Vec<_>>();
+    assert_eq!(order(&store), [manifest(1), manifest(2)]);
+    store.use_image(&manifest(1));
+    assert_eq!(order(&store), [manifest(2), manifest(1)]);
+    store.put_image("a:3", manifest(3), &[], &ImageDetails::default()).unwrap();
+    store.use_image(&manifest(2));
+    assert_eq!(order(&store), [manifest(1), manifest(3), manifest(2)]);
 }
 
 #[test]

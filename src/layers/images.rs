@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{ImagesError, Store};
@@ -235,6 +235,13 @@ fn file_name(manifest: &Digest) -> String {
     format!("{}.json", manifest.hex())
 }
 
+/// A time for a use that is later than all that are known, also where the clock was set back: uses are compared with each other alone.
+fn next_use(known: &BTreeMap<Digest, Known>) -> Timestamp {
+    let latest = known.values().map(|known| known.image.last_use()).max();
+    let next = latest.and_then(|latest| latest.checked_add(SignedDuration::from_nanos(1)).ok());
+    Timestamp::now().max(next.unwrap_or(Timestamp::MIN))
+}
+
 /// Drops the oldest of too many.
 fn latest<T>(names: &mut Vec<T>) {
     names.drain(..names.len().saturating_sub(NAMES));
@@ -291,7 +298,7 @@ impl Store {
         indexes.extend(details.index);
         latest(&mut indexes);
         config_digest = details.config_digest.or(config_digest);
-        let (layers, resolved) = (layers.to_vec(), Timestamp::now());
+        let (layers, resolved) = (layers.to_vec(), next_use(&self.images.known()));
         let image = ImageRecord {
             manifest,
             references,
@@ -315,9 +322,9 @@ impl Store {
 
     /// Notes that a volume is made of an image, so that others go first when the disk is full. Best effort.
     pub fn use_image(&self, manifest: &Digest) {
-        let now = Timestamp::now();
         {
             let mut known = self.images.known();
+            let now = next_use(&known);
             let Some(Known { image, .. }) = known.get_mut(manifest) else { return };
             let same_hour = image.last_use().as_second() / HOUR == now.as_second() / HOUR;
             Arc::make_mut(image).used = Some(now);

@@ -27,6 +27,7 @@
 //! Deliberately absent: registries and credentials (a layer arrives as bytes), and whatever an upper is.
 
 mod add;
+mod ages;
 mod collect;
 #[cfg(test)]
 mod collect_tests;

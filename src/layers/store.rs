@@ -13,8 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Form, OpenError, images::Images, lease::Leases, lower::Lowers, origins::Origins, room::Disk,
-    snapshots::Snapshots,
+    Form, OpenError, ages::Ages, images::Images, lease::Leases, lower::Lowers, origins::Origins,
+    room::Disk, snapshots::Snapshots,
 };
 use crate::{
     budget::Budget,
@@ -46,6 +46,7 @@ pub struct Store {
     pub(super) snapshots: Snapshots,
     pub(super) origins: Origins,
     pub(super) leases: Leases,
+    pub(super) ages: Ages,
     pub(super) disk: Disk,
     /// How new layers are kept.
     pub(super) form: Form,
@@ -119,6 +120,7 @@ impl Store {
             snapshots: Snapshots::load(root.join("snapshots"))?,
             origins: Origins::default(),
             leases: Leases::default(),
+            ages: Ages::default(),
             disk: Disk::default(),
             form: Form::Erofs,
             budget: Arc::default(),
