@@ -342,6 +342,37 @@ async fn privileged_another_node_starts_with_what_was_pushed() {
     }
 }
 
+/// A VolumeSnapshotContent that an administrator has written may give a pod another namespace's snapshot: its content, not what the
+/// other namespace calls its images and repositories.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_push_does_not_say_where_another_namespaces_images_lie() {
+    let (registry, named) = (FakeRegistry::start().await, Named::default());
+    let base = base(&registry).await;
+    let node = Node::new(&[&registry], &named);
+    change(&node.publish("v", spec(&base.image, None)).await);
+    node.cut("snap-1", "v").await;
+    let pushed = node.push(&push_request("snap-1", &registry, Format::Portable)).await;
+    for (n, whose) in ["ci", "another"].into_iter().enumerate() {
+        let mut record = node.store.snapshot(&"snap-1".parse().unwrap()).unwrap();
+        record.source.namespace = whose.to_owned();
+        node.store.put_snapshot(record).unwrap();
+        let (volume, id) = (format!("r{n}"), format!("of-{whose}"));
+        let at = node.publish(&volume, of("snap-1", None)).await;
+        fs::write(at.join("own"), whose).unwrap();
+        let cut = node.cut(&id, &volume).await;
+        assert_eq!(cut.base, (whose == "ci").then(|| base.image.to_string()), "{whose}");
+        node.push(&push_request(&id, &registry, Format::Portable)).await;
+        let (manifest, config) = document(&registry, &id);
+        let said = format!("{manifest} {config}");
+        for secret in [base.image.to_string(), pushed.image.clone()] {
+            assert_eq!(said.contains(&secret), whose == "ci", "{whose}: {secret} in {said}");
+        }
+        assert_eq!(manifest["annotations"]["dev.csi.ovl.namespace"], "ci");
+        assert_eq!(manifest["annotations"]["dev.csi.ovl.parent"], "snap-1");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
 async fn privileged_a_base_is_streamed_from_its_source_or_else_packed() {
