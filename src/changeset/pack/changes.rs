@@ -40,8 +40,9 @@ pub enum ChangeKind {
 }
 
 /// Tells every change of one upper, folders before what is in them, names in the order of their bytes. Reads the upper alone.
-pub fn changes(upper: &Detached, tell: &mut dyn FnMut(Change)) -> io::Result<()> {
-    below(&Inside::root(upper)?, &[], &[], &Limits::default(), tell)
+/// The names of a large directory go on where `limits` says ([`Limits::scratch`]).
+pub fn changes(upper: &Detached, limits: &Limits, tell: &mut dyn FnMut(Change)) -> io::Result<()> {
+    below(&Inside::root(upper)?, &[], &[], limits, tell)
 }
 
 /// `from` is where the folder's own content lies below.

@@ -190,7 +190,7 @@ fn privileged_changes_are_told_from_the_upper_alone() {
     let base = image(&bench);
     let upper = bench.write(&[base], work);
     let mut told = std::collections::BTreeMap::new();
-    changes(&upper, &mut |change| {
+    changes(&upper, &Limits::default(), &mut |change| {
         told.insert(String::from_utf8(change.path).unwrap(), change.kind);
     })
     .unwrap();

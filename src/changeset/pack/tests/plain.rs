@@ -6,6 +6,10 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::symlink, net::UnixListener},
     path::PathBuf,
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use super::*;
@@ -324,4 +328,30 @@ fn a_tree_that_cannot_be_read_is_named() {
             .unwrap_err();
     assert!(matches!(error, PackError::Unseen(_)), "{error}");
     assert!(error.to_string().contains("\"file\""), "{error}");
+}
+
+/// In a container the system's directory for temporary files may be small, or read-only.
+#[test]
+fn the_names_of_a_large_directory_go_where_the_caller_has_room_for_them() {
+    let (tree, room) = (Scratch::new(), Scratch::new());
+    let deep = tree.folder("a/b/c/d/e/f/g");
+    for n in 0..400 {
+        fs::write(deep.join(format!("{n:0200}")), "").unwrap();
+    }
+    let upper = LinuxMounts.open_dir(tree.path()).unwrap();
+    let told = |scratch| {
+        let (limits, mut told) = (Limits { scratch, ..Limits::default() }, 0);
+        changes(&upper, &limits, &mut |_| told += 1).map(|()| told)
+    };
+    let asked = Arc::<AtomicU64>::default();
+    let asking = asked.clone();
+    let scratch = crate::spill::Scratch::new(room.path()).asking(move |bytes| {
+        asking.fetch_add(bytes, Relaxed);
+        Ok(())
+    });
+    assert_eq!(told(scratch).unwrap(), 7 + 400);
+    assert!(asked.load(Relaxed) > 400 * 200);
+    let nowhere = crate::spill::Scratch::new(room.path().join("absent"));
+    let error = told(nowhere).unwrap_err();
+    assert!(error.to_string().contains("/absent"), "{error}");
 }
