@@ -1,6 +1,7 @@
 //! `ovl node`: the engine of one node behind its CSI socket.
 
 pub(super) mod args;
+mod networks;
 
 use std::{
     path::{Path, PathBuf},
@@ -38,9 +39,6 @@ pub(super) use args::NodeArgs;
 
 /// How long work that blocks may take after the last answer; what is not done then is left as by a crash.
 const LAST_WORK: Duration = Duration::from_secs(5);
-/// For how long the cluster's networks are taken to be the same, and when they are asked for again after a failure.
-const NETWORKS_KEPT: Duration = Duration::from_secs(600);
-const NETWORKS_AGAIN: Duration = Duration::from_secs(30);
 /// How long Events that were told last may take to be written.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -148,10 +146,9 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     let (notices, mut lookup) = told(cluster.as_ref(), secrets_in.is_some());
     let events = cluster.as_ref().map(|cluster| cluster.events.clone());
     let (registries, keyring) = (Arc::new(registries.within(budget)), settings.keyring.clone());
-    if let Some(Cluster { client, .. }) = &cluster {
-        let keep = keep_refusing(client.clone(), registries.clone(), refused);
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(keep));
-    }
+    let known = cluster.as_ref().map(|Cluster { client, .. }| {
+        keep_refusing(client.clone(), registries.clone(), refused, shutdown.clone())
+    });
     if local.is_some() {
         lookup = Arc::new(LocalLookup {
             store: store.clone(),
@@ -181,6 +178,11 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
     .context("cannot look for pods that stand still")?;
     *stopper = Some(engine.clone());
     volumes.recover(GRACE)?;
+    if let Some(known) = known {
+        // Before anything asks a registry for a pod.
+        let wait = networks::wait(&known, networks::Pace::default());
+        shutdown.run_until_cancelled(wait).await;
+    }
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(tidy_forever(volumes.clone())));
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(empty_staging_forever(store.clone())));
     if let (Some(cluster), Some(namespace)) = (cluster, secrets_in) {
@@ -235,23 +237,22 @@ async fn alone(
     }))
 }
 
-/// Has `registries` refuse the cluster's own networks beside `given`. They are read again now and then: a cluster can get more
-/// of them. Until they are read the first time nothing waits: no pod is new to the node before its API server answers.
-async fn keep_refusing(client: Client, registries: Arc<Registries>, given: Vec<Network>) {
-    loop {
-        let wait = match client.own_networks().await {
-            Ok(own) => {
-                let own = own.iter().filter_map(|text| text.parse().ok());
-                registries.refuse(own.chain(given.iter().copied()).collect());
-                NETWORKS_KEPT
-            }
-            Err(error) => {
-                tracing::warn!(%error, "pods may name registries at addresses of the cluster's Services until these are known");
-                NETWORKS_AGAIN
-            }
-        };
-        sleep(wait).await;
-    }
+/// Has `registries` refuse the cluster's own networks beside `given`. Returns what is cancelled when they are known.
+fn keep_refusing(
+    client: Client,
+    registries: Arc<Registries>,
+    given: Vec<Network>,
+    shutdown: CancellationToken,
+) -> CancellationToken {
+    let known = CancellationToken::new();
+    let read = move || {
+        let client = client.clone();
+        async move { client.own_networks().await }
+    };
+    let refuse = move |networks| registries.refuse(networks);
+    let keep = networks::keep(read, given, refuse, known.clone(), networks::Pace::default());
+    tokio::spawn(shutdown.run_until_cancelled_owned(keep));
+    known
 }
 
 /// The cluster that this node is of, and what it is called there.
