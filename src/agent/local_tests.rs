@@ -109,3 +109,18 @@ async fn what_is_no_snapshot_there_is_not_taken_for_one() {
     here.pushed("plain", json!({}));
     assert_eq!(here.find("ci", "plain").await.unwrap_err().class(), Class::Denied);
 }
+
+#[tokio::test]
+async fn no_sentence_of_a_node_without_a_cluster_is_about_a_volume_snapshot() {
+    let here = Here::new().await;
+    here.lookup.store.put_snapshot(kept("ws-1")).unwrap();
+    here.pushed("image", json!({ "dev.csi.ovl.namespace": "ci" }));
+    here.pushed("plain", json!({}));
+    for (namespace, name) in [("other", "ws-1"), ("ci", "ws-2"), ("ci", "image"), ("ci", "plain")] {
+        let said = here.find(namespace, name).await.unwrap_err().to_string();
+        assert!(said.contains(&format!("snapshot {name}")), "{said}");
+        assert!(!said.contains("VolumeSnapshot"), "{said}");
+    }
+    let none = crate::volumes::NoSnapshots.find("ci", "ws-1").await.unwrap_err();
+    assert!(!none.to_string().contains("VolumeSnapshot"), "{none}");
+}

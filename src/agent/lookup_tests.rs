@@ -240,7 +240,7 @@ async fn nothing_and_no_answer_are_told_apart() {
     let nothing = SnapshotsByName::new(FakeApi::default().client(), "ovl.csi.dev", "n");
     let error = nothing.find("ci", "ws-1").await.unwrap_err();
     assert_eq!(error.class(), Class::NotFound);
-    assert!(error.to_string().contains("no VolumeSnapshot ws-1 in namespace ci"), "{error}");
+    assert!(error.to_string().contains("no snapshot ws-1 in namespace ci"), "{error}");
     let away = SnapshotsByName::new(FakeApi::answering(&[503]).client(), "ovl.csi.dev", "n");
     assert_eq!(away.find("ci", "ws-1").await.unwrap_err().class(), Class::Unavailable);
 }

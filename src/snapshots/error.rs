@@ -67,7 +67,7 @@ pub enum CutError {
     /// The pod cannot be made to stand still.
     #[error(
         "snapshot {id}: pod {pod} cannot be made to stand still: {source}; \
-         a VolumeSnapshotClass with `consistency: live` does without"
+         a VolumeSnapshotClass with `consistency: live` does without, and so does `ovl snapshot take --live`"
     )]
     Freeze {
         /// The snapshot.
@@ -80,7 +80,8 @@ pub enum CutError {
     /// The pod would have had to stand still for longer than it may.
     #[error(
         "snapshot {id}: pod {pod} would have had to stand still for more than {within:?}, and goes on; give it longer \
-         (`freezeTimeout` of the VolumeSnapshotClass), or let it be cut live then (`onFreezeTimeout: live`)"
+         (`freezeTimeout` of the VolumeSnapshotClass, `--within` of `ovl snapshot take`), or let it be captured live then \
+         (`onFreezeTimeout: live`, `--or-live`)"
     )]
     Late {
         /// The snapshot.

@@ -152,7 +152,7 @@ pub type PodUid = VolumeId;
 pub struct VolumeSpec {
     /// The images whose layers lie below, bottom first; empty for a volume that starts empty.
     pub images: Vec<Reference>,
-    /// The VolumeSnapshot, of the pod's namespace, whose state it starts with.
+    /// The snapshot, of the pod's namespace, whose state it starts with.
     pub snapshot: Option<String>,
     /// When registries are asked; `None` for [`PullPolicy::default_for`] each image.
     pub pull_policy: Option<PullPolicy>,

@@ -47,8 +47,8 @@ pub enum RestoreError {
     Lookup(#[from] LookupError),
     /// It was never pushed, and this is not its node.
     #[error(
-        "VolumeSnapshot {name} lies on node {node} only: run the pod there, or have snapshots pushed (repository in their \
-         VolumeSnapshotClass)"
+        "snapshot {name} lies on node {node} only: run the pod there, or have snapshots pushed (`repository` in their \
+         VolumeSnapshotClass; without a cluster `ovl snapshot push`)"
     )]
     NodeOnly {
         /// The name.
@@ -58,7 +58,7 @@ pub enum RestoreError {
     },
     /// It was never pushed, and some of its layers are gone.
     #[error(
-        "VolumeSnapshot {name} ({id}) is on this node, but not all of its layers are any more, and it was not pushed: take \
+        "snapshot {name} ({id}) is on this node, but not all of its layers are any more, and it was not pushed: take \
          another one"
     )]
     Lost {
@@ -69,7 +69,7 @@ pub enum RestoreError {
     },
     /// The files that were written would be somebody else's.
     #[error(
-        "VolumeSnapshot {name} was taken of a volume with {}, and this volume has {}: write the same owner",
+        "snapshot {name} was taken of a volume with {}, and this volume has {}: write the same owner",
         shown(*cut), shown(*wanted)
     )]
     OtherOwner {
@@ -82,7 +82,7 @@ pub enum RestoreError {
     },
     /// A part of what was written is below it, and other images have something else there.
     #[error(
-        "VolumeSnapshot {name} has files whose content or place is in its own images, and over others they would be wrong: \
+        "snapshot {name} has files whose content or place is in its own images, and over others they would be wrong: \
          start from it without `image` and `images`"
     )]
     OwnImages {
@@ -94,8 +94,8 @@ pub enum RestoreError {
     Lower(#[from] LowerError),
     /// No kernel could mount it.
     #[error(
-        "VolumeSnapshot {name} and what it lies on have {count} different layers, and overlay takes at most {LAYER_LIMIT}: \
-         squash snapshots earlier (squashAbove in their VolumeSnapshotClass)"
+        "snapshot {name} and what it lies on have {count} different layers, and overlay takes at most {LAYER_LIMIT}: \
+         start from images of fewer layers, or squash snapshots earlier (`squashAbove` in their VolumeSnapshotClass)"
     )]
     TooDeep {
         /// The name.
@@ -180,7 +180,7 @@ impl Inner {
         name: &str,
         progress: &Progress,
     ) -> Result<FoundSnapshot, RestoreError> {
-        progress.awaits(Some(format!("looking VolumeSnapshot {name} up")));
+        progress.awaits(Some(format!("looking snapshot {name} up")));
         let mut pause = FIRST_PAUSE;
         loop {
             match self.snapshots.find(namespace, name).await {

@@ -274,12 +274,51 @@ async fn an_option_that_hides_what_was_written_is_refused() {
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
 }
 
+/// Of a node without a cluster too, which has none: there `ovl snapshot` is named as a way beside the class.
+#[test]
+fn no_sentence_calls_a_snapshot_a_volume_snapshot() {
+    let (name, node) = ("ws-1".to_owned(), "node-1".to_owned());
+    let (namespace, why) = ("ci".to_owned(), "so".to_owned());
+    let lookups = [
+        LookupError::Absent { namespace, name: name.clone() },
+        LookupError::NotReady { name: name.clone(), why: why.clone() },
+        LookupError::Failed { name: name.clone(), why: why.clone() },
+        LookupError::Denied { name: name.clone(), why: why.clone() },
+        LookupError::Unavailable { name: name.clone(), why },
+    ];
+    let id = "snap-1".parse().unwrap();
+    let others = [
+        RestoreError::NodeOnly { name: name.clone(), node },
+        RestoreError::Lost { name: name.clone(), id },
+        RestoreError::OtherOwner { name: name.clone(), cut: None, wanted: None },
+        RestoreError::OwnImages { name: name.clone() },
+        RestoreError::TooDeep { name, count: 600 },
+    ];
+    for error in lookups.map(RestoreError::from).into_iter().chain(others) {
+        let said = error.to_string();
+        let plain = said.replace("VolumeSnapshotClass", "");
+        assert!(said.contains("snapshot ws-1") && !plain.contains("VolumeSnapshot"), "{said}");
+    }
+    let node_only = RestoreError::NodeOnly { name: "ws-1".to_owned(), node: "node-1".to_owned() };
+    assert!(node_only.to_string().contains("`ovl snapshot push`"), "{node_only}");
+}
+
 fn not_ready() -> Result<FoundSnapshot, LookupError> {
     Err(LookupError::NotReady { name: "ws-1".to_owned(), why: "it is being pushed".to_owned() })
 }
 
 fn no_answer() -> Result<FoundSnapshot, LookupError> {
     Err(LookupError::Unavailable { name: "ws-1".to_owned(), why: "a time-out".to_owned() })
+}
+
+/// How often one pull can have looked a snapshot up after so long: at once, and after pauses that double.
+fn looks_within(time: Duration) -> usize {
+    let pauses = (0..20).map(|n| Duration::from_millis(250) * 2_u32.pow(n));
+    let looks = pauses.scan(Duration::ZERO, |at, pause| {
+        *at += pause.min(Duration::from_secs(5));
+        Some(*at)
+    });
+    1 + looks.take_while(|at| *at <= time).count()
 }
 
 /// HAZARDS: an answer at once makes the kubelet pause longer and longer.
@@ -294,20 +333,29 @@ async fn a_snapshot_that_is_not_ready_is_waited_for_as_a_slow_pull_is() {
         request
     };
     node.known.answer("ws-1", [no_answer(), not_ready()]);
-    // The second answer comes after 250 ms, the third would after 750.
-    let call = Duration::from_millis(700);
-    let error = node.volumes.publish(request(call)).await.unwrap_err();
-    assert_eq!(error.class(), Class::Unavailable);
-    let words = "volume fork: VolumeSnapshot ws-1 is not ready yet: it is being pushed";
-    assert!(error.to_string().contains(words), "{error}");
-    node.assert_nothing_left();
+    let began = Instant::now();
+    // Most often it looks twice within a call. On a busy machine the second look may come after it.
+    loop {
+        let error = node.volumes.publish(request(Duration::from_millis(700))).await.unwrap_err();
+        assert_eq!(error.class(), Class::Unavailable, "{error}");
+        node.assert_nothing_left();
+        let said = error.to_string();
+        if said.contains("volume fork: snapshot ws-1 is not ready yet: it is being pushed") {
+            break;
+        }
+        // Or it had not come to the first look.
+        let earlier = ["looking snapshot ws-1 up", "a time-out", "asking the registry"];
+        assert!(earlier.iter().any(|words| said.contains(words)), "{said}");
+    }
 
     let cut = cut_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
     node.volumes.0.store.put_snapshot(record("snap-1", vec![cut], Vec::new())).unwrap();
     node.known.answer("ws-1", [not_ready(), Ok(found("snap-1"))]);
     node.volumes.publish(request(LONG)).await.unwrap();
     assert_eq!(node.mounted().len(), 1);
-    assert!(node.known.asked() <= 4, "the second call joined the first: {}", node.known.asked());
+    // One that a call began anew would look at once, and soon again.
+    let most = looks_within(began.elapsed());
+    assert!(node.known.asked() <= most, "more than {most} looks: not one for both calls");
     assert_eq!((node.told()[0], node.told().last()), ("Pulling", Some(&"Pulled")));
     assert!(node.volumes.0.pending.is_empty());
 }

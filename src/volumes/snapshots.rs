@@ -9,7 +9,7 @@ use crate::{fault::Class, layers::SnapshotId};
 
 /// Finds snapshots by the names that pods know them by.
 pub trait SnapshotLookup: Send + Sync + fmt::Debug {
-    /// The snapshot that the VolumeSnapshot of this name in this namespace stands for.
+    /// The snapshot of this name in this namespace: in a cluster the one that its VolumeSnapshot stands for.
     fn find<'a>(&'a self, namespace: &'a str, name: &'a str) -> Lookup<'a>;
 }
 
@@ -31,11 +31,11 @@ pub struct FoundSnapshot {
     pub owner: Option<Owner>,
 }
 
-/// Why a pod does not get a snapshot.
+/// Why a pod does not get a snapshot. The sentences say "snapshot": a node without a cluster has no VolumeSnapshots.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// There is no such VolumeSnapshot.
-    #[error("there is no VolumeSnapshot {name} in namespace {namespace}")]
+    /// There is none of that name.
+    #[error("there is no snapshot {name} in namespace {namespace}")]
     Absent {
         /// The namespace.
         namespace: String,
@@ -43,7 +43,7 @@ pub enum LookupError {
         name: String,
     },
     /// It is being made.
-    #[error("VolumeSnapshot {name} is not ready yet: {why}")]
+    #[error("snapshot {name} is not ready yet: {why}")]
     NotReady {
         /// The name.
         name: String,
@@ -51,7 +51,7 @@ pub enum LookupError {
         why: String,
     },
     /// It will never be ready.
-    #[error("VolumeSnapshot {name} failed: {why}; make another one")]
+    #[error("snapshot {name} failed: {why}; make another one")]
     Failed {
         /// The name.
         name: String,
@@ -59,7 +59,7 @@ pub enum LookupError {
         why: String,
     },
     /// It is somebody else's, or not bound both ways.
-    #[error("VolumeSnapshot {name} cannot be used: {why}")]
+    #[error("snapshot {name} cannot be used: {why}")]
     Denied {
         /// The name.
         name: String,
@@ -67,7 +67,7 @@ pub enum LookupError {
         why: String,
     },
     /// The cluster did not answer.
-    #[error("cannot look VolumeSnapshot {name} up: {why}")]
+    #[error("cannot look snapshot {name} up: {why}")]
     Unavailable {
         /// The name.
         name: String,

@@ -202,7 +202,7 @@ fn images(image: Option<String>, images: Option<String>) -> Result<Vec<Reference
     written.into_iter().map(parse).collect()
 }
 
-/// The name of a VolumeSnapshot, of the pod's namespace: there is no way to write another's.
+/// The name of a snapshot, of the pod's namespace: there is no way to write another's.
 fn snapshot(name: String) -> Result<String, BadRequest> {
     if is_subdomain(&name) {
         return Ok(name);
@@ -210,7 +210,7 @@ fn snapshot(name: String) -> Result<String, BadRequest> {
     Err(BadRequest::Value {
         key: "snapshot",
         value: shown(&name),
-        accepted: "names of VolumeSnapshots in the pod's namespace".to_owned(),
+        accepted: "names of snapshots in the pod's namespace".to_owned(),
     })
 }
 

@@ -286,7 +286,7 @@ fn a_bad_request_is_told_what_to_do() {
             "unknown attribute \"Image\" in volumeAttributes: accepted are image, images, snapshot, pullPolicy,",
         ),
         (with(&[("b", ""), ("a", "")]), "unknown attribute \"a\""),
-        (with(&[("snapshot", "")]), "snapshot is \"\": accepted are names of VolumeSnapshots in"),
+        (with(&[("snapshot", "")]), "snapshot is \"\": accepted are names of snapshots in"),
         (with(&[("snapshot", "other/ws-1")]), "snapshot is \"other/ws-1\": accepted are names"),
         (with(&[("snapshot", "../ws-1")]), "snapshot is \"../ws-1\""),
         (with(&[("snapshot", "Ws-1")]), "snapshot is \"Ws-1\""),
