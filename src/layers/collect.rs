@@ -10,12 +10,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::PoisonError,
     time::Duration,
 };
 
 use super::{CollectError, ImageRecord, Store, description::Description, store::discard};
-use crate::{digest::Digest, sys::durable};
+use crate::{
+    digest::Digest,
+    sys::{durable, space::Space},
+};
 
 /// When something goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,16 +48,19 @@ pub struct Collected {
 /// One round.
 struct Round<'s> {
     store: &'s Store,
+    _watched: Watched<'s>,
     /// Layers that records name.
     roots: HashSet<Digest>,
     /// What is here: bytes, and since when.
     here: HashMap<Digest, (u64, Duration)>,
+    /// The disk. What is removed is counted rather than asked again: some file systems take their time to give it back.
+    space: Space,
     done: Collected,
 }
 
 impl Store {
-    /// Removes what nothing reaches. Then, where the disk is fuller than the high water mark or has not `need` bytes free,
-    /// forgets images and removes their layers, the least recently used first, until it is below the low one and has them.
+    /// Removes what nothing reaches. Then, where the disk is fuller than the high water mark, forgets images and removes their
+    /// layers, the least recently used first, until it is below the low one.
     ///
     /// `roots` answers every layer, and every manifest of an image, that anything but a lease, a snapshot or an image needs; it is asked after leases are watched. One
     /// that is not sure of all of them answers [`CollectError::Doubt`], and nothing is removed. Blocks.
@@ -63,28 +68,38 @@ impl Store {
         &self,
         roots: impl Fn() -> Result<HashSet<Digest>, CollectError>,
         marks: &Marks,
-        need: u64,
     ) -> Result<Collected, CollectError> {
-        let _alone = self.round.lock().unwrap_or_else(PoisonError::into_inner);
-        self.leases.begin_round();
-        let _watched = Watched(self);
-        if let Some(path) = self.snapshots.unreadable() {
-            let why =
-                format!("{} is not a snapshot's record that this version can read", path.display());
-            return Err(CollectError::Doubt(why));
-        }
-        let mut roots = roots()?;
-        self.close_idle(&roots);
-        for snapshot in self.snapshots() {
-            roots.extend(snapshot.stack);
-            roots.extend(snapshot.manifests);
-        }
+        let _turn = self.rounds.turn();
         let mut round = Round::begin(self, roots)?;
-        round.sweep(marks.grace)?;
-        round.make_room(marks, need)?;
-        round.done.kept_layers = round.here.len() as u64;
-        round.done.kept_bytes = round.here.values().map(|(bytes, _)| bytes).sum();
-        Ok(round.done)
+        round.sweep(marks.grace, None)?;
+        if round.space.used_percent() > marks.high {
+            round.forget_until(|space| space.used_percent() <= marks.low)?;
+        }
+        Ok(round.end())
+    }
+
+    /// Has `need` bytes free on the disk, if that can be, and removes no more than it takes: first what nothing reaches, for
+    /// `grace` at least, then images, the least recently used first. Returns `None` where no round was needed: the room was there, or
+    /// another round found out meanwhile that it cannot be. `roots` as in [`Store::collect`]. Blocks.
+    pub fn make_room(
+        &self,
+        roots: impl Fn() -> Result<HashSet<Digest>, CollectError>,
+        grace: Duration,
+        need: u64,
+    ) -> Result<Option<Collected>, CollectError> {
+        let is_there = || self.space().is_ok_and(|space| space.available >= need);
+        let Some(turn) = self.rounds.turn_for(need, is_there) else { return Ok(None) };
+        let mut round = Round::begin(self, roots)?;
+        round.sweep(grace, Some(need))?;
+        // A layer may claim any size: for one that cannot fit, nobody else's images go.
+        let most = round.space.available.saturating_add(round.idle_bytes());
+        if most >= need {
+            round.forget_until(|space| space.available >= need)?;
+        }
+        if round.space.available < need {
+            turn.in_vain(if most < need { most } else { round.space.available });
+        }
+        Ok(Some(round.end()))
     }
 }
 
@@ -98,7 +113,23 @@ impl Drop for Watched<'_> {
 }
 
 impl<'s> Round<'s> {
-    fn begin(store: &'s Store, roots: HashSet<Digest>) -> Result<Self, CollectError> {
+    fn begin(
+        store: &'s Store,
+        roots: impl Fn() -> Result<HashSet<Digest>, CollectError>,
+    ) -> Result<Self, CollectError> {
+        store.leases.begin_round();
+        let _watched = Watched(store);
+        if let Some(path) = store.snapshots.unreadable() {
+            let why =
+                format!("{} is not a snapshot's record that this version can read", path.display());
+            return Err(CollectError::Doubt(why));
+        }
+        let mut roots = roots()?;
+        store.close_idle(&roots);
+        for snapshot in store.snapshots() {
+            roots.extend(snapshot.stack);
+            roots.extend(snapshot.manifests);
+        }
         let mut here = HashMap::new();
         for diff_id in store.layers()? {
             let known = match Description::read(&store.layer(&diff_id)) {
@@ -110,11 +141,19 @@ impl<'s> Round<'s> {
             };
             here.insert(diff_id, known);
         }
-        Ok(Self { store, roots, here, done: Collected::default() })
+        let space = store.space()?;
+        Ok(Self { store, _watched, roots, here, space, done: Collected::default() })
     }
 
-    /// Forgets images that no reference means any more or that are too many, and removes the layers that nothing reaches.
-    fn sweep(&mut self, grace: Duration) -> Result<(), CollectError> {
+    fn end(mut self) -> Collected {
+        self.done.kept_layers = self.here.len() as u64;
+        self.done.kept_bytes = self.here.values().map(|(bytes, _)| bytes).sum();
+        self.done
+    }
+
+    /// Forgets images that no reference means any more or that are too many, and removes the layers that nothing reaches, until
+    /// there are `need` bytes free.
+    fn sweep(&mut self, grace: Duration, need: Option<u64>) -> Result<(), CollectError> {
         for image in
             self.store.images().into_iter().filter(|image| {
                 image.references.is_empty() && !self.roots.contains(&image.manifest)
@@ -129,24 +168,20 @@ impl<'s> Round<'s> {
             (*age >= grace && !reached.contains(diff_id)).then_some(*diff_id)
         };
         for diff_id in self.here.iter().filter_map(lost).collect::<Vec<_>>() {
+            if need.is_some_and(|need| self.space.available >= need) {
+                break;
+            }
             self.remove(&diff_id);
         }
         Ok(())
     }
 
-    /// Forgets images until the disk has room.
-    fn make_room(&mut self, marks: &Marks, need: u64) -> Result<(), CollectError> {
-        let mut space = self.store.space()?;
-        // A layer may claim any size: for one that cannot fit, nobody else's images go.
-        let fits = space.available.saturating_add(self.idle_bytes()) >= need;
-        let need = if fits { need } else { 0 };
-        // Above the high mark down to the low one; else no further than there is need.
-        let full = if space.used_percent() > marks.high { marks.low } else { 100 };
+    /// Forgets images until the disk is as it should be.
+    fn forget_until(&mut self, enough: impl Fn(&Space) -> bool) -> Result<(), CollectError> {
         let mut images = self.store.images().into_iter();
-        while space.used_percent() > full || space.available < need {
+        while !enough(&self.space) {
             let Some(image) = images.next() else { break };
-            // Counted rather than asked again: some file systems take their time to give back what was removed.
-            space.available = space.available.saturating_add(self.forget(&image)?);
+            self.forget(&image)?;
         }
         Ok(())
     }
@@ -158,8 +193,8 @@ impl<'s> Round<'s> {
         self.here.iter().filter(|(d, _)| idle(d)).map(|(_, (bytes, _))| bytes).sum()
     }
 
-    /// Forgets an image with the layers that only it has; answers their bytes. One that would free nothing stays.
-    fn forget(&mut self, image: &ImageRecord) -> Result<u64, CollectError> {
+    /// Forgets an image with the layers that only it has. One that would free nothing stays.
+    fn forget(&mut self, image: &ImageRecord) -> Result<(), CollectError> {
         let images = self.store.images();
         let others = images.iter().filter(|other| other.manifest != image.manifest);
         let shared: HashSet<Digest> = others.flat_map(|other| &other.layers).copied().collect();
@@ -170,30 +205,28 @@ impl<'s> Round<'s> {
         // A snapshot of a volume that is made of it would go on from its config.
         let needed = self.roots.contains(&image.manifest);
         if idle.is_empty() || needed || !self.store.drop_image(image)? {
-            return Ok(0);
+            return Ok(());
         }
         self.done.images += 1;
         tracing::info!(image = %image.manifest, references = ?image.references, "image removed to make room");
-        Ok(idle.iter().map(|diff_id| self.remove(diff_id)).sum())
+        idle.iter().for_each(|diff_id| self.remove(diff_id));
+        Ok(())
     }
 
-    /// Removes a layer unless somebody has, or had in this round, a lease of it; answers the bytes it took. What cannot be
-    /// removed is told and left for the next round.
-    fn remove(&mut self, diff_id: &Digest) -> u64 {
-        let Some((bytes, _)) = self.here.get(diff_id).copied() else { return 0 };
+    /// Removes a layer unless somebody has, or had in this round, a lease of it. What cannot be removed is told and left for the
+    /// next round.
+    fn remove(&mut self, diff_id: &Digest) {
+        let Some((bytes, _)) = self.here.get(diff_id).copied() else { return };
         match self.store.remove_layer(diff_id) {
             Ok(true) => {
                 self.here.remove(diff_id);
                 self.done.layers += 1;
                 self.done.bytes += bytes;
+                self.space.available = self.space.available.saturating_add(bytes);
                 tracing::info!(layer = %diff_id, bytes, "layer removed");
-                bytes
             }
-            Ok(false) => 0,
-            Err(error) => {
-                tracing::warn!(layer = %diff_id, %error, "layer cannot be removed");
-                0
-            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(layer = %diff_id, %error, "layer cannot be removed"),
         }
     }
 }

@@ -6,9 +6,11 @@ use std::{
     io::Read,
     path::Path,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
+    thread::ThreadId,
     time::{Duration, Instant},
 };
 
@@ -35,6 +37,15 @@ fn on_disk(folder: &Path, space: Space) -> Arc<Store> {
     let mut store = Store::open(folder, Arc::new(MemoryMounts::default())).unwrap();
     store.set_disk(move |_| Ok(space));
     Arc::new(store)
+}
+
+/// A store on a full disk, and how many bytes of it are free.
+fn with_free(folder: &Path) -> (Arc<Store>, Arc<AtomicU64>) {
+    let free = Arc::<AtomicU64>::default();
+    let mut store = Store::open(folder, Arc::new(MemoryMounts::default())).unwrap();
+    let is_free = free.clone();
+    store.set_disk(move |_| Ok(Space::room(100_000, is_free.load(SeqCst))));
+    (Arc::new(store), free)
 }
 
 /// Adds a layer of one file, an image of two blocks; answers its diff id.
@@ -71,10 +82,10 @@ fn what_nothing_reaches_goes_after_its_grace() {
     assert!(store.lease(&[leased, Digest::of(b"absent")]).is_none());
     let roots = || Ok(HashSet::from([recorded]));
     let patient = Marks { grace: Duration::from_secs(600), ..NOW };
-    assert_eq!(store.collect(roots, &patient, 0).unwrap().layers, 0);
+    assert_eq!(store.collect(roots, &patient).unwrap().layers, 0);
 
     let lower = store.lower(&lost).unwrap();
-    let done = store.collect(roots, &NOW, 0).unwrap();
+    let done = store.collect(roots, &NOW).unwrap();
     assert_eq!((done.layers, done.images, done.kept_layers), (1, 0, 3));
     assert!(done.bytes > 0 && done.kept_bytes == 3 * done.bytes, "{done:?}");
     assert!(!store.has(&lost) && [imaged, recorded, leased].iter().all(|l| store.has(l)));
@@ -83,7 +94,7 @@ fn what_nothing_reaches_goes_after_its_grace() {
     assert_eq!(fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
 
     drop(lease);
-    assert_eq!(store.collect(roots, &NOW, 0).unwrap().layers, 1);
+    assert_eq!(store.collect(roots, &NOW).unwrap().layers, 1);
     assert!(!store.has(&leased));
 }
 
@@ -104,16 +115,16 @@ fn a_clock_that_was_set_back_hides_no_lost_layer_and_one_set_on_takes_none_too_e
     let (set_back, set_on) = (add(&store, "set back"), add(&store, "set on"));
     came_in(folder.path(), &set_back, 2999);
     came_in(folder.path(), &set_on, 2000);
-    assert_eq!(store.collect(nothing, &patient, 0).unwrap().layers, 0, "both have just come");
+    assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0, "both have just come");
     drop(store);
     // Another process does not know when they came, and has the store for no time.
     let store = self::store(folder.path());
-    assert_eq!(store.collect(nothing, &patient, 0).unwrap().layers, 1);
+    assert_eq!(store.collect(nothing, &patient).unwrap().layers, 1);
     assert!(store.has(&set_back) && !store.has(&set_on));
-    assert_eq!(store.collect(nothing, &NOW, 0).unwrap().layers, 1);
+    assert_eq!(store.collect(nothing, &NOW).unwrap().layers, 1);
     let again = add(&store, "set back");
     came_in(folder.path(), &again, 2999);
-    assert_eq!(store.collect(nothing, &NOW, 0).unwrap().layers, 1);
+    assert_eq!(store.collect(nothing, &NOW).unwrap().layers, 1);
 }
 
 #[test]
@@ -123,7 +134,7 @@ fn an_image_that_no_reference_means_any_more_goes() {
     let (old, new) = (add(&store, "old"), add(&store, "new"));
     store.put_image("a:latest", Digest::of(b"1"), &[old], &ImageDetails::default()).unwrap();
     store.put_image("a:latest", Digest::of(b"2"), &[new], &ImageDetails::default()).unwrap();
-    let done = store.collect(nothing, &NOW, 0).unwrap();
+    let done = store.collect(nothing, &NOW).unwrap();
     assert_eq!((done.images, done.layers), (1, 1));
     assert!(store.has(&new) && !store.has(&old));
     assert_eq!(store.image("a:latest").unwrap().layers, [new]);
@@ -136,10 +147,10 @@ fn in_doubt_nothing_goes() {
     let store = store(folder.path());
     let lost = add(&store, "lost");
     let doubt = || Err(CollectError::Doubt("a record cannot be read".to_owned()));
-    let error = store.collect(doubt, &NOW, 0).unwrap_err();
+    let error = store.collect(doubt, &NOW).unwrap_err();
     assert!(error.to_string().contains("a record cannot be read"), "{error}");
     assert!(store.has(&lost));
-    assert_eq!(store.collect(nothing, &NOW, 0).unwrap().layers, 1);
+    assert_eq!(store.collect(nothing, &NOW).unwrap().layers, 1);
 }
 
 /// Three images in the order of their last use, the second on a volume, on a disk of a hundred times `scale` of which
@@ -149,7 +160,7 @@ fn left_on(free: u64, need: u64) -> Vec<&'static str> {
     let one = {
         let store = store(folder.path());
         add(&store, "shared");
-        store.collect(nothing, &Marks { grace: Duration::MAX, ..NOW }, 0).unwrap().kept_bytes
+        store.collect(nothing, &Marks { grace: Duration::MAX, ..NOW }).unwrap().kept_bytes
     };
     // A layer is ten percent of it.
     let store = on_disk(folder.path(), Space::room(one * 10, one * free / 10));
@@ -168,7 +179,11 @@ fn left_on(free: u64, need: u64) -> Vec<&'static str> {
     }
     // In use again: the third is now the oldest.
     store.use_image(&Digest::of(b"a:1"));
-    store.collect(|| Ok(HashSet::from([layers[2]])), &NOW, need * one / 10).unwrap();
+    let roots = || Ok(HashSet::from([layers[2]]));
+    match need {
+        0 => _ = store.collect(roots, &NOW).unwrap(),
+        need => _ = store.make_room(roots, NOW.grace, need * one / 10).unwrap(),
+    }
     let kept = names.into_iter().zip(layers).filter(|(_, layer)| store.has(layer));
     kept.map(|(name, _)| name).collect()
 }
@@ -185,6 +200,110 @@ fn need_makes_images_go_too_but_not_for_what_cannot_fit() {
     assert_eq!(left_on(50, 50), ["shared", "first", "second", "third"]);
     assert_eq!(left_on(50, 55), ["shared", "first", "second"]);
     assert_eq!(left_on(50, 500), ["shared", "first", "second", "third"]);
+}
+
+#[test]
+fn a_round_for_room_ends_as_soon_as_the_room_is_there() {
+    // Far above the high mark: a whole round would go on to the low one.
+    assert_eq!(left_on(5, 6), ["shared", "first", "second"]);
+    assert_eq!(left_on(5, 15), ["shared", "first", "second"]);
+    assert_eq!(left_on(5, 16), ["shared", "second"]);
+    // Of layers that nothing reaches no more goes either.
+    let folder = TempDir::new().unwrap();
+    let one = {
+        let store = store(folder.path());
+        ["one", "two", "three"].iter().for_each(|name| _ = add(&store, name));
+        store.collect(nothing, &Marks { grace: LONG, ..NOW }).unwrap().kept_bytes / 3
+    };
+    let store = on_disk(folder.path(), Space::room(100 * one, 0));
+    let done = store.make_room(nothing, Duration::ZERO, 2 * one).unwrap().unwrap();
+    assert_eq!((done.layers, done.kept_layers), (2, 1));
+}
+
+/// A whole round may take long: it reads what every volume has, and removes all that it finds.
+#[test]
+fn who_waits_for_room_goes_on_as_soon_as_it_is_there() {
+    let folder = TempDir::new().unwrap();
+    let (store, free) = with_free(folder.path());
+    let (began, is_on) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let whole = &store;
+        let whole = scope.spawn(move || {
+            let roots = || {
+                began.send(()).unwrap();
+                let told = ended.recv_timeout(LONG).is_ok();
+                told.then(HashSet::new).ok_or(CollectError::Doubt("not told".to_owned()))
+            };
+            whole.collect(roots, &NOW)
+        });
+        is_on.recv().unwrap();
+        let waits = scope.spawn(|| store.make_room(|| panic!("a second round"), LONG, 10));
+        free.store(10, SeqCst);
+        assert!(waits.join().unwrap().unwrap().is_none());
+        end.send(()).unwrap();
+        whole.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn of_many_who_find_no_room_one_goes_round() {
+    let folder = TempDir::new().unwrap();
+    let looked = Arc::<Mutex<HashSet<ThreadId>>>::default();
+    let mut store = Store::open(folder.path(), Arc::new(MemoryMounts::default())).unwrap();
+    let looks = looked.clone();
+    store.set_disk(move |_| {
+        looks.lock().unwrap().insert(std::thread::current().id());
+        Ok(Space::room(100_000, 5))
+    });
+    let (began, is_on) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    let rounds = AtomicUsize::new(0);
+    let began_at = Instant::now();
+    std::thread::scope(|scope| {
+        let whole = &store;
+        let whole = scope.spawn(move || {
+            let roots = || {
+                began.send(()).unwrap();
+                let told = ended.recv_timeout(LONG).is_ok();
+                told.then(HashSet::new).ok_or(CollectError::Doubt("not told".to_owned()))
+            };
+            whole.collect(roots, &NOW)
+        });
+        is_on.recv().unwrap();
+        let many: Vec<_> = (10..20)
+            .map(|need| {
+                let (store, rounds) = (&store, &rounds);
+                scope.spawn(move || {
+                    let roots = || {
+                        rounds.fetch_add(1, SeqCst);
+                        nothing()
+                    };
+                    store.make_room(roots, LONG, need)
+                })
+            })
+            .collect();
+        while looked.lock().unwrap().len() < many.len() && began_at.elapsed() < LONG {
+            std::thread::yield_now();
+        }
+        end.send(()).unwrap();
+        whole.join().unwrap().unwrap();
+        many.into_iter().for_each(|one| _ = one.join().unwrap().unwrap());
+    });
+    assert_eq!(rounds.load(SeqCst), 1);
+    // What one found holds for those who asked before it, and for nobody else.
+    store
+        .make_room(
+            || {
+                rounds.fetch_add(1, SeqCst);
+                nothing()
+            },
+            LONG,
+            10,
+        )
+        .unwrap()
+        .unwrap();
+    assert_eq!(rounds.load(SeqCst), 2);
 }
 
 #[test]
@@ -253,7 +372,7 @@ fn nothing_in_use_goes_whoever_races() {
                     let recorded = ids.iter().zip(&records).filter(|(_, r)| r.load(SeqCst));
                     Ok(recorded.map(|(id, _)| *id).collect())
                 };
-                let done = store.collect(roots, &NOW, 0).unwrap();
+                let done = store.collect(roots, &NOW).unwrap();
                 removed.fetch_add(usize::try_from(done.layers).unwrap(), SeqCst);
             }
         });

@@ -145,7 +145,7 @@ fn a_snapshot_keeps_its_cut_and_nothing_else_does() {
     };
     store.put_snapshot(record).unwrap();
     let marks = Marks { high: 100, low: 100, grace: Duration::ZERO };
-    let collect = || store.collect(|| Ok(HashSet::new()), &marks, 0).unwrap();
+    let collect = || store.collect(|| Ok(HashSet::new()), &marks).unwrap();
     assert_eq!(collect(), Collected { kept_layers: 1, kept_bytes: 4, ..Collected::default() });
     store.drop_snapshot(&id("snap-1")).unwrap();
     assert_eq!(collect().layers, 1);
@@ -211,8 +211,8 @@ fn a_cut_that_nothing_needs_goes_at_once() {
     let patient = Marks { high: 100, low: 100, grace: Duration::from_secs(600) };
     let lease = store.lease(&[lost]).unwrap();
     let nothing = || Ok(HashSet::new());
-    assert_eq!(store.collect(nothing, &patient, 0).unwrap().layers, 0);
+    assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0);
     drop(lease);
-    assert_eq!(store.collect(nothing, &patient, 0).unwrap().layers, 1);
+    assert_eq!(store.collect(nothing, &patient).unwrap().layers, 1);
     assert!(!store.has(&lost) && store.has(&tar));
 }

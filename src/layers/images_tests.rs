@@ -26,7 +26,7 @@ fn with_config(config: &str) -> ImageDetails {
 fn collect(store: &Store, roots: HashSet<Digest>) -> u64 {
     let marks = Marks { high: 100, low: 100, grace: Duration::from_secs(60) };
     let roots = || Ok::<_, CollectError>(roots.clone());
-    store.collect(roots, &marks, 0).unwrap().images
+    store.collect(roots, &marks).unwrap().images
 }
 
 /// Tenants name images: their configs are not in memory, neither at the start nor later.

@@ -46,6 +46,7 @@ mod power_tests;
 mod privileged_tests;
 mod room;
 mod roomy;
+mod rounds;
 mod scratch;
 mod snapshots;
 mod store;

@@ -5,7 +5,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Form, OpenError, ages::Ages, images::Images, lease::Leases, lower::Lowers, origins::Origins,
-    room::Disk, snapshots::Snapshots,
+    room::Disk, rounds::Rounds, snapshots::Snapshots,
 };
 use crate::{
     budget::Budget,
@@ -52,8 +52,7 @@ pub struct Store {
     pub(super) form: Form,
     /// Memory of all work.
     pub(super) budget: Arc<Budget>,
-    /// Held by the round of collection that goes on.
-    pub(super) round: Mutex<()>,
+    pub(super) rounds: Rounds,
     /// The first number in the staging folder that is this process's.
     staged_from: u64,
     staged: AtomicU64,
@@ -124,7 +123,7 @@ impl Store {
             disk: Disk::default(),
             form: Form::Erofs,
             budget: Arc::default(),
-            round: Mutex::default(),
+            rounds: Rounds::default(),
             staged_from,
             staged: AtomicU64::new(staged_from),
             _lock: lock,

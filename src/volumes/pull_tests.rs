@@ -181,9 +181,9 @@ async fn all_images_of_a_volume_make_one_stack_that_is_kept() {
             .put_image(&image.to_string(), Digest::of(b"other"), &[], &ImageDetails::default())
             .unwrap();
     }
-    assert_eq!(node.pulls.collector.collect(0).unwrap().layers, 0);
+    assert_eq!(node.pulls.collector.collect().unwrap().layers, 0);
     drop(pulled);
-    assert_eq!(node.pulls.collector.collect(0).unwrap().layers, 3);
+    assert_eq!(node.pulls.collector.collect().unwrap().layers, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,12 +32,7 @@ impl Volumes {
     /// Removes layers that nothing needs, and images that nobody used lately where the disk is too full. Where anything is not
     /// known for sure, nothing is removed and the error says what. Blocks; to be called every now and then.
     pub fn collect(&self) -> Result<Collected, CollectError> {
-        self.0.collector.collect(0)
-    }
-
-    /// The same where `bytes` are wanted on the store's disk: images that nobody used lately go for them. Blocks.
-    pub fn make_room(&self, bytes: u64) -> Result<Collected, CollectError> {
-        self.0.collector.collect(bytes)
+        self.0.collector.collect()
     }
 }
 
@@ -48,16 +43,30 @@ impl Collector {
         let weak = Arc::downgrade(&collector);
         collector.store.when_full(move |bytes| {
             // It has said itself what went wrong, and whoever needs the room finds out.
-            let _ = weak.upgrade().map(|collector| collector.collect(bytes));
+            let _ = weak.upgrade().map(|collector| collector.make_room(bytes));
         });
         collector
     }
 
-    /// A round that, if it can, leaves `need` bytes free.
-    pub(super) fn collect(&self, need: u64) -> Result<Collected, CollectError> {
-        let done = self.store.collect(|| self.roots(), &self.marks, need);
+    /// A whole round.
+    pub(super) fn collect(&self) -> Result<Collected, CollectError> {
+        let done = self.store.collect(|| self.roots(), &self.marks);
+        self.count(done.as_ref());
+        done
+    }
+
+    /// A round that ends as soon as `need` bytes are free.
+    fn make_room(&self, need: u64) -> Result<(), CollectError> {
+        let done = self.store.make_room(|| self.roots(), self.marks.grace, need);
+        if let Some(done) = done.as_ref().map(Option::as_ref).transpose() {
+            self.count(done);
+        }
+        done.map(drop)
+    }
+
+    fn count(&self, done: Result<&Collected, &CollectError>) {
         self.metrics.open_layers(self.store.open_layers());
-        match &done {
+        match done {
             Ok(done) => {
                 self.metrics.collected(done.layers, done.bytes);
                 self.metrics.store(done.kept_layers, done.kept_bytes);
@@ -67,7 +76,6 @@ impl Collector {
                 tracing::warn!(%error, "garbage collection skipped");
             }
         }
-        done
     }
 
     /// The layers of all volumes, and the manifests of their images. A record is on disk before its mount and goes after it, so the

@@ -68,7 +68,7 @@ impl Node {
         let Collector { store, records, mounts, metrics, .. } = &*self.volumes.0.collector;
         let (store, records, mounts) = (store.clone(), records.clone(), mounts.clone());
         let marks = Marks { high: 100, low: 100, grace: Duration::ZERO };
-        Collector { store, records, mounts, marks, metrics: metrics.clone() }.collect(0)
+        Collector { store, records, mounts, marks, metrics: metrics.clone() }.collect()
     }
 
     fn record(&self) -> std::path::PathBuf {
