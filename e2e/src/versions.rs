@@ -35,8 +35,19 @@ pub const BUILDX: &str = "v0.19.3";
 pub const CSI_TEST: &str = "v5.6.0";
 /// The reference image registry.
 pub const REGISTRY: &str = "v3.1.2";
-/// go-containerregistry, whose registry pushes are tried with.
+/// go-containerregistry, whose registry pushes are tried with, and which changes images without an engine.
 pub const CRANE: &str = "v0.22.1";
+/// ko, which makes images of Go programs.
+pub const KO: &str = "v0.19.1";
+/// stargz-snapshotter's module that packs layers to be read lazily.
+pub const ESTARGZ: &str = "v0.19.1";
+/// Modules whose test data are archives and images, with their versions.
+pub const ARCHIVES: &[(&str, &str, &str)] = &[
+    ("OVL_TAR_SPLIT", "github.com/vbatts/tar-split", "v0.12.3"),
+    ("OVL_GO_CONTAINERREGISTRY", "github.com/google/go-containerregistry", CRANE),
+    ("OVL_STEREOSCOPE", "github.com/anchore/stereoscope", "v0.4.1"),
+    ("OVL_FANAL", "github.com/aquasecurity/fanal", "v0.0.0-20220621143759-7f9185d5d01d"),
+];
 /// Kubernetes' snapshot controller, its kinds, and the side-car that drivers have beside them.
 pub const EXTERNAL_SNAPSHOTTER: &str = "v8.6.0";
 /// Kubernetes' modules of that release.

@@ -149,8 +149,10 @@ fn meta(header: &Header, extended: Extended, kind: &Kind) -> Result<Meta, Refusa
         // The last one means "nobody" to chown(2).
         u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(Refusal::Number(what))
     };
+    // Linux keeps none for a symbolic link, and shows every right (symlink(7)).
+    let mode = header::mode(header)?;
     Ok(Meta {
-        mode: header::mode(header)?,
+        mode: if matches!(kind, Kind::Symlink(_)) { 0o777 } else { mode },
         uid: id(extended.uid, header::uid(header), "owner")?,
         gid: id(extended.gid, header::gid(header), "group")?,
         mtime: extended.mtime.map_or_else(|| header::mtime(header), Ok)?,

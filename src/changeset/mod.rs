@@ -41,6 +41,7 @@
 //! - Sparse files keep their holes, in any of the forms that GNU tar writes and in one of ours. Long zeros in the image become
 //!   holes of its own file.
 //! - Devices are what they are (a volume's mount is nodev), except a character device 0:0, the other way to write a whiteout.
+//! - A symbolic link has every right, whatever its header says, as on any other file system of Linux.
 //! - Only files have content, whatever size the header of another type names.
 //! - A hard link to a file of a lower layer becomes a copy of it; two to one file are two names of one copy. Only whoever
 //!   brings the layers below gets that ([`layer_to_erofs_onto`]), others an error of its own

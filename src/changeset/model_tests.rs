@@ -170,7 +170,11 @@ impl Model {
             (What::Symlink, _) => self.leaf(Content::Symlink(b"target".to_vec())),
             (What::Fifo, _) => self.leaf(Content::None),
         };
-        let mode = if kind == Kind::Whiteout { 0 } else { mode };
+        let mode = match kind {
+            Kind::Whiteout => 0,
+            Kind::Leaf(Content::Symlink(_), _) => 0o777,
+            _ => mode,
+        };
         self.put(&step.path, Item { mode, kind });
         Ok(())
     }

@@ -89,7 +89,8 @@ impl Plain {
     fn leaf(&mut self, layer: usize, step: &Step, content: Content) {
         self.touch(layer, &step.path[..step.path.len() - 1], false);
         self.files += 1;
-        let seen = Seen { mode: step.mode as u16, content, file: Some(self.files) };
+        let mode = if matches!(step.what, What::Symlink) { 0o777 } else { step.mode as u16 };
+        let seen = Seen { mode, content, file: Some(self.files) };
         self.put(&step.path, (seen, layer));
     }
 

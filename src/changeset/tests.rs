@@ -52,6 +52,13 @@ fn the_last_of_a_name_wins() {
 }
 
 #[test]
+fn a_symbolic_link_has_every_right_whatever_its_header_says() {
+    let image = image(Tar::new().file("a", b"").symlink("b", "a").link("c", "b"));
+    let mode = |name: &[u8]| image.names[name].mode & 0o7777;
+    assert_eq!((mode(b"a"), mode(b"b"), mode(b"c")), (0o644, 0o777, 0o777));
+}
+
+#[test]
 fn whiteouts_are_for_lower_layers() {
     let shape_of = |names: &[&str]| {
         shape(names.iter().fold(Tar::new(), |tar, name| match name.strip_suffix('/') {

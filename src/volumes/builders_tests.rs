@@ -1,22 +1,26 @@
-//! Awkward images as real builders write them, held against what umoci unpacks.
+//! Awkward images as real builders write them, held against what umoci and containerd unpack.
 //!
-//! umoci lays an image out in a directory, layer after layer, and is nobody's code but its own. Left out is what it and overlay mean
-//! differently: the root's time, how many names a file of a lower layer has, and directories below links of lower layers, which umoci
-//! follows and overlay replaces.
+//! umoci lays an image out in a directory, layer after layer; containerd gives each layer a directory of its own and lays an overlay
+//! over them. Left out is what they and a pod mean differently: the root's time and how many names a file has; of umoci directories
+//! below links of lower layers, which it follows and overlay replaces; of containerd what [`Containerd::unpacked`] says.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
-    path::{Path, PathBuf},
-};
+mod engines;
+mod erofs_utils;
+mod peers;
+mod published;
+mod tree;
 
-use rustix::fs::{lgetxattr, llistxattr};
-use serde_json::Value;
+use std::{fs, path::Path, process::Command};
+
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::{
+    peers::{Containerd, Daemon, Place, kept, program, umoci},
+    tree::{Tree, assert_same, difference, seen},
+};
 use super::{privileged_tests::Node, tools_tests::sh, *};
-use crate::image::fake::{FakeRegistry, OCI_MANIFEST};
+use crate::image::fake::{FakeRegistry, OCI_INDEX, OCI_MANIFEST, descriptor};
 
 /// The layers, bottom first, each by the program that writes it.
 const LAYERS: &[(&str, &str)] = &[
@@ -71,48 +75,7 @@ const LAYERS: &[(&str, &str)] = &[
 
 /// What umoci finds changed in the tree that it unpacked: directories become files and links, and files directories.
 const CHANGES: &str = "rm -r opt/a; echo file > opt/a; rm -r home/u; ln -s /nowhere home/u; rm etc/conf/b; mkdir etc/conf/b; echo in > etc/conf/b/in
-    mv usr/bin/zool usr/bin/moved; chmod 750 tmp; setfattr -n user.mood -v calm srv; rm -r dev; mkdir dev; mknod dev/zero c 1 5";
-
-/// One name of a tree: mode, owner, device, time, content or target, attributes.
-type Seen = (u32, (u32, u32), u64, (i64, i64), Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>);
-
-fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
-    let mut found = BTreeMap::new();
-    let mut next = vec![PathBuf::new()];
-    while let Some(path) = next.pop() {
-        let at = root.join(&path);
-        let meta = fs::symlink_metadata(&at).unwrap();
-        let content = match meta.file_type() {
-            kind if kind.is_file() => fs::read(&at).unwrap(),
-            kind if kind.is_symlink() => {
-                fs::read_link(&at).unwrap().as_os_str().as_bytes().to_vec()
-            }
-            _ => Vec::new(),
-        };
-        if meta.is_dir() {
-            let names =
-                fs::read_dir(&at).unwrap().map(|entry| path.join(entry.unwrap().file_name()));
-            next.extend(names);
-        }
-        let time = if path == Path::new("") { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
-        let owner = (meta.uid(), meta.gid());
-        found.insert(path, (meta.mode(), owner, meta.rdev(), time, content, xattrs(&at)));
-    }
-    found
-}
-
-fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut names = vec![0; 4096];
-    let len = llistxattr(path, names.as_mut_slice()).unwrap();
-    let names = names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let value = |name: &[u8]| {
-        let mut value = vec![0; 4096];
-        let len = lgetxattr(path, std::ffi::OsStr::from_bytes(name), value.as_mut_slice()).unwrap();
-        value.truncate(len);
-        value
-    };
-    names.map(|name| (name.to_vec(), value(name))).collect()
-}
+    mv usr/bin/tool usr/bin/moved; chmod 750 tmp; setfattr -n user.mood -v calm srv; rm -r dev; mkdir dev; mknod dev/zero c 1 5";
 
 /// An image of `layout` in a registry, as it is.
 fn push(registry: &FakeRegistry, layout: &Path, tag: &str) -> Reference {
@@ -133,65 +96,80 @@ fn push(registry: &FakeRegistry, layout: &Path, tag: &str) -> Reference {
     registry.reference("built", tag)
 }
 
-/// What a pod sees of an image.
-async fn published(node: &Node, image: Reference) -> BTreeMap<PathBuf, Seen> {
-    let spec = VolumeSpec { images: vec![image], ..VolumeSpec::default() };
-    node.volumes.publish(node.request("built", spec)).await.unwrap();
+/// A registry that also says that it is one, as docker, skopeo and crane want to hear first.
+async fn pinged() -> FakeRegistry {
+    let registry = FakeRegistry::start().await;
+    registry.put_as("", b"{}".to_vec(), "application/json");
+    registry
+}
+
+/// What a pod sees of an image, or the sentence that refuses it.
+async fn published(node: &Node, image: &Reference) -> Result<Tree, String> {
+    let spec = VolumeSpec { images: vec![image.clone()], ..VolumeSpec::default() };
+    let done = node.volumes.publish(node.request("built", spec)).await;
+    done.map_err(|error| error.to_string())?;
     let seen = seen(&node.target("built"));
     node.unpublish("built").await;
-    seen
+    Ok(seen)
 }
 
-fn unpacked(folder: &Path, tag: &str) -> BTreeMap<PathBuf, Seen> {
+/// The tree of an image that pod, umoci and containerd have alike.
+async fn alike(node: &Node, containerd: &Containerd, image: &Reference, what: &str) -> Tree {
+    let pod = published(node, image).await.unwrap();
+    assert_same(&pod, &umoci(image).unwrap(), &format!("{what}, umoci"));
+    assert_same(&pod, &containerd.unpacked(image, &pod).unwrap(), &format!("{what}, containerd"));
+    pod
+}
+
+/// An image of [`LAYERS`] without those `left_out`.
+fn layered(folder: &Path, tag: &str, left_out: &[&str]) {
     let nowhere = Path::new("/dev/null");
-    sh(&format!("umoci unpack --image layout:{tag} unpacked-{tag}"), folder, nowhere);
-    seen(&folder.join(format!("unpacked-{tag}/rootfs")))
-}
-
-fn assert_same(pod: &BTreeMap<PathBuf, Seen>, peer: &BTreeMap<PathBuf, Seen>, what: &str) {
-    let short = |(mode, owner, device, time, content, xattrs): &Seen| {
-        let content = content.escape_ascii().to_string();
-        format!("{mode:o} {owner:?} {device} {time:?} {:.60} {xattrs:?}", content)
-    };
-    let mut other = Vec::new();
-    for path in pod.keys().chain(peer.keys()).collect::<std::collections::BTreeSet<_>>() {
-        let (pod, peer) = (pod.get(path), peer.get(path));
-        if pod != peer {
-            let (pod, peer) = (pod.map(short), peer.map(short));
-            other.push(format!("{path:?}\n  pod  {pod:?}\n  peer {peer:?}"));
+    sh(
+        &format!("[ -e layout ] || umoci init --layout layout; umoci new --image layout:{tag}"),
+        folder,
+        nowhere,
+    );
+    for (name, lines) in LAYERS.iter().filter(|(name, _)| !left_out.contains(name)) {
+        let (tree, tar) = (folder.join(name), folder.join(format!("{name}.tar")));
+        if !tree.exists() {
+            fs::create_dir(&tree).unwrap();
+            sh(lines, &tree, &tar);
         }
+        sh(&format!("umoci raw add-layer --image layout:{tag} {name}.tar"), folder, nowhere);
     }
-    assert!(other.is_empty(), "{what}: {}", other.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root, umoci, skopeo, buildah, bsdtar and setfattr"]
-async fn privileged_images_of_real_builders_are_the_trees_that_umoci_unpacks() {
+#[ignore = "needs root, umoci, skopeo, buildah, bsdtar, setfattr and containerd as the harness builds it"]
+async fn privileged_images_of_real_builders_are_the_trees_that_umoci_and_containerd_unpack() {
     let folder = TempDir::new().unwrap();
     let at = folder.path();
     let nowhere = Path::new("/dev/null");
-    sh("umoci init --layout layout; umoci new --image layout:it", at, nowhere);
-    for (name, lines) in LAYERS {
-        let tree = at.join(name);
-        fs::create_dir(&tree).unwrap();
-        let tar = at.join(format!("{name}.tar"));
-        sh(lines, &tree, &tar);
-        sh(&format!("umoci raw add-layer --image layout:it {name}.tar"), at, nowhere);
-    }
-    let registry = FakeRegistry::start().await;
+    let containerd = Containerd::start();
+    let registry = pinged().await;
     let node = Node::new(&registry);
-    let peer = unpacked(at, "it");
-    assert!(peer.len() > 40, "{:?}", peer.keys());
-    let pod = published(&node, push(&registry, &at.join("layout"), "it")).await;
-    assert_same(&pod, &peer, "tars by hand");
+    layered(at, "it", &[]);
+    let image = push(&registry, &at.join("layout"), "it");
+    let pod = published(&node, &image).await.unwrap();
+    assert!(pod.len() > 40, "{:?}", pod.keys());
+    assert_same(&pod, &umoci(&image).unwrap(), "tars by hand");
+    // It writes a layer into a directory of its own, where no file of a lower one can have another name.
+    let refused = containerd.unpacked(&image, &pod).unwrap_err();
+    assert!(refused.contains("usr/bin/zool: no such file or directory"), "{refused}");
+    layered(at, "unlinked", &["linked"]);
+    let image = push(&registry, &at.join("layout"), "unlinked");
+    alike(&node, &containerd, &image, "tars by hand").await;
 
     // umoci's own layer.
-    sh("cp -a unpacked-it again", at, nowhere);
+    sh("umoci unpack --image layout:unlinked again", at, nowhere);
     sh(CHANGES, &at.join("again/rootfs"), nowhere);
     sh("umoci repack --image layout:repacked again", at, nowhere);
-    let peer = unpacked(at, "repacked");
-    let pod = published(&node, push(&registry, &at.join("layout"), "repacked")).await;
-    assert_same(&pod, &peer, "repacked");
+    let image = push(&registry, &at.join("layout"), "repacked");
+    let repacked = published(&node, &image).await.unwrap();
+    assert_same(&repacked, &umoci(&image).unwrap(), "repacked");
+    // Where a directory became a file, umoci says too that what was in the directory is gone.
+    let refused = containerd.unpacked(&image, &repacked).unwrap_err();
+    assert!(refused.contains("/opt/a: not a directory"), "{refused}");
 
     // buildah's, twice: it cannot take the layers above.
     let buildah = "b() { buildah --storage-driver vfs --root $PWD/storage --runroot $PWD/run \"$@\"; }
@@ -201,14 +179,13 @@ async fn privileged_images_of_real_builders_are_the_trees_that_umoci_unpacks() {
         m=$(b mount $c); rm -r $m/etc/conf; echo file > $m/etc/conf; mkdir $m/var; rm $m/lib/x; chmod 700 $m/new/dir
         b umount $c; b commit -q $c oci:layout:built; b rm -a; b rmi -a";
     sh(buildah, at, nowhere);
-    let built = unpacked(at, "built");
+    let image = push(&registry, &at.join("layout"), "built");
+    let built = alike(&node, &containerd, &image, "buildah").await;
     assert!(built.contains_key(Path::new("new/dir/n")));
-    let pod = published(&node, push(&registry, &at.join("layout"), "built")).await;
-    assert_same(&pod, &built, "buildah");
 
     // The same packed otherwise, with a table of contents in frames that are to be skipped.
     let copy = "skopeo --insecure-policy copy -q --dest-compress-format zstd:chunked oci:layout:repacked oci:chunked:chunked";
     sh(copy, at, nowhere);
-    let pod = published(&node, push(&registry, &at.join("chunked"), "chunked")).await;
-    assert_same(&pod, &peer, "zstd:chunked");
+    let image = push(&registry, &at.join("chunked"), "chunked");
+    assert_same(&published(&node, &image).await.unwrap(), &repacked, "zstd:chunked");
 }

@@ -37,6 +37,22 @@ pub const RUN_DIR: &str = "/run/ovl-csi-e2e";
 /// How long an engine may take to say that it is there.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Installs the engine's programs unless they are here, from whomever.
+///
+/// # Errors
+/// They cannot be installed.
+pub fn ensure_programs(h: &Harness) -> Result<()> {
+    let here = |program: &str| Cmd::new(program).arg("--version").succeeds();
+    if !here("dockerd") {
+        apt::ensure(h, &["docker.io"])?;
+    }
+    if !here("docker") {
+        // Later Debian releases have the client in a package of its own.
+        apt::ensure(h, &["docker-cli"])?;
+    }
+    Ok(())
+}
+
 /// An engine that answers.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -57,10 +73,7 @@ impl Engine {
             return Ok(engine);
         }
         apt::ensure(h, &["docker.io", "iptables", "jq"])?;
-        if !Cmd::new("docker").arg("--version").succeeds() {
-            // Later Debian releases have the client in a package of its own.
-            apt::ensure(h, &["docker-cli"])?;
-        }
+        ensure_programs(h)?;
         // Where a service manager runs, it may have started the package's engine: the machine's.
         if let Some(engine) = Self::find() {
             return Ok(engine);

@@ -8,10 +8,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Bench, libtest};
-use crate::driver;
 use crate::process::{Cmd, tail};
 use crate::tally::Tally;
-use crate::tools::apt;
+use crate::tools::{self, apt, golang};
+use crate::{driver, engine, versions};
 
 /// What the tests on real mounts call: makers and checkers of the file systems that they mount, and programs that are choosy
 /// about inodes, descriptors and access lists.
@@ -25,6 +25,7 @@ pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "git",
     "libarchive-tools",
     "ncdu",
+    "podman",
     "postgresql",
     "restic",
     "rpm",
@@ -60,8 +61,19 @@ pub fn unit(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
 
 /// The tests that mount and need root.
 pub fn privileged(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
-    apt::ensure(bench.h, FILE_SYSTEM_TOOLS)?;
-    let test = driver::cargo(bench.h, bench.repo).args(["test", "--workspace"]);
+    let h = bench.h;
+    apt::ensure(h, FILE_SYSTEM_TOOLS)?;
+    engine::ensure_programs(h)?;
+    let test = driver::cargo(h, bench.repo).args(["test", "--workspace"]);
+    let test = golang::with_caches(h, test).env("OVL_CONTAINERD", tools::containerd().ensure(h)?);
+    let test = test.env("OVL_CRANE", tools::crane().ensure(h)?.join("crane"));
+    let test = test.env("OVL_UMOCI", tools::umoci().ensure(h)?.join("umoci"));
+    let test = test.env("OVL_BUILDX", tools::buildx().ensure(h)?.join("buildx"));
+    let test = test.env("OVL_KO", tools::ko().ensure(h)?.join("ko"));
+    let mut test = test.env("OVL_ESTARGZ", tools::estargz::ensure(h)?.join("estargz"));
+    for (variable, module, version) in versions::ARCHIVES {
+        test = test.env(variable, golang::module_dir(h, module, version)?);
+    }
     tests(test, &["--ignored", "privileged_", "--skip", "emulated_"], log)
 }
 

@@ -208,17 +208,20 @@ fn downloaded(h: &Harness, module: &str, version: &str) -> Result<(PathBuf, Path
 }
 
 /// `go` with its caches below ours, so that it neither fills nor depends on the user's.
-fn go(h: &Harness) -> Result<Cmd> {
+pub(super) fn go(h: &Harness) -> Result<Cmd> {
+    Ok(with_caches(h, Cmd::new(program()?)))
+}
+
+/// A command that may call `go`, and is to use these caches.
+pub fn with_caches(h: &Harness, cmd: Cmd) -> Cmd {
     let root = h.cache.root();
-    let go = program()?;
-    Ok(Cmd::new(go)
-        .env("GOPATH", root.join("go"))
+    cmd.env("GOPATH", root.join("go"))
         .env("GOMODCACHE", root.join("go/pkg/mod"))
         .env("GOCACHE", root.join("go-build"))
         .env("GOFLAGS", "-buildvcs=false -trimpath -modcacherw")
         .env("GOWORK", "off")
         .env("GOENV", "off")
-        .env_remove("GOBIN"))
+        .env_remove("GOBIN")
 }
 
 /// A Go that is new enough: the one in `PATH`, else where its installer puts it.

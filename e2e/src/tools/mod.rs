@@ -3,6 +3,7 @@
 //! Deliberately absent: downloads of ready-made binaries, which have no one place to come from.
 
 pub mod apt;
+pub mod estargz;
 pub mod found;
 pub mod golang;
 pub mod pause;
@@ -146,10 +147,15 @@ pub fn registry() -> GoBuild {
     GoBuild { usual: minutes(1), ..plain("registry", module, versions::REGISTRY, programs) }
 }
 
-/// A registry that keeps everything in memory, one static program.
+/// A registry that keeps everything in memory, and what changes images in registries; one static program.
 pub fn crane() -> GoBuild {
     let module = "github.com/google/go-containerregistry";
     plain("crane", module, versions::CRANE, &["cmd/crane"])
+}
+
+/// ko.
+pub fn ko() -> GoBuild {
+    GoBuild { usual: minutes(2), ..plain("ko", "github.com/google/ko", versions::KO, &[""]) }
 }
 
 /// The module of Kubernetes' snapshot controller.
