@@ -1,12 +1,12 @@
 #!/bin/sh
 # What was expected: after `DELETE /v2/NAME/manifests/DIGEST` an image cannot be pulled any more, neither by its digest nor by a
-# tag that named this digest. The registry of the distribution project removes such tags together with the manifest.
+# tag that named this digest. The registry of the distribution project deletes such tags together with the manifest.
 # What happens: the in-memory registry of go-containerregistry (`crane registry serve`, pkg/registry) keeps a second copy of the
-# manifest under the tag. The digest is gone (404), the tag still returns the whole manifest (200), and HEAD of the tag names a
+# manifest under the tag. The digest returns 404, the tag still returns the whole manifest (200), and HEAD of the tag names a
 # digest that cannot be fetched.
-# Who is affected: tools that delete by digest and then take "the digest is 404" for "the image is gone", in tests or CI that
-# use this registry (it is also what `ko` and many test suites embed): the tag has to be deleted too, or asked for.
-# Needs: go, curl, sha256sum. Ends with 0 while the behaviour is as described, with 1 when it has changed.
+# Who is affected: tools that delete by digest and conclude from a 404 of the digest that the image is deleted, in tests or CI that
+# use this registry (`ko` and many test suites embed it). Such a tool must also delete the tag, or check it.
+# Needs: go, curl, sha256sum. Exits with 0 while the behaviour is as described, with 1 if it has changed.
 set -eu
 VERSION=v0.22.1
 work=$(mktemp -d)

@@ -1,15 +1,15 @@
 #!/bin/sh
-# What was expected: GNU tar extracts an archive into a directory of an overlay as into any other file system, also when the kernel is
+# What was expected: GNU tar extracts an archive into a directory of an overlay as into any other file system, also if the kernel is
 # short of memory meanwhile.
-# What happens: where the layers and the upper are different file systems and xino is off, overlayfs makes a directory's inode
-# number up, and makes up another one when the directory's dentry was evicted in between. GNU tar keeps the numbers of the
-# directories whose mode and time it sets at the end (which it does for archives with symbolic links that hold `..` or begin with `/`). It
-# finds another number, says "Directory renamed before its status could be extracted", leaves the directory with mode 0700 and
-# exits with 2. With xino=on the same extraction is right.
-# The kernel documents that these numbers are not persistent (overlayfs.rst, "Inode properties"); that a plain `tar xf` breaks by it
-# under memory pressure was the surprise.
+# What happens: if the layers and the upper are on different file systems and xino is off, overlayfs generates a directory's inode
+# number, and generates another one after the directory's dentry was evicted. GNU tar remembers the numbers of the
+# directories whose mode and time it sets at the end (it does this for archives with symbolic links that contain `..` or begin with
+# `/`). It finds another number, prints "Directory renamed before its status could be extracted", leaves the directory with mode 0700
+# and exits with 2. With xino=on the same extraction is correct.
+# The kernel documents that these numbers are not persistent (overlayfs.rst, "Inode properties"). The surprise was that a plain `tar xf`
+# fails because of it under memory pressure.
 # Who is affected: people who unpack archives like node_modules in containers with a memory limit, on an overlay whose layers are
-# EROFS images or lie on another disk than the upper, with xino=off (the kernel's default where CONFIG_OVERLAY_FS_XINO_AUTO is not set).
+# EROFS images or are on another disk than the upper, with xino=off (the kernel's default if CONFIG_OVERLAY_FS_XINO_AUTO is not set).
 # Needs: root, Linux with overlayfs and loop devices, Debian's apt. The dentries of the whole machine are dropped once or twice.
 set -eu
 work=$(mktemp -d)
@@ -20,7 +20,7 @@ dpkg-deb -x ./tar_*.deb tools
 tar="$work/tools/bin/tar"
 echo "$("$tar" --version | head -1) on Linux $(uname -r)"
 
-# Twenty directories, each with a link that tar makes last, and a file behind them: tar is still reading when the dentries go.
+# Twenty directories, each with a link that tar makes last, and a file after them: tar is still reading when the dentries are dropped.
 mkdir tree
 for n in $(seq 20); do
     mkdir -m 755 "tree/d$n"

@@ -1,12 +1,12 @@
 #!/bin/sh
-# What was expected: on an overlay, `setfacl` on a file that still lies in a read-only layer copies the file up and changes its
+# What was expected: on an overlay, `setfacl` on a file that is still in a read-only layer copies the file up and changes its
 # ACL, as chmod, chown and setfattr do. With an ext4 layer it does.
 # What happens: with an EROFS layer that was mounted with ACL support, `setfacl -m` fails with "Operation not supported",
-# and `setfacl -b` exits with 0 while the entries stay. After a `chmod` to the same mode, which copies the file up, both work.
+# and `setfacl -b` exits with 0 although the entries stay. After a `chmod` to the same mode, which copies the file up, both work.
 # Who is affected: programs that manage POSIX ACLs (setfacl, rsync -A, samba, systemd-tmpfiles `a+`) in containers whose
-# layers are EROFS images below an overlay (composefs hosts, containerd's EROFS snapshotter). `setfacl -b` is worst: a script
-# that takes permissions away sees success.
-# Needs: root, Linux with overlayfs and file-backed or loop EROFS, Debian's apt. Ends with 0 while the behaviour is as described.
+# layers are EROFS images below an overlay (composefs hosts, containerd's EROFS snapshotter). `setfacl -b` is the worst case: a
+# script that removes permissions sees success.
+# Needs: root, Linux with overlayfs and file-backed or loop EROFS, Debian's apt. Exits with 0 while the behaviour is as described.
 set -eu
 work=$(mktemp -d)
 trap 'umount "$work/merged" "$work/lower" "$work/ext4" "$work/disk" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -70,4 +70,4 @@ try ext4
 echo "an EROFS layer:"
 try lower
 [ "$modify" != 0 ] && [ "$strip" = 0 ] && [ "$kept" != 0 ] && [ "$left" = 0 ] || { echo "the behaviour has changed"; exit 1; }
-echo "as described: setfacl -m is refused, and setfacl -b says success and removes nothing"
+echo "as described: setfacl -m is refused, and setfacl -b reports success and removes nothing"

@@ -1,13 +1,13 @@
 #!/bin/sh
-# What was expected: `restic backup --one-file-system DIR` and `mksquashfs DIR … -one-file-system` take everything below DIR where one
+# What was expected: `restic backup --one-file-system DIR` and `mksquashfs DIR … -one-file-system` include everything below DIR if one
 # overlay is mounted at DIR: it is one mount.
-# What happens: where the layers and the upper are different file systems and xino is off, overlayfs gives regular files another
-# st_dev than directories. Both programs compare each file's st_dev with DIR's, leave all regular files out, also those that were just
-# written, and exit with 0 (mksquashfs names them as "ignored", restic is silent). With xino=on they take everything.
-# The kernel documents the numbers (overlayfs.rst, "Inode properties"); that a backup is empty and says success was the surprise.
+# What happens: if the layers and the upper are on different file systems and xino is off, overlayfs gives regular files another
+# st_dev than directories. Both programs compare each file's st_dev with DIR's. They omit all regular files, also those that were just
+# written, and exit with 0 (mksquashfs reports them as "ignored", restic is silent). With xino=on they include everything.
+# The kernel documents the numbers (overlayfs.rst, "Inode properties"). The surprise was that a backup is empty and reports success.
 # Who is affected: people who back up or pack a container's files from inside the container, with a flag that is
-# recommended for that (it leaves /proc and /sys out), on hosts whose layers are EROFS images or lie on another disk than the upper.
-# Needs: root, Linux with overlayfs and loop devices, Debian's apt. Ends with 0 while the behaviour is as described.
+# recommended for that (it omits /proc and /sys), on hosts whose layers are EROFS images or are on another disk than the upper.
+# Needs: root, Linux with overlayfs and loop devices, Debian's apt. Exits with 0 while the behaviour is as described.
 set -eu
 work=$(mktemp -d)
 trap 'umount "$work/merged" "$work/lower" "$work/disk" 2>/dev/null || true; rm -rf "$work"' EXIT

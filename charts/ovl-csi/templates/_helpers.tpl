@@ -1,4 +1,4 @@
-{{/* The name that the objects' names begin with: the release's, with the chart's unless it says that already. */}}
+{{/* Prefix of the objects' names: the release's name, and the chart's name unless the release's name contains it. */}}
 {{- define "ovl-csi.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
@@ -12,12 +12,12 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The same for objects that have no namespace: two releases may have one name in two namespaces. */}}
+{{/* The same for cluster-scoped objects: two releases can have one name in two namespaces. */}}
 {{- define "ovl-csi.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "ovl-csi.fullname" .) -}}
 {{- end -}}
 
-{{/* Labels that pick the release's own pods; a DaemonSet's can never be changed. */}}
+{{/* Labels that select the release's own pods. They cannot be changed in a DaemonSet. */}}
 {{- define "ovl-csi.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -31,8 +31,8 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
-{{/* What the keys of a registry in the ConfigMap begin with: keys know neither the `:` before a port nor an
-IPv6 address's brackets. The file's path, which the driver reads, has the host as it is. */}}
+{{/* Prefix of a registry's keys in the ConfigMap. A key cannot contain the `:` before a port, nor the brackets of an
+IPv6 address. The path of the file, which the driver reads, contains the host unchanged. */}}
 {{- define "ovl-csi.registryKey" -}}
 {{- regexReplaceAll "[^-._A-Za-z0-9]" . "_" -}}
 {{- end -}}
@@ -42,7 +42,7 @@ IPv6 address's brackets. The file's path, which the driver reads, has the host a
 {{- if kindIs "string" .entry -}}
 {{- .entry | trim -}}
 {{- else if and .entry.hosts .entry.ca (not (contains "ca.crt" .entry.hosts)) -}}
-{{- fail (printf "registries: %s has a ca, and its hosts do not use it: write ca = \"/etc/ovl-csi/hosts/%s/ca.crt\" where it is meant" .host .host) -}}
+{{- fail (printf "registries: %s has a ca, but its hosts do not use it: add ca = \"/etc/ovl-csi/hosts/%s/ca.crt\" to the host that needs it" .host .host) -}}
 {{- else if .entry.hosts -}}
 {{- .entry.hosts | trim -}}
 {{- else -}}
@@ -50,7 +50,7 @@ ca = {{ printf "/etc/ovl-csi/hosts/%s/ca.crt" .host | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* What pods may have, for the driver, if it is less than everything. */}}
+{{/* The image policy, as the driver's policy.toml. Empty if all images are allowed. */}}
 {{- define "ovl-csi.policy" -}}
 {{- $allowed := .Values.policy.allowedImages -}}
 {{- $refused := .Values.policy.refusedImages -}}
@@ -72,7 +72,7 @@ default = {{ toJson $allowed.default }}
 {{- end -}}
 {{- end -}}
 
-{{/* What a probe asks: path, and the chart's values. */}}
+{{/* The request of a probe. Arguments: path, and the chart's values. */}}
 {{- define "ovl-csi.health" -}}
 httpGet:
   host: 127.0.0.1
@@ -80,7 +80,7 @@ httpGet:
   port: {{ .Values.healthPort }}
 {{- end -}}
 
-{{/* All registries with an entry: those of the values, and the release's own. As YAML. */}}
+{{/* All registries with an entry: those of the values, and the release's own registry. As YAML. */}}
 {{- define "ovl-csi.registries" -}}
 {{- $all := deepCopy .Values.registries -}}
 {{- if .Values.registry.enabled -}}
@@ -96,14 +96,14 @@ httpGet:
 {{- printf "%s-registry.%s.svc" (include "ovl-csi.fullname" .) .Release.Namespace -}}
 {{- end -}}
 
-{{/* The same as references write it. */}}
+{{/* The same, as image references write it. */}}
 {{- define "ovl-csi.registryHost" -}}
 {{- printf "%s:5000" (include "ovl-csi.registryName" .) -}}
 {{- end -}}
 
-{{/* The cluster's address of the release's own registry. The driver is on the node's network, where a Service has no name: so the
-address has to be known before the Service is made. It is what the values say, else the Service's that is there, else a fixed distance
-from the API server's own. */}}
+{{/* The cluster IP of the release's own registry. The driver is on the host network, where the name of a Service does not
+resolve, so the address must be known before the Service is created. It is the address in the values, else the one of the
+existing Service, else the API server's own address plus a fixed number. */}}
 {{- define "ovl-csi.registryIP" -}}
 {{- $have := dig "spec" "clusterIP" "" (lookup "v1" "Service" .Release.Namespace (printf "%s-registry" (include "ovl-csi.fullname" .))) -}}
 {{- $first := dig "spec" "clusterIP" "" (lookup "v1" "Service" "default" "kubernetes") -}}
@@ -115,11 +115,11 @@ from the API server's own. */}}
 {{- $parts := splitList "." $first -}}
 {{- $last := add (last $parts | atoi) 49 -}}
 {{- if gt $last 254 -}}
-{{- fail (printf "registry.clusterIP has to be given: no address follows from that of the API server, %s" $first) -}}
+{{- fail (printf "registry.clusterIP must be set: no address can be computed from the one of the API server, %s" $first) -}}
 {{- end -}}
 {{- printf "%s.%d" (initial $parts | join ".") $last -}}
 {{- else -}}
-{{- fail "registry.clusterIP has to be given: a free address of the cluster's Services, which helm cannot see here" -}}
+{{- fail "registry.clusterIP must be set to a free address of the cluster's Services, because helm cannot read the cluster here" -}}
 {{- end -}}
 {{- end -}}
 
@@ -133,24 +133,24 @@ from the API server's own. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret with what opens the release's own registry, which nodes have. */}}
+{{/* The Secret with the login and the CA of the release's own registry, for the nodes. */}}
 {{- define "ovl-csi.registrySecret" -}}
 {{- default (printf "%s-registry-client" (include "ovl-csi.fullname" .)) .Values.registry.existingSecret -}}
 {{- end -}}
 
-{{/* The Secret of the registry alone. */}}
+{{/* The Secret for the registry only. */}}
 {{- define "ovl-csi.registryServerSecret" -}}
 {{- default (printf "%s-registry-server" (include "ovl-csi.fullname" .)) .Values.registry.existingServerSecret -}}
 {{- end -}}
 
-{{/* The Secret that cert-manager makes of the registry's certificate; empty where it does not. */}}
+{{/* The Secret in which cert-manager stores the registry's certificate. Empty without cert-manager. */}}
 {{- define "ovl-csi.registryCertManagerSecret" -}}
 {{- if .Values.registry.certManager.issuer -}}
 {{- printf "%s-registry-tls" (include "ovl-csi.fullname" .) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* An image by its tag, and by its digest if it has one: image, and the tag where that is empty. */}}
+{{/* The reference of an image, with its digest if it has one. Arguments: image, and the default of its tag. */}}
 {{- define "ovl-csi.image" -}}
 {{- $name := printf "%s:%s" .image.repository (default .tag .image.tag) -}}
 {{- with .image.digest -}}
@@ -160,7 +160,7 @@ from the API server's own. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* Secrets that nodes may read to push: those of the values, and that of the release's own registry. As a JSON array. */}}
+{{/* Secrets that nodes may read to push: those of the values, and the one of the release's own registry. As a JSON array. */}}
 {{- define "ovl-csi.pushSecrets" -}}
 {{- $all := .Values.snapshots.pushSecrets -}}
 {{- if .Values.registry.enabled -}}
@@ -169,12 +169,12 @@ from the API server's own. */}}
 {{- $all | uniq | toJson -}}
 {{- end -}}
 
-{{/* The user that the API server knows a ServiceAccount of the release by: component, and the chart's root. */}}
+{{/* The user name of a ServiceAccount of the release. Arguments: component, and the chart's root. */}}
 {{- define "ovl-csi.user" -}}
 {{- printf "system:serviceaccount:%s:%s-%s" .root.Release.Namespace (include "ovl-csi.fullname" .root) .component -}}
 {{- end -}}
 
-{{/* A container that is let do nothing but run. */}}
+{{/* The security context of a container without any privileges. */}}
 {{- define "ovl-csi.confined" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -182,7 +182,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* When the registry's Secrets are made, and what of that stays: nothing. The order is given. */}}
+{{/* Annotations of the hook that creates the registry's Secrets; its objects are removed afterwards. Argument: its weight. */}}
 {{- define "ovl-csi.registrySecretsHook" -}}
 helm.sh/hook: pre-install,pre-upgrade,pre-rollback
 helm.sh/hook-weight: {{ . | quote }}
