@@ -1,9 +1,9 @@
-//! Turns the project's `proto/` into the client that the benchmark asks the driver with.
+//! Turns the project's `proto/` into the client with which the harness calls the driver.
 
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Asked when it runs: two checkouts that share a target folder share this program.
+    // Read at run time: two checkouts that share a target directory share this program.
     let proto = std::env::var("CARGO_MANIFEST_DIR")? + "/../proto";
     println_rerun(&proto);
     let files = protox::compile(["csi/v1/csi.proto"], [&proto])?;
@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-#[allow(clippy::print_stdout, reason = "how a build script speaks to Cargo")]
+#[allow(clippy::print_stdout, reason = "the interface of a build script to Cargo")]
 fn println_rerun(path: &str) {
     println!("cargo::rerun-if-changed={path}");
 }

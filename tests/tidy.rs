@@ -39,9 +39,8 @@ const LONGEST_INLINE_TESTS: usize = 100;
 
 #[test]
 fn rooms_import_only_what_they_declare() {
-    let rooms = rooms();
     let mut wrong = Vec::new();
-    for (room, files) in &rooms {
+    for (room, files) in rooms().iter().chain(&harness()) {
         let allowed = may_use(room, files);
         for (path, text) in files {
             for used in crate_imports(&code_of(text)) {
@@ -59,7 +58,7 @@ fn rooms_import_only_what_they_declare() {
 
 #[test]
 fn rooms_declare_only_what_they_import() {
-    for (room, files) in &rooms() {
+    for (room, files) in rooms().iter().chain(&harness()) {
         let used: BTreeSet<_> =
             files.iter().flat_map(|(_, text)| crate_imports(&code_of(text))).collect();
         let unused: Vec<_> = may_use(room, files).difference(&used).cloned().collect();
@@ -76,19 +75,45 @@ fn no_file_is_empty() {
 
 #[test]
 fn no_room_reaches_itself() {
-    let rooms = rooms();
-    let uses: BTreeMap<_, _> =
-        rooms.iter().map(|(room, files)| (room.clone(), may_use(room, files))).collect();
+    for rooms in [rooms(), harness()] {
+        let uses = rooms.iter().map(|(room, files)| (room.clone(), may_use(room, files)));
+        no_cycle(&uses.collect());
+    }
+}
+
+/// The harness has no import cycles between files, either.
+#[test]
+fn no_file_of_the_harness_imports_itself() {
+    let root = root().join("e2e/src");
+    let files: BTreeMap<_, _> = sources(&root)
+        .into_iter()
+        .map(|(path, text)| (module_of(path.strip_prefix(&root).unwrap()), code_of(&text)))
+        .collect();
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, code) in &files {
+        // A module can use everything below it.
+        let mut used: BTreeSet<_> = files.keys().filter(|other| is_child(other, module)).collect();
+        for path in paths(code, module) {
+            let known = prefixes(&path).find_map(|prefix| files.get_key_value(prefix));
+            used.extend(known.map(|(known, _)| known));
+        }
+        used.remove(module);
+        uses.insert(module.clone(), used.into_iter().cloned().collect());
+    }
+    assert!(uses.len() > 50 && uses["env::environment"].contains("env::node"));
+    no_cycle(&uses);
+}
+
+/// Panics if a name reaches itself.
+fn no_cycle(uses: &BTreeMap<String, BTreeSet<String>>) {
     for start in uses.keys() {
         let mut seen = BTreeSet::new();
-        let mut next: Vec<_> = uses[start].iter().cloned().collect();
-        while let Some(room) = next.pop() {
-            assert_ne!(&room, start, "a cycle through {start}");
-            if seen.insert(room.clone()) {
-                let declared = uses.get(&room);
-                next.extend(
-                    declared.unwrap_or_else(|| panic!("{room} is no room")).iter().cloned(),
-                );
+        let mut next: Vec<_> = uses[start].iter().map(|used| (used, used.clone())).collect();
+        while let Some((name, way)) = next.pop() {
+            assert_ne!(name, start, "a cycle: {start} -> {way}");
+            if seen.insert(name) {
+                let used = uses.get(name).unwrap_or_else(|| panic!("there is no {name}"));
+                next.extend(used.iter().map(|used| (used, format!("{way} -> {used}"))));
             }
         }
     }
@@ -178,6 +203,11 @@ fn the_test_of_imports_sees_them() {
     let code = "use crate::{a::B, c, d::{e, f}};\nuse crate::g::H;\nfn x() { crate::i::j() }";
     let seen = crate_imports(code);
     assert_eq!(seen, ["a", "c", "d", "g", "i"].map(str::to_owned).into());
+    let seen = paths(&format!("{code}\nuse super::{{self, k::{{self, l}}}};"), "m::n");
+    assert_eq!(seen, ["a::B", "c", "d::e", "d::f", "g::H", "i::j", "m", "m::k", "m::k::l"]);
+    assert_eq!(prefixes("a::b").collect::<Vec<_>>(), ["a::b", "a", ""]);
+    assert_eq!(module_of(Path::new("a/b/mod.rs")), module_of(Path::new("a/b.rs")));
+    assert!(is_child("a", "") && is_child("a::b", "a") && !is_child("a::b", ""));
     for naming in [
         "use tar::Archive;",
         "use tar;",
@@ -216,9 +246,18 @@ type Files = Vec<(PathBuf, String)>;
 
 /// Every room of `src/`: a folder, or a file of its own that is not ground.
 fn rooms() -> BTreeMap<String, Files> {
+    rooms_in("src")
+}
+
+/// The same of the harness: the directories of `e2e/src/`, and the files beside them.
+fn harness() -> BTreeMap<String, Files> {
+    rooms_in("e2e/src")
+}
+
+fn rooms_in(top: &str) -> BTreeMap<String, Files> {
     let mut rooms: BTreeMap<String, Files> = BTreeMap::new();
-    for (path, text) in sources(&root().join("src")) {
-        let inner = path.strip_prefix(root().join("src")).unwrap();
+    for (path, text) in sources(&root().join(top)) {
+        let inner = path.strip_prefix(root().join(top)).unwrap();
         let first = inner.components().next().unwrap().as_os_str().to_str().unwrap();
         let room = first.trim_end_matches(".rs");
         // `bin` holds programs as `main.rs` is one: arguments in, exit code out.
@@ -292,6 +331,76 @@ fn crate_imports(code: &str) -> BTreeSet<String> {
         }
     }
     names
+}
+
+/// A file's module, as in paths: `a::b` of `a/b.rs` and of `a/b/mod.rs`; nothing of `main.rs`.
+fn module_of(file: &Path) -> String {
+    let names = file.with_extension("");
+    let names = names.iter().map(|name| name.to_str().unwrap());
+    names.filter(|name| !["mod", "main"].contains(name)).collect::<Vec<_>>().join("::")
+}
+
+fn is_child(module: &str, parent: &str) -> bool {
+    let name = match parent {
+        "" => Some(module),
+        parent => module.strip_prefix(parent).and_then(|rest| rest.strip_prefix("::")),
+    };
+    name.is_some_and(|name| !name.is_empty() && !name.contains("::"))
+}
+
+/// A path and all its beginnings, the longest first; the last is the crate's own root.
+fn prefixes(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices("::").map(|(at, _)| at).collect::<Vec<_>>();
+    std::iter::once(path).chain(ends.into_iter().rev().map(|end| &path[..end])).chain([""])
+}
+
+/// All paths from `crate::` and `super::` in the code of a module, groups expanded.
+fn paths(code: &str, module: &str) -> Vec<String> {
+    let code: String =
+        code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    let mut found = Vec::new();
+    for (start, from) in [("crate::", ""), ("super::", parent)] {
+        for (at, _) in code.match_indices(start) {
+            if !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                expand_use(&code[at + start.len()..], from, &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// Adds each path of the tree that the code begins with, below this one.
+fn expand_use(code: &str, below: &str, found: &mut Vec<String>) {
+    if let Some(group) = code.strip_prefix('{') {
+        let (mut depth, mut start) = (0, 0);
+        for (at, c) in group.char_indices() {
+            match c {
+                ',' if depth == 0 => {
+                    expand_use(group[start..at].trim_start(), below, found);
+                    start = at + 1;
+                }
+                '}' if depth == 0 => {
+                    return expand_use(group[start..at].trim_start(), below, found);
+                }
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+        return;
+    }
+    let end = code.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(code.len());
+    let (name, rest) = code.split_at(end);
+    let path = match (below, name) {
+        (below, "" | "self") => below.to_owned(),
+        ("", name) => name.to_owned(),
+        (below, name) => format!("{below}::{name}"),
+    };
+    match rest.strip_prefix("::") {
+        Some(rest) => expand_use(rest, &path, found),
+        None => found.push(path),
+    }
 }
 
 /// The names at the top level of a `{…}` group whose opening brace is already read.

@@ -1,5 +1,5 @@
-# An image with something in it for every rule of a layer: what a later layer hides, changes and
-# adds, and the kinds of entries that are easily got wrong.
+# An image with a case for every rule of layers: files that a later layer hides, changes and adds,
+# and kinds of entries that are easy to get wrong.
 ARG BASE
 FROM ${BASE}
 

@@ -1,9 +1,9 @@
-# Writes a tree down so that two of them can be compared as texts: a line an entry, in the order of
-# their names, with all that a layer has to keep of it.
+# Lists a file tree as text, to compare two trees: a line for each entry, sorted by name, with
+# everything that a layer must keep.
 use strict;
 use warnings;
 
-my $root = shift or die "usage: listing.pl FOLDER\n";
+my $root = shift or die "usage: listing.pl DIRECTORY\n";
 chdir $root or die "$root: $!\n";
 
 # Numbers of system calls (asm/unistd.h): lgetxattr and llistxattr.
@@ -18,7 +18,7 @@ sub attributes {
     return "" if $length <= 0;
     my @said;
     for my $name (sort split /\0/, substr $buffer, 0, $length) {
-        # What everybody may see, and what a program may do; not what a file system notes for itself.
+        # User attributes and capabilities, without attributes that a file system has for itself.
         next unless $name =~ /^user\./ || $name eq "security.capability";
         my $value = "\0" x 65536;
         my $size = syscall($get, $path, $name, $value, length $value);
@@ -39,8 +39,8 @@ sub entry {
     my ($path) = @_;
     my ($device, $inode, $mode, $links, $uid, $gid, $special, $size, undef, $time) = lstat $path
         or die "$path: $!\n";
-    my $kind = -l _ ? "link" : -d _ ? "folder" : -f _ ? "file" : "other";
-    # The time comes in whole seconds: not everybody keeps more. The root's is that of who made it.
+    my $kind = -l _ ? "link" : -d _ ? "directory" : -f _ ? "file" : "other";
+    # The time in whole seconds: not every format keeps more. The root's time depends on who created it.
     my @facts = ($kind, sprintf("%04o", $mode & 07777), "$uid:$gid", $path eq "." ? "-" : $time);
     push @facts, "-> " . readlink $path if $kind eq "link";
     push @facts, "$size bytes", content($path, $size) if $kind eq "file";
@@ -48,13 +48,13 @@ sub entry {
     push @{$names_of{"$device:$inode"}}, $path if $kind eq "file" && $links > 1;
     push @facts, attributes($path);
     push @lines, "$path: " . join " ", @facts;
-    return unless $kind eq "folder";
-    opendir my $folder, $path or die "$path: $!\n";
-    entry("$path/$_") for sort grep { !/^\.\.?$/ } readdir $folder;
+    return unless $kind eq "directory";
+    opendir my $dir, $path or die "$path: $!\n";
+    entry("$path/$_") for sort grep { !/^\.\.?$/ } readdir $dir;
 }
 
 entry(".");
 push @lines, "one file: " . join " ", sort @$_ for sort { $a->[0] cmp $b->[0] }
-    # Overlay shows the count of a layer below, also when the other names are gone.
+    # Overlay shows the link count of a lower layer, even after the other names were removed.
     grep { @$_ > 1 } values %names_of;
 s/[^\t -~]/?/g, print "$_\n" for @lines;

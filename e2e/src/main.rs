@@ -1,64 +1,58 @@
 //! The harness of ovl-csi, reached as `cargo xtask`.
 //!
-//! It brings up a real two-node Kubernetes cluster on a machine that may have nothing but Linux,
-//! root, Rust, a C compiler and Go, and takes all of it away again.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program talks")]
+//! It creates a real Kubernetes cluster of two nodes and removes it again. The machine needs only
+//! Linux, root, Rust, a C compiler and Go.
+//!
+//! A module may use those below it, as far as its header says so (`May use:`). There are no cycles.
+//!
+//! ```text
+//! suites      `test`: every suite        tour   `try`: the driver in a cluster
+//! cases       the cluster tests          bench  `bench`          demo  `demo`: without a cluster
+//! env         a cluster with the driver, images and a registry, as tests use it
+//! cluster     kind, the engine, the registry, what they need; `up`, `clean`
+//! driver      the driver, built and run as a process             emulated  machines in qemu
+//! toolchain   programs that are built or installed, versions     report    results of suites
+//! machine     processes, cache, lock, mounts, progress           oci       HTTP, images, a registry
+//! ```
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints")]
 
-mod background;
 mod bench;
-mod cache;
 mod cases;
-mod clean;
 mod cluster;
 mod demo;
 mod driver;
 mod emulated;
-mod engine;
-mod gate;
-mod harness;
-mod http;
-mod images;
-mod look;
-mod network;
-mod node_image;
+mod env;
+mod machine;
 mod oci;
-mod pods;
-mod preflight;
-mod process;
-mod progress;
-mod provision;
-mod registry;
-mod render;
-mod schemas;
-mod snapshots;
-mod snapshotter;
-mod soak;
-mod stage;
+mod report;
 mod suites;
-mod tally;
-mod tools;
+mod toolchain;
 mod tour;
-mod versions;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cluster::Purpose;
-use crate::harness::Harness;
+use crate::cluster::purpose::Purpose;
+use crate::cluster::{cleanup, lifecycle, prerequisites};
+use crate::env::chart;
+use crate::machine::harness::Harness;
+use crate::machine::process;
+use crate::toolchain::installed;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  demo            build the driver and show its main job on this machine, without a cluster
-  try             make a two-node cluster with the driver and show a pod's volume (context kind-ovl)
-  test [SUITE]…   run every suite, or those named
-  test --quick    run those that need neither a cluster nor an emulated machine
-  bench [PART]…   measure the driver beside containerd, podman and the least there is to do:
-                  pulls, warm, snapshots, busy, or all of it
-  soak            run the tests that are long by nature: as many files as a layer may have
+  demo            build the driver and show its main function on this machine, without a cluster
+  try             create a two-node cluster with the driver and show a pod's volume (context kind-ovl)
+  test [SUITE]…   run every suite, or the named ones
+  test --quick    run the suites that need neither a cluster nor an emulated machine
+  bench [PART]…   compare the driver with containerd, podman and a baseline:
+                  pulls, warm, snapshots, busy, or all
+  soak            run the long tests, with as many files as a layer may have
   render          write the rendered chart into deploy/
-  up              make a two-node cluster (context kind-ovl) and leave it there
+  up              create a two-node cluster (context kind-ovl) and keep it
   clean           remove the harness's clusters, containers, networks and engine
   clean --cache   the same, and everything that was built
 ";
@@ -66,25 +60,25 @@ usage: cargo xtask <command>
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    // A pod of the demonstration: it is to end by itself, so nothing is set up for it.
+    // A pod of the demonstration. It must end by itself, so nothing is set up for it.
     let pod = match args.as_slice() {
-        [demo::inside::OUTSIDE, rest @ ..] => Some(demo::inside::outside(rest)),
-        [demo::inside::INSIDE, rest @ ..] => {
-            Some(demo::inside::inside(rest).map(|()| ExitCode::SUCCESS))
+        [demo::pod_process::OUTER, rest @ ..] => Some(demo::pod_process::outer(rest)),
+        [demo::pod_process::INNER, rest @ ..] => {
+            Some(demo::pod_process::inner(rest).map(|()| ExitCode::SUCCESS))
         }
         _ => None,
     };
     if let Some(ended) = pod {
         return ended.unwrap_or_else(failed);
     }
-    // Before anything is set up: this process becomes another one.
+    // Before any other setup: this process becomes another one.
     let begun = match args.as_slice() {
         ["bench", parts @ ..] => bench::in_release(parts),
         _ => Ok(()),
     };
     match begun.and_then(|()| process::end_children_on_signal()).and_then(|()| run()) {
         Ok(code) => code,
-        // The thread that took the signal ends the process, with its own words.
+        // The thread that received the signal ends the process and prints its own message.
         Err(_) if process::interrupted() => loop {
             std::thread::park();
         },
@@ -103,31 +97,32 @@ fn run() -> Result<ExitCode> {
         ["demo"] => demo::run(&driver::sources()?)?,
         ["try"] => tour::run(&Harness::start()?, &driver::sources()?)?,
         ["test", suites @ ..] => {
-            let quick = suites::quick();
-            let suites = if suites == ["--quick"] { &quick } else { suites };
+            let (quick, all_quick) = (suites == ["--quick"], suites::quick());
+            let suites = if quick { &all_quick } else { suites };
             let (h, repo) = (Harness::start()?, driver::sources()?);
-            let passed = suites::run(&suites::Bench { h: &h, repo: &repo }, suites)?;
+            let ctx = suites::SuiteContext { h: &h, repo: &repo, quick };
+            let passed = suites::run(&ctx, suites)?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         ["bench", parts @ ..] => {
             let parts = bench::Part::named(parts)?;
             bench::run(&Harness::start()?, &driver::sources()?, &parts)?;
         }
-        ["soak"] => soak::run(&Harness::start()?, &driver::sources()?)?,
+        ["soak"] => suites::soak::run(&Harness::start()?, &driver::sources()?)?,
         ["render"] => {
-            let helm = tools::found::helm(&Harness::start()?)?;
-            render::write(&helm, &driver::sources()?)?;
+            let helm = installed::helm(&Harness::start()?)?;
+            chart::write(&helm, &driver::sources()?)?;
         }
         ["up"] => {
             let h = Harness::start()?;
-            let ground = provision::provision(&h)?;
-            cluster::up(&h, &ground, Purpose::Try)?;
+            let prerequisites = prerequisites::provision(&h)?;
+            lifecycle::up(&h, &prerequisites, Purpose::Try)?;
         }
-        ["clean"] => clean::all(&Harness::start()?)?,
+        ["clean"] => cleanup::all(&Harness::start()?)?,
         ["clean", "--cache"] => {
             let h = Harness::start()?;
-            clean::all(&h)?;
-            clean::cache(&h)?;
+            cleanup::all(&h)?;
+            cleanup::cache(&h)?;
         }
         _ => {
             eprint!("{USAGE}");

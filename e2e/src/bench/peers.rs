@@ -1,5 +1,5 @@
-//! What others need for the same image: containerd as the harness builds it for nodes, podman as
-//! Debian has it. Each with a store of its own on the same disk, and nothing in it.
+//! Other programs with the same image: containerd as the harness builds it for nodes, and podman
+//! from Debian. Each has an empty store of its own on the same disk.
 //!
 //! Deliberately absent: tuning.
 
@@ -9,30 +9,30 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::image::Source;
-use super::timed;
-use crate::background::Background;
-use crate::cache::Recipe;
-use crate::cluster::wait_for;
-use crate::harness::Harness;
-use crate::oci::any_signature;
-use crate::process::Cmd;
-use crate::progress::seconds;
-use crate::tools::{self, apt};
+use super::images::BenchRegistry;
+use super::times::timed;
+use crate::machine::background::Background;
+use crate::machine::cache::Recipe;
+use crate::machine::harness::Harness;
+use crate::machine::process::Cmd;
+use crate::machine::progress::seconds;
+use crate::machine::wait::wait_for;
+use crate::oci::image::any_signature;
+use crate::toolchain::{apt, programs};
 
-/// Somebody else who pulls images.
+/// Another program that pulls images.
 pub trait Peer {
-    /// What it is called.
+    /// Its name.
     fn name(&self) -> &'static str;
 
-    /// Pulls the large image into a store in this folder, and says how long that took.
-    fn pull(&self, folder: &Path, source: &Source) -> Result<Duration>;
+    /// Pulls the large image into a store in this directory. Returns how long that took.
+    fn pull(&self, dir: &Path, registry: &BenchRegistry) -> Result<Duration>;
 }
 
-/// Those that can be had here; a note for each that cannot.
+/// The peers that are available. A note for each that is not.
 pub fn all(h: &Harness, place: &Path, notes: &mut Vec<String>) -> Vec<Box<dyn Peer>> {
     let mut peers: Vec<Box<dyn Peer>> = Vec::new();
-    match tools::containerd().ensure(h) {
+    match programs::containerd().ensure(h) {
         Ok(programs) => peers.push(Box::new(Containerd { programs })),
         Err(error) => notes.push(format!("containerd: {error:#}")),
     }
@@ -43,13 +43,13 @@ pub fn all(h: &Harness, place: &Path, notes: &mut Vec<String>) -> Vec<Box<dyn Pe
     peers
 }
 
-/// The directory of containerd's programs: as the harness builds them, where it has; else as they are installed here; else as Debian
-/// has them, unpacked aside, because an installed one would run as a service.
+/// The directory of containerd's programs: those built by the harness, else the installed ones,
+/// else those of Debian. The latter are extracted, because an installed one would run as a service.
 ///
 /// # Errors
-/// None of these can be had.
+/// There is none of these.
 pub fn containerd(h: &Harness) -> Result<PathBuf> {
-    if let Some(built) = tools::containerd().have(h) {
+    if let Some(built) = programs::containerd().find(h) {
         return Ok(built);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -79,30 +79,30 @@ impl Peer for Containerd {
         "containerd"
     }
 
-    fn pull(&self, folder: &Path, source: &Source) -> Result<Duration> {
-        let running = Running::start(&self.programs, folder)?;
-        timed(|| running.pull(&source.image("bench:1")))
+    fn pull(&self, dir: &Path, registry: &BenchRegistry) -> Result<Duration> {
+        let running = ContainerdProcess::start(&self.programs, dir)?;
+        timed(|| running.pull(&registry.image("bench:1")))
     }
 }
 
-/// A containerd that runs, asked by `ctr`.
-pub struct Running {
+/// A running containerd, controlled by `ctr`.
+pub struct ContainerdProcess {
     programs: PathBuf,
-    folder: PathBuf,
+    dir: PathBuf,
     _process: Background,
 }
 
-impl Running {
-    /// Starts it with everything that it has in this folder.
+impl ContainerdProcess {
+    /// Starts it with all its files in this directory.
     ///
     /// # Errors
-    /// It ended, or does not answer.
-    pub fn start(programs: &Path, folder: &Path) -> Result<Self> {
-        let config = folder.join("config.toml");
-        let path = |part: &str| folder.join(part).display().to_string();
+    /// It ended, or does not respond.
+    pub fn start(programs: &Path, dir: &Path) -> Result<Self> {
+        let config = dir.join("config.toml");
+        let path = |part: &str| dir.join(part).display().to_string();
         let socket = path("containerd.sock");
-        let said = Cmd::new(programs.join("containerd")).arg("--version").output()?;
-        let version = if said.contains(" v2.") { 3 } else { 2 };
+        let output = Cmd::new(programs.join("containerd")).arg("--version").output()?;
+        let version = if output.contains(" v2.") { 3 } else { 2 };
         let text = format!(
             "version = {version}\nroot = \"{}\"\nstate = \"{}\"\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \
@@ -113,36 +113,36 @@ impl Running {
         );
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
         let containerd = Cmd::new(programs.join("containerd")).arg("--config").arg(&config);
-        let mut process = Background::start(&containerd, folder.join("containerd.log"))?;
+        let mut process = Background::start(&containerd, dir.join("containerd.log"))?;
         let ctr = Cmd::new(programs.join("ctr")).args(["--address", &socket]).arg("version");
         wait_for("containerd", seconds(30), || {
             if process.ended() {
-                bail!("it ended: {}", crate::process::tail(&process.log, 20)?);
+                bail!("it ended: {}", crate::machine::process::tail(&process.log, 20)?);
             }
             Ok(ctr.clone().succeeds().then_some(()))
         })?;
-        Ok(Self { programs: programs.to_owned(), folder: folder.to_owned(), _process: process })
+        Ok(Self { programs: programs.to_owned(), dir: dir.to_owned(), _process: process })
     }
 
     fn ctr(&self) -> Cmd {
         let ctr = Cmd::new(self.programs.join("ctr"));
-        ctr.arg("--address").arg(self.folder.join("containerd.sock"))
+        ctr.arg("--address").arg(self.dir.join("containerd.sock"))
     }
 
     /// Pulls an image.
     ///
     /// # Errors
-    /// It could not.
+    /// containerd failed.
     pub fn pull(&self, image: &str) -> Result<()> {
         let pull =
             self.ctr().args(["images", "pull", "--plain-http", "--snapshotter", "overlayfs"]);
         pull.arg(image).output().map(drop)
     }
 
-    /// Prepares a snapshot of the topmost layer that was pulled, and mounts it.
+    /// Prepares a snapshot of the topmost pulled layer, and mounts it.
     ///
     /// # Errors
-    /// It could not, or nothing was pulled.
+    /// containerd failed, or nothing was pulled.
     pub fn mount(&self, name: &str) -> Result<()> {
         let list = self.ctr().args(["snapshots", "--snapshotter", "overlayfs", "list"]).output()?;
         let lines = || list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -150,22 +150,22 @@ impl Running {
         let committed = |line: &Vec<&str>| line.last() == Some(&"Committed") && !is_parent(line[0]);
         let top = lines().find(committed).map(|line| line[0].to_owned());
         let top = top.context("containerd has no snapshot of the image")?;
-        let at = self.folder.join("mounted").join(name);
-        fs::create_dir_all(&at).context("making a folder")?;
+        let at = self.dir.join("mounted").join(name);
+        fs::create_dir_all(&at).context("making a directory")?;
         let prepare = self.ctr().args(["snapshots", "--snapshotter", "overlayfs", "prepare"]);
         let prepare = prepare.arg("--target").arg(&at).args([name, &top]).output()?;
-        // What it prints is the command that mounts.
+        // It prints the mount command.
         let mut words = prepare.split_whitespace();
-        let program = words.next().context("containerd says no mount")?;
+        let program = words.next().context("containerd prints no mount command")?;
         Cmd::new(program).args(words).output().map(drop)
     }
 
     /// Unmounts and removes a snapshot.
     ///
     /// # Errors
-    /// It could not.
+    /// containerd failed.
     pub fn unmount(&self, name: &str) -> Result<()> {
-        Cmd::new("umount").arg(self.folder.join("mounted").join(name)).output()?;
+        Cmd::new("umount").arg(self.dir.join("mounted").join(name)).output()?;
         self.ctr().args(["snapshots", "--snapshotter", "overlayfs", "rm", name]).output().map(drop)
     }
 }
@@ -187,12 +187,12 @@ impl Peer for Podman {
         "podman"
     }
 
-    fn pull(&self, folder: &Path, source: &Source) -> Result<Duration> {
-        let pull = Cmd::new("podman").arg("--root").arg(folder.join("root"));
-        let pull = pull.arg("--runroot").arg(folder.join("run"));
+    fn pull(&self, dir: &Path, registry: &BenchRegistry) -> Result<Duration> {
+        let pull = Cmd::new("podman").arg("--root").arg(dir.join("root"));
+        let pull = pull.arg("--runroot").arg(dir.join("run"));
         let pull = pull.args(["--storage-driver", "overlay", "pull", "--quiet"]);
         let pull = pull.args(["--tls-verify=false", "--signature-policy"]).arg(&self.policy);
-        let pull = pull.arg(source.image("bench:1"));
+        let pull = pull.arg(registry.image("bench:1"));
         timed(|| pull.output().map(drop))
     }
 }

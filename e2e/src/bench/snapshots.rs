@@ -1,13 +1,13 @@
-//! Snapshots: how long a pod stands still beside a bare loop of clones, what of that depends on what
-//! lies below, and what a push costs beside docker's and buildah's for the same change.
+//! Snapshots: how long a pod is frozen compared with a bare loop of clones, how that depends on the
+//! layers below, and the cost of a push compared with docker and buildah for the same change.
 //!
 //! ```text
-//! a disk that clones (a file) ─┐
+//! a disk with reflinks (a file) ┐
 //! a registry of its own ───────┼── tests/bench_snapshots.rs, compiled with optimization
 //! a change of 1 GB ────────────┴── docker commit and push, buildah commit and push
 //! ```
 //!
-//! Deliberately absent: a cluster. What a cluster adds is pauses of side-cars, which is not ours to measure.
+//! Deliberately absent: a cluster. It would only add the delays of sidecars.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,17 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::image::Source;
+use super::images::BenchRegistry;
 use super::table::{Limit, Row};
-use super::timed;
+use super::times::timed;
+use crate::cluster::engine::LABEL;
+use crate::cluster::prerequisites::Prerequisites;
 use crate::driver;
-use crate::engine::LABEL;
-use crate::harness::Harness;
-use crate::oci::{Layer, any_signature, push};
-use crate::process::Cmd;
-use crate::progress::{minutes, seconds};
-use crate::provision::Ground;
-use crate::tools::{self, apt};
+use crate::machine::harness::Harness;
+use crate::machine::process::Cmd;
+use crate::machine::progress::{minutes, seconds};
+use crate::oci::image::{Layer, any_signature, push};
+use crate::toolchain::{apt, programs};
 
 /// Files of the small base and of the large one.
 const SMALL: usize = 10_000;
@@ -36,31 +36,31 @@ const LARGE: usize = 500_000;
 /// Layers of the deep base.
 const DEEP: usize = 250;
 
-/// The change that is pushed: so many files of so many bytes, half of which compress away.
+/// The change to push: this many files of this many bytes, half of which compress away.
 const FILES: usize = 10_000;
 const BYTES: usize = 100_000;
 
-/// Measures all of it in an empty folder; a note for each peer that cannot be had.
+/// Measures all of it in an empty directory. A note for each peer that is not available.
 pub fn measure(
     h: &Harness,
     repo: &Path,
-    ground: &Ground,
+    prerequisites: &Prerequisites,
     place: &Path,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Row>> {
     apt::ensure(h, &["xfsprogs"])?;
     let (disk, change, images) = (place.join("disk"), place.join("change"), place.join("images"));
-    for folder in [&disk, &change, &images] {
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    for dir in [&disk, &change, &images] {
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     }
-    let program = tools::registry().ensure(h)?.join("registry");
-    let registry = Source::serve(h, "snapshots-registry", &program, &images)?;
-    h.progress.step("making what snapshots are measured with", minutes(2), |_| {
+    let program = programs::registry().ensure(h)?.join("registry");
+    let registry = BenchRegistry::serve(h, "snapshots-registry", &program, &images)?;
+    h.progress.step("preparing the disk and images for snapshots", minutes(2), |_| {
         write_change(&change)?;
         push_bases(&registry)?;
         make_disk(&place.join("disk.img"), &disk)
     })?;
-    let said = h.progress.step("measuring snapshots", minutes(8), |log| {
+    let output = h.progress.step("measuring snapshots", minutes(8), |log| {
         let test =
             driver::cargo(h, repo).args(["test", "--release", "--locked", "--package", "ovl-csi"]);
         let test = test.args(["--test", "bench_snapshots", "--", "--ignored", "--nocapture"]);
@@ -69,55 +69,55 @@ pub fn measure(
         let done = test.limit(minutes(40)).outcome()?;
         fs::write(log, format!("{}\n{}", done.stderr, done.stdout)).context("writing the log")?;
         let line = done.stdout.lines().find_map(|line| line.trim().strip_prefix("BENCH "));
-        let line = line.with_context(|| format!("it broke off; see {}", log.display()))?;
+        let line = line.with_context(|| format!("it stopped early; see {}", log.display()))?;
         serde_json::from_str::<Value>(line).context("what it printed")
     })?;
     let mut peers = Vec::new();
     for (name, peer) in [("docker", docker as Peer), ("buildah", buildah)] {
         let what = format!("the same change by {name}");
         let time = h.progress.step(&what, minutes(1), |log| {
-            let folder = place.join(name);
-            fs::create_dir_all(&folder).context("making a folder")?;
-            peer(h, ground, &Change { folder: &change, place: &folder, registry: &registry, log })
+            let dir = place.join(name);
+            fs::create_dir_all(&dir).context("making a directory")?;
+            peer(h, prerequisites, &Change { dir: &change, place: &dir, registry: &registry, log })
         });
         match time {
             Ok(time) => peers.push((name, time)),
             Err(error) => notes.push(format!("{name}: {error:#}")),
         }
     }
-    rows(&said, &peers)
+    rows(&output, &peers)
 }
 
-/// Commits and pushes the change, and says how long both took.
-type Peer = fn(&Harness, &Ground, &Change<'_>) -> Result<Duration>;
+/// Commits and pushes the change. Returns how long both took.
+type Peer = fn(&Harness, &Prerequisites, &Change<'_>) -> Result<Duration>;
 
-/// What a peer is given.
+/// The input of a peer.
 struct Change<'a> {
-    folder: &'a Path,
+    dir: &'a Path,
     place: &'a Path,
-    registry: &'a Source,
+    registry: &'a BenchRegistry,
     log: &'a Path,
 }
 
-fn rows(said: &Value, peers: &[(&str, Duration)]) -> Result<Vec<Row>> {
+fn rows(output: &Value, peers: &[(&str, Duration)]) -> Result<Vec<Row>> {
     let seconds = |pointer: &str| {
-        let number = said.pointer(pointer).and_then(Value::as_f64);
-        number.map(Duration::from_secs_f64).with_context(|| format!("no {pointer} in {said}"))
+        let number = output.pointer(pointer).and_then(Value::as_f64);
+        number.map(Duration::from_secs_f64).with_context(|| format!("no {pointer} in {output}"))
     };
     let (pause, push) = (seconds("/pause/pause")?, seconds("/push/push")?);
     let mut rows = vec![
-        Row::seconds("pod stands still: 1 GB, dirty", pause).beside(
+        Row::seconds("pod frozen: 1 GB, dirty", pause).beside(
             "clones alone",
             seconds("/pause/loop")?,
             Limit::AtMost(2.0),
         ),
         Row::milliseconds("the same", pause).within(100.0),
-        Row::seconds("cut above 500,000 files", seconds("/cuts/large")?).beside(
+        Row::seconds("capture above 500,000 files", seconds("/cuts/large")?).beside(
             "10,000 files",
             seconds("/cuts/small")?,
             Limit::AtMost(1.2),
         ),
-        Row::seconds("cut above 250 layers", seconds("/cuts/deep")?).beside(
+        Row::seconds("capture above 250 layers", seconds("/cuts/deep")?).beside(
             "1 layer",
             seconds("/cuts/flat")?,
             Limit::AtMost(1.2),
@@ -129,12 +129,12 @@ fn rows(said: &Value, peers: &[(&str, Duration)]) -> Result<Vec<Row>> {
     let pull = seconds("/push/pull")?;
     let restore = Row::seconds("restore of 1 GB elsewhere", seconds("/push/restore")?);
     rows.push(restore.beside("a pull", pull, Limit::AtMost(1.3)));
-    let memory = said.pointer("/push/memory").and_then(Value::as_u64).context("no memory")?;
+    let memory = output.pointer("/push/memory").and_then(Value::as_u64).context("no memory")?;
     rows.push(Row::mebibytes("memory, peak of a push", memory).within(150.0));
     Ok(rows)
 }
 
-/// A file system that clones, in a file; its loop device goes when it is unmounted.
+/// A file system with reflinks, in a file. An unmount removes its loop device.
 fn make_disk(image: &Path, at: &Path) -> Result<()> {
     let truncate = Cmd::new("truncate").args(["--size", "40G"]).arg(image);
     truncate.output()?;
@@ -142,15 +142,15 @@ fn make_disk(image: &Path, at: &Path) -> Result<()> {
     Cmd::new("mount").args(["-o", "loop"]).arg(image).arg(at).output().map(drop)
 }
 
-fn write_change(folder: &Path) -> Result<()> {
+fn write_change(dir: &Path) -> Result<()> {
     for number in 0..FILES {
-        let inner = folder.join((number / 100).to_string());
+        let inner = dir.join((number / 100).to_string());
         if number % 100 == 0 {
             fs::create_dir(&inner).with_context(|| format!("making {}", inner.display()))?;
         }
         let mut text = String::with_capacity(BYTES + 64);
         let mut hash = Sha256::digest(number.to_le_bytes());
-        // As digits, each byte takes two.
+        // In hexadecimal, each byte takes two.
         while text.len() < BYTES {
             text.push_str(&hex::encode(hash));
             hash = Sha256::digest(hash);
@@ -161,12 +161,12 @@ fn write_change(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn push_bases(registry: &Source) -> Result<()> {
+fn push_bases(registry: &BenchRegistry) -> Result<()> {
     for (name, files) in [("small:1", SMALL), ("large:1", LARGE)] {
         let mut layer = Layer::new();
         for number in 0..files {
             if number % 1000 == 0 {
-                layer = layer.folder(&format!("base/{}", number / 1000))?;
+                layer = layer.dir(&format!("base/{}", number / 1000))?;
             }
             layer = layer.file(&format!("base/{}/{number}", number / 1000), number.to_string())?;
         }
@@ -177,15 +177,15 @@ fn push_bases(registry: &Source) -> Result<()> {
     push(registry.address, "flat:1", vec![one(0)?]).map(drop)
 }
 
-/// A container with the change, made into an image and pushed.
-fn docker(_: &Harness, ground: &Ground, change: &Change<'_>) -> Result<Duration> {
-    let engine = &ground.engine;
+/// A container with the change, committed and pushed.
+fn docker(_: &Harness, prerequisites: &Prerequisites, change: &Change<'_>) -> Result<Duration> {
+    let engine = &prerequisites.engine;
     let create = engine.docker(["create", "--label", LABEL, "--network", "none"]);
-    let container = create.args([&ground.base_image, "true"]).output()?;
+    let container = create.args([&prerequisites.base_image, "true"]).output()?;
     let image = change.registry.image("docker:1");
     let time = (|| {
         let to = format!("{container}:/change");
-        engine.docker(["cp"]).arg(change.folder).arg(&to).log(change.log).run()?;
+        engine.docker(["cp"]).arg(change.dir).arg(&to).log(change.log).run()?;
         Cmd::new("sync").output()?;
         timed(|| {
             engine.docker(["commit", &container, &image]).log(change.log).run()?;
@@ -198,7 +198,7 @@ fn docker(_: &Harness, ground: &Ground, change: &Change<'_>) -> Result<Duration>
 }
 
 /// The same without a daemon, and with zstd.
-fn buildah(h: &Harness, _: &Ground, change: &Change<'_>) -> Result<Duration> {
+fn buildah(h: &Harness, _: &Prerequisites, change: &Change<'_>) -> Result<Duration> {
     apt::ensure(h, &["buildah"])?;
     let policy = any_signature(change.place)?;
     let buildah = || {
@@ -208,7 +208,7 @@ fn buildah(h: &Harness, _: &Ground, change: &Change<'_>) -> Result<Duration> {
     };
     let container = buildah().args(["from", "scratch"]).output()?;
     let root = PathBuf::from(buildah().args(["mount", &container]).output()?);
-    Cmd::new("cp").arg("-r").arg(change.folder).arg(root.join("change")).output()?;
+    Cmd::new("cp").arg("-r").arg(change.dir).arg(root.join("change")).output()?;
     Cmd::new("sync").output()?;
     let image = change.registry.image("buildah:1");
     let time = timed(|| {
@@ -228,14 +228,14 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_was_measured_becomes_rows() -> Result<()> {
-        let said = json!({
+    fn results_become_rows() -> Result<()> {
+        let output = json!({
             "cuts": { "small": 1.0, "large": 1.1, "flat": 0.5, "deep": 0.5 },
             "pause": { "pause": 0.05, "loop": 0.03, "total": 2.0 },
             "push": { "push": 3.0, "restore": 2.0, "pull": 2.0, "memory": 1 << 20, "sent": 1 },
         });
         let peers = [("docker", Duration::from_secs(30))];
-        assert_eq!(rows(&said, &peers)?.len(), 7);
+        assert_eq!(rows(&output, &peers)?.len(), 7);
         assert!(rows(&json!({}), &peers).is_err());
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The rows of the benchmark, for people and for programs.
+//! The rows of the benchmark, as text and as JSON.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::image::Source;
+use super::images::BenchRegistry;
 
-/// One thing that was measured.
+/// One result.
 #[derive(Clone, Debug)]
 pub struct Row {
     what: String,
@@ -19,12 +19,12 @@ pub struct Row {
     limit: Limit,
 }
 
-/// What is wanted of a row: of its ratio where it is beside another's, else of its value.
+/// The limit of a row: of its ratio if it is compared, else of its value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Limit {
-    /// Nothing.
+    /// No limit.
     None,
-    /// No more than this.
+    /// At most this.
     AtMost(f64),
 }
 
@@ -53,15 +53,15 @@ impl Row {
         Self { what: what.to_owned(), unit, ours, against: None, limit: Limit::None }
     }
 
-    /// Beside what another needs, with a limit for the ratio. Of a time.
-    pub fn beside(mut self, whom: &str, theirs: Duration, limit: Limit) -> Self {
+    /// Compares a time with another program's, with a limit for the ratio.
+    pub fn beside(mut self, name: &str, theirs: Duration, limit: Limit) -> Self {
         let of_a_second = if self.unit == "ms" { 1000.0 } else { 1.0 };
-        self.against = Some((whom.to_owned(), theirs.as_secs_f64() * of_a_second));
+        self.against = Some((name.to_owned(), theirs.as_secs_f64() * of_a_second));
         self.limit = limit;
         self
     }
 
-    /// With a limit of its own.
+    /// Sets a limit for the value.
     pub fn within(mut self, most: f64) -> Self {
         self.limit = Limit::AtMost(most);
         self
@@ -71,7 +71,7 @@ impl Row {
         self.against.as_ref().map(|(_, theirs)| self.ours / theirs)
     }
 
-    /// Whether it is within its limit; `None` without one.
+    /// Whether it is within its limit. `None` without one.
     fn holds(&self) -> Option<bool> {
         match self.limit {
             Limit::None => None,
@@ -81,15 +81,15 @@ impl Row {
 }
 
 /// The table as text.
-pub fn text(rows: &[Row], source: Option<&Source>, notes: &[String]) -> String {
-    let mut text = format!("{}\n\n", about(source));
+pub fn text(rows: &[Row], registry: Option<&BenchRegistry>, notes: &[String]) -> String {
+    let mut text = format!("{}\n\n", about(registry));
     // Writing to a string cannot fail, here and below.
     writeln!(text, "{:<32}{:>12}{:>26}{:>8}{:>8}", "", "ovl", "beside", "ratio", "limit")
         .unwrap_or_default();
     for row in rows {
         let unit = |value: f64| format!("{value:.2} {}", row.unit).trim_end().to_owned();
         let against = row.against.as_ref();
-        let beside = against.map(|(whom, theirs)| format!("{whom} {}", unit(*theirs)));
+        let beside = against.map(|(name, theirs)| format!("{name} {}", unit(*theirs)));
         let ratio = row.ratio().map(|ratio| format!("{ratio:.2}"));
         let limit = match row.limit {
             Limit::None => String::new(),
@@ -117,8 +117,8 @@ pub fn text(rows: &[Row], source: Option<&Source>, notes: &[String]) -> String {
     text
 }
 
-/// The same for programs.
-pub fn json(rows: &[Row], source: Option<&Source>, notes: &[String]) -> Value {
+/// The table as JSON.
+pub fn json(rows: &[Row], registry: Option<&BenchRegistry>, notes: &[String]) -> Value {
     let row = |row: &Row| {
         let beside = row.against.as_ref();
         let limit = match row.limit {
@@ -127,27 +127,27 @@ pub fn json(rows: &[Row], source: Option<&Source>, notes: &[String]) -> Value {
         };
         json!({
             "what": row.what, "unit": row.unit, "ovl": row.ours,
-            "beside": beside.map(|(whom, theirs)| json!({ "who": whom, "value": theirs })),
+            "beside": beside.map(|(name, theirs)| json!({ "who": name, "value": theirs })),
             "ratio": row.ratio(), "limit": limit, "holds": row.holds(),
         })
     };
     let rows: Vec<Value> = rows.iter().map(row).collect();
-    json!({ "about": about(source), "rows": rows, "not measured": notes })
+    json!({ "about": about(registry), "rows": rows, "not measured": notes })
 }
 
 /// The machine and the image, in one line.
-fn about(source: Option<&Source>) -> String {
+fn about(registry: Option<&BenchRegistry>) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let machine = format!("{cores} cores, Linux {}", kernel.trim());
-    let Some(source) = source else { return machine };
-    let layers = source.layers().unwrap_or_default();
+    let Some(registry) = registry else { return machine };
+    let layers = registry.layers().unwrap_or_default();
     let bytes: u64 = layers.iter().map(|blob| blob.size).sum();
     format!(
         "{machine}; an image of {} layers, {} MB compressed; the middle of {} rounds",
         layers.len(),
         bytes / 1_000_000,
-        super::ROUNDS
+        super::times::ROUNDS
     )
 }
 

@@ -1,5 +1,5 @@
-//! What volumes cost whose layers are there: time at the socket, entries in the mount table, and
-//! page cache.
+//! The cost of volumes whose layers are on the node: time at the socket, entries in the mount
+//! table, and page cache.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,24 +9,24 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::image::{DEEP, Source};
-use super::ours::{Driver, Volume};
-use super::percentile;
+use super::images::{BenchRegistry, DEEP};
 use super::table::{Limit, Row};
-use crate::process::Cmd;
+use super::times::percentile;
+use crate::driver::process::{NodeProcess, Volume};
+use crate::machine::process::Cmd;
 
-/// How many volumes are made one after the other for the percentiles.
+/// Volumes that are published one after the other, for the percentiles.
 const MANY: usize = 300;
 
-/// How many at once.
+/// Volumes that are published at once.
 const AT_ONCE: usize = 100;
 
-/// How many bytes are read of a volume to see what the kernel keeps of them.
+/// Bytes that are read from a volume to measure the page cache.
 const READ: u64 = 256 << 20;
 
-/// Everything that takes a driver with its layers there.
-pub fn measure(driver: &Driver, source: &Source) -> Result<Vec<Row>> {
-    let [large, flat, deep] = ["bench:1", "flat:1", "deep:1"].map(|name| source.image(name));
+/// Measures everything that needs a driver with its layers.
+pub fn measure(driver: &NodeProcess, registry: &BenchRegistry) -> Result<Vec<Row>> {
+    let [large, flat, deep] = ["bench:1", "flat:1", "deep:1"].map(|name| registry.image(name));
     for (at, image) in [&large, &flat, &deep].into_iter().enumerate() {
         let volume = driver.volume(&format!("first-{at}"), image);
         driver.publish(&volume)?;
@@ -46,7 +46,7 @@ pub fn measure(driver: &Driver, source: &Source) -> Result<Vec<Row>> {
     let (_, at_once) = times(driver, "once", &large, AT_ONCE, true)?;
     let row = Row::seconds(&format!("{AT_ONCE} publishes at once"), at_once);
     rows.push(row.beside("in turn", in_turn, Limit::AtMost(1.2)));
-    // Of the pull before them too.
+    // It includes the pull before.
     let most = driver.memory("VmHWM")?;
     rows.push(Row::mebibytes("memory, peak of these", most).within(150.0));
 
@@ -61,9 +61,9 @@ pub fn measure(driver: &Driver, source: &Source) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Publishes so many volumes, and takes them away again: the time of each, and of all.
+/// Publishes and unpublishes this many volumes. Returns the time of each publish, and of all.
 fn times(
-    driver: &Driver,
+    driver: &NodeProcess,
     name: &str,
     image: &str,
     count: usize,
@@ -83,13 +83,13 @@ fn mounts() -> Result<usize> {
     Ok(table.lines().count())
 }
 
-/// Reads files of a volume, from a cold cache, and says how many bytes are cached for each byte
-/// read: of the files themselves and of what is below them.
-fn page_cache(volume: &Volume, driver: &Driver) -> Result<f64> {
+/// Reads files of a volume with a cold cache. Returns the cached bytes for each byte read: of the
+/// files and of the layers below.
+fn page_cache(volume: &Volume, driver: &NodeProcess) -> Result<f64> {
     let mut files = Vec::new();
     walk(&volume.target().join("usr/lib"), READ, &mut files)?;
     ensure!(!files.is_empty(), "the image has no files to read");
-    let store = driver.log().parent().context("a log in no folder")?.join("store/layers");
+    let store = driver.log().parent().context("a log in no directory")?.join("store/layers");
     let mut layers = Vec::new();
     walk(&store, u64::MAX, &mut layers)?;
     Cmd::new("sync").output()?;
@@ -103,16 +103,16 @@ fn page_cache(volume: &Volume, driver: &Driver) -> Result<f64> {
     Ok(cached as f64 / bytes as f64)
 }
 
-/// Regular files of some size below a folder, until there is so much to read.
-fn walk(folder: &Path, mut budget: u64, found: &mut Vec<PathBuf>) -> Result<()> {
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let entries = fs::read_dir(&folder);
-        for entry in entries.with_context(|| format!("listing {}", folder.display()))? {
+/// Collects regular files of some size below a directory, up to this many bytes.
+fn walk(dir: &Path, mut budget: u64, found: &mut Vec<PathBuf>) -> Result<()> {
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let entries = fs::read_dir(&dir);
+        for entry in entries.with_context(|| format!("listing {}", dir.display()))? {
             let entry = entry.context("listing a volume")?;
             let about = entry.metadata().context("looking at a file")?;
             if about.is_dir() {
-                folders.push(entry.path());
+                dirs.push(entry.path());
             } else if about.is_file() && about.len() >= 4096 && budget >= about.len() {
                 budget -= about.len();
                 found.push(entry.path());
@@ -127,15 +127,15 @@ fn cached(files: &[PathBuf]) -> Result<u64> {
     let mut bytes = 0;
     for some in files.chunks(500) {
         let fincore = Cmd::new("fincore").args(["--json", "--bytes", "--output", "RES"]);
-        let said = fincore.args(some).output()?;
-        let said: Value = serde_json::from_str(&said).context("reading fincore's answer")?;
-        let list = said.get("fincore").and_then(Value::as_array).into_iter().flatten();
+        let output = fincore.args(some).output()?;
+        let output: Value = serde_json::from_str(&output).context("parsing fincore's output")?;
+        let list = output.get("fincore").and_then(Value::as_array).into_iter().flatten();
         bytes += list.filter_map(|file| number(&file["res"])).sum::<u64>();
     }
     Ok(bytes)
 }
 
-/// A number, which older releases of util-linux write as text.
+/// A number. Older releases of util-linux write it as text.
 fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }

@@ -1,22 +1,24 @@
-//! Builds the program quickly: in the profile of this harness, beside it, so that what both need is compiled once.
+//! Builds the program quickly: in the profile of this harness and beside it, so common dependencies
+//! are compiled once.
 //!
-//! Deliberately absent: the cache. A person who tries the demonstration may never want the rest of the harness.
+//! Deliberately absent: the cache. A user who tries the demonstration may not need the rest of the
+//! harness.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::process::Cmd;
-use crate::progress::human;
+use crate::machine::process::Cmd;
+use crate::machine::progress::human;
 
 /// The profile in Cargo.toml.
 const PROFILE: &str = "quick";
 
-/// Builds it, with cargo's own words on the screen, and returns its path.
+/// Builds it with cargo's output on the screen, and returns its path.
 ///
 /// # Errors
-/// It does not compile; cargo has said why.
+/// It does not compile. cargo has printed why.
 pub fn program(repo: &Path) -> Result<PathBuf> {
     // <target>/<profile>/xtask
     let myself = std::env::current_exe().context("finding this program")?;
@@ -25,14 +27,15 @@ pub fn program(repo: &Path) -> Result<PathBuf> {
     let since = Instant::now();
     let build = Cmd::new("cargo").dir(repo).args(["build", "--profile", PROFILE, "--locked"]);
     let build = build.args(["--package", "ovl-csi", "--bin", "ovl", "--target-dir"]).arg(target);
-    // What cargo tells the programs that it runs is no setting of this build: some crates would be compiled anew for it.
-    let told = std::env::vars_os().map(|(name, _)| name);
-    let told = told.filter(|name| {
+    // cargo sets these for the programs that it runs. They are no settings of this build, and would
+    // make some crates compile again.
+    let unset = std::env::vars_os().map(|(name, _)| name);
+    let unset = unset.filter(|name| {
         let name = name.to_string_lossy();
         name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
     });
-    let build = told.fold(build, Cmd::env_remove);
-    build.shown().context("building the program")?;
+    let build = unset.fold(build, Cmd::env_remove);
+    build.run_inherited().context("building the program")?;
     println!("Built in {}.", human(since.elapsed()));
     Ok(target.join(PROFILE).join("ovl"))
 }

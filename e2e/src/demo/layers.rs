@@ -1,4 +1,4 @@
-//! What lies in a node's store: its layers by their sums, and how much of the disk it takes.
+//! The content of a node's store: its layers by their sums, and the disk space.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// The files of a store's layers, each with the sha256 of its bytes.
+/// The files of the layers of a store, each with the sha256 of its bytes.
 pub type Sums = BTreeMap<PathBuf, String>;
 
 /// Reads every layer of a store.
@@ -22,15 +22,15 @@ pub fn sums(store: &Path) -> Result<Sums> {
         sums.insert(path.to_owned(), hex::encode(Sha256::digest(bytes)));
         Ok(())
     })?;
-    // Where a layer came from grows beside it, and is not the layer.
+    // The provenance of a layer grows beside it, and is not part of the layer.
     sums.retain(|path, _| path.file_name().is_some_and(|name| name != "origins.json"));
     Ok(sums)
 }
 
-/// Bytes of the disk that a directory takes.
+/// The disk space of a directory, in bytes.
 ///
 /// # Errors
-/// Something in it cannot be looked at.
+/// A file in it cannot be read.
 pub fn on_disk(directory: &Path) -> Result<u64> {
     let mut sum = 0;
     walk(directory, &mut |_, metadata| {
@@ -40,7 +40,7 @@ pub fn on_disk(directory: &Path) -> Result<u64> {
     Ok(sum)
 }
 
-/// Every regular file below.
+/// Visits every regular file below a directory.
 fn walk(
     directory: &Path,
     found: &mut impl FnMut(&Path, &fs::Metadata) -> Result<()>,

@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: the main job, on this machine alone, in less than a minute.
+//! `cargo xtask demo`: the main function of the driver, on this machine alone, in less than a
+//! minute.
 //!
 //! ```text
 //! this process ── a registry with an image ──────────────┐
@@ -7,44 +8,47 @@
 //!   └── ovl node (second/) ─ volume ─── pod c ───────────┘
 //! ```
 //!
-//! Deliberately absent: claims. Every line is of what was just looked at, and what is not as it should be ends the demonstration.
+//! Deliberately absent: claims. Every line is printed after a check. An unexpected result ends the
+//! demonstration with an error.
+//!
+//! May use: machine, oci, driver
 
-mod build;
-pub mod inside;
+pub mod build;
+mod format;
 mod layers;
-pub mod place;
 mod pod;
-pub mod registry;
-mod story;
+pub mod pod_process;
+mod walkthrough;
+pub mod workspace;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::unistd::geteuid;
 
-use crate::cache::Cache;
-use crate::process::{self, Cmd, tail};
-use place::Place;
+use crate::machine::cache::Cache;
+use crate::machine::process::{self, Cmd, tail};
+use workspace::Workspace;
 
-/// How much of a node's log is shown when something went wrong.
+/// Lines of a node's log that are shown after an error.
 const LOGGED: usize = 15;
 
-/// The line that ends a demonstration in which everything was as it should be; behind it is its time in seconds.
+/// The start of the last line of a successful demonstration. Its time in seconds follows.
 pub const DONE: &str = "All of it was as it should be, in";
 
-/// Where the demonstration's files are while it runs.
+/// The directory of the demonstration while it runs.
 ///
 /// # Errors
-/// There is no place for a cache.
+/// There is no directory for a cache.
 pub fn root() -> Result<PathBuf> {
     Ok(Cache::open()?.root().join("demo"))
 }
 
-/// Builds the program, shows it, and takes everything away again, however that went.
+/// Builds the program, runs the demonstration, and always cleans up.
 ///
 /// # Errors
-/// It does not compile, or something was not as it should be; the error says what.
+/// The program does not compile, or a check failed. The error says what.
 pub fn run(repo: &Path) -> Result<()> {
     ensure!(
         geteuid().is_root(),
@@ -52,21 +56,21 @@ pub fn run(repo: &Path) -> Result<()> {
     );
     let program = build::program(repo)?;
     let since = Instant::now();
-    let place = Place::make()?;
+    let place = Workspace::create()?;
     let root = place.root.clone();
-    process::at_last(move || match place::clear(&root) {
-        Ok(()) => "nothing is left of the demonstration".to_owned(),
-        Err(error) => format!("something is left of the demonstration: {error:#}"),
+    process::on_signal(move || match workspace::clear(&root) {
+        Ok(()) => "the demonstration left nothing".to_owned(),
+        Err(error) => format!("the demonstration left something: {error:#}"),
     });
     in_memory_if_needed(&program, &place)?;
-    let shown = story::tell(&program, &place);
+    let shown = walkthrough::run(&program, &place);
     let logs = shown.is_err().then(|| logs(&place.root));
-    let cleared = place.clear().context("clearing up");
+    let cleared = place.clear().context("cleaning up");
     match (shown, logs) {
         (Err(error), Some(logs)) => return Err(anyhow!("{error:#}\n{logs}")),
         (shown, _) => shown.and(cleared)?,
     }
-    let left = place::left(&place.root)?;
+    let left = workspace::remaining(&place.root)?;
     ensure!(left.is_empty(), "the demonstration has left {}", left.join(", "));
     println!(
         "    Nothing is left on this machine: no process, no mount, no cgroup, no file.\n\n\
@@ -78,7 +82,7 @@ pub fn run(repo: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The ends of the nodes' logs.
+/// The last lines of the nodes' logs.
 fn logs(root: &Path) -> String {
     let of = |node: &str| {
         let log = root.join(node).join("driver.log");
@@ -87,39 +91,26 @@ fn logs(root: &Path) -> String {
     ["first", "second"].into_iter().filter_map(of).collect()
 }
 
-/// A store needs a file system that can hold an overlay's upper. Where there is none, one in memory does for the demonstration.
-fn in_memory_if_needed(program: &Path, place: &Place) -> Result<()> {
+/// A store needs a file system that can hold an overlay's upper. Without one, the demonstration
+/// uses a file system in memory.
+fn in_memory_if_needed(program: &Path, place: &Workspace) -> Result<()> {
     let check = |root: &Path| Cmd::new(program).arg("check").arg("--root").arg(root).outcome();
-    let said = check(&place.root)?;
-    if said.status.success() {
+    let output = check(&place.root)?;
+    if output.status.success() {
         return Ok(());
     }
     place.in_memory()?;
     let again = check(&place.root)?;
     if !again.status.success() {
-        bail!("this kernel cannot do it:\n{}{}", again.stdout.trim_end(), again.stderr.trim_end());
+        bail!(
+            "this kernel lacks what the driver needs:\n{}{}",
+            again.stdout.trim_end(),
+            again.stderr.trim_end()
+        );
     }
     println!(
-        "  The file system of {} cannot hold an overlay's upper, so this is shown in memory (OVL_CACHE moves it).",
+        "  The file system of {} cannot hold an overlay's upper, so the demonstration runs in memory (OVL_CACHE moves it).",
         place.root.display()
     );
     Ok(())
-}
-
-/// A time as people read it: `3.2 ms`, `1.4 s`.
-fn time(time: Duration) -> String {
-    match time.as_secs_f64() {
-        short if short < 1.0 => format!("{:.1} ms", short * 1000.0),
-        long => format!("{long:.1} s"),
-    }
-}
-
-/// Bytes as people read them, with decimal units.
-#[allow(clippy::cast_precision_loss, reason = "one digit is shown")]
-fn bytes(count: u64) -> String {
-    match count {
-        0..1000 => format!("{count} bytes"),
-        1000..1_000_000 => format!("{:.1} kB", count as f64 / 1e3),
-        _ => format!("{:.1} MB", count as f64 / 1e6),
-    }
 }

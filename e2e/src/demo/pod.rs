@@ -1,4 +1,4 @@
-//! The pods of the demonstration, from the outside.
+//! The pods of the demonstration, as the harness sees them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -11,98 +11,106 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::inside::OUTSIDE;
-use super::place::Group;
-use crate::process::{self, Cmd};
+use super::pod_process::OUTER;
+use super::workspace::PodCgroup;
+use crate::machine::process::{self, Cmd};
 
-/// How long a pod may take to do something: longer than it ever stands still.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a pod may take for a request: longer than it is ever frozen.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A pod that runs; it ends with this value.
+/// A running pod. It ends when this is dropped.
 pub struct Pod {
     /// What it is called.
     pub name: String,
     child: Child,
-    tells: ChildStdin,
-    said: Receiver<String>,
+    stdin: ChildStdin,
+    replies: Receiver<String>,
 }
 
 impl Pod {
-    /// Starts a pod with this volume. It is in `group` from its first moment; `empty` is an empty directory, which it makes its
-    /// root.
+    /// Starts a pod with this volume. It is in `group` from the start. `empty` is an empty
+    /// directory, over which it mounts its root.
     ///
     /// # Errors
-    /// The kernel refuses what a container needs; the error says what.
-    pub fn start(name: &str, volume: &Path, empty: &Path, group: Option<&Group>) -> Result<Self> {
+    /// The kernel refuses what a container needs. The error says what.
+    pub fn start(
+        name: &str,
+        volume: &Path,
+        empty: &Path,
+        group: Option<&PodCgroup>,
+    ) -> Result<Self> {
         let myself = std::env::current_exe().context("finding this program")?;
-        let mut cmd = Cmd::new(myself).args([OUTSIDE, name]).arg(volume).arg(empty);
+        let mut cmd = Cmd::new(myself).args([OUTER, name]).arg(volume).arg(empty);
         if let Some(group) = group {
             cmd = cmd.arg(group.processes());
         }
-        let mut child = cmd.converse(Stdio::piped(), Stdio::inherit())?;
-        let tells = child.stdin.take().context("a pod without an ear")?;
-        let stdout = child.stdout.take().context("a pod without a voice")?;
-        let (say, said) = channel();
+        let mut child = cmd.spawn_with_stdin(Stdio::piped(), Stdio::inherit())?;
+        let stdin = child.stdin.take().context("a pod without a standard input")?;
+        let stdout = child.stdout.take().context("a pod without a standard output")?;
+        let (sender, replies) = channel();
         thread::spawn(move || {
-            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| say.send(line))
+            BufReader::new(stdout)
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
         });
-        let pod = Self { name: name.to_owned(), child, tells, said };
-        pod.answer().with_context(|| format!("starting pod {name}"))?;
+        let pod = Self { name: name.to_owned(), child, stdin, replies };
+        pod.reply().with_context(|| format!("starting pod {name}"))?;
         Ok(pod)
     }
 
-    /// The text of a file of its volume.
+    /// The text of a file in its volume.
     ///
     /// # Errors
-    /// The pod could not, as for all of these.
+    /// The pod failed, as for all of these.
     pub fn read(&mut self, path: &str) -> Result<String> {
-        self.ask(json!({ "do": "read", "path": path }))
+        self.request(json!({ "do": "read", "path": path }))
     }
 
-    /// Makes a file, or another text of one.
+    /// Creates or replaces a file.
     pub fn write(&mut self, path: &str, text: &str) -> Result<()> {
-        self.ask(json!({ "do": "write", "path": path, "text": text })).map(drop)
+        self.request(json!({ "do": "write", "path": path, "text": text })).map(drop)
     }
 
-    /// Adds to a file.
+    /// Appends to a file.
     pub fn append(&mut self, path: &str, text: &str) -> Result<()> {
-        self.ask(json!({ "do": "append", "path": path, "text": text })).map(drop)
+        self.request(json!({ "do": "append", "path": path, "text": text })).map(drop)
     }
 
-    /// Makes a file of so many bytes.
+    /// Creates a file of that many bytes.
     pub fn fill(&mut self, path: &str, bytes: u64) -> Result<()> {
-        self.ask(json!({ "do": "fill", "path": path, "bytes": bytes })).map(drop)
+        self.request(json!({ "do": "fill", "path": path, "bytes": bytes })).map(drop)
     }
 
     /// Removes a file.
     pub fn remove(&mut self, path: &str) -> Result<()> {
-        self.ask(json!({ "do": "remove", "path": path })).map(drop)
+        self.request(json!({ "do": "remove", "path": path })).map(drop)
     }
 
     /// Whether a file is there.
     pub fn has(&mut self, path: &str) -> Result<bool> {
-        Ok(self.ask(json!({ "do": "there", "path": path }))? == "true")
+        Ok(self.request(json!({ "do": "there", "path": path }))? == "true")
     }
 
-    /// From now on two files change without end: `PATH.first`, and after it `PATH.second`, which never says more.
+    /// Starts endless writes to two files: `PATH.first`, then `PATH.second`, which is never ahead.
     pub fn keep_writing(&mut self, path: &str) -> Result<()> {
-        self.ask(json!({ "do": "keep-writing", "path": path })).map(drop)
+        self.request(json!({ "do": "keep-writing", "path": path })).map(drop)
     }
 
-    fn ask(&mut self, what: Value) -> Result<String> {
-        let asked = || format!("pod {}: {what}", self.name);
-        writeln!(self.tells, "{what}").with_context(asked)?;
-        self.answer().with_context(asked)
+    fn request(&mut self, what: Value) -> Result<String> {
+        let context = || format!("pod {}: {what}", self.name);
+        writeln!(self.stdin, "{what}").with_context(context)?;
+        self.reply().with_context(context)
     }
 
-    fn answer(&self) -> Result<String> {
-        let Ok(line) = self.said.recv_timeout(PATIENCE) else {
-            bail!("it says nothing, or has ended");
+    fn reply(&self) -> Result<String> {
+        let Ok(line) = self.replies.recv_timeout(REPLY_TIMEOUT) else {
+            bail!("it does not respond, or has ended");
         };
-        let answer: Value = serde_json::from_str(&line).context("what it says")?;
-        match (answer["said"].as_str(), answer["failed"].as_str()) {
-            (Some(said), _) => Ok(said.to_owned()),
-            (None, why) => bail!("{}", why.unwrap_or("it says nothing of use")),
+        let reply: Value = serde_json::from_str(&line).context("parsing its reply")?;
+        match (reply["result"].as_str(), reply["error"].as_str()) {
+            (Some(output), _) => Ok(output.to_owned()),
+            (None, why) => bail!("{}", why.unwrap_or("its reply has no result")),
         }
     }
 }
@@ -111,7 +119,7 @@ impl Drop for Pod {
     fn drop(&mut self) {
         let Ok(group) = process::group(&self.child) else { return };
         process::kill_group(group, Signal::SIGKILL);
-        // Only a child that is gone already cannot be waited for.
+        // Waiting fails only for a child that is gone already.
         self.child.wait().map(drop).unwrap_or_default();
         process::forget(group);
     }

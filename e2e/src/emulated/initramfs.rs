@@ -1,4 +1,4 @@
-//! The only file system that an emulated machine boots from.
+//! The initramfs of an emulated machine, which is its only root file system.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::Kernel;
-use crate::process::Cmd;
+use super::kernel::Kernel;
+use crate::machine::process::Cmd;
 
-/// What the machine prints last.
+/// The last line that the machine prints.
 pub const END: &str = "the machine is done";
 
-/// By which tests become another user; busybox's cannot.
+/// The program with which tests become another user. busybox's cannot do that.
 const SETPRIV: &str = "/usr/bin/setpriv";
 
-/// What the tests mount, and the disks they mount it on.
+/// Modules for the mounts of the tests, and for their disks.
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_blk", "loop", "overlay", "erofs", "xfs", "quota_v2", "crc32c_generic"];
 
-/// Makes the archive of a system that runs `program` once and powers off.
+/// Creates the archive of a system that runs `program` once and powers off.
 ///
 /// # Errors
-/// Something cannot be copied or packed.
+/// A file cannot be copied or packed.
 pub fn make(
     kernel: &Kernel,
     program: &Path,
@@ -31,8 +31,8 @@ pub fn make(
     log: &Path,
 ) -> Result<PathBuf> {
     let root = place.join("root");
-    for folder in ["bin", "dev", "etc", "mnt/ext4", "mnt/xfs", "proc", "run", "sys", "tmp"] {
-        fs::create_dir_all(root.join(folder))?;
+    for dir in ["bin", "dev", "etc", "mnt/ext4", "mnt/xfs", "proc", "run", "sys", "tmp"] {
+        fs::create_dir_all(root.join(dir))?;
     }
     copy(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
     copy(program, &root.join("program"))?;
@@ -54,7 +54,7 @@ pub fn make(
 
 fn script(arguments: &str) -> String {
     let modules = MODULES.join(" ");
-    // A module that is built in is no file, and modprobe says so.
+    // A built-in module has no file, and modprobe prints an error for it.
     format!(
         "#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -75,14 +75,14 @@ poweroff -f
     )
 }
 
-/// The shared libraries of a program, and the loader, as `ldd` lists them.
+/// The shared libraries of a program, and the loader, from `ldd`.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = Cmd::new("ldd").arg(program).output()?;
     let words = listed.split_whitespace().filter(|word| word.starts_with('/'));
     Ok(words.map(PathBuf::from).collect())
 }
 
-/// Copies the modules with everything that they need, and the indexes that find them.
+/// Copies the modules with their dependencies, and the indexes that find them.
 fn modules(kernel: &Kernel, root: &Path) -> Result<()> {
     let (from, to) = (kernel.modules(), root.join("lib/modules").join(kernel.release()));
     fs::create_dir_all(&to)?;
@@ -106,10 +106,10 @@ fn modules(kernel: &Kernel, root: &Path) -> Result<()> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder)?;
+    if let Some(dir) = to.parent() {
+        fs::create_dir_all(dir)?;
     }
-    let told = || format!("copying {} to {}", from.display(), to.display());
-    fs::copy(from, to).with_context(told)?;
+    let what = || format!("copying {} to {}", from.display(), to.display());
+    fs::copy(from, to).with_context(what)?;
     Ok(())
 }

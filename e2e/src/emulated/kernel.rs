@@ -1,16 +1,16 @@
-//! Kernels as Debian packages them.
+//! Kernels from Debian packages.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::cache::Recipe;
-use crate::harness::Harness;
-use crate::process::Cmd;
-use crate::progress::minutes;
-use crate::tools::apt;
+use crate::machine::cache::Recipe;
+use crate::machine::harness::Harness;
+use crate::machine::process::Cmd;
+use crate::machine::progress::minutes;
+use crate::toolchain::apt;
 
-/// A kernel and its modules, unpacked.
+/// A kernel and its modules, extracted.
 pub struct Kernel {
     series: &'static str,
     release: String,
@@ -18,10 +18,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The newest kernel that the package `meta` of this Debian stands for, such as `linux-image-cloud-amd64`.
+    /// The newest kernel on which the package `meta` of this Debian depends, such as
+    /// `linux-image-cloud-amd64`.
     ///
     /// # Errors
-    /// There is no such package here, or it cannot be downloaded and unpacked.
+    /// There is no such package here, or it cannot be downloaded and extracted.
     pub fn of(h: &Harness, series: &'static str, meta: &str) -> Result<Self> {
         let package = newest(meta).or_else(|_| {
             apt::update(h)?;
@@ -29,7 +30,7 @@ impl Kernel {
         })?;
         let release = package.trim_start_matches("linux-image-").to_owned();
         let recipe = Recipe { name: "kernel", version: &release, inputs: &[] };
-        let place = match h.cache.have(&recipe) {
+        let place = match h.cache.find(&recipe) {
             Some(place) => place,
             None => h.progress.step(&format!("fetching Linux {release}"), minutes(1), |log| {
                 h.cache.product(&recipe, |place| unpack(&package, &release, place, log))
@@ -38,22 +39,22 @@ impl Kernel {
         Ok(Self { series, release, place })
     }
 
-    /// What it is called in names of files.
+    /// The name of the series, for file names.
     pub fn series(&self) -> &str {
         self.series
     }
 
-    /// As `uname -r` says there.
+    /// Its release, as from `uname -r`.
     pub fn release(&self) -> &str {
         &self.release
     }
 
-    /// What boots.
+    /// The file to boot.
     pub fn image(&self) -> PathBuf {
         self.place.join("boot").join(format!("vmlinuz-{}", self.release))
     }
 
-    /// The folder of its modules, with their indexes.
+    /// The directory of its modules, with their indexes.
     pub fn modules(&self) -> PathBuf {
         self.place.join("lib/modules").join(&self.release)
     }
@@ -67,7 +68,7 @@ fn newest(meta: &str) -> Result<String> {
 
 fn unpack(package: &str, release: &str, place: &Path, log: &Path) -> Result<()> {
     apt::extract(package, place, log)?;
-    // busybox's modprobe knows no xz.
+    // busybox's modprobe does not support xz.
     let modules = place.join("lib/modules").join(release);
     let find = Cmd::new("find").arg(&modules).args(["-name", "*.ko.xz", "-exec", "xz", "-d"]);
     find.args(["{}", "+"]).log(log).run()?;

@@ -1,85 +1,19 @@
-//! A machine with another kernel, emulated: what this one cannot show is tried there.
+//! An emulated machine with another kernel, for tests that this machine's kernel cannot run.
 //!
 //! ```text
 //! Debian's kernel package ──┐
-//! busybox, a test program ──┼── initramfs ──── qemu (no KVM) ──── the serial line ──── libtest's words
+//! busybox, a test program ──┼── initramfs ──── qemu (no KVM) ──── the serial line ──── libtest's output
 //! ext4 and XFS disks, prjquota ────────────────┘
 //! ```
 //!
-//! Deliberately absent: a distribution in it. A kernel, one program and its libraries boot in seconds, also where every
-//! instruction is emulated.
+//! Deliberately absent: a distribution. A kernel, one program and its libraries boot in seconds,
+//! even with every instruction emulated.
+//!
+//! May use: machine, toolchain
 
 mod initramfs;
 mod kernel;
+mod qemu;
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-
-use crate::harness::Harness;
-use crate::process::Cmd;
-use crate::tools::apt;
 pub use kernel::Kernel;
-
-/// The emulator, what makes an initramfs, and what makes the disks' file systems.
-const PACKAGES: &[&str] =
-    &["qemu-system-x86", "busybox-static", "kmod", "cpio", "xz-utils", "e2fsprogs", "xfsprogs"];
-
-/// How long a machine may take from power on to power off.
-const LIMIT: Duration = Duration::from_secs(900);
-
-/// Bytes of each disk; sparse, on this machine's disk only what is written.
-const DISK: u64 = 2 << 30;
-
-/// Runs `program` with `arguments` as the only program of a machine with that kernel, and returns what it printed.
-///
-/// Its temporary files lie on ext4; `OVL_EXT4` and `OVL_XFS` are folders of file systems that enforce project quotas.
-///
-/// # Errors
-/// The machine did not boot, or did not end by itself.
-pub fn run(
-    h: &Harness,
-    kernel: &Kernel,
-    program: &Path,
-    arguments: &str,
-    log: &Path,
-) -> Result<String> {
-    let place = h.cache.scratch(&format!("emulated.{}", kernel.series()))?;
-    let disk = |name: &str, make: &[&str]| -> Result<_> {
-        let path = place.join(name);
-        File::create(&path)?.set_len(DISK)?;
-        Cmd::new(make[0]).args(&make[1..]).arg(&path).log(log).run()?;
-        Ok(path)
-    };
-    let ext4 = disk("ext4", &["mkfs.ext4", "-q", "-O", "quota,project"])?;
-    let xfs = disk("xfs", &["mkfs.xfs", "-q"])?;
-    let initramfs = initramfs::make(kernel, program, arguments, &place, log)?;
-    let drive = |path: &Path| format!("file={},if=virtio,format=raw,cache=unsafe", path.display());
-    let qemu = Cmd::new("qemu-system-x86_64").args(["-m", "3G", "-smp", "2", "-display", "none"]);
-    let qemu = qemu.args(["-no-reboot", "-nic", "none", "-serial", "stdio"]);
-    let qemu = qemu.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(initramfs);
-    let qemu = qemu.args(["-append", "console=ttyS0 panic=-1 quiet loglevel=0"]);
-    let qemu = qemu.args(["-drive", &drive(&ext4), "-drive", &drive(&xfs)]);
-    let done = qemu.limit(LIMIT).outcome()?;
-    let printed = done.stdout.replace('\r', "");
-    fs::write(log, format!("{}\n{printed}", done.stderr))
-        .with_context(|| format!("writing {}", log.display()))?;
-    fs::remove_dir_all(&place)?;
-    ensure!(
-        printed.contains(initramfs::END),
-        "the machine with Linux {} did not get to its end; see {}",
-        kernel.release(),
-        log.display()
-    );
-    Ok(printed)
-}
-
-/// Installs what all of it needs.
-///
-/// # Errors
-/// As [`apt::ensure`].
-pub fn ensure_tools(h: &Harness) -> Result<()> {
-    apt::ensure(h, PACKAGES)
-}
+pub use qemu::{ensure_tools, run};

@@ -1,11 +1,11 @@
-//! The cases on a cluster that is made for them and taken away after them.
+//! The cases, on a cluster that is created for them and deleted after them.
 //!
 //! ```text
-//! first node   │ aside ─────────────────────────┐
-//! second node  │ together (some at a time) │ alone │ alone │ … ┴─ last
+//! first node   │ FirstNode ─────────────────────────────┐
+//! second node  │ Parallel (some at a time) │ Exclusive │ … ┴─ Last
 //! ```
 //!
-//! Deliberately absent: the cases, which are in `cases`.
+//! Deliberately absent: the cases. They are in `cases`.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -13,48 +13,49 @@ use std::thread;
 
 use anyhow::{Result, anyhow};
 
-use super::Bench;
-use crate::cases::{self, Case, When};
-use crate::cluster::Purpose;
-use crate::look::Node;
-use crate::pods::Scene;
-use crate::progress::seconds;
-use crate::render::{NAMESPACE, RELEASE};
-use crate::stage::{self, Stage};
-use crate::tally::Tally;
-use crate::{clean, provision};
+use super::context::SuiteContext;
+use crate::cases::{self, Case, Concurrency};
+use crate::cluster::purpose::Purpose;
+use crate::cluster::{cleanup, prerequisites};
+use crate::env::chart::{NAMESPACE, RELEASE};
+use crate::env::environment::{self, Environment};
+use crate::env::namespace::TestNamespace;
+use crate::env::node::Node;
+use crate::machine::progress::seconds;
+use crate::report::Report;
 
-/// How many cases play at once where they may: they mostly wait, but not for nothing.
+/// Cases that run at the same time. They mostly wait, but they also use the processor.
 const AT_ONCE: usize = 4;
 
-/// How many lines of the driver's log are shown of a case that failed.
+/// Lines of the driver's log that are shown for a failed case.
 const LOGGED: usize = 40;
 
-/// Sets the stage, plays every case, and strikes the stage however that went.
-pub fn run(bench: &Bench<'_>, _log: &Path) -> Result<Tally> {
-    let ground = provision::provision(bench.h)?;
-    let stage = stage::set(bench.h, bench.repo, &ground, Purpose::Test);
-    let played = stage.map(|stage| play(bench, &stage));
-    let struck = stage::strike(bench.h, &ground, Purpose::Test)
-        .and_then(|()| clean::look(bench.h, &ground.engine, Purpose::Test));
-    let mut tally = played.unwrap_or_else(|error| Tally::of("setting the stage", Err(error)));
-    tally.count("nothing is left behind", struck);
-    Ok(tally)
+/// Sets up the environment, runs every case, and always tears the environment down.
+pub fn run(ctx: &SuiteContext<'_>, _log: &Path) -> Result<Report> {
+    let prerequisites = prerequisites::provision(ctx.h)?;
+    let env = environment::set_up(ctx.h, ctx.repo, &prerequisites, Purpose::Test);
+    let ran = env.map(|env| run_all(ctx, &env));
+    let torn_down = environment::teardown(ctx.h, &prerequisites, Purpose::Test)
+        .and_then(|()| cleanup::check(ctx.h, &prerequisites.engine, Purpose::Test));
+    let mut report =
+        ran.unwrap_or_else(|error| Report::of("setting up the environment", Err(error)));
+    report.count("nothing is left behind", torn_down);
+    Ok(report)
 }
 
-fn play(bench: &Bench<'_>, stage: &Stage) -> Tally {
-    let tally = Mutex::new(Tally::default());
+fn run_all(ctx: &SuiteContext<'_>, env: &Environment) -> Report {
+    let report = Mutex::new(Report::default());
     let one = |case: &Case| {
-        let result = play_one(bench, stage, case);
-        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.count(case.name, result);
+        let result = run_case(ctx, env, case);
+        let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.count(case.name, result);
     };
-    let all = |when: When| cases::all().filter(move |case| case.when == when);
+    let all = |when: Concurrency| cases::all().filter(move |case| case.concurrency == when);
     thread::scope(|scope| {
-        for case in all(When::Aside) {
+        for case in all(Concurrency::FirstNode) {
             scope.spawn(|| one(case));
         }
-        let together = Mutex::new(all(When::Together));
+        let together = Mutex::new(all(Concurrency::Parallel));
         let next = || together.lock().unwrap_or_else(PoisonError::into_inner).next();
         thread::scope(|scope| {
             for _ in 0..AT_ONCE {
@@ -65,58 +66,60 @@ fn play(bench: &Bench<'_>, stage: &Stage) -> Tally {
                 });
             }
         });
-        all(When::Alone).for_each(one);
+        all(Concurrency::Exclusive).for_each(one);
     });
-    all(When::Last).for_each(one);
-    tally.into_inner().unwrap_or_else(PoisonError::into_inner)
+    all(Concurrency::Last).for_each(one);
+    report.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Plays a case in its namespace, which goes with everything in it.
-fn play_one(bench: &Bench<'_>, stage: &Stage, case: &Case) -> Result<()> {
-    let scene = Scene { stage, namespace: case.name };
-    let result = bench.h.progress.step(case.what, seconds(30), |_| {
-        stage.cluster.kubectl(&["create", "namespace", case.name])?;
-        // The API refuses pods until the namespace has its account.
-        let account = || scene.kubectl(&["get", "serviceaccount", "default"]).map(Some);
-        crate::cluster::wait_for("the namespace's account", seconds(60), account)?;
-        (case.play)(&scene)
+/// Runs a case in its namespace, then deletes the namespace.
+fn run_case(ctx: &SuiteContext<'_>, env: &Environment, case: &Case) -> Result<()> {
+    let ns = TestNamespace { env, namespace: case.name };
+    let result = ctx.h.progress.step(case.what, seconds(30), |_| {
+        env.cluster.kubectl(&["create", "namespace", case.name])?;
+        // The API server refuses pods until the namespace has its service account.
+        let account = || ns.kubectl(&["get", "serviceaccount", "default"]).map(Some);
+        crate::machine::wait::wait_for("the namespace's account", seconds(60), account)?;
+        (case.run)(&ns)
     });
     if let Err(error) = &result {
-        bench.h.progress.say(&format!("{}: {error:#}\n{}", case.name, dump(&scene)));
+        ctx.h.progress.say(&format!("{}: {error:#}\n{}", case.name, dump(&ns)));
     }
     let delete = ["delete", "namespace", case.name, "--ignore-not-found", "--timeout=280s"];
-    let cleared = stage.cluster.kubectl(&delete).map(drop);
-    result.and(cleared.map_err(|error| anyhow!("clearing up: {error:#}")))
+    let cleared = env.cluster.kubectl(&delete).map(drop);
+    result.and(cleared.map_err(|error| anyhow!("cleaning up: {error:#}")))
 }
 
-/// What a person wants to see of a case that failed.
-fn dump(scene: &Scene<'_>) -> String {
-    let stage = scene.stage;
+/// Diagnostics of a failed case.
+fn dump(ns: &TestNamespace<'_>) -> String {
+    let env = ns.env;
     let mut text = String::new();
-    let mut add = |what: &str, said: Result<String>| {
-        let said = said.unwrap_or_else(|error| format!("{error:#}"));
-        text.push_str(&format!("---- {what}\n{said}\n"));
+    let mut add = |what: &str, output: Result<String>| {
+        let output = output.unwrap_or_else(|error| format!("{error:#}"));
+        text.push_str(&format!("---- {what}\n{output}\n"));
     };
-    add("its pods", scene.kubectl(&["get", "pods", "--output", "wide"]));
+    add("its pods", ns.kubectl(&["get", "pods", "--output", "wide"]));
     let by_time = ["get", "events", "--sort-by=.lastTimestamp"];
-    add("its events", scene.kubectl(&by_time));
+    add("its events", ns.kubectl(&by_time));
     let snapshots = ["get", "volumesnapshots", "--output", "yaml"];
-    add("its snapshots", scene.kubectl(&snapshots));
-    add("all orders", stage.cluster.kubectl(&["get", "overlaysnapshots", "--output", "wide"]));
+    add("its snapshots", ns.kubectl(&snapshots));
+    add(
+        "all OverlaySnapshots",
+        env.cluster.kubectl(&["get", "overlaysnapshots", "--output", "wide"]),
+    );
     let driver = ["get", "pods", "--namespace", NAMESPACE, "--output", "wide"];
-    add("the driver's pods and others", stage.cluster.kubectl(&driver));
+    add("the pods beside the driver", env.cluster.kubectl(&driver));
     for set in ["daemonset/{}-node", "deployment/{}-controller"] {
         let set = set.replace("{}", RELEASE);
         let logs = ["logs", &set, "--all-pods", "--tail", "2000", "--namespace", NAMESPACE];
-        let log = stage.cluster.kubectl(&logs).map(|log| {
-            let lines: Vec<&str> =
-                log.lines().filter(|line| line.contains(scene.namespace)).collect();
+        let log = env.cluster.kubectl(&logs).map(|log| {
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains(ns.namespace)).collect();
             lines[lines.len().saturating_sub(LOGGED)..].join("\n")
         });
-        add(&format!("what {set} logged of it"), log);
+        add(&format!("the log of {set} about it"), log);
     }
-    for name in &stage.cluster.nodes {
-        let table = Node::named(stage, name)
+    for name in &env.cluster.nodes {
+        let table = Node::new(&env.cluster, name)
             .shell("grep -e kubernetes.io~csi -e ovl-csi /proc/self/mountinfo || true");
         add(&format!("mounts on {name}"), table);
     }

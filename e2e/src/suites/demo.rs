@@ -1,7 +1,7 @@
-//! The first command, as a person runs it: what it shows and in what time, and that it leaves nothing behind, also when it is
-//! stopped in the middle.
+//! `cargo xtask demo`, as a user runs it: its output, its duration, and that it leaves nothing
+//! behind, also after an interrupt.
 //!
-//! Deliberately absent: its own checks. It ends without success where something is not as it should be.
+//! Deliberately absent: checks of volumes. The demonstration itself fails on an unexpected result.
 
 use std::fs;
 use std::path::Path;
@@ -11,28 +11,28 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Bench;
-use crate::background::Background;
-use crate::cluster::wait_for;
-use crate::demo::{self, place};
-use crate::process::{Cmd, tail};
-use crate::progress::seconds;
-use crate::tally::Tally;
+use super::context::SuiteContext;
+use crate::demo::{self, workspace};
+use crate::machine::background::Background;
+use crate::machine::process::{Cmd, tail};
+use crate::machine::progress::seconds;
+use crate::machine::wait::wait_for;
+use crate::report::Report;
 
-/// What it may take, once the program is built.
+/// The longest that it may take after the program is built.
 const LONGEST: Duration = seconds(60);
 
-/// What it says when there is something to clear up.
+/// Output at a moment when there is something to clean up.
 const IN_THE_MIDDLE: &str = "Pod b gets a volume";
 
-/// Runs it to its end, and once more to its middle.
-pub fn run(_bench: &Bench<'_>, log: &Path) -> Result<Tally> {
-    let mut tally = Tally::default();
-    tally.count("it shows everything, in less than a minute after the build", whole(log));
-    tally.count("nothing is left of it", nothing_left());
-    tally.count("it can be stopped in the middle", stopped(log));
-    tally.count("nothing is left of one that was stopped", nothing_left());
-    Ok(tally)
+/// Runs it to its end, and once more until it is interrupted.
+pub fn run(_bench: &SuiteContext<'_>, log: &Path) -> Result<Report> {
+    let mut report = Report::default();
+    report.count("it runs in less than a minute after the build", whole(log));
+    report.count("it leaves nothing", nothing_left());
+    report.count("it can be stopped in the middle", stopped(log));
+    report.count("it leaves nothing when it is stopped", nothing_left());
+    Ok(report)
 }
 
 fn demo() -> Result<Cmd> {
@@ -45,28 +45,28 @@ fn whole(log: &Path) -> Result<()> {
         .with_context(|| format!("writing {}", log.display()))?;
     ensure!(done.status.success(), "{}: {}", done.status, tail(log, 40)?);
     let took =
-        seconds_of(&done.stdout).with_context(|| format!("it names no time: {}", done.stdout))?;
+        seconds_of(&done.stdout).with_context(|| format!("it prints no time: {}", done.stdout))?;
     ensure!(took < LONGEST.as_secs_f64(), "it took {took} s");
     Ok(())
 }
 
 /// The time in its last sentence.
-fn seconds_of(said: &str) -> Option<f64> {
-    let line = said.lines().find_map(|line| line.strip_prefix(demo::DONE))?;
+fn seconds_of(output: &str) -> Option<f64> {
+    let line = output.lines().find_map(|line| line.strip_prefix(demo::DONE))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// As by Ctrl-C, when two pods have their volumes.
+/// Interrupts it, as Ctrl-C does, when two pods have their volumes.
 fn stopped(log: &Path) -> Result<()> {
     let log = log.with_extension("stopped.log");
     fs::write(&log, "").with_context(|| format!("emptying {}", log.display()))?;
     let mut running = Background::start(&demo()?, log.clone())?;
     wait_for("two pods", seconds(300), || {
-        let said = fs::read_to_string(&log).context("reading what it says")?;
+        let output = fs::read_to_string(&log).context("reading its output")?;
         if running.ended() {
-            bail!("it ended: {said}");
+            bail!("it ended: {output}");
         }
-        Ok(said.contains(IN_THE_MIDDLE).then_some(()))
+        Ok(output.contains(IN_THE_MIDDLE).then_some(()))
     })?;
     let process = Pid::from_raw(i32::try_from(running.id()).context("a process id")?);
     kill(process, Signal::SIGINT).context("interrupting it")?;
@@ -74,7 +74,7 @@ fn stopped(log: &Path) -> Result<()> {
 }
 
 fn nothing_left() -> Result<()> {
-    let left = place::left(&demo::root()?)?;
+    let left = workspace::remaining(&demo::root()?)?;
     ensure!(left.is_empty(), "there is {}", left.join(", "));
     Ok(())
 }
@@ -85,8 +85,8 @@ mod tests {
 
     #[test]
     fn its_time_is_in_its_last_sentence() {
-        let said = format!("  Pod a\n\n{} 12.3 s. Next:\n", demo::DONE);
-        assert_eq!(seconds_of(&said), Some(12.3));
+        let output = format!("  Pod a\n\n{} 12.3 s. Next:\n", demo::DONE);
+        assert_eq!(seconds_of(&output), Some(12.3));
         assert_eq!(seconds_of("Built in 3 s."), None);
     }
 }

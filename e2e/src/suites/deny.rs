@@ -1,58 +1,60 @@
-//! The dependencies judged by cargo-deny: bans, licences, sources, and advisories where they can
+//! The dependencies checked by cargo-deny: bans, licences, sources, and advisories where they can
 //! be fetched.
 //!
-//! Deliberately absent: a copy of the advisories. An old one says little.
+//! Deliberately absent: a copy of the advisories. An old copy is of little use.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Bench;
-use crate::cache::Recipe;
+use super::context::SuiteContext;
 use crate::driver;
-use crate::process::Cmd;
-use crate::progress::minutes;
-use crate::tally::Tally;
-use crate::versions;
+use crate::machine::cache::Recipe;
+use crate::machine::process::Cmd;
+use crate::machine::progress::minutes;
+use crate::report::Report;
+use crate::toolchain::versions;
 
-/// How long the advisories may take to come.
+/// The longest that the fetch of the advisories may take.
 const FETCH: Duration = Duration::from_secs(60);
 
-/// Every check by itself, so that each counts.
-pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
-    let deny = program(bench)?;
+/// Runs each check by itself: each counts.
+pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
+    let deny = program(ctx)?;
     let deny = |args: &[&str]| {
-        // As `cargo deny` does; by its path, because it is in no folder of PATH.
-        let cmd = Cmd::new(&deny).dir(bench.repo).arg("--locked").args(args);
-        cmd.env("CARGO_TARGET_DIR", bench.h.cache.cargo_target()).log(log)
+        // As `cargo deny` does. By its path, because it is in no directory of PATH.
+        let cmd = Cmd::new(&deny).dir(ctx.repo).arg("--locked").args(args);
+        cmd.env("CARGO_TARGET_DIR", ctx.h.cache.cargo_target()).log(log)
     };
     let mut checks = vec!["bans", "licenses", "sources"];
     if deny(&["fetch", "db"]).limit(FETCH).run().is_ok() {
         checks.push("advisories");
     } else {
-        bench.h.progress.say("  NOT checked: advisories, their database cannot be fetched here");
+        ctx.h
+            .progress
+            .say("  NOT checked: advisories, because their database cannot be fetched here");
     }
-    let mut tally = Tally::default();
+    let mut report = Report::default();
     for check in checks {
-        tally.count(check, deny(&["check", "--hide-inclusion-graph", check]).run());
+        report.count(check, deny(&["check", "--hide-inclusion-graph", check]).run());
     }
-    Ok(tally)
+    Ok(report)
 }
 
-fn program(bench: &Bench<'_>) -> Result<std::path::PathBuf> {
-    let (h, version) = (bench.h, versions::CARGO_DENY);
+fn program(ctx: &SuiteContext<'_>) -> Result<std::path::PathBuf> {
+    let (h, version) = (ctx.h, versions::CARGO_DENY);
     let recipe = Recipe { name: "cargo-deny", version, inputs: &[] };
-    let place = match h.cache.have(&recipe) {
+    let place = match h.cache.find(&recipe) {
         Some(place) => place,
         None => h.progress.step(&format!("building cargo-deny {version}"), minutes(5), |log| {
             let aside = h.cache.scratch("cargo-deny.target")?;
             let place = h.cache.product(&recipe, |root| {
-                let install = driver::cargo(h, bench.repo).args(["install", "cargo-deny"]);
+                let install = driver::cargo(h, ctx.repo).args(["install", "cargo-deny"]);
                 let install = install.args(["--version", version, "--locked", "--root"]).arg(root);
                 install.env("CARGO_TARGET_DIR", &aside).log(log).run()
             });
-            // Half a gigabyte that nothing needs again.
+            // Half a gigabyte that no later build needs.
             std::fs::remove_dir_all(&aside)?;
             place
         })?,

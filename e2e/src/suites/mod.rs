@@ -1,46 +1,41 @@
 //! `cargo xtask test`: every suite, one after the other, and the line that counts everything.
 //!
-//! Deliberately absent: stopping at the first failure, and skipping. A run says all that is wrong,
-//! and a suite that cannot run has failed.
+//! Deliberately absent: a stop at the first failure, and skipped suites. A run reports everything
+//! that is wrong. A suite that cannot run has failed.
+//!
+//! May use: machine, toolchain, driver, report, cluster, env, cases, emulated, demo
 
-pub mod cargo;
+mod cargo;
 mod chart;
 mod cluster;
+mod context;
 mod demo;
 mod deny;
 mod emulated;
-pub mod ginkgo;
-mod libtest;
 mod proto;
 mod sanity;
+pub mod soak;
+
+pub use context::SuiteContext;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::harness::Harness;
-use crate::progress::{minutes, seconds};
-use crate::tally::{Row, Tally, report};
-
-/// What every suite has in hand.
-pub struct Bench<'a> {
-    /// The harness.
-    pub h: &'a Harness,
-    /// The sources.
-    pub repo: &'a Path,
-}
+use crate::machine::progress::{minutes, seconds};
+use crate::report::{Report, SuiteResult, summary};
 
 /// One suite.
 struct Suite {
     name: &'static str,
     what: &'static str,
     usual: Duration,
-    /// Runs it with the path of its log. An error means that it did not get to its end.
-    run: fn(&Bench<'_>, &Path) -> Result<Tally>,
+    /// Runs it with the path of its log. An error means that the suite did not finish.
+    run: fn(&SuiteContext<'_>, &Path) -> Result<Report>,
 }
 
-/// All of them, the quick ones first.
+/// All suites, the quick ones first.
 const SUITES: &[Suite] = &[
     Suite { name: "format", what: "cargo fmt", usual: seconds(2), run: cargo::format },
     Suite { name: "clippy", what: "clippy", usual: seconds(40), run: cargo::clippy },
@@ -65,45 +60,45 @@ const SUITES: &[Suite] = &[
     Suite { name: "cluster", what: "cluster cases", usual: minutes(12), run: cluster::run },
 ];
 
-/// Those that everyday use does without: what takes long on a machine that has everything already.
+/// Suites that `--quick` leaves out: they take long even when everything is built.
 const SLOW: &[&str] = &["emulated", "cluster"];
 
-/// The names of the suites for everyday use.
+/// The names of the quick suites.
 pub fn quick() -> Vec<&'static str> {
     SUITES.iter().map(|suite| suite.name).filter(|name| !SLOW.contains(name)).collect()
 }
 
-/// Runs the named suites, or all of them if none is named, prints the report and returns whether
+/// Runs the named suites, or all of them if none is named. Prints the report and returns whether
 /// everything passed.
 ///
 /// # Errors
 /// A name that no suite has.
-pub fn run(bench: &Bench<'_>, names: &[&str]) -> Result<bool> {
+pub fn run(ctx: &SuiteContext<'_>, names: &[&str]) -> Result<bool> {
     if let Some(unknown) = names.iter().find(|name| SUITES.iter().all(|s| s.name != **name)) {
         let known: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
         bail!("no suite is called {unknown}; there are: {}", known.join(", "));
     }
     let chosen = SUITES.iter().filter(|suite| names.is_empty() || names.contains(&suite.name));
-    let rows: Vec<Row> = chosen.map(|suite| row(bench, suite)).collect();
-    println!("\n{}", report(&rows).trim_end());
-    Ok(rows.iter().all(|row| row.tally.failures.is_empty()))
+    let rows: Vec<SuiteResult> = chosen.map(|suite| row(ctx, suite)).collect();
+    println!("\n{}", summary(&rows).trim_end());
+    Ok(rows.iter().all(|row| row.report.failures.is_empty()))
 }
 
-fn row(bench: &Bench<'_>, suite: &Suite) -> Row {
+fn row(ctx: &SuiteContext<'_>, suite: &Suite) -> SuiteResult {
     let start = Instant::now();
-    let ran =
-        bench.h.progress.step(suite.what, suite.usual, |log| match (suite.run)(bench, log)? {
-            // Nothing found is nothing checked: a filter that fits no test, a format that changed.
-            Tally { passed: 0, failures } if failures.is_empty() => bail!("it ran no check at all"),
-            tally => Ok(tally),
-        });
-    let tally = ran.unwrap_or_else(|error| {
-        // Told where it happened as well as in the report: a run goes on for minutes from here.
-        bench.h.progress.say(&format!("  {error:#}"));
-        Tally { passed: 0, failures: vec![format!("{error:#}")] }
+    let ran = ctx.h.progress.step(suite.what, suite.usual, |log| match (suite.run)(ctx, log)? {
+        // No result means that nothing was checked: a filter that matches no test, or a changed
+        // output format.
+        Report { passed: 0, failures } if failures.is_empty() => bail!("it ran no check"),
+        report => Ok(report),
     });
-    bench.h.progress.say(&format!("  {}: {}", suite.what, tally.words()));
-    Row { suite: suite.name, tally, took: start.elapsed() }
+    let report = ran.unwrap_or_else(|error| {
+        // Printed here as well as in the report: the run can go on for minutes.
+        ctx.h.progress.say(&format!("  {error:#}"));
+        Report { passed: 0, failures: vec![format!("{error:#}")] }
+    });
+    ctx.h.progress.say(&format!("  {}: {}", suite.what, report.counts()));
+    SuiteResult { suite: suite.name, report, took: start.elapsed() }
 }
 
 #[cfg(test)]
@@ -111,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_quick_ones_are_all_but_the_slow_ones() {
+    fn the_quick_suites_are_all_but_the_slow_ones() {
         assert!(SLOW.iter().all(|slow| SUITES.iter().any(|suite| suite.name == *slow)));
         assert_eq!(quick().len(), SUITES.len() - SLOW.len());
         assert!(quick().contains(&"demo"));

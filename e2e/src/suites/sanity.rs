@@ -1,7 +1,7 @@
-//! The CSI specification's own tests, on the driver's node half as a process of this machine.
+//! The CSI specification's own tests, on `ovl node` as a process of this machine.
 //!
-//! Deliberately absent: the controller's specs. The controller needs an API server, and is a case of
-//! the cluster's.
+//! Deliberately absent: the controller's specs. The controller needs an API server; its specs are a
+//! cluster case.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,28 +9,29 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, ginkgo};
-use crate::background::Background;
-use crate::cluster::wait_for;
-use crate::process::{Cmd, tail};
-use crate::progress::seconds;
-use crate::tally::Tally;
-use crate::{driver, tools};
+use super::context::SuiteContext;
+use crate::driver;
+use crate::machine::background::Background;
+use crate::machine::process::{Cmd, tail};
+use crate::machine::progress::seconds;
+use crate::machine::wait::wait_for;
+use crate::report::{Report, ginkgo};
+use crate::toolchain::programs;
 
-/// The services that the driver has.
+/// The services that the node has.
 const FOCUS: &str = "Identity Service|Node Service";
 
-/// The specs of these services that make their volume by CreateVolume without asking whether there
-/// is a controller. What they are about is the driver's own tests' and the cluster cases' as well.
+/// Specs of these services that create their volume with CreateVolume even where there is no
+/// controller. The driver's own tests and the cluster cases cover them.
 const NEED_CONTROLLER: &str = "NodeUnpublishVolume should remove target path\
     |with single node multi writer capability\
     |NodeGetVolumeStats should fail when volume does not exist on the specified path";
 
-/// Starts the driver in a folder of its own and runs the specs on it.
-pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
-    let sanity = tools::csi_sanity().ensure(bench.h)?.join("csi-sanity");
-    let program = driver::program(bench.h, bench.repo)?;
-    let place = Place::make(bench.h.cache.scratch("sanity")?)?;
+/// Starts the driver in a directory of its own and runs the specs on it.
+pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
+    let sanity = programs::csi_sanity().ensure(ctx.h)?.join("csi-sanity");
+    let program = ctx.program()?;
+    let place = Place::make(ctx.h.cache.scratch("sanity")?)?;
     let mut driver = Background::start(&place.driver(&program)?, place.root.join("driver.log"))?;
     let socket = place.socket();
     wait_for("the driver's socket", seconds(30), || {
@@ -42,30 +43,30 @@ pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
     let done = place.specs(&sanity).outcome()?;
     fs::write(log, &done.stdout).with_context(|| format!("writing {}", log.display()))?;
     let quote = || Ok::<_, anyhow::Error>((tail(log, 60)?, tail(&driver.log, 20)?));
-    let Some(mut tally) = ginkgo::tally(&done.stdout) else {
-        bail!("it broke off: {}\n{}\nthe driver:\n{}", done.stderr, quote()?.0, quote()?.1);
+    let Some(mut report) = ginkgo::parse(&done.stdout) else {
+        bail!("it stopped early: {}\n{}\nthe driver:\n{}", done.stderr, quote()?.0, quote()?.1);
     };
-    // A clean-up that failed, or the time that ran out, is no spec and counts nowhere else.
-    if tally.failures.is_empty() && !done.status.success() {
-        tally.failures.push("csi-sanity did not end well".to_owned());
+    // A failed clean-up or a timeout is no spec, and counts nowhere else.
+    if report.failures.is_empty() && !done.status.success() {
+        report.failures.push("csi-sanity failed".to_owned());
     }
-    if let Some(last) = tally.failures.last_mut() {
+    if let Some(last) = report.failures.last_mut() {
         let (specs, driver) = quote()?;
         last.push_str(&format!("\n{specs}\nthe driver:\n{driver}"));
     }
-    Ok(tally)
+    Ok(report)
 }
 
-/// The folders of one run.
+/// The directories of one run.
 struct Place {
     root: PathBuf,
 }
 
 impl Place {
     fn make(root: PathBuf) -> Result<Self> {
-        for folder in ["kubelet/plugins_registry", "kubelet/plugins/ovl.csi.dev", "kubelet/pods"] {
-            let folder = root.join(folder);
-            fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        for dir in ["kubelet/plugins_registry", "kubelet/plugins/ovl.csi.dev", "kubelet/pods"] {
+            let dir = root.join(dir);
+            fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         }
         Ok(Self { root })
     }
@@ -74,12 +75,12 @@ impl Place {
         self.root.join("kubelet/plugins/ovl.csi.dev/csi.sock")
     }
 
-    /// `ovl node` as the DaemonSet runs it, on these folders.
+    /// `ovl node` as the DaemonSet runs it, on these directories.
     fn driver(&self, program: &Path) -> Result<Cmd> {
         let health = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let health = health.context("finding a free port")?;
         let path = |part: &str| self.root.join(part).display().to_string();
-        Ok(driver::node(program)
+        Ok(driver::process::command(program)
             .args(["--node-name", "sanity", "--driver-name", "ovl.csi.dev"])
             .args(["--endpoint", &format!("unix://{}", self.socket().display())])
             .args(["--root", &path("store"), "--kubelet-dir", &path("kubelet")])

@@ -1,6 +1,7 @@
-//! Captures beside a neighbour whose bytes have still to be written, by both versions in turn.
+//! Captures beside a neighbour with dirty data, by both versions in turn.
 //!
-//! Deliberately absent: the protocol. It is in the test program, which both versions are compiled with.
+//! Deliberately absent: the procedure. It is in the test program, which is compiled with both
+//! versions.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,16 +11,16 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::disk::Disk;
-use crate::bench::percentile;
 use crate::bench::table::{Limit, Row};
-use crate::clean;
-use crate::process::Cmd;
-use crate::progress::seconds;
+use crate::bench::times::percentile;
+use crate::machine::mounts;
+use crate::machine::process::Cmd;
+use crate::machine::progress::seconds;
 
-/// How often each version is asked.
+/// Runs of each version.
 const TURNS: usize = 2;
 
-/// What a version's test program said.
+/// The output of a version's test program.
 #[derive(Default)]
 struct Times {
     captures: Vec<Duration>,
@@ -29,21 +30,22 @@ struct Times {
 }
 
 impl Times {
-    fn add(&mut self, said: &Value) -> Result<()> {
+    fn add(&mut self, output: &Value) -> Result<()> {
         let into = [
             ("captures", &mut self.captures),
             ("alone", &mut self.alone),
             ("beside", &mut self.beside),
         ];
         for (name, times) in into {
-            let numbers = said[name].as_array().with_context(|| format!("no {name} in {said}"))?;
+            let numbers =
+                output[name].as_array().with_context(|| format!("no {name} in {output}"))?;
             times.extend(numbers.iter().filter_map(Value::as_f64).map(Duration::from_secs_f64));
         }
         Ok(())
     }
 }
 
-/// The rows: how long a capture takes, and what the neighbour's syncs take meanwhile.
+/// The rows: how long a capture takes, and how long the neighbour's syncs take meanwhile.
 pub fn measure(
     disk: &Disk,
     registry: SocketAddr,
@@ -53,14 +55,14 @@ pub fn measure(
     let (mut now, mut before) = (Times::default(), Times::default());
     for _ in 0..TURNS {
         if let Some(former) = former {
-            before.add(&ask(disk, registry, "former-captures", former)?)?;
+            before.add(&run_test(disk, registry, "former-captures", former)?)?;
         }
-        now.add(&ask(disk, registry, "captures", ours)?)?;
+        now.add(&run_test(disk, registry, "captures", ours)?)?;
     }
     Ok(rows(&disk.fs_type, &mut now, former.is_some().then_some(&mut before)))
 }
 
-fn ask(disk: &Disk, registry: SocketAddr, name: &str, program: &Path) -> Result<Value> {
+fn run_test(disk: &Disk, registry: SocketAddr, name: &str, program: &Path) -> Result<Value> {
     let directory = disk.directory(name)?;
     let test = Cmd::new(program).args(["--ignored", "--exact", "--nocapture"]);
     let test = test.arg("bench_captures_beside_a_neighbour").env("OVL_BENCH_DIR", &directory);
@@ -68,11 +70,12 @@ fn ask(disk: &Disk, registry: SocketAddr, name: &str, program: &Path) -> Result<
     let test = test.env("OVL_BENCH_REGISTRY", registry.to_string());
     let done = test.limit(seconds(300)).outcome()?;
     let line = done.stdout.lines().find_map(|line| line.trim().split_once("BENCH "));
-    let said = line.with_context(|| format!("{name} broke off: {}{}", done.stdout, done.stderr))?;
-    let said = serde_json::from_str(said.1).context("what it printed")?;
-    clean::unmount_below(&[&directory])?;
-    clean::remove(&directory)?;
-    Ok(said)
+    let output =
+        line.with_context(|| format!("{name} stopped early: {}{}", done.stdout, done.stderr))?;
+    let output = serde_json::from_str(output.1).context("what it printed")?;
+    mounts::unmount_below(&[&directory])?;
+    mounts::remove(&directory)?;
+    Ok(output)
 }
 
 fn rows(fs_type: &str, now: &mut Times, before: Option<&mut Times>) -> Vec<Row> {
@@ -103,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_measured_becomes_rows() -> Result<()> {
+    fn results_become_rows() -> Result<()> {
         let (mut now, mut before) = (Times::default(), Times::default());
         now.add(&json!({ "captures": [0.1, 0.2], "alone": [0.01], "beside": [0.012] }))?;
         before.add(&json!({ "captures": [4.0], "alone": [0.01], "beside": [2.0] }))?;

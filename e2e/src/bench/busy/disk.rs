@@ -1,6 +1,6 @@
-//! A disk of its own, and a neighbour who writes to it.
+//! A disk of its own, and a neighbour that writes to it.
 //!
-//! Deliberately absent: what the neighbour gets. It is there to be in the way.
+//! Deliberately absent: results of the neighbour. It only makes the disk busy.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::ours::Driver;
-use crate::bench::timed;
-use crate::process::Cmd;
-use crate::progress::seconds;
+use crate::bench::times::timed;
+use crate::driver::process::NodeProcess;
+use crate::machine::process::Cmd;
+use crate::machine::progress::seconds;
 
-/// What the neighbour writes, and what a pod does.
+/// Bytes that the neighbour writes, and that a pod writes.
 pub const BYTES: usize = 1_500 << 20;
 
-/// How large the disk is; holes, but for what is written.
+/// The size of the disk. The file is sparse.
 const SIZE: u64 = 8 << 30;
 
 /// A file system of its own, in a file.
@@ -32,7 +32,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes and mounts one in this directory.
+    /// Creates and mounts one in this directory.
     ///
     /// # Errors
     /// The disk below is full, or the kernel does not know the type.
@@ -57,7 +57,7 @@ impl Disk {
         Ok(directory)
     }
 
-    /// Has everything on it.
+    /// Syncs everything to it.
     ///
     /// # Errors
     /// The disk below is full.
@@ -65,7 +65,7 @@ impl Disk {
         Cmd::new("sync").arg("-f").arg(&self.at).output().map(drop)
     }
 
-    /// How long one new file of a few bytes takes to be on it: what a call that syncs once waits.
+    /// How long the sync of one small new file takes: the wait of a call that syncs once.
     ///
     /// # Errors
     /// It cannot be written.
@@ -79,7 +79,7 @@ impl Disk {
         time
     }
 
-    /// Bytes that were written to its device so far (Documentation/block/stat.rst: the seventh number, in sectors).
+    /// Bytes written to its device (Documentation/block/stat.rst: the seventh number, in sectors).
     fn written(&self) -> Result<u64> {
         let device = fs::metadata(&self.at).context("looking at the disk")?.dev();
         let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
@@ -89,11 +89,12 @@ impl Disk {
         Ok(sectors.context("no seventh number")? * 512)
     }
 
-    /// How long it takes to take a volume away that has just been filled, and how many bytes reach the disk within the next seconds.
+    /// How long the unpublish of a volume takes that was just filled, and how many bytes reach the
+    /// disk within the next seconds.
     ///
     /// # Errors
     /// The driver refused.
-    pub fn unpublish_written(&self, driver: &Driver, image: &str) -> Result<(Duration, u64)> {
+    pub fn unpublish_written(&self, driver: &NodeProcess, image: &str) -> Result<(Duration, u64)> {
         let volume = driver.volume("written", image);
         driver.publish(&volume)?;
         self.sync()?;
@@ -107,10 +108,10 @@ impl Disk {
         Ok((time, self.written()?.saturating_sub(before)))
     }
 
-    /// Does something while a neighbour writes [`BYTES`] and removes them, again and again.
+    /// Runs work while a neighbour writes [`BYTES`] and removes them, repeatedly.
     ///
     /// # Errors
-    /// What the work returns, or the neighbour's.
+    /// An error of the work or of the neighbour.
     pub fn beside_neighbour<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let (go_on, begun) = (&AtomicBool::new(true), &AtomicBool::new(false));
         let path = &self.at.join("neighbour");
@@ -127,7 +128,7 @@ impl Disk {
             go_on.store(false, Ordering::Relaxed);
             let ended = neighbour.join();
             let done = done?;
-            ensure!(matches!(ended, Ok(Ok(()))), "the neighbour broke down");
+            ensure!(matches!(ended, Ok(Ok(()))), "the neighbour failed");
             Ok(done)
         })
     }
@@ -144,7 +145,7 @@ fn write_while(path: &Path, go_on: &AtomicBool, begun: &AtomicBool) -> Result<()
             file.write_all(&chunk).context("the neighbour's bytes")?;
             begun.store(true, Ordering::Relaxed);
         }
-        // By turns memory has much to write, and the disk is writing it.
+        // In turn there is much dirty data in memory, and the disk is writing it.
         file.sync_data().context("the neighbour's sync")?;
     }
     Ok(())
@@ -152,7 +153,7 @@ fn write_while(path: &Path, go_on: &AtomicBool, begun: &AtomicBool) -> Result<()
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Whoever made the place unmounts, and removes, what this does not.
+        // The caller unmounts and removes what this does not.
         let _ = Cmd::new("umount").arg(&self.at).output();
         let _ = fs::remove_file(self.at.with_extension("img"));
     }

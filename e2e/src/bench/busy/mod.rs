@@ -1,14 +1,15 @@
-//! What calls take while a neighbour writes to the same disk, beside the version that made them wait for it.
+//! The time of calls while a neighbour writes to the same disk, compared with the version whose
+//! calls waited for the disk.
 //!
 //! ```text
-//! a disk (ext4, xfs: a file) ─┬─ ovl node of this tree        ─┐ asked in turn, for the same image,
+//! a disk (ext4, xfs: a file) ─┬─ ovl node of this tree        ─┐ called in turn, for the same image,
 //!                             ├─ ovl node of the former version ─┘ from a registry in this process
 //!                             ├─ containerd: prepare, mount, umount, remove
 //!                             ├─ captures, by both versions' test programs
-//!                             └─ a neighbour: 1.5 GB, written and removed, again and again
+//!                             └─ a neighbour: 1.5 GB, written and removed repeatedly
 //! ```
 //!
-//! Deliberately absent: absolute times that have to hold. They are the disk's; the limits are ratios.
+//! Deliberately absent: limits for absolute times, which depend on the disk. The limits are ratios.
 
 mod captures;
 mod disk;
@@ -22,29 +23,29 @@ use anyhow::{Context, Result};
 
 use self::disk::{BYTES, Disk};
 use self::programs::{FORMER, Programs};
-use super::ours::{Driver, Volume};
-use super::peers::{self, Running};
+use super::peers::{self, ContainerdProcess};
 use super::table::{Limit, Row};
-use super::{percentile, timed};
-use crate::demo::registry::Registry;
-use crate::harness::Harness;
-use crate::oci::{self, Layer, push};
-use crate::progress::{minutes, seconds};
-use crate::tools::apt;
+use super::times::{percentile, timed};
+use crate::driver::process::{NodeProcess, Volume};
+use crate::machine::harness::Harness;
+use crate::machine::progress::{minutes, seconds};
+use crate::oci::image::{self, Layer, push};
+use crate::oci::registry::MemoryRegistry;
+use crate::toolchain::apt;
 
-/// Turns on a quiet disk; and on a busy one, as many as there is time for.
+/// Rounds on a quiet disk. On a busy disk there are as many as time allows.
 const QUIET: usize = 60;
 const BUSY: usize = 100;
 const LONGEST: Duration = seconds(75);
 
-/// Volumes that ask the registry, and how long that takes to answer.
+/// Volumes that need a request to the registry, and the delay of its responses.
 const ALWAYS: usize = 20;
 const AWAY: Duration = Duration::from_millis(50);
 
 /// Layers of the image.
 const LAYERS: usize = 10;
 
-/// Measures all of it in an empty directory; a note for each peer that cannot be had.
+/// Measures all of it in an empty directory. A note for each peer that is not available.
 pub fn measure(
     h: &Harness,
     repo: &Path,
@@ -65,12 +66,12 @@ pub fn measure(
         containerd: peers::containerd(h)
             .map_err(|error| notes.push(format!("containerd: {error:#}")))
             .ok(),
-        registry: Registry::start()?,
+        registry: MemoryRegistry::start()?,
     };
     let one = |number: usize| Layer::new().file(&format!("file-{number}"), number.to_string());
     let registry = &compared.registry;
     push(registry.address, "bench:1", (0..LAYERS).map(one).collect::<Result<_>>()?)?;
-    oci::index(registry.address, "bench:index", "1")?;
+    image::index(registry.address, "bench:index", "1")?;
     let mut rows = Vec::new();
     for fs_type in ["ext4", "xfs"] {
         let disk = Disk::make(place, fs_type)?;
@@ -88,7 +89,7 @@ struct Compared {
     former: Option<Programs>,
     /// The directory of its programs.
     containerd: Option<std::path::PathBuf>,
-    registry: Registry,
+    registry: MemoryRegistry,
 }
 
 impl Compared {
@@ -99,26 +100,28 @@ impl Compared {
     fn calls(&self, disk: &Disk) -> Result<Vec<Row>> {
         let start = |programs: &Programs, name| {
             let (place, registry) = (disk.directory(name)?, self.registry.address);
-            Driver::start_as("bench", &programs.node, &place, registry, &[])
+            NodeProcess::start_as("bench", &programs.node, &place, registry, &[])
         };
-        let asked = Asked {
+        let subjects = Subjects {
             ours: start(&self.ours, "ours")?,
             former: self.former.as_ref().map(|former| start(former, "former")).transpose()?,
             peer: match &self.containerd {
-                Some(programs) => Some(Running::start(programs, &disk.directory("peer")?)?),
+                Some(programs) => {
+                    Some(ContainerdProcess::start(programs, &disk.directory("peer")?)?)
+                }
                 None => None,
             },
             image: self.image("1"),
             disk,
         };
-        if let Some(peer) = &asked.peer {
-            peer.pull(&asked.image)?;
+        if let Some(peer) = &subjects.peer {
+            peer.pull(&subjects.image)?;
         }
-        let mut rows = asked.calls()?;
-        rows.extend(asked.written()?);
+        let mut rows = subjects.calls()?;
+        rows.extend(subjects.written()?);
         if disk.fs_type == "ext4" {
             self.registry.delay(AWAY);
-            let always = asked.always(&self.image("index"));
+            let always = subjects.always(&self.image("index"));
             self.registry.delay(Duration::ZERO);
             rows.push(always?);
         }
@@ -131,7 +134,7 @@ impl Compared {
     }
 }
 
-/// Times of one kind of call, by who made it.
+/// Times of each kind of call.
 #[derive(Default)]
 struct Times {
     publish: Vec<Duration>,
@@ -139,25 +142,25 @@ struct Times {
 }
 
 impl Times {
-    fn add(&mut self, driver: &Driver, volume: &Volume) -> Result<()> {
+    fn add(&mut self, driver: &NodeProcess, volume: &Volume) -> Result<()> {
         self.publish.extend(driver.publish_all(std::slice::from_ref(volume), false)?);
-        // A pod that wrote a little.
+        // As a pod that wrote a little.
         fs::write(volume.target().join("written"), [1; 4096]).context("writing to a volume")?;
         self.unpublish.push(timed(|| driver.unpublish(volume))?);
         Ok(())
     }
 }
 
-/// Whoever is asked, all on one disk.
-struct Asked<'a> {
-    ours: Driver,
-    former: Option<Driver>,
-    peer: Option<Running>,
+/// The programs under test, all on one disk.
+struct Subjects<'a> {
+    ours: NodeProcess,
+    former: Option<NodeProcess>,
+    peer: Option<ContainerdProcess>,
     image: String,
     disk: &'a Disk,
 }
 
-/// How calls of this tree, of the former version and of containerd went, and how long one sync took beside them.
+/// The times of this tree, of the former version and of containerd, and of one sync in between.
 #[derive(Default)]
 struct Turns {
     ours: Times,
@@ -166,9 +169,9 @@ struct Turns {
     sync: Vec<Duration>,
 }
 
-impl Asked<'_> {
+impl Subjects<'_> {
     fn calls(&self) -> Result<Vec<Row>> {
-        // The layers come once.
+        // The layers are pulled once.
         self.in_turn(1, "first")?;
         self.disk.sync()?;
         let quiet = self.in_turn(QUIET, "quiet")?;
@@ -198,7 +201,7 @@ impl Asked<'_> {
         Ok(turns)
     }
 
-    /// A row for each call, percentile and whom it is compared with.
+    /// A row for each call, percentile and comparison.
     fn compare(&self, what: &str, turns: &Turns, rows: &mut Vec<Row>) {
         type Of = fn(&Times) -> &Vec<Duration>;
         let calls: [(&str, Of); 2] =
@@ -210,7 +213,7 @@ impl Asked<'_> {
                 let row = || Row::milliseconds(&name, of(&turns.ours));
                 let sync = percentile(&mut turns.sync.clone(), at);
                 if self.former.is_some() {
-                    rows.push(row().beside("former", of(&turns.former), wanted(&name)));
+                    rows.push(row().beside("former", of(&turns.former), limit(&name)));
                 }
                 if self.peer.is_some() {
                     rows.push(row().beside("containerd", of(&turns.peer), Limit::None));
@@ -220,7 +223,8 @@ impl Asked<'_> {
         }
     }
 
-    /// How long it takes to take a volume away that was just filled, and how much of that reaches the disk.
+    /// How long the unpublish of a just filled volume takes, and how much of the data reaches the
+    /// disk.
     fn written(&self) -> Result<Vec<Row>> {
         let Self { disk, former, ours, image, .. } = self;
         let before = former.as_ref().map(|former| disk.unpublish_written(former, image));
@@ -240,7 +244,7 @@ impl Asked<'_> {
         Ok(rows)
     }
 
-    /// Volumes of an image that did not change, whose pods want to know that each time.
+    /// Volumes of an unchanged image with `pullPolicy: Always`.
     fn always(&self, image: &str) -> Result<Row> {
         let (mut before, mut now) = (Times::default(), Times::default());
         for number in 0..ALWAYS {
@@ -263,8 +267,8 @@ impl Asked<'_> {
     }
 }
 
-/// What a call of ours may take of the former version's.
-fn wanted(name: &str) -> Limit {
+/// The limit for a call of ours, as a ratio to the former version.
+fn limit(name: &str) -> Limit {
     match name {
         "ext4, quiet: publish, p50" => Limit::AtMost(0.5),
         busy if busy.contains("busy") && busy.ends_with("p99") => Limit::AtMost(0.05),
@@ -277,11 +281,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wanted_is_of_the_slowest_on_a_busy_disk_and_of_the_usual_on_a_quiet_one() {
-        assert_eq!(wanted("xfs, busy: unpublish, p99"), Limit::AtMost(0.05));
-        assert_eq!(wanted("ext4, quiet: publish, p50"), Limit::AtMost(0.5));
+    fn limits_are_for_p99_on_a_busy_disk_and_p50_on_a_quiet_one() {
+        assert_eq!(limit("xfs, busy: unpublish, p99"), Limit::AtMost(0.05));
+        assert_eq!(limit("ext4, quiet: publish, p50"), Limit::AtMost(0.5));
         for other in ["xfs, busy: publish, p50", "xfs, quiet: publish, p50"] {
-            assert_eq!(wanted(other), Limit::None, "{other}");
+            assert_eq!(limit(other), Limit::None, "{other}");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The programs that are compared, both compiled in the profile of this harness: this tree's, and those of [`FORMER`] out of the
-//! history of this clone.
+//! The programs under test, both compiled in the profile of this harness: this tree's, and those of
+//! [`FORMER`] from the history of this clone.
 //!
-//! By `cargo xtask bench busy` that is the quick one, in which the work of a call on a quiet disk takes three times as long;
-//! `cargo run --release --locked --package ovl-e2e -- bench busy` has both optimized. Deliberately absent: a choice of one's own.
+//! `cargo xtask bench busy` uses the quick profile, in which a call on a quiet disk needs three
+//! times as much work. `cargo run --release --locked --package ovl-e2e -- bench busy` optimizes
+//! both. Deliberately absent: other profiles.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::cache::Recipe;
-use crate::harness::Harness;
-use crate::process::Cmd;
-use crate::progress::minutes;
+use crate::machine::cache::Recipe;
+use crate::machine::harness::Harness;
+use crate::machine::process::Cmd;
+use crate::machine::progress::minutes;
 
 /// The last version whose calls waited for the disk.
 pub const FORMER: &str = "b3f2e73";
@@ -21,11 +22,11 @@ pub const FORMER: &str = "b3f2e73";
 /// The profile of this harness. The former version does not have the quick one.
 const PROFILE: &str = if cfg!(debug_assertions) { "quick" } else { "release" };
 
-/// The test program that captures, and what is compiled with the former version's.
+/// The test program for captures, and the code that is added to the former version's.
 const CAPTURES: &str = "bench_snapshots";
 const BESIDE: &str = include_str!("../../../../tests/bench_captures/beside.rs");
 
-/// What one version is measured with.
+/// The programs of one version.
 pub struct Programs {
     /// `ovl`.
     pub node: PathBuf,
@@ -33,7 +34,7 @@ pub struct Programs {
     pub captures: PathBuf,
 }
 
-/// Those of this tree, beside the harness, so that what both need is compiled once.
+/// Those of this tree, built beside the harness, so common dependencies are compiled once.
 ///
 /// # Errors
 /// They do not compile.
@@ -44,7 +45,7 @@ pub fn ours(h: &Harness, repo: &Path) -> Result<Programs> {
     h.progress.step("compiling the driver", minutes(2), |log| build(repo, target, &[], log))
 }
 
-/// Those of the former version; `None` where the history of this clone does not have it.
+/// Those of the former version. `None` if the history of this clone does not have it.
 ///
 /// # Errors
 /// They do not compile.
@@ -55,7 +56,7 @@ pub fn former(h: &Harness, repo: &Path) -> Result<Option<Programs>> {
     let recipe = Recipe { name: "bench-former", version: FORMER, inputs: &[&profile, BESIDE] };
     let commit = format!("{FORMER}^{{commit}}");
     let known = Cmd::new("git").dir(repo).args(["cat-file", "-e", &commit]).succeeds();
-    if h.cache.have(&recipe).is_none() && !known {
+    if h.cache.find(&recipe).is_none() && !known {
         return Ok(None);
     }
     let kept = h.cache.product(&recipe, |kept| {
@@ -68,7 +69,8 @@ pub fn former(h: &Harness, repo: &Path) -> Result<Option<Programs>> {
             let test = sources.join(format!("tests/{CAPTURES}.rs"));
             let text = fs::read_to_string(&test).context("reading the former test")?;
             fs::write(&test, format!("{text}\n{BESIDE}")).context("writing the former test")?;
-            // In a target directory of its own: cargo knows a package of the same name and version by the age of its files.
+            // In a target directory of its own: cargo distinguishes packages of the same name and version
+            // apart only by the age of their files.
             let settings = ["--config".as_ref(), settings.as_path()];
             let programs = build(&sources, &place.join("target"), &settings, log)?;
             for (from, to) in [(programs.node, "ovl"), (programs.captures, CAPTURES)] {
@@ -88,35 +90,36 @@ fn unpack(repo: &Path, sources: &Path, archive: &Path) -> Result<()> {
 }
 
 fn build(sources: &Path, target: &Path, settings: &[&Path], log: &Path) -> Result<Programs> {
-    // A test program of a package has the package's own program built beside it.
+    // cargo builds the program of a package beside its test programs.
     let cargo = Cmd::new("cargo").dir(sources).args(["test", "--no-run", "--locked"]);
     let cargo = cargo.args(["--profile", PROFILE, "--package", "ovl-csi", "--test", CAPTURES]);
     let cargo = cargo.args(["--message-format", "json-render-diagnostics", "--target-dir"]);
     let cargo = cargo.arg(target).args(settings).env("CARGO_TERM_COLOR", "never");
-    // What cargo tells the programs that it runs is no setting of this build: some crates would be compiled anew for it.
-    let told = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+    // cargo sets these for the programs that it runs. They are no settings of this build, and would
+    // make some crates compile again.
+    let unset = std::env::vars_os().map(|(name, _)| name).filter(|name| {
         let name = name.to_string_lossy();
         name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
     });
-    let done = told.fold(cargo, Cmd::env_remove).limit(minutes(40)).outcome()?;
+    let done = unset.fold(cargo, Cmd::env_remove).limit(minutes(40)).outcome()?;
     fs::write(log, &done.stderr).context("writing the log")?;
-    let find = |name| made(&done.stdout, name);
+    let find = |name| find_program(&done.stdout, name);
     let found = find("ovl").zip(find(CAPTURES)).filter(|_| done.status.success());
     let (node, captures) =
         found.with_context(|| format!("it does not compile; see {}", log.display()))?;
     Ok(Programs { node, captures })
 }
 
-/// The program of this name that cargo says it has made.
-fn made(said: &str, name: &str) -> Option<PathBuf> {
-    said.lines().find_map(|line| {
+/// The path of a program in cargo's messages.
+fn find_program(output: &str, name: &str) -> Option<PathBuf> {
+    output.lines().find_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let is_it = message["reason"] == "compiler-artifact" && message["target"]["name"] == name;
         is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     })
 }
 
-/// The parts of a manifest that describe a profile.
+/// The parts of a manifest that define a profile.
 fn profile(manifest: &str, name: &str) -> String {
     let header = format!("[profile.{name}");
     let mut in_it = false;
@@ -141,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_found_in_what_cargo_says() {
+    fn a_program_is_found_in_the_output_of_cargo() {
         let line =
             r#"{"reason":"compiler-artifact","target":{"name":"ovl"},"executable":"/t/ovl"}"#;
-        let said = format!("{{\"reason\":\"other\"}}\nno message\n{line}\n");
-        assert_eq!(made(&said, "ovl"), Some("/t/ovl".into()));
-        assert_eq!(made(&said, "other"), None);
+        let output = format!("{{\"reason\":\"other\"}}\nno message\n{line}\n");
+        assert_eq!(find_program(&output, "ovl"), Some("/t/ovl".into()));
+        assert_eq!(find_program(&output, "other"), None);
     }
 }

@@ -1,74 +1,76 @@
-//! Fifty snapshots of ten pods, asked for at once.
+//! Fifty snapshots of ten pods, requested at once.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::cases::{Case, When};
-use crate::cluster::wait_for;
-use crate::pods::{Pod, Scene};
-use crate::progress::seconds;
-use crate::snapshots;
+use crate::cases::case::{Case, Concurrency};
+use crate::env::namespace::TestNamespace;
+use crate::env::pods::Pod;
+use crate::env::snapshots;
+use crate::machine::progress::seconds;
+use crate::machine::wait::wait_for;
 
 /// See the module.
 pub const CASE: Case = Case {
     name: "snapshot-fifty",
     what: "fifty snapshots at once of ten pods",
-    when: When::Alone,
-    play,
+    concurrency: Concurrency::Exclusive,
+    run,
 };
 
 const PODS: usize = 10;
 const EACH: usize = 5;
 
-fn play(scene: &Scene<'_>) -> Result<()> {
-    let node = scene.stage.worker().name;
+fn run(ns: &TestNamespace<'_>) -> Result<()> {
+    let node = ns.env.worker().name;
     for pod in 0..PODS {
-        let pod = Pod::new(&format!("pod-{pod}"), json!({ "image": scene.stage.image }));
+        let pod = Pod::new(&format!("pod-{pod}"), json!({ "image": ns.env.image }));
         let runs = "hostname > /work/who; while :; do echo x >> /work/log; sleep 0.2; done";
-        scene.make(&pod.runs(runs).on(&node))?;
+        ns.create(&pod.runs(runs).on(&node))?;
     }
     for pod in 0..PODS {
         let pod = format!("pod-{pod}");
-        scene.ready(&pod)?;
-        scene.until_true(&pod, "test -s /work/who")?;
+        ns.ready(&pod)?;
+        ns.wait_for_command(&pod, "test -s /work/who")?;
     }
     let name = |pod: usize, number: usize| format!("pod-{pod}-{number}");
     let all = (0..PODS).flat_map(|pod| (0..EACH).map(move |number| (pod, number)));
-    let asked = all.map(|(pod, number)| {
-        snapshots::manifest(scene.namespace, &name(pod, number), &format!("pod-{pod}"), "local")
+    let requested = all.map(|(pod, number)| {
+        snapshots::manifest(ns.namespace, &name(pod, number), &format!("pod-{pod}"), "local")
     });
-    let asked = json!({ "apiVersion": "v1", "kind": "List", "items": asked.collect::<Vec<_>>() });
-    scene.apply(&asked.to_string())?;
-    // Kubernetes' own controllers ask the API server a few times a second, whatever there is to do.
+    let requested =
+        json!({ "apiVersion": "v1", "kind": "List", "items": requested.collect::<Vec<_>>() });
+    ns.apply(&requested.to_string())?;
+    // Kubernetes' own controllers send only a few requests a second to the API server.
     wait_for("fifty snapshots to be ready", seconds(600), || {
-        let list = scene.json(&["get", "volumesnapshots"])?;
+        let list = ns.json(&["get", "volumesnapshots"])?;
         let list = list["items"].as_array().context("no items")?;
         let ready = list.iter().filter(|item| item["status"]["readyToUse"] == true).count();
         ensure!(ready == PODS * EACH, "{ready} of {} are ready", list.len());
         Ok(Some(()))
     })?;
-    let orders = scene.stage.cluster.kubectl_json(&["get", "overlaysnapshots"])?;
-    let of_ours = |order: &&Value| order["spec"]["source"]["namespace"] == scene.namespace;
-    let orders = orders["items"].as_array().context("no items")?.iter().filter(of_ours).count();
-    ensure!(orders == PODS * EACH, "{orders} orders for {} snapshots", PODS * EACH);
+    let objects = ns.env.cluster.kubectl_json(&["get", "overlaysnapshots"])?;
+    let of_ours = |object: &&Value| object["spec"]["source"]["namespace"] == ns.namespace;
+    let objects = objects["items"].as_array().context("no items")?.iter().filter(of_ours).count();
+    ensure!(objects == PODS * EACH, "{objects} OverlaySnapshots for {} snapshots", PODS * EACH);
 
     for pod in [0, PODS - 1] {
         let (restored, snapshot) = (format!("of-{pod}"), name(pod, EACH - 1));
-        scene.restore(&restored, &snapshot, &node)?;
-        scene.facts(&restored, &[("cat /work/who", &format!("pod-{pod}"))])?;
+        ns.restore(&restored, &snapshot, &node)?;
+        ns.expect_output(&restored, &[("cat /work/who", &format!("pod-{pod}"))])?;
     }
-    // Nobody was left standing still.
+    // No pod stays frozen.
     for pod in 0..PODS {
         let pod = format!("pod-{pod}");
-        let lines = || -> Result<u64> { Ok(scene.shell(&pod, "wc -l < /work/log")?.parse()?) };
+        let lines = || -> Result<u64> { Ok(ns.shell(&pod, "wc -l < /work/log")?.parse()?) };
         let before = lines()?;
         wait_for(&format!("{pod} to write on"), seconds(30), || {
             Ok((lines()? > before).then_some(()))
         })?;
     }
-    scene.kubectl(&["delete", "volumesnapshots", "--all", "--wait=false"])?;
-    wait_for("fifty snapshots to go", seconds(600), || {
-        let left = scene.json(&["get", "volumesnapshots"])?;
+    ns.kubectl(&["delete", "volumesnapshots", "--all", "--wait=false"])?;
+    wait_for("the deletion of fifty snapshots", seconds(600), || {
+        let left = ns.json(&["get", "volumesnapshots"])?;
         let left = left["items"].as_array().context("no items")?.len();
         ensure!(left == 0, "{left} are there");
         Ok(Some(()))

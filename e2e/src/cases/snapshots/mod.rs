@@ -1,39 +1,39 @@
-//! Snapshots, one theme a file.
+//! Cases of snapshots, one behaviour a file.
 
-mod attacks;
-mod broken;
-mod deep;
-mod deleted;
+mod authorization;
+mod csi_sanity;
+mod deletion;
+mod failures;
 mod fifty;
+mod file_trees;
 mod fork;
-mod frozen;
-mod life;
-mod local;
+mod freeze;
+mod lifecycle;
+mod nested;
+mod node_local;
 mod owners;
-mod run;
-mod sanity;
+mod run_as_image;
 mod tenants;
-mod trees;
 
-use super::Case;
+use crate::cases::case::Case;
 
 /// All of them.
 pub const ALL: &[Case] = &[
     tenants::CASE,
-    deep::CASE,
-    deleted::CASE,
-    life::CASE,
-    trees::PORTABLE,
-    trees::NATIVE,
-    run::CASE,
+    nested::CASE,
+    deletion::CASE,
+    lifecycle::CASE,
+    file_trees::PORTABLE,
+    file_trees::NATIVE,
+    run_as_image::CASE,
     owners::CASE,
-    local::CASE,
-    local::LOCKED,
-    attacks::CASE,
-    frozen::CASE,
+    node_local::CASE,
+    node_local::LOCKED,
+    authorization::CASE,
+    freeze::CASE,
     fork::CASE,
-    deleted::GHOST,
+    deletion::GHOST,
     fifty::CASE,
-    broken::CASE,
-    sanity::CASE,
+    failures::CASE,
+    csi_sanity::CASE,
 ];

@@ -1,43 +1,44 @@
-//! Volumes whose files are somebody's: kept, pushed, restored, and run as an image, where what the
-//! owner had is root's again.
+//! Volumes with an owner: captured, pushed, restored, and run as an image, in which the owner's
+//! files belong to root again.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::run;
-use crate::cases::{Case, When};
-use crate::pods::{Pod, Scene};
+use super::run_as_image;
+use crate::cases::case::{Case, Concurrency};
+use crate::env::namespace::TestNamespace;
+use crate::env::pods::Pod;
 
 /// See the module.
 pub const CASE: Case = Case {
     name: "snapshot-owners",
-    what: "volumes of an owner and of a group are kept, restored and run",
-    when: When::Together,
-    play,
+    what: "volumes of an owner and of a group are captured, restored and run",
+    concurrency: Concurrency::Parallel,
+    run,
 };
 
-/// What the owner writes and then has; the second is the image's own.
-const OWNS: &str = "cd /work && echo mine > mine && echo more >> demo/hello && mkdir folder && echo in > folder/in";
+/// What the owner writes and then sees. `demo/owned` has its owner from the image.
+const OWNS: &str = "cd /work && echo mine > mine && echo more >> demo/hello && mkdir directory && echo in > directory/in";
 const OWNED: (&str, &str) = (
-    "cd /work && stat -c '%n %u:%g' mine demo/hello demo/changed demo/owned folder/in",
-    "mine 1000:1000\ndemo/hello 1000:1000\ndemo/changed 1000:1000\ndemo/owned 1234:5678\nfolder/in 1000:1000",
+    "cd /work && stat -c '%n %u:%g' mine demo/hello demo/changed demo/owned directory/in",
+    "mine 1000:1000\ndemo/hello 1000:1000\ndemo/changed 1000:1000\ndemo/owned 1234:5678\ndirectory/in 1000:1000",
 );
 
 /// The same in the image.
 const OF_ROOT: (&str, &str) = (
-    "cd / && stat -c '%n %u:%g' mine demo/hello demo/changed demo/owned folder/in",
-    "mine 0:0\ndemo/hello 0:0\ndemo/changed 0:0\ndemo/owned 1234:5678\nfolder/in 0:0",
+    "cd / && stat -c '%n %u:%g' mine demo/hello demo/changed demo/owned directory/in",
+    "mine 0:0\ndemo/hello 0:0\ndemo/changed 0:0\ndemo/owned 1234:5678\ndirectory/in 0:0",
 );
 
-/// What a member of the group writes and then has.
-const BELONGS: &str = "cd /work && echo mine > mine && mkdir folder && echo in > folder/in";
+/// What a member of the group writes and then sees.
+const BELONGS: &str = "cd /work && echo mine > mine && mkdir directory && echo in > directory/in";
 const BELONGING: (&str, &str) = (
-    "cd /work && stat -c '%n %u:%g' . mine demo/hello folder/in",
-    ". 0:2000\nmine 1000:2000\ndemo/hello 0:0\nfolder/in 1000:2000",
+    "cd /work && stat -c '%n %u:%g' . mine demo/hello directory/in",
+    ". 0:2000\nmine 1000:2000\ndemo/hello 0:0\ndirectory/in 1000:2000",
 );
 
-fn play(scene: &Scene<'_>) -> Result<()> {
-    let (nodes, image) = (&scene.stage.cluster.nodes, &scene.stage.image);
+fn run(ns: &TestNamespace<'_>) -> Result<()> {
+    let (nodes, image) = (&ns.env.cluster.nodes, &ns.env.image);
     let user = |group: Value| json!({ "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": group });
     let pod = |name: &str, attributes: Value, group: Value, node: &str| {
         Pod::new(name, attributes).with("/spec/securityContext", user(group)).on(node)
@@ -46,36 +47,39 @@ fn play(scene: &Scene<'_>) -> Result<()> {
         |name: &str, attributes: Value, node: &str| pod(name, attributes, Value::Null, node);
     let of_image = json!({ "image": image, "owner": "1000:1000" });
     let of = |owner: &str| json!({ "snapshot": "owned", "owner": owner });
-    scene.make(&owned("owner", of_image, &nodes[1]))?;
-    scene.make(&pod("member", json!({ "image": image }), json!(2000), &nodes[1]))?;
+    ns.create(&owned("owner", of_image, &nodes[1]))?;
+    ns.create(&pod("member", json!({ "image": image }), json!(2000), &nodes[1]))?;
     for (name, writes, has) in [("owner", OWNS, OWNED), ("member", BELONGS, BELONGING)] {
-        scene.ready(name)?;
-        scene.shell(name, writes)?;
-        scene.facts(name, &[has]).with_context(|| name.to_owned())?;
+        ns.ready(name)?;
+        ns.shell(name, writes)?;
+        ns.expect_output(name, &[has]).with_context(|| name.to_owned())?;
     }
-    scene.ask("owned", "owner", "pushed")?;
-    let member = scene.snapshot("member", "member", "pushed")?;
-    let owner = scene.taken("owned")?;
+    ns.request_snapshot("owned", "owner", "pushed")?;
+    let member = ns.snapshot("member", "member", "pushed")?;
+    let owner = ns.wait_snapshot_ready("owned")?;
 
-    // Another owner would be another tree.
-    for (name, other) in [("another", "2000:2000"), ("nobody", "")] {
+    // Another owner would give another tree.
+    for (name, other) in [("another", "2000:2000"), ("without-owner", "")] {
         let attributes = if other.is_empty() { json!({ "snapshot": "owned" }) } else { of(other) };
-        scene.make(&owned(name, attributes, &nodes[1]))?;
+        ns.create(&owned(name, attributes, &nodes[1]))?;
     }
     for (at, node) in nodes.iter().enumerate() {
         let (one, two) = (format!("owner-{at}"), format!("member-{at}"));
-        scene.start(&owned(&one, of("1000:1000"), node))?;
-        scene.facts(&one, &[OWNED]).with_context(|| format!("on {node}"))?;
+        ns.start(&owned(&one, of("1000:1000"), node))?;
+        ns.expect_output(&one, &[OWNED]).with_context(|| format!("on {node}"))?;
         let more = "echo more >> /work/mine && rm /work/demo/hello && echo done";
-        scene.facts(&one, &[(more, "done")]).with_context(|| format!("on {node}"))?;
-        scene.start(&pod(&two, json!({ "snapshot": "member" }), json!(2000), node))?;
-        scene.facts(&two, &[BELONGING]).with_context(|| format!("on {node}"))?;
+        ns.expect_output(&one, &[(more, "done")]).with_context(|| format!("on {node}"))?;
+        ns.start(&pod(&two, json!({ "snapshot": "member" }), json!(2000), node))?;
+        ns.expect_output(&two, &[BELONGING]).with_context(|| format!("on {node}"))?;
     }
-    for name in ["another", "nobody"] {
-        scene.told(name, &["FailedMount", "owner", "1000:1000"])?;
+    for name in ["another", "without-owner"] {
+        ns.wait_for_event(name, &["FailedMount", "owner", "1000:1000"])?;
     }
-    scene.start(&run::as_image("owners-image", owner.image()?))?;
-    scene.facts("owners-image", &[OF_ROOT])?;
-    scene.start(&run::as_image("members-image", member.image()?))?;
-    scene.facts("members-image", &[("stat -c %u:%g /mine /folder/in", "1000:2000\n1000:2000")])
+    ns.start(&run_as_image::as_image("owners-image", owner.image()?))?;
+    ns.expect_output("owners-image", &[OF_ROOT])?;
+    ns.start(&run_as_image::as_image("members-image", member.image()?))?;
+    ns.expect_output(
+        "members-image",
+        &[("stat -c %u:%g /mine /directory/in", "1000:2000\n1000:2000")],
+    )
 }

@@ -1,12 +1,13 @@
-//! The chart, without a cluster: lint, what its schema refuses, what its settings render to, the
-//! objects against Kubernetes' own schemas, and the committed rendering.
+//! The chart without a cluster: lint, values that its schema refuses, the effect of its settings,
+//! the objects against the schemas of Kubernetes, and the committed rendering.
 //!
-//! Deliberately absent: what only an API server knows, such as whether an expression compiles
+//! Deliberately absent: checks that need an API server, such as whether an expression compiles
 //! (`cases`).
 
 mod objects;
 mod refused;
 mod registry;
+mod schemas;
 mod settings;
 
 use std::fs;
@@ -14,17 +15,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Bench;
-use crate::process::Cmd;
-use crate::render;
-use crate::tally::Tally;
-use crate::tools::{self, found};
-use crate::{schemas, versions};
+use crate::env::chart;
+use crate::machine::process::Cmd;
+use crate::report::Report;
+use crate::suites::context::SuiteContext;
+use crate::toolchain::{installed, programs, versions};
 
-/// A value for every setting, below the sources.
-const EVERYTHING: &str = "e2e/assets/values-everything.yaml";
-
-/// A second release beside the usual one; what each node has once is given to it anew.
+/// A second release beside the default one. It has its own values for everything that a node has
+/// only once.
 const SECOND: &[&str] = &[
     "--set",
     "fullnameOverride=second,driverName=second.ovl.csi.dev,healthPort=9809,\
@@ -33,41 +31,42 @@ const SECOND: &[&str] = &[
      registry.enabled=true,registry.clusterIP=10.96.0.51",
 ];
 
-/// Runs all of it.
-pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
-    let helm = found::helm(bench.h)?;
-    let (helm, repo) = (helm.as_path(), bench.repo);
-    let mut tally = Tally::default();
-    tally.count("helm lint --strict", lint(helm, repo, &[]));
-    tally.count("helm lint with every value", lint(helm, repo, &["--values", EVERYTHING]));
-    tally.count("appVersion is the driver's", versions(repo));
-    tally.count("deploy/ is the rendered chart", render::check(helm, repo));
-    tally.count("every setting is in the values and the tests", settings::named(repo));
-    tally.count("what every value renders to", settings::rendered(helm, repo));
-    tally.count("without a cluster there are no rights", settings::bare(helm, repo));
-    tally.count("what is missing is told", settings::told(helm, repo));
-    tally.add(settings::each(helm, repo)?);
-    tally.count("the driver takes every argument", settings::arguments(helm, repo));
+/// Runs all checks.
+pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
+    let helm = installed::helm(ctx.h)?;
+    let (helm, repo) = (helm.as_path(), ctx.repo);
+    let mut report = Report::default();
+    report.count("helm lint --strict", lint(helm, repo, &[]));
+    report
+        .count("helm lint with every value", lint(helm, repo, &["--values", settings::EVERYTHING]));
+    report.count("appVersion is the driver's", versions(repo));
+    report.count("deploy/ is the rendered chart", chart::check(helm, repo));
+    report.count("every setting is in the values and the tests", settings::named(repo));
+    report.count("every value is rendered", settings::rendered(helm, repo));
+    report.count("without a cluster there are no rights", settings::bare(helm, repo));
+    report.count("the notes name what is missing", settings::notes(helm, repo));
+    report.add(settings::each(helm, repo)?);
+    report.count("the driver takes every argument", settings::arguments(helm, repo));
     for (values, word) in refused::REFUSED {
         let name = format!("refused: {}", values[1]);
-        tally.count(&name, refused::check(helm, repo, values, word));
+        report.count(&name, refused::check(helm, repo, values, word));
     }
-    let usual = render::chart(helm, repo, &[])?;
-    let every = render::chart(helm, repo, &["--values", EVERYTHING])?;
-    let second = render::chart(helm, repo, SECOND)?;
-    tally.count("two releases have no object in common", objects::apart(&usual, &second));
-    tally.count(
+    let usual = chart::chart(helm, repo, &[])?;
+    let every = chart::chart(helm, repo, &["--values", settings::EVERYTHING])?;
+    let second = chart::chart(helm, repo, SECOND)?;
+    report.count("two releases have no object in common", objects::apart(&usual, &second));
+    report.count(
         "each account has its rights and no others",
         objects::rights(&usual, objects::RIGHTS),
     );
-    tally.count("the chart renders twice to the same", registry::twice(helm, repo));
-    tally.count("the registry's secrets are made in the cluster", registry::secrets(helm, repo));
-    tally.count("the registry is reached by https", registry::reached(helm, repo));
-    tally.count("of the kubelet's directory three parts are mounted", settings::kubelet(&usual));
+    report.count("the chart renders twice to the same", registry::twice(helm, repo));
+    report.count("the registry's secrets are made in the cluster", registry::secrets(helm, repo));
+    report.count("the registry is reached by https", registry::reached(helm, repo));
+    report.count("of the kubelet's directory three parts are mounted", settings::kubelet(&usual));
     let example = fs::read_to_string(repo.join("deploy/examples/pod.yaml"));
     let conform = Conform {
-        program: tools::kubeconform().ensure(bench.h)?.join("kubeconform"),
-        schemas: schemas::folder(bench.h)?,
+        program: programs::kubeconform().ensure(ctx.h)?.join("kubeconform"),
+        schemas: schemas::dir(ctx.h)?,
         log,
     };
     for (name, objects) in [
@@ -76,11 +75,11 @@ pub fn run(bench: &Bench<'_>, log: &Path) -> Result<Tally> {
         ("the chart with its registry", &second),
         ("the example", &example.context("reading the example")?),
     ] {
-        let name = format!("{name} is what Kubernetes {} knows", versions::KUBERNETES);
-        tally.count(&name, conform.check(objects));
+        let name = format!("{name} fits the schemas of Kubernetes {}", versions::KUBERNETES);
+        report.count(&name, conform.check(objects));
     }
-    tally.count("a misspelt field is found", conform.finds(&usual));
-    Ok(tally)
+    report.count("a misspelt field is found", conform.finds(&usual));
+    Ok(report)
 }
 
 /// kubeconform with our schemas.
@@ -94,7 +93,8 @@ impl Conform<'_> {
     fn check(&self, objects: &str) -> Result<()> {
         let files = self.schemas.join(schemas::FILES);
         let conform = Cmd::new(&self.program).args(["-strict", "-verbose", "-schema-location"]);
-        // Kinds of the Prometheus operator and of cert-manager: Kubernetes' sources do not have them.
+        // Kinds of the Prometheus operator and of cert-manager: the sources of Kubernetes do not
+        // have them.
         let conform = conform.arg(files).args(["-skip", "ServiceMonitor,Certificate", "-"]);
         let done = conform.stdin(objects).outcome()?;
         fs::write(self.log, &done.stdout).context("writing the log")?;
@@ -102,7 +102,7 @@ impl Conform<'_> {
         Ok(())
     }
 
-    /// Whether a mistake is one.
+    /// Checks that it finds a mistake.
     fn finds(&self, objects: &str) -> Result<()> {
         for (right, wrong) in [
             ("podInfoOnMount:", "podInfoOnMounts:"),
@@ -115,7 +115,7 @@ impl Conform<'_> {
         ] {
             ensure!(objects.contains(right), "the chart has no {right}");
             let passed = self.check(&objects.replace(right, wrong)).is_ok();
-            ensure!(!passed, "{wrong} was taken");
+            ensure!(!passed, "{wrong} was accepted");
         }
         Ok(())
     }
@@ -138,6 +138,6 @@ fn versions(repo: &Path) -> Result<()> {
     };
     let (chart, crate_) =
         (line("charts/ovl-csi/Chart.yaml", "appVersion: ")?, line("Cargo.toml", "version = ")?);
-    ensure!(chart == crate_, "the chart says {chart}, Cargo.toml {crate_}");
+    ensure!(chart == crate_, "the chart has {chart}, Cargo.toml {crate_}");
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! What rendered objects are, read as far as that needs no parser of YAML.
+//! Facts about rendered objects, as far as they need no YAML parser.
 //!
-//! Deliberately absent: whether fields are right, which Kubernetes' schemas say.
+//! Deliberately absent: checks of fields. The schemas of Kubernetes do that.
 
 use std::collections::BTreeSet;
 
@@ -27,10 +27,11 @@ pub fn apart(first: &str, second: &str) -> Result<()> {
     Ok(())
 }
 
-/// A role, by kind and by the end of its name, with a line a rule: groups, resources, names, verbs.
+/// A role: its kind, the end of its name, and one line for each rule (groups, resources, names,
+/// verbs).
 pub type Role = (&'static str, &'static str, &'static [&'static str]);
 
-/// The roles of a release with nothing but the defaults.
+/// The roles of a release with the default values.
 pub const RIGHTS: &[Role] = &[
     (
         "ClusterRole",
@@ -66,7 +67,7 @@ pub const RIGHTS: &[Role] = &[
     ),
 ];
 
-/// Checks that the roles are these, with these rules, and no others.
+/// Checks that the roles are exactly these, with exactly these rules.
 pub fn rights(rendered: &str, want: &[Role]) -> Result<()> {
     let mut have = Vec::new();
     for object in rendered.split("---\n") {
@@ -86,7 +87,7 @@ pub fn rights(rendered: &str, want: &[Role]) -> Result<()> {
     Ok(())
 }
 
-/// A line a rule.
+/// The rules, one line each.
 fn rules(text: &str) -> Result<Vec<String>> {
     let list = |line: &str, start: &str| {
         let list = line.trim_start_matches(['-', ' ']).strip_prefix(start)?;
@@ -101,8 +102,8 @@ fn rules(text: &str) -> Result<Vec<String>> {
         let more = ["resources:", "resourceNames:", "verbs:"].iter().find_map(|w| list(line, w));
         match (more, lines.last_mut()) {
             (Some(more), Some(last)) => last.push_str(&format!(": {more}")),
-            (Some(_), None) => bail!("a rule without groups"),
-            (None, _) => ensure!(line.starts_with('#'), "a rule says `{line}`"),
+            (Some(_), None) => bail!("a rule has no apiGroups"),
+            (None, _) => ensure!(line.starts_with('#'), "a rule has `{line}`"),
         }
     }
     Ok(lines)
@@ -115,7 +116,7 @@ mod tests {
     const ONE: &str = "---\nkind: A\nmetadata:\n  name: a\n---\n# Why.\nkind: B\nmetadata:\n  name: b\n  namespace: n\n";
 
     #[test]
-    fn objects_are_told_apart_by_kind_namespace_and_name() {
+    fn objects_differ_by_kind_namespace_and_name() {
         let names = names(&format!("apiVersion: v1{ONE}").replace("---\nkind", "---\n\nkind"));
         let names: Vec<_> = names.unwrap_or_default().into_iter().collect();
         assert_eq!(names, ["A /a", "B n/b"]);

@@ -1,14 +1,14 @@
-//! Values that the chart must not take.
+//! Values that the chart must refuse.
 //!
-//! Deliberately absent: what a right value renders to (`settings`).
+//! Deliberately absent: the effect of valid values (`settings`).
 
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::render;
+use crate::env::chart;
 
-/// helm's arguments, and the word by which the refusal names the setting.
+/// The arguments of helm, and the word with which the refusal names the setting.
 pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "drivername=a.b"], "drivername"),
     (&["--set", "driverName=Ovl.CSI"], "driverName"),
@@ -110,23 +110,23 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", LONG], "at most 107 bytes"),
 ];
 
-/// A CA that the text beside it does not mention.
+/// A CA that the hosts.toml beside it does not use.
 const UNUSED: &str = r#"registries={"r.example":{"hosts":"server = \"https://r.example\"",
                         "ca":"-----BEGIN CERTIFICATE-----\nx"}}"#;
 
-/// Each part is short enough, the socket's path that they make is not.
-const LONG: &str = "kubeletDir=/var/lib/a-folder-with-a-long-name/and-another-one/kubelet,\
+/// Each part is short enough. The path of the socket, which they form together, is not.
+const LONG: &str = "kubeletDir=/var/lib/a-subdir-with-a-long-name/and-another-one/kubelet,\
                     driverName=a-driver-whose-name-is-as-long-as-a-name-may-be.example.org";
 
-/// Whether helm refuses it, and says why.
+/// Checks that helm refuses the values and says why.
 pub fn check(helm: &Path, repo: &Path, values: &[&str], word: &str) -> Result<()> {
-    match render::chart(helm, repo, values) {
-        Ok(_) => bail!("helm took it"),
+    match chart::chart(helm, repo, values) {
+        Ok(_) => bail!("helm accepted it"),
         Err(error) => {
             let words = format!("{error:#}");
-            // The command is quoted in the error; what helm says about it comes after.
-            let said = words.split_once("failed").map_or("", |(_, said)| said);
-            ensure!(said.contains(word), "the refusal does not name {word}: {said}");
+            // The error quotes the command first, then the output of helm.
+            let output = words.split_once("failed").map_or("", |(_, output)| output);
+            ensure!(output.contains(word), "the refusal does not name {word}: {output}");
             Ok(())
         }
     }

@@ -1,18 +1,20 @@
-//! The registry in the cluster: who makes its secrets, who reads them, and that no template does.
+//! The registry in the cluster: what creates its Secrets, who reads them, and that no template
+//! creates one.
 //!
-//! Deliberately absent: the Secrets themselves, which `ovl registry-secrets` makes in a cluster (`cases`).
+//! Deliberately absent: the Secrets themselves. `ovl registry-secrets` creates them in a cluster
+//! (`cases`).
 
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 
 use super::objects::{self, RIGHTS, Role};
-use crate::render;
+use crate::env::chart;
 
 /// Values for a release with its registry.
 const WITH: &str = "registry.enabled=true,registry.clusterIP=10.96.0.50";
 
-/// What its roles have beside the usual ones: nodes read what they push with, the Job makes two Secrets.
+/// Roles that it adds: nodes read the push credential, the Job creates two Secrets.
 const MORE: &[Role] = &[
     ("Role", "-node-push", &["\"\": secrets: \"ovl-csi-registry-client\": get"]),
     (
@@ -25,19 +27,19 @@ const MORE: &[Role] = &[
     ),
 ];
 
-/// Secrets of the owner's own.
+/// Secrets of the cluster administrator.
 const OWN: &str = "registry.existingSecret=login,registry.existingServerSecret=itself";
 
-/// A certificate of cert-manager's.
+/// A certificate from cert-manager.
 const ISSUED: &str = "registry.certManager.issuer.name=internal";
 
 fn chart(helm: &Path, repo: &Path, more: &[&str]) -> Result<String> {
     let set = [WITH].iter().chain(more).copied().collect::<Vec<_>>().join(",");
-    render::chart(helm, repo, &["--set", &set])
+    chart::chart(helm, repo, &["--set", &set])
 }
 
-/// Checks that a second rendering is the same as the first: a password or a key made by a template would be another one each
-/// time, for whoever keeps rendered manifests.
+/// Checks that two renderings are the same. A password or a key made by a template would differ
+/// each time, which breaks users who store rendered manifests.
 pub fn twice(helm: &Path, repo: &Path) -> Result<()> {
     for more in [&[][..], &[OWN], &[ISSUED]] {
         let (first, second) = (chart(helm, repo, more)?, chart(helm, repo, more)?);
@@ -48,7 +50,7 @@ pub fn twice(helm: &Path, repo: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks who makes its Secrets, and that nodes and registry have each what is theirs.
+/// Checks what creates its Secrets, and that nodes and registry have only their own.
 pub fn secrets(helm: &Path, repo: &Path) -> Result<()> {
     let made = chart(helm, repo, &[])?;
     objects::rights(&made, &[RIGHTS, MORE].concat())?;
@@ -62,7 +64,10 @@ pub fn secrets(helm: &Path, repo: &Path) -> Result<()> {
     ensure!(!own.contains("kind: Job\n"), "a Job makes what its owner has: {own}");
     let of = |text: &str, secret: &str| text.contains(&format!("name: {secret}\n"));
     ensure!(of(part(&own, "kind: DaemonSet\n")?, "login") && of(&own, "itself"), "{own}");
-    ensure!(chart(helm, repo, &["registry.existingSecret=login"]).is_err(), "one of two was taken");
+    ensure!(
+        chart(helm, repo, &["registry.existingSecret=login"]).is_err(),
+        "one of two was accepted"
+    );
 
     let issued = chart(helm, repo, &[ISSUED])?;
     ensure!(issued.contains("- --login-only\n"), "two make the certificate: {issued}");
@@ -70,23 +75,23 @@ pub fn secrets(helm: &Path, repo: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that its traffic is encrypted, and who may reach it.
+/// Checks that its traffic is encrypted, and who may connect to it.
 pub fn reached(helm: &Path, repo: &Path) -> Result<()> {
     let usual = chart(helm, repo, &[])?;
     ensure!(usual.contains("server = \"https://10.96.0.50:5000\"\n"), "no https in:\n{usual}");
     ensure!(!usual.contains("http://"), "plain http in:\n{usual}");
     ensure!(usual.contains("key: /etc/ovl-registry/tls.key, minimumtls: tls1.2"), "{usual}");
-    ensure!(!usual.contains("kind: NetworkPolicy\n"), "a policy that nobody asked for");
-    let asked = "registry.networkPolicy.enabled=true";
-    let nobody = chart(helm, repo, &[asked]);
-    let words = nobody.err().map(|e| format!("{e:#}")).unwrap_or_default();
+    ensure!(!usual.contains("kind: NetworkPolicy\n"), "an unrequested policy");
+    let enabled = "registry.networkPolicy.enabled=true";
+    let refused = chart(helm, repo, &[enabled]);
+    let words = refused.err().map(|e| format!("{e:#}")).unwrap_or_default();
     ensure!(words.contains("registry.networkPolicy.nodeCIDRs is empty"), "{words}");
-    let nodes = chart(helm, repo, &[asked, "registry.networkPolicy.nodeCIDRs={10.1.0.0/16}"])?;
+    let nodes = chart(helm, repo, &[enabled, "registry.networkPolicy.nodeCIDRs={10.1.0.0/16}"])?;
     ensure!(nodes.contains("    - ipBlock:\n        cidr: \"10.1.0.0/16\"\n"), "{nodes}");
     Ok(())
 }
 
-/// The objects in which a text stands.
+/// The last object that contains a text.
 fn part<'a>(rendered: &'a str, text: &str) -> Result<&'a str> {
     let part = rendered.split("---\n").filter(|object| object.contains(text)).last();
     part.ok_or_else(|| anyhow::anyhow!("no object with {text:?}"))

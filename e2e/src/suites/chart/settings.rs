@@ -1,6 +1,6 @@
-//! Every setting: that it is written down, that it changes what is rendered, and to what.
+//! Every setting: that it is documented, that it changes the rendered chart, and how.
 //!
-//! Deliberately absent: wrong values (`refused`).
+//! Deliberately absent: invalid values (`refused`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,12 +9,14 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::EVERYTHING;
-use crate::process::Cmd;
-use crate::render;
-use crate::tally::Tally;
+use crate::env::chart;
+use crate::machine::process::Cmd;
+use crate::report::Report;
 
-/// What the values of [`EVERYTHING`] have to show as, where it matters.
+/// The file with a value for every setting, relative to the sources.
+pub const EVERYTHING: &str = "e2e/assets/values-everything.yaml";
+
+/// Lines that the values of [`EVERYTHING`] must produce.
 const RENDERED: &[&str] = &[
     "name: second.ovl.csi.dev",
     "image: registry.example:5000/ovl-csi:9.9@sha256:\
@@ -82,7 +84,7 @@ const RENDERED: &[&str] = &[
     "image: registry.example/busybox:1",
 ];
 
-/// What must not be there with these values: each is switched off.
+/// Text that must not appear with these values: each is switched off.
 const ABSENT: &[&str] = &[
     "verbs: [create, patch]\n",
     "user-namespaces",
@@ -92,11 +94,11 @@ const ABSENT: &[&str] = &[
     "--no-cluster",
 ];
 
-/// Values for a driver that volumes are all of.
+/// Values for a driver that only serves volumes.
 const BARE: &[&str] =
     &["--set", "events=false,snapshots.enabled=false,policy.refuseUserNamespaces=false"];
 
-/// What it has no use for.
+/// Text that must not appear with these values.
 const NOT_BARE: &[&str] = &[
     "kind: ClusterRole",
     "kind: Deployment",
@@ -107,10 +109,10 @@ const NOT_BARE: &[&str] = &[
     "POD_NAMESPACE",
 ];
 
-/// Checks what everything renders to.
+/// Checks the rendering with every value set.
 pub fn rendered(helm: &Path, repo: &Path) -> Result<()> {
-    let rendered = render::chart(helm, repo, &["--values", EVERYTHING])?;
-    let rendered = rendered.replace(&format!(".{}.svc", render::NAMESPACE), ".default.svc");
+    let rendered = chart::chart(helm, repo, &["--values", EVERYTHING])?;
+    let rendered = rendered.replace(&format!(".{}.svc", chart::NAMESPACE), ".default.svc");
     if let Some(want) = RENDERED.iter().find(|want| !rendered.contains(**want)) {
         bail!("`{want}` is not in:\n{rendered}");
     }
@@ -120,11 +122,11 @@ pub fn rendered(helm: &Path, repo: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a driver without the cluster has no rights in it and no objects that need some.
+/// Checks that a driver without the cluster has no rights in it, and no objects that need some.
 pub fn bare(helm: &Path, repo: &Path) -> Result<()> {
-    let rendered = render::chart(helm, repo, BARE)?;
-    ensure!(rendered.contains("- --no-cluster"), "it asks for a cluster:\n{rendered}");
-    let events = render::chart(helm, repo, &["--set", "snapshots.enabled=false"])?;
+    let rendered = chart::chart(helm, repo, BARE)?;
+    ensure!(rendered.contains("- --no-cluster"), "it needs a cluster:\n{rendered}");
+    let events = chart::chart(helm, repo, &["--set", "snapshots.enabled=false"])?;
     ensure!(events.contains("- --snapshots=false"), "nodes look for snapshots:\n{events}");
     match NOT_BARE.iter().find(|word| rendered.contains(**word)) {
         Some(word) => bail!("`{word}` is in:\n{rendered}"),
@@ -132,7 +134,8 @@ pub fn bare(helm: &Path, repo: &Path) -> Result<()> {
     }
 }
 
-/// Checks that a driver sees of the kubelet's directory its pods, its own sockets and the registration, and nothing else.
+/// Checks that the driver mounts only three parts of the kubelet's directory: its pods, the
+/// driver's sockets and the registration.
 pub fn kubelet(rendered: &str) -> Result<()> {
     let host =
         rendered.lines().filter_map(|line| line.trim().strip_prefix("path: /var/lib/kubelet"));
@@ -141,27 +144,28 @@ pub fn kubelet(rendered: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks what is said where the cluster knows no snapshots, and that nothing of their kinds is made.
-pub fn told(helm: &Path, repo: &Path) -> Result<()> {
+/// Checks the notes for a cluster without snapshots, and that the chart then creates no objects of
+/// their kinds.
+pub fn notes(helm: &Path, repo: &Path) -> Result<()> {
     let install = || {
         Cmd::new(helm).dir(repo).args([
             "install",
-            render::RELEASE,
+            chart::RELEASE,
             "charts/ovl-csi",
             "--dry-run=client",
         ])
     };
-    let known = ["--api-versions", render::SNAPSHOTS];
-    let said = |more: &[&str]| {
+    let known = ["--api-versions", chart::SNAPSHOTS];
+    let output = |more: &[&str]| {
         let template =
-            Cmd::new(helm).dir(repo).args(["template", render::RELEASE, "charts/ovl-csi"]);
+            Cmd::new(helm).dir(repo).args(["template", chart::RELEASE, "charts/ovl-csi"]);
         template.args(more).output()
     };
     let kind = "kind: VolumeSnapshotClass";
-    ensure!(said(&known)?.contains(kind), "there is no class where they are known");
-    ensure!(!said(&[])?.contains(kind), "there is a class where they are not known");
+    ensure!(output(&known)?.contains(kind), "there is no class where they are known");
+    ensure!(!output(&[])?.contains(kind), "there is a class where they are not known");
     let less = install().args(["--set", "policy.allowedImages.default={registry.example/*}"]);
-    ensure!(!less.output()?.contains("every image of"), "a narrow policy is warned of");
+    ensure!(!less.output()?.contains("every image of"), "there is a warning for a narrow policy");
     let notes = install().output()?;
     let (_, notes) = notes.split_once("\nNOTES:").context("no notes")?;
     for word in [
@@ -174,24 +178,24 @@ pub fn told(helm: &Path, repo: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that each setting of the file changes something: without it another thing is rendered.
+/// Checks that each setting of the file has an effect: without it the rendering differs.
 ///
 /// # Errors
 /// The file cannot be read or helm refuses it.
-pub fn each(helm: &Path, repo: &Path) -> Result<Tally> {
+pub fn each(helm: &Path, repo: &Path) -> Result<Report> {
     let text = read(repo, EVERYTHING)?;
     let all = with(helm, repo, &text)?;
-    let mut tally = Tally::default();
-    // What names the objects in full leaves the part of the name without a place.
+    let mut report = Report::default();
+    // A full name for the objects makes this part of the name unused.
     for setting in settings(&text).filter(|setting| *setting != "nameOverride") {
         let less = with(helm, repo, &without(&text, setting));
         let changed = less.and_then(|less| {
             ensure!(less != all, "without it the same is rendered");
             Ok(())
         });
-        tally.count(&format!("{setting} is rendered"), changed);
+        report.count(&format!("{setting} is rendered"), changed);
     }
-    Ok(tally)
+    Ok(report)
 }
 
 /// Checks that the chart's values and the file with everything name each setting of the schema.
@@ -203,7 +207,7 @@ pub fn named(repo: &Path) -> Result<()> {
     for file in ["charts/ovl-csi/values.yaml", EVERYTHING] {
         let text = read(repo, file)?;
         for name in &names {
-            // What Kubernetes takes, not we; and what may not be set at all.
+            // Fields that Kubernetes defines, and fields that must not be set.
             let theirs = ["global", "podSelector", "ipBlock", "podAffinity", "podAntiAffinity"];
             let theirs = theirs.iter().chain(&["tolerationSeconds", "maxSurge"]);
             let known = theirs.copied().any(|n| n == name) || SHAPES.contains(&name.as_str());
@@ -213,7 +217,7 @@ pub fn named(repo: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Parts of what Kubernetes defines; one example of each is enough.
+/// Parts of objects that Kubernetes defines. One example of each is enough.
 const SHAPES: &[&str] = &[
     "key",
     "operator",
@@ -226,16 +230,16 @@ const SHAPES: &[&str] = &[
     "maxUnavailable",
 ];
 
-/// Arguments that are csi-snapshotter's.
+/// Arguments of csi-snapshotter.
 const THEIRS: &[&str] =
     &["csi-address", "leader-election", "extra-create-metadata", "timeout", "v"];
 
-/// Checks that each argument that the chart gives is one of `ovl node` or `ovl controller`.
+/// Checks that each argument in the chart is one of `ovl node` or `ovl controller`.
 pub fn arguments(helm: &Path, repo: &Path) -> Result<()> {
     let mut code = String::new();
     sources(&repo.join("src/cli"), &mut code)?;
     for values in [&["--values", EVERYTHING][..], &["--set", "events=true"], BARE] {
-        let rendered = render::chart(helm, repo, values)?;
+        let rendered = chart::chart(helm, repo, values)?;
         let arguments = rendered.lines().filter_map(|line| line.trim().strip_prefix("- --"));
         for argument in arguments {
             let name = argument.split('=').next().unwrap_or_default();
@@ -247,8 +251,8 @@ pub fn arguments(helm: &Path, repo: &Path) -> Result<()> {
     Ok(())
 }
 
-fn sources(folder: &Path, code: &mut String) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+fn sources(dir: &Path, code: &mut String) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
         let path = entry?.path();
         if path.is_dir() {
             sources(&path, code)?;
@@ -259,7 +263,8 @@ fn sources(folder: &Path, code: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// The names of all settings below a schema's properties; those that stand for what a user names are left out.
+/// Collects the names of all settings below a schema's properties, without names that the user
+/// chooses.
 fn collect(all: &Value, properties: &Value, names: &mut BTreeSet<String>) {
     for (name, schema) in properties.as_object().into_iter().flatten() {
         names.insert(name.clone());
@@ -280,8 +285,8 @@ fn below(all: &Value, schema: &Value, names: &mut BTreeSet<String>) {
 }
 
 fn with(helm: &Path, repo: &Path, values: &str) -> Result<String> {
-    let template = Cmd::new(helm).dir(repo).args(["template", render::RELEASE, "charts/ovl-csi"]);
-    let template = template.args(["--api-versions", render::SNAPSHOTS, "--values", "-"]);
+    let template = Cmd::new(helm).dir(repo).args(["template", chart::RELEASE, "charts/ovl-csi"]);
+    let template = template.args(["--api-versions", chart::SNAPSHOTS, "--values", "-"]);
     template.stdin(values).output()
 }
 
@@ -289,13 +294,13 @@ fn read(repo: &Path, file: &str) -> Result<String> {
     fs::read_to_string(repo.join(file)).with_context(|| format!("reading {file}"))
 }
 
-/// The settings at the top of a file.
+/// The top-level settings of a file.
 fn settings(text: &str) -> impl Iterator<Item = &str> {
     let named = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_alphabetic()));
     named.filter_map(|line| Some(line.split_once(':')?.0))
 }
 
-/// The file without a setting and what is below it.
+/// The file without one setting and everything below it.
 fn without(text: &str, setting: &str) -> String {
     let mut below = false;
     let kept = text.lines().filter(|line| {
@@ -312,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_goes_with_all_below_it() {
+    fn a_setting_is_removed_with_all_below_it() {
         let text = "# Why.\na: 1\nb:\n  a: 2\n- x\nc: {}\n";
         assert_eq!(settings(text).collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(without(text, "b"), "# Why.\na: 1\nc: {}\n");

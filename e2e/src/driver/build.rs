@@ -1,0 +1,78 @@
+//! The driver's static program.
+//!
+//! Deliberately absent: a debug build. The cluster tests run what is released.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::machine::harness::Harness;
+use crate::machine::process::Cmd;
+use crate::machine::progress::{minutes, seconds};
+use crate::toolchain::apt;
+
+/// The root directory of the sources: the parent of the harness's own, which cargo names at run
+/// time. (A shared target directory may hold a harness compiled for another clone.)
+///
+/// # Errors
+/// cargo did not start the harness.
+pub fn sources() -> Result<PathBuf> {
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let root = own.as_deref().and_then(Path::parent).map(Path::to_owned);
+    root.context("start the harness as `cargo xtask`: it needs the path of the sources")
+}
+
+/// `cargo` for the sources in a directory. Its build output is in the cache, so a fresh clone finds
+/// its dependencies built.
+pub fn cargo(h: &Harness, repo: &Path) -> Cmd {
+    let cargo = Cmd::new("cargo").dir(repo).env("CARGO_TARGET_DIR", h.cache.cargo_target());
+    // Its output goes to logs.
+    cargo.env("CARGO_TERM_COLOR", "never")
+}
+
+/// Builds the static program and returns its path.
+///
+/// # Errors
+/// The C compiler for musl cannot be installed, or the program does not compile.
+pub fn program(h: &Harness, repo: &Path) -> Result<PathBuf> {
+    apt::ensure(h, &["musl-tools"])?;
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    ensure_target(h, repo, &target)?;
+    h.progress.step("compiling the driver", minutes(2), |log| {
+        let build = cargo(h, repo).args(["build", "--release", "--locked", "--bin", "ovl"]);
+        build.args(["--target", &target]).log(log).run()
+    })?;
+    Ok(h.cache.cargo_target().join(target).join("release/ovl"))
+}
+
+/// Adds a target to the toolchain of the sources. rustup adds those of rust-toolchain.toml only
+/// when it installs the toolchain itself.
+fn ensure_target(h: &Harness, repo: &Path, target: &str) -> Result<()> {
+    let rustc = Cmd::new("rustc").dir(repo).args(["--print", "target-libdir"]);
+    let libraries = rustc.args(["--target", target]).output()?;
+    if Path::new(&libraries).is_dir() {
+        return Ok(());
+    }
+    let what = format!("adding Rust's libraries for {target}");
+    h.progress.step(&what, seconds(10), |log| {
+        let add = Cmd::new("rustup").dir(repo).args(["target", "add", target]).log(log).run();
+        add.with_context(|| format!("without rustup, install Rust's libraries for {target}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    /// The part of a text between two others.
+    fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+        Some(text.split_once(before)?.1.split_once(after)?.0)
+    }
+
+    #[test]
+    fn the_dockerfile_compiles_with_the_compiler_of_the_sources() {
+        let wanted = include_str!("../../../rust-toolchain.toml");
+        let wanted = between(wanted, "channel = \"", "\"");
+        let dockerfile = include_str!("../../../Dockerfile");
+        assert!(wanted.is_some());
+        assert_eq!(between(dockerfile, "ARG RUST=rust:", "-"), wanted);
+    }
+}

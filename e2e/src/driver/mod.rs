@@ -1,0 +1,10 @@
+//! The driver of this checkout: built, and run as a process of this machine.
+//!
+//! Deliberately absent: clusters.
+//!
+//! May use: machine, toolchain
+
+mod build;
+pub mod process;
+
+pub use build::{cargo, program, sources};

@@ -1,0 +1,91 @@
+//! The chart rendered into `deploy/`, for `kubectl apply -f` without helm.
+//!
+//! Deliberately absent: hand-written manifests. Everything in that directory comes from the chart.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::machine::process::Cmd;
+
+/// The rendered file, relative to the sources.
+const FILE: &str = "deploy/ovl-csi.yaml";
+
+/// The namespace of the objects. Every cluster has it, and it allows privileged pods.
+pub const NAMESPACE: &str = "kube-system";
+
+/// The name of the release.
+pub const RELEASE: &str = "ovl-csi";
+
+/// The oldest Kubernetes that the chart supports.
+const OLDEST: &str = "1.33.0";
+
+/// The kind from which the chart concludes that a cluster supports snapshots.
+pub const SNAPSHOTS: &str = "snapshot.storage.k8s.io/v1/VolumeSnapshotClass";
+
+/// Renders the chart for a cluster with snapshots. The values are arguments of helm.
+///
+/// # Errors
+/// helm refused the chart or the values; the error quotes it.
+pub fn chart(helm: &Path, repo: &Path, values: &[&str]) -> Result<String> {
+    let template = Cmd::new(helm).dir(repo).args(["template", RELEASE, "charts/ovl-csi"]);
+    template
+        .args(["--namespace", NAMESPACE, "--kube-version", OLDEST, "--api-versions", SNAPSHOTS])
+        .args(values)
+        .output()
+        .map(|text| tidy(&text))
+}
+
+/// Writes the rendered chart into the sources.
+///
+/// # Errors
+/// helm failed or the file cannot be written.
+pub fn write(helm: &Path, repo: &Path) -> Result<()> {
+    let file = repo.join(FILE);
+    fs::write(&file, deploy(helm, repo)?).with_context(|| format!("writing {}", file.display()))
+}
+
+/// Checks that the file in the sources is the rendered chart.
+///
+/// # Errors
+/// It is not, or helm failed.
+pub fn check(helm: &Path, repo: &Path) -> Result<()> {
+    let file = repo.join(FILE);
+    let have = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let want = deploy(helm, repo)?;
+    let first = have.lines().zip(want.lines()).position(|(have, want)| have != want);
+    let line = first.unwrap_or(have.lines().count().min(want.lines().count())) + 1;
+    ensure!(
+        have == want,
+        "{FILE} differs from the rendered chart from line {line} on; run `cargo xtask render`"
+    );
+    Ok(())
+}
+
+fn deploy(helm: &Path, repo: &Path) -> Result<String> {
+    // helm runs a hook. `kubectl apply` would leave its pod behind.
+    let rendered = chart(helm, repo, &["--skip-tests"])?;
+    Ok(format!(
+        "# Rendered from charts/ovl-csi by `cargo xtask render`; change the chart.\n{rendered}"
+    ))
+}
+
+/// Removes differences between versions of helm: blank lines and remarks on sources.
+fn tidy(text: &str) -> String {
+    let kept = text.lines().filter(|l| !l.trim().is_empty() && !l.starts_with("# Source: "));
+    kept.map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_helm_render_the_same() {
+        let three = "---\n# Source: a/b.yaml\nkind: A\n---\n# Source: a/c.yaml\nkind: B\n";
+        let four = "---\n# Source: a/b.yaml\nkind: A\n\n---\n# Source: a/c.yaml\nkind: B \n";
+        assert_eq!(tidy(three), tidy(four));
+        assert_eq!(tidy(three), "---\nkind: A\n---\nkind: B\n");
+    }
+}

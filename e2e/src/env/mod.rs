@@ -1,0 +1,19 @@
+//! A test environment: a cluster with a registry, images and the driver, and what tests do and see in it.
+//!
+//! ```text
+//! snapshots ── namespace ── environment ── node ── pods
+//!                                └─ images, driver_image, chart
+//! ```
+//!
+//! Deliberately absent: the tests themselves, which are in `cases`.
+//!
+//! May use: machine, toolchain, oci, driver, cluster
+
+pub mod chart;
+mod driver_image;
+pub mod environment;
+mod images;
+pub mod namespace;
+pub mod node;
+pub mod pods;
+pub mod snapshots;
