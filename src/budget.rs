@@ -1,34 +1,35 @@
-//! One budget of memory for all work that strangers can make large: layers that are unpacked, registries' documents, captures,
-//! packs.
+//! One memory budget for all work whose size a tenant, an image or a registry decides: unpacking layers, registry
+//! documents, captures and packing.
 //!
 //! ```text
-//! small      what a share holds whatever the others do: the buffers of one layer, a common document
-//! together   what all shares but the eldest hold beyond that; who would pass it waits
-//! alone      the most that one share holds
+//! small      bytes that every share may hold without waiting: the buffers of one layer, a common document
+//! together   bytes that all shares but the eldest may hold above `small`; a share that would exceed it waits
+//! alone      the most bytes that one share may hold
 //! ```
 //!
-//! The eldest share never waits. So it ends at some time, what it held comes back, and another is the eldest: nobody waits for
-//! ever. All shares hold at most `shares × small + together + alone` at any time, so whoever takes shares bounds their number
-//! (see [`crate::turns`]). A share is made after everything else that its work may wait for: one that waits for a permit while
-//! it holds memory could wait for a permit's holder who waits for memory.
+//! The eldest share never waits. So it ends at some time and returns its memory, and the next share is the eldest. No
+//! share waits for ever. All shares together hold at most `shares × small + together + alone` at any time, so the code
+//! that takes shares must bound their number (see [`crate::turns`]). Take a share after everything else that the work
+//! may wait for: a holder of memory that waits for a permit could wait for a holder of that permit, which itself waits
+//! for memory.
 //!
-//! Deliberately absent: an estimate beforehand. What a layer will hold is known when it has been read.
+//! Deliberately absent: an estimate beforehand. How much memory a layer takes is known only when it has been read.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::fault::Class;
+use crate::error::Class;
 
-/// The limit that is assumed where there is none: the chart's.
+/// The memory limit in bytes that is assumed for a process without one: the chart's default, 512 MiB.
 const UNLIMITED: u64 = 512 << 20;
-/// More than this is no use to anybody.
+/// The highest limit in bytes that is used. More memory brings nothing.
 const MOST: u64 = 4 << 30;
-/// Bytes by which the part of a collection grows and shrinks.
+/// Bytes by which the part of a collection grows and shrinks ([`Share::follow`]).
 const STEP: u64 = 256 << 10;
 
-/// How much all work may hold together.
+/// The memory that all work may hold together.
 #[derive(Debug)]
 pub struct Budget {
     small: u64,
@@ -41,26 +42,26 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// Bytes of each share, the eldest first.
+    /// Bytes of each share by its number, the eldest first.
     shares: BTreeMap<u64, u64>,
 }
 
-/// Why a share does not get more.
+/// Why a share does not get more memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OverBudget {
-    /// It would hold more than any may: asking again is of no use.
+    /// The share would hold more than any share may. A repeated request fails too.
     #[error(
-        "it takes more than {0} bytes of memory, the most for one piece of work within this process's limit of memory; \
-         raise that limit"
+        "it needs more than {0} bytes of memory, the most for one operation within this process's memory limit; \
+        raise that limit"
     )]
     TooMuch(u64),
-    /// Others hold what it wants.
-    #[error("the memory for it is taken by other work; it is tried again")]
+    /// Other shares hold the requested memory.
+    #[error("other operations hold the memory that it needs; it is retried")]
     Busy,
 }
 
 impl OverBudget {
-    /// What the failure means to the caller.
+    /// The error class, from which the gRPC code and retries follow.
     pub fn class(&self) -> Class {
         match self {
             Self::TooMuch(_) => Class::Precondition,
@@ -70,24 +71,24 @@ impl OverBudget {
 }
 
 impl Budget {
-    /// The budget of a process that may have `limit` bytes of memory ([`crate::sys::limits::memory`]). Half of a limit of the
-    /// chart's size (512 MiB) stays for what is in no share: code, records, threads, sockets, the kernel.
+    /// The budget of a process with a memory limit of `limit` bytes ([`crate::sys::limits::memory`]). With the chart's
+    /// limit (512 MiB), half of it stays for what is in no share: code, records, threads, sockets, the kernel.
     pub fn of_limit(limit: Option<u64>) -> Self {
         let limit = limit.unwrap_or(UNLIMITED).min(MOST);
         Self::new(limit / 256, limit / 8, limit / 16 * 5)
     }
 
-    /// A budget of these parts, in bytes; see the file's head.
+    /// A budget of these parts in bytes; the module's doc explains them.
     pub fn new(small: u64, together: u64, alone: u64) -> Self {
         Self { small, together, alone, state: Mutex::default(), returned: Condvar::new() }
     }
 
-    /// Bytes held at this moment by all shares.
-    pub fn held(&self) -> u64 {
+    /// Bytes that all shares hold at this moment.
+    pub fn used(&self) -> u64 {
         self.lock().shares.values().sum()
     }
 
-    /// The next share, with nothing in it.
+    /// Makes the next share, which holds nothing yet.
     pub fn share(self: &Arc<Self>) -> Share {
         let mut state = self.lock();
         let id = state.next;
@@ -102,7 +103,7 @@ impl Budget {
     }
 
     /// Whether share `id` may hold `bytes` now.
-    fn has_room(&self, state: &State, id: u64, bytes: u64) -> bool {
+    fn has_free(&self, state: &State, id: u64, bytes: u64) -> bool {
         let Some((eldest, _)) = state.shares.first_key_value() else { return true };
         if *eldest == id || bytes <= self.small {
             return true;
@@ -115,13 +116,13 @@ impl Budget {
 }
 
 impl Default for Budget {
-    /// That of a process without a limit.
+    /// The budget of a process without a memory limit.
     fn default() -> Self {
         Self::of_limit(None)
     }
 }
 
-/// What one piece of work holds. It goes back when this is dropped.
+/// The memory that one operation holds. It is returned when the share is dropped.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
@@ -129,39 +130,39 @@ pub struct Share {
 }
 
 impl Share {
-    /// Takes `bytes` more, and blocks until there are so many.
+    /// Takes `bytes` more, and blocks until they are free.
     ///
     /// # Errors
-    /// [`OverBudget::TooMuch`].
+    /// [`OverBudget::TooMuch`] when this share would hold more than one may.
     pub fn take(&self, bytes: u64) -> Result<(), OverBudget> {
         let mut state = self.budget.lock();
         let wanted = self.wanted(&state, bytes)?;
-        while !self.budget.has_room(&state, self.id, wanted) {
+        while !self.budget.has_free(&state, self.id, wanted) {
             state = self.budget.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.shares.insert(self.id, wanted);
         Ok(())
     }
 
-    /// The same without waiting.
+    /// Takes `bytes` more if they are free now.
     ///
     /// # Errors
-    /// Also [`OverBudget::Busy`].
+    /// [`OverBudget::Busy`] when they are not free, and the errors of [`Share::take`].
     pub fn try_take(&self, bytes: u64) -> Result<(), OverBudget> {
         let mut state = self.budget.lock();
         let wanted = self.wanted(&state, bytes)?;
-        if !self.budget.has_room(&state, self.id, wanted) {
+        if !self.budget.has_free(&state, self.id, wanted) {
             return Err(OverBudget::Busy);
         }
         state.shares.insert(self.id, wanted);
         Ok(())
     }
 
-    /// Has `part`, what one collection holds of this share, follow it to `bytes`, in steps: takes more, or gives some back. Blocks
-    /// like [`Share::take`].
+    /// Sets `part`, the bytes that one collection holds of this share, to `bytes` rounded up to a step of 256 KiB:
+    /// takes or returns the difference. Blocks like [`Share::take`].
     ///
     /// # Errors
-    /// [`OverBudget::TooMuch`].
+    /// [`OverBudget::TooMuch`] when this share would hold more than one may.
     pub fn follow(&self, part: &mut u64, bytes: u64) -> Result<(), OverBudget> {
         let bytes = bytes.next_multiple_of(STEP);
         if bytes > *part {
@@ -173,7 +174,7 @@ impl Share {
         Ok(())
     }
 
-    /// Gives `bytes` back.
+    /// Returns `bytes` to the budget.
     pub fn give(&self, bytes: u64) {
         if let Some(held) = self.budget.lock().shares.get_mut(&self.id) {
             *held = held.saturating_sub(bytes);
@@ -203,30 +204,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_eldest_goes_on_and_others_wait_for_it() {
+    fn the_eldest_share_continues_and_the_others_wait_for_it() {
         let budget = Arc::new(Budget::new(0, 50, 500));
         let (eldest, second, third) = (budget.share(), budget.share(), budget.share());
         eldest.take(60).unwrap();
         second.take(40).unwrap();
         eldest.take(440).unwrap();
-        assert_eq!(budget.held(), 540);
+        assert_eq!(budget.used(), 540);
         assert_eq!(third.try_take(11), Err(OverBudget::Busy));
         third.try_take(10).unwrap();
-        let (say, said) = mpsc::channel();
+        let (sender, done) = mpsc::channel();
         let waiting = thread::spawn(move || {
             second.take(400).unwrap();
-            say.send(()).unwrap();
+            sender.send(()).unwrap();
             second
         });
-        assert!(said.recv_timeout(Duration::from_millis(50)).is_err(), "it should wait");
+        assert!(done.recv_timeout(Duration::from_millis(50)).is_err(), "it should wait");
         drop(eldest);
-        said.recv_timeout(Duration::from_secs(30)).unwrap();
+        done.recv_timeout(Duration::from_secs(30)).unwrap();
         drop((waiting.join().unwrap(), third));
-        assert_eq!(budget.held(), 0);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]
-    fn who_wants_little_never_waits_and_who_wants_too_much_never_gets_it() {
+    fn a_small_request_never_waits_and_one_above_the_maximum_always_fails() {
         let budget = Arc::new(Budget::new(10, 50, 500));
         let (eldest, greedy, small) = (budget.share(), budget.share(), budget.share());
         eldest.take(500).unwrap();
@@ -245,17 +246,17 @@ mod tests {
         let (share, mut part) = (budget.share(), 0);
         for (bytes, held) in [(0, 0), (1, STEP), (STEP, STEP), (STEP + 1, 2 * STEP), (0, 0)] {
             share.follow(&mut part, bytes).unwrap();
-            assert_eq!((part, budget.held()), (held, held), "{bytes}");
+            assert_eq!((part, budget.used()), (held, held), "{bytes}");
         }
         share.take(STEP).unwrap();
         assert_eq!(share.follow(&mut part, STEP + 1), Err(OverBudget::TooMuch(2 * STEP)));
-        assert_eq!((part, budget.held()), (0, STEP));
+        assert_eq!((part, budget.used()), (0, STEP));
     }
 
     #[test]
     fn all_work_at_once_leaves_a_quarter_of_the_limit() {
         let Budget { small, together, alone, .. } = Budget::default();
-        // Layers and documents, each with 16 at once and 16 slow ones; captures, packs and pushes.
+        // Layers and documents: for each 16 at once and 16 slow ones. The other 8 are captures, packs and pushes.
         let shares = 2 * (16 + 16) + 8;
         assert!(shares * small + together + alone <= UNLIMITED / 4 * 3);
         assert!(alone > 128 << 20, "a layer's names and its window fit");

@@ -1,15 +1,16 @@
-//! A content digest, checked once where it enters.
+//! A content digest, checked once where it enters the process.
 //!
-//! Both algorithms that the OCI image-spec registers, and no other: the length of a digest's text is known wherever it becomes a
-//! path. What is hashed here anew is SHA-256, which every registry takes; so are the keys of layers.
+//! Only the two algorithms that the OCI image-spec registers are accepted, so the length of a digest's text is known
+//! wherever it becomes a path. The driver itself hashes with SHA-256, which every registry accepts. Layer keys are
+//! SHA-256 too.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// A digest, written `sha256:` and 64, or `sha512:` and 128 lower-case hexadecimal digits (OCI image-spec, descriptor.md,
-/// "Digests"). Because it can only be made from checked text or by hashing, it is safe as a part of a path or URL.
+/// A digest: `sha256:` and 64, or `sha512:` and 128 lower-case hexadecimal digits (OCI image-spec, descriptor.md,
+/// "Digests"). It is made only from checked text or by hashing, so it is safe as a part of a path or URL.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Digest(Hash);
@@ -26,19 +27,20 @@ impl Digest {
         Self(Hash::Sha256(Sha256::digest(bytes).into()))
     }
 
-    /// The digest of `bytes` in the algorithm of this one: equal to it if these are the bytes that it is of.
+    /// The digest of `bytes` in the algorithm of this digest. It equals this digest if `bytes` are the content that it
+    /// names.
     pub fn again(&self, bytes: &[u8]) -> Self {
         let mut digester = Digester::like(self);
         digester.update(bytes);
         digester.finish()
     }
 
-    /// The hexadecimal digits, without the algorithm: the form used as a file name. 64 of them are SHA-256, 128 SHA-512.
+    /// The hexadecimal digits without the algorithm, as used in file names. 64 digits are SHA-256, 128 are SHA-512.
     pub fn hex(&self) -> String {
         hex::encode(self.as_bytes())
     }
 
-    /// `sha256` or `sha512`.
+    /// The algorithm's name: `sha256` or `sha512`.
     pub fn algorithm(&self) -> &'static str {
         match self.0 {
             Hash::Sha256(_) => "sha256",
@@ -46,7 +48,7 @@ impl Digest {
         }
     }
 
-    /// The raw bytes, 32 or 64.
+    /// The raw bytes: 32 or 64.
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Hash::Sha256(bytes) => bytes,
@@ -67,7 +69,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Text that is not a digest we accept.
+/// Text that is no accepted digest; the first 100 characters of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a digest: expected sha256: and 64, or sha512: and 128 lower-case hexadecimal digits"
@@ -107,7 +109,7 @@ impl TryFrom<String> for Digest {
     }
 }
 
-/// Hashes a stream piece by piece: by SHA-256, if it is not told otherwise.
+/// Hashes a stream piece by piece, with SHA-256 by default.
 #[derive(Clone)]
 pub struct Digester(State);
 
@@ -124,7 +126,7 @@ impl Default for Digester {
 }
 
 impl Digester {
-    /// One that makes digests of the algorithm of `promised`, to be compared with it.
+    /// A digester with the algorithm of `promised`, so that the result can be compared with it.
     pub fn like(promised: &Digest) -> Self {
         match promised.0 {
             Hash::Sha256(_) => Self::default(),
@@ -132,7 +134,7 @@ impl Digester {
         }
     }
 
-    /// Takes the next bytes in.
+    /// Hashes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             State::Sha256(state) => state.update(bytes),
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_could_leave_its_folder_or_mean_two_things() {
+    fn text_that_could_leave_its_directory_or_mean_two_things_is_refused() {
         for text in [
             "",
             "sha256:",
@@ -188,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Of nothing (FIPS 180-4's algorithm).
+    /// The SHA-512 of no bytes (FIPS 180-4).
     const WIDE: &str = "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce\
                         47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e";
 
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn hashing_in_pieces_is_hashing_at_once() {
+    fn hashing_in_pieces_gives_the_same_digest_as_hashing_at_once() {
         let mut digester = Digester::default();
         digester.update(b"one");
         digester.update(b"two");

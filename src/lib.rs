@@ -1,35 +1,35 @@
 //! ovl-csi: writable overlay volumes on read-only image layers, for Kubernetes and for the shell.
 //!
-//! The map, floor by floor; a room uses only what its own `//! May use:` line names, and every room may
-//! use the seven files of the ground that know nothing: [`budget`], [`digest`], [`fault`], [`metrics`], [`telemetry`], [`turns`],
-//! [`units`].
+//! The map, tier by tier. A module uses only what its own `//! May use:` line names. Every module may use the seven files of
+//! the base tier that use no module: `budget`, `digest`, `error`, `format`, `metrics`, `telemetry`, `turns`.
 //!
 //! ```text
-//! edges    cli        arguments, the wiring of one role, exit codes
-//!          csi        gRPC request -> our types -> one call -> class -> code; kubelet registration
-//!          controller what the cluster wants: snapshots asked for, bound and listed
-//!          agent      on its node: carries out snapshots, finds them, tells pods' Events
-//! life     snapshots  cuts volumes, pushes what was cut
-//!          volumes    one volume's life: states, record, lock, recovery
-//! matter   layers     the node's store: staged, renamed into place, leased, collected, checked
-//!          overlay    plans a mount as a typed value, then has `sys` do it
-//!          image      resolves references, streams digest-checked blobs, both ways
-//!          changeset  layer tar -> typed entries -> an EROFS image; an upper -> a layer's tar
-//!          erofs      writes an EROFS image from a stream of entries
-//! ground   sys        every syscall and every durable write, with an in-memory twin
-//!          cluster    the API server: objects, watches, Events, the lease
-//!          spill      maps and lists that go on in a file when they outgrow memory
-//!          budget     the memory that all work shares
-//!          turns      permits that namespaces take in turn
-//!          digest     a checked content digest
-//!          fault      the classes of failure that edges turn into codes
-//!          metrics    what is counted
-//!          telemetry  logs and traces
+//! edges      cli        parses arguments, wires up one role, returns exit codes
+//!            csi        gRPC request -> our types -> one call -> class -> code; registers with the kubelet
+//!            controller turns VolumeSnapshots into OverlaySnapshots and contents; serves the CSI controller calls
+//!            agent      on the node: carries out OverlaySnapshots, looks up snapshots, records Events
+//! lifecycle  snapshots  captures volumes; packs, squashes and pushes snapshot layers
+//!            volumes    one volume's life: states, record, lock, recovery
+//! storage    layers     the node's store: staged, renamed into place, leased, garbage collected, checked
+//!            overlay    plans a mount as a typed value, then lets `sys` make it
+//!            image      resolves references, streams digest-checked blobs in both directions
+//!            changeset  layer tar -> typed entries -> an EROFS image; an upper -> a layer's tar
+//!            erofs      writes an EROFS image from a stream of entries
+//! base       sys        every syscall that mounts and every durable write, with an in-memory fake
+//!            cluster    the API server: objects, watches, Events, the leader's lease
+//!            spill      maps and lists that continue in a file when they outgrow memory
+//!            budget     the memory that all work shares
+//!            turns      permits that namespaces take in turn
+//!            digest     a checked content digest
+//!            error      the classes of failure that edges turn into codes
+//!            format     numbers and times as people read and write them
+//!            metrics    counters and histograms for Prometheus
+//!            telemetry  logs and traces
 //! ```
 //!
-//! `ARCHITECTURE.md` tells the same with the invariants; `tests/tidy.rs` holds the code to it.
+//! `ARCHITECTURE.md` has the same map with the invariants and a table of where to look. `tests/tidy.rs` checks the code against it.
 
-// A test fails by panicking, and deletes its own temporary folders.
+// A test fails by panicking, and deletes its own temporary directories.
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)
@@ -44,7 +44,8 @@ pub mod controller;
 pub mod csi;
 pub mod digest;
 pub mod erofs;
-pub mod fault;
+pub mod error;
+pub mod format;
 pub mod image;
 pub mod layers;
 pub mod metrics;
@@ -54,5 +55,4 @@ pub mod spill;
 pub mod sys;
 pub mod telemetry;
 pub mod turns;
-pub mod units;
 pub mod volumes;

@@ -1,4 +1,4 @@
-//! The `ovl` binary: arguments in, exit code out; everything else is in the library.
+//! The `ovl` binary. It calls the command line of the library and returns its exit code.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
-//! What the process counts, for Prometheus.
+//! The metrics of the process, in the text format of OpenMetrics.
 //!
-//! Labels are bounded: methods, codes and a few fixed words, never a volume, an image or a pod. Deliberately absent: where they
-//! are served (an edge does that), and any global: whoever counts is given a [`Metrics`].
+//! Label values are bounded: methods, codes and a few fixed words, never a volume, an image or a pod. Deliberately
+//! absent: the HTTP server of the metrics (an edge has it), and globals: each module that counts is given a
+//! [`Metrics`].
 
 use std::{fmt, sync::Arc};
 
@@ -16,35 +17,35 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-/// One call of an edge. Its words are the program's own, so there are only so many.
+/// The labels of one call of an edge. Both values are constants of the program, so their number is bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Call {
-    /// The method, as its service names it.
+    /// The method, as its gRPC service names it.
     pub method: &'static str,
-    /// The code of the answer.
+    /// The gRPC status code of the response.
     pub code: &'static str,
 }
 
-/// What came of something, in a word of the program's own.
+/// The result of an operation: a constant of the program.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     result: &'static str,
 }
 
-/// One look of the controller at an object.
+/// The labels of one reconcile of the controller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Look {
+struct Reconcile {
     kind: &'static str,
     result: &'static str,
 }
 
-/// Objects by how far they are.
+/// The label of the snapshots in one phase.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InPhase {
     phase: &'static str,
 }
 
-/// Everything that is counted. Cheap to clone: clones count together.
+/// All metrics of the process. Cheap to clone: clones share their values.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
@@ -68,9 +69,9 @@ struct Inner {
     collections_skipped: Counter,
     unenforced: Counter,
     limit_findings: Family<Outcome, Counter>,
-    cuts: Family<Outcome, Counter>,
-    cut_frozen_seconds: Histogram,
-    reconciles: Family<Look, Counter>,
+    captures: Family<Outcome, Counter>,
+    frozen_seconds: Histogram,
+    reconciles: Family<Reconcile, Counter>,
     reconcile_seconds: Histogram,
     snapshots: Family<InPhase, Gauge>,
 }
@@ -85,22 +86,22 @@ impl Default for Metrics {
         let pull_seconds = Histogram::new(exponential_buckets(0.05, 2.0, 16));
         let push_seconds = Histogram::new(exponential_buckets(0.05, 2.0, 16));
         let reconcile_seconds = latency();
-        let cut_frozen_seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
+        let frozen_seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
         let inner = Inner {
-            calls: new(r, "operations", "Calls answered, by method and code", None),
+            calls: new(r, "operations", "Calls, by method and code", None),
             call_seconds: add(
                 r,
                 "operation_duration",
-                "How long calls took",
+                "Duration of calls, by method and code",
                 seconds.clone(),
                 call_seconds,
             ),
-            pulls: new(r, "pulls", "Layers fetched", None),
-            pull_bytes: new(r, "pull", "Bytes fetched from registries", bytes.clone()),
+            pulls: new(r, "pulls", "Layers pulled", None),
+            pull_bytes: new(r, "pull", "Bytes pulled from registries", bytes.clone()),
             pull_seconds: add(
                 r,
                 "pull_duration",
-                "How long a layer took from the first byte to the disk",
+                "Duration of a layer's pull, from the first byte until it is on disk",
                 seconds.clone(),
                 pull_seconds,
             ),
@@ -109,24 +110,24 @@ impl Default for Metrics {
             push_seconds: add(
                 r,
                 "push_duration",
-                "How long a push took, whatever the registry had already",
+                "Duration of pushes, including those whose layers the registry had already",
                 seconds.clone(),
                 push_seconds,
             ),
             layers: new(r, "layers", "Layers in the store", None),
-            store_bytes: new(r, "store", "Bytes of the layers in the store", bytes.clone()),
+            store_bytes: new(r, "store", "Bytes of all layers in the store", bytes.clone()),
             volumes: new(r, "volumes", "Volumes recorded on this node", None),
             open_layers: new(
                 r,
                 "open_layers",
-                "Layers that this process has mounted: volumes of an earlier one have mounts of their own",
+                "Layers that this process has mounted; volumes of an earlier process have their own mounts",
                 None,
             ),
             collections: new(r, "gc_rounds", "Rounds of garbage collection", None),
             collections_skipped: new(
                 r,
                 "gc_skipped_rounds",
-                "Rounds of garbage collection that removed nothing because something could not be read",
+                "Rounds of garbage collection that removed nothing because a record could not be read",
                 None,
             ),
             collected_layers: new(r, "gc_layers", "Layers removed by garbage collection", None),
@@ -140,34 +141,34 @@ impl Default for Metrics {
             limit_findings: new(
                 r,
                 "limit_findings",
-                "Volumes whose files do not agree with their quota: they passed their limit, or others are charged to it",
+                "Volumes whose files do not match their quota: they passed the limit, or other files are charged to it",
                 None,
             ),
-            cuts: new(r, "cuts", "Volumes cut for snapshots, by what came of it", None),
-            cut_frozen_seconds: add(
+            captures: new(r, "cuts", "Captures of volumes for snapshots, by result", None),
+            frozen_seconds: add(
                 r,
                 "cut_frozen",
-                "For how long pods stood still while their volumes were cut",
+                "How long pods were frozen while their volumes were captured",
                 seconds.clone(),
-                cut_frozen_seconds,
+                frozen_seconds,
             ),
             reconciles: new(
                 r,
                 "reconciles",
-                "Looks of the controller at objects, by their kind and what came of it",
+                "Reconciles of the controller, by kind of object and result",
                 None,
             ),
             reconcile_seconds: add(
                 r,
                 "reconcile_duration",
-                "How long the controller looked at an object",
+                "Duration of one reconcile of the controller",
                 seconds,
                 reconcile_seconds,
             ),
             snapshots: new(
                 r,
                 "snapshots",
-                "OverlaySnapshots by phase, as the controller that leads knows them",
+                "OverlaySnapshots by phase, as the leading controller knows them",
                 None,
             ),
             registry,
@@ -176,7 +177,7 @@ impl Default for Metrics {
     }
 }
 
-/// Something counted from zero, and shown by this name.
+/// Registers a metric with its default value under this name.
 fn new<M: Metric + Clone + Default>(
     registry: &mut Registry,
     name: &str,
@@ -186,7 +187,7 @@ fn new<M: Metric + Clone + Default>(
     add(registry, name, help, unit, M::default())
 }
 
-/// Something counted, and shown by this name, with its unit where it has one.
+/// Registers a metric under this name, with its unit where it has one.
 fn add<M: Metric + Clone>(
     registry: &mut Registry,
     name: &str,
@@ -208,80 +209,82 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// A call was answered.
-    pub fn answered(&self, call: Call, seconds: f64) {
+    /// Counts a call that got its response, after this many seconds.
+    pub fn observe_call(&self, call: Call, seconds: f64) {
         self.0.call_seconds.get_or_create(&call).observe(seconds);
         self.0.calls.get_or_create(&call).inc();
     }
 
-    /// A layer was fetched and is in the store: bytes that travelled, and how long it took.
+    /// Counts a layer that was pulled into the store: the bytes that were transferred and the duration.
     pub fn pulled(&self, bytes: u64, seconds: f64) {
         self.0.pulls.inc();
         self.0.pull_bytes.inc_by(bytes);
         self.0.pull_seconds.observe(seconds);
     }
 
-    /// A snapshot was pushed: bytes that had to be sent, and how long it took.
+    /// Counts a snapshot that was pushed: the bytes that had to be sent and the duration.
     pub fn pushed(&self, bytes: u64, seconds: f64) {
         self.0.pushes.inc();
         self.0.push_bytes.inc_by(bytes);
         self.0.push_seconds.observe(seconds);
     }
 
-    /// What the store holds now.
+    /// Sets the number of layers in the store and their size in bytes.
     pub fn store(&self, layers: u64, bytes: u64) {
         self.0.layers.set(layers.cast_signed());
         self.0.store_bytes.set(bytes.cast_signed());
     }
 
-    /// How many volumes are recorded now.
+    /// Sets the number of volumes that are recorded on this node.
     pub fn volumes(&self, count: u64) {
         self.0.volumes.set(count.cast_signed());
     }
 
-    /// How many layers this process has open for its volumes now.
+    /// Sets the number of layers that this process has open for its volumes.
     pub fn open_layers(&self, count: u64) {
         self.0.open_layers.set(count.cast_signed());
     }
 
-    /// A round of garbage collection ended.
+    /// Counts a round of garbage collection, with the layers and bytes that it removed.
     pub fn collected(&self, layers: u64, bytes: u64) {
         self.0.collections.inc();
         self.0.collected_layers.inc_by(layers);
         self.0.collected_bytes.inc_by(bytes);
     }
 
-    /// A round of garbage collection was not sure enough to remove anything.
+    /// Counts a round of garbage collection that removed nothing, because it could not read what is in use.
     pub fn collection_skipped(&self) {
         self.0.collections_skipped.inc();
     }
 
-    /// A volume was published without the default limit, because this node cannot enforce it.
+    /// Counts a volume that was published without the default limit, because this node cannot enforce it.
     pub fn unenforced(&self) {
         self.0.unenforced.inc();
     }
 
-    /// A volume's files do not agree with its quota (`passed`, `charged`).
+    /// Counts a volume whose files do not match its quota. `result` is `passed` (the volume is over its limit) or
+    /// `charged` (other files are charged to it).
     pub fn limit_found(&self, result: &'static str) {
         self.0.limit_findings.get_or_create(&Outcome { result }).inc();
     }
 
-    /// A volume was cut, or was not (`frozen`, `live`, `not_frozen`, `failed`), and for how many seconds its pod stood still.
-    pub fn cut(&self, result: &'static str, frozen: Option<f64>) {
-        self.0.cuts.get_or_create(&Outcome { result }).inc();
+    /// Counts a capture of a volume. `result` is `frozen`, `live`, `not_frozen` or `failed`; `frozen` is the number of
+    /// seconds for which its pod was frozen, `None` where it was not.
+    pub fn capture(&self, result: &'static str, frozen: Option<f64>) {
+        self.0.captures.get_or_create(&Outcome { result }).inc();
         if let Some(seconds) = frozen {
-            self.0.cut_frozen_seconds.observe(seconds);
+            self.0.frozen_seconds.observe(seconds);
         }
     }
 
-    /// The controller has looked at an object of this kind, for so many seconds: `done`; `conflict` where somebody changed it or took
-    /// it away meanwhile; `error`.
+    /// Counts a reconcile of an object of this kind, with its duration. `result` is `done`, `error`, or `conflict`
+    /// where another client changed or deleted the object meanwhile.
     pub fn reconciled(&self, kind: &'static str, result: &'static str, seconds: f64) {
-        self.0.reconciles.get_or_create(&Look { kind, result }).inc();
+        self.0.reconciles.get_or_create(&Reconcile { kind, result }).inc();
         self.0.reconcile_seconds.observe(seconds);
     }
 
-    /// How many snapshots are in each phase now.
+    /// Sets the number of snapshots in each phase.
     pub fn snapshots(&self, counts: impl IntoIterator<Item = (&'static str, usize)>) {
         for (phase, count) in counts {
             let gauge = self.0.snapshots.get_or_create(&InPhase { phase });
@@ -289,10 +292,10 @@ impl Metrics {
         }
     }
 
-    /// All of it in the text format of OpenMetrics.
+    /// All metrics in the text format of OpenMetrics.
     ///
     /// # Errors
-    /// The formatter's, which a `String` never raises.
+    /// The error of the formatter. A `String` never returns one.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.0.registry)?;

@@ -1,6 +1,6 @@
-//! Logs: one line an event on stderr, for people or for programs; and traces, where somebody collects them.
+//! Logs (one line per event on stderr, as text or as JSON) and traces (sent to a collector by OTLP).
 //!
-//! Deliberately absent: what is counted, which is in `metrics`.
+//! Deliberately absent: metrics, which are in `metrics`.
 
 mod traces;
 
@@ -23,10 +23,10 @@ impl Default for Filter {
     }
 }
 
-/// Text that is not a filter.
+/// A text that is not a log filter, and the parser's reason.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{text:?} is not a log filter ({why}): expected error, warn, info, debug or trace, or several as in info,ovl::volumes=debug"
+    "{text:?} is not a log filter ({why}); use error, warn, info, debug or trace, or levels by module as in info,ovl::volumes=debug"
 )]
 pub struct FilterError {
     text: String,
@@ -44,7 +44,7 @@ impl FromStr for Filter {
     }
 }
 
-/// How a line looks.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// For people; in colour on a terminal.
@@ -54,7 +54,8 @@ pub enum Format {
     Json,
 }
 
-/// From now on every event goes to stderr, and every span to `traces`. For `main` to call, once; a second call changes nothing.
+/// Writes every event to stderr from now on, and sends every span to `traces`. `main` calls it once; a second call
+/// changes nothing.
 pub fn init(filter: &Filter, format: Format, traces: Option<&Traces>) {
     let stderr = std::io::stderr;
     let lines = fmt::layer().with_writer(stderr);
@@ -65,7 +66,7 @@ pub fn init(filter: &Filter, format: Format, traces: Option<&Traces>) {
     let registry = tracing_subscriber::registry()
         .with(lines.with_filter(EnvFilter::new(&filter.0)))
         .with(traces.map(Traces::layer));
-    // The only error is that somebody listens already: a test, or the first call.
+    // The only error is that a subscriber is set already: by a test, or by the first call.
     let _ = registry.try_init();
 }
 
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_is_checked_before_it_is_used() {
+    fn a_filter_that_cannot_be_parsed_is_refused_with_its_text() {
         for good in ["info", "warn,ovl::csi=trace", "off", "ovl[call{volume=csi-1}]=debug"] {
             assert!(good.parse::<Filter>().is_ok(), "{good:?}");
         }

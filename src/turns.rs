@@ -1,10 +1,12 @@
-//! Permits for what is scarce on a node, handed out to namespaces in turn.
+//! Permits for scarce resources of a node, which namespaces get in turn.
 //!
-//! A permit that comes free goes to the owner among those who wait that holds the fewest, and among equals to the one who was
-//! served longest ago; one owner's own requests are served in their order. Some permits more are only for owners who hold
-//! none: so whoever asks for little does not wait for the end of what others have begun, and nobody is passed over for ever.
+//! A free permit goes to the waiting owner that holds the fewest permits. Among equals, the owner that was served
+//! longest ago is next. Requests of one owner are served in their order. Some extra permits are only for owners that
+//! hold none. So an owner with few requests does not wait for the running work of others, and every request is served
+//! at some time.
 //!
-//! Deliberately absent: priorities, and taking a permit back. Who holds one for too long is moved elsewhere by its caller.
+//! Deliberately absent: priorities, and revoking a permit. The caller moves an operation that holds its permit for too
+//! long to another pool.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,33 +15,33 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Some permits, shared by owners (a namespace each).
+/// A pool of permits that owners share (one owner for each namespace).
 #[derive(Debug)]
 pub struct Turns {
     permits: usize,
-    firsts: usize,
+    extra: usize,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// All permits that are held.
-    held: usize,
-    /// Permits that were ever handed out.
+    /// All permits in use.
+    in_use: usize,
+    /// Permits handed out since the start.
     served: u64,
-    /// Who holds or waits. An owner who does neither is forgotten.
+    /// Owners that hold a permit or wait for one. Other owners are removed.
     owners: BTreeMap<String, Owner>,
 }
 
 #[derive(Debug, Default)]
 struct Owner {
     held: usize,
-    /// When it was last served, counted in permits.
+    /// When the owner was last served: the value of [`State::served`] then.
     served: u64,
     waiting: VecDeque<oneshot::Sender<Permit>>,
 }
 
-/// The right to go on, given back when dropped.
+/// The right to run one operation. It is returned when it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -48,28 +50,29 @@ pub struct Permit {
 }
 
 impl Turns {
-    /// So many `permits` for all, and `firsts` more for owners who hold none.
-    pub fn new(permits: usize, firsts: usize) -> Arc<Self> {
-        Arc::new(Self { permits, firsts, state: Mutex::default() })
+    /// A pool of `permits` for all owners, and `extra` more for owners that hold none.
+    pub fn new(permits: usize, extra: usize) -> Arc<Self> {
+        Arc::new(Self { permits, extra, state: Mutex::default() })
     }
 
-    /// A permit for `owner`, when it is its turn. Dropped before that, it gives its place up.
+    /// Waits until it is the turn of `owner`, and returns a permit. A caller that drops the future loses its place in
+    /// the queue.
     pub async fn acquire(self: &Arc<Self>, owner: &str) -> Permit {
         loop {
             let (turn, mine) = oneshot::channel();
             self.lock().owners.entry(owner.to_owned()).or_default().waiting.push_back(turn);
             self.serve();
-            // The sender goes unused only with the entry of an owner, which stays while somebody waits.
+            // Only removing the owner's entry drops the sender unused, and the entry stays while a request waits.
             if let Ok(permit) = mine.await {
                 return permit;
             }
         }
     }
 
-    /// A permit for `owner` if there is one at this moment for which nobody waits.
+    /// A permit for `owner`, if one is free at this moment and no request waits for it.
     pub fn try_acquire(self: &Arc<Self>, owner: &str) -> Option<Permit> {
         let mut state = self.lock();
-        state.forget_the_gone();
+        state.drop_cancelled();
         let held = state.owners.get(owner).map_or(0, |owner| owner.held);
         if state.next(self).is_some() || !self.has_for(&state, held) {
             return None;
@@ -79,37 +82,37 @@ impl Turns {
         Some(Permit { turns: self.clone(), owner: owner.to_owned() })
     }
 
-    /// Whether anybody but `owner` waits.
+    /// Whether another owner than `owner` waits.
     pub fn others_wait(&self, owner: &str) -> bool {
         let mut state = self.lock();
-        state.forget_the_gone();
+        state.drop_cancelled();
         state.owners.iter().any(|(name, other)| name != owner && !other.waiting.is_empty())
     }
 
-    /// How many permits are held.
-    pub fn held(&self) -> usize {
-        self.lock().held
+    /// How many permits are in use.
+    pub fn in_use(&self) -> usize {
+        self.lock().in_use
     }
 
-    /// Whether an owner of `held` permits may have one more.
+    /// Whether an owner that holds `held` permits may have one more.
     fn has_for(&self, state: &State, held: usize) -> bool {
-        let most = self.permits + if held == 0 { self.firsts } else { 0 };
-        state.held < most
+        let most = self.permits + if held == 0 { self.extra } else { 0 };
+        state.in_use < most
     }
 
-    /// Hands out what is free.
+    /// Hands out the free permits.
     fn serve(self: &Arc<Self>) {
         loop {
             let (permit, turn) = {
                 let mut state = self.lock();
-                state.forget_the_gone();
+                state.drop_cancelled();
                 let Some(owner) = state.next(self) else { return };
                 let waiting = state.owners.get_mut(&owner).map(|owner| &mut owner.waiting);
                 let Some(turn) = waiting.and_then(VecDeque::pop_front) else { return };
                 state.take(&owner);
                 (Permit { turns: self.clone(), owner }, turn)
             };
-            // Not while locked: one for which nobody waits any more comes back at once.
+            // Not while the state is locked: a permit whose receiver is gone is dropped here, which takes the lock.
             drop(turn.send(permit));
         }
     }
@@ -121,7 +124,7 @@ impl Turns {
 }
 
 impl State {
-    /// Whose turn it is, if there is a permit for anybody who waits.
+    /// The owner whose turn it is, if a permit is free for a waiting owner.
     fn next(&self, turns: &Turns) -> Option<String> {
         let waits = |owner: &Owner| !owner.waiting.is_empty() && turns.has_for(self, owner.held);
         let waiting = self.owners.iter().filter(|(_, owner)| waits(owner));
@@ -129,15 +132,15 @@ impl State {
     }
 
     fn take(&mut self, owner: &str) {
-        self.held += 1;
+        self.in_use += 1;
         self.served += 1;
         let entry = self.owners.entry(owner.to_owned()).or_default();
         entry.held += 1;
         entry.served = self.served;
     }
 
-    /// Drops the places of those who gave up, and the owners who want nothing.
-    fn forget_the_gone(&mut self) {
+    /// Drops the queued requests whose callers gave up, and the owners that hold nothing and wait for nothing.
+    fn drop_cancelled(&mut self) {
         self.owners.retain(|_, owner| {
             owner.waiting.retain(|turn| !turn.is_closed());
             owner.held > 0 || !owner.waiting.is_empty()
@@ -149,7 +152,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         {
             let mut state = self.turns.lock();
-            state.held -= 1;
+            state.in_use -= 1;
             if let Some(owner) = state.owners.get_mut(&self.owner) {
                 owner.held -= 1;
             }
@@ -175,18 +178,19 @@ mod tests {
         waiting.now_or_never()
     }
 
-    /// Polled once: who waits has its place then.
-    fn asked(turns: &Arc<Turns>, owner: &'static str) -> Waiting {
+    /// Polls the request once, which puts it in the queue.
+    fn queued(turns: &Arc<Turns>, owner: &'static str) -> Waiting {
         let mut waiting = waits(turns, owner);
         assert!(served(&mut waiting).is_none(), "{owner} should wait");
         waiting
     }
 
     #[test]
-    fn a_namespace_that_asks_for_little_is_served_before_one_that_asks_for_much() {
+    fn a_namespace_with_few_requests_is_served_before_one_with_many() {
         let turns = Turns::new(2, 0);
         let mut held: Vec<_> = (0..2).map(|_| served(&mut waits(&turns, "a")).unwrap()).collect();
-        let (mut a1, mut a2, mut b) = (asked(&turns, "a"), asked(&turns, "a"), asked(&turns, "b"));
+        let (mut a1, mut a2, mut b) =
+            (queued(&turns, "a"), queued(&turns, "a"), queued(&turns, "b"));
         assert!(turns.others_wait("a") && turns.others_wait("b"));
         held.pop();
         assert!(served(&mut a1).is_none(), "a waits for b");
@@ -197,16 +201,16 @@ mod tests {
         assert!(served(&mut a2).is_none());
         drop(b);
         held.push(served(&mut a2).unwrap());
-        assert_eq!(turns.held(), 2);
+        assert_eq!(turns.in_use(), 2);
         drop(held);
-        assert_eq!(turns.held(), 0);
+        assert_eq!(turns.in_use(), 0);
     }
 
     #[test]
     fn namespaces_that_hold_equally_many_are_served_in_turn() {
         let turns = Turns::new(1, 0);
         let first = served(&mut waits(&turns, "a")).unwrap();
-        let mut waiting: Vec<_> = ["a", "b", "c", "a", "b", "c"].map(|o| asked(&turns, o)).into();
+        let mut waiting: Vec<_> = ["a", "b", "c", "a", "b", "c"].map(|o| queued(&turns, o)).into();
         drop(first);
         let mut order = Vec::new();
         while !waiting.is_empty() {
@@ -219,33 +223,33 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_nothing_does_not_wait_for_what_others_have_begun() {
+    fn an_owner_without_a_permit_does_not_wait_for_the_work_of_others() {
         let turns = Turns::new(2, 1);
         let mut held: Vec<_> = (0..2).map(|_| served(&mut waits(&turns, "a")).unwrap()).collect();
-        let mut a = asked(&turns, "a");
+        let mut a = queued(&turns, "a");
         held.push(served(&mut waits(&turns, "b")).unwrap());
-        assert!(turns.try_acquire("c").is_none(), "no first is left");
+        assert!(turns.try_acquire("c").is_none(), "no extra permit is left");
         held.pop();
         assert!(served(&mut a).is_none() && turns.try_acquire("a").is_none());
         drop(turns.try_acquire("c").unwrap());
         held.pop();
         held.push(served(&mut a).unwrap());
-        assert_eq!(turns.held(), 2);
+        assert_eq!(turns.in_use(), 2);
     }
 
     #[test]
-    fn who_gave_up_takes_no_turn() {
+    fn a_request_that_was_dropped_takes_no_turn() {
         let turns = Turns::new(1, 0);
         let first = served(&mut waits(&turns, "a")).unwrap();
-        let (gone, mut b) = (asked(&turns, "b"), asked(&turns, "b"));
+        let (gone, mut b) = (queued(&turns, "b"), queued(&turns, "b"));
         drop((gone, first));
         drop(served(&mut b).unwrap());
-        // One that was given and not looked at.
+        // A permit that was sent to a receiver that never looked.
         let first = turns.try_acquire("a").unwrap();
-        let given = asked(&turns, "b");
+        let given = queued(&turns, "b");
         drop(first);
         drop(given);
-        assert_eq!(turns.held(), 0);
+        assert_eq!(turns.in_use(), 0);
         assert_eq!(turns.try_acquire("c").unwrap().turns.lock().owners.len(), 1);
     }
 }

@@ -19,7 +19,7 @@ use ovl::{
     layers::{SnapshotRecord, Store},
     metrics::Metrics,
     overlay::{Features, Options},
-    snapshots::{self, Consistency, CutRequest, PushRequest, Pushed, Snapshots},
+    snapshots::{self, CaptureRequest, Consistency, PushRequest, Pushed, Snapshots},
     sys::{freezer::Freezer, mounts::LinuxMounts, mounts::Mounts as _},
     volumes::{
         FoundSnapshot, Lookup, NoSnapshots, Parts, Pod, PublishRequest, Settings, SnapshotLookup,
@@ -40,11 +40,11 @@ const TURNS: usize = 12;
 
 /// What the bench gave.
 struct Given {
-    /// A folder on a file system that clones.
+    /// A directory on a file system that clones.
     dir: PathBuf,
     /// Host and port of a registry without TLS that takes pushes.
     registry: String,
-    /// A folder with the change that is pushed.
+    /// A directory with the change that is pushed.
     change: PathBuf,
 }
 
@@ -82,8 +82,8 @@ impl<'a> Node<'a> {
     fn new(given: &'a Given, name: &str, lookup: Arc<dyn SnapshotLookup>) -> Self {
         let root = given.dir.join(name);
         let (trial, hosts) = (root.join("trial"), root.join("hosts"));
-        for folder in [&trial, &hosts.join(&given.registry), &root.join("kubelet/pods")] {
-            fs::create_dir_all(folder).unwrap();
+        for directory in [&trial, &hosts.join(&given.registry), &root.join("kubelet/pods")] {
+            fs::create_dir_all(directory).unwrap();
         }
         let server = format!("server = \"http://{}\"\n", given.registry);
         fs::write(hosts.join(&given.registry).join("hosts.toml"), server).unwrap();
@@ -131,9 +131,9 @@ impl<'a> Node<'a> {
         let consistency = Consistency::Frozen { within: Duration::from_secs(20), or_live: false };
         let (id, volume) = (pod.snapshot(), pod.volume());
         let (id, volume) = (id.parse().unwrap(), volume.parse().unwrap());
-        let request = CutRequest { id, volume, pod: Some(pod.pod()), consistency };
+        let request = CaptureRequest { id, volume, pod: Some(pod.pod()), consistency };
         let since = Instant::now();
-        let record = self.snapshots.cut(request).await.unwrap();
+        let record = self.snapshots.capture(request).await.unwrap();
         (record, since.elapsed())
     }
 
@@ -204,22 +204,22 @@ impl Drop for PodGroup {
     fn drop(&mut self) {
         let _ = self.child.kill().and_then(|()| self.child.wait());
         // A cgroup is in use for a moment after its last process has gone.
-        let mut folder = &*self.path;
+        let mut directory = &*self.path;
         for _ in 0..3 {
-            let gone = || fs::remove_dir(folder).is_ok();
+            let gone = || fs::remove_dir(directory).is_ok();
             let _ = (0..200).any(|_| {
                 gone() || {
                     std::thread::sleep(Duration::from_millis(5));
                     false
                 }
             });
-            folder = folder.parent().unwrap();
+            directory = directory.parent().unwrap();
         }
     }
 }
 
 /// Writes so many files that do not compress; nothing is synced.
-fn write(folder: &Path, files: usize, bytes: usize) {
+fn write(directory: &Path, files: usize, bytes: usize) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut content = vec![0_u8; bytes];
     for number in 0..files {
@@ -229,7 +229,7 @@ fn write(folder: &Path, files: usize, bytes: usize) {
             state ^= state << 17;
             word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
         }
-        fs::write(folder.join(format!("file-{number}")), &content).unwrap();
+        fs::write(directory.join(format!("file-{number}")), &content).unwrap();
     }
 }
 
@@ -251,8 +251,8 @@ async fn pause(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         totals.push(total);
 
         let (from, to) = (given.dir.join("loop/from"), given.dir.join("loop/to"));
-        for folder in [&from, &to] {
-            fs::create_dir_all(folder).unwrap();
+        for directory in [&from, &to] {
+            fs::create_dir_all(directory).unwrap();
         }
         write(&from, FILES, BYTES);
         rustix::fs::syncfs(File::open(&from).unwrap()).unwrap();

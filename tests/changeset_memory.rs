@@ -4,7 +4,9 @@
 
 use std::io::{self, Read};
 
-use ovl::changeset::{Below, Exceeded, Limits, Shown, UnpackError, layer_to_erofs_onto};
+use ovl::changeset::{
+    Exceeded, Limits, ParentLayers, ParentLookup, UnpackError, layer_to_erofs_onto,
+};
 use tar::Header;
 
 /// The bound of the test: small, because reaching it takes time.
@@ -62,9 +64,9 @@ fn unpack(entries: impl Iterator<Item = Vec<u8>> + Send) -> Result<(), UnpackErr
 /// What lies below.
 struct Nothing;
 
-impl Below for Nothing {
-    fn find(&self, _: &[u8], _: usize) -> io::Result<Shown> {
-        Ok(Shown::Nothing)
+impl ParentLayers for Nothing {
+    fn find(&self, _: &[u8], _: usize) -> io::Result<ParentLookup> {
+        Ok(ParentLookup::Nothing)
     }
 }
 
@@ -89,10 +91,10 @@ fn a_layer_holds_no_more_than_its_bound() {
     let before = peak();
     let deep = "/a".repeat(120);
     let hostile: [(&str, Make<'_>); 6] = [
-        ("folders that a path implies", &|i| entry(b'0', &(name(i) + &deep))),
-        ("opaque folders", &|i| entry(b'0', &(name(i) + "/a/.wh..wh..opq"))),
-        ("whiteouts in folders of their own", &|i| entry(b'0', &(name(i) + "/.wh.a"))),
-        ("folders that take each other's place", &|i| {
+        ("directories that a path implies", &|i| entry(b'0', &(name(i) + &deep))),
+        ("opaque directories", &|i| entry(b'0', &(name(i) + "/a/.wh..wh..opq"))),
+        ("whiteouts in directories of their own", &|i| entry(b'0', &(name(i) + "/.wh.a"))),
+        ("directories that take each other's place", &|i| {
             entry(if i % 2 == 0 { b'5' } else { b'0' }, &(name(i / 2) + "/a"))
         }),
         ("hard links to many files", &|i| match i % 2 {

@@ -1,4 +1,4 @@
-//! The program as it is started: what it says and how it exits.
+//! The `ovl` program: its output and its exit codes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The exit code of `ovl` with `args`, and what it wrote to stdout and stderr.
+/// Runs `ovl` with `args`. Returns its exit code and its output on stdout and stderr.
 fn ovl(args: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_ovl"))
+    let ended = Command::new(env!("CARGO_BIN_EXE_ovl"))
         .args(args)
         .env_remove("NODE_NAME")
         .env_remove("POD_NAME")
@@ -23,27 +23,27 @@ fn ovl(args: &[&str]) -> (Option<i32>, String) {
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .output()
         .unwrap();
-    let written = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(written).unwrap())
+    let output = [ended.stdout, ended.stderr].concat();
+    (ended.status.code(), String::from_utf8(output).unwrap())
 }
 
 #[test]
-fn says_its_version() {
-    let (code, said) = ovl(&["--version"]);
-    assert_eq!((code, said.trim()), (Some(0), concat!("ovl ", env!("CARGO_PKG_VERSION"))));
+fn version_prints_the_version() {
+    let (code, output) = ovl(&["--version"]);
+    assert_eq!((code, output.trim()), (Some(0), concat!("ovl ", env!("CARGO_PKG_VERSION"))));
 }
 
 #[test]
-fn a_node_that_serves_no_snapshots_is_named_with_what_to_do() {
-    let (code, said) = ovl(&["snapshot", "list", "--local-endpoint", "unix:///nowhere/ovl.sock"]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("no `ovl node` answers at unix:///nowhere/ovl.sock"), "{said}");
-    assert!(said.contains("--no-cluster"), "{said}");
+fn a_snapshot_command_without_a_local_socket_is_an_error_with_advice() {
+    let (code, output) = ovl(&["snapshot", "list", "--local-endpoint", "unix:///nowhere/ovl.sock"]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("no `ovl node` responds at unix:///nowhere/ovl.sock"), "{output}");
+    assert!(output.contains("--no-cluster"), "{output}");
 }
 
 #[test]
-fn what_cannot_be_used_is_named_and_nothing_is_begun() {
-    for (args, sentence) in [
+fn arguments_that_cannot_be_used_are_named_and_exit_with_2() {
+    for (args, message) in [
         (&[][..], "Usage: ovl"),
         (&["nod"], "unrecognized subcommand"),
         (&["node"], "--node-name <NAME>"),
@@ -83,18 +83,18 @@ fn what_cannot_be_used_is_named_and_nothing_is_begun() {
         ),
         (
             &["node", "--node-name", "n", "--kubelet-dir", "/proc/self/no"],
-            "ovl node mounts|--kubelet-dir /proc/self/no is not a folder",
+            "ovl node mounts|--kubelet-dir /proc/self/no is not a directory",
         ),
     ] {
-        let (code, said) = ovl(args);
-        assert_eq!(code, Some(2), "{args:?}: {said}");
-        assert!(sentence.split('|').any(|s| said.contains(s)), "{sentence:?} is not in {said:?}");
+        let (code, output) = ovl(args);
+        assert_eq!(code, Some(2), "{args:?}: {output}");
+        assert!(message.split('|').any(|m| output.contains(m)), "{message:?} is not in {output:?}");
     }
 }
 
 #[test]
-fn a_controller_that_cannot_be_is_named_too() {
-    for (args, code, sentence) in [
+fn a_controller_without_its_arguments_or_without_a_cluster_is_an_error() {
+    for (args, code, message) in [
         (&["controller"][..], 2, "--namespace <NAME>"),
         (&["controller", "--namespace", "n"], 2, "--pod-name <NAME>"),
         (&["controller", "--namespace", "n", "--pod-name="], 2, "--pod-name is empty"),
@@ -106,26 +106,26 @@ fn a_controller_that_cannot_be_is_named_too() {
         (
             &["controller", "--namespace", "n", "--pod-name", "p"],
             1,
-            "a controller works for a cluster",
+            "the controller needs a cluster",
         ),
     ] {
-        let (found, said) = ovl(args);
-        assert_eq!(found, Some(code), "{args:?}: {said}");
-        assert!(said.contains(sentence), "{sentence:?} is not in {said:?}");
+        let (found, output) = ovl(args);
+        assert_eq!(found, Some(code), "{args:?}: {output}");
+        assert!(output.contains(message), "{message:?} is not in {output:?}");
     }
 }
 
 fn check(args: &[&str]) -> (Option<i32>, String, String) {
     let mut ovl = Command::new(env!("CARGO_BIN_EXE_ovl"));
-    let output = ovl.arg("check").args(args).env_remove("OVL_LOG").output().unwrap();
+    let ended = ovl.arg("check").args(args).env_remove("OVL_LOG").output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (ended.status.code(), text(ended.stdout), text(ended.stderr))
 }
 
 #[test]
-fn a_check_names_kernel_root_and_each_feature_and_leaves_nothing() {
+fn a_check_reports_the_kernel_and_each_feature_and_leaves_no_files() {
     let root = tempfile::TempDir::new().unwrap();
-    let (code, said, _) = check(&["--root", root.path().to_str().unwrap()]);
+    let (code, output, _) = check(&["--root", root.path().to_str().unwrap()]);
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     for words in [
         release.trim(),
@@ -139,27 +139,27 @@ fn a_check_names_kernel_root_and_each_feature_and_leaves_nothing() {
         "erofs",
         "open-files",
     ] {
-        assert!(said.contains(words), "{words} is not in\n{said}");
+        assert!(output.contains(words), "{words} is not in\n{output}");
     }
-    // Each no has its cure in the line below.
-    let mut lines = said.lines().peekable();
+    // Each "no" has its remedy in the next line.
+    let mut lines = output.lines().peekable();
     while let Some(line) = lines.next() {
         if line.split_whitespace().nth(1) == Some("no") {
             assert!(lines.peek().is_some_and(|next| next.contains("-> ")), "{line}");
         }
     }
     assert!([Some(0), Some(1)].contains(&code), "{code:?}");
-    assert_eq!(code == Some(0), said.ends_with("\nusable\n"), "{said}");
+    assert_eq!(code == Some(0), output.ends_with("\nusable\n"), "{output}");
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn a_check_for_programs_is_json_whatever_was_found() {
+fn a_check_with_json_output_prints_json_for_any_result() {
     let root = tempfile::TempDir::new().unwrap();
-    // A root that is yet to be made is judged by where it will be.
+    // A root that does not exist yet is checked by its nearest existing parent.
     let missing = root.path().join("not/yet");
-    let (code, said, _) = check(&["--root", missing.to_str().unwrap(), "-o", "json"]);
-    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let (code, output, _) = check(&["--root", missing.to_str().unwrap(), "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&output).unwrap();
     assert_eq!(report["usable"].as_bool(), Some(code == Some(0)));
     assert_eq!(report["root"].as_str(), missing.to_str());
     let checks = report["checks"].as_array().unwrap();
@@ -175,17 +175,17 @@ fn a_check_for_programs_is_json_whatever_was_found() {
 
 #[test]
 fn a_root_that_cannot_hold_a_store_is_refused_unless_overridden() {
-    // Nothing can be made in /proc, by nobody.
-    let (code, _, complaint) = check(&["--root", "/proc/self/store"]);
-    assert_eq!(code, Some(1), "{complaint}");
+    // No user can make a directory in /proc.
+    let (code, _, error) = check(&["--root", "/proc/self/store"]);
+    assert_eq!(code, Some(1), "{error}");
     for (args, words) in [
         (["--override", "colour"], "required checks: root-user, filesystem, overlay"),
         (["--root", "relative"], "expected an absolute path"),
         (["-o", "xml"], "invalid value 'xml'"),
     ] {
-        let (code, _, complaint) = check(&args);
-        assert_eq!(code, Some(2), "{complaint}");
-        assert!(complaint.contains(words), "{complaint}");
+        let (code, _, error) = check(&args);
+        assert_eq!(code, Some(2), "{error}");
+        assert!(error.contains(words), "{error}");
     }
 }
 
@@ -209,24 +209,24 @@ fn privileged_a_check_that_is_killed_leaves_no_mount() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_this_machine_can_hold_a_store_and_another_user_is_told_why_not() {
+fn privileged_a_check_succeeds_for_root_and_fails_with_advice_for_another_user() {
     use std::os::unix::{fs::PermissionsExt as _, process::CommandExt as _};
     let root = tempfile::TempDir::new().unwrap();
     let path = root.path().to_str().unwrap();
     assert_eq!(check(&["--root", path]).0, Some(0));
-    // The program lies where only root can go.
+    // The build directory can be readable for root only.
     let copy = std::env::temp_dir().join(format!("ovl-check-test-{}", std::process::id()));
     std::fs::copy(env!("CARGO_BIN_EXE_ovl"), &copy).unwrap();
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let output = Command::new(&copy).args(["check", "--root", "/"]).uid(65_534).output();
+    let ended = Command::new(&copy).args(["check", "--root", "/"]).uid(65_534).output();
     std::fs::remove_file(&copy).unwrap();
-    let output = output.unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("-> run it as root"), "{said}");
+    let ended = ended.unwrap();
+    let output = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{output}");
+    assert!(output.contains("-> run it as root"), "{output}");
 }
 
-/// Ends also when a test fails.
+/// A running node. Its drop kills it, also when a test fails.
 struct Node(Child);
 
 impl Drop for Node {
@@ -236,56 +236,56 @@ impl Drop for Node {
     }
 }
 
-fn free() -> SocketAddr {
+fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut connection = TcpStream::connect(address).ok()?;
     write!(connection, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).ok()?;
-    Some(answer)
+    let mut response = String::new();
+    connection.read_to_string(&mut response).ok()?;
+    Some(response)
 }
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_node_serves_until_it_is_told_to_stop() {
-    let place = tempfile::tempdir().unwrap();
-    let path = |name: &str| place.path().join(name).display().to_string();
+fn privileged_a_node_serves_until_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
     std::fs::create_dir(path("kubelet")).unwrap();
-    let (health, metrics) = (free(), free());
+    let (health, metrics) = (free_address(), free_address());
     let mut node = Node(
         Command::new(env!("CARGO_BIN_EXE_ovl"))
             .args(["node", "--node-name", "n", "--no-cluster", "--log-format", "json"])
             .args(["--root", &path("store"), "--kubelet-dir", &path("kubelet")])
             .args(["--health-address", &health.to_string()])
             .args(["--metrics-address", &metrics.to_string()])
-            // Nobody is there to take them.
-            .args(["--otlp-endpoint", &format!("http://{}", free())])
+            // No collector listens there.
+            .args(["--otlp-endpoint", &format!("http://{}", free_address())])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap(),
     );
-    let begun = Instant::now();
+    let start = Instant::now();
     let healthy = loop {
         match get(health, "/healthz") {
-            Some(answer) if answer.starts_with("HTTP/1.1 200 ") => break true,
-            _ if begun.elapsed() > Duration::from_secs(30) => break false,
+            Some(response) if response.starts_with("HTTP/1.1 200 ") => break true,
+            _ if start.elapsed() > Duration::from_secs(30) => break false,
             _ => sleep(Duration::from_millis(50)),
         }
     };
     assert!(healthy, "{:?}", node.0.try_wait());
     let scraped = get(metrics, "/metrics").unwrap();
     assert!(scraped.contains("\novl_volumes 0\n") && scraped.ends_with("# EOF\n"), "{scraped}");
-    assert!(place.path().join("kubelet/plugins_registry/reg@ovl.csi.dev.sock").exists());
+    assert!(dir.path().join("kubelet/plugins_registry/reg@ovl.csi.dev.sock").exists());
 
-    let told = Command::new("kill").arg(node.0.id().to_string()).status().unwrap();
-    assert!(told.success());
+    let killed = Command::new("kill").arg(node.0.id().to_string()).status().unwrap();
+    assert!(killed.success());
     let ended = node.0.wait().unwrap();
     assert_eq!(ended.code(), Some(0));
     let mut log = String::new();
     node.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert!(log.contains("stopped; volumes stay mounted"), "{log}");
-    assert!(!place.path().join("kubelet/plugins_registry/reg@ovl.csi.dev.sock").exists());
+    assert!(!dir.path().join("kubelet/plugins_registry/reg@ovl.csi.dev.sock").exists());
 }

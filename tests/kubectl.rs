@@ -1,4 +1,4 @@
-//! The kubectl plugin as it is started: what it says and how it exits.
+//! The kubectl plugin: its output and its exit codes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -10,27 +10,27 @@ use std::{
     thread,
 };
 
-/// The exit code of `kubectl-ovl` with `args`, and what it wrote to stdout and to stderr.
+/// Runs `kubectl-ovl` with `args`. Returns its exit code, its stdout and its stderr.
 fn plugin(args: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kubectl-ovl"))
+    let ended = Command::new(env!("CARGO_BIN_EXE_kubectl-ovl"))
         .args(args)
         .env_clear()
         .env("HOME", "/nowhere")
         .output()
         .unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (ended.status.code(), text(ended.stdout), text(ended.stderr))
 }
 
 #[test]
-fn help_says_how_it_is_called_and_how_it_exits() {
-    let (code, said, _) = plugin(&["--help"]);
+fn help_has_the_usage_and_the_exit_codes() {
+    let (code, output, _) = plugin(&["--help"]);
     assert_eq!(code, Some(0));
-    for sentence in ["Usage: kubectl ovl ", "snapshot", "Exit codes: 0 done", "--kubeconfig <FILE>"]
+    for message in ["Usage: kubectl ovl ", "snapshot", "Exit codes: 0 done", "--kubeconfig <FILE>"]
     {
-        assert!(said.contains(sentence), "{sentence:?} is not in {said}");
+        assert!(output.contains(message), "{message:?} is not in {output}");
     }
-    for (command, sentence) in [
+    for (command, message) in [
         ("snapshot", "<POD> <VOLUME> <NAME>"),
         ("fork", "ovl.csi.dev/fork-of"),
         ("list", "--all-namespaces"),
@@ -39,16 +39,16 @@ fn help_says_how_it_is_called_and_how_it_exits() {
         ("diff", "credential helpers (credsStore, credHelpers) are never run"),
         ("completion", "kubectl_complete-ovl"),
     ] {
-        let (code, said, _) = plugin(&[command, "--help"]);
+        let (code, output, _) = plugin(&[command, "--help"]);
         assert_eq!(code, Some(0), "{command}");
-        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(said.contains(sentence), "{sentence:?} is not in {said}");
+        let output = output.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(output.contains(message), "{message:?} is not in {output}");
     }
 }
 
 #[test]
-fn what_cannot_be_used_is_named_and_exits_with_2() {
-    for (args, sentence) in [
+fn arguments_of_the_plugin_that_cannot_be_used_are_named_and_exit_with_2() {
+    for (args, message) in [
         (&[][..], "Usage: kubectl ovl"),
         (&["snapshop"], "unrecognized subcommand"),
         (&["snapshot", "dev-0", "ws"], "<NAME>"),
@@ -62,20 +62,21 @@ fn what_cannot_be_used_is_named_and_exits_with_2() {
         (&["completion", "tcsh"], "possible values: bash, zsh, fish"),
         (&["list", "--log", "ovl=loud"], "is not a log filter"),
     ] {
-        let (code, _, said) = plugin(args);
-        assert_eq!(code, Some(2), "{args:?}: {said}");
-        assert!(said.contains(sentence), "{sentence:?} is not in {said:?}");
+        let (code, _, output) = plugin(args);
+        assert_eq!(code, Some(2), "{args:?}: {output}");
+        assert!(output.contains(message), "{message:?} is not in {output:?}");
     }
 }
 
 #[test]
-fn without_a_cluster_it_says_so() {
-    let (code, out, said) = plugin(&["list"]);
+fn a_missing_cluster_is_an_error_but_not_for_completion() {
+    let (code, out, output) = plugin(&["list"]);
     assert_eq!((code, out.as_str()), (Some(1), ""));
-    assert!(said.starts_with("error: no cluster can be asked: the kubeconfig /nowhere/"), "{said}");
-    // Completion is silent about it.
-    let (code, out, said) = plugin(&["__complete", "describe", ""]);
-    assert_eq!((code, out.as_str(), said.as_str()), (Some(0), ":4\n", ""));
+    let start = "error: cannot connect to a cluster: cannot read the kubeconfig /nowhere/";
+    assert!(output.starts_with(start), "{output}");
+    // Completion prints no error.
+    let (code, out, output) = plugin(&["__complete", "describe", ""]);
+    assert_eq!((code, out.as_str(), output.as_str()), (Some(0), ":4\n", ""));
     let (_, out, _) = plugin(&["__complete", "de"]);
     assert_eq!(out, "describe\ndelete\n:4\n");
 }
@@ -89,18 +90,21 @@ fn version_and_completion_need_no_cluster() {
         format!("{{\n  \"version\": \"{version}\"\n}}\n")
     );
     for shell in ["bash", "zsh", "fish"] {
-        let (code, said, _) = plugin(&["completion", shell]);
+        let (code, output, _) = plugin(&["completion", shell]);
         assert_eq!(code, Some(0));
-        assert!(said.contains("kubectl-ovl") && !said.contains("kubectl ovl;"), "{shell}: {said}");
+        assert!(
+            output.contains("kubectl-ovl") && !output.contains("kubectl ovl;"),
+            "{shell}: {output}"
+        );
     }
 }
 
-/// An API server that answers one request, and notes it.
+/// The fake API server responds to one request and returns it.
 #[test]
-fn the_kubeconfig_decides_whom_it_asks_and_where() {
+fn the_kubeconfig_sets_the_server_the_user_and_the_namespace() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("config");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
     let address = server.local_addr().unwrap();
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
@@ -109,7 +113,7 @@ fn the_kubeconfig_decides_whom_it_asks_and_where() {
          users: [{{name: u, user: {{token: of-the-test}}}}]\n"
     );
     fs::write(&file, text).unwrap();
-    let asked = thread::spawn(move || {
+    let server = thread::spawn(move || {
         let (mut stream, _) = server.accept().unwrap();
         let mut request = vec![0; 8192];
         let len = stream.read(&mut request).unwrap();
@@ -118,13 +122,14 @@ fn the_kubeconfig_decides_whom_it_asks_and_where() {
         write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
         String::from_utf8_lossy(&request[..len]).into_owned()
     });
-    let (code, out, said) = plugin(&["--kubeconfig", file.to_str().unwrap(), "list", "-o", "json"]);
-    assert_eq!((code, out.as_str()), (Some(0), "{\n  \"items\": []\n}\n"), "{said}");
-    let asked = asked.join().unwrap().to_lowercase();
+    let (code, out, output) =
+        plugin(&["--kubeconfig", file.to_str().unwrap(), "list", "-o", "json"]);
+    assert_eq!((code, out.as_str()), (Some(0), "{\n  \"items\": []\n}\n"), "{output}");
+    let request = server.join().unwrap().to_lowercase();
     assert!(
-        asked.starts_with("get /apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots"),
-        "{asked}"
+        request.starts_with("get /apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots"),
+        "{request}"
     );
-    assert!(asked.contains("authorization: bearer of-the-test"), "{asked}");
-    assert!(!said.contains("of-the-test"), "{said}");
+    assert!(request.contains("authorization: bearer of-the-test"), "{request}");
+    assert!(!output.contains("of-the-test"), "{output}");
 }

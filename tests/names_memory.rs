@@ -99,13 +99,13 @@ fn within(test: &str, entries: u64, most: Most) {
     if let Some(at) = std::env::var_os(AT) {
         return stages(Path::new(&at), most);
     }
-    let folder = TempDir::new().unwrap();
+    let dir = TempDir::new().unwrap();
     for name in ["from", "to", "aside", "spills"] {
-        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::create_dir(dir.path().join(name)).unwrap();
     }
-    fill(&folder.path().join("from"), entries);
+    fill(&dir.path().join("from"), entries);
     let group = Group::new(most.group);
-    let status = group.again(test).env(AT, folder.path()).status().unwrap();
+    let status = group.again(test).env(AT, dir.path()).status().unwrap();
     assert!(status.success(), "{status}: it took more than {} bytes, or see above", most.group);
 }
 

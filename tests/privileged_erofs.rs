@@ -23,19 +23,19 @@ use tempfile::TempDir;
 
 /// An image file and where it is mounted; taken away when dropped.
 struct Mounted {
-    folder: TempDir,
+    dir: TempDir,
 }
 
 impl Mounted {
-    fn new(folder: TempDir) -> Self {
-        let (image, target) = (folder.path().join("image"), folder.path().join("mounted"));
+    fn new(dir: TempDir) -> Self {
+        let (image, target) = (dir.path().join("image"), dir.path().join("mounted"));
         fs::create_dir(&target).unwrap();
         mount(&image, &target, "erofs", MountFlags::RDONLY, None).unwrap();
-        Self { folder }
+        Self { dir }
     }
 
     fn root(&self) -> PathBuf {
-        self.folder.path().join("mounted")
+        self.dir.path().join("mounted")
     }
 }
 
@@ -122,7 +122,7 @@ fn compare(expected: &Path, mounted: &Path) {
 }
 
 /// Unpacks what the system's tar makes of `tree`, and has fsck.erofs look at it where there is one.
-fn pack_and_unpack(tree: &Path, folder: &Path) -> Unpacked {
+fn pack_and_unpack(tree: &Path, dir: &Path) -> Unpacked {
     let mut tar = Command::new("tar")
         .args(["--format=pax", "--xattrs", "--xattrs-include=*", "--sort=name", "-c", "-C"])
         .arg(tree)
@@ -130,11 +130,11 @@ fn pack_and_unpack(tree: &Path, folder: &Path) -> Unpacked {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let image = File::create(folder.join("image")).unwrap();
+    let image = File::create(dir.join("image")).unwrap();
     let stream = tar.stdout.take().unwrap();
     let unpacked = layer_to_erofs(stream, *b"0123456789abcdef", &image, &Limits::default());
     assert!(tar.wait().unwrap().success());
-    check(&folder.join("image"));
+    check(&dir.join("image"));
     unpacked.unwrap()
 }
 
@@ -207,34 +207,34 @@ const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_tree_comes_back_through_the_kernel() {
-    let (tree, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (tree, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     make_tree(tree.path());
-    let unpacked = pack_and_unpack(tree.path(), folder.path());
-    let image = fs::metadata(folder.path().join("image")).unwrap();
+    let unpacked = pack_and_unpack(tree.path(), dir.path());
+    let image = fs::metadata(dir.path().join("image")).unwrap();
     assert_eq!(image.len(), unpacked.image_bytes);
     assert!(unpacked.image_bytes < unpacked.tar_bytes, "{unpacked:?}");
-    let mounted = Mounted::new(folder);
+    let mounted = Mounted::new(dir);
     compare(tree.path(), &mounted.root());
     assert_eq!(xattrs(&mounted.root())[b"user.root".as_slice()], [b'r'; 3500]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_folder_of_100_000_entries() {
-    let (tree, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+fn privileged_a_directory_of_100_000_entries() {
+    let (tree, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let many = tree.path().join("many");
     fs::create_dir(&many).unwrap();
     fs::write(many.join("0"), "").unwrap();
     for i in 1..100_000 {
-        // Links of few inodes: the folder is the point, and the host is quicker so.
+        // Links of few inodes: the directory is the point, and the host is quicker so.
         let old = many.join((i / 50_000 * 50_000).to_string());
         match fs::hard_link(&old, many.join(i.to_string())) {
             Ok(()) => {}
             Err(_) => fs::write(many.join(i.to_string()), "").unwrap(),
         }
     }
-    pack_and_unpack(tree.path(), folder.path());
-    let mounted = Mounted::new(folder);
+    pack_and_unpack(tree.path(), dir.path());
+    let mounted = Mounted::new(dir);
     compare(tree.path(), &mounted.root());
     let none = fs::symlink_metadata(mounted.root().join("many/100000")).unwrap_err();
     assert_eq!(none.kind(), io::ErrorKind::NotFound);
@@ -242,7 +242,7 @@ fn privileged_a_folder_of_100_000_entries() {
 
 /// Unpacks what the system's tar makes of `tree`'s sparse files with `options`, and compares.
 fn compare_sparse(tree: &Path, options: &[&str]) {
-    let folder = TempDir::new().unwrap();
+    let dir = TempDir::new().unwrap();
     let mut tar = Command::new("tar")
         .args(options)
         .args(["--sparse", "--sort=name", "-c", "-C"])
@@ -251,13 +251,13 @@ fn compare_sparse(tree: &Path, options: &[&str]) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let image = File::create(folder.path().join("image")).unwrap();
+    let image = File::create(dir.path().join("image")).unwrap();
     let stream = tar.stdout.take().unwrap();
     let unpacked = layer_to_erofs(stream, [5; 16], &image, &Limits::default()).unwrap();
     assert!(tar.wait().unwrap().success());
-    check(&folder.path().join("image"));
+    check(&dir.path().join("image"));
     assert!(unpacked.image_bytes < 4 << 20, "{options:?}: {unpacked:?}");
-    let mounted = Mounted::new(folder);
+    let mounted = Mounted::new(dir);
     for name in ["all hole", "ends", "scattered", "whole"] {
         let (expected, found) = (tree.join(name), mounted.root().join(name));
         assert!(fs::read(&expected).unwrap() == fs::read(&found).unwrap(), "{options:?}: {name}");
@@ -329,8 +329,8 @@ impl Seek for Holes {
 #[ignore = "needs root"]
 fn privileged_a_file_past_4_gib_and_attributes_no_tar_packs() {
     const SIZE: u64 = (5 << 30) + 10;
-    let folder = TempDir::new().unwrap();
-    let mut writer = Writer::new(Holes(File::create(folder.path().join("image")).unwrap()));
+    let dir = TempDir::new().unwrap();
+    let mut writer = Writer::new(Holes(File::create(dir.path().join("image")).unwrap()));
     // user::rwx, user:1337:rw-, group::r-x, mask::rwx, other::r-x
     let acl = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x06\0\x39\x05\0\0\
         \x04\0\x05\0\xff\xff\xff\xff\x10\0\x07\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
@@ -350,7 +350,7 @@ fn privileged_a_file_past_4_gib_and_attributes_no_tar_packs() {
     tree.add(Tree::ROOT, b"behind", behind).unwrap();
     writer.finish(tree, [1; 16]).unwrap();
 
-    let mounted = Mounted::new(folder);
+    let mounted = Mounted::new(dir);
     let large = File::open(mounted.root().join("large")).unwrap();
     assert_eq!(large.metadata().unwrap().len(), SIZE);
     let mut end = [0; 12];
@@ -366,7 +366,7 @@ fn privileged_a_file_past_4_gib_and_attributes_no_tar_packs() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_an_image_cut_short_does_not_mount() {
-    let (tree, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (tree, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     fs::write(tree.path().join("file"), [b'x'; 100_000]).unwrap();
     let tar =
         Command::new("tar").args(["-c", "-C"]).arg(tree.path()).arg(".").output().unwrap().stdout;
@@ -375,12 +375,12 @@ fn privileged_an_image_cut_short_does_not_mount() {
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(folder.path().join("image"))
+        .open(dir.path().join("image"))
         .unwrap();
     let cut = tar.as_slice().take(50_000);
     layer_to_erofs(cut, [0; 16], &image, &Limits::default()).unwrap_err();
-    let target = folder.path().join("mounted");
+    let target = dir.path().join("mounted");
     fs::create_dir(&target).unwrap();
-    let path = folder.path().join("image");
+    let path = dir.path().join("image");
     mount(&path, &target, "erofs", MountFlags::RDONLY, None).unwrap_err();
 }

@@ -143,7 +143,7 @@ impl Drop for Driver {
     }
 }
 
-/// A node: a small disk for the store, a kubelet's folder. Dropped, nothing of it stays mounted.
+/// A node: a small disk for the store, a kubelet's directory. Dropped, nothing of it stays mounted.
 struct Node {
     place: tempfile::TempDir,
     host: String,
@@ -152,8 +152,8 @@ struct Node {
 impl Node {
     fn new(host: String) -> Self {
         let node = Self { place: tempfile::tempdir().unwrap(), host };
-        for folder in ["disk", "kubelet/plugins", "kubelet/pods/pod-1", "hosts"] {
-            fs::create_dir_all(node.path(folder)).unwrap();
+        for dir in ["disk", "kubelet/plugins", "kubelet/pods/pod-1", "hosts"] {
+            fs::create_dir_all(node.path(dir)).unwrap();
         }
         let hosts = node.path("hosts").join(&node.host);
         fs::create_dir(&hosts).unwrap();
@@ -242,12 +242,12 @@ impl Node {
     fn leavings(&self) -> Vec<PathBuf> {
         let store = self.path("disk/store");
         let mut found = entries(&store.join("staging"));
-        let mut folders = vec![store.clone(), store.join("images")];
+        let mut dirs = vec![store.clone(), store.join("images")];
         for part in ["layers", "volumes"] {
-            folders.extend(entries(&store.join(part)));
+            dirs.extend(entries(&store.join(part)));
         }
         let temp = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(TEMP);
-        found.extend(folders.iter().flat_map(|folder| entries(folder)).filter(temp));
+        found.extend(dirs.iter().flat_map(|dir| entries(dir)).filter(temp));
         found
     }
 
@@ -284,8 +284,8 @@ impl Drop for Node {
     }
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Files of the ground that know no room, so every room may use them.
-const GROUND: [&str; 7] = ["budget", "digest", "fault", "metrics", "telemetry", "turns", "units"];
+const GROUND: [&str; 7] = ["budget", "digest", "error", "format", "metrics", "telemetry", "turns"];
 
 /// Crates with one owner: nobody else names them.
 const OWNED: [(&str, &str); 16] = [
@@ -244,7 +244,7 @@ fn the_cut_of_tests_leaves_what_follows_them() {
 
 type Files = Vec<(PathBuf, String)>;
 
-/// Every room of `src/`: a folder, or a file of its own that is not ground.
+/// Every room of `src/`: a directory, or a file of its own that is not ground.
 fn rooms() -> BTreeMap<String, Files> {
     rooms_in("src")
 }
@@ -282,9 +282,9 @@ fn may_use(room: &str, files: &Files) -> BTreeSet<String> {
     line.split(", ").filter(|used| *used != "nothing").map(str::to_owned).collect()
 }
 
-fn sources(folder: &Path) -> Files {
+fn sources(dir: &Path) -> Files {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(sources(&path));

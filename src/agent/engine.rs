@@ -1,35 +1,36 @@
-//! What snapshots are carried out by.
+//! The operations on snapshots that the agent calls, as a trait with one implementation for the node and one for tests.
 
 use std::{fmt::Display, future::Future, sync::Arc};
 
 use tokio::task::spawn_blocking;
 
 use crate::{
-    fault::Class,
+    error::Class,
     image::{Keyring, Reference, Repository},
     layers::{SnapshotId, SnapshotRecord, Store},
-    snapshots::{CutRequest, Progress, PushError, PushRequest, Pushed, Snapshots},
+    snapshots::{CaptureRequest, Progress, PushError, PushRequest, Pushed, Snapshots},
 };
 
-/// Why something was not done.
+/// Why an operation on a snapshot failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What it means to whoever asked.
+    /// What the failure means to the caller.
     pub class: Class,
-    /// The sentence.
+    /// The error message.
     pub message: String,
-    /// Whether nothing that anybody could change mends it.
-    pub(super) lasts: bool,
+    /// Whether no change outside the snapshot can make a later try succeed.
+    pub(super) permanent: bool,
 }
 
 impl Failure {
     pub(super) fn new(class: Class, message: impl Display) -> Self {
-        Self { class, message: message.to_string(), lasts: false }
+        Self { class, message: message.to_string(), permanent: false }
     }
 
-    /// Why a push failed. What is in the layers stays in them: a name, a device, a limit that is passed.
+    /// Why a push failed. Errors about the content of the layers are permanent: a name, a device, a limit that is
+    /// passed.
     fn of_push(error: &PushError) -> Self {
-        let lasts = match error {
+        let permanent = match error {
             PushError::Incomplete(_) => true,
             PushError::Packing { source, .. } => {
                 matches!(source.class(), Class::Precondition | Class::Invalid)
@@ -39,20 +40,21 @@ impl Failure {
             | PushError::Registry { .. }
             | PushError::Disk { .. } => false,
         };
-        Self { lasts, ..Self::new(error.class(), error) }
+        Self { permanent, ..Self::new(error.class(), error) }
     }
 
-    /// Whether the same may succeed later, with nobody changing anything.
-    pub(super) fn heals(&self) -> bool {
+    /// Whether a later try may succeed without any change by a user.
+    pub(super) fn is_retryable(&self) -> bool {
         matches!(self.class, Class::Busy | Class::Unavailable | Class::Exhausted)
     }
 
-    /// Whether a registry may take it later: bytes that were spoilt on the way go again.
+    /// Whether a later try to push may succeed without any change by a user. Data that were corrupted in transit are
+    /// sent again.
     pub(super) fn heals_for_registry(&self) -> bool {
-        self.heals() || matches!(self.class, Class::Corrupt | Class::Internal)
+        self.is_retryable() || matches!(self.class, Class::Corrupt | Class::Internal)
     }
 
-    /// The class as a condition's reason.
+    /// The class as the reason of a condition.
     pub(super) fn reason(&self) -> &'static str {
         match self.class {
             Class::Invalid => "Invalid",
@@ -69,42 +71,42 @@ impl Failure {
     }
 }
 
-/// A node's snapshots, as far as the agent uses them; in its tests, a node that fails as it is told.
+/// The operations on the snapshots of a node. In tests it is a fake that fails as the test wants.
 pub(super) trait Engine: Clone + Send + Sync + 'static {
-    /// The names of all that are here.
-    fn here(&self) -> Vec<SnapshotId>;
-    /// One of them.
+    /// The ids of all snapshots on this node.
+    fn snapshot_ids(&self) -> Vec<SnapshotId>;
+    /// The record of a snapshot. `None` where it is not on this node.
     fn record(&self, id: &SnapshotId) -> Option<SnapshotRecord>;
-    /// Cuts a volume.
-    fn cut(
+    /// Captures a volume.
+    fn capture(
         &self,
-        request: CutRequest,
+        request: CaptureRequest,
     ) -> impl Future<Output = Result<SnapshotRecord, Failure>> + Send;
-    /// Makes one layer of a snapshot's own.
+    /// Squashes the own layers of a snapshot into one layer.
     fn squash(
         &self,
         id: &SnapshotId,
         push: Option<&PushRequest>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Pushes a snapshot, and says how far it is.
+    /// Pushes a snapshot, and updates `progress` meanwhile.
     fn push(
         &self,
         request: &PushRequest,
         progress: &Progress,
     ) -> impl Future<Output = Result<Pushed, Failure>> + Send;
-    /// Removes a snapshot's manifest; false where the registry deletes nothing.
-    fn unpush(
+    /// Deletes the manifest of a snapshot; false where the registry does not support deletion.
+    fn delete_manifest(
         &self,
         id: &SnapshotId,
         from: &Repository,
         image: Option<&Reference>,
         keyring: &Keyring,
     ) -> impl Future<Output = Result<bool, Failure>> + Send;
-    /// Forgets a snapshot.
+    /// Deletes the record of a snapshot on this node. Garbage collection can then remove its layers.
     fn forget(&self, id: &SnapshotId) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// The snapshots of this node.
+/// The real engine: the snapshots in the store of this node.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) snapshots: Snapshots,
@@ -112,7 +114,7 @@ pub(super) struct Node {
 }
 
 impl Engine for Node {
-    fn here(&self) -> Vec<SnapshotId> {
+    fn snapshot_ids(&self) -> Vec<SnapshotId> {
         self.store.snapshots().into_iter().map(|record| record.id).collect()
     }
 
@@ -120,8 +122,8 @@ impl Engine for Node {
         self.store.snapshot(id)
     }
 
-    async fn cut(&self, request: CutRequest) -> Result<SnapshotRecord, Failure> {
-        self.snapshots.cut(request).await.map_err(|e| Failure::new(e.class(), e))
+    async fn capture(&self, request: CaptureRequest) -> Result<SnapshotRecord, Failure> {
+        self.snapshots.capture(request).await.map_err(|e| Failure::new(e.class(), e))
     }
 
     async fn squash(&self, id: &SnapshotId, push: Option<&PushRequest>) -> Result<(), Failure> {
@@ -132,22 +134,22 @@ impl Engine for Node {
         self.snapshots.push(request, progress).await.map_err(|e| Failure::of_push(&e))
     }
 
-    async fn unpush(
+    async fn delete_manifest(
         &self,
         id: &SnapshotId,
         from: &Repository,
         image: Option<&Reference>,
         keyring: &Keyring,
     ) -> Result<bool, Failure> {
-        let gone = self.snapshots.unpush(id, from, image, keyring).await;
-        gone.map_err(|e| Failure::new(e.class(), e))
+        let deleted = self.snapshots.delete_manifest(id, from, image, keyring).await;
+        deleted.map_err(|e| Failure::new(e.class(), e))
     }
 
     async fn forget(&self, id: &SnapshotId) -> Result<(), Failure> {
         let (snapshots, id) = (self.snapshots.clone(), id.clone());
         match spawn_blocking(move || snapshots.forget(&id)).await {
-            Ok(forgotten) => forgotten.map(drop).map_err(|e| Failure::new(e.class(), e)),
-            Err(broken) => Err(Failure::new(Class::Internal, broken)),
+            Ok(deleted) => deleted.map(drop).map_err(|e| Failure::new(e.class(), e)),
+            Err(panicked) => Err(Failure::new(Class::Internal, panicked)),
         }
     }
 }

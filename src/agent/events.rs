@@ -1,19 +1,20 @@
-//! Notices of the engine, told as Events on their pods.
+//! The [`EventRecorder`](crate::volumes::Notices) of a cluster: events of volumes and snapshots become Events on their
+//! pods.
 
 use crate::{
-    cluster::{About, Event, Events, Severity},
-    volumes::{Notice, NoticeKind, Notices, Pod},
+    cluster::{Event, EventType, Events, Regarding},
+    volumes::{EventRecorder, Pod, PodEvent, PodEventType},
 };
 
-impl Notices for Events {
-    fn tell(&self, pod: &Pod, notice: Notice) {
+impl EventRecorder for Events {
+    fn record(&self, pod: &Pod, notice: PodEvent) {
         let severity = match notice.kind {
-            NoticeKind::Normal => Severity::Normal,
-            NoticeKind::Warning => Severity::Warning,
+            PodEventType::Normal => EventType::Normal,
+            PodEventType::Warning => EventType::Warning,
         };
-        let about = About::pod(&pod.namespace, &pod.name, &pod.uid.to_string());
-        let Notice { reason, message, .. } = notice;
-        self.tell(Event { about, severity, reason, message });
+        let about = Regarding::pod(&pod.namespace, &pod.name, &pod.uid.to_string());
+        let PodEvent { reason, message, .. } = notice;
+        self.record(Event { regarding: about, event_type: severity, reason, message });
     }
 }
 
@@ -23,22 +24,22 @@ mod tests {
     use crate::cluster::fake::FakeApi;
 
     #[tokio::test]
-    async fn a_notice_becomes_an_event_on_its_pod() {
+    async fn an_event_of_a_volume_becomes_an_event_on_its_pod() {
         let api = FakeApi::default();
         let events = Events::start(api.client(), "node-1", "ovl.csi.dev");
         let pod = Pod { namespace: "ci".into(), name: "build".into(), uid: "u-1".parse().unwrap() };
         let message = "ws is slow".to_owned();
-        let notice = Notice { kind: NoticeKind::Warning, reason: "Pulling", message };
-        Notices::tell(&events, &pod, notice);
+        let notice = PodEvent { kind: PodEventType::Warning, reason: "Pulling", message };
+        EventRecorder::record(&events, &pod, notice);
         events.flush().await;
-        let asked = &api.asked()[0];
-        assert_eq!(asked.path, "/api/v1/namespaces/ci/events");
-        assert_eq!(asked.body["involvedObject"]["name"], "build");
-        assert_eq!(asked.body["involvedObject"]["uid"], "u-1");
-        assert_eq!(asked.body["source"]["component"], "ovl.csi.dev");
-        assert_eq!(asked.body["source"]["host"], "node-1");
-        assert_eq!(asked.body["type"], "Warning");
-        assert_eq!(asked.body["reason"], "Pulling");
-        assert_eq!(asked.body["message"], "ws is slow");
+        let request = &api.requests()[0];
+        assert_eq!(request.path, "/api/v1/namespaces/ci/events");
+        assert_eq!(request.body["involvedObject"]["name"], "build");
+        assert_eq!(request.body["involvedObject"]["uid"], "u-1");
+        assert_eq!(request.body["source"]["component"], "ovl.csi.dev");
+        assert_eq!(request.body["source"]["host"], "node-1");
+        assert_eq!(request.body["type"], "Warning");
+        assert_eq!(request.body["reason"], "Pulling");
+        assert_eq!(request.body["message"], "ws is slow");
     }
 }

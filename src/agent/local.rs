@@ -1,13 +1,13 @@
-//! What a cluster orders, for a node without a cluster: somebody on the node asks for it, one thing at a time, and waits.
+//! Snapshots of a node without a cluster: the calls of `ovl snapshot`, and the lookup of a volume's `snapshot: NAME`.
 //!
 //! ```text
-//! capture ── engine ──> capture, squash            the same engine that carries OverlaySnapshots out
+//! capture ── engine ──> capture, squash            the same engine that carries out OverlaySnapshots
 //! push    ── engine ──> push
-//! delete  ── engine ──> remove the manifest, forget
+//! delete  ── engine ──> delete the manifest, delete the record
 //! a volume's `snapshot: NAME` ──> this node's store, else NAME as a tag in the node's repository
 //! ```
 //!
-//! Deliberately absent: trying again. Whoever asks is told why it failed, and asks again when that is mended.
+//! Deliberately absent: retries. The caller gets the error, and calls again once the cause is fixed.
 
 use std::{
     collections::HashMap,
@@ -22,29 +22,29 @@ use super::{
 };
 use crate::{
     changeset::{Compression, Format},
-    fault::Class,
+    error::Class,
     image::{Keyring, Reference, Registries, Repository},
     layers::{SnapshotId, SnapshotRecord, Store},
-    snapshots::{CutRequest, Progress, PushRequest, Pushed, Snapshots},
+    snapshots::{CaptureRequest, Progress as PushProgress, PushRequest, Pushed, Snapshots},
     volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
 };
 
-/// After which time a push that hardly moves keeps no others waiting.
+/// After which time a slow push lets other pushes run.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// Past how many layers of its own a snapshot gets one instead: as a VolumeSnapshotClass that does not say.
+/// A snapshot with more own layers than this is squashed. It is the default of a VolumeSnapshotClass.
 const SQUASH_ABOVE: usize = 32;
 
-/// What a node's snapshots are made with where nobody but people on the node asks for them.
+/// The parts of [`Local`].
 #[derive(Debug)]
 pub struct LocalParts {
-    /// What carries them out.
+    /// The operations on snapshots.
     pub snapshots: Snapshots,
-    /// Where they are kept.
+    /// The store of this node, which has the records of its snapshots.
     pub store: Arc<Store>,
     /// The node's own credentials.
     pub keyring: Keyring,
-    /// Where they are pushed if nobody says otherwise.
+    /// The repository of a push that names none.
     pub repository: Option<Repository>,
 }
 
@@ -58,21 +58,21 @@ struct Inner {
     keyring: Keyring,
     repository: Option<Repository>,
     pushes: Pushes,
-    /// Those on their way.
-    pushing: Mutex<HashMap<SnapshotId, Arc<Progress>>>,
+    /// The progress of the pushes that are under way.
+    pushing: Mutex<HashMap<SnapshotId, Arc<PushProgress>>>,
 }
 
-/// A snapshot, and how far its push is while there is one.
+/// A snapshot, with the progress of its push.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// What the store knows of it.
+pub struct PushReport {
+    /// The record in the store.
     pub record: SnapshotRecord,
-    /// How far its push is.
+    /// The progress of its push as text. `None` while there is no push.
     pub pushing: Option<String>,
 }
 
 impl Local {
-    /// Those of this node.
+    /// The snapshots of this node.
     pub fn new(parts: LocalParts) -> Self {
         let LocalParts { snapshots, store, keyring, repository } = parts;
         Self(Arc::new(Inner {
@@ -84,38 +84,37 @@ impl Local {
         }))
     }
 
-    /// Captures a volume; one that has many layers of its own by now gets one instead of them.
+    /// Captures a volume. If the snapshot then has many own layers, they are squashed into one.
     ///
     /// # Errors
-    /// Why it was not captured. That it was not squashed is in the log alone: the snapshot is as good.
-    pub async fn capture(&self, request: CutRequest) -> Result<Told, Failure> {
+    /// Why the capture failed. A squash that failed is only logged: the snapshot is complete without it.
+    pub async fn capture(&self, request: CaptureRequest) -> Result<PushReport, Failure> {
         let engine = &self.0.engine;
-        let record = engine.cut(request).await?;
+        let record = engine.capture(request).await?;
         if record.own > SQUASH_ABOVE
             && record.pushed.is_none()
             && let Err(failure) = engine.squash(&record.id, None).await
         {
-            tracing::warn!(snapshot = %record.id, why = failure.message, "not squashed");
+            tracing::warn!(snapshot = %record.id, why = failure.message, "cannot squash the snapshot");
         }
-        self.told(&record.id)
+        self.progress(&record.id)
     }
 
     /// Pushes a snapshot.
     ///
     /// # Errors
-    /// It is not here, nobody says where it goes, or its registry does not take it.
+    /// The snapshot is not on this node, no repository is given, or the registry refuses the push.
     pub async fn push(
         &self,
         id: &SnapshotId,
         to: Option<Repository>,
         format: Format,
         compression: Compression,
-    ) -> Result<(Told, Pushed), Failure> {
-        let record = self.told(id)?.record;
+    ) -> Result<(PushReport, Pushed), Failure> {
+        let record = self.progress(id)?.record;
         let Some(to) = to.or_else(|| self.0.repository.clone()) else {
             let why = format!(
-                "nobody says where snapshot {id} is to be pushed: name a repository, or start `ovl node` with \
-                 --snapshot-repository"
+                "cannot push snapshot {id}: no repository is given; name one, or start `ovl node` with --snapshot-repository"
             );
             return Err(Failure::new(Class::Invalid, why));
         };
@@ -127,55 +126,58 @@ impl Local {
             compression,
             keyring: self.0.keyring.clone(),
         };
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(PushProgress::default());
         self.0.pushing().insert(id.clone(), progress.clone());
-        // Gone whatever becomes of the push.
+        // Removed when the push ends, also by an error.
         let _entry = Entry { inner: &self.0, id };
         let push = self.0.engine.push(&request, &progress);
         let pushed = self.0.pushes.in_turn(&record.source.namespace, &progress, push).await?;
-        Ok((self.told(id)?, pushed))
+        Ok((self.progress(id)?, pushed))
     }
 
-    /// Removes a snapshot from its registry and from here; false where the registry deletes nothing, so that the manifest stays.
+    /// Deletes a snapshot from its registry and from this node. False where the registry does not support deletion:
+    /// then the manifest stays there.
     ///
     /// # Errors
-    /// It is not here, or its registry does not answer; then it is still here.
+    /// The snapshot is not on this node, or its registry does not respond. In both cases nothing is deleted on this
+    /// node.
     pub async fn delete(&self, id: &SnapshotId) -> Result<bool, Failure> {
-        let record = self.told(id)?.record;
+        let record = self.progress(id)?.record;
         let image = record.pushed.as_deref().and_then(|image| image.parse::<Reference>().ok());
-        let gone = match image {
+        let deleted = match image {
             None => true,
             Some(image) => {
                 let from = Repository::of(&image);
-                self.0.engine.unpush(id, &from, Some(&image), &self.0.keyring).await?
+                let engine = &self.0.engine;
+                engine.delete_manifest(id, &from, Some(&image), &self.0.keyring).await?
             }
         };
         self.0.engine.forget(id).await?;
-        Ok(gone)
+        Ok(deleted)
     }
 
-    /// All of them, by name.
-    pub fn list(&self) -> Vec<Told> {
-        self.0.engine.here().iter().filter_map(|id| self.told(id).ok()).collect()
+    /// All snapshots of this node, by name.
+    pub fn list(&self) -> Vec<PushReport> {
+        self.0.engine.snapshot_ids().iter().filter_map(|id| self.progress(id).ok()).collect()
     }
 
-    fn told(&self, id: &SnapshotId) -> Result<Told, Failure> {
+    fn progress(&self, id: &SnapshotId) -> Result<PushReport, Failure> {
         let missing =
             || Failure::new(Class::NotFound, format!("there is no snapshot {id} on this node"));
         let record = self.0.engine.record(id).ok_or_else(missing)?;
         let pushing = self.0.pushing().get(id).cloned();
-        Ok(Told { record, pushing: pushing.and_then(|progress| progress.sentence()) })
+        Ok(PushReport { record, pushing: pushing.and_then(|progress| progress.sentence()) })
     }
 }
 
 impl Inner {
-    fn pushing(&self) -> MutexGuard<'_, HashMap<SnapshotId, Arc<Progress>>> {
-        // Changed by whole entries only, so it is whole after any panic.
+    fn pushing(&self) -> MutexGuard<'_, HashMap<SnapshotId, Arc<PushProgress>>> {
+        // Every change is one insert or one remove, so a panic leaves no half-made change.
         self.pushing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A push's entry, gone with it.
+/// The entry of a push in `pushing`. Its drop removes it.
 struct Entry<'a> {
     inner: &'a Inner,
     id: &'a SnapshotId,
@@ -187,18 +189,19 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// Finds snapshots without a cluster: in the node's store, else in its repository, where a push has left each under its name.
+/// Finds snapshots without a cluster: in the node's store, else in its repository, which has each pushed snapshot under
+/// its name as the tag.
 #[derive(Debug)]
 pub struct LocalLookup {
-    /// Where this node's snapshots are kept.
+    /// The store of this node, which has the records of its snapshots.
     pub store: Arc<Store>,
-    /// Where images come from.
+    /// The client of the registries.
     pub registries: Arc<Registries>,
     /// The node's own credentials.
     pub keyring: Keyring,
-    /// What this node is called.
+    /// The name of this node.
     pub node: String,
-    /// Where other nodes push theirs.
+    /// The repository to which other nodes push their snapshots. `None`: only this node's snapshots are found.
     pub repository: Option<Repository>,
 }
 
@@ -212,13 +215,13 @@ impl LocalLookup {
     async fn look(&self, namespace: &str, name: &str) -> Result<FoundSnapshot, LookupError> {
         let denied = |why: String| LookupError::Denied { name: name.to_owned(), why };
         let id = name.parse::<SnapshotId>().map_err(|error| denied(error.to_string()))?;
-        let elsewhere = || denied("it is of a pod in another namespace".to_owned());
+        let other_namespace = || denied("it belongs to a pod in another namespace".to_owned());
         let Some(record) = self.store.snapshot(&id) else {
             let found = self.pushed(namespace, id, name).await?;
-            return found.ok_or_else(elsewhere);
+            return found.ok_or_else(other_namespace);
         };
         if record.source.namespace != namespace {
-            return Err(elsewhere());
+            return Err(other_namespace());
         }
         Ok(FoundSnapshot {
             id,
@@ -229,7 +232,7 @@ impl LocalLookup {
         })
     }
 
-    /// A snapshot that another node has pushed; `None` where that was another namespace's.
+    /// A snapshot that another node has pushed. `None` where it belongs to another namespace.
     async fn pushed(
         &self,
         namespace: &str,
@@ -240,21 +243,23 @@ impl LocalLookup {
             || LookupError::Absent { namespace: namespace.to_owned(), name: name.to_owned() };
         let Some(repository) = &self.repository else { return Err(absent()) };
         let tagged = format!("{repository}:{id}").parse::<Reference>().map_err(|_| absent())?;
-        let asked = self.registries.annotations(&tagged, &self.keyring).await;
-        let (digest, notes) = asked.map_err(|error| match error.class() {
+        let response = self.registries.annotations(&tagged, &self.keyring).await;
+        let (digest, annotations) = response.map_err(|error| match error.class() {
             Class::NotFound => absent(),
             _ => LookupError::Unavailable { name: name.to_owned(), why: error.to_string() },
         })?;
-        let note = |key: &str| notes.get(&format!("dev.csi.ovl.{key}")).map(String::as_str);
-        if note("namespace") != Some(namespace) {
+        let annotation =
+            |key: &str| annotations.get(&format!("dev.csi.ovl.{key}")).map(String::as_str);
+        if annotation("namespace") != Some(namespace) {
             return Ok(None);
         }
         let unreadable = || LookupError::Failed {
             name: name.to_owned(),
             why: format!("the annotations of {tagged} cannot be read"),
         };
-        let own = note("own-layers").and_then(|own| own.parse().ok()).ok_or_else(unreadable)?;
-        let owner = note("owner").map(|text| text.parse().map_err(|_| unreadable()));
+        let own =
+            annotation("own-layers").and_then(|own| own.parse().ok()).ok_or_else(unreadable)?;
+        let owner = annotation("owner").map(|text| text.parse().map_err(|_| unreadable()));
         Ok(Some(FoundSnapshot {
             id,
             node: String::new(),

@@ -1,10 +1,9 @@
-//! Snapshots by the names that pods know them by.
+//! Resolves a volume's `snapshot: NAME` in a cluster: from the VolumeSnapshot to its content to its OverlaySnapshot.
 //!
-//! A name leads to a VolumeSnapshot of the pod's namespace, that to its content, that to an OverlaySnapshot. Each of them may have been
-//! written by somebody with rights in one namespace alone, so each link is checked from both ends: nobody gets another namespace's
-//! snapshot by any field.
+//! A user with rights in one namespace alone may have written any of these objects. So each link is checked in both
+//! directions: no field gives a pod the snapshot of another namespace.
 
-use super::status::{self, CUT};
+use super::status::{self, CAPTURED};
 use crate::{
     cluster::{
         Client, ClusterError,
@@ -15,7 +14,7 @@ use crate::{
     volumes::{FoundSnapshot, Lookup, LookupError, Owner, SnapshotLookup},
 };
 
-/// Asks the API server.
+/// Looks snapshots up in the API server.
 #[derive(Debug, Clone)]
 pub struct SnapshotsByName {
     client: Client,
@@ -24,33 +23,33 @@ pub struct SnapshotsByName {
 }
 
 impl SnapshotsByName {
-    /// For the snapshots of this driver, as this node sees them.
+    /// The lookup for the snapshots of this driver, on this node.
     pub fn new(client: Client, driver: &str, node: &str) -> Self {
         Self { client, driver: driver.to_owned(), node: node.to_owned() }
     }
 
     async fn look(&self, namespace: &str, name: &str) -> Result<FoundSnapshot, LookupError> {
-        let asked = Asked { driver: &self.driver, node: &self.node, namespace, name };
-        let unanswered = |error: ClusterError| LookupError::Unavailable {
+        let request = Request { driver: &self.driver, node: &self.node, namespace, name };
+        let unavailable = |error: ClusterError| LookupError::Unavailable {
             name: name.to_owned(),
             why: error.to_string(),
         };
         let snapshot = self.client.get::<VolumeSnapshot>(Some(namespace), name).await;
-        let snapshot = snapshot.map_err(unanswered)?;
+        let snapshot = snapshot.map_err(unavailable)?;
         let snapshot = snapshot.ok_or_else(|| LookupError::Absent {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         })?;
-        let content = asked.content_name(&snapshot)?;
+        let content = request.content_name(&snapshot)?;
         let content = self.client.get::<VolumeSnapshotContent>(None, content).await;
-        let content = content.map_err(unanswered)?;
-        let content = content.ok_or_else(|| asked.not_ready("its content is not there"))?;
-        let handle = asked.handle(&snapshot, &content)?;
+        let content = content.map_err(unavailable)?;
+        let content = content.ok_or_else(|| request.not_ready("its content does not exist"))?;
+        let handle = request.handle(&snapshot, &content)?;
         let object = self.client.get::<OverlaySnapshot>(None, handle).await;
-        let object = object.map_err(unanswered)?;
+        let object = object.map_err(unavailable)?;
         let object =
-            object.ok_or_else(|| asked.failed(format!("there is no {handle} any more")))?;
-        asked.found(&object)
+            object.ok_or_else(|| request.failed(format!("there is no {handle} any more")))?;
+        request.found(&object)
     }
 }
 
@@ -60,15 +59,15 @@ impl SnapshotLookup for SnapshotsByName {
     }
 }
 
-/// Who asks for what.
-struct Asked<'a> {
+/// One lookup: the driver and the node that look, and the snapshot that they look for.
+struct Request<'a> {
     driver: &'a str,
     node: &'a str,
     namespace: &'a str,
     name: &'a str,
 }
 
-impl Asked<'_> {
+impl Request<'_> {
     fn not_ready(&self, why: impl Into<String>) -> LookupError {
         LookupError::NotReady { name: self.name.to_owned(), why: why.into() }
     }
@@ -81,7 +80,7 @@ impl Asked<'_> {
         LookupError::Denied { name: self.name.to_owned(), why: why.into() }
     }
 
-    /// The content that a VolumeSnapshot says it is bound to.
+    /// The name of the content in a VolumeSnapshot's status.
     fn content_name<'s>(&self, snapshot: &'s VolumeSnapshot) -> Result<&'s str, LookupError> {
         if snapshot.metadata.deletion_timestamp.is_some() {
             return Err(self.denied("it is being deleted"));
@@ -94,7 +93,7 @@ impl Asked<'_> {
         })
     }
 
-    /// The handle of a content that says the same of that VolumeSnapshot.
+    /// The handle in a content, after a check that the content refers to that VolumeSnapshot.
     fn handle<'c>(
         &self,
         snapshot: &VolumeSnapshot,
@@ -102,16 +101,15 @@ impl Asked<'_> {
     ) -> Result<&'c str, LookupError> {
         let spec = &content.spec;
         if spec.driver != self.driver {
-            return Err(
-                self.denied(format!("it is of driver {}, not {}", spec.driver, self.driver))
-            );
+            let why = format!("it belongs to driver {}, not {}", spec.driver, self.driver);
+            return Err(self.denied(why));
         }
-        let back = &spec.volume_snapshot_ref;
-        let of = (back.namespace.as_deref(), back.name.as_deref());
+        let reference = &spec.volume_snapshot_ref;
+        let of = (reference.namespace.as_deref(), reference.name.as_deref());
         if of != (Some(self.namespace), Some(self.name)) {
             return Err(self.denied("its content is for another VolumeSnapshot"));
         }
-        match (back.uid.as_deref(), snapshot.metadata.uid.as_deref()) {
+        match (reference.uid.as_deref(), snapshot.metadata.uid.as_deref()) {
             (Some(uid), Some(same)) if uid == same => {}
             (None, _) => return Err(self.not_ready("its content is not bound to it yet")),
             _ => {
@@ -120,26 +118,28 @@ impl Asked<'_> {
                 );
             }
         }
-        let told = content.status.as_ref().and_then(|status| status.snapshot_handle.as_deref());
-        match (spec.source.snapshot_handle.as_deref(), told) {
-            (Some(asked), Some(told)) if asked != told => {
+        let status = content.status.as_ref();
+        let in_status = status.and_then(|status| status.snapshot_handle.as_deref());
+        match (spec.source.snapshot_handle.as_deref(), in_status) {
+            (Some(in_spec), Some(in_status)) if in_spec != in_status => {
                 Err(self.denied("its content has two handles that differ"))
             }
-            (handle, told) => {
-                handle.or(told).ok_or_else(|| self.not_ready("its content has no handle yet"))
+            (in_spec, in_status) => {
+                let handle = in_spec.or(in_status);
+                handle.ok_or_else(|| self.not_ready("its content has no handle yet"))
             }
         }
     }
 
-    /// What an OverlaySnapshot stands for, if that is this driver's and of this namespace.
+    /// The snapshot of an OverlaySnapshot, after a check that it belongs to this driver and this namespace.
     fn found(&self, object: &OverlaySnapshot) -> Result<FoundSnapshot, LookupError> {
         let spec = &object.spec;
         let name = object.metadata.name.as_deref().unwrap_or_default();
         if spec.driver != self.driver {
-            return Err(self.denied(format!("{name} is of driver {}", spec.driver)));
+            return Err(self.denied(format!("{name} belongs to driver {}", spec.driver)));
         }
         if spec.source.namespace != self.namespace {
-            return Err(self.denied(format!("{name} is of a pod in another namespace")));
+            return Err(self.denied(format!("{name} belongs to a pod in another namespace")));
         }
         let status = object.status.clone().unwrap_or_default();
         if spec.deleted {
@@ -148,7 +148,7 @@ impl Asked<'_> {
         let here = spec.node_name == self.node;
         match status.phase {
             Some(Phase::Ready) => {}
-            // The layers are here already.
+            // The layers are on this node already.
             Some(Phase::Pushing) if here => {}
             Some(Phase::Pushing) => {
                 let why = status.message.unwrap_or_default();
@@ -156,12 +156,14 @@ impl Asked<'_> {
             }
             Some(Phase::Cutting) | None => {
                 let why = status.message.unwrap_or_default();
-                return Err(self.not_ready(join(format!("{} is cutting it", spec.node_name), &why)));
+                let what = format!("{} is capturing it", spec.node_name);
+                return Err(self.not_ready(join(what, &why)));
             }
-            // What failed came after the cut, which is here.
-            Some(Phase::Failed) if here && status::holds(&status, CUT) => {}
+            // A step after the capture failed. The captured layers are on this node.
+            Some(Phase::Failed) if here && status::is_true(&status, CAPTURED) => {}
             Some(Phase::Failed) => {
-                return Err(self.failed(status.message.unwrap_or_else(|| "nobody said why".into())));
+                let no_reason = || "its status gives no reason".into();
+                return Err(self.failed(status.message.unwrap_or_else(no_reason)));
             }
             Some(Phase::Deleting | Phase::Deleted) => {
                 return Err(self.denied("it is being deleted"));
@@ -179,18 +181,18 @@ impl Asked<'_> {
         })
     }
 
-    /// The image that a status tells. Its node wrote that, and nodes can be taken over: none may lead others to a registry that
-    /// nobody asked for, or to what changes under its name.
+    /// The image in a status. Its node wrote the status, and an attacker may control that node. So the image must be in
+    /// the repository that the spec names, and must have a digest: a tag could change its meaning.
     fn image(&self, object: &OverlaySnapshot, text: &str) -> Result<Reference, LookupError> {
         let name = object.metadata.name.as_deref().unwrap_or_default();
         let image = text
             .parse::<Reference>()
             .map_err(|_| self.failed(format!("the image of {name} cannot be read")))?;
-        let Some(asked) = &object.spec.repository else {
-            return Err(self.denied(format!("{name} has an image, and was not to be pushed")));
+        let Some(repository) = &object.spec.repository else {
+            return Err(self.denied(format!("{name} has an image but no repository")));
         };
-        if asked.parse().ok() != Some(Repository::of(&image)) {
-            return Err(self.denied(format!("the image of {name} is not in {asked}")));
+        if repository.parse().ok() != Some(Repository::of(&image)) {
+            return Err(self.denied(format!("the image of {name} is not in {repository}")));
         }
         if image.digest().is_none() {
             return Err(self.denied(format!("the image of {name} has no digest")));
@@ -199,9 +201,9 @@ impl Asked<'_> {
     }
 }
 
-/// A sentence, and behind it what more is known.
-fn join(sentence: String, more: &str) -> String {
-    if more.is_empty() { sentence } else { format!("{sentence}: {more}") }
+/// Appends the details to a text, if there are any.
+fn join(text: String, details: &str) -> String {
+    if details.is_empty() { text } else { format!("{text}: {details}") }
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
-//! Who gets which snapshot, and who does not.
+//! Which snapshots a pod can use, and which lookups are refused.
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{cluster::fake::FakeApi, digest::Digest, fault::Class};
+use crate::{cluster::fake::FakeApi, digest::Digest, error::Class};
 
 const SNAPSHOTS: &str = "/apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots";
 const CONTENTS: &str = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents";
 const OVERLAYS: &str = "/apis/ovl.csi.dev/v1alpha1/overlaysnapshots";
 
-/// The three objects of a snapshot that is ready, and pushed.
+/// The three objects of a snapshot that is ready and pushed.
 fn objects() -> [Value; 3] {
     let snapshot = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
@@ -43,7 +43,7 @@ fn objects() -> [Value; 3] {
     [snapshot, content, overlay]
 }
 
-/// What node-2 finds after a merge patch of one of the objects.
+/// The result of a lookup on node-2, after a merge patch of one of the objects.
 async fn found(changed: usize, patch: Value) -> Result<FoundSnapshot, LookupError> {
     found_on("node-2", changed, patch).await
 }
@@ -66,7 +66,7 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_is_ready_is_found_with_all_that_a_volume_needs() {
+async fn a_ready_snapshot_is_found_with_its_image_and_owner() {
     let found = found(0, json!({})).await.unwrap();
     let image = format!("r.io/ws@{}", Digest::of(b"manifest"));
     assert_eq!(
@@ -82,7 +82,7 @@ async fn a_snapshot_that_is_ready_is_found_with_all_that_a_volume_needs() {
 }
 
 #[tokio::test]
-async fn what_is_not_bound_both_ways_is_nobodys() {
+async fn a_snapshot_whose_objects_do_not_refer_to_each_other_is_refused() {
     const VS: usize = 0;
     const CONTENT: usize = 1;
     const OVERLAY: usize = 2;
@@ -92,15 +92,15 @@ async fn what_is_not_bound_both_ways_is_nobodys() {
         (VS, json!({ "status": null }), Class::Unavailable, "it has no content yet"),
         (
             VS,
-            json!({ "status": { "boundVolumeSnapshotContentName": null, "error": { "message": "told" } } }),
+            json!({ "status": { "boundVolumeSnapshotContentName": null, "error": { "message": "reason" } } }),
             Class::Unavailable,
-            "told",
+            "reason",
         ),
         (
             VS,
             json!({ "status": { "boundVolumeSnapshotContentName": "none" } }),
             Class::Unavailable,
-            "its content is not there",
+            "its content does not exist",
         ),
         (CONTENT, refers(json!({ "uid": null })), Class::Unavailable, "not bound to it yet"),
         (
@@ -109,21 +109,21 @@ async fn what_is_not_bound_both_ways_is_nobodys() {
             Class::Unavailable,
             "no handle yet",
         ),
-        (OVERLAY, json!({ "status": null }), Class::Unavailable, "node-1 is cutting it"),
+        (OVERLAY, json!({ "status": null }), Class::Unavailable, "node-1 is capturing it"),
         (
             OVERLAY,
             json!({ "status": { "phase": "Pushing", "message": "registry down" } }),
             Class::Unavailable,
             "node-1 is pushing it: registry down",
         ),
-        // Somebody else's.
+        // Of another namespace or driver, or being deleted.
         (
             VS,
             json!({ "metadata": { "deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["x"] } }),
             Class::Denied,
             "being deleted",
         ),
-        (CONTENT, json!({ "spec": { "driver": "other" } }), Class::Denied, "of driver other"),
+        (CONTENT, json!({ "spec": { "driver": "other" } }), Class::Denied, "to driver other"),
         (CONTENT, refers(json!({ "namespace": "prod" })), Class::Denied, "another VolumeSnapshot"),
         (CONTENT, refers(json!({ "name": "ws-2" })), Class::Denied, "another VolumeSnapshot"),
         (CONTENT, refers(json!({ "uid": "other" })), Class::Denied, "earlier VolumeSnapshot"),
@@ -133,7 +133,7 @@ async fn what_is_not_bound_both_ways_is_nobodys() {
             Class::Denied,
             "two handles",
         ),
-        (OVERLAY, json!({ "spec": { "driver": "other" } }), Class::Denied, "of driver other"),
+        (OVERLAY, json!({ "spec": { "driver": "other" } }), Class::Denied, "to driver other"),
         (
             OVERLAY,
             json!({ "spec": { "source": { "namespace": "prod" } } }),
@@ -142,7 +142,7 @@ async fn what_is_not_bound_both_ways_is_nobodys() {
         ),
         (OVERLAY, json!({ "spec": { "deleted": true } }), Class::Denied, "being deleted"),
         (OVERLAY, json!({ "status": { "phase": "Deleting" } }), Class::Denied, "being deleted"),
-        // Never.
+        // Failed for good.
         (
             OVERLAY,
             json!({ "status": { "phase": "Failed", "message": "the pod is gone" } }),
@@ -182,7 +182,7 @@ async fn what_is_not_bound_both_ways_is_nobodys() {
 }
 
 #[tokio::test]
-async fn the_node_that_pushes_it_need_not_wait() {
+async fn the_node_that_pushes_a_snapshot_can_use_it_at_once() {
     let pushing = json!({ "status": { "phase": "Pushing", "image": null } });
     let found = found_on("node-1", 2, pushing.clone()).await.unwrap();
     assert_eq!((found.node.as_str(), found.image), ("node-1", None));
@@ -190,44 +190,44 @@ async fn the_node_that_pushes_it_need_not_wait() {
 }
 
 #[tokio::test]
-async fn what_failed_after_its_cut_is_still_on_its_node() {
-    let failed = |cut: &str| {
-        let condition = |r#type: &str, holds: &str| {
+async fn a_snapshot_that_failed_after_its_capture_can_be_used_on_its_node() {
+    let failed = |captured: &str| {
+        let condition = |r#type: &str, status: &str| {
             json!({
-                "type": r#type, "status": holds, "reason": "R", "message": "",
+                "type": r#type, "status": status, "reason": "R", "message": "",
                 "lastTransitionTime": "2026-01-02T03:04:05Z",
             })
         };
-        let conditions = [condition("Cut", cut), condition("Pushed", "False")];
+        let conditions = [condition("Cut", captured), condition("Pushed", "False")];
         json!({ "status": { "phase": "Failed", "image": null, "conditions": conditions } })
     };
     assert_eq!(found_on("node-1", 2, failed("True")).await.unwrap().image, None);
-    for (node, cut) in [("node-2", "True"), ("node-1", "False")] {
-        let error = found_on(node, 2, failed(cut)).await.unwrap_err();
-        assert_eq!(error.class(), Class::Precondition, "{node} {cut}: {error}");
+    for (node, captured) in [("node-2", "True"), ("node-1", "False")] {
+        let error = found_on(node, 2, failed(captured)).await.unwrap_err();
+        assert_eq!(error.class(), Class::Precondition, "{node} {captured}: {error}");
     }
 }
 
 #[tokio::test]
-async fn a_status_leads_nowhere_but_to_the_repository_that_was_asked_for() {
+async fn an_image_in_the_status_must_be_in_the_repository_of_the_spec() {
     let digest = Digest::of(b"manifest");
     for (repository, image, words) in [
         (json!("r.io/ws"), format!("evil.io/ws@{digest}"), "is not in r.io/ws"),
         (json!("r.io/ws"), format!("r.io/other@{digest}"), "is not in r.io/ws"),
         (json!("r.io/ws"), format!("r.io:444/ws@{digest}"), "is not in r.io/ws"),
         (json!("r.io/ws"), "r.io/ws:latest".to_owned(), "has no digest"),
-        (json!(null), format!("r.io/ws@{digest}"), "was not to be pushed"),
+        (json!(null), format!("r.io/ws@{digest}"), "has an image but no repository"),
     ] {
         let patch =
             json!({ "spec": { "repository": repository }, "status": { "image": image.clone() } });
-        // Nor on its own node.
+        // It is refused on its own node too.
         for node in ["node-1", "node-2"] {
             let error = found_on(node, 2, patch.clone()).await.unwrap_err();
             assert_eq!(error.class(), Class::Denied, "{image}: {error}");
             assert!(error.to_string().contains(words), "{image}: {error}");
         }
     }
-    // The same, written otherwise.
+    // The same repository, written in another form.
     let patch = json!({
         "spec": { "repository": "team/x" },
         "status": { "image": format!("docker.io/team/x@{digest}") },
@@ -236,11 +236,11 @@ async fn a_status_leads_nowhere_but_to_the_repository_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn nothing_and_no_answer_are_told_apart() {
-    let nothing = SnapshotsByName::new(FakeApi::default().client(), "ovl.csi.dev", "n");
-    let error = nothing.find("ci", "ws-1").await.unwrap_err();
+async fn a_missing_snapshot_and_an_unavailable_api_server_are_different_errors() {
+    let empty = SnapshotsByName::new(FakeApi::default().client(), "ovl.csi.dev", "n");
+    let error = empty.find("ci", "ws-1").await.unwrap_err();
     assert_eq!(error.class(), Class::NotFound);
     assert!(error.to_string().contains("no snapshot ws-1 in namespace ci"), "{error}");
-    let away = SnapshotsByName::new(FakeApi::answering(&[503]).client(), "ovl.csi.dev", "n");
-    assert_eq!(away.find("ci", "ws-1").await.unwrap_err().class(), Class::Unavailable);
+    let down = SnapshotsByName::new(FakeApi::responding(&[503]).client(), "ovl.csi.dev", "n");
+    assert_eq!(down.find("ci", "ws-1").await.unwrap_err().class(), Class::Unavailable);
 }

@@ -1,34 +1,34 @@
-//! What the node's engine and the cluster have to say to one another: notices become Events on pods, OverlaySnapshots are carried
-//! out, and snapshots are found by the names that pods know them by.
+//! The agent of a node: it carries out OverlaySnapshots, resolves the snapshots that pods name, and emits Events on
+//! pods.
 //!
 //! ```text
-//! OverlaySnapshots of this node ── run ──> a worker for each that changed ── engine ──> cut, squash, push, remove
-//!                                              │ order    what its spec means
-//!                                              └ status   what is said of it
-//! somebody on a node without a cluster ── local ── engine ──> the same
-//! VolumeSnapshot ── lookup ──> its content ──> its OverlaySnapshot ──> what a volume can be made of
+//! OverlaySnapshots of this node ── controller ──> one reconciler each ── engine ──> capture, squash, push, delete
+//!                                                     │ spec     the checked values of the spec
+//!                                                     └ status   the conditions and the phase
+//! `ovl snapshot` on a node without a cluster ── local ── engine ──> the same
+//! VolumeSnapshot ── lookup ──> its content ──> its OverlaySnapshot ──> the layers or the image for a volume
 //! ```
 //!
 //! May use: cluster, volumes, snapshots, layers, image, changeset
 //!
-//! Deliberately absent: what a publish waits for, but for the lookup of a snapshot: the engine works the same while the API server
-//! is away.
+//! Deliberately absent: anything that a publish waits for, except the lookup of a snapshot. While the API server is
+//! away, volumes are published as before.
 
+mod controller;
 mod engine;
 mod events;
-mod leave;
+mod finalize;
 mod local;
 mod lookup;
-mod order;
+mod push;
 mod pushes;
-mod run;
-mod secret;
-mod send;
-mod status;
+mod reconcile;
 #[cfg(test)]
-mod work_tests;
-mod worker;
+mod reconcile_tests;
+mod secret;
+mod spec;
+mod status;
 
-pub use local::{Failure, Local, LocalLookup, LocalParts, Told};
+pub use controller::{Agent, Parts};
+pub use local::{Failure, Local, LocalLookup, LocalParts, PushReport};
 pub use lookup::SnapshotsByName;
-pub use run::{Agent, Parts};

@@ -1,7 +1,8 @@
-//! Whose turn it is to push: namespaces in turn, and nobody waits for another one's registry.
+//! Limits how many snapshots a node pushes at a time. Namespaces take turns, and none waits for the registry of
+//! another.
 //!
-//! One that hardly moves gives its permit to others and goes on without: it waits for a registry, which may be its namespace's
-//! own. How many of these there are has a bound of its own.
+//! A push that is slow gives its permit back and continues without it: it waits for a registry, which a tenant may
+//! control. The number of slow pushes has its own limit.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -9,55 +10,58 @@ use tokio::time::sleep;
 
 use crate::{snapshots::Progress, turns::Turns};
 
-/// How many snapshots are pushed at a time: while one is packed, another can be sent.
-const AT_ONCE: usize = 2;
+/// How many snapshots are pushed at a time, without the slow ones: while one is packed, another can be sent.
+const FAST: usize = 2;
 
-/// How many there are at a time with those that hardly move; and so many more of namespaces that have none.
+/// How many snapshots are pushed at a time, with the slow ones.
 const ALL: usize = 8;
-const FIRSTS: usize = 24;
 
-/// What moves less than so many bytes in [`Pushes::new`]'s time hardly moves.
-const SLOW: u64 = 1 << 20;
+/// How many more are pushed for namespaces that have no push under way.
+const FIRST_OF_NAMESPACE: usize = 24;
 
-/// The pushes of one node.
+/// A push is slow if it sends fewer bytes than this in the interval of [`Pushes::new`].
+const SLOW_BYTES: u64 = 1 << 20;
+
+/// The limits for the pushes of one node.
 #[derive(Debug)]
 pub(super) struct Pushes {
-    quick: Arc<Turns>,
+    fast: Arc<Turns>,
     all: Arc<Turns>,
-    slow: Duration,
+    interval: Duration,
 }
 
 impl Pushes {
-    /// How far each has come is looked at once in `slow`.
-    pub(super) fn new(slow: Duration) -> Self {
-        Self { quick: Turns::new(AT_ONCE, 0), all: Turns::new(ALL, FIRSTS), slow }
+    /// The progress of each push is checked once in every `interval`.
+    pub(super) fn new(interval: Duration) -> Self {
+        let all = Turns::new(ALL, FIRST_OF_NAMESPACE);
+        Self { fast: Turns::new(FAST, 0), all, interval }
     }
 
-    /// Works once it is the namespace's turn. While it hardly moves another one works too.
+    /// Runs `work` once it is the namespace's turn. As soon as `work` is slow, another push can start.
     pub(super) async fn in_turn<T>(
         &self,
         namespace: &str,
         progress: &Progress,
         work: impl Future<Output = T>,
     ) -> T {
-        let _one = self.all.acquire(namespace).await;
-        let quick = self.quick.acquire(namespace).await;
-        let slow = async {
+        let _permit = self.all.acquire(namespace).await;
+        let fast = self.fast.acquire(namespace).await;
+        let release_when_slow = async {
             let mut before = progress.moved();
             loop {
-                sleep(self.slow).await;
+                sleep(self.interval).await;
                 let now = progress.moved();
-                if now.saturating_sub(before) < SLOW {
+                if now.saturating_sub(before) < SLOW_BYTES {
                     break;
                 }
                 before = now;
             }
-            drop(quick);
+            drop(fast);
             std::future::pending::<Infallible>().await
         };
         tokio::select! {
             done = work => done,
-            never = slow => match never {},
+            never = release_when_slow => match never {},
         }
     }
 }

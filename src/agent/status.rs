@@ -1,45 +1,46 @@
-//! What is said of a snapshot.
+//! Builds the status of an OverlaySnapshot: phase, message and conditions.
 
 use jiff::Timestamp;
 
 use super::engine::Failure;
 use crate::{
     cluster::overlay_snapshot::{Condition, OverlaySnapshotStatus, Phase},
+    format,
     layers::SnapshotRecord,
-    units,
 };
 
-/// The conditions, in the order in which they come true.
-pub(super) const CUT: &str = "Cut";
+/// The types of the conditions, in the order in which they become true.
+pub(super) const CAPTURED: &str = "Cut";
 pub(super) const SQUASHED: &str = "Squashed";
 pub(super) const PUSHED: &str = "Pushed";
 pub(super) const READY: &str = "Ready";
 
-/// Whether a condition holds.
+/// The status of a condition: true or false.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holds {
+pub(super) enum ConditionStatus {
     Yes,
     No,
 }
 
-/// Says a condition in the status; since when, where it was otherwise before.
-pub(super) fn say(
+/// Sets a condition. Its transition time changes only if the condition's status changes.
+pub(super) fn set_condition(
     status: &mut OverlaySnapshotStatus,
     r#type: &str,
-    holds: Holds,
+    condition_status: ConditionStatus,
     reason: &str,
     message: impl Into<String>,
 ) {
-    let holds = match holds {
-        Holds::Yes => "True",
-        Holds::No => "False",
+    let condition_status = match condition_status {
+        ConditionStatus::Yes => "True",
+        ConditionStatus::No => "False",
     };
     let known = status.conditions.iter().position(|condition| condition.r#type == r#type);
-    let same = known.map(|at| &status.conditions[at]).filter(|known| known.status == holds);
+    let known_condition = known.map(|at| &status.conditions[at]);
+    let same = known_condition.filter(|known| known.status == condition_status);
     let since = same.map_or_else(now, |known| known.last_transition_time.clone());
     let condition = Condition {
         r#type: r#type.to_owned(),
-        status: holds.to_owned(),
+        status: condition_status.to_owned(),
         reason: reason.to_owned(),
         message: message.into(),
         last_transition_time: since,
@@ -50,7 +51,7 @@ pub(super) fn say(
     }
 }
 
-/// A condition, if it was said.
+/// The condition of this type, if the status has it.
 pub(super) fn condition<'a>(
     status: &'a OverlaySnapshotStatus,
     r#type: &str,
@@ -58,13 +59,13 @@ pub(super) fn condition<'a>(
     status.conditions.iter().find(|condition| condition.r#type == r#type)
 }
 
-/// What a condition's reason is, if it was said.
+/// The reason of a condition, if the status has it.
 pub(super) fn reason<'a>(status: &'a OverlaySnapshotStatus, r#type: &str) -> Option<&'a str> {
     condition(status, r#type).map(|condition| condition.reason.as_str())
 }
 
-/// Whether a condition is said to hold.
-pub(super) fn holds(status: &OverlaySnapshotStatus, r#type: &str) -> bool {
+/// Whether a condition is true.
+pub(super) fn is_true(status: &OverlaySnapshotStatus, r#type: &str) -> bool {
     condition(status, r#type).is_some_and(|condition| condition.status == "True")
 }
 
@@ -73,37 +74,43 @@ fn now() -> String {
     Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
-/// It is being worked at.
-pub(super) fn goes_on(status: &mut OverlaySnapshotStatus, phase: Phase, why: &str) {
+/// Sets the phase of a step that is under way. The snapshot is not ready.
+pub(super) fn set_progress(status: &mut OverlaySnapshotStatus, phase: Phase, why: &str) {
     status.phase = Some(phase);
     status.message = None;
-    say(status, READY, Holds::No, phase.word(), why);
+    set_condition(status, READY, ConditionStatus::No, phase.word(), why);
 }
 
-/// It went wrong this time: `doing` is the condition that it was about.
-pub(super) fn has_to_wait(status: &mut OverlaySnapshotStatus, doing: &str, failure: &Failure) {
+/// Records a failure of this try. `r#type` is the condition of the step that failed; the phase does not change.
+pub(super) fn set_waiting(status: &mut OverlaySnapshotStatus, r#type: &str, failure: &Failure) {
     status.message = Some(failure.message.clone());
-    say(status, doing, Holds::No, failure.reason(), &*failure.message);
+    set_condition(status, r#type, ConditionStatus::No, failure.reason(), &*failure.message);
 }
 
-/// It went wrong for good.
-pub(super) fn failed(status: &mut OverlaySnapshotStatus, doing: &str, failure: &Failure) {
-    has_to_wait(status, doing, failure);
+/// Records a failure for good. `r#type` is the condition of the step that failed.
+pub(super) fn failed(status: &mut OverlaySnapshotStatus, r#type: &str, failure: &Failure) {
+    set_waiting(status, r#type, failure);
     status.phase = Some(Phase::Failed);
-    say(status, READY, Holds::No, "Failed", &*failure.message);
+    set_condition(status, READY, ConditionStatus::No, "Failed", &*failure.message);
 }
 
-/// It is where it is to be.
+/// Marks a snapshot as ready: pushed, or on its node where it has no repository.
 pub(super) fn ready(status: &mut OverlaySnapshotStatus, node: &str) {
     status.phase = Some(Phase::Ready);
     status.message = None;
     match status.image.clone() {
-        Some(image) => say(status, READY, Holds::Yes, "Pushed", image),
-        None => say(status, READY, Holds::Yes, "Local", format!("it is on node {node} only")),
+        Some(image) => set_condition(status, READY, ConditionStatus::Yes, "Pushed", image),
+        None => set_condition(
+            status,
+            READY,
+            ConditionStatus::Yes,
+            "Local",
+            format!("it is on node {node} only"),
+        ),
     }
 }
 
-/// Says what its record says.
+/// Copies the figures of the record into the status, and sets the condition [`CAPTURED`].
 pub(super) fn describe(status: &mut OverlaySnapshotStatus, record: &SnapshotRecord) {
     let count = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX));
     status.cut_time = Some(record.cut.to_string());
@@ -115,18 +122,18 @@ pub(super) fn describe(status: &mut OverlaySnapshotStatus, record: &SnapshotReco
     status.owner = record.owner.map(|(uid, gid)| format!("{uid}:{gid}"));
     status.parent = record.parent.as_ref().map(ToString::to_string);
     status.image.clone_from(&record.pushed);
-    say(status, CUT, Holds::Yes, "Cut", sentence(record));
+    set_condition(status, CAPTURED, ConditionStatus::Yes, "Cut", summary(record));
 }
 
-/// How the cut went, as people read it.
-pub(super) fn sentence(record: &SnapshotRecord) -> String {
-    let stood = match record.frozen_micros {
+/// A summary of the capture, for Events and the condition.
+pub(super) fn summary(record: &SnapshotRecord) -> String {
+    let frozen = match record.frozen_micros {
         Some(micros) if micros < 10_000 => {
-            format!("the pod stood still for {}.{} ms", micros / 1000, micros % 1000 / 100)
+            format!("the pod was frozen for {}.{} ms", micros / 1000, micros % 1000 / 100)
         }
-        Some(micros) => format!("the pod stood still for {} ms", micros / 1000),
+        Some(micros) => format!("the pod was frozen for {} ms", micros / 1000),
         None if record.ended => "the pod had ended".to_owned(),
-        None => "the pod did not stand still".to_owned(),
+        None => "the pod was not frozen".to_owned(),
     };
     let torn = match record.torn {
         0 => String::new(),
@@ -134,7 +141,7 @@ pub(super) fn sentence(record: &SnapshotRecord) -> String {
         torn => format!(", {torn} files changed while they were copied"),
     };
     let entries = if record.entries == 1 { "entry" } else { "entries" };
-    format!("{stood}, {} {entries}, {}{torn}", record.entries, units::bytes(record.bytes))
+    format!("{frozen}, {} {entries}, {}{torn}", record.entries, format::bytes(record.bytes))
 }
 
 #[cfg(test)]
@@ -142,14 +149,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_condition_knows_since_when() {
+    fn the_transition_time_of_a_condition_changes_only_with_its_status() {
         let mut status = OverlaySnapshotStatus::default();
-        say(&mut status, READY, Holds::No, "Cutting", "");
+        set_condition(&mut status, READY, ConditionStatus::No, "Cutting", "");
         status.conditions[0].last_transition_time = "long ago".into();
-        say(&mut status, READY, Holds::No, "Pushing", "other words");
+        set_condition(&mut status, READY, ConditionStatus::No, "Pushing", "another message");
         let of = |status: &OverlaySnapshotStatus| status.conditions[0].last_transition_time.clone();
         assert_eq!((of(&status).as_str(), reason(&status, READY)), ("long ago", Some("Pushing")));
-        say(&mut status, READY, Holds::Yes, "Local", "");
+        set_condition(&mut status, READY, ConditionStatus::Yes, "Local", "");
         assert_ne!(of(&status), "long ago");
         assert_eq!(status.conditions.len(), 1);
     }

@@ -1,4 +1,4 @@
-//! The `kubectl-ovl` binary, which kubectl runs for `kubectl ovl`.
+//! The `kubectl-ovl` binary. kubectl runs it as the plugin `kubectl ovl`.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
-//! What lies where in a tar on disk, for archives whose members are read in any order.
+//! Finds the members of a tar file on disk, for archives that are read in any order.
 //!
-//! Deliberately absent: the content of any member, and its meaning.
+//! Deliberately absent: the content of the members and its meaning.
 
 use std::{
     collections::HashMap,
@@ -11,23 +11,23 @@ use std::{
 
 use tar::{Archive, EntryType};
 
-/// Far more than an archive of images has; its layers' own entries are not members of it.
+/// Far more members than an archive of images has. (The entries of its layers are not members.)
 const MEMBERS_MAX: usize = 100_000;
 
-/// Bytes of the archive's file.
+/// A range of bytes in the archive's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
-    /// Where they begin.
+    /// Position of the first byte.
     pub offset: u64,
-    /// How many the header promises; the file may end before.
+    /// Length according to the header. The file may end before that.
     pub size: u64,
 }
 
-/// The plain files of the tar in `file` by name; a symbolic link to one counts as another name of it. Of two
-/// members of one name the last counts.
+/// The regular files of the tar in `file` by name. A symbolic link to one is another name of it. Of two
+/// members with one name, the last counts.
 ///
 /// # Errors
-/// The disk's, and [`io::ErrorKind::InvalidData`] and the like for what is no tar.
+/// The file cannot be read, or is no tar ([`io::ErrorKind::InvalidData`] and similar kinds).
 pub fn members(file: &File) -> io::Result<HashMap<String, Member>> {
     let (mut found, mut links) = (HashMap::new(), Vec::new());
     let mut archive = Archive::new(BufReader::new(file));
@@ -44,8 +44,8 @@ pub fn members(file: &File) -> io::Result<HashMap<String, Member>> {
             }
             EntryType::Symlink => {
                 let target = entry.link_name()?.unwrap_or_default();
-                let beside = name.parent().unwrap_or(Path::new(""));
-                links.push((plain(&name), plain(&beside.join(target))));
+                let dir = name.parent().unwrap_or(Path::new(""));
+                links.push((plain(&name), plain(&dir.join(target))));
             }
             _ => {}
         }
@@ -60,7 +60,7 @@ pub fn members(file: &File) -> io::Result<HashMap<String, Member>> {
     Ok(found)
 }
 
-/// A name without `.` and `..`; none where it leaves the archive or is no text.
+/// A name without `.` and `..`; `None` if it leaves the archive or is not UTF-8.
 fn plain(name: &Path) -> Option<String> {
     let mut parts = Vec::new();
     for part in name.components() {
@@ -73,7 +73,7 @@ fn plain(name: &Path) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// A tar of these files, for tests elsewhere.
+/// A tar of these files, for the tests of other modules.
 #[cfg(test)]
 pub(crate) fn archive_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_found_under_their_names_and_their_links() {
+    fn files_are_found_by_their_names_and_their_links() {
         let mut tar = tar::Builder::new(tempfile::tempfile().unwrap());
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);

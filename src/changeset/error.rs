@@ -1,6 +1,6 @@
-//! What can go wrong with a layer, each with the entry it went wrong at.
+//! The errors of a layer, each with the entry at which it occurred.
 //!
-//! Deliberately absent: positions in the tar. Whoever has to mend an image knows its files, not its blocks.
+//! Deliberately absent: positions in the tar. Its author fixes files of an image, not blocks of a tar.
 
 use std::{fmt, io};
 
@@ -8,9 +8,9 @@ use super::path::PathError;
 use super::pax::PaxError;
 use crate::budget::OverBudget;
 use crate::erofs::{WriteError, XattrError};
-use crate::fault::Class;
+use crate::error::Class;
 
-/// The name of a tar entry, as bytes from a stranger: shown quoted, escaped and cut at 200 characters.
+/// The name of a tar entry: untrusted bytes, displayed quoted, escaped and truncated to 200 characters.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct EntryName(Vec<u8>);
 
@@ -23,12 +23,12 @@ impl EntryName {
         &self.0
     }
 
-    /// The error that refuses the entry of this name.
-    pub(super) fn refuse(&self, why: impl Into<Refusal>) -> UnpackError {
+    /// The error for an invalid entry of this name.
+    pub(super) fn refuse(&self, why: impl Into<InvalidLayer>) -> UnpackError {
         UnpackError::Entry { name: self.clone(), why: why.into() }
     }
 
-    /// The error of a limit reached at the entry of this name.
+    /// The error for a limit that is exceeded at the entry of this name.
     pub(super) fn exceed(&self, what: Exceeded) -> UnpackError {
         UnpackError::Limit { name: self.clone(), what }
     }
@@ -53,130 +53,132 @@ impl fmt::Debug for EntryName {
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The blob's reader failed: the network, or a digest that is not what was promised.
-    #[error("the layer's blob could not be read: {0}")]
+    #[error("cannot read the layer's blob: {0}")]
     Blob(#[source] io::Error),
     /// The blob is not gzip, is damaged, or ends too early.
-    #[error("the layer's blob is not whole gzip data: {0}")]
+    #[error("the layer's blob is not complete gzip data: {0}")]
     Gzip(#[source] io::Error),
     /// The blob is not zstd, is damaged, or ends too early.
-    #[error("the layer's blob is not whole zstd data: {0}")]
+    #[error("the layer's blob is not complete zstd data: {0}")]
     Zstd(#[source] io::Error),
-    /// The system gives no thread to unpack with.
-    #[error("no thread could be started to unpack the layer: {0}; raise the limit of tasks")]
+    /// The system cannot start a thread.
+    #[error("cannot start a thread to unpack the layer: {0}; raise the limit of tasks")]
     Thread(#[source] io::Error),
-    /// An entry that is refused.
+    /// An entry is invalid.
     #[error("the layer's entry {name} is refused: {why}")]
     Entry {
-        /// The entry.
+        /// The entry's name.
         name: EntryName,
         /// The reason.
-        why: Refusal,
+        why: InvalidLayer,
     },
-    /// A limit was reached.
-    #[error("the layer passes a limit of this driver at its entry {name}: {what}")]
+    /// The layer exceeds a limit.
+    #[error("the layer exceeds a limit of this driver at its entry {name}: {what}")]
     Limit {
-        /// The entry at which it was reached, or the last one before.
+        /// The entry at which it was exceeded, or the last one before.
         name: EntryName,
-        /// The limit.
+        /// The exceeded limit.
         what: Exceeded,
     },
-    /// A hard link to a file that is not in this layer: it lies in a layer below, or nowhere. Only who makes a layer by itself
-    /// gets this; see [`super::layer_to_erofs_onto`].
+    /// A hard link to a file that is not in this layer: it is in a layer below, or nowhere. Only unpacking without the
+    /// layers below returns this; see [`super::layer_to_erofs_onto`].
     #[error("the layer's entry {name} is a hard link to {target}, which is not in this layer")]
     LinkElsewhere {
-        /// The entry.
+        /// The entry's name.
         name: EntryName,
-        /// What it links to.
+        /// The link's target.
         target: EntryName,
     },
-    /// It lies in a folder that no entry before it names, so that a layer below may say the folder's attributes. Only who makes a
-    /// layer by itself gets this, at once: the rest of the blob is not read.
-    #[error("the layer's entry {name} lies in {folder}, which the layer does not name before it")]
-    FolderElsewhere {
-        /// The entry.
+    /// An entry in an unnamed directory, whose attributes a layer below may have. Only unpacking without
+    /// the layers below returns this, and at once: the rest of the blob is not read.
+    #[error(
+        "the layer's entry {name} is in directory {dir}, which no earlier entry of the layer names"
+    )]
+    DirElsewhere {
+        /// The entry's name.
         name: EntryName,
-        /// What it lies in.
-        folder: EntryName,
+        /// The directory.
+        dir: EntryName,
     },
-    /// What the link names in a lower layer could not be read there.
-    #[error("the layers below could not be read at {name}: {source}")]
+    /// A lower layer could not be read.
+    #[error("cannot read the layers below at {name}: {source}")]
     Below {
-        /// What was looked for, or the link that was copied.
+        /// The path that was looked up, or the link that was copied.
         name: EntryName,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// The image could not be written.
+    /// Writing the image failed.
     #[error(transparent)]
     Image(#[from] WriteError),
-    /// Not even its buffers fit.
+    /// There is not even enough memory for the buffers.
     #[error("the layer cannot be unpacked: {0}")]
     Memory(#[from] OverBudget),
-    /// The files of a layer with many names failed.
-    #[error("the layer's names could not be kept: {0}")]
+    /// The spill files of a layer with many names failed.
+    #[error("cannot keep the layer's names in a temporary file: {0}")]
     Names(#[source] io::Error),
 }
 
-/// What is wrong with an entry.
+/// Why an entry is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
-    /// The header's sum is not the one it states.
-    #[error("its header's checksum is wrong; the tar is damaged, or is none")]
+pub enum InvalidLayer {
+    /// The header's checksum does not match its bytes.
+    #[error("its header's checksum is wrong; the tar is damaged, or is not a tar")]
     Checksum,
-    /// A field is no octal and no base-256 number, or out of range.
-    #[error("its {0} is not a number that a tar header can hold")]
+    /// A field is neither an octal nor a base-256 number, or is out of range.
+    #[error("its {0} is not a valid number of a tar header")]
     Number(&'static str),
-    /// The stream ended before the entry did.
+    /// The stream ends before the entry's content does.
     #[error("the tar ends in the middle of it")]
     Truncated,
-    /// One block of zeros and then no other: some readers would stop there, others go on.
-    #[error("a single block of zeros follows it, where the tar's end is two")]
+    /// One block of zeros, and then another block: some readers stop there, others continue.
+    #[error("a single block of zeros follows it, but a tar ends with two")]
     LoneZeros,
-    /// A name that cannot be a file's.
+    /// The name is not valid for a file.
     #[error("{0}")]
     Name(#[from] PathError),
-    /// An extended header that cannot be trusted.
+    /// An extended header is invalid.
     #[error("its extended header {0}")]
     Pax(#[from] PaxError),
-    /// Two headers name the same thing differently.
+    /// Two headers give different values for the same property.
     #[error("two of its headers disagree on its {0}")]
     Contradiction(&'static str),
-    /// Some readers take a file with such a name for a folder.
-    #[error("its name ends in a slash, and it is no folder")]
+    /// Some readers take a file with such a name for a directory.
+    #[error("its name ends in a slash, but it is not a directory")]
     TrailingSlash,
-    /// A type that is not a file's.
-    #[error("its type {:?} is none that a layer may hold", char::from(*.0))]
+    /// The type is not one of a file.
+    #[error("its type {:?} is not allowed in a layer", char::from(*.0))]
     Type(u8),
-    /// A sparse file whose map of pieces is not to be trusted.
+    /// The map of a sparse file is invalid.
     #[error("it is a sparse file, and its map {0}")]
     Sparse(&'static str),
-    /// The root is a folder.
-    #[error("it stands for the layer's root and is no folder")]
+    /// The root must be a directory.
+    #[error("it names the layer's root, but it is not a directory")]
     Root,
-    /// A part of the path is no folder.
-    #[error("it lies below {0}, which is no folder in this layer")]
+    /// A part of the path is not a directory.
+    #[error("it lies below {0}, which is not a directory in this layer")]
     BelowFile(EntryName),
-    /// Hard links to folders do not exist.
-    #[error("it is a hard link to {0}, which is a folder")]
-    LinkToFolder(EntryName),
-    /// A hard link to what no layer has, or one has taken away.
+    /// Hard links to directories do not exist.
+    #[error("it is a hard link to {0}, which is a directory")]
+    LinkToDir(EntryName),
+    /// A hard link to a file that no layer has, or that a layer has deleted.
     #[error(
-        "it is a hard link to {0}, which neither this layer nor those below it show; rebuild and re-push the image"
+        "it is a hard link to {0}, which neither this layer nor those below it have; rebuild and push the image again"
     )]
     LinkToNothing(EntryName),
-    /// A whiteout that names nothing that could exist, or that something lies below.
-    #[error("it is a whiteout of nothing that can have a name")]
+    /// A whiteout of a name that no file can have, or a path below a whiteout.
+    #[error("it is a whiteout, but not of a valid name")]
     Whiteout,
-    /// A mark of overlay that leads elsewhere than down.
+    /// An overlay redirect that could lead outside.
     #[error(
-        "its redirect {0} is neither an absolute path nor one name, of at most 256 bytes and without \"..\""
+        "its redirect {0} is not an absolute path or a single name, of at most 256 bytes and without \"..\""
     )]
     Redirect(EntryName),
-    /// A mark of overlay on what has no content.
-    #[error("it is marked to have its content below (metacopy), and is no file")]
+    /// The metacopy xattr on an entry that has no content.
+    #[error("it has its content in a lower layer (metacopy), but it is not a regular file")]
     Metacopy,
-    /// An extended attribute that cannot be stored.
+    /// An extended attribute cannot be stored.
     #[error("its extended attribute {name} is refused: {why}")]
     Xattr {
         /// The attribute's name.
@@ -186,46 +188,46 @@ pub enum Refusal {
     },
 }
 
-/// A limit that a layer passed, with what to do; see [`super::Limits`].
+/// The limit that a layer exceeds, and what to do; see [`super::Limits`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Exceeded {
-    /// Of the tar.
+    /// The length of the tar in bytes.
     #[error("its tar has more than {0} bytes; rebuild the image with this layer split")]
     TarBytes(u64),
-    /// Of the compression.
+    /// The zstd window in bytes.
     #[error(
-        "it is packed with a zstd window of more than {0} bytes; compress it without --long, or at a lower level"
+        "it is compressed with a zstd window of more than {0} bytes; compress it without --long, or at a lower level"
     )]
     Window(u64),
-    /// Of one file with its holes.
+    /// The length of one file in bytes, holes included.
     #[error("it is a sparse file of more than {0} bytes; rebuild the image with a shorter one")]
     FileBytes(u64),
-    /// Of the files that hard links take from lower layers.
+    /// Bytes of the files that hard links copy from lower layers.
     #[error(
         "its hard links copy more than {0} bytes from lower layers; rebuild the image with this layer split"
     )]
     LinkedBytes(u64),
-    /// Of headers or names.
+    /// The number of names, or of headers.
     #[error(
-        "it has more than {0} entries, or headers for more; rebuild the image with this layer split"
+        "the layer has more than {0} entries, or headers for more; rebuild the image with this layer split"
     )]
     Entries(u64),
-    /// Of a path.
-    #[error("its path has more than {0} parts; rebuild the image with fewer folders in each other")]
+    /// The parts of a path.
+    #[error("its path has more than {0} parts; rebuild the image with fewer nested directories")]
     Depth(u32),
-    /// Of one entry's attributes.
+    /// Bytes of one entry's extended attributes.
     #[error(
         "its extended attributes have more than {0} bytes; rebuild the image with fewer or shorter ones"
     )]
     XattrBytes(u64),
-    /// Of the memory of this process.
+    /// The memory of this process.
     #[error(
-        "it takes more memory to unpack than one layer may have within the driver's limit of memory; raise that limit, or \
-         rebuild the image with this layer split"
+        "unpacking it needs more memory than one layer may have within the driver's memory limit; raise that limit, or \
+        rebuild the image with this layer split"
     )]
     Memory,
-    /// Of the root's attributes.
+    /// The number of the root's extended attributes.
     #[error(
         "the layer's root has more than {0} extended attributes; rebuild the image with fewer there"
     )]
@@ -233,7 +235,7 @@ pub enum Exceeded {
 }
 
 impl UnpackError {
-    /// Something is wrong with the tar or its packing, which damage on the way explains as well.
+    /// Whether the tar or its compression is invalid, which damage in transit would explain too.
     pub(super) fn is_of_the_tar(&self) -> bool {
         match self {
             Self::Entry { .. } | Self::LinkElsewhere { .. } | Self::Gzip(_) | Self::Zstd(_) => true,
@@ -243,12 +245,12 @@ impl UnpackError {
             | Self::Names(_)
             | Self::Thread(_)
             | Self::Memory(_)
-            | Self::FolderElsewhere { .. }
+            | Self::DirElsewhere { .. }
             | Self::Below { .. } => false,
         }
     }
 
-    /// What the failure means to whoever asked.
+    /// The error class, from which the gRPC code and retries follow.
     pub fn class(&self) -> Class {
         match self {
             Self::Blob(error) if error.kind() == io::ErrorKind::InvalidData => Class::Corrupt,
@@ -256,8 +258,8 @@ impl UnpackError {
             Self::Gzip(_) | Self::Zstd(_) => Class::Corrupt,
             Self::Thread(_) => Class::Exhausted,
             Self::Entry { why, .. } => why.class(),
-            // The same layer passes the same limit at every try.
-            Self::Limit { .. } | Self::LinkElsewhere { .. } | Self::FolderElsewhere { .. } => {
+            // The same layer exceeds the same limit at every try.
+            Self::Limit { .. } | Self::LinkElsewhere { .. } | Self::DirElsewhere { .. } => {
                 Class::Precondition
             }
             Self::Below { source, .. } | Self::Names(source) => Class::of_disk(source),
@@ -267,8 +269,8 @@ impl UnpackError {
     }
 }
 
-impl Refusal {
-    /// Damage is corrupt; what is whole but may not be in a layer is invalid.
+impl InvalidLayer {
+    /// A damaged tar is `Corrupt`. An undamaged one with something that a layer must not have is `Invalid`.
     fn class(&self) -> Class {
         match self {
             Self::Checksum
@@ -284,7 +286,7 @@ impl Refusal {
             | Self::Type(_)
             | Self::Root
             | Self::BelowFile(_)
-            | Self::LinkToFolder(_)
+            | Self::LinkToDir(_)
             | Self::Whiteout
             | Self::Redirect(_)
             | Self::Metacopy

@@ -1,15 +1,16 @@
-//! What a layer's tree asks of the mount that it is a lower of.
+//! The overlay features that a layer needs from a mount with it as a lower.
 //!
-//! Deliberately absent: opaque folders and whiteouts, which every overlay knows.
+//! Deliberately absent: opaque directories and whiteouts, which every overlay mount supports.
 
 use serde::{Deserialize, Serialize};
 
-/// Overlay's marks in a layer that a mount must be told to follow: without that, what has one answers EPERM.
+/// Kinds of overlay xattrs in a layer that need a mount option. Without the option, files and directories that have one
+/// fail with EPERM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Features {
-    /// Files have attributes of their own, and the content of a lower layer's.
+    /// Files have their own metadata, and the content of a file in a lower layer.
     pub metacopy: bool,
-    /// Folders or files stand under another name in the layers below.
+    /// Directories or files have another name in the layers below.
     pub redirect: bool,
 }

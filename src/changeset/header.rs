@@ -1,22 +1,22 @@
 //! One 512-byte tar header: its checksum and its numbers.
 //!
-//! The layout is the `tar` crate's; the numbers are read here, because a field that readers may take for
-//! different numbers has to be refused and not guessed.
+//! The layout is the `tar` crate's. The numbers are parsed here, because a field that readers could take for
+//! different numbers has to be refused, not guessed.
 //!
-//! Deliberately absent: names. They may come from four places, and only the reader sees all of them.
+//! Deliberately absent: names. They can come from four places, and only the reader knows all of them.
 
 use tar::Header;
 
-use super::error::Refusal;
+use super::error::InvalidLayer;
 use crate::erofs::Time;
 
-/// Bytes of a header, and what everything in a tar is rounded up to.
+/// Bytes of a header. The content of every entry is padded to a multiple of it.
 pub(super) const BLOCK: usize = 512;
 
 /// The header in `block`, if its checksum is right.
-pub(super) fn parse(block: &[u8; BLOCK]) -> Result<&Header, Refusal> {
+pub(super) fn parse(block: &[u8; BLOCK]) -> Result<&Header, InvalidLayer> {
     let header = Header::from_byte_slice(block);
-    let stated = number(&header.as_old().cksum, "checksum").map_err(|_| Refusal::Checksum)?;
+    let stated = number(&header.as_old().cksum, "checksum").map_err(|_| InvalidLayer::Checksum)?;
     let field = 148..156;
     let sum: i64 = block
         .iter()
@@ -24,44 +24,44 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Result<&Header, Refusal> {
         .map(|(i, b)| if field.contains(&i) { 32 } else { i64::from(*b) })
         .sum();
     if sum != stated {
-        return Err(Refusal::Checksum);
+        return Err(InvalidLayer::Checksum);
     }
     Ok(header)
 }
 
-/// The byte that says what the entry is.
+/// The type byte of the entry.
 pub(super) fn kind(header: &Header) -> u8 {
     let [kind] = header.as_old().linkflag;
     kind
 }
 
-/// Bytes of content.
-pub(super) fn size(header: &Header) -> Result<u64, Refusal> {
-    u64::try_from(number(&header.as_old().size, "size")?).map_err(|_| Refusal::Number("size"))
+/// The content's length in bytes.
+pub(super) fn size(header: &Header) -> Result<u64, InvalidLayer> {
+    u64::try_from(number(&header.as_old().size, "size")?).map_err(|_| InvalidLayer::Number("size"))
 }
 
-/// Permission, setuid, setgid and sticky bits. Some writers put the type's bits there too.
-pub(super) fn mode(header: &Header) -> Result<u16, Refusal> {
+/// Permission, setuid, setgid and sticky bits. Some writers also put the type bits into this field, which are dropped.
+pub(super) fn mode(header: &Header) -> Result<u16, InvalidLayer> {
     Ok((number(&header.as_old().mode, "mode")? & 0o7777) as u16)
 }
 
-/// The owner.
-pub(super) fn uid(header: &Header) -> Result<u64, Refusal> {
-    u64::try_from(number(&header.as_old().uid, "owner")?).map_err(|_| Refusal::Number("owner"))
+/// The owner's user id.
+pub(super) fn uid(header: &Header) -> Result<u64, InvalidLayer> {
+    u64::try_from(number(&header.as_old().uid, "owner")?).map_err(|_| InvalidLayer::Number("owner"))
 }
 
-/// The owning group.
-pub(super) fn gid(header: &Header) -> Result<u64, Refusal> {
-    u64::try_from(number(&header.as_old().gid, "group")?).map_err(|_| Refusal::Number("group"))
+/// The owning group's id.
+pub(super) fn gid(header: &Header) -> Result<u64, InvalidLayer> {
+    u64::try_from(number(&header.as_old().gid, "group")?).map_err(|_| InvalidLayer::Number("group"))
 }
 
-/// The time of the last change, in whole seconds.
-pub(super) fn mtime(header: &Header) -> Result<Time, Refusal> {
+/// The modification time, in whole seconds.
+pub(super) fn mtime(header: &Header) -> Result<Time, InvalidLayer> {
     Ok(Time { seconds: number(&header.as_old().mtime, "time")?, nanos: 0 })
 }
 
-/// A device's numbers; 0:0 in formats without such fields.
-pub(super) fn device(header: &Header) -> Result<(u32, u32), Refusal> {
+/// The device's major and minor number; 0:0 in formats without such fields.
+pub(super) fn device(header: &Header) -> Result<(u32, u32), InvalidLayer> {
     let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
         (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
         (_, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
@@ -72,16 +72,16 @@ pub(super) fn device(header: &Header) -> Result<(u32, u32), Refusal> {
         u32::try_from(number)
             .ok()
             .filter(|n| n >> bits == 0)
-            .ok_or(Refusal::Number("device number"))
+            .ok_or(InvalidLayer::Number("device number"))
     };
-    // As many bits as Linux keeps (`MKDEV`).
+    // The number of bits that Linux keeps (`MKDEV`).
     Ok((part(major, 12)?, part(minor, 20)?))
 }
 
-/// A field: octal digits between spaces or before a NUL, or, with its first bit set, a signed big-endian
+/// Parses a field: octal digits between spaces or before a NUL, or, if the first bit is set, a signed big-endian
 /// number (GNU's base-256). An empty field is 0.
-pub(super) fn number(field: &[u8], what: &'static str) -> Result<i64, Refusal> {
-    let refused = || Refusal::Number(what);
+pub(super) fn number(field: &[u8], what: &'static str) -> Result<i64, InvalidLayer> {
+    let refused = || InvalidLayer::Number(what);
     if field[0] & 0x80 != 0 {
         let first = i128::from((field[0] << 1) as i8 >> 1);
         let number = field[1..].iter().fold(first, |sum, b| (sum << 8) | i128::from(*b));
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_in_every_notation() {
+    fn numbers_are_read_in_every_notation() {
         for (field, value) in [
             (b"0000644\0".as_slice(), 0o644),
             (b"   644 \0", 0o644),
@@ -119,7 +119,7 @@ mod tests {
         {
             assert_eq!(
                 number(field, "size"),
-                Err(Refusal::Number("size")),
+                Err(InvalidLayer::Number("size")),
                 "{}",
                 field.escape_ascii()
             );
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_is_seen() {
+    fn a_changed_byte_makes_the_checksum_wrong() {
         let mut header = Header::new_ustar();
         header.set_path("name").unwrap();
         header.set_size(10);
@@ -135,6 +135,6 @@ mod tests {
         let mut block = *header.as_bytes();
         assert_eq!(size(parse(&block).unwrap()), Ok(10));
         block[0] ^= 1;
-        assert!(matches!(parse(&block), Err(Refusal::Checksum)));
+        assert!(matches!(parse(&block), Err(InvalidLayer::Checksum)));
     }
 }

@@ -1,5 +1,4 @@
-//! A row for every way in which a layer is refused, and the same for limits: nothing is guessed, and the message
-//! names the entry.
+//! All ways in which a layer is refused, and all limits. Nothing is guessed, and the message names the entry.
 
 use std::{io, iter};
 
@@ -9,10 +8,10 @@ use tar::Header;
 use super::testing::{Tar, gzip, unpack, unpack_alone, unpack_with};
 use super::{Exceeded, Limits, UnpackError};
 use crate::erofs::{Meta, Special, Tree, Writer};
-use crate::fault::Class;
+use crate::error::Class;
 use crate::spill::Scratch;
 
-/// Unpacks, and expects a refusal that names the entry, the reason and the class.
+/// Unpacks the tar and expects an error that names the entry, the reason and the class.
 fn refused(tar: Tar, name: &str, why: &str, class: Class) {
     let error = unpack(&tar.end()).unwrap_err();
     let message = error.to_string();
@@ -31,7 +30,7 @@ fn exceeded(tar: Tar, limits: &Limits, name: &str, why: &str) {
 }
 
 #[test]
-fn names() {
+fn invalid_names_are_refused() {
     let long = "x".repeat(256);
     let deep = "dir/".repeat(1024) + "x";
     for (name, why) in [
@@ -65,7 +64,7 @@ fn names() {
 }
 
 #[test]
-fn below_what_is_no_folder() {
+fn entries_below_a_non_directory_are_refused() {
     refused(Tar::new().file("a", b"").file("a/b", b""), "a/b", "lies below \"a\"", Class::Invalid);
     let through = Tar::new().symlink("a", "b").file("b", b"").file("a/c", b"");
     refused(through, "a/c", "lies below \"b\"", Class::Invalid);
@@ -81,9 +80,9 @@ fn below_what_is_no_folder() {
 }
 
 #[test]
-fn links() {
-    refused(Tar::new().folder("d").link("a", "d"), "a", "\"d\", which is a folder", Class::Invalid);
-    refused(Tar::new().link("a", "."), "a", "folder", Class::Invalid);
+fn invalid_links_are_refused() {
+    refused(Tar::new().dir("d").link("a", "d"), "a", "\"d\", which is a directory", Class::Invalid);
+    refused(Tar::new().link("a", "."), "a", "directory", Class::Invalid);
     refused(Tar::new().link("a", "../b"), "a", "\"..\"", Class::Invalid);
     refused(Tar::new().link("a", ""), "a", "empty", Class::Invalid);
     refused(Tar::new().symlink("a", ""), "a", "empty", Class::Invalid);
@@ -106,7 +105,7 @@ fn links() {
 }
 
 #[test]
-fn types() {
+fn unknown_types_and_device_numbers_are_refused() {
     refused(Tar::new().device(b'3', "far", 1 << 12, 3), "far", "device number", Class::Corrupt);
     refused(Tar::new().device(b'4', "far", 8, 1 << 20), "far", "device number", Class::Corrupt);
     for kind in [b'V', b'M', b'D', b'N', b'X', b'A', 0xff] {
@@ -115,8 +114,8 @@ fn types() {
 }
 
 #[test]
-fn what_readers_would_read_differently() {
-    // CVE-2025-62518: one reader sees a file of 512 bytes, another an empty one and then "hidden".
+fn headers_that_readers_could_read_differently_are_refused() {
+    // CVE-2025-62518: one reader sees a file of 512 bytes, another sees an empty one and then "hidden".
     let hidden = Tar::new().file("hidden", b"").0;
     let smuggled = Tar::new().pax(&[("size", b"512")]).push(Tar::header(b'0', b"box", 0), &hidden);
     refused(smuggled, "box", "disagree on its size", Class::Corrupt);
@@ -128,11 +127,11 @@ fn what_readers_would_read_differently() {
     refused(global, "extended", "every entry", Class::Corrupt);
     refused(Tar::new().pax(&[("path", b"a")]), "extended", "entry is missing", Class::Corrupt);
     let zeros = Tar(Tar::new().file("last", b"").0.into_iter().chain([0; 512]).collect());
-    refused(zeros.file("behind", b""), "last", "single block of zeros", Class::Corrupt);
+    refused(zeros.file("after", b""), "last", "single block of zeros", Class::Corrupt);
 }
 
 #[test]
-fn damage() {
+fn damaged_tars_are_refused() {
     let mut tar = Tar::new().file("name", b"x");
     tar.0[300] ^= 1;
     refused(tar, "name", "checksum", Class::Corrupt);
@@ -172,7 +171,7 @@ fn attributes_that_cannot_be_stored() {
 }
 
 #[test]
-fn limits() {
+fn layers_that_exceed_a_limit_are_refused() {
     let limits =
         Limits { tar_bytes: 8192, entries: 5, depth: 3, xattr_bytes: 20, ..Limits::default() };
     let huge = Tar::header(b'0', b"huge", 8193);
@@ -186,7 +185,7 @@ fn limits() {
     exceeded(xattr, &limits, "f", "20 bytes");
     let root = Tar::new().pax(&[("SCHILY.xattr.user.a", b""), ("SCHILY.xattr.user.b", b"")]);
     let few = Limits { root_xattrs: 1, ..Limits::default() };
-    exceeded(root.folder("./"), &few, "./", "1 extended attributes");
+    exceeded(root.dir("./"), &few, "./", "1 extended attributes");
     let endless = Tar(vec![0; 8192]).file("f", b"").0;
     let error = unpack_with(endless.as_slice(), &limits).unwrap_err();
     assert!(error.to_string().contains("8192 bytes"), "{error}");
@@ -194,11 +193,11 @@ fn limits() {
 }
 
 #[test]
-fn streams_without_an_end() {
+fn endless_streams_end_at_a_limit() {
     let limits = Limits { tar_bytes: 3 << 20, entries: 500, ..Limits::default() };
     let error = unpack_with(io::repeat(0), &limits).unwrap_err();
     assert!(matches!(&error, UnpackError::Limit { what: Exceeded::TarBytes(_), .. }), "{error}");
-    let entry = Tar::new().folder("again").0;
+    let entry = Tar::new().dir("again").0;
     let again = iter::repeat_with(move || entry.clone()).flatten();
     let error = unpack_with(Endless(again), &limits).unwrap_err();
     assert!(matches!(&error, UnpackError::Limit { what: Exceeded::Entries(_), .. }), "{error}");
@@ -220,25 +219,25 @@ impl<I: Iterator<Item = u8>> io::Read for Endless<I> {
     }
 }
 
-/// What the default promises: see [`Limits::memory`].
+/// What the default value promises: see [`Limits::memory`].
 #[test]
 fn names_of_common_layers_stay_in_memory() {
     let image = tempfile::tempfile().unwrap();
     let file = Writer::new(&image).special(&Meta::default(), Special::Fifo).unwrap();
     let mut tree = Tree::new(Meta::default());
-    let mut folder = Tree::ROOT;
+    let mut dir = Tree::ROOT;
     for i in 0..250_000 {
         if i % 16 == 0 {
-            let name = format!("folder-{i}");
-            folder = tree.add_folder(Tree::ROOT, name.as_bytes(), Meta::default()).unwrap();
+            let name = format!("directory-{i}");
+            dir = tree.add_dir(Tree::ROOT, name.as_bytes(), Meta::default()).unwrap();
         }
-        tree.add(folder, format!("file-{i:07}.so").as_bytes(), file).unwrap();
+        tree.add(dir, format!("file-{i:07}.so").as_bytes(), file).unwrap();
     }
-    let held = tree.held();
-    assert!(held <= Limits::default().memory, "{held}");
-    assert!(held / tree.names() <= 150, "{held}");
+    let memory = tree.memory();
+    assert!(memory <= Limits::default().memory, "{memory}");
+    assert!(memory / tree.names() <= 150, "{memory}");
     tree.spill(&Scratch::default()).unwrap();
-    assert!(tree.held() < held);
+    assert!(tree.memory() < memory);
 }
 
 /// An entry of every kind, as header and content.
@@ -260,15 +259,15 @@ fn entries() -> Vec<(Header, Vec<u8>)> {
         sparse(Tar::new().old_sparse("sparse", 30_000, &scattered, b"123456")),
         filled(b'x', b"pax", b"22 GNU.sparse.major=1\n28 GNU.sparse.realsize=5000\n"),
         filled(b'0', b"holes", &[b"1\n4000\n4\n".as_slice(), &[0; 503], b"more"].concat()),
-        filled(b'5', b"folder/", b""),
-        filled(b'0', b"folder/file", &[b'f'; 5000]),
+        filled(b'5', b"directory/", b""),
+        filled(b'0', b"directory/file", &[b'f'; 5000]),
         filled(b'x', b"pax", b"15 path=longer\n13 mtime=1.5\n25 SCHILY.xattr.user.u=v\n9 size=2\n"),
         filled(b'0', b"short", b"xy"),
         filled(b'L', b"gnu", b"long name\0"),
-        linking(b'1', b"link", b"folder/file"),
-        linking(b'2', b"symlink", b"folder"),
-        filled(b'0', b"folder/.wh.gone", b""),
-        filled(b'0', b".wh.folder", b""),
+        linking(b'1', b"link", b"directory/file"),
+        linking(b'2', b"symlink", b"directory"),
+        filled(b'0', b"directory/.wh.gone", b""),
+        filled(b'0', b".wh.directory", b""),
         filled(b'6', b"pipe", b""),
     ]
 }
@@ -280,22 +279,22 @@ fn packed(entries: Vec<(Header, Vec<u8>)>) -> Vec<u8> {
 }
 
 #[test]
-fn what_the_next_test_changes_is_taken_unchanged() {
+fn the_entries_that_the_next_test_changes_are_accepted_unchanged() {
     assert_eq!(unpack(&packed(entries())).unwrap().0.entries, 10);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a few bytes are changed to, with the checksums made right again: an image that reads, or an
-    /// error that reads.
+    /// Random bytes are changed, and the checksums corrected. The result is a readable image, or an error with a
+    /// message.
     #[test]
-    fn nothing_panics(
+    fn random_changes_never_panic(
         changes in prop::collection::vec(
             (any::<prop::sample::Index>(), 0..600_usize, any::<u8>()),
             1..6,
         ),
-        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        truncated in prop::option::weighted(0.2, any::<prop::sample::Index>()),
     ) {
         let mut entries = entries();
         for (entry, at, byte) in changes {
@@ -307,8 +306,8 @@ proptest! {
             }
         }
         let mut bytes = packed(entries);
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len()));
+        if let Some(at) = truncated {
+            bytes.truncate(at.index(bytes.len()));
         }
         if let Err(error) = unpack(&bytes) {
             prop_assert!(!error.to_string().is_empty());

@@ -1,29 +1,29 @@
-//! Entries become inodes of an EROFS image, and names.
+//! Adds entries to an EROFS image: inodes to the writer, names to the directory tree.
 //!
-//! Deliberately absent: the host's file system. Nothing here opens anything by a name of the tar.
+//! Deliberately absent: the host's file system. Nothing here opens a file by a name from the tar.
 
 use std::borrow::Cow;
 
-use super::below::{Below, Copies, Linked, Shown};
+use super::dir_tree::{DirTree, Lookup, Parent};
 use super::entry::{Entry, Kind};
-use super::error::{EntryName, Exceeded, Refusal, UnpackError};
-use super::mark::Mark;
-use super::marks::Marks;
-use super::names::{Names, Parent, Standing};
+use super::error::{EntryName, Exceeded, InvalidLayer, UnpackError};
+use super::overlay_xattrs::OverlayXattrs;
+use super::parent_layers::{Copies, ParentEntry, ParentLayers, ParentLookup};
 use super::path::{EntryPath, LINKS_MOST, PathError};
 use super::reader::Reader;
+use super::whiteout::Meaning;
 use super::{Features, Format, Limits};
 use crate::budget::Share;
-use crate::erofs::{File, FolderId, Inode, Meta, Output, Special, Tree, WriteError, Writer};
+use crate::erofs::{DirId, File, Inode, Meta, Output, Special, Tree, WriteError, Writer};
 
 pub(super) struct Layer<'l> {
     writer: Writer<&'l mut dyn Output>,
-    names: Names<'l>,
+    names: DirTree<'l>,
     /// All whiteouts are names of one inode.
     whiteout: Option<Inode>,
-    /// Where hard links to files of lower layers get these, if that is wanted.
+    /// Copies files of lower layers for hard links. `None` if the layer is unpacked without the layers below.
     copies: Option<Copies<'l>>,
-    /// Parts of a path.
+    /// The most parts of a path.
     depth: u32,
     format: Format,
     features: Features,
@@ -34,12 +34,12 @@ impl<'l> Layer<'l> {
         out: &'l mut dyn Output,
         limits: &'l Limits,
         share: &'l Share,
-        below: Option<&'l dyn Below>,
+        below: Option<&'l dyn ParentLayers>,
         format: Format,
     ) -> Self {
         Self {
             writer: Writer::new(out),
-            names: Names::new(limits, share),
+            names: DirTree::new(limits, share),
             whiteout: None,
             copies: below.map(|below| Copies::new(below, limits.tar_bytes)),
             depth: limits.depth,
@@ -48,55 +48,57 @@ impl<'l> Layer<'l> {
         }
     }
 
-    /// Takes an entry in, and its content from the reader.
+    /// Adds an entry, with its content from the reader.
     pub(super) fn add(&mut self, entry: Entry, reader: &mut Reader<'_>) -> Result<(), UnpackError> {
         let Entry { name: at, path, kind, mut meta, marks } = entry;
-        let (mark, marks) = match self.format {
-            Format::Portable => (Mark::of(&path).map_err(|why| at.refuse(why))?, Marks::default()),
+        let (meaning, marks) = match self.format {
+            Format::Portable => {
+                (Meaning::of(&path).map_err(|why| at.refuse(why))?, OverlayXattrs::default())
+            }
             Format::Native => {
                 path.unmarked().map_err(|why| at.refuse(why))?;
-                (Mark::Entry, marks)
+                (Meaning::Entry, marks)
             }
         };
         let Some((_, name)) = path.split() else {
             self.names.root(meta, &at)?;
             return self.opaque_if(marks.opaque, Tree::ROOT, &at);
         };
-        let (hides, name) = match mark {
-            Mark::Internal => return Ok(()),
-            Mark::Opaque => (true, name),
-            Mark::Whiteout(name) => (true, name),
-            Mark::Entry => (kind == Kind::Whiteout, name),
+        let (hides, name) = match meaning {
+            Meaning::Internal => return Ok(()),
+            Meaning::Opaque => (true, name),
+            Meaning::Whiteout(name) => (true, name),
+            Meaning::Entry => (kind == Kind::Whiteout, name),
         };
-        let Some(folder) = self.parent(&path, hides, &at)? else {
+        let Some(dir) = self.parent(&path, hides, &at)? else {
             return Ok(());
         };
-        if mark == Mark::Opaque {
-            return self.names.make_opaque(folder, &at);
+        if meaning == Meaning::Opaque {
+            return self.names.make_opaque(dir, &at);
         }
         if hides {
             let whiteout = self.whiteout()?;
-            return self.names.hide(folder, name, whiteout, &at);
+            return self.names.hide(dir, name, whiteout, &at);
         }
         let marked = match kind {
-            Kind::Folder => marks.on_folder(&mut meta.xattrs, &mut self.features),
-            Kind::File(_) | Kind::Sparse(_) | Kind::Holed(_) => {
+            Kind::Dir => marks.on_dir(&mut meta.xattrs, &mut self.features),
+            Kind::File(_) | Kind::Sparse(_) | Kind::Mapped(_) => {
                 marks.on_file(&mut meta.xattrs, &mut self.features)
             }
             _ => marks.on_other(),
         };
         marked.map_err(|why| at.refuse(why))?;
         let inode = match kind {
-            Kind::Folder => {
-                let made = self.names.folder(folder, name, meta, &at)?;
+            Kind::Dir => {
+                let made = self.names.dir(dir, name, meta, &at)?;
                 return self.opaque_if(marks.opaque, made, &at);
             }
-            Kind::Link(target) => return self.link(folder, name, &target, &at),
+            Kind::Link(target) => return self.link(dir, name, &target, &at),
             Kind::File(size) => fill(self.writer.file(&meta, size)?, reader)?,
             Kind::Sparse(file) => {
                 fill(self.writer.sparse_file(&meta, file.size, &file.extents)?, reader)?
             }
-            Kind::Holed(file) => {
+            Kind::Mapped(file) => {
                 let mut inode = self.writer.sparse_file(&meta, file.size, &file.extents)?;
                 reader.content_of(&file.extents, |piece| Ok(inode.write(piece)?))?;
                 inode.finish()?
@@ -105,43 +107,39 @@ impl<'l> Layer<'l> {
             Kind::Special(special) => self.writer.special(&meta, special)?,
             Kind::Whiteout => self.whiteout()?,
         };
-        self.names.inode(folder, name, inode, &at)
+        self.names.inode(dir, name, inode, &at)
     }
 
-    /// Whether it has folders that it does not name, and to which layers below could give attributes.
+    /// Whether it has unnamed directories whose attributes the layers below could give.
     pub(super) fn has_unnamed(&self) -> bool {
         self.format == Format::Portable && self.names.has_unnamed()
     }
 
-    /// Ends the image; answers its bytes, whether the layer hides all that is below it, and what it needs.
+    /// Completes the image. Returns its length in bytes, whether the layer hides all that is below it, and the features
+    /// that it needs.
     pub(super) fn finish(self, uuid: [u8; 16]) -> Result<(u64, bool, Features), UnpackError> {
         let (tree, is_root_opaque) = self.names.finish()?;
         Ok((self.writer.finish(tree, uuid)?, is_root_opaque, self.features))
     }
 
-    fn opaque_if(
-        &mut self,
-        opaque: bool,
-        folder: FolderId,
-        at: &EntryName,
-    ) -> Result<(), UnpackError> {
-        if opaque { self.names.make_opaque(folder, at) } else { Ok(()) }
+    fn opaque_if(&mut self, opaque: bool, dir: DirId, at: &EntryName) -> Result<(), UnpackError> {
+        if opaque { self.names.make_opaque(dir, at) } else { Ok(()) }
     }
 
-    /// The folder of an entry; none for what hides what is hidden already.
+    /// The directory of an entry. `None` for a whiteout where everything is hidden already.
     fn parent(
         &mut self,
         path: &EntryPath,
         hides: bool,
         at: &EntryName,
-    ) -> Result<Option<FolderId>, UnpackError> {
+    ) -> Result<Option<DirId>, UnpackError> {
         let mut path = Cow::Borrowed(path);
         for _ in 0..=LINKS_MOST {
             let above = path.split().map(|(above, _)| above).into_iter().flatten();
             let (copies, format) = (self.copies.as_ref(), self.format);
             let below = |depth| attributes_below(copies, format, &path, depth, at);
             match self.names.parent(above, hides, at, below)? {
-                Parent::Folder(folder) => return Ok(Some(folder)),
+                Parent::Dir(dir) => return Ok(Some(dir)),
                 Parent::Nowhere => return Ok(None),
                 Parent::Through(link, depth) => {
                     path = Cow::Owned(self.through(&path, link, depth, at)?);
@@ -151,7 +149,7 @@ impl<'l> Layer<'l> {
         Err(at.refuse(PathError::Links))
     }
 
-    /// Where `path` leads, whose part number `depth` is `link`.
+    /// The path that `path` resolves to if its part number `depth` is the link `link`.
     fn through(
         &mut self,
         path: &EntryPath,
@@ -167,10 +165,11 @@ impl<'l> Layer<'l> {
         Ok(path)
     }
 
-    /// Gives what stands at `target` one more name; what only a lower layer has is copied into this one.
+    /// Adds a name for the file at `target`. If only a lower layer has the file, a copy of it is written into this
+    /// layer.
     fn link(
         &mut self,
-        folder: FolderId,
+        dir: DirId,
         name: &[u8],
         target: &EntryPath,
         at: &EntryName,
@@ -179,46 +178,48 @@ impl<'l> Layer<'l> {
         let mut target = Cow::Borrowed(target);
         for _ in 0..=LINKS_MOST {
             let linked = match (self.names.at(&target)?, &mut self.copies) {
-                (Standing::Inode(inode), _) => return self.names.link(folder, name, inode, at),
-                (Standing::Folder, _) => return Err(at.refuse(Refusal::LinkToFolder(shown()))),
-                (Standing::Through(link, depth), _) => {
+                (Lookup::Inode(inode), _) => return self.names.link(dir, name, inode, at),
+                (Lookup::Dir, _) => return Err(at.refuse(InvalidLayer::LinkToDir(shown()))),
+                (Lookup::Through(link, depth), _) => {
                     target = Cow::Owned(self.through(&target, link, depth, at)?);
                     continue;
                 }
                 (_, None) => {
                     return Err(UnpackError::LinkElsewhere { name: at.clone(), target: shown() });
                 }
-                (Standing::Hidden, _) => return Err(at.refuse(Refusal::LinkToNothing(shown()))),
-                (Standing::Unknown(folders), Some(copies)) => copies.find(&target, folders, at)?,
+                (Lookup::Hidden, _) => return Err(at.refuse(InvalidLayer::LinkToNothing(shown()))),
+                (Lookup::Unknown(dirs), Some(copies)) => copies.find(&target, dirs, at)?,
             };
             match linked {
-                Shown::There(linked) => return self.copy(folder, name, linked, at),
-                Shown::Through(depth, link) => {
+                ParentLookup::There(linked) => return self.copy(dir, name, linked, at),
+                ParentLookup::Through(depth, link) => {
                     let leads = target.through(depth, &link).map_err(|why| at.refuse(why))?;
                     target = Cow::Owned(leads);
                 }
-                Shown::Nothing => return Err(at.refuse(Refusal::LinkToNothing(shown()))),
+                ParentLookup::Nothing => {
+                    return Err(at.refuse(InvalidLayer::LinkToNothing(shown())));
+                }
             }
         }
         Err(at.refuse(PathError::Links))
     }
 
-    /// Gives the copy of a lower layer's inode a name.
+    /// Adds a name for the copy of a lower layer's inode.
     fn copy(
         &mut self,
-        folder: FolderId,
+        dir: DirId,
         name: &[u8],
-        linked: Linked,
+        linked: ParentEntry,
         at: &EntryName,
     ) -> Result<(), UnpackError> {
         let id = linked.id;
         if let Some(inode) = self.names.copy_of(id)? {
-            return self.names.link(folder, name, inode, at);
+            return self.names.link(dir, name, inode, at);
         }
         let Some(copies) = &mut self.copies else { return Ok(()) };
         let inode = copies.copy(linked, &mut self.writer, at)?;
         self.names.copied(id, inode)?;
-        self.names.inode(folder, name, inode, at)
+        self.names.inode(dir, name, inode, at)
     }
 
     fn whiteout(&mut self) -> Result<Inode, WriteError> {
@@ -231,7 +232,7 @@ impl<'l> Layer<'l> {
     }
 }
 
-/// What the layers below say of the folder at the part of `path` with this number.
+/// The metadata that the layers below have for the directory that is the part of `path` with this number.
 fn attributes_below(
     copies: Option<&Copies<'_>>,
     format: Format,
@@ -239,19 +240,19 @@ fn attributes_below(
     depth: usize,
     at: &EntryName,
 ) -> Result<Option<Meta>, UnpackError> {
-    let folder = path.parts().take(depth + 1).collect::<Vec<_>>().join(&b'/');
+    let dir = path.parts().take(depth + 1).collect::<Vec<_>>().join(&b'/');
     match (copies, format) {
-        (Some(copies), _) => copies.folder(&folder, depth),
+        (Some(copies), _) => copies.dir(&dir, depth),
         (None, Format::Portable) => {
-            let folder = EntryName::new(&folder);
-            Err(UnpackError::FolderElsewhere { name: at.clone(), folder })
+            let dir = EntryName::new(&dir);
+            Err(UnpackError::DirElsewhere { name: at.clone(), dir })
         }
-        // Its writer names every folder that has attributes.
+        // The writer of a native layer names every directory that has attributes.
         (None, Format::Native) => Ok(None),
     }
 }
 
-/// Gives a file the content that the reader has for it.
+/// Writes the content of the reader's current entry into a file.
 fn fill(mut file: File<'_, impl Output>, reader: &mut Reader<'_>) -> Result<Inode, UnpackError> {
     reader.content(|piece| Ok(file.write(piece)?))?;
     Ok(file.finish()?)

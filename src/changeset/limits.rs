@@ -1,9 +1,9 @@
-//! What a layer may be: one list for whoever unpacks a layer, whoever packs one, and whoever copies a volume that is to become
-//! one ([`Limits::bounds`]). So what was captured can be packed, and what was packed can be unpacked.
+//! The limits of a layer: one list for the code that unpacks a layer, packs one, or copies a volume that will be packed
+//! ([`Limits::bounds`]). So everything that was captured can be packed, and everything that was packed can be unpacked.
 //!
-//! Deliberately absent: how much smaller a blob may be than its tar. Zeros take no room ([`crate::erofs`]), and how much the rest may
-//! take is for whoever knows the disk. And lengths that Linux itself bounds (a name's 255 bytes, a path's 4,095): no setting
-//! could raise them.
+//! Deliberately absent: a compression ratio. Zeros take no disk space ([`crate::erofs`]), and the code that knows the
+//! disk limits the rest. Also absent are lengths that Linux itself bounds (a name's 255 bytes, a path's 4,095): no
+//! setting could raise them.
 
 use std::sync::Arc;
 
@@ -15,46 +15,47 @@ use crate::{
     sys::clone::Bounds,
 };
 
-/// Headers of a tar for each entry: its own, one for pax records, two for GNU's long names, and as much for the mark of a folder
-/// that is opaque.
+/// Headers of a tar for each entry: its own, one for pax records, two for GNU's long names, and as many for the entry
+/// that makes a directory opaque.
 const HEADERS: u64 = 8;
 
-/// Bounds on one layer, checked while it streams. A layer that reaches one is refused with the entry's name; only for
-/// the budget, which it shares with others, it waits, and beyond `memory` it goes on in files.
+/// Limits of one layer, checked while it streams. A layer that exceeds one is refused with the entry's name. Two limits
+/// do not refuse it: for memory of `budget`, which it shares with other work, it waits, and beyond `memory` it uses
+/// files.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes of the uncompressed tar, and of one file with its holes. Default: 64 GiB.
     pub tar_bytes: u64,
-    /// A zstd frame's window, as a power of two: memory that its packer asks for. Default: 27 (128 MiB), as the zstd
-    /// tool has it.
+    /// The window of a zstd frame in bytes, as a power of two: memory that the compressor of the layer demands.
+    /// Default: 27 (128 MiB), as in the zstd tool.
     pub zstd_window: u32,
-    /// Names in the image, and an eighth of a tar's headers. Default: 5,000,000.
+    /// Names in the image, and an eighth of the tar's headers. Default: 5,000,000.
     pub entries: u64,
     /// Parts of a path. Default: 256.
     pub depth: u32,
     /// Bytes of one entry's extended attributes, names and values. Default: 128 KiB.
     pub xattr_bytes: u64,
-    /// Extended attributes of the root, of which the image has room for one more: the mark of an opaque one. All other entries
-    /// may have as many as `xattr_bytes` hold. Default: 254.
+    /// Extended attributes of the root. The image can hold one more, which is reserved for overlay's opaque xattr. All
+    /// other entries may have as many as `xattr_bytes` allows. Default: 254.
     pub root_xattrs: u64,
-    /// Bytes of memory for all names, folders and folders' extended attributes together, counted as an allocator's worst case:
-    /// about 110 for a file and 330 for a folder, if their names are of common length. Of a layer with more, files hold them, of
-    /// which some MiB stay in memory ([`crate::spill`]). Default: 32 MiB.
+    /// Bytes of memory for all names, directories and directories' extended attributes together, counted as the worst
+    /// case of an allocator: about 110 for a file and 330 for a directory with names of common length. A layer with
+    /// more keeps them in files, of which some MiB stay in memory ([`crate::spill`]). Default: 32 MiB.
     pub memory: u64,
-    /// Where these files are.
+    /// The directory of these files.
     pub scratch: Scratch,
-    /// What this layer holds together with all other work: names, buffers, zstd's window. Beyond it, layers wait for one
-    /// another. Default: one of its own, for a layer by itself.
+    /// The memory that this layer shares with all other work: names, buffers, the zstd window. When it is used up,
+    /// layers wait for each other. Default: a budget of its own.
     pub budget: Arc<Budget>,
 }
 
 impl Limits {
-    /// Headers of a tar, of every kind.
+    /// The most headers of all kinds in a tar.
     pub(super) fn headers(&self) -> u64 {
         self.entries.saturating_mul(HEADERS).saturating_add(HEADERS)
     }
 
-    /// What a tree may be that is to become a layer.
+    /// The limits for a tree that will be packed into a layer.
     pub fn bounds(&self) -> Bounds {
         Bounds {
             entries: self.entries,

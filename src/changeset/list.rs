@@ -1,74 +1,74 @@
-//! What a layer's tar has in it, for those who compare layers and make none.
+//! Lists the entries of a layer's tar, to compare layers without unpacking them.
 //!
-//! Deliberately absent: what the entries of several layers are together; and content, of which the digest is handed on.
+//! Deliberately absent: the union of several layers, and content, of which only the digest is returned.
 
 use std::io::Read;
 
 use super::entry::{Entry, Kind};
 use super::error::UnpackError;
-use super::mark::Mark;
-use super::marks::Marks;
+use super::overlay_xattrs::OverlayXattrs;
 use super::pipe;
 use super::reader::Reader;
 use super::sparse::Sparse;
+use super::whiteout::Meaning;
 use super::{Format, Limits};
 use crate::digest::{Digest, Digester};
 use crate::erofs::Special;
 
-/// One thing that a layer says.
+/// One entry of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Where, from the layer's root, without a slash in front; the root itself is empty. Bytes of a stranger.
+    /// The path from the layer's root, without a leading slash; empty for the root. Untrusted bytes.
     pub path: Vec<u8>,
-    /// What.
-    pub what: What,
+    /// What the layer has at this path.
+    pub what: ListedKind,
     /// Permission, setuid, setgid and sticky bits.
     pub mode: u16,
-    /// The owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// The owning group.
+    /// The owning group's id.
     pub gid: u32,
-    /// Extended attributes by their full names, sorted, without overlay's.
+    /// Extended attributes by their full names, sorted, without overlay's own.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What a layer says of a path.
+/// What a layer has at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// There is a regular file.
+pub enum ListedKind {
+    /// A regular file.
     File {
-        /// Bytes, holes with them.
+        /// Length in bytes, holes included.
         size: u64,
-        /// Of the whole content, holes being zeros. None: a lower layer has it (metacopy).
+        /// Digest of the whole content, with holes as zeros. `None` if a lower layer has the content (metacopy).
         content: Option<Digest>,
-        /// Where the lower layers have it, if that is elsewhere.
+        /// The path of the content in the lower layers, if it is another one.
         from: Option<Vec<u8>>,
     },
-    /// There is a folder.
-    Folder {
-        /// What lower layers have in it is hidden.
+    /// A directory.
+    Dir {
+        /// Whether what lower layers have in it is hidden.
         opaque: bool,
-        /// Where the lower layers have what is in it, if that is elsewhere.
+        /// The path in the lower layers of what is in it, if it is another one.
         from: Option<Vec<u8>>,
     },
-    /// There is a symbolic link to this text.
+    /// A symbolic link to this target.
     Symlink(Vec<u8>),
-    /// It is one more name for the file at this path.
+    /// Another name for the file at this path.
     Link(Vec<u8>),
-    /// There is a named pipe or a device.
+    /// A named pipe or a device.
     Special(Special),
-    /// What lower layers have there is gone.
-    Gone,
-    /// What lower layers have in this folder is gone.
-    Emptied,
+    /// A whiteout: what lower layers have at this path is hidden.
+    Whiteout,
+    /// An opaque entry: what lower layers have in this directory is hidden.
+    OpaqueDir,
 }
 
-/// Hands on what the layer in `blob` says, in the tar's order, in which a whiteout may come behind what it does not hide; answers
-/// the tar's digest. Native marks count only in a native layer. `blob` is read to its very end, as by
-/// [`layer_to_erofs`](super::layer_to_erofs).
+/// Calls `take` with each entry of the layer in `blob`, in the tar's order. A whiteout can come after an entry that it
+/// does not hide. Returns the tar's digest. Overlay xattrs count only in a native layer. `blob` is read to its end, as
+/// by [`layer_to_erofs`](super::layer_to_erofs).
 ///
 /// # Errors
-/// Those of making a layer of it, but for links to what lies elsewhere, which are handed on.
+/// Those of unpacking the layer. Links to files of other layers are no error here.
 pub fn list(
     blob: impl Read + Send,
     format: Format,
@@ -89,36 +89,38 @@ pub fn list(
     Ok(diff_id)
 }
 
-/// What an entry says; nothing where it is AUFS's own.
+/// What an entry says; `None` for AUFS's own names.
 fn listed(
     entry: Entry,
     format: Format,
     reader: &mut Reader<'_>,
 ) -> Result<Option<Listed>, UnpackError> {
     let Entry { name: at, path, kind, meta, marks } = entry;
-    let (mark, marks) = match format {
-        Format::Portable => (Mark::of(&path).map_err(|why| at.refuse(why))?, Marks::default()),
+    let (meaning, marks) = match format {
+        Format::Portable => {
+            (Meaning::of(&path).map_err(|why| at.refuse(why))?, OverlayXattrs::default())
+        }
         Format::Native => {
             path.unmarked().map_err(|why| at.refuse(why))?;
-            (Mark::Entry, marks)
+            (Meaning::Entry, marks)
         }
     };
-    let Marks { opaque, redirect, metacopy } = marks;
+    let OverlayXattrs { opaque, redirect, metacopy } = marks;
     let from = redirect.map(|redirect| target(path.as_bytes(), &redirect));
-    let (path, what) = match (mark, kind) {
-        (Mark::Internal, _) => return Ok(None),
-        (Mark::Opaque, _) => (above(path.as_bytes()).to_vec(), What::Emptied),
-        (Mark::Whiteout(name), _) => (beside(path.as_bytes(), name), What::Gone),
-        (Mark::Entry, kind) => {
+    let (path, what) = match (meaning, kind) {
+        (Meaning::Internal, _) => return Ok(None),
+        (Meaning::Opaque, _) => (parent(path.as_bytes()).to_vec(), ListedKind::OpaqueDir),
+        (Meaning::Whiteout(name), _) => (sibling(path.as_bytes(), name), ListedKind::Whiteout),
+        (Meaning::Entry, kind) => {
             let what = match kind {
-                Kind::Folder => What::Folder { opaque, from },
+                Kind::Dir => ListedKind::Dir { opaque, from },
                 Kind::File(size) => file(size, metacopy, from, || whole(reader))?,
-                Kind::Holed(map) => file(map.size, metacopy, from, || whole(reader))?,
+                Kind::Mapped(map) => file(map.size, metacopy, from, || whole(reader))?,
                 Kind::Sparse(map) => file(map.size, metacopy, from, || filled(&map, reader))?,
-                Kind::Symlink(target) => What::Symlink(target),
-                Kind::Link(target) => What::Link(target.as_bytes().to_vec()),
-                Kind::Special(special) => What::Special(special),
-                Kind::Whiteout => What::Gone,
+                Kind::Symlink(target) => ListedKind::Symlink(target),
+                Kind::Link(target) => ListedKind::Link(target.as_bytes().to_vec()),
+                Kind::Special(special) => ListedKind::Special(special),
+                Kind::Whiteout => ListedKind::Whiteout,
             };
             (path.as_bytes().to_vec(), what)
         }
@@ -132,15 +134,15 @@ fn file(
     metacopy: bool,
     from: Option<Vec<u8>>,
     content: impl FnOnce() -> Result<Digest, UnpackError>,
-) -> Result<What, UnpackError> {
-    // Without metacopy a redirect on a file means nothing.
+) -> Result<ListedKind, UnpackError> {
+    // Without metacopy, a redirect on a file means nothing.
     Ok(match metacopy {
-        true => What::File { size, content: None, from },
-        false => What::File { size, content: Some(content()?), from: None },
+        true => ListedKind::File { size, content: None, from },
+        false => ListedKind::File { size, content: Some(content()?), from: None },
     })
 }
 
-/// The digest of content that follows whole.
+/// The digest of content that follows complete.
 fn whole(reader: &mut Reader<'_>) -> Result<Digest, UnpackError> {
     let mut digester = Digester::default();
     reader.content(|piece| {
@@ -150,14 +152,14 @@ fn whole(reader: &mut Reader<'_>) -> Result<Digest, UnpackError> {
     Ok(digester.finish())
 }
 
-/// The digest of content of which only the parts follow that are no holes.
+/// The digest of content of which only the data without the holes follows.
 fn filled(map: &Sparse, reader: &mut Reader<'_>) -> Result<Digest, UnpackError> {
     let mut digester = Digester::default();
     let (mut extents, mut at, mut left) = (map.extents.iter(), 0, 0);
     reader.content(|mut piece| {
         while !piece.is_empty() {
             if left == 0 {
-                // As many bytes follow as the extents have together.
+                // The bytes that follow are those of all extents together.
                 let Some(extent) = extents.next() else { break };
                 zeros(&mut digester, extent.offset - at);
                 (at, left) = (extent.offset, extent.len);
@@ -184,22 +186,22 @@ fn zeros(digester: &mut Digester, mut count: u64) {
     }
 }
 
-/// Where a redirect leads: an absolute path, or a name in the same folder.
+/// The path that a redirect names: an absolute path, or a name in the same directory.
 fn target(path: &[u8], redirect: &[u8]) -> Vec<u8> {
     match redirect.strip_prefix(b"/") {
         Some(absolute) => absolute.to_vec(),
-        None => beside(path, redirect),
+        None => sibling(path, redirect),
     }
 }
 
-fn above(path: &[u8]) -> &[u8] {
+fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|b| *b == b'/').map_or(&[], |at| &path[..at])
 }
 
-fn beside(path: &[u8], name: &[u8]) -> Vec<u8> {
-    match above(path) {
+fn sibling(path: &[u8], name: &[u8]) -> Vec<u8> {
+    match parent(path) {
         b"" => name.to_vec(),
-        above => [above, name].join(&b'/'),
+        parent => [parent, name].join(&b'/'),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Random layers against a plain model: every path in one sorted map, no folders, no inodes, no blocks.
+//! Random layers are compared with a simple model: every path in one sorted map, without directories, inodes or blocks.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(super) struct Step {
 #[derive(Debug, Clone)]
 pub(super) enum What {
     File(usize),
-    Folder,
+    Dir,
     Symlink,
     Fifo,
     Link(Path),
@@ -36,7 +36,7 @@ fn path() -> impl Strategy<Value = Path> {
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let what = prop_oneof![
         4 => (0..9000_usize).prop_map(What::File),
-        4 => Just(What::Folder),
+        4 => Just(What::Dir),
         1 => Just(What::Symlink),
         1 => Just(What::Fifo),
         2 => path().prop_map(What::Link),
@@ -50,7 +50,7 @@ pub(super) fn content(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 253) as u8).collect()
 }
 
-/// What the model holds of a path.
+/// What the model has at a path.
 #[derive(Debug, Clone)]
 struct Item {
     mode: u16,
@@ -59,8 +59,8 @@ struct Item {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Kind {
-    /// Opaque or not; made by marks alone or not.
-    Folder {
+    /// Whether it is opaque, and whether only whiteouts made it.
+    Dir {
         opaque: bool,
         hollow: bool,
     },
@@ -76,7 +76,8 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// The step as the layer takes it: with its paths as the links of this layer lead them, or none where it is passed over.
+    /// The step as the layer interprets it: with the links of this layer in its paths resolved. `None` if it is
+    /// skipped.
     pub(super) fn resolved(&self, step: &Step) -> Option<Step> {
         let is_leaf = |path: &[&'static str]| {
             self.items.get(path).is_some_and(|item| matches!(item.kind, Kind::Leaf(..)))
@@ -94,7 +95,7 @@ impl Model {
         Some(step)
     }
 
-    /// A path with the links on its way followed.
+    /// A path with the links on its way resolved.
     fn through(&self, path: &[&'static str]) -> Path {
         let mut path = path.to_vec();
         let is_link = |path: &[&'static str]| {
@@ -107,7 +108,7 @@ impl Model {
         path
     }
 
-    /// Applies a step, or leaves everything as it is and says that it is to be refused.
+    /// Applies a step. If the step must be refused, changes nothing and returns an error.
     pub(super) fn step(&mut self, step: &Step) -> Result<(), ()> {
         let before = self.clone();
         let done = self.resolved(step).map_or(Ok(()), |step| self.try_step(&step));
@@ -125,39 +126,39 @@ impl Model {
         };
         for len in 1..=above {
             let part = step.path[..len].to_vec();
-            let folder = |opaque| Item { mode: 0o755, kind: Kind::Folder { opaque, hollow: mark } };
+            let dir = |opaque| Item { mode: 0o755, kind: Kind::Dir { opaque, hollow: mark } };
             match self.items.get_mut(&part) {
-                None => drop(self.items.insert(part, folder(false))),
+                None => drop(self.items.insert(part, dir(false))),
                 Some(Item { kind: Kind::Leaf(..), .. }) => return Err(()),
                 Some(Item { kind: Kind::Whiteout, .. }) if mark => return Ok(()),
-                Some(item @ Item { kind: Kind::Whiteout, .. }) => *item = folder(true),
-                Some(Item { kind: Kind::Folder { hollow, .. }, .. }) => *hollow &= mark,
+                Some(item @ Item { kind: Kind::Whiteout, .. }) => *item = dir(true),
+                Some(Item { kind: Kind::Dir { hollow, .. }, .. }) => *hollow &= mark,
             }
         }
         let there = self.items.get(&step.path).cloned();
         let mode = step.mode as u16;
         let kind = match (&step.what, there.map(|item| item.kind)) {
-            (What::Opaque, Some(Kind::Folder { hollow, .. })) => {
+            (What::Opaque, Some(Kind::Dir { hollow, .. })) => {
                 let mode = self.items[&step.path].mode;
-                let kind = Kind::Folder { opaque: true, hollow };
+                let kind = Kind::Dir { opaque: true, hollow };
                 self.items.insert(step.path.clone(), Item { mode, kind });
                 return Ok(());
             }
             (What::Opaque, _) => return Err(()),
-            (What::Whiteout, Some(Kind::Folder { hollow: false, .. })) => {
+            (What::Whiteout, Some(Kind::Dir { hollow: false, .. })) => {
                 let mode = self.items[&step.path].mode;
-                let kind = Kind::Folder { opaque: true, hollow: false };
+                let kind = Kind::Dir { opaque: true, hollow: false };
                 self.items.insert(step.path.clone(), Item { mode, kind });
                 return Ok(());
             }
             (What::Whiteout, Some(Kind::Leaf(..) | Kind::Whiteout)) => return Ok(()),
             (What::Whiteout, _) => Kind::Whiteout,
-            (What::Folder, Some(Kind::Folder { opaque, .. })) => {
-                let kind = Kind::Folder { opaque, hollow: false };
+            (What::Dir, Some(Kind::Dir { opaque, .. })) => {
+                let kind = Kind::Dir { opaque, hollow: false };
                 self.items.insert(step.path.clone(), Item { mode, kind });
                 return Ok(());
             }
-            (What::Folder, there) => Kind::Folder { opaque: there.is_some(), hollow: false },
+            (What::Dir, there) => Kind::Dir { opaque: there.is_some(), hollow: false },
             (What::Link(target), _) => {
                 let item = self.items.get(target).ok_or(())?.clone();
                 if !matches!(item.kind, Kind::Leaf(..)) {
@@ -184,17 +185,17 @@ impl Model {
         Kind::Leaf(content, self.files)
     }
 
-    /// Puts an item at a path, in place of what was there and below.
+    /// Puts an item at a path. Removes what was there and below.
     fn put(&mut self, path: &Path, item: Item) {
         self.items.retain(|other, _| !other.starts_with(path));
         self.items.insert(path.clone(), item);
     }
 
-    /// What an image shows: whiteouts in opaque folders are not in it.
+    /// What an image shows: without whiteouts in opaque directories.
     fn shown(&self) -> BTreeMap<Path, &Item> {
         let opaque = |path: &[&'static str]| {
             let parent = self.items.get(&path[..path.len() - 1]);
-            parent.is_some_and(|item| matches!(item.kind, Kind::Folder { opaque: true, .. }))
+            parent.is_some_and(|item| matches!(item.kind, Kind::Dir { opaque: true, .. }))
         };
         let items = self.items.iter();
         let items = items.filter(|(path, item)| item.kind != Kind::Whiteout || !opaque(path));
@@ -220,8 +221,8 @@ impl Model {
                 assert_eq!(origin.map(Vec::as_slice), Some(&b""[..]), "{path:?}");
             }
             match &item.kind {
-                Kind::Folder { opaque, .. } => {
-                    assert_eq!((&found.content, marked), (&Content::Folder, *opaque), "{path:?}");
+                Kind::Dir { opaque, .. } => {
+                    assert_eq!((&found.content, marked), (&Content::Dir, *opaque), "{path:?}");
                 }
                 Kind::Whiteout => assert_eq!(found.content, Content::Device(0), "{path:?}"),
                 Kind::Leaf(content, number) => {
@@ -250,7 +251,7 @@ fn append(builder: &mut Builder<Vec<u8>>, step: &Step) {
     let mut data = Vec::new();
     match &step.what {
         What::File(len) => data = content(*len),
-        What::Folder => header.set_entry_type(EntryType::Directory),
+        What::Dir => header.set_entry_type(EntryType::Directory),
         What::Fifo => header.set_entry_type(EntryType::Fifo),
         What::Symlink => {
             header.set_entry_type(EntryType::Symlink);
@@ -280,7 +281,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_layers_are_what_the_model_says(steps in prop::collection::vec(step(), 0..25)) {
+    fn random_layers_match_the_model(steps in prop::collection::vec(step(), 0..25)) {
         let mut model = Model::default();
         let mut taken = Vec::new();
         let mut refused = None;

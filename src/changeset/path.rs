@@ -1,20 +1,20 @@
-//! Names of tar entries, checked once: what is an [`EntryPath`] has only parts that a folder can hold.
+//! Names of tar entries, checked once: an [`EntryPath`] has only parts that a directory can hold.
 //!
-//! Deliberately absent: `std::path`. A layer's names are bytes, whatever system reads them.
+//! Deliberately absent: `std::path`. A layer's names are bytes, whatever the host's path syntax is.
 
 /// The most bytes of one part (Linux `NAME_MAX`).
 const PART_MOST: usize = 255;
 /// The most bytes of a path (Linux `PATH_MAX`, without its NUL).
 pub(super) const PATH_MOST: usize = 4095;
 
-/// The most symbolic links that the way to one name leads through (Linux's `MAXSYMLINKS`).
+/// The most symbolic links on the way to one name (Linux's `MAXSYMLINKS`).
 pub(super) const LINKS_MOST: usize = 40;
-/// What a name begins with that stands for the absence of another, and the name for the absence of all others.
+/// The prefix of a whiteout, and the name that makes a directory opaque.
 const WHITEOUT: &[u8] = b".wh.";
 pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Whether a path has no more than `depth` parts, and no more bytes than Linux takes. Of a mark that counts what it is about: so
-/// what may have a name may also be hidden.
+/// Whether a path has at most `depth` parts and at most the bytes that Linux accepts. For a whiteout the length and
+/// depth of the hidden name count, so every valid name can also be hidden.
 pub(super) fn fits(path: &[u8], depth: u32) -> bool {
     let last = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
     let (parts_of_mark, mark) = match last {
@@ -25,30 +25,30 @@ pub(super) fn fits(path: &[u8], depth: u32) -> bool {
     path.len() <= PATH_MOST + mark && parts(path).count() <= depth as usize + parts_of_mark
 }
 
-/// A path from the layer's root, without `.`, `..`, empty parts or NUL. The root itself has no parts.
+/// A path from the layer's root, without `.`, `..`, empty parts or NUL. The root has no parts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct EntryPath(Vec<u8>);
 
-/// Why bytes are no path in a layer.
+/// Why bytes are not a valid path in a layer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathError {
-    /// No bytes at all; `.` and `/` stand for the root.
+    /// The name has no bytes. (`.` and `/` stand for the root.)
     #[error("its name is empty")]
     Empty,
-    /// More parts `..` than there are directories above them.
-    #[error("its name leads out of the layer by \"..\"")]
+    /// There are more `..` than directories before them.
+    #[error("its name leads out of the layer with \"..\"")]
     Parent,
-    /// The way to it leads through links that lead to one another.
-    #[error("the way to it leads through more than 40 symbolic links")]
+    /// The path leads through too many symbolic links, which may be a loop.
+    #[error("its path leads through more than 40 symbolic links")]
     Links,
-    /// A byte 0.
-    #[error("its name holds a NUL")]
+    /// The name has a byte 0.
+    #[error("its name has a NUL")]
     Nul,
-    /// A part longer than any file system's.
+    /// A part is longer than any file system accepts.
     #[error("a part of its name has more than 255 bytes")]
     Part,
-    /// Longer than the kernel takes.
+    /// The name is longer than the kernel accepts.
     #[error("its name has more than 4,095 bytes")]
     Long,
 }
@@ -59,7 +59,7 @@ pub(super) fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 impl EntryPath {
-    /// The path that `raw` means; a part `..` takes the part in front of it away (Go's `path.Clean`, as containerd reads names).
+    /// The path that `raw` means. `..` removes the part before it (Go's `path.Clean`, as containerd reads names).
     pub(super) fn new(raw: &[u8]) -> Result<Self, PathError> {
         if raw.is_empty() {
             return Err(PathError::Empty);
@@ -77,8 +77,8 @@ impl EntryPath {
         Ok(Self(path))
     }
 
-    /// Where this path leads if its part number `depth` is a symbolic link to `target` and those in front of it are directories. As
-    /// for the system in a root of its own, nothing is above the root.
+    /// The path that this path resolves to if its part number `depth` is a symbolic link to `target` and the parts
+    /// before it are directories. As in a chroot, nothing is above the root.
     pub(super) fn through(&self, depth: usize, target: &[u8]) -> Result<Self, PathError> {
         let mut path = Vec::new();
         if !target.starts_with(b"/") {
@@ -95,7 +95,7 @@ impl EntryPath {
         Ok(Self(path))
     }
 
-    /// The same for a path in which no name is a mark.
+    /// Checks the lengths of a path in a native layer, where no name is a whiteout.
     pub(super) fn unmarked(&self) -> Result<(), PathError> {
         if self.parts().any(|part| part.len() > PART_MOST) {
             return Err(PathError::Part);
@@ -103,7 +103,7 @@ impl EntryPath {
         if self.0.len() > PATH_MOST { Err(PathError::Long) } else { Ok(()) }
     }
 
-    /// Whether it is no longer and no deeper than a layer's may be; see [`fits`].
+    /// Whether it is within the length and depth that a layer may have; see [`fits`].
     pub(super) fn fits(&self, depth: u32) -> bool {
         fits(&self.0, depth)
     }
@@ -113,7 +113,7 @@ impl EntryPath {
         parts(&self.0)
     }
 
-    /// The parts above the last one, and that; nothing for the root.
+    /// The parts before the last one, and the last one. `None` for the root.
     pub(super) fn split(&self) -> Option<(impl Iterator<Item = &[u8]> + Clone, &[u8])> {
         let at = self.0.iter().rposition(|b| *b == b'/');
         let (above, last) = match at {
@@ -129,7 +129,7 @@ impl EntryPath {
     }
 }
 
-/// Goes on from `path` by the parts of `more`; says whether all of it stays below the root.
+/// Appends the parts of `more` to `path`. Returns whether all of it stays below the root.
 fn walk(path: &mut Vec<u8>, more: &[u8]) -> Result<bool, PathError> {
     let mut inside = true;
     for part in more.split(|b| *b == b'/') {
@@ -151,7 +151,7 @@ fn walk(path: &mut Vec<u8>, more: &[u8]) -> Result<bool, PathError> {
     Ok(inside)
 }
 
-/// Bytes of a part that are a whiteout's, and not the name's that it hides.
+/// The bytes of a part that are a whiteout's prefix.
 fn mark(part: &[u8]) -> usize {
     if part.starts_with(WHITEOUT) { WHITEOUT.len() } else { 0 }
 }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_file_has_one_path() {
+    fn different_spellings_of_a_name_are_one_path() {
         for (raw, path) in [
             ("a/b", "a/b"),
             ("./a//b/", "a/b"),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_folder_holds_is_refused() {
+    fn names_that_no_directory_can_hold_are_refused() {
         let long = vec![b'x'; 256];
         let deep = b"dir/".repeat(1024);
         for (raw, why) in [
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_on_the_way_leads_within_the_root() {
+    fn a_symbolic_link_on_the_way_stays_within_the_root() {
         for (path, depth, target, leads) in [
             ("lib/x", 0, "usr/lib", "usr/lib/x"),
             ("a/lib/x", 1, "usr", "a/usr/x"),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_has_a_name_can_be_hidden() {
+    fn every_valid_name_can_be_hidden() {
         let (name, deep) = ("n".repeat(255), format!("{}n", "d/".repeat(255)));
         for path in [format!(".wh.{name}"), format!("a/.wh.{name}"), deep.clone()] {
             assert!(EntryPath::new(path.as_bytes()).unwrap().fits(256), "{path}");

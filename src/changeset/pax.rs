@@ -1,39 +1,40 @@
-//! Extended headers: POSIX pax records and GNU long names, which say what a tar header has no room for.
+//! Extended headers: pax records (POSIX) and GNU long names, for what does not fit into a tar header.
 //!
-//! Keys that change nothing in an image (access times, user names, comments) are passed over. What is said twice holds as it was
-//! said last, a whole header too: so read Go's archive/tar and GNU tar.
+//! Keys that change nothing in an image (access times, user names, comments) are ignored. Of repeated keys the
+//! last one counts, and of repeated headers the last header, as in Go's archive/tar and GNU tar.
 //!
-//! Deliberately absent: pax defaults for the whole archive. containerd, with Go's reader, passes a global header over, and so do we;
-//! but one that would move or rename the entries behind it for other readers is refused.
+//! Deliberately absent: pax defaults for the whole archive. containerd, with Go's reader, ignores a global header, and
+//! so does this module. But a global header that would move or rename the entries after it for other readers is
+//! refused.
 
 use super::sparse::Records;
 use crate::erofs::Time;
 
-/// The record that maps a file with holes, all of which follows.
+/// The record with the map of a file with holes, whose content follows complete.
 pub(super) const DATA: &[u8] = b"OVL.data";
 
 /// What is wrong with an extended header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PaxError {
-    /// Records do not have the form `LENGTH KEY=VALUE\n`.
+    /// A record does not have the form `LENGTH KEY=VALUE\n`.
     #[error("is not made of whole pax records")]
     Record,
-    /// A value of a followed key is not what that key holds.
+    /// The value of a key that is used is not valid for it.
     #[error("has a {0} that cannot be read")]
     Value(&'static str),
-    /// Longer than any honest one.
-    #[error("has {0} bytes, and 1 MiB is the limit")]
+    /// The header is longer than real ones are.
+    #[error("has {0} bytes; the limit is 1 MiB")]
     Long(u64),
-    /// A default for all entries by which readers would find other entries.
+    /// A default for all entries, by which some readers would find other entries.
     #[error("sets {0:?} for every entry that follows")]
     Global(String),
-    /// The tar ends where its entry should come.
-    #[error("is the last of the tar, and its entry is missing")]
+    /// The tar ends after it, without the entry that it belongs to.
+    #[error("is the last header of the tar, and its entry is missing")]
     Alone,
 }
 
-/// What the extended headers of one entry say.
+/// The extended headers of one entry.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Extended {
     pub path: Option<Vec<u8>>,
@@ -46,17 +47,17 @@ pub(super) struct Extended {
     pub mtime: Option<Time>,
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub sparse: Option<Records>,
-    /// Where a file that follows whole is no hole: offsets and lengths in turn.
+    /// Where a file that follows complete has data: offsets and lengths in turn.
     pub data: Option<Vec<u64>>,
-    /// A pax header has been read.
-    seen: bool,
+    /// Whether a pax header has been read.
+    has_pax: bool,
 }
 
 impl Extended {
-    /// Takes a pax header's content in, in place of an earlier one's. An empty value means "as the header says" (POSIX pax).
+    /// Reads a pax header, which replaces an earlier one. An empty value means "as in the header" (POSIX pax).
     pub(super) fn pax(&mut self, data: &[u8]) -> Result<(), PaxError> {
         let (long_name, long_link) = (self.long_name.take(), self.long_link.take());
-        *self = Self { long_name, long_link, seen: true, ..Self::default() };
+        *self = Self { long_name, long_link, has_pax: true, ..Self::default() };
         each(data, |key, value| {
             match key {
                 b"path" => self.path = text(value),
@@ -78,12 +79,12 @@ impl Extended {
         })
     }
 
-    /// Takes the content of a GNU long name (type `L`) in.
+    /// Reads the content of a GNU long name (type `L`).
     pub(super) fn long_name(&mut self, data: Vec<u8>) {
         self.long_name = Some(before_nul(data));
     }
 
-    /// Takes the content of a GNU long link target (type `K`) in.
+    /// Reads the content of a GNU long link target (type `K`).
     pub(super) fn long_link(&mut self, data: Vec<u8>) {
         self.long_link = Some(before_nul(data));
     }
@@ -93,13 +94,13 @@ impl Extended {
         self.xattrs.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum()
     }
 
-    /// Nothing has been said.
+    /// Whether no extended header has been read.
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Checks that a global header says nothing by which some readers would find other names or other content.
+/// Checks that a global header has no key by which some readers would find other names or other content.
 pub(super) fn check_global(data: &[u8]) -> Result<(), PaxError> {
     each(data, |key, _| {
         let moves = [&b"path"[..], b"linkpath", b"size", DATA].contains(&key)
@@ -111,7 +112,7 @@ pub(super) fn check_global(data: &[u8]) -> Result<(), PaxError> {
     })
 }
 
-/// Calls `take` with each record's key and value. A value is bytes and may hold newlines.
+/// Calls `take` with each record's key and value. A value is bytes and can have newlines.
 fn each(
     mut data: &[u8],
     mut take: impl FnMut(&[u8], &[u8]) -> Result<(), PaxError>,
@@ -150,7 +151,7 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Numbers with commas between them, or none at all.
+/// Decimal numbers separated by commas; empty for an empty value.
 pub(super) fn numbers(value: &[u8]) -> Result<Vec<u64>, PaxError> {
     if value.is_empty() {
         return Ok(Vec::new());
@@ -159,7 +160,7 @@ pub(super) fn numbers(value: &[u8]) -> Result<Vec<u64>, PaxError> {
     numbers.ok_or(PaxError::Value("sparse map"))
 }
 
-/// A time such as `-1.5`: digits, and a fraction of which nine are kept.
+/// A time such as `-1.5`: digits, and a fraction, of which nine digits are kept.
 fn time(value: &[u8]) -> Result<Option<Time>, PaxError> {
     if value.is_empty() {
         return Ok(None);
@@ -188,7 +189,8 @@ fn parse_time(value: &[u8]) -> Option<Time> {
     Some(Time { seconds: i64::try_from(seconds).ok()?, nanos })
 }
 
-/// GNU tar ends its long names with a NUL; other writers do not. For both readers a text ends there, whatever stands behind.
+/// A text up to its first NUL. GNU tar ends its long names with a NUL, other writers do not. Both Go's and GNU tar's
+/// readers stop at the NUL.
 fn before_nul(mut data: Vec<u8>) -> Vec<u8> {
     let end = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
     data.truncate(end);
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn values_may_hold_anything() {
+    fn a_value_can_have_any_bytes() {
         let extended =
             read(b"12 path=a=b\n27 SCHILY.xattr.user.x=\n=\0\n11 uid=123\n6 a=b\n").unwrap();
         assert_eq!(extended.path.unwrap(), b"a=b");
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn half_records_are_no_records() {
+    fn incomplete_records_are_refused() {
         for data in [
             b"12 path=ab\n".as_slice(),
             b"10 path=ab\n",
@@ -236,13 +238,17 @@ mod tests {
     }
 
     #[test]
-    fn a_followed_key_holds_what_it_should_and_the_last_one_counts() {
+    fn values_are_checked_and_the_last_one_of_a_key_counts() {
         assert_eq!(read(b"9 size=1\n9 size=2\n").unwrap().size, Some(2));
         assert_eq!(read(b"9 size=1\n8 size=\n").unwrap().size, None);
         let mut twice = read(b"9 size=1\n10 path=a\n").unwrap();
         twice.long_name(b"long\0junk".to_vec());
         twice.pax(b"9 size=2\n").unwrap();
-        assert_eq!((twice.size, twice.path), (Some(2), None), "a header in place of the other");
+        assert_eq!(
+            (twice.size, twice.path),
+            (Some(2), None),
+            "the second header replaces the first"
+        );
         assert_eq!(twice.long_name.unwrap(), b"long");
         assert_eq!(read(b"11 size=-1\n"), Err(PaxError::Value("size")));
         assert_eq!(read(b"13 size=0x10\n"), Err(PaxError::Value("size")));
@@ -255,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_fractions_and_a_sign() {
+    fn times_can_have_a_fraction_and_a_sign() {
         for (text, seconds, nanos) in [
             ("0", 0, 0),
             ("1700000000.123456789", 1_700_000_000, 123_456_789),

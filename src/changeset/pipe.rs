@@ -1,18 +1,18 @@
-//! Three threads for a layer: one unpacks the blob, one hashes the tar, and the caller's own reads it.
+//! Runs three threads for a layer: one unpacks the blob, one hashes the tar, and the caller's own reads it.
 //!
 //! ```text
 //!            ┌─▶ hash
-//! unpack ────┤            a piece goes back when the last of the two drops it
+//! unpack ────┤            a piece returns when the last of the two drops it
 //!   ▲        └─▶ caller
 //!   └── PIECES buffers ◀──┘
 //! ```
 //!
-//! Nothing is copied between them, and nobody runs ahead by more than those buffers.
+//! Nothing is copied between them. No thread runs ahead by more than these buffers.
 //!
-//! The blob is read to its end whatever becomes of the tar, unless it is the caller who stops: what its reader says
-//! there comes before any fault of the tar, because damage on the way would then be the reason.
+//! The blob is read to its end even if the tar is invalid, unless the caller stops. An error of the blob's reader
+//! takes precedence over a fault of the tar, because damage in transit would be its cause.
 //!
-//! Deliberately absent: a pool of threads. A layer is seconds of work, a thread some microseconds.
+//! Deliberately absent: a thread pool. A layer takes seconds, and starting a thread takes microseconds.
 
 use std::io::{self, Read};
 use std::ops::Deref;
@@ -22,41 +22,41 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, Builder, ScopedJoinHandle};
 
 use super::Limits;
+use super::decompress::{INPUT, ReadError, Source, StreamError};
 use super::error::{Exceeded, UnpackError};
-use super::source::{INPUT, ReadError, Source, StreamError};
 use super::stream::Stream;
 use crate::budget::Share;
 use crate::digest::{Digest, Digester};
 
-/// Bytes of a piece: large enough that to hand it over costs nothing.
+/// Bytes of a piece: large enough that passing it between threads costs nothing.
 pub(super) const PIECE: usize = 256 << 10;
-/// How many pieces there are, and their bytes.
+/// The number of pieces, and their bytes together.
 const PIECES: usize = 4;
 pub(super) const PIECES_BYTES: u64 = (PIECES * PIECE) as u64;
 
-/// Some bytes of the tar.
+/// A piece of the tar. Its buffer returns to [`Buffers`] when it is dropped.
 #[derive(Debug)]
 pub(super) struct Piece {
     buffer: Vec<u8>,
     len: usize,
-    home: Sender<Vec<u8>>,
+    back: Sender<Vec<u8>>,
 }
 
-/// The buffers of one layer, which are made when they are first wanted.
+/// The buffers of one layer. Each is allocated when it is first needed.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    home: Sender<Vec<u8>>,
+    back: Sender<Vec<u8>>,
     free: Receiver<Vec<u8>>,
     made: usize,
 }
 
 impl Buffers {
     pub(super) fn new() -> Self {
-        let (home, free) = mpsc::channel();
-        Self { home, free, made: 0 }
+        let (back, free) = mpsc::channel();
+        Self { back, free, made: 0 }
     }
 
-    /// A buffer of [`PIECE`] bytes; waits until there is one.
+    /// A buffer of [`PIECE`] bytes. Blocks until one is free.
     pub(super) fn take(&mut self) -> Vec<u8> {
         if let Ok(buffer) = self.free.try_recv() {
             return buffer;
@@ -65,13 +65,13 @@ impl Buffers {
             self.made += 1;
             return vec![0; PIECE];
         }
-        // One sender is this thread's own, so there is always one.
+        // This thread has a sender itself, so `recv` never fails.
         self.free.recv().unwrap_or_default()
     }
 
-    /// The first `len` bytes of a buffer, to be handed on.
+    /// The first `len` bytes of a buffer, as a piece for the other threads.
     pub(super) fn piece(&self, buffer: Vec<u8>, len: usize) -> Piece {
-        Piece { buffer, len, home: self.home.clone() }
+        Piece { buffer, len, back: self.back.clone() }
     }
 }
 
@@ -85,18 +85,18 @@ impl Deref for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        // Nobody waits for it when the unpacking is over.
-        let _ = self.home.send(std::mem::take(&mut self.buffer));
+        // At the end of the unpacking there is no receiver any more.
+        let _ = self.back.send(std::mem::take(&mut self.buffer));
     }
 }
 
-/// What the caller is handed.
-pub(super) type Arriving = Receiver<Result<Arc<Piece>, StreamError>>;
+/// The pieces for the caller.
+pub(super) type PieceReceiver = Receiver<Result<Arc<Piece>, StreamError>>;
 
-/// Bytes of the buffers for one layer, without zstd's window.
+/// Bytes of the buffers for one layer, without the zstd window.
 pub(super) const BUFFERS: u64 = PIECES_BYTES + INPUT as u64;
 
-/// Has `read` read the tar in `blob`; answers what it answers, with the tar's digest and its bytes.
+/// Runs `read` on the tar in `blob`. Returns its result, the tar's digest and the tar's length in bytes.
 pub(super) fn run<T>(
     blob: impl Read + Send,
     limits: &Limits,
@@ -136,7 +136,7 @@ pub(super) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The digest of all pieces, and their bytes.
+/// The digest of all pieces, and their length in bytes.
 pub(super) fn hash(pieces: Receiver<Arc<Piece>>) -> (Digest, u64) {
     let (mut digester, mut total) = (Digester::default(), 0);
     for piece in pieces {
@@ -156,7 +156,7 @@ struct Unpacker<'l> {
 }
 
 impl Unpacker<'_> {
-    /// Unpacks as long as the caller listens; answers what the blob's reader says at its end.
+    /// Unpacks while the caller reads. Returns the result of the blob's reader at its end.
     fn run(mut self, blob: impl Read, stopped: &AtomicBool) -> io::Result<()> {
         let mut source = Source::new(blob, self.limits)?;
         loop {
@@ -171,7 +171,7 @@ impl Unpacker<'_> {
                 Ok(len) => self.send(self.buffers.piece(buffer, len)),
                 Err(ReadError::Blob(error)) => return Err(error),
                 Err(ReadError::Stream(error)) => {
-                    // The caller learns of a fault only if the blob's reader has nothing to say; of a limit at once.
+                    // The caller gets a fault of the packing only if the blob's reader has no error; a limit at once.
                     if !matches!(error, StreamError::Limit(_)) {
                         source.drain()?;
                     }
@@ -185,10 +185,10 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Hands a piece on; says whether the caller is there still.
+    /// Passes a piece on. Returns whether the caller still reads.
     fn send(&self, piece: Piece) -> bool {
         let piece = Arc::new(piece);
-        // The hasher goes only when this does.
+        // The hasher ends only when this sender is dropped.
         let _ = self.to_hasher.send(Arc::clone(&piece));
         self.to_caller.send(Ok(piece)).is_ok()
     }

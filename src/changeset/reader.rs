@@ -1,36 +1,36 @@
-//! The tar as a sequence of typed entries, each followed by its content.
+//! Reads the tar as a sequence of typed entries, each followed by its content.
 //!
 //! ```text
 //!       next()                     content()
 //! ───▶ header ──▶ entry ──▶ content and padding ──▶ header … ──▶ two blocks of zeros ──▶ finish()
-//!        └─ extended headers belong to the entry behind them
+//!        └─ extended headers belong to the entry after them
 //! ```
 //!
-//! Deliberately absent: seeking, and a second look. What a caller does not read is read past and hashed.
+//! Deliberately absent: seeking. Content that the caller does not read is skipped, and still hashed.
 
 use tar::Header;
 
 use super::Limits;
 use super::entry::{self, Entry, Kind};
-use super::error::{EntryName, Exceeded, Refusal, UnpackError};
+use super::error::{EntryName, Exceeded, InvalidLayer, UnpackError};
 use super::header::{self, BLOCK};
 use super::pax::{Extended, PaxError, check_global};
-use super::sparse::{Lines, Old, Records, Sparse};
+use super::sparse::{MapLines, OldGnuMap, Records, Sparse};
 use super::stream::Stream;
 use crate::erofs::Extent;
 
-/// The most bytes of one extended header: what attributes of honest files need, many times over.
+/// The most bytes of one extended header: many times what attributes of real files need.
 const EXTENDED_MOST: u64 = 1 << 20;
 
 pub(super) struct Reader<'l> {
     stream: &'l mut Stream,
     limits: &'l Limits,
-    /// The entry last seen, for messages.
+    /// The name of the last entry, for messages.
     name: EntryName,
-    /// Bytes of content not read yet, and of padding behind it.
+    /// Bytes of content that are not read yet, and of padding after them.
     content: u64,
     padding: u64,
-    /// Headers of every kind, and those among them that are entries.
+    /// The number of headers of every kind, and of entries among them.
     headers: u64,
     entries: u64,
 }
@@ -48,7 +48,7 @@ impl<'l> Reader<'l> {
         }
     }
 
-    /// The next entry; none at the tar's end.
+    /// The next entry; `None` at the tar's end.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
         let mut extended = Extended::default();
         loop {
@@ -64,37 +64,37 @@ impl<'l> Reader<'l> {
                 EntryName::new(&Header::from_byte_slice(&block).path_bytes()).refuse(why)
             })?;
             self.count()?;
-            let mut said = Ok(());
+            let mut parsed = Ok(());
             match header::kind(header) {
-                b'x' => said = extended.pax(&self.extended(header)?),
-                b'g' => said = check_global(&self.extended(header)?),
+                b'x' => parsed = extended.pax(&self.extended(header)?),
+                b'g' => parsed = check_global(&self.extended(header)?),
                 b'L' => extended.long_name(self.extended(header)?),
                 b'K' => extended.long_link(self.extended(header)?),
                 _ => return self.entry(header, extended).map(Some),
             }
-            said.map_err(|why| self.name.refuse(why))?;
+            parsed.map_err(|why| self.name.refuse(why))?;
         }
     }
 
-    /// Hands the entry's content on, piece by piece.
+    /// Calls `take` with the entry's content, piece by piece.
     pub(super) fn content(
         &mut self,
         mut take: impl FnMut(&[u8]) -> Result<(), UnpackError>,
     ) -> Result<(), UnpackError> {
         while self.content > 0 {
-            let seen = self.stream.peek().map_err(|error| error.at(&self.name))?;
-            if seen.is_empty() {
-                return Err(self.name.refuse(Refusal::Truncated));
+            let bytes = self.stream.peek().map_err(|error| error.at(&self.name))?;
+            if bytes.is_empty() {
+                return Err(self.name.refuse(InvalidLayer::Truncated));
             }
-            let len = seen.len().min(usize::try_from(self.content).unwrap_or(usize::MAX));
-            take(&seen[..len])?;
+            let len = bytes.len().min(usize::try_from(self.content).unwrap_or(usize::MAX));
+            take(&bytes[..len])?;
             self.stream.consume(len);
             self.content -= len as u64;
         }
         Ok(())
     }
 
-    /// Hands on what lies in `extents`; the rest of the content has to be zeros.
+    /// Calls `take` with the content in `extents`. The rest of the content must be zeros.
     pub(super) fn content_of(
         &mut self,
         extents: &[Extent],
@@ -113,7 +113,7 @@ impl<'l> Reader<'l> {
                 if is_data {
                     take(now)?;
                 } else if now.iter().fold(0, |bits, byte| bits | byte) != 0 {
-                    return Err(name.refuse(Refusal::Sparse("names a hole where there is none")));
+                    return Err(name.refuse(InvalidLayer::Sparse("has a hole where there is data")));
                 }
                 (at, piece) = (at + len as u64, rest);
                 extents.next_if(|extent| extent.offset + extent.len <= at);
@@ -122,7 +122,7 @@ impl<'l> Reader<'l> {
         })
     }
 
-    /// Reads what stands behind the tar's end; answers how many entries there were.
+    /// Reads what follows the tar's end; returns the number of entries.
     pub(super) fn finish(&mut self) -> Result<u64, UnpackError> {
         self.stream.finish().map_err(|error| error.at(&self.name))?;
         Ok(self.entries)
@@ -136,7 +136,7 @@ impl<'l> Reader<'l> {
             return Err(self.name.exceed(Exceeded::XattrBytes(self.limits.xattr_bytes)));
         }
         let old = match header::kind(header) {
-            b'S' => Some(Old::new(header).map_err(|why| self.name.refuse(why))?),
+            b'S' => Some(OldGnuMap::new(header).map_err(|why| self.name.refuse(why))?),
             _ => None,
         };
         let (records, map) = (extended.sparse.clone(), extended.data.clone());
@@ -149,7 +149,7 @@ impl<'l> Reader<'l> {
             self.expect(size)?;
             if let Some(map) = map {
                 let map = Sparse::mapped(size, &map).map_err(|why| self.name.refuse(why))?;
-                entry.kind = Kind::Holed(map);
+                entry.kind = Kind::Mapped(map);
             }
         }
         let sparse = match (old, records) {
@@ -161,10 +161,10 @@ impl<'l> Reader<'l> {
         Ok(entry)
     }
 
-    /// A sparse file whose map stands in its header and the blocks behind that.
-    fn old_sparse(&mut self, mut old: Old) -> Result<Sparse, UnpackError> {
+    /// A sparse file whose map is in its header and in the blocks after it.
+    fn old_sparse(&mut self, mut old: OldGnuMap) -> Result<Sparse, UnpackError> {
         self.check_size(old.size)?;
-        while old.goes_on {
+        while old.has_more {
             let block = self.whole_block()?;
             old.take(&block).map_err(|why| self.name.refuse(why))?;
         }
@@ -172,7 +172,7 @@ impl<'l> Reader<'l> {
         sparse.map_err(|why| self.name.refuse(why))
     }
 
-    /// A sparse file whose map stands in its records, or in front of its content.
+    /// A sparse file whose map is in its records, or before its content.
     fn pax_sparse(&mut self, records: &Records) -> Result<Sparse, UnpackError> {
         let size = records.size().map_err(|why| self.name.refuse(why))?;
         self.check_size(size)?;
@@ -186,7 +186,7 @@ impl<'l> Reader<'l> {
     }
 
     fn lines(&mut self) -> Result<Vec<Extent>, UnpackError> {
-        let mut lines = Lines::default();
+        let mut lines = MapLines::default();
         while self.content >= BLOCK as u64 {
             let block = self.whole_block()?;
             self.content -= BLOCK as u64;
@@ -194,15 +194,15 @@ impl<'l> Reader<'l> {
                 return Ok(extents);
             }
         }
-        Err(self.name.refuse(Refusal::Sparse("cannot be read")))
+        Err(self.name.refuse(InvalidLayer::Sparse("cannot be read")))
     }
 
-    /// A block of which no part may be missing.
+    /// The next block, which must be complete.
     fn whole_block(&mut self) -> Result<[u8; BLOCK], UnpackError> {
         let mut block = [0; BLOCK];
         match self.stream.fill(&mut block).map_err(|error| error.at(&self.name))? {
             BLOCK => Ok(block),
-            _ => Err(self.name.refuse(Refusal::Truncated)),
+            _ => Err(self.name.refuse(InvalidLayer::Truncated)),
         }
     }
 
@@ -213,7 +213,7 @@ impl<'l> Reader<'l> {
         Ok(())
     }
 
-    /// The content of an extended header.
+    /// Reads the content of an extended header.
     fn extended(&mut self, header: &Header) -> Result<Vec<u8>, UnpackError> {
         self.name = EntryName::new(&header.path_bytes());
         let size = header::size(header).map_err(|why| self.name.refuse(why))?;
@@ -229,7 +229,7 @@ impl<'l> Reader<'l> {
         Ok(data)
     }
 
-    /// Announces content. What would pass the limit is not even begun.
+    /// Expects `size` bytes of content. If they would exceed the limit, nothing is read.
     fn expect(&mut self, size: u64) -> Result<(), UnpackError> {
         if size > self.limits.tar_bytes {
             return Err(self.name.exceed(Exceeded::TarBytes(self.limits.tar_bytes)));
@@ -239,14 +239,14 @@ impl<'l> Reader<'l> {
         Ok(())
     }
 
-    /// Moves past content that nobody read, and its padding.
+    /// Skips content that the caller did not read, and its padding.
     fn skip(&mut self) -> Result<(), UnpackError> {
         self.content(|_| Ok(()))?;
         self.content = std::mem::take(&mut self.padding);
         self.content(|_| Ok(()))
     }
 
-    /// The next block, if the tar does not end there: after two blocks of zeros, or with the stream.
+    /// The next block. `None` at the tar's end: after two blocks of zeros, or at the end of the stream.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>, UnpackError> {
         let mut block = [0; BLOCK];
         let mut zeros = 0;
@@ -254,11 +254,11 @@ impl<'l> Reader<'l> {
             match self.stream.fill(&mut block).map_err(|error| error.at(&self.name))? {
                 0 => return Ok(None),
                 BLOCK => {}
-                _ => return Err(self.name.refuse(Refusal::Truncated)),
+                _ => return Err(self.name.refuse(InvalidLayer::Truncated)),
             }
             match (block == [0; BLOCK], zeros) {
                 (false, 0) => return Ok(Some(block)),
-                (false, _) => return Err(self.name.refuse(Refusal::LoneZeros)),
+                (false, _) => return Err(self.name.refuse(InvalidLayer::LoneZeros)),
                 (true, 0) => zeros = 1,
                 (true, _) => return Ok(None),
             }

@@ -1,35 +1,35 @@
-//! Sparse files in the four forms that GNU tar has written: where their content is, the rest being zeros;
+//! Sparse files in the four forms that GNU tar has written. A map says where their data is; the rest is zeros:
 //!
 //! ```text
-//! old GNU   type S: 4 pieces in the header, more in blocks behind it
+//! old GNU   type S: 4 pieces in the header, more in blocks after it
 //! pax 0.0   records GNU.sparse.offset and GNU.sparse.numbytes, in turn
 //! pax 0.1   one record GNU.sparse.map
-//! pax 1.0   the map in front of the content, as decimal lines
+//! pax 1.0   the map before the content, as decimal lines
 //! ```
 //!
-//! and in one of ours, for layers that every tool can read: a record `OVL.data` says where the content is no hole, and the
-//! content follows whole, zeros and all.
+//! and in one form of ours, for layers that every tool can read: a record `OVL.data` says where the data is, and the
+//! content follows complete, with all zeros.
 //!
-//! Deliberately absent: repair. A map that is not sorted, overlaps, or names other bytes than follow is refused.
+//! Deliberately absent: repair. A map that is not sorted, overlaps, or does not match the bytes that follow is refused.
 
 use tar::Header;
 
-use super::error::Refusal;
+use super::error::InvalidLayer;
 use super::header::{self, BLOCK};
 use super::pax::{PaxError, decimal, number, numbers, text};
 use crate::erofs::Extent;
 
-/// The most pieces of one file: what is held for them, and no disk image in a layer needs them.
+/// The most pieces of one file. It bounds memory, and no disk image in a layer needs more.
 const PIECES: usize = 1 << 18;
-/// Bytes of a piece in an old GNU header, and how many an extension block has.
+/// Bytes of a piece in an old GNU header, and the number of pieces in an extension block.
 const PIECE_LEN: usize = 24;
 const PIECES_OF_BLOCK: usize = 21;
-/// Where a header and an extension block say that another block follows.
+/// The offset of the flag that another block follows, in a header and in an extension block.
 const MORE_IN_HEADER: usize = 482;
 const MORE_IN_BLOCK: usize = PIECE_LEN * PIECES_OF_BLOCK;
 const HEADER_PIECES: std::ops::Range<usize> = 386..MORE_IN_HEADER;
 
-/// A sparse file: its size, and what of it follows in the tar.
+/// A sparse file: its size, and the parts of it that have data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sparse {
     pub size: u64,
@@ -37,25 +37,25 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
-    /// A file of which `stored` bytes follow.
-    pub(super) fn new(size: u64, extents: Vec<Extent>, stored: u64) -> Result<Self, Refusal> {
+    /// A file of which `stored` bytes follow in the tar.
+    pub(super) fn new(size: u64, extents: Vec<Extent>, stored: u64) -> Result<Self, InvalidLayer> {
         let (mut end, mut sum) = (0, 0);
         for Extent { offset, len } in &extents {
             if *offset < end {
-                return Err(Refusal::Sparse("has pieces that overlap or are not in order"));
+                return Err(InvalidLayer::Sparse("has pieces that overlap or are not in order"));
             }
-            let behind = offset.checked_add(*len).filter(|behind| *behind <= size);
-            end = behind.ok_or(Refusal::Sparse("goes beyond its size"))?;
+            let piece_end = offset.checked_add(*len).filter(|end| *end <= size);
+            end = piece_end.ok_or(InvalidLayer::Sparse("goes beyond its size"))?;
             sum += len;
         }
         if sum != stored {
-            return Err(Refusal::Sparse("has other bytes than those that follow"));
+            return Err(InvalidLayer::Sparse("does not match the bytes that follow"));
         }
         Ok(Self { size, extents })
     }
 
-    /// A file that follows whole, with a map of its data beside it: offsets and lengths in turn.
-    pub(super) fn mapped(size: u64, map: &[u64]) -> Result<Self, Refusal> {
+    /// A file that follows complete, with a map of its data: offsets and lengths in turn.
+    pub(super) fn mapped(size: u64, map: &[u64]) -> Result<Self, InvalidLayer> {
         let mut extents = pairs(map)?;
         extents.retain(|extent| extent.len > 0);
         let data = extents.iter().fold(0, |sum: u64, extent| sum.saturating_add(extent.len));
@@ -63,7 +63,7 @@ impl Sparse {
     }
 }
 
-/// What pax records say of a sparse file.
+/// The pax records of a sparse file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Records {
     pub name: Option<Vec<u8>>,
@@ -77,7 +77,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Takes the record `GNU.sparse.KEY` in.
+    /// Reads the record `GNU.sparse.KEY`.
     pub(super) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxError> {
         const WHAT: &str = "sparse map";
         let slot = match key {
@@ -107,53 +107,56 @@ impl Records {
         Ok(())
     }
 
-    /// The map stands in front of the content.
-    pub(super) fn map_in_content(&self) -> Result<bool, Refusal> {
+    /// Whether the map is before the content.
+    pub(super) fn map_in_content(&self) -> Result<bool, InvalidLayer> {
         match (self.major.unwrap_or(0), self.minor.unwrap_or(0)) {
             (1, 0) if self.map.is_empty() => Ok(true),
             (0, 0 | 1) => Ok(false),
-            _ => Err(Refusal::Sparse("is of a form that is not known")),
+            _ => Err(InvalidLayer::Sparse("has an unknown form")),
         }
     }
 
-    /// The file's size, without its holes taken out.
-    pub(super) fn size(&self) -> Result<u64, Refusal> {
+    /// The file's size with its holes.
+    pub(super) fn size(&self) -> Result<u64, InvalidLayer> {
         match (self.size, self.real_size) {
-            (Some(size), Some(real)) if size != real => Err(Refusal::Contradiction("size")),
-            (size, real) => size.or(real).ok_or(Refusal::Sparse("comes without its size")),
+            (Some(size), Some(real)) if size != real => Err(InvalidLayer::Contradiction("size")),
+            (size, real) => size.or(real).ok_or(InvalidLayer::Sparse("has no file size")),
         }
     }
 
-    /// The map that stands in the records.
-    pub(super) fn extents(&self) -> Result<Vec<Extent>, Refusal> {
+    /// The map in the records.
+    pub(super) fn extents(&self) -> Result<Vec<Extent>, InvalidLayer> {
         let extents = pairs(&self.map)?;
         match self.pieces {
             Some(pieces) if pieces != extents.len() as u64 => {
-                Err(Refusal::Contradiction("sparse map"))
+                Err(InvalidLayer::Contradiction("sparse map"))
             }
             _ => Ok(extents),
         }
     }
 }
 
-/// The map in front of the content, read block by block.
+/// Reads the map before the content, block by block.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
-    /// How many numbers come, when that has been read.
+pub(super) struct MapLines {
+    /// The number of numbers that follow, once it has been read.
     expected: Option<usize>,
     numbers: Vec<u64>,
     line: Vec<u8>,
 }
 
-impl Lines {
-    /// Takes a block; answers the map when it is whole.
-    pub(super) fn take(&mut self, block: &[u8; BLOCK]) -> Result<Option<Vec<Extent>>, Refusal> {
+impl MapLines {
+    /// Reads a block; returns the map when it is complete.
+    pub(super) fn take(
+        &mut self,
+        block: &[u8; BLOCK],
+    ) -> Result<Option<Vec<Extent>>, InvalidLayer> {
         for byte in block {
             if *byte != b'\n' {
                 self.line.push(*byte);
                 continue;
             }
-            let unreadable = Refusal::Sparse("cannot be read");
+            let unreadable = InvalidLayer::Sparse("cannot be read");
             let number = decimal(&self.line).ok_or(unreadable)?;
             self.line.clear();
             match self.expected {
@@ -166,44 +169,44 @@ impl Lines {
             }
         }
         if self.line.len() > BLOCK {
-            return Err(Refusal::Sparse("cannot be read"));
+            return Err(InvalidLayer::Sparse("cannot be read"));
         }
         Ok(None)
     }
 }
 
-/// The map of an old GNU header: what has been read of it, and whether a block with more follows.
+/// The map of an old GNU header: what has been read of it, and whether another block follows.
 #[derive(Debug)]
-pub(super) struct Old {
+pub(super) struct OldGnuMap {
     pub size: u64,
     pub extents: Vec<Extent>,
-    pub goes_on: bool,
+    pub has_more: bool,
 }
 
-impl Old {
-    pub(super) fn new(header: &Header) -> Result<Self, Refusal> {
+impl OldGnuMap {
+    pub(super) fn new(header: &Header) -> Result<Self, InvalidLayer> {
         let Some(gnu) = header.as_gnu() else {
-            return Err(Refusal::Sparse("stands in a header that is not GNU tar's"));
+            return Err(InvalidLayer::Sparse("is in a header that is not GNU tar's"));
         };
         let size = u64::try_from(header::number(&gnu.realsize, "size")?);
-        let size = size.map_err(|_| Refusal::Number("size"))?;
+        let size = size.map_err(|_| InvalidLayer::Number("size"))?;
         let bytes = header.as_bytes();
-        let mut old = Self { size, extents: Vec::new(), goes_on: bytes[MORE_IN_HEADER] != 0 };
+        let mut old = Self { size, extents: Vec::new(), has_more: bytes[MORE_IN_HEADER] != 0 };
         old.pieces(&bytes[HEADER_PIECES])?;
         Ok(old)
     }
 
-    /// Takes one of the blocks behind the header.
-    pub(super) fn take(&mut self, block: &[u8; BLOCK]) -> Result<(), Refusal> {
-        self.goes_on = block[MORE_IN_BLOCK] != 0;
+    /// Reads one of the blocks after the header.
+    pub(super) fn take(&mut self, block: &[u8; BLOCK]) -> Result<(), InvalidLayer> {
+        self.has_more = block[MORE_IN_BLOCK] != 0;
         self.pieces(&block[..MORE_IN_BLOCK])
     }
 
-    /// Takes pieces up to the first unused one; it is the last of the block.
-    fn pieces(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+    /// Reads pieces up to the first unused one, which ends the block.
+    fn pieces(&mut self, bytes: &[u8]) -> Result<(), InvalidLayer> {
         let part = |field: &[u8]| {
             let number = header::number(field, "sparse map")?;
-            u64::try_from(number).map_err(|_| Refusal::Number("sparse map"))
+            u64::try_from(number).map_err(|_| InvalidLayer::Number("sparse map"))
         };
         for piece in bytes.chunks_exact(PIECE_LEN).take_while(|piece| piece[0] != 0) {
             if self.extents.len() == PIECES {
@@ -216,9 +219,9 @@ impl Old {
     }
 }
 
-fn pairs(numbers: &[u64]) -> Result<Vec<Extent>, Refusal> {
+fn pairs(numbers: &[u64]) -> Result<Vec<Extent>, InvalidLayer> {
     if !numbers.len().is_multiple_of(2) {
-        return Err(Refusal::Sparse("cannot be read"));
+        return Err(InvalidLayer::Sparse("cannot be read"));
     }
     if numbers.len() / 2 > PIECES {
         return Err(too_many());
@@ -226,6 +229,6 @@ fn pairs(numbers: &[u64]) -> Result<Vec<Extent>, Refusal> {
     Ok(numbers.chunks_exact(2).map(|pair| Extent { offset: pair[0], len: pair[1] }).collect())
 }
 
-fn too_many() -> Refusal {
-    Refusal::Sparse("has more than 262,144 pieces")
+fn too_many() -> InvalidLayer {
+    InvalidLayer::Sparse("has more than 262,144 pieces")
 }

@@ -1,21 +1,21 @@
-//! Sparse files in every form, and every way in which their maps are wrong.
+//! Sparse files in every form, and all ways in which their maps can be wrong.
 
 use super::testing::{Tar, unpack, unpack_with};
 use super::{Limits, Unpacked, layer_to_erofs};
 use crate::digest::Digest;
 use crate::erofs::reader::Content;
-use crate::fault::Class;
+use crate::error::Class;
 
 const SIZE: u64 = 1 << 20;
 
-/// Pieces of a map, and what of the file follows them.
+/// Pieces of a map: offsets and lengths.
 type Map = Vec<(u64, u64)>;
 
 fn stored(map: &Map) -> Vec<u8> {
     (0..map.iter().map(|(_, len)| len).sum()).map(|i: u64| (i % 250) as u8 + 1).collect()
 }
 
-/// The file that a map and its content mean.
+/// The file that a map and its content stand for.
 fn whole(size: u64, map: &Map) -> Vec<u8> {
     let (mut whole, mut content) = (vec![0; size as usize], stored(map).into_iter());
     for (offset, len) in map {
@@ -34,7 +34,7 @@ fn joined(map: &Map) -> String {
     parts.join(",")
 }
 
-/// The map of pax 1.0, with the content behind it.
+/// The map of pax 1.0, and the content after it.
 fn lines(map: &Map) -> Vec<u8> {
     let mut text = format!("{}\n", map.len());
     for (offset, len) in map {
@@ -78,7 +78,7 @@ fn forms(size: u64, map: &Map) -> [(&'static str, Tar); 4] {
 }
 
 #[test]
-fn every_form_keeps_its_holes() {
+fn holes_are_kept_in_every_form() {
     let scattered: Map = (0..60).map(|i| (i * 16_384 + i, 100)).collect();
     for map in [
         vec![],
@@ -90,12 +90,12 @@ fn every_form_keeps_its_holes() {
         scattered,
     ] {
         for (form, tar) in forms(SIZE, &map) {
-            let tar = tar.file("behind", b"it").end();
+            let tar = tar.file("after", b"it").end();
             let (unpacked, image) = unpack(&tar).unwrap();
             let found = &image.names[b"holes".as_slice()].content;
             assert!(*found == Content::File(whole(SIZE, &map)), "{form}: {map:?}");
-            let behind = &image.names[b"behind".as_slice()].content;
-            assert_eq!(*behind, Content::File(b"it".to_vec()), "{form}: {map:?}");
+            let after = &image.names[b"after".as_slice()].content;
+            assert_eq!(*after, Content::File(b"it".to_vec()), "{form}: {map:?}");
             assert_eq!((unpacked.diff_id, unpacked.entries), (Digest::of(&tar), 2));
             let content: u64 = map.iter().map(|(_, len)| len.next_multiple_of(4096) + 4096).sum();
             assert!(unpacked.image_bytes <= content + 3 * 4096, "{form}: {unpacked:?}");
@@ -109,7 +109,7 @@ fn unpack_unread(tar: &[u8]) -> Unpacked {
 }
 
 #[test]
-fn a_file_of_5_gib_takes_what_it_has() {
+fn a_sparse_file_of_5_gib_takes_only_the_space_of_its_data() {
     let (size, map) = (5 << 30, vec![(4096, 3), ((5 << 30) - 7, 7)]);
     for (form, tar) in forms(size, &map) {
         let unpacked = unpack_unread(&tar.end());
@@ -125,7 +125,7 @@ fn refused(tar: Tar, why: &str, class: Class) {
 }
 
 #[test]
-fn maps_that_contradict_themselves() {
+fn contradictory_maps_are_refused() {
     for (map, why) in [
         (vec![(0, 10), (5, 10)], "overlap"),
         (vec![(512, 10), (0, 10)], "not in order"),
@@ -142,25 +142,25 @@ fn maps_that_contradict_themselves() {
         records(&[size, ("GNU.sparse.map", map.to_owned())]).file("holes", b"xy")
     };
     refused(map(&huge), "beyond its size", Class::Corrupt);
-    refused(map("0,1"), "other bytes", Class::Corrupt);
-    refused(map("0,3"), "other bytes", Class::Corrupt);
+    refused(map("0,1"), "does not match the bytes", Class::Corrupt);
+    refused(map("0,3"), "does not match the bytes", Class::Corrupt);
     refused(map("0,2,5"), "cannot be read", Class::Corrupt);
     unpack(&map("0,2").end()).unwrap();
 }
 
 #[test]
-fn records_that_contradict_one_another() {
+fn contradictory_records_are_refused() {
     let of = |pairs: &[(&str, &str)]| {
         let pairs: Vec<_> = pairs.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         records(&pairs)
     };
     let size = ("GNU.sparse.size", "1000");
     for (tar, why) in [
-        (of(&[("GNU.sparse.map", "0,2")]), "without its size"),
+        (of(&[("GNU.sparse.map", "0,2")]), "has no file size"),
         (of(&[size, ("GNU.sparse.realsize", "1001")]), "disagree on its size"),
         (of(&[size, ("GNU.sparse.numblocks", "2"), ("GNU.sparse.map", "0,2")]), "sparse map"),
-        (of(&[size, ("GNU.sparse.major", "2"), ("GNU.sparse.minor", "0")]), "not known"),
-        (of(&[size, ("GNU.sparse.major", "1"), ("GNU.sparse.map", "0,2")]), "not known"),
+        (of(&[size, ("GNU.sparse.major", "2"), ("GNU.sparse.minor", "0")]), "unknown form"),
+        (of(&[size, ("GNU.sparse.major", "1"), ("GNU.sparse.map", "0,2")]), "unknown form"),
     ] {
         refused(tar.file("holes", b"xy"), why, Class::Corrupt);
     }
@@ -175,13 +175,13 @@ fn records_that_contradict_one_another() {
         assert!(error.to_string().contains("sparse map that cannot be read"), "{key:?}: {error}");
     }
     let pax = || of(&[size, ("GNU.sparse.map", "0,0")]);
-    refused(pax().folder("holes"), "disagree on its type", Class::Corrupt);
+    refused(pax().dir("holes"), "disagree on its type", Class::Corrupt);
     refused(pax().old_sparse("holes", 5, &[], b""), "disagree on its type", Class::Corrupt);
     refused(Tar::new().plain(b'S', "holes"), "not GNU tar's", Class::Corrupt);
 }
 
 #[test]
-fn maps_in_front_of_the_content_that_cannot_be_read() {
+fn unreadable_maps_before_the_content_are_refused() {
     let of = |content: &[u8]| {
         let mut content = content.to_vec();
         content.resize(content.len().next_multiple_of(512), 0);
@@ -202,7 +202,7 @@ fn maps_in_front_of_the_content_that_cannot_be_read() {
 }
 
 #[test]
-fn a_file_may_not_be_longer_than_a_tar() {
+fn a_file_longer_than_a_tar_may_be_is_refused() {
     let limits = Limits { tar_bytes: SIZE - 1, ..Limits::default() };
     for (form, tar) in forms(SIZE, &vec![(0, 1)]) {
         let error = unpack_with(tar.end().as_slice(), &limits).unwrap_err();

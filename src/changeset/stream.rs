@@ -1,13 +1,13 @@
-//! The tar's bytes in the order they arrive, looked at without a copy.
+//! The tar's bytes in the order of arrival, read without a copy.
 //!
-//! Deliberately absent: content kept for later. What is not consumed at once is asked for again.
+//! Deliberately absent: buffering for later. Bytes that are not consumed are returned again.
 
 use std::sync::Arc;
 
 use super::Compression;
+use super::decompress::StreamError;
 use super::error::{EntryName, UnpackError};
-use super::pipe::{Arriving, Piece};
-use super::source::StreamError;
+use super::pipe::{Piece, PieceReceiver};
 
 impl StreamError {
     /// The error for the user, with the entry that was being read.
@@ -22,21 +22,21 @@ impl StreamError {
 }
 
 pub(super) struct Stream {
-    arriving: Arriving,
+    arriving: PieceReceiver,
     piece: Option<Arc<Piece>>,
-    /// What of `piece` is consumed.
+    /// Bytes of `piece` that are consumed.
     from: usize,
 }
 
 impl Stream {
-    pub(super) fn new(arriving: Arriving) -> Self {
+    pub(super) fn new(arriving: PieceReceiver) -> Self {
         Self { arriving, piece: None, from: 0 }
     }
 
-    /// The next bytes of the tar; none at its end.
+    /// The next bytes of the tar; empty at its end.
     pub(super) fn peek(&mut self) -> Result<&[u8], StreamError> {
         if self.piece.as_ref().is_none_or(|piece| piece.len() == self.from) {
-            // Given back first: the buffer may be the one that is waited for.
+            // The piece is dropped first, because its buffer may be the one that the unpacker waits for.
             self.piece = None;
             self.from = 0;
             self.piece = self.arriving.recv().ok().transpose()?;
@@ -44,28 +44,28 @@ impl Stream {
         Ok(self.piece.as_ref().map_or(&[], |piece| &piece[self.from..]))
     }
 
-    /// Moves past `len` of the bytes last seen.
+    /// Consumes `len` of the bytes that [`Stream::peek`] returned.
     pub(super) fn consume(&mut self, len: usize) {
         self.from += len;
     }
 
-    /// Fills `bytes`; answers how many there were before the end.
+    /// Fills `bytes`; returns how many bytes there were before the end.
     pub(super) fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, StreamError> {
         let mut filled = 0;
         while filled < bytes.len() {
-            let seen = self.peek()?;
-            if seen.is_empty() {
+            let next = self.peek()?;
+            if next.is_empty() {
                 break;
             }
-            let len = seen.len().min(bytes.len() - filled);
-            bytes[filled..filled + len].copy_from_slice(&seen[..len]);
+            let len = next.len().min(bytes.len() - filled);
+            bytes[filled..filled + len].copy_from_slice(&next[..len]);
             self.consume(len);
             filled += len;
         }
         Ok(filled)
     }
 
-    /// Reads the rest.
+    /// Reads the rest and discards it.
     pub(super) fn finish(&mut self) -> Result<(), StreamError> {
         loop {
             let len = self.peek()?.len();

@@ -1,13 +1,15 @@
-//! Tars for the tests, made header by header, so that they can be wrong in every way.
+//! Tars for the tests, made header by header, so that a test can make any part of them invalid.
 
 use std::io::{Read as _, Seek, SeekFrom, Write};
 
 use tar::Header;
 
-use super::{Below, Limits, Shown, UnpackError, Unpacked, layer_to_erofs, layer_to_erofs_onto};
+use super::{
+    Limits, ParentLayers, ParentLookup, UnpackError, Unpacked, layer_to_erofs, layer_to_erofs_onto,
+};
 use crate::erofs::reader::{Read, read};
 
-/// A tar under way.
+/// A tar that is being made.
 #[derive(Clone, Default)]
 pub(super) struct Tar(pub Vec<u8>);
 
@@ -16,7 +18,7 @@ impl Tar {
         Self::default()
     }
 
-    /// A ustar header of a type, with a name of at most 100 bytes, whatever they are.
+    /// A ustar header of a type, with a name of any bytes, at most 100.
     pub(super) fn header(kind: u8, name: &[u8], size: u64) -> Header {
         let mut header = Header::new_ustar();
         header.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name);
@@ -29,7 +31,7 @@ impl Tar {
         header
     }
 
-    /// Appends an entry as it is, but for its checksum.
+    /// Appends an entry unchanged, except for its checksum.
     pub(super) fn push(mut self, mut header: Header, content: &[u8]) -> Self {
         header.set_cksum();
         self.0.extend_from_slice(header.as_bytes());
@@ -47,11 +49,11 @@ impl Tar {
         self.push(Self::header(kind, name.as_bytes(), 0), b"")
     }
 
-    pub(super) fn folder(self, name: &str) -> Self {
+    pub(super) fn dir(self, name: &str) -> Self {
         self.plain(b'5', name)
     }
 
-    /// A link of a type to `target`, as it is.
+    /// A link of a type to `target`, unchanged.
     pub(super) fn linking(self, kind: u8, name: &str, target: &str) -> Self {
         let mut header = Self::header(kind, name.as_bytes(), 0);
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
@@ -73,7 +75,7 @@ impl Tar {
         self.push(header, b"")
     }
 
-    /// An old GNU header of a sparse file, with the pieces of its map, and `content` behind it.
+    /// An old GNU header of a sparse file with the pieces of its map, and `content` after it.
     pub(super) fn old_sparse(
         self,
         name: &str,
@@ -127,14 +129,14 @@ impl Tar {
         self.extended(b'x', &data)
     }
 
-    /// The tar with its end.
+    /// The tar with its end marker.
     pub(super) fn end(mut self) -> Vec<u8> {
         self.0.extend_from_slice(&[0; 1024]);
         self.0
     }
 }
 
-/// A pax record, whose length counts its own digits.
+/// A pax record; its length includes its own digits.
 fn record(key: &str, value: &[u8], out: &mut Vec<u8>) {
     let rest = key.len() + value.len() + 3;
     let len = (1..).find(|digits| (rest + digits).to_string().len() == *digits).unwrap() + rest;
@@ -155,26 +157,26 @@ pub(super) fn unpack_with(
     unpack_onto(blob, &Nothing, limits)
 }
 
-/// Unpacks a plain tar of which nobody knows on what it will lie.
+/// Unpacks a plain tar without the layers below.
 pub(super) fn unpack_alone(tar: &[u8]) -> Result<(Unpacked, Read), UnpackError> {
     let image = tempfile::tempfile().unwrap();
     let unpacked = layer_to_erofs(tar, [7; 16], &image, &Limits::default())?;
     Ok((unpacked, read_back(image, &unpacked)))
 }
 
-/// What lies below the lowest layer.
+/// The layers below the lowest layer.
 pub(super) struct Nothing;
 
-impl Below for Nothing {
-    fn find(&self, _: &[u8], _: usize) -> std::io::Result<Shown> {
-        Ok(Shown::Nothing)
+impl ParentLayers for Nothing {
+    fn find(&self, _: &[u8], _: usize) -> std::io::Result<ParentLookup> {
+        Ok(ParentLookup::Nothing)
     }
 }
 
-/// Unpacks a plain tar that may link to what lies below it.
+/// Unpacks a plain tar that may link to the layers below.
 pub(super) fn unpack_onto(
     tar: impl std::io::Read + Send,
-    below: &dyn Below,
+    below: &dyn ParentLayers,
     limits: &Limits,
 ) -> Result<(Unpacked, Read), UnpackError> {
     let image = tempfile::tempfile().unwrap();

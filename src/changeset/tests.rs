@@ -1,4 +1,4 @@
-//! What becomes of layers that are taken, entry by entry.
+//! Layers that are accepted: the image that each entry gives.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use super::{Limits, UnpackError};
 use crate::budget::Budget;
 use crate::digest::Digest;
 use crate::erofs::reader::{Content, Read as Image};
-use crate::fault::Class;
+use crate::error::Class;
 
 fn image(tar: Tar) -> Image {
     unpack(&tar.end()).unwrap().1
 }
 
-/// The tree in one line: names, `/` behind folders, `*` behind opaque ones, `!` behind whiteouts.
+/// The tree in one line: names, with `/` after directories, `/*` after opaque ones, `!` after whiteouts.
 fn shape(tar: Tar) -> String {
     let image = image(tar);
     let mut words = Vec::new();
     for (path, found) in &image.names {
         let opaque = found.xattrs.get(b"trusted.overlay.opaque".as_slice());
         let end = match &found.content {
-            Content::Folder if opaque.is_some_and(|value| value == b"y") => "/*",
-            Content::Folder if path.is_empty() => continue,
-            Content::Folder => "/",
+            Content::Dir if opaque.is_some_and(|value| value == b"y") => "/*",
+            Content::Dir if path.is_empty() => continue,
+            Content::Dir => "/",
             Content::Device(0) => "!",
             _ => "",
         };
@@ -34,35 +34,35 @@ fn shape(tar: Tar) -> String {
 }
 
 #[test]
-fn names_are_made_one() {
+fn different_spellings_of_a_name_are_one_entry() {
     assert_eq!(shape(Tar::new().file("./a", b"")), "a");
     assert_eq!(shape(Tar::new().file("/a//b", b"")), "a/ a/b");
-    assert_eq!(shape(Tar::new().folder("./").folder("a/")), "a/");
+    assert_eq!(shape(Tar::new().dir("./").dir("a/")), "a/");
     assert_eq!(shape(Tar::new().plain(0, "a/").plain(0, "a/b").plain(b'7', "c")), "a/ a/b c");
     assert_eq!(shape(Tar::new()), "");
 }
 
 #[test]
-fn the_last_of_a_name_wins() {
+fn the_last_entry_of_a_name_wins() {
     let image = image(Tar::new().file("a", b"old").file("./a", b"new"));
     assert_eq!(image.names[b"a".as_slice()].content, Content::File(b"new".to_vec()));
-    assert_eq!(shape(Tar::new().file("d/a", b"").folder("d").file("d/b", b"")), "d/ d/a d/b");
+    assert_eq!(shape(Tar::new().file("d/a", b"").dir("d").file("d/b", b"")), "d/ d/a d/b");
     assert_eq!(shape(Tar::new().file("d/a", b"").symlink("d", "x")), "d");
-    assert_eq!(shape(Tar::new().file("d", b"").folder("d").file("d/b", b"")), "d/* d/b");
+    assert_eq!(shape(Tar::new().file("d", b"").dir("d").file("d/b", b"")), "d/* d/b");
 }
 
 #[test]
-fn a_symbolic_link_has_every_right_whatever_its_header_says() {
+fn a_symbolic_link_has_mode_0777_whatever_its_header_says() {
     let image = image(Tar::new().file("a", b"").symlink("b", "a").link("c", "b"));
     let mode = |name: &[u8]| image.names[name].mode & 0o7777;
     assert_eq!((mode(b"a"), mode(b"b"), mode(b"c")), (0o644, 0o777, 0o777));
 }
 
 #[test]
-fn whiteouts_are_for_lower_layers() {
+fn whiteouts_hide_only_lower_layers() {
     let shape_of = |names: &[&str]| {
         shape(names.iter().fold(Tar::new(), |tar, name| match name.strip_suffix('/') {
-            Some(folder) => tar.folder(folder),
+            Some(dir) => tar.dir(dir),
             None => tar.file(name, b""),
         }))
     };
@@ -77,13 +77,13 @@ fn whiteouts_are_for_lower_layers() {
         (&["a/b", ".wh.a"], "a/* a/b"),
         (&[".wh.a", "a", "a/"], "a/*"),
         (&[".wh.a", ".wh.a"], "a!"),
-        // Nothing of this layer lies in the folder: it goes as a whole.
+        // This layer has nothing in the directory, so it is hidden as a whole.
         (&[".wh.a", "a/.wh.b"], "a!"),
         (&["a/.wh.b", ".wh.a"], "a!"),
         (&["a/b/.wh.c", ".wh.a"], "a!"),
         (&["a/.wh.b", "a/c", ".wh.a"], "a/* a/c"),
         (&["a/.wh..wh..opq", ".wh.a"], "a!"),
-        // An opaque folder needs no whiteouts, and overlay would list them.
+        // An opaque directory needs no whiteouts, and overlay would list them.
         (&["a/.wh.b", "a/.wh..wh..opq", "a/.wh.c", "a/d"], "a/* a/d"),
         (&["a/.wh..wh..opq", "a/"], "a/*"),
         (&["a/.wh..wh..opq", "a/b/.wh.c"], "a/* a/b/ a/b/c!"),
@@ -92,23 +92,22 @@ fn whiteouts_are_for_lower_layers() {
         assert_eq!(shape_of(names), expected, "{names:?}");
     }
     assert_eq!(
-        shape(Tar::new().device(b'3', "a", 0, 0).folder("b").device(b'3', "b", 0, 0)),
+        shape(Tar::new().device(b'3', "a", 0, 0).dir("b").device(b'3', "b", 0, 0)),
         "a! b/*"
     );
     assert_eq!(shape(Tar::new().link(".wh.a", ".wh..wh.aufs")), "a!");
 }
 
 #[test]
-fn the_root_says_when_it_is_opaque() {
-    let (unpacked, image) =
-        unpack(&Tar::new().file(".wh..wh..opq", b"").folder("./").end()).unwrap();
+fn an_opaque_root_is_reported() {
+    let (unpacked, image) = unpack(&Tar::new().file(".wh..wh..opq", b"").dir("./").end()).unwrap();
     assert!(unpacked.opaque_root);
     assert_eq!(image.names[b"".as_slice()].xattrs[b"trusted.overlay.opaque".as_slice()], b"y");
     assert!(!unpack(&Tar::new().file("a/.wh..wh..opq", b"").end()).unwrap().0.opaque_root);
 }
 
 #[test]
-fn a_folder_nobody_describes() {
+fn an_unnamed_directory_has_the_metadata_of_mkdir_by_root() {
     let tar = Tar::new().file("a/b", b"").end();
     let (unpacked, image) = unpack(&tar).unwrap();
     for path in ["", "a"] {
@@ -122,7 +121,7 @@ fn a_folder_nobody_describes() {
 }
 
 #[test]
-fn attributes_come_from_the_last_header_that_has_them() {
+fn metadata_comes_from_the_last_header_that_has_it() {
     let long = "long/".repeat(40) + "name";
     let tar = Tar::new()
         .pax(&[
@@ -161,7 +160,7 @@ fn attributes_come_from_the_last_header_that_has_them() {
 }
 
 #[test]
-fn long_names_of_gnu_and_prefixes_of_ustar() {
+fn gnu_long_names_and_ustar_prefixes_are_read() {
     let long = "g".repeat(150);
     let target = "t".repeat(200);
     let mut prefixed = Tar::header(b'0', b"name", 0);
@@ -190,27 +189,27 @@ fn hard_links_are_one_file() {
 }
 
 #[test]
-fn everything_behind_the_end_is_part_of_the_diff_id() {
+fn everything_after_the_end_is_part_of_the_diff_id() {
     let mut tar = Tar::new().file("a", b"x").end();
     tar.resize(10 * 1024, 0);
-    tar.extend_from_slice(b"and what a tool left there");
+    tar.extend_from_slice(b"and more bytes from a tool");
     let (unpacked, _) = unpack(&tar).unwrap();
     assert_eq!((unpacked.diff_id, unpacked.tar_bytes), (Digest::of(&tar), tar.len() as u64));
-    let (cut, rest) = tar.split_at(700);
-    let members = [gzip(cut), gzip(b""), gzip(rest)].concat();
+    let (first, rest) = tar.split_at(700);
+    let members = [gzip(first), gzip(b""), gzip(rest)].concat();
     let limits = Limits::default();
     let (gzipped, _) = unpack_with(members.as_slice(), &limits).unwrap();
     assert_eq!(gzipped, unpacked);
     let skipped = b"\x50\x2a\x4d\x18\x03\0\0\0any".as_slice();
-    let frames = [skipped, &zstd(cut), &zstd(b""), skipped, &zstd(rest), skipped].concat();
+    let frames = [skipped, &zstd(first), &zstd(b""), skipped, &zstd(rest), skipped].concat();
     let (packed, _) = unpack_with(frames.as_slice(), &limits).unwrap();
     assert_eq!(packed, unpacked);
 }
 
-/// A blob whose reader has something to say at its end.
-struct Judged<'b>(&'b [u8], io::ErrorKind);
+/// A blob whose reader fails at its end, as a digest check does.
+struct FailingAtEnd<'b>(&'b [u8], io::ErrorKind);
 
-impl Read for Judged<'_> {
+impl Read for FailingAtEnd<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self.0.read(into)? {
             0 => Err(io::Error::new(self.1, "the verdict")),
@@ -220,7 +219,7 @@ impl Read for Judged<'_> {
 }
 
 #[test]
-fn the_blobs_own_error_is_told_from_bad_packing() {
+fn an_error_of_the_blobs_reader_is_distinguished_from_bad_compression() {
     let tar = Tar::new().file("a", b"x").end();
     let limits = Limits::default();
     for blob in [tar.clone(), gzip(&tar), zstd(&tar)] {
@@ -228,7 +227,7 @@ fn the_blobs_own_error_is_told_from_bad_packing() {
             (io::ErrorKind::InvalidData, Class::Corrupt),
             (io::ErrorKind::UnexpectedEof, Class::Unavailable),
         ] {
-            let error = unpack_with(Judged(&blob, kind), &limits).unwrap_err();
+            let error = unpack_with(FailingAtEnd(&blob, kind), &limits).unwrap_err();
             assert!(matches!(error, UnpackError::Blob(_)), "{error:?}");
             assert!(error.to_string().contains("the verdict"), "{error}");
             assert_eq!(error.class(), class);
@@ -255,32 +254,32 @@ fn the_blobs_own_error_is_told_from_bad_packing() {
 }
 
 #[test]
-fn damage_on_the_way_is_not_the_images_fault() {
+fn damage_in_transit_takes_precedence_over_an_invalid_tar() {
     let mut limits = Limits::default();
     let refused = Tar::new().file("..", b"").file("large", &[0; 1 << 20]).end();
     let elsewhere = Tar::new().link("a", "b").file("large", &[0; 1 << 20]).end();
     let whole = gzip(&elsewhere);
-    let cut = &whole[..whole.len() / 2];
+    let half = &whole[..whole.len() / 2];
     for (kind, class) in [
         (io::ErrorKind::InvalidData, Class::Corrupt),
         (io::ErrorKind::ConnectionReset, Class::Unavailable),
     ] {
-        for blob in [refused.as_slice(), &elsewhere, &whole, &gzip(&refused), cut, &zstd(&refused)]
+        for blob in [refused.as_slice(), &elsewhere, &whole, &gzip(&refused), half, &zstd(&refused)]
         {
-            let error = unpack_with(Judged(blob, kind), &limits).unwrap_err();
+            let error = unpack_with(FailingAtEnd(blob, kind), &limits).unwrap_err();
             assert!(error.to_string().contains("the verdict"), "{error}");
             assert_eq!(error.class(), class);
         }
     }
     let error = unpack_with(gzip(&refused).as_slice(), &limits).unwrap_err();
-    assert!(matches!(error, UnpackError::Entry { .. }), "the reader has no objection: {error}");
+    assert!(matches!(error, UnpackError::Entry { .. }), "without an error of the reader: {error}");
 
     limits.depth = 1;
     let deep = Tar::new().file("a/b", b"").file("large", &vec![0; 16 << 20]).end();
     let mut blob = deep.as_slice();
     let error = unpack_with(blob.by_ref(), &limits).unwrap_err();
     assert!(matches!(error, UnpackError::Limit { .. }), "{error}");
-    assert!(!blob.is_empty(), "nobody reads on behind a limit");
+    assert!(!blob.is_empty(), "nothing is read after a limit");
 }
 
 #[test]
@@ -296,8 +295,8 @@ fn a_zstd_window_is_bounded() {
     for log in [10, 23, 25] {
         unpack_with(framed(log).as_slice(), &limits).unwrap();
     }
-    let behind_smaller = [framed(20), framed(24)].concat();
-    for blob in [framed(26), behind_smaller] {
+    let after_smaller = [framed(20), framed(24)].concat();
+    for blob in [framed(26), after_smaller] {
         let error = unpack_with(blob.as_slice(), &limits).unwrap_err();
         assert!(error.to_string().contains("zstd window of more than"), "{error}");
         assert_eq!(error.class(), Class::Precondition);
@@ -305,7 +304,7 @@ fn a_zstd_window_is_bounded() {
 }
 
 #[test]
-fn layers_that_share_a_budget_wait_for_one_another_and_end() {
+fn layers_that_share_a_budget_wait_for_each_other_and_end() {
     let budget = Arc::new(Budget::new(0, 1, u64::MAX));
     let limits = Limits { budget: Arc::clone(&budget), ..Limits::default() };
     let names: Vec<_> = (0..6000).map(|i| format!("{i}{}", "n".repeat(80))).collect();
@@ -319,11 +318,11 @@ fn layers_that_share_a_budget_wait_for_one_another_and_end() {
             });
         }
     });
-    assert_eq!(budget.held(), 0);
+    assert_eq!(budget.used(), 0);
 }
 
 #[test]
-fn the_first_bytes_say_how_a_layer_is_packed() {
+fn the_first_bytes_decide_the_compression_of_a_layer() {
     let tar = Tar::new().file("a", b"x").end();
     let skipped = b"\x50\x2a\x4d\x18\x03\0\0\0any".as_slice();
     let skip = [skipped, &zstd(&tar)].concat();
@@ -331,17 +330,17 @@ fn the_first_bytes_say_how_a_layer_is_packed() {
     for blob in [gzip(&tar), zstd(&tar), skip] {
         assert_eq!(unpack(&blob).unwrap().0, whole);
     }
-    // Of less than what tells them apart, and of nothing.
+    // Too few bytes to be unpacked, and no bytes.
     for blob in [&b"\x1f\x8b"[..], b"\x28"] {
         assert_eq!(unpack(blob).unwrap_err().class(), Class::Corrupt);
     }
     assert_eq!(unpack(b"").unwrap().0.entries, 0);
     let sparse = Tar::new().file("PK\x03\x04", b"").end();
-    assert!(unpack(&sparse).is_ok(), "a name is a name");
+    assert!(unpack(&sparse).is_ok(), "a name may have such bytes");
 }
 
 #[test]
-fn a_gibibyte_of_zeros_costs_nothing() {
+fn a_gibibyte_of_zeros_takes_no_space() {
     use std::os::unix::fs::MetadataExt as _;
     let zeros = 1 << 30;
     let mut header = Tar::header(b'0', b"zeros", 0);
@@ -361,7 +360,7 @@ fn a_gibibyte_of_zeros_costs_nothing() {
 }
 
 #[test]
-fn devices_are_what_they_are() {
+fn devices_are_unpacked_as_devices() {
     let tar = Tar::new().device(b'3', "null", 1, 3).device(b'4', "disk", 259, 70_000);
     let image = image(tar.device(b'4', "none", 0, 0).device(b'3', "d/gone", 0, 0));
     for (name, mode, device) in [
@@ -378,35 +377,35 @@ fn devices_are_what_they_are() {
 }
 
 #[test]
-fn only_files_have_content() {
+fn only_regular_files_have_content() {
     let sized = |kind: u8, name: &str| {
         let mut header = Tar::header(kind, name.as_bytes(), 512);
         header.as_old_mut().linkname[0] = b'f';
         header
     };
     let tar = Tar::new().file("f", b"text");
-    let tar = [(b'1', "link"), (b'2', "symlink"), (b'5', "folder"), (b'6', "pipe"), (0, "old/")]
+    let tar = [(b'1', "link"), (b'2', "symlink"), (b'5', "directory"), (b'6', "pipe"), (0, "old/")]
         .into_iter()
         .fold(tar, |tar, (kind, name)| tar.push(sized(kind, name), b""));
     let image = image(tar.device(b'3', "null", 1, 3).file("last", b"read"));
     assert_eq!(image.names.len(), 9);
     assert_eq!(image.names[b"last".as_slice()].content, Content::File(b"read".to_vec()));
     assert_eq!(image.names[b"link".as_slice()].nlink, 2);
-    assert_eq!(image.names[b"old".as_slice()].content, Content::Folder);
+    assert_eq!(image.names[b"old".as_slice()].content, Content::Dir);
 }
 
 #[test]
-fn a_link_of_the_layer_is_followed_within_it() {
+fn a_link_of_the_layer_is_followed_within_the_layer() {
     for (tar, expected) in [
         (Tar::new().symlink("lib", "usr/lib").file("lib/x", b""), "lib usr/ usr/lib/ usr/lib/x"),
-        (Tar::new().symlink("a/l", "/b").folder("a/l/c/d"), "a/ a/l b/ b/c/ b/c/d/"),
+        (Tar::new().symlink("a/l", "/b").dir("a/l/c/d"), "a/ a/l b/ b/c/ b/c/d/"),
         (Tar::new().symlink("a/l", "../../..").file("a/l/x", b""), "a/ a/l x"),
         (Tar::new().symlink("l", "m").symlink("m", "d").file("l/x", b""), "d/ d/x l m"),
-        // What comes behind the file replaces its folder, as any later entry does.
+        // The file replaces the directory, like any later entry.
         (Tar::new().file("lib/x", b"").symlink("lib", "usr/lib"), "lib"),
         (Tar::new().symlink("d", "e").file("e/f", b"").link("a", "d/f"), "a d e/ e/f"),
         (Tar::new().file("a/../b", b"").link("x/../c", "y/../b"), "b c"),
-        // What hides something hides it in a folder, and follows nothing.
+        // A whiteout hides in a directory and follows no link.
         (Tar::new().symlink("d", "e").file("e/f", b"").file("d/.wh.f", b""), "d e/ e/f"),
         (Tar::new().symlink("d", "e").file("d/.wh..wh..opq", b""), "d"),
         (Tar::new().file("d", b"").file("d/.wh.f", b"").file("d/e/.wh.g", b""), "d"),
@@ -422,9 +421,9 @@ fn a_link_of_the_layer_is_followed_within_it() {
     );
 }
 
-/// umoci, Go's archive/tar and GNU tar write and read such.
+/// umoci, Go's archive/tar and GNU tar write and read such headers.
 #[test]
-fn headers_that_say_it_twice() {
+fn repeated_headers_and_keys_are_accepted_and_the_last_counts() {
     let twice = Tar::new().pax(&[("path", b"a"), ("mtime", b"1")]).pax(&[("path", b"b")]);
     let twice = twice.file("c", b"").extended(b'L', b"d\0").extended(b'L', b"e\0junk");
     let twice = twice.file("c", b"").pax(&[("path", b"f"), ("path", b"g")]).file("c", b"");
@@ -442,7 +441,7 @@ fn headers_that_say_it_twice() {
 }
 
 #[test]
-fn attributes_that_linux_keeps_for_no_file_of_the_kind_are_passed_over() {
+fn attributes_that_linux_does_not_keep_on_a_type_are_dropped() {
     let records: [(&str, &[u8]); 2] =
         [("SCHILY.xattr.user.a", b"x"), ("SCHILY.xattr.security.b", b"y")];
     let image = image(Tar::new().pax(&records).symlink("l", "x").pax(&records).plain(b'6', "p"));

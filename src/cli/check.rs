@@ -1,6 +1,7 @@
-//! `ovl check`: what this kernel and this disk can do, and what to change.
+//! `ovl check`: reports what the kernel and the store's disk support, and what to change.
 //!
-//! Deliberately absent: a judgement of its own. What keeps a root from being used is what keeps `ovl node` from starting on it.
+//! Deliberately absent: rules of its own. A root is unusable for the same reasons for which `ovl node` does not start
+//! on it.
 
 use std::{
     fs,
@@ -14,48 +15,49 @@ use serde::Serialize;
 
 use super::Failure;
 use crate::{
-    overlay::{Feature, Features, LAYER_LIMIT, Unusable, root_usable},
+    overlay::{Feature, Features, LAYER_LIMIT, PreflightError, root_usable},
     sys::{
-        durable, limits, machine,
-        mounts::{LinuxMounts, Way},
+        durable, fs_probe, host, limits,
+        mounts::{LinuxMounts, MountApi},
         quota::Projects,
-        space, trials,
+        statfs,
     },
 };
 
-/// Each layer in use holds a descriptor, so this many are wanted for two of the deepest stacks.
-const WANTED_FILES: u64 = 1024;
+/// The lowest useful limit of open files. Each layer in use needs a descriptor, so it is enough for two of the deepest
+/// stacks.
+const MIN_OPEN_FILES: u64 = 1024;
 
-/// Say what this kernel and the store's disk can do, with the reason and the cure for each no
+/// Report what this kernel and the store's disk support, with the reason and the remedy for each "no"
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// Where the store lies, or will lie
-    #[arg(long, default_value = "/var/lib/ovl-csi", value_name = "DIR", value_parser = super::node::args::folder)]
+    /// The directory of the store, which need not exist yet
+    #[arg(long, default_value = "/var/lib/ovl-csi", value_name = "DIR", value_parser = super::node::args::dir)]
     root: PathBuf,
-    /// A check whose no is wrong here; may be given again
+    /// A required check whose failure is ignored; can be repeated
     #[arg(long = "override", value_name = "NAME", value_parser = required_check)]
     overridden: Vec<String>,
-    /// How it is said
+    /// The format of the report
     #[arg(short, long, default_value = "text")]
     output: Output,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Output {
-    /// For people
+    /// A table
     Text,
-    /// For programs
+    /// A JSON object
     Json,
 }
 
-/// Everything that was found.
+/// The result of all checks.
 #[derive(Debug, Serialize)]
 struct Report {
     usable: bool,
     root: PathBuf,
     kernel: String,
     machine: String,
-    /// How layers are handed to this kernel.
+    /// The mount API by which layers are given to this kernel: `detached`, `attached` or `classic`.
     way: &'static str,
     checks: Vec<Check>,
 }
@@ -66,9 +68,9 @@ struct Check {
     ok: bool,
     required: bool,
     overridden: bool,
-    /// What was found, or why not.
+    /// What was found, or why the check failed.
     detail: String,
-    /// What to do about a no.
+    /// What to do about a failed check.
     cure: Option<&'static str>,
 }
 
@@ -85,7 +87,7 @@ impl Check {
     }
 }
 
-/// The checks that keep a store from being used, which are the ones worth overriding.
+/// Parses the name of a required check. Only these can be overridden: the others do not make a root unusable.
 pub(super) fn required_check(name: &str) -> Result<String, String> {
     let features = Feature::ALL.into_iter().filter(|f| f.required()).map(Feature::name);
     let names: Vec<_> = ["root-user", "filesystem"].into_iter().chain(features).collect();
@@ -95,9 +97,9 @@ pub(super) fn required_check(name: &str) -> Result<String, String> {
     Err(format!("expected one of the required checks: {}", names.join(", ")))
 }
 
-/// Looks, and fails where `ovl node` would.
+/// Prints the report. Fails where `ovl node` would not start.
 pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
-    let report = look(args)?;
+    let report = report(args)?;
     let text = match args.output {
         Output::Text => table(&report),
         Output::Json => {
@@ -108,21 +110,21 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     if report.usable {
         return Ok(());
     }
-    let wrong =
+    let failed =
         report.checks.iter().filter(|check| check.required && !check.ok && !check.overridden);
-    let wrong: Vec<&str> = wrong.map(|check| check.name).collect();
+    let failed: Vec<&str> = failed.map(|check| check.name).collect();
     let root = report.root.display();
-    Err(Failure::Failed(anyhow!("{root} cannot hold a store: {}", wrong.join(", "))))
+    Err(Failure::Failed(anyhow!("{root} cannot hold a store: {}", failed.join(", "))))
 }
 
-fn look(args: &CheckArgs) -> anyhow::Result<Report> {
-    let there = nearest(&args.root);
-    let scratch = Scratch::new(there)?;
+fn report(args: &CheckArgs) -> anyhow::Result<Report> {
+    let existing = nearest_existing(&args.root);
+    let scratch = Scratch::new(existing)?;
     let features = Features::probe(&LinuxMounts, &scratch.0)
-        .with_context(|| format!("cannot try anything in {}", there.display()))?;
-    let wrong = root_usable(there, &features, &[])?;
+        .with_context(|| format!("cannot probe the kernel's features in {}", existing.display()))?;
+    let failed = root_usable(existing, &features, &[])?;
     let mut checks = vec![user()];
-    checks.extend(disk(there, &scratch.0, &wrong)?);
+    checks.extend(disk(existing, &scratch.0, &failed)?);
     checks.extend(Feature::ALL.into_iter().map(|feature| {
         let found = features.get(feature).map(|()| String::new());
         let check = Check::new(feature.name(), found, features.cure(feature));
@@ -135,56 +137,63 @@ fn look(args: &CheckArgs) -> anyhow::Result<Report> {
     Ok(Report {
         usable: checks.iter().all(|check| check.ok || !check.required || check.overridden),
         root: args.root.clone(),
-        kernel: machine::release(),
-        machine: machine::architecture(),
-        way: match features.way() {
-            Way::Detached => "detached",
-            Way::Attached => "attached",
-            Way::Classic => "classic",
+        kernel: host::release(),
+        machine: host::architecture(),
+        way: match features.mount_api() {
+            MountApi::Detached => "detached",
+            MountApi::Attached => "attached",
+            MountApi::Classic => "classic",
         },
         checks,
     })
 }
 
 fn user() -> Check {
-    let found = match machine::is_root() {
+    let found = match host::is_root() {
         true => Ok(String::new()),
-        false => Err("this process is not root's, so nothing can be mounted to try it".to_owned()),
+        false => {
+            Err("this process does not run as root, so it cannot mount anything to probe it"
+                .to_owned())
+        }
     };
     Check::new("root-user", found, "run it as root, in Kubernetes in a privileged container")
         .required()
 }
 
-fn disk(there: &Path, scratch: &Path, wrong: &[Unusable]) -> anyhow::Result<Vec<Check>> {
-    let space = space::of(there)?;
-    let kind = space.kind().unwrap_or("of a type without a name here");
-    let found = match wrong.iter().find(|check| check.name == "filesystem") {
-        Some(wrong) => Check::new("filesystem", Err(wrong.why.clone()), wrong.cure),
-        None => Check::new("filesystem", Ok(format!("{kind} at {}", there.display())), ""),
+fn disk(existing: &Path, scratch: &Path, failed: &[PreflightError]) -> anyhow::Result<Vec<Check>> {
+    let space = statfs::of(existing)?;
+    let kind = space.kind().unwrap_or("an unknown file system");
+    let file_system = match failed.iter().find(|check| check.name == "filesystem") {
+        Some(failed) => Check::new("filesystem", Err(failed.why.clone()), failed.cure),
+        None => Check::new("filesystem", Ok(format!("{kind} at {}", existing.display())), ""),
     };
-    let reflink = match trials::reflink(scratch) {
+    let reflink = match fs_probe::reflink(scratch) {
         Ok(true) => Ok(String::new()),
-        Ok(false) => Err("the file system cannot share bytes between files".to_owned()),
+        Ok(false) => Err("the file system cannot share blocks between files".to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let entries = match trials::mark_bytes(scratch) {
+    let entries = match fs_probe::mark_bytes(scratch) {
         Ok(0) => Ok(String::new()),
         Ok(bytes) => Err(format!(
-            "a file of a layer whose owner, mode or name changes takes {} KiB of the disk for overlay's marks, which do not fit its inode",
+            "a file of a layer whose owner, mode or name changes takes {} KiB of the disk for overlay's xattrs, which do not fit into its inode",
             bytes >> 10
         )),
         Err(error) => Err(error.to_string()),
     };
-    let room = format!("{} GiB of {} GiB free", space.available >> 30, space.total >> 30);
+    let free = format!("{} GiB of {} GiB free", space.available >> 30, space.total >> 30);
     Ok(vec![
-        found.required(),
-        Check::new("room", Ok(room), ""),
+        file_system.required(),
+        Check::new("room", Ok(free), ""),
         Check::new(
             "quota",
-            Projects::probe(there).map(|_| String::new()),
-            "mount the disk with prjquota; else sizes are limited in memory volumes only",
+            Projects::probe(existing).map(|_| String::new()),
+            "mount the disk with prjquota; without it, sizes are limited in memory volumes only",
         ),
-        Check::new("reflink", reflink, "xfs (reflink=1) or btrfs; else a copy-up copies"),
+        Check::new(
+            "reflink",
+            reflink,
+            "xfs (reflink=1) or btrfs; without it, a copy-up copies all bytes",
+        ),
         Check::new(
             "small-entries",
             entries,
@@ -196,49 +205,49 @@ fn disk(there: &Path, scratch: &Path, wrong: &[Unusable]) -> anyhow::Result<Vec<
 fn limits() -> Vec<Check> {
     let files = limits::open_files();
     let files = match files {
-        Some(files) if files < WANTED_FILES => Err(format!("{files} at most")),
+        Some(files) if files < MIN_OPEN_FILES => Err(format!("{files} at most")),
         Some(files) => Ok(format!("{files} at most")),
         None => Ok("without limit".to_owned()),
     };
-    let namespaces = match machine::user_namespaces() {
-        None => Err("the kernel has none".to_owned()),
+    let namespaces = match host::user_namespaces() {
+        None => Err("the kernel does not have them".to_owned()),
         Some(0) => Err("none are allowed".to_owned()),
         Some(number) => Ok(format!("{number} at most")),
     };
-    let selinux = match machine::selinux() {
-        true => Ok("context= is taken from the kubelet".to_owned()),
+    let selinux = match host::selinux() {
+        true => Ok("the mount option context= of the kubelet is used".to_owned()),
         false => Err("it is not enabled".to_owned()),
     };
     vec![
         Check::new("open-files", files, "raise the limit (ulimit -Hn) to 1024 or more"),
         Check::new("user-namespaces", namespaces, "raise the sysctl user.max_user_namespaces"),
-        Check::new("layers", Ok(format!("{LAYER_LIMIT} a volume")), ""),
-        Check::new("selinux", selinux, "nothing, unless pods are to have labels: then enable it"),
+        Check::new("layers", Ok(format!("{LAYER_LIMIT} per volume")), ""),
+        Check::new("selinux", selinux, "enable it only if pods must have SELinux labels"),
     ]
 }
 
-/// The folder itself, or the one in which it would be made.
-fn nearest(root: &Path) -> &Path {
+/// The directory itself if it exists, else its nearest parent that does.
+fn nearest_existing(root: &Path) -> &Path {
     root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
 }
 
-/// A folder for trials, gone when dropped.
+/// The directory of the probes, which the drop removes.
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(there: &Path) -> anyhow::Result<Self> {
-        let folder =
-            there.canonicalize().with_context(|| format!("cannot open {}", there.display()))?;
-        // A store's own is emptied at its next start, should this process be killed.
-        let staging = folder.join("staging");
-        let folder = if staging.is_dir() { staging } else { folder };
-        let path = folder.join(format!(".ovl-check-{}", std::process::id()));
+    fn new(existing: &Path) -> anyhow::Result<Self> {
+        let canonical = existing.canonicalize();
+        let dir = canonical.with_context(|| format!("cannot open {}", existing.display()))?;
+        // If this process is killed, the store empties its staging directory at its next start.
+        let staging = dir.join("staging");
+        let dir = if staging.is_dir() { staging } else { dir };
+        let path = dir.join(format!(".ovl-check-{}", std::process::id()));
         match fs::create_dir(&path) {
             Ok(()) => Ok(Self(path)),
-            Err(e) if machine::is_root() => {
-                Err(e).with_context(|| format!("cannot make a folder in {}", folder.display()))
+            Err(e) if host::is_root() => {
+                Err(e).with_context(|| format!("cannot make a directory in {}", dir.display()))
             }
-            // Where it may not write, a process that is not root's learns no less from elsewhere.
+            // Without root no feature can be probed, so another directory gives the same report.
             Err(_) => {
                 let path = std::env::temp_dir().join(format!(".ovl-check-{}", std::process::id()));
                 fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -251,29 +260,27 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = durable::remove_tree(&self.0) {
-            tracing::warn!(%error, "a folder of trials is left");
+            tracing::warn!(%error, "cannot remove the directory of the probes");
         }
     }
 }
 
 fn table(report: &Report) -> String {
     let Report { root, kernel, machine, way, .. } = report;
-    let mut text = format!(
-        "kernel {kernel} ({machine}), layers are handed over {way}\nstore  {}\n\n",
-        root.display()
-    );
+    let mut text =
+        format!("kernel {kernel} ({machine}), mount API {way}\nstore  {}\n\n", root.display());
     let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     for (title, required) in [("required", true), ("optional", false)] {
         text += title;
         text += "\n";
         for check in report.checks.iter().filter(|check| check.required == required) {
-            let answer = match (check.ok, check.overridden) {
+            let result = match (check.ok, check.overridden) {
                 (true, _) => "yes",
                 (false, true) => "no, overridden",
                 (false, false) => "no",
             };
             let name = check.name;
-            let line = format!("  {name:width$}  {answer:3}  {}", check.detail);
+            let line = format!("  {name:width$}  {result:3}  {}", check.detail);
             text += line.trim_end();
             if let Some(cure) = check.cure {
                 text += &format!("\n  {:width$}       -> {cure}", "");

@@ -1,4 +1,4 @@
-//! `ovl controller`: what the cluster wants of snapshots, and the CSI controller service beside csi-snapshotter.
+//! `ovl controller`: reconciles VolumeSnapshots, and serves the CSI controller service to csi-snapshotter.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Failure,
-    node::{LAST_WORDS, on_signal},
+    node::{EVENT_FLUSH_TIMEOUT, on_signal},
 };
 use crate::{
     cluster::{Client, Lease},
@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Serve CSI's controller calls to csi-snapshotter, and make what VolumeSnapshots ask for
+/// Serve CSI's controller calls to csi-snapshotter, and carry out VolumeSnapshots
 #[derive(Debug, Args)]
 pub(super) struct ControllerArgs {
     /// The socket that csi-snapshotter in the same pod calls
@@ -27,22 +27,23 @@ pub(super) struct ControllerArgs {
     /// The name of the CSIDriver object
     #[arg(long, default_value = "ovl.csi.dev", value_name = "NAME")]
     driver_name: DriverName,
-    /// The namespace of this pod, where its lease is
+    /// The namespace of this pod, and of its lease
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     namespace: String,
-    /// The name of this pod: Events give it as their host, and the lease says it
+    /// The name of this pod, which is the host of its Events and the holder of the lease
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pod_name: String,
-    /// Make what VolumeSnapshots ask for only while holding the lease; calls are answered always
+    /// Carry out VolumeSnapshots only while holding the lease; CSI calls are always served
     #[arg(long)]
     leader_elect: bool,
-    /// The name of the lease; two releases in one namespace need two [default: the driver's name, with dashes, and -controller]
+    /// The name of the lease; two releases in one namespace need two [default: the driver's name, with dashes, and
+    /// -controller]
     #[arg(long, value_name = "NAME")]
     lease_name: Option<String>,
-    /// Where /healthz is served
+    /// The address of /healthz
     #[arg(long, default_value = "0.0.0.0:9808", value_name = "IP:PORT")]
     health_address: SocketAddr,
-    /// Where /metrics is served [default: nowhere]
+    /// The address of /metrics [default: not served]
     #[arg(long, value_name = "IP:PORT")]
     metrics_address: Option<SocketAddr>,
 }
@@ -58,7 +59,7 @@ impl ControllerArgs {
     fn usable(&self) -> anyhow::Result<()> {
         for (argument, name) in [("--namespace", &self.namespace), ("--pod-name", &self.pod_name)] {
             if name.is_empty() {
-                bail!("{argument} is empty: give it by the downward API");
+                bail!("{argument} is empty: set it with the downward API");
             }
         }
         Ok(())
@@ -85,11 +86,11 @@ impl ControllerArgs {
 }
 
 async fn serve(args: &ControllerArgs) -> anyhow::Result<()> {
-    // Before anything that takes long, so that no signal is lost.
+    // Before everything that takes long, so no signal is lost.
     let shutdown = on_signal()?;
     let config = args.config();
     tracing::info!(version = config.version, driver = %config.driver, leader_elect = args.leader_elect, "starting");
-    let client = Client::in_cluster().await.context("a controller works for a cluster")?;
+    let client = Client::in_cluster().await.context("the controller needs a cluster")?;
     let metrics = Metrics::default();
     let controller = Controller::new(
         client.clone(),
@@ -97,7 +98,7 @@ async fn serve(args: &ControllerArgs) -> anyhow::Result<()> {
         &args.pod_name,
         metrics.clone(),
     );
-    // A service that ends takes the rest along.
+    // When the service ends, the controller loop must end too.
     let stop = shutdown.child_token();
     let served = async {
         let served = csi::serve_controller(config, controller.clone(), metrics, stop.clone()).await;
@@ -112,7 +113,7 @@ async fn serve(args: &ControllerArgs) -> anyhow::Result<()> {
         }
     };
     let (served, ()) = tokio::join!(served, reconciled);
-    let _ = timeout(LAST_WORDS, controller.flush()).await;
+    let _ = timeout(EVENT_FLUSH_TIMEOUT, controller.flush()).await;
     served?;
     tracing::info!("stopped");
     Ok(())
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn two_drivers_have_two_leases() {
+    fn each_driver_has_its_own_lease() {
         assert_eq!(args(&[]).lease().name, "ovl-csi-dev-controller");
         assert_eq!(args(&["--driver-name", "b.dev"]).lease().name, "b-dev-controller");
         let named = args(&["--lease-name", "l"]).lease();
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_without_a_name_is_refused() {
+    fn an_empty_pod_name_is_refused() {
         let error = ControllerArgs { pod_name: String::new(), ..args(&[]) }.usable().unwrap_err();
         assert!(error.to_string().contains("--pod-name is empty"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! `ovl crd`: the CustomResourceDefinition that belongs to this program.
+//! `ovl crd`: prints the CustomResourceDefinition of OverlaySnapshots for this version.
 
 use std::io::{self, Write as _};
 

@@ -1,16 +1,16 @@
-//! Arguments, the wiring of one role, exit codes.
+//! The command line of `ovl`: parses arguments, wires the modules of each command, and returns exit codes.
 //!
 //! | exit code | what happened | what to do |
 //! |---|---|---|
-//! | 0 | done; `ovl node` or `ovl controller` was told to stop, and did; `ovl check`: the root can hold a store | |
-//! | 1 | it failed while it worked; `ovl check`: the root cannot hold a store | read stderr; another try may help |
-//! | 2 | arguments or settings cannot be used, and nothing was begun | mend them first |
+//! | 0 | done; `ovl node` or `ovl controller` stopped after a signal; `ovl check`: the root can hold a store | |
+//! | 1 | the command failed; `ovl check`: the root cannot hold a store | read stderr; another try may help |
+//! | 2 | arguments or settings cannot be used, and nothing was started | fix them first |
 //!
-//! Nothing of one volume or image ends the process; each of those is an answer to its own call.
+//! An error of one volume or image never ends the process. It is the response to its own call.
 //!
 //! May use: agent, changeset, cluster, controller, csi, volumes, snapshots, image, layers, overlay, sys
 //!
-//! Deliberately absent: anything that another edge could need; what is decided here is only which rooms meet.
+//! Deliberately absent: code that another edge could need. This module only decides which modules work together.
 
 mod check;
 mod controller;
@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::{self, Filter};
 
-/// Settings that cannot be used.
+/// The exit code for arguments or settings that cannot be used.
 const UNUSABLE: u8 = 2;
 
 #[derive(Debug, Parser)]
@@ -53,7 +53,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Log {
-    /// What is logged: error, warn, info, debug, trace, or by module as in `info,ovl::volumes=debug`
+    /// The log level (error, warn, info, debug, trace), or levels by module as in `info,ovl::volumes=debug`
     #[arg(
         long = "log",
         global = true,
@@ -62,23 +62,25 @@ struct Log {
         value_name = "FILTER"
     )]
     filter: Filter,
-    /// How a line of the log looks
+    /// The format of log lines
     #[arg(long = "log-format", help_heading = "Logging", global = true, default_value = "text")]
     format: Format,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
-    /// For people
+    /// Plain text
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
-/// Why a command ends without success, by exit code.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
+    /// Exit code 2.
     Unusable(anyhow::Error),
+    /// Exit code 1.
     Failed(anyhow::Error),
 }
 
@@ -88,16 +90,16 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// The command line; or, once it is told what is wrong with it, the code to end with. `--help` and `--version` are among
-/// these, with 0.
+/// Parses the command line. If that fails, prints the error and returns the exit code. `--help` and `--version` are
+/// such errors too, with the exit code 0.
 fn parsed<C: Parser>() -> Result<C, ExitCode> {
-    C::try_parse().map_err(|told| {
-        let _ = told.print();
-        u8::try_from(told.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+    C::try_parse().map_err(|error| {
+        let _ = error.print();
+        u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
     })
 }
 
-/// Runs the program.
+/// Runs `ovl` and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = match parsed::<Cli>() {
         Ok(cli) => cli,
@@ -117,7 +119,7 @@ pub fn main() -> ExitCode {
     };
     telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
     if let Err(error) = &traces {
-        tracing::warn!(%error, "going on without traces");
+        tracing::warn!(%error, "the process runs without traces");
     }
     let result = match cli.command {
         Command::Node(args) => node::run(&args),

@@ -1,4 +1,4 @@
-//! `ovl node`: the engine of one node behind its CSI socket.
+//! `ovl node`: wires the modules of one node and serves its CSI socket.
 
 pub(super) mod args;
 mod networks;
@@ -25,47 +25,48 @@ use crate::{
     cluster::{Client, Events},
     csi::{self, LocalSocket},
     image::{Network, Registries, Repository},
-    layers::{Claim, DiskLimits, Form, Store},
+    layers::{DiskLimits, LayerFormat, Store, StoreLock},
     metrics::Metrics,
     overlay::{Feature, Features, root_usable},
     snapshots::{self, Snapshots},
     sys::{freezer::Freezer, limits, memory, mounts::LinuxMounts},
     telemetry::{Traces, TracesError},
     volumes::{
-        GRACE, NoNotices, NoSnapshots, Notices, OpenError, Parts, Settings, SnapshotLookup, Volumes,
+        EventRecorder, GRACE, NoEvents, NoSnapshots, OpenError, Parts, Settings, SnapshotLookup,
+        Volumes,
     },
 };
 pub(super) use args::NodeArgs;
 
-/// How long work that blocks may take after the last answer; what is not done then is left as by a crash.
-const LAST_WORK: Duration = Duration::from_secs(5);
-/// How long Events that were told last may take to be written.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long blocking work can take after the last response. Work that is not done then is lost as in a crash.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the process waits at its end until its last Events are written.
+pub(super) const EVENT_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Everything that was read from the arguments and can be used.
+/// The checked arguments.
 struct Node {
     config: csi::Config,
     registries: Registries,
-    /// Where no registry is contacted, beside the cluster's own networks.
+    /// Networks in which no registry is contacted, in addition to the cluster's own networks.
     refused: Vec<Network>,
     settings: Settings,
     root: PathBuf,
-    /// Checks of the root that are not to be believed.
+    /// The checks of the root whose failure is ignored.
     overridden: Vec<String>,
-    /// `None` for what the kernel takes.
-    form: Option<Form>,
+    /// The format of new layers. `None`: EROFS where the kernel has it.
+    form: Option<LayerFormat>,
     disk: DiskLimits,
     cluster: bool,
-    /// The namespace of push Secrets, where there are snapshots.
+    /// The namespace of the push Secrets. `None` where snapshots are off.
     secrets_in: Option<String>,
-    /// Where snapshots are asked for without a cluster.
+    /// The socket of `ovl snapshot`. `None` with a cluster or where snapshots are off.
     local: Option<csi::Endpoint>,
-    /// Where they are pushed then.
+    /// The repository for snapshots of a node without a cluster.
     repository: Option<Repository>,
 }
 
 impl NodeArgs {
-    /// Sends traces where the arguments say so.
+    /// The exporter of traces, if the arguments name a collector.
     pub(super) fn traces(&self) -> Result<Option<Traces>, TracesError> {
         let node = self.node_name.to_string();
         self.otlp_endpoint.as_ref().map(|to| Traces::to(to, Some(&node))).transpose()
@@ -75,17 +76,17 @@ impl NodeArgs {
 /// Serves until SIGTERM or SIGINT.
 pub(super) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let node = node(args).map_err(Failure::Unusable)?;
-    // Before there are threads that take some.
+    // Before the runtime starts threads, whose stacks could use huge pages.
     if let Err(error) = limits::refuse_huge_pages() {
-        tracing::warn!(%error, "cannot do without huge pages; many calls at once take more memory");
+        tracing::warn!(%error, "cannot turn huge pages off; many calls at once take more memory");
     }
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let mut engine = None;
     let served = runtime.block_on(serve(node, &mut engine));
-    runtime.shutdown_timeout(LAST_WORK);
-    // A cut that did not end in that time may have stopped its pod.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    // A capture that did not end in that time may have left its pod frozen.
     if let Some(Err(error)) = engine.as_ref().map(Snapshots::give_up) {
-        tracing::error!(%error, "pods may stand still: they are told to go on at the next start");
+        tracing::error!(%error, "pods may be frozen still; the next start thaws them");
     }
     Ok(served?)
 }
@@ -112,29 +113,29 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
     })
 }
 
-/// Tells what pods may be stopped by, for whoever ends this process.
-async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()> {
-    // Before anything that takes long, so that no signal is lost.
+/// Serves the node. Puts the snapshots into `engine`, because the caller must thaw pods at the end of the process.
+async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()> {
+    // Before everything that takes long, so no signal is lost.
     let shutdown = on_signal()?;
     let Node { config, registries, settings, root, overridden, form, disk, cluster, .. } = node;
     let Node { secrets_in, local, repository, refused, .. } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
     if let Err(error) = limits::raise_open_files() {
-        tracing::warn!(%error, "cannot have more open files; each layer in use needs one");
+        tracing::warn!(%error, "cannot raise the limit of open files; each layer in use needs one");
     }
-    let claim = Claim::on(&root)?;
-    // First of all: pods may stand still that an earlier process was about to cut.
-    snapshots::thaw_left(&claim).context("cannot look for pods that stand still")?;
+    let claim = StoreLock::on(&root)?;
+    // First, because a capture of an earlier process may have left pods frozen.
+    snapshots::thaw_left(&claim).context("cannot look for frozen pods")?;
     let features = features(&root, &overridden)?;
     let mounts = features.mounts(&root.join("lowers"))?;
     let form = form.unwrap_or(match features.has(Feature::Erofs) {
-        true => Form::Erofs,
-        false => Form::Dir,
+        true => LayerFormat::Erofs,
+        false => LayerFormat::Dir,
     });
-    tracing::info!(way = ?features.way(), ?form, "this kernel was tried");
+    tracing::info!(way = ?features.mount_api(), ?form, "the kernel's features were probed");
     let memory = memory::limit();
-    tracing::info!(bytes = memory, "this process's limit of memory");
+    tracing::info!(bytes = memory, "the memory limit of this process");
     let budget = Arc::new(Budget::of_limit(memory));
     let store = Store::open_claimed(claim, mounts.clone())?;
     let store = Arc::new(store.keeping(form).leaving(disk).within(budget.clone()));
@@ -143,9 +144,10 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
         true => Some(Cluster::of(&config).await?),
         false => None,
     };
-    let (notices, mut lookup) = told(cluster.as_ref(), secrets_in.is_some());
+    let (notices, mut lookup) = event_recorder(cluster.as_ref(), secrets_in.is_some());
     let events = cluster.as_ref().map(|cluster| cluster.events.clone());
-    let (registries, keyring) = (Arc::new(registries.within(budget)), settings.keyring.clone());
+    let (registries, keyring) =
+        (Arc::new(registries.with_budget(budget)), settings.keyring.clone());
     let known = cluster.as_ref().map(|Cluster { client, .. }| {
         keep_refusing(client.clone(), registries.clone(), refused, shutdown.clone())
     });
@@ -168,22 +170,22 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
         metrics: metrics.clone(),
     };
     let volumes = Volumes::open(parts, settings)?;
-    let engine = Snapshots::open(snapshots::Parts {
+    let snapshots = Snapshots::open(snapshots::Parts {
         store: store.clone(),
         volumes: volumes.clone(),
         registries,
         freezer: if local.is_some() { Freezer::of_machine() } else { Freezer::of_node() },
         metrics: metrics.clone(),
     })
-    .context("cannot look for pods that stand still")?;
-    *stopper = Some(engine.clone());
+    .context("cannot look for frozen pods")?;
+    *engine = Some(snapshots.clone());
     volumes.recover(GRACE)?;
     if let Some(known) = known {
-        // Before anything asks a registry for a pod.
+        // Before the driver contacts a registry for a pod.
         let wait = networks::wait(&known, networks::Pace::default());
         shutdown.run_until_cancelled(wait).await;
     }
-    tokio::spawn(shutdown.clone().run_until_cancelled_owned(tidy_forever(volumes.clone())));
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(collect_forever(volumes.clone())));
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(empty_staging_forever(store.clone())));
     if let (Some(cluster), Some(namespace)) = (cluster, secrets_in) {
         let Cluster { client, node, driver, .. } = cluster;
@@ -193,33 +195,33 @@ async fn serve(node: Node, stopper: &mut Option<Snapshots>) -> anyhow::Result<()
             driver,
             namespace,
             keyring: keyring.clone(),
-            snapshots: engine.clone(),
+            snapshots: snapshots.clone(),
             store: store.clone(),
             notices,
         };
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(Agent::new(parts).run()));
     }
-    let asked = LocalParts { snapshots: engine.clone(), store, keyring, repository };
-    let asked = alone(local, Local::new(asked), metrics.clone(), shutdown.clone()).await?;
+    let parts = LocalParts { snapshots: snapshots.clone(), store, keyring, repository };
+    let local = serve_local(local, Local::new(parts), metrics.clone(), shutdown.clone()).await?;
     let stopping = shutdown.clone();
     tokio::spawn(async move {
         stopping.cancelled().await;
-        engine.close();
+        snapshots.close();
     });
     let served = csi::serve(config, volumes, metrics, shutdown.clone()).await;
     shutdown.cancel();
-    let asked = asked.await.context("the socket of `ovl snapshot`")?;
+    let local_served = local.await.context("the socket of `ovl snapshot`")?;
     if let Some(events) = events {
-        let _ = timeout(LAST_WORDS, events.flush()).await;
+        let _ = timeout(EVENT_FLUSH_TIMEOUT, events.flush()).await;
     }
-    served.and(asked)?;
+    served.and(local_served)?;
     tracing::info!("stopped; volumes stay mounted");
     Ok(())
 }
 
-/// Serves `ovl snapshot`, where a node has no cluster, until `shutdown`. What breaks there ends the process: who asks there has no
-/// other way.
-async fn alone(
+/// Serves `ovl snapshot` on a node without a cluster until `shutdown`. An error of this socket ends the process,
+/// because its users have no other way to reach the node.
+async fn serve_local(
     endpoint: Option<csi::Endpoint>,
     local: Local,
     metrics: Metrics,
@@ -237,7 +239,7 @@ async fn alone(
     }))
 }
 
-/// Has `registries` refuse the cluster's own networks beside `given`. Returns what is cancelled when they are known.
+/// Makes `registries` refuse the cluster's own networks in addition to `given`. Returns a token that is cancelled when they are known.
 fn keep_refusing(
     client: Client,
     registries: Arc<Registries>,
@@ -249,13 +251,13 @@ fn keep_refusing(
         let client = client.clone();
         async move { client.own_networks().await }
     };
-    let refuse = move |networks| registries.refuse(networks);
+    let refuse = move |networks| registries.refuse_networks(networks);
     let keep = networks::keep(read, given, refuse, known.clone(), networks::Pace::default());
     tokio::spawn(shutdown.run_until_cancelled_owned(keep));
     known
 }
 
-/// The cluster that this node is of, and what it is called there.
+/// The cluster that this node belongs to, and the node's name in it.
 struct Cluster {
     client: Client,
     node: String,
@@ -265,19 +267,22 @@ struct Cluster {
 
 impl Cluster {
     async fn of(config: &csi::Config) -> anyhow::Result<Self> {
-        let client = Client::in_cluster().await.context(
-            "cannot tell pods anything (their Events); use --no-cluster outside a cluster",
-        )?;
+        let client = Client::in_cluster()
+            .await
+            .context("cannot emit Events on pods; use --no-cluster outside a cluster")?;
         let (node, driver) = (config.node.to_string(), config.driver.to_string());
         let events = Events::start(client.clone(), &node, &driver);
         Ok(Self { client, node, driver, events })
     }
 }
 
-/// Whom volumes tell, and ask for snapshots.
-fn told(cluster: Option<&Cluster>, snapshots: bool) -> (Arc<dyn Notices>, Arc<dyn SnapshotLookup>) {
+/// The recorder of Events and the lookup of snapshots, for volumes.
+fn event_recorder(
+    cluster: Option<&Cluster>,
+    snapshots: bool,
+) -> (Arc<dyn EventRecorder>, Arc<dyn SnapshotLookup>) {
     let Some(Cluster { client, node, driver, events }) = cluster else {
-        return (Arc::new(NoNotices), Arc::new(NoSnapshots));
+        return (Arc::new(NoEvents), Arc::new(NoSnapshots));
     };
     let lookup: Arc<dyn SnapshotLookup> = match snapshots {
         true => Arc::new(SnapshotsByName::new(client.clone(), driver, node)),
@@ -286,14 +291,14 @@ fn told(cluster: Option<&Cluster>, snapshots: bool) -> (Arc<dyn Notices>, Arc<dy
     (Arc::new(events.clone()), lookup)
 }
 
-/// What this kernel can do with the store at `root`; an error where that is not enough.
+/// Probes the features of the kernel with the store at `root`. Fails if a required one is missing.
 fn features(root: &Path, overridden: &[String]) -> anyhow::Result<Features> {
     let features = Features::probe(&LinuxMounts, &root.join("staging"))
-        .with_context(|| format!("cannot try this kernel in {}", root.display()))?;
+        .with_context(|| format!("cannot probe the kernel's features in {}", root.display()))?;
     let unusable = root_usable(root, &features, overridden)?;
     if let Some(first) = unusable.first() {
         bail!(
-            "{} cannot hold a store: {}: {}; {} (`ovl check --root` says all)",
+            "{} cannot hold a store: {}: {}; {} (`ovl check --root` reports all)",
             root.display(),
             first.name,
             first.why,
@@ -303,52 +308,57 @@ fn features(root: &Path, overridden: &[String]) -> anyhow::Result<Features> {
     Ok(features)
 }
 
-/// Removes the volumes of pods that went without a word, and layers that nobody needs: at once, beside the first calls, and then
-/// again and again.
-async fn tidy_forever(volumes: Volumes) {
+/// Repeatedly removes the volumes of pods that are gone without an unpublish call, and layers that are not in use. The
+/// first round runs while the first calls are served.
+async fn collect_forever(volumes: Volumes) {
     loop {
         let volumes = volumes.clone();
-        let tidy = move || {
+        let collect = move || {
             volumes.recover(GRACE)?;
-            // What stands in its way it has told itself.
+            // It logs its errors itself.
             let _ = volumes.collect();
             Ok::<_, OpenError>(())
         };
-        match spawn_blocking(tidy).await {
+        match spawn_blocking(collect).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "cannot look for volumes without a pod"),
-            Err(error) => tracing::error!(%error, "looking for volumes without a pod broke"),
+            Err(error) => {
+                tracing::error!(%error, "the task that looks for volumes without a pod failed")
+            }
         }
         sleep(GRACE).await;
     }
 }
 
-/// Removes what an earlier process left half made, beside the first calls, and what could not be removed, again and again.
+/// Repeatedly empties the staging directory of the store: what an earlier process left unfinished, and what could not
+/// be removed before. The first round runs while the first calls are served.
 async fn empty_staging_forever(store: Arc<Store>) {
     loop {
         let store = store.clone();
         match spawn_blocking(move || store.empty_staging()).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "cannot look for what is left in staging"),
-            Err(error) => tracing::error!(%error, "emptying staging broke"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot read the store's staging directory"),
+            Err(error) => {
+                tracing::error!(%error, "the task that empties the staging directory failed")
+            }
         }
         sleep(GRACE).await;
     }
 }
 
-/// Cancelled by the first SIGTERM (Kubernetes) or SIGINT (a person).
+/// Returns a token that the first SIGTERM (from Kubernetes) or SIGINT (from a terminal) cancels.
 pub(super) fn on_signal() -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let token = CancellationToken::new();
-    let told = token.clone();
+    let cancelled = token.clone();
     tokio::spawn(async move {
         let signal = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal, "stopping");
-        told.cancel();
+        cancelled.cancel();
     });
     Ok(token)
 }

@@ -1,12 +1,14 @@
-//! `ovl registry-secrets`: the password and the certificate of the chart's registry, made in the cluster when they are missing.
+//! `ovl registry-secrets`: makes the password and the certificate of the chart's registry if they are missing in the
+//! cluster.
 //!
 //! ```text
-//! Secret --client-secret    .dockerconfigjson  ca.crt             what nodes open the registry with, and know it by
-//! Secret --server-secret    htpasswd  tls.crt  tls.key            what the registry alone reads
+//! Secret --client-secret    .dockerconfigjson  ca.crt             the login of the nodes, and the CA of the registry
+//! Secret --server-secret    htpasswd  tls.crt  tls.key            for the registry only
 //! ```
 //!
-//! Nodes have no right to the second. Both are made together: where one of them is missing, a new password and a new CA come
-//! into both. What is there is never changed, because nodes and registry read it once, at their start.
+//! Nodes have no right to read the second Secret. Both are made together: if one of them is missing, a new password and
+//! a new CA are written to both. Existing Secrets are never changed, because nodes and registry read them once, at
+//! their start.
 
 mod made;
 
@@ -28,35 +30,35 @@ const HTPASSWD: &str = "htpasswd";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
-/// Make the password and the certificate of the chart's registry, where they are missing
+/// Make the password and the certificate of the chart's registry if they are missing
 #[derive(Debug, Args)]
 pub(super) struct RegistrySecretsArgs {
     /// The namespace of both Secrets
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     namespace: String,
-    /// The registry as references write it
+    /// The registry, as in image references
     #[arg(long, value_name = "HOST:PORT")]
     registry: String,
-    /// The address of its Service, by which nodes reach it
+    /// The address of its Service, at which nodes reach it
     #[arg(long, value_name = "IP")]
     address: IpAddr,
-    /// The Secret that nodes read
+    /// The Secret for the nodes
     #[arg(long, value_name = "NAME")]
     client_secret: String,
-    /// The Secret that the registry alone reads
+    /// The Secret for the registry only
     #[arg(long, value_name = "NAME")]
     server_secret: String,
-    /// The certificate comes from elsewhere: make the password alone
+    /// Make the password only; the certificate is made by another program, such as cert-manager
     #[arg(long)]
     login_only: bool,
 }
 
-/// Makes what is missing; of what is there, checks that it is still good.
+/// Makes missing Secrets, and checks that existing ones are still valid.
 pub(super) fn run(args: &RegistrySecretsArgs) -> Result<(), Failure> {
     args.host().map_err(Failure::Unusable)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let ensured = async {
-        let client = Client::in_cluster().await.context("the Secrets are made in a cluster")?;
+        let client = Client::in_cluster().await.context("the Secrets need a cluster")?;
         args.ensure(&client, Timestamp::now()).await
     };
     Ok(runtime.block_on(ensured)?)
@@ -73,17 +75,23 @@ impl RegistrySecretsArgs {
 
     async fn ensure(&self, client: &Client, now: Timestamp) -> anyhow::Result<()> {
         let namespace = self.namespace.as_str();
-        let (ours, theirs) = (&self.client_secret, &self.server_secret);
-        let have_client = client.secret(namespace, ours).await?;
-        let have_server = client.secret(namespace, theirs).await?;
-        if let (Some(have_client), Some(have_server)) = (&have_client, &have_server) {
-            self.check(have_client, have_server, now).map_err(|why| {
+        let (client_secret, server_secret) = (&self.client_secret, &self.server_secret);
+        let old_client = client.secret(namespace, client_secret).await?;
+        let old_server = client.secret(namespace, server_secret).await?;
+        if let (Some(old_client), Some(old_server)) = (&old_client, &old_server) {
+            self.check(old_client, old_server, now).map_err(|why| {
                 anyhow!(
-                    "Secrets {ours} and {theirs} in namespace {namespace} cannot be used: {why:#}. Delete both, run helm again, \
-                     and then `kubectl --namespace {namespace} rollout restart` the release's DaemonSet and its registry's Deployment"
+                    "Secrets {client_secret} and {server_secret} in namespace {namespace} cannot be used: {why:#}. Delete both, run \
+                     helm again, and then `kubectl --namespace {namespace} rollout restart` the release's DaemonSet and its \
+                     registry's Deployment"
                 )
             })?;
-            tracing::info!(namespace, ours, theirs, "both Secrets are there and stay as they are");
+            tracing::info!(
+                namespace,
+                client_secret,
+                server_secret,
+                "both Secrets exist and are not changed"
+            );
             return Ok(());
         }
         let login = Login::new(&self.registry)?;
@@ -94,23 +102,23 @@ impl RegistrySecretsArgs {
             client_data.push((CA, tls.ca));
             server_data.extend([(CERTIFICATE, tls.certificate), (KEY, tls.key)]);
         }
-        // The registry's first: nodes that wait for theirs start when both are there.
+        // The registry's Secret first: nodes wait for theirs, so they start when both exist.
         for (name, kind, data) in [
-            (theirs, SecretKind::Opaque, server_data),
-            (ours, SecretKind::DockerConfig, client_data),
+            (server_secret, SecretKind::Opaque, server_data),
+            (client_secret, SecretKind::DockerConfig, client_data),
         ] {
             client.put_secret(namespace, name, kind, &data).await?;
             tracing::info!(namespace, secret = name, "made");
         }
-        if have_client.is_some() || have_server.is_some() {
+        if old_client.is_some() || old_server.is_some() {
             tracing::warn!(
-                "one of the two Secrets was missing, so both are new: restart the release's DaemonSet and its registry's Deployment"
+                "one of the two Secrets was missing, so both are new; restart the release's DaemonSet and its registry's Deployment"
             );
         }
         Ok(())
     }
 
-    /// Why what is there is of no use, if it is not.
+    /// Checks that existing Secrets are complete and that the certificate is valid.
     fn check(
         &self,
         client: &SecretData,

@@ -1,6 +1,6 @@
-//! `ovl snapshot`: snapshots of a node that has no cluster, asked of its `ovl node`.
+//! `ovl snapshot`: the client for snapshots of a node without a cluster. It calls `ovl node` on its local socket.
 //!
-//! Deliberately absent: snapshots of a cluster, which `kubectl ovl` asks the API server for.
+//! Deliberately absent: snapshots of a cluster, which `kubectl ovl` creates in the API server.
 
 use std::{
     io::{self, Write as _},
@@ -15,11 +15,11 @@ use tokio::{runtime::Builder, time::sleep};
 use super::Failure;
 use crate::{
     csi::{CaptureVolumeRequest, Endpoint, LocalClient, PushSnapshotRequest, Snapshot},
-    units,
+    format,
 };
 
-/// How often somebody who waits is told how far a push is.
-const NEWS: Duration = Duration::from_secs(2);
+/// How often the progress of a push is printed.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Take and push snapshots of this node's volumes, where `ovl node` runs without a cluster
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(super) struct SnapshotArgs {
         value_name = "unix:///PATH"
     )]
     local_endpoint: Endpoint,
-    /// How it is said
+    /// The format of the result
     #[arg(short, long, global = true, default_value = "text")]
     output: Output,
     #[command(subcommand)]
@@ -42,43 +42,43 @@ pub(super) struct SnapshotArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Output {
-    /// For people: a line a snapshot
+    /// One line per snapshot
     Text,
-    /// For programs
+    /// JSON
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Keep what a volume's pod has written; volumes start from it with the attribute `snapshot: NAME`
+    /// Take a snapshot of what a volume's pod has written; volumes start from it with the attribute `snapshot: NAME`
     Take(TakeArgs),
-    /// Push a snapshot to a registry, so that other nodes can have it
+    /// Push a snapshot to a registry, from which other nodes can use it
     Push(PushArgs),
     /// List this node's snapshots
     List,
-    /// Remove a snapshot from its registry and from this node
+    /// Delete a snapshot from its registry and from this node
     Delete {
-        /// The snapshot
+        /// The name of the snapshot
         name: String,
     },
 }
 
 #[derive(Debug, Args)]
 struct TakeArgs {
-    /// The volume, by the id that CSI calls it by
+    /// The CSI id of the volume
     volume: String,
-    /// What the snapshot is called
+    /// The name of the snapshot
     name: String,
-    /// The pod does not stand still: each file is as it was at some moment meanwhile
+    /// Do not freeze the pod: each file has its state at some moment of the capture
     #[arg(long)]
     live: bool,
-    /// For how many milliseconds the pod may stand still
+    /// For how many milliseconds the pod can be frozen
     #[arg(long, default_value = "5000", value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     within: u32,
-    /// As --live where the pod would have to stand still for longer than that
+    /// Capture as with --live if the pod would be frozen for longer
     #[arg(long)]
     or_live: bool,
-    /// Push it as well
+    /// Push the snapshot too
     #[arg(long)]
     push: bool,
     #[command(flatten)]
@@ -87,7 +87,7 @@ struct TakeArgs {
 
 #[derive(Debug, Args)]
 struct PushArgs {
-    /// The snapshot
+    /// The name of the snapshot
     name: String,
     #[command(flatten)]
     to: To,
@@ -95,13 +95,13 @@ struct PushArgs {
 
 #[derive(Debug, Args)]
 struct To {
-    /// Whereto: registry/repository [default: the node's --snapshot-repository]
+    /// The target, registry/repository [default: the node's --snapshot-repository]
     #[arg(long, value_name = "REPOSITORY")]
     to: Option<String>,
-    /// What its layer is: portable for any runtime, native for ovl-csi alone
+    /// The format of the layers: portable for any runtime, native for ovl-csi only
     #[arg(id = "layer_format", long = "format", default_value = "portable", value_name = "FORMAT")]
     format: Format,
-    /// How its layer is packed
+    /// The compression of the layers
     #[arg(long, default_value = "zstd")]
     compression: Compression,
 }
@@ -121,12 +121,12 @@ enum Compression {
 
 pub(super) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
     let runtime = Builder::new_current_thread().enable_all().build();
-    Ok(runtime.context("cannot start the runtime")?.block_on(ask(args))?)
+    Ok(runtime.context("cannot start the runtime")?.block_on(send(args))?)
 }
 
-async fn ask(args: &SnapshotArgs) -> anyhow::Result<()> {
+async fn send(args: &SnapshotArgs) -> anyhow::Result<()> {
     let mut node = LocalClient::connect(&args.local_endpoint).await?;
-    let said = match &args.what {
+    let text = match &args.what {
         What::Take(take) => {
             let request = CaptureVolumeRequest {
                 name: take.name.clone(),
@@ -146,14 +146,14 @@ async fn ask(args: &SnapshotArgs) -> anyhow::Result<()> {
         What::Delete { name } => match node.delete(name.clone()).await? {
             true => String::new(),
             false => format!(
-                "{name} is gone from here; its registry deletes nothing, so its manifest stays there\n"
+                "{name} is deleted from this node; its registry does not support deletion, so its manifest stays there\n"
             ),
         },
     };
-    io::stdout().write_all(said.as_bytes()).context("cannot write to stdout")
+    io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
-/// Pushes, and says on stderr how far it is.
+/// Pushes a snapshot, and prints the progress to stderr.
 async fn push(node: &LocalClient, name: &str, to: &To) -> anyhow::Result<(Snapshot, u64)> {
     let request = PushSnapshotRequest {
         name: name.to_owned(),
@@ -161,28 +161,28 @@ async fn push(node: &LocalClient, name: &str, to: &To) -> anyhow::Result<(Snapsh
         format: word(to.format),
         compression: word(to.compression),
     };
-    let (mut pushing, mut looking) = (node.clone(), node.clone());
-    let news = async {
-        let mut said = String::new();
+    let (mut pushing, mut listing) = (node.clone(), node.clone());
+    let print_progress = async {
+        let mut printed = String::new();
         loop {
-            sleep(NEWS).await;
-            // The push itself says what is wrong.
-            let all = looking.list().await.unwrap_or_default();
+            sleep(PROGRESS_INTERVAL).await;
+            // An error of the node is reported by the push itself.
+            let all = listing.list().await.unwrap_or_default();
             let now = all.into_iter().find(|one| one.name == name).map(|one| one.pushing);
-            if let Some(now) = now.filter(|now| !now.is_empty() && *now != said) {
-                // Who closes stderr does not want to know.
+            if let Some(now) = now.filter(|now| !now.is_empty() && *now != printed) {
+                // If stderr is closed, the progress is not wanted.
                 let _ = writeln!(io::stderr(), "{now}");
-                said = now;
+                printed = now;
             }
         }
     };
     tokio::select! {
         pushed = pushing.push(request) => Ok(pushed?),
-        never = news => never,
+        never = print_progress => never,
     }
 }
 
-/// What the command line calls a value.
+/// The name of a value on the command line.
 fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
@@ -190,12 +190,12 @@ fn word(value: impl ValueEnum) -> String {
 fn pushed((snapshot, sent): (Snapshot, u64), output: Output) -> String {
     match output {
         Output::Text => {
-            format!("{}{} had to be sent\n", shown(&snapshot, output), units::bytes(sent))
+            format!("{}{} had to be sent\n", shown(&snapshot, output), format::bytes(sent))
         }
         Output::Json => {
-            let mut said = object(&snapshot);
-            said["sent"] = json!(sent);
-            format!("{said:#}\n")
+            let mut json = object(&snapshot);
+            json["sent"] = json!(sent);
+            format!("{json:#}\n")
         }
     }
 }
@@ -218,9 +218,9 @@ fn list(snapshots: &[Snapshot], output: Output) -> String {
 }
 
 fn line(snapshot: &Snapshot) -> String {
-    let still = match snapshot.frozen_micros {
-        Some(micros) => format!("stood still for {}.{} ms", micros / 1000, micros % 1000 / 100),
-        None => "did not stand still".to_owned(),
+    let frozen = match snapshot.frozen_micros {
+        Some(micros) => format!("frozen for {}.{} ms", micros / 1000, micros % 1000 / 100),
+        None => "not frozen".to_owned(),
     };
     let place = match (snapshot.image.as_str(), snapshot.pushing.as_str()) {
         ("", "") => "on this node only",
@@ -228,13 +228,13 @@ fn line(snapshot: &Snapshot) -> String {
         (image, _) => image,
     };
     format!(
-        "{}  {}/{} {}  {} entries, {}, {} layers  pod {still}  {place}\n",
+        "{}  {}/{} {}  {} entries, {}, {} layers  pod {frozen}  {place}\n",
         snapshot.name,
         snapshot.namespace,
         snapshot.pod,
         snapshot.volume,
         snapshot.entries,
-        units::bytes(snapshot.bytes),
+        format::bytes(snapshot.bytes),
         snapshot.layers,
     )
 }

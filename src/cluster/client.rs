@@ -1,4 +1,4 @@
-//! The way to the API server.
+//! The connection to the API server.
 
 use std::time::Duration;
 
@@ -7,31 +7,32 @@ use tokio::time::timeout;
 
 use super::ClusterError;
 
-/// How long a connection may take to come about.
+/// Timeout for connecting.
 pub(super) const CONNECT: Duration = Duration::from_secs(5);
-/// How long one request may take. A watch has no such end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of one request. A watch has no timeout.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The API server, as this pod's ServiceAccount. Cheap to clone.
+/// A client of the API server, as this pod's ServiceAccount or as the user of a kubeconfig. Cheap to clone.
 #[derive(Clone)]
 pub struct Client(kube::Client);
 
 impl Client {
-    /// The cluster that this process is a pod of. Connects with the first request; the account's token and the
-    /// cluster's CA are read again when they change. Async because the client has a task of its own, for which there has to be a
-    /// runtime.
+    /// The client for the cluster in which this process is a pod. It connects with the first request. It reads the
+    /// account's token and the cluster's CA again when they change. Async, because the client spawns a task and so
+    /// needs a runtime.
     ///
     /// # Errors
-    /// [`ClusterError::Outside`] where no ServiceAccount is mounted, [`ClusterError::SetUp`] if what is mounted cannot be used.
+    /// [`ClusterError::Outside`] where no ServiceAccount is mounted, [`ClusterError::SetUp`] if the mounted one cannot
+    /// be used.
     pub async fn in_cluster() -> Result<Self, ClusterError> {
         let mut config = Config::incluster().map_err(|e| ClusterError::Outside(Box::new(e)))?;
         config.connect_timeout = Some(CONNECT);
-        // Whoever asks knows how patient to be.
+        // The caller decides when to retry.
         config.default_retry = false;
         kube::Client::try_from(config).map(Self).map_err(|e| ClusterError::SetUp(Box::new(e)))
     }
 
-    /// One that is made elsewhere.
+    /// Wraps a client that the caller has built.
     pub(super) fn of(client: kube::Client) -> Self {
         Self(client)
     }
@@ -47,13 +48,13 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// The answer to one request, with the words for what was asked.
+/// Awaits one request for at most [`REQUEST_TIMEOUT`]. `what` says in an error what was requested.
 pub(super) async fn bound<T>(
     what: &'static str,
-    asked: impl Future<Output = kube::Result<T>>,
+    request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ClusterError> {
-    match timeout(PATIENCE, asked).await {
-        Ok(answer) => answer.map_err(|e| ClusterError::of(what, e)),
-        Err(_) => Err(ClusterError::Slow { what, within: PATIENCE }),
+    match timeout(REQUEST_TIMEOUT, request).await {
+        Ok(result) => result.map_err(|e| ClusterError::of(what, e)),
+        Err(_) => Err(ClusterError::Slow { what, within: REQUEST_TIMEOUT }),
     }
 }

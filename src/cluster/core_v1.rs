@@ -1,4 +1,4 @@
-//! Pods, nodes and Secrets, as far as snapshots ask about them.
+//! Reads Pods, Nodes and Secrets, and writes Secrets: only the fields that snapshots and registry credentials need.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use serde_json::json;
 
 use super::{
     Client, ClusterError,
+    api::{PAGE, optional},
     client::bound,
-    kind::{PAGE, there},
 };
-use crate::fault::Class;
+use crate::error::Class;
 
 /// A pod and its volumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +29,11 @@ pub struct Pod {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// The node that it was given to.
+    /// The node that it is scheduled to; `None` before that.
     pub node: Option<String>,
-    /// Its containers have not been started yet.
+    /// Whether its phase is `Pending`, or missing: its containers have not started yet.
     pub pending: bool,
-    /// Its volumes.
+    /// All its volumes, of any driver, in the order of the spec.
     pub volumes: Vec<PodVolume>,
 }
 
@@ -44,42 +44,42 @@ pub struct PodVolume {
     pub name: String,
     /// The driver of an inline CSI volume; `None` for any other volume.
     pub driver: Option<String>,
-    /// The pod may not write to it.
+    /// Whether an inline CSI volume is read-only for the pod; `false` for any other volume.
     pub read_only: bool,
 }
 
-/// Whether work can be given to a node.
+/// Whether a node can carry out work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeState {
     /// There is no such node.
     Gone,
-    /// It does not answer, by the word of the cluster; since then, if that is known.
+    /// Its condition `Ready` is not `True`; since when, if known.
     NotReady(Option<Timestamp>),
-    /// It does.
+    /// Its condition `Ready` is `True`.
     Ready,
 }
 
-/// What a Secret holds. Never formatted.
+/// The data of a Secret. Never formatted, so it has no `Debug`.
 pub struct SecretData(BTreeMap<String, Vec<u8>>);
 
 impl SecretData {
-    /// The value under a key.
+    /// The value of a key, decoded from base64.
     pub fn get(&self, key: &str) -> Option<&[u8]> {
         self.0.get(key).map(Vec::as_slice)
     }
 }
 
-/// What a Secret is for, which can never be changed.
+/// The type of a Secret, which Kubernetes never lets change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretKind {
-    /// Anything.
+    /// `Opaque`: any data.
     Opaque,
-    /// Registries' credentials, under `.dockerconfigjson`.
+    /// `kubernetes.io/dockerconfigjson`: registry credentials under the key `.dockerconfigjson`.
     DockerConfig,
 }
 
 impl SecretKind {
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Opaque => "Opaque",
             Self::DockerConfig => "kubernetes.io/dockerconfigjson",
@@ -88,19 +88,20 @@ impl SecretKind {
 }
 
 impl Client {
-    /// The pod of this name, if there is one.
+    /// Reads a pod; `None` if there is none of this name.
     ///
     /// # Errors
-    /// The API server's.
+    /// The error of the API server.
     pub async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ClusterError> {
         let pods = Api::<ApiPod>::namespaced(self.kube(), namespace);
-        Ok(there(bound("read the Pod", pods.get(name)).await)?.map(pod))
+        Ok(optional(bound("read the Pod", pods.get(name)).await)?.map(pod))
     }
 
-    /// The first pod that `wanted` takes, of all there are: thousands of objects in pages, so for rare questions only.
+    /// The first pod that `wanted` accepts, of all pods of the cluster. It lists thousands of objects in pages, so it
+    /// is for rare calls only.
     ///
     /// # Errors
-    /// The API server's.
+    /// The error of the API server.
     pub async fn find_pod(
         &self,
         wanted: impl Fn(&Pod) -> bool,
@@ -119,13 +120,13 @@ impl Client {
         }
     }
 
-    /// How the node of this name is.
+    /// The state of the node of this name.
     ///
     /// # Errors
-    /// The API server's.
+    /// The error of the API server.
     pub async fn node(&self, name: &str) -> Result<NodeState, ClusterError> {
         let nodes = Api::<Node>::all(self.kube());
-        let Some(node) = there(bound("read the Node", nodes.get(name)).await)? else {
+        let Some(node) = optional(bound("read the Node", nodes.get(name)).await)? else {
             return Ok(NodeState::Gone);
         };
         let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
@@ -138,26 +139,26 @@ impl Client {
         })
     }
 
-    /// What the Secret of this name holds, if there is one.
+    /// Reads the data of a Secret; `None` if there is none of this name.
     ///
     /// # Errors
-    /// The API server's.
+    /// The error of the API server.
     pub async fn secret(
         &self,
         namespace: &str,
         name: &str,
     ) -> Result<Option<SecretData>, ClusterError> {
         let secrets = Api::<Secret>::namespaced(self.kube(), namespace);
-        let secret = there(bound("read the Secret", secrets.get(name)).await)?;
+        let secret = optional(bound("read the Secret", secrets.get(name)).await)?;
         let data = secret.map(|secret| secret.data.unwrap_or_default());
         Ok(data
             .map(|data| SecretData(data.into_iter().map(|(key, value)| (key, value.0)).collect())))
     }
 
-    /// Makes a Secret, or gives the one of this name these values; keys that are not named stay as they are.
+    /// Creates a Secret, or sets these keys of the existing one. Other keys stay as they are.
     ///
     /// # Errors
-    /// The API server's.
+    /// The error of the API server.
     pub async fn put_secret(
         &self,
         namespace: &str,
@@ -172,7 +173,7 @@ impl Client {
         let secrets = Api::<Secret>::namespaced(self.kube(), namespace);
         let secret = Secret {
             metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-            type_: Some(kind.word().to_owned()),
+            type_: Some(kind.as_str().to_owned()),
             data: Some(data.clone()),
             ..Secret::default()
         };
@@ -188,12 +189,12 @@ impl Client {
         }
     }
 
-    /// Whether the API server answers at all.
+    /// Checks that the API server responds, by a request for its version.
     ///
     /// # Errors
-    /// That it does not.
+    /// The API server does not respond.
     pub async fn reachable(&self) -> Result<(), ClusterError> {
-        bound("say its version", self.kube().apiserver_version()).await.map(drop)
+        bound("read the version of the API server", self.kube().apiserver_version()).await.map(drop)
     }
 }
 

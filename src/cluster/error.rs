@@ -1,68 +1,68 @@
-//! What the API server's answers mean.
+//! [`ClusterError`]: the failures of requests to the API server, each with its class.
 
 use std::time::Duration;
 
 use kube::config::InClusterError;
 
-use super::user::credentials;
-use crate::fault::Class;
+use super::kubeconfig::credentials;
+use crate::error::Class;
 
-/// The API server was not asked, or did not do as asked.
+/// A request to the API server that was not sent, failed or was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// No ServiceAccount is mounted here.
     #[error(
-        "this process is no pod with a ServiceAccount of its own ({0}): mount the account's token \
+        "this process is not in a pod with a mounted ServiceAccount ({0}): mount the account's token \
          (automountServiceAccountToken), or run with --no-cluster"
     )]
     Outside(#[source] Box<InClusterError>),
     /// A user's kubeconfig cannot be used, or there is none.
-    #[error("no cluster can be asked: {0}")]
+    #[error("cannot connect to a cluster: {0}")]
     Kubeconfig(String),
-    /// Whom the kubeconfig's user is cannot be proved.
-    #[error("the kubeconfig has no credentials that can be used: {0}")]
+    /// The credentials of the kubeconfig's user cannot be used.
+    #[error("the kubeconfig has no usable credentials: {0}")]
     Credentials(String),
-    /// What is mounted cannot be used.
-    #[error("the client of the API server cannot be set up: {0}")]
+    /// The mounted ServiceAccount, or the TLS settings of a kubeconfig, cannot be used.
+    #[error("cannot set up the client of the API server: {0}")]
     SetUp(#[source] Box<kube::Error>),
-    /// It answered no.
+    /// The API server responded with an error status.
     #[error("the API server refused to {what}: {message} ({code} {reason})")]
     Refused {
-        /// What was asked.
+        /// What was requested, as a verb and an object.
         what: &'static str,
         /// The HTTP status.
         code: u16,
-        /// Its word for it, as `Forbidden`.
+        /// The reason of the `Status`, such as `Forbidden`.
         reason: String,
-        /// Its sentence.
+        /// The message of the `Status`.
         message: String,
     },
-    /// No answer that can be read.
-    #[error("the API server did not {what}: {problem}")]
-    Unanswered {
-        /// What was asked.
+    /// The API server did not respond, or its response cannot be read.
+    #[error("cannot {what}: the request to the API server failed: {problem}")]
+    NoResponse {
+        /// What was requested, as a verb and an object.
         what: &'static str,
-        /// How it went wrong.
+        /// The error of the client library.
         problem: Box<kube::Error>,
     },
-    /// No answer in time.
-    #[error("the API server did not {what} within {} s", .within.as_secs())]
+    /// The API server did not respond in time.
+    #[error("cannot {what}: the API server did not respond within {} s", .within.as_secs())]
     Slow {
-        /// What was asked.
+        /// What was requested, as a verb and an object.
         what: &'static str,
-        /// How long that was waited for.
+        /// The timeout.
         within: Duration,
     },
 }
 
 impl ClusterError {
-    /// What it means to whoever asked: only [`Class::Unavailable`] is worth another try.
+    /// The class for the caller: only [`Class::Unavailable`] is worth a retry of the same request.
     pub fn class(&self) -> Class {
         match self {
             Self::Outside(_) | Self::Kubeconfig(_) => Class::Precondition,
             Self::Credentials(_) => Class::Denied,
             Self::SetUp(_) => Class::Internal,
-            Self::Unanswered { .. } | Self::Slow { .. } => Class::Unavailable,
+            Self::NoResponse { .. } | Self::Slow { .. } => Class::Unavailable,
             Self::Refused { code, .. } => match code {
                 401 | 403 => Class::Denied,
                 404 => Class::NotFound,
@@ -83,7 +83,7 @@ impl ClusterError {
             },
             problem => match credentials(&problem) {
                 Some(why) => Self::Credentials(why),
-                None => Self::Unanswered { what, problem: Box::new(problem) },
+                None => Self::NoResponse { what, problem: Box::new(problem) },
             },
         }
     }

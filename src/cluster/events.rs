@@ -1,9 +1,9 @@
-//! Events on their way: queued, and written one after the other by a task of their own.
+//! Queues Events and writes them from one background task, with retries.
 //!
 //! ```text
-//!  tell ──> queue ──> task: written ──> next
-//!    │ full                 │ no answer ──> later, with all others that had none
-//!    └──> counted           └ refused, or too old ──> logged
+//!  record ──> queue ──> task: written ──> next
+//!    │ full                   │ no response ──> retried later, with all others that had none
+//!    └──> counted             └ refused, or too old ──> logged
 //! ```
 
 use std::{
@@ -27,153 +27,168 @@ use super::{
     Client,
     recorder::{Event, Recorder},
 };
-use crate::fault::Class;
+use crate::error::Class;
 
-/// How patient the task is.
+/// Queue size and retry timing of the task.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
-    /// Events that wait at most, new ones and those without an answer each.
+pub(super) struct EventTimeouts {
+    /// The most new Events in the queue, and separately the most Events that wait for a retry.
     pub(super) queue: usize,
-    /// The pause after the first try; doubled after each further one, up to [`PAUSE_MAX`].
+    /// The pause before the first retry. It doubles with each round of retries, up to [`PAUSE_MAX`].
     pub(super) pause: Duration,
-    /// How old an Event may be for another try.
-    pub(super) worth: Duration,
+    /// The age at which an Event is not retried any more.
+    pub(super) max_age: Duration,
 }
 
-/// Room for a word to every pod of a full node; what nobody could be told for five minutes is no news.
-const PACE: Pace =
-    Pace { queue: 256, pause: Duration::from_secs(2), worth: Duration::from_secs(5 * 60) };
-/// The longest pause: so long may the API server be back before it is asked.
+/// The queue takes one Event for every pod of a full node. An Event that is five minutes old is no longer news.
+const TIMEOUTS: EventTimeouts = EventTimeouts {
+    queue: 256,
+    pause: Duration::from_secs(2),
+    max_age: Duration::from_secs(5 * 60),
+};
+/// The longest pause: the most time that passes between the return of the API server and the next try.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Takes Events, and never keeps whoever tells them waiting. What finds no room is left out and counted in the log.
+/// The queue of Events. It never blocks the caller: when it is full, an Event is dropped and counted in the log.
 #[derive(Debug, Clone)]
 pub struct Events {
     queue: Sender<Queued>,
-    left_out: Arc<AtomicU64>,
+    dropped: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 enum Queued {
-    /// To be written, since then.
+    /// An Event to write, and the time at which it was recorded.
     Event(Instant, Event),
-    /// Somebody waits for all before it.
+    /// A caller waits until everything before this is written or given up.
     Flush(oneshot::Sender<()>),
 }
 
 impl Events {
-    /// Starts the task, on the runtime of whoever calls this; it ends when the last clone is gone and the queue is empty. For the
-    /// driver of this name on this host (a node, or the controller's pod), which is what Events give as their source.
+    /// Spawns the task on the caller's runtime. The task ends when the last clone is dropped and the queue is empty.
+    /// Events name this driver and this host (a node, or the controller's pod) as their source.
     pub fn start(client: Client, host: &str, driver: &str) -> Self {
-        Self::at_pace(client, host, driver, PACE)
+        Self::with_timeouts(client, host, driver, TIMEOUTS)
     }
 
-    pub(super) fn at_pace(client: Client, host: &str, driver: &str, pace: Pace) -> Self {
-        let (queue, waiting) = mpsc::channel(pace.queue);
-        let left_out = Arc::new(AtomicU64::new(0));
+    pub(super) fn with_timeouts(
+        client: Client,
+        host: &str,
+        driver: &str,
+        timeouts: EventTimeouts,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(timeouts.queue);
+        let dropped = Arc::new(AtomicU64::new(0));
         let recorder = Recorder::new(client, host, driver);
         let writer = Writer {
             recorder,
-            left_out: left_out.clone(),
-            pace,
-            later: VecDeque::new(),
+            dropped: dropped.clone(),
+            timeouts,
+            retries: VecDeque::new(),
             due: Instant::now(),
             round: 0,
-            pause: pace.pause,
+            pause: timeouts.pause,
             flushes: Vec::new(),
         };
         tokio::spawn(writer.run(waiting));
-        Self { queue, left_out }
+        Self { queue, dropped }
     }
 
-    /// Has it written in its turn.
-    pub fn tell(&self, event: Event) {
+    /// Queues an Event. Never blocks and never fails: a full queue drops it.
+    pub fn record(&self, event: Event) {
         if self.queue.try_send(Queued::Event(Instant::now(), event)).is_err() {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Returns once all that was told before is written or given up, which takes minutes while the API server is away.
+    /// Returns once all Events recorded before are written or given up. That takes minutes while the API server is
+    /// unreachable.
     pub async fn flush(&self) {
         let (done, wait) = oneshot::channel();
         if self.queue.send(Queued::Flush(done)).await.is_ok() {
-            // A task that is gone has nothing left to write.
+            // An error means that the task has ended, so there is nothing to wait for.
             let _ = wait.await;
         }
     }
 
-    /// How many found no room and are not in the log yet.
+    /// The number of dropped Events that are not in the log yet.
     #[cfg(test)]
-    pub(super) fn left_out(&self) -> u64 {
-        self.left_out.load(Ordering::Relaxed)
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 }
 
-/// The task.
+/// The state of the task.
 struct Writer {
     recorder: Recorder,
-    left_out: Arc<AtomicU64>,
-    pace: Pace,
-    /// What was not answered, since when, and what goes again.
-    later: VecDeque<(Instant, Event)>,
-    /// When that goes again, and how many of it are still to go then.
+    dropped: Arc<AtomicU64>,
+    timeouts: EventTimeouts,
+    /// The Events to retry, with the time at which each was recorded.
+    retries: VecDeque<(Instant, Event)>,
+    /// When the next retry is due.
     due: Instant,
+    /// How many Events are still to be retried in this round.
     round: usize,
+    /// The pause after this round.
     pause: Duration,
-    /// Who waits until nothing is left.
+    /// The callers of `flush` that wait until `retries` is empty.
     flushes: Vec<oneshot::Sender<()>>,
 }
 
 impl Writer {
     async fn run(mut self, mut waiting: Receiver<Queued>) {
         let mut open = true;
-        while open || !self.later.is_empty() {
+        while open || !self.retries.is_empty() {
             tokio::select! {
                 next = waiting.recv(), if open => match next {
                     Some(Queued::Event(since, event)) => self.first(since, event).await,
                     Some(Queued::Flush(done)) => self.flushes.push(done),
                     None => open = false,
                 },
-                () = sleep_until(self.due.into()), if !self.later.is_empty() => self.again().await,
+                () = sleep_until(self.due.into()), if !self.retries.is_empty() => self.retry().await,
             }
-            if self.later.is_empty() {
+            if self.retries.is_empty() {
                 for done in self.flushes.drain(..) {
-                    // Whoever waited may have gone.
+                    // An error means that the caller of `flush` has given up waiting.
                     let _ = done.send(());
                 }
             }
-            let count = self.left_out.swap(0, Ordering::Relaxed);
+            let count = self.dropped.swap(0, Ordering::Relaxed);
             if count > 0 {
-                tracing::warn!(count, "Events left out: more to tell than the API server took");
+                tracing::warn!(
+                    count,
+                    "Events dropped: the queue is full, the API server is too slow"
+                );
             }
         }
     }
 
-    /// Writes a new one. One that is not answered is in nobody's way: its namespace may be one that takes no Events for the moment.
+    /// Writes a new Event. One without a response waits among the retries and does not hold up later Events, because
+    /// its namespace may be one that takes no Events at the moment.
     async fn first(&mut self, since: Instant, event: Event) {
-        // What it says anew is not said after it.
-        self.later.retain(|(_, old)| !old.is_one_with(&event));
+        // An older Event that this one replaces must not be written after it.
+        self.retries.retain(|(_, old)| !old.is_one_with(&event));
         let Some(event) = self.write(since, event).await else { return };
-        if self.later.is_empty() {
-            (self.pause, self.round) = (self.pace.pause, 0);
+        if self.retries.is_empty() {
+            (self.pause, self.round) = (self.timeouts.pause, 0);
             self.due = Instant::now() + self.pause;
         }
-        if self.later.len() == self.pace.queue {
-            self.later.pop_front();
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+        if self.retries.len() == self.timeouts.queue {
+            self.retries.pop_front();
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        self.later.push_back((since, event));
+        self.retries.push_back((since, event));
     }
 
-    /// Tries the next once more that was not answered; after all of them there is a pause.
-    async fn again(&mut self) {
+    /// Retries the next Event. After all of them there is a pause.
+    async fn retry(&mut self) {
         if self.round == 0 {
-            self.round = self.later.len();
+            self.round = self.retries.len();
         }
-        if let Some((since, event)) = self.later.pop_front()
+        if let Some((since, event)) = self.retries.pop_front()
             && let Some(event) = self.write(since, event).await
         {
-            self.later.push_back((since, event));
+            self.retries.push_back((since, event));
         }
         self.round -= 1;
         if self.round == 0 {
@@ -182,17 +197,17 @@ impl Writer {
         }
     }
 
-    /// Writes one; answers it where that may succeed later.
+    /// Writes an Event. Returns it if a retry may succeed.
     async fn write(&mut self, since: Instant, event: Event) -> Option<Event> {
-        let error = self.recorder.tell(&event).await.err()?;
-        // Another Event of the same nanosecond has the name (Conflict): the next try has another.
-        let again = matches!(error.class(), Class::Unavailable | Class::Conflict);
-        if again && since.elapsed() + self.pace.pause <= self.pace.worth {
-            tracing::debug!(%error, "an Event has to wait");
+        let error = self.recorder.record(&event).await.err()?;
+        // Conflict: another Event of the same nanosecond has the name. The retry generates a new one.
+        let retry = matches!(error.class(), Class::Unavailable | Class::Conflict);
+        if retry && since.elapsed() + self.timeouts.pause <= self.timeouts.max_age {
+            tracing::debug!(%error, "cannot write an Event now: retrying later");
             return Some(event);
         }
-        let Event { about, reason, message, .. } = &event;
-        tracing::warn!(%error, about.namespace, about.name, reason, message, "no Event tells this");
+        let Event { regarding: about, reason, message, .. } = &event;
+        tracing::warn!(%error, about.namespace, about.name, reason, message, "cannot write an Event: giving up");
         None
     }
 }

@@ -1,8 +1,8 @@
-//! An API server for tests: keeps objects in memory, notes what it is asked, and fails as it is told.
+//! A fake API server for tests. It keeps objects in memory, records requests and fails on demand.
 //!
-//! Objects are what they were given as: no schema, no defaults. Of Kubernetes' rules it has those that the code leans on: uids and
-//! resource versions, names that are taken, `status` apart from the rest, merge patches, finalizers, preconditions, field and label
-//! selectors, watches.
+//! It stores objects as they are: no schema, no defaults. It implements the rules of Kubernetes on which the code
+//! depends: uids and resource versions, taken names, `status` as a subresource, merge patches, finalizers,
+//! preconditions, field selectors and watches.
 
 mod store;
 
@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use axum::{body::Body as Answer, http};
+use axum::{body::Body as HttpBody, http};
 use futures::stream;
 use http::{Request, Response};
 use kube::client::Body;
@@ -22,48 +22,49 @@ use tokio::sync::watch;
 use super::Client;
 use store::{Path, Refused, Store};
 
-/// One request, as it came.
+/// One request, as the server received it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Asked {
+pub(crate) struct SeenRequest {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) body: Value,
 }
 
-/// How a request fails that is told to.
+/// Which half of an exchange is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// It never arrives.
+    /// The request never arrives.
     Request,
-    /// It is carried out, and nobody hears of it.
-    Answer,
+    /// The request is carried out, and the client gets no response.
+    Response,
 }
 
-/// Answers each request with the next of the codes that it was given; once they are used up, and for 200, out of its store.
+/// Responds to each request with the next of the given status codes. After the last one, and for 200, it responds from
+/// its store.
 #[derive(Debug, Clone)]
 pub(crate) struct FakeApi(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    asked: Mutex<Vec<Asked>>,
+    requests: Mutex<Vec<SeenRequest>>,
     codes: Mutex<VecDeque<u16>>,
-    /// Requests until one is lost, and everything behind it too.
+    /// How many requests get through before one is lost. All later requests are lost too.
     lost: Mutex<Option<(usize, Loss)>>,
     store: Mutex<Store>,
-    /// How many changes there were.
+    /// The number of changes so far, for watches.
     changes: watch::Sender<usize>,
 }
 
 impl Default for FakeApi {
     fn default() -> Self {
-        Self::answering(&[])
+        Self::responding(&[])
     }
 }
 
 impl FakeApi {
-    pub(crate) fn answering(codes: &[u16]) -> Self {
+    pub(crate) fn responding(codes: &[u16]) -> Self {
         Self(Arc::new(Inner {
-            asked: Mutex::default(),
+            requests: Mutex::default(),
             codes: Mutex::new(codes.iter().copied().collect()),
             lost: Mutex::default(),
             store: Mutex::default(),
@@ -75,27 +76,28 @@ impl FakeApi {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let api = api.clone();
-            async move { Ok::<_, Infallible>(api.answer(request).await) }
+            async move { Ok::<_, Infallible>(api.respond(request).await) }
         });
         Client::of(kube::Client::new(service, "default"))
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.0.asked.lock().unwrap().clone()
+    pub(crate) fn requests(&self) -> Vec<SeenRequest> {
+        self.0.requests.lock().unwrap().clone()
     }
 
-    /// From so many requests on nothing gets through any more, the first of them in this way; until [`mend`](Self::mend). Events are
-    /// exempt: they are written at their own time, and so would make a count of requests another one each time.
+    /// After `after` requests, every request is lost until `restore` is called; the first one is lost in the way `how`.
+    /// Requests about Events are exempt: they come at any time, so a count that includes them would differ from run to
+    /// run.
     pub(crate) fn lose(&self, after: usize, how: Loss) {
         *self.0.lost.lock().unwrap() = Some((after, how));
     }
 
-    /// Requests get through again. Answers whether any was lost.
-    pub(crate) fn mend(&self) -> bool {
+    /// Lets requests through again. Returns whether any was lost.
+    pub(crate) fn restore(&self) -> bool {
         self.0.lost.lock().unwrap().take().is_some_and(|(after, _)| after == 0)
     }
 
-    /// Keeps an object, as somebody else's request would.
+    /// Stores an object, as a request of another client would.
     pub(crate) fn put(&self, path: &str, object: Value) -> Value {
         self.change("POST", path, &object).unwrap()
     }
@@ -105,7 +107,7 @@ impl FakeApi {
         self.0.store.lock().unwrap().get(&Path::of(path))
     }
 
-    /// All objects beneath a path.
+    /// All objects that a list request of this path returns.
     pub(crate) fn all(&self, path: &str) -> Vec<Value> {
         self.0.store.lock().unwrap().list(&Path::of(path), "")
     }
@@ -122,12 +124,12 @@ impl FakeApi {
 
     fn change(&self, method: &str, path: &str, body: &Value) -> Result<Value, Refused> {
         let mut store = self.0.store.lock().unwrap();
-        let answer = store.change(method, &Path::of(path), body);
+        let result = store.change(method, &Path::of(path), body);
         self.0.changes.send_replace(store.changes().len());
-        answer
+        result
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Answer> {
+    async fn respond(&self, request: Request<Body>) -> Response<HttpBody> {
         let (head, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -135,32 +137,32 @@ impl FakeApi {
         let query = head.uri.query().unwrap_or_default().to_owned();
         let loss = if path.contains("/events") { None } else { self.loses() };
         let method = if loss == Some(Loss::Request) { "LOST".to_owned() } else { method };
-        self.0.asked.lock().unwrap().push(Asked {
+        self.0.requests.lock().unwrap().push(SeenRequest {
             method: method.clone(),
             path,
             body: body.clone(),
         });
         if loss == Some(Loss::Request) {
-            return refusal(&Refused(503, "ServiceUnavailable", "it is lost"));
+            return refusal(&Refused(503, "ServiceUnavailable", "the request is lost"));
         }
         let code = self.0.codes.lock().unwrap().pop_front().unwrap_or(200);
         if code != 200 {
-            return refusal(&Refused(code, "Because", "no such luck"));
+            return refusal(&Refused(code, "Because", "refused by the test"));
         }
         if query.contains("watch=true") {
             return self.watch(head.uri.path(), &query);
         }
-        let answer = self.read_or_change(&method, head.uri.path(), &query, &body);
-        if loss == Some(Loss::Answer) {
-            return refusal(&Refused(504, "Timeout", "the answer is lost"));
+        let result = self.read_or_change(&method, head.uri.path(), &query, &body);
+        if loss == Some(Loss::Response) {
+            return refusal(&Refused(504, "Timeout", "the response is lost"));
         }
-        match answer {
-            Ok(answer) => Response::new(Answer::from(answer.to_string())),
+        match result {
+            Ok(object) => Response::new(HttpBody::from(object.to_string())),
             Err(refused) => refusal(&refused),
         }
     }
 
-    /// Whether and how the request that is here now gets lost.
+    /// Whether and how the current request is lost.
     fn loses(&self) -> Option<Loss> {
         let mut lost = self.0.lost.lock().unwrap();
         let (after, how) = (*lost)?;
@@ -168,7 +170,7 @@ impl FakeApi {
             *lost = Some((after - 1, how));
             return None;
         }
-        // It stays away: what comes behind it does not arrive either.
+        // The server stays unreachable: later requests do not arrive either.
         *lost = Some((0, Loss::Request));
         Some(how)
     }
@@ -207,38 +209,38 @@ impl FakeApi {
         Ok(json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items}))
     }
 
-    fn watch(&self, path: &str, query: &str) -> Response<Answer> {
+    fn watch(&self, path: &str, query: &str) -> Response<HttpBody> {
         let (at, selector) = (Path::of(path), store::fields(query));
         let since = query.split('&').find_map(|part| part.strip_prefix("resourceVersion="));
         let since: u64 = since.and_then(|version| version.parse().ok()).unwrap_or(0);
-        let begin = (self.clone(), self.0.changes.subscribe(), 0);
-        let lines = stream::unfold(begin, move |(api, mut changes, mut seen)| {
+        let start = (self.clone(), self.0.changes.subscribe(), 0);
+        let lines = stream::unfold(start, move |(api, mut changes, mut index)| {
             let (at, selector) = (at.clone(), selector.clone());
             async move {
                 loop {
-                    let next = api.0.store.lock().unwrap().changes().get(seen).cloned();
+                    let next = api.0.store.lock().unwrap().changes().get(index).cloned();
                     let Some(change) = next else {
                         changes.changed().await.ok()?;
                         continue;
                     };
-                    seen += 1;
+                    index += 1;
                     let object = &change.line["object"];
                     if change.version > since
                         && at.holds(&change.path)
                         && store::selected(object, &selector)
                     {
                         let line = format!("{}\n", change.line);
-                        return Some((Ok::<_, Infallible>(line), (api, changes, seen)));
+                        return Some((Ok::<_, Infallible>(line), (api, changes, index)));
                     }
                 }
             }
         });
-        Response::new(Answer::from_stream(lines))
+        Response::new(HttpBody::from_stream(lines))
     }
 }
 
-fn refusal(Refused(code, reason, message): &Refused) -> Response<Answer> {
+fn refusal(Refused(code, reason, message): &Refused) -> Response<HttpBody> {
     let status = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code,
                         "reason": reason, "message": message, "metadata": {}});
-    Response::builder().status(*code).body(Answer::from(status.to_string())).unwrap()
+    Response::builder().status(*code).body(HttpBody::from(status.to_string())).unwrap()
 }

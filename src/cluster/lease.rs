@@ -1,7 +1,7 @@
-//! One of several processes leads.
+//! Leader election by a Lease.
 //!
-//! What is led here is safe to be done by two at once (each step is checked by the API server), so a leader that is cut off may end
-//! its work some seconds after another has begun.
+//! The elected work is safe if two processes do it at once, because the API server checks each step. So a leader that
+//! is cut off may end its work some seconds after another one has started.
 
 use std::time::Duration;
 
@@ -11,29 +11,29 @@ use tokio_util::sync::CancellationToken;
 
 use super::Client;
 
-/// For how many seconds a leader that says nothing still leads.
+/// The duration of the Lease, in seconds: a leader that does not renew it stops leading after that.
 const DURATION: u64 = 15;
-/// How many seconds before that it says that it is there.
+/// How many seconds before the end of the Lease the leader renews it.
 const GRACE: u64 = 10;
 /// The pause after an error.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long giving the lease back may take, at the end.
+/// Timeout for releasing the Lease at the end.
 const RELEASE: Duration = Duration::from_secs(3);
 
-/// The Lease that says who leads.
+/// The Lease object of an election, and this process as a candidate.
 #[derive(Debug, Clone)]
 pub struct Lease {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Who we are: no other process has this name.
+    /// The name of this candidate. It must be unique among the processes of the election.
     pub identity: String,
 }
 
 impl Client {
-    /// Runs `work` whenever this process leads, and cancels its token when it does not any more, until `stop`; then the lease is
-    /// given back, after the work has ended.
+    /// Takes part in the election until `stop`. While this process leads, it runs `work`. It cancels the token of
+    /// `work` when this process no longer leads. On `stop`, it waits for the end of `work` and then releases the Lease.
     pub async fn lead<W>(
         &self,
         lease: &Lease,
@@ -44,7 +44,7 @@ impl Client {
     {
         while !stop.is_cancelled() {
             if let Err(error) = self.try_to_lead(lease, stop, &work).await {
-                tracing::warn!(%error, lease = lease.name, "cannot find out who leads: trying on");
+                tracing::warn!(%error, lease = lease.name, "leader election failed: retrying");
                 let _ = timeout(PAUSE, stop.cancelled()).await;
             }
         }
@@ -69,7 +69,7 @@ impl Client {
         let Some(manager) = stop.run_until_cancelled(manager).await.transpose()? else {
             return Ok(());
         };
-        // False only when it ends before it began.
+        // `false` only if leading ended before it was seen to start.
         while stop
             .run_until_cancelled(manager.changed())
             .await
@@ -91,7 +91,7 @@ impl Client {
             lost.cancel();
         };
         let (result, ()) = tokio::join!(watched, worked);
-        tracing::info!(lease = lease.name, "leading no more");
+        tracing::info!(lease = lease.name, "no longer leading");
         if stop.is_cancelled() {
             return release(&manager).await;
         }
@@ -102,7 +102,7 @@ impl Client {
     }
 }
 
-/// So that the next one need not wait.
+/// Releases the Lease, so that the next leader need not wait for its end.
 async fn release(manager: &LeaseManager) -> Result<(), LeaseManagerError> {
     timeout(RELEASE, manager.release()).await.unwrap_or(Ok(()))
 }

@@ -1,12 +1,14 @@
-//! The API server, as far as it is asked: objects read, made, changed and watched, Events told, and who leads.
+//! The Kubernetes API client: reads, writes and watches objects, records Events and elects a leader.
 //!
-//! Every answer of the API server becomes a [`ClusterError`] with a class here, so that nobody else reads status codes.
+//! This module turns every failed request into a [`ClusterError`] with a class. No other module reads HTTP status
+//! codes.
 //!
 //! May use: nothing
 //!
-//! Deliberately absent: what is worth an Event, what an object ought to be, and, but for Events, when to try again (`agent`,
-//! `controller`).
+//! Deliberately absent: which Events to record, what an object should contain and, except for Events, when to retry
+//! (`agent`, `controller`).
 
+mod api;
 mod client;
 mod core_v1;
 mod error;
@@ -15,23 +17,22 @@ mod events;
 mod events_tests;
 #[cfg(test)]
 pub(crate) mod fake;
-mod kind;
+mod kubeconfig;
 mod lease;
 mod networks;
 pub mod overlay_snapshot;
 mod recorder;
-mod report;
 pub mod snapshot_api;
+mod status;
 #[cfg(test)]
 mod tests;
-mod user;
 mod watch;
 
+pub use api::Kind;
 pub use client::Client;
 pub use core_v1::{NodeState, Pod, PodVolume, SecretData, SecretKind};
 pub use error::ClusterError;
 pub use events::Events;
-pub use kind::Kind;
 pub use lease::Lease;
-pub use recorder::{About, Event, Severity};
+pub use recorder::{Event, EventType, Regarding};
 pub use watch::{Change, Watch};

@@ -1,30 +1,31 @@
-//! Where the cluster's own services are.
+//! Finds the networks of the cluster's Services and the addresses of its API server.
 
 use k8s_openapi::api::{discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
 use kube::{Api, api::ListParams};
 
 use super::{
     Client, ClusterError,
+    api::{PAGE, optional},
     client::bound,
-    kind::{PAGE, there},
 };
 
 impl Client {
-    /// The networks of the cluster's Services (`ServiceCIDR`, served since Kubernetes 1.33; nothing before), and the addresses of its
-    /// API server (the EndpointSlice `default/kubernetes`, which API servers keep themselves).
+    /// The networks of the cluster's Services and the addresses of its API server. The networks come from
+    /// `ServiceCIDR`, which Kubernetes serves since 1.33; before that there are none. The addresses come from the
+    /// EndpointSlice `default/kubernetes`, which the API servers maintain.
     ///
     /// # Errors
-    /// The API server's.
+    /// The error of the API server.
     pub async fn own_networks(&self) -> Result<Vec<String>, ClusterError> {
         let cidrs = Api::<ServiceCIDR>::all(self.kube());
         let params = ListParams::default().limit(PAGE);
-        let cidrs = there(bound("list ServiceCIDRs", cidrs.list(&params)).await)?;
+        let cidrs = optional(bound("list ServiceCIDRs", cidrs.list(&params)).await)?;
         let of_cidr = |cidr: ServiceCIDR| cidr.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
         let mut networks: Vec<_> =
             cidrs.into_iter().flat_map(|list| list.items).flat_map(of_cidr).collect();
         let slices = Api::<EndpointSlice>::namespaced(self.kube(), "default");
         let slice =
-            there(bound("read the EndpointSlice kubernetes", slices.get("kubernetes")).await)?;
+            optional(bound("read the EndpointSlice kubernetes", slices.get("kubernetes")).await)?;
         let endpoints = slice.into_iter().filter_map(|slice| slice.endpoints).flatten();
         networks.extend(endpoints.flat_map(|endpoint| endpoint.addresses));
         Ok(networks)
@@ -38,10 +39,10 @@ mod tests {
     use super::super::fake::FakeApi;
 
     #[tokio::test]
-    async fn services_and_the_api_server_are_found() {
+    async fn own_networks_are_the_service_cidrs_and_the_api_server() {
         let api = FakeApi::default();
         let read = || async { api.client().own_networks().await.unwrap() };
-        assert_eq!(read().await, [""; 0], "an older cluster, and one that keeps no such slice");
+        assert_eq!(read().await, [""; 0], "neither a ServiceCIDR nor the slice exists");
         api.put(
             "/apis/networking.k8s.io/v1/servicecidrs",
             json!({ "metadata": { "name": "kubernetes" },
@@ -56,15 +57,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cluster_without_service_cidrs_still_names_its_api_server() {
-        let api = FakeApi::answering(&[404]);
+    async fn a_cluster_without_service_cidrs_still_has_its_api_server() {
+        let api = FakeApi::responding(&[404]);
         api.put(
             "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
             json!({ "metadata": { "name": "kubernetes", "namespace": "default" }, "addressType": "IPv4",
                     "endpoints": [{ "addresses": ["192.0.2.1"] }] }),
         );
         assert_eq!(api.client().own_networks().await.unwrap(), ["192.0.2.1"]);
-        let api = FakeApi::answering(&[403]);
+        let api = FakeApi::responding(&[403]);
         assert!(api.client().own_networks().await.is_err());
     }
 }

@@ -1,10 +1,10 @@
-//! OverlaySnapshot: what the controller wants cut, and what its node says of it.
+//! The OverlaySnapshot CRD: the controller writes the spec of a snapshot, and the node reports in the status.
 
 use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Nothing of a spec ever changes but `deleted`: what a node was told to cut is what it cuts.
+/// The rule that only `deleted` may change in a spec: a node captures exactly what it was first requested to capture.
 const IMMUTABLE: &str = "self.driver == oldSelf.driver && self.nodeName == oldSelf.nodeName \
     && self.volumeHandle == oldSelf.volumeHandle && self.source == oldSelf.source \
     && has(self.volumeSnapshot) == has(oldSelf.volumeSnapshot) \
@@ -18,10 +18,10 @@ const IMMUTABLE: &str = "self.driver == oldSelf.driver && self.nodeName == oldSe
     && has(self.pushSecretName) == has(oldSelf.pushSecretName) \
     && (!has(self.pushSecretName) || self.pushSecretName == oldSelf.pushSecretName)";
 
-/// The longest sentence that a status takes, in characters.
+/// The longest message in a status, in characters.
 pub(super) const MESSAGE_MAX: usize = 4096;
 
-/// A snapshot of one pod's volume, asked for by the controller and carried out on the pod's node.
+/// A snapshot of one pod's volume. The controller requests it, and the node of the pod captures and pushes it.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "ovl.csi.dev",
@@ -29,7 +29,7 @@ pub(super) const MESSAGE_MAX: usize = 4096;
     kind = "OverlaySnapshot",
     plural = "overlaysnapshots",
     shortname = "ovlsnap",
-    doc = "A snapshot of one pod's volume: the controller asks for it, the node of the pod carries it out.",
+    doc = "A snapshot of one pod's volume. The controller requests it, and the node of the pod captures and pushes it.",
     status = "OverlaySnapshotStatus",
     selectable = ".spec.nodeName",
     derive = "PartialEq",
@@ -41,74 +41,74 @@ pub(super) const MESSAGE_MAX: usize = 4096;
     printcolumn = r#"{"name":"Image","type":"string","jsonPath":".status.image","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
-#[x_kube(validation = Rule::new(IMMUTABLE).message("a spec does not change, except that deleted becomes true"))]
-#[x_kube(validation = Rule::new("!oldSelf.deleted || self.deleted").message("what is being removed cannot be kept any more"))]
+#[x_kube(validation = Rule::new(IMMUTABLE).message("spec is immutable, except that deleted may become true"))]
+#[x_kube(validation = Rule::new("!oldSelf.deleted || self.deleted").message("deleted cannot become false again"))]
 #[serde(rename_all = "camelCase")]
 pub struct OverlaySnapshotSpec {
-    /// The driver that is to carry it out.
+    /// The name of the driver that captures the volume.
     #[schemars(length(min = 1, max = 63))]
     pub driver: String,
-    /// The node that has the volume.
+    /// The name of the node that has the volume.
     #[schemars(length(min = 1, max = 253))]
     pub node_name: String,
-    /// The volume's CSI handle.
+    /// The CSI handle of the volume.
     #[schemars(length(min = 1, max = 128))]
     pub volume_handle: String,
-    /// Of what it is.
+    /// The volume to capture.
     pub source: SnapshotOf,
-    /// The VolumeSnapshot that it is for; none where the CSI call asked for it.
+    /// The VolumeSnapshot that requested it. Absent if the CSI call CreateSnapshot requested it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_snapshot: Option<ObjectId>,
-    /// Where it is to be pushed, `registry/repository`; none: it stays on its node.
+    /// The repository to push to, `registry/repository`. Absent: the snapshot stays on its node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub repository: Option<String>,
-    /// What its layer in the registry looks like.
+    /// The format of its layer in the registry.
     #[serde(default)]
     pub format: LayerFormat,
-    /// How its layer in the registry is packed.
+    /// The compression of its layer in the registry.
     #[serde(default)]
     pub compression: LayerCompression,
-    /// Whether the pod stands still while the volume is cut.
+    /// Whether the pod is frozen during the capture.
     #[serde(default)]
     pub consistency: Consistency,
-    /// For how long it may stand still, in milliseconds.
+    /// The longest time for which the pod may be frozen, in milliseconds.
     #[schemars(with = "i32", range(min = 1, max = 60_000))]
     pub freeze_timeout_millis: u32,
-    /// Whether a volume that cannot be cut in that time is cut live.
+    /// Whether a volume that cannot be captured in that time is captured live instead.
     #[serde(default)]
     pub or_live: bool,
-    /// Past how many layers above the images' they become one.
+    /// When more layers than this lie above the layers of the images, they are squashed into one.
     #[schemars(with = "i32", range(min = 1, max = 250))]
     pub squash_above: u32,
-    /// The Secret, in the driver's own namespace, with the registry's credentials.
+    /// The name of the Secret with the registry credentials, in the namespace of the driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub push_secret_name: Option<String>,
-    /// It is to be removed from its node and from the registry.
+    /// Requests the removal from the node and from the registry.
     #[serde(default)]
     pub deleted: bool,
 }
 
-/// A pod's volume.
+/// A volume of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotOf {
-    /// The pod's namespace.
+    /// The namespace of the pod.
     #[schemars(length(max = 63))]
     pub namespace: String,
-    /// The pod's name.
+    /// The name of the pod.
     #[schemars(length(max = 253))]
     pub pod: String,
-    /// The pod's uid.
+    /// The uid of the pod.
     #[schemars(length(max = 128))]
     pub pod_uid: String,
-    /// The volume's name in the pod.
+    /// The name of the volume in the pod.
     #[schemars(length(max = 63))]
     pub volume: String,
 }
 
-/// One object of a namespace.
+/// A reference to a namespaced object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectId {
     /// Its namespace.
@@ -122,18 +122,18 @@ pub struct ObjectId {
     pub uid: String,
 }
 
-/// What a layer looks like in the registry.
+/// The format of a layer in the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LayerFormat {
-    /// Plain OCI.
+    /// A plain OCI layer.
     #[default]
     Portable,
-    /// With overlay's marks.
+    /// A layer with the xattrs of overlayfs.
     Native,
 }
 
-/// How a layer is packed.
+/// The compression of a layer in the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LayerCompression {
@@ -142,95 +142,96 @@ pub enum LayerCompression {
     Zstd,
     /// gzip.
     Gzip,
-    /// A plain tar.
+    /// Uncompressed tar.
     None,
 }
 
-/// Whether the pod stands still while its volume is cut.
+/// Whether the pod is frozen during the capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
-    /// It does: the snapshot is a state that the volume was in.
+    /// The pod is frozen: the snapshot is a state that the volume was in.
     #[default]
     Frozen,
-    /// It does not: each file is as it was at some moment of the cut.
+    /// The pod runs: each file is as it was at some moment of the capture.
     Live,
 }
 
-/// What the node says.
+/// What the node reports.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OverlaySnapshotStatus {
-    /// How far it is.
+    /// The progress of the snapshot. Absent before the node has seen it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// The same as conditions: `Cut`, `Pushed`, `Squashed`, `Ready`.
+    /// The progress as conditions: `Cut`, `Pushed`, `Squashed`, `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
-    /// What went wrong, or what goes on.
+    /// What went wrong, or what is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
-    /// When it was cut, RFC 3339.
+    /// The time of the capture, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub cut_time: Option<String>,
-    /// For how long the pod stood still, in microseconds.
+    /// How long the pod was frozen, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_micros: Option<i64>,
-    /// Entries of the newest layer.
+    /// The number of entries in the newest layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entries: Option<i64>,
-    /// Bytes of the newest layer's files.
+    /// The bytes of the files in the newest layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,
-    /// Layers of the whole stack.
+    /// The number of layers in the whole stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<i64>,
-    /// Layers above the images', which a volume that names images of its own gets on top of these.
+    /// The number of layers above the layers of the images. A volume that names its own images gets these layers on top
+    /// of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_layers: Option<i64>,
-    /// Whom root's files belonged to in the volume, `UID:GID`.
+    /// The owner of root's files in the volume, `UID:GID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub owner: Option<String>,
-    /// The snapshot that the volume was made of.
+    /// The snapshot that the volume was restored from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub parent: Option<String>,
-    /// Where it was pushed, `registry/repository@digest`.
+    /// The pushed image, `registry/repository@digest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub image: Option<String>,
-    /// Bytes that the registry has of it beside the images'.
+    /// The bytes that it takes in the registry, without the layers of the images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed_bytes: Option<i64>,
 }
 
-/// How far a snapshot is.
+/// The progress of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
-    /// It is being cut.
+    /// The volume is being captured.
     Cutting,
-    /// It is cut, and can be restored on its node; it is being pushed.
+    /// The volume is captured and can be restored on its node. The push is under way.
     Pushing,
-    /// It is where it is to be.
+    /// The snapshot is complete, and pushed if a repository is set.
     Ready,
-    /// It will not be; the message says why.
+    /// The snapshot failed for good. The message says why.
     Failed,
-    /// It is being removed.
+    /// The snapshot is being removed.
     Deleting,
-    /// It is gone from the node, and from the registry where that allows it.
+    /// The snapshot is removed from the node, and from the registry if the registry allows it.
     Deleted,
 }
 
 impl Phase {
-    /// All of them.
+    /// All phases, in the order of a snapshot's life.
     pub const ALL: [Self; 6] =
         [Self::Cutting, Self::Pushing, Self::Ready, Self::Failed, Self::Deleting, Self::Deleted];
 
-    /// As the object has it.
+    /// The value in the object, which serde writes too.
     pub fn word(self) -> &'static str {
         match self {
             Self::Cutting => "Cutting",
@@ -243,31 +244,31 @@ impl Phase {
     }
 }
 
-/// One side of a state (Kubernetes API conventions, "Typical status properties").
+/// A condition (Kubernetes API conventions, "Typical status properties").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Which.
+    /// The type of the condition.
     #[schemars(length(max = 64))]
     pub r#type: String,
     /// `True`, `False` or `Unknown`.
     #[schemars(length(max = 16))]
     pub status: String,
-    /// One word in CamelCase.
+    /// The reason, one word in CamelCase.
     #[schemars(length(max = 128))]
     pub reason: String,
-    /// The sentence.
+    /// The reason as a sentence for people.
     #[schemars(length(max = 4096))]
     pub message: String,
-    /// When `status` last changed, RFC 3339.
+    /// The time at which `status` last changed, RFC 3339.
     #[schemars(length(max = 64))]
     pub last_transition_time: String,
 }
 
-/// The CustomResourceDefinition, as the chart ships it.
+/// The CustomResourceDefinition in YAML, as the chart ships it.
 ///
 /// # Errors
-/// The serializer's, which a schema never raises.
+/// The error of the serializer, which a schema never causes.
 pub fn crd_yaml() -> Result<String, String> {
     let crd = serde_saphyr::to_string(&OverlaySnapshot::crd()).map_err(|e| e.to_string())?;
     Ok(format!("# Written by `ovl crd`, and compared with it by a test.\n{crd}"))
@@ -278,23 +279,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chart_ships_this_type() {
+    fn the_chart_ships_the_crd_of_this_type() {
         let path =
             concat!(env!("CARGO_MANIFEST_DIR"), "/charts/ovl-csi/files/overlaysnapshots.yaml");
         let shipped = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             shipped == crd_yaml().unwrap(),
-            "{path} is not what the type says: ovl crd > {path}"
+            "{path} differs from the type: run `ovl crd > {path}`"
         );
     }
 
     #[test]
-    fn every_text_is_bounded_and_the_spec_does_not_change() {
+    fn every_string_is_bounded_and_the_spec_is_immutable() {
         let crd = serde_json::to_value(OverlaySnapshot::crd()).unwrap();
         let version = &crd["spec"]["versions"][0];
         let schema = &version["schema"]["openAPIV3Schema"]["properties"];
         let mut unbounded = Vec::new();
-        texts("", schema, &mut unbounded);
+        unbounded_strings("", schema, &mut unbounded);
         assert_eq!(unbounded, Vec::<String>::new());
         let rules = &schema["spec"]["x-kubernetes-validations"];
         assert_eq!(rules.as_array().map(Vec::len), Some(2), "{rules}");
@@ -307,15 +308,15 @@ mod tests {
         assert!(version["subresources"]["status"].is_object());
     }
 
-    /// The paths of texts that may have any length.
-    fn texts(path: &str, schema: &serde_json::Value, unbounded: &mut Vec<String>) {
+    /// Collects the paths of strings without a length limit.
+    fn unbounded_strings(path: &str, schema: &serde_json::Value, unbounded: &mut Vec<String>) {
         let serde_json::Value::Object(fields) = schema else { return };
         let is = |key: &str| fields.contains_key(key);
         if fields.get("type") == Some(&"string".into()) && !is("maxLength") && !is("enum") {
             unbounded.push(path.to_owned());
         }
         for (name, field) in fields {
-            texts(&format!("{path}/{name}"), field, unbounded);
+            unbounded_strings(&format!("{path}/{name}"), field, unbounded);
         }
     }
 }

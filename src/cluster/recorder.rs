@@ -1,7 +1,7 @@
-//! Events on objects, as `kubectl describe` shows them.
+//! Writes Events on objects, as `kubectl describe` shows them, and counts repeated ones in one Event.
 //!
-//! They are core/v1 Events, because only of those may the sentence change: a pull's progress is one Event that moves on, not one
-//! every half minute. The API server forgets an Event an hour after its last change.
+//! These are core/v1 Events, because only their message may change. So the progress of a pull is one Event that is
+//! updated, not a new one every half minute. The API server deletes an Event one hour after its last change.
 
 use std::{
     collections::HashMap,
@@ -20,28 +20,28 @@ use kube::{
 use serde_json::json;
 
 use super::{Client, ClusterError, client::bound};
-use crate::fault::Class;
+use crate::error::Class;
 
-/// The API's own bound on an Event's sentence.
+/// The API's limit for the message of an Event, in bytes.
 const MESSAGE_MAX: usize = 1024;
-/// The API's bound on an object's name.
+/// The API's limit for the name of an object, in bytes.
 const NAME_MAX: usize = 253;
-/// How long an Event is remembered as ours to change: less than the hour for which the API server keeps it.
+/// How long an Event is remembered for updates: less than the hour for which the API server keeps it.
 const REMEMBERED: Duration = Duration::from_secs(50 * 60);
-/// How many are remembered at most.
+/// The most Events that are remembered.
 const REMEMBERED_MAX: usize = 1024;
 
-/// How bad it is: an Event's `type`.
+/// The `type` of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Severity {
-    /// Good to know.
+pub enum EventType {
+    /// Information only.
     Normal,
-    /// Somebody should look.
+    /// A user or an administrator should act.
     Warning,
 }
 
-impl Severity {
-    fn word(self) -> &'static str {
+impl EventType {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Normal => "Normal",
             Self::Warning => "Warning",
@@ -49,23 +49,23 @@ impl Severity {
     }
 }
 
-/// An object that something can be told about.
+/// The object that an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
-    /// As `v1`.
+pub struct Regarding {
+    /// The API version, such as `v1`.
     pub api_version: &'static str,
-    /// As `Pod`.
+    /// The kind, such as `Pod`.
     pub kind: &'static str,
-    /// The object's namespace, where the Event goes too.
+    /// The namespace of the object and of the Event.
     pub namespace: String,
-    /// The object's name.
+    /// The name of the object.
     pub name: String,
-    /// The object's uid: of an earlier one of that name, `kubectl describe` does not show it.
+    /// The uid of the object. `kubectl describe` does not show Events of an earlier object of the same name.
     pub uid: String,
 }
 
-impl About {
-    /// A pod.
+impl Regarding {
+    /// A reference to a pod.
     pub fn pod(namespace: &str, name: &str, uid: &str) -> Self {
         let text = str::to_owned;
         Self {
@@ -77,96 +77,96 @@ impl About {
         }
     }
 
-    /// A VolumeSnapshot.
+    /// A reference to a VolumeSnapshot.
     pub fn volume_snapshot(namespace: &str, name: &str, uid: &str) -> Self {
         let (api_version, kind) = ("snapshot.storage.k8s.io/v1", "VolumeSnapshot");
         Self { api_version, kind, ..Self::pod(namespace, name, uid) }
     }
 }
 
-/// One thing to tell about an object.
+/// An Event to record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// About which.
-    pub about: About,
-    /// How bad it is.
-    pub severity: Severity,
-    /// One word in CamelCase.
+    /// The object that it is about.
+    pub regarding: Regarding,
+    /// `Normal` or `Warning`.
+    pub event_type: EventType,
+    /// The reason, one word in CamelCase.
     pub reason: &'static str,
-    /// The sentence; cut after 1024 bytes.
+    /// The message for people; truncated after 1024 bytes.
     pub message: String,
 }
 
 impl Event {
-    /// Whether the two are told as one Event, which has the sentence of the later.
+    /// Whether the API server gets the two as one Event, which has the message of the later one.
     pub(super) fn is_one_with(&self, other: &Self) -> bool {
-        let key = |event: &Self| Key::of(event, cut(&event.message, MESSAGE_MAX));
+        let key = |event: &Self| Key::of(event, truncated(&event.message, MESSAGE_MAX));
         key(self) == key(other)
     }
 }
 
-/// Writes Events, and counts in one what is told again.
+/// Writes Events, and counts repeated ones in one Event.
 #[derive(Debug)]
 pub(super) struct Recorder {
     client: Client,
     host: String,
     driver: String,
-    told: HashMap<Key, Told>,
+    recorded: HashMap<Key, Recorded>,
 }
 
-/// What makes two notices one Event.
+/// Events with the same key are one Event in the API.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     uid: String,
-    severity: Severity,
+    severity: EventType,
     reason: &'static str,
-    gist: String,
+    message: String,
 }
 
 impl Key {
     fn of(event: &Event, message: &str) -> Self {
-        let Event { about, severity, reason, .. } = event;
+        let Event { regarding: about, event_type: severity, reason, .. } = event;
         let (uid, severity, reason) = (about.uid.clone(), *severity, *reason);
-        Self { uid, severity, reason, gist: gist(message) }
+        Self { uid, severity, reason, message: aggregation_key(message) }
     }
 }
 
-/// An Event that is there.
+/// An Event that this process has created in the API.
 #[derive(Debug, Clone)]
-struct Told {
+struct Recorded {
     name: String,
     count: i32,
     last: Instant,
 }
 
 impl Recorder {
-    /// For the driver of this name on this host (a node, or the controller's pod), which is what Events give as their source.
+    /// Events name this driver and this host (a node, or the controller's pod) as their source.
     pub(super) fn new(client: Client, host: &str, driver: &str) -> Self {
-        Self { client, host: host.to_owned(), driver: driver.to_owned(), told: HashMap::new() }
+        Self { client, host: host.to_owned(), driver: driver.to_owned(), recorded: HashMap::new() }
     }
 
-    /// Tells it: as a new Event, or as one more of an Event whose sentence differs in its numbers only, which takes the new
-    /// sentence.
+    /// Writes an Event. If an earlier Event differs only in the numbers of its message, it increases the count of that
+    /// one and replaces its message.
     ///
     /// # Errors
-    /// The API server's; of class [`Class::Unavailable`] where another try may help. A namespace that is going takes no Events
-    /// ([`Class::Denied`]).
-    pub(super) async fn tell(&mut self, event: &Event) -> Result<(), ClusterError> {
-        let message = cut(&event.message, MESSAGE_MAX).to_owned();
+    /// The error of the API server; of class [`Class::Unavailable`] if a retry may help. A namespace that is being
+    /// deleted takes no Events ([`Class::Denied`]).
+    pub(super) async fn record(&mut self, event: &Event) -> Result<(), ClusterError> {
+        let message = truncated(&event.message, MESSAGE_MAX).to_owned();
         let key = Key::of(event, &message);
         self.forget();
-        let events = Api::<ApiEvent>::namespaced(self.client.kube(), &event.about.namespace);
-        if let Some(told) = self.told.get(&key) {
-            let count = told.count.saturating_add(1);
-            let name = told.name.clone();
+        let events = Api::<ApiEvent>::namespaced(self.client.kube(), &event.regarding.namespace);
+        if let Some(recorded) = self.recorded.get(&key) {
+            let count = recorded.count.saturating_add(1);
+            let name = recorded.name.clone();
             let changes = json!({ "count": count, "lastTimestamp": Time(Timestamp::now()), "message": message });
             let (params, patch) = (PatchParams::default(), Patch::Merge(&changes));
             match bound("change an Event", events.patch(&name, &params, &patch)).await {
                 Ok(_) => {
-                    self.told.insert(key, Told { name, count, last: Instant::now() });
+                    self.recorded.insert(key, Recorded { name, count, last: Instant::now() });
                     return Ok(());
                 }
-                // Somebody deleted it, or the API server forgot it early.
+                // A user deleted it, or the API server deleted it early: write a new one.
                 Err(error) if error.class() == Class::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -174,16 +174,16 @@ impl Recorder {
         let new = self.event(event, message);
         let name = new.metadata.name.clone().unwrap_or_default();
         bound("write an Event", events.create(&PostParams::default(), &new)).await?;
-        self.told.insert(key, Told { name, count: 1, last: Instant::now() });
+        self.recorded.insert(key, Recorded { name, count: 1, last: Instant::now() });
         Ok(())
     }
 
     fn event(&self, event: &Event, message: String) -> ApiEvent {
         let now = Timestamp::now();
-        let about = &event.about;
-        // As client-go names them; the time keeps two of one object apart.
+        let about = &event.regarding;
+        // The same form as in client-go. The time makes the names of two Events of one object different.
         let suffix = format!(".{:x}", now.as_nanosecond());
-        let name = cut(&about.name, NAME_MAX - suffix.len()).trim_end_matches(['.', '-']);
+        let name = truncated(&about.name, NAME_MAX - suffix.len()).trim_end_matches(['.', '-']);
         ApiEvent {
             metadata: ObjectMeta {
                 name: Some(format!("{name}{suffix}")),
@@ -198,7 +198,7 @@ impl Recorder {
                 uid: Some(about.uid.clone()),
                 ..ObjectReference::default()
             },
-            type_: Some(event.severity.word().to_owned()),
+            type_: Some(event.event_type.as_str().to_owned()),
             reason: Some(event.reason.to_owned()),
             message: Some(message),
             count: Some(1),
@@ -214,20 +214,21 @@ impl Recorder {
         }
     }
 
-    /// Drops what the API server no longer has, and the oldest where there are too many.
+    /// Forgets Events that the API server no longer has, and the oldest one if there are too many.
     fn forget(&mut self) {
-        self.told.retain(|_, told| told.last.elapsed() < REMEMBERED);
-        if self.told.len() >= REMEMBERED_MAX {
-            let oldest = self.told.iter().min_by_key(|(_, told)| told.last);
+        self.recorded.retain(|_, recorded| recorded.last.elapsed() < REMEMBERED);
+        if self.recorded.len() >= REMEMBERED_MAX {
+            let oldest = self.recorded.iter().min_by_key(|(_, recorded)| recorded.last);
             if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-                self.told.remove(&key);
+                self.recorded.remove(&key);
             }
         }
     }
 }
 
-/// A sentence without its numbers: `ws` and `ws2` stay apart, `3 of 5 layers` and `4 of 5 layers` do not.
-fn gist(message: &str) -> String {
+/// The message with its numbers replaced. `ws` and `ws2` stay different; `3 of 5 layers` and `4 of 5 layers` become the
+/// same.
+fn aggregation_key(message: &str) -> String {
     let number = |word: &&str| {
         let digits = word.trim_end_matches([',', '.', ';', ')', '%']).trim_start_matches('(');
         digits.starts_with(|c: char| c.is_ascii_digit())
@@ -237,7 +238,7 @@ fn gist(message: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The longest beginning of a text that is no longer than so many bytes.
-pub(super) fn cut(text: &str, most: usize) -> &str {
+/// The longest prefix of a text that has at most `most` bytes.
+pub(super) fn truncated(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }

@@ -1,4 +1,4 @@
-//! The part of snapshot.storage.k8s.io/v1 that is read and written here.
+//! The types of snapshot.storage.k8s.io/v1, with only the fields that the driver reads or writes.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -7,7 +7,7 @@ use kube::{CustomResource, Resource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a user asks for.
+/// A snapshot that a user requests.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "snapshot.storage.k8s.io",
@@ -19,55 +19,55 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotSpec {
-    /// Of what.
+    /// What to capture.
     pub source: VolumeSnapshotSource,
-    /// With which parameters.
+    /// The name of the VolumeSnapshotClass; `None` selects the default class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_snapshot_class_name: Option<String>,
 }
 
-/// Of what a VolumeSnapshot is.
+/// The source of a VolumeSnapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotSource {
-    /// A claim.
+    /// The name of a PersistentVolumeClaim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim_name: Option<String>,
-    /// Content that somebody else makes.
+    /// The name of a pre-provisioned VolumeSnapshotContent. The driver creates it for a snapshot of a pod's volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_snapshot_content_name: Option<String>,
 }
 
-/// How far a VolumeSnapshot is.
+/// The status of a VolumeSnapshot, which the snapshot-controller writes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotStatus {
-    /// The content that it is bound to.
+    /// The name of the VolumeSnapshotContent that it is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound_volume_snapshot_content_name: Option<String>,
-    /// Whether it can be restored.
+    /// Whether the snapshot can be restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_to_use: Option<bool>,
-    /// When it was cut, RFC 3339.
+    /// The time of the capture, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creation_time: Option<String>,
-    /// What is wrong.
+    /// The last error, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<VolumeSnapshotError>,
 }
 
-/// What is wrong with a VolumeSnapshot.
+/// An error of a VolumeSnapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeSnapshotError {
-    /// Since when, RFC 3339.
+    /// The time of the error, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
-    /// The sentence.
+    /// The message for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What a VolumeSnapshot is bound to.
+/// The cluster-scoped object to which a VolumeSnapshot is bound.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "snapshot.storage.k8s.io",
@@ -78,32 +78,32 @@ pub struct VolumeSnapshotError {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotContentSpec {
-    /// The driver whose snapshot it is.
+    /// The name of the driver that has the snapshot.
     pub driver: String,
     /// `Delete` or `Retain`.
     pub deletion_policy: String,
-    /// Which snapshot.
+    /// The snapshot, or the volume to capture.
     pub source: VolumeSnapshotContentSource,
-    /// For which VolumeSnapshot.
+    /// The VolumeSnapshot that it is bound to.
     pub volume_snapshot_ref: SnapshotRef,
-    /// With which parameters.
+    /// The name of the VolumeSnapshotClass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_snapshot_class_name: Option<String>,
 }
 
-/// Which snapshot a content is.
+/// The source of a VolumeSnapshotContent: one of the two handles.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotContentSource {
-    /// Its CSI handle.
+    /// The CSI handle of an existing snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_handle: Option<String>,
-    /// The CSI handle of the volume to be cut.
+    /// The CSI handle of the volume to capture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_handle: Option<String>,
 }
 
-/// The VolumeSnapshot of a content.
+/// A reference from a VolumeSnapshotContent to its VolumeSnapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotRef {
@@ -124,29 +124,29 @@ pub struct SnapshotRef {
     pub uid: Option<String>,
 }
 
-/// How far a content is.
+/// The status of a VolumeSnapshotContent, which csi-snapshotter writes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotContentStatus {
-    /// Its CSI handle.
+    /// The CSI handle of the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_handle: Option<String>,
-    /// Whether it can be restored.
+    /// Whether the snapshot can be restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_to_use: Option<bool>,
 }
 
-/// A class of snapshots: its fields stand beside `metadata`.
+/// A class of snapshots. Its fields are at the top level of the object: there is no `spec`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotClass {
-    /// Name, annotations and the like.
+    /// The standard metadata.
     pub metadata: ObjectMeta,
-    /// The driver that it is for.
+    /// The name of the driver that it is for.
     pub driver: String,
     /// `Delete` or `Retain`.
     pub deletion_policy: String,
-    /// What the driver is told.
+    /// The parameters for the driver.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
 }

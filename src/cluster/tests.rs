@@ -1,4 +1,4 @@
-//! What the API server is asked, and what its answers become.
+//! Tests of the requests to the API server, and of the values and errors that its responses become.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -10,50 +10,50 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    About, Change, ClusterError, Event, Lease, NodeState, PodVolume, Severity,
-    fake::{Asked, FakeApi},
+    Change, ClusterError, Event, EventType, Lease, NodeState, PodVolume, Regarding,
+    fake::{FakeApi, SeenRequest},
     overlay_snapshot::{OverlaySnapshot, OverlaySnapshotSpec, OverlaySnapshotStatus, Phase},
     recorder::Recorder,
 };
-use crate::fault::Class;
+use crate::error::Class;
 
 fn event(reason: &'static str, message: &str) -> Event {
     Event {
-        about: About::pod("ci", "build-1", "11111111-2222-3333-4444-555555555555"),
-        severity: Severity::Warning,
+        regarding: Regarding::pod("ci", "build-1", "11111111-2222-3333-4444-555555555555"),
+        event_type: EventType::Warning,
         reason,
         message: message.into(),
     }
 }
 
 #[test]
-fn a_phase_is_said_as_the_object_has_it() {
+fn a_phase_is_displayed_as_serde_writes_it() {
     for phase in Phase::ALL {
         assert_eq!(serde_json::to_value(phase).unwrap(), phase.word());
     }
 }
 
-/// Tells all of it with one recorder; the answers' classes where one is no.
-async fn told(api: &FakeApi, events: &[Event]) -> Vec<Option<Class>> {
+/// Records all Events with one recorder. Returns for each the class of its error, if any.
+async fn record_all(api: &FakeApi, events: &[Event]) -> Vec<Option<Class>> {
     let mut recorder = Recorder::new(api.client(), "node-1", "ovl.csi.dev");
-    let mut answers = Vec::new();
+    let mut errors = Vec::new();
     for event in events {
-        answers.push(recorder.tell(event).await.err().map(|e| e.class()));
+        errors.push(recorder.record(event).await.err().map(|e| e.class()));
     }
-    answers
+    errors
 }
 
-fn text<'a>(asked: &'a Asked, pointer: &str) -> &'a str {
-    asked.body.pointer(pointer).and_then(Value::as_str).unwrap_or("nothing")
+fn text<'a>(request: &'a SeenRequest, pointer: &str) -> &'a str {
+    request.body.pointer(pointer).and_then(Value::as_str).unwrap_or("nothing")
 }
 
 #[tokio::test]
 async fn an_event_names_the_pod_the_driver_and_the_node() {
     let api = FakeApi::default();
-    assert_eq!(told(&api, &[event("Unclean", "volume ws was emptied")]).await, [None]);
-    let asked = &api.asked()[0];
+    assert_eq!(record_all(&api, &[event("Unclean", "volume ws was emptied")]).await, [None]);
+    let request = &api.requests()[0];
     assert_eq!(
-        (asked.method.as_str(), asked.path.as_str()),
+        (request.method.as_str(), request.path.as_str()),
         ("POST", "/api/v1/namespaces/ci/events")
     );
     for (pointer, want) in [
@@ -71,19 +71,19 @@ async fn an_event_names_the_pod_the_driver_and_the_node() {
         ("/reportingComponent", "ovl.csi.dev"),
         ("/reportingInstance", "node-1"),
     ] {
-        assert_eq!(text(asked, pointer), want, "{pointer}");
+        assert_eq!(text(request, pointer), want, "{pointer}");
     }
-    assert!(text(asked, "/metadata/name").starts_with("build-1."));
-    assert_eq!(asked.body["count"], 1);
-    assert_eq!(asked.body["firstTimestamp"], asked.body["lastTimestamp"]);
+    assert!(text(request, "/metadata/name").starts_with("build-1."));
+    assert_eq!(request.body["count"], 1);
+    assert_eq!(request.body["firstTimestamp"], request.body["lastTimestamp"]);
 }
 
 #[tokio::test]
-async fn what_is_told_again_is_counted_and_takes_the_new_numbers() {
+async fn a_repeated_event_is_counted_and_gets_the_new_numbers() {
     let api = FakeApi::default();
     let sentences = ["ws: 3 of 5 layers, 120 of 700 MB", "ws: 4 of 5 layers, 512.5 of 700 MB"];
-    told(&api, &sentences.map(|sentence| event("Pulling", sentence))).await;
-    let [first, second] = &api.asked()[..] else { panic!("{:?}", api.asked()) };
+    record_all(&api, &sentences.map(|sentence| event("Pulling", sentence))).await;
+    let [first, second] = &api.requests()[..] else { panic!("{:?}", api.requests()) };
     assert_eq!(second.method, "PATCH");
     assert_eq!(second.path, format!("{}/{}", first.path, text(first, "/metadata/name")));
     assert_eq!(second.body["count"], 2);
@@ -94,53 +94,57 @@ async fn what_is_told_again_is_counted_and_takes_the_new_numbers() {
 #[tokio::test]
 async fn another_volume_reason_or_pod_is_another_event() {
     let api = FakeApi::default();
-    let about = About::pod("ci", "build-1", "other");
-    let other_pod = Event { about, ..event("Unclean", "ws was emptied") };
+    let about = Regarding::pod("ci", "build-1", "other");
+    let other_pod = Event { regarding: about, ..event("Unclean", "ws was emptied") };
     let events = [
         event("Unclean", "ws was emptied"),
         event("Unclean", "ws2 was emptied"),
         event("Recovered", "ws was emptied"),
         other_pod,
     ];
-    assert_eq!(told(&api, &events).await, [None; 4]);
-    let methods: Vec<_> = api.asked().into_iter().map(|asked| asked.method).collect();
+    assert_eq!(record_all(&api, &events).await, [None; 4]);
+    let methods: Vec<_> = api.requests().into_iter().map(|request| request.method).collect();
     assert_eq!(methods, ["POST"; 4]);
     let names: std::collections::HashSet<_> =
-        api.asked().iter().map(|asked| text(asked, "/metadata/name").to_owned()).collect();
+        api.requests().iter().map(|request| text(request, "/metadata/name").to_owned()).collect();
     assert_eq!(names.len(), 4);
 }
 
 #[tokio::test]
-async fn an_event_that_is_gone_is_written_anew() {
-    let api = FakeApi::answering(&[200, 404, 200, 200]);
-    let same = event("Pulling", "still at it");
-    assert_eq!(told(&api, &[same.clone(), same.clone(), same]).await, [None; 3]);
-    let methods: Vec<_> = api.asked().into_iter().map(|asked| asked.method).collect();
+async fn an_event_that_was_deleted_is_written_again() {
+    let api = FakeApi::responding(&[200, 404, 200, 200]);
+    let same = event("Pulling", "in progress");
+    assert_eq!(record_all(&api, &[same.clone(), same.clone(), same]).await, [None; 3]);
+    let methods: Vec<_> = api.requests().into_iter().map(|request| request.method).collect();
     assert_eq!(methods, ["POST", "PATCH", "POST", "PATCH"]);
 }
 
 #[tokio::test]
-async fn an_event_that_was_not_taken_is_not_counted() {
-    let api = FakeApi::answering(&[503]);
-    let same = event("Pulling", "still at it");
-    assert_eq!(told(&api, &[same.clone(), same]).await, [Some(Class::Unavailable), None]);
-    assert_eq!(api.asked()[1].method, "POST");
+async fn an_event_that_was_not_written_is_not_counted() {
+    let api = FakeApi::responding(&[503]);
+    let same = event("Pulling", "in progress");
+    assert_eq!(record_all(&api, &[same.clone(), same]).await, [Some(Class::Unavailable), None]);
+    assert_eq!(api.requests()[1].method, "POST");
 }
 
 #[tokio::test]
-async fn long_texts_are_cut_between_characters() {
+async fn long_texts_are_truncated_between_characters() {
     let api = FakeApi::default();
-    let about = About::pod("ci", &format!("{}.{}", "p".repeat(235), "q".repeat(17)), "u");
-    told(&api, &[Event { about, message: "ä".repeat(600) + "!", ..event("R", "") }]).await;
-    let asked = &api.asked()[0];
-    assert_eq!(text(asked, "/message"), "ä".repeat(512));
-    let name = text(asked, "/metadata/name");
+    let about = Regarding::pod("ci", &format!("{}.{}", "p".repeat(235), "q".repeat(17)), "u");
+    record_all(
+        &api,
+        &[Event { regarding: about, message: "ä".repeat(600) + "!", ..event("R", "") }],
+    )
+    .await;
+    let request = &api.requests()[0];
+    assert_eq!(text(request, "/message"), "ä".repeat(512));
+    let name = text(request, "/metadata/name");
     assert!(name.len() <= 253 && !name.contains("..") && !name.contains("-."), "{name}");
-    assert_eq!(text(asked, "/involvedObject/name").len(), 253);
+    assert_eq!(text(request, "/involvedObject/name").len(), 253);
 }
 
 #[tokio::test]
-async fn refusals_have_a_class_and_the_servers_words() {
+async fn a_refused_request_has_a_class_and_the_message_of_the_server() {
     for (code, class) in [
         (400, Class::Invalid),
         (401, Class::Denied),
@@ -152,18 +156,19 @@ async fn refusals_have_a_class_and_the_servers_words() {
         (500, Class::Unavailable),
         (503, Class::Unavailable),
     ] {
-        let api = FakeApi::answering(&[code]);
+        let api = FakeApi::responding(&[code]);
         let mut recorder = Recorder::new(api.client(), "n", "d");
-        let error = recorder.tell(&event("R", "m")).await.unwrap_err();
+        let error = recorder.record(&event("R", "m")).await.unwrap_err();
         assert_eq!(error.class(), class, "{code}");
-        let words =
-            format!("the API server refused to write an Event: no such luck ({code} Because)");
-        assert_eq!(error.to_string(), words);
+        let message = format!(
+            "the API server refused to write an Event: refused by the test ({code} Because)"
+        );
+        assert_eq!(error.to_string(), message);
     }
 }
 
 #[tokio::test]
-async fn outside_a_cluster_there_is_no_client() {
+async fn in_cluster_fails_outside_a_cluster() {
     let error = super::Client::in_cluster().await.unwrap_err();
     assert!(matches!(error, ClusterError::Outside(_)), "{error}");
     assert!(error.to_string().contains("--no-cluster"), "{error}");
@@ -180,7 +185,7 @@ fn snapshot(node: &str) -> OverlaySnapshotSpec {
 }
 
 #[tokio::test]
-async fn objects_are_made_read_changed_and_deleted() {
+async fn objects_are_created_read_changed_and_deleted() {
     let api = FakeApi::default();
     let client = api.client();
     let made = client.create(&OverlaySnapshot::new("snap-1", snapshot("n"))).await.unwrap();
@@ -207,7 +212,7 @@ async fn objects_are_made_read_changed_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_all_and_then_each_change_of_what_is_selected() {
+async fn a_watch_reports_all_objects_and_then_each_change_of_the_selected_ones() {
     let api = FakeApi::default();
     let client = api.client();
     client.create(&OverlaySnapshot::new("snap-1", snapshot("n"))).await.unwrap();
@@ -230,7 +235,7 @@ async fn a_watch_tells_all_and_then_each_change_of_what_is_selected() {
 }
 
 #[tokio::test]
-async fn a_pod_its_node_and_a_secret_are_read_as_far_as_needed() {
+async fn a_pod_its_node_and_a_secret_are_read() {
     let api = FakeApi::default();
     let client = api.client();
     api.put(
@@ -275,7 +280,7 @@ async fn a_pod_its_node_and_a_secret_are_read_as_far_as_needed() {
 }
 
 #[tokio::test]
-async fn who_leads_works_until_told_to_stop() {
+async fn the_leader_works_until_it_is_stopped() {
     let api = FakeApi::default();
     let lease = Lease { namespace: "d".into(), name: "l".into(), identity: "p-0".into() };
     let (stop, worked) = (CancellationToken::new(), AtomicUsize::new(0));
@@ -288,11 +293,11 @@ async fn who_leads_works_until_told_to_stop() {
     tokio::time::timeout(Duration::from_secs(30), client.lead(&lease, &stop, work)).await.unwrap();
     assert_eq!(worked.load(Ordering::Relaxed), 1);
     let kept = api.get("/apis/coordination.k8s.io/v1/namespaces/d/leases/l").unwrap();
-    // Given back.
+    // Released.
     assert!(kept["spec"]["holderIdentity"].is_null(), "{kept:#}");
-    let held = |asked: &Asked| asked.body["spec"]["holderIdentity"] == "p-0";
-    assert!(api.asked().iter().any(held), "{:#?}", api.asked());
-    // Told to stop before it began, it never leads.
+    let acquires = |request: &SeenRequest| request.body["spec"]["holderIdentity"] == "p-0";
+    assert!(api.requests().iter().any(acquires), "{:#?}", api.requests());
+    // Stopped before it started, it never leads.
     let work = |_| async { panic!("it leads") };
     client.lead(&lease, &stop, work).await;
 }

@@ -1,4 +1,4 @@
-//! A kind watched without end: trouble is told in the log, and ends nothing.
+//! An endless watch of a kind: an error is logged, and the watch is retried.
 
 use std::{pin::Pin, task};
 
@@ -8,21 +8,21 @@ use kube::runtime::{
     watcher::{self, Event, watcher},
 };
 
-use super::{Client, kind::Kind};
+use super::{Client, api::Kind};
 
-/// What became of the objects of a kind.
+/// A change of the objects of a kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change<T> {
-    /// These are all there are: at the beginning, and after any time in which changes may have been missed.
+    /// All objects: at the start, and whenever changes may have been missed.
     All(Vec<T>),
-    /// This one is new, or changed.
+    /// An object is new or has changed.
     Applied(T),
-    /// This one is gone.
+    /// An object is gone; its last known state.
     Gone(T),
 }
 
 impl<T> Change<T> {
-    /// The objects that it is about.
+    /// The objects of the change.
     pub fn objects(self) -> Vec<T> {
         match self {
             Self::All(all) => all,
@@ -31,25 +31,25 @@ impl<T> Change<T> {
     }
 }
 
-/// The changes of a kind, as they come. It never ends: after an error it begins anew, with growing pauses.
+/// The stream of changes of a kind. It never ends: after an error it restarts, with growing pauses.
 pub struct Watch<T> {
     events: BoxStream<'static, watcher::Result<Event<T>>>,
     what: &'static str,
-    /// What a list that is under way has brought.
+    /// The objects of a list that is not complete yet.
     listed: Vec<T>,
-    /// So that trouble is told once, not at every try.
-    troubled: bool,
+    /// Whether the watch fails at the moment. An error is logged once, not at each retry.
+    failing: bool,
 }
 
 impl Client {
-    /// Watches all objects of a kind, or those that a field selector takes, such as `spec.nodeName=node-1`.
+    /// Watches all objects of a kind, or those that match a field selector such as `spec.nodeName=node-1`.
     pub fn watch<T: Kind>(&self, fields: Option<&str>) -> Watch<T> {
         let config = match fields {
             Some(fields) => watcher::Config::default().fields(fields),
             None => watcher::Config::default(),
         };
         let events = watcher(T::api(self, None), config).default_backoff().boxed();
-        Watch { events, what: T::ASKED.watch, listed: Vec::new(), troubled: false }
+        Watch { events, what: T::REQUEST.watch, listed: Vec::new(), failing: false }
     }
 }
 
@@ -58,14 +58,14 @@ impl<T: Kind> Watch<T> {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                if !std::mem::replace(&mut self.troubled, true) {
-                    tracing::warn!(%error, "the API server did not {}: trying on", self.what);
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(%error, "cannot {}: retrying", self.what);
                 }
                 return None;
             }
         };
-        if std::mem::take(&mut self.troubled) {
-            tracing::info!("the API server does {} again", self.what);
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("can {} again", self.what);
         }
         match event {
             Event::Init => {

@@ -1,108 +1,112 @@
-//! Why a call is not carried out, and why a VolumeSnapshot is not made.
+//! The errors of CSI calls about snapshots, and the reasons for which a VolumeSnapshot is refused.
 
 use super::{ParameterError, RepositoryError};
 use crate::{
-    cluster::{ClusterError, Severity},
-    fault::Class,
+    cluster::{ClusterError, EventType},
+    error::Class,
 };
 
-/// Why there is nothing to cut in a volume of ours.
+/// A reason for which a volume of this driver cannot be captured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoCut {
-    /// Nobody can have written to it.
-    #[error("volume {volume} of pod {pod} is read-only: there is nothing of its own in it")]
+pub enum NotCapturable {
+    /// The volume is read-only, so it has no changes.
+    #[error("volume {volume} of pod {pod} is read-only: it has no changes to capture")]
     ReadOnly {
-        /// The pod's name.
+        /// The name of the pod.
         pod: String,
-        /// The volume's name.
+        /// The name of the volume.
         volume: String,
     },
-    /// The volume of the pod of this name is not there yet.
-    #[error("pod {0} does not run yet: waiting for it")]
+    /// The pod of this name is not running yet, so its volume does not exist yet.
+    #[error("pod {0} is not running yet: waiting for it")]
     Pending(String),
 }
 
-/// A call about snapshots that failed.
+/// A failed call about snapshots.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// The API server's.
+    /// A request to the API server failed.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// Of the class.
+    /// The class has an invalid parameter.
     #[error(transparent)]
     Parameters(#[from] ParameterError),
-    /// Of the class, with the names of this snapshot.
+    /// The repository of the class is invalid with the names of this snapshot.
     #[error("repository: {0}")]
     Repository(#[from] RepositoryError),
-    /// No pod has it.
+    /// No pod has the volume.
     #[error("no pod has an inline volume of {driver} with the handle {handle:?}")]
     NoVolume {
-        /// Our name.
+        /// The name of this driver.
         driver: String,
-        /// The volume's.
+        /// The CSI handle of the volume, shortened.
         handle: String,
     },
-    /// Of the volume.
+    /// The volume cannot be captured.
     #[error(transparent)]
-    NoCut(#[from] NoCut),
-    /// The name is taken.
-    #[error("there is a snapshot {id} already, of volume {theirs}: asked for is one of {ours}")]
+    NotCapturable(#[from] NotCapturable),
+    /// The name belongs to a snapshot of another volume.
+    #[error(
+        "snapshot {id} exists already for volume {existing}, but the request names volume {requested}: use another name"
+    )]
     OtherSource {
-        /// The snapshot.
+        /// The handle of the snapshot.
         id: String,
-        /// The handle of its volume.
-        theirs: String,
-        /// The handle that was asked for.
-        ours: String,
+        /// The handle of the snapshot's volume.
+        existing: String,
+        /// The handle of the requested volume.
+        requested: String,
     },
-    /// The same name may be had when it is gone.
+    /// The snapshot is being removed. Its name is free again after that.
     #[error("snapshot {id} is being removed by node {node}")]
     Removing {
-        /// The snapshot.
+        /// The handle of the snapshot.
         id: String,
-        /// The node that works on it.
+        /// The node that removes it.
         node: String,
     },
-    /// It will never be ready.
+    /// The snapshot failed for good.
     #[error("snapshot {id} failed: {why}")]
     Failed {
-        /// The snapshot.
+        /// The handle of the snapshot.
         id: String,
-        /// What went wrong.
+        /// The message of the node.
         why: String,
     },
-    /// It is not there.
-    #[error("there is no snapshot {0:?}")]
+    /// There is no snapshot of this handle.
+    #[error("snapshot {0:?} does not exist")]
     NoSnapshot(String),
-    /// No list of ours ended there.
-    #[error("starting_token {0:?} is none that was given: list from the beginning")]
+    /// The token does not come from an earlier page.
+    #[error("starting_token {0:?} is not valid: list again from the start")]
     Token(String),
-    /// A number of entries that cannot be.
+    /// A negative number of entries.
     #[error("max_entries is {0}: expected a number of entries, or 0 for all")]
-    Most(i32),
+    MaxEntries(i32),
 }
 
 impl ControllerError {
-    /// What it means to whoever asked.
+    /// The class for the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Cluster(error) => match error.class() {
-                // Somebody changed the object meanwhile, or it went: the same call finds it as it is now.
+                // The object was changed or deleted meanwhile. A retry of the call finds its current state.
                 Class::Conflict | Class::NotFound => Class::Busy,
                 class => class,
             },
-            Self::Parameters(_) | Self::Repository(_) | Self::Most(_) => Class::Invalid,
+            Self::Parameters(_) | Self::Repository(_) | Self::MaxEntries(_) => Class::Invalid,
             Self::NoVolume { .. } | Self::NoSnapshot(_) => Class::NotFound,
-            Self::NoCut(NoCut::ReadOnly { .. }) | Self::Failed { .. } => Class::Precondition,
-            Self::NoCut(NoCut::Pending(_)) => Class::Unavailable,
+            Self::NotCapturable(NotCapturable::ReadOnly { .. }) | Self::Failed { .. } => {
+                Class::Precondition
+            }
+            Self::NotCapturable(NotCapturable::Pending(_)) => Class::Unavailable,
             Self::OtherSource { .. } => Class::Conflict,
-            // CSI spec, ListSnapshots: ABORTED for a token that is not good.
+            // CSI spec, ListSnapshots: ABORTED for an invalid token.
             Self::Removing { .. } | Self::Token(_) => Class::Busy,
         }
     }
 }
 
-/// Why a VolumeSnapshot is not made, for the person who wrote it.
+/// A reason for which no snapshot is started for a VolumeSnapshot, as a message for its author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error(
@@ -110,58 +114,60 @@ pub(super) enum Refusal {
     )]
     Source(String),
     #[error(
-        "a snapshot of a pod's volume has source.volumeSnapshotContentName, any free name, in the place of \
-         source.persistentVolumeClaimName"
+        "spec.source.volumeSnapshotContentName is missing: a snapshot of a pod's volume needs any free name there, in \
+         place of spec.source.persistentVolumeClaimName"
     )]
     Claim,
     #[error(
-        "source.volumeSnapshotContentName is {0:?}, which no object can be called: expected at most 253 small letters, \
-         digits, '-' and '.', with a letter or a digit at both ends and beside each '.'"
+        "spec.source.volumeSnapshotContentName is {0:?}, which is not a valid object name: expected at most 253 \
+         lower-case letters, digits, '-' and '.', with a letter or digit at both ends and on both sides of each '.'"
     )]
     ContentName(String),
     #[error(
-        "VolumeSnapshotContent {0} belongs to another snapshot: take a free name, such as this one with a suffix"
+        "VolumeSnapshotContent {0} belongs to another snapshot: choose a free name, such as this one with a suffix"
     )]
     NameTaken(String),
-    #[error("there is no VolumeSnapshotClass {0}")]
+    #[error("VolumeSnapshotClass {0} does not exist")]
     NoClass(String),
     #[error(
-        "VolumeSnapshotClasses {0} are all the default of this driver: name one in volumeSnapshotClassName, or leave one the default"
+        "VolumeSnapshotClasses {0} are all the default of this driver: set spec.volumeSnapshotClassName, or keep \
+         only one default"
     )]
     ManyDefaults(String),
     #[error("VolumeSnapshotClass {class}: {why}")]
     Class { class: String, why: String },
-    #[error("there is no pod {0} in this namespace")]
+    #[error("pod {0} does not exist in this namespace")]
     NoPod(String),
     #[error("pod {pod} has no volume {volume}: its volumes are {others}")]
     NoVolume { pod: String, volume: String, others: String },
     #[error(
-        "volume {volume} of pod {pod} is none of {driver}: only its inline csi volumes can be snapshots"
+        "volume {volume} of pod {pod} is not a volume of {driver}: only inline csi volumes of this driver can have \
+         snapshots"
     )]
     NotOurs { pod: String, volume: String, driver: String },
-    /// Names no driver: where no class does either, all releases say the same of it.
+    /// The message names no driver. If the VolumeSnapshot names no class either, all releases write the same message.
     #[error(
-        "volume {volume} of pod {pod} is no inline csi volume: no driver can keep what is in it this way"
+        "volume {volume} of pod {pod} is not an inline csi volume: only inline csi volumes can have snapshots"
     )]
     NotCsi { pod: String, volume: String },
     #[error(transparent)]
-    NoCut(#[from] NoCut),
+    NotCapturable(#[from] NotCapturable),
     #[error(
-        "the snapshot is lost: its OverlaySnapshot {0} is gone; delete this object and make another"
+        "the snapshot is lost, because its OverlaySnapshot {0} is gone: delete this VolumeSnapshot and create another"
     )]
     Lost(String),
 }
 
 impl Refusal {
-    /// That something is waited for is no news to worry about.
-    pub(super) fn severity(&self) -> Severity {
+    /// The type of its Event: waiting for a pod is no reason for a warning.
+    pub(super) fn severity(&self) -> EventType {
         match self {
-            Self::NoCut(NoCut::Pending(_)) => Severity::Normal,
-            _ => Severity::Warning,
+            Self::NotCapturable(NotCapturable::Pending(_)) => EventType::Normal,
+            _ => EventType::Warning,
         }
     }
 
-    /// One word in CamelCase, for the Event.
+    /// The reason of its Event, one word in CamelCase.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Source(_) | Self::Claim | Self::ContentName(_) => "SnapshotSourceInvalid",
@@ -170,10 +176,10 @@ impl Refusal {
                 "SnapshotClassUnusable"
             }
             Self::NoPod(_) | Self::NoVolume { .. } => "SnapshotSourceMissing",
-            Self::NotOurs { .. } | Self::NotCsi { .. } | Self::NoCut(NoCut::ReadOnly { .. }) => {
-                "SnapshotSourceUnusable"
-            }
-            Self::NoCut(NoCut::Pending(_)) => "SnapshotPending",
+            Self::NotOurs { .. }
+            | Self::NotCsi { .. }
+            | Self::NotCapturable(NotCapturable::ReadOnly { .. }) => "SnapshotSourceUnusable",
+            Self::NotCapturable(NotCapturable::Pending(_)) => "SnapshotPending",
             Self::Lost(_) => "SnapshotLost",
         }
     }

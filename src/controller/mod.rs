@@ -1,52 +1,56 @@
-//! What the cluster wants: VolumeSnapshots become OverlaySnapshots and their contents, and the CSI controller calls are answered.
+//! The snapshot controller: reconciles VolumeSnapshots into OverlaySnapshots and their contents, and serves the CSI
+//! snapshot calls.
 //!
 //! ```text
-//!  VolumeSnapshot ──requests──> OverlaySnapshot ──> its node
-//!    ^     │  ^                    │   │
-//!    │     └──┼──follow──> content │   └──leftovers──> removed by the node, then by us
-//!    └─mirror─┼────────────────────┘
-//!             └ stock snapshot-controller and csi-snapshotter bind it, and ask `snapshots` over CSI how far it is
+//!  VolumeSnapshot ──volume_snapshot──> OverlaySnapshot ──> its node
+//!    ^     │  ^                           │   │
+//!    │     └──┼──bind──> content          │   └──orphans──> removed by the node, then by the controller
+//!    │        │                           │
+//!    └────────┼─── status_annotations ────┘
+//!             └ stock snapshot-controller and csi-snapshotter bind it, and query `snapshots` over CSI for its progress
 //! ```
 //!
-//! One snapshot has one name everywhere: the OverlaySnapshot's, which is its CSI handle; for a VolumeSnapshot `snap-<uid>`. Everything
-//! is decided by what the API server says at that moment, so that each step can be the last one before a crash:
+//! A snapshot has one name everywhere: the name of its OverlaySnapshot. This is also its CSI handle. For a
+//! VolumeSnapshot it is `snap-<uid>`. Every decision uses the current state in the API server, so a crash between any
+//! two steps does no harm:
 //!
-//! - The OverlaySnapshot is made before the content. A content without one is a snapshot that is lost, and is never cut anew: it would
-//!   be another state under the old name.
-//! - A VolumeSnapshot that goes before anybody has bound it takes content and OverlaySnapshot along; so does a content that goes
-//!   without DeleteSnapshot, unless its policy was Retain.
-//! - To be removed, an OverlaySnapshot says so (`spec.deleted`); its node removes what it has and says Deleted; then the object goes. A
-//!   node that is gone, not ready or silent for too long is not waited for.
+//! - The OverlaySnapshot is created before the content. A content without an OverlaySnapshot means that the snapshot is
+//!   lost. It is never captured again, because that would be another state under the old name.
+//! - If a VolumeSnapshot is deleted before it is bound, its content and OverlaySnapshot are deleted too. If a content
+//!   is deleted without a DeleteSnapshot call, its OverlaySnapshot is deleted, unless the policy was `Retain`.
+//! - To remove a snapshot, the controller sets `spec.deleted` of the OverlaySnapshot. The node removes its part and
+//!   reports `Deleted`. Then the controller deletes the object. It does not wait for a node that is gone, not ready, or
+//!   silent for too long.
 //!
 //! May use: cluster, image
 //!
-//! Deliberately absent: anything of a node; it talks to nodes through OverlaySnapshots alone.
+//! Deliberately absent: all work on a node. The controller communicates with nodes only through OverlaySnapshots.
 
-mod class;
+mod bind;
 mod error;
-mod follow;
-mod leftovers;
-mod mirror;
 mod names;
-mod phases;
+mod orphans;
+mod parameters;
+mod phase_metrics;
 mod queue;
 mod repository;
-mod requests;
 mod run;
 mod snapshots;
+mod status_annotations;
 #[cfg(test)]
 mod tests;
+mod volume_snapshot;
 
 use std::sync::Arc;
 
-pub use class::ParameterError;
-pub use error::{ControllerError, NoCut};
-pub use names::{SOURCE, id_of, is_subdomain, told, volume_handle};
+pub use error::{ControllerError, NotCapturable};
+pub use names::{SOURCE, annotation_keys, id_of, is_subdomain, volume_handle};
+pub use parameters::ParameterError;
 pub use repository::RepositoryError;
 pub use snapshots::{Page, Query, Snapshot};
 
 use crate::{
-    cluster::{About, Client, Event, Events, Severity, overlay_snapshot::ObjectId},
+    cluster::{Client, Event, EventType, Events, Regarding, overlay_snapshot::ObjectId},
     metrics::Metrics,
 };
 
@@ -63,17 +67,17 @@ struct Inner {
 }
 
 impl Controller {
-    /// For the driver of this name; `identity` is what Events give as their host. A task on the runtime of whoever calls this
-    /// writes those.
+    /// The controller of the driver of this name. Events name `identity` as their host. Spawns the task that writes
+    /// them on the caller's runtime.
     pub fn new(client: Client, driver: &str, identity: &str, metrics: Metrics) -> Self {
         let events = Events::start(client.clone(), identity, driver);
         Self(Arc::new(Inner { client, driver: driver.to_owned(), events, metrics }))
     }
 
-    /// Whether calls can be answered.
+    /// Checks that calls can be served.
     ///
     /// # Errors
-    /// That the API server does not answer.
+    /// The API server does not respond.
     pub async fn ready(&self) -> Result<(), ControllerError> {
         Ok(self.0.client.reachable().await?)
     }
@@ -82,15 +86,27 @@ impl Controller {
         &self.0.client
     }
 
-    /// Returns once all Events that were told are written or given up.
+    /// Returns once all recorded Events are written or given up.
     pub async fn flush(&self) {
         self.0.events.flush().await;
     }
 
-    /// Tells it to whoever looks at the VolumeSnapshot. Nothing waits for that to succeed.
-    fn tell(&self, of: &ObjectId, severity: Severity, reason: &'static str, message: String) {
-        let about = About::volume_snapshot(&of.namespace, &of.name, &of.uid);
-        tracing::info!(namespace = of.namespace, snapshot = of.name, reason, message, "told");
-        self.0.events.tell(Event { about, severity, reason, message });
+    /// Records an Event on a VolumeSnapshot. Does not wait until it is written.
+    fn record_event(
+        &self,
+        of: &ObjectId,
+        severity: EventType,
+        reason: &'static str,
+        message: String,
+    ) {
+        let about = Regarding::volume_snapshot(&of.namespace, &of.name, &of.uid);
+        tracing::info!(
+            namespace = of.namespace,
+            snapshot = of.name,
+            reason,
+            message,
+            "recording an Event"
+        );
+        self.0.events.record(Event { regarding: about, event_type: severity, reason, message });
     }
 }

@@ -1,63 +1,64 @@
-//! Names: of snapshots, of volumes, and of the annotations that users write and read.
+//! The names of snapshots and volumes, and the keys of the annotations that users write and read.
 
 use std::str::FromStr;
 
 use crate::digest::Digest;
 
-/// Says of which volume a VolumeSnapshot is to be made: `<pod>/<volume>`.
+/// The annotation with which a user selects the volume of a VolumeSnapshot: `<pod>/<volume>`.
 pub const SOURCE: &str = "ovl.csi.dev/source";
 
-/// What is told of a snapshot on its VolumeSnapshot, for those who may read no OverlaySnapshot.
-pub mod told {
-    /// How far it is, as [`Phase`](crate::cluster::overlay_snapshot::Phase) says it.
+/// The annotations that the controller writes on a VolumeSnapshot, for users who may not read OverlaySnapshots.
+pub mod annotation_keys {
+    /// The progress, as the name of a [`Phase`](crate::cluster::overlay_snapshot::Phase).
     pub const PHASE: &str = "ovl.csi.dev/phase";
-    /// What is wrong, or goes on.
+    /// What went wrong, or what is under way.
     pub const MESSAGE: &str = "ovl.csi.dev/message";
-    /// The driver that has it.
+    /// The name of the driver that has the snapshot.
     pub const DRIVER: &str = "ovl.csi.dev/driver";
-    /// The node that cut it.
+    /// The node that captured the volume.
     pub const NODE: &str = "ovl.csi.dev/node";
-    /// The image that it was pushed as.
+    /// The pushed image, `registry/repository@digest`.
     pub const IMAGE: &str = "ovl.csi.dev/image";
-    /// The VolumeSnapshot of the same namespace that its volume was made of.
+    /// The VolumeSnapshot of the same namespace from which the volume was restored.
     pub const PARENT: &str = "ovl.csi.dev/parent";
-    /// Entries of its newest layer.
+    /// The number of entries in the newest layer.
     pub const ENTRIES: &str = "ovl.csi.dev/entries";
-    /// Bytes of its newest layer.
+    /// The bytes of the files in the newest layer.
     pub const BYTES: &str = "ovl.csi.dev/bytes";
-    /// Layers of its whole stack.
+    /// The number of layers in the whole stack.
     pub const LAYERS: &str = "ovl.csi.dev/layers";
-    /// Layers above its images'.
+    /// The number of layers above the layers of the images.
     pub const OWN_LAYERS: &str = "ovl.csi.dev/own-layers";
-    /// Bytes that the registry has of it beside its images.
+    /// The bytes that it takes in the registry, without the layers of the images.
     pub const PUSHED_BYTES: &str = "ovl.csi.dev/pushed-bytes";
-    /// For how long its pod stood still, as `12.3ms`.
+    /// How long the pod was frozen, such as `12.3ms`.
     pub const FROZEN: &str = "ovl.csi.dev/frozen";
 }
 
-/// On an OverlaySnapshot: the deletion policy of its content, as it was seen last. Absent: there was no content yet.
+/// On an OverlaySnapshot: the last known deletion policy of its content. Absent if there was no content yet.
 pub(super) const POLICY: &str = "ovl.csi.dev/deletion-policy";
-/// On an OverlaySnapshot: the phase of which Events were told last.
-pub(super) const TOLD: &str = "ovl.csi.dev/told";
-/// On an OverlaySnapshot: since when it is to be removed.
+/// On an OverlaySnapshot: the phase for which Events were last recorded.
+pub(super) const REPORTED_PHASE: &str = "ovl.csi.dev/told";
+/// On an OverlaySnapshot: the time at which its removal was requested, RFC 3339.
 pub(super) const DELETED_AT: &str = "ovl.csi.dev/deleted-at";
 
 /// The longest DNS label (RFC 1123).
 const LABEL_MAX: usize = 63;
-/// The longest DNS subdomain, which is what most objects are called (RFC 1123).
+/// The longest DNS subdomain (RFC 1123). The names of most objects are DNS subdomains.
 const SUBDOMAIN_MAX: usize = 253;
 
-/// The handle that the kubelet gives an inline volume (`pkg/volume/csi`, `makeVolumeHandle`).
+/// The CSI handle that the kubelet gives an inline volume (`pkg/volume/csi`, `makeVolumeHandle`).
 pub fn volume_handle(pod_uid: &str, volume: &str) -> String {
     format!("csi-{}", Digest::of(format!("{pod_uid}{volume}").as_bytes()).hex())
 }
 
-/// The name of the snapshot that the VolumeSnapshot of this uid asks for.
+/// The name of the OverlaySnapshot for the VolumeSnapshot of this uid.
 pub fn id_of(uid: &str) -> String {
     format!("snap-{uid}")
 }
 
-/// The name of the snapshot that CreateSnapshot asks for by this name.
+/// The name of the OverlaySnapshot for a CreateSnapshot call with this name: the name itself if it is a DNS label, else
+/// a hash.
 pub(super) fn id_of_csi(name: &str) -> String {
     if is_label(name) {
         return name.to_owned();
@@ -65,7 +66,7 @@ pub(super) fn id_of_csi(name: &str) -> String {
     format!("snap-{}", &Digest::of(name.as_bytes()).hex()[..40])
 }
 
-/// Whether an object could have this name.
+/// Whether a text is a DNS label (RFC 1123).
 pub(super) fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     text.len() <= LABEL_MAX
@@ -73,7 +74,8 @@ pub(super) fn is_label(text: &str) -> bool {
         && [text.bytes().next(), text.bytes().last()].iter().all(|end| end.is_some_and(inner))
 }
 
-/// Whether an object of most kinds could have this name (DNS subdomain, RFC 1123): Kubernetes bounds the whole, not its labels.
+/// Whether a text is a valid name for most kinds of objects (DNS subdomain, RFC 1123). Kubernetes limits the length of
+/// the whole name, not of its labels.
 pub fn is_subdomain(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let is_part = |part: &str| {
@@ -83,7 +85,7 @@ pub fn is_subdomain(text: &str) -> bool {
     text.len() <= SUBDOMAIN_MAX && text.split('.').all(is_part)
 }
 
-/// Of which pod's volume a VolumeSnapshot is to be made.
+/// The volume that the annotation [`SOURCE`] selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) pod: String,
@@ -95,7 +97,7 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (pod, volume) = text.split_once('/').ok_or(())?;
-        // Kubernetes bounds a pod's whole name, not what is between its dots.
+        // Kubernetes limits the length of a pod's whole name, not of the parts between its dots.
         match is_subdomain(pod) && is_label(volume) {
             true => Ok(Self { pod: pod.to_owned(), volume: volume.to_owned() }),
             false => Err(()),
@@ -108,13 +110,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volumes_handle_is_what_the_kubelet_makes_of_it() {
+    fn a_volume_handle_is_the_one_that_the_kubelet_generates() {
         let hash = "739ff6e30e0f1d763579023ff053f6d9822f52c59c013de711f779be95375e21";
         assert_eq!(volume_handle("u-1", "ws"), format!("csi-{hash}"));
     }
 
     #[test]
-    fn a_name_that_is_a_label_is_kept_and_another_is_hashed() {
+    fn a_name_that_is_a_label_is_kept_and_others_are_hashed() {
         assert_eq!(id_of_csi("snapshot-0b6f"), "snapshot-0b6f");
         let longest = "a".repeat(63);
         assert_eq!(id_of_csi(&longest), longest);
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subdomain_is_no_part_of_a_path() {
+    fn a_subdomain_has_no_path_separators_and_at_most_253_characters() {
         let longest = "a".repeat(253);
         for good in ["a", "ci-ws-1", "a.b-c.9", longest.as_str()] {
             assert!(is_subdomain(good), "{good:?}");

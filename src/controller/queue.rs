@@ -1,10 +1,11 @@
-//! What has to be looked at, and when.
+//! The work queue: which objects to reconcile, and when.
 //!
 //! ```text
 //!           add                take             done(Nothing)
 //!  (absent) ───> waiting, now ───> busy ─────────────────────> (absent)
-//!                  ^               │ │ done(Again) or an error, or an add meanwhile
-//!                  └───────────────┘ └──> waiting, after a pause that grows ──> …
+//!                  ^               │ │ done(Again) or an error
+//!                  └───────────────┘ └──> waiting, after a growing pause ──> …
+//!                   add meanwhile
 //! ```
 
 use std::{
@@ -12,12 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The first pause; doubled after each try that did not end it.
+/// The pause before the first retry. It doubles with each retry.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Something to look at.
+/// An object to reconcile.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     /// A VolumeSnapshot, by namespace and name.
@@ -28,27 +29,27 @@ pub(super) enum Key {
     Snapshot(String),
 }
 
-/// No key twice, and none with two workers.
+/// The keys to reconcile. A key is in the queue once, and is reconciled by one task at a time.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: BTreeMap<Key, Instant>,
     busy: BTreeSet<Key>,
-    /// How often it did not end.
+    /// How often a key was requeued in a row.
     tries: BTreeMap<Key, u32>,
 }
 
 impl Queue {
-    /// Something changed about it.
+    /// Queues a key at once, because its object has changed.
     pub(super) fn add(&mut self, key: Key, now: Instant) {
         self.waiting.insert(key, now);
     }
 
-    /// Whether it is to be looked at, now or after a pause.
+    /// Whether a key is queued, now or after a pause.
     pub(super) fn waits(&self, key: &Key) -> bool {
         self.waiting.contains_key(key)
     }
 
-    /// The key that has waited longest, of those that are due.
+    /// Takes the due key that has waited longest, unless it is busy.
     pub(super) fn take(&mut self, now: Instant) -> Option<Key> {
         let idle =
             self.waiting.iter().filter(|(key, due)| **due <= now && !self.busy.contains(*key));
@@ -58,7 +59,7 @@ impl Queue {
         Some(key)
     }
 
-    /// Somebody has looked at it; `again` says whether that did not end it.
+    /// Ends the work on a key. `again` requeues it after a pause.
     pub(super) fn done(&mut self, key: Key, again: bool, now: Instant) {
         self.busy.remove(&key);
         if !again {
@@ -68,11 +69,11 @@ impl Queue {
         let tries = self.tries.entry(key.clone()).or_default();
         let pause = PAUSE.saturating_mul(1 << (*tries).min(10)).min(PAUSE_MAX);
         *tries += 1;
-        // What changed meanwhile is looked at at once.
+        // A key that was added meanwhile stays due at once.
         self.waiting.entry(key).or_insert(now + pause);
     }
 
-    /// When the next key is due that nobody works on.
+    /// When the next key that is not busy is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.waiting.iter().filter(|(key, _)| !self.busy.contains(*key)).map(|(_, due)| *due).min()
     }
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_worked_on_once_at_a_time_and_again_after_a_change() {
+    fn a_key_has_one_task_at_a_time_and_is_requeued_after_a_change() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         queue.add(key("a"), now);
         queue.add(key("a"), now);
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_until_it_ends() {
+    fn pauses_grow_until_the_work_ends() {
         let (mut queue, mut now) = (Queue::default(), Instant::now());
         queue.add(key("a"), now);
         for seconds in [1, 2, 4, 8, 16, 30, 30] {

@@ -1,4 +1,4 @@
-//! Where a class has snapshots pushed: a repository with holes for names.
+//! The repository of a class: a template with placeholders for names, and the repository that it becomes.
 
 use std::{fmt, str::FromStr};
 
@@ -7,17 +7,17 @@ use crate::{
     image::{ReferenceError, Repository},
 };
 
-/// Registry and repository together (OCI distribution-spec, "Pulling manifests").
+/// The longest registry and repository together (OCI distribution-spec, "Pulling manifests").
 const LENGTH_MAX: usize = 255;
-/// A name that is longer is shortened where the whole would be too long.
+/// A name that is longer than this is shortened if the whole would be too long.
 const NAME_MAX: usize = 40;
-/// So much of it is then digits of its sum, so that no two names become one.
+/// The number of hash digits at the end of a shortened name, so that different names stay different.
 const SUM: usize = 12;
-/// What a hole may be called.
-const HOLES: [&str; 4] = ["namespace", "pod", "volume", "name"];
+/// The names of the placeholders.
+const PLACEHOLDERS: [&str; 4] = ["namespace", "pod", "volume", "name"];
 
-/// `registry/path`, with `{namespace}`, `{pod}`, `{volume}` and `{name}` in the path. Not in the registry: who may name a pod would
-/// else choose where the push credentials go.
+/// `registry/path`, with `{namespace}`, `{pod}`, `{volume}` and `{name}` in the path. The registry may have no
+/// placeholder: otherwise a user who names a pod would choose where the push credentials are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template {
     registry: String,
@@ -27,51 +27,51 @@ pub(super) struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Text(String),
-    /// Which of [`HOLES`].
-    Hole(usize),
+    /// An index into [`PLACEHOLDERS`].
+    Placeholder(usize),
 }
 
-/// What goes into the holes.
+/// The values of the placeholders.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Names<'a> {
     pub(super) namespace: &'a str,
     pub(super) pod: &'a str,
     pub(super) volume: &'a str,
-    /// The VolumeSnapshot's.
+    /// The name of the VolumeSnapshot.
     pub(super) name: &'a str,
 }
 
-/// A template with names in it.
+/// The repository that a template becomes with names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Filled {
     pub(super) repository: String,
-    /// With all of each name it would have been longer than any registry takes.
+    /// Whether names were shortened, because the repository with the whole names is longer than registries accept.
     pub(super) shortened: bool,
 }
 
-/// Why something is no repository.
+/// A reason for which a template is no valid repository.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RepositoryError {
-    /// No registry before the first slash, or holes in it.
+    /// There is no registry before the first slash, or it has placeholders.
     #[error(
-        "{0:?} does not begin with a registry: expected registry/path such as registry.example:5000/snapshots/{{namespace}}, \
-         and no name in braces before the first slash"
+        "{0:?} does not begin with a registry: expected registry/path such as \
+         registry.example:5000/snapshots/{{namespace}}, and no placeholder before the first slash"
     )]
     Registry(String),
-    /// Braces that are not about a name.
+    /// Braces that are no known placeholder.
     #[error(
-        "{0:?} has braces that hold no name: known are {{namespace}}, {{pod}}, {{volume}} and {{name}}"
+        "{0:?} has braces without a known placeholder: known are {{namespace}}, {{pod}}, {{volume}} and {{name}}"
     )]
-    Hole(String),
-    /// Text that no node takes either, which read the same grammar.
+    Placeholder(String),
+    /// A repository that nodes would refuse too: they use the same grammar.
     #[error("{template:?} cannot be used: {why}")]
     Grammar {
-        /// As it is written, with its holes.
+        /// The template, with its placeholders.
         template: String,
-        /// With names in the holes.
+        /// The error of the repository with names.
         why: ReferenceError,
     },
-    /// Too long with its names.
+    /// The repository is too long with names.
     #[error("{0:?} is longer than 255 characters: use fewer names in it")]
     Long(String),
 }
@@ -88,9 +88,9 @@ impl FromStr for Template {
         }
         let template = Self {
             registry: registry.to_owned(),
-            path: pieces(path).ok_or_else(|| RepositoryError::Hole(shown()))?,
+            path: pieces(path).ok_or_else(|| RepositoryError::Placeholder(shown()))?,
         };
-        // With the shortest of names: what is wrong then is wrong with any.
+        // The shortest names: an error with these is an error with any names.
         let shortest = Names { namespace: "a", pod: "a", volume: "a", name: "a" };
         template.fill(shortest)?;
         Ok(template)
@@ -98,24 +98,24 @@ impl FromStr for Template {
 }
 
 impl Template {
-    /// The repository for these names, in the form in which every name of one is the same. Where it would be longer than 255
-    /// characters, each name of more than 40 is its first 27 at most, a dash, and the first 12 digits of its SHA-256.
+    /// The repository for these names, in its normal form. If it would be longer than 255 characters, each name of more
+    /// than 40 characters becomes at most its first 27 characters, a dash, and the first 12 digits of its SHA-256.
     pub(super) fn fill(&self, names: Names<'_>) -> Result<Filled, RepositoryError> {
         let names = [names.namespace, names.pod, names.volume, names.name];
-        match self.put(names) {
+        match self.substitute(names) {
             Err(RepositoryError::Long(_)) => {
                 let short = names.map(short);
-                let repository = self.put(short.each_ref().map(String::as_str))?;
+                let repository = self.substitute(short.each_ref().map(String::as_str))?;
                 Ok(Filled { repository, shortened: true })
             }
             whole => Ok(Filled { repository: whole?, shortened: false }),
         }
     }
 
-    fn put(&self, names: [&str; HOLES.len()]) -> Result<String, RepositoryError> {
+    fn substitute(&self, names: [&str; PLACEHOLDERS.len()]) -> Result<String, RepositoryError> {
         let pieces = self.path.iter().map(|piece| match piece {
             Piece::Text(text) => text.as_str(),
-            Piece::Hole(hole) => names[*hole],
+            Piece::Placeholder(index) => names[*index],
         });
         let path: String = pieces.collect();
         let repository = format!("{}/{path}", self.registry);
@@ -132,7 +132,7 @@ impl fmt::Display for Template {
         write!(f, "{}/", self.registry)?;
         self.path.iter().try_for_each(|piece| match piece {
             Piece::Text(text) => f.write_str(text),
-            Piece::Hole(hole) => write!(f, "{{{}}}", HOLES[*hole]),
+            Piece::Placeholder(index) => write!(f, "{{{}}}", PLACEHOLDERS[*index]),
         })
     }
 }
@@ -141,9 +141,9 @@ fn short(name: &str) -> String {
     if name.len() <= NAME_MAX {
         return name.to_owned();
     }
-    let begin: String = name.chars().take(NAME_MAX - SUM - 1).collect();
-    let begin = begin.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-    format!("{begin}-{}", &Digest::of(name.as_bytes()).hex()[..SUM])
+    let start: String = name.chars().take(NAME_MAX - SUM - 1).collect();
+    let start = start.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+    format!("{start}-{}", &Digest::of(name.as_bytes()).hex()[..SUM])
 }
 
 fn pieces(mut text: &str) -> Option<Vec<Piece>> {
@@ -151,7 +151,7 @@ fn pieces(mut text: &str) -> Option<Vec<Piece>> {
     while let Some((before, rest)) = text.split_once('{') {
         let (name, after) = rest.split_once('}')?;
         pieces.push(Piece::Text(before.to_owned()));
-        pieces.push(Piece::Hole(HOLES.iter().position(|hole| *hole == name)?));
+        pieces.push(Piece::Placeholder(PLACEHOLDERS.iter().position(|known| *known == name)?));
         text = after;
     }
     pieces.push(Piece::Text(text.to_owned()));
@@ -167,7 +167,7 @@ mod tests {
     const NAMES: Names<'_> = Names { namespace: "ci", pod: "dev-0", volume: "ws", name: "ws-1.a" };
 
     #[test]
-    fn names_go_into_the_path() {
+    fn names_replace_the_placeholders_of_the_path() {
         for (template, repository) in [
             ("r.io/a", "r.io/a"),
             ("docker.io/a", "docker.io/library/a"),
@@ -186,8 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_repository_is_refused_when_the_class_is_read() {
-        for (template, words) in [
+    fn an_invalid_repository_is_refused_when_the_class_is_read() {
+        for (template, message) in [
             ("", "registry"),
             ("a", "registry"),
             ("team/a", "does not begin with a registry"),
@@ -200,8 +200,8 @@ mod tests {
             ("127.1/a", "registry"),
             ("u@r.io/a", "a tag or a digest"),
             ("[::1/a", "registry"),
-            ("{namespace}.r.io/a", "no name in braces before the first slash"),
-            ("{name}/a", "no name in braces before"),
+            ("{namespace}.r.io/a", "no placeholder before the first slash"),
+            ("{name}/a", "no placeholder before"),
             ("r.io/{Namespace}", "known are {namespace}"),
             ("r.io/{pod", "braces"),
             ("r.io/pod}", "braces"),
@@ -219,15 +219,15 @@ mod tests {
             (&format!("r.io/{}", "a".repeat(256)), "longer than 255"),
         ] {
             let error = template.parse::<Template>().unwrap_err().to_string();
-            assert!(error.contains(words), "{template}: {error}");
+            assert!(error.contains(message), "{template}: {error}");
         }
     }
 
     #[test]
-    fn the_longest_pod_names_have_a_repository_and_each_its_own() {
+    fn long_names_are_shortened_and_stay_different() {
         let template: Template = "r.io/{namespace}/{pod}/{name}".parse().unwrap();
         let fill = |pod: &str, name: &str| template.fill(Names { pod, name, ..NAMES }).unwrap();
-        // What fits is as it was.
+        // A repository that is short enough keeps the whole names.
         let most = "p".repeat(255 - "r.io/ci//ws-1.a".len());
         assert!(!fill(&most, "ws-1.a").shortened);
         let [long, other] = ["p", "q"].map(|last| format!("{}{last}", "p".repeat(252)));
@@ -240,7 +240,7 @@ mod tests {
         assert!(
             fill(&dotted, "ws-1.a").repository.starts_with(&format!("r.io/ci/{}-", "p".repeat(26)))
         );
-        // What is no name cannot be shortened.
+        // The fixed text of the template cannot be shortened.
         let fixed: Template = format!("r.io/{}/{{pod}}", "a".repeat(240)).parse().unwrap();
         let error = fixed.fill(Names { pod: &long, ..NAMES }).unwrap_err();
         assert!(matches!(error, RepositoryError::Long(_)), "{error}");

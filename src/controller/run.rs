@@ -1,4 +1,4 @@
-//! The loop of the one that leads: watches say what to look at, and a few things are looked at at once.
+//! The reconcile loop of the leader: watches fill the queue, and a few keys are reconciled at the same time.
 
 use std::{
     collections::BTreeSet,
@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Controller,
-    follow::name_of,
+    bind::name_of,
     names::{SOURCE, id_of},
-    phases::Phases,
+    phase_metrics::Phases,
     queue::{Key, Queue},
-    requests::Next,
+    volume_snapshot::Action,
 };
 use crate::{
     cluster::{
@@ -23,18 +23,18 @@ use crate::{
         overlay_snapshot::OverlaySnapshot,
         snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
     },
-    fault::Class,
+    error::Class,
 };
 
-/// How many keys are worked on at once.
-const AT_ONCE: usize = 8;
-/// How often everything is looked at again: a node that goes tells nobody.
-const AGAIN: Duration = Duration::from_secs(5 * 60);
-/// How long what is under way may take when it is to end.
-const LAST: Duration = Duration::from_secs(5);
+/// The most keys that are reconciled at the same time.
+const CONCURRENCY: usize = 8;
+/// How often everything is reconciled again: a node that disappears changes no object that is watched here.
+const RESYNC: Duration = Duration::from_secs(5 * 60);
+/// How long running work may take after `stop`.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Controller {
-    /// Brings the cluster to what its VolumeSnapshots ask for, until `stop`. One process of all ought to do so; two do no harm.
+    /// Reconciles the cluster with its VolumeSnapshots until `stop`. Only one process should do so; two do no harm.
     pub async fn run(&self, stop: CancellationToken) {
         let mut requests = self.client().watch::<VolumeSnapshot>(None);
         let mut contents = self.client().watch::<VolumeSnapshotContent>(None);
@@ -42,71 +42,71 @@ impl Controller {
         let mut queue = Queue::default();
         let (mut known, mut phases) = (BTreeSet::new(), Phases::default());
         let mut busy = FuturesUnordered::new();
-        let mut again = interval(AGAIN);
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resync = interval(RESYNC);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            while busy.len() < AT_ONCE
+            while busy.len() < CONCURRENCY
                 && let Some(key) = queue.take(Instant::now())
             {
                 busy.push(self.work(key));
             }
-            let full = busy.len() >= AT_ONCE;
+            let full = busy.len() >= CONCURRENCY;
             let due = queue.next().filter(|_| !full);
             let keys = tokio::select! {
                 () = stop.cancelled() => break,
                 Some(change) = requests.next() => self.of_requests(change, &mut known),
                 Some(change) = contents.next() => self.of_contents(change, &mut known),
                 Some(change) = snapshots.next() => {
-                    phases.see(&change, &self.0.driver);
+                    phases.apply(&change, &self.0.driver);
                     self.0.metrics.snapshots(phases.counts());
                     self.of_snapshots(change, &mut known)
                 }
                 Some((key, next)) = busy.next() => {
-                    // One that is to be looked at again may be there anew.
-                    if next == Next::Gone && !queue.waits(&key) {
+                    // A key that is queued again may have a new object.
+                    if next == Action::Gone && !queue.waits(&key) {
                         known.remove(&key);
                     }
-                    queue.done(key, next == Next::Again, Instant::now());
+                    queue.done(key, next == Action::Again, Instant::now());
                     Vec::new()
                 }
-                _ = again.tick() => known.iter().cloned().collect(),
+                _ = resync.tick() => known.iter().cloned().collect(),
                 () = until(due) => Vec::new(),
             };
             let now = Instant::now();
             keys.into_iter().for_each(|key| queue.add(key, now));
         }
-        // The next one that leads counts them.
+        // The next leader counts them.
         self.0.metrics.snapshots(Phases::default().counts());
         let rest = async { while busy.next().await.is_some() {} };
-        // What does not end is left as by a crash.
-        let _ = timeout(LAST, rest).await;
+        // Work that does not end in time is aborted, as by a crash.
+        let _ = timeout(STOP_TIMEOUT, rest).await;
     }
 
-    /// Looks at one thing; answers what is left to do about it.
-    pub(super) async fn work(&self, key: Key) -> (Key, Next) {
-        let begun = Instant::now();
+    /// Reconciles one object. Returns what is left to do.
+    pub(super) async fn work(&self, key: Key) -> (Key, Action) {
+        let start = Instant::now();
         let (kind, result) = match &key {
             Key::Request(namespace, name) => {
                 ("VolumeSnapshot", self.request(namespace, name).await)
             }
-            Key::Content(name) => ("VolumeSnapshotContent", self.leftover_content(name).await),
-            Key::Snapshot(id) => ("OverlaySnapshot", self.leftover_snapshot(id).await),
+            Key::Content(name) => ("VolumeSnapshotContent", self.orphaned_content(name).await),
+            Key::Snapshot(id) => ("OverlaySnapshot", self.orphaned_snapshot(id).await),
         };
         let word = match &result {
             Ok(_) => "done",
             Err(error) if error.class() == Class::Busy => "conflict",
             Err(_) => "error",
         };
-        self.0.metrics.reconciled(kind, word, begun.elapsed().as_secs_f64());
+        self.0.metrics.reconciled(kind, word, start.elapsed().as_secs_f64());
         let next = match result {
             Ok(next) => next,
             Err(error) => {
                 match error.class() {
-                    // Somebody was faster.
-                    Class::Busy => tracing::debug!(%error, ?key, "again"),
-                    _ => tracing::warn!(%error, ?key, "trying on"),
+                    // The object was changed or deleted meanwhile.
+                    Class::Busy => tracing::debug!(%error, ?key, "reconcile conflict: retrying"),
+                    _ => tracing::warn!(%error, ?key, "reconcile failed: retrying"),
                 }
-                Next::Again
+                Action::Again
             }
         };
         (key, next)
@@ -188,7 +188,7 @@ impl Controller {
     }
 }
 
-/// Until then, or for ever.
+/// Sleeps until `due`, or for ever if it is `None`.
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due.into()).await,
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_went_while_nobody_watched_is_not_looked_at_for_ever() {
+    async fn objects_deleted_between_watches_are_forgotten() {
         let controller =
             Controller::new(FakeApi::default().client(), "d", "c-1", Metrics::default());
         let others = [Key::Request("ci".into(), "ws-1".into()), Key::Content("a".into())];
@@ -229,9 +229,9 @@ mod tests {
         controller.of_requests(Change::All(Vec::new()), &mut known);
         controller.of_contents(Change::All(Vec::new()), &mut known);
         assert_eq!(known, BTreeSet::from([Key::Snapshot("b".into())]));
-        // What a look does not find is forgotten as well.
+        // An object that is not found is forgotten as well.
         for key in others.into_iter().chain(known) {
-            assert_eq!(controller.work(key.clone()).await, (key, Next::Gone));
+            assert_eq!(controller.work(key.clone()).await, (key, Action::Gone));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The CSI controller calls, as far as they are about snapshots. Every replica answers them: all there is to know is in the cluster.
+//! The CSI controller calls about snapshots. Every replica can serve them, because all state is in the API server.
 
 use std::collections::BTreeMap;
 
@@ -6,56 +6,56 @@ use jiff::Timestamp;
 
 use super::{
     Controller, ControllerError,
-    class::Parameters,
-    follow::name_of,
-    leftovers::Removal,
+    bind::name_of,
     names::{id_of_csi, is_label, volume_handle},
-    requests::{cuttable, is_taken},
+    orphans::Removal,
+    parameters::Parameters,
+    volume_snapshot::{capturable, is_taken},
 };
 use crate::cluster::{
     Pod, PodVolume,
     overlay_snapshot::{OverlaySnapshot, Phase, SnapshotOf},
 };
 
-/// The name of the VolumeSnapshot, where csi-snapshotter runs with `--extra-create-metadata`.
-const ASKED_BY: &str = "csi.storage.k8s.io/volumesnapshot/name";
-/// What a token to go on with begins with.
+/// The parameter with the name of the VolumeSnapshot, which csi-snapshotter sets with `--extra-create-metadata`.
+const REQUESTED_BY: &str = "csi.storage.k8s.io/volumesnapshot/name";
+/// The prefix of a page token.
 const AFTER: &str = "after:";
 
-/// A snapshot, as CSI knows it.
+/// A snapshot with the fields of CSI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Its handle.
+    /// The CSI handle of the snapshot.
     pub id: String,
-    /// The handle of its volume.
+    /// The CSI handle of its volume.
     pub volume: String,
-    /// When it was cut; before that, when it was asked for.
+    /// The time of the capture; before the capture, the time of the request.
     pub created: Timestamp,
-    /// It can be restored wherever it is to be.
+    /// Whether the snapshot is complete, and pushed if a repository is set.
     pub ready: bool,
-    /// Bytes of its newest layer; 0 while nobody knows.
+    /// The bytes of its newest layer; 0 while unknown.
     pub bytes: i64,
 }
 
-/// Which snapshots are to be listed.
+/// The filters and the page of a list of snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
-    /// Of this handle only.
+    /// Only the snapshot of this handle.
     pub id: Option<String>,
-    /// Of the volume of this handle only.
+    /// Only snapshots of the volume of this handle.
     pub volume: Option<String>,
-    /// What the last page said to go on with.
+    /// The token of the last page; `None` starts the list.
     pub token: Option<String>,
-    /// So many at most; 0: all.
-    pub most: i32,
+    /// The most snapshots of the page; 0 for all.
+    pub limit: i32,
 }
 
-/// Snapshots by name, and what to go on with where there are more.
+/// A page of snapshots, sorted by handle.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// These.
+    /// The snapshots of the page.
     pub snapshots: Vec<Snapshot>,
-    /// For [`Query::token`].
+    /// The [`Query::token`] of the next page; `None` after the last one.
     pub next: Option<String>,
 }
 
@@ -63,15 +63,17 @@ impl Controller {
     /// Whether a pod has the volume of this handle.
     ///
     /// # Errors
-    /// By class.
+    /// The error of the API server.
     pub async fn has_volume(&self, handle: &str) -> Result<bool, ControllerError> {
         Ok(self.find_volume(handle).await?.is_some())
     }
 
-    /// Has the volume of this handle cut, under a name of CSI's; the same again answers how far it is.
+    /// Requests the capture of the volume of this handle, under the name of a CreateSnapshot call. The same call again
+    /// returns the progress.
     ///
     /// # Errors
-    /// By class; [`Precondition`](crate::fault::Class::Precondition) once the snapshot has failed for good.
+    /// Any [`ControllerError`]; of class [`Precondition`](crate::fault::Class::Precondition) once the snapshot has
+    /// failed for good.
     pub async fn create_snapshot(
         &self,
         name: &str,
@@ -84,11 +86,11 @@ impl Controller {
             return self.same(&made, volume);
         }
         let (node, of) = self.volume(volume).await?;
-        let asked_by = parameters.get(ASKED_BY).map_or(id.as_str(), String::as_str);
-        let spec = self.asked(checked, node, of, asked_by)?.spec;
+        let requested_by = parameters.get(REQUESTED_BY).map_or(id.as_str(), String::as_str);
+        let spec = self.spec_request(checked, node, of, requested_by)?.spec;
         match self.client().create(&OverlaySnapshot::new(&id, spec)).await {
             Ok(made) => self.same(&made, volume),
-            // By another call, a moment ago: the caller's next one finds it.
+            // Another call has just created it. If it is gone again, the caller's next call starts anew.
             Err(error) if is_taken(&error) => {
                 match self.client().get::<OverlaySnapshot>(None, &id).await? {
                     Some(made) => self.same(&made, volume),
@@ -99,10 +101,10 @@ impl Controller {
         }
     }
 
-    /// Removes a snapshot; that there is none is fine.
+    /// Removes a snapshot. It is no error if there is none of this handle.
     ///
     /// # Errors
-    /// [`Busy`](crate::fault::Class::Busy) while its node works on it.
+    /// Of class [`Busy`](crate::fault::Class::Busy) while its node removes it; else the error of the API server.
     pub async fn delete_snapshot(&self, id: &str) -> Result<(), ControllerError> {
         let Some(made) = self.snapshot(id).await? else { return Ok(()) };
         match self.remove(&made).await? {
@@ -116,7 +118,8 @@ impl Controller {
     /// The snapshot of this handle.
     ///
     /// # Errors
-    /// [`NotFound`](crate::fault::Class::NotFound); [`Precondition`](crate::fault::Class::Precondition) for one that failed.
+    /// Of class [`NotFound`](crate::fault::Class::NotFound) if there is none, of class
+    /// [`Precondition`](crate::fault::Class::Precondition) if it has failed; else the error of the API server.
     pub async fn get_snapshot(&self, id: &str) -> Result<Snapshot, ControllerError> {
         let made = self.snapshot(id).await?.filter(|made| !made.spec.deleted);
         let made =
@@ -125,12 +128,14 @@ impl Controller {
         Ok(shown(&made))
     }
 
-    /// Snapshots, by name. Asked for by handle, one that has failed is an error: so its sentence reaches the VolumeSnapshot.
+    /// A page of snapshots, sorted by handle. If the query has a handle, a failed snapshot is an error, so that its
+    /// message reaches the VolumeSnapshot.
     ///
     /// # Errors
-    /// By class.
+    /// An invalid query, a failed snapshot that is queried by handle, or the error of the API server.
     pub async fn list_snapshots(&self, query: &Query) -> Result<Page, ControllerError> {
-        let most = usize::try_from(query.most).map_err(|_| ControllerError::Most(query.most))?;
+        let limit =
+            usize::try_from(query.limit).map_err(|_| ControllerError::MaxEntries(query.limit))?;
         let after = query.token.as_deref().map(after).transpose()?;
         let mut all = match &query.id {
             Some(id) => {
@@ -147,25 +152,26 @@ impl Controller {
         });
         let mut snapshots: Vec<_> = all.iter().map(shown).collect();
         snapshots.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(page(snapshots, after, most))
+        Ok(page(snapshots, after, limit))
     }
 
-    /// The snapshot of this handle, if it is one of ours.
+    /// The OverlaySnapshot of this handle, if it belongs to this driver.
     async fn snapshot(&self, id: &str) -> Result<Option<OverlaySnapshot>, ControllerError> {
         if !is_label(id) {
-            // No name of ours, and perhaps no part of a path.
+            // This driver gives no such handle, and it must not become a part of a request path.
             return Ok(None);
         }
         let found = self.client().get::<OverlaySnapshot>(None, id).await?;
         Ok(found.filter(|made| made.spec.driver == self.0.driver))
     }
 
-    /// The answer for a snapshot that is there under the name that was asked for.
+    /// The response for an existing snapshot of the requested name.
     fn same(&self, made: &OverlaySnapshot, volume: &str) -> Result<Snapshot, ControllerError> {
         let id = name_of(made);
         if made.spec.volume_handle != volume || made.spec.driver != self.0.driver {
-            let theirs = made.spec.volume_handle.clone();
-            return Err(ControllerError::OtherSource { id, theirs, ours: volume.to_owned() });
+            let existing = made.spec.volume_handle.clone();
+            let requested = volume.to_owned();
+            return Err(ControllerError::OtherSource { id, existing, requested });
         }
         if made.spec.deleted {
             return Err(ControllerError::Removing { id, node: made.spec.node_name.clone() });
@@ -174,13 +180,13 @@ impl Controller {
         Ok(shown(made))
     }
 
-    /// The node and the pod of a volume that can be cut.
+    /// The node and the pod of a volume that can be captured.
     async fn volume(&self, handle: &str) -> Result<(String, SnapshotOf), ControllerError> {
         let Some((pod, volume)) = self.find_volume(handle).await? else {
             let handle = handle.chars().take(130).collect();
             return Err(ControllerError::NoVolume { driver: self.0.driver.clone(), handle });
         };
-        let node = cuttable(&pod, &volume)?.to_owned();
+        let node = capturable(&pod, &volume)?.to_owned();
         let (namespace, pod_uid) = (pod.namespace, pod.uid);
         Ok((node, SnapshotOf { namespace, pod: pod.name, pod_uid, volume: volume.name }))
     }
@@ -203,7 +209,7 @@ fn usable(made: &OverlaySnapshot) -> Result<(), ControllerError> {
     let status = made.status.clone().unwrap_or_default();
     match status.phase {
         Some(Phase::Failed) => {
-            let why = status.message.unwrap_or_else(|| "its node does not say why".to_owned());
+            let why = status.message.unwrap_or_else(|| "its node gives no reason".to_owned());
             Err(ControllerError::Failed { id: name_of(made), why })
         }
         _ => Ok(()),
@@ -212,31 +218,31 @@ fn usable(made: &OverlaySnapshot) -> Result<(), ControllerError> {
 
 fn shown(made: &OverlaySnapshot) -> Snapshot {
     let status = made.status.clone().unwrap_or_default();
-    let cut = status.cut_time.and_then(|time| time.parse().ok());
-    let asked = made.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let captured = status.cut_time.and_then(|time| time.parse().ok());
+    let requested = made.metadata.creation_timestamp.as_ref().map(|time| time.0);
     Snapshot {
         id: name_of(made),
         volume: made.spec.volume_handle.clone(),
-        created: cut.or(asked).unwrap_or_default(),
+        created: captured.or(requested).unwrap_or_default(),
         ready: status.phase == Some(Phase::Ready),
         bytes: status.bytes.unwrap_or_default().max(0),
     }
 }
 
-/// Behind which name a token says to go on.
+/// The handle after which the page of a token starts.
 fn after(token: &str) -> Result<&str, ControllerError> {
     let name = token.strip_prefix(AFTER).filter(|name| !name.is_empty());
     name.ok_or_else(|| ControllerError::Token(token.chars().take(130).collect()))
 }
 
-/// The page behind a name, of snapshots by name.
-fn page(mut snapshots: Vec<Snapshot>, after: Option<&str>, most: usize) -> Page {
+/// The page after a handle, of snapshots that are sorted by handle.
+fn page(mut snapshots: Vec<Snapshot>, after: Option<&str>, limit: usize) -> Page {
     if let Some(after) = after {
         snapshots.retain(|snapshot| snapshot.id.as_str() > after);
     }
-    let more = most > 0 && snapshots.len() > most;
+    let more = limit > 0 && snapshots.len() > limit;
     if more {
-        snapshots.truncate(most);
+        snapshots.truncate(limit);
     }
     let next = snapshots.last().filter(|_| more).map(|last| format!("{AFTER}{}", last.id));
     Page { snapshots, next }
@@ -258,30 +264,30 @@ mod tests {
     }
 
     #[test]
-    fn pages_have_all_snapshots_once_also_while_some_come_and_go() {
+    fn pages_have_each_snapshot_once_while_others_are_deleted() {
         let all = ["a", "b", "c", "d", "e"];
-        for most in 1..=6 {
+        for limit in 1..=6 {
             let (mut seen, mut token): (Vec<String>, Option<String>) = (Vec::new(), None);
             loop {
                 let behind = token.as_deref().map(|token| after(token).unwrap());
-                let page = page(snapshots(&all), behind, most);
-                assert!(page.snapshots.len() <= most);
+                let page = page(snapshots(&all), behind, limit);
+                assert!(page.snapshots.len() <= limit);
                 seen.extend(page.snapshots.into_iter().map(|snapshot| snapshot.id));
                 token = page.next;
                 if token.is_none() {
                     break;
                 }
             }
-            assert_eq!(seen, all, "{most}");
+            assert_eq!(seen, all, "{limit}");
         }
-        // The one at which a page ended is gone.
+        // The last snapshot of a page was deleted meanwhile.
         let rest = page(snapshots(&["a", "c"]), Some("b"), 5);
         assert_eq!((rest.snapshots, rest.next), (snapshots(&["c"]), None));
         assert_eq!(page(snapshots(&all), None, 0).snapshots.len(), 5);
     }
 
     #[test]
-    fn a_token_is_one_that_was_given() {
+    fn a_token_that_no_page_returned_is_refused() {
         for token in ["", "b", "after:", "invalid-token"] {
             assert!(after(token).is_err(), "{token:?}");
         }

@@ -1,4 +1,4 @@
-//! The settings of the two services, checked where they enter.
+//! The settings of the node service and of the controller service, checked when they are parsed.
 
 use std::{
     fmt,
@@ -12,77 +12,79 @@ use crate::controller::is_subdomain;
 /// What [`serve`](super::serve) needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where CSI is served. The kubelet is told this path, so it has to be the same file for the kubelet as for us.
+    /// The socket for CSI. The kubelet gets this path, so the path must be the same file for the kubelet and for the
+    /// driver.
     pub endpoint: Endpoint,
-    /// The kubelet's folder (its `--root-dir`), whose `plugins_registry` it watches for drivers.
+    /// The kubelet's directory (its `--root-dir`). The kubelet watches `plugins_registry` in it for drivers.
     pub kubelet_dir: PathBuf,
-    /// The driver's name, as in the CSIDriver object.
+    /// The name of the driver, as in the CSIDriver object.
     pub driver: DriverName,
-    /// The node's name, as in the Node object.
+    /// The name of the node, as in the Node object.
     pub node: NodeName,
-    /// Our version, for whoever asks.
+    /// The version of the driver, for GetPluginInfo.
     pub version: &'static str,
-    /// Where `/healthz` is served.
+    /// The address of `/healthz` and `/livez`.
     pub health: SocketAddr,
-    /// Where `/metrics` is served; `None`: nowhere.
+    /// The address of `/metrics`; `None` disables it.
     pub metrics: Option<SocketAddr>,
-    /// What holds for a volume whose pod says nothing.
+    /// The defaults for volumes.
     pub defaults: Defaults,
 }
 
 /// What [`serve_controller`](super::serve_controller) needs to know.
 #[derive(Debug, Clone)]
 pub struct ControllerConfig {
-    /// Where CSI is served, to csi-snapshotter in the same pod.
+    /// The socket for CSI, for csi-snapshotter in the same pod.
     pub endpoint: Endpoint,
-    /// The driver's name, as in the CSIDriver object.
+    /// The name of the driver, as in the CSIDriver object.
     pub driver: DriverName,
-    /// Our version, for whoever asks.
+    /// The version of the driver, for GetPluginInfo.
     pub version: &'static str,
-    /// Where `/healthz` is served.
+    /// The address of `/healthz` and `/livez`.
     pub health: SocketAddr,
-    /// Where `/metrics` is served; `None`: nowhere.
+    /// The address of `/metrics`; `None` disables it.
     pub metrics: Option<SocketAddr>,
 }
 
-/// What an administrator sets for volumes whose pods say nothing of it.
+/// The administrator's defaults for attributes that a pod does not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Defaults {
-    /// Bytes that may be written.
+    /// The limit for written bytes; `None` for no limit.
     pub size: Option<u64>,
-    /// Files and folders that may be made.
+    /// The limit for created files and directories; `None` for no limit.
     pub inodes: Option<u64>,
-    /// Whether writes are ever synced.
+    /// Whether volumes on disk are mounted with `volatile`, so that writes are not synced.
     pub volatile: bool,
 }
 
 impl Config {
-    /// The socket by which the kubelet finds us.
+    /// The socket by which the kubelet finds the driver.
     ///
-    /// The `@` is what lets it talk to us: the kubelet's plugin watcher dials the bare path, of which grpc-go makes
-    /// the request's authority, with its slashes as `%2F`. A strict server (ours is) resets such a stream with
-    /// PROTOCOL_ERROR, because RFC 3986 has no `%` in a host's name; before an `@` it is a user's, and may be there.
+    /// The `@` in its name is needed. The kubelet's plugin watcher dials the bare path, and grpc-go makes it the
+    /// authority of the request, with its slashes as `%2F`. A strict server, like this one, resets such a stream with
+    /// PROTOCOL_ERROR, because RFC 3986 allows no `%` in a host name. The part before an `@` is user information, where
+    /// `%` is allowed.
     pub(super) fn registration_socket(&self) -> PathBuf {
         self.kubelet_dir.join("plugins_registry").join(format!("reg@{}.sock", self.driver))
     }
 }
 
-/// A setting that cannot be what it has to be.
+/// An invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Not a socket of this machine.
+    /// The text is not an endpoint.
     #[error("{0:?} is not an endpoint: expected unix:// and an absolute path without '..'")]
     Endpoint(String),
-    /// Not a driver's name.
+    /// The text is not a driver name.
     #[error(
-        "{0:?} is not a driver name: expected at most 63 lower-case letters, digits, '-' and '.', each part between \
-         dots beginning and ending with a letter or digit"
+        "{0:?} is not a driver name: expected at most 63 lower-case letters, digits, '-' and '.', with a letter or \
+         digit at the start and end of each part between dots"
     )]
     Driver(String),
-    /// Not a node's name.
+    /// The text is not a node name.
     #[error(
-        "{0:?} is not a node name: expected what `kubectl get nodes` shows, at most 253 lower-case letters, digits, \
-         '-' and '.'"
+        "{0:?} is not a node name: expected a name that `kubectl get nodes` shows, at most 253 lower-case letters, \
+         digits, '-' and '.'"
     )]
     Node(String),
 }
@@ -109,7 +111,7 @@ impl FromStr for Endpoint {
         if !path.is_absolute() || !plain || path.file_name().is_none() {
             return Err(refused());
         }
-        // Rebuilt, which leaves out `//` and `/./`: the kubelet is told this text.
+        // Rebuilt without `//` and `/./`, because the kubelet gets this text.
         Ok(Self(path.components().collect()))
     }
 }
@@ -120,8 +122,8 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A CSI driver's name: at most 63 characters (CSI spec, GetPluginInfo), and a DNS subdomain in lower case, because it
-/// names a Kubernetes object too. Safe as a part of a path.
+/// The name of a CSI driver: at most 63 characters (CSI spec, GetPluginInfo), and a DNS subdomain in lower case,
+/// because it is also the name of a Kubernetes object. Safe as a part of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriverName(String);
 
@@ -142,7 +144,8 @@ impl fmt::Display for DriverName {
     }
 }
 
-/// A Kubernetes node's name: a DNS subdomain in lower case. At most 253 characters, which fits CSI's 256 bytes for a node id.
+/// The name of a Kubernetes node: a DNS subdomain in lower case. At most 253 characters, which fits CSI's 256 bytes for
+/// a node id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeName(String);
 
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kubelets_way_to_the_registration_socket_is_an_authority() {
+    fn the_registration_socket_is_a_valid_authority_for_the_kubelet() {
         let config = Config {
             endpoint: "unix:///csi/csi.sock".parse().unwrap(),
             kubelet_dir: "/var/lib/kubelet".into(),
@@ -181,13 +184,13 @@ mod tests {
             metrics: None,
             defaults: Defaults::default(),
         };
-        // As grpc-go's encodeAuthority writes a path: of its characters, only the slash is escaped.
+        // As grpc-go's encodeAuthority writes this path: only its slashes are escaped.
         let path = config.registration_socket().display().to_string().replace('/', "%2F");
         assert!(path.parse::<Authority>().is_ok(), "{path}");
     }
 
     #[test]
-    fn an_endpoint_is_a_socket_of_this_machine() {
+    fn an_endpoint_is_an_absolute_unix_socket() {
         let endpoint: Endpoint = "unix:///run/ovl/csi.sock".parse().unwrap();
         assert_eq!(endpoint.path(), Path::new("/run/ovl/csi.sock"));
         assert_eq!(endpoint.to_string(), "unix:///run/ovl/csi.sock");
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_name_names_a_kubernetes_object() {
+    fn a_driver_name_is_a_dns_subdomain_of_at_most_63_characters() {
         let longest = "a".repeat(63);
         for good in ["ovl.csi.dev", "a", "0-1.b", &longest] {
             assert_eq!(good.parse::<DriverName>().unwrap().to_string(), good);
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_name_may_be_longer() {
+    fn a_node_name_has_at_most_253_characters() {
         let longest = "a".repeat(253);
         assert!(longest.parse::<NodeName>().is_ok());
         for bad in ["", "Node", &"a".repeat(254)] {

@@ -1,16 +1,18 @@
-//! The CSI Controller service, as far as it is about snapshots: each handler parses, calls, and looks the code up.
+//! The CSI Controller service for snapshots. Each handler parses a request, makes one call and looks up the code of its
+//! error.
 //!
-//! csi-snapshotter takes the same codes for final as the kubelet does (8.6, `isCSIFinalError`), so there is one table, in `status`.
+//! csi-snapshotter treats the same codes as final as the kubelet (8.6, `isCSIFinalError`), so there is one table, in
+//! `status`.
 
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    calls,
+    middleware,
     proto::csi::{
         ControllerGetCapabilitiesRequest, ControllerGetCapabilitiesResponse,
         ControllerServiceCapability, CreateSnapshotRequest, CreateSnapshotResponse,
         DeleteSnapshotRequest, DeleteSnapshotResponse, GetSnapshotRequest, GetSnapshotResponse,
-        ListSnapshotsRequest, ListSnapshotsResponse, Snapshot as Told,
+        ListSnapshotsRequest, ListSnapshotsResponse, Snapshot as ProtoSnapshot,
         ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, VolumeCapability,
         controller_server::Controller as Service,
         controller_service_capability::{Rpc, Type as Kind, rpc::Type as Ability},
@@ -22,13 +24,13 @@ use super::{
 };
 use crate::{
     controller::{Controller, ControllerError, Query, Snapshot},
-    fault::Class,
+    error::Class,
 };
 
 /// The longest text of a request (CSI spec, "Size Limits").
 const TEXT_MAX: usize = 128;
 
-/// Answers for the snapshots of the cluster.
+/// Serves the snapshots of the cluster.
 #[derive(Debug)]
 pub(super) struct ControllerService {
     pub(super) controller: Controller,
@@ -55,26 +57,28 @@ impl Service for ControllerService {
     ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
         let ValidateVolumeCapabilitiesRequest { volume_id, volume_capabilities } =
             request.into_inner();
-        calls::about_volume(&volume_id);
+        middleware::about_volume(&volume_id);
         let volume = text("volume_id", volume_id)?;
         if volume_capabilities.is_empty() {
-            let why = "volume_capabilities are missing from the request";
+            let why = "volume_capabilities is missing from the request";
             return Err(status(Class::Invalid, why));
         }
         if !self.controller.has_volume(&volume).await.map_err(failed)? {
             return Err(status(Class::NotFound, format_args!("no pod has the volume {volume}")));
         }
-        let told = match volume_capabilities.iter().all(is_ours) {
+        let response = match volume_capabilities.iter().all(is_ours) {
             true => ValidateVolumeCapabilitiesResponse {
                 confirmed: Some(Confirmed { volume_capabilities }),
                 message: String::new(),
             },
             false => ValidateVolumeCapabilitiesResponse {
                 confirmed: None,
-                message: "a volume is a folder on one node".to_owned(),
+                message: "a volume is a directory on one node: use ReadWriteOnce or ReadWriteOncePod, and volumeMode: \
+                          Filesystem"
+                    .to_owned(),
             },
         };
-        Ok(Response::new(told))
+        Ok(Response::new(response))
     }
 
     async fn create_snapshot(
@@ -82,13 +86,13 @@ impl Service for ControllerService {
         request: Request<CreateSnapshotRequest>,
     ) -> Result<Response<CreateSnapshotResponse>, Status> {
         let CreateSnapshotRequest { source_volume_id, name, parameters } = request.into_inner();
-        calls::about_volume(&source_volume_id);
-        calls::about_snapshot(&name);
+        middleware::about_volume(&source_volume_id);
+        middleware::about_snapshot(&name);
         let volume = text("source_volume_id", source_volume_id)?;
         let name = text("name", name)?;
         let parameters = parameters.into_iter().collect();
         let made = self.controller.create_snapshot(&name, &volume, &parameters).await;
-        let snapshot = Some(told(made.map_err(failed)?));
+        let snapshot = Some(to_proto(made.map_err(failed)?));
         Ok(Response::new(CreateSnapshotResponse { snapshot }))
     }
 
@@ -97,7 +101,7 @@ impl Service for ControllerService {
         request: Request<DeleteSnapshotRequest>,
     ) -> Result<Response<DeleteSnapshotResponse>, Status> {
         let id = request.into_inner().snapshot_id;
-        calls::about_snapshot(&id);
+        middleware::about_snapshot(&id);
         let id = text("snapshot_id", id)?;
         self.controller.delete_snapshot(&id).await.map_err(failed)?;
         Ok(Response::new(DeleteSnapshotResponse {}))
@@ -108,16 +112,16 @@ impl Service for ControllerService {
         request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<ListSnapshotsResponse>, Status> {
         let request = request.into_inner();
-        calls::about_snapshot(&request.snapshot_id);
+        middleware::about_snapshot(&request.snapshot_id);
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
         let query = Query {
             id: given(request.snapshot_id),
             volume: given(request.source_volume_id),
             token: given(request.starting_token),
-            most: request.max_entries,
+            limit: request.max_entries,
         };
         let page = self.controller.list_snapshots(&query).await.map_err(failed)?;
-        let entry = |snapshot| Entry { snapshot: Some(told(snapshot)) };
+        let entry = |snapshot| Entry { snapshot: Some(to_proto(snapshot)) };
         Ok(Response::new(ListSnapshotsResponse {
             entries: page.snapshots.into_iter().map(entry).collect(),
             next_token: page.next.unwrap_or_default(),
@@ -129,14 +133,14 @@ impl Service for ControllerService {
         request: Request<GetSnapshotRequest>,
     ) -> Result<Response<GetSnapshotResponse>, Status> {
         let id = request.into_inner().snapshot_id;
-        calls::about_snapshot(&id);
+        middleware::about_snapshot(&id);
         let id = text("snapshot_id", id)?;
         let snapshot = self.controller.get_snapshot(&id).await.map_err(failed)?;
-        Ok(Response::new(GetSnapshotResponse { snapshot: Some(told(snapshot)) }))
+        Ok(Response::new(GetSnapshotResponse { snapshot: Some(to_proto(snapshot)) }))
     }
 }
 
-/// Whether a volume can be used so, as far as that is not its node's to say.
+/// Whether a volume supports a capability, as far as that does not depend on its node.
 fn is_ours(capability: &VolumeCapability) -> bool {
     let mode = capability.access_mode.and_then(|mode| Mode::try_from(mode.mode).ok());
     let one_node = matches!(
@@ -152,14 +156,15 @@ fn is_ours(capability: &VolumeCapability) -> bool {
         && matches!(&capability.access_type, Some(AccessType::Mount(mount)) if matches!(mount.fs_type.as_str(), "" | "overlay"))
 }
 
-/// A text that has to be there.
+/// Checks a required string of a request.
 fn text(field: &str, text: String) -> Result<String, Status> {
     if text.is_empty() {
         return Err(status(Class::Invalid, format_args!("{field} is missing from the request")));
     }
     if text.len() > TEXT_MAX {
         let length = text.len();
-        let why = format_args!("{field} is {length} bytes long, and at most {TEXT_MAX} are taken");
+        let why =
+            format_args!("{field} is {length} bytes long, and at most {TEXT_MAX} are allowed");
         return Err(status(Class::Invalid, why));
     }
     if text.contains(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
@@ -168,8 +173,8 @@ fn text(field: &str, text: String) -> Result<String, Status> {
     Ok(text)
 }
 
-fn told(snapshot: Snapshot) -> Told {
-    Told {
+fn to_proto(snapshot: Snapshot) -> ProtoSnapshot {
+    ProtoSnapshot {
         size_bytes: snapshot.bytes,
         snapshot_id: snapshot.id,
         source_volume_id: snapshot.volume,

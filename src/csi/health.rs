@@ -1,15 +1,16 @@
-//! The kubelet's probes over HTTP: `/healthz` says what Probe would say, `/livez` only that the process answers.
+//! The HTTP endpoints for the kubelet's probes: `/healthz` reports the same as the CSI call Probe, `/livez` only that
+//! the process responds.
 //!
-//! They differ because a full disk makes the driver not ready, and starting it anew would not make room; it would only keep it
-//! from the unpublishes that do.
+//! They differ because a full disk makes the driver not ready. A restart would not free space. It would only delay the
+//! unpublish calls that do.
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{guests::Guests, role::Role};
+use super::{connections::LimitedListener, service::Role};
 
-/// Serves both until `stop`.
+/// Serves both endpoints until `stop`.
 pub(super) async fn serve(
     listener: TcpListener,
     role: Role,
@@ -19,7 +20,9 @@ pub(super) async fn serve(
         .route("/healthz", get(healthz))
         .route("/livez", get(async || "ok\n"))
         .with_state(role);
-    axum::serve(Guests::of(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(LimitedListener::of(listener), router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 async fn healthz(State(role): State<Role>) -> (StatusCode, String) {

@@ -9,10 +9,10 @@ use super::{
         identity_server::Identity,
         plugin_capability::{Service, Type as Kind, service::Type as Ability},
     },
-    role::Role,
+    service::Role,
 };
 
-/// Answers who we are.
+/// Serves the identity of the driver.
 #[derive(Debug)]
 pub(super) struct IdentityService {
     pub(super) role: Role,
@@ -48,7 +48,7 @@ impl Identity for IdentityService {
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         match self.role.ready().await {
             Ok(()) => Ok(Response::new(ProbeResponse { ready: Some(true) })),
-            // Whatever the class: the specification has one code for a plugin that is not well.
+            // For every class: the specification has one code for a plugin that is not healthy.
             Err(why) => Err(Status::failed_precondition(why)),
         }
     }

@@ -1,7 +1,7 @@
-//! The socket on which a node without a cluster is asked for snapshots: the server, and the client that `ovl snapshot` is.
+//! The snapshot API of a node without a cluster: the server on its socket, and the client for `ovl snapshot`.
 //!
-//! As the driver's own socket it is root's alone, and each call on it is a task that runs to its end: who gives up waiting for a
-//! push has not stopped it.
+//! Like the driver's CSI socket, it is for root only, and each call is a task that runs to its end: a client that stops
+//! waiting for a push does not stop the push.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -15,8 +15,8 @@ use tonic::{
 
 use super::{
     ServeError,
-    calls::{self, Calls},
     config::Endpoint,
+    middleware::{self, Calls},
     proto::local::{
         CaptureVolumeRequest, CaptureVolumeResponse, DeleteSnapshotRequest, DeleteSnapshotResponse,
         ListSnapshotsRequest, ListSnapshotsResponse, PushSnapshotRequest, PushSnapshotResponse,
@@ -29,17 +29,17 @@ use super::{
     status::status,
 };
 use crate::{
-    agent::{Failure, Local, Told},
+    agent::{Failure, Local, PushReport},
     changeset::{Compression, Format},
-    fault::Class,
+    error::Class,
     metrics::Metrics,
-    snapshots::{Consistency, CutRequest},
+    snapshots::{CaptureRequest, Consistency},
 };
 
-/// For how long a pod may stand still where nobody says: as a VolumeSnapshotClass that does not.
+/// The default freeze timeout: the same as the default of a VolumeSnapshotClass.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// The socket, claimed: from here on callers are heard, and wait until they are served.
+/// The claimed socket. Callers can connect from here on, and wait until they are served.
 #[derive(Debug)]
 pub struct LocalSocket {
     endpoint: Endpoint,
@@ -47,19 +47,19 @@ pub struct LocalSocket {
 }
 
 impl LocalSocket {
-    /// Claims it, for root only.
+    /// Claims the socket, for root only.
     ///
     /// # Errors
-    /// Somebody serves there, or the file cannot be made.
+    /// Another process serves on the socket, or the file cannot be created.
     pub async fn open(endpoint: Endpoint) -> Result<Self, ServeError> {
         let socket = Socket::claim(endpoint.path()).await?;
         Ok(Self { endpoint, socket })
     }
 
-    /// Serves until `shutdown`, and gives calls under way a moment then.
+    /// Serves until `shutdown`, and then waits at most 10 seconds for running calls.
     ///
     /// # Errors
-    /// The gRPC server broke.
+    /// The gRPC server failed.
     pub async fn serve(
         self,
         local: Local,
@@ -78,13 +78,13 @@ impl LocalSocket {
         };
         tokio::select! {
             served = ended => served,
-            // What is done by then stays done; the rest is asked for again.
+            // Finished work stays done. The caller requests the rest again.
             () = async { shutdown.cancelled().await; sleep(GRACE).await } => Ok(()),
         }
     }
 }
 
-/// Answers for the snapshots of a node without a cluster.
+/// Serves the snapshots of a node without a cluster.
 #[derive(Debug)]
 struct Service {
     local: Local,
@@ -97,9 +97,9 @@ impl Snapshots for Service {
         request: Request<CaptureVolumeRequest>,
     ) -> Result<Response<CaptureVolumeResponse>, Status> {
         let request = request.into_inner();
-        calls::about_snapshot(&request.name);
-        let told = self.local.capture(capture(&request)?).await.map_err(refused)?;
-        Ok(Response::new(CaptureVolumeResponse { snapshot: Some(shown(told)) }))
+        middleware::about_snapshot(&request.name);
+        let progress = self.local.capture(capture(&request)?).await.map_err(refused)?;
+        Ok(Response::new(CaptureVolumeResponse { snapshot: Some(shown(progress)) }))
     }
 
     async fn push_snapshot(
@@ -107,14 +107,15 @@ impl Snapshots for Service {
         request: Request<PushSnapshotRequest>,
     ) -> Result<Response<PushSnapshotResponse>, Status> {
         let PushSnapshotRequest { name, repository, format, compression } = request.into_inner();
-        calls::about_snapshot(&name);
+        middleware::about_snapshot(&name);
         let to = (!repository.is_empty()).then(|| repository.parse()).transpose();
-        let (format, compression) = (one_of(&format, &FORMATS)?, one_of(&compression, &PACKINGS)?);
+        let (format, compression) =
+            (one_of(&format, &FORMATS)?, one_of(&compression, &COMPRESSIONS)?);
         let (id, to) = (parsed(&name)?, to.map_err(invalid)?);
         let pushed = self.local.push(&id, to, format, compression).await;
-        let (told, pushed) = pushed.map_err(refused)?;
-        let answer = PushSnapshotResponse { snapshot: Some(shown(told)), sent: pushed.sent };
-        Ok(Response::new(answer))
+        let (progress, pushed) = pushed.map_err(refused)?;
+        let response = PushSnapshotResponse { snapshot: Some(shown(progress)), sent: pushed.sent };
+        Ok(Response::new(response))
     }
 
     async fn list_snapshots(
@@ -130,7 +131,7 @@ impl Snapshots for Service {
         request: Request<DeleteSnapshotRequest>,
     ) -> Result<Response<DeleteSnapshotResponse>, Status> {
         let name = request.into_inner().name;
-        calls::about_snapshot(&name);
+        middleware::about_snapshot(&name);
         let gone = self.local.delete(&parsed(&name)?).await.map_err(refused)?;
         Ok(Response::new(DeleteSnapshotResponse { manifest_stays: !gone }))
     }
@@ -148,8 +149,8 @@ fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, Status> {
     text.parse().map_err(invalid)
 }
 
-/// What is to be captured.
-fn capture(request: &CaptureVolumeRequest) -> Result<CutRequest, Status> {
+/// Parses a request for a capture.
+fn capture(request: &CaptureVolumeRequest) -> Result<CaptureRequest, Status> {
     let within = match request.within_millis {
         0 => WITHIN,
         millis => Duration::from_millis(millis.into()),
@@ -159,25 +160,25 @@ fn capture(request: &CaptureVolumeRequest) -> Result<CutRequest, Status> {
         false => Consistency::Frozen { within, or_live: request.or_live },
     };
     let (id, volume) = (parsed(&request.name)?, parsed(&request.volume)?);
-    // Whoever may ask here owns the node, and all pods on it.
-    Ok(CutRequest { id, volume, pod: None, consistency })
+    // The caller is root on the node, so it may capture the volumes of all pods.
+    Ok(CaptureRequest { id, volume, pod: None, consistency })
 }
 
-/// The words for a layer's form and for what is around it; the first one is meant where nobody says.
+/// The names of layer formats and compressions. The first one is the default.
 const FORMATS: [(&str, Format); 2] = [("portable", Format::Portable), ("native", Format::Native)];
-const PACKINGS: [(&str, Compression); 3] =
+const COMPRESSIONS: [(&str, Compression); 3] =
     [("zstd", Compression::Zstd), ("gzip", Compression::Gzip), ("none", Compression::None)];
 
 fn one_of<T: Copy>(word: &str, known: &[(&str, T)]) -> Result<T, Status> {
     let meant = known.iter().find(|(name, _)| *name == word || word.is_empty());
     meant.map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        invalid(format!("{word:?} is none of {}", names.join(", ")))
+        invalid(format!("{word:?} is not one of {}", names.join(", ")))
     })
 }
 
-/// A snapshot as it is said.
-fn shown(Told { record, pushing }: Told) -> Snapshot {
+/// A snapshot as a message of the API.
+fn shown(PushReport { record, pushing }: PushReport) -> Snapshot {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Snapshot {
         name: record.id.to_string(),
@@ -196,33 +197,33 @@ fn shown(Told { record, pushing }: Told) -> Snapshot {
     }
 }
 
-/// Why a node did not do what it was asked.
+/// A failed call of [`LocalClient`].
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// Nobody answers there.
+    /// No server responds on the socket.
     #[error(
-        "no `ovl node` answers at {endpoint}: {source}; it serves snapshots where it runs with --no-cluster"
+        "no `ovl node` responds at {endpoint}: {source}; `ovl node` serves snapshots there only with --no-cluster"
     )]
     Unreachable {
         /// The socket.
         endpoint: Endpoint,
-        /// The system's words.
+        /// The error of the connection.
         source: tonic::transport::Error,
     },
-    /// It says why.
+    /// The node returned an error; its message.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Asks a node without a cluster for snapshots. Cheap to clone.
+/// A client of the snapshot API of a node without a cluster. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalClient(SnapshotsClient<Channel>);
 
 impl LocalClient {
-    /// Connects to a node's socket.
+    /// Connects to the socket of a node.
     ///
     /// # Errors
-    /// Nobody answers there.
+    /// No server responds on the socket.
     pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, AskError> {
         let unreachable = |source| AskError::Unreachable { endpoint: endpoint.clone(), source };
         let dial = Dial::from_shared(endpoint.to_string()).map_err(unreachable)?;
@@ -233,39 +234,42 @@ impl LocalClient {
     /// Captures a volume.
     ///
     /// # Errors
-    /// The node's own sentence, as for all of these.
+    /// The message of the node, as for all these calls.
     pub(crate) async fn capture(
         &mut self,
         request: CaptureVolumeRequest,
     ) -> Result<Snapshot, AskError> {
-        let answer = self.0.capture_volume(request).await.map_err(said)?;
-        answer.into_inner().snapshot.ok_or_else(|| AskError::Refused("it says nothing".into()))
+        let response = self.0.capture_volume(request).await.map_err(ask_error)?;
+        response.into_inner().snapshot.ok_or_else(no_snapshot)
     }
 
-    /// Pushes a snapshot; also how many bytes had to be sent.
+    /// Pushes a snapshot. Also returns how many bytes were sent.
     pub(crate) async fn push(
         &mut self,
         request: PushSnapshotRequest,
     ) -> Result<(Snapshot, u64), AskError> {
-        let answer = self.0.push_snapshot(request).await.map_err(said)?.into_inner();
-        let snapshot =
-            answer.snapshot.ok_or_else(|| AskError::Refused("it says nothing".into()))?;
-        Ok((snapshot, answer.sent))
+        let response = self.0.push_snapshot(request).await.map_err(ask_error)?.into_inner();
+        Ok((response.snapshot.ok_or_else(no_snapshot)?, response.sent))
     }
 
     /// All snapshots of the node, by name.
     pub(crate) async fn list(&mut self) -> Result<Vec<Snapshot>, AskError> {
-        let answer = self.0.list_snapshots(ListSnapshotsRequest {}).await.map_err(said)?;
-        Ok(answer.into_inner().snapshots)
+        let response = self.0.list_snapshots(ListSnapshotsRequest {}).await.map_err(ask_error)?;
+        Ok(response.into_inner().snapshots)
     }
 
-    /// Removes a snapshot; returns false where its manifest stays in a registry that deletes nothing.
+    /// Removes a snapshot. Returns false if its manifest stays in a registry that does not support deletion.
     pub(crate) async fn delete(&mut self, name: String) -> Result<bool, AskError> {
-        let answer = self.0.delete_snapshot(DeleteSnapshotRequest { name }).await.map_err(said)?;
-        Ok(!answer.into_inner().manifest_stays)
+        let request = DeleteSnapshotRequest { name };
+        let response = self.0.delete_snapshot(request).await.map_err(ask_error)?;
+        Ok(!response.into_inner().manifest_stays)
     }
 }
 
-fn said(status: Status) -> AskError {
+fn no_snapshot() -> AskError {
+    AskError::Refused("the response of the node has no snapshot".into())
+}
+
+fn ask_error(status: Status) -> AskError {
     AskError::Refused(status.message().to_owned())
 }

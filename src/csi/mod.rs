@@ -1,38 +1,39 @@
-//! gRPC request → our types → one call → class → code; and how the kubelet comes to know us.
+//! The gRPC and HTTP servers of the driver: CSI, the kubelet's plugin registration, local snapshots, probes and
+//! metrics.
 //!
 //! ```text
-//! kubelet ── <kubelet dir>/plugins_registry/reg@<driver>.sock ── registration    "who are you, where is your socket?"
-//!         └─ the endpoint ── calls ── identity
-//!                                  └─ node ── request ── volumes ── status
-//! csi-snapshotter ── the endpoint ── calls ── identity
-//!                                          └─ controller ── snapshots of the cluster ── status
-//! `ovl snapshot` ── a socket of a node without a cluster ── calls ── local ── agent
-//! probes  ── http /healthz ── health ── role
-//! scrapers ── http /metrics ── scrape
+//! kubelet ── <kubelet dir>/plugins_registry/reg@<driver>.sock ── registration    the driver's name and endpoint
+//!         └─ the endpoint ── middleware ── identity
+//!                                       └─ node ── request ── volumes ── status
+//! csi-snapshotter ── the endpoint ── middleware ── identity
+//!                                               └─ controller ── snapshots of the cluster ── status
+//! `ovl snapshot` ── a socket of a node without a cluster ── middleware ── local ── agent
+//! probes ── http /healthz ── health ── service
+//! scrapers ── http /metrics ── metrics_http
 //! ```
 //!
-//! A request becomes a checked value in `request` before anything else happens; `calls` lets every call run to its
-//! end, counts it, and writes one line about it; `status` is the only place that knows which code a failure is.
+//! `request` turns a request into a checked value before anything else happens. `middleware` runs every call to its
+//! end, counts it and logs one line about it. `status` is the only module that knows the gRPC code of an error class.
 //!
 //! May use: agent, changeset, controller, snapshots, volumes
 //!
-//! Deliberately absent: the controller service's calls about volumes (inline volumes need none), and every decision about a
-//! volume or a snapshot. A handler here is a parse, a call and a table.
+//! Deliberately absent: the calls of the controller service about volumes (inline volumes need none), and every
+//! decision about a volume or a snapshot. A handler parses a request, makes one call and looks up a code.
 
-mod calls;
 mod config;
+mod connections;
 mod controller;
-mod guests;
 mod health;
 mod identity;
 mod local;
+mod metrics_http;
+mod middleware;
 mod node;
 mod quantity;
 mod registration;
 mod request;
-mod role;
-mod scrape;
 mod server;
+mod service;
 mod socket;
 mod status;
 #[cfg(test)]
@@ -46,13 +47,13 @@ pub use quantity::{Quantity, QuantityError};
 pub use server::{ServeError, serve, serve_controller};
 pub use socket::SocketError;
 
-/// What build.rs makes of `proto/`.
+/// The code that build.rs generates from `proto/`.
 mod proto {
-    /// CSI 1.13.0, the part that is served here.
+    /// CSI 1.13.0, only the services that are served here.
     pub(super) mod csi {
         tonic::include_proto!("csi.v1");
     }
-    /// What a node without a cluster is asked.
+    /// The snapshot API of a node without a cluster.
     pub(crate) mod local {
         tonic::include_proto!("ovl.v1");
     }

@@ -1,10 +1,10 @@
-//! The CSI Node service: each handler parses, calls, and looks the code up.
+//! The CSI Node service. Each handler parses a request, makes one call and looks up the code of its error.
 
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    calls,
     config::{Defaults, NodeName},
+    middleware,
     proto::csi::{
         NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest,
         NodeGetInfoResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::volumes::{Usage, Volumes};
 
-/// Answers for the volumes of this node.
+/// Serves the volumes of this node.
 #[derive(Debug)]
 pub(super) struct NodeService {
     pub(super) volumes: Volumes,
@@ -35,8 +35,8 @@ impl Node for NodeService {
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
         let deadline = request::deadline(request.metadata());
         let request = request.into_inner();
-        calls::about_volume(&request.volume_id);
-        calls::about_pod(&request.volume_context);
+        middleware::about_volume(&request.volume_id);
+        middleware::about_pod(&request.volume_context);
         let request = request::publish(request, &self.defaults, deadline).map_err(refused)?;
         self.volumes.publish(request).await.map_err(|e| status(e.class(), &e))?;
         Ok(Response::new(NodePublishVolumeResponse {}))
@@ -47,7 +47,7 @@ impl Node for NodeService {
         request: Request<NodeUnpublishVolumeRequest>,
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
         let request = request.into_inner();
-        calls::about_volume(&request.volume_id);
+        middleware::about_volume(&request.volume_id);
         let (id, target) = request::unpublish(&request).map_err(refused)?;
         self.volumes.unpublish(&id, &target).await.map_err(|e| status(e.class(), &e))?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
@@ -58,7 +58,7 @@ impl Node for NodeService {
         request: Request<NodeGetVolumeStatsRequest>,
     ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
         let request = request.into_inner();
-        calls::about_volume(&request.volume_id);
+        middleware::about_volume(&request.volume_id);
         let (id, target) = request::stats(&request).map_err(refused)?;
         let stats = self.volumes.stats(&id, &target).await.map_err(|e| status(e.class(), &e))?;
         let usage = vec![usage(Unit::Bytes, stats.bytes), usage(Unit::Inodes, stats.inodes)];
@@ -69,8 +69,8 @@ impl Node for NodeService {
         &self,
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        // Not SINGLE_NODE_MULTI_WRITER: it would promise to refuse a second target of a volume with a single writer, and without
-        // it the kubelet says SINGLE_NODE_WRITER, which an inline volume has anyway.
+        // Not SINGLE_NODE_MULTI_WRITER: it would promise to refuse a second target of a volume with a single writer.
+        // Without it, the kubelet sends SINGLE_NODE_WRITER, which an inline volume has anyway.
         let capabilities = [Ability::GetVolumeStats, Ability::VolumeMountGroup]
             .map(|ability| NodeServiceCapability {
                 r#type: Some(Kind::Rpc(Rpc { r#type: ability.into() })),

@@ -1,23 +1,24 @@
-//! A Kubernetes quantity, as people write it for a size.
+//! Parses a Kubernetes quantity, such as `10Gi`.
 
 use std::str::FromStr;
 
-/// A whole number more than zero, written as Kubernetes writes quantities: `10Gi`, `500M`, `1.5Ti`, `1e9`, `4096`. A part of one
-/// is rounded up. At most 2^63 - 1, which is what CSI and the file systems can say.
+/// A whole number greater than zero, written as a Kubernetes quantity: `10Gi`, `500M`, `1.5Ti`, `1e9`, `4096`.
+/// Fractions are rounded up. At most 2^63 - 1, the limit of CSI and of the file systems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quantity(u64);
 
 impl Quantity {
-    /// As a plain number.
+    /// The number.
     pub fn get(self) -> u64 {
         self.0
     }
 }
 
-/// Text that is no quantity. Does not repeat the text, which is whoever asks's to show.
+/// The text is not a quantity. The message does not repeat the text: the caller quotes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected a number more than zero, alone or with Ki, Mi, Gi, Ti, Pi, Ei, k, M, G, T, P or E behind it, such as 10Gi"
+    "expected a number greater than zero, optionally with the suffix Ki, Mi, Gi, Ti, Pi, Ei, k, M, G, T, P or E, \
+     such as 10Gi"
 )]
 pub struct QuantityError;
 
@@ -49,7 +50,7 @@ fn factor(suffix: &str) -> Option<u128> {
     if let Some(n) = place(&DECIMAL) {
         return Some(10_u128.pow(3 * n));
     }
-    // As Helm writes a large number.
+    // Helm writes a large number with an exponent.
     let exponent = suffix.strip_prefix(['e', 'E'])?;
     let exponent = exponent.strip_prefix('+').unwrap_or(exponent);
     let digits = exponent.bytes().all(|b| b.is_ascii_digit());
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantity_is_what_kubernetes_takes_it_for() {
+    fn a_quantity_has_the_same_value_as_in_kubernetes() {
         for (text, number) in [
             ("1", 1),
             ("4096", 4096),
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn a_text_that_is_not_a_quantity_is_refused() {
         let long = "9".repeat(4096);
         let fraction = format!("0.{}1", "0".repeat(4096));
         for text in [

@@ -1,8 +1,8 @@
-//! How the kubelet comes to know us, without a side-car.
+//! The kubelet's plugin registration service, in place of the sidecar node-driver-registrar.
 //!
-//! The kubelet finds our socket in its `plugins_registry`, asks who we are, calls NodeGetInfo on the endpoint we name,
-//! and tells us how it went. After a restart it looks through that folder again, so there is nothing to do then but to
-//! have kept the socket there.
+//! The kubelet finds the socket in its `plugins_registry` and calls GetInfo. It then calls NodeGetInfo on the returned
+//! endpoint, and reports the result by NotifyRegistrationStatus. After a restart, the kubelet reads that directory
+//! again, so the driver only has to keep the socket there.
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,13 +17,13 @@ use super::{
     },
 };
 
-/// What the kubelet calls a CSI driver (`k8s.io/kubelet`, pluginregistration v1, `CSIPlugin`).
+/// The plugin type of a CSI driver (`k8s.io/kubelet`, pluginregistration v1, `CSIPlugin`).
 const TYPE: &str = "CSIPlugin";
 
-/// The kubelet takes the highest version it knows, and knows versions of CSI by their first number only.
+/// The supported CSI version. The kubelet takes the highest version that it knows, and compares only the major version.
 const CSI_VERSION: &str = "1.0.0";
 
-/// Answers the kubelet's questions about the driver.
+/// Serves the registration of the driver.
 #[derive(Debug)]
 pub(super) struct RegistrationService {
     pub(super) driver: DriverName,
@@ -31,8 +31,8 @@ pub(super) struct RegistrationService {
     pub(super) refusal: Refusal,
 }
 
-/// Set once the kubelet will not have us. That ends the process: a driver that is not registered serves nobody while it
-/// looks well, so it had better be seen to fail; the restart is the next try.
+/// Set once the kubelet has refused to register the driver. That ends the process: an unregistered driver looks healthy
+/// but gets no calls, so it must fail visibly. The restart is the retry.
 #[derive(Debug, Clone)]
 pub(super) struct Refusal {
     why: Arc<OnceLock<String>>,
@@ -45,13 +45,13 @@ impl Refusal {
         Self { why: Arc::default(), stop }
     }
 
-    /// The kubelet's words.
+    /// The error message of the kubelet, if it has refused.
     pub(super) fn why(&self) -> Option<&str> {
         self.why.get().map(String::as_str)
     }
 
     fn set(&self, why: String) {
-        // The first reason is the one to tell; others follow from it.
+        // Only the first reason is kept: later ones follow from it.
         let _ = self.why.set(why);
         self.stop.cancel();
     }

@@ -1,7 +1,7 @@
-//! Every request becomes a checked value here, before any lock, guard or file.
+//! Parses every request into a checked value, before the driver takes a lock or touches a file.
 //!
-//! What a pod's author writes is taken by allow-list: a key or a value that this version does not know is refused with a
-//! sentence that names it, because an attribute that is ignored is a promise broken in silence.
+//! The attributes of a pod are checked against an allow-list. An unknown key or value is refused with a message that
+//! names it: to ignore an attribute would silently break what it promises.
 
 use std::{
     collections::HashMap,
@@ -19,20 +19,20 @@ use super::{
     },
 };
 use crate::volumes::{Keyring, Options, Pod, PublishRequest, Target, VolumeId};
-pub(super) use bad::BadRequest;
-use bad::shown;
+pub(super) use invalid_argument::BadRequest;
+use invalid_argument::shown;
 
 mod attributes;
-mod bad;
+mod invalid_argument;
 
-/// Keys that the kubelet adds to the volume context, over anything the pod's author wrote there.
+/// The prefix of the keys that the kubelet adds to the volume context. They replace any that the pod's author wrote.
 const KUBELET: &str = "csi.storage.k8s.io/";
 const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
 const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
 const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
 const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
 
-/// What NodePublishVolume asks for.
+/// Parses a NodePublishVolume request.
 pub(super) fn publish(
     request: NodePublishVolumeRequest,
     defaults: &Defaults,
@@ -50,31 +50,32 @@ pub(super) fn publish(
     Ok(PublishRequest { id, target, pod, spec, keyring, deadline })
 }
 
-/// What NodeUnpublishVolume asks for.
+/// Parses a NodeUnpublishVolume request.
 pub(super) fn unpublish(
     request: &NodeUnpublishVolumeRequest,
 ) -> Result<(VolumeId, Target), BadRequest> {
     Ok((volume_id(&request.volume_id)?, target(&request.target_path)?))
 }
 
-/// What NodeGetVolumeStats asks for.
+/// Parses a NodeGetVolumeStats request.
 pub(super) fn stats(request: &NodeGetVolumeStatsRequest) -> Result<(VolumeId, Target), BadRequest> {
     if request.volume_path.is_empty() {
         return Err(BadRequest::Missing("volume_path"));
     }
     let id = volume_id(&request.volume_id)?;
-    // Where no volume can be there is none (CSI spec, NodeGetVolumeStats: NOT_FOUND).
+    // No volume can be at an invalid path, so it is not found (CSI spec, NodeGetVolumeStats: NOT_FOUND).
     let nowhere = || BadRequest::Nowhere(shown(&request.volume_path));
     Ok((id, request.volume_path.parse().map_err(|_| nowhere())?))
 }
 
-/// The pod as the kubelet names it, for a line in the log: unchecked, and there also when the request is refused.
+/// The namespace and name of the pod in the volume context, for the log. They are not checked, and available also when
+/// the request is refused.
 pub(super) fn pod_name(context: &HashMap<String, String>) -> Option<(&str, &str)> {
     Some((context.get(POD_NAMESPACE)?, context.get(POD_NAME)?))
 }
 
-/// When the caller gives up, by the header `grpc-timeout` (gRPC over HTTP/2: at most eight digits and a unit). A header that
-/// says nothing we understand is none.
+/// The deadline of the caller, from the header `grpc-timeout` (gRPC over HTTP/2: at most eight digits and a unit). An
+/// invalid header is ignored.
 pub(super) fn deadline(headers: &MetadataMap) -> Option<Instant> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -94,7 +95,7 @@ pub(super) fn deadline(headers: &MetadataMap) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// What the Secret of `nodePublishSecretRef` holds. No sentence quotes a value.
+/// The credentials in the Secret of `nodePublishSecretRef`. No message quotes a value.
 fn keyring(secrets: HashMap<String, String>) -> Result<Keyring, BadRequest> {
     let mut keyring = Keyring::default();
     let mut secrets: Vec<_> = secrets.into_iter().collect();
@@ -108,11 +109,11 @@ fn keyring(secrets: HashMap<String, String>) -> Result<Keyring, BadRequest> {
     Ok(keyring)
 }
 
-/// One entry of the Secret as a `.dockerconfigjson`.
+/// One entry of the Secret in the format of `.dockerconfigjson`; `None` for an unknown key.
 fn docker_config(name: &str, value: String) -> Option<(&'static str, String)> {
     match name {
         ".dockerconfigjson" => Some((".dockerconfigjson", value)),
-        // The older form of the same: what the newer has beneath `auths`.
+        // The older format has only the content of `auths`.
         ".dockercfg" => Some((".dockercfg", format!("{{\"auths\":{value}}}"))),
         _ => None,
     }
@@ -132,7 +133,7 @@ fn target(text: &str) -> Result<Target, BadRequest> {
     Ok(text.parse()?)
 }
 
-/// How the volume is to be mounted, as far as it is not the author's to say.
+/// The mount settings that come from the kubelet and not from the volume attributes.
 fn mount(capability: VolumeCapability) -> Result<attributes::Mount, BadRequest> {
     let MountVolume { fs_type, mount_flags, volume_mount_group } = match capability.access_type {
         Some(AccessType::Mount(mount)) => mount,
@@ -155,7 +156,7 @@ fn flags(flags: &[String]) -> Result<Options, BadRequest> {
         if let Some(context) = flag.strip_prefix("context=") {
             options.context = Some(label(context).ok_or(BadRequest::Context)?);
         } else if !attributes::set(&mut options, flag)? {
-            // What follows the name may be a secret (CSI spec, MountVolume.mount_flags).
+            // The value of an option may be a secret (CSI spec, MountVolume.mount_flags).
             let name = flag.split('=').next().unwrap_or_default();
             return Err(BadRequest::MountFlag(shown(name)));
         }
@@ -163,7 +164,8 @@ fn flags(flags: &[String]) -> Result<Options, BadRequest> {
     Ok(options)
 }
 
-/// An SELinux label, in the quotes that the kubelet puts round it or without. At most 255 bytes: fsconfig takes no longer text.
+/// An SELinux label, with or without the quotes that the kubelet adds. At most 255 bytes: fsconfig accepts no longer
+/// string.
 fn label(text: &str) -> Option<String> {
     let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
     let inside = |b: u8| b.is_ascii_alphanumeric() || b"_.:,-".contains(&b);
@@ -175,13 +177,13 @@ fn group(text: &str) -> Result<Option<u32>, BadRequest> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         _ if text.is_empty() => Ok(None),
-        // The last number means "nobody said" to the kernel.
+        // The kernel uses the largest number for "not set".
         Ok(group) if digits && group != u32::MAX => Ok(Some(group)),
         _ => Err(BadRequest::Group(shown(text))),
     }
 }
 
-/// Whether a use that we can serve is for reading only.
+/// Whether a supported access mode is read-only.
 fn is_read_only(mode: Option<AccessMode>) -> Result<bool, BadRequest> {
     let AccessMode { mode } = mode.ok_or(BadRequest::Missing("volume_capability.access_mode"))?;
     match Mode::try_from(mode) {
@@ -199,18 +201,19 @@ fn is_read_only(mode: Option<AccessMode>) -> Result<bool, BadRequest> {
 }
 
 fn pod(context: &HashMap<String, String>) -> Result<Pod, BadRequest> {
-    // Without it every volume is refused the same way, so this comes before what the author wrote.
+    // This check comes before the author's attributes: if the CSIDriver object is wrong, all volumes fail with the same
+    // message.
     if context.get(EPHEMERAL).map(String::as_str) != Some("true") {
         return Err(BadRequest::NotInline);
     }
-    let told = |key: &'static str| match context.get(key) {
+    let required = |key: &'static str| match context.get(key) {
         Some(value) if !value.is_empty() => Ok(value),
         _ => Err(BadRequest::NoPodInfo(key)),
     };
-    let uid = told(POD_UID)?;
+    let uid = required(POD_UID)?;
     Ok(Pod {
-        namespace: told(POD_NAMESPACE)?.clone(),
-        name: told(POD_NAME)?.clone(),
+        namespace: required(POD_NAMESPACE)?.clone(),
+        name: required(POD_NAME)?.clone(),
         uid: uid.parse().map_err(|_| BadRequest::PodUid(shown(uid)))?,
     })
 }

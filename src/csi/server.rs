@@ -1,8 +1,8 @@
-//! What listens, in which order it appears, and how it ends.
+//! Opens all listeners in the right order, serves on them, and shuts them down.
 //!
-//! The CSI socket comes first and the registration socket last: the kubelet calls the one as soon as it sees the other.
-//! On the way out the sockets go first, then the calls under way get a moment, and no volume is touched: pods go on
-//! writing while the driver is replaced.
+//! The CSI socket comes first and the registration socket last, because the kubelet calls the CSI socket as soon as it
+//! sees the registration socket. On shutdown, the sockets are removed first, and then the running calls may finish for
+//! a short time. No volume is touched: pods continue to write while the driver is replaced.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -11,11 +11,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{service::Routes, transport::Server};
 
 use super::{
-    calls::Calls,
     config::{Config, ControllerConfig},
     controller::ControllerService,
     health,
     identity::IdentityService,
+    metrics_http,
+    middleware::Calls,
     node::NodeService,
     proto::{
         csi::{
@@ -25,56 +26,55 @@ use super::{
         pluginregistration::registration_server::RegistrationServer,
     },
     registration::{Refusal, RegistrationService},
-    role::Role,
-    scrape,
+    service::Role,
     socket::{Socket, SocketError},
 };
 use crate::{controller::Controller, metrics::Metrics, volumes::Volumes};
 
-/// How long calls under way may take once we are told to stop: a publish that needs longer is cut off like by a crash,
-/// which `volumes` stands at any line. The chart gives the pod some seconds more.
+/// How long running calls may take after the shutdown signal. A publish that takes longer is cut off as by a crash,
+/// which `volumes` handles at any line. The chart gives the pod some seconds more.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
-/// Why the service ended, or did not begin.
+/// The error that ended the service or prevented its start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A socket is not to be had.
+    /// A socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The address of `/healthz` is not to be had.
+    /// The address of `/healthz` cannot be bound, or its server failed.
     #[error("cannot serve /healthz on {address}: {source}; use another --health-address")]
     Health {
         /// The address.
         address: SocketAddr,
-        /// The system's words.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The address of `/metrics` is not to be had.
+    /// The address of `/metrics` cannot be bound, or its server failed.
     #[error("cannot serve /metrics on {address}: {source}; use another --metrics-address")]
     Metrics {
         /// The address.
         address: SocketAddr,
-        /// The system's words.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The gRPC server broke.
-    #[error("gRPC: {0}")]
+    /// The gRPC server failed.
+    #[error("the gRPC server failed: {0}")]
     Grpc(#[from] tonic::transport::Error),
-    /// The kubelet will not have us.
+    /// The kubelet refused to register the driver.
     #[error("the kubelet refused to register {driver}: {why}")]
     Refused {
-        /// The driver's name.
+        /// The name of the driver.
         driver: String,
-        /// The kubelet's words.
+        /// The error message of the kubelet.
         why: String,
     },
 }
 
-/// Serves CSI, the kubelet's registration, `/healthz` and, where wanted, `/metrics` until `shutdown`, or until one of them fails.
+/// Serves the CSI node service, the kubelet's registration, `/healthz` and, if configured, `/metrics`, until `shutdown`
+/// or until one of them fails.
 ///
 /// # Errors
-///
-/// When a socket or address is not to be had, and when the kubelet refuses to register the driver.
+/// A socket or address cannot be opened, a server fails, or the kubelet refuses to register the driver.
 pub async fn serve(
     config: Config,
     volumes: Volumes,
@@ -85,11 +85,11 @@ pub async fn serve(
     Listeners::open(&role).await?.serve(&role, &metrics, &shutdown).await
 }
 
-/// Serves CSI's controller service, `/healthz` and, where wanted, `/metrics` until `shutdown`, or until one of them fails.
+/// Serves the CSI controller service, `/healthz` and, if configured, `/metrics`, until `shutdown` or until one of them
+/// fails.
 ///
 /// # Errors
-///
-/// When a socket or address is not to be had.
+/// A socket or address cannot be opened, or a server fails.
 pub async fn serve_controller(
     config: ControllerConfig,
     controller: Controller,
@@ -100,18 +100,18 @@ pub async fn serve_controller(
     Listeners::open(&role).await?.serve(&role, &metrics, &shutdown).await
 }
 
-/// Everything that listens.
+/// All listeners of the process.
 #[derive(Debug)]
 pub(super) struct Listeners {
     pub(super) health: TcpListener,
     pub(super) metrics: Option<TcpListener>,
     csi: Socket,
-    /// For a kubelet.
+    /// The socket for the kubelet's plugin registration; only on a node.
     registration: Option<Socket>,
 }
 
 impl Listeners {
-    /// From here on callers are heard, and wait until they are served.
+    /// Opens all listeners. Callers can connect from here on, and wait until they are served.
     pub(super) async fn open(role: &Role) -> Result<Self, ServeError> {
         let address = role.health();
         let health = TcpListener::bind(address)
@@ -141,7 +141,7 @@ impl Listeners {
         shutdown: &CancellationToken,
     ) -> Result<(), ServeError> {
         tracing::info!(endpoint = %role.endpoint(), health = %role.health(), "serving");
-        // Whatever ends first ends the rest.
+        // The first server that ends stops the others.
         let stop = shutdown.child_token();
         let refusal = Refusal::new(stop.clone());
         let tasks = TaskTracker::new();
@@ -158,29 +158,29 @@ impl Listeners {
             let served = health::serve(self.health, role.clone(), stop.clone()).await;
             served.map_err(|source| ServeError::Health { address: role.health(), source })
         };
-        let scraped = async {
+        let metrics_http = async {
             let (Some(listener), Some(address)) = (self.metrics, role.metrics()) else {
                 stop.cancelled().await;
                 return Ok(());
             };
-            let served = scrape::serve(listener, metrics.clone(), stop.clone()).await;
+            let served = metrics_http::serve(listener, metrics.clone(), stop.clone()).await;
             served.map_err(|source| ServeError::Metrics { address, source })
         };
         let ended = async {
-            let (csi, registration, health, scraped) = tokio::join!(
+            let (csi, registration, health, metrics_http) = tokio::join!(
                 ending(&stop, csi),
                 ending(&stop, registration),
                 ending(&stop, health),
-                ending(&stop, scraped)
+                ending(&stop, metrics_http)
             );
             tasks.close();
             tasks.wait().await;
-            csi.and(registration).and(health).and(scraped)
+            csi.and(registration).and(health).and(metrics_http)
         };
         let result = tokio::select! {
             result = ended => result,
             () = async { stop.cancelled().await; sleep(GRACE).await } => {
-                tracing::warn!(calls = tasks.len(), "not waiting any longer for calls under way");
+                tracing::warn!(calls = tasks.len(), "shutting down although calls are still running");
                 Ok(())
             }
         };
@@ -226,7 +226,7 @@ pub(super) async fn grpc(
     Ok(Server::builder().serve_with_incoming_shutdown(calls, socket.incoming(), stopped).await?)
 }
 
-/// `part`, and the end of the others when it ends.
+/// Runs `part`, and cancels `stop` when it ends.
 async fn ending(
     stop: &CancellationToken,
     part: impl Future<Output = Result<(), ServeError>>,

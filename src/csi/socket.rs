@@ -1,8 +1,9 @@
-//! A Unix socket with a name in the file system: claimed, kept there, taken away.
+//! A Unix socket in the file system: claims the path, restores the file when it disappears, and removes it at the end.
 //!
-//! What lies at the path when we come is either left over from a process that is gone (nobody answers: replaced) or
-//! somebody's (refused). Afterwards the file is looked at every few seconds, because whoever empties the kubelet's folder
-//! takes our socket with it, and neither we nor the kubelet would hear of that. Only our own file is ever removed.
+//! An existing file at the path is replaced if it is the socket of a process that is gone, so that a connection is
+//! refused. If another process uses it, the claim fails. Later, the file is checked every few seconds: if a user
+//! empties the kubelet's directory, the socket disappears, and neither the driver nor the kubelet is notified. Only the
+//! driver's own file is removed.
 
 use std::{
     convert::Infallible,
@@ -19,74 +20,78 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
-/// How often the file is looked at: soon enough for the kubelet, which retries for minutes, and one `lstat` each time.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often the file is checked: fast enough for the kubelet, which retries for minutes, and each check is one
+/// `lstat`.
+const CHECK: Duration = Duration::from_secs(2);
 
-/// The pause after a connection could not be accepted (no descriptors left), lest the loop spin.
+/// The pause after a failed accept (no free descriptors), so that the loop does not spin.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// `sun_path` of `sockaddr_un` has 108 bytes, the last of them zero (unix(7)).
 const LONGEST: usize = 107;
 
-/// Why a socket is not ours.
+/// A socket cannot be claimed.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Longer than the kernel takes.
-    #[error("socket {path} is {length} bytes long and the kernel takes {LONGEST}: use a shorter folder", path = path.display())]
+    /// The path is longer than the kernel accepts.
+    #[error(
+        "the path of socket {path} has {length} bytes and the kernel accepts {LONGEST}: use a shorter path",
+        path = path.display()
+    )]
     TooLong {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// In bytes.
+        /// The length in bytes.
         length: usize,
     },
-    /// Somebody answers there.
-    #[error("socket {path} is in use: another driver serves there; stop it, or use another path", path = .0.display())]
+    /// Another process serves on the socket.
+    #[error("socket {path} is in use by another driver: stop it, or use another path", path = .0.display())]
     InUse(PathBuf),
-    /// A file that we did not make.
-    #[error("{path} is there and is not a socket: remove it, or use another path", path = .0.display())]
+    /// The path is a file that is no socket.
+    #[error("{path} exists and is not a socket: remove it, or use another path", path = .0.display())]
     NotASocket(PathBuf),
-    /// The system said no.
+    /// A system call failed.
     #[error("cannot {what} socket {path}: {source}", path = path.display())]
     Io {
-        /// The verb.
+        /// What failed, as a verb.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// The system's words.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// A listening socket; its file goes when this is dropped.
+/// A listening socket. Its file is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Socket {
     path: PathBuf,
     listener: UnixListener,
     file: FileId,
-    look: Interval,
-    /// So that trouble is told once, not at every look.
+    check: Interval,
+    /// Whether the file is missing or replaced, and could not be restored. The error is logged once, not at each check.
     lost: bool,
 }
 
-/// Which file it is. An inode's number is given out again; when its bytes last changed tells two apart, and stays for a
-/// socket (connections and chmod leave it).
+/// The identity of a file. Inode numbers are reused, so the modification time is part of it. For a socket, that time is
+/// constant: connections and chmod do not change it.
 #[derive(Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
     inode: u64,
-    made: (i64, i64),
+    modified: (i64, i64),
 }
 
 impl Socket {
     /// Listens at `path`, for root only.
     pub(super) async fn claim(path: &Path) -> Result<Self, SocketError> {
         let (listener, file) = bind(path).await?;
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { path: path.to_owned(), listener, file, look, lost: false })
+        let mut check = interval(CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { path: path.to_owned(), listener, file, check, lost: false })
     }
 
-    /// The connections, without end.
+    /// The endless stream of connections.
     pub(super) fn incoming(self) -> impl Stream<Item = Result<UnixStream, Infallible>> {
         stream::unfold(self, |mut socket| async {
             let connection = socket.accept().await;
@@ -104,23 +109,23 @@ impl Socket {
                         sleep(PAUSE).await;
                     }
                 },
-                _ = self.look.tick() => self.restore().await,
+                _ = self.check.tick() => self.restore().await,
             }
         }
     }
 
-    /// Makes the socket anew if its file is gone. Connections that are open stay open.
+    /// Creates the socket again if its file is gone. Open connections stay open.
     async fn restore(&mut self) {
         if self.is_in_place() {
             return;
         }
         match bind(&self.path).await {
             Ok((listener, file)) => {
-                tracing::warn!(socket = %self.path.display(), "the socket's file was gone: made anew");
+                tracing::warn!(socket = %self.path.display(), "the file of the socket was gone: created again");
                 (self.listener, self.file, self.lost) = (listener, file, false);
             }
             Err(error) if !self.lost => {
-                tracing::error!(%error, "the socket's file is gone and cannot be made anew: trying on");
+                tracing::error!(%error, "the file of the socket is gone and cannot be created again: retrying");
                 self.lost = true;
             }
             Err(_) => {}
@@ -144,8 +149,8 @@ impl Drop for Socket {
 
 impl FileId {
     fn of(metadata: &Metadata) -> Self {
-        let made = (metadata.mtime(), metadata.mtime_nsec());
-        Self { device: metadata.dev(), inode: metadata.ino(), made }
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Self { device: metadata.dev(), inode: metadata.ino(), modified }
     }
 }
 
@@ -155,24 +160,25 @@ async fn bind(path: &Path) -> Result<(UnixListener, FileId), SocketError> {
     if length > LONGEST {
         return Err(SocketError::TooLong { path: path.to_owned(), length });
     }
-    if let Some(folder) = path.parent() {
-        // The kubelet makes its own with this mode.
-        let made = DirBuilder::new().recursive(true).mode(0o750).create(folder);
-        made.map_err(failed("make the folder of"))?;
+    if let Some(dir) = path.parent() {
+        // The kubelet creates its own directories with this mode.
+        let made = DirBuilder::new().recursive(true).mode(0o750).create(dir);
+        made.map_err(failed("create the directory of"))?;
     }
-    remove_left_over(path).await?;
-    let listener = UnixListener::bind(path).map_err(failed("make"))?;
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed("close to others"))?;
-    let file = fs::symlink_metadata(path).map_err(failed("look at"))?;
+    remove_stale(path).await?;
+    let listener = UnixListener::bind(path).map_err(failed("create"))?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))
+        .map_err(failed("set the permissions of"))?;
+    let file = fs::symlink_metadata(path).map_err(failed("stat"))?;
     Ok((listener, FileId::of(&file)))
 }
 
 /// Removes the socket of a process that is gone.
-async fn remove_left_over(path: &Path) -> Result<(), SocketError> {
+async fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let failed = |what| move |source| SocketError::Io { what, path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed("look at")(e)),
+        Err(e) => return Err(failed("stat")(e)),
         Ok(found) if !found.file_type().is_socket() => {
             return Err(SocketError::NotASocket(path.to_owned()));
         }
@@ -182,9 +188,9 @@ async fn remove_left_over(path: &Path) -> Result<(), SocketError> {
         Err(io::ErrorKind::ConnectionRefused) => {
             fs::remove_file(path).map_err(failed("replace the old"))
         }
-        // Gone in between.
+        // The file was removed in the meantime.
         Err(io::ErrorKind::NotFound) => Ok(()),
-        // It answers, or would if it were not busy.
+        // Another process accepts connections, or is too busy at the moment.
         Ok(_) | Err(_) => Err(SocketError::InUse(path.to_owned())),
     }
 }

@@ -1,43 +1,45 @@
-//! The one table from classes to gRPC codes, with what the kubelet does with each.
+//! The table from error classes to gRPC codes, with the kubelet's reaction to each.
 //!
-//! To the kubelet a code is *final* or not (1.36, `pkg/volume/csi/csi_client.go`, `isFinalError`). It tries again either
-//! way, with a pause that grows to two minutes. After a final code it takes it that nothing was mounted: it removes the
-//! folder of the mount, and does not call NodeUnpublishVolume when the pod goes. After any other it is uncertain, and
-//! does call it. So a final code may only be answered where nothing is left behind, and must not be while work goes on.
+//! The kubelet treats a code as *final* or not (1.36, `pkg/volume/csi/csi_client.go`, `isFinalError`). It retries in
+//! both cases, with a pause that grows to two minutes. After a final code, it assumes that nothing was mounted: it
+//! removes the directory of the mount, and does not call NodeUnpublishVolume when the pod is deleted. After any other
+//! code, it is uncertain and calls it. So a call may return a final code only if nothing is left behind, and must not
+//! return one while work goes on.
 
 use std::fmt::Display;
 
 use tonic::{Code, Status};
 
-use crate::fault::Class;
+use crate::error::Class;
 
-/// The answer to a call that failed; `error` is the sentence that the pod's Event will show.
+/// The status of a failed call. `error` is the message that the pod's Event shows.
 pub(super) fn status(class: Class, error: impl Display) -> Status {
     Status::new(code(class), error.to_string())
 }
 
 fn code(class: Class) -> Code {
     match class {
-        // Final. Somebody has to change the pod.
+        // Final. The user must change the pod.
         Class::Invalid => Code::InvalidArgument,
-        // Final, and still tried again: an image that is pushed later makes the pod start by itself.
+        // Final, but retried: when the image is pushed later, the pod starts by itself.
         Class::NotFound => Code::NotFound,
-        // Final. What is mounted stays: the folder of the mount is not removed while something is mounted there.
+        // Final. The mount stays: the kubelet does not remove the directory of the mount while something is mounted
+        // there.
         Class::Conflict => Code::AlreadyExists,
-        // Final, and still tried again: somebody has to change the node, or push an image that it can take.
+        // Final, but retried: an administrator must change the node, or push an image that the node can use.
         Class::Precondition => Code::FailedPrecondition,
-        // Not final, by the specification's own rule for an operation that is pending; the call under way decides.
+        // Not final: the CSI specification requires this code for a pending operation. The running call decides.
         Class::Busy => Code::Aborted,
-        // Not final: what was begun may go on without the caller, and the next try finds it further.
+        // Not final: the work may go on without the caller, and the next try finds it further.
         Class::Unavailable => Code::Unavailable,
-        // Not final: room may be made.
+        // Not final: space may become free.
         Class::Exhausted => Code::ResourceExhausted,
-        // Final, and still tried again: a right that is given later is enough.
+        // Final, but retried: it is enough to grant the permission later.
         Class::Denied => Code::PermissionDenied,
-        // Final, and still tried again: bytes that arrived wrong were thrown away and are fetched anew; what lies wrong on
-        // this node's disk stays until somebody mends it, and the sentence says what.
+        // Final, but retried. Corrupt bytes from the network were discarded and are fetched again. Corrupt data on the
+        // disk of the node stays until an administrator repairs it, and the message says what it is.
         Class::Corrupt => Code::DataLoss,
-        // Final. The log has more than the sentence.
+        // Final. The log has more details than the message.
         Class::Internal => Code::Internal,
     }
 }
@@ -46,7 +48,8 @@ fn code(class: Class) -> Code {
 mod tests {
     use super::*;
 
-    /// The kubelet's own list of codes after which an operation may still be going on.
+    /// Whether the kubelet treats a code as final. Its list has the codes after which an operation may still be
+    /// running.
     fn is_final(code: Code) -> bool {
         !matches!(
             code,
@@ -59,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_go_on_is_not_final() {
+    fn only_classes_whose_work_may_go_on_are_not_final() {
         for (class, goes_on) in [
             (Class::Invalid, false),
             (Class::NotFound, false),
@@ -77,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_arrives() {
+    fn a_status_has_the_message_of_the_error() {
         let status = status(Class::NotFound, "image a/b:1 is not in the registry");
         assert_eq!(
             (status.code(), status.message()),

@@ -1,4 +1,4 @@
-//! The whole service over its real sockets, with real clients, on volumes whose mounts are in memory.
+//! Tests of the whole node service over its real sockets, with real clients and fake mounts.
 
 mod controller;
 pub(super) mod log;
@@ -39,8 +39,8 @@ use super::{
             InfoRequest, RegistrationStatus, registration_client::RegistrationClient,
         },
     },
-    role::Role,
     server::Listeners,
+    service::Role,
     socket::SocketError,
 };
 use crate::{
@@ -48,11 +48,11 @@ use crate::{
     layers::Store,
     metrics::Metrics,
     overlay::Features,
-    sys::mounts::{MemoryMounts, Mounts},
+    sys::mounts::{FakeMounts, Mounts},
     volumes::{Parts, Settings, Volumes},
 };
 
-/// A driver that serves, in a folder of its own.
+/// A running driver with its own directory.
 struct Driver {
     root: TempDir,
     config: Config,
@@ -100,12 +100,12 @@ impl Driver {
         RegistrationClient::new(dial(&self.config.registration_socket()).await)
     }
 
-    /// A publish as the kubelet asks for it, and the target that it names.
+    /// A publish request as the kubelet sends it, and its target.
     fn publish(&self, attributes: &[(&str, &str)]) -> (NodePublishVolumeRequest, PathBuf) {
         let target = self.kubelet().join("pods/u-1/volumes/kubernetes.io~csi/ws/mount");
-        // The kubelet makes the parent (CSI spec, NodePublishVolume).
+        // The kubelet creates the parent (CSI spec, NodePublishVolume).
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();
-        let told = [
+        let kubelet = [
             ("csi.storage.k8s.io/ephemeral", "true"),
             ("csi.storage.k8s.io/pod.namespace", "ci"),
             ("csi.storage.k8s.io/pod.name", "job-1"),
@@ -120,7 +120,7 @@ impl Driver {
             }),
             readonly: false,
             secrets: HashMap::new(),
-            volume_context: told
+            volume_context: kubelet
                 .iter()
                 .chain(attributes)
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
@@ -144,7 +144,7 @@ fn config(root: &Path) -> Config {
 }
 
 fn volumes(root: &Path) -> Volumes {
-    let mounts: Arc<dyn Mounts> = Arc::new(MemoryMounts::default());
+    let mounts: Arc<dyn Mounts> = Arc::new(FakeMounts::default());
     let store = Arc::new(Store::open(&root.join("store"), mounts.clone()).unwrap());
     let registries = Registries::new(Hosts::default()).unwrap();
     let parts = Parts::new(store, registries, mounts, Features::lacking([]));
@@ -168,15 +168,15 @@ async fn get(address: SocketAddr, path: &str) -> String {
     let talk = move || {
         let mut connection = std::net::TcpStream::connect(address).unwrap();
         connection.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).unwrap();
-        answer
+        let mut response = String::new();
+        connection.read_to_string(&mut response).unwrap();
+        response
     };
     tokio::task::spawn_blocking(talk).await.unwrap()
 }
 
 #[tokio::test]
-async fn says_who_it_is() {
+async fn the_driver_reports_its_name_version_and_node() {
     let driver = Driver::start().await;
     let info = driver.identity().await.get_plugin_info(GetPluginInfoRequest {}).await.unwrap();
     let info = info.into_inner();
@@ -187,9 +187,10 @@ async fn says_who_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_unimplemented() {
+async fn a_method_that_is_not_served_is_unimplemented() {
     let driver = Driver::start().await;
-    for path in ["/csi.v1.Node/NodeStageVolume", "/csi.v1.Controller/CreateVolume", "/nobody/Knows"]
+    for path in
+        ["/csi.v1.Node/NodeStageVolume", "/csi.v1.Controller/CreateVolume", "/unknown/Method"]
     {
         let mut client = tonic::client::Grpc::new(dial(driver.config.endpoint.path()).await);
         client.ready().await.unwrap();
@@ -201,7 +202,7 @@ async fn what_is_not_served_is_unimplemented() {
 }
 
 #[tokio::test]
-async fn publishes_once_however_often_it_is_asked() {
+async fn a_repeated_publish_or_unpublish_succeeds_and_changes_nothing() {
     let driver = Driver::start().await;
     let mut node = driver.node().await;
     let (request, target) = driver.publish(&[]);
@@ -221,10 +222,10 @@ async fn publishes_once_however_often_it_is_asked() {
 }
 
 #[tokio::test]
-async fn a_failure_is_a_code_and_a_sentence() {
+async fn a_failure_has_a_code_and_a_message() {
     let driver = Driver::start().await;
     let mut node = driver.node().await;
-    for (attributes, code, sentence) in [
+    for (attributes, code, expected) in [
         (&[("images", "")][..], Code::InvalidArgument, "images is \"\""),
         (&[("colour", "blue")], Code::InvalidArgument, "unknown attribute \"colour\""),
         (
@@ -236,7 +237,7 @@ async fn a_failure_is_a_code_and_a_sentence() {
         let (request, target) = driver.publish(attributes);
         let status = node.node_publish_volume(request).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");
-        assert!(status.message().contains(sentence), "{status}");
+        assert!(status.message().contains(expected), "{status}");
         assert!(!target.exists(), "{attributes:?}: something was left behind");
     }
     let status = node.node_unpublish_volume(NodeUnpublishVolumeRequest::default()).await;
@@ -244,9 +245,9 @@ async fn a_failure_is_a_code_and_a_sentence() {
 }
 
 #[tokio::test]
-async fn the_log_has_the_pod_and_never_the_secret() {
+async fn the_log_has_the_pod_and_no_secret() {
     let log = log::Log::default();
-    let _caught = log.catch();
+    let _guard = log.capture();
     let driver = Driver::start().await;
     let mut node = driver.node().await;
     let (mut request, _) = driver.publish(&[]);
@@ -260,10 +261,10 @@ async fn the_log_has_the_pod_and_never_the_secret() {
     driver.stop().await.unwrap();
 
     let lines = log.lines();
-    let answered: Vec<_> =
-        lines.iter().filter(|line| line["fields"]["message"] == "answered").collect();
-    assert_eq!(answered.len(), 3, "{lines:#?}");
-    for line in answered {
+    let finished: Vec<_> =
+        lines.iter().filter(|line| line["fields"]["message"] == "call finished").collect();
+    assert_eq!(finished.len(), 3, "{lines:#?}");
+    for line in finished {
         assert_eq!(line["span"]["method"], "NodePublishVolume");
         assert_eq!(line["span"]["volume"], "csi-1");
         assert_eq!(line["span"]["pod"], "ci/job-1");
@@ -273,40 +274,46 @@ async fn the_log_has_the_pod_and_never_the_secret() {
 }
 
 #[tokio::test]
-async fn what_it_says_it_can_it_can() {
+async fn the_node_has_the_capabilities_that_it_reports() {
     let driver = Driver::start().await;
     let mut node = driver.node().await;
-    let told = node.node_get_capabilities(NodeGetCapabilitiesRequest {}).await.unwrap();
-    let told: Vec<_> =
-        told.into_inner().capabilities.into_iter().filter_map(|c| c.r#type).collect();
+    let response = node.node_get_capabilities(NodeGetCapabilitiesRequest {}).await.unwrap();
+    let reported: Vec<_> =
+        response.into_inner().capabilities.into_iter().filter_map(|c| c.r#type).collect();
     let able = |ability: Ability| Kind::Rpc(Rpc { r#type: ability.into() });
-    assert_eq!(told, [able(Ability::GetVolumeStats), able(Ability::VolumeMountGroup)]);
+    assert_eq!(reported, [able(Ability::GetVolumeStats), able(Ability::VolumeMountGroup)]);
 
     let (request, target) = driver.publish(&[]);
-    let ask = |volume: &str, path: &Path| NodeGetVolumeStatsRequest {
+    let stats_request = |volume: &str, path: &Path| NodeGetVolumeStatsRequest {
         volume_id: volume.into(),
         volume_path: path.display().to_string(),
     };
-    for (request, code, sentence) in [
-        (ask("csi-1", &target), Code::NotFound, "csi-1"),
-        (ask("", &target), Code::InvalidArgument, "volume_id is missing"),
-        (ask("csi-1", Path::new("some/path")), Code::NotFound, "no volume is published at"),
-        (ask("csi-1", Path::new("")), Code::InvalidArgument, "volume_path is missing"),
+    for (request, code, expected) in [
+        (stats_request("csi-1", &target), Code::NotFound, "csi-1"),
+        (stats_request("", &target), Code::InvalidArgument, "volume_id is missing"),
+        (
+            stats_request("csi-1", Path::new("some/path")),
+            Code::NotFound,
+            "no volume is published at",
+        ),
+        (stats_request("csi-1", Path::new("")), Code::InvalidArgument, "volume_path is missing"),
     ] {
         let status = node.node_get_volume_stats(request).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");
-        assert!(status.message().contains(sentence), "{status}");
+        assert!(status.message().contains(expected), "{status}");
     }
     node.node_publish_volume(request).await.unwrap();
-    let stats = node.node_get_volume_stats(ask("csi-1", &target)).await.unwrap().into_inner();
+    let stats =
+        node.node_get_volume_stats(stats_request("csi-1", &target)).await.unwrap().into_inner();
     let units: Vec<_> = stats.usage.iter().map(|usage| usage.unit()).collect();
     assert_eq!(units, [Unit::Bytes, Unit::Inodes]);
-    let elsewhere = node.node_get_volume_stats(ask("csi-1", Path::new("/elsewhere"))).await;
+    let elsewhere =
+        node.node_get_volume_stats(stats_request("csi-1", Path::new("/elsewhere"))).await;
     assert_eq!(elsewhere.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]
-async fn calls_are_counted_by_what_they_are_and_not_by_what_is_asked() {
+async fn calls_are_counted_by_method_and_code_and_unknown_methods_as_other() {
     let driver = Driver::start().await;
     let mut node = driver.node().await;
     for n in 0..3 {
@@ -314,32 +321,32 @@ async fn calls_are_counted_by_what_they_are_and_not_by_what_is_asked() {
         request.volume_id = format!("csi-{n}");
         node.node_publish_volume(request).await.unwrap_err();
     }
-    for path in ["/csi.v1.Node/NodeStageVolume", "/nobody/Knows"] {
+    for path in ["/csi.v1.Node/NodeStageVolume", "/unknown/Method"] {
         let mut client = tonic::client::Grpc::new(dial(driver.config.endpoint.path()).await);
         client.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
         client.unary(Request::new(()), PathAndQuery::from_static(path), codec).await.unwrap_err();
     }
-    let answer = get(driver.metrics, "/metrics").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = get(driver.metrics, "/metrics").await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     assert!(
-        answer.contains("content-type: application/openmetrics-text; version=1.0.0"),
-        "{answer}"
+        response.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{response}"
     );
     for line in [
         "ovl_operations_total{method=\"NodePublishVolume\",code=\"InvalidArgument\"} 3",
         "ovl_operations_total{method=\"other\",code=\"Unimplemented\"} 2",
         "ovl_operation_duration_seconds_count{method=\"NodePublishVolume\",code=\"InvalidArgument\"} 3",
     ] {
-        assert!(answer.lines().any(|l| l == line), "{line} is not in {answer}");
+        assert!(response.lines().any(|l| l == line), "{line} is not in {response}");
     }
-    assert!(!answer.contains("csi-1") && !answer.contains("NodeStage"), "{answer}");
-    let answer = get(driver.health, "/metrics").await;
-    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(!response.contains("csi-1") && !response.contains("NodeStage"), "{response}");
+    let response = get(driver.health, "/metrics").await;
+    assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
 }
 
 #[tokio::test]
-async fn the_kubelet_is_told_where_to_call() {
+async fn the_kubelet_gets_the_name_and_the_endpoint() {
     let driver = Driver::start().await;
     let mut kubelet = driver.registration().await;
     let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
@@ -354,16 +361,16 @@ async fn the_kubelet_is_told_where_to_call() {
 }
 
 #[tokio::test]
-async fn a_kubelet_that_begins_anew_finds_the_driver_again() {
+async fn the_registration_socket_is_restored_when_the_kubelet_removes_it() {
     let driver = Driver::start().await;
     let socket = driver.config.registration_socket();
     std::fs::remove_dir_all(socket.parent().unwrap()).unwrap();
-    let looked_for = async {
+    let restored = async {
         while !socket.exists() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), looked_for).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), restored).await.unwrap();
     let info = driver.registration().await.get_info(InfoRequest {}).await.unwrap();
     assert_eq!(info.into_inner().name, "ovl.csi.dev");
     driver.stop().await.unwrap();
@@ -371,7 +378,7 @@ async fn a_kubelet_that_begins_anew_finds_the_driver_again() {
 }
 
 #[tokio::test]
-async fn a_refusal_by_the_kubelet_ends_the_service_with_its_words() {
+async fn a_refusal_by_the_kubelet_ends_the_service_with_its_message() {
     let driver = Driver::start().await;
     let refused = RegistrationStatus { plugin_registered: false, error: "name is taken".into() };
     driver.registration().await.notify_registration_status(refused).await.unwrap();
@@ -382,7 +389,7 @@ async fn a_refusal_by_the_kubelet_ends_the_service_with_its_words() {
 }
 
 #[tokio::test]
-async fn stopping_takes_the_sockets_away_and_leaves_the_volumes() {
+async fn stopping_removes_the_sockets_and_keeps_the_volumes() {
     let driver = Driver::start().await;
     let (request, target) = driver.publish(&[]);
     driver.node().await.node_publish_volume(request).await.unwrap();
@@ -396,7 +403,7 @@ async fn stopping_takes_the_sockets_away_and_leaves_the_volumes() {
 }
 
 #[tokio::test]
-async fn the_kubelet_sees_nothing_before_csi_is_served() {
+async fn the_registration_socket_appears_only_after_the_csi_socket() {
     let root = tempfile::tempdir().unwrap();
     let config = config(root.path());
     std::fs::create_dir_all(config.endpoint.path().parent().unwrap()).unwrap();
@@ -408,25 +415,28 @@ async fn the_kubelet_sees_nothing_before_csi_is_served() {
 }
 
 #[tokio::test]
-async fn health_is_what_probe_says() {
+async fn healthz_reports_the_same_as_probe() {
     let driver = Driver::start().await;
     let probed = driver.identity().await.probe(ProbeRequest {}).await.unwrap();
     assert_eq!(probed.into_inner().ready, Some(true));
-    let answer = get(driver.health, "/healthz").await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok\n"), "{answer}");
-    let answer = get(driver.health, "/").await;
-    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let response = get(driver.health, "/healthz").await;
+    assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("ok\n"), "{response}");
+    let response = get(driver.health, "/").await;
+    assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
 
     break_store(driver.root.path());
     let status: Status = driver.identity().await.probe(ProbeRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    let answer = get(driver.health, "/healthz").await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains(status.message()), "{answer}");
+    let response = get(driver.health, "/healthz").await;
+    assert!(
+        response.starts_with("HTTP/1.1 503 ") && response.contains(status.message()),
+        "{response}"
+    );
 }
 
-/// Kept open, they would be the memory of whoever can reach the port, and no probe would be heard.
+/// If all stayed open, a client that can reach the port could fill the memory and keep out the probes.
 #[tokio::test]
-async fn connections_that_are_left_open_keep_nobody_from_being_heard() {
+async fn connections_that_are_left_open_do_not_keep_out_others() {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
@@ -441,7 +451,7 @@ async fn connections_that_are_left_open_keep_nobody_from_being_heard() {
             left.push(connection);
         }
         assert!(get(address, path).await.starts_with("HTTP/1.1 200 "));
-        // All but the newest have ended.
+        // All but the newest are closed.
         for connection in &mut left[..60] {
             let ended =
                 timeout(Duration::from_secs(20), connection.read(&mut [0; 512])).await.unwrap();

@@ -1,28 +1,28 @@
-//! Files with holes: content in chunks of one length, and the address of each behind the inode.
+//! Files with holes: content in chunks of one length, whose addresses follow the inode.
 //!
 //! ```text
 //! file    ──data──┆┄┄┄┄┄┄┄┄┄┄┄┆┄┄┄──data──┆┄┄┄┄┄┄┄┄
 //! chunks  [   0   ][   1   ][   2   ][   3   ]          addresses: c, HOLE, c + 1 chunk, HOLE
-//! image   [   0   ][   2   ]                            what a chunk has of a hole stays zeros
+//! image   [   0   ][   2   ]                            the part of a hole in a chunk stays zeros
 //! ```
 //!
-//! Deliberately absent: chunks that two files share. A layer is written in one pass, without a look back.
+//! Deliberately absent: chunks that two files share. A layer is written in one pass and never read again.
 
-use super::body::{Body, Run};
 use super::format::{BLOCK, CHUNK_BITS_MOST, HOLE};
+use super::inode_body::{Body, Run};
 
-/// The most chunks before they are made longer, so that an index takes at most 256 KiB; only a file of more than
-/// 512 PiB needs more.
+/// The most chunks before longer ones are used, so that an index takes at most 256 KiB. Only a file of more than
+/// 512 PiB needs a longer index.
 const CHUNKS: u64 = 1 << 16;
 /// Bytes of a chunk's address.
 const ADDRESS_LEN: u64 = 4;
 
-/// A part of a file that is no hole.
+/// A part of a file with content: not a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Its first byte.
+    /// Position of its first byte in the file.
     pub offset: u64,
-    /// Its bytes.
+    /// Its length in bytes.
     pub len: u64,
 }
 
@@ -31,7 +31,7 @@ pub struct Extent {
 pub(super) struct Chunks {
     size: u64,
     bits: u32,
-    /// Chunks with content as pairs of the first and the one behind the last, sorted and apart.
+    /// Ranges of chunks with content: first chunk, and the one after the last. Sorted and not adjacent.
     used: Vec<(u64, u64)>,
 }
 
@@ -43,72 +43,72 @@ impl Chunks {
         }
         let mut used: Vec<(u64, u64)> = Vec::new();
         for extent in extents.iter().filter(|extent| extent.len > 0) {
-            let (first, behind) =
+            let (first, end) =
                 (extent.offset >> bits, (extent.offset + extent.len).div_ceil(1 << bits));
             match used.last_mut() {
-                Some(last) if first <= last.1 => last.1 = behind,
-                _ => used.push((first, behind)),
+                Some(last) if first <= last.1 => last.1 = end,
+                _ => used.push((first, end)),
             }
         }
         Self { size, bits, used }
     }
 
-    /// A chunk's bytes as a power of two.
+    /// The length of a chunk in bytes as a power of two.
     pub(super) fn bits(&self) -> u32 {
         self.bits
     }
 
-    /// The inode's field of this layout: how many times a block is doubled to make a chunk.
+    /// The inode's field for this layout: how many times a block is doubled to make a chunk.
     pub(super) fn format(&self) -> u32 {
         self.bits - BLOCK.trailing_zeros()
     }
 
-    /// Some chunk is a hole.
+    /// Whether a chunk is a hole.
     pub(super) fn has_holes(&self) -> bool {
-        self.used.iter().map(|(first, behind)| behind - first).sum::<u64>() < self.count()
+        self.used.iter().map(|(first, end)| end - first).sum::<u64>() < self.count()
     }
 
-    /// Bytes of the chunks that are no holes, each whole but for the file's last.
+    /// Bytes of the chunks with content. Each is whole, except the file's last.
     pub(super) fn content(&self) -> u64 {
-        let chunks = self.used.iter().map(|(first, behind)| behind - first).sum::<u64>();
+        let chunks = self.used.iter().map(|(first, end)| end - first).sum::<u64>();
         let whole = u128::from(chunks) << self.bits;
-        let ends = self.used.last().is_some_and(|(_, behind)| *behind == self.count());
+        let ends = self.used.last().is_some_and(|(_, end)| *end == self.count());
         let beyond = (u128::from(self.count()) << self.bits) - u128::from(self.size);
         let content = if ends { whole - beyond } else { whole };
         u64::try_from(content).unwrap_or(u64::MAX)
     }
 
-    /// Bytes of all addresses.
+    /// Bytes of all addresses together.
     pub(super) fn index_len(&self) -> u64 {
         self.count() * ADDRESS_LEN
     }
 
-    /// Appends the address of every chunk, if the first that is no hole lies at `content`.
+    /// Appends the address of every chunk. The first chunk with content lies at `content`.
     pub(super) fn append_index(&self, content: u64, out: &mut Vec<u8>) {
         let per_chunk = 1_u64 << self.format();
         let (mut block, mut next) = (content / BLOCK, 0);
         let holes = |from: u64, to: u64, out: &mut Vec<u8>| {
             (from..to).for_each(|_| out.extend_from_slice(&HOLE.to_le_bytes()));
         };
-        for &(first, behind) in &self.used {
+        for &(first, end) in &self.used {
             holes(next, first, out);
-            for _ in first..behind {
+            for _ in first..end {
                 out.extend_from_slice(&(block as u32).to_le_bytes());
                 block += per_chunk;
             }
-            next = behind;
+            next = end;
         }
         holes(next, self.count(), out);
     }
 
-    /// The content of `extents`, on its way to the chunks at `content`.
+    /// The body that writes the content of `extents` into the chunks at `content`.
     pub(super) fn body(&self, inode: u64, content: u64, extents: &[Extent]) -> Body {
         let (mut runs, mut before) = (Vec::with_capacity(extents.len()), 0);
         let mut used = self.used.iter().peekable();
         for extent in extents.iter().filter(|extent| extent.len > 0) {
             let chunk = extent.offset >> self.bits;
-            while let Some((first, behind)) = used.next_if(|(_, behind)| *behind <= chunk) {
-                before += behind - first;
+            while let Some((first, end)) = used.next_if(|(_, end)| *end <= chunk) {
+                before += end - first;
             }
             let first = used.peek().map_or(0, |(first, _)| *first);
             let at = content + (before << self.bits) + (extent.offset - (first << self.bits));

@@ -1,26 +1,26 @@
-//! The on-disk structures as bytes, all little-endian (Linux `fs/erofs/erofs_fs.h`).
+//! The on-disk structures as bytes; all numbers are little-endian (Linux `fs/erofs/erofs_fs.h`).
 //!
-//! The tests read images with a decoder of their own, so that a mistake here cannot cancel itself out.
+//! The tests read images with a decoder of their own, so a mistake here cannot hide itself.
 
-/// Bytes of a block, the unit of content and of block addresses. 4 KiB is the only size every kernel mounts.
+/// Bytes of a block, the unit of content and of block addresses. Every kernel mounts 4 KiB, and no other size.
 pub(super) const BLOCK: u64 = 4096;
 /// [`BLOCK`] as a length in memory.
 pub(super) const BLOCK_LEN: usize = BLOCK as usize;
-/// Bytes between two possible inode addresses; a nid counts these.
+/// Bytes between two possible inode addresses. A nid is the address in these units.
 pub(super) const SLOT: u64 = 32;
-/// Where the superblock lies.
+/// Address of the superblock.
 pub(super) const SUPER_AT: u64 = 1024;
-/// Where the root folder's inode lies: right behind the superblock.
+/// Address of the root directory's inode: directly after the superblock.
 pub(super) const ROOT_AT: u64 = SUPER_AT + SUPER_LEN as u64;
-/// Bytes of an extended inode, without its attributes.
+/// Bytes of an extended inode without its attributes.
 pub(super) const INODE_LEN: usize = 64;
-/// Where an inode keeps its link count.
+/// Offset of the link count in an inode.
 pub(super) const NLINK_AT: u64 = 44;
-/// Bytes of a directory entry, without its name.
+/// Bytes of a directory entry without its name.
 pub(super) const DIRENT_LEN: usize = 12;
-/// The address of a chunk that is a hole.
+/// The block address that stands for a chunk that is a hole.
 pub(super) const HOLE: u32 = u32::MAX;
-/// The longest chunk: five bits say how many times a block is doubled.
+/// The longest chunk: five bits hold how many times a block is doubled.
 pub(super) const CHUNK_BITS_MOST: u32 = BLOCK_BITS as u32 + 31;
 
 const SUPER_LEN: usize = 128;
@@ -42,13 +42,13 @@ pub struct Time {
 /// An inode without content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Special {
-    /// A character device. Major and minor 0 make what overlayfs takes for a whiteout.
+    /// A character device: major and minor. 0:0 is an overlayfs whiteout.
     CharDevice(u32, u32),
-    /// A block device, by major and minor.
+    /// A block device: major and minor.
     BlockDevice(u32, u32),
     /// A named pipe.
     Fifo,
-    /// A socket's name.
+    /// A Unix socket.
     Socket,
 }
 
@@ -62,7 +62,7 @@ impl Special {
         }
     }
 
-    /// The device number as Linux's `new_encode_dev` lays it out; 0 for what is no device.
+    /// The device number as Linux's `new_encode_dev` encodes it; 0 for a pipe or a socket.
     pub(super) fn device(self) -> u32 {
         match self {
             Self::CharDevice(major, minor) | Self::BlockDevice(major, minor) => {
@@ -73,11 +73,11 @@ impl Special {
     }
 }
 
-/// What an inode is, with the two ways the format says it.
+/// The type of an inode. The format encodes it in two ways: mode bits, and the type of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     File,
-    Folder,
+    Dir,
     CharDevice,
     BlockDevice,
     Fifo,
@@ -86,10 +86,9 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Every one.
     pub(super) const ALL: [Self; 7] = [
         Self::File,
-        Self::Folder,
+        Self::Dir,
         Self::CharDevice,
         Self::BlockDevice,
         Self::Fifo,
@@ -101,7 +100,7 @@ impl Kind {
     fn mode(self) -> u16 {
         match self {
             Self::File => 0o100_000,
-            Self::Folder => 0o040_000,
+            Self::Dir => 0o040_000,
             Self::CharDevice => 0o020_000,
             Self::BlockDevice => 0o060_000,
             Self::Fifo => 0o010_000,
@@ -114,7 +113,7 @@ impl Kind {
     pub(super) fn dirent(self) -> u8 {
         match self {
             Self::File => 1,
-            Self::Folder => 2,
+            Self::Dir => 2,
             Self::CharDevice => 3,
             Self::BlockDevice => 4,
             Self::Fifo => 5,
@@ -124,19 +123,19 @@ impl Kind {
     }
 }
 
-/// Where an inode's content lies.
+/// How an inode's content is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
     /// In one run of blocks.
     Plain,
-    /// The same, but for the last partial block, which lies behind the inode.
+    /// In one run of blocks, but the last partial block follows the inode.
     Inline,
-    /// In chunks of so many bytes, as a power of two; the inode is followed by the address of each.
+    /// In chunks, whose addresses follow the inode. The number is the exponent of the chunk length: 2^n bytes.
     Chunks(u32),
 }
 
 impl Layout {
-    /// The layout's number, at its place in an inode.
+    /// The layout's number, shifted to its place in the inode.
     fn bits(self) -> u16 {
         match self {
             Self::Plain => 0,
@@ -156,15 +155,15 @@ pub(super) struct InodeFields {
     pub mtime: Time,
     pub size: u64,
     pub nlink: u32,
-    /// Content's first block; a device's number; the length of chunks.
+    /// By type: the content's first block, a device number, or the chunk length.
     pub union: u32,
     pub layout: Layout,
-    /// A serial number for 32-bit programs.
+    /// A serial number (`i_ino` of `struct erofs_inode_extended`), which 32-bit programs get as inode number.
     pub serial: u32,
 }
 
 impl InodeFields {
-    /// The inode and `xattrs` behind it, which are nothing, or a header of 12 bytes and a multiple of 4.
+    /// Encodes the inode and appends `xattrs`: empty, or a header of 12 bytes and a multiple of 4 bytes.
     pub(super) fn encode(&self, xattrs: &[u8]) -> Vec<u8> {
         const EXTENDED: u16 = 1;
         let xattr_count = match xattrs.len() {
@@ -192,16 +191,17 @@ impl InodeFields {
 pub(super) struct Superblock {
     pub inodes: u64,
     pub blocks: u32,
-    /// The block from which shared attributes' numbers count.
+    /// The block from which the numbers of shared attributes count.
     pub xattr_block: u32,
     pub uuid: [u8; 16],
-    /// Some inode's content lies in chunks, which Linux reads since 5.15; without one, any kernel with EROFS will do.
+    /// Whether an inode's content is in chunks, which Linux reads since 5.15. Without chunks, every kernel with EROFS
+    /// reads the image.
     pub has_chunks: bool,
 }
 
 impl Superblock {
-    /// Writes itself into the image's first block, with the checksum of everything behind it in that block.
-    /// The build time stays 0, so that one tar always makes one image.
+    /// Writes the superblock into the image's first block, with the checksum of the block's bytes from 1024 on.
+    /// The build time stays 0, so that equal tars make equal images.
     pub(super) fn seal(&self, front: &mut [u8; BLOCK_LEN]) {
         let root_nid = (ROOT_AT / SLOT) as u16;
         let covered = &mut front[SUPER_AT as usize..];
@@ -221,14 +221,15 @@ impl Superblock {
     }
 }
 
-/// Whether the 3 KiB from the superblock on bear our magic and the checksum of themselves.
+/// Whether the 3 KiB from the superblock on have the EROFS magic and the right checksum.
 pub(super) fn is_sealed(covered: &[u8]) -> bool {
     let mut unsealed = covered.to_vec();
     let claimed: Vec<u8> = unsealed.splice(4..8, [0; 4]).collect();
     covered[0..4] == MAGIC.to_le_bytes() && claimed == crc32c(&unsealed).to_le_bytes()
 }
 
-/// CRC-32C without the usual last inversion, as the kernel keeps it. Bit by bit: it runs once, over 3 KiB.
+/// CRC-32C without the usual final inversion, as the kernel stores it. Computed bit by bit, because it runs once over 3
+/// KiB.
 fn crc32c(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0x82F6_3B78;
     bytes.iter().fold(!0, |crc, &byte| {
@@ -243,8 +244,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksum_is_crc32c() {
-        // The check value of CRC-32C (RFC 3720, B.4), before its last inversion.
+    fn the_checksum_is_crc32c() {
+        // The check value of CRC-32C (RFC 3720, B.4), before its final inversion.
         assert_eq!(!crc32c(b"123456789"), 0xE306_9283);
     }
 

@@ -1,8 +1,9 @@
-//! Reads an image that [`Writer`](super::Writer) made, without a kernel: to lay it out as a folder, and to check it.
+//! Reads an image that [`Writer`](super::Writer) wrote, without a kernel: to unpack it into a directory, and to check
+//! it.
 //!
-//! Bounded by what the image says of itself, and every address is checked against the file: what a broken disk made of an
-//! image ends in an error, never in a wild read. Deliberately absent: compressed images and whatever else the writer does
-//! not make.
+//! Each address is checked against the file's length, so an image that a broken disk damaged ends in an error and never
+//! in a wild read. Memory is bounded. Deliberately absent: compressed images and everything else that the writer never
+//! makes.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
@@ -12,13 +13,13 @@ use super::{
     xattr,
 };
 
-/// Bytes of the pieces in which content is handed out.
+/// Bytes of one piece of content.
 const PIECE: u64 = 1 << 20;
 
-/// Bytes that a symlink's target may have, by which memory is bounded.
+/// The most bytes of a symlink's target, which bounds memory.
 const TARGET_MOST: u64 = BLOCK;
 
-/// An image, open.
+/// An open image.
 #[derive(Debug)]
 pub struct Image<'f> {
     file: &'f File,
@@ -28,66 +29,66 @@ pub struct Image<'f> {
     uuid: [u8; 16],
 }
 
-/// The number of an inode: equal ones are one file.
+/// The number of an inode. Names with equal numbers are one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nid(pub(super) u64);
 
 impl Nid {
-    /// It, as a number.
+    /// The number: the inode's address divided by 32.
     pub fn number(self) -> u64 {
         self.0
     }
 }
 
-/// An inode as the image has it.
+/// An inode as it is in the image.
 #[derive(Debug, Clone)]
-pub struct Found {
-    /// Its number.
+pub struct InodeInfo {
+    /// The inode's number.
     pub nid: Nid,
-    /// Owner, mode, time, attributes.
+    /// Owner, mode, time and extended attributes.
     pub meta: Meta,
-    /// How many names it has.
+    /// The link count.
     pub links: u32,
-    /// What it is.
-    pub kind: FoundKind,
+    /// The type, and what belongs to it.
+    pub kind: InodeKind,
     body: Body,
 }
 
-/// What an inode is.
+/// The type of an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FoundKind {
-    /// A file of so many bytes, holes included.
+pub enum InodeKind {
+    /// A regular file of this size in bytes, holes included.
     File(u64),
-    /// A folder.
-    Folder,
+    /// A directory.
+    Dir,
     /// A symbolic link.
     Symlink,
-    /// Everything else.
+    /// A device, pipe or socket.
     Special(Special),
 }
 
-/// Where the content lies.
+/// Where an inode's content lies.
 #[derive(Debug, Clone, Copy)]
 struct Body {
     size: u64,
     layout: Layout,
-    /// Content's first byte, for what is not inline.
+    /// The address of the content's first block. Unused if all content is inline.
     data: u64,
-    /// Right behind the inode and its attributes.
-    behind: u64,
+    /// The address directly after the inode and its attributes.
+    after_inode: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// Whole blocks.
     Plain,
-    /// Whole blocks, and the rest behind the inode.
+    /// Whole blocks, and the rest after the inode.
     Inline,
-    /// A map of chunks behind the inode, each of `1 << bits` bytes.
+    /// An array of chunk addresses after the inode; a chunk has `1 << bits` bytes.
     Chunks { bits: u32 },
 }
 
-/// What a kernel would not mount, or would read wrong.
+/// The error for an image that a kernel would not mount, or would misread.
 fn broken(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the EROFS image is broken: {}", why.into()))
 }
@@ -96,7 +97,8 @@ impl<'f> Image<'f> {
     /// Opens the image in `file`.
     ///
     /// # Errors
-    /// `InvalidData` where it is none of ours; what the disk says otherwise.
+    /// `InvalidData` for a file that no [`Writer`](super::Writer) wrote or that is damaged, and the errors of reading
+    /// it.
     pub fn open(file: &'f File) -> io::Result<Self> {
         let len = file.metadata()?.len();
         let mut block = [0; BLOCK as usize];
@@ -107,7 +109,10 @@ impl<'f> Image<'f> {
         }
         let blocks = u64::from(u32_at(superblock, 36));
         if blocks * BLOCK != len {
-            return Err(broken(format!("it has {len} bytes, and says {}", blocks * BLOCK)));
+            return Err(broken(format!(
+                "it has {len} bytes, but its superblock says {}",
+                blocks * BLOCK
+            )));
         }
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&superblock[48..64]);
@@ -115,23 +120,23 @@ impl<'f> Image<'f> {
         Ok(Self { file, len, xattr_area, root: Nid(ROOT_AT / SLOT), uuid })
     }
 
-    /// The image that is being written into `file`, of which `len` bytes are taken.
+    /// The image that is still being written into `file`, of which `len` bytes are allocated.
     pub(super) fn unfinished(file: &'f File, len: u64) -> Self {
         Self { file, len, xattr_area: 0, root: Nid(ROOT_AT / SLOT), uuid: [0; 16] }
     }
 
-    /// The UUID that it was sealed with.
+    /// The UUID in the superblock.
     pub fn uuid(&self) -> [u8; 16] {
         self.uuid
     }
 
-    /// Its root folder.
+    /// The root directory.
     pub fn root(&self) -> Nid {
         self.root
     }
 
-    /// An inode.
-    pub fn inode(&self, nid: Nid) -> io::Result<Found> {
+    /// Reads an inode.
+    pub fn inode(&self, nid: Nid) -> io::Result<InodeInfo> {
         let at = nid.0.checked_mul(SLOT).ok_or_else(|| broken("an inode's number is too large"))?;
         let raw = self.bytes(at, INODE_LEN as u64)?;
         let (format, xattr_count) = (u16_at(&raw, 0), u64::from(u16_at(&raw, 2)));
@@ -145,17 +150,17 @@ impl<'f> Image<'f> {
             other => return Err(broken(format!("an inode has the layout {other}"))),
         };
         let kind = match mode & 0o170_000 {
-            0o100_000 => FoundKind::File(size),
-            0o040_000 => FoundKind::Folder,
-            0o120_000 => FoundKind::Symlink,
-            0o010_000 => FoundKind::Special(Special::Fifo),
-            0o140_000 => FoundKind::Special(Special::Socket),
-            0o020_000 => FoundKind::Special(Special::CharDevice(major(union), minor(union))),
-            0o060_000 => FoundKind::Special(Special::BlockDevice(major(union), minor(union))),
+            0o100_000 => InodeKind::File(size),
+            0o040_000 => InodeKind::Dir,
+            0o120_000 => InodeKind::Symlink,
+            0o010_000 => InodeKind::Special(Special::Fifo),
+            0o140_000 => InodeKind::Special(Special::Socket),
+            0o020_000 => InodeKind::Special(Special::CharDevice(major(union), minor(union))),
+            0o060_000 => InodeKind::Special(Special::BlockDevice(major(union), minor(union))),
             other => return Err(broken(format!("an inode has the type {other:o}"))),
         };
-        let behind = at + INODE_LEN as u64 + xattr_len;
-        let body = Body { size, layout, data: u64::from(union) * BLOCK, behind };
+        let after_inode = at + INODE_LEN as u64 + xattr_len;
+        let body = Body { size, layout, data: u64::from(union) * BLOCK, after_inode };
         let meta = Meta {
             mode: mode & 0o7777,
             uid: u32_at(&raw, 24),
@@ -163,55 +168,55 @@ impl<'f> Image<'f> {
             mtime: Time { seconds: u64_at(&raw, 32).cast_signed(), nanos: u32_at(&raw, 40) },
             xattrs: self.xattrs(at + INODE_LEN as u64, xattr_len)?,
         };
-        Ok(Found { nid, meta, links: u32_at(&raw, 44), kind, body })
+        Ok(InodeInfo { nid, meta, links: u32_at(&raw, 44), kind, body })
     }
 
-    /// Hands out a folder's names, without `.` and `..`, sorted. One block of them is in memory.
-    pub fn folder(
+    /// Calls `each` with a directory's names in order, without `.` and `..`. One block of them is in memory.
+    pub fn dir(
         &self,
-        folder: &Found,
+        dir: &InodeInfo,
         mut each: impl FnMut(&[u8], Nid) -> io::Result<()>,
     ) -> io::Result<()> {
-        let Body { size, layout, data, behind } = folder.body;
+        let Body { size, layout, data, after_inode } = dir.body;
         let whole = match layout {
             Layout::Plain => size,
             Layout::Inline => size - size % BLOCK,
-            Layout::Chunks { .. } => return Err(broken("a folder has holes")),
+            Layout::Chunks { .. } => return Err(broken("a directory has holes")),
         };
         let mut at = 0;
         while at < size {
             let len = BLOCK.min(size - at);
-            let from = if at < whole { data + at } else { behind };
+            let from = if at < whole { data + at } else { after_inode };
             names(&self.bytes(from, len)?, &mut each)?;
             at += len;
         }
         Ok(())
     }
 
-    /// A symlink's target.
-    pub fn target(&self, symlink: &Found) -> io::Result<Vec<u8>> {
+    /// Reads a symlink's target.
+    pub fn target(&self, symlink: &InodeInfo) -> io::Result<Vec<u8>> {
         self.whole(symlink)
     }
 
-    /// Hands out a file's content, each piece with its place in the file; holes are left out.
+    /// Calls `take` with each piece of a file's content and its position in the file. Holes are left out.
     pub fn content(
         &self,
-        file: &Found,
+        file: &InodeInfo,
         mut take: impl FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let Body { size, layout, data, behind } = file.body;
+        let Body { size, layout, data, after_inode } = file.body;
         match layout {
             Layout::Plain => self.run(0, data, size, &mut take),
             Layout::Inline => {
                 let tail = size % BLOCK;
                 self.run(0, data, size - tail, &mut take)?;
-                self.run(size - tail, behind, tail, &mut take)
+                self.run(size - tail, after_inode, tail, &mut take)
             }
             Layout::Chunks { bits } => {
                 let chunk = 1_u64 << bits;
                 for index in 0..size.div_ceil(chunk) {
                     let address =
-                        u32_at(&self.bytes(behind.next_multiple_of(4) + 4 * index, 4)?, 0);
+                        u32_at(&self.bytes(after_inode.next_multiple_of(4) + 4 * index, 4)?, 0);
                     let from = index * chunk;
                     if address != u32::MAX {
                         let len = chunk.min(size - from);
@@ -223,7 +228,7 @@ impl<'f> Image<'f> {
         }
     }
 
-    /// Hands out `len` bytes at `at`, which stand at `from` in the file.
+    /// Calls `take` with the `len` bytes at address `at`, which are at position `from` of the file.
     fn run(
         &self,
         from: u64,
@@ -240,8 +245,8 @@ impl<'f> Image<'f> {
         Ok(())
     }
 
-    /// All of what a symlink holds.
-    fn whole(&self, found: &Found) -> io::Result<Vec<u8>> {
+    /// Reads all content of a symlink.
+    fn whole(&self, found: &InodeInfo) -> io::Result<Vec<u8>> {
         if found.body.size > TARGET_MOST {
             return Err(broken("a symlink's target is too long"));
         }
@@ -261,7 +266,7 @@ impl<'f> Image<'f> {
         let mut xattrs = Xattrs::default();
         let inline = 12 + 4 * usize::from(raw[4]);
         if inline > raw.len() {
-            return Err(broken("an inode's attributes are cut"));
+            return Err(broken("an inode's attributes are truncated"));
         }
         for pointer in raw[12..inline].chunks_exact(4) {
             let entry = self.xattr_area + 4 * u64::from(u32_at(pointer, 0));
@@ -273,7 +278,7 @@ impl<'f> Image<'f> {
         while rest.len() >= 4 {
             let entry = rest
                 .get(..xattr::decoded_len(rest))
-                .ok_or_else(|| broken("an attribute is cut"))?;
+                .ok_or_else(|| broken("an attribute is truncated"))?;
             xattr::decode(entry, &mut xattrs).map_err(|e| broken(e.to_string()))?;
             rest = &rest[entry.len().next_multiple_of(4).min(rest.len())..];
         }
@@ -282,7 +287,7 @@ impl<'f> Image<'f> {
 
     fn bytes(&self, at: u64, len: u64) -> io::Result<Vec<u8>> {
         if at.checked_add(len).is_none_or(|end| end > self.len) {
-            return Err(broken("something lies behind its end"));
+            return Err(broken("an address is after its end"));
         }
         let mut bytes = vec![0; usize::try_from(len).map_err(|_| broken("a piece is too large"))?];
         self.file.read_exact_at(&mut bytes, at)?;
@@ -290,17 +295,17 @@ impl<'f> Image<'f> {
     }
 }
 
-/// Hands out the names in one block of a folder.
+/// Calls `each` with the names in one block of a directory.
 fn names(block: &[u8], each: &mut impl FnMut(&[u8], Nid) -> io::Result<()>) -> io::Result<()> {
     let first = block.get(8..10).map_or(0, |b| usize::from(u16_at(b, 0)));
     let count = first / 12;
     if count == 0 || count * 12 > block.len() {
-        return Err(broken("a folder's block is empty"));
+        return Err(broken("a directory's block is empty"));
     }
     let name_at = |i: usize| usize::from(u16_at(block, 12 * i + 8));
     for i in 0..count {
         let end = if i + 1 < count { name_at(i + 1) } else { block.len() };
-        let name = block.get(name_at(i)..end).ok_or_else(|| broken("a name is cut"))?;
+        let name = block.get(name_at(i)..end).ok_or_else(|| broken("a name is truncated"))?;
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         match name {
             b"." | b".." => {}

@@ -2,36 +2,37 @@
 //!
 //! May use: spill
 //!
-//! A [`Writer`] takes inodes as they come and answers each with its address; a [`Tree`] holds the names
-//! meanwhile; [`Writer::finish`] puts the two together:
+//! A [`Writer`] writes each inode as it comes and returns its address. A [`Tree`] holds the names
+//! meanwhile. [`Writer::finish`] writes the directories and the superblock:
 //!
 //! ```text
-//! block 0    0     zeros (a boot sector's place)
-//!            1024  superblock, written last of all: an image cut short has no magic and never mounts
-//!            1152  the root folder's inode, because the superblock keeps its nid in 16 bits
-//! block 1..        4 KiB blocks of content as it arrives, and between them metadata blocks: inodes, each
+//! block 0    0     zeros (the place of a boot sector)
+//!            1024  superblock, written last: an image whose writing ended early has no magic and cannot be mounted
+//!            1152  inode of the root directory, because the superblock has only 16 bits for its nid
+//! block 1..        4 KiB blocks of content in the order of arrival, and between them metadata blocks: inodes, each
 //!                  with its extended attributes and, where it fits, the last partial block of its content
-//! at the end       folders, whose entries need every other nid; the root's attributes if they are many
+//! at the end       directories, whose entries need all other nids; the root's attributes if they are many
 //! ```
 //!
-//! The metadata area begins at block 0, so a nid is a byte address divided by 32. Memory holds names, nids and
-//! folders' attributes, or files do where these are many; never content. The format is that of Linux 5.4 and later (`fs/erofs/erofs_fs.h`): no
-//! feature a kernel could lack, but for images with sparse files in them, whose holes Linux reads since 5.15.
+//! The metadata area begins at block 0, so a nid is a byte address divided by 32. Names, nids and attributes of
+//! directories are in memory, or in files when they are many. Content is never in memory. The format is that of Linux
+//! 5.4 and later (`fs/erofs/erofs_fs.h`) without optional features. The exception is an image with sparse files: Linux
+//! has read such holes since 5.15.
 //!
-//! Deliberately absent: compression, because a layer is written once to be mapped many times and unpacking it
-//! at page faults would cost every pod what the disk saves once. And any policy: which names may stand where is
-//! for whoever fills the tree.
+//! Deliberately absent: compression, because a layer is written once and mapped many times. Decompression at page
+//! faults would cost every pod the time, and save disk space only once. Also absent is any policy: the code that fills
+//! the tree decides which names are valid and where.
 
-mod body;
+mod allocator;
 mod chunks;
-mod finish;
+mod dirent;
+mod finalize;
 mod format;
 mod image;
-mod kept;
-mod listing;
-mod space;
+mod inode_body;
+mod spill_values;
 mod tree;
-mod window;
+mod write_buffer;
 mod writer;
 mod xattr;
 
@@ -42,8 +43,8 @@ mod tests;
 
 pub use chunks::Extent;
 pub use format::{Special, Time};
-pub use image::{Found, FoundKind, Image, Nid};
-pub use tree::{Flag, FolderId, Node, Tree};
-pub use window::WINDOW as WRITER_BUFFER;
+pub use image::{Image, InodeInfo, InodeKind, Nid};
+pub use tree::{DirId, Flag, Node, Tree};
+pub use write_buffer::WINDOW as WRITER_BUFFER;
 pub use writer::{File, Inode, Meta, Output, WriteError, Writer};
 pub use xattr::{ROOT_MOST as ROOT_XATTRS, VALUE_MOST as XATTR_VALUE, XattrError, Xattrs};

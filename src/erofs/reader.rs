@@ -1,12 +1,12 @@
-//! A reader for the tests: it knows the format by itself, shares no constant with the writer, and checks what
-//! the kernel takes for granted on the way.
+//! A reader for the tests. It has its own knowledge of the format, shares no constant with the writer, and checks
+//! what the kernel takes for granted.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-/// What a reader sees of one name.
+/// What a reader sees under one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
     pub mode: u16,
@@ -20,15 +20,15 @@ pub(crate) struct Found {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// A file's bytes, and which inode they belong to.
+    /// A file's bytes.
     File(Vec<u8>),
-    Folder,
+    Dir,
     Symlink(Vec<u8>),
     Device(u32),
     None,
 }
 
-/// A whole tree by path; the root is the empty path. Inodes by number say which names are one file.
+/// A whole tree by path; the root is the empty path. Names with equal inode numbers are one file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Read {
     pub names: BTreeMap<Vec<u8>, Found>,
@@ -36,8 +36,8 @@ pub(crate) struct Read {
     pub uuid: [u8; 16],
 }
 
-/// Reads an image and checks it: the checksum, that no two things overlap, that no inode and no tail crosses a
-/// block, that folders are sorted and every name is found by bisection.
+/// Reads an image and checks it: the checksum is right, no two things overlap, no inode and no tail crosses a
+/// block, directories are sorted, and bisection finds every name.
 pub(crate) fn read(image: &[u8]) -> Read {
     let sb = &image[1024..1152];
     assert_eq!(u32_at(sb, 0), 0xE0F5_E1E2, "magic");
@@ -55,7 +55,7 @@ pub(crate) fn read(image: &[u8]) -> Read {
         read: Read { uuid: sb[48..64].try_into().unwrap(), ..Read::default() },
     };
     let root = u64::from(u16_at(sb, 14));
-    walk.folder(Vec::new(), root, root);
+    walk.dir(Vec::new(), root, root);
     assert!(walk.serials.len() as u64 <= u64_at(sb, 16), "inode count");
     walk.read
 }
@@ -64,16 +64,16 @@ struct Walk<'i> {
     image: &'i [u8],
     xattr_area: usize,
     may_have_chunks: bool,
-    /// Begin and end of everything read so far.
+    /// Start and end of everything read so far.
     taken: BTreeMap<usize, usize>,
     serials: BTreeMap<u32, u64>,
     read: Read,
 }
 
 impl<'i> Walk<'i> {
-    fn folder(&mut self, path: Vec<u8>, nid: u64, parent: u64) {
+    fn dir(&mut self, path: Vec<u8>, nid: u64, parent: u64) {
         let (found, listing) = self.inode(nid);
-        assert_eq!(found.content, Content::Folder, "{path:?}");
+        assert_eq!(found.content, Content::Dir, "{path:?}");
         let entries = entries(&listing);
         assert!(entries.windows(2).all(|pair| pair[0].0 < pair[1].0), "unsorted: {path:?}");
         let mut below = 0;
@@ -103,7 +103,7 @@ impl<'i> Walk<'i> {
 
     fn entry(&mut self, path: Vec<u8>, nid: u64, kind: u8, parent: u64) {
         if kind == 2 {
-            return self.folder(path, nid, parent);
+            return self.dir(path, nid, parent);
         }
         let (found, _) = self.inode(nid);
         let mode_kind = match found.mode & 0o170_000 {
@@ -152,7 +152,7 @@ impl<'i> Walk<'i> {
             xattrs: self.xattrs(at + 64, xattr_len),
             content: match mode & 0o170_000 {
                 0o100_000 => Content::File(bytes.clone()),
-                0o040_000 => Content::Folder,
+                0o040_000 => Content::Dir,
                 0o120_000 => Content::Symlink(bytes.clone()),
                 0o020_000 | 0o060_000 => Content::Device(u32_at(raw, 16)),
                 _ => Content::None,
@@ -179,7 +179,7 @@ impl<'i> Walk<'i> {
         bytes
     }
 
-    /// The content of a file in chunks, whose addresses stand behind the inode.
+    /// The content of a file in chunks, whose addresses follow the inode.
     fn chunks(&mut self, at: usize, head: usize, size: usize, format: u32) -> Vec<u8> {
         assert!(self.may_have_chunks && format < 32, "chunks of {format}");
         let len = 4096_usize << format;
@@ -233,10 +233,10 @@ impl<'i> Walk<'i> {
         (end - at).next_multiple_of(4)
     }
 
-    /// Takes a range; the same one again is fine, any other overlap is not.
+    /// Marks a range as used. The same range may be used again; any other overlap fails.
     fn take(&mut self, at: usize, len: usize) {
         let end = at + len;
-        assert!(end <= self.image.len(), "behind the end");
+        assert!(end <= self.image.len(), "after the end");
         if self.taken.get(&at) == Some(&end) {
             return;
         }
@@ -246,7 +246,7 @@ impl<'i> Walk<'i> {
     }
 }
 
-/// A folder's entries: name, nid, type.
+/// A directory's entries: name, nid, type.
 fn entries(listing: &[u8]) -> Vec<(Vec<u8>, u64, u8)> {
     listing.chunks(4096).flat_map(block_entries).collect()
 }
@@ -268,7 +268,7 @@ fn block_entries(block: &[u8]) -> Vec<(Vec<u8>, u64, u8)> {
         .collect()
 }
 
-/// Finds a name as the kernel does: the last block whose first name is not greater, then inside it.
+/// Finds a name like the kernel: the last block whose first name is not greater, then the entry in it.
 fn search(listing: &[u8], name: &[u8]) -> Option<u64> {
     let (mut low, mut high) = (0, listing.len().div_ceil(4096));
     let block = |i: usize| &listing[i * 4096..listing.len().min((i + 1) * 4096)];
@@ -283,7 +283,7 @@ fn search(listing: &[u8], name: &[u8]) -> Option<u64> {
     entries.binary_search_by(|entry| entry.0.as_slice().cmp(name)).ok().map(|i| entries[i].1)
 }
 
-/// CRC-32C from a table, over the first block behind byte 1024 with the checksum itself as zeros.
+/// CRC-32C from a table, over the first block from byte 1024 on, with the checksum field as zeros.
 fn checksum(image: &[u8]) -> u32 {
     let table: Vec<u32> = (0..256u32)
         .map(|i| (0..8).fold(i, |c, _| if c % 2 == 1 { 0x82f6_3b78 ^ (c >> 1) } else { c >> 1 }))

@@ -1,4 +1,4 @@
-//! Images written, read back by the tests' own reader and compared.
+//! Images are written, read with the tests' own reader, and compared.
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor};
@@ -6,14 +6,14 @@ use std::io::{self, Cursor};
 use proptest::prelude::*;
 
 use super::reader::{Content, Found, Read, read};
-use super::{Extent, FolderId, Inode, Meta, Special, Time, Tree, WriteError, Writer, Xattrs};
-use crate::{fault::Class, spill::Scratch};
+use super::{DirId, Extent, Inode, Meta, Special, Time, Tree, WriteError, Writer, Xattrs};
+use crate::{error::Class, spill::Scratch};
 
 const UUID: [u8; 16] = *b"sixteen bytes it";
 
 type Memory<'m> = Writer<&'m mut Cursor<Vec<u8>>>;
 
-/// Has `fill` write an image, and reads that.
+/// Reads the image that `fill` writes.
 fn image(root: Meta, fill: impl FnOnce(&mut Memory<'_>, &mut Tree)) -> Read {
     let mut bytes = Cursor::new(Vec::new());
     let (mut writer, mut tree) = (Writer::new(&mut bytes), Tree::new(root));
@@ -51,12 +51,12 @@ fn an_empty_image_is_one_block() {
     let read = image(meta.clone(), |_, _| ());
     assert_eq!(
         read.names,
-        BTreeMap::from([(Vec::new(), found(&meta, 0o040_000, 2, Content::Folder))])
+        BTreeMap::from([(Vec::new(), found(&meta, 0o040_000, 2, Content::Dir))])
     );
 }
 
 #[test]
-fn every_kind_of_inode() {
+fn every_type_of_inode_is_read_back() {
     let meta = Meta {
         mode: 0o6751,
         uid: 0xffff_fffe,
@@ -66,7 +66,7 @@ fn every_kind_of_inode() {
     };
     let long = vec![b'l'; 4095];
     let read = image(Meta::default(), |writer, tree| {
-        let below = tree.add_folder(Tree::ROOT, b"d", meta.clone()).unwrap();
+        let below = tree.add_dir(Tree::ROOT, b"d", meta.clone()).unwrap();
         let inode = file(writer, &meta, b"text");
         tree.add(below, b"file", inode).unwrap();
         tree.link(Tree::ROOT, b"link", inode).unwrap();
@@ -86,8 +86,8 @@ fn every_kind_of_inode() {
     });
     let text = || Content::File(b"text".to_vec());
     let expected = [
-        ("", found(&Meta::default(), 0o040_000, 3, Content::Folder)),
-        ("d", found(&meta, 0o040_000, 2, Content::Folder)),
+        ("", found(&Meta::default(), 0o040_000, 3, Content::Dir)),
+        ("d", found(&meta, 0o040_000, 2, Content::Dir)),
         ("d/file", found(&meta, 0o100_000, 2, text())),
         ("link", found(&meta, 0o100_000, 2, text())),
         ("symlink", found(&meta, 0o120_000, 1, Content::Symlink(b"d/file".to_vec()))),
@@ -103,7 +103,7 @@ fn every_kind_of_inode() {
 }
 
 #[test]
-fn hundreds_of_attributes() {
+fn a_file_can_have_hundreds_of_attributes_and_the_root_255() {
     let mut meta = Meta::default();
     for i in 0..300_u32 {
         meta.xattrs.set(format!("user.{i}").as_bytes(), &i.to_le_bytes()).unwrap();
@@ -111,9 +111,9 @@ fn hundreds_of_attributes() {
     let read = image(Meta::default(), |writer, tree| {
         let inode = file(writer, &meta, b"text");
         tree.add(Tree::ROOT, b"file", inode).unwrap();
-        tree.add_folder(Tree::ROOT, b"folder", meta.clone()).unwrap();
+        tree.add_dir(Tree::ROOT, b"directory", meta.clone()).unwrap();
     });
-    for name in [&b"file"[..], b"folder"] {
+    for name in [&b"file"[..], b"directory"] {
         assert_eq!(read.names[name].xattrs.len(), 300);
         assert_eq!(read.names[name].xattrs[b"user.256".as_slice()], 256_u32.to_le_bytes());
     }
@@ -123,7 +123,7 @@ fn hundreds_of_attributes() {
 }
 
 #[test]
-fn names_that_sort_around_the_dots() {
+fn names_sort_before_and_after_the_dots() {
     let names: [&[u8]; 8] = [b"\x01", b"!", b"-", b".-", b".\x01", b"...", b"..a", b"\xff"];
     let read = image(Meta::default(), |writer, tree| {
         for name in &names {
@@ -137,7 +137,7 @@ fn names_that_sort_around_the_dots() {
 }
 
 #[test]
-fn a_folder_of_many_long_names() {
+fn a_directory_can_have_thousands_of_long_names() {
     let name = |i: u32| [format!("{i:08}").as_bytes(), &[b'n'; 247]].concat();
     let read = image(Meta::default(), |writer, tree| {
         let inode = file(writer, &Meta::default(), b"");
@@ -150,7 +150,7 @@ fn a_folder_of_many_long_names() {
 }
 
 #[test]
-fn attributes_of_every_length() {
+fn attributes_of_every_length_are_read_back() {
     let value = |len: usize| vec![b'v'; len];
     for lens in
         [vec![0], vec![1, 2, 3, 4], vec![2000, 2000], vec![65_535, 9, 65_535], vec![10; 255]]
@@ -162,9 +162,9 @@ fn attributes_of_every_length() {
         let read = image(meta.clone(), |writer, tree| {
             let inode = file(writer, &meta, &value(5000));
             tree.add(Tree::ROOT, b"file", inode).unwrap();
-            tree.add_folder(Tree::ROOT, b"folder", meta.clone()).unwrap();
+            tree.add_dir(Tree::ROOT, b"directory", meta.clone()).unwrap();
         });
-        for path in ["", "file", "folder"] {
+        for path in ["", "file", "directory"] {
             let xattrs = &read.names[path.as_bytes()].xattrs;
             for (i, len) in lens.iter().enumerate() {
                 assert_eq!(xattrs[format!("trusted.{i}").as_bytes()], value(*len), "{path}");
@@ -174,15 +174,15 @@ fn attributes_of_every_length() {
 }
 
 #[test]
-fn what_is_replaced_is_gone_and_counted_no_more() {
+fn replaced_entries_are_gone_and_not_counted() {
     let read = image(Meta::default(), |writer, tree| {
         let (old, new) =
             (file(writer, &Meta::default(), b"old"), file(writer, &Meta::default(), b"new"));
         tree.add(Tree::ROOT, b"a", old).unwrap();
         tree.link(Tree::ROOT, b"b", old).unwrap();
         tree.add(Tree::ROOT, b"a", new).unwrap();
-        let folder = tree.add_folder(Tree::ROOT, b"c", Meta::default()).unwrap();
-        let below = tree.add_folder(folder, b"d", Meta::default()).unwrap();
+        let dir = tree.add_dir(Tree::ROOT, b"c", Meta::default()).unwrap();
+        let below = tree.add_dir(dir, b"d", Meta::default()).unwrap();
         tree.link(below, b"e", old).unwrap();
         tree.link(Tree::ROOT, b"c", new).unwrap();
     });
@@ -207,7 +207,7 @@ fn content_must_be_as_long_as_announced() {
     assert!(matches!(short.finish(), Err(WriteError::Size { expected: 3 })));
 }
 
-/// Writes a file of `size` bytes whose content is ones in `extents`; answers the image and what the file holds.
+/// Writes a file of `size` bytes whose content is ones in `extents`. Returns the image and the file's content in it.
 fn with_holes(size: u64, extents: &[Extent]) -> (Vec<u8>, Vec<u8>) {
     let mut bytes = Cursor::new(Vec::new());
     let (mut writer, mut tree) = (Writer::new(&mut bytes), Tree::new(Meta::default()));
@@ -227,19 +227,19 @@ fn with_holes(size: u64, extents: &[Extent]) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn holes_take_no_room() {
+fn holes_take_no_space() {
     let (image, found) = with_holes(16 << 20, &[Extent { offset: 5 << 20, len: 5 }]);
     assert_eq!(found.len(), 16 << 20);
     assert!(found[..5 << 20].iter().chain(&found[(5 << 20) + 5..]).all(|b| *b == 0));
     assert_eq!(found[5 << 20..][..5], [1; 5]);
-    // The first block, one of content, and the addresses of 4,096 chunks.
+    // The first block, one block of content, and the addresses of 4,096 chunks.
     assert!(image.len() <= 3 * 4096 + (16 << 10), "{}", image.len());
     let (image, _) = with_holes(20_000, &[Extent { offset: 10, len: 19_000 }]);
-    assert_eq!(image[1024 + 80], 0, "no hole, no feature that old kernels lack");
+    assert_eq!(image[1024 + 80], 0, "without holes, no feature that old kernels lack");
 }
 
 #[test]
-fn an_endless_hole_has_a_short_index() {
+fn a_huge_hole_has_a_short_index() {
     let mut writer = Writer::new(Cursor::new(Vec::new()));
     let size = (1 << 50) + 1;
     let file = writer.sparse_file(&Meta::default(), size, &[]).unwrap();
@@ -250,7 +250,7 @@ fn an_endless_hole_has_a_short_index() {
     assert!(matches!(error, WriteError::TooLarge), "{error}");
 }
 
-/// An entry of a random tree, put below the folder that `parent` picks among those made so far.
+/// An entry of a random tree, in the directory that `parent` picks among those made so far.
 #[derive(Debug, Clone)]
 struct Step {
     parent: prop::sample::Index,
@@ -262,7 +262,7 @@ struct Step {
 
 #[derive(Debug, Clone)]
 enum What {
-    Folder,
+    Dir,
     File(usize),
     Symlink(usize),
     Link(prop::sample::Index),
@@ -274,7 +274,7 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_filter("", |name| name != b"." && name != b"..");
     let size = prop_oneof![0..200_usize, 3900..4200_usize, 0..20_000_usize];
     let what = prop_oneof![
-        2 => Just(What::Folder),
+        2 => Just(What::Dir),
         5 => size.prop_map(What::File),
         1 => (1..4096_usize).prop_map(What::Symlink),
         2 => any::<prop::sample::Index>().prop_map(What::Link),
@@ -293,16 +293,16 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(parent, name, meta, xattr, what)| Step { parent, name, meta, xattr, what })
 }
 
-/// The plain model of a tree: folders, files that can be linked, and what a reader should find.
+/// The simple model of a tree: directories, files that can be linked, and what a reader should find.
 struct Model {
-    folders: Vec<(FolderId, Vec<u8>)>,
+    dirs: Vec<(DirId, Vec<u8>)>,
     files: Vec<(Inode, Vec<Vec<u8>>)>,
     names: BTreeMap<Vec<u8>, Found>,
 }
 
 impl Model {
     fn step(&mut self, step: Step, writer: &mut Memory<'_>, tree: &mut Tree) {
-        let (folder, prefix) = self.folders[step.parent.index(self.folders.len())].clone();
+        let (dir, prefix) = self.dirs[step.parent.index(self.dirs.len())].clone();
         let path = if prefix.is_empty() {
             step.name.clone()
         } else {
@@ -316,30 +316,30 @@ impl Model {
             meta.xattrs.set(b"user.name", value).unwrap();
         }
         let mut expected = match step.what {
-            What::Folder => {
-                let id = tree.add_folder(folder, &step.name, meta.clone()).unwrap();
-                self.folders.push((id, path.clone()));
+            What::Dir => {
+                let id = tree.add_dir(dir, &step.name, meta.clone()).unwrap();
+                self.dirs.push((id, path.clone()));
                 self.names.get_mut(&prefix).unwrap().nlink += 1;
-                found(&meta, 0o040_000, 2, Content::Folder)
+                found(&meta, 0o040_000, 2, Content::Dir)
             }
             What::File(size) => {
                 let content: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
                 let inode = file(writer, &meta, &content);
-                tree.add(folder, &step.name, inode).unwrap();
+                tree.add(dir, &step.name, inode).unwrap();
                 self.files.push((inode, vec![path.clone()]));
                 found(&meta, 0o100_000, 1, Content::File(content))
             }
             What::Symlink(size) => {
                 let inode = writer.symlink(&meta, &vec![b's'; size]).unwrap();
-                tree.add(folder, &step.name, inode).unwrap();
+                tree.add(dir, &step.name, inode).unwrap();
                 found(&meta, 0o120_000, 1, Content::Symlink(vec![b's'; size]))
             }
             What::Special(special) => {
                 let inode = writer.special(&meta, special).unwrap();
-                tree.add(folder, &step.name, inode).unwrap();
+                tree.add(dir, &step.name, inode).unwrap();
                 found(&meta, 0o020_000, 1, Content::Device(0))
             }
-            What::Link(index) => return self.link(index, folder, &step.name, path, tree),
+            What::Link(index) => return self.link(index, dir, &step.name, path, tree),
         };
         if let Some(value) = step.xattr {
             expected.xattrs.insert(b"user.name".to_vec(), value);
@@ -350,7 +350,7 @@ impl Model {
     fn link(
         &mut self,
         index: prop::sample::Index,
-        folder: FolderId,
+        dir: DirId,
         name: &[u8],
         path: Vec<u8>,
         tree: &mut Tree,
@@ -359,7 +359,7 @@ impl Model {
             return;
         }
         let (inode, names) = index.get_mut(&mut self.files);
-        tree.link(folder, name, *inode).unwrap();
+        tree.link(dir, name, *inode).unwrap();
         names.push(path.clone());
         self.names.insert(path, self.names[&names[0]].clone());
         for name in names.iter() {
@@ -372,7 +372,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn holes_anywhere(
+    fn files_with_random_holes_are_read_back(
         parts in prop::collection::vec((0..40_000_u64, 0..20_000_u64), 0..20),
         end in 0..40_000_u64,
     ) {
@@ -389,19 +389,19 @@ proptest! {
     }
 
     #[test]
-    fn random_trees_come_back(
+    fn random_trees_are_read_back(
         root in step(),
         steps in prop::collection::vec(step(), 0..60),
         spill in 0..120_usize,
     ) {
         let mut meta = root.meta;
-        let mut expected = found(&meta, 0o040_000, 2, Content::Folder);
+        let mut expected = found(&meta, 0o040_000, 2, Content::Dir);
         if let Some(value) = root.xattr {
             meta.xattrs.set(b"security.root", &value).unwrap();
             expected.xattrs.insert(b"security.root".to_vec(), value);
         }
         let mut model = Model {
-            folders: vec![(Tree::ROOT, Vec::new())],
+            dirs: vec![(Tree::ROOT, Vec::new())],
             files: Vec::new(),
             names: BTreeMap::from([(Vec::new(), expected)]),
         };
@@ -423,7 +423,7 @@ proptest! {
 }
 
 #[test]
-fn only_a_full_disk_may_have_room_later() {
+fn only_a_full_disk_can_have_space_later() {
     let of = |kind: io::ErrorKind| WriteError::Io(kind.into()).class();
     assert_eq!(of(io::ErrorKind::StorageFull), Class::Exhausted);
     assert_eq!(of(io::ErrorKind::QuotaExceeded), Class::Exhausted);

@@ -1,239 +1,235 @@
-//! The names of an image while it is written: folders, and what stands in them under which name.
+//! The names of an image while it is written: directories, and the inodes in them by name.
 //!
-//! All names are keys of one sorted map, each behind its folder's number, so that a folder of one entry takes no
-//! more memory than the same entry in a large one. What is replaced by a later entry stays, out of reach: memory
-//! only grows, and [`Tree::held`] says by how much. Whoever holds a tree has it go on in files ([`Tree::spill`]) when that is too
-//! much.
+//! All names are keys of one sorted map, each prefixed with its directory's number. So a directory with one entry takes
+//! no more memory than the same entry in a large one. What a later entry replaces stays in memory, unreachable: memory
+//! use only grows, and [`Tree::memory`] returns it. The owner of a tree moves it to files ([`Tree::spill`]) when it is
+//! too large.
 //!
-//! Deliberately absent: paths. Whoever walks one decides at each step what a missing or a wrong part means.
+//! Deliberately absent: paths. The caller walks a path and decides at each step what a missing or a wrong part means.
 
 use std::io;
 
+use super::allocator::Region;
 use super::format::{Kind, SLOT};
-use super::space::Place;
 use super::writer::{Inode, Meta, WriteError};
 use super::xattr::XattrError;
 use crate::spill::{List, Map, Scratch};
 
-/// Bytes of memory that stay of names, of folders and their places, and of linked inodes, when they are in files.
+/// Bytes of memory that names, directories with their places, and linked inodes take each when they are in files.
 const NAMES_CACHE: usize = 8 << 20;
-const FOLDERS_CACHE: usize = 4 << 20;
+const DIRS_CACHE: usize = 4 << 20;
 const LINKED_CACHE: usize = 2 << 20;
 
-/// A folder of a [`Tree`].
+/// A directory of a [`Tree`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FolderId(pub(super) u32);
+pub struct DirId(pub(super) u32);
 
-impl FolderId {
+impl DirId {
     fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// What stands under a name.
+/// What is under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {
-    /// A folder.
-    Folder(FolderId),
+    /// A directory.
+    Dir(DirId),
     /// Anything else: an inode that a writer has written.
     Inode(Inode),
 }
 
-/// What is remembered of a folder for whoever fills the tree.
+/// A fact about a directory that the code that fills the tree needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flag {
     /// It shows nothing of lower layers.
     Opaque = 1,
-    /// It is there for the whiteouts in it alone.
+    /// It exists only for the whiteouts in it.
     Hollow = 2,
-    /// Something else took its name.
-    Gone = 4,
-    /// It has whiteouts in it, or had.
-    Keeping = 8,
-    /// No layer below has it: whoever lies in it need not be looked for there.
+    /// Another entry has taken its name.
+    Replaced = 4,
+    /// It has whiteouts in it, or had some.
+    HasWhiteouts = 8,
+    /// No layer below has it, so what is in it need not be looked for there.
     Absent = 16,
 }
 
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct Directory {
     pub meta: Meta,
-    pub parent: FolderId,
-    /// Of [`Flag`].
+    pub parent: DirId,
+    /// A bit set of [`Flag`].
     pub flags: u8,
 }
 
-/// Folders and names, from the root down. Names are bytes; they must be neither empty nor `.` nor `..`, hold
-/// no `/` and no NUL, and be at most 255 bytes long.
+/// Directories and names from the root down. A name is bytes. It must not be empty, `.` or `..`, has
+/// no `/` and no NUL, and is at most 255 bytes long.
 ///
-/// Each call fails only where the tree's files do, if it has some.
+/// A method fails only where reading or writing the tree's files fails, if it has files.
 #[derive(Debug)]
 pub struct Tree {
-    folders: List<Folder>,
+    dirs: List<Directory>,
     /// By [`key`].
     names: Map<Node>,
-    /// Inodes given a name by [`Tree::link`]; all others have one name at most.
+    /// Inodes that got a name by [`Tree::link`]. All others have one name at most.
     linked: Map<u32>,
     passed_over: Option<Inode>,
-    /// Where its files are.
+    /// Where its files are, if it was spilled.
     scratch: Option<Scratch>,
 }
 
-/// Folders that can be reached, by number.
-pub(super) struct Shown(Vec<u64>);
+/// The directories that are reachable, as a bit set by number.
+pub(super) struct Reachable(Vec<u64>);
 
-impl Shown {
-    fn has(&self, id: FolderId) -> bool {
+impl Reachable {
+    fn has(&self, id: DirId) -> bool {
         self.0.get(id.index() / 64).is_some_and(|bits| bits >> (id.index() % 64) & 1 == 1)
     }
 
-    /// All of them, parents first; the root is the first.
-    pub(super) fn ids(&self) -> impl Iterator<Item = FolderId> {
-        (0..self.0.len() as u32 * 64).map(FolderId).filter(|id| self.has(*id))
+    /// All of them, parents first. The root is the first.
+    pub(super) fn ids(&self) -> impl Iterator<Item = DirId> {
+        (0..self.0.len() as u32 * 64).map(DirId).filter(|id| self.has(*id))
     }
 }
 
 impl Tree {
     /// The root.
-    pub const ROOT: FolderId = FolderId(0);
+    pub const ROOT: DirId = DirId(0);
 
-    /// A tree with nothing but its root.
+    /// A tree with only its root.
     pub fn new(root: Meta) -> Self {
-        let mut folders = List::default();
-        // In memory nothing fails.
-        let _ = folders.push(Folder { meta: root, parent: Self::ROOT, flags: 0 });
+        let mut dirs = List::default();
+        // A list in memory never fails.
+        let _ = dirs.push(Directory { meta: root, parent: Self::ROOT, flags: 0 });
         let (names, linked) = (Map::default(), Map::default());
-        Self { folders, names, linked, passed_over: None, scratch: None }
+        Self { dirs, names, linked, passed_over: None, scratch: None }
     }
 
-    /// What stands under `name`.
-    pub fn get(&self, folder: FolderId, name: &[u8]) -> io::Result<Option<Node>> {
-        self.names.get(&key(folder, name))
+    /// What is under `name`.
+    pub fn get(&self, dir: DirId, name: &[u8]) -> io::Result<Option<Node>> {
+        self.names.get(&key(dir, name))
     }
 
-    /// How many names there are, with those out of reach.
+    /// The number of names, the unreachable ones included.
     pub fn names(&self) -> u64 {
         self.names.len()
     }
 
-    /// Bytes of memory that the tree takes, and will take at its end: what a common allocator needs at worst.
-    pub fn held(&self) -> u64 {
+    /// Bytes of memory that the tree takes, including what its completion takes: the worst case of a common allocator.
+    pub fn memory(&self) -> u64 {
         let places = match self.scratch {
-            None => 2 * self.folders.len() * size_of::<Place>(),
-            Some(_) => FOLDERS_CACHE,
+            None => 2 * self.dirs.len() * size_of::<Region>(),
+            Some(_) => DIRS_CACHE,
         };
-        (self.names.held() + self.folders.held() + self.linked.held() + places) as u64
+        (self.names.memory() + self.dirs.memory() + self.linked.memory() + places) as u64
     }
 
-    /// Goes on in files, of which some MiB stay in memory. Nothing happens where it does so already.
+    /// Moves the tree to files, of which some MiB stay in memory. Does nothing if it is in files already.
     pub fn spill(&mut self, scratch: &Scratch) -> io::Result<()> {
         self.names.spill(scratch, NAMES_CACHE)?;
-        self.folders.spill(scratch, FOLDERS_CACHE)?;
+        self.dirs.spill(scratch, DIRS_CACHE)?;
         self.linked.spill(scratch, LINKED_CACHE)?;
         self.scratch = Some(scratch.clone());
         Ok(())
     }
 
-    /// Whether a folder has this flag.
-    pub fn is(&self, folder: FolderId, flag: Flag) -> io::Result<bool> {
-        self.folders.read(folder.index(), |folder| folder.flags & flag as u8 > 0)
+    /// Whether a directory has this flag.
+    pub fn is(&self, dir: DirId, flag: Flag) -> io::Result<bool> {
+        self.dirs.read(dir.index(), |dir| dir.flags & flag as u8 > 0)
     }
 
-    /// Sets or clears a flag of a folder.
-    pub fn flag(&mut self, folder: FolderId, flag: Flag, set: bool) -> io::Result<()> {
-        if self.is(folder, flag)? == set {
+    /// Sets or clears a flag of a directory.
+    pub fn flag(&mut self, dir: DirId, flag: Flag, set: bool) -> io::Result<()> {
+        if self.is(dir, flag)? == set {
             return Ok(());
         }
-        self.folders.change(folder.index(), |folder| folder.flags ^= flag as u8)
+        self.dirs.change(dir.index(), |dir| dir.flags ^= flag as u8)
     }
 
-    /// Gives a folder its attributes, in place of those it had.
-    pub fn describe(&mut self, folder: FolderId, meta: Meta) -> io::Result<()> {
-        self.folders.change(folder.index(), |folder| folder.meta = meta)
+    /// Replaces a directory's metadata.
+    pub fn set_meta(&mut self, dir: DirId, meta: Meta) -> io::Result<()> {
+        self.dirs.change(dir.index(), |dir| dir.meta = meta)
     }
 
-    /// Adds an extended attribute to a folder's. The inner error is of the attribute.
+    /// Adds an extended attribute to a directory. The inner error is about the attribute.
     pub fn set_xattr(
         &mut self,
-        folder: FolderId,
+        dir: DirId,
         name: &[u8],
         value: &[u8],
     ) -> io::Result<Result<(), XattrError>> {
-        self.folders.change(folder.index(), |folder| folder.meta.xattrs.set(name, value))
+        self.dirs.change(dir.index(), |dir| dir.meta.xattrs.set(name, value))
     }
 
-    /// Puts a new folder under `name`, in place of whatever stood there.
-    pub fn add_folder(
-        &mut self,
-        parent: FolderId,
-        name: &[u8],
-        meta: Meta,
-    ) -> io::Result<FolderId> {
-        let id = self.folders.push(Folder { meta, parent, flags: 0 })?;
-        let id = FolderId(u32::try_from(id).map_err(|_| io::ErrorKind::FileTooLarge)?);
-        self.put(parent, name, Node::Folder(id))?;
+    /// Puts a new directory under `name`, in place of what was there.
+    pub fn add_dir(&mut self, parent: DirId, name: &[u8], meta: Meta) -> io::Result<DirId> {
+        let id = self.dirs.push(Directory { meta, parent, flags: 0 })?;
+        let id = DirId(u32::try_from(id).map_err(|_| io::ErrorKind::FileTooLarge)?);
+        self.put(parent, name, Node::Dir(id))?;
         Ok(id)
     }
 
-    /// Gives an inode its first name, in place of whatever stood there.
-    pub fn add(&mut self, folder: FolderId, name: &[u8], inode: Inode) -> io::Result<()> {
-        self.put(folder, name, Node::Inode(inode))
+    /// Gives an inode its first name, in place of what was there.
+    pub fn add(&mut self, dir: DirId, name: &[u8], inode: Inode) -> io::Result<()> {
+        self.put(dir, name, Node::Inode(inode))
     }
 
-    /// Gives an inode one more name, in place of whatever stood there.
-    pub fn link(&mut self, folder: FolderId, name: &[u8], inode: Inode) -> io::Result<()> {
+    /// Gives an inode another name, in place of what was there.
+    pub fn link(&mut self, dir: DirId, name: &[u8], inode: Inode) -> io::Result<()> {
         self.linked.insert(Box::from(inode.nid.to_be_bytes()), 0)?;
-        self.put(folder, name, Node::Inode(inode))
+        self.put(dir, name, Node::Inode(inode))
     }
 
-    /// Leaves the names of `inode` out of all folders that are [`Flag::Opaque`].
+    /// Leaves the names of `inode` out of all directories that are [`Flag::Opaque`].
     pub fn pass_over(&mut self, inode: Inode) {
         self.passed_over = Some(inode);
     }
 
-    fn put(&mut self, folder: FolderId, name: &[u8], node: Node) -> io::Result<()> {
-        match self.names.insert(key(folder, name), node)? {
-            Some(Node::Folder(before)) => self.flag(before, Flag::Gone, true),
+    fn put(&mut self, dir: DirId, name: &[u8], node: Node) -> io::Result<()> {
+        match self.names.insert(key(dir, name), node)? {
+            Some(Node::Dir(before)) => self.flag(before, Flag::Replaced, true),
             _ => Ok(()),
         }
     }
 
-    pub(super) fn folder<T>(&self, id: FolderId, read: impl FnOnce(&Folder) -> T) -> io::Result<T> {
-        self.folders.read(id.index(), read)
+    pub(super) fn dir<T>(&self, id: DirId, read: impl FnOnce(&Directory) -> T) -> io::Result<T> {
+        self.dirs.read(id.index(), read)
     }
 
-    /// The places of its folders, all nowhere.
-    pub(super) fn places(&self) -> io::Result<Places> {
-        let mut places = Places(List::default());
+    /// The table of its directories' places, still empty.
+    pub(super) fn places(&self) -> io::Result<Regions> {
+        let mut places = Regions(List::default());
         if let Some(scratch) = &self.scratch {
-            places.0.spill(scratch, FOLDERS_CACHE)?;
+            places.0.spill(scratch, DIRS_CACHE)?;
         }
         Ok(places)
     }
 
-    /// The folders that can still be reached.
-    pub(super) fn shown(&self) -> io::Result<Shown> {
-        let mut shown = Shown(vec![0; self.folders.len().div_ceil(64)]);
-        for index in 0..self.folders.len() {
-            // A parent was there before what is in it.
-            let is_shown = self.folders.read(index, |folder| {
-                index == 0 || folder.flags & Flag::Gone as u8 == 0 && shown.has(folder.parent)
+    /// The reachable directories.
+    pub(super) fn reachable(&self) -> io::Result<Reachable> {
+        let mut reachable = Reachable(vec![0; self.dirs.len().div_ceil(64)]);
+        for index in 0..self.dirs.len() {
+            // A parent was made before what is in it.
+            let is_reachable = self.dirs.read(index, |dir| {
+                index == 0 || dir.flags & Flag::Replaced as u8 == 0 && reachable.has(dir.parent)
             })?;
-            shown.0[index / 64] |= u64::from(is_shown) << (index % 64);
+            reachable.0[index / 64] |= u64::from(is_reachable) << (index % 64);
         }
-        Ok(shown)
+        Ok(reachable)
     }
 
-    fn is_passed_over(&self, folder: FolderId, node: &Node) -> io::Result<bool> {
+    fn is_passed_over(&self, dir: DirId, node: &Node) -> io::Result<bool> {
         match node {
-            Node::Inode(inode) if self.passed_over == Some(*inode) => self.is(folder, Flag::Opaque),
+            Node::Inode(inode) if self.passed_over == Some(*inode) => self.is(dir, Flag::Opaque),
             _ => Ok(false),
         }
     }
 
-    /// Hands out the inodes that may have more names than one or none, with the number of names that lead to each.
+    /// Calls `take` with each inode that has a number of names other than one (or may have), and with the number of
+    /// names that lead to it.
     pub(super) fn count_links(
         &mut self,
-        shown: &Shown,
+        reachable: &Reachable,
         mut take: impl FnMut(u64, u32) -> io::Result<()>,
     ) -> io::Result<()> {
         if self.linked.is_empty() {
@@ -241,9 +237,9 @@ impl Tree {
         }
         let mut linked = std::mem::take(&mut self.linked);
         self.names.each(&[], &[u8::MAX; 5], |key, node| {
-            let (folder, _) = split(key);
+            let (dir, _) = split(key);
             let Node::Inode(inode) = node else { return Ok(()) };
-            if !shown.has(folder) || self.is_passed_over(folder, node)? {
+            if !reachable.has(dir) || self.is_passed_over(dir, node)? {
                 return Ok(());
             }
             let nid = inode.nid.to_be_bytes();
@@ -259,19 +255,20 @@ impl Tree {
         })
     }
 
-    /// Hands out a folder's entries in the order of their bytes, `.` and `..` among them. `address` says where folders are.
+    /// Calls `take` with a directory's entries in byte order, `.` and `..` among them. `address` returns the address of
+    /// a directory.
     pub(super) fn entries(
         &self,
-        id: FolderId,
-        address: impl Fn(FolderId) -> io::Result<u64>,
+        id: DirId,
+        address: impl Fn(DirId) -> io::Result<u64>,
         mut take: impl FnMut(Entry<'_>) -> Result<(), WriteError>,
     ) -> Result<(), WriteError> {
-        let parent = self.folder(id, |folder| folder.parent)?;
-        let own = Entry { name: b".", nid: address(id)? / SLOT, kind: Kind::Folder };
-        let up = Entry { name: b"..", nid: address(parent)? / SLOT, kind: Kind::Folder };
+        let parent = self.dir(id, |dir| dir.parent)?;
+        let own = Entry { name: b".", nid: address(id)? / SLOT, kind: Kind::Dir };
+        let up = Entry { name: b"..", nid: address(parent)? / SLOT, kind: Kind::Dir };
         let mut dots = [own, up].into_iter().peekable();
-        let (first, behind) = (key(id, b""), key(FolderId(id.0 + 1), b""));
-        self.names.each(&first, &behind, |key, node| {
+        let (first, end) = (key(id, b""), key(DirId(id.0 + 1), b""));
+        self.names.each(&first, &end, |key, node| {
             if self.is_passed_over(id, node)? {
                 return Ok(());
             }
@@ -280,7 +277,7 @@ impl Tree {
                 take(dot)?;
             }
             take(match node {
-                Node::Folder(id) => Entry { name, nid: address(*id)? / SLOT, kind: Kind::Folder },
+                Node::Dir(id) => Entry { name, nid: address(*id)? / SLOT, kind: Kind::Dir },
                 Node::Inode(inode) => Entry { name, nid: inode.nid, kind: inode.kind },
             })
         })?;
@@ -288,31 +285,31 @@ impl Tree {
     }
 }
 
-/// Where each folder lies.
-pub(super) struct Places(List<Place>);
+/// The place of each directory.
+pub(super) struct Regions(List<Region>);
 
-impl Places {
-    /// The place of the next folder, of which all have to be given in their order.
-    pub(super) fn put(&mut self, id: FolderId, place: Place) -> io::Result<()> {
+impl Regions {
+    /// Sets the place of the next directory. Directories must come in the order of their numbers.
+    pub(super) fn put(&mut self, id: DirId, place: Region) -> io::Result<()> {
         while self.0.len() < id.index() {
-            self.0.push(Place { inode: 0, content: 0, inline: false })?;
+            self.0.push(Region { inode: 0, content: 0, inline: false })?;
         }
         self.0.push(place).map(drop)
     }
 
-    pub(super) fn of(&self, id: FolderId) -> io::Result<Place> {
+    pub(super) fn of(&self, id: DirId) -> io::Result<Region> {
         self.0.read(id.index(), |place| *place)
     }
 }
 
-/// A name in a folder as one text: a folder's names lie together, in the order of their bytes.
-fn key(folder: FolderId, name: &[u8]) -> Box<[u8]> {
-    [folder.0.to_be_bytes().as_slice(), name].concat().into()
+/// A directory's number and a name as one key: the names of a directory lie together, in byte order.
+fn key(dir: DirId, name: &[u8]) -> Box<[u8]> {
+    [dir.0.to_be_bytes().as_slice(), name].concat().into()
 }
 
-fn split(key: &[u8]) -> (FolderId, &[u8]) {
-    let (folder, name) = key.split_at(size_of::<FolderId>());
-    (FolderId(folder.iter().fold(0, |id, byte| (id << 8) | u32::from(*byte))), name)
+fn split(key: &[u8]) -> (DirId, &[u8]) {
+    let (dir, name) = key.split_at(size_of::<DirId>());
+    (DirId(dir.iter().fold(0, |id, byte| (id << 8) | u32::from(*byte))), name)
 }
 
 /// One directory entry.

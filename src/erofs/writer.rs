@@ -1,37 +1,37 @@
-//! The writer: inodes in, addresses out.
+//! Writes inodes and returns their addresses.
 //!
-//! Deliberately absent: `fsync`. When a layer has to be durable is for the store to say, once per layer.
+//! Deliberately absent: `fsync`. The store decides when a layer has to be durable, once for each layer.
 
 use std::{
     fs,
     io::{self, Seek, Write},
 };
 
-use super::body::Body;
+use super::allocator::{Allocator, Region};
 use super::chunks::{Chunks, Extent};
 use super::format::{BLOCK, INODE_LEN, InodeFields, Kind, Layout, SLOT, Special, Time};
 use super::image::{Image, Nid};
-use super::space::{Place, Space};
-use super::window::Window;
+use super::inode_body::Body;
+use super::write_buffer::WriteBuffer;
 use super::xattr::Xattrs;
-use crate::fault::Class;
+use crate::error::Class;
 
-/// What every inode has, whatever it is.
+/// The metadata that every inode has, whatever its type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// Permission, setuid, setgid and sticky bits; others are ignored.
+    /// Permission, setuid, setgid and sticky bits; other bits are ignored.
     pub mode: u16,
-    /// The owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// The owning group.
+    /// The owning group's id.
     pub gid: u32,
-    /// The only time the format keeps; the kernel shows it as all of them.
+    /// Modification time. The format keeps no other; the kernel shows it as all of them.
     pub mtime: Time,
-    /// Extended attributes.
+    /// The extended attributes.
     pub xattrs: Xattrs,
 }
 
-/// An inode that is in the image and waits for a name. Packed, because a tree holds one for every name.
+/// An inode that is in the image and has no name yet. The struct is packed, because a tree holds one for every name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(Rust, packed(4))]
 pub struct Inode {
@@ -46,9 +46,9 @@ impl Inode {
     }
 }
 
-/// Where an image is written: a new file, perhaps with somebody who counts what is written.
+/// Where an image is written: a new file. An implementation may count what is written.
 pub trait Output: Write + Seek {
-    /// The file. What was written can be read in it at once.
+    /// The file. What was written can be read from it at once.
     fn file(&self) -> &fs::File;
 }
 
@@ -70,27 +70,28 @@ pub enum WriteError {
     /// The output failed.
     #[error("the EROFS image could not be written: {0}")]
     Io(#[from] io::Error),
-    /// Block addresses have 32 bits.
+    /// The image would need block addresses of more than 32 bits.
     #[error(
-        "the EROFS image would pass 16 TiB, the most its block addresses reach; rebuild the image with this layer split"
+        "the EROFS image would exceed 16 TiB, the limit of its block addresses; rebuild the image with this layer split"
     )]
     TooLarge,
-    /// The superblock's way to the root leaves it less room for attributes than others have.
+    /// The root's attributes do not fit: they share a block with the superblock, so the root has less space for them
+    /// than other inodes.
     #[error("the image's root has more than 255 extended attributes; rebuild the image with fewer")]
     RootXattrs,
-    /// Content was shorter or longer than announced.
-    #[error("a file announced as {expected} bytes has more or fewer")]
+    /// A caller wrote more or less content than it announced.
+    #[error("a file was announced with {expected} bytes and has more or fewer")]
     Size {
-        /// What was announced.
+        /// The announced bytes.
         expected: u64,
     },
 }
 
 impl WriteError {
-    /// What the failure means to whoever asked.
+    /// The error class, from which the gRPC code and retries follow.
     pub fn class(&self) -> Class {
         match self {
-            // More room would not help against either.
+            // More free disk space helps against neither.
             Self::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => Class::Precondition,
             Self::TooLarge | Self::RootXattrs => Class::Precondition,
             Self::Io(error) => Class::of_disk(error),
@@ -99,22 +100,27 @@ impl WriteError {
     }
 }
 
-/// Writes one image.
+/// Writes one image, in one pass.
 #[derive(Debug)]
 pub struct Writer<W> {
-    pub(super) window: Window<W>,
-    pub(super) space: Space,
+    pub(super) window: WriteBuffer<W>,
+    pub(super) space: Allocator,
     pub(super) inodes: u64,
     pub(super) has_chunks: bool,
 }
 
 impl<W: Write + Seek> Writer<W> {
-    /// A writer into `out`, which must be empty and is written from its begin.
+    /// A writer into `out`, which must be empty; the image starts at its first byte.
     pub fn new(out: W) -> Self {
-        Self { window: Window::new(out), space: Space::new(), inodes: 0, has_chunks: false }
+        Self {
+            window: WriteBuffer::new(out),
+            space: Allocator::new(),
+            inodes: 0,
+            has_chunks: false,
+        }
     }
 
-    /// Begins a regular file of `size` bytes.
+    /// Starts a regular file of `size` bytes.
     pub fn file(&mut self, meta: &Meta, size: u64) -> Result<File<'_, W>, WriteError> {
         let head_len = head_len(&meta.xattrs);
         let place = self.space.place(head_len, size)?;
@@ -127,10 +133,10 @@ impl<W: Write + Seek> Writer<W> {
         })
     }
 
-    /// Begins a regular file of `size` bytes that are zero but for `extents`, which are sorted, do not overlap and
-    /// end within it. Its content is then written as one text, without the holes.
+    /// Starts a regular file of `size` bytes that are zeros except in `extents`. The extents are sorted, do not overlap
+    /// and end within the file. The content is then written without the holes.
     ///
-    /// Holes take no room where whole chunks lie in them; a file without such is written like any other.
+    /// A hole takes no space where it covers whole chunks. A file without such a hole is written like any other.
     pub fn sparse_file(
         &mut self,
         meta: &Meta,
@@ -157,7 +163,7 @@ impl<W: Write + Seek> Writer<W> {
         Ok(File { window: &mut self.window, inode, body, head })
     }
 
-    /// Writes a symbolic link to `target`, which is neither empty nor longer than 4,095 bytes.
+    /// Writes a symbolic link to `target`, which must be 1 to 4,095 bytes long.
     pub fn symlink(&mut self, meta: &Meta, target: &[u8]) -> Result<Inode, WriteError> {
         let (head_len, size) = (head_len(&meta.xattrs), target.len() as u64);
         let place = self.space.place(head_len, size)?;
@@ -178,12 +184,12 @@ impl<W: Write + Seek> Writer<W> {
         Ok(Inode { nid: place.inode / SLOT, kind })
     }
 
-    /// The fields of the next inode, with one name and no device number.
+    /// The fields of the next inode: one link, and content at `place`.
     pub(super) fn fields(
         &mut self,
         kind: Kind,
         meta: &Meta,
-        place: Place,
+        place: Region,
         size: u64,
     ) -> InodeFields {
         self.inodes += 1;
@@ -203,7 +209,7 @@ impl<W: Write + Seek> Writer<W> {
 }
 
 impl<W: Output> Writer<W> {
-    /// The target of a symbolic link that was written.
+    /// Reads back the target of a symbolic link that was written.
     pub fn target(&mut self, symlink: Inode) -> io::Result<Vec<u8>> {
         self.window.settle(symlink.nid * SLOT)?;
         let image = Image::unfinished(self.window.out().file(), self.space.end());
@@ -216,22 +222,22 @@ pub(super) fn head_len(xattrs: &Xattrs) -> u64 {
     (INODE_LEN + xattrs.encoded_len()) as u64
 }
 
-/// A regular file being written. Dropped before [`File::finish`], it leaves an inode nobody can name.
+/// A regular file that is being written. If it is dropped before [`File::finish`], its inode stays without a name.
 #[derive(Debug)]
 pub struct File<'w, W> {
-    window: &'w mut Window<W>,
+    window: &'w mut WriteBuffer<W>,
     inode: Inode,
     body: Body,
     head: Vec<u8>,
 }
 
 impl<W: Write + Seek> File<'_, W> {
-    /// Takes the next piece of the content.
+    /// Writes the next piece of the content.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.body.write(self.window, bytes)
     }
 
-    /// Ends the file.
+    /// Completes the file. Fails if content is missing.
     pub fn finish(self) -> Result<Inode, WriteError> {
         self.body.finish(self.window, &self.head)?;
         Ok(self.inode)

@@ -1,20 +1,20 @@
-//! Extended attributes, checked when they are named and encoded when an inode is written.
+//! Extended attributes: checked when they are set, encoded when an inode is written.
 //!
-//! Deliberately absent: any opinion on what an attribute means. `trusted.overlay.*` is stored like every other.
+//! Deliberately absent: the meaning of an attribute. `trusted.overlay.*` is stored like every other.
 
 use crate::spill::allocation;
 
-/// The most attributes that the root may have: it may need to share all of them, and shared ones are counted in a byte. All other
-/// inodes have as many as their bytes allow.
+/// The most attributes of the root. It may have to share all of them, and shared ones are counted in one byte. Other
+/// inodes may have as many as fit into their bytes.
 pub const ROOT_MOST: u64 = u8::MAX as u64;
-/// The most bytes of an attribute's value, which the format counts in 16 bits.
+/// The most bytes of an attribute's value; the format has 16 bits for it.
 pub const VALUE_MOST: u64 = u16::MAX as u64;
-/// Bytes of the header in front of an inode's attributes.
+/// Bytes of the header before an inode's attributes.
 const HEADER_LEN: usize = 12;
-/// The most bytes of attributes an inode can count: 16 bits of 4-byte steps.
+/// The most bytes of attributes of an inode: the format counts them in 16 bits, in units of 4 bytes.
 const MOST_BYTES: usize = HEADER_LEN + 4 * (u16::MAX as usize - 1);
 
-/// The namespaces the format has, by index. An ACL's name is its index alone.
+/// The namespaces of the format and their indexes. The index of an ACL is its whole name.
 const NAMESPACES: [(&[u8], u8); 5] = [
     (b"user.", 1),
     (b"system.posix_acl_access", 2),
@@ -23,39 +23,41 @@ const NAMESPACES: [(&[u8], u8); 5] = [
     (b"security.", 6),
 ];
 
-/// So many attributes get no room for more.
+/// Up to this number of attributes, no memory is reserved for more.
 const FEW: usize = 16;
 
-/// A namespace's index, and the name behind it.
+/// A namespace's index, and the name without the namespace.
 type Key = (u8, Box<[u8]>);
 
-/// The extended attributes of one inode, sorted; a folder has few, and an image may have many folders.
+/// The extended attributes of one inode, sorted. A directory usually has few, but an image may have many directories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Xattrs {
     all: Vec<(Key, Box<[u8]>)>,
-    /// Bytes of all of them behind an inode, without the header.
+    /// Encoded bytes of all attributes, without the header.
     bytes: usize,
 }
 
 /// Why an attribute cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum XattrError {
-    /// EROFS has no index for it, as Linux has no handler.
-    #[error("it is in no namespace that Linux keeps (user, trusted, security, system.posix_acl_*)")]
+    /// The format has no index for its namespace, because Linux has no handler for it.
+    #[error(
+        "its namespace is not one that Linux keeps (user, trusted, security, system.posix_acl_*)"
+    )]
     Namespace,
-    /// Linux's `XATTR_NAME_MAX`.
-    #[error("its name is not 1 to 255 bytes without NUL behind the namespace")]
+    /// The name is empty, too long (Linux's `XATTR_NAME_MAX`), or has a NUL.
+    #[error("its name must have 1 to 255 bytes and no NUL after the namespace")]
     Name,
-    /// The format counts a value's bytes in 16 bits.
-    #[error("its value has {0} bytes, and 65,535 fit")]
+    /// The value is too long; the format counts its bytes in 16 bits.
+    #[error("its value has {0} bytes; at most 65,535 fit")]
     Value(usize),
-    /// More than one inode can have.
-    #[error("an inode can have attributes of 256 KiB together, and it would pass that")]
+    /// The inode would have more bytes of attributes than it can.
+    #[error("with it, the attributes would exceed 256 KiB, the most that an inode can have")]
     TooMany,
 }
 
 impl Xattrs {
-    /// Adds an attribute by its full name; one of the same name is replaced.
+    /// Sets an attribute by its full name. An attribute with the same name is replaced.
     pub fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), XattrError> {
         let (prefix, index) = NAMESPACES
             .into_iter()
@@ -82,7 +84,7 @@ impl Xattrs {
         match at {
             Ok(at) => self.all[at].1 = value.into(),
             Err(at) => {
-                // A folder has few, and an image may have many folders.
+                // Saves memory: a directory has few attributes, but an image may have many directories.
                 if self.all.len() < FEW {
                     self.all.reserve_exact(1);
                 }
@@ -92,17 +94,17 @@ impl Xattrs {
         Ok(())
     }
 
-    /// How many there are.
+    /// The number of attributes.
     pub fn count(&self) -> u64 {
         self.all.len() as u64
     }
 
-    /// Bytes that the attributes take behind their inode; 0 when there are none.
+    /// Bytes of the encoded attributes after their inode; 0 without attributes.
     pub fn encoded_len(&self) -> usize {
         if self.all.is_empty() { 0 } else { HEADER_LEN + self.bytes }
     }
 
-    /// What [`Xattrs::inline`] made of it.
+    /// Decodes what [`Xattrs::inline`] encoded.
     pub(super) fn of_inline(raw: &[u8]) -> Option<Self> {
         let mut xattrs = Self::default();
         let mut rest = raw.get(HEADER_LEN..).unwrap_or_default();
@@ -124,7 +126,7 @@ impl Xattrs {
     }
 
     /// Bytes of memory that the attributes take.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         let each = self
             .all
             .iter()
@@ -132,7 +134,7 @@ impl Xattrs {
         allocation(self.all.capacity() * size_of::<(Key, Box<[u8]>)>()) + each.sum::<usize>()
     }
 
-    /// The attributes as they stand behind an inode; nothing when there are none.
+    /// The attributes as they follow an inode; empty without attributes.
     pub(super) fn inline(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.encoded_len());
         if !self.all.is_empty() {
@@ -144,9 +146,8 @@ impl Xattrs {
         out
     }
 
-    /// The same for attributes kept elsewhere: what stands behind the inode then, which is the distance of
-    /// each entry from the first in steps of 4 bytes, and the entries.
-    /// Nothing where they are more than can be counted.
+    /// The attributes for the shared area. The first part follows the inode: for each entry its distance from the first
+    /// one in units of 4 bytes. The second part is the entries. `None` if there are more than can be counted.
     pub(super) fn shared(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         let (mut pointers, mut entries) = (vec![0; HEADER_LEN], Vec::new());
         pointers[4] = u8::try_from(self.all.len()).ok()?;
@@ -162,12 +163,12 @@ fn entry_len(name: &[u8], value: &[u8]) -> usize {
     (4 + name.len() + value.len()).next_multiple_of(4)
 }
 
-/// Bytes of the entry that begins with `head`, without padding.
+/// Bytes of the entry that starts with `head`, without padding.
 pub(super) fn decoded_len(head: &[u8]) -> usize {
     4 + usize::from(head[0]) + usize::from(u16::from_le_bytes([head[2], head[3]]))
 }
 
-/// Adds the attribute in `entry`, which is as long as [`decoded_len`] says.
+/// Sets the attribute in `entry`, whose length is that of [`decoded_len`].
 pub(super) fn decode(entry: &[u8], xattrs: &mut Xattrs) -> Result<(), XattrError> {
     let prefix = NAMESPACES.iter().find(|(_, index)| *index == entry[1]);
     let (prefix, _) = prefix.ok_or(XattrError::Namespace)?;
@@ -189,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_what_no_kernel_would_show() {
+    fn attributes_that_no_kernel_would_show_are_refused() {
         let mut xattrs = Xattrs::default();
         let long = [b"user.", [b'x'; 251].as_slice()].concat();
         for (name, value, why) in [
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_what_an_inode_can_count() {
+    fn attributes_are_counted_up_to_what_an_inode_can_have() {
         let mut xattrs = Xattrs::default();
         for i in 0..=ROOT_MOST {
             assert_eq!(xattrs.shared().is_some(), i <= ROOT_MOST, "{i}");

@@ -1,4 +1,4 @@
-//! What a manifest says of itself beside its layers.
+//! Reads the annotations of a manifest.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,15 @@ use serde::Deserialize;
 
 use super::{
     Access, ImageError, Keyring, Reference, Registries,
-    ask::{Ask, Place},
     error::Problem,
     manifest::{self, Manifest},
-    resolve::{Fetch, MANIFEST, may_say, name_of, top},
+    request::{Place, RegistryRequest},
+    resolve::{Fetch, MANIFEST, can_resolve, name_of, top},
     transport::Document,
 };
 use crate::digest::Digest;
 
-/// The one field that is asked about (image-spec, manifest.md).
+/// The annotations of a manifest (image-spec, manifest.md).
 #[derive(Deserialize)]
 struct Annotated {
     #[serde(default)]
@@ -22,10 +22,11 @@ struct Annotated {
 }
 
 impl Registries {
-    /// The annotations of the manifest that `reference` names, and its digest. They are a stranger's text.
+    /// Returns the digest and the annotations of the manifest that `reference` names. The annotations are untrusted
+    /// input.
     ///
     /// # Errors
-    /// [`ImageError`], as of [`Registries::resolve`]; also where the reference names an index.
+    /// [`ImageError`] as of [`Registries::resolve`], and also where the reference names an index.
     pub async fn annotations(
         &self,
         reference: &Reference,
@@ -34,10 +35,10 @@ impl Registries {
         let digest = reference.digest().copied();
         let name = name_of(reference, digest);
         let mut fetch = Fetch { registries: self, reference, keyring, access: Access::Anonymous };
-        let ask = Ask::get(reference, Place::Content("manifests", &name), MANIFEST);
-        let ask = Ask { accept: manifest::ACCEPT, ..ask };
+        let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
+        let request = RegistryRequest { accept: manifest::ACCEPT, ..request };
         let read = |document: &Document| annotations(document, digest);
-        fetch.one(ask, may_say(digest), manifest::MANIFEST_MAX, read).await
+        fetch.one(request, can_resolve(digest), manifest::MANIFEST_MAX, read).await
     }
 }
 
@@ -46,7 +47,9 @@ fn annotations(
     digest: Option<Digest>,
 ) -> Result<(Digest, HashMap<String, String>), Problem> {
     let (digest, Manifest::Image { .. }) = top(document, digest)? else {
-        return Err(Problem::Unsupported("it is an index, and was to be an image"));
+        return Err(Problem::Unsupported(
+            "the reference names an index, not an image; use the digest of one of its manifests",
+        ));
     };
     let read = serde_json::from_slice::<Annotated>(&document.bytes);
     let Annotated { annotations } = read.map_err(|error| manifest::unreadable(MANIFEST, &error))?;

@@ -1,9 +1,10 @@
-//! Tokens: the challenge that asks for one, how it is asked for, and the ones we hold.
+//! Registry authentication: parses challenges, builds token requests, and caches tokens.
 //!
-//! Distribution's token specification: a registry answers 401 with `WWW-Authenticate: Bearer realm="…"`; the
-//! realm gives a short-lived token, to anybody for public repositories, else for a user name and password (GET
-//! with HTTP Basic) or for an identity token (POST, OAuth2's refresh grant). A registry that wants HTTP Basic
-//! gets it itself. Deliberately absent: where a secret may go, which is `policy`'s and `transport`'s.
+//! Distribution's token specification: a registry responds with 401 and `WWW-Authenticate: Bearer realm="…"`. The realm
+//! issues a short-lived token: for a public repository to anonymous clients, otherwise for a user name and password
+//! (GET with HTTP Basic) or for an identity token (POST, OAuth2's refresh grant). A registry that requires HTTP Basic
+//! receives the user name and password itself. Deliberately absent: the rules for where a secret may be sent, which are
+//! in `policy` and `transport`.
 
 use std::{
     collections::HashMap,
@@ -25,22 +26,22 @@ use super::{
     secret::{Secret, header},
 };
 
-/// Our own bound; tokens with many claims have a few KiB.
-pub(super) const ANSWER_MAX: u64 = 64 << 10;
-/// The specification's least lifetime, which is also what holds where none is given.
+/// Largest response of a token service in bytes, our own limit. Tokens with many claims have a few KiB.
+pub(super) const TOKEN_RESPONSE_MAX: u64 = 64 << 10;
+/// The specification's minimum lifetime, which is also the default.
 const LIFETIME_MIN: Duration = Duration::from_secs(60);
-/// A token is not used in its last moments, so that it does not run out on the way.
+/// A token is not used in its last seconds, so that it does not expire during the request.
 const MARGIN: Duration = Duration::from_secs(10);
-/// How long it is remembered that a server takes a secret as it is.
+/// How long the header of a secret that a server accepts without a token exchange is cached.
 const LIFETIME_FIXED: Duration = Duration::from_secs(300);
 
-/// What a token is to be good for.
+/// The permission that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grant<'a> {
     Pull,
-    /// To pull too: whoever pushes asks what is there.
+    /// Includes pull: a push checks what exists.
     Push,
-    /// To push, and to pull from this other repository of the registry.
+    /// Push, and pull from this other repository of the registry.
     Mount(&'a str),
     Delete,
 }
@@ -57,7 +58,7 @@ impl Grant<'_> {
     }
 }
 
-/// What a 401 asks for.
+/// The authentication that a 401 requires.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// A token from a realm.
@@ -66,7 +67,7 @@ pub(super) enum Challenge {
     Basic,
 }
 
-/// Where a token is to be had, and for what.
+/// A token service, and the parameters that the registry gave for it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Realm {
     pub(super) url: Url,
@@ -74,16 +75,16 @@ pub(super) struct Realm {
     scope: Option<String>,
 }
 
-/// How a realm is asked.
+/// A request to a token service.
 pub(super) struct TokenRequest {
     pub(super) url: Url,
     pub(super) authorization: Option<HeaderValue>,
-    /// The form of a POST; without one it is a GET.
+    /// The form of a POST; `None` for a GET.
     pub(super) form: Option<String>,
 }
 
 impl Realm {
-    /// The request for a token that is good for `grant` on `repository`.
+    /// Builds the request for a token with the permission `grant` on `repository`.
     pub(super) fn request(
         &self,
         repository: &str,
@@ -96,10 +97,10 @@ impl Realm {
         if let Some(Secret::IdentityToken(token)) = secret {
             let grant = [("grant_type", "refresh_token"), ("client_id", "ovl-csi")];
             let scopes = scopes.join(" ");
-            let asked = [("scope", scopes.as_str()), ("refresh_token", token)];
+            let token = [("scope", scopes.as_str()), ("refresh_token", token)];
             url.query_pairs_mut()
                 .clear()
-                .extend_pairs(grant.into_iter().chain(asked).chain(service));
+                .extend_pairs(grant.into_iter().chain(token).chain(service));
             let form = url.query().map(str::to_owned);
             return TokenRequest { url: self.url.clone(), authorization: None, form };
         }
@@ -108,8 +109,9 @@ impl Realm {
         TokenRequest { url, authorization: secret.and_then(Secret::basic), form: None }
     }
 
-    /// What the registry names, or else what we want. A push takes several requests, of which the registry names
-    /// only what the first one needs; so both are asked for, unless its words are of another kind.
+    /// The scopes to request: the registry's, or ours where it names none. A push needs several requests, and the
+    /// registry names only the scope of the first one. So a push requests both, unless the registry's scope has another
+    /// format.
     fn scopes(&self, grant: Grant<'_>, repository: &str) -> Vec<String> {
         let mut ours = grant.scopes(repository);
         let Some(theirs) = &self.scope else { return ours };
@@ -127,10 +129,10 @@ impl Realm {
 }
 
 impl Challenge {
-    /// What the challenges of a 401 ask for; bearer before basic. Nothing where there is neither.
+    /// Parses the challenges of a 401. Bearer has priority over Basic; `None` if there is neither.
     ///
     /// # Errors
-    /// A bearer challenge without a realm that is a whole URL.
+    /// A bearer challenge whose realm is not an absolute URL.
     pub(super) fn read(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
         let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok());
         let all: Vec<_> = values.flat_map(challenges).collect();
@@ -146,13 +148,14 @@ impl Challenge {
 }
 
 const NO_REALM: Problem = Problem::Unsupported(
-    "it wants a token, and the realm in its WWW-Authenticate is not a whole URL; whoever runs the registry must mend it",
+    "the registry requires a token, and the realm in its WWW-Authenticate header is not an absolute URL; the \
+     operator of the registry must fix it",
 );
 
 type Params = HashMap<String, String>;
 
-/// The challenges in one header (RFC 9110, 11.6.1): a word followed by `=` is a parameter of the scheme before
-/// it, any other word is the next scheme. Names come out in lower case.
+/// Parses the challenges in one header (RFC 9110, 11.6.1). A word with a `=` after it is a parameter of the scheme
+/// before it; any other word is the next scheme. Names are returned in lower case.
 fn challenges(mut text: &str) -> Vec<(String, Params)> {
     let mut found: Vec<(String, Params)> = Vec::new();
     loop {
@@ -176,7 +179,7 @@ fn challenges(mut text: &str) -> Vec<(String, Params)> {
     }
 }
 
-/// A token or a quoted string at the start of `text`, and what follows it.
+/// A token or a quoted string at the start of `text`, and the text after it.
 fn value(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([' ', '\t', ',']).unwrap_or(text.len());
@@ -194,7 +197,7 @@ fn value(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// What a server accepts, as the header that carries it. Shows as nothing.
+/// A cached `Authorization` header. `Debug` does not show it.
 #[derive(Clone)]
 pub(super) struct Token {
     pub(super) header: HeaderValue,
@@ -208,40 +211,41 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// Reads the realm's answer.
+    /// Parses the response of a token service.
     ///
     /// # Errors
-    /// [`Problem::Malformed`] where it holds no token that a header can carry.
-    pub(super) fn read(answer: &[u8]) -> Result<Self, Problem> {
+    /// [`Problem::Malformed`] if it has no token that a header can contain.
+    pub(super) fn read(response: &[u8]) -> Result<Self, Problem> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct TokenResponse {
             token: Option<String>,
             access_token: Option<String>,
             expires_in: Option<Value>,
         }
         let malformed =
-            || Problem::Malformed { what: "token", why: "it is not readable".to_owned() };
-        let answer: Answer = serde_json::from_slice(answer).map_err(|_| malformed())?;
+            || Problem::Malformed { what: "token", why: "it cannot be read".to_owned() };
+        let response: TokenResponse = serde_json::from_slice(response).map_err(|_| malformed())?;
         let given = |token: &String| !token.is_empty();
-        let token = answer.token.filter(given).or(answer.access_token.filter(given));
+        let token = response.token.filter(given).or(response.access_token.filter(given));
         let token = token.ok_or_else(malformed)?;
         let header = header("Bearer", &token).ok_or_else(malformed)?;
-        let lifetime = Duration::from_secs(answer.expires_in.map_or(0, seconds).min(86_400));
+        let lifetime = Duration::from_secs(response.expires_in.map_or(0, seconds).min(86_400));
         let until = Instant::now() + lifetime.max(LIFETIME_MIN) - MARGIN;
         Ok(Self { header, until })
     }
 
-    /// A secret that the server takes as it is.
+    /// The header of a secret that the server accepts without a token exchange.
     pub(super) fn fixed(header: HeaderValue) -> Self {
         Self { header, until: Instant::now() + LIFETIME_FIXED }
     }
 }
 
-/// How many tokens are held, and their bytes: whoever names an image chooses the server that gives one.
-const HELD_MAX: usize = 1024;
-const HELD_BYTES_MAX: usize = 4 << 20;
+/// Largest number of cached tokens, and their total bytes. A user who names an image chooses the server that issues
+/// tokens.
+const TOKENS_MAX: usize = 1024;
+const TOKEN_BYTES_MAX: usize = 4 << 20;
 
-/// Seconds, which there are services that write as text or as a float.
+/// Parses seconds, which some services write as a string or as a float.
 fn seconds(value: Value) -> u64 {
     let text = match value {
         Value::Number(number) => number.to_string(),
@@ -251,12 +255,12 @@ fn seconds(value: Value) -> u64 {
     text.trim().parse::<f64>().map_or(0, |seconds| seconds as u64)
 }
 
-/// The tokens we hold: what was got as one is never shown to another server, nor used for another repository or
-/// purpose, or by somebody with another secret. Of too many those go first that run out first.
+/// The token cache. A token is used only for the same server, repository, permission and secret. If there are too many,
+/// those that expire first are removed first.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Mutex<HashMap<Key, Token>>);
 
-/// To whom, for what and as whom.
+/// Server, permission and credential of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     server: String,
@@ -273,28 +277,28 @@ impl Key {
 
 impl Tokens {
     pub(super) fn get(&self, key: &Key) -> Option<Token> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let token = held.get(key)?;
+        let tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let token = tokens.get(key)?;
         (token.until > Instant::now()).then(|| token.clone())
     }
 
-    /// As if all had run out.
+    /// Removes all tokens, as if they had expired.
     #[cfg(test)]
     pub(super) fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Keeps a token and forgets those that have run out.
+    /// Adds a token, and removes the expired ones.
     pub(super) fn put(&self, key: Key, token: Token) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|_, token| token.until > Instant::now());
-        held.insert(key, token);
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.retain(|_, token| token.until > Instant::now());
+        tokens.insert(key, token);
         let bytes = |token: &Token| token.header.len();
-        let mut all: usize = held.values().map(bytes).sum();
-        while held.len() > HELD_MAX || all > HELD_BYTES_MAX {
-            let first = held.iter().min_by_key(|(_, token)| token.until);
+        let mut all: usize = tokens.values().map(bytes).sum();
+        while tokens.len() > TOKENS_MAX || all > TOKEN_BYTES_MAX {
+            let first = tokens.iter().min_by_key(|(_, token)| token.until);
             let Some(first) = first.map(|(key, _)| key.clone()) else { return };
-            all -= held.remove(&first).as_ref().map_or(0, bytes);
+            all -= tokens.remove(&first).as_ref().map_or(0, bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Challenges as registries write them, requests for tokens, and what is kept.
+//! Tests of challenges as registries write them, token requests and the token cache.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn realm(values: &[&str]) -> Realm {
 }
 
 #[test]
-fn the_bearer_challenge_is_found_wherever_it_stands() {
+fn the_bearer_challenge_is_found_among_other_challenges() {
     let bearer = r#"Bearer realm="https://auth.io/t?a=b",service="r, \"x\"",error=invalid"#;
     let basic = r#"Basic realm="Bearer realm=evil""#;
     for values in [
@@ -39,7 +39,7 @@ fn the_bearer_challenge_is_found_wherever_it_stands() {
 }
 
 #[test]
-fn anything_else_is_another_challenge_or_none() {
+fn other_challenges_are_basic_unknown_or_malformed() {
     for (values, found) in [
         (&["Basic realm=\"x\""][..], Ok(Some(Challenge::Basic))),
         (&["basic"], Ok(Some(Challenge::Basic))),
@@ -55,7 +55,7 @@ fn anything_else_is_another_challenge_or_none() {
 }
 
 #[test]
-fn a_secret_goes_into_the_request_by_its_kind() {
+fn a_token_request_carries_a_password_or_an_identity_token() {
     let realm = realm(&[r#"Bearer realm="https://auth.io/t?a=b",service="s""#]);
     let password = Secret::Password { username: "u".to_owned(), password: "p:q".to_owned() };
     let request = realm.request("a", Grant::Pull, Some(&password));
@@ -71,22 +71,22 @@ fn a_secret_goes_into_the_request_by_its_kind() {
 }
 
 #[test]
-fn a_token_is_kept_for_its_server_repository_and_owner_and_never_shown() {
+fn a_token_is_cached_for_its_server_repository_permission_and_credential_and_never_shown() {
     let token = Token::read(br#"{"token":"hush","expires_in":300}"#).unwrap();
     assert_eq!(token.header, "Bearer hush");
     let tokens = Tokens::default();
     let key = |url, repository, access| {
         Key::new(&Url::parse(url).unwrap(), repository, Grant::Pull, access)
     };
-    let (nobody, somebody) = (Access::Anonymous, Access::Credential([1; 32]));
-    let owned = key("https://r.io/x", "a", somebody.clone());
+    let owner = Access::Credential([1; 32]);
+    let owned = key("https://r.io/x", "a", owner.clone());
     tokens.put(owned, token);
-    assert!(tokens.get(&key("https://r.io/y", "a", somebody.clone())).is_some());
+    assert!(tokens.get(&key("https://r.io/y", "a", owner.clone())).is_some());
     for other in [
-        key("https://r.io", "b", somebody.clone()),
-        key("https://r.io:8443", "a", somebody.clone()),
-        key("http://r.io", "a", somebody),
-        key("https://r.io/x", "a", nobody),
+        key("https://r.io", "b", owner.clone()),
+        key("https://r.io:8443", "a", owner.clone()),
+        key("http://r.io", "a", owner),
+        key("https://r.io/x", "a", Access::Anonymous),
         key("https://r.io/x", "a", Access::Credential([2; 32])),
     ] {
         assert!(tokens.get(&other).is_none(), "{other:?}");
@@ -94,22 +94,22 @@ fn a_token_is_kept_for_its_server_repository_and_owner_and_never_shown() {
     for grant in [Grant::Push, Grant::Mount("b"), Grant::Delete] {
         let access = Access::Credential([1; 32]);
         let other = Key::new(&Url::parse("https://r.io/x").unwrap(), "a", grant, access);
-        assert!(tokens.get(&other).is_none(), "a token to pull is none to {grant:?}");
+        assert!(tokens.get(&other).is_none(), "a pull token is not valid for {grant:?}");
     }
     assert!(!format!("{tokens:?}").contains("hush"), "{tokens:?}");
 }
 
 #[test]
-fn answers_without_a_usable_token_are_refused_without_quoting_them() {
+fn responses_without_a_usable_token_are_rejected_and_not_quoted() {
     assert!(Token::read(br#"{"access_token":"x"}"#).is_ok());
-    for answer in [&b"<html>hush"[..], b"{}", br#"{"token":"hush\n"}"#, br#"{"token":1}"#] {
-        let error = Token::read(answer).unwrap_err();
+    for response in [&b"<html>hush"[..], b"{}", br#"{"token":"hush\n"}"#, br#"{"token":1}"#] {
+        let error = Token::read(response).unwrap_err();
         assert!(!error.to_string().contains("hush"), "{error}");
     }
 }
 
 #[test]
-fn a_token_is_asked_for_what_it_is_to_be_good_for() {
+fn a_token_request_has_the_scopes_of_its_permission() {
     let scoped =
         |scope: &str| realm(&[&format!("Bearer realm=\"https://a.io\",scope=\"{scope}\"")]);
     let bare = || realm(&[r#"Bearer realm="https://a.io""#]);
@@ -125,9 +125,9 @@ fn a_token_is_asked_for_what_it_is_to_be_good_for() {
         (scoped("repository:a:*"), Grant::Push, &[both[0], "repository:a:*"]),
         (scoped("aws"), mount, &["aws"]),
     ] {
-        let asked = realm.request("a", grant, None).url;
-        let asked: Vec<_> = asked.query_pairs().map(|(_, scope)| scope.into_owned()).collect();
-        assert_eq!(asked, scopes, "{grant:?}");
+        let url = realm.request("a", grant, None).url;
+        let requested: Vec<_> = url.query_pairs().map(|(_, scope)| scope.into_owned()).collect();
+        assert_eq!(requested, scopes, "{grant:?}");
     }
     let identity = Secret::IdentityToken("t".to_owned());
     let form = bare().request("a", mount, Some(&identity)).form.unwrap();
@@ -136,13 +136,13 @@ fn a_token_is_asked_for_what_it_is_to_be_good_for() {
 }
 
 #[test]
-fn a_token_is_read_as_services_write_it() {
-    let lifetime = |answer: &str| {
-        let token = Token::read(answer.as_bytes()).unwrap_or_else(|e| panic!("{answer}: {e}"));
-        assert_eq!(token.header, "Bearer t", "{answer}");
+fn token_responses_are_parsed_in_every_format_of_the_services() {
+    let lifetime = |response: &str| {
+        let token = Token::read(response.as_bytes()).unwrap_or_else(|e| panic!("{response}: {e}"));
+        assert_eq!(token.header, "Bearer t", "{response}");
         (token.until + MARGIN - Instant::now()).as_secs_f64().round() as u64
     };
-    for (answer, seconds) in [
+    for (response, seconds) in [
         (r#"{"token":"","access_token":"t","expires_in":300}"#, 300),
         (r#"{"token":null,"access_token":"t","expires_in":"300"}"#, 300),
         (r#"{"token":"t","access_token":"","expires_in":300.7}"#, 300),
@@ -153,17 +153,18 @@ fn a_token_is_read_as_services_write_it() {
         (r#"{"token":"t","expires_in":1e99}"#, 86_400),
         (r#"{"token":"t"}"#, 60),
     ] {
-        assert_eq!(lifetime(answer), seconds, "{answer}");
+        assert_eq!(lifetime(response), seconds, "{response}");
     }
-    for answer in ["{}", r#"{"token":""}"#, r#"{"token":"","access_token":null}"#, r#"{"token":7}"#]
+    for response in
+        ["{}", r#"{"token":""}"#, r#"{"token":"","access_token":null}"#, r#"{"token":7}"#]
     {
-        assert!(Token::read(answer.as_bytes()).is_err(), "{answer}");
+        assert!(Token::read(response.as_bytes()).is_err(), "{response}");
     }
 }
 
-/// Whoever names an image chooses the server that gives tokens: their number and their length.
+/// A user who names an image chooses the server that issues tokens, and so their number and length.
 #[test]
-fn tokens_are_bounded_and_those_that_run_out_first_go_first() {
+fn cached_tokens_are_limited_and_the_first_to_expire_are_removed_first() {
     let key = |n: usize| {
         let url = Url::parse(&format!("https://r{n}.io")).unwrap();
         Key::new(&url, "a", Grant::Pull, Access::Anonymous)
@@ -172,7 +173,7 @@ fn tokens_are_bounded_and_those_that_run_out_first_go_first() {
         header: header("Bearer", &"x".repeat(length)).unwrap(),
         until: Instant::now() + Duration::from_secs(1000 + n as u64),
     };
-    for (length, count) in [(1, HELD_MAX), (60 << 10, HELD_BYTES_MAX / (60 << 10))] {
+    for (length, count) in [(1, TOKENS_MAX), (60 << 10, TOKEN_BYTES_MAX / (60 << 10))] {
         let tokens = Tokens::default();
         (0..=count).for_each(|n| tokens.put(key(n), token(n, length)));
         assert!(tokens.get(&key(0)).is_none() && tokens.get(&key(count)).is_some(), "{length}");

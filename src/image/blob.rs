@@ -1,4 +1,4 @@
-//! A blob on its way: fetched by a task, read by a thread, checked in between.
+//! Downloads a blob: an async task fetches and verifies it, and a blocking thread reads it.
 //!
 //! ```text
 //! registry --HTTP--> task: time, count, hash --channel, 2 MiB--> BlobReader: io::Read
@@ -6,9 +6,9 @@
 //!     └────────────────┘
 //! ```
 //!
-//! The task hashes, not the reader: the reading thread inflates and writes, which is the slower half of a pull,
-//! so the hash runs beside it for nothing. A full channel stops the task, and so the sender. The digest is over
-//! the whole, however many pieces it came in.
+//! The task computes the hash, not the reader: the reading thread decompresses and writes, which is the slower half of
+//! a pull, so the hash costs no extra time. A full channel stops the task, and so the server. The digest is over the
+//! complete blob, even if it came over several connections.
 
 use std::{
     io,
@@ -25,37 +25,39 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Access,
-    ask::{self, Ask, Place},
-    attempts::Attempt,
-    doubts::Doubt,
+    candidates::Attempt,
     error::{ImageError, Problem},
-    flow::{self, Flow},
+    min_throughput::{self, MinThroughput},
     reference::Reference,
+    request::{self, Place, RegistryRequest},
+    suspect_mirrors::Suspicion,
     transport::Transport,
 };
 use crate::{
     digest::{Digest, Digester},
-    fault::Class,
+    error::Class,
 };
 
-/// Pieces in the channel, and the largest piece: what waits between network and disk is at most 2 MiB a blob.
+/// Length of the channel.
 const PIECES: usize = 8;
+/// The largest piece in bytes. With [`PIECES`] it limits the buffer between network and disk to 2 MiB per blob.
 const PIECE_MAX: usize = 256 << 10;
-/// What a connection must bring to count as a success: only breaks without that between them use up the tries.
-/// A server that always breaks is left all the same, because a blob has an end.
+/// Bytes that a connection must deliver to reset the count of failed tries. A server whose connections always break is
+/// still given up at some point, because a blob has an end.
 const PROGRESS: u64 = 4 << 20;
 
-/// What the task hands over: bytes, or at last `None` when size and digest were right.
+/// What the task sends to the reader: bytes, and at the end `None` if size and digest are right.
 type Piece = Result<Option<Bytes>, Problem>;
 
-/// The bytes of a blob. They end cleanly only when exactly the promised number of bytes with the promised
-/// digest has been read; anything else ends in an [`io::Error`] with an [`ImageError`] inside, again at every
-/// further read: of the kind `InvalidData` where the bytes are not the promised ones ([`Class::Corrupt`]), of
-/// another where they do not come ([`Class::Unavailable`]). No other class happens once an answer has begun.
-/// What was read before the end is unchecked until then.
+/// Reads the bytes of a blob.
 ///
-/// Reads block: use it in a blocking thread, never in an async task (it panics there). Dropping it ends the
-/// download.
+/// The stream ends without an error only if the number of bytes and their digest are the expected ones. Otherwise the
+/// read fails with an [`io::Error`] that contains an [`ImageError`], and so does every further read. Its kind is
+/// `InvalidData` where the bytes are wrong ([`Class::Corrupt`]), and another one where they do not arrive
+/// ([`Class::Unavailable`]). No other class occurs once a response has started. Bytes that were read before the end are
+/// not verified yet.
+///
+/// Reads block: use it in a blocking thread, never in an async task (it panics there). Dropping it ends the download.
 #[derive(Debug)]
 pub struct BlobReader {
     pieces: mpsc::Receiver<Piece>,
@@ -63,7 +65,7 @@ pub struct BlobReader {
     reference: Reference,
     access: Access,
     host: String,
-    /// The servers asked before it.
+    /// The servers that were tried before this one.
     tried: Vec<(String, Problem)>,
     _download: AbortOnDropHandle<()>,
 }
@@ -75,14 +77,14 @@ enum State {
     Failed(Arc<ImageError>),
 }
 
-/// Which bytes are wanted.
+/// The blob to download.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) digest: Digest,
     pub(super) size: u64,
 }
 
-/// Where the bytes come from, and can be had again from any byte on.
+/// The server of a download, from which it can resume at any byte.
 pub(super) struct Source {
     transport: Arc<Transport>,
     reference: Reference,
@@ -107,37 +109,39 @@ impl Source {
 
     pub(super) async fn open(&self, from: u64) -> Result<(Response, Access), Problem> {
         let name = self.wanted.digest.to_string();
-        let ask = Ask {
-            who: self.attempt.who.as_deref(),
+        let request = RegistryRequest {
+            credential: self.attempt.credential.as_deref(),
             from,
-            ..Ask::get(&self.reference, Place::Content("blobs", &name), "layer")
+            ..RegistryRequest::get(&self.reference, Place::Content("blobs", &name), "layer")
         };
-        self.transport.open(&self.attempt.endpoint, ask).await
+        self.transport.open(&self.attempt.endpoint, request).await
     }
 
-    /// The rest, after a connection broke with `problem` for the `failed`-th time in a row.
+    /// Requests the rest from byte `from` on, after a connection broke with `problem`. `failed` counts the breaks in a
+    /// row.
     ///
     /// # Errors
-    /// That problem, where the server does not give parts or it has broken too often.
+    /// That problem, where the server does not support ranges or no try is left.
     async fn rest(
         &self,
         from: u64,
         failed: &mut u32,
         problem: Problem,
     ) -> Result<Response, Problem> {
-        self.transport.pace().pause(failed, problem.clone()).await?;
+        self.transport.retry().pause(failed, problem.clone()).await?;
         let host = self.attempt.endpoint.name();
-        tracing::info!(image = %self.reference, host, from, %problem, "asking for the rest of a layer");
+        tracing::info!(image = %self.reference, host, from, %problem, "requesting the rest of a layer");
         self.open(from).await.map(|(response, _)| response).map_err(|_| problem)
     }
 }
 
 impl BlobReader {
-    /// Starts to fetch; settles `doubt` if all goes well. Must be called within the runtime that made the response.
+    /// Starts the download, and clears `suspicion` if it succeeds. Must be called within the runtime that made the
+    /// response.
     pub(super) fn start(
         (response, access): (Response, Access),
         source: Source,
-        doubt: Doubt,
+        suspicion: Suspicion,
         tried: Vec<(String, Problem)>,
     ) -> Self {
         let (sender, pieces) = mpsc::channel(PIECES);
@@ -146,9 +150,9 @@ impl BlobReader {
         let download = tokio::spawn(async move {
             let end = pump.run(response, &source).await;
             if matches!(end, Ok(Some(_))) {
-                doubt.settle();
+                suspicion.clear();
             }
-            // A reader that has gone does not want to know.
+            // An error means that the reader was dropped.
             let _ = sender.send(end.map(|_| None)).await;
         });
         let _download = AbortOnDropHandle::new(download);
@@ -163,12 +167,13 @@ impl BlobReader {
         }
     }
 
-    /// As whom the server gave it: whether anybody can have these bytes is known from this, and not from the manifest.
+    /// The credential that the server required for this blob. Only this says whether the blob is public; the manifest's
+    /// access does not.
     pub fn access(&self) -> &Access {
         &self.access
     }
 
-    /// Ends the download as soon as what this returns is dropped, also while a thread waits in a read, which then fails.
+    /// Returns a guard that ends the download when it is dropped. A thread that waits in a read then gets an error.
     pub fn end_when_dropped(&self) -> impl Drop + Send + use<> {
         End(self._download.abort_handle())
     }
@@ -188,27 +193,27 @@ impl Drop for End {
     }
 }
 
-/// What the server sends, each piece with the time for which it was waited.
+/// The chunks that the server sends, each with the time spent waiting for it.
 fn arriving(response: Response) -> impl Stream<Item = Result<(Bytes, Duration), Problem>> {
     stream::try_unfold(response, async |mut response| {
-        let asked = Instant::now();
-        let chunk = ask::next(&mut response).await?;
-        Ok(chunk.map(|chunk| ((chunk, asked.elapsed()), response)))
+        let started = Instant::now();
+        let chunk = request::next_chunk(&mut response).await?;
+        Ok(chunk.map(|chunk| ((chunk, started.elapsed()), response)))
     })
 }
 
-/// Hands on what arrives, over one connection after the other.
+/// Passes the bytes from the connections, one after the other, to the channel, and counts and hashes them.
 struct Pump {
     wanted: Wanted,
     sender: mpsc::Sender<Piece>,
     digester: Digester,
     found: u64,
-    /// For how long the server was waited for, over all connections.
+    /// Time spent waiting for the server, over all connections.
     waited: Duration,
 }
 
-/// All of it came, and was right.
-struct Right;
+/// The blob is complete, and its size and digest are right.
+struct Verified;
 
 impl Pump {
     fn new(wanted: Wanted, sender: mpsc::Sender<Piece>) -> Self {
@@ -216,8 +221,12 @@ impl Pump {
         Self { wanted, sender, digester, found: 0, waited: Duration::ZERO }
     }
 
-    /// To the end; without an answer where the reader has gone.
-    async fn run(&mut self, response: Response, source: &Source) -> Result<Option<Right>, Problem> {
+    /// Runs the download to its end. Returns `None` if the reader was dropped.
+    async fn run(
+        &mut self,
+        response: Response,
+        source: &Source,
+    ) -> Result<Option<Verified>, Problem> {
         let (mut response, mut failed) = (response, 0);
         loop {
             let before = self.found;
@@ -228,24 +237,24 @@ impl Pump {
                     }
                     response = source.rest(self.found, &mut failed, problem).await?;
                 }
-                Ok(true) => return self.end().map(Some),
+                Ok(true) => return self.verify().map(Some),
                 Ok(false) => return Ok(None),
                 Err(problem) => return Err(problem),
             }
         }
     }
 
-    /// Takes what one connection brings; false where the reader has gone.
+    /// Passes on the bytes of one connection. Returns false if the reader was dropped.
     async fn take(
         &mut self,
         arriving: impl Stream<Item = Result<(Bytes, Duration), Problem>>,
     ) -> Result<bool, Problem> {
         let mut arriving = pin!(arriving);
-        let mut flow = Flow::default();
+        let mut throughput = MinThroughput::default();
         while let Some((mut chunk, waited)) = arriving.try_next().await? {
-            flow.came(chunk.len(), waited)?;
+            throughput.record(chunk.len(), waited)?;
             self.waited += waited;
-            flow::in_time(self.wanted.size, self.waited)?;
+            min_throughput::check_total_time(self.wanted.size, self.waited)?;
             self.found += chunk.len() as u64;
             if self.found > self.wanted.size {
                 return Err(self.wrong_size());
@@ -261,13 +270,13 @@ impl Pump {
         Ok(true)
     }
 
-    /// Says whether it was what was promised.
-    fn end(&mut self) -> Result<Right, Problem> {
+    /// Compares size and digest with the expected ones.
+    fn verify(&mut self) -> Result<Verified, Problem> {
         if self.found < self.wanted.size {
             return Err(self.wrong_size());
         }
         match std::mem::take(&mut self.digester).finish() {
-            same if same == self.wanted.digest => Ok(Right),
+            same if same == self.wanted.digest => Ok(Verified),
             found => Err(Problem::Mismatch { what: "layer", promised: self.wanted.digest, found }),
         }
     }
@@ -303,7 +312,7 @@ impl io::Read for BlobReader {
                 Some(Ok(Some(bytes))) => self.state = State::Reading(bytes),
                 Some(Ok(None)) => self.state = State::Complete,
                 Some(Err(problem)) => self.fail(problem),
-                // The runtime went away under the task: whatever arrived is not known to be all.
+                // The runtime was dropped under the task: it is unknown whether all bytes arrived.
                 None => {
                     self.fail(Problem::Unreachable { why: "the download was stopped".to_owned() })
                 }
@@ -317,7 +326,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_layer_that_creeps_is_left() {
+    async fn a_download_below_the_minimum_speed_is_cancelled() {
         let wanted = Wanted { digest: Digest::of(&[0; 9]), size: 9 };
         for (seconds, end) in
             [(29, Err(Problem::Slow { bytes: 3, waited: Duration::from_secs(87) })), (6, Ok(true))]
@@ -326,7 +335,7 @@ mod tests {
             let (sender, _kept) = mpsc::channel(9);
             let mut pump = Pump::new(wanted, sender);
             assert_eq!(pump.take(stream::iter(vec![Ok(piece); 9])).await, end);
-            assert_eq!(pump.end().is_ok(), end.is_ok());
+            assert_eq!(pump.verify().is_ok(), end.is_ok());
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Configs: which fields are kept of one, and what they say.
+//! Parses image configs, and selects the fields that snapshots inherit.
 //!
-//! Pure. What is kept is text as it came, field by field: a snapshot's image hands it on, and a number must not become another on
-//! the way.
+//! Pure functions. The fields are kept as the original JSON text: the image of a snapshot inherits them, and parsing
+//! must not change a number.
 
 use std::collections::BTreeMap;
 
@@ -11,25 +11,26 @@ use serde_json::value::RawValue;
 use super::{error::Problem, manifest::unreadable, platform::Platform};
 use crate::digest::Digest;
 
-/// Our own bound: a config holds a line of history a layer, and labels; real ones stay under 100 KiB.
+/// Largest config in bytes, our own limit. A config has one line of history per layer, and labels; real ones stay below
+/// 100 KiB.
 pub(super) const CONFIG_MAX: u64 = 1 << 20;
-/// What is kept of one, beside its diff ids.
+/// Largest size in bytes of the fields that are kept, without the diff ids.
 const KEPT_MAX: usize = 64 << 10;
-/// The same for the diff ids: of more layers than an image may have.
+/// Largest size in bytes of `rootfs`: enough for more layers than an image may have.
 const ROOTFS_MAX: usize = 128 << 10;
 
-/// A config (image-spec, config.md), as far as anybody here needs it.
+/// The parts of a config (image-spec, config.md) that this module uses.
 #[derive(Debug)]
 pub(super) struct Config {
-    /// Its fields that a snapshot's image goes on from: JSON.
+    /// The fields that the image of a snapshot inherits: JSON.
     pub(super) kept: String,
-    /// `rootfs.diff_ids`; `None` where it has none.
+    /// `rootfs.diff_ids`; `None` where the config has none.
     pub(super) diff_ids: Option<Vec<Digest>>,
-    /// What it is for, where it says so.
+    /// The platform of the image; `None` where the config has none.
     pub(super) platform: Option<Platform>,
 }
 
-/// The fields that are kept. The rest is about how the image was built.
+/// The fields that are kept. The other fields describe how the image was built.
 #[derive(Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(default)]
 struct Fields<'a> {
@@ -58,15 +59,15 @@ struct RootFs {
     diff_ids: Option<Vec<String>>,
 }
 
-/// Reads a config, or what was kept of one.
+/// Parses a config, or the kept fields of one.
 ///
 /// # Errors
-/// What is no JSON object; diff ids that are no digests.
+/// Text that is not a JSON object; a `rootfs` larger than [`ROOTFS_MAX`]; diff ids that are not SHA-256 digests.
 pub(super) fn read(bytes: &[u8]) -> Result<Config, Problem> {
     let malformed = |why: &str| Problem::Malformed { what: "config", why: why.to_owned() };
     let text = str::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8"))?;
     if !text.trim_start().starts_with('{') {
-        return Err(malformed("it is no JSON object"));
+        return Err(malformed("it is not a JSON object"));
     }
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| unreadable("config", &e))?;
     if fields.rootfs.is_some_and(|rootfs| rootfs.get().len() > ROOTFS_MAX) {
@@ -85,17 +86,19 @@ fn diff_ids(rootfs: Option<&RawValue>) -> Result<Option<Vec<Digest>>, Problem> {
         .map_err(|_| malformed("its rootfs.diff_ids is not a list of digests"))?;
     let Some(ids) = rootfs.diff_ids else { return Ok(None) };
     let ids: Option<_> = ids.iter().map(|id| diff_id(id)).collect();
-    let unknown = "a digest in its rootfs.diff_ids is not sha256, in lower case";
+    let unknown = "a digest in its rootfs.diff_ids is not sha256 in lower case";
     ids.map(Some).ok_or_else(|| malformed(unknown))
 }
 
-/// A layer's diff id: SHA-256 alone, because layers are kept and hashed by it, whatever their blobs are named by.
+/// Parses a diff id. Only SHA-256 is accepted: layers are stored and verified by it, whatever algorithm names their
+/// blobs.
 pub(super) fn diff_id(text: &str) -> Option<Digest> {
     text.parse().ok().filter(|digest: &Digest| digest.algorithm() == "sha256")
 }
 
 impl Fields<'_> {
-    /// The fields as JSON. Of too much first the history goes, then the labels, then all that a container would be run with.
+    /// The fields as JSON. If they are larger than [`KEPT_MAX`], the history is dropped first, then the labels, then
+    /// every field except `rootfs`.
     fn kept(mut self) -> String {
         if self.length() > KEPT_MAX {
             self.history = None;
@@ -103,18 +106,18 @@ impl Fields<'_> {
         if self.length() <= KEPT_MAX {
             return self.json();
         }
-        let labelless = self.config.and_then(without_labels);
-        let smaller = Fields { config: labelless.as_deref().or(self.config), ..self };
+        let without_labels = self.config.and_then(without_labels);
+        let smaller = Fields { config: without_labels.as_deref().or(self.config), ..self };
         if smaller.length() <= KEPT_MAX {
             return smaller.json();
         }
         tracing::warn!(
-            "a config has more than {KEPT_MAX} bytes without history and labels: a snapshot of it has none of it"
+            "an image config is larger than {KEPT_MAX} bytes without history and labels; a snapshot does not inherit it"
         );
         Fields { rootfs: self.rootfs, ..Fields::default() }.json()
     }
 
-    /// Bytes of all but the diff ids.
+    /// Size in bytes of all fields except `rootfs`.
     fn length(&self) -> usize {
         let Self { architecture, author, config, os, os_features, os_version, variant, .. } = self;
         let fields = [*architecture, *author, *config, *os, *os_features, *os_version, *variant];
@@ -123,7 +126,7 @@ impl Fields<'_> {
     }
 
     fn json(&self) -> String {
-        // Text that was JSON becomes JSON again.
+        // Cannot fail: every field is valid JSON.
         serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned())
     }
 }
@@ -143,12 +146,16 @@ mod tests {
     fn kept(config: &Value) -> Value {
         let text = config.to_string();
         let kept = read(text.as_bytes()).unwrap().kept;
-        assert_eq!(read(kept.as_bytes()).unwrap().kept, kept, "what is kept is read as it is");
+        assert_eq!(
+            read(kept.as_bytes()).unwrap().kept,
+            kept,
+            "reading kept fields changes nothing"
+        );
         serde_json::from_str(&kept).unwrap()
     }
 
     #[test]
-    fn what_a_snapshot_goes_on_from_is_kept_as_it_came() {
+    fn the_fields_that_a_snapshot_inherits_are_kept_unchanged() {
         let text = r#"{"os":"linux","architecture":"arm64","variant":null,"created":"x",
             "config":{"Env":["A=1"],"Ports": 1e400},"container":{},"rootfs":{"diff_ids":[]}}"#;
         let config = read(text.as_bytes()).unwrap();
@@ -158,9 +165,9 @@ mod tests {
         assert_eq!(config.platform.unwrap().name().unwrap(), "linux/arm64");
     }
 
-    /// A tenant's config may be a megabyte, and thousands of them may be here.
+    /// A tenant's config may have a megabyte, and a node may have thousands of configs.
     #[test]
-    fn at_most_64_kib_are_kept_and_the_least_needed_goes_first() {
+    fn at_most_64_kib_are_kept_and_the_least_needed_fields_are_dropped_first() {
         let long = |length: usize| "x".repeat(length);
         let config = |history, label, env| {
             json!({ "os": "linux", "config": { "Env": [long(env)], "Labels": { "a": long(label) } },
@@ -178,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_that_says_nothing_of_layers_is_one() {
+    fn a_config_without_diff_ids_is_valid() {
         for (text, diff_ids) in [
             ("{}", None),
             (r#"{"rootfs":null}"#, None),
@@ -191,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_invalid_config_is_rejected_with_the_reason() {
         let long = json!({ "rootfs": { "type": "x".repeat(ROOTFS_MAX) } }).to_string();
         for (text, words) in [
-            ("[]", "it is no JSON object"),
-            ("", "it is no JSON object"),
+            ("[]", "it is not a JSON object"),
+            ("", "it is not a JSON object"),
             ("{", "not valid at line 1"),
-            (&long, "its config's rootfs is larger than the 131072 bytes"),
+            (&long, "the config's rootfs is larger than the limit of 131072 bytes"),
             (r#"{"rootfs":7}"#, "rootfs.diff_ids is not a list"),
             (r#"{"rootfs":{"diff_ids":["../x"]}}"#, "rootfs.diff_ids is not sha256"),
             (

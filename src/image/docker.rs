@@ -1,7 +1,7 @@
-//! An archive of `docker save`: a tar with `manifest.json`, configs and layers.
+//! Reads an archive of `docker save`: a tar with `manifest.json`, configs and layers.
 //!
-//! It has no digest for a layer but the config's diff id. A layer that is compressed inside it, as newer versions
-//! write, is hashed once when the archive is opened.
+//! The only digest of a layer in it is the config's diff id. Newer versions of docker compress layers inside the
+//! archive; such a layer is hashed once when the archive is opened.
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, sync::Arc};
 
@@ -11,7 +11,7 @@ use super::{
     LayerBlob,
     config::{self, CONFIG_MAX},
     error::Problem,
-    local::{Files, LocalImage, Section, Why},
+    local::{Cause, Files, LocalImage, Section},
     manifest,
     reference::Reference,
 };
@@ -28,24 +28,24 @@ struct Saved {
     layers: Option<Vec<String>>,
 }
 
-pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files), Why> {
-    let disk = |error| Why::Disk(path.display().to_string(), error);
+pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files), Cause> {
+    let disk = |error| Cause::Disk(path.display().to_string(), error);
     let file = Arc::new(File::open(path).map_err(disk)?);
     let members = changeset::members(&file).map_err(disk)?;
     let archive = Archive { file, members };
 
-    let saved = archive.member("manifest.json")?.whole("manifest", manifest::MANIFEST_MAX)?;
+    let saved = archive.member("manifest.json")?.read_all("manifest", manifest::MANIFEST_MAX)?;
     let saved: Vec<Saved> = serde_json::from_slice(&saved).map_err(|e| {
         let why = format!("it is not valid at line {} column {}", e.line(), e.column());
         Problem::Malformed { what: "manifest.json", why }
     })?;
     let saved = chosen(saved, name)?;
-    let config = archive.member(&saved.config)?.whole("config", CONFIG_MAX)?;
+    let config = archive.member(&saved.config)?.read_all("config", CONFIG_MAX)?;
     let files = saved.layers.unwrap_or_default();
     let diff_ids = config::read(&config)?.diff_ids.unwrap_or_default();
     if diff_ids.len() != files.len() {
         let (ids, files) = (diff_ids.len(), files.len());
-        let why = format!("it names {ids} diff ids for the archive's {files} layers");
+        let why = format!("it has {ids} diff ids for the archive's {files} layers");
         return Err(Problem::Malformed { what: "config", why }.into());
     }
     let (mut layers, mut places) = (Vec::new(), HashMap::new());
@@ -72,8 +72,9 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files
     Ok((image, Files::Archive(archive.file, places)))
 }
 
-/// The image of that name, written in full or as people do, or as a tag alone; without one, the only image.
-fn chosen(mut saved: Vec<Saved>, name: Option<&str>) -> Result<Saved, Why> {
+/// The image with that name. The name may be full, shortened as users write it, or only a tag. Without a name: the only
+/// image.
+fn chosen(mut saved: Vec<Saved>, name: Option<&str>) -> Result<Saved, Cause> {
     let tags = |saved: &Saved| saved.repo_tags.clone().unwrap_or_default();
     let all: Vec<String> = saved.iter().flat_map(tags).collect();
     let is = |tag: &String, name: &str| {
@@ -83,7 +84,7 @@ fn chosen(mut saved: Vec<Saved>, name: Option<&str>) -> Result<Saved, Why> {
     saved.retain(|one| name.is_none_or(|name| tags(one).iter().any(|tag| is(tag, name))));
     match (saved.pop(), saved.is_empty()) {
         (Some(one), true) => Ok(one),
-        _ => Err(Why::Which(all)),
+        _ => Err(Cause::NoSingleMatch(all)),
     }
 }
 
@@ -93,13 +94,13 @@ struct Archive {
 }
 
 impl Archive {
-    fn place(&self, name: &str) -> Result<Member, Why> {
+    fn place(&self, name: &str) -> Result<Member, Cause> {
         let place = self.members.get(name.trim_start_matches("./")).copied();
-        let why = "it has no file of a name that its manifest.json has".to_owned();
-        place.ok_or(Why::Content(Problem::Malformed { what: "archive", why }))
+        let why = "a file that its manifest.json names is missing".to_owned();
+        place.ok_or(Cause::Content(Problem::Malformed { what: "archive", why }))
     }
 
-    fn member(&self, name: &str) -> Result<Section, Why> {
+    fn member(&self, name: &str) -> Result<Section, Cause> {
         Ok(self.section(self.place(name)?))
     }
 
@@ -107,7 +108,7 @@ impl Archive {
         Section::new(Arc::clone(&self.file), member)
     }
 
-    /// By its first bytes; there is no media type.
+    /// Detects the compression from the first bytes: an archive has no media types.
     fn compression(&self, member: Member) -> std::io::Result<Compression> {
         let mut first = Vec::new();
         self.section(member).take(4).read_to_end(&mut first)?;

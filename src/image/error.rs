@@ -1,25 +1,26 @@
-//! What can go wrong between a reference and its bytes, either way.
+//! Errors of pulls and pushes.
 //!
-//! Deliberately absent from every message: anything a server wrote. Bodies, reasons and queries of URLs come
-//! from whoever answers, and may hold tokens or another machine's secrets. So is what the system says of a connection, and the
-//! verifier of a certificate: whoever names an image could map the node's network by it. The log has it.
+//! Deliberately absent from every message: text that a server wrote. Bodies, reason phrases and URL queries come from
+//! the server, and may contain tokens or secrets of another host. The system's text about a connection and the TLS
+//! verifier's text about a certificate are absent too: with them, a user who names an image could map the node's
+//! network. The log has them.
 
 use std::{error::Error, fmt, io, time::Duration};
 
-use super::{payload::Unreadable, policy::Refusal, reference::Reference};
-use crate::{budget::OverBudget, digest::Digest, fault::Class};
+use super::{body::FileError, policy::Refusal, reference::Reference};
+use crate::{budget::OverBudget, digest::Digest, error::Class};
 
-/// Why an image or one of its blobs could not be had, or not be pushed.
+/// A pull or push of an image, or of one of its blobs, failed.
 ///
-/// A [`super::BlobReader`] carries it inside its [`io::Error`].
+/// A [`super::BlobReader`] returns it inside its [`io::Error`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("image {reference}: {host}: {problem}{}", Tried(.tried))]
 pub struct ImageError {
     reference: Reference,
-    /// The server that was asked last, `host[:port]`.
+    /// The last server that was tried, `host[:port]`.
     host: String,
     problem: Problem,
-    /// The mirrors before it, each with its own problem.
+    /// The servers that were tried before it, each with its own problem.
     tried: Vec<(String, Problem)>,
 }
 
@@ -33,14 +34,14 @@ impl ImageError {
         Self { reference: reference.clone(), host, problem, tried }
     }
 
-    /// The class of what the last server did; mirrors before it do not count.
+    /// The class of the last server's problem; the servers before it do not count.
     pub fn class(&self) -> Class {
         self.problem.class()
     }
 
-    /// Whether the last server does not know such a request.
-    pub(super) fn is_an_answer(&self) -> bool {
-        matches!(self.problem, Problem::Answered { .. }) && !self.problem.is_transient()
+    /// Whether the last server responded with a status that a retry does not change: it does not support the request.
+    pub(super) fn is_response(&self) -> bool {
+        matches!(self.problem, Problem::Status { .. }) && !self.problem.is_transient()
     }
 }
 
@@ -48,20 +49,20 @@ struct Tried<'a>(&'a [(String, Problem)]);
 
 impl fmt::Display for Tried<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut before = " (before it: ";
+        let mut separator = " (tried before: ";
         for (host, problem) in self.0 {
-            write!(f, "{before}{host}: {problem}")?;
-            before = "; ";
+            write!(f, "{separator}{host}: {problem}")?;
+            separator = "; ";
         }
         if self.0.is_empty() { Ok(()) } else { f.write_str(")") }
     }
 }
 
-/// What a server did, or had.
+/// What went wrong with one server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Problem {
     /// HTTP 404.
-    #[error("there is no such {what}; check the image's name and tag")]
+    #[error("the {what} does not exist; check the image's name and tag")]
     NotFound {
         /// `manifest`, `config` or `layer`.
         what: &'static str,
@@ -69,154 +70,158 @@ pub(super) enum Problem {
     /// HTTP 401 or 403, with and without a token.
     #[error("{}", Refused { why, secret: *.secret, push: *.push })]
     Denied {
-        /// What it answered.
+        /// The refusal in a few words of ours, such as `HTTP 403`.
         why: String,
-        /// Whether it was given a secret.
+        /// Whether a secret was sent with the request.
         secret: bool,
-        /// Whether something was to be changed there.
+        /// Whether the request was part of a push or delete.
         push: bool,
     },
-    /// A host that the node does not contact.
-    #[error("not contacted: {0}")]
+    /// A host that the policy does not allow.
+    #[error("the server is not contacted: {0}")]
     Refused(#[from] Refusal),
-    /// No connection, or one that broke.
+    /// The connection failed or broke, or the server timed out.
     #[error(
-        "it cannot be reached; check its name, the network and the registry (the log says more)"
+        "the server cannot be reached; check its name, the network and the registry (the log has details)"
     )]
     Unreachable {
-        /// The system's words, for the log.
+        /// The system's error text, for the log.
         why: String,
     },
-    /// A connection that lives, and carries next to nothing.
-    #[error("it sent only {bytes} bytes in {} s; check the network and the registry, and try again", .waited.as_secs())]
+    /// The connection is open and almost no data arrives.
+    #[error(
+        "the server sent only {bytes} bytes in {} s; check the network and the registry, and try again",
+        .waited.as_secs()
+    )]
     Slow {
-        /// Received.
+        /// Bytes received in the window.
         bytes: u64,
-        /// While waiting for more.
+        /// Time spent waiting for them.
         waited: Duration,
     },
-    /// What the hosts directory says of it.
+    /// The registry's settings in the hosts directory are invalid.
     #[error(
-        "it is not asked, for its settings cannot be used; whoever runs the node must mend them and restart the driver there: {0}"
+        "the registry is not contacted because its settings are invalid; the operator of the node must fix them and \
+         restart the driver there: {0}"
     )]
     Hosts(String),
-    /// An answer to a TLS greeting that is no TLS.
+    /// The response to a TLS ClientHello was not TLS.
     #[error(
-        "it speaks no TLS, and https is how it was asked; where it is meant to speak plain http, put \
-         server = \"http://{server}\" into its hosts.toml in the node's registry hosts folder (for a mirror: \
+        "the server does not speak TLS, and the request used https; if the server uses plain http, put \
+         server = \"http://{server}\" into its hosts.toml in the node's registry hosts directory (for a mirror: \
          [host.\"http://{server}\"])"
     )]
     NoTls {
         /// `host[:port]`.
         server: String,
     },
-    /// A blob that takes far longer than one of its size should.
+    /// A blob took far longer than a blob of its size may take.
     #[error(
-        "its blob of {size} bytes did not come within {} s; check the network and the registry, and try again",
+        "the blob of {size} bytes did not arrive within {} s; check the network and the registry, and try again",
         .most.as_secs()
     )]
     TooLong {
-        /// Promised.
+        /// Size of the blob in bytes, from its descriptor.
         size: u64,
-        /// The longest that it is waited for.
+        /// The time limit for a blob of that size.
         most: Duration,
     },
-    /// Memory that other work holds.
-    #[error("its {what} is not read: {why}")]
+    /// The memory budget does not allow to read the document.
+    #[error("the {what} is not read: {why}")]
     Memory {
         /// `manifest`, `config` …
         what: &'static str,
-        /// Whether that passes.
+        /// Says whether the shortage is temporary.
         why: OverBudget,
     },
-    /// Its certificate.
+    /// The server's certificate did not pass verification.
     #[error(
-        "its certificate is not accepted; its CA must be among the trusted ones, and it must be for this name and this time (the log \
-         says more)"
+        "the server's certificate is not accepted; it must come from a trusted CA, be for this name, and be valid now \
+         (the log has details)"
     )]
     Untrusted {
-        /// The verifier's words, for the log.
+        /// The verifier's error text, for the log.
         why: String,
     },
-    /// An HTTP status that is no answer.
-    #[error("it answered {what} with HTTP {status}{}", Advice(*.status, .later))]
-    Answered {
-        /// What was asked for.
+    /// An HTTP status other than the expected ones.
+    #[error("the server responded to the request for the {what} with HTTP {status}{}", Advice(*.status, .later))]
+    Status {
+        /// What was requested: `manifest`, `upload` …
         what: &'static str,
         /// The HTTP status.
         status: u16,
-        /// When to come back, if it said.
+        /// Time until the next try, from `Retry-After`; `None` without that header.
         later: Option<Duration>,
     },
-    /// Redirects without end.
-    #[error("it redirects more than {0} times; the registry is set up wrongly")]
+    /// More redirects than we follow.
+    #[error("the server redirects more than {0} times; check the configuration of the registry")]
     Redirects(usize),
-    /// Content that breaks its format, or says two things about itself.
+    /// Content that breaks its format or contradicts itself.
     #[error(
-        "its {what} is refused: {why}; whoever made the image or runs the registry must mend it"
+        "the {what} is invalid: {why}; the author of the image or the operator of the registry must fix it"
     )]
     Malformed {
         /// `manifest`, `config` …
         what: &'static str,
-        /// The rule it breaks.
+        /// The rule that the content breaks.
         why: String,
     },
-    /// Content beyond a bound of ours.
-    #[error("its {what} is larger than the {limit} bytes that are accepted")]
+    /// Content larger than our limit.
+    #[error("the {what} is larger than the limit of {limit} bytes")]
     TooLarge {
         /// `manifest`, `config` …
         what: &'static str,
-        /// The bound.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// A list beyond a bound of ours.
-    #[error("it has more than {limit} {what}; squash some of them")]
+    /// A list longer than our limit.
+    #[error("the image has more than {limit} {what}; squash some of them")]
     TooMany {
         /// `layers`.
         what: &'static str,
-        /// The bound.
+        /// The largest number that is accepted.
         limit: u64,
     },
-    /// Content whose digest is another.
+    /// Content with another digest than expected.
     #[error(
-        "its {what} is not what its digest promises: {promised} asked, {found} received; try again"
+        "the {what} does not match its digest: {promised} requested, {found} received; try again"
     )]
     Mismatch {
         /// `manifest`, `config` …
         what: &'static str,
-        /// By reference, descriptor or header.
+        /// The digest in the reference, descriptor or header.
         promised: Digest,
-        /// Of the bytes.
+        /// The digest of the received bytes.
         found: Digest,
     },
-    /// Content whose length is another.
-    #[error("its {what} has {found} bytes where {promised} were promised; try again")]
+    /// Content with another length than its descriptor says.
+    #[error("the {what} has {found} bytes instead of {promised}; try again")]
     WrongSize {
         /// `manifest`, `config` …
         what: &'static str,
-        /// By descriptor.
+        /// Size in bytes in the descriptor.
         promised: u64,
-        /// Received.
+        /// Bytes received.
         found: u64,
     },
-    /// A repository to push to that there is not, and that does not come by pushing.
-    #[error("it has no such repository to push to; check the name, or create it there")]
+    /// The repository does not exist, and the registry does not create it on a push.
+    #[error("the repository does not exist at the registry; check its name, or create it there")]
     NoRepository,
-    /// An upload that it does not know any more, or not as far as it said.
-    #[error("it lost the upload; try again later, and check the registry's storage")]
+    /// The server no longer knows the upload, or lost bytes that it had confirmed.
+    #[error("the registry lost the upload; try again later, and check the registry's storage")]
     Lost,
-    /// Content of ours that cannot be read.
-    #[error("the file that is to be pushed cannot be read: {0}; check the node's disk")]
-    Unreadable(#[from] Unreadable),
-    /// A kind of image that is well-formed and not for us, or not yet.
+    /// The local file to push cannot be read.
+    #[error("the file to push cannot be read: {0}; check the node's disk")]
+    Unreadable(#[from] FileError),
+    /// A valid image or request of a kind that we do not support.
     #[error("{0}")]
     Unsupported(&'static str),
-    /// An index without this machine.
-    #[error("it has no image for {wanted}, only for {offered}")]
+    /// An index without an entry for this host's platform.
+    #[error("the image does not exist for {wanted}, only for {offered}")]
     NoPlatform {
-        /// `linux/amd64` and the like.
+        /// The platform of this host: `linux/amd64` and the like.
         wanted: String,
-        /// What the index lists.
+        /// The platforms that the index lists.
         offered: String,
     },
 }
@@ -233,18 +238,18 @@ impl fmt::Display for Refused<'_> {
         match (self.secret, self.push) {
             (true, _) => write!(
                 f,
-                "the secret was refused ({why}); check its user name and password, and that they may {may} this \
-                 repository"
+                "the registry refused the secret ({why}); check its user name and password, and that they may {may} \
+                 this repository"
             ),
             (false, false) => write!(
                 f,
-                "it does not give this repository to anonymous users ({why}); check the name, or give a secret for \
-                 it (nodePublishSecretRef)"
+                "the registry does not allow anonymous pulls from this repository ({why}); check the name, or give a \
+                 secret for it (nodePublishSecretRef)"
             ),
             (false, true) => write!(
                 f,
-                "it does not let anonymous users push to this repository ({why}); check the name, or give a secret \
-                 for it (pushSecretName)"
+                "the registry does not allow anonymous pushes to this repository ({why}); check the name, or give a \
+                 secret for it (pushSecretName)"
             ),
         }
     }
@@ -256,7 +261,7 @@ impl fmt::Display for Advice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self(413, None) => {
-                f.write_str("; what stands before the registry must let larger requests pass")
+                f.write_str("; the proxy in front of the registry must allow larger requests")
             }
             Self(_, Some(later)) => write!(f, "; try again in {} s", later.as_secs()),
             Self(status, None) if is_transient(*status) => f.write_str("; try again later"),
@@ -266,7 +271,7 @@ impl fmt::Display for Advice<'_> {
 }
 
 impl Problem {
-    /// What the problem means to whoever asked for the image.
+    /// The class of the problem for the caller of the pull or push.
     pub(super) fn class(&self) -> Class {
         match self {
             Self::NotFound { .. } | Self::NoPlatform { .. } => Class::NotFound,
@@ -277,8 +282,8 @@ impl Problem {
             Self::Memory { why, .. } => why.class(),
             Self::Unreadable(_) => Class::Internal,
             Self::NoRepository => Class::Precondition,
-            Self::Answered { status, .. } if is_transient(*status) => Class::Unavailable,
-            Self::Answered { .. }
+            Self::Status { status, .. } if is_transient(*status) => Class::Unavailable,
+            Self::Status { .. }
             | Self::Hosts(_)
             | Self::NoTls { .. }
             | Self::Untrusted { .. }
@@ -292,7 +297,7 @@ impl Problem {
         }
     }
 
-    /// What the log says beside the message.
+    /// Text for the log that is not in the message.
     pub(super) fn details(&self) -> Option<&str> {
         match self {
             Self::Unreachable { why } | Self::Untrusted { why } => Some(why),
@@ -300,17 +305,17 @@ impl Problem {
         }
     }
 
-    /// Whether it is worth asking the same server again within seconds.
+    /// Whether a retry at the same server within seconds can succeed.
     pub(super) fn is_transient(&self) -> bool {
         self.class() == Class::Unavailable
     }
 
-    /// What the HTTP client says of a request, without the URL it says it about.
+    /// Classifies the HTTP client's error about a request, without its URL.
     pub(super) fn of_request(error: reqwest::Error) -> Self {
         if let Some(refusal) = find::<Refusal>(&error) {
             return Self::Refused(refusal.clone().of(error.url()));
         }
-        if let Some(unreadable) = find::<Unreadable>(&error) {
+        if let Some(unreadable) = find::<FileError>(&error) {
             return Self::Unreadable(unreadable.clone());
         }
         if let Some(rustls::Error::InvalidMessage(_)) = find(&error) {
@@ -323,19 +328,19 @@ impl Problem {
         Self::of_body(error)
     }
 
-    /// What it says of an answer's body. The server was allowed and trusted when the answer began, so it is the
-    /// connection, whatever broke: always [`Class::Unavailable`].
+    /// Classifies the HTTP client's error about a response body. The policy allowed the server and TLS verified it
+    /// before the response started, so every error is one of the connection: always [`Class::Unavailable`].
     pub(super) fn of_body(error: reqwest::Error) -> Self {
         let error = error.without_url();
         if error.is_timeout() {
-            return Self::Unreachable { why: "it did not answer in time".to_owned() };
+            return Self::Unreachable { why: "the server did not respond in time".to_owned() };
         }
-        Self::Unreachable { why: Self::words(&error) }
+        Self::Unreachable { why: Self::root_cause(&error) }
     }
 
-    /// What lies at the bottom of an error; the layers above it say where in the client it happened.
-    pub(super) fn words(error: &(dyn Error + 'static)) -> String {
-        error.source().map_or_else(|| error.to_string(), Self::words)
+    /// The text of the innermost source of an error. The errors around it only say where in the client it happened.
+    pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+        error.source().map_or_else(|| error.to_string(), Self::root_cause)
     }
 }
 
@@ -345,18 +350,17 @@ pub(super) fn server(url: &reqwest::Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// Statuses that pass by themselves: too many requests, a timeout, or the server's own trouble, unless it is that it
-/// cannot do such things.
+/// Statuses that a retry can change: a timeout, too many requests, or a server error other than 501 (not implemented).
 pub(super) fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502..=599)
 }
 
-/// The first `T` among an error and its sources, also where an [`io::Error`] is wrapped around it.
+/// The first `T` among an error and its sources, also inside an [`io::Error`].
 pub(super) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     if let Some(found) = error.downcast_ref::<T>() {
         return Some(found);
     }
-    // An io::Error gives its inner error's source as its own, and so hides the inner error.
+    // io::Error::source returns the source of the inner error, and so skips the inner error itself.
     if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         return find(inner);
     }
@@ -368,24 +372,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_says_what_where_why_and_what_to_do() {
+    fn a_message_names_the_image_the_servers_the_problems_and_the_remedy() {
         let reference: Reference = "r.io/a:1".parse().unwrap();
-        let gone = Problem::NotFound { what: "manifest" };
-        let away = Problem::Unreachable { why: "connection refused".to_owned() };
-        let tried = vec![("m.io".to_owned(), gone.clone())];
-        let error = ImageError::new(&reference, "r.io".to_owned(), away, tried);
+        let missing = Problem::NotFound { what: "manifest" };
+        let unreachable = Problem::Unreachable { why: "connection refused".to_owned() };
+        let tried = vec![("m.io".to_owned(), missing.clone())];
+        let error = ImageError::new(&reference, "r.io".to_owned(), unreachable, tried);
         assert_eq!(
             error.to_string(),
-            "image r.io/a:1: r.io: it cannot be reached; check its name, the network and the registry (the log says more) \
-             (before it: m.io: there is no such manifest; check the image's name and tag)"
+            "image r.io/a:1: r.io: the server cannot be reached; check its name, the network and the registry (the \
+             log has details) (tried before: m.io: the manifest does not exist; check the image's name and tag)"
         );
         assert_eq!(error.class(), Class::Unavailable);
-        let error = ImageError::new(&reference, "r.io".to_owned(), gone, Vec::new());
+        let error = ImageError::new(&reference, "r.io".to_owned(), missing, Vec::new());
         assert_eq!(error.class(), Class::NotFound);
     }
 
     #[tokio::test]
-    async fn tls_that_breaks_under_a_body_is_no_matter_of_trust() {
+    async fn a_tls_error_in_a_response_body_is_a_broken_connection() {
         let broken = || io::Error::other(rustls::Error::DecryptError);
         let body = reqwest::Body::wrap_stream(futures::stream::iter([Err::<Vec<u8>, _>(broken())]));
         let mut response = reqwest::Response::from(axum::http::Response::new(body));
@@ -396,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_found_through_an_io_error() {
+    fn an_error_is_found_inside_an_io_error() {
         let refusal = Refusal::Address { host: "h".to_owned(), kind: "a loopback address" };
         let wrapped = io::Error::other(io::Error::other(refusal.clone()));
         assert_eq!(find::<Refusal>(&wrapped), Some(&refusal));

@@ -1,6 +1,6 @@
-//! A registry inside the test, on loopback, that holds images, takes pushes and misbehaves where it is told to.
+//! An in-memory registry for tests, on loopback: it serves images, accepts pushes, and injects faults on request.
 //!
-//! Rooms above use it too: [`FakeRegistry::registries`] is a [`Registries`] that reaches it by plain http.
+//! Other modules use it too: [`FakeRegistry::registries`] is a [`Registries`] that contacts it by plain http.
 
 mod pushes;
 
@@ -25,65 +25,68 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Hosts, Keyring, Reference, Registries, pace::Pace, secret::Secret, transport::Trust};
+use super::{
+    Hosts, Keyring, Reference, Registries, retry::RetryPolicy, secret::Secret, transport::Trust,
+};
 use crate::digest::Digest;
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// The token that [`Misdeed::NeedsToken`] wants.
+/// The token that [`Misdeed::NeedsToken`] requires.
 pub(crate) const TOKEN: &str = "fake-token-that-must-not-be-shown";
-/// The identity token that opens every repository behind [`Scheme::Bearer`].
+/// The identity token that is valid for every repository with [`Scheme::Bearer`].
 pub(crate) const IDENTITY: &str = "identity-that-must-not-be-shown";
 
-/// More bytes than a client with bounds takes, and few enough that one without does not eat the machine.
+/// More bytes than a client with limits accepts, and few enough not to exhaust the memory if a client has none.
 const FLOOD: usize = 64 << 20;
-/// How long [`soon`] waits: far longer than anything on loopback takes, however busy the machine.
+/// The time limit of [`soon`]: far longer than anything on loopback takes, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// What the registry does instead of answering rightly.
+/// A fault of the registry.
 #[derive(Debug, Clone)]
-pub(crate) enum Misdeed {
-    /// This status and these headers, and a body that must never be shown.
-    Answer(u16, Vec<(&'static str, String)>),
-    /// The right length, the last byte another.
+pub(crate) enum Fault {
+    /// Responds with this status and these headers, and with a body that must never be shown.
+    Respond(u16, Vec<(&'static str, String)>),
+    /// Sends the right length with a wrong last byte.
     Flip,
-    /// Half of it, as if that were all.
+    /// Sends half of the body as if it were complete.
     Half,
-    /// Half of it, then the connection breaks.
-    Cut,
-    /// All of it, then [`FLOOD`] of zeros, then nothing, and never an end.
+    /// Sends half of the body, then breaks the connection.
+    Truncate,
+    /// Sends the body, then [`FLOOD`] zeros, then nothing, without ending the response.
     Endless,
-    /// The right body under another header.
+    /// Sends the right body with a wrong header.
     Header(&'static str, String),
-    /// 401 with a bearer challenge for this realm, unless [`TOKEN`] is shown. Empty: its own `/token`.
+    /// Responds with 401 and a bearer challenge for this realm, unless the request has [`TOKEN`]. Empty means `/token`
+    /// of the registry itself.
     NeedsToken(String),
-    /// Nothing until [`FakeRegistry::release`], then rightly.
+    /// Does not respond until [`FakeRegistry::release`], then responds correctly.
     Hold,
-    /// All of it, whatever part was asked for.
+    /// Ignores the range of the request and sends everything.
     NoParts,
-    /// Keeps so many bytes of what is sent, and breaks the connection.
-    CutAfter(usize),
-    /// Does what it is asked, and breaks the connection instead of saying so.
+    /// Stores this number of bytes of the upload, then breaks the connection.
+    BreakAfter(usize),
+    /// Executes the request, then breaks the connection instead of responding.
     Lost,
-    /// An upload instead of a mount.
+    /// Starts an upload instead of a mount.
     NoMount,
-    /// Removes a manifest by its digest, and leaves the tag.
+    /// Deletes a manifest under its digest, but not under its tag.
     KeepTag,
 }
 
-/// How a repository is locked.
+/// The authentication that a repository requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scheme {
     /// HTTP Basic with every request.
     Basic,
-    /// A token from `/token`, given for HTTP Basic or for [`IDENTITY`].
+    /// A token from `/token`, which issues it for HTTP Basic or for [`IDENTITY`].
     Bearer,
 }
 
-/// For [`FakeRegistry::misbehave`]: not only the first times.
+/// For [`FakeRegistry::misbehave`]: every request.
 pub(crate) const ALWAYS: usize = usize::MAX;
 
-/// The digests of an image that was put into the registry.
+/// The digests of an image in the registry.
 #[derive(Debug, Clone)]
 pub(crate) struct Pushed {
     pub(crate) manifest: Digest,
@@ -93,43 +96,43 @@ pub(crate) struct Pushed {
     pub(crate) diff_ids: Vec<Digest>,
 }
 
-/// One request as it came.
+/// One request that the registry received.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedRequest {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) authorization: Option<String>,
     pub(crate) headers: HeaderMap,
-    /// Of what is no push.
+    /// The body; empty for a push.
     pub(crate) body: String,
 }
 
 #[derive(Debug, Default)]
-struct Shelf {
-    /// By `<repository>/manifests/<tag or digest>` or `blobs/<digest>`: content type and bytes.
+struct State {
+    /// Content type and bytes by `<repository>/manifests/<tag or digest>` or `blobs/<digest>`.
     content: HashMap<String, (String, Bytes)>,
-    /// Part of a path, how often still, what.
-    misdeeds: Vec<(String, usize, Misdeed)>,
-    /// Repository, how, and whose `Authorization` is accepted.
+    /// Part of method and path, remaining number of requests, fault.
+    misdeeds: Vec<(String, usize, Fault)>,
+    /// Repository, scheme, and the `Authorization` that is accepted.
     locks: Vec<(String, Scheme, String)>,
-    seen: Vec<Seen>,
+    received: Vec<ReceivedRequest>,
     uploads: HashMap<String, pushes::Upload>,
-    /// The number of the last upload.
+    /// Number of the last upload.
     next: u64,
     locations: pushes::Locations,
-    /// Where uploads need no token.
+    /// The `host:port` at which uploads need no token.
     open_host: Option<String>,
-    /// Where every manifest and blob is really given.
+    /// The `host:port` to which every manifest and blob is redirected.
     elsewhere: Option<String>,
-    /// How often all tokens have run out.
+    /// How often all tokens were expired.
     generation: u64,
 }
 
 #[derive(Debug)]
 struct Inner {
     address: SocketAddr,
-    shelf: Mutex<Shelf>,
+    state: Mutex<State>,
     gate: Semaphore,
     hung_up: Arc<Notify>,
 }
@@ -145,7 +148,7 @@ impl FakeRegistry {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let inner = Arc::new(Inner {
             address: listener.local_addr().unwrap(),
-            shelf: Mutex::default(),
+            state: Mutex::default(),
             gate: Semaphore::new(0),
             hung_up: Arc::default(),
         });
@@ -162,12 +165,12 @@ impl FakeRegistry {
         format!("{}/{repository}:{tag}", self.host()).parse().unwrap()
     }
 
-    /// A client that reaches this registry by plain http and retries within milliseconds.
+    /// A client that contacts this registry by plain http and retries within milliseconds.
     pub(crate) fn registries(&self) -> Registries {
         registries(&[(&self.host(), &format!("server = \"http://{}\"", self.host()))])
     }
 
-    /// Puts an image of plain tars, bottom first, under a tag.
+    /// Adds an image of plain tars, bottom first, under a tag.
     pub(crate) fn push_image(
         &self,
         repository: &str,
@@ -201,14 +204,14 @@ impl FakeRegistry {
     pub(crate) fn put_blob(&self, bytes: Vec<u8>) -> Digest {
         let digest = Digest::of(&bytes);
         let entry = ("application/octet-stream".to_owned(), bytes.into());
-        self.inner.shelf.lock().unwrap().content.insert(format!("blobs/{digest}"), entry);
+        self.inner.state.lock().unwrap().content.insert(format!("blobs/{digest}"), entry);
         digest
     }
 
-    /// Gives a blob, or a manifest `<repository>/manifests/<digest>`, under any name.
+    /// Adds a blob, or a manifest `<repository>/manifests/<digest>`, under any name.
     pub(crate) fn put_as(&self, name: &str, bytes: Vec<u8>, content_type: &str) {
         let entry = (content_type.to_owned(), bytes.into());
-        self.inner.shelf.lock().unwrap().content.insert(name.to_owned(), entry);
+        self.inner.state.lock().unwrap().content.insert(name.to_owned(), entry);
     }
 
     pub(crate) fn put_manifest(
@@ -220,24 +223,24 @@ impl FakeRegistry {
     ) -> Digest {
         let digest = Digest::of(text.as_bytes());
         let entry = (content_type.to_owned(), Bytes::from(text.to_owned()));
-        let content = &mut self.inner.shelf.lock().unwrap().content;
+        let content = &mut self.inner.state.lock().unwrap().content;
         content.insert(format!("{repository}/manifests/{tag}"), entry.clone());
         content.insert(format!("{repository}/manifests/{digest}"), entry);
         digest
     }
 
-    /// A manifest as it was put.
+    /// The text of a manifest.
     pub(crate) fn text(&self, repository: &str, manifest: &Digest) -> String {
-        let shelf = self.inner.shelf.lock().unwrap();
-        let (_, bytes) = &shelf.content[&format!("{repository}/manifests/{manifest}")];
+        let state = self.inner.state.lock().unwrap();
+        let (_, bytes) = &state.content[&format!("{repository}/manifests/{manifest}")];
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
-    /// From now on `repository` is given only to `user` with `password`, and to whoever was told so before.
+    /// From now on `repository` requires `user` with `password`. Users from earlier calls stay valid.
     pub(crate) fn protect(&self, repository: &str, scheme: Scheme, user: &str, password: &str) {
         let secret = Secret::Password { username: user.into(), password: password.into() };
         let accepted = secret.basic().unwrap().to_str().unwrap().to_owned();
-        self.inner.shelf.lock().unwrap().locks.push((repository.to_owned(), scheme, accepted));
+        self.inner.state.lock().unwrap().locks.push((repository.to_owned(), scheme, accepted));
     }
 
     /// A keyring with one password for this registry.
@@ -245,30 +248,30 @@ impl FakeRegistry {
         keyring(&json!({ self.host(): { "username": user, "password": password } }))
     }
 
-    /// The next `times` requests whose method and path, as in `GET /v2/`, contain `part` are answered so. Misdeeds
-    /// for one of them happen in the order in which they were told.
-    pub(crate) fn misbehave(&self, part: impl ToString, times: usize, misdeed: Misdeed) {
-        self.inner.shelf.lock().unwrap().misdeeds.push((part.to_string(), times, misdeed));
+    /// Injects a fault into the next `times` requests whose method and path, as in `GET /v2/`, contain `part`. Several
+    /// faults for the same requests happen in the order of the calls.
+    pub(crate) fn inject(&self, part: impl ToString, times: usize, misdeed: Fault) {
+        self.inner.state.lock().unwrap().misdeeds.push((part.to_string(), times, misdeed));
     }
 
-    /// From now on who may have something is sent to `host` for it.
-    pub(crate) fn lead_to(&self, host: &str) {
-        self.inner.shelf.lock().unwrap().elsewhere = Some(host.to_owned());
+    /// From now on every permitted request for content is redirected to `host`.
+    pub(crate) fn redirect_to(&self, host: &str) {
+        self.inner.state.lock().unwrap().elsewhere = Some(host.to_owned());
     }
 
-    /// How often each path was asked for.
+    /// The number of requests by path.
     pub(crate) fn requests(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        for seen in &self.inner.shelf.lock().unwrap().seen {
-            *counts.entry(seen.path.clone()).or_default() += 1;
+        for request in &self.inner.state.lock().unwrap().received {
+            *counts.entry(request.path.clone()).or_default() += 1;
         }
         counts
     }
 
     /// Every request whose path contains `part`.
-    pub(crate) fn seen(&self, part: &str) -> Vec<Seen> {
-        let shelf = self.inner.shelf.lock().unwrap();
-        shelf.seen.iter().filter(|seen| seen.path.contains(part)).cloned().collect()
+    pub(crate) fn requests_to(&self, part: &str) -> Vec<ReceivedRequest> {
+        let state = self.inner.state.lock().unwrap();
+        state.received.iter().filter(|request| request.path.contains(part)).cloned().collect()
     }
 
     /// Lets one [`Misdeed::Hold`] go on.
@@ -276,7 +279,7 @@ impl FakeRegistry {
         self.inner.gate.add_permits(1);
     }
 
-    /// Waits until a client has left an [`Misdeed::Endless`] answer.
+    /// Waits until a client has closed an [`Misdeed::Endless`] response.
     pub(crate) async fn hung_up(&self) {
         soon(self.inner.hung_up.notified()).await;
     }
@@ -286,15 +289,15 @@ fn serve(listener: tokio::net::TcpListener, inner: &Arc<Inner>) -> AbortOnDropHa
     let state = Arc::clone(inner);
     let app = axum::Router::new().fallback(move |request: Request| {
         let state = Arc::clone(&state);
-        async move { state.answer(request).await }
+        async move { state.respond(request).await }
     });
     let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
     AbortOnDropHandle::new(server)
 }
 
-/// Fails the test where `done` would hang it.
+/// Waits for `done`, and fails the test if it takes longer than [`SOON`].
 pub(crate) async fn soon<T>(done: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, done).await.expect("a thing that should be done soon")
+    tokio::time::timeout(SOON, done).await.expect("the future must finish within the limit")
 }
 
 /// A keyring of these `auths`.
@@ -303,20 +306,20 @@ pub(crate) fn keyring(auths: &serde_json::Value) -> Keyring {
     Keyring::from_docker_config(config.as_bytes()).unwrap()
 }
 
-/// A client whose hosts folder holds these (folder, text of `hosts.toml`), and whose retries take milliseconds.
+/// A client whose hosts directory has these (directory, text of `hosts.toml`), and whose retries take milliseconds.
 pub(crate) fn registries(files: &[(&str, &str)]) -> Registries {
-    paced(files, Pace { first: Duration::from_millis(1), ..Pace::default() })
+    with_retry(files, RetryPolicy { first: Duration::from_millis(1), ..RetryPolicy::default() })
 }
 
-/// Such a client with a patience of its own.
-pub(super) fn paced(files: &[(&str, &str)], pace: Pace) -> Registries {
+/// Such a client with another retry policy.
+pub(super) fn with_retry(files: &[(&str, &str)], retry: RetryPolicy) -> Registries {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
         std::fs::create_dir(dir.path().join(name)).unwrap();
         std::fs::write(dir.path().join(name).join("hosts.toml"), text).unwrap();
     }
     let hosts = Hosts::load(dir.path()).unwrap();
-    Registries::with(hosts, pace, Trust::Nobody).unwrap()
+    Registries::with(hosts, retry, Trust::NoCa).unwrap()
 }
 
 pub(crate) fn gzipped(bytes: &[u8]) -> Vec<u8> {
@@ -330,7 +333,7 @@ pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
 }
 
 impl Inner {
-    async fn answer(&self, request: Request) -> Response {
+    async fn respond(&self, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
         let path = uri.path();
@@ -345,87 +348,88 @@ impl Inner {
         let push = pushes::is_push(&method, path);
         let (text, body) = match push {
             false => {
-                (String::from_utf8(pushes::whole(body).await.to_vec()).unwrap(), Body::empty())
+                (String::from_utf8(pushes::read_all(body).await.to_vec()).unwrap(), Body::empty())
             }
             true => (String::new(), body),
         };
         let (method, path) = (method.to_string(), path.to_owned());
-        let seen = Seen { method, path, query, authorization, headers, body: text };
-        self.shelf.lock().unwrap().seen.push(seen.clone());
+        let request = ReceivedRequest { method, path, query, authorization, headers, body: text };
+        self.state.lock().unwrap().received.push(request.clone());
         if push {
-            return self.take(&seen, &uri, body).await;
+            return self.take(&request, &uri, body).await;
         }
         let path = uri.path();
-        if let Some(refused) = self.locked(&seen) {
+        if let Some(refused) = self.locked(&request) {
             return refused;
         }
-        let elsewhere = self.shelf.lock().unwrap().elsewhere.clone();
+        let elsewhere = self.state.lock().unwrap().elsewhere.clone();
         if let Some(host) = elsewhere.filter(|_| path.starts_with("/v2/")) {
             let place = ("location", format!("http://{host}{path}"));
             return with_headers(307, "text/plain", SECRET.into(), &[place]);
         }
-        let misdeed = self.told(&seen);
-        if matches!(misdeed, Some(Misdeed::Hold)) {
+        let misdeed = self.misdeed(&request);
+        if matches!(misdeed, Some(Fault::Hold)) {
             self.gate.acquire().await.unwrap().forget();
         }
         let (mut status, content_type, mut bytes) = self.found(path);
-        let whole = matches!(misdeed, Some(Misdeed::NoParts));
-        let mut part = Vec::new();
+        let whole = matches!(misdeed, Some(Fault::NoParts));
+        let mut headers = Vec::new();
         if status == 200 && path.contains("/manifests/") {
-            part.push(("docker-content-digest", Digest::of(&bytes).to_string()));
+            headers.push(("docker-content-digest", Digest::of(&bytes).to_string()));
         }
         if let Some(from) = from.filter(|from| status == 200 && !whole && *from < bytes.len()) {
             let (last, all) = (bytes.len() - 1, bytes.len());
-            part.push(("content-range", format!("bytes {from}-{last}/{all}")));
+            headers.push(("content-range", format!("bytes {from}-{last}/{all}")));
             (status, bytes) = (206, bytes.slice(from..));
         }
         match misdeed {
-            Some(Misdeed::NeedsToken(realm)) if !known => {
+            Some(Fault::NeedsToken(realm)) if !known => {
                 let own = format!("http://{}/token", self.address);
                 let realm = if realm.is_empty() { own } else { realm };
                 let challenge = format!("Bearer realm=\"{realm}\",service=\"fake\"");
                 let headers = [("www-authenticate", challenge)];
                 with_headers(401, "text/plain", SECRET.into(), &headers)
             }
-            Some(Misdeed::Answer(status, headers)) => {
+            Some(Fault::Respond(status, headers)) => {
                 with_headers(status, "text/plain", SECRET.into(), &headers)
             }
-            Some(Misdeed::Header(name, value)) => {
-                part.push((name, value));
-                with_headers(status, &content_type, bytes.into(), &part)
+            Some(Fault::Header(name, value)) => {
+                headers.push((name, value));
+                with_headers(status, &content_type, bytes.into(), &headers)
             }
-            Some(Misdeed::Cut) => {
-                part.push(("content-length", bytes.len().to_string()));
+            Some(Fault::Truncate) => {
+                headers.push(("content-length", bytes.len().to_string()));
                 let half = bytes.slice(..bytes.len() / 2);
                 let broken = stream::once(async {
-                    // What is there already is sent while the stream is not ready.
+                    // The server sends the first half while the stream is not ready.
                     tokio::task::yield_now().await;
-                    Err(std::io::Error::other("told to break"))
+                    Err(std::io::Error::other("injected fault"))
                 });
                 let pieces = stream::iter([Ok(half)]).chain(broken);
-                with_headers(status, &content_type, Body::from_stream(pieces), &part)
+                with_headers(status, &content_type, Body::from_stream(pieces), &headers)
             }
-            misdeed => with_headers(status, &content_type, self.body(misdeed, bytes), &part),
+            misdeed => with_headers(status, &content_type, self.body(misdeed, bytes), &headers),
         }
     }
 
-    /// What somebody gets who may not have it; the token service's whole answer.
-    fn locked(&self, seen: &Seen) -> Option<Response> {
-        let url = reqwest::Url::parse(&format!("http://x/?{}&{}", seen.query, seen.body)).unwrap();
+    /// The response to a request without permission, and every response of the token service.
+    fn locked(&self, request: &ReceivedRequest) -> Option<Response> {
+        let url =
+            reqwest::Url::parse(&format!("http://x/?{}&{}", request.query, request.body)).unwrap();
         let field = |name: &str| {
             let pair = url.query_pairs().find(|(key, _)| key == name);
             pair.map(|(_, value)| value.into_owned()).unwrap_or_default()
         };
-        let shelf = self.shelf.lock().unwrap();
+        let state = self.state.lock().unwrap();
         let of = |repository: &str| {
             let lock = |(name, ..): &&(String, Scheme, String)| name == repository;
-            shelf.locks.iter().filter(lock).cloned().collect::<Vec<_>>()
+            state.locks.iter().filter(lock).cloned().collect::<Vec<_>>()
         };
-        let login = seen.authorization.as_deref();
+        let login = request.authorization.as_deref();
         let refused = |challenge: String| {
             with_headers(401, "text/plain", SECRET.into(), &[("www-authenticate", challenge)])
         };
-        if seen.path == "/token" {
+        if request.path == "/token" {
             let scopes = url.query_pairs().filter(|(key, _)| key == "scope");
             let scopes: Vec<_> = scopes
                 .flat_map(|(_, scopes)| scopes.split(' ').map(str::to_owned).collect::<Vec<_>>())
@@ -444,19 +448,19 @@ impl Inner {
             }
             let given: Vec<_> = scopes.into_iter().filter(accepted).collect();
             return Some(match given.iter().any(locked) {
-                true => pushes::answer_token(&given, shelf.generation),
+                true => pushes::token_response(&given, state.generation),
                 false => refused("Basic".to_owned()),
             });
         }
-        let inner = seen.path.strip_prefix("/v2/")?;
+        let inner = request.path.strip_prefix("/v2/")?;
         let end = inner.find("/manifests/").or(inner.find("/blobs/"))?;
         let locks = of(&inner[..end]);
         let (repository, scheme, _) = locks.first()?;
-        if pushes::is_open(&shelf, &seen.headers) {
+        if pushes::is_open(&state, &request.headers) {
             return None;
         }
-        let action = pushes::action(&seen.method);
-        let bearer = |login| pushes::lets(login, repository, action, shelf.generation);
+        let action = pushes::action(&request.method);
+        let bearer = |login| pushes::lets(login, repository, action, state.generation);
         match scheme {
             Scheme::Basic if locks.iter().any(|lock| login == Some(lock.2.as_str())) => None,
             Scheme::Basic => Some(refused("Basic realm=\"fake\"".to_owned())),
@@ -468,18 +472,19 @@ impl Inner {
         }
     }
 
-    /// Whether this `Authorization` lets do so in a repository behind [`Scheme::Bearer`], or nobody is asked there.
+    /// Whether this `Authorization` allows `action` in a repository with [`Scheme::Bearer`], or the repository is
+    /// public.
     fn granted(&self, repository: &str, action: &str, login: Option<&str>) -> bool {
-        let shelf = self.shelf.lock().unwrap();
-        let locked = shelf.locks.iter().any(|(name, ..)| name == repository);
-        let lets = |login| pushes::lets(login, repository, action, shelf.generation);
+        let state = self.state.lock().unwrap();
+        let locked = state.locks.iter().any(|(name, ..)| name == repository);
+        let lets = |login| pushes::lets(login, repository, action, state.generation);
         !locked || login.is_some_and(lets)
     }
 
-    fn told(&self, seen: &Seen) -> Option<Misdeed> {
-        let asked = format!("{} {}", seen.method, seen.path);
-        let misdeeds = &mut self.shelf.lock().unwrap().misdeeds;
-        let due = misdeeds.iter_mut().find(|(part, times, _)| *times > 0 && asked.contains(part));
+    fn misdeed(&self, request: &ReceivedRequest) -> Option<Fault> {
+        let line = format!("{} {}", request.method, request.path);
+        let misdeeds = &mut self.state.lock().unwrap().misdeeds;
+        let due = misdeeds.iter_mut().find(|(part, times, _)| *times > 0 && line.contains(part));
         due.map(|(_, times, misdeed)| {
             *times -= usize::from(*times != ALWAYS);
             misdeed.clone()
@@ -492,10 +497,10 @@ impl Inner {
             let token = json!({ "token": TOKEN }).to_string();
             return (200, "application/json".to_owned(), token.into());
         }
-        let shelf = self.shelf.lock().unwrap();
+        let state = self.state.lock().unwrap();
         let found = match name.split_once("/blobs/").or(name.split_once("blobs/")) {
-            Some((repository, blob)) => shelf.of(repository, blob),
-            None => shelf.content.get(name).cloned(),
+            Some((repository, blob)) => state.of(repository, blob),
+            None => state.content.get(name).cloned(),
         };
         match found {
             Some((content_type, bytes)) => (200, content_type, bytes),
@@ -503,15 +508,15 @@ impl Inner {
         }
     }
 
-    fn body(&self, misdeed: Option<Misdeed>, bytes: Bytes) -> Body {
+    fn body(&self, misdeed: Option<Fault>, bytes: Bytes) -> Body {
         match misdeed {
-            Some(Misdeed::Flip) => {
+            Some(Fault::Flip) => {
                 let mut other = bytes.to_vec();
                 *other.last_mut().unwrap() ^= 1;
                 other.into()
             }
-            Some(Misdeed::Half) => bytes.slice(..bytes.len() / 2).into(),
-            Some(Misdeed::Endless) => {
+            Some(Fault::Half) => bytes.slice(..bytes.len() / 2).into(),
+            Some(Fault::Endless) => {
                 let guard = HangUp(Arc::clone(&self.hung_up));
                 let zeros = Bytes::from_static(&[0; 65536]);
                 let flood = stream::repeat(zeros.clone()).take(FLOOD / zeros.len());
@@ -526,7 +531,7 @@ impl Inner {
     }
 }
 
-/// The body of every answer that is no content.
+/// The body of every response without content.
 const SECRET: &str = "body-that-must-not-be-shown";
 
 fn with_headers(

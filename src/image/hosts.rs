@@ -1,29 +1,29 @@
-//! Where a registry is reached: a folder of `hosts.toml` files, as containerd reads it.
+//! The servers of each registry, from a directory of `hosts.toml` files in containerd's format.
 //!
 //! ```text
 //! <dir>/registry.example:5000/hosts.toml     or, for tools that cannot write a colon,
-//! <dir>/registry.example_5000_/hosts.toml    or, for every registry without a folder of its own,
+//! <dir>/registry.example_5000_/hosts.toml    or, for every registry without a directory of its own,
 //! <dir>/_default/hosts.toml
-//!     server = "https://registry.example:5000"            # asked last; without it, https to the registry itself
+//!     server = "https://registry.example:5000"            # tried last; without this key, https to the registry itself
 //!     ca = "ca.crt"                                       # these keys, for the server and for each host:
 //!     client = [["client.crt", "client.key"]]             #   files, relative to this one
 //!     skip_verify = false
 //!     dial_timeout = "10s"
-//!     override_path = false                               # true: the URL's path stands for /v2
+//!     override_path = false                               # true: the URL's path replaces /v2
 //!     header = { x-team = "ci" }
-//!     rewrite = { "^library/(.*)" = "hub/$1" }            # k3s' key: another repository; the first that matches counts
-//!     [host."http://mirror.example:8080"]                 # asked first, in the order of the file
-//!     capabilities = ["pull", "resolve"]                  # without it, these two
+//!     rewrite = { "^library/(.*)" = "hub/$1" }            # k3s' key: another repository; the first match counts
+//!     [host."http://mirror.example:8080"]                 # tried first, in the order of the file
+//!     capabilities = ["pull", "resolve"]                  # the default
 //! ```
 //!
-//! A directory without a `hosts.toml` has a registry's certificates alone, as Docker names them: `*.crt` of CAs,
+//! A directory without a `hosts.toml` has only the certificates of a registry, with Docker's names: `*.crt` of CAs,
 //! `NAME.cert` and `NAME.key` of a client.
 //!
-//! All of it is read once, at start: a registry cannot change its address under a running pull. A file that cannot be used
-//! is logged then, and costs its own registry: to ask that one otherwise than was meant may give other content, or show a
-//! secret. `_default` costs every registry without a directory. Plain http is what a file says by `http://`, and nothing else.
-//! Pushes go to the first of them that takes them: a mirror whose `capabilities` have "push", or the server, if its own do
-//! not leave it out.
+//! Everything is read once, at start: a registry cannot change its address during a pull. An invalid file is logged
+//! then, and its registry is not contacted: with other settings than intended, it could return other content or receive
+//! a secret. An invalid `_default` affects every registry without a directory. Plain http is used only for URLs with
+//! `http://`. A push goes to the first server that accepts pushes: a mirror whose `capabilities` include "push", or the
+//! server, unless its own `capabilities` exclude it.
 
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
@@ -33,80 +33,82 @@ use super::{
     error,
     hosts_error::HostsError,
     hosts_file::{self, HostsFile},
-    networks::Refused,
-    reach::Reach,
+    networks::RefusedNetworks,
     reference::{self, Reference},
     rewrite::Rewrite,
+    tls::TlsSettings,
 };
 
 const FILE: &str = "hosts.toml";
-/// The folder for registries that have none.
+/// The directory for registries without one of their own.
 const DEFAULT: &str = "_default";
-/// Docker Hub's API does not answer under the name that people write.
+/// The name of Docker Hub in references, and the URL of its API, which has another name.
 const DOCKER_HUB: (&str, &str) = ("docker.io", "https://registry-1.docker.io");
 
-/// What the folder says; without a folder, https to the registry itself for everything.
+/// The contents of the hosts directory. Without a directory, every registry is contacted itself by https.
 #[derive(Debug, Clone)]
 pub struct Hosts {
-    registries: BTreeMap<String, Said>,
-    default: Said,
-    /// [`Endpoint::reach`] is a place in it; the first is that of servers of which no file speaks.
-    reaches: Vec<Reach>,
-    /// Where nobody is contacted of whom no file speaks.
-    refused: Refused,
+    /// By `host[:port]` of the registry.
+    registries: BTreeMap<String, Parsed>,
+    /// For registries that are not in `registries`.
+    default: Parsed,
+    /// [`Settings::tls`] is an index into it. The first entry is for servers that no file names.
+    tls_settings: Vec<TlsSettings>,
+    /// Networks in which only servers that a file names are contacted.
+    refused: RefusedNetworks,
 }
 
-/// What a file says, or why it cannot be used.
-type Said = Result<HostsFile, String>;
+/// A parsed file, or why it is invalid.
+type Parsed = Result<HostsFile, String>;
 
-/// One server that is asked for a registry's content.
+/// One server for a registry's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     base: Url,
-    /// Is the registry itself, not a mirror: it gets the credentials that are for the registry.
+    /// The server is the registry itself, not a mirror: it receives the credentials for the registry.
     pub(super) own: bool,
     pub(super) settings: Settings,
 }
 
-/// How a server is asked.
+/// Settings of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settings {
-    /// May say which digest a tag is.
+    /// The server may resolve tags to digests.
     pub(super) resolve: bool,
-    /// May give manifests and blobs by digest.
+    /// The server may deliver manifests and blobs by digest.
     pub(super) pull: bool,
-    /// May take them. A mirror has to say so: most are caches, which take nothing.
+    /// The server accepts pushes. For a mirror the file must say so: most mirrors are caches, which accept none.
     pub(super) push: bool,
-    /// The path of its URL stands for `/v2`.
+    /// The path of the server's URL replaces `/v2`.
     pub(super) override_path: bool,
-    /// What repositories are called there, the first that matches.
+    /// Renames repositories at this server; the first match counts.
     pub(super) rewrite: Vec<Rewrite>,
-    /// Goes with every request to it.
+    /// Headers for every request to the server.
     pub(super) header: HeaderMap,
-    /// Which of [`Hosts::reaches`].
-    pub(super) reach: usize,
+    /// Index into [`Hosts::tls_settings`].
+    pub(super) tls: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let (rewrite, header) = (Vec::new(), HeaderMap::new());
         let override_path = false;
-        Self { resolve: true, pull: true, push: true, override_path, rewrite, header, reach: 0 }
+        Self { resolve: true, pull: true, push: true, override_path, rewrite, header, tls: 0 }
     }
 }
 
 impl Endpoint {
-    /// The server of `url`, to which the answer of another led: it gets nobody's credentials.
+    /// The server of `url`, to which another server redirected. It receives no credentials.
     pub(super) fn elsewhere(url: &Url, hosts: &Hosts) -> Self {
         let mut base = url.clone();
         base.set_path("");
         base.set_query(None);
         base.set_fragment(None);
-        let settings = Settings { reach: hosts.reach(url), ..Settings::default() };
+        let settings = Settings { tls: hosts.tls_index(url), ..Settings::default() };
         Self { base, own: false, settings }
     }
 
-    /// `scheme://host[:port]`, the identity under which tokens are kept and redirects judged.
+    /// The base URL. Its origin `scheme://host[:port]` is the key for tokens and for the check of redirects.
     pub(super) fn url(&self) -> &Url {
         &self.base
     }
@@ -116,7 +118,7 @@ impl Endpoint {
         error::server(&self.base)
     }
 
-    /// `<base>/v2/<repository>/<kind>/<what>`. A mirror is told whose content is meant by `ns` (OCI
+    /// `<base>/v2/<repository>/<kind>/<what>`. For a mirror, the query parameter `ns` names the registry (OCI
     /// distribution-spec, "Registry Proxying").
     pub(super) fn content(&self, reference: &Reference, kind: &str, what: &str) -> Url {
         let mut url = self.base.clone();
@@ -138,14 +140,15 @@ impl Endpoint {
 impl Default for Hosts {
     fn default() -> Self {
         let (registries, default) = (BTreeMap::new(), Ok(HostsFile::default()));
-        Self { registries, default, reaches: vec![Reach::default()], refused: Refused::default() }
+        let tls_settings = vec![TlsSettings::default()];
+        Self { registries, default, tls_settings, refused: RefusedNetworks::default() }
     }
 }
 
 impl Hosts {
-    /// Reads every `<dir>/<host[:port]>/hosts.toml` and the files that they name. Names that begin with a dot
-    /// are skipped (a mounted ConfigMap has such), and so are files. A directory whose name no reference can have is
-    /// logged and skipped; what cannot be used of another one is logged, and its registry is not asked.
+    /// Reads every `<dir>/<host[:port]>/hosts.toml` and the files that they name. Names that start with a dot are
+    /// skipped (a mounted ConfigMap has such), and so are files. A directory whose name no reference can have is logged
+    /// and skipped. If another directory is invalid, that is logged, and its registry is not contacted.
     ///
     /// # Errors
     /// `dir` cannot be read.
@@ -153,44 +156,44 @@ impl Hosts {
         let mut hosts = Self::default();
         let entries = fs::read_dir(dir).map_err(|e| HostsError::read(dir, e))?;
         for entry in entries {
-            let folder = entry.map_err(|e| HostsError::read(dir, e))?.path();
-            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with('.') || !folder.is_dir() {
+            let directory = entry.map_err(|e| HostsError::read(dir, e))?.path();
+            let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with('.') || !directory.is_dir() {
                 continue;
             }
             let registry = registry_of(&name);
             if name != DEFAULT && registry.is_none() {
-                tracing::warn!("{}", HostsError::Folder { folder });
+                tracing::warn!("{}", HostsError::Dir { dir: directory });
                 continue;
             }
-            let mut said = read(&folder, &mut hosts.reaches);
+            let mut parsed = read(&directory, &mut hosts.tls_settings);
             if registry.as_ref().is_some_and(|registry| hosts.registries.contains_key(registry)) {
-                said = Err(HostsError::Twice { folder });
+                parsed = Err(HostsError::Twice { dir: directory });
             }
-            let said = said.map_err(|problem| {
-                tracing::error!("{problem}; no image is pulled by it");
+            let parsed = parsed.map_err(|problem| {
+                tracing::error!("{problem}; no image is pulled with these settings");
                 problem.to_string()
             });
             match registry.filter(|_| name != DEFAULT) {
-                None => hosts.default = said,
-                Some(registry) => drop(hosts.registries.insert(registry, said)),
+                None => hosts.default = parsed,
+                Some(registry) => drop(hosts.registries.insert(registry, parsed)),
             }
         }
         Ok(hosts)
     }
 
-    /// Why nobody can be asked for `registry`, if what the directory says of it cannot be used.
+    /// Why the settings of `registry` are invalid; `None` if they are valid.
     pub(super) fn unusable(&self, registry: &str) -> Option<&str> {
-        self.said(registry).as_ref().err().map(String::as_str)
+        self.parsed(registry).as_ref().err().map(String::as_str)
     }
 
-    fn said(&self, registry: &str) -> &Said {
+    fn parsed(&self, registry: &str) -> &Parsed {
         self.registries.get(registry).unwrap_or(&self.default)
     }
 
-    /// The same, and `registry` (`host[:port]`) by plain http, unless a file says how it is reached.
+    /// Adds plain http for `registry` (`host[:port]`), unless a file has settings for it.
     #[must_use]
-    pub fn with_plain(mut self, registry: &str) -> Self {
+    pub fn with_plain_http(mut self, registry: &str) -> Self {
         if let Ok(url) = Url::parse(&format!("http://{registry}")) {
             let file = HostsFile { server: Some(url), ..HostsFile::default() };
             self.registries.entry(registry.to_owned()).or_insert(Ok(file));
@@ -198,9 +201,10 @@ impl Hosts {
         self
     }
 
-    /// Whom to ask for `registry`, in order. Empty where it is [`Hosts::unusable`], and for text that no [`Reference`] holds.
+    /// The servers for `registry`, in order. Empty where its settings are invalid ([`Hosts::unusable`]), and for text
+    /// that is not the registry of any [`Reference`].
     pub(super) fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
-        let Ok(file) = self.said(registry) else { return Vec::new() };
+        let Ok(file) = self.parsed(registry) else { return Vec::new() };
         let server = file.server.clone().or_else(|| itself(registry));
         let own = |url: &Url| {
             let same = |other: &Url| other.origin() == url.origin();
@@ -211,47 +215,51 @@ impl Hosts {
         all.map(|(base, settings)| Endpoint { own: own(&base), base, settings }).collect()
     }
 
-    /// Whether somebody wrote this scheme, host and port into a file.
+    /// Whether a file names the scheme, host and port of `url`.
     pub(super) fn names(&self, url: &Url) -> bool {
         self.named().any(|(base, _)| base.origin() == url.origin())
     }
 
-    /// How a server is reached to which the answer of another led: as a file says that names it.
-    pub(super) fn reach(&self, url: &Url) -> usize {
+    /// The index into [`Hosts::tls_settings`] for a server to which another one redirected: the entry of the file that
+    /// names it, or 0.
+    pub(super) fn tls_index(&self, url: &Url) -> usize {
         let mut named = self.named();
-        named.find(|(base, _)| base.origin() == url.origin()).map_or(0, |(_, reach)| reach)
+        named.find(|(base, _)| base.origin() == url.origin()).map_or(0, |(_, tls)| tls)
     }
 
-    /// Every server of every file.
+    /// Every server of every file, with its index into [`Hosts::tls_settings`].
     fn named(&self) -> impl Iterator<Item = (Url, usize)> {
         let all = self.registries.keys().flat_map(|registry| self.endpoints(registry));
-        let all = all.map(|endpoint| (endpoint.base, endpoint.settings.reach));
+        let all = all.map(|endpoint| (endpoint.base, endpoint.settings.tls));
         let default = self.default.iter().flat_map(|HostsFile { mirrors, server, settings }| {
-            let mirrors = mirrors.iter().map(|(base, settings)| (base.clone(), settings.reach));
-            mirrors.chain(server.clone().map(|base| (base, settings.reach)))
+            let mirrors = mirrors.iter().map(|(base, settings)| (base.clone(), settings.tls));
+            mirrors.chain(server.clone().map(|base| (base, settings.tls)))
         });
         all.chain(default)
     }
 
-    pub(super) fn refused(&self) -> &Refused {
+    pub(super) fn refused(&self) -> &RefusedNetworks {
         &self.refused
     }
 
-    pub(super) fn reaches(&self) -> &[Reach] {
-        &self.reaches
+    pub(super) fn tls_settings(&self) -> &[TlsSettings] {
+        &self.tls_settings
     }
 }
 
-/// What one directory says.
-fn read(folder: &Path, reaches: &mut Vec<Reach>) -> Result<HostsFile, HostsError> {
-    let file = folder.join(FILE);
+/// Reads the directory of one registry. Adds its TLS settings to `tls_settings`.
+fn read(directory: &Path, tls_settings: &mut Vec<TlsSettings>) -> Result<HostsFile, HostsError> {
+    let file = directory.join(FILE);
     match fs::read_to_string(&file) {
-        Ok(text) => hosts_file::parse(&file, &text, reaches),
-        Err(e) if e.kind() == ErrorKind::NotFound => hosts_file::certificates(folder, reaches),
+        Ok(text) => hosts_file::parse(&file, &text, tls_settings),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            hosts_file::certificates(directory, tls_settings)
+        }
         Err(e) => Err(HostsError::read(&file, e)),
     }
 }
 
+/// The URL of the registry itself.
 fn itself(registry: &str) -> Option<Url> {
     if registry == DOCKER_HUB.0 {
         return Url::parse(DOCKER_HUB.1).ok();
@@ -259,11 +267,11 @@ fn itself(registry: &str) -> Option<Url> {
     Url::parse(&format!("https://{registry}")).ok()
 }
 
-/// The registry that a folder's name stands for, in both of containerd's spellings.
-fn registry_of(folder: &str) -> Option<String> {
-    let spelled = match folder.strip_suffix('_').and_then(|name| name.rsplit_once('_')) {
+/// The registry that the name of a directory means, in both of containerd's spellings.
+fn registry_of(directory: &str) -> Option<String> {
+    let spelled = match directory.strip_suffix('_').and_then(|name| name.rsplit_once('_')) {
         Some((host, port)) => format!("{host}:{port}"),
-        None => folder.to_owned(),
+        None => directory.to_owned(),
     };
     reference::checked_registry(&spelled).ok()
 }

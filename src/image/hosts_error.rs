@@ -1,57 +1,58 @@
-//! Why a hosts folder cannot be used.
+//! Errors of the registry hosts directory.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-use crate::fault::Class;
+use crate::error::Class;
 
-/// Why the directory, or what it says of one registry, cannot be used. Every one is for whoever runs the node.
+/// The hosts directory cannot be read, or the settings of one registry are invalid. Only the operator of the node can
+/// fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
-    /// A folder or file that cannot be read.
+    /// A directory or file that cannot be read.
     #[error("registry hosts: cannot read {}: {source}", path.display())]
     Read {
-        /// What was to be read.
+        /// The directory or file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// A folder that no image reference can lead to.
+    /// The directory of no registry: no image reference leads to its name.
     #[error(
-        "registry hosts: the folder {} is not named after a registry; write host, host:port or host_port_, \
+        "registry hosts: the name of the directory {} is not a registry; write host, host:port or host_port_, \
          with a dot or a port in it",
-        folder.display()
+        dir.display()
     )]
-    Folder {
-        /// That folder.
-        folder: PathBuf,
+    Dir {
+        /// Path of the directory.
+        dir: PathBuf,
     },
-    /// Two folders for one registry.
-    #[error("registry hosts: {} names a registry that another folder names too; keep one", folder.display())]
+    /// Two directories for one registry.
+    #[error("registry hosts: {} is the second directory of its registry; keep one of them", dir.display())]
     Twice {
-        /// The one of them that was read last.
-        folder: PathBuf,
+        /// Path of the directory that was read last.
+        dir: PathBuf,
     },
-    /// Not TOML.
+    /// The file is not valid TOML.
     #[error("registry hosts: {} line {line}: {why}", file.display())]
     Syntax {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// The parser's words.
+        /// The parser's message.
         why: String,
     },
-    /// A known key with a wrong value.
+    /// A known key has an invalid value.
     #[error("registry hosts: {}: {key} {why}", file.display())]
     Value {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// The key with the tables around it.
+        /// The key, with the names of its tables.
         key: String,
-        /// What it must be.
+        /// What the value must be.
         why: String,
     },
 }

@@ -1,4 +1,4 @@
-//! One `hosts.toml`, parsed. The files that it names are read and checked here too.
+//! Parses one `hosts.toml`, and reads and checks the files that it names.
 
 use std::{
     fs,
@@ -15,28 +15,29 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{hosts::Settings, hosts_error::HostsError, reach::Reach, rewrite::Rewrite};
-use crate::units;
+use super::{hosts::Settings, hosts_error::HostsError, rewrite::Rewrite, tls::TlsSettings};
+use crate::format;
 
-/// What a file says.
+/// The contents of a file.
 #[derive(Debug, Clone, Default)]
 pub(super) struct HostsFile {
-    /// In the file's order.
+    /// In the order of the file.
     pub(super) mirrors: Vec<(Url, Settings)>,
+    /// `None` means https to the registry itself.
     pub(super) server: Option<Url>,
-    /// How the server is asked.
+    /// Settings of the server.
     pub(super) settings: Settings,
 }
 
-/// Reads a file's text; what it says of connections is added to `reaches`. A key that is not known is warned of, and has no
-/// effect: other versions and other programs read the same file.
+/// Parses the text of a file, and adds its TLS settings to `tls_settings`. An unknown key has no effect except a
+/// warning: other versions and other programs read the same file.
 ///
 /// # Errors
-/// A known key's wrong value, with its place.
+/// Invalid TOML, with the line; a known key with an invalid value, with the key.
 pub(super) fn parse(
     file: &Path,
     text: &str,
-    reaches: &mut Vec<Reach>,
+    tls_settings: &mut Vec<TlsSettings>,
 ) -> Result<HostsFile, HostsError> {
     let table = DeTable::parse(text).map_err(|e| HostsError::Syntax {
         file: file.to_owned(),
@@ -52,7 +53,7 @@ pub(super) fn parse(
             ("server", DeValue::String(url)) => {
                 server = Some(base(url).map_err(|why| top.wrong("server", why))?);
             }
-            ("server", _) => return Err(top.wrong("server", "must be a text")),
+            ("server", _) => return Err(top.wrong("server", "must be a string")),
             ("host", DeValue::Table(hosts)) => {
                 for (url, keys) in hosts {
                     let name = format!("host.{:?}", url.get_ref());
@@ -65,25 +66,28 @@ pub(super) fn parse(
                     for (key, entry) in keys {
                         mirror.read(key.get_ref(), entry.get_ref())?;
                     }
-                    mirrors.push((url.span().start, (base, mirror.settings(reaches))));
+                    mirrors.push((url.span().start, (base, mirror.settings(tls_settings))));
                 }
             }
             ("host", _) => return Err(top.wrong("host", "must be a table")),
             (key, value) => top.read(key, value)?,
         }
     }
-    // The parser sorts its keys; the file's own order is the order to ask in.
+    // The parser sorts its keys; mirrors are tried in the order of the file.
     mirrors.sort_by_key(|(place, _)| *place);
     let mirrors = mirrors.into_iter().map(|(_, mirror)| mirror).collect();
-    Ok(HostsFile { mirrors, server, settings: top.settings(reaches) })
+    Ok(HostsFile { mirrors, server, settings: top.settings(tls_settings) })
 }
 
-/// What a registry's directory says that has no `hosts.toml`: Docker's certificates, which containerd takes too. `*.crt`
-/// are CAs, `NAME.cert` and `NAME.key` a client's certificate.
+/// Reads the directory of a registry without a `hosts.toml`: certificates with Docker's names, which containerd reads
+/// too. `*.crt` are CAs; `NAME.cert` and `NAME.key` are a client certificate and its key.
 ///
 /// # Errors
-/// A directory or file that cannot be read or used.
-pub(super) fn certificates(dir: &Path, reaches: &mut Vec<Reach>) -> Result<HostsFile, HostsError> {
+/// A directory or file that cannot be read, or a file without a valid certificate.
+pub(super) fn certificates(
+    dir: &Path,
+    tls_settings: &mut Vec<TlsSettings>,
+) -> Result<HostsFile, HostsError> {
     let mut table = Table::new(dir, String::new());
     let entries = fs::read_dir(dir).map_err(|e| HostsError::read(dir, e))?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
@@ -94,33 +98,36 @@ pub(super) fn certificates(dir: &Path, reaches: &mut Vec<Reach>) -> Result<Hosts
         paths.iter().filter(ends).cloned().collect()
     };
     let read = |path: &PathBuf| fs::read(path).map_err(|e| HostsError::read(path, e));
-    table.reach.ca = ending("crt").iter().map(read).collect::<Result<_, _>>()?;
-    table.check("*.crt", Reach { ca: table.reach.ca.clone(), ..Reach::default() })?;
+    table.tls.ca = ending("crt").iter().map(read).collect::<Result<_, _>>()?;
+    table.check("*.crt", TlsSettings { ca: table.tls.ca.clone(), ..TlsSettings::default() })?;
     match ending("cert").as_slice() {
         [] => (),
         [cert] => {
             let pem = [read(cert)?, read(&cert.with_extension("key"))?].join(&b'\n');
-            table.reach.client = Some(pem.clone());
-            table.check("*.cert", Reach { client: Some(pem), ..Reach::default() })?;
+            table.tls.client = Some(pem.clone());
+            table.check("*.cert", TlsSettings { client: Some(pem), ..TlsSettings::default() })?;
         }
         _ => return Err(table.wrong("*.cert", "several client certificates are not supported")),
     }
-    Ok(HostsFile { settings: table.settings(reaches), ..HostsFile::default() })
+    Ok(HostsFile { settings: table.settings(tls_settings), ..HostsFile::default() })
 }
 
-/// A server's URL as people write it: https where no scheme is given.
+/// Parses the URL of a server. The default scheme is https.
+///
+/// # Errors
+/// What the value must be.
 fn base(text: &str) -> Result<Url, &'static str> {
     let spelled = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let mut url =
         Url::parse(&spelled).map_err(|_| "must be a URL such as https://mirror.example:8080")?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err("must begin with https:// or http:// and name a host");
+        return Err("must start with https:// or http:// and name a host");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user name or password");
+        return Err("must not contain a user name or password");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not hold a query or fragment");
+        return Err("must not contain a query or fragment");
     }
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
@@ -130,44 +137,44 @@ fn base(text: &str) -> Result<Url, &'static str> {
 /// The keys that a server and a mirror have in common.
 struct Table<'a> {
     file: &'a Path,
-    /// The tables around the keys, for messages.
-    around: String,
+    /// The names of the tables that contain the keys, for messages.
+    prefix: String,
     settings: Settings,
-    reach: Reach,
+    tls: TlsSettings,
 }
 
-type Words<'a> = Vec<&'a str>;
+type Strings<'a> = Vec<&'a str>;
 
 impl<'a> Table<'a> {
-    fn new(file: &'a Path, around: String) -> Self {
-        Self { file, around, settings: Settings::default(), reach: Reach::default() }
+    fn new(file: &'a Path, prefix: String) -> Self {
+        Self { file, prefix, settings: Settings::default(), tls: TlsSettings::default() }
     }
 
     fn read(&mut self, key: &str, value: &DeValue<'_>) -> Result<(), HostsError> {
         match key {
             "capabilities" => self.capabilities(value),
             "override_path" => value.as_bool().map(|it| self.settings.override_path = it),
-            "skip_verify" => value.as_bool().map(|it| self.reach.skip_verify = it),
+            "skip_verify" => value.as_bool().map(|it| self.tls.skip_verify = it),
             "dial_timeout" => {
-                value.as_str().and_then(duration).map(|it| self.reach.dial = Some(it))
+                value.as_str().and_then(duration).map(|it| self.tls.dial = Some(it))
             }
             "header" => self.header(value),
             "ca" => {
-                let Some(files) = words(value) else { return Err(self.wrong(key, CA)) };
-                self.reach.ca = self.files(&files)?;
-                return self.check(key, Reach { ca: self.reach.ca.clone(), ..Reach::default() });
+                let Some(files) = strings(value) else { return Err(self.wrong(key, CA)) };
+                self.tls.ca = self.files(&files)?;
+                return self.check(key, TlsSettings { ca: self.tls.ca.clone(), ..TlsSettings::default() });
             }
             "client" => {
                 let Some(files) = client(value) else { return Err(self.wrong(key, CLIENT)) };
-                // Certificate and key, one after the other, are one PEM.
+                // The concatenation of certificate and key is one PEM.
                 let pem = self.files(&files)?.join(&b'\n');
-                self.reach.client = Some(pem.clone());
-                return self.check(key, Reach { client: Some(pem), ..Reach::default() });
+                self.tls.client = Some(pem.clone());
+                return self.check(key, TlsSettings { client: Some(pem), ..TlsSettings::default() });
             }
             "rewrite" => self.rewrite(value),
             other => {
-                let (file, key) = (self.file.display(), format!("{}{other}", self.around));
-                tracing::warn!(%file, key, "a key of a registry's hosts.toml is not known, and has no effect");
+                let (file, key) = (self.file.display(), format!("{}{other}", self.prefix));
+                tracing::warn!(%file, key, "unknown key in a registry's hosts.toml; it has no effect");
                 Some(())
             }
         }
@@ -179,11 +186,11 @@ impl<'a> Table<'a> {
                         "must be a list of \"pull\", \"resolve\", \"push\" and \"referrers\""
                     }
                     "rewrite" => {
-                        "must be a table of regular expressions, each with a text for the repositories that it matches"
+                        "must be a table of regular expressions, each with the replacement for a repository"
                     }
                     "dial_timeout" => "must be a time such as \"5s\"",
                     "header" => {
-                        "must be a table of header names, each with a text or a list of texts"
+                        "must be a table of header names, each with a string or a list of strings"
                     }
                     _ => "must be true or false",
                 },
@@ -193,13 +200,13 @@ impl<'a> Table<'a> {
 
     fn capabilities(&mut self, value: &DeValue<'_>) -> Option<()> {
         value.as_array()?;
-        let words = words(value)?;
-        // Nobody here asks for referrers.
-        let known = |word: &&str| matches!(*word, "pull" | "resolve" | "push" | "referrers");
-        self.settings.resolve = words.contains(&"resolve");
-        self.settings.pull = words.contains(&"pull");
-        self.settings.push = words.contains(&"push");
-        words.iter().all(known).then_some(())
+        let names = strings(value)?;
+        // The driver never requests referrers.
+        let known = |name: &&str| matches!(*name, "pull" | "resolve" | "push" | "referrers");
+        self.settings.resolve = names.contains(&"resolve");
+        self.settings.pull = names.contains(&"pull");
+        self.settings.push = names.contains(&"push");
+        names.iter().all(known).then_some(())
     }
 
     fn rewrite(&mut self, value: &DeValue<'_>) -> Option<()> {
@@ -217,7 +224,7 @@ impl<'a> Table<'a> {
         let mut headers = HeaderMap::new();
         for (name, value) in value.as_table()? {
             let name = HeaderName::try_from(name.get_ref().as_ref()).ok()?;
-            for value in words(value.get_ref())? {
+            for value in strings(value.get_ref())? {
                 let mut value = HeaderValue::from_str(value).ok()?;
                 value.set_sensitive(true);
                 headers.append(name.clone(), value);
@@ -228,27 +235,27 @@ impl<'a> Table<'a> {
     }
 
     fn files(&self, names: &[&str]) -> Result<Vec<Vec<u8>>, HostsError> {
-        let beside = self.file.parent().unwrap_or(Path::new(""));
+        let dir = self.file.parent().unwrap_or(Path::new(""));
         let read = |path: PathBuf| fs::read(&path).map_err(|e| HostsError::read(&path, e));
-        names.iter().map(|name| read(beside.join(name))).collect()
+        names.iter().map(|name| read(dir.join(name))).collect()
     }
 
-    fn check(&self, key: &str, reach: Reach) -> Result<(), HostsError> {
+    fn check(&self, key: &str, tls: TlsSettings) -> Result<(), HostsError> {
         let refused = |why| self.wrong(key, &format!("names files that cannot be used: {why}"));
-        reach.check().map_err(refused)
+        tls.check().map_err(refused)
     }
 
-    fn settings(self, reaches: &mut Vec<Reach>) -> Settings {
-        let place = reaches.iter().position(|reach| *reach == self.reach);
-        let reach = place.unwrap_or(reaches.len());
+    fn settings(self, tls_settings: &mut Vec<TlsSettings>) -> Settings {
+        let place = tls_settings.iter().position(|other| *other == self.tls);
+        let tls = place.unwrap_or(tls_settings.len());
         if place.is_none() {
-            reaches.push(self.reach);
+            tls_settings.push(self.tls);
         }
-        Settings { reach, ..self.settings }
+        Settings { tls, ..self.settings }
     }
 
     fn wrong(&self, key: &str, why: &str) -> HostsError {
-        let key = format!("{}{key}", self.around);
+        let key = format!("{}{key}", self.prefix);
         HostsError::Value { file: self.file.to_owned(), key, why: why.to_owned() }
     }
 }
@@ -257,17 +264,17 @@ const CA: &str = "must be the name of a PEM file, or a list of such names";
 const CLIENT: &str = "must be the name of a PEM file with certificate and key, or one pair [[\"client.crt\", \
      \"client.key\"]]; several client certificates are not supported";
 
-/// A text, or a list of texts.
-fn words<'a>(value: &'a DeValue<'_>) -> Option<Words<'a>> {
+/// A string, or a list of strings.
+fn strings<'a>(value: &'a DeValue<'_>) -> Option<Strings<'a>> {
     match value {
-        DeValue::String(word) => Some(vec![word]),
-        DeValue::Array(list) => list.iter().map(|word| word.get_ref().as_str()).collect(),
+        DeValue::String(one) => Some(vec![one]),
+        DeValue::Array(list) => list.iter().map(|one| one.get_ref().as_str()).collect(),
         _ => None,
     }
 }
 
 /// One certificate in any of containerd's spellings: `"both"`, `["both"]`, `[["crt", "key"]]`, `[["both", ""]]`.
-fn client<'a>(value: &'a DeValue<'_>) -> Option<Words<'a>> {
+fn client<'a>(value: &'a DeValue<'_>) -> Option<Strings<'a>> {
     let one = |list: &'a [Spanned<DeValue<'_>>]| match list {
         [pair] => pair.get_ref().as_array(),
         _ => None,
@@ -275,15 +282,15 @@ fn client<'a>(value: &'a DeValue<'_>) -> Option<Words<'a>> {
     let pair = value.as_array().and_then(|list| one(list));
     let mut files = match pair {
         Some(pair) => {
-            pair.iter().map(|word| word.get_ref().as_str()).collect::<Option<Words<'_>>>()?
+            pair.iter().map(|file| file.get_ref().as_str()).collect::<Option<Strings<'_>>>()?
         }
-        None => words(value).filter(|files| files.len() == 1)?,
+        None => strings(value).filter(|files| files.len() == 1)?,
     };
     files.retain(|file| !file.is_empty());
     (1..=2).contains(&files.len()).then_some(files)
 }
 
-/// `5s`, `1m30s`, `500ms`.
+/// A duration such as `5s`, `1m30s` or `500ms`; not zero.
 fn duration(text: &str) -> Option<Duration> {
-    units::duration(text).filter(|time| !time.is_zero())
+    format::duration(text).filter(|time| !time.is_zero())
 }

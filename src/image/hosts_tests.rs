@@ -1,10 +1,10 @@
-//! The hosts folder: what each spelling leads to, and what is refused with which words.
+//! Tests of the hosts directory: the servers of each registry, and the errors.
 
 use tempfile::TempDir;
 
 use super::*;
 
-fn folder(files: &[(&str, &str)]) -> TempDir {
+fn dir(files: &[(&str, &str)]) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (name, text) in files {
         fs::create_dir_all(dir.path().join(name)).unwrap();
@@ -14,11 +14,11 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn load(files: &[(&str, &str)]) -> Result<Hosts, HostsError> {
-    Hosts::load(folder(files).path())
+    Hosts::load(dir(files).path())
 }
 
-/// Every endpoint of `registry` as `url` plus what it may do.
-fn asked(hosts: &Hosts, registry: &str) -> Vec<String> {
+/// Every endpoint of `registry` as `url` plus its capabilities: r(esolve), p(ull), w(rite).
+fn servers(hosts: &Hosts, registry: &str) -> Vec<String> {
     let may = |e: &Endpoint| {
         let settings = &e.settings;
         format!(
@@ -33,15 +33,15 @@ fn asked(hosts: &Hosts, registry: &str) -> Vec<String> {
 }
 
 #[test]
-fn without_a_file_it_is_https_to_the_registry_itself() {
+fn a_registry_without_a_file_is_contacted_itself_by_https() {
     let hosts = Hosts::default();
-    assert_eq!(asked(&hosts, "r.io:5000"), ["https://r.io:5000/ rpw"]);
-    assert_eq!(asked(&hosts, "localhost"), ["https://localhost/ rpw"]);
-    assert_eq!(asked(&hosts, "docker.io"), ["https://registry-1.docker.io/ rpw"]);
+    assert_eq!(servers(&hosts, "r.io:5000"), ["https://r.io:5000/ rpw"]);
+    assert_eq!(servers(&hosts, "localhost"), ["https://localhost/ rpw"]);
+    assert_eq!(servers(&hosts, "docker.io"), ["https://registry-1.docker.io/ rpw"]);
 }
 
 #[test]
-fn mirrors_come_in_the_files_order_and_the_server_last() {
+fn mirrors_are_in_the_order_of_the_file_and_the_server_is_last() {
     let text = r#"
 server = "http://r.io:5000"
 [host."http://z.example"]
@@ -52,7 +52,7 @@ capabilities = ["resolve", "push"]
 "#;
     let hosts = load(&[("r.io:5000", text)]).unwrap();
     assert_eq!(
-        asked(&hosts, "r.io:5000"),
+        servers(&hosts, "r.io:5000"),
         [
             "http://z.example/ p",
             "https://a.example:8443/cache rw",
@@ -61,17 +61,17 @@ capabilities = ["resolve", "push"]
         ]
     );
     assert_eq!(
-        asked(&hosts, "other.io"),
+        servers(&hosts, "other.io"),
         ["https://other.io/ rpw"],
-        "one file speaks for one registry"
+        "a file is for one registry"
     );
 }
 
 #[test]
-fn a_file_without_a_server_ends_at_the_registry_itself() {
+fn the_last_server_of_a_file_without_one_is_the_registry_itself() {
     let hosts = load(&[("docker.io", "[host.\"http://m.example\"]")]).unwrap();
     assert_eq!(
-        asked(&hosts, "docker.io"),
+        servers(&hosts, "docker.io"),
         ["http://m.example/ rp", "https://registry-1.docker.io/ rpw"]
     );
 }
@@ -81,16 +81,16 @@ fn both_spellings_of_a_port_name_one_registry() {
     let text = "server = \"http://10.0.0.7:5000\"";
     for name in ["10.0.0.7:5000", "10.0.0.7_5000_"] {
         let hosts = load(&[(name, text)]).unwrap();
-        assert_eq!(asked(&hosts, "10.0.0.7:5000"), ["http://10.0.0.7:5000/ rpw"], "{name}");
+        assert_eq!(servers(&hosts, "10.0.0.7:5000"), ["http://10.0.0.7:5000/ rpw"], "{name}");
     }
     let hosts = load(&[("r.io:5000", text), ("r.io_5000_", text)]).unwrap();
     let why = hosts.unusable("r.io:5000").unwrap();
-    assert!(why.contains("that another folder names too"), "{why}");
+    assert!(why.contains("is the second directory of its registry"), "{why}");
 }
 
 #[test]
-fn what_a_config_map_mount_brings_is_skipped() {
-    let dir = folder(&[("..2026_01_01", "junk"), ("r.io", "")]);
+fn files_and_hidden_directories_of_a_config_map_mount_are_skipped() {
+    let dir = dir(&[("..2026_01_01", "junk"), ("r.io", "")]);
     fs::write(dir.path().join("README"), "").unwrap();
     std::os::unix::fs::symlink("r.io", dir.path().join("s.io")).unwrap();
     let hosts = Hosts::load(dir.path()).unwrap();
@@ -102,13 +102,13 @@ fn what_a_config_map_mount_brings_is_skipped() {
 }
 
 #[test]
-fn a_refusal_names_the_file_and_the_key() {
+fn an_invalid_file_is_rejected_with_the_key_and_does_not_affect_other_registries() {
     for (text, words) in [
         ("rewrite = 1", "rewrite must be a table of regular expressions"),
         ("rewrite = { \"(\" = \"a\" }", "rewrite must be a table of regular expressions"),
         ("rewrite = { \"a\" = 1 }", "rewrite must be a table of regular expressions"),
         ("ca = \"/absent.crt\"", "cannot read /absent.crt"),
-        ("ca = \"hosts.toml\"", "ca names files that cannot be used: no certificate in it"),
+        ("ca = \"hosts.toml\"", "ca names files that cannot be used: the file has no certificate"),
         ("ca = 1", "ca must be the name of a PEM file"),
         ("client = [\"a\", \"b\"]", "several client certificates are not supported"),
         ("client = [[\"a\", \"b\"], [\"c\", \"d\"]]", "several client certificates"),
@@ -125,49 +125,49 @@ fn a_refusal_names_the_file_and_the_key() {
         ("[host.\"https://m.io\"]\ncapabilities = [1]", "must be a list"),
         ("[host]\n\"https://m.io\" = 1", "must be a table"),
         ("host = 1", "host must be a table"),
-        ("server = 1", "server must be a text"),
-        ("server = \"ftp://m.io\"", "must begin with https://"),
-        ("server = \"https://u:p@m.io\"", "must not hold a user name"),
-        ("server = \"https://m.io/?a=b\"", "must not hold a query"),
+        ("server = 1", "server must be a string"),
+        ("server = \"ftp://m.io\"", "must start with https://"),
+        ("server = \"https://u:p@m.io\"", "must not contain a user name"),
+        ("server = \"https://m.io/?a=b\"", "must not contain a query"),
         ("server = \"https://\"", "must be a URL"),
         ("\n\nserver = ", "line 3"),
     ] {
         let hosts = load(&[("r.io", text), ("s.io", "")]).unwrap();
         let why = hosts.unusable("r.io").expect(text);
         assert!(why.contains(words), "{text}: {why}");
-        assert_eq!(asked(&hosts, "r.io"), [""; 0], "nobody is asked otherwise than was meant");
-        assert_eq!(hosts.unusable("s.io"), None, "a file costs its own registry alone");
-        assert_eq!(asked(&hosts, "s.io"), ["https://s.io/ rpw"]);
+        assert_eq!(servers(&hosts, "r.io"), [""; 0], "no server is contacted with other settings");
+        assert_eq!(hosts.unusable("s.io"), None, "an invalid file affects only its own registry");
+        assert_eq!(servers(&hosts, "s.io"), ["https://s.io/ rpw"]);
     }
 }
 
 #[test]
-fn a_key_that_is_not_known_has_no_effect() {
+fn an_unknown_key_has_no_effect() {
     let text =
         "mirror = 1\n[host.\"https://m.io\"]\ncapabilities = [\"pull\", \"referrers\"]\nx = 1";
     let hosts = load(&[("r.io", text)]).unwrap();
-    assert_eq!(asked(&hosts, "r.io"), ["https://m.io/ p", "https://r.io/ rpw"]);
+    assert_eq!(servers(&hosts, "r.io"), ["https://m.io/ p", "https://r.io/ rpw"]);
     let hosts = load(&[("r.io", "server = \"\"")]).unwrap();
-    assert_eq!(asked(&hosts, "r.io"), ["https://r.io/ rpw"], "as without a server");
+    assert_eq!(servers(&hosts, "r.io"), ["https://r.io/ rpw"], "as without a server");
 }
 
 #[test]
-fn a_folder_that_no_reference_reaches_is_skipped() {
+fn a_directory_that_is_not_named_after_a_registry_is_skipped() {
     let hosts = load(&[("registry", ""), ("r.io:0", ""), ("a b.io", ""), ("r.io", "")]).unwrap();
     assert_eq!(hosts.registries.keys().collect::<Vec<_>>(), ["r.io"]);
     assert!(Hosts::load(Path::new("/absent")).is_err());
 }
 
 #[test]
-fn a_default_that_cannot_be_used_costs_every_registry_without_a_folder() {
+fn an_invalid_default_affects_every_registry_without_a_directory() {
     let hosts = load(&[("_default", "server = 1"), ("r.io", "")]).unwrap();
-    assert_eq!(asked(&hosts, "r.io"), ["https://r.io/ rpw"]);
+    assert_eq!(servers(&hosts, "r.io"), ["https://r.io/ rpw"]);
     assert!(hosts.unusable("s.io").unwrap().contains("_default/hosts.toml: server"));
     assert!(hosts.endpoints("s.io").is_empty() && !hosts.names(&"https://s.io".parse().unwrap()));
 }
 
 #[test]
-fn a_folder_of_certificates_alone_is_dockers() {
+fn a_directory_with_only_certificates_is_read_like_dockers() {
     let dir = TempDir::new().unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/fixtures");
     let put = |registry: &str, name: &str, from: &str| {
@@ -181,21 +181,21 @@ fn a_folder_of_certificates_alone_is_dockers() {
     put("u.io", "ca.crt", "client.key");
     fs::create_dir(dir.path().join("v.io")).unwrap();
     let hosts = Hosts::load(dir.path()).unwrap();
-    let reach = |registry: &str| {
+    let settings = |registry: &str| {
         let endpoints = hosts.endpoints(registry);
         let [one] = endpoints.as_slice() else { panic!("{:?}", hosts.unusable(registry)) };
-        let reach = &hosts.reaches()[one.settings.reach];
-        (one.url().to_string(), reach.ca.len(), reach.client.is_some())
+        let tls = &hosts.tls_settings()[one.settings.tls];
+        (one.url().to_string(), tls.ca.len(), tls.client.is_some())
     };
-    assert_eq!(reach("r.io"), ("https://r.io/".to_owned(), 1, false));
-    assert_eq!(reach("s.io"), ("https://s.io/".to_owned(), 0, true));
-    assert_eq!(reach("v.io"), ("https://v.io/".to_owned(), 0, false));
+    assert_eq!(settings("r.io"), ("https://r.io/".to_owned(), 1, false));
+    assert_eq!(settings("s.io"), ("https://s.io/".to_owned(), 0, true));
+    assert_eq!(settings("v.io"), ("https://v.io/".to_owned(), 0, false));
     assert!(hosts.unusable("t.io").unwrap().contains("client.key"));
     assert!(hosts.unusable("u.io").unwrap().contains("*.crt names files that cannot be used"));
 }
 
 #[test]
-fn a_mirror_may_have_other_names_for_repositories() {
+fn a_mirror_may_rewrite_repository_names() {
     let text = r#"
 [host."https://m.io"]
 rewrite = { "^library/(.*)" = "hub/$1", "^lib" = "never" }
@@ -214,22 +214,22 @@ rewrite = { "^library/(.*)" = "hub/$1", "^lib" = "never" }
 }
 
 #[test]
-fn the_default_folder_is_for_those_without_one() {
+fn the_default_directory_is_for_registries_without_one() {
     let text = "skip_verify = true\n[host.\"http://cache.io\"]";
     let hosts = load(&[("_default", text), ("r.io", "")]).unwrap();
-    assert_eq!(asked(&hosts, "s.io"), ["http://cache.io/ rp", "https://s.io/ rpw"]);
-    assert_eq!(asked(&hosts, "r.io"), ["https://r.io/ rpw"]);
-    let reach = |endpoint: &Endpoint| &hosts.reaches()[endpoint.settings.reach];
-    let skips = hosts.endpoints("s.io").iter().map(|e| reach(e).skip_verify).collect::<Vec<_>>();
+    assert_eq!(servers(&hosts, "s.io"), ["http://cache.io/ rp", "https://s.io/ rpw"]);
+    assert_eq!(servers(&hosts, "r.io"), ["https://r.io/ rpw"]);
+    let tls = |endpoint: &Endpoint| &hosts.tls_settings()[endpoint.settings.tls];
+    let skips = hosts.endpoints("s.io").iter().map(|e| tls(e).skip_verify).collect::<Vec<_>>();
     assert_eq!(skips, [false, true], "a mirror has its own settings");
     assert!(hosts.names(&"http://cache.io/x".parse().unwrap()));
-    assert!(!hosts.names(&"https://s.io/".parse().unwrap()), "nobody wrote that");
+    assert!(!hosts.names(&"https://s.io/".parse().unwrap()), "no file names it");
     let fixed = load(&[("_default", "server = \"http://all.io\"")]).unwrap();
-    assert_eq!(asked(&fixed, "s.io"), ["http://all.io/ rpw"]);
+    assert_eq!(servers(&fixed, "s.io"), ["http://all.io/ rpw"]);
 }
 
 #[test]
-fn settings_are_read_and_never_shown() {
+fn settings_are_parsed_and_header_values_are_never_shown() {
     let text = r#"
 dial_timeout = "1m30s"
 header = { x-one = "hush", x-two = ["hush", "hush2"] }
@@ -242,17 +242,17 @@ dial_timeout = "500ms"
     let endpoints = hosts.endpoints("r.io");
     let found: Vec<_> = endpoints
         .iter()
-        .map(|e| (&hosts.reaches()[e.settings.reach], e.settings.header.len()))
-        .map(|(reach, headers)| (reach.skip_verify, reach.dial.map(|d| d.as_millis()), headers))
+        .map(|e| (&hosts.tls_settings()[e.settings.tls], e.settings.header.len()))
+        .map(|(tls, headers)| (tls.skip_verify, tls.dial.map(|d| d.as_millis()), headers))
         .collect();
     assert_eq!(found, [(true, Some(500), 0), (false, None, 0), (false, Some(90_000), 3)]);
     assert!(!format!("{hosts:?}").contains("hush"), "{hosts:?}");
-    assert_eq!(hosts.reach(&"https://m.io/token".parse().unwrap()), endpoints[0].settings.reach);
-    assert_eq!(hosts.reach(&"https://elsewhere.io/".parse().unwrap()), 0);
+    assert_eq!(hosts.tls_index(&"https://m.io/token".parse().unwrap()), endpoints[0].settings.tls);
+    assert_eq!(hosts.tls_index(&"https://elsewhere.io/".parse().unwrap()), 0);
 }
 
 #[test]
-fn only_the_registry_itself_is_its_own() {
+fn only_the_registry_itself_and_its_server_get_its_credentials() {
     let text = "server = \"http://10.0.0.7:5000\"\n[host.\"http://m.io\"]\n[host.\"https://r.io\"]";
     let hosts = load(&[("r.io", text)]).unwrap();
     let own: Vec<_> = hosts.endpoints("r.io").iter().map(|endpoint| endpoint.own).collect();
@@ -262,7 +262,7 @@ fn only_the_registry_itself_is_its_own() {
 }
 
 #[test]
-fn content_urls_keep_the_prefix_and_tell_a_mirror_whose_it_is() {
+fn content_urls_keep_the_path_of_a_mirror_and_name_the_registry() {
     let hosts = load(&[("r.io", "[host.\"https://m.io/cache/v2/\"]")]).unwrap();
     let image: Reference = "r.io/a/b:1".parse().unwrap();
     let endpoints = hosts.endpoints("r.io");
@@ -278,8 +278,8 @@ fn content_urls_keep_the_prefix_and_tell_a_mirror_whose_it_is() {
 }
 
 #[test]
-fn a_server_takes_pushes_unless_its_file_says_otherwise() {
+fn a_server_accepts_pushes_unless_its_file_excludes_them() {
     let text = "capabilities = [\"pull\"]\n[host.\"https://m.io\"]\ncapabilities = [\"push\"]";
     let hosts = load(&[("r.io", text)]).unwrap();
-    assert_eq!(asked(&hosts, "r.io"), ["https://m.io/ w", "https://r.io/ p"]);
+    assert_eq!(servers(&hosts, "r.io"), ["https://m.io/ w", "https://r.io/ p"]);
 }

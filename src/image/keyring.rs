@@ -1,6 +1,6 @@
-//! Who we may say we are, by registry: `.dockerconfigjson`, read and matched as the kubelet does.
+//! Credentials by registry: parses `.dockerconfigjson` and matches its entries as the kubelet does.
 //!
-//! Deliberately absent: credential helpers. A secret is a tenant's text; the programs it names are never run.
+//! Deliberately absent: credential helpers. A secret is a tenant's text; the programs that it names are never run.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,21 +15,21 @@ use super::{
     reference::{checked_registry, split_port},
     secret::{NoSalt, Secret},
 };
-use crate::fault::Class;
+use crate::error::Class;
 
-/// What a Secret may hold at all.
+/// Largest size in bytes, which is Kubernetes' limit for a Secret.
 const TEXT_MAX: usize = 1 << 20;
-/// `base64` with and without its padding: both are written.
+/// Base64 with optional padding: tools write both forms.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Credentials, and for which images each is meant. Never shown: its `Debug` says only how many there are.
+/// Credentials, each with a pattern for the images that it is for. `Debug` shows only their number.
 #[derive(Clone, Default)]
 pub struct Keyring(Vec<Arc<Credential>>);
 
-/// One secret and where it may be shown.
+/// One secret, and the pattern of the repositories to which it may be sent.
 pub(super) struct Credential {
     pattern: Pattern,
     pub(super) secret: Secret,
@@ -57,12 +57,12 @@ struct Entry {
 }
 
 impl Keyring {
-    /// Reads a `.dockerconfigjson`: from `auths` each entry's `auth`, or `username` and `password`, or
-    /// `identitytoken`, or `registrytoken`. Helper programs named beside `auths` are left out with a warning.
+    /// Parses a `.dockerconfigjson`. From each entry of `auths` it takes `auth`, or `username` and `password`, or
+    /// `identitytoken`, or `registrytoken`. Helper programs are ignored with a warning.
     ///
     /// # Errors
-    /// Text that is not one; one whose only credentials would come from a helper program. The sentence never
-    /// quotes it.
+    /// Text in another format; text whose only credentials would come from a helper program. The message never quotes
+    /// it.
     pub fn from_docker_config(json: &[u8]) -> Result<Self, KeyringError> {
         if json.len() > TEXT_MAX {
             return Err(KeyringError::new("it is larger than 1 MiB"));
@@ -83,29 +83,31 @@ impl Keyring {
         match (helpers, keyring.0.is_empty()) {
             (true, true) => return Err(KeyringError::new(HELPERS)),
             (true, false) => {
-                tracing::warn!("a registry secret names a credential helper, which is never run")
+                tracing::warn!(
+                    "a registry secret names a credential helper; the driver never runs one"
+                )
             }
             (false, _) => {}
         }
-        // The kubelet's order: its keys sorted backwards, which puts the longer path of one host first.
+        // The kubelet's order: keys in descending order, so that the longer path of a host comes first.
         keyring.0.sort_by(|a, b| b.pattern.cmp(&a.pattern));
         Ok(keyring)
     }
 
-    /// Those of `self` and then those of `other`.
+    /// The credentials of `self`, followed by those of `other`.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
         self.0.extend_from_slice(&other.0);
         self
     }
 
-    /// As whom an image could be asked for, in the order in which it would be. Empty means only anonymously.
+    /// The credentials with which an image would be requested, in order. Empty means only an anonymous request.
     pub fn accesses(&self, reference: &Reference) -> Vec<Access> {
         let credentials = self.credentials(reference.registry(), reference.repository());
         credentials.iter().map(|credential| credential.access.clone()).collect()
     }
 
-    /// What may be shown to the server `host` (`host[:port]`) for a repository on it; each secret once.
+    /// The credentials that may be sent to the server `host` (`host[:port]`) for a repository on it; each secret once.
     pub(super) fn credentials(&self, host: &str, repository: &str) -> Vec<&Arc<Credential>> {
         let mut found: Vec<&Arc<Credential>> = Vec::new();
         for credential in self.0.iter().filter(|c| c.pattern.matches(host, repository)) {
@@ -118,7 +120,7 @@ impl Keyring {
 }
 
 impl Entry {
-    /// The most specific of what an entry holds; nothing for the empty entries that tools with helpers leave.
+    /// The most specific secret of an entry; `None` for an empty entry, which tools with helpers write.
     fn secret(self) -> Result<Option<Secret>, KeyringError> {
         let Self { auth, mut username, mut password, identitytoken, registrytoken } = self;
         if !registrytoken.is_empty() {
@@ -142,7 +144,7 @@ impl Entry {
     }
 }
 
-/// A key of `auths`: a host whose labels may be globs, a port, the beginning of a path.
+/// A key of `auths`: a host whose labels may be globs, a port, a path prefix.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Pattern {
     host: String,
@@ -151,15 +153,15 @@ struct Pattern {
 }
 
 impl Pattern {
-    /// From what people and tools write: `https://index.docker.io/v1/`, `*.example.com:5000/team`.
+    /// Parses a key such as `https://index.docker.io/v1/` or `*.example.com:5000/team`.
     fn new(key: &str) -> Self {
         let key =
             key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
         let (server, path) = key.find('/').map_or((key, ""), |slash| key.split_at(slash));
         let version = ["/v1", "/v2"].into_iter().find_map(|v| path.strip_prefix(v));
         let path = version.filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(path);
-        // Images of Docker Hub are named after docker.io, its credentials mostly after another of its names. A glob is no
-        // name, and stays as it is.
+        // Image references name Docker Hub docker.io, and its credentials usually have another of its names. A glob is
+        // not a registry name, and is kept unchanged.
         let server = checked_registry(server).unwrap_or_else(|_| server.to_ascii_lowercase());
         let (host, port) = split_port(&server);
         let path = if path == "/" { "" } else { path };
@@ -167,8 +169,8 @@ impl Pattern {
         Self { host: host.to_owned(), port, path: path.to_owned() }
     }
 
-    /// The kubelet's rule (`pkg/credentialprovider/keyring.go`, `URLsMatch`): as many labels, each matched by its
-    /// own; the same port or none on both sides; the path a prefix of the image's.
+    /// The kubelet's rule (`pkg/credentialprovider/keyring.go`, `URLsMatch`): the same number of labels, and each label
+    /// matches; the same port, or none on both sides; the path is a prefix of the image's path.
     fn matches(&self, server: &str, repository: &str) -> bool {
         let (host, port) = split_port(server);
         let (patterns, labels) = (self.host.split('.'), host.split('.'));
@@ -199,10 +201,10 @@ impl fmt::Debug for Keyring {
     }
 }
 
-const HELPERS: &str = "it leaves its credentials to a helper program (credHelpers, credsStore), and such programs \
+const HELPERS: &str = "its credentials come from a helper program (credHelpers, credsStore), and such programs \
      are never run; put user name and password into `auths`";
 
-/// Text that is no `.dockerconfigjson`.
+/// The text is not a usable `.dockerconfigjson`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a usable .dockerconfigjson: {why}")]
 pub struct KeyringError {
@@ -215,7 +217,7 @@ impl KeyringError {
         Self { why: why.into(), class: Class::Invalid }
     }
 
-    /// [`Class::Invalid`], but for a machine without random numbers.
+    /// [`Class::Invalid`], or [`Class::Internal`] if the system's random number generator failed.
     pub fn class(&self) -> Class {
         self.class
     }
@@ -223,17 +225,17 @@ impl KeyringError {
 
 impl From<NoSalt> for KeyringError {
     fn from(NoSalt: NoSalt) -> Self {
-        let why = "the machine gives no random numbers".to_owned();
+        let why = "the system's random number generator failed".to_owned();
         Self { why, class: Class::Internal }
     }
 }
 
-/// As whom an image was read.
+/// The credential with which an image or blob was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// As anybody.
+    /// Without a credential.
     Anonymous,
-    /// With a credential: its HMAC under a salt of this process, good for telling equal ones.
+    /// With a credential: its HMAC under a salt of this process, which is equal for equal credentials.
     Credential([u8; 32]),
 }
 

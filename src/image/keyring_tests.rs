@@ -1,4 +1,4 @@
-//! Keyrings: which entry is for which image, what is refused with which words, and what is never shown.
+//! Tests of keyrings: matching, error messages, and that secrets are never shown.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn users(keyring: &Keyring, image: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_kubelets_matching_rules() {
+fn keys_match_images_by_the_kubelets_rules() {
     for (key, image, matched) in [
         ("r.io", "r.io/a:1", true),
         ("https://r.io", "r.io/a:1", true),
@@ -85,7 +85,7 @@ fn the_longest_path_is_tried_first_and_then_the_others() {
 }
 
 #[test]
-fn every_form_of_a_secret_is_read() {
+fn every_form_of_a_secret_is_parsed() {
     let secret = |entry: Value| {
         let keyring = keyring(json!({ "r.io": entry }));
         keyring.0.first().map(|credential| credential.secret.clone())
@@ -113,11 +113,11 @@ fn every_form_of_a_secret_is_read() {
         secret(json!({ "registrytoken": "t" })),
         Some(Secret::RegistryToken("t".to_owned()))
     );
-    assert_eq!(secret(json!({})), None, "an empty entry is left out");
+    assert_eq!(secret(json!({})), None, "an empty entry is ignored");
 }
 
 #[test]
-fn what_is_no_docker_config_is_refused_and_never_quoted() {
+fn an_invalid_docker_config_is_rejected_and_never_quoted() {
     for (text, words) in [
         ("", "line 1 column 0"),
         ("hush", "line 1 column"),
@@ -141,7 +141,7 @@ fn what_is_no_docker_config_is_refused_and_never_quoted() {
 }
 
 #[test]
-fn a_helper_beside_credentials_is_left_out() {
+fn a_credential_helper_is_ignored_if_there_are_credentials() {
     let text =
         r#"{"auths": {"r.io": {"auth": "dTpw"}}, "credsStore": "x", "credHelpers": {"s.io": "y"}}"#;
     let keyring = Keyring::from_docker_config(text.as_bytes()).unwrap();
@@ -150,7 +150,7 @@ fn a_helper_beside_credentials_is_left_out() {
 }
 
 #[test]
-fn equal_secrets_have_equal_fingerprints_and_nothing_shows_them() {
+fn equal_secrets_have_equal_fingerprints_and_are_never_shown() {
     let image = "r.io/a".parse().unwrap();
     let proof = |user: &str, password: &str| {
         let entry = json!({ "username": user, "password": password });
@@ -161,7 +161,7 @@ fn equal_secrets_have_equal_fingerprints_and_nothing_shows_them() {
     };
     assert_eq!(proof("u", "hush"), proof("u", "hush"));
     assert_ne!(proof("u", "hush"), proof("u", "hush2"));
-    assert_ne!(proof("uh", "ush"), proof("u", "hush"), "where a part ends counts");
+    assert_ne!(proof("uh", "ush"), proof("u", "hush"), "the boundary between the parts counts");
     let twice = keyring(json!({ "r.io": { "auth": "dTpw" }, "*.io": { "auth": "dTpw" } }));
     assert_eq!(twice.accesses(&image).len(), 1, "one secret is tried once");
 }

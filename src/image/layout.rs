@@ -5,100 +5,100 @@ use std::{fs::File, path::Path, sync::Arc};
 use super::{
     config::{self, CONFIG_MAX},
     error::Problem,
-    local::{Files, LocalImage, Section, Why},
+    local::{Cause, Files, LocalImage, Section},
     manifest::{self, Descriptor, Entry, Manifest},
-    platform::Machine,
+    platform::HostPlatform,
     reference::Reference,
-    resolve::promised,
+    resolve::check_content,
 };
 use crate::{changeset::Member, digest::Digest};
 
-/// Most often a tag, sometimes a whole name.
+/// The annotation with the name of an image: usually a tag, sometimes a full name.
 const NAME: &str = "org.opencontainers.image.ref.name";
-/// containerd's, always a whole name.
+/// containerd's annotation with the name of an image, always a full name.
 const FULL_NAME: &str = "io.containerd.image.name";
-/// How deep an index may lie in another.
+/// How deep indexes may be nested.
 const DEPTH: usize = 3;
 
-pub(super) fn open(folder: &Path, tag: Option<&str>) -> Result<(LocalImage, Files), Why> {
-    let index = section(&folder.join("index.json"))?.whole("index", manifest::MANIFEST_MAX)?;
+pub(super) fn open(dir: &Path, tag: Option<&str>) -> Result<(LocalImage, Files), Cause> {
+    let index = section(&dir.join("index.json"))?.read_all("index", manifest::MANIFEST_MAX)?;
     let Manifest::Index(entries) = manifest::parse(&index, manifest::OCI_INDEX)? else {
-        return Err(Why::Which(Vec::new()));
+        return Err(Cause::NoSingleMatch(Vec::new()));
     };
     let (mut descriptor, names) = chosen(&entries, tag)?;
     for _ in 0..DEPTH {
         if !descriptor.is_index() {
             break;
         }
-        let index = document(folder, "index", &descriptor, manifest::MANIFEST_MAX)?;
+        let index = document(dir, "index", &descriptor, manifest::MANIFEST_MAX)?;
         if let Manifest::Index(entries) = manifest::parse(&index, &descriptor.media_type)? {
             descriptor = ours(&entries)?;
         }
     }
-    let bytes = document(folder, "manifest", &descriptor, manifest::MANIFEST_MAX)?;
+    let bytes = document(dir, "manifest", &descriptor, manifest::MANIFEST_MAX)?;
     let Manifest::Image { config, layers } = manifest::parse(&bytes, &descriptor.media_type)?
     else {
-        let why = "its indexes lie too deep in one another";
+        let why = "the indexes of the image are nested too deeply";
         return Err(Problem::Unsupported(why).into());
     };
     manifest::check(&config, &layers)?;
-    let config = config::read(&document(folder, "config", &config, CONFIG_MAX)?)?;
+    let config = config::read(&document(dir, "config", &config, CONFIG_MAX)?)?;
     let layers = manifest::layers(&layers, config.diff_ids)?;
     let image = LocalImage { names, digest: descriptor.digest, layers };
-    Ok((image, Files::Layout(folder.to_owned())))
+    Ok((image, Files::Layout(dir.to_owned())))
 }
 
-/// The entry for this machine; of those that do not say for which they are, the first.
+/// The entry for this host; without one, the first entry without a platform.
 fn ours<'a>(
     entries: impl IntoIterator<Item = &'a Entry, IntoIter: DoubleEndedIterator + Clone>,
 ) -> Result<Descriptor, Problem> {
-    let mut found = manifest::candidates(entries, Machine::this())?;
+    let mut found = manifest::candidates(entries, HostPlatform::this())?;
     Ok(found.swap_remove(0).descriptor)
 }
 
-/// The entry that is meant, and its whole names.
-fn chosen(entries: &[Entry], tag: Option<&str>) -> Result<(Descriptor, Vec<Reference>), Why> {
+/// The entry for `tag`, or the only one, and its full names.
+fn chosen(entries: &[Entry], tag: Option<&str>) -> Result<(Descriptor, Vec<Reference>), Cause> {
     let names = |entry: &Entry| -> Vec<String> {
         let all = [NAME, FULL_NAME].into_iter().filter_map(|key| entry.annotation(key));
         all.map(str::to_owned).collect()
     };
-    let meant = |entry: &&Entry| tag.is_none_or(|tag| names(entry).iter().any(|name| name == tag));
-    let found: Vec<_> = entries.iter().filter(meant).collect();
+    let matches = |entry: &&Entry| tag.is_none_or(|tag| names(entry).iter().any(|it| it == tag));
+    let found: Vec<_> = entries.iter().filter(matches).collect();
     let descriptor = match &found[..] {
         [one] => one.descriptor()?,
-        // One image for several machines.
+        // One image for several platforms.
         several @ [first, ..]
             if several.iter().all(|e| e.has_platform() && names(e) == names(first)) =>
         {
             ours(several.iter().copied())?
         }
-        _ => return Err(Why::Which(entries.iter().flat_map(names).collect())),
+        _ => return Err(Cause::NoSingleMatch(entries.iter().flat_map(names).collect())),
     };
-    // What has no slash is a tag, and whose it is nobody says.
-    let whole = found.iter().flat_map(|entry| names(entry)).filter(|name| name.contains('/'));
-    let mut names: Vec<_> = whole.filter_map(|name| name.parse().ok()).collect();
+    // A name without a slash is only a tag, and the layout does not say of which repository.
+    let full = found.iter().flat_map(|entry| names(entry)).filter(|name| name.contains('/'));
+    let mut names: Vec<_> = full.filter_map(|name| name.parse().ok()).collect();
     names.sort_unstable();
     names.dedup();
     Ok((descriptor, names))
 }
 
-pub(super) fn blob(folder: &Path, digest: &Digest) -> Result<Section, Why> {
-    section(&folder.join("blobs").join(digest.algorithm()).join(digest.hex()))
+pub(super) fn blob(dir: &Path, digest: &Digest) -> Result<Section, Cause> {
+    section(&dir.join("blobs").join(digest.algorithm()).join(digest.hex()))
 }
 
 fn document(
-    folder: &Path,
+    dir: &Path,
     what: &'static str,
     descriptor: &Descriptor,
     limit: u64,
-) -> Result<Vec<u8>, Why> {
-    let bytes = blob(folder, &descriptor.digest)?.whole(what, limit)?;
-    promised(what, &bytes, descriptor)?;
+) -> Result<Vec<u8>, Cause> {
+    let bytes = blob(dir, &descriptor.digest)?.read_all(what, limit)?;
+    check_content(what, &bytes, descriptor)?;
     Ok(bytes)
 }
 
-fn section(path: &Path) -> Result<Section, Why> {
-    let disk = |error| Why::Disk(path.display().to_string(), error);
+fn section(path: &Path) -> Result<Section, Cause> {
+    let disk = |error| Cause::Disk(path.display().to_string(), error);
     let file = File::open(path).map_err(disk)?;
     let size = file.metadata().map_err(disk)?.len();
     Ok(Section::new(Arc::new(file), Member { offset: 0, size }))

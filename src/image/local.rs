@@ -1,7 +1,7 @@
-//! Images in files of this machine: an OCI layout folder, or an archive of `docker save`.
+//! Images in local files: an OCI layout directory, or an archive of `docker save`.
 //!
-//! For the shell, and for nodes that are seeded offline. Deliberately absent: any way from a pod's [`Reference`]
-//! to here; this type is made from an operator's text alone. Everything here blocks.
+//! For the command line, and for nodes that get their images offline. Deliberately absent: a path from a pod's
+//! [`Reference`] to this module. [`Local`] is only made from text that an operator writes. All functions block.
 
 use std::{
     collections::HashMap,
@@ -16,10 +16,10 @@ use super::{LayerBlob, docker, error::Problem, layout, reference::Reference};
 use crate::{
     changeset::Member,
     digest::{Digest, Digester},
-    fault::Class,
+    error::Class,
 };
 
-/// An image on this machine, opened.
+/// An open image in local files.
 #[derive(Debug)]
 pub struct Local {
     text: String,
@@ -27,64 +27,64 @@ pub struct Local {
     files: Files,
 }
 
-/// What it is, as far as its documents say.
+/// The description of a local image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalImage {
-    /// The names under which it was saved, if whole ones were.
+    /// The full names under which the image was saved; empty if it has only tags.
     pub names: Vec<Reference>,
-    /// The manifest for this machine; of a docker archive, which has none, the config.
+    /// Digest of the manifest for this host. A docker archive has no manifest, so there it is the digest of the config.
     pub digest: Digest,
     /// Bottom first. Empty and repeated layers are kept.
     pub layers: Vec<LayerBlob>,
 }
 
-/// Where blobs are.
+/// Where the blobs of a local image are.
 #[derive(Debug)]
 pub(super) enum Files {
-    /// A folder of an OCI layout.
+    /// The directory of an OCI layout.
     Layout(PathBuf),
-    /// One file, and in it the blobs.
+    /// An archive file, and the position of each blob in it.
     Archive(Arc<File>, HashMap<Digest, Member>),
 }
 
 impl Local {
-    /// Opens `oci:/path[:tag]` or `docker-archive:/path[:name]`. The tag or name may be left out where there is
-    /// one image only.
+    /// Opens `oci:/path[:tag]` or `docker-archive:/path[:name]`. The tag or name may be omitted if there is only one
+    /// image.
     ///
     /// # Errors
-    /// Text that is neither; files that cannot be read, or are not what they should be; no such image.
+    /// Text in another format; files that cannot be read or are invalid; an image that does not exist.
     pub fn open(text: &str) -> Result<Self, LocalError> {
-        let at = |why: Why| LocalError { text: text.to_owned(), why: Arc::new(why) };
-        let (kind, rest) = text.split_once(':').ok_or_else(|| at(Why::Spelling))?;
-        // Names have colons of their own, folders should not.
+        let at = |why: Cause| LocalError { text: text.to_owned(), why: Arc::new(why) };
+        let (kind, rest) = text.split_once(':').ok_or_else(|| at(Cause::Format))?;
+        // A name can contain colons; a path must not.
         let (path, name) = rest.split_once(':').map_or((rest, None), |(p, name)| (p, Some(name)));
         if path.is_empty() || name == Some("") {
-            return Err(at(Why::Spelling));
+            return Err(at(Cause::Format));
         }
         let (image, files) = match kind {
             "oci" => layout::open(Path::new(path), name),
             "docker-archive" => docker::open(Path::new(path), name),
-            _ => Err(Why::Spelling),
+            _ => Err(Cause::Format),
         }
         .map_err(at)?;
         Ok(Self { text: text.to_owned(), image, files })
     }
 
-    /// What was found.
+    /// The description of the image.
     pub fn image(&self) -> &LocalImage {
         &self.image
     }
 
-    /// Opens one of its layers.
+    /// Opens one of the image's layers.
     ///
     /// # Errors
-    /// No such file, or the disk's.
+    /// The file does not exist or cannot be read.
     pub fn blob(&self, layer: &LayerBlob) -> Result<LocalBlob, LocalError> {
         let section = match &self.files {
-            Files::Layout(folder) => layout::blob(folder, &layer.digest),
+            Files::Layout(dir) => layout::blob(dir, &layer.digest),
             Files::Archive(file, places) => match places.get(&layer.digest) {
                 Some(place) => Ok(Section::new(Arc::clone(file), *place)),
-                None => Err(Why::Content(Problem::NotFound { what: "layer" })),
+                None => Err(Cause::Content(Problem::NotFound { what: "layer" })),
             },
         };
         let section = section.map_err(|why| self.failed(why))?;
@@ -92,12 +92,12 @@ impl Local {
         Ok(LocalBlob { section, layer: layer.clone(), digester, found: 0, text })
     }
 
-    fn failed(&self, why: Why) -> LocalError {
+    fn failed(&self, why: Cause) -> LocalError {
         LocalError { text: self.text.clone(), why: Arc::new(why) }
     }
 }
 
-/// A part of a file, read without moving the file's own place: layers of one archive are read side by side.
+/// A section of a file. Reads do not move the file position, so layers of one archive can be read at the same time.
 #[derive(Debug)]
 pub(super) struct Section {
     file: Arc<File>,
@@ -110,13 +110,13 @@ impl Section {
         Self { file, at: member.offset, left: member.size }
     }
 
-    /// A whole document.
-    pub(super) fn whole(mut self, what: &'static str, limit: u64) -> Result<Vec<u8>, Why> {
+    /// Reads a complete document of at most `limit` bytes.
+    pub(super) fn read_all(mut self, what: &'static str, limit: u64) -> Result<Vec<u8>, Cause> {
         if self.left > limit {
             return Err(Problem::TooLarge { what, limit }.into());
         }
         let mut bytes = Vec::new();
-        self.read_to_end(&mut bytes).map_err(|e| Why::Disk(what.to_owned(), e))?;
+        self.read_to_end(&mut bytes).map_err(|e| Cause::Disk(what.to_owned(), e))?;
         Ok(bytes)
     }
 }
@@ -131,8 +131,9 @@ impl Read for Section {
     }
 }
 
-/// The bytes of a layer, under the same promise as a [`super::BlobReader`]: they end cleanly only when they are
-/// the promised ones. Else the end is an [`io::Error`] of the kind `InvalidData` with a [`LocalError`] inside.
+/// Reads the bytes of a layer. Like a [`super::BlobReader`], it ends without an error only if size and digest are the
+/// expected ones. Otherwise the last read fails with an [`io::Error`] of kind `InvalidData` that contains a
+/// [`LocalError`].
 #[derive(Debug)]
 pub struct LocalBlob {
     section: Section,
@@ -161,29 +162,31 @@ impl Read for LocalBlob {
         } else {
             return Ok(0);
         };
-        let why = Arc::new(Why::Content(problem));
+        let why = Arc::new(Cause::Content(problem));
         Err(io::Error::new(io::ErrorKind::InvalidData, LocalError { text: self.text.clone(), why }))
     }
 }
 
-/// Why an image on this machine could not be had.
+/// A local image cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("image {text}: {why}")]
 pub struct LocalError {
     text: String,
-    why: Arc<Why>,
+    why: Arc<Cause>,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Why {
-    #[error("write oci:/path[:tag] or docker-archive:/path[:name]; the path may not hold a colon")]
-    Spelling,
+pub(super) enum Cause {
+    #[error(
+        "write oci:/path[:tag] or docker-archive:/path[:name]; the path must not contain a colon"
+    )]
+    Format,
     #[error("cannot read {0}: {1}")]
     Disk(String, #[source] io::Error),
     #[error("{0}")]
     Content(#[from] Problem),
-    #[error("it has {}", Offered(.0))]
-    Which(Vec<String>),
+    #[error("{}", Offered(.0))]
+    NoSingleMatch(Vec<String>),
 }
 
 struct Offered<'a>(&'a [String]);
@@ -191,23 +194,24 @@ struct Offered<'a>(&'a [String]);
 impl std::fmt::Display for Offered<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            [] => f.write_str("no image of that name, and none that has one"),
+            [] => f.write_str("no single image matches, and no image there has a name"),
             names => {
-                write!(f, "these images: {}; name one of them behind a colon", names.join(", "))
+                let names = names.join(", ");
+                write!(f, "no single image matches; append a colon and one of these names: {names}")
             }
         }
     }
 }
 
 impl LocalError {
-    /// The class of what went wrong.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         match &*self.why {
-            Why::Spelling => Class::Invalid,
-            Why::Which(_) => Class::NotFound,
-            Why::Disk(_, error) if error.kind() == io::ErrorKind::NotFound => Class::NotFound,
-            Why::Disk(..) => Class::Internal,
-            Why::Content(problem) => problem.class(),
+            Cause::Format => Class::Invalid,
+            Cause::NoSingleMatch(_) => Class::NotFound,
+            Cause::Disk(_, error) if error.kind() == io::ErrorKind::NotFound => Class::NotFound,
+            Cause::Disk(..) => Class::Internal,
+            Cause::Content(problem) => problem.class(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Images in files: what is found, what is checked, and that a pod cannot name them.
+//! Tests of images in local files: selection, checks, and that a pod cannot name them.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use crate::{
     changeset::Compression,
     image::{
         fake::{OCI_INDEX, OCI_MANIFEST, descriptor, gzipped},
-        platform::Machine,
+        platform::HostPlatform,
     },
 };
 
@@ -25,8 +25,8 @@ fn config() -> Vec<u8> {
     json!({ "rootfs": { "diff_ids": ids } }).to_string().into_bytes()
 }
 
-fn put(folder: &Path, bytes: &[u8]) {
-    let blobs = folder.join("blobs/sha256");
+fn put(directory: &Path, bytes: &[u8]) {
+    let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     fs::write(blobs.join(Digest::of(bytes).hex()), bytes).unwrap();
 }
@@ -59,7 +59,7 @@ fn open(kind: &str, path: &Path, name: &str) -> Result<Local, LocalError> {
     Local::open(&format!("{kind}:{}{name}", path.display()))
 }
 
-/// Opens, and reads every layer.
+/// Reads every layer.
 fn read(local: &Local) -> Vec<Vec<u8>> {
     let read = |layer| {
         let mut bytes = Vec::new();
@@ -70,7 +70,7 @@ fn read(local: &Local) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_layout_is_read_by_its_tag_or_as_the_only_one() {
+fn an_image_of_a_layout_is_selected_by_tag_or_as_the_only_one() {
     let [bottom, top] = tars();
     let one = layout(|entry| vec![named(entry, "r.io/a:1")]);
     let local = open("oci", one.path(), "").unwrap();
@@ -87,13 +87,16 @@ fn a_layout_is_read_by_its_tag_or_as_the_only_one() {
     for name in ["", ":3"] {
         let error = open("oci", two.path(), name).unwrap_err();
         assert_eq!(error.class(), Class::NotFound);
-        assert!(error.to_string().contains("these images: 1, 2; name one"), "{error}");
+        assert!(
+            error.to_string().contains("append a colon and one of these names: 1, 2"),
+            "{error}"
+        );
     }
 }
 
 #[test]
-fn a_layout_for_several_machines_gives_ours() {
-    let ours = Machine::this().name();
+fn a_layout_for_several_platforms_yields_the_image_for_this_host() {
+    let ours = HostPlatform::this().name();
     let architecture = ours.split('/').nth(1).unwrap().to_owned();
     let entries = move |entry: Value| {
         let mut other = entry.clone();
@@ -118,7 +121,7 @@ fn a_layout_for_several_machines_gives_ours() {
 }
 
 #[test]
-fn what_a_layout_holds_is_checked() {
+fn the_contents_of_a_layout_are_verified() {
     let dir = layout(|entry| vec![entry]);
     let local = open("oci", dir.path(), "").unwrap();
     let layer = &local.image().layers[0];
@@ -128,9 +131,9 @@ fn what_a_layout_holds_is_checked() {
     flipped[20] ^= 1;
     let longer = [&right[..], b"x"].concat();
     for (bytes, words) in [
-        (&flipped[..], "not what its digest promises"),
-        (&right[..9], "9 bytes where"),
-        (&longer, "bytes where"),
+        (&flipped[..], "does not match its digest"),
+        (&right[..9], "has 9 bytes instead of"),
+        (&longer, "bytes instead of"),
     ] {
         fs::write(&path, bytes).unwrap();
         let error = local.blob(layer).unwrap().read_to_end(&mut Vec::new()).unwrap_err();
@@ -156,7 +159,7 @@ fn archive(files: &[(&str, &[u8])]) -> tempfile::NamedTempFile {
 }
 
 #[test]
-fn a_docker_archive_is_read_by_any_of_its_names() {
+fn an_image_of_a_docker_archive_is_selected_by_any_of_its_names() {
     let [bottom, top] = tars();
     let (gzip, config) = (gzipped(&bottom), config());
     let manifest = json!([
@@ -181,13 +184,13 @@ fn a_docker_archive_is_read_by_any_of_its_names() {
         }
         for name in ["", ":3"] {
             let error = open("docker-archive", file.path(), name).unwrap_err();
-            assert!(error.to_string().contains("these images: a:1, r.io/b:2"), "{error}");
+            assert!(error.to_string().contains("one of these names: a:1, r.io/b:2"), "{error}");
         }
     }
 }
 
 #[test]
-fn a_docker_archives_layer_that_is_another_is_told() {
+fn a_wrong_or_missing_layer_of_a_docker_archive_is_an_error() {
     let config = config();
     let manifest = json!([{ "Config": "c", "Layers": ["x", "y"] }]).to_string();
     let rest: [(&str, &[u8]); 3] =
@@ -196,17 +199,20 @@ fn a_docker_archives_layer_that_is_another_is_told() {
     let local = open("docker-archive", local.path(), "").unwrap();
     let layer = &local.image().layers[0];
     let error = local.blob(layer).unwrap().read_to_end(&mut Vec::new()).unwrap_err();
-    assert!(error.to_string().contains("not what its digest promises"), "{error}");
+    assert!(error.to_string().contains("does not match its digest"), "{error}");
 
     let without = archive(&rest);
     let error = open("docker-archive", without.path(), "").unwrap_err();
-    assert!(error.to_string().contains("no file of a name"), "{error}");
+    assert!(
+        error.to_string().contains("a file that its manifest.json names is missing"),
+        "{error}"
+    );
     let none = archive(&[]);
     assert_eq!(open("docker-archive", none.path(), "").unwrap_err().class(), Class::Corrupt);
 }
 
 #[test]
-fn other_spellings_are_refused_and_a_pod_cannot_name_a_file() {
+fn other_formats_are_rejected_and_a_pod_cannot_name_a_file() {
     for text in ["", "oci", "oci:", "oci::1", "oci:/x:", "dir:/x", "alpine:3"] {
         assert_eq!(Local::open(text).unwrap_err().class(), Class::Invalid, "{text}");
     }
@@ -223,5 +229,9 @@ fn other_spellings_are_refused_and_a_pod_cannot_name_a_file() {
         }
     }
     let hub: Reference = "oci:x".parse().unwrap();
-    assert_eq!(hub.to_string(), "docker.io/library/oci:x", "a tag of an image that is called so");
+    assert_eq!(
+        hub.to_string(),
+        "docker.io/library/oci:x",
+        "an image with the name oci and the tag x"
+    );
 }

@@ -1,7 +1,7 @@
-//! Manifests: what the bytes say, and everything that makes us refuse them.
+//! Parses image manifests and indexes, and rejects those that are ambiguous or unsupported.
 //!
-//! Pure: bytes and a content type in, typed values out. Deliberately absent: any guess. A document that could
-//! be read as two kinds is refused, not read as one of them (CVE-2021-41190).
+//! Pure functions: bytes and a content type in, typed values out. Deliberately absent: guesses. A document that could
+//! be read as two kinds is rejected, not read as one of them (CVE-2021-41190).
 
 use std::collections::HashMap;
 
@@ -12,22 +12,22 @@ use super::{
     LayerBlob, config,
     config::CONFIG_MAX,
     error::Problem,
-    platform::{Machine, Platform},
+    platform::{HostPlatform, Platform},
 };
 use crate::{
     changeset::{Compression, Format},
     digest::Digest,
 };
 
-/// OCI distribution-spec, "Pushing Manifests": registries should take manifests of at least 4 MiB, and those in
-/// use stop there.
+/// OCI distribution-spec, "Pushing Manifests": registries should accept manifests of at least 4 MiB. The registries in
+/// use accept no larger ones.
 pub(super) const MANIFEST_MAX: u64 = 4 << 20;
 
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-/// What we ask for.
+/// The media types that we accept.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, \
@@ -36,21 +36,22 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
-/// The key in which ORAS writes the diff id of a folder that it packed: such a layer's config names none.
+/// The annotation in which ORAS writes the diff id of a directory that it packed. The config of such an image has no
+/// diff ids.
 const ORAS_DIFF_ID: &str = "io.deis.oras.content.digest";
 
-/// A pointer from one document to another, or to a layer.
+/// A reference from one document to another, or to a layer (image-spec, descriptor.md).
 #[derive(Debug, Clone)]
 pub(super) struct Descriptor {
     pub(super) media_type: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
-    /// Of a layer: its diff id, where the descriptor claims one.
+    /// The diff id of a layer, where an annotation of the descriptor claims one.
     pub(super) diff_id: Option<Digest>,
 }
 
-/// A descriptor as it is written. Its digest is text until somebody needs what it leads to: entries of an index for other
-/// machines may use algorithms that we do not know.
+/// A descriptor as it is written. Its digest is parsed only when it is used: entries of an index for other platforms
+/// may use digest algorithms that we do not know.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Entry {
@@ -63,7 +64,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// What it leads to.
+    /// Parses the descriptor.
+    ///
+    /// # Errors
+    /// A digest of an algorithm that we do not know, or in upper case.
     pub(super) fn descriptor(&self) -> Result<Descriptor, Problem> {
         let digest = self.digest.parse();
         let digest = digest
@@ -72,7 +76,6 @@ impl Entry {
         Ok(Descriptor { media_type: self.media_type.clone(), digest, size: self.size, diff_id })
     }
 
-    /// Whether it says which machine it is for.
     pub(super) fn has_platform(&self) -> bool {
         self.platform.is_some()
     }
@@ -83,25 +86,23 @@ impl Entry {
 }
 
 impl Descriptor {
-    /// Whether it leads to an index.
     pub(super) fn is_index(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
     }
 
-    /// Whether it leads to an image.
     fn is_image(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
     }
 }
 
-/// A manifest whose kind is beyond doubt.
+/// A manifest of a certain kind.
 #[derive(Debug)]
 pub(super) enum Manifest {
     Image { config: Descriptor, layers: Vec<Descriptor> },
     Index(Vec<Entry>),
 }
 
-/// Every field whose presence tells the kinds apart.
+/// The fields whose presence decides the kind.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
@@ -118,21 +119,21 @@ fn malformed(why: impl Into<String>) -> Problem {
     Problem::Malformed { what: "manifest", why: why.into() }
 }
 
-/// Says where JSON is wrong, never with its text.
+/// The problem for invalid JSON: its position, never its text.
 pub(super) fn unreadable(what: &'static str, error: &serde_json::Error) -> Problem {
     let why = format!("it is not valid at line {} column {}", error.line(), error.column());
     Problem::Malformed { what, why }
 }
 
-/// A content type without its parameters.
+/// The media type of a `Content-Type` header: without parameters, in lower case.
 pub(super) fn media_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Reads a manifest that came with `content_type`.
+/// Parses a manifest that the registry sent with `content_type`.
 ///
 /// # Errors
-/// Another content type than the four we asked for, or one that the document contradicts by its `mediaType` or
+/// A content type other than the four in [`ACCEPT`]; a document that contradicts its content type by its `mediaType` or
 /// by its fields; schema 1.
 pub(super) fn parse(bytes: &[u8], content_type: &str) -> Result<Manifest, Problem> {
     let kind = media_type(content_type);
@@ -153,87 +154,86 @@ pub(super) fn parse(bytes: &[u8], content_type: &str) -> Result<Manifest, Proble
         return Err(malformed("its schemaVersion is not 2"));
     }
     if document.media_type.is_some_and(|inner| inner != kind) {
-        return Err(malformed("its mediaType is not its Content-Type"));
+        return Err(malformed("its mediaType differs from its Content-Type"));
     }
     match (is_index, document.config, document.layers, document.manifests) {
         (true, None, None, Some(entries)) => Ok(Manifest::Index(readable(&entries))),
-        // What some tools write of an image without layers.
+        // Some tools write an image without layers like this.
         (false, Some(config), layers, None) => {
             let layers =
                 layers.iter().flatten().map(Entry::descriptor).collect::<Result<_, _>>()?;
             Ok(Manifest::Image { config: config.descriptor()?, layers })
         }
         (_, _, Some(_), Some(_)) => Err(malformed("it has both layers and manifests")),
-        (true, ..) => Err(malformed("an index has manifests, and neither config nor layers")),
-        (false, ..) => Err(malformed("a manifest has config and layers, and no manifests")),
+        (true, ..) => Err(malformed("an index must have manifests, and neither config nor layers")),
+        (false, ..) => Err(malformed("a manifest must have config and layers, and no manifests")),
     }
 }
 
 const SCHEMA_1: Problem = Problem::Unsupported(
-    "it is an image of schema 1, which is not supported; push the image again with a current tool",
+    "the image has manifest schema 1, which is not supported; push the image again with a current tool",
 );
 
-/// The entries of an index that can be read: one that cannot be is for nobody, and costs only itself.
+/// The entries of an index that can be parsed. One that cannot be is skipped: it does not invalidate the index.
 fn readable(entries: &[&RawValue]) -> Vec<Entry> {
     entries.iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect()
 }
 
-/// An entry of an index that may be for this machine.
+/// An entry of an index that may be for this host.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) descriptor: Descriptor,
-    /// The index says that it is. Where it says nothing, the image's config has to.
-    pub(super) is_named: bool,
+    /// The index names this host's platform. Otherwise the entry has no platform, and the image's config must name it.
+    pub(super) has_platform: bool,
 }
 
-/// The entries of an index that may be for `machine`, in the order in which to try them: the best fit, the first among equals,
-/// then those that do not say what they are for.
+/// The entries of an index that may be for `host`, in the order in which to try them: only the best match, the first
+/// among equals; without a match the entries that have no platform.
 ///
 /// # Errors
-/// [`Problem::NoPlatform`], or a best fit that is neither an image's manifest nor an index.
+/// [`Problem::NoPlatform`], or a best match that is neither an image manifest nor an index.
 pub(super) fn candidates<'a>(
     entries: impl IntoIterator<Item = &'a Entry, IntoIter: DoubleEndedIterator + Clone>,
-    machine: Machine,
+    host: HostPlatform,
 ) -> Result<Vec<Candidate>, Problem> {
-    let fit = |entry: &Entry| entry.platform.as_ref().and_then(|p| machine.fit(p));
-    // max_by_key gives the last of equals.
+    let fit = |entry: &Entry| entry.platform.as_ref().and_then(|p| host.fit(p));
+    // max_by_key returns the last of equals.
     let entries = entries.into_iter();
     let best = entries.clone().rev().filter(|e| fit(e).is_some()).max_by_key(|e| fit(e));
     if let Some(best) = best {
         let descriptor = best.descriptor()?;
         return match descriptor.is_image() || descriptor.is_index() {
-            true => Ok(vec![Candidate { descriptor, is_named: true }]),
+            true => Ok(vec![Candidate { descriptor, has_platform: true }]),
             false => Err(Problem::Unsupported(
-                "its index leads to something else than an image manifest",
+                "the entry for this platform in the image's index is not an image manifest",
             )),
         };
     }
-    let unsaid = entries.clone().filter(|entry| !entry.has_platform());
-    let unsaid = unsaid.filter_map(|entry| entry.descriptor().ok());
-    let found: Vec<_> = unsaid
+    let without_platform = entries.clone().filter(|entry| !entry.has_platform());
+    let without_platform = without_platform.filter_map(|entry| entry.descriptor().ok());
+    let found: Vec<_> = without_platform
         .filter(|descriptor| descriptor.is_image() || descriptor.is_index())
-        .map(|descriptor| Candidate { descriptor, is_named: false })
-        .take(CANDIDATES)
+        .map(|descriptor| Candidate { descriptor, has_platform: false })
+        .take(CANDIDATES_MAX)
         .collect();
-    if found.is_empty() { Err(no_platform(entries, machine)) } else { Ok(found) }
+    if found.is_empty() { Err(no_platform(entries, host)) } else { Ok(found) }
 }
 
-/// How many entries of an index that do not say what they are for are looked at.
-const CANDIDATES: usize = 8;
+/// The largest number of entries without a platform that are tried per index.
+const CANDIDATES_MAX: usize = 8;
 
-fn no_platform<'a>(entries: impl Iterator<Item = &'a Entry>, machine: Machine) -> Problem {
+fn no_platform<'a>(entries: impl Iterator<Item = &'a Entry>, host: HostPlatform) -> Problem {
     let names = entries.filter_map(|e| e.platform.as_ref()?.name());
     let offered: Vec<_> = names.filter(|name| name != "unknown/unknown").take(12).collect();
     let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
-    Problem::NoPlatform { wanted: machine.name(), offered }
+    Problem::NoPlatform { wanted: host.name(), offered }
 }
 
-/// Whether `config` describes a container image that is worth fetching. Some tools give an image of files alone a config that
-/// says nothing, by one of these types.
+/// Checks an image before anything of it is downloaded. An image that only carries files may have an empty config, with
+/// one of the generic media types.
 ///
 /// # Errors
-/// An artifact of another kind; a config beyond [`CONFIG_MAX`]; a layer that we cannot take, before anything is
-/// downloaded.
+/// An artifact of another kind; a config larger than [`CONFIG_MAX`]; too many layers; a layer of an unsupported type.
 pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Problem> {
     if !matches!(
         config.media_type.as_str(),
@@ -244,7 +244,7 @@ pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Pr
             | "application/json"
             | ""
     ) {
-        return Err(Problem::Unsupported("it is an artifact, not a container image"));
+        return Err(Problem::Unsupported("the reference names an artifact, not a container image"));
     }
     if config.size > CONFIG_MAX {
         return Err(Problem::TooLarge { what: "config", limit: CONFIG_MAX });
@@ -256,15 +256,15 @@ pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Pr
     layers.iter().try_for_each(|layer| kind(&layer.media_type).map(drop))
 }
 
-/// The most layers of an image, of which no kernel takes half as many; the same one may be there twice.
+/// The largest number of layers in an image, where the same layer may be repeated. No kernel mounts half as many.
 const LAYERS_MAX: usize = 1_024;
 
-/// Joins the manifest's layers with the config's diff ids, bottom first. What is around a layer's tar is only what its media type
-/// says: its first bytes decide.
+/// Joins the manifest's layers with the config's diff ids, bottom first. The compression comes from the media type and
+/// is only a claim: the first bytes of the layer decide.
 ///
 /// # Errors
-/// A config that names diff ids, and not one for each layer; one that names none, and a layer that is compressed and says none
-/// itself.
+/// A config whose number of diff ids differs from the number of layers. A config without diff ids, if a layer is
+/// compressed and its descriptor has no diff id either.
 pub(super) fn layers(
     layers: &[Descriptor],
     diff_ids: Option<Vec<Digest>>,
@@ -294,7 +294,7 @@ fn diff_ids(layers: &[Descriptor], named: Option<Vec<Digest>>) -> Result<Vec<Dig
             Compression::None if layer.digest.algorithm() == "sha256" => Ok(layer.digest),
             _ => layer.diff_id.ok_or_else(|| {
                 refused(
-                    "its rootfs.diff_ids names no layer, and the manifest has layers whose sha256 before compression it does not say"
+                    "its rootfs.diff_ids is empty, and the manifest does not have the diff id of every layer"
                         .into(),
                 )
             }),
@@ -304,14 +304,14 @@ fn diff_ids(layers: &[Descriptor], named: Option<Vec<Digest>>) -> Result<Vec<Dig
     };
     if ids.len() != layers.len() {
         let count = layers.len();
-        let why = format!("it names {} diff ids for the manifest's {count} layers", ids.len());
+        let why = format!("it has {} diff ids for the manifest's {count} layers", ids.len());
         return Err(refused(why));
     }
     Ok(ids)
 }
 
-/// Layers that "may not be distributed" are taken like others where the registry has them; where they are only
-/// elsewhere, the registry says so by 404, and the URLs in the manifest are not followed.
+/// Format and compression of a layer by its media type. Nondistributable layers are pulled like others if the registry
+/// has them. If it does not, it responds with 404; the URLs in the manifest are not followed.
 fn kind(media_type: &str) -> Result<(Format, Compression), Problem> {
     let compression = match media_type {
         "application/vnd.ovl-csi.layer.v1.native.tar" => {
@@ -335,7 +335,11 @@ fn kind(media_type: &str) -> Result<(Format, Compression), Problem> {
         | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
         | "application/vnd.docker.image.rootfs.diff.tar.zstd"
         | "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd" => Compression::Zstd,
-        _ => return Err(Problem::Unsupported("it has a layer that is not a tar of a file system")),
+        _ => {
+            return Err(Problem::Unsupported(
+                "the image has a layer that is not a tar of a file system",
+            ));
+        }
     };
     Ok((Format::Portable, compression))
 }

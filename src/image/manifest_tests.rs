@@ -1,4 +1,4 @@
-//! Manifests: one row a rule.
+//! Tests of manifest parsing: one row per rule.
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn read(document: &Value, content_type: &str) -> Result<Manifest, Problem> {
 }
 
 #[test]
-fn a_manifest_is_one_kind_beyond_doubt() {
+fn an_ambiguous_or_unsupported_manifest_is_rejected() {
     let index = json!({ "schemaVersion": 2, "manifests": [] });
     for (document, content_type, words) in [
         (image(), OCI_MANIFEST, ""),
@@ -43,10 +43,10 @@ fn a_manifest_is_one_kind_beyond_doubt() {
         (index.clone(), DOCKER_LIST, ""),
         (image(), "application/json", "Content-Type is not that of an image"),
         (image(), "", "Content-Type is not that of an image"),
-        (image(), DOCKER_MANIFEST, "mediaType is not its Content-Type"),
-        (image(), OCI_INDEX, "mediaType is not its Content-Type"),
-        (without(image(), "mediaType"), OCI_INDEX, "an index has manifests"),
-        (index.clone(), OCI_MANIFEST, "a manifest has config and layers"),
+        (image(), DOCKER_MANIFEST, "mediaType differs from its Content-Type"),
+        (image(), OCI_INDEX, "mediaType differs from its Content-Type"),
+        (without(image(), "mediaType"), OCI_INDEX, "an index must have manifests"),
+        (index.clone(), OCI_MANIFEST, "a manifest must have config and layers"),
         (with(image(), "manifests", json!([])), OCI_MANIFEST, "both layers and manifests"),
         (with(index.clone(), "layers", json!([])), OCI_INDEX, "both layers and manifests"),
         (
@@ -58,7 +58,7 @@ fn a_manifest_is_one_kind_beyond_doubt() {
         (with(image(), "layers", json!(null)), OCI_MANIFEST, ""),
         (with(image(), "layers", json!([])), OCI_MANIFEST, ""),
         (with(index.clone(), "manifests", json!([{ "size": -1 }, 7])), OCI_INDEX, ""),
-        (without(image(), "config"), OCI_MANIFEST, "a manifest has config and layers"),
+        (without(image(), "config"), OCI_MANIFEST, "a manifest must have config and layers"),
         (with(image(), "schemaVersion", json!(3)), OCI_MANIFEST, "schemaVersion is not 2"),
         (with(image(), "schemaVersion", json!(1)), OCI_MANIFEST, "schema 1"),
         (with(image(), "fsLayers", json!([])), OCI_MANIFEST, "schema 1"),
@@ -74,13 +74,13 @@ fn a_manifest_is_one_kind_beyond_doubt() {
 }
 
 #[test]
-fn a_key_said_twice_is_refused() {
+fn a_manifest_with_a_duplicate_key_is_rejected() {
     let text = image().to_string().replacen('{', r#"{"layers": [], "#, 1);
     assert!(matches!(parse(text.as_bytes(), OCI_MANIFEST), Err(Problem::Malformed { .. })));
 }
 
 #[test]
-fn layers_that_cannot_be_taken_are_refused_before_anything_is_fetched() {
+fn unsupported_layers_are_rejected_before_anything_is_fetched() {
     let oci = "application/vnd.oci.image.layer";
     let docker = "application/vnd.docker.image.rootfs";
     for (media_type, words) in [
@@ -116,7 +116,7 @@ fn layers_that_cannot_be_taken_are_refused_before_anything_is_fetched() {
 }
 
 #[test]
-fn an_artifact_and_a_huge_config_are_refused_before_anything_is_fetched() {
+fn an_artifact_and_a_huge_config_are_rejected_before_anything_is_fetched() {
     let config = |media_type: &str, size| Descriptor {
         media_type: media_type.to_owned(),
         digest: Digest::of(b""),
@@ -128,7 +128,7 @@ fn an_artifact_and_a_huge_config_are_refused_before_anything_is_fetched() {
         check(&config(DOCKER_CONFIG, CONFIG_MAX + 1), &[]),
         Err(Problem::TooLarge { .. })
     ));
-    // What tools give images of files alone.
+    // Media types that tools use for images that only carry files.
     for media_type in ["application/vnd.oci.empty.v1+json", "application/octet-stream", ""] {
         assert_eq!(check(&config(media_type, 2), &[]), Ok(()), "{media_type}");
     }
@@ -137,7 +137,7 @@ fn an_artifact_and_a_huge_config_are_refused_before_anything_is_fetched() {
 }
 
 #[test]
-fn every_layer_has_its_diff_id() {
+fn every_layer_gets_its_diff_id() {
     let layer = |media_type: &str, of: &[u8]| Descriptor {
         media_type: media_type.to_owned(),
         digest: Digest::of(of),
@@ -162,16 +162,16 @@ fn every_layer_has_its_diff_id() {
         assert_eq!(
             kinds(joined),
             expected,
-            "a plain tar is its own diff id, ORAS says that of others"
+            "the digest of a plain tar is its diff id; ORAS annotates the others"
         );
-        assert_eq!(layers(&none, silent), Ok(Vec::new()), "an image of nothing");
+        assert_eq!(layers(&none, silent), Ok(Vec::new()), "an image without layers");
     }
 
     for (config, words) in [
         (ids(&[b"inner"]), "1 diff ids for the manifest's 2 layers"),
         (ids(&[b"a", b"tar", b"c"]), "3 diff ids for the manifest's 2 layers"),
-        (None, "rootfs.diff_ids names no layer"),
-        (ids(&[]), "rootfs.diff_ids names no layer"),
+        (None, "rootfs.diff_ids is empty"),
+        (ids(&[]), "rootfs.diff_ids is empty"),
     ] {
         let error = layers(&both, config).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
@@ -180,7 +180,7 @@ fn every_layer_has_its_diff_id() {
 }
 
 #[test]
-fn a_media_type_says_what_a_layer_looks_like_and_what_is_around_it() {
+fn a_media_type_determines_format_and_compression() {
     let native = "application/vnd.ovl-csi.layer.v1.native.tar";
     let oci = "application/vnd.oci.image.layer.v1.tar";
     for (base, format) in [(native, Format::Native), (oci, Format::Portable)] {
@@ -191,16 +191,16 @@ fn a_media_type_says_what_a_layer_looks_like_and_what_is_around_it() {
             let layer =
                 Descriptor { media_type: media_type.clone(), digest, size: 1, diff_id: None };
             let found = &layers(&[layer], Some(vec![digest])).unwrap()[0];
-            let said = (found.format, found.compression, &found.media_type);
-            assert_eq!(said, (format, compression, &media_type));
+            let kind = (found.format, found.compression, &found.media_type);
+            assert_eq!(kind, (format, compression, &media_type));
         }
     }
 }
 
 #[test]
-fn the_entry_for_this_machine_is_chosen() {
+fn the_entry_for_this_host_is_chosen() {
     let entry = |os: &str, digest: &str| {
-        let architecture = Machine::this().name().split('/').nth(1).unwrap().to_owned();
+        let architecture = HostPlatform::this().name().split('/').nth(1).unwrap().to_owned();
         json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 7,
                 "platform": { "os": os, "architecture": architecture } })
     };
@@ -208,7 +208,7 @@ fn the_entry_for_this_machine_is_chosen() {
     let (first, second) = (Digest::of(b"1").to_string(), Digest::of(b"2").to_string());
 
     let choose = |list: &[Entry]| {
-        let mut found = candidates(list, Machine::this())?;
+        let mut found = candidates(list, HostPlatform::this())?;
         Ok::<_, Problem>((found.len(), found.swap_remove(0).descriptor.digest))
     };
 
@@ -222,7 +222,8 @@ fn the_entry_for_this_machine_is_chosen() {
     let list =
         entries(json!([entry("windows", &first), { "mediaType": "x", "digest": "y", "size": 1 }]));
     let error = choose(&list).unwrap_err().to_string();
-    assert!(error.contains("it has no image for linux/") && error.contains("windows/"), "{error}");
+    let words = "the image does not exist for linux/";
+    assert!(error.contains(words) && error.contains("windows/"), "{error}");
 
     let list = entries(json!([entry("linux", "sha384:00")]));
     let error = choose(&list).unwrap_err().to_string();
@@ -231,18 +232,23 @@ fn the_entry_for_this_machine_is_chosen() {
     let nested = with(entry("linux", &first), "mediaType", json!(OCI_INDEX));
     assert_eq!(choose(&entries(json!([nested]))).unwrap().1, Digest::of(b"1"));
 
-    // Buildpacks and jib write entries without a platform; the image's config says what it is for.
-    let unsaid = |digest: &str| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 7 });
-    let silent = entries(json!([entry("windows", &second), unsaid(&first), unsaid(&second)]));
-    assert_eq!(choose(&silent).unwrap(), (2, Digest::of(b"1")));
-    let list = entries(json!([unsaid(&second), entry("linux", &first)]));
-    assert_eq!(choose(&list).unwrap(), (1, Digest::of(b"1")), "one that is named comes first");
+    // Buildpacks and jib write entries without a platform; the image's config names it.
+    let without_platform =
+        |digest: &str| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 7 });
+    let list = entries(json!([
+        entry("windows", &second),
+        without_platform(&first),
+        without_platform(&second),
+    ]));
+    assert_eq!(choose(&list).unwrap(), (2, Digest::of(b"1")));
+    let list = entries(json!([without_platform(&second), entry("linux", &first)]));
+    assert_eq!(choose(&list).unwrap(), (1, Digest::of(b"1")), "an entry with the platform wins");
 }
 
-/// As tools write them, beside what the specification has.
+/// Entries as tools write them, some outside of the specification.
 #[test]
-fn one_odd_entry_costs_only_itself() {
-    let ours = Machine::this().name().split('/').nth(1).unwrap().to_owned();
+fn an_invalid_entry_does_not_invalidate_its_index() {
+    let ours = HostPlatform::this().name().split('/').nth(1).unwrap().to_owned();
     let spelled = if ours == "amd64" { "x86_64" } else { &ours };
     let good = json!({ "mediaType": OCI_MANIFEST, "digest": Digest::of(b"1"), "size": 7,
         "annotations": null,
@@ -256,7 +262,7 @@ fn one_odd_entry_costs_only_itself() {
     ] {
         let index = json!({ "schemaVersion": 2, "manifests": [odd, good] });
         let Ok(Manifest::Index(entries)) = read(&index, OCI_INDEX) else { panic!("{index}") };
-        let found = candidates(&entries, Machine::this()).unwrap();
+        let found = candidates(&entries, HostPlatform::this()).unwrap();
         assert_eq!(found[0].descriptor.digest, Digest::of(b"1"), "{index}");
     }
 }

@@ -1,43 +1,41 @@
-//! Resolves references, and streams blobs whose digests are checked on the way; takes blobs and manifests back.
+//! Registry client: resolves image references, pulls blobs with verified digests, and pushes blobs and manifests.
 //!
 //! ```text
 //! Reference ── Registries::resolve ──> Image { layers, bottom first } ── Registries::blob ──> BlobReader
-//!                  │ hosts      whom to ask, mirrors first (hosts_file: what a file says; reach: CAs and the like)
-//!                  │ attempts   each of them with the secrets that the keyring has for it
-//!                  │ transport  one request (ask): token (auth), redirects, retries (pace), bounds
-//!                  │ doubts     whom to ask last for a blob that went wrong
-//!                  │ policy     whom not to contact, whoever says so
-//!                  │ resolve    document after document; HEAD first where a tag is known
-//!                  │ manifest   what the bytes say; platform: which of an index is ours; config: what is kept of it
-//!                  │ flow       whether a blob still comes
+//!                  │ hosts            the servers of a registry, mirrors first (hosts_file: a hosts.toml; tls: CAs …)
+//!                  │ candidates       each server with each credential that the keyring has for it
+//!                  │ transport        one request (request): token (auth), redirects, retries (retry), limits
+//!                  │ suspect_mirrors  the servers to try last for a blob that they did not deliver correctly
+//!                  │ policy           the addresses that are never contacted
+//!                  │ resolve          one document after the other; HEAD first where the digest of a tag is known
+//!                  │ manifest         parses manifests (platform: the entry for this host; config: the fields we keep)
+//!                  │ min_throughput   the minimum speed of a download
 //!
 //! Repository ── Registries::{has_blob, mount_blob, push_blob, push_manifest, delete_manifest} (push)
-//!                  │ upload     one blob's upload, taken up where it broke off
-//!                  │ payload    what goes with a request, and whether it still goes
+//!                  │ upload           the upload of one blob, resumed where it broke off
+//!                  │ body             the body of a request, and whether the server still reads it
 //!
 //! "oci:/path" ──── Local::open ──> LocalImage { layers, bottom first } ── Local::blob ──> LocalBlob
-//!                  │ layout     a folder of blobs; docker: an archive of `docker save`
+//!                  │ layout           an OCI layout directory; docker: an archive of `docker save`
 //! ```
 //!
-//! Everything that a registry sends or a file holds is a stranger's: bounded, checked against the digest that led
-//! to it, and never quoted in a message. Secrets are a tenant's: shown to nobody but the server that they are for.
-//! Deliberately absent: anything written to disk; this room stores nothing, and decompresses nothing. A pod names
-//! a [`Reference`], which never leads to a file of the node.
+//! Everything that a registry sends or a file contains is untrusted input: it is limited in size, it is checked against
+//! the digest that led to it, and no message quotes it. Secrets belong to a tenant: only the server that a secret is
+//! for receives it. Deliberately absent: writes to disk, and decompression. A pod names a
+//! [`Reference`], which never leads to a file of the node.
 //!
 //! May use: changeset
 
 mod annotations;
-mod ask;
-mod attempts;
 mod auth;
 mod blob;
+mod body;
+mod candidates;
 mod config;
 mod docker;
-mod doubts;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
-mod flow;
 mod hosts;
 mod hosts_error;
 mod hosts_file;
@@ -45,9 +43,8 @@ mod keyring;
 mod layout;
 mod local;
 mod manifest;
+mod min_throughput;
 mod networks;
-mod pace;
-mod payload;
 mod platform;
 mod policy;
 #[cfg(test)]
@@ -57,13 +54,16 @@ mod published_tests;
 mod push;
 #[cfg(test)]
 mod push_tests;
-mod reach;
 mod reference;
 mod registries;
 mod repository;
+mod request;
 mod resolve;
+mod retry;
 mod rewrite;
 mod secret;
+mod suspect_mirrors;
+mod tls;
 #[cfg(test)]
 mod tls_tests;
 mod transport;
@@ -90,39 +90,39 @@ use crate::{
     digest::Digest,
 };
 
-/// An image as this machine sees it.
+/// A resolved image: the manifest for this host, with its config and layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// What was asked for.
+    /// The reference that was resolved.
     pub reference: Reference,
-    /// The manifest for this machine; for an index the one it leads to.
+    /// Digest of the manifest for this host. Where the reference names an index, this is the manifest chosen from it.
     pub digest: Digest,
-    /// The index that the reference means, if it means one.
+    /// Digest of the index that the reference names; `None` where it names a manifest.
     pub index: Option<Digest>,
-    /// As whom its manifest was read.
+    /// The credential that the registry required for the image's documents.
     pub access: Access,
-    /// The fields of its config (image-spec, config.md) that a snapshot's image goes on from: JSON, at most 64 KiB beside the
-    /// diff ids.
+    /// The fields of the config (image-spec, config.md) that the image of a snapshot inherits: JSON, at most 64 KiB
+    /// plus the diff ids.
     pub config: String,
-    /// The digest of the whole config.
+    /// Digest of the complete config.
     pub config_digest: Digest,
     /// Bottom first, as in the manifest. Empty and repeated layers are kept.
     pub layers: Vec<LayerBlob>,
 }
 
-/// One layer as the registry has it.
+/// One layer, as the manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerBlob {
-    /// Of the bytes that travel.
+    /// Digest of the blob, compressed as it is stored in the registry.
     pub digest: Digest,
-    /// Of the bytes that travel.
+    /// Size of the blob in bytes, compressed as it is stored in the registry.
     pub size: u64,
-    /// As the manifest has it.
+    /// Media type in the manifest; empty for a layer of a docker archive.
     pub media_type: String,
-    /// What its whiteouts and the like look like, by its media type.
+    /// How the layer represents whiteouts and the like; the media type says it.
     pub format: Format,
-    /// What is around the tar.
+    /// Compression of the tar.
     pub compression: Compression,
-    /// Of the tar, as the image's config claims; whoever unpacks it checks.
+    /// Digest of the uncompressed tar, as the image's config claims. The code that unpacks the layer checks it.
     pub diff_id: Digest,
 }

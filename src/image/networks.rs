@@ -1,4 +1,4 @@
-//! Networks in which no server is contacted that the hosts directory does not name.
+//! Networks whose addresses are never contacted, except for servers that the hosts directory names.
 
 use std::{
     fmt,
@@ -9,14 +9,14 @@ use std::{
 
 use ipnet::IpNet;
 
-/// An address, or a network as CIDR has it: `10.96.0.0/12`, `192.0.2.7`, `fd00::/108`.
+/// An address or a network in CIDR notation: `10.96.0.0/12`, `192.0.2.7`, `fd00::/108`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(IpNet);
 
-/// Text that is no network.
+/// The text is not an address and not a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no network: expected an IP address, or one with the length of its prefix such as 10.96.0.0/12"
+    "{0:?} is not a network; write an IP address, or a network with its prefix length such as 10.96.0.0/12"
 )]
 pub struct NetworkError(String);
 
@@ -35,12 +35,12 @@ impl fmt::Display for Network {
     }
 }
 
-/// The networks that are refused now. Its clones are one list.
+/// The networks that are refused now. All clones share one list.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Refused(Arc<RwLock<Vec<Network>>>);
+pub(super) struct RefusedNetworks(Arc<RwLock<Vec<Network>>>);
 
-impl Refused {
-    /// From now on these, and no others.
+impl RefusedNetworks {
+    /// Replaces the list.
     pub(super) fn set(&self, networks: Vec<Network>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = networks;
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_as_people_write_them() {
+    fn networks_are_parsed_from_addresses_and_cidr_notation() {
         for (text, shown) in [
             ("10.96.0.0/12", "10.96.0.0/12"),
             ("192.0.2.7", "192.0.2.7/32"),

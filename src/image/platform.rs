@@ -1,8 +1,8 @@
-//! Which entry of an index is for this machine.
+//! Platforms: decides which entry of an index is for this host.
 
 use serde::Deserialize;
 
-/// What an index says an entry is for (OCI image-spec, image-index.md).
+/// The platform of an entry in an index (OCI image-spec, image-index.md), normalized.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "Written")]
 pub(super) struct Platform {
@@ -12,7 +12,7 @@ pub(super) struct Platform {
     features: Vec<String>,
 }
 
-/// As it is written, with the spellings that tools have for one thing.
+/// A platform as it is written. Tools use several spellings for the same platform.
 #[derive(Deserialize)]
 struct Written {
     os: String,
@@ -23,7 +23,8 @@ struct Written {
 }
 
 impl From<Written> for Platform {
-    /// In Go's words. The spellings are those that containerd knows (`platforms`, "Architecture" in its documentation).
+    /// Normalizes to Go's names. The spellings are those that containerd knows (`platforms`, "Architecture" in its
+    /// documentation).
     fn from(Written { os, architecture, variant, features }: Written) -> Self {
         let lower = |text: String| text.to_ascii_lowercase();
         let (architecture, variant) = (lower(architecture), lower(variant.unwrap_or_default()));
@@ -46,7 +47,7 @@ impl From<Written> for Platform {
     }
 }
 
-/// The architecture this program was built for, in Go's words, as images use them.
+/// The architecture that this program was built for, by its Go name, as images use it.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -59,17 +60,17 @@ pub fn architecture() -> &'static str {
     }
 }
 
-/// The machine that images are for, in Go's words, as images use them.
+/// The platform of this host, with Go's names.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Machine {
+pub(super) struct HostPlatform {
     architecture: &'static str,
-    /// For 32-bit arm its version, 5 to 8; 0 elsewhere.
+    /// The version of 32-bit arm, 5 to 8; 0 for all other architectures.
     arm: u8,
 }
 
-impl Machine {
-    /// The machine this program was built for. A container's programs could run on more (amd64 runs 386), but
-    /// nobody means those when naming an image.
+impl HostPlatform {
+    /// The platform that this program was built for. The host could run other programs too (amd64 runs 386), but a user
+    /// who names an image does not mean those.
     pub(super) fn this() -> Self {
         let architecture = architecture();
         let arm = match architecture {
@@ -80,10 +81,10 @@ impl Machine {
         Self { architecture, arm }
     }
 
-    /// How well an entry fits: nothing for one that does not run here, else the higher the better.
+    /// Rates how well an entry fits: `None` if it does not run here, otherwise higher is better.
     ///
-    /// The variant rule: arm runs every older version of itself (no variant means 7), best the newest; arm64 is
-    /// `v8` and amd64 is `v1` or says nothing.
+    /// The rule for variants: arm runs every older version of itself (no variant means 7), and the newest is the best.
+    /// The variant of arm64 must be `v8` or empty, that of amd64 `v1` or empty.
     pub(super) fn fit(self, platform: &Platform) -> Option<u8> {
         let ours = platform.os == "linux"
             && platform.architecture == self.architecture
@@ -114,7 +115,7 @@ impl Machine {
 }
 
 impl Platform {
-    /// For messages; an index is a stranger's text, so anything but short plain words is left out.
+    /// The name for messages. An index is untrusted input, so everything except short plain words is left out.
     pub(super) fn name(&self) -> Option<String> {
         let plain = |word: &&String| {
             word.len() <= 16 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -143,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn the_variant_rule() {
-        let machine = |architecture, arm| Machine { architecture, arm };
+    fn an_entry_fits_by_os_architecture_and_variant() {
+        let machine = |architecture, arm| HostPlatform { architecture, arm };
         for (machine, entry, fit) in [
             (machine("amd64", 0), "linux/amd64", Some(0)),
             (machine("amd64", 0), "linux/amd64/v1", Some(0)),
@@ -174,15 +175,15 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_wants_features_of_the_os_is_not_for_us() {
-        let mut wanting = platform(&Machine::this().name());
-        assert!(Machine::this().fit(&wanting).is_some());
+    fn an_entry_that_requires_os_features_does_not_fit() {
+        let mut wanting = platform(&HostPlatform::this().name());
+        assert!(HostPlatform::this().fit(&wanting).is_some());
         wanting.features.push("x".to_owned());
-        assert!(Machine::this().fit(&wanting).is_none());
+        assert!(HostPlatform::this().fit(&wanting).is_none());
     }
 
     #[test]
-    fn names_are_plain_words() {
+    fn platform_names_in_messages_are_plain_words() {
         assert_eq!(platform("linux/arm/v7").name().as_deref(), Some("linux/arm/v7"));
         assert_eq!(platform("linux/<script>").name(), None);
     }

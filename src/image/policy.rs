@@ -1,14 +1,14 @@
-//! Whom a pull or push may contact.
+//! Decides which addresses a pull or push may contact.
 //!
-//! A pod's author chooses the image, and a registry's answers choose further addresses (redirects, token
-//! realms, places for uploads); a privileged process must not be led by either to the node's own services or to
-//! a cloud's metadata.
-//! Every hop is judged here before a connection is made: addresses in URLs by [`check`], names by [`Resolver`]
-//! at the moment they become addresses, so that a name cannot be checked as one address and used as another.
+//! The author of a pod chooses the image, and the responses of a registry choose further addresses (redirects, token
+//! realms, upload locations). Neither may lead this privileged process to the node's own services or to a cloud's
+//! metadata service. Every hop is checked before the connection: addresses in URLs by [`check`], host names by
+//! [`Resolver`] at the moment of their resolution. So a name cannot resolve to one address for the check and to another
+//! for the connection.
 //!
-//! Only what somebody wrote into the hosts folder, with scheme and port, is beyond suspicion. The networks of the cluster's own
-//! Services and the addresses of its API server are refused as well (`networks`). Deliberately absent: other private networks
-//! (10.0.0.0/8 and the like) are not refused, an organisation's own registry lives there.
+//! Only servers in the hosts directory, with their scheme and port, are exempt. The networks of the cluster's own
+//! Services and the addresses of its API server are refused too (`networks`). Deliberately absent: a refusal of
+//! other private networks (10.0.0.0/8 and the like), because an organisation's own registry is there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,9 +17,9 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-use super::{error::server, hosts::Hosts, networks::Refused};
+use super::{error::server, hosts::Hosts, networks::RefusedNetworks};
 
-/// What sends a pull to a URL.
+/// The source of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// The reference, or a hosts file.
@@ -33,7 +33,7 @@ pub(super) enum Role {
 }
 
 impl Refusal {
-    /// The same about `url`, of which a resolver sees the name alone.
+    /// The same refusal with the host and port of `url`. A resolver knows only the host name.
     pub(super) fn of(self, url: Option<&Url>) -> Self {
         match (self, url) {
             (Self::Address { kind, .. }, Some(url)) => Self::Address { host: server(url), kind },
@@ -43,32 +43,34 @@ impl Refusal {
 }
 
 impl Role {
-    fn words(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Registry => "the registry",
             Self::Redirect => "a redirect",
             Self::Realm => "the token realm",
-            Self::Upload => "the place for the upload",
+            Self::Upload => "the upload location",
         }
     }
 }
 
-/// A host that is not contacted, and why. Never more of a URL than its host: queries hold signatures.
+/// Why a host is not contacted. It never contains more of a URL than the host: queries contain signatures.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// From https to http, or a scheme that is neither.
-    #[error("{role} leads to {host} by {scheme}, which is not protected; only https is followed")]
+    #[error(
+        "{role} leads to {host} by {scheme}, which is not encrypted; the registry must use https"
+    )]
     Scheme {
-        /// What leads there.
+        /// [`Role::name`].
         role: &'static str,
-        /// Where.
+        /// Host of the URL.
         host: String,
-        /// By what.
+        /// Scheme of the URL.
         scheme: String,
     },
-    /// An address of the node itself, of its link, of a cloud's metadata, or of the cluster's own.
+    /// A loopback or link-local address, a cloud's metadata service, or a network of the cluster.
     #[error(
-        "{host} is {kind}; it is contacted only if the node's registry hosts folder has a hosts.toml with its URL, in the \
+        "{host} is {kind}; to allow it, add a hosts.toml with its URL to the node's registry hosts directory, in the \
          chart's values: registries: {{\"{host}\": 'server = \"https://{host}\"'}}"
     )]
     Address {
@@ -82,26 +84,26 @@ pub(super) enum Refusal {
         "{role} leads to {host} with a user name or password in its URL; such URLs are not followed"
     )]
     Credentials {
-        /// What leads there.
+        /// [`Role::name`].
         role: &'static str,
-        /// Where.
+        /// Host of the URL.
         host: String,
     },
-    /// A secret on its way over plain http.
+    /// A secret would be sent over plain http.
     #[error(
-        "the token realm leads to {host} by http, by which no secret is sent unless the node's registry hosts \
-         folder has a hosts.toml with its URL"
+        "the token realm leads to {host} by http, and secrets are not sent by http; to allow it, add a hosts.toml with \
+         its URL to the node's registry hosts directory"
     )]
     Plain {
-        /// Where.
+        /// Host of the URL.
         host: String,
     },
 }
 
-/// Whether a secret may be sent to the realm `to`, which [`check`] has passed.
+/// Checks that a secret may be sent to the realm `to`, which [`check`] has allowed.
 ///
 /// # Errors
-/// The [`Refusal`] to show.
+/// The [`Refusal`] to report.
 pub(super) fn check_secret(to: &Url, hosts: &Hosts) -> Result<(), Refusal> {
     if to.scheme() == "https" || hosts.names(to) {
         return Ok(());
@@ -109,10 +111,10 @@ pub(super) fn check_secret(to: &Url, hosts: &Hosts) -> Result<(), Refusal> {
     Err(Refusal::Plain { host: to.host_str().unwrap_or_default().to_owned() })
 }
 
-/// Whether `to` may be contacted, coming from `from` (the URL that sent us; `None` for the registry itself).
+/// Checks that `to` may be contacted. `from` is the URL whose response led to it; `None` for the registry itself.
 ///
 /// # Errors
-/// The [`Refusal`] to show; nothing has been connected.
+/// The [`Refusal`] to report; no connection has been made.
 pub(super) fn check(
     role: Role,
     from: Option<&Url>,
@@ -123,30 +125,34 @@ pub(super) fn check(
     let downgrade = to.scheme() == "http" && from.is_some_and(|from| from.scheme() != "http");
     if downgrade || !matches!(to.scheme(), "http" | "https") {
         let scheme = to.scheme().to_owned();
-        return Err(Refusal::Scheme { role: role.words(), host: host(), scheme });
+        return Err(Refusal::Scheme { role: role.name(), host: host(), scheme });
     }
     if !to.username().is_empty() || to.password().is_some() {
-        return Err(Refusal::Credentials { role: role.words(), host: host() });
+        return Err(Refusal::Credentials { role: role.name(), host: host() });
     }
-    match address(to).and_then(|address| special(address, hosts.refused())) {
+    match address(to).and_then(|address| refused_kind(address, hosts.refused())) {
         Some(kind) if !hosts.names(to) => Err(Refusal::Address { host: server(to), kind }),
         _ => Ok(()),
     }
 }
 
-/// The address that a URL spells out; a name is the resolver's.
+/// The IP address in a URL; `None` for a host name, which the resolver checks.
 fn address(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// What kind of address, if it is one that nobody's registry should need, in any of the forms that it may be meant in.
-fn special(address: IpAddr, refused: &Refused) -> Option<&'static str> {
-    const CLUSTER: &str = "of a network that the cluster keeps for itself (its Services, its API server, or policy.refusedNetworks)";
+/// The kind of an address that is refused; `None` for an allowed one. Checks the IPv4 addresses inside an IPv6 address
+/// too.
+fn refused_kind(address: IpAddr, refused: &RefusedNetworks) -> Option<&'static str> {
+    const CLUSTER: &str =
+        "in a network of the cluster (its Services, its API server, or policy.refusedNetworks)";
     let of_cluster = |address: IpAddr| refused.has(address).then_some(CLUSTER);
-    meant(address).into_iter().find_map(|address| kind(address).or_else(|| of_cluster(address)))
+    let mut all = with_embedded(address).into_iter();
+    all.find_map(|address| kind(address).or_else(|| of_cluster(address)))
 }
 
-/// The fixed ones are the metadata services of clouds that do not use a link-local address.
+/// The kind of an address that is refused in every cluster. `METADATA` has the metadata services of clouds that do not
+/// use a link-local address.
 fn kind(address: IpAddr) -> Option<&'static str> {
     const METADATA: [IpAddr; 5] = [
         IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
@@ -170,11 +176,11 @@ fn kind(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// The address itself, and the IPv4 addresses to which a translator or a tunnel on the way may turn it: mapped (RFC 4291,
-/// 2.5.5.2), translated (`::ffff:0:0:0/96`, RFC 2765), NAT64's well-known prefix (RFC 6052), NAT64's local prefix
-/// (`64:ff9b:1::/48`, RFC 8215) with each length of prefix in it that RFC 6052 (2.2) knows, and 6to4 (RFC 3056). How long
-/// the local prefix is only its network knows, so every place where the address may stand is looked at.
-fn meant(address: IpAddr) -> Vec<IpAddr> {
+/// The address itself, and the IPv4 addresses to which the kernel, a translator or a tunnel may turn it: mapped (RFC
+/// 4291, 2.5.5.2), translated (`::ffff:0:0:0/96`, RFC 2765), NAT64's well-known prefix (RFC 6052), NAT64's local prefix
+/// (`64:ff9b:1::/48`, RFC 8215) with each prefix length in it that RFC 6052 (2.2) allows, and 6to4 (RFC 3056). Only the
+/// network knows the length of its local prefix, so every position of the IPv4 address is checked.
+fn with_embedded(address: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = address else { return vec![address] };
     let octets = v6.octets();
     let at = |places: [usize; 4]| IpAddr::V4(Ipv4Addr::from(places.map(|place| octets[place])));
@@ -186,42 +192,45 @@ fn meant(address: IpAddr) -> Vec<IpAddr> {
             vec![last]
         }
         [0x64, 0xff9b, 1, ..] => {
-            // Octet 8 is skipped, whatever the length. What begins with 0 stands at the wrong place: nothing is translated
-            // to 0.0.0.0/8.
+            // Octet 8 is skipped for every prefix length. An address that starts with 0 is at the wrong position:
+            // nothing is translated to 0.0.0.0/8.
             let places = [[12, 13, 14, 15], [6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12]];
-            let stands = |place: &[usize; 4]| octets[place[0]] != 0;
-            places.into_iter().filter(stands).map(at).collect()
+            let is_possible = |place: &[usize; 4]| octets[place[0]] != 0;
+            places.into_iter().filter(is_possible).map(at).collect()
         }
         [0x2002, ..] => vec![at([2, 3, 4, 5])],
         _ => Vec::new(),
     };
-    // A mapped address is an IPv4 address to the kernel, and none beside it.
+    // The kernel treats a mapped address as the IPv4 address only.
     let itself = matches!(address.to_canonical(), IpAddr::V6(_)).then_some(address);
     itself.into_iter().chain(inside).collect()
 }
 
-/// Names to addresses, without the special ones. For every server that the hosts folder does not name.
+/// Resolves host names, without the refused addresses. Used for every server that the hosts directory does not name.
 #[derive(Debug, Clone)]
-pub(super) struct Resolver(pub(super) Refused);
+pub(super) struct Resolver(pub(super) RefusedNetworks);
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let refused = self.0.clone();
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let admitted = admit(name.as_str(), found, &refused)?;
-            Ok(Box::new(admitted.into_iter()) as Addrs)
+            let allowed = allowed(name.as_str(), found, &refused)?;
+            Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
 }
 
-/// The addresses that may be used. Some refused are left out; all of them refused is a [`Refusal`].
-fn admit(
+/// Removes the refused addresses.
+///
+/// # Errors
+/// A [`Refusal`] if all addresses are refused.
+fn allowed(
     name: &str,
     found: Vec<SocketAddr>,
-    refused: &Refused,
+    refused: &RefusedNetworks,
 ) -> Result<Vec<SocketAddr>, Refusal> {
-    let kind = |address: &SocketAddr| special(address.ip(), refused);
+    let kind = |address: &SocketAddr| refused_kind(address.ip(), refused);
     let bad = found.iter().find_map(kind);
     let good: Vec<_> = found.into_iter().filter(|address| kind(address).is_none()).collect();
     match bad {

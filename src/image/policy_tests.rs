@@ -1,4 +1,4 @@
-//! Who is contacted, and who is shown a secret.
+//! Which addresses are contacted, and which servers receive a secret.
 
 use super::*;
 
@@ -6,17 +6,17 @@ fn url(text: &str) -> Url {
     Url::parse(text).unwrap()
 }
 
-/// A hosts folder that names `http://127.0.0.1:5000`.
+/// A hosts directory that names `http://127.0.0.1:5000`.
 fn hosts() -> Hosts {
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("r.io");
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("hosts.toml"), "server = \"http://127.0.0.1:5000\"").unwrap();
+    let directory = dir.path().join("r.io");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("hosts.toml"), "server = \"http://127.0.0.1:5000\"").unwrap();
     Hosts::load(dir.path()).unwrap()
 }
 
 #[test]
-fn who_is_contacted() {
+fn special_addresses_and_downgrades_are_refused_unless_configured() {
     let (none, http, https) = (None, Some("http://127.0.0.1:5000/v2/"), Some("https://r.io/v2/"));
     for (role, from, to, words) in [
         (Role::Registry, none, "https://r.io", ""),
@@ -30,8 +30,8 @@ fn who_is_contacted() {
         (Role::Registry, none, "https://169.254.169.254", "a link-local address"),
         (Role::Registry, none, "https://[fe80::1]", "a link-local address"),
         (Role::Redirect, https, "https://cdn.io/x?sig=1", ""),
-        (Role::Redirect, https, "http://cdn.io/x", "by http, which is not protected"),
-        (Role::Redirect, https, "http://r.io/x", "by http, which is not protected"),
+        (Role::Redirect, https, "http://cdn.io/x", "by http, which is not encrypted"),
+        (Role::Redirect, https, "http://r.io/x", "by http, which is not encrypted"),
         (Role::Redirect, https, "http://127.0.0.1:5000/x", "by http"),
         (Role::Redirect, https, "ftp://r.io/x", "by ftp"),
         (Role::Redirect, https, "file:///etc/shadow", "by file"),
@@ -76,7 +76,7 @@ fn who_is_contacted() {
 }
 
 #[test]
-fn a_secret_goes_by_plain_http_only_where_configured() {
+fn a_secret_is_sent_by_plain_http_only_where_configured() {
     for (to, allowed) in [
         ("https://auth.io/token", true),
         ("http://127.0.0.1:5000/token", true),
@@ -88,13 +88,13 @@ fn a_secret_goes_by_plain_http_only_where_configured() {
 }
 
 #[test]
-fn a_name_becomes_only_addresses_that_may_be_used() {
+fn a_name_resolves_only_to_allowed_addresses() {
     let metadata: SocketAddr = "169.254.169.254:0".parse().unwrap();
     let public: SocketAddr = "192.0.2.1:0".parse().unwrap();
-    let none = Refused::default();
-    assert!(admit("rebound.example", vec![metadata], &none).is_err());
-    assert_eq!(admit("rebound.example", vec![metadata, public], &none), Ok(vec![public]));
-    assert_eq!(admit("nowhere.example", vec![], &none), Ok(vec![]));
+    let none = RefusedNetworks::default();
+    assert!(allowed("rebound.example", vec![metadata], &none).is_err());
+    assert_eq!(allowed("rebound.example", vec![metadata, public], &none), Ok(vec![public]));
+    assert_eq!(allowed("nowhere.example", vec![], &none), Ok(vec![]));
 }
 
 #[test]
@@ -105,10 +105,10 @@ fn the_clusters_own_networks_are_contacted_only_where_a_file_names_the_server() 
     std::fs::write(file, "server = \"https://10.96.0.7:5000\"").unwrap();
     let hosts = Hosts::load(dir.path()).unwrap();
     let networks = ["10.96.0.0/12", "192.0.2.9", "fd00:1::/108"];
-    let ask = |to: &str| check(Role::Registry, None, &url(to), &hosts);
-    assert_eq!(ask("https://10.97.1.1/v2/"), Ok(()), "before anything is known");
+    let check = |to: &str| check(Role::Registry, None, &url(to), &hosts);
+    assert_eq!(check("https://10.97.1.1/v2/"), Ok(()), "before the networks are known");
     hosts.refused().set(networks.map(|network| network.parse().unwrap()).to_vec());
-    for (to, allowed) in [
+    for (to, expected) in [
         ("https://10.96.0.7:5000/v2/", true),
         ("https://10.96.0.7/v2/", false),
         ("https://10.111.255.255:5000/v2/", false),
@@ -119,13 +119,16 @@ fn the_clusters_own_networks_are_contacted_only_where_a_file_names_the_server() 
         ("https://[::ffff:10.96.0.1]/v2/", false),
         ("https://[64:ff9b::10.96.0.1]/v2/", false),
     ] {
-        assert_eq!(ask(to).is_ok(), allowed, "{to}");
+        assert_eq!(check(to).is_ok(), expected, "{to}");
     }
-    let said = ask("https://10.96.3.3:5000/v2/").unwrap_err().to_string();
+    let shown = check("https://10.96.3.3:5000/v2/").unwrap_err().to_string();
     let line = r#"registries: {"10.96.3.3:5000": 'server = "https://10.96.3.3:5000"'}"#;
-    assert!(said.contains("keeps for itself") && said.ends_with(line), "{said}");
+    assert!(shown.contains("a network of the cluster") && shown.ends_with(line), "{shown}");
     let service: SocketAddr = "10.96.3.3:0".parse().unwrap();
-    let named = admit("registry.ci.svc", vec![service], hosts.refused()).unwrap_err();
-    let said = named.of(Some(&url("https://registry.ci.svc:5000/v2/"))).to_string();
-    assert!(said.contains(r#"{"registry.ci.svc:5000": 'server = "https://registry.ci"#), "{said}");
+    let named = allowed("registry.ci.svc", vec![service], hosts.refused()).unwrap_err();
+    let shown = named.of(Some(&url("https://registry.ci.svc:5000/v2/"))).to_string();
+    assert!(
+        shown.contains(r#"{"registry.ci.svc:5000": 'server = "https://registry.ci"#),
+        "{shown}"
+    );
 }

@@ -1,6 +1,6 @@
-//! Pushes and pulls against registries that others wrote, through something that breaks connections.
+//! Pushes and pulls against other projects' registries, through a proxy that breaks connections.
 //!
-//! What `cargo xtask test proto` starts them from is in the environment, one variable a registry.
+//! `cargo xtask test proto` runs these tests. It passes the path of each registry's program in an environment variable.
 
 use std::{
     net::TcpListener,
@@ -17,29 +17,29 @@ use serde_json::json;
 use super::{
     Keyring, Registries, Repository,
     fake::{self, OCI_MANIFEST, soon},
-    pace::Pace,
     push_tests::{NATIVE, manifest, read, upload},
+    retry::RetryPolicy,
 };
-use crate::{digest::Digest, fault::Class};
+use crate::{digest::Digest, error::Class};
 
-/// A registry of somebody else's, on this machine for one test.
+/// A running registry of another project, for one test.
 struct Published {
-    /// Where it listens, past the breaker.
+    /// The `host:port` at which it listens, without the breaker.
     address: String,
     _child: Child,
     _place: tempfile::TempDir,
 }
 
-/// A registry's program, and what it does in a way of its own.
+/// A registry's program, with its peculiarities.
 #[derive(Clone, Copy, PartialEq)]
 enum Program {
     /// `registry serve CONFIG`, of the distribution project.
     Distribution3,
-    /// The same of the series before. A chunk that breaks off leaves bytes that its own note of the offset does not know;
-    /// it answers the next question about such an upload with an end of it.
+    /// Version 2 of the same program. After a chunk breaks off, its stored offset does not include the bytes that
+    /// arrived; it ends such an upload at the next request for the offset.
     Distribution2,
-    /// `crane registry serve`, of go-containerregistry: all in memory. It cannot be asked how far an upload is, and
-    /// answers a mount with an upload.
+    /// `crane registry serve`, of go-containerregistry: all in memory. It does not report the offset of an upload, and
+    /// starts an upload instead of a mount.
     Crane,
 }
 
@@ -57,7 +57,7 @@ impl Published {
     /// Starts the program that `variable` names.
     fn start(program: Program, variable: &str) -> Self {
         let binary = std::env::var_os(variable)
-            .unwrap_or_else(|| panic!("{variable} has to be the path of the registry's program"));
+            .unwrap_or_else(|| panic!("{variable} must be the path of the registry's program"));
         let place = tempfile::tempdir().unwrap();
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap().to_string();
@@ -87,73 +87,78 @@ impl Published {
 
 #[tokio::test]
 #[ignore = "needs the program of distribution 3 in OVL_REGISTRY"]
-async fn the_registry_distribution_3_takes_all_of_it() {
-    takes_all_of_it(Program::Distribution3, "OVL_REGISTRY").await;
+async fn the_registry_distribution_3_accepts_pushes_pulls_mounts_and_deletes() {
+    accepts_all_requests(Program::Distribution3, "OVL_REGISTRY").await;
 }
 
 #[tokio::test]
 #[ignore = "needs the program of distribution 2.8 in OVL_REGISTRY_2"]
-async fn the_registry_distribution_2_takes_all_of_it() {
-    takes_all_of_it(Program::Distribution2, "OVL_REGISTRY_2").await;
+async fn the_registry_distribution_2_accepts_pushes_pulls_mounts_and_deletes() {
+    accepts_all_requests(Program::Distribution2, "OVL_REGISTRY_2").await;
 }
 
 #[tokio::test]
 #[ignore = "needs the program crane in OVL_CRANE"]
-async fn the_registry_of_go_containerregistry_takes_all_of_it() {
-    takes_all_of_it(Program::Crane, "OVL_CRANE").await;
+async fn the_registry_of_go_containerregistry_accepts_pushes_pulls_mounts_and_deletes() {
+    accepts_all_requests(Program::Crane, "OVL_CRANE").await;
 }
 
-/// A push whose connection breaks twice, a pull, a mount from another repository, a deletion, each as often as it likes.
-async fn takes_all_of_it(program: Program, variable: &str) {
+/// A push whose connection breaks twice, a pull, a mount from another repository, and a deletion; some of them
+/// repeated.
+async fn accepts_all_requests(program: Program, variable: &str) {
     let published = Published::start(program, variable);
     let breaker = Breaker::start(published.address.clone()).await;
     let host = breaker.host.clone();
-    let pace = Pace { first: Duration::from_millis(100), chunk: 1 << 20, ..Pace::default() };
-    let registries = fake::paced(&[(&host, &format!("server = \"http://{host}\""))], pace);
+    let retry =
+        RetryPolicy { first: Duration::from_millis(100), chunk: 1 << 20, ..RetryPolicy::default() };
+    let registries = fake::with_retry(&[(&host, &format!("server = \"http://{host}\""))], retry);
     let (to, base): (Repository, Repository) =
         (format!("{host}/team/ws").parse().unwrap(), format!("{host}/team/base").parse().unwrap());
-    let nobody = Keyring::default();
+    let anonymous = Keyring::default();
     soon(up(&registries, &to)).await;
 
     let tar: Vec<u8> =
         (0..5_500_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    // Counted over both tries: in the second chunk, and where the upload goes on, in the third or fourth.
+    // Bytes over both tries: the first break is in the second chunk, the second one after the upload resumed, in the
+    // third or fourth chunk.
     let breaks = [1_500_000, 3_000_000];
     breaker.after.lock().unwrap().extend(breaks);
-    let layer = upload(&registries, &base, &tar, &nobody).await.unwrap();
-    assert!(breaker.after.lock().unwrap().is_empty(), "it was broken");
+    let layer = upload(&registries, &base, &tar, &anonymous).await.unwrap();
+    assert!(breaker.after.lock().unwrap().is_empty(), "both breaks happened");
     let passed = breaker.passed.load(Ordering::Relaxed);
-    // Up to the first break, up to the second, and the whole; or what was not yet counted at each break.
+    // A registry that does not resume gets the bytes before the breaks again. The rest is for what was in flight at a
+    // break.
     let again = if program.resumes() { 0 } else { breaks[1] } + (1 << 20);
-    assert!(passed < tar.len() + again, "no byte more than the registry lost: {passed}");
-    assert!(!registries.has_blob(&to, &Digest::of(b"elsewhere"), &nobody).await.unwrap());
-    let mounted = registries.mount_blob(&to, &layer, &base, &nobody).await.unwrap();
+    assert!(passed < tar.len() + again, "only lost bytes are sent again: {passed}");
+    assert!(!registries.has_blob(&to, &Digest::of(b"elsewhere"), &anonymous).await.unwrap());
+    let mounted = registries.mount_blob(&to, &layer, &base, &anonymous).await.unwrap();
     assert_eq!(mounted, program.mounts());
     let absent = Digest::of(b"absent");
-    assert!(!registries.mount_blob(&to, &absent, &base, &nobody).await.unwrap());
-    upload(&registries, &to, b"", &nobody).await.unwrap();
-    upload(&registries, &to, &tar, &nobody).await.unwrap();
+    assert!(!registries.mount_blob(&to, &absent, &base, &anonymous).await.unwrap());
+    upload(&registries, &to, b"", &anonymous).await.unwrap();
+    upload(&registries, &to, &tar, &anonymous).await.unwrap();
 
     let config = json!({ "architecture": "amd64", "os": "linux",
                          "rootfs": { "type": "layers", "diff_ids": [layer] } })
     .to_string();
-    upload(&registries, &to, config.as_bytes(), &nobody).await.unwrap();
+    upload(&registries, &to, config.as_bytes(), &anonymous).await.unwrap();
     let text = manifest(config.as_bytes(), &[(NATIVE, &tar)]).to_string();
-    let putting = registries.push_manifest(&to, "snap-1", OCI_MANIFEST, text.as_bytes(), &nobody);
+    let putting =
+        registries.push_manifest(&to, "snap-1", OCI_MANIFEST, text.as_bytes(), &anonymous);
     let digest = putting.await.unwrap();
     for reference in [to.at(&digest), format!("{to}:snap-1").parse().unwrap()] {
-        let image = registries.resolve(&reference, &nobody).await.unwrap();
+        let image = registries.resolve(&reference, &anonymous).await.unwrap();
         assert_eq!(image.digest, digest);
-        let blob = registries.blob(&image, &image.layers[0], &nobody).await.unwrap();
+        let blob = registries.blob(&image, &image.layers[0], &anonymous).await.unwrap();
         assert!(read(blob).await == tar);
     }
-    assert!(registries.delete_manifest(&to, &digest, &nobody).await.unwrap());
-    assert!(registries.delete_manifest(&to, &digest, &nobody).await.unwrap());
-    let error = registries.resolve(&to.at(&digest), &nobody).await.unwrap_err();
+    assert!(registries.delete_manifest(&to, &digest, &anonymous).await.unwrap());
+    assert!(registries.delete_manifest(&to, &digest, &anonymous).await.unwrap());
+    let error = registries.resolve(&to.at(&digest), &anonymous).await.unwrap_err();
     assert_eq!(error.class(), Class::NotFound);
 }
 
-/// Waits until it answers.
+/// Waits until the registry responds.
 async fn up(registries: &Registries, to: &Repository) {
     while registries.has_blob(to, &Digest::of(b""), &Keyring::default()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -169,7 +174,7 @@ impl Drop for Child {
     }
 }
 
-/// Passes bytes on, and breaks a connection where it has passed on so many.
+/// A proxy that breaks a connection each time that the total of bytes reaches the next number in `after`.
 struct Breaker {
     host: String,
     after: Arc<Mutex<Vec<usize>>>,
@@ -189,7 +194,7 @@ impl Breaker {
                 let (behind, (after, passed)) = (behind.clone(), shared.clone());
                 tokio::spawn(async move {
                     let Ok(server) = tokio::net::TcpStream::connect(behind).await else { return };
-                    let ((mut from, mut back), (mut answers, mut to)) =
+                    let ((mut from, mut back), (mut responses, mut to)) =
                         (client.into_split(), server.into_split());
                     let up = async {
                         let mut piece = vec![0; 16 << 10];
@@ -205,7 +210,7 @@ impl Breaker {
                             }
                         }
                     };
-                    let down = tokio::io::copy(&mut answers, &mut back);
+                    let down = tokio::io::copy(&mut responses, &mut back);
                     tokio::select! { () = up => (), _ = down => () }
                 });
             }

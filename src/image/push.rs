@@ -1,8 +1,8 @@
-//! Blobs and manifests on their way to a registry.
+//! Pushes blobs and manifests to a registry, and deletes manifests and tags.
 //!
-//! Everything of a push goes to one server, the first that takes pushes (`hosts`): what is sent in parts must come
-//! together in one place. Each call can be repeated whatever became of it before. Deliberately absent: what an image
-//! is made of, which is `snapshots`'.
+//! All parts of a push go to one server, the first that accepts pushes (`hosts`): they must be in one place. Each call
+//! can be repeated, whatever its result was before. Deliberately absent: the structure of an image, which `snapshots`
+//! decides.
 
 use std::{fs::File, sync::Arc};
 
@@ -11,24 +11,24 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::{
     Access, ImageError, Keyring, Reference, Registries, Repository,
-    ask::{self, Ask, Place, Verb},
-    attempts::{Attempt, Tried},
     auth::Grant,
+    body::{FileError, RequestBody},
+    candidates::{Attempt, Tried},
     error::Problem,
     manifest,
-    payload::{Payload, Unreadable},
     policy::{self, Role},
     reference,
+    request::{self, Place, RegistryRequest, Verb},
     transport::Transport,
     upload::Upload,
 };
-use crate::{digest::Digest, fault::Class};
+use crate::{digest::Digest, error::Class};
 
 impl Registries {
-    /// Whether the repository has the blob.
+    /// Returns whether the repository has the blob.
     ///
     /// # Errors
-    /// [`ImageError`], with the class of what the server did.
+    /// [`ImageError`], with the class of the server's problem.
     pub async fn has_blob(
         &self,
         to: &Repository,
@@ -38,11 +38,11 @@ impl Registries {
         self.push(to, keyring, |target| async move { target.has(blob).await }).await
     }
 
-    /// Has the registry take the blob over from another repository of its own; answers whether it did. One that
-    /// does not want to, or not for this secret, is one that did not.
+    /// Mounts the blob from another repository of the same registry. Returns false if the registry does not support
+    /// mounts, or does not allow this one with this secret.
     ///
     /// # Errors
-    /// [`ImageError`] where the server cannot be reached or is in trouble.
+    /// [`ImageError`] if the server cannot be reached or responds with an error of its own.
     pub async fn mount_blob(
         &self,
         to: &Repository,
@@ -60,15 +60,15 @@ impl Registries {
         }
     }
 
-    /// Brings a blob of `size` bytes, the whole of `content`, to the repository: in chunks, each again from where
-    /// the registry says it is, with pauses; at once where it takes no chunks. `sent` is told the bytes that are
-    /// there; they become fewer where the registry loses some. Nothing is asked before: see
-    /// [`Registries::has_blob`].
+    /// Uploads a blob of `size` bytes, the complete `content`, to the repository: in chunks, with retries from the
+    /// offset that the registry reports; in one request if the registry does not accept chunks. `sent` receives the
+    /// number of bytes that the registry has; it decreases if the registry loses some. The call does not check first
+    /// whether the blob exists: see [`Registries::has_blob`].
     ///
-    /// `content` is read at offsets; its own position neither counts nor changes.
+    /// `content` is read at offsets; its file position does not matter and does not change.
     ///
     /// # Errors
-    /// [`ImageError`], with the class of what the server did, or [`Class::Internal`] where `content` cannot be read.
+    /// [`ImageError`], with the class of the server's problem, or [`Class::Internal`] if `content` cannot be read.
     pub async fn push_blob(
         &self,
         to: &Repository,
@@ -81,17 +81,17 @@ impl Registries {
         let file = content.try_clone().map(Arc::new);
         let file = &file;
         self.push(to, keyring, |target| async move {
-            let file = file.as_ref().map_err(Unreadable::new)?;
+            let file = file.as_ref().map_err(FileError::new)?;
             Upload::new(target, *blob, size, file, sent).run().await
         })
         .await
     }
 
-    /// Puts a manifest under a tag; answers its digest.
+    /// Pushes a manifest under a tag, and returns its digest.
     ///
     /// # Errors
-    /// [`ImageError`], with the class of what the server did; [`Class::Corrupt`] where it keeps another one than was
-    /// sent.
+    /// [`ImageError`], with the class of the server's problem; [`Class::Corrupt`] if the server reports another digest
+    /// than that of the manifest.
     pub async fn push_manifest(
         &self,
         to: &Repository,
@@ -105,12 +105,13 @@ impl Registries {
             if bytes.len() as u64 > manifest::MANIFEST_MAX {
                 return Err(Problem::TooLarge { what: MANIFEST, limit: manifest::MANIFEST_MAX });
             }
-            let wrong = |_| Problem::Unsupported("what is pushed has a tag that no registry takes");
+            let wrong = |_| Problem::Unsupported("the tag to push is not a valid tag");
             let tag = reference::checked_tag(tag).map_err(wrong)?;
-            let payload = Payload::Bytes(media_type, bytes);
-            let ask = target.ask(Verb::Put, Place::Content("manifests", &tag), MANIFEST);
-            let answer = target.open(Ask { payload, ..ask }).await.map_err(no_repository)?;
-            match kept(&answer) {
+            let body = RequestBody::Bytes(media_type, bytes);
+            let request = target.request(Verb::Put, Place::Content("manifests", &tag), MANIFEST);
+            let response =
+                target.open(RegistryRequest { body, ..request }).await.map_err(no_repository)?;
+            match reported_digest(&response) {
                 Some(found) if found != found.again(bytes) => {
                     Err(Problem::Mismatch { what: MANIFEST, promised: digest, found })
                 }
@@ -120,10 +121,10 @@ impl Registries {
         .await
     }
 
-    /// Removes a manifest; answers whether it is gone: some registries do not delete.
+    /// Deletes a manifest. Returns false if the registry does not support deletion.
     ///
     /// # Errors
-    /// [`ImageError`], with the class of what the server did.
+    /// [`ImageError`], with the class of the server's problem.
     pub async fn delete_manifest(
         &self,
         of: &Repository,
@@ -133,10 +134,10 @@ impl Registries {
         self.delete(of, &manifest.to_string(), keyring).await
     }
 
-    /// Removes a tag; answers whether it is gone: some registries remove manifests alone.
+    /// Deletes a tag. Returns false if the registry does not support it: some delete only manifests.
     ///
     /// # Errors
-    /// [`ImageError`], with the class of what the server did.
+    /// [`ImageError`], with the class of the server's problem.
     pub async fn delete_tag(
         &self,
         of: &Repository,
@@ -153,17 +154,17 @@ impl Registries {
         keyring: &Keyring,
     ) -> Result<bool, ImageError> {
         self.push(of, keyring, |target| async move {
-            let ask = target.ask(Verb::Delete, Place::Content("manifests", name), MANIFEST);
-            match target.open(Ask { grant: Grant::Delete, ..ask }).await {
+            let request = target.request(Verb::Delete, Place::Content("manifests", name), MANIFEST);
+            match target.open(RegistryRequest { grant: Grant::Delete, ..request }).await {
                 Ok(_) | Err(Problem::NotFound { .. }) => Ok(true),
-                Err(Problem::Answered { status: 400 | 405 | 501, .. }) => Ok(false),
+                Err(Problem::Status { status: 400 | 405 | 501, .. }) => Ok(false),
                 Err(problem) => Err(problem),
             }
         })
         .await
     }
 
-    /// Has `once` do its work at the server, as each of those whom the keyring has for it until one may.
+    /// Runs `once` at the server that accepts pushes, with each credential of the keyring for it until one succeeds.
     async fn push<T, F: Future<Output = Result<T, Problem>>>(
         &self,
         to: &Repository,
@@ -186,18 +187,18 @@ impl Registries {
             let repository = repository.clone();
             match once(Target { transport, attempt: attempt.clone(), repository }).await {
                 Ok(done) => return Ok(done),
-                Err(problem) => tried.note(to.reference(), &attempt, problem),
+                Err(problem) => tried.record(to.reference(), &attempt, problem),
             }
         }
-        Err(tried.gave_up(repository))
+        Err(tried.into_error(repository))
     }
 }
 
 const MANIFEST: &str = "manifest";
 const NO_SERVER: &str =
-    "no server of it takes pushes; give one the capability \"push\" in its hosts.toml";
+    "no server of the registry accepts pushes; give one the capability \"push\" in its hosts.toml";
 
-/// A repository at one server, and who comes to it.
+/// A repository at one server, and the credential for it.
 pub(super) struct Target {
     pub(super) transport: Arc<Transport>,
     attempt: Attempt,
@@ -205,30 +206,40 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn ask<'a>(&'a self, verb: Verb, place: Place<'a>, what: &'static str) -> Ask<'a> {
-        let ask = Ask::get(&self.repository, place, what);
-        Ask { verb, grant: Grant::Push, who: self.attempt.who.as_deref(), ..ask }
+    pub(super) fn request<'a>(
+        &'a self,
+        verb: Verb,
+        place: Place<'a>,
+        what: &'static str,
+    ) -> RegistryRequest<'a> {
+        let request = RegistryRequest::get(&self.repository, place, what);
+        RegistryRequest {
+            verb,
+            grant: Grant::Push,
+            credential: self.attempt.credential.as_deref(),
+            ..request
+        }
     }
 
-    pub(super) async fn once(&self, ask: Ask<'_>) -> Result<Response, Problem> {
-        let asked = self.transport.once(&self.attempt.endpoint, ask).await;
-        asked.map(|(response, _): (_, Access)| response)
+    pub(super) async fn once(&self, request: RegistryRequest<'_>) -> Result<Response, Problem> {
+        let done = self.transport.once(&self.attempt.endpoint, request).await;
+        done.map(|(response, _): (_, Access)| response)
     }
 
-    async fn open(&self, ask: Ask<'_>) -> Result<Response, Problem> {
-        let asked = self.transport.open(&self.attempt.endpoint, ask).await;
-        asked.map(|(response, _): (_, Access)| response)
+    async fn open(&self, request: RegistryRequest<'_>) -> Result<Response, Problem> {
+        let done = self.transport.open(&self.attempt.endpoint, request).await;
+        done.map(|(response, _): (_, Access)| response)
     }
 
-    /// Whether there is a token with which it would be asked.
-    pub(super) fn holds_token(&self, ask: &Ask<'_>) -> bool {
-        self.transport.holds_token(&self.attempt.endpoint, ask)
+    /// Whether a valid token for the request is cached.
+    pub(super) fn holds_token(&self, request: &RegistryRequest<'_>) -> bool {
+        self.transport.holds_token(&self.attempt.endpoint, request)
     }
 
     pub(super) async fn has(&self, blob: &Digest) -> Result<bool, Problem> {
         let name = blob.to_string();
-        let ask = self.ask(Verb::Head, Place::Content("blobs", &name), "blob");
-        match self.open(ask).await {
+        let request = self.request(Verb::Head, Place::Content("blobs", &name), "blob");
+        match self.open(request).await {
             Ok(_) => Ok(true),
             Err(Problem::NotFound { .. }) => Ok(false),
             Err(problem) => Err(problem),
@@ -236,58 +247,60 @@ impl Target {
     }
 
     async fn mount(&self, blob: &Digest, from: &str) -> Result<bool, Problem> {
-        let (name, what) = (blob.to_string(), "a blob of another repository");
-        let ask = self.ask(Verb::Post, Place::Uploads(Some((&name, from))), what);
-        let ask = Ask { grant: Grant::Mount(from), ..ask };
-        match self.open(ask).await {
+        let (name, what) = (blob.to_string(), "mount of a blob");
+        let request = self.request(Verb::Post, Place::Uploads(Some((&name, from))), what);
+        let request = RegistryRequest { grant: Grant::Mount(from), ..request };
+        match self.open(request).await {
             Ok(response) if response.status() == StatusCode::CREATED => Ok(true),
             Ok(response) => {
-                // An upload is what the server offers instead.
-                if let Ok(url) = self.upload(&response, &ask.url(&self.attempt.endpoint)) {
-                    self.cancel(&url, ask.grant).await;
+                // The server started an upload instead.
+                if let Ok(url) = self.upload(&response, &request.url(&self.attempt.endpoint)) {
+                    self.cancel(&url, request.grant).await;
                 }
                 Ok(false)
             }
             Err(Problem::NotFound { .. }) => Ok(false),
-            Err(Problem::Answered { status, .. }) if (400..500).contains(&status) => Ok(false),
+            Err(Problem::Status { status, .. }) if (400..500).contains(&status) => Ok(false),
             Err(problem) => Err(problem),
         }
     }
 
-    /// Begins an upload.
+    /// Starts an upload, and returns its URL.
     pub(super) async fn begin(&self) -> Result<Url, Problem> {
-        let ask = self.ask(Verb::Post, Place::Uploads(None), UPLOAD);
-        let response = self.once(ask).await.map_err(no_repository)?;
-        self.upload(&response, &ask.url(&self.attempt.endpoint))
+        let request = self.request(Verb::Post, Place::Uploads(None), UPLOAD);
+        let response = self.once(request).await.map_err(no_repository)?;
+        self.upload(&response, &request.url(&self.attempt.endpoint))
     }
 
-    /// Where an upload goes on, as an answer from `from` says.
+    /// The URL at which an upload continues, from a response of `from`.
     pub(super) fn upload(&self, response: &Response, from: &Url) -> Result<Url, Problem> {
-        let url = ask::location(response, from, UPLOAD)?;
+        let url = request::location(response, from, UPLOAD)?;
         policy::check(Role::Upload, Some(from), &url, self.transport.hosts())?;
         Ok(url)
     }
 
-    /// Lets an upload go that was begun for `grant`. Registries do so by themselves after some days, so nobody needs to know how
-    /// it went.
+    /// Cancels an upload that was started for `grant`. Errors are ignored: registries remove old uploads after some
+    /// days.
     pub(super) async fn cancel(&self, url: &Url, grant: Grant<'_>) {
-        // With the token of the upload first: who may push need not be somebody who may delete. There are registries that ask
-        // for that nevertheless.
-        let ask = Ask { grant, ..self.ask(Verb::Delete, Place::Upload(url), UPLOAD) };
-        if let Err(Problem::Denied { .. }) = self.once(ask).await {
-            let _ = self.once(Ask { grant: Grant::Delete, ..ask }).await;
+        // The token of the upload comes first: a user who may push may not be allowed to delete. Some registries
+        // require that permission nevertheless.
+        let request =
+            RegistryRequest { grant, ..self.request(Verb::Delete, Place::Upload(url), UPLOAD) };
+        if let Err(Problem::Denied { .. }) = self.once(request).await {
+            let _ = self.once(RegistryRequest { grant: Grant::Delete, ..request }).await;
         }
     }
 }
 
 pub(super) const UPLOAD: &str = "upload";
 
-/// Which manifest the server says that it keeps, if it says it in an algorithm of ours.
-fn kept(response: &Response) -> Option<Digest> {
+/// The digest of the stored manifest that the server reports; `None` without one, or in an algorithm that we do not
+/// know.
+fn reported_digest(response: &Response) -> Option<Digest> {
     response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }
 
-/// Some registries have only the repositories that somebody created.
+/// Converts the 404 of registries that do not create a repository on a push.
 fn no_repository(problem: Problem) -> Problem {
     if matches!(problem, Problem::NotFound { .. }) { Problem::NoRepository } else { problem }
 }

@@ -1,4 +1,4 @@
-//! What a person writes to name an image.
+//! Image references: parses and normalizes the names that users write.
 
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::{Digest, DigestError},
-    fault::Class,
+    error::Class,
 };
 
-/// Where a name without a registry lives, and the folder there of a name without a slash. Both are Docker's
-/// rules, which every tool follows.
+/// The registry of a name without one, and the directory there of a name without a slash. Both are Docker's rules,
+/// which every tool follows.
 const DEFAULT_REGISTRY: &str = "docker.io";
-const DEFAULT_FOLDER: &str = "library";
+const DEFAULT_DIR: &str = "library";
 const DEFAULT_TAG: &str = "latest";
 
-/// Registry and repository together (OCI distribution-spec, "Pulling manifests").
+/// Largest length of registry and repository together (OCI distribution-spec, "Pulling manifests").
 const NAME_MAX: usize = 255;
 const TAG_MAX: usize = 128;
 
-/// A checked, canonical image reference: `registry/repository`, then `:tag`, `@sha256:…` or both.
+/// A valid, canonical image reference: `registry/repository`, then `:tag`, `@sha256:…` or both.
 ///
-/// Made from what people write: `alpine` is `docker.io/library/alpine:latest`. Where tag and digest are both
-/// there, the digest decides and the tag is a comment. Its parts are safe in a URL path.
+/// It is parsed from the names that users write: `alpine` is `docker.io/library/alpine:latest`. If there are a tag and
+/// a digest, the digest decides and the tag is a comment. Its parts are safe in a URL path.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Reference {
@@ -34,7 +34,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The registry's host as written, lower-case, with its port if one was given: `docker.io`, `localhost:5000`.
+    /// The registry's host in canonical form, with its port if the text has one: `docker.io`, `localhost:5000`.
     pub fn registry(&self) -> &str {
         &self.registry
     }
@@ -49,27 +49,28 @@ impl Reference {
         &self.repository
     }
 
-    /// The tag. Absent only where there is a digest.
+    /// The tag; `None` only if there is a digest.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest of the manifest or index that is meant, if the reference is pinned.
+    /// The digest of the manifest or index, if the reference is pinned.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// The same place without tag or digest: what a [`super::Repository`] is made of, and no reference by itself.
+    /// Registry and repository without tag or digest, for a [`super::Repository`]. It is not a valid reference by
+    /// itself.
     pub(super) fn place(&self) -> Self {
         Self { tag: None, digest: None, ..self.clone() }
     }
 
-    /// That manifest in the same place.
+    /// The reference of a manifest by digest in the same repository.
     pub(super) fn pinned(&self, digest: &Digest) -> Self {
         Self { digest: Some(*digest), ..self.place() }
     }
 
-    /// Reads text that may name neither tag nor digest, and where it is said so must name its registry.
+    /// Parses a repository: text without tag and digest. If `registry` is true, it must start with a registry.
     pub(super) fn parse_place(text: &str, registry: bool) -> Result<Self, ReferenceError> {
         let refused = |rule| ReferenceError {
             text: text.chars().take(300).collect(),
@@ -105,7 +106,7 @@ impl fmt::Debug for Reference {
     }
 }
 
-/// Text that is no image reference, and the rule it breaks.
+/// Text that is not an image reference, and the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {kind}: {rule}")]
 pub struct ReferenceError {
@@ -121,19 +122,19 @@ impl ReferenceError {
     }
 }
 
-/// The rules of the grammar (distribution's reference specification, and the two lengths above).
+/// The rules of the grammar (distribution's reference specification, [`NAME_MAX`] and [`TAG_MAX`]).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rule {
     #[error("it is empty; write a name such as alpine:3 or registry.example/team/tool:1")]
     Empty,
-    #[error("it begins with a scheme; write registry/repository without https://")]
+    #[error("it starts with a scheme; write registry/repository without https://")]
     Scheme,
     #[error("registry and repository together may have at most 255 characters")]
     TooLong,
     #[error("{0}")]
     Digest(#[from] DigestError),
     #[error(
-        "the tag {0:?} must have 1 to 128 letters, digits, `_`, `.` or `-`, and not begin with `.` or `-`"
+        "the tag {0:?} must have 1 to 128 letters, digits, `_`, `.` or `-`, and must not start with `.` or `-`"
     )]
     Tag(String),
     #[error(
@@ -142,16 +143,16 @@ pub(super) enum Rule {
     )]
     Registry(String),
     #[error(
-        "it does not begin with a registry; write registry/path such as registry.example:5000/snapshots"
+        "it does not start with a registry; write registry/path such as registry.example:5000/snapshots"
     )]
     NoRegistry,
-    #[error("repository names are lower-case; {0:?} is not")]
+    #[error("repository names must be lower-case; {0:?} is not")]
     UpperCase(String),
     #[error(
         "the part {0:?} of the repository must be lower-case letters and digits, joined by `.`, `_`, `__` or dashes"
     )]
     Path(String),
-    #[error("it has a tag or a digest; write registry/repository alone")]
+    #[error("it has a tag or a digest; write only registry/repository")]
     Bare,
     #[error("64 hexadecimal digits are an image id, not a name; write name@sha256:…")]
     ImageId,
@@ -183,7 +184,7 @@ fn parse(text: &str) -> Result<Reference, Rule> {
     let (registry, path) = split_registry(name);
     let registry = registry.map_or(Ok(DEFAULT_REGISTRY.to_owned()), checked_registry)?;
     let repository = match path.split_once('/') {
-        None if registry == DEFAULT_REGISTRY => format!("{DEFAULT_FOLDER}/{path}"),
+        None if registry == DEFAULT_REGISTRY => format!("{DEFAULT_DIR}/{path}"),
         _ => path.to_owned(),
     };
     check_path(path)?;
@@ -197,7 +198,7 @@ fn parse(text: &str) -> Result<Reference, Rule> {
     Ok(Reference { registry, repository, tag, digest })
 }
 
-/// A colon after the last slash begins the tag; before it, a port.
+/// Splits at the colon of the tag. A colon before the last slash belongs to a port.
 fn split_tag(text: &str) -> (&str, Option<&str>) {
     let last = text.rfind('/').map_or(0, |slash| slash + 1);
     match text[last..].rfind(':') {
@@ -206,7 +207,7 @@ fn split_tag(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The part before the first slash is a registry if it could not be a folder of the default one.
+/// Splits at the first slash, if the part before it is a registry and not a directory of the default one.
 fn split_registry(name: &str) -> (Option<&str>, &str) {
     match name.split_once('/') {
         Some((first, path)) if is_registry(first) => (Some(first), path),
@@ -214,7 +215,7 @@ fn split_registry(name: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Docker's rule: a dot, a colon, or the one name `localhost`.
+/// Docker's rule: a registry has a dot or a colon, or is `localhost`.
 fn is_registry(first: &str) -> bool {
     first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost")
 }
@@ -239,7 +240,7 @@ fn check_path(path: &str) -> Result<(), Rule> {
     Ok(())
 }
 
-/// Runs of letters and digits, joined by one `.`, one or two `_`, or any number of `-`.
+/// Sequences of letters and digits, joined by one `.`, one or two `_`, or any number of `-`.
 fn is_path_part(part: &str) -> bool {
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let joint = |s: &str| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-');
@@ -248,12 +249,12 @@ fn is_path_part(part: &str) -> bool {
         && part.split(word).filter(|between| !between.is_empty()).all(joint)
 }
 
-/// Checks a registry's `host[:port]` and gives its canonical form: lower-case, and Docker Hub by one name.
+/// Checks a registry's `host[:port]` and returns its canonical form: lower-case, and one name for Docker Hub.
 pub(super) fn checked_registry(text: &str) -> Result<String, Rule> {
     let refused = || Rule::Registry(text.chars().take(300).collect());
     let lower = text.to_ascii_lowercase();
     let (host, port) = split_port(&lower);
-    let host = host_as_read(host).ok_or_else(refused)?;
+    let host = canonical_host(host).ok_or_else(refused)?;
     let port_is_good = port.is_none_or(|port| {
         !port.starts_with(['0', '+']) && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
@@ -266,7 +267,7 @@ pub(super) fn checked_registry(text: &str) -> Result<String, Rule> {
     Ok(port.map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
 }
 
-/// The host, and the port if there is one.
+/// Splits a server into its host and, if there is one, its port.
 pub(super) fn split_port(server: &str) -> (&str, Option<&str>) {
     match server.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -274,17 +275,17 @@ pub(super) fn split_port(server: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether it is Docker Hub, by any of its names: `docker.io` is what people write, `index.docker.io` what `docker login`
-/// writes, and `registry-1.docker.io` is the server itself. 443 is the port of https.
+/// Whether it is Docker Hub, by any of its names: users write `docker.io`, `docker login` writes `index.docker.io`, and
+/// `registry-1.docker.io` is the server itself. 443 is the port of https.
 pub(super) fn is_docker_hub(host: &str, port: Option<&str>) -> bool {
     matches!(host, DEFAULT_REGISTRY | "index.docker.io" | "registry-1.docker.io")
         && matches!(port, None | Some("443"))
 }
 
-/// The host as URL parsers write it. A name must be one that they read as it is written: `127.1` and `0x7f.0.0.1` are
-/// addresses to them, and it must not mean one thing here and another on the wire. An IPv6 address has several spellings
-/// that all mean it (RFC 5952), of which theirs is kept.
-fn host_as_read(host: &str) -> Option<String> {
+/// The host as a URL parser writes it. A name must be one that the parser does not change: it reads `127.1` and
+/// `0x7f.0.0.1` as addresses, and a name must not mean one host here and another in a request. An IPv6 address has
+/// several spellings (RFC 5952); the parser's one is kept.
+fn canonical_host(host: &str) -> Option<String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -294,9 +295,9 @@ fn host_as_read(host: &str) -> Option<String> {
     let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let is_address = inside.is_some_and(|inside| inside.parse::<Ipv6Addr>().is_ok());
     let url = Url::parse(&format!("https://{host}/")).ok()?;
-    let as_read = url.host_str()?;
-    let means_itself = is_address || host.split('.').all(label) && as_read == host;
-    means_itself.then(|| as_read.to_owned())
+    let parsed = url.host_str()?;
+    let is_valid = is_address || host.split('.').all(label) && parsed == host;
+    is_valid.then(|| parsed.to_owned())
 }
 
 impl From<Reference> for String {

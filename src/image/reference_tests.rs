@@ -1,4 +1,4 @@
-//! References: the table of what people write, and the property that what is shown is read back.
+//! Tests of references: the names that users write, and that every reference parses to itself again.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::*;
 const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 #[test]
-fn what_people_write_becomes_canonical() {
+fn names_of_users_become_canonical_references() {
     let pinned = format!("@sha256:{HEX}");
     for (text, canonical) in [
         ("alpine", "docker.io/library/alpine:latest".to_owned()),
@@ -31,7 +31,7 @@ fn what_people_write_becomes_canonical() {
 }
 
 #[test]
-fn the_parts_are_told_apart() {
+fn a_reference_is_split_into_its_parts() {
     let r: Reference = format!("r.io:8443/a/b:1@sha256:{HEX}").parse().unwrap();
     assert_eq!((r.registry(), r.repository(), r.tag()), ("r.io:8443", "a/b", Some("1")));
     assert_eq!(r.digest(), Some(&Digest::of(b"")));
@@ -40,7 +40,7 @@ fn the_parts_are_told_apart() {
 }
 
 #[test]
-fn a_refusal_names_the_rule() {
+fn an_invalid_reference_is_rejected_with_the_rule_that_it_breaks() {
     for (text, words) in [
         ("", "is empty"),
         ("https://r.io/a", "without https://"),
@@ -94,12 +94,12 @@ fn a_refusal_names_the_rule() {
 }
 
 #[test]
-fn the_longest_name_passes() {
+fn the_longest_name_is_accepted() {
     assert!(format!("r.io/{}", "a".repeat(250)).parse::<Reference>().is_ok());
 }
 
 #[test]
-fn it_is_text_in_records() {
+fn a_reference_is_a_string_in_records() {
     let r: Reference = "r.io/a".parse().unwrap();
     let json = serde_json::to_string(&r).unwrap();
     assert_eq!(json, r#""r.io/a:latest""#);
@@ -109,7 +109,7 @@ fn it_is_text_in_records() {
 
 proptest! {
     #[test]
-    fn what_is_shown_is_read_back(
+    fn a_displayed_reference_parses_to_itself(
         registry in proptest::option::of("[a-z0-9][a-z0-9-]{0,5}[a-z]\\.(io|example)(:[1-9][0-9]{0,3})?"),
         path in "[a-z0-9]{1,5}((_|__|-{1,3})[a-z0-9]{1,5}){0,2}(/[a-z0-9]{1,4}(\\.[a-z0-9]{1,3})?){0,3}",
         tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"),
@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_readable_escapes_its_url(text in "[ -~]{0,40}") {
+    fn no_printable_text_escapes_the_path_of_its_url(text in "[ -~]{0,40}") {
         if let Ok(r) = text.parse::<Reference>() {
             prop_assert_eq!(r.to_string().parse::<Reference>().unwrap(), r.clone());
             let path = format!("/v2/{}/manifests/{}", r.repository(), r.tag().unwrap_or("x"));
@@ -134,7 +134,7 @@ proptest! {
 }
 
 #[test]
-fn each_name_of_one_registry_is_the_same_registry() {
+fn every_name_of_a_registry_becomes_the_same_registry() {
     for (registry, canonical) in [
         ("docker.io:443", "docker.io"),
         ("index.docker.io", "docker.io"),

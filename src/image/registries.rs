@@ -1,73 +1,75 @@
-//! An image's blobs, whichever server has them.
+//! The registry client, and downloads of blobs from whichever server has them.
 //!
-//! A layer streams, so what goes wrong after its first byte is the caller's error; the server is then in doubt, and whoever asks
-//! for that layer again gets it from the next one.
+//! A layer is streamed, so a failure after its first byte is an error for the caller. The server is then suspect, and
+//! the next download of that layer tries the other servers first.
 
 use std::sync::Arc;
 
 use super::{
     Access, Image, Keyring, LayerBlob, Repository,
-    attempts::{Attempt, Tried, attempts},
     blob::{BlobReader, Source, Wanted},
-    doubts::Doubts,
+    candidates::{Attempt, Tried, attempts},
     error::{ImageError, Problem},
     hosts::{Endpoint, Hosts},
     networks::Network,
-    pace::Pace,
     reference::Reference,
+    retry::RetryPolicy,
+    suspect_mirrors::SuspectMirrors,
     transport::{SetUpError, Transport, Trust},
 };
 use crate::{budget::Budget, digest::Digest};
 
-/// The registries of the world, as this node may reach them.
+/// The client for all registries that this node may contact.
 #[derive(Debug)]
 pub struct Registries {
     pub(super) transport: Arc<Transport>,
-    /// What documents take from while they are read.
+    /// The memory budget for documents while they are parsed.
     pub(super) budget: Arc<Budget>,
-    doubts: Doubts,
+    suspects: SuspectMirrors,
 }
 
 impl Registries {
-    /// Sets up the client: the TLS provider of the process, and the machine's CA certificates as they are now.
-    /// Without one certificate it starts nevertheless, with a warning: registries that are configured as plain
-    /// http need none.
+    /// Sets up the client, with the TLS provider of the process and the current CA certificates of the system. If the
+    /// system has no CA certificate, the client starts with a warning: registries that are configured as plain http
+    /// need none.
     ///
     /// # Errors
-    /// The client library refuses; the node cannot work.
+    /// The HTTP library fails; the node cannot work without it.
     pub fn new(hosts: Hosts) -> Result<Self, SetUpError> {
-        let pace = Pace::default();
-        match Self::with(hosts.clone(), pace, Trust::Machine) {
+        let retry = RetryPolicy::default();
+        match Self::with(hosts.clone(), retry, Trust::System) {
             Err(error) if error.is_tls() => {
-                tracing::warn!("no registry can be reached by https: {error}");
-                Self::with(hosts, pace, Trust::Nobody)
+                tracing::warn!(
+                    "no registry can be contacted by https: {error}; install CA certificates"
+                );
+                Self::with(hosts, retry, Trust::NoCa)
             }
             done => done,
         }
     }
 
-    /// From now on no server in these networks is contacted, unless the hosts directory names it.
-    pub fn refuse(&self, networks: Vec<Network>) {
+    /// Replaces the list of refused networks: no server in them is contacted, unless the hosts directory names it.
+    pub fn refuse_networks(&self, networks: Vec<Network>) {
         self.transport.hosts().refused().set(networks);
     }
 
-    pub(super) fn with(hosts: Hosts, pace: Pace, trust: Trust) -> Result<Self, SetUpError> {
-        let transport = Arc::new(Transport::new(hosts, pace, trust)?);
-        Ok(Self { transport, budget: Arc::default(), doubts: Doubts::default() })
+    pub(super) fn with(hosts: Hosts, retry: RetryPolicy, trust: Trust) -> Result<Self, SetUpError> {
+        let transport = Arc::new(Transport::new(hosts, retry, trust)?);
+        Ok(Self { transport, budget: Arc::default(), suspects: SuspectMirrors::default() })
     }
 
-    /// The same with another budget for what documents take while they are read.
+    /// The same client with another memory budget for documents while they are parsed.
     #[must_use]
-    pub fn within(self, budget: Arc<Budget>) -> Self {
+    pub fn with_budget(self, budget: Arc<Budget>) -> Self {
         Self { budget, ..self }
     }
 
-    /// Starts the download of one layer of an image that [`Registries::resolve`] gave. Servers whose last answer
-    /// with this layer did not end well are asked after the others: to go on elsewhere, ask again. A connection
-    /// that breaks is taken up at that byte, where the server can.
+    /// Starts the download of one layer of an image that [`Registries::resolve`] returned. Servers that did not deliver
+    /// this layer correctly the last time are tried last: to use another server after an error, call this again. After
+    /// a connection breaks, the download resumes at that byte, if the server supports ranges.
     ///
     /// # Errors
-    /// [`ImageError`] up to the first byte; later ones come out of the reader.
+    /// [`ImageError`] up to the first byte; the reader returns later errors.
     pub async fn blob(
         &self,
         image: &Image,
@@ -78,11 +80,11 @@ impl Registries {
         self.stream(&image.reference, wanted, keyring, Some(&image.access)).await
     }
 
-    /// Starts the download of a blob of which nothing but its place is known; else as [`Registries::blob`].
+    /// Starts the download of a blob of a repository, without a resolved image; otherwise like [`Registries::blob`].
     ///
     /// # Errors
-    /// [`ImageError`] up to the first byte; later ones come out of the reader.
-    pub async fn blob_of(
+    /// [`ImageError`] up to the first byte; the reader returns later errors.
+    pub async fn blob_in(
         &self,
         from: &Repository,
         digest: &Digest,
@@ -103,10 +105,10 @@ impl Registries {
         let mut attempts = self.attempts(reference, keyring, pull)?;
         let same_server = |a: &Attempt, b: &Attempt| a.endpoint == b.endpoint;
         for one in attempts.chunk_by_mut(same_server) {
-            // As whom the image was resolved comes first.
+            // The credential with which the image was resolved comes first.
             one.sort_by_key(|attempt| first.is_some_and(|access| attempt.access() != *access));
         }
-        attempts.sort_by_cached_key(|a| self.doubts.rank(a.endpoint.url(), wanted.digest));
+        attempts.sort_by_cached_key(|a| self.suspects.rank(a.endpoint.url(), wanted.digest));
         for attempt in attempts {
             if tried.rules_out(&attempt) {
                 continue;
@@ -114,19 +116,19 @@ impl Registries {
             let source = Source::new(&self.transport, reference, wanted, &attempt);
             match source.open(0).await {
                 Ok(opened) => {
-                    let doubt = self.doubts.raise(attempt.endpoint.url(), wanted.digest);
-                    return Ok(BlobReader::start(opened, source, doubt, tried.before()));
+                    let suspicion = self.suspects.add(attempt.endpoint.url(), wanted.digest);
+                    return Ok(BlobReader::start(opened, source, suspicion, tried.into_vec()));
                 }
-                Err(problem) => tried.note(reference, &attempt, problem),
+                Err(problem) => tried.record(reference, &attempt, problem),
             }
         }
-        Err(tried.gave_up(reference))
+        Err(tried.into_error(reference))
     }
 
-    /// Whom to ask, in order.
+    /// The servers and credentials to try, in order.
     ///
     /// # Errors
-    /// What the node's registry hosts directory says of the registry cannot be used.
+    /// The registry's settings in the hosts directory are invalid.
     pub(super) fn attempts(
         &self,
         reference: &Reference,

@@ -1,4 +1,4 @@
-//! The room as a whole against a registry that misbehaves: one test a behaviour, nothing but loopback.
+//! Tests of the whole module against a faulty registry on loopback: one test per behaviour.
 
 use std::{
     io::{self, Read},
@@ -15,16 +15,15 @@ fn without() -> Keyring {
 
 use crate::{
     changeset::{Compression, Format},
-    fault::Class,
+    error::Class,
     image::fake::{
-        self, ALWAYS, FakeRegistry, Misdeed, OCI_INDEX, OCI_MANIFEST, Pushed, TOKEN, descriptor,
-        soon,
+        self, ALWAYS, FakeRegistry, Fault, OCI_INDEX, OCI_MANIFEST, Pushed, TOKEN, descriptor, soon,
     },
-    image::{error, platform::Machine},
+    image::{error, platform::HostPlatform},
 };
 
 /// A registry with the image `team/tool:1` of one layer, the reference to it and a client.
-struct Scene {
+struct Fixture {
     registry: FakeRegistry,
     registries: Registries,
     reference: Reference,
@@ -32,23 +31,23 @@ struct Scene {
     tar: Vec<u8>,
 }
 
-async fn scene() -> Scene {
+async fn fixture() -> Fixture {
     let registry = FakeRegistry::start().await;
     let tar: Vec<u8> = (0..600_000_u32).map(|i| (i % 251) as u8).collect();
     let pushed = registry.push_image("team/tool", "1", std::slice::from_ref(&tar), false);
     let registries = registry.registries();
     let reference = registry.reference("team/tool", "1");
-    Scene { registry, registries, reference, pushed, tar }
+    Fixture { registry, registries, reference, pushed, tar }
 }
 
-impl Scene {
+impl Fixture {
     async fn resolve(&self) -> Result<Image, ImageError> {
         soon(self.registries.resolve(&self.reference, &without())).await
     }
 
-    /// The error of a resolve, as its class and its sentence. No secret may be in it.
+    /// Class and message of the error of a resolve. No secret may be in it.
     async fn refused(&self) -> (Class, String) {
-        let error = self.resolve().await.expect_err("an image that should have been refused");
+        let error = self.resolve().await.expect_err("the image must be rejected");
         let shown = format!("{error} {error:?} {:?}", self.registries);
         for secret in ["must-not-be-shown", "sig="] {
             assert!(!shown.contains(secret), "{shown}");
@@ -57,7 +56,7 @@ impl Scene {
         (error.class(), error.to_string())
     }
 
-    /// The layer read to its end.
+    /// Reads the layer to its end.
     async fn read(&self) -> io::Result<Vec<u8>> {
         let image = self.resolve().await.unwrap();
         let reader = self
@@ -69,37 +68,34 @@ impl Scene {
     }
 
     async fn read_fails(&self) -> (io::ErrorKind, Class, String) {
-        let error = self
-            .read()
-            .await
-            .map(|bytes| bytes.len())
-            .expect_err("a layer that should have been refused");
+        let error =
+            self.read().await.map(|bytes| bytes.len()).expect_err("the layer must be rejected");
         let inner = error::find::<ImageError>(&error).unwrap();
         (error.kind(), inner.class(), inner.to_string())
     }
 
-    /// Puts an index under the tag.
+    /// Adds an index under the tag.
     fn index(&self, entries: &[Value]) -> Digest {
         let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
         self.registry.put_manifest("team/tool", "1", &index.to_string(), OCI_INDEX)
     }
 
     fn count(&self, part: &str) -> usize {
-        self.registry.seen(part).len()
+        self.registry.requests_to(part).len()
     }
 }
 
-/// More than any layer here has: a reader that gives more has lost its bound.
+/// More bytes than any layer here has: a reader that returns more has lost its limit.
 const TAKEN_MAX: u64 = 4 << 20;
 
 async fn read(mut reader: BlobReader) -> io::Result<Vec<u8>> {
     let reading = move || {
         let mut bytes = Vec::new();
         let end = reader.by_ref().take(TAKEN_MAX).read_to_end(&mut bytes);
-        assert!((bytes.len() as u64) < TAKEN_MAX, "a layer without an end");
+        assert!((bytes.len() as u64) < TAKEN_MAX, "the layer must end");
         if let Err(error) = &end {
             let again = reader.read(&mut [0]).unwrap_err();
-            assert_eq!(again.to_string(), error.to_string(), "an error stays an error");
+            assert_eq!(again.to_string(), error.to_string(), "the same error again");
         }
         end.map(|_| bytes)
     };
@@ -116,7 +112,7 @@ fn platform(of: Value, platform: &str) -> Value {
 
 #[tokio::test]
 async fn an_image_is_resolved_and_read() {
-    let s = scene().await;
+    let s = fixture().await;
     let image = s.resolve().await.unwrap();
     assert_eq!((image.digest, &image.reference), (s.pushed.manifest, &s.reference));
     let layer = LayerBlob {
@@ -133,7 +129,7 @@ async fn an_image_is_resolved_and_read() {
 }
 
 #[tokio::test]
-async fn layers_come_bottom_first_repeated_and_compressed() {
+async fn layers_are_bottom_first_and_empty_and_repeated_ones_are_kept() {
     let registry = FakeRegistry::start().await;
     let tars = [b"bottom".to_vec(), Vec::new(), Vec::new(), b"top".to_vec()];
     let pushed = registry.push_image("a", "1", &tars, true);
@@ -145,47 +141,47 @@ async fn layers_come_bottom_first_repeated_and_compressed() {
 }
 
 #[tokio::test]
-async fn a_pinned_reference_is_asked_by_digest_and_checked() {
-    let mut s = scene().await;
+async fn a_pinned_reference_is_requested_by_digest_and_verified() {
+    let mut s = fixture().await;
     let pinned = format!("{}/team/tool:9@{}", s.registry.host(), s.pushed.manifest);
     s.reference = pinned.parse().unwrap();
     assert_eq!(s.resolve().await.unwrap().digest, s.pushed.manifest);
     assert_eq!(s.count("/manifests/9"), 0, "the tag is a comment");
 
-    s.registry.misbehave("/manifests/", 1, Misdeed::Flip);
+    s.registry.inject("/manifests/", 1, Fault::Flip);
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Corrupt);
-    assert!(words.contains("its manifest is not what its digest promises"), "{words}");
+    assert!(words.contains("the manifest does not match its digest"), "{words}");
 }
 
 #[tokio::test]
-async fn a_tag_whose_digest_header_contradicts_it_is_refused() {
-    let s = scene().await;
+async fn a_manifest_that_contradicts_its_digest_header_is_rejected() {
+    let s = fixture().await;
     let other = Digest::of(b"other").to_string();
-    s.registry.misbehave("/manifests/", 1, Misdeed::Header("docker-content-digest", other));
+    s.registry.inject("/manifests/", 1, Fault::Header("docker-content-digest", other));
     assert_eq!(s.refused().await.0, Class::Corrupt);
 }
 
 #[tokio::test]
-async fn a_missing_image_is_not_found_and_asked_for_once() {
-    let mut s = scene().await;
+async fn a_missing_image_is_not_found_and_not_retried() {
+    let mut s = fixture().await;
     s.reference = s.registry.reference("team/tool", "2");
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::NotFound);
-    assert!(words.contains("there is no such manifest"), "{words}");
+    assert!(words.contains("the manifest does not exist"), "{words}");
     assert!(words.contains(&s.registry.host()), "{words}");
     assert_eq!(s.count("/manifests/2"), 1);
 }
 
 #[tokio::test]
-async fn an_index_leads_to_this_machines_manifest() {
-    let mut s = scene().await;
+async fn an_index_leads_to_the_manifest_for_this_host() {
+    let mut s = fixture().await;
     let other = s.registry.push_image("team/tool", "other", &[b"other".to_vec()], false);
     let entry = |digest: Digest, size: usize| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": size });
     let size = s.pushed.manifest_size;
     let index = s.index(&[
         platform(entry(other.manifest, size), "linux/made-up"),
-        platform(entry(s.pushed.manifest, size), &Machine::this().name()),
+        platform(entry(s.pushed.manifest, size), &HostPlatform::this().name()),
     ]);
     assert_eq!(s.resolve().await.unwrap().digest, s.pushed.manifest);
     assert_eq!(s.count(&other.manifest.to_string()), 0);
@@ -194,23 +190,23 @@ async fn an_index_leads_to_this_machines_manifest() {
     assert_eq!(s.resolve().await.unwrap().digest, s.pushed.manifest, "pinned to the index");
 
     let part = s.pushed.manifest.to_string();
-    s.registry.misbehave(&part, 1, Misdeed::Flip);
+    s.registry.inject(&part, 1, Fault::Flip);
     assert_eq!(s.refused().await.0, Class::Corrupt, "the manifest's bytes");
-    s.registry.misbehave(&part, 1, Misdeed::Header("content-type", OCI_INDEX.to_owned()));
+    s.registry.inject(&part, 1, Fault::Header("content-type", OCI_INDEX.to_owned()));
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Corrupt, "the manifest's kind");
-    assert!(words.contains("not the one that the index promises"), "{words}");
-    s.index(&[platform(entry(s.pushed.manifest, size + 1), &Machine::this().name())]);
+    assert!(words.contains("differs from the media type in the index"), "{words}");
+    s.index(&[platform(entry(s.pushed.manifest, size + 1), &HostPlatform::this().name())]);
     s.reference = s.registry.reference("team/tool", "1");
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Corrupt, "the manifest's size");
-    assert!(words.contains("bytes where"), "{words}");
+    assert!(words.contains("bytes instead of"), "{words}");
 }
 
-/// buildx writes an index of indexes where images are joined; jib and buildpacks leave the platform to the config.
+/// buildx writes an index of indexes when it joins images; jib and buildpacks write the platform only into the config.
 #[tokio::test]
-async fn an_index_in_an_index_and_one_without_platforms_lead_to_this_machines_image() {
-    let s = scene().await;
+async fn nested_indexes_and_indexes_without_platforms_lead_to_the_image_for_this_host() {
+    let s = fixture().await;
     let entry = |media_type: &str, digest: Digest, size: usize| json!({ "mediaType": media_type, "digest": digest, "size": size });
     let put = |entries: Value| {
         let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
@@ -229,33 +225,33 @@ async fn an_index_in_an_index_and_one_without_platforms_lead_to_this_machines_im
         let text = manifest.to_string();
         (s.registry.put_manifest("team/tool", "x", &text, OCI_MANIFEST), text.len())
     };
-    let ours = Machine::this().name();
+    let ours = HostPlatform::this().name();
     let [mine, other] = [ours.as_str(), "windows/amd64"].map(image);
-    let unsaid = |(digest, size): (Digest, usize)| entry(OCI_MANIFEST, digest, size);
+    let bare = |(digest, size): (Digest, usize)| entry(OCI_MANIFEST, digest, size);
     let missing = (Digest::of(b"missing"), 7);
 
-    put(json!([unsaid(missing), unsaid(other), unsaid(mine)]));
-    assert_eq!(s.resolve().await.unwrap().digest, mine.0, "the config says what it is for");
-    let inner = put(json!([platform(unsaid(mine), &ours)]));
+    put(json!([bare(missing), bare(other), bare(mine)]));
+    assert_eq!(s.resolve().await.unwrap().digest, mine.0, "the config names the platform");
+    let inner = put(json!([platform(bare(mine), &ours)]));
     let middle = put(json!([platform(inner.clone(), &ours)]));
-    put(json!([unsaid(other), middle]));
+    put(json!([bare(other), middle]));
     let image = s.resolve().await.unwrap();
     assert_eq!(image.digest, mine.0, "three deep, the outer one without a platform");
     assert_ne!(image.index, None);
-    put(json!([put(json!([put(json!([put(json!([platform(unsaid(mine), &ours)]))]))]))]));
+    put(json!([put(json!([put(json!([put(json!([platform(bare(mine), &ours)]))]))]))]));
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Precondition);
-    assert!(words.contains("too deep in one another"), "{words}");
-    put(json!([unsaid(other)]));
+    assert!(words.contains("nested too deeply"), "{words}");
+    put(json!([bare(other)]));
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::NotFound);
     assert!(words.contains("only for windows/amd64"), "{words}");
 }
 
-/// What KEP-4639 shows, and what tools write of images without layers.
+/// The images of KEP-4639, and images without layers as tools write them.
 #[tokio::test]
-async fn images_of_nothing_and_of_plain_files_are_taken() {
-    let s = scene().await;
+async fn images_without_layers_and_images_of_plain_files_are_accepted() {
+    let s = fixture().await;
     let tar = descriptor("application/vnd.oci.image.layer.v1.tar", &s.tar);
     let oci = "application/vnd.oci.image.config.v1+json";
     for (config_type, config, layers, count) in [
@@ -276,16 +272,16 @@ async fn images_of_nothing_and_of_plain_files_are_taken() {
     }
 }
 
-/// A digest of each algorithm that the image-spec registers.
+/// The image-spec registers two digest algorithms, SHA-256 and SHA-512.
 #[tokio::test]
-async fn an_image_may_be_named_by_sha512_in_every_place() {
+async fn every_document_of_an_image_may_have_a_sha512_digest() {
     let registry = FakeRegistry::start().await;
     let registries = registry.registries();
     let empty = format!("sha512:{}", "0".repeat(128)).parse::<Digest>().unwrap();
     let wide = |bytes: &[u8]| empty.again(bytes);
     let descriptor = |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": wide(bytes), "size": bytes.len() });
     let tar = b"not yet unpacked".to_vec();
-    let config = json!({ "architecture": Machine::this().name().split('/').nth(1).unwrap(), "os": "linux",
+    let config = json!({ "architecture": HostPlatform::this().name().split('/').nth(1).unwrap(), "os": "linux",
                          "rootfs": { "type": "layers", "diff_ids": [Digest::of(&tar)] } });
     let config = config.to_string().into_bytes();
     let manifest = json!({
@@ -308,17 +304,17 @@ async fn an_image_may_be_named_by_sha512_in_every_place() {
     let blob = registries.blob(&image, &image.layers[0], &without()).await.unwrap();
     assert!(read(blob).await.unwrap() == tar);
 
-    registry.misbehave(format!("/blobs/{}", wide(&tar)), 1, Misdeed::Flip);
+    registry.inject(format!("/blobs/{}", wide(&tar)), 1, Fault::Flip);
     let blob = registries.blob(&image, &image.layers[0], &without()).await.unwrap();
     let error = read(blob).await.unwrap_err();
-    assert!(error.to_string().contains("is not what its digest promises"), "{error}");
+    assert!(error.to_string().contains("does not match its digest"), "{error}");
     registry.put_as(&format!("a/manifests/{}", wide(&manifest)), b"{}".to_vec(), OCI_MANIFEST);
     assert!(registries.resolve(&reference, &without()).await.is_err(), "other bytes");
 }
 
 #[tokio::test]
-async fn an_index_without_this_machine_names_what_it_has() {
-    let s = scene().await;
+async fn an_index_without_this_platform_is_an_error_with_the_available_ones() {
+    let s = fixture().await;
     let entry = descriptor(OCI_MANIFEST, b"");
     s.index(&[platform(entry.clone(), "windows/amd64"), platform(entry, "unknown/unknown")]);
     let (class, words) = s.refused().await;
@@ -327,7 +323,7 @@ async fn an_index_without_this_machine_names_what_it_has() {
 }
 
 #[tokio::test]
-async fn manifests_that_are_not_what_they_say_are_refused() {
+async fn contradictory_or_unsupported_manifests_are_rejected() {
     let layer = |media_type: &str| json!([descriptor(media_type, b"x")]);
     let gzip = "application/vnd.oci.image.layer.v1.tar+gzip";
     let image = |layers: Value| {
@@ -341,8 +337,8 @@ async fn manifests_that_are_not_what_they_say_are_refused() {
     for (manifest, content_type, class, words) in [
         (image(layer(gzip)), "text/html", Class::Corrupt, "Content-Type"),
         (both, OCI_MANIFEST, Class::Corrupt, "both layers and manifests"),
-        (image(layer(gzip)), OCI_INDEX, Class::Corrupt, "an index has manifests"),
-        (large, OCI_MANIFEST, Class::Precondition, "larger than the 4194304 bytes"),
+        (image(layer(gzip)), OCI_INDEX, Class::Corrupt, "an index must have manifests"),
+        (large, OCI_MANIFEST, Class::Precondition, "larger than the limit of 4194304 bytes"),
         (
             image(layer("application/vnd.oci.image.layer.v1.tar+lzma")),
             OCI_MANIFEST,
@@ -356,7 +352,7 @@ async fn manifests_that_are_not_what_they_say_are_refused() {
             "push the image again with a current tool",
         ),
     ] {
-        let s = scene().await;
+        let s = fixture().await;
         s.registry.put_manifest("team/tool", "1", &manifest.to_string(), content_type);
         let (found, shown) = s.refused().await;
         assert_eq!(found, class, "{shown}");
@@ -366,37 +362,37 @@ async fn manifests_that_are_not_what_they_say_are_refused() {
 }
 
 #[tokio::test]
-async fn an_endless_manifest_is_left() {
-    let s = scene().await;
-    s.registry.misbehave("/manifests/", 1, Misdeed::Endless);
+async fn an_endless_manifest_is_cancelled() {
+    let s = fixture().await;
+    s.registry.inject("/manifests/", 1, Fault::Endless);
     assert_eq!(s.refused().await.0, Class::Precondition);
     s.registry.hung_up().await;
 }
 
 #[tokio::test]
-async fn a_document_waits_for_memory_that_others_hold() {
-    let mut s = scene().await;
+async fn a_document_is_rejected_while_other_documents_use_the_memory_budget() {
+    let mut s = fixture().await;
     let budget = Arc::new(Budget::new(0, 0, 1 << 20));
-    s.registries = s.registries.within(budget.clone());
+    s.registries = s.registries.with_budget(budget.clone());
     let other = budget.share();
     let resolved = async {
         let (class, words) = s.refused().await;
         assert_eq!(class, Class::Unavailable);
-        assert!(words.contains("its manifest is not read: the memory for it is taken"), "{words}");
+        assert!(words.contains("the manifest is not read: the memory for it is taken"), "{words}");
     };
     resolved.await;
     drop(other);
     s.resolve().await.unwrap();
-    assert_eq!(budget.held(), 0);
-    s.registries = s.registries.within(Arc::new(Budget::new(0, 0, 10)));
+    assert_eq!(budget.used(), 0);
+    s.registries = s.registries.with_budget(Arc::new(Budget::new(0, 0, 10)));
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Precondition);
     assert!(words.contains("more than 10 bytes of memory"), "{words}");
 }
 
 #[tokio::test]
-async fn an_image_of_more_layers_than_any_kernel_takes_is_refused_before_its_config() {
-    let s = scene().await;
+async fn an_image_with_too_many_layers_is_rejected_before_its_config_is_fetched() {
+    let s = fixture().await;
     let layer = descriptor("application/vnd.oci.image.layer.v1.tar", b"x");
     let layers = vec![layer; 1_025];
     let config = descriptor("application/vnd.oci.image.config.v1+json", b"{}");
@@ -404,27 +400,27 @@ async fn an_image_of_more_layers_than_any_kernel_takes_is_refused_before_its_con
     s.registry.put_manifest("team/tool", "1", &manifest.to_string(), OCI_MANIFEST);
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Precondition);
-    assert!(words.contains("it has more than 1024 layers"), "{words}");
+    assert!(words.contains("the image has more than 1024 layers"), "{words}");
     assert_eq!(s.count("/blobs/"), 0);
 }
 
 #[tokio::test]
-async fn a_config_is_checked() {
-    let s = scene().await;
+async fn a_config_is_verified() {
+    let s = fixture().await;
     for (misdeed, words) in [
-        (Misdeed::Flip, "its config is not what its digest promises"),
-        (Misdeed::Half, "bytes where"),
-        (Misdeed::Endless, "larger than the 1048576 bytes"),
+        (Fault::Flip, "the config does not match its digest"),
+        (Fault::Half, "bytes instead of"),
+        (Fault::Endless, "larger than the limit of 1048576 bytes"),
     ] {
-        s.registry.misbehave(s.pushed.config, 1, misdeed);
+        s.registry.inject(s.pushed.config, 1, misdeed);
         let (_, shown) = s.refused().await;
         assert!(shown.contains(words), "{shown}");
     }
 }
 
 #[tokio::test]
-async fn a_config_with_other_diff_ids_than_layers_is_refused() {
-    let s = scene().await;
+async fn a_config_with_a_wrong_number_of_diff_ids_is_rejected() {
+    let s = fixture().await;
     let other = Digest::of(b"other");
     let config = json!({ "rootfs": { "diff_ids": [other, other] } }).to_string().into_bytes();
     let layer = descriptor("application/vnd.oci.image.layer.v1.tar", b"x");
@@ -438,69 +434,69 @@ async fn a_config_with_other_diff_ids_than_layers_is_refused() {
 }
 
 #[tokio::test]
-async fn trouble_that_passes_is_waited_for() {
-    let later = |seconds: &str| Misdeed::Answer(429, vec![("retry-after", seconds.to_owned())]);
-    let s = scene().await;
-    s.registry.misbehave("/manifests/", 2, Misdeed::Answer(500, Vec::new()));
-    s.registry.misbehave("/blobs/", 1, later("0"));
-    s.registry.misbehave("/blobs/", 1, Misdeed::Cut);
+async fn temporary_errors_are_retried() {
+    let later = |seconds: &str| Fault::Respond(429, vec![("retry-after", seconds.to_owned())]);
+    let s = fixture().await;
+    s.registry.inject("/manifests/", 2, Fault::Respond(500, Vec::new()));
+    s.registry.inject("/blobs/", 1, later("0"));
+    s.registry.inject("/blobs/", 1, Fault::Truncate);
     assert!(s.resolve().await.is_ok());
     assert_eq!((s.count("/manifests/"), s.count("/blobs/")), (3, 3));
 
-    s.registry.misbehave("/blobs/", 1, Misdeed::Answer(503, Vec::new()));
-    assert!(s.read().await.unwrap() == s.tar, "a layer, too");
+    s.registry.inject("/blobs/", 1, Fault::Respond(503, Vec::new()));
+    assert!(s.read().await.unwrap() == s.tar, "also for a layer");
 }
 
 #[tokio::test]
-async fn trouble_that_stays_is_told() {
-    let s = scene().await;
-    s.registry.misbehave("/manifests/", 4, Misdeed::Answer(502, Vec::new()));
+async fn a_permanent_error_is_reported_with_its_status_and_advice() {
+    let s = fixture().await;
+    s.registry.inject("/manifests/", 4, Fault::Respond(502, Vec::new()));
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Unavailable);
-    assert!(words.contains("answered manifest with HTTP 502; try again later"), "{words}");
+    assert!(words.contains("the manifest with HTTP 502; try again later"), "{words}");
     assert_eq!(s.count("/manifests/"), 4);
 
-    let later = Misdeed::Answer(429, vec![("retry-after", "3600".to_owned())]);
-    s.registry.misbehave("/manifests/", 1, later);
+    let later = Fault::Respond(429, vec![("retry-after", "3600".to_owned())]);
+    s.registry.inject("/manifests/", 1, later);
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Unavailable);
     assert!(words.contains("HTTP 429; try again in 3600 s"), "{words}");
-    assert_eq!(s.count("/manifests/"), 5, "an hour is not waited for");
+    assert_eq!(s.count("/manifests/"), 5, "no wait of an hour");
 
-    s.registry.misbehave("/manifests/", 1, Misdeed::Answer(400, Vec::new()));
+    s.registry.inject("/manifests/", 1, Fault::Respond(400, Vec::new()));
     assert_eq!(s.refused().await.0, Class::Precondition);
-    assert_eq!(s.count("/manifests/"), 6, "a 4xx is not asked again");
+    assert_eq!(s.count("/manifests/"), 6, "a 400 is not retried");
 }
 
 #[tokio::test]
-async fn a_registry_that_is_not_there_is_unavailable() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+async fn a_registry_that_does_not_listen_is_unavailable() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let registries =
-        fake::registries(&[(&nobody.to_string(), &format!("server = \"http://{nobody}\""))]);
-    let reference = format!("{nobody}/a").parse().unwrap();
+        fake::registries(&[(&unused.to_string(), &format!("server = \"http://{unused}\""))]);
+    let reference = format!("{unused}/a").parse().unwrap();
     let error = registries.resolve(&reference, &without()).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "{error}");
-    assert!(error.to_string().contains("it cannot be reached; check its name"), "{error}");
+    assert!(error.to_string().contains("the server cannot be reached; check its name"), "{error}");
 }
 
 #[tokio::test]
-async fn a_registry_whose_settings_cannot_be_used_is_not_asked() {
-    let s = scene().await;
+async fn a_registry_with_invalid_settings_is_not_contacted() {
+    let s = fixture().await;
     let (host, plain) = (s.registry.host(), format!("server = \"http://{}\"", s.registry.host()));
     let registries = fake::registries(&[(&host, &format!("{plain}\nca = 1"))]);
     let error = registries.resolve(&s.reference, &without()).await.unwrap_err();
     assert_eq!(error.class(), Class::Precondition);
     let shown = error.to_string();
-    assert!(shown.contains("must mend them") && shown.contains("ca must be the name"), "{shown}");
+    assert!(shown.contains("must fix them") && shown.contains("ca must be the name"), "{shown}");
     assert!(s.registry.requests().is_empty(), "{:?}", s.registry.requests());
 }
 
 #[tokio::test]
-async fn an_anonymous_token_is_got_and_kept() {
-    let s = scene().await;
-    s.registry.misbehave("/v2/", ALWAYS, Misdeed::NeedsToken(String::new()));
+async fn an_anonymous_token_is_requested_once_and_cached() {
+    let s = fixture().await;
+    s.registry.inject("/v2/", ALWAYS, Fault::NeedsToken(String::new()));
     assert!(s.read().await.unwrap() == s.tar);
-    let token = &s.registry.seen("/token");
+    let token = &s.registry.requests_to("/token");
     assert_eq!(token.len(), 1, "one token for manifest, config and layer");
     assert_eq!(token[0].query, "scope=repository%3Ateam%2Ftool%3Apull&service=fake");
     assert_eq!(token[0].authorization, None);
@@ -508,19 +504,19 @@ async fn an_anonymous_token_is_got_and_kept() {
 }
 
 #[tokio::test]
-async fn a_refusal_after_the_token_is_a_denial() {
-    let unauthorized = Misdeed::Answer(401, Vec::new());
-    let basic = Misdeed::Answer(401, vec![("www-authenticate", "Basic realm=\"x\"".to_owned())]);
+async fn a_refusal_with_or_without_a_token_is_a_denial() {
+    let unauthorized = Fault::Respond(401, Vec::new());
+    let basic = Fault::Respond(401, vec![("www-authenticate", "Basic realm=\"x\"".to_owned())]);
     for (misdeeds, words) in [
-        (vec![Misdeed::NeedsToken(String::new()), unauthorized.clone()], "(HTTP 401)"),
-        (vec![Misdeed::NeedsToken(String::new()), Misdeed::Answer(403, Vec::new())], "(HTTP 403)"),
-        (vec![Misdeed::Answer(403, Vec::new())], "(HTTP 403)"),
+        (vec![Fault::NeedsToken(String::new()), unauthorized.clone()], "(HTTP 401)"),
+        (vec![Fault::NeedsToken(String::new()), Fault::Respond(403, Vec::new())], "(HTTP 403)"),
+        (vec![Fault::Respond(403, Vec::new())], "(HTTP 403)"),
         (vec![unauthorized], "(HTTP 401)"),
-        (vec![basic], "(it asks for a user name and password)"),
+        (vec![basic], "(it requires a user name and password)"),
     ] {
-        let s = scene().await;
+        let s = fixture().await;
         for misdeed in misdeeds {
-            s.registry.misbehave("/v2/", 1, misdeed);
+            s.registry.inject("/v2/", 1, misdeed);
         }
         let (class, shown) = s.refused().await;
         assert_eq!(class, Class::Denied);
@@ -529,7 +525,7 @@ async fn a_refusal_after_the_token_is_a_denial() {
 }
 
 #[tokio::test]
-async fn a_token_service_is_not_followed_everywhere() {
+async fn a_token_realm_at_a_refused_address_is_not_contacted() {
     let elsewhere = FakeRegistry::start().await;
     for (realm, words) in [
         (
@@ -540,73 +536,73 @@ async fn a_token_service_is_not_followed_everywhere() {
         ("http://u:must-not-be-shown@10.0.0.1/", "with a user name or password"),
         ("gopher://10.0.0.1/", "by gopher"),
     ] {
-        let s = scene().await;
-        s.registry.misbehave("/v2/", ALWAYS, Misdeed::NeedsToken(realm.to_owned()));
+        let s = fixture().await;
+        s.registry.inject("/v2/", ALWAYS, Fault::NeedsToken(realm.to_owned()));
         let (class, shown) = s.refused().await;
         assert_eq!(class, Class::Denied);
         assert!(shown.contains(words), "{shown}");
-        assert_eq!(s.count("/v2/"), 1, "not asked again");
+        assert_eq!(s.count("/v2/"), 1, "not retried");
     }
     assert!(elsewhere.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_token_service_in_trouble_is_unavailable_and_a_refusing_one_a_denial() {
+async fn a_failing_token_service_is_unavailable_and_a_refusing_one_is_a_denial() {
     for (status, class) in [(503, Class::Unavailable), (401, Class::Denied), (404, Class::Denied)] {
-        let s = scene().await;
-        s.registry.misbehave("/v2/", ALWAYS, Misdeed::NeedsToken(String::new()));
-        s.registry.misbehave("/token", ALWAYS, Misdeed::Answer(status, Vec::new()));
+        let s = fixture().await;
+        s.registry.inject("/v2/", ALWAYS, Fault::NeedsToken(String::new()));
+        s.registry.inject("/token", ALWAYS, Fault::Respond(status, Vec::new()));
         assert_eq!(s.refused().await.0, class, "{status}");
     }
 }
 
 #[tokio::test]
-async fn a_token_that_never_comes_does_not_hold_a_layer() {
-    let s = scene().await;
+async fn a_token_service_that_never_responds_does_not_block_a_layer() {
+    let s = fixture().await;
     let image = s.resolve().await.unwrap();
     let host = s.registry.host();
     let moment = Duration::from_millis(20);
-    let registries = fake::paced(
+    let registries = fake::with_retry(
         &[(&host, &format!("server = \"http://{host}\""))],
-        Pace { first: moment, answer: moment, ..Pace::default() },
+        RetryPolicy { first: moment, response: moment, ..RetryPolicy::default() },
     );
-    s.registry.misbehave("/v2/", ALWAYS, Misdeed::NeedsToken(String::new()));
-    s.registry.misbehave("/token", ALWAYS, Misdeed::Hold);
+    s.registry.inject("/v2/", ALWAYS, Fault::NeedsToken(String::new()));
+    s.registry.inject("/token", ALWAYS, Fault::Hold);
     let error = soon(registries.blob(&image, &image.layers[0], &without())).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "{error}");
-    assert!(error.to_string().contains("it cannot be reached"), "{error}");
+    assert!(error.to_string().contains("the server cannot be reached"), "{error}");
 }
 
-fn redirect(to: String) -> Misdeed {
-    Misdeed::Answer(307, vec![("location", to)])
+fn redirect(to: String) -> Fault {
+    Fault::Respond(307, vec![("location", to)])
 }
 
 #[tokio::test]
-async fn a_blob_is_followed_to_its_storage_without_the_token() {
-    let s = scene().await;
+async fn a_redirect_to_blob_storage_is_followed_without_the_token() {
+    let s = fixture().await;
     let storage = FakeRegistry::start().await;
     storage.put_blob(s.tar.clone());
     let server = |host: &str| format!("server = \"http://{host}\"");
     let (ours, theirs) = (s.registry.host(), storage.host());
     let registries = fake::registries(&[(&ours, &server(&ours)), (&theirs, &server(&theirs))]);
-    s.registry.misbehave("/v2/", 1, Misdeed::NeedsToken(String::new()));
+    s.registry.inject("/v2/", 1, Fault::NeedsToken(String::new()));
     let image = registries.resolve(&s.reference, &without()).await.unwrap();
     let path = format!("/blobs/{}", s.pushed.layers[0]);
     let back = format!("http://{ours}/v2/team/tool{path}");
-    s.registry.misbehave(&path, 1, redirect(format!("http://{theirs}{path}?sig=1")));
-    storage.misbehave(&path, 1, redirect(back));
+    s.registry.inject(&path, 1, redirect(format!("http://{theirs}{path}?sig=1")));
+    storage.inject(&path, 1, redirect(back));
     let reader = registries.blob(&image, &image.layers[0], &without()).await.unwrap();
     assert!(read(reader).await.unwrap() == s.tar);
 
-    let (first, second) = (&s.registry.seen(&path)[0], &s.registry.seen(&path)[1]);
+    let (first, second) = (&s.registry.requests_to(&path)[0], &s.registry.requests_to(&path)[1]);
     assert_eq!(first.authorization, Some(format!("Bearer {TOKEN}")));
-    let foreign = &storage.seen(&path)[0];
+    let foreign = &storage.requests_to(&path)[0];
     assert_eq!((foreign.authorization.as_ref(), foreign.query.as_str()), (None, "sig=1"));
-    assert_eq!(second.authorization, None, "not even when it is sent back");
+    assert_eq!(second.authorization, None, "not even when the storage redirects back");
 }
 
 #[tokio::test]
-async fn redirects_to_the_node_or_its_link_are_not_followed() {
+async fn redirects_to_loopback_and_link_local_addresses_are_not_followed() {
     let elsewhere = FakeRegistry::start().await;
     for (to, words) in [
         ("http://169.254.169.254/x?sig=1", "169.254.169.254 is a link-local address"),
@@ -614,21 +610,21 @@ async fn redirects_to_the_node_or_its_link_are_not_followed() {
         (&format!("http://{}/x?sig=1", elsewhere.host()), " is a loopback address"),
         ("http://localhost:1/x?sig=1", " is a loopback address"),
         ("file:///etc/shadow", "by file"),
-        ("http://", "Location is not a URL"),
+        ("http://", "the Location header is not a URL"),
     ] {
-        let s = scene().await;
-        s.registry.misbehave("/blobs/", ALWAYS, redirect(to.to_owned()));
+        let s = fixture().await;
+        s.registry.inject("/blobs/", ALWAYS, redirect(to.to_owned()));
         let (class, shown) = s.refused().await;
         assert!(matches!(class, Class::Denied | Class::Corrupt), "{shown}");
         assert!(shown.contains(words), "{shown}");
-        assert_eq!(s.count("/blobs/"), 1, "not asked again");
+        assert_eq!(s.count("/blobs/"), 1, "not retried");
     }
     assert!(elsewhere.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_configured_name_opens_no_other_port() {
-    let s = scene().await;
+async fn a_configured_host_name_does_not_allow_its_other_ports() {
+    let s = fixture().await;
     let elsewhere = FakeRegistry::start().await;
     let by_name = |host: String| host.replace("127.0.0.1", "localhost");
     let host = by_name(s.registry.host());
@@ -639,16 +635,16 @@ async fn a_configured_name_opens_no_other_port() {
         "localhost, because it is configured"
     );
     let to = format!("http://{}/x", by_name(elsewhere.host()));
-    s.registry.misbehave("/blobs/", 1, redirect(to));
+    s.registry.inject("/blobs/", 1, redirect(to));
     let error = registries.resolve(&reference, &without()).await.unwrap_err();
     assert!(error.to_string().contains(" is a loopback address"), "{error}");
     assert!(elsewhere.requests().is_empty());
 }
 
 #[tokio::test]
-async fn redirects_come_to_an_end() {
-    let s = scene().await;
-    s.registry.misbehave("/blobs/", ALWAYS, redirect("again/blobs/".to_owned()));
+async fn the_number_of_redirects_is_limited() {
+    let s = fixture().await;
+    s.registry.inject("/blobs/", ALWAYS, redirect("again/blobs/".to_owned()));
     let (class, shown) = s.refused().await;
     assert_eq!(class, Class::Precondition);
     assert!(shown.contains("redirects more than 5 times"), "{shown}");
@@ -656,24 +652,25 @@ async fn redirects_come_to_an_end() {
 }
 
 #[tokio::test]
-async fn a_registry_on_the_node_itself_is_contacted_only_where_configured() {
-    let s = scene().await;
+async fn a_registry_on_the_node_itself_is_contacted_only_if_configured() {
+    let s = fixture().await;
     let registries = fake::registries(&[]);
     let error = registries.resolve(&s.reference, &without()).await.unwrap_err();
     assert_eq!(error.class(), Class::Denied, "{error}");
-    assert!(error.to_string().contains("only if the node's registry hosts folder"), "{error}");
+    let words = "to allow it, add a hosts.toml with its URL to the node's registry hosts directory";
+    assert!(error.to_string().contains(words), "{error}");
     assert!(s.registry.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_layer_ends_cleanly_only_when_it_is_what_was_promised() {
-    let s = scene().await;
+async fn a_layer_ends_without_an_error_only_if_size_and_digest_are_right() {
+    let s = fixture().await;
     for (misdeed, kind, class, words) in [
-        (Misdeed::Flip, io::ErrorKind::InvalidData, Class::Corrupt, "not what its digest promises"),
-        (Misdeed::Half, io::ErrorKind::InvalidData, Class::Corrupt, "300000 bytes where 600000"),
-        (Misdeed::Endless, io::ErrorKind::InvalidData, Class::Corrupt, "bytes where 600000"),
+        (Fault::Flip, io::ErrorKind::InvalidData, Class::Corrupt, "does not match its digest"),
+        (Fault::Half, io::ErrorKind::InvalidData, Class::Corrupt, "300000 bytes instead of 600000"),
+        (Fault::Endless, io::ErrorKind::InvalidData, Class::Corrupt, "bytes instead of 600000"),
     ] {
-        s.registry.misbehave(s.pushed.layers[0], 1, misdeed.clone());
+        s.registry.inject(s.pushed.layers[0], 1, misdeed.clone());
         let (found, inner, shown) = s.read_fails().await;
         assert_eq!((found, inner), (kind, class), "{misdeed:?}: {shown}");
         assert!(shown.contains(words), "{misdeed:?}: {shown}");
@@ -692,10 +689,10 @@ async fn an_empty_layer_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_slow_layer_does_not_hold_up_another() {
+async fn a_slow_layer_does_not_delay_another_one() {
     let registry = FakeRegistry::start().await;
     let pushed = registry.push_image("a", "1", &[b"slow".to_vec(), b"quick".to_vec()], false);
-    registry.misbehave(pushed.layers[0], 1, Misdeed::Hold);
+    registry.inject(pushed.layers[0], 1, Fault::Hold);
     let registries = registry.registries();
     let image = registries.resolve(&registry.reference("a", "1"), &without()).await.unwrap();
     let fetch = async |layer: usize| {
@@ -710,20 +707,20 @@ async fn a_slow_layer_does_not_hold_up_another() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_gone_is_told_before_reading() {
-    let s = scene().await;
+async fn a_missing_layer_is_an_error_before_reading() {
+    let s = fixture().await;
     let image = s.resolve().await.unwrap();
-    s.registry.misbehave("/blobs/", 1, Misdeed::Answer(404, Vec::new()));
+    s.registry.inject("/blobs/", 1, Fault::Respond(404, Vec::new()));
     let error = s.registries.blob(&image, &image.layers[0], &without()).await.unwrap_err();
     assert_eq!(error.class(), Class::NotFound, "{error}");
 }
 
 #[tokio::test]
 async fn dropping_the_reader_ends_the_download() {
-    let s = scene().await;
+    let s = fixture().await;
     let mut image = s.resolve().await.unwrap();
     image.layers[0].size = u64::MAX;
-    s.registry.misbehave(s.pushed.layers[0], 1, Misdeed::Endless);
+    s.registry.inject(s.pushed.layers[0], 1, Fault::Endless);
     let mut reader = s.registries.blob(&image, &image.layers[0], &without()).await.unwrap();
     let reader = tokio::task::spawn_blocking(move || {
         let mut start = vec![0; 1000];
@@ -737,11 +734,11 @@ async fn dropping_the_reader_ends_the_download() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_goes_away_does_not_look_like_an_end() {
+async fn a_dropped_runtime_does_not_look_like_the_end_of_a_layer() {
     let other = tokio::runtime::Runtime::new().unwrap();
     let (s, reader) = std::thread::spawn(move || {
         let (s, reader) = other.block_on(async {
-            let s = scene().await;
+            let s = fixture().await;
             let image = s.resolve().await.unwrap();
             let reader = s.registries.blob(&image, &image.layers[0], &without()).await.unwrap();
             (s, reader)
@@ -751,7 +748,7 @@ async fn a_runtime_that_goes_away_does_not_look_like_an_end() {
     })
     .join()
     .unwrap();
-    // Whether all of it had arrived by then is chance.
+    // Depending on the timing, the layer may have arrived completely.
     match read(reader).await {
         Ok(bytes) => assert!(bytes == s.tar, "a clean end is the whole layer"),
         Err(error) => {
@@ -762,11 +759,11 @@ async fn a_runtime_that_goes_away_does_not_look_like_an_end() {
 }
 
 #[tokio::test]
-async fn mirrors_are_asked_in_order_and_then_the_server() {
-    let s = scene().await;
+async fn mirrors_are_tried_in_order_and_then_the_server() {
+    let s = fixture().await;
     let (empty, wrong) = (FakeRegistry::start().await, FakeRegistry::start().await);
     wrong.push_image("team/tool", "1", std::slice::from_ref(&s.tar), false);
-    wrong.misbehave("/v2/", ALWAYS, Misdeed::Header("content-type", "text/html".to_owned()));
+    wrong.inject("/v2/", ALWAYS, Fault::Header("content-type", "text/html".to_owned()));
     let text = format!(
         "server = \"http://{}\"\n[host.\"http://{}\"]\n[host.\"http://{}\"]\ncapabilities = [\"resolve\"]",
         s.registry.host(),
@@ -777,23 +774,23 @@ async fn mirrors_are_asked_in_order_and_then_the_server() {
     let reference: Reference = "registry.example/team/tool:1".parse().unwrap();
     let image = registries.resolve(&reference, &without()).await.unwrap();
     assert_eq!(image.digest, s.pushed.manifest);
-    let asked = |registry: &FakeRegistry, part: &str| registry.seen(part).len();
-    assert_eq!((asked(&empty, "/manifests/"), asked(&wrong, "/manifests/")), (1, 1));
+    let count = |registry: &FakeRegistry, part: &str| registry.requests_to(part).len();
+    assert_eq!((count(&empty, "/manifests/"), count(&wrong, "/manifests/")), (1, 1));
     assert_eq!(
-        (asked(&empty, "/blobs/"), asked(&wrong, "/blobs/")),
+        (count(&empty, "/blobs/"), count(&wrong, "/blobs/")),
         (1, 0),
-        "resolve alone is no pull"
+        "a mirror with only resolve is not pulled from"
     );
-    assert_eq!(empty.seen("/manifests/")[0].query, "ns=registry.example");
+    assert_eq!(empty.requests_to("/manifests/")[0].query, "ns=registry.example");
 
     let missing: Reference = "registry.example/team/tool:2".parse().unwrap();
     let error = registries.resolve(&missing, &without()).await.unwrap_err();
     assert_eq!(error.class(), Class::NotFound);
-    assert!(error.to_string().contains(&format!("(before it: {}: ", empty.host())), "{error}");
+    assert!(error.to_string().contains(&format!("(tried before: {}: ", empty.host())), "{error}");
 }
 
-/// A mirror of the scene's registry that has the same layer, and a client that asks it first.
-async fn mirrored(s: &mut Scene) -> FakeRegistry {
+/// Starts a mirror of the fixture's registry with the same layer, and sets a client that tries it first.
+async fn mirrored(s: &mut Fixture) -> FakeRegistry {
     let mirror = FakeRegistry::start().await;
     mirror.push_image("team/tool", "1", std::slice::from_ref(&s.tar), false);
     let text =
@@ -804,26 +801,26 @@ async fn mirrored(s: &mut Scene) -> FakeRegistry {
 }
 
 #[tokio::test]
-async fn a_mirrors_bad_layer_is_had_from_the_server_next_time() {
-    for misdeed in [Misdeed::Flip, Misdeed::Half, Misdeed::Cut, Misdeed::Endless] {
-        let mut s = scene().await;
+async fn after_a_bad_layer_of_a_mirror_the_next_pull_uses_the_server() {
+    for misdeed in [Fault::Flip, Fault::Half, Fault::Truncate, Fault::Endless] {
+        let mut s = fixture().await;
         let mirror = mirrored(&mut s).await;
         let layer = s.pushed.layers[0];
-        mirror.misbehave(layer, ALWAYS, misdeed.clone());
+        mirror.inject(layer, ALWAYS, misdeed.clone());
         let (_, _, shown) = s.read_fails().await;
         assert!(shown.contains(&mirror.host()), "{misdeed:?}: {shown}");
         assert!(s.read().await.unwrap() == s.tar, "{misdeed:?}");
-        let tries = if matches!(misdeed, Misdeed::Cut) { 4 } else { 1 };
-        let asked = (mirror.seen(&layer.to_string()).len(), s.count(&layer.to_string()));
-        assert_eq!(asked, (tries, 1), "{misdeed:?}");
+        let tries = if matches!(misdeed, Fault::Truncate) { 4 } else { 1 };
+        let requests = (mirror.requests_to(&layer.to_string()).len(), s.count(&layer.to_string()));
+        assert_eq!(requests, (tries, 1), "{misdeed:?}");
     }
 }
 
 #[tokio::test]
-async fn a_layer_that_is_left_early_is_had_from_the_server_next_time() {
-    let mut s = scene().await;
+async fn after_an_aborted_read_from_a_mirror_the_next_pull_uses_the_server() {
+    let mut s = fixture().await;
     let mirror = mirrored(&mut s).await;
-    mirror.misbehave(s.pushed.layers[0], 1, Misdeed::Flip);
+    mirror.inject(s.pushed.layers[0], 1, Fault::Flip);
     let image = s.resolve().await.unwrap();
     drop(s.registries.blob(&image, &image.layers[0], &without()).await.unwrap());
     assert!(s.read().await.unwrap() == s.tar);
@@ -831,28 +828,28 @@ async fn a_layer_that_is_left_early_is_had_from_the_server_next_time() {
 }
 
 #[tokio::test]
-async fn a_mirror_in_doubt_is_asked_where_nobody_else_gives_the_layer() {
-    let mut s = scene().await;
+async fn a_suspect_mirror_is_tried_if_no_other_server_has_the_layer() {
+    let mut s = fixture().await;
     let mirror = mirrored(&mut s).await;
     let layer = s.pushed.layers[0];
-    mirror.misbehave(layer, 2, Misdeed::Flip);
-    s.registry.misbehave(layer, ALWAYS, Misdeed::Answer(404, Vec::new()));
+    mirror.inject(layer, 2, Fault::Flip);
+    s.registry.inject(layer, ALWAYS, Fault::Respond(404, Vec::new()));
     s.read_fails().await;
     let (_, _, shown) = s.read_fails().await;
-    let before = format!("(before it: {}: there is no such layer", s.registry.host());
+    let before = format!("(tried before: {}: the layer does not exist", s.registry.host());
     assert!(shown.contains(&mirror.host()) && shown.contains(&before), "{shown}");
-    assert!(s.read().await.unwrap() == s.tar, "the mirror has mended");
-    assert!(s.read().await.unwrap() == s.tar, "and is trusted again");
-    assert_eq!((mirror.seen(&layer.to_string()).len(), s.count(&layer.to_string())), (4, 2));
+    assert!(s.read().await.unwrap() == s.tar, "the mirror works again");
+    assert!(s.read().await.unwrap() == s.tar, "the mirror is trusted again");
+    assert_eq!((mirror.requests_to(&layer.to_string()).len(), s.count(&layer.to_string())), (4, 2));
 }
 
 #[tokio::test]
-async fn servers_in_doubt_take_turns() {
-    let mut s = scene().await;
+async fn suspect_servers_take_turns() {
+    let mut s = fixture().await;
     let mirror = mirrored(&mut s).await;
     let layer = s.pushed.layers[0];
-    mirror.misbehave(layer, ALWAYS, Misdeed::Flip);
-    s.registry.misbehave(layer, 1, Misdeed::Half);
+    mirror.inject(layer, ALWAYS, Fault::Flip);
+    s.registry.inject(layer, 1, Fault::Half);
     for host in [mirror.host(), s.registry.host(), mirror.host()] {
         let (_, _, shown) = s.read_fails().await;
         assert!(shown.contains(&host), "{shown}");
@@ -861,14 +858,14 @@ async fn servers_in_doubt_take_turns() {
 }
 
 #[test]
-fn what_the_rooms_above_await_can_move_between_threads() {
-    static NOBODY: std::sync::OnceLock<Keyring> = std::sync::OnceLock::new();
+fn the_futures_of_pulls_are_send() {
+    static ANONYMOUS: std::sync::OnceLock<Keyring> = std::sync::OnceLock::new();
     fn send<T: Send + 'static>(_: fn(&'static Registries, &'static Image) -> T) {}
     send(|registries, image| {
-        registries.resolve(&image.reference, NOBODY.get_or_init(Keyring::default))
+        registries.resolve(&image.reference, ANONYMOUS.get_or_init(Keyring::default))
     });
     send(|registries, image| {
-        registries.blob(image, &image.layers[0], NOBODY.get_or_init(Keyring::default))
+        registries.blob(image, &image.layers[0], ANONYMOUS.get_or_init(Keyring::default))
     });
     fn reader<T: Read + Send + 'static>() {}
     reader::<BlobReader>();

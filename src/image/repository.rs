@@ -1,40 +1,40 @@
-//! Where snapshots are pushed to, and blobs come from.
+//! Repositories: the targets of snapshot pushes, and the sources of their blobs.
 
 use std::{fmt, str::FromStr};
 
 use super::{Reference, ReferenceError};
 use crate::digest::Digest;
 
-/// A repository in a registry, without tag or digest: what people write is read as in a [`Reference`], so `team/x` is
+/// A repository in a registry, without tag or digest. Its text is parsed like a [`Reference`], so `team/x` is
 /// `docker.io/team/x`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Repository(Reference);
 
 impl Repository {
-    /// The one that an image is in.
+    /// The repository of an image.
     pub fn of(reference: &Reference) -> Self {
         Self(reference.place())
     }
 
-    /// Reads text that names its registry: nothing is pushed to a public one by default.
+    /// Parses a repository whose registry must be explicit: nothing is pushed to a public registry by default.
     ///
     /// # Errors
-    /// Text that is no repository, or leaves out the registry.
+    /// Text that is not a repository, or has no registry.
     pub fn with_registry(text: &str) -> Result<Self, ReferenceError> {
         Reference::parse_place(text, true).map(Self)
     }
 
-    /// What stands under a digest in it.
+    /// The reference of the manifest with this digest in the repository.
     pub fn at(&self, digest: &Digest) -> Reference {
         self.0.pinned(digest)
     }
 
-    /// The registry's host as written, lower-case, with its port if one was given.
+    /// The registry's host in canonical form, with its port if the text has one.
     pub fn registry(&self) -> &str {
         self.0.registry()
     }
 
-    /// The repository inside the registry.
+    /// The path of the repository inside the registry: `team/x`.
     pub fn repository(&self) -> &str {
         self.0.repository()
     }
@@ -93,7 +93,7 @@ mod tests {
             ("localhost:5000", "it has a tag or a digest"),
             ("r.io/a@", "it has a tag or a digest"),
             ("", "it is empty"),
-            ("https://r.io/a", "it begins with a scheme"),
+            ("https://r.io/a", "it starts with a scheme"),
             ("r.io/A", "lower-case"),
             ("r.io/{namespace}", "must be lower-case letters"),
             ("r.io/../a", "must be lower-case letters"),

@@ -1,59 +1,60 @@
-//! From a reference to what it means: document after document, each checked against what led to it.
+//! Resolves a reference to an image: fetches the documents one after the other, and checks each against its descriptor.
 //!
 //! ```text
-//! tag ── HEAD ──> digest: known? nothing more is asked
-//! tag or digest ── GET ──> index ──> index … ──> manifest ──> config (where its digest is not known)
+//! tag ── HEAD ──> digest: if the image is known, no further request
+//! tag or digest ── GET ──> index ──> index … ──> manifest ──> config (unless it is known by its digest)
 //! ```
 //!
-//! Registries count GETs of manifests, and not HEADs. Every document is asked of the mirrors in order and of the registry's own
-//! server last; whatever a mirror does wrong, the next one is asked, and the last one's answer counts.
+//! The rate limits of registries count GETs of manifests, but not HEADs. Each document is requested from the mirrors in
+//! order, and from the registry's own server last. After any problem of a mirror the next server is tried, and the
+//! problem of the last one counts.
 
 use futures::future::BoxFuture;
 
 use super::{
     Access, Image, Keyring, LayerBlob, Registries,
-    ask::{Ask, Place, Verb},
-    attempts::Tried,
+    candidates::Tried,
     config::{self, CONFIG_MAX, Config},
     error::{ImageError, Problem},
     hosts::Endpoint,
     manifest::{self, Candidate, Descriptor, Manifest},
-    platform::Machine,
+    platform::HostPlatform,
     reference::Reference,
     registries::pull,
+    request::{Place, RegistryRequest, Verb},
     transport::Document,
 };
 use crate::digest::Digest;
 
-/// What whoever asks knows already.
+/// What the caller knows about an image already.
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
-    /// What the reference means now, as [`Registries::digest_of`] has said.
+    /// The current digest of the reference, from [`Registries::digest_of`].
     pub digest: Option<Digest>,
-    /// The config with this digest, as [`Image::config`] was when an image of the same repository had it.
+    /// Returns the config with a digest, from [`Image::config`] of an earlier image of the same repository.
     pub config: &'a (dyn Fn(Digest) -> BoxFuture<'static, Option<String>> + Send + Sync),
 }
 
-/// How deep an index may lie in another.
+/// How deep indexes may be nested.
 const DEPTH: usize = 3;
 pub(super) const MANIFEST: &str = "manifest";
 const CONFIG: &str = "config";
 
-/// An image's manifest.
+/// The contents of an image manifest.
 struct Layers {
     config: Descriptor,
     layers: Vec<Descriptor>,
 }
 
 impl Registries {
-    /// Finds what `reference` means for this machine: its manifest's digest and its layers, every document
-    /// checked against the digest and size that lead to it. Nothing of a layer is fetched.
+    /// Resolves `reference` to the manifest for this host, its config and its layers. Every document is checked against
+    /// the digest and size that lead to it. No layer is fetched.
     ///
-    /// A server for which `keyring` has credentials is asked with them, one after the other; any other
-    /// anonymously. [`Image::access`] is anonymous only if not one of the documents needed a credential.
+    /// Each server is tried with all credentials that `keyring` has for it, one after the other, or anonymously without
+    /// any. [`Image::access`] is anonymous only if no document required a credential.
     ///
     /// # Errors
-    /// [`ImageError`], with the class of what the last server did.
+    /// [`ImageError`], with the class of the last server's problem.
     pub async fn resolve(
         &self,
         reference: &Reference,
@@ -63,10 +64,10 @@ impl Registries {
         self.resolve_knowing(reference, keyring, Known { digest: None, config }).await
     }
 
-    /// The same; what is known is not asked for.
+    /// Like [`Registries::resolve`], but does not request what is known.
     ///
     /// # Errors
-    /// [`ImageError`], with the class of what the last server did.
+    /// [`ImageError`], with the class of the last server's problem.
     pub async fn resolve_knowing(
         &self,
         reference: &Reference,
@@ -97,11 +98,11 @@ impl Registries {
         })
     }
 
-    /// The digest that `reference` means now, of an index or of a manifest, and as whom that was told: one HEAD. Nothing where
-    /// the registry does not say it by HEAD; one that knows no such image is an error.
+    /// Returns the current digest of `reference`, of an index or of a manifest, and the credential that the registry
+    /// required for it: one HEAD request. Returns `None` if the registry does not report a digest for HEAD.
     ///
     /// # Errors
-    /// [`ImageError`], with the class of what the last server did.
+    /// [`ImageError`], with the class of the last server's problem; also if the image does not exist.
     pub async fn digest_of(
         &self,
         reference: &Reference,
@@ -110,34 +111,35 @@ impl Registries {
         let mut fetch = Fetch { registries: self, reference, keyring, access: Access::Anonymous };
         let pinned = reference.digest().copied();
         let name = name_of(reference, pinned);
-        let ask = Ask::get(reference, Place::Content("manifests", &name), MANIFEST);
-        let ask = Ask { verb: Verb::Head, accept: manifest::ACCEPT, ..ask };
-        let said = |document: &Document| Ok(pinned.or_else(|| claimed(document)));
-        match fetch.one(ask, may_say(pinned), manifest::MANIFEST_MAX, said).await {
+        let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
+        let request = RegistryRequest { verb: Verb::Head, accept: manifest::ACCEPT, ..request };
+        let read = |document: &Document| Ok(pinned.or_else(|| claimed(document)));
+        match fetch.one(request, can_resolve(pinned), manifest::MANIFEST_MAX, read).await {
             Ok(digest) => Ok(digest.map(|digest| (digest, fetch.access))),
-            // It may know GET alone.
-            Err(error) if error.is_an_answer() => Ok(None),
+            // The registry may support only GET.
+            Err(error) if error.is_response() => Ok(None),
             Err(error) => Err(error),
         }
     }
 }
 
-/// What is asked for: the digest where there is one.
+/// The name to request: the digest if it is known, otherwise the tag.
 pub(super) fn name_of(reference: &Reference, digest: Option<Digest>) -> String {
     let digest = digest.map(|digest| digest.to_string());
     digest.or(reference.tag().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Who may be asked: any server that gives content, where the digest is known.
-pub(super) fn may_say(digest: Option<Digest>) -> impl Fn(&Endpoint) -> bool {
+/// The filter for servers: with a known digest every server that delivers content, otherwise those that resolve tags.
+pub(super) fn can_resolve(digest: Option<Digest>) -> impl Fn(&Endpoint) -> bool {
     move |e| if digest.is_some() { e.settings.pull } else { e.settings.resolve }
 }
 
+/// The digest in the registry's header.
 fn claimed(document: &Document) -> Option<Digest> {
     document.digest_header.as_deref()?.parse().ok()
 }
 
-/// The documents of one image, and as whom they were read so far.
+/// Fetches the documents of one image. `access` is the credential that they required so far.
 pub(super) struct Fetch<'a> {
     pub(super) registries: &'a Registries,
     pub(super) reference: &'a Reference,
@@ -145,107 +147,110 @@ pub(super) struct Fetch<'a> {
     pub(super) access: Access,
 }
 
-/// A config by its digest, and the layers that it is about.
+/// The config's digest, its kept fields, and the image's layers.
 type Joined = ((Digest, String), Vec<LayerBlob>);
 
-/// Entries of indexes that are to be looked at, each with the depth of its index.
-type Waiting = Vec<(Candidate, usize)>;
+/// Entries of indexes to try, each with the depth of its index.
+type Pending = Vec<(Candidate, usize)>;
 
-/// What an entry of an index is.
+/// The content of an entry in an index: an image, or the entries of a nested index.
 enum Found {
     Image(Joined),
-    More(Waiting),
+    More(Pending),
 }
 
 impl Fetch<'_> {
-    /// What the reference leads to at once, with its digest.
+    /// The manifest or index that the reference names, with its digest.
     async fn top(&mut self, digest: Option<Digest>) -> Result<(Digest, Manifest), ImageError> {
         let (reference, name) = (self.reference, name_of(self.reference, digest));
-        let ask = Ask::get(reference, Place::Content("manifests", &name), MANIFEST);
-        let ask = Ask { accept: manifest::ACCEPT, ..ask };
+        let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
+        let request = RegistryRequest { accept: manifest::ACCEPT, ..request };
         let read = |document: &Document| top(document, digest);
-        self.one(ask, may_say(digest), manifest::MANIFEST_MAX, read).await
+        self.one(request, can_resolve(digest), manifest::MANIFEST_MAX, read).await
     }
 
-    /// This machine's image of an index, with its manifest's digest. An entry that may be ours, and is not or is broken, costs only
-    /// itself; one that says that it is ours has to be right.
+    /// The image for this host from an index, with its manifest's digest. An entry without a platform is skipped if it
+    /// is for another platform or broken. An error in an entry for this host's platform is an error of the image.
     async fn ours(
         &mut self,
         entries: &[manifest::Entry],
         known: Known<'_>,
     ) -> Result<(Digest, Joined), ImageError> {
-        let (mut waiting, mut last) = (self.candidates(entries, 1)?, None);
-        while let Some((candidate, depth)) = waiting.pop() {
+        let (mut pending, mut last) = (self.candidates(entries, 1)?, None);
+        while let Some((candidate, depth)) = pending.pop() {
             match self.candidate(&candidate, depth, known).await {
                 Ok(Found::Image(joined)) => return Ok((candidate.descriptor.digest, joined)),
-                Ok(Found::More(more)) => waiting.extend(more),
-                Err(error) if candidate.is_named => return Err(error),
+                Ok(Found::More(more)) => pending.extend(more),
+                Err(error) if candidate.has_platform => return Err(error),
                 Err(error) => last = Some(error),
             }
         }
-        let (wanted, offered) = (Machine::this().name(), "others".to_owned());
+        let (wanted, offered) = (HostPlatform::this().name(), "others".to_owned());
         Err(last.unwrap_or_else(|| self.wrong(Problem::NoPlatform { wanted, offered })))
     }
 
     async fn candidate(
         &mut self,
-        Candidate { descriptor, is_named }: &Candidate,
+        Candidate { descriptor, has_platform }: &Candidate,
         depth: usize,
         known: Known<'_>,
     ) -> Result<Found, ImageError> {
         match self.pointed_to(descriptor).await? {
             Manifest::Image { config, layers } => {
                 let found = Layers { config, layers };
-                Ok(Found::Image(self.image(&found, known, *is_named).await?))
+                Ok(Found::Image(self.image(&found, known, *has_platform).await?))
             }
             Manifest::Index(_) if depth == DEPTH => {
-                Err(self.wrong(Problem::Unsupported("its indexes lie too deep in one another")))
+                let why = "the indexes of the image are nested too deeply";
+                Err(self.wrong(Problem::Unsupported(why)))
             }
             Manifest::Index(entries) => Ok(Found::More(self.candidates(&entries, depth + 1)?)),
         }
     }
 
-    /// What may be for this machine, the best last.
-    fn candidates(&self, entries: &[manifest::Entry], depth: usize) -> Result<Waiting, ImageError> {
-        let found = manifest::candidates(entries, Machine::this()).map_err(|e| self.wrong(e))?;
+    /// The entries that may be for this host, the best last.
+    fn candidates(&self, entries: &[manifest::Entry], depth: usize) -> Result<Pending, ImageError> {
+        let found =
+            manifest::candidates(entries, HostPlatform::this()).map_err(|e| self.wrong(e))?;
         Ok(found.into_iter().rev().map(|one| (one, depth)).collect())
     }
 
-    /// The document that an index leads to: its size, its digest and its kind as the index says.
+    /// Fetches the document of an entry in an index, and checks its size, its digest and its media type against the
+    /// entry.
     async fn pointed_to(&mut self, chosen: &Descriptor) -> Result<Manifest, ImageError> {
         let (reference, name) = (self.reference, chosen.digest.to_string());
         if chosen.size > manifest::MANIFEST_MAX {
             let limit = manifest::MANIFEST_MAX;
             return Err(self.wrong(Problem::TooLarge { what: MANIFEST, limit }));
         }
-        let ask = Ask::get(reference, Place::Content("manifests", &name), MANIFEST);
-        let ask = Ask { accept: manifest::ACCEPT, ..ask };
+        let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
+        let request = RegistryRequest { accept: manifest::ACCEPT, ..request };
         let read = |document: &Document| {
-            promised(MANIFEST, &document.bytes, chosen)?;
+            check_content(MANIFEST, &document.bytes, chosen)?;
             if manifest::media_type(&document.content_type) != chosen.media_type {
-                let why = "its Content-Type is not the one that the index promises".to_owned();
+                let why = "its Content-Type differs from the media type in the index".to_owned();
                 return Err(Problem::Malformed { what: MANIFEST, why });
             }
             checked(manifest::parse(&document.bytes, &document.content_type)?)
         };
-        self.one(ask, pull, manifest::MANIFEST_MAX, read).await
+        self.one(request, pull, manifest::MANIFEST_MAX, read).await
     }
 
-    /// The config of a manifest, from whoever has it, and its layers. Where the manifest's index did not say for which machine it
-    /// is, the config must say that it is for this one.
+    /// The config of a manifest, known or fetched, and its layers. If the index named no platform for the manifest, the
+    /// config must name this host's platform.
     async fn image(
         &mut self,
         found: &Layers,
         known: Known<'_>,
-        is_named: bool,
+        has_platform: bool,
     ) -> Result<Joined, ImageError> {
         let read = |bytes: &[u8]| {
             let Config { kept, diff_ids, platform } = config::read(bytes)?;
-            let fits = platform.as_ref().is_some_and(|p| Machine::this().fit(p).is_some());
-            if !is_named && !fits {
+            let fits = platform.as_ref().is_some_and(|p| HostPlatform::this().fit(p).is_some());
+            if !has_platform && !fits {
                 let offered = platform.and_then(|platform| platform.name());
                 let offered = offered.unwrap_or_else(|| "others".to_owned());
-                return Err(Problem::NoPlatform { wanted: Machine::this().name(), offered });
+                return Err(Problem::NoPlatform { wanted: HostPlatform::this().name(), offered });
             }
             Ok((kept, manifest::layers(&found.layers, diff_ids)?))
         };
@@ -255,37 +260,37 @@ impl Fetch<'_> {
             return Ok(((digest, config), layers));
         }
         let (reference, name) = (self.reference, digest.to_string());
-        let ask = Ask::get(reference, Place::Content("blobs", &name), CONFIG);
+        let request = RegistryRequest::get(reference, Place::Content("blobs", &name), CONFIG);
         let read = |document: &Document| {
-            promised(CONFIG, &document.bytes, &found.config)?;
+            check_content(CONFIG, &document.bytes, &found.config)?;
             read(&document.bytes)
         };
-        let (config, layers) = self.one(ask, pull, CONFIG_MAX, read).await?;
+        let (config, layers) = self.one(request, pull, CONFIG_MAX, read).await?;
         Ok(((digest, config), layers))
     }
 
-    /// A problem with what was read already, whichever server gave it.
+    /// An error about a document that was fetched before, from any server.
     fn wrong(&self, problem: Problem) -> ImageError {
         let registry = self.reference.registry().to_owned();
         ImageError::new(self.reference, registry, problem, Vec::new())
     }
 
-    /// Asks the servers in order until one gives a document that `read` accepts.
+    /// Requests a document from the servers in order, until one returns a document that `read` accepts.
     pub(super) async fn one<T>(
         &mut self,
-        ask: Ask<'_>,
+        request: RegistryRequest<'_>,
         may: impl Fn(&Endpoint) -> bool,
         limit: u64,
         read: impl Fn(&Document) -> Result<T, Problem>,
     ) -> Result<T, ImageError> {
         let mut tried = Tried::default();
-        for attempt in self.registries.attempts(ask.reference, self.keyring, may)? {
+        for attempt in self.registries.attempts(request.reference, self.keyring, may)? {
             if tried.rules_out(&attempt) {
                 continue;
             }
-            let ask = Ask { who: attempt.who.as_deref(), ..ask };
+            let request = RegistryRequest { credential: attempt.credential.as_deref(), ..request };
             let Registries { transport, budget, .. } = self.registries;
-            let document = transport.document(&attempt.endpoint, ask, limit, budget).await;
+            let document = transport.document(&attempt.endpoint, request, limit, budget).await;
             let done = document.and_then(|document| Ok((read(&document)?, document.access)));
             match done {
                 Ok((done, Access::Anonymous)) => return Ok(done),
@@ -293,14 +298,15 @@ impl Fetch<'_> {
                     self.access = access;
                     return Ok(done);
                 }
-                Err(problem) => tried.note(ask.reference, &attempt, problem),
+                Err(problem) => tried.record(request.reference, &attempt, problem),
             }
         }
-        Err(tried.gave_up(ask.reference))
+        Err(tried.into_error(request.reference))
     }
 }
 
-/// What a reference led to, checked against the digest it names or the one that the server claims.
+/// Parses the document that a reference names, and checks it against the digest in the reference or in the server's
+/// header.
 pub(super) fn top(
     document: &Document,
     digest: Option<Digest>,
@@ -313,13 +319,13 @@ pub(super) fn top(
     }
     let manifest = checked(manifest::parse(&document.bytes, &document.content_type)?)?;
     if let Manifest::Index(entries) = &manifest {
-        // A mirror that has another index is not the last to be asked.
-        manifest::candidates(entries, Machine::this())?;
+        // Fails here, so that the next server is tried if this mirror has another index without this platform.
+        manifest::candidates(entries, HostPlatform::this())?;
     }
     Ok((promised, manifest))
 }
 
-/// Refuses an image that cannot be taken before anything of it is fetched.
+/// Rejects an unsupported image before anything of it is fetched.
 fn checked(manifest: Manifest) -> Result<Manifest, Problem> {
     if let Manifest::Image { config, layers } = &manifest {
         manifest::check(config, layers)?;
@@ -327,7 +333,8 @@ fn checked(manifest: Manifest) -> Result<Manifest, Problem> {
     Ok(manifest)
 }
 
-pub(super) fn promised(
+/// Checks size and digest of a document against its descriptor.
+pub(super) fn check_content(
     what: &'static str,
     bytes: &[u8],
     descriptor: &Descriptor,

@@ -1,8 +1,9 @@
-//! A repository's name at a mirror that keeps it elsewhere: the key `rewrite` of k3s' and RKE2's `hosts.toml`.
+//! Repository names that a mirror rewrites: the key `rewrite` in the `hosts.toml` of k3s and RKE2.
 
 use regex::Regex;
 
-/// Which repositories, and what they are called there. In the replacement `$1` is the pattern's first group.
+/// A pattern of repository names, and their replacement at the mirror. In the replacement `$1` is the pattern's first
+/// group.
 #[derive(Debug, Clone)]
 pub(super) struct Rewrite {
     pattern: Regex,
@@ -11,12 +12,12 @@ pub(super) struct Rewrite {
 
 impl Rewrite {
     /// # Errors
-    /// `pattern` is no regular expression.
+    /// `pattern` is not a valid regular expression.
     pub(super) fn new(pattern: &str, replacement: &str) -> Result<Self, regex::Error> {
         Ok(Self { pattern: Regex::new(pattern)?, replacement: replacement.to_owned() })
     }
 
-    /// What `repository` is called there, if this is for it.
+    /// The name of `repository` at the mirror; `None` where the pattern does not match.
     pub(super) fn apply(&self, repository: &str) -> Option<String> {
         let matches = self.pattern.is_match(repository);
         matches.then(|| self.pattern.replace_all(repository, &self.replacement).into_owned())

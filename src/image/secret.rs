@@ -1,4 +1,4 @@
-//! A secret on its way from a keyring into a header. Shows as nothing.
+//! Registry secrets: their fingerprints and their `Authorization` headers. `Debug` never shows one.
 
 use std::{fmt, sync::OnceLock};
 
@@ -7,23 +7,23 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::HeaderValue;
 use sha2::Sha256;
 
-/// What proves who we are.
+/// A registry credential.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Secret {
     /// For HTTP Basic, at the registry or at its token service.
     Password { username: String, password: String },
     /// An OAuth2 refresh token, for the token service alone.
     IdentityToken(String),
-    /// A bearer token for the registry as it is.
+    /// A bearer token that goes to the registry unchanged.
     RegistryToken(String),
 }
 
-/// The machine gives no random numbers.
+/// The system's random number generator failed.
 #[derive(Debug)]
 pub(super) struct NoSalt;
 
 impl Secret {
-    /// An HMAC under a salt of this process: equal for equal secrets, worth nothing outside.
+    /// An HMAC under a salt of this process: equal for equal secrets, and useless outside of the process.
     pub(super) fn fingerprint(&self) -> Result<[u8; 32], NoSalt> {
         let (kind, parts): (u8, [&str; 2]) = match self {
             Self::Password { username, password } => (0, [username, password]),
@@ -39,14 +39,14 @@ impl Secret {
         Ok(mac.finalize().into_bytes().into())
     }
 
-    /// The header for HTTP Basic.
+    /// The `Authorization` header for HTTP Basic; `None` for a token.
     pub(super) fn basic(&self) -> Option<HeaderValue> {
         let Self::Password { username, password } = self else { return None };
         header("Basic", &STANDARD.encode(format!("{username}:{password}")))
     }
 }
 
-/// An `Authorization` that no `Debug` shows; none where the text cannot stand in a header.
+/// An `Authorization` header that `Debug` does not show; `None` where a header cannot contain the text.
 pub(super) fn header(scheme: &str, text: &str) -> Option<HeaderValue> {
     let mut header = HeaderValue::try_from(format!("{scheme} {text}")).ok()?;
     header.set_sensitive(true);

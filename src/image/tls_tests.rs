@@ -1,4 +1,5 @@
-//! What a hosts file says of certificates, against a server that has one of a CA that nobody else trusts.
+//! Tests of the TLS settings in a hosts file, against a server with a certificate of a CA that the system does not
+//! trust.
 
 use std::{
     io::{Read, Write},
@@ -15,11 +16,11 @@ use rustls::{
 use super::{
     Hosts, Image, ImageError, Keyring, Registries,
     fake::{self, FakeRegistry, soon},
-    pace::Pace,
-    reach,
+    retry::RetryPolicy,
+    tls,
     transport::Trust,
 };
-use crate::fault::Class;
+use crate::error::Class;
 
 const CA: &[u8] = include_bytes!("fixtures/ca.crt");
 const SERVER: [&[u8]; 2] =
@@ -27,9 +28,9 @@ const SERVER: [&[u8]; 2] =
 const CLIENT: [&[u8]; 2] =
     [include_bytes!("fixtures/client.crt"), include_bytes!("fixtures/client.key")];
 
-/// TLS in front of `behind`, one request a connection; answers its `host:port`.
+/// Starts a TLS proxy in front of `behind`, with one request per connection. Returns its `host:port`.
 fn in_front_of(behind: String, wants_client: bool) -> String {
-    reach::provider();
+    tls::provider();
     let chain = vec![CertificateDer::from_pem_slice(SERVER[0]).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(SERVER[1]).unwrap();
     let mut roots = RootCertStore::empty();
@@ -47,7 +48,7 @@ fn in_front_of(behind: String, wants_client: bool) -> String {
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
-            // A client that does not like the certificate hangs up, which is its right.
+            // An error means that the client rejected the certificate, which some tests expect.
             let _ = pass_on(StreamOwned::new(connection, client.unwrap()), &behind);
         }
     });
@@ -70,42 +71,46 @@ fn pass_on(mut tls: StreamOwned<ServerConnection, TcpStream>, behind: &str) -> s
     tls.flush()
 }
 
-/// What comes of an image behind TLS when the server's hosts file says `settings`.
+/// Resolves an image from a server with TLS whose hosts file has `settings`.
 async fn resolve(settings: &str, wants_client: bool) -> Result<Image, ImageError> {
     let registry = FakeRegistry::start().await;
     registry.push_image("a", "1", &[b"layer".to_vec()], false);
     let host = in_front_of(registry.host(), wants_client);
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join(&host);
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("hosts.toml"), format!("server = \"https://{host}\"\n{settings}"))
-        .unwrap();
-    std::fs::write(folder.join("ca.crt"), CA).unwrap();
-    std::fs::write(folder.join("client.crt"), CLIENT[0]).unwrap();
-    std::fs::write(folder.join("client.key"), CLIENT[1]).unwrap();
-    std::fs::write(folder.join("client.pem"), CLIENT.concat()).unwrap();
+    let directory = dir.path().join(&host);
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(
+        directory.join("hosts.toml"),
+        format!("server = \"https://{host}\"\n{settings}"),
+    )
+    .unwrap();
+    std::fs::write(directory.join("ca.crt"), CA).unwrap();
+    std::fs::write(directory.join("client.crt"), CLIENT[0]).unwrap();
+    std::fs::write(directory.join("client.key"), CLIENT[1]).unwrap();
+    std::fs::write(directory.join("client.pem"), CLIENT.concat()).unwrap();
     let hosts = Hosts::load(dir.path()).unwrap();
-    let pace = Pace { first: std::time::Duration::from_millis(1), ..Pace::default() };
-    let registries = Registries::with(hosts, pace, Trust::Nobody).unwrap();
+    let retry =
+        RetryPolicy { first: std::time::Duration::from_millis(1), ..RetryPolicy::default() };
+    let registries = Registries::with(hosts, retry, Trust::NoCa).unwrap();
     let reference = format!("{host}/a:1").parse().unwrap();
     soon(registries.resolve(&reference, &Keyring::default())).await
 }
 
 #[tokio::test]
-async fn a_ca_of_the_hosts_file_is_believed_and_no_other() {
+async fn only_a_ca_of_the_hosts_file_is_trusted() {
     let error = resolve("", false).await.unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
-    assert!(error.to_string().contains("its certificate is not accepted"), "{error}");
+    assert!(error.to_string().contains("the server's certificate is not accepted"), "{error}");
     assert!(!error.to_string().contains("UnknownIssuer"), "the log has it: {error}");
     for settings in ["ca = \"ca.crt\"", "ca = [\"client.crt\", \"ca.crt\"]", "skip_verify = true"] {
         assert!(resolve(settings, false).await.is_ok(), "{settings}");
     }
     let error = resolve("ca = \"client.crt\"", false).await.unwrap_err();
-    assert!(error.to_string().contains("its certificate is not accepted"), "{error}");
+    assert!(error.to_string().contains("the server's certificate is not accepted"), "{error}");
 }
 
 #[tokio::test]
-async fn a_client_certificate_of_the_hosts_file_is_shown() {
+async fn a_client_certificate_of_the_hosts_file_is_sent() {
     assert!(resolve("ca = \"ca.crt\"", true).await.is_err());
     for client in [
         "[[\"client.crt\", \"client.key\"]]",
@@ -119,14 +124,14 @@ async fn a_client_certificate_of_the_hosts_file_is_shown() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_named_so_with_the_line_that_makes_it_plain() {
+async fn an_error_of_a_server_without_tls_has_the_line_for_plain_http() {
     let registry = FakeRegistry::start().await;
     let host = registry.host();
     let registries = fake::registries(&[(&host, &format!("server = \"https://{host}\""))]);
-    let (reference, nobody) = (registry.reference("a", "1"), Keyring::default());
-    let error = soon(registries.resolve(&reference, &nobody)).await.unwrap_err();
+    let (reference, anonymous) = (registry.reference("a", "1"), Keyring::default());
+    let error = soon(registries.resolve(&reference, &anonymous)).await.unwrap_err();
     let shown = error.to_string();
-    assert!(shown.contains("it speaks no TLS"), "{shown}");
+    assert!(shown.contains("the server does not speak TLS"), "{shown}");
     assert!(shown.contains(&format!("server = \"http://{host}\"")), "{shown}");
     assert!(!shown.contains("certificate"), "{shown}");
     assert_eq!(error.class(), Class::Precondition);

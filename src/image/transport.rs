@@ -1,10 +1,10 @@
-//! One request to a registry's server: token, redirects, retries, bounds.
+//! Sends one request to a registry's server: tokens, redirects, retries, limits.
 //!
-//! The client below follows no redirect and knows no proxy, so every connection is one that
-//! [`policy`] has seen. A secret goes to the server that it is for, and to the token realm that this server
-//! names; a hop elsewhere loses it for good, and an upload that continues elsewhere never has it. A server to which a
-//! redirect led, and which wants a token itself, gets an anonymous one of its own realm. Deliberately absent: a bound on
-//! how long a blob may take as long as it flows.
+//! The HTTP client follows no redirect and uses no proxy, so [`policy`] checks every connection. A secret is sent to
+//! the server that it is for, and to the token realm that this server names. A redirect to another server drops it for
+//! the rest of the request, and an upload that continues at another server never has it. If a redirect leads to a
+//! server that requires a token, that server receives an anonymous token of its own realm. Deliberately absent: the
+//! time limits for the body of a blob, which are in `min_throughput`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,35 +16,35 @@ use reqwest::{
 };
 
 use super::{
-    ask::{Ask, IDLE_TIME, Verb, location, whole},
     auth::{self, Challenge, Grant, Key, Realm, Token, Tokens},
+    body::RequestBody,
     error::{self, Problem},
     hosts::{Endpoint, Hosts},
     keyring::Access,
-    pace::Pace,
-    payload::Payload,
     policy::{self, Resolver, Role},
-    reach::{self, Reach},
+    request::{IDLE_TIME, RegistryRequest, Verb, location, read_all},
+    retry::RetryPolicy,
     secret::{self, Secret},
+    tls::{self, TlsSettings},
 };
 use crate::{
     budget::{Budget, Share},
-    fault::Class,
+    error::Class,
 };
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// Connections to a server that wait for the next request.
+/// Largest number of idle connections per server.
 const IDLE_MAX: usize = 8;
-/// Registries need one, to their storage; browsers allow 20.
+/// Registries need one redirect, to their storage; browsers allow 20.
 const REDIRECTS_MAX: usize = 5;
 
 /// The HTTP client could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client for registries cannot be set up: {}", Problem::words(.0))]
+#[error("the HTTP client for registries cannot be set up: {}", Problem::root_cause(.0))]
 pub struct SetUpError(reqwest::Error);
 
 impl SetUpError {
-    /// Whether it is for want of a CA certificate, or another matter of TLS.
+    /// Whether TLS is the cause, for example a missing CA certificate.
     pub(super) fn is_tls(&self) -> bool {
         error::find::<rustls::Error>(&self.0).is_some()
     }
@@ -55,28 +55,28 @@ impl SetUpError {
     }
 }
 
-/// What is sent to every hop, as far as it may be.
+/// A request for all servers of a redirect chain.
 struct Sent<'a> {
-    /// The server whose settings hold as long as the request stays there.
+    /// The server whose settings apply as long as no redirect leads to another server.
     home: &'a Endpoint,
-    /// The one whose `authorization` it is.
+    /// The only server that receives `authorization`.
     owner: &'a Url,
     verb: Verb,
     headers: HeaderMap,
     authorization: Option<HeaderValue>,
-    payload: Payload<'a>,
+    body: RequestBody<'a>,
 }
 
-/// An answer, and whose it is.
-struct Asked {
+/// The response at the end of a redirect chain.
+struct FinalResponse {
     response: Response,
-    /// Where it is from.
+    /// URL of the last hop.
     url: Url,
-    /// It is from the server whose authorization was sent, and no hop left that server.
+    /// All hops were at the server that receives the authorization.
     at_owner: bool,
 }
 
-impl Asked {
+impl FinalResponse {
     fn wants_token(&self) -> bool {
         self.at_owner && self.response.status() == StatusCode::UNAUTHORIZED
     }
@@ -84,79 +84,79 @@ impl Asked {
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A small answer, whole.
+/// A complete small response.
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) bytes: Vec<u8>,
     pub(super) content_type: String,
-    /// `Docker-Content-Digest` as it came.
+    /// `Docker-Content-Digest`, unparsed.
     pub(super) digest_header: Option<String>,
-    /// As whom it was read: as anybody also where a secret was at hand and not asked for.
+    /// The credential that the server required; anonymous also if there was a secret that the server did not require.
     pub(super) access: Access,
-    /// What it takes.
+    /// The memory that the document takes from the budget.
     _share: Share,
 }
 
-/// Whose certificates are believed.
+/// The CAs that are trusted without a hosts file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Trust {
-    /// Those whom the machine trusts: the files of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the usual places
-    /// beneath /etc/ssl, read now.
-    Machine,
-    /// Nobody's: every https connection fails. Reads no file.
-    Nobody,
+    /// The system's CAs: the files of `SSL_CERT_FILE` and `SSL_CERT_DIR`, otherwise the usual files beneath /etc/ssl.
+    /// They are read once, when the client is set up.
+    System,
+    /// No CA: every https connection fails. Reads no file.
+    NoCa,
 }
 
 #[derive(Debug)]
 struct Clients {
-    /// For the servers that the hosts folder names, whatever their names resolve to.
+    /// For servers that the hosts directory names: all addresses are allowed.
     configured: Client,
-    /// For all others.
+    /// For all other servers: the policy refuses addresses.
     strict: Client,
 }
 
 #[derive(Debug)]
 pub(super) struct Transport {
-    /// One pair for each of [`Hosts::reaches`].
+    /// One pair for each entry of [`Hosts::tls_settings`].
     clients: Vec<Clients>,
     hosts: Hosts,
     tokens: Tokens,
-    pace: Pace,
+    retry: RetryPolicy,
 }
 
 impl Transport {
-    pub(super) fn new(hosts: Hosts, pace: Pace, trust: Trust) -> Result<Self, SetUpError> {
-        reach::provider();
-        let clients = |reach: &Reach| {
-            let client = || reach.apply(client(trust));
+    pub(super) fn new(hosts: Hosts, retry: RetryPolicy, trust: Trust) -> Result<Self, SetUpError> {
+        tls::provider();
+        let clients = |settings: &TlsSettings| {
+            let client = || settings.apply(client(trust));
             let strict = client()?.dns_resolver(Resolver(hosts.refused().clone())).build()?;
             Ok(Clients { configured: client()?.build()?, strict })
         };
-        let clients = hosts.reaches().iter().map(clients).collect::<Result<_, _>>();
+        let clients = hosts.tls_settings().iter().map(clients).collect::<Result<_, _>>();
         let clients = clients.map_err(SetUpError)?;
-        Ok(Self { clients, hosts, tokens: Tokens::default(), pace })
+        Ok(Self { clients, hosts, tokens: Tokens::default(), retry })
     }
 
-    pub(super) fn pace(&self) -> Pace {
-        self.pace
+    pub(super) fn retry(&self) -> RetryPolicy {
+        self.retry
     }
 
     pub(super) fn hosts(&self) -> &Hosts {
         &self.hosts
     }
 
-    /// Fetches a whole answer of at most `limit` bytes, as far as the budget has room for it.
+    /// Fetches a complete response of at most `limit` bytes, if the memory budget allows it.
     pub(super) async fn document(
         &self,
         endpoint: &Endpoint,
-        ask: Ask<'_>,
+        request: RegistryRequest<'_>,
         limit: u64,
         budget: &Arc<Budget>,
     ) -> Result<Document, Problem> {
         let mut failed = 0;
         loop {
             let once = async {
-                let (response, access) = self.authorised(endpoint, ask).await?;
+                let (response, access) = self.authorised(endpoint, request).await?;
                 let header = |name| {
                     let value = response.headers().get(name).and_then(|v| v.to_str().ok());
                     value.map(str::to_owned)
@@ -164,185 +164,196 @@ impl Transport {
                 let content_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
                 let digest_header = header("docker-content-digest");
                 let share = budget.share();
-                let bytes = whole(response, ask.what, limit, Some(&share)).await?;
+                let bytes = read_all(response, request.what, limit, Some(&share)).await?;
                 Ok(Document { bytes, content_type, digest_header, access, _share: share })
             };
-            match self.pace.bound(once).await {
+            match self.retry.bound(once).await {
                 Ok(document) => return Ok(document),
-                Err(problem) => self.pace.pause(&mut failed, problem).await?,
+                Err(problem) => self.retry.pause(&mut failed, problem).await?,
             }
         }
     }
 
-    /// Asks until there is an answer, and says as whom; its body is the caller's to read and to check. Answers with
-    /// a part of it where [`Ask::from`] says so.
+    /// Sends the request, with retries, and returns the response and the credential that the server required. The
+    /// caller reads and checks the body. With [`RegistryRequest::from`] the response is the part from that byte on.
     pub(super) async fn open(
         &self,
         endpoint: &Endpoint,
-        ask: Ask<'_>,
+        request: RegistryRequest<'_>,
     ) -> Result<(Response, Access), Problem> {
         let mut failed = 0;
         loop {
-            match self.once(endpoint, ask).await {
+            match self.once(endpoint, request).await {
                 Ok(opened) => return Ok(opened),
-                Err(problem) => self.pace.pause(&mut failed, problem).await?,
+                Err(problem) => self.retry.pause(&mut failed, problem).await?,
             }
         }
     }
 
-    /// Asks once.
+    /// Sends the request once, without retries.
     pub(super) async fn once(
         &self,
         endpoint: &Endpoint,
-        ask: Ask<'_>,
+        request: RegistryRequest<'_>,
     ) -> Result<(Response, Access), Problem> {
-        let asked = self.authorised(endpoint, ask);
-        if ask.verb.sends() { asked.await } else { self.pace.bound(asked).await }
+        let sending = self.authorised(endpoint, request);
+        if request.verb.sends() { sending.await } else { self.retry.bound(sending).await }
     }
 
-    /// Whether a token for it is at hand.
-    pub(super) fn holds_token(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> bool {
-        self.tokens.get(&key(endpoint, ask)).is_some()
+    /// Whether a valid token for the request is cached.
+    pub(super) fn holds_token(&self, endpoint: &Endpoint, request: &RegistryRequest<'_>) -> bool {
+        self.tokens.get(&key(endpoint, request)).is_some()
     }
 
-    /// As if every token had run out.
+    /// Removes all tokens from the cache.
     #[cfg(test)]
     pub(super) fn forget_tokens(&self) {
         self.tokens.forget();
     }
 
-    /// Asks as each server on the way wants it, and says as whom it was answered. Where a redirect led to another server
-    /// that wants a token, that server is asked as anybody would ask it: the secret is not for it.
+    /// Sends the request with the authorization that each server of a redirect chain requires, and returns the
+    /// credential that was used. If a redirect leads to another server that requires a token, that server gets an
+    /// anonymous request: the secret is not for it.
     async fn authorised(
         &self,
         endpoint: &Endpoint,
-        mut ask: Ask<'_>,
+        mut request: RegistryRequest<'_>,
     ) -> Result<(Response, Access), Problem> {
-        let url = ask.url(endpoint);
-        policy::check(ask.role(), None, &url, &self.hosts)?;
-        let (mut asked, as_whom) = self.with_token(endpoint, url, ask).await?;
+        let url = request.url(endpoint);
+        policy::check(request.role(), None, &url, &self.hosts)?;
+        let (mut last, access) = self.with_token(endpoint, url, request).await?;
         for _ in 0..REDIRECTS_MAX {
-            let led_elsewhere = ask.verb.is_safe() && !asked.at_owner;
-            if !led_elsewhere || asked.response.status() != StatusCode::UNAUTHORIZED {
-                return Ok((ask.judged(asked.response)?, as_whom));
+            let at_other_server = request.verb.is_safe() && !last.at_owner;
+            if !at_other_server || last.response.status() != StatusCode::UNAUTHORIZED {
+                return Ok((request.check_status(last.response)?, access));
             }
-            let other = Endpoint::elsewhere(&asked.url, &self.hosts);
-            ask.who = None;
-            (asked, _) = self.with_token(&other, asked.url, ask).await?;
+            let other = Endpoint::elsewhere(&last.url, &self.hosts);
+            request.credential = None;
+            (last, _) = self.with_token(&other, last.url, request).await?;
         }
         Err(Problem::Redirects(REDIRECTS_MAX))
     }
 
-    /// With the token that we hold for `endpoint`, and once more with a new one if that server asks for it. Returns as
-    /// whom it was asked.
+    /// Sends the request with the cached token for `endpoint`, and again with a new token if that server requires one.
+    /// Returns the credential that was used.
     async fn with_token(
         &self,
         endpoint: &Endpoint,
         url: Url,
-        ask: Ask<'_>,
-    ) -> Result<(Asked, Access), Problem> {
-        let key = key(endpoint, &ask);
-        let held = self.tokens.get(&key).map(|token| token.header);
-        let as_whom = if held.is_some() { ask.access() } else { Access::Anonymous };
+        request: RegistryRequest<'_>,
+    ) -> Result<(FinalResponse, Access), Problem> {
+        let key = key(endpoint, &request);
+        let cached = self.tokens.get(&key).map(|token| token.header);
+        let access = if cached.is_some() { request.access() } else { Access::Anonymous };
         let mut sent = Sent {
             home: endpoint,
             owner: endpoint.url(),
-            verb: ask.verb,
-            headers: ask.headers()?,
-            authorization: held,
-            payload: ask.payload,
+            verb: request.verb,
+            headers: request.headers()?,
+            authorization: cached,
+            body: request.body,
         };
-        let asked = self.follow(url.clone(), &sent).await?;
-        if !asked.wants_token() {
-            return Ok((asked, as_whom));
+        let first = self.follow(url.clone(), &sent).await?;
+        if !first.wants_token() {
+            return Ok((first, access));
         }
-        let challenge = Challenge::read(asked.response.headers());
-        drop(asked);
-        let token = self.token(endpoint, challenge?, ask).await?;
+        let challenge = Challenge::read(first.response.headers());
+        drop(first);
+        let token = self.token(endpoint, challenge?, request).await?;
         sent.authorization = Some(token.header.clone());
-        let asked = self.follow(url, &sent).await?;
-        if !asked.at_owner || asked.response.status().is_success() {
+        let second = self.follow(url, &sent).await?;
+        if !second.at_owner || second.response.status().is_success() {
             self.tokens.put(key, token);
         }
-        Ok((asked, ask.access()))
+        Ok((second, request.access()))
     }
 
-    /// What answers a challenge.
+    /// The token, or the header of a secret, that a challenge requires.
     async fn token(
         &self,
         endpoint: &Endpoint,
         challenge: Option<Challenge>,
-        ask: Ask<'_>,
+        request: RegistryRequest<'_>,
     ) -> Result<Token, Problem> {
-        let header = match (challenge, ask.secret()) {
+        let header = match (challenge, request.secret()) {
             (Some(_), Some(Secret::RegistryToken(token))) => secret::header("Bearer", token),
-            (Some(Challenge::Bearer(realm)), _) => return self.realm(endpoint, &realm, ask).await,
+            (Some(Challenge::Bearer(realm)), _) => {
+                return self.realm(endpoint, &realm, request).await;
+            }
             (Some(Challenge::Basic), Some(secret)) => secret.basic(),
             (Some(Challenge::Basic), None) => None,
-            (None, _) => return Err(ask.denied("HTTP 401")),
+            (None, _) => return Err(request.denied("HTTP 401")),
         };
-        header.map(Token::fixed).ok_or_else(|| ask.denied("it asks for a user name and password"))
+        header
+            .map(Token::fixed)
+            .ok_or_else(|| request.denied("it requires a user name and password"))
     }
 
-    /// A token from the realm that `endpoint` names.
+    /// Requests a token from the realm that `endpoint` names.
     async fn realm(
         &self,
         endpoint: &Endpoint,
         realm: &Realm,
-        ask: Ask<'_>,
+        request: RegistryRequest<'_>,
     ) -> Result<Token, Problem> {
         policy::check(Role::Realm, Some(endpoint.url()), &realm.url, &self.hosts)?;
-        if ask.secret().is_some() {
+        if request.secret().is_some() {
             policy::check_secret(&realm.url, &self.hosts)?;
         }
-        let request = realm.request(ask.reference.repository(), ask.grant, ask.secret());
+        let token_request =
+            realm.request(request.reference.repository(), request.grant, request.secret());
         let json = HeaderValue::from_static("application/json");
         let mut headers = HeaderMap::from_iter([(ACCEPT, json)]);
-        let form = request.form.map(Bytes::from);
+        let form = token_request.form.map(Bytes::from);
         if form.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
         }
         let sent = Sent {
             home: endpoint,
-            owner: &request.url,
+            owner: &token_request.url,
             verb: if form.is_some() { Verb::Post } else { Verb::Get },
             headers,
-            authorization: request.authorization,
-            payload: form.as_ref().map_or(Payload::Nothing, |form| Payload::Bytes(FORM, form)),
+            authorization: token_request.authorization,
+            body: form.as_ref().map_or(RequestBody::Nothing, |form| RequestBody::Bytes(FORM, form)),
         };
-        let response = self.follow(request.url.clone(), &sent).await?.response;
-        let what = "the request for a token";
-        match (Ask { what, from: 0, grant: Grant::Pull, ..ask }).judged(response) {
-            Ok(response) => Token::read(&whole(response, "token", auth::ANSWER_MAX, None).await?),
-            Err(problem) if problem.is_transient() => Err(problem),
-            Err(_) if ask.who.is_some() => {
-                Err(ask.denied("its token service gives no token for it"))
+        let response = self.follow(token_request.url.clone(), &sent).await?.response;
+        let what = "token";
+        match (RegistryRequest { what, from: 0, grant: Grant::Pull, ..request })
+            .check_status(response)
+        {
+            Ok(response) => {
+                let limit = auth::TOKEN_RESPONSE_MAX;
+                Token::read(&read_all(response, what, limit, None).await?)
             }
-            Err(_) => Err(ask.denied("it gives no anonymous token")),
+            Err(problem) if problem.is_transient() => Err(problem),
+            Err(_) if request.credential.is_some() => {
+                Err(request.denied("its token service issued no token"))
+            }
+            Err(_) => Err(request.denied("its token service issued no anonymous token")),
         }
     }
 
-    /// Goes where `url` leads. Authorization stays with the server that it is for: as soon as a hop leaves it, it is
-    /// dropped for good.
-    async fn follow(&self, mut url: Url, sent: &Sent<'_>) -> Result<Asked, Problem> {
+    /// Sends the request to `url`, and follows redirects. Only the owner receives the authorization: after the first
+    /// hop to another server it is not sent again, not even to the owner.
+    async fn follow(&self, mut url: Url, sent: &Sent<'_>) -> Result<FinalResponse, Problem> {
         let mut at_owner = true;
         for _ in 0..=REDIRECTS_MAX {
             at_owner &= url.origin() == sent.owner.origin();
             let settings = &sent.home.settings;
             let at_home = at_owner && url.origin() == sent.home.url().origin();
-            let reach = if at_home { settings.reach } else { self.hosts.reach(&url) };
+            let tls = if at_home { settings.tls } else { self.hosts.tls_index(&url) };
             let mut headers = if at_home { settings.header.clone() } else { HeaderMap::new() };
             headers.extend(sent.headers.clone());
             if let Some(authorization) = sent.authorization.as_ref().filter(|_| at_owner) {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            let request = self.client(&url, reach)?.request(sent.verb.method(), url.clone());
-            let sending = request.headers(headers).body(sent.payload.body()).send();
-            let settle = if sent.verb.sends() { self.pace.settle } else { IDLE_TIME };
-            let response = sent.payload.watched(self.pace.answer, settle, sending).await?;
+            let request = self.client(&url, tls)?.request(sent.verb.method(), url.clone());
+            let sending = request.headers(headers).body(sent.body.to_body()).send();
+            let after = if sent.verb.sends() { self.retry.upload_response } else { IDLE_TIME };
+            let response = sent.body.watched(self.retry.response, after, sending).await?;
             let response = response.map_err(Problem::of_request)?;
             if !sent.verb.is_safe() || !is_redirect(response.status()) {
-                return Ok(Asked { response, url, at_owner });
+                return Ok(FinalResponse { response, url, at_owner });
             }
             let next = location(&response, &url, "redirect")?;
             policy::check(Role::Redirect, Some(&url), &next, &self.hosts)?;
@@ -351,9 +362,10 @@ impl Transport {
         Err(Problem::Redirects(REDIRECTS_MAX))
     }
 
-    fn client(&self, url: &Url, reach: usize) -> Result<&Client, Problem> {
-        let none = Problem::Unsupported("there is no client for it");
-        let clients = self.clients.get(reach).ok_or(none)?;
+    /// The client for `url` with the entry `tls` of [`Hosts::tls_settings`].
+    fn client(&self, url: &Url, tls: usize) -> Result<&Client, Problem> {
+        let none = Problem::Unsupported("the driver has no HTTP client for the server");
+        let clients = self.clients.get(tls).ok_or(none)?;
         Ok(if self.hosts.names(url) { &clients.configured } else { &clients.strict })
     }
 }
@@ -366,8 +378,8 @@ fn client(trust: Trust) -> ClientBuilder {
         .pool_max_idle_per_host(IDLE_MAX)
         .connect_timeout(CONNECT_TIME);
     match trust {
-        Trust::Machine => builder,
-        Trust::Nobody => builder.tls_certs_only([]),
+        Trust::System => builder,
+        Trust::NoCa => builder.tls_certs_only([]),
     }
 }
 
@@ -375,6 +387,6 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn key(endpoint: &Endpoint, ask: &Ask<'_>) -> Key {
-    Key::new(endpoint.url(), ask.reference.repository(), ask.grant, ask.access())
+fn key(endpoint: &Endpoint, request: &RegistryRequest<'_>) -> Key {
+    Key::new(endpoint.url(), request.reference.repository(), request.grant, request.access())
 }

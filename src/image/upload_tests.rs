@@ -1,4 +1,4 @@
-//! Uploads that are cut, slowed down, lost and misled: HAZARDS 39, a row a test.
+//! Uploads that break off, stall, get lost or are redirected: docs/hazards.md, 39, one test per row.
 
 use std::{
     fs::File,
@@ -10,17 +10,17 @@ use std::{
 
 use super::{
     ImageError, Keyring, Registries, Repository,
-    fake::{self, ALWAYS, FakeRegistry, Misdeed, Scheme, Seen, soon},
-    pace::Pace,
+    fake::{self, ALWAYS, FakeRegistry, Fault, ReceivedRequest, Scheme, soon},
+    retry::RetryPolicy,
 };
-use crate::{digest::Digest, fault::Class};
+use crate::{digest::Digest, error::Class};
 
 const PASSWORD: &str = "password-that-must-not-be-shown";
 const CHUNK: u64 = 100_000;
 const SIZE: usize = 250_000;
 const UPLOADS: &str = "/blobs/uploads/";
 
-struct Scene {
+struct Fixture {
     registry: Arc<FakeRegistry>,
     registries: Registries,
     to: Repository,
@@ -28,36 +28,36 @@ struct Scene {
     bytes: Vec<u8>,
     digest: Digest,
     file: File,
-    /// What `sent` was told.
-    told: Mutex<Vec<u64>>,
+    /// The numbers that `sent` received.
+    reported: Mutex<Vec<u64>>,
 }
 
-fn pace() -> Pace {
-    Pace { first: Duration::from_millis(1), chunk: CHUNK, ..Pace::default() }
+fn retry() -> RetryPolicy {
+    RetryPolicy { first: Duration::from_millis(1), chunk: CHUNK, ..RetryPolicy::default() }
 }
 
 fn hosts(registry: &FakeRegistry) -> String {
     format!("server = \"http://{}\"", registry.host())
 }
 
-/// A registry, and a blob that it lacks, of three chunks.
-async fn scene() -> Scene {
-    scene_of(SIZE, pace()).await
+/// A registry, and a blob of three chunks that it does not have.
+async fn fixture() -> Fixture {
+    fixture_of(SIZE, retry()).await
 }
 
-async fn scene_of(size: usize, pace: Pace) -> Scene {
+async fn fixture_of(size: usize, retry: RetryPolicy) -> Fixture {
     let registry = Arc::new(FakeRegistry::start().await);
-    let registries = fake::paced(&[(&registry.host(), &hosts(&registry))], pace);
+    let registries = fake::with_retry(&[(&registry.host(), &hosts(&registry))], retry);
     let to = format!("{}/team/ws", registry.host()).parse().unwrap();
     let bytes: Vec<u8> = (0..size as u32).map(|i| (i % 251) as u8).collect();
     let mut file = tempfile::tempfile().unwrap();
-    // The position of the file is at its end, and of no account.
+    // The file position is at the end, and does not matter.
     file.write_all(&bytes).unwrap();
-    let (digest, told) = (Digest::of(&bytes), Mutex::default());
-    Scene { registry, registries, to, keyring: Keyring::default(), bytes, digest, file, told }
+    let (digest, reported) = (Digest::of(&bytes), Mutex::default());
+    Fixture { registry, registries, to, keyring: Keyring::default(), bytes, digest, file, reported }
 }
 
-impl Scene {
+impl Fixture {
     async fn push_as(
         &self,
         digest: Digest,
@@ -74,16 +74,16 @@ impl Scene {
         done
     }
 
-    /// Pushes the blob; `then` happens at every count of bytes that are there.
+    /// Pushes the blob, and calls `then` for every reported number of bytes.
     async fn push_and(&self, then: impl Fn(u64) + Sync) -> Result<(), ImageError> {
         let sent = |bytes| {
-            self.told.lock().unwrap().push(bytes);
+            self.reported.lock().unwrap().push(bytes);
             then(bytes);
         };
         self.push_as(self.digest, self.bytes.len() as u64, &sent).await
     }
 
-    /// Pushes the blob, which must be there then; answers the methods of the requests.
+    /// Pushes the blob, checks that the registry has it, and returns the methods of the requests.
     async fn pushed(&self) -> Vec<String> {
         self.push_and(|_| ()).await.unwrap();
         self.is_there();
@@ -92,60 +92,61 @@ impl Scene {
 
     fn is_there(&self) {
         assert!(self.registry.blob("team/ws", &self.digest).unwrap() == self.bytes, "the bytes");
-        assert_eq!(self.told.lock().unwrap().last(), Some(&(self.bytes.len() as u64)));
-        assert_eq!(self.registry.uploads(), 0, "nothing is left under way");
+        assert_eq!(self.reported.lock().unwrap().last(), Some(&(self.bytes.len() as u64)));
+        assert_eq!(self.registry.uploads(), 0, "no upload remains");
     }
 
     async fn refused(&self) -> (Class, String) {
-        let error = self.push_and(|_| ()).await.expect_err("an upload that should have failed");
+        let error = self.push_and(|_| ()).await.expect_err("the upload must fail");
         (error.class(), error.to_string())
     }
 
     /// The `Content-Range` of every chunk.
     fn chunks(&self) -> Vec<String> {
-        let range = |seen: Seen| seen.headers.get("content-range").cloned();
-        let ranges = self.registry.seen(UPLOADS).into_iter().filter_map(range);
+        let range = |request: ReceivedRequest| request.headers.get("content-range").cloned();
+        let ranges = self.registry.requests_to(UPLOADS).into_iter().filter_map(range);
         ranges.map(|range| range.to_str().unwrap().to_owned()).collect()
     }
 }
 
-fn later(seconds: &str) -> Misdeed {
-    Misdeed::Answer(429, vec![("retry-after", seconds.to_owned())])
+fn later(seconds: &str) -> Fault {
+    Fault::Respond(429, vec![("retry-after", seconds.to_owned())])
 }
 
-fn answer(status: u16) -> Misdeed {
-    Misdeed::Answer(status, Vec::new())
+fn respond(status: u16) -> Fault {
+    Fault::Respond(status, Vec::new())
 }
 
 #[tokio::test]
-async fn what_fits_into_one_request_goes_in_one() {
+async fn a_small_blob_is_uploaded_in_one_request() {
     for size in [0, 1, CHUNK as usize] {
-        let s = scene_of(size, pace()).await;
+        let s = fixture_of(size, retry()).await;
         assert_eq!(s.pushed().await, ["POST", "PUT"], "{size}");
-        let seen = s.registry.seen(UPLOADS);
-        let lengths: Vec<_> = seen.iter().map(|seen| &seen.headers["content-length"]).collect();
-        assert_eq!(lengths, ["0", &size.to_string()], "both say how long they are");
-        assert_eq!(s.pushed().await.len(), 4, "and again, if somebody wants it");
+        let requests = s.registry.requests_to(UPLOADS);
+        let lengths: Vec<_> =
+            requests.iter().map(|request| &request.headers["content-length"]).collect();
+        assert_eq!(lengths, ["0", &size.to_string()], "both have a Content-Length");
+        assert_eq!(s.pushed().await.len(), 4, "a second call uploads it again");
     }
 }
 
 #[tokio::test]
-async fn a_large_blob_goes_in_chunks() {
-    let s = scene().await;
+async fn a_large_blob_is_uploaded_in_chunks() {
+    let s = fixture().await;
     assert_eq!(s.pushed().await, ["POST", "PATCH", "PATCH", "PATCH", "PUT"]);
     assert_eq!(s.chunks(), ["0-99999", "100000-199999", "200000-249999"]);
-    assert_eq!(*s.told.lock().unwrap(), [0, 100_000, 200_000, 250_000, 250_000]);
-    let put = &s.registry.seen(UPLOADS)[4];
+    assert_eq!(*s.reported.lock().unwrap(), [0, 100_000, 200_000, 250_000, 250_000]);
+    let put = &s.registry.requests_to(UPLOADS)[4];
     assert_eq!(put.headers["content-length"], "0");
     let digest = format!("state=250000&digest=sha256%3A{}", s.digest.hex());
     assert_eq!(put.query, digest, "the query of the Location is kept");
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_in_a_chunk_costs_what_did_not_arrive() {
-    let s = scene().await;
-    s.registry.misbehave("PATCH", 1, Misdeed::Header("x-nothing", String::new()));
-    s.registry.misbehave("PATCH", 1, Misdeed::CutAfter(40_000));
+async fn after_a_break_in_a_chunk_only_the_missing_bytes_are_sent_again() {
+    let s = fixture().await;
+    s.registry.inject("PATCH", 1, Fault::Header("x-nothing", String::new()));
+    s.registry.inject("PATCH", 1, Fault::BreakAfter(40_000));
     let methods = ["POST", "PATCH", "PATCH", "GET", "PATCH", "PATCH", "PUT"];
     assert_eq!(s.pushed().await, methods);
     let chunks = ["0-99999", "100000-199999", "140000-239999", "240000-249999"];
@@ -153,60 +154,60 @@ async fn a_connection_that_breaks_in_a_chunk_costs_what_did_not_arrive() {
 }
 
 #[tokio::test]
-async fn where_next_to_nothing_arrived_it_begins_again() {
+async fn an_upload_of_which_almost_nothing_arrived_starts_again() {
     for (kept, then) in [
         (0, &["PATCH", "PATCH", "PATCH", "PUT"][..]),
-        // One byte and none look the same.
+        // The registry reports one byte and none in the same way.
         (1, &["PATCH", "DELETE", "HEAD", "POST", "PUT"]),
     ] {
-        let s = scene().await;
-        s.registry.misbehave("PATCH", 1, Misdeed::CutAfter(kept));
+        let s = fixture().await;
+        s.registry.inject("PATCH", 1, Fault::BreakAfter(kept));
         let methods = s.pushed().await;
         assert_eq!(methods[..3], ["POST", "PATCH", "GET"]);
         assert_eq!(methods[3..], *then, "{kept}");
     }
-    let s = scene_of(CHUNK as usize, pace()).await;
-    s.registry.misbehave("PUT", 1, Misdeed::CutAfter(50_000));
+    let s = fixture_of(CHUNK as usize, retry()).await;
+    s.registry.inject("PUT", 1, Fault::BreakAfter(50_000));
     s.push_and(|_| ()).await.unwrap();
     assert_eq!(s.registry.methods("/blobs/"), ["POST", "PUT", "HEAD", "POST", "PUT"]);
 }
 
 #[tokio::test]
-async fn a_registry_that_wants_a_pause_gets_it() {
-    let s = scene().await;
+async fn a_retry_after_of_the_registry_is_respected() {
+    let s = fixture().await;
     for step in ["POST", "PATCH", "GET", "PUT"] {
-        s.registry.misbehave(step, 1, later("0"));
+        s.registry.inject(step, 1, later("0"));
     }
     s.pushed().await;
-    let s = scene().await;
+    let s = fixture().await;
     for step in ["POST", "PATCH", "PUT"] {
-        s.registry.misbehave(step, 1, answer(503));
+        s.registry.inject(step, 1, respond(503));
     }
     s.pushed().await;
     assert_eq!(s.registry.methods(UPLOADS).iter().filter(|it| *it == "PUT").count(), 2);
 
-    let s = scene().await;
-    s.registry.misbehave("PATCH", 1, later("3600"));
+    let s = fixture().await;
+    s.registry.inject("PATCH", 1, later("3600"));
     let (class, shown) = s.refused().await;
     assert_eq!(class, Class::Unavailable);
-    assert!(shown.contains("answered upload with HTTP 429; try again in 3600 s"), "{shown}");
-    assert_eq!(s.registry.uploads(), 0, "what is given up is let go");
+    assert!(shown.contains("the upload with HTTP 429; try again in 3600 s"), "{shown}");
+    assert_eq!(s.registry.uploads(), 0, "an upload that fails is cancelled");
     s.pushed().await;
 }
 
 #[tokio::test]
-async fn trouble_without_end_comes_to_one() {
+async fn an_upload_that_always_fails_ends_after_some_tries() {
     for (step, misdeed) in [
-        ("POST", answer(500)),
-        ("PATCH", answer(503)),
-        ("PATCH", Misdeed::CutAfter(0)),
-        ("PATCH", Misdeed::CutAfter(10)),
-        ("PUT", answer(503)),
-        ("PUT", Misdeed::CutAfter(0)),
-        ("PUT", answer(404)),
+        ("POST", respond(500)),
+        ("PATCH", respond(503)),
+        ("PATCH", Fault::BreakAfter(0)),
+        ("PATCH", Fault::BreakAfter(10)),
+        ("PUT", respond(503)),
+        ("PUT", Fault::BreakAfter(0)),
+        ("PUT", respond(404)),
     ] {
-        let s = scene().await;
-        s.registry.misbehave(step, ALWAYS, misdeed.clone());
+        let s = fixture().await;
+        s.registry.inject(step, ALWAYS, misdeed.clone());
         let (class, shown) = s.refused().await;
         assert_eq!(class, Class::Unavailable, "{step} {misdeed:?}: {shown}");
         let tries = s.registry.methods(UPLOADS).iter().filter(|it| *it == step).count();
@@ -215,33 +216,33 @@ async fn trouble_without_end_comes_to_one() {
 }
 
 #[tokio::test]
-async fn each_new_chunk_is_a_success_and_each_break_a_try() {
-    let s = scene().await;
-    // Three breaks between any two chunks are few enough, however many they are in all.
+async fn each_new_chunk_resets_the_number_of_failed_tries() {
+    let s = fixture().await;
+    // Three failures between two chunks are allowed, whatever their total.
     for _ in 0..3 {
-        s.registry.misbehave("PATCH", 3, answer(503));
-        s.registry.misbehave("PATCH", 1, Misdeed::Header("x-nothing", String::new()));
+        s.registry.inject("PATCH", 3, respond(503));
+        s.registry.inject("PATCH", 1, Fault::Header("x-nothing", String::new()));
     }
     s.pushed().await;
 }
 
 #[tokio::test]
-async fn an_end_whose_answer_is_lost_is_found_to_be_there() {
-    let s = scene().await;
-    s.registry.misbehave("PUT", 1, Misdeed::Lost);
+async fn a_blob_whose_last_response_is_lost_is_found_at_the_registry() {
+    let s = fixture().await;
+    s.registry.inject("PUT", 1, Fault::Lost);
     let methods = s.pushed().await;
-    assert_eq!(methods[4..], ["PUT", "GET", "HEAD"], "not a byte is sent twice");
-    let s = scene_of(10, pace()).await;
-    s.registry.misbehave("PUT", 1, Misdeed::Lost);
+    assert_eq!(methods[4..], ["PUT", "GET", "HEAD"], "no byte is sent twice");
+    let s = fixture_of(10, retry()).await;
+    s.registry.inject("PUT", 1, Fault::Lost);
     assert_eq!(s.pushed().await, ["POST", "PUT", "HEAD"]);
-    let s = scene().await;
-    s.registry.misbehave("PATCH", 1, Misdeed::Lost);
+    let s = fixture().await;
+    s.registry.inject("PATCH", 1, Fault::Lost);
     assert_eq!(s.pushed().await, ["POST", "PATCH", "GET", "PATCH", "PATCH", "PUT"]);
 }
 
 #[tokio::test]
-async fn a_token_that_runs_out_on_the_way_is_renewed() {
-    let mut s = scene().await;
+async fn a_token_that_expires_during_an_upload_is_renewed() {
+    let mut s = fixture().await;
     s.registry.protect("team/ws", Scheme::Bearer, "u", PASSWORD);
     s.keyring = s.registry.keyring("u", PASSWORD);
     let registry = Arc::clone(&s.registry);
@@ -253,13 +254,17 @@ async fn a_token_that_runs_out_on_the_way_is_renewed() {
     .await
     .unwrap();
     s.is_there();
-    assert_eq!(s.registry.seen("/token").len(), 2);
-    assert_eq!(s.chunks()[1..3], ["100000-199999", "100000-199999"], "the same chunk again");
+    assert_eq!(s.registry.requests_to("/token").len(), 2);
+    assert_eq!(
+        s.chunks()[1..3],
+        ["100000-199999", "100000-199999"],
+        "the same chunk is sent again"
+    );
 }
 
 #[tokio::test]
-async fn a_token_known_to_have_run_out_is_not_sent_a_chunk_for() {
-    let mut s = scene().await;
+async fn no_chunk_is_sent_with_a_token_that_is_known_to_have_expired() {
+    let mut s = fixture().await;
     s.registry.protect("team/ws", Scheme::Bearer, "u", PASSWORD);
     s.keyring = s.registry.keyring("u", PASSWORD);
     let once = Mutex::new(true);
@@ -273,15 +278,15 @@ async fn a_token_known_to_have_run_out_is_not_sent_a_chunk_for() {
     s.is_there();
     assert_eq!(s.chunks().len(), 3);
     let methods = s.registry.methods(UPLOADS);
-    let asked = ["POST", "POST", "PATCH", "GET", "GET", "PATCH", "PATCH", "PUT"];
-    assert_eq!(methods, asked, "without a token, and with one");
+    let expected = ["POST", "POST", "PATCH", "GET", "GET", "PATCH", "PATCH", "PUT"];
+    assert_eq!(methods, expected, "POST and GET without a token, then with one");
 }
 
 #[tokio::test]
-async fn a_registry_that_takes_long_over_the_end_is_waited_for() {
+async fn a_slow_response_to_the_last_request_is_awaited_up_to_its_limit() {
     let moment = Duration::from_millis(50);
-    let s = scene_of(SIZE, Pace { answer: moment, ..pace() }).await;
-    s.registry.misbehave("PUT", 1, Misdeed::Hold);
+    let s = fixture_of(SIZE, RetryPolicy { response: moment, ..retry() }).await;
+    s.registry.inject("PUT", 1, Fault::Hold);
     let registry = Arc::clone(&s.registry);
     let release = tokio::spawn(async move {
         tokio::time::sleep(moment * 10).await;
@@ -291,67 +296,67 @@ async fn a_registry_that_takes_long_over_the_end_is_waited_for() {
     release.await.unwrap();
     assert_eq!(methods, ["POST", "PATCH", "PATCH", "PATCH", "PUT"]);
 
-    let s = scene_of(SIZE, Pace { settle: moment, ..pace() }).await;
-    s.registry.misbehave("PUT", ALWAYS, Misdeed::Hold);
+    let s = fixture_of(SIZE, RetryPolicy { upload_response: moment, ..retry() }).await;
+    s.registry.inject("PUT", ALWAYS, Fault::Hold);
     let (class, shown) = s.refused().await;
     assert_eq!(class, Class::Unavailable);
-    assert!(shown.contains("it cannot be reached"), "not for ever: {shown}");
+    assert!(shown.contains("the server cannot be reached"), "not for ever: {shown}");
 }
 
 #[tokio::test]
-async fn a_range_that_lags_behind_is_of_no_account() {
+async fn a_range_that_lags_behind_is_ignored() {
     for range in ["0-99999", "0-0", "nonsense", "0-18446744073709551615"] {
-        let s = scene().await;
-        s.registry.misbehave("PATCH", ALWAYS, Misdeed::Header("range", range.to_owned()));
+        let s = fixture().await;
+        s.registry.inject("PATCH", ALWAYS, Fault::Header("range", range.to_owned()));
         assert_eq!(s.pushed().await, ["POST", "PATCH", "PATCH", "PATCH", "PUT"], "{range}");
     }
 }
 
 #[tokio::test]
-async fn a_wrong_answer_to_how_far_it_is_costs_time_and_no_byte() {
+async fn a_wrong_reported_offset_does_not_damage_the_blob() {
     for range in ["0-149999", "0-49999", "0-249999", "0-250000", "1-99999", "bytes", ""] {
-        let s = scene().await;
-        s.registry.misbehave("PATCH", 1, Misdeed::Header("x-nothing", String::new()));
-        s.registry.misbehave("PATCH", 1, answer(500));
-        s.registry.misbehave("GET", ALWAYS, Misdeed::Header("range", range.to_owned()));
+        let s = fixture().await;
+        s.registry.inject("PATCH", 1, Fault::Header("x-nothing", String::new()));
+        s.registry.inject("PATCH", 1, respond(500));
+        s.registry.inject("GET", ALWAYS, Fault::Header("range", range.to_owned()));
         s.push_and(|_| ()).await.unwrap_or_else(|error| panic!("{range}: {error}"));
         assert!(s.registry.blob("team/ws", &s.digest).unwrap() == s.bytes, "{range}");
     }
-    let s = scene().await;
-    s.registry.misbehave("PATCH", 1, Misdeed::CutAfter(10));
-    s.registry.misbehave("GET", ALWAYS, answer(405));
+    let s = fixture().await;
+    s.registry.inject("PATCH", 1, Fault::BreakAfter(10));
+    s.registry.inject("GET", ALWAYS, respond(405));
     s.push_and(|_| ()).await.unwrap();
-    assert!(s.registry.blob("team/ws", &s.digest).unwrap() == s.bytes, "no answer at all");
+    assert!(s.registry.blob("team/ws", &s.digest).unwrap() == s.bytes, "no offset at all");
 }
 
 #[tokio::test]
-async fn a_registry_that_takes_no_chunks_gets_the_whole() {
+async fn a_registry_that_does_not_accept_chunks_gets_the_blob_in_one_request() {
     for status in [416, 400, 405, 411] {
-        let s = scene().await;
-        s.registry.misbehave("PATCH", ALWAYS, answer(status));
+        let s = fixture().await;
+        s.registry.inject("PATCH", ALWAYS, respond(status));
         let methods = ["POST", "PATCH", "DELETE", "HEAD", "POST", "PUT"];
         assert_eq!(s.pushed().await, methods, "{status}");
     }
-    // One that loses them.
-    let s = scene().await;
-    s.registry.misbehave("PATCH", ALWAYS, answer(404));
+    // A registry that loses chunks.
+    let s = fixture().await;
+    s.registry.inject("PATCH", ALWAYS, respond(404));
     s.push_and(|_| ()).await.unwrap();
     assert!(s.registry.blob("team/ws", &s.digest).unwrap() == s.bytes);
-    // One that takes them and cannot put them together.
-    let s = scene().await;
-    s.registry.misbehave("PUT", 1, answer(400));
+    // A registry that accepts chunks, but fails to join them.
+    let s = fixture().await;
+    s.registry.inject("PUT", 1, respond(400));
     assert_eq!(s.pushed().await[5..], ["DELETE", "HEAD", "POST", "PUT"]);
 
-    let s = scene().await;
-    s.registry.misbehave("PATCH", 1, answer(413));
+    let s = fixture().await;
+    s.registry.inject("PATCH", 1, respond(413));
     let (class, shown) = s.refused().await;
     assert_eq!(class, Class::Precondition);
-    assert!(shown.contains("HTTP 413; what stands before the registry must let larger"), "{shown}");
+    assert!(shown.contains("HTTP 413; the proxy in front of the registry must"), "{shown}");
 }
 
 #[tokio::test]
-async fn an_upload_that_the_registry_forgets_begins_again() {
-    let s = scene().await;
+async fn an_upload_that_the_registry_lost_starts_again() {
+    let s = fixture().await;
     let registry = Arc::clone(&s.registry);
     let once = Mutex::new(true);
     s.push_and(|at| {
@@ -362,10 +367,10 @@ async fn an_upload_that_the_registry_forgets_begins_again() {
     .await
     .unwrap();
     s.is_there();
-    let told = s.told.lock().unwrap().clone();
-    assert_eq!(told[..4], [0, 100_000, 200_000, 0], "it says so");
+    let reported = s.reported.lock().unwrap().clone();
+    assert_eq!(reported[..4], [0, 100_000, 200_000, 0], "the loss is reported");
 
-    let s = scene().await;
+    let s = fixture().await;
     let registry = Arc::clone(&s.registry);
     s.push_and(|at| {
         if at == CHUNK {
@@ -375,23 +380,25 @@ async fn an_upload_that_the_registry_forgets_begins_again() {
     .await
     .unwrap();
     s.is_there();
-    assert_eq!(s.chunks().len(), 4, "after the second time all of it goes at once");
+    assert_eq!(s.chunks().len(), 4, "after the second loss the blob is sent in one request");
 }
 
 #[tokio::test]
 async fn a_location_may_be_a_path_or_a_url() {
-    let s = scene().await;
+    let s = fixture().await;
     s.pushed().await;
-    let s = scene().await;
+    let s = fixture().await;
     s.registry.locate_absolutely();
     s.pushed().await;
-    assert!(s.registry.seen(UPLOADS).iter().all(|it| it.headers["host"] == s.registry.host()));
+    assert!(
+        s.registry.requests_to(UPLOADS).iter().all(|it| it.headers["host"] == s.registry.host())
+    );
 }
 
 #[tokio::test]
-async fn an_upload_elsewhere_gets_neither_token_nor_headers() {
+async fn an_upload_at_another_server_gets_neither_token_nor_headers() {
     for scheme in [Scheme::Basic, Scheme::Bearer] {
-        let mut s = scene().await;
+        let mut s = fixture().await;
         s.registry.protect("team/ws", scheme, "u", PASSWORD);
         s.keyring = s.registry.keyring("u", PASSWORD);
         let (elsewhere, _listening) = s.registry.uploads_elsewhere().await;
@@ -399,29 +406,30 @@ async fn an_upload_elsewhere_gets_neither_token_nor_headers() {
         let text = format!("server = \"http://{elsewhere}\"");
         let ours = (ours.as_str(), format!("{}{header}", hosts(&s.registry)));
         let files = [(ours.0, ours.1.as_str()), (elsewhere.as_str(), text.as_str())];
-        s.registries = fake::paced(&files, pace());
-        s.registry.misbehave("PATCH", 1, answer(503));
+        s.registries = fake::with_retry(&files, retry());
+        s.registry.inject("PATCH", 1, respond(503));
         s.push_and(|_| ()).await.unwrap();
         s.is_there();
-        let seen = s.registry.seen(UPLOADS);
+        let requests = s.registry.requests_to(UPLOADS);
         let (there, here): (Vec<_>, Vec<_>) =
-            seen.iter().partition(|seen| seen.headers["host"] == elsewhere);
+            requests.iter().partition(|request| request.headers["host"] == elsewhere);
         assert_eq!((there.len(), here.len()), (6, 2), "{scheme:?}");
-        let bare = |it: &&Seen| it.authorization.is_none() && !it.headers.contains_key("x-key");
+        let bare =
+            |it: &&ReceivedRequest| it.authorization.is_none() && !it.headers.contains_key("x-key");
         assert!(there.iter().all(bare), "{scheme:?}");
         assert!(here[1].authorization.is_some() && here[1].headers.contains_key("x-key"));
 
-        // One that asks for a secret gets none.
-        let s = Scene { told: Mutex::default(), ..s };
-        s.registry.misbehave("PATCH", 1, answer(401));
+        // A server there that requires a secret gets none.
+        let s = Fixture { reported: Mutex::default(), ..s };
+        s.registry.inject("PATCH", 1, respond(401));
         assert_eq!(s.refused().await.0, Class::Denied);
-        let patches = s.registry.seen(UPLOADS).into_iter().filter(|it| it.method == "PATCH");
+        let patches = s.registry.requests_to(UPLOADS).into_iter().filter(|it| it.method == "PATCH");
         assert!(patches.last().unwrap().authorization.is_none());
     }
 }
 
 #[tokio::test]
-async fn uploads_to_the_node_or_its_link_are_not_followed() {
+async fn upload_locations_at_loopback_and_link_local_addresses_are_not_followed() {
     let other = FakeRegistry::start().await;
     for (host, words) in [
         ("169.254.169.254", "169.254.169.254 is a link-local address"),
@@ -429,37 +437,37 @@ async fn uploads_to_the_node_or_its_link_are_not_followed() {
         ("u:must-not-be-shown@10.0.0.1", "with a user name or password"),
         ("localhost:1", " is a loopback address"),
     ] {
-        let s = scene().await;
+        let s = fixture().await;
         s.registry.locate_at(host);
         let (class, shown) = s.refused().await;
         assert_eq!(class, Class::Denied, "{shown}");
         assert!(shown.contains(words), "{shown}");
-        assert_eq!(s.registry.methods(UPLOADS), ["POST"], "not asked again");
+        assert_eq!(s.registry.methods(UPLOADS), ["POST"], "not retried");
     }
     assert!(other.requests().is_empty());
 
-    let s = scene().await;
-    s.registry.misbehave("POST", 1, Misdeed::Header("location", "http://".to_owned()));
+    let s = fixture().await;
+    s.registry.inject("POST", 1, Fault::Header("location", "http://".to_owned()));
     let (class, shown) = s.refused().await;
     assert_eq!(class, Class::Corrupt);
-    assert!(shown.contains("its upload is refused: its Location is not a URL"), "{shown}");
+    assert!(shown.contains("the upload is invalid: the Location header is not a URL"), "{shown}");
 }
 
 #[tokio::test]
 async fn a_redirected_upload_is_not_followed() {
     let thief = FakeRegistry::start().await;
     for (step, status) in [("POST", 307), ("PATCH", 308), ("PUT", 302)] {
-        let s = scene().await;
+        let s = fixture().await;
         let to = format!("http://{}/x", thief.host());
-        s.registry.misbehave(step, 1, Misdeed::Answer(status, vec![("location", to)]));
+        s.registry.inject(step, 1, Fault::Respond(status, vec![("location", to)]));
         assert_eq!(s.refused().await.0, Class::Precondition, "{step}");
     }
     assert!(thief.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_what_it_should_be_is_not_taken() {
-    let s = scene().await;
+async fn a_file_with_wrong_size_or_content_is_not_stored() {
+    let s = fixture().await;
     s.file.set_len(120_000).unwrap();
     let (class, shown) = s.refused().await;
     assert_eq!(class, Class::Internal);
@@ -467,11 +475,11 @@ async fn a_file_that_is_not_what_it_should_be_is_not_taken() {
     assert_eq!(s.registry.blob("team/ws", &s.digest), None);
 
     for size in [SIZE, 10] {
-        let s = scene_of(size, pace()).await;
+        let s = fixture_of(size, retry()).await;
         s.file.write_all_at(b"other", 0).unwrap();
         let (class, shown) = s.refused().await;
         assert_eq!(class, Class::Precondition, "{shown}");
-        assert!(shown.contains("answered upload with HTTP 400"), "{shown}");
+        assert!(shown.contains("the upload with HTTP 400"), "{shown}");
         assert_eq!(s.registry.blob("team/ws", &s.digest), None);
     }
 }

@@ -8,18 +8,17 @@ use std::{
 };
 
 use super::{
-    AddError, Origin, Room, RoomError, Store,
-    description::{Description, Form, native_key},
-    dir,
-    onto::chain_id,
-    origins,
-    roomy::Roomy,
+    AddError, Origin, Reservation, ReserveError, Store, dir,
+    layer_meta::{LayerFormat, LayerMeta, native_key},
+    parent_layers::chain_id,
+    provenance,
+    reserved_file::ReservedFile,
     store::discard,
 };
 use crate::{
-    changeset::{self, Below, Format, Limits, Unpacked},
+    changeset::{self, Format, Limits, ParentLayers, Unpacked},
     digest::Digest,
-    fault::Class,
+    error::Class,
     spill::Scratch,
     sys::durable::{self, Amount, at},
 };
@@ -35,7 +34,7 @@ pub struct NewLayer {
     pub origin: Origin,
 }
 
-/// A folder in staging that goes away unless it was renamed into place.
+/// A directory in staging that goes away unless it was renamed into place.
 #[derive(Debug)]
 pub(super) struct Staged(pub(super) PathBuf);
 
@@ -52,8 +51,8 @@ impl Drop for Staged {
 struct Making<'a> {
     layer: &'a NewLayer,
     key: Digest,
-    below: Option<&'a dyn Below>,
-    room: &'a Room,
+    below: Option<&'a dyn ParentLayers>,
+    reservation: &'a Reservation,
 }
 
 impl Store {
@@ -65,7 +64,7 @@ impl Store {
     pub fn add(
         &self,
         layer: &NewLayer,
-        room: Room,
+        room: Reservation,
         blob: impl Read + Send,
     ) -> Result<(), AddError> {
         self.take(layer, None, None, room, blob).map(drop)
@@ -76,8 +75,8 @@ impl Store {
         &self,
         layer: &NewLayer,
         chain: Option<Digest>,
-        below: Option<&dyn Below>,
-        room: Room,
+        below: Option<&dyn ParentLayers>,
+        room: Reservation,
         blob: impl Read + Send,
     ) -> Result<Digest, AddError> {
         let made = self.make(layer, chain, below, &room, blob);
@@ -91,8 +90,8 @@ impl Store {
         &self,
         layer: &NewLayer,
         chain: Option<Digest>,
-        below: Option<&dyn Below>,
-        room: &Room,
+        below: Option<&dyn ParentLayers>,
+        room: &Reservation,
         blob: impl Read + Send,
     ) -> Result<Digest, AddError> {
         let NewLayer { diff_id, format, origin, .. } = layer;
@@ -105,18 +104,19 @@ impl Store {
         let staged = Staged(self.stage());
         durable::create_dir(&staged.0, 0o700).map_err(disk)?;
 
-        let making = Making { layer, key, below, room };
+        let making = Making { layer, key, below, reservation: room };
         let unpacked = self.unpack(&staged.0, making, blob)?;
-        if self.form == Form::Dir {
+        if self.form == LayerFormat::Dir {
             // Its holes take no room here either.
             let taken =
-                fs::metadata(staged.0.join(Form::Erofs.content())).map_err(disk)?.blocks() * 512;
-            room.write(taken).map_err(RoomError::into_io).map_err(disk)?;
+                fs::metadata(staged.0.join(LayerFormat::Erofs.content())).map_err(disk)?.blocks()
+                    * 512;
+            room.write(taken).map_err(ReserveError::into_io).map_err(disk)?;
             let dirty = Amount { files: unpacked.entries, bytes: taken };
             lay_out(&staged.0, dirty, &room.spills()).map_err(disk)?;
         }
-        Description::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
-        origins::write(&staged.0, std::slice::from_ref(origin)).map_err(disk)?;
+        LayerMeta::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
+        provenance::write(&staged.0, std::slice::from_ref(origin)).map_err(disk)?;
         self.ages.comes(&key);
         match durable::rename(&staged.0, &self.layer(&key)) {
             // The same key means the same tree.
@@ -128,22 +128,22 @@ impl Store {
         Ok(key)
     }
 
-    /// Writes the layer's image into `folder`, and waits until it is on the disk.
+    /// Writes the layer's image into `directory`, and waits until it is on the disk.
     fn unpack(
         &self,
-        folder: &Path,
+        directory: &Path,
         making: Making<'_>,
         blob: impl Read + Send,
     ) -> Result<Unpacked, AddError> {
-        let Making { layer, key, below, room } = making;
+        let Making { layer, key, below, reservation: room } = making;
         let NewLayer { diff_id, format, .. } = layer;
         let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
-        let path = folder.join(Form::Erofs.content());
+        let path = directory.join(LayerFormat::Erofs.content());
         let image = create(&path).map_err(disk)?;
         let (budget, scratch) = (self.budget.clone(), room.spills());
         let limits = Limits { budget, scratch, ..Limits::default() };
         let uuid = uuid(&key);
-        let out = Roomy::new(&image, room);
+        let out = ReservedFile::new(&image, room);
         let unpacked = match (format, below) {
             (Format::Native, _) => changeset::native_to_erofs(blob, uuid, out, &limits),
             (Format::Portable, None) => changeset::layer_to_erofs(blob, uuid, out, &limits),
@@ -160,22 +160,23 @@ impl Store {
     }
 
     /// The sentence about a disk that filled while a layer was written.
-    fn full(&self, diff_id: &Digest, room: &Room, error: AddError) -> AddError {
-        let (diff_id, folder, promised) = (*diff_id, self.root.clone(), room.bytes());
-        match (error.no_room(), self.space()) {
-            (Ok(source), _) => AddError::Room { diff_id, source },
+    fn full(&self, diff_id: &Digest, room: &Reservation, error: AddError) -> AddError {
+        let (diff_id, directory, promised) = (*diff_id, self.root.clone(), room.bytes());
+        match (error.no_space(), self.space()) {
+            (Ok(source), _) => AddError::NoSpace { diff_id, source },
             (Err(_), Ok(space)) => {
-                AddError::Filled { diff_id, folder, promised, free: space.available }
+                AddError::Filled { diff_id, dir: directory, promised, free: space.available }
             }
             (Err(error), Err(_)) => error,
         }
     }
 }
 
-/// Turns the image in `folder` into the folder that it stands for, whose bytes are on the disk. The description, made and synced
+/// Turns the image in `directory` into the directory that it stands for, whose bytes are on the disk. The description, made and synced
 /// after them, brings their metadata there.
-fn lay_out(folder: &Path, dirty: Amount, scratch: &Scratch) -> io::Result<()> {
-    let (image, to) = (folder.join(Form::Erofs.content()), folder.join(Form::Dir.content()));
+fn lay_out(directory: &Path, dirty: Amount, scratch: &Scratch) -> io::Result<()> {
+    let (image, to) =
+        (directory.join(LayerFormat::Erofs.content()), directory.join(LayerFormat::Dir.content()));
     durable::create_dir(&to, 0o700)?;
     dir::lay_out(&File::open(&image)?, &to, scratch).map_err(at("lay out", &to))?;
     durable::settle(&to, dirty).map_err(at("sync", &to))?;

@@ -1,4 +1,4 @@
-//! Both forms of one layer show one tree: the image mounted by the kernel, and the folder laid out from it.
+//! Both forms of one layer show one tree: the image mounted by the kernel, and the directory laid out from it.
 
 use std::{
     collections::BTreeMap,
@@ -143,13 +143,13 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
 #[test]
 #[ignore = "privileged: mounts"]
 fn privileged_a_layer_is_the_same_tree_in_both_forms() {
-    let folder = TempDir::new().unwrap();
-    let image_path = folder.path().join("layer.erofs");
+    let directory = TempDir::new().unwrap();
+    let image_path = directory.path().join("layer.erofs");
     let image =
         fs::File::options().read(true).write(true).create_new(true).open(&image_path).unwrap();
     let limits = Limits::default();
     changeset::layer_to_erofs(&*layer(3 << 20), [9; 16], &image, &limits).unwrap();
-    let to = folder.path().join("diff");
+    let to = directory.path().join("diff");
     fs::create_dir(&to).unwrap();
     lay_out(&image, &to, &Scratch::default()).unwrap();
 
@@ -164,8 +164,8 @@ fn privileged_a_layer_is_the_same_tree_in_both_forms() {
 
 #[test]
 fn a_broken_image_is_an_error() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("layer.erofs");
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("layer.erofs");
     let image = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     changeset::layer_to_erofs(&*layer(10_000), [9; 16], &image, &Limits::default()).unwrap();
     let whole = fs::read(&path).unwrap();
@@ -175,7 +175,7 @@ fn a_broken_image_is_an_error() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0xff;
         fs::write(&path, &bytes).unwrap();
-        let to = folder.path().join(at.to_string());
+        let to = directory.path().join(at.to_string());
         fs::create_dir(&to).unwrap();
         let done = lay_out(&fs::File::open(&path).unwrap(), &to, &Scratch::default());
         assert!(done.is_err() || !(1024..4096).contains(&at), "byte {at}");

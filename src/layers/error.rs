@@ -2,9 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use super::RoomError;
+use super::ReserveError;
 use crate::{
-    changeset::UnpackError, digest::Digest, erofs::WriteError, fault::Class,
+    changeset::UnpackError, digest::Digest, erofs::WriteError, error::Class,
     sys::mounts::MountError,
 };
 
@@ -83,23 +83,23 @@ pub enum AddError {
     },
     /// There is no room, to begin with or for what it grew to.
     #[error("layer {diff_id}: {source}")]
-    Room {
+    NoSpace {
         /// Which layer.
         diff_id: Digest,
         /// How much there is.
-        source: RoomError,
+        source: ReserveError,
     },
     /// The disk or its quota was used up while it was written, whatever was promised.
     #[error(
-        "layer {diff_id}: the disk or quota of {folder} was used up while it was unpacked: {promised} bytes were promised to it, \
+        "layer {diff_id}: the disk or quota of {dir} was used up while it was unpacked: {promised} bytes were promised to it, \
          and {free} are free without it; make room on that disk, or lower --disk-high-percent",
-        folder = folder.display()
+        dir = dir.display()
     )]
     Filled {
         /// Which layer.
         diff_id: Digest,
         /// The store.
-        folder: PathBuf,
+        dir: PathBuf,
         /// Bytes that it was to have.
         promised: u64,
         /// Bytes free after what was written of it was removed.
@@ -112,7 +112,7 @@ pub enum AddError {
 pub enum CollectError {
     /// Something that may need layers could not be read.
     #[error("no layer is removed in this round: {0}")]
-    Doubt(String),
+    IncompleteRoots(String),
     /// The disk said no.
     #[error("no layer is removed in this round: {0}")]
     Disk(#[from] io::Error),
@@ -120,24 +120,24 @@ pub enum CollectError {
 
 impl AddError {
     /// The refusal of room that it comes from, if it comes from one.
-    pub(super) fn no_room(self) -> Result<RoomError, Self> {
+    pub(super) fn no_space(self) -> Result<ReserveError, Self> {
         let source = match self {
             Self::Unpack { source: UnpackError::Image(WriteError::Io(source)), .. }
             | Self::Unpack { source: UnpackError::Names(source), .. }
             | Self::Disk { source, .. }
-                if RoomError::within(&source).is_some() =>
+                if ReserveError::within(&source).is_some() =>
             {
                 source
             }
             other => return Err(other),
         };
-        Ok(source.downcast().unwrap_or_else(RoomError::Disk))
+        Ok(source.downcast().unwrap_or_else(ReserveError::Disk))
     }
 
     /// Whether only the layers below are missing: [`super::Store::add_onto`] can make it.
     pub fn needs_layers_below(&self) -> bool {
         let Self::Unpack { source, .. } = self else { return false };
-        matches!(source, UnpackError::LinkElsewhere { .. } | UnpackError::FolderElsewhere { .. })
+        matches!(source, UnpackError::LinkElsewhere { .. } | UnpackError::DirElsewhere { .. })
     }
 
     /// Whether it lies in the bytes that were promised and came, and so comes again with them.
@@ -149,7 +149,7 @@ impl AddError {
                 source.class() != Class::Exhausted && source.class() != Class::Internal
             }
             Self::DiffId { .. } => true,
-            Self::Below { .. } | Self::Disk { .. } | Self::Room { .. } | Self::Filled { .. } => {
+            Self::Below { .. } | Self::Disk { .. } | Self::NoSpace { .. } | Self::Filled { .. } => {
                 false
             }
         }
@@ -162,7 +162,7 @@ impl AddError {
             Self::DiffId { .. } => Class::Corrupt,
             Self::Below { source, .. } => source.class(),
             Self::Disk { source, .. } => Class::of_disk(source),
-            Self::Room { source, .. } => source.class(),
+            Self::NoSpace { source, .. } => source.class(),
             Self::Filled { .. } => Class::Exhausted,
         }
     }
@@ -176,7 +176,7 @@ pub enum LowerError {
     Absent(Digest),
     /// Its description cannot be read.
     #[error(
-        "layer {diff_id}: {source}; remove its folder while the driver is stopped, to have it pulled again"
+        "layer {diff_id}: {source}; remove its directory while the driver is stopped, to have it pulled again"
     )]
     Description {
         /// Which layer.
@@ -186,7 +186,7 @@ pub enum LowerError {
     },
     /// Its image is not what was written.
     #[error(
-        "layer {diff_id}: its image has {found} bytes and was written with {written}; remove its folder while the driver is stopped, to have it pulled again"
+        "layer {diff_id}: its image has {found} bytes and was written with {written}; remove its directory while the driver is stopped, to have it pulled again"
     )]
     Damaged {
         /// Which layer.

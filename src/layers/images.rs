@@ -119,19 +119,19 @@ struct Known {
 /// All records, in memory as on disk, but for the configs. A reference is in one record at most.
 #[derive(Debug)]
 pub(super) struct Images {
-    folder: PathBuf,
+    dir: PathBuf,
     known: Mutex<BTreeMap<Digest, Known>>,
     /// Held by the one who writes, so that readers never wait for the disk.
     writer: Mutex<()>,
 }
 
 impl Images {
-    pub(super) fn load(folder: PathBuf) -> io::Result<Self> {
-        durable::sweep(&folder)?;
-        let entries = fs::read_dir(&folder).map_err(at("list", &folder))?;
-        let images = Self { folder, known: Mutex::default(), writer: Mutex::default() };
+    pub(super) fn load(dir: PathBuf) -> io::Result<Self> {
+        durable::sweep(&dir)?;
+        let entries = fs::read_dir(&dir).map_err(at("list", &dir))?;
+        let images = Self { dir, known: Mutex::default(), writer: Mutex::default() };
         for entry in entries {
-            let path = entry.map_err(at("list", &images.folder))?.path();
+            let path = entry.map_err(at("list", &images.dir))?.path();
             match read(&path) {
                 Ok((image, bytes)) => {
                     let known = Known { bytes, image: Arc::new(image) };
@@ -156,7 +156,7 @@ impl Images {
     }
 
     fn path(&self, manifest: &Digest) -> PathBuf {
-        self.folder.join(file_name(manifest))
+        self.dir.join(file_name(manifest))
     }
 
     fn all(&self, wanted: impl Fn(&ImageRecord) -> bool) -> Vec<Arc<ImageRecord>> {

@@ -6,12 +6,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    layers::{CollectError, Marks},
-    sys::mounts::MemoryMounts,
+    layers::{CollectError, Watermarks},
+    sys::mounts::FakeMounts,
 };
 
-fn open(folder: &TempDir) -> Store {
-    Store::open(folder.path(), Arc::new(MemoryMounts::default())).unwrap()
+fn open(dir: &TempDir) -> Store {
+    Store::open(dir.path(), Arc::new(FakeMounts::default())).unwrap()
 }
 
 fn manifest(n: usize) -> Digest {
@@ -24,7 +24,7 @@ fn with_config(config: &str) -> ImageDetails {
 }
 
 fn collect(store: &Store, roots: HashSet<Digest>) -> u64 {
-    let marks = Marks { high: 100, low: 100, grace: Duration::from_secs(60) };
+    let marks = Watermarks { high: 100, low: 100, grace: Duration::from_secs(60) };
     let roots = || Ok::<_, CollectError>(roots.clone());
     store.collect(roots, &marks).unwrap().images
 }
@@ -32,8 +32,8 @@ fn collect(store: &Store, roots: HashSet<Digest>) -> u64 {
 /// Tenants name images: their configs are not in memory, neither at the start nor later.
 #[test]
 fn a_config_lies_on_the_disk_and_outlives_what_is_written_beside_it() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
     let config = r#"{"config":{"Env":["A=1"]}}"#;
     store.put_image("r.io/a:1", manifest(1), &[], &with_config(config)).unwrap();
     store.put_image("r.io/a:2", manifest(1), &[], &ImageDetails::default()).unwrap();
@@ -52,13 +52,13 @@ fn a_config_lies_on_the_disk_and_outlives_what_is_written_beside_it() {
     };
     check(&store);
     drop(store);
-    check(&open(&folder));
+    check(&open(&dir));
 }
 
 #[test]
 fn a_digest_means_the_image_of_the_place_that_gave_it() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
     let details = ImageDetails { index: Some(manifest(7)), ..ImageDetails::default() };
     store.put_image("r.io/a:1", manifest(1), &[], &details).unwrap();
     for digest in [manifest(1), manifest(7)] {
@@ -72,8 +72,8 @@ fn a_digest_means_the_image_of_the_place_that_gave_it() {
 
 #[test]
 fn a_record_holds_its_latest_names() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
     for n in 0..=NAMES {
         let details = ImageDetails { index: Some(manifest(n)), ..ImageDetails::default() };
         store.put_image(&format!("r.io/a:{n}"), manifest(99), &[], &details).unwrap();
@@ -87,8 +87,8 @@ fn a_record_holds_its_latest_names() {
 /// A node that is full of small images must not run out of memory, whatever the disk says.
 #[test]
 fn records_are_bounded_and_what_nobody_needs_goes_first() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
     let bounds = Bounds { count: 3, bytes: 1 << 20 };
     for n in 0..6 {
         store
@@ -104,14 +104,14 @@ fn records_are_bounded_and_what_nobody_needs_goes_first() {
     let small = store.images.known().values().map(|known| known.bytes).max().unwrap();
     assert_eq!(trim(Bounds { bytes: 2 * small, ..bounds }), 1, "bytes count too");
     drop(store);
-    let left: Vec<_> = open(&folder).images().iter().map(|image| image.manifest).collect();
+    let left: Vec<_> = open(&dir).images().iter().map(|image| image.manifest).collect();
     assert_eq!(left, [0, 1].map(manifest), "on the disk as in memory");
 }
 
 #[test]
 fn a_round_of_collection_leaves_as_many_records_as_there_may_be() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
     let bytes = KEPT.bytes / 4;
     for n in 0..6 {
         store
@@ -126,8 +126,8 @@ fn a_round_of_collection_leaves_as_many_records_as_there_may_be() {
 /// As an earlier version left them: with whole configs, which ended the process at every start.
 #[test]
 fn what_is_too_large_is_skipped_at_the_start() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
     for n in 0..2 {
         store
             .put_image(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
@@ -138,7 +138,7 @@ fn what_is_too_large_is_skipped_at_the_start() {
     let text = fs::read_to_string(&path).unwrap();
     let config = "x".repeat(8 << 20);
     fs::write(&path, text.replacen('{', &format!("{{\"config\":\"{config}\","), 1)).unwrap();
-    let store = open(&folder);
+    let store = open(&dir);
     assert!(store.image("r.io/a:0").is_some() && store.image("r.io/a:1").is_none());
     store.put_image("r.io/a:1", manifest(1), &[], &ImageDetails::default()).unwrap();
     assert_eq!(store.image("r.io/a:1").unwrap().manifest, manifest(1), "made anew");

@@ -19,10 +19,10 @@ pub struct Lease {
 
 /// All leases. Whoever holds this lock is alone with the question of what may be removed.
 #[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<Held>);
+pub(super) struct Leases(Mutex<LeasedLayers>);
 
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct LeasedLayers {
     /// How many leases each layer has.
     leases: HashMap<Digest, usize>,
     /// While a round of collection goes on, every layer that has or had a lease since it began: its record may have been
@@ -30,7 +30,7 @@ pub(super) struct Held {
     touched: Option<HashSet<Digest>>,
 }
 
-impl Held {
+impl LeasedLayers {
     /// Whether a layer must not be removed in this round.
     pub(super) fn keeps(&self, diff_id: &Digest) -> bool {
         self.touched.as_ref().is_none_or(|touched| touched.contains(diff_id))
@@ -38,26 +38,26 @@ impl Held {
 }
 
 impl Leases {
-    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+    pub(super) fn locked(&self) -> MutexGuard<'_, LeasedLayers> {
         // Changed by whole entries only, so it is whole after any panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From here on every lease is remembered, until [`Leases::end_round`].
     pub(super) fn begin_round(&self) {
-        let mut held = self.held();
+        let mut held = self.locked();
         held.touched = Some(held.leases.keys().copied().collect());
     }
 
     pub(super) fn end_round(&self) {
-        self.held().touched = None;
+        self.locked().touched = None;
     }
 }
 
 impl Store {
     /// Keeps `layers`, whether they are here already or come later.
     pub fn hold(self: &Arc<Self>, layers: &[Digest]) -> Lease {
-        let mut held = self.leases.held();
+        let mut held = self.leases.locked();
         for layer in layers {
             *held.leases.entry(*layer).or_default() += 1;
             if let Some(touched) = &mut held.touched {
@@ -76,7 +76,7 @@ impl Store {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut held = self.store.leases.held();
+        let mut held = self.store.leases.locked();
         for layer in &self.layers {
             if let Some(count) = held.leases.get_mut(layer) {
                 *count -= 1;

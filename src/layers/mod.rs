@@ -5,7 +5,7 @@
 //!   lock                              held by the one process that may write here
 //!   store.json                        format and id
 //!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; its key is its diff id, or as `onto.rs` and `native_key` say
-//!   layers/<key, hex>/diff/           or as a folder tree; a cut's key is as `cut.rs` says
+//!   layers/<key, hex>/diff/           or as a directory tree; a cut's key is as `cut.rs` says
 //!   layers/<key, hex>/layer.json      what it is; never changes
 //!   layers/<key, hex>/origins.json    who has delivered its bytes; replaced whole when somebody else does
 //!   staging/<n>/                      a layer being made or removed; what an earlier process left goes while this one serves
@@ -17,8 +17,8 @@
 //!   volumes/                          the room of that name
 //! ```
 //!
-//! Files are the truth: there is no database that could drift from them. A layer is there when its folder is there, because
-//! the folder is renamed into place after everything in it is on disk (one fsync of the image, one of its description);
+//! Files are the truth: there is no database that could drift from them. A layer is there when its directory is there, because
+//! the directory is renamed into place after everything in it is on disk (one fsync of the image, one of its description);
 //! a kill or a power cut before that leaves only staging. What keeps a layer is a lease, the record of a volume (the caller tells
 //! of these) or the record of an image; see `collect.rs`.
 //!
@@ -28,26 +28,26 @@
 
 mod add;
 mod ages;
-mod collect;
-#[cfg(test)]
-mod collect_tests;
-mod cut;
-mod description;
 mod dir;
 mod error;
+mod gc;
+#[cfg(test)]
+mod gc_tests;
 mod images;
+mod layer_meta;
 mod lease;
-mod lower;
-mod onto;
-mod origins;
+mod mounted_layer;
+mod parent_layers;
 #[cfg(test)]
 mod power_tests;
 #[cfg(test)]
 mod privileged_tests;
-mod room;
-mod roomy;
+mod provenance;
+mod reservation;
+mod reserved_file;
 mod rounds;
 mod scratch;
+mod snapshot_layer;
 mod snapshots;
 mod store;
 #[cfg(test)]
@@ -56,15 +56,15 @@ mod verify;
 
 pub use crate::changeset::{Features, Format};
 pub use add::NewLayer;
-pub use collect::{Collected, Marks};
-pub use cut::{CutContents, StagedCut, cut_key};
-pub use description::{Form, Origin, Packed, layer_key, native_key};
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
+pub use gc::{GcStats, Watermarks};
 pub use images::{ImageDetails, ImageRecord};
+pub use layer_meta::{LayerFormat, Origin, Packed, layer_key, native_key};
 pub use lease::Lease;
-pub use lower::Lower;
-pub use onto::{Place, chain_id};
-pub use room::{DiskLimits, Room, RoomError};
+pub use mounted_layer::Lower;
+pub use parent_layers::{Place, chain_id};
+pub use reservation::{DiskLimits, Reservation, ReserveError};
+pub use snapshot_layer::{SnapshotContents, StagedSnapshot, snapshot_key};
 pub use snapshots::{SnapshotId, SnapshotIdError, SnapshotRecord, SnapshotSource};
-pub use store::{Claim, Store};
+pub use store::{Store, StoreLock};
 pub use verify::Finding;

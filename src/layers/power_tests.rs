@@ -50,12 +50,12 @@ impl Read for Halted<'_> {
     }
 }
 
-fn open(root: &Path, form: Form) -> Arc<Store> {
+fn open(root: &Path, form: LayerFormat) -> Arc<Store> {
     Arc::new(Store::open(root, Arc::new(LinuxMounts)).unwrap().keeping(form))
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
@@ -63,12 +63,15 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
 fn privileged_what_was_acknowledged_is_whole_after_a_power_cut() {
-    for (fs_type, form) in
-        [("xfs", Form::Erofs), ("xfs", Form::Dir), ("ext4", Form::Erofs), ("ext4", Form::Dir)]
-    {
+    for (fs_type, form) in [
+        ("xfs", LayerFormat::Erofs),
+        ("xfs", LayerFormat::Dir),
+        ("ext4", LayerFormat::Erofs),
+        ("ext4", LayerFormat::Dir),
+    ] {
         let case = format!("{fs_type}, {form:?}");
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let root = at.join("store");
         let store = open(&root, form);

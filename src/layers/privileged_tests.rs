@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     changeset::Format,
     digest::Digest,
-    fault::Class,
+    error::Class,
     sys::{
         mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
         scratch::Scratch,
@@ -18,7 +18,7 @@ use crate::{
 #[ignore = "needs root: mounts a tmpfs"]
 fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
     let scratch = Scratch::new();
-    let root = scratch.folder("store");
+    let root = scratch.dir("store");
     let disk = Request {
         fs_type: "tmpfs",
         source: "ovl-test".to_owned(),
@@ -39,7 +39,7 @@ fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
         Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
     let new = NewLayer { diff_id, format: Format::Portable, origin };
     let error = store.reserve(&diff_id, tar.len() as u64).unwrap_err();
-    assert!(matches!(error, AddError::Room { .. }), "{error}");
+    assert!(matches!(error, AddError::NoSpace { .. }), "{error}");
     // Packed it is smaller, so it is begun, and ends before the last of the disk is taken.
     let error = store.add(&new, store.reserve(&diff_id, 4_321).unwrap(), &tar[..]).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
@@ -57,7 +57,7 @@ fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
 #[ignore = "needs root: mounts a tmpfs"]
 fn privileged_what_cannot_be_removed_goes_when_nothing_is_mounted_in_it() {
     let scratch = Scratch::new();
-    let root = scratch.folder("store");
+    let root = scratch.dir("store");
     let names = || {
         let entries = fs::read_dir(root.join("staging")).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
@@ -82,7 +82,7 @@ fn privileged_what_cannot_be_removed_goes_when_nothing_is_mounted_in_it() {
     let [earlier, later] = ["staging/0", "staging/left-1"].map(|name| root.join(name));
     attach(&earlier.join("mounted"));
     let store = open();
-    let cut = store.stage_cut(&"snapshot".parse().unwrap()).unwrap();
+    let cut = store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
     assert_eq!(cut.tree().parent(), Some(&*root.join("staging/1")));
     attach(&cut.tree().join("mounted"));
     drop(cut);
@@ -95,7 +95,7 @@ fn privileged_what_cannot_be_removed_goes_when_nothing_is_mounted_in_it() {
     // A process that starts in between takes no name that is taken.
     drop(store);
     let store = open();
-    let cut = store.stage_cut(&"snapshot".parse().unwrap()).unwrap();
+    let cut = store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
     assert_eq!(cut.tree().parent(), Some(&*root.join("staging/2")));
     assert_eq!(store.empty_staging().unwrap(), 0);
     assert_eq!(names(), ["2"]);

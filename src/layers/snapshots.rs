@@ -20,7 +20,7 @@ use crate::{
     digest::Digest,
     sys::{
         durable::{self, at},
-        name::is_name,
+        id_chars::is_name,
     },
 };
 
@@ -145,7 +145,7 @@ impl SnapshotRecord {
 /// All records, in memory as on disk.
 #[derive(Debug)]
 pub(super) struct Snapshots {
-    folder: PathBuf,
+    dir: PathBuf,
     known: Mutex<BTreeMap<SnapshotId, SnapshotRecord>>,
     /// Held by the one who writes, so that readers never wait for the disk: two who write one record would leave memory and disk
     /// apart.
@@ -155,11 +155,11 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(super) fn load(folder: PathBuf) -> io::Result<Self> {
-        durable::sweep(&folder)?;
+    pub(super) fn load(dir: PathBuf) -> io::Result<Self> {
+        durable::sweep(&dir)?;
         let (mut known, mut unreadable) = (BTreeMap::new(), Vec::new());
-        for entry in fs::read_dir(&folder).map_err(at("list", &folder))? {
-            let path = entry.map_err(at("list", &folder))?.path();
+        for entry in fs::read_dir(&dir).map_err(at("list", &dir))? {
+            let path = entry.map_err(at("list", &dir))?.path();
             match read(&path) {
                 Ok(record) => drop(known.insert(record.id.clone(), record)),
                 Err(why) => {
@@ -168,7 +168,7 @@ impl Snapshots {
                 }
             }
         }
-        Ok(Self { folder, known: Mutex::new(known), writer: Mutex::default(), unreadable })
+        Ok(Self { dir, known: Mutex::new(known), writer: Mutex::default(), unreadable })
     }
 
     /// The first record that nobody can read. Whoever removes it has decided that nothing needs its layers.
@@ -240,7 +240,7 @@ impl Store {
 
     /// Keeps a record, durably, in the place of the one of its name. The caller has a lease of its layers, which are here.
     pub fn put_snapshot(&self, record: SnapshotRecord) -> io::Result<()> {
-        let path = self.snapshots.folder.join(file_name(&record.id));
+        let path = self.snapshots.dir.join(file_name(&record.id));
         let _writer = self.snapshots.writer();
         durable::write_atomic(&path, &serde_json::to_vec_pretty(&record)?)?;
         self.snapshots.known().insert(record.id.clone(), record);
@@ -253,7 +253,7 @@ impl Store {
         if !self.snapshots.known().contains_key(id) {
             return Ok(false);
         }
-        durable::remove_file(&self.snapshots.folder.join(file_name(id)))?;
+        durable::remove_file(&self.snapshots.dir.join(file_name(id)))?;
         self.snapshots.known().remove(id);
         Ok(true)
     }
@@ -275,11 +275,11 @@ mod tests {
 
     #[test]
     fn an_unreadable_record_is_in_the_way_until_it_is_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let [first, second] = ["a.json", "b.json"].map(|name| folder.path().join(name));
+        let dir = tempfile::tempdir().unwrap();
+        let [first, second] = ["a.json", "b.json"].map(|name| dir.path().join(name));
         fs::write(&first, "{").unwrap();
         fs::write(&second, "").unwrap();
-        let snapshots = Snapshots::load(folder.path().to_owned()).unwrap();
+        let snapshots = Snapshots::load(dir.path().to_owned()).unwrap();
         for _ in 0..2 {
             let found = snapshots.unreadable().unwrap();
             assert!(found == first || found == second, "{}", found.display());

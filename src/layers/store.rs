@@ -1,4 +1,4 @@
-//! The folder itself: opened, locked, checked, its parts named.
+//! The directory itself: opened, locked, checked, its parts named.
 
 use std::{
     ffi::OsString,
@@ -13,8 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Form, OpenError, ages::Ages, images::Images, lease::Leases, lower::Lowers, origins::Origins,
-    room::Disk, rounds::Rounds, snapshots::Snapshots,
+    LayerFormat, OpenError, ages::Ages, images::Images, lease::Leases, mounted_layer::Lowers,
+    provenance::Origins, reservation::Disk, rounds::Rounds, snapshots::Snapshots,
 };
 use crate::{
     budget::Budget,
@@ -30,7 +30,7 @@ use crate::{
 const FORMAT: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct StoreDescription {
+struct StoreMeta {
     format: u32,
     id: String,
 }
@@ -49,11 +49,11 @@ pub struct Store {
     pub(super) ages: Ages,
     pub(super) disk: Disk,
     /// How new layers are kept.
-    pub(super) form: Form,
+    pub(super) form: LayerFormat,
     /// Memory of all work.
     pub(super) budget: Arc<Budget>,
     pub(super) rounds: Rounds,
-    /// The first number in the staging folder that is this process's.
+    /// The first number in the staging directory that is this process's.
     staged_from: u64,
     staged: AtomicU64,
     _lock: durable::Lock,
@@ -61,13 +61,13 @@ pub struct Store {
 
 /// The right to be the one process that uses a store, until dropped: taken before anything in it is touched.
 #[derive(Debug)]
-pub struct Claim {
+pub struct StoreLock {
     root: PathBuf,
     lock: durable::Lock,
 }
 
-impl Claim {
-    /// Claims the store at `root`, whose folder is made where it is not there yet.
+impl StoreLock {
+    /// Claims the store at `root`, whose directory is made where it is not there yet.
     pub fn on(root: &Path) -> Result<Self, OpenError> {
         let longest = root.join("layers").join(Digest::of(b"").hex()).join("layer.erofs");
         if longest.as_os_str().len() > TEXT_LIMIT {
@@ -76,7 +76,7 @@ impl Claim {
         if let Some(parent) = root.parent() {
             fs::create_dir_all(parent).map_err(at("make", parent))?;
         }
-        private_folder(root)?;
+        private_dir(root)?;
         let lock =
             durable::lock(&root.join("lock"))?.ok_or_else(|| OpenError::Locked(root.to_owned()))?;
         Ok(Self { root: root.to_owned(), lock })
@@ -89,24 +89,24 @@ impl Claim {
 }
 
 impl Store {
-    /// Opens the store at `root`, making it where it is not there yet. What an earlier process left in its staging folder is for
+    /// Opens the store at `root`, making it where it is not there yet. What an earlier process left in its staging directory is for
     /// [`Store::empty_staging`].
     pub fn open(root: &Path, mounts: Arc<dyn Mounts>) -> Result<Self, OpenError> {
-        Self::open_claimed(Claim::on(root)?, mounts)
+        Self::open_claimed(StoreLock::on(root)?, mounts)
     }
 
     /// Opens the store that was claimed.
     pub fn open_claimed(
-        Claim { root, lock }: Claim,
+        StoreLock { root, lock }: StoreLock,
         mounts: Arc<dyn Mounts>,
     ) -> Result<Self, OpenError> {
         let root = &root;
         let id = describe(root)?;
         for part in ["staging", "layers", "images", "snapshots", "frozen", "starts", "volumes"] {
-            private_folder(&root.join(part))?;
+            private_dir(&root.join(part))?;
         }
         durable::sweep(root)?;
-        for layer in folders(&root.join("layers"))? {
+        for layer in dirs(&root.join("layers"))? {
             durable::sweep(&layer)?;
         }
         let staged_from = first_free(&root.join("staging"))?;
@@ -121,7 +121,7 @@ impl Store {
             leases: Leases::default(),
             ages: Ages::default(),
             disk: Disk::default(),
-            form: Form::Erofs,
+            form: LayerFormat::Erofs,
             budget: Arc::default(),
             rounds: Rounds::default(),
             staged_from,
@@ -132,7 +132,7 @@ impl Store {
 
     /// The same store, which keeps new layers in this form. Those that are here stay as they are.
     #[must_use]
-    pub fn keeping(self, form: Form) -> Self {
+    pub fn keeping(self, form: LayerFormat) -> Self {
         Self { form, ..self }
     }
 
@@ -149,17 +149,17 @@ impl Store {
 
     /// Whether the layer is here, whole.
     pub fn has(&self, diff_id: &Digest) -> bool {
-        // The folder came by rename, so it is whole if it is there at all.
+        // The directory came by rename, so it is whole if it is there at all.
         self.layer(diff_id).is_dir()
     }
 
     /// The keys of all layers, whole or not readable any more. A name that is no digest was not made by us and is left alone.
     pub(super) fn layers(&self) -> io::Result<Vec<Digest>> {
-        let named = |folder: PathBuf| {
-            let name = folder.file_name()?.to_str()?;
+        let named = |dir: PathBuf| {
+            let name = dir.file_name()?.to_str()?;
             format!("sha256:{name}").parse().ok()
         };
-        Ok(folders(&self.root.join("layers"))?.into_iter().filter_map(named).collect())
+        Ok(dirs(&self.root.join("layers"))?.into_iter().filter_map(named).collect())
     }
 
     /// What tells it from every other store: made once, as a UUID.
@@ -167,12 +167,12 @@ impl Store {
         &self.id
     }
 
-    /// Its folder.
+    /// Its directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The folder of the volumes, owned by the room of that name.
+    /// The directory of the volumes, owned by the room of that name.
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }
@@ -182,7 +182,7 @@ impl Store {
         self.root.join("starts")
     }
 
-    /// The folder of the notes about what this node has frozen, owned by the room of snapshots.
+    /// The directory of the notes about what this node has frozen, owned by the room of snapshots.
     pub fn frozen(&self) -> PathBuf {
         self.root.join("frozen")
     }
@@ -215,11 +215,11 @@ impl Store {
         Ok(left)
     }
 
-    /// Takes a folder of this store from its place, and waits for no disk: what it answers is for the caller to remove, or else
-    /// for the next start. `None` where there is none. A crash may leave the folder where it was.
-    pub fn set_aside(&self, folder: &Path) -> io::Result<Option<PathBuf>> {
+    /// Takes a directory of this store from its place, and waits for no disk: what it answers is for the caller to remove, or else
+    /// for the next start. `None` where there is none. A crash may leave the directory where it was.
+    pub fn set_aside(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
         let staged = self.stage();
-        match durable::rename_soon(folder, &staged) {
+        match durable::rename_soon(dir, &staged) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             renamed => renamed.map(|()| Some(staged)),
         }
@@ -229,32 +229,32 @@ impl Store {
         self.root.join("layers").join(diff_id.hex())
     }
 
-    /// A new name in the staging folder; nobody else writes there, so a counter is unique.
+    /// A new name in the staging directory; nobody else writes there, so a counter is unique.
     pub(super) fn stage(&self) -> PathBuf {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         self.root.join("staging").join(number.to_string())
     }
 }
 
-/// A folder for root alone, also where somebody else made it first: Kubernetes makes the root of a hostPath 0755.
-fn private_folder(path: &Path) -> io::Result<()> {
+/// A directory for root alone, also where somebody else made it first: Kubernetes makes the root of a hostPath 0755.
+fn private_dir(path: &Path) -> io::Result<()> {
     durable::create_dir(path, 0o700)?;
     attributes::set_mode(path, 0o700).map_err(at("set the mode of", path))
 }
 
-/// The folders in a folder.
-fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut folders = Vec::new();
+/// The directories in a directory.
+fn dirs(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut dirs = Vec::new();
     for entry in fs::read_dir(path).map_err(at("list", path))? {
         let entry = entry.map_err(at("list", path))?;
         if entry.file_type().map_err(at("list", path))?.is_dir() {
-            folders.push(entry.path());
+            dirs.push(entry.path());
         }
     }
-    Ok(folders)
+    Ok(dirs)
 }
 
-/// The first number that nothing in the staging folder has.
+/// The first number that nothing in the staging directory has.
 fn first_free(staging: &Path) -> io::Result<u64> {
     let mut free = 0;
     for entry in fs::read_dir(staging).map_err(at("read", staging))? {
@@ -298,7 +298,7 @@ fn describe(root: &Path) -> Result<String, OpenError> {
     let unknown = |why| OpenError::Unknown { path: path.clone(), why };
     match fs::read(&path) {
         Ok(bytes) => {
-            let description: StoreDescription =
+            let description: StoreMeta =
                 serde_json::from_slice(&bytes).map_err(|e| unknown(e.to_string()))?;
             if description.format != FORMAT {
                 return Err(unknown(format!(
@@ -311,7 +311,7 @@ fn describe(root: &Path) -> Result<String, OpenError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let source = Path::new("/proc/sys/kernel/random/uuid");
             let id = fs::read_to_string(source).map_err(at("read", source))?.trim().to_owned();
-            let description = StoreDescription { format: FORMAT, id };
+            let description = StoreMeta { format: FORMAT, id };
             let bytes = serde_json::to_vec_pretty(&description).map_err(io::Error::from)?;
             durable::write_atomic(&path, &bytes)?;
             Ok(description.id)

@@ -13,26 +13,26 @@ use super::*;
 use crate::{
     changeset::Format,
     digest::Digest,
-    fault::Class,
-    sys::{mounts::MemoryMounts, space::Space},
+    error::Class,
+    sys::{mounts::FakeMounts, statfs::Space},
 };
 
 struct Node {
-    folder: TempDir,
-    kernel: MemoryMounts,
+    dir: TempDir,
+    kernel: FakeMounts,
     store: Arc<Store>,
 }
 
 impl Node {
     fn new() -> Self {
-        let (folder, kernel) = (TempDir::new().unwrap(), MemoryMounts::default());
-        let store = open(folder.path(), &kernel).unwrap();
-        Self { folder, kernel, store }
+        let (dir, kernel) = (TempDir::new().unwrap(), FakeMounts::default());
+        let store = open(dir.path(), &kernel).unwrap();
+        Self { dir, kernel, store }
     }
 
-    /// The names in one folder of the store.
+    /// The names in one directory of the store.
     fn names(&self, part: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.folder.path().join(part)).unwrap();
+        let entries = fs::read_dir(self.dir.path().join(part)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
@@ -42,7 +42,7 @@ impl Node {
     }
 }
 
-fn open(root: &Path, kernel: &MemoryMounts) -> Result<Arc<Store>, OpenError> {
+fn open(root: &Path, kernel: &FakeMounts) -> Result<Arc<Store>, OpenError> {
     Store::open(root, Arc::new(kernel.clone())).map(Arc::new)
 }
 
@@ -132,19 +132,19 @@ fn a_stream_that_breaks_leaves_nothing() {
 
 #[test]
 fn what_an_earlier_process_left_goes_while_this_one_serves() {
-    let Node { folder, kernel, store } = Node::new();
+    let Node { dir, kernel, store } = Node::new();
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
     add(&store, &new, &tar[..]).unwrap();
-    fs::create_dir(folder.path().join("staging/7")).unwrap();
-    fs::write(folder.path().join("staging/7/layer.erofs"), "half").unwrap();
-    fs::write(folder.path().join("staging/no number"), "").unwrap();
+    fs::create_dir(dir.path().join("staging/7")).unwrap();
+    fs::write(dir.path().join("staging/7/layer.erofs"), "half").unwrap();
+    fs::write(dir.path().join("staging/no number"), "").unwrap();
     drop(store);
-    let store = open(folder.path(), &kernel).unwrap();
+    let store = open(dir.path(), &kernel).unwrap();
     assert!(store.has(&new.diff_id));
-    let node = Node { folder, kernel, store };
+    let node = Node { dir, kernel, store };
     assert_eq!(node.names("staging").len(), 2);
-    let cut = node.store.stage_cut(&"snapshot".parse().unwrap()).unwrap();
+    let cut = node.store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
     assert_eq!(node.store.empty_staging().unwrap(), 0);
     assert_eq!(node.names("staging"), ["8"]);
     drop(cut);
@@ -154,7 +154,7 @@ fn what_an_earlier_process_left_goes_while_this_one_serves() {
 /// HAZARDS 29: whoever claims a diff id brings the bytes first, and only then counts as where it comes from.
 #[test]
 fn an_origin_is_who_delivered_the_bytes() {
-    let Node { folder, kernel, store } = Node::new();
+    let Node { dir, kernel, store } = Node::new();
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
     assert_eq!(*store.origins(&new.diff_id), []);
@@ -173,9 +173,9 @@ fn an_origin_is_who_delivered_the_bytes() {
     assert_eq!(*origins, [public, honest]);
 
     drop(store);
-    let temp = folder.path().join("layers").join(new.diff_id.hex()).join(".ovl-tmp.1.1");
+    let temp = dir.path().join("layers").join(new.diff_id.hex()).join(".ovl-tmp.1.1");
     fs::write(&temp, "half").unwrap();
-    let store = open(folder.path(), &kernel).unwrap();
+    let store = open(dir.path(), &kernel).unwrap();
     assert_eq!(store.origins(&new.diff_id), origins);
     assert!(!temp.exists());
 }
@@ -194,19 +194,19 @@ fn the_origins_of_one_layer_are_bounded() {
     assert_eq!((&kept[0], &kept[63]), (&origin(0), &origin(99)));
 }
 
-/// HAZARDS 11 and 17: room is promised before a byte comes, and the sentence has folder and numbers.
+/// HAZARDS 11 and 17: room is promised before a byte comes, and the sentence has directory and numbers.
 #[test]
 fn a_layer_that_does_not_fit_is_refused_before_it_comes() {
-    let Node { folder, kernel, store } = Node::new();
+    let Node { dir, kernel, store } = Node::new();
     drop(store);
-    let mut store = Store::open(folder.path(), Arc::new(kernel)).unwrap();
-    store.set_disk(|_| Ok(Space::room(2_000, 1_000)));
+    let mut store = Store::open(dir.path(), Arc::new(kernel)).unwrap();
+    store.set_disk(|_| Ok(Space::with_available(2_000, 1_000)));
     let store = Arc::new(store.leaving(DiskLimits { min_free: 5, ..DiskLimits::default() }));
     let new = new_layer(Digest::of(b""));
     let first = store.reserve(&new.diff_id, 500).unwrap();
     let error = store.reserve(&new.diff_id, 401).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);
-    for part in [&folder.path().display().to_string(), "401", "1000", "500", "100"] {
+    for part in [&dir.path().display().to_string(), "401", "1000", "500", "100"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     drop(first);
@@ -219,12 +219,12 @@ fn a_tree_is_a_lower_too() {
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
     add(&node.store, &new, &tar[..]).unwrap();
-    let folder = node.folder.path().join("layers").join(new.diff_id.hex());
-    let text = fs::read_to_string(folder.join("layer.json")).unwrap();
-    fs::write(folder.join("layer.json"), text.replace("\"erofs\"", "\"dir\"")).unwrap();
+    let dir = node.dir.path().join("layers").join(new.diff_id.hex());
+    let text = fs::read_to_string(dir.join("layer.json")).unwrap();
+    fs::write(dir.join("layer.json"), text.replace("\"erofs\"", "\"dir\"")).unwrap();
     assert!(matches!(node.store.lower(&new.diff_id), Err(LowerError::Mount { .. })));
     assert_eq!(node.store.verify().unwrap().len(), 1);
-    fs::create_dir(folder.join("diff")).unwrap();
+    fs::create_dir(dir.join("diff")).unwrap();
     node.store.lower(&new.diff_id).unwrap();
     assert_eq!(node.kernel.requests().len(), 0);
     assert_eq!(node.store.verify().unwrap(), []);
@@ -239,14 +239,14 @@ fn verify_finds_what_is_cut_swapped_or_lost() {
         add(&node.store, &new_layer(*id), &tar[..]).unwrap();
     }
     assert_eq!(node.store.verify().unwrap(), []);
-    let image = |n: usize| node.folder.path().join("layers").join(ids[n].hex()).join("layer.erofs");
+    let image = |n: usize| node.dir.path().join("layers").join(ids[n].hex()).join("layer.erofs");
     let bytes = fs::read(image(0)).unwrap();
     fs::write(image(0), &bytes[..bytes.len() - 1]).unwrap();
     fs::copy(image(3), image(1)).unwrap();
     fs::write(image(2), vec![0; fs::metadata(image(2)).unwrap().len() as usize]).unwrap();
     let findings = node.store.verify().unwrap();
     let what = |n: usize| &findings.iter().find(|f| f.diff_id == ids[n]).unwrap().what;
-    assert!(what(0).contains("bytes, and says"), "{}", what(0));
+    assert!(what(0).contains("but its superblock says"), "{}", what(0));
     assert!(what(1).contains("another layer's"), "{}", what(1));
     assert!(what(2).contains("superblock"), "{}", what(2));
     assert_eq!(findings.len(), 3);
@@ -257,30 +257,30 @@ fn verify_finds_what_is_cut_swapped_or_lost() {
 #[test]
 fn one_process_at_a_time() {
     let node = Node::new();
-    let error = open(node.folder.path(), &node.kernel).unwrap_err();
+    let error = open(node.dir.path(), &node.kernel).unwrap_err();
     assert!(matches!(error, OpenError::Locked(_)), "{error}");
 }
 
 #[test]
 fn a_store_of_another_format_is_left_alone() {
-    let Node { folder, kernel, store } = Node::new();
+    let Node { dir, kernel, store } = Node::new();
     drop(store);
     for text in [r#"{"format":2,"id":"x"}"#, "", "{}"] {
-        fs::write(folder.path().join("store.json"), text).unwrap();
-        let error = open(folder.path(), &kernel).unwrap_err();
+        fs::write(dir.path().join("store.json"), text).unwrap();
+        let error = open(dir.path(), &kernel).unwrap_err();
         assert!(matches!(error, OpenError::Unknown { .. }), "{text}: {error}");
     }
 }
 
 #[test]
 fn a_reference_means_the_image_it_was_last_resolved_to() {
-    let Node { folder, kernel, store } = Node::new();
+    let Node { dir, kernel, store } = Node::new();
     let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
     store.put_image("a/b:1", one, &[one], &ImageDetails::default()).unwrap();
     store.put_image("a/b:latest", one, &[one], &ImageDetails::default()).unwrap();
     store.put_image("a/b:latest", two, &[one, two], &ImageDetails::default()).unwrap();
     drop(store);
-    let store = open(folder.path(), &kernel).unwrap();
+    let store = open(dir.path(), &kernel).unwrap();
     assert_eq!(store.image("a/b:1").unwrap().layers, [one]);
     assert_eq!(store.image("a/b:latest").unwrap().layers, [one, two]);
     assert_eq!(store.image("a/b"), None);
@@ -288,29 +288,29 @@ fn a_reference_means_the_image_it_was_last_resolved_to() {
 
 #[test]
 fn a_record_that_a_kill_kept_from_its_place_is_not_taken() {
-    let Node { folder, kernel, store } = Node::new();
+    let Node { dir, kernel, store } = Node::new();
     let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
     store.put_image("a:latest", one, &[one], &ImageDetails::default()).unwrap();
-    let images = folder.path().join("images");
+    let images = dir.path().join("images");
     fs::copy(images.join(format!("{}.json", one.hex())), images.join(".ovl-tmp.1.2")).unwrap();
-    fs::create_dir(images.join("folder")).unwrap();
+    fs::create_dir(images.join("directory")).unwrap();
     store.put_image("a:latest", two, &[two], &ImageDetails::default()).unwrap();
     drop(store);
-    let store = open(folder.path(), &kernel).unwrap();
+    let store = open(dir.path(), &kernel).unwrap();
     assert_eq!(store.image("a:latest").unwrap().manifest, two);
     assert!(!images.join(".ovl-tmp.1.2").exists());
 }
 
 #[test]
-fn the_store_is_closed_to_others_whoever_made_its_folder() {
+fn the_store_is_closed_to_others_whoever_made_its_directory() {
     use std::os::unix::fs::PermissionsExt as _;
-    let folder = TempDir::new().unwrap();
-    let root = folder.path().join("root");
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().join("root");
     for part in ["", "layers", "volumes"] {
         fs::create_dir_all(root.join(part)).unwrap();
         fs::set_permissions(root.join(part), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let _store = open(&root, &MemoryMounts::default()).unwrap();
+    let _store = open(&root, &FakeMounts::default()).unwrap();
     for part in ["", "layers", "volumes", "images", "staging"] {
         let mode = fs::metadata(root.join(part)).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o700, "{part}");
@@ -331,10 +331,10 @@ fn readiness_does_not_race_with_itself() {
 #[test]
 fn what_is_set_aside_leaves_its_place_and_goes_at_the_next_start() {
     let node = Node::new();
-    let folder = node.folder.path().join("volumes/x");
-    fs::create_dir_all(folder.join("upper/deep")).unwrap();
-    let staged = node.store.set_aside(&folder).unwrap().unwrap();
-    assert_eq!(node.store.set_aside(&folder).unwrap(), None);
-    assert!(!folder.exists() && staged.join("upper/deep").is_dir());
+    let dir = node.dir.path().join("volumes/x");
+    fs::create_dir_all(dir.join("upper/deep")).unwrap();
+    let staged = node.store.set_aside(&dir).unwrap().unwrap();
+    assert_eq!(node.store.set_aside(&dir).unwrap(), None);
+    assert!(!dir.exists() && staged.join("upper/deep").is_dir());
     assert_eq!(node.names("staging").len(), 1);
 }

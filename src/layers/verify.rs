@@ -10,7 +10,7 @@ use std::{fs::File, io, path::Path, sync::Arc};
 use super::{
     Store,
     add::uuid,
-    description::{Description, Form},
+    layer_meta::{LayerFormat, LayerMeta},
 };
 use crate::{digest::Digest, erofs::Image};
 
@@ -42,30 +42,26 @@ impl Store {
     }
 }
 
-fn check(folder: &Path, key: &Digest) -> Result<(), String> {
-    let description = Description::read(folder).map_err(|e| e.to_string())?;
+fn check(dir: &Path, key: &Digest) -> Result<(), String> {
+    let description = LayerMeta::read(dir).map_err(|e| e.to_string())?;
     match description.key() {
         Some(known) if known == *key => {}
         Some(other) => return Err(format!("its description is of {other}")),
         None => return Err("its description does not say what it is".to_owned()),
     }
-    let content = folder.join(description.form.content());
+    let content = dir.join(description.form.content());
     match description.form {
-        Form::Erofs => {
+        LayerFormat::Erofs => {
             let told = |e: io::Error| format!("{} cannot be read: {e}", content.display());
             image(File::open(&content).map_err(told)?, &description, key).map_err(told)?
         }
-        Form::Dir if content.is_dir() => Ok(()),
-        Form::Dir => Err(format!("{} is no folder", content.display())),
+        LayerFormat::Dir if content.is_dir() => Ok(()),
+        LayerFormat::Dir => Err(format!("{} is no directory", content.display())),
     }
 }
 
 /// The outer error is the disk's, the inner one the image's.
-fn image(
-    mut file: File,
-    description: &Description,
-    key: &Digest,
-) -> io::Result<Result<(), String>> {
+fn image(mut file: File, description: &LayerMeta, key: &Digest) -> io::Result<Result<(), String>> {
     let uuid_found = match Image::open(&file) {
         Err(e) if e.kind() == io::ErrorKind::InvalidData => return Ok(Err(e.to_string())),
         opened => opened?.uuid(),

@@ -1,10 +1,10 @@
-//! What a scraper reads.
+//! The exposition that a scraper reads.
 
 use std::collections::BTreeMap;
 
 use super::*;
 
-/// The samples of a scrape by name and labels, each line held to the format.
+/// The samples of a scrape by name and labels. Panics on a line that is not in the format.
 fn samples(text: &str) -> BTreeMap<String, f64> {
     assert!(text.ends_with("# EOF\n"), "{text}");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -17,19 +17,19 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn every_value_moves() {
+fn each_method_changes_its_metric() {
     let metrics = Metrics::default();
     let call = Call { method: "NodePublishVolume", code: "OK" };
-    metrics.answered(call.clone(), 0.5);
-    metrics.answered(call, 0.001);
+    metrics.observe_call(call.clone(), 0.5);
+    metrics.observe_call(call, 0.001);
     metrics.pulled(1000, 2.0);
     metrics.store(3, 4000);
     metrics.volumes(5);
     metrics.collected(6, 7000);
     metrics.unenforced();
     metrics.limit_found("charged");
-    metrics.cut("frozen", Some(0.25));
-    metrics.cut("failed", None);
+    metrics.capture("frozen", Some(0.25));
+    metrics.capture("failed", None);
     metrics.reconciled("VolumeSnapshot", "done", 0.5);
     metrics.snapshots([("Ready", 8), ("Failed", 0)]);
     let found = samples(&metrics.clone().text().unwrap());
@@ -63,16 +63,16 @@ fn every_value_moves() {
 }
 
 #[test]
-fn every_family_says_what_it_is_once() {
+fn each_family_has_one_type_and_one_help_line() {
     let text = Metrics::default().text().unwrap();
-    let said = |what: &str| -> Vec<_> {
-        let lines = text.lines().filter_map(|line| line.strip_prefix(what));
+    let names = |prefix: &str| -> Vec<_> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
         lines.map(|line| line.split(' ').nth(1).unwrap()).collect()
     };
-    let (mut types, helps) = (said("# TYPE"), said("# HELP"));
+    let (mut types, helps) = (names("# TYPE"), names("# HELP"));
     assert_eq!(types, helps);
     types.sort_unstable();
     types.dedup();
-    assert_eq!(types.len(), helps.len(), "a name is given twice");
+    assert_eq!(types.len(), helps.len(), "a name is registered twice");
     assert!(types.iter().all(|name| name.starts_with("ovl_")), "{types:?}");
 }

@@ -1,41 +1,41 @@
-//! Why an overlay that was planned well could not be made.
+//! The errors of an overlay mount whose plan was valid.
 //!
-//! Deliberately absent: rules that need no disk to be checked; those are `PlanError`.
+//! Deliberately absent: rules that can be checked without a disk. Those are in `PlanError`.
 
 use std::io;
 use std::path::PathBuf;
 
-use crate::fault::Class;
+use crate::error::Class;
 use crate::sys::mounts::MountError;
 
-/// A failure to make an overlay mount. Nothing is mounted then.
+/// An overlay mount that failed. Nothing is mounted then.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
-    /// Upper and work are not on one file system.
+    /// Upper and work are on two file systems. The kernel requires one.
     #[error(
-        "the work folder {} is not on the file system of the upper {}",
+        "the work directory {} is not on the file system of the upper {}",
         work.display(), upper.display()
     )]
     OtherFileSystem {
         /// The upper.
         upper: PathBuf,
-        /// The work folder.
+        /// The work directory.
         work: PathBuf,
     },
-    /// The work folder has entries that no overlay made.
+    /// The work directory has entries that no overlay made.
     #[error(
-        "the work folder {} has to be empty and holds {entry:?}: give the volume its own",
+        "the work directory {} must be empty but has an entry {entry:?}; give the volume a work directory of its own",
         work.display()
     )]
     WorkNotEmpty {
-        /// The work folder.
+        /// The work directory.
         work: PathBuf,
-        /// One of the entries.
+        /// The name of the first entry found.
         entry: String,
     },
-    /// A volatile overlay wrote here and nobody has said since that its data are whole.
+    /// A volatile overlay wrote to the upper, and its marker was not removed since. So the data may be incomplete.
     #[error(
-        "{} was last written by a volatile overlay: what it holds may be torn; sync it in the same \
+        "{} was last written by a volatile overlay, so its files may be torn; sync it in the same \
          boot, or discard it",
         upper.display()
     )]
@@ -43,40 +43,40 @@ pub enum OverlayError {
         /// The upper.
         upper: PathBuf,
     },
-    /// The kernel mounted read-only what should take writes, and gave its reason to its log only.
+    /// The kernel mounted a writable overlay read-only. It wrote its reason to its log only.
     #[error(
-        "the overlay on {} came up read-only: the kernel could not use the work folder {} \
-         (immutable, full, or without extended attributes); its log says why",
+        "the overlay on {} came up read-only: the kernel could not use the work directory {} \
+         (immutable, full, or without extended attributes); the kernel's log has the reason",
         upper.display(), work.display()
     )]
     FellBackToReadOnly {
         /// The upper.
         upper: PathBuf,
-        /// The work folder.
+        /// The work directory.
         work: PathBuf,
     },
-    /// Upper or work could not be looked at.
-    #[error("cannot look at {}: {source}", path.display())]
-    Look {
-        /// The folder.
+    /// Upper or work could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Inspect {
+        /// The path that could not be read: upper, work, or an entry in work.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
-    /// The kernel refused.
+    /// The kernel refused the mount.
     #[error(transparent)]
     Mount(#[from] MountError),
 }
 
 impl OverlayError {
-    /// What the failure means to whoever asked.
+    /// What the failure means to the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::OtherFileSystem { .. }
             | Self::WorkNotEmpty { .. }
             | Self::VolatileMarker { .. }
             | Self::FellBackToReadOnly { .. } => Class::Precondition,
-            Self::Look { .. } => Class::Internal,
+            Self::Inspect { .. } => Class::Internal,
             Self::Mount(e) => e.class(),
         }
     }

@@ -1,30 +1,31 @@
-//! What kernel and file system can do for an overlay, each thing found out by trying it.
+//! The features of the kernel and of the store's file system that overlay mounts use. Each one is probed.
 //!
-//! Deliberately absent: release numbers as an answer. Distributions carry features back and leave others out, so a number is only
-//! part of the advice.
+//! Deliberately absent: decisions by the kernel's release number. Distributions backport some features and leave others
+//! out, so a release number is only part of the advice.
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
-use super::trial::Bench;
+use super::probe::ProbeDir;
 use crate::sys::{
-    aside, machine,
-    mounts::{LinuxMounts, MountError, Mounts, OlderMounts, Way},
+    host,
+    mounts::{LegacyMounts, LinuxMounts, MountApi, MountError, Mounts},
+    private_mntns,
 };
 
-/// Something that can be there or not.
+/// A feature of the kernel or of the store's file system. The required ones come first ([`Self::required`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
-    /// An overlay that takes writes, in any way, on this file system.
+    /// A writable overlay on this file system, with any of the mount APIs.
     Overlay,
-    /// A folder's listing says what each entry is.
+    /// The listing of a directory has the type of each entry (`d_type`).
     EntryTypes,
-    /// A rename leaves overlay's whiteout behind.
+    /// A rename can leave a whiteout of overlay behind (`RENAME_WHITEOUT`).
     Whiteouts,
-    /// Extended attributes that begin with `trusted.`.
+    /// Extended attributes whose names begin with `trusted.`.
     TrustedAttributes,
-    /// Layers one by one (`lowerdir+`).
+    /// Layers are given one by one (`lowerdir+`).
     SingleLayers,
-    /// Layers, upper and work by descriptor, and layers that are attached nowhere.
+    /// Layers, upper and work are given by descriptor, and layers need not be attached.
     DetachedLayers,
     /// `volatile`
     Volatile,
@@ -40,18 +41,18 @@ pub enum Feature {
     Xino,
     /// `uuid=null`
     NullUuid,
-    /// Layers whose owners are mapped.
+    /// Layers whose owners are mapped (idmapped mounts).
     MappedLayers,
-    /// EROFS images, in any way.
+    /// EROFS images, from a file or on a loop device.
     Erofs,
     /// EROFS images from a file, without a loop device.
     ErofsFile,
-    /// EROFS images past the page cache.
+    /// EROFS images that are read with direct I/O, past the page cache of the image file.
     ErofsDirect,
 }
 
 impl Feature {
-    /// All of them, in the order in which they are shown.
+    /// All features, in the order in which `ovl check` lists them.
     pub const ALL: [Self; 17] = [
         Self::Overlay,
         Self::EntryTypes,
@@ -72,136 +73,149 @@ impl Feature {
         Self::ErofsDirect,
     ];
 
-    /// Its name, one word.
+    /// Its name in the report of `ovl check`, one word.
     pub fn name(self) -> &'static str {
-        self.described().0
+        self.description().0
     }
 
-    /// What has it: a kernel, or something to change.
+    /// What provides it: a kernel release, a kernel option, or a file system.
     pub fn needs(self) -> &'static str {
-        self.described().1
+        self.description().1
     }
 
-    /// Whether no volume can be had without it.
+    /// Whether no volume can be made without it.
     pub fn required(self) -> bool {
         self <= Self::TrustedAttributes
     }
 
-    fn described(self) -> (&'static str, &'static str) {
+    fn description(self) -> (&'static str, &'static str) {
         match self {
-            Self::Overlay => ("overlay", "CONFIG_OVERLAY_FS, and ext4, xfs or btrfs beneath"),
+            Self::Overlay => ("overlay", "CONFIG_OVERLAY_FS, and ext4, xfs or btrfs as the disk"),
             Self::EntryTypes => ("d_type", "a disk made with it (mkfs.xfs -n ftype=1), or ext4"),
-            Self::Whiteouts => ("whiteout", "RENAME_WHITEOUT: ext4, xfs or btrfs beneath"),
+            Self::Whiteouts => ("whiteout", "RENAME_WHITEOUT: ext4, xfs or btrfs as the disk"),
             Self::TrustedAttributes => ("trusted-xattr", "ext4, xfs, btrfs, or tmpfs of Linux 6.6"),
-            Self::SingleLayers => ("lowerdir+", "Linux 6.8; else layers go by mount(2)"),
-            Self::DetachedLayers => ("detached-layers", "Linux 6.15; else each is attached once"),
+            Self::SingleLayers => ("lowerdir+", "Linux 6.8; without it, mount(2) is used"),
+            Self::DetachedLayers => {
+                ("detached-layers", "Linux 6.15; without it, each layer is attached once")
+            }
             Self::Volatile => ("volatile", "Linux 5.10"),
             Self::Metacopy => ("metacopy", "Linux 4.19, and trusted.* attributes"),
             Self::RedirectDir => ("redirect_dir", "Linux 4.10, and trusted.* attributes"),
             Self::Index => ("index", "Linux 4.13, and a disk with file handles"),
             Self::NfsExport => ("nfs_export", "Linux 4.16, and a disk with file handles"),
-            Self::Xino => ("xino", "Linux 4.17, and a disk whose inode numbers leave room"),
-            Self::NullUuid => ("uuid=null", "Linux 6.6; before, nothing is marked anyway"),
+            Self::Xino => ("xino", "Linux 4.17, and a disk whose inode numbers have unused bits"),
+            Self::NullUuid => ("uuid=null", "Linux 6.6; older kernels write no uuid to the upper"),
             Self::MappedLayers => ("idmap", "Linux 5.19, and user.max_user_namespaces above 0"),
-            Self::Erofs => ("erofs", "CONFIG_EROFS_FS; else layers are unpacked to folders"),
+            Self::Erofs => {
+                ("erofs", "CONFIG_EROFS_FS; without it, layers are unpacked to directories")
+            }
             Self::ErofsFile => ("erofs-file", "Linux 6.12 and CONFIG_EROFS_FS_BACKED_BY_FILE"),
             Self::ErofsDirect => ("erofs-directio", "Linux 6.13, and a disk with direct I/O"),
         }
     }
 }
 
-/// What was found here.
+/// The features that this kernel and the store's file system have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
-    way: Way,
+    mount_api: MountApi,
     selinux: bool,
-    tried: bool,
+    /// False where the probe could not run at all.
+    probed: bool,
+    /// The missing features, each with the reason.
     missing: BTreeMap<Feature, String>,
 }
 
 impl Features {
-    /// Tries everything in a new folder beneath `scratch`, which lies in the store (its file system is what matters) and is made
-    /// where it is not there.
+    /// Probes every feature in a new directory below `scratch`. `scratch` lies in the store, because its file system is
+    /// the one that matters; it is made where it is missing.
     ///
-    /// What is mounted for it is seen by nobody and goes with the thread that does it, also when this process is killed; then the
-    /// folder is left, which the store removes with the rest of its staging at the next start.
+    /// The mounts of the probe are in a private mount namespace. They end with the thread that makes them, also when
+    /// this process is killed. In that case the directory stays, and the store removes it with the rest of its staging
+    /// directory at the next start.
     ///
-    /// Errors: the folder cannot be made or removed. A process that is not root's finds nothing.
+    /// # Errors
+    /// The directory cannot be made or removed. It is no error if this process does not run as root: then all features
+    /// are missing.
     pub fn probe(mounts: &dyn Mounts, scratch: &Path) -> io::Result<Self> {
-        let bench = Bench::new(scratch)?;
-        let found = aside::run(|| Self::find(mounts, &bench));
-        bench.remove()?;
+        let probe_dir = ProbeDir::new(scratch)?;
+        let found = private_mntns::run(|| Self::find(mounts, &probe_dir));
+        probe_dir.remove()?;
         Ok(found.unwrap_or_else(|error| {
-            let why = format!("it could not be tried: {error}");
+            let why = format!("it could not be probed: {error}");
             let missing = Feature::ALL.map(|feature| (feature, why.clone()));
-            Self { tried: false, ..Self::lacking(missing) }
+            Self { probed: false, ..Self::lacking(missing) }
         }))
     }
 
-    fn find(mounts: &dyn Mounts, bench: &Bench) -> Self {
-        let older = |way| OlderMounts::new(way, &bench.folder(&format!("{way:?}"))?).map_err(told);
-        let detached = bench.detached_layers(mounts);
-        let attached = older(Way::Attached)
-            .and_then(|older| bench.writable(&older, "attached").map(|()| older));
-        let (way, outcomes) = match (&detached, &attached) {
-            (Ok(()), _) => (Way::Detached, bench.outcomes(mounts)),
-            (Err(_), Ok(older)) => (Way::Attached, bench.outcomes(older)),
-            (Err(_), Err(_)) => match older(Way::Classic) {
-                Ok(older) => (Way::Classic, bench.outcomes(&older)),
-                Err(_) => (Way::Classic, bench.outcomes(mounts)),
+    fn find(mounts: &dyn Mounts, probe_dir: &ProbeDir) -> Self {
+        let legacy =
+            |api| LegacyMounts::new(api, &probe_dir.dir(&format!("{api:?}"))?).map_err(message);
+        let detached = probe_dir.detached_layers(mounts);
+        let attached = legacy(MountApi::Attached)
+            .and_then(|legacy| probe_dir.writable(&legacy, "attached").map(|()| legacy));
+        let (mount_api, outcomes) = match (&detached, &attached) {
+            (Ok(()), _) => (MountApi::Detached, probe_dir.outcomes(mounts)),
+            (Err(_), Ok(legacy)) => (MountApi::Attached, probe_dir.outcomes(legacy)),
+            (Err(_), Err(_)) => match legacy(MountApi::Classic) {
+                Ok(legacy) => (MountApi::Classic, probe_dir.outcomes(&legacy)),
+                Err(_) => (MountApi::Classic, probe_dir.outcomes(mounts)),
             },
         };
-        let hows =
+        let api_outcomes =
             [(Feature::SingleLayers, attached.map(|_| ())), (Feature::DetachedLayers, detached)];
-        let missing = outcomes.into_iter().chain(hows);
+        let missing = outcomes.into_iter().chain(api_outcomes);
         let missing = missing.filter_map(|(feature, found)| Some((feature, found.err()?)));
-        Self { way, ..Self::lacking(missing) }
+        Self { mount_api, ..Self::lacking(missing) }
     }
 
-    /// A kernel that has everything but these, each with the reason.
+    /// A kernel that has all features but these. Each comes with the reason why it is missing.
     pub fn lacking(missing: impl IntoIterator<Item = (Feature, String)>) -> Self {
         let missing = missing.into_iter().collect();
-        Self { way: Way::Detached, selinux: machine::selinux(), tried: true, missing }
+        Self { mount_api: MountApi::Detached, selinux: host::selinux(), probed: true, missing }
     }
 
-    /// Whether it is there.
+    /// Whether this kernel has the feature.
     pub fn has(&self, feature: Feature) -> bool {
         !self.missing.contains_key(&feature)
     }
 
-    /// That it is there, or why not.
+    /// `Ok` where this kernel has the feature, else the reason why it is missing.
     pub fn get(&self, feature: Feature) -> Result<(), String> {
         self.missing.get(&feature).map_or(Ok(()), |why| Err(why.clone()))
     }
 
-    /// What to do about its absence.
+    /// What an administrator can do about a missing feature.
     pub fn cure(&self, feature: Feature) -> &'static str {
-        match self.tried {
+        match self.probed {
             true => feature.needs(),
             false => "run it as root, in Kubernetes in a privileged container",
         }
     }
 
-    /// Whether SELinux is on.
+    /// Whether SELinux is enabled on this node.
     pub fn selinux(&self) -> bool {
         self.selinux
     }
 
-    /// How layers are handed to this kernel.
-    pub fn way(&self) -> Way {
-        self.way
+    /// The mount API by which layers are given to this kernel.
+    pub fn mount_api(&self) -> MountApi {
+        self.mount_api
     }
 
-    /// The mounts for this kernel. `lowers` is a folder of the store for the kernels that want layers attached; on others it is
-    /// not even made.
+    /// The [`Mounts`] for this kernel. `lowers` is a directory of the store; kernels that need attached layers have
+    /// them there. On other kernels it is not even made.
+    ///
+    /// # Errors
+    /// `lowers` cannot be made or mounted.
     pub fn mounts(&self, lowers: &Path) -> Result<Arc<dyn Mounts>, MountError> {
-        Ok(match self.way {
-            Way::Detached => Arc::new(LinuxMounts),
-            way => Arc::new(OlderMounts::new(way, lowers)?),
+        Ok(match self.mount_api {
+            MountApi::Detached => Arc::new(LinuxMounts),
+            api => Arc::new(LegacyMounts::new(api, lowers)?),
         })
     }
 }
 
-pub(super) fn told(error: impl std::fmt::Display) -> String {
+pub(super) fn message(error: impl std::fmt::Display) -> String {
     error.to_string()
 }

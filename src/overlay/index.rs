@@ -1,17 +1,20 @@
-//! Files with several names in a layer, of which an upper with an index has only some (kernel doc overlayfs.rst, "Index").
+//! Counts hard-linked files of an upper that have names which only overlay's index resolves (kernel doc overlayfs.rst,
+//! "Index").
 //!
-//! Such a file is copied up into the index, and gets its names in the upper one by one, as they are changed. The others lead to it by
-//! the index alone: whoever takes the upper without it has the layer's bytes under them.
+//! With `index=on`, a layer's file with several names is copied up into the index. Its names appear in the upper one by
+//! one, as they are changed. The other names lead to the changed file by the index alone. A copy of the upper without
+//! the index would have the layer's bytes under these names.
 
 use std::{fs, io, os::unix::fs::FileTypeExt as _};
 
 use super::Upper;
 use crate::sys::attributes;
 
-/// How many names the file has in all, as a difference from the links of its inode, one of which is the index's.
+/// The number of names that the file has in the overlay, as a difference from the links of its inode. One of these
+/// links is the entry in the index.
 const NLINK: &str = "trusted.overlay.nlink";
 
-/// How many files of an upper have names that are not in it.
+/// Returns how many files of an upper have names that are not in it.
 ///
 /// # Errors
 /// The index cannot be read.
@@ -24,20 +27,22 @@ pub fn half_named(upper: &Upper) -> io::Result<u64> {
     for entry in entries {
         let entry = entry?;
         let kind = entry.file_type()?;
-        // Directories have one name; a device is the whiteout of a file that is gone.
+        // Directories have one name. A character device is the whiteout of a removed file.
         if kind.is_dir() || kind.is_char_device() {
             continue;
         }
-        // Without the mark it never had another name, or went meanwhile.
-        let told = attributes::of(&entry.path(), NLINK)?;
-        found += u64::from(told.is_some_and(|told| !is_whole(&told)));
+        // Without the attribute the file never had another name, or was removed meanwhile.
+        let nlink = attributes::of(&entry.path(), NLINK)?;
+        found += u64::from(nlink.is_some_and(|nlink| !is_whole(&nlink)));
     }
     Ok(found)
 }
 
-/// `U` is for the upper's inode, whose links are one more than its names in the upper. `L` is for the layer's, as between two steps.
-fn is_whole(told: &[u8]) -> bool {
-    let number = told.strip_prefix(b"U").and_then(|rest| std::str::from_utf8(rest).ok());
+/// Whether all names of a file are in the upper, by the value of [`NLINK`]. `U` counts from the links of the upper's
+/// inode, which has one more than the file has names in the upper. `L` counts from the links of the layer's inode,
+/// which overlay writes between two steps.
+fn is_whole(nlink: &[u8]) -> bool {
+    let number = nlink.strip_prefix(b"U").and_then(|rest| std::str::from_utf8(rest).ok());
     number.and_then(|number| number.parse::<i64>().ok()).is_some_and(|more| more < 0)
 }
 
@@ -47,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_file_is_whole_once_each_of_its_names_is_in_the_upper() {
-        for (told, whole) in [
+        for (nlink, whole) in [
             ("U-1", true),
             ("U+0", false),
             ("U+1", false),
@@ -55,7 +60,7 @@ mod tests {
             ("L+0", false),
             ("", false),
         ] {
-            assert_eq!(is_whole(told.as_bytes()), whole, "{told}");
+            assert_eq!(is_whole(nlink.as_bytes()), whole, "{nlink}");
         }
     }
 }

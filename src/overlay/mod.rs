@@ -1,15 +1,17 @@
-//! Overlay mounts: planned as a checked value, then made by `sys`.
+//! Overlay mounts: checks the request as a [`Plan`], then makes the mount with `sys`.
 //!
-//! Most of the kernel's refusals are a bare EINVAL without a word, so [`Plan`] checks every rule
-//! first and says which one is broken; `mount` then gives layers, upper and work to the kernel by
-//! descriptor. What this kernel can do is tried once ([`Features`]); where it does not take layers by
-//! descriptor, or not while they are attached nowhere, [`Features::mounts`] hands them over in an
-//! older way behind the same plan. By descriptor a path may be longer than the 255 bytes that fit a text, cannot be
-//! swapped on the way, and the mount table still shows the whole `upperdir`. (Seen on Linux 6.18:
-//! the text is made at mount time, as the mounting process sees the path; it is the same in every
-//! mount namespace, and a rename of the upper does not change it. A detached layer shows as `/`.)
-//! Deliberately absent: where a layer or an upper comes from, and who may remove it. Nothing in the
-//! kernel stops two overlays from sharing one upper; the lock of `volumes` does.
+//! The kernel refuses most requests with a bare EINVAL. So [`Plan`] checks every rule first and names the broken one.
+//! Then [`mount()`] gives layers, upper and work to the kernel by descriptor. The features of the kernel are probed
+//! once ([`Features`]). Where the kernel takes no layers by descriptor, or only attached ones, [`Features::mounts`]
+//! returns an older mount API that carries out the same plan.
+//!
+//! A descriptor has three advantages over a path. The path may be longer than the 255 bytes of a text parameter. No
+//! other process can replace it in between. And the mount table still shows the whole `upperdir`. (Observed on Linux
+//! 6.18: the kernel makes that text at mount time, as the mounting process sees the path. It is the same in every mount
+//! namespace, and a rename of the upper does not change it. A detached layer shows as `/`.)
+//!
+//! Deliberately absent: where a layer or an upper comes from, and who may remove it. Nothing in the kernel stops two
+//! overlays from sharing one upper; the lock of `volumes` does.
 //!
 //! May use: sys
 
@@ -18,9 +20,9 @@ mod features;
 mod index;
 mod options;
 mod plan;
-mod root;
+mod preflight;
+mod probe;
 mod stack;
-mod trial;
 mod upper;
 
 use std::path::Path;
@@ -33,13 +35,15 @@ pub use features::{Feature, Features};
 pub use index::half_named;
 pub use options::{Options, Owner, Xino};
 pub use plan::{Plan, PlanError, Spec};
-pub use root::{Unusable, root_usable};
-pub use stack::{LAYER_LIMIT, Lower, Needs, Stack};
+pub use preflight::{PreflightError, root_usable};
+pub use stack::{LAYER_LIMIT, Lower, RequiredFeatures, Stack};
 pub use upper::{Upper, forget_volatile};
 
-/// Makes the overlay of `plan`, attached nowhere, and checks that it takes writes if it is to.
+/// Makes the overlay of `plan`, detached, and checks that a writable one takes writes.
 ///
-/// On an error nothing is mounted. The work folder may then hold what the kernel made in it.
+/// # Errors
+/// Upper or work break a rule, or the kernel refuses. Nothing is mounted then; the work directory may have entries of
+/// the kernel.
 pub fn mount(mounts: &dyn Mounts, plan: &Plan) -> Result<Detached, OverlayError> {
     let open = |path: &Path| Ok::<_, OverlayError>(Arc::new(mounts.open_dir(path)?));
     let writable = match plan.upper() {
@@ -50,7 +54,7 @@ pub fn mount(mounts: &dyn Mounts, plan: &Plan) -> Result<Detached, OverlayError>
         None => None,
     };
     let layers = plan.top_first().map(|lower| match plan.owner_of(lower) {
-        // A mount of its own for this overlay alone: gone with it, and in no mount table.
+        // The mapped mount belongs to this overlay alone: it ends with it, and no mount table shows it.
         Some(Owner { uid, gid }) => Ok(Arc::new(mounts.idmapped(&lower.dir, uid, gid)?)),
         None => Ok(lower.dir.clone()),
     });
@@ -66,25 +70,25 @@ pub fn mount(mounts: &dyn Mounts, plan: &Plan) -> Result<Detached, OverlayError>
     }
 }
 
-/// Whether a line of the mount table is the overlay that writes to `upper`, an absolute path
-/// without symlinks.
+/// Whether an entry of the mount table is the overlay that writes to `upper`. `upper` is an absolute path without
+/// symlinks.
 pub fn is_ours(entry: &mounts::Mount, upper: &Path) -> bool {
     entry.fs_type == "overlay"
         && entry.super_option("upperdir").is_some_and(|shown| shown == upper.as_os_str())
 }
 
-/// Whether a line of the mount table shows an upper.
+/// Whether an entry of the mount table shows an upper.
 pub fn has_upper(entry: &mounts::Mount) -> bool {
     entry.super_option("upperdir").is_some()
 }
 
-/// Whether a line of the mount table is the overlay made with [`Spec::name`] `name`: the only mark
-/// of a read-only one, which shows no upper.
+/// Whether an entry of the mount table is the overlay with this [`Spec::name`]. A read-only overlay shows no upper, so
+/// only its name identifies it.
 pub fn is_named(entry: &mounts::Mount, name: &str) -> bool {
     entry.fs_type == "overlay" && entry.source == name
 }
 
-/// An empty read-only tree: the bottom of a stack that has too few layers for the kernel.
+/// The request for an empty read-only tmpfs. It fills a stack that has fewer layers than the kernel requires.
 fn empty() -> Request {
     Request {
         fs_type: "tmpfs",

@@ -1,55 +1,58 @@
-//! What can be chosen about an overlay, and what the kernel is told about it.
+//! The options of an overlay mount, and their mount parameters.
 //!
-//! Every option is always spelled out: the defaults differ between kernels and distributions.
-//! Deliberately absent: `uuid`, which is `null` because Linux 6.6 and later write a mark into the
-//! upper for any other value (earlier kernels have neither the mark nor the word), and `userxattr`, which is for mounts without privilege.
+//! Every option is always given to the kernel: the defaults differ between kernels and distributions.
+//!
+//! Deliberately absent: `uuid`, which is always `null`, because Linux 6.6 and later write an xattr to the upper for any
+//! other value (earlier kernels have neither the xattr nor the option); and `userxattr`, which is for mounts without
+//! privilege.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{plan::PlanError, stack::Needs};
+use super::{plan::PlanError, stack::RequiredFeatures};
 use crate::sys::mounts::{Attrs, Param};
 
 /// Options of one overlay (kernel: Documentation/filesystems/overlayfs.rst).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
-    /// No sync ever reaches the upper: fast, and after a crash the upper is not to be trusted.
+    /// No sync reaches the upper. Writes are fast, but after a crash the upper is not to be trusted.
     pub volatile: bool,
     /// A change of owner or mode copies no data up.
     pub metacopy: bool,
-    /// A folder of a layer can be renamed (else EXDEV, and programs copy it).
+    /// A directory of a layer can be renamed. Without it the kernel returns EXDEV, and programs copy the directory.
     pub redirect_dir: bool,
-    /// Hard links survive copy-up. Ties the upper to the very file systems of its layers.
+    /// Hard links survive copy-up. It ties the upper to the file systems of its layers.
     pub index: bool,
     /// The mount can be exported over NFS.
     pub nfs_export: bool,
     /// How inode numbers are made unique across layers.
     pub xino: Xino,
-    /// Ignore set-user-id bits, which the layers' own mounts do not pass on.
+    /// The mount ignores set-user-id bits. It must do so itself: `nosuid` of the layers' mounts has no effect on the
+    /// overlay.
     pub nosuid: bool,
-    /// Refuse to open device nodes.
+    /// The mount refuses to open device nodes.
     pub nodev: bool,
-    /// Refuse to execute files.
+    /// The mount refuses to execute files.
     pub noexec: bool,
-    /// Never write access times.
+    /// The mount never writes access times.
     pub noatime: bool,
-    /// The SELinux label of everything in the mount, as the kubelet gives it.
+    /// The SELinux label of all files in the mount, as the kubelet gives it (`context=`).
     pub context: Option<String>,
 }
 
-/// Whom files of root in the layers appear to belong to. The map swaps 0 with the user (and 0 with the group) and leaves
-/// everybody else, so it can be turned back.
+/// The user and the group who appear to own the layers' files of root. The map swaps 0 with the user (and 0 with the
+/// group) and leaves all other ids, so it can be reversed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Owner {
-    /// The user.
+    /// The user id that is swapped with 0.
     pub uid: u32,
-    /// The group.
+    /// The group id that is swapped with 0.
     pub gid: u32,
 }
 
-/// Text that is no owner.
+/// A text that is not an [`Owner`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected UID:GID, two numbers such as 1000:1000")]
 pub struct OwnerError;
@@ -60,7 +63,7 @@ impl FromStr for Owner {
     fn from_str(text: &str) -> Result<Self, OwnerError> {
         let id = |text: &str| {
             let digits = text.bytes().all(|b| b.is_ascii_digit());
-            // The last number means "nobody said" to the kernel.
+            // The kernel takes u32::MAX for "not given".
             text.parse().ok().filter(|id| digits && *id != u32::MAX)
         };
         let (uid, gid) = text.split_once(':').ok_or(OwnerError)?;
@@ -69,7 +72,7 @@ impl FromStr for Owner {
 }
 
 impl Owner {
-    /// Whom a file of `uid` and `gid` appears to belong to.
+    /// The owner that a file of `uid` and `gid` appears to have.
     pub fn shows(self, uid: u32, gid: u32) -> (u32, u32) {
         let swap = |id, with| match id {
             0 => with,
@@ -80,15 +83,18 @@ impl Owner {
     }
 }
 
-/// Inode numbers across layers. On, those of a layer's files pass 2^53, which a program in JavaScript cannot hold; off, every
-/// regular file has another `st_dev` than its directory, and a directory's number changes whenever the kernel forgets it.
+/// The inode numbers of an overlay with several layers.
+///
+/// `On`: the numbers of a layer's files are above 2^53, which a program in JavaScript cannot represent. `Off`: a
+/// regular file has another `st_dev` than its directory, and the number of a directory changes whenever the kernel
+/// drops its inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Xino {
-    /// As the layers have them.
+    /// The numbers of the layers, unchanged.
     Off,
-    /// The layer's number in the high bits.
+    /// The index of the layer is in the high bits.
     On,
-    /// On where the file systems leave room.
+    /// `On` where the numbers of the file systems have unused high bits.
     Auto,
 }
 
@@ -111,7 +117,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses what the kernel refuses, and what it would silently leave out.
+    /// Refuses combinations that the kernel refuses, and options that it would ignore without an error.
     pub(super) fn check(&self, has_upper: bool) -> Result<(), PlanError> {
         let rules = [
             (self.metacopy && !self.redirect_dir, PlanError::MetacopyNeedsRedirectDir),
@@ -131,15 +137,15 @@ impl Options {
         }
     }
 
-    /// What of a layer's marks would not be followed, and the attribute's value that is in the way.
-    pub(super) fn forbids(&self, needs: Needs) -> Option<(&'static str, &'static str)> {
+    /// The first of a layer's marks that these options do not follow, and the volume attribute that prevents it.
+    pub(super) fn forbids(&self, needs: RequiredFeatures) -> Option<(&'static str, &'static str)> {
         let without_metacopy = match self {
             _ if !self.redirect_dir => "redirectDir: off",
             _ if self.nfs_export => "nfsExport: on",
             _ => "metacopy: off",
         };
         let rules = [
-            (needs.redirect_dir && !self.redirect_dir, "renamed folders", "redirectDir: off"),
+            (needs.redirect_dir && !self.redirect_dir, "renamed directories", "redirectDir: off"),
             (
                 needs.metacopy && !self.metacopy,
                 "files whose content lies in a layer below it",
@@ -150,7 +156,7 @@ impl Options {
         Some((marks, option))
     }
 
-    /// As the kernel is told it; `null_uuid` where the kernel knows that word.
+    /// The mount parameters. `null_uuid` says whether the kernel knows `uuid=null`.
     pub(super) fn params(&self, null_uuid: bool) -> Vec<Param> {
         let switch = |key, on| Param::Text(key, if on { "on" } else { "off" }.to_owned());
         let xino = match self.xino {

@@ -1,27 +1,27 @@
-//! An overlay as a value, and the rules it keeps.
+//! The specification of an overlay mount, and the rules that it must keep.
 //!
-//! Pure: what is wrong here was wrong before anything was touched. Deliberately absent: rules that
-//! only the disk can answer; `Upper::check` has those.
+//! The checks here change nothing and need no disk. Deliberately absent: rules that need a look at the disk;
+//! `Upper::check` has those.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Feature, Features, LAYER_LIMIT, Lower, Options, Owner, Stack, Upper, Xino};
-use crate::fault::Class;
+use crate::error::Class;
 use crate::sys::mounts::{Detached, Param, Request, TEXT_LIMIT};
 
-/// What is asked for.
+/// The request for an overlay, not yet checked.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// The source that the mount table shows, at most [`TEXT_LIMIT`] bytes.
+    /// The source that the mount table shows: 1 to [`TEXT_LIMIT`] bytes.
     pub name: String,
-    /// The layers.
+    /// The read-only layers.
     pub stack: Stack,
-    /// Where writes go; without it the overlay is read-only.
+    /// Where writes go. Without it the overlay is read-only.
     pub upper: Option<Upper>,
-    /// Whom the layers' files of root appear to belong to.
+    /// The user and group who appear to own the layers' files of root. `None`: root.
     pub owner: Option<Owner>,
-    /// The rest.
+    /// The mount options.
     pub options: Options,
 }
 
@@ -32,90 +32,90 @@ pub struct Plan {
     null_uuid: bool,
 }
 
-/// A rule that the spec breaks. None of these gets a word from the kernel.
+/// A rule that the spec breaks. For none of these the kernel gives a reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// Too many different layers.
+    /// The stack has too many different layers.
     #[error(
-        "the stack has {count} layers, and the kernel takes at most {LAYER_LIMIT}: squash some"
+        "the stack has {count} layers, but the kernel takes at most {LAYER_LIMIT}; squash some"
     )]
     TooManyLayers {
-        /// Different layers in the stack.
+        /// The number of different layers in the stack.
         count: usize,
     },
-    /// The name does not fit the mount table.
+    /// The name does not fit into the mount table.
     #[error("the overlay's name has {length} bytes; 1 to {TEXT_LIMIT} are accepted")]
     Name {
-        /// Its length in bytes.
+        /// The length of the name in bytes.
         length: usize,
     },
-    /// Upper or work is not given as an absolute path without `..`.
-    #[error("{} has to be an absolute path without `..`", path.display())]
+    /// Upper or work is not an absolute path without `..`.
+    #[error("{} must be an absolute path without `..`", path.display())]
     Path {
-        /// As given.
+        /// The path as given.
         path: PathBuf,
     },
-    /// Upper and work lie in one another.
+    /// One of upper and work lies in the other.
     #[error(
-        "upper {} and work {} have to lie side by side, not one in the other",
+        "upper {} and work {} must be side by side, not one in the other",
         upper.display(), work.display()
     )]
     Nested {
         /// The upper.
         upper: PathBuf,
-        /// The work folder.
+        /// The work directory.
         work: PathBuf,
     },
-    /// A metacopy may have been renamed, and only a redirect says from where.
+    /// A metacopy may have been renamed, and only a redirect names the file in the layer.
     #[error("metacopy=on needs redirectDir=on: turn metacopy off too, or leave both on")]
     MetacopyNeedsRedirectDir,
-    /// An exported handle cannot name a file whose data lie elsewhere.
+    /// A file handle for NFS cannot name a file whose data are in another layer.
     #[error("metacopy=on and nfsExport=on exclude each other: turn one of them off")]
     MetacopyExcludesNfsExport,
-    /// Handles are kept in the index.
+    /// The index has the file handles that NFS exports need.
     #[error("nfsExport=on needs index=on")]
     NfsExportNeedsIndex,
-    /// The option is about writes and there are none.
+    /// The option is about writes, but the volume is read-only.
     #[error("{option} has no meaning for a read-only volume: leave it out")]
     NeedsUpper {
         /// The option.
         option: &'static str,
     },
     /// The options forbid what a layer needs.
-    #[error("layer {layer} has {marks}, which nobody can read with {option}: leave {option} out")]
+    #[error("layer {layer} has {marks}, which cannot be read with {option}: leave {option} out")]
     LayerNeeds {
-        /// The layer.
+        /// The id of the layer.
         layer: String,
-        /// What it has.
+        /// The kind of files in it that need the option.
         marks: &'static str,
         /// The option, as a volume's attribute.
         option: &'static str,
     },
-    /// The kernel was tried and lacks what the option needs.
-    #[error("this node cannot do {option} ({why}): it takes {needs}, or leave {option} out")]
+    /// The kernel lacks a feature that the option needs.
+    #[error("this node does not support {option} ({why}): it needs {needs}; or leave {option} out")]
     Lacking {
         /// The option, as a volume's attribute.
         option: &'static str,
-        /// What the kernel said when it was tried.
+        /// The error of the probe.
         why: String,
-        /// What would have it.
+        /// What provides the feature.
         needs: &'static str,
     },
-    /// Labels mean nothing here, and the kernel would refuse the mount.
+    /// SELinux is not enabled, so the kernel would refuse a mount with a label.
     #[error("the mount option context= needs SELinux, which is not enabled on this node")]
     NoSelinux,
-    /// The label would end its own text.
+    /// The label has characters that would end the mount option.
     #[error(
-        "the mount option context={label:?} is no SELinux label: it has quotes or control characters"
+        "the mount option context={label:?} is not a SELinux label: it is empty or has quotes or control characters"
     )]
     Label {
-        /// As given.
+        /// The label as given.
         label: String,
     },
 }
 
 impl PlanError {
-    /// What the failure means to whoever asked.
+    /// What the failure means to the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::TooManyLayers { .. }
@@ -134,6 +134,9 @@ impl PlanError {
 
 impl Plan {
     /// Checks every rule that needs no disk.
+    ///
+    /// # Errors
+    /// The first rule that the spec breaks.
     pub fn new(spec: Spec) -> Result<Self, PlanError> {
         if spec.name.is_empty() || spec.name.len() > TEXT_LIMIT {
             return Err(PlanError::Name { length: spec.name.len() });
@@ -150,9 +153,10 @@ impl Plan {
         Ok(Self { spec, null_uuid: true })
     }
 
-    /// The plan for a kernel that has these features.
+    /// Adapts the plan to a kernel that has these features.
     ///
-    /// Errors: [`PlanError::Lacking`] where it lacks one that an option needs, [`PlanError::NoSelinux`].
+    /// # Errors
+    /// [`PlanError::Lacking`] where the kernel lacks a feature that an option needs; [`PlanError::NoSelinux`].
     pub fn on(self, features: &Features) -> Result<Self, PlanError> {
         let Options { volatile, metacopy, redirect_dir, index, nfs_export, xino, context, .. } =
             &self.spec.options;
@@ -176,28 +180,28 @@ impl Plan {
         Ok(Self { null_uuid: features.has(Feature::NullUuid), ..self })
     }
 
-    /// Where writes go, if anywhere.
+    /// Where writes go. `None` for a read-only overlay.
     pub(super) fn upper(&self) -> Option<&Upper> {
         self.spec.upper.as_ref()
     }
 
-    /// Whom a layer's files of root appear to belong to, if not to root.
+    /// The apparent owner of a layer's files of root. `None` where the layer is not mapped.
     pub(super) fn owner_of(&self, lower: &Lower) -> Option<Owner> {
         self.spec.owner.filter(|_| lower.mapped)
     }
 
-    /// The layers as they are given to the kernel.
+    /// The layers in the kernel's order: top first.
     pub(super) fn top_first(&self) -> impl Iterator<Item = &Lower> {
         self.spec.stack.top_first()
     }
 
-    /// How many empty layers to add: the kernel wants one beneath an upper, and two without one.
+    /// How many empty layers to add. The kernel requires one layer below an upper, and two without an upper.
     pub(super) fn missing_layers(&self) -> usize {
-        let wanted: usize = if self.spec.upper.is_some() { 1 } else { 2 };
-        wanted.saturating_sub(self.spec.stack.len())
+        let required: usize = if self.spec.upper.is_some() { 1 } else { 2 };
+        required.saturating_sub(self.spec.stack.len())
     }
 
-    /// The whole request to the kernel, given the opened upper and work, and the layers, top first.
+    /// The mount request. `writable` is the opened upper and work; `layers` are top first.
     pub(super) fn request(
         &self,
         writable: Option<(Arc<Detached>, Arc<Detached>)>,

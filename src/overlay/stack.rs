@@ -1,6 +1,6 @@
 //! The layers of one volume, bottom first, as an image lists them.
 //!
-//! Deliberately absent: what a layer is made of; anything that can be opened as a tree will do.
+//! Deliberately absent: the format of a layer. Any directory tree that can be opened is a layer.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,38 +14,40 @@ pub const LAYER_LIMIT: usize = 500;
 /// One read-only layer.
 #[derive(Debug, Clone)]
 pub struct Lower {
-    /// Tells layers apart: two of one stack with the same id are the same layer.
+    /// Identifies the layer. Two layers of one stack with the same id are the same layer.
     pub id: String,
-    /// Its tree.
+    /// The opened tree of the layer.
     pub dir: Arc<Detached>,
-    /// Whether [`Spec::owner`](super::Spec::owner) is about its files. It is not about those that an overlay wrote, which have
-    /// the owners that they were shown with.
+    /// Whether [`Spec::owner`](super::Spec::owner) applies to the layer's files. It does not apply to layers that an
+    /// overlay wrote: their files were copied up with the apparent owners.
     pub mapped: bool,
-    /// What it asks of the overlay.
-    pub needs: Needs,
+    /// The mount options that the layer needs.
+    pub needs: RequiredFeatures,
 }
 
-/// Overlay's marks in a layer that are followed only where an option says so: without it, what has one answers EPERM.
+/// The mount options that a layer needs, because it has xattrs of overlay which are followed only with them. Without
+/// the option the kernel returns EPERM for a file that has such an xattr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Needs {
-    /// Files with attributes of their own and the content of a layer below: `metacopy=on`.
+pub struct RequiredFeatures {
+    /// `metacopy=on`: the layer has files with their own attributes and the content of a layer below.
     pub metacopy: bool,
-    /// Folders and files that the layers below have under another name: `redirect_dir=on`.
+    /// `redirect_dir=on`: the layer has directories or files that the layers below have under another name.
     pub redirect_dir: bool,
 }
 
-/// Layers, bottom first. Only this room turns them round for the kernel, which wants the top first.
+/// Layers, bottom first. Only this module reverses them for the kernel, which takes the top first.
 #[derive(Debug, Clone)]
 pub struct Stack {
     layers: Vec<Lower>,
 }
 
 impl Stack {
-    /// Takes layers bottom first. Of a layer that occurs again, only the topmost occurrence is
-    /// kept: the kernel refuses repeats (ELOOP), real images have them (empty layers), and whatever
-    /// a lower occurrence shows or hides, the upper one shows or hides again.
+    /// Takes layers bottom first. Of a layer that occurs several times, only the topmost occurrence is kept. The kernel
+    /// refuses repeats (ELOOP), but real images have them (empty layers). The result is the same: the topmost
+    /// occurrence shows and hides everything that a lower one shows and hides.
     ///
-    /// Errors: more than [`LAYER_LIMIT`] different layers.
+    /// # Errors
+    /// There are more than [`LAYER_LIMIT`] different layers.
     pub fn new(layers: Vec<Lower>) -> Result<Self, PlanError> {
         let mut seen = HashSet::new();
         let mut kept: Vec<Lower> =
@@ -57,12 +59,12 @@ impl Stack {
         Ok(Self { layers: kept })
     }
 
-    /// How many different layers there are.
+    /// The number of different layers.
     pub fn len(&self) -> usize {
         self.layers.len()
     }
 
-    /// Whether there is no layer at all.
+    /// Whether the stack has no layer.
     pub fn is_empty(&self) -> bool {
         self.layers.is_empty()
     }

@@ -1,13 +1,13 @@
-//! The writable pair of an overlay on disk.
+//! The upper and the work directory of an overlay on disk.
 //!
 //! ```text
-//! <upper>/                         what was written, with overlay's own marks
-//! <work>/work/                     the kernel's, made and emptied by it at each mount
-//! <work>/work/incompat/volatile    the kernel's: a volatile overlay was here; blocks every mount
+//! <upper>/                         what was written, with overlay's whiteouts and xattrs
+//! <work>/work/                     the kernel's; it makes and empties it at each mount
+//! <work>/work/incompat/volatile    the kernel's marker of a volatile overlay; it refuses every mount
 //! <work>/index/                    the kernel's, with index=on
 //! ```
 //!
-//! Deliberately absent: making or removing either folder, which is for whoever holds their lock.
+//! Deliberately absent: making or removing either directory. The owner of their lock does that.
 
 use std::fs;
 use std::io;
@@ -16,14 +16,14 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{OverlayError, PlanError};
+use crate::sys::du::Walk;
 use crate::sys::durable::{self, Amount};
-use crate::sys::walk::Walk;
 
-/// In seconds: what changed before is on its disk, because the kernel writes it there after 30 (`vm.dirty_expire_centisecs`), and
-/// takes its time on a busy disk.
+/// Seconds after which a change is taken to be on disk. The kernel writes dirty pages after 30 seconds
+/// (`vm.dirty_expire_centisecs`); the rest is a reserve for a busy disk.
 const WRITTEN_AFTER: i64 = 60;
 
-/// Where writes go, and the folder beside it in which the kernel prepares them.
+/// The directory that takes the writes, and the work directory in which the kernel prepares them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upper {
     upper: PathBuf,
@@ -31,17 +31,17 @@ pub struct Upper {
 }
 
 impl Upper {
-    /// Both are absolute paths without symlinks; both folders exist by the time of the mount.
+    /// Both are absolute paths without symlinks. Both directories must exist at the time of the mount.
     pub fn new(upper: PathBuf, work: PathBuf) -> Self {
         Self { upper, work }
     }
 
-    /// Where writes go.
+    /// The directory that takes the writes.
     pub fn upper(&self) -> &Path {
         &self.upper
     }
 
-    /// The kernel's folder.
+    /// The work directory, whose entries the kernel makes.
     pub fn work(&self) -> &Path {
         &self.work
     }
@@ -59,14 +59,14 @@ impl Upper {
         Ok(())
     }
 
-    /// The rules that only the disk can answer.
+    /// Checks the rules that need a look at the disk.
     pub(super) fn check(&self) -> Result<(), OverlayError> {
         if device(&self.upper)? != device(&self.work)? {
             let (upper, work) = (self.upper.clone(), self.work.clone());
             return Err(OverlayError::OtherFileSystem { upper, work });
         }
-        for entry in fs::read_dir(&self.work).map_err(look(&self.work))? {
-            let name = entry.map_err(look(&self.work))?.file_name();
+        for entry in fs::read_dir(&self.work).map_err(inspect(&self.work))? {
+            let name = entry.map_err(inspect(&self.work))?.file_name();
             if name != "work" && name != "index" {
                 let entry = name.to_string_lossy().into_owned();
                 return Err(OverlayError::WorkNotEmpty { work: self.work.clone(), entry });
@@ -76,7 +76,7 @@ impl Upper {
         match fs::symlink_metadata(&marker) {
             Ok(_) => Err(OverlayError::VolatileMarker { upper: self.upper.clone() }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(look(&marker)(e)),
+            Err(e) => Err(inspect(&marker)(e)),
         }
     }
 
@@ -85,14 +85,19 @@ impl Upper {
     }
 }
 
-/// Takes back the kernel's mark of a volatile overlay, after its upper's own files were written out. Returns whether
-/// everything written reached the disk; if not, writes are lost and the mark stays. What others have written to that disk stays
-/// where it is, unless the upper has so many files that to write out everything costs less.
+/// Writes the files of a volatile upper to disk, and then removes the kernel's marker of a volatile overlay.
 ///
-/// Only whoever knows that nothing holds the upper, and that the machine has not gone down since it
-/// was written, may say so. An error means that neither is known.
+/// Returns whether every write reached the disk. If not, writes are lost and the marker stays. Dirty data of other
+/// volumes on that disk are not written, unless the upper has so many files that syncing the whole file system costs
+/// less.
+///
+/// The caller must know that nothing uses the upper, and that the machine has not crashed since the upper was written.
+///
+/// # Errors
+/// The files cannot be listed, or the marker cannot be removed. Then it is not known whether all writes reached the
+/// disk.
 pub fn forget_volatile(upper: &Upper) -> io::Result<bool> {
-    // Errors of what was written are told; the journal needs no commit, because after a crash the upper is worth nothing.
+    // The sync reports write errors. The journal needs no commit: after a crash the upper is discarded.
     if durable::settle(&upper.upper, unwritten(&upper.upper)?).is_err() {
         return Ok(false);
     }
@@ -100,26 +105,27 @@ pub fn forget_volatile(upper: &Upper) -> io::Result<bool> {
     Ok(true)
 }
 
-/// What may have to be written out of a tree: each file is to be asked, and has bytes that are on no disk if it changed of late.
+/// Estimates what a sync of a tree must write: every file must be synced, and those that changed within
+/// [`WRITTEN_AFTER`] may have bytes that are not on disk.
 fn unwritten(tree: &Path) -> io::Result<Amount> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let lately = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(WRITTEN_AFTER);
+    let since = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(WRITTEN_AFTER);
     let count = |mut walk: Walk| loop {
         if let Some(found) = walk.go_on(10_000)? {
             return Ok::<_, io::Error>(found);
         }
     };
     let all = count(Walk::new(tree)?)?;
-    let young = count(Walk::new(tree)?.changed_since(lately))?;
-    Ok(Amount { files: all.inodes, bytes: young.bytes })
+    let recent = count(Walk::new(tree)?.changed_since(since))?;
+    Ok(Amount { files: all.inodes, bytes: recent.bytes })
 }
 
 fn device(path: &Path) -> Result<u64, OverlayError> {
-    Ok(fs::symlink_metadata(path).map_err(look(path))?.dev())
+    Ok(fs::symlink_metadata(path).map_err(inspect(path))?.dev())
 }
 
-fn look(path: &Path) -> impl FnOnce(io::Error) -> OverlayError {
-    move |source| OverlayError::Look { path: path.to_owned(), source }
+fn inspect(path: &Path) -> impl FnOnce(io::Error) -> OverlayError {
+    move |source| OverlayError::Inspect { path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -127,13 +133,13 @@ mod tests {
     use super::*;
     use crate::sys::scratch::{Disk, Scratch};
 
-    /// A volatile volume that is mounted again keeps nobody waiting for what others have written.
+    /// Mounting a volatile volume again does not wait for the writes of other volumes.
     #[test]
     #[ignore = "needs root: mounts file systems on loop devices"]
-    fn privileged_a_volume_that_is_mounted_again_forces_no_neighbours_bytes_out() {
+    fn privileged_mounting_a_volatile_volume_again_does_not_sync_a_neighbours_data() {
         for fs_type in ["xfs", "ext4"] {
             let scratch = Scratch::new();
-            let at = scratch.folder("disk");
+            let at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &at);
             let pair = Upper::new(at.join("upper"), at.join("work"));
             fs::create_dir_all(pair.marker().join("volatile")).unwrap();
@@ -147,7 +153,7 @@ mod tests {
             disk.cut_power();
             disk.boot();
             let neighbour = fs::read(at.join("neighbour")).unwrap_or_default();
-            assert!(neighbour != vec![7; 64 << 20], "{fs_type}: its bytes were forced out");
+            assert!(neighbour != vec![7; 64 << 20], "{fs_type}: the neighbour's data were synced");
         }
     }
 }

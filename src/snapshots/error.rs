@@ -4,15 +4,15 @@ use std::{io, path::PathBuf, time::Duration};
 
 use super::SnapshotId;
 use crate::{
-    fault::Class,
-    layers::RoomError,
+    error::Class,
+    layers::ReserveError,
     sys::clone::CloneError,
-    volumes::{HoldError, VolumeId},
+    volumes::{GuardError, VolumeId},
 };
 
 /// Why a volume was not cut. Nothing of it is left, and no pod stands still.
 #[derive(Debug, thiserror::Error)]
-pub enum CutError {
+pub enum CaptureError {
     /// Another call cuts it.
     #[error("snapshot {0} is being made")]
     Busy(SnapshotId),
@@ -34,7 +34,7 @@ pub enum CutError {
         /// The snapshot.
         id: SnapshotId,
         /// Why.
-        source: HoldError,
+        source: GuardError,
     },
     /// This process is about to end, and stops nobody any more.
     #[error("snapshot {0}: the driver on this node is stopping, and makes it once it runs again")]
@@ -103,9 +103,9 @@ pub enum CutError {
     },
     /// The room was used up.
     #[error(
-        "snapshot {id}: the disk or quota of {folder} was used up when {copied} bytes of volume {volume} were copied; make room \
+        "snapshot {id}: the disk or quota of {dir} was used up when {copied} bytes of volume {volume} were copied; make room \
          on that disk, or lower --disk-high-percent",
-        folder = folder.display()
+        dir = dir.display()
     )]
     Full {
         /// The snapshot.
@@ -113,22 +113,22 @@ pub enum CutError {
         /// The volume.
         volume: VolumeId,
         /// Where there is no room.
-        folder: PathBuf,
+        dir: PathBuf,
         /// Bytes that were copied until then.
         copied: u64,
     },
     /// Captures have all the room that they may have.
     #[error("snapshot {id}: {source}")]
-    Room {
+    NoSpace {
         /// The snapshot.
         id: SnapshotId,
         /// Whose room, and what to do.
-        source: RoomError,
+        source: ReserveError,
     },
     /// The driver was killed each time while it was made.
     #[error(
         "snapshot {0}: the driver on this node was killed {most} times while it made this snapshot, and does not try again: look at \
-         why its container ended (out of memory: raise `node.resources.limits.memory`), then ask for a new snapshot",
+         why its container ended (out of memory: raise `resources.limits.memory`), then ask for a new snapshot",
         most = super::starts::MOST
     )]
     Killed(SnapshotId),
@@ -142,7 +142,7 @@ pub enum CutError {
     },
 }
 
-impl CutError {
+impl CaptureError {
     /// What it means to whoever asked.
     pub fn class(&self) -> Class {
         match self {
@@ -161,7 +161,7 @@ impl CutError {
                 source: CloneError::Entry { source, .. } | CloneError::Notes(source),
                 ..
             } => Class::of_disk(source),
-            Self::Room { source, .. } => source.class(),
+            Self::NoSpace { source, .. } => source.class(),
             Self::Killed(_) => Class::Precondition,
             Self::Copy { .. } => Class::Internal,
             Self::Full { .. } => Class::Exhausted,
@@ -172,7 +172,7 @@ impl CutError {
 
 /// Why a snapshot was not forgotten.
 #[derive(Debug, thiserror::Error)]
-pub enum ForgetError {
+pub enum DeleteError {
     /// It is being made.
     #[error("snapshot {0} is being worked on")]
     Busy(SnapshotId),
@@ -186,7 +186,7 @@ pub enum ForgetError {
     },
 }
 
-impl ForgetError {
+impl DeleteError {
     /// What it means to whoever asked.
     pub fn class(&self) -> Class {
         match self {

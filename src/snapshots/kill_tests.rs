@@ -24,7 +24,7 @@ async fn privileged_cut_until_killed() {
         return;
     }
     let scratch = Scratch::new();
-    let at = scratch.folder("node");
+    let at = scratch.dir("node");
     let node = Node::new(scratch, &at).await;
     let at = node.publish("v", |_| {}).await;
     for n in 0..3_000 {
@@ -33,7 +33,7 @@ async fn privileged_cut_until_killed() {
     let mut pod = PodGroup::of(&node.uid);
     pod.run(&at, "while :; do i=$((i + 1)); echo $i >> first; echo $i >> second; done");
     for n in 0.. {
-        node.cut(&format!("snap-{n}"), "v").await.unwrap();
+        node.capture(&format!("snap-{n}"), "v").await.unwrap();
     }
 }
 
@@ -56,16 +56,16 @@ impl Victim {
         Self { child, scratch }
     }
 
-    /// The folder that it has made for itself.
-    fn folder(&self) -> Option<PathBuf> {
+    /// The directory that it has made for itself.
+    fn dir(&self) -> Option<PathBuf> {
         Some(fs::read_dir(self.scratch.path()).unwrap().next()?.unwrap().path())
     }
 
     fn wait_for(&mut self, what: &str, done: impl Fn(&Path) -> bool) -> PathBuf {
         let begun = Instant::now();
         loop {
-            if let Some(folder) = self.folder().filter(|folder| done(folder)) {
-                return folder;
+            if let Some(dir) = self.dir().filter(|dir| done(dir)) {
+                return dir;
             }
             assert_eq!(self.child.try_wait().unwrap(), None, "it ended before {what}");
             assert!(begun.elapsed() < Duration::from_secs(120), "no {what}");
@@ -86,8 +86,8 @@ impl Drop for Victim {
     }
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten();
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
@@ -101,11 +101,10 @@ async fn privileged_a_kill_in_the_middle_leaves_nothing_half_made_and_nobody_fro
         let uid = uid_of(victim.child.id(), 0);
         // Its processes go with this, whatever happens.
         let pod = PodGroup::of(&uid);
-        let folder = victim.wait_for("first snapshot", |folder| {
-            !names(&folder.join("node/store/snapshots")).is_empty()
-        });
+        let dir = victim
+            .wait_for("first snapshot", |dir| !names(&dir.join("node/store/snapshots")).is_empty());
         if round < ROUNDS / 2 {
-            let is_noted = |folder: &Path| !names(&folder.join("node/store/frozen")).is_empty();
+            let is_noted = |dir: &Path| !names(&dir.join("node/store/frozen")).is_empty();
             victim.wait_for("note", is_noted);
             victim.wait_for("frozen pod", |_| pod.is_frozen());
         } else {
@@ -115,7 +114,7 @@ async fn privileged_a_kill_in_the_middle_leaves_nothing_half_made_and_nobody_fro
         left_frozen += u32::from(pod.is_frozen());
 
         let registry = FakeRegistry::start().await;
-        let (root, kubelet) = (folder.join("node"), folder.join("kubelet"));
+        let (root, kubelet) = (dir.join("node"), dir.join("kubelet"));
         let (store, volumes, snapshots) = open(&kubelet, &root, &registry, &Metrics::default());
         assert!(!pod.is_frozen(), "round {round}");
         store.empty_staging().unwrap();
@@ -138,7 +137,7 @@ async fn privileged_a_kill_in_the_middle_leaves_nothing_half_made_and_nobody_fro
             let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap_or_default();
             assert!(read("first").starts_with(&read("second")), "{}: no prefix", snapshot.id);
         }
-        snapshots.cut(request("snap-after", volume("v", &uid), &uid)).await.unwrap();
+        snapshots.capture(request("snap-after", volume("v", &uid), &uid)).await.unwrap();
         drop(pod);
         volumes.unpublish(&volume("v", &uid), &target.try_into().unwrap()).await.unwrap();
     }

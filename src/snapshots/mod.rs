@@ -9,21 +9,21 @@
 //!
 //! Deliberately absent: the cluster's objects (`agent`), and how a volume is made (`volumes`).
 
-mod cut;
+mod capture;
 #[cfg(test)]
-mod cut_tests;
+mod capture_tests;
 mod error;
+mod freeze;
 #[cfg(test)]
 mod kill_tests;
 #[cfg(test)]
 mod names_tests;
 mod packing;
+mod pre_copy;
 mod push;
 #[cfg(test)]
 mod push_tests;
-mod rounds;
 mod squash;
-mod standstill;
 mod starts;
 #[cfg(test)]
 mod testing;
@@ -34,16 +34,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use self::standstill::Standstills;
-pub use cut::{Consistency, CutRequest};
-pub use error::{CutError, ForgetError};
+use self::freeze::Freezes;
+pub use capture::{CaptureRequest, Consistency};
+pub use error::{CaptureError, DeleteError};
 pub use packing::PackingError;
 pub use push::{Progress, PushError, PushRequest, Pushed};
 pub use squash::SquashError;
 
 use crate::{
     image::Registries,
-    layers::{Claim, SnapshotId, Store},
+    layers::{SnapshotId, Store, StoreLock},
     metrics::Metrics,
     sys::{blocking::blocking, freezer::Freezer},
     turns,
@@ -83,26 +83,26 @@ struct Inner {
     freezer: Freezer,
     metrics: Metrics,
     turns: Turns,
-    cuts: Arc<turns::Turns>,
+    captures: Arc<turns::Turns>,
     packing: Arc<turns::Turns>,
-    standstills: Standstills,
+    standstills: Freezes,
 }
 
 /// Lets all pods go on whom an earlier process left frozen in the store that is claimed; before anything else is done with it,
 /// because they wait. Blocks.
-pub fn thaw_left(claim: &Claim) -> io::Result<()> {
-    standstill::thaw_all(&claim.frozen())
+pub fn thaw_left(claim: &StoreLock) -> io::Result<()> {
+    freeze::thaw_all(&claim.frozen())
 }
 
 impl Snapshots {
     /// The snapshots recorded in the store. Whoever an earlier process left frozen goes on first. Blocks.
     pub fn open(parts: Parts) -> io::Result<Self> {
         let Parts { store, volumes, registries, freezer, metrics } = parts;
-        standstill::thaw_all(&store.frozen())?;
+        freeze::thaw_all(&store.frozen())?;
         starts::forget_old(&store.starts())?;
         let (turns, cuts) = (Turns::default(), turns::Turns::new(CUTS, 0));
         let packing = turns::Turns::new(PACKS, 0);
-        let standstills = Standstills::default();
+        let standstills = Freezes::default();
         Ok(Self(Arc::new(Inner {
             store,
             volumes,
@@ -110,7 +110,7 @@ impl Snapshots {
             freezer,
             metrics,
             turns,
-            cuts,
+            captures: cuts,
             packing,
             standstills,
         })))
@@ -124,18 +124,18 @@ impl Snapshots {
     /// Lets all pods go on, whatever becomes of the cuts that stopped them: this process is about to end, and its watchdogs with it.
     /// Blocks.
     pub fn give_up(&self) -> io::Result<()> {
-        self.0.standstills.give_up();
-        standstill::thaw_all(&self.0.store.frozen())?;
+        self.0.standstills.abort_all();
+        freeze::thaw_all(&self.0.store.frozen())?;
         starts::forget_all(&self.0.store.starts())
     }
 
     /// Drops the record of a snapshot; its layers go when nothing else needs them. Answers whether there was one. Blocks.
-    pub fn forget(&self, id: &SnapshotId) -> Result<bool, ForgetError> {
-        let _turn = self.0.turns.take(id).ok_or_else(|| ForgetError::Busy(id.clone()))?;
+    pub fn forget(&self, id: &SnapshotId) -> Result<bool, DeleteError> {
+        let _turn = self.0.turns.take(id).ok_or_else(|| DeleteError::Busy(id.clone()))?;
         self.0
             .store
             .drop_snapshot(id)
-            .map_err(|source| ForgetError::Disk { id: id.clone(), source })
+            .map_err(|source| DeleteError::Disk { id: id.clone(), source })
     }
 }
 
@@ -153,11 +153,11 @@ struct Turn {
 impl Turns {
     /// The turn of `id`, or `None` while another one has it.
     fn take(&self, id: &SnapshotId) -> Option<Turn> {
-        let taken = self.held(|held| held.insert(id.clone()));
+        let taken = self.locked(|held| held.insert(id.clone()));
         taken.then(|| Turn { id: id.clone(), turns: self.clone() })
     }
 
-    fn held<T>(&self, f: impl FnOnce(&mut HashSet<SnapshotId>) -> T) -> T {
+    fn locked<T>(&self, f: impl FnOnce(&mut HashSet<SnapshotId>) -> T) -> T {
         // A set of ids is whole after any panic, so a poisoned lock is as good as any.
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -165,6 +165,6 @@ impl Turns {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.held(|held| held.remove(&self.id));
+        self.turns.locked(|held| held.remove(&self.id));
     }
 }

@@ -111,10 +111,10 @@ impl Node {
         self.volumes.publish(request).await.unwrap();
     }
 
-    async fn capture(&self, volume: &str) -> Result<SnapshotRecord, CutError> {
+    async fn capture(&self, volume: &str) -> Result<SnapshotRecord, CaptureError> {
         let (id, volume) = ("snap-names".parse().unwrap(), volume.parse().unwrap());
         self.snapshots
-            .cut(CutRequest { id, volume, pod: None, consistency: Consistency::Live })
+            .capture(CaptureRequest { id, volume, pod: None, consistency: Consistency::Live })
             .await
     }
 
@@ -151,7 +151,7 @@ async fn run(phase: &str, at: &Path, host: &str) {
         _ => panic!("{phase} is nothing to do"),
     }
     assert_eq!(fs::read_dir(node.store.root().join("staging")).unwrap().count(), 0);
-    assert_eq!(node.store.budget().held(), 0);
+    assert_eq!(node.store.budget().used(), 0);
     // proc(5): the peak of what was resident.
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -180,7 +180,7 @@ async fn within(test: &str, entries: u64, disk: u64, most: Most) {
     let inodes = format!("-N{}", 2 * entries + entries / 5 + 10_000);
     let options =
         ["-Onone,extent,filetype,dir_index,large_file,huge_file,extra_isize,sparse_super", &inodes];
-    let _disk = Disk::of(&scratch, disk, "ext4", &options, &scratch.folder("disk"));
+    let _disk = Disk::of(&scratch, disk, "ext4", &options, &scratch.dir("disk"));
     let host = registry.host();
     let phase = async |phase: &str| {
         let (test, at, host, phase) = (test.to_owned(), at.clone(), host.clone(), phase.to_owned());
@@ -243,11 +243,11 @@ async fn soak_a_volume_of_five_million_files_goes_to_another_node() {
 #[ignore = "needs root: mounts"]
 async fn privileged_a_capture_is_within_the_nodes_memory() {
     let scratch = Scratch::new();
-    scratch.folder("disk");
+    scratch.dir("disk");
     let node = Node::open(scratch.path(), "one", "localhost", Budget::new(0, 0, 1));
     node.publish("small", None).await;
     let error = node.capture("small").await.unwrap_err();
-    assert_eq!(error.class(), crate::fault::Class::Precondition, "{error}");
+    assert_eq!(error.class(), crate::error::Class::Precondition, "{error}");
     assert!(error.to_string().contains("raise that limit"), "{error}");
-    assert_eq!(node.store.budget().held(), 0);
+    assert_eq!(node.store.budget().used(), 0);
 }

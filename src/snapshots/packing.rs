@@ -16,14 +16,14 @@ use super::{Inner, Snapshots, blocking};
 use crate::{
     changeset::{self, Compression, Format, Limits, PackError, Packed, Packing},
     digest::Digest,
-    fault::Class,
-    layers::{AddError, LowerError, Room, RoomError},
+    error::Class,
+    layers::{AddError, LowerError, Reservation, ReserveError},
     volumes::{Owner, ViewError},
 };
 
 /// What is packed: the topmost layers of a stack, as one.
 #[derive(Debug, Clone)]
-pub(super) struct Job {
+pub(super) struct PackJob {
     /// For which namespace.
     pub(super) namespace: String,
     /// Keys, bottom first, up to the topmost layer that is packed.
@@ -51,7 +51,7 @@ pub enum PackingError {
     View(#[from] ViewError),
     /// There is no room for the packed layer.
     #[error("{0}")]
-    Room(AddError),
+    NoSpace(AddError),
     /// Reading or writing failed.
     #[error("{0}")]
     Pack(#[from] PackError),
@@ -66,7 +66,7 @@ impl PackingError {
         match self {
             Self::Lower(source) => source.class(),
             Self::View(source) => source.class(),
-            Self::Room(source) => source.class(),
+            Self::NoSpace(source) => source.class(),
             Self::Pack(source) => source.class(),
             Self::Disk(source) => Class::of_disk(source),
         }
@@ -75,10 +75,10 @@ impl PackingError {
 
 impl Snapshots {
     /// Packs layers into a file that goes when it is closed. Dropped before that, it stops soon. The caller has a lease of them.
-    pub(super) async fn pack(&self, job: Job) -> Result<(File, Packed), PackingError> {
+    pub(super) async fn pack(&self, job: PackJob) -> Result<(File, Packed), PackingError> {
         let turn = self.0.packing.acquire(&job.namespace).await;
         let packed = job.stack.len() - job.own;
-        let room = self.room(&job.stack[packed..]).await?;
+        let room = self.reserve_space(&job.stack[packed..]).await?;
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let inner = self.0.clone();
@@ -91,7 +91,7 @@ impl Snapshots {
     }
 
     /// Room for what these layers take now, of which a portable layer may need more.
-    async fn room(&self, layers: &[Digest]) -> Result<Room, PackingError> {
+    async fn reserve_space(&self, layers: &[Digest]) -> Result<Reservation, PackingError> {
         let (store, layers) = (self.0.store.clone(), layers.to_vec());
         let (first, bytes) = blocking(move || {
             let bytes =
@@ -101,11 +101,11 @@ impl Snapshots {
         .await?;
         self.reserve(first.unwrap_or_else(|| Digest::of(b"")), bytes)
             .await
-            .map_err(PackingError::Room)
+            .map_err(PackingError::NoSpace)
     }
 
     /// Promises room for `bytes` of the layer `key`.
-    pub(super) async fn reserve(&self, key: Digest, bytes: u64) -> Result<Room, AddError> {
+    pub(super) async fn reserve(&self, key: Digest, bytes: u64) -> Result<Reservation, AddError> {
         let store = self.0.store.clone();
         blocking(move || store.reserve(&key, bytes)).await
     }
@@ -113,11 +113,11 @@ impl Snapshots {
 
 fn pack(
     inner: &Inner,
-    job: &Job,
-    room: Room,
+    job: &PackJob,
+    room: Reservation,
     stop: CancellationToken,
 ) -> Result<(File, Packed), PackingError> {
-    let Job { stack, own, owner, format, compression, written, .. } = job;
+    let PackJob { stack, own, owner, format, compression, written, .. } = job;
     let file = inner.store.scratch()?;
     let trees = &stack[stack.len() - own..];
     let trees = trees.iter().map(|key| inner.store.lower(key).map(|lower| lower.tree));
@@ -129,25 +129,26 @@ fn pack(
     let limits = Limits { budget, scratch, ..Limits::default() };
     let packing =
         Packing { format: *format, compression: *compression, clamp: None, owner: *owner };
-    let mut out = Stoppable::new(&file, inner.store.root(), stop).counting(written).within(&room);
+    let mut out =
+        CancellableWriter::new(&file, inner.store.root(), stop).counting(written).within(&room);
     let packed = changeset::pack(&trees, &merged, &packing, &limits, &mut out)?;
     Ok((file, packed))
 }
 
 /// A file on the store's disk that takes nothing more once nobody wants it.
-pub(super) struct Stoppable<'a> {
+pub(super) struct CancellableWriter<'a> {
     file: &'a File,
-    folder: &'a Path,
+    dir: &'a Path,
     stop: CancellationToken,
     written: u64,
     count: Option<&'a AtomicU64>,
-    room: Option<&'a Room>,
+    room: Option<&'a Reservation>,
 }
 
-impl<'a> Stoppable<'a> {
-    /// Of a file in the store in this folder.
-    pub(super) fn new(file: &'a File, folder: &'a Path, stop: CancellationToken) -> Self {
-        Self { file, folder, stop, written: 0, count: None, room: None }
+impl<'a> CancellableWriter<'a> {
+    /// Of a file in the store in this directory.
+    pub(super) fn new(file: &'a File, dir: &'a Path, stop: CancellationToken) -> Self {
+        Self { file, dir, stop, written: 0, count: None, room: None }
     }
 
     /// Whoever looks at `count` sees how far it is.
@@ -156,26 +157,26 @@ impl<'a> Stoppable<'a> {
     }
 
     /// It is written within this room.
-    pub(super) fn within(self, room: &'a Room) -> Self {
+    pub(super) fn within(self, room: &'a Reservation) -> Self {
         Self { room: Some(room), ..self }
     }
 }
 
-impl Write for Stoppable<'_> {
+impl Write for CancellableWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.is_cancelled() {
             return Err(io::Error::other("nobody wants it any more"));
         }
         if let Some(room) = self.room {
-            room.write(bytes.len() as u64).map_err(RoomError::into_io)?;
+            room.write(bytes.len() as u64).map_err(ReserveError::into_io)?;
         }
         let written = self.file.write(bytes).map_err(|error| {
-            let (folder, written) = (self.folder.display(), self.written);
+            let (dir, written) = (self.dir.display(), self.written);
             let what = match Class::of_disk(&error) {
                 Class::Exhausted => "; make room on that disk, or lower --disk-high-percent",
                 _ => "",
             };
-            let words = format!("cannot write to {folder} after {written} bytes: {error}{what}");
+            let words = format!("cannot write to {dir} after {written} bytes: {error}{what}");
             io::Error::new(error.kind(), words)
         })?;
         self.written += written as u64;
@@ -197,11 +198,12 @@ mod tests {
 
     #[test]
     fn a_layer_larger_than_thought_is_promised_more_and_leaves_nothing_promised() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), Arc::new(LinuxMounts)).map(Arc::new).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Arc::new(LinuxMounts)).map(Arc::new).unwrap();
         let (file, key) = (store.scratch().unwrap(), Digest::of(b"layer"));
         let room = store.reserve(&key, 10).unwrap();
-        let mut out = Stoppable::new(&file, store.root(), CancellationToken::new()).within(&room);
+        let mut out =
+            CancellableWriter::new(&file, store.root(), CancellationToken::new()).within(&room);
         out.write_all(&[1; 10]).unwrap();
         assert_eq!(room.bytes(), 10);
         out.write_all(&[1; 10]).unwrap();

@@ -27,7 +27,7 @@ use super::{PackingError, SnapshotId, Snapshots, Turn, blocking};
 use crate::{
     changeset::{Compression, Format},
     digest::Digest,
-    fault::Class,
+    error::Class,
     image::{ImageError, Keyring, Reference, Repository},
     layers::{Lease, SnapshotRecord},
 };
@@ -146,7 +146,7 @@ impl Snapshots {
 
     /// Removes a snapshot's manifest from its repository: `image`, or what has its tag there. Answers false where the registry
     /// deletes nothing. One that is not there is fine; one that is on its way is waited for ([`PushError::Busy`]).
-    pub async fn unpush(
+    pub async fn delete_manifest(
         &self,
         id: &SnapshotId,
         from: &Repository,
@@ -297,7 +297,7 @@ impl Push<'_> {
             images: &configs,
             diff_ids: &diff_ids,
             own: record.own,
-            cut: record.cut,
+            captured_at: record.cut,
             source: &format!("{}/{}/{}", source.namespace, source.pod, request.volume),
         });
         self.document(&config).await?;

@@ -15,10 +15,10 @@ use super::{testing::request, *};
 use crate::{
     changeset::{Compression, Format},
     digest::Digest,
-    fault::Class,
+    error::Class,
     image::{
         Keyring, Reference, Repository,
-        fake::{ALWAYS, FakeRegistry, Misdeed, OCI_MANIFEST, descriptor, gzipped, registries},
+        fake::{ALWAYS, FakeRegistry, Fault, OCI_MANIFEST, descriptor, gzipped, registries},
     },
     layers::SnapshotRecord,
     overlay::Features,
@@ -66,8 +66,8 @@ impl Node {
     }
 
     fn on(scratch: Scratch, known: &[&FakeRegistry], named: &Named) -> Self {
-        let (root, trial) = (scratch.folder("node"), scratch.folder("trial"));
-        scratch.folder("kubelet/pods/pod-1");
+        let (root, trial) = (scratch.dir("node"), scratch.dir("trial"));
+        scratch.dir("kubelet/pods/pod-1");
         let features = Features::probe(&LinuxMounts, &trial).unwrap();
         durable::remove_tree(&trial).unwrap();
         let kernel = features.mounts(&root.join("lowers")).unwrap();
@@ -108,8 +108,8 @@ impl Node {
     /// Cuts a volume, and tells the cluster of it.
     async fn cut(&self, id: &str, volume: &str) -> SnapshotRecord {
         let request = request(id, volume.parse().unwrap(), "pod-1");
-        let request = CutRequest { pod: Some(ci_pod()), ..request };
-        let record = self.snapshots.cut(request).await.unwrap();
+        let request = CaptureRequest { pod: Some(ci_pod()), ..request };
+        let record = self.snapshots.capture(request).await.unwrap();
         self.tell(&record, None);
         record
     }
@@ -234,14 +234,14 @@ fn change(at: &Path) {
 
 /// Everything beneath a path, as a pod sees it.
 fn tree(at: &Path) -> BTreeMap<PathBuf, String> {
-    let (mut tree, mut folders) = (BTreeMap::new(), vec![at.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
+    let (mut tree, mut dirs) = (BTreeMap::new(), vec![at.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
             let is = fs::symlink_metadata(&path).unwrap();
             let mut shown = format!("{:o} {}:{}", is.mode(), is.uid(), is.gid());
             if is.is_dir() {
-                folders.push(path.clone());
+                dirs.push(path.clone());
             } else if is.is_symlink() {
                 shown += &format!(" -> {}", fs::read_link(&path).unwrap().display());
             } else {
@@ -275,7 +275,7 @@ fn media_types(manifest: &Value) -> Vec<&str> {
 
 /// Which blobs came to the repository by an upload.
 fn uploads(registry: &FakeRegistry) -> usize {
-    registry.seen("/v2/ws/blobs/uploads/").iter().filter(|seen| seen.method == "PUT").count()
+    registry.requests_to("/v2/ws/blobs/uploads/").iter().filter(|seen| seen.method == "PUT").count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -385,7 +385,7 @@ async fn privileged_a_base_is_streamed_from_its_source_or_else_packed() {
     let cut = tree(&at);
     one.cut("snap-1", "v").await;
     // The source is not what it was: nothing of that is passed on.
-    source.misbehave(format!("/blobs/{}", base.layer), ALWAYS, Misdeed::Flip);
+    source.inject(format!("/blobs/{}", base.layer), ALWAYS, Fault::Flip);
     let pushed = one.push(&push_request("snap-1", &to, Format::Portable)).await;
     assert!(to.blob("ws", &base.layer).is_none());
     let restored = two.publish("packed", of("snap-1", Some(OWNER))).await;
@@ -414,7 +414,7 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
     change(&one.publish("v", spec(&base.image, None)).await);
     one.cut("snap-1", "v").await;
     let request = push_request("snap-1", &registry, Format::Portable);
-    let answer = |status| Misdeed::Answer(status, Vec::new());
+    let answer = |status| Fault::Respond(status, Vec::new());
     // Everywhere on the way: at the first question, at the layer, at the config, at the manifest.
     let parts = ["/v2/ws/blobs/sha256", "/v2/ws/blobs/uploads/", "/v2/ws/manifests/"];
     for (part, class) in parts.iter().flat_map(|p| [(p, Class::Unavailable), (p, Class::Denied)]) {
@@ -427,7 +427,7 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
         let node = Node::new(&[&registry, &registry_2], &named);
         change(&node.publish("v", spec(&base.image, None)).await);
         node.cut("snap-1", "v").await;
-        registry_2.misbehave(*part, ALWAYS, answer(status));
+        registry_2.inject(*part, ALWAYS, answer(status));
         let error = node.snapshots.push(&request, &Progress::default()).await.unwrap_err();
         assert_eq!(error.class(), class, "{part}: {error}");
         assert!(error.to_string().contains("snap-1"), "{error}");
@@ -435,7 +435,7 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
         assert_eq!(node.store.snapshot(&request.id).unwrap().pushed, None);
     }
     // It comes back: what is there is not sent again.
-    registry.misbehave("/v2/ws/manifests/", 20, answer(503));
+    registry.inject("/v2/ws/manifests/", 20, answer(503));
     let error = one.snapshots.push(&request, &Progress::default()).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable);
     let before = uploads(&registry);
@@ -448,20 +448,23 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
     for image in [None, Some(&image)] {
         let PushRequest { id, to, keyring, .. } = &request;
         one.snapshots.push(&request, &Progress::default()).await.unwrap();
-        assert!(one.snapshots.unpush(id, to, image, keyring).await.unwrap());
+        assert!(one.snapshots.delete_manifest(id, to, image, keyring).await.unwrap());
         assert!(registry.manifest("ws", "snap-1").is_none());
-        assert!(one.snapshots.unpush(id, to, image, keyring).await.unwrap(), "twice");
+        assert!(one.snapshots.delete_manifest(id, to, image, keyring).await.unwrap(), "twice");
     }
 
     // A registry that forgets the digest alone is asked for the tag too, and one that does not know that says so.
     for (refusal, gone) in [(None, true), (Some(405), false)] {
         one.snapshots.push(&request, &Progress::default()).await.unwrap();
-        registry.misbehave("DELETE /v2/ws/manifests/sha256", 1, Misdeed::KeepTag);
+        registry.inject("DELETE /v2/ws/manifests/sha256", 1, Fault::KeepTag);
         if let Some(status) = refusal {
-            registry.misbehave("DELETE /v2/ws/manifests/snap-1", 1, answer(status));
+            registry.inject("DELETE /v2/ws/manifests/snap-1", 1, answer(status));
         }
         let PushRequest { id, to, keyring, .. } = &request;
-        assert_eq!(one.snapshots.unpush(id, to, Some(&image), keyring).await.unwrap(), gone);
+        assert_eq!(
+            one.snapshots.delete_manifest(id, to, Some(&image), keyring).await.unwrap(),
+            gone
+        );
         assert_eq!(registry.manifest("ws", "snap-1").is_none(), gone);
     }
     let gone = one
@@ -504,23 +507,23 @@ async fn privileged_a_manifest_on_its_way_is_waited_for_before_it_is_removed() {
     change(&node.publish("v", spec(&base.image, None)).await);
     node.cut("snap-1", "v").await;
     let request = push_request("snap-1", &registry, Format::Portable);
-    registry.misbehave("/v2/ws/manifests/", 1, Misdeed::Hold);
+    registry.inject("/v2/ws/manifests/", 1, Fault::Hold);
     let push = tokio::spawn({
         let (snapshots, request) = (node.snapshots.clone(), request.clone());
         async move { snapshots.push(&request, &Progress::default()).await }
     });
-    while registry.seen("/v2/ws/manifests/").is_empty() {
+    while registry.requests_to("/v2/ws/manifests/").is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     push.abort();
     assert!(push.await.unwrap_err().is_cancelled());
     let PushRequest { id, to, keyring, .. } = &request;
-    let early = node.snapshots.unpush(id, to, None, keyring).await.unwrap_err();
+    let early = node.snapshots.delete_manifest(id, to, None, keyring).await.unwrap_err();
     assert_eq!(early.class(), Class::Busy, "{early}");
     registry.release();
-    while node.snapshots.unpush(id, to, None, keyring).await.is_err() {}
+    while node.snapshots.delete_manifest(id, to, None, keyring).await.is_err() {}
     assert!(registry.manifest("ws", "snap-1").is_none());
-    assert!(registry.seen("/v2/ws/manifests/").iter().any(|seen| seen.method == "PUT"));
+    assert!(registry.requests_to("/v2/ws/manifests/").iter().any(|seen| seen.method == "PUT"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -594,7 +597,7 @@ async fn privileged_a_full_disk_is_told_and_left_clean_and_passes() {
     let (registry, named) = (FakeRegistry::start().await, Named::default());
     let base = base(&registry).await;
     let scratch = Scratch::new();
-    let at = scratch.folder("node");
+    let at = scratch.dir("node");
     let _disk = Disk::new(&scratch, "ext4", &at);
     let node = Node::on(scratch, &[&registry], &named);
     let volume = node.publish("v", spec(&base.image, None)).await;
@@ -621,7 +624,7 @@ async fn privileged_a_full_disk_is_told_and_left_clean_and_passes() {
     // And where the room goes while it is packed.
     let file = node.store.scratch().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
-    let mut out = packing::Stoppable::new(&file, node.store.root(), stop.clone());
+    let mut out = packing::CancellableWriter::new(&file, node.store.root(), stop.clone());
     let error = out.write_all(&bytes).unwrap_err();
     assert_eq!(Class::of_disk(&error), Class::Exhausted, "{error}");
     assert!(error.to_string().contains("make room on that disk"), "{error}");

@@ -10,11 +10,12 @@ use std::{
 };
 
 use super::{
-    PackingError, PushError, PushRequest, SnapshotId, Snapshots, blocking, packing::Job, push::Blob,
+    PackingError, PushError, PushRequest, SnapshotId, Snapshots, blocking, packing::PackJob,
+    push::Blob,
 };
 use crate::{
     changeset::{Compression, Format, Packed},
-    fault::Class,
+    error::Class,
     layers::{AddError, NewLayer, Origin},
 };
 
@@ -67,7 +68,7 @@ impl Snapshots {
         }
         let below = record.stack.len().saturating_sub(record.own);
         let compression = push.map_or(Compression::Zstd, |push| push.compression);
-        let job = Job {
+        let job = PackJob {
             namespace: record.source.namespace.clone(),
             stack: record.stack.clone(),
             own: record.own,

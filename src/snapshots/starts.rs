@@ -28,8 +28,8 @@ pub(super) struct Start(PathBuf);
 
 impl Start {
     /// Counts a start; `None` where there were too many without an end. That said, they are counted anew.
-    pub(super) fn count(folder: &Path, id: &SnapshotId) -> io::Result<Option<Self>> {
-        let path = folder.join(id.as_str());
+    pub(super) fn count(dir: &Path, id: &SnapshotId) -> io::Result<Option<Self>> {
+        let path = dir.join(id.as_str());
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         let mut file = file.map_err(at("open", &path))?;
         let before = file.metadata().map_err(at("look at", &path))?.len();
@@ -51,18 +51,18 @@ impl Drop for Start {
 }
 
 /// Forgets all starts: this process ends in order, and its captures with it.
-pub(super) fn forget_all(folder: &Path) -> io::Result<()> {
-    forget(folder, Duration::ZERO)
+pub(super) fn forget_all(dir: &Path) -> io::Result<()> {
+    forget(dir, Duration::ZERO)
 }
 
 /// Forgets those that nobody asks for any more.
-pub(super) fn forget_old(folder: &Path) -> io::Result<()> {
-    forget(folder, OLD)
+pub(super) fn forget_old(dir: &Path) -> io::Result<()> {
+    forget(dir, OLD)
 }
 
-fn forget(folder: &Path, older: Duration) -> io::Result<()> {
-    for entry in fs::read_dir(folder).map_err(at("list", folder))? {
-        let path = entry.map_err(at("list", folder))?.path();
+fn forget(dir: &Path, older: Duration) -> io::Result<()> {
+    for entry in fs::read_dir(dir).map_err(at("list", dir))? {
+        let path = entry.map_err(at("list", dir))?.path();
         let written = fs::metadata(&path).and_then(|is| is.modified());
         // One that is from the future is not old.
         let age = written.map(|at| at.elapsed().unwrap_or_default());
@@ -79,20 +79,20 @@ mod tests {
 
     #[test]
     fn the_third_start_without_an_end_is_the_last() {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let id = "snap-1".parse().unwrap();
-        let count = || Start::count(folder.path(), &id).unwrap();
+        let count = || Start::count(dir.path(), &id).unwrap();
         // One that ends is not counted.
         drop(count().unwrap());
         let killed = || (0..MOST).for_each(|_| std::mem::forget(count().unwrap()));
         killed();
-        forget_old(folder.path()).unwrap();
+        forget_old(dir.path()).unwrap();
         assert!(count().is_none());
         // Whoever asks again has mended something.
         drop(count().unwrap());
         killed();
-        assert!(Start::count(folder.path(), &"snap-2".parse().unwrap()).unwrap().is_some());
-        forget_all(folder.path()).unwrap();
+        assert!(Start::count(dir.path(), &"snap-2".parse().unwrap()).unwrap().is_some());
+        forget_all(dir.path()).unwrap();
         assert!(count().is_some());
     }
 }

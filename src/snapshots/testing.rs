@@ -52,7 +52,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// One whose store lies in the folder `at` of `scratch`.
+    /// One whose store lies in the directory `at` of `scratch`.
     pub(super) async fn new(scratch: Scratch, at: &Path) -> Self {
         Self::leaving(DiskLimits::default(), scratch, at).await
     }
@@ -62,7 +62,7 @@ impl Node {
         let (registry, uid) = (FakeRegistry::start().await, uid());
         registry.push_image(IMAGE, "1", &[base()], true);
         let root = at.to_owned();
-        scratch.folder(&format!("kubelet/pods/{uid}"));
+        scratch.dir(&format!("kubelet/pods/{uid}"));
         let metrics = Metrics::default();
         let (store, volumes, snapshots) =
             open_leaving(limits, &scratch.path().join("kubelet"), &root, &registry, &metrics);
@@ -107,11 +107,15 @@ impl Node {
         self.volumes.unpublish(&self.volume(name), &target).await.unwrap();
     }
 
-    pub(super) async fn cut(&self, id: &str, volume: &str) -> Result<SnapshotRecord, CutError> {
-        self.snapshots.cut(self.request(id, volume)).await
+    pub(super) async fn capture(
+        &self,
+        id: &str,
+        volume: &str,
+    ) -> Result<SnapshotRecord, CaptureError> {
+        self.snapshots.capture(self.request(id, volume)).await
     }
 
-    pub(super) fn request(&self, id: &str, volume: &str) -> CutRequest {
+    pub(super) fn request(&self, id: &str, volume: &str) -> CaptureRequest {
         request(id, self.volume(volume), &self.uid)
     }
 
@@ -124,14 +128,14 @@ impl Node {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let at = self.root.join(format!("restored-{}", NEXT.fetch_add(1, Relaxed)));
         let [upper, work] = ["upper", "work"].map(|name| at.join(name));
-        for folder in [&upper, &work] {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).unwrap();
+        for directory in [&upper, &work] {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).unwrap();
         }
         let lowers = stack.iter().map(|key| crate::overlay::Lower {
             id: key.to_string(),
             dir: self.store.lower(key).unwrap().tree,
             mapped: true,
-            needs: crate::overlay::Needs::default(),
+            needs: crate::overlay::RequiredFeatures::default(),
         });
         let plan = Plan::new(Spec {
             name: "restored".to_owned(),
@@ -186,11 +190,12 @@ impl PodGroup {
         Self { path, test, children: Vec::new() }
     }
 
-    /// Runs a script of the shell, in a folder, as a container of the pod.
-    pub(super) fn run(&mut self, folder: &Path, script: &str) {
+    /// Runs a script of the shell, in a directory, as a container of the pod.
+    pub(super) fn run(&mut self, directory: &Path, script: &str) {
         // Into the cgroup before anything else.
         let script = format!("echo $$ > '{}/cgroup.procs' && {script}", self.path.display());
-        let child = Command::new("sh").args(["-c", &script]).current_dir(folder).spawn().unwrap();
+        let child =
+            Command::new("sh").args(["-c", &script]).current_dir(directory).spawn().unwrap();
         self.children.push(child);
     }
 
@@ -215,16 +220,16 @@ impl Drop for PodGroup {
         for pid in left.split_whitespace() {
             let _ = Command::new("kill").args(["-9", pid]).status();
         }
-        let mut folder = &*self.path;
-        while folder.starts_with(&self.test) {
-            let gone = || fs::remove_dir(folder).is_ok() || !folder.exists();
+        let mut directory = &*self.path;
+        while directory.starts_with(&self.test) {
+            let gone = || fs::remove_dir(directory).is_ok() || !directory.exists();
             let _ = (0..200).any(|_| {
                 gone() || {
                     sleep(Duration::from_millis(5));
                     false
                 }
             });
-            folder = folder.parent().unwrap();
+            directory = directory.parent().unwrap();
         }
     }
 }
@@ -238,10 +243,10 @@ pub(super) fn pod(uid: &str) -> Pod {
     Pod { namespace, name, uid: uid.parse().unwrap() }
 }
 
-pub(super) fn request(id: &str, volume: VolumeId, uid: &str) -> CutRequest {
+pub(super) fn request(id: &str, volume: VolumeId, uid: &str) -> CaptureRequest {
     // A busy machine takes its time.
     let consistency = Consistency::Frozen { within: Duration::from_secs(20), or_live: false };
-    CutRequest { id: id.parse().unwrap(), volume, pod: Some(pod(uid)), consistency }
+    CaptureRequest { id: id.parse().unwrap(), volume, pod: Some(pod(uid)), consistency }
 }
 
 pub(super) fn open(
@@ -305,7 +310,7 @@ fn base() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// What stands at a path: its mode and content, or a folder's names.
+/// What stands at a path: its mode and content, or a directory's names.
 pub(super) fn shown(path: &Path) -> String {
     let Ok(is) = fs::symlink_metadata(path) else { return "-".to_owned() };
     let mode = is.permissions().mode() & 0o7777;

@@ -1,4 +1,4 @@
-//! A file without a name, which asks for room before it grows.
+//! A file without a name, which reserves disk space before it grows.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-/// Where files without a name are made, and who has room for them.
+/// The directory for files without a name, and the function that reserves disk space for them.
 #[derive(Clone)]
 pub struct Scratch {
     directory: PathBuf,
@@ -23,23 +23,24 @@ pub struct Scratch {
 type Grow = dyn Fn(u64) -> io::Result<()> + Send + Sync;
 
 impl Scratch {
-    /// Files go into the directory `directory`, whose file system has room for them.
+    /// Files go into `directory`. No reservation is made for them.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), grow: Arc::new(|_| Ok(())) }
     }
 
-    /// Before files grow, `grow` is asked for so many bytes of room. Its error is that of the write, of which nothing is done then.
+    /// Calls `grow` with the number of bytes before files grow by them. If `grow` fails, the write fails with its error
+    /// and writes nothing.
     #[must_use]
-    pub fn asking(self, grow: impl Fn(u64) -> io::Result<()> + Send + Sync + 'static) -> Self {
+    pub fn with_limit(self, grow: impl Fn(u64) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self { grow: Arc::new(grow), ..self }
     }
 
-    /// An empty file. It is gone when it is closed.
+    /// An empty file, which the kernel deletes when it is closed.
     pub(super) fn file(&self) -> io::Result<File> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = self.directory.join(format!("spill-{}-{number}", process::id()));
-        let file = nameless(&path).map_err(|e| {
+        let file = unnamed_file(&path).map_err(|e| {
             let why = format!("cannot make a temporary file in {}: {e}", self.directory.display());
             io::Error::new(e.kind(), why)
         })?;
@@ -47,9 +48,9 @@ impl Scratch {
     }
 }
 
-/// An empty file, for its owner alone, that has the name `path` only until this returns. It is gone when it is closed, however the
-/// process ends.
-pub fn nameless(path: &Path) -> io::Result<fs::File> {
+/// An empty file with mode 0600. It has the name `path` only until this function returns, so the kernel deletes it when
+/// it is closed, however the process ends.
+pub fn unnamed_file(path: &Path) -> io::Result<fs::File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
     let file = options.open(path)?;
@@ -58,7 +59,7 @@ pub fn nameless(path: &Path) -> io::Result<fs::File> {
 }
 
 impl Default for Scratch {
-    /// The system's directory for temporary files.
+    /// Uses the system's directory for temporary files.
     fn default() -> Self {
         Self::new(std::env::temp_dir())
     }
@@ -70,10 +71,10 @@ impl fmt::Debug for Scratch {
     }
 }
 
-/// Such a file.
+/// A file without a name.
 pub(super) struct File {
     file: fs::File,
-    /// Bytes for which room was asked.
+    /// Bytes from the file's start for which space was requested.
     end: AtomicU64,
     grow: Arc<Grow>,
 }

@@ -1,17 +1,17 @@
-//! A sorted map, and a list, whose owner says when they have outgrown memory.
+//! A sorted map and a list, which their owner moves to a file when they have outgrown memory.
 
 use std::{collections::BTreeMap, io, ops::Bound};
 
 use super::{Scratch, allocation, table::Table};
 
-/// What a map or a list holds.
+/// A value of a map or a list.
 pub trait Value: Sized {
-    /// Appends itself as bytes.
+    /// Appends the value as bytes.
     fn encode(&self, out: &mut Vec<u8>);
-    /// What [`Value::encode`] made of it; nothing where the bytes are of something else.
+    /// Reads what [`Value::encode`] wrote; `None` for other bytes.
     fn decode(bytes: &[u8]) -> Option<Self>;
-    /// Bytes of memory that it takes beside its own size.
-    fn held(&self) -> usize {
+    /// Bytes of memory that it takes in addition to its own size.
+    fn memory(&self) -> usize {
         0
     }
 }
@@ -35,7 +35,7 @@ impl Value for Vec<u8> {
         Some(bytes.to_vec())
     }
 
-    fn held(&self) -> usize {
+    fn memory(&self) -> usize {
         allocation(self.len())
     }
 }
@@ -50,12 +50,12 @@ fn decoded<V: Value>(bytes: &[u8]) -> io::Result<V> {
     V::decode(bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Values by keys that are bytes.
+/// Values by keys of bytes.
 #[derive(Debug)]
 pub struct Map<V> {
     state: MapState<V>,
     len: u64,
-    /// Bytes of memory of keys and values in memory, beside the nodes.
+    /// Bytes of keys and values in memory, without the tree's nodes.
     bytes: usize,
 }
 
@@ -72,20 +72,20 @@ impl<V> Default for Map<V> {
 }
 
 impl<V: Value + Clone> Map<V> {
-    /// How many keys there are.
+    /// The number of keys.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of memory that it takes: what a common allocator needs at worst, or its file's cache.
-    pub fn held(&self) -> usize {
+    /// Bytes of memory in use: the worst case of a common allocator, or the cache of the file.
+    pub fn memory(&self) -> usize {
         match &self.state {
-            // Nodes are half full at worst, and have nodes above them.
+            // At worst, nodes are half full and have parents.
             MapState::Memory(map) => {
                 map.len() * (size_of::<Box<[u8]>>() + size_of::<V>()) * 5 / 2 + self.bytes
             }
@@ -93,7 +93,10 @@ impl<V: Value + Clone> Map<V> {
         }
     }
 
-    /// Goes on in a file, of which about `cache` bytes stay in memory. Nothing happens where it does so already.
+    /// Moves the map to a file, of which about `cache` bytes stay in memory. Does nothing if it is in a file already.
+    ///
+    /// # Errors
+    /// The file cannot be made or written. The map must not be used after that.
     pub fn spill(&mut self, scratch: &Scratch, cache: usize) -> io::Result<()> {
         let MapState::Memory(map) = &mut self.state else { return Ok(()) };
         let mut table = Box::new(Table::new(scratch, cache)?);
@@ -105,7 +108,7 @@ impl<V: Value + Clone> Map<V> {
         Ok(())
     }
 
-    /// The value of `key`.
+    /// The value of `key`, if it is in the map.
     pub fn get(&self, key: &[u8]) -> io::Result<Option<V>> {
         match &self.state {
             MapState::Memory(map) => Ok(map.get(key).cloned()),
@@ -113,15 +116,15 @@ impl<V: Value + Clone> Map<V> {
         }
     }
 
-    /// Puts `value` under `key`; returns the one that was there.
+    /// Puts `value` under `key`; returns the value that was there.
     pub fn insert(&mut self, key: Box<[u8]>, value: V) -> io::Result<Option<V>> {
         let before = match &mut self.state {
             MapState::Memory(map) => {
-                self.bytes += value.held();
+                self.bytes += value.memory();
                 let len = key.len();
                 let before = map.insert(key, value);
                 match &before {
-                    Some(before) => self.bytes -= before.held(),
+                    Some(before) => self.bytes -= before.memory(),
                     None => self.bytes += allocation(len),
                 }
                 before
@@ -134,13 +137,13 @@ impl<V: Value + Clone> Map<V> {
         Ok(before)
     }
 
-    /// Takes `key` out, if it is there.
+    /// Removes `key`, if it is there.
     pub fn remove(&mut self, key: &[u8]) -> io::Result<()> {
         let removed = match &mut self.state {
             MapState::Memory(map) => {
                 let value = map.remove(key);
                 if let Some(value) = &value {
-                    self.bytes -= value.held() + allocation(key.len());
+                    self.bytes -= value.memory() + allocation(key.len());
                 }
                 value.is_some()
             }
@@ -150,10 +153,10 @@ impl<V: Value + Clone> Map<V> {
         Ok(())
     }
 
-    /// Hands every key from `from` to before `to` to `take`, sorted, with its value.
+    /// Calls `take` with each key from `from` (included) to `to` (excluded) and its value, in key order.
     ///
     /// # Errors
-    /// The file's, and those of `take`, which end it.
+    /// Reading the file fails, or `take` fails, which ends the loop.
     pub fn each<E: From<io::Error>>(
         &self,
         from: &[u8],
@@ -176,7 +179,7 @@ impl<V: Value + Clone> Map<V> {
 pub struct List<V> {
     state: ListState<V>,
     len: usize,
-    /// Bytes of memory of values in memory, beside their own size.
+    /// Bytes of the values in memory, in addition to their own size.
     bytes: usize,
 }
 
@@ -193,25 +196,25 @@ impl<V> Default for List<V> {
 }
 
 impl<V: Value> List<V> {
-    /// How many values there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether there is no value.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of memory that it takes at worst: a vector doubles.
-    pub fn held(&self) -> usize {
+    /// Bytes of memory in use at worst: a vector doubles its capacity.
+    pub fn memory(&self) -> usize {
         match &self.state {
             ListState::Memory(list) => 2 * list.len() * size_of::<V>() + self.bytes,
             ListState::File { cache, .. } => *cache,
         }
     }
 
-    /// Goes on in a file, like [`Map::spill`].
+    /// Moves the list to a file, like [`Map::spill`].
     pub fn spill(&mut self, scratch: &Scratch, cache: usize) -> io::Result<()> {
         let ListState::Memory(list) = &mut self.state else { return Ok(()) };
         let mut table = Box::new(Table::new(scratch, cache)?);
@@ -228,7 +231,7 @@ impl<V: Value> List<V> {
         let number = self.len;
         match &mut self.state {
             ListState::Memory(list) => {
-                self.bytes += value.held();
+                self.bytes += value.memory();
                 list.push(value);
             }
             ListState::File { table, .. } => {
@@ -239,10 +242,10 @@ impl<V: Value> List<V> {
         Ok(number)
     }
 
-    /// Hands a value to `read`.
+    /// Calls `read` with the value of this number.
     ///
     /// # Errors
-    /// The file's; `NotFound` for a number that was never given.
+    /// The file cannot be read; `NotFound` for a number that no value has.
     pub fn read<T>(&self, number: usize, read: impl FnOnce(&V) -> T) -> io::Result<T> {
         let value = match &self.state {
             ListState::Memory(list) => list.get(number).map(|value| Ok(read(value))),
@@ -253,7 +256,7 @@ impl<V: Value> List<V> {
         value.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
     }
 
-    /// Has `change` change a value.
+    /// Calls `change` with the value of this number, to change it in place.
     ///
     /// # Errors
     /// As [`List::read`].
@@ -261,9 +264,9 @@ impl<V: Value> List<V> {
         match &mut self.state {
             ListState::Memory(list) => {
                 let value = list.get_mut(number).ok_or(io::ErrorKind::NotFound)?;
-                let before = value.held();
+                let before = value.memory();
                 let changed = change(value);
-                self.bytes = self.bytes - before + value.held();
+                self.bytes = self.bytes - before + value.memory();
                 Ok(changed)
             }
             ListState::File { table, .. } => {

@@ -1,23 +1,23 @@
-//! Texts that are written in any order and read sorted.
+//! Byte strings that are written in any order and read sorted.
 
 use std::{cmp::Reverse, collections::BinaryHeap, io};
 
 use super::{Scratch, file::File};
 
-/// Bytes that are written at once, and the most of a run that is read at once.
+/// Bytes that are written at once, and the most bytes of a run that are read at once.
 const PIECE: usize = 16 << 10;
-/// Bytes that are read of all runs together, if they are many; but no less than some of each.
+/// Bytes that are read of all runs together, if there are many; each run gets at least [`PIECE_LEAST`].
 const PIECES: usize = 1 << 20;
 const PIECE_LEAST: usize = 512;
-/// Bytes of a run's next text, which is a name, and of what orders it among the others.
+/// Bytes of the entry of a run in the merge heap: its next text, which is a file name, and the heap's own fields.
 const HEAD: usize = 320;
 
-/// Bytes of memory for the names of a tree's root; those of each directory within another get half as many, down to the least. So
-/// 256 directories on one way down get 16 MiB together.
+/// Bytes of memory for the names in the root of a tree. A directory one level deeper gets half as many, and never fewer
+/// than [`LEAST`]. So a path of 256 directories gets about 16 MiB together.
 const ROOT: usize = 4 << 20;
 const LEAST: usize = 32 << 10;
 
-/// Texts of at most 64 KiB, before they are sorted.
+/// Collects texts of at most 64 KiB each.
 #[derive(Debug)]
 pub struct Sorter {
     scratch: Scratch,
@@ -25,44 +25,45 @@ pub struct Sorter {
     sorted: Sorted,
 }
 
-/// Texts, to be read sorted as often as wanted. Those that are equal stay so often.
+/// Texts that can be read sorted, any number of times. Equal texts are all kept.
 #[derive(Debug, Default)]
 pub struct Sorted {
-    /// Those in memory, one behind another, and where each lies.
+    /// The texts in memory without separators, and where each lies.
     text: Vec<u8>,
     places: Vec<(u32, u16)>,
-    /// Sorted runs in the file: where each begins and ends.
+    /// Sorted runs in the file: start and end of each.
     runs: Vec<(u64, u64)>,
     file: Option<File>,
     len: u64,
 }
 
 impl Sorter {
-    /// An empty one, of which about `most` bytes are in memory; that is less than 4 GiB.
+    /// An empty sorter that keeps about `most` bytes in memory; `most` is less than 4 GiB.
     pub fn new(scratch: &Scratch, most: usize) -> Self {
         Self { scratch: scratch.clone(), most, sorted: Sorted::default() }
     }
 
-    /// One for the names of a directory so many names below a tree's root, while those of all above it are in use.
+    /// A sorter for the names of a directory `depth` levels below a tree's root. It counts on the sorters of all levels
+    /// above being in use.
     pub fn of_names(scratch: &Scratch, depth: usize) -> Self {
         Self::new(scratch, (ROOT >> depth.min(31)).max(LEAST))
     }
 
-    /// Takes one more.
+    /// Adds a text.
     pub fn push(&mut self, text: &[u8]) -> io::Result<()> {
         let Sorted { text: all, places, len: count, .. } = &mut self.sorted;
         let len = u16::try_from(text.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         places.push((all.len() as u32, len));
         all.extend_from_slice(text);
         *count += 1;
-        // Vectors double.
+        // Vectors double their capacity.
         if 2 * (all.len() + size_of_val(places.as_slice())) > self.most {
             self.write()?;
         }
         Ok(())
     }
 
-    /// Writes those in memory as a run.
+    /// Writes the texts in memory as a run.
     fn write(&mut self) -> io::Result<()> {
         self.sorted.sort();
         let Sorted { text, places, runs, file, .. } = &mut self.sorted;
@@ -70,8 +71,8 @@ impl Sorter {
             *file = Some(self.scratch.file()?);
         }
         let Some(file) = file else { return Ok(()) };
-        let begin = runs.last().map_or(0, |(_, end)| *end);
-        let (mut at, mut piece) = (begin, Vec::with_capacity(2 * PIECE));
+        let start = runs.last().map_or(0, |(_, end)| *end);
+        let (mut at, mut piece) = (start, Vec::with_capacity(2 * PIECE));
         for (from, len) in places.drain(..) {
             piece.extend_from_slice(&len.to_le_bytes());
             piece.extend_from_slice(&text[from as usize..from as usize + usize::from(len)]);
@@ -82,7 +83,7 @@ impl Sorter {
             }
         }
         file.write_all_at(&piece, at)?;
-        runs.push((begin, at + piece.len() as u64));
+        runs.push((start, at + piece.len() as u64));
         text.clear();
         Ok(())
     }
@@ -101,18 +102,18 @@ impl Sorter {
 }
 
 impl Sorted {
-    /// How many there are.
+    /// The number of texts.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of memory that it takes, with those of one reader.
-    pub fn held(&self) -> usize {
+    /// Bytes of memory in use, with those of one reader.
+    pub fn memory(&self) -> usize {
         let places = self.places.capacity() * size_of::<(u32, u16)>();
         let runs = self.runs.len() * (self.piece_len() + size_of::<Run>() + HEAD);
         self.text.capacity() + places + runs
@@ -128,7 +129,7 @@ impl Sorted {
         self.places.sort_unstable_by(|a, b| in_text(text, *a).cmp(in_text(text, *b)));
     }
 
-    /// All of them, in the order of their bytes.
+    /// Reads all texts in byte order.
     pub fn read(&self) -> io::Result<SortedReader<'_>> {
         let mut runs = Vec::with_capacity(self.runs.len());
         let mut heads = BinaryHeap::with_capacity(self.runs.len());
@@ -148,7 +149,7 @@ fn in_text(text: &[u8], (from, len): (u32, u16)) -> &[u8] {
     &text[from as usize..from as usize + usize::from(len)]
 }
 
-/// Reads what was sorted.
+/// Reads the texts in order.
 #[derive(Debug)]
 pub struct SortedReader<'s> {
     sorted: &'s Sorted,
@@ -160,7 +161,7 @@ pub struct SortedReader<'s> {
 }
 
 impl SortedReader<'_> {
-    /// The next text, if there is one.
+    /// The next text; `None` at the end.
     pub fn read_next(&mut self) -> io::Result<Option<&[u8]>> {
         let Some(file) = &self.sorted.file else {
             let place = self.sorted.places.get(self.next).copied();
@@ -179,7 +180,7 @@ impl SortedReader<'_> {
 
 #[derive(Debug)]
 struct Run {
-    /// What is not in `piece` yet.
+    /// Position in the file of the first byte that is not in `piece` yet.
     at: u64,
     end: u64,
     piece: Vec<u8>,
@@ -213,8 +214,8 @@ impl Run {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        let begin = self.from;
+        let start = self.from;
         self.from += wanted;
-        Ok(&self.piece[begin..self.from])
+        Ok(&self.piece[start..self.from])
     }
 }

@@ -7,7 +7,7 @@ use super::{Scratch, file::File};
 /// Bytes that are read and written at once.
 const PIECE: usize = 64 << 10;
 
-/// Records one behind another. Each has at most 4 GiB.
+/// A sequence of records of at most 4 GiB each.
 #[derive(Debug)]
 pub struct Spool {
     scratch: Scratch,
@@ -15,12 +15,12 @@ pub struct Spool {
     /// What is not in the file yet.
     bytes: Vec<u8>,
     file: Option<File>,
-    /// Bytes of the file.
+    /// Bytes in the file.
     written: u64,
 }
 
 impl Spool {
-    /// An empty one, which goes on in a file beyond `most` bytes.
+    /// An empty spool, which moves to a file when it exceeds `most` bytes.
     pub fn new(scratch: &Scratch, most: usize) -> Self {
         Self { scratch: scratch.clone(), most, bytes: Vec::new(), file: None, written: 0 }
     }
@@ -39,8 +39,8 @@ impl Spool {
         self.write()
     }
 
-    /// Bytes of memory that it takes.
-    pub fn held(&self) -> usize {
+    /// Bytes of memory in use.
+    pub fn memory(&self) -> usize {
         self.bytes.capacity()
     }
 
@@ -48,33 +48,33 @@ impl Spool {
         if let Some(file) = &self.file {
             file.write_all_at(&self.bytes, self.written)?;
             self.written += self.bytes.len() as u64;
-            // What grew large before it was in the file is given back.
+            // Frees the memory that was in use before the spool had a file.
             self.bytes.clear();
             self.bytes.shrink_to(PIECE);
         }
         Ok(())
     }
 
-    /// Ends the writing.
+    /// Ends the writing; the reader starts at the first record.
     pub fn read(mut self) -> io::Result<SpoolReader> {
         self.write()?;
         Ok(SpoolReader { bytes: self.bytes, from: 0, file: self.file, at: 0, end: self.written })
     }
 }
 
-/// What was written, from the first record on.
+/// Reads the records in the order in which they were written.
 #[derive(Debug, Default)]
 pub struct SpoolReader {
     bytes: Vec<u8>,
     from: usize,
     file: Option<File>,
-    /// What of the file is not in `bytes`.
+    /// Position in the file of the first byte that is not in `bytes` yet.
     at: u64,
     end: u64,
 }
 
 impl SpoolReader {
-    /// The next record, if there is one.
+    /// The next record; `None` at the end.
     pub fn read_next(&mut self) -> io::Result<Option<&[u8]>> {
         if !self.has(4)? {
             return Ok(None);
@@ -85,17 +85,17 @@ impl SpoolReader {
         if !self.has(4 + len)? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let begin = self.from + 4;
-        self.from = begin + len;
-        Ok(Some(&self.bytes[begin..begin + len]))
+        let start = self.from + 4;
+        self.from = start + len;
+        Ok(Some(&self.bytes[start..start + len]))
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of memory in use.
     pub fn held(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Sees to `wanted` bytes; whether there are so many.
+    /// Reads until `bytes` holds `wanted` unread bytes; returns whether there are so many.
     fn has(&mut self, wanted: usize) -> io::Result<bool> {
         if self.bytes.len() - self.from >= wanted {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! A sorted map of bytes in a file: redb, in one transaction that is never committed.
+//! A sorted map of byte strings in a file: a redb table in one transaction that is never committed.
 
 use std::{io, ops::Bound};
 
@@ -10,7 +10,7 @@ use super::{Scratch, file::File};
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("all");
 
-/// The map. `transaction` stands first, to be dropped first.
+/// The map. `transaction` is the first field, because it must be dropped first.
 pub(super) struct Table {
     transaction: WriteTransaction,
     _database: Database,
@@ -23,70 +23,70 @@ impl std::fmt::Debug for Table {
 }
 
 impl Table {
-    /// An empty one that keeps about `cache` bytes of its file in memory.
+    /// An empty table that keeps about `cache` bytes of its file in memory.
     pub(super) fn new(scratch: &Scratch, cache: usize) -> io::Result<Self> {
         let mut builder = Builder::new();
         builder.set_cache_size(cache);
         let backend = Backend(scratch.file()?);
-        let database = builder.create_with_backend(backend).map_err(told)?;
-        let transaction = database.begin_write().map_err(told)?;
+        let database = builder.create_with_backend(backend).map_err(io_error)?;
+        let transaction = database.begin_write().map_err(io_error)?;
         Ok(Self { transaction, _database: database })
     }
 
-    /// Hands the value of `key` to `read`, if there is one.
+    /// Calls `read` with the value of `key`, if there is one.
     pub(super) fn get<T>(
         &self,
         key: &[u8],
         read: impl FnOnce(&[u8]) -> T,
     ) -> io::Result<Option<T>> {
-        let table = self.transaction.open_table(TABLE).map_err(told)?;
-        Ok(table.get(key).map_err(told)?.map(|value| read(value.value())))
+        let table = self.transaction.open_table(TABLE).map_err(io_error)?;
+        Ok(table.get(key).map_err(io_error)?.map(|value| read(value.value())))
     }
 
-    /// Puts `value` under `key`; hands the one that was there to `read`.
+    /// Puts `value` under `key`; calls `read` with the value that was there.
     pub(super) fn insert<T>(
         &mut self,
         key: &[u8],
         value: &[u8],
         read: impl FnOnce(&[u8]) -> T,
     ) -> io::Result<Option<T>> {
-        let mut table = self.transaction.open_table(TABLE).map_err(told)?;
-        let before = table.insert(key, value).map_err(told)?;
+        let mut table = self.transaction.open_table(TABLE).map_err(io_error)?;
+        let before = table.insert(key, value).map_err(io_error)?;
         Ok(before.map(|value| read(value.value())))
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) -> io::Result<bool> {
-        let mut table = self.transaction.open_table(TABLE).map_err(told)?;
-        let removed = table.remove(key).map_err(told)?.is_some();
+        let mut table = self.transaction.open_table(TABLE).map_err(io_error)?;
+        let removed = table.remove(key).map_err(io_error)?.is_some();
         Ok(removed)
     }
 
-    /// Hands everything from `from` to before `to` to `take`, sorted.
+    /// Calls `take` with each key from `from` (included) to `to` (excluded) and its value, in key order.
     pub(super) fn each<E: From<io::Error>>(
         &self,
         from: &[u8],
         to: &[u8],
         mut take: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let table = self.transaction.open_table(TABLE).map_err(told)?;
+        let table = self.transaction.open_table(TABLE).map_err(io_error)?;
         let range = (Bound::Included(from), Bound::Excluded(to));
-        for entry in table.range::<&[u8]>(range).map_err(told)? {
-            let (key, value) = entry.map_err(told)?;
+        for entry in table.range::<&[u8]>(range).map_err(io_error)? {
+            let (key, value) = entry.map_err(io_error)?;
             take(key.value(), value.value())?;
         }
         Ok(())
     }
 }
 
-/// What went wrong with the file.
-fn told(error: impl Into<redb::Error>) -> io::Error {
+/// Converts an error of redb; an I/O error of the file keeps its kind.
+fn io_error(error: impl Into<redb::Error>) -> io::Error {
     match error.into() {
         redb::Error::Io(error) => error,
         other => io::Error::other(other),
     }
 }
 
-/// A file that nobody reads again: nothing of it has to reach the disk.
+/// A file that is never opened again, so nothing of it must reach the disk.
 #[derive(Debug)]
 struct Backend(File);
 

@@ -1,4 +1,4 @@
-//! Collections compared with those of the standard library, in memory and in their files.
+//! The collections behave like those of the standard library, in memory and in their files.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +35,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_map_is_the_same_in_its_file(steps in prop::collection::vec(step(), 0..60), from in prop::collection::vec(0..4_u8, 0..3)) {
+    fn a_map_behaves_the_same_in_its_file(steps in prop::collection::vec(step(), 0..60), from in prop::collection::vec(0..4_u8, 0..3)) {
         let (mut map, mut model) = (Map::default(), BTreeMap::new());
         for step in steps {
             match step {
@@ -66,7 +66,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_sorted_in_runs_is_sorted(texts in prop::collection::vec(prop::collection::vec(0..3_u8, 0..6), 0..200), most in 8..400_usize) {
+    fn texts_are_read_sorted_and_records_in_their_order(texts in prop::collection::vec(prop::collection::vec(0..3_u8, 0..6), 0..200), most in 8..400_usize) {
         let mut sorter = Sorter::new(&Scratch::default(), most);
         let mut spool = Spool::new(&Scratch::default(), most);
         for text in &texts {
@@ -82,7 +82,7 @@ proptest! {
         prop_assert_eq!(sorted.len(), texts.len() as u64);
         let mut expected = texts;
         expected.sort();
-        // Twice: it can be read again.
+        // Twice, because it can be read again.
         for _ in 0..2 {
             let mut reader = sorted.read().unwrap();
             for text in &expected {
@@ -94,7 +94,7 @@ proptest! {
 }
 
 #[test]
-fn a_list_is_the_same_in_its_file() {
+fn a_list_behaves_the_same_in_its_file() {
     let mut list = List::<Vec<u8>>::default();
     for number in 0..300_usize {
         if number == 150 {
@@ -108,7 +108,7 @@ fn a_list_is_the_same_in_its_file() {
         assert_eq!(found.unwrap(), expected);
     }
     assert_eq!(list.read(300, |_| ()).unwrap_err().kind(), io::ErrorKind::NotFound);
-    assert!(list.held() <= SMALL);
+    assert!(list.memory() <= SMALL);
 }
 
 #[test]
@@ -121,29 +121,29 @@ fn a_scratch_file_has_no_name() {
     assert!(missing.to_string().contains("missing"), "{missing}");
 }
 
-/// Each has more than fits in memory, and then in what there is of the disk.
+/// Each collection gets more than fits in memory, and then more than fits on the disk.
 #[test]
-fn what_grows_asks_for_room_and_fails_without_it() {
+fn a_collection_requests_disk_space_and_fails_without_it() {
     let left = Arc::new(AtomicU64::new(64 << 20));
     let given = left.clone();
-    let scratch = Scratch::default().asking(move |bytes| {
+    let scratch = Scratch::default().with_limit(move |bytes| {
         let taken = given.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes));
-        taken.map(drop).map_err(|_| io::Error::new(io::ErrorKind::StorageFull, "no room"))
+        taken.map(drop).map_err(|_| io::Error::new(io::ErrorKind::StorageFull, "no space"))
     });
     let (mut map, mut spool) = (Map::default(), Spool::new(&scratch, SMALL));
     let mut sorter = Sorter::new(&scratch, SMALL);
     map.spill(&scratch, SMALL).unwrap();
     let mut number = 0_u64;
-    let mut each = |fill: &mut dyn FnMut(&[u8]) -> io::Result<()>, has_room: bool| {
+    let mut each = |fill: &mut dyn FnMut(&[u8]) -> io::Result<()>, fits: bool| {
         let before = left.load(Relaxed);
         for _ in 0..2_000 {
             number += 1;
             if let Err(error) = fill(&[&number.to_be_bytes()[..], &[7; 1_000]].concat()) {
-                assert!(!has_room && error.to_string().contains("no room"), "{error}");
+                assert!(!fits && error.to_string().contains("no space"), "{error}");
                 return;
             }
         }
-        assert!(has_room && left.load(Relaxed) <= before - 1_500_000);
+        assert!(fits && left.load(Relaxed) <= before - 1_500_000);
     };
     each(&mut |text| sorter.push(text), true);
     each(&mut |text| spool.push(text), true);

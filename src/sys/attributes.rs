@@ -1,6 +1,6 @@
-//! What a folder is apart from its entries: owner, mode, extended attributes.
+//! What a directory is apart from its entries: owner, mode, extended attributes.
 //!
-//! Deliberately absent: times, which nobody expects a new folder to have from elsewhere.
+//! Deliberately absent: times, which nobody expects a new directory to have from elsewhere.
 
 use std::{
     fs::{File, OpenOptions, Permissions},
@@ -19,21 +19,21 @@ use rustix::{
 
 use super::mounts::Detached;
 
-/// Overlay's own marks say what a folder is within one stack; on another they would be lies.
+/// Overlay's own marks say what a directory is within one stack; on another they would be lies.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
-/// Gives the folder `to` the owner, mode and extended attributes of the root of `from`.
+/// Gives the directory `to` the owner, mode and extended attributes of the root of `from`.
 pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
     // Such a descriptor takes no reads of its own (O_PATH); its name in /proc does.
     let source = PathBuf::from(format!("/proc/self/fd/{}", from.descriptor().as_raw_fd()));
     let metadata = std::fs::metadata(&source)?;
-    let folder = open(to)?;
-    fchown(&folder, Some(metadata.uid()), Some(metadata.gid()))?;
+    let dir = open(to)?;
+    fchown(&dir, Some(metadata.uid()), Some(metadata.gid()))?;
     // After the owner, whose change takes set-id bits away; before capabilities and ACLs, which may refine it.
-    folder.set_permissions(Permissions::from_mode(metadata.mode() & 0o7777))?;
+    dir.set_permissions(Permissions::from_mode(metadata.mode() & 0o7777))?;
     for name in names(&source)? {
         let value = read(|space| getxattr(&source, &name[..], space))?;
-        fsetxattr(&folder, &name[..], &value, XattrFlags::empty())?;
+        fsetxattr(&dir, &name[..], &value, XattrFlags::empty())?;
     }
     Ok(())
 }
@@ -48,14 +48,14 @@ pub fn of(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Gives the folder `to` a mode, whatever the umask.
+/// Gives the directory `to` a mode, whatever the umask.
 pub fn set_mode(to: &Path, mode: u32) -> io::Result<()> {
     open(to)?.set_permissions(Permissions::from_mode(mode))
 }
 
-fn open(folder: &Path) -> io::Result<File> {
+fn open(dir: &Path) -> io::Result<File> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(folder)
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(dir)
 }
 
 /// The names of its extended attributes, but for overlay's own.
@@ -87,9 +87,9 @@ mod tests {
     use crate::sys::mounts::{LinuxMounts, Mounts};
 
     #[test]
-    fn a_folder_is_dressed_like_another() {
-        let folder = TempDir::new().unwrap();
-        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    fn a_directory_is_dressed_like_another() {
+        let dir = TempDir::new().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         std::fs::create_dir(&from).unwrap();
         std::fs::create_dir(&to).unwrap();
         set_mode(&from, 0o1777).unwrap();
@@ -103,9 +103,9 @@ mod tests {
 
     #[test]
     fn a_symlink_is_not_followed() {
-        let folder = TempDir::new().unwrap();
-        let link = folder.path().join("link");
-        std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+        let dir = TempDir::new().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         assert!(set_mode(&link, 0o777).is_err());
     }
 }

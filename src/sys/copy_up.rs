@@ -1,7 +1,7 @@
 //! Has an overlay copy a file up, as the first write to it would.
 //!
 //! To open it for writing is enough, and changes neither its bytes nor its times (kernel doc overlayfs.rst, "Non-directories").
-//! Deliberately absent: folders, whose copy-up copies no file, and anything that a symlink leads to.
+//! Deliberately absent: directories, whose copy-up copies no file, and anything that a symlink leads to.
 
 use std::{io, path::Path};
 
@@ -14,7 +14,7 @@ use super::mounts::Detached;
 
 /// Copies up the regular file at `path`, relative to the root of `tree`.
 ///
-/// Errors: `NotFound`, `NotADirectory`, `IsADirectory`, `InvalidInput` where it is neither file nor folder, or it or a part of its
+/// Errors: `NotFound`, `NotADirectory`, `IsADirectory`, `InvalidInput` where it is neither file nor directory, or it or a part of its
 /// path is a symlink, and what the copy itself meets, such as a full disk.
 pub fn copy_up(tree: &Detached, path: &Path) -> io::Result<()> {
     let open = |flags| {
@@ -57,17 +57,17 @@ mod tests {
     #[test]
     fn only_regular_files_beneath() {
         let scratch = Scratch::new();
-        let folder = scratch.folder("tree");
+        let dir = scratch.dir("tree");
         scratch.file("outside", "x");
-        scratch.folder("tree/folder");
-        scratch.file("tree/folder/file", "x");
-        symlink("folder/file", folder.join("link")).unwrap();
-        symlink("folder", folder.join("way")).unwrap();
-        let tree = LinuxMounts.open_dir(&folder).unwrap();
-        copy_up(&tree, Path::new("folder/file")).unwrap();
+        scratch.dir("tree/directory");
+        scratch.file("tree/directory/file", "x");
+        symlink("directory/file", dir.join("link")).unwrap();
+        symlink("directory", dir.join("way")).unwrap();
+        let tree = LinuxMounts.open_dir(&dir).unwrap();
+        copy_up(&tree, Path::new("directory/file")).unwrap();
         for (path, kind) in [
             ("none", io::ErrorKind::NotFound),
-            ("folder", io::ErrorKind::IsADirectory),
+            ("directory", io::ErrorKind::IsADirectory),
             ("link", io::ErrorKind::InvalidInput),
             ("way/file", io::ErrorKind::InvalidInput),
             ("../outside", io::ErrorKind::CrossesDevices),

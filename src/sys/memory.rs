@@ -81,18 +81,18 @@ fn mount(line: &[u8]) -> Option<Mount> {
 mod tests {
     use super::*;
 
-    /// What a process reads, with the cgroups in `files` mounted as `mounts` say (`%` stands for the folder).
+    /// What a process reads, with the cgroups in `files` mounted as `mounts` say (`%` stands for the directory).
     fn seen(cgroup: &str, mounts: &str, files: &[(&str, &str)]) -> Option<u64> {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         for (path, text) in files {
-            let path = folder.path().join(path);
+            let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        fs::write(folder.path().join("cgroup"), cgroup).unwrap();
-        let here = folder.path().display().to_string();
-        fs::write(folder.path().join("mountinfo"), mounts.replace('%', &here)).unwrap();
-        limit_of(folder.path())
+        fs::write(dir.path().join("cgroup"), cgroup).unwrap();
+        let here = dir.path().display().to_string();
+        fs::write(dir.path().join("mountinfo"), mounts.replace('%', &here)).unwrap();
+        limit_of(dir.path())
     }
 
     const V2: &str = "31 23 0:28 / %/fs rw,relatime shared:9 - cgroup2 cgroup2 rw\n";

@@ -2,8 +2,8 @@
 //!
 //! [`durable`] changes files so that a crash at any line leaves the old state or the new one;
 //! [`mounts`] makes, attaches and lists mounts behind a trait with an in-memory twin;
-//! [`attributes`] dresses one folder like another; [`targets`] makes and removes what mounts are
-//! attached to; [`limits`] asks for what the process may have, [`memory`] says how much memory that is; [`quota`] limits what a folder may hold, [`walk`] counts what
+//! [`attributes`] dresses one directory like another; [`targets`] makes and removes what mounts are
+//! attached to; [`limits`] asks for what the process may have, [`memory`] says how much memory that is; [`quota`] limits what a directory may hold, [`walk`] counts what
 //! it holds, [`space`] says what a file system has left; [`copy_up`] readies a file of an overlay for writing, [`tree`] makes
 //! whole trees, [`inside`] looks into one, [`clone`] copies one that is written to and [`freezer`] stops who writes; [`machine`] and [`trials`] say what kernel and file system can do, [`aside`] keeps trials apart;
 //! [`blocking`] runs all of that beside the async workers, and [`name`] says which texts may become names.
@@ -12,28 +12,28 @@
 //!
 //! May use: spill
 
-pub mod aside;
 pub mod attributes;
 pub mod blocking;
 pub mod clone;
 pub mod copy_up;
+pub mod du;
 pub mod durable;
 pub mod freezer;
-pub mod inside;
+pub mod fs_probe;
+pub mod host;
+pub mod id_chars;
 pub mod limits;
-pub mod machine;
 pub mod memory;
+pub mod mount_target;
 pub mod mounts;
-pub mod name;
+pub mod private_mntns;
 pub mod quota;
-pub mod space;
-pub mod targets;
+pub mod statfs;
 pub mod tree;
-pub mod trials;
-pub mod walk;
+pub mod tree_reader;
 
-mod beneath;
 mod loops;
+mod openat2;
 #[cfg(test)]
 pub mod scratch;
 mod userns;

@@ -1,6 +1,6 @@
-//! How much one folder may hold: project quotas, as XFS, ext4 and f2fs have them.
+//! How much one directory may hold: project quotas, as XFS, ext4 and f2fs have them.
 //!
-//! A folder and all that is made in it belong to a project, a number; the file system counts what the project holds and refuses
+//! A directory and all that is made in it belong to a project, a number; the file system counts what the project holds and refuses
 //! more than its limit with EDQUOT or ENOSPC. (ext4 excuses CAP_SYS_RESOURCE, which overlay drops from the credentials that it
 //! writes with: in a volume the limit holds for root too.) Both file systems answer the generic commands of `quotactl_fd(2)`
 //! (Linux 5.14; fs/quota/quota.c), so no device has to be found and there is one path for all.
@@ -26,7 +26,7 @@ use rustix::{
 pub struct Quota {
     /// Bytes on the disk; counted in KiB, rounded up.
     pub bytes: Option<u64>,
-    /// Files, folders and whatever else has an inode.
+    /// Files, directories and whatever else has an inode.
     pub inodes: Option<u64>,
 }
 
@@ -35,29 +35,29 @@ pub struct Quota {
 pub struct Usage {
     /// Bytes on the disk.
     pub bytes: u64,
-    /// Files, folders and whatever else has an inode.
+    /// Files, directories and whatever else has an inode.
     pub inodes: u64,
 }
 
 /// The project quotas of one file system.
 #[derive(Debug)]
 pub struct Projects {
-    /// Any folder of it.
-    folder: PathBuf,
+    /// Any directory of it.
+    directory: PathBuf,
 }
 
 impl Projects {
-    /// The project quotas of the file system that holds `folder`.
+    /// The project quotas of the file system that holds `directory`.
     ///
     /// # Errors
     /// Why it has none that hold, as a sentence that names the cure.
-    pub fn probe(folder: &Path) -> Result<Self, String> {
-        let shown = folder.display();
+    pub fn probe(directory: &Path) -> Result<Self, String> {
+        let shown = directory.display();
         let mut state = QuotaState { version: 1, ..QuotaState::default() };
-        let asked = File::open(folder)
+        let asked = File::open(directory)
             .and_then(|dir| quotactl(&dir, Q_XGETQSTATV, 0, (&raw mut state).cast()));
         match asked {
-            Ok(()) if state.flags & ENFORCED != 0 => Ok(Self { folder: folder.to_owned() }),
+            Ok(()) if state.flags & ENFORCED != 0 => Ok(Self { directory: directory.to_owned() }),
             Ok(()) if state.flags & COUNTED != 0 => Err(format!(
                 "the file system of {shown} counts projects and enforces no limit: mount it with prjquota"
             )),
@@ -72,12 +72,12 @@ impl Projects {
         }
     }
 
-    /// Puts the empty `folder` into project `id`, with everything that is going to be made in it.
+    /// Puts the empty `directory` into project `id`, with everything that is going to be made in it.
     ///
-    /// A rename between two folders works only where both belong to the same project (else EXDEV), so an upper and its work
-    /// folder have to.
-    pub fn assign(&self, folder: &Path, id: u32) -> io::Result<()> {
-        let dir = File::open(folder)?;
+    /// A rename between two directories works only where both belong to the same project (else EXDEV), so an upper and its work
+    /// directory have to.
+    pub fn assign(&self, directory: &Path, id: u32) -> io::Result<()> {
+        let dir = File::open(directory)?;
         let mut attributes = xattr_of(&dir)?;
         attributes.project = id;
         attributes.flags |= PROJECT_INHERIT;
@@ -112,7 +112,7 @@ impl Projects {
     }
 
     fn quotactl(&self, command: u32, id: u32, data: *mut c_void) -> io::Result<()> {
-        quotactl(&File::open(&self.folder)?, command, id, data)
+        quotactl(&File::open(&self.directory)?, command, id, data)
     }
 }
 
@@ -124,7 +124,7 @@ pub fn draw() -> io::Result<u32> {
     Ok(u32::from_ne_bytes(bytes))
 }
 
-/// Ends that what comes into the folder `dir` has to be of its project; says whether it was so.
+/// Ends that what comes into the directory `dir` has to be of its project; says whether it was so.
 pub(super) fn stop_inheriting(dir: impl AsFd) -> io::Result<bool> {
     let mut attributes = xattr_of(&dir)?;
     let was = attributes.flags & PROJECT_INHERIT != 0;
@@ -240,16 +240,16 @@ mod tests {
         assert!(why.contains("prjquota") || why.contains("CONFIG_QUOTA"), "{why}");
     }
 
-    /// `OVL_XFS` is a folder of a file system that has them, whose limits hold for root too: the emulated machines of the harness
+    /// `OVL_XFS` is a directory of a file system that has them, whose limits hold for root too: the emulated machines of the harness
     /// set it.
     #[test]
     #[ignore = "needs root and a file system with project quotas"]
     fn emulated_quota_a_project_holds_as_much_as_it_may() {
         let place = std::env::var_os("OVL_XFS").expect("OVL_XFS");
-        let folder = tempfile::tempdir_in(place).unwrap();
-        let projects = Projects::probe(folder.path()).unwrap();
+        let directory = tempfile::tempdir_in(place).unwrap();
+        let projects = Projects::probe(directory.path()).unwrap();
         let id = 4_242;
-        let (upper, work) = (folder.path().join("upper"), folder.path().join("work"));
+        let (upper, work) = (directory.path().join("upper"), directory.path().join("work"));
         for dir in [&upper, &work] {
             std::fs::create_dir(dir).unwrap();
             projects.assign(dir, id).unwrap();

@@ -1,8 +1,8 @@
-//! A folder for a test, gone with every mount beneath it when the test ends, also when it fails.
+//! A directory for a test, gone with every mount beneath it when the test ends, also when it fails.
 //!
 //! A [`Disk`] in it can lose its power.
 //!
-//! Deliberately absent: deleting while a mount is left; then the folder stays and the test fails.
+//! Deliberately absent: deleting while a mount is left; then the directory stays and the test fails.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,16 +17,17 @@ use tempfile::TempDir;
 pub use super::mounts::sample_image as erofs_image;
 use super::mounts::{LinuxMounts, Mounts as _};
 
-/// The folder.
+/// The directory.
 #[derive(Debug)]
 pub struct Scratch(Option<TempDir>);
 
-#[expect(clippy::new_without_default, reason = "to make a folder is no default")]
+#[expect(clippy::new_without_default, reason = "to make a directory is no default")]
 impl Scratch {
-    /// A new empty folder, whose path has no symlinks.
+    /// A new empty directory, whose path has no symlinks.
     pub fn new() -> Self {
-        let root = std::env::temp_dir().canonicalize().expect("there is a folder for temporaries");
-        Self(Some(TempDir::with_prefix_in("ovl-test-", root).expect("a folder can be made")))
+        let root =
+            std::env::temp_dir().canonicalize().expect("there is a directory for temporaries");
+        Self(Some(TempDir::with_prefix_in("ovl-test-", root).expect("a directory can be made")))
     }
 
     /// Its path.
@@ -34,10 +35,10 @@ impl Scratch {
         self.0.as_ref().expect("it is there until dropped").path()
     }
 
-    /// Makes the folder `name` in it, with its parents.
-    pub fn folder(&self, name: &str) -> PathBuf {
+    /// Makes the directory `name` in it, with its parents.
+    pub fn dir(&self, name: &str) -> PathBuf {
         let path = self.path().join(name);
-        fs::create_dir_all(&path).expect("a folder can be made");
+        fs::create_dir_all(&path).expect("a directory can be made");
         path
     }
 
@@ -62,9 +63,9 @@ impl Drop for Scratch {
             let _ = unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         }
         let left = self.mounts();
-        let folder = self.0.take();
+        let dir = self.0.take();
         if !left.is_empty() {
-            folder.map(TempDir::keep);
+            dir.map(TempDir::keep);
             assert!(std::thread::panicking(), "mounts are left: {left:?}");
         }
     }
@@ -81,7 +82,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes one of this type (`ext4`, `xfs`, `btrfs`) and mounts it at the folder `at` of `scratch`.
+    /// Makes one of this type (`ext4`, `xfs`, `btrfs`) and mounts it at the directory `at` of `scratch`.
     pub fn new(scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
         Self::with(scratch, fs_type, &[], at)
     }

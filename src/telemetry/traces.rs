@@ -1,7 +1,8 @@
-//! Traces: the spans of calls, sent to a collector by OTLP over gRPC.
+//! Traces: sends the spans of calls to a collector by OTLP over gRPC.
 //!
-//! Sending has a thread and a runtime of its own and a queue that drops what does not fit, so a collector that is slow, gone or
-//! hostile costs spans and nothing else. What is sent is what the log says at level info, with the same fields.
+//! The exporter has its own thread, its own runtime and a bounded queue that drops the spans that do not fit. So a
+//! collector that is slow, gone or hostile costs spans and nothing else. The spans are those of level info, with the
+//! same fields as in the log.
 
 use std::{
     collections::HashMap,
@@ -28,18 +29,18 @@ use tracing::{Span, Subscriber, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
-/// How long the last spans may take when the process ends.
-const LAST: Duration = Duration::from_secs(3);
+/// How long the process waits at its end until the last spans are sent.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where traces go: `http://HOST:PORT` of a collector's OTLP/gRPC receiver.
+/// The address of a collector's OTLP/gRPC receiver: `http://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collector(String);
 
-/// Text that is no collector's address.
+/// A text that is not the address of a collector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a collector's address: expected http://HOST:PORT of an OTLP/gRPC receiver, without TLS (for TLS, send to a \
-     collector on this node that speaks it)"
+     collector on this node that forwards with TLS)"
 )]
 pub struct CollectorError(String);
 
@@ -58,12 +59,12 @@ impl FromStr for Collector {
     }
 }
 
-/// The traces cannot be sent.
+/// The exporter of traces cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot send traces: {0}")]
 pub struct TracesError(String);
 
-/// Sends spans while it lives. To be ended with [`Traces::end`], which sends the last ones.
+/// The exporter of spans. End it with [`Traces::end`], which sends the last ones.
 pub struct Traces {
     provider: SdkTracerProvider,
     runtime: Runtime,
@@ -76,25 +77,26 @@ impl fmt::Debug for Traces {
 }
 
 impl Traces {
-    /// To a collector, which need not be there yet; as `node`, where the process has one.
+    /// Sends to a collector, which need not run yet. `node` becomes the attribute `k8s.node.name`; `None` for a process
+    /// that belongs to no node.
     ///
     /// # Errors
-    /// No thread is to be had, or the collector's address is none after all.
+    /// No thread can be started, or the client refuses the collector's address.
     pub fn to(collector: &Collector, node: Option<&str>) -> Result<Self, TracesError> {
-        let told = |e: &dyn fmt::Display| TracesError(e.to_string());
+        let traces_error = |e: &dyn fmt::Display| TracesError(e.to_string());
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("traces")
             .enable_all()
             .build()
-            .map_err(|e| told(&e))?;
-        // The connection lives on the runtime that it is made in.
+            .map_err(|e| traces_error(&e))?;
+        // The connection lives on the runtime that is entered when it is made.
         let entered = runtime.enter();
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()
             .with_endpoint(&collector.0)
             .build()
-            .map_err(|e| told(&e))?;
+            .map_err(|e| traces_error(&e))?;
         drop(entered);
         let node = node.map(|node| KeyValue::new("k8s.node.name", node.to_owned()));
         let resource = Resource::builder()
@@ -109,7 +111,8 @@ impl Traces {
         Ok(Self { provider, runtime })
     }
 
-    /// What takes the spans of this program. Not those of its libraries: the exporter's own would never end.
+    /// The layer that takes the spans of this program. It leaves out those of libraries: the exporter's own spans would
+    /// cause new ones without end.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -123,25 +126,26 @@ impl Traces {
             .with_filter(Targets::new().with_target("ovl", LevelFilter::INFO))
     }
 
-    /// Sends what there is, for at most some seconds.
+    /// Sends the spans that are left, within three seconds.
     pub fn end(self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(LAST) {
+        if let Err(error) = self.provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
             tracing::warn!(%error, "the last traces were not sent");
         }
         self.runtime.shutdown_background();
     }
 }
 
-/// Makes `span` a part of the caller's own trace, given by the header `traceparent` (W3C Trace Context). Anything else than
-/// such a header begins a trace.
+/// Makes `span` a part of the caller's trace, which the header `traceparent` names (W3C Trace Context). Without a valid
+/// header the span starts a new trace.
 pub fn follow(span: &Span, parent: Option<&str>) {
     let Some(parent) = parent else { return };
     let header = HashMap::from([("traceparent".to_owned(), parent.to_owned())]);
-    // Without traces there is nobody to be told.
+    // Fails only where no traces are sent.
     let _ = span.set_parent(TraceContextPropagator::new().extract(&header));
 }
 
-/// Shows calls as traces do: by their method, as something served. Says once that a collector does not take them.
+/// An exporter that gives the spans of calls their method as name and the kind `Server`. It logs once that a collector
+/// does not take spans.
 #[derive(Debug)]
 struct Calls<E> {
     to: E,
@@ -161,7 +165,7 @@ impl<E: SpanExporter> SpanExporter for Calls<E> {
         if let Err(error) = &sent
             && !failed_before
         {
-            tracing::warn!(%error, "the collector does not take traces: trying on, without more words");
+            tracing::warn!(%error, "the collector does not take traces; the driver tries on without further log lines");
         }
         sent
     }
@@ -184,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collector_is_a_plain_address() {
+    fn a_collectors_address_has_no_tls_no_user_and_no_path() {
         for good in
             ["http://127.0.0.1:4317", "http://collector.monitoring:4317/", "http://[::1]:4317"]
         {
@@ -199,9 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_that_is_not_there_costs_nothing() {
+    fn a_collector_that_is_not_there_does_not_delay_calls() {
         use tracing_subscriber::layer::SubscriberExt as _;
-        // Port 9 of loopback: nobody listens.
+        // Port 9 of loopback: no process listens there.
         let traces = Traces::to(&"http://127.0.0.1:9".parse().unwrap(), None).unwrap();
         let subscriber = tracing_subscriber::registry().with(traces.layer());
         tracing::subscriber::with_default(subscriber, || {
@@ -210,8 +214,8 @@ mod tests {
                 follow(&span, Some("00-nonsense"));
             }
         });
-        let begun = std::time::Instant::now();
+        let start = std::time::Instant::now();
         traces.end();
-        assert!(begun.elapsed() < LAST + Duration::from_secs(2));
+        assert!(start.elapsed() < SHUTDOWN_TIMEOUT + Duration::from_secs(2));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{tests::Node, *};
 use crate::{
-    fault::Class,
+    error::Class,
     sys::{
         Errno,
         mounts::{Call, Mounts},
@@ -315,11 +315,11 @@ async fn attributes_about_writes_are_refused_of_who_only_reads() {
     node.assert_nothing_left();
 }
 
-/// HAZARDS: a group set by a walk copies the whole tree up; this one is set on one folder.
+/// HAZARDS: a group set by a walk copies the whole tree up; this one is set on one directory.
 #[tokio::test]
 async fn the_group_is_given_the_root() {
     let node = Node::new();
-    let myself = fs::metadata(node.folder.path()).unwrap().gid();
+    let myself = fs::metadata(node.dir.path()).unwrap().gid();
     let request = with(&node, "a", |spec| spec.group = Some(myself));
     node.volumes.publish(request).await.unwrap();
     let root = fs::metadata(node.volume("a").join("upper")).unwrap();
@@ -352,7 +352,7 @@ async fn an_image_that_policy_has_not_got_is_refused_before_any_contact() {
     {
         assert!(sentence.contains(part), "{sentence}");
     }
-    assert!(registry.seen("").is_empty(), "the registry was asked");
+    assert!(registry.requests_to("").is_empty(), "the registry was asked");
     node.assert_nothing_left();
 }
 

@@ -122,28 +122,28 @@ async fn alike(node: &Node, containerd: &Containerd, image: &Reference, what: &s
 }
 
 /// An image of [`LAYERS`] without those `left_out`.
-fn layered(folder: &Path, tag: &str, left_out: &[&str]) {
+fn layered(dir: &Path, tag: &str, left_out: &[&str]) {
     let nowhere = Path::new("/dev/null");
     sh(
         &format!("[ -e layout ] || umoci init --layout layout; umoci new --image layout:{tag}"),
-        folder,
+        dir,
         nowhere,
     );
     for (name, lines) in LAYERS.iter().filter(|(name, _)| !left_out.contains(name)) {
-        let (tree, tar) = (folder.join(name), folder.join(format!("{name}.tar")));
+        let (tree, tar) = (dir.join(name), dir.join(format!("{name}.tar")));
         if !tree.exists() {
             fs::create_dir(&tree).unwrap();
             sh(lines, &tree, &tar);
         }
-        sh(&format!("umoci raw add-layer --image layout:{tag} {name}.tar"), folder, nowhere);
+        sh(&format!("umoci raw add-layer --image layout:{tag} {name}.tar"), dir, nowhere);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, umoci, skopeo, buildah, bsdtar, setfattr and containerd as the harness builds it"]
 async fn privileged_images_of_real_builders_are_the_trees_that_umoci_and_containerd_unpack() {
-    let folder = TempDir::new().unwrap();
-    let at = folder.path();
+    let dir = TempDir::new().unwrap();
+    let at = dir.path();
     let nowhere = Path::new("/dev/null");
     let containerd = Containerd::start();
     let registry = pinged().await;

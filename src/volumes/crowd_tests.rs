@@ -11,7 +11,7 @@ use std::{
 
 use super::{tests::Node, *};
 use crate::{
-    fault::Class,
+    error::Class,
     image::fake::{FakeRegistry, Pushed, soon},
 };
 
@@ -98,7 +98,7 @@ impl Crowd {
         let store = &self.node.volumes.0.store;
         assert_eq!(store.verify().unwrap(), []);
         // A fetch that was called off ends a moment later.
-        let staging = self.node.folder.path().join("store/staging");
+        let staging = self.node.dir.path().join("store/staging");
         soon(async {
             while std::fs::read_dir(&staging).unwrap().next().is_some() {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -39,7 +39,7 @@ impl State {
     fn of(node: &Node) -> Self {
         wait_for_removal(&node.volumes);
         let mut files = BTreeSet::new();
-        list(&node.folder.path().join("store"), &mut files);
+        list(&node.dir.path().join("store"), &mut files);
         let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
         Self { descriptors, mounts: node.mounts().len(), files }
     }

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use super::{PodUid, RecordError, Reference, RestoreError, Target, VolumeId};
 use crate::{
     budget::OverBudget,
-    fault::Class,
+    error::Class,
     image::ImageError,
     layers::{AddError, ImagesError, LowerError},
     overlay::{LAYER_LIMIT, OverlayError, PlanError},
@@ -18,7 +18,7 @@ pub enum OpenError {
     /// The kernel did not say which boot this is.
     #[error("cannot read the boot id: {0}; is /proc mounted?")]
     BootId(io::Error),
-    /// The folder of the volumes cannot be listed.
+    /// The directory of the volumes cannot be listed.
     #[error("cannot list the volumes: {0}")]
     List(io::Error),
     /// The kernel did not say what is mounted.
@@ -128,11 +128,11 @@ pub enum PublishError {
     #[error("volume {0}: unpublished while it was being made")]
     CalledOff(VolumeId),
     /// The target is somewhere we must not mount.
-    #[error("target path {target} is not beneath the kubelet's folder {kubelet}")]
+    #[error("target path {target} is not beneath the kubelet's directory {kubelet}")]
     Outside {
         /// As asked.
         target: Target,
-        /// The folder.
+        /// The directory.
         kubelet: String,
     },
     /// The request names another pod than the one whose directory the target is in: nobody but the kubelet makes that directory.
@@ -262,7 +262,7 @@ pub enum PublishError {
     /// The volume is mounted from, and its record does not say so.
     #[error(transparent)]
     Unremovable(#[from] UnpublishError),
-    /// The folder to mount on.
+    /// The directory to mount on.
     #[error("volume {id}: cannot make the target {target}: {source}")]
     MakeTarget {
         /// The volume.
@@ -315,11 +315,11 @@ pub enum UnpublishError {
     #[error("volume {0}: an operation on it is under way; ask again")]
     Busy(VolumeId),
     /// The target is somewhere we must not unmount.
-    #[error("target path {target} is not beneath the kubelet's folder {kubelet}")]
+    #[error("target path {target} is not beneath the kubelet's directory {kubelet}")]
     Outside {
         /// As asked.
         target: Target,
-        /// The folder.
+        /// The directory.
         kubelet: String,
     },
     /// The kernel would not let go.
@@ -338,9 +338,9 @@ pub enum UnpublishError {
         /// Where.
         target: Target,
     },
-    /// The target is not an empty folder; whatever is in it is not ours to delete.
+    /// The target is not an empty directory; whatever is in it is not ours to delete.
     #[error(
-        "volume {id}: cannot remove the target {target}: {source}; only an empty folder is removed"
+        "volume {id}: cannot remove the target {target}: {source}; only an empty directory is removed"
     )]
     RemoveTarget {
         /// The volume.
@@ -362,7 +362,7 @@ pub enum UnpublishError {
         /// Type and source of what is mounted.
         found: String,
     },
-    /// The volume is still mounted, or something is mounted within its folder.
+    /// The volume is still mounted, or something is mounted within its directory.
     #[error("volume {id}: cannot remove it while something is mounted at {at}; unmount that")]
     InUse {
         /// The volume.

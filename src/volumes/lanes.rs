@@ -102,7 +102,7 @@ impl Lanes {
     /// Permits held in both lanes.
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize) {
-        (self.fast.held(), self.slow.held())
+        (self.fast.in_use(), self.slow.in_use())
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Deliberately absent: anything done about it. A limit that holds is `medium: Memory`.
 
-use super::{Inner, Limits, NoticeKind, record::Record};
+use super::{Inner, Limits, PodEventType, record::Record};
 use crate::sys::quota::Usage;
 
 /// What is wrong with a limit.
@@ -48,7 +48,7 @@ impl Inner {
         };
         tracing::warn!(volume = %id, "{message}");
         self.metrics.limit_found(result);
-        self.tell(record, NoticeKind::Warning, reason, message);
+        self.record_event(record, PodEventType::Warning, reason, message);
     }
 }
 

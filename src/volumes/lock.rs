@@ -30,7 +30,7 @@ impl Locks {
     /// The lock of `id`, or `None` while another operation holds it.
     pub(super) fn try_lock(&self, id: &VolumeId) -> Option<VolumeLock> {
         let wanted = Arc::<AtomicBool>::default();
-        self.held(|held| match held.contains_key(id) {
+        self.locked(|held| match held.contains_key(id) {
             true => false,
             false => held.insert(id.clone(), wanted.clone()).is_none(),
         })
@@ -40,12 +40,14 @@ impl Locks {
     /// As [`Locks::try_lock`], for somebody before whom a copy has to give way: the holder sees [`VolumeLock::is_wanted`].
     pub(super) fn want(&self, id: &VolumeId) -> Option<VolumeLock> {
         self.try_lock(id).or_else(|| {
-            self.held(|held| held.get(id).inspect(|wanted| wanted.store(true, Relaxed)).is_some());
+            self.locked(|held| {
+                held.get(id).inspect(|wanted| wanted.store(true, Relaxed)).is_some()
+            });
             None
         })
     }
 
-    fn held<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Arc<AtomicBool>>) -> T) -> T {
+    fn locked<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Arc<AtomicBool>>) -> T) -> T {
         // Changed by whole entries only, so it is whole after any panic.
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -65,7 +67,7 @@ impl VolumeLock {
 
 impl Drop for VolumeLock {
     fn drop(&mut self) {
-        self.locks.held(|held| held.remove(&self.id));
+        self.locks.locked(|held| held.remove(&self.id));
     }
 }
 

@@ -21,39 +21,37 @@
 //!
 //! Deliberately absent: gRPC, Kubernetes objects, and any knowledge of how a layer's bytes look.
 
-mod arriving;
 #[cfg(test)]
 mod attributes_tests;
+mod auth_cache;
+mod authorization;
+mod background_removal;
 #[cfg(test)]
 mod builders_tests;
+mod conflict;
+mod cross_layer_links;
 #[cfg(test)]
 mod crowd_tests;
-mod difference;
 #[cfg(test)]
 mod endurance_tests;
 mod error;
-mod failures;
+mod events;
 #[cfg(test)]
-mod fake_snapshots;
-mod fetch;
-mod grants;
-mod hold;
+mod fake_snapshot_lookup;
+mod gc;
+mod guard;
 #[cfg(test)]
-mod hold_tests;
+mod guard_tests;
 mod lanes;
 mod limit;
+mod local_images;
 mod lock;
-mod notices;
-mod onto;
+mod negative_cache;
 #[cfg(test)]
 mod packages_tests;
-mod pending;
-#[cfg(test)]
-mod pending_tests;
 mod policy;
 #[cfg(test)]
 mod power_tests;
-mod present;
 #[cfg(test)]
 mod privileged_attributes_tests;
 #[cfg(test)]
@@ -65,20 +63,22 @@ mod privileged_tests;
 #[cfg(test)]
 mod programs_tests;
 mod progress;
-mod projects;
+mod progress_reader;
+mod project_quota;
 mod publish;
-mod pull;
+mod pull_jobs;
+#[cfg(test)]
+mod pull_jobs_tests;
+mod puller;
 mod record;
 mod records;
 mod recover;
-mod removal;
 mod request;
 mod restore;
 #[cfg(test)]
 mod restore_tests;
-mod rights;
-mod roots;
-mod snapshots;
+mod single_flight;
+mod snapshot_lookup;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -98,8 +98,8 @@ use std::{
 };
 
 pub use error::{OpenError, PublishError, PullError, ReadyError, UnpublishError};
-pub use hold::{Held, HoldError};
-pub use notices::{NoNotices, Notice, NoticeKind, Notices};
+pub use events::{EventRecorder, NoEvents, PodEvent, PodEventType};
+pub use guard::{GuardError, VolumeGuard};
 pub use policy::{ImagePolicy, PolicyError};
 pub use progress::Progress;
 pub use record::RecordError;
@@ -109,13 +109,13 @@ pub use request::{
     VolumeId, VolumeSpec,
 };
 pub use restore::RestoreError;
-pub use snapshots::{FoundSnapshot, Lookup, LookupError, NoSnapshots, SnapshotLookup};
+pub use snapshot_lookup::{FoundSnapshot, Lookup, LookupError, NoSnapshots, SnapshotLookup};
 pub use stats::{Stats, StatsError, Usage};
 pub use view::ViewError;
 
 use crate::{
     image::Registries,
-    layers::{Marks, Store},
+    layers::{Store, Watermarks},
     metrics::Metrics,
     overlay::{self, Features},
     sys::{
@@ -128,12 +128,12 @@ pub use crate::{
     image::{Keyring, KeyringError, Reference},
     overlay::{Options, Owner, Xino},
 };
+use background_removal::Removal;
+use gc::{GarbageCollector, LAYER_GRACE};
 use lock::Locks;
-use pending::{Pace, Pending};
-use projects::Projects;
+use project_quota::Projects;
+use pull_jobs::{PullJobs, PullTimeouts};
 use records::Records;
-use removal::Removal;
-use roots::{Collector, LAYER_GRACE};
 use stats::Counts;
 
 /// What volumes are made with.
@@ -150,7 +150,7 @@ pub struct Parts {
     /// Where snapshots are found.
     pub snapshots: Arc<dyn SnapshotLookup>,
     /// Where pods' owners are told things.
-    pub notices: Arc<dyn Notices>,
+    pub notices: Arc<dyn EventRecorder>,
     /// Where it is counted.
     pub metrics: Metrics,
 }
@@ -169,7 +169,7 @@ impl Parts {
             mounts,
             features,
             snapshots: Arc::new(NoSnapshots),
-            notices: Arc::new(NoNotices),
+            notices: Arc::new(NoEvents),
             metrics: Metrics::default(),
         }
     }
@@ -178,7 +178,7 @@ impl Parts {
 /// How volumes are made on this node.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The kubelet's folder: targets lie beneath it, and its `pods` tells which pods are still there.
+    /// The kubelet's directory: targets lie beneath it, and its `pods` tells which pods are still there.
     pub kubelet: PathBuf,
     /// The node's own credentials, for every pod.
     pub keyring: Keyring,
@@ -214,18 +214,18 @@ pub struct Volumes(Arc<Inner>);
 struct Inner {
     mounts: Arc<dyn Mounts>,
     store: Arc<Store>,
-    pulls: pull::Pulls,
-    collector: Arc<Collector>,
+    pulls: puller::ImagePuller,
+    collector: Arc<GarbageCollector>,
     records: Records,
     locks: Locks,
-    pending: Pending,
+    pending: PullJobs,
     projects: Arc<Projects>,
     removal: Removal,
     counts: Counts,
-    pace: Pace,
+    pace: PullTimeouts,
     settings: Settings,
     features: Features,
-    notices: Arc<dyn Notices>,
+    notices: Arc<dyn EventRecorder>,
     snapshots: Arc<dyn SnapshotLookup>,
     metrics: Metrics,
     boot_id: String,
@@ -236,10 +236,10 @@ struct Inner {
 impl Volumes {
     /// The volumes recorded in `store`, as the last process left them: nothing is touched before [`Volumes::recover`].
     pub fn open(parts: Parts, settings: Settings) -> Result<Self, OpenError> {
-        Self::open_at(parts, settings, Pace::default())
+        Self::open_at(parts, settings, PullTimeouts::default())
     }
 
-    fn open_at(parts: Parts, settings: Settings, pace: Pace) -> Result<Self, OpenError> {
+    fn open_at(parts: Parts, settings: Settings, pace: PullTimeouts) -> Result<Self, OpenError> {
         let Parts { store, registries, mounts, features, snapshots, notices, metrics } = parts;
         let boot_id = durable::boot_id().map_err(OpenError::BootId)?;
         let records = Records::new(store.volumes());
@@ -249,23 +249,27 @@ impl Volumes {
         let taken = || ids.iter().filter_map(project).collect();
         let projects = Arc::new(Projects::open(&store.volumes(), taken));
         let removal = Removal::begin(projects.clone()).map_err(OpenError::Threads)?;
-        let collector = Collector {
+        let collector = GarbageCollector {
             store: store.clone(),
             records: records.clone(),
             mounts: mounts.clone(),
-            marks: Marks { high: settings.disk_high, low: settings.disk_low, grace: LAYER_GRACE },
+            marks: Watermarks {
+                high: settings.disk_high,
+                low: settings.disk_low,
+                grace: LAYER_GRACE,
+            },
             metrics: metrics.clone(),
         }
         .start();
         Ok(Self(Arc::new(Inner {
-            pulls: pull::Pulls::new(
+            pulls: puller::ImagePuller::new(
                 registries,
                 collector.clone(),
                 settings.trust_for,
                 settings.policy.clone(),
             ),
             collector,
-            pending: Pending::new(notices.clone(), pace),
+            pending: PullJobs::new(notices.clone(), pace),
             locks: Locks::default(),
             counts: Counts::default(),
             orphans: Mutex::default(),

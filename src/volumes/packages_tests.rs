@@ -66,9 +66,9 @@ impl Server {
 #[tokio::test]
 #[ignore = "needs root and postgresql"]
 async fn privileged_postgres_copies_what_it_opens_and_a_recovery_copies_all_but_for_syncfs() {
-    let folder = tempfile::tempdir().unwrap();
-    let cluster = folder.path().join("cluster");
-    sh("chmod 755 . && mkdir cluster && chown postgres cluster", folder.path(), Path::new("/"));
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = dir.path().join("cluster");
+    sh("chmod 755 . && mkdir cluster && chown postgres cluster", dir.path(), Path::new("/"));
     let made = Server::of(cluster.clone(), "-c fsync=off");
     made.run("initdb -N -A trust --wal-segsize=1 > /dev/null");
     made.start();
@@ -77,9 +77,9 @@ async fn privileged_postgres_copies_what_it_opens_and_a_recovery_copies_all_but_
     made.ask("vacuum freeze");
     made.ask("checkpoint");
     made.stop("fast");
-    let size = sh("du -sb cluster | cut -f1", folder.path(), Path::new("/"));
+    let size = sh("du -sb cluster | cut -f1", dir.path(), Path::new("/"));
     let size: u64 = size.trim().parse().unwrap();
-    let tree = Tree::of(folder.path()).await;
+    let tree = Tree::of(dir.path()).await;
 
     let server = Server::of(tree.publish("postgres").await.join("cluster"), "");
     server.start();
@@ -109,8 +109,8 @@ async fn privileged_postgres_copies_what_it_opens_and_a_recovery_copies_all_but_
 #[tokio::test]
 #[ignore = "needs root and rpm"]
 async fn privileged_rpm_reads_without_a_copy_and_copies_its_database_to_write() {
-    let folder = tempfile::tempdir().unwrap();
-    let (out, packages) = (folder.path().join("tree"), folder.path().join("made"));
+    let dir = tempfile::tempdir().unwrap();
+    let (out, packages) = (dir.path().join("tree"), dir.path().join("made"));
     fs::create_dir_all(&out).unwrap();
     fs::create_dir_all(&packages).unwrap();
     let spec = "Name: aa\nVersion: %{v}\nRelease: 1\nSummary: a\nLicense: a\nBuildArch: noarch\n%description\na\n%install\n\
@@ -146,8 +146,8 @@ async fn privileged_rpm_reads_without_a_copy_and_copies_its_database_to_write() 
 #[tokio::test]
 #[ignore = "needs root and dpkg"]
 async fn privileged_dpkg_writes_its_list_and_the_package_and_copies_no_old_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let (out, packages) = (folder.path().join("tree"), folder.path().join("made"));
+    let dir = tempfile::tempdir().unwrap();
+    let (out, packages) = (dir.path().join("tree"), dir.path().join("made"));
     fs::create_dir_all(out.join("var/lib/dpkg/info")).unwrap();
     fs::create_dir_all(packages.join("aa/DEBIAN")).unwrap();
     fs::create_dir_all(packages.join("aa/opt")).unwrap();

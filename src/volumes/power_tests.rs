@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    fault::Class,
+    error::Class,
     sys::{
         mounts::LinuxMounts,
         scratch::{Disk, Scratch},
@@ -26,7 +26,7 @@ async fn privileged_a_volume_that_was_published_is_there_after_a_power_cut() {
     for fs_type in ["xfs", "ext4"] {
         let (registry, images) = registry().await;
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let mut node = Node::beneath(&at, &registry);
         let id = format!("cut-{fs_type}");
@@ -50,7 +50,7 @@ async fn privileged_a_volume_that_was_published_is_there_after_a_power_cut() {
         assert_eq!(read(target.join("tool")), "t", "{fs_type}");
         assert_eq!(read(target.join("dir/covered")), "top", "{fs_type}");
         node.unpublish(&id).await;
-        assert_eq!(fs::read_dir(node.folder.path().join("store/volumes")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(node.dir.path().join("store/volumes")).unwrap().count(), 0);
     }
 }
 
@@ -61,8 +61,8 @@ async fn privileged_a_volume_comes_and_goes_while_the_disk_takes_no_writes() {
     for fs_type in ["ext4", "xfs"] {
         let (registry, images) = registry().await;
         let scratch = Scratch::new();
-        let outer = Disk::new(&scratch, "ext4", &scratch.folder("below"));
-        let at = scratch.folder("disk");
+        let outer = Disk::new(&scratch, "ext4", &scratch.dir("below"));
+        let at = scratch.dir("disk");
         let disk = outer.beneath(&scratch, fs_type, &at);
         let node = Node::beneath(&at, &registry);
         // The layers come once.
@@ -83,7 +83,7 @@ async fn privileged_a_volume_comes_and_goes_while_the_disk_takes_no_writes() {
             drop(still);
             wait_for_removal(&node.volumes);
         }
-        assert_eq!(fs::read_dir(node.folder.path().join("store/staging")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(node.dir.path().join("store/staging")).unwrap().count(), 0);
         drop(node);
         disk.boot();
     }
@@ -98,7 +98,7 @@ async fn privileged_a_synced_file_has_its_volume_after_a_power_cut_right_behind_
         for deep in [false, true] {
             let case = format!("{fs_type}, deep: {deep}");
             let scratch = Scratch::new();
-            let at = scratch.folder("disk");
+            let at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &at);
             let mut node = Node::beneath(&at, &registry);
             if deep {
@@ -137,7 +137,7 @@ async fn privileged_a_synced_file_has_its_volume_after_a_power_cut_right_behind_
                 node.unpublish(id).await;
             }
             wait_for_removal(&node.volumes);
-            assert_eq!(fs::read_dir(node.folder.path().join("store/volumes")).unwrap().count(), 0);
+            assert_eq!(fs::read_dir(node.dir.path().join("store/volumes")).unwrap().count(), 0);
         }
     }
 }
@@ -149,7 +149,7 @@ async fn privileged_a_volume_that_comes_back_by_a_power_cut_goes_with_its_pod() 
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let (registry, images) = registry().await;
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let mut node = Node::beneath(&at, &registry);
         node.publish("back", &images, false, false).await;
@@ -159,14 +159,14 @@ async fn privileged_a_volume_that_comes_back_by_a_power_cut_goes_with_its_pod() 
         let copy = disk.as_it_lies();
         wait_for_removal(&node.volumes);
         node.restart_after(&registry, || disk.boot_from(&copy)).await;
-        let volumes = node.folder.path().join("store/volumes");
+        let volumes = node.dir.path().join("store/volumes");
         let left = fs::read_dir(&volumes).unwrap().count();
         assert!(left <= 1, "{fs_type}");
-        fs::remove_dir_all(node.folder.path().join("kubelet/pods/pod-1")).unwrap();
+        fs::remove_dir_all(node.dir.path().join("kubelet/pods/pod-1")).unwrap();
         node.volumes.recover(Duration::ZERO).unwrap();
         assert_eq!(fs::read_dir(&volumes).unwrap().count(), 0, "{fs_type}");
         wait_for_removal(&node.volumes);
-        assert_eq!(fs::read_dir(node.folder.path().join("store/staging")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(node.dir.path().join("store/staging")).unwrap().count(), 0);
     }
 }
 
@@ -178,7 +178,7 @@ async fn privileged_what_a_removed_volume_held_does_not_reach_the_disk() {
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let (registry, images) = registry().await;
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let node = Node::beneath(&at, &registry);
         node.publish("full", &images, false, false).await;
@@ -190,7 +190,7 @@ async fn privileged_what_a_removed_volume_held_does_not_reach_the_disk() {
         wait_for_removal(&node.volumes);
         let written = disk.written() - before;
         assert!(written < WRITTEN as u64 / 20, "{fs_type}: {written} bytes");
-        assert!(!fs::read_dir(node.folder.path().join("store/staging")).unwrap().any(|_| true));
+        assert!(!fs::read_dir(node.dir.path().join("store/staging")).unwrap().any(|_| true));
         // The last that kept it alive is closed, so the disk can go.
         drop(node);
         disk.boot();
@@ -204,7 +204,7 @@ async fn privileged_a_target_on_a_dead_disk_is_an_error_and_costs_nothing() {
     let (registry, images) = registry().await;
     let scratch = Scratch::new();
     let node = Node::beneath(scratch.path(), &registry);
-    let kubelet = node.folder.path().join("kubelet");
+    let kubelet = node.dir.path().join("kubelet");
     let disk = Disk::new(&scratch, "ext4", &kubelet);
     let pod = kubelet.join("pods/pod-1");
     fs::create_dir_all(&pod).unwrap();
@@ -215,7 +215,7 @@ async fn privileged_a_target_on_a_dead_disk_is_an_error_and_costs_nothing() {
     }
     disk.cut_power();
 
-    let volume = |id: &str| node.folder.path().join("store/volumes").join(id);
+    let volume = |id: &str| node.dir.path().join("store/volumes").join(id);
     for id in ["on-dead-1", "on-dead-2", "on-dead-1"] {
         let (id, target) = (id.parse().unwrap(), node.target(id).try_into().unwrap());
         let going = node.volumes.unpublish(&id, &target);

@@ -17,7 +17,7 @@ use super::{
     *,
 };
 use crate::{
-    fault::Class,
+    error::Class,
     image::fake::FakeRegistry,
     sys::{mounts::LinuxMounts, quota},
 };
@@ -32,16 +32,16 @@ fn in_memory(images: Vec<Reference>) -> VolumeSpec {
 }
 
 /// Whether user and group 1000, who is in `groups` too, can run a line of shell.
-fn user_can(line: &str, folder: &Path, groups: &str) -> bool {
+fn user_can(line: &str, dir: &Path, groups: &str) -> bool {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=1000", "--regid=1000", "--groups", groups, "sh", "-c", line]);
-    command.current_dir("/").env("D", folder).process_group(0).status().unwrap().success()
+    command.current_dir("/").env("D", dir).process_group(0).status().unwrap().success()
 }
 
 /// A node that users can find their way into.
 fn open_node(registry: &FakeRegistry) -> Node {
     let node = Node::new(registry);
-    fs::set_permissions(node.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(node.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     node
 }
 
@@ -79,13 +79,13 @@ async fn privileged_memory_is_limited_and_outlives_the_process() {
     node.volumes.publish(request.clone()).await.unwrap();
     assert_eq!(read(at.join("dir/kept")), "mine");
     LinuxMounts.unmount(&at).unwrap();
-    LinuxMounts.unmount(&node.folder.path().join("store/volumes/in-memory/memory")).unwrap();
+    LinuxMounts.unmount(&node.dir.path().join("store/volumes/in-memory/memory")).unwrap();
     node.volumes.publish(request).await.unwrap();
     assert_eq!(read(at.join("dir/kept")), "tools");
 
     node.unpublish("in-memory").await;
     assert!(node.mounts().is_empty(), "{:?}", node.mounts());
-    assert_eq!(fs::read_dir(node.folder.path().join("store/volumes")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(node.dir.path().join("store/volumes")).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn privileged_the_owner_may_write_what_was_roots() {
     assert!(!user_can("cat $D/others", &at, "1000"));
     assert!(user_can("echo mine > $D/roots && echo mine > $D/new", &at, "1000"));
     assert_eq!(read(at.join("roots")), "mine\n");
-    let upper = node.folder.path().join("store/volumes/owned/upper");
+    let upper = node.dir.path().join("store/volumes/owned/upper");
     assert!(!upper.join("others").exists(), "nothing is copied up but what was written");
     node.unpublish("owned").await;
 }
@@ -147,7 +147,7 @@ async fn privileged_the_group_may_write_and_nothing_is_copied_up() {
     assert!(!user_can("echo mine > $D/new", &at, "1000"));
     assert!(user_can("echo mine > $D/new", &at, "5000"));
     assert_eq!(fs::metadata(at.join("new")).unwrap().gid(), 5000, "what is made is the group's");
-    let upper = fs::read_dir(node.folder.path().join("store/volumes/grouped/upper")).unwrap();
+    let upper = fs::read_dir(node.dir.path().join("store/volumes/grouped/upper")).unwrap();
     let names: Vec<_> = upper.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["new"]);
     node.unpublish("grouped").await;
@@ -171,7 +171,7 @@ async fn privileged_what_pre_copy_up_names_is_in_the_upper_at_once() {
         assert!(node.mounts().is_empty());
     }
     node.volumes.publish(node.request("copied", spec("dir/kept"))).await.unwrap();
-    let upper = node.folder.path().join("store/volumes/copied/upper");
+    let upper = node.dir.path().join("store/volumes/copied/upper");
     assert!(upper.join("dir/kept").is_file() && !upper.join("dir/covered").exists());
     let path = node.target("copied").join("dir/kept");
     assert_eq!(fs::metadata(&path).unwrap().mtime(), 1_234_567_890);
@@ -255,10 +255,10 @@ async fn privileged_a_hundred_come_and_go_at_once() {
     let names: Vec<_> = (0..50).map(|n| format!("w{n}")).collect();
     futures::future::join_all(names.iter().map(|name| node.unpublish(name))).await;
     assert!(node.mounts().is_empty());
-    assert_eq!(fs::read_dir(node.folder.path().join("store/volumes")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(node.dir.path().join("store/volumes")).unwrap().count(), 0);
 }
 
-/// `OVL_EXT4` and `OVL_XFS` are folders of file systems with project quotas: the emulated machines of the harness set them.
+/// `OVL_EXT4` and `OVL_XFS` are directories of file systems with project quotas: the emulated machines of the harness set them.
 #[tokio::test]
 #[ignore = "needs root and file systems with project quotas"]
 async fn emulated_a_volume_ends_at_its_size_and_no_other_does() {
@@ -289,7 +289,7 @@ async fn emulated_a_volume_ends_at_its_size_and_no_other_does() {
         assert!(stats.bytes.used >= 1 << 20 && stats.bytes.available < 3 << 20, "{stats:?}");
         // What is given another project passes the limit, as a guard against accidents lets it; it is counted all the same.
         let id = "small".parse().unwrap();
-        let upper = node.folder.path().join("store/volumes/small/upper");
+        let upper = node.dir.path().join("store/volumes/small/upper");
         let given = small.as_path().join("given");
         fs::remove_file(small.as_path().join("0")).unwrap();
         fs::create_dir(&given).unwrap();

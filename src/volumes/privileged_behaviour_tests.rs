@@ -20,7 +20,7 @@ use super::{
     privileged_tests::{Node, read},
     *,
 };
-use crate::{image::fake::FakeRegistry, sys::machine};
+use crate::{image::fake::FakeRegistry, sys::host};
 
 /// A whole page, because a mapping shows whole pages.
 const PAGE: usize = 4096;
@@ -36,7 +36,7 @@ const SPARSE: u64 = 16 << 20;
 
 /// A layer with what the tests look at: files of one page, one with two names, and one with holes.
 fn layer() -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
@@ -47,11 +47,11 @@ fn layer() -> Vec<u8> {
     header.set_size(0);
     header.set_entry_type(tar::EntryType::Link);
     tar.append_link(&mut header, "second", "linked").unwrap();
-    let sparse = File::create(folder.path().join("sparse")).unwrap();
+    let sparse = File::create(dir.path().join("sparse")).unwrap();
     sparse.set_len(SPARSE).unwrap();
     sparse.write_all_at(&[b'a'; PAGE], ISLAND).unwrap();
     // As a sparse entry: it is the builder's way for a file with holes.
-    tar.append_path_with_name(folder.path().join("sparse"), "sparse").unwrap();
+    tar.append_path_with_name(dir.path().join("sparse"), "sparse").unwrap();
     tar.into_inner().unwrap()
 }
 
@@ -204,14 +204,14 @@ async fn privileged_an_access_list_waits_for_the_copy_up() {
     fs::set_permissions(at.join("three"), fs::Permissions::from_mode(mode)).unwrap();
     set("three").unwrap();
     assert!(has("three"), "chmod to the same mode");
-    let upper = node.folder.path().join("store/volumes/listed/upper/three");
+    let upper = node.dir.path().join("store/volumes/listed/upper/three");
     assert!(fs::metadata(upper).unwrap().blocks() * 512 <= PAGE as u64, "its data were copied");
     node.unpublish("listed").await;
 }
 
 /// Whether the kernel is this one or a later one.
 fn is_at_least(major: u32, minor: u32) -> bool {
-    let release = machine::release();
+    let release = host::release();
     let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap());
     (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
@@ -239,7 +239,7 @@ async fn privileged_a_sparse_file_keeps_its_holes_in_the_layer_and_at_copy_up() 
     let said = fs::metadata(&path).unwrap().blocks() * 512;
     assert!(said >= SPARSE, "{said} bytes: the page says that a layer's file shows all its blocks");
     append(&path);
-    let taken = fs::metadata(node.folder.path().join("store/volumes/sparse/upper/sparse")).unwrap();
+    let taken = fs::metadata(node.dir.path().join("store/volumes/sparse/upper/sparse")).unwrap();
     // The kernel copies whole pieces of 1 MiB.
     assert_eq!(taken.blocks() * 512 < SPARSE / 4, said_so, "{} blocks", taken.blocks());
     let mut island = [0; PAGE];

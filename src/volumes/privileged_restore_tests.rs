@@ -7,13 +7,13 @@ use std::{
 };
 
 use super::{
-    fake_snapshots::{cut_layer, found, record},
+    fake_snapshot_lookup::{found, record, snapshot_layer},
     privileged_tests::{Node, read, registry},
     *,
 };
 use crate::{
     digest::Digest,
-    fault::Class,
+    error::Class,
     image::fake::FakeRegistry,
     layers::SnapshotRecord,
     sys::{attributes, mounts::LinuxMounts},
@@ -31,7 +31,7 @@ impl Bench {
     async fn new(prefix: &'static str) -> Self {
         let (registry, images) = registry().await;
         let node = Node::new(&registry);
-        fs::set_permissions(node.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(node.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Self { node, images, prefix, registry }
     }
 
@@ -60,18 +60,18 @@ impl Bench {
         let held = self.node.volumes.hold(&id.parse().unwrap(), Some(&pod)).unwrap();
         assert!(!held.is_mounted());
         let upper = held.upper().to_owned();
-        let layer = cut_layer(&self.node.volumes.0.store, snapshot, marks, |diff| {
+        let layer = snapshot_layer(&self.node.volumes.0.store, snapshot, marks, |diff| {
             fs::rename(upper, diff).unwrap();
         });
         let stack: Vec<Digest> = held.stack().iter().copied().chain([layer]).collect();
         let cut = SnapshotRecord {
-            own: held.own() + 1,
+            own: held.snapshot_layers() + 1,
             parent: held.parent().cloned(),
             owner: held.owner().map(|owner| (owner.uid, owner.gid)),
             ..record(snapshot, stack, held.manifests().to_vec())
         };
         self.node.volumes.0.store.put_snapshot(cut.clone()).unwrap();
-        self.node.known.answer(snapshot, [Ok(found(snapshot))]);
+        self.node.known.respond(snapshot, [Ok(found(snapshot))]);
         cut
     }
 }
@@ -109,7 +109,7 @@ async fn privileged_ten_forks_begin_with_what_was_written_and_differ_in_what_the
     bench.publish("dev", spec.clone()).await.unwrap();
     write_all(&bench.at("dev"));
     bench.cut("dev", "ws-1");
-    let layers = || fs::read_dir(bench.node.folder.path().join("store/layers")).unwrap().count();
+    let layers = || fs::read_dir(bench.node.dir.path().join("store/layers")).unwrap().count();
     let before = layers();
     for n in 0..10 {
         bench.publish(&n.to_string(), of("ws-1")).await.unwrap();
@@ -152,7 +152,7 @@ async fn privileged_snapshots_of_snapshots_and_what_lies_on_other_images() {
     let others = |snapshot| VolumeSpec { images: bench.images[1..].to_vec(), ..of(snapshot) };
     let refused = bench.publish("mixed", others("ws-9")).await.unwrap_err();
     let words = refused.to_string();
-    assert!(words.contains("ws-9"), "the renamed folder's files are the first image's: {words}");
+    assert!(words.contains("ws-9"), "the renamed directory's files are the first image's: {words}");
 
     let spec = VolumeSpec { images: bench.images[..1].to_vec(), ..VolumeSpec::default() };
     bench.publish("plain", spec).await.unwrap();
@@ -223,13 +223,13 @@ async fn privileged_a_mark_that_would_not_be_followed_is_refused_before_the_pod_
     // What it would have been: nobody has said of this layer what it needs.
     let store = &bench.node.volumes.0.store;
     let (marked, below) = cut.stack.split_last().unwrap();
-    let folder = bench.node.folder.path().join("store/layers").join(marked.hex());
-    let unsaid = cut_layer(store, "unsaid", (false, false), |diff| {
-        fs::rename(folder.join("diff"), diff).unwrap();
+    let dir = bench.node.dir.path().join("store/layers").join(marked.hex());
+    let unsaid = snapshot_layer(store, "unsaid", (false, false), |diff| {
+        fs::rename(dir.join("diff"), diff).unwrap();
     });
     let stack = [below, &[unsaid]].concat();
     store.put_snapshot(record("unsaid", stack, Vec::new())).unwrap();
-    bench.node.known.answer("unsaid", [Ok(found("unsaid"))]);
+    bench.node.known.respond("unsaid", [Ok(found("unsaid"))]);
     bench.publish("fork", VolumeSpec { options, ..of("unsaid") }).await.unwrap();
     let denied = fs::read(bench.at("fork").join("tool")).unwrap_err();
     assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
@@ -265,7 +265,7 @@ async fn privileged_a_view_shows_what_a_pod_would_see_and_takes_no_writes() {
     assert!(matches!(error, ViewError::Lower(_)), "{error}");
     drop((view, one, none));
 
-    let closed = cut_layer(&volumes.0.store, "closed", (false, false), |diff| {
+    let closed = snapshot_layer(&volumes.0.store, "closed", (false, false), |diff| {
         attributes::set_mode(diff, 0o700).unwrap();
     });
     let view = volumes.view(&[cut.stack[0], closed], None).unwrap();

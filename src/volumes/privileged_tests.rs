@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{fake_snapshots::FakeSnapshots, *};
+use super::{fake_snapshot_lookup::FakeSnapshots, *};
 use crate::{
     digest::Digest,
     image::fake::FakeRegistry,
@@ -19,7 +19,7 @@ use crate::{
 
 /// A node on this machine. Dropped, it unmounts what a failed test left.
 pub(super) struct Node {
-    pub(super) folder: TempDir,
+    pub(super) dir: TempDir,
     pub(super) volumes: Volumes,
     pub(super) known: Arc<FakeSnapshots>,
 }
@@ -31,15 +31,15 @@ impl Node {
 
     /// One whose disk is that of `place`.
     pub(super) fn beneath(place: &Path, registry: &FakeRegistry) -> Self {
-        let folder = TempDir::new_in(place).unwrap();
-        fs::create_dir_all(folder.path().join("kubelet/pods/pod-1")).unwrap();
+        let dir = TempDir::new_in(place).unwrap();
+        fs::create_dir_all(dir.path().join("kubelet/pods/pod-1")).unwrap();
         let known = Arc::default();
-        let volumes = open(folder.path(), registry, &known);
-        Self { folder, volumes, known }
+        let volumes = open(dir.path(), registry, &known);
+        Self { dir, volumes, known }
     }
 
     pub(super) fn target(&self, name: &str) -> PathBuf {
-        self.folder.path().join("kubelet/pods/pod-1").join(name)
+        self.dir.path().join("kubelet/pods/pod-1").join(name)
     }
 
     pub(super) fn request(&self, id: &str, spec: VolumeSpec) -> PublishRequest {
@@ -86,7 +86,7 @@ impl Node {
         // The old process must be gone before the new one may have the store.
         drop(std::mem::replace(&mut self.volumes, open(empty.path(), registry, &self.known)));
         happens();
-        self.volumes = open(self.folder.path(), registry, &self.known);
+        self.volumes = open(self.dir.path(), registry, &self.known);
         self.volumes.recover(Duration::ZERO).unwrap();
     }
 
@@ -95,27 +95,27 @@ impl Node {
         self.volumes.unpublish(&id.parse().unwrap(), &target).await.unwrap();
     }
 
-    /// The mounts beneath this node's folder, without the layers that an older kernel wants attached.
+    /// The mounts beneath this node's directory, without the layers that an older kernel wants attached.
     pub(super) fn mounts(&self) -> Vec<Mount> {
         let mut table = self.all_mounts();
-        table.retain(|mount| !mount.target.starts_with(self.folder.path().join("lowers")));
+        table.retain(|mount| !mount.target.starts_with(self.dir.path().join("lowers")));
         table
     }
 
     fn all_mounts(&self) -> Vec<Mount> {
         let mut table = LinuxMounts.table().unwrap();
-        table.retain(|mount| mount.target.starts_with(self.folder.path()));
+        table.retain(|mount| mount.target.starts_with(self.dir.path()));
         table
     }
 
     /// One digest of every byte of every layer.
     fn layers(&self) -> Vec<(String, Digest)> {
-        let entries = fs::read_dir(self.folder.path().join("store/layers")).unwrap();
+        let entries = fs::read_dir(self.dir.path().join("store/layers")).unwrap();
         let mut digests: Vec<_> = entries
             .map(|entry| {
-                let folder = entry.unwrap();
-                let image = fs::read(folder.path().join("layer.erofs")).unwrap();
-                (folder.file_name().into_string().unwrap(), Digest::of(&image))
+                let dir = entry.unwrap();
+                let image = fs::read(dir.path().join("layer.erofs")).unwrap();
+                (dir.file_name().into_string().unwrap(), Digest::of(&image))
             })
             .collect();
         digests.sort();
@@ -131,16 +131,16 @@ impl Drop for Node {
     }
 }
 
-fn open(folder: &Path, registry: &FakeRegistry, known: &Arc<FakeSnapshots>) -> Volumes {
+fn open(dir: &Path, registry: &FakeRegistry, known: &Arc<FakeSnapshots>) -> Volumes {
     // As `ovl node` does: these tests also run on kernels that want layers handed over in an older way.
-    let features = Features::probe(&LinuxMounts, &folder.join("trial")).unwrap();
-    let kernel = features.mounts(&folder.join("lowers")).unwrap();
-    let store = Arc::new(Store::open(&folder.join("store"), kernel.clone()).unwrap());
+    let features = Features::probe(&LinuxMounts, &dir.join("trial")).unwrap();
+    let kernel = features.mounts(&dir.join("lowers")).unwrap();
+    let store = Arc::new(Store::open(&dir.join("store"), kernel.clone()).unwrap());
     let parts = Parts {
         snapshots: known.clone(),
         ..Parts::new(store, registry.registries(), kernel, features)
     };
-    Volumes::open(parts, Settings::new(folder.join("kubelet"))).unwrap()
+    Volumes::open(parts, Settings::new(dir.join("kubelet"))).unwrap()
 }
 
 pub(super) fn tar(files: &[(&str, &str)]) -> Vec<u8> {
@@ -201,7 +201,7 @@ async fn privileged_layers_are_read_and_writes_are_ones_own() {
     node.unpublish("b").await;
     assert!(node.mounts().is_empty());
     assert!(!a.exists() && !b.exists());
-    assert_eq!(fs::read_dir(node.folder.path().join("store/volumes")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(node.dir.path().join("store/volumes")).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn privileged_a_volumes_root_is_the_images_root() {
     }
 }
 
-/// The kubelet binds a subPath of a volume elsewhere beneath its folder: the same overlay, and not the volume.
+/// The kubelet binds a subPath of a volume elsewhere beneath its directory: the same overlay, and not the volume.
 #[tokio::test]
 #[ignore = "needs root"]
 async fn privileged_a_part_of_a_volume_is_not_taken_for_it() {

@@ -27,12 +27,12 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// A layer of this folder, on a node that users can find their way into.
-    pub(super) async fn of(folder: &Path) -> Self {
+    /// A layer of this directory, on a node that users can find their way into.
+    pub(super) async fn of(dir: &Path) -> Self {
         let registry = FakeRegistry::start().await;
-        registry.push_image("tree", "1", &[packed(folder)], false);
+        registry.push_image("tree", "1", &[packed(dir)], false);
         let node = Node::new(&registry);
-        fs::set_permissions(node.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(node.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let image = registry.reference("tree", "1");
         let spec = VolumeSpec { images: vec![image.clone()], ..VolumeSpec::default() };
         let id =
@@ -61,7 +61,7 @@ impl Tree {
 
     /// Where a volume's writes are.
     pub(super) fn upper(&self, id: &str) -> PathBuf {
-        self.node.folder.path().join("store/volumes").join(id).join("upper")
+        self.node.dir.path().join("store/volumes").join(id).join("upper")
     }
 
     /// The bytes of data in a volume's upper. A block a file is left out: that may be its attributes.
@@ -70,8 +70,8 @@ impl Tree {
     }
 }
 
-fn data_below(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+fn data_below(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let bytes = |path: PathBuf| {
         let found = fs::symlink_metadata(&path).unwrap();
         match found.is_dir() {
@@ -106,22 +106,22 @@ fn table() -> Vec<(String, String)> {
 #[tokio::test]
 #[ignore = "needs root and the programs of the table"]
 async fn privileged_each_command_of_the_table_copies_what_it_says() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir_all(folder.path().join("DIR/below")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("DIR/below")).unwrap();
     for name in ["FILE", "DIR/one", "DIR/below/two"] {
-        noise(&folder.path().join(name), LARGE);
+        noise(&dir.path().join(name), LARGE);
     }
     let fill = "create table t(a, b); insert into t select value, hex(randomblob(500)) from generate_series(1, 1500)";
-    sh(&format!("sqlite3 DB \"{fill}\""), folder.path(), folder.path());
-    let tree = Tree::of(folder.path()).await;
+    sh(&format!("sqlite3 DB \"{fill}\""), dir.path(), dir.path());
+    let tree = Tree::of(dir.path()).await;
     let (table, mut wrong) = (table(), Vec::new());
     assert!(table.len() > 25, "{table:?}");
     for (number, (command, word)) in table.iter().enumerate() {
         let id = format!("command-{number}");
         let at = tree.publish(&id).await;
-        sh(&format!("{{ {command}; }} > /dev/null"), &at, folder.path());
+        sh(&format!("{{ {command}; }} > /dev/null"), &at, dir.path());
         let loops = "losetup --associated FILE --noheadings --output NAME 2>/dev/null | xargs -r losetup --detach";
-        sh(loops, &at, folder.path());
+        sh(loops, &at, dir.path());
         let touched = fs::read_dir(tree.upper(&id)).unwrap().count() > 0;
         let seen = match tree.copied(&id) {
             0 if !touched => "nothing",
@@ -140,11 +140,11 @@ async fn privileged_each_command_of_the_table_copies_what_it_says() {
 #[tokio::test]
 #[ignore = "needs root and acl"]
 async fn privileged_setfacl_works_after_a_chmod() {
-    let folder = tempfile::tempdir().unwrap();
-    sh("touch plain listed && setfacl -m u:5:r listed", folder.path(), folder.path());
-    let tree = Tree::of(folder.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    sh("touch plain listed && setfacl -m u:5:r listed", dir.path(), dir.path());
+    let tree = Tree::of(dir.path()).await;
     let at = tree.publish("acl").await;
-    let run = |line: &str| sh(line, &at, folder.path());
+    let run = |line: &str| sh(line, &at, dir.path());
     let said = run("setfacl -m u:7:r plain 2>&1 || true");
     assert!(said.contains("Operation not supported"), "{said}");
     run("setfacl -b listed");
@@ -159,13 +159,13 @@ async fn privileged_setfacl_works_after_a_chmod() {
 #[tokio::test]
 #[ignore = "needs root, bsdtar, rsync and borg"]
 async fn privileged_archivers_on_one_file_system_see_every_file() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     sh(
         "mkdir -p a/b && for n in 1 2 3 4 5 6 7 8 9; do echo $n > a/$n; echo $n > a/b/$n; done && ln a/1 a/link",
-        folder.path(),
-        folder.path(),
+        dir.path(),
+        dir.path(),
     );
-    let tree = Tree::of(folder.path()).await;
+    let tree = Tree::of(dir.path()).await;
     let at = tree.publish("archived").await;
     let out = tempfile::tempdir().unwrap();
     let run = |line: &str| sh(line, &at, out.path());
@@ -192,13 +192,13 @@ async fn privileged_archivers_on_one_file_system_see_every_file() {
 #[tokio::test]
 #[ignore = "needs root, restic, mksquashfs and ncdu"]
 async fn privileged_backups_on_one_file_system_are_whole_with_xino_and_empty_without() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     sh(
         "mkdir -p a/b && for n in 1 2 3 4 5 6 7 8 9; do echo $n > a/$n; echo $n > a/b/$n; done",
-        folder.path(),
-        folder.path(),
+        dir.path(),
+        dir.path(),
     );
-    let tree = Tree::of(folder.path()).await;
+    let tree = Tree::of(dir.path()).await;
     for (xino, files) in [(Xino::Auto, 20), (Xino::Off, 0)] {
         let at = tree.publish_with("backed", Options { xino, ..Options::default() }).await;
         let out = tempfile::tempdir().unwrap();
@@ -253,11 +253,11 @@ impl Sqlite {
 #[tokio::test]
 #[ignore = "needs root and sqlite3"]
 async fn privileged_sqlite_reads_stale_pages_only_through_a_mapping_opened_read_only() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let make = "create table t(n); insert into t values (1)";
-    sh(&format!("sqlite3 db '{make}'"), folder.path(), folder.path());
-    sh(&format!("sqlite3 wal 'pragma journal_mode=wal; {make}'"), folder.path(), folder.path());
-    let tree = Tree::of(folder.path()).await;
+    sh(&format!("sqlite3 db '{make}'"), dir.path(), dir.path());
+    sh(&format!("sqlite3 wal 'pragma journal_mode=wal; {make}'"), dir.path(), dir.path());
+    let tree = Tree::of(dir.path()).await;
     for (name, mapped, flags, sees) in [
         ("db", 0, &["-readonly"][..], "2"),
         ("db", 1 << 20, &["-readonly"], "1"),
@@ -269,7 +269,7 @@ async fn privileged_sqlite_reads_stale_pages_only_through_a_mapping_opened_read_
         let mut reader = Sqlite::open(flags, &at.join(name));
         assert_eq!(reader.ask(&format!("pragma mmap_size={mapped};")), mapped.to_string());
         assert_eq!(reader.ask("select n from t;"), "1", "{what}");
-        sh(&format!("sqlite3 {name} 'update t set n = 2'"), &at, folder.path());
+        sh(&format!("sqlite3 {name} 'update t set n = 2'"), &at, dir.path());
         assert_eq!(reader.ask("select n from t;"), sees, "{what}");
         reader.end();
         tree.node.unpublish("sqlite").await;
@@ -279,18 +279,18 @@ async fn privileged_sqlite_reads_stale_pages_only_through_a_mapping_opened_read_
 #[tokio::test]
 #[ignore = "needs root and git"]
 async fn privileged_git_copies_its_index_and_what_it_writes() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("repo")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("repo")).unwrap();
     for n in 0..64 {
-        noise(&folder.path().join(format!("repo/{n}")), 64 << 10);
+        noise(&dir.path().join(format!("repo/{n}")), 64 << 10);
     }
     let commit = "git -c user.name=n -c user.email=e commit -q";
     sh(
         &format!("cd repo && git init -q && git add . && {commit} -m a && git gc -q"),
-        folder.path(),
-        folder.path(),
+        dir.path(),
+        dir.path(),
     );
-    let tree = Tree::of(folder.path()).await;
+    let tree = Tree::of(dir.path()).await;
     for (line, at_most, more_than) in [
         ("git log -p > /dev/null && git fsck && git grep -q -e nowhere || true", 0, None),
         ("git status", 64 << 10, None),
@@ -301,7 +301,7 @@ async fn privileged_git_copies_its_index_and_what_it_writes() {
     ] {
         let at = tree.publish("git").await;
         let line = line.replace("git commit", commit);
-        sh(&format!("cd repo && {line}"), &at, folder.path());
+        sh(&format!("cd repo && {line}"), &at, dir.path());
         let copied = tree.copied("git");
         assert!(copied <= at_most, "{line}: {copied}");
         assert!(more_than.is_none_or(|bytes| copied > bytes), "{line}: {copied}");
@@ -313,12 +313,12 @@ async fn privileged_git_copies_its_index_and_what_it_writes() {
 #[tokio::test]
 #[ignore = "needs root"]
 async fn privileged_an_overlay_has_no_upper_in_a_volume() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("file"), "x").unwrap();
-    let tree = Tree::of(folder.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    let tree = Tree::of(dir.path()).await;
     let at = tree.publish("store").await;
     let mount = "mkdir lower upper work merged
         mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged 2>/dev/null && umount merged || echo refused";
-    assert_eq!(sh(mount, &at, folder.path()), "refused\n");
+    assert_eq!(sh(mount, &at, dir.path()), "refused\n");
     tree.node.unpublish("store").await;
 }

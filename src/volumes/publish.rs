@@ -4,22 +4,23 @@ use std::{io, path::Path, sync::Arc};
 
 use super::{
     Inner, Keyring, Limits, Medium, PublishError, PublishRequest, Target, VolumeId, VolumeSpec,
-    Volumes, blocking,
-    difference::difference,
+    Volumes,
+    authorization::Requester,
+    blocking,
+    conflict::difference,
     lock::VolumeLock,
     mount_name,
-    pending::{Waited, Waiting},
-    pull::Pulled,
+    pull_jobs::{PullHandle, PullOutcome},
+    puller::PulledLayers,
     record::Record,
-    rights::Asker,
 };
 use crate::{
     digest::Digest,
     overlay::{self, Lower, Plan, Spec, Stack},
     sys::{
         copy_up::copy_up,
+        mount_target,
         mounts::{Detached, Mount},
-        targets,
     },
 };
 
@@ -40,13 +41,13 @@ impl Volumes {
         let mut waiting = inner.pull(&lock, &request);
         drop(lock);
         let pulled = match waiting.end(request.deadline, inner.pace).await {
-            Waited::Ended(Ok(pulled)) => pulled,
-            Waited::Ended(Err(error)) => {
+            PullOutcome::Ended(Ok(pulled)) => pulled,
+            PullOutcome::Ended(Err(error)) => {
                 inner.pending.taken(&waiting);
                 return Err(PublishError::Pull(error));
             }
-            Waited::CalledOff => return Err(PublishError::CalledOff(request.id)),
-            Waited::Slow(progress) => {
+            PullOutcome::CalledOff => return Err(PublishError::CalledOff(request.id)),
+            PullOutcome::Slow(progress) => {
                 return Err(PublishError::Pulling { id: request.id, progress });
             }
         };
@@ -124,7 +125,7 @@ impl Inner {
                     }
                     let here = record.stack.iter().all(|layer| self.store.has(layer));
                     if here {
-                        self.publish_again(&lock, record, &request)?;
+                        self.republish(&lock, record, &request)?;
                     } else {
                         self.check_images(&request)?;
                     }
@@ -147,12 +148,12 @@ impl Inner {
     }
 
     /// The layers of a volume for which nothing has to be brought or waited for.
-    fn at_once(&self, lock: &VolumeLock, request: &PublishRequest) -> Option<Pulled> {
+    fn at_once(&self, lock: &VolumeLock, request: &PublishRequest) -> Option<PulledLayers> {
         if request.spec.snapshot.is_some() || self.pending.has(lock) {
             return None;
         }
         let (spec, keyring) = (&request.spec, self.keyring(request));
-        let asker = Asker { namespace: &request.pod.namespace, keyring: &keyring };
+        let asker = Requester { namespace: &request.pod.namespace, keyring: &keyring };
         self.pulls.here(&spec.images, spec.pull_policy, asker)
     }
 
@@ -162,7 +163,7 @@ impl Inner {
     }
 
     /// Joins the pull of what the volume is made of, or begins it.
-    fn pull(self: &Arc<Self>, lock: &VolumeLock, request: &PublishRequest) -> Waiting {
+    fn pull(self: &Arc<Self>, lock: &VolumeLock, request: &PublishRequest) -> PullHandle {
         self.pending.join(lock, request, |progress| {
             let (inner, request) = (self.clone(), request.clone());
             async move { inner.bring(&request, &progress).await }
@@ -174,8 +175,8 @@ impl Inner {
         self: Arc<Self>,
         lock: VolumeLock,
         request: PublishRequest,
-        waiting: Waiting,
-        pulled: Arc<Pulled>,
+        waiting: PullHandle,
+        pulled: Arc<PulledLayers>,
     ) -> Result<(), PublishError> {
         blocking(move || {
             if waiting.is_called_off(&lock) {
@@ -183,7 +184,7 @@ impl Inner {
             }
             // Another call may have made the volume meanwhile, so the record is read again.
             let done = match self.records.read(&request.id)? {
-                Some(record) => self.publish_again(&lock, record, &request),
+                Some(record) => self.republish(&lock, record, &request),
                 None => self.publish_first(&lock, &request, &pulled),
             };
             self.pending.taken(&waiting);
@@ -207,13 +208,13 @@ impl Inner {
         &self,
         lock: &VolumeLock,
         request: &PublishRequest,
-        pulled: &Pulled,
+        pulled: &PulledLayers,
     ) -> Result<(), PublishError> {
         let PublishRequest { id, target, spec, .. } = request;
         let lowers = self.lowers(id, &pulled.stack)?;
         // What a kill left half made. Without a record nothing may be mounted from here; should it be, a lost record must not
-        // cost the pod's data. Where there is no folder nothing can be, and the table, long on a node full of pods, is not read.
-        if self.records.has_folder(id) {
+        // cost the pod's data. Where there is no directory nothing can be, and the table, long on a node full of pods, is not read.
+        if self.records.has_dir(id) {
             self.remove(lock, None, &mut Vec::new())?;
         }
         let mut record = Record::new(request, pulled, self.boot_id.clone());
@@ -221,17 +222,17 @@ impl Inner {
         let make = || {
             self.records.make(lock)?;
             self.make_upper(&record, &lowers, &[])?;
-            self.appear(lock, record.clone(), lowers, target, true)
+            self.mount_overlay(lock, record.clone(), lowers, target, true)
         };
         let done = make();
         match &done {
-            Ok(()) => self.tell_unenforced(&record),
-            Err(_) => self.take_back(lock, &record),
+            Ok(()) => self.record_unenforced_limit(&record),
+            Err(_) => self.roll_back(lock, &record),
         }
         done
     }
 
-    fn take_back(&self, lock: &VolumeLock, record: &Record) {
+    fn roll_back(&self, lock: &VolumeLock, record: &Record) {
         if let Err(error) = self.remove(lock, record.project, &mut Vec::new()) {
             let id = lock.id();
             tracing::warn!(volume = %id, %error, "what a failed publish made is left for unpublish");
@@ -239,7 +240,7 @@ impl Inner {
     }
 
     /// A volume that has a record: the request must agree with it, and what is missing of it is done.
-    fn publish_again(
+    fn republish(
         &self,
         lock: &VolumeLock,
         mut record: Record,
@@ -258,21 +259,21 @@ impl Inner {
         }
         let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
         match table.iter().find(whole) {
-            Some(elsewhere) => self.put_at(lock, record, &request.target, || {
+            Some(elsewhere) => self.attach_recorded(lock, record, &request.target, || {
                 self.mounts.clone_of(&elsewhere.target).map_err(|e| PublishError::mount(id, e))
             }),
             None => {
                 self.ensure_unused(id, &table)?;
                 let lowers = self.lowers(id, &record.stack)?;
                 let new = self.refresh_upper(lock, &mut record, &lowers, &table)?;
-                self.appear(lock, record, lowers, &request.target, new)
+                self.mount_overlay(lock, record, lowers, &request.target, new)
             }
         }
     }
 
     /// Mounts the overlay at the target. What is to be copied up and is not there is an error in a new volume; from an older one
     /// the pod may have removed it.
-    fn appear(
+    fn mount_overlay(
         &self,
         lock: &VolumeLock,
         record: Record,
@@ -282,7 +283,7 @@ impl Inner {
     ) -> Result<(), PublishError> {
         let (id, plan) = (lock.id(), self.plan(&record, lowers)?);
         let wanted = record.spec.pre_copy_up.clone();
-        self.put_at(lock, record, target, || {
+        self.attach_recorded(lock, record, target, || {
             let mount = overlay::mount(&*self.mounts, &plan)
                 .map_err(|source| PublishError::Overlay { id: id.clone(), source })?;
             for path in wanted {
@@ -300,7 +301,7 @@ impl Inner {
     }
 
     /// Records the target, makes the mount and attaches it there.
-    fn put_at(
+    fn attach_recorded(
         &self,
         lock: &VolumeLock,
         mut record: Record,
@@ -344,15 +345,13 @@ impl Inner {
         mount: Detached,
     ) -> Result<(), PublishError> {
         // Its parent is the caller's to make (CSI spec, NodePublishVolume).
-        let made = targets::make(target.as_path()).map_err(|source| PublishError::MakeTarget {
-            id: id.clone(),
-            target: target.clone(),
-            source,
+        let made = mount_target::make(target.as_path()).map_err(|source| {
+            PublishError::MakeTarget { id: id.clone(), target: target.clone(), source }
         })?;
         let attached = self.mounts.attach(mount, target.as_path());
         if attached.is_err() && made {
             // Empty and ours; should it fail, the kubelet removes it with the pod.
-            let _ = targets::remove(target.as_path());
+            let _ = mount_target::remove(target.as_path());
         }
         attached.map_err(|e| PublishError::mount(id, e))
     }

@@ -17,7 +17,7 @@ use crate::{
 const PORTABLE: &str = "application/vnd.oci.image.layer.v1.tar";
 const NATIVE: &str = "application/vnd.ovl-csi.layer.v1.native.tar";
 
-/// A folder that was renamed, and a file whose content is below, or with a link to a file of a layer below.
+/// A directory that was renamed, and a file whose content is below, or with a link to a file of a layer below.
 fn marked(links_out: bool) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -82,7 +82,7 @@ async fn one_tar_is_two_layers() {
             let lower = node.store().lower(&key).unwrap();
             let (metacopy, redirect) = (lower.features.metacopy, lower.features.redirect);
             assert_eq!((metacopy, redirect), (image == &native, image == &native), "{image}");
-            assert!(!lower.is_cut && node.store().fits(&key, Place::Any), "{image}");
+            assert!(!lower.is_snapshot && node.store().fits(&key, Place::Any), "{image}");
         }
         let packed = node.store().origins(&native_key(&diff_id))[0].packed.clone().unwrap();
         assert_eq!((packed.media_type.as_str(), packed.size), (NATIVE, tar.len() as u64));

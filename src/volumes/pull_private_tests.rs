@@ -9,7 +9,7 @@ use super::{
 use crate::image::Keyring;
 use crate::image::architecture;
 use crate::image::fake::{
-    ALWAYS, FakeRegistry, Misdeed, OCI_INDEX, OCI_MANIFEST, Pushed, Scheme, registries,
+    ALWAYS, FakeRegistry, Fault, OCI_INDEX, OCI_MANIFEST, Pushed, Scheme, registries,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -23,7 +23,7 @@ async fn registry() -> (FakeRegistry, Reference, Pushed) {
     (registry, image, pushed)
 }
 
-fn class(done: Result<Pulled, PullError>) -> Option<Class> {
+fn class(done: Result<PulledLayers, PullError>) -> Option<Class> {
     done.err().map(|error| error.class())
 }
 
@@ -35,10 +35,10 @@ async fn an_accepted_secret_outlasts_the_registry_and_no_other_does() {
     let nobody = Keyring::default();
     drop(node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap());
     assert!(!node.store().origins(&pushed.diff_ids[0])[0].public);
-    let asked = registry.seen("").len();
+    let asked = registry.requests_to("").len();
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
     node.pull(&image, PullPolicy::Never, &ann).await.unwrap();
-    assert_eq!(registry.seen("").len(), asked, "accepted within the hour");
+    assert_eq!(registry.requests_to("").len(), asked, "accepted within the hour");
 
     for keyring in [&wrong, &nobody] {
         for (policy, answer) in [
@@ -50,7 +50,7 @@ async fn an_accepted_secret_outlasts_the_registry_and_no_other_does() {
             assert_eq!(class(done), Some(answer), "{policy:?}");
         }
     }
-    assert_eq!(registry.seen(&pushed.layers[0].to_string()).len(), 1);
+    assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1);
     drop(registry);
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
     for keyring in [&wrong, &nobody] {
@@ -68,7 +68,7 @@ async fn what_is_here_is_given_at_once_to_whom_it_may_be_given() {
     let (ann, nobody) = (registry.keyring("ann", "right"), Keyring::default());
     let here = |images: &[&Reference], policy, keyring| {
         let images: Vec<_> = images.iter().map(|image| (*image).clone()).collect();
-        let asker = Asker { namespace: "default", keyring };
+        let asker = Requester { namespace: "default", keyring };
         node.pulls.here(&images, Some(policy), asker).map(|pulled| pulled.stack.len())
     };
     assert_eq!(here(&[], PullPolicy::Always, &nobody), Some(0));
@@ -76,14 +76,14 @@ async fn what_is_here_is_given_at_once_to_whom_it_may_be_given() {
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
     assert_eq!(here(&[&public, &image], PullPolicy::IfNotPresent, &ann), None, "one of them");
     node.pull(&public, PullPolicy::IfNotPresent, &nobody).await.unwrap();
-    let asked = registry.seen("").len();
+    let asked = registry.requests_to("").len();
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Never] {
         assert_eq!(here(&[&public, &image], policy, &ann), Some(2));
         assert_eq!(here(&[&public], policy, &nobody), Some(1));
         assert_eq!(here(&[&public, &image], policy, &nobody), None);
     }
     assert_eq!(here(&[&public], PullPolicy::Always, &ann), None, "its registry is to be asked");
-    assert_eq!(registry.seen("").len(), asked);
+    assert_eq!(registry.requests_to("").len(), asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,12 +96,12 @@ async fn after_its_time_a_secret_has_to_be_accepted_again() {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let done = node.pull(&image, PullPolicy::Never, &ann).await;
         assert_eq!(class(done), Some(Class::NotFound));
-        let asked = registry.seen("/manifests/").len();
+        let asked = registry.requests_to("/manifests/").len();
         node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
-        assert!(registry.seen("/manifests/").len() > asked);
-        assert_eq!(registry.seen(&pushed.layers[0].to_string()).len(), 1, "it was here");
+        assert!(registry.requests_to("/manifests/").len() > asked);
+        assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1, "it was here");
         tokio::time::sleep(Duration::from_millis(5)).await;
-        registry.misbehave("manifests", ALWAYS, Misdeed::Answer(503, vec![]));
+        registry.inject("manifests", ALWAYS, Fault::Respond(503, vec![]));
         let done = node.pull(&image, PullPolicy::IfNotPresent, &ann).await;
         assert_eq!(class(done), Some(Class::Unavailable));
     }
@@ -153,7 +153,7 @@ async fn a_namespace_gets_no_layer_of_an_image_that_it_may_not_name() {
     chart.protect("red/pod", Scheme::Basic, "ann", "right");
     let keyring = registry.keyring("ann", "right").and(&chart.keyring("ann", "right"));
     let [red, blue, other] =
-        ["red", "blue", "other"].map(|namespace| Asker { namespace, keyring: &keyring });
+        ["red", "blue", "other"].map(|namespace| Requester { namespace, keyring: &keyring });
     let snapshot = chart.reference("red/pod", "snap-1");
     for image in [&secret, &snapshot] {
         node.pull_as(red, image, PullPolicy::IfNotPresent).await.unwrap();
@@ -175,9 +175,9 @@ async fn a_namespace_gets_no_layer_of_an_image_that_it_may_not_name() {
     let done = node.pull_as(blue, &to_red, PullPolicy::Never).await;
     assert_eq!(class(done), Some(Class::NotFound));
     // What a cluster's snapshot names is asked for as itself.
-    let fetched = chart.seen(&saved.layers[0].to_string()).len();
+    let fetched = chart.requests_to(&saved.layers[0].to_string()).len();
     node.pull_as(red, &snapshot, PullPolicy::Never).await.unwrap();
-    assert_eq!(chart.seen(&saved.layers[0].to_string()).len(), fetched);
+    assert_eq!(chart.requests_to(&saved.layers[0].to_string()).len(), fetched);
 }
 
 /// A registry counts GETs of manifests; a pod whose image is here as it is there asks once, and for nothing.
@@ -192,7 +192,7 @@ async fn an_image_that_did_not_change_costs_one_head() {
     let image = registry.reference("a", "latest");
     let node = Node::new(registry.registries(), HOUR);
     let nobody = Keyring::default();
-    let asked = || registry.seen("").into_iter().map(|seen| seen.method).collect::<String>();
+    let asked = || registry.requests_to("").into_iter().map(|seen| seen.method).collect::<String>();
     let pull = async |image: &Reference| {
         let before = asked().len();
         node.pull(image, PullPolicy::Always, &nobody).await.unwrap();
@@ -207,10 +207,10 @@ async fn an_image_that_did_not_change_costs_one_head() {
     }
 
     // Another index, and another tag, of the same image.
-    let manifest = registry.seen(&one.manifest.to_string()).len();
+    let manifest = registry.requests_to(&one.manifest.to_string()).len();
     registry.push_image("a", "latest", &[layer("one")], true);
     assert_eq!(pull(&image).await, "HEAD", "the manifest itself");
-    assert_eq!(registry.seen(&one.manifest.to_string()).len(), manifest);
+    assert_eq!(registry.requests_to(&one.manifest.to_string()).len(), manifest);
     let two = registry.push_image("a", "latest", &[layer("one"), layer("two")], true);
     assert_eq!(pull(&image).await, "HEADGETGETGET", "manifest, config, layer");
     assert_eq!(node.store().image(&image.to_string()).unwrap().manifest, two.manifest);
@@ -222,7 +222,7 @@ async fn an_image_that_did_not_change_costs_one_head() {
     let text = registry.text("a", &one.manifest).replacen('{', r#"{"annotations":{"a":"b"},"#, 1);
     registry.put_manifest("a", "latest", &text, OCI_MANIFEST);
     assert_eq!(pull(&image).await, "HEADGET", "no config, no layer");
-    registry.misbehave("HEAD /v2/a/manifests/", 1, Misdeed::Answer(405, vec![]));
+    registry.inject("HEAD /v2/a/manifests/", 1, Fault::Respond(405, vec![]));
     assert_eq!(pull(&image).await, "HEADGET", "a registry that knows no HEAD");
 }
 
@@ -232,7 +232,7 @@ async fn a_private_image_that_did_not_change_is_not_read_again_and_its_secret_is
     let node = Node::new(registry.registries(), Duration::ZERO);
     let [ann, wrong] = ["right", "wrong"].map(|password| registry.keyring("ann", password));
     node.pull(&image, PullPolicy::Always, &ann).await.unwrap();
-    let gets = || registry.seen("").iter().filter(|seen| seen.method == "GET").count();
+    let gets = || registry.requests_to("").iter().filter(|seen| seen.method == "GET").count();
     let before = gets();
     for policy in [PullPolicy::Always, PullPolicy::IfNotPresent] {
         node.pull(&image, policy, &ann).await.unwrap();
@@ -251,7 +251,7 @@ async fn a_config_is_read_from_the_record_of_its_own_repository_alone() {
     let node = Node::new(registry.registries(), HOUR);
     let ann = registry.keyring("ann", "right");
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
-    let asked = || registry.seen(&pushed.config.to_string()).len();
+    let asked = || registry.requests_to(&pushed.config.to_string()).len();
     assert_eq!(asked(), 1);
     let text = registry.text("team/tool", &pushed.manifest);
     registry.put_manifest("evil/x", "1", &text, OCI_MANIFEST);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::image::{
     Keyring,
-    fake::{ALWAYS, FakeRegistry, Misdeed, registries, soon},
+    fake::{ALWAYS, FakeRegistry, Fault, registries, soon},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -25,11 +25,11 @@ async fn others_are_served(part: fn(&str) -> String) {
     for n in 0..SLOW {
         let name = format!("slow{n}");
         let pushed = bad.push_image(&name, "1", &[layer(&name)], false);
-        bad.misbehave(part(&pushed.layers[0].to_string()), ALWAYS, Misdeed::Hold);
+        bad.inject(part(&pushed.layers[0].to_string()), ALWAYS, Fault::Hold);
         let (node, image) = (node.clone(), bad.reference(&name, "1"));
         slow.push(tokio::spawn(async move {
             let keyring = Keyring::default();
-            let asker = Asker { namespace: &name, keyring: &keyring };
+            let asker = Requester { namespace: &name, keyring: &keyring };
             node.pull_as(asker, &image, PullPolicy::IfNotPresent).await.map(drop)
         }));
     }
@@ -41,7 +41,7 @@ async fn others_are_served(part: fn(&str) -> String) {
     })
     .await;
     let (keyring, image) = (Keyring::default(), good.reference("good", "1"));
-    let asker = Asker { namespace: "good", keyring: &keyring };
+    let asker = Requester { namespace: "good", keyring: &keyring };
     soon(node.pull_as(asker, &image, PullPolicy::IfNotPresent)).await.unwrap();
     assert!(slow.iter().all(|pull| !pull.is_finished()), "slow pulls go on");
     slow.iter().for_each(tokio::task::JoinHandle::abort);
@@ -76,8 +76,11 @@ async fn a_volume_is_refused_where_what_its_images_consist_of_passes_what_a_node
     };
     let error = pull().await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "{error}");
-    assert!(error.to_string().contains("taken by other work; it is tried again"), "{error}");
+    assert!(
+        error.to_string().contains("other operations hold the memory that it needs; it is retried"),
+        "{error}"
+    );
     drop(other);
     pull().await.unwrap();
-    assert_eq!(node.pulls.kept.held(), 0);
+    assert_eq!(node.pulls.kept.used(), 0);
 }

@@ -4,14 +4,14 @@
 //! `volatile` marker does not survive a power cut.
 //!
 //! ```text
-//! volumes/<id>/                with the record, replaced whole: as `records.rs` says, an attribute of this folder, or record.json;
+//! volumes/<id>/                with the record, replaced whole: as `records.rs` says, an attribute of this directory, or record.json;
 //!                              there from before the first overlay until after the last byte
 //! volumes/<id>/upper/ work/    overlay's writable pair; `upper.new` until it looks like the volume's root
 //! volumes/<id>/memory/         or a tmpfs with the pair in it: attached, so that it outlives the process
 //! ```
 //!
-//! A folder without a record is half made: no pod sees anything of it and nobody was promised it. A volume goes by one
-//! rename of its folder into staging, so there is none that is half removed.
+//! A directory without a record is half made: no pod sees anything of it and nobody was promised it. A volume goes by one
+//! rename of its directory into staging, so there is none that is half removed.
 
 use std::{
     io,
@@ -22,8 +22,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Pod, PublishRequest, Target, VolumeId, VolumeSpec, pull::Pulled};
-use crate::{digest::Digest, fault::Class, layers::SnapshotId};
+use super::{Pod, PublishRequest, Target, VolumeId, VolumeSpec, puller::PulledLayers};
+use crate::{digest::Digest, error::Class, layers::SnapshotId};
 
 /// The format this version writes; a record of a later one is refused, never guessed at.
 const FORMAT: u32 = 1;
@@ -62,7 +62,7 @@ pub(super) struct Record {
 
 impl Record {
     /// The record of a volume made now.
-    pub(super) fn new(request: &PublishRequest, pulled: &Pulled, boot_id: String) -> Self {
+    pub(super) fn new(request: &PublishRequest, pulled: &PulledLayers, boot_id: String) -> Self {
         Self {
             format: FORMAT,
             id: request.id.clone(),
@@ -93,14 +93,14 @@ pub enum RecordError {
     },
     /// The record is there and is not one of ours.
     #[error(
-        "volume {id}: {path} is not a record this version can read ({why}); delete the pod, then remove the folder \
+        "volume {id}: {path} is not a record this version can read ({why}); delete the pod, then remove the directory \
          if nothing is mounted from it",
         path = path.display()
     )]
     Unreadable {
         /// The volume.
         id: VolumeId,
-        /// The file, or the folder whose attribute it is.
+        /// The file, or the directory whose attribute it is.
         path: PathBuf,
         /// What is wrong with it.
         why: String,

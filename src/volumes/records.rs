@@ -39,7 +39,7 @@ const FILE: &str = "record.json";
 /// The text's name, where it is an attribute.
 const NOTE: &str = "record";
 
-/// The folder of all volumes.
+/// The directory of all volumes.
 #[derive(Debug, Clone)]
 pub(super) struct Records {
     root: PathBuf,
@@ -52,20 +52,20 @@ impl Records {
         Self { root, journal }
     }
 
-    /// The folder of one volume.
-    pub(super) fn folder(&self, id: &VolumeId) -> PathBuf {
+    /// The directory of one volume.
+    pub(super) fn dir(&self, id: &VolumeId) -> PathBuf {
         self.root.join(id.as_str())
     }
 
     /// Where the tmpfs of a volume in memory is attached.
     pub(super) fn memory(&self, id: &VolumeId) -> PathBuf {
-        self.folder(id).join("memory")
+        self.dir(id).join("memory")
     }
 
-    /// The folder that holds overlay's writable pair.
+    /// The directory that holds overlay's writable pair.
     pub(super) fn home(&self, id: &VolumeId, medium: Medium) -> PathBuf {
         match medium {
-            Medium::Disk => self.folder(id),
+            Medium::Disk => self.dir(id),
             Medium::Memory => self.memory(id),
         }
     }
@@ -78,8 +78,8 @@ impl Records {
 
     /// The record of `id`; `None` where there is none.
     pub(super) fn read(&self, id: &VolumeId) -> Result<Option<Record>, RecordError> {
-        let folder = self.folder(id);
-        let file = folder.join(FILE);
+        let dir = self.dir(id);
+        let file = dir.join(FILE);
         let disk = |source| RecordError::Disk { id: id.clone(), source };
         let found = match fs::read(&file) {
             Ok(bytes) => Some((bytes, file)),
@@ -87,9 +87,9 @@ impl Records {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(disk(at("read", &file)(e)));
             }
-            Err(_) => match note::get(&folder, NOTE) {
-                Ok(found) => found.map(|bytes| (bytes, folder)),
-                Err(e) if e.kind() == io::ErrorKind::InvalidData => Some((Vec::new(), folder)),
+            Err(_) => match note::get(&dir, NOTE) {
+                Ok(found) => found.map(|bytes| (bytes, dir)),
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => Some((Vec::new(), dir)),
                 Err(e) => return Err(disk(e)),
             },
         };
@@ -97,42 +97,42 @@ impl Records {
     }
 
     /// Whether anything of the volume is here, a record or not. In doubt it is.
-    pub(super) fn has_folder(&self, id: &VolumeId) -> bool {
-        let there = fs::symlink_metadata(self.folder(id));
+    pub(super) fn has_dir(&self, id: &VolumeId) -> bool {
+        let there = fs::symlink_metadata(self.dir(id));
         !there.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Makes the folder of a volume that has none.
+    /// Makes the directory of a volume that has none.
     pub(super) fn make(&self, lock: &VolumeLock) -> Result<(), RecordError> {
-        let folder = self.folder(lock.id());
-        let made = DirBuilder::new().mode(0o700).create(&folder);
-        made.map_err(at("make the folder", &folder))
+        let dir = self.dir(lock.id());
+        let made = DirBuilder::new().mode(0o700).create(&dir);
+        made.map_err(at("make the directory", &dir))
             .map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
     }
 
     /// Replaces the record.
     pub(super) fn write(&self, lock: &VolumeLock, record: &Record) -> Result<(), RecordError> {
-        let folder = self.folder(lock.id());
-        let file = folder.join(FILE);
+        let dir = self.dir(lock.id());
+        let file = dir.join(FILE);
         let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|bytes| {
             if self.journal == Journal::Unknown || fs::symlink_metadata(&file).is_ok() {
                 durable::write_atomic(&file, &bytes)?;
-                // Last, and cheap: the sync of the record took along on its journal that the folder was made.
+                // Last, and cheap: the sync of the record took along on its journal that the directory was made.
                 return durable::sync_dir(&self.root);
             }
-            note::put(&folder, NOTE, &bytes)
+            note::put(&dir, NOTE, &bytes)
         });
         written.map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
     }
 
-    /// Makes sure that the record, and what else is in the volume's folder, reaches the disk no later than what the pod is going
+    /// Makes sure that the record, and what else is in the volume's directory, reaches the disk no later than what the pod is going
     /// to sync. `newest` is what was made last.
     pub(super) fn settle(&self, lock: &VolumeLock, newest: &Path) -> Result<(), RecordError> {
-        let settled = self.journal.settle(&self.folder(lock.id()), newest);
+        let settled = self.journal.settle(&self.dir(lock.id()), newest);
         settled.map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
     }
 
-    /// The ids of all folders here. A name that is no id was not made by us and is left alone.
+    /// The ids of all directories here. A name that is no id was not made by us and is left alone.
     pub(super) fn list(&self) -> io::Result<Vec<VolumeId>> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.root)? {
@@ -152,31 +152,31 @@ impl Records {
 impl Records {
     /// Changes its text.
     pub(super) fn change(&self, id: &VolumeId, change: impl FnOnce(String) -> String) {
-        let (folder, file) = (self.folder(id), self.folder(id).join(FILE));
+        let (dir, file) = (self.dir(id), self.dir(id).join(FILE));
         match fs::read_to_string(&file) {
             Ok(text) => fs::write(&file, change(text)).unwrap(),
             Err(_) => {
-                let text = note::get(&folder, NOTE).unwrap().expect("a record");
+                let text = note::get(&dir, NOTE).unwrap().expect("a record");
                 let text = change(String::from_utf8(text).unwrap());
-                note::put(&folder, NOTE, text.as_bytes()).unwrap();
+                note::put(&dir, NOTE, text.as_bytes()).unwrap();
             }
         }
     }
 
     /// Keeps it as an earlier version did, in a file; whether it was an attribute.
     pub(super) fn keep_as_file(&self, id: &VolumeId) -> bool {
-        let (folder, file) = (self.folder(id), self.folder(id).join(FILE));
-        let Some(text) = note::get(&folder, NOTE).unwrap() else { return false };
-        note::remove(&folder, NOTE);
+        let (dir, file) = (self.dir(id), self.dir(id).join(FILE));
+        let Some(text) = note::get(&dir, NOTE).unwrap() else { return false };
+        note::remove(&dir, NOTE);
         fs::write(file, text).unwrap();
         true
     }
 
     /// Loses it.
     pub(super) fn lose(&self, id: &VolumeId) {
-        let file = self.folder(id).join(FILE);
+        let file = self.dir(id).join(FILE);
         if fs::remove_file(file).is_err() {
-            note::remove(&self.folder(id), NOTE);
+            note::remove(&self.dir(id), NOTE);
         }
     }
 }
@@ -190,9 +190,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_whether_attribute_or_file() {
-        let folder = TempDir::new().unwrap();
-        for journal in [Journal::of(folder.path()), Journal::Unknown] {
-            let records = Records { root: folder.path().to_owned(), journal };
+        let dir = TempDir::new().unwrap();
+        for journal in [Journal::of(dir.path()), Journal::Unknown] {
+            let records = Records { root: dir.path().to_owned(), journal };
             let lock =
                 Locks::default().try_lock(&format!("a-{journal:?}").parse().unwrap()).unwrap();
             let mut record = Record::sample(lock.id().clone());
@@ -205,7 +205,7 @@ mod tests {
                 records.write(&lock, &record).unwrap();
                 assert_eq!(records.read(lock.id()).unwrap().as_ref(), Some(&record));
             }
-            let is_file = records.folder(lock.id()).join(FILE).exists();
+            let is_file = records.dir(lock.id()).join(FILE).exists();
             assert_eq!(is_file, journal == Journal::Unknown);
         }
     }
@@ -213,12 +213,12 @@ mod tests {
     /// A driver is upgraded while pods run.
     #[test]
     fn a_file_that_an_earlier_version_wrote_stays_the_record() {
-        let folder = TempDir::new().unwrap();
-        let records = Records::new(folder.path().to_owned());
+        let dir = TempDir::new().unwrap();
+        let records = Records::new(dir.path().to_owned());
         let lock = Locks::default().try_lock(&"a".parse().unwrap()).unwrap();
         let mut record = Record::sample(lock.id().clone());
         records.make(&lock).unwrap();
-        let file = records.folder(lock.id()).join(FILE);
+        let file = records.dir(lock.id()).join(FILE);
         fs::write(&file, serde_json::to_vec_pretty(&record).unwrap()).unwrap();
         assert_eq!(records.read(lock.id()).unwrap().as_ref(), Some(&record));
         record.own = 1;

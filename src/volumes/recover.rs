@@ -14,12 +14,12 @@ use std::{
 use super::{Inner, OpenError, UnpublishError, VolumeId, Volumes, lock::VolumeLock};
 use crate::sys::mounts::Mount;
 
-/// How long a pod's folder has to be gone before its volume is removed.
+/// How long a pod's directory has to be gone before its volume is removed.
 pub const GRACE: Duration = Duration::from_secs(60);
 
 /// Why a volume was not looked at to the end.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum RecoverError {
     #[error(transparent)]
     Unpublish(#[from] UnpublishError),
     #[error("cannot tell whether its pod is there: {path}: {source}", path = path.display())]
@@ -37,7 +37,7 @@ impl Volumes {
         let ids = self.0.records.list().map_err(OpenError::List)?;
         // Good for telling what is in use, as most volumes are; before one is removed the table is read again.
         let table = self.0.mounts.table().map_err(OpenError::Table)?;
-        // Whose folder is not there yet (a disk that is mounted late) says nothing of any pod.
+        // Whose directory is not there yet (a disk that is mounted late) says nothing of any pod.
         let pods = self.0.settings.kubelet.join("pods");
         let pods = fs::metadata(&pods).is_ok_and(|m| m.is_dir()).then_some(pods);
         self.0.forget_orphans_but(&ids);
@@ -64,16 +64,16 @@ impl Inner {
         table: &[Mount],
         pods: Option<&Path>,
         grace: Duration,
-    ) -> Result<Option<&'static str>, Trouble> {
+    ) -> Result<Option<&'static str>, RecoverError> {
         let id = lock.id();
         let Some(record) = self.records.read(id).map_err(UnpublishError::from)? else {
             self.remove(lock, None, &mut Vec::new())?;
             return Ok(Some("it was half made"));
         };
-        let Some(folder) = pods.map(|pods| pods.join(record.pod.uid.as_str())) else {
+        let Some(dir) = pods.map(|pods| pods.join(record.pod.uid.as_str())) else {
             return Ok(None);
         };
-        let there = folder.try_exists().map_err(|source| Trouble::Pod { path: folder, source })?;
+        let there = dir.try_exists().map_err(|source| RecoverError::Pod { path: dir, source })?;
         if !self.orphaned_for(id, !there, grace) || self.ensure_unused(id, table).is_err() {
             self.check_limit(&record);
             return Ok(None);

@@ -11,10 +11,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fault::Class,
+    error::Class,
     image::{Keyring, Reference},
     overlay::{self, Owner},
-    sys::name::is_name,
+    sys::id_chars::is_name,
 };
 
 /// A volume's id, as the kubelet makes it (`csi-` and 64 hexadecimal digits for an inline volume).
@@ -62,8 +62,8 @@ impl FromStr for VolumeId {
     }
 }
 
-/// Where a volume is to appear: an absolute path without `.` and `..`. That it lies beneath the kubelet's folder is
-/// checked by [`Volumes`](super::Volumes), which knows that folder.
+/// Where a volume is to appear: an absolute path without `.` and `..`. That it lies beneath the kubelet's directory is
+/// checked by [`Volumes`](super::Volumes), which knows that directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "PathBuf", try_from = "PathBuf")]
 pub struct Target(PathBuf);
@@ -139,7 +139,7 @@ pub struct Pod {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its uid: the name of its folder beneath the kubelet's `pods`.
+    /// Its uid: the name of its directory beneath the kubelet's `pods`.
     pub uid: PodUid,
 }
 
@@ -202,7 +202,7 @@ pub enum Medium {
 pub struct Limits {
     /// Bytes.
     pub size: Option<u64>,
-    /// Files and folders.
+    /// Files and directories.
     pub inodes: Option<u64>,
     /// The limits are the node's default and not the pod's wish: where they cannot be enforced the volume is published
     /// without, and an Event says so.

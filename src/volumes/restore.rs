@@ -15,7 +15,7 @@
 //! the pod's credentials and the node's; that is not for the policy of images to decide, because an administrator has
 //! said where snapshots are pushed.
 //!
-//! Over other images only what was written goes whole: a file whose attributes alone were changed, or a folder that was renamed,
+//! Over other images only what was written goes whole: a file whose attributes alone were changed, or a directory that was renamed,
 //! lies in the snapshot's own images.
 //!
 //! Only a new volume's snapshot is looked up: one that is there is what its record says.
@@ -25,12 +25,12 @@ use std::{collections::BTreeSet, slice, time::Duration};
 use tokio::time::sleep;
 
 use super::{
-    FoundSnapshot, Inner, LookupError, Owner, Progress, PublishRequest, PullError, blocking,
-    pull::Pulled, rights::Asker,
+    FoundSnapshot, Inner, LookupError, Owner, Progress, PublishRequest, PullError,
+    authorization::Requester, blocking, puller::PulledLayers,
 };
 use crate::{
     digest::Digest,
-    fault::Class,
+    error::Class,
     layers::{LowerError, SnapshotId, SnapshotRecord},
     overlay::LAYER_LIMIT,
 };
@@ -70,13 +70,13 @@ pub enum RestoreError {
     /// The files that were written would be somebody else's.
     #[error(
         "snapshot {name} was taken of a volume with {}, and this volume has {}: write the same owner",
-        shown(*cut), shown(*wanted)
+        shown(*captured_for), shown(*wanted)
     )]
     OtherOwner {
         /// The name.
         name: String,
         /// The owner in the volume that it was taken of.
-        cut: Option<Owner>,
+        captured_for: Option<Owner>,
         /// The owner in the new volume.
         wanted: Option<Owner>,
     },
@@ -134,9 +134,9 @@ impl Inner {
         &self,
         request: &PublishRequest,
         progress: &Progress,
-    ) -> Result<Pulled, PullError> {
+    ) -> Result<PulledLayers, PullError> {
         let (spec, keyring) = (&request.spec, self.keyring(request));
-        let asker = Asker { namespace: &request.pod.namespace, keyring: &keyring };
+        let asker = Requester { namespace: &request.pod.namespace, keyring: &keyring };
         let pull = |images| self.pulls.stack(images, spec.pull_policy, asker, progress);
         let Some(name) = &spec.snapshot else { return pull(&spec.images).await };
 
@@ -150,7 +150,7 @@ impl Inner {
             (_, Some(image)) => {
                 let pulled = pull(slice::from_ref(image)).await?;
                 let own = (*own).min(pulled.stack.len());
-                Pulled { own, snapshot: Some(id), ..pulled }
+                PulledLayers { own, snapshot: Some(id), ..pulled }
             }
             (Some(_), None) => return Err(RestoreError::Lost { name, id }.into()),
             (None, None) => return Err(RestoreError::NodeOnly { name, node: node.clone() }.into()),
@@ -197,7 +197,7 @@ impl Inner {
         }
     }
 
-    /// Whether some of these layers take content or folders from what is below them.
+    /// Whether some of these layers take content or directories from what is below them.
     async fn lean(&self, layers: &[Digest]) -> Result<bool, LowerError> {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         blocking(move || {
@@ -213,14 +213,19 @@ impl Inner {
     }
 
     /// A snapshot that was cut on this node: the owner in its volume, and its layers, kept, if all of them are here.
-    async fn here(&self, id: &SnapshotId) -> Option<(Option<Owner>, Option<Pulled>)> {
+    async fn here(&self, id: &SnapshotId) -> Option<(Option<Owner>, Option<PulledLayers>)> {
         let (store, id) = (self.store.clone(), id.clone());
         blocking(move || {
             let SnapshotRecord { id, stack, own, manifests, owner, .. } = store.snapshot(&id)?;
             let lease = store.lease(&stack);
             let own = own.min(stack.len());
-            let pulled =
-                lease.map(|lease| Pulled { stack, own, manifests, snapshot: Some(id), lease });
+            let pulled = lease.map(|lease| PulledLayers {
+                stack,
+                own,
+                manifests,
+                snapshot: Some(id),
+                lease,
+            });
             Some((owner.map(|(uid, gid)| Owner { uid, gid }), pulled))
         })
         .await
@@ -231,6 +236,6 @@ impl Inner {
 fn same_owner(name: &str, cut: Option<Owner>, wanted: Option<Owner>) -> Result<(), RestoreError> {
     match cut == wanted {
         true => Ok(()),
-        false => Err(RestoreError::OtherOwner { name: name.to_owned(), cut, wanted }),
+        false => Err(RestoreError::OtherOwner { name: name.to_owned(), captured_for: cut, wanted }),
     }
 }

@@ -6,15 +6,15 @@ use std::{
 };
 
 use super::{
-    fake_snapshots::{cut_layer, found, record},
-    pending_tests::hurried,
+    fake_snapshot_lookup::{found, record, snapshot_layer},
     privileged_tests::tar,
+    pull_jobs_tests::hurried,
     tests::Node,
     *,
 };
 use crate::{
     digest::Digest,
-    fault::Class,
+    error::Class,
     image::fake::{FakeRegistry, Pushed},
     layers::SnapshotRecord,
 };
@@ -46,10 +46,10 @@ impl Bench {
         let mut request = node.request("dev", "dev");
         request.spec.images = vec![registry.reference("base", "1")];
         node.volumes.publish(request).await.unwrap();
-        let cut = cut_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
+        let cut = snapshot_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
         let bench = Self { registry, base, cut, node };
         bench.put(|_| {});
-        bench.node.known.answer("ws-1", [Ok(found("snap-1"))]);
+        bench.node.known.respond("ws-1", [Ok(found("snap-1"))]);
         bench
     }
 
@@ -102,16 +102,16 @@ async fn a_snapshot_of_this_node_needs_no_registry_and_is_looked_up_once() {
     let mounted = bench.node.kernel.requests().pop().unwrap();
     assert!(mounted.contains(&cut) && mounted.contains("redirect_dir=on metacopy=on"), "{mounted}");
 
-    assert_eq!(bench.node.known.asked(), 10);
+    assert_eq!(bench.node.known.requests(), 10);
     bench.node.volumes.publish(bench.request("fork-9", |_| {})).await.unwrap();
-    assert_eq!(bench.node.known.asked(), 10, "a volume that is there is what its record says");
+    assert_eq!(bench.node.known.requests(), 10, "a volume that is there is what its record says");
     let error = bench.node.volumes.publish(bench.node.request("fork-9", "fork-9")).await;
     assert_eq!(error.unwrap_err().to_string().matches("other snapshot").count(), 1);
 
     let request = bench.request("fork-9", |_| {});
     let node = bench.node.rebooted();
     node.volumes.publish(request).await.unwrap();
-    assert_eq!((node.known.asked(), node.mounted().len()), (0, 1));
+    assert_eq!((node.known.requests(), node.mounted().len()), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +130,7 @@ async fn what_takes_content_from_its_own_images_goes_on_no_others() {
     let bench = Bench::new().await;
     bench.registry.push_image("base", "2", &[layer("newer")], true);
     for (id, features) in [("metacopy", (true, false)), ("redirect", (false, true))] {
-        let marked = cut_layer(&bench.node.volumes.0.store, id, features, |_| {});
+        let marked = snapshot_layer(&bench.node.volumes.0.store, id, features, |_| {});
         bench.put(|record| record.stack[1] = marked);
         let images = vec![bench.registry.reference("base", "2")];
         let error = bench.refused(|spec| spec.images = images).await;
@@ -174,7 +174,7 @@ async fn another_owner_is_refused_with_both() {
         owner: owner(5, 5),
         ..found("snap-1")
     };
-    bench.node.known.answer("ws-1", [Ok(pushed)]);
+    bench.node.known.respond("ws-1", [Ok(pushed)]);
     let error = bench.refused(|_| {}).await;
     assert!(error.to_string().contains("owner 5:5, and this volume has no owner"), "{error}");
 }
@@ -182,7 +182,7 @@ async fn another_owner_is_refused_with_both() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_another_node_that_was_not_pushed_says_where_it_lies() {
     let bench = Bench::new().await;
-    bench.node.known.answer("ws-1", [Ok(found("snap-of-another"))]);
+    bench.node.known.respond("ws-1", [Ok(found("snap-of-another"))]);
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Precondition);
     assert!(error.to_string().contains("ws-1 lies on node node-1 only: run the pod"), "{error}");
@@ -200,7 +200,7 @@ async fn a_pushed_snapshot_is_pulled_whatever_images_pods_may_have() {
     let image = format!("{}/snapshots/ws@{}", bench.registry.host(), pushed.manifest);
     let image: Reference = image.parse().unwrap();
     let found = FoundSnapshot { image: Some(image.clone()), ..found("snap-1") };
-    bench.node.known.answer("ws-1", [Ok(found)]);
+    bench.node.known.respond("ws-1", [Ok(found)]);
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
     bench.is_made_of("fork", &pushed.diff_ids, 1, &[pushed.manifest]);
 
@@ -217,12 +217,12 @@ async fn a_pushed_snapshot_is_pulled_whatever_images_pods_may_have() {
 async fn a_snapshot_whose_layers_are_gone_comes_from_its_registry_or_not_at_all() {
     let bench = Bench::new().await;
     let lost = bench.cut.hex();
-    fs::remove_dir_all(bench.node.folder.path().join("store/layers").join(lost)).unwrap();
+    fs::remove_dir_all(bench.node.dir.path().join("store/layers").join(lost)).unwrap();
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Corrupt);
     assert!(error.to_string().contains("ws-1 (snap-1) is on this node, but not all"), "{error}");
     let image = Some(bench.registry.reference("base", "1"));
-    bench.node.known.answer("ws-1", [Ok(FoundSnapshot { image, ..found("snap-1") })]);
+    bench.node.known.respond("ws-1", [Ok(FoundSnapshot { image, ..found("snap-1") })]);
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
     bench.is_made_of("fork", &bench.base.diff_ids, 1, &[bench.base.manifest]);
 }
@@ -232,8 +232,8 @@ async fn a_stack_too_deep_for_the_kernel_names_the_cure() {
     let bench = Bench::new().await;
     let stack: Vec<_> = (0..501).map(|n: i32| Digest::of(&n.to_le_bytes())).collect();
     for key in &stack {
-        let folder = bench.node.folder.path().join("store/layers").join(key.hex());
-        fs::create_dir(folder).unwrap();
+        let dir = bench.node.dir.path().join("store/layers").join(key.hex());
+        fs::create_dir(dir).unwrap();
     }
     bench.put(|record| (record.stack, record.own) = (stack, 500));
     let error = bench.refused(|_| {}).await;
@@ -251,7 +251,7 @@ async fn who_may_not_have_it_gets_nothing() {
         (LookupError::Failed { name: name.clone(), why }, Class::Precondition),
         (LookupError::Absent { namespace: "default".to_owned(), name }, Class::NotFound),
     ] {
-        bench.node.known.answer("ws-1", [Err(answer.clone())]);
+        bench.node.known.respond("ws-1", [Err(answer.clone())]);
         let error = bench.refused(|_| {}).await;
         assert_eq!((error.class(), error.to_string()), (class, answer.to_string()));
     }
@@ -260,7 +260,7 @@ async fn who_may_not_have_it_gets_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_option_that_hides_what_was_written_is_refused() {
     let bench = Bench::new().await;
-    let marked = cut_layer(&bench.node.volumes.0.store, "marked", (true, true), |_| {});
+    let marked = snapshot_layer(&bench.node.volumes.0.store, "marked", (true, true), |_| {});
     bench.put(|record| record.stack[1] = marked);
     for (metacopy, redirect_dir, words) in
         [(false, true, "leave metacopy: off out"), (false, false, "leave redirectDir: off out")]
@@ -290,7 +290,7 @@ fn no_sentence_calls_a_snapshot_a_volume_snapshot() {
     let others = [
         RestoreError::NodeOnly { name: name.clone(), node },
         RestoreError::Lost { name: name.clone(), id },
-        RestoreError::OtherOwner { name: name.clone(), cut: None, wanted: None },
+        RestoreError::OtherOwner { name: name.clone(), captured_for: None, wanted: None },
         RestoreError::OwnImages { name: name.clone() },
         RestoreError::TooDeep { name, count: 600 },
     ];
@@ -332,7 +332,7 @@ async fn a_snapshot_that_is_not_ready_is_waited_for_as_a_slow_pull_is() {
         request.deadline = Some(Instant::now() + patience);
         request
     };
-    node.known.answer("ws-1", [no_answer(), not_ready()]);
+    node.known.respond("ws-1", [no_answer(), not_ready()]);
     let began = Instant::now();
     // Most often it looks twice within a call. On a busy machine the second look may come after it.
     loop {
@@ -348,14 +348,14 @@ async fn a_snapshot_that_is_not_ready_is_waited_for_as_a_slow_pull_is() {
         assert!(earlier.iter().any(|words| said.contains(words)), "{said}");
     }
 
-    let cut = cut_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
+    let cut = snapshot_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
     node.volumes.0.store.put_snapshot(record("snap-1", vec![cut], Vec::new())).unwrap();
-    node.known.answer("ws-1", [not_ready(), Ok(found("snap-1"))]);
+    node.known.respond("ws-1", [not_ready(), Ok(found("snap-1"))]);
     node.volumes.publish(request(LONG)).await.unwrap();
     assert_eq!(node.mounted().len(), 1);
     // One that a call began anew would look at once, and soon again.
     let most = looks_within(began.elapsed());
-    assert!(node.known.asked() <= most, "more than {most} looks: not one for both calls");
+    assert!(node.known.requests() <= most, "more than {most} looks: not one for both calls");
     assert_eq!((node.told()[0], node.told().last()), ("Pulling", Some(&"Pulled")));
     assert!(node.volumes.0.pending.is_empty());
 }
@@ -364,7 +364,7 @@ async fn a_snapshot_that_is_not_ready_is_waited_for_as_a_slow_pull_is() {
 async fn a_volume_that_waits_for_its_snapshot_can_go() {
     let registry = FakeRegistry::start().await;
     let node = hurried(registry.registries());
-    node.known.answer("ws-1", [not_ready()]);
+    node.known.respond("ws-1", [not_ready()]);
     let mut request = node.request("fork", "t");
     request.spec.snapshot = Some("ws-1".to_owned());
     let waiting = tokio::spawn({
@@ -372,7 +372,7 @@ async fn a_volume_that_waits_for_its_snapshot_can_go() {
         async move { volumes.publish(request).await }
     });
     let is_free = || node.volumes.0.locks.try_lock(&"fork".parse().unwrap()).is_some();
-    while node.known.asked() == 0 || !is_free() {
+    while node.known.requests() == 0 || !is_free() {
         tokio::task::yield_now().await;
     }
     node.unpublish("fork", "t").await.unwrap();

@@ -17,11 +17,11 @@ use super::{
     Inner, Medium, RecordError, Target, VolumeId, Volumes, blocking, limit::Finding, record::Record,
 };
 use crate::{
-    fault::Class,
+    error::Class,
     sys::{
+        du::Walk,
         quota,
-        space::{self, Space},
-        walk::Walk,
+        statfs::{self, Space},
     },
 };
 
@@ -39,7 +39,7 @@ const PAUSE: u32 = 4;
 pub struct Stats {
     /// In bytes.
     pub bytes: Usage,
-    /// In files and folders.
+    /// In files and directories.
     pub inodes: Usage,
 }
 
@@ -110,10 +110,10 @@ impl Inner {
     fn stats_of(&self, record: &Record) -> std::io::Result<Stats> {
         let Record { id, spec, .. } = record;
         if spec.medium == Medium::Memory && !spec.read_only {
-            let space = space::of(&self.records.memory(id))?;
+            let space = statfs::of(&self.records.memory(id))?;
             return Ok(Stats::new(taken(&space), space));
         }
-        let space = space::of(&self.records.folder(id))?;
+        let space = statfs::of(&self.records.dir(id))?;
         let used = match record.project {
             _ if spec.read_only => quota::Usage::default(),
             Some(project) => {
@@ -183,7 +183,7 @@ struct Count {
     at: Instant,
     walking: bool,
     /// What its pod was told of it last.
-    told: Option<Finding>,
+    reported: Option<Finding>,
 }
 
 impl Default for Counts {
@@ -201,7 +201,7 @@ impl Counts {
                 found: None,
                 at: Instant::now(),
                 walking: false,
-                told: None,
+                reported: None,
             });
             if !count.walking && (new || count.at.elapsed() >= AGAIN) {
                 (count.walking, count.at) = (true, Instant::now());
@@ -215,7 +215,7 @@ impl Counts {
     pub(super) fn is_news(&self, id: &VolumeId, finding: Option<Finding>) -> bool {
         self.all(|known| {
             let Some(count) = known.get_mut(id) else { return false };
-            std::mem::replace(&mut count.told, finding) != finding && finding.is_some()
+            std::mem::replace(&mut count.reported, finding) != finding && finding.is_some()
         })
     }
 

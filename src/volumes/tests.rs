@@ -14,20 +14,20 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{fake_snapshots::FakeSnapshots, *};
+use super::{fake_snapshot_lookup::FakeSnapshots, *};
 use crate::{
-    fault::Class,
+    error::Class,
     image::{Hosts, Registries},
     sys::{
         Errno,
-        mounts::{Attrs, Call, MemoryMounts, Mounts, Request},
+        mounts::{Attrs, Call, FakeMounts, Mounts, Request},
     },
 };
 
-/// A node: a store, a kubelet's folder with one pod in it, a kernel, and what the pod was told.
+/// A node: a store, a kubelet's directory with one pod in it, a kernel, and what the pod was told.
 pub(super) struct Node {
-    pub(super) folder: TempDir,
-    pub(super) kernel: MemoryMounts,
+    pub(super) dir: TempDir,
+    pub(super) kernel: FakeMounts,
     pub(super) volumes: Volumes,
     pub(super) known: Arc<FakeSnapshots>,
     told: Arc<Told>,
@@ -35,10 +35,10 @@ pub(super) struct Node {
 
 /// The reasons of what pods were told.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<Vec<Notice>>);
+pub(super) struct Told(Mutex<Vec<PodEvent>>);
 
-impl Notices for Told {
-    fn tell(&self, _: &Pod, notice: Notice) {
+impl EventRecorder for Told {
+    fn record(&self, _: &Pod, notice: PodEvent) {
         self.0.lock().unwrap().push(notice);
     }
 }
@@ -56,30 +56,30 @@ impl Node {
         registries: Registries,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
-        Self::at_pace(registries, change, Pace::default())
+        Self::at_pace(registries, change, PullTimeouts::default())
     }
 
     pub(super) fn at_pace(
         registries: Registries,
         change: impl FnOnce(&mut Settings),
-        pace: Pace,
+        pace: PullTimeouts,
     ) -> Self {
-        let (folder, kernel) = (TempDir::new().unwrap(), MemoryMounts::default());
-        fs::create_dir_all(folder.path().join("kubelet/pods/pod-1/volumes")).unwrap();
+        let (dir, kernel) = (TempDir::new().unwrap(), FakeMounts::default());
+        fs::create_dir_all(dir.path().join("kubelet/pods/pod-1/volumes")).unwrap();
         let (told, known) = (Arc::default(), Arc::default());
-        let volumes = open(folder.path(), &kernel, registries, (&told, &known), change, pace);
-        Self { folder, kernel, volumes, known, told }
+        let volumes = open(dir.path(), &kernel, registries, (&told, &known), change, pace);
+        Self { dir, kernel, volumes, known, told }
     }
 
     /// The process ends and another one starts on what it left.
     pub(super) fn restarted(self) -> Self {
-        let Self { folder, kernel, volumes, .. } = self;
+        let Self { dir, kernel, volumes, .. } = self;
         drop(volumes);
         let (told, known) = (Arc::default(), Arc::default());
-        let (registries, pace) = (nowhere(), Pace::default());
-        let volumes = open(folder.path(), &kernel, registries, (&told, &known), |_| {}, pace);
+        let (registries, pace) = (nowhere(), PullTimeouts::default());
+        let volumes = open(dir.path(), &kernel, registries, (&told, &known), |_| {}, pace);
         volumes.recover(Duration::ZERO).unwrap();
-        Self { folder, kernel, volumes, known, told }
+        Self { dir, kernel, volumes, known, told }
     }
 
     /// The reasons of what pods were told since the process began.
@@ -96,16 +96,16 @@ impl Node {
                 record.replace(&boot, "another boot")
             });
         }
-        self.kernel = MemoryMounts::default();
+        self.kernel = FakeMounts::default();
         self.restarted()
     }
 
     pub(super) fn target(&self, name: &str) -> Target {
-        self.folder.path().join("kubelet/pods/pod-1/volumes").join(name).try_into().unwrap()
+        self.dir.path().join("kubelet/pods/pod-1/volumes").join(name).try_into().unwrap()
     }
 
     pub(super) fn volume(&self, id: &str) -> PathBuf {
-        self.folder.path().join("store/volumes").join(id)
+        self.dir.path().join("store/volumes").join(id)
     }
 
     pub(super) fn records(&self) -> &Records {
@@ -118,7 +118,7 @@ impl Node {
     }
 
     pub(super) fn recorded(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(self.folder.path().join("store/volumes"))
+        let mut names: Vec<_> = fs::read_dir(self.dir.path().join("store/volumes"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
@@ -159,7 +159,7 @@ impl Node {
     pub(super) fn assert_nothing_left(&self) {
         assert_eq!(self.mounted(), Vec::<PathBuf>::new(), "mounts are left");
         assert_eq!(self.recorded(), Vec::<String>::new(), "volumes are left");
-        let targets = fs::read_dir(self.folder.path().join("kubelet/pods/pod-1/volumes")).unwrap();
+        let targets = fs::read_dir(self.dir.path().join("kubelet/pods/pod-1/volumes")).unwrap();
         assert_eq!(targets.count(), 0, "targets are left");
     }
 }
@@ -181,16 +181,16 @@ fn nowhere() -> Registries {
 }
 
 fn open(
-    folder: &Path,
-    kernel: &MemoryMounts,
+    dir: &Path,
+    kernel: &FakeMounts,
     registries: Registries,
     (told, known): (&Arc<Told>, &Arc<FakeSnapshots>),
     change: impl FnOnce(&mut Settings),
-    pace: Pace,
+    pace: PullTimeouts,
 ) -> Volumes {
     let kernel: Arc<dyn Mounts> = Arc::new(kernel.clone());
-    let store = Arc::new(Store::open(&folder.join("store"), kernel.clone()).unwrap());
-    let mut settings = Settings::new(folder.join("kubelet"));
+    let store = Arc::new(Store::open(&dir.join("store"), kernel.clone()).unwrap());
+    let mut settings = Settings::new(dir.join("kubelet"));
     change(&mut settings);
     let parts = Parts {
         notices: told.clone(),
@@ -209,18 +209,21 @@ async fn a_volume_comes_and_goes() {
     node.unpublish("a", "t").await.unwrap();
     node.assert_nothing_left();
     node.wait_for_removal();
-    assert_eq!(fs::read_dir(node.folder.path().join("store/staging")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(node.dir.path().join("store/staging")).unwrap().count(), 0);
 }
 
 /// Something is mounted in it, or its disk says no: nobody asks for it again, so the minute's round has to.
 #[tokio::test]
 async fn what_could_not_be_removed_goes_in_a_later_round() {
     let node = Node::new();
-    let staging = node.folder.path().join("store/staging");
-    // A file where a folder has to be fails the removal, as a mount in the tree would.
+    let staging = node.dir.path().join("store/staging");
+    // A file where a directory has to be fails the removal, as a mount in the tree would.
     let (blocked, tree) = (staging.join("77"), staging.join("77/tree"));
     fs::write(&blocked, "").unwrap();
-    let gone = removal::Gone { tree: Some(tree.clone()), ..removal::Gone::default() };
+    let gone = background_removal::Gone {
+        tree: Some(tree.clone()),
+        ..background_removal::Gone::default()
+    };
     node.volumes.0.removal.take(gone);
     node.wait_for_removal();
     fs::remove_file(&blocked).unwrap();
@@ -326,7 +329,7 @@ async fn what_lies_in_a_target_is_not_deleted() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let precious = node.target("t").as_path().join("precious");
-    fs::write(&precious, "data").unwrap(); // the twin mounts nothing over the folder
+    fs::write(&precious, "data").unwrap(); // the twin mounts nothing over the directory
     let error = node.unpublish("a", "t").await.unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
     assert_eq!(fs::read(&precious).unwrap(), b"data");
@@ -335,7 +338,7 @@ async fn what_lies_in_a_target_is_not_deleted() {
 #[tokio::test]
 async fn a_target_that_is_a_symlink_is_neither_followed_nor_removed() {
     let node = Node::new();
-    let outside = node.folder.path().join("outside");
+    let outside = node.dir.path().join("outside");
     fs::create_dir(&outside).unwrap();
     std::os::unix::fs::symlink(&outside, node.target("t").as_path()).unwrap();
     assert!(node.volumes.publish(node.request("a", "t")).await.is_err());
@@ -374,9 +377,9 @@ async fn something_else_at_the_target_is_not_taken_for_ours() {
 }
 
 #[tokio::test]
-async fn only_the_kubelets_folder_is_touched() {
+async fn only_the_kubelets_directory_is_touched() {
     let node = Node::new();
-    for path in ["/etc", "/var/lib", node.folder.path().join("kubelet").to_str().unwrap()] {
+    for path in ["/etc", "/var/lib", node.dir.path().join("kubelet").to_str().unwrap()] {
         let target: Target = path.parse().unwrap();
         let mut request = node.request("a", "t");
         request.target = target.clone();
@@ -450,17 +453,17 @@ async fn a_restart_removes_volumes_of_pods_that_are_gone() {
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let node = node.rebooted();
     assert_eq!(node.recorded(), ["a"], "the pod is there still: the kubelet will ask again");
-    fs::remove_dir_all(node.folder.path().join("kubelet/pods/pod-1")).unwrap();
+    fs::remove_dir_all(node.dir.path().join("kubelet/pods/pod-1")).unwrap();
     let node = node.restarted();
     assert_eq!(node.recorded(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_mounted_volume_outlives_its_pods_folder() {
+async fn a_mounted_volume_outlives_its_pods_directory() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
-    let elsewhere = node.folder.path().join("elsewhere");
-    fs::rename(node.folder.path().join("kubelet/pods/pod-1"), elsewhere).unwrap();
+    let elsewhere = node.dir.path().join("elsewhere");
+    fs::rename(node.dir.path().join("kubelet/pods/pod-1"), elsewhere).unwrap();
     let node = node.restarted();
     assert_eq!(node.recorded(), ["a"]);
 }
@@ -593,12 +596,12 @@ async fn a_lost_record_does_not_cost_a_mounted_upper() {
 }
 
 #[tokio::test]
-async fn a_kubelets_folder_that_cannot_be_read_removes_nothing() {
+async fn a_kubelets_directory_that_cannot_be_read_removes_nothing() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let node = node.rebooted();
-    let pods = node.folder.path().join("kubelet/pods");
-    fs::rename(&pods, node.folder.path().join("elsewhere")).unwrap();
+    let pods = node.dir.path().join("kubelet/pods");
+    fs::rename(&pods, node.dir.path().join("elsewhere")).unwrap();
     let node = node.restarted();
     assert_eq!(node.recorded(), ["a"], "no pods at all");
     std::os::unix::fs::symlink(&pods, &pods).unwrap();
@@ -611,7 +614,7 @@ async fn a_pod_that_is_gone_has_some_grace() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let node = node.rebooted();
-    fs::remove_dir_all(node.folder.path().join("kubelet/pods/pod-1")).unwrap();
+    fs::remove_dir_all(node.dir.path().join("kubelet/pods/pod-1")).unwrap();
     node.volumes.recover(Duration::from_secs(3_600)).unwrap();
     node.volumes.recover(Duration::from_secs(3_600)).unwrap();
     assert_eq!(node.recorded(), ["a"]);
@@ -637,11 +640,11 @@ async fn volumes_of_one_id_in_two_stores_do_not_block_each_other() {
     let (one, other) = (Node::new(), Node::new());
     let kernel = one.kernel.clone();
     let (told, known) = (Arc::default(), Arc::default());
-    let folder = other.folder;
+    let dir = other.dir;
     drop(other.volumes);
-    let (registries, pace) = (nowhere(), Pace::default());
-    let volumes = open(folder.path(), &kernel, registries, (&told, &known), |_| {}, pace);
-    let other = Node { folder, kernel, volumes, known, told };
+    let (registries, pace) = (nowhere(), PullTimeouts::default());
+    let volumes = open(dir.path(), &kernel, registries, (&told, &known), |_| {}, pace);
+    let other = Node { dir, kernel, volumes, known, told };
     for read_only in [true, false] {
         let request = |node: &Node| {
             let mut request = node.request("a", "t");

@@ -21,11 +21,11 @@ use crate::image::fake::FakeRegistry;
 /// What JavaScript's numbers hold exactly.
 const JAVASCRIPT: u64 = 1 << 53;
 
-/// What a line of shell prints in `folder`, with `out` to write to. It has to succeed.
-pub(super) fn sh(line: &str, folder: &Path, out: &Path) -> String {
+/// What a line of shell prints in `dir`, with `out` to write to. It has to succeed.
+pub(super) fn sh(line: &str, dir: &Path, out: &Path) -> String {
     let mut command = Command::new("sh");
-    command.args(["-euc", line]).current_dir(folder).env("OUT", out).env("LC_ALL", "C");
-    // Its folder is whoever's the layer says.
+    command.args(["-euc", line]).current_dir(dir).env("OUT", out).env("LC_ALL", "C");
+    // Its directory is whoever's the layer says.
     let git = [("COUNT", "1"), ("KEY_0", "safe.directory"), ("VALUE_0", "*")];
     command.envs(git.map(|(key, value)| (format!("GIT_CONFIG_{key}"), value)));
     command.env("GIT_CONFIG_GLOBAL", "/dev/null");
@@ -35,10 +35,10 @@ pub(super) fn sh(line: &str, folder: &Path, out: &Path) -> String {
     said
 }
 
-/// A layer of a folder as it is, with its access lists.
-pub(super) fn packed(folder: &Path) -> Vec<u8> {
+/// A layer of a directory as it is, with its access lists.
+pub(super) fn packed(dir: &Path) -> Vec<u8> {
     let mut tar = Command::new("tar");
-    tar.args(["--xattrs", "--xattrs-include=system.*", "-C"]).arg(folder);
+    tar.args(["--xattrs", "--xattrs-include=system.*", "-C"]).arg(dir);
     let done = tar.args(["-c", "."]).output().unwrap();
     assert!(done.status.success(), "{done:?}");
     done.stdout
@@ -175,7 +175,7 @@ async fn privileged_tar_unpacks_a_tree_that_does_not_fit_in_its_memory() {
         // Made last, because it leads out of its directory; so its directory is looked at again.
         append(format!("tree/{n}/link"), tar::EntryType::Symlink, "../0/file", b"");
     }
-    let archive = node.folder.path().join("archive.tar");
+    let archive = node.dir.path().join("archive.tar");
     fs::write(&archive, tar.into_inner().unwrap()).unwrap();
 
     let group = MemoryGroup::of(16 << 20);

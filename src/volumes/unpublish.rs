@@ -1,12 +1,12 @@
 //! A volume goes away.
 
 use super::{
-    Inner, RecordError, Target, UnpublishError, VolumeId, Volumes, blocking, lock::VolumeLock,
-    removal::Gone, upper::is_memory,
+    Inner, RecordError, Target, UnpublishError, VolumeId, Volumes, background_removal::Gone,
+    blocking, lock::VolumeLock, upper::is_memory,
 };
 use crate::sys::{
+    mount_target,
     mounts::{Detached, Mount, MountError},
-    targets,
 };
 
 /// How many mounts may lie on one target before we say that something keeps mounting there.
@@ -40,7 +40,7 @@ impl Volumes {
 }
 
 impl Inner {
-    /// Unmounts the volume from `target` and removes the folder, in that order, asking the kernel what is there after each. `kept`
+    /// Unmounts the volume from `target` and removes the directory, in that order, asking the kernel what is there after each. `kept`
     /// gets what keeps the overlay alive.
     fn unmount_target(
         &self,
@@ -98,8 +98,8 @@ impl Inner {
         kept: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
         let id = lock.id();
-        // From a folder that is not there nothing can be mounted.
-        if !self.records.has_folder(id) {
+        // From a directory that is not there nothing can be mounted.
+        if !self.records.has_dir(id) {
             project.into_iter().for_each(|project| self.projects.give_back(project));
             return Ok(());
         }
@@ -109,23 +109,23 @@ impl Inner {
         self.remove_memory(id, &table, kept).map_err(failed)?;
         let tree = self
             .store
-            .set_aside(&self.records.folder(id))
+            .set_aside(&self.records.dir(id))
             .map_err(|source| UnpublishError::Discard { id: id.clone(), source })?;
         self.counts.forget(id);
         self.removal.take(Gone { tree, project, mounts: std::mem::take(kept) });
         Ok(())
     }
 
-    /// Makes sure that no mount uses the volume's folder but its own tmpfs: neither its overlay, nor anything that somebody
+    /// Makes sure that no mount uses the volume's directory but its own tmpfs: neither its overlay, nor anything that somebody
     /// mounted within.
     pub(super) fn ensure_unused(
         &self,
         id: &VolumeId,
         table: &[Mount],
     ) -> Result<(), UnpublishError> {
-        let (folder, memory) = (self.records.folder(id), self.records.memory(id));
+        let (dir, memory) = (self.records.dir(id), self.records.memory(id));
         let user = |mount: &&Mount| {
-            self.is_of(mount, id) || mount.target.starts_with(&folder) && !is_memory(mount, &memory)
+            self.is_of(mount, id) || mount.target.starts_with(&dir) && !is_memory(mount, &memory)
         };
         match table.iter().find(user) {
             None => Ok(()),
@@ -138,7 +138,7 @@ impl Inner {
 }
 
 fn remove_target(id: &VolumeId, target: &Target) -> Result<(), UnpublishError> {
-    targets::remove(target.as_path()).map_err(|source| UnpublishError::RemoveTarget {
+    mount_target::remove(target.as_path()).map_err(|source| UnpublishError::RemoveTarget {
         id: id.clone(),
         target: target.clone(),
         source,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Inner, Limits, Medium, Notice, NoticeKind, OnUnclean, PublishError, VolumeId, VolumeSpec,
+    Inner, Limits, Medium, OnUnclean, PodEvent, PodEventType, PublishError, VolumeId, VolumeSpec,
     lock::VolumeLock, record::Record,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Files and folders of the tmpfs that are not the pod's: its root, the pair, and what the kernel keeps in the work folder.
+/// Files and directories of the tmpfs that are not the pod's: its root, the pair, and what the kernel keeps in the work directory.
 const OWN_INODES: u64 = 8;
 
 /// What `group` adds to the mode of the upper's root: the group may write, and what is made there is the group's.
@@ -63,13 +63,13 @@ impl Inner {
         let pair = self.records.pair(id, spec.medium);
         let bare = pair.upper().with_extension("new");
         let is_new = !pair.upper().exists();
-        // The kernel empties a work folder that is there. After a crash it may not be: nobody syncs it.
+        // The kernel empties a work directory that is there. After a crash it may not be: nobody syncs it.
         let missing = (is_new || !pair.work().exists()).then(|| pair.work());
-        for folder in missing.into_iter().chain(is_new.then_some(&*bare)) {
-            remove_any(folder).and_then(|()| fs::create_dir(folder)).map_err(upper(id))?;
+        for directory in missing.into_iter().chain(is_new.then_some(&*bare)) {
+            remove_any(directory).and_then(|()| fs::create_dir(directory)).map_err(upper(id))?;
             if let Some(project) = record.project {
                 let Limits { size: bytes, inodes, .. } = spec.limits;
-                let limited = self.projects.limit(folder, project, Quota { bytes, inodes });
+                let limited = self.projects.limit(directory, project, Quota { bytes, inodes });
                 limited.map_err(upper(id))?;
             }
         }
@@ -77,7 +77,7 @@ impl Inner {
             return Ok(false);
         }
         // No sync: `records.rs` says why these names and the record are on the disk in time.
-        dress(&bare, spec, lowers)
+        set_root_attributes(&bare, spec, lowers)
             .and_then(|()| fs::rename(&bare, pair.upper()))
             .map_err(upper(id))?;
         Ok(true)
@@ -88,7 +88,7 @@ impl Inner {
     /// A plain upper is as the disk has it. A volatile one was never synced: after another boot it may be torn in ways nobody
     /// can see (the kernel's own marker is not durable either), so it is emptied. In the same boot everything written is still
     /// in the page cache: once that is on disk without an error the upper is whole, and the kernel's marker
-    /// (`work/incompat/volatile` beneath the work folder, kernel doc overlayfs.rst, "Volatile mount") can go.
+    /// (`work/incompat/volatile` beneath the work directory, kernel doc overlayfs.rst, "Volatile mount") can go.
     pub(super) fn refresh_upper(
         &self,
         lock: &VolumeLock,
@@ -97,7 +97,7 @@ impl Inner {
         table: &[Mount],
     ) -> Result<bool, PublishError> {
         let id = lock.id();
-        let lost = self.lost(record, table)?;
+        let lost = self.unclean_reason(record, table)?;
         if let Some(why) = lost {
             let Record { spec, .. } = &*record;
             if spec.on_unclean == OnUnclean::Fail && spec.medium == Medium::Disk {
@@ -111,17 +111,21 @@ impl Inner {
         if let Some(why) = lost {
             tracing::warn!(volume = %id, why, "volume emptied");
             let message = format!("volume {id} starts empty again, because {why}");
-            self.tell(record, NoticeKind::Warning, "VolumeEmptied", message);
+            self.record_event(record, PodEventType::Warning, "VolumeEmptied", message);
         } else if !record.targets.is_empty() {
             let message = format!("volume {id} was mounted nowhere; it is mounted again as it was");
-            self.tell(record, NoticeKind::Normal, "VolumeRemounted", message);
+            self.record_event(record, PodEventType::Normal, "VolumeRemounted", message);
         }
         record.boot_id.clone_from(&self.boot_id);
         Ok(new)
     }
 
     /// Why what was written to a volume that is mounted nowhere is worth nothing, if that is so.
-    fn lost(&self, record: &Record, table: &[Mount]) -> Result<Option<&'static str>, PublishError> {
+    fn unclean_reason(
+        &self,
+        record: &Record,
+        table: &[Mount],
+    ) -> Result<Option<&'static str>, PublishError> {
         let Record { id, spec, .. } = record;
         let pair = self.records.pair(id, spec.medium);
         let known = self.went_down(record, table);
@@ -151,16 +155,18 @@ impl Inner {
 
     /// Whether the volume's tmpfs is attached.
     pub(super) fn has_memory(&self, id: &VolumeId, table: &[Mount]) -> bool {
-        let folder = self.records.memory(id);
-        table.iter().any(|mount| is_memory(mount, &folder))
+        let directory = self.records.memory(id);
+        table.iter().any(|mount| is_memory(mount, &directory))
     }
 
-    /// Attaches a tmpfs in the volume's folder.
+    /// Attaches a tmpfs in the volume's directory.
     fn make_memory(&self, id: &VolumeId, limits: Limits) -> Result<(), PublishError> {
-        let folder = self.records.memory(id);
-        remove_any(&folder).and_then(|()| fs::create_dir(&folder)).map_err(upper(id))?;
-        let attached =
-            self.mounts.create(&tmpfs(limits)).and_then(|tmpfs| self.mounts.attach(tmpfs, &folder));
+        let directory = self.records.memory(id);
+        remove_any(&directory).and_then(|()| fs::create_dir(&directory)).map_err(upper(id))?;
+        let attached = self
+            .mounts
+            .create(&tmpfs(limits))
+            .and_then(|tmpfs| self.mounts.attach(tmpfs, &directory));
         attached.map_err(|e| PublishError::mount(id, e))
     }
 
@@ -179,32 +185,32 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn tell(
+    pub(super) fn record_event(
         &self,
         record: &Record,
-        kind: NoticeKind,
+        kind: PodEventType,
         reason: &'static str,
         message: String,
     ) {
-        self.notices.tell(&record.pod, Notice { kind, reason, message });
+        self.notices.record(&record.pod, PodEvent { kind, reason, message });
     }
 
     /// Says that the limits of a new volume hold nobody to anything.
-    pub(super) fn tell_unenforced(&self, record: &Record) {
+    pub(super) fn record_unenforced_limit(&self, record: &Record) {
         let Some(why) = self.unenforceable(&record.spec) else { return };
         let id = &record.id;
         tracing::warn!(volume = %id, why, "published without the default limit");
         let message = format!(
             "volume {id} has no limit: the default size and inodes cannot be enforced here: {why}"
         );
-        self.tell(record, NoticeKind::Warning, "LimitNotEnforced", message);
+        self.record_event(record, PodEventType::Warning, "LimitNotEnforced", message);
         self.metrics.unenforced();
     }
 }
 
-/// Whether a mount is a volume's tmpfs, attached to `folder`.
-pub(super) fn is_memory(mount: &Mount, folder: &Path) -> bool {
-    mount.fs_type == "tmpfs" && mount.target == folder
+/// Whether a mount is a volume's tmpfs, attached to `directory`.
+pub(super) fn is_memory(mount: &Mount, directory: &Path) -> bool {
+    mount.fs_type == "tmpfs" && mount.target == directory
 }
 
 fn needs_project(spec: &VolumeSpec) -> bool {
@@ -231,12 +237,12 @@ fn tmpfs(limits: Limits) -> Request {
 
 /// Gives an upper's root what overlay shows as the volume's root: owner, mode and attributes of the topmost layer's, or of an
 /// emptyDir where there is no layer; then what the pod asks for.
-fn dress(folder: &Path, spec: &VolumeSpec, lowers: &[Lower]) -> io::Result<()> {
+fn set_root_attributes(directory: &Path, spec: &VolumeSpec, lowers: &[Lower]) -> io::Result<()> {
     match lowers.last() {
-        Some(top) => attributes::copy(&top.dir, folder)?,
-        None => attributes::set_mode(folder, 0o777)?,
+        Some(top) => attributes::copy(&top.dir, directory)?,
+        None => attributes::set_mode(directory, 0o777)?,
     }
-    let is = fs::symlink_metadata(folder)?;
+    let is = fs::symlink_metadata(directory)?;
     // The root of a layer that an overlay wrote has the owner that it was shown with.
     let mapped = lowers.last().is_none_or(|top| top.mapped);
     let (uid, mut gid) = match spec.owner.filter(|_| mapped) {
@@ -245,10 +251,10 @@ fn dress(folder: &Path, spec: &VolumeSpec, lowers: &[Lower]) -> io::Result<()> {
     };
     gid = spec.group.unwrap_or(gid);
     if (uid, gid) != (is.uid(), is.gid()) {
-        lchown(folder, Some(uid), Some(gid))?;
+        lchown(directory, Some(uid), Some(gid))?;
     }
     if spec.group.is_some() {
-        attributes::set_mode(folder, is.permissions().mode() & 0o7777 | GROUP_MODE)?;
+        attributes::set_mode(directory, is.permissions().mode() & 0o7777 | GROUP_MODE)?;
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 use super::{Inner, Owner, Volumes};
 use crate::{
     digest::Digest,
-    fault::Class,
+    error::Class,
     layers::LowerError,
-    overlay::{self, Lower, Needs, Options, OverlayError, Plan, PlanError, Spec, Stack},
+    overlay::{self, Lower, Options, OverlayError, Plan, PlanError, RequiredFeatures, Spec, Stack},
     sys::mounts::Detached,
 };
 
@@ -65,8 +65,8 @@ impl Inner {
                 id: layer.to_string(),
                 dir: lower.tree,
                 // What an overlay wrote has the owners that it was shown with.
-                mapped: !lower.is_cut,
-                needs: Needs {
+                mapped: !lower.is_snapshot,
+                needs: RequiredFeatures {
                     metacopy: lower.features.metacopy,
                     redirect_dir: lower.features.redirect,
                 },

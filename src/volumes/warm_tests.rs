@@ -4,7 +4,7 @@ use std::fs;
 
 use super::{tests::Node, *};
 use crate::{
-    fault::Class,
+    error::Class,
     image::fake::FakeRegistry,
     sys::mounts::{Mounts as _, tmpfs},
 };

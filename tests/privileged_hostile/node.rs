@@ -1,4 +1,4 @@
-//! A node as the chart makes it: the driver in a cgroup of 512 MiB, its store on a small disk, a folder for a kubelet.
+//! A node as the chart makes it: the driver in a cgroup of 512 MiB, its store on a small disk, a directory for a kubelet.
 
 use std::{
     collections::HashMap,
@@ -122,18 +122,18 @@ impl Node {
         let seen = Arc::new(Seen { free: AtomicU64::new(u64::MAX), ..Seen::default() });
         let place = tempfile::tempdir().unwrap();
         let mut node = Self { place, cgroup: Arc::new(Cgroup::new()), seen, watch: None };
-        for folder in ["disk", "kubelet/plugins", "kubelet/pods", "hosts"] {
-            fs::create_dir_all(node.path(folder)).unwrap();
+        for dir in ["disk", "kubelet/plugins", "kubelet/pods", "hosts"] {
+            fs::create_dir_all(node.path(dir)).unwrap();
         }
         for host in hosts {
-            let folder = node.path("hosts").join(host);
-            fs::create_dir(&folder).unwrap();
+            let dir = node.path("hosts").join(host);
+            fs::create_dir(&dir).unwrap();
             let plain = format!("server = \"http://{host}\"\n");
-            fs::write(folder.join("hosts.toml"), plain).unwrap();
+            fs::write(dir.join("hosts.toml"), plain).unwrap();
         }
         let image = node.path("disk.img");
         File::create(&image).unwrap().set_len(DISK).unwrap();
-        // Folders of few names lie in their inodes: so there is room for a tree as deep as a pod likes.
+        // Directories of few names lie in their inodes: so there is room for a tree as deep as a pod likes.
         let options = ["-q", "-O", "inline_data", "-N", "1000000", "-m", "0"].map(Path::new);
         run("mkfs.ext4", &[&options[..], &[&image]].concat());
         node.mount_disk();
@@ -206,7 +206,7 @@ impl Node {
         self.pod(namespace).join(id)
     }
 
-    /// The kubelet's folder of the namespace's only pod.
+    /// The kubelet's directory of the namespace's only pod.
     pub fn pod(&self, namespace: &str) -> PathBuf {
         self.path("kubelet/pods").join(uid(namespace))
     }

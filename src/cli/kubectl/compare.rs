@@ -1,32 +1,32 @@
-//! What differs between two trees that lie on one base.
+//! Compares two trees that have one base in common.
 //!
-//! Deliberately absent: a look into the base. Where it would decide, the answer names both that it can be.
+//! Deliberately absent: the content of the base. Where it would decide, the result names both possible changes.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::sides::{Content, Entry, Kind, Node, Place, Side, beneath};
+use super::tree::{Content, Entry, Kind, Node, Place, Side, base_below};
 use crate::changeset::Special;
 
-/// How a path differs.
+/// The kind of change of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Change {
-    /// Only the second has it.
+    /// Only the second tree has the path.
     Added,
-    /// Both have it.
+    /// Both trees have the path.
     Changed,
-    /// Only the first has it.
+    /// Only the first tree has the path.
     Removed,
-    /// The second has it; whether the first has it the base knows.
+    /// The second tree has the path. The base decides whether the first has it too.
     AddedOrChanged,
-    /// The first has it; whether the second has it the base knows.
+    /// The first tree has the path. The base decides whether the second has it too.
     RemovedOrChanged,
 }
 
 impl Change {
-    /// As it is listed.
+    /// The letters in the output of `kubectl ovl diff`.
     pub(super) fn letters(self) -> &'static str {
         match self {
             Self::Added => "A",
@@ -43,22 +43,23 @@ impl Change {
 pub(super) struct Difference {
     pub(super) path: Vec<u8>,
     pub(super) change: Change,
-    /// What it is in the second, or was in the first, as far as that is known.
+    /// The file type in the second tree, or in the first one if the second lacks the path. `None` where it is not
+    /// known.
     pub(super) kind: Option<&'static str>,
-    /// Bytes of that, if it is a file.
+    /// The size in bytes, if it is a regular file.
     pub(super) size: Option<u64>,
-    /// In what respects, as far as that is known.
+    /// The properties that differ, as far as they are known.
     pub(super) respects: Vec<&'static str>,
 }
 
-/// What a side has at a path.
+/// The state of a path in one tree.
 enum State<'s> {
     Known(&'s Entry),
     Base(&'s [u8]),
     Absent,
 }
 
-/// All that differs, by path. Of a folder that is gone, what was in it is not named.
+/// Returns all differences, sorted by path. A removed directory is one difference: its content is not listed.
 pub(super) fn compare(first: &Side, second: &Side) -> Vec<Difference> {
     let mut differences = Vec::new();
     let root = |side: &Side| side.0.place(&Some(Vec::new()), b"");
@@ -67,7 +68,7 @@ pub(super) fn compare(first: &Side, second: &Side) -> Vec<Difference> {
     differences
 }
 
-/// A place of a side: what is known of it, and what shows of the base.
+/// A path of a tree: its node, and the path of the base that is visible there.
 struct At<'s>(Option<&'s Node>, Place);
 
 impl<'s> At<'s> {
@@ -75,7 +76,7 @@ impl<'s> At<'s> {
         let node = self.0.and_then(|node| node.children.get(name));
         match node {
             Some(found) => At(node, found.place(&self.1, name)),
-            None => At(None, beneath(&self.1, name)),
+            None => At(None, base_below(&self.1, name)),
         }
     }
 
@@ -91,9 +92,9 @@ impl<'s> At<'s> {
         }
     }
 
-    /// A folder in which nothing of the base shows.
+    /// Whether it is a directory in which no entry of the base is visible.
     fn is_emptied(&self) -> bool {
-        matches!(self.state(), State::Known(entry) if entry.kind == Kind::Folder && self.1.is_none())
+        matches!(self.state(), State::Known(entry) if entry.kind == Kind::Dir && self.1.is_none())
     }
 }
 
@@ -145,13 +146,13 @@ fn difference(path: &[u8], (first, second): &(At<'_>, At<'_>)) -> Option<Differe
     Some(Difference { path: path.to_vec(), change, kind, size, respects })
 }
 
-/// In what two entries differ.
+/// The properties in which two entries differ.
 fn differing(one: &Entry, other: &Entry) -> Vec<&'static str> {
     let content = |entry: &Entry| match &entry.kind {
         Kind::File { content, .. } => Some(content.clone()),
         Kind::Symlink(target) => Some(Content::Base(target.clone())),
         Kind::Link(target) => Some(Content::Base(target.clone())),
-        Kind::Folder | Kind::Special(_) => None,
+        Kind::Dir | Kind::Special(_) => None,
     };
     let size = |entry: &Entry| match entry.kind {
         Kind::File { size, .. } => Some(size),
@@ -179,7 +180,7 @@ fn differing(one: &Entry, other: &Entry) -> Vec<&'static str> {
 fn kind(kind: &Kind) -> &'static str {
     match kind {
         Kind::File { .. } | Kind::Link(_) => "file",
-        Kind::Folder => "folder",
+        Kind::Dir => "directory",
         Kind::Symlink(_) => "symlink",
         Kind::Special(Special::Fifo) => "fifo",
         Kind::Special(Special::Socket) => "socket",

@@ -1,28 +1,29 @@
-//! Completion: scripts for shells, and answers for kubectl's own completion.
+//! Shell completion: prints the scripts for shells, and lists candidates for kubectl's own completion.
 //!
-//! kubectl asks `kubectl_complete-ovl` for what may come next, and gives it the words so far. That is this program again, by a script
-//! of two lines which [`USE`] explains.
+//! kubectl runs `kubectl_complete-ovl` with the words typed so far and reads the candidates from its output.
+//! `kubectl_complete-ovl` is a script of two lines that runs this program; [`USE`] explains it.
 
 use anyhow::Context as _;
 use clap::{Args, Command, CommandFactory as _, ValueEnum, builder::ArgAction};
 use clap_complete::{Shell, generate};
 
-use super::{Cli, Failure, Here, Whom, print};
+use super::{Cli, ClusterArgs, Failure, Session, print};
 
-/// How the program is asked for answers.
+/// The hidden command that lists candidates.
 pub(super) const COMMAND: &str = "__complete";
-/// What the last line says to the shell: no file names (cobra's `ShellCompDirectiveNoFileComp`).
+/// The last line of the candidates, a directive for the shell: add no file names (cobra's
+/// `ShellCompDirectiveNoFileComp`).
 const NO_FILES: &str = ":4";
 
-/// What stands below `completion --help`.
+/// The last lines of `completion --help`.
 const USE: &str = r#"For kubectl-ovl itself:
 
   source <(kubectl ovl completion bash)
   source <(kubectl ovl completion zsh)
   kubectl ovl completion fish | source
 
-For `kubectl ovl`, kubectl's own completion asks a program called kubectl_complete-ovl in the PATH.
-It knows the cluster's pods, volumes and snapshots too. Make it with
+For `kubectl ovl`, kubectl's own completion runs a program kubectl_complete-ovl in the PATH.
+It completes the cluster's pods, volumes and snapshots too. Make it with
 
   printf '#!/bin/sh\nexec kubectl-ovl __complete "$@"\n' > /usr/local/bin/kubectl_complete-ovl
   chmod +x /usr/local/bin/kubectl_complete-ovl"#;
@@ -44,7 +45,7 @@ enum ShellName {
 
 #[derive(Debug, Args)]
 pub(super) struct CompleteArgs {
-    /// The words behind `kubectl ovl`, the last one as far as it is typed
+    /// The words after `kubectl ovl`, the last one as far as it is typed
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }
@@ -57,45 +58,45 @@ pub(super) fn run(args: CompletionArgs) -> Result<(), Failure> {
     };
     let (mut command, mut script) = (Cli::command(), Vec::new());
     generate(shell, &mut command, "kubectl-ovl", &mut script);
-    let script = String::from_utf8(script).context("the script is no text")?;
+    let script = String::from_utf8(script).context("the script is not UTF-8")?;
     Ok(print::out(&script)?)
 }
 
-/// What may come next.
+/// The candidates for the next word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Next {
-    /// One of these.
+pub(super) enum Candidates {
+    /// One of these words.
     Words(Vec<String>),
-    /// A pod.
+    /// The name of a pod.
     Pod,
-    /// A volume of this pod.
+    /// The name of a volume of this pod.
     VolumeOf(String),
-    /// A snapshot.
+    /// The name of a snapshot.
     Snapshot,
 }
 
-/// Prints what may come next. What goes wrong is nobody's business while somebody types.
+/// Prints the candidates for the next word. It ignores errors, because they would disturb the user's input.
 pub(super) async fn complete(args: &CompleteArgs) -> Result<(), Failure> {
-    let (begun, words) =
+    let (prefix, words) =
         args.words.split_last().map_or(("", &[][..]), |(last, words)| (last, words));
-    let (next, whom) = next(words, begun);
-    let found = match next {
-        Next::Words(words) => words,
-        next => match whom.connect().await {
-            Ok(here) => here.names(&next).await.unwrap_or_default(),
+    let (candidates, cluster) = candidates(words, prefix);
+    let found = match candidates {
+        Candidates::Words(words) => words,
+        candidates => match cluster.connect().await {
+            Ok(session) => session.names(&candidates).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         },
     };
-    let found = found.into_iter().filter(|word| word.starts_with(begun));
+    let found = found.into_iter().filter(|word| word.starts_with(prefix));
     let lines = found.chain([NO_FILES.to_owned()]).map(|line| print::clean(&line) + "\n");
     Ok(print::out(&lines.collect::<String>())?)
 }
 
-/// What may come behind these words, and whose cluster they name.
-pub(super) fn next(words: &[String], begun: &str) -> (Next, Whom) {
+/// The candidates after these words, and the cluster that the words name.
+pub(super) fn candidates(words: &[String], prefix: &str) -> (Candidates, ClusterArgs) {
     let mut root = Cli::command();
     root.build();
-    let mut whom = Whom { driver: "ovl.csi.dev".to_owned(), ..Whom::default() };
+    let mut cluster = ClusterArgs { driver: "ovl.csi.dev".to_owned(), ..ClusterArgs::default() };
     let (mut at, mut plain) = (&root, Vec::new());
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -107,12 +108,12 @@ pub(super) fn next(words: &[String], begun: &str) -> (Next, Whom) {
                 continue;
             }
             let value = given.or_else(|| words.next().map(String::as_str));
-            let Some(value) = value else { return (values(option), whom) };
+            let Some(value) = value else { return (values(option), cluster) };
             match option.get_id().as_str() {
-                "kubeconfig" => whom.kubeconfig = Some(value.into()),
-                "context" => whom.context = Some(value.to_owned()),
-                "namespace" => whom.namespace = Some(value.to_owned()),
-                "driver" => value.clone_into(&mut whom.driver),
+                "kubeconfig" => cluster.kubeconfig = Some(value.into()),
+                "context" => cluster.context = Some(value.to_owned()),
+                "namespace" => cluster.namespace = Some(value.to_owned()),
+                "driver" => value.clone_into(&mut cluster.driver),
                 _ => {}
             }
         } else if let Some(command) = at.find_subcommand(word).filter(|_| plain.is_empty()) {
@@ -121,27 +122,27 @@ pub(super) fn next(words: &[String], begun: &str) -> (Next, Whom) {
             plain.push(word.clone());
         }
     }
-    if begun.starts_with('-') {
+    if prefix.starts_with('-') {
         let options = at.get_arguments().filter(|option| !option.is_hide_set());
         let names = options.filter_map(|option| option.get_long()).map(|long| format!("--{long}"));
-        return (Next::Words(names.collect()), whom);
+        return (Candidates::Words(names.collect()), cluster);
     }
-    let next = match (at.get_name(), plain.len()) {
-        ("snapshot" | "fork", 0) => Next::Pod,
-        ("snapshot" | "fork", 1) => Next::VolumeOf(plain.remove(0)),
-        ("describe", 0) | ("diff", 0 | 1) | ("delete", _) => Next::Snapshot,
-        (_, place) => {
-            let positional = at.get_positionals().nth(place);
+    let candidates = match (at.get_name(), plain.len()) {
+        ("snapshot" | "fork", 0) => Candidates::Pod,
+        ("snapshot" | "fork", 1) => Candidates::VolumeOf(plain.remove(0)),
+        ("describe", 0) | ("diff", 0 | 1) | ("delete", _) => Candidates::Snapshot,
+        (_, position) => {
+            let positional = at.get_positionals().nth(position);
             let commands = at.get_subcommands().filter(|command| !command.is_hide_set());
             let commands: Vec<_> = commands.map(|command| command.get_name().to_owned()).collect();
             match positional {
                 Some(positional) => values(positional),
-                None if place == 0 => Next::Words(commands),
-                None => Next::Words(Vec::new()),
+                None if position == 0 => Candidates::Words(commands),
+                None => Candidates::Words(Vec::new()),
             }
         }
     };
-    (next, whom)
+    (candidates, cluster)
 }
 
 fn option<'c>(command: &'c Command, flag: &str) -> Option<&'c clap::Arg> {
@@ -152,35 +153,35 @@ fn option<'c>(command: &'c Command, flag: &str) -> Option<&'c clap::Arg> {
     })
 }
 
-/// What an option takes.
-fn values(option: &clap::Arg) -> Next {
+/// The candidates for the value of an option.
+fn values(option: &clap::Arg) -> Candidates {
     match option.get_id().as_str() {
-        "snapshot" => Next::Snapshot,
+        "snapshot" => Candidates::Snapshot,
         _ => {
             let values = option.get_possible_values();
-            Next::Words(values.iter().map(|value| value.get_name().to_owned()).collect())
+            Candidates::Words(values.iter().map(|value| value.get_name().to_owned()).collect())
         }
     }
 }
 
-impl Here {
-    /// What the cluster has of it.
-    async fn names(&self, next: &Next) -> Result<Vec<String>, Failure> {
+impl Session {
+    /// The names of the candidates in the cluster.
+    async fn names(&self, candidates: &Candidates) -> Result<Vec<String>, Failure> {
         let name =
             |object: &serde_json::Value| object["metadata"]["name"].as_str().map(str::to_owned);
-        Ok(match next {
-            Next::Words(words) => words.clone(),
-            Next::Pod => {
-                let pods = self.client.whole_pods(&self.namespace).await?;
-                let ours =
+        Ok(match candidates {
+            Candidates::Words(words) => words.clone(),
+            Candidates::Pod => {
+                let pods = self.client.pods_json(&self.namespace).await?;
+                let with_volumes =
                     pods.iter().filter(|pod| !super::pod::volumes(pod, &self.driver).is_empty());
-                ours.filter_map(name).collect()
+                with_volumes.filter_map(name).collect()
             }
-            Next::VolumeOf(pod) => {
-                let pod = self.client.whole_pod(&self.namespace, pod).await?.unwrap_or_default();
+            Candidates::VolumeOf(pod) => {
+                let pod = self.client.pod_json(&self.namespace, pod).await?.unwrap_or_default();
                 super::pod::volumes(&pod, &self.driver).into_iter().map(str::to_owned).collect()
             }
-            Next::Snapshot => {
+            Candidates::Snapshot => {
                 let snapshots = self.snapshots(false).await?.into_iter();
                 snapshots.map(|snapshot| snapshot.name).collect()
             }

@@ -1,51 +1,55 @@
-//! `kubectl ovl delete`.
+//! `kubectl ovl delete`: deletes VolumeSnapshots of this driver.
 
 use anyhow::anyhow;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Form, Here, Output, Patience, known::Snapshot, object_name, print};
+use super::{
+    Failure, Format, Output, Session, TimeoutArgs, object_name, print, snapshot_view::Snapshot,
+};
 use crate::cluster::snapshot_api::VolumeSnapshot;
 
 /// Delete snapshots.
 ///
-/// Whether the registry's copy goes too is the class's deletionPolicy. Pods that were made of a snapshot keep what they have, and
-/// layers that other snapshots share stay.
+/// The deletionPolicy of the class decides whether the copy in the registry is deleted too. Pods whose volumes were
+/// made of a snapshot keep their files. Layers that other snapshots share are kept.
 #[derive(Debug, Args)]
 pub(super) struct DeleteArgs {
-    /// The snapshots
+    /// The names of the snapshots
     #[arg(required = true, value_name = "NAME", value_parser = object_name)]
     names: Vec<String>,
-    /// Wait until they are gone
+    /// Wait until they are deleted
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
-    patience: Patience,
+    timeout_args: TimeoutArgs,
     #[command(flatten)]
     output: Output,
 }
 
-pub(super) async fn run(here: &Here, args: &DeleteArgs) -> Result<(), Failure> {
-    // All of them are looked at before the first one goes: a mistyped name is seen in time.
+pub(super) async fn run(session: &Session, args: &DeleteArgs) -> Result<(), Failure> {
+    // All of them are read before the first one is deleted, so a mistyped name deletes nothing.
     let mut snapshots = Vec::new();
     for name in &args.names {
-        snapshots.push(here.snapshot(name).await?);
+        snapshots.push(session.snapshot(name).await?);
     }
     let (mut deleted, mut failure) = (Vec::new(), None);
     for snapshot in &snapshots {
-        match here.delete(snapshot, args).await {
+        match session.delete(snapshot, args).await {
             Ok(()) => deleted.push(snapshot.name.as_str()),
-            Err(Failure::Late(error)) => failure = Some(failure.unwrap_or(Failure::Late(error))),
+            Err(Failure::TimedOut(error)) => {
+                failure = Some(failure.unwrap_or(Failure::TimedOut(error)));
+            }
             Err(other) => failure = Some(other),
         }
     }
-    if args.output.output == Form::Json {
+    if args.output.output == Format::Json {
         print::json(&json!({ "deleted": deleted, "waited": args.wait }))?;
     }
     failure.map_or(Ok(()), Err)
 }
 
-impl Here {
+impl Session {
     async fn delete(&self, snapshot: &Snapshot, args: &DeleteArgs) -> Result<(), Failure> {
         let Snapshot { name, uid, .. } = snapshot;
         self.client
@@ -53,11 +57,11 @@ impl Here {
             .await
             .map_err(|error| anyhow!(error).context(format!("snapshot {name} was not deleted")))?;
         if args.wait {
-            self.until_gone(snapshot, args.patience.timeout).await?;
+            self.until_gone(snapshot, args.timeout_args.timeout).await?;
         }
-        if args.output.output == Form::Text {
-            let what = if args.wait { "is gone" } else { "is being deleted" };
-            print::out(&format!("snapshot {name} {what}\n"))?;
+        if args.output.output == Format::Text {
+            let state = if args.wait { "is deleted" } else { "is being deleted" };
+            print::out(&format!("snapshot {name} {state}\n"))?;
         }
         Ok(())
     }

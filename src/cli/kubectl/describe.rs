@@ -1,49 +1,48 @@
-//! `kubectl ovl describe`: everything that is known of one snapshot.
+//! `kubectl ovl describe`: shows all properties of one snapshot.
 
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    Failure, Form, Here, Output,
-    known::Snapshot,
-    object_name,
+    Failure, Format, Output, Session, object_name,
     pod::made_of,
     print::{self, age},
+    snapshot_view::Snapshot,
 };
-use crate::units;
+use crate::format;
 
-/// Show one snapshot, what it descends from, and which pods use it
+/// Show one snapshot, its ancestors, its children, and the pods that use it
 #[derive(Debug, Args)]
 pub(super) struct DescribeArgs {
-    /// The snapshot
+    /// The name of the snapshot
     #[arg(value_parser = object_name)]
     name: String,
     #[command(flatten)]
     output: Output,
 }
 
-/// A snapshot with what belongs to it.
+/// A snapshot with its relations.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Described {
     #[serde(flatten)]
     snapshot: Snapshot,
-    /// What it descends from, the nearest first.
+    /// The snapshots from which it descends, the nearest first.
     ancestors: Vec<String>,
-    /// What was made of volumes that were made of it.
+    /// The snapshots of volumes that were made of it.
     children: Vec<String>,
-    /// Pods' volumes that are made of it, `<pod>/<volume>`.
+    /// The volumes of pods that are made of it, `<pod>/<volume>`.
     used_by: Vec<String>,
 }
 
-pub(super) async fn run(here: &Here, args: &DescribeArgs) -> Result<(), Failure> {
-    let snapshot = here.snapshot(&args.name).await?;
-    let all = here.snapshots(false).await?;
+pub(super) async fn run(session: &Session, args: &DescribeArgs) -> Result<(), Failure> {
+    let snapshot = session.snapshot(&args.name).await?;
+    let all = session.snapshots(false).await?;
     let mut used_by = Vec::new();
-    for pod in here.client.whole_pods(&here.namespace).await? {
+    for pod in session.client.pods_json(&session.namespace).await? {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        let volumes = made_of(&pod, &args.name, &here.driver).into_iter();
+        let volumes = made_of(&pod, &args.name, &session.driver).into_iter();
         used_by.extend(volumes.map(|volume| format!("{name}/{volume}")));
     }
     let children = all.iter().filter(|one| one.parent.as_ref() == Some(&snapshot.name));
@@ -54,13 +53,13 @@ pub(super) async fn run(here: &Here, args: &DescribeArgs) -> Result<(), Failure>
         snapshot,
     };
     match args.output.output {
-        Form::Json => print::json(&described)?,
-        Form::Text => print::out(&said(&described, Timestamp::now()))?,
+        Format::Json => print::json(&described)?,
+        Format::Text => print::out(&text(&described, Timestamp::now()))?,
     }
     Ok(())
 }
 
-/// The names of what it descends from, as far as they are known.
+/// The names of the snapshots from which it descends, up to the first one that does not exist any more.
 fn ancestors(snapshot: &Snapshot, all: &[Snapshot]) -> Vec<String> {
     let (mut names, mut next) = (Vec::new(), snapshot.parent.clone());
     while let Some(name) = next.filter(|name| !names.contains(name)) {
@@ -70,7 +69,7 @@ fn ancestors(snapshot: &Snapshot, all: &[Snapshot]) -> Vec<String> {
     names
 }
 
-fn said(described: &Described, now: Timestamp) -> String {
+fn text(described: &Described, now: Timestamp) -> String {
     let Described { snapshot, ancestors, children, used_by } = described;
     let number = |number: Option<u64>| number.map(|number| number.to_string());
     let layers = snapshot.layers.map(|layers| match snapshot.own_layers {
@@ -91,10 +90,10 @@ fn said(described: &Described, now: Timestamp) -> String {
         ("Node", snapshot.node.clone()),
         ("Image", snapshot.image.clone()),
         ("Entries", number(snapshot.entries)),
-        ("Size", snapshot.bytes.map(units::bytes)),
+        ("Size", snapshot.bytes.map(format::bytes)),
         ("Layers", layers),
-        ("Pushed size", snapshot.pushed_bytes.map(units::bytes)),
-        ("Stood still", snapshot.frozen.clone()),
+        ("Pushed size", snapshot.pushed_bytes.map(format::bytes)),
+        ("Frozen for", snapshot.frozen.clone()),
         ("Made of", (!ancestors.is_empty()).then(|| ancestors.join(" <- "))),
         ("Children", listed(children)),
         ("Used by", listed(used_by)),

@@ -1,4 +1,4 @@
-//! `kubectl ovl diff`: which files differ between two snapshots, read from the registry.
+//! `kubectl ovl diff`: lists the files that differ between two snapshots. It reads their layers from the registry.
 
 use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
@@ -6,46 +6,47 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Failure, Form, Here, Output,
+    Failure, Format, Output, Session,
     compare::{Difference, compare},
-    known::Snapshot,
     object_name, print,
     progress::Progress,
     registry::{Access, RegistryArgs},
-    sides::Side,
+    snapshot_view::Snapshot,
+    tree::Side,
 };
 use crate::{
     changeset::{Limits, list},
+    format,
     image::{Image, LayerBlob, Reference},
-    units,
 };
 
-/// What stands below `diff --help`.
+/// The last lines of `diff --help`.
 const LETTERS: &str = "\
 Each line begins with
-  A   only B has it
-  C   both have it, and it differs
-  D   only A has it
-  AC  B has it, A may have another
-  CD  A has it, B may have another";
+  A   only B has the file
+  C   both have the file, and it differs
+  D   only A has the file
+  AC  B has the file, and A may have another version of it
+  CD  A has the file, and B may have another version of it";
 
-/// Show which files differ between two pushed snapshots.
+/// List the files that differ between two pushed snapshots.
 ///
-/// Reads the snapshots' layers from the registry with your own credentials. Layers that both have in common are skipped; so of a
-/// file that only one side's layers name, it is not known whether the other has it: AC and CD. --base reads these layers too,
-/// which may be much, and knows.
+/// Reads the layers of the snapshots from the registry with your own credentials. Layers that both snapshots share are
+/// not read. So for a file that only the layers of one snapshot name, it is not known whether the other snapshot has it
+/// (AC, CD). With
+/// --base the shared layers are read too, which can be many bytes, and each change is exact.
 ///
-/// Compared are type, size, content, mode, owner and extended attributes; not times.
+/// Compares type, size, content, mode, owner and extended attributes, but not times.
 #[derive(Debug, Args)]
 #[command(after_help = LETTERS)]
 pub(super) struct DiffArgs {
-    /// The snapshot that is compared with
+    /// The first snapshot
     #[arg(value_name = "A", value_parser = object_name)]
     first: String,
-    /// The snapshot that is compared
+    /// The second snapshot
     #[arg(value_name = "B", value_parser = object_name)]
     second: String,
-    /// Read the layers too that both have in common
+    /// Read the layers that both snapshots share, too
     #[arg(long)]
     base: bool,
     #[command(flatten)]
@@ -54,14 +55,14 @@ pub(super) struct DiffArgs {
     registry: RegistryArgs,
 }
 
-pub(super) async fn run(here: &Here, args: &DiffArgs) -> Result<(), Failure> {
-    let first = pushed(&here.snapshot(&args.first).await?)?;
-    let second = pushed(&here.snapshot(&args.second).await?)?;
+pub(super) async fn run(session: &Session, args: &DiffArgs) -> Result<(), Failure> {
+    let first = pushed(&session.snapshot(&args.first).await?)?;
+    let second = pushed(&session.snapshot(&args.second).await?)?;
     let access = args.registry.open(&[&first, &second])?;
     let differences = between(&access, &first, &second, args.base).await?;
     match args.output.output {
-        Form::Text => print::out(&said(&differences))?,
-        Form::Json => {
+        Format::Text => print::out(&text(&differences))?,
+        Format::Json => {
             let changes: Vec<_> = differences.iter().map(object).collect();
             print::json(
                 &json!({ "a": args.first, "b": args.second, "base": args.base, "changes": changes }),
@@ -71,7 +72,7 @@ pub(super) async fn run(here: &Here, args: &DiffArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The image that a snapshot was pushed as.
+/// The image of a pushed snapshot.
 fn pushed(snapshot: &Snapshot) -> anyhow::Result<Reference> {
     let Snapshot { name, phase, image, node, .. } = snapshot;
     match (image, node) {
@@ -79,13 +80,13 @@ fn pushed(snapshot: &Snapshot) -> anyhow::Result<Reference> {
             image.parse().with_context(|| format!("the image of snapshot {name} cannot be read"))
         }
         (None, Some(node)) if phase == "Ready" => Err(anyhow!(
-            "snapshot {name} lies on node {node} only: files of snapshots in a registry can be compared (repository in the VolumeSnapshotClass)"
+            "snapshot {name} is on node {node} only, but only pushed snapshots can be compared; set repository in the VolumeSnapshotClass"
         )),
-        _ => Err(anyhow!("snapshot {name} is in no registry yet: it is {phase}")),
+        _ => Err(anyhow!("snapshot {name} is not in a registry yet: its phase is {phase}")),
     }
 }
 
-/// What differs between two images.
+/// The differences between two images.
 pub(super) async fn between(
     access: &Access,
     first: &Reference,
@@ -93,7 +94,7 @@ pub(super) async fn between(
     base: bool,
 ) -> anyhow::Result<Vec<Difference>> {
     let mut progress = Progress::new();
-    progress.say("reading the manifests");
+    progress.show("reading the manifests");
     let (first, second) = (access.resolve(first).await?, access.resolve(second).await?);
     let pairs = first.layers.iter().zip(&second.layers);
     let common = pairs.take_while(|(one, other)| is_same(one, other)).count();
@@ -115,7 +116,7 @@ fn is_same(one: &LayerBlob, other: &LayerBlob) -> bool {
     one.format == other.format && (one.digest == other.digest || one.diff_id == other.diff_id)
 }
 
-/// How far the reading is.
+/// Reads layers and shows the progress.
 struct Reading<'a> {
     access: &'a Access,
     progress: Progress,
@@ -124,7 +125,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Puts layers of an image on a side.
+    /// Reads layers of an image and puts them on top of a side.
     async fn put(
         &mut self,
         side: &mut Side,
@@ -134,8 +135,8 @@ impl Reading<'_> {
         let Access { registries, .. } = self.access;
         for layer in layers {
             self.read += 1;
-            let size = units::bytes(layer.size);
-            self.progress.say(&format!("reading layer {} of {} ({size})", self.read, self.total));
+            let size = format::bytes(layer.size);
+            self.progress.show(&format!("reading layer {} of {} ({size})", self.read, self.total));
             let blob = registries.blob(image, layer, self.access.keyring()).await?;
             let format = layer.format;
             let read = spawn_blocking(move || {
@@ -144,12 +145,12 @@ impl Reading<'_> {
                 let diff_id = list(blob, format, &limits, |e| entries.push(e))?;
                 anyhow::Ok((diff_id, entries))
             });
-            let read = read.await.context("the reading of a layer broke off")?;
+            let read = read.await.context("the task that reads a layer failed")?;
             let (diff_id, entries) =
                 read.with_context(|| format!("layer {} of {}", layer.digest, image.reference))?;
             ensure!(
                 diff_id == layer.diff_id,
-                "layer {} of {} holds {diff_id}, and its config promises {}",
+                "layer {} of {} has the content {diff_id}, but the image's config names {}",
                 layer.digest,
                 image.reference,
                 layer.diff_id
@@ -160,9 +161,9 @@ impl Reading<'_> {
     }
 }
 
-fn said(differences: &[Difference]) -> String {
+fn text(differences: &[Difference]) -> String {
     let line = |one: &Difference| {
-        let slash = if one.kind == Some("folder") { "/" } else { "" };
+        let slash = if one.kind == Some("directory") { "/" } else { "" };
         format!("{:<3} {}{slash}\n", one.change.letters(), print::path(&one.path))
     };
     differences.iter().map(line).collect()

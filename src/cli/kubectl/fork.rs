@@ -1,108 +1,108 @@
-//! `kubectl ovl fork`: pods like one that runs, which begin with what it has written.
+//! `kubectl ovl fork`: makes copies of a running pod whose volume starts from a snapshot of the pod's volume.
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{
-    Failure, Here, Patience,
-    known::Snapshot,
-    object_name,
+    Failure, Session, TimeoutArgs, object_name,
     pod::{self, Fork},
     print,
-    take::random,
+    snapshot::random,
+    snapshot_view::Snapshot,
 };
 
-/// Bytes of an object's name.
+/// The maximum length of an object's name in bytes.
 const NAME_MAX: usize = 253;
 
-/// Make pods like one that runs, whose volume begins with what it has in that one now.
+/// Make copies of a running pod. Their volume starts with the current content of the pod's volume.
 ///
-/// Snapshots the volume first, unless a snapshot is given. Then each fork is the source pod as its author wrote it, with
-/// `snapshot: NAME` in the place of the volume's images; `owner` and every other attribute stays. All forks share the snapshot's
-/// layers and differ only in what they write.
+/// Takes a snapshot of the volume first, unless --snapshot names one. Each fork is the source pod as its author wrote
+/// it, with `snapshot: NAME` instead of the volume's images; `owner` and all other attributes are kept. All forks share
+/// the layers of the snapshot, and each has its own writes.
 ///
-/// Labels and annotations of the source are left out, so that no controller and no Service takes a fork for a pod of its own;
-/// each fork has the label `ovl.csi.dev/fork-of=POD`. A snapshot that is in no registry binds its forks to the node that has it.
+/// Forks do not get the labels and annotations of the source pod, because controllers and Services would take them for
+/// their own pods. Each fork has the label `ovl.csi.dev/fork-of=POD`. Forks of a snapshot that is in no registry must
+/// run on the node that has it.
 #[derive(Debug, Args)]
 pub(super) struct ForkArgs {
-    /// The pod
+    /// The name of the pod
     #[arg(value_parser = object_name)]
     pod: String,
     /// The volume's name in the pod
     #[arg(value_parser = object_name)]
     volume: String,
-    /// How many forks
+    /// The number of forks
     #[arg(short, long, default_value = "1", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     replicas: u16,
-    /// Forks are called PREFIX-1, PREFIX-2 and so on; else POD-fork-1 ...
+    /// The names of the forks are PREFIX-1, PREFIX-2 and so on [default: POD-fork]
     #[arg(long, value_name = "PREFIX", value_parser = object_name)]
     name_prefix: Option<String>,
-    /// A snapshot that is there, instead of a new one
+    /// An existing snapshot, instead of a new one
     #[arg(long, value_name = "NAME", value_parser = object_name, conflicts_with = "class")]
     snapshot: Option<String>,
-    /// The VolumeSnapshotClass of the new snapshot; else the driver's default
+    /// The VolumeSnapshotClass of the new snapshot [default: the driver's default class]
     #[arg(long, value_name = "NAME", value_parser = object_name)]
     class: Option<String>,
-    /// Make the pods; without it they are printed, for `kubectl apply -f -`
+    /// Create the pods; without it they are printed, for `kubectl apply -f -`
     #[arg(long)]
     apply: bool,
-    /// Keep the pod's labels, but for those by which controllers know their pods
+    /// Keep the pod's labels, except those by which controllers select their pods
     #[arg(long)]
     keep_labels: bool,
     /// Keep the pod's annotations
     #[arg(long)]
     keep_annotations: bool,
     #[command(flatten)]
-    patience: Patience,
-    /// How the pods are printed; with --apply, yaml is one line for each
-    #[arg(short, long, default_value = "yaml", value_name = "HOW")]
-    output: Printed,
+    timeout_args: TimeoutArgs,
+    /// The format of the pods; with --apply, yaml prints one line per pod
+    #[arg(short, long, default_value = "yaml", value_name = "FORMAT")]
+    output: PodFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Printed {
-    /// A document for each
+enum PodFormat {
+    /// One YAML document per pod
     Yaml,
-    /// One list
+    /// One JSON list
     Json,
 }
 
-pub(super) async fn run(here: &Here, args: &ForkArgs) -> Result<(), Failure> {
-    let pod = here.checked_pod(&args.pod, &args.volume).await?;
+pub(super) async fn run(session: &Session, args: &ForkArgs) -> Result<(), Failure> {
+    let pod = session.checked_pod(&args.pod, &args.volume).await?;
     let names = args.names()?;
     if args.apply {
-        here.free(&names).await?;
+        session.check_free(&names).await?;
     }
     for claim in pod::claims(&pod) {
         print::note(&format!("note: the forks mount the same claim {claim} as pod {}", args.pod));
     }
     let snapshot = match &args.snapshot {
-        Some(name) => here.snapshot(name).await?,
+        Some(name) => session.snapshot(name).await?,
         None => {
             let name = snapshot_name(&args.pod, &args.volume, &random()?);
-            here.take(&args.pod, &args.volume, &name, args.class.as_deref()).await?
+            session.take(&args.pod, &args.volume, &name, args.class.as_deref()).await?
         }
     };
-    let snapshot = here.until_ready(&snapshot, args.patience.timeout).await?;
+    let snapshot = session.until_ready(&snapshot, args.timeout_args.timeout).await?;
     let node = bound(&snapshot);
     if let Some(node) = node {
         print::note(&format!(
-            "note: snapshot {} is in no registry, so the forks run on node {node}",
+            "note: snapshot {} is not in a registry, so the forks must run on node {node}",
             snapshot.name
         ));
     }
     let forks: Vec<_> = names.iter().map(|name| args.fork(&pod, name, &snapshot, node)).collect();
     match (args.apply, args.output) {
-        (false, Printed::Yaml) => print::out(&yaml(&forks)?)?,
-        (false, Printed::Json) => print::json(&listed(forks))?,
-        (true, output) => here.apply(&forks, output).await?,
+        (false, PodFormat::Yaml) => print::out(&yaml(&forks)?)?,
+        (false, PodFormat::Json) => print::json(&pod_list(forks))?,
+        (true, output) => session.apply(&forks, output).await?,
     }
     Ok(())
 }
 
 impl ForkArgs {
-    /// The forks' names.
+    /// The names of the forks.
     fn names(&self) -> Result<Vec<String>, Failure> {
         let prefix = self.name_prefix.clone().unwrap_or_else(|| format!("{}-fork", self.pod));
         let names: Vec<_> = (1..=self.replicas).map(|i| format!("{prefix}-{i}")).collect();
@@ -128,13 +128,13 @@ impl ForkArgs {
     }
 }
 
-impl Here {
-    /// Finds out, before anything is begun, whether the names can be had.
-    async fn free(&self, names: &[String]) -> Result<(), Failure> {
+impl Session {
+    /// Checks that no pod has one of the names, before a snapshot is taken.
+    async fn check_free(&self, names: &[String]) -> Result<(), Failure> {
         for name in names {
-            if self.client.whole_pod(&self.namespace, name).await?.is_some() {
+            if self.client.pod_json(&self.namespace, name).await?.is_some() {
                 return Err(anyhow!(
-                    "there is a pod {name} in namespace {} already: take another --name-prefix, or delete it first",
+                    "pod {name} exists already in namespace {}; use another --name-prefix, or delete the pod first",
                     self.namespace
                 )
                 .into());
@@ -143,32 +143,33 @@ impl Here {
         Ok(())
     }
 
-    async fn apply(&self, forks: &[Value], output: Printed) -> Result<(), Failure> {
+    async fn apply(&self, forks: &[Value], output: PodFormat) -> Result<(), Failure> {
         let mut made = Vec::new();
         for fork in forks {
             let name = fork["metadata"]["name"].as_str().unwrap_or_default();
             let pod = self.client.create_pod(&self.namespace, fork).await;
             let pod = pod.with_context(|| {
-                format!("pod {name} was not made, after {} of {}", made.len(), forks.len())
+                let total = forks.len();
+                format!("cannot create pod {name}; {} of {total} were created", made.len())
             })?;
-            if output == Printed::Yaml {
+            if output == PodFormat::Yaml {
                 print::out(&format!("pod/{name} created\n"))?;
             }
             made.push(pod);
         }
-        if output == Printed::Json {
-            print::json(&listed(made))?;
+        if output == PodFormat::Json {
+            print::json(&pod_list(made))?;
         }
         Ok(())
     }
 }
 
-/// The node that a snapshot's forks have to run on.
+/// The node on which the forks of a snapshot must run. `None` for a pushed snapshot.
 fn bound(snapshot: &Snapshot) -> Option<&str> {
     snapshot.node.as_deref().filter(|_| snapshot.image.is_none())
 }
 
-/// As unique as it can be read.
+/// A readable name for a snapshot, with 8 random digits to make it unique.
 fn snapshot_name(pod: &str, volume: &str, random: &str) -> String {
     let (volume, random) = (&volume[..volume.len().min(63)], &random[..8]);
     let most = NAME_MAX - volume.len() - random.len() - 2;
@@ -176,7 +177,7 @@ fn snapshot_name(pod: &str, volume: &str, random: &str) -> String {
     format!("{pod}-{volume}-{random}")
 }
 
-fn listed(pods: Vec<Value>) -> Value {
+fn pod_list(pods: Vec<Value>) -> Value {
     json!({ "apiVersion": "v1", "kind": "List", "items": pods })
 }
 
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshots_name_is_a_name() {
+    fn the_name_of_a_new_snapshot_is_a_valid_object_name() {
         assert_eq!(snapshot_name("dev-0", "ws", "0123456789"), "dev-0-ws-01234567");
         let long =
             snapshot_name(&format!("{}.{}", "a".repeat(180), "b".repeat(72)), "ws", "01234567");
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_reads_back_the_same() {
+    fn printed_yaml_reads_back_as_the_same_pods() {
         let odd = [
             "true",
             "1",

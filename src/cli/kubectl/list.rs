@@ -1,4 +1,4 @@
-//! `kubectl ovl list`: what was made of what.
+//! `kubectl ovl list`: lists snapshots as a tree of their descent.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,38 +6,38 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Failure, Here, known::Snapshot, print};
-use crate::units;
+use super::{Failure, Session, print, snapshot_view::Snapshot};
+use crate::format;
 
-/// List snapshots as a tree: each below the one that its volume was made of
+/// List snapshots as a tree: each one below the snapshot of which its volume was made
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Of all namespaces, for who may read them
+    /// List the snapshots of all namespaces, if you have the right to read them
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// How they are said
-    #[arg(short, long, default_value = "text", value_name = "HOW")]
+    /// The format of the result
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     output: Width,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Width {
-    /// For people
+    /// A table
     Text,
-    /// The same with more columns
+    /// A table with more columns
     Wide,
-    /// For programs
+    /// JSON
     Json,
 }
 
-pub(super) async fn run(here: &Here, args: &ListArgs) -> Result<(), Failure> {
-    let snapshots = here.snapshots(args.all_namespaces).await?;
+pub(super) async fn run(session: &Session, args: &ListArgs) -> Result<(), Failure> {
+    let snapshots = session.snapshots(args.all_namespaces).await?;
     if args.output == Width::Json {
         print::json(&json!({ "items": snapshots }))?;
     } else if snapshots.is_empty() {
         let place = match args.all_namespaces {
             true => "any namespace".to_owned(),
-            false => format!("namespace {}", here.namespace),
+            false => format!("namespace {}", session.namespace),
         };
         print::note(&format!("there are no snapshots in {place}"));
     } else {
@@ -60,7 +60,7 @@ fn rows(snapshots: &[Snapshot], everywhere: bool, wide: bool, now: Timestamp) ->
     for (branch, snapshot) in tree(snapshots) {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let number = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
-        let size = |number: Option<u64>| number.map_or("-".to_owned(), units::bytes);
+        let size = |number: Option<u64>| number.map_or("-".to_owned(), format::bytes);
         let mut row = vec![
             format!("{branch}{}", snapshot.name),
             text(&snapshot.source),
@@ -88,8 +88,9 @@ fn rows(snapshots: &[Snapshot], everywhere: bool, wide: bool, now: Timestamp) ->
     rows
 }
 
-/// Each snapshot behind the one that it descends from, with the branch that leads to it. What descends from none that is there is a
-/// root; so is one of each ring, which annotations can say though snapshots cannot be in one.
+/// The snapshots in the order of the tree: each one after its parent, with the branch that leads to it. A snapshot
+/// whose parent does not exist is a root. Annotations can describe a ring, though snapshots cannot form one; then one
+/// snapshot of the ring is a root.
 pub(super) fn tree(snapshots: &[Snapshot]) -> Vec<(String, &Snapshot)> {
     let place: HashMap<_, _> = snapshots.iter().enumerate().map(|(i, s)| (key(s), i)).collect();
     let parent = |snapshot: &Snapshot| {
@@ -106,28 +107,28 @@ pub(super) fn tree(snapshots: &[Snapshot]) -> Vec<(String, &Snapshot)> {
     for siblings in children.values_mut() {
         siblings.sort_by_key(|i| (snapshots[*i].created, &snapshots[*i].name));
     }
-    let mut grown =
-        Grown { snapshots, children, seen: vec![false; snapshots.len()], rows: Vec::new() };
+    let visited = vec![false; snapshots.len()];
+    let mut builder = TreeBuilder { snapshots, children, visited, rows: Vec::new() };
     for root in roots.into_iter().chain(0..snapshots.len()) {
-        grown.from(root);
+        builder.add(root);
     }
-    grown.rows
+    builder.rows
 }
 
-struct Grown<'s> {
+struct TreeBuilder<'s> {
     snapshots: &'s [Snapshot],
     children: BTreeMap<usize, Vec<usize>>,
-    seen: Vec<bool>,
+    visited: Vec<bool>,
     rows: Vec<(String, &'s Snapshot)>,
 }
 
-impl Grown<'_> {
-    /// Adds one and all that descend from it, however deep, unless they are there already.
-    fn from(&mut self, root: usize) {
-        // What is next, with the lines that lead past it and the one that leads to it.
+impl TreeBuilder<'_> {
+    /// Adds a snapshot and all its descendants of any depth, except those that are added already.
+    fn add(&mut self, root: usize) {
+        // The next snapshots, each with the lines that lead past it and the line that leads to it.
         let mut next = vec![(root, String::new(), "")];
         while let Some((at, past, branch)) = next.pop() {
-            if std::mem::replace(&mut self.seen[at], true) {
+            if std::mem::replace(&mut self.visited[at], true) {
                 continue;
             }
             self.rows.push((format!("{past}{branch}"), &self.snapshots[at]));

@@ -1,9 +1,9 @@
-//! Trees of snapshots, drawn.
+//! The tree of snapshots and the state of a single one.
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{cli::kubectl::known::State, cluster::snapshot_api::VolumeSnapshot};
+use crate::{cli::kubectl::snapshot_view::State, cluster::snapshot_api::VolumeSnapshot};
 
 fn object(name: &str, annotations: Value, status: Value) -> VolumeSnapshot {
     let metadata = json!({ "name": name, "namespace": "ci", "uid": format!("uid-{name}"),
@@ -16,11 +16,11 @@ fn object(name: &str, annotations: Value, status: Value) -> VolumeSnapshot {
 }
 
 fn snapshot(name: &str, parent: Option<&str>) -> Snapshot {
-    let mut notes = json!({ "ovl.csi.dev/source": "dev-0/ws" });
+    let mut annotations = json!({ "ovl.csi.dev/source": "dev-0/ws" });
     if let Some(parent) = parent {
-        notes["ovl.csi.dev/parent"] = parent.into();
+        annotations["ovl.csi.dev/parent"] = parent.into();
     }
-    Snapshot::of(&object(name, notes, json!({}))).unwrap()
+    Snapshot::of(&object(name, annotations, json!({}))).unwrap()
 }
 
 fn drawn(of: &[(&str, Option<&str>)]) -> Vec<String> {
@@ -29,7 +29,7 @@ fn drawn(of: &[(&str, Option<&str>)]) -> Vec<String> {
 }
 
 #[test]
-fn each_stands_below_what_it_descends_from() {
+fn each_snapshot_is_below_its_parent() {
     let drawn = drawn(&[
         ("a", None),
         ("a1", Some("a")),
@@ -45,7 +45,7 @@ fn each_stands_below_what_it_descends_from() {
 }
 
 #[test]
-fn rings_and_depths_do_no_harm() {
+fn a_ring_and_a_deep_tree_are_drawn() {
     assert_eq!(drawn(&[("a", Some("b")), ("b", Some("a")), ("c", Some("c"))]), ["a", "└─ b", "c"]);
     let names: Vec<_> = (0..20_000).map(|i| format!("s-{i}")).collect();
     let deep: Vec<_> = names
@@ -59,7 +59,7 @@ fn rings_and_depths_do_no_harm() {
 }
 
 #[test]
-fn snapshots_of_one_name_in_two_namespaces_are_two() {
+fn snapshots_of_one_name_in_two_namespaces_are_not_mixed_up() {
     let mut other = snapshot("a1", Some("a"));
     other.namespace = "other".into();
     let snapshots = [snapshot("a", None), snapshot("a1", Some("a")), other];
@@ -69,7 +69,7 @@ fn snapshots_of_one_name_in_two_namespaces_are_two() {
 }
 
 #[test]
-fn a_row_says_what_is_known() {
+fn a_row_has_all_known_properties() {
     let now = "2026-01-02T05:04:05Z".parse().unwrap();
     let pushed = json!({
         "ovl.csi.dev/source": "dev-0/ws", "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/entries": "12",
@@ -79,8 +79,9 @@ fn a_row_says_what_is_known() {
     let local = json!({ "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/node": "n-1", "ovl.csi.dev/message": "a\u{1b}[2J",
         "ovl.csi.dev/source": "dev-0/ws" });
     let ready = json!({ "readyToUse": true });
-    let all = [("a", pushed), ("b", local)]
-        .map(|(name, notes)| Snapshot::of(&object(name, notes, ready.clone())).unwrap());
+    let all = [("a", pushed), ("b", local)].map(|(name, annotations)| {
+        Snapshot::of(&object(name, annotations, ready.clone())).unwrap()
+    });
     assert_eq!(all[1].message.as_deref(), Some("a\\u{1b}[2J"));
     let text = print::table(&rows(&all, true, true, now));
     let lines: Vec<_> =
@@ -101,35 +102,35 @@ fn a_row_says_what_is_known() {
 }
 
 #[test]
-fn only_ours_are_known() {
+fn volume_snapshots_of_other_drivers_are_ignored() {
     assert_eq!(Snapshot::of(&object("a", json!({ "other/x": "y" }), json!({}))), None);
     assert_eq!(Snapshot::of(&object("a", Value::Null, json!({}))), None);
 }
 
 #[test]
-fn what_is_waited_for_is_judged_by_what_the_node_says() {
-    let state = |notes: Value, status: Value| {
+fn the_state_of_a_snapshot_follows_the_phase_of_its_node() {
+    let state = |annotations: Value, status: Value| {
         let mut all = json!({ "ovl.csi.dev/source": "dev-0/ws" });
-        all.as_object_mut().unwrap().extend(notes.as_object().unwrap().clone());
+        all.as_object_mut().unwrap().extend(annotations.as_object().unwrap().clone());
         Snapshot::of(&object("a", all, status)).unwrap().state()
     };
     let phase = |phase: &str| json!({ "ovl.csi.dev/phase": phase, "ovl.csi.dev/message": "m" });
     let ready = json!({ "readyToUse": true });
     let warned = json!({ "readyToUse": false, "error": { "message": "SnapshotContentMissing" } });
-    for (notes, status, want) in [
+    for (annotations, status, want) in [
         (json!({}), json!({}), State::Waiting),
         (json!({}), ready.clone(), State::Ready),
         (phase("Ready"), ready.clone(), State::Ready),
-        // The controller has not yet said what the node says, or the stock one is behind.
+        // The annotations or the status are not up to date yet.
         (phase("Pushing"), ready.clone(), State::Waiting),
         (phase("Ready"), json!({}), State::Waiting),
         (phase("Cutting"), warned.clone(), State::Waiting),
         (phase("Failed"), ready, State::Failed("m".into())),
         (phase("Deleted"), json!({}), State::Failed("it is being deleted".into())),
         (json!({ "ovl.csi.dev/message": "no pod" }), json!({}), State::Refused("no pod".into())),
-        // The stock controller's warning until ours has made the content.
+        // The warning of the snapshot-controller before this driver's controller has created the content.
         (json!({}), warned, State::Waiting),
     ] {
-        assert_eq!(state(notes.clone(), status), want, "{notes}");
+        assert_eq!(state(annotations.clone(), status), want, "{annotations}");
     }
 }

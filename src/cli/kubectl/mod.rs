@@ -1,17 +1,18 @@
-//! `kubectl ovl`: snapshots of pods' volumes, and forks made of them, for users of one namespace.
+//! The kubectl plugin `kubectl ovl`: takes snapshots of pods' volumes and forks pods, for users of one namespace.
 //!
-//! Everything it knows comes from VolumeSnapshots, their annotations ([`known`]) and Pods: its users may read neither
-//! OverlaySnapshots nor nodes.
+//! It reads VolumeSnapshots, their annotations ([`known`]) and Pods only, because its users may have no right to read
+//! OverlaySnapshots or nodes.
 //!
 //! | exit code | what happened | what to do |
 //! |---|---|---|
 //! | 0 | done; the snapshot is ready | |
-//! | 1 | it failed, or the snapshot did | read stderr |
-//! | 2 | arguments cannot be used, and nothing was begun | mend them first |
-//! | 3 | it was not done in time; it still goes on in the cluster | `kubectl ovl describe` |
+//! | 1 | the command or the snapshot failed | read stderr |
+//! | 2 | arguments cannot be used, and nothing was started | fix them first |
+//! | 3 | not done in time; the cluster continues | `kubectl ovl describe` |
 //!
-//! Results go to stdout, everything else to stderr. Deliberately absent: whatever the cluster decides. What may be snapshotted, and
-//! where it is pushed, is the controller's business; here only obvious mistakes are told early.
+//! Results go to stdout, everything else to stderr. Deliberately absent: decisions of the cluster. The controller
+//! decides which volumes can be snapshotted and where snapshots are pushed. This module only reports obvious mistakes
+//! early.
 
 mod compare;
 mod completion;
@@ -19,16 +20,16 @@ mod delete;
 mod describe;
 mod diff;
 mod fork;
-mod known;
 mod list;
 mod pod;
 mod print;
 mod progress;
 mod registry;
-mod sides;
-mod take;
+mod snapshot;
+mod snapshot_view;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod wait;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -41,53 +42,54 @@ use tokio::runtime::Runtime;
 use crate::{
     cluster::{Client, ClusterError},
     controller::is_subdomain,
+    format,
     telemetry::{self, Filter},
-    units,
 };
 
-/// What stands below `--help`.
+/// The last lines of `--help`.
 const EXIT_CODES: &str = "\
-Exit codes: 0 done (the snapshot is ready), 1 failed, 2 arguments that cannot be used, 3 not done in time (it goes on in the cluster).";
+Exit codes: 0 done (the snapshot is ready), 1 failed, 2 arguments cannot be used, 3 not done in time (the cluster continues).";
 
-/// Snapshots of pods' ovl-csi volumes, and forks of pods made of them.
+/// Take snapshots of pods' ovl-csi volumes, and fork pods.
 ///
-/// Works with the rights to read and write VolumeSnapshots and Pods of one namespace. The cluster, the user and the namespace are
-/// kubectl's: --kubeconfig, --context, --namespace, KUBECONFIG, ~/.kube/config, or the pod that this runs in.
+/// Needs the rights to read and write VolumeSnapshots and Pods of one namespace. The cluster, the user and the
+/// namespace are those of kubectl: --kubeconfig, --context, --namespace, KUBECONFIG, ~/.kube/config, or the pod in
+/// which this runs.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-ovl", bin_name = "kubectl ovl", version, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    whom: Whom,
+    cluster: ClusterArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Snapshot(take::SnapshotArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Fork(fork::ForkArgs),
     List(list::ListArgs),
     Describe(describe::DescribeArgs),
     Delete(delete::DeleteArgs),
     Diff(diff::DiffArgs),
     Completion(completion::CompletionArgs),
-    /// Say which version this is
+    /// Print the version
     Version(VersionArgs),
     #[command(name = completion::COMMAND, hide = true)]
     Complete(completion::CompleteArgs),
 }
 
-/// Which cluster is asked, and as whom.
+/// The cluster, the user, the namespace and the driver.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Cluster")]
-struct Whom {
-    /// The kubeconfig; else those in KUBECONFIG, else ~/.kube/config, else this pod's ServiceAccount
+struct ClusterArgs {
+    /// The kubeconfig [default: those in KUBECONFIG, else ~/.kube/config, else this pod's ServiceAccount]
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context; else its current one
+    /// The context of the kubeconfig [default: its current context]
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
-    /// The namespace; else the context's
+    /// The namespace [default: the namespace of the context]
     #[arg(short, long, global = true, value_name = "NAME")]
     namespace: Option<String>,
     /// The name of the cluster's CSI driver
@@ -99,7 +101,7 @@ struct Whom {
         value_name = "NAME"
     )]
     driver: String,
-    /// What is logged
+    /// The log level, or levels by module
     #[arg(
         long = "log",
         global = true,
@@ -117,46 +119,46 @@ struct VersionArgs {
     output: Output,
 }
 
-/// How a command's result is said.
+/// The output format of a command.
 #[derive(Debug, Clone, Copy, Args)]
 struct Output {
-    /// How the result is said
-    #[arg(short, long, default_value = "text", value_name = "HOW")]
-    output: Form,
+    /// The format of the result
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    output: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// For people
+enum Format {
+    /// Plain text
     Text,
-    /// For programs
+    /// JSON
     Json,
 }
 
-/// How long is waited.
+/// The timeout of a command.
 #[derive(Debug, Clone, Copy, Args)]
-struct Patience {
-    /// How long to wait, as in 90s or 1h30m
+struct TimeoutArgs {
+    /// How long to wait, such as 90s or 1h30m
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
 }
 
-/// A namespace of a cluster, and the driver there.
-struct Here {
+/// The client of a cluster, with the namespace and the driver of this command.
+struct Session {
     client: Client,
     namespace: String,
     driver: String,
 }
 
-/// Why a command ends without success, by exit code.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
-    /// 1.
+    /// Exit code 1.
     Failed(anyhow::Error),
-    /// 2.
+    /// Exit code 2.
     Usage(anyhow::Error),
-    /// 3.
-    Late(anyhow::Error),
+    /// Exit code 3.
+    TimedOut(anyhow::Error),
 }
 
 impl From<anyhow::Error> for Failure {
@@ -171,17 +173,17 @@ impl From<ClusterError> for Failure {
     }
 }
 
-/// Runs the plugin.
+/// Runs the plugin and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = match super::parsed::<Cli>() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    telemetry::init(&cli.whom.filter, telemetry::Format::Text, None);
+    telemetry::init(&cli.cluster.filter, telemetry::Format::Text, None);
     let result = match Runtime::new() {
         Ok(runtime) => {
             let result = runtime.block_on(run(cli));
-            // What still blocks then is a download that nobody waits for.
+            // A blocking task that still runs is a download whose result is not needed.
             runtime.shutdown_background();
             result
         }
@@ -191,49 +193,49 @@ pub fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => (1, error),
         Err(Failure::Usage(error)) => (2, error),
-        Err(Failure::Late(error)) => (3, error),
+        Err(Failure::TimedOut(error)) => (3, error),
     };
     print::note(&format!("error: {error:#}"));
     ExitCode::from(code)
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
-    let Cli { command, whom } = cli;
+    let Cli { command, cluster } = cli;
     match command {
-        Command::Snapshot(args) => take::run(&whom.connect().await?, &args).await,
-        Command::Fork(args) => fork::run(&whom.connect().await?, &args).await,
-        Command::List(args) => list::run(&whom.connect().await?, &args).await,
-        Command::Describe(args) => describe::run(&whom.connect().await?, &args).await,
-        Command::Delete(args) => delete::run(&whom.connect().await?, &args).await,
-        Command::Diff(args) => diff::run(&whom.connect().await?, &args).await,
+        Command::Snapshot(args) => snapshot::run(&cluster.connect().await?, &args).await,
+        Command::Fork(args) => fork::run(&cluster.connect().await?, &args).await,
+        Command::List(args) => list::run(&cluster.connect().await?, &args).await,
+        Command::Describe(args) => describe::run(&cluster.connect().await?, &args).await,
+        Command::Delete(args) => delete::run(&cluster.connect().await?, &args).await,
+        Command::Diff(args) => diff::run(&cluster.connect().await?, &args).await,
         Command::Completion(args) => completion::run(args),
         Command::Complete(args) => completion::complete(&args).await,
         Command::Version(args) => Ok(version(args.output.output)?),
     }
 }
 
-impl Whom {
-    async fn connect(&self) -> Result<Here, Failure> {
+impl ClusterArgs {
+    async fn connect(&self) -> Result<Session, Failure> {
         let (file, context) = (self.kubeconfig.as_deref(), self.context.as_deref());
-        let (client, namespace) = Client::of_user(file, context).await?;
+        let (client, namespace) = Client::from_kubeconfig(file, context).await?;
         let namespace = self.namespace.clone().unwrap_or(namespace);
-        Ok(Here { client, namespace, driver: self.driver.clone() })
+        Ok(Session { client, namespace, driver: self.driver.clone() })
     }
 }
 
-fn version(form: Form) -> anyhow::Result<()> {
+fn version(form: Format) -> anyhow::Result<()> {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     match form {
-        Form::Text => print::out(&format!("kubectl-ovl {VERSION}\n")),
-        Form::Json => print::json(&json!({ "version": VERSION })),
+        Format::Text => print::out(&format!("kubectl-ovl {VERSION}\n")),
+        Format::Json => print::json(&json!({ "version": VERSION })),
     }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).ok_or_else(|| "expected a duration such as 90s or 1h30m".to_owned())
+    format::duration(text).ok_or_else(|| "expected a duration such as 90s or 1h30m".to_owned())
 }
 
-/// What an object's name may look like: RFC 1123 labels, joined by dots.
+/// Parses the name of an object: labels of RFC 1123, joined by dots.
 fn object_name(text: &str) -> Result<String, String> {
     match is_subdomain(text) {
         true => Ok(text.to_owned()),

@@ -1,18 +1,19 @@
-//! Pods as the API server has them: whether a volume can be snapshotted, and what a fork of a pod looks like.
+//! Pods as JSON: checks whether a volume can be snapshotted, and makes the fork of a pod.
 //!
-//! Deliberately absent: Kubernetes' types, which know the fields of one version only. A fork keeps what is not understood here.
+//! Deliberately absent: Kubernetes' types, which have the fields of one version only. A fork keeps fields that this
+//! version does not know.
 
 use anyhow::bail;
 use serde_json::{Map, Value, json};
 
-/// On each fork, of which pod it is one. A label, so that all of them can be named at once.
+/// The label of each fork, with the name of its source pod. It is a label, so one selector finds all forks.
 pub(super) const FORK_OF: &str = "ovl.csi.dev/fork-of";
-/// Bytes of a label's value.
+/// The maximum length of a label's value in bytes.
 const LABEL_MAX: usize = 63;
-/// Where the API server mounts a ServiceAccount's token.
-const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The directory in which the API server mounts a ServiceAccount's token.
+const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Fields of a pod's spec that say what the API server would say by itself.
+/// Fields of a pod's spec with the values that the API server sets by default.
 const DEFAULTS: [(&str, &str); 8] = [
     ("dnsPolicy", "\"ClusterFirst\""),
     ("enableServiceLinks", "true"),
@@ -23,16 +24,18 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("serviceAccountName", "\"default\""),
     ("terminationGracePeriodSeconds", "30"),
 ];
-/// The same of a container.
+/// Fields of a container with the values that the API server sets by default.
 const CONTAINER_DEFAULTS: [(&str, &str); 3] = [
     ("resources", "{}"),
     ("terminationMessagePath", "\"/dev/termination-log\""),
     ("terminationMessagePolicy", "\"File\""),
 ];
-/// What others write into a spec: the scheduler, admission, `kubectl debug`. `serviceAccount` is the old name of another field.
+/// Fields of a spec that the scheduler, admission or `kubectl debug` sets. `serviceAccount` is the old name of another
+/// field.
 const NOT_THE_AUTHORS: [&str; 4] =
     ["nodeName", "priority", "serviceAccount", "ephemeralContainers"];
-/// Labels by which a controller knows its own pods. With one of these it would take a fork for a pod of its own, and delete it.
+/// Labels by which controllers select their pods. A controller would take a fork with such a label for its own pod, and
+/// delete it.
 const CONTROLLERS: [&str; 9] = [
     "apps.kubernetes.io/pod-index",
     "batch.kubernetes.io/controller-uid",
@@ -44,54 +47,57 @@ const CONTROLLERS: [&str; 9] = [
     "pod-template-hash",
     "statefulset.kubernetes.io/pod-name",
 ];
-/// What `kubectl apply` notes down of the pod that it made.
+/// The annotation of `kubectl apply` with the configuration of the source pod.
 const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// What a fork is to be.
+/// The properties of a fork.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fork<'a> {
-    /// Its name.
+    /// The name of the fork.
     pub(super) name: &'a str,
-    /// The volume that is made of a snapshot.
+    /// The volume that is made of the snapshot.
     pub(super) volume: &'a str,
-    /// That snapshot.
+    /// The snapshot.
     pub(super) snapshot: &'a str,
-    /// The node that it has to run on, where the snapshot is on no other.
+    /// The node on which it must run, if the snapshot is on no other.
     pub(super) node: Option<&'a str>,
     pub(super) keep_labels: bool,
     pub(super) keep_annotations: bool,
 }
 
-/// Whether a pod's volume can be snapshotted.
+/// Checks that a pod's volume can be snapshotted.
 ///
 /// # Errors
-/// Why not, and what there is instead.
+/// Why it cannot, and which volumes of the pod can.
 pub(super) fn check(pod: &Value, volume: &str, driver: &str) -> anyhow::Result<()> {
     let name = text(&pod["metadata"]["name"]);
-    let of_ours = || match volumes(pod, driver).join(", ") {
-        none if none.is_empty() => format!("it has no volume of {driver} at all"),
-        ours => format!("its volumes of {driver} are: {ours}"),
+    let alternatives = || match volumes(pod, driver).join(", ") {
+        none if none.is_empty() => format!("it has no volume of {driver}"),
+        names => format!("its volumes of {driver} are: {names}"),
     };
     let found = list(&pod["spec"]["volumes"]).iter().find(|found| found["name"] == volume);
-    let Some(found) = found else { bail!("pod {name} has no volume {volume}: {}", of_ours()) };
+    let Some(found) = found else { bail!("pod {name} has no volume {volume}: {}", alternatives()) };
     if found["csi"]["driver"] != driver {
         let mut fields = found.as_object().into_iter().flat_map(Map::keys);
         let kind = fields.find(|field| *field != "name").map_or("other", String::as_str);
-        bail!("volume {volume} of pod {name} is no csi volume of {driver} ({kind}): {}", of_ours());
+        bail!(
+            "volume {volume} of pod {name} is not a csi volume of {driver} but {kind}: {}",
+            alternatives()
+        );
     }
     if found["csi"]["readOnly"] == true {
-        bail!("volume {volume} of pod {name} is readOnly: nothing was written to it");
+        bail!("volume {volume} of pod {name} is readOnly, so nothing was written to it");
     }
     Ok(())
 }
 
-/// The volumes of a pod that are the driver's.
+/// The names of a pod's volumes that belong to the driver.
 pub(super) fn volumes<'p>(pod: &'p Value, driver: &str) -> Vec<&'p str> {
     let all = list(&pod["spec"]["volumes"]).iter();
     all.filter(|v| v["csi"]["driver"] == driver).map(|v| text(&v["name"])).collect()
 }
 
-/// The volumes of a pod that are made of a snapshot.
+/// The names of a pod's volumes that are made of a snapshot.
 pub(super) fn made_of<'p>(pod: &'p Value, snapshot: &str, driver: &str) -> Vec<&'p str> {
     let volumes = list(&pod["spec"]["volumes"]).iter();
     let made = volumes.filter(|volume| {
@@ -101,20 +107,20 @@ pub(super) fn made_of<'p>(pod: &'p Value, snapshot: &str, driver: &str) -> Vec<&
     made.map(|volume| text(&volume["name"])).collect()
 }
 
-/// The claims that a pod mounts: its forks mount the same.
+/// The claims that a pod mounts. Its forks mount the same claims.
 pub(super) fn claims(pod: &Value) -> Vec<&str> {
     let volumes = list(&pod["spec"]["volumes"]).iter();
     volumes.filter_map(|v| v["persistentVolumeClaim"]["claimName"].as_str()).collect()
 }
 
-/// A pod like `pod`, as its author would write it, but for one volume.
+/// The fork of a pod: its spec as its author wrote it, with one volume made of a snapshot.
 pub(super) fn fork(pod: &Value, fork: &Fork<'_>) -> Value {
     let source = text(&pod["metadata"]["name"]);
     let mut spec = pod["spec"].clone();
     clean(&mut spec, source);
     for volume in list_of(&mut spec, "volumes") {
         if volume["name"] == fork.volume {
-            restored(&mut volume["csi"], fork.snapshot);
+            set_snapshot(&mut volume["csi"], fork.snapshot);
         }
     }
     if let Some(node) = fork.node {
@@ -134,15 +140,15 @@ pub(super) fn fork(pod: &Value, fork: &Fork<'_>) -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
 }
 
-/// The entries of a map, if they are kept, without some.
+/// The entries of a map except those in `without`. Empty unless `keep`.
 fn kept(map: &Value, keep: bool, without: &[&str]) -> Map<String, Value> {
     let entries = map.as_object().filter(|_| keep).into_iter().flatten();
     let entries = entries.filter(|(key, _)| !without.contains(&key.as_str()));
     entries.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Names the snapshot instead of images: it brings its own.
-fn restored(csi: &mut Value, snapshot: &str) {
+/// Replaces the volume's images by the snapshot, which has its own images.
+fn set_snapshot(csi: &mut Value, snapshot: &str) {
     let mut attributes = csi["volumeAttributes"].as_object().cloned().unwrap_or_default();
     for key in ["image", "images"] {
         attributes.remove(key);
@@ -151,16 +157,16 @@ fn restored(csi: &mut Value, snapshot: &str) {
     csi["volumeAttributes"] = Value::Object(attributes);
 }
 
-/// Takes away what the API server, admission and the scheduler have added.
+/// Removes the fields that the API server, admission and the scheduler have added.
 fn clean(spec: &mut Value, name: &str) {
     let Some(fields) = spec.as_object_mut() else { return };
     fields.retain(|field, _| !NOT_THE_AUTHORS.contains(&field.as_str()));
     if fields.contains_key("priorityClassName") {
-        // The class says it.
+        // The priority class sets it.
         fields.remove("preemptionPolicy");
     }
     if fields.get("hostname").and_then(Value::as_str) == Some(name) {
-        // A StatefulSet's pods are called so; a fork has a name of its own.
+        // A StatefulSet sets the pod's name as its hostname. A fork has another name.
         fields.remove("hostname");
     }
     without_defaults(fields, &DEFAULTS);
@@ -189,22 +195,22 @@ fn without_defaults(fields: &mut Map<String, Value>, defaults: &[(&str, &str)]) 
 /// The names of the volumes that admission has added for the ServiceAccount's token.
 fn tokens(spec: &Value) -> Vec<String> {
     let volumes = list(&spec["volumes"]).iter();
-    let at_folder = |name: &str| {
+    let at_dir = |name: &str| {
         let containers = ["containers", "initContainers"].iter().flat_map(|c| list(&spec[*c]));
         let mut mounts = containers.flat_map(|container| list(&container["volumeMounts"]));
-        mounts.any(|mount| mount["name"] == name && mount["mountPath"] == TOKEN_FOLDER)
+        mounts.any(|mount| mount["name"] == name && mount["mountPath"] == TOKEN_DIR)
     };
     let is_token = |volume: &&Value| {
         let name = text(&volume["name"]);
         let projected = volume["projected"].is_object() && name.starts_with("kube-api-access-");
-        // As clusters did it before there were tokens that end.
+        // The Secret that clusters used before tokens had an expiry.
         let secret = volume["secret"].is_object() && name.contains("-token-");
-        projected || secret && at_folder(name)
+        projected || secret && at_dir(name)
     };
     volumes.filter(is_token).map(|volume| text(&volume["name"]).to_owned()).collect()
 }
 
-/// Whether admission has added it: for five minutes a pod stays on a node that is lost.
+/// Whether admission has added the toleration. It keeps a pod on a lost node for five minutes.
 fn is_added(toleration: &Value) -> bool {
     ["not-ready", "unreachable"].iter().any(|key| {
         *toleration
@@ -213,7 +219,7 @@ fn is_added(toleration: &Value) -> bool {
     })
 }
 
-/// Lets a pod run on one node only, beside what it asks for itself.
+/// Restricts a pod to one node, in addition to its own node affinity.
 fn bind(spec: &mut Value, node: &str) {
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
     let field = json!({ "key": "metadata.name", "operator": "In", "values": [node] });
@@ -221,7 +227,7 @@ fn bind(spec: &mut Value, node: &str) {
     if !terms.is_array() {
         *terms = json!([{}]);
     }
-    // One of the terms has to hold, so it stands in each.
+    // The terms are alternatives, so the field must be in each one.
     for term in terms.as_array_mut().into_iter().flatten() {
         match term["matchFields"].as_array_mut() {
             Some(fields) => fields.push(field.clone()),
@@ -230,7 +236,7 @@ fn bind(spec: &mut Value, node: &str) {
     }
 }
 
-/// Keeps some of a list; an empty one goes.
+/// Keeps some entries of a list, and removes the list if it is empty then.
 fn retain(value: &mut Value, key: &str, keep: impl Fn(&Value) -> bool) {
     let Some(list) = value.get_mut(key).and_then(Value::as_array_mut) else { return };
     list.retain(keep);

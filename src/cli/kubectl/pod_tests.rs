@@ -1,10 +1,10 @@
-//! What a fork of a pod looks like, and which volumes can be snapshotted.
+//! The fork of a pod, and the check of volumes that can be snapshotted.
 
 use super::*;
 
 const DRIVER: &str = "ovl.csi.dev";
 
-/// A pod of a StatefulSet, as an API server answers it.
+/// A pod of a StatefulSet, as an API server returns it.
 fn source() -> Value {
     serde_json::from_str(include_str!("pod_tests.json")).unwrap()
 }
@@ -65,7 +65,7 @@ fn a_fork_is_the_pod_as_its_author_wrote_it_but_for_the_volume() {
 }
 
 #[test]
-fn labels_and_annotations_are_kept_where_that_is_wanted_but_not_a_controllers() {
+fn labels_and_annotations_are_kept_on_request_except_those_of_controllers() {
     let made = fork(&source(), &Fork { keep_labels: true, keep_annotations: true, ..plan() });
     assert_eq!(made["metadata"]["labels"], json!({ "app": "dev", FORK_OF: "dev-0" }));
     assert_eq!(made["metadata"]["annotations"], json!({ "team": "a" }));
@@ -76,7 +76,7 @@ fn labels_and_annotations_are_kept_where_that_is_wanted_but_not_a_controllers() 
 }
 
 #[test]
-fn what_the_author_wrote_himself_stays() {
+fn fields_that_the_author_set_to_other_values_than_the_defaults_are_kept() {
     let mut pod = source();
     let spec = &mut pod["spec"];
     spec["hostname"] = "other".into();
@@ -94,12 +94,12 @@ fn what_the_author_wrote_himself_stays() {
 }
 
 #[test]
-fn a_token_as_it_once_was_goes_too_and_a_secret_of_the_like_stays() {
+fn a_token_secret_of_older_clusters_is_removed_but_another_secret_is_kept() {
     let mut pod = source();
     let secret = |name: &str| json!({ "name": name, "secret": { "secretName": name } });
     pod["spec"]["volumes"] = json!([secret("builder-token-x7k2p"), secret("my-token-file")]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([
-        { "name": "builder-token-x7k2p", "mountPath": TOKEN_FOLDER },
+        { "name": "builder-token-x7k2p", "mountPath": TOKEN_DIR },
         { "name": "my-token-file", "mountPath": "/token" },
     ]);
     let made = &fork(&pod, &plan())["spec"];
@@ -109,45 +109,45 @@ fn a_token_as_it_once_was_goes_too_and_a_secret_of_the_like_stays() {
 }
 
 #[test]
-fn a_fork_goes_where_its_snapshot_is() {
+fn a_fork_is_bound_to_the_only_node_that_has_its_snapshot() {
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
-    let here = json!({ "key": "metadata.name", "operator": "In", "values": ["n-1"] });
+    let on_node = json!({ "key": "metadata.name", "operator": "In", "values": ["n-1"] });
     let bound = Fork { node: Some("n-1"), ..plan() };
     let terms = |pod: &Value| {
         fork(pod, &bound)["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"].clone()
     };
-    assert_eq!(terms(&source()), json!([{ "matchFields": [here] }]));
-    let mut picky = source();
+    assert_eq!(terms(&source()), json!([{ "matchFields": [on_node] }]));
+    let mut with_affinity = source();
     let one = json!({ "matchExpressions": [{ "key": "disk", "operator": "Exists" }] });
     let other = json!({ "matchFields": [{ "key": "metadata.name", "operator": "NotIn", "values": ["n-2"] }] });
-    picky["spec"]["affinity"] =
+    with_affinity["spec"]["affinity"] =
         json!({ "nodeAffinity": { required: { "nodeSelectorTerms": [one, other] } } });
-    let both = terms(&picky);
+    let both = terms(&with_affinity);
     assert_eq!(both[0]["matchExpressions"], one["matchExpressions"]);
-    assert_eq!(both[0]["matchFields"], json!([here]));
-    assert_eq!(both[1]["matchFields"], json!([other["matchFields"][0], here]));
+    assert_eq!(both[0]["matchFields"], json!([on_node]));
+    assert_eq!(both[1]["matchFields"], json!([other["matchFields"][0], on_node]));
 }
 
 #[test]
-fn what_cannot_be_snapshotted_is_said_with_what_can() {
+fn a_volume_that_cannot_be_snapshotted_is_an_error_that_names_those_that_can() {
     let pod = source();
     assert!(check(&pod, "ws", DRIVER).is_ok());
-    for (volume, driver, sentence) in [
+    for (volume, driver, message) in [
         ("wss", DRIVER, "pod dev-0 has no volume wss: its volumes of ovl.csi.dev are: ws, base"),
         (
             "data",
             DRIVER,
-            "volume data of pod dev-0 is no csi volume of ovl.csi.dev (persistentVolumeClaim): its volumes",
+            "volume data of pod dev-0 is not a csi volume of ovl.csi.dev but persistentVolumeClaim: its volumes",
         ),
         (
             "ws",
             "other.dev",
-            "is no csi volume of other.dev (csi): it has no volume of other.dev at all",
+            "is not a csi volume of other.dev but csi: it has no volume of other.dev",
         ),
-        ("base", DRIVER, "volume base of pod dev-0 is readOnly: nothing was written to it"),
+        ("base", DRIVER, "volume base of pod dev-0 is readOnly, so nothing was written to it"),
     ] {
         let error = check(&pod, volume, driver).unwrap_err().to_string();
-        assert!(error.contains(sentence), "{error}");
+        assert!(error.contains(message), "{error}");
     }
     assert_eq!(claims(&pod), ["data-dev-0"]);
     assert_eq!(made_of(&fork(&pod, &plan()), "ws-1", DRIVER), ["ws"]);

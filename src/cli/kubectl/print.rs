@@ -1,7 +1,7 @@
-//! What is written where, and how sizes and times look.
+//! Prints results to stdout and notes to stderr, and formats tables, paths and ages.
 //!
-//! What the cluster or a registry says is a stranger's text: control characters in it would reach the user's terminal, so they are
-//! shown as escapes.
+//! Text from the cluster or a registry is not trusted. Control characters in it could control the user's terminal, so
+//! they are printed as escapes.
 
 use std::{
     fmt::Write as _,
@@ -16,24 +16,24 @@ use serde::Serialize;
 pub(super) fn out(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Whoever read it has enough, as `head` has.
+        // The reader has enough, as `head`.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to stdout"),
     }
 }
 
-/// Writes a result for programs.
+/// Writes a result as JSON.
 pub(super) fn json(result: &impl Serialize) -> anyhow::Result<()> {
     out(&format!("{}\n", serde_json::to_string_pretty(result)?))
 }
 
-/// Writes what is no result.
+/// Writes a note, which is not a part of the result, to stderr.
 pub(super) fn note(text: &str) {
-    // Who closes stderr does not want to know.
+    // If stderr is closed, notes are not wanted.
     let _ = writeln!(io::stderr(), "{}", clean(text));
 }
 
-/// The text without control characters.
+/// The text with control characters as escapes, except newlines.
 pub(super) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
@@ -46,7 +46,7 @@ pub(super) fn clean(text: &str) -> String {
     clean
 }
 
-/// A path of a stranger's layer on one line: as it is if it is plain text, else quoted.
+/// A path from a layer, on one line: unchanged if it is plain text, else quoted with escapes.
 pub(super) fn path(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) && !text.starts_with('"') => {
@@ -57,7 +57,7 @@ pub(super) fn path(bytes: &[u8]) -> String {
     }
 }
 
-/// Columns as wide as they have to be, two spaces between them. The first row is the head.
+/// A table whose columns have the width of their widest cell, with two spaces between them.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -73,7 +73,7 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// How long ago, in the largest unit that there are two of, as kubectl says it.
+/// The time since `since`, in the largest unit of which there are at least two, as in the output of kubectl.
 pub(super) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".to_owned() };
     let seconds = now.duration_since(since).as_secs().max(0);
@@ -90,33 +90,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_short() {
+    fn ages_have_one_unit() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        for (seconds, said) in
+        for (seconds, text) in
             [(-5, "0s"), (119, "119s"), (120, "2m"), (7_200, "2h"), (900_000, "10d")]
         {
             let since = Timestamp::from_second(1_000_000 - seconds).unwrap();
-            assert_eq!(age(Some(since), now), said);
+            assert_eq!(age(Some(since), now), text);
         }
         assert_eq!(age(None, now), "-");
     }
 
     #[test]
-    fn nothing_moves_the_cursor() {
+    fn control_characters_are_escaped() {
         assert_eq!(clean("a\u{1b}[2Jb\nc\r"), "a\\u{1b}[2Jb\nc\\r");
-        for (bytes, said) in [
+        for (bytes, text) in [
             (&b"a/b c"[..], "a/b c"),
             ("ä".as_bytes(), "ä"),
             (b"a\nb", "\"a\\nb\""),
             (b"\"a", "\"\\\"a\""),
             (b"a\xff\x1b", "\"a\\xff\\x1b\""),
         ] {
-            assert_eq!(path(bytes), said);
+            assert_eq!(path(bytes), text);
         }
     }
 
     #[test]
-    fn columns_line_up() {
+    fn the_columns_of_a_table_are_aligned() {
         let rows = [["NAME", "AGE"], ["└─ a", "1s"], ["b", ""]];
         let rows = rows.map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "NAME  AGE\n└─ a  1s\nb\n");

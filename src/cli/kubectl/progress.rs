@@ -1,4 +1,4 @@
-//! What goes on while somebody waits: one line that changes on a terminal, a line for each change elsewhere.
+//! Shows progress on stderr: on a terminal as one line that changes, elsewhere as one line per change.
 
 use std::{
     io::{IsTerminal as _, stderr},
@@ -9,17 +9,17 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::print;
 
-/// How often the terminal's line is drawn.
+/// How often the line on a terminal is drawn.
 const TICK: Duration = Duration::from_millis(120);
 
-/// Where progress is told.
+/// The display of progress.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
-    said: String,
+    shown: String,
 }
 
 impl Progress {
-    /// On stderr, as fits what that is.
+    /// A display on stderr. It draws a changing line only if stderr is a terminal.
     pub(super) fn new() -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -28,15 +28,15 @@ impl Progress {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, said: String::new() }
+        Self { bar, shown: String::new() }
     }
 
-    /// Tells what goes on now, if that is news.
-    pub(super) fn say(&mut self, line: &str) {
-        if self.said == line {
+    /// Shows a line if it differs from the last one.
+    pub(super) fn show(&mut self, line: &str) {
+        if self.shown == line {
             return;
         }
-        line.clone_into(&mut self.said);
+        line.clone_into(&mut self.shown);
         match &self.bar {
             Some(bar) => bar.set_message(print::clean(line).replace('\n', " ")),
             None => print::note(line),

@@ -1,4 +1,4 @@
-//! Registries as this user reaches them, with the credentials of `docker login` and the like.
+//! The client of registries for this user, with the credentials of `docker login` and similar programs.
 
 use std::{
     env, fs,
@@ -10,48 +10,48 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 
 use crate::{
-    fault::Class,
+    error::Class,
     image::{Hosts, Image, Keyring, Reference, Registries},
 };
 
-/// How registries are reached.
+/// The arguments about registries.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Registry")]
 pub(super) struct RegistryArgs {
-    /// Reach the snapshots' registry by plain http; one on localhost is reached so anyway
+    /// Use plain http for the registry of the snapshots; it is always used for a registry on localhost
     #[arg(long)]
     plain_http: bool,
-    /// A folder of hosts.toml files, as containerd has it: mirrors, CAs, plain http
+    /// A directory of hosts.toml files, as for containerd: mirrors, CAs, plain http
     #[arg(long, value_name = "DIR")]
     hosts_dir: Option<PathBuf>,
-    /// A file with registry credentials; else $REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json or ~/.docker/config.json. Only what
-    /// stands in its `auths` counts: credential helpers (credsStore, credHelpers) are never run
+    /// A file with registry credentials; else $REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json or ~/.docker/config.json.
+    /// Only its `auths` are used: credential helpers (credsStore, credHelpers) are never run
     #[arg(long, value_name = "FILE")]
     auth_file: Option<PathBuf>,
 }
 
-/// The registries, and who we may say we are.
+/// The client of the registries, and the user's credentials.
 pub(super) struct Access {
     pub(super) registries: Registries,
     keyring: Keyring,
-    /// Why the file of credentials has none, if there is a file.
-    without: Option<String>,
+    /// Why the file of credentials has no usable ones, if there is a file.
+    unusable: Option<String>,
 }
 
 impl RegistryArgs {
-    /// Sets up the way to the registries of these images. Nothing is asked yet.
+    /// Makes the client for the registries of these images. It does not connect yet.
     pub(super) fn open(&self, images: &[&Reference]) -> anyhow::Result<Access> {
         let mut hosts = match &self.hosts_dir {
-            Some(folder) => Hosts::load(folder).context("--hosts-dir cannot be used")?,
+            Some(dir) => Hosts::load(dir).context("--hosts-dir cannot be used")?,
             None => Hosts::default(),
         };
         for image in images {
             if self.plain_http || is_local(image.host()) {
-                hosts = hosts.with_plain(image.registry());
+                hosts = hosts.with_plain_http(image.registry());
             }
         }
-        let (keyring, without) = self.keyring()?;
-        Ok(Access { registries: Registries::new(hosts)?, keyring, without })
+        let (keyring, unusable) = self.keyring()?;
+        Ok(Access { registries: Registries::new(hosts)?, keyring, unusable })
     }
 
     fn keyring(&self) -> anyhow::Result<(Keyring, Option<String>)> {
@@ -59,7 +59,7 @@ impl RegistryArgs {
             |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let Some(file) = &self.auth_file {
             return read(file)?
-                .ok_or_else(|| anyhow!("--auth-file {} is not there", file.display()));
+                .ok_or_else(|| anyhow!("--auth-file {} does not exist", file.display()));
         }
         let file = variable("REGISTRY_AUTH_FILE")
             .or_else(|| Some(variable("DOCKER_CONFIG")?.join("config.json")))
@@ -69,8 +69,9 @@ impl RegistryArgs {
     }
 }
 
-/// What a file of credentials holds; none where there is no file. One without usable credentials is remembered for when a registry
-/// wants some: on most machines that is a file which leaves them to a helper.
+/// Reads a file of credentials. `None` where it does not exist. A file without usable credentials is no error yet: its
+/// reason is kept until a registry requires credentials. On most machines that is a file which names a credential
+/// helper.
 fn read(file: &Path) -> anyhow::Result<Option<(Keyring, Option<String>)>> {
     let text = match fs::read(file) {
         Ok(text) => text,
@@ -84,33 +85,35 @@ fn read(file: &Path) -> anyhow::Result<Option<(Keyring, Option<String>)>> {
 }
 
 impl Access {
-    /// What is used for an image.
+    /// The credentials for all images.
     pub(super) fn keyring(&self) -> &Keyring {
         &self.keyring
     }
 
-    /// With these credentials, for tests.
+    /// A client with these credentials, for tests.
     #[cfg(test)]
     pub(super) fn of(registries: Registries, keyring: Keyring) -> Self {
-        Self { registries, keyring, without: None }
+        Self { registries, keyring, unusable: None }
     }
 
-    /// The image that a snapshot was pushed as.
+    /// Resolves the image of a pushed snapshot.
     pub(super) async fn resolve(&self, image: &Reference) -> anyhow::Result<Image> {
         let resolved = self.registries.resolve(image, &self.keyring).await;
         resolved.map_err(|error| {
             let denied = error.class() == Class::Denied;
             let error = anyhow!(error);
-            match &self.without {
-                Some(why) => error.context(format!("asked without credentials ({why})")),
-                None if denied => error.context("docker login, or --auth-file, gives credentials"),
+            match &self.unusable {
+                Some(why) => error.context(format!("the request had no credentials ({why})")),
+                None if denied => {
+                    error.context("the registry denied access; use docker login or --auth-file")
+                }
                 None => error,
             }
         })
     }
 }
 
-/// Whether a host is this machine, as far as its name says.
+/// Whether the name of a host stands for this machine.
 fn is_local(host: &str) -> bool {
     host == "localhost"
         || host.ends_with(".localhost")
@@ -123,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_this_machine() {
+    fn plain_http_is_used_for_hosts_on_this_machine_only() {
         for local in [
             "localhost",
             "localhost:5000",
@@ -145,12 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_those_that_stand_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("config.json");
+    fn credentials_come_from_the_files_auths_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
         assert!(read(&file).unwrap().is_none());
         let image: Reference = "r.io/a:1".parse().unwrap();
-        for (text, knows, without) in [
+        for (text, usable, reason) in [
             (r#"{"auths": {"r.io": {"username": "u", "password": "p"}}}"#, true, None),
             (r#"{"credsStore": "desktop"}"#, false, Some("helper program")),
             (r#"{"auths": {"r.io": {}}, "credsStore": "desktop"}"#, false, Some("helper program")),
@@ -159,13 +162,13 @@ mod tests {
         ] {
             fs::write(&file, text).unwrap();
             let (keyring, why) = read(&file).unwrap().unwrap();
-            assert_eq!(!keyring.accesses(&image).is_empty(), knows, "{text}");
-            assert_eq!(why.is_some(), without.is_some(), "{text}");
+            assert_eq!(!keyring.accesses(&image).is_empty(), usable, "{text}");
+            assert_eq!(why.is_some(), reason.is_some(), "{text}");
             let why = why.unwrap_or_default();
-            assert!(why.contains(without.unwrap_or_default()) && !why.contains("secret"), "{why}");
+            assert!(why.contains(reason.unwrap_or_default()) && !why.contains("secret"), "{why}");
         }
-        let named =
-            RegistryArgs { auth_file: Some(folder.path().join("no")), ..RegistryArgs::default() };
-        assert!(named.keyring().unwrap_err().to_string().contains("--auth-file"));
+        let missing =
+            RegistryArgs { auth_file: Some(dir.path().join("no")), ..RegistryArgs::default() };
+        assert!(missing.keyring().unwrap_err().to_string().contains("--auth-file"));
     }
 }

@@ -1,4 +1,4 @@
-//! Commands against an API server and a registry of the test's own.
+//! The commands against a fake API server and a fake registry.
 
 use clap::CommandFactory as _;
 use serde_json::{Value, json};
@@ -6,10 +6,10 @@ use tokio::time::sleep;
 
 use super::{
     compare::Change,
-    completion::{Next, next},
+    completion::{Candidates, candidates},
     diff::between,
-    known::Snapshot,
     registry::Access,
+    snapshot_view::Snapshot,
     *,
 };
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
 const SNAPSHOTS: &str = "/apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots";
 const PODS: &str = "/api/v1/namespaces/ci/pods";
 
-fn here(api: &FakeApi) -> Here {
-    Here { client: api.client(), namespace: "ci".into(), driver: "ovl.csi.dev".into() }
+fn session(api: &FakeApi) -> Session {
+    Session { client: api.client(), namespace: "ci".into(), driver: "ovl.csi.dev".into() }
 }
 
 /// An API server with a pod.
@@ -34,29 +34,29 @@ fn api() -> FakeApi {
     api
 }
 
-/// Carries a command line out.
+/// Runs a command line.
 async fn ovl(api: &FakeApi, line: &str) -> Result<(), Failure> {
     let words = ["kubectl-ovl"].into_iter().chain(line.split_whitespace());
-    let here = here(api);
+    let session = session(api);
     match Cli::try_parse_from(words).unwrap().command {
-        Command::Snapshot(args) => take::run(&here, &args).await,
-        Command::Fork(args) => fork::run(&here, &args).await,
-        Command::List(args) => list::run(&here, &args).await,
-        Command::Describe(args) => describe::run(&here, &args).await,
-        Command::Delete(args) => delete::run(&here, &args).await,
-        Command::Diff(args) => diff::run(&here, &args).await,
-        other => panic!("{other:?} asks no cluster"),
+        Command::Snapshot(args) => snapshot::run(&session, &args).await,
+        Command::Fork(args) => fork::run(&session, &args).await,
+        Command::List(args) => list::run(&session, &args).await,
+        Command::Describe(args) => describe::run(&session, &args).await,
+        Command::Delete(args) => delete::run(&session, &args).await,
+        Command::Diff(args) => diff::run(&session, &args).await,
+        other => panic!("{other:?} needs no cluster"),
     }
 }
 
-/// Says of each snapshot that is asked for what a controller would say.
-fn controller(api: &FakeApi, notes: Value, status: Value) -> tokio::task::JoinHandle<()> {
+/// Writes these annotations and this status to each snapshot, as a controller does.
+fn controller(api: &FakeApi, annotations: Value, status: Value) -> tokio::task::JoinHandle<()> {
     let api = api.clone();
     tokio::spawn(async move {
         loop {
             for object in api.all(SNAPSHOTS) {
                 let path = format!("{SNAPSHOTS}/{}", object["metadata"]["name"].as_str().unwrap());
-                api.patch(&path, json!({ "metadata": { "annotations": notes } }));
+                api.patch(&path, json!({ "metadata": { "annotations": annotations } }));
                 api.patch(&format!("{path}/status"), json!({ "status": status }));
             }
             sleep(Duration::from_millis(20)).await;
@@ -65,8 +65,8 @@ fn controller(api: &FakeApi, notes: Value, status: Value) -> tokio::task::JoinHa
 }
 
 fn ready(image: Option<&str>) -> (Value, Value) {
-    let notes = json!({ "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/node": "n-1", "ovl.csi.dev/image": image });
-    (notes, json!({ "readyToUse": true }))
+    let annotations = json!({ "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/node": "n-1", "ovl.csi.dev/image": image });
+    (annotations, json!({ "readyToUse": true }))
 }
 
 fn failed(result: Result<(), Failure>) -> String {
@@ -77,15 +77,15 @@ fn failed(result: Result<(), Failure>) -> String {
 }
 
 #[test]
-fn the_arguments_are_sound() {
+fn the_definitions_of_the_arguments_are_consistent() {
     Cli::command().debug_assert();
 }
 
 #[tokio::test]
-async fn a_snapshot_is_asked_for_and_waited_for() {
+async fn a_snapshot_is_created_and_waited_for() {
     let api = api();
-    let (notes, status) = ready(Some("r.io/ci/ws@sha256:0"));
-    let controller = controller(&api, notes, status);
+    let (annotations, status) = ready(Some("r.io/ci/ws@sha256:0"));
+    let controller = controller(&api, annotations, status);
     ovl(&api, "snapshot dev-0 ws ws-1 --class fast").await.unwrap();
     controller.abort();
     let made = api.get(&format!("{SNAPSHOTS}/ws-1")).unwrap();
@@ -94,40 +94,40 @@ async fn a_snapshot_is_asked_for_and_waited_for() {
     let content = made["spec"]["source"]["volumeSnapshotContentName"].as_str().unwrap();
     assert!(content.len() == 36 && content.starts_with("ovl-"), "{content}");
     let again = failed(ovl(&api, "snapshot dev-0 ws ws-1").await);
-    assert!(again.contains("there is a VolumeSnapshot ws-1 in namespace ci already"), "{again}");
+    assert!(again.contains("VolumeSnapshot ws-1 exists already in namespace ci"), "{again}");
 }
 
 #[tokio::test]
-async fn what_becomes_of_a_snapshot_is_the_exit_code() {
+async fn the_exit_code_is_the_result_of_the_snapshot() {
     let api = api();
     let late = ovl(&api, "snapshot dev-0 ws slow --timeout 0s").await;
-    let Err(Failure::Late(error)) = late else { panic!("{late:?}") };
+    let Err(Failure::TimedOut(error)) = late else { panic!("{late:?}") };
     assert!(error.to_string().contains("snapshot slow: Pending"), "{error}");
     ovl(&api, "snapshot dev-0 ws other --no-wait").await.unwrap();
-    let notes = json!({ "ovl.csi.dev/phase": "Failed", "ovl.csi.dev/message": "no room" });
-    let controller = controller(&api, notes, json!({}));
+    let annotations = json!({ "ovl.csi.dev/phase": "Failed", "ovl.csi.dev/message": "no space" });
+    let controller = controller(&api, annotations, json!({}));
     let why = failed(ovl(&api, "snapshot dev-0 ws bad").await);
     controller.abort();
-    assert_eq!(why, "snapshot bad failed: no room");
-    for (line, sentence) in [
+    assert_eq!(why, "snapshot bad failed: no space");
+    for (line, message) in [
         ("snapshot dev-1 ws a", "there is no pod dev-1 in namespace ci"),
         ("snapshot dev-0 w a", "pod dev-0 has no volume w"),
-        ("snapshot dev-0 data a", "is no csi volume of ovl.csi.dev"),
+        ("snapshot dev-0 data a", "is not a csi volume of ovl.csi.dev"),
     ] {
         let why = failed(ovl(&api, line).await);
-        assert!(why.contains(sentence), "{why}");
+        assert!(why.contains(message), "{why}");
     }
     let names: Vec<_> = api.all(SNAPSHOTS).iter().map(|s| s["metadata"]["name"].clone()).collect();
     assert_eq!(names, ["bad", "other", "slow"]);
 }
 
 #[tokio::test]
-async fn forks_are_made_of_a_new_snapshot_or_of_one_that_is_there() {
+async fn forks_are_made_of_a_new_snapshot_or_of_an_existing_one() {
     let api = api();
-    let (notes, status) = ready(None);
-    let controller = controller(&api, notes, status);
+    let (annotations, status) = ready(None);
+    let controller = controller(&api, annotations, status);
     ovl(&api, "fork dev-0 ws --replicas 2").await.unwrap();
-    assert_eq!(api.all(PODS).len(), 1, "printed, not made");
+    assert_eq!(api.all(PODS).len(), 1, "the forks are printed, not created");
     let [snapshot] = &api.all(SNAPSHOTS)[..] else { panic!("one snapshot") };
     let snapshot = snapshot["metadata"]["name"].as_str().unwrap().to_owned();
     assert!(snapshot.starts_with("dev-0-ws-"), "{snapshot}");
@@ -143,7 +143,7 @@ async fn forks_are_made_of_a_new_snapshot_or_of_one_that_is_there() {
         assert!(made["spec"]["affinity"].to_string().contains("\"n-1\""), "{made}");
     }
     let why = failed(ovl(&api, &line).await);
-    assert!(why.contains("there is a pod job-1 in namespace ci already"), "{why}");
+    assert!(why.contains("pod job-1 exists already in namespace ci"), "{why}");
     let why = failed(ovl(&api, "fork dev-0 ws --snapshot none").await);
     assert!(why.contains("there is no snapshot none in namespace ci"), "{why}");
     let long = "a".repeat(252);
@@ -153,7 +153,7 @@ async fn forks_are_made_of_a_new_snapshot_or_of_one_that_is_there() {
 }
 
 #[tokio::test]
-async fn only_snapshots_of_ours_are_deleted() {
+async fn snapshots_of_other_drivers_are_not_deleted() {
     let api = api();
     for (name, key) in
         [("a", "ovl.csi.dev/source"), ("b", "ovl.csi.dev/source"), ("foreign", "x/y")]
@@ -162,27 +162,28 @@ async fn only_snapshots_of_ours_are_deleted() {
         api.put(SNAPSHOTS, json!({ "metadata": metadata, "spec": { "source": {} } }));
     }
     let why = failed(ovl(&api, "delete a foreign").await);
-    assert!(why.contains("VolumeSnapshot foreign in namespace ci is none of ovl.csi.dev"), "{why}");
-    assert_eq!(api.all(SNAPSHOTS).len(), 3, "nothing was begun");
+    let message = "VolumeSnapshot foreign in namespace ci does not belong to ovl.csi.dev";
+    assert!(why.contains(message), "{why}");
+    assert_eq!(api.all(SNAPSHOTS).len(), 3, "nothing was deleted");
     ovl(&api, "delete a --wait").await.unwrap();
     assert_eq!(api.get(&format!("{SNAPSHOTS}/a")), None);
-    // The stock controllers hold it until it is gone elsewhere.
+    // The finalizers of Kubernetes' controllers keep the object until its content is deleted.
     api.patch(&format!("{SNAPSHOTS}/b"), json!({ "metadata": { "finalizers": ["held"] } }));
     let late = ovl(&api, "delete b --wait --timeout 0s").await;
-    assert!(matches!(late, Err(Failure::Late(_))), "{late:?}");
+    assert!(matches!(late, Err(Failure::TimedOut(_))), "{late:?}");
     ovl(&api, "list -o wide").await.unwrap();
     ovl(&api, "describe b -o json").await.unwrap();
 }
 
 #[tokio::test]
-async fn a_users_rights_are_named_where_they_end() {
-    let api = FakeApi::answering(&[403]);
+async fn a_missing_right_of_the_user_is_named_in_the_error() {
+    let api = FakeApi::responding(&[403]);
     let why = failed(ovl(&api, "list -A").await);
     assert!(why.contains("refused to list VolumeSnapshots") && why.contains("403"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_pushed_snapshots_are_compared_by_the_layers_that_they_do_not_share() {
+async fn a_diff_reads_only_the_layers_that_two_snapshots_do_not_share() {
     let registry = FakeRegistry::start().await;
     let base = archive_of(&[("etc/base", b"1"), ("keep", b"1")]);
     let one = archive_of(&[("a", b"1"), ("b", b"1")]);
@@ -207,15 +208,15 @@ async fn two_pushed_snapshots_are_compared_by_the_layers_that_they_do_not_share(
         ("etc/base", Change::AddedOrChanged),
     ];
     assert_eq!(found("1", "2", false).await, named(&unknown));
-    let blobs = registry.seen("/blobs/");
+    let blobs = registry.requests_to("/blobs/");
     assert_eq!(blobs.len(), 3, "two configs and one layer: {blobs:?}");
     let known = [("a", Change::Removed), ("b", Change::Changed), ("etc/base", Change::Changed)];
     assert_eq!(found("1", "2", true).await, named(&known));
     let back = [("a", Change::Added), ("b", Change::Changed), ("etc/base", Change::Changed)];
     assert_eq!(found("2", "1", true).await, named(&back));
     assert_eq!(found("1", "1", false).await, named(&[]));
-    let stranger = Access::of(registry.registries(), crate::image::Keyring::default());
-    let refused = between(&stranger, &reference("1"), &reference("2"), false).await.unwrap_err();
+    let anonymous = Access::of(registry.registries(), crate::image::Keyring::default());
+    let refused = between(&anonymous, &reference("1"), &reference("2"), false).await.unwrap_err();
     assert!(format!("{refused:#}").contains("docker login"), "{refused:#}");
 }
 
@@ -229,47 +230,50 @@ async fn a_registry_of_this_machine_is_reached_by_plain_http() {
 }
 
 #[tokio::test]
-async fn what_is_not_pushed_cannot_be_compared_and_says_so() {
+async fn a_diff_of_a_snapshot_that_is_not_pushed_is_an_error() {
     let api = api();
     for (name, phase) in [("a", "Ready"), ("b", "Pushing")] {
-        let notes = json!({ "ovl.csi.dev/node": "n-1", "ovl.csi.dev/phase": phase });
-        let metadata = json!({ "name": name, "annotations": notes });
+        let annotations = json!({ "ovl.csi.dev/node": "n-1", "ovl.csi.dev/phase": phase });
+        let metadata = json!({ "name": name, "annotations": annotations });
         api.put(SNAPSHOTS, json!({ "metadata": metadata, "spec": { "source": {} } }));
     }
     let why = failed(ovl(&api, "diff a b").await);
-    assert!(why.contains("snapshot a lies on node n-1 only"), "{why}");
+    assert!(why.contains("snapshot a is on node n-1 only"), "{why}");
     let why = failed(ovl(&api, "diff b a").await);
-    assert!(why.contains("snapshot b is in no registry yet: it is Pushing"), "{why}");
+    assert!(why.contains("snapshot b is not in a registry yet: its phase is Pushing"), "{why}");
 }
 
 #[test]
-fn completion_knows_what_comes_next() {
-    let next = |line: &str, begun: &str| {
+fn completion_lists_the_candidates_for_the_next_word() {
+    let next = |line: &str, prefix: &str| {
         let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-        next(&words, begun).0
+        candidates(&words, prefix).0
     };
-    let words = |line: &str, begun: &str| match next(line, begun) {
-        Next::Words(words) => words,
+    let words = |line: &str, prefix: &str| match next(line, prefix) {
+        Candidates::Words(words) => words,
         other => panic!("{line}: {other:?}"),
     };
     assert!(words("", "").contains(&"snapshot".to_owned()));
     assert!(!words("", "").contains(&"__complete".to_owned()));
-    assert_eq!(next("snapshot", ""), Next::Pod);
-    assert_eq!(next("-n ci snapshot dev-0", ""), Next::VolumeOf("dev-0".into()));
-    assert_eq!(next("fork --apply -r 3 dev-0 ws --snapshot", ""), Next::Snapshot);
-    assert_eq!(next("diff a", "b"), Next::Snapshot);
-    assert_eq!(next("diff a b", ""), Next::Words(Vec::new()));
+    assert_eq!(next("snapshot", ""), Candidates::Pod);
+    assert_eq!(next("-n ci snapshot dev-0", ""), Candidates::VolumeOf("dev-0".into()));
+    assert_eq!(next("fork --apply -r 3 dev-0 ws --snapshot", ""), Candidates::Snapshot);
+    assert_eq!(next("diff a", "b"), Candidates::Snapshot);
+    assert_eq!(next("diff a b", ""), Candidates::Words(Vec::new()));
     assert_eq!(words("completion", ""), ["bash", "zsh", "fish"]);
     assert_eq!(words("list -o", ""), ["text", "wide", "json"]);
     assert!(words("diff a", "-").contains(&"--plain-http".to_owned()));
     assert!(words("diff a", "--").contains(&"--namespace".to_owned()));
     let line = ["-n", "ci", "--context=two", "snapshot"].map(str::to_owned);
-    let whom = super::completion::next(&line, "").1;
-    assert_eq!((whom.namespace.as_deref(), whom.context.as_deref()), (Some("ci"), Some("two")));
+    let cluster = candidates(&line, "").1;
+    assert_eq!(
+        (cluster.namespace.as_deref(), cluster.context.as_deref()),
+        (Some("ci"), Some("two"))
+    );
 }
 
 #[test]
-fn durations_and_names_are_checked() {
+fn invalid_durations_and_names_are_refused() {
     for good in ["0s", "90s", "1h30m"] {
         assert!(duration(good).is_ok(), "{good}");
     }
@@ -283,15 +287,15 @@ fn durations_and_names_are_checked() {
 }
 
 #[test]
-fn a_line_says_what_became_of_a_snapshot() {
+fn the_result_of_a_snapshot_is_one_line() {
     let object = json!({ "metadata": { "name": "ws-1", "annotations": {
         "ovl.csi.dev/source": "dev-0/ws", "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/entries": "1",
         "ovl.csi.dev/bytes": "10", "ovl.csi.dev/frozen": "1.2ms", "ovl.csi.dev/node": "n-1" } },
         "spec": { "source": {} }, "status": { "readyToUse": true } });
     let snapshot = Snapshot::of(&serde_json::from_value(object).unwrap()).unwrap();
-    let said = take::said(&snapshot);
+    let line = snapshot::summary(&snapshot);
     assert_eq!(
-        said,
-        "snapshot ws-1 is ready: 1 entry, 10 B, the pod stood still for 1.2ms, on node n-1 only\n"
+        line,
+        "snapshot ws-1 is ready: 1 entry, 10 B, the pod was frozen for 1.2ms, on node n-1 only\n"
     );
 }

@@ -1,7 +1,7 @@
-//! Waiting for a snapshot: to be ready, or to be gone.
+//! Waits until a snapshot is ready or deleted.
 //!
-//! Asked again and again, not watched: whoever may read one object need not have the right to watch all, and one object every half
-//! second is nothing to an API server.
+//! It polls instead of watching, because a user with the right to read one object may have no right to watch all. To
+//! read one object every half second is a small load for an API server.
 
 use std::time::Duration;
 
@@ -9,110 +9,117 @@ use anyhow::anyhow;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Failure, Here,
-    known::{Snapshot, State},
+    Failure, Session,
     progress::Progress,
+    snapshot_view::{Snapshot, State},
 };
-use crate::{cluster::snapshot_api::VolumeSnapshot, fault::Class};
+use crate::{cluster::snapshot_api::VolumeSnapshot, error::Class};
 
-/// Between two questions.
+/// The pause between two reads.
 const PAUSE: Duration = Duration::from_millis(500);
-/// For how long a refusal may stand before it is taken as the answer: a pod that begins, a class that is made.
-const REFUSED: Duration = Duration::from_secs(15);
+/// How long the controller must refuse a snapshot until the command fails. A reason can pass: a pod that starts, a
+/// class that is created.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What one question found.
-enum Look {
-    There(Box<Snapshot>),
+/// The result of one read.
+enum Polled {
+    Found(Box<Snapshot>),
     Gone,
-    /// The API server did not answer, which may pass.
+    /// The API server did not respond, for this reason, which may pass.
     Unknown(String),
 }
 
-impl Here {
-    /// Waits until the snapshot is ready, and answers how it is then.
+impl Session {
+    /// Waits until the snapshot is ready, and returns it.
+    ///
+    /// # Errors
+    /// It failed, is deleted, is refused for a while, or is not ready in time.
     pub(super) async fn until_ready(
         &self,
         snapshot: &Snapshot,
         limit: Duration,
     ) -> Result<Snapshot, Failure> {
-        let (name, mut progress, begun) = (&snapshot.name, Progress::new(), Instant::now());
-        let mut refused = None;
+        let (name, mut progress, start) = (&snapshot.name, Progress::new(), Instant::now());
+        let mut refused_since = None;
         loop {
-            let said = match self.look(snapshot).await? {
-                Look::Gone => {
-                    return Err(anyhow!("snapshot {name} was deleted while it was made").into());
+            let state = match self.poll(snapshot).await? {
+                Polled::Gone => {
+                    return Err(anyhow!("snapshot {name} was deleted before it was ready").into());
                 }
-                Look::Unknown(why) => why,
-                Look::There(found) => {
+                Polled::Unknown(why) => why,
+                Polled::Found(found) => {
                     match found.state() {
                         State::Ready => return Ok(*found),
                         State::Failed(why) => {
                             return Err(anyhow!("snapshot {name} failed: {why}").into());
                         }
-                        State::Waiting => refused = None,
+                        State::Waiting => refused_since = None,
                         State::Refused(why) => {
-                            let since = *refused.get_or_insert_with(Instant::now);
-                            if since.elapsed() >= REFUSED {
-                                return Err(anyhow!("snapshot {name} is not made: {why}").into());
+                            let since = *refused_since.get_or_insert_with(Instant::now);
+                            if since.elapsed() >= REFUSAL_TIMEOUT {
+                                return Err(anyhow!("snapshot {name} is refused: {why}").into());
                             }
                         }
                     }
                     line(&found)
                 }
             };
-            progress.say(&said);
-            if begun.elapsed() >= limit {
+            progress.show(&state);
+            if start.elapsed() >= limit {
                 let waited = limit.as_secs();
-                return Err(Failure::Late(anyhow!(
-                    "not ready after {waited} s ({said}); it goes on, and kubectl ovl describe {name} shows how far it is"
+                return Err(Failure::TimedOut(anyhow!(
+                    "not ready after {waited} s ({state}); the cluster continues, and `kubectl ovl describe {name}` shows the progress"
                 )));
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// Waits until the snapshot is gone.
+    /// Waits until the snapshot is deleted.
+    ///
+    /// # Errors
+    /// It is not deleted in time.
     pub(super) async fn until_gone(
         &self,
         snapshot: &Snapshot,
         limit: Duration,
     ) -> Result<(), Failure> {
-        let (mut progress, begun) = (Progress::new(), Instant::now());
+        let (mut progress, start) = (Progress::new(), Instant::now());
         loop {
-            let said = match self.look(snapshot).await? {
-                Look::Gone => return Ok(()),
-                Look::Unknown(why) => why,
-                Look::There(found) => line(&found),
+            let state = match self.poll(snapshot).await? {
+                Polled::Gone => return Ok(()),
+                Polled::Unknown(why) => why,
+                Polled::Found(found) => line(&found),
             };
-            progress.say(&said);
-            if begun.elapsed() >= limit {
+            progress.show(&state);
+            if start.elapsed() >= limit {
                 let waited = limit.as_secs();
-                return Err(Failure::Late(anyhow!(
-                    "not gone after {waited} s ({said}); it goes on"
+                return Err(Failure::TimedOut(anyhow!(
+                    "not deleted after {waited} s ({state}); the cluster continues"
                 )));
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// The snapshot as it is now; another one of its name is not it.
-    async fn look(&self, snapshot: &Snapshot) -> Result<Look, Failure> {
+    /// Reads the snapshot. Another object with the same name counts as gone.
+    async fn poll(&self, snapshot: &Snapshot) -> Result<Polled, Failure> {
         let name = &snapshot.name;
         match self.client.get::<VolumeSnapshot>(Some(&self.namespace), name).await {
             Ok(found) => {
                 let found = found.and_then(|found| Snapshot::of(&found));
                 let same = found.filter(|found| found.uid == snapshot.uid);
-                Ok(same.map_or(Look::Gone, |found| Look::There(Box::new(found))))
+                Ok(same.map_or(Polled::Gone, |found| Polled::Found(Box::new(found))))
             }
             Err(why) if why.class() == Class::Unavailable => {
-                Ok(Look::Unknown(format!("snapshot {name}: {why}")))
+                Ok(Polled::Unknown(format!("snapshot {name}: {why}")))
             }
             Err(why) => Err(why.into()),
         }
     }
 }
 
-/// How far a snapshot is.
+/// The state of a snapshot on one line.
 fn line(snapshot: &Snapshot) -> String {
     let Snapshot { name, phase, message, .. } = snapshot;
     let amount = snapshot.amount().map(|amount| format!(", {amount}")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What `ovl node` is told, and what can be found wrong with it before anything is begun.
+//! The arguments of `ovl node`, and the checks that are made before anything is started.
 
 use std::{
     fs,
@@ -14,112 +14,114 @@ use serde::Deserialize;
 
 use crate::{
     csi::{self, DriverName, Endpoint, NodeName, Quantity},
+    format,
     image::{Hosts, Network, Registries, Repository},
-    layers::{DiskLimits, Form},
+    layers::{DiskLimits, LayerFormat},
     telemetry::Collector,
-    units,
     volumes::{ImagePolicy, Keyring, Settings},
 };
 
 /// Serve CSI on this node and register with its kubelet
 #[derive(Debug, Args)]
 pub(in crate::cli) struct NodeArgs {
-    /// This node, as `kubectl get nodes` calls it
+    /// The name of this node, as in `kubectl get nodes`
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub(super) node_name: NodeName,
     /// The name of the CSIDriver object
     #[arg(long, default_value = "ovl.csi.dev", value_name = "NAME")]
     driver_name: DriverName,
-    /// The socket of the driver; the kubelet has to see it at the same path
+    /// The socket of the driver; the kubelet must see it at the same path
     /// [default: unix://KUBELET_DIR/plugins/DRIVER_NAME/csi.sock]
     #[arg(long, value_name = "unix:///PATH")]
     endpoint: Option<Endpoint>,
-    /// The store of layers and volumes, one a driver [default: /var/lib/ovl-csi/DRIVER_NAME]
-    #[arg(long, value_name = "DIR", value_parser = folder)]
+    /// The directory of the store of layers and volumes; each driver needs its own [default:
+    /// /var/lib/ovl-csi/DRIVER_NAME]
+    #[arg(long, value_name = "DIR", value_parser = dir)]
     root: Option<PathBuf>,
     /// The kubelet's --root-dir
-    #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR", value_parser = folder)]
+    #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR", value_parser = dir)]
     kubelet_dir: PathBuf,
-    /// Registries' mirrors and plain http, as containerd has them: DIR/HOST[:PORT]/hosts.toml
-    #[arg(long, value_name = "DIR", value_parser = folder)]
+    /// Mirrors, CAs and plain http of registries, as for containerd: DIR/HOST[:PORT]/hosts.toml
+    #[arg(long, value_name = "DIR", value_parser = dir)]
     hosts_dir: Option<PathBuf>,
-    /// Where /healthz is served
+    /// The address of /healthz
     #[arg(long, default_value = "127.0.0.1:9808", value_name = "IP:PORT")]
     health_address: SocketAddr,
-    /// Where /metrics is served [default: nowhere]
+    /// The address of /metrics [default: not served]
     #[arg(long, value_name = "IP:PORT")]
     metrics_address: Option<SocketAddr>,
-    /// Do without an API server: pods get no Events, and `ovl snapshot` on this node asks for snapshots
+    /// Run without an API server: pods get no Events, and snapshots are taken with `ovl snapshot` on this node
     #[arg(long)]
     pub(super) no_cluster: bool,
-    /// Without a cluster: where `ovl snapshot` is served [default: ovl.sock beside the driver's socket]
+    /// Without a cluster: the socket for `ovl snapshot` [default: ovl.sock in the directory of the driver's socket]
     #[arg(long, value_name = "unix:///PATH", requires = "no_cluster")]
     local_endpoint: Option<Endpoint>,
-    /// Without a cluster: registry/repository where snapshots are pushed, and found that other nodes have pushed
+    /// Without a cluster: registry/repository to which snapshots are pushed, and in which snapshots of other nodes are
+    /// found
     #[arg(long, value_name = "REPOSITORY", requires = "no_cluster")]
     pub(super) snapshot_repository: Option<Repository>,
-    /// Whether snapshots of this node's volumes are made, and volumes are made of snapshots
+    /// Whether this node takes snapshots of volumes and makes volumes of snapshots
     #[arg(long, default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub(super) snapshots: bool,
-    /// The driver's own namespace, where the Secrets are with which snapshots are pushed
+    /// The driver's own namespace, which has the Secrets for pushing snapshots
     #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NAME")]
     pub(super) namespace: String,
-    /// Credentials for every pod, as in a Secret of type kubernetes.io/dockerconfigjson
+    /// Credentials for all pods, as in a Secret of type kubernetes.io/dockerconfigjson
     #[arg(long, value_name = "FILE")]
     credentials_file: Option<PathBuf>,
-    /// Which images pods may use: a TOML file with the list refusedImages and the table [allowedImages]
+    /// The images that pods can use: a TOML file with the list refusedImages and the table [allowedImages]
     #[arg(long, value_name = "FILE")]
     policy_file: Option<PathBuf>,
-    /// A network in which no registry is contacted that --hosts-dir does not name, such as 10.0.0.0/16; may be given again. The
-    /// cluster's Services and its API server are such by themselves
+    /// A network in which only registries of --hosts-dir are contacted, such as 10.0.0.0/16; can be repeated. The
+    /// networks of the cluster's Services and of its API server are always refused
     #[arg(long = "refused-network", value_name = "CIDR")]
     pub(super) refused_networks: Vec<Network>,
-    /// How much a volume may take where its pod does not say, such as 10Gi [default: no limit]
+    /// The size limit of volumes whose pods set none, such as 10Gi [default: no limit]
     #[arg(long, value_name = "QUANTITY")]
     default_size: Option<Quantity>,
-    /// How many files and folders a volume may have where its pod does not say [default: no limit]
+    /// The limit of files and directories of volumes whose pods set none [default: no limit]
     #[arg(long, value_name = "N")]
     default_inodes: Option<Quantity>,
-    /// Whether volumes are volatile where their pods do not say
+    /// Whether volumes are volatile if their pods do not set it
     #[arg(long, default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
     default_volatile: bool,
-    /// How full the store's disk may get before layers that nobody uses go
+    /// The high watermark: above this use of the store's disk, unused layers are removed
     #[arg(long, default_value = "85", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=99))]
     disk_high_percent: u8,
-    /// How full the store's disk may be when no more layers have to go
+    /// The low watermark: unused layers are removed until the use of the store's disk is below it
     #[arg(long, default_value = "75", value_name = "PERCENT", value_parser = value_parser!(u8).range(0..=98))]
     disk_low_percent: u8,
-    /// How much of the store's disk stays free whatever is pulled or captured
+    /// The share of the store's disk that pulls and captures leave free
     #[arg(long, default_value = "5", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=50))]
     disk_min_free_percent: u8,
-    /// How much of the store's disk the snapshots of this node may take
+    /// The share of the store's disk that all snapshots of this node can take
     #[arg(long, default_value = "50", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
     snapshots_disk_percent: u8,
-    /// How much of it those of one namespace may take
+    /// The share of the store's disk that the snapshots of one namespace can take
     #[arg(long, default_value = "25", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
     snapshots_namespace_disk_percent: u8,
-    /// How long a credential that a registry accepted is good without asking again; 0s: always ask
+    /// How long a credential is trusted after a registry accepted it; 0s: each publish asks the registry
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     trust_credentials_for: Duration,
-    /// A check of `ovl check` whose no is wrong here; may be given again
+    /// A required check of `ovl check` whose failure is ignored; can be repeated
     #[arg(long = "override", value_name = "NAME", value_parser = crate::cli::check::required_check)]
     pub(super) overridden: Vec<String>,
-    /// How new layers are kept: auto is erofs where the kernel has it
+    /// The format of new layers; auto is erofs where the kernel has it
     #[arg(long, default_value = "auto", value_name = "FORM")]
     layer_form: LayerForm,
-    /// Where traces go: http://HOST:PORT of an OTLP/gRPC collector [default: nowhere]
+    /// The OTLP/gRPC collector of traces, http://HOST:PORT [default: no traces]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub(super) otlp_endpoint: Option<Collector>,
 }
 
-/// How new layers are kept.
+/// The format of new layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LayerForm {
     /// erofs where the kernel has it, else dir
     Auto,
-    /// One EROFS image a layer
+    /// One EROFS image per layer
     Erofs,
-    /// A folder tree a layer
+    /// One directory tree per layer
     Dir,
 }
 
@@ -133,8 +135,8 @@ struct Policy {
     refused_images: Vec<String>,
 }
 
-/// A path that other paths are compared with.
-pub(in crate::cli) fn folder(text: &str) -> Result<PathBuf, String> {
+/// Parses an absolute path. It has no `..`, because other paths are compared with it.
+pub(in crate::cli) fn dir(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !plain {
@@ -143,75 +145,75 @@ pub(in crate::cli) fn folder(text: &str) -> Result<PathBuf, String> {
     Ok(path.components().collect())
 }
 
-/// As people write it: `1h`, `90m`, `0s`.
+/// Parses a duration such as `1h`, `90m` or `0s`.
 fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).ok_or_else(|| "expected a duration such as 1h or 90m, or 0s".to_owned())
+    format::duration(text).ok_or_else(|| "expected a duration such as 1h or 90m, or 0s".to_owned())
 }
 
-/// The node's own credentials.
+/// Reads the node's own credentials.
 fn keyring(path: Option<&Path>) -> anyhow::Result<Keyring> {
     let Some(path) = path else { return Ok(Keyring::default()) };
-    let named = || format!("--credentials-file {}", path.display());
-    Keyring::from_docker_config(&fs::read(path).with_context(named)?).with_context(named)
+    let argument = || format!("--credentials-file {}", path.display());
+    Keyring::from_docker_config(&fs::read(path).with_context(argument)?).with_context(argument)
 }
 
-/// Which images pods may use; without a file, all.
+/// Reads which images pods can use. Without a file they can use all.
 fn policy(path: Option<&Path>) -> anyhow::Result<ImagePolicy> {
     let Some(path) = path else { return Ok(ImagePolicy::default()) };
-    let named = || format!("--policy-file {}", path.display());
-    let text = fs::read_to_string(path).with_context(named)?;
-    let Policy { allowed_images, refused_images } = toml::from_str(&text).with_context(named)?;
-    allowed_images.refusing(&refused_images).with_context(named)
+    let argument = || format!("--policy-file {}", path.display());
+    let text = fs::read_to_string(path).with_context(argument)?;
+    let Policy { allowed_images, refused_images } = toml::from_str(&text).with_context(argument)?;
+    allowed_images.refusing(&refused_images).with_context(argument)
 }
 
 impl NodeArgs {
-    /// What would otherwise fail later, with a worse sentence.
+    /// Checks conditions that would fail later with a less clear error.
     pub(super) fn usable(&self) -> anyhow::Result<()> {
-        let myself =
+        let process =
             fs::metadata("/proc/self").context("cannot read /proc/self: is /proc mounted?")?;
-        if myself.uid() != 0 {
+        if process.uid() != 0 {
             bail!(
-                "ovl node mounts file systems and so has to run as root, but runs as user {}; in Kubernetes, in a \
+                "ovl node mounts file systems, so it must run as root, but it runs as user {}; in Kubernetes, run it in a \
                  privileged container",
-                myself.uid()
+                process.uid()
             );
         }
         if !self.kubelet_dir.is_dir() {
             bail!(
-                "--kubelet-dir {} is not a folder here: give the kubelet's --root-dir, and mount it at that same path",
+                "--kubelet-dir {} is not a directory: give the kubelet's --root-dir, and mount it at that same path",
                 self.kubelet_dir.display()
             );
         }
         Ok(())
     }
 
-    /// The folder of the store.
+    /// The directory of the store.
     pub(super) fn root(&self) -> PathBuf {
         let default = || Path::new("/var/lib/ovl-csi").join(self.driver_name.to_string());
         self.root.clone().unwrap_or_else(default)
     }
 
-    /// Where images come from.
+    /// The client of the registries.
     pub(super) fn registries(&self) -> anyhow::Result<Registries> {
         let hosts = match &self.hosts_dir {
             Some(dir) => Hosts::load(dir).context("--hosts-dir")?,
             None => Hosts::default(),
         };
         let registries = Registries::new(hosts).map_err(|e| anyhow!(e))?;
-        registries.refuse(self.refused_networks.clone());
+        registries.refuse_networks(self.refused_networks.clone());
         Ok(registries)
     }
 
-    /// How new layers are kept; `None` for what the kernel takes.
-    pub(super) fn form(&self) -> Option<Form> {
+    /// The format of new layers. `None`: EROFS where the kernel has it.
+    pub(super) fn form(&self) -> Option<LayerFormat> {
         match self.layer_form {
             LayerForm::Auto => None,
-            LayerForm::Erofs => Some(Form::Erofs),
-            LayerForm::Dir => Some(Form::Dir),
+            LayerForm::Erofs => Some(LayerFormat::Erofs),
+            LayerForm::Dir => Some(LayerFormat::Dir),
         }
     }
 
-    /// Where snapshots are asked for without a cluster.
+    /// The socket of `ovl snapshot`.
     pub(super) fn local_endpoint(&self, driver: &Endpoint) -> anyhow::Result<Endpoint> {
         match &self.local_endpoint {
             Some(endpoint) => Ok(endpoint.clone()),
@@ -222,12 +224,12 @@ impl NodeArgs {
         }
     }
 
-    /// What the store leaves to others of its disk.
+    /// The limits of the store on its disk.
     pub(super) fn disk(&self) -> anyhow::Result<DiskLimits> {
         let (high, min_free) = (self.disk_high_percent, self.disk_min_free_percent);
         if min_free > 100 - high {
             bail!(
-                "--disk-min-free-percent {min_free} leaves less than --disk-high-percent {high} to be used"
+                "--disk-min-free-percent {min_free} leaves less of the disk than --disk-high-percent {high} allows to use"
             );
         }
         let captures = self.snapshots_disk_percent;
@@ -235,7 +237,7 @@ impl NodeArgs {
         Ok(DiskLimits { min_free, captures, captures_each })
     }
 
-    /// How volumes are made.
+    /// The settings of volumes.
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         let (high, low) = (self.disk_high_percent, self.disk_low_percent);
         if low >= high {
@@ -251,7 +253,7 @@ impl NodeArgs {
         })
     }
 
-    /// What the service needs.
+    /// The configuration of the CSI services.
     pub(super) fn config(&self) -> anyhow::Result<csi::Config> {
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.clone(),
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_what_the_documentation_says() {
+    fn the_defaults_are_those_of_the_documentation() {
         let args = args(&[]);
         let (config, settings) = (args.config().unwrap(), args.settings().unwrap());
         assert_eq!(
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_arrives() {
+    fn the_arguments_become_settings() {
         let policy = file(
             "refusedImages = ['r.io/b*']\n[allowedImages]\ndefault = []\n[allowedImages.namespaces]\nci = ['r.io/*']",
         );
@@ -349,10 +351,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_argument_that_cannot_be_used_is_named_in_the_error() {
         let (policy, typed) = (file("[allowedImages]\ndefault = ['a[']"), file("[allowedimages]"));
         let (policy, typed) = (policy.path().to_str().unwrap(), typed.path().to_str().unwrap());
-        for (given, sentence) in [
+        for (given, message) in [
             (["--disk-low-percent", "85"], "--disk-low-percent 85 is not below"),
             (["--policy-file", policy], "\"a[\" is not a pattern"),
             (["--policy-file", typed], "unknown field `allowedimages`"),
@@ -361,7 +363,7 @@ mod tests {
             (["--credentials-file", "/nowhere"], "--credentials-file /nowhere: No such file"),
         ] {
             let error = format!("{:#}", args(&given).settings().unwrap_err());
-            assert!(error.contains(sentence), "{sentence:?} is not in {error:?}");
+            assert!(error.contains(message), "{message:?} is not in {error:?}");
         }
     }
 }

@@ -1,24 +1,24 @@
 //! The cluster's own networks, in which no registry is contacted unless the hosts directory names it.
 //!
-//! Deliberately absent: a node that does not serve because its API server does not answer. Volumes of its pods have to come and go.
+//! Deliberately absent: a node that does not serve because its API server does not respond. Pods must be able to start and end.
 
 use std::{future::Future, time::Duration};
 
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::ClusterError, fault::Class, image::Network};
+use crate::{cluster::ClusterError, error::Class, image::Network};
 
-/// How long things take.
+/// Timeouts and intervals.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// The most that the start of a node waits for them.
+    /// How long the start of a node waits for the networks at most.
     pub(super) start: Duration,
-    /// When they are asked for again while it waits.
+    /// The pause before the next request while the start waits.
     pub(super) soon: Duration,
-    /// When they are asked for again after a failure.
+    /// The pause before the next request after a failure.
     pub(super) again: Duration,
-    /// For how long they are taken to be the same: a cluster can get more of them.
+    /// The pause after a success. A cluster can get more networks.
     pub(super) kept: Duration,
 }
 
@@ -29,8 +29,8 @@ impl Default for Pace {
     }
 }
 
-/// Reads the networks now and then, and calls `refuse` with them and `given`. `known` is cancelled when they were read the first
-/// time, or when the API server said that this node may not read them.
+/// Reads the networks repeatedly, and calls `refuse` with them and `given`. `known` is cancelled after the first success, or when the
+/// API server refuses to let this node read them.
 pub(super) async fn keep<F>(
     read: impl Fn() -> F,
     given: Vec<Network>,
@@ -49,11 +49,11 @@ pub(super) async fn keep<F>(
                 pace.kept
             }
             Err(error) if error.class() == Class::Unavailable && !known.is_cancelled() => {
-                tracing::debug!(%error, "the cluster's networks are asked for again");
+                tracing::debug!(%error, "reading the cluster's networks is retried");
                 pace.soon
             }
             Err(error) => {
-                tracing::warn!(%error, "pods may name registries at addresses of the cluster's Services until these are known");
+                tracing::warn!(%error, "cannot read the networks of the cluster's Services; until then pods can name registries there");
                 known.cancel();
                 pace.again
             }
@@ -62,15 +62,15 @@ pub(super) async fn keep<F>(
     }
 }
 
-/// Waits until they are `known`, but no longer than a start may.
+/// Waits until the networks are `known`, at most [`Pace::start`].
 pub(super) async fn wait(known: &CancellationToken, pace: Pace) {
     if timeout(pace.start, known.cancelled()).await.is_err() {
         tracing::warn!(
             seconds = pace.start.as_secs(),
-            "the API server does not say the cluster's networks: serving without, and asking on; until then pods may name \
-             registries at addresses of the cluster's Services"
+            "the API server does not respond, so the node serves without the cluster's networks; until they are read \
+             pods can name registries there"
         );
-        // From here on failures are told, and not so often.
+        // From here on failures are logged, and retried less often.
         known.cancel();
     }
 }
@@ -86,16 +86,16 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
-    /// A start whose API server fails so, so many times, and then says the networks; returns how often it was asked, and what is
-    /// refused, when the node goes on.
+    /// A start whose API server fails `fails` times in the way of `how`, and then returns the networks. Returns the count of
+    /// requests and the refused networks when the node begins to serve.
     async fn start(
         fails: usize,
         how: fn() -> ClusterError,
         start: Duration,
     ) -> (usize, Vec<String>) {
-        let (asked, refused) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let (requests, refused) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let read = || async {
-            match asked.fetch_add(1, SeqCst) < fails {
+            match requests.fetch_add(1, SeqCst) < fails {
                 true => Err(how()),
                 false => Ok(vec!["10.96.0.0/12".to_owned(), "no network".to_owned()]),
             }
@@ -110,7 +110,7 @@ mod tests {
             () = keep(read, given, refuse, known.clone(), pace) => {}
         }
         let refused = refused.lock().unwrap().clone();
-        (asked.load(SeqCst), refused)
+        (requests.load(SeqCst), refused)
     }
 
     fn slow() -> ClusterError {
@@ -130,10 +130,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_serves_without_an_api_server_that_does_not_answer_or_refuses() {
-        let (asked, refused) = start(usize::MAX, slow, Duration::from_millis(50)).await;
-        assert!(asked > 0 && refused.is_empty());
-        // It is no use to ask again at once.
+    async fn a_node_serves_when_the_api_server_is_down_or_refuses() {
+        let (requests, refused) = start(usize::MAX, slow, Duration::from_millis(50)).await;
+        assert!(requests > 0 && refused.is_empty());
+        // A refusal is not retried during the start.
         assert_eq!(start(usize::MAX, forbidden, LONG).await, (1, Vec::new()));
     }
 }

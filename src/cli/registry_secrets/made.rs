@@ -1,6 +1,7 @@
-//! What the registry's Secrets hold.
+//! Makes and checks the contents of the registry's Secrets: the login, the CA and the certificate.
 //!
-//! Deliberately absent: the CA's key. It signs once and is forgotten, so nobody can steal it; what is signed is made anew as a whole.
+//! Deliberately absent: the CA's private key. It signs one certificate and is dropped, so it cannot be stolen. A new
+//! certificate always comes with a new CA.
 
 use std::{
     net::IpAddr,
@@ -22,18 +23,18 @@ use rustls::{
 };
 use serde_json::json;
 
-/// The account; the registry knows no other.
+/// The only account of the registry.
 const USER: &str = "ovl-csi";
 
-/// How many years the CA and the certificate are good for: nodes read them at their start, so a short life would need somebody who
-/// restarts them.
+/// The validity of the CA and the certificate, in years. Nodes read them at their start, so with a short validity the
+/// nodes would have to be restarted regularly.
 const YEARS: i16 = 10;
 
-/// How long before its end a certificate is told to be no good, so that there is time to make another.
+/// How long before its expiry a certificate is reported as invalid. This leaves time to make a new one.
 const NOTICE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// bcrypt's least. The password is 24 random bytes, which no work factor makes safer, and the registry computes this with every
-/// request: at the usual 10 that is 50 ms each.
+/// The lowest cost of bcrypt. The password is 24 random bytes, which a higher cost makes no safer. The registry
+/// computes the hash for every request: with the usual cost of 10 that takes 50 ms.
 const COST: u32 = 4;
 
 /// A new password.
@@ -45,14 +46,14 @@ pub(super) struct Login {
 }
 
 impl Login {
-    /// For the registry of this name, `HOST:PORT`.
+    /// A login for the registry `HOST:PORT`.
     ///
     /// # Errors
-    /// The machine gives no random numbers.
+    /// The system returns no random numbers.
     pub(super) fn new(registry: &str) -> anyhow::Result<Self> {
         let mut random = [0; 24];
         let source = ring::default_provider().secure_random;
-        source.fill(&mut random).map_err(|_| anyhow!("the machine gives no random numbers"))?;
+        source.fill(&mut random).map_err(|_| anyhow!("the system returns no random numbers"))?;
         let password = hex::encode(random);
         let line = bcrypt::hash(&password, COST).context("cannot hash the password")?;
         let auth = STANDARD.encode(format!("{USER}:{password}"));
@@ -64,30 +65,30 @@ impl Login {
     }
 }
 
-/// A new CA with one certificate, all PEM.
+/// A new CA with one certificate, all as PEM.
 pub(super) struct Tls {
     pub(super) ca: String,
     pub(super) certificate: String,
-    /// The certificate's, PKCS #8.
+    /// The private key of the certificate, PKCS #8.
     pub(super) key: String,
 }
 
 impl Tls {
-    /// For a server of this name and this address.
+    /// A certificate for a server with this name and this address.
     ///
     /// # Errors
-    /// The name cannot stand in a certificate, or the machine gives no random numbers.
+    /// The name cannot be in a certificate, or the system returns no random numbers.
     pub(super) fn new(host: &str, address: IpAddr, now: Timestamp) -> anyhow::Result<Self> {
         let ca_key = KeyPair::generate().context("cannot make a key")?;
         let mut ca = params(&format!("CA of {host}"), now)?;
-        // It signs servers and no other CA.
+        // The CA signs servers, but no other CA.
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let ca_pem = ca.self_signed(&ca_key).context("cannot sign the CA")?.pem();
 
         let key = KeyPair::generate().context("cannot make a key")?;
         let mut server = params(host, now)?;
-        let name = host.try_into().with_context(|| format!("{host} is no DNS name"))?;
+        let name = host.try_into().with_context(|| format!("{host} is not a DNS name"))?;
         server.subject_alt_names = vec![SanType::DnsName(name), SanType::IpAddress(address)];
         server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -98,7 +99,7 @@ impl Tls {
     }
 }
 
-/// Good from the day before, because not all clocks agree, and for [`YEARS`].
+/// The parameters of a certificate. It is valid from the day before, because clocks differ, and for [`YEARS`].
 fn params(name: &str, now: Timestamp) -> anyhow::Result<CertificateParams> {
     let today = now.to_zoned(TimeZone::UTC).date();
     let date = |date: Date| {
@@ -112,10 +113,10 @@ fn params(name: &str, now: Timestamp) -> anyhow::Result<CertificateParams> {
     Ok(params)
 }
 
-/// Checks that a client which trusts this CA takes the certificate for both names, now and for [`NOTICE`].
+/// Checks that a client which trusts this CA accepts the certificate for both names, now and for [`NOTICE`].
 ///
 /// # Errors
-/// Why not.
+/// A client would refuse the certificate, for the reason in the error.
 pub(super) fn fits(
     ca: &[u8],
     certificate: &[u8],
@@ -129,7 +130,7 @@ pub(super) fn fits(
     };
     let mut roots = RootCertStore::empty();
     for root in read(ca, "ca.crt")? {
-        roots.add(root).context("ca.crt holds no CA")?;
+        roots.add(root).context("ca.crt has no CA")?;
     }
     let chain = read(certificate, "tls.crt")?;
     let (first, rest) = chain.split_first().context("no certificate in tls.crt")?;
@@ -140,8 +141,8 @@ pub(super) fn fits(
     for at in [now, now + NOTICE] {
         for name in &names {
             let at = UnixTime::since_unix_epoch(at);
-            let seen = verifier.verify_server_cert(first, rest, name, &[], at);
-            seen.with_context(|| format!("tls.crt for {}", name.to_str()))?;
+            let verified = verifier.verify_server_cert(first, rest, name, &[], at);
+            verified.with_context(|| format!("tls.crt for {}", name.to_str()))?;
         }
     }
     Ok(())

@@ -55,7 +55,7 @@ async fn a_missing_login_and_certificate_are_made_and_fit_each_other() {
 }
 
 #[tokio::test]
-async fn a_login_and_certificate_that_are_there_stay_as_they_are() {
+async fn an_existing_login_and_certificate_are_not_changed() {
     let api = FakeApi::default();
     args(&[]).ensure(&api.client(), now()).await.unwrap();
     let first = api.all(SECRETS);
@@ -64,7 +64,7 @@ async fn a_login_and_certificate_that_are_there_stay_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_cut_short_is_made_good() {
+async fn a_missing_secret_after_an_interrupted_run_is_made_together_with_the_other() {
     let api = FakeApi::default();
     args(&[]).ensure(&api.client(), now()).await.unwrap();
     let before = value(&api, "s", "htpasswd");
@@ -76,7 +76,7 @@ async fn a_run_that_was_cut_short_is_made_good() {
 }
 
 #[tokio::test]
-async fn another_address_or_an_end_in_sight_is_said_with_what_to_do() {
+async fn a_certificate_for_another_address_or_near_its_expiry_is_an_error_with_advice() {
     let api = FakeApi::default();
     args(&[]).ensure(&api.client(), now()).await.unwrap();
     let moved = RegistrySecretsArgs { address: Ipv4Addr::new(10, 96, 0, 51).into(), ..args(&[]) };
@@ -90,7 +90,7 @@ async fn another_address_or_an_end_in_sight_is_said_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn where_cert_manager_has_the_certificate_only_a_login_is_made() {
+async fn with_login_only_no_certificate_is_made() {
     let api = FakeApi::default();
     args(&["--login-only"]).ensure(&api.client(), now()).await.unwrap();
     args(&["--login-only"]).ensure(&api.client(), now()).await.unwrap();

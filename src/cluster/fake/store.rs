@@ -1,21 +1,22 @@
-//! The objects of the fake API server.
+//! The objects of the fake API server, with the rules for reading and changing them.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-/// Why not: a code, its word, and the sentence.
+/// A refused request: the HTTP status, the reason and the message of the `Status` object.
 #[derive(Debug, PartialEq)]
 pub(super) struct Refused(pub(super) u16, pub(super) &'static str, pub(super) &'static str);
 
-pub(super) const NONE: Refused = Refused(404, "NotFound", "there is none");
-const OTHER: Refused = Refused(409, "Conflict", "it is another");
+pub(super) const NONE: Refused = Refused(404, "NotFound", "there is no such object");
+const OTHER: Refused = Refused(409, "Conflict", "it is another object");
 
-/// What a path of the API names.
+/// A parsed path of the API.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Path {
     /// Group and version.
     api: String,
+    /// The plural name.
     kind: String,
     namespace: Option<String>,
     pub(super) name: Option<String>,
@@ -40,19 +41,19 @@ impl Path {
         Self { status: false, ..self.clone() }
     }
 
-    /// Whether a list of this path has what is at that one.
+    /// Whether a list of this path includes the object at the other path.
     pub(super) fn holds(&self, other: &Self) -> bool {
         let everywhere = self.namespace.is_none() || self.namespace == other.namespace;
         (&self.api, &self.kind) == (&other.api, &other.kind) && everywhere
     }
 }
 
-/// What became of an object.
+/// One change of an object, for watches.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) version: u64,
     pub(super) path: Path,
-    /// As watchers see it.
+    /// The line of JSON that a watch sends.
     pub(super) line: Value,
 }
 
@@ -82,7 +83,7 @@ impl Store {
         &self.changes
     }
 
-    /// Carries a request out.
+    /// Carries out a request that changes an object.
     pub(super) fn change(
         &mut self,
         method: &str,
@@ -93,16 +94,16 @@ impl Store {
             "POST" => self.create(path, body),
             "PATCH" => self.patch(path, body),
             "DELETE" => self.delete(path, body),
-            _ => Err(Refused(405, "MethodNotAllowed", "not that way")),
+            _ => Err(Refused(405, "MethodNotAllowed", "this method is not supported")),
         }
     }
 
     fn create(&mut self, path: &Path, body: &Value) -> Result<Value, Refused> {
         let name =
-            body["metadata"]["name"].as_str().ok_or(Refused(422, "Invalid", "it has no name"))?;
+            body["metadata"]["name"].as_str().ok_or(Refused(422, "Invalid", "no name is given"))?;
         let path = Path { name: Some(name.to_owned()), ..path.plain() };
         if self.objects.contains_key(&path) {
-            return Err(Refused(409, "AlreadyExists", "it is there already"));
+            return Err(Refused(409, "AlreadyExists", "the object exists already"));
         }
         let mut object = body.clone();
         let version = self.version + 1;
@@ -132,7 +133,7 @@ impl Store {
         let mut changed = object.clone();
         let mut body = body.clone();
         if let Some(parts) = body.as_object_mut() {
-            // Each way leaves the other's part alone.
+            // A patch of the object leaves the status alone, and a patch of the status leaves the rest alone.
             parts.retain(|key, _| (key == "status") == path.status);
         }
         merge(&mut changed, &body);
@@ -152,13 +153,14 @@ impl Store {
         Ok(self.keep("MODIFIED", path.plain(), object))
     }
 
-    /// Keeps an object, unless it is to go and nothing holds it.
+    /// Stores an object. Removes it instead if it has a deletion timestamp and no finalizer.
     fn keep(&mut self, what: &str, path: Path, mut object: Value) -> Value {
         self.version += 1;
         let metadata = &mut object["metadata"];
         metadata["resourceVersion"] = self.version.to_string().into();
-        let held = metadata["finalizers"].as_array().is_some_and(|held| !held.is_empty());
-        let gone = metadata["deletionTimestamp"].is_string() && !held;
+        let finalizers = metadata["finalizers"].as_array();
+        let has_finalizer = finalizers.is_some_and(|finalizers| !finalizers.is_empty());
+        let gone = metadata["deletionTimestamp"].is_string() && !has_finalizer;
         match gone {
             true => drop(self.objects.remove(&path)),
             false => drop(self.objects.insert(path.clone(), object.clone())),
@@ -169,7 +171,7 @@ impl Store {
     }
 }
 
-/// As RFC 7386 says.
+/// Applies a merge patch (RFC 7386).
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -186,7 +188,7 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// The field that a query selects by, as a pointer, and its value.
+/// The field selector of a query: the field as a JSON pointer, and its value.
 pub(super) fn fields(query: &str) -> Option<(String, String)> {
     let selector = query.split('&').find_map(|part| part.strip_prefix("fieldSelector="))?;
     let selector = selector.replace("%3D", "=");

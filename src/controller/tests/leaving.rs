@@ -1,4 +1,4 @@
-//! Snapshots that go: how long a node is waited for, and what it could not remove.
+//! Tests of removal: how long the controller waits for a node, and how it reports what a node could not remove.
 
 use serde_json::json;
 
@@ -6,10 +6,10 @@ use super::world::{SNAPSHOTS, VS, World};
 
 const MADE: &str = "snap-vs-1";
 
-/// A snapshot that its node is to remove, and nothing was heard of yet.
-async fn leaving() -> World {
+/// A snapshot whose removal is requested from a node that does not respond.
+async fn removal_requested() -> World {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.settle().await;
     world.silence_node();
     world.api.delete(&format!("{VS}/ws-1"));
@@ -19,8 +19,8 @@ async fn leaving() -> World {
     world
 }
 
-/// The node says so, and has had so many minutes.
-async fn said(world: &World, status: serde_json::Value, minutes: i64) {
+/// The node reports a status, after the removal was requested so many minutes ago.
+async fn node_reports(world: &World, status: serde_json::Value, minutes: i64) {
     let path = format!("{SNAPSHOTS}/{MADE}");
     let since = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
     let annotations = json!({"ovl.csi.dev/deleted-at": since.to_string()});
@@ -30,7 +30,7 @@ async fn said(world: &World, status: serde_json::Value, minutes: i64) {
 }
 
 #[tokio::test]
-async fn a_node_at_work_is_waited_for_longer_than_one_that_says_nothing() {
+async fn the_controller_waits_longer_for_a_node_that_has_started_the_removal() {
     for (phase, minutes, waits) in [
         ("Ready", 9, true),
         ("Ready", 11, false),
@@ -38,40 +38,43 @@ async fn a_node_at_work_is_waited_for_longer_than_one_that_says_nothing() {
         ("Deleting", 29, true),
         ("Deleting", 31, false),
     ] {
-        let world = leaving().await;
-        said(&world, json!({"phase": phase}), minutes).await;
+        let world = removal_requested().await;
+        node_reports(&world, json!({"phase": phase}), minutes).await;
         assert_eq!(world.api.all(SNAPSHOTS).len(), usize::from(waits), "{phase} {minutes}");
-        let told = world.reasons().await.last().cloned();
-        assert_eq!(told.as_deref() == Some("SnapshotLeftBehind"), !waits, "{phase} {minutes}");
+        let last = world.reasons().await.last().cloned();
+        assert_eq!(last.as_deref() == Some("SnapshotLeftBehind"), !waits, "{phase} {minutes}");
     }
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_ready_for_a_moment_is_waited_for() {
+async fn the_controller_waits_for_a_node_that_is_not_ready_for_a_moment() {
     for (minutes, waits) in [(0, true), (2, false)] {
-        let world = leaving().await;
+        let world = removal_requested().await;
         let since = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
         let condition =
             json!({"type": "Ready", "status": "Unknown", "lastTransitionTime": since.to_string()});
         let status = json!({"status": {"conditions": [condition]}});
         world.api.patch("/api/v1/nodes/n-1/status", status);
-        // At it for longer than that.
-        said(&world, json!({"phase": "Deleting"}), 5).await;
+        // The removal was requested before the node became not ready.
+        node_reports(&world, json!({"phase": "Deleting"}), 5).await;
         assert_eq!(world.api.all(SNAPSHOTS).len(), usize::from(waits), "{minutes}");
     }
 }
 
 #[tokio::test]
-async fn what_is_left_in_a_registry_is_told() {
-    for (message, told) in [(json!("its manifest is left in r.io/ci: no"), 1), (json!(null), 0)] {
-        let world = leaving().await;
-        said(&world, json!({"phase": "Deleted", "message": message}), 1).await;
+async fn an_image_that_stays_in_the_registry_is_reported() {
+    for (message, events_expected) in
+        [(json!("its manifest is left in r.io/ci: no"), 1), (json!(null), 0)]
+    {
+        let world = removal_requested().await;
+        node_reports(&world, json!({"phase": "Deleted", "message": message}), 1).await;
         world.assert_empty();
         let left =
             world.reasons().await.into_iter().filter(|reason| reason == "SnapshotLeftBehind");
-        assert_eq!(left.count(), told);
+        assert_eq!(left.count(), events_expected);
         let events = world.api.all("/api/v1/namespaces/ci/events");
-        let sentence = "removed by node n-1: its manifest is left in r.io/ci: no";
-        assert_eq!(events.iter().filter(|event| event["message"] == sentence).count(), told);
+        let expected = "snapshot removed by node n-1: its manifest is left in r.io/ci: no";
+        let count = events.iter().filter(|event| event["message"] == expected).count();
+        assert_eq!(count, events_expected);
     }
 }

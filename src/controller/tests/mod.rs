@@ -1,5 +1,5 @@
-//! Whole lives of snapshots, with the stock controllers and a node played by `world`, and with the controller killed between any two
-//! of its requests.
+//! Tests of whole lives of snapshots. `world` fakes the stock controllers and a node. One test kills the controller
+//! between any two of its requests.
 
 mod leaving;
 mod refused;
@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 use crate::cluster::fake::Loss;
 use world::{CONTENTS, SNAPSHOTS, VS, World};
 
-/// What a user sees when all is well.
+/// Checks what a user sees when the snapshot `ws-1` is ready.
 fn assert_ready(world: &World) {
-    let asked = world.api.get(&format!("{VS}/ws-1")).unwrap();
-    assert_eq!(asked["status"]["readyToUse"], true, "{asked:#}");
-    let told = &asked["metadata"]["annotations"];
+    let object = world.api.get(&format!("{VS}/ws-1")).unwrap();
+    assert_eq!(object["status"]["readyToUse"], true, "{object:#}");
+    let annotations = &object["metadata"]["annotations"];
     for (key, value) in [
         ("ovl.csi.dev/phase", "Ready"),
         ("ovl.csi.dev/node", "n-1"),
         ("ovl.csi.dev/image", "r.io/ci@sha256:0"),
         ("ovl.csi.dev/frozen", "12.3ms"),
     ] {
-        assert_eq!(told[key], value, "{asked:#}");
+        assert_eq!(annotations[key], value, "{object:#}");
     }
     let content = world.api.get(&format!("{CONTENTS}/ws-1-content")).unwrap();
     assert_eq!(content["spec"]["source"], json!({"snapshotHandle": "snap-vs-1"}));
@@ -39,14 +39,14 @@ fn assert_ready(world: &World) {
 }
 
 #[tokio::test]
-async fn a_volume_snapshot_is_made_and_told() {
+async fn a_volume_snapshot_becomes_ready_and_reports_its_progress() {
     let world = World::new();
     world.class(
         "fast",
         "Delete",
         json!({"repository": "r.io/{namespace}", "freezeTimeout": "2s", "onFreezeTimeout": "live"}),
     );
-    world.ask(json!({"volumeSnapshotClassName": "fast"}));
+    world.request(json!({"volumeSnapshotClassName": "fast"}));
     world.settle().await;
     assert_ready(&world);
     let spec = world.api.get(&format!("{SNAPSHOTS}/snap-vs-1")).unwrap()["spec"].clone();
@@ -61,35 +61,35 @@ async fn a_volume_snapshot_is_made_and_told() {
     );
     assert_eq!(world.reasons().await, ["SnapshotRequested", "SnapshotCut", "SnapshotPushed"]);
     // Nothing is left to do.
-    let before = world.api.asked().len();
+    let before = world.api.requests().len();
     world.controller_round().await;
-    assert!(world.api.asked()[before..].iter().all(|asked| asked.method == "GET"));
+    assert!(world.api.requests()[before..].iter().all(|request| request.method == "GET"));
 }
 
-/// Who may edit a VolumeSnapshot may not have its Events told again and again.
+/// The editors of a VolumeSnapshot must not be able to cause the same Events again and again.
 #[tokio::test]
-async fn events_are_told_once_whatever_an_editor_does_to_the_annotations() {
+async fn events_are_recorded_once_even_if_a_user_edits_the_annotations() {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.settle().await;
-    let told = world.reasons().await;
-    assert_eq!(told, ["SnapshotRequested", "SnapshotCut", "SnapshotPushed"]);
+    let reasons = world.reasons().await;
+    assert_eq!(reasons, ["SnapshotRequested", "SnapshotCut", "SnapshotPushed"]);
     for phase in [json!(null), json!("Cutting"), json!("Pushing")] {
         let notes = json!({"metadata": {"annotations": {"ovl.csi.dev/phase": phase}}});
         world.api.patch(&format!("{VS}/ws-1"), notes);
         world.settle().await;
         assert_ready(&world);
     }
-    assert_eq!(world.reasons().await, told);
+    assert_eq!(world.reasons().await, reasons);
 }
 
-/// Registries take 255 characters, and a pod's name alone may have 253.
+/// Registries accept 255 characters, and the name of a pod alone may have 253.
 #[tokio::test]
-async fn a_repository_of_long_names_is_shortened_and_said() {
+async fn a_repository_with_long_names_is_shortened_and_reported() {
     let world = World::new();
     let name = "w".repeat(240);
     world.class("long", "Delete", json!({"repository": "r.io/snapshots/{namespace}/{name}"}));
-    world.ask_as(&name, "vs-9", json!({"volumeSnapshotClassName": "long"}));
+    world.request_as(&name, "vs-9", json!({"volumeSnapshotClassName": "long"}));
     world.settle().await;
     let made = world.api.get(&format!("{SNAPSHOTS}/snap-vs-9")).unwrap();
     let repository = made["spec"]["repository"].as_str().unwrap();
@@ -101,14 +101,14 @@ async fn a_repository_of_long_names_is_shortened_and_said() {
 }
 
 #[tokio::test]
-async fn the_default_class_of_the_driver_is_taken_and_no_class_is_fine_too() {
+async fn without_a_named_class_the_default_class_is_used_if_there_is_one() {
     for (policy, classes) in [("Retain", 1), ("Delete", 0)] {
         let world = World::new();
         for n in 0..classes {
             let class = world.class(&format!("c-{n}"), policy, json!({}));
             world.api.patch(&class, json!({"metadata": {"annotations": {"snapshot.storage.kubernetes.io/is-default-class": "true"}}}));
         }
-        world.ask(json!({}));
+        world.request(json!({}));
         world.settle().await;
         assert_ready(&world);
         let content = world.api.get(&format!("{CONTENTS}/ws-1-content")).unwrap();
@@ -118,11 +118,11 @@ async fn the_default_class_of_the_driver_is_taken_and_no_class_is_fine_too() {
 }
 
 #[tokio::test]
-async fn a_parent_of_the_same_namespace_is_named() {
+async fn a_parent_in_the_same_namespace_is_named() {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.settle().await;
-    world.ask_as("ws-2", "vs-2", json!({}));
+    world.request_as("ws-2", "vs-2", json!({}));
     world.controller_round().await;
     let parent = json!({"status": {"parent": "snap-vs-1"}});
     world.api.patch(&format!("{SNAPSHOTS}/snap-vs-2/status"), parent);
@@ -132,17 +132,17 @@ async fn a_parent_of_the_same_namespace_is_named() {
 }
 
 #[tokio::test]
-async fn what_fails_on_the_node_reaches_the_user() {
+async fn a_failure_on_the_node_reaches_the_user() {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.controller_round().await;
     let failed = json!({"status": {"phase": "Failed", "message": "the disk of n-1 is full"}});
     world.api.patch(&format!("{SNAPSHOTS}/snap-vs-1/status"), failed);
     world.settle().await;
-    let asked = world.api.get(&format!("{VS}/ws-1")).unwrap();
-    assert_eq!(asked["metadata"]["annotations"]["ovl.csi.dev/message"], "the disk of n-1 is full");
-    assert_eq!(asked["status"]["readyToUse"], false);
-    let error = asked["status"]["error"]["message"].as_str().unwrap();
+    let object = world.api.get(&format!("{VS}/ws-1")).unwrap();
+    assert_eq!(object["metadata"]["annotations"]["ovl.csi.dev/message"], "the disk of n-1 is full");
+    assert_eq!(object["status"]["readyToUse"], false);
+    let error = object["status"]["error"]["message"].as_str().unwrap();
     assert!(error.contains("snapshot snap-vs-1 failed: the disk of n-1 is full"), "{error}");
     assert_eq!(world.reasons().await, ["SnapshotRequested", "SnapshotFailed"]);
     world.api.delete(&format!("{VS}/ws-1"));
@@ -150,23 +150,23 @@ async fn what_fails_on_the_node_reaches_the_user() {
     world.assert_empty();
 }
 
-/// A snapshot that was only on a node that is gone ends somewhere.
+/// A snapshot that exists only on a node that is gone must not wait for ever.
 #[tokio::test]
-async fn a_node_that_is_gone_for_good_is_said() {
-    for (phase, sentence) in [
-        (json!(null), "node n-1 is gone, and had not cut the volume"),
-        (json!("Cutting"), "had not cut the volume"),
-        (json!("Pushing"), "had not pushed all of the snapshot"),
-        (json!("Ready"), "which alone had the snapshot, is gone"),
+async fn a_snapshot_fails_when_the_only_node_that_has_it_is_gone() {
+    for (phase, message) in [
+        (json!(null), "node n-1 is gone, and it had not captured the volume"),
+        (json!("Cutting"), "it had not captured the volume"),
+        (json!("Pushing"), "it had not pushed the whole snapshot"),
+        (json!("Ready"), "node n-1 is gone, and only it had the snapshot"),
     ] {
         let world = World::new();
-        world.ask(json!({}));
+        world.request(json!({}));
         world.controller_round().await;
         world.stock_round().await;
         let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Said", "message": "m", "lastTransitionTime": "2026-01-02T03:04:05Z"});
         let status = json!({"phase": phase, "conditions": [condition("Ready"), condition("Cut")]});
         world.api.patch(&format!("{SNAPSHOTS}/snap-vs-1/status"), json!({ "status": status }));
-        // Not ready is not gone.
+        // A node that is not ready is not gone.
         world.node_is("Unknown");
         world.controller_round().await;
         let status = |world: &World| {
@@ -177,7 +177,7 @@ async fn a_node_that_is_gone_for_good_is_said() {
         world.settle().await;
         let failed = status(&world);
         assert_eq!(failed["phase"], "Failed");
-        // What a node that comes back after all goes by stays.
+        // The conditions stay, because a node that comes back continues from them.
         let conditions = failed["conditions"].as_array().unwrap();
         assert_eq!((conditions.len(), &conditions[0]), (2, &condition("Cut")));
         assert_eq!(
@@ -186,8 +186,9 @@ async fn a_node_that_is_gone_for_good_is_said() {
         );
         assert_eq!(conditions[1]["message"], failed["message"]);
         assert_ne!(conditions[1]["lastTransitionTime"], "2026-01-02T03:04:05Z");
-        let told = world.api.get(&format!("{VS}/ws-1")).unwrap()["metadata"]["annotations"].clone();
-        assert!(told["ovl.csi.dev/message"].as_str().unwrap().contains(sentence), "{told}");
+        let object = world.api.get(&format!("{VS}/ws-1")).unwrap();
+        let written = &object["metadata"]["annotations"]["ovl.csi.dev/message"];
+        assert!(written.as_str().unwrap().contains(message), "{object}");
         world.api.delete(&format!("{VS}/ws-1"));
         world.settle().await;
         world.assert_empty();
@@ -195,9 +196,9 @@ async fn a_node_that_is_gone_for_good_is_said() {
 }
 
 #[tokio::test]
-async fn one_that_was_pushed_outlives_its_node() {
+async fn a_pushed_snapshot_outlives_its_node() {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.settle().await;
     world.api.delete("/api/v1/nodes/n-1");
     world.settle().await;
@@ -205,11 +206,11 @@ async fn one_that_was_pushed_outlives_its_node() {
 }
 
 #[tokio::test]
-async fn a_volume_snapshot_that_goes_takes_everything_along() {
+async fn deleting_a_volume_snapshot_removes_everything() {
     for when in 0..12 {
         let world = World::new();
-        world.ask(json!({}));
-        // Some way into its making.
+        world.request(json!({}));
+        // The snapshot is in progress.
         for step in 0..when {
             match step % 3 {
                 0 => world.controller_round().await,
@@ -224,10 +225,10 @@ async fn a_volume_snapshot_that_goes_takes_everything_along() {
 }
 
 #[tokio::test]
-async fn retain_keeps_the_snapshot_whatever_goes() {
+async fn retain_keeps_the_snapshot_when_its_objects_are_deleted() {
     let world = World::new();
     world.class("keep", "Retain", json!({}));
-    world.ask(json!({"volumeSnapshotClassName": "keep"}));
+    world.request(json!({"volumeSnapshotClassName": "keep"}));
     world.settle().await;
     world.api.delete(&format!("{VS}/ws-1"));
     world.settle().await;
@@ -241,9 +242,9 @@ async fn retain_keeps_the_snapshot_whatever_goes() {
         json!(false)
     );
 
-    // The policy is the content's, and may be changed there.
+    // The policy of the content counts, and a user may change it there.
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.settle().await;
     world
         .api
@@ -257,10 +258,10 @@ async fn retain_keeps_the_snapshot_whatever_goes() {
 }
 
 #[tokio::test]
-async fn a_content_that_goes_without_csi_takes_the_snapshot_along() {
-    // As when the side-car never looked at it: nobody calls DeleteSnapshot.
+async fn deleting_a_content_without_a_csi_call_removes_the_snapshot() {
+    // The sidecar never saw the content, so DeleteSnapshot is not called.
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.controller_round().await;
     world.api.delete(&format!("{VS}/ws-1"));
     world.api.delete(&format!("{CONTENTS}/ws-1-content"));
@@ -271,11 +272,11 @@ async fn a_content_that_goes_without_csi_takes_the_snapshot_along() {
 }
 
 #[tokio::test]
-async fn a_content_that_an_administrator_wrote_for_a_snapshot_is_theirs() {
+async fn a_content_that_an_administrator_wrote_is_not_deleted() {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.settle().await;
-    // Taken over into another namespace, by hand, for a VolumeSnapshot that is not there yet.
+    // An administrator writes a content for another namespace, whose VolumeSnapshot does not exist yet.
     let mut content = world.api.get(&format!("{CONTENTS}/ws-1-content")).unwrap();
     content["metadata"] = json!({"name": "taken-over"});
     content["spec"]["volumeSnapshotRef"] =
@@ -292,9 +293,9 @@ async fn a_content_that_an_administrator_wrote_for_a_snapshot_is_theirs() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_is_lost_is_not_cut_anew() {
+async fn a_lost_snapshot_is_not_captured_again() {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.settle().await;
     world.api.delete(&format!("{SNAPSHOTS}/snap-vs-1"));
     world.settle().await;
@@ -306,9 +307,9 @@ async fn a_snapshot_that_is_lost_is_not_cut_anew() {
 }
 
 #[tokio::test]
-async fn a_node_that_says_nothing_is_waited_for_so_long() {
+async fn the_controller_stops_waiting_for_a_node_that_does_not_respond() {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.settle().await;
     world.silence_node();
     world.api.delete(&format!("{VS}/ws-1"));
@@ -323,95 +324,98 @@ async fn a_node_that_says_nothing_is_waited_for_so_long() {
     assert_eq!(world.reasons().await.last().map(String::as_str), Some("SnapshotLeftBehind"));
 }
 
-/// The controller is killed at each of its requests, before it arrives and before its answer does: the end is always the same.
+/// The controller is killed at each of its requests: before the request arrives, and before its response does. The
+/// final state is always the same.
 #[tokio::test]
-async fn killed_between_any_two_steps_it_ends_the_same() {
-    for scene in [Scene::Made, Scene::Deleted, Scene::DeletedUnbound, Scene::DeletedEarly] {
-        let whole = scene.play(None).await.unwrap();
-        for how in [Loss::Request, Loss::Answer] {
+async fn a_controller_killed_between_any_two_steps_reaches_the_same_state() {
+    for scenario in
+        [Scenario::Created, Scenario::Deleted, Scenario::DeletedUnbound, Scenario::DeletedEarly]
+    {
+        let whole = scenario.run(None).await.unwrap();
+        for how in [Loss::Request, Loss::Response] {
             for after in 0.. {
-                assert!(after < 500, "{scene:?} never ends");
-                let Some(end) = scene.play(Some((after, how))).await else {
-                    assert!(after > 10, "{scene:?} has too few requests: {after}");
+                assert!(after < 500, "{scenario:?} never ends");
+                let Some(end) = scenario.run(Some((after, how))).await else {
+                    assert!(after > 10, "{scenario:?} has too few requests: {after}");
                     break;
                 };
-                assert_eq!(end, whole, "{scene:?}, {how:?} {after}");
+                assert_eq!(end, whole, "{scenario:?}, {how:?} {after}");
             }
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Scene {
-    Made,
+enum Scenario {
+    Created,
     Deleted,
-    /// Before the stock controllers saw anything.
+    /// Deleted before the stock controllers saw anything.
     DeletedUnbound,
-    /// Once it was bound, and not ready.
+    /// Deleted after it was bound and before it was ready.
     DeletedEarly,
 }
 
-impl Scene {
-    /// The end of it; `None` where nothing was left to be lost.
-    async fn play(self, loss: Option<(usize, Loss)>) -> Option<Value> {
+impl Scenario {
+    /// Runs the scenario and returns the final state; `None` if no request was lost.
+    async fn run(self, loss: Option<(usize, Loss)>) -> Option<Value> {
         let world = World::new();
         world.class("fast", "Delete", json!({"repository": "r.io/{namespace}"}));
-        world.ask(json!({"volumeSnapshotClassName": "fast"}));
+        world.request(json!({"volumeSnapshotClassName": "fast"}));
         if self == Self::Deleted {
             world.settle().await;
         }
-        if self != Self::Made && self != Self::DeletedUnbound {
+        if self != Self::Created && self != Self::DeletedUnbound {
             world.controller_round().await;
             world.stock_round().await;
         }
         if self == Self::DeletedUnbound {
             world.controller_round().await;
         }
-        if self != Self::Made {
+        if self != Self::Created {
             world.api.delete(&format!("{VS}/ws-1"));
         }
         if let Some((after, how)) = loss {
             world.api.lose(after, how);
-            // Until it dies; nothing gets through to the end.
+            // The controller dies at the lost request: no later request arrives.
             world.settle().await;
-            if !world.api.mend() {
+            if !world.api.restore() {
                 return None;
             }
         }
         world.settle().await;
         match self {
-            Self::Made => assert_ready(&world),
+            Self::Created => assert_ready(&world),
             _ => world.assert_empty(),
         }
         Some(world.state())
     }
 }
 
-/// The loop itself: watches, queue and workers, from a VolumeSnapshot to nothing left.
+/// The whole loop with its watches and its queue, from the creation of a VolumeSnapshot to its removal.
 #[tokio::test]
-async fn the_loop_follows_what_changes() {
+async fn the_loop_reconciles_every_change() {
     let world = World::new();
     let stop = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn({
         let (controller, stop) = (world.controller.clone(), stop.clone());
         async move { controller.run(stop).await }
     });
-    world.ask(json!({}));
+    world.request(json!({}));
     let is_ready = || {
-        let asked = world.api.get(&format!("{VS}/ws-1"));
-        asked.is_some_and(|asked| {
-            asked["metadata"]["annotations"]["ovl.csi.dev/phase"] == "Ready"
-                && asked["status"]["readyToUse"] == true
+        let object = world.api.get(&format!("{VS}/ws-1"));
+        object.is_some_and(|object| {
+            object["metadata"]["annotations"]["ovl.csi.dev/phase"] == "Ready"
+                && object["status"]["readyToUse"] == true
         })
     };
-    world.play_others_until(is_ready).await;
+    world.run_others_until(is_ready).await;
     assert_ready(&world);
     let metrics = || world.metrics.text().unwrap();
-    world.play_others_until(|| metrics().contains("ovl_snapshots{phase=\"Ready\"} 1\n")).await;
+    world.run_others_until(|| metrics().contains("ovl_snapshots{phase=\"Ready\"} 1\n")).await;
     assert!(metrics().contains("ovl_reconciles_total{kind=\"VolumeSnapshot\",result=\"done\"}"));
     world.api.delete(&format!("{VS}/ws-1"));
     world
-        .play_others_until(|| world.api.all(SNAPSHOTS).is_empty() && world.api.all(VS).is_empty())
+        .run_others_until(|| world.api.all(SNAPSHOTS).is_empty() && world.api.all(VS).is_empty())
         .await;
     world.assert_empty();
     stop.cancel();

@@ -1,4 +1,4 @@
-//! VolumeSnapshots that cannot be made: the user is told why, once, and where it can heal it does.
+//! Tests of refused VolumeSnapshots: the reason is reported once, and the snapshot starts once the user has fixed it.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,11 @@ use super::world::{CLASSES, CONTENTS, PODS, SNAPSHOTS, VS, World};
 use crate::metrics::Metrics;
 
 fn message(world: &World) -> String {
-    let asked = world.api.get(&format!("{VS}/ws-1")).unwrap();
-    asked["metadata"]["annotations"]["ovl.csi.dev/message"].as_str().unwrap_or("nothing").to_owned()
+    let object = world.api.get(&format!("{VS}/ws-1")).unwrap();
+    object["metadata"]["annotations"]["ovl.csi.dev/message"]
+        .as_str()
+        .unwrap_or("nothing")
+        .to_owned()
 }
 
 fn source(world: &World, source: &str) {
@@ -22,10 +25,10 @@ fn content_name(world: &World, name: &str) {
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_is_said_once_and_healed() {
+async fn a_refusal_is_reported_once_and_ends_when_its_cause_is_fixed() {
     let pod = |volumes: Value| json!({"spec": {"volumes": volumes}});
     let pods = format!("{PODS}/p");
-    for (spoil, heal, reason, sentence) in [
+    for (set_up, fix, reason, expected) in [
         (
             &(|w: &World| source(w, "p")) as &dyn Fn(&World),
             &(|w: &World| source(w, "p/ws")) as &dyn Fn(&World),
@@ -46,25 +49,25 @@ async fn what_cannot_be_made_is_said_once_and_healed() {
                 drop(w.api.patch(&format!("{VS}/ws-1"), json!({"spec": {"source": {"persistentVolumeClaimName": null, "volumeSnapshotContentName": "ws-1-content"}}})))
             },
             "SnapshotSourceInvalid",
-            "in the place of source.persistentVolumeClaimName",
+            "in place of spec.source.persistentVolumeClaimName",
         ),
         (
             &|w| content_name(w, "../../../api/v1/nodes/n-1"),
             &|w| content_name(w, "ws-1-content"),
             "SnapshotSourceInvalid",
-            "source.volumeSnapshotContentName is \"../../../api/v1/nodes/n-1\", which no object can be called",
+            "spec.source.volumeSnapshotContentName is \"../../../api/v1/nodes/n-1\", which is not a valid object name",
         ),
         (
             &|w| content_name(w, &"a".repeat(254)),
             &|w| content_name(w, "ws-1-content"),
             "SnapshotSourceInvalid",
-            "expected at most 253 small letters",
+            "expected at most 253 lower-case letters",
         ),
         (
             &|w| source(w, "q/ws"),
             &|w| source(w, "p/ws"),
             "SnapshotSourceMissing",
-            "there is no pod q in this namespace",
+            "pod q does not exist in this namespace",
         ),
         (
             &|w| source(w, "p/wx"),
@@ -76,11 +79,11 @@ async fn what_cannot_be_made_is_said_once_and_healed() {
             &|w| source(w, "p/tmp"),
             &|w| source(w, "p/ws"),
             "SnapshotSourceUnusable",
-            "volume tmp of pod p is no inline csi volume",
+            "volume tmp of pod p is not an inline csi volume",
         ),
         (
             &|w| {
-                // The class is the driver's, so it is the one to say it.
+                // The class belongs to this driver, so this driver reports the error.
                 w.class("fast", "Delete", json!({}));
                 w.api.patch(
                     &format!("{VS}/ws-1"),
@@ -97,13 +100,13 @@ async fn what_cannot_be_made_is_said_once_and_healed() {
                 )
             },
             "SnapshotSourceUnusable",
-            "none of ovl.csi.dev: only its inline csi volumes",
+            "is not a volume of ovl.csi.dev: only inline csi volumes of this driver",
         ),
         (
             &|w| source(w, "p/ro"),
             &|w| source(w, "p/ws"),
             "SnapshotSourceUnusable",
-            "read-only: there is nothing of its own",
+            "read-only: it has no changes to capture",
         ),
         (
             &|w| {
@@ -117,7 +120,7 @@ async fn what_cannot_be_made_is_said_once_and_healed() {
                 )
             },
             "SnapshotPending",
-            "pod p does not run yet",
+            "pod p is not running yet",
         ),
         (
             &|w| {
@@ -128,7 +131,7 @@ async fn what_cannot_be_made_is_said_once_and_healed() {
             },
             &|w| drop(w.class("late", "Delete", json!({}))),
             "SnapshotClassUnusable",
-            "there is no VolumeSnapshotClass late",
+            "VolumeSnapshotClass late does not exist",
         ),
         (
             &|w| {
@@ -168,19 +171,22 @@ async fn what_cannot_be_made_is_said_once_and_healed() {
         ),
     ] {
         let world = World::new();
-        world.ask(json!({}));
-        spoil(&world);
+        world.request(json!({}));
+        set_up(&world);
         for _ in 0..3 {
             world.controller_round().await;
         }
-        let said = message(&world);
-        assert!(said.contains(sentence), "{sentence:?} is not in {said:?}");
-        assert_eq!(world.reasons().await, [reason], "{sentence}");
-        assert!(world.api.all(SNAPSHOTS).is_empty(), "{sentence}");
-        assert!(world.api.asked().iter().all(|asked| !asked.path.contains("..")), "{sentence}");
-        heal(&world);
+        let written = message(&world);
+        assert!(written.contains(expected), "{expected:?} is not in {written:?}");
+        assert_eq!(world.reasons().await, [reason], "{expected}");
+        assert!(world.api.all(SNAPSHOTS).is_empty(), "{expected}");
+        assert!(
+            world.api.requests().iter().all(|request| !request.path.contains("..")),
+            "{expected}"
+        );
+        fix(&world);
         world.settle().await;
-        assert_eq!(message(&world), "nothing", "{sentence}");
+        assert_eq!(message(&world), "nothing", "{expected}");
         super::assert_ready(&world);
         world.api.delete(&format!("{VS}/ws-1"));
         world.settle().await;
@@ -188,7 +194,7 @@ async fn what_cannot_be_made_is_said_once_and_healed() {
     }
 }
 
-/// Another snapshot has the name.
+/// Creates the content of another snapshot under the requested name.
 fn foreign(world: &World) {
     world.api.put(CONTENTS, json!({
         "metadata": {"name": "ws-1-content"},
@@ -197,11 +203,11 @@ fn foreign(world: &World) {
     }));
 }
 
-/// The name was free when the OverlaySnapshot was made, and is taken when the content is.
+/// The name is free when the OverlaySnapshot is created, and taken when the content is created.
 #[tokio::test]
-async fn a_name_that_is_taken_in_between_leaves_nothing_behind() {
+async fn a_name_that_is_taken_in_the_meantime_leaves_no_orphan() {
     let world = World::new();
-    world.ask(json!({}));
+    world.request(json!({}));
     world.controller_round().await;
     world.api.delete(&format!("{CONTENTS}/ws-1-content"));
     foreign(&world);
@@ -213,30 +219,30 @@ async fn a_name_that_is_taken_in_between_leaves_nothing_behind() {
     assert!(message(&world).contains("belongs to another snapshot"));
     world.api.delete(&format!("{VS}/ws-1"));
     world.settle().await;
-    // The other one's stays.
+    // The content of the other snapshot stays.
     assert_eq!(world.api.all(CONTENTS).len(), 1);
 }
 
 #[tokio::test]
-async fn what_is_not_for_this_driver_is_left_alone() {
+async fn objects_of_other_drivers_are_left_alone() {
     let world = World::new();
     world.api.put(
         CLASSES,
         json!({"metadata": {"name": "theirs"}, "driver": "other.dev", "deletionPolicy": "Delete"}),
     );
-    world.ask_as("a", "vs-a", json!({"volumeSnapshotClassName": "theirs"}));
-    world.ask_as("b", "vs-b", json!({}));
+    world.request_as("a", "vs-a", json!({"volumeSnapshotClassName": "theirs"}));
+    world.request_as("b", "vs-b", json!({}));
     world.api.patch(
         &format!("{VS}/b"),
         json!({"metadata": {"annotations": {"ovl.csi.dev/source": null}}}),
     );
-    // Another release has it.
-    world.ask_as("c", "vs-c", json!({}));
+    // Another release has claimed it.
+    world.request_as("c", "vs-c", json!({}));
     world.api.patch(
         &format!("{VS}/c"),
         json!({"metadata": {"annotations": {"ovl.csi.dev/driver": "other.dev"}}}),
     );
-    // An object of another driver, with everything else as ours.
+    // An object of another driver, otherwise like one of this driver.
     let content = json!({"metadata": {"name": "d"}, "spec": {"driver": "other.dev", "deletionPolicy": "Delete",
         "source": {"snapshotHandle": "snap-vs-d"}, "volumeSnapshotRef": {"namespace": "ci", "name": "d", "uid": "vs-d"}}});
     world.api.put(CONTENTS, content);
@@ -245,12 +251,13 @@ async fn what_is_not_for_this_driver_is_left_alone() {
     assert_eq!((world.state(), world.reasons().await), (before, Vec::new()));
 }
 
-/// Without a class the volume decides; what is said before that is known is the same from both, so neither writes over the other.
+/// Without a class, the volume decides. Until the driver is known, both releases write the same message, so neither
+/// overwrites the other.
 #[tokio::test]
-async fn two_releases_do_not_fight_over_what_names_no_class() {
-    for (from, sentence) in [
-        ("p/tmp", "volume tmp of pod p is no inline csi volume"),
-        ("q/ws", "there is no pod q"),
+async fn two_releases_do_not_overwrite_each_other_without_a_class() {
+    for (from, expected) in [
+        ("p/tmp", "volume tmp of pod p is not an inline csi volume"),
+        ("q/ws", "pod q does not exist"),
         ("p/wx", "pod p has no volume wx"),
         ("p", "expected POD/VOLUME"),
         ("p/ws", "nothing"),
@@ -258,19 +265,19 @@ async fn two_releases_do_not_fight_over_what_names_no_class() {
         let world = World::new();
         let other = Controller::new(world.api.client(), "other.dev", "c-2", Metrics::default());
         for name in ["d-1", "d-2"] {
-            // Of the other one, which would say that these are too many.
+            // Two default classes of the other release, which would refuse them as too many.
             let default = json!({"snapshot.storage.kubernetes.io/is-default-class": "true"});
             world.api.put(CLASSES, json!({"metadata": {"name": name, "annotations": default}, "driver": "other.dev", "deletionPolicy": "Delete"}));
         }
-        world.ask(json!({}));
+        world.request(json!({}));
         source(&world, from);
         let key = Key::Request("ci".into(), "ws-1".into());
         other.work(key.clone()).await;
-        let said = message(&world);
-        assert!(said.contains(sentence), "{sentence:?} is not in {said:?}");
-        let told = world.reasons().await;
-        assert_eq!(told.len(), usize::from(sentence != "nothing"), "{told:?}");
-        if sentence == "nothing" {
+        let written = message(&world);
+        assert!(written.contains(expected), "{expected:?} is not in {written:?}");
+        let reasons = world.reasons().await;
+        assert_eq!(reasons.len(), usize::from(expected != "nothing"), "{reasons:?}");
+        if expected == "nothing" {
             world.settle().await;
             super::assert_ready(&world);
         }
@@ -279,6 +286,6 @@ async fn two_releases_do_not_fight_over_what_names_no_class() {
             controller.work(key.clone()).await;
         }
         let after = (world.api.get(&format!("{VS}/ws-1")), world.reasons().await);
-        assert_eq!(after, before, "{sentence}");
+        assert_eq!(after, before, "{expected}");
     }
 }

@@ -1,4 +1,4 @@
-//! A cluster in memory: one pod, one node, and the stock controllers as far as they matter.
+//! A fake cluster in memory: one pod, one node, and the stock controllers as far as they matter here.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -60,37 +60,37 @@ impl World {
         self.api.patch("/api/v1/nodes/n-1/status", json!({"status": {"conditions": conditions}}));
     }
 
-    /// The node's plugin says nothing from here on.
+    /// Stops the node's plugin: it reports nothing more.
     pub(super) fn silence_node(&self) {
         self.silent.store(true, Ordering::Relaxed);
     }
 
-    /// Answers the path of the class.
+    /// Creates a class and returns its path.
     pub(super) fn class(&self, name: &str, policy: &str, parameters: Value) -> String {
         self.api.put(CLASSES, json!({"metadata": {"name": name}, "driver": "ovl.csi.dev", "deletionPolicy": policy, "parameters": parameters}));
         format!("{CLASSES}/{name}")
     }
 
-    pub(super) fn ask(&self, spec: Value) {
-        self.ask_as("ws-1", "vs-1", spec);
+    pub(super) fn request(&self, spec: Value) {
+        self.request_as("ws-1", "vs-1", spec);
     }
 
-    /// A VolumeSnapshot of the pod's volume, with more in its spec.
-    pub(super) fn ask_as(&self, name: &str, uid: &str, mut spec: Value) {
+    /// Creates a VolumeSnapshot of the pod's volume, with these further fields in its spec.
+    pub(super) fn request_as(&self, name: &str, uid: &str, mut spec: Value) {
         spec["source"] = json!({"volumeSnapshotContentName": format!("{name}-content")});
         let metadata =
             json!({"name": name, "uid": uid, "annotations": {"ovl.csi.dev/source": "p/ws"}});
         self.api.put(VS, json!({"metadata": metadata, "spec": spec}));
     }
 
-    /// Everything that a controller finds when it begins, looked at once.
+    /// Reconciles once everything that a controller finds when it starts.
     pub(super) async fn controller_round(&self) {
         let text = |object: &Value, pointer: &str| {
             object.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
         };
         let name = |object: &Value| text(object, "/metadata/name").unwrap();
         let mut keys = Vec::new();
-        keys.extend(self.api.all(VS).iter().map(|asked| Key::Request("ci".into(), name(asked))));
+        keys.extend(self.api.all(VS).iter().map(|object| Key::Request("ci".into(), name(object))));
         keys.extend(self.api.all(CONTENTS).iter().map(|content| Key::Content(name(content))));
         keys.extend(self.api.all(SNAPSHOTS).iter().map(|made| Key::Snapshot(name(made))));
         for key in keys {
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    /// The node does its next step.
+    /// The node does its next step for each snapshot.
     pub(super) fn node_round(&self) {
         if self.silent.load(Ordering::Relaxed) || self.api.get("/api/v1/nodes/n-1").is_none() {
             return;
@@ -118,23 +118,23 @@ impl World {
         }
     }
 
-    /// snapshot-controller and csi-snapshotter 8.6, once over everything.
+    /// snapshot-controller and csi-snapshotter 8.6 reconcile everything once.
     pub(super) async fn stock_round(&self) {
-        for asked in self.api.all(VS) {
-            self.stock_snapshot(&asked);
+        for object in self.api.all(VS) {
+            self.stock_snapshot(&object);
         }
         for content in self.api.all(CONTENTS) {
             self.sidecar(&content).await;
         }
     }
 
-    fn stock_snapshot(&self, asked: &Value) {
-        let path = format!("{VS}/{}", asked["metadata"]["name"].as_str().unwrap());
-        let uid = &asked["metadata"]["uid"];
-        let deleting = asked["metadata"]["deletionTimestamp"].is_string();
+    fn stock_snapshot(&self, object: &Value) {
+        let path = format!("{VS}/{}", object["metadata"]["name"].as_str().unwrap());
+        let uid = &object["metadata"]["uid"];
+        let deleting = object["metadata"]["deletionTimestamp"].is_string();
         let wanted =
-            asked["spec"]["source"]["volumeSnapshotContentName"].as_str().unwrap_or_default();
-        let bound = asked["status"]["boundVolumeSnapshotContentName"].as_str();
+            object["spec"]["source"]["volumeSnapshotContentName"].as_str().unwrap_or_default();
+        let bound = object["status"]["boundVolumeSnapshotContentName"].as_str();
         let name = if deleting { bound } else { Some(wanted) };
         let content = name.and_then(|name| self.api.get(&format!("{CONTENTS}/{name}")));
         let content = content.filter(|content| content["spec"]["volumeSnapshotRef"]["uid"] == *uid);
@@ -182,9 +182,9 @@ impl World {
     async fn sidecar(&self, content: &Value) {
         let path = format!("{CONTENTS}/{}", content["metadata"]["name"].as_str().unwrap());
         let handle = content["spec"]["source"]["snapshotHandle"].as_str().unwrap().to_owned();
-        let marks = &content["metadata"]["annotations"];
+        let annotations = &content["metadata"]["annotations"];
         if content["metadata"]["deletionTimestamp"].is_string() {
-            if !marks[BEING_DELETED].is_string() {
+            if !annotations[BEING_DELETED].is_string() {
                 return;
             }
             if content["spec"]["deletionPolicy"] == "Delete"
@@ -219,7 +219,7 @@ impl World {
         }
     }
 
-    /// All play until nothing changes any more.
+    /// Runs all parts until nothing changes any more.
     pub(super) async fn settle(&self) {
         for _ in 0..100 {
             let before = self.state();
@@ -230,22 +230,22 @@ impl World {
                 return;
             }
         }
-        panic!("it never ends: {:#}", self.state());
+        panic!("the state never settles: {:#}", self.state());
     }
 
-    /// The others play beside a controller that runs by itself.
-    pub(super) async fn play_others_until(&self, done: impl Fn() -> bool) {
-        let play = async {
+    /// Runs the stock controllers and the node next to a controller that runs by itself.
+    pub(super) async fn run_others_until(&self, done: impl Fn() -> bool) {
+        let others = async {
             while !done() {
                 self.stock_round().await;
                 self.node_round();
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), play).await.expect("it never ends");
+        tokio::time::timeout(Duration::from_secs(60), others).await.expect("the awaited state");
     }
 
-    /// All objects, without what differs from one run to the next.
+    /// All objects, without the fields that differ from one run to the next.
     pub(super) fn state(&self) -> Value {
         let plain = |path: &str| -> Vec<Value> {
             let mut objects = self.api.all(path);
@@ -267,10 +267,10 @@ impl World {
         assert_eq!(self.state(), json!([[], [], []]), "{:#}", self.state());
     }
 
-    /// Of all Events, in their order.
+    /// The reasons of all Events, in their order.
     pub(super) async fn reasons(&self) -> Vec<String> {
         self.controller.flush().await;
-        let told = |event: &Value| {
+        let reason = |event: &Value| {
             let about = &event["involvedObject"];
             assert_eq!(
                 (&about["kind"], &about["namespace"]),
@@ -282,6 +282,6 @@ impl World {
         events.sort_by_key(|event| {
             event["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap()
         });
-        events.iter().map(told).collect()
+        events.iter().map(reason).collect()
     }
 }

@@ -1,6 +1,6 @@
-//! `volumeAttributes` → [`VolumeSpec`]; the table of keys is in the README.
+//! Parses `volumeAttributes` into a [`VolumeSpec`]. The README has the table of keys.
 //!
-//! Conflicts are refused, and an option that is not written never makes one: it yields to what is written.
+//! Conflicting options are refused. The default of an option never conflicts: it adapts to the options that are set.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     KUBELET,
-    bad::{BadRequest, MOST_BYTES, MOST_IMAGES, MOST_PATHS, OPTIONS, cut, shown},
+    invalid_argument::{BadRequest, MAX_BYTES, MAX_IMAGES, MAX_PATHS, OPTIONS, shown, truncated},
 };
 use crate::{
     controller::is_subdomain,
@@ -17,7 +17,7 @@ use crate::{
     volumes::{Limits, Medium, OnUnclean, Options, Owner, PullPolicy, Reference, VolumeSpec, Xino},
 };
 
-/// Every key there is.
+/// All accepted keys.
 pub(super) const KEYS: [&str; 17] = [
     "image",
     "images",
@@ -49,7 +49,7 @@ const MEDIUM: [(&str, Medium); 2] = [("", Medium::Disk), ("Memory", Medium::Memo
 const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
 const XINO: [(&str, Xino); 3] = [("on", Xino::On), ("off", Xino::Off), ("auto", Xino::Auto)];
 
-/// What the kubelet says about the mount, beside the attributes.
+/// The mount settings that come from the kubelet and not from the attributes.
 #[derive(Debug, Default)]
 pub(super) struct Mount {
     pub(super) read_only: bool,
@@ -57,7 +57,7 @@ pub(super) struct Mount {
     pub(super) options: Options,
 }
 
-/// What the pod's author asks for, with the node's defaults where nothing is said.
+/// The spec of a volume: the author's attributes, with the node's defaults for attributes that are not set.
 pub(super) fn spec(
     context: HashMap<String, String>,
     mount: Mount,
@@ -69,52 +69,52 @@ pub(super) fn spec(
     if (Options { context: None, ..options.clone() }) != Options::default() {
         written.insert("mountOptions".to_owned());
     }
-    let volatile = given.word("volatile", &[("true", true), ("false", false)])?;
+    let volatile = given.one_of("volatile", &[("true", true), ("false", false)])?;
     let mut spec = VolumeSpec {
         images: images(given.take("image"), given.take("images"))?,
         snapshot: given.take("snapshot").map(snapshot).transpose()?,
-        pull_policy: given.word("pullPolicy", &PULL_POLICY)?,
-        on_unclean: given.word("onUnclean", &ON_UNCLEAN)?.unwrap_or_default(),
+        pull_policy: given.one_of("pullPolicy", &PULL_POLICY)?,
+        on_unclean: given.one_of("onUnclean", &ON_UNCLEAN)?.unwrap_or_default(),
         read_only,
         limits: Limits {
             size: given.quantity("size")?,
             inodes: given.quantity("inodes")?,
             by_default: false,
         },
-        medium: given.word("medium", &MEDIUM)?.unwrap_or_default(),
+        medium: given.one_of("medium", &MEDIUM)?.unwrap_or_default(),
         options: switches(&mut given, Options { volatile: volatile == Some(true), ..options })?,
         written,
         owner: given.take("owner").map(owner).transpose()?.flatten(),
         pre_copy_up: given.take("preCopyUp").map(pre_copy_up).transpose()?.unwrap_or_default(),
-        // It is the group of the folder that takes writes.
+        // The group applies to the directory that takes the writes.
         group: group.filter(|_| !read_only),
     };
     if read_only {
         refuse_writes(&spec)?;
     } else {
         spec.limits = limits_or(spec.limits, defaults);
-        // A tmpfs is gone with the node whatever is said.
+        // A tmpfs does not survive a restart of the node in any case.
         spec.options.volatile =
             volatile.unwrap_or(defaults.volatile && spec.medium == Medium::Disk);
     }
     if spec.medium == Medium::Memory && spec.limits.size.is_none() {
         return Err(BadRequest::Conflict(
-            "medium is Memory and there is no size: write one, it is the most memory that the volume may take",
+            "medium is Memory and size is missing: set size to the most memory that the volume may use",
         ));
     }
-    // What is copied up would be charged to the memory of who copies: of the driver, which is not the pod's to fill.
+    // The driver would copy the files up, so they would count as memory of the driver and not of the pod.
     if spec.medium == Medium::Memory && !spec.pre_copy_up.is_empty() {
         return Err(BadRequest::Conflict(
-            "medium is Memory and there is preCopyUp: write one of them. In memory a file is copied up by the pod itself, which \
-             pays for it: by `touch FILE` in an init container",
+            "medium is Memory and preCopyUp is set: set only one of them. In memory, the pod itself must copy files up, \
+             because they count as its memory: run `touch FILE` in an init container",
         ));
     }
     Ok(spec)
 }
 
-/// A wish about what is written, for a volume that nobody writes to, is a mistake.
+/// Refuses options about writes for a read-only volume: they are a mistake of the author.
 fn refuse_writes(spec: &VolumeSpec) -> Result<(), BadRequest> {
-    let wishes = [
+    let write_options = [
         ("volatile", spec.options.volatile),
         ("size", spec.limits.size.is_some()),
         ("inodes", spec.limits.inodes.is_some()),
@@ -122,13 +122,14 @@ fn refuse_writes(spec: &VolumeSpec) -> Result<(), BadRequest> {
         ("index", spec.options.index),
         ("preCopyUp", !spec.pre_copy_up.is_empty()),
     ];
-    match wishes.into_iter().find(|(_, wished)| *wished) {
+    match write_options.into_iter().find(|(_, is_set)| *is_set) {
         Some((key, _)) => Err(BadRequest::ReadOnly(key)),
         None => Ok(()),
     }
 }
 
-/// What the author wrote and nobody has looked at yet. Sorted, so that of two wrong keys the same one is always named.
+/// The attributes that are not parsed yet. They are sorted, so that the error for two wrong keys always names the same
+/// one.
 struct Given(BTreeMap<String, String>);
 
 impl Given {
@@ -136,10 +137,10 @@ impl Given {
         let given: BTreeMap<_, _> =
             context.into_iter().filter(|(key, _)| !key.starts_with(KUBELET)).collect();
         let bytes = given.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if bytes > MOST_BYTES {
+        if bytes > MAX_BYTES {
             return Err(BadRequest::TooLong(bytes));
         }
-        // First, so that a mistyped key is not hidden by what its absence leads to.
+        // This check comes first: a mistyped key could otherwise cause another error because it is missing.
         match given.keys().find(|key| !KEYS.contains(&key.as_str())) {
             Some(key) => {
                 let accepted = listed(KEYS.to_vec());
@@ -153,8 +154,8 @@ impl Given {
         self.0.remove(key)
     }
 
-    /// One of a few words.
-    fn word<T: Copy>(
+    /// Takes an attribute whose value is one of a few words.
+    fn one_of<T: Copy>(
         &mut self,
         key: &'static str,
         words: &[(&str, T)],
@@ -179,7 +180,8 @@ impl Given {
     }
 }
 
-/// Bottom first. Neither key is an empty stack; a key without a reference is a mistake, for instance of a template.
+/// The images of the volume, bottom first. Without either key there are none. A key without a reference is refused,
+/// because it is a mistake, for example of a template.
 fn images(image: Option<String>, images: Option<String>) -> Result<Vec<Reference>, BadRequest> {
     let (key, written): (_, Vec<&str>) = match (&image, &images) {
         (None, None) => return Ok(Vec::new()),
@@ -188,21 +190,22 @@ fn images(image: Option<String>, images: Option<String>) -> Result<Vec<Reference
         (None, Some(several)) => ("images", several.split_whitespace().collect()),
     };
     if written.iter().all(|reference| reference.is_empty()) {
-        let accepted = "an image reference, or for images several, split by spaces, bottom first";
+        let accepted =
+            "an image reference, or for images several, separated by spaces, bottom first";
         return Err(BadRequest::Value { key, value: String::new(), accepted: accepted.to_owned() });
     }
     let parse = |reference: &str| {
         reference
             .parse::<Reference>()
-            .map_err(|e| BadRequest::Reference { key, why: cut(&e.to_string(), 500) })
+            .map_err(|e| BadRequest::Reference { key, why: truncated(&e.to_string(), 500) })
     };
-    if written.len() > MOST_IMAGES {
+    if written.len() > MAX_IMAGES {
         return Err(BadRequest::ImageCount(written.len()));
     }
     written.into_iter().map(parse).collect()
 }
 
-/// The name of a snapshot, of the pod's namespace: there is no way to write another's.
+/// The name of a snapshot in the pod's namespace. The name cannot refer to another namespace.
 fn snapshot(name: String) -> Result<String, BadRequest> {
     if is_subdomain(&name) {
         return Ok(name);
@@ -214,12 +217,13 @@ fn snapshot(name: String) -> Result<String, BadRequest> {
     })
 }
 
-/// Overlay's own options, and those of the mount.
+/// The options of overlayfs and of the mount.
 fn switches(given: &mut Given, mut options: Options) -> Result<Options, BadRequest> {
     let (metacopy, redirect_dir) =
-        (given.word("metacopy", &SWITCH)?, given.word("redirectDir", &SWITCH)?);
-    let (index, nfs_export) = (given.word("index", &SWITCH)?, given.word("nfsExport", &SWITCH)?);
-    let xino = given.word("xino", &XINO)?;
+        (given.one_of("metacopy", &SWITCH)?, given.one_of("redirectDir", &SWITCH)?);
+    let (index, nfs_export) =
+        (given.one_of("index", &SWITCH)?, given.one_of("nfsExport", &SWITCH)?);
+    let xino = given.one_of("xino", &XINO)?;
     options.redirect_dir = redirect_dir.unwrap_or(options.redirect_dir);
     options.index = index.unwrap_or(options.index);
     options.nfs_export = nfs_export.unwrap_or(options.nfs_export);
@@ -228,15 +232,15 @@ fn switches(given: &mut Given, mut options: Options) -> Result<Options, BadReque
     let broken = [
         (
             options.metacopy && !options.redirect_dir,
-            "metacopy is on and redirectDir is off: metacopy needs redirectDir, turn it on too",
+            "metacopy is on and redirectDir is off: metacopy needs redirectDir, set it to on too",
         ),
         (
             options.metacopy && options.nfs_export,
-            "metacopy and nfsExport are both on, and exclude one another: turn one of them off",
+            "metacopy and nfsExport are both on, and exclude each other: set one of them to off",
         ),
         (
             options.nfs_export && !options.index,
-            "nfsExport is on and index is not: nfsExport needs index, turn it on too",
+            "nfsExport is on and index is not: nfsExport needs index, set it to on too",
         ),
     ];
     if let Some((_, why)) = broken.into_iter().find(|(broken, _)| *broken) {
@@ -248,7 +252,7 @@ fn switches(given: &mut Given, mut options: Options) -> Result<Options, BadReque
                 return Err(BadRequest::Value {
                     key: "mountOptions",
                     value: shown(option),
-                    accepted: format!("{OPTIONS}, split by commas"),
+                    accepted: format!("{OPTIONS}, separated by commas"),
                 });
             }
         }
@@ -256,14 +260,15 @@ fn switches(given: &mut Given, mut options: Options) -> Result<Options, BadReque
     Ok(options)
 }
 
-/// Sets a mount option; whether it is one that pods may set.
+/// Sets a mount option. Returns false for an option that pods may not set.
 pub(super) fn set(options: &mut Options, option: &str) -> Result<bool, BadRequest> {
     match option {
         "noexec" => options.noexec = true,
         "nodev" => options.nodev = true,
         "nosuid" => options.nosuid = true,
         "noatime" => options.noatime = true,
-        // A layer's set-user-id files and devices would be the node's (a lower's own nosuid is not inherited).
+        // Set-user-id files and devices of a layer would work on the node: an overlay does not inherit nosuid from its
+        // lowers.
         "suid" => return Err(BadRequest::Lifted("suid")),
         "dev" => return Err(BadRequest::Lifted("dev")),
         _ => return Ok(false),
@@ -271,7 +276,7 @@ pub(super) fn set(options: &mut Options, option: &str) -> Result<bool, BadReques
     Ok(true)
 }
 
-/// Root's files staying root's is no map at all.
+/// The owner; `None` for 0:0, which leaves root's files to root and so needs no mapping.
 fn owner(value: String) -> Result<Option<Owner>, BadRequest> {
     match value.parse::<Owner>() {
         Ok(owner) => Ok(Some(owner).filter(|owner| (owner.uid, owner.gid) != (0, 0))),
@@ -285,12 +290,12 @@ fn owner(value: String) -> Result<Option<Owner>, BadRequest> {
 
 fn pre_copy_up(value: String) -> Result<Vec<PathBuf>, BadRequest> {
     let count = value.split_whitespace().count();
-    if count > MOST_PATHS {
+    if count > MAX_PATHS {
         return Err(BadRequest::PreCopyUpCount(count));
     }
     let parse = |text: &str| {
         let path = Path::new(text);
-        // 255 bytes is the longest name there can be, 4095 the longest path (limits.h).
+        // A name has at most 255 bytes, a path at most 4095 (limits.h).
         let name = |c| matches!(c, Component::Normal(name) if name.len() <= 255);
         let plain = text.len() <= 4095 && path.components().all(name);
         if !plain || text.chars().any(char::is_control) {
@@ -302,10 +307,10 @@ fn pre_copy_up(value: String) -> Result<Vec<PathBuf>, BadRequest> {
 }
 
 fn limits_or(given: Limits, defaults: &Defaults) -> Limits {
-    let said = given.size.is_some() || given.inodes.is_some();
+    let by_pod = given.size.is_some() || given.inodes.is_some();
     let (size, inodes) = (given.size.or(defaults.size), given.inodes.or(defaults.inodes));
-    // What enforces one enforces the other, so one wish of the pod's makes both firm.
-    Limits { size, inodes, by_default: !said && (size.is_some() || inodes.is_some()) }
+    // Both limits are enforced by the same means. So if the pod sets one of them, both count as set by the pod.
+    Limits { size, inodes, by_default: !by_pod && (size.is_some() || inodes.is_some()) }
 }
 
 /// `a, b and c`.

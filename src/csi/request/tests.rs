@@ -1,20 +1,20 @@
-//! A row for each rule: what is asked for, what is said.
+//! Tables of requests with the values or the error messages that they become.
 
 use std::collections::BTreeSet;
 
 use super::{attributes::KEYS, *};
 use crate::{
     csi::proto::csi::volume_capability::BlockVolume,
-    fault::Class,
+    error::Class,
     volumes::{Limits, Medium, OnUnclean, Owner, PullPolicy, Reference, VolumeSpec, Xino},
 };
 
-/// Of a node without defaults, from a caller who waits for ever.
+/// Parses a request on a node without defaults, from a caller without a deadline.
 fn publish(request: NodePublishVolumeRequest) -> Result<PublishRequest, BadRequest> {
     super::publish(request, &Defaults::default(), None)
 }
 
-/// What the kubelet asks for a pod with `volumeAttributes: {}`.
+/// The request of the kubelet for a pod with `volumeAttributes: {}`.
 fn plain() -> NodePublishVolumeRequest {
     NodePublishVolumeRequest {
         volume_id: "csi-0123".into(),
@@ -69,7 +69,7 @@ fn by(mode: Mode) -> NodePublishVolumeRequest {
 }
 
 #[test]
-fn nothing_said_is_an_empty_writable_volume() {
+fn without_attributes_a_volume_is_empty_and_writable() {
     let request = publish(plain()).unwrap();
     assert_eq!(request.id.as_str(), "csi-0123");
     assert_eq!(request.target.to_string(), plain().target_path);
@@ -80,7 +80,7 @@ fn nothing_said_is_an_empty_writable_volume() {
 }
 
 #[test]
-fn attributes_are_understood() {
+fn attributes_are_parsed() {
     type Change = fn(&mut VolumeSpec);
     let rows: &[(&[(&str, &str)], Change)] = &[
         (&[("image", "r.io/a:1")], |s| s.images = references(&["r.io/a:1"])),
@@ -108,7 +108,7 @@ fn attributes_are_understood() {
             s.limits.size = Some(500_000_000);
         }),
         (&[("metacopy", "off")], |s| s.options.metacopy = false),
-        // An option that is not written yields to one that is.
+        // The default of an option adapts to the options that are set.
         (&[("redirectDir", "off")], |s| {
             (s.options.redirect_dir, s.options.metacopy) = (false, false);
         }),
@@ -127,7 +127,7 @@ fn attributes_are_understood() {
         (&[("mountOptions", "noexec, noatime,nodev,nosuid")], |s| {
             (s.options.noexec, s.options.noatime) = (true, true);
         }),
-        // The kubelet's own keys are its own business, also those of later versions.
+        // The keys of the kubelet are accepted, also those of later versions.
         (&[("csi.storage.k8s.io/new", "x")], |_| {}),
     ];
     for (attributes, change) in rows {
@@ -144,7 +144,7 @@ fn references(written: &[&str]) -> Vec<Reference> {
 }
 
 #[test]
-fn what_a_pod_does_not_say_the_node_does() {
+fn the_node_has_defaults_for_attributes_that_are_not_set() {
     let defaults = Defaults { size: Some(1 << 30), inodes: Some(1000), volatile: true };
     let read_only = NodePublishVolumeRequest { readonly: true, ..with(&[("snapshot", "ws-1")]) };
     for (request, size, inodes, by_default, volatile) in [
@@ -162,7 +162,7 @@ fn what_a_pod_does_not_say_the_node_does() {
 }
 
 #[test]
-fn the_kubelet_may_say_a_group_a_label_and_options() {
+fn the_kubelet_may_set_a_group_a_label_and_mount_options() {
     let label = "system_u:object_r:container_file_t:s0:c1,c2";
     let mount = MountVolume {
         mount_flags: vec!["noexec".into(), format!("context=\"{label}\"")],
@@ -182,7 +182,7 @@ fn the_kubelet_may_say_a_group_a_label_and_options() {
 }
 
 #[test]
-fn a_caller_says_how_long_it_waits() {
+fn the_grpc_timeout_header_sets_the_deadline() {
     let left = |text: &str| {
         let mut headers = MetadataMap::new();
         headers.insert("grpc-timeout", text.parse().unwrap());
@@ -203,7 +203,7 @@ fn a_caller_says_how_long_it_waits() {
 }
 
 #[test]
-fn read_only_is_what_either_says() {
+fn a_volume_is_read_only_if_the_flag_or_the_access_mode_says_so() {
     for (mode, readonly, expected) in [
         (Mode::SingleNodeWriter, false, false),
         (Mode::SingleNodeWriter, true, true),
@@ -218,7 +218,7 @@ fn read_only_is_what_either_says() {
 }
 
 #[test]
-fn the_file_system_is_overlay_however_it_is_said() {
+fn the_fs_type_may_be_empty_or_overlay() {
     for fs_type in ["", "overlay"] {
         assert!(
             publish(mounted(MountVolume { fs_type: fs_type.into(), ..Default::default() })).is_ok()
@@ -227,7 +227,7 @@ fn the_file_system_is_overlay_however_it_is_said() {
 }
 
 #[test]
-fn a_bad_request_is_told_what_to_do() {
+fn the_error_of_a_bad_request_says_what_to_do() {
     let mount = |fs_type: &str, flags: &[&str]| {
         let mount_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         mounted(MountVolume { fs_type: fs_type.into(), mount_flags, ..Default::default() })
@@ -247,7 +247,7 @@ fn a_bad_request_is_told_what_to_do() {
         ..plain()
     };
     let any = Some(AccessType::Mount(MountVolume::default()));
-    for (request, sentence) in [
+    for (request, expected) in [
         (id(""), "volume_id is missing"),
         (id("../../etc"), "\"../../etc\" is not a volume id"),
         (at(""), "target_path is missing"),
@@ -261,16 +261,19 @@ fn a_bad_request_is_told_what_to_do() {
         (used(Some(AccessType::Block(BlockVolume {})), None), "use volumeMode: Filesystem"),
         (used(any.clone(), None), "volume_capability.access_mode is missing"),
         (by(Mode::Unknown), "access mode UNKNOWN"),
-        (by(Mode::MultiNodeReaderOnly), "access mode MULTI_NODE_READER_ONLY is not served"),
-        (by(Mode::MultiNodeSingleWriter), "access mode MULTI_NODE_SINGLE_WRITER is not served"),
-        (by(Mode::MultiNodeMultiWriter), "access mode MULTI_NODE_MULTI_WRITER is not served"),
-        (mount("ext4", &[]), "fsType \"ext4\" is not served: leave it out, or write overlay"),
+        (by(Mode::MultiNodeReaderOnly), "access mode MULTI_NODE_READER_ONLY is not supported"),
+        (by(Mode::MultiNodeSingleWriter), "access mode MULTI_NODE_SINGLE_WRITER is not supported"),
+        (by(Mode::MultiNodeMultiWriter), "access mode MULTI_NODE_MULTI_WRITER is not supported"),
+        (
+            mount("ext4", &[]),
+            "fsType \"ext4\" is not supported: leave it out, or set it to overlay",
+        ),
         (mount("", &["ro"]), "mount option \"ro\" is not accepted: accepted are noexec, nodev,"),
         (mount("", &["lowerdir=/etc"]), "mount option \"lowerdir\" is not accepted"),
-        (mount("", &["suid"]), "suid is not given to volumes: they are always nosuid and nodev"),
-        (mount("", &["context="]), "mount option context= is no SELinux label"),
-        (mount("", &["context=a:b:c,userxattr "]), "mount option context= is no SELinux label"),
-        (group("wheel"), "volume_mount_group is \"wheel\", which is no group's number"),
+        (mount("", &["suid"]), "suid is not allowed: volumes are always nosuid and nodev"),
+        (mount("", &["context="]), "mount option context= is not an SELinux label"),
+        (mount("", &["context=a:b:c,userxattr "]), "mount option context= is not an SELinux label"),
+        (group("wheel"), "volume_mount_group is \"wheel\", which is not a group ID"),
         (group("4294967295"), "volume_mount_group is"),
         (group("-1"), "volume_mount_group is"),
         (mount("", &["password=hunter2"]), "mount option \"password\" is not accepted"),
@@ -278,9 +281,9 @@ fn a_bad_request_is_told_what_to_do() {
         (without(EPHEMERAL), "the volume is not inline"),
         (with(&[(EPHEMERAL, "false")]), "the volume is not inline"),
         (without(POD_NAMESPACE), "csi.storage.k8s.io/pod.namespace is missing from the request"),
-        (without(POD_NAME), "the CSIDriver object has to say podInfoOnMount: true"),
+        (without(POD_NAME), "set podInfoOnMount: true in the CSIDriver object"),
         (with(&[(POD_UID, "")]), "csi.storage.k8s.io/pod.uid is missing"),
-        (with(&[(POD_UID, "../x")]), "pod.uid is \"../x\", which is no pod's uid"),
+        (with(&[(POD_UID, "../x")]), "pod.uid is \"../x\", which is not a valid pod uid"),
         (
             with(&[("Image", "a")]),
             "unknown attribute \"Image\" in volumeAttributes: accepted are image, images, snapshot, pullPolicy,",
@@ -291,54 +294,54 @@ fn a_bad_request_is_told_what_to_do() {
         (with(&[("snapshot", "../ws-1")]), "snapshot is \"../ws-1\""),
         (with(&[("snapshot", "Ws-1")]), "snapshot is \"Ws-1\""),
         (with(&[("snapshot", &much[..254])]), "snapshot is \"aaa"),
-        (with(&[("size", "0")]), "size is \"0\": expected a number more than zero"),
+        (with(&[("size", "0")]), "size is \"0\": expected a number greater than zero"),
         (with(&[("size", "-1Gi")]), "size is \"-1Gi\": expected a number"),
         (with(&[("size", "1GB")]), "such as 10Gi"),
         (with(&[("inodes", "")]), "inodes is \"\": expected a number"),
         (with(&[("onUnclean", "keep")]), "accepted are \"discard\" and \"fail\""),
         (with(&[("medium", "memory")]), "medium is \"memory\": accepted are \"\" and \"Memory\""),
-        (with(&[("medium", "Memory")]), "medium is Memory and there is no size: write one"),
+        (with(&[("medium", "Memory")]), "medium is Memory and size is missing: set size"),
         (
             with(&[("medium", "Memory"), ("size", "1Gi"), ("preCopyUp", "a")]),
-            "medium is Memory and there is preCopyUp: write one of them",
+            "medium is Memory and preCopyUp is set: set only one of them",
         ),
         (with(&[("xino", "yes")]), "accepted are \"on\", \"off\" and \"auto\""),
         (with(&[("index", "true")]), "index is \"true\": accepted are \"on\" and \"off\""),
         (with(&[("metacopy", "on"), ("redirectDir", "off")]), "metacopy needs redirectDir"),
-        (with(&[("metacopy", "on"), ("nfsExport", "on"), ("index", "on")]), "exclude one another"),
-        (with(&[("nfsExport", "on")]), "nfsExport needs index, turn it on too"),
+        (with(&[("metacopy", "on"), ("nfsExport", "on"), ("index", "on")]), "exclude each other"),
+        (with(&[("nfsExport", "on")]), "nfsExport needs index, set it to on too"),
         (with(&[("owner", "1000")]), "owner is \"1000\": accepted are UID:GID"),
         (with(&[("owner", "root:root")]), "accepted are UID:GID, two numbers"),
         (with(&[("owner", "4294967295:0")]), "accepted are UID:GID"),
         (with(&[("owner", "1:4294967296")]), "accepted are UID:GID"),
         (with(&[("owner", "+1:-1")]), "accepted are UID:GID"),
         (with(&[("owner", "1:2:3")]), "accepted are UID:GID"),
-        (with(&[("preCopyUp", "a ../b")]), "preCopyUp has \"../b\": write paths relative"),
+        (with(&[("preCopyUp", "a ../b")]), "preCopyUp has \"../b\": use paths relative"),
         (with(&[("preCopyUp", "/etc/passwd")]), "preCopyUp has \"/etc/passwd\""),
         (with(&[("preCopyUp", "a/./b/../c")]), "preCopyUp has"),
         (with(&[("preCopyUp", "./a")]), "preCopyUp has"),
         (with(&[("preCopyUp", "a\0b")]), "preCopyUp has \"a\\0b\""),
         (with(&[("preCopyUp", &much[..300])]), "preCopyUp has \"aaa"),
-        (with(&[("images", &images)]), "images has 33 references, and at most 32 are taken"),
-        (with(&[("preCopyUp", &many)]), "preCopyUp has 101 paths, and at most 100 are taken"),
+        (with(&[("images", &images)]), "images has 33 references, and at most 32 are allowed"),
+        (with(&[("preCopyUp", &many)]), "preCopyUp has 101 paths, and at most 100 are allowed"),
         (
             with(&[("mountOptions", "noexec,exec")]),
             "mountOptions is \"exec\": accepted are noexec,",
         ),
         (with(&[("mountOptions", "")]), "mountOptions is \"\": accepted are"),
-        (with(&[("mountOptions", "noexec,dev")]), "mount option dev is not given to volumes"),
+        (with(&[("mountOptions", "noexec,dev")]), "mount option dev is not allowed"),
         (with(&[("mountOptions", "context=a:b:c")]), "mountOptions is \"context=a:b:c\""),
         (with(&[("images", &much)]), "volumeAttributes have 70006 bytes, and at most 65536"),
-        (read_only("volatile", "true"), "volatile is for a volume that is written to"),
-        (read_only("size", "1Gi"), "size is for a volume that is written to"),
-        (read_only("inodes", "1"), "inodes is for a volume that is written to"),
-        (read_only("medium", "Memory"), "medium is for a volume that is written to"),
-        (read_only("index", "on"), "index is for a volume that is written to"),
-        (read_only("preCopyUp", "a"), "preCopyUp is for a volume that is written to"),
-        // Of this machine's own files nothing is ever given to a pod.
+        (read_only("volatile", "true"), "volatile is for writable volumes"),
+        (read_only("size", "1Gi"), "size is for writable volumes"),
+        (read_only("inodes", "1"), "inodes is for writable volumes"),
+        (read_only("medium", "Memory"), "medium is for writable volumes"),
+        (read_only("index", "on"), "index is for writable volumes"),
+        (read_only("preCopyUp", "a"), "preCopyUp is for writable volumes"),
+        // A pod never gets files of the node.
         (with(&[("image", "oci:/var/lib/images")]), "volumeAttributes: image: "),
         (with(&[("image", "docker-archive:/a.tar")]), "volumeAttributes: image: "),
-        (with(&[("image", "a"), ("images", "a b")]), "image and images are both given"),
+        (with(&[("image", "a"), ("images", "a b")]), "image and images are both set"),
         (with(&[("image", "")]), "image is \"\": accepted are"),
         (with(&[("images", " \n")]), "images is \"\": accepted are"),
         (with(&[("image", "http://r.io/a")]), "volumeAttributes: image: "),
@@ -353,15 +356,15 @@ fn a_bad_request_is_told_what_to_do() {
         let error = publish(request).unwrap_err();
         assert_eq!(error.class(), Class::Invalid, "{error}");
         assert!(
-            error.to_string().contains(sentence),
-            "{sentence:?} is not in {:?}",
+            error.to_string().contains(expected),
+            "{expected:?} is not in {:?}",
             error.to_string()
         );
     }
 }
 
 #[test]
-fn both_forms_of_a_docker_secret_are_one() {
+fn both_formats_of_a_docker_secret_are_read() {
     let auths = "{\"r.io\":{\"auth\":\"YTpi\"}}";
     let newer = format!("{{\"auths\":{auths}}}");
     let (_, read) = docker_config(".dockerconfigjson", newer.clone()).unwrap();
@@ -372,30 +375,27 @@ fn both_forms_of_a_docker_secret_are_one() {
 }
 
 #[test]
-fn a_secret_in_a_mount_option_is_not_repeated() {
+fn the_value_of_a_mount_option_is_not_quoted() {
     let mount_flags = vec!["password=hunter2".to_owned()];
     let error = publish(mounted(MountVolume { mount_flags, ..Default::default() })).unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
 
 #[test]
-fn a_sentence_is_short_and_plain_whatever_is_written() {
+fn an_error_message_is_short_and_has_no_control_characters() {
     let long = "ä".repeat(4000);
     for written in [long.as_str(), "%s%n{}{0}$(id)`id`", "a\0b\x1b[31m\r\nc", "\u{202e}x"] {
         let attributes = KEYS.into_iter().map(|key| (key, written)).chain([(written, "x")]);
         for (key, value) in attributes {
             let error = match publish(with(&[(key, value)])) {
                 Err(error) => error,
-                // A file may have nearly any name.
+                // A file name may have nearly any characters.
                 Ok(_) if key == "preCopyUp" => continue,
-                Ok(_) => panic!("{key}: {value:?} was taken"),
+                Ok(_) => panic!("{key}: {value:?} was accepted"),
             };
-            let sentence = error.to_string();
-            assert!(sentence.len() < 1024, "{key}: {} bytes: {sentence}", sentence.len());
-            assert!(
-                !sentence.contains(|c: char| c.is_control() || c == '\u{202e}'),
-                "{sentence:?}"
-            );
+            let message = error.to_string();
+            assert!(message.len() < 1024, "{key}: {} bytes: {message}", message.len());
+            assert!(!message.contains(|c: char| c.is_control() || c == '\u{202e}'), "{message:?}");
         }
     }
 }
@@ -408,13 +408,13 @@ fn an_unpublish_names_a_volume_and_a_target() {
     };
     let (id, target) = unpublish(&request("csi-1", "/k/mount")).unwrap();
     assert_eq!((id.as_str(), target.to_string().as_str()), ("csi-1", "/k/mount"));
-    for (request, sentence) in [
+    for (request, expected) in [
         (request("", "/k/mount"), "volume_id is missing"),
         (request("a/b", "/k/mount"), "\"a/b\" is not a volume id"),
         (request("csi-1", ""), "target_path is missing"),
         (request("csi-1", "k"), "\"k\" is not an absolute path"),
     ] {
         let error = unpublish(&request).unwrap_err().to_string();
-        assert!(error.contains(sentence), "{sentence:?} is not in {error:?}");
+        assert!(error.contains(expected), "{expected:?} is not in {error:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Against real sockets in a temporary folder.
+//! Tests with real sockets in a temporary directory.
 
 use std::os::unix::net::UnixListener as StdListener;
 
@@ -7,41 +7,41 @@ use tempfile::tempdir;
 
 use super::*;
 
-async fn answers(path: &Path) -> bool {
+async fn accepts(path: &Path) -> bool {
     UnixStream::connect(path).await.is_ok()
 }
 
 #[tokio::test]
-async fn is_for_root_only_and_makes_its_folder() {
+async fn a_socket_is_for_root_only_and_creates_its_directory() {
     let root = tempdir().unwrap();
     let path = root.path().join("plugins/driver/csi.sock");
     let _socket = Socket::claim(&path).await.unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-    assert!(answers(&path).await);
+    assert!(accepts(&path).await);
 }
 
 #[tokio::test]
-async fn one_that_nobody_answers_is_replaced() {
+async fn a_stale_socket_is_replaced() {
     let root = tempdir().unwrap();
     let path = root.path().join("csi.sock");
     drop(StdListener::bind(&path).unwrap());
     assert!(path.exists(), "a closed listener leaves its file");
     let _socket = Socket::claim(&path).await.unwrap();
-    assert!(answers(&path).await);
+    assert!(accepts(&path).await);
 }
 
 #[tokio::test]
-async fn one_that_somebody_answers_is_refused_and_left() {
+async fn a_socket_that_is_in_use_is_refused_and_kept() {
     let root = tempdir().unwrap();
     let path = root.path().join("csi.sock");
     let _theirs = StdListener::bind(&path).unwrap();
     let error = Socket::claim(&path).await.unwrap_err();
     assert!(matches!(error, SocketError::InUse(_)), "{error}");
-    assert!(answers(&path).await);
+    assert!(accepts(&path).await);
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_socket_is_refused_and_left() {
+async fn a_file_that_is_not_a_socket_is_refused_and_kept() {
     let root = tempdir().unwrap();
     let path = root.path().join("csi.sock");
     fs::write(&path, "precious").unwrap();
@@ -51,17 +51,17 @@ async fn a_file_that_is_no_socket_is_refused_and_left() {
 }
 
 #[tokio::test]
-async fn a_path_is_as_long_as_the_kernel_takes() {
+async fn a_path_may_be_as_long_as_the_kernel_accepts() {
     let root = tempdir().unwrap();
-    let room = LONGEST - root.path().as_os_str().len() - 1;
-    let longest = root.path().join("x".repeat(room));
+    let rest = LONGEST - root.path().as_os_str().len() - 1;
+    let longest = root.path().join("x".repeat(rest));
     assert!(Socket::claim(&longest).await.is_ok());
-    let error = Socket::claim(&root.path().join("x".repeat(room + 1))).await.unwrap_err();
+    let error = Socket::claim(&root.path().join("x".repeat(rest + 1))).await.unwrap_err();
     assert!(matches!(error, SocketError::TooLong { length: 108, .. }), "{error}");
 }
 
 #[tokio::test]
-async fn goes_with_its_owner() {
+async fn dropping_a_socket_removes_its_file() {
     let root = tempdir().unwrap();
     let path = root.path().join("csi.sock");
     drop(Socket::claim(&path).await.unwrap());
@@ -69,18 +69,18 @@ async fn goes_with_its_owner() {
 }
 
 #[tokio::test]
-async fn leaves_the_file_of_whoever_came_after() {
+async fn dropping_a_socket_keeps_the_file_of_another_process() {
     let root = tempdir().unwrap();
     let path = root.path().join("csi.sock");
     let ours = Socket::claim(&path).await.unwrap();
     fs::remove_file(&path).unwrap();
     let _theirs = StdListener::bind(&path).unwrap();
     drop(ours);
-    assert!(answers(&path).await);
+    assert!(accepts(&path).await);
 }
 
 #[tokio::test]
-async fn comes_back_when_its_folder_is_wiped() {
+async fn a_socket_is_restored_when_its_directory_is_removed() {
     let root = tempdir().unwrap();
     let path = root.path().join("plugins_registry/reg.sock");
     let mut socket = Socket::claim(&path).await.unwrap();
@@ -88,16 +88,16 @@ async fn comes_back_when_its_folder_is_wiped() {
     assert!(socket.is_in_place(), "nothing to do");
 
     fs::remove_dir_all(root.path().join("plugins_registry")).unwrap();
-    assert!(!answers(&path).await);
+    assert!(!accepts(&path).await);
     socket.restore().await;
-    assert!(answers(&path).await);
+    assert!(accepts(&path).await);
 
     drop(socket);
-    assert!(!path.exists(), "the new file is ours too");
+    assert!(!path.exists(), "the new file is removed too");
 }
 
 #[tokio::test]
-async fn waits_while_somebody_sits_in_its_place() {
+async fn a_socket_is_restored_once_another_process_leaves_its_path() {
     let root = tempdir().unwrap();
     let path = root.path().join("reg.sock");
     let mut socket = Socket::claim(&path).await.unwrap();
@@ -112,15 +112,15 @@ async fn waits_while_somebody_sits_in_its_place() {
 }
 
 #[tokio::test]
-async fn looks_by_itself_while_it_waits_for_connections() {
+async fn the_file_is_checked_while_the_socket_waits_for_connections() {
     let root = tempdir().unwrap();
     let path = root.path().join("csi.sock");
     let mut socket = Socket::claim(&path).await.unwrap();
-    socket.look = interval(Duration::from_millis(1));
+    socket.check = interval(Duration::from_millis(1));
     fs::remove_file(&path).unwrap();
     let mut incoming = Box::pin(socket.incoming());
     let dial = async {
-        while !answers(&path).await {
+        while !accepts(&path).await {
             tokio::task::yield_now().await;
         }
     };

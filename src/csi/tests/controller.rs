@@ -1,4 +1,4 @@
-//! The controller's socket, as csi-snapshotter uses it, before an API server in memory.
+//! Tests of the controller service over its socket, as csi-snapshotter uses it, with a fake API server.
 
 use serde_json::json;
 
@@ -23,7 +23,8 @@ use crate::{
 
 const SNAPSHOTS: &str = "/apis/ovl.csi.dev/v1alpha1/overlaysnapshots";
 
-/// A controller that serves, and the cluster that it sees: one node, one pod with a volume `ws`.
+/// A running controller, and its cluster: one node, and three pods with a volume `ws`: a running one, one with a
+/// read-only volume and a pending one.
 struct Served {
     api: FakeApi,
     client: ControllerClient<Channel>,
@@ -115,8 +116,8 @@ impl Served {
         Ok(self.client.get_snapshot(request).await?.into_inner().snapshot.unwrap())
     }
 
-    /// The node says it.
-    fn says(&self, id: &str, status: serde_json::Value) {
+    /// The node reports a status.
+    fn node_reports(&self, id: &str, status: serde_json::Value) {
         self.api.patch(&format!("{SNAPSHOTS}/{id}/status"), json!({ "status": status }));
     }
 }
@@ -126,27 +127,28 @@ fn ws(pod: &str) -> String {
 }
 
 #[tokio::test]
-async fn it_says_what_it_can() {
+async fn the_controller_reports_its_capabilities() {
     let mut served = Served::start().await;
     let plugin = served.identity.get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await;
     let service = Service { r#type: PluginAbility::ControllerService.into() };
-    let told = plugin.unwrap().into_inner().capabilities;
+    let capabilities = plugin.unwrap().into_inner().capabilities;
     assert_eq!(
-        told.into_iter().filter_map(|c| c.r#type).collect::<Vec<_>>(),
+        capabilities.into_iter().filter_map(|c| c.r#type).collect::<Vec<_>>(),
         [PluginKind::Service(service)]
     );
-    let told = served.client.controller_get_capabilities(ControllerGetCapabilitiesRequest {}).await;
-    let told: Vec<_> =
-        told.unwrap().into_inner().capabilities.into_iter().filter_map(|c| c.r#type).collect();
+    let response =
+        served.client.controller_get_capabilities(ControllerGetCapabilitiesRequest {}).await;
+    let reported: Vec<_> =
+        response.unwrap().into_inner().capabilities.into_iter().filter_map(|c| c.r#type).collect();
     let abilities = [
         ControllerAbility::CreateDeleteSnapshot,
         ControllerAbility::ListSnapshots,
         ControllerAbility::GetSnapshot,
     ];
-    assert_eq!(told, abilities.map(|ability| CanKind::Rpc(Can { r#type: ability.into() })));
+    assert_eq!(reported, abilities.map(|ability| CanKind::Rpc(Can { r#type: ability.into() })));
     let info = served.identity.get_plugin_info(GetPluginInfoRequest {}).await.unwrap().into_inner();
     assert_eq!((&*info.name, &*info.vendor_version), ("ovl.csi.dev", "1.2.3"));
-    // A node's calls are not answered here, nor a controller's on a node.
+    // The controller does not serve the calls of a node.
     let node = NodeClient::new(dial(&served.root.path().join("csi.sock")).await);
     let status = { node }.node_get_info(NodeGetInfoRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
@@ -155,7 +157,7 @@ async fn it_says_what_it_can() {
 }
 
 #[tokio::test]
-async fn what_a_volume_can_be_used_for_is_confirmed() {
+async fn the_supported_capabilities_of_a_volume_are_confirmed() {
     let mut served = Served::start().await;
     let ask = |volume: &str, modes: &[Mode]| ValidateVolumeCapabilitiesRequest {
         volume_id: volume.into(),
@@ -176,18 +178,18 @@ async fn what_a_volume_can_be_used_for_is_confirmed() {
         assert_eq!(status.code(), code, "{status}");
     }
     let writer = ask(&ws("p-1"), &[Mode::SingleNodeWriter]);
-    let told = served.client.validate_volume_capabilities(writer.clone()).await.unwrap();
+    let response = served.client.validate_volume_capabilities(writer.clone()).await.unwrap();
     assert_eq!(
-        told.into_inner().confirmed.unwrap().volume_capabilities,
+        response.into_inner().confirmed.unwrap().volume_capabilities,
         writer.volume_capabilities
     );
     let many = ask(&ws("p-1"), &[Mode::SingleNodeWriter, Mode::MultiNodeMultiWriter]);
-    let told = served.client.validate_volume_capabilities(many).await.unwrap().into_inner();
-    assert_eq!((told.confirmed, told.message.is_empty()), (None, false));
+    let response = served.client.validate_volume_capabilities(many).await.unwrap().into_inner();
+    assert_eq!((response.confirmed, response.message.is_empty()), (None, false));
 }
 
 #[tokio::test]
-async fn it_is_well_while_the_api_server_answers() {
+async fn the_controller_is_healthy_while_the_api_server_responds() {
     let mut served = Served::start().await;
     assert_eq!(
         served.identity.probe(ProbeRequest {}).await.unwrap().into_inner().ready,
@@ -202,7 +204,7 @@ async fn it_is_well_while_the_api_server_answers() {
 }
 
 #[tokio::test]
-async fn one_name_is_one_snapshot() {
+async fn a_name_has_exactly_one_snapshot() {
     let mut served = Served::start().await;
     let made = served
         .create("snapshot-1", &ws("p-1"), &[("repository", "r.io/{namespace}/{name}")])
@@ -224,12 +226,12 @@ async fn one_name_is_one_snapshot() {
         json!({"namespace": "ci", "pod": "p-1", "podUid": "u-p-1", "volume": "ws"})
     );
 
-    served.says(
+    served.node_reports(
         "snapshot-1",
         json!({"phase": "Pushing", "cutTime": "2026-01-02T03:04:10.5Z", "bytes": 7}),
     );
     assert!(!served.create("snapshot-1", &ws("p-1"), &[]).await.unwrap().ready_to_use);
-    served.says("snapshot-1", json!({"phase": "Ready"}));
+    served.node_reports("snapshot-1", json!({"phase": "Ready"}));
     let made = served.create("snapshot-1", &ws("p-1"), &[]).await.unwrap();
     assert_eq!((made.ready_to_use, made.size_bytes), (true, 7));
     let created = made.creation_time.unwrap();
@@ -238,7 +240,7 @@ async fn one_name_is_one_snapshot() {
 
     let status = served.create("snapshot-1", &ws("p-2"), &[]).await.unwrap_err();
     assert_eq!(status.code(), Code::AlreadyExists, "{status}");
-    // A name that no object can have.
+    // A name that is not a valid object name.
     let odd = served.create("Größe 1", &ws("p-1"), &[]).await.unwrap();
     assert_eq!(odd.snapshot_id.len(), 45);
     assert_eq!(
@@ -249,10 +251,10 @@ async fn one_name_is_one_snapshot() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_is_a_code_and_a_sentence() {
+async fn a_refused_snapshot_has_a_code_and_a_message() {
     let mut served = Served::start().await;
     let other = volume_handle("u-p-1", "other");
-    for (name, volume, parameters, code, sentence) in [
+    for (name, volume, parameters, code, expected) in [
         ("", ws("p-1"), &[][..], Code::InvalidArgument, "name is missing"),
         ("s", String::new(), &[], Code::InvalidArgument, "source_volume_id is missing"),
         ("s\u{1}", ws("p-1"), &[], Code::InvalidArgument, "control characters"),
@@ -274,16 +276,16 @@ async fn what_cannot_be_made_is_a_code_and_a_sentence() {
         ("s", "csi-0".into(), &[], Code::NotFound, "no pod has an inline volume of ovl.csi.dev"),
         ("s", other, &[], Code::NotFound, "no pod has an inline volume"),
         ("s", ws("p-2"), &[], Code::FailedPrecondition, "volume ws of pod p-2 is read-only"),
-        ("s", ws("p-3"), &[], Code::Unavailable, "pod p-3 does not run yet"),
+        ("s", ws("p-3"), &[], Code::Unavailable, "pod p-3 is not running yet"),
     ] {
         let status = served.create(name, &volume, parameters).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");
-        assert!(status.message().contains(sentence), "{status}");
+        assert!(status.message().contains(expected), "{status}");
     }
     assert!(served.api.all(SNAPSHOTS).is_empty());
 
     served.create("s", &ws("p-1"), &[]).await.unwrap();
-    served.says("s", json!({"phase": "Failed", "message": "the disk of n-1 is full"}));
+    served.node_reports("s", json!({"phase": "Failed", "message": "the disk of n-1 is full"}));
     for status in [
         served.create("s", &ws("p-1"), &[]).await.unwrap_err(),
         served.get("s").await.unwrap_err(),
@@ -299,7 +301,7 @@ async fn what_cannot_be_made_is_a_code_and_a_sentence() {
 }
 
 #[tokio::test]
-async fn a_delete_is_done_when_the_node_says_so() {
+async fn a_delete_is_complete_when_the_node_reports_it() {
     let mut served = Served::start().await;
     for id in ["unknown", "../../secrets", "A b"] {
         served.delete(id).await.unwrap();
@@ -314,18 +316,18 @@ async fn a_delete_is_done_when_the_node_says_so() {
         );
     }
     assert_eq!(served.api.get(&format!("{SNAPSHOTS}/s")).unwrap()["spec"]["deleted"], true);
-    // Meanwhile it is no snapshot any more, and its name is not free yet.
+    // Meanwhile, the snapshot is not found any more, and its name is not free yet.
     assert_eq!(served.create("s", &ws("p-1"), &[]).await.unwrap_err().code(), Code::Aborted);
     assert_eq!(served.get("s").await.unwrap_err().code(), Code::NotFound);
     assert!(served.list(ListSnapshotsRequest::default()).await.unwrap().0.is_empty());
-    served.says("s", json!({"phase": "Deleting"}));
+    served.node_reports("s", json!({"phase": "Deleting"}));
     assert_eq!(served.delete("s").await.unwrap_err().code(), Code::Aborted);
-    served.says("s", json!({"phase": "Deleted"}));
+    served.node_reports("s", json!({"phase": "Deleted"}));
     served.delete("s").await.unwrap();
     served.delete("s").await.unwrap();
     assert!(served.api.all(SNAPSHOTS).is_empty());
 
-    // A node that does not answer is not waited for.
+    // The controller does not wait for a node that is not ready or gone.
     for state in ["False", "Unknown", "gone"] {
         served.create("s", &ws("p-1"), &[]).await.unwrap();
         let conditions = json!([{"type": "Ready", "status": state}]);
@@ -353,7 +355,7 @@ async fn snapshots_are_listed_in_pages_by_handle_and_by_volume() {
     for (name, pod) in [("c", "p-1"), ("a", "p-1"), ("b", "p-3"), ("d", "p-1")] {
         served.create(name, &ws(pod), &[]).await.unwrap();
     }
-    // Another driver's.
+    // A snapshot of another driver.
     let mut theirs = served.api.get(&format!("{SNAPSHOTS}/a")).unwrap();
     theirs["metadata"] = json!({"name": "z"});
     theirs["spec"]["driver"] = "other.dev".into();
@@ -392,7 +394,7 @@ async fn snapshots_are_listed_in_pages_by_handle_and_by_volume() {
 }
 
 #[tokio::test]
-async fn an_api_server_that_is_away_is_tried_again() {
+async fn calls_are_unavailable_while_the_api_server_is_down() {
     let mut served = Served::start().await;
     served.api.lose(0, crate::cluster::fake::Loss::Request);
     for status in [

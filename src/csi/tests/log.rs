@@ -1,4 +1,4 @@
-//! A log that can be read.
+//! Captures the log of a test.
 
 use std::{
     io,
@@ -7,19 +7,20 @@ use std::{
 
 use tracing::subscriber::DefaultGuard;
 
-/// Whether anybody wants a line is asked when its place in the code is first reached, and kept. Another test's thread that gets
-/// there while a subscriber is only just coming would keep that nobody does; so there is always one that wants all, and drops it.
-static SOMEBODY: Once = Once::new();
+/// `tracing` decides whether a log statement is enabled when the statement is first reached, and caches the result. If
+/// a thread of another test reaches it before a subscriber is installed, the statement stays disabled. So there is
+/// always a global subscriber, which enables all statements and drops the lines.
+static GLOBAL_SUBSCRIBER: Once = Once::new();
 
 /// The lines that this thread logs.
 #[derive(Clone, Default)]
 pub(in crate::csi) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Until the guard is dropped.
-    pub(in crate::csi) fn catch(&self) -> DefaultGuard {
-        SOMEBODY.call_once(|| {
-            // Only another one would be in the way.
+    /// Captures the lines of this thread until the guard is dropped.
+    pub(in crate::csi) fn capture(&self) -> DefaultGuard {
+        GLOBAL_SUBSCRIBER.call_once(|| {
+            // Fails only if there is another global subscriber.
             let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
         });
         let log = self.clone();

@@ -1,4 +1,4 @@
-//! Calls as a collector sees them: one that takes OTLP over gRPC, as far as it is looked at here.
+//! Tests of the traces of calls, with a fake collector that receives OTLP over gRPC.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use super::*;
 use crate::telemetry::Traces;
 
-/// opentelemetry.proto.collector.trace.v1, the part that is asked about.
+/// opentelemetry.proto.collector.trace.v1, only the fields that the test checks.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Export {
     #[prost(message, repeated, tag = "1")]
@@ -73,7 +73,7 @@ fn words(attributes: &[KeyValue]) -> BTreeMap<&str, &str> {
     words.map(|(key, value)| (key, &*value.string_value)).collect()
 }
 
-/// A collector's address, and what it is sent.
+/// Starts a collector. Returns its address, and the exports that it receives.
 async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<Export>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -98,11 +98,11 @@ async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<Export>) {
 }
 
 #[tokio::test]
-async fn a_call_is_a_span_in_its_callers_trace() {
+async fn a_call_is_a_span_in_the_trace_of_its_caller() {
     let (address, mut received) = collector().await;
     let traces = Traces::to(&format!("http://{address}").parse().unwrap(), Some("node-1")).unwrap();
     let subscriber = tracing_subscriber::registry().with(traces.layer());
-    let caught = tracing::subscriber::set_default(subscriber);
+    let guard = tracing::subscriber::set_default(subscriber);
 
     let driver = Driver::start().await;
     let (mut request, _) = driver.publish(&[]);
@@ -112,7 +112,7 @@ async fn a_call_is_a_span_in_its_callers_trace() {
     request.metadata_mut().insert("traceparent", parent.parse().unwrap());
     driver.node().await.node_publish_volume(request).await.unwrap_err();
     driver.stop().await.unwrap();
-    drop(caught);
+    drop(guard);
     spawn_blocking(|| traces.end()).await.unwrap();
 
     let export = received.recv().await.unwrap();
@@ -126,8 +126,8 @@ async fn a_call_is_a_span_in_its_callers_trace() {
     assert_eq!((&*span.name, span.kind), ("NodePublishVolume", 2));
     assert_eq!(hex::encode(&span.trace_id), "0123456789abcdef0123456789abcdef");
     assert_eq!(hex::encode(&span.parent_span_id), "0123456789abcdef");
-    let said = words(&span.attributes);
+    let attributes = words(&span.attributes);
     for (key, value) in [("volume", "csi-1"), ("pod", "ci/job-1"), ("code", "InvalidArgument")] {
-        assert_eq!(said.get(key), Some(&value), "{said:?}");
+        assert_eq!(attributes.get(key), Some(&value), "{attributes:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the registry takes: uploads, mounts, manifests, deletes.
+//! The part of the fake registry for pushes: uploads, mounts, manifests, deletes.
 
 use axum::{
     body::Body,
@@ -11,17 +11,17 @@ use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{FakeRegistry, Inner, Misdeed, SECRET, Seen, Shelf, serve, with_headers};
+use super::{FakeRegistry, Fault, Inner, ReceivedRequest, SECRET, State, serve, with_headers};
 use crate::digest::Digest;
 
-/// An upload under way.
+/// An upload in progress.
 #[derive(Debug)]
 pub(super) struct Upload {
     repository: String,
     bytes: Vec<u8>,
 }
 
-/// How `Location` is written.
+/// The form of the `Location` header.
 #[derive(Debug, Default)]
 pub(super) enum Locations {
     /// A path.
@@ -32,190 +32,190 @@ pub(super) enum Locations {
 }
 
 impl FakeRegistry {
-    /// From now on a `Location` is a whole URL.
+    /// From now on a `Location` is an absolute URL.
     pub(crate) fn locate_absolutely(&self) {
         self.locate_at(&self.host());
     }
 
     /// From now on a `Location` leads to `host`.
     pub(crate) fn locate_at(&self, host: &str) {
-        self.inner.shelf.lock().unwrap().locations = Locations::At(host.to_owned());
+        self.inner.state.lock().unwrap().locations = Locations::At(host.to_owned());
     }
 
-    /// From now on uploads go on at another port, which asks for no token; answers its `host:port`. The registry
-    /// listens there as long as the handle lives.
+    /// From now on uploads continue at another port, which requires no token. Returns its `host:port`. The registry
+    /// listens there until the handle is dropped.
     pub(crate) async fn uploads_elsewhere(&self) -> (String, AbortOnDropHandle<()>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         self.locate_at(&host);
-        self.inner.shelf.lock().unwrap().open_host = Some(host.clone());
+        self.inner.state.lock().unwrap().open_host = Some(host.clone());
         (host, serve(listener, &self.inner))
     }
 
-    /// Every token that was given is one no more.
+    /// Expires every issued token.
     pub(crate) fn expire_tokens(&self) {
-        self.inner.shelf.lock().unwrap().generation += 1;
+        self.inner.state.lock().unwrap().generation += 1;
     }
 
-    /// Every upload under way is lost.
+    /// Removes every upload in progress.
     pub(crate) fn forget_uploads(&self) {
-        self.inner.shelf.lock().unwrap().uploads.clear();
+        self.inner.state.lock().unwrap().uploads.clear();
     }
 
-    /// How many uploads are under way.
+    /// The number of uploads in progress.
     pub(crate) fn uploads(&self) -> usize {
-        self.inner.shelf.lock().unwrap().uploads.len()
+        self.inner.state.lock().unwrap().uploads.len()
     }
 
-    /// A blob that was pushed to, or mounted into, this very repository.
+    /// A blob that was pushed to, or mounted into, this repository.
     pub(crate) fn blob(&self, repository: &str, digest: &Digest) -> Option<Bytes> {
-        let shelf = self.inner.shelf.lock().unwrap();
-        shelf.content.get(&format!("{repository}/blobs/{digest}")).map(|(_, bytes)| bytes.clone())
+        let state = self.inner.state.lock().unwrap();
+        state.content.get(&format!("{repository}/blobs/{digest}")).map(|(_, bytes)| bytes.clone())
     }
 
     /// The content type and text of a manifest, by tag or digest.
     pub(crate) fn manifest(&self, repository: &str, name: &str) -> Option<(String, Bytes)> {
-        let shelf = self.inner.shelf.lock().unwrap();
-        shelf.content.get(&format!("{repository}/manifests/{name}")).cloned()
+        let state = self.inner.state.lock().unwrap();
+        state.content.get(&format!("{repository}/manifests/{name}")).cloned()
     }
 
     /// The methods of all requests whose path contains `part`, in order.
     pub(crate) fn methods(&self, part: &str) -> Vec<String> {
-        self.seen(part).into_iter().map(|seen| seen.method).collect()
+        self.requests_to(part).into_iter().map(|request| request.method).collect()
     }
 }
 
-/// Something that the registry has taken or refused.
-struct Answer(u16, Vec<(&'static str, String)>);
+/// Status and headers of a response.
+struct Reply(u16, Vec<(&'static str, String)>);
 
 impl Inner {
-    /// Takes what is pushed.
-    pub(super) async fn take(&self, seen: &Seen, uri: &Uri, body: Body) -> Response {
-        if let Some(refused) = self.locked(seen) {
-            whole(body).await;
+    /// Handles a push request.
+    pub(super) async fn take(&self, request: &ReceivedRequest, uri: &Uri, body: Body) -> Response {
+        if let Some(refused) = self.locked(request) {
+            read_all(body).await;
             return refused;
         }
-        let misdeed = self.told(seen);
+        let misdeed = self.misdeed(request);
         let bytes = match misdeed {
-            Some(Misdeed::CutAfter(bytes)) => {
+            Some(Fault::BreakAfter(bytes)) => {
                 let taken = start(body, bytes).await;
-                self.shelf.lock().unwrap().keep(uri.path(), &taken);
+                self.state.lock().unwrap().keep(uri.path(), &taken);
                 return broken();
             }
-            _ => whole(body).await,
+            _ => read_all(body).await,
         };
         match &misdeed {
-            Some(Misdeed::Hold) => self.gate.acquire().await.unwrap().forget(),
-            Some(Misdeed::Answer(status, headers)) => {
+            Some(Fault::Hold) => self.gate.acquire().await.unwrap().forget(),
+            Some(Fault::Respond(status, headers)) => {
                 return with_headers(*status, "text/plain", SECRET.into(), headers);
             }
             _ => {}
         }
-        let may_mount = !matches!(misdeed, Some(Misdeed::NoMount));
-        let tags = matches!(misdeed, Some(Misdeed::KeepTag)).then(|| self.tags(uri.path()));
-        let Answer(status, mut headers) = self.taken(seen, uri, &bytes, may_mount);
-        self.shelf.lock().unwrap().content.extend(tags.into_iter().flatten());
+        let may_mount = !matches!(misdeed, Some(Fault::NoMount));
+        let tags = matches!(misdeed, Some(Fault::KeepTag)).then(|| self.tags(uri.path()));
+        let Reply(status, mut headers) = self.taken(request, uri, &bytes, may_mount);
+        self.state.lock().unwrap().content.extend(tags.into_iter().flatten());
         match misdeed {
-            Some(Misdeed::Lost) => return broken(),
-            Some(Misdeed::Header(name, value)) => headers.push((name, value)),
+            Some(Fault::Lost) => return broken(),
+            Some(Fault::Header(name, value)) => headers.push((name, value)),
             _ => {}
         }
         with_headers(status, "text/plain", Body::empty(), &headers)
     }
 
-    /// What else is the manifest with this path.
+    /// The other entries with the same manifest as this path.
     fn tags(&self, path: &str) -> Vec<(String, (String, Bytes))> {
-        let shelf = self.shelf.lock().unwrap();
+        let state = self.state.lock().unwrap();
         let name = path.strip_prefix("/v2/").unwrap();
-        let Some((_, manifest)) = shelf.content.get(name) else { return Vec::new() };
+        let Some((_, manifest)) = state.content.get(name) else { return Vec::new() };
         let same =
-            shelf.content.iter().filter(|(key, (_, bytes))| *key != name && bytes == manifest);
+            state.content.iter().filter(|(key, (_, bytes))| *key != name && bytes == manifest);
         same.map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
-    fn taken(&self, seen: &Seen, uri: &Uri, bytes: &Bytes, may_mount: bool) -> Answer {
+    fn taken(&self, request: &ReceivedRequest, uri: &Uri, bytes: &Bytes, may_mount: bool) -> Reply {
         let path = uri.path().strip_prefix("/v2/").unwrap();
-        let url = Url::parse(&format!("http://x/?{}", seen.query)).unwrap();
+        let url = Url::parse(&format!("http://x/?{}", request.query)).unwrap();
         let field = |name: &str| {
             let pair = url.query_pairs().find(|(key, _)| key == name);
             pair.map(|(_, value)| value.into_owned())
         };
         let may_mount = may_mount
             && field("from")
-                .is_some_and(|from| self.granted(&from, "pull", seen.authorization.as_deref()));
-        let shelf = &mut *self.shelf.lock().unwrap();
+                .is_some_and(|from| self.granted(&from, "pull", request.authorization.as_deref()));
+        let state = &mut *self.state.lock().unwrap();
         if let Some((repository, name)) = path.split_once("/manifests/") {
-            return match seen.method.as_str() {
-                "PUT" => shelf.put_manifest(repository, name, &seen.headers, bytes),
-                "DELETE" => shelf.delete_manifest(repository, name),
-                _ => Answer(405, Vec::new()),
+            return match request.method.as_str() {
+                "PUT" => state.put_manifest(repository, name, &request.headers, bytes),
+                "DELETE" => state.delete_manifest(repository, name),
+                _ => Reply(405, Vec::new()),
             };
         }
         let (repository, id) = path.split_once("/blobs/uploads/").unwrap();
-        if (seen.method.as_str(), id) == ("POST", "") {
+        if (request.method.as_str(), id) == ("POST", "") {
             if let (Some(blob), Some(from)) = (field("mount"), field("from"))
-                && let Some(content) = shelf.of(&from, &blob).filter(|_| may_mount)
+                && let Some(content) = state.of(&from, &blob).filter(|_| may_mount)
             {
-                shelf.content.insert(format!("{repository}/blobs/{blob}"), content);
-                return Answer(201, vec![("location", format!("/v2/{repository}/blobs/{blob}"))]);
+                state.content.insert(format!("{repository}/blobs/{blob}"), content);
+                return Reply(201, vec![("location", format!("/v2/{repository}/blobs/{blob}"))]);
             }
-            shelf.next += 1;
+            state.next += 1;
             let upload = Upload { repository: repository.to_owned(), bytes: Vec::new() };
-            let id = shelf.next.to_string();
-            shelf.uploads.insert(id.clone(), upload);
-            return shelf.progress(202, &id);
+            let id = state.next.to_string();
+            state.uploads.insert(id.clone(), upload);
+            return state.progress(202, &id);
         }
-        let Some(upload) = shelf.uploads.get_mut(id).filter(|it| it.repository == repository)
+        let Some(upload) = state.uploads.get_mut(id).filter(|it| it.repository == repository)
         else {
-            return Answer(404, Vec::new());
+            return Reply(404, Vec::new());
         };
-        let range = seen.headers.get(header::CONTENT_RANGE).map(|range| range.to_str().unwrap());
-        let begin = upload.bytes.len();
-        let last = (begin + bytes.len()).wrapping_sub(1);
-        let stale = field("state") != Some(begin.to_string());
-        let elsewhere = range.is_some_and(|range| range != format!("{begin}-{last}"));
-        match seen.method.as_str() {
-            "GET" => shelf.progress(204, id),
+        let range = request.headers.get(header::CONTENT_RANGE).map(|range| range.to_str().unwrap());
+        let offset = upload.bytes.len();
+        let last = (offset + bytes.len()).wrapping_sub(1);
+        let stale = field("state") != Some(offset.to_string());
+        let wrong_range = range.is_some_and(|range| range != format!("{offset}-{last}"));
+        match request.method.as_str() {
+            "GET" => state.progress(204, id),
             "DELETE" => {
-                shelf.uploads.remove(id);
-                Answer(204, Vec::new())
+                state.uploads.remove(id);
+                Reply(204, Vec::new())
             }
-            "PATCH" if stale || elsewhere => shelf.progress(416, id),
+            "PATCH" if stale || wrong_range => state.progress(416, id),
             "PATCH" => {
                 upload.bytes.extend_from_slice(bytes);
-                shelf.progress(202, id)
+                state.progress(202, id)
             }
             "PUT" => {
                 upload.bytes.extend_from_slice(bytes);
-                let upload = shelf.uploads.remove(id).unwrap();
+                let upload = state.uploads.remove(id).unwrap();
                 let digest = Digest::of(&upload.bytes).to_string();
                 if stale || field("digest").as_ref() != Some(&digest) {
-                    return Answer(400, Vec::new());
+                    return Reply(400, Vec::new());
                 }
                 let content = ("application/octet-stream".to_owned(), upload.bytes.into());
-                shelf.content.insert(format!("{repository}/blobs/{digest}"), content);
-                Answer(201, vec![("docker-content-digest", digest)])
+                state.content.insert(format!("{repository}/blobs/{digest}"), content);
+                Reply(201, vec![("docker-content-digest", digest)])
             }
-            _ => Answer(405, Vec::new()),
+            _ => Reply(405, Vec::new()),
         }
     }
 }
 
-impl Shelf {
-    /// A blob as a repository has it; those that were put by calls are in every one.
+impl State {
+    /// A blob of a repository. Blobs from [`FakeRegistry::put_blob`] are in every repository.
     pub(super) fn of(&self, repository: &str, blob: &str) -> Option<(String, Bytes)> {
         let own = self.content.get(&format!("{repository}/blobs/{blob}"));
         own.or_else(|| self.content.get(&format!("blobs/{blob}"))).cloned()
     }
 
-    /// Keeps the start of a chunk whose connection broke.
+    /// Stores the start of a chunk whose connection broke.
     fn keep(&mut self, path: &str, bytes: &[u8]) {
         let id = path.rsplit('/').next().unwrap();
         self.uploads.get_mut(id).unwrap().bytes.extend_from_slice(bytes);
     }
 
-    /// Where an upload stands. As distribution writes it: nothing and one byte are both `0-0`.
-    fn progress(&self, status: u16, id: &str) -> Answer {
+    /// The state of an upload, in distribution's form: no byte and one byte are both `0-0`.
+    fn progress(&self, status: u16, id: &str) -> Reply {
         let upload = &self.uploads[id];
         let at = upload.bytes.len();
         let path = format!("/v2/{}/blobs/uploads/{id}?state={at}", upload.repository);
@@ -224,7 +224,7 @@ impl Shelf {
             Locations::At(host) => format!("http://{host}{path}"),
         };
         let range = format!("0-{}", at.saturating_sub(1));
-        Answer(status, vec![("location", location), ("range", range)])
+        Reply(status, vec![("location", location), ("range", range)])
     }
 
     fn put_manifest(
@@ -233,13 +233,13 @@ impl Shelf {
         name: &str,
         headers: &HeaderMap,
         bytes: &Bytes,
-    ) -> Answer {
+    ) -> Reply {
         let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
         let layers = document["layers"].as_array().cloned().unwrap_or_default();
         let blobs = layers.iter().chain(document.get("config"));
         let there = |blob: &Value| self.of(repository, blob["digest"].as_str().unwrap()).is_some();
         if !blobs.into_iter().all(there) {
-            return Answer(400, Vec::new());
+            return Reply(400, Vec::new());
         }
         let content_type = headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
         let digest = Digest::of(bytes).to_string();
@@ -247,31 +247,32 @@ impl Shelf {
             let entry = (content_type.clone(), bytes.clone());
             self.content.insert(format!("{repository}/manifests/{name}"), entry);
         }
-        Answer(201, vec![("docker-content-digest", digest)])
+        Reply(201, vec![("docker-content-digest", digest)])
     }
 
-    /// With its tags.
-    fn delete_manifest(&mut self, repository: &str, name: &str) -> Answer {
-        let folder = format!("{repository}/manifests/");
-        let Some((_, bytes)) = self.content.get(&format!("{folder}{name}")).cloned() else {
-            return Answer(404, Vec::new());
+    /// Deletes a manifest and its tags.
+    fn delete_manifest(&mut self, repository: &str, name: &str) -> Reply {
+        let dir = format!("{repository}/manifests/");
+        let Some((_, bytes)) = self.content.get(&format!("{dir}{name}")).cloned() else {
+            return Reply(404, Vec::new());
         };
-        self.content.retain(|key, (_, other)| !key.starts_with(&folder) || *other != bytes);
-        Answer(202, Vec::new())
+        self.content.retain(|key, (_, other)| !key.starts_with(&dir) || *other != bytes);
+        Reply(202, Vec::new())
     }
 }
 
-/// Whether a request is one for [`Inner::take`].
+/// Whether [`Inner::take`] handles a request.
 pub(super) fn is_push(method: &Method, path: &str) -> bool {
     let upload = path.contains("/blobs/uploads/");
     path.starts_with("/v2/") && (upload || !matches!(*method, Method::GET | Method::HEAD))
 }
 
-pub(super) async fn whole(body: Body) -> Bytes {
+/// The complete body.
+pub(super) async fn read_all(body: Body) -> Bytes {
     start(body, usize::MAX).await
 }
 
-/// The body to its end, to where the client breaks off, or to `most` bytes.
+/// The body up to its end, to the point where the client breaks it off, or to `most` bytes.
 async fn start(body: Body, most: usize) -> Bytes {
     let (mut pieces, mut bytes) = (body.into_data_stream(), Vec::new());
     while bytes.len() < most
@@ -283,13 +284,13 @@ async fn start(body: Body, most: usize) -> Bytes {
     bytes.into()
 }
 
-/// An answer that does not come.
+/// A response whose connection breaks.
 fn broken() -> Response {
-    let error = stream::iter([Err::<Bytes, _>(std::io::Error::other("told to break"))]);
+    let error = stream::iter([Err::<Bytes, _>(std::io::Error::other("injected fault"))]);
     with_headers(500, "text/plain", Body::from_stream(error), &[])
 }
 
-/// The token for these scopes, each `repository:<name>:<actions>`.
+/// Creates the token for these scopes, each `repository:<name>:<actions>`.
 pub(super) fn token(scopes: &[String], generation: u64) -> String {
     let part = |scope: &String| {
         let (_, rest) = scope.split_once(':').unwrap();
@@ -305,7 +306,7 @@ pub(super) fn token(scopes: &[String], generation: u64) -> String {
     format!("{}-{}{since}", super::TOKEN, parts.join("."))
 }
 
-/// Whether an `Authorization` with such a token lets do `action`.
+/// Whether an `Authorization` with such a token allows `action`.
 pub(super) fn lets(login: &str, repository: &str, action: &str, generation: u64) -> bool {
     let Some(token) = login.strip_prefix(&format!("Bearer {}-", super::TOKEN)) else {
         return false;
@@ -317,7 +318,7 @@ pub(super) fn lets(login: &str, repository: &str, action: &str, generation: u64)
     may && since == generation.to_string()
 }
 
-/// What a request needs to be allowed.
+/// The permission that a request needs.
 pub(super) fn action(method: &str) -> &'static str {
     match method {
         "GET" | "HEAD" => "pull",
@@ -326,13 +327,13 @@ pub(super) fn action(method: &str) -> &'static str {
     }
 }
 
-pub(super) fn answer_token(scopes: &[String], generation: u64) -> Response {
+pub(super) fn token_response(scopes: &[String], generation: u64) -> Response {
     let token = json!({ "token": token(scopes, generation) }).to_string();
     with_headers(200, "application/json", token.into(), &[])
 }
 
-/// For [`FakeRegistry::uploads_elsewhere`].
-pub(super) fn is_open(shelf: &Shelf, headers: &HeaderMap) -> bool {
+/// Whether the request is to the host of [`FakeRegistry::uploads_elsewhere`].
+pub(super) fn is_open(state: &State, headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).map(|host| host.to_str().unwrap());
-    host.is_some() && host == shelf.open_host.as_deref()
+    host.is_some() && host == state.open_host.as_deref()
 }

@@ -1,5 +1,5 @@
-//! Real overlays, in each of the ways in which layers can be handed to a kernel: read merged, written above, the layers as they
-//! were, and nothing left attached.
+//! Real overlays with each mount API: the layers are merged and unchanged, writes go to the upper, and no layer stays
+//! attached.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -7,56 +7,56 @@ use std::path::Path;
 use std::process::Command;
 
 use super::*;
-use crate::sys::mounts::{LinuxMounts, Mounts, OlderMounts, Way, mount_image};
+use crate::sys::mounts::{LegacyMounts, LinuxMounts, MountApi, Mounts, mount_image};
 use crate::sys::scratch::erofs_image;
 
-macro_rules! in_each_way {
+macro_rules! with_each_api {
     ($($case:ident)*) => {
-        in_each_way!(@way privileged_detached, Way::Detached, $($case)*);
-        in_each_way!(@way privileged_attached, Way::Attached, $($case)*);
-        in_each_way!(@way privileged_classic, Way::Classic, $($case)*);
+        with_each_api!(@api privileged_detached, MountApi::Detached, $($case)*);
+        with_each_api!(@api privileged_attached, MountApi::Attached, $($case)*);
+        with_each_api!(@api privileged_classic, MountApi::Classic, $($case)*);
     };
-    (@way $name:ident, $way:expr, $($case:ident)*) => {
+    (@api $name:ident, $api:expr, $($case:ident)*) => {
         mod $name {
             use super::*;
             $(
                 #[test]
                 #[ignore = "needs root"]
                 fn $case() {
-                    in_way($way, super::$case);
+                    with_api($api, super::$case);
                 }
             )*
         }
     };
 }
 
-in_each_way! {
-    layers_are_read_merged_and_written_above
-    a_metacopy_moves_no_data_and_the_upper_stays_without_an_uuid
-    read_only_takes_any_number_of_layers
-    a_volume_may_start_empty
-    as_many_layers_as_the_kernel_takes
-    volatile_is_shown_and_has_to_be_forgotten
-    a_silent_fall_back_to_read_only_is_found_and_nothing_stays
-    odd_names_of_upper_and_work_are_shown_as_they_are
-    layers_with_ids_of_their_own_keep_every_feature_on
-    owners_of_layers_are_mapped_and_copied_up_as_shown
-    capabilities_of_a_mapped_file_are_kept_for_its_new_owner
-    access_times_are_left_alone_where_asked
+with_each_api! {
+    layers_are_merged_and_writes_go_to_the_upper
+    a_metacopy_copies_no_data_up_and_the_upper_gets_no_uuid
+    a_read_only_overlay_can_have_any_number_of_layers
+    an_overlay_without_layers_starts_empty
+    an_overlay_can_have_as_many_layers_as_the_kernel_allows
+    a_volatile_overlay_is_not_mounted_again_until_its_marker_is_removed
+    a_silent_fall_back_to_read_only_is_an_error_and_leaves_no_mount
+    special_characters_in_the_paths_of_upper_and_work_are_kept
+    layers_with_a_file_system_id_each_keep_all_features_on
+    owners_of_layers_are_mapped_and_copied_up_as_mapped
+    capabilities_of_a_mapped_file_are_kept_for_its_apparent_owner
+    noatime_and_noexec_are_options_of_the_mount
 }
 
-/// Runs a case, and sees that the layers it used are attached nowhere once they are dropped.
-fn in_way(way: Way, case: fn(&dyn Mounts, &Scratch)) {
+/// Runs a case, and checks that its layers are not attached any more once they are dropped.
+fn with_api(api: MountApi, case: fn(&dyn Mounts, &Scratch)) {
     let dir = Scratch::new();
-    if way == Way::Detached {
+    if api == MountApi::Detached {
         return case(&LinuxMounts, &dir);
     }
-    let lowers = dir.folder("lowers");
-    let older = OlderMounts::new(way, &lowers).unwrap();
-    case(&older, &dir);
-    let beneath = |mount: &mounts::Mount| mount.target.starts_with(&lowers);
-    let left: Vec<_> = LinuxMounts.table().unwrap().into_iter().filter(beneath).collect();
-    assert_eq!(left.len(), 1, "only the folder itself is a mount: {left:?}");
+    let lowers = dir.dir("lowers");
+    let legacy = LegacyMounts::new(api, &lowers).unwrap();
+    case(&legacy, &dir);
+    let is_below = |mount: &mounts::Mount| mount.target.starts_with(&lowers);
+    let left: Vec<_> = LinuxMounts.table().unwrap().into_iter().filter(is_below).collect();
+    assert_eq!(left.len(), 1, "only the directory itself is a mount: {left:?}");
     assert!(left[0].propagation.is_empty(), "{left:?}");
     assert_eq!(fs::read_dir(&lowers).unwrap().count(), 0);
 }
@@ -66,8 +66,8 @@ fn image(dir: &Scratch, id: u8, name: &str, text: &str) -> Lower {
     plain(&id.to_string(), Arc::new(mount_image(&LinuxMounts, &path).unwrap()))
 }
 
-fn folder(dir: &Scratch, name: &str) -> Lower {
-    let path = dir.folder(name);
+fn dir_lower(dir: &Scratch, name: &str) -> Lower {
+    let path = dir.dir(name);
     plain(name, Arc::new(LinuxMounts.open_dir(&path).unwrap()))
 }
 
@@ -77,11 +77,11 @@ fn plan(layers: Vec<Lower>, upper: Option<Upper>, options: Options) -> Plan {
 }
 
 fn pair(dir: &Scratch) -> Upper {
-    Upper::new(dir.folder("upper"), dir.folder("work"))
+    Upper::new(dir.dir("upper"), dir.dir("work"))
 }
 
 fn attached(m: &dyn Mounts, dir: &Scratch, plan: &Plan) -> PathBuf {
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     m.attach(mount(m, plan).unwrap(), &target).unwrap();
     target
 }
@@ -94,13 +94,13 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-fn layers_are_read_merged_and_written_above(m: &dyn Mounts, dir: &Scratch) {
+fn layers_are_merged_and_writes_go_to_the_upper(m: &dyn Mounts, dir: &Scratch) {
     let (bottom, top) = (image(dir, 1, "below", "one"), image(dir, 2, "above", "two"));
-    let plain = folder(dir, "plain");
+    let plain = dir_lower(dir, "plain");
     dir.file("plain/below", "plain");
     let images = [fs::read(dir.path().join("1.erofs")), fs::read(dir.path().join("2.erofs"))];
 
-    // Bottom first: the plain folder's `below` is hidden by the image's. A repeat changes nothing.
+    // Bottom first: the `below` of the image hides that of the plain directory. A repeat changes nothing.
     let layers = vec![plain.clone(), bottom.clone(), plain, bottom, top];
     let target = attached(m, dir, &plan(layers, Some(pair(dir)), Options::default()));
     assert_eq!(read(&target.join("below")), "one");
@@ -121,7 +121,7 @@ fn layers_are_read_merged_and_written_above(m: &dyn Mounts, dir: &Scratch) {
     assert!(["nosuid", "nodev"].iter().all(|o| line.options.contains(&(*o).to_owned())));
 }
 
-fn a_metacopy_moves_no_data_and_the_upper_stays_without_an_uuid(m: &dyn Mounts, dir: &Scratch) {
+fn a_metacopy_copies_no_data_up_and_the_upper_gets_no_uuid(m: &dyn Mounts, dir: &Scratch) {
     let layers = vec![image(dir, 1, "file", "text")];
     let target = attached(m, dir, &plan(layers, Some(pair(dir)), Options::default()));
     fs::set_permissions(target.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -133,7 +133,7 @@ fn a_metacopy_moves_no_data_and_the_upper_stays_without_an_uuid(m: &dyn Mounts, 
     assert_eq!(read(&target.join("file")), "text");
 }
 
-fn read_only_takes_any_number_of_layers(m: &dyn Mounts, dir: &Scratch) {
+fn a_read_only_overlay_can_have_any_number_of_layers(m: &dyn Mounts, dir: &Scratch) {
     for count in 0..3 {
         let layers = (0..count).map(|n| image(dir, n, &format!("file{n}"), "text")).collect();
         let target = attached(m, dir, &plan(layers, None, Options::default()));
@@ -145,15 +145,15 @@ fn read_only_takes_any_number_of_layers(m: &dyn Mounts, dir: &Scratch) {
     }
 }
 
-fn a_volume_may_start_empty(m: &dyn Mounts, dir: &Scratch) {
+fn an_overlay_without_layers_starts_empty(m: &dyn Mounts, dir: &Scratch) {
     let target = attached(m, dir, &plan(Vec::new(), Some(pair(dir)), Options::default()));
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
     fs::write(target.join("new"), "new").unwrap();
     assert_eq!(read(&dir.path().join("upper/new")), "new");
 }
 
-fn as_many_layers_as_the_kernel_takes(m: &dyn Mounts, dir: &Scratch) {
-    let layers = (0..LAYER_LIMIT).map(|n| folder(dir, &format!("layers/{n}"))).collect();
+fn an_overlay_can_have_as_many_layers_as_the_kernel_allows(m: &dyn Mounts, dir: &Scratch) {
+    let layers = (0..LAYER_LIMIT).map(|n| dir_lower(dir, &format!("layers/{n}"))).collect();
     dir.file("layers/0/bottom", "bottom");
     dir.file("layers/499/top", "top");
     let target = attached(m, dir, &plan(layers, Some(pair(dir)), Options::default()));
@@ -161,7 +161,10 @@ fn as_many_layers_as_the_kernel_takes(m: &dyn Mounts, dir: &Scratch) {
     assert_eq!(read(&target.join("top")), "top");
 }
 
-fn volatile_is_shown_and_has_to_be_forgotten(m: &dyn Mounts, dir: &Scratch) {
+fn a_volatile_overlay_is_not_mounted_again_until_its_marker_is_removed(
+    m: &dyn Mounts,
+    dir: &Scratch,
+) {
     let volatile = Options { volatile: true, ..Options::default() };
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), volatile);
     let target = attached(m, dir, &plan);
@@ -180,14 +183,14 @@ fn volatile_is_shown_and_has_to_be_forgotten(m: &dyn Mounts, dir: &Scratch) {
     assert_eq!(read(&attached(m, dir, &plan).join("new")), "new");
 }
 
-/// Makes a folder immutable, and mutable again at the end: else nothing could remove it.
+/// Makes a directory immutable. On drop it is mutable again, because nothing could remove it otherwise.
 struct Immutable(fs::File);
 
 impl Immutable {
     fn new(path: &Path) -> Self {
-        let folder = fs::File::open(path).unwrap();
-        rustix::fs::ioctl_setflags(&folder, rustix::fs::IFlags::IMMUTABLE).unwrap();
-        Self(folder)
+        let directory = fs::File::open(path).unwrap();
+        rustix::fs::ioctl_setflags(&directory, rustix::fs::IFlags::IMMUTABLE).unwrap();
+        Self(directory)
     }
 }
 
@@ -197,7 +200,7 @@ impl Drop for Immutable {
     }
 }
 
-fn a_silent_fall_back_to_read_only_is_found_and_nothing_stays(m: &dyn Mounts, dir: &Scratch) {
+fn a_silent_fall_back_to_read_only_is_an_error_and_leaves_no_mount(m: &dyn Mounts, dir: &Scratch) {
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), Options::default());
     let immutable = Immutable::new(&dir.path().join("work"));
     let error = mount(m, &plan).unwrap_err();
@@ -208,14 +211,14 @@ fn a_silent_fall_back_to_read_only_is_found_and_nothing_stays(m: &dyn Mounts, di
     attached(m, dir, &plan);
 }
 
-fn odd_names_of_upper_and_work_are_shown_as_they_are(m: &dyn Mounts, dir: &Scratch) {
-    let upper = dir.folder("a b=c\"d'é/upper");
-    let pair = Upper::new(upper.clone(), dir.folder("a b=c\"d'é/work"));
+fn special_characters_in_the_paths_of_upper_and_work_are_kept(m: &dyn Mounts, dir: &Scratch) {
+    let upper = dir.dir("a b=c\"d'é/upper");
+    let pair = Upper::new(upper.clone(), dir.dir("a b=c\"d'é/work"));
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair), Options::default());
     assert!(is_ours(&line(m, &attached(m, dir, &plan)), &upper));
 }
 
-fn layers_with_ids_of_their_own_keep_every_feature_on(m: &dyn Mounts, dir: &Scratch) {
+fn layers_with_a_file_system_id_each_keep_all_features_on(m: &dyn Mounts, dir: &Scratch) {
     let layers = vec![image(dir, 1, "below", "one"), image(dir, 2, "above", "two")];
     let options = Options { index: true, xino: Xino::On, ..Options::default() };
     let target = attached(m, dir, &plan(layers, Some(pair(dir)), options));
@@ -244,9 +247,9 @@ fn owner(path: &Path) -> (u32, u32) {
     (file.uid(), file.gid())
 }
 
-fn owners_of_layers_are_mapped_and_copied_up_as_shown(m: &dyn Mounts, dir: &Scratch) {
+fn owners_of_layers_are_mapped_and_copied_up_as_mapped(m: &dyn Mounts, dir: &Scratch) {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let (image, plain) = (image(dir, 1, "file", "text"), folder(dir, "plain"));
+    let (image, plain) = (image(dir, 1, "file", "text"), dir_lower(dir, "plain"));
     for (name, id) in [("roots", 0), ("theirs", 1000), ("others", 77)] {
         chown(dir.file(&format!("plain/{name}"), ""), Some(id), Some(id * 2)).unwrap();
     }
@@ -268,8 +271,8 @@ fn owners_of_layers_are_mapped_and_copied_up_as_shown(m: &dyn Mounts, dir: &Scra
     assert_eq!(m.table().unwrap().iter().filter(|line| line.target == target).count(), 1);
 }
 
-fn capabilities_of_a_mapped_file_are_kept_for_its_new_owner(m: &dyn Mounts, dir: &Scratch) {
-    let plain = folder(dir, "plain");
+fn capabilities_of_a_mapped_file_are_kept_for_its_apparent_owner(m: &dyn Mounts, dir: &Scratch) {
+    let plain = dir_lower(dir, "plain");
     let file = dir.file("plain/tool", "");
     // Revision 2, effective, cap_net_bind_service (include/uapi/linux/capability.h).
     let mut value = [0_u8; 20];
@@ -292,34 +295,34 @@ fn capabilities_of_a_mapped_file_are_kept_for_its_new_owner(m: &dyn Mounts, dir:
     assert_eq!(read(&file), value);
 }
 
-fn access_times_are_left_alone_where_asked(m: &dyn Mounts, dir: &Scratch) {
+fn noatime_and_noexec_are_options_of_the_mount(m: &dyn Mounts, dir: &Scratch) {
     let options = Options { noatime: true, noexec: true, ..Options::default() };
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), options);
     let line = line(m, &attached(m, dir, &plan));
     assert!(["noatime", "noexec"].iter().all(|o| line.options.contains(&(*o).to_owned())));
 }
 
-fn of_long_paths(dir: &Scratch, parts: usize) -> (PathBuf, Plan) {
+fn with_long_paths(dir: &Scratch, parts: usize) -> (PathBuf, Plan) {
     let deep = vec!["x".repeat(200); parts].join("/");
-    let upper = dir.folder(&format!("{deep}/upper"));
-    let pair = Upper::new(upper.clone(), dir.folder(&format!("{deep}/work")));
+    let upper = dir.dir(&format!("{deep}/upper"));
+    let pair = Upper::new(upper.clone(), dir.dir(&format!("{deep}/work")));
     (upper, plan(vec![image(dir, 1, "file", "text")], Some(pair), Options::default()))
 }
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_upper_and_work_may_have_paths_as_long_as_the_way_allows() {
+fn privileged_upper_and_work_can_have_paths_as_long_as_the_mount_api_allows() {
     let dir = Scratch::new();
-    let (upper, plan) = of_long_paths(&dir, 2);
-    for way in [Way::Detached, Way::Classic] {
-        let lowers = dir.folder(&format!("{way:?}"));
-        let older = OlderMounts::new(way, &lowers).unwrap();
-        let m: &dyn Mounts = if way == Way::Detached { &LinuxMounts } else { &older };
+    let (upper, plan) = with_long_paths(&dir, 2);
+    for api in [MountApi::Detached, MountApi::Classic] {
+        let lowers = dir.dir(&format!("{api:?}"));
+        let legacy = LegacyMounts::new(api, &lowers).unwrap();
+        let m: &dyn Mounts = if api == MountApi::Detached { &LinuxMounts } else { &legacy };
         let target = attached(m, &dir, &plan);
-        assert!(is_ours(&line(m, &target), &upper), "{way:?}");
+        assert!(is_ours(&line(m, &target), &upper), "{api:?}");
         m.unmount(&target).unwrap();
     }
-    let attached = OlderMounts::new(Way::Attached, &dir.folder("lowers")).unwrap();
+    let attached = LegacyMounts::new(MountApi::Attached, &dir.dir("lowers")).unwrap();
     let error = mount(&attached, &plan).unwrap_err();
     assert!(error.to_string().contains("upperdir"), "{error}");
     assert_eq!(error.class(), Class::Precondition);
@@ -328,14 +331,14 @@ fn privileged_upper_and_work_may_have_paths_as_long_as_the_way_allows() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_path_that_a_text_cannot_carry_is_refused_where_it_must_be_one() {
+fn privileged_a_path_that_cannot_be_a_text_parameter_is_refused_by_apis_that_need_one() {
     let dir = Scratch::new();
-    let upper = dir.folder("a,b:c\\d/upper");
-    let pair = Upper::new(upper.clone(), dir.folder("a,b:c\\d/work"));
+    let upper = dir.dir("a,b:c\\d/upper");
+    let pair = Upper::new(upper.clone(), dir.dir("a,b:c\\d/work"));
     let plan = plan(vec![image(&dir, 1, "file", "text")], Some(pair), Options::default());
-    for way in [Way::Attached, Way::Classic] {
-        let older = OlderMounts::new(way, &dir.folder(&format!("{way:?}"))).unwrap();
-        let error = mount(&older, &plan).unwrap_err().to_string();
+    for api in [MountApi::Attached, MountApi::Classic] {
+        let legacy = LegacyMounts::new(api, &dir.dir(&format!("{api:?}"))).unwrap();
+        let error = mount(&legacy, &plan).unwrap_err().to_string();
         assert!(error.contains("comma"), "{error}");
     }
     assert!(is_ours(&line(&LinuxMounts, &attached(&LinuxMounts, &dir, &plan)), &upper));
@@ -344,10 +347,10 @@ fn privileged_a_path_that_a_text_cannot_carry_is_refused_where_it_must_be_one() 
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_what_mount_2_would_cut_is_refused_by_its_length() {
+fn privileged_options_that_mount_2_would_truncate_are_refused() {
     let dir = Scratch::new();
-    let (_, plan) = of_long_paths(&dir, 10);
-    let classic = OlderMounts::new(Way::Classic, &dir.folder("lowers")).unwrap();
+    let (_, plan) = with_long_paths(&dir, 10);
+    let classic = LegacyMounts::new(MountApi::Classic, &dir.dir("lowers")).unwrap();
     let error = mount(&classic, &plan).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, OverlayError::Mount(MountError::DataTooLong { .. })), "{text}");
@@ -358,28 +361,28 @@ fn privileged_what_mount_2_would_cut_is_refused_by_its_length() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_what_a_killed_process_left_attached_goes_at_the_next_start() {
+fn privileged_layers_that_a_killed_process_left_attached_are_detached_at_the_next_start() {
     let dir = Scratch::new();
-    let lowers = dir.folder("lowers");
-    let first = OlderMounts::new(Way::Attached, &lowers).unwrap();
+    let lowers = dir.dir("lowers");
+    let first = LegacyMounts::new(MountApi::Attached, &lowers).unwrap();
     let layers = vec![image(&dir, 1, "file", "text")];
     let target =
         attached(&first, &dir, &plan(layers.clone(), Some(pair(&dir)), Options::default()));
-    // As by a kill: nothing is dropped.
+    // As if the process was killed: nothing is dropped.
     layers.into_iter().for_each(std::mem::forget);
-    let beneath = || {
+    let attached_below = || {
         let table = LinuxMounts.table().unwrap();
         table.into_iter().filter(|mount| mount.target.starts_with(&lowers)).count()
     };
-    assert_eq!(beneath(), 2);
-    OlderMounts::new(Way::Attached, &lowers).unwrap();
-    assert_eq!(beneath(), 1);
+    assert_eq!(attached_below(), 2);
+    LegacyMounts::new(MountApi::Attached, &lowers).unwrap();
+    assert_eq!(attached_below(), 1);
     assert_eq!(read(&target.join("file")), "text");
 }
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_the_rules_we_check_are_rules_of_this_kernel() {
+fn privileged_this_kernel_refuses_the_options_that_a_plan_refuses() {
     let dir = Scratch::new();
     let on = Options::default();
     for options in [
@@ -391,8 +394,8 @@ fn privileged_the_rules_we_check_are_rules_of_this_kernel() {
         let tree = |path: PathBuf| Arc::new(LinuxMounts.open_dir(&path).unwrap());
         let mut params = vec![
             mounts::Param::Tree("lowerdir+", image(&dir, 1, "file", "text").dir),
-            mounts::Param::Tree("upperdir", tree(dir.folder("upper"))),
-            mounts::Param::Tree("workdir", tree(dir.folder("work"))),
+            mounts::Param::Tree("upperdir", tree(dir.dir("upper"))),
+            mounts::Param::Tree("workdir", tree(dir.dir("work"))),
         ];
         params.extend(options.params(true));
         let attrs = Attrs::default();

@@ -1,4 +1,4 @@
-//! Plans as a table, mounts against the twin, and what only the kernel can show.
+//! Plans, mounts with the fake, and mounts with the kernel.
 
 mod features;
 mod linux;
@@ -8,31 +8,31 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
-use crate::fault::Class;
+use crate::error::Class;
 use crate::sys::Errno;
-use crate::sys::mounts::{Call, MemoryMounts, MountError};
+use crate::sys::mounts::{Call, FakeMounts, MountError};
 use crate::sys::scratch::Scratch;
 
 const RW: &str = "redirect_dir=on metacopy=on index=off nfs_export=off xino=auto uuid=null";
 
-/// A layer as of an image.
+/// A layer with the properties of an image's layer.
 fn plain(id: &str, dir: Arc<Detached>) -> Lower {
-    Lower { id: id.to_owned(), dir, mapped: true, needs: Needs::default() }
+    Lower { id: id.to_owned(), dir, mapped: true, needs: RequiredFeatures::default() }
 }
 
-/// A volume's folders and layers in a scratch folder.
-struct Bench {
+/// The directories and layers of a volume, in a scratch directory.
+struct Fixture {
     dir: Scratch,
-    mounts: MemoryMounts,
+    mounts: FakeMounts,
 }
 
-impl Bench {
+impl Fixture {
     fn new() -> Self {
-        Self { dir: Scratch::new(), mounts: MemoryMounts::default() }
+        Self { dir: Scratch::new(), mounts: FakeMounts::default() }
     }
 
     fn lower(&self, id: &str) -> Lower {
-        let dir = self.mounts.open_dir(&self.dir.folder(id)).unwrap();
+        let dir = self.mounts.open_dir(&self.dir.dir(id)).unwrap();
         plain(id, Arc::new(dir))
     }
 
@@ -41,14 +41,14 @@ impl Bench {
     }
 
     fn upper(&self) -> Upper {
-        Upper::new(self.dir.folder("upper"), self.dir.folder("work"))
+        Upper::new(self.dir.dir("upper"), self.dir.dir("work"))
     }
 
     fn spec(&self, ids: &[&str], upper: Option<Upper>, options: Options) -> Spec {
         Spec { name: "vol-1".to_owned(), stack: self.stack(ids), upper, owner: None, options }
     }
 
-    /// The last request, with the scratch folder's path left out.
+    /// The last request, without the path of the scratch directory.
     fn request(&self) -> String {
         let path = format!("{}/", self.dir.path().display());
         self.mounts.requests().pop().unwrap().replace(&path, "")
@@ -56,7 +56,7 @@ impl Bench {
 }
 
 #[test]
-fn a_plan_becomes_exactly_these_parameters() {
+fn a_plan_becomes_exactly_these_mount_parameters() {
     let writable = "upperdir=upper workdir=work";
     let options = Options::default;
     let cases: [(&[&str], bool, Options, String); 8] = [
@@ -105,24 +105,24 @@ fn a_plan_becomes_exactly_these_parameters() {
         ),
     ];
     for (layers, has_upper, options, expected) in cases {
-        let bench = Bench::new();
-        let upper = has_upper.then(|| bench.upper());
-        let plan = Plan::new(bench.spec(layers, upper, options)).unwrap();
-        mount(&bench.mounts, &plan).unwrap();
-        assert_eq!(bench.request(), format!("overlay vol-1 {expected}"), "{layers:?}");
+        let fixture = Fixture::new();
+        let upper = has_upper.then(|| fixture.upper());
+        let plan = Plan::new(fixture.spec(layers, upper, options)).unwrap();
+        mount(&fixture.mounts, &plan).unwrap();
+        assert_eq!(fixture.request(), format!("overlay vol-1 {expected}"), "{layers:?}");
     }
 }
 
 #[test]
-fn a_read_only_stack_without_layers_is_still_a_folder() {
-    let bench = Bench::new();
-    let plan = Plan::new(bench.spec(&[], None, Options::default())).unwrap();
-    mount(&bench.mounts, &plan).unwrap();
-    assert_eq!(bench.request().matches("lowerdir+=<ovl-csi-empty>").count(), 2);
+fn a_read_only_overlay_without_layers_is_an_empty_directory() {
+    let fixture = Fixture::new();
+    let plan = Plan::new(fixture.spec(&[], None, Options::default())).unwrap();
+    mount(&fixture.mounts, &plan).unwrap();
+    assert_eq!(fixture.request().matches("lowerdir+=<ovl-csi-empty>").count(), 2);
 }
 
 #[test]
-fn options_that_exclude_each_other_are_refused_with_a_sentence() {
+fn options_that_exclude_each_other_are_refused_with_the_reason() {
     let on = Options::default();
     for (has_upper, options, class, words) in [
         (
@@ -151,87 +151,91 @@ fn options_that_exclude_each_other_are_refused_with_a_sentence() {
         ),
         (false, Options { index: true, ..on.clone() }, Class::Invalid, "index has no meaning"),
     ] {
-        let bench = Bench::new();
-        let upper = has_upper.then(|| bench.upper());
-        let error = Plan::new(bench.spec(&["a"], upper, options)).unwrap_err();
+        let fixture = Fixture::new();
+        let upper = has_upper.then(|| fixture.upper());
+        let error = Plan::new(fixture.spec(&["a"], upper, options)).unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(error.class(), class);
     }
 }
 
-/// HAZARDS 7: without the option whatever has the mark answers EPERM.
+/// docs/hazards.md, 7: without the option the kernel returns EPERM for a file that has the xattr.
 #[test]
-fn what_a_layer_needs_is_on_or_its_absence_is_told() {
+fn a_layer_that_needs_an_option_is_refused_where_the_option_is_off() {
     let on = Options::default();
     let no_metacopy = Options { metacopy: false, ..on.clone() };
     let no_redirects = Options { redirect_dir: false, ..no_metacopy.clone() };
     let exported = Options { index: true, nfs_export: true, ..no_metacopy.clone() };
     let [both, metacopy, redirect_dir] = [(true, true), (true, false), (false, true)]
-        .map(|(metacopy, redirect_dir)| Needs { metacopy, redirect_dir });
-    for (needs, options, refused) in [
+        .map(|(metacopy, redirect_dir)| RequiredFeatures { metacopy, redirect_dir });
+    for (needs, options, refusal) in [
         (both, &on, None),
-        (Needs::default(), &no_redirects, None),
+        (RequiredFeatures::default(), &no_redirects, None),
         (redirect_dir, &no_metacopy, None),
         (redirect_dir, &exported, None),
         (metacopy, &no_metacopy, Some("metacopy: off")),
         (metacopy, &no_redirects, Some("redirectDir: off")),
         (metacopy, &exported, Some("nfsExport: on")),
         (redirect_dir, &no_redirects, Some("redirectDir: off")),
-        (both, &no_redirects, Some("renamed folders, which nobody can read with redirectDir: off")),
+        (
+            both,
+            &no_redirects,
+            Some("renamed directories, which cannot be read with redirectDir: off"),
+        ),
     ] {
-        let bench = Bench::new();
-        let mut spec = bench.spec(&[], Some(bench.upper()), options.clone());
-        let layers = vec![bench.lower("plain"), Lower { needs, ..bench.lower("marked") }];
+        let fixture = Fixture::new();
+        let mut spec = fixture.spec(&[], Some(fixture.upper()), options.clone());
+        let layers = vec![fixture.lower("plain"), Lower { needs, ..fixture.lower("marked") }];
         spec.stack = Stack::new(layers).unwrap();
-        let Some(words) = refused else {
+        let Some(words) = refusal else {
             Plan::new(spec).unwrap();
             continue;
         };
         let error = Plan::new(spec).unwrap_err();
         assert_eq!(error.class(), Class::Precondition);
-        let sentence = error.to_string();
-        assert!(sentence.contains("layer marked has") && sentence.contains(words), "{sentence}");
+        let message = error.to_string();
+        assert!(message.contains("layer marked has") && message.contains(words), "{message}");
     }
 }
 
 #[test]
 fn only_layers_of_images_are_mapped() {
-    let bench = Bench::new();
-    let written = Lower { mapped: false, ..bench.lower("written") };
+    let fixture = Fixture::new();
+    let written = Lower { mapped: false, ..fixture.lower("written") };
     let spec = Spec {
-        stack: Stack::new(vec![bench.lower("image"), written]).unwrap(),
+        stack: Stack::new(vec![fixture.lower("image"), written]).unwrap(),
         owner: Some(Owner { uid: 1000, gid: 1000 }),
-        ..bench.spec(&[], Some(bench.upper()), Options::default())
+        ..fixture.spec(&[], Some(fixture.upper()), Options::default())
     };
-    mount(&bench.mounts, &Plan::new(spec).unwrap()).unwrap();
-    let request = bench.request();
+    mount(&fixture.mounts, &Plan::new(spec).unwrap()).unwrap();
+    let request = fixture.request();
     assert!(request.contains("lowerdir+=written lowerdir+=image@1000:1000 "), "{request}");
 }
 
 #[test]
-fn paths_that_cannot_be_an_upper_and_its_work_are_refused() {
-    let bench = Bench::new();
+fn paths_that_cannot_be_upper_and_work_are_refused() {
+    let fixture = Fixture::new();
     for (upper, work, words) in [
         ("/v/upper", "/v/upper/work", "side by side"),
         ("/v/work/upper", "/v/work", "side by side"),
         ("/v/same", "/v/same", "side by side"),
-        ("v/upper", "/v/work", "v/upper has to be an absolute path"),
-        ("/v/upper", "/v/../work", "/v/../work has to be"),
+        ("v/upper", "/v/work", "v/upper must be an absolute path"),
+        ("/v/upper", "/v/../work", "/v/../work must be"),
     ] {
         let pair = Upper::new(PathBuf::from(upper), PathBuf::from(work));
-        let error = Plan::new(bench.spec(&["a"], Some(pair), Options::default())).unwrap_err();
+        let error = Plan::new(fixture.spec(&["a"], Some(pair), Options::default())).unwrap_err();
         assert!(error.to_string().contains(words), "{upper} {work}: {error}");
     }
-    // A name that only begins like the other is another folder.
+    // A path that only has the other one as a textual prefix is another directory.
     let pair = Upper::new("/v/upper".into(), "/v/upper-work".into());
-    Plan::new(bench.spec(&["a"], Some(pair), Options::default())).unwrap();
+    Plan::new(fixture.spec(&["a"], Some(pair), Options::default())).unwrap();
 }
 
 #[test]
-fn a_name_has_to_fit_the_mount_table() {
-    let bench = Bench::new();
+fn a_name_that_does_not_fit_the_mount_table_is_refused() {
+    let fixture = Fixture::new();
     for (length, fits) in [(0, false), (1, true), (255, true), (256, false)] {
-        let spec = bench.spec(&["a"], None, Options::default());
+        let spec = fixture.spec(&["a"], None, Options::default());
         let plan = Plan::new(Spec { name: "x".repeat(length), ..spec });
         assert_eq!(plan.is_ok(), fits, "{length}");
     }
@@ -239,8 +243,8 @@ fn a_name_has_to_fit_the_mount_table() {
 
 #[test]
 fn layers_are_counted_once_and_up_to_the_limit() {
-    let bench = Bench::new();
-    let dir = bench.lower("a").dir;
+    let fixture = Fixture::new();
+    let dir = fixture.lower("a").dir;
     let lowers = |different: usize| -> Vec<Lower> {
         // Every layer twice: a repeat must not count.
         let ids = (0..different).chain(0..different);
@@ -252,90 +256,90 @@ fn layers_are_counted_once_and_up_to_the_limit() {
     assert_eq!(error.class(), Class::Precondition);
 }
 
-fn refused(bench: &Bench, upper: Upper, words: &str) -> OverlayError {
-    let plan = Plan::new(bench.spec(&["a"], Some(upper), Options::default())).unwrap();
-    let error = mount(&bench.mounts, &plan).unwrap_err();
+fn refused(fixture: &Fixture, upper: Upper, words: &str) -> OverlayError {
+    let plan = Plan::new(fixture.spec(&["a"], Some(upper), Options::default())).unwrap();
+    let error = mount(&fixture.mounts, &plan).unwrap_err();
     assert!(error.to_string().contains(words), "{error}");
-    assert!(bench.mounts.requests().is_empty(), "the kernel was asked though the answer was known");
+    assert!(fixture.mounts.requests().is_empty(), "the request went to the kernel");
     error
 }
 
 #[test]
-fn a_work_folder_with_foreign_entries_is_refused() {
-    let bench = Bench::new();
-    let upper = bench.upper();
-    bench.dir.folder("work/work");
-    bench.dir.file("work/notes", "");
-    let error = refused(&bench, upper, "\"notes\"");
+fn a_work_directory_with_foreign_entries_is_refused() {
+    let fixture = Fixture::new();
+    let upper = fixture.upper();
+    fixture.dir.dir("work/work");
+    fixture.dir.file("work/notes", "");
+    let error = refused(&fixture, upper, "\"notes\"");
     assert_eq!(error.class(), Class::Precondition);
 }
 
 #[test]
-fn upper_and_work_have_to_be_folders_that_are_there() {
-    let bench = Bench::new();
-    let missing = bench.dir.path().join("missing");
-    refused(&bench, Upper::new(bench.dir.folder("upper"), missing.clone()), "missing");
-    refused(&bench, Upper::new(missing, bench.dir.folder("work")), "missing");
-    let file = bench.dir.file("file", "");
-    refused(&bench, Upper::new(bench.dir.folder("upper"), file), "file");
+fn upper_and_work_that_are_missing_or_files_are_refused() {
+    let fixture = Fixture::new();
+    let missing = fixture.dir.path().join("missing");
+    refused(&fixture, Upper::new(fixture.dir.dir("upper"), missing.clone()), "missing");
+    refused(&fixture, Upper::new(missing, fixture.dir.dir("work")), "missing");
+    let file = fixture.dir.file("file", "");
+    refused(&fixture, Upper::new(fixture.dir.dir("upper"), file), "file");
 }
 
 #[test]
-fn work_on_another_file_system_is_refused() {
-    let bench = Bench::new();
+fn a_work_directory_on_another_file_system_is_refused() {
+    let fixture = Fixture::new();
     let error =
-        refused(&bench, Upper::new(bench.dir.folder("upper"), "/proc".into()), "file system");
+        refused(&fixture, Upper::new(fixture.dir.dir("upper"), "/proc".into()), "file system");
     assert!(matches!(error, OverlayError::OtherFileSystem { .. }), "{error}");
 }
 
 #[test]
-fn a_volatile_upper_is_refused_until_it_is_said_to_be_whole() {
-    let bench = Bench::new();
+fn a_volatile_upper_is_refused_until_its_marker_is_removed() {
+    let fixture = Fixture::new();
     let volatile = Options { volatile: true, ..Options::default() };
-    let plan = Plan::new(bench.spec(&["a"], Some(bench.upper()), volatile)).unwrap();
-    mount(&bench.mounts, &plan).unwrap();
+    let plan = Plan::new(fixture.spec(&["a"], Some(fixture.upper()), volatile)).unwrap();
+    mount(&fixture.mounts, &plan).unwrap();
 
-    let error = mount(&bench.mounts, &plan).unwrap_err();
+    let error = mount(&fixture.mounts, &plan).unwrap_err();
     assert!(matches!(error, OverlayError::VolatileMarker { .. }), "{error}");
-    forget_volatile(&bench.upper()).unwrap();
-    mount(&bench.mounts, &plan).unwrap();
-    forget_volatile(&bench.upper()).unwrap();
-    forget_volatile(&bench.upper()).unwrap();
+    forget_volatile(&fixture.upper()).unwrap();
+    mount(&fixture.mounts, &plan).unwrap();
+    forget_volatile(&fixture.upper()).unwrap();
+    forget_volatile(&fixture.upper()).unwrap();
 }
 
 #[test]
 fn an_overlay_that_comes_up_read_only_is_an_error() {
-    let bench = Bench::new();
-    bench.mounts.come_up_read_only(true);
-    let plan = Plan::new(bench.spec(&["a"], Some(bench.upper()), Options::default())).unwrap();
-    let error = mount(&bench.mounts, &plan).unwrap_err();
+    let fixture = Fixture::new();
+    fixture.mounts.come_up_read_only(true);
+    let plan = Plan::new(fixture.spec(&["a"], Some(fixture.upper()), Options::default())).unwrap();
+    let error = mount(&fixture.mounts, &plan).unwrap_err();
     assert!(matches!(error, OverlayError::FellBackToReadOnly { .. }), "{error}");
-    // Where no writes were asked for, none are missed.
-    let plan = Plan::new(bench.spec(&["a"], None, Options::default())).unwrap();
-    mount(&bench.mounts, &plan).unwrap();
+    // A read-only overlay without an upper is no error.
+    let plan = Plan::new(fixture.spec(&["a"], None, Options::default())).unwrap();
+    mount(&fixture.mounts, &plan).unwrap();
 }
 
 #[test]
-fn the_kernels_refusal_is_passed_on_with_its_class() {
-    let bench = Bench::new();
-    bench.mounts.fail(Call::Create, 1, Errno::ENOSPC);
-    let plan = Plan::new(bench.spec(&["a"], Some(bench.upper()), Options::default())).unwrap();
-    let error = mount(&bench.mounts, &plan).unwrap_err();
+fn an_error_of_the_kernel_keeps_its_class() {
+    let fixture = Fixture::new();
+    fixture.mounts.fail(Call::Create, 1, Errno::ENOSPC);
+    let plan = Plan::new(fixture.spec(&["a"], Some(fixture.upper()), Options::default())).unwrap();
+    let error = mount(&fixture.mounts, &plan).unwrap_err();
     assert!(matches!(error, OverlayError::Mount(MountError::Refused { .. })), "{error}");
     assert_eq!(error.class(), Class::Exhausted);
 }
 
 #[test]
-fn ours_is_the_overlay_with_our_upper_and_nothing_else() {
-    let bench = Bench::new();
-    let target = bench.dir.folder("target");
-    let plan = Plan::new(bench.spec(&["a"], Some(bench.upper()), Options::default())).unwrap();
-    bench.mounts.attach(mount(&bench.mounts, &plan).unwrap(), &target).unwrap();
-    let line = bench.mounts.table().unwrap().remove(0);
-    let upper = bench.dir.path().join("upper");
+fn an_entry_of_the_mount_table_is_recognized_by_its_upper_or_by_its_name() {
+    let fixture = Fixture::new();
+    let target = fixture.dir.dir("target");
+    let plan = Plan::new(fixture.spec(&["a"], Some(fixture.upper()), Options::default())).unwrap();
+    fixture.mounts.attach(mount(&fixture.mounts, &plan).unwrap(), &target).unwrap();
+    let line = fixture.mounts.table().unwrap().remove(0);
+    let upper = fixture.dir.path().join("upper");
     assert!(is_ours(&line, &upper));
-    assert!(!is_ours(&line, &bench.dir.path().join("upper2")));
-    assert!(!is_ours(&line, bench.dir.path()));
+    assert!(!is_ours(&line, &fixture.dir.path().join("upper2")));
+    assert!(!is_ours(&line, fixture.dir.path()));
     assert!(is_named(&line, "vol-1") && !is_named(&line, "vol-2"));
     let other = mounts::Mount { fs_type: "tmpfs".to_owned(), ..line };
     assert!(!is_ours(&other, &upper) && !is_named(&other, "vol-1"));

@@ -16,7 +16,7 @@ pub(super) struct Known<'a> {
     /// How many of these, at the top, are above the images'.
     pub(super) own: usize,
     /// When it was cut.
-    pub(super) cut: Timestamp,
+    pub(super) captured_at: Timestamp,
     /// Of what: `namespace/pod/volume`.
     pub(super) source: &'a str,
 }
@@ -38,7 +38,7 @@ pub(super) fn config(known: &Known<'_>) -> Vec<u8> {
         let kept = KEPT.into_iter().filter_map(|key| Some((key.to_owned(), top.get(key)?.clone())));
         config.extend(kept.filter(|(_, value)| !value.is_null()));
     }
-    config.insert("created".to_owned(), known.cut.to_string().into());
+    config.insert("created".to_owned(), known.captured_at.to_string().into());
     config.insert("history".to_owned(), history(&images, known).into());
     config.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": known.diff_ids }));
     sorted(config.into()).to_string().into_bytes()
@@ -58,7 +58,7 @@ fn history(images: &[Map<String, Value>], known: &Known<'_>) -> Vec<Value> {
     let older = json!({ "created_by": "ovl-csi snapshot" });
     joined.extend(std::iter::repeat_n(older, below.saturating_sub(there)));
     joined.push(json!({
-        "created": known.cut.to_string(),
+        "created": known.captured_at.to_string(),
         "created_by": format!("ovl-csi snapshot {}", known.source),
     }));
     joined

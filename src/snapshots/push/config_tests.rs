@@ -13,7 +13,7 @@ fn made(images: &[Value], layers: &[&str], own: usize) -> (String, Value) {
         images: &images,
         diff_ids: &diff_ids,
         own,
-        cut: "2026-11-21T10:00:00Z".parse().unwrap(),
+        captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
         source: "ci/build/ws",
     };
     let text = String::from_utf8(config(&known)).unwrap();

@@ -15,7 +15,7 @@ use crate::{
     layers::{Origin, Packed},
     snapshots::{
         PackingError, Snapshots, blocking,
-        packing::{Job, Stoppable},
+        packing::{CancellableWriter, PackJob},
     },
 };
 
@@ -97,9 +97,9 @@ impl Push<'_> {
         let Ok(from) = from.parse::<Repository>() else { return Ok(None) };
         let snapshots = self.snapshots;
         let room = snapshots.reserve(*key, blob.packed.size).await;
-        let room = room.map_err(|source| self.unpacked(key, PackingError::Room(source)))?;
+        let room = room.map_err(|source| self.unpacked(key, PackingError::NoSpace(source)))?;
         let (registries, keyring) = (&snapshots.0.registries, &self.request.keyring);
-        let opened = registries.blob_of(&from, &blob.digest, blob.packed.size, keyring).await;
+        let opened = registries.blob_in(&from, &blob.digest, blob.packed.size, keyring).await;
         let reader = match opened {
             Ok(reader) => reader,
             Err(error) => {
@@ -113,7 +113,7 @@ impl Push<'_> {
         let copied = blocking(move || {
             let (mut reader, file) = (reader, store.scratch()?);
             let mut out =
-                Stoppable::new(&file, store.root(), stop).within(&room).counting(&written);
+                CancellableWriter::new(&file, store.root(), stop).within(&room).counting(&written);
             let mut piece = vec![0; PIECE];
             loop {
                 match reader.read(&mut piece) {
@@ -140,13 +140,13 @@ impl Push<'_> {
         };
         let lower = lower.map_err(|source| self.unpacked(&key, source.into()))?;
         // A layer that came as a tar is packed as it came: its owners were never turned.
-        let owner = self.record.owner.filter(|_| lower.is_cut);
+        let owner = self.record.owner.filter(|_| lower.is_snapshot);
         drop(lower);
         let stack = self.record.stack[..=depth].to_vec();
         let (format, compression) = (request.format, request.compression);
         let written = self.progress.packs();
         let namespace = self.record.source.namespace.clone();
-        let job = Job { namespace, stack, own: 1, owner, format, compression, written };
+        let job = PackJob { namespace, stack, own: 1, owner, format, compression, written };
         let (file, packed) = match self.snapshots.pack(job).await {
             Ok(packed) => packed,
             Err(source) => return Err(self.unpacked(&key, source)),

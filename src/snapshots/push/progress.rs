@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::units;
+use crate::format;
 
 /// How far one push is.
 #[derive(Debug, Default)]
@@ -95,13 +95,13 @@ impl Progress {
                 _ if *layer == 0 => return None,
                 Doing::Asking => return Some(format!("layer {layer} of {layers}")),
                 Doing::Packing(bytes) => {
-                    format!("{} packed", units::bytes(bytes.load(Ordering::Relaxed)))
+                    format!("{} packed", format::bytes(bytes.load(Ordering::Relaxed)))
                 }
                 Doing::Fetching(bytes) => {
-                    format!("{} fetched", units::bytes(bytes.load(Ordering::Relaxed)))
+                    format!("{} fetched", format::bytes(bytes.load(Ordering::Relaxed)))
                 }
                 Doing::Sending { there, size } => {
-                    format!("{} of {} sent", units::bytes(*there), units::bytes(*size))
+                    format!("{} of {} sent", format::bytes(*there), format::bytes(*size))
                 }
             };
             Some(format!("layer {layer} of {layers}: {done}"))

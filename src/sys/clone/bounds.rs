@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: numbers. `changeset::Limits` is their only list.
 
-use super::dress::Weight;
+use super::metadata::Weight;
 
 /// The most that a layer can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

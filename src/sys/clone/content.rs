@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::Room;
+use super::SpaceReservation;
 use crate::sys::durable::{self, Amount, WriteBehind};
 
 /// What is copied between two questions whether to go on.
@@ -156,7 +156,7 @@ pub(super) struct Within<'c> {
     /// Whether there is time for more.
     pub(super) go_on: &'c dyn Fn() -> bool,
     /// The disk's room.
-    pub(super) room: Option<&'c dyn Room>,
+    pub(super) space: Option<&'c dyn SpaceReservation>,
     /// Whether what is copied is written out as it is copied, in small pieces, between which the disk is left to others.
     pub(super) writes_out: bool,
 }
@@ -164,7 +164,7 @@ pub(super) struct Within<'c> {
 impl Within<'_> {
     /// So many bytes are about to be written: in whole blocks, which is what small files take.
     pub(super) fn takes(&self, bytes: u64) -> io::Result<()> {
-        self.room.map_or(Ok(()), |room| room.copy(bytes.next_multiple_of(BLOCK)))
+        self.space.map_or(Ok(()), |room| room.copy(bytes.next_multiple_of(BLOCK)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! One entry of a folder in a round: what it is now, what was noted of it, and its copy brought from the one to the other.
+//! One entry of a directory in a round: what it is now, what was noted of it, and its copy brought from the one to the other.
 
 use std::os::fd::OwnedFd;
 
@@ -10,9 +10,9 @@ use rustix::{
 use super::{
     CloneError, Round,
     bounds::{Beyond, Bounds},
-    dress::Weight,
+    fingerprint::Fingerprint,
+    metadata::Weight,
     notes::{Note, State},
-    seen::Look,
     walk::{Pair, Walk, os},
 };
 use crate::sys::attributes::read;
@@ -21,11 +21,11 @@ use crate::sys::attributes::read;
 enum There {
     /// Nothing that a copy has.
     Nothing,
-    Folder,
+    Dir,
     /// What overlay takes for the absence of a name. They are names of one inode, which so changes with each new one.
     Whiteout,
     Socket,
-    Other(Look),
+    Other(Fingerprint),
 }
 
 /// What the round before has noted of a name.
@@ -33,12 +33,12 @@ enum There {
 pub(super) enum Found {
     /// Nothing.
     Nothing,
-    Folder,
+    Dir,
     Other(State),
 }
 
 impl Walk<'_> {
-    /// Takes out of the copy what the round before has noted ahead of `before` in this folder, or of its end.
+    /// Takes out of the copy what the round before has noted ahead of `before` in this directory, or of its end.
     pub(super) fn gone(&mut self, pair: &Pair, before: Option<&[u8]>) -> Result<bool, CloneError> {
         let mut touched = false;
         loop {
@@ -49,7 +49,7 @@ impl Walk<'_> {
             }
             let name = name.to_vec();
             // Which of both does not matter.
-            self.put_aside(pair, &name, Found::Folder)?;
+            self.put_aside(pair, &name, Found::Dir)?;
             touched = true;
         }
     }
@@ -58,12 +58,12 @@ impl Walk<'_> {
     pub(super) fn found(&mut self, name: &[u8]) -> Result<Found, CloneError> {
         Ok(match self.old.peek().map_err(CloneError::Notes)? {
             Some(Note::Entry { name: noted, state }) if noted == name => Found::Other(*state),
-            Some(Note::Enter { name: noted }) if noted == name => Found::Folder,
+            Some(Note::Enter { name: noted }) if noted == name => Found::Dir,
             _ => Found::Nothing,
         })
     }
 
-    /// Brings the copy of one entry up to date. Answers whether the folder of the copy was changed for it.
+    /// Brings the copy of one entry up to date. Answers whether the directory of the copy was changed for it.
     pub(super) fn entry(
         &mut self,
         pair: &Pair,
@@ -74,7 +74,7 @@ impl Walk<'_> {
         self.place_of(name, depth)?;
         let found = if known { self.found(name)? } else { Found::Nothing };
         let there = There::at(pair, name).map_err(|e| self.failed(name, e))?;
-        if matches!(there, There::Folder) {
+        if matches!(there, There::Dir) {
             return self.child(pair, name, found, depth);
         }
         self.leaf(pair, name, found, there, depth == 0)
@@ -86,7 +86,7 @@ impl Walk<'_> {
         placed.map_err(|what| self.beyond(name, what))
     }
 
-    /// Brings the copy of what is no folder up to date.
+    /// Brings the copy of what is no directory up to date.
     fn leaf(
         &mut self,
         pair: &Pair,
@@ -96,7 +96,7 @@ impl Walk<'_> {
         in_root: bool,
     ) -> Result<bool, CloneError> {
         match there {
-            There::Nothing | There::Folder => self.put_aside(pair, name, found),
+            There::Nothing | There::Dir => self.put_aside(pair, name, found),
             There::Whiteout => self.whiteout(pair, name, found),
             There::Socket if in_root || may_cover(&pair.from) => self.whiteout(pair, name, found),
             There::Socket => self.put_aside(pair, name, found),
@@ -119,17 +119,17 @@ impl Walk<'_> {
     }
 
     /// Whether a file that looks as it did may have got bytes since by direct I/O that had begun before.
-    fn is_in_doubt(&self, state: &State, look: &Look) -> bool {
+    fn is_in_doubt(&self, state: &State, look: &Fingerprint) -> bool {
         self.what != Round::Early && state.taken.maybe_direct && look.is_since(self.direct_since)
     }
 
     /// Whether a file that looks so may have been written to by direct I/O that is still under way.
-    pub(super) fn may_be_direct(&self, look: &Look) -> bool {
+    pub(super) fn may_be_direct(&self, look: &Fingerprint) -> bool {
         self.content.never_shares && self.telling_times && look.is_since(self.direct_since)
     }
 
     fn whiteout(&mut self, pair: &Pair, name: &[u8], found: Found) -> Result<bool, CloneError> {
-        let look = Some(Look::WHITEOUT);
+        let look = Some(Fingerprint::WHITEOUT);
         if matches!(found, Found::Other(state) if state.look == look) {
             self.keep()?;
             return Ok(false);
@@ -185,15 +185,15 @@ impl There {
         };
         Ok(match FileType::from_raw_mode(stat.st_mode) {
             FileType::Socket => Self::Socket,
-            FileType::Directory => Self::Folder,
+            FileType::Directory => Self::Dir,
             FileType::CharacterDevice if stat.st_rdev == 0 => Self::Whiteout,
-            _ => Self::Other(Look::of(&stat)),
+            _ => Self::Other(Fingerprint::of(&stat)),
         })
     }
 }
 
-/// Whether a name in this folder may cover one of a lower. Where overlay has not set that mark there is no lower to cover, nor does
+/// Whether a name in this directory may cover one of a lower. Where overlay has not set that mark there is no lower to cover, nor does
 /// it look for whiteouts: it would list them.
-fn may_cover(folder: &OwnedFd) -> bool {
-    read(|space| fgetxattr(folder, "trusted.overlay.origin", space)).is_ok()
+fn may_cover(dir: &OwnedFd) -> bool {
+    read(|space| fgetxattr(dir, "trusted.overlay.origin", space)).is_ok()
 }

@@ -5,10 +5,10 @@
 
 use std::{fs::File, io, path::Path};
 
-use super::seen::{Look, now};
+use super::fingerprint::{Fingerprint, now};
 use crate::sys::{
+    du::Walk,
     durable::{self, Amount, unwritten},
-    walk::Walk,
 };
 
 /// What is written out within this time of a change, with or without anybody asking: the kernel does it after 30 s
@@ -42,7 +42,7 @@ impl Flush {
 
     /// The bytes of a file that looks so are about to be read. Where to write files out one by one has cost as much as everything
     /// would, everything is.
-    pub(super) fn count(&mut self, look: &Look, disk: &File) -> io::Result<()> {
+    pub(super) fn count(&mut self, look: &Fingerprint, disk: &File) -> io::Result<()> {
         if self.is_done {
             return Ok(());
         }

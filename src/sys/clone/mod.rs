@@ -22,19 +22,19 @@
 //! What was seen of each entry is noted in the order of the walk, in a file where it is much, and read again by the next round: so
 //! memory holds the names of one way down, whatever the tree's size. A tree that no layer could hold is refused ([`Bounds`]).
 //!
-//! Each step goes from an open folder to one of its entries; no symlink is followed and no mount entered, whatever the writers
-//! rename meanwhile. What a round replaces is moved to a folder aside: to free it would take time, which [`TreeClone::tidy`] takes
+//! Each step goes from an open directory to one of its entries; no symlink is followed and no mount entered, whatever the writers
+//! rename meanwhile. What a round replaces is moved to a directory aside: to free it would take time, which [`TreeClone::tidy`] takes
 //! between rounds. Sockets are nothing without who listens; where one may stand in the place of a lower's file it is copied as a
 //! whiteout, so that the file does not come back. Deliberately absent: how writers are stopped, and syncing the copy.
 
 mod bounds;
 mod content;
-mod dress;
 mod entry;
+mod fingerprint;
 mod flush;
 mod memory;
+mod metadata;
 mod notes;
-mod seen;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -47,11 +47,10 @@ use std::{
 };
 
 pub use self::bounds::{Beyond, Bounds};
-use self::{content::Content, flush::Flush, memory::Memory, seen::Moment, walk::Walk};
+use self::{content::Content, fingerprint::Moment, flush::Flush, memory::Memory, walk::Walk};
 use super::{
-    beneath,
     durable::{self, Amount, at},
-    space,
+    openat2, statfs,
 };
 use crate::{
     budget::{OverBudget, Share},
@@ -82,7 +81,7 @@ pub enum CloneError {
     },
     /// It has more entries than a layer may have.
     #[error(
-        "it has more than {0} files and folders, the most that a layer may have; remove some, or keep them in a volume of another kind"
+        "it has more than {0} files and directories, the most that a layer may have; remove some, or keep them in a volume of another kind"
     )]
     TooMany(u64),
     /// To remember its names takes more memory than there is.
@@ -102,7 +101,7 @@ pub enum CloneError {
 }
 
 /// Room on the disk for a copy.
-pub trait Room: std::fmt::Debug + Send {
+pub trait SpaceReservation: std::fmt::Debug + Send {
     /// So many bytes are about to be copied.
     ///
     /// # Errors
@@ -133,7 +132,7 @@ fn shown(path: &Path) -> String {
 /// What a copy consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cloned {
-    /// Entries of all folders.
+    /// Entries of all directories.
     pub entries: u64,
     /// Bytes of its files, without holes.
     pub bytes: u64,
@@ -173,11 +172,11 @@ pub struct TreeClone {
     /// What its names take.
     memory: Memory,
     /// What its bytes take of the disk.
-    room: Option<Box<dyn Room>>,
+    space: Option<Box<dyn SpaceReservation>>,
 }
 
 impl TreeClone {
-    /// A copy of the folder `from` in the folder `to`, which is new and empty like `aside`, a folder beside it. All are absolute
+    /// A copy of the directory `from` in the directory `to`, which is new and empty like `aside`, a directory beside it. All are absolute
     /// and without symlinks. A tree beyond `bounds` is refused. What outgrows memory goes to files in `scratch`.
     pub fn new(
         from: &Path,
@@ -186,10 +185,9 @@ impl TreeClone {
         bounds: Bounds,
         scratch: &Scratch,
     ) -> io::Result<Self> {
-        let disk = File::from(
-            beneath::folder(from, beneath::READ).map_err(|e| at("open", from)(e.into()))?,
-        );
-        let in_memory = matches!(space::of(from)?.kind(), Some("tmpfs" | "ramfs"));
+        let disk =
+            File::from(openat2::dir(from, openat2::READ).map_err(|e| at("open", from)(e.into()))?);
+        let in_memory = matches!(statfs::of(from)?.kind(), Some("tmpfs" | "ramfs"));
         Ok(Self {
             from: from.to_owned(),
             to: to.to_owned(),
@@ -207,14 +205,14 @@ impl TreeClone {
             telling_times: !in_memory,
             begun: Moment::now(),
             memory: Memory::default(),
-            room: None,
+            space: None,
         })
     }
 
     /// The same copy, which takes its names' memory and its bytes' room from what others want as well.
     #[must_use]
-    pub fn within(self, memory: Share, room: Box<dyn Room>) -> Self {
-        Self { memory: Memory::new(memory), room: Some(room), ..self }
+    pub fn within(self, memory: Share, room: Box<dyn SpaceReservation>) -> Self {
+        Self { memory: Memory::new(memory), space: Some(room), ..self }
     }
 
     /// Waits until what was written to the tree is on its disk, or leaves that to the round that follows, whichever costs less;

@@ -9,7 +9,7 @@ use std::io;
 
 use super::{
     Cloned,
-    seen::{Look, Marks, Taken},
+    fingerprint::{Fingerprint, Marks, Taken},
 };
 use crate::spill::{Scratch, Spool, SpoolReader};
 
@@ -31,7 +31,7 @@ pub(super) enum Note {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct State {
     /// `None` while the copy is not like what it was taken of: then it is not to be taken for the same.
-    pub(super) look: Option<Look>,
+    pub(super) look: Option<Fingerprint>,
     /// What it takes on the disk, without holes.
     pub(super) bytes: u64,
     /// The most that it takes in a layer's tar.
@@ -45,20 +45,20 @@ const ENTER: u8 = 1;
 const LEAVE: u8 = 2;
 
 impl State {
-    const LEN: usize = Look::LEN + 17;
+    const LEN: usize = Fingerprint::LEN + 17;
 
     fn encode(&self, out: &mut Vec<u8>) {
         let Marks { metacopy, redirect } = self.marks;
         let Taken { maybe_direct, torn } = self.taken;
         let flags = [self.look.is_some(), metacopy, redirect, maybe_direct, torn];
         out.push(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
-        out.extend_from_slice(&self.look.unwrap_or(Look::WHITEOUT).encode());
+        out.extend_from_slice(&self.look.unwrap_or(Fingerprint::WHITEOUT).encode());
         out.extend_from_slice(&self.bytes.to_le_bytes());
         out.extend_from_slice(&self.packed.to_le_bytes());
     }
 
     fn decode(bytes: &[u8; Self::LEN]) -> Self {
-        let (flags, look) = (bytes[0], Look::decode(&bytes[1..]));
+        let (flags, look) = (bytes[0], Fingerprint::decode(&bytes[1..]));
         let number = |at: usize| {
             let mut number = [0; 8];
             number.copy_from_slice(&bytes[at..at + 8]);
@@ -66,8 +66,8 @@ impl State {
         };
         Self {
             look: (flags & 1 > 0).then_some(look),
-            bytes: number(1 + Look::LEN),
-            packed: number(9 + Look::LEN),
+            bytes: number(1 + Fingerprint::LEN),
+            packed: number(9 + Fingerprint::LEN),
             marks: Marks { metacopy: flags & 2 > 0, redirect: flags & 4 > 0 },
             taken: Taken { maybe_direct: flags & 8 > 0, torn: flags & 16 > 0 },
         }
@@ -127,7 +127,7 @@ impl Old {
     }
 
     /// Bytes of memory that they take.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         self.reader.held()
     }
 
@@ -167,7 +167,7 @@ impl Notes {
 
     /// Bytes of memory that they take.
     pub(super) fn held(&self) -> usize {
-        self.spool.held()
+        self.spool.memory()
     }
 
     pub(super) fn push(&mut self, note: &Note) -> io::Result<()> {

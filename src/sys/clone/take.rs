@@ -1,4 +1,4 @@
-//! Takes what is no folder: a copy of its own, or one more name of a file that was taken already.
+//! Takes what is no directory: a copy of its own, or one more name of a file that was taken already.
 
 use std::{fs::File, io, os::fd::AsFd as _, path::Path, thread, time::Duration};
 
@@ -11,15 +11,15 @@ use super::{
     CloneError, Round,
     bounds::Bounds,
     content::{is_cached, write_out},
-    dress::{Dressed, Original, Weight},
     entry::Found,
+    fingerprint::{Fingerprint, Taken, allocated, bytes, now},
+    metadata::{Metadata, Original, Weight},
     notes::{Note, State},
-    seen::{Look, Taken, allocated, bytes, now},
     walk::{Pair, STEP, Walk, is_race, os},
 };
 use crate::{
     spill::Value,
-    sys::{beneath, durable},
+    sys::{durable, openat2},
 };
 
 /// The most of a path that one call takes, with room to spare.
@@ -58,14 +58,18 @@ impl Value for Linked {
         Some(Self { path: path.to_vec(), left: u32::from_le_bytes(*left), new: *new == 1 })
     }
 
-    fn held(&self) -> usize {
-        self.path.held()
+    fn memory(&self) -> usize {
+        self.path.memory()
     }
 }
 
 impl Walk<'_> {
     /// Whether what was a name of one file with others is that no more: those were taken anew.
-    pub(super) fn is_now_another(&mut self, name: &[u8], look: &Look) -> Result<bool, CloneError> {
+    pub(super) fn is_now_another(
+        &mut self,
+        name: &[u8],
+        look: &Fingerprint,
+    ) -> Result<bool, CloneError> {
         match self.linked(look)? {
             Some(linked) if linked.new => return Ok(true),
             Some(linked) => self.met(look, linked)?,
@@ -74,25 +78,25 @@ impl Walk<'_> {
         Ok(false)
     }
 
-    fn linked(&self, look: &Look) -> Result<Option<Linked>, CloneError> {
+    fn linked(&self, look: &Fingerprint) -> Result<Option<Linked>, CloneError> {
         self.linked.get(&look.ino.to_be_bytes()).map_err(CloneError::Notes)
     }
 
-    fn remember(&mut self, name: &[u8], look: &Look, new: bool) -> Result<(), CloneError> {
+    fn remember(&mut self, name: &[u8], look: &Fingerprint, new: bool) -> Result<(), CloneError> {
         let linked = Linked { path: self.path_of(name), left: look.links - 1, new };
         self.link_to(look, linked)
     }
 
-    fn link_to(&mut self, look: &Look, linked: Linked) -> Result<(), CloneError> {
+    fn link_to(&mut self, look: &Fingerprint, linked: Linked) -> Result<(), CloneError> {
         let key = Box::from(look.ino.to_be_bytes());
         self.linked.insert(key, linked).map_err(CloneError::Notes)?;
-        if self.linked.held() > LINKED {
+        if self.linked.memory() > LINKED {
             self.linked.spill(&self.scratch, LINKED_CACHE).map_err(CloneError::Notes)?;
         }
         self.hold()
     }
 
-    fn met(&mut self, look: &Look, linked: Linked) -> Result<(), CloneError> {
+    fn met(&mut self, look: &Fingerprint, linked: Linked) -> Result<(), CloneError> {
         match linked.left.saturating_sub(1) {
             0 => self.linked.remove(&look.ino.to_be_bytes()).map_err(CloneError::Notes),
             left => self.link_to(look, Linked { left, ..linked }),
@@ -118,7 +122,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Copies what is no folder; `None` where that is not there any more.
+    /// Copies what is no directory; `None` where that is not there any more.
     fn make(&mut self, pair: &Pair, name: &[u8]) -> Result<Option<State>, CloneError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match openat2(&pair.from, os(name), flags, Mode::empty(), STEP) {
@@ -127,7 +131,7 @@ impl Walk<'_> {
             Err(e) => return Err(self.failed(name, e)),
         };
         let stat = fstat(&fd).map_err(|e| self.failed(name, e))?;
-        let (is, look) = (Original { fd: fd.as_fd(), stat }, Look::of(&stat));
+        let (is, look) = (Original { fd: fd.as_fd(), stat }, Fingerprint::of(&stat));
         if matches!(look.sort(), FileType::Directory | FileType::Socket) {
             return Ok(None);
         }
@@ -145,7 +149,7 @@ impl Walk<'_> {
             return Ok(Some(State { look, bytes, packed, ..State::default() }));
         }
         let made = self.copy(pair, name, &is, &look).map_err(|e| self.failed(name, e))?;
-        let (Dressed { marks, weight }, taken) = made.ok_or(CloneError::Stopped)?;
+        let (Metadata { marks, weight }, taken) = made.ok_or(CloneError::Stopped)?;
         self.bounds.xattrs(&weight, false).map_err(|what| self.beyond(name, what))?;
         if look.links > 1 {
             self.remember(name, &look, true)?;
@@ -160,19 +164,19 @@ impl Walk<'_> {
         pair: &Pair,
         name: &[u8],
         is: &Original<'_>,
-        look: &Look,
-    ) -> io::Result<Option<(Dressed, Taken)>> {
+        look: &Fingerprint,
+    ) -> io::Result<Option<(Metadata, Taken)>> {
         let path = Path::new(os(name));
         let dressed = match look.sort() {
             FileType::RegularFile => return self.copy_file(pair, path, is, look),
             FileType::Symlink => {
                 let target = readlinkat(is.fd, "", Vec::new())?;
                 symlinkat(target, &pair.to, path)?;
-                is.dress_name(&pair.to, path)
+                is.set_name_metadata(&pair.to, path)
             }
             kind => {
                 mknodat(&pair.to, path, kind, Mode::RUSR | Mode::WUSR, is.stat.st_rdev)?;
-                is.dress_name(&pair.to, path)
+                is.set_name_metadata(&pair.to, path)
             }
         };
         Ok(Some((dressed?, Taken::default())))
@@ -183,8 +187,8 @@ impl Walk<'_> {
         pair: &Pair,
         path: &Path,
         is: &Original<'_>,
-        look: &Look,
-    ) -> io::Result<Option<(Dressed, Taken)>> {
+        look: &Fingerprint,
+    ) -> io::Result<Option<(Metadata, Taken)>> {
         let how = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME | OFlags::CLOEXEC;
         let from = File::from(open(is.path(), how, Mode::empty())?);
         let how = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -197,7 +201,7 @@ impl Walk<'_> {
             };
             if self.what == Round::Live {
                 let after = fstat(&from)?;
-                let (before, look) = (Look::of(&was.stat), Look::of(&after));
+                let (before, look) = (Fingerprint::of(&was.stat), Fingerprint::of(&after));
                 was.stat = after;
                 let changed = look != before || look.is_since(begun);
                 // Without the mark that went meanwhile its bytes, which lie below, would be taken for holes.
@@ -210,7 +214,7 @@ impl Walk<'_> {
                 }
                 taken.torn &= changed;
             }
-            return was.dress(&to.into()).map(|dressed| Some((dressed, taken)));
+            return was.set_metadata(&to.into()).map(|dressed| Some((dressed, taken)));
         }
         Ok(None)
     }
@@ -221,7 +225,7 @@ impl Walk<'_> {
         &mut self,
         from: &File,
         to: &File,
-        look: &Look,
+        look: &Fingerprint,
         stat: &Stat,
     ) -> io::Result<Option<Taken>> {
         let size = stat.st_size.cast_unsigned();
@@ -231,7 +235,7 @@ impl Walk<'_> {
             return Ok(None);
         }
         if self.content.share(from, to, size)? {
-            self.within.room.map_or(Ok(()), |room| room.share(allocated(stat)))?;
+            self.within.space.map_or(Ok(()), |room| room.share(allocated(stat)))?;
             return Ok(Some(Taken::default()));
         }
         if !in_pieces && !self.flush.is_done() {
@@ -245,19 +249,19 @@ impl Walk<'_> {
     /// Gives the file at `of` in the copy one more name.
     fn link(&self, pair: &Pair, name: &[u8], of: &[u8]) -> rustix::io::Result<()> {
         let at = of.iter().rposition(|byte| *byte == b'/');
-        let (mut folder, last) = at.map_or((&b""[..], of), |at| (&of[..at], &of[at + 1..]));
-        if folder == self.path {
+        let (mut dir, last) = at.map_or((&b""[..], of), |at| (&of[..at], &of[at + 1..]));
+        if dir == self.path {
             return linkat(&pair.to, os(last), &pair.to, os(name), AtFlags::empty());
         }
-        let mut here = openat(&self.to, ".", beneath::READ, Mode::empty())?;
-        while !folder.is_empty() {
+        let mut here = openat(&self.to, ".", openat2::READ, Mode::empty())?;
+        while !dir.is_empty() {
             // A call takes no longer path; this one may be any number of names long.
-            let end = match folder.len() {
-                ..PATH => folder.len(),
-                _ => folder[..PATH].iter().rposition(|byte| *byte == b'/').unwrap_or(PATH),
+            let end = match dir.len() {
+                ..PATH => dir.len(),
+                _ => dir[..PATH].iter().rposition(|byte| *byte == b'/').unwrap_or(PATH),
             };
-            here = openat2(&here, os(&folder[..end]), beneath::READ, Mode::empty(), STEP)?;
-            folder = folder.get(end + 1..).unwrap_or_default();
+            here = openat2(&here, os(&dir[..end]), openat2::READ, Mode::empty(), STEP)?;
+            dir = dir.get(end + 1..).unwrap_or_default();
         }
         linkat(&here, os(last), &pair.to, os(name), AtFlags::empty())
     }

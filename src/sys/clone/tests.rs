@@ -61,8 +61,8 @@ struct Case {
 impl Case {
     fn new(at: &Path) -> Self {
         let [from, to, aside] = ["from", "to", "aside"].map(|name| at.join(name));
-        for folder in [&from, &to, &aside] {
-            fs::create_dir_all(folder).unwrap();
+        for dir in [&from, &to, &aside] {
+            fs::create_dir_all(dir).unwrap();
         }
         let clone = TreeClone::new(&from, &to, &aside, WIDE, &spill::Scratch::default()).unwrap();
         Self { from, to, clone }
@@ -119,8 +119,8 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn root_or_copied_up(socket: &Path, root: &Path) -> bool {
-    let folder = socket.parent().unwrap();
-    folder == root || xattrs(folder).contains_key("trusted.overlay.origin")
+    let dir = socket.parent().unwrap();
+    dir == root || xattrs(dir).contains_key("trusted.overlay.origin")
 }
 
 /// All that a tree is, by path: type, mode, owner, size, time, content, attributes, and the first path of the same file.
@@ -181,10 +181,10 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
 /// One of each kind that a pod can make.
 fn fill(case: &Case) {
     case.write("plain", "one");
-    case.write("folder/below/deep", "two");
+    case.write("directory/below/deep", "two");
     case.write("gone", "three");
-    case.write("becomes a folder", "x");
-    case.write("was a folder/with/content", "x");
+    case.write("becomes a directory", "x");
+    case.write("was a directory/with/content", "x");
     case.write("moved/a/b", "moved");
     case.write("mode", "mode");
     case.write("linked", "linked");
@@ -192,17 +192,17 @@ fn fill(case: &Case) {
     fs::hard_link(case.path("linked"), case.path("links/again")).unwrap();
     fs::hard_link(case.path("linked"), case.path("links/third")).unwrap();
     symlink("../nowhere", case.path("symlink")).unwrap();
-    symlink("..", case.path("folder/up")).unwrap();
+    symlink("..", case.path("directory/up")).unwrap();
     rustix::fs::mknodat(CWD, case.path("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-    set(&case.path("folder"), "user.colour", "green");
+    set(&case.path("directory"), "user.colour", "green");
     set(&case.path("plain"), "user.colour", "red");
-    fs::set_permissions(case.path("folder"), Permissions::from_mode(0o1770)).unwrap();
+    fs::set_permissions(case.path("directory"), Permissions::from_mode(0o1770)).unwrap();
     let old = Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 };
     let old = Timestamps { last_access: old, last_modification: old };
-    for name in ["plain", "symlink", "fifo", "folder"] {
+    for name in ["plain", "symlink", "fifo", "directory"] {
         utimensat(CWD, case.path(name), &old, AtFlags::SYMLINK_NOFOLLOW).unwrap();
     }
-    for name in ["socket", "folder/socket", "links/socket"] {
+    for name in ["socket", "directory/socket", "links/socket"] {
         mknodat(CWD, case.path(name), FileType::Socket, Mode::RUSR, 0).unwrap();
     }
 }
@@ -215,18 +215,18 @@ fn fill_as_root(case: &Case) {
     // As setcap writes cap_net_raw+ep.
     let capability = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     lsetxattr(case.path("mode"), "security.capability", capability, XattrFlags::empty()).unwrap();
-    for name in ["whiteout", "folder/whiteout"] {
+    for name in ["whiteout", "directory/whiteout"] {
         mknodat(CWD, case.path(name), FileType::CharacterDevice, Mode::empty(), makedev(0, 0))
             .unwrap();
     }
     mknodat(CWD, case.path("null"), FileType::CharacterDevice, Mode::RUSR, makedev(1, 3)).unwrap();
     for (name, mark, value) in [
-        ("folder", "opaque", "y"),
+        ("directory", "opaque", "y"),
         ("moved", "redirect", "/elsewhere"),
         ("plain", "metacopy", ""),
         ("plain", "overlay.opaque", "theirs"),
-        ("folder", "impure", "y"),
-        ("folder", "origin", "a handle"),
+        ("directory", "impure", "y"),
+        ("directory", "origin", "a handle"),
         (".", "uuid", "0123456789abcdef"),
     ] {
         set(&case.path(name), &format!("trusted.overlay.{mark}"), value);
@@ -237,24 +237,24 @@ fn fill_as_root(case: &Case) {
 /// Every kind of change, between two rounds.
 fn change(case: &Case) {
     case.write("plain", "another");
-    case.write("new/with/folders", "new");
+    case.write("new/with/directories", "new");
     fs::remove_file(case.path("gone")).unwrap();
-    fs::remove_file(case.path("becomes a folder")).unwrap();
-    case.write("becomes a folder/x", "y");
-    crate::sys::durable::remove_tree(&case.path("was a folder")).unwrap();
-    symlink("plain", case.path("was a folder")).unwrap();
+    fs::remove_file(case.path("becomes a directory")).unwrap();
+    case.write("becomes a directory/x", "y");
+    crate::sys::durable::remove_tree(&case.path("was a directory")).unwrap();
+    symlink("plain", case.path("was a directory")).unwrap();
     fs::rename(case.path("moved"), case.path("moved away")).unwrap();
     fs::set_permissions(case.path("mode"), Permissions::from_mode(0o600)).unwrap();
-    fs::set_permissions(case.path("folder"), Permissions::from_mode(0o755)).unwrap();
-    removexattr(case.path("folder"), "user.colour").unwrap();
-    set(&case.path("folder/below"), "user.new", "attribute");
+    fs::set_permissions(case.path("directory"), Permissions::from_mode(0o755)).unwrap();
+    removexattr(case.path("directory"), "user.colour").unwrap();
+    set(&case.path("directory/below"), "user.new", "attribute");
     OpenOptions::new()
         .append(true)
         .open(case.path("links/third"))
         .unwrap()
         .write_all(b"!")
         .unwrap();
-    fs::hard_link(case.path("folder/below/deep"), case.path("folder/twin")).unwrap();
+    fs::hard_link(case.path("directory/below/deep"), case.path("directory/twin")).unwrap();
     fs::remove_file(case.path("fifo")).unwrap();
 }
 
@@ -273,7 +273,7 @@ fn comes_back(at: &Path, as_root: bool) {
         let is = fs::symlink_metadata(case.to.join(name));
         is.is_ok_and(|is| is.file_type().is_char_device() && is.rdev() == 0)
     };
-    let sockets = ["socket", "folder/socket", "links/socket"].map(whiteout);
+    let sockets = ["socket", "directory/socket", "links/socket"].map(whiteout);
     assert_eq!(sockets, [true, as_root, false]);
     assert!(!case.to.join("links/socket").exists());
     let sparse = fs::metadata(case.to.join("sparse")).unwrap();
@@ -287,10 +287,10 @@ fn comes_back(at: &Path, as_root: bool) {
     change(&case);
     case.round();
     case.assert_same("the second round");
-    // Folders alone were renamed: the files in them look as before, under other names, and are still one.
+    // Directories alone were renamed: the files in them look as before, under other names, and are still one.
     fs::rename(case.path("links"), case.path("a links")).unwrap();
     case.round();
-    case.assert_same("a folder with names of a file was renamed");
+    case.assert_same("a directory with names of a file was renamed");
     fs::rename(case.path("a links"), case.path("z links")).unwrap();
     case.round();
     case.assert_same("and once more, behind the others");
@@ -312,12 +312,12 @@ fn a_tree_comes_back_whatever_changes_between_rounds() {
 fn privileged_a_tree_comes_back_on_each_file_system() {
     for fs_type in ["xfs", "ext4"] {
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let _disk = Disk::new(&scratch, fs_type, &at);
         comes_back(&at, true);
     }
     let scratch = Scratch::new();
-    let from = scratch.folder("from");
+    let from = scratch.dir("from");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs("ovl-test", None, None)).unwrap(), &from).unwrap();
     comes_back(scratch.path(), true);
 }
@@ -402,22 +402,22 @@ fn depth_has_a_bound_where_no_path_leads() {
     limits::raise_open_files().unwrap();
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
-    let mut folder = beneath::folder(&case.from, beneath::READ).unwrap();
+    let mut dir = openat2::dir(&case.from, openat2::READ).unwrap();
     let name = "n".repeat(200);
     for _ in 1..WIDE.depth {
-        rustix::fs::mkdirat(&folder, &name, Mode::RWXU).unwrap();
-        folder = rustix::fs::openat(&folder, &name, beneath::READ, Mode::empty()).unwrap();
+        rustix::fs::mkdirat(&dir, &name, Mode::RWXU).unwrap();
+        dir = rustix::fs::openat(&dir, &name, openat2::READ, Mode::empty()).unwrap();
     }
     // Two names of a file, so deep that no path leads there.
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
-    rustix::fs::openat(&folder, "file", flags, Mode::RUSR).unwrap();
-    rustix::fs::linkat(&folder, "file", CWD, case.path("z twin"), AtFlags::empty()).unwrap();
+    rustix::fs::openat(&dir, "file", flags, Mode::RUSR).unwrap();
+    rustix::fs::linkat(&dir, "file", CWD, case.path("z twin"), AtFlags::empty()).unwrap();
     case.round();
     assert_eq!(fs::metadata(case.to.join("z twin")).unwrap().nlink(), 2);
-    rustix::fs::mkdirat(&folder, "d", Mode::RWXU).unwrap();
+    rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
     case.round();
-    folder = rustix::fs::openat(&folder, "d", beneath::READ, Mode::empty()).unwrap();
-    rustix::fs::mkdirat(&folder, "one more", Mode::RWXU).unwrap();
+    dir = rustix::fs::openat(&dir, "d", openat2::READ, Mode::empty()).unwrap();
+    rustix::fs::mkdirat(&dir, "one more", Mode::RWXU).unwrap();
     let error = case.refused();
     assert!(matches!(error, CloneError::Beyond { what: Beyond::Depth(256), .. }), "{error}");
 }
@@ -462,7 +462,7 @@ fn what_no_layer_could_hold_is_refused_with_its_name() {
             file(path);
             set(path, "user.a=b", "x");
         }),
-        ("folder", "\"user.a=b\"", &|path| {
+        ("directory", "\"user.a=b\"", &|path| {
             fs::create_dir(path).unwrap();
             set(path, "user.a=b", "x");
         }),
@@ -522,7 +522,7 @@ impl Counted {
     }
 }
 
-impl Room for Counted {
+impl SpaceReservation for Counted {
     fn copy(&self, bytes: u64) -> io::Result<()> {
         match self.copied.fetch_add(bytes, Relaxed) + bytes > self.most {
             true => Err(io::ErrorKind::StorageFull.into()),
@@ -565,7 +565,7 @@ fn a_copy_asks_for_room_before_it_writes_and_holes_take_none() {
 #[ignore = "needs root: mounts a file system on a loop device"]
 fn privileged_bytes_that_are_shared_are_told_as_such() {
     let scratch = Scratch::new();
-    let at = scratch.folder("disk");
+    let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "xfs", &at);
     let mut case = Case::new(&at);
     let (budget, room) = (Arc::new(Budget::default()), Counted::up_to(4096));
@@ -603,7 +603,7 @@ fn what_was_replaced_takes_no_room_once_it_is_tidied() {
 fn a_tree_in_uproar_is_copied_once_it_is_quiet() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
-    let outside = scratch.folder("outside");
+    let outside = scratch.dir("outside");
     scratch.file("outside/secret", "secret");
     for n in 0..40 {
         case.write(&format!("d{}/f{n}", n % 5), format!("{n}"));
@@ -614,16 +614,14 @@ fn a_tree_in_uproar_is_copied_once_it_is_quiet() {
         let mut n = 0_usize;
         while Instant::now() < until {
             n += 1;
-            let folder = from.join(format!("d{}", n % 5));
-            let _ = fs::rename(&folder, from.join(format!("d{}", (n + 1) % 5)));
-            let _ = symlink(&outside, &folder);
-            let _ = fs::remove_file(&folder);
-            let _ = fs::rename(from.join(format!("d{}", (n + 1) % 5)), &folder);
-            let _ = fs::write(folder.join(format!("f{}", n % 40)), format!("{n}"));
-            let _ = fs::hard_link(
-                folder.join(format!("f{}", n % 40)),
-                from.join(format!("l{}", n % 7)),
-            );
+            let dir = from.join(format!("d{}", n % 5));
+            let _ = fs::rename(&dir, from.join(format!("d{}", (n + 1) % 5)));
+            let _ = symlink(&outside, &dir);
+            let _ = fs::remove_file(&dir);
+            let _ = fs::rename(from.join(format!("d{}", (n + 1) % 5)), &dir);
+            let _ = fs::write(dir.join(format!("f{}", n % 40)), format!("{n}"));
+            let _ =
+                fs::hard_link(dir.join(format!("f{}", n % 40)), from.join(format!("l{}", n % 7)));
             let _ = fs::remove_file(from.join(format!("l{}", (n + 3) % 7)));
             let _ = fs::create_dir(from.join(format!("e{}", n % 3)));
             let _ = fs::remove_dir(from.join(format!("e{}", (n + 1) % 3)));
@@ -675,7 +673,7 @@ fn a_live_round_copies_a_file_again_that_changes_meanwhile() {
 #[ignore = "needs root: sets overlay's marks"]
 fn privileged_a_file_that_is_copied_up_meanwhile_is_copied_whole() {
     let scratch = Scratch::new();
-    let at = scratch.folder("disk");
+    let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "ext4", &at);
     let mut case = Case::new(&at);
     case.write("lazy", vec![0; 20 << 20]);
@@ -701,7 +699,7 @@ fn privileged_a_file_that_is_copied_up_meanwhile_is_copied_whole() {
 #[ignore = "needs root: mounts a file system on a loop device, makes a cgroup"]
 fn privileged_direct_io_that_was_under_way_is_in_the_last_round() {
     let scratch = Scratch::new();
-    let at = scratch.folder("disk");
+    let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "ext4", &at);
     let mut case = Case::new(&at);
     case.write("direct", vec![b'a'; 4 << 20]);
@@ -735,14 +733,14 @@ impl Slow {
         let top = Path::new("/sys/fs/cgroup");
         let is_v1 = top.join("blkio").is_dir();
         let top = if is_v1 { top.join("blkio") } else { top.to_owned() };
-        let folder = top.join(format!("ovl-test-slow-{}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
+        let dir = top.join(format!("ovl-test-slow-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
         let (file, limit) = match is_v1 {
             true => ("blkio.throttle.write_bps_device", format!("{major}:{minor} 1048576")),
             false => ("io.max", format!("{major}:{minor} wbps=1048576")),
         };
-        fs::write(folder.join(file), limit).unwrap();
-        Self(folder)
+        fs::write(dir.join(file), limit).unwrap();
+        Self(dir)
     }
 
     fn run(&self, args: &[&str], file: &Path) -> std::process::Child {
@@ -772,7 +770,7 @@ impl Drop for Slow {
 fn privileged_a_neighbours_bytes_are_not_written_out_for_a_copy() {
     for fs_type in ["xfs", "ext4"] {
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let mut case = Case::new(&at);
         fs::write(at.join("neighbour"), vec![1; 100 << 20]).unwrap();
@@ -799,7 +797,7 @@ fn privileged_a_copy_reaches_the_disk_while_it_is_made() {
     let cases: [(&str, &[&str]); 2] = [("ext4", &[]), ("xfs", &["-m", "reflink=0"])];
     for (fs_type, options) in cases {
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let disk = Disk::with(&scratch, fs_type, options, &at);
         let mut case = Case::new(&at);
         let (budget, room) = (Arc::new(Budget::default()), Counted::up_to(u64::MAX));
@@ -834,10 +832,9 @@ fn privileged_a_copy_reaches_the_disk_while_it_is_made() {
 #[ignore = "needs root: mounts a file system on a loop device"]
 fn privileged_a_sync_that_fails_is_told() {
     let scratch = Scratch::new();
-    let at = scratch.folder("disk");
+    let at = scratch.dir("disk");
     let disk = Disk::new(&scratch, "xfs", &at);
-    let (from, to, aside) =
-        (scratch.folder("disk/from"), scratch.folder("to"), scratch.folder("aside"));
+    let (from, to, aside) = (scratch.dir("disk/from"), scratch.dir("to"), scratch.dir("aside"));
     let mut clone = TreeClone::new(&from, &to, &aside, WIDE, &spill::Scratch::default()).unwrap();
     fs::write(from.join("file"), "lost").unwrap();
     disk.cut_power();
@@ -852,10 +849,10 @@ fn privileged_a_sync_that_fails_is_told() {
 fn privileged_what_is_written_through_a_mapping_is_seen() {
     for fs_type in ["xfs", "ext4", "tmpfs"] {
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let _disk = match fs_type {
             "tmpfs" => {
-                let from = scratch.folder("disk/from");
+                let from = scratch.dir("disk/from");
                 let memory = LinuxMounts.create(&tmpfs("ovl-test", None, None)).unwrap();
                 LinuxMounts.attach(memory, &from).unwrap();
                 None
@@ -909,7 +906,7 @@ impl Drop for Mapped {
 #[ignore = "needs root: mounts a file system on a loop device"]
 fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
     let scratch = Scratch::new();
-    let at = scratch.folder("disk");
+    let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "xfs", &at);
     let mut case = Case::new(&at);
     for n in 0..1_000 {
@@ -936,7 +933,7 @@ fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
 fn names_take_the_memory_that_others_leave() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
-    case.write("folder/file", "content");
+    case.write("directory/file", "content");
     let budget = Arc::new(Budget::new(0, 0, 1 << 30));
     let eldest = budget.share();
     eldest.take(1).unwrap();
@@ -948,14 +945,14 @@ fn names_take_the_memory_that_others_leave() {
     assert!(matches!(case.clone.catch_up(Round::Early, &twenty_times), Err(CloneError::Stopped)));
     drop(eldest);
     case.round();
-    assert_eq!(fs::read(case.to.join("folder/file")).unwrap(), b"content");
-    let held = budget.held();
+    assert_eq!(fs::read(case.to.join("directory/file")).unwrap(), b"content");
+    let held = budget.used();
     assert!(held > 0);
     // It is kept for the next round, in which nobody should have to be waited for.
     case.round();
-    assert_eq!(budget.held(), held);
+    assert_eq!(budget.used(), held);
     drop(case);
-    assert_eq!(budget.held(), 0);
+    assert_eq!(budget.used(), 0);
 }
 
 #[test]

@@ -21,20 +21,20 @@ use super::{
     CloneError, Cloned, Round, TreeClone,
     bounds::{Beyond, Bounds},
     content::{BLOCK, Content, Within},
-    dress::{Dressed, Original},
     entry::Found,
+    fingerprint::{Clock, DAWN, Fingerprint, Moment},
     flush::Flush,
     memory::Memory,
+    metadata::{Metadata, Original},
     notes::{Note, Notes, Old, State},
-    seen::{Clock, DAWN, Look, Moment},
     take::Linked,
 };
 use crate::{
     spill::{Map, Scratch, Sorted, SortedReader, Sorter, SpoolReader},
-    sys::beneath,
+    sys::openat2,
 };
 
-/// How a step goes: into one entry of an open folder.
+/// How a step goes: into one entry of an open directory.
 pub(super) const STEP: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
@@ -59,12 +59,12 @@ pub(super) struct Walk<'c> {
     left: u64,
     pub(super) since: Clock,
     pub(super) telling_times: bool,
-    /// Where the folder that is walked lies.
+    /// Where the directory that is walked lies.
     pub(super) path: Vec<u8>,
     /// Files with several names that were met in this round, by their inode's number.
     pub(super) linked: Map<Linked>,
     memory: &'c mut Memory,
-    /// Bytes of memory of the names in the folders on the way down.
+    /// Bytes of memory of the names in the directories on the way down.
     listed: usize,
     /// Whether there was a round before, and what it noted.
     known: bool,
@@ -72,7 +72,7 @@ pub(super) struct Walk<'c> {
     pub(super) notes: Notes,
 }
 
-/// A folder of the tree and its copy, both open.
+/// A directory of the tree and its copy, both open.
 pub(super) struct Pair {
     pub(super) from: OwnedFd,
     pub(super) to: OwnedFd,
@@ -89,7 +89,7 @@ impl<'c> Walk<'c> {
         let since = |moment: Option<Moment>| moment.and_then(|it| it.until(&now)).unwrap_or(DAWN);
         let (since, begun) = (since(clone.since), since(Some(clone.begun)));
         let open = |path: &Path| {
-            beneath::folder(path, beneath::READ).map_err(|e| {
+            openat2::dir(path, openat2::READ).map_err(|e| {
                 let path = path.to_owned();
                 CloneError::Entry { path, source: e.into() }
             })
@@ -106,7 +106,7 @@ impl<'c> Walk<'c> {
             content: &mut clone.content,
             flush: &mut clone.flush,
             disk: &clone.disk,
-            within: Within { go_on, room: clone.room.as_deref(), writes_out },
+            within: Within { go_on, space: clone.space.as_deref(), writes_out },
             what,
             direct_since: (begun.0.saturating_sub(LONGEST_IO), 0),
             moved: &mut clone.moved,
@@ -126,10 +126,10 @@ impl<'c> Walk<'c> {
     }
 
     pub(super) fn root(&mut self) -> Result<(), CloneError> {
-        let open = |fd: &OwnedFd| openat(fd, ".", beneath::READ, Mode::empty());
+        let open = |fd: &OwnedFd| openat(fd, ".", openat2::READ, Mode::empty());
         let pair = open(&self.from).and_then(|from| Ok(Pair { from, to: open(&self.to)? }));
         match pair {
-            Ok(pair) => self.folder(&pair, self.known, 0),
+            Ok(pair) => self.dir(&pair, self.known, 0),
             Err(e) => {
                 self.end(self.known, State::default())?;
                 Err(self.failed(b"", e))
@@ -142,8 +142,8 @@ impl<'c> Walk<'c> {
         self.notes.finish()
     }
 
-    /// Brings the copy of a folder up to date, with all below it. `known`: the round before has noted it.
-    fn folder(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<(), CloneError> {
+    /// Brings the copy of a directory up to date, with all below it. `known`: the round before has noted it.
+    fn dir(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<(), CloneError> {
         let updated = self.update(pair, known, depth);
         // Unlike the original where that failed.
         let state = updated.as_ref().copied().unwrap_or_default();
@@ -151,14 +151,14 @@ impl<'c> Walk<'c> {
         updated.map(drop)
     }
 
-    /// Notes the end of a folder. What is left of it in the notes of the round before stays noted: it was not come to.
+    /// Notes the end of a directory. What is left of it in the notes of the round before stays noted: it was not come to.
     fn end(&mut self, known: bool, state: State) -> Result<(), CloneError> {
         let rest = if known { self.notes.rest_of(&mut self.old) } else { Ok(()) };
         rest.map_err(CloneError::Notes)?;
         self.note(&Note::Leave(state))
     }
 
-    // What follows is split so that the steps from a folder to one in it need little of the stack.
+    // What follows is split so that the steps from a directory to one in it need little of the stack.
     fn update(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<State, CloneError> {
         let stat = fstat(&pair.from).map_err(|e| self.failed(b"", e))?;
         let list = self.list(&pair.from, depth)?;
@@ -172,12 +172,12 @@ impl<'c> Walk<'c> {
             touched |= self.entry(pair, &name, known, depth)?;
         }
         touched |= known && self.gone(pair, None)?;
-        self.listed -= list.held();
-        self.dress(pair, stat, known, touched)
+        self.listed -= list.memory();
+        self.set_metadata(pair, stat, known, touched)
     }
 
-    /// Gives the copy of a folder what it has beside its entries, if that changed.
-    fn dress(
+    /// Gives the copy of a directory what it has beside its entries, if that changed.
+    fn set_metadata(
         &mut self,
         pair: &Pair,
         stat: Stat,
@@ -185,13 +185,14 @@ impl<'c> Walk<'c> {
         touched: bool,
     ) -> Result<State, CloneError> {
         let is = Original { fd: pair.from.as_fd(), stat };
-        let look = Look::of(&is.stat);
+        let look = Fingerprint::of(&is.stat);
         let before = match self.old.peek().map_err(CloneError::Notes)? {
             Some(Note::Leave(state)) if known => *state,
             _ => State::default(),
         };
         if before.look != Some(look) || look.is_since(self.since) {
-            let Dressed { marks, weight } = is.dress(&pair.to).map_err(|e| self.failed(b"", e))?;
+            let Metadata { marks, weight } =
+                is.set_metadata(&pair.to).map_err(|e| self.failed(b"", e))?;
             let checked = self.bounds.xattrs(&weight, self.path.is_empty());
             checked.map_err(|what| self.beyond(b"", what))?;
             let packed = Bounds::packed(self.path.len(), 0, &weight);
@@ -210,31 +211,31 @@ impl<'c> Walk<'c> {
         found: Found,
         depth: usize,
     ) -> Result<bool, CloneError> {
-        let known = found == Found::Folder;
+        let known = found == Found::Dir;
         let Some(below) = self.enter(pair, name, found)? else {
             return self.put_aside(pair, name, found);
         };
         let above = self.path.len();
         self.path = self.path_of(name);
-        self.folder(&below, known, depth + 1)?;
+        self.dir(&below, known, depth + 1)?;
         self.path.truncate(above);
         Ok(!known)
     }
 
-    /// Opens a folder and its copy, which is made where it is missing, and notes it. `None` where it is a folder no more.
+    /// Opens a directory and its copy, which is made where it is missing, and notes it. `None` where it is a directory no more.
     fn enter(
         &mut self,
         pair: &Pair,
         name: &[u8],
         found: Found,
     ) -> Result<Option<Pair>, CloneError> {
-        let open = |fd: &OwnedFd| openat2(fd, os(name), beneath::READ, Mode::empty(), STEP);
+        let open = |fd: &OwnedFd| openat2(fd, os(name), openat2::READ, Mode::empty(), STEP);
         let from = match open(&pair.from) {
             Ok(from) => from,
             Err(e) if is_race(e) => return Ok(None),
             Err(e) => return Err(self.failed(name, e)),
         };
-        let known = found == Found::Folder;
+        let known = found == Found::Dir;
         if known {
             self.keep()?;
         } else {
@@ -265,11 +266,11 @@ impl<'c> Walk<'c> {
         CloneError::Beyond { path: self.place(name), what }
     }
 
-    /// The names in a folder, sorted.
-    fn list(&mut self, folder: &OwnedFd, depth: usize) -> Result<Sorted, CloneError> {
+    /// The names in a directory, sorted.
+    fn list(&mut self, dir: &OwnedFd, depth: usize) -> Result<Sorted, CloneError> {
         let mut names = Sorter::of_names(&self.scratch, depth);
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 << 10];
-        let mut entries = RawDir::new(folder, &mut buffer);
+        let mut entries = RawDir::new(dir, &mut buffer);
         while let Some(entry) = entries.next() {
             match entry {
                 Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
@@ -284,15 +285,15 @@ impl<'c> Walk<'c> {
             }
         }
         let names = names.sorted().map_err(CloneError::Notes)?;
-        self.listed += names.held();
+        self.listed += names.memory();
         self.hold()?;
         Ok(names)
     }
 
-    /// Sees to the memory for all that is held now. Asked after each folder's names and each file of several names: what comes
+    /// Sees to the memory for all that is held now. Asked after each directory's names and each file of several names: what comes
     /// beside them is little.
     pub(super) fn hold(&mut self) -> Result<(), CloneError> {
-        let held = self.listed + self.linked.held() + self.notes.held() + self.old.held();
+        let held = self.listed + self.linked.memory() + self.notes.held() + self.old.memory();
         self.memory.hold(held, self.within.go_on)
     }
 
@@ -304,7 +305,7 @@ impl<'c> Walk<'c> {
 /// Whether there is one more name, which then is in `name`.
 fn next_name(names: &mut SortedReader<'_>, name: &mut Vec<u8>) -> Result<bool, CloneError> {
     while let Some(next) = names.read_next().map_err(CloneError::Notes)? {
-        // A folder whose names change while it is listed may have one twice.
+        // A directory whose names change while it is listed may have one twice.
         if next != name.as_slice() {
             name.clear();
             name.extend_from_slice(next);

@@ -1,7 +1,7 @@
 //! Durable writes: after each call returns, a power cut cannot undo it; before, it changes nothing.
 //!
-//! The order is always the same: bytes synced, name changed, folder synced. An error names the path
-//! and keeps the [`io::ErrorKind`], so that a full disk can be told from a missing folder.
+//! The order is always the same: bytes synced, name changed, directory synced. An error names the path
+//! and keeps the [`io::ErrorKind`], so that a full disk can be told from a missing directory.
 //! [`note`] is for what may wait for the journal: no call of it syncs.
 //! Deliberately absent: retries, and any knowledge of what is written.
 
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, syncfs};
 
-use super::beneath;
+use super::openat2;
 pub use behind::{PIECE, WriteBehind, write_out_piece};
 pub use remove::{remove_tree, remove_tree_soon};
 pub use tree::{Amount, settle, unwritten, write_out};
@@ -33,8 +33,8 @@ pub const TEMP_PREFIX: &str = ".ovl-tmp.";
 ///
 /// The file has mode 0600. A symlink at `path` is replaced, not followed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = beneath::parent(path)?;
-    let (temp, mut file) = create_temp(folder)?;
+    let directory = openat2::parent(path)?;
+    let (temp, mut file) = create_temp(directory)?;
     let written = (|| {
         file.write_all(bytes).map_err(at("write", &temp.0))?;
         sync_file(&file).map_err(at("sync", &temp.0))?;
@@ -44,7 +44,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
         temp.keep();
     }
     written?;
-    sync_dir(folder)
+    sync_dir(directory)
 }
 
 /// Renames `from` to `to` on one file system and never over something that is already there.
@@ -53,8 +53,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     rename_soon(from, to)?;
     // The new name first: a crash between the two may leave both names, never neither.
-    sync_dir(beneath::parent(to)?)?;
-    sync_dir(beneath::parent(from)?)
+    sync_dir(openat2::parent(to)?)?;
+    sync_dir(openat2::parent(from)?)
 }
 
 /// As [`rename`], and waits for no disk: after a crash the old name may be there, or the new one.
@@ -66,13 +66,13 @@ pub fn rename_soon(from: &Path, to: &Path) -> io::Result<()> {
 /// Removes the file at `path`; a symlink is removed, not followed. One that is not there is fine.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Ok(()) => sync_dir(beneath::parent(path)?),
+        Ok(()) => sync_dir(openat2::parent(path)?),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(at("remove", path)(e)),
     }
 }
 
-/// Removes from the folder `path` what a crash left there of [`write_atomic`]. Nobody may be writing there.
+/// Removes from the directory `path` what a crash left there of [`write_atomic`]. Nobody may be writing there.
 pub fn sweep(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path).map_err(at("list", path))? {
         let entry = entry.map_err(at("list", path))?;
@@ -83,13 +83,13 @@ pub fn sweep(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the folder `path` with exactly `mode`, whatever the umask. Parents are not made.
+/// Makes the directory `path` with exactly `mode`, whatever the umask. Parents are not made.
 ///
-/// A folder that is there already is fine and is left as it is, because it may be in use, or be the
-/// root of a mount. Errors: `AlreadyExists` where something that is no folder has the name.
+/// A directory that is there already is fine and is left as it is, because it may be in use, or be the
+/// root of a mount. Errors: `AlreadyExists` where something that is no directory has the name.
 pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     match make_dir(path, mode)? {
-        true => sync_dir(beneath::parent(path)?),
+        true => sync_dir(openat2::parent(path)?),
         false => Ok(()),
     }
 }
@@ -103,13 +103,13 @@ pub fn create_dir_soon(path: &Path, mode: u32) -> io::Result<()> {
 fn make_dir(path: &Path, mode: u32) -> io::Result<bool> {
     match fs::create_dir(path) {
         Ok(()) => {
-            let folder = open_folder(path)?;
-            let set = folder.set_permissions(fs::Permissions::from_mode(mode));
+            let directory = open_dir(path)?;
+            let set = directory.set_permissions(fs::Permissions::from_mode(mode));
             set.map_err(at("set the mode of", path))?;
             Ok(true)
         }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_folder(path) => Ok(false),
-        Err(e) => Err(at("make the folder", path)(e)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_dir(path) => Ok(false),
+        Err(e) => Err(at("make the directory", path)(e)),
     }
 }
 
@@ -118,9 +118,9 @@ pub fn sync_file(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Waits until the names in the folder `path` are on the disk.
+/// Waits until the names in the directory `path` are on the disk.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
-    open_folder(path)?.sync_all().map_err(at("sync the folder", path))
+    open_dir(path)?.sync_all().map_err(at("sync the directory", path))
 }
 
 /// Waits until everything on the file system of `dir` is on the disk, and says whether any write to
@@ -173,11 +173,11 @@ impl Drop for Temp {
     }
 }
 
-fn create_temp(folder: &Path) -> io::Result<(Temp, File)> {
+fn create_temp(directory: &Path) -> io::Result<(Temp, File)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{TEMP_PREFIX}{}.{number}", std::process::id()));
+        let path = directory.join(format!("{TEMP_PREFIX}{}.{number}", std::process::id()));
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => return Ok((Temp(path), file)),
             // In a container every run may have the same process id: a crash left this one.
@@ -187,15 +187,15 @@ fn create_temp(folder: &Path) -> io::Result<(Temp, File)> {
     }
 }
 
-fn open_folder(path: &Path) -> io::Result<File> {
+fn open_dir(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .custom_flags((OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed())
         .open(path)
-        .map_err(at("open the folder", path))
+        .map_err(at("open the directory", path))
 }
 
-fn is_folder(path: &Path) -> bool {
+fn is_dir(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.is_dir())
 }
 

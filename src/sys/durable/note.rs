@@ -24,7 +24,7 @@ use rustix::{
     ioctl::{Getter, ioctl, opcode},
 };
 
-use super::{at, open_folder, sync_dir};
+use super::{at, open_dir, sync_dir};
 use crate::sys::attributes::read as read_attribute;
 
 /// In which order a file system brings names and attributes to the disk.
@@ -88,7 +88,7 @@ fn is_part(entry: &io::Result<fs::DirEntry>) -> bool {
 fn generation(dir: &Path) -> io::Result<u32> {
     // FS_IOC_GETVERSION: its number says long, and the kernel writes an int (include/uapi/linux/fs.h).
     const GET: u32 = opcode::read::<libc::c_long>(b'v', 1);
-    let dir = open_folder(dir)?;
+    let dir = open_dir(dir)?;
     // SAFETY: FS_IOC_GETVERSION writes an int.
     Ok(unsafe { ioctl(&dir, Getter::<GET, u32>::new()) }?)
 }
@@ -102,12 +102,12 @@ pub fn put(dir: &Path, name: &str, text: &[u8]) -> io::Result<()> {
     let first = parts.next().unwrap_or_default();
     let further = parts.len();
     for (n, part) in parts.enumerate() {
-        let folder = part_of(dir, name, side, n);
-        match fs::create_dir(&folder) {
+        let directory = part_of(dir, name, side, n);
+        match fs::create_dir(&directory) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(at("make", &folder)(e));
+                return Err(at("make", &directory)(e));
             }
-            _ => set(&folder, name, part).map_err(at("keep an attribute of", &folder))?,
+            _ => set(&directory, name, part).map_err(at("keep an attribute of", &directory))?,
         }
     }
     let head = [format!("{further} {side}\n").as_bytes(), first].concat();
@@ -127,8 +127,8 @@ pub fn get(dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let Some(Head { further, side, first }) = head(dir, name)? else { return Ok(None) };
     let mut text = first;
     for n in 0..further {
-        let folder = part_of(dir, name, side, n);
-        let part = ask(&folder, name)?.ok_or_else(|| strange(&folder))?;
+        let directory = part_of(dir, name, side, n);
+        let part = get_xattr(&directory, name)?.ok_or_else(|| strange(&directory))?;
         text.extend(part);
     }
     Ok(Some(text))
@@ -147,7 +147,7 @@ struct Head {
 }
 
 fn head(dir: &Path, name: &str) -> io::Result<Option<Head>> {
-    let Some(value) = ask(dir, name)? else { return Ok(None) };
+    let Some(value) = get_xattr(dir, name)? else { return Ok(None) };
     let end = value.iter().position(|byte| *byte == b'\n').ok_or_else(|| strange(dir))?;
     let said = std::str::from_utf8(&value[..end]).ok().and_then(|said| {
         let (further, side) = said.split_once(' ')?;
@@ -168,7 +168,7 @@ fn set(dir: &Path, name: &str, value: &[u8]) -> io::Result<()> {
     Ok(setxattr(dir, attribute(name), value, XattrFlags::empty())?)
 }
 
-fn ask(dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+fn get_xattr(dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let get = |space: &mut [u8]| getxattr(dir, attribute(name), space);
     let none = [Errno::NODATA, Errno::NOENT, Errno::NOTSUP].map(|none| Some(none.raw_os_error()));
     // It may go after its size was asked for.

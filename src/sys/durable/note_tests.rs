@@ -7,7 +7,7 @@ use crate::sys::scratch::{Disk, Scratch};
 fn on_each(test: impl Fn(&Path)) {
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let scratch = Scratch::new();
-        let at = scratch.folder("disk");
+        let at = scratch.dir("disk");
         let _disk = Disk::new(&scratch, fs_type, &at);
         assert_ne!(Journal::of(&at), Journal::Unknown, "{fs_type}");
         let dir = at.join("noted");
@@ -68,7 +68,7 @@ fn killed(dir: &Path) {
     let part = largest(dir).unwrap();
     let former = vec![b'f'; 3 * part];
     put(dir, "record", &former).unwrap();
-    let before = ask(dir, "record").unwrap().unwrap();
+    let before = get_xattr(dir, "record").unwrap().unwrap();
     put(dir, "record", &vec![b'n'; 3 * part]).unwrap();
     // As it was before the head was set.
     for n in 0..2 {
@@ -96,7 +96,7 @@ fn privileged_what_was_noted_is_there_with_the_first_file_that_is_synced() {
         for ends_at in 0..6 {
             let case = format!("{fs_type}, {length} bytes, after step {ends_at}");
             let scratch = Scratch::new();
-            let at = scratch.folder("disk");
+            let at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &at);
             let journal = Journal::of(&at);
             assert_ne!(journal, Journal::Unknown, "{case}");

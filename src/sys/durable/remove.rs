@@ -1,10 +1,10 @@
 //! Removes a tree without ever leaving it.
 //!
 //! A recursive delete once followed a mount that was left behind and ate the data of users, so each
-//! folder is opened from its parent's descriptor with `RESOLVE_NO_XDEV`: the kernel itself refuses
+//! directory is opened from its parent's descriptor with `RESOLVE_NO_XDEV`: the kernel itself refuses
 //! to step onto any other mount, a bind mount of the same file system too, which comparing mount
 //! ids could only notice afterwards. Deliberately absent: recursion; how deep a tree goes was up to
-//! whoever wrote it, so names are kept and one folder is open at a time. A folder that is open keeps
+//! whoever wrote it, so names are kept and one directory is open at a time. A directory that is open keeps
 //! all above it in the kernel's memory, a KiB each, and that memory is charged to this process: what
 //! lies deeper than [`DEPTH`] is first renamed up to the tree's top.
 
@@ -20,15 +20,15 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::super::beneath::{READ, parent};
+use super::super::openat2::{READ, parent};
 use super::super::quota;
-use super::{open_folder, sync_dir};
+use super::{open_dir, sync_dir};
 
 /// How deep the walk goes.
 const DEPTH: usize = 256;
 
 /// Removes `path` and everything beneath it. Nothing there is fine; a symlink is removed, never
-/// followed; anything that is no folder is removed like a file.
+/// followed; anything that is no directory is removed like a file.
 ///
 /// Errors: `CrossesDevices`, naming the place, if a mount lies at or beneath `path`. What the mount
 /// shows is untouched; what was removed before it was met stays removed.
@@ -42,21 +42,21 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 
 /// As [`remove_tree`], and waits for no disk: after a crash any of it may be there.
 pub fn remove_tree_soon(path: &Path) -> io::Result<()> {
-    let folder = parent(path)?;
+    let dir = parent(path)?;
     let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
     let Some(name) = name else {
         let why = format!("cannot remove {}: its last part is no name", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     };
-    let here = match open_folder(folder) {
-        Ok(folder) => folder.into(),
+    let here = match open_dir(dir) {
+        Ok(dir) => dir.into(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    Walk { here, top: None, start: folder, steps: Vec::new(), lifted: 0 }.remove(name)
+    Walk { here, top: None, start: dir, steps: Vec::new(), lifted: 0 }.remove(name)
 }
 
-/// The way from the folder that holds the tree down to the folder being emptied.
+/// The way from the directory that holds the tree down to the directory being emptied.
 struct Walk<'a> {
     here: OwnedFd,
     /// The tree's top, once it was entered.
@@ -67,7 +67,7 @@ struct Walk<'a> {
     lifted: u64,
 }
 
-/// One step down: the name that was entered, and which folder it was entered from.
+/// One step down: the name that was entered, and which directory it was entered from.
 struct Step {
     name: CString,
     above: (u64, u64),
@@ -75,12 +75,12 @@ struct Step {
 
 impl Walk<'_> {
     fn remove(mut self, name: CString) -> io::Result<()> {
-        if self.remove_unless_folder(&name)? {
+        if self.remove_unless_dir(&name)? {
             return Ok(());
         }
         self.enter(name)?;
         while !self.steps.is_empty() {
-            match self.empty_until_folder()? {
+            match self.empty_until_dir()? {
                 Some(child) => self.enter(child)?,
                 None => self.leave()?,
             }
@@ -88,15 +88,15 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Removes entries of the folder we are in; stops at the first folder among them that is to be entered.
-    fn empty_until_folder(&mut self) -> io::Result<Option<CString>> {
+    /// Removes entries of the directory we are in; stops at the first directory among them that is to be entered.
+    fn empty_until_dir(&mut self) -> io::Result<Option<CString>> {
         let mut buffer = [MaybeUninit::<u8>::uninit(); 16 * 1024];
         let mut lifted = self.lifted;
         let mut entries = RawDir::new(&self.here, &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry.map_err(|e| self.failure("read", None, e))?;
             let name = entry.file_name();
-            if name == c"." || name == c".." || self.remove_unless_folder(name)? {
+            if name == c"." || name == c".." || self.remove_unless_dir(name)? {
                 continue;
             }
             match &self.top {
@@ -108,7 +108,7 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// Renames a folder of the one we are in to a new name in the tree's top, where it will be found.
+    /// Renames a directory of the one we are in to a new name in the tree's top, where it will be found.
     fn lift(&self, top: &OwnedFd, name: &CStr, lifted: &mut u64) -> io::Result<()> {
         loop {
             let new = format!(".ovl-deep.{lifted}");
@@ -124,9 +124,9 @@ impl Walk<'_> {
         }
     }
 
-    /// A folder is never tried before it is empty: each refusal would cost the kernel a walk over
+    /// A directory is never tried before it is empty: each refusal would cost the kernel a walk over
     /// all it has cached beneath.
-    fn remove_unless_folder(&self, name: &CStr) -> io::Result<bool> {
+    fn remove_unless_dir(&self, name: &CStr) -> io::Result<bool> {
         match self.unlink(name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(Errno::ISDIR) => Ok(false),
@@ -154,19 +154,19 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Goes back up and removes the folder that we came from.
+    /// Goes back up and removes the directory that we came from.
     fn leave(&mut self) -> io::Result<()> {
         let Some(Step { name, above }) = self.steps.pop() else { return Ok(()) };
         self.here = openat2(&self.here, "..", READ, Mode::empty(), ResolveFlags::NO_XDEV)
             .map_err(|e| self.failure("return to", None, e))?;
         if self.identity()? != above {
-            // Somebody moved the folder while we were in it: what lies above now is not ours.
+            // Somebody moved the directory while we were in it: what lies above now is not ours.
             return Err(self.failure("return to", None, Errno::STALE));
         }
         self.unlink(&name, AtFlags::REMOVEDIR).map_err(|e| self.failure("remove", Some(&name), e))
     }
 
-    /// Tells the folder we are in from any other that exists.
+    /// Tells the directory we are in from any other that exists.
     fn identity(&self) -> io::Result<(u64, u64)> {
         let stat = fstat(&self.here).map_err(|e| self.failure("stat", None, e))?;
         Ok((stat.st_dev, stat.st_ino))

@@ -8,8 +8,8 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use super::*;
 use crate::sys::scratch::Scratch;
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
     let mut names: Vec<_> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -45,7 +45,7 @@ fn write_replaces_a_symlink_and_does_not_follow_it() {
 #[test]
 fn a_write_that_fails_keeps_the_old_and_removes_its_temp() {
     let dir = Scratch::new();
-    let in_the_way = dir.folder("record");
+    let in_the_way = dir.dir("record");
     dir.file("record/full", "");
     let error = write_atomic(&in_the_way, b"new").unwrap_err();
     assert!(error.to_string().contains("record"), "{error}");
@@ -72,7 +72,7 @@ fn a_crash_before_the_rename_leaves_only_a_temp_that_the_next_write_passes_by() 
 #[test]
 fn rename_moves_and_never_replaces() {
     let dir = Scratch::new();
-    let (staged, placed) = (dir.folder("staging/x"), dir.folder("layers").join("x"));
+    let (staged, placed) = (dir.dir("staging/x"), dir.dir("layers").join("x"));
     rename(&staged, &placed).unwrap();
     assert!(placed.is_dir() && !staged.exists());
 
@@ -89,32 +89,32 @@ fn removing_a_file_twice_is_fine() {
     let file = dir.file("file", "");
     remove_file(&file).unwrap();
     remove_file(&file).unwrap();
-    assert!(remove_file(&dir.folder("folder")).is_err());
+    assert!(remove_file(&dir.dir("directory")).is_err());
 }
 
 #[test]
-fn a_folder_gets_its_exact_mode_once() {
+fn a_directory_gets_its_exact_mode_once() {
     let dir = Scratch::new();
-    let folder = dir.path().join("folder");
-    create_dir(&folder, 0o2777).unwrap(); // the umask of a test run takes 022 at least
-    assert_eq!(mode(&folder), 0o2777);
-    create_dir(&folder, 0o700).unwrap();
-    assert_eq!(mode(&folder), 0o2777, "it may be the root of a mount by now");
+    let directory = dir.path().join("directory");
+    create_dir(&directory, 0o2777).unwrap(); // the umask of a test run takes 022 at least
+    assert_eq!(mode(&directory), 0o2777);
+    create_dir(&directory, 0o700).unwrap();
+    assert_eq!(mode(&directory), 0o2777, "it may be the root of a mount by now");
 
     let error = create_dir(&dir.file("file", ""), 0o700).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-    symlink(&folder, dir.path().join("link")).unwrap();
+    symlink(&directory, dir.path().join("link")).unwrap();
     assert!(create_dir(&dir.path().join("link"), 0o700).is_err());
 }
 
 #[test]
 fn a_tree_goes_with_everything_in_it_and_nothing_else() {
     let dir = Scratch::new();
-    let outside = dir.folder("outside");
+    let outside = dir.dir("outside");
     dir.file("outside/file", "kept");
-    let tree = dir.folder("tree");
+    let tree = dir.dir("tree");
     for n in 0..300 {
-        dir.folder(&format!("tree/{n}/a/b"));
+        dir.dir(&format!("tree/{n}/a/b"));
         dir.file(&format!("tree/{n}/a/file"), "x");
     }
     symlink(&outside, tree.join("link")).unwrap();
@@ -130,7 +130,7 @@ fn removing_no_tree_a_file_or_a_symlink_is_fine() {
     remove_tree(&dir.path().join("missing/tree")).unwrap();
     remove_tree(&dir.path().join("missing")).unwrap();
     remove_tree(&dir.file("file", "")).unwrap();
-    let outside = dir.folder("outside");
+    let outside = dir.dir("outside");
     symlink(&outside, dir.path().join("link")).unwrap();
     remove_tree(&dir.path().join("link")).unwrap();
     assert_eq!(names(dir.path()), ["outside"]);
@@ -140,23 +140,23 @@ fn removing_no_tree_a_file_or_a_symlink_is_fine() {
 #[test]
 fn a_tree_deeper_than_any_path_goes_too() {
     let dir = Scratch::new();
-    let tree = dir.folder("tree");
+    let tree = dir.dir("tree");
     let name = "eight by"; // 9,000 bytes of path, twice what a path may have
     let mut here = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
     for _ in 0..1_000 {
         rustix::fs::mkdirat(&here, name, rustix::fs::Mode::RWXU).unwrap();
-        here = rustix::fs::openat(&here, name, beneath::READ, rustix::fs::Mode::empty()).unwrap();
+        here = rustix::fs::openat(&here, name, openat2::READ, rustix::fs::Mode::empty()).unwrap();
     }
     remove_tree(&tree).unwrap();
     assert!(!tree.exists());
 }
 
-/// What lies too deep is moved up: past names that are there, from folders with several of them, and again where it is deep still.
+/// What lies too deep is moved up: past names that are there, from directories with several of them, and again where it is deep still.
 #[test]
 fn a_deep_tree_goes_whatever_its_names_are() {
     let dir = Scratch::new();
-    let tree = dir.folder("tree");
-    dir.folder("tree/.ovl-deep.0/full");
+    let tree = dir.dir("tree");
+    dir.dir("tree/.ovl-deep.0/full");
     dir.file("tree/.ovl-deep.1", "");
     let mut here = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
     let mode = rustix::fs::Mode::RWXU;
@@ -166,7 +166,7 @@ fn a_deep_tree_goes_whatever_its_names_are() {
         }
         let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
         rustix::fs::openat(&here, "file", flags, mode).unwrap();
-        here = rustix::fs::openat(&here, "b", beneath::READ, mode).unwrap();
+        here = rustix::fs::openat(&here, "b", openat2::READ, mode).unwrap();
     }
     remove_tree(&tree).unwrap();
     assert_eq!(names(dir.path()), Vec::<String>::new());
@@ -177,8 +177,8 @@ fn a_deep_tree_goes_whatever_its_names_are() {
 fn privileged_a_mount_in_the_tree_is_refused_and_its_files_survive() {
     for at in ["tree", "tree/a/mounted", "tree/a/empty"] {
         let dir = Scratch::new();
-        let data = dir.folder("data");
-        let (tree, target) = (dir.folder("tree"), dir.folder(at));
+        let data = dir.dir("data");
+        let (tree, target) = (dir.dir("tree"), dir.dir(at));
         if at != "tree/a/empty" {
             dir.file("data/file", "kept");
         }

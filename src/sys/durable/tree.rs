@@ -22,8 +22,8 @@ use rustix::{
 
 use super::{
     super::{
-        beneath::{self, READ},
-        space,
+        openat2::{self, READ},
+        statfs,
     },
     at,
     behind::WriteBehind,
@@ -89,13 +89,13 @@ fn range(file: &File, begin: u64, len: u64, flags: libc::c_uint) -> io::Result<(
     }
 }
 
-/// Brings the tree `folder` to its disk, as far as the next file that is made and fsynced there does not do that. `dirty` is what
+/// Brings the tree `dir` to its disk, as far as the next file that is made and fsynced there does not do that. `dirty` is what
 /// was written to it lately; files that share the bytes of others, which are on the disk, are not counted.
 ///
 /// Nobody may change the tree meanwhile.
-pub fn settle(folder: &Path, dirty: Amount) -> io::Result<()> {
-    let root = File::from(beneath::folder(folder, READ).map_err(|e| at("open", folder)(e.into()))?);
-    let kind = space::of(folder)?.kind();
+pub fn settle(dir: &Path, dirty: Amount) -> io::Result<()> {
+    let root = File::from(openat2::dir(dir, READ).map_err(|e| at("open", dir)(e.into()))?);
+    let kind = statfs::of(dir)?.kind();
     let settled = match kind {
         _ if dirty.cost() >= unwritten() => false,
         Some("xfs") => write_all(&root, dirty)?,
@@ -120,12 +120,12 @@ fn write_all(root: &File, dirty: Amount) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Goes to each regular file of a tree, with its size. One folder is open for each step down; a tree that is kept is at most 256 deep.
+/// Goes to each regular file of a tree, with its size. One directory is open for each step down; a tree that is kept is at most 256 deep.
 fn each(root: &File, visit: &mut dyn FnMut(&File, u64) -> io::Result<()>) -> io::Result<()> {
     let step = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let mut open = vec![Dir::read_from(root)?];
-    while let Some(folder) = open.last_mut() {
-        let Some(entry) = folder.read() else {
+    while let Some(dir) = open.last_mut() {
+        let Some(entry) = dir.read() else {
             drop(open.pop());
             continue;
         };
@@ -133,7 +133,7 @@ fn each(root: &File, visit: &mut dyn FnMut(&File, u64) -> io::Result<()>) -> io:
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let stat = statat(folder.fd()?, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = statat(dir.fd()?, &name, AtFlags::SYMLINK_NOFOLLOW)?;
         let how = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => READ,
             FileType::RegularFile if stat.st_size > 0 => {
@@ -141,7 +141,7 @@ fn each(root: &File, visit: &mut dyn FnMut(&File, u64) -> io::Result<()>) -> io:
             }
             _ => continue,
         };
-        let fd = openat2(folder.fd()?, &name, how, Mode::empty(), step)?;
+        let fd = openat2(dir.fd()?, &name, how, Mode::empty(), step)?;
         if how == READ {
             open.push(Dir::new(fd)?);
         } else {
@@ -204,9 +204,9 @@ mod tests {
     fn privileged_a_settled_tree_survives_a_power_cut_and_a_neighbours_bytes_stay_unwritten() {
         for fs_type in ["xfs", "ext4"] {
             let scratch = Scratch::new();
-            let disk_at = scratch.folder("disk");
+            let disk_at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &disk_at);
-            let tree = scratch.folder("disk/tree/a/b");
+            let tree = scratch.dir("disk/tree/a/b");
             fs::write(disk_at.join("neighbour"), vec![7; 64 << 20]).unwrap();
             for n in 0..100 {
                 fs::write(tree.join(n.to_string()), vec![n as u8; 10_000]).unwrap();

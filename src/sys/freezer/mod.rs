@@ -173,16 +173,16 @@ fn is_of_a_pod(name: &OsStr) -> bool {
 fn search(top: &Path, version: Version, names: &Names, found: &mut Vec<Group>) -> io::Result<()> {
     let mut next = VecDeque::from([(top.to_owned(), 0)]);
     let mut looked = 0;
-    while let Some((folder, depth)) = next.pop_front() {
+    while let Some((dir, depth)) = next.pop_front() {
         looked += 1;
         if looked > GROUPS {
             let why = format!("more than {GROUPS} cgroups are beneath {}", top.display());
             return Err(io::Error::other(why));
         }
-        let entries = match fs::read_dir(&folder) {
+        let entries = match fs::read_dir(&dir) {
             // Its last process has gone since it was listed.
             Err(e) if e.kind() == io::ErrorKind::NotFound && depth > 0 => continue,
-            entries => entries.map_err(at("list", &folder))?,
+            entries => entries.map_err(at("list", &dir))?,
         };
         // One that vanishes while it is listed has no more entries.
         for entry in entries.flatten() {
@@ -220,10 +220,10 @@ impl Group {
                     }
                     // One that vanishes while it is listed has nobody in it.
                     let entries = fs::read_dir(&group.path).into_iter().flatten().flatten();
-                    let folders =
+                    let dirs =
                         entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
                     next.extend(
-                        folders.map(|entry| Self { path: entry.path(), version: self.version }),
+                        dirs.map(|entry| Self { path: entry.path(), version: self.version }),
                     );
                 }
                 Ok(false)

@@ -1,4 +1,4 @@
-//! Folders that look like cgroups, and cgroups.
+//! Directories that look like cgroups, and cgroups.
 
 use std::{
     process::{Child, Command},
@@ -12,14 +12,14 @@ const UID: &str = "0b6f5f0e-1111-2222-3333-444455556666";
 const OTHER: &str = "ffffffff-1111-2222-3333-444455556666";
 
 fn freezer(scratch: &Scratch) -> Freezer {
-    Freezer::new(scratch.folder("cgroup"), scratch.folder("proc"))
+    Freezer::new(scratch.dir("cgroup"), scratch.dir("proc"))
 }
 
 /// The v1 and v2 names of cgroupfs and systemd, at any depth, and what must not be taken for one.
 #[test]
 fn a_pod_is_found_whatever_its_cgroup_is_called() {
     let slice = UID.replace('-', "_");
-    for (mark, folder) in [
+    for (mark, dir) in [
         ("cgroup.controllers", format!("kubepods/besteffort/pod{UID}")),
         ("cgroup.controllers", format!("kubepods/pod{UID}")),
         ("cgroup.controllers", format!("kubepods.slice/kubepods-pod{slice}.slice")),
@@ -38,13 +38,13 @@ fn a_pod_is_found_whatever_its_cgroup_is_called() {
     ] {
         let scratch = Scratch::new();
         let freezer = freezer(&scratch);
-        let path = scratch.folder(&format!("cgroup/{folder}"));
+        let path = scratch.dir(&format!("cgroup/{dir}"));
         scratch.file(&format!("cgroup/{mark}"), "");
-        scratch.folder("cgroup/freezer/elsewhere");
+        scratch.dir("cgroup/freezer/elsewhere");
         let version = if mark.starts_with("freezer") { Version::V1 } else { Version::V2 };
-        assert_eq!(freezer.find(UID).unwrap(), [Group { path, version }], "{folder}");
-        assert_eq!(freezer.find(OTHER).unwrap(), [], "{folder}");
-        assert_eq!(freezer.find(&UID[1..]).unwrap(), [], "{folder}");
+        assert_eq!(freezer.find(UID).unwrap(), [Group { path, version }], "{dir}");
+        assert_eq!(freezer.find(OTHER).unwrap(), [], "{dir}");
+        assert_eq!(freezer.find(&UID[1..]).unwrap(), [], "{dir}");
     }
 }
 
@@ -53,9 +53,9 @@ fn what_a_pod_calls_its_own_cgroups_is_not_believed() {
     let scratch = Scratch::new();
     let freezer = freezer(&scratch);
     scratch.file("cgroup/cgroup.controllers", "");
-    scratch.folder(&format!("cgroup/kubepods/pod{OTHER}/pod{UID}"));
+    scratch.dir(&format!("cgroup/kubepods/pod{OTHER}/pod{UID}"));
     let slice = OTHER.replace('-', "_");
-    scratch.folder(&format!("cgroup/kubepods.slice/kubepods-pod{slice}.slice/pod{UID}"));
+    scratch.dir(&format!("cgroup/kubepods.slice/kubepods-pod{slice}.slice/pod{UID}"));
     assert_eq!(freezer.find(UID).unwrap(), []);
 }
 
@@ -66,8 +66,8 @@ fn a_pod_that_runs_and_is_not_found_is_no_pod_that_has_ended() {
     let error = freezer.find(UID).unwrap_err();
     assert!(error.to_string().contains("no cgroups"), "{error}");
     scratch.file("cgroup/cgroup.controllers", "");
-    scratch.folder("proc/7");
-    scratch.folder("proc/self");
+    scratch.dir("proc/7");
+    scratch.dir("proc/self");
     scratch.file("proc/7/cgroup", "0::/init.scope\n");
     assert_eq!(freezer.find(UID).unwrap(), []);
     scratch.file("proc/7/cgroup", format!("0::/elsewhere/pod{UID}/container\n"));
@@ -76,9 +76,9 @@ fn a_pod_that_runs_and_is_not_found_is_no_pod_that_has_ended() {
     assert!(error.to_string().contains("process 7"), "{error}");
 }
 
-/// A folder that looks like a v2 cgroup.
+/// A directory that looks like a v2 cgroup.
 fn v2(scratch: &Scratch) -> Group {
-    let path = scratch.folder("group");
+    let path = scratch.dir("group");
     scratch.file("group/cgroup.freeze", "0\n");
     scratch.file("group/cgroup.events", "populated 1\nfrozen 0\n");
     Group { path, version: Version::V2 }
@@ -93,7 +93,7 @@ fn a_cgroup_is_populated_by_processes_in_it_or_beneath_it() {
     scratch.file("group/cgroup.events", "populated 0\nfrozen 1\n");
     assert!(!group.is_populated().unwrap());
     let group = Group { version: Version::V1, ..group };
-    scratch.folder("group/container");
+    scratch.dir("group/container");
     scratch.file("group/cgroup.procs", "");
     scratch.file("group/container/cgroup.procs", "");
     assert!(!group.is_populated().unwrap());
@@ -231,16 +231,16 @@ impl Drop for Counting {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let mut folder = &*self.group;
+        let mut dir = &*self.group;
         // Down to the one that this test made; the kernel may take a moment.
-        while folder.to_string_lossy().contains("ovl-test-") {
+        while dir.to_string_lossy().contains("ovl-test-") {
             let gone = AtomicBool::new(false);
             (0..200).any(|_| {
-                gone.store(fs::remove_dir(folder).is_ok() || !folder.exists(), Relaxed);
+                gone.store(fs::remove_dir(dir).is_ok() || !dir.exists(), Relaxed);
                 thread::sleep(Duration::from_millis(if gone.load(Relaxed) { 0 } else { 5 }));
                 gone.load(Relaxed)
             });
-            folder = folder.parent().unwrap();
+            dir = dir.parent().unwrap();
         }
     }
 }

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::TEXT_LIMIT;
-use crate::fault::Class;
-use crate::sys::{Errno, machine};
+use crate::error::Class;
+use crate::sys::{Errno, host};
 
 /// A failure to make, attach, find or remove a mount.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum MountError {
     /// Something is mounted there already, and nothing is ever stacked on it.
     #[error("something is mounted at {} already: unmount it first", target.display())]
     Occupied {
-        /// The folder asked for.
+        /// The directory asked for.
         target: PathBuf,
     },
     /// The mount is in use, and was for as long as we asked.
@@ -32,10 +32,10 @@ pub enum MountError {
         /// What is mounted within it, if anything is.
         within: Option<PathBuf>,
     },
-    /// The folder cannot be used as it was named.
-    #[error("cannot use the folder {}: {why} ({errno})", path.display())]
-    Folder {
-        /// The folder as asked for.
+    /// The directory cannot be used as it was named.
+    #[error("cannot use the directory {}: {why} ({errno})", path.display())]
+    Dir {
+        /// The directory as asked for.
         path: PathBuf,
         /// What is wrong with it.
         why: &'static str,
@@ -96,7 +96,7 @@ fn user(within: Option<&Path>) -> String {
         Some(path) => {
             format!("something is mounted within it, at {}: unmount that first", path.display())
         }
-        None => "a process has a file or its folder there".to_owned(),
+        None => "a process has a file or its directory there".to_owned(),
     }
 }
 
@@ -110,7 +110,7 @@ impl MountError {
             | Self::Unsupported { .. }
             | Self::TooLong { .. }
             | Self::DataTooLong { .. } => Class::Precondition,
-            Self::Folder { errno, .. } | Self::Refused { errno, .. } => match errno {
+            Self::Dir { errno, .. } | Self::Refused { errno, .. } => match errno {
                 Errno::ENOSPC | Errno::EDQUOT | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => {
                     Class::Exhausted
                 }
@@ -123,7 +123,7 @@ impl MountError {
     /// The kernel's number, where it gave one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Folder { errno, .. }
+            Self::Dir { errno, .. }
             | Self::Unsupported { errno, .. }
             | Self::Refused { errno, .. } => Some(*errno),
             Self::NotMounted { .. }
@@ -143,7 +143,7 @@ pub(super) fn refused(what: String, errno: Errno) -> MountError {
 
 /// A refusal whose reason is that the kernel lacks something.
 pub(super) fn unsupported(what: String, needs: &'static str, errno: Errno) -> MountError {
-    MountError::Unsupported { what, needs, kernel: machine::release(), errno }
+    MountError::Unsupported { what, needs, kernel: host::release(), errno }
 }
 
 /// Why a file system type cannot be set up at all.

@@ -48,7 +48,7 @@ pub fn mount_image_by(
     };
     let Some(source) = device.as_ref().map_or(image, |device| device.path()).to_str() else {
         let why = "its path is not UTF-8";
-        return Err(MountError::Folder { path: image.to_owned(), why, errno: Errno::EILSEQ });
+        return Err(MountError::Dir { path: image.to_owned(), why, errno: Errno::EILSEQ });
     };
     let params = match backing {
         Backing::DirectFile => vec![Param::Flag("directio")],

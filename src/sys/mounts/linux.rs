@@ -18,7 +18,7 @@ use rustix::mount::{
 
 use super::error::{no_context, refused, unsupported};
 use super::{
-    Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, folder,
+    Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, directory,
 };
 use crate::sys::{Errno, errno, userns};
 
@@ -64,21 +64,21 @@ impl Mounts for LinuxMounts {
         if !matches!(mount.kind, Kind::Mount(_)) {
             return Err(refused(what(), Errno::EINVAL));
         }
-        let folder = folder::open(target)?;
-        if folder::is_mount_root(&folder, target)? {
+        let dir = directory::open(target)?;
+        if directory::is_mount_root(&dir, target)? {
             return Err(MountError::Occupied { target: target.to_owned() });
         }
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(&mount.fd, "", &folder, "", flags).map_err(|e| refused(what(), errno(e)))
+        move_mount(&mount.fd, "", &dir, "", flags).map_err(|e| refused(what(), errno(e)))
     }
 
     fn clone_of(&self, attached: &Path) -> Result<Detached, MountError> {
-        let folder = folder::open(attached)?;
-        if !folder::is_mount_root(&folder, attached)? {
+        let dir = directory::open(attached)?;
+        if !directory::is_mount_root(&dir, attached)? {
             return Err(MountError::NotMounted { target: attached.to_owned() });
         }
-        clone_tree(&folder)
+        clone_tree(&dir)
             .map_err(|errno| refused(format!("clone the mount at {}", attached.display()), errno))
     }
 
@@ -87,15 +87,15 @@ impl Mounts for LinuxMounts {
         // first. The target itself must not be open: that alone would keep it busy.
         let not_mounted = || MountError::NotMounted { target: target.to_owned() };
         let (parent, name) = target.parent().zip(target.file_name()).ok_or_else(not_mounted)?;
-        let parent = match folder::open(parent) {
+        let parent = match directory::open(parent) {
             Err(e) if e.errno() == Some(Errno::ENOENT) => return Err(not_mounted()),
             other => other?,
         };
-        let path = folder::name_of(&parent).join(name);
+        let path = directory::name_of(&parent).join(name);
         let asked = unless_busy(&BUSY_PAUSES, || unmount(&path, UnmountFlags::NOFOLLOW));
         asked.map_err(|e| match errno(e) {
             Errno::EBUSY => self.busy(target),
-            // EINVAL: a folder, but no mount's root, or a symlink.
+            // EINVAL: a directory, but no mount's root, or a symlink.
             Errno::EINVAL | Errno::ENOENT => not_mounted(),
             errno => refused(format!("unmount {}", target.display()), errno),
         })
@@ -122,7 +122,7 @@ impl Mounts for LinuxMounts {
     }
 
     fn open_dir(&self, path: &Path) -> Result<Detached, MountError> {
-        Ok(Detached { fd: folder::open(path)?, kind: Kind::Folder })
+        Ok(Detached { fd: directory::open(path)?, kind: Kind::Dir })
     }
 
     fn idmapped(&self, tree: &Detached, uid: u32, gid: u32) -> Result<Detached, MountError> {
@@ -215,9 +215,9 @@ impl<'a> Context<'a> {
         if errno != Errno::EINVAL || takes(&tree.fd) {
             return None;
         }
-        let folder = folder::open(Path::new("/")).ok()?;
+        let dir = directory::open(Path::new("/")).ok()?;
         let what = |kind| format!("take {kind} as {key} of {}", self.fs_type);
-        Some(if takes(&folder) {
+        Some(if takes(&dir) {
             unsupported(what("a mount that is attached nowhere"), "it takes Linux 6.15", errno)
         } else {
             unsupported(what("a descriptor"), "it takes Linux 6.13", errno)

@@ -1,4 +1,4 @@
-//! Mounts as values: made detached, attached to a checked folder, listed as the kernel lists them.
+//! Mounts as values: made detached, attached to a checked directory, listed as the kernel lists them.
 //!
 //! [`Mounts`] is implemented by [`LinuxMounts`], by [`OlderMounts`] where a kernel takes layers in another
 //! way only, and, for tests, by a twin that keeps its table in memory and refuses what the kernel
@@ -7,13 +7,13 @@
 //! Deliberately absent: what an overlay's options mean (`overlay` knows), and lazy unmounts, after
 //! which writers go on unseen.
 
+mod directory;
 mod error;
-mod folder;
-mod image;
-mod linux;
 #[cfg(test)]
-mod memory;
-mod older;
+mod fake;
+mod image;
+mod legacy;
+mod linux;
 mod sample;
 #[cfg(test)]
 mod suite;
@@ -29,12 +29,12 @@ use std::sync::{Arc, OnceLock};
 
 pub use super::loops::Loop;
 pub use error::MountError;
-pub use image::{Backing, mount_image, mount_image_by};
-pub use linux::LinuxMounts;
 #[cfg(test)]
-pub use memory::{Call, MemoryMounts};
-use older::Place;
-pub use older::{OlderMounts, Way};
+pub use fake::{Call, FakeMounts};
+pub use image::{Backing, mount_image, mount_image_by};
+use legacy::Place;
+pub use legacy::{LegacyMounts, MountApi};
+pub use linux::LinuxMounts;
 pub use sample::sample_image;
 pub use table::{Mount, SuperOptions, TableError, parse_table};
 
@@ -46,7 +46,7 @@ pub trait Mounts: Send + Sync + fmt::Debug {
     /// Makes a new file system instance, mounted nowhere.
     fn create(&self, request: &Request) -> Result<Detached, MountError>;
 
-    /// Attaches `mount` to the folder `target`: absolute, without symlink or `..`, and not itself
+    /// Attaches `mount` to the directory `target`: absolute, without symlink or `..`, and not itself
     /// the root of a mount, so that a retry cannot stack a second one on the first.
     ///
     /// Takes the mount by value: its descriptor would keep the target busy, and it has one place.
@@ -60,7 +60,7 @@ pub trait Mounts: Send + Sync + fmt::Debug {
     fn unmount(&self, target: &Path) -> Result<(), MountError>;
 
     /// What is mounted at `target`, the topmost of several, without its propagation; `None` where nothing is, or where there is no
-    /// such folder. Where the kernel can be asked about one place, it costs the same however many mounts there are.
+    /// such directory. Where the kernel can be asked about one place, it costs the same however many mounts there are.
     fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
         Ok(self.table()?.into_iter().rfind(|mount| mount.target == target))
     }
@@ -69,10 +69,10 @@ pub trait Mounts: Send + Sync + fmt::Debug {
     fn table(&self) -> Result<Vec<Mount>, MountError>;
 
     /// Whether both the mount and the file system beneath it take writes. An overlay that cannot
-    /// make its work folder mounts without a word, read-only.
+    /// make its work directory mounts without a word, read-only.
     fn writable(&self, mount: &Detached) -> Result<bool, MountError>;
 
-    /// A plain folder as something an overlay can use; `path` as in [`Mounts::attach`]. It is no
+    /// A plain directory as something an overlay can use; `path` as in [`Mounts::attach`]. It is no
     /// mount of its own and cannot be attached.
     fn open_dir(&self, path: &Path) -> Result<Detached, MountError>;
 
@@ -86,7 +86,7 @@ pub trait Mounts: Send + Sync + fmt::Debug {
     fn loop_over(&self, image: &Path) -> Result<Loop, MountError>;
 }
 
-/// A tree held by descriptor: a mount attached nowhere, or a plain folder. Dropped, it is gone.
+/// A tree held by descriptor: a mount attached nowhere, or a plain directory. Dropped, it is gone.
 #[derive(Debug)]
 pub struct Detached {
     // Closed before the place goes: open, it would keep that busy.
@@ -98,9 +98,9 @@ pub struct Detached {
 enum Kind {
     /// With the place where a kernel that needs one has it.
     Mount(OnceLock<Place>),
-    Folder,
+    Dir,
     #[cfg(test)]
-    Twin(memory::Tree),
+    Fake(fake::Tree),
 }
 
 impl Detached {

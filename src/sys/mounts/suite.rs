@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::fault::Class;
+use crate::error::Class;
 use crate::sys::Errno;
 use crate::sys::scratch::Scratch;
 
@@ -16,7 +16,7 @@ macro_rules! suite {
             $(
                 #[test]
                 fn $case() {
-                    super::$case(&super::MemoryMounts::default(), &super::Scratch::new());
+                    super::$case(&super::FakeMounts::default(), &super::Scratch::new());
                 }
             )*
         }
@@ -38,7 +38,7 @@ suite! {
     nothing_is_stacked_on_a_mount
     a_clone_is_a_second_place_of_one_file_system
     a_target_must_be_named_without_symlinks
-    a_plain_folder_is_never_attached
+    a_plain_directory_is_never_attached
     nothing_mounted_is_an_error_of_its_own
     an_unknown_type_is_unsupported
     a_long_text_is_refused_by_its_length
@@ -64,7 +64,7 @@ fn overlay(params: Vec<Param>) -> Request {
     Request { fs_type: "overlay", source: "ovl-test".to_owned(), params, attrs }
 }
 
-fn folder(mounts: &dyn Mounts, path: &Path) -> Arc<Detached> {
+fn dir_tree(mounts: &dyn Mounts, path: &Path) -> Arc<Detached> {
     fs::create_dir_all(path).unwrap();
     Arc::new(mounts.open_dir(path).unwrap())
 }
@@ -72,7 +72,7 @@ fn folder(mounts: &dyn Mounts, path: &Path) -> Arc<Detached> {
 fn on_upper(mounts: &dyn Mounts, dir: &Path, extra: &[Param]) -> Request {
     let mut params: Vec<Param> =
         [("lowerdir+", "lower"), ("upperdir", "upper"), ("workdir", "work")]
-            .map(|(key, name)| Param::Tree(key, folder(mounts, &dir.join(name))))
+            .map(|(key, name)| Param::Tree(key, dir_tree(mounts, &dir.join(name))))
             .into();
     params.extend_from_slice(extra);
     overlay(params)
@@ -83,7 +83,7 @@ fn shown(mounts: &dyn Mounts, target: &Path) -> Vec<Mount> {
 }
 
 fn attached_is_shown_and_unmounted_is_gone(mounts: &dyn Mounts, dir: &Scratch) {
-    let target = dir.folder("a target");
+    let target = dir.dir("a target");
     let mount = mounts.create(&tmpfs(Attrs::default())).unwrap();
     assert!(mounts.writable(&mount).unwrap());
     assert_eq!(shown(mounts, &target), []);
@@ -97,7 +97,7 @@ fn attached_is_shown_and_unmounted_is_gone(mounts: &dyn Mounts, dir: &Scratch) {
 }
 
 fn attributes_are_shown_and_obeyed(mounts: &dyn Mounts, dir: &Scratch) {
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     let attrs = Attrs { read_only: true, nosuid: true, nodev: true, noexec: true, noatime: true };
     let mount = mounts.create(&tmpfs(attrs)).unwrap();
     assert!(!mounts.writable(&mount).unwrap());
@@ -107,7 +107,7 @@ fn attributes_are_shown_and_obeyed(mounts: &dyn Mounts, dir: &Scratch) {
 }
 
 fn nothing_is_stacked_on_a_mount(mounts: &dyn Mounts, dir: &Scratch) {
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &target).unwrap();
     let again = mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &target);
     assert!(matches!(again, Err(MountError::Occupied { .. })), "{again:?}");
@@ -115,7 +115,7 @@ fn nothing_is_stacked_on_a_mount(mounts: &dyn Mounts, dir: &Scratch) {
 }
 
 fn a_clone_is_a_second_place_of_one_file_system(mounts: &dyn Mounts, dir: &Scratch) {
-    let (first, second) = (dir.folder("first"), dir.folder("second"));
+    let (first, second) = (dir.dir("first"), dir.dir("second"));
     let attrs = Attrs { nosuid: true, ..Attrs::default() };
     mounts.attach(mounts.create(&tmpfs(attrs)).unwrap(), &first).unwrap();
     mounts.attach(mounts.clone_of(&first).unwrap(), &second).unwrap();
@@ -126,15 +126,15 @@ fn a_clone_is_a_second_place_of_one_file_system(mounts: &dyn Mounts, dir: &Scrat
 }
 
 fn a_target_must_be_named_without_symlinks(mounts: &dyn Mounts, dir: &Scratch) {
-    let real = dir.folder("real/target");
-    symlink(dir.folder("real"), dir.path().join("link")).unwrap();
+    let real = dir.dir("real/target");
+    symlink(dir.dir("real"), dir.path().join("link")).unwrap();
     symlink(&real, dir.path().join("last")).unwrap();
     dir.file("file", "");
     for (name, why) in [
         ("link/target", "a part of its path is a symlink"),
         ("last", "a symlink is none"),
         ("real/../real/target", "`..`"),
-        ("file", "no folder"),
+        ("file", "no directory"),
         ("missing", "not there"),
     ] {
         let target = dir.path().join(name);
@@ -147,12 +147,12 @@ fn a_target_must_be_named_without_symlinks(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &real), []);
 }
 
-fn a_plain_folder_is_never_attached(mounts: &dyn Mounts, dir: &Scratch) {
-    let target = dir.folder("target");
-    let plain = mounts.open_dir(&dir.folder("plain")).unwrap();
+fn a_plain_directory_is_never_attached(mounts: &dyn Mounts, dir: &Scratch) {
+    let target = dir.dir("target");
+    let plain = mounts.open_dir(&dir.dir("plain")).unwrap();
     assert_eq!(mounts.attach(plain, &target).unwrap_err().errno(), Some(Errno::EINVAL));
-    // Nor is a mount that is attached elsewhere moved by way of its folder.
-    let other = dir.folder("other");
+    // Nor is a mount that is attached elsewhere moved by way of its directory.
+    let other = dir.dir("other");
     mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &other).unwrap();
     let root = mounts.open_dir(&other).unwrap();
     assert_eq!(mounts.attach(root, &target).unwrap_err().errno(), Some(Errno::EINVAL));
@@ -160,10 +160,10 @@ fn a_plain_folder_is_never_attached(mounts: &dyn Mounts, dir: &Scratch) {
 }
 
 fn nothing_mounted_is_an_error_of_its_own(mounts: &dyn Mounts, dir: &Scratch) {
-    let mounted = dir.folder("mounted");
+    let mounted = dir.dir("mounted");
     mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &mounted).unwrap();
     symlink(&mounted, dir.path().join("link")).unwrap();
-    dir.folder("empty");
+    dir.dir("empty");
     for name in ["empty", "missing", "missing/parent", "link"] {
         let error = mounts.unmount(&dir.path().join(name)).unwrap_err();
         assert!(matches!(error, MountError::NotMounted { .. }), "{name}: {error}");
@@ -189,7 +189,7 @@ fn a_long_text_is_refused_by_its_length(mounts: &dyn Mounts, _: &Scratch) {
 }
 
 fn the_limit_of_layers_is_the_kernels(mounts: &dyn Mounts, dir: &Scratch) {
-    let lower = |n| Param::Tree("lowerdir+", folder(mounts, &dir.path().join(n)));
+    let lower = |n| Param::Tree("lowerdir+", dir_tree(mounts, &dir.path().join(n)));
     let mut params: Vec<Param> = (0..500).map(|n: u32| lower(n.to_string())).collect();
     mounts.create(&overlay(params.clone())).unwrap();
     params.push(lower("500".to_owned()));
@@ -201,14 +201,14 @@ fn the_limit_of_layers_is_the_kernels(mounts: &dyn Mounts, dir: &Scratch) {
 }
 
 fn a_layer_given_twice_is_refused(mounts: &dyn Mounts, dir: &Scratch) {
-    let lower = Param::Tree("lowerdir+", folder(mounts, &dir.path().join("lower")));
+    let lower = Param::Tree("lowerdir+", dir_tree(mounts, &dir.path().join("lower")));
     let error = mounts.create(&overlay(vec![lower.clone(), lower])).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ELOOP), "{error}");
 }
 
 fn an_overlay_shows_its_upper_whatever_the_length_of_the_path(m: &dyn Mounts, dir: &Scratch) {
-    let deep = dir.folder(&format!("{}/a b,c=d\\/{}", "x".repeat(200), "y".repeat(200)));
-    let target = dir.folder("target");
+    let deep = dir.dir(&format!("{}/a b,c=d\\/{}", "x".repeat(200), "y".repeat(200)));
+    let target = dir.dir("target");
     let detached = Arc::new(m.create(&tmpfs(Attrs::default())).unwrap());
     let mut request = on_upper(m, &deep, &[Param::Text("uuid", "null".to_owned())]);
     request.params.insert(1, Param::Tree("lowerdir+", detached));
@@ -230,7 +230,7 @@ fn one_upper_in_two_overlays_is_not_refused(mounts: &dyn Mounts, dir: &Scratch) 
 }
 
 fn a_volatile_overlay_leaves_a_marker_that_blocks_the_next(mounts: &dyn Mounts, dir: &Scratch) {
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     let volatile = on_upper(mounts, dir.path(), &[Param::Flag("volatile")]);
     mounts.attach(mounts.create(&volatile).unwrap(), &target).unwrap();
     let line = &shown(mounts, &target)[0];
@@ -245,7 +245,7 @@ fn a_volatile_overlay_leaves_a_marker_that_blocks_the_next(mounts: &dyn Mounts, 
 }
 
 fn bare_refusals_of_overlay(mounts: &dyn Mounts, dir: &Scratch) {
-    let tree = |key, name| Param::Tree(key, folder(mounts, &dir.path().join(name)));
+    let tree = |key, name| Param::Tree(key, dir_tree(mounts, &dir.path().join(name)));
     let text = |key, value: &str| Param::Text(key, value.to_owned());
     let (on, off) = ("on", "off");
     let cases = [
@@ -295,7 +295,7 @@ fn a_missing_image_is_not_found(mounts: &dyn Mounts, dir: &Scratch) {
 }
 
 fn owners_are_mapped_in_a_mount_of_its_own(mounts: &dyn Mounts, dir: &Scratch) {
-    let (tree, target) = (dir.folder("tree"), dir.folder("target"));
+    let (tree, target) = (dir.dir("tree"), dir.dir("target"));
     let plain = mounts.open_dir(&tree).unwrap();
     let layer = Arc::new(mounts.idmapped(&plain, 1000, 2000).unwrap());
     // The tree itself is what it was, and can be mapped again.
@@ -308,7 +308,7 @@ fn owners_are_mapped_in_a_mount_of_its_own(mounts: &dyn Mounts, dir: &Scratch) {
 }
 
 fn nobody_cannot_be_an_owner(mounts: &dyn Mounts, dir: &Scratch) {
-    let tree = mounts.open_dir(&dir.folder("tree")).unwrap();
+    let tree = mounts.open_dir(&dir.dir("tree")).unwrap();
     for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
         let error = mounts.idmapped(&tree, uid, gid).unwrap_err();
         assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
@@ -316,7 +316,7 @@ fn nobody_cannot_be_an_owner(mounts: &dyn Mounts, dir: &Scratch) {
 }
 
 fn memory_is_limited_and_private(mounts: &dyn Mounts, dir: &Scratch) {
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     let memory = super::tmpfs("ovl-test", Some(1 << 20), Some(10));
     mounts.attach(mounts.create(&memory).unwrap(), &target).unwrap();
     let line = &shown(mounts, &target)[0];

@@ -17,7 +17,7 @@ pub struct Mount {
     pub parent: u64,
     /// Major and minor number of the file system.
     pub device: (u32, u32),
-    /// The folder of the file system that is its root here.
+    /// The directory of the file system that is its root here.
     pub root: PathBuf,
     /// Where it is attached, as this process sees it.
     pub target: PathBuf,

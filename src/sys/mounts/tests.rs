@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::fault::Class;
+use crate::error::Class;
 use crate::sys::Errno;
 use crate::sys::scratch::{Scratch, erofs_image};
 
@@ -20,8 +20,8 @@ fn errno_of<T: fmt::Debug>(result: Result<T, MountError>) -> Option<Errno> {
 
 #[test]
 fn the_nth_call_fails_as_told_and_changes_nothing() {
-    let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
-    let target = dir.folder("target");
+    let (dir, mounts) = (Scratch::new(), FakeMounts::default());
+    let target = dir.dir("target");
     mounts.fail(Call::Create, 2, Errno::ENOMEM);
     mounts.create(&tmpfs()).unwrap();
     assert_eq!(errno_of(mounts.create(&tmpfs())), Some(Errno::ENOMEM));
@@ -41,8 +41,8 @@ fn the_nth_call_fails_as_told_and_changes_nothing() {
 
 #[test]
 fn the_twin_is_busy_for_as_long_as_told() {
-    let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
-    let target = dir.folder("target");
+    let (dir, mounts) = (Scratch::new(), FakeMounts::default());
+    let target = dir.dir("target");
     mounts.attach(mounts.create(&tmpfs()).unwrap(), &target).unwrap();
     mounts.be_busy(7); // the first call asks six times, the second finds one refusal left
     let error = mounts.unmount(&target).unwrap_err();
@@ -53,7 +53,7 @@ fn the_twin_is_busy_for_as_long_as_told() {
 
 #[test]
 fn the_twin_comes_up_read_only_as_told() {
-    let mounts = MemoryMounts::default();
+    let mounts = FakeMounts::default();
     mounts.come_up_read_only(true);
     let mount = mounts.create(&tmpfs()).unwrap();
     assert!(!mounts.writable(&mount).unwrap());
@@ -61,7 +61,7 @@ fn the_twin_comes_up_read_only_as_told() {
 
 #[test]
 fn an_image_is_asked_for_past_the_page_cache_first() {
-    let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
+    let (dir, mounts) = (Scratch::new(), FakeMounts::default());
     let image = dir.file("layer.erofs", "");
     mounts.fail(Call::Create, 1, Errno::EINVAL);
     mount_image(&mounts, &image).unwrap();
@@ -71,7 +71,7 @@ fn an_image_is_asked_for_past_the_page_cache_first() {
 
 #[test]
 fn an_image_on_a_kernel_that_wants_a_device_gets_one() {
-    let (dir, mounts) = (Scratch::new(), MemoryMounts::default());
+    let (dir, mounts) = (Scratch::new(), FakeMounts::default());
     mounts.fail(Call::Create, 1, Errno::ENOTBLK);
     mount_image(&mounts, &dir.file("layer.erofs", "")).unwrap();
     let last = mounts.requests().pop().unwrap();
@@ -83,7 +83,7 @@ fn an_image_on_a_kernel_that_wants_a_device_gets_one() {
 fn privileged_an_image_on_a_loop_device_is_read_and_leaves_no_device() {
     let dir = Scratch::new();
     let image = dir.file("layer.erofs", erofs_image([7; 16], "hello", "from the device\n"));
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     let devices = || {
         let of_ours = |entry: &fs::DirEntry| {
             fs::read_to_string(entry.path().join("loop/backing_file"))
@@ -111,7 +111,7 @@ fn privileged_an_image_on_a_loop_device_is_read_and_leaves_no_device() {
 fn privileged_an_image_is_read_and_refuses_writes() {
     let dir = Scratch::new();
     let image = dir.file("layer.erofs", erofs_image([7; 16], "hello", "from the image\n"));
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     let mount = mount_image(&LinuxMounts, &image).unwrap();
     assert!(!LinuxMounts.writable(&mount).unwrap());
     LinuxMounts.attach(mount, &target).unwrap();
@@ -124,13 +124,13 @@ fn privileged_an_image_is_read_and_refuses_writes() {
 #[ignore = "needs root"]
 fn privileged_an_image_where_directio_is_not_possible_is_read_too() {
     let dir = Scratch::new();
-    let memory = dir.folder("memory");
+    let memory = dir.dir("memory");
     // ramfs has no direct I/O at all.
     LinuxMounts
         .attach(LinuxMounts.create(&Request { fs_type: "ramfs", ..tmpfs() }).unwrap(), &memory)
         .unwrap();
     let image = dir.file("memory/layer.erofs", erofs_image([7; 16], "hello", "text"));
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     LinuxMounts.attach(mount_image(&LinuxMounts, &image).unwrap(), &target).unwrap();
     assert_eq!(fs::read_to_string(target.join("hello")).unwrap(), "text");
 }
@@ -147,7 +147,7 @@ fn privileged_a_file_that_is_no_image_is_refused() {
 #[ignore = "needs root"]
 fn privileged_a_mount_with_an_open_file_is_busy_and_stays() {
     let dir = Scratch::new();
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &target).unwrap();
     let open = File::create(target.join("file")).unwrap();
     let error = LinuxMounts.unmount(&target).unwrap_err();
@@ -160,7 +160,7 @@ fn privileged_a_mount_with_an_open_file_is_busy_and_stays() {
 #[ignore = "needs root"]
 fn privileged_a_mount_within_a_mount_is_named_where_it_keeps_it() {
     let dir = Scratch::new();
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &target).unwrap();
     let within = target.join("within");
     std::fs::create_dir(&within).unwrap();
@@ -194,11 +194,11 @@ fn privileged_a_value_by_descriptor_that_is_never_taken_is_a_missing_feature() {
 #[ignore = "needs root"]
 fn privileged_a_memory_file_system_ends_where_it_was_told() {
     let dir = Scratch::new();
-    let target = dir.folder("target");
+    let target = dir.dir("target");
     let memory = super::tmpfs("ovl-test", Some(64 << 10), Some(4));
     LinuxMounts.attach(LinuxMounts.create(&memory).unwrap(), &target).unwrap();
     let full = fs::write(target.join("file"), [1; 65 << 10]).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    let space = crate::sys::space::of(&target).unwrap();
+    let space = crate::sys::statfs::of(&target).unwrap();
     assert_eq!((space.kind(), space.total, space.inodes), (Some("tmpfs"), 64 << 10, 4));
 }

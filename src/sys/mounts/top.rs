@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
-use super::{Mount, MountError, SuperOptions, folder};
+use super::{Mount, MountError, SuperOptions, directory};
 use crate::sys::Errno;
 
 /// The same number on every architecture (scripts/syscall.tbl).
@@ -26,16 +26,16 @@ const MOST: usize = 1 << 20;
 
 /// The topmost mount at `target`, without its propagation. `Ok(Err(Unknown))` where only the table can tell.
 pub(super) fn of(target: &Path) -> Result<Result<Option<Mount>, Unknown>, MountError> {
-    let at = match folder::open(target) {
+    let at = match directory::open(target) {
         Ok(at) => at,
         Err(e) if e.errno() == Some(Errno::ENOENT) => return Ok(Ok(None)),
         // A place that cannot be opened may be one whose file system is dead.
         Err(_) => return Ok(Err(Unknown)),
     };
-    if !folder::is_mount_root(&at, target)? {
+    if !directory::is_mount_root(&at, target)? {
         return Ok(Ok(None));
     }
-    Ok(match unique_id(&at).and_then(ask) {
+    Ok(match unique_id(&at).and_then(statmount) {
         Some(answer) => answer.mount(target).map(Some).ok_or(Unknown),
         None => Err(Unknown),
     })
@@ -88,12 +88,12 @@ struct Head {
 }
 
 /// What the kernel said of a mount.
-struct Answer {
+struct Statmount {
     head: Head,
     texts: Vec<u8>,
 }
 
-fn ask(mount: u64) -> Option<Answer> {
+fn statmount(mount: u64) -> Option<Statmount> {
     let request =
         IdRequest { size: size_of::<IdRequest>() as u32, spare: 0, mount, wanted: WANTED };
     let mut room = 16 << 10;
@@ -107,7 +107,7 @@ fn ask(mount: u64) -> Option<Answer> {
             // SAFETY: the buffer is larger than a Head and aligned as one; any bytes are a Head.
             let head = unsafe { buffer.as_ptr().cast::<Head>().read() };
             let bytes: Vec<u8> = buffer.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            return Some(Answer { head, texts: bytes[size_of::<Head>()..].to_vec() });
+            return Some(Statmount { head, texts: bytes[size_of::<Head>()..].to_vec() });
         }
         if Errno::last() != Errno::EOVERFLOW {
             return None;
@@ -117,7 +117,7 @@ fn ask(mount: u64) -> Option<Answer> {
     None
 }
 
-impl Answer {
+impl Statmount {
     /// `None` where this kernel left something out.
     fn mount(&self, target: &Path) -> Option<Mount> {
         // Of an empty source there is no text.

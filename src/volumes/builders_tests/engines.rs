@@ -24,8 +24,8 @@ fn context(at: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, podman, umoci, skopeo and containerd as the harness builds it"]
 async fn privileged_images_of_podman_are_the_trees_that_others_unpack() {
-    let folder = Place::new();
-    let at = folder.path();
+    let dir = Place::new();
+    let at = dir.path();
     context(at);
     let containerd = Containerd::start();
     let registry = pinged().await;
@@ -52,8 +52,8 @@ async fn privileged_images_of_podman_are_the_trees_that_others_unpack() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, docker.io, umoci, skopeo, and buildx and containerd as the harness builds them"]
 async fn privileged_images_of_docker_are_the_trees_that_others_unpack() {
-    let folder = Place::new();
-    let at = folder.path();
+    let dir = Place::new();
+    let at = dir.path();
     context(at);
     let containerd = Containerd::start();
     let registry = pinged().await;
@@ -132,8 +132,8 @@ impl Docker {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, umoci, skopeo, and crane and containerd as the harness builds them"]
 async fn privileged_images_of_crane_are_the_trees_that_others_unpack() {
-    let folder = Place::new();
-    let at = folder.path();
+    let dir = Place::new();
+    let at = dir.path();
     layered(at, "it", &["linked"]);
     let containerd = Containerd::start();
     let registry = pinged().await;
@@ -165,8 +165,8 @@ const KO: &str = "mkdir -p kodata/d; echo a > kodata/d/a; ln -s d/a kodata/link;
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, Go, umoci, skopeo, and ko and containerd as the harness builds them"]
 async fn privileged_images_of_ko_are_the_trees_that_others_unpack() {
-    let folder = Place::new();
-    let at = folder.path();
+    let dir = Place::new();
+    let at = dir.path();
     layered(at, "it", &["linked"]);
     let containerd = Containerd::start();
     let registry = pinged().await;
@@ -189,8 +189,8 @@ async fn privileged_images_of_ko_are_the_trees_that_others_unpack() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, umoci, skopeo, and estargz and containerd as the harness builds them"]
 async fn privileged_layers_that_can_be_read_lazily_are_the_trees_that_others_unpack() {
-    let folder = Place::new();
-    let at = folder.path();
+    let dir = Place::new();
+    let at = dir.path();
     // The module does not read libarchive's form of sparse files ("unexpected EOF"). Without that layer no other has an entry of
     // the directories that "bare" needs.
     let left_out = ["libarchive", "bare", "linked", "dotted"];

@@ -8,8 +8,8 @@ const WHOLE: &[&str] = &["gnu", "libarchive"];
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, umoci, bsdtar, setfattr and mkfs.erofs"]
 async fn privileged_layers_are_the_trees_that_mkfs_erofs_packs() {
-    let folder = Place::new();
-    let at = folder.path();
+    let dir = Place::new();
+    let at = dir.path();
     let registry = pinged().await;
     let node = Node::new(&registry);
     for name in WHOLE {

@@ -114,16 +114,16 @@ fn image(registry: &FakeRegistry, path: &Path, tag: &str) -> Option<Reference> {
     if path.to_str().unwrap().contains("-big") {
         return None;
     }
-    let folder = TempDir::new().unwrap();
+    let dir = TempDir::new().unwrap();
     let nowhere = Path::new("/dev/null");
     let at = path.display();
     if path.ends_with("oci-layout") {
         return layout(registry, path.parent().unwrap(), tag);
     }
     let inflate = "case $A in *gz) gzip -dc $A;; *.bz2) bzip2 -dc $A;; *.zst) zstd -dc $A;; *) cat $A;; esac > tar";
-    sh(&format!("A={at}; {inflate}"), folder.path(), nowhere);
-    let tar = fs::read(folder.path().join("tar")).unwrap();
-    if sh("tar -tf tar manifest.json 2>/dev/null || true", folder.path(), nowhere).is_empty() {
+    sh(&format!("A={at}; {inflate}"), dir.path(), nowhere);
+    let tar = fs::read(dir.path().join("tar")).unwrap();
+    if sh("tar -tf tar manifest.json 2>/dev/null || true", dir.path(), nowhere).is_empty() {
         registry.push_image("archive", tag, &[tar], false);
         return Some(registry.reference("archive", tag));
     }
@@ -131,7 +131,7 @@ fn image(registry: &FakeRegistry, path: &Path, tag: &str) -> Option<Reference> {
         "skopeo --insecure-policy copy -q --dest-tls-verify=false docker-archive:tar docker://{}/archive:{tag} 2>said || cat said",
         registry.host()
     );
-    sh(&line, folder.path(), nowhere).is_empty().then(|| registry.reference("archive", tag))
+    sh(&line, dir.path(), nowhere).is_empty().then(|| registry.reference("archive", tag))
 }
 
 /// Puts an OCI layout into the registry as it is: every blob, and its first manifest under a tag.

@@ -1,0 +1,211 @@
+//! The controller loop: watches the OverlaySnapshots of this node and runs one reconciler for each that changed, never
+//! two.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use tokio::sync::{Semaphore, watch};
+
+use super::{
+    engine::{Engine, Node},
+    pushes::Pushes,
+    reconcile::{Reconciler, Timing},
+};
+use crate::{
+    cluster::{Change, Client, overlay_snapshot::OverlaySnapshot},
+    image::Keyring,
+    layers::Store,
+    snapshots::Snapshots,
+    volumes::EventRecorder,
+};
+
+/// How many objects are read at a time: a new watch delivers all objects at once.
+const GETS: usize = 8;
+
+/// The first retry comes soon, because a user waits for it. The longest pause is long, because a registry may be down
+/// for long.
+const TIMING: Timing = Timing {
+    first_pause: Duration::from_millis(500),
+    longest_pause: Duration::from_secs(60),
+    delete_timeout: Duration::from_secs(15 * 60),
+    progress_interval: Duration::from_secs(5),
+    slow_interval: Duration::from_secs(10),
+};
+
+/// The parts of an [`Agent`].
+#[derive(Debug)]
+pub struct Parts {
+    /// The client of the API server.
+    pub client: Client,
+    /// The name of this node.
+    pub node: String,
+    /// The driver's name. OverlaySnapshots of other drivers are ignored.
+    pub driver: String,
+    /// The driver's own namespace, which has the push Secrets.
+    pub namespace: String,
+    /// The node's own credentials, which come after those of a Secret.
+    pub keyring: Keyring,
+    /// The operations on snapshots.
+    pub snapshots: Snapshots,
+    /// The store of this node, which has the records of its snapshots.
+    pub store: Arc<Store>,
+    /// The recorder of Events on pods.
+    pub notices: Arc<dyn EventRecorder>,
+}
+
+/// Carries out the OverlaySnapshots of this node.
+#[derive(Debug)]
+pub struct Agent(Controller<Node>);
+
+impl Agent {
+    /// An agent that does not run yet.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { client, node, driver, namespace, keyring, snapshots, store, notices } = parts;
+        let engine = Node { snapshots, store };
+        let shared = Shared::new(client, engine, notices, TIMING);
+        Self(Controller::new(Shared { node, driver, namespace, keyring, ..shared }))
+    }
+
+    /// Runs without end. Errors are logged and written to the status of their snapshot.
+    pub async fn run(self) {
+        self.0.run().await;
+    }
+}
+
+/// The parts that all reconcilers share.
+#[derive(Debug)]
+pub(super) struct Shared<E> {
+    pub(super) client: Client,
+    pub(super) engine: E,
+    pub(super) node: String,
+    pub(super) driver: String,
+    pub(super) namespace: String,
+    pub(super) keyring: Keyring,
+    pub(super) notices: Arc<dyn EventRecorder>,
+    pub(super) pushes: Pushes,
+    pub(super) gets: Semaphore,
+    pub(super) timing: Timing,
+}
+
+impl<E> Shared<E> {
+    pub(super) fn new(
+        client: Client,
+        engine: E,
+        notices: Arc<dyn EventRecorder>,
+        timing: Timing,
+    ) -> Self {
+        Self {
+            client,
+            engine,
+            notices,
+            timing,
+            node: String::new(),
+            driver: String::new(),
+            namespace: String::new(),
+            keyring: Keyring::default(),
+            pushes: Pushes::new(timing.slow_interval),
+            gets: Semaphore::new(GETS),
+        }
+    }
+}
+
+/// The last state of a snapshot from the watch, for its reconciler.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct WatchState {
+    /// The object is to be deleted, or is gone already.
+    pub(super) deleting: bool,
+}
+
+/// The running reconcilers. A snapshot has an entry as long as its reconciler runs.
+#[derive(Debug)]
+pub(super) struct Controller<E> {
+    pub(super) shared: Arc<Shared<E>>,
+    reconcilers: Arc<Mutex<Reconcilers>>,
+}
+
+type Reconcilers = HashMap<String, watch::Sender<WatchState>>;
+
+impl<E: Engine> Controller<E> {
+    pub(super) fn new(shared: Shared<E>) -> Self {
+        Self { shared: Arc::new(shared), reconcilers: Arc::default() }
+    }
+
+    pub(super) async fn run(self) {
+        let of_this_node = format!("spec.nodeName={}", self.shared.node);
+        let mut changes = self.shared.client.watch::<OverlaySnapshot>(Some(&of_this_node));
+        while let Some(change) = changes.next().await {
+            match change {
+                Change::All(all) => self.notify_all(&all),
+                Change::Applied(object) => self.notify(name(&object), object.spec.deleted),
+                Change::Gone(object) => self.notify(name(&object), true),
+            }
+        }
+    }
+
+    /// Takes the complete list of objects. Every other snapshot on this node is an orphan.
+    fn notify_all(&self, all: &[OverlaySnapshot]) {
+        let names: HashSet<_> = all.iter().map(name).collect();
+        all.iter().for_each(|object| self.notify(name(object), object.spec.deleted));
+        let ids = self.shared.engine.snapshot_ids();
+        let orphans = ids.iter().map(|id| id.as_str()).filter(|id| !names.contains(id));
+        orphans.for_each(|id| self.notify(id, true));
+    }
+
+    /// Passes a change to the snapshot's reconciler, or starts one.
+    pub(super) fn notify(&self, name: &str, deleting: bool) {
+        let mut reconcilers = lock(&self.reconcilers);
+        if let Some(reconciler) = reconcilers.get(name) {
+            reconciler.send_modify(|state| state.deleting = deleting);
+            return;
+        }
+        let (sender, mut watched) = watch::channel(WatchState { deleting });
+        reconcilers.insert(name.to_owned(), sender);
+        let (shared, all, name) = (self.shared.clone(), self.reconcilers.clone(), name.to_owned());
+        tokio::spawn(async move {
+            // If the reconciler panics, the next change starts another one.
+            let _entry = Entry { all: all.clone(), name: name.clone() };
+            loop {
+                Reconciler::new(&shared, &name, &mut watched).run().await;
+                let mut all = lock(&all);
+                // Under the lock, so no change can be lost between this check and the end.
+                if !watched.has_changed().unwrap_or(false) {
+                    all.remove(&name);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// How many reconcilers run.
+    #[cfg(test)]
+    pub(super) fn running(&self) -> usize {
+        lock(&self.reconcilers).len()
+    }
+}
+
+/// The entry of a reconciler. Its drop removes it if the reconciler panicked.
+struct Entry {
+    all: Arc<Mutex<Reconcilers>>,
+    name: String,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.all).remove(&self.name);
+        }
+    }
+}
+
+fn lock(reconcilers: &Mutex<Reconcilers>) -> MutexGuard<'_, Reconcilers> {
+    // Every change is one insert or one remove, so a panic leaves no half-made change.
+    reconcilers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn name(object: &OverlaySnapshot) -> &str {
+    object.metadata.name.as_deref().unwrap_or_default()
+}

@@ -1,0 +1,362 @@
+//! Reconciles one OverlaySnapshot from any state: capture, squash, push, delete.
+//!
+//! ```text
+//!          written              captured, its record durable   squashed, pushed
+//! (nothing) ────► Cutting ─────────────────────────► Pushing ─────────────────► Ready
+//!                    │ it cannot be captured            │ it cannot be packed    │ its layers are lost
+//!                    └────────────► Failed ◄────────────┴────────────────────────┘
+//!
+//! any of them, once `deleted` is set ──► Deleting ──► manifest and record deleted ──► Deleted
+//! ```
+//!
+//! The record in the store says which steps are done, never the phase: the phase is only what was reported last. So
+//! after a kill at any line, the next reconciler continues at the same step. Each step first reads the object from the
+//! API server, because an object from a watch may be old.
+
+use std::time::{Duration, Instant};
+
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    controller::{Shared, WatchState},
+    engine::{Engine, Failure},
+    spec::{self, Spec},
+    status::{self, CAPTURED, ConditionStatus, PUSHED, READY, SQUASHED},
+};
+use crate::{
+    cluster::overlay_snapshot::{OverlaySnapshot, OverlaySnapshotStatus, Phase},
+    error::Class,
+    layers::SnapshotRecord,
+    volumes::{PodEvent, PodEventType},
+};
+
+/// How often a capture is tried that finds too little free space. With the pauses in between it takes a minute.
+const FULL_TRIES: u32 = 8;
+
+/// What the reconciler does after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Waits until the object changes.
+    Done,
+    /// Repeats the step after a pause, which doubles each time.
+    Retry,
+    /// Repeats the step after the longest pause, because a user must fix the cause.
+    RetryLater,
+}
+
+/// The reconcile ended because the object does not exist any more.
+pub(super) struct ObjectGone;
+
+/// The reconciler of one snapshot.
+pub(super) struct Reconciler<'a, E> {
+    pub(super) shared: &'a Shared<E>,
+    pub(super) name: &'a str,
+    pub(super) watched: &'a mut watch::Receiver<WatchState>,
+    /// When the deletion of its manifest was tried first.
+    pub(super) delete_since: Option<Instant>,
+    /// Whether the Event that it cannot be pushed yet was emitted.
+    pub(super) reported: bool,
+    /// How many captures failed for too little free space.
+    full_tries: u32,
+}
+
+impl<'a, E: Engine> Reconciler<'a, E> {
+    pub(super) fn new(
+        shared: &'a Shared<E>,
+        name: &'a str,
+        watched: &'a mut watch::Receiver<WatchState>,
+    ) -> Self {
+        Self { shared, name, watched, delete_since: None, reported: false, full_tries: 0 }
+    }
+
+    /// Runs steps until nothing is left to do.
+    pub(super) async fn run(&mut self) {
+        let timing = self.shared.timing;
+        let mut pause = timing.first_pause;
+        loop {
+            let was_deleting = self.watched.borrow_and_update().deleting;
+            // Boxed to keep the task small, because many reconcilers can wait at a time.
+            match Box::pin(self.step()).await {
+                Ok(Action::Done) | Err(ObjectGone) => return,
+                Ok(Action::Retry) => {}
+                Ok(Action::RetryLater) => pause = timing.longest_pause,
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(timing.longest_pause),
+                () = deleting(self.watched), if !was_deleting => pause = timing.first_pause,
+            }
+        }
+    }
+
+    /// Reads the object and the record, and carries out the next step.
+    async fn step(&mut self) -> Result<Action, ObjectGone> {
+        let response = {
+            // The semaphore is never closed.
+            let _permit = self.shared.gets.acquire().await.ok();
+            self.shared.client.get::<OverlaySnapshot>(None, self.name).await
+        };
+        let object = match response {
+            Ok(Some(object)) => object,
+            Ok(None) => return Ok(self.forget_orphan().await),
+            Err(error) => {
+                tracing::warn!(snapshot = self.name, %error, "cannot read the OverlaySnapshot");
+                return Ok(Action::Retry);
+            }
+        };
+        let spec = &object.spec;
+        if spec.driver != self.shared.driver || spec.node_name != self.shared.node {
+            return Ok(Action::Done);
+        }
+        let mut status = object.status.clone().unwrap_or_default();
+        if spec.deleted {
+            return self.delete(&object, &mut status).await;
+        }
+        match status.phase {
+            // The reason in the message is not true any more.
+            Some(Phase::Failed) if self.is_back(&object, &status) => status.message = None,
+            Some(Phase::Failed | Phase::Deleting | Phase::Deleted) => return Ok(Action::Done),
+            Some(Phase::Cutting | Phase::Pushing | Phase::Ready) | None => {}
+        }
+        let order = match Spec::new(&object) {
+            Ok(order) => order,
+            Err(failure) => return self.failed(&mut status, CAPTURED, &failure).await,
+        };
+        let record = match self.shared.engine.record(&order.capture.id) {
+            Some(record) => match self.is_of_pod(&order, record).await {
+                Ok(record) => record,
+                Err(failure) => return self.failed(&mut status, CAPTURED, &failure).await,
+            },
+            None if status.phase.is_none_or(|phase| phase == Phase::Cutting) => {
+                match self.capture(&order, &mut status).await? {
+                    Ok(record) => record,
+                    Err(next) => return Ok(next),
+                }
+            }
+            // Its image is still in the registry.
+            None if status.phase == Some(Phase::Ready) && status.image.is_some() => {
+                return Ok(Action::Done);
+            }
+            None => {
+                let why = format!("its layers are missing on node {}", self.shared.node);
+                let failure = Failure::new(Class::Precondition, why);
+                return self.failed(&mut status, CAPTURED, &failure).await;
+            }
+        };
+        self.after_capture(&order, record, &mut status).await
+    }
+
+    /// Whether the controller gave up a snapshot because its node was gone, but the node is back and has the snapshot.
+    /// A snapshot that failed on this node has the reason `Failed` in its condition instead.
+    fn is_back(&self, object: &OverlaySnapshot, status: &OverlaySnapshotStatus) -> bool {
+        let failed_here = status::reason(status, READY) == Some("Failed");
+        let here = |id| self.shared.engine.record(&id).is_some();
+        !failed_here && spec::id(object).is_ok_and(here)
+    }
+
+    /// Captures the volume. Returns the record, or what to do next where the capture failed.
+    async fn capture(
+        &mut self,
+        order: &Spec,
+        status: &mut OverlaySnapshotStatus,
+    ) -> Result<Result<SnapshotRecord, Action>, ObjectGone> {
+        let failed_before =
+            status::reason(status, CAPTURED).is_some_and(|reason| reason != "Cutting");
+        if !failed_before {
+            let before = status.clone();
+            status::set_condition(status, CAPTURED, ConditionStatus::No, "Cutting", "");
+            status::set_progress(status, Phase::Cutting, "");
+            self.report(&before, status).await?;
+        }
+        let before = status.clone();
+        let captured = tokio::select! {
+            captured = self.shared.engine.capture(order.capture.clone()) => captured,
+            // The future is dropped, which ends the copy soon.
+            () = deleting(self.watched) => return Ok(Err(Action::Retry)),
+        };
+        let captured = captured.map_err(|failure| self.limit_full_tries(failure));
+        match captured {
+            Ok(record) => {
+                let message = format!(
+                    "snapshot {} of volume {}: {}",
+                    order.name,
+                    order.volume,
+                    status::summary(&record)
+                );
+                self.record_event(order, PodEventType::Normal, "Snapshotted", message);
+                Ok(Ok(record))
+            }
+            Err(failure) if failure.is_retryable() => {
+                tracing::info!(
+                    snapshot = self.name,
+                    why = failure.message,
+                    "cannot capture the volume yet"
+                );
+                status::set_waiting(status, CAPTURED, &failure);
+                self.report(&before, status).await?;
+                Ok(Err(Action::Retry))
+            }
+            Err(failure) => {
+                self.report_failure(order, &failure);
+                self.failed(status, CAPTURED, &failure).await.map(Err)
+            }
+        }
+    }
+
+    /// Makes a failure for too little free space final after [`FULL_TRIES`] tries, because each try writes to the full
+    /// disk.
+    fn limit_full_tries(&mut self, failure: Failure) -> Failure {
+        if failure.class != Class::Exhausted {
+            return failure;
+        }
+        self.full_tries += 1;
+        if self.full_tries < FULL_TRIES {
+            return failure;
+        }
+        let why = format!("{}; given up after {FULL_TRIES} tries", failure.message);
+        Failure::new(Class::Precondition, why)
+    }
+
+    /// Checks that an existing snapshot belongs to the pod in the spec, and deletes its record if not. For a new
+    /// capture the engine compares the pod with the volume's record. For an existing snapshot no capture is made, so it
+    /// is checked here: no spec may keep the snapshot of another pod.
+    async fn is_of_pod(
+        &self,
+        order: &Spec,
+        record: SnapshotRecord,
+    ) -> Result<SnapshotRecord, Failure> {
+        let (source, pod) = (&record.source, &order.source);
+        let recorded = (source.namespace.as_str(), source.pod_uid.as_str());
+        if recorded == (pod.namespace.as_str(), pod.uid.as_str()) {
+            return Ok(record);
+        }
+        self.shared.engine.forget(&record.id).await?;
+        let why = format!(
+            "volume {} belongs to another pod than {}/{}",
+            order.capture.volume, pod.namespace, pod.name
+        );
+        Err(Failure::new(Class::Denied, why))
+    }
+
+    /// Carries out the steps after the capture: squash, push, ready.
+    async fn after_capture(
+        &mut self,
+        order: &Spec,
+        record: SnapshotRecord,
+        status: &mut OverlaySnapshotStatus,
+    ) -> Result<Action, ObjectGone> {
+        let before = status.clone();
+        status::describe(status, &record);
+        let deep = record.own > order.squash_above && record.pushed.is_none();
+        let tried = status::reason(status, SQUASHED).is_some_and(|reason| reason != "Squashing");
+        let is_pushed = record.pushed.is_some() && status.pushed_bytes.is_some();
+        let pushing = order.push.as_ref().filter(|_| !is_pushed);
+        match pushing {
+            Some(_) => {
+                status::set_progress(status, Phase::Pushing, "it can be restored on its node")
+            }
+            None => status::ready(status, &self.shared.node),
+        }
+        if deep && !tried {
+            let message = format!("{} own layers are being squashed into one", record.own);
+            status::set_condition(status, SQUASHED, ConditionStatus::No, "Squashing", message);
+        }
+        if let Some(why) = last_push_failure(&before).filter(|_| pushing.is_some()) {
+            // The message of the last try stays until this try has progress or a result.
+            status.message = Some(why);
+        } else if pushing.is_some() {
+            status::set_condition(status, PUSHED, ConditionStatus::No, "Pushing", "");
+        }
+        self.report(&before, status).await?;
+
+        if deep && !tried && !self.squash(order, pushing, record, status).await? {
+            return Ok(Action::Retry);
+        }
+        match pushing {
+            Some(target) => self.push(order, target, status).await,
+            None => Ok(Action::Done),
+        }
+    }
+
+    pub(super) async fn failed(
+        &mut self,
+        status: &mut OverlaySnapshotStatus,
+        r#type: &str,
+        failure: &Failure,
+    ) -> Result<Action, ObjectGone> {
+        tracing::warn!(snapshot = self.name, why = failure.message, "failed");
+        let before = status.clone();
+        status::failed(status, r#type, failure);
+        self.report(&before, status).await?;
+        Ok(Action::Done)
+    }
+
+    pub(super) fn report_failure(&self, order: &Spec, failure: &Failure) {
+        let (name, volume, why) = (&order.name, &order.volume, &failure.message);
+        let message = format!("snapshot {name} of volume {volume}: {why}");
+        self.record_event(order, PodEventType::Warning, "SnapshotFailed", message);
+    }
+
+    pub(super) fn record_event(
+        &self,
+        order: &Spec,
+        kind: PodEventType,
+        reason: &'static str,
+        message: String,
+    ) {
+        tracing::info!(snapshot = self.name, reason, message);
+        self.shared.notices.record(&order.source, PodEvent { kind, reason, message });
+    }
+
+    /// Writes a changed status, and retries until the API server has it.
+    pub(super) async fn report(
+        &self,
+        before: &OverlaySnapshotStatus,
+        status: &OverlaySnapshotStatus,
+    ) -> Result<(), ObjectGone> {
+        if before == status {
+            return Ok(());
+        }
+        let timing = self.shared.timing;
+        let mut pause = timing.first_pause;
+        loop {
+            match self.shared.client.report(self.name, status).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => return Err(ObjectGone),
+                Err(error) => {
+                    tracing::warn!(snapshot = self.name, %error, "cannot write the status yet");
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(timing.longest_pause);
+        }
+    }
+}
+
+/// Why the last try to push failed, if one did.
+fn last_push_failure(status: &OverlaySnapshotStatus) -> Option<String> {
+    let pushed = status::condition(status, PUSHED)?;
+    (pushed.reason != "Pushing").then(|| pushed.message.clone())
+}
+
+/// Waits until the snapshot is to be deleted, or its object is gone.
+pub(super) async fn deleting(watched: &mut watch::Receiver<WatchState>) {
+    if watched.wait_for(|state| state.deleting).await.is_err() {
+        // The sender is dropped: no more changes come.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The pauses and timeouts of reconcilers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    /// The first pause between two tries. It doubles after each try, up to `longest_pause`.
+    pub(super) first_pause: Duration,
+    /// The longest pause between two tries.
+    pub(super) longest_pause: Duration,
+    /// How long the deletion of a manifest is retried.
+    pub(super) delete_timeout: Duration,
+    /// The first pause between two updates of a push's progress. It doubles after each update.
+    pub(super) progress_interval: Duration,
+    /// The interval in which a push must send data, or it is slow and lets other pushes run.
+    pub(super) slow_interval: Duration,
+}

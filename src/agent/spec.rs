@@ -1,0 +1,108 @@
+//! Parses the spec of an OverlaySnapshot into checked values.
+
+use std::time::Duration;
+
+use super::engine::Failure;
+use crate::{
+    changeset::{Compression, Format},
+    cluster::overlay_snapshot::{
+        Consistency as Wanted, LayerCompression, LayerFormat, OverlaySnapshot,
+    },
+    error::Class,
+    image::{Keyring, Repository},
+    layers::SnapshotId,
+    snapshots::{CaptureRequest, Consistency, PushRequest},
+    volumes::Pod,
+};
+
+/// The checked spec.
+#[derive(Debug, Clone)]
+pub(super) struct Spec {
+    /// The name of the VolumeSnapshot, or the id where there is none. Events use it.
+    pub(super) name: String,
+    /// The pod whose volume is captured.
+    pub(super) source: Pod,
+    /// The volume's name in the pod.
+    pub(super) volume: String,
+    pub(super) capture: CaptureRequest,
+    pub(super) push: Option<Target>,
+    /// A snapshot with more own layers than this is squashed.
+    pub(super) squash_above: usize,
+}
+
+/// The target of a push.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) to: Repository,
+    pub(super) format: Format,
+    pub(super) compression: Compression,
+    /// The name of the Secret with the credentials.
+    pub(super) secret: Option<String>,
+}
+
+impl Spec {
+    /// Parses and checks a spec.
+    pub(super) fn new(object: &OverlaySnapshot) -> Result<Self, Failure> {
+        let (id, spec) = (id(object)?, &object.spec);
+        let volume = spec.volume_handle.parse().map_err(invalid)?;
+        let within = Duration::from_millis(spec.freeze_timeout_millis.into());
+        let consistency = match spec.consistency {
+            Wanted::Frozen => Consistency::Frozen { within, or_live: spec.or_live },
+            Wanted::Live => Consistency::Live,
+        };
+        let source = &spec.source;
+        let pod = Pod {
+            namespace: source.namespace.clone(),
+            name: source.pod.clone(),
+            uid: source.pod_uid.parse().map_err(invalid)?,
+        };
+        let name = spec.volume_snapshot.as_ref().map(|object| object.name.clone());
+        Ok(Self {
+            name: name.unwrap_or_else(|| id.to_string()),
+            volume: source.volume.clone(),
+            capture: CaptureRequest { id, volume, pod: Some(pod.clone()), consistency },
+            source: pod,
+            push: target(object)?,
+            // A snapshot has at least one own layer.
+            squash_above: usize::try_from(spec.squash_above).unwrap_or(usize::MAX).max(1),
+        })
+    }
+
+    /// The request for the push, with these credentials.
+    pub(super) fn push_request(&self, target: &Target, keyring: Keyring) -> PushRequest {
+        PushRequest {
+            id: self.capture.id.clone(),
+            volume: self.volume.clone(),
+            to: target.to.clone(),
+            format: target.format,
+            compression: target.compression,
+            keyring,
+        }
+    }
+}
+
+/// The id of the snapshot, which is the name of the object.
+pub(super) fn id(object: &OverlaySnapshot) -> Result<SnapshotId, Failure> {
+    object.metadata.name.as_deref().unwrap_or_default().parse().map_err(invalid)
+}
+
+/// The target of the push. `None` for a snapshot that stays on its node.
+pub(super) fn target(object: &OverlaySnapshot) -> Result<Option<Target>, Failure> {
+    let spec = &object.spec;
+    let Some(repository) = &spec.repository else { return Ok(None) };
+    let format = match spec.format {
+        LayerFormat::Portable => Format::Portable,
+        LayerFormat::Native => Format::Native,
+    };
+    let compression = match spec.compression {
+        LayerCompression::Zstd => Compression::Zstd,
+        LayerCompression::Gzip => Compression::Gzip,
+        LayerCompression::None => Compression::None,
+    };
+    let to = repository.parse().map_err(invalid)?;
+    Ok(Some(Target { to, format, compression, secret: spec.push_secret_name.clone() }))
+}
+
+fn invalid(why: impl std::fmt::Display) -> Failure {
+    Failure::new(Class::Invalid, why)
+}

@@ -1,0 +1,137 @@
+//! Packs a tree that was an upper into a layer's tar.
+//!
+//! ```text
+//! own trees ── names ──▶ portable ─┐
+//! merged ───── state ──▶           ├─▶ Tar ──▶ Sink ─┬─▶ hash
+//! own tree ────────────▶ native ───┘  headers        └─▶ compress ─▶ out
+//! ```
+//!
+//! The own trees are the uppers that become the layer. The merged tree is the overlay of the whole stack. Common to both
+//! formats:
+//!
+//! - Directories come before what is in them, and the names in a directory come in byte order. Access and change times,
+//!   and user names, are left out. Pax records have a fixed order. So equal trees give equal bytes.
+//! - A value that does not fit into the ustar header is in a pax record before it: names of more than 100 bytes, sizes
+//!   from 8 GiB, owners from 2^21, fractions of seconds, times before 1970. Names are bytes, in any encoding.
+//! - Extended attributes are `SCHILY.xattr.*` records: those of `user`, `trusted`, `security` and the two POSIX ACLs.
+//!   Overlay's own xattrs are left out, and so are the labels of SELinux, IMA and EVM, which belong to the host.
+//! - The second name of an inode is a hard link to the name that is packed first.
+//! - A socket is useless without its process, so it is left out, and what a lower layer has in its place is hidden.
+//!
+//! A portable layer has what the merged tree shows for each name in one of the own trees, and the directories above it.
+//! A name that the merged tree does not show becomes a whiteout. A directory is opaque in the layer (`.wh..wh..opq`),
+//! with all that the merged tree shows in it, if it is opaque or renamed in an own tree, or if another own tree has
+//! something else in its place. So the kernel resolves redirects and metacopies, and several own trees become one layer
+//! in the same way. The map of a file with holes is in a record `OVL.data` (offsets and lengths of its data). The
+//! file's content follows complete, as the image-spec requires.
+//!
+//! A native layer has what its tree has: whiteouts as character devices 0:0, and overlay's xattrs opaque, redirect and
+//! metacopy as attributes. A file with holes is sparse as in GNU's pax format 1.0. A file whose content is in a lower
+//! layer (metacopy) is one hole.
+//!
+//! What a reader of layers refuses ([`Limits`]) is refused here, before it is in a registry. Written zeros count as
+//! holes, so that the layer is not taken for a decompression bomb.
+//!
+//! Deliberately absent: the layers below. Nothing is read that no own tree has.
+
+mod changes;
+mod error;
+mod holes;
+mod metadata;
+mod native;
+mod portable;
+mod tar;
+mod tar_sink;
+mod walk_memory;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+
+pub use changes::{Change, ChangeKind, changes};
+pub use error::PackError;
+
+use super::{Compression, Limits};
+use crate::{digest::Digest, sys::mounts::Detached};
+use tar::Tar;
+
+/// How a layer expresses what is hidden, renamed or in a lower layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// As in the OCI image-spec. Every runtime can use it.
+    Portable,
+    /// With overlay's own xattrs: smaller, for ovl-csi only.
+    Native,
+}
+
+/// The options of a packed layer.
+#[derive(Debug, Clone)]
+pub struct Packing {
+    /// The format of whiteouts, renames and metacopies.
+    pub format: Format,
+    /// The compression of the tar.
+    pub compression: Compression,
+    /// The latest time in seconds since 1970; later times are set to it. `None` keeps all times.
+    pub clamp: Option<i64>,
+    /// The owner (uid, gid) that was exchanged with root in the volume. It is exchanged back. `None` changes no owner.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// A layer that was packed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Digest of the written bytes.
+    pub digest: Digest,
+    /// Number of written bytes.
+    pub size: u64,
+    /// Length of the uncompressed tar in bytes.
+    pub tar_bytes: u64,
+    /// Number of the tar's entries.
+    pub entries: u64,
+    /// The compression of the tar.
+    pub compression: Compression,
+}
+
+/// The media type of a layer in this format and compression.
+pub fn media_type(format: Format, compression: Compression) -> &'static str {
+    match (format, compression) {
+        (Format::Portable, Compression::None) => "application/vnd.oci.image.layer.v1.tar",
+        (Format::Portable, Compression::Gzip) => "application/vnd.oci.image.layer.v1.tar+gzip",
+        (Format::Portable, Compression::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
+        (Format::Native, Compression::None) => "application/vnd.ovl-csi.layer.v1.native.tar",
+        (Format::Native, Compression::Gzip) => "application/vnd.ovl-csi.layer.v1.native.tar+gzip",
+        (Format::Native, Compression::Zstd) => "application/vnd.ovl-csi.layer.v1.native.tar+zstd",
+    }
+}
+
+/// Packs the changes in `own`, layers bottom first, as one layer. `merged` is the read-only overlay of the whole stack,
+/// with `own` at its top. A portable layer's files get their content and attributes from it. A native layer is made
+/// from a single tree, in which owners are as the volume showed them.
+///
+/// Equal trees give equal bytes. After an error the content of `out` is useless. Names and paths that outgrow memory go
+/// to the files of `limits`. Blocks while other work has the memory of its budget.
+pub fn pack(
+    own: &[&Detached],
+    merged: &Detached,
+    packing: &Packing,
+    limits: &Limits,
+    out: &mut (dyn Write + Send),
+) -> Result<Packed, PackError> {
+    let share = limits.budget.share();
+    let (entries, written) =
+        tar_sink::run(packing.compression, limits.clone(), &share, out, |sink| {
+            let tar = Tar::new(sink);
+            let tar = match (packing.format, own) {
+                (Format::Portable, own) => portable::pack(own, merged, packing, tar, &share)?,
+                (Format::Native, [own]) => native::pack(own, packing, tar, &share)?,
+                (Format::Native, own) => return Err(PackError::Several(own.len())),
+            };
+            tar.finish()
+        })?;
+    let tar_sink::Written { diff_id, digest, size, tar_bytes } = written;
+    let compression = packing.compression;
+    Ok(Packed { diff_id, digest, size, tar_bytes, entries, compression })
+}

@@ -1,0 +1,183 @@
+//! A snapshot as a user of its namespace can see it: from the VolumeSnapshot and the annotations that the controller
+//! writes to it.
+
+use std::str::FromStr;
+
+use anyhow::anyhow;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Failure, Session, print};
+use crate::{
+    cluster::snapshot_api::VolumeSnapshot,
+    controller::{SOURCE, annotation_keys},
+    format,
+};
+
+/// A VolumeSnapshot of this driver.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Snapshot {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    #[serde(skip)]
+    pub(super) uid: String,
+    /// `<pod>/<volume>`.
+    pub(super) source: Option<String>,
+    pub(super) class: Option<String>,
+    /// Whether volumes can be made of it.
+    pub(super) ready: bool,
+    /// The phase that its node reports. `Pending` before the first report, `Deleting` once the object is being deleted.
+    pub(super) phase: String,
+    /// The error, or the progress of the current step.
+    pub(super) message: Option<String>,
+    pub(super) created: Option<Timestamp>,
+    /// The snapshot of which its volume was made.
+    pub(super) parent: Option<String>,
+    /// The node that captured it.
+    pub(super) node: Option<String>,
+    /// The image in the registry, if it was pushed.
+    pub(super) image: Option<String>,
+    /// The number of entries in its newest layer.
+    pub(super) entries: Option<u64>,
+    /// The size of its newest layer.
+    pub(super) bytes: Option<u64>,
+    /// The number of layers of its whole stack.
+    pub(super) layers: Option<u64>,
+    /// The number of layers above those of its images.
+    pub(super) own_layers: Option<u64>,
+    /// The bytes that it takes in the registry without its images.
+    pub(super) pushed_bytes: Option<u64>,
+    /// How long its pod was frozen, such as `12.3ms`.
+    pub(super) frozen: Option<String>,
+    /// Whether the controller wrote a message but no phase: then no node works on it.
+    #[serde(skip)]
+    refused: bool,
+}
+
+/// The state of a snapshot, for a command that waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    Ready,
+    /// It failed for good, for this reason.
+    Failed(String),
+    /// The controller does not accept it, for this reason, which may pass.
+    Refused(String),
+    Waiting,
+}
+
+impl Snapshot {
+    /// Reads a VolumeSnapshot. `None` where it does not belong to this driver.
+    pub(super) fn of(object: &VolumeSnapshot) -> Option<Self> {
+        let metadata = &object.metadata;
+        let values = metadata.annotations.as_ref()?;
+        [SOURCE, annotation_keys::PHASE]
+            .iter()
+            .any(|key| values.contains_key(*key))
+            .then_some(())?;
+        let text = |key: &str| values.get(key).map(|text| print::clean(text));
+        let status = object.status.clone().unwrap_or_default();
+        let ready = status.ready_to_use == Some(true);
+        let phase = text(annotation_keys::PHASE);
+        let refused = phase.is_none() && text(annotation_keys::MESSAGE).is_some();
+        let phase = match phase {
+            _ if metadata.deletion_timestamp.is_some() => "Deleting".to_owned(),
+            Some(phase) => phase,
+            None if ready => "Ready".to_owned(),
+            None => "Pending".to_owned(),
+        };
+        let error = status.error.and_then(|error| error.message);
+        let error = error.filter(|_| !ready).map(|error| print::clean(&error));
+        Some(Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            source: text(SOURCE),
+            class: object.spec.volume_snapshot_class_name.clone(),
+            ready,
+            phase,
+            message: text(annotation_keys::MESSAGE).or(error),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            parent: text(annotation_keys::PARENT),
+            node: text(annotation_keys::NODE),
+            image: text(annotation_keys::IMAGE),
+            entries: number(text(annotation_keys::ENTRIES)),
+            bytes: number(text(annotation_keys::BYTES)),
+            layers: number(text(annotation_keys::LAYERS)),
+            own_layers: number(text(annotation_keys::OWN_LAYERS)),
+            pushed_bytes: number(text(annotation_keys::PUSHED_BYTES)),
+            frozen: text(annotation_keys::FROZEN),
+            refused,
+        })
+    }
+
+    /// The state by which a command decides whether to wait longer.
+    pub(super) fn state(&self) -> State {
+        let why = || self.message.clone();
+        match self.phase.as_str() {
+            "Failed" => State::Failed(why().unwrap_or_else(|| "its node gives no reason".into())),
+            "Deleting" | "Deleted" => State::Failed("it is being deleted".to_owned()),
+            // The controller copies the node's phase to the annotation, which can be late.
+            "Ready" if self.ready => State::Ready,
+            _ => match why() {
+                Some(why) if self.refused => State::Refused(why),
+                _ => State::Waiting,
+            },
+        }
+    }
+
+    /// The number of entries and the size, such as `12 entries, 3.4 MB`, as far as they are known.
+    pub(super) fn amount(&self) -> Option<String> {
+        let entries = self.entries.map(|count| match count {
+            1 => "1 entry".to_owned(),
+            count => format!("{count} entries"),
+        });
+        let parts: Vec<_> = entries.into_iter().chain(self.bytes.map(format::bytes)).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+
+    /// Where its layers are: the repository, or the only node that has them.
+    pub(super) fn place(&self) -> String {
+        match (&self.image, &self.node) {
+            (Some(image), _) => image.split('@').next().unwrap_or_default().to_owned(),
+            (None, Some(node)) if self.phase == "Ready" => format!("{node} only"),
+            _ => "-".to_owned(),
+        }
+    }
+}
+
+fn number<T: FromStr>(text: Option<String>) -> Option<T> {
+    text?.parse().ok()
+}
+
+impl Session {
+    /// Reads the snapshot of this name.
+    ///
+    /// # Errors
+    /// It does not exist, or does not belong to this driver.
+    pub(super) async fn snapshot(&self, name: &str) -> Result<Snapshot, Failure> {
+        let namespace = &self.namespace;
+        let found = self.client.get::<VolumeSnapshot>(Some(namespace), name).await?;
+        let found = found.ok_or_else(|| {
+            anyhow!(
+                "there is no snapshot {name} in namespace {namespace}; `kubectl ovl list` shows the existing ones"
+            )
+        })?;
+        let snapshot = Snapshot::of(&found).ok_or_else(|| {
+            anyhow!(
+                "VolumeSnapshot {name} in namespace {namespace} does not belong to {}: it has no annotation {SOURCE}",
+                self.driver
+            )
+        })?;
+        Ok(snapshot)
+    }
+
+    /// All snapshots of this driver in the namespace, or in all namespaces, sorted by namespace and name.
+    pub(super) async fn snapshots(&self, everywhere: bool) -> Result<Vec<Snapshot>, Failure> {
+        let namespace = (!everywhere).then_some(self.namespace.as_str());
+        let found = self.client.list_in::<VolumeSnapshot>(namespace).await?;
+        let mut snapshots: Vec<_> = found.iter().filter_map(Snapshot::of).collect();
+        snapshots.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Ok(snapshots)
+    }
+}

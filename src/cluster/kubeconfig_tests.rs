@@ -1,0 +1,97 @@
+//! Tests of kubeconfigs: how the context is chosen, and that no error quotes a secret.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    cluster::{fake::FakeApi, snapshot_api::VolumeSnapshot},
+    error::Class,
+};
+
+const SECRET: &str = "token-that-must-not-be-shown";
+
+fn kubeconfig(dir: &tempfile::TempDir, user: &str) -> PathBuf {
+    let path = dir.path().join("config");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: one\n\
+         clusters:\n- name: c\n  cluster: {{server: 'http://127.0.0.1:1'}}\n\
+         contexts:\n- name: one\n  context: {{cluster: c, user: u, namespace: ci}}\n\
+         - name: two\n  context: {{cluster: c, user: u}}\n- name: lost\n  context: {{cluster: x, user: u}}\n\
+         users:\n- name: u\n  user: {user}\n"
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn the_context_decides_cluster_and_namespace() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = kubeconfig(&dir, &format!("{{token: {SECRET}}}"));
+    for (context, namespace) in [(None, "ci"), (Some("one"), "ci"), (Some("two"), "default")] {
+        let (_, found) = Client::from_kubeconfig(Some(&file), context).await.unwrap();
+        assert_eq!(found, namespace, "{context:?}");
+    }
+    for (context, message) in
+        [("three", "has no context \"three\""), ("lost", "names cluster \"x\"")]
+    {
+        let error = Client::from_kubeconfig(Some(&file), Some(context)).await.unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+        assert_eq!(error.class(), Class::Precondition);
+    }
+    let error = Client::from_kubeconfig(Some(&dir.path().join("no")), None).await.unwrap_err();
+    assert!(error.to_string().contains("/no: No such file"), "{error}");
+}
+
+#[tokio::test]
+async fn errors_quote_no_secret_of_a_kubeconfig_or_a_plugin() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = "client.authentication.k8s.io/v1";
+    let plugin = |script: &str| {
+        format!(
+            "{{exec: {{apiVersion: {api}, command: sh, args: [-c, '{script}'], interactiveMode: Never}}}}"
+        )
+    };
+    for (user, message) in [
+        (format!("{{token: [{SECRET}"), "not a kubeconfig at line"),
+        (format!("{{client-key-data: '{SECRET}', client-certificate-data: '%'}}"), ""),
+        (plugin(&format!("echo {SECRET}; echo {SECRET} >&2; exit 3")), "failed (exit status: 3)"),
+        (plugin(&format!("echo token: {SECRET}")), "output of its credential plugin"),
+        (
+            "{exec: {apiVersion: x, command: /no/such/plugin}}".to_owned(),
+            "cannot run its credential plugin: No such",
+        ),
+    ] {
+        let file = kubeconfig(&dir, &user);
+        let error = Client::from_kubeconfig(Some(&file), None).await.unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains(message), "{text}");
+        assert!(!error.to_string().contains(SECRET), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_is_listed_and_pods_keep_unknown_fields() {
+    let api = FakeApi::default();
+    let client = api.client();
+    for (namespace, name) in [("ci", "a"), ("ci", "b"), ("other", "c")] {
+        let path =
+            format!("/apis/snapshot.storage.k8s.io/v1/namespaces/{namespace}/volumesnapshots");
+        api.put(&path, json!({"metadata": {"name": name}, "spec": {"source": {}}}));
+    }
+    for (namespace, count) in [(Some("ci"), 2), (Some("none"), 0), (None, 3)] {
+        let found = client.list_in::<VolumeSnapshot>(namespace).await.unwrap();
+        assert_eq!(found.len(), count, "{namespace:?}");
+    }
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+                     "spec": {"containers": [], "ofTomorrow": {"a": 1}}});
+    let made = client.create_pod("ci", &pod).await.unwrap();
+    assert_eq!(made["metadata"]["namespace"], "ci");
+    let read = client.pod_json("ci", "p").await.unwrap().unwrap();
+    assert_eq!(read["spec"], pod["spec"]);
+    assert_eq!(client.pods_json("ci").await.unwrap().len(), 1);
+    assert_eq!(client.pod_json("ci", "q").await.unwrap(), None);
+    let again = client.create_pod("ci", &pod).await.unwrap_err();
+    assert_eq!(again.class(), Class::Conflict);
+}

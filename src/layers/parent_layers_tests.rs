@@ -1,0 +1,292 @@
+//! Hard links into the layers below: how a stack shows a path, and how the layer is kept.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+use super::*;
+use crate::{
+    changeset::{Features, Format},
+    error::Class,
+    layers::{LayerFormat, Origin},
+    sys::{
+        attributes,
+        mounts::{FakeMounts, LinuxMounts, Mounts as _},
+        scratch::Scratch,
+        tree::{Attributes, Dir},
+    },
+};
+
+/// Layers as directories, bottom first.
+struct Layers {
+    scratch: Scratch,
+    names: Vec<String>,
+    opaque_roots: Vec<bool>,
+}
+
+impl Layers {
+    fn new() -> Self {
+        Self { scratch: Scratch::new(), names: Vec::new(), opaque_roots: Vec::new() }
+    }
+
+    /// One more layer on top. `name` is a file with the layer's number as content, `name/` a directory, `name!` a whiteout,
+    /// `name*` an opaque directory, `name@` a link to `f`.
+    fn layer(mut self, entries: &[&str]) -> Self {
+        let number = self.names.len().to_string();
+        let root = self.scratch.dir(&number);
+        for entry in entries {
+            let (name, kind) = match entry.split_at(entry.len() - 1) {
+                (name, kind @ ("/" | "!" | "*" | "@")) => (name, kind),
+                _ => (*entry, ""),
+            };
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            match kind {
+                "/" => fs::create_dir_all(&path).unwrap(),
+                "*" => {
+                    fs::create_dir_all(&path).unwrap();
+                    mark_opaque(&path);
+                }
+                "!" => {
+                    let dir = Dir::open(path.parent().unwrap()).unwrap();
+                    dir.whiteout(path.file_name().unwrap().as_encoded_bytes()).unwrap();
+                }
+                "@" => symlink("f", &path).unwrap(),
+                _ => fs::write(&path, &number).unwrap(),
+            }
+        }
+        self.names.push(number);
+        self.opaque_roots.push(false);
+        self
+    }
+
+    fn with_opaque_root(mut self) -> Self {
+        *self.opaque_roots.last_mut().unwrap() = true;
+        self
+    }
+
+    fn stack(&self) -> Stack {
+        let open = |(name, opaque_root): (&String, &bool)| Lower {
+            tree: Arc::new(LinuxMounts.open_dir(&self.scratch.path().join(name)).unwrap()),
+            opaque_root: *opaque_root,
+            is_snapshot: false,
+            features: Features::default(),
+        };
+        Stack(self.names.iter().zip(&self.opaque_roots).map(open).collect())
+    }
+
+    /// The content of the file at `path`, `@` and its target for a link, `/` for a directory, nothing for nothing.
+    fn shown(&self, path: &str) -> String {
+        let linked = match self.stack().find(path.as_bytes(), 0).unwrap() {
+            ParentLookup::Nothing => return String::new(),
+            ParentLookup::Through(depth, link) => {
+                return format!("{depth}@{}", String::from_utf8(link).unwrap());
+            }
+            ParentLookup::There(linked) => linked.kind,
+        };
+        match linked {
+            ParentEntryKind::File { content, .. } => io::read_to_string(content).unwrap(),
+            ParentEntryKind::Symlink(target) => format!("@{}", String::from_utf8(target).unwrap()),
+            ParentEntryKind::Dir => "/".to_owned(),
+            ParentEntryKind::Special(special) => format!("{special:?}"),
+        }
+    }
+}
+
+fn mark_opaque(dir: &Path) {
+    let xattrs = [(OPAQUE.as_bytes().to_vec(), b"y".to_vec())];
+    let dress = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), xattrs: &xattrs };
+    Dir::open(dir).unwrap().set_attributes(&dress).unwrap();
+}
+
+#[test]
+fn a_path_is_shown_by_the_topmost_layer_that_has_it() {
+    let layers = Layers::new().layer(&["d/f", "d/low", "d/s@", "x/f", "y/f", "z"]);
+    let layers = layers.layer(&["d/f", "d/e/", "x!", "y", "z/"]).layer(&["d/", "x/g", "d/low!"]);
+    for (path, shown) in [
+        ("d/f", "1"),
+        ("d/s", "@f"),
+        ("d/low", ""),
+        ("d/e", "/"),
+        ("d", "/"),
+        ("d/none", ""),
+        // A whiteout in the middle hides what was below it, whatever stands above.
+        ("x/f", ""),
+        ("x/g", "2"),
+        // So does a file.
+        ("y/f", ""),
+        ("y", "1"),
+        ("z", "/"),
+        ("z/f", ""),
+        // A symlink leads on.
+        ("d/s/f", "1@f"),
+    ] {
+        assert_eq!(layers.shown(path), shown, "{path}");
+    }
+    assert_eq!(Layers::new().shown("f"), "");
+}
+
+#[test]
+fn a_symlink_on_the_way_is_told_and_never_followed() {
+    let layers = Layers::new().layer(&["f", "d/f"]);
+    symlink("d", layers.scratch.path().join("0/here")).unwrap();
+    symlink("/", layers.scratch.path().join("0/out")).unwrap();
+    layers.scratch.file("secret", "secret");
+    for (path, shown) in [("here/f", "0@d"), ("out/secret", "0@/"), ("out/0/f", "0@/")] {
+        assert_eq!(layers.shown(path), shown, "{path}");
+    }
+    for path in ["../secret", "d/../f"] {
+        layers.stack().find(path.as_bytes(), 0).unwrap_err();
+    }
+    // A directory above hides the link, whether a layer of the stack has it or the one that is made.
+    let layers = layers.layer(&["here/g"]);
+    assert_eq!(layers.shown("here/f"), "");
+    assert!(matches!(layers.stack().find(b"out/secret", 1).unwrap(), ParentLookup::Nothing));
+}
+
+#[test]
+fn an_opaque_root_ends_the_search() {
+    let layers = Layers::new().layer(&["f", "g"]).layer(&["g"]).with_opaque_root().layer(&["h"]);
+    assert_eq!(["f", "g", "h"].map(|path| layers.shown(path)), ["", "1", "2"]);
+}
+
+#[test]
+#[ignore = "needs root: sets attributes of overlay"]
+fn privileged_an_opaque_directory_hides_what_is_below() {
+    let layers = Layers::new().layer(&["d/f", "d/g", "d/e/f"]).layer(&["d*", "d/g", "d/e/"]);
+    let layers = layers.layer(&["d/e/"]);
+    assert_eq!(["d/f", "d/g", "d/e/f", "d/e"].map(|path| layers.shown(path)), ["", "1", "", "/"]);
+}
+
+#[test]
+fn what_is_found_has_its_attributes() {
+    let layers = Layers::new().layer(&["f"]);
+    let path = layers.scratch.path().join("0/f");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4711)).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(100).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(5, 6)).unwrap();
+    let find = || match layers.stack().find(b"f", 0).unwrap() {
+        ParentLookup::There(linked) => linked,
+        other => panic!("{other:?}"),
+    };
+    let found = find();
+    assert_eq!(found.meta.mode, 0o4711);
+    assert_eq!(found.meta.mtime, Time { seconds: 5, nanos: 6 });
+    assert_eq!(found.id, find().id);
+    let ParentEntryKind::File { size, data, .. } = found.kind else { panic!("{found:?}") };
+    assert_eq!((size, data[0].offset), (100, 0));
+    attributes::set_mode(&layers.scratch.path().join("0"), 0o700).unwrap();
+}
+
+fn tar(entries: &[(&str, Result<&str, &str>)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_size(0);
+        match content {
+            Ok(content) => {
+                header.set_size(content.len() as u64);
+                tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+            }
+            Err(target) => {
+                header.set_entry_type(tar::EntryType::Link);
+                tar.append_link(&mut header, name, target).unwrap();
+            }
+        }
+    }
+    tar.into_inner().unwrap()
+}
+
+fn new_layer(tar: &[u8]) -> NewLayer {
+    let diff_id = Digest::of(tar);
+    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
+    let origin = Origin {
+        registry,
+        repository,
+        blob: diff_id,
+        public: false,
+        packed: None,
+        namespace: None,
+    };
+    NewLayer { diff_id, format: Format::Portable, origin }
+}
+
+struct Node {
+    scratch: Scratch,
+    store: Arc<Store>,
+}
+
+impl Node {
+    /// The twin's images show the root directory of this machine, so layers are looked into as directories.
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let kernel = Arc::new(FakeMounts::default());
+        let store = Store::open(&scratch.dir("store"), kernel).unwrap().keeping(LayerFormat::Dir);
+        Self { scratch, store: Arc::new(store) }
+    }
+
+    fn room(&self) -> Reservation {
+        self.store.reserve(&Digest::of(b""), 1).unwrap()
+    }
+
+    fn content(&self, key: &Digest) -> PathBuf {
+        self.scratch.path().join("store/layers").join(key.hex()).join("diff")
+    }
+}
+
+#[test]
+#[ignore = "needs root: lays layers out as directories"]
+fn privileged_a_layer_with_links_below_is_kept_by_its_chain() {
+    let node = Node::new();
+    let (base, other) = (tar(&[("f", Ok("base"))]), tar(&[("f", Ok("other"))]));
+    let links = tar(&[("a", Err("f")), ("b", Err("f"))]);
+    let [base, other] = [base, other].map(|tar| {
+        let new = new_layer(&tar);
+        node.store.add(&new, node.room(), &tar[..]).unwrap();
+        new.diff_id
+    });
+    let new = new_layer(&links);
+    let error = node.store.add(&new, node.room(), &links[..]).unwrap_err();
+    assert!(error.needs_layers_below() && !error.is_lasting(), "{error}");
+    assert!(!node.store.has(&new.diff_id));
+
+    let add = |below: &[Digest]| node.store.add_onto(&new, below, node.room(), &links[..]);
+    for (below, content) in [(base, "base"), (other, "other")] {
+        let key = add(&[below]).unwrap();
+        assert_eq!(key, chain_id(Some(&below), &new.diff_id));
+        assert_eq!(node.store.origins(&key)[..], *std::slice::from_ref(&new.origin));
+        assert_eq!(fs::read_to_string(node.content(&key).join("a")).unwrap(), content);
+        assert_eq!(fs::read_to_string(node.content(&key).join("b")).unwrap(), content);
+        node.store.lower(&key).unwrap();
+        assert!(node.store.has(&key) && !node.store.fits(&key, Place::Any));
+        assert!(node.store.fits(&below, Place::Any));
+        assert_eq!(add(&[below]).unwrap(), key, "once more");
+    }
+    // A layer above one that was made onto another; its chain is of diff ids.
+    let key = chain_id(Some(&base), &new.diff_id);
+    let more = tar(&[("c", Err("a"))]);
+    let top = node.store.add_onto(&new_layer(&more), &[base, key], node.room(), &more[..]).unwrap();
+    assert_eq!(top, chain_id(Some(&key), &Digest::of(&more)));
+    assert_eq!(fs::read_to_string(node.content(&top).join("c")).unwrap(), "base");
+    assert!(!node.store.has(&new.diff_id) && !node.store.fits(&new.diff_id, Place::Any));
+    assert_eq!(node.store.verify().unwrap(), []);
+
+    let error = add(&[Digest::of(b"none")]).unwrap_err();
+    assert_eq!(error.class(), Class::Precondition, "{error}");
+    let wrong = tar(&[("a", Err("nowhere"))]);
+    let error = node.store.add_onto(&new_layer(&wrong), &[base], node.room(), &wrong[..]);
+    assert_eq!(error.unwrap_err().class(), Class::Corrupt);
+    assert_eq!(fs::read_dir(node.scratch.path().join("store/staging")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_chain_is_as_the_specification_has_it() {
+    let [a, b] = [Digest::of(b"a"), Digest::of(b"b")];
+    assert_eq!(chain_id(None, &a), a);
+    assert_eq!(chain_id(Some(&a), &b), Digest::of(format!("{a} {b}").as_bytes()));
+}

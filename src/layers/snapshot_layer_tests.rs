@@ -1,0 +1,221 @@
+//! Cuts beside layers that came as tars.
+
+use std::{collections::HashSet, fs, time::Duration};
+
+use super::{super::Place, *};
+use crate::{
+    changeset::Format,
+    layers::{GcStats, NewLayer, Origin, SnapshotRecord, SnapshotSource, Watermarks, native_key},
+    sys::{
+        mounts::LinuxMounts,
+        scratch::{Disk, Scratch},
+    },
+};
+
+fn open(scratch: &Scratch) -> Arc<Store> {
+    Arc::new(Store::open(&scratch.path().join("store"), Arc::new(LinuxMounts)).unwrap())
+}
+
+fn id(name: &str) -> SnapshotId {
+    name.parse().unwrap()
+}
+
+const CONTENTS: SnapshotContents = SnapshotContents {
+    entries: 1,
+    bytes: 4,
+    features: Features { metacopy: true, redirect: false },
+};
+
+const WRITTEN: Amount = Amount { files: 1, bytes: 4 };
+
+fn cut(store: &Arc<Store>, name: &str, content: &str) -> Digest {
+    let staged = store.stage_snapshot(&id(name)).unwrap();
+    fs::write(staged.tree().join("file"), content).unwrap();
+    fs::write(staged.aside().join("0"), "replaced").unwrap();
+    let key = staged.key();
+    staged.commit(CONTENTS, WRITTEN).unwrap();
+    key
+}
+
+fn names(dir: PathBuf) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn tar(name: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    tar.append_data(&mut header, name, io::empty()).unwrap();
+    tar.into_inner().unwrap()
+}
+
+fn new_layer(tar: &[u8], format: Format) -> NewLayer {
+    let diff_id = Digest::of(tar);
+    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
+    let origin =
+        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
+    NewLayer { diff_id, format, origin }
+}
+
+fn add(store: &Arc<Store>, name: &str, format: Format) -> Digest {
+    let tar = tar(name);
+    let new = new_layer(&tar, format);
+    store.add(&new, store.reserve(&new.diff_id, 1).unwrap(), &tar[..]).unwrap();
+    new.diff_id
+}
+
+#[test]
+fn a_cut_is_a_layer_that_no_image_can_claim() {
+    let scratch = Scratch::new();
+    let store = open(&scratch);
+    let key = cut(&store, "snap-1", "one");
+    assert_eq!(key, snapshot_key(&id("snap-1")));
+    assert!(store.has(&key) && !store.fits(&key, Place::Any));
+    assert_eq!(store.diff_id(&key).unwrap(), None);
+    let lower = store.lower(&key).unwrap();
+    assert_eq!(fs::read_to_string(lower.tree.path().join("file")).unwrap(), "one");
+    assert!(lower.is_snapshot && !lower.opaque_root);
+    assert_eq!(lower.features, CONTENTS.features);
+    assert_eq!(store.verify().unwrap(), []);
+    let layer = scratch.path().join("store/layers").join(key.hex());
+    assert_eq!(
+        HashSet::from_iter(names(layer)),
+        HashSet::from(["diff", "layer.json"].map(String::from))
+    );
+    // An image whose config claims its key as a diff id has to bring bytes, and has none.
+    let tar = tar("x");
+    let claim = NewLayer { diff_id: key, ..new_layer(&tar, Format::Portable) };
+    store.add(&claim, store.reserve(&key, 1).unwrap(), &tar[..]).unwrap_err();
+    assert!(store.lower(&key).unwrap().is_snapshot);
+}
+
+#[test]
+fn a_cut_that_comes_to_nothing_leaves_nothing() {
+    let scratch = Scratch::new();
+    let store = open(&scratch);
+    drop(store.stage_snapshot(&id("snap-1")).unwrap());
+    for part in ["staging", "layers"] {
+        assert_eq!(names(scratch.path().join("store").join(part)), Vec::<String>::new(), "{part}");
+    }
+    // A kill: nobody drops anything.
+    std::mem::forget(store.stage_snapshot(&id("snap-1")).unwrap());
+    // Which keeps the store's lock here: it is the same process.
+    assert_eq!(names(scratch.path().join("store/staging")).len(), 1);
+    assert!(!store.has(&snapshot_key(&id("snap-1"))));
+}
+
+/// The snapshot was forgotten; a volume is made of it still.
+#[test]
+fn a_name_that_comes_again_takes_no_layer_away() {
+    let scratch = Scratch::new();
+    let store = open(&scratch);
+    let keys = ["one", "two", "three"].map(|content| cut(&store, "snap-1", content));
+    for (key, content) in keys.iter().zip(["one", "two", "three"]) {
+        let tree = store.lower(key).unwrap().tree.path();
+        assert_eq!(fs::read_to_string(tree.join("file")).unwrap(), content);
+    }
+    assert_eq!(store.verify().unwrap(), []);
+}
+
+#[test]
+fn a_snapshot_keeps_its_cut_and_nothing_else_does() {
+    let scratch = Scratch::new();
+    let store = open(&scratch);
+    let key = cut(&store, "snap-1", "one");
+    let record = SnapshotRecord {
+        format: SnapshotRecord::FORMAT,
+        id: id("snap-1"),
+        stack: vec![key],
+        own: 1,
+        manifests: Vec::new(),
+        base: None,
+        parent: None,
+        source: SnapshotSource {
+            namespace: "n".to_owned(),
+            pod: "p".to_owned(),
+            pod_uid: "u".to_owned(),
+            volume: "v".to_owned(),
+        },
+        owner: None,
+        cut: jiff::Timestamp::now(),
+        entries: 1,
+        bytes: 4,
+        frozen_micros: None,
+        ended: false,
+        torn: 0,
+        pushed: None,
+    };
+    store.put_snapshot(record).unwrap();
+    let marks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
+    let collect = || store.collect(|| Ok(HashSet::new()), &marks).unwrap();
+    assert_eq!(collect(), GcStats { kept_layers: 1, kept_bytes: 4, ..GcStats::default() });
+    store.drop_snapshot(&id("snap-1")).unwrap();
+    assert_eq!(collect().layers, 1);
+    assert!(!store.has(&key));
+}
+
+/// One tar, two trees.
+#[test]
+fn a_native_layer_is_kept_beside_the_portable_one() {
+    let scratch = Scratch::new();
+    let store = open(&scratch);
+    let diff_id = add(&store, "file", Format::Portable);
+    assert_eq!(add(&store, "file", Format::Native), diff_id);
+    let native = native_key(&diff_id);
+    assert!(store.has(&diff_id) && store.has(&native));
+    assert!(store.fits(&diff_id, Place::Any) && store.fits(&native, Place::Any));
+    assert_eq!(store.diff_id(&native).unwrap(), Some(diff_id));
+    assert_eq!(store.verify().unwrap(), []);
+    let packed = crate::layers::Packed { media_type: "m".to_owned(), size: 7, diff_id };
+    let [origin] = &store.origins(&native)[..] else { panic!() };
+    let known = Origin { packed: Some(packed.clone()), public: false, ..origin.clone() };
+    store.add_origin(&native, known).unwrap();
+    let [origin] = &store.origins(&native)[..] else { panic!() };
+    assert_eq!((origin.public, &origin.packed), (true, &Some(packed)));
+}
+
+/// HAZARDS 16.
+#[test]
+#[ignore = "needs root: mounts file systems on loop devices"]
+fn privileged_a_cut_that_was_acknowledged_is_whole_after_a_power_cut() {
+    for fs_type in ["xfs", "ext4"] {
+        let scratch = Scratch::new();
+        let at = scratch.dir("disk");
+        let disk = Disk::new(&scratch, fs_type, &at);
+        let content = "0123456789abcdef".repeat(100_000);
+        // More than it costs to bring the cut alone to the disk.
+        fs::write(at.join("neighbour"), vec![1; 64 << 20]).unwrap();
+        let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
+        let whole = cut(&store, "snap-1", &content);
+        let half = store.stage_snapshot(&id("snap-2")).unwrap();
+        fs::write(half.tree().join("file"), &content).unwrap();
+        disk.cut_power();
+        let error = half.commit(CONTENTS, WRITTEN).unwrap_err();
+        assert!(error.to_string().contains("staging"), "{error}");
+        drop(store);
+        disk.boot();
+        let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
+        store.empty_staging().unwrap();
+        assert_eq!(names(at.join("store/staging")), Vec::<String>::new(), "{fs_type}");
+        assert_eq!(names(at.join("store/layers")), [whole.hex()], "{fs_type}");
+        let tree = store.lower(&whole).unwrap().tree.path();
+        assert!(fs::read_to_string(tree.join("file")).unwrap() == content, "{fs_type}: torn");
+        let neighbour = fs::read(at.join("neighbour")).unwrap_or_default();
+        assert!(neighbour != vec![1; 64 << 20], "{fs_type}: a neighbour's bytes were forced out");
+    }
+}
+
+#[test]
+fn a_cut_that_nothing_needs_goes_at_once() {
+    let scratch = Scratch::new();
+    let store = open(&scratch);
+    let (lost, tar) = (cut(&store, "snap-1", "one"), add(&store, "tar", Format::Portable));
+    let patient = Watermarks { high: 100, low: 100, grace: Duration::from_secs(600) };
+    let lease = store.lease(&[lost]).unwrap();
+    let nothing = || Ok(HashSet::new());
+    assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0);
+    drop(lease);
+    assert_eq!(store.collect(nothing, &patient).unwrap().layers, 1);
+    assert!(!store.has(&lost) && store.has(&tar));
+}

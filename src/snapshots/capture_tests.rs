@@ -1,0 +1,560 @@
+//! Cuts of real volumes, with pods that write.
+
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{testing::*, *};
+use crate::{
+    error::Class,
+    layers::{DiskLimits, snapshot_key},
+    sys::{
+        mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
+        scratch::{Disk, Scratch},
+        statfs,
+    },
+    volumes::{GuardError, Medium, Pod},
+};
+
+async fn node() -> Node {
+    let scratch = Scratch::new();
+    let at = scratch.dir("node");
+    Node::new(scratch, &at).await
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// Everything that a pod does to its volume comes back, in a stack of the image's layers and the cut.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_what_a_pod_did_comes_back_from_a_cut() {
+    for disk in [Some("xfs"), Some("ext4"), None] {
+        let scratch = Scratch::new();
+        let at = scratch.dir("node");
+        let _disk = disk.map(|fs_type| Disk::new(&scratch, fs_type, &at));
+        let node = Node::new(scratch, &at).await;
+        let memory = if disk.is_none() { Medium::Memory } else { Medium::Disk };
+        let at = node.publish("v", |spec| spec.medium = memory).await;
+        let write = |name: &str, text: &str| fs::write(at.join(name), text).unwrap();
+        fs::remove_file(at.join("gone")).unwrap();
+        fs::set_permissions(at.join("mode"), Permissions::from_mode(0o4755)).unwrap();
+        fs::rename(at.join("dir"), at.join("renamed")).unwrap();
+        fs::rename(at.join("deep/a"), at.join("a")).unwrap();
+        write("renamed/new", "new");
+        fs::remove_file(at.join("covered/old")).unwrap();
+        fs::remove_dir(at.join("covered")).unwrap();
+        fs::create_dir(at.join("covered")).unwrap();
+        write("covered/young", "young");
+        write("one", "linked");
+        fs::hard_link(at.join("one"), at.join("other")).unwrap();
+        symlink("kept", at.join("link")).unwrap();
+        let socket = |name: &str| {
+            let (kind, mode) = (rustix::fs::FileType::Socket, rustix::fs::Mode::RUSR);
+            rustix::fs::mknodat(rustix::fs::CWD, at.join(name), kind, mode, 0).unwrap();
+        };
+        fs::create_dir(at.join("pure")).unwrap();
+        fs::remove_file(at.join("renamed/two")).unwrap();
+        let sockets = ["pure/socket", "renamed/two", "deep/socket"];
+        sockets.iter().for_each(|name| socket(name));
+        let sparse = fs::File::create(at.join("sparse")).unwrap();
+        sparse.set_len(1 << 30).unwrap();
+        drop(sparse);
+
+        let cut = node.capture("snap-1", "v").await.unwrap();
+        node.assert_nothing_half_made("cut");
+        assert_eq!((cut.own, cut.stack.len(), cut.frozen_micros), (1, 2, None));
+        assert_eq!(cut.stack[1], snapshot_key(&cut.id));
+        assert_eq!(cut.source.volume, node.volume("v").as_str());
+        assert!(cut.entries > 8 && cut.bytes < 1 << 20, "{cut:?}");
+        let features = node.store.lower(&cut.stack[1]).unwrap().features;
+        assert!(features.metacopy && features.redirect, "{features:?}");
+        let restored = node.restored(&cut.stack);
+        // Nothing comes back in the place of a socket, not even its name.
+        sockets.iter().for_each(|name| fs::remove_file(at.join(name)).unwrap());
+        let names = [
+            "pure",
+            "renamed/two",
+            "",
+            "kept",
+            "gone",
+            "mode",
+            "dir",
+            "renamed",
+            "renamed/one",
+            "renamed/new",
+            "deep",
+            "deep/a",
+            "a",
+            "a/b/c",
+            "covered",
+            "covered/young",
+            "one",
+            "other",
+            "link",
+        ];
+        for name in names {
+            let (was, is) = (shown(&at.join(name)), shown(&restored.path().join(name)));
+            assert_eq!(is, was, "{name} on {disk:?}");
+        }
+        let is = |name: &str| fs::symlink_metadata(restored.path().join(name)).unwrap();
+        assert_eq!((is("one").ino(), is("one").nlink()), (is("other").ino(), 2));
+        assert_eq!((is("sparse").len(), is("sparse").blocks()), (1 << 30, 0));
+        assert!(is("link").is_symlink());
+
+        // The pod goes on, and the cut is as it was; whoever starts with it writes for itself.
+        write("kept", "changed since");
+        assert_eq!(shown(&restored.path().join("kept")), "644 base");
+        fs::write(restored.path().join("a/b/c"), "theirs").unwrap();
+        assert_eq!(shown(&at.join("a/b/c")), "644 base");
+        // The same again is the same.
+        assert_eq!(node.capture("snap-1", "v").await.unwrap(), cut);
+        let second = node.capture("snap-2", "v").await.unwrap();
+        assert_eq!(shown(&node.restored(&second.stack).path().join("kept")), "644 changed since");
+        drop(restored);
+        node.unpublish("v").await;
+        let error = node.capture("snap-3", "v").await.unwrap_err();
+        assert!(
+            matches!(error, CaptureError::Hold { source: GuardError::Absent(_), .. }),
+            "{error}"
+        );
+        assert_eq!(node.store.verify().unwrap(), []);
+    }
+}
+
+/// Two files written in order, by a pod that does not stop by itself: whatever is in the second is in the first.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, makes cgroups"]
+async fn privileged_a_frozen_cut_is_one_moment() {
+    for fs_type in ["xfs", "ext4"] {
+        let scratch = Scratch::new();
+        let at = scratch.dir("node");
+        let _disk = Disk::new(&scratch, fs_type, &at);
+        let node = Node::new(scratch, &at).await;
+        let at = node.publish("v", |_| {}).await;
+        let mut pod = PodGroup::of(&node.uid);
+        // Many files, so that a live copy takes longer than a step.
+        for n in 0..300 {
+            fs::write(at.join(format!("between-{n}")), "x").unwrap();
+        }
+        pod.run(&at, "while :; do i=$((i + 1)); echo $i >> a-first; echo $i >> z-second; done");
+        until("the pod does not write", || at.join("z-second").exists());
+        for round in 0..5 {
+            let cut = node.capture(&format!("snap-{round}"), "v").await.unwrap();
+            assert!(!pod.is_frozen(), "{fs_type}");
+            let stood = Duration::from_micros(cut.frozen_micros.unwrap());
+            assert!(stood < Duration::from_secs(5), "{stood:?}");
+            let restored = node.restored(&cut.stack);
+            let read = |name: &str| fs::read_to_string(restored.path().join(name)).unwrap();
+            let (first, second) = (read("a-first"), read("z-second"));
+            assert!(first.starts_with(&second), "{fs_type}: no prefix");
+            assert!(first.lines().count() <= second.lines().count() + 1, "{fs_type}: two moments");
+            assert_eq!(first.lines().count().to_string(), first.lines().last().unwrap());
+        }
+        let before = fs::metadata(at.join("z-second")).unwrap().len();
+        until("the pod does not go on", || {
+            fs::metadata(at.join("z-second")).unwrap().len() > before
+        });
+        node.assert_nothing_half_made(fs_type);
+        let text = node.metrics.text().unwrap();
+        assert!(text.contains("ovl_cuts_total{result=\"frozen\"} 5"), "{text}");
+    }
+}
+
+/// HAZARDS 24: a pod that cannot be copied in time goes on, and the cut fails or is live.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, makes cgroups"]
+async fn privileged_a_pod_never_stands_still_beyond_its_deadline() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    let mut pod = PodGroup::of(&node.uid);
+    pod.run(&at, "while :; do date > clock; done");
+    until("the pod does not write", || at.join("clock").exists());
+    let consistency = |or_live| Consistency::Frozen { within: Duration::ZERO, or_live };
+    let hurried = CaptureRequest { consistency: consistency(false), ..node.request("snap-1", "v") };
+    let error = node.snapshots.capture(hurried).await.unwrap_err();
+    assert!(matches!(error, CaptureError::Late { .. }), "{error}");
+    assert_eq!(error.class(), Class::Precondition);
+    for part in ["default/one", "freezeTimeout", "goes on"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    until("the pod stands still", || !pod.is_frozen());
+    node.assert_nothing_half_made("late");
+    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+    let hurried = CaptureRequest { consistency: consistency(true), ..node.request("snap-1", "v") };
+    let cut = node.snapshots.capture(hurried).await.unwrap();
+    assert_eq!(cut.frozen_micros, None);
+    let live = CaptureRequest { consistency: Consistency::Live, ..node.request("snap-2", "v") };
+    assert_eq!(node.snapshots.capture(live).await.unwrap().frozen_micros, None);
+    assert!(!pod.is_frozen());
+    node.assert_nothing_half_made("live");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_one_call_cuts_and_the_others_get_what_it_made() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    node.publish("w", |_| {}).await;
+    fs::write(at.join("new"), "x").unwrap();
+    let calls = (0..8).map(|_| node.capture("snap-1", "v"));
+    let mut made = Vec::new();
+    for answer in futures::future::join_all(calls).await {
+        match answer {
+            Ok(record) => made.push(record),
+            Err(error) => assert_eq!(error.class(), Class::Busy, "{error}"),
+        }
+    }
+    assert!(!made.is_empty());
+    made.dedup();
+    assert_eq!(made.len(), 1);
+    // Many snapshots of one volume wait for each other.
+    let names: Vec<_> = (2..9).map(|n| format!("snap-{n}")).collect();
+    let cuts = futures::future::join_all(names.iter().map(|name| node.capture(name, "v"))).await;
+    for cut in cuts {
+        assert_eq!(cut.unwrap().own, 1);
+    }
+    let error = node.capture("snap-1", "w").await.unwrap_err();
+    assert_eq!(error.class(), Class::Conflict, "{error}");
+    assert!(node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
+    assert!(!node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
+    node.capture("snap-1", "w").await.unwrap();
+    node.assert_nothing_half_made("done");
+}
+
+/// HAZARDS 2: what did not reach the disk is no snapshot.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts a file system on a loop device"]
+async fn privileged_a_disk_that_fails_fails_the_cut() {
+    let scratch = Scratch::new();
+    let at = scratch.dir("node");
+    let disk = Disk::new(&scratch, "xfs", &at);
+    let node = Node::new(scratch, &at).await;
+    let at = node.publish("v", |spec| spec.options.volatile = true).await;
+    fs::write(at.join("new"), vec![1; 1 << 20]).unwrap();
+    let held = node.volumes.hold(&node.volume("v"), Some(&node.pod())).unwrap();
+    disk.cut_power();
+    let error = node
+        .snapshots
+        .0
+        .capture_now(held, &node.request("snap-1", "v"), &CancellationToken::new())
+        .unwrap_err();
+    assert_eq!(error.class(), Class::Internal, "{error}");
+    node.capture("snap-1", "v").await.unwrap_err();
+    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+}
+
+/// HAZARDS 17: nor is the last of the disk taken from everybody else for it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts a tmpfs"]
+async fn privileged_a_capture_that_finds_no_room_is_told_left_clean_and_leaves_other_pods_some() {
+    let scratch = Scratch::new();
+    let at = scratch.dir("node");
+    let disk = Request {
+        fs_type: "tmpfs",
+        source: "ovl-test".to_owned(),
+        params: vec![Param::Text("size", "60m".to_owned())],
+        attrs: Attrs::default(),
+    };
+    LinuxMounts.attach(LinuxMounts.create(&disk).unwrap(), &at).unwrap();
+    let limits = DiskLimits { min_free: 5, ..DiskLimits::default() };
+    let node = Node::leaving(limits, scratch, &at).await;
+    let volume = node.publish("v", |_| {}).await;
+    fs::write(volume.join("big"), vec![1; 32 << 20]).unwrap();
+    let (done, least) = (CancellationToken::new(), Arc::new(AtomicU64::new(u64::MAX)));
+    let (ended, seen, root) = (done.clone(), least.clone(), at.clone());
+    let looks = std::thread::spawn(move || {
+        while !ended.is_cancelled() {
+            seen.fetch_min(statfs::of(&root).unwrap().available, Relaxed);
+        }
+    });
+    let error = node.capture("snap-1", "v").await.unwrap_err();
+    done.cancel();
+    looks.join().unwrap();
+    assert!(matches!(error, CaptureError::NoSpace { .. }), "{error}");
+    assert_eq!(error.class(), Class::Exhausted, "{error}");
+    for part in [node.store.root().to_str().unwrap(), "has no room for it", "to stay free"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(least.load(Relaxed) < 20 << 20, "nothing was copied");
+    assert!(least.load(Relaxed) >= 3 << 20, "{least:?} bytes were left to others");
+    node.assert_nothing_half_made("full");
+    fs::write(volume.join("big"), "small").unwrap();
+    node.capture("snap-1", "v").await.unwrap();
+}
+
+/// What kills the driver each time, as too little memory does, would stop the pod for each try.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_capture_that_killed_the_driver_three_times_is_not_begun_again() {
+    let node = node().await;
+    node.publish("v", |_| {}).await;
+    let starts = node.store.starts().join("snap-1");
+    fs::write(&starts, "||").unwrap();
+    // The third that has an end.
+    node.capture("snap-1", "v").await.unwrap();
+    assert!(!starts.exists());
+    assert!(node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
+    fs::write(&starts, "|||").unwrap();
+    let error = node.capture("snap-1", "v").await.unwrap_err();
+    assert_eq!(error.class(), Class::Precondition, "{error}");
+    for part in ["killed 3 times", "`resources.limits.memory`"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    node.assert_nothing_half_made("killed");
+}
+
+/// HAZARDS 46: what the pod had written before is on the disk before it stands still, and what is below does not matter.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts a file system on a loop device, makes cgroups"]
+async fn privileged_a_pod_stands_still_for_what_changes_meanwhile_only() {
+    let scratch = Scratch::new();
+    let at = scratch.dir("node");
+    let _disk = Disk::new(&scratch, "xfs", &at);
+    let node = Node::new(scratch, &at).await;
+    let at = node.publish("v", |_| {}).await;
+    let mut pod = PodGroup::of(&node.uid);
+    for n in 0..1_000 {
+        fs::write(at.join(format!("f{n}")), vec![7; 100 << 10]).unwrap();
+    }
+    pod.run(&at, "while :; do date > clock; sleep 0.01; done");
+    let cut = node.capture("snap-1", "v").await.unwrap();
+    let stood = Duration::from_micros(cut.frozen_micros.unwrap());
+    assert!(stood < Duration::from_millis(100), "{stood:?}");
+}
+
+#[test]
+fn a_note_that_nobody_can_read_keeps_no_node_from_serving() {
+    let scratch = Scratch::new();
+    let notes = scratch.dir("frozen");
+    scratch.file("frozen/snap-1.json", "not a note");
+    scratch.dir("group");
+    let group = scratch.path().join("group");
+    for (file, text) in [("cgroup.freeze", "1\n"), ("cgroup.events", "frozen 1\n")] {
+        scratch.file(&format!("group/{file}"), text);
+    }
+    let note = serde_json::json!({ "groups": [{ "path": group, "version": "v2" }] });
+    scratch.file("frozen/snap-2.json", note.to_string());
+    scratch.file("frozen/.ovl-tmp.1.1", "half");
+    freeze::thaw_all(&notes).unwrap();
+    assert_eq!(fs::read_to_string(group.join("cgroup.freeze")).unwrap(), "0\n");
+    assert!(notes.join("snap-1.json").exists() && !notes.join("snap-2.json").exists());
+}
+
+/// One pod, two cuts: the second waits until the first has thawed it.
+#[test]
+fn a_pod_is_stopped_by_one_cut_at_a_time() {
+    let all = freeze::Freezes::default();
+    let turn = all.turn("a").unwrap();
+    drop(all.turn("b").unwrap());
+    let other = all.clone();
+    let waiting = std::thread::spawn(move || other.turn("a").is_some());
+    sleep(Duration::from_millis(30));
+    assert!(!waiting.is_finished());
+    drop(turn);
+    assert!(waiting.join().unwrap());
+    let _turn = all.turn("a").unwrap();
+    let other = all.clone();
+    let waiting = std::thread::spawn(move || other.turn("a").is_none());
+    all.close();
+    assert!(waiting.join().unwrap() && all.turn("b").is_none());
+}
+
+#[test]
+fn who_stands_still_goes_on_when_this_process_ends() {
+    let scratch = Scratch::new();
+    let (notes, group) = (scratch.dir("frozen"), scratch.dir("group"));
+    for (file, text) in [("cgroup.freeze", "0\n"), ("cgroup.events", "frozen 1\n")] {
+        scratch.file(&format!("group/{file}"), text);
+    }
+    let groups: Vec<crate::sys::freezer::Group> =
+        serde_json::from_value(serde_json::json!([{ "path": group, "version": "v2" }])).unwrap();
+    let told = || fs::read_to_string(group.join("cgroup.freeze")).unwrap()[..1].to_owned();
+    let (all, id) = (freeze::Freezes::default(), "snap-1".parse().unwrap());
+    let (first, late) = (all.turn("a").unwrap(), all.turn("b").unwrap());
+    let still = first.stop(&notes, &id, groups.clone(), Duration::from_secs(60)).unwrap().unwrap();
+    assert_eq!((told().as_str(), notes.join("snap-1.json").exists()), ("1", true));
+    all.abort_all();
+    assert_eq!(told(), "0");
+    // Its copy is none of one moment.
+    assert!(!still.end().unwrap().to_the_end);
+    assert!(late.stop(&notes, &id, groups, Duration::from_secs(60)).unwrap().is_none());
+    assert_eq!((told().as_str(), notes.join("snap-1.json").exists()), ("0", false));
+    freeze::thaw_all(&scratch.path().join("none")).unwrap();
+}
+
+#[test]
+fn a_tree_of_too_many_entries_waits_for_somebody_to_remove_some() {
+    let (id, volume) = ("snap-1".parse().unwrap(), "v".parse().unwrap());
+    let source = crate::sys::clone::CloneError::TooMany(4_000_000);
+    let error = CaptureError::Copy { id, volume, source };
+    assert_eq!(error.class(), Class::Precondition);
+    assert!(error.to_string().contains("more than 4000000 files"), "{error}");
+}
+
+/// Two volumes of one pod at once: each of the cuts is one moment.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, makes cgroups"]
+async fn privileged_two_volumes_of_a_pod_are_cut_at_once() {
+    let node = node().await;
+    let at = [node.publish("v", |_| {}).await, node.publish("w", |_| {}).await];
+    let mut pod = PodGroup::of(&node.uid);
+    for at in &at {
+        for n in 0..300 {
+            fs::write(at.join(format!("between-{n}")), "x").unwrap();
+        }
+        pod.run(at, "while :; do i=$((i + 1)); echo $i >> a-first; echo $i >> z-second; done");
+        until("the pod does not write", || at.join("z-second").exists());
+    }
+    for round in 0..5 {
+        let ids = ["v", "w"].map(|name| (format!("snap-{name}-{round}"), name));
+        let cuts = ids.iter().map(|(id, name)| node.capture(id, name));
+        for cut in futures::future::join_all(cuts).await {
+            let cut = cut.unwrap();
+            assert!(cut.frozen_micros.is_some());
+            let restored = node.restored(&cut.stack);
+            let read = |name: &str| fs::read_to_string(restored.path().join(name)).unwrap();
+            let (first, second) = (read("a-first"), read("z-second"));
+            assert!(first.starts_with(&second), "no prefix");
+            assert!(first.lines().count() <= second.lines().count() + 1, "two moments");
+        }
+        assert!(!pod.is_frozen());
+    }
+    node.assert_nothing_half_made("both");
+}
+
+/// A pod whose processes run in a virtual machine has a cgroup with none in it, and writes on.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts, makes cgroups"]
+async fn privileged_a_pod_whose_processes_run_elsewhere_is_not_said_to_stand_still() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    fs::write(at.join("new"), "x").unwrap();
+    let pod = PodGroup::of(&node.uid);
+    let error = node.capture("snap-1", "v").await.unwrap_err();
+    assert!(matches!(error, CaptureError::Freeze { .. }), "{error}");
+    for part in ["virtual machine", "consistency: live", &node.uid] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    let or_live = Consistency::Frozen { within: Duration::from_secs(5), or_live: true };
+    let request = CaptureRequest { consistency: or_live, ..node.request("snap-1", "v") };
+    let cut = node.snapshots.capture(request).await.unwrap();
+    assert_eq!((cut.frozen_micros, cut.ended), (None, false));
+    // One that has ended loses its cgroup a moment later.
+    let ending = node.capture("snap-2", "v");
+    let ends = tokio::task::spawn_blocking(move || {
+        sleep(Duration::from_millis(300));
+        drop(pod);
+    });
+    let (cut, ended) = tokio::join!(ending, ends);
+    ended.unwrap();
+    assert!(cut.unwrap().ended);
+}
+
+/// A pod that is deleted, and a snapshot that is, wait for no copy.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_copy_ends_when_its_volume_is_unpublished_or_nobody_wants_it() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    for n in 0..20_000 {
+        fs::write(at.join(format!("f{n}")), "x").unwrap();
+    }
+    let begin = |id| {
+        let (snapshots, request) = (node.snapshots.clone(), node.request(id, "v"));
+        let cut = tokio::spawn(async move { snapshots.capture(request).await });
+        until("no copy begins", || !node.names("staging").is_empty());
+        cut
+    };
+    begin("snap-1").abort();
+    until("the copy goes on", || node.names("staging").is_empty());
+    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+
+    let cut = begin("snap-2");
+    let target = node.target("v").try_into().unwrap();
+    let mut tries = 0;
+    while node.volumes.unpublish(&node.volume("v"), &target).await.is_err() {
+        tries += 1;
+        assert!(tries < 100, "it waits for the copy");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let error = cut.await.unwrap().unwrap_err();
+    assert!(matches!(error, CaptureError::GoneOn { .. }), "{error}");
+    assert_eq!(error.class(), Class::Busy);
+    // What was unpublished is emptied behind the answer.
+    until("something is left", || node.names("staging").is_empty());
+    node.assert_nothing_half_made("gone");
+}
+
+/// `index: on`: the other names of a file that was changed lead to the change by overlay's index, which no copy of the upper has.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_no_snapshot_shows_old_content_under_the_other_names_of_a_changed_file() {
+    let node = node().await;
+    let at = node.publish("v", |spec| spec.options.index = true).await;
+    node.capture("snap-0", "v").await.unwrap();
+    fs::write(at.join("linked/one"), "new").unwrap();
+    assert_eq!(shown(&at.join("linked/two")), "644 new", "there is no index");
+    let error = node.capture("snap-1", "v").await.unwrap_err();
+    assert!(matches!(error, CaptureError::HalfNamed { files: 1, .. }), "{error}");
+    assert_eq!(error.class(), Class::Precondition);
+    assert!(error.to_string().contains("find . -links +1 -exec touch -c {} +"), "{error}");
+    node.assert_nothing_half_made("half named");
+    // As it says.
+    let find = ["-links", "+1", "-exec", "touch", "-c", "{}", "+"];
+    assert!(std::process::Command::new("find").arg(&at).args(find).status().unwrap().success());
+    let cut = node.capture("snap-1", "v").await.unwrap();
+    let restored = node.restored(&cut.stack);
+    for name in ["one", "two", "three"] {
+        assert_eq!(shown(&restored.path().join("linked").join(name)), "644 new", "{name}");
+    }
+    fs::remove_file(at.join("linked/three")).unwrap();
+    node.capture("snap-2", "v").await.unwrap();
+}
+
+/// Whoever names another pod's volume stops nobody.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_the_volume_of_another_pod_is_not_copied() {
+    let node = node().await;
+    node.publish("v", |_| {}).await;
+    let pod = Pod { uid: uid_of(0, 0).parse().unwrap(), ..node.pod() };
+    let request = CaptureRequest { pod: Some(pod), ..node.request("snap-1", "v") };
+    let error = node.snapshots.capture(request).await.unwrap_err();
+    assert!(
+        matches!(error, CaptureError::Hold { source: GuardError::Foreign { .. }, .. }),
+        "{error}"
+    );
+    assert_eq!(error.class(), Class::Denied);
+}
+
+/// What is appended while the rounds go on is there, and whole.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
+async fn privileged_a_pod_that_has_ended_is_cut_without_standing_still() {
+    let node = node().await;
+    let at = node.publish("v", |_| {}).await;
+    let mut log = OpenOptions::new().create(true).append(true).open(at.join("log")).unwrap();
+    log.write_all(b"the last word\n").unwrap();
+    drop(log);
+    let cut = node.capture("snap-1", "v").await.unwrap();
+    assert_eq!((cut.frozen_micros, cut.ended), (None, true));
+    let restored = node.restored(&cut.stack);
+    assert_eq!(shown(&restored.path().join("log")), "644 the last word");
+    let text = node.metrics.text().unwrap();
+    assert!(text.contains("ovl_cuts_total{result=\"not_frozen\"} 1"), "{text}");
+    assert!(Path::new(&node.root).exists());
+}

@@ -1,0 +1,48 @@
+//! Directories named by a path that can mean only itself.
+//!
+//! Deliberately absent: making directories, and any lookup through a symlink.
+
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+
+use super::MountError;
+use super::error::refused;
+use crate::sys::{Errno, errno, openat2};
+
+/// Opens the directory at `path`, without the right to read it, and checks by the kernel's own name
+/// for what was opened that it is the one that was asked for.
+pub(super) fn open(path: &Path) -> Result<OwnedFd, MountError> {
+    let wrong = |why, errno| MountError::Dir { path: path.to_owned(), why, errno };
+    if !path.is_absolute() {
+        return Err(wrong("its path is not absolute", Errno::EINVAL));
+    }
+    let dir = openat2::dir(path, openat2::HANDLE).map_err(|e| match errno(e) {
+        errno @ Errno::ELOOP => wrong("a part of its path is a symlink", errno),
+        errno @ Errno::ENOENT => wrong("it is not there", errno),
+        errno @ Errno::ENOTDIR => {
+            wrong("it, or a part of its path, is no directory (a symlink is none)", errno)
+        }
+        errno => wrong("it cannot be opened", errno),
+    })?;
+    let opened = fs::read_link(name_of(&dir))
+        .map_err(|_| wrong("what was opened has no name in /proc", Errno::EIO))?;
+    if opened != path {
+        return Err(wrong("its path has `..` in it, or it was moved away", Errno::EINVAL));
+    }
+    Ok(dir)
+}
+
+/// A path that leads to what `fd` has open, whatever its name is by now.
+pub(super) fn name_of(fd: &OwnedFd) -> PathBuf {
+    Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
+}
+
+/// Whether `dir`, opened at `path`, is the root of a mount.
+pub(super) fn is_mount_root(dir: &OwnedFd, path: &Path) -> Result<bool, MountError> {
+    let stat = statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+        .map_err(|e| refused(format!("stat {}", path.display()), errno(e)))?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}

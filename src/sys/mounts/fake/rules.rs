@@ -1,0 +1,86 @@
+//! What the kernel refuses, as the twin does.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::error::refused;
+use super::super::{Detached, MountError, Param, Request, TEXT_LIMIT};
+use super::tree_of;
+use crate::sys::Errno;
+
+pub(super) fn check_texts(request: &Request) -> Result<(), MountError> {
+    let texts = request.params.iter().filter_map(|param| match param {
+        Param::Text(key, value) => Some((*key, value.len())),
+        Param::Flag(_) | Param::Tree(..) => None,
+    });
+    match texts.chain([("source", request.source.len())]).find(|(_, length)| *length > TEXT_LIMIT) {
+        Some((key, length)) => Err(MountError::TooLong { key, length }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses as fs/overlayfs does, and leaves in the work directory what it leaves there.
+pub(super) fn overlay(request: &Request) -> Result<(), MountError> {
+    let bare = |what: &str, errno| Err(refused(format!("{what} for overlay"), errno));
+    let trees = |wanted: &str| -> Vec<&Arc<Detached>> {
+        let of_key = |param| match param {
+            &Param::Tree(key, ref tree) if key == wanted => Some(tree),
+            _ => None,
+        };
+        request.params.iter().filter_map(of_key).collect()
+    };
+    let has = |key: &str, value: &str| {
+        request.params.iter().any(|p| matches!(p, Param::Text(k, v) if *k == key && v == value))
+    };
+    let lowers = trees("lowerdir+");
+    if lowers.len() > 500 {
+        return Err(MountError::Refused {
+            what: "set lowerdir+ by descriptor for overlay".to_owned(),
+            errno: Errno::EINVAL,
+            kernel_log: vec!["overlay: too many lower directories, limit is 500".to_owned()],
+        });
+    }
+    let mut seen = HashSet::new();
+    if !lowers.iter().all(|lower| seen.insert(identity(lower))) {
+        return bare("create the file system", Errno::ELOOP);
+    }
+    let pair = (trees("upperdir"), trees("workdir"));
+    let conflict = has("metacopy", "on") && has("redirect_dir", "off") && !pair.0.is_empty()
+        || has("metacopy", "on") && has("nfs_export", "on")
+        || has("nfs_export", "on") && has("index", "off") && !pair.0.is_empty();
+    if conflict {
+        return bare("create the file system", Errno::EINVAL);
+    }
+    match (pair.0.as_slice(), pair.1.as_slice()) {
+        ([], []) if lowers.len() >= 2 => Ok(()),
+        ([upper], [work]) if !lowers.is_empty() => {
+            let volatile = request.params.iter().any(|p| matches!(p, Param::Flag("volatile")));
+            use_work(upper, work, volatile)
+        }
+        _ => bare("create the file system", Errno::EINVAL),
+    }
+}
+
+fn use_work(upper: &Detached, work: &Detached, volatile: bool) -> Result<(), MountError> {
+    let refuse = || refused("create the file system for overlay".to_owned(), Errno::EINVAL);
+    let (upper, work) = (&tree_of(upper).shown, &tree_of(work).shown);
+    let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).map_err(|_| refuse());
+    let nested = upper.starts_with(work) || work.starts_with(upper);
+    if nested || device(upper)? != device(work)? || work.join("work/incompat").exists() {
+        return Err(refuse());
+    }
+    let marker = if volatile { "work/incompat/volatile" } else { "work" };
+    fs::create_dir_all(work.join(marker)).map_err(|_| refuse())
+}
+
+/// Two trees with one identity are one layer, however they were opened.
+fn identity(tree: &Detached) -> (u64, PathBuf) {
+    let tree = tree_of(tree);
+    match &tree.mount {
+        Some(superblock) => (superblock.number, "/".into()),
+        None => (0, tree.shown.clone()),
+    }
+}

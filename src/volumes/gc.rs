@@ -1,0 +1,141 @@
+//! Which layers volumes need, and the rounds that remove the others.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::{Component, Path},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{RecordError, VolumeId, Volumes, is_named, records::Records};
+use crate::{
+    digest::Digest,
+    layers::{CollectError, GcStats, Store, Watermarks},
+    metrics::Metrics,
+    sys::mounts::{Mount, Mounts},
+};
+
+/// For how long a layer stays that nothing needs: a pull that was cut off goes on with the layers it has.
+pub(super) const LAYER_GRACE: Duration = Duration::from_secs(600);
+
+/// Removes layers that no volume needs.
+#[derive(Debug)]
+pub(super) struct GarbageCollector {
+    pub(super) store: Arc<Store>,
+    pub(super) records: Records,
+    pub(super) mounts: Arc<dyn Mounts>,
+    pub(super) marks: Watermarks,
+    pub(super) metrics: Metrics,
+}
+
+impl Volumes {
+    /// Removes layers that nothing needs, and images that nobody used lately where the disk is too full. Where anything is not
+    /// known for sure, nothing is removed and the error says what. Blocks; to be called every now and then.
+    pub fn collect(&self) -> Result<GcStats, CollectError> {
+        self.0.collector.collect()
+    }
+}
+
+impl GarbageCollector {
+    /// From here on the store has it make room.
+    pub(super) fn start(self) -> Arc<Self> {
+        let collector = Arc::new(self);
+        let weak = Arc::downgrade(&collector);
+        collector.store.when_full(move |bytes| {
+            // It has said itself what went wrong, and whoever needs the room finds out.
+            let _ = weak.upgrade().map(|collector| collector.free_space(bytes));
+        });
+        collector
+    }
+
+    /// A whole round.
+    pub(super) fn collect(&self) -> Result<GcStats, CollectError> {
+        let done = self.store.collect(|| self.roots(), &self.marks);
+        self.count(done.as_ref());
+        done
+    }
+
+    /// A round that ends as soon as `need` bytes are free.
+    fn free_space(&self, need: u64) -> Result<(), CollectError> {
+        let done = self.store.free_space(|| self.roots(), self.marks.grace, need);
+        if let Some(done) = done.as_ref().map(Option::as_ref).transpose() {
+            self.count(done);
+        }
+        done.map(drop)
+    }
+
+    fn count(&self, done: Result<&GcStats, &CollectError>) {
+        self.metrics.open_layers(self.store.open_layers());
+        match done {
+            Ok(done) => {
+                self.metrics.collected(done.layers, done.bytes);
+                self.metrics.store(done.kept_layers, done.kept_bytes);
+            }
+            Err(error) => {
+                self.metrics.collection_skipped();
+                tracing::warn!(%error, "garbage collection skipped");
+            }
+        }
+    }
+
+    /// The layers of all volumes, and the manifests of their images. A record is on disk before its mount and goes after it, so the
+    /// mount table is read first: each overlay in it has its record still, or has gone meanwhile.
+    ///
+    /// A read-only volume shows no upper: by its name alone it is ours.
+    fn roots(&self) -> Result<HashSet<Digest>, CollectError> {
+        let table = self.table()?;
+        let before = self.mounted(&table);
+        let (mut roots, mut recorded) = (HashSet::new(), BTreeSet::new());
+        for id in self.records.list()? {
+            match self.records.read(&id) {
+                Ok(Some(record)) => {
+                    roots.extend(record.stack);
+                    roots.extend(record.manifests);
+                    recorded.insert(id);
+                }
+                Ok(None) => {}
+                // Nobody can mount it any more, so it needs no layer. What is left of it goes with its pod.
+                Err(RecordError::Unreadable { is_later: false, .. })
+                    if !before.contains(&id) && !self.shows(&table, &id) => {}
+                Err(error) => return Err(CollectError::IncompleteRoots(error.to_string())),
+            }
+        }
+        let mut lost = before.difference(&recorded).peekable();
+        if lost.peek().is_some() {
+            let now = self.mounted(&self.table()?);
+            if let Some(id) = lost.find(|id| now.contains(id)) {
+                let why = format!("volume {id} is mounted and has no record; delete its pod");
+                return Err(CollectError::IncompleteRoots(why));
+            }
+        }
+        Ok(roots)
+    }
+
+    fn table(&self) -> Result<Vec<Mount>, CollectError> {
+        self.mounts.table().map_err(|e| CollectError::IncompleteRoots(e.to_string()))
+    }
+
+    /// Whether the mount table shows the name of a volume.
+    fn shows(&self, table: &[Mount], id: &VolumeId) -> bool {
+        table.iter().any(|mount| is_named(mount, &self.store, id))
+    }
+
+    /// The volumes whose uppers the mount table shows.
+    fn mounted(&self, table: &[Mount]) -> BTreeSet<VolumeId> {
+        let volumes = self.store.volumes();
+        table.iter().filter_map(|mount| volume_of(mount, &volumes)).collect()
+    }
+}
+
+/// The volume beneath `volumes` whose upper an overlay writes to.
+fn volume_of(mount: &Mount, volumes: &Path) -> Option<VolumeId> {
+    let upper = (mount.fs_type == "overlay").then(|| mount.super_option("upperdir"))??;
+    match Path::new(&upper).strip_prefix(volumes).ok()?.components().next()? {
+        Component::Normal(name) => name.to_str()?.parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "gc_tests.rs"]
+mod tests;

@@ -1,0 +1,163 @@
+//! What volumes keep, and when nothing is removed at all.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    image::fake::FakeRegistry,
+    layers::ImageDetails,
+    overlay::Features,
+    sys::mounts::FakeMounts,
+    volumes::fake_snapshot_lookup::{record, snapshot_layer},
+    volumes::{Keyring, Parts, Pod, PublishRequest, PullPolicy, Settings, Target, VolumeSpec},
+};
+
+struct Node {
+    dir: TempDir,
+    volumes: Volumes,
+    registry: FakeRegistry,
+    layers: usize,
+}
+
+impl Node {
+    /// With one volume, `a`, whose image is not recorded any more.
+    async fn new() -> Self {
+        let (dir, kernel) = (TempDir::new().unwrap(), Arc::new(FakeMounts::default()));
+        fs::create_dir_all(dir.path().join("kubelet/pods/pod-1")).unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("store"), kernel.clone()).unwrap());
+        let registry = FakeRegistry::start().await;
+        registry.push_image("a", "1", &[vec![0; 1_024], vec![0; 2_048]], true);
+        let image = registry.reference("a", "1");
+        let parts = Parts::new(store.clone(), registry.registries(), kernel, Features::lacking([]));
+        let volumes = Volumes::open(parts, Settings::new(dir.path().join("kubelet"))).unwrap();
+        let node = Self { dir, volumes, registry, layers: 2 };
+        node.volumes.publish(node.request()).await.unwrap();
+        store
+            .put_image(&image.to_string(), Digest::of(b"other"), &[], &ImageDetails::default())
+            .unwrap();
+        node
+    }
+
+    fn target(&self) -> Target {
+        self.dir.path().join("kubelet/pods/pod-1/mount").try_into().unwrap()
+    }
+
+    fn request(&self) -> PublishRequest {
+        PublishRequest {
+            id: "a".parse().unwrap(),
+            target: self.target(),
+            pod: Pod {
+                namespace: "default".to_owned(),
+                name: "one".to_owned(),
+                uid: "pod-1".parse().unwrap(),
+            },
+            spec: VolumeSpec {
+                images: vec![self.registry.reference("a", "1")],
+                pull_policy: Some(PullPolicy::IfNotPresent),
+                ..VolumeSpec::default()
+            },
+            keyring: Keyring::default(),
+            deadline: None,
+        }
+    }
+
+    /// A round without grace.
+    fn collect(&self) -> Result<GcStats, CollectError> {
+        let GarbageCollector { store, records, mounts, metrics, .. } = &*self.volumes.0.collector;
+        let (store, records, mounts) = (store.clone(), records.clone(), mounts.clone());
+        let marks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
+        GarbageCollector { store, records, mounts, marks, metrics: metrics.clone() }.collect()
+    }
+
+    fn record(&self) -> std::path::PathBuf {
+        self.dir.path().join("store/volumes/a/record.json")
+    }
+
+    fn assert_skipped(&self, why: &str) {
+        let error = self.collect().unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+        let layers = fs::read_dir(self.dir.path().join("store/layers")).unwrap();
+        assert_eq!(layers.count(), self.layers);
+        let text = self.volumes.0.collector.metrics.text().unwrap();
+        assert!(text.contains("ovl_gc_skipped_rounds_total 1"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_layers_of_a_volume_stay_until_it_goes() {
+    let node = Node::new().await;
+    let done = node.collect().unwrap();
+    assert_eq!((done.images, done.layers, done.kept_layers), (0, 0, 2));
+    node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
+    let done = node.volumes.collect().unwrap();
+    assert_eq!((done.images, done.layers), (1, 0), "its layers may be wanted again");
+    assert_eq!(node.collect().unwrap().layers, 2);
+    let text = node.volumes.0.collector.metrics.text().unwrap();
+    for line in ["ovl_gc_layers_total 2", "ovl_layers 0", "ovl_store_bytes 0"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+/// A snapshot's own image goes on from the images that its volume was made of, so it keeps their configs too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_keeps_layers_and_images_when_its_volume_has_gone() {
+    let node = Node::new().await;
+    let store = &node.volumes.0.store;
+    let held = node.volumes.hold(&"a".parse().unwrap(), Some(&node.request().pod)).unwrap();
+    let cut = snapshot_layer(store, "s", (false, false), |_| {});
+    let stack = held.stack().iter().copied().chain([cut]).collect();
+    store.put_snapshot(record("s", stack, held.manifests().to_vec())).unwrap();
+    let manifest = held.manifests()[0];
+    drop(held);
+    node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
+    let done = node.collect().unwrap();
+    assert_eq!((done.images, done.layers, done.kept_layers), (0, 0, 3));
+    let image = node.dir.path().join(format!("store/images/{}.json", manifest.hex()));
+    assert!(image.exists());
+    store.drop_snapshot(&"s".parse().unwrap()).unwrap();
+    let done = node.collect().unwrap();
+    assert_eq!((done.images, done.layers, done.kept_layers), (1, 3, 0));
+    assert!(!image.exists());
+}
+
+/// HAZARDS 34.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_read_stops_the_round() {
+    let node = Node::new().await;
+    fs::write(node.record(), "{").unwrap();
+    node.assert_skipped("volume a: ");
+}
+
+/// HAZARDS 34: one torn record would stop the rounds of its node for as long as it lies there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_nobody_can_mount_any_more_keeps_no_layers() {
+    let node = Node::new().await;
+    node.volumes.0.mounts.unmount(node.target().as_path()).unwrap();
+    fs::write(node.record(), r#"{"format":99}"#).unwrap();
+    node.assert_skipped("volume a: ");
+    fs::write(node.record(), "{").unwrap();
+    assert_eq!(node.collect().unwrap().layers, 2);
+    assert!(node.record().exists(), "its upper is the pod's still");
+}
+
+/// HAZARDS 34.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_volume_whose_record_is_torn_stops_the_round() {
+    let node = Node::new().await;
+    node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
+    let mut request = node.request();
+    request.spec.read_only = true;
+    node.volumes.publish(request).await.unwrap();
+    fs::write(node.record(), "{").unwrap();
+    node.assert_skipped("volume a: ");
+}
+
+/// HAZARDS 34.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_without_a_record_stops_the_round() {
+    let node = Node::new().await;
+    node.volumes.0.records.lose(&"a".parse().unwrap());
+    node.assert_skipped("volume a is mounted and has no record");
+}

@@ -1,0 +1,116 @@
+//! Layers that were fetched and found to be wrong: the next pods hear of it instead of fetching it again.
+//!
+//! So too with what has no room on the disk, which would else be filled and emptied again at every try of the kubelet.
+//! Deliberately absent: what passes by itself (a registry that is down), which is tried again each time.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{PullError, Reference};
+use crate::{error::Class, layers::AddError};
+
+/// For how long a failure is remembered: as long as thirty pods of one Deployment take to ask, and no longer than the one who
+/// pushes the image anew takes to look.
+pub(super) const FOR: Duration = Duration::from_secs(30);
+
+/// The same for what found no room: the kubelet's longest pause between two tries is two minutes.
+pub(super) const FULL_FOR: Duration = Duration::from_secs(300);
+
+/// The most failures that are remembered: they are made by whoever names images. The oldest goes first, at the price of
+/// another download.
+const MOST: usize = 1_024;
+
+/// What was found, by what was fetched.
+#[derive(Debug)]
+pub(super) struct NegativeCache<K>(Mutex<HashMap<K, Failure>>);
+
+#[derive(Debug)]
+struct Failure {
+    at: Instant,
+    until: Instant,
+    class: Class,
+    why: String,
+}
+
+impl<K> Default for NegativeCache<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash> NegativeCache<K> {
+    /// Remembers that fetching `source` ended so, where that would be so again.
+    pub(super) fn remember(&self, source: K, error: &AddError, now: Instant) {
+        let class = error.class();
+        let is_full = matches!(error, AddError::NoSpace { .. } | AddError::Filled { .. });
+        let until = match error.is_lasting() {
+            _ if is_full => now + FULL_FOR,
+            true => now + FOR,
+            false => return,
+        };
+        let failure = Failure { at: now, until, class, why: error.to_string() };
+        self.known(now, |known| {
+            let oldest = known.iter().min_by_key(|(_, failure)| failure.at);
+            if let (true, Some((oldest, _))) = (known.len() >= MOST, oldest) {
+                let oldest = oldest.clone();
+                known.remove(&oldest);
+            }
+            known.insert(source, failure)
+        });
+    }
+
+    /// What was found at `source` lately, for whoever asks for `reference` now: who asked before is nobody else's business.
+    pub(super) fn of(&self, source: &K, reference: &Reference, now: Instant) -> Option<PullError> {
+        self.known(now, |known| {
+            let Failure { at, until, class, why } = known.get(source)?;
+            let seconds = now.duration_since(*at).as_secs();
+            let again = until.duration_since(*at).as_secs();
+            let reference = reference.clone();
+            Some(PullError::Known { reference, why: why.clone(), seconds, again, class: *class })
+        })
+    }
+
+    fn known<T>(&self, now: Instant, f: impl FnOnce(&mut HashMap<K, Failure>) -> T) -> T {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, failure| now < failure.until);
+        f(&mut known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn a_failure_is_remembered_with_its_class_for_half_a_minute() {
+        let (failures, start) = (NegativeCache::default(), Instant::now());
+        let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
+        let error = AddError::DiffId { expected: one, found: other };
+        let image: Reference = "a/b:1".parse().unwrap();
+        failures.remember("layer", &error, start);
+        let told = failures.of(&"layer", &image, start + FOR / 2).unwrap();
+        assert_eq!(told.class(), error.class());
+        assert!(told.to_string().starts_with(&format!("image {image}: {error}")), "{told}");
+        assert!(told.to_string().contains("15 s ago"), "{told}");
+        assert!(failures.of(&"other", &image, start).is_none());
+        assert!(failures.of(&"layer", &image, start + FOR).is_none());
+    }
+
+    #[test]
+    fn a_full_disk_is_remembered_for_minutes_and_not_without_bound() {
+        let (failures, start) = (NegativeCache::default(), Instant::now());
+        let (diff_id, dir) = (Digest::of(b"1"), "/store".into());
+        let full = AddError::Filled { diff_id, dir, promised: 1, free: 2 };
+        let image: Reference = "a/b:1".parse().unwrap();
+        let later = |n: usize| start + Duration::from_millis(n as u64);
+        (0..=MOST).for_each(|n| failures.remember(n, &full, later(n)));
+        assert!(failures.of(&0, &image, start).is_none(), "the oldest is forgotten");
+        assert!(failures.of(&1, &image, start + FULL_FOR).is_some());
+        assert!(failures.of(&1, &image, later(1) + FULL_FOR).is_none());
+    }
+}
