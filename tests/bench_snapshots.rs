@@ -1,7 +1,7 @@
-//! How long a pod stands still, and what its snapshot costs: measured here, and printed as one line of JSON for
-//! `cargo xtask bench`, which brings the disk, the registry and the images, and sets others beside it.
+//! Measures how long a pod is frozen, and the cost of its snapshot. Prints one line of JSON for `cargo xtask bench`,
+//! which provides the disk, the registry and the images, and compares the figures with others.
 
-// It is started by hand or by the bench, and what does not work ends it.
+// Started by hand or by the bench. Any error ends it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::{
@@ -28,19 +28,19 @@ use ovl::{
 };
 use serde_json::{Value, json};
 
-/// Changed files of the cut whose pause is measured; each has this many bytes.
+/// Changed files of the capture whose pause is measured, and the bytes of each.
 const FILES: usize = 1000;
 const BYTES: usize = 1 << 20;
-/// Rounds of what takes long; the middle one counts, here and below.
+/// The number of rounds of slow measurements. The median counts, here and below.
 const ROUNDS: usize = 3;
-/// What lies below the small cuts.
+/// The images below the small captures.
 const BASES: [&str; 4] = ["small", "large", "flat", "deep"];
-/// How often a small cut is measured above each.
+/// The number of small captures above each image.
 const TURNS: usize = 12;
 
-/// What the bench gave.
+/// The input from the bench.
 struct Given {
-    /// A directory on a file system that clones.
+    /// A directory on a file system with reflinks.
     dir: PathBuf,
     /// Host and port of a registry without TLS that takes pushes.
     registry: String,
@@ -59,7 +59,7 @@ impl Given {
     }
 }
 
-/// A node of its own.
+/// A node for one measurement.
 struct Node<'a> {
     given: &'a Given,
     root: PathBuf,
@@ -67,7 +67,7 @@ struct Node<'a> {
     snapshots: Snapshots,
 }
 
-/// Finds one snapshot, whatever it is called.
+/// Finds the same snapshot for every name.
 #[derive(Debug)]
 struct Found(FoundSnapshot);
 
@@ -81,14 +81,14 @@ impl SnapshotLookup for Found {
 impl<'a> Node<'a> {
     fn new(given: &'a Given, name: &str, lookup: Arc<dyn SnapshotLookup>) -> Self {
         let root = given.dir.join(name);
-        let (trial, hosts) = (root.join("trial"), root.join("hosts"));
-        for directory in [&trial, &hosts.join(&given.registry), &root.join("kubelet/pods")] {
-            fs::create_dir_all(directory).unwrap();
+        let (probe, hosts) = (root.join("probe"), root.join("hosts"));
+        for dir in [&probe, &hosts.join(&given.registry), &root.join("kubelet/pods")] {
+            fs::create_dir_all(dir).unwrap();
         }
         let server = format!("server = \"http://{}\"\n", given.registry);
         fs::write(hosts.join(&given.registry).join("hosts.toml"), server).unwrap();
         let registries = Arc::new(Registries::new(Hosts::load(&hosts).unwrap()).unwrap());
-        let features = Features::probe(&LinuxMounts, &trial).unwrap();
+        let features = Features::probe(&LinuxMounts, &probe).unwrap();
         let mounts = features.mounts(&root.join("lowers")).unwrap();
         let store = Arc::new(Store::open(&root.join("store"), mounts.clone()).unwrap());
         let parts = Parts::new(store.clone(), registries.clone(), mounts, features);
@@ -104,7 +104,7 @@ impl<'a> Node<'a> {
         Self { given, root, volumes, snapshots: Snapshots::open(parts).unwrap() }
     }
 
-    /// Publishes a volume to a pod of its own, and says how long that took.
+    /// Publishes a volume to a pod of its own. Returns how long that took.
     async fn publish(&self, pod: &PodGroup, spec: VolumeSpec) -> (PathBuf, Duration) {
         let target = self.root.join("kubelet/pods").join(&pod.uid).join("volume");
         fs::create_dir_all(target.parent().unwrap()).unwrap();
@@ -127,6 +127,10 @@ impl<'a> Node<'a> {
         self.publish(pod, VolumeSpec { images: vec![image], ..VolumeSpec::default() }).await.0
     }
 
+    /// Captures the volume of a pod. Returns how long that took.
+    ///
+    /// The file `bench_captures/beside.rs` needs this name: it is also compiled with an earlier version of this
+    /// program.
     async fn cut(&self, pod: &PodGroup) -> (SnapshotRecord, Duration) {
         let consistency = Consistency::Frozen { within: Duration::from_secs(20), or_live: false };
         let (id, volume) = (pod.snapshot(), pod.volume());
@@ -152,7 +156,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// What was mounted goes, so that the disk can.
+/// Unmounts everything, so the disk can be unmounted.
 impl Drop for Node<'_> {
     fn drop(&mut self) {
         for mount in LinuxMounts.table().unwrap_or_default().into_iter().rev() {
@@ -203,23 +207,23 @@ impl PodGroup {
 impl Drop for PodGroup {
     fn drop(&mut self) {
         let _ = self.child.kill().and_then(|()| self.child.wait());
-        // A cgroup is in use for a moment after its last process has gone.
-        let mut directory = &*self.path;
+        // A cgroup stays in use for a moment after its last process has ended.
+        let mut dir = &*self.path;
         for _ in 0..3 {
-            let gone = || fs::remove_dir(directory).is_ok();
+            let is_removed = || fs::remove_dir(dir).is_ok();
             let _ = (0..200).any(|_| {
-                gone() || {
+                is_removed() || {
                     std::thread::sleep(Duration::from_millis(5));
                     false
                 }
             });
-            directory = directory.parent().unwrap();
+            dir = dir.parent().unwrap();
         }
     }
 }
 
-/// Writes so many files that do not compress; nothing is synced.
-fn write(directory: &Path, files: usize, bytes: usize) {
+/// Writes `files` files that do not compress. Nothing is synced.
+fn write(dir: &Path, files: usize, bytes: usize) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut content = vec![0_u8; bytes];
     for number in 0..files {
@@ -229,16 +233,18 @@ fn write(directory: &Path, files: usize, bytes: usize) {
             state ^= state << 17;
             word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
         }
-        fs::write(directory.join(format!("file-{number}")), &content).unwrap();
+        fs::write(dir.join(format!("file-{number}")), &content).unwrap();
     }
 }
 
-fn middle(mut times: Vec<Duration>) -> f64 {
+/// The median, in seconds.
+fn median(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[times.len() / 2].as_secs_f64()
 }
 
-/// The pause of a cut of dirty files beside a bare loop of clones over files like them, already synced.
+/// The pause of a capture of dirty files, and for comparison a bare loop of clones of similar files that are synced
+/// already.
 async fn pause(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
     let (mut pauses, mut totals, mut loops) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -246,13 +252,13 @@ async fn pause(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         let target = node.of_image(&pod, "small:1").await;
         write(&target, FILES, BYTES);
         let (record, total) = node.cut(&pod).await;
-        let still = record.frozen_micros.expect("the pod was not frozen");
-        pauses.push(Duration::from_micros(still));
+        let frozen = record.frozen_micros.expect("the pod was not frozen");
+        pauses.push(Duration::from_micros(frozen));
         totals.push(total);
 
         let (from, to) = (given.dir.join("loop/from"), given.dir.join("loop/to"));
-        for directory in [&from, &to] {
-            fs::create_dir_all(directory).unwrap();
+        for dir in [&from, &to] {
+            fs::create_dir_all(dir).unwrap();
         }
         write(&from, FILES, BYTES);
         rustix::fs::syncfs(File::open(&from).unwrap()).unwrap();
@@ -265,15 +271,15 @@ async fn pause(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         loops.push(since.elapsed());
         ovl::sys::durable::remove_tree(&given.dir.join("loop")).unwrap();
     }
-    json!({ "pause": middle(pauses), "total": middle(totals), "loop": middle(loops) })
+    json!({ "pause": median(pauses), "total": median(totals), "loop": median(loops) })
 }
 
-/// How long it takes until a volume with few changes can be restored, by what lies below. In turns: a disk is slower the more was
-/// written to it.
-async fn small_cuts(node: &Node<'_>, pods: &mut usize) -> Value {
+/// The time of a capture of few changes, by the image below. The images take turns, because a disk becomes slower the
+/// more was written to it.
+async fn small_captures(node: &Node<'_>, pods: &mut usize) -> Value {
     let mut times = BASES.map(|base| (base, Vec::new()));
     for round in 0..TURNS {
-        // Each is as often the first.
+        // Each image is the first equally often.
         times.rotate_left(usize::from(round > 0));
         for (base, times) in &mut times {
             let pod = next(pods);
@@ -283,10 +289,11 @@ async fn small_cuts(node: &Node<'_>, pods: &mut usize) -> Value {
             times.push(node.cut(&pod).await.1);
         }
     }
-    times.into_iter().map(|(base, times)| (base.to_owned(), json!(middle(times)))).collect()
+    times.into_iter().map(|(base, times)| (base.to_owned(), json!(median(times)))).collect()
 }
 
-/// A change of many files packed and pushed, and had again by two other nodes: as a snapshot, and as the image that it is.
+/// Packs and pushes a change of many files. Two other nodes then get it: one restores the snapshot, one pulls the
+/// image.
 async fn push(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
     let (mut pushes, mut sent, mut memory, mut last) = (Vec::new(), 0, 0, None);
     for _ in 0..ROUNDS {
@@ -295,7 +302,7 @@ async fn push(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         let copied = Command::new("cp").arg("-r").arg(&given.change).arg(&target).status();
         assert!(copied.unwrap().success(), "the change cannot be copied");
         let record = node.cut(&pod).await.0;
-        // proc(5): the largest size so far is the present one from here on.
+        // proc(5): 5 resets the peak of resident memory.
         fs::write("/proc/self/clear_refs", "5").unwrap();
         let (pushed, time) = node.push(&pod).await;
         memory = memory.max(peak());
@@ -323,8 +330,8 @@ async fn push(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         restores.push(other.publish(&next(pods), of_snapshot).await.1);
     }
     json!({
-        "push": middle(pushes), "sent": sent, "memory": memory,
-        "restore": middle(restores), "pull": middle(pulls),
+        "push": median(pushes), "sent": sent, "memory": memory,
+        "restore": median(restores), "pull": median(pulls),
     })
 }
 
@@ -333,7 +340,7 @@ fn next(pods: &mut usize) -> PodGroup {
     PodGroup::new(*pods)
 }
 
-/// The most memory that this process had, in bytes.
+/// The peak of resident memory of this process, in bytes.
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -341,16 +348,16 @@ fn peak() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures, and needs what `cargo xtask bench` gives it"]
+#[ignore = "a measurement that needs the input of `cargo xtask bench`"]
 async fn bench_snapshots() {
     let (given, mut pods) = (Given::new(), 0);
     let node = Node::new(&given, "node", Arc::new(NoSnapshots));
-    let said = json!({
-        "cuts": small_cuts(&node, &mut pods).await,
+    let result = json!({
+        "cuts": small_captures(&node, &mut pods).await,
         "pause": pause(&given, &node, &mut pods).await,
         "push": push(&given, &node, &mut pods).await,
     });
-    println!("BENCH {said}");
+    println!("BENCH {result}");
 }
 
 include!("bench_captures/beside.rs");

@@ -1,4 +1,4 @@
-//! What a layer makes the process hold while it is unpacked: measured as resident memory, in a process of its own.
+//! Measures the resident memory of the unpacking of hostile layers, in a process of its own.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -9,20 +9,19 @@ use ovl::changeset::{
 };
 use tar::Header;
 
-/// The bound of the test: small, because reaching it takes time.
+/// The memory limit of the test. Small, because it takes time to reach it.
 const MEMORY: u64 = 4 << 20;
-/// What stays in memory of names that are in files: their caches.
+/// Memory of the caches for names that are in files.
 const CACHES: u64 = 20 << 20;
-/// Names of each layer: many times what fits in the memory.
+/// Names of each layer: many times more than fit in the memory limit.
 const ENTRIES: u64 = 120_000;
-/// What passes through in pieces, beside what is held: buffers, the stacks of three threads, and what their allocator
-/// keeps for each of them.
-const PIECES: u64 = 8 << 20;
+/// Other memory: buffers, the stacks of three threads, and the memory that the allocator keeps for each of them.
+const OVERHEAD: u64 = 8 << 20;
 
-/// A tar whose entries are made as they are read.
-struct Made<I>(I, io::Cursor<Vec<u8>>);
+/// A tar whose entries are generated during the read.
+struct GeneratedTar<I>(I, io::Cursor<Vec<u8>>);
 
-impl<I: Iterator<Item = Vec<u8>>> Read for Made<I> {
+impl<I: Iterator<Item = Vec<u8>>> Read for GeneratedTar<I> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.1.read(into)? {
@@ -37,10 +36,10 @@ impl<I: Iterator<Item = Vec<u8>>> Read for Made<I> {
 }
 
 fn entry(kind: u8, path: &str) -> Vec<u8> {
-    linking(kind, path, "")
+    link_entry(kind, path, "")
 }
 
-fn linking(kind: u8, path: &str, target: &str) -> Vec<u8> {
+fn link_entry(kind: u8, path: &str, target: &str) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_path(path).unwrap();
     header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
@@ -56,41 +55,41 @@ fn linking(kind: u8, path: &str, target: &str) -> Vec<u8> {
 
 fn unpack(entries: impl Iterator<Item = Vec<u8>> + Send) -> Result<(), UnpackError> {
     let image = tempfile::tempfile().unwrap();
-    let blob = Made(entries, io::Cursor::default());
+    let blob = GeneratedTar(entries, io::Cursor::default());
     let limits = Limits { memory: MEMORY, entries: ENTRIES, ..Limits::default() };
-    layer_to_erofs_onto(blob, [7; 16], &image, &limits, &Nothing).map(drop)
+    layer_to_erofs_onto(blob, [7; 16], &image, &limits, &NoParentLayers).map(drop)
 }
 
-/// What lies below.
-struct Nothing;
+/// Layers below without any file.
+struct NoParentLayers;
 
-impl ParentLayers for Nothing {
+impl ParentLayers for NoParentLayers {
     fn find(&self, _: &[u8], _: usize) -> io::Result<ParentLookup> {
         Ok(ParentLookup::Nothing)
     }
 }
 
-/// The most bytes that were resident at once.
+/// The peak of resident memory, in bytes.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// A name: every one its own, in an order that fills a sorted map badly.
+/// A unique name. The order of the names is unfavourable for a sorted map.
 fn name(i: u32) -> String {
     format!("{:08x}", i.reverse_bits())
 }
 
-/// Makes the entry of a number.
-type Make<'m> = &'m (dyn Fn(u32) -> Vec<u8> + Sync);
+/// Makes the entry with a number.
+type MakeEntry<'m> = &'m (dyn Fn(u32) -> Vec<u8> + Sync);
 
-/// One test, because resident memory is the whole process's.
+/// A single test, because resident memory is that of the whole process.
 #[test]
-fn a_layer_holds_no_more_than_its_bound() {
+fn a_hostile_layer_uses_no_more_memory_than_its_limit() {
     let before = peak();
     let deep = "/a".repeat(120);
-    let hostile: [(&str, Make<'_>); 6] = [
+    let hostile: [(&str, MakeEntry<'_>); 6] = [
         ("directories that a path implies", &|i| entry(b'0', &(name(i) + &deep))),
         ("opaque directories", &|i| entry(b'0', &(name(i) + "/a/.wh..wh..opq"))),
         ("whiteouts in directories of their own", &|i| entry(b'0', &(name(i) + "/.wh.a"))),
@@ -99,7 +98,7 @@ fn a_layer_holds_no_more_than_its_bound() {
         }),
         ("hard links to many files", &|i| match i % 2 {
             0 => entry(b'0', &name(i)),
-            _ => linking(b'1', &name(i), &name(i - 1)),
+            _ => link_entry(b'1', &name(i), &name(i - 1)),
         }),
         ("names of 99 bytes", &|i| entry(b'0', &(name(i) + &"n".repeat(91)))),
     ];
@@ -109,7 +108,7 @@ fn a_layer_holds_no_more_than_its_bound() {
             matches!(&error, UnpackError::Limit { what: Exceeded::Entries(ENTRIES), .. }),
             "{what}: {error}"
         );
-        let held = peak() - before;
-        assert!(held < MEMORY + CACHES + PIECES, "{what}: {held} bytes were held");
+        let used = peak() - before;
+        assert!(used < MEMORY + CACHES + OVERHEAD, "{what}: {used} bytes were used");
     }
 }

@@ -1,5 +1,5 @@
-//! Images that the kernel itself reads: a real tree, packed by the system's tar, unpacked by us, mounted, and
-//! compared with what it came from.
+//! Compares EROFS images in the kernel with their source: packs a real tree with the system's tar, unpacks it with this
+//! program, mounts the image, and compares all files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -21,7 +21,7 @@ use rustix::fs::{XattrFlags, lgetxattr, llistxattr, lsetxattr};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
-/// An image file and where it is mounted; taken away when dropped.
+/// A mounted image file. It is unmounted and deleted when dropped.
 struct Mounted {
     dir: TempDir,
 }
@@ -45,9 +45,9 @@ impl Drop for Mounted {
     }
 }
 
-/// What lstat, readlink, read and listxattr say of a name.
+/// The state of a file, by lstat, readlink, read and listxattr.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct FileState {
     mode: u32,
     owner: (u32, u32),
     nlink: u64,
@@ -57,7 +57,7 @@ struct Seen {
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-fn see(path: &Path) -> Seen {
+fn state_of(path: &Path) -> FileState {
     let meta = fs::symlink_metadata(path).unwrap();
     let kind = meta.file_type();
     let content = if kind.is_file() {
@@ -67,7 +67,7 @@ fn see(path: &Path) -> Seen {
     } else {
         Vec::new()
     };
-    Seen {
+    FileState {
         mode: meta.mode(),
         owner: (meta.uid(), meta.gid()),
         nlink: meta.nlink(),
@@ -92,7 +92,7 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .collect()
 }
 
-/// Every path below `root`, sorted, the root itself as the empty one.
+/// All paths below `root`, sorted. The root itself is the empty path.
 fn walk(root: &Path) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
     let mut next = 0;
@@ -114,14 +114,14 @@ fn compare(expected: &Path, mounted: &Path) {
     assert_eq!(walk(mounted), paths);
     let mut inodes = BTreeMap::new();
     for path in paths {
-        assert_eq!(see(&mounted.join(&path)), see(&expected.join(&path)), "{path:?}");
+        assert_eq!(state_of(&mounted.join(&path)), state_of(&expected.join(&path)), "{path:?}");
         let ino = |root: &Path| fs::symlink_metadata(root.join(&path)).unwrap().ino();
         let same = *inodes.entry(ino(expected)).or_insert(ino(mounted));
-        assert_eq!(ino(mounted), same, "{path:?} is another file than its links");
+        assert_eq!(ino(mounted), same, "{path:?} is not the same inode as its hard links");
     }
 }
 
-/// Unpacks what the system's tar makes of `tree`, and has fsck.erofs look at it where there is one.
+/// Packs `tree` with the system's tar, unpacks it, and checks the image with fsck.erofs if it is installed.
 fn pack_and_unpack(tree: &Path, dir: &Path) -> Unpacked {
     let mut tar = Command::new("tar")
         .args(["--format=pax", "--xattrs", "--xattrs-include=*", "--sort=name", "-c", "-C"])
@@ -138,12 +138,12 @@ fn pack_and_unpack(tree: &Path, dir: &Path) -> Unpacked {
     unpacked.unwrap()
 }
 
-/// Has fsck.erofs read an image; a machine without it (Debian: erofs-utils) skips this look alone.
+/// Checks an image with fsck.erofs. A machine without it (Debian: erofs-utils) skips only this check.
 fn check(image: &Path) {
     match Command::new("fsck.erofs").arg(image).output() {
         Ok(fsck) => {
-            let said = String::from_utf8_lossy(&fsck.stdout).into_owned();
-            assert!(fsck.status.success(), "{said}{}", String::from_utf8_lossy(&fsck.stderr));
+            let output = String::from_utf8_lossy(&fsck.stdout).into_owned();
+            assert!(fsck.status.success(), "{output}{}", String::from_utf8_lossy(&fsck.stderr));
         }
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
     }
@@ -155,8 +155,8 @@ fn set_time(path: &Path, nanos: u32) {
     file.set_modified(time).unwrap();
 }
 
-/// Files of every awkward length, names of every length and order, every kind of inode tar can pack for a
-/// layer, attributes small and large.
+/// Makes files with lengths around block sizes, names of many lengths and orders, every kind of inode that tar packs
+/// for a layer, and small and large attributes.
 fn make_tree(root: &Path) {
     let set = |path: &Path, name: &str, value: &[u8]| {
         lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
@@ -201,12 +201,12 @@ fn make_tree(root: &Path) {
     set(root, "user.root", &[b'r'; 3500]);
 }
 
-/// cap_net_raw, permitted and effective, as the kernel stores it.
+/// The value of `security.capability` for cap_net_raw, permitted and effective.
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_tree_comes_back_through_the_kernel() {
+fn privileged_a_tree_is_the_same_in_a_mounted_image() {
     let (tree, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     make_tree(tree.path());
     let unpacked = pack_and_unpack(tree.path(), dir.path());
@@ -220,13 +220,13 @@ fn privileged_a_tree_comes_back_through_the_kernel() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_directory_of_100_000_entries() {
+fn privileged_a_directory_of_100_000_entries_is_the_same_in_a_mounted_image() {
     let (tree, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let many = tree.path().join("many");
     fs::create_dir(&many).unwrap();
     fs::write(many.join("0"), "").unwrap();
     for i in 1..100_000 {
-        // Links of few inodes: the directory is the point, and the host is quicker so.
+        // Hard links of few inodes, which are faster to make. The test is about the directory.
         let old = many.join((i / 50_000 * 50_000).to_string());
         match fs::hard_link(&old, many.join(i.to_string())) {
             Ok(()) => {}
@@ -240,7 +240,8 @@ fn privileged_a_directory_of_100_000_entries() {
     assert_eq!(none.kind(), io::ErrorKind::NotFound);
 }
 
-/// Unpacks what the system's tar makes of `tree`'s sparse files with `options`, and compares.
+/// Packs the sparse files of `tree` with the system's tar and `options`, unpacks them, and compares them in the mounted
+/// image.
 fn compare_sparse(tree: &Path, options: &[&str]) {
     let dir = TempDir::new().unwrap();
     let mut tar = Command::new("tar")
@@ -271,12 +272,12 @@ fn compare_sparse(tree: &Path, options: &[&str]) {
     }
 }
 
-/// More than 32 bits of bytes.
+/// More bytes than 32 bits can count.
 const LARGE: u64 = (6 << 30) + 4;
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_sparse_files_of_every_form() {
+fn privileged_sparse_files_of_every_tar_format_are_the_same_in_a_mounted_image() {
     let tree = TempDir::new().unwrap();
     let make = |name: &str, len: u64, parts: &[(u64, &[u8])]| {
         let file = File::create(tree.path().join(name)).unwrap();
@@ -302,7 +303,7 @@ fn privileged_sparse_files_of_every_form() {
     }
 }
 
-/// An output that leaves a hole where a large piece is written, which here is zeros.
+/// An output that leaves holes for large writes, which are zeros in this test.
 struct Holes(File);
 
 impl Write for Holes {
@@ -327,7 +328,7 @@ impl Seek for Holes {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_file_past_4_gib_and_attributes_no_tar_packs() {
+fn privileged_a_file_above_4_gib_and_large_xattrs_are_the_same_in_a_mounted_image() {
     const SIZE: u64 = (5 << 30) + 10;
     let dir = TempDir::new().unwrap();
     let mut writer = Writer::new(Holes(File::create(dir.path().join("image")).unwrap()));
@@ -365,7 +366,7 @@ fn privileged_a_file_past_4_gib_and_attributes_no_tar_packs() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_an_image_cut_short_does_not_mount() {
+fn privileged_an_image_of_a_truncated_layer_does_not_mount() {
     let (tree, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     fs::write(tree.path().join("file"), [b'x'; 100_000]).unwrap();
     let tar =
@@ -377,8 +378,8 @@ fn privileged_an_image_cut_short_does_not_mount() {
         .mode(0o600)
         .open(dir.path().join("image"))
         .unwrap();
-    let cut = tar.as_slice().take(50_000);
-    layer_to_erofs(cut, [0; 16], &image, &Limits::default()).unwrap_err();
+    let truncated = tar.as_slice().take(50_000);
+    layer_to_erofs(truncated, [0; 16], &image, &Limits::default()).unwrap_err();
     let target = dir.path().join("mounted");
     fs::create_dir(&target).unwrap();
     let path = dir.path().join("image");

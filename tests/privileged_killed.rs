@@ -1,7 +1,7 @@
-//! `ovl node` killed at any line: while it pulls, packs layers, publishes, unpublishes and makes room on a disk that is too small
-//! for all images. The next one finds nothing half-made, and does what was asked.
+//! Kills `ovl node` at random moments: while it pulls, unpacks layers, publishes, unpublishes, and frees space on a
+//! disk that is too small for all images. The next process must find nothing unfinished, and must serve all requests.
 
-// A test fails by panicking; the seed and what the kills left are told.
+// A test fails by panicking. It prints its seed, and what the kills left.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::{
@@ -42,32 +42,32 @@ mod csi {
 const ROUNDS: u64 = 12;
 /// Volumes of each round.
 const VOLUMES: u64 = 4;
-/// Bytes of a layer that is an image's own.
+/// Bytes of a layer that only one image has.
 const LAYER: usize = 1 << 20;
-/// Bytes of the store's disk: for some of the images, and not for all.
+/// Bytes of the store's disk, which is too small for all images.
 const DISK: u64 = 24 << 20;
-/// How long the driver may take for anything.
-const SOON: Duration = Duration::from_secs(60);
-/// Begins the names of files that are not in their place yet.
-const TEMP: &str = ".ovl-tmp.";
+/// The longest time for any operation of the driver.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The prefix of temporary files, which are renamed when they are complete.
+const TEMP_PREFIX: &str = ".ovl-tmp.";
 
-/// Xorshift: the numbers of a seed are the same in each run.
-struct Dice(u64);
+/// Xorshift random numbers. A seed gives the same numbers in each run.
+struct Random(u64);
 
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
         for (left, by) in [(true, 13), (false, 7), (true, 17)] {
             self.0 ^= if left { self.0 << by } else { self.0 >> by };
         }
-        self.0 % below
+        self.0 % limit
     }
 
     fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count / 8).flat_map(|_| self.roll(u64::MAX).to_le_bytes()).collect()
+        (0..count / 8).flat_map(|_| self.below(u64::MAX).to_le_bytes()).collect()
     }
 }
 
-/// A registry that takes its time, so that kills come in the middle of blobs.
+/// A slow registry, so kills come in the middle of blobs.
 #[derive(Clone, Default)]
 struct Registry(Arc<Mutex<HashMap<String, (String, Bytes)>>>);
 
@@ -75,13 +75,14 @@ impl Registry {
     async fn serve(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
-        let shelf = self.clone();
-        let app = Router::new().fallback(move |uri: Uri| async move { shelf.answer(uri.path()) });
+        let registry = self.clone();
+        let app =
+            Router::new().fallback(move |uri: Uri| async move { registry.respond(uri.path()) });
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         host
     }
 
-    fn answer(&self, path: &str) -> Response {
+    fn respond(&self, path: &str) -> Response {
         let found = self.0.lock().unwrap().get(path).cloned();
         let Some((kind, bytes)) = found else {
             return Response::builder().status(404).body(Body::empty()).unwrap();
@@ -98,7 +99,7 @@ impl Registry {
         self.0.lock().unwrap().insert(path.to_owned(), (kind.to_owned(), bytes.into()));
     }
 
-    /// An image of these plain tars.
+    /// Adds an image of these plain tars.
     fn push(&self, tag: &str, layers: &[Vec<u8>]) {
         let blob = |kind: &str, bytes: Vec<u8>| {
             let (digest, size) = (Digest::of(&bytes), bytes.len());
@@ -133,7 +134,7 @@ fn layer(name: &str, content: &[u8]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// The driver's process. Dropped, it is killed.
+/// The driver's process. It is killed when dropped.
 struct Driver(Child);
 
 impl Drop for Driver {
@@ -143,15 +144,15 @@ impl Drop for Driver {
     }
 }
 
-/// A node: a small disk for the store, a kubelet's directory. Dropped, nothing of it stays mounted.
+/// A node: a small disk for the store, and a kubelet directory. Its drop unmounts everything below its directory.
 struct Node {
-    place: tempfile::TempDir,
+    dir: tempfile::TempDir,
     host: String,
 }
 
 impl Node {
     fn new(host: String) -> Self {
-        let node = Self { place: tempfile::tempdir().unwrap(), host };
+        let node = Self { dir: tempfile::tempdir().unwrap(), host };
         for dir in ["disk", "kubelet/plugins", "kubelet/pods/pod-1", "hosts"] {
             fs::create_dir_all(node.path(dir)).unwrap();
         }
@@ -167,7 +168,7 @@ impl Node {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.place.path().join(name)
+        self.dir.path().join(name)
     }
 
     fn start(&self, form: &str) -> Driver {
@@ -181,15 +182,15 @@ impl Node {
         Driver(ovl.stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
-    /// The driver's socket, once it answers.
-    async fn dial(&self) -> NodeClient<Channel> {
+    /// Connects to the driver's socket, and waits until it serves.
+    async fn connect(&self) -> NodeClient<Channel> {
         let socket = self.path("kubelet/plugins/ovl.csi.dev/csi.sock");
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let to = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
             match to.connect().await {
                 Ok(channel) => return NodeClient::new(channel),
-                Err(error) => assert!(begun.elapsed() < SOON, "{error}: {}", self.log()),
+                Err(error) => assert!(start.elapsed() < TIMEOUT, "{error}: {}", self.log()),
             }
             sleep(Duration::from_millis(10)).await;
         }
@@ -229,44 +230,45 @@ impl Node {
         NodeUnpublishVolumeRequest { volume_id: id.to_owned(), target_path }
     }
 
-    /// What is mounted here beside the disk, the innermost last.
+    /// The mounts below this directory, without the disk, the innermost last.
     fn mounts(&self) -> Vec<String> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
         let disk = self.path("disk");
-        let ours = |target: &&str| target.starts_with(self.place.path().to_str().unwrap());
+        let ours = |target: &&str| target.starts_with(self.dir.path().to_str().unwrap());
         targets.filter(ours).filter(|t| Path::new(t) != disk).map(str::to_owned).collect()
     }
 
-    /// What a kill may leave only until the next start.
-    fn leavings(&self) -> Vec<PathBuf> {
+    /// Files that a kill may leave only until the next start: staging and temporary files.
+    fn unfinished(&self) -> Vec<PathBuf> {
         let store = self.path("disk/store");
         let mut found = entries(&store.join("staging"));
         let mut dirs = vec![store.clone(), store.join("images")];
         for part in ["layers", "volumes"] {
             dirs.extend(entries(&store.join(part)));
         }
-        let temp = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(TEMP);
-        found.extend(dirs.iter().flat_map(|dir| entries(dir)).filter(temp));
+        let is_temp =
+            |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(TEMP_PREFIX);
+        found.extend(dirs.iter().flat_map(|dir| entries(dir)).filter(is_temp));
         found
     }
 
-    /// Waits until the driver that runs has taken away all that it left for later.
-    async fn left_nothing(&self) {
-        let begun = Instant::now();
-        while !self.leavings().is_empty() {
-            assert!(begun.elapsed() < SOON, "still there: {:?}", self.leavings());
+    /// Waits until the running driver has removed all unfinished files.
+    async fn wait_until_clean(&self) {
+        let start = Instant::now();
+        while !self.unfinished().is_empty() {
+            assert!(start.elapsed() < TIMEOUT, "not removed: {:?}", self.unfinished());
             sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Loop devices over files of this node, beside that of its disk.
+    /// Loop devices of files of this node, without that of its disk.
     fn loops(&self) -> Vec<String> {
         let files = entries(Path::new("/sys/block")).into_iter();
         let files = files.filter_map(|d| fs::read_to_string(d.join("loop/backing_file")).ok());
         let image = self.path("disk.img");
         let ours = |file: &String| {
-            Path::new(file.trim()).starts_with(self.place.path()) && Path::new(file.trim()) != image
+            Path::new(file.trim()).starts_with(self.dir.path()) && Path::new(file.trim()) != image
         };
         files.filter(ours).collect()
     }
@@ -295,18 +297,18 @@ fn run(program: &str, args: &[&Path]) {
     assert!(done.status.success(), "{program}: {done:?}");
 }
 
-/// As the kubelet: again while the answer is that it goes on.
+/// Repeats a call while the operation is in progress, as the kubelet does.
 async fn until_done<F: Future<Output = Result<(), Status>>>(call: impl Fn() -> F) {
-    let begun = Instant::now();
+    let start = Instant::now();
     while let Err(status) = call().await {
-        let come_again = matches!(status.code(), Code::Aborted | Code::Unavailable);
-        assert!(come_again && begun.elapsed() < SOON, "{status}");
+        let is_in_progress = matches!(status.code(), Code::Aborted | Code::Unavailable);
+        assert!(is_in_progress && start.elapsed() < TIMEOUT, "{status}");
         sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Publishes and unpublishes one volume until the driver is gone.
-async fn come_and_go(
+/// Publishes and unpublishes one volume in a loop, also after the driver was killed.
+async fn publish_and_unpublish(
     mut client: NodeClient<Channel>,
     publish: NodePublishVolumeRequest,
     unpublish: NodeUnpublishVolumeRequest,
@@ -316,64 +318,72 @@ async fn come_and_go(
         sleep(Duration::from_millis(20)).await;
         let unpublished = client.node_unpublish_volume(unpublish.clone()).await;
         for code in [published.err(), unpublished.err()].into_iter().flatten().map(|s| s.code()) {
-            // A connection that broke is one of these.
-            let gone = matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled);
-            assert!(gone || code == Code::Aborted || code == Code::ResourceExhausted, "{code}");
-            if gone {
+            // The codes of a broken connection.
+            let is_disconnected =
+                matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled);
+            assert!(
+                is_disconnected || code == Code::Aborted || code == Code::ResourceExhausted,
+                "{code}"
+            );
+            if is_disconnected {
                 sleep(Duration::from_millis(10)).await;
             }
         }
     }
 }
 
-/// HAZARDS 15.
+/// docs/hazards.md, 15.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts, and a disk on a loop device"]
-async fn privileged_a_node_that_is_killed_at_any_line_goes_on_as_if_nothing_were() {
+async fn privileged_a_node_that_is_killed_at_any_moment_recovers_at_the_next_start() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let seed = std::env::var("OVL_TEST_SEED").map_or(now | 1, |seed| seed.parse().unwrap());
     eprintln!("OVL_TEST_SEED={seed}");
-    let mut dice = Dice(seed);
+    let mut random = Random(seed);
     let registry = Registry::default();
     let node = Node::new(registry.serve().await);
-    let base = layer("base", &dice.bytes(LAYER / 2));
+    let base = layer("base", &random.bytes(LAYER / 2));
     let (mut tag, mut own) = (String::new(), Vec::new());
     for round in 0..ROUNDS {
-        // In each third round nothing has to be brought: there it is mounts that are come upon.
+        // Each third round pulls no new image, so its kills come during mounts.
         if round % 3 != 1 {
-            (tag, own) = (format!("r{round}"), dice.bytes(LAYER));
-            let [one, two] = [0, 1].map(|_| layer("other", &dice.bytes(LAYER)));
+            (tag, own) = (format!("r{round}"), random.bytes(LAYER));
+            let [one, two] = [0, 1].map(|_| layer("other", &random.bytes(LAYER)));
             registry.push(&tag, &[base.clone(), one, two, layer("own", &own)]);
         }
         let form = if round % 2 == 0 { "erofs" } else { "dir" };
         let ids: Vec<_> = (0..VOLUMES).map(|n| format!("v{round}-{n}")).collect();
 
         let mut driver = node.start(form);
-        let client = node.dial().await;
+        let client = node.connect().await;
         let mut calls = JoinSet::new();
         for id in &ids {
             let (publish, unpublish) = (node.publish(id, &tag), node.unpublish(id));
-            calls.spawn(come_and_go(client.clone(), publish, unpublish));
+            calls.spawn(publish_and_unpublish(client.clone(), publish, unpublish));
         }
-        sleep(Duration::from_millis(dice.roll(1_500))).await;
+        sleep(Duration::from_millis(random.below(1_500))).await;
         driver.0.kill().unwrap();
         driver.0.wait().unwrap();
         calls.abort_all();
         while let Some(ended) = calls.join_next().await {
-            assert!(ended.unwrap_err().is_cancelled(), "round {round}: a wrong answer");
+            assert!(ended.unwrap_err().is_cancelled(), "round {round}: a wrong response");
         }
-        eprintln!("round {round}: {} mounted, left: {:?}", node.mounts().len(), node.leavings());
-        // And those that follow are killed while they mend what they find.
+        eprintln!(
+            "round {round}: {} mounts, unfinished: {:?}",
+            node.mounts().len(),
+            node.unfinished()
+        );
+        // The next processes are killed during recovery.
         for _ in 0..round % 3 {
             let driver = node.start(form);
-            sleep(Duration::from_millis(dice.roll(80))).await;
+            sleep(Duration::from_millis(random.below(80))).await;
             drop(driver);
         }
 
         let mut driver = node.start(form);
-        let client = node.dial().await;
-        // The first round of collection goes on beside, and what it removes is in staging for a moment.
-        node.left_nothing().await;
+        let client = node.connect().await;
+        // The first collection runs at the same time, and moves what it removes to staging for a moment.
+        node.wait_until_clean().await;
         for id in &ids {
             let request = node.publish(id, &tag);
             until_done(|| {
@@ -381,7 +391,10 @@ async fn privileged_a_node_that_is_killed_at_any_line_goes_on_as_if_nothing_were
                 async move { client.node_publish_volume(request).await.map(drop) }
             })
             .await;
-            assert!(fs::read(node.target(id).join("own")).unwrap() == own, "round {round}: torn");
+            assert!(
+                fs::read(node.target(id).join("own")).unwrap() == own,
+                "round {round}: wrong content"
+            );
             fs::write(node.target(id).join("own"), "mine").unwrap();
         }
         assert_eq!(node.mounts().len() as u64, VOLUMES, "round {round}: {:?}", node.mounts());
@@ -396,12 +409,12 @@ async fn privileged_a_node_that_is_killed_at_any_line_goes_on_as_if_nothing_were
         assert_eq!(node.mounts(), Vec::<String>::new(), "round {round}");
         assert_eq!(entries(&node.path("disk/store/volumes")), Vec::<PathBuf>::new(), "{round}");
         assert_eq!(entries(&node.path("kubelet/pods/pod-1")), Vec::<PathBuf>::new(), "{round}");
-        // Unpublish does not wait until an upper is empty.
-        node.left_nothing().await;
+        // Unpublish does not wait until an upper is removed.
+        node.wait_until_clean().await;
         assert!(Command::new("kill").arg(driver.0.id().to_string()).status().unwrap().success());
         assert_eq!(driver.0.wait().unwrap().code(), Some(0), "round {round}");
 
-        assert_eq!(node.leavings(), Vec::<PathBuf>::new(), "round {round}");
+        assert_eq!(node.unfinished(), Vec::<PathBuf>::new(), "round {round}");
         assert_eq!(node.loops(), Vec::<String>::new(), "round {round}");
         let store = Store::open(&node.path("disk/store"), Arc::new(LinuxMounts)).unwrap();
         assert_eq!(Arc::new(store).verify().unwrap(), [], "round {round}");

@@ -1,7 +1,7 @@
-//! `proto/` is ours, and says nothing that the published files do not say.
+//! Checks that the files in `proto/` agree with the published ones.
 //!
-//! Every message, field, enum value and call of ours is looked up in the published file and has to be the same there.
-//! The other direction is free: what we do not serve, we leave out.
+//! Each message, field, enum value and call in `proto/` must be the same in the published file. The published file may
+//! have more: `proto/` leaves out everything that the driver does not serve.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -20,31 +20,31 @@ const REGISTRATION: &str = "pluginregistration/v1/api.proto";
 
 #[test]
 #[ignore = "needs the published modules; cargo xtask test runs it"]
-fn csi_is_what_is_published() {
+fn the_csi_proto_agrees_with_the_published_file() {
     same_as_published(CSI, "OVL_CSI_PROTO");
 }
 
 #[test]
 #[ignore = "needs the published modules; cargo xtask test runs it"]
-fn registration_is_what_is_published() {
+fn the_registration_proto_agrees_with_the_published_file() {
     same_as_published(REGISTRATION, "OVL_KUBELET_PROTO");
 }
 
 fn same_as_published(ours: &str, variable: &str) {
     let path = env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} has to be the path of the published {ours}"));
+        .unwrap_or_else(|_| panic!("{variable} must be the path of the published {ours}"));
     let published = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let differences = differences(&source(ours), &published);
     assert!(
         differences.is_empty(),
-        "proto/{ours} is not what {path} says:\n  {}",
+        "proto/{ours} differs from {path}:\n  {}",
         differences.join("\n  ")
     );
 }
 
-/// The comparison finds what it is there to find.
+/// The comparison finds each kind of difference.
 #[test]
-fn a_difference_is_named() {
+fn each_difference_is_reported() {
     let ours = source(CSI);
     assert_eq!(differences(&ours, &ours), Vec::<String>::new());
     for (published, instead, difference) in [
@@ -122,7 +122,7 @@ fn source(file: &str) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// What `ours` says otherwise than `published`, a line each.
+/// The differences of `ours` from `published`, one line each.
 fn differences(ours: &str, published: &str) -> Vec<String> {
     let (ours, published) = (compile(ours), compile(published));
     let mut found = Found(Vec::new());
@@ -200,7 +200,7 @@ impl Found {
             return self.missing(ours.full_name(), "enum");
         };
         for value in ours.values() {
-            // A value's own full name leaves out its enum: it lives beside it.
+            // The full name of a value leaves out its enum, because a value is in the scope of the enum's parent.
             let name = format!("{}.{}", ours.full_name(), value.name());
             match other.get_value_by_name(value.name()) {
                 None => self.missing(&name, "value"),
@@ -237,7 +237,7 @@ impl Found {
     }
 }
 
-/// The type as it is written; of a map, the types of its key and value.
+/// The type as in the file. For a map, the types of its key and value.
 fn type_of(field: &FieldDescriptor) -> String {
     let kind = field.kind();
     match kind.as_message() {
@@ -269,7 +269,7 @@ fn is_secret(field: &FieldDescriptor) -> bool {
     marker.is_some_and(|marker| field.options().get_extension(&marker).as_bool() == Some(true))
 }
 
-/// What protobuf itself defines is in every pool.
+/// Whether a name is defined by these files. Each pool also has the definitions of protobuf itself.
 fn is_ours(full_name: &str) -> bool {
     !full_name.starts_with("google.protobuf.")
 }

@@ -1,4 +1,5 @@
-//! The law of the house, held by a test: who may import whom, who owns which crate, how long a file may be.
+//! Checks the rules for source files: which module may import which, which module owns a crate, and how long a file may
+//! be.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -8,10 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Files of the ground that know no room, so every room may use them.
-const GROUND: [&str; 7] = ["budget", "digest", "error", "format", "metrics", "telemetry", "turns"];
+/// Single-file modules that import no module outside of this list, so every module may use them.
+const COMMON: [&str; 7] = ["budget", "digest", "error", "format", "metrics", "telemetry", "turns"];
 
-/// Crates with one owner: nobody else names them.
+/// Crates with one owner, and the owner. No other module may name them.
 const OWNED: [(&str, &str); 16] = [
     ("clap", "cli"),
     ("tonic", "csi"),
@@ -31,24 +32,26 @@ const OWNED: [(&str, &str); 16] = [
     ("bcrypt", "cli"),
 ];
 
-/// Lines of code a file may have, tests apart.
-const LONGEST: usize = 400;
+/// The most lines of code in a file, without tests.
+const MAX_CODE_LINES: usize = 400;
 
-/// Lines a test module may have beside the code it tests.
-const LONGEST_INLINE_TESTS: usize = 100;
+/// The most lines of an inline test module.
+const MAX_INLINE_TEST_LINES: usize = 100;
 
 #[test]
-fn rooms_import_only_what_they_declare() {
+fn modules_import_only_what_they_declare() {
     let mut wrong = Vec::new();
-    for (room, files) in rooms().iter().chain(&harness()) {
-        let allowed = may_use(room, files);
+    for (module, files) in modules().iter().chain(&harness_modules()) {
+        let allowed = may_use(module, files);
         for (path, text) in files {
             for used in crate_imports(&code_of(text)) {
                 let known =
-                    used == *room || allowed.contains(&used) || GROUND.contains(&used.as_str());
+                    used == *module || allowed.contains(&used) || COMMON.contains(&used.as_str());
                 if !known {
-                    wrong
-                        .push(format!("{}: room {room} may not use crate::{used}", path.display()));
+                    wrong.push(format!(
+                        "{}: module {module} may not use crate::{used}",
+                        path.display()
+                    ));
                 }
             }
         }
@@ -57,33 +60,33 @@ fn rooms_import_only_what_they_declare() {
 }
 
 #[test]
-fn rooms_declare_only_what_they_import() {
-    for (room, files) in rooms().iter().chain(&harness()) {
+fn modules_declare_only_what_they_import() {
+    for (module, files) in modules().iter().chain(&harness_modules()) {
         let used: BTreeSet<_> =
             files.iter().flat_map(|(_, text)| crate_imports(&code_of(text))).collect();
-        let unused: Vec<_> = may_use(room, files).difference(&used).cloned().collect();
-        assert!(unused.is_empty(), "room {room} declares and does not use {unused:?}");
+        let unused: Vec<_> = may_use(module, files).difference(&used).cloned().collect();
+        assert!(unused.is_empty(), "module {module} declares and does not use {unused:?}");
     }
 }
 
 #[test]
 fn no_file_is_empty() {
     for (path, text) in sources(&root().join("src")) {
-        assert!(words(&text).next().is_some(), "{} says nothing", path.display());
+        assert!(words(&text).next().is_some(), "{} is empty", path.display());
     }
 }
 
 #[test]
-fn no_room_reaches_itself() {
-    for rooms in [rooms(), harness()] {
-        let uses = rooms.iter().map(|(room, files)| (room.clone(), may_use(room, files)));
-        no_cycle(&uses.collect());
+fn modules_have_no_import_cycles() {
+    for all in [modules(), harness_modules()] {
+        let uses = all.iter().map(|(module, files)| (module.clone(), may_use(module, files)));
+        assert_no_cycle(&uses.collect());
     }
 }
 
 /// The harness has no import cycles between files, either.
 #[test]
-fn no_file_of_the_harness_imports_itself() {
+fn files_of_the_harness_have_no_import_cycles() {
     let root = root().join("e2e/src");
     let files: BTreeMap<_, _> = sources(&root)
         .into_iter()
@@ -91,7 +94,7 @@ fn no_file_of_the_harness_imports_itself() {
         .collect();
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (module, code) in &files {
-        // A module can use everything below it.
+        // A module may use everything below it.
         let mut used: BTreeSet<_> = files.keys().filter(|other| is_child(other, module)).collect();
         for path in paths(code, module) {
             let known = prefixes(&path).find_map(|prefix| files.get_key_value(prefix));
@@ -101,36 +104,36 @@ fn no_file_of_the_harness_imports_itself() {
         uses.insert(module.clone(), used.into_iter().cloned().collect());
     }
     assert!(uses.len() > 50 && uses["env::environment"].contains("env::node"));
-    no_cycle(&uses);
+    assert_no_cycle(&uses);
 }
 
-/// Panics if a name reaches itself.
-fn no_cycle(uses: &BTreeMap<String, BTreeSet<String>>) {
+/// Panics if a module uses itself through others.
+fn assert_no_cycle(uses: &BTreeMap<String, BTreeSet<String>>) {
     for start in uses.keys() {
         let mut seen = BTreeSet::new();
         let mut next: Vec<_> = uses[start].iter().map(|used| (used, used.clone())).collect();
-        while let Some((name, way)) = next.pop() {
-            assert_ne!(name, start, "a cycle: {start} -> {way}");
+        while let Some((name, path)) = next.pop() {
+            assert_ne!(name, start, "a cycle: {start} -> {path}");
             if seen.insert(name) {
                 let used = uses.get(name).unwrap_or_else(|| panic!("there is no {name}"));
-                next.extend(used.iter().map(|used| (used, format!("{way} -> {used}"))));
+                next.extend(used.iter().map(|used| (used, format!("{path} -> {used}"))));
             }
         }
     }
 }
 
 #[test]
-fn each_crate_has_its_owner() {
+fn each_owned_crate_is_named_only_by_its_owner() {
     let mut wrong = Vec::new();
-    for (room, files) in &rooms() {
+    for (module, files) in &modules() {
         for (path, text) in files {
             let code = code_of(text);
             for (name, owner) in OWNED {
-                if room != owner && names_crate(&code, name) {
+                if module != owner && names_crate(&code, name) {
                     wrong.push(format!("{}: {name} belongs to {owner}", path.display()));
                 }
             }
-            if room != "sys" && words(&code).any(|word| word == "unsafe") {
+            if module != "sys" && words(&code).any(|word| word == "unsafe") {
                 wrong.push(format!("{}: unsafe belongs to sys", path.display()));
             }
         }
@@ -145,10 +148,13 @@ fn files_stay_small() {
         sources(&root().join("src")).into_iter().chain(sources(&root().join("e2e/src")))
     {
         let (total, code) = (text.lines().count(), code_of(&text).lines().count());
-        if code > LONGEST && !is_test_file(&path) {
-            wrong.push(format!("{}: {code} lines of code, at most {LONGEST}", path.display()));
+        if code > MAX_CODE_LINES && !is_test_file(&path) {
+            wrong.push(format!(
+                "{}: {code} lines of code, at most {MAX_CODE_LINES}",
+                path.display()
+            ));
         }
-        if total - code > LONGEST_INLINE_TESTS {
+        if total - code > MAX_INLINE_TEST_LINES {
             let long = total - code;
             wrong.push(format!("{}: {long} lines of tests; move them to a file", path.display()));
         }
@@ -156,9 +162,9 @@ fn files_stay_small() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// What is long by nature is asked for by its name: `cargo xtask soak`.
+/// Long tests start only by name, with `cargo xtask soak`.
 #[test]
-fn no_long_test_is_among_the_others() {
+fn long_tests_are_ignored_and_not_privileged() {
     let mut found = 0;
     for (path, text) in
         sources(&root().join("src")).into_iter().chain(sources(&root().join("tests")))
@@ -185,26 +191,26 @@ fn no_long_test_is_among_the_others() {
 }
 
 #[test]
-fn the_map_names_every_room() {
-    let map = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+fn lib_rs_and_architecture_md_name_every_module() {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    for room in rooms().keys() {
-        let named = |text: &str| words(text).any(|word| word == room);
+    for module in modules().keys() {
+        let named = |text: &str| words(text).any(|word| word == module);
         assert!(
-            map.lines().any(|l| l.starts_with("//!") && named(l)),
-            "lib.rs does not map {room}"
+            lib.lines().any(|l| l.starts_with("//!") && named(l)),
+            "lib.rs does not name {module}"
         );
-        assert!(named(&architecture), "ARCHITECTURE.md does not name {room}");
+        assert!(named(&architecture), "ARCHITECTURE.md does not name {module}");
     }
 }
 
 #[test]
-fn the_test_of_imports_sees_them() {
+fn imports_are_found_in_all_forms() {
     let code = "use crate::{a::B, c, d::{e, f}};\nuse crate::g::H;\nfn x() { crate::i::j() }";
-    let seen = crate_imports(code);
-    assert_eq!(seen, ["a", "c", "d", "g", "i"].map(str::to_owned).into());
-    let seen = paths(&format!("{code}\nuse super::{{self, k::{{self, l}}}};"), "m::n");
-    assert_eq!(seen, ["a::B", "c", "d::e", "d::f", "g::H", "i::j", "m", "m::k", "m::k::l"]);
+    let found = crate_imports(code);
+    assert_eq!(found, ["a", "c", "d", "g", "i"].map(str::to_owned).into());
+    let found = paths(&format!("{code}\nuse super::{{self, k::{{self, l}}}};"), "m::n");
+    assert_eq!(found, ["a::B", "c", "d::e", "d::f", "g::H", "i::j", "m", "m::k", "m::k::l"]);
     assert_eq!(prefixes("a::b").collect::<Vec<_>>(), ["a::b", "a", ""]);
     assert_eq!(module_of(Path::new("a/b/mod.rs")), module_of(Path::new("a/b.rs")));
     assert!(is_child("a", "") && is_child("a::b", "a") && !is_child("a::b", ""));
@@ -235,7 +241,7 @@ fn the_test_of_imports_sees_them() {
 }
 
 #[test]
-fn the_cut_of_tests_leaves_what_follows_them() {
+fn the_removal_of_inline_tests_keeps_the_code_after_them() {
     let code = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn t() {\n    }\n}\nuse crate::b;\n";
     assert_eq!(code_of(code), "fn a() {}\nuse crate::b;\n");
     let last = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn t() {}\n}\n";
@@ -244,40 +250,42 @@ fn the_cut_of_tests_leaves_what_follows_them() {
 
 type Files = Vec<(PathBuf, String)>;
 
-/// Every room of `src/`: a directory, or a file of its own that is not ground.
-fn rooms() -> BTreeMap<String, Files> {
-    rooms_in("src")
+/// The modules of `src/`: a directory, or a single file that is not in [`COMMON`].
+fn modules() -> BTreeMap<String, Files> {
+    modules_in("src")
 }
 
-/// The same of the harness: the directories of `e2e/src/`, and the files beside them.
-fn harness() -> BTreeMap<String, Files> {
-    rooms_in("e2e/src")
+/// The modules of the harness: the directories and files in `e2e/src/`.
+fn harness_modules() -> BTreeMap<String, Files> {
+    modules_in("e2e/src")
 }
 
-fn rooms_in(top: &str) -> BTreeMap<String, Files> {
-    let mut rooms: BTreeMap<String, Files> = BTreeMap::new();
+fn modules_in(top: &str) -> BTreeMap<String, Files> {
+    let mut modules: BTreeMap<String, Files> = BTreeMap::new();
     for (path, text) in sources(&root().join(top)) {
         let inner = path.strip_prefix(root().join(top)).unwrap();
         let first = inner.components().next().unwrap().as_os_str().to_str().unwrap();
-        let room = first.trim_end_matches(".rs");
-        // `bin` holds programs as `main.rs` is one: arguments in, exit code out.
-        if ["lib", "main", "bin"].contains(&room) || GROUND.contains(&room) || is_test_file(&path) {
+        let module = first.trim_end_matches(".rs");
+        // `bin` has programs like `main.rs`: arguments in, exit code out.
+        let is_program = ["lib", "main", "bin"].contains(&module);
+        if is_program || COMMON.contains(&module) || is_test_file(&path) {
             continue;
         }
-        rooms.entry(room.to_owned()).or_default().push((path.clone(), text));
+        modules.entry(module.to_owned()).or_default().push((path.clone(), text));
     }
-    assert!(rooms.len() > 5, "the rooms were not found");
-    rooms
+    assert!(modules.len() > 5, "the modules were not found");
+    modules
 }
 
-fn may_use(room: &str, files: &Files) -> BTreeSet<String> {
+/// The modules in the line `May use:` of a module.
+fn may_use(module: &str, files: &Files) -> BTreeSet<String> {
     let declared: Vec<_> = files
         .iter()
         .flat_map(|(_, text)| text.lines())
         .filter_map(|line| line.strip_prefix("//! May use: "))
         .collect();
     let [line] = declared[..] else {
-        panic!("room {room} declares `May use:` {} times", declared.len())
+        panic!("module {module} declares `May use:` {} times", declared.len())
     };
     line.split(", ").filter(|used| *used != "nothing").map(str::to_owned).collect()
 }
@@ -297,25 +305,25 @@ fn sources(dir: &Path) -> Files {
     found
 }
 
-/// Whether a whole file is compiled for tests alone, by its name.
+/// Whether a whole file is compiled only for tests, by its name.
 fn is_test_file(path: &Path) -> bool {
     let named =
         |part: &str| ["tests", "testing", "fake"].contains(&part) || part.ends_with("_tests");
     path.components().any(|c| named(c.as_os_str().to_str().unwrap().trim_end_matches(".rs")))
 }
 
-/// A file's text without its inline test modules, wherever they stand.
+/// A file's text without its inline test modules.
 fn code_of(text: &str) -> String {
     let (mut code, mut rest) = (String::new(), text);
     while let Some((before, module)) = rest.split_once("#[cfg(test)]\nmod tests {\n") {
         code.push_str(before);
-        // As rustfmt leaves it: the module's own brace is the first at the line's start.
+        // In the format of rustfmt, the closing brace of the module is the first at the start of a line.
         rest = module.split_once("\n}\n").map_or("", |(_, after)| after);
     }
     code + rest
 }
 
-/// The first names behind `crate::`, in paths and in groups; comments and docs do not count.
+/// The first names after `crate::`, in paths and in groups. Comments and docs do not count.
 fn crate_imports(code: &str) -> BTreeSet<String> {
     let code: String =
         code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
@@ -333,7 +341,7 @@ fn crate_imports(code: &str) -> BTreeSet<String> {
     names
 }
 
-/// A file's module, as in paths: `a::b` of `a/b.rs` and of `a/b/mod.rs`; nothing of `main.rs`.
+/// The module path of a file: `a::b` for `a/b.rs` and `a/b/mod.rs`. Empty for `main.rs`.
 fn module_of(file: &Path) -> String {
     let names = file.with_extension("");
     let names = names.iter().map(|name| name.to_str().unwrap());
@@ -348,7 +356,7 @@ fn is_child(module: &str, parent: &str) -> bool {
     name.is_some_and(|name| !name.is_empty() && !name.contains("::"))
 }
 
-/// A path and all its beginnings, the longest first; the last is the crate's own root.
+/// A path and all its prefixes, the longest first. The last is the root of the crate.
 fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     let ends = path.match_indices("::").map(|(at, _)| at).collect::<Vec<_>>();
     std::iter::once(path).chain(ends.into_iter().rev().map(|end| &path[..end])).chain([""])
@@ -370,7 +378,7 @@ fn paths(code: &str, module: &str) -> Vec<String> {
     found
 }
 
-/// Adds each path of the tree that the code begins with, below this one.
+/// Adds each path of the `use` tree at the start of `code`, below the path `below`.
 fn expand_use(code: &str, below: &str, found: &mut Vec<String>) {
     if let Some(group) = code.strip_prefix('{') {
         let (mut depth, mut start) = (0, 0);
@@ -420,7 +428,7 @@ fn group_heads(group: &str) -> Vec<String> {
     heads.iter().filter_map(|h| words(h).next().map(str::to_owned)).collect()
 }
 
-/// Whether code names a crate: in a path that begins with it, or imported whole (`use tar;`).
+/// Whether code names a crate: in a path that begins with it, or in an import of the crate itself (`use tar;`).
 fn names_crate(code: &str, name: &str) -> bool {
     let code: String =
         code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");

@@ -190,7 +190,7 @@ mod tests {
         for (template, message) in [
             ("", "registry"),
             ("a", "registry"),
-            ("team/a", "does not begin with a registry"),
+            ("team/a", "does not start with a registry"),
             ("/a", "registry"),
             ("https://r.io/a", "scheme"),
             ("r.io:0/a", "registry"),

@@ -231,7 +231,7 @@ async fn a_failure_has_a_code_and_a_message() {
         (
             &[("image", "127.0.0.1:1/a:1"), ("pullPolicy", "Never")],
             Code::NotFound,
-            "127.0.0.1:1/a:1 is not on this node",
+            "127.0.0.1:1/a:1 is not available to this pod",
         ),
     ] {
         let (request, target) = driver.publish(attributes);

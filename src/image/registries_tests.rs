@@ -378,7 +378,10 @@ async fn a_document_is_rejected_while_other_documents_use_the_memory_budget() {
     let resolved = async {
         let (class, words) = s.refused().await;
         assert_eq!(class, Class::Unavailable);
-        assert!(words.contains("the manifest is not read: the memory for it is taken"), "{words}");
+        assert!(
+            words.contains("the manifest is not read: other operations hold the memory"),
+            "{words}"
+        );
     };
     resolved.await;
     drop(other);

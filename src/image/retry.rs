@@ -32,8 +32,8 @@ pub(super) struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        let (first, answer) = (Duration::from_millis(300), Duration::from_secs(60));
-        Self { first, response: answer, upload_response: Duration::from_secs(300), chunk: 64 << 20 }
+        let (first, response) = (Duration::from_millis(300), Duration::from_secs(60));
+        Self { first, response, upload_response: Duration::from_secs(300), chunk: 64 << 20 }
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a layer gets in: staged, checked, made durable, renamed into place.
+//! Adds a layer to the store: unpacks it into staging, verifies its digest, syncs it and renames it into place.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,145 +23,157 @@ use crate::{
     sys::durable::{self, Amount, at},
 };
 
-/// A layer that is about to arrive.
+/// A layer to add.
 #[derive(Debug, Clone)]
 pub struct NewLayer {
-    /// The digest of its uncompressed tar, as the image's config promises it.
+    /// The expected digest of its uncompressed tar, from the image's config.
     pub diff_id: Digest,
-    /// Whether overlay's own marks in it are kept: then its key is not its diff id, see [`native_key`].
+    /// How its tar is read. A native layer keeps its overlay xattrs, and its key is not its diff ID, see
+    /// [`native_key`].
     pub format: Format,
-    /// Where they come from.
+    /// Where its bytes come from.
     pub origin: Origin,
 }
 
-/// A directory in staging that goes away unless it was renamed into place.
+/// A directory in staging. It is removed when this is dropped, unless it was renamed into place.
 #[derive(Debug)]
 pub(super) struct Staged(pub(super) PathBuf);
 
 impl Drop for Staged {
     fn drop(&mut self) {
         if let Err(error) = discard(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "staged layer left behind: tried again in a minute");
+            tracing::warn!(path = %self.0.display(), %error, "cannot remove a staged layer: tried again in a minute");
         }
     }
 }
 
-/// What a layer is made of and where.
+/// The input for one layer.
 #[derive(Clone, Copy)]
-struct Making<'a> {
+struct UnpackJob<'a> {
     layer: &'a NewLayer,
     key: Digest,
-    below: Option<&'a dyn ParentLayers>,
+    /// The layers below; `None` where the layer is unpacked without them.
+    parents: Option<&'a dyn ParentLayers>,
     reservation: &'a Reservation,
 }
 
 impl Store {
-    /// Reads a layer's blob to its end and keeps it, durably, with its origin. Of a layer that is here already only the origin
-    /// is new: its bytes were read all the same, because only bytes prove that the origin has them. Blocks for as long as the
-    /// bytes take to arrive.
+    /// Reads a layer's blob to its end and stores the layer durably, with its origin. If the layer exists already, only
+    /// the origin is added. The bytes are read in that case too, because only bytes prove that the origin has them.
+    /// Blocks until all bytes arrived.
     ///
-    /// On an error nothing stays behind.
+    /// # Errors
+    /// The blob cannot be read, is not a layer or has another diff ID, or the disk is full or fails. Nothing is left on
+    /// the disk then.
     pub fn add(
         &self,
         layer: &NewLayer,
-        room: Reservation,
+        reservation: Reservation,
         blob: impl Read + Send,
     ) -> Result<(), AddError> {
-        self.take(layer, None, None, room, blob).map(drop)
+        self.add_layer(layer, None, None, reservation, blob).map(drop)
     }
 
-    /// Makes a layer, alone or onto those below, whose ChainID is `chain`; answers its key.
-    pub(super) fn take(
+    /// Adds a layer, alone or on top of `parents`, whose ChainID is `chain`. Returns its key.
+    pub(super) fn add_layer(
         &self,
         layer: &NewLayer,
         chain: Option<Digest>,
-        below: Option<&dyn ParentLayers>,
-        room: Reservation,
+        parents: Option<&dyn ParentLayers>,
+        reservation: Reservation,
         blob: impl Read + Send,
     ) -> Result<Digest, AddError> {
-        let made = self.make(layer, chain, below, &room, blob);
-        made.map_err(|error| match error.class() {
-            Class::Exhausted => self.full(&layer.diff_id, &room, error),
+        let added = self.stage_and_rename(layer, chain, parents, &reservation, blob);
+        added.map_err(|error| match error.class() {
+            Class::Exhausted => self.out_of_space(&layer.diff_id, &reservation, error),
             _ => error,
         })
     }
 
-    fn make(
+    fn stage_and_rename(
         &self,
         layer: &NewLayer,
         chain: Option<Digest>,
-        below: Option<&dyn ParentLayers>,
-        room: &Reservation,
+        parents: Option<&dyn ParentLayers>,
+        reservation: &Reservation,
         blob: impl Read + Send,
     ) -> Result<Digest, AddError> {
         let NewLayer { diff_id, format, origin, .. } = layer;
-        let (key, chain, below) = match format {
-            Format::Portable => (chain_id(chain.as_ref(), diff_id), chain, below),
-            // It was written by a tool that links to no other layer.
+        let (key, chain, parents) = match format {
+            Format::Portable => (chain_id(chain.as_ref(), diff_id), chain, parents),
+            // The tool that wrote it never links to other layers.
             Format::Native => (native_key(diff_id), None, None),
         };
-        let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
+        let disk_error = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let staged = Staged(self.stage());
-        durable::create_dir(&staged.0, 0o700).map_err(disk)?;
+        durable::create_dir(&staged.0, 0o700).map_err(disk_error)?;
 
-        let making = Making { layer, key, below, reservation: room };
-        let unpacked = self.unpack(&staged.0, making, blob)?;
+        let job = UnpackJob { layer, key, parents, reservation };
+        let unpacked = self.unpack(&staged.0, job, blob)?;
         if self.form == LayerFormat::Dir {
-            // Its holes take no room here either.
-            let taken =
-                fs::metadata(staged.0.join(LayerFormat::Erofs.content())).map_err(disk)?.blocks()
-                    * 512;
-            room.write(taken).map_err(ReserveError::into_io).map_err(disk)?;
-            let dirty = Amount { files: unpacked.entries, bytes: taken };
-            lay_out(&staged.0, dirty, &room.spills()).map_err(disk)?;
+            // Holes of the image stay holes in the directory tree.
+            let allocated = fs::metadata(staged.0.join(LayerFormat::Erofs.content()))
+                .map_err(disk_error)?
+                .blocks()
+                * 512;
+            reservation.write(allocated).map_err(ReserveError::into_io).map_err(disk_error)?;
+            let dirty = Amount { files: unpacked.entries, bytes: allocated };
+            lay_out(&staged.0, dirty, &reservation.spills()).map_err(disk_error)?;
         }
-        LayerMeta::new(self.form, *format, &unpacked, chain).write(&staged.0).map_err(disk)?;
-        provenance::write(&staged.0, std::slice::from_ref(origin)).map_err(disk)?;
-        self.ages.comes(&key);
+        LayerMeta::new(self.form, *format, &unpacked, chain)
+            .write(&staged.0)
+            .map_err(disk_error)?;
+        provenance::write(&staged.0, std::slice::from_ref(origin)).map_err(disk_error)?;
+        self.ages.arrived(&key);
         match durable::rename(&staged.0, &self.layer(&key)) {
-            // The same key means the same tree.
+            // Layers with the same key have the same content.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.has(&key) => {
-                self.add_origin(&key, origin.clone()).map_err(disk)?;
+                self.add_origin(&key, origin.clone()).map_err(disk_error)?;
             }
-            done => done.map_err(disk)?,
+            done => done.map_err(disk_error)?,
         }
         Ok(key)
     }
 
-    /// Writes the layer's image into `directory`, and waits until it is on the disk.
+    /// Writes the layer's image into `directory` and syncs it.
     fn unpack(
         &self,
         directory: &Path,
-        making: Making<'_>,
+        job: UnpackJob<'_>,
         blob: impl Read + Send,
     ) -> Result<Unpacked, AddError> {
-        let Making { layer, key, below, reservation: room } = making;
+        let UnpackJob { layer, key, parents, reservation } = job;
         let NewLayer { diff_id, format, .. } = layer;
-        let disk = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
+        let disk_error = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let path = directory.join(LayerFormat::Erofs.content());
-        let image = create(&path).map_err(disk)?;
-        let (budget, scratch) = (self.budget.clone(), room.spills());
+        let image = create(&path).map_err(disk_error)?;
+        let (budget, scratch) = (self.budget.clone(), reservation.spills());
         let limits = Limits { budget, scratch, ..Limits::default() };
         let uuid = uuid(&key);
-        let out = ReservedFile::new(&image, room);
-        let unpacked = match (format, below) {
+        let out = ReservedFile::new(&image, reservation);
+        let unpacked = match (format, parents) {
             (Format::Native, _) => changeset::native_to_erofs(blob, uuid, out, &limits),
             (Format::Portable, None) => changeset::layer_to_erofs(blob, uuid, out, &limits),
-            (Format::Portable, Some(below)) => {
-                changeset::layer_to_erofs_onto(blob, uuid, out, &limits, below)
+            (Format::Portable, Some(parents)) => {
+                changeset::layer_to_erofs_onto(blob, uuid, out, &limits, parents)
             }
         };
         let unpacked = unpacked.map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;
         if unpacked.diff_id != *diff_id {
             return Err(AddError::DiffId { expected: *diff_id, found: unpacked.diff_id });
         }
-        durable::sync_file(&image).map_err(at("sync", &path)).map_err(disk)?;
+        durable::sync_file(&image).map_err(at("sync", &path)).map_err(disk_error)?;
         Ok(unpacked)
     }
 
-    /// The sentence about a disk that filled while a layer was written.
-    fn full(&self, diff_id: &Digest, room: &Reservation, error: AddError) -> AddError {
-        let (diff_id, directory, promised) = (*diff_id, self.root.clone(), room.bytes());
+    /// Replaces an error of a full disk by one with the numbers that the administrator needs.
+    fn out_of_space(
+        &self,
+        diff_id: &Digest,
+        reservation: &Reservation,
+        error: AddError,
+    ) -> AddError {
+        let (diff_id, directory, promised) = (*diff_id, self.root.clone(), reservation.bytes());
         match (error.no_space(), self.space()) {
             (Ok(source), _) => AddError::NoSpace { diff_id, source },
             (Err(_), Ok(space)) => {
@@ -172,8 +184,8 @@ impl Store {
     }
 }
 
-/// Turns the image in `directory` into the directory that it stands for, whose bytes are on the disk. The description, made and synced
-/// after them, brings their metadata there.
+/// Replaces the image in `directory` by a directory tree with the same content, whose bytes are synced. The layer
+/// metadata is written and synced after this, which also brings the tree's file system metadata to the disk.
 fn lay_out(directory: &Path, dirty: Amount, scratch: &Scratch) -> io::Result<()> {
     let (image, to) =
         (directory.join(LayerFormat::Erofs.content()), directory.join(LayerFormat::Dir.content()));
@@ -190,11 +202,11 @@ fn create(path: &Path) -> io::Result<File> {
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .map_err(at("make", path))
+        .map_err(at("create", path))
 }
 
-/// The UUID of a layer's image: the first 16 bytes of the hash of its key. Overlay switches features off where two lowers
-/// have the same UUID or none (seen on Linux 6.18).
+/// The UUID of a layer's image: the first 16 bytes of the hash of its key. Overlay switches features off where two
+/// lowers have the same UUID or none (observed on Linux 6.18).
 pub(super) fn uuid(key: &Digest) -> [u8; 16] {
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&Digest::of(key.to_string().as_bytes()).as_bytes()[..16]);

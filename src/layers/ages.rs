@@ -1,13 +1,13 @@
-//! For how long layers have been here, by a clock that nobody sets.
+//! The age of layers, which a change of the wall clock cannot make too small.
 //!
 //! ```text
-//! this process has brought it      since then, by the monotonic clock
-//! an earlier one has               by the wall clock, and no less than this process has had the store open
+//! added by this process          since then, by the monotonic clock
+//! added by an earlier process    by the wall clock, and at least as long as this process has had the store open
 //! ```
 //!
-//! By the wall clock alone, a layer that came before that clock was set back would be new until the clock is there again, and
-//! nothing would remove it. Deliberately absent: a mark in the layer's description. It would say no more than that the layer is older
-//! than this process.
+//! By the wall clock alone, a layer that was added before that clock was set back would count as new until the clock
+//! reaches that time again, and nothing would remove it. Deliberately absent: a mark in the layer's metadata. It would
+//! only say that the layer is older than this process.
 
 use std::{
     collections::HashMap,
@@ -19,44 +19,44 @@ use jiff::Timestamp;
 
 use crate::digest::Digest;
 
-/// When layers came.
+/// The times at which layers were added.
 #[derive(Debug)]
 pub(super) struct Ages {
-    /// Every layer that is not in `came` was there by then.
+    /// When this process opened the store: each layer that is not in `added` existed at that time.
     opened: Instant,
-    /// Those that this process has brought.
-    came: Mutex<HashMap<Digest, Instant>>,
+    /// The layers that this process added.
+    added: Mutex<HashMap<Digest, Instant>>,
 }
 
 impl Default for Ages {
     fn default() -> Self {
-        Self { opened: Instant::now(), came: Mutex::default() }
+        Self { opened: Instant::now(), added: Mutex::default() }
     }
 }
 
 impl Ages {
-    /// The layer is about to be here.
-    pub(super) fn comes(&self, key: &Digest) {
-        self.came().entry(*key).or_insert_with(Instant::now);
+    /// Records that a layer is being added now.
+    pub(super) fn arrived(&self, key: &Digest) {
+        self.added().entry(*key).or_insert_with(Instant::now);
     }
 
-    /// The layer is gone.
-    pub(super) fn gone(&self, key: &Digest) {
-        self.came().remove(key);
+    /// Records that a layer was removed.
+    pub(super) fn removed(&self, key: &Digest) {
+        self.added().remove(key);
     }
 
-    /// The age of a layer that came at `added` by the wall clock of that moment.
-    pub(super) fn of(&self, key: &Digest, added: Timestamp) -> Duration {
-        if let Some(came) = self.came().get(key) {
-            return came.elapsed();
+    /// The age of a layer whose metadata says that it was added at `wall_clock`.
+    pub(super) fn of(&self, key: &Digest, wall_clock: Timestamp) -> Duration {
+        if let Some(added) = self.added().get(key) {
+            return added.elapsed();
         }
-        // Negative where the clock was set back meanwhile.
-        let by_the_clock = Duration::try_from(Timestamp::now().duration_since(added));
-        by_the_clock.unwrap_or_default().max(self.opened.elapsed())
+        // Negative if the clock was set back meanwhile.
+        let elapsed = Duration::try_from(Timestamp::now().duration_since(wall_clock));
+        elapsed.unwrap_or_default().max(self.opened.elapsed())
     }
 
-    fn came(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
-        // Changed by whole entries only, so it is whole after any panic.
-        self.came.lock().unwrap_or_else(PoisonError::into_inner)
+    fn added(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
+        // Changed by whole entries only, so it is consistent after any panic.
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Both forms of one layer show one tree: the image mounted by the kernel, and the directory laid out from it.
+//! A layer's mounted EROFS image and the directory extracted from it show the same tree.
 
 use std::{
     collections::BTreeMap,
@@ -21,8 +21,9 @@ use crate::{
     sys::mounts::{LinuxMounts, mount_image},
 };
 
-/// What a reader of either form sees of one name: everything but the number of its inode, and which other names are it.
-type Seen = (u32, u32, u32, (i64, i64), u64, Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>);
+/// What a reader sees of one name in either format: mode, uid, gid, mtime, number of links, content and xattrs. Not the
+/// inode number, nor the other names of the inode.
+type Observed = (u32, u32, u32, (i64, i64), u64, Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>);
 
 fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     let mut header = Header::new_ustar();
@@ -35,7 +36,7 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     header
 }
 
-/// A layer with everything that one may hold, and a file of `large` bytes.
+/// A layer with every kind of entry, and with a file of `large` bytes.
 fn layer(large: usize) -> Vec<u8> {
     let mut tar = Builder::new(Vec::new());
     let mut put = |name: &str, kind, mode, content: &[u8]| {
@@ -50,7 +51,7 @@ fn layer(large: usize) -> Vec<u8> {
     put("empty", EntryType::Regular, 0o000, b"");
     put("pipe", EntryType::Fifo, 0o622, b"");
     put("zeros", EntryType::Regular, 0o600, &vec![0; large]);
-    // As long as some tools say that what they link to is.
+    // Some tools write the size of the target into the header of a symlink.
     let mut sized = header(EntryType::Symlink, 0o777, 4096);
     sized.set_link_name("etc").unwrap();
     sized.set_path("sized").unwrap();
@@ -93,9 +94,9 @@ fn is_device(m: &fs::Metadata) -> bool {
     m.file_type().is_char_device() || m.file_type().is_block_device()
 }
 
-fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
+fn observe(root: &Path) -> BTreeMap<PathBuf, Observed> {
     let (mut all, mut next) = (BTreeMap::new(), vec![PathBuf::new()]);
-    let mut first = BTreeMap::new();
+    let mut by_inode = BTreeMap::new();
     while let Some(path) = next.pop() {
         let full = root.join(&path);
         let m = if path.as_os_str().is_empty() {
@@ -133,16 +134,16 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
             (m.mode(), m.uid(), m.gid(), time, links, content, xattrs.collect()),
         );
         if links > 1 {
-            first.entry(m.ino()).or_insert_with(Vec::new).push(path);
+            by_inode.entry(m.ino()).or_insert_with(Vec::new).push(path);
         }
     }
-    assert_eq!(first.len(), 1, "one file has several names");
+    assert_eq!(by_inode.len(), 1, "one file has several names");
     all
 }
 
 #[test]
 #[ignore = "privileged: mounts"]
-fn privileged_a_layer_is_the_same_tree_in_both_forms() {
+fn privileged_an_erofs_image_and_a_directory_show_the_same_tree() {
     let directory = TempDir::new().unwrap();
     let image_path = directory.path().join("layer.erofs");
     let image =
@@ -155,7 +156,7 @@ fn privileged_a_layer_is_the_same_tree_in_both_forms() {
 
     let mounted = mount_image(&LinuxMounts, &image_path).unwrap();
     let mounted = PathBuf::from(format!("/proc/self/fd/{}", mounted.descriptor().as_raw_fd()));
-    let (image, dir) = (seen(&mounted), seen(&to));
+    let (image, dir) = (observe(&mounted), observe(&to));
     assert_eq!(image.len(), 22, "{:?}", image.keys());
     assert_eq!(image, dir);
     let zeros = fs::metadata(to.join("zeros")).unwrap();
@@ -163,14 +164,14 @@ fn privileged_a_layer_is_the_same_tree_in_both_forms() {
 }
 
 #[test]
-fn a_broken_image_is_an_error() {
+fn a_corrupt_superblock_is_an_error_and_reading_a_corrupt_image_ends() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("layer.erofs");
     let image = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     changeset::layer_to_erofs(&*layer(10_000), [9; 16], &image, &Limits::default()).unwrap();
     let whole = fs::read(&path).unwrap();
-    assert!(whole.len() < 256 << 10, "small enough to be broken everywhere");
-    // Only the superblock's block has a checksum: whatever a bad disk made of the rest, reading ends.
+    assert!(whole.len() < 256 << 10, "the image is too large to corrupt all of it");
+    // Only the superblock's block has a checksum. With any other corruption, reading has to end.
     for at in (0..whole.len()).step_by(211) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0xff;

@@ -1,4 +1,4 @@
-//! What can go wrong in the store, an enum for each operation.
+//! Errors of the layer store: one enum per operation.
 
 use std::{io, path::PathBuf};
 
@@ -8,25 +8,31 @@ use crate::{
     sys::mounts::MountError,
 };
 
-/// The store cannot be opened; the process cannot serve.
+/// The store cannot be opened, so the process cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The disk said no.
-    #[error("store: {0}")]
+    /// A file system operation failed.
+    #[error("cannot open the store: {0}")]
     Disk(#[from] io::Error),
-    /// The kernel takes no more than 255 bytes as the source of a mount.
-    #[error("the store's path {path} is too long for the kernel to mount layers from; use a shorter one", path = path.display())]
+    /// The kernel accepts at most 255 bytes as the source of a mount.
+    #[error(
+        "the store's path {path} is too long for the kernel to mount layers from; use a shorter one",
+        path = path.display()
+    )]
     TooLong {
-        /// The store.
+        /// The root directory of the store.
         path: PathBuf,
     },
-    /// Somebody else holds the store.
-    #[error("{path} is locked: another ovl process uses this store; stop it, or give this one another --root", path = .0.display())]
+    /// Another process has locked the store.
+    #[error(
+        "{path} is locked: another ovl process uses this store; stop it, or start this one with another --root",
+        path = .0.display()
+    )]
     Locked(PathBuf),
-    /// The store was written by a version we do not know.
-    #[error("{path} is not a store this version can use: {why}", path = path.display())]
+    /// The store was written by an unknown version.
+    #[error("{path} is not a store that this version can use: {why}", path = path.display())]
     Unknown {
-        /// The description of the store.
+        /// The path of `store.json`.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -34,7 +40,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What the failure means to the caller.
+    /// The class of the failure for the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Disk(source) => Class::of_disk(source),
@@ -44,82 +50,83 @@ impl OpenError {
     }
 }
 
-/// A layer could not be made.
+/// A layer cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
-    /// The bytes that arrived are not a layer, or did not arrive.
+    /// The download failed, or its bytes are not a layer.
     #[error("layer {diff_id}: {source}")]
     Unpack {
-        /// Which layer.
+        /// The layer.
         diff_id: Digest,
-        /// What was wrong.
+        /// What failed.
         source: UnpackError,
     },
-    /// The bytes are a layer, but not this one.
+    /// The bytes are another layer.
     #[error(
-        "layer {expected}: its content is {found}; the image's config and its layers disagree: rebuild or re-push the image"
+        "layer {expected}: its content has the diff ID {found}; the image's config and its layers \
+         disagree: rebuild the image or push it again"
     )]
     DiffId {
-        /// What the image's config promised.
+        /// The diff ID in the image's config.
         expected: Digest,
-        /// What arrived.
+        /// The diff ID of the bytes that arrived.
         found: Digest,
     },
-    /// A layer that it is made onto cannot be opened.
-    #[error("layer {diff_id} has hard links to files below it: {source}")]
-    Below {
-        /// Which layer.
+    /// A layer below it cannot be opened.
+    #[error("layer {diff_id} needs the layers below it: {source}")]
+    ParentLayer {
+        /// The layer.
         diff_id: Digest,
-        /// What is wrong with the other.
+        /// Why the layer below cannot be opened.
         source: LowerError,
     },
-    /// The disk said no.
+    /// A file system operation failed.
     #[error("layer {diff_id}: {source}")]
     Disk {
-        /// Which layer.
+        /// The layer.
         diff_id: Digest,
-        /// The system's words.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// There is no room, to begin with or for what it grew to.
+    /// No space could be reserved, at the start or when the layer grew.
     #[error("layer {diff_id}: {source}")]
     NoSpace {
-        /// Which layer.
+        /// The layer.
         diff_id: Digest,
-        /// How much there is.
+        /// Why not, with the numbers.
         source: ReserveError,
     },
-    /// The disk or its quota was used up while it was written, whatever was promised.
+    /// The disk or its quota was used up while the layer was written, although space was reserved.
     #[error(
-        "layer {diff_id}: the disk or quota of {dir} was used up while it was unpacked: {promised} bytes were promised to it, \
-         and {free} are free without it; make room on that disk, or lower --disk-high-percent",
+        "layer {diff_id}: the disk or quota of {dir} was used up while it was unpacked: {promised} bytes were \
+         reserved for it, and {free} are free without it; free space on that disk, or lower --disk-high-percent",
         dir = dir.display()
     )]
     Filled {
-        /// Which layer.
+        /// The layer.
         diff_id: Digest,
-        /// The store.
+        /// The root directory of the store.
         dir: PathBuf,
-        /// Bytes that it was to have.
+        /// Bytes that were reserved for it.
         promised: u64,
-        /// Bytes free after what was written of it was removed.
+        /// Bytes that are free after its partial content was removed.
         free: u64,
     },
 }
 
-/// Why a round of collection removed nothing.
+/// A garbage collection round that could not run; it removes no layer.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
-    /// Something that may need layers could not be read.
-    #[error("no layer is removed in this round: {0}")]
+    /// A record that may need layers cannot be read.
+    #[error("garbage collection removes no layer in this round: {0}")]
     IncompleteRoots(String),
-    /// The disk said no.
-    #[error("no layer is removed in this round: {0}")]
+    /// A file system operation failed.
+    #[error("garbage collection removes no layer in this round: {0}")]
     Disk(#[from] io::Error),
 }
 
 impl AddError {
-    /// The refusal of room that it comes from, if it comes from one.
+    /// The failed reservation that caused it, or itself if there was none.
     pub(super) fn no_space(self) -> Result<ReserveError, Self> {
         let source = match self {
             Self::Unpack { source: UnpackError::Image(WriteError::Io(source)), .. }
@@ -134,13 +141,13 @@ impl AddError {
         Ok(source.downcast().unwrap_or_else(ReserveError::Disk))
     }
 
-    /// Whether only the layers below are missing: [`super::Store::add_onto`] can make it.
+    /// Whether the layer only needs the layers below it: then [`super::Store::add_onto`] can add it.
     pub fn needs_layers_below(&self) -> bool {
         let Self::Unpack { source, .. } = self else { return false };
         matches!(source, UnpackError::LinkElsewhere { .. } | UnpackError::DirElsewhere { .. })
     }
 
-    /// Whether it lies in the bytes that were promised and came, and so comes again with them.
+    /// Whether the cause is the layer's content or its promised digest, so that another download fails in the same way.
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Unpack { source: UnpackError::Blob(_), .. } => false,
@@ -149,18 +156,19 @@ impl AddError {
                 source.class() != Class::Exhausted && source.class() != Class::Internal
             }
             Self::DiffId { .. } => true,
-            Self::Below { .. } | Self::Disk { .. } | Self::NoSpace { .. } | Self::Filled { .. } => {
-                false
-            }
+            Self::ParentLayer { .. }
+            | Self::Disk { .. }
+            | Self::NoSpace { .. }
+            | Self::Filled { .. } => false,
         }
     }
 
-    /// What the failure means to the caller.
+    /// The class of the failure for the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Unpack { source, .. } => source.class(),
             Self::DiffId { .. } => Class::Corrupt,
-            Self::Below { source, .. } => source.class(),
+            Self::ParentLayer { source, .. } => source.class(),
             Self::Disk { source, .. } => Class::of_disk(source),
             Self::NoSpace { source, .. } => source.class(),
             Self::Filled { .. } => Class::Exhausted,
@@ -168,62 +176,63 @@ impl AddError {
     }
 }
 
-/// A layer could not be opened as a lower.
+/// A layer cannot be opened as a lower.
 #[derive(Debug, thiserror::Error)]
 pub enum LowerError {
-    /// It is not in the store.
+    /// The layer is not in the store.
     #[error("layer {0} is not in the store")]
     Absent(Digest),
-    /// Its description cannot be read.
+    /// Its `layer.json` cannot be read.
     #[error(
-        "layer {diff_id}: {source}; remove its directory while the driver is stopped, to have it pulled again"
+        "layer {diff_id}: {source}; stop the driver and remove the layer's directory, then it is pulled again"
     )]
-    Description {
-        /// Which layer.
+    Metadata {
+        /// The layer.
         diff_id: Digest,
-        /// The system's words.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Its image is not what was written.
+    /// Its image has not the size that was written.
     #[error(
-        "layer {diff_id}: its image has {found} bytes and was written with {written}; remove its directory while the driver is stopped, to have it pulled again"
+        "layer {diff_id}: its image has {found} bytes, but {written} were written; stop the driver and remove the \
+         layer's directory, then it is pulled again"
     )]
     Damaged {
-        /// Which layer.
+        /// The layer.
         diff_id: Digest,
-        /// Bytes as recorded.
+        /// The size in `layer.json`, in bytes.
         written: u64,
-        /// Bytes there are.
+        /// The size of the file, in bytes.
         found: u64,
     },
-    /// The kernel would not have it.
+    /// It cannot be mounted.
     #[error("layer {diff_id}: {source}")]
     Mount {
-        /// Which layer.
+        /// The layer.
         diff_id: Digest,
-        /// The kernel's words.
+        /// The error of the kernel.
         source: MountError,
     },
 }
 
 impl LowerError {
-    /// What the failure means to the caller.
+    /// The class of the failure for the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Absent(_) => Class::Precondition,
-            Self::Description { .. } | Self::Damaged { .. } => Class::Corrupt,
+            Self::Metadata { .. } | Self::Damaged { .. } => Class::Corrupt,
             Self::Mount { source, .. } => source.class(),
         }
     }
 }
 
-/// The record of an image could not be read or written.
+/// The record of an image cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("image record: {0}")]
+#[error("cannot read or write an image record: {0}")]
 pub struct ImagesError(#[from] io::Error);
 
 impl ImagesError {
-    /// What the failure means to the caller.
+    /// The class of the failure for the caller.
     pub fn class(&self) -> Class {
         Class::of_disk(&self.0)
     }

@@ -1,4 +1,4 @@
-//! Collection: what goes, what stays, and that nothing in use ever goes.
+//! Garbage collection: what is removed, what is kept, and that nothing in use is ever removed.
 
 use std::{
     collections::HashSet,
@@ -28,7 +28,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 const NOW: Watermarks = Watermarks { high: 85, low: 75, grace: Duration::ZERO };
 
-/// A store on a disk that has room.
+/// A store on a disk with free space.
 fn store(dir: &Path) -> Arc<Store> {
     on_disk(dir, Space::with_available(100_000, 90_000))
 }
@@ -39,7 +39,7 @@ fn on_disk(dir: &Path, space: Space) -> Arc<Store> {
     Arc::new(store)
 }
 
-/// A store on a full disk, and how many bytes of it are free.
+/// A store on a full disk, and the disk's free bytes, which the test can set.
 fn with_free(dir: &Path) -> (Arc<Store>, Arc<AtomicU64>) {
     let free = Arc::<AtomicU64>::default();
     let mut store = Store::open(dir, Arc::new(FakeMounts::default())).unwrap();
@@ -48,7 +48,7 @@ fn with_free(dir: &Path) -> (Arc<Store>, Arc<AtomicU64>) {
     (Arc::new(store), free)
 }
 
-/// Adds a layer of one file, an image of two blocks; answers its diff id.
+/// Adds a layer of one file, whose image has two blocks. Returns its diff ID.
 fn add(store: &Arc<Store>, name: &str) -> Digest {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -72,11 +72,11 @@ fn nothing() -> Result<HashSet<Digest>, CollectError> {
 }
 
 #[test]
-fn what_nothing_reaches_goes_after_its_grace() {
+fn unreachable_layers_are_removed_after_the_grace_period() {
     let dir = TempDir::new().unwrap();
     let store = store(dir.path());
-    let [lost, imaged, recorded, leased] =
-        ["lost", "imaged", "recorded", "leased"].map(|name| add(&store, name));
+    let [unreachable, imaged, recorded, leased] =
+        ["unreachable", "imaged", "recorded", "leased"].map(|name| add(&store, name));
     store.put_image("a:1", Digest::of(b"manifest"), &[imaged], &ImageDetails::default()).unwrap();
     let lease = store.lease(&[leased]).unwrap();
     assert!(store.lease(&[leased, Digest::of(b"absent")]).is_none());
@@ -84,12 +84,12 @@ fn what_nothing_reaches_goes_after_its_grace() {
     let patient = Watermarks { grace: Duration::from_secs(600), ..NOW };
     assert_eq!(store.collect(roots, &patient).unwrap().layers, 0);
 
-    let lower = store.lower(&lost).unwrap();
+    let lower = store.lower(&unreachable).unwrap();
     let done = store.collect(roots, &NOW).unwrap();
     assert_eq!((done.layers, done.images, done.kept_layers), (1, 0, 3));
     assert!(done.bytes > 0 && done.kept_bytes == 3 * done.bytes, "{done:?}");
-    assert!(!store.has(&lost) && [imaged, recorded, leased].iter().all(|l| store.has(l)));
-    assert_eq!(*store.origins(&lost), []);
+    assert!(!store.has(&unreachable) && [imaged, recorded, leased].iter().all(|l| store.has(l)));
+    assert_eq!(*store.origins(&unreachable), []);
     assert_eq!(Arc::strong_count(&lower.tree), 1, "the store still has it open");
     assert_eq!(fs::read_dir(dir.path().join("staging")).unwrap().count(), 0);
 
@@ -98,37 +98,37 @@ fn what_nothing_reaches_goes_after_its_grace() {
     assert!(!store.has(&leased));
 }
 
-/// Has a layer's description say that it came when a clock showed that year: as if it was set since then.
-fn came_in(dir: &Path, layer: &Digest, year: u16) {
+/// Sets the year of a layer's `added` time in its metadata, as if the clock was changed since then.
+fn set_added(dir: &Path, layer: &Digest, year: u16) {
     let path = dir.join("layers").join(layer.hex()).join("layer.json");
     let text = fs::read_to_string(&path).unwrap();
-    let mut description: serde_json::Value = serde_json::from_str(&text).unwrap();
-    description["added"] = format!("{year}-01-01T00:00:00Z").into();
-    fs::write(&path, description.to_string()).unwrap();
+    let mut meta: serde_json::Value = serde_json::from_str(&text).unwrap();
+    meta["added"] = format!("{year}-01-01T00:00:00Z").into();
+    fs::write(&path, meta.to_string()).unwrap();
 }
 
 #[test]
-fn a_clock_that_was_set_back_hides_no_lost_layer_and_one_set_on_takes_none_too_early() {
+fn a_clock_set_back_keeps_no_unreachable_layer_and_one_set_forward_removes_none_too_early() {
     let dir = TempDir::new().unwrap();
     let patient = Watermarks { grace: Duration::from_secs(600), ..NOW };
     let store = store(dir.path());
-    let (set_back, set_on) = (add(&store, "set back"), add(&store, "set on"));
-    came_in(dir.path(), &set_back, 2999);
-    came_in(dir.path(), &set_on, 2000);
-    assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0, "both have just come");
+    let (set_back, set_forward) = (add(&store, "set back"), add(&store, "set forward"));
+    set_added(dir.path(), &set_back, 2999);
+    set_added(dir.path(), &set_forward, 2000);
+    assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0, "both have just been added");
     drop(store);
-    // Another process does not know when they came, and has the store for no time.
+    // A new process does not know when they were added, and has just opened the store.
     let store = self::store(dir.path());
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 1);
-    assert!(store.has(&set_back) && !store.has(&set_on));
+    assert!(store.has(&set_back) && !store.has(&set_forward));
     assert_eq!(store.collect(nothing, &NOW).unwrap().layers, 1);
     let again = add(&store, "set back");
-    came_in(dir.path(), &again, 2999);
+    set_added(dir.path(), &again, 2999);
     assert_eq!(store.collect(nothing, &NOW).unwrap().layers, 1);
 }
 
 #[test]
-fn an_image_that_no_reference_means_any_more_goes() {
+fn an_image_without_references_is_removed() {
     let dir = TempDir::new().unwrap();
     let store = store(dir.path());
     let (old, new) = (add(&store, "old"), add(&store, "new"));
@@ -140,29 +140,29 @@ fn an_image_that_no_reference_means_any_more_goes() {
     assert_eq!(store.image("a:latest").unwrap().layers, [new]);
 }
 
-/// HAZARDS 34: the round is skipped when anything is unknown.
+/// docs/hazards.md, 34: a round removes nothing when a root is unknown.
 #[test]
-fn in_doubt_nothing_goes() {
+fn nothing_is_removed_when_the_roots_are_incomplete() {
     let dir = TempDir::new().unwrap();
     let store = store(dir.path());
-    let lost = add(&store, "lost");
-    let doubt = || Err(CollectError::IncompleteRoots("a record cannot be read".to_owned()));
-    let error = store.collect(doubt, &NOW).unwrap_err();
+    let unreachable = add(&store, "unreachable");
+    let incomplete = || Err(CollectError::IncompleteRoots("a record cannot be read".to_owned()));
+    let error = store.collect(incomplete, &NOW).unwrap_err();
     assert!(error.to_string().contains("a record cannot be read"), "{error}");
-    assert!(store.has(&lost));
+    assert!(store.has(&unreachable));
     assert_eq!(store.collect(nothing, &NOW).unwrap().layers, 1);
 }
 
-/// Three images in the order of their last use, the second on a volume, on a disk of a hundred times `scale` of which
-/// `free` is free; answers which layers are left after a round.
-fn left_on(free: u64, need: u64) -> Vec<&'static str> {
+/// Stores three images in the order of their last use, the second used by a volume. A layer is 10 percent of the disk,
+/// and `free` percent are free. Runs a round, for `need` percent if that is not 0. Returns the layers that are kept.
+fn kept_after(free: u64, need: u64) -> Vec<&'static str> {
     let dir = TempDir::new().unwrap();
     let one = {
         let store = store(dir.path());
         add(&store, "shared");
         store.collect(nothing, &Watermarks { grace: Duration::MAX, ..NOW }).unwrap().kept_bytes
     };
-    // A layer is ten percent of it.
+    // A layer is ten percent of the disk.
     let store = on_disk(dir.path(), Space::with_available(one * 10, one * free / 10));
     let names = ["shared", "first", "second", "third"];
     let layers = names.map(|name| add(&store, name));
@@ -177,7 +177,7 @@ fn left_on(free: u64, need: u64) -> Vec<&'static str> {
             )
             .unwrap();
     }
-    // In use again: the third is now the oldest.
+    // Used again: now the third has the oldest use.
     store.use_image(&Digest::of(b"a:1"));
     let roots = || Ok(HashSet::from([layers[2]]));
     match need {
@@ -189,26 +189,26 @@ fn left_on(free: u64, need: u64) -> Vec<&'static str> {
 }
 
 #[test]
-fn above_the_high_mark_the_least_recently_used_go_until_the_low_one() {
-    assert_eq!(left_on(15, 0), ["shared", "first", "second", "third"], "at the mark");
-    assert_eq!(left_on(14, 0), ["shared", "second"], "24 percent are not enough");
-    assert_eq!(left_on(5, 0), ["shared", "second"], "what a volume has stays");
+fn above_the_high_watermark_images_are_removed_until_the_low_one() {
+    assert_eq!(kept_after(15, 0), ["shared", "first", "second", "third"], "at the watermark");
+    assert_eq!(kept_after(14, 0), ["shared", "second"], "24 percent are not enough");
+    assert_eq!(kept_after(5, 0), ["shared", "second"], "a volume's layer is kept");
 }
 
 #[test]
-fn need_makes_images_go_too_but_not_for_what_cannot_fit() {
-    assert_eq!(left_on(50, 50), ["shared", "first", "second", "third"]);
-    assert_eq!(left_on(50, 55), ["shared", "first", "second"]);
-    assert_eq!(left_on(50, 500), ["shared", "first", "second", "third"]);
+fn images_are_removed_for_needed_space_but_not_for_a_layer_that_cannot_fit() {
+    assert_eq!(kept_after(50, 50), ["shared", "first", "second", "third"]);
+    assert_eq!(kept_after(50, 55), ["shared", "first", "second"]);
+    assert_eq!(kept_after(50, 500), ["shared", "first", "second", "third"]);
 }
 
 #[test]
-fn a_round_for_room_ends_as_soon_as_the_room_is_there() {
-    // Far above the high mark: a whole round would go on to the low one.
-    assert_eq!(left_on(5, 6), ["shared", "first", "second"]);
-    assert_eq!(left_on(5, 15), ["shared", "first", "second"]);
-    assert_eq!(left_on(5, 16), ["shared", "second"]);
-    // Of layers that nothing reaches no more goes either.
+fn a_round_for_needed_space_ends_as_soon_as_it_is_free() {
+    // Far above the high watermark: a full round would continue to the low one.
+    assert_eq!(kept_after(5, 6), ["shared", "first", "second"]);
+    assert_eq!(kept_after(5, 15), ["shared", "first", "second"]);
+    assert_eq!(kept_after(5, 16), ["shared", "second"]);
+    // Unreachable layers are not removed beyond that either.
     let dir = TempDir::new().unwrap();
     let one = {
         let store = store(dir.path());
@@ -220,9 +220,9 @@ fn a_round_for_room_ends_as_soon_as_the_room_is_there() {
     assert_eq!((done.layers, done.kept_layers), (2, 1));
 }
 
-/// A whole round may take long: it reads what every volume has, and removes all that it finds.
+/// A full round may take long: it reads the records of all volumes and removes all unreachable layers.
 #[test]
-fn who_waits_for_room_goes_on_as_soon_as_it_is_there() {
+fn a_caller_that_waits_for_space_returns_as_soon_as_it_is_free() {
     let dir = TempDir::new().unwrap();
     let (store, free) = with_free(dir.path());
     let (began, is_on) = mpsc::channel();
@@ -232,8 +232,9 @@ fn who_waits_for_room_goes_on_as_soon_as_it_is_there() {
         let whole = scope.spawn(move || {
             let roots = || {
                 began.send(()).unwrap();
-                let told = ended.recv_timeout(LONG).is_ok();
-                told.then(HashSet::new).ok_or(CollectError::IncompleteRoots("not told".to_owned()))
+                let released = ended.recv_timeout(LONG).is_ok();
+                let timeout = || CollectError::IncompleteRoots("timeout".to_owned());
+                released.then(HashSet::new).ok_or_else(timeout)
             };
             whole.collect(roots, &NOW)
         });
@@ -247,7 +248,7 @@ fn who_waits_for_room_goes_on_as_soon_as_it_is_there() {
 }
 
 #[test]
-fn of_many_who_find_no_room_one_goes_round() {
+fn of_many_callers_that_find_no_space_one_runs_a_round() {
     let dir = TempDir::new().unwrap();
     let looked = Arc::<Mutex<HashSet<ThreadId>>>::default();
     let mut store = Store::open(dir.path(), Arc::new(FakeMounts::default())).unwrap();
@@ -265,8 +266,9 @@ fn of_many_who_find_no_room_one_goes_round() {
         let whole = scope.spawn(move || {
             let roots = || {
                 began.send(()).unwrap();
-                let told = ended.recv_timeout(LONG).is_ok();
-                told.then(HashSet::new).ok_or(CollectError::IncompleteRoots("not told".to_owned()))
+                let released = ended.recv_timeout(LONG).is_ok();
+                let timeout = || CollectError::IncompleteRoots("timeout".to_owned());
+                released.then(HashSet::new).ok_or_else(timeout)
             };
             whole.collect(roots, &NOW)
         });
@@ -291,7 +293,7 @@ fn of_many_who_find_no_room_one_goes_round() {
         many.into_iter().for_each(|one| _ = one.join().unwrap().unwrap());
     });
     assert_eq!(rounds.load(SeqCst), 1);
-    // What one found holds for those who asked before it, and for nobody else.
+    // The result of a round counts only for calls that began before it.
     store
         .free_space(
             || {
@@ -307,7 +309,7 @@ fn of_many_who_find_no_room_one_goes_round() {
 }
 
 #[test]
-fn an_image_that_is_used_after_the_clock_was_set_back_is_the_last_to_go() {
+fn an_image_used_after_the_clock_was_set_back_is_the_last_to_be_removed() {
     let dir = TempDir::new().unwrap();
     let manifest = |n: u8| Digest::of(&[n]);
     {
@@ -333,7 +335,7 @@ fn an_image_that_is_used_after_the_clock_was_set_back_is_the_last_to_go() {
 }
 
 #[test]
-fn a_use_outlives_the_process_and_an_old_record_has_none() {
+fn the_last_use_survives_a_restart_and_an_old_record_has_none() {
     let dir = TempDir::new().unwrap();
     let manifest = Digest::of(b"manifest");
     let path = dir.path().join("images").join(format!("{}.json", manifest.hex()));
@@ -354,10 +356,11 @@ fn a_use_outlives_the_process_and_an_old_record_has_none() {
     assert!(store(dir.path()).image("a:1").unwrap().used.is_some());
 }
 
-/// HAZARDS 20 and 34: publishers lease, look, record, give the lease back and use; rounds go on all the time. A layer that was
-/// found under a lease is there as long as lease or record are.
+/// docs/hazards.md, 20 and 34: publishers take a lease, look for the layer, write a record, drop the lease and use the
+/// layer, while rounds run all the time. A layer that was found under a lease exists as long as the lease or the
+/// record.
 #[test]
-fn nothing_in_use_goes_whoever_races() {
+fn no_layer_in_use_is_removed_while_publishers_and_rounds_race() {
     let dir = TempDir::new().unwrap();
     let store = store(dir.path());
     let records: Vec<AtomicBool> = (0..4).map(|_| AtomicBool::new(false)).collect();
@@ -393,7 +396,7 @@ fn nothing_in_use_goes_whoever_races() {
                         assert!(store.has(&id), "removed under a record");
                         store.lower(&id).unwrap();
                         record.store(false, SeqCst);
-                        // Nobody needs it for a moment.
+                        // No record or lease names it for a moment.
                         std::thread::sleep(Duration::from_millis(2));
                     }
                 })

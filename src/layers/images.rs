@@ -1,11 +1,11 @@
-//! Which layers an image has, and which references mean it: what lets a pod start when the registry is not asked.
+//! Image records: an image's layers and references, with which a pod can start without a request to the registry.
 //!
 //! ```text
-//! <root>/images/<manifest digest, hex>.json    one record, and in it the config fields that a snapshot goes on from
+//! <root>/images/<manifest digest, hex>.json    one record, with the config fields on which a snapshot's image is based
 //! ```
 //!
-//! Whoever names images makes records, so they are bounded: each in its references, all in their number and bytes. Configs are
-//! read from the disk when a snapshot is pushed, and are never in memory together.
+//! A pod that names an image causes a record, so records are bounded: each record in its references, all together in
+//! number and bytes. A config is read from the disk when a snapshot is pushed; configs are never all in memory.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,35 +28,36 @@ use crate::{
 pub struct ImageRecord {
     /// The digest of its manifest.
     pub manifest: Digest,
-    /// The references, in their canonical form, that meant it when they were last resolved; the latest last.
+    /// The references, in canonical form, that resolved to it when they were last resolved; the latest last.
     pub references: Vec<String>,
-    /// The digests of indexes that led to it; the latest last.
+    /// The digests of the image indexes through which it was resolved; the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<Digest>,
-    /// The keys of its layers, bottom first: diff ids, and ChainIDs for those that were made onto others.
+    /// The keys of its layers, bottom first: diff IDs, ChainIDs for layers that need the layers below, and keys of
+    /// native layers (`native_key`).
     pub layers: Vec<Digest>,
-    /// The digest of its config; not known of one that an earlier version recorded.
+    /// The digest of its config. `None` in a record of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_digest: Option<Digest>,
     /// When it was last resolved.
     pub resolved: Timestamp,
-    /// When a volume was last made of it without asking a registry; on disk up to an hour late.
+    /// When a volume was last created from it without a request to a registry. On disk up to an hour late.
     #[serde(default)]
     pub used: Option<Timestamp>,
 }
 
-/// What is recorded of an image beside its layers. What is `None` stays as it is known.
+/// The fields of an image's record besides its layers. A field that is `None` keeps its recorded value.
 #[derive(Debug, Clone, Default)]
 pub struct ImageDetails {
-    /// The digest of the index that led to it, if one did.
+    /// The digest of the image index through which it was resolved, if any.
     pub index: Option<Digest>,
     /// The digest of its config.
     pub config_digest: Option<Digest>,
-    /// The fields of its config that a snapshot's image goes on from: JSON.
+    /// The fields of its config on which a snapshot's image is based, as JSON.
     pub config: Option<String>,
 }
 
-/// A record as it lies on the disk.
+/// A record's file as it is written.
 #[derive(Serialize)]
 struct File<'a> {
     #[serde(flatten)]
@@ -65,33 +66,37 @@ struct File<'a> {
     config: Option<&'a str>,
 }
 
-/// The part of a record's file that is read when a snapshot needs it.
+/// The part of a record's file that is read only when a snapshot needs it.
 #[derive(Deserialize)]
 struct ConfigOnly {
     config: Option<String>,
 }
 
-/// In seconds. An image's use is written once in each: a pod's start is no reason to write.
+/// The seconds of an hour. An image's use is written at most once per hour, because a write at each pod start would
+/// cost too much.
 const HOUR: i64 = 3600;
-/// How many references, and how many indexes, one record holds.
+/// The most references, and the most indexes, in one record.
 const NAMES: usize = 32;
-/// The largest file that is read. Ours stay below it: a config of 1 MiB names at most some 14,000 layers.
+/// The largest file that is read, in bytes. Files that this version writes are smaller: a config of 1 MiB names at most
+/// some 14,000 layers.
 const FILE_MAX: u64 = 4 << 20;
-/// How many records a round of collection leaves, and the bytes of their files.
-const KEPT: Bounds = Bounds { count: 2048, bytes: 32 << 20 };
-/// How many there are between two rounds. Beyond that the least recently used goes, whoever needs it.
-const HELD: Bounds = Bounds { count: 2 * KEPT.count, bytes: 2 * KEPT.bytes };
+/// The bounds of all records after a garbage collection round.
+const BOUNDS_AFTER_ROUND: Bounds = Bounds { count: 2048, bytes: 32 << 20 };
+/// The bounds of all records between two rounds. Above them the least recently used record is removed, even if it is
+/// needed.
+const BOUNDS_BETWEEN_ROUNDS: Bounds =
+    Bounds { count: 2 * BOUNDS_AFTER_ROUND.count, bytes: 2 * BOUNDS_AFTER_ROUND.bytes };
 
-/// A limit for all records.
+/// Limits of all records together.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     count: usize,
-    /// Of their files, which is more than they take in memory.
+    /// Bytes of their files; they take less in memory.
     bytes: u64,
 }
 
 impl ImageRecord {
-    /// When anybody last wanted it.
+    /// When it was last resolved or used.
     pub fn last_use(&self) -> Timestamp {
         self.used.map_or(self.resolved, |used| used.max(self.resolved))
     }
@@ -116,12 +121,12 @@ struct Known {
     bytes: u64,
 }
 
-/// All records, in memory as on disk, but for the configs. A reference is in one record at most.
+/// All records, in memory as on disk, without the configs. A reference is in at most one record.
 #[derive(Debug)]
 pub(super) struct Images {
     dir: PathBuf,
     known: Mutex<BTreeMap<Digest, Known>>,
-    /// Held by the one who writes, so that readers never wait for the disk.
+    /// Held by a writer, so that readers never wait for the disk.
     writer: Mutex<()>,
 }
 
@@ -136,9 +141,9 @@ impl Images {
                 Ok((image, bytes)) => {
                     let known = Known { bytes, image: Arc::new(image) };
                     images.known().insert(known.image.manifest, known);
-                    images.trim(&HashSet::new(), HELD)?;
+                    images.trim(&HashSet::new(), BOUNDS_BETWEEN_ROUNDS)?;
                 }
-                // What cannot be read costs one question to a registry, not the node.
+                // A record that cannot be read costs one request to a registry. It must not stop the node.
                 Err(why) => {
                     tracing::warn!(path = %path.display(), why, "not an image record: ignored")
                 }
@@ -170,10 +175,10 @@ impl Images {
         serde_json::from_slice::<ConfigOnly>(&bytes).ok()?.config
     }
 
-    /// Writes a record; its config stays as it is unless there is a new one. The caller is the writer.
-    fn keep(&self, image: ImageRecord, config: Option<&str>) -> Result<(), ImagesError> {
-        let there = if config.is_none() { self.config(&image.manifest) } else { None };
-        let file = File { image: &image, config: config.or(there.as_deref()) };
+    /// Writes a record. Without a new `config`, the file keeps its config. The caller holds the writer lock.
+    fn write_record(&self, image: ImageRecord, config: Option<&str>) -> Result<(), ImagesError> {
+        let old_config = if config.is_none() { self.config(&image.manifest) } else { None };
+        let file = File { image: &image, config: config.or(old_config.as_deref()) };
         let bytes = serde_json::to_vec_pretty(&file).map_err(io::Error::from)?;
         durable::write_atomic(&self.path(&image.manifest), &bytes)?;
         let known = Known { bytes: bytes.len() as u64, image: Arc::new(image) };
@@ -181,16 +186,16 @@ impl Images {
         Ok(())
     }
 
-    /// Forgets the least recently used of the records that are not `needed`, until the others are within `bounds`. The caller is
-    /// the writer. Returns how many.
+    /// Removes records that are not `needed`, the least recently used first, until all are within `bounds`. The caller
+    /// holds the writer lock. Returns the number of removed records.
     fn trim(&self, needed: &HashSet<Digest>, bounds: Bounds) -> io::Result<u64> {
         let (count, bytes) = {
             let known = self.known();
             (known.len(), known.values().map(|known| known.bytes).sum::<u64>())
         };
-        let (mut count, mut bytes, mut gone) = (count, bytes, 0);
+        let (mut count, mut bytes, mut removed) = (count, bytes, 0);
         if count <= bounds.count && bytes <= bounds.bytes {
-            return Ok(gone);
+            return Ok(removed);
         }
         let mut all: Vec<Known> = self.known().values().cloned().collect();
         all.sort_by_key(|known| known.image.last_use());
@@ -203,26 +208,26 @@ impl Images {
             }
             durable::remove_file(&self.path(&image.manifest))?;
             self.known().remove(&image.manifest);
-            tracing::info!(image = %image.manifest, "an image record is forgotten: there are too many");
-            (count, bytes, gone) = (count - 1, bytes.saturating_sub(freed), gone + 1);
+            tracing::info!(image = %image.manifest, "image record removed: there are too many");
+            (count, bytes, removed) = (count - 1, bytes.saturating_sub(freed), removed + 1);
         }
-        Ok(gone)
+        Ok(removed)
     }
 }
 
-/// Reads a record from the file that bears its name. One that a kill kept from its place is somebody's past.
+/// Reads a record. Its file must be named after its manifest: a copy under another name may be outdated.
 fn read(path: &Path) -> Result<(ImageRecord, u64), String> {
     let (bytes, size) = bounded(path)?;
     let mut image: ImageRecord = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-    latest(&mut image.references);
-    latest(&mut image.indexes);
+    keep_latest(&mut image.references);
+    keep_latest(&mut image.indexes);
     match path.file_name() {
         Some(name) if name == file_name(&image.manifest).as_str() => Ok((image, size)),
-        _ => Err(format!("it is about {}", image.manifest)),
+        _ => Err(format!("its name differs: it is the record of {}", image.manifest)),
     }
 }
 
-/// A file's bytes and their number, if it is one that we could have written.
+/// Reads a file and its size in bytes, if it is not larger than any file that this version writes.
 fn bounded(path: &Path) -> Result<(Vec<u8>, u64), String> {
     let size = fs::metadata(path).map_err(|e| e.to_string())?.len();
     if size > FILE_MAX {
@@ -235,49 +240,51 @@ fn file_name(manifest: &Digest) -> String {
     format!("{}.json", manifest.hex())
 }
 
-/// A time for a use that is later than all that are known, also where the clock was set back: uses are compared with each other alone.
+/// A timestamp for a use that is later than all known ones, even if the clock was set back. Uses are only compared with
+/// each other.
 fn next_use(known: &BTreeMap<Digest, Known>) -> Timestamp {
     let latest = known.values().map(|known| known.image.last_use()).max();
     let next = latest.and_then(|latest| latest.checked_add(SignedDuration::from_nanos(1)).ok());
     Timestamp::now().max(next.unwrap_or(Timestamp::MIN))
 }
 
-/// Drops the oldest of too many.
-fn latest<T>(names: &mut Vec<T>) {
+/// Removes the oldest names, so that at most [`NAMES`] are left.
+fn keep_latest<T>(names: &mut Vec<T>) {
     names.drain(..names.len().saturating_sub(NAMES));
 }
 
 impl Store {
-    /// The image that `reference` (canonical) meant when it was last resolved.
+    /// The image to which `reference` (canonical) was last resolved.
     pub fn image(&self, reference: &str) -> Option<Arc<ImageRecord>> {
-        // Two may name it, where a crash came between the two writes of `put_image`.
+        // Two records may name it after a crash between the two writes of `put_image`.
         let named = self.images.all(|image| image.is_named(reference));
         named.into_iter().max_by_key(|image| image.resolved)
     }
 
-    /// The image that `digest`, its manifest's or an index's, means at `place` (`registry/repository`), which has given it before.
-    /// One that only another place gave is not this one's.
+    /// The image with this `digest`, of its manifest or of an index, if it was resolved before at `place`
+    /// (`registry/repository`). An image that was only resolved at other places is not returned.
     pub fn image_at(&self, place: &str, digest: &Digest) -> Option<Arc<ImageRecord>> {
-        let means =
+        let matches =
             |image: &ImageRecord| image.manifest == *digest || image.indexes.contains(digest);
-        let found = self.images.all(|image| means(image) && image.is_from(place));
+        let found = self.images.all(|image| matches(image) && image.is_from(place));
         found.into_iter().max_by_key(|image| image.resolved)
     }
 
-    /// The fields of an image's config that a snapshot's image goes on from, as JSON. Read from the disk; blocks.
+    /// The fields of an image's config on which a snapshot's image is based, as JSON. Reads the disk; blocks.
     pub fn image_config(&self, manifest: &Digest) -> Option<String> {
         self.images.known().get(manifest)?;
         self.images.config(manifest)
     }
 
-    /// The same by the config's digest, where an image of `place` has it. Read from the disk; blocks.
+    /// As [`Store::image_config`], by the config's digest, if an image of `place` (`registry/repository`) has this
+    /// config. Reads the disk; blocks.
     pub fn config_at(&self, place: &str, config: &Digest) -> Option<String> {
         let found = self.images.all(|image| image.config_digest.as_ref() == Some(config));
         let image = found.into_iter().find(|image| image.is_from(place))?;
         self.images.config(&image.manifest)
     }
 
-    /// Records that `reference` (canonical) now means this manifest with these layers, bottom first.
+    /// Records that `reference` (canonical) now resolves to this manifest with these layers, bottom first.
     pub fn put_image(
         &self,
         reference: &str,
@@ -293,10 +300,10 @@ impl Store {
         };
         references.retain(|known| known != reference);
         references.push(reference.to_owned());
-        latest(&mut references);
+        keep_latest(&mut references);
         indexes.retain(|known| Some(known) != details.index.as_ref());
         indexes.extend(details.index);
-        latest(&mut indexes);
+        keep_latest(&mut indexes);
         config_digest = details.config_digest.or(config_digest);
         let (layers, resolved) = (layers.to_vec(), next_use(&self.images.known()));
         let image = ImageRecord {
@@ -308,19 +315,20 @@ impl Store {
             resolved,
             used: None,
         };
-        self.images.keep(image, details.config.as_deref())?;
+        self.images.write_record(image, details.config.as_deref())?;
         for other in self.images.all(|other| other.is_named(reference)) {
             if other.manifest != manifest {
                 let mut other = ImageRecord::clone(&other);
                 other.references.retain(|known| known != reference);
-                self.images.keep(other, None)?;
+                self.images.write_record(other, None)?;
             }
         }
-        self.images.trim(&HashSet::from([manifest]), HELD)?;
+        self.images.trim(&HashSet::from([manifest]), BOUNDS_BETWEEN_ROUNDS)?;
         Ok(())
     }
 
-    /// Notes that a volume is made of an image, so that others go first when the disk is full. Best effort.
+    /// Records that a volume is created from an image, so that other images are removed first when the disk is full.
+    /// Best effort: an error is logged.
     pub fn use_image(&self, manifest: &Digest) {
         {
             let mut known = self.images.known();
@@ -335,8 +343,8 @@ impl Store {
         let _writer = self.images.write();
         let used = |image: &ImageRecord| image.manifest == *manifest;
         for image in self.images.all(used) {
-            if let Err(error) = self.images.keep(ImageRecord::clone(&image), None) {
-                tracing::warn!(image = %manifest, %error, "its last use is not recorded");
+            if let Err(error) = self.images.write_record(ImageRecord::clone(&image), None) {
+                tracing::warn!(image = %manifest, %error, "cannot record the last use of an image");
             }
         }
     }
@@ -348,22 +356,27 @@ impl Store {
         images
     }
 
-    /// Forgets the least recently used images that nothing in `needed` is, where there are too many. Returns how many.
+    /// Removes the least recently used image records that are not in `needed`, if there are too many. Returns the
+    /// number of removed records.
     pub(super) fn trim_images(&self, needed: &HashSet<Digest>) -> io::Result<u64> {
         let _writer = self.images.write();
-        self.images.trim(needed, KEPT)
+        self.images.trim(needed, BOUNDS_AFTER_ROUND)
     }
 
-    /// Forgets an image, unless it changed or was used since it was looked at.
-    pub(super) fn drop_image(&self, seen: &ImageRecord) -> io::Result<bool> {
+    /// Removes an image's record, unless it was changed or used since it was read as `expected`. Returns whether it was
+    /// removed.
+    pub(super) fn drop_image(&self, expected: &ImageRecord) -> io::Result<bool> {
         let _writer = self.images.write();
-        let unchanged =
-            self.images.known().get(&seen.manifest).is_some_and(|known| *known.image == *seen);
+        let unchanged = self
+            .images
+            .known()
+            .get(&expected.manifest)
+            .is_some_and(|known| *known.image == *expected);
         if !unchanged {
             return Ok(false);
         }
-        durable::remove_file(&self.images.path(&seen.manifest))?;
-        self.images.known().remove(&seen.manifest);
+        durable::remove_file(&self.images.path(&expected.manifest))?;
+        self.images.known().remove(&expected.manifest);
         Ok(true)
     }
 }

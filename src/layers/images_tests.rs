@@ -1,4 +1,4 @@
-//! Records of images: what is in memory, what is on the disk, and how much of both.
+//! Image records: their content in memory and on the disk, and their bounds.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,14 +24,14 @@ fn with_config(config: &str) -> ImageDetails {
 }
 
 fn collect(store: &Store, roots: HashSet<Digest>) -> u64 {
-    let marks = Watermarks { high: 100, low: 100, grace: Duration::from_secs(60) };
+    let watermarks = Watermarks { high: 100, low: 100, grace: Duration::from_secs(60) };
     let roots = || Ok::<_, CollectError>(roots.clone());
-    store.collect(roots, &marks).unwrap().images
+    store.collect(roots, &watermarks).unwrap().images
 }
 
-/// Tenants name images: their configs are not in memory, neither at the start nor later.
+/// Tenants choose images, so configs are never in memory, neither at start nor later.
 #[test]
-fn a_config_lies_on_the_disk_and_outlives_what_is_written_beside_it() {
+fn a_config_stays_on_the_disk_and_survives_later_writes_of_its_record() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
     let config = r#"{"config":{"Env":["A=1"]}}"#;
@@ -56,7 +56,7 @@ fn a_config_lies_on_the_disk_and_outlives_what_is_written_beside_it() {
 }
 
 #[test]
-fn a_digest_means_the_image_of_the_place_that_gave_it() {
+fn a_digest_resolves_only_at_the_repository_that_served_it() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
     let details = ImageDetails { index: Some(manifest(7)), ..ImageDetails::default() };
@@ -71,7 +71,7 @@ fn a_digest_means_the_image_of_the_place_that_gave_it() {
 }
 
 #[test]
-fn a_record_holds_its_latest_names() {
+fn a_record_keeps_its_latest_references_and_indexes() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
     for n in 0..=NAMES {
@@ -84,9 +84,9 @@ fn a_record_holds_its_latest_names() {
     assert_eq!((image.references.len(), image.indexes.len()), (NAMES, NAMES));
 }
 
-/// A node that is full of small images must not run out of memory, whatever the disk says.
+/// A node with very many small images must not run out of memory, even if its disk has free space.
 #[test]
-fn records_are_bounded_and_what_nobody_needs_goes_first() {
+fn image_records_are_bounded_and_needed_ones_are_kept() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
     let bounds = Bounds { count: 3, bytes: 1 << 20 };
@@ -109,10 +109,10 @@ fn records_are_bounded_and_what_nobody_needs_goes_first() {
 }
 
 #[test]
-fn a_round_of_collection_leaves_as_many_records_as_there_may_be() {
+fn a_round_trims_image_records_to_their_bounds() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
-    let bytes = KEPT.bytes / 4;
+    let bytes = BOUNDS_AFTER_ROUND.bytes / 4;
     for n in 0..6 {
         store
             .put_image(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
@@ -123,9 +123,9 @@ fn a_round_of_collection_leaves_as_many_records_as_there_may_be() {
     assert!(store.image("r.io/a:0").is_some() && store.image("r.io/a:1").is_none());
 }
 
-/// As an earlier version left them: with whole configs, which ended the process at every start.
+/// An earlier version wrote whole configs into the records. Reading them all at start ran out of memory.
 #[test]
-fn what_is_too_large_is_skipped_at_the_start() {
+fn an_image_record_that_is_too_large_is_skipped_at_start() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
     for n in 0..2 {
@@ -141,5 +141,5 @@ fn what_is_too_large_is_skipped_at_the_start() {
     let store = open(&dir);
     assert!(store.image("r.io/a:0").is_some() && store.image("r.io/a:1").is_none());
     store.put_image("r.io/a:1", manifest(1), &[], &ImageDetails::default()).unwrap();
-    assert_eq!(store.image("r.io/a:1").unwrap().manifest, manifest(1), "made anew");
+    assert_eq!(store.image("r.io/a:1").unwrap().manifest, manifest(1), "recorded again");
 }

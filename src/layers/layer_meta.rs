@@ -1,4 +1,4 @@
-//! What is written beside a layer: what it is, which never changes, and where it came from, which grows.
+//! The types of a layer's metadata files: `layer.json`, which never changes, and the entries of `origins.json`.
 
 use std::{fs, io, path::Path};
 
@@ -12,35 +12,39 @@ use crate::{
     sys::durable::{self, at},
 };
 
-/// `layer.json`: for people, and for what has to be known of a layer without opening it.
+/// The content of `layer.json`: what is known of a layer without opening it. People may read it too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LayerMeta {
     pub(super) form: LayerFormat,
-    /// Of the tar that it came as; a cut came as none.
+    /// The digest of its uncompressed tar; `None` for a snapshot layer, which was not added from a tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) diff_id: Option<Digest>,
-    /// Under what it is kept, where that is neither its diff id nor a ChainID.
+    /// The layer's key, if that is neither its diff ID nor a ChainID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<Digest>,
-    /// For a layer that was made onto others: the ChainID of these.
+    /// The ChainID of the layers below, if the layer was unpacked on top of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) onto: Option<Digest>,
+    /// The size of its uncompressed tar, in bytes; 0 for a snapshot layer.
     pub(super) tar_bytes: u64,
-    /// What the layer takes on the disk.
+    /// The size of its image, or of a snapshot layer's files, in bytes.
     pub(super) image_bytes: u64,
+    /// The number of its entries.
     pub(super) entries: u64,
-    /// Whether it hides everything below it.
+    /// Whether it hides all layers below it.
     pub(super) opaque_root: bool,
-    /// Whether it has directories that its tar does not name. Made onto others, it would be another tree.
+    /// Whether it has directories that its tar does not name. On top of other layers it would be another tree: such a
+    /// directory then has the attributes of the one below.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) has_unnamed: bool,
-    /// Overlay's marks in it that a mount has to be told to follow.
-    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    /// The overlay features that a mount with this layer must enable.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) features: Features,
+    /// When it was added, by the wall clock.
     pub(super) added: Timestamp,
 }
 
-/// How a layer lies on the disk.
+/// How a layer is stored on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LayerFormat {
@@ -51,7 +55,7 @@ pub enum LayerFormat {
 }
 
 impl LayerFormat {
-    /// The name of the layer's bytes in its directory.
+    /// The name of the image file or of the tree's root in the layer's directory.
     pub(super) fn content(self) -> &'static str {
         match self {
             Self::Erofs => "layer.erofs",
@@ -60,16 +64,16 @@ impl LayerFormat {
     }
 }
 
-fn is_none_of_them(features: &Features) -> bool {
+fn is_default(features: &Features) -> bool {
     *features == Features::default()
 }
 
-/// The key of a native layer. The same tar, read as a portable one, is another tree, so its diff id alone would not say which.
+/// The key of a native layer. The same tar read as a portable layer is another tree, so the diff ID alone is ambiguous.
 pub fn native_key(diff_id: &Digest) -> Digest {
     Digest::of(format!("ovl-csi native {diff_id}").as_bytes())
 }
 
-/// The key of a layer that is made alone.
+/// The key of a layer that is unpacked without the layers below it.
 pub fn layer_key(diff_id: &Digest, format: Format) -> Digest {
     match format {
         Format::Portable => *diff_id,
@@ -108,7 +112,7 @@ impl LayerMeta {
             tar_bytes: 0,
             image_bytes: contents.bytes,
             entries: contents.entries,
-            // Whoever writes to a volume cannot remove its root.
+            // A pod cannot replace the root of its volume, so the root is never opaque.
             opaque_root: false,
             has_unnamed: false,
             features: contents.features,
@@ -116,23 +120,23 @@ impl LayerMeta {
         }
     }
 
-    /// Whether it was copied out of a volume.
+    /// Whether it is a snapshot layer: copied from a volume's upper.
     pub(super) fn is_snapshot(&self) -> bool {
         self.diff_id.is_none()
     }
 
-    /// The key under which the layer is kept; `None` where the description is broken.
+    /// The layer's key; `None` if the metadata is invalid.
     pub(super) fn key(&self) -> Option<Digest> {
         self.key.or_else(|| Some(chain_id(self.onto.as_ref(), self.diff_id.as_ref()?)))
     }
 
-    /// What stands for it in the ChainID of a stack: its diff id. That says nothing of a cut, and of a native layer not which of two
-    /// trees it is, so for these it is the key.
+    /// The digest that represents the layer in the ChainID of a stack: its diff ID. It is the key for a snapshot layer,
+    /// which has no diff ID, and for a native layer, whose diff ID does not say which of two trees it is.
     pub(super) fn link(&self) -> Option<Digest> {
         self.key.or(self.diff_id)
     }
 
-    /// Reads that of the layer in `dir`.
+    /// Reads the metadata of the layer in `dir`.
     pub(super) fn read(dir: &Path) -> io::Result<Self> {
         let path = dir.join("layer.json");
         fs::read(&path)
@@ -140,43 +144,44 @@ impl LayerMeta {
             .map_err(at("read", &path))
     }
 
-    /// Writes it into `dir`.
+    /// Writes the metadata into `dir`, durably.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         durable::write_atomic(&dir.join("layer.json"), &serde_json::to_vec_pretty(self)?)
     }
 }
 
-/// Where a layer's bytes came from.
+/// A repository that a layer's bytes came from, or were pushed to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Origin {
     /// The registry, `host[:port]`.
     pub registry: String,
-    /// The repository in it.
+    /// The repository in the registry.
     pub repository: String,
-    /// The digest of the blob as it lies there (compressed).
+    /// The digest of the blob in the repository (compressed).
     pub blob: Digest,
-    /// Whether it was given to somebody without a credential.
+    /// Whether the registry has served it without a credential.
     pub public: bool,
-    /// What a manifest says of it, so that another one can name it too; not known of one that an earlier version brought.
+    /// The blob's descriptor, with which another manifest can name it too. `None` if an earlier version added the
+    /// layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<Packed>,
-    /// For a layer that was pushed there: the namespace whose snapshot it is of. It says nothing of any other.
+    /// For a pushed layer: the namespace of the snapshot. The origin counts for this namespace only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
 }
 
-/// A layer's blob as a manifest and its config describe it.
+/// The description of a layer's blob in a manifest and its config.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Packed {
-    /// Its media type.
+    /// The blob's media type.
     pub media_type: String,
-    /// Its bytes.
+    /// The blob's size in bytes.
     pub size: u64,
-    /// The digest of its uncompressed tar: for a cut the store knows none by itself.
+    /// The digest of its uncompressed tar. The store does not know that of a snapshot layer otherwise.
     pub diff_id: Digest,
 }
 
-/// Whether both name the same bytes in the same place, for the same askers.
+/// Whether both origins are the same blob in the same repository for the same namespace.
 pub(super) fn same_place(one: &Origin, other: &Origin) -> bool {
     let place = (&one.registry, &one.repository, one.blob, &one.namespace);
     place == (&other.registry, &other.repository, other.blob, &other.namespace)
@@ -186,9 +191,9 @@ pub(super) fn same_place(one: &Origin, other: &Origin) -> bool {
 mod tests {
     use super::*;
 
-    /// As the first version wrote it, with its only origin inside: a driver is upgraded while pods run.
+    /// The first version wrote the only origin into `layer.json`. A driver is upgraded while pods run.
     #[test]
-    fn a_description_of_the_first_version_is_read() {
+    fn layer_metadata_of_the_first_version_is_read() {
         let (dir, diff_id) = (tempfile::TempDir::new().unwrap(), Digest::of(b"tar"));
         let old = serde_json::json!({
             "form": "erofs", "diff_id": diff_id, "tar_bytes": 3, "image_bytes": 4096, "entries": 1, "opaque_root": true,

@@ -1,4 +1,4 @@
-//! What keeps layers while no record names them yet.
+//! Leases: keep layers from garbage collection while no record names them yet.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,30 +8,31 @@ use std::{
 use super::Store;
 use crate::digest::Digest;
 
-/// Keeps layers from being collected, until it is dropped.
+/// Keeps layers from garbage collection until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Lease {
     store: Arc<Store>,
-    /// The layers it keeps.
+    /// The keys of the layers that it keeps.
     pub layers: Vec<Digest>,
 }
 
-/// All leases. Whoever holds this lock is alone with the question of what may be removed.
+/// All leases of a store. The lock also serializes the decision whether a layer may be removed.
 #[derive(Debug, Default)]
 pub(super) struct Leases(Mutex<LeasedLayers>);
 
 #[derive(Debug, Default)]
 pub(super) struct LeasedLayers {
-    /// How many leases each layer has.
+    /// The number of leases of each layer.
     leases: HashMap<Digest, usize>,
-    /// While a round of collection goes on, every layer that has or had a lease since it began: its record may have been
-    /// written after the round read the records, and its lease be gone before the round comes to it.
+    /// During a garbage collection round: every layer that has or had a lease since the round began. The record that
+    /// names the layer may have been written after the round read the records, and the lease dropped before the round
+    /// reaches the layer. `None` outside of a round.
     touched: Option<HashSet<Digest>>,
 }
 
 impl LeasedLayers {
-    /// Whether a layer must not be removed in this round.
+    /// Whether a layer must not be removed now. Outside of a round no layer may be removed.
     pub(super) fn keeps(&self, diff_id: &Digest) -> bool {
         self.touched.as_ref().is_none_or(|touched| touched.contains(diff_id))
     }
@@ -39,14 +40,14 @@ impl LeasedLayers {
 
 impl Leases {
     pub(super) fn locked(&self) -> MutexGuard<'_, LeasedLayers> {
-        // Changed by whole entries only, so it is whole after any panic.
+        // Changed by whole entries only, so it is consistent after any panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From here on every lease is remembered, until [`Leases::end_round`].
+    /// Begins to remember every leased layer, until [`Leases::end_round`].
     pub(super) fn begin_round(&self) {
-        let mut held = self.locked();
-        held.touched = Some(held.leases.keys().copied().collect());
+        let mut leased = self.locked();
+        leased.touched = Some(leased.leases.keys().copied().collect());
     }
 
     pub(super) fn end_round(&self) {
@@ -55,19 +56,19 @@ impl Leases {
 }
 
 impl Store {
-    /// Keeps `layers`, whether they are here already or come later.
+    /// Takes a lease of `layers`, which may exist already or be added later.
     pub fn hold(self: &Arc<Self>, layers: &[Digest]) -> Lease {
-        let mut held = self.leases.locked();
+        let mut leased = self.leases.locked();
         for layer in layers {
-            *held.leases.entry(*layer).or_default() += 1;
-            if let Some(touched) = &mut held.touched {
+            *leased.leases.entry(*layer).or_default() += 1;
+            if let Some(touched) = &mut leased.touched {
                 touched.insert(*layer);
             }
         }
         Lease { store: self.clone(), layers: layers.to_vec() }
     }
 
-    /// Keeps `layers`; `None` where one of them is not here.
+    /// Takes a lease of `layers`; `None` if one of them is not in the store.
     pub fn lease(self: &Arc<Self>, layers: &[Digest]) -> Option<Lease> {
         let lease = self.hold(layers);
         layers.iter().all(|layer| self.has(layer)).then_some(lease)
@@ -76,12 +77,12 @@ impl Store {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut held = self.store.leases.locked();
+        let mut leased = self.store.leases.locked();
         for layer in &self.layers {
-            if let Some(count) = held.leases.get_mut(layer) {
+            if let Some(count) = leased.leases.get_mut(layer) {
                 *count -= 1;
                 if *count == 0 {
-                    held.leases.remove(layer);
+                    leased.leases.remove(layer);
                 }
             }
         }

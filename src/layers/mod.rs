@@ -1,30 +1,33 @@
-//! The node's store of layers: staged, renamed into place, opened once, never changed.
+//! The node's layer store: a layer is staged, renamed into place, opened once and never changed.
 //!
 //! ```text
 //! <root>/                             0700: layers hold setuid programs (CVE-2021-41103)
 //!   lock                              held by the one process that may write here
 //!   store.json                        format and id
-//!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; its key is its diff id, or as `onto.rs` and `native_key` say
-//!   layers/<key, hex>/diff/           or as a directory tree; a cut's key is as `cut.rs` says
-//!   layers/<key, hex>/layer.json      what it is; never changes
-//!   layers/<key, hex>/origins.json    who has delivered its bytes; replaced whole when somebody else does
-//!   staging/<n>/                      a layer being made or removed; what an earlier process left goes while this one serves
-//!   images/<manifest digest, hex>.json  which layers an image has, the references that mean it, its last use, the
+//!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; its key is its diff ID; for exceptions see
+//!                                     `parent_layers.rs` and `native_key`
+//!   layers/<key, hex>/diff/           or the layer as a directory tree; snapshot layers: see `snapshot_layer.rs`
+//!   layers/<key, hex>/layer.json      the layer's metadata; never changes
+//!   layers/<key, hex>/origins.json    the repositories that delivered its bytes; replaced whole for a new one
+//!   staging/<n>/                      a layer that is being added or removed; entries of an earlier process are
+//!                                     removed in the background
+//!   images/<manifest digest, hex>.json  an image's layers, the references that resolve to it, its last use, and the
 //!                                     config fields that a snapshot needs
-//!   snapshots/<id>.json               stacks that were cut out of volumes
-//!   frozen/                           of the room of snapshots
-//!   starts/                           of the room of snapshots
-//!   volumes/                          the room of that name
+//!   snapshots/<id>.json               the layer stacks of snapshots
+//!   frozen/                           owned by the module `snapshots`
+//!   starts/                           owned by the module `snapshots`
+//!   volumes/                          owned by the module `volumes`
 //! ```
 //!
-//! Files are the truth: there is no database that could drift from them. A layer is there when its directory is there, because
-//! the directory is renamed into place after everything in it is on disk (one fsync of the image, one of its description);
-//! a kill or a power cut before that leaves only staging. What keeps a layer is a lease, the record of a volume (the caller tells
-//! of these) or the record of an image; see `collect.rs`.
+//! The files are the only state: there is no database that could drift from them. A layer exists when its directory
+//! exists, because the directory is renamed into place after everything in it is on disk (one fsync of the image, one
+//! of its metadata). A kill or a power cut before that leaves only a staging directory. A layer is kept by a lease, by
+//! the record of a volume (the caller passes these), by the record of a snapshot or by the record of an image; see
+//! `gc.rs`.
 //!
 //! May use: changeset, erofs, spill, sys
 //!
-//! Deliberately absent: registries and credentials (a layer arrives as bytes), and whatever an upper is.
+//! Deliberately absent: registries and credentials (a layer arrives as bytes), and the format of an upper.
 
 mod add;
 mod ages;
@@ -44,6 +47,7 @@ mod power_tests;
 mod privileged_tests;
 mod provenance;
 mod reservation;
+mod reserve_error;
 mod reserved_file;
 mod rounds;
 mod scratch;
@@ -63,7 +67,8 @@ pub use layer_meta::{LayerFormat, Origin, Packed, layer_key, native_key};
 pub use lease::Lease;
 pub use mounted_layer::Lower;
 pub use parent_layers::{Place, chain_id};
-pub use reservation::{DiskLimits, Reservation, ReserveError};
+pub use reservation::{DiskLimits, Reservation};
+pub use reserve_error::ReserveError;
 pub use snapshot_layer::{SnapshotContents, StagedSnapshot, snapshot_key};
 pub use snapshots::{SnapshotId, SnapshotIdError, SnapshotRecord, SnapshotSource};
 pub use store::{Store, StoreLock};

@@ -1,5 +1,8 @@
-//! Layers as lowers: each mounted once, attached nowhere, until the process ends, the layer is collected, or no volume has it and
-//! many others were asked for since: whoever names images decides how many layers there ever are.
+//! Mounted layers: opens each layer once as a detached mount, which all volumes share as a lower.
+//!
+//! A layer stays open until the process ends, the layer is garbage collected, or no volume has it and many other layers
+//! were requested since. The number of idle layers is bounded, because users who name images decide how many layers
+//! there are.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,67 +20,71 @@ use crate::{
     sys::mounts::{Detached, mount_image},
 };
 
-/// A layer, open.
+/// An open layer.
 #[derive(Debug, Clone)]
 pub struct Lower {
-    /// Its tree.
+    /// Its root, as a detached mount or a directory.
     pub tree: Arc<Detached>,
-    /// Whether nothing below it shows: its root has OCI's opaque mark, which overlay does not look for on a root.
+    /// Whether it hides all layers below it: its root has OCI's opaque whiteout. Overlay ignores an opaque xattr on a
+    /// layer's root.
     pub opaque_root: bool,
-    /// Whether it was copied out of a volume: then its files' owners are as the volume showed them.
+    /// Whether it is a snapshot layer: then its files have the owners that the volume showed.
     pub is_snapshot: bool,
-    /// Overlay's marks in it: a mount that is not told to follow them answers EPERM for what has one.
+    /// The overlay features that a mount with this layer must enable. Without them, files and directories that need one
+    /// fail with EPERM.
     pub features: Features,
 }
 
-/// How many layers that no volume has stay open: pods that come and go one after the other find theirs in the cache.
+/// The number of layers without a volume that stay open, so that pods that start one after another find their layers in
+/// the page cache.
 const IDLE: usize = 256;
 
-/// The layers that are open.
+/// All open layers.
 #[derive(Debug, Default)]
 pub(super) struct Lowers(Mutex<Open>);
 
 #[derive(Debug, Default)]
 struct Open {
-    /// How often any was asked for.
-    asked: u64,
+    /// The number of requests so far, for any layer.
+    requests: u64,
     slots: HashMap<Digest, Slot>,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     lower: Arc<Mutex<Option<Lower>>>,
-    /// When it was asked for last, counted in questions.
-    asked: u64,
+    /// The number of its last request.
+    last_request: u64,
 }
 
 impl Lowers {
     fn lock(&self) -> MutexGuard<'_, Open> {
-        // Changed by whole entries only, so it is whole after any panic.
+        // Changed by whole entries only, so it is consistent after any panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slot(&self, layer: &Digest) -> Arc<Mutex<Option<Lower>>> {
         let open = &mut *self.lock();
-        open.asked += 1;
+        open.requests += 1;
         let slot = open.slots.entry(*layer).or_default();
-        slot.asked = open.asked;
+        slot.last_request = open.requests;
         slot.lower.clone()
     }
 
-    /// Its mount holds the bytes; volumes that are made of it keep it open.
+    /// Closes a layer's mount, which keeps the bytes of a removed layer on the disk. Volumes that use it have their own
+    /// reference.
     pub(super) fn close(&self, layer: &Digest) {
         let closed = self.lock().slots.remove(layer);
         drop(closed);
     }
 
-    /// Closes the layers that are not `used`, but for those that were asked for last. They close when what this returns is dropped,
-    /// which may take a while: each is a file system that goes.
+    /// Removes idle layers that are not `used`, except for the `most` that were requested last. Returns them: they are
+    /// closed when the result is dropped, which can take long, because each is a file system that is unmounted.
     #[must_use]
     fn close_idle(&self, used: impl Fn(&Digest) -> bool, most: usize) -> Vec<Slot> {
         let mut open = self.lock();
         let idle = open.slots.iter().filter(|(layer, slot)| !used(layer) && slot.is_idle());
-        let mut idle: Vec<_> = idle.map(|(layer, slot)| (slot.asked, *layer)).collect();
+        let mut idle: Vec<_> = idle.map(|(layer, slot)| (slot.last_request, *layer)).collect();
         idle.sort_unstable();
         let last = idle.len().saturating_sub(most);
         let closed = idle[..last].iter().filter_map(|(_, layer)| open.slots.remove(layer));
@@ -86,7 +93,7 @@ impl Lowers {
 }
 
 impl Slot {
-    /// Whether nobody has it or is about to open it.
+    /// Whether no caller has the layer or is opening it.
     fn is_idle(&self) -> bool {
         let lower = self.lower.try_lock();
         Arc::strong_count(&self.lower) == 1
@@ -95,11 +102,12 @@ impl Slot {
 }
 
 impl Store {
-    /// The layer, open as a lower. Every volume that has it gets the same mount, so its pages are cached once however
-    /// many pods read them; nothing shows in mountinfo, and a kill leaves nothing behind.
+    /// Opens the layer as a lower. All its volumes share one mount, so its pages are cached once, independent of the
+    /// number of pods. The mount is not listed in mountinfo, and a kill leaves no mount behind.
     pub fn lower(&self, diff_id: &Digest) -> Result<Lower, LowerError> {
         let slot = self.lowers.slot(diff_id);
-        // Held while mounting: the second who asks for this layer waits for the first one's mount, whoever asks for others does not.
+        // Locked while mounting: a second call for this layer waits for the first one's mount; calls for other layers
+        // do not.
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         match &*slot {
             Some(lower) => Ok(lower.clone()),
@@ -107,27 +115,28 @@ impl Store {
         }
     }
 
-    /// How many layers are open.
+    /// The number of open layers.
     pub fn open_layers(&self) -> u64 {
         self.lowers.lock().slots.len() as u64
     }
 
-    /// Closes layers that nothing has, of which a volume's `roots` name none.
+    /// Closes idle layers that are not in `roots` and had no lease in this round, except for the [`IDLE`] that were
+    /// requested last.
     pub(super) fn close_idle(&self, roots: &HashSet<Digest>) {
-        let held = self.leases.locked();
+        let leases = self.leases.locked();
         let closed =
-            self.lowers.close_idle(|layer| roots.contains(layer) || held.keeps(layer), IDLE);
-        drop(held);
+            self.lowers.close_idle(|layer| roots.contains(layer) || leases.keeps(layer), IDLE);
+        drop(leases);
         drop(closed);
     }
 
     fn open_lower(&self, diff_id: &Digest) -> Result<Lower, LowerError> {
         let dir = self.layer(diff_id);
-        let description = self.description(diff_id)?;
-        let content = dir.join(description.form.content());
-        let tree = match description.form {
+        let meta = self.layer_meta(diff_id)?;
+        let content = dir.join(meta.form.content());
+        let tree = match meta.form {
             LayerFormat::Erofs => {
-                let written = description.image_bytes;
+                let written = meta.image_bytes;
                 let found = fs::metadata(&content).map_or(0, |image| image.len());
                 if written != found {
                     return Err(LowerError::Damaged { diff_id: *diff_id, written, found });
@@ -139,28 +148,28 @@ impl Store {
         let tree = tree.map_err(|source| LowerError::Mount { diff_id: *diff_id, source })?;
         Ok(Lower {
             tree: Arc::new(tree),
-            opaque_root: description.opaque_root,
-            is_snapshot: description.is_snapshot(),
-            features: description.features,
+            opaque_root: meta.opaque_root,
+            is_snapshot: meta.is_snapshot(),
+            features: meta.features,
         })
     }
 
-    /// The digest of the tar that a layer came as; `None` for a cut, which came as none.
+    /// The digest of a layer's uncompressed tar; `None` for a snapshot layer, which has none.
     pub fn diff_id(&self, key: &Digest) -> Result<Option<Digest>, LowerError> {
-        Ok(self.description(key)?.diff_id)
+        Ok(self.layer_meta(key)?.diff_id)
     }
 
-    /// Overlay's marks in a layer.
+    /// The overlay features that a mount with this layer must enable.
     pub fn features(&self, key: &Digest) -> Result<Features, LowerError> {
-        Ok(self.description(key)?.features)
+        Ok(self.layer_meta(key)?.features)
     }
 
-    pub(super) fn description(&self, key: &Digest) -> Result<LayerMeta, LowerError> {
+    pub(super) fn layer_meta(&self, key: &Digest) -> Result<LayerMeta, LowerError> {
         if !self.has(key) {
             return Err(LowerError::Absent(*key));
         }
         LayerMeta::read(&self.layer(key))
-            .map_err(|source| LowerError::Description { diff_id: *key, source })
+            .map_err(|source| LowerError::Metadata { diff_id: *key, source })
     }
 }
 
@@ -170,11 +179,11 @@ mod tests {
     use crate::sys::mounts::{FakeMounts, Mounts as _};
 
     #[test]
-    fn of_layers_that_nothing_has_the_last_ones_stay_open() {
+    fn idle_layers_that_were_requested_last_stay_open() {
         let (lowers, mounts) = (Lowers::default(), FakeMounts::default());
         let dir = tempfile::tempdir().unwrap();
-        let [used, had, old, young] =
-            ["used", "had", "old", "young"].map(|name| Digest::of(name.as_bytes()));
+        let [used, shared, old, young] =
+            ["used", "shared", "old", "young"].map(|name| Digest::of(name.as_bytes()));
         let open = |layer: &Digest| {
             let tree = Arc::new(mounts.open_dir(dir.path()).unwrap());
             let features = Features::default();
@@ -182,16 +191,19 @@ mod tests {
             *lowers.slot(layer).lock().unwrap() = Some(lower.clone());
             lower
         };
-        let mine = open(&had);
+        let mine = open(&shared);
         [old, used, young].iter().for_each(|layer| drop(open(layer)));
         let is_open = |layer: &Digest| lowers.lock().slots.contains_key(layer);
         drop(lowers.close_idle(|layer| *layer == used, 1));
-        assert_eq!([used, had, old, young].map(|layer| is_open(&layer)), [true, true, false, true]);
-        // Asked for again, it is the last.
+        assert_eq!(
+            [used, shared, old, young].map(|layer| is_open(&layer)),
+            [true, true, false, true]
+        );
+        // Requested again, it is the latest.
         drop(lowers.slot(&old));
         drop(lowers.close_idle(|_| false, 1));
         assert_eq!(
-            [used, had, old, young].map(|layer| is_open(&layer)),
+            [used, shared, old, young].map(|layer| is_open(&layer)),
             [false, true, true, false]
         );
         drop(mine);

@@ -1,10 +1,11 @@
-//! Layers that cannot be made alone: their hard links lead to files of the layers below them, or what they hold lies in directories
-//! that these describe.
+//! Layers that need the layers below them: their hard links have targets in these, or their entries lie in directories
+//! whose attributes only these define.
 //!
-//! Such a layer is good for one stack only, so it is kept under the OCI ChainID of the stack up to it instead of its diff id
-//! (image-spec, config.md, "Layer ChainID"). All else treats the two kinds of keys alike. No layer's diff id is such a key: it
-//! would be a tar of 143 bytes, which is none; but an image may claim one, see [`Store::fits`]. A cut has no diff id, and a native
-//! layer's does not say which of two trees it is; in a ChainID their keys stand for them.
+//! Such a layer is valid in one stack only. Its key is the OCI ChainID of the stack up to it instead of its diff ID
+//! (image-spec, config.md, "Layer ChainID"). All other code treats both kinds of keys alike. No layer has a diff ID
+//! that equals a ChainID: it would be the digest of a text of 143 bytes, which is not a valid tar. But an image may
+//! claim one, see [`Store::fits`]. In a ChainID, a snapshot layer is represented by its key, because it has no diff ID.
+//! So is a native layer, because its diff ID does not say which of two trees it is.
 
 use std::{
     io::{self, Read},
@@ -23,115 +24,123 @@ use crate::{
     },
 };
 
-/// Overlay's mark of a directory that shows nothing of the layers below it.
+/// The overlay xattr of a directory that hides the layers below it; its value is `y`.
 const OPAQUE: &str = "trusted.overlay.opaque";
 
-/// The ChainID of a stack: the one of the stack `below` the layer `diff_id`, and that.
+/// The ChainID of a stack, from the ChainID of the stack `below` (`None` for no layers) and the `diff_id` of its top
+/// layer.
 pub fn chain_id(below: Option<&Digest>, diff_id: &Digest) -> Digest {
     below.map_or(*diff_id, |below| Digest::of(format!("{below} {diff_id}").as_bytes()))
 }
 
 impl Store {
-    /// Like [`Store::add`] for a layer that needs the layers below it, or lies on none: `below` are the keys of the layers beneath it, bottom first.
-    /// Answers its key. The caller has a lease of all of them.
+    /// As [`Store::add`], for a layer that needs the layers below it, or that is the bottom layer. `below` are the keys
+    /// of the layers below, bottom first. Returns the layer's key. The caller has a lease of all of them.
+    ///
+    /// # Errors
+    /// As [`Store::add`]; or a layer of `below` cannot be opened ([`AddError::ParentLayer`]).
     pub fn add_onto(
         &self,
         layer: &NewLayer,
         below: &[Digest],
-        room: Reservation,
+        reservation: Reservation,
         blob: impl Read + Send,
     ) -> Result<Digest, AddError> {
-        let told = |source| AddError::Below { diff_id: layer.diff_id, source };
+        let failed = |source| AddError::ParentLayer { diff_id: layer.diff_id, source };
         let mut chain = None;
         let mut stack = Stack(Vec::new());
         for key in below {
-            stack.0.push(self.lower(key).map_err(told)?);
-            let link = self.description(key).map_err(told)?.link().unwrap_or(*key);
+            stack.0.push(self.lower(key).map_err(failed)?);
+            let link = self.layer_meta(key).map_err(failed)?.link().unwrap_or(*key);
             chain = Some(chain_id(chain.as_ref(), &link));
         }
-        self.take(layer, chain, Some(&stack), room, blob)
+        self.add_layer(layer, chain, Some(&stack), reservation, blob)
     }
 
-    /// Whether the layer under this key is here and may lie in this place. A ChainID must not be taken for a diff id: what such a
-    /// layer holds of the layers below, its origins do not show, and a cut is of somebody's volume.
+    /// Whether the layer with this key exists and may be used in this place of a stack. A ChainID that an image claims
+    /// as a diff ID is refused: such a layer has content of the layers below, which its origins do not cover. The key
+    /// of a snapshot layer is refused too: its content is from another user's volume.
     pub fn fits(&self, key: &Digest, place: Place) -> bool {
         if !self.has(key) {
             return false;
         }
-        let Ok(known) = LayerMeta::read(&self.layer(key)) else { return place != Place::Chain };
-        let follows_from_diff_id = !known.is_snapshot() && known.link() == Some(*key);
+        let Ok(meta) = LayerMeta::read(&self.layer(key)) else { return place != Place::Chain };
+        let follows_from_diff_id = !meta.is_snapshot() && meta.link() == Some(*key);
         match place {
-            Place::Any => follows_from_diff_id && !known.has_unnamed,
+            Place::Any => follows_from_diff_id && !meta.has_unnamed,
             Place::Bottom => follows_from_diff_id,
             Place::Chain => !follows_from_diff_id,
         }
     }
 }
 
-/// Where a layer is to lie, which says what its key has to be.
+/// The place of a layer in a stack, which decides what its key must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Anywhere in any stack: it was made alone, and its key follows from its diff id.
+    /// Anywhere in any stack: it does not depend on the layers below, and its key is derived from its diff ID.
     Any,
-    /// At the bottom of a stack. Its key follows from its diff id.
+    /// At the bottom of a stack. Its key is derived from its diff ID.
     Bottom,
-    /// On the layers that its key, a ChainID, names.
+    /// On top of the layers that its key, a ChainID, names.
     Chain,
 }
 
 /// Open layers, bottom first.
 struct Stack(Vec<Lower>);
 
-/// What one layer says of a path.
+/// The result of the lookup of a path in one layer.
 #[derive(Debug)]
-enum Seen {
-    /// Nothing; so many of its first parts are directories in it.
-    Nothing(usize),
-    /// It hides what lies below.
+enum LayerLookup {
+    /// The layer does not have the path. This number of its leading components are directories in the layer.
+    Missing(usize),
+    /// The layer does not have the path and hides it in the layers below.
     Hidden,
-    /// The part with this number is this symbolic link, and not the last.
-    Through(usize, Entry),
-    There(Entry),
+    /// The component with this index, not the last one, is this symbolic link.
+    Symlink(usize, Entry),
+    /// The layer has the path.
+    Found(Entry),
 }
 
 impl ParentLayers for Stack {
     fn find(&self, path: &[u8], mut dirs: usize) -> io::Result<ParentLookup> {
         for lower in self.0.iter().rev() {
-            match look(&lower.tree, path)? {
-                Seen::There(found) => return linked(&found),
-                Seen::Through(depth, link) if depth >= dirs => {
+            match lookup(&lower.tree, path)? {
+                LayerLookup::Found(found) => return parent_entry(&found),
+                LayerLookup::Symlink(depth, link) if depth >= dirs => {
                     return Ok(ParentLookup::Through(depth, link.target()?));
                 }
-                Seen::Hidden | Seen::Through(..) => return Ok(ParentLookup::Nothing),
-                Seen::Nothing(_) if lower.opaque_root => return Ok(ParentLookup::Nothing),
-                Seen::Nothing(depth) => dirs = dirs.max(depth),
+                LayerLookup::Hidden | LayerLookup::Symlink(..) => return Ok(ParentLookup::Nothing),
+                LayerLookup::Missing(_) if lower.opaque_root => return Ok(ParentLookup::Nothing),
+                LayerLookup::Missing(depth) => dirs = dirs.max(depth),
             }
         }
         Ok(ParentLookup::Nothing)
     }
 }
 
-fn look(tree: &Arc<Detached>, path: &[u8]) -> io::Result<Seen> {
+/// Looks a path up in one layer. Follows no symbolic link.
+fn lookup(tree: &Arc<Detached>, path: &[u8]) -> io::Result<LayerLookup> {
     let (mut at, mut opaque) = (Entry::root(tree)?, false);
     for (depth, part) in path.split(|byte| *byte == b'/').enumerate() {
         match at.sort() {
             EntryType::Dir => {}
-            EntryType::Symlink => return Ok(Seen::Through(depth - 1, at)),
-            _ => return Ok(Seen::Hidden),
+            EntryType::Symlink => return Ok(LayerLookup::Symlink(depth - 1, at)),
+            _ => return Ok(LayerLookup::Hidden),
         }
-        // On a layer's root the mark means nothing to overlay; the store knows it otherwise.
+        // Overlay ignores the xattr on a layer's root; `Lower::opaque_root` covers that case.
         opaque |= depth > 0 && at.xattr(OPAQUE)?.is_some_and(|value| value == b"y");
         match at.entry(part)? {
-            Some(entry) if entry.sort() == EntryType::Whiteout => return Ok(Seen::Hidden),
+            Some(entry) if entry.sort() == EntryType::Whiteout => return Ok(LayerLookup::Hidden),
             Some(entry) => at = entry,
-            None if opaque => return Ok(Seen::Hidden),
-            None => return Ok(Seen::Nothing(depth)),
+            None if opaque => return Ok(LayerLookup::Hidden),
+            None => return Ok(LayerLookup::Missing(depth)),
         }
     }
-    Ok(Seen::There(at))
+    Ok(LayerLookup::Found(at))
 }
 
-fn linked(found: &Entry) -> io::Result<ParentLookup> {
+/// Describes a file of a parent layer, for a copy or a hard link in the new layer.
+fn parent_entry(found: &Entry) -> io::Result<ParentLookup> {
     let metadata = found.metadata()?;
     let kind = match found.sort() {
         EntryType::File => {

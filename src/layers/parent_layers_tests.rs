@@ -1,4 +1,4 @@
-//! Hard links into the layers below: how a stack shows a path, and how the layer is kept.
+//! Layers that need the layers below: lookups of a path in a stack, and the key of such a layer.
 
 use std::{
     fs::{self, File},
@@ -32,8 +32,8 @@ impl Layers {
         Self { scratch: Scratch::new(), names: Vec::new(), opaque_roots: Vec::new() }
     }
 
-    /// One more layer on top. `name` is a file with the layer's number as content, `name/` a directory, `name!` a whiteout,
-    /// `name*` an opaque directory, `name@` a link to `f`.
+    /// One more layer on top. `name` is a file with the layer's number as content, `name/` a directory, `name!` a
+    /// whiteout, `name*` an opaque directory, `name@` a link to `f`.
     fn layer(mut self, entries: &[&str]) -> Self {
         let number = self.names.len().to_string();
         let root = self.scratch.dir(&number);
@@ -78,8 +78,9 @@ impl Layers {
         Stack(self.names.iter().zip(&self.opaque_roots).map(open).collect())
     }
 
-    /// The content of the file at `path`, `@` and its target for a link, `/` for a directory, nothing for nothing.
-    fn shown(&self, path: &str) -> String {
+    /// Looks `path` up. Returns a file's content, `@` and the target of a symlink, `/` for a directory, or an empty
+    /// string for nothing. A symlink inside the path is returned with its component's index before the `@`.
+    fn find(&self, path: &str) -> String {
         let linked = match self.stack().find(path.as_bytes(), 0).unwrap() {
             ParentLookup::Nothing => return String::new(),
             ParentLookup::Through(depth, link) => {
@@ -98,12 +99,12 @@ impl Layers {
 
 fn mark_opaque(dir: &Path) {
     let xattrs = [(OPAQUE.as_bytes().to_vec(), b"y".to_vec())];
-    let dress = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), xattrs: &xattrs };
-    Dir::open(dir).unwrap().set_attributes(&dress).unwrap();
+    let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), xattrs: &xattrs };
+    Dir::open(dir).unwrap().set_attributes(&attributes).unwrap();
 }
 
 #[test]
-fn a_path_is_shown_by_the_topmost_layer_that_has_it() {
+fn a_path_is_found_in_the_topmost_layer_that_has_it() {
     let layers = Layers::new().layer(&["d/f", "d/low", "d/s@", "x/f", "y/f", "z"]);
     let layers = layers.layer(&["d/f", "d/e/", "x!", "y", "z/"]).layer(&["d/", "x/g", "d/low!"]);
     for (path, shown) in [
@@ -113,7 +114,7 @@ fn a_path_is_shown_by_the_topmost_layer_that_has_it() {
         ("d/e", "/"),
         ("d", "/"),
         ("d/none", ""),
-        // A whiteout in the middle hides what was below it, whatever stands above.
+        // A whiteout in the middle layer hides the layers below it, also if the top layer has the directory.
         ("x/f", ""),
         ("x/g", "2"),
         // So does a file.
@@ -121,48 +122,48 @@ fn a_path_is_shown_by_the_topmost_layer_that_has_it() {
         ("y", "1"),
         ("z", "/"),
         ("z/f", ""),
-        // A symlink leads on.
+        // A symlink inside the path is returned.
         ("d/s/f", "1@f"),
     ] {
-        assert_eq!(layers.shown(path), shown, "{path}");
+        assert_eq!(layers.find(path), shown, "{path}");
     }
-    assert_eq!(Layers::new().shown("f"), "");
+    assert_eq!(Layers::new().find("f"), "");
 }
 
 #[test]
-fn a_symlink_on_the_way_is_told_and_never_followed() {
+fn a_symlink_in_the_path_is_returned_and_never_followed() {
     let layers = Layers::new().layer(&["f", "d/f"]);
     symlink("d", layers.scratch.path().join("0/here")).unwrap();
     symlink("/", layers.scratch.path().join("0/out")).unwrap();
     layers.scratch.file("secret", "secret");
     for (path, shown) in [("here/f", "0@d"), ("out/secret", "0@/"), ("out/0/f", "0@/")] {
-        assert_eq!(layers.shown(path), shown, "{path}");
+        assert_eq!(layers.find(path), shown, "{path}");
     }
     for path in ["../secret", "d/../f"] {
         layers.stack().find(path.as_bytes(), 0).unwrap_err();
     }
-    // A directory above hides the link, whether a layer of the stack has it or the one that is made.
+    // A directory above hides the symlink, both in a layer of the stack and in the new layer.
     let layers = layers.layer(&["here/g"]);
-    assert_eq!(layers.shown("here/f"), "");
+    assert_eq!(layers.find("here/f"), "");
     assert!(matches!(layers.stack().find(b"out/secret", 1).unwrap(), ParentLookup::Nothing));
 }
 
 #[test]
 fn an_opaque_root_ends_the_search() {
     let layers = Layers::new().layer(&["f", "g"]).layer(&["g"]).with_opaque_root().layer(&["h"]);
-    assert_eq!(["f", "g", "h"].map(|path| layers.shown(path)), ["", "1", "2"]);
+    assert_eq!(["f", "g", "h"].map(|path| layers.find(path)), ["", "1", "2"]);
 }
 
 #[test]
 #[ignore = "needs root: sets attributes of overlay"]
-fn privileged_an_opaque_directory_hides_what_is_below() {
+fn privileged_an_opaque_directory_hides_the_layers_below() {
     let layers = Layers::new().layer(&["d/f", "d/g", "d/e/f"]).layer(&["d*", "d/g", "d/e/"]);
     let layers = layers.layer(&["d/e/"]);
-    assert_eq!(["d/f", "d/g", "d/e/f", "d/e"].map(|path| layers.shown(path)), ["", "1", "", "/"]);
+    assert_eq!(["d/f", "d/g", "d/e/f", "d/e"].map(|path| layers.find(path)), ["", "1", "", "/"]);
 }
 
 #[test]
-fn what_is_found_has_its_attributes() {
+fn a_found_file_has_its_attributes() {
     let layers = Layers::new().layer(&["f"]);
     let path = layers.scratch.path().join("0/f");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o4711)).unwrap();
@@ -222,7 +223,7 @@ struct Node {
 }
 
 impl Node {
-    /// The twin's images show the root directory of this machine, so layers are looked into as directories.
+    /// Stores layers as directories, because a fake mount of an image shows this machine's root directory.
     fn new() -> Self {
         let scratch = Scratch::new();
         let kernel = Arc::new(FakeMounts::default());
@@ -230,7 +231,7 @@ impl Node {
         Self { scratch, store: Arc::new(store) }
     }
 
-    fn room(&self) -> Reservation {
+    fn reservation(&self) -> Reservation {
         self.store.reserve(&Digest::of(b""), 1).unwrap()
     }
 
@@ -241,21 +242,21 @@ impl Node {
 
 #[test]
 #[ignore = "needs root: lays layers out as directories"]
-fn privileged_a_layer_with_links_below_is_kept_by_its_chain() {
+fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() {
     let node = Node::new();
     let (base, other) = (tar(&[("f", Ok("base"))]), tar(&[("f", Ok("other"))]));
     let links = tar(&[("a", Err("f")), ("b", Err("f"))]);
     let [base, other] = [base, other].map(|tar| {
         let new = new_layer(&tar);
-        node.store.add(&new, node.room(), &tar[..]).unwrap();
+        node.store.add(&new, node.reservation(), &tar[..]).unwrap();
         new.diff_id
     });
     let new = new_layer(&links);
-    let error = node.store.add(&new, node.room(), &links[..]).unwrap_err();
+    let error = node.store.add(&new, node.reservation(), &links[..]).unwrap_err();
     assert!(error.needs_layers_below() && !error.is_lasting(), "{error}");
     assert!(!node.store.has(&new.diff_id));
 
-    let add = |below: &[Digest]| node.store.add_onto(&new, below, node.room(), &links[..]);
+    let add = |below: &[Digest]| node.store.add_onto(&new, below, node.reservation(), &links[..]);
     for (below, content) in [(base, "base"), (other, "other")] {
         let key = add(&[below]).unwrap();
         assert_eq!(key, chain_id(Some(&below), &new.diff_id));
@@ -265,12 +266,15 @@ fn privileged_a_layer_with_links_below_is_kept_by_its_chain() {
         node.store.lower(&key).unwrap();
         assert!(node.store.has(&key) && !node.store.fits(&key, Place::Any));
         assert!(node.store.fits(&below, Place::Any));
-        assert_eq!(add(&[below]).unwrap(), key, "once more");
+        assert_eq!(add(&[below]).unwrap(), key, "added again");
     }
-    // A layer above one that was made onto another; its chain is of diff ids.
+    // A layer above a layer that needs another; its ChainID is computed from diff IDs.
     let key = chain_id(Some(&base), &new.diff_id);
     let more = tar(&[("c", Err("a"))]);
-    let top = node.store.add_onto(&new_layer(&more), &[base, key], node.room(), &more[..]).unwrap();
+    let top = node
+        .store
+        .add_onto(&new_layer(&more), &[base, key], node.reservation(), &more[..])
+        .unwrap();
     assert_eq!(top, chain_id(Some(&key), &Digest::of(&more)));
     assert_eq!(fs::read_to_string(node.content(&top).join("c")).unwrap(), "base");
     assert!(!node.store.has(&new.diff_id) && !node.store.fits(&new.diff_id, Place::Any));
@@ -279,13 +283,13 @@ fn privileged_a_layer_with_links_below_is_kept_by_its_chain() {
     let error = add(&[Digest::of(b"none")]).unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
     let wrong = tar(&[("a", Err("nowhere"))]);
-    let error = node.store.add_onto(&new_layer(&wrong), &[base], node.room(), &wrong[..]);
+    let error = node.store.add_onto(&new_layer(&wrong), &[base], node.reservation(), &wrong[..]);
     assert_eq!(error.unwrap_err().class(), Class::Corrupt);
     assert_eq!(fs::read_dir(node.scratch.path().join("store/staging")).unwrap().count(), 0);
 }
 
 #[test]
-fn a_chain_is_as_the_specification_has_it() {
+fn a_chain_id_is_computed_as_the_specification_says() {
     let [a, b] = [Digest::of(b"a"), Digest::of(b"b")];
     assert_eq!(chain_id(None, &a), a);
     assert_eq!(chain_id(Some(&a), &b), Digest::of(format!("{a} {b}").as_bytes()));

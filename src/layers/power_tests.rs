@@ -1,4 +1,4 @@
-//! The store on disks that lose their power. What was not synced is lost: a file shows that in each case.
+//! The store on disks that lose power. Bytes that were not synced are lost: each case checks that with a file.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// A layer with one file, and what is known of it.
+/// The tar of a layer with one file, and its `NewLayer`.
 fn layer(content: &[u8]) -> (Vec<u8>, NewLayer) {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -32,7 +32,7 @@ fn layer(content: &[u8]) -> (Vec<u8>, NewLayer) {
     (tar, NewLayer { diff_id, format: Format::Portable, origin })
 }
 
-/// A download that stops in its middle, says so, and fails when it may.
+/// A download that stops in the middle, reports that, and fails when the test lets it continue.
 struct Halted<'b> {
     half: &'b [u8],
     reached: mpsc::Sender<()>,
@@ -59,10 +59,10 @@ fn names(dir: &Path) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// HAZARDS 16: a record may not outlive its bytes, nor a half-made layer get a name.
+/// docs/hazards.md, 16: after a power cut, no record names missing bytes, and no incomplete layer is in `layers`.
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-fn privileged_what_was_acknowledged_is_whole_after_a_power_cut() {
+fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
     for (fs_type, form) in [
         ("xfs", LayerFormat::Erofs),
         ("xfs", LayerFormat::Dir),
@@ -105,7 +105,11 @@ fn privileged_what_was_acknowledged_is_whole_after_a_power_cut() {
         drop(store);
         disk.boot();
 
-        assert_ne!(fs::read(at.join("not synced")).ok(), Some(content.clone()), "{case}: no cut");
+        assert_ne!(
+            fs::read(at.join("not synced")).ok(),
+            Some(content.clone()),
+            "{case}: unsynced bytes survived"
+        );
         let [staged] = &names(&root.join("staging"))[..] else { panic!("{case}: no half layer") };
         assert!(!root.join("staging").join(staged).join("layer.json").exists(), "{case}");
         let store = open(&root, form);

@@ -1,4 +1,4 @@
-//! The store on a disk that really fills.
+//! The store on real file systems: a disk that becomes full, and mounts in the staging directory.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// HAZARDS 17.
+/// docs/hazards.md, 17.
 #[test]
 #[ignore = "needs root: mounts a tmpfs"]
-fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
+fn privileged_a_disk_that_fills_while_a_layer_is_added_is_reported_and_left_clean() {
     let scratch = Scratch::new();
     let root = scratch.dir("store");
     let disk = Request {
@@ -40,10 +40,10 @@ fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
     let new = NewLayer { diff_id, format: Format::Portable, origin };
     let error = store.reserve(&diff_id, tar.len() as u64).unwrap_err();
     assert!(matches!(error, AddError::NoSpace { .. }), "{error}");
-    // Packed it is smaller, so it is begun, and ends before the last of the disk is taken.
+    // Its image is smaller, so a smaller reservation succeeds. It fails before the disk is full.
     let error = store.add(&new, store.reserve(&diff_id, 4_321).unwrap(), &tar[..]).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
-    for part in [&root.display().to_string(), "4321 of them promised", "bytes more"] {
+    for part in [&root.display().to_string(), "4321 are reserved", "more bytes"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     for part in ["layers", "staging"] {
@@ -52,10 +52,10 @@ fn privileged_a_disk_that_fills_under_a_layer_is_told_and_left_clean() {
     store.ready().unwrap();
 }
 
-/// Somebody mounted something in it, as a backup or an administrator may.
+/// Something is mounted in a staging directory, for example by a backup or an administrator.
 #[test]
 #[ignore = "needs root: mounts a tmpfs"]
-fn privileged_what_cannot_be_removed_goes_when_nothing_is_mounted_in_it() {
+fn privileged_an_orphan_with_a_mount_is_removed_after_the_unmount() {
     let scratch = Scratch::new();
     let root = scratch.dir("store");
     let names = || {
@@ -77,26 +77,26 @@ fn privileged_what_cannot_be_removed_goes_when_nothing_is_mounted_in_it() {
     };
     let open = || Arc::new(Store::open(&root, Arc::new(LinuxMounts)).unwrap());
 
-    // What an earlier process left, and what this one cannot remove.
+    // An orphan of an earlier process, and a directory that this one cannot remove.
     drop(open());
     let [earlier, later] = ["staging/0", "staging/left-1"].map(|name| root.join(name));
     attach(&earlier.join("mounted"));
     let store = open();
-    let cut = store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
-    assert_eq!(cut.tree().parent(), Some(&*root.join("staging/1")));
-    attach(&cut.tree().join("mounted"));
-    drop(cut);
+    let staged = store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
+    assert_eq!(staged.tree().parent(), Some(&*root.join("staging/1")));
+    attach(&staged.tree().join("mounted"));
+    drop(staged);
     assert_eq!(names(), ["0", "left-1"]);
     assert_eq!(store.empty_staging().unwrap(), 2);
-    for left in [&earlier.join("mounted"), &later.join("diff/mounted")] {
-        assert_eq!(fs::read_to_string(left.join("file")).unwrap(), "kept");
-        LinuxMounts.unmount(left).unwrap();
+    for mount in [&earlier.join("mounted"), &later.join("diff/mounted")] {
+        assert_eq!(fs::read_to_string(mount.join("file")).unwrap(), "kept");
+        LinuxMounts.unmount(mount).unwrap();
     }
-    // A process that starts in between takes no name that is taken.
+    // A process that starts in between does not reuse a name.
     drop(store);
     let store = open();
-    let cut = store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
-    assert_eq!(cut.tree().parent(), Some(&*root.join("staging/2")));
+    let staged = store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
+    assert_eq!(staged.tree().parent(), Some(&*root.join("staging/2")));
     assert_eq!(store.empty_staging().unwrap(), 0);
     assert_eq!(names(), ["2"]);
 }

@@ -1,6 +1,8 @@
-//! Where each layer has come from: what decides who may have it without bringing its bytes.
+//! Origins: the repositories that delivered each layer's bytes. They decide which pods may use a layer without a
+//! download.
 //!
-//! A registry may claim any diff id, so only whoever delivered a layer's bytes is written down here.
+//! A registry may claim any diff ID, so a repository is recorded as an origin only after it delivered the layer's
+//! bytes.
 
 use std::{
     collections::HashMap,
@@ -15,17 +17,18 @@ use crate::{
     sys::durable::{self, at},
 };
 
-/// How many origins of one layer are kept: base layers are in countless repositories, and the newest are asked for.
+/// The most origins of one layer. Base layers are in very many repositories, and the newest origins are the ones in
+/// use.
 const KEPT: usize = 64;
 
-/// Of how many layers they are in memory; the others' are read again.
+/// The number of layers whose origins are cached in memory; those of other layers are read from the disk.
 const CACHED: usize = 512;
 
-/// The origins of the layers that were asked for last, as on disk.
+/// A cache of the origins on disk.
 #[derive(Debug, Default)]
 pub(super) struct Origins {
     known: Mutex<HashMap<Digest, Arc<Vec<Origin>>>>,
-    /// Held by the one who writes, so that readers never wait for the disk.
+    /// Held by a writer, so that readers never wait for the disk.
     writer: Mutex<()>,
 }
 
@@ -37,9 +40,9 @@ impl Origins {
     fn cache(&self, diff_id: Digest, origins: Arc<Vec<Origin>>) {
         let mut known = self.known();
         if known.len() >= CACHED && !known.contains_key(&diff_id) {
-            // Any one will do: it is on the disk.
-            let other = known.keys().next().copied();
-            other.map(|other| known.remove(&other));
+            // Any entry can be evicted: all are on the disk.
+            let evicted = known.keys().next().copied();
+            evicted.map(|evicted| known.remove(&evicted));
         }
         known.insert(diff_id, origins);
     }
@@ -49,7 +52,7 @@ impl Origins {
     }
 }
 
-/// The file in a layer's directory.
+/// The path of `origins.json` in a layer's directory.
 fn path(dir: &Path) -> PathBuf {
     dir.join("origins.json")
 }
@@ -70,8 +73,8 @@ fn read(dir: &Path) -> io::Result<Vec<Origin>> {
 }
 
 impl Store {
-    /// Where the layer has come from, the oldest first; nothing for one that is not here. Where that cannot be read nobody is
-    /// known to have brought it, which costs the next one a download.
+    /// The layer's origins, the oldest first; empty for a layer that is not in the store. Also empty if they cannot be
+    /// read, which costs the next pod a download.
     pub fn origins(&self, diff_id: &Digest) -> Arc<Vec<Origin>> {
         if let Some(origins) = self.origins.known().get(diff_id) {
             return origins.clone();
@@ -80,15 +83,15 @@ impl Store {
             return Arc::default();
         }
         let origins = Arc::new(read(&self.layer(diff_id)).unwrap_or_else(|error| {
-            tracing::warn!(layer = %diff_id, %error, "origins are lost");
+            tracing::warn!(layer = %diff_id, %error, "cannot read a layer's origins: the next pod downloads it again");
             Vec::new()
         }));
         self.origins.cache(*diff_id, origins.clone());
         origins
     }
 
-    /// Records that the bytes of a layer that is here came from, or went to, `origin` too. What is public once stays so. The caller
-    /// has a lease of the layer.
+    /// Adds an origin of a layer in the store: its bytes were downloaded from there, or pushed there. An origin that
+    /// was public once stays public. The caller has a lease of the layer.
     pub fn add_origin(&self, diff_id: &Digest, origin: Origin) -> io::Result<()> {
         let _writer = self.origins.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut origins = Vec::clone(&self.origins(diff_id));
@@ -118,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_memory_is_bounded() {
+    fn the_cache_of_origins_is_bounded() {
         let origins = Origins::default();
         let layer = |n: usize| Digest::of(&n.to_le_bytes());
         (0..CACHED + 9).for_each(|n| origins.cache(layer(n), Arc::default()));

@@ -1,133 +1,72 @@
-//! Room on the disk: promised before a byte is written, so that what is written at once does not fill it, and never its last part.
+//! Reservations of disk space: space is reserved before a byte is written, so that concurrent writers do not fill the
+//! disk.
 //!
 //! ```text
-//! |  used  |  promised, not yet written  |  free for whoever asks  |  kept free: DiskLimits::min_free  |
+//! |  used  |  reserved, not yet written  |  free for new reservations  |  kept free: DiskLimits::min_free  |
 //! ```
 //!
-//! What is written comes out of what was promised; who writes more than he asked for is promised more, in steps, until only the
-//! part that is kept free is left, and a little for those who want little: what swells to fill a disk does not keep small layers of
-//! others from it. Before anybody hears that there is no room, what nobody needs goes. Deliberately absent:
-//! waiting for room, which may never come.
+//! Written bytes are taken from the writer's reservation. A reservation grows in steps when the writer needs more,
+//! until only the part that is kept free is left, plus a margin for small reservations. With the margin, a layer that
+//! grows until it fills the disk does not block the small layers of other pods. Before a reservation fails, garbage
+//! collection runs.
+//!
+//! Deliberately absent: waiting for space, which may never become free.
 
 use std::{
     collections::HashMap,
     fmt, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use super::{AddError, Store};
+use super::{AddError, ReserveError, Store};
 use crate::{
     digest::Digest,
-    error::Class,
     spill::Scratch,
     sys::statfs::{self, Space},
 };
 
-/// How much room is promised at a time, for what needs more than was thought.
+/// The bytes by which a reservation grows when it turns out to be too small.
 const STEP: u64 = 64 << 20;
 
-/// Who has no more than this wants little.
-const LITTLE: u64 = 4 << 20;
+/// The most bytes of a small reservation, which may use the margin above the part that is kept free.
+const SMALL: u64 = 4 << 20;
 
-/// What the store leaves to others, in percent of its disk.
+/// The limits of the store's use of its disk, in percent of the disk's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskLimits {
-    /// Is always left free.
+    /// The part that is always left free.
     pub min_free: u8,
-    /// The most that captures may take: the layers of this node's snapshots.
+    /// The most that captures may take, that is, the snapshot layers of this node.
     pub captures: u8,
-    /// The most that those of one namespace may take.
+    /// The most that the captures of one namespace may take.
     pub captures_each: u8,
 }
 
-/// A store that shares its disk with nobody: it may fill it.
+/// No limits, for a store that has its disk for itself and may fill it.
 impl Default for DiskLimits {
     fn default() -> Self {
         Self { min_free: 0, captures: 100, captures_each: 100 }
     }
 }
 
-/// Why no room is promised.
-#[derive(Debug, thiserror::Error)]
-pub enum ReserveError {
-    /// There is none.
-    #[error(
-        "{dir} has no room for it: it takes at least {wanted} bytes more, and {free} are free, {promised} of them \
-         promised already and {kept} to stay free; make room on that disk, or lower --disk-high-percent or --disk-min-free-percent",
-        dir = dir.display()
-    )]
-    Full {
-        /// The store.
-        dir: PathBuf,
-        /// Bytes that are asked for.
-        wanted: u64,
-        /// Bytes free.
-        free: u64,
-        /// Of these, bytes that others are going to write.
-        promised: u64,
-        /// Of these, bytes that stay free.
-        kept: u64,
-    },
-    /// Captures have their part.
-    #[error(
-        "the snapshots of {whose} on this node would take {wanted} bytes, and may take {most}: delete some, or raise {setting}"
-    )]
-    Captures {
-        /// Whose.
-        whose: String,
-        /// Bytes with those that are asked for.
-        wanted: u64,
-        /// Bytes that they may take.
-        most: u64,
-        /// The argument that says so.
-        setting: &'static str,
-    },
-    /// The disk does not say how full it is.
-    #[error("{0}")]
-    Disk(#[from] io::Error),
-}
-
-impl ReserveError {
-    /// What the failure means to the caller.
-    pub fn class(&self) -> Class {
-        match self {
-            Self::Full { .. } | Self::Captures { .. } => Class::Exhausted,
-            Self::Disk(source) => Class::of_disk(source),
-        }
-    }
-
-    /// The same as a failure to write, of kind [`io::ErrorKind::StorageFull`] where there is no room; see [`Self::within`].
-    pub fn into_io(self) -> io::Error {
-        match self {
-            Self::Disk(source) => source,
-            error => io::Error::new(io::ErrorKind::StorageFull, error),
-        }
-    }
-
-    /// What [`Self::into_io`] has put into a failure.
-    pub fn within(error: &io::Error) -> Option<&Self> {
-        error.get_ref()?.downcast_ref()
-    }
-}
-
-/// The store's disk as the store sees it.
+/// The space of the store's disk, with all reservations.
 pub(super) struct Disk {
     query: Box<Query>,
-    make_room: OnceLock<Box<FreeSpace>>,
+    free_space: OnceLock<Box<FreeSpace>>,
     pub(super) limits: DiskLimits,
-    promised: Mutex<Reserved>,
+    reserved: Mutex<Reserved>,
 }
 
 type Query = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
 type FreeSpace = dyn Fn(u64) + Send + Sync;
 
-/// Bytes that were promised.
+/// The sums of all reservations, in bytes.
 #[derive(Debug, Default)]
 struct Reserved {
-    /// And not yet written.
-    open: u64,
-    /// To captures that go on, written or not, by namespace.
+    /// Reserved and not yet written.
+    unwritten: u64,
+    /// Reserved for running captures, written or not, by namespace.
     captures: HashMap<String, u64>,
 }
 
@@ -135,9 +74,9 @@ impl Default for Disk {
     fn default() -> Self {
         Self {
             query: Box::new(statfs::of),
-            make_room: OnceLock::new(),
+            free_space: OnceLock::new(),
             limits: DiskLimits::default(),
-            promised: Mutex::default(),
+            reserved: Mutex::default(),
         }
     }
 }
@@ -149,124 +88,130 @@ impl fmt::Debug for Disk {
 }
 
 impl Disk {
-    fn promised<T>(&self, f: impl FnOnce(&mut Reserved) -> T) -> T {
-        // Numbers are whole after any panic.
-        f(&mut self.promised.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_reserved<T>(&self, f: impl FnOnce(&mut Reserved) -> T) -> T {
+        // Plain numbers are consistent after any panic.
+        f(&mut self.reserved.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Room for what somebody writes, kept from others until it is written or this is dropped.
+/// Disk space that is reserved for one writer until it is written or this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Reservation {
     store: Arc<Store>,
-    /// Whose capture is written, if one is.
+    /// The namespace of the capture that is written; `None` for anything else.
     namespace: Option<String>,
-    promise: Mutex<Promise>,
+    balance: Mutex<Balance>,
 }
 
+/// The numbers of one reservation, in bytes.
 #[derive(Debug)]
-struct Promise {
+struct Balance {
     /// Bytes that may still be written.
-    open: u64,
+    unwritten: u64,
     /// Bytes that a capture may still share with its volume.
-    shared: u64,
-    /// All bytes that were promised.
-    all: u64,
+    unshared: u64,
+    /// All bytes that were reserved, written or not.
+    total: u64,
 }
 
 impl Reservation {
-    /// Bytes that were promised so far, written or not.
+    /// The bytes that were reserved so far, written or not.
     pub fn bytes(&self) -> u64 {
-        self.promise().all
+        self.balance().total
     }
 
-    /// Where collections that outgrow memory go on while this is written; see [`Store::spills`].
+    /// The directory for files of collections that outgrow memory; see [`Store::spills`].
     pub(super) fn spills(&self) -> Scratch {
         self.store.spills()
     }
 
-    /// `bytes` are going to be written now. Where they are more than was promised, more is promised first. Blocks, and may take as
-    /// long as a round of collection.
+    /// Takes `bytes` from the reservation; the caller writes them now. If the reservation is too small, it grows first.
+    /// Blocks, possibly for a garbage collection round.
     ///
     /// # Errors
-    /// No room: nothing was written yet of these bytes, and nothing should be.
+    /// Not enough space is free, or the captures exceed their limit. The caller must not write the bytes then.
     pub fn write(&self, bytes: u64) -> Result<(), ReserveError> {
-        let mut promise = self.promise();
-        if promise.open < bytes {
-            let more = bytes - promise.open;
+        let mut balance = self.balance();
+        if balance.unwritten < bytes {
+            let more = bytes - balance.unwritten;
             let namespace = self.namespace.as_deref();
-            // A step, where it is there for the asking; else no more than there is need.
+            // A whole step, if so much is free; otherwise only the missing bytes.
             let step = more.max(STEP);
-            let (before, capture) = (promise.all, namespace.map(|namespace| (namespace, step)));
-            let got = match self.store.promise(step, before, capture) {
+            let (before, capture) = (balance.total, namespace.map(|namespace| (namespace, step)));
+            let added = match self.store.try_reserve(step, before, capture) {
                 Ok(()) => step,
-                Err(_) => self.store.promise_or_collect(more, before, namespace).map(|()| more)?,
+                Err(_) => self.store.reserve_or_collect(more, before, namespace).map(|()| more)?,
             };
-            promise.open += got;
-            promise.all += got;
+            balance.unwritten += added;
+            balance.total += added;
         }
-        promise.open -= bytes;
-        self.store.disk.promised(|all| all.open -= bytes);
+        balance.unwritten -= bytes;
+        self.store.disk.with_reserved(|reserved| reserved.unwritten -= bytes);
         Ok(())
     }
 
-    /// `bytes` of a capture are shared with its volume: they take no room, and count as the namespace's.
+    /// Counts `bytes` that a capture shares with its volume. They take no space on the disk, but count as the
+    /// namespace's.
     ///
     /// # Errors
-    /// The namespace, or all, would have more than their part.
+    /// The captures of the namespace, or of all namespaces, would exceed their limit.
     pub fn share(&self, bytes: u64) -> Result<(), ReserveError> {
-        let mut promise = self.promise();
+        let mut balance = self.balance();
         let Some(namespace) = self.namespace.as_deref() else { return Ok(()) };
-        if promise.shared < bytes {
-            let more = bytes - promise.shared;
+        if balance.unshared < bytes {
+            let more = bytes - balance.unshared;
             let step = more.max(STEP);
-            let got = match self.store.promise(0, 0, Some((namespace, step))) {
+            let added = match self.store.try_reserve(0, 0, Some((namespace, step))) {
                 Ok(()) => step,
-                Err(_) => self.store.promise(0, 0, Some((namespace, more))).map(|()| more)?,
+                Err(_) => self.store.try_reserve(0, 0, Some((namespace, more))).map(|()| more)?,
             };
-            promise.shared += got;
-            promise.all += got;
+            balance.unshared += added;
+            balance.total += added;
         }
-        promise.shared -= bytes;
+        balance.unshared -= bytes;
         Ok(())
     }
 
-    /// What was written and shared until now takes `bytes` and no more, because the rest was replaced and is gone.
+    /// Records that the bytes that were written and shared so far take only `bytes`, because the others were replaced
+    /// and removed.
     pub fn settle(&self, bytes: u64) {
-        let mut promise = self.promise();
-        let kept = promise.open.saturating_add(promise.shared).saturating_add(bytes);
-        let gone = promise.all.saturating_sub(kept);
-        promise.all -= gone;
+        let mut balance = self.balance();
+        let kept = balance.unwritten.saturating_add(balance.unshared).saturating_add(bytes);
+        let released = balance.total.saturating_sub(kept);
+        balance.total -= released;
         let Some(namespace) = &self.namespace else { return };
-        self.store.disk.promised(|promised| {
-            if let Some(all) = promised.captures.get_mut(namespace) {
-                *all -= gone;
+        self.store.disk.with_reserved(|reserved| {
+            if let Some(all) = reserved.captures.get_mut(namespace) {
+                *all -= released;
             }
         });
     }
 
-    fn promise(&self) -> std::sync::MutexGuard<'_, Promise> {
-        self.promise.lock().unwrap_or_else(PoisonError::into_inner)
+    fn balance(&self) -> std::sync::MutexGuard<'_, Balance> {
+        self.balance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let Promise { open, all, .. } = *self.promise();
-        self.store.disk.promised(|promised| {
-            promised.open -= open;
+        let Balance { unwritten, total, .. } = *self.balance();
+        self.store.disk.with_reserved(|reserved| {
+            reserved.unwritten -= unwritten;
             let Some(namespace) = &self.namespace else { return };
-            if let Some(bytes) = promised.captures.get_mut(namespace) {
-                *bytes -= all;
+            if let Some(bytes) = reserved.captures.get_mut(namespace) {
+                *bytes -= total;
             }
-            promised.captures.retain(|_, bytes| *bytes > 0);
+            reserved.captures.retain(|_, bytes| *bytes > 0);
         });
     }
 }
 
 impl Store {
-    /// Promises room for a layer of at least `bytes`; what nobody needs goes first. Blocks, also for a round of collection.
+    /// Reserves space for a layer of at least `bytes`, after a garbage collection round if necessary. Blocks.
+    ///
+    /// # Errors
+    /// Not enough space is free.
     pub fn reserve(
         self: &Arc<Self>,
         diff_id: &Digest,
@@ -276,8 +221,12 @@ impl Store {
         self.reservation(bytes, None).map_err(failed)
     }
 
-    /// Promises room for a capture of about `bytes` on behalf of `namespace`, within what captures may take of the disk. The room
-    /// is held until the snapshot's record says how large it became. Blocks, also for a round of collection.
+    /// Reserves space for a capture of about `bytes` for `namespace`, within the limits for captures, after a garbage
+    /// collection round if necessary. The caller keeps the reservation until the snapshot's record says how large it
+    /// became. Blocks.
+    ///
+    /// # Errors
+    /// Not enough space is free, or the captures would exceed their limit.
     pub fn reserve_capture(
         self: &Arc<Self>,
         namespace: &str,
@@ -291,97 +240,103 @@ impl Store {
         bytes: u64,
         namespace: Option<&str>,
     ) -> Result<Reservation, ReserveError> {
-        self.promise_or_collect(bytes, 0, namespace)?;
-        let promise = Mutex::new(Promise { open: bytes, shared: 0, all: bytes });
-        Ok(Reservation { store: self.clone(), namespace: namespace.map(str::to_owned), promise })
+        self.reserve_or_collect(bytes, 0, namespace)?;
+        let balance = Mutex::new(Balance { unwritten: bytes, unshared: 0, total: bytes });
+        Ok(Reservation { store: self.clone(), namespace: namespace.map(str::to_owned), balance })
     }
 
-    /// Where collections that outgrow memory go on: files on the store's disk, for which room is promised as they grow.
+    /// The directory for files of collections that outgrow memory. Space on the store's disk is reserved as they grow.
     pub fn spills(self: &Arc<Self>) -> Scratch {
-        let promise = Mutex::new(Promise { open: 0, shared: 0, all: 0 });
-        let room = Reservation { store: self.clone(), namespace: None, promise };
-        let grow = move |bytes| room.write(bytes).map_err(ReserveError::into_io);
+        let balance = Mutex::new(Balance { unwritten: 0, unshared: 0, total: 0 });
+        let reservation = Reservation { store: self.clone(), namespace: None, balance };
+        let grow = move |bytes| reservation.write(bytes).map_err(ReserveError::into_io);
         Scratch::new(self.root.join("staging")).with_limit(grow)
     }
 
-    /// What makes room when there is none: it is told how many bytes should be free. Set once; it does not keep the store.
-    pub fn when_full(&self, make_room: impl Fn(u64) + Send + Sync + 'static) {
-        // A second one would have been told by the first.
-        drop(self.disk.make_room.set(Box::new(make_room)));
+    /// Sets the function that frees space when a reservation fails. Its argument is the number of bytes that should be
+    /// free. Only the first call has an effect. The function must not own the store.
+    pub fn when_full(&self, free_space: impl Fn(u64) + Send + Sync + 'static) {
+        drop(self.disk.free_space.set(Box::new(free_space)));
     }
 
-    fn promise_or_collect(
+    fn reserve_or_collect(
         &self,
         bytes: u64,
         before: u64,
         namespace: Option<&str>,
     ) -> Result<(), ReserveError> {
         let capture = namespace.map(|namespace| (namespace, bytes));
-        match (self.promise(bytes, before, capture), self.disk.make_room.get()) {
-            (Err(error @ ReserveError::Full { promised, kept, .. }), Some(make_room)) => {
-                tracing::warn!(%error, "making room");
-                make_room(bytes.saturating_add(promised).saturating_add(kept));
-                self.promise(bytes, before, capture)
+        match (self.try_reserve(bytes, before, capture), self.disk.free_space.get()) {
+            (Err(error @ ReserveError::Full { reserved, kept, .. }), Some(free_space)) => {
+                tracing::warn!(%error, "garbage collection runs to free space");
+                free_space(bytes.saturating_add(reserved).saturating_add(kept));
+                self.try_reserve(bytes, before, capture)
             }
-            (promised, _) => promised,
+            (result, _) => result,
         }
     }
 
-    /// Promises `bytes` of what is free now to who was promised so many `before`; and so many of what a namespace's captures may
-    /// take.
-    fn promise(
+    /// Reserves `bytes` of the space that is free now, for a writer that has reserved `before` bytes already. With
+    /// `capture` (namespace and bytes), also counts these bytes towards the limits of captures.
+    fn try_reserve(
         &self,
         bytes: u64,
         before: u64,
         capture: Option<(&str, u64)>,
     ) -> Result<(), ReserveError> {
-        let held = capture.map(|(namespace, _)| self.captured(namespace));
-        self.disk.promised(|promised| {
+        let captured = capture.map(|(namespace, _)| self.captured(namespace));
+        self.disk.with_reserved(|reserved| {
             let space = self.space()?;
             let part = |percent: u8| space.total / 100 * u64::from(percent);
             let limits = self.disk.limits;
-            if let (Some((namespace, bytes)), Some(held)) = (capture, held) {
-                let own = promised.captures.get(namespace).copied().unwrap_or_default();
-                let all: u64 = promised.captures.values().sum();
-                let of = |whose: String, wanted, percent, setting| {
+            if let (Some((namespace, bytes)), Some(captured)) = (capture, captured) {
+                let own = reserved.captures.get(namespace).copied().unwrap_or_default();
+                let all: u64 = reserved.captures.values().sum();
+                let check = |whose: String, wanted, percent, setting| {
                     let most = part(percent);
                     let error = ReserveError::Captures { whose, wanted, most, setting };
                     if wanted > most { Err(error) } else { Ok(()) }
                 };
                 let each = "--snapshots-namespace-disk-percent";
                 let whose = format!("namespace {namespace}");
-                of(whose, held.own + own + bytes, limits.captures_each, each)?;
+                check(whose, captured.own + own + bytes, limits.captures_each, each)?;
                 let whose = "all namespaces".to_owned();
-                of(whose, held.all + all + bytes, limits.captures, "--snapshots-disk-percent")?;
+                check(
+                    whose,
+                    captured.all + all + bytes,
+                    limits.captures,
+                    "--snapshots-disk-percent",
+                )?;
             }
             let kept = part(limits.min_free);
-            let kept = if before + bytes > LITTLE { kept / 4 * 5 } else { kept };
-            let (free, open) = (space.available, promised.open);
-            if free.saturating_sub(open).saturating_sub(kept) < bytes {
+            let kept = if before + bytes > SMALL { kept / 4 * 5 } else { kept };
+            let (free, unwritten) = (space.available, reserved.unwritten);
+            if free.saturating_sub(unwritten).saturating_sub(kept) < bytes {
                 let dir = self.root.clone();
-                return Err(ReserveError::Full { dir, wanted: bytes, free, promised: open, kept });
+                let (wanted, reserved) = (bytes, unwritten);
+                return Err(ReserveError::Full { dir, wanted, free, reserved, kept });
             }
-            promised.open += bytes;
+            reserved.unwritten += bytes;
             if let Some((namespace, bytes)) = capture {
-                *promised.captures.entry(namespace.to_owned()).or_default() += bytes;
+                *reserved.captures.entry(namespace.to_owned()).or_default() += bytes;
             }
             Ok(())
         })
     }
 
-    /// The room of the store's file system.
+    /// The space of the store's file system.
     pub(super) fn space(&self) -> io::Result<Space> {
         (self.disk.query)(&self.root)
     }
 
-    /// The same store, which leaves so much of its disk to others.
+    /// Sets the limits of the store's use of its disk.
     #[must_use]
     pub fn leaving(mut self, limits: DiskLimits) -> Self {
         self.disk.limits = limits;
         self
     }
 
-    /// Makes the store believe in another disk.
+    /// Replaces the query for the space of the disk.
     #[cfg(test)]
     pub(crate) fn set_disk(
         &mut self,

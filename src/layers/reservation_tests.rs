@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    error::Class,
     layers::{SnapshotRecord, SnapshotSource, reserved_file::ReservedFile},
     sys::mounts::FakeMounts,
 };
@@ -15,21 +16,21 @@ use crate::{
 const TOTAL: u64 = 1_000 * STEP;
 
 #[test]
-fn what_outgrows_memory_leaves_the_last_part_of_the_disk_free_too() {
+fn collections_that_outgrow_memory_leave_the_last_part_of_the_disk_free() {
     let free = Arc::new(AtomicU64::new(70 * STEP));
     let (_dir, store) = store(&free);
     let mut map = crate::spill::Map::<Vec<u8>>::default();
     map.spill(&store.spills(), 1 << 20).unwrap();
-    assert!(open(&store) > 0);
+    assert!(unwritten(&store) > 0);
     drop(map);
-    assert_eq!(open(&store), 0);
+    assert_eq!(unwritten(&store), 0);
     free.store(50 * STEP, Relaxed);
     let error =
         crate::spill::Map::<Vec<u8>>::default().spill(&store.spills(), 1 << 20).unwrap_err();
     assert!(matches!(ReserveError::within(&error), Some(ReserveError::Full { .. })), "{error}");
 }
 
-/// A store whose disk has `free` bytes left.
+/// A store whose disk has `free` free bytes.
 fn store(free: &Arc<AtomicU64>) -> (TempDir, Arc<Store>) {
     let (dir, free) = (TempDir::new().unwrap(), free.clone());
     let mut store = Store::open(dir.path(), Arc::new(FakeMounts::default())).unwrap();
@@ -38,79 +39,81 @@ fn store(free: &Arc<AtomicU64>) -> (TempDir, Arc<Store>) {
     (dir, Arc::new(store.leaving(limits)))
 }
 
-fn open(store: &Store) -> u64 {
-    store.disk.promised(|promised| promised.open)
+fn unwritten(store: &Store) -> u64 {
+    store.disk.with_reserved(|reserved| reserved.unwritten)
 }
 
 #[test]
-fn what_grows_is_promised_more_in_steps_and_the_last_part_of_the_disk_stays_free() {
-    // 60 steps beyond what stays free; of these a quarter of that for who wants little.
+fn a_reservation_grows_in_steps_and_the_last_part_of_the_disk_stays_free() {
+    // 60 steps in addition to the part that stays free and its margin for small reservations, a quarter of that part.
     let free = Arc::new(AtomicU64::new(122 * STEP + STEP / 2));
     let (_dir, store) = store(&free);
-    let write =
-        |room: &Reservation, bytes| room.write(bytes).map(|()| _ = free.fetch_sub(bytes, Relaxed));
+    let write = |reservation: &Reservation, bytes| {
+        reservation.write(bytes).map(|()| _ = free.fetch_sub(bytes, Relaxed))
+    };
     let layer = Digest::of(b"layer");
-    let (room, other) = (store.reserve(&layer, 10).unwrap(), store.reserve(&layer, STEP).unwrap());
-    write(&room, 10).unwrap();
-    assert_eq!((room.bytes(), open(&store)), (10, STEP));
-    write(&room, 1).unwrap();
-    assert_eq!((room.bytes(), open(&store)), (10 + STEP, 2 * STEP - 1));
-    // The rest but for the other's; a whole step is not there any more at the end.
+    let (reservation, other) =
+        (store.reserve(&layer, 10).unwrap(), store.reserve(&layer, STEP).unwrap());
+    write(&reservation, 10).unwrap();
+    assert_eq!((reservation.bytes(), unwritten(&store)), (10, STEP));
+    write(&reservation, 1).unwrap();
+    assert_eq!((reservation.bytes(), unwritten(&store)), (10 + STEP, 2 * STEP - 1));
+    // Everything but the other reservation. At the end less than a whole step is free.
     for _ in 0..58 {
-        write(&room, STEP).unwrap();
+        write(&reservation, STEP).unwrap();
     }
-    write(&room, STEP - 11).unwrap();
-    let error = room.write(1).unwrap_err();
+    write(&reservation, STEP - 11).unwrap();
+    let error = reservation.write(1).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);
     assert!(matches!(
         ReserveError::within(&error.into_io()),
         Some(ReserveError::Full { wanted: 1, .. })
     ));
     write(&other, STEP).unwrap();
-    assert_eq!((free.load(Relaxed), open(&store)), (62 * STEP + STEP / 2, 0));
-    let little = store.reserve(&layer, LITTLE).unwrap();
-    assert!(store.reserve(&layer, LITTLE + 1).is_err() && little.write(LITTLE + 1).is_err());
-    drop(little);
-    drop((room, other));
-    assert_eq!(open(&store), 0);
+    assert_eq!((free.load(Relaxed), unwritten(&store)), (62 * STEP + STEP / 2, 0));
+    let small = store.reserve(&layer, SMALL).unwrap();
+    assert!(store.reserve(&layer, SMALL + 1).is_err() && small.write(SMALL + 1).is_err());
+    drop(small);
+    drop((reservation, other));
+    assert_eq!(unwritten(&store), 0);
 }
 
 #[test]
-fn what_nobody_needs_goes_before_there_is_no_room() {
+fn space_is_freed_before_a_reservation_fails() {
     let free = Arc::new(AtomicU64::new(64 * STEP));
     let (_dir, store) = store(&free);
-    let (asked, given) = (Arc::new(AtomicU64::new(0)), free.clone());
-    let told = asked.clone();
+    let (requested, given) = (Arc::new(AtomicU64::new(0)), free.clone());
+    let request = requested.clone();
     store.when_full(move |bytes| {
-        told.store(bytes, Relaxed);
+        request.store(bytes, Relaxed);
         given.store(70 * STEP, Relaxed);
     });
-    let room = store.reserve(&Digest::of(b"layer"), STEP).unwrap();
-    assert_eq!(asked.load(Relaxed), 0);
-    room.write(STEP).unwrap();
+    let reservation = store.reserve(&Digest::of(b"layer"), STEP).unwrap();
+    assert_eq!(requested.load(Relaxed), 0);
+    reservation.write(STEP).unwrap();
     free.store(62 * STEP, Relaxed);
-    room.write(7).unwrap();
-    assert_eq!(asked.load(Relaxed), 7 + 62 * STEP + STEP / 2);
+    reservation.write(7).unwrap();
+    assert_eq!(requested.load(Relaxed), 7 + 62 * STEP + STEP / 2);
     let error = store.reserve(&Digest::of(b"layer"), 20 * STEP).unwrap_err();
     assert!(error.to_string().contains("to stay free"), "{error}");
 }
 
-/// A file's rewritten parts and its holes take nothing.
+/// Rewritten parts of a file and its holes take no space.
 #[test]
-fn only_what_makes_a_file_longer_counts() {
+fn only_the_growth_of_a_file_counts() {
     let (_dir, store) = store(&Arc::new(AtomicU64::new(TOTAL)));
-    let room = store.reserve(&Digest::of(b"layer"), 100).unwrap();
-    let mut file = ReservedFile::new(io::Cursor::new(Vec::new()), &room);
+    let reservation = store.reserve(&Digest::of(b"layer"), 100).unwrap();
+    let mut file = ReservedFile::new(io::Cursor::new(Vec::new()), &reservation);
     file.write_all(&[1; 10]).unwrap();
     file.seek(SeekFrom::Start(5)).unwrap();
     file.write_all(&[2; 10]).unwrap();
     file.seek(SeekFrom::Start(1_000)).unwrap();
     file.write_all(&[3; 10]).unwrap();
-    assert_eq!(open(&store), 75);
+    assert_eq!(unwritten(&store), 75);
 }
 
 #[test]
-fn captures_of_a_namespace_and_of_all_have_their_part_of_the_disk() {
+fn captures_are_limited_per_namespace_and_in_total() {
     let (_dir, store) = store(&Arc::new(AtomicU64::new(TOTAL)));
     let part = TOTAL / 10;
     let a = store.reserve_capture("a", part - 10).unwrap();
@@ -130,24 +133,24 @@ fn captures_of_a_namespace_and_of_all_have_their_part_of_the_disk() {
     drop(store.reserve(&Digest::of(b"layer"), 5 * part).unwrap());
 }
 
-/// A capture that shares its volume's bytes takes no room, and is no way to have more than one's part.
+/// A capture that shares its volume's bytes takes no space on the disk, but counts towards the namespace's limit.
 #[test]
-fn bytes_that_a_capture_shares_count_as_its_namespaces_and_what_it_replaced_does_not() {
+fn shared_bytes_of_a_capture_count_for_its_namespace_and_replaced_ones_do_not() {
     let free = Arc::new(AtomicU64::new(50 * STEP));
     let (_dir, store) = store(&free);
     let part = TOTAL / 10;
-    let room = store.reserve_capture("a", 0).unwrap();
+    let reservation = store.reserve_capture("a", 0).unwrap();
     for _ in 0..10 {
-        room.share(part / 10).unwrap();
+        reservation.share(part / 10).unwrap();
     }
-    let error = room.share(1).unwrap_err();
+    let error = reservation.share(1).unwrap_err();
     assert!(error.to_string().starts_with("the snapshots of namespace a on this node"), "{error}");
-    assert_eq!(open(&store), 0);
-    // A round has replaced half of it.
-    room.settle(part / 2);
-    room.share(part - part / 2).unwrap();
-    room.share(1).unwrap_err();
-    drop(room);
+    assert_eq!(unwritten(&store), 0);
+    // A pre-copy round has replaced half of it.
+    reservation.settle(part / 2);
+    reservation.share(part - part / 2).unwrap();
+    reservation.share(1).unwrap_err();
+    drop(reservation);
     store.reserve_capture("a", 0).unwrap().share(part).unwrap();
 }
 

@@ -1,32 +1,35 @@
-//! A file that is written within its room on the disk.
+//! A writer that reserves disk space as its file grows.
 
 use std::{
     fs::File,
     io::{self, Seek, SeekFrom, Write},
 };
 
-use super::reservation::{Reservation, ReserveError};
+use super::{ReserveError, reservation::Reservation};
 use crate::erofs::Output;
 
-/// A file that is written within a room. Only what makes it longer, or fills what was skipped while it was its end, counts.
+/// A file whose growth is taken from a reservation. Only bytes written at or beyond the end of the file count: neither
+/// rewritten bytes nor a hole that a seek left.
 #[derive(Debug)]
 pub(super) struct ReservedFile<'a, W> {
     out: W,
     reservation: &'a Reservation,
+    /// The offset of the next write, in bytes.
     position: u64,
+    /// The end of the written bytes.
     end: u64,
 }
 
 impl<'a, W> ReservedFile<'a, W> {
-    /// Of an empty file.
-    pub(super) fn new(out: W, room: &'a Reservation) -> Self {
-        Self { out, reservation: room, position: 0, end: 0 }
+    /// Wraps an empty file.
+    pub(super) fn new(out: W, reservation: &'a Reservation) -> Self {
+        Self { out, reservation, position: 0, end: 0 }
     }
 }
 
 impl<W: Write> Write for ReservedFile<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // What lies before the end takes room already.
+        // Bytes before the end have been counted already.
         let new = (self.position + bytes.len() as u64).saturating_sub(self.end.max(self.position));
         self.reservation.write(new).map_err(ReserveError::into_io)?;
         let written = self.out.write(bytes)?;

@@ -1,22 +1,23 @@
-//! Whose turn it is to collect: one round at a time. Who wants room waits for a round no longer than for that room.
+//! Serializes garbage collection rounds. A caller that needs space waits for a running round only until the space is
+//! free.
 //!
 //! ```text
-//! wants room ─► it is there ──────────────────────────────────────────► goes on
-//!            ├► a round that began later found that it cannot be there ─► goes on, and is told so by who promises it
-//!            ├► no round goes on ─► begins one
-//!            └► looks again in a moment
+//! needs space ─► enough is free ────────────────────────────────────────► returns
+//!             ├► a round that began later found that it cannot be freed ─► returns; the reservation then fails
+//!             ├► no round is running ─► begins one
+//!             └► checks again after a short time
 //! ```
 //!
-//! So of many who find no room at once one goes round, and the others have what it found: else each would wait for the rounds of
-//! all before him.
+//! So if many callers find no space at once, one runs a round and the others use its result. Otherwise each caller
+//! would wait for the rounds of all callers before it.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-/// How often somebody who waits looks whether the room is there.
-const LOOK: Duration = Duration::from_millis(20);
+/// The interval at which a waiting caller checks whether the space is free.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The rounds of a store.
 #[derive(Debug, Default)]
@@ -27,23 +28,23 @@ pub(super) struct Rounds {
 
 #[derive(Debug, Default)]
 struct State {
-    is_on: bool,
-    /// How many have begun.
+    is_running: bool,
+    /// The number of rounds that have begun.
     begun: u64,
-    /// The last that ended for want of more to remove.
+    /// The last round that removed all that it could and did not free enough.
     futile: Option<Futile>,
 }
 
-/// A round that removed what it could.
+/// The result of a round that could not free enough.
 #[derive(Debug, Clone, Copy)]
 struct Futile {
-    /// Which it was.
+    /// The number of the round.
     number: u64,
-    /// The most bytes that can be free, as it found.
+    /// The most bytes that can be free, according to the round.
     most: u64,
 }
 
-/// The right to go round, until it is dropped.
+/// The right to run a round, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn<'r> {
     rounds: &'r Rounds,
@@ -51,54 +52,56 @@ pub(super) struct Turn<'r> {
 }
 
 impl Rounds {
-    /// Waits for the round that goes on.
+    /// Waits until no round is running, then begins one.
     pub(super) fn turn(&self) -> Turn<'_> {
         let mut state = self.state();
-        while state.is_on {
+        while state.is_running {
             state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         self.begin(state)
     }
 
-    /// The same for one who wants `need` bytes free; `None` where no round is needed for that any more, or none is of use.
-    pub(super) fn turn_for(&self, need: u64, is_there: impl Fn() -> bool) -> Option<Turn<'_>> {
+    /// Begins a round as [`Rounds::turn`] does, for a caller that needs `need` free bytes. Returns `None` if no round
+    /// is needed, because `is_free` returns true, or if a round that began after this call found that so much cannot be
+    /// freed.
+    pub(super) fn turn_for(&self, need: u64, is_free: impl Fn() -> bool) -> Option<Turn<'_>> {
         let mut state = self.state();
-        let asked = state.begun;
+        let begun_before = state.begun;
         loop {
-            let is_in_vain = |futile: &Futile| futile.number > asked && futile.most < need;
-            if state.futile.as_ref().is_some_and(is_in_vain) || is_there() {
+            let is_futile = |futile: &Futile| futile.number > begun_before && futile.most < need;
+            if state.futile.as_ref().is_some_and(is_futile) || is_free() {
                 return None;
             }
-            if !state.is_on {
+            if !state.is_running {
                 return Some(self.begin(state));
             }
-            let waited = self.ended.wait_timeout(state, LOOK);
+            let waited = self.ended.wait_timeout(state, POLL_INTERVAL);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     fn begin(&self, mut state: MutexGuard<'_, State>) -> Turn<'_> {
-        state.is_on = true;
+        state.is_running = true;
         state.begun += 1;
         Turn { rounds: self, number: state.begun }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Numbers are whole after any panic.
+        // Plain numbers are consistent after any panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Turn<'_> {
-    /// The round has found that no more than `most` bytes can be free.
-    pub(super) fn in_vain(&self, most: u64) {
+    /// Records that this round found that no more than `most` bytes can be free.
+    pub(super) fn record_futile(&self, most: u64) {
         self.rounds.state().futile = Some(Futile { number: self.number, most });
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.rounds.state().is_on = false;
+        self.rounds.state().is_running = false;
         self.rounds.ended.notify_all();
     }
 }

@@ -1,4 +1,4 @@
-//! Work in progress that is no layer.
+//! Unnamed scratch files on the store's disk, and the size of a layer.
 
 use std::{fs::File, io};
 
@@ -6,15 +6,16 @@ use super::{Store, layer_meta::LayerMeta};
 use crate::{digest::Digest, spill::unnamed_file, sys::durable::at};
 
 impl Store {
-    /// An empty file on the store's disk. It has no name, so it goes when it is closed, however the process ends.
+    /// Creates an empty file on the store's disk. It has no name, so the kernel frees it when it is closed, also after
+    /// a kill.
     pub fn scratch(&self) -> io::Result<File> {
         let path = self.stage();
-        unnamed_file(&path).map_err(at("make", &path))
+        unnamed_file(&path).map_err(at("create", &path))
     }
 
-    /// What a layer takes on the disk, in bytes.
+    /// The size of a layer's image, or of a snapshot layer's files, in bytes.
     pub fn bytes_of(&self, key: &Digest) -> io::Result<u64> {
-        LayerMeta::read(&self.layer(key)).map(|description| description.image_bytes)
+        LayerMeta::read(&self.layer(key)).map(|meta| meta.image_bytes)
     }
 }
 

@@ -1,12 +1,14 @@
-//! Cuts: layers that were copied out of a volume's upper, directory trees with overlay's own marks in them.
+//! Snapshot layers: directory trees that were copied from a volume's upper, with its overlay xattrs.
 //!
 //! ```text
-//! staging/<n>/diff/     filled by whoever cuts; becomes the layer's tree
-//! staging/<n>/aside/    what was filled in and is not wanted any more
+//! staging/<n>/diff/     filled by the capture; becomes the layer's tree
+//! staging/<n>/aside/    files of the copy that were replaced
 //! ```
 //!
-//! A cut came as no tar, so it has no diff id and is kept under a key that can be none: no image can claim it and get anything, see
-//! [`Store::fits`]. Deliberately absent: what an upper is, and how it is copied.
+//! A snapshot layer was not added from a tar, so it has no diff ID. Its key cannot equal a diff ID: an image that
+//! claims the key gets nothing, see [`Store::fits`].
+//!
+//! Deliberately absent: the format of an upper, and how it is copied.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -21,17 +23,18 @@ use crate::{
     sys::durable::{self, Amount, at},
 };
 
-/// The key under which the cut of a snapshot is kept: no diff id, for no tar has this text's bytes.
+/// The key of a snapshot's layer. It equals no diff ID, because this text is not a valid tar.
 pub fn snapshot_key(id: &SnapshotId) -> Digest {
     Digest::of(format!("ovl-csi cut {id}").as_bytes())
 }
 
-/// The key of a snapshot's cut where earlier ones of that name are here still: of one that was forgotten there may be volumes.
+/// The key of a snapshot's layer if `before` earlier layers of that name are still in the store: a deleted snapshot's
+/// layer may be in use by volumes.
 fn later_key(id: &SnapshotId, before: u32) -> Digest {
     Digest::of(format!("ovl-csi cut {id} {before}").as_bytes())
 }
 
-/// A cut that is being made. Dropped, it is gone.
+/// A snapshot layer in staging. It is removed when this is dropped without a commit.
 #[derive(Debug)]
 pub struct StagedSnapshot {
     store: Arc<Store>,
@@ -39,19 +42,19 @@ pub struct StagedSnapshot {
     key: Digest,
 }
 
-/// What a cut consists of.
+/// The contents of a snapshot layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SnapshotContents {
-    /// Names in it.
+    /// The number of its names.
     pub entries: u64,
-    /// Bytes of its files.
+    /// The bytes of its files.
     pub bytes: u64,
-    /// Overlay's marks in it that a mount has to be told to follow.
+    /// The overlay features that a mount with this layer must enable.
     pub features: Features,
 }
 
 impl Store {
-    /// Begins the cut of a snapshot. One of a name at a time.
+    /// Creates the staging directory for a snapshot's layer. The caller stages one layer per name at a time.
     pub fn stage_snapshot(self: &Arc<Self>, id: &SnapshotId) -> io::Result<StagedSnapshot> {
         let later = (1..).map(|before| later_key(id, before));
         let mut keys = std::iter::once(snapshot_key(id)).chain(later);
@@ -67,27 +70,30 @@ impl Store {
 }
 
 impl StagedSnapshot {
-    /// The key that it is going to have. Whoever cuts has a lease of it until a record names it.
+    /// The key that the layer will have. The caller keeps a lease of it until a record names it.
     pub fn key(&self) -> Digest {
         self.key
     }
 
-    /// The directory for its tree.
+    /// The directory for the layer's tree.
     pub fn tree(&self) -> PathBuf {
         self.dir.0.join(LayerFormat::Dir.content())
     }
 
-    /// The directory for what is not wanted any more, on the same file system.
+    /// The directory for replaced files, on the same file system.
     pub fn aside(&self) -> PathBuf {
         self.dir.0.join("aside")
     }
 
-    /// Keeps it as a layer: its bytes are on the disk before it has its name. `dirty` is what of them may not be there yet. An error
-    /// leaves nothing.
+    /// Adds the layer to the store, durably: its bytes are synced before it is renamed into place. `dirty` is the part
+    /// of the bytes that may not be on the disk yet.
+    ///
+    /// # Errors
+    /// A file system operation failed. The staging directory is removed.
     pub fn commit(self, contents: SnapshotContents, dirty: Amount) -> io::Result<()> {
         durable::remove_tree_soon(&self.aside())?;
         durable::settle(&self.tree(), dirty).map_err(at("sync", &self.tree()))?;
-        // Made and synced after them, it brings their metadata to the disk.
+        // Written and synced after the tree, which also brings the tree's file system metadata to the disk.
         LayerMeta::of_snapshot(self.key, &contents).write(&self.dir.0)?;
         durable::rename(&self.dir.0, &self.store.layer(&self.key))
     }

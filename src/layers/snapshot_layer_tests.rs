@@ -1,4 +1,4 @@
-//! Cuts beside layers that came as tars.
+//! Snapshot layers beside layers that were added from tars.
 
 use std::{collections::HashSet, fs, time::Duration};
 
@@ -28,7 +28,7 @@ const CONTENTS: SnapshotContents = SnapshotContents {
 
 const WRITTEN: Amount = Amount { files: 1, bytes: 4 };
 
-fn cut(store: &Arc<Store>, name: &str, content: &str) -> Digest {
+fn add_snapshot(store: &Arc<Store>, name: &str, content: &str) -> Digest {
     let staged = store.stage_snapshot(&id(name)).unwrap();
     fs::write(staged.tree().join("file"), content).unwrap();
     fs::write(staged.aside().join("0"), "replaced").unwrap();
@@ -66,10 +66,10 @@ fn add(store: &Arc<Store>, name: &str, format: Format) -> Digest {
 }
 
 #[test]
-fn a_cut_is_a_layer_that_no_image_can_claim() {
+fn an_image_cannot_claim_a_snapshot_layer() {
     let scratch = Scratch::new();
     let store = open(&scratch);
-    let key = cut(&store, "snap-1", "one");
+    let key = add_snapshot(&store, "snap-1", "one");
     assert_eq!(key, snapshot_key(&id("snap-1")));
     assert!(store.has(&key) && !store.fits(&key, Place::Any));
     assert_eq!(store.diff_id(&key).unwrap(), None);
@@ -83,7 +83,7 @@ fn a_cut_is_a_layer_that_no_image_can_claim() {
         HashSet::from_iter(names(layer)),
         HashSet::from(["diff", "layer.json"].map(String::from))
     );
-    // An image whose config claims its key as a diff id has to bring bytes, and has none.
+    // An image whose config claims the key as a diff ID must deliver bytes with that digest. There are none.
     let tar = tar("x");
     let claim = NewLayer { diff_id: key, ..new_layer(&tar, Format::Portable) };
     store.add(&claim, store.reserve(&key, 1).unwrap(), &tar[..]).unwrap_err();
@@ -91,26 +91,26 @@ fn a_cut_is_a_layer_that_no_image_can_claim() {
 }
 
 #[test]
-fn a_cut_that_comes_to_nothing_leaves_nothing() {
+fn a_staged_snapshot_that_is_not_committed_leaves_nothing() {
     let scratch = Scratch::new();
     let store = open(&scratch);
     drop(store.stage_snapshot(&id("snap-1")).unwrap());
     for part in ["staging", "layers"] {
         assert_eq!(names(scratch.path().join("store").join(part)), Vec::<String>::new(), "{part}");
     }
-    // A kill: nobody drops anything.
+    // A kill: nothing is dropped.
     std::mem::forget(store.stage_snapshot(&id("snap-1")).unwrap());
-    // Which keeps the store's lock here: it is the same process.
+    // The leaked value keeps the store locked, because this is the same process.
     assert_eq!(names(scratch.path().join("store/staging")).len(), 1);
     assert!(!store.has(&snapshot_key(&id("snap-1"))));
 }
 
-/// The snapshot was forgotten; a volume is made of it still.
+/// The earlier snapshot was deleted, but a volume may still use its layer.
 #[test]
-fn a_name_that_comes_again_takes_no_layer_away() {
+fn a_snapshot_name_used_again_gets_a_new_layer() {
     let scratch = Scratch::new();
     let store = open(&scratch);
-    let keys = ["one", "two", "three"].map(|content| cut(&store, "snap-1", content));
+    let keys = ["one", "two", "three"].map(|content| add_snapshot(&store, "snap-1", content));
     for (key, content) in keys.iter().zip(["one", "two", "three"]) {
         let tree = store.lower(key).unwrap().tree.path();
         assert_eq!(fs::read_to_string(tree.join("file")).unwrap(), content);
@@ -119,10 +119,10 @@ fn a_name_that_comes_again_takes_no_layer_away() {
 }
 
 #[test]
-fn a_snapshot_keeps_its_cut_and_nothing_else_does() {
+fn a_snapshot_layer_is_kept_by_its_record_alone() {
     let scratch = Scratch::new();
     let store = open(&scratch);
-    let key = cut(&store, "snap-1", "one");
+    let key = add_snapshot(&store, "snap-1", "one");
     let record = SnapshotRecord {
         format: SnapshotRecord::FORMAT,
         id: id("snap-1"),
@@ -147,17 +147,17 @@ fn a_snapshot_keeps_its_cut_and_nothing_else_does() {
         pushed: None,
     };
     store.put_snapshot(record).unwrap();
-    let marks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
-    let collect = || store.collect(|| Ok(HashSet::new()), &marks).unwrap();
+    let watermarks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
+    let collect = || store.collect(|| Ok(HashSet::new()), &watermarks).unwrap();
     assert_eq!(collect(), GcStats { kept_layers: 1, kept_bytes: 4, ..GcStats::default() });
     store.drop_snapshot(&id("snap-1")).unwrap();
     assert_eq!(collect().layers, 1);
     assert!(!store.has(&key));
 }
 
-/// One tar, two trees.
+/// One tar is two trees, depending on its format.
 #[test]
-fn a_native_layer_is_kept_beside_the_portable_one() {
+fn a_native_layer_is_stored_beside_the_portable_one() {
     let scratch = Scratch::new();
     let store = open(&scratch);
     let diff_id = add(&store, "file", Format::Portable);
@@ -175,19 +175,19 @@ fn a_native_layer_is_kept_beside_the_portable_one() {
     assert_eq!((origin.public, &origin.packed), (true, &Some(packed)));
 }
 
-/// HAZARDS 16.
+/// docs/hazards.md, 16.
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-fn privileged_a_cut_that_was_acknowledged_is_whole_after_a_power_cut() {
+fn privileged_a_committed_snapshot_layer_is_complete_after_a_power_cut() {
     for fs_type in ["xfs", "ext4"] {
         let scratch = Scratch::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let content = "0123456789abcdef".repeat(100_000);
-        // More than it costs to bring the cut alone to the disk.
+        // More bytes than a sync of the snapshot layer alone writes to the disk.
         fs::write(at.join("neighbour"), vec![1; 64 << 20]).unwrap();
         let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
-        let whole = cut(&store, "snap-1", &content);
+        let whole = add_snapshot(&store, "snap-1", &content);
         let half = store.stage_snapshot(&id("snap-2")).unwrap();
         fs::write(half.tree().join("file"), &content).unwrap();
         disk.cut_power();
@@ -207,15 +207,16 @@ fn privileged_a_cut_that_was_acknowledged_is_whole_after_a_power_cut() {
 }
 
 #[test]
-fn a_cut_that_nothing_needs_goes_at_once() {
+fn an_unreachable_snapshot_layer_is_removed_at_once() {
     let scratch = Scratch::new();
     let store = open(&scratch);
-    let (lost, tar) = (cut(&store, "snap-1", "one"), add(&store, "tar", Format::Portable));
+    let (unreachable, tar) =
+        (add_snapshot(&store, "snap-1", "one"), add(&store, "tar", Format::Portable));
     let patient = Watermarks { high: 100, low: 100, grace: Duration::from_secs(600) };
-    let lease = store.lease(&[lost]).unwrap();
+    let lease = store.lease(&[unreachable]).unwrap();
     let nothing = || Ok(HashSet::new());
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0);
     drop(lease);
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 1);
-    assert!(!store.has(&lost) && store.has(&tar));
+    assert!(!store.has(&unreachable) && store.has(&tar));
 }

@@ -1,7 +1,7 @@
-//! Snapshots: names for stacks whose top was cut out of a volume.
+//! Snapshot records: named layer stacks, whose top layers were captured from a volume.
 //!
 //! ```text
-//! <root>/snapshots/<id>.json     replaced whole; written after its layers, removed before them
+//! <root>/snapshots/<id>.json     replaced whole; written after the snapshot's layers, removed before them
 //! ```
 
 use std::{
@@ -24,24 +24,25 @@ use crate::{
     },
 };
 
-/// The format this version writes; a record of a later one is refused, never guessed at.
+/// The format of the records that this version writes. A record of another format is refused.
 const FORMAT: u32 = 1;
 
-/// A snapshot's id, which is also its CSI handle: 1 to 128 bytes of letters, digits, `.`, `_` and `-`, beginning with a letter or
-/// digit, so that it is safe as one part of a path.
+/// A snapshot's ID, which is also its CSI handle: 1 to 128 bytes of letters, digits, `.`, `_` and `-`, beginning with a
+/// letter or digit, so that it is safe as one part of a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct SnapshotId(String);
 
-/// Not a snapshot's id.
+/// A text that is not a valid snapshot ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a snapshot's id: expected 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+    "{0:?} is not a valid snapshot ID: expected 1 to 128 letters, digits, '.', '_' or '-', beginning with a \
+     letter or digit"
 )]
 pub struct SnapshotIdError(String);
 
 impl SnapshotId {
-    /// The id as text.
+    /// The ID as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -81,44 +82,48 @@ impl FromStr for SnapshotId {
 /// One snapshot of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
-    /// Of the record itself.
+    /// The format of the record: [`SnapshotRecord::FORMAT`].
     pub format: u32,
-    /// Its name.
+    /// The snapshot's ID.
     pub id: SnapshotId,
     /// The keys of its layers, bottom first.
     pub stack: Vec<Digest>,
-    /// How many of these, at the top, lie above the images that its volume was made of.
+    /// The number of layers, at the top of `stack`, that lie above the images of its volume.
     pub own: usize,
-    /// The images whose configs its own image goes on from, in the order of the stack: keys of [`ImageRecord`](super::ImageRecord)s.
+    /// The images on whose configs the snapshot's image is based, in the order of the stack: manifest digests of
+    /// [`ImageRecord`](super::ImageRecord)s.
     pub manifests: Vec<Digest>,
-    /// The image at the bottom, as the volume's pod named it.
+    /// The reference of the bottom image, as the volume's pod named it, or as recorded in the snapshot from which the
+    /// volume was created. `None` if neither is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// The snapshot that its volume was made of, if of one.
+    /// The snapshot from which its volume was created, if any.
     pub parent: Option<SnapshotId>,
-    /// Of what it was cut.
+    /// The captured volume and its pod.
     pub source: SnapshotSource,
-    /// Whom root's files of the images belonged to in the volume, as (uid, gid).
+    /// The owner (uid, gid) that the volume gave to the images' files that belong to root; `None` if they kept their
+    /// owner.
     pub owner: Option<(u32, u32)>,
-    /// When it was cut.
+    /// The time of the capture.
     pub cut: Timestamp,
-    /// Entries of the newest layer.
+    /// The number of entries of the newest layer.
     pub entries: u64,
-    /// Bytes of the newest layer's files.
+    /// The bytes of the newest layer's files.
     pub bytes: u64,
-    /// For how long the volume's pods stood still, in microseconds; `None` where they did not.
+    /// The time for which the volume's pods were frozen, in microseconds; `None` if they were not.
     pub frozen_micros: Option<u64>,
-    /// Whether that was because its pod had ended, so that nobody wrote any more.
+    /// Whether no pod was frozen because the volume's pod had ended, so no process wrote to the volume.
     #[serde(default)]
     pub ended: bool,
-    /// How many files changed each time that they were copied, so that their bytes are of more than one moment.
+    /// The number of files that changed during each attempt to copy them, so that their bytes are from more than one
+    /// moment.
     #[serde(default)]
     pub torn: u64,
-    /// Where it was pushed, `registry/repository@digest`.
+    /// The pushed image, `registry/repository@digest`; `None` if it was not pushed.
     pub pushed: Option<String>,
 }
 
-/// What a snapshot was cut of.
+/// The pod and the volume that a snapshot was captured from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotSource {
     /// The pod's namespace.
@@ -135,7 +140,8 @@ impl SnapshotRecord {
     /// The format of a new record.
     pub const FORMAT: u32 = FORMAT;
 
-    /// The same where it is of this namespace: to others nothing is said of where another one's images and snapshots are.
+    /// The record, if its snapshot belongs to `namespace`. Other namespaces must not learn where its images and
+    /// snapshots are.
     #[must_use]
     pub fn for_namespace(self, namespace: &str) -> Option<Self> {
         (self.source.namespace == namespace).then_some(self)
@@ -147,10 +153,10 @@ impl SnapshotRecord {
 pub(super) struct Snapshots {
     dir: PathBuf,
     known: Mutex<BTreeMap<SnapshotId, SnapshotRecord>>,
-    /// Held by the one who writes, so that readers never wait for the disk: two who write one record would leave memory and disk
-    /// apart.
+    /// Held by a writer, so that readers never wait for the disk, and so that two writers of one record cannot leave
+    /// different versions in memory and on disk.
     writer: Mutex<()>,
-    /// Records that could not be read at the start: while one of them is there, nobody knows which layers it needs.
+    /// Records that could not be read at the start. While one of them exists, it is unknown which layers it needs.
     unreadable: Vec<PathBuf>,
 }
 
@@ -163,7 +169,11 @@ impl Snapshots {
             match read(&path) {
                 Ok(record) => drop(known.insert(record.id.clone(), record)),
                 Err(why) => {
-                    tracing::error!(path = %path.display(), why, "not a snapshot's record");
+                    tracing::error!(
+                        path = %path.display(),
+                        why,
+                        "cannot read a snapshot record: no garbage collection until it is removed"
+                    );
                     unreadable.push(path);
                 }
             }
@@ -171,17 +181,18 @@ impl Snapshots {
         Ok(Self { dir, known: Mutex::new(known), writer: Mutex::default(), unreadable })
     }
 
-    /// The first record that nobody can read. Whoever removes it has decided that nothing needs its layers.
+    /// The first unreadable record that still exists. By removing the file, an administrator decides that its layers
+    /// are not needed.
     pub(super) fn unreadable(&self) -> Option<&Path> {
-        let is_there = |path: &&PathBuf| match fs::symlink_metadata(path) {
+        let exists = |path: &&PathBuf| match fs::symlink_metadata(path) {
             Err(error) => error.kind() != io::ErrorKind::NotFound,
             Ok(_) => true,
         };
-        self.unreadable.iter().find(is_there).map(PathBuf::as_path)
+        self.unreadable.iter().find(exists).map(PathBuf::as_path)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, SnapshotRecord>> {
-        // Changed by whole entries only, so it is whole after any panic.
+        // Changed by whole entries only, so it is consistent after any panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -194,11 +205,11 @@ fn read(path: &Path) -> Result<SnapshotRecord, String> {
     let bytes = fs::read(path).map_err(|e| e.to_string())?;
     let record: SnapshotRecord = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     if record.format != FORMAT {
-        return Err(format!("its format is {}, known is {FORMAT}", record.format));
+        return Err(format!("its format is {}, this version reads format {FORMAT}", record.format));
     }
     match path.file_name() {
         Some(name) if name == file_name(&record.id).as_str() => Ok(record),
-        _ => Err(format!("it is about {}", record.id)),
+        _ => Err(format!("its name differs: it is the record of {}", record.id)),
     }
 }
 
@@ -206,17 +217,17 @@ fn file_name(id: &SnapshotId) -> String {
     format!("{id}.json")
 }
 
-/// Bytes of layers that were cut out of volumes.
+/// Bytes of snapshot layers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Captured {
-    /// Of one namespace.
+    /// The bytes of one namespace.
     pub(super) own: u64,
-    /// Of all.
+    /// The bytes of all namespaces.
     pub(super) all: u64,
 }
 
 impl Store {
-    /// What the snapshots of this node have captured.
+    /// The bytes that the snapshots of this node have captured, in total and for `namespace`.
     pub(super) fn captured(&self, namespace: &str) -> Captured {
         let mut captured = Captured::default();
         for one in self.snapshots.known().values() {
@@ -228,17 +239,18 @@ impl Store {
         captured
     }
 
-    /// The snapshot of this name, if it is on this node.
+    /// The record of the snapshot `id`, if it is on this node.
     pub fn snapshot(&self, id: &SnapshotId) -> Option<SnapshotRecord> {
         self.snapshots.known().get(id).cloned()
     }
 
-    /// All snapshots of this node, by name.
+    /// The records of all snapshots of this node, sorted by ID.
     pub fn snapshots(&self) -> Vec<SnapshotRecord> {
         self.snapshots.known().values().cloned().collect()
     }
 
-    /// Keeps a record, durably, in the place of the one of its name. The caller has a lease of its layers, which are here.
+    /// Writes a record, durably, and replaces the one with the same ID. Its layers are in the store, and the caller has
+    /// a lease of them.
     pub fn put_snapshot(&self, record: SnapshotRecord) -> io::Result<()> {
         let path = self.snapshots.dir.join(file_name(&record.id));
         let _writer = self.snapshots.writer();
@@ -247,7 +259,8 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a snapshot; its layers go when nothing else needs them. Answers whether it was here.
+    /// Removes a snapshot's record. Garbage collection removes its layers when nothing else needs them. Returns whether
+    /// there was a record.
     pub fn drop_snapshot(&self, id: &SnapshotId) -> io::Result<bool> {
         let _writer = self.snapshots.writer();
         if !self.snapshots.known().contains_key(id) {
@@ -264,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_one_safe_part_of_a_path() {
+    fn a_snapshot_id_is_a_safe_path_component() {
         for good in ["snap-0b6f", "a", &"a".repeat(128)] {
             assert_eq!(good.parse::<SnapshotId>().unwrap().as_str(), good);
         }
@@ -274,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_record_is_in_the_way_until_it_is_removed() {
+    fn an_unreadable_record_is_reported_until_it_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let [first, second] = ["a.json", "b.json"].map(|name| dir.path().join(name));
         fs::write(&first, "{").unwrap();

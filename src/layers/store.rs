@@ -1,4 +1,4 @@
-//! The directory itself: opened, locked, checked, its parts named.
+//! The store's directory: opens and locks it, checks its format, and names its subdirectories.
 
 use std::{
     ffi::OsString,
@@ -26,9 +26,10 @@ use crate::{
     },
 };
 
-/// The format of `store.json` and of all that lies beside it.
+/// The format of `store.json` and of the files beside it.
 const FORMAT: u32 = 1;
 
+/// The content of `store.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoreMeta {
     format: u32,
@@ -48,18 +49,19 @@ pub struct Store {
     pub(super) leases: Leases,
     pub(super) ages: Ages,
     pub(super) disk: Disk,
-    /// How new layers are kept.
+    /// The format of new layers on the disk.
     pub(super) form: LayerFormat,
-    /// Memory of all work.
+    /// The memory that the process shares.
     pub(super) budget: Arc<Budget>,
     pub(super) rounds: Rounds,
-    /// The first number in the staging directory that is this process's.
+    /// The first number that this process uses in the staging directory.
     staged_from: u64,
     staged: AtomicU64,
     _lock: durable::Lock,
 }
 
-/// The right to be the one process that uses a store, until dropped: taken before anything in it is touched.
+/// The lock of a store: only one process uses a store at a time. It is taken before the store's files are read or
+/// written, and released when dropped.
 #[derive(Debug)]
 pub struct StoreLock {
     root: PathBuf,
@@ -67,14 +69,17 @@ pub struct StoreLock {
 }
 
 impl StoreLock {
-    /// Claims the store at `root`, whose directory is made where it is not there yet.
+    /// Locks the store at `root`, and creates its directory if it does not exist.
+    ///
+    /// # Errors
+    /// Another process has the lock, the path is too long, or a file system operation failed.
     pub fn on(root: &Path) -> Result<Self, OpenError> {
         let longest = root.join("layers").join(Digest::of(b"").hex()).join("layer.erofs");
         if longest.as_os_str().len() > TEXT_LIMIT {
             return Err(OpenError::TooLong { path: root.to_owned() });
         }
         if let Some(parent) = root.parent() {
-            fs::create_dir_all(parent).map_err(at("make", parent))?;
+            fs::create_dir_all(parent).map_err(at("create", parent))?;
         }
         private_dir(root)?;
         let lock =
@@ -82,26 +87,32 @@ impl StoreLock {
         Ok(Self { root: root.to_owned(), lock })
     }
 
-    /// As [`Store::frozen`], of the store that is going to be opened; it may not be there yet.
+    /// As [`Store::frozen`], before the store is opened. The directory may not exist yet.
     pub fn frozen(&self) -> PathBuf {
         self.root.join("frozen")
     }
 }
 
 impl Store {
-    /// Opens the store at `root`, making it where it is not there yet. What an earlier process left in its staging directory is for
-    /// [`Store::empty_staging`].
+    /// Locks and opens the store at `root`, and creates it if it does not exist. [`Store::empty_staging`] removes what
+    /// an earlier process left in the staging directory.
+    ///
+    /// # Errors
+    /// As [`StoreLock::on`] and [`Store::open_claimed`].
     pub fn open(root: &Path, mounts: Arc<dyn Mounts>) -> Result<Self, OpenError> {
         Self::open_claimed(StoreLock::on(root)?, mounts)
     }
 
-    /// Opens the store that was claimed.
+    /// Opens the locked store.
+    ///
+    /// # Errors
+    /// The store has an unknown format, or a file system operation failed.
     pub fn open_claimed(
         StoreLock { root, lock }: StoreLock,
         mounts: Arc<dyn Mounts>,
     ) -> Result<Self, OpenError> {
         let root = &root;
-        let id = describe(root)?;
+        let id = read_or_create_id(root)?;
         for part in ["staging", "layers", "images", "snapshots", "frozen", "starts", "volumes"] {
             private_dir(&root.join(part))?;
         }
@@ -130,30 +141,31 @@ impl Store {
         })
     }
 
-    /// The same store, which keeps new layers in this form. Those that are here stay as they are.
+    /// Sets the format of new layers on the disk. Existing layers keep theirs.
     #[must_use]
     pub fn keeping(self, form: LayerFormat) -> Self {
         Self { form, ..self }
     }
 
-    /// The same store, whose layers share this memory with all other work.
+    /// Sets the memory budget that adding layers shares with all other work.
     #[must_use]
     pub fn within(self, budget: Arc<Budget>) -> Self {
         Self { budget, ..self }
     }
 
-    /// The memory that whoever works with the store has a share of.
+    /// The memory budget of all work with the store.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    /// Whether the layer is here, whole.
+    /// Whether the store has the layer.
     pub fn has(&self, diff_id: &Digest) -> bool {
-        // The directory came by rename, so it is whole if it is there at all.
+        // The directory was renamed into place, so it is complete if it exists.
         self.layer(diff_id).is_dir()
     }
 
-    /// The keys of all layers, whole or not readable any more. A name that is no digest was not made by us and is left alone.
+    /// The keys of all layers, damaged ones too. A directory whose name is not a digest was not created by the store
+    /// and is ignored.
     pub(super) fn layers(&self) -> io::Result<Vec<Digest>> {
         let named = |dir: PathBuf| {
             let name = dir.file_name()?.to_str()?;
@@ -162,32 +174,32 @@ impl Store {
         Ok(dirs(&self.root.join("layers"))?.into_iter().filter_map(named).collect())
     }
 
-    /// What tells it from every other store: made once, as a UUID.
+    /// The store's unique ID: a UUID that is created with the store.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Its directory.
+    /// The store's root directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The directory of the volumes, owned by the room of that name.
+    /// The directory of the volumes, owned by the module `volumes`.
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }
 
-    /// The directory of the counts of captures that were begun, owned by the room of snapshots.
+    /// The directory of the counts of captures that were begun, owned by the module `snapshots`.
     pub fn starts(&self) -> PathBuf {
         self.root.join("starts")
     }
 
-    /// The directory of the notes about what this node has frozen, owned by the room of snapshots.
+    /// The directory of the notes about the cgroups that this node has frozen, owned by the module `snapshots`.
     pub fn frozen(&self) -> PathBuf {
         self.root.join("frozen")
     }
 
-    /// Whether the store can be read and written at this moment: a file is made and removed again.
+    /// Checks that the store can be read and written now: creates and removes a file.
     pub fn ready(&self) -> io::Result<()> {
         let probe = self.stage();
         let layers = self.root.join("layers");
@@ -196,27 +208,29 @@ impl Store {
         fs::remove_file(&probe).map_err(at("remove", &probe))
     }
 
-    /// Removes what an earlier process was making or removing, and what this one could not remove; returns how much is left of it.
-    /// How much that is was up to whoever wrote it, so nobody should wait for it. What cannot go (somebody mounted something in it) is
-    /// for the next call. Blocks.
+    /// Removes orphans from the staging directory: what an earlier process was adding or removing, and what this
+    /// process could not remove. Returns the number of orphans that could not be removed, for example because something
+    /// is mounted in them; the next call tries them again. Blocks. An orphan can be of any size, so no request should
+    /// wait for this.
     pub fn empty_staging(&self) -> io::Result<usize> {
         let staging = self.root.join("staging");
-        let mut left = 0;
+        let mut remaining = 0;
         for entry in fs::read_dir(&staging).map_err(at("read", &staging))? {
             let path = entry.map_err(at("read", &staging))?.path();
             if number(&path).is_some_and(|number| number >= self.staged_from) {
                 continue;
             }
             if let Err(error) = remove(&path) {
-                left += 1;
-                tracing::warn!(path = %path.display(), %error, "cannot be removed: tried again in a minute");
+                remaining += 1;
+                tracing::warn!(path = %path.display(), %error, "cannot remove an orphan: tried again in a minute");
             }
         }
-        Ok(left)
+        Ok(remaining)
     }
 
-    /// Takes a directory of this store from its place, and waits for no disk: what it answers is for the caller to remove, or else
-    /// for the next start. `None` where there is none. A crash may leave the directory where it was.
+    /// Moves a directory of this store to the staging directory, without waiting for the disk. Returns the new path:
+    /// the caller removes it, or else the next start does. Returns `None` if the directory does not exist. After a
+    /// crash the directory may be at its old path.
     pub fn set_aside(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
         let staged = self.stage();
         match durable::rename_soon(dir, &staged) {
@@ -229,20 +243,21 @@ impl Store {
         self.root.join("layers").join(diff_id.hex())
     }
 
-    /// A new name in the staging directory; nobody else writes there, so a counter is unique.
+    /// A new path in the staging directory. Only this process writes there, so a counter is unique.
     pub(super) fn stage(&self) -> PathBuf {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         self.root.join("staging").join(number.to_string())
     }
 }
 
-/// A directory for root alone, also where somebody else made it first: Kubernetes makes the root of a hostPath 0755.
+/// Creates a directory that only root can read. Also sets the mode of an existing one: Kubernetes creates the root of a
+/// hostPath with mode 0755.
 fn private_dir(path: &Path) -> io::Result<()> {
     durable::create_dir(path, 0o700)?;
     attributes::set_mode(path, 0o700).map_err(at("set the mode of", path))
 }
 
-/// The directories in a directory.
+/// The paths of the subdirectories of a directory.
 fn dirs(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut dirs = Vec::new();
     for entry in fs::read_dir(path).map_err(at("list", path))? {
@@ -254,28 +269,30 @@ fn dirs(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(dirs)
 }
 
-/// The first number that nothing in the staging directory has.
+/// The first number above all that are in use in the staging directory.
 fn first_free(staging: &Path) -> io::Result<u64> {
     let mut free = 0;
     for entry in fs::read_dir(staging).map_err(at("read", staging))? {
         let path = entry.map_err(at("read", staging))?.path();
-        let number = number(&path).or_else(|| path.to_str()?.rsplit_once(LEFT)?.1.parse().ok());
+        let number =
+            number(&path).or_else(|| path.to_str()?.rsplit_once(ORPHAN_PREFIX)?.1.parse().ok());
         free = free.max(number.map_or(0, |number| number + 1));
     }
     Ok(free)
 }
 
-/// What a name begins with in staging that this process could not remove.
-const LEFT: &str = "left-";
+/// The prefix of names in the staging directory that this process could not remove.
+const ORPHAN_PREFIX: &str = "left-";
 
-/// Removes what this process has put into staging. What cannot go gets a name by which [`Store::empty_staging`] takes it for left over.
+/// Removes an entry that this process put into the staging directory. If that fails, renames it, so that
+/// [`Store::empty_staging`] finds it as an orphan.
 pub(super) fn discard(staged: &Path) -> io::Result<()> {
     durable::remove_tree_soon(staged).inspect_err(|_| {
         if let Some(name) = staged.file_name() {
-            let mut left = OsString::from(LEFT);
-            left.push(name);
-            // Where that fails too it is for the next start.
-            let _ = fs::rename(staged, staged.with_file_name(left));
+            let mut orphan = OsString::from(ORPHAN_PREFIX);
+            orphan.push(name);
+            // If that fails too, the next start removes it.
+            let _ = fs::rename(staged, staged.with_file_name(orphan));
         }
     })
 }
@@ -292,29 +309,29 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads `store.json`, or writes it where this is a new store. Answers the store's id.
-fn describe(root: &Path) -> Result<String, OpenError> {
+/// Returns the store's ID from `store.json`, which it creates for a new store.
+fn read_or_create_id(root: &Path) -> Result<String, OpenError> {
     let path = root.join("store.json");
     let unknown = |why| OpenError::Unknown { path: path.clone(), why };
     match fs::read(&path) {
         Ok(bytes) => {
-            let description: StoreMeta =
+            let meta: StoreMeta =
                 serde_json::from_slice(&bytes).map_err(|e| unknown(e.to_string()))?;
-            if description.format != FORMAT {
+            if meta.format != FORMAT {
                 return Err(unknown(format!(
-                    "its format is {}, known is {FORMAT}",
-                    description.format
+                    "its format is {}, this version reads format {FORMAT}",
+                    meta.format
                 )));
             }
-            Ok(description.id)
+            Ok(meta.id)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let source = Path::new("/proc/sys/kernel/random/uuid");
             let id = fs::read_to_string(source).map_err(at("read", source))?.trim().to_owned();
-            let description = StoreMeta { format: FORMAT, id };
-            let bytes = serde_json::to_vec_pretty(&description).map_err(io::Error::from)?;
+            let meta = StoreMeta { format: FORMAT, id };
+            let bytes = serde_json::to_vec_pretty(&meta).map_err(io::Error::from)?;
             durable::write_atomic(&path, &bytes)?;
-            Ok(description.id)
+            Ok(meta.id)
         }
         Err(e) => Err(at("read", &path)(e).into()),
     }

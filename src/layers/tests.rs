@@ -1,4 +1,4 @@
-//! The store against the in-memory twin of the kernel.
+//! The store with fake mounts.
 
 use std::{
     fs,
@@ -76,7 +76,7 @@ fn new_layer(diff_id: Digest) -> NewLayer {
 }
 
 #[test]
-fn a_layer_is_kept_once() {
+fn a_layer_is_stored_once() {
     let node = Node::new();
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
@@ -102,7 +102,7 @@ fn a_layer_is_mounted_once() {
 }
 
 #[test]
-fn other_content_than_promised_is_refused() {
+fn a_layer_with_another_digest_is_rejected() {
     let node = Node::new();
     let new = new_layer(Digest::of(&layer("one")));
     let error = add(&node.store, &new, &layer("two")[..]).unwrap_err();
@@ -112,26 +112,29 @@ fn other_content_than_promised_is_refused() {
 }
 
 #[test]
-fn a_stream_that_breaks_leaves_nothing() {
+fn an_interrupted_download_leaves_nothing() {
     let node = Node::new();
     let tar = layer("one");
     struct Broken;
     impl Read for Broken {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::Error::new(io::ErrorKind::ConnectionReset, "the registry went away"))
+            Err(io::Error::new(
+                io::ErrorKind::ConnectionReset,
+                "the registry closed the connection",
+            ))
         }
     }
-    // Also at the very end, where a blob's digest is found to be wrong.
-    for cut in [0, 100, 512, tar.len()] {
+    // Also at the very end, where a wrong digest of the blob is found.
+    for length in [0, 100, 512, tar.len()] {
         let new = new_layer(Digest::of(&tar));
-        let error = add(&node.store, &new, tar[..cut].chain(Broken)).unwrap_err();
-        assert!(error.to_string().contains("the registry went away"), "{error}");
+        let error = add(&node.store, &new, tar[..length].chain(Broken)).unwrap_err();
+        assert!(error.to_string().contains("the registry closed the connection"), "{error}");
         node.assert_no_layer();
     }
 }
 
 #[test]
-fn what_an_earlier_process_left_goes_while_this_one_serves() {
+fn orphans_of_an_earlier_process_are_removed_while_this_one_serves() {
     let Node { dir, kernel, store } = Node::new();
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
@@ -144,16 +147,16 @@ fn what_an_earlier_process_left_goes_while_this_one_serves() {
     assert!(store.has(&new.diff_id));
     let node = Node { dir, kernel, store };
     assert_eq!(node.names("staging").len(), 2);
-    let cut = node.store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
+    let staged = node.store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
     assert_eq!(node.store.empty_staging().unwrap(), 0);
     assert_eq!(node.names("staging"), ["8"]);
-    drop(cut);
+    drop(staged);
     assert_eq!(node.names("staging"), Vec::<String>::new());
 }
 
-/// HAZARDS 29: whoever claims a diff id brings the bytes first, and only then counts as where it comes from.
+/// docs/hazards.md, 29: a repository that claims a diff ID becomes an origin only after it delivered the bytes.
 #[test]
-fn an_origin_is_who_delivered_the_bytes() {
+fn only_a_repository_that_delivered_the_bytes_is_an_origin() {
     let Node { dir, kernel, store } = Node::new();
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
@@ -167,7 +170,7 @@ fn an_origin_is_who_delivered_the_bytes() {
     add(&store, &NewLayer { origin: honest.clone(), ..new.clone() }, &tar[..]).unwrap();
     let public = Origin { public: true, ..new.origin.clone() };
     store.add_origin(&new.diff_id, public.clone()).unwrap();
-    // Public once is public.
+    // An origin that was public once stays public.
     store.add_origin(&new.diff_id, new.origin.clone()).unwrap();
     let origins = store.origins(&new.diff_id);
     assert_eq!(*origins, [public, honest]);
@@ -194,9 +197,10 @@ fn the_origins_of_one_layer_are_bounded() {
     assert_eq!((&kept[0], &kept[63]), (&origin(0), &origin(99)));
 }
 
-/// HAZARDS 11 and 17: room is promised before a byte comes, and the sentence has directory and numbers.
+/// docs/hazards.md, 11 and 17: space is reserved before the download, and the error names the directory and the
+/// numbers.
 #[test]
-fn a_layer_that_does_not_fit_is_refused_before_it_comes() {
+fn a_layer_that_does_not_fit_is_rejected_before_its_download() {
     let Node { dir, kernel, store } = Node::new();
     drop(store);
     let mut store = Store::open(dir.path(), Arc::new(kernel)).unwrap();
@@ -214,7 +218,7 @@ fn a_layer_that_does_not_fit_is_refused_before_it_comes() {
 }
 
 #[test]
-fn a_tree_is_a_lower_too() {
+fn a_directory_layer_is_a_lower_too() {
     let node = Node::new();
     let tar = layer("one");
     let new = new_layer(Digest::of(&tar));
@@ -231,7 +235,7 @@ fn a_tree_is_a_lower_too() {
 }
 
 #[test]
-fn verify_finds_what_is_cut_swapped_or_lost() {
+fn verify_finds_truncated_swapped_and_lost_layers() {
     let node = Node::new();
     let tars = ["one", "two", "three", "four"].map(layer);
     let ids = [0, 1, 2, 3].map(|n: usize| Digest::of(&tars[n]));
@@ -255,14 +259,14 @@ fn verify_finds_what_is_cut_swapped_or_lost() {
 }
 
 #[test]
-fn one_process_at_a_time() {
+fn a_store_is_used_by_one_process_at_a_time() {
     let node = Node::new();
     let error = open(node.dir.path(), &node.kernel).unwrap_err();
     assert!(matches!(error, OpenError::Locked(_)), "{error}");
 }
 
 #[test]
-fn a_store_of_another_format_is_left_alone() {
+fn a_store_of_another_format_is_rejected() {
     let Node { dir, kernel, store } = Node::new();
     drop(store);
     for text in [r#"{"format":2,"id":"x"}"#, "", "{}"] {
@@ -273,7 +277,7 @@ fn a_store_of_another_format_is_left_alone() {
 }
 
 #[test]
-fn a_reference_means_the_image_it_was_last_resolved_to() {
+fn a_reference_resolves_to_its_latest_image() {
     let Node { dir, kernel, store } = Node::new();
     let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
     store.put_image("a/b:1", one, &[one], &ImageDetails::default()).unwrap();
@@ -287,7 +291,7 @@ fn a_reference_means_the_image_it_was_last_resolved_to() {
 }
 
 #[test]
-fn a_record_that_a_kill_kept_from_its_place_is_not_taken() {
+fn a_temporary_record_of_a_killed_process_is_removed() {
     let Node { dir, kernel, store } = Node::new();
     let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
     store.put_image("a:latest", one, &[one], &ImageDetails::default()).unwrap();
@@ -302,7 +306,7 @@ fn a_record_that_a_kill_kept_from_its_place_is_not_taken() {
 }
 
 #[test]
-fn the_store_is_closed_to_others_whoever_made_its_directory() {
+fn the_store_is_private_even_in_an_existing_directory() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = TempDir::new().unwrap();
     let root = dir.path().join("root");
@@ -318,7 +322,7 @@ fn the_store_is_closed_to_others_whoever_made_its_directory() {
 }
 
 #[test]
-fn readiness_does_not_race_with_itself() {
+fn concurrent_readiness_checks_do_not_conflict() {
     let node = Node::new();
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -329,7 +333,7 @@ fn readiness_does_not_race_with_itself() {
 }
 
 #[test]
-fn what_is_set_aside_leaves_its_place_and_goes_at_the_next_start() {
+fn a_directory_set_aside_is_moved_to_staging() {
     let node = Node::new();
     let dir = node.dir.path().join("volumes/x");
     fs::create_dir_all(dir.join("upper/deep")).unwrap();

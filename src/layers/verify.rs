@@ -1,9 +1,10 @@
-//! Whether the layers are what was written.
+//! Verifies that the layers on the disk are the ones that were written.
 //!
-//! A layer's image has no checksum of all its bytes: it is not written from front to back, so a hash would have to read it again
-//! (a tenth of a pull's time), and the tar's own digest is of bytes that the image does not have in that order. So each image is
-//! read to its end, which finds what the disk has lost, and its superblock, size and UUID are compared, which finds what was cut
-//! or put in its place. Bytes that rot without a word from the disk are for file systems with checksums.
+//! A layer's image has no checksum over all its bytes. It is not written from front to back, so a hash would need to
+//! read it again, which takes a tenth of a pull's time. The tar's digest does not help, because the image has the bytes
+//! in another order. So each image is read to its end, which finds read errors of the disk. Its superblock, size and
+//! UUID are compared, which finds truncated and exchanged images. Detecting bytes that changed without a read error is
+//! left to file systems with checksums.
 
 use std::{fs::File, io, path::Path, sync::Arc};
 
@@ -14,24 +15,24 @@ use super::{
 };
 use crate::{digest::Digest, erofs::Image};
 
-/// Something wrong with a layer.
+/// A damaged layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Which layer.
+    /// The key of the layer.
     pub diff_id: Digest,
-    /// What is wrong with it, as half a sentence.
+    /// What is damaged, as text that follows `layer <key>: `.
     pub what: String,
 }
 
 impl Store {
-    /// Reads every layer to its end; answers what is wrong, nothing where nothing is. Blocks for as long as the disk takes.
+    /// Reads every layer to its end and returns the damaged ones, sorted by key. Blocks until all layers are read.
     ///
     /// # Errors
     /// The layers cannot be listed.
     pub fn verify(self: &Arc<Self>) -> io::Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for diff_id in self.layers()? {
-            // One that was collected meanwhile is not wrong.
+            // A layer that was garbage collected meanwhile is not damaged.
             let Some(_lease) = self.lease(&[diff_id]) else { continue };
             if let Err(what) = check(&self.layer(&diff_id), &diff_id) {
                 findings.push(Finding { diff_id, what });
@@ -43,32 +44,32 @@ impl Store {
 }
 
 fn check(dir: &Path, key: &Digest) -> Result<(), String> {
-    let description = LayerMeta::read(dir).map_err(|e| e.to_string())?;
-    match description.key() {
+    let meta = LayerMeta::read(dir).map_err(|e| e.to_string())?;
+    match meta.key() {
         Some(known) if known == *key => {}
-        Some(other) => return Err(format!("its description is of {other}")),
-        None => return Err("its description does not say what it is".to_owned()),
+        Some(other) => return Err(format!("its layer.json is of the layer {other}")),
+        None => return Err("its layer.json has neither a key nor a diff ID".to_owned()),
     }
-    let content = dir.join(description.form.content());
-    match description.form {
+    let content = dir.join(meta.form.content());
+    match meta.form {
         LayerFormat::Erofs => {
-            let told = |e: io::Error| format!("{} cannot be read: {e}", content.display());
-            image(File::open(&content).map_err(told)?, &description, key).map_err(told)?
+            let unreadable = |e: io::Error| format!("{} cannot be read: {e}", content.display());
+            image(File::open(&content).map_err(unreadable)?, &meta, key).map_err(unreadable)?
         }
         LayerFormat::Dir if content.is_dir() => Ok(()),
-        LayerFormat::Dir => Err(format!("{} is no directory", content.display())),
+        LayerFormat::Dir => Err(format!("{} is not a directory", content.display())),
     }
 }
 
-/// The outer error is the disk's, the inner one the image's.
-fn image(mut file: File, description: &LayerMeta, key: &Digest) -> io::Result<Result<(), String>> {
+/// Checks an image. The outer error is one of the disk, the inner one says how the image is damaged.
+fn image(mut file: File, meta: &LayerMeta, key: &Digest) -> io::Result<Result<(), String>> {
     let uuid_found = match Image::open(&file) {
         Err(e) if e.kind() == io::ErrorKind::InvalidData => return Ok(Err(e.to_string())),
         opened => opened?.uuid(),
     };
-    let (found, written) = (io::copy(&mut file, &mut io::sink())?, description.image_bytes);
+    let (found, written) = (io::copy(&mut file, &mut io::sink())?, meta.image_bytes);
     if found != written {
-        return Ok(Err(format!("its image has {found} bytes and was written with {written}")));
+        return Ok(Err(format!("its image has {found} bytes, but {written} were written")));
     }
     if uuid_found != uuid(key) {
         return Ok(Err("its image is another layer's: the UUID differs".to_owned()));

@@ -1,11 +1,12 @@
-//! The moment in which an upper is copied out.
+//! Captures a volume: copies its upper into a new layer of this node.
 //!
 //! ```text
-//! held ─► staged ─► copied while the pod runs ─► frozen: what changed ─► thawed ─► on disk, renamed ─► recorded
+//! guarded ─► staged ─► copied while the pod runs ─► frozen: changes copied ─► thawed ─► on disk, renamed ─► recorded
 //! ```
 //!
-//! The volume is held until its pod goes on, so it is neither published nor unpublished meanwhile. A kill before the rename leaves
-//! only staging and the note of who is frozen; one after it leaves a layer that nothing names, which is collected.
+//! The guard of the volume is held until its pod runs again, so the volume is neither published nor unpublished in this
+//! time. A kill before the rename leaves only staging and the record of the freeze. A kill after it leaves a layer that
+//! no record names, which is collected.
 
 use std::{
     io,
@@ -16,7 +17,9 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureError, Inner, SnapshotId, Snapshots, blocking, pre_copy::Copy, starts::Start};
+use super::{
+    CaptureError, Inner, SnapshotId, Snapshots, blocking, pre_copy::PreCopy, starts::Start,
+};
 use crate::{
     changeset::Limits,
     error::Class,
@@ -28,37 +31,38 @@ use crate::{
     volumes::{GuardError, Pod, VolumeGuard, VolumeId},
 };
 
-/// For how long somebody else may work on the volume before the cut is given up.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a capture waits for another operation on the volume before it fails.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two tries to get it.
-const AGAIN: Duration = Duration::from_millis(50);
+/// The pause between two attempts to get the guard.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is to be cut, and how.
+/// Which volume to capture, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureRequest {
-    /// The snapshot's name: the same again answers the same snapshot.
+    /// The name of the snapshot. A repeated request with the same name returns the same snapshot.
     pub id: SnapshotId,
-    /// The volume.
+    /// The volume to capture.
     pub volume: VolumeId,
-    /// Its pod; `None` for whoever may capture any. A volume of another one is not touched: its pod does not stand still for
-    /// somebody else's mistake.
+    /// The pod of the volume. `None` if the caller may capture any volume. A volume of another pod is not touched, so a
+    /// mistake in a request freezes no other pod.
     pub pod: Option<Pod>,
-    /// Whether its pod stands still.
+    /// Whether the pod is frozen.
     pub consistency: Consistency,
 }
 
-/// Whether a volume's pod stands still while it is cut.
+/// Whether the pod of a volume is frozen during a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
-    /// It does, for no longer than `within`; where that does not do, the cut fails, or is live.
+    /// It is, for no longer than `within`. If that time is too short, the capture fails, or becomes live with
+    /// `or_live`.
     Frozen {
-        /// The longest that it may stand still.
+        /// The longest allowed freeze.
         within: Duration,
-        /// Whether the cut is live where that does not do.
+        /// Whether the capture becomes live if the pod cannot be frozen, or not for long enough.
         or_live: bool,
     },
-    /// It does not: each file is as it was at some moment of the cut.
+    /// It is not. Each file is as it was at some moment of the capture.
     Live,
 }
 
@@ -68,59 +72,63 @@ impl Default for Consistency {
     }
 }
 
-/// What a copy is a copy of.
+/// The moment that a copy shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moment {
-    /// The volume while its pod stood still, for so long.
-    Still(Duration),
-    /// The volume as a pod left it of which nothing runs any more.
+    /// The volume while its pod was frozen, for this time.
+    Frozen(Duration),
+    /// The volume as its pod left it. No process of the pod runs any more.
     Ended,
-    /// Each file at some moment.
-    Many,
+    /// Each file at a moment of its own.
+    Live,
 }
 
 impl Moment {
     fn micros(self) -> Option<u64> {
         match self {
-            Self::Still(time) => Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-            Self::Ended | Self::Many => None,
+            Self::Frozen(time) => Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            Self::Ended | Self::Live => None,
         }
     }
 }
 
 impl Snapshots {
-    /// Cuts a volume: keeps what its pod has written as a layer of this node, durably, under a name. The pod goes on.
+    /// Captures a volume: keeps what its pod has written as a durable layer of this node, under a name. The pod runs
+    /// on.
     ///
-    /// Dropped, it stops soon: nobody wants it any more. It stops as well when its volume is to be unpublished
-    /// ([`CutError::GoneOn`]), because a pod that goes is not to wait for a copy.
+    /// The capture stops soon after its future is dropped. It also stops when the volume is to be unpublished
+    /// ([`CaptureError::Unpublishing`]), because the end of a pod must not wait for a copy.
     pub async fn capture(&self, request: CaptureRequest) -> Result<SnapshotRecord, CaptureError> {
         let inner = self.0.clone();
         if let Some(known) = inner.known(&request)? {
             return Ok(known);
         }
-        let turn =
-            inner.turns.take(&request.id).ok_or_else(|| CaptureError::Busy(request.id.clone()))?;
-        // Somebody may have been done between the look and the turn.
+        let lock = inner
+            .locks
+            .try_lock(&request.id)
+            .ok_or_else(|| CaptureError::Busy(request.id.clone()))?;
+        // Another call may have ended between the lookup and the lock.
         if let Some(known) = inner.known(&request)? {
             return Ok(known);
         }
-        // Before it waits for a permit: a volume that is being pulled would keep one from others.
-        let held = inner.hold(&request).await?;
-        let permit = inner.permit(&held, &request).await?;
+        // The guard comes before the permit: to wait for a volume that is being pulled would take a permit from other
+        // captures.
+        let guard = inner.guard(&request).await?;
+        let permit = inner.permit(&guard, &request).await?;
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         blocking(move || {
-            let _kept = (turn, permit);
-            let done = inner.capture_now(held, &request, &stop);
-            inner.count(&request, &done);
-            done
+            let _until_the_end = (lock, permit);
+            let result = inner.capture_now(guard, &request, &stop);
+            inner.count(&request, &result);
+            result
         })
         .await
     }
 }
 
 impl Inner {
-    /// The snapshot of this name, if it is there.
+    /// The snapshot with the name of the request, if there is one already.
     fn known(&self, request: &CaptureRequest) -> Result<Option<SnapshotRecord>, CaptureError> {
         match self.store.snapshot(&request.id) {
             Some(record)
@@ -135,69 +143,72 @@ impl Inner {
         }
     }
 
-    async fn hold(&self, request: &CaptureRequest) -> Result<VolumeGuard, CaptureError> {
-        let begun = Instant::now();
+    /// Takes the guard of the volume. Waits while another operation works on the volume, up to [`GUARD_TIMEOUT`].
+    async fn guard(&self, request: &CaptureRequest) -> Result<VolumeGuard, CaptureError> {
+        let start = Instant::now();
         loop {
             let (volumes, id, pod) =
                 (self.volumes.clone(), request.volume.clone(), request.pod.clone());
             match blocking(move || volumes.hold(&id, pod.as_ref())).await {
-                Err(GuardError::Busy(_)) if begun.elapsed() < PATIENCE => {
-                    tokio::time::sleep(AGAIN).await;
+                Err(GuardError::Busy(_)) if start.elapsed() < GUARD_TIMEOUT => {
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
-                held => {
+                result => {
                     let id = request.id.clone();
-                    return held.map_err(|source| CaptureError::Hold { id, source });
+                    return result.map_err(|source| CaptureError::Hold { id, source });
                 }
             }
         }
     }
 
-    /// Waits for a permit; whoever wants to unpublish the volume meanwhile need not.
+    /// Waits for a permit to capture. Gives up when the volume is to be unpublished, so that unpublish does not wait.
     async fn permit(
         &self,
-        held: &VolumeGuard,
+        guard: &VolumeGuard,
         request: &CaptureRequest,
     ) -> Result<Permit, CaptureError> {
-        let wanted = async {
-            while !held.is_wanted() {
-                tokio::time::sleep(AGAIN).await;
+        let unpublishing = async {
+            while !guard.is_wanted() {
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         tokio::select! {
-            permit = self.captures.acquire(&held.pod().namespace) => Ok(permit),
-            () = wanted => {
+            permit = self.captures.acquire(&guard.pod().namespace) => Ok(permit),
+            () = unpublishing => {
                 let (id, volume) = (request.id.clone(), request.volume.clone());
-                Err(CaptureError::GoneOn { id, volume })
+                Err(CaptureError::Unpublishing { id, volume })
             }
         }
     }
 
-    /// Cuts a volume that is held, until `stop`. Blocks.
+    /// Captures the volume of `guard`, until `stop` is cancelled. Blocks.
     pub(super) fn capture_now(
         &self,
-        held: VolumeGuard,
+        guard: VolumeGuard,
         request: &CaptureRequest,
         stop: &CancellationToken,
     ) -> Result<SnapshotRecord, CaptureError> {
         let disk = |source| CaptureError::Disk { id: request.id.clone(), source };
-        self.ensure_whole(&held, request)?;
+        self.ensure_complete(&guard, request)?;
         let start = Start::count(&self.store.starts(), &request.id).map_err(disk)?;
         let _start = start.ok_or_else(|| CaptureError::Killed(request.id.clone()))?;
-        let room = self.store.reserve_capture(&held.pod().namespace, 0);
-        let no_room = |source| CaptureError::NoSpace { id: request.id.clone(), source };
-        let room = room.map(Arc::new).map_err(no_room)?;
+        let reservation = self.store.reserve_capture(&guard.pod().namespace, 0);
+        let no_space = |source| CaptureError::NoSpace { id: request.id.clone(), source };
+        let reservation = reservation.map(Arc::new).map_err(no_space)?;
         let staged = self.store.stage_snapshot(&request.id).map_err(disk)?;
-        let mut stack = held.stack().to_vec();
+        let mut stack = guard.stack().to_vec();
         stack.push(staged.key());
-        // Until the record names them.
+        // The lease keeps the layers until the record names them.
         let _lease = self.store.hold(&stack);
         let (bounds, scratch) = (Limits::default().bounds(), self.store.spills());
         let (tree, aside) = (staged.tree(), staged.aside());
-        let clone = TreeClone::new(held.upper(), &tree, &aside, bounds, &scratch).map_err(disk)?;
-        // Made last: whoever has a share waits for nothing else.
-        let clone = clone.within(self.store.budget().share(), Box::new(Within(room.clone())));
-        let mut copy = Copy { inner: self, request, guard: &held, stop, clone, reservation: &room };
-        let moment = copy.all()?;
+        let clone = TreeClone::new(guard.upper(), &tree, &aside, bounds, &scratch).map_err(disk)?;
+        // The memory share comes last: an operation that has a share must wait for nothing else.
+        let space = Box::new(CopySpace(reservation.clone()));
+        let clone = clone.within(self.store.budget().share(), space);
+        let mut copy =
+            PreCopy { inner: self, request, guard: &guard, stop, clone, reservation: &reservation };
+        let moment = copy.run()?;
         let (contents, dirty, copied) =
             (copy.clone.contents(), copy.clone.dirty(), copy.clone.copied());
         drop(copy);
@@ -205,12 +216,12 @@ impl Inner {
             format: SnapshotRecord::FORMAT,
             id: request.id.clone(),
             stack,
-            own: held.snapshot_layers() + 1,
-            manifests: held.manifests().to_vec(),
-            base: self.base(&held),
-            parent: held.parent().cloned(),
-            source: source_of(&held),
-            owner: held.owner().map(|owner| (owner.uid, owner.gid)),
+            own: guard.snapshot_layers() + 1,
+            manifests: guard.manifests().to_vec(),
+            base: self.base(&guard),
+            parent: guard.parent().cloned(),
+            source: source_of(&guard),
+            owner: guard.owner().map(|owner| (owner.uid, owner.gid)),
             cut: Timestamp::now(),
             entries: contents.entries,
             bytes: contents.bytes,
@@ -219,44 +230,46 @@ impl Inner {
             torn: contents.torn,
             pushed: None,
         };
-        // From here on the pod may go.
-        drop(held);
+        // From here on the volume may be unpublished.
+        drop(guard);
         let features = Features { metacopy: contents.metacopy, redirect: contents.redirect };
         let (entries, bytes) = (contents.entries, contents.bytes);
         staged
             .commit(SnapshotContents { entries, bytes, features }, dirty)
             .and_then(|()| self.store.put_snapshot(record.clone()))
-            .map_err(|source| self.full(request, copied, disk(source)))?;
+            .map_err(|source| self.or_full(request, copied, disk(source)))?;
         tracing::info!(
-            snapshot = %record.id, volume = %request.volume, entries, bytes, ?moment, "volume cut"
+            snapshot = %record.id, volume = %request.volume, entries, bytes, ?moment, "volume captured"
         );
         Ok(record)
     }
 
-    /// Makes sure that the upper has all that was changed: an overlay with an index has a part of it elsewhere.
-    pub(super) fn ensure_whole(
+    /// Checks that the upper has all changes of the pod. In an overlay with `index: on`, the hard links of a changed
+    /// file lead to the change through the index, which a copy of the upper does not have.
+    pub(super) fn ensure_complete(
         &self,
-        held: &VolumeGuard,
+        guard: &VolumeGuard,
         request: &CaptureRequest,
     ) -> Result<(), CaptureError> {
         let (id, volume) = (request.id.clone(), request.volume.clone());
-        match held.half_named() {
+        match guard.half_named() {
             Ok(0) => Ok(()),
-            Ok(files) => Err(CaptureError::HalfNamed { id, volume, files }),
+            Ok(files) => Err(CaptureError::StaleHardLinks { id, volume, files }),
             Err(source) => Err(CaptureError::Disk { id, source }),
         }
     }
 
-    /// The image at the bottom of a volume, as its pod named it, or as the pod of the snapshot that it was made of did.
-    fn base(&self, held: &VolumeGuard) -> Option<String> {
-        let named = held.images().first().map(ToString::to_string);
-        let parent = held.parent().and_then(|parent| self.store.snapshot(parent));
-        named.or_else(|| parent?.for_namespace(&held.pod().namespace)?.base)
+    /// The reference of the image at the bottom of a volume, as its pod gave it. For a volume that was made of a
+    /// snapshot, the reference in the record of that snapshot.
+    fn base(&self, guard: &VolumeGuard) -> Option<String> {
+        let image = guard.images().first().map(ToString::to_string);
+        let parent = guard.parent().and_then(|parent| self.store.snapshot(parent));
+        image.or_else(|| parent?.for_namespace(&guard.pod().namespace)?.base)
     }
 
-    /// The sentence about a disk that filled while a volume was copied, where that is what went wrong. Layers and images that nobody
-    /// needs go while what was copied still takes its room, so that the next try may find some.
-    pub(super) fn full(
+    /// Replaces `error` with [`CaptureError::Full`] if its cause is a full disk. It also collects layers and images
+    /// while the copied bytes still use their space, so the next attempt can find free space.
+    pub(super) fn or_full(
         &self,
         request: &CaptureRequest,
         copied: u64,
@@ -265,7 +278,7 @@ impl Inner {
         if error.class() != Class::Exhausted {
             return error;
         }
-        // It says itself what it did.
+        // The collection logs its own result.
         let _ = self.volumes.collect();
         let dir = self.store.root().to_owned();
         CaptureError::Full { id: request.id.clone(), volume: request.volume.clone(), dir, copied }
@@ -279,16 +292,16 @@ impl Inner {
             (Ok(_), None, Consistency::Live) => "live",
             (Ok(_), None, Consistency::Frozen { .. }) => "not_frozen",
         };
-        #[allow(clippy::cast_precision_loss, reason = "no pod stands still for years")]
+        #[allow(clippy::cast_precision_loss, reason = "no pod is frozen for years")]
         self.metrics.capture(result, frozen.map(|micros| micros as f64 / 1e6));
     }
 }
 
-/// A capture's room, as its copy sees it.
+/// The space reservation of a capture, for its copy.
 #[derive(Debug)]
-struct Within(Arc<Reservation>);
+struct CopySpace(Arc<Reservation>);
 
-impl clone::SpaceReservation for Within {
+impl clone::SpaceReservation for CopySpace {
     fn copy(&self, bytes: u64) -> io::Result<()> {
         self.0.write(bytes).map_err(ReserveError::into_io)
     }
@@ -298,12 +311,12 @@ impl clone::SpaceReservation for Within {
     }
 }
 
-fn source_of(held: &VolumeGuard) -> SnapshotSource {
-    let pod = held.pod();
+fn source_of(guard: &VolumeGuard) -> SnapshotSource {
+    let pod = guard.pod();
     SnapshotSource {
         namespace: pod.namespace.clone(),
         pod: pod.name.clone(),
         pod_uid: pod.uid.as_str().to_owned(),
-        volume: held.id().as_str().to_owned(),
+        volume: guard.id().as_str().to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! Cuts of real volumes, with pods that write.
+//! Captures of real volumes, with pods that write.
 
 use std::{
     fs::{self, OpenOptions, Permissions},
@@ -30,18 +30,18 @@ async fn node() -> Node {
     Node::new(scratch, &at).await
 }
 
-fn until(what: &str, done: impl Fn() -> bool) {
-    let begun = Instant::now();
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
         sleep(Duration::from_millis(2));
     }
 }
 
-/// Everything that a pod does to its volume comes back, in a stack of the image's layers and the cut.
+/// The stack of the image's layers and the captured layer shows all changes of the pod.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_what_a_pod_did_comes_back_from_a_cut() {
+async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
     for disk in [Some("xfs"), Some("ext4"), None] {
         let scratch = Scratch::new();
         let at = scratch.dir("node");
@@ -74,16 +74,16 @@ async fn privileged_what_a_pod_did_comes_back_from_a_cut() {
         sparse.set_len(1 << 30).unwrap();
         drop(sparse);
 
-        let cut = node.capture("snap-1", "v").await.unwrap();
-        node.assert_nothing_half_made("cut");
-        assert_eq!((cut.own, cut.stack.len(), cut.frozen_micros), (1, 2, None));
-        assert_eq!(cut.stack[1], snapshot_key(&cut.id));
-        assert_eq!(cut.source.volume, node.volume("v").as_str());
-        assert!(cut.entries > 8 && cut.bytes < 1 << 20, "{cut:?}");
-        let features = node.store.lower(&cut.stack[1]).unwrap().features;
+        let snapshot = node.capture("snap-1", "v").await.unwrap();
+        node.assert_nothing_unfinished("snapshot");
+        assert_eq!((snapshot.own, snapshot.stack.len(), snapshot.frozen_micros), (1, 2, None));
+        assert_eq!(snapshot.stack[1], snapshot_key(&snapshot.id));
+        assert_eq!(snapshot.source.volume, node.volume("v").as_str());
+        assert!(snapshot.entries > 8 && snapshot.bytes < 1 << 20, "{snapshot:?}");
+        let features = node.store.lower(&snapshot.stack[1]).unwrap().features;
         assert!(features.metacopy && features.redirect, "{features:?}");
-        let restored = node.restored(&cut.stack);
-        // Nothing comes back in the place of a socket, not even its name.
+        let restored = node.restored(&snapshot.stack);
+        // A snapshot has no sockets, not even their names.
         sockets.iter().for_each(|name| fs::remove_file(at.join(name)).unwrap());
         let names = [
             "pure",
@@ -107,7 +107,7 @@ async fn privileged_what_a_pod_did_comes_back_from_a_cut() {
             "link",
         ];
         for name in names {
-            let (was, is) = (shown(&at.join(name)), shown(&restored.path().join(name)));
+            let (was, is) = (describe(&at.join(name)), describe(&restored.path().join(name)));
             assert_eq!(is, was, "{name} on {disk:?}");
         }
         let is = |name: &str| fs::symlink_metadata(restored.path().join(name)).unwrap();
@@ -115,15 +115,18 @@ async fn privileged_what_a_pod_did_comes_back_from_a_cut() {
         assert_eq!((is("sparse").len(), is("sparse").blocks()), (1 << 30, 0));
         assert!(is("link").is_symlink());
 
-        // The pod goes on, and the cut is as it was; whoever starts with it writes for itself.
+        // The pod runs on, and the snapshot does not change. A restored volume has its own writes.
         write("kept", "changed since");
-        assert_eq!(shown(&restored.path().join("kept")), "644 base");
+        assert_eq!(describe(&restored.path().join("kept")), "644 base");
         fs::write(restored.path().join("a/b/c"), "theirs").unwrap();
-        assert_eq!(shown(&at.join("a/b/c")), "644 base");
-        // The same again is the same.
-        assert_eq!(node.capture("snap-1", "v").await.unwrap(), cut);
+        assert_eq!(describe(&at.join("a/b/c")), "644 base");
+        // A repeated request returns the same snapshot.
+        assert_eq!(node.capture("snap-1", "v").await.unwrap(), snapshot);
         let second = node.capture("snap-2", "v").await.unwrap();
-        assert_eq!(shown(&node.restored(&second.stack).path().join("kept")), "644 changed since");
+        assert_eq!(
+            describe(&node.restored(&second.stack).path().join("kept")),
+            "644 changed since"
+        );
         drop(restored);
         node.unpublish("v").await;
         let error = node.capture("snap-3", "v").await.unwrap_err();
@@ -135,10 +138,10 @@ async fn privileged_what_a_pod_did_comes_back_from_a_cut() {
     }
 }
 
-/// Two files written in order, by a pod that does not stop by itself: whatever is in the second is in the first.
+/// The pod appends to two files in turn: each line of the second file is in the first.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts, makes cgroups"]
-async fn privileged_a_frozen_cut_is_one_moment() {
+async fn privileged_a_frozen_capture_shows_one_moment() {
     for fs_type in ["xfs", "ext4"] {
         let scratch = Scratch::new();
         let at = scratch.dir("node");
@@ -146,18 +149,18 @@ async fn privileged_a_frozen_cut_is_one_moment() {
         let node = Node::new(scratch, &at).await;
         let at = node.publish("v", |_| {}).await;
         let mut pod = PodGroup::of(&node.uid);
-        // Many files, so that a live copy takes longer than a step.
+        // Many files, so a live copy takes longer than one step of the pod.
         for n in 0..300 {
             fs::write(at.join(format!("between-{n}")), "x").unwrap();
         }
         pod.run(&at, "while :; do i=$((i + 1)); echo $i >> a-first; echo $i >> z-second; done");
-        until("the pod does not write", || at.join("z-second").exists());
+        wait_until("the pod does not write", || at.join("z-second").exists());
         for round in 0..5 {
-            let cut = node.capture(&format!("snap-{round}"), "v").await.unwrap();
+            let snapshot = node.capture(&format!("snap-{round}"), "v").await.unwrap();
             assert!(!pod.is_frozen(), "{fs_type}");
-            let stood = Duration::from_micros(cut.frozen_micros.unwrap());
-            assert!(stood < Duration::from_secs(5), "{stood:?}");
-            let restored = node.restored(&cut.stack);
+            let frozen = Duration::from_micros(snapshot.frozen_micros.unwrap());
+            assert!(frozen < Duration::from_secs(5), "{frozen:?}");
+            let restored = node.restored(&snapshot.stack);
             let read = |name: &str| fs::read_to_string(restored.path().join(name)).unwrap();
             let (first, second) = (read("a-first"), read("z-second"));
             assert!(first.starts_with(&second), "{fs_type}: no prefix");
@@ -165,55 +168,55 @@ async fn privileged_a_frozen_cut_is_one_moment() {
             assert_eq!(first.lines().count().to_string(), first.lines().last().unwrap());
         }
         let before = fs::metadata(at.join("z-second")).unwrap().len();
-        until("the pod does not go on", || {
+        wait_until("the pod does not run again", || {
             fs::metadata(at.join("z-second")).unwrap().len() > before
         });
-        node.assert_nothing_half_made(fs_type);
+        node.assert_nothing_unfinished(fs_type);
         let text = node.metrics.text().unwrap();
         assert!(text.contains("ovl_cuts_total{result=\"frozen\"} 5"), "{text}");
     }
 }
 
-/// HAZARDS 24: a pod that cannot be copied in time goes on, and the cut fails or is live.
+/// docs/hazards.md, 24: a pod whose volume cannot be copied in time is thawed, and the capture fails or is live.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts, makes cgroups"]
-async fn privileged_a_pod_never_stands_still_beyond_its_deadline() {
+async fn privileged_a_pod_is_never_frozen_beyond_the_deadline() {
     let node = node().await;
     let at = node.publish("v", |_| {}).await;
     let mut pod = PodGroup::of(&node.uid);
     pod.run(&at, "while :; do date > clock; done");
-    until("the pod does not write", || at.join("clock").exists());
+    wait_until("the pod does not write", || at.join("clock").exists());
     let consistency = |or_live| Consistency::Frozen { within: Duration::ZERO, or_live };
-    let hurried = CaptureRequest { consistency: consistency(false), ..node.request("snap-1", "v") };
-    let error = node.snapshots.capture(hurried).await.unwrap_err();
-    assert!(matches!(error, CaptureError::Late { .. }), "{error}");
+    let request = CaptureRequest { consistency: consistency(false), ..node.request("snap-1", "v") };
+    let error = node.snapshots.capture(request).await.unwrap_err();
+    assert!(matches!(error, CaptureError::FreezeTimeout { .. }), "{error}");
     assert_eq!(error.class(), Class::Precondition);
-    for part in ["default/one", "freezeTimeout", "goes on"] {
+    for part in ["default/one", "freezeTimeout", "thawed"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
-    until("the pod stands still", || !pod.is_frozen());
-    node.assert_nothing_half_made("late");
+    wait_until("the pod is still frozen", || !pod.is_frozen());
+    node.assert_nothing_unfinished("late");
     assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
-    let hurried = CaptureRequest { consistency: consistency(true), ..node.request("snap-1", "v") };
-    let cut = node.snapshots.capture(hurried).await.unwrap();
-    assert_eq!(cut.frozen_micros, None);
+    let request = CaptureRequest { consistency: consistency(true), ..node.request("snap-1", "v") };
+    let snapshot = node.snapshots.capture(request).await.unwrap();
+    assert_eq!(snapshot.frozen_micros, None);
     let live = CaptureRequest { consistency: Consistency::Live, ..node.request("snap-2", "v") };
     assert_eq!(node.snapshots.capture(live).await.unwrap().frozen_micros, None);
     assert!(!pod.is_frozen());
-    node.assert_nothing_half_made("live");
+    node.assert_nothing_unfinished("live");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_one_call_cuts_and_the_others_get_what_it_made() {
+async fn privileged_concurrent_calls_make_one_snapshot() {
     let node = node().await;
     let at = node.publish("v", |_| {}).await;
     node.publish("w", |_| {}).await;
     fs::write(at.join("new"), "x").unwrap();
     let calls = (0..8).map(|_| node.capture("snap-1", "v"));
     let mut made = Vec::new();
-    for answer in futures::future::join_all(calls).await {
-        match answer {
+    for result in futures::future::join_all(calls).await {
+        match result {
             Ok(record) => made.push(record),
             Err(error) => assert_eq!(error.class(), Class::Busy, "{error}"),
         }
@@ -221,46 +224,47 @@ async fn privileged_one_call_cuts_and_the_others_get_what_it_made() {
     assert!(!made.is_empty());
     made.dedup();
     assert_eq!(made.len(), 1);
-    // Many snapshots of one volume wait for each other.
+    // Captures of the same volume wait for each other.
     let names: Vec<_> = (2..9).map(|n| format!("snap-{n}")).collect();
-    let cuts = futures::future::join_all(names.iter().map(|name| node.capture(name, "v"))).await;
-    for cut in cuts {
-        assert_eq!(cut.unwrap().own, 1);
+    let captures =
+        futures::future::join_all(names.iter().map(|name| node.capture(name, "v"))).await;
+    for result in captures {
+        assert_eq!(result.unwrap().own, 1);
     }
     let error = node.capture("snap-1", "w").await.unwrap_err();
     assert_eq!(error.class(), Class::Conflict, "{error}");
     assert!(node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
     assert!(!node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
     node.capture("snap-1", "w").await.unwrap();
-    node.assert_nothing_half_made("done");
+    node.assert_nothing_unfinished("done");
 }
 
-/// HAZARDS 2: what did not reach the disk is no snapshot.
+/// docs/hazards.md, 2: a copy that did not reach the disk is no snapshot.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts a file system on a loop device"]
-async fn privileged_a_disk_that_fails_fails_the_cut() {
+async fn privileged_a_disk_that_fails_makes_the_capture_fail() {
     let scratch = Scratch::new();
     let at = scratch.dir("node");
     let disk = Disk::new(&scratch, "xfs", &at);
     let node = Node::new(scratch, &at).await;
     let at = node.publish("v", |spec| spec.options.volatile = true).await;
     fs::write(at.join("new"), vec![1; 1 << 20]).unwrap();
-    let held = node.volumes.hold(&node.volume("v"), Some(&node.pod())).unwrap();
+    let guard = node.volumes.hold(&node.volume("v"), Some(&node.pod())).unwrap();
     disk.cut_power();
     let error = node
         .snapshots
         .0
-        .capture_now(held, &node.request("snap-1", "v"), &CancellationToken::new())
+        .capture_now(guard, &node.request("snap-1", "v"), &CancellationToken::new())
         .unwrap_err();
     assert_eq!(error.class(), Class::Internal, "{error}");
     node.capture("snap-1", "v").await.unwrap_err();
     assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
 }
 
-/// HAZARDS 17: nor is the last of the disk taken from everybody else for it.
+/// docs/hazards.md, 17: a capture leaves the configured free space to other pods.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts a tmpfs"]
-async fn privileged_a_capture_that_finds_no_room_is_told_left_clean_and_leaves_other_pods_some() {
+async fn privileged_a_capture_without_space_fails_cleanly_and_leaves_space_to_other_pods() {
     let scratch = Scratch::new();
     let at = scratch.dir("node");
     let disk = Request {
@@ -271,40 +275,40 @@ async fn privileged_a_capture_that_finds_no_room_is_told_left_clean_and_leaves_o
     };
     LinuxMounts.attach(LinuxMounts.create(&disk).unwrap(), &at).unwrap();
     let limits = DiskLimits { min_free: 5, ..DiskLimits::default() };
-    let node = Node::leaving(limits, scratch, &at).await;
+    let node = Node::with_limits(limits, scratch, &at).await;
     let volume = node.publish("v", |_| {}).await;
     fs::write(volume.join("big"), vec![1; 32 << 20]).unwrap();
     let (done, least) = (CancellationToken::new(), Arc::new(AtomicU64::new(u64::MAX)));
-    let (ended, seen, root) = (done.clone(), least.clone(), at.clone());
-    let looks = std::thread::spawn(move || {
-        while !ended.is_cancelled() {
-            seen.fetch_min(statfs::of(&root).unwrap().available, Relaxed);
+    let (stop, minimum, root) = (done.clone(), least.clone(), at.clone());
+    let monitor = std::thread::spawn(move || {
+        while !stop.is_cancelled() {
+            minimum.fetch_min(statfs::of(&root).unwrap().available, Relaxed);
         }
     });
     let error = node.capture("snap-1", "v").await.unwrap_err();
     done.cancel();
-    looks.join().unwrap();
+    monitor.join().unwrap();
     assert!(matches!(error, CaptureError::NoSpace { .. }), "{error}");
     assert_eq!(error.class(), Class::Exhausted, "{error}");
-    for part in [node.store.root().to_str().unwrap(), "has no room for it", "to stay free"] {
+    for part in [node.store.root().to_str().unwrap(), "not enough free space", "to stay free"] {
         assert!(error.to_string().contains(part), "{error}");
     }
     assert!(least.load(Relaxed) < 20 << 20, "nothing was copied");
     assert!(least.load(Relaxed) >= 3 << 20, "{least:?} bytes were left to others");
-    node.assert_nothing_half_made("full");
+    node.assert_nothing_unfinished("full");
     fs::write(volume.join("big"), "small").unwrap();
     node.capture("snap-1", "v").await.unwrap();
 }
 
-/// What kills the driver each time, as too little memory does, would stop the pod for each try.
+/// A capture that kills the driver each time, for example for lack of memory, would freeze the pod at each attempt.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_capture_that_killed_the_driver_three_times_is_not_begun_again() {
+async fn privileged_a_capture_that_killed_the_driver_three_times_is_not_started_again() {
     let node = node().await;
     node.publish("v", |_| {}).await;
     let starts = node.store.starts().join("snap-1");
     fs::write(&starts, "||").unwrap();
-    // The third that has an end.
+    // The third start, which ends.
     node.capture("snap-1", "v").await.unwrap();
     assert!(!starts.exists());
     assert!(node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
@@ -314,13 +318,14 @@ async fn privileged_a_capture_that_killed_the_driver_three_times_is_not_begun_ag
     for part in ["killed 3 times", "`resources.limits.memory`"] {
         assert!(error.to_string().contains(part), "{error}");
     }
-    node.assert_nothing_half_made("killed");
+    node.assert_nothing_unfinished("killed");
 }
 
-/// HAZARDS 46: what the pod had written before is on the disk before it stands still, and what is below does not matter.
+/// docs/hazards.md, 46: earlier writes of the pod are on the disk before the freeze, and the lower layers do not
+/// matter.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts a file system on a loop device, makes cgroups"]
-async fn privileged_a_pod_stands_still_for_what_changes_meanwhile_only() {
+async fn privileged_a_freeze_lasts_only_as_long_as_the_copy_of_late_changes() {
     let scratch = Scratch::new();
     let at = scratch.dir("node");
     let _disk = Disk::new(&scratch, "xfs", &at);
@@ -331,32 +336,32 @@ async fn privileged_a_pod_stands_still_for_what_changes_meanwhile_only() {
         fs::write(at.join(format!("f{n}")), vec![7; 100 << 10]).unwrap();
     }
     pod.run(&at, "while :; do date > clock; sleep 0.01; done");
-    let cut = node.capture("snap-1", "v").await.unwrap();
-    let stood = Duration::from_micros(cut.frozen_micros.unwrap());
-    assert!(stood < Duration::from_millis(100), "{stood:?}");
+    let snapshot = node.capture("snap-1", "v").await.unwrap();
+    let frozen = Duration::from_micros(snapshot.frozen_micros.unwrap());
+    assert!(frozen < Duration::from_millis(100), "{frozen:?}");
 }
 
 #[test]
-fn a_note_that_nobody_can_read_keeps_no_node_from_serving() {
+fn an_unreadable_freeze_record_keeps_no_node_from_serving() {
     let scratch = Scratch::new();
-    let notes = scratch.dir("frozen");
-    scratch.file("frozen/snap-1.json", "not a note");
+    let records = scratch.dir("frozen");
+    scratch.file("frozen/snap-1.json", "not a record");
     scratch.dir("group");
     let group = scratch.path().join("group");
     for (file, text) in [("cgroup.freeze", "1\n"), ("cgroup.events", "frozen 1\n")] {
         scratch.file(&format!("group/{file}"), text);
     }
-    let note = serde_json::json!({ "groups": [{ "path": group, "version": "v2" }] });
-    scratch.file("frozen/snap-2.json", note.to_string());
+    let record = serde_json::json!({ "groups": [{ "path": group, "version": "v2" }] });
+    scratch.file("frozen/snap-2.json", record.to_string());
     scratch.file("frozen/.ovl-tmp.1.1", "half");
-    freeze::thaw_all(&notes).unwrap();
+    freeze::thaw_all(&records).unwrap();
     assert_eq!(fs::read_to_string(group.join("cgroup.freeze")).unwrap(), "0\n");
-    assert!(notes.join("snap-1.json").exists() && !notes.join("snap-2.json").exists());
+    assert!(records.join("snap-1.json").exists() && !records.join("snap-2.json").exists());
 }
 
-/// One pod, two cuts: the second waits until the first has thawed it.
+/// Of two captures of one pod, the second waits until the first has thawed it.
 #[test]
-fn a_pod_is_stopped_by_one_cut_at_a_time() {
+fn a_pod_is_frozen_by_one_capture_at_a_time() {
     let all = freeze::Freezes::default();
     let turn = all.turn("a").unwrap();
     drop(all.turn("b").unwrap());
@@ -374,30 +379,31 @@ fn a_pod_is_stopped_by_one_cut_at_a_time() {
 }
 
 #[test]
-fn who_stands_still_goes_on_when_this_process_ends() {
+fn a_frozen_pod_is_thawed_when_this_process_ends() {
     let scratch = Scratch::new();
-    let (notes, group) = (scratch.dir("frozen"), scratch.dir("group"));
+    let (records, group) = (scratch.dir("frozen"), scratch.dir("group"));
     for (file, text) in [("cgroup.freeze", "0\n"), ("cgroup.events", "frozen 1\n")] {
         scratch.file(&format!("group/{file}"), text);
     }
     let groups: Vec<crate::sys::freezer::Group> =
         serde_json::from_value(serde_json::json!([{ "path": group, "version": "v2" }])).unwrap();
-    let told = || fs::read_to_string(group.join("cgroup.freeze")).unwrap()[..1].to_owned();
+    let state = || fs::read_to_string(group.join("cgroup.freeze")).unwrap()[..1].to_owned();
     let (all, id) = (freeze::Freezes::default(), "snap-1".parse().unwrap());
     let (first, late) = (all.turn("a").unwrap(), all.turn("b").unwrap());
-    let still = first.stop(&notes, &id, groups.clone(), Duration::from_secs(60)).unwrap().unwrap();
-    assert_eq!((told().as_str(), notes.join("snap-1.json").exists()), ("1", true));
+    let freeze =
+        first.freeze(&records, &id, groups.clone(), Duration::from_secs(60)).unwrap().unwrap();
+    assert_eq!((state().as_str(), records.join("snap-1.json").exists()), ("1", true));
     all.abort_all();
-    assert_eq!(told(), "0");
-    // Its copy is none of one moment.
-    assert!(!still.end().unwrap().to_the_end);
-    assert!(late.stop(&notes, &id, groups, Duration::from_secs(60)).unwrap().is_none());
-    assert_eq!((told().as_str(), notes.join("snap-1.json").exists()), ("0", false));
+    assert_eq!(state(), "0");
+    // The copy does not show one moment.
+    assert!(!freeze.end().unwrap().to_the_end);
+    assert!(late.freeze(&records, &id, groups, Duration::from_secs(60)).unwrap().is_none());
+    assert_eq!((state().as_str(), records.join("snap-1.json").exists()), ("0", false));
     freeze::thaw_all(&scratch.path().join("none")).unwrap();
 }
 
 #[test]
-fn a_tree_of_too_many_entries_waits_for_somebody_to_remove_some() {
+fn a_tree_of_too_many_entries_is_a_failed_precondition() {
     let (id, volume) = ("snap-1".parse().unwrap(), "v".parse().unwrap());
     let source = crate::sys::clone::CloneError::TooMany(4_000_000);
     let error = CaptureError::Copy { id, volume, source };
@@ -405,10 +411,10 @@ fn a_tree_of_too_many_entries_waits_for_somebody_to_remove_some() {
     assert!(error.to_string().contains("more than 4000000 files"), "{error}");
 }
 
-/// Two volumes of one pod at once: each of the cuts is one moment.
+/// Captures two volumes of one pod at the same time: each snapshot shows one moment.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts, makes cgroups"]
-async fn privileged_two_volumes_of_a_pod_are_cut_at_once() {
+async fn privileged_two_volumes_of_a_pod_are_captured_at_once() {
     let node = node().await;
     let at = [node.publish("v", |_| {}).await, node.publish("w", |_| {}).await];
     let mut pod = PodGroup::of(&node.uid);
@@ -417,15 +423,15 @@ async fn privileged_two_volumes_of_a_pod_are_cut_at_once() {
             fs::write(at.join(format!("between-{n}")), "x").unwrap();
         }
         pod.run(at, "while :; do i=$((i + 1)); echo $i >> a-first; echo $i >> z-second; done");
-        until("the pod does not write", || at.join("z-second").exists());
+        wait_until("the pod does not write", || at.join("z-second").exists());
     }
     for round in 0..5 {
         let ids = ["v", "w"].map(|name| (format!("snap-{name}-{round}"), name));
-        let cuts = ids.iter().map(|(id, name)| node.capture(id, name));
-        for cut in futures::future::join_all(cuts).await {
-            let cut = cut.unwrap();
-            assert!(cut.frozen_micros.is_some());
-            let restored = node.restored(&cut.stack);
+        let captures = ids.iter().map(|(id, name)| node.capture(id, name));
+        for result in futures::future::join_all(captures).await {
+            let snapshot = result.unwrap();
+            assert!(snapshot.frozen_micros.is_some());
+            let restored = node.restored(&snapshot.stack);
             let read = |name: &str| fs::read_to_string(restored.path().join(name)).unwrap();
             let (first, second) = (read("a-first"), read("z-second"));
             assert!(first.starts_with(&second), "no prefix");
@@ -433,13 +439,13 @@ async fn privileged_two_volumes_of_a_pod_are_cut_at_once() {
         }
         assert!(!pod.is_frozen());
     }
-    node.assert_nothing_half_made("both");
+    node.assert_nothing_unfinished("both");
 }
 
-/// A pod whose processes run in a virtual machine has a cgroup with none in it, and writes on.
+/// A pod whose processes run in a virtual machine has a cgroup without processes, and continues to write.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts, makes cgroups"]
-async fn privileged_a_pod_whose_processes_run_elsewhere_is_not_said_to_stand_still() {
+async fn privileged_a_pod_whose_processes_run_elsewhere_does_not_count_as_frozen() {
     let node = node().await;
     let at = node.publish("v", |_| {}).await;
     fs::write(at.join("new"), "x").unwrap();
@@ -451,81 +457,82 @@ async fn privileged_a_pod_whose_processes_run_elsewhere_is_not_said_to_stand_sti
     }
     let or_live = Consistency::Frozen { within: Duration::from_secs(5), or_live: true };
     let request = CaptureRequest { consistency: or_live, ..node.request("snap-1", "v") };
-    let cut = node.snapshots.capture(request).await.unwrap();
-    assert_eq!((cut.frozen_micros, cut.ended), (None, false));
-    // One that has ended loses its cgroup a moment later.
+    let snapshot = node.snapshots.capture(request).await.unwrap();
+    assert_eq!((snapshot.frozen_micros, snapshot.ended), (None, false));
+    // The cgroup of a pod that has ended is removed a moment later.
     let ending = node.capture("snap-2", "v");
-    let ends = tokio::task::spawn_blocking(move || {
+    let removal = tokio::task::spawn_blocking(move || {
         sleep(Duration::from_millis(300));
         drop(pod);
     });
-    let (cut, ended) = tokio::join!(ending, ends);
-    ended.unwrap();
-    assert!(cut.unwrap().ended);
+    let (result, removed) = tokio::join!(ending, removal);
+    removed.unwrap();
+    assert!(result.unwrap().ended);
 }
 
-/// A pod that is deleted, and a snapshot that is, wait for no copy.
+/// The deletion of a pod or of a snapshot does not wait for a copy.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_copy_ends_when_its_volume_is_unpublished_or_nobody_wants_it() {
+async fn privileged_a_copy_ends_when_its_volume_is_unpublished_or_it_is_cancelled() {
     let node = node().await;
     let at = node.publish("v", |_| {}).await;
     for n in 0..20_000 {
         fs::write(at.join(format!("f{n}")), "x").unwrap();
     }
-    let begin = |id| {
+    let start = |id| {
         let (snapshots, request) = (node.snapshots.clone(), node.request(id, "v"));
-        let cut = tokio::spawn(async move { snapshots.capture(request).await });
-        until("no copy begins", || !node.names("staging").is_empty());
-        cut
+        let task = tokio::spawn(async move { snapshots.capture(request).await });
+        wait_until("no copy starts", || !node.names("staging").is_empty());
+        task
     };
-    begin("snap-1").abort();
-    until("the copy goes on", || node.names("staging").is_empty());
+    start("snap-1").abort();
+    wait_until("the copy does not stop", || node.names("staging").is_empty());
     assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
 
-    let cut = begin("snap-2");
+    let task = start("snap-2");
     let target = node.target("v").try_into().unwrap();
     let mut tries = 0;
     while node.volumes.unpublish(&node.volume("v"), &target).await.is_err() {
         tries += 1;
-        assert!(tries < 100, "it waits for the copy");
+        assert!(tries < 100, "unpublish waits for the copy");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let error = cut.await.unwrap().unwrap_err();
-    assert!(matches!(error, CaptureError::GoneOn { .. }), "{error}");
+    let error = task.await.unwrap().unwrap_err();
+    assert!(matches!(error, CaptureError::Unpublishing { .. }), "{error}");
     assert_eq!(error.class(), Class::Busy);
-    // What was unpublished is emptied behind the answer.
-    until("something is left", || node.names("staging").is_empty());
-    node.assert_nothing_half_made("gone");
+    // Unpublish returns before the upper is removed.
+    wait_until("staging is not emptied", || node.names("staging").is_empty());
+    node.assert_nothing_unfinished("gone");
 }
 
-/// `index: on`: the other names of a file that was changed lead to the change by overlay's index, which no copy of the upper has.
+/// With `index: on`, the other hard links of a changed file lead to the change through overlay's index, which a copy of
+/// the upper does not have.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_no_snapshot_shows_old_content_under_the_other_names_of_a_changed_file() {
+async fn privileged_no_snapshot_shows_old_content_under_another_hard_link_of_a_changed_file() {
     let node = node().await;
     let at = node.publish("v", |spec| spec.options.index = true).await;
     node.capture("snap-0", "v").await.unwrap();
     fs::write(at.join("linked/one"), "new").unwrap();
-    assert_eq!(shown(&at.join("linked/two")), "644 new", "there is no index");
+    assert_eq!(describe(&at.join("linked/two")), "644 new", "there is no index");
     let error = node.capture("snap-1", "v").await.unwrap_err();
-    assert!(matches!(error, CaptureError::HalfNamed { files: 1, .. }), "{error}");
+    assert!(matches!(error, CaptureError::StaleHardLinks { files: 1, .. }), "{error}");
     assert_eq!(error.class(), Class::Precondition);
     assert!(error.to_string().contains("find . -links +1 -exec touch -c {} +"), "{error}");
-    node.assert_nothing_half_made("half named");
-    // As it says.
+    node.assert_nothing_unfinished("stale hard links");
+    // Runs the command of the error message.
     let find = ["-links", "+1", "-exec", "touch", "-c", "{}", "+"];
     assert!(std::process::Command::new("find").arg(&at).args(find).status().unwrap().success());
-    let cut = node.capture("snap-1", "v").await.unwrap();
-    let restored = node.restored(&cut.stack);
+    let snapshot = node.capture("snap-1", "v").await.unwrap();
+    let restored = node.restored(&snapshot.stack);
     for name in ["one", "two", "three"] {
-        assert_eq!(shown(&restored.path().join("linked").join(name)), "644 new", "{name}");
+        assert_eq!(describe(&restored.path().join("linked").join(name)), "644 new", "{name}");
     }
     fs::remove_file(at.join("linked/three")).unwrap();
     node.capture("snap-2", "v").await.unwrap();
 }
 
-/// Whoever names another pod's volume stops nobody.
+/// A request for another pod's volume freezes no pod.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
 async fn privileged_the_volume_of_another_pod_is_not_copied() {
@@ -541,19 +548,18 @@ async fn privileged_the_volume_of_another_pod_is_not_copied() {
     assert_eq!(error.class(), Class::Denied);
 }
 
-/// What is appended while the rounds go on is there, and whole.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_pod_that_has_ended_is_cut_without_standing_still() {
+async fn privileged_the_volume_of_an_ended_pod_is_captured_without_a_freeze() {
     let node = node().await;
     let at = node.publish("v", |_| {}).await;
     let mut log = OpenOptions::new().create(true).append(true).open(at.join("log")).unwrap();
     log.write_all(b"the last word\n").unwrap();
     drop(log);
-    let cut = node.capture("snap-1", "v").await.unwrap();
-    assert_eq!((cut.frozen_micros, cut.ended), (None, true));
-    let restored = node.restored(&cut.stack);
-    assert_eq!(shown(&restored.path().join("log")), "644 the last word");
+    let snapshot = node.capture("snap-1", "v").await.unwrap();
+    assert_eq!((snapshot.frozen_micros, snapshot.ended), (None, true));
+    let restored = node.restored(&snapshot.stack);
+    assert_eq!(describe(&restored.path().join("log")), "644 the last word");
     let text = node.metrics.text().unwrap();
     assert!(text.contains("ovl_cuts_total{result=\"not_frozen\"} 1"), "{text}");
     assert!(Path::new(&node.root).exists());

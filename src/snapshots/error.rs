@@ -1,4 +1,4 @@
-//! What can go wrong with a snapshot on its node, an enum for each operation.
+//! Errors of snapshots on their node, one enum for each operation.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -10,149 +10,154 @@ use crate::{
     volumes::{GuardError, VolumeId},
 };
 
-/// Why a volume was not cut. Nothing of it is left, and no pod stands still.
+/// Why a volume was not captured. Nothing of the capture is left, and no pod is frozen.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// Another call cuts it.
-    #[error("snapshot {0} is being made")]
+    /// Another call captures this snapshot.
+    #[error("snapshot {0} is already being captured; try again")]
     Busy(SnapshotId),
-    /// The name is another volume's.
+    /// A snapshot with this name exists and is of another volume.
     #[error(
-        "snapshot {id} is there already and is of volume {of}, not of {volume}; choose another name"
+        "snapshot {id} exists already and is of volume {of}, not of {volume}; choose another name"
     )]
     Taken {
-        /// The snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// The volume that was asked for.
+        /// The id of the requested volume.
         volume: VolumeId,
-        /// The volume that it is of.
+        /// The id of the volume of the existing snapshot.
         of: String,
     },
-    /// The volume cannot be cut now.
+    /// The volume cannot be captured now.
     #[error("snapshot {id}: {source}")]
     Hold {
-        /// The snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// Why.
+        /// The cause.
         source: GuardError,
     },
-    /// This process is about to end, and stops nobody any more.
-    #[error("snapshot {0}: the driver on this node is stopping, and makes it once it runs again")]
+    /// This process is about to end, and freezes no more pods.
+    #[error(
+        "snapshot {0}: the driver on this node is stopping; it captures the snapshot when it runs again"
+    )]
     Stopping(SnapshotId),
-    /// Its volume is to be unpublished, and a pod that goes does not wait for a copy.
-    #[error("snapshot {id}: its copy was given up because volume {volume} is being unpublished")]
-    GoneOn {
-        /// The snapshot.
+    /// The volume is being unpublished, and the end of a pod does not wait for a copy.
+    #[error("snapshot {id}: the copy was stopped because volume {volume} is being unpublished")]
+    Unpublishing {
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// The volume.
+        /// The id of the volume.
         volume: VolumeId,
     },
-    /// Files of its layers have names that a copy would show as they were before.
+    /// Changed files of lower layers have hard links under which a copy would show the old content.
     #[error(
-        "snapshot {id}: volume {volume} has `index: on`, and {files} of the files with several names that it changed have names which \
-         lead to the change by that index alone; name them once (`find . -links +1 -exec touch -c {{}} +` in the volume) and ask \
-         again, or do without `index`"
+        "snapshot {id}: volume {volume} has `index: on`, and {files} changed files have hard links that lead \
+         to the change only through that index; touch every link once \
+         (`find . -links +1 -exec touch -c {{}} +` in the volume) and request the snapshot again, \
+         or do without `index`"
     )]
-    HalfNamed {
-        /// The snapshot.
+    StaleHardLinks {
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// The volume.
+        /// The id of the volume.
         volume: VolumeId,
-        /// How many files.
+        /// The number of such files.
         files: u64,
     },
-    /// Whoever asked for it wants it no more.
-    #[error("snapshot {0} is not wanted any more")]
-    Unwanted(SnapshotId),
-    /// The pod cannot be made to stand still.
+    /// The caller cancelled the capture.
+    #[error("snapshot {0}: the capture was cancelled")]
+    Cancelled(SnapshotId),
+    /// The pod cannot be frozen.
     #[error(
-        "snapshot {id}: pod {pod} cannot be made to stand still: {source}; \
-         a VolumeSnapshotClass with `consistency: live` does without, and so does `ovl snapshot take --live`"
+        "snapshot {id}: cannot freeze pod {pod}: {source}; to capture without a freeze, use a VolumeSnapshotClass with \
+         `consistency: live`, or `ovl snapshot take --live`"
     )]
     Freeze {
-        /// The snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
         /// The pod, as namespace/name.
         pod: String,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// The pod would have had to stand still for longer than it may.
+    /// The pod would have to stay frozen for longer than the request allows.
     #[error(
-        "snapshot {id}: pod {pod} would have had to stand still for more than {within:?}, and goes on; give it longer \
-         (`freezeTimeout` of the VolumeSnapshotClass, `--within` of `ovl snapshot take`), or let it be captured live then \
-         (`onFreezeTimeout: live`, `--or-live`)"
+        "snapshot {id}: pod {pod} would have to stay frozen for more than {within:?}, so the driver thawed it; \
+         allow a longer freeze (`freezeTimeout` of the VolumeSnapshotClass, `--within` of `ovl snapshot take`), \
+         or allow a live capture after the timeout (`onFreezeTimeout: live`, `--or-live`)"
     )]
-    Late {
-        /// The snapshot.
+    FreezeTimeout {
+        /// The id of the snapshot.
         id: SnapshotId,
         /// The pod, as namespace/name.
         pod: String,
-        /// For how long it may.
+        /// The longest freeze that the request allows.
         within: Duration,
     },
     /// What was written to the volume cannot be read, or did not reach the disk.
-    #[error("snapshot {id}: volume {volume} cannot be copied: {source}")]
+    #[error("snapshot {id}: cannot copy volume {volume}: {source}")]
     Copy {
-        /// The snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// The volume.
+        /// The id of the volume.
         volume: VolumeId,
-        /// What, and the system's words.
+        /// Which file or step failed, with the system's error.
         source: CloneError,
     },
-    /// The room was used up.
+    /// The disk or its quota was used up during the copy.
     #[error(
-        "snapshot {id}: the disk or quota of {dir} was used up when {copied} bytes of volume {volume} were copied; make room \
-         on that disk, or lower --disk-high-percent",
+        "snapshot {id}: the disk or quota of {dir} was used up after {copied} bytes of volume {volume} were copied; \
+         free space on that disk, or lower --disk-high-percent",
         dir = dir.display()
     )]
     Full {
-        /// The snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// The volume.
+        /// The id of the volume.
         volume: VolumeId,
-        /// Where there is no room.
+        /// The directory without free space.
         dir: PathBuf,
-        /// Bytes that were copied until then.
+        /// Bytes that were copied before that.
         copied: u64,
     },
-    /// Captures have all the room that they may have.
+    /// No space can be reserved for the copy.
     #[error("snapshot {id}: {source}")]
     NoSpace {
-        /// The snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// Whose room, and what to do.
+        /// Which limit is reached, and what to do.
         source: ReserveError,
     },
-    /// The driver was killed each time while it was made.
+    /// The driver was killed during each attempt at this capture.
     #[error(
-        "snapshot {0}: the driver on this node was killed {most} times while it made this snapshot, and does not try again: look at \
-         why its container ended (out of memory: raise `resources.limits.memory`), then ask for a new snapshot",
-        most = super::starts::MOST
+        "snapshot {0}: the driver on this node was killed {most} times during this capture and does not try again; \
+         find out why its container ended (out of memory: raise `resources.limits.memory`), then request a new snapshot",
+        most = super::starts::MAX_STARTS
     )]
     Killed(SnapshotId),
-    /// The store's disk said no.
+    /// An operation on the store's disk failed.
     #[error("snapshot {id}: {source}")]
     Disk {
-        /// The snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl CaptureError {
-    /// What it means to whoever asked.
+    /// The class of the error for the caller.
     pub fn class(&self) -> Class {
         match self {
-            Self::Busy(_) | Self::Stopping(_) | Self::GoneOn { .. } | Self::Unwanted(_) => {
+            Self::Busy(_) | Self::Stopping(_) | Self::Unpublishing { .. } | Self::Cancelled(_) => {
                 Class::Busy
             }
             Self::Taken { .. } => Class::Conflict,
             Self::Hold { source, .. } => source.class(),
-            // Not asked again by itself: each try makes the pod stand still.
-            Self::Freeze { .. } | Self::Late { .. } | Self::HalfNamed { .. } => Class::Precondition,
+            // Not retried automatically: each attempt freezes the pod.
+            Self::Freeze { .. } | Self::FreezeTimeout { .. } | Self::StaleHardLinks { .. } => {
+                Class::Precondition
+            }
             Self::Copy { source: CloneError::Beyond { .. } | CloneError::TooMany(_), .. } => {
                 Class::Precondition
             }
@@ -170,24 +175,24 @@ impl CaptureError {
     }
 }
 
-/// Why a snapshot was not forgotten.
+/// Why the record of a snapshot was not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum DeleteError {
-    /// It is being made.
-    #[error("snapshot {0} is being worked on")]
+    /// Another operation has locked the snapshot.
+    #[error("snapshot {0} is in use by another operation; try again")]
     Busy(SnapshotId),
-    /// The store's disk said no.
+    /// An operation on the store's disk failed.
     #[error("snapshot {id}: {source}")]
     Disk {
-        /// The snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl DeleteError {
-    /// What it means to whoever asked.
+    /// The class of the error for the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Busy(_) => Class::Busy,

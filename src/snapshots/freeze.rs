@@ -1,6 +1,7 @@
-//! A pod that stands still, and the note on disk that says so.
+//! Freezes the cgroups of a pod, and keeps a record of the freeze on disk.
 //!
-//! The note is there before the pod is frozen and goes after it goes on, so that the next process finds whom a kill left frozen.
+//! The record is written before the freeze and removed after the thaw, so the next process finds the pods that a kill
+//! left frozen.
 
 use std::{
     collections::HashMap,
@@ -18,12 +19,14 @@ use crate::sys::{
     freezer::{Frozen, Group, Stood},
 };
 
+/// The record of a freeze on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct FreezeRecord {
     groups: Vec<Group>,
 }
 
-/// The pods that are being stopped, one cut at a time for each: whoever is done first would thaw the pod under the other.
+/// The pods that captures freeze. One capture at a time freezes a pod: of two, the first to end would thaw it under the
+/// other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Freezes(Arc<Shared>);
 
@@ -35,15 +38,15 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By uid; `None` before they are told to stand still.
+    /// By pod uid. `None` before the freeze begins.
     pods: HashMap<String, Option<Arc<Frozen>>>,
-    /// Nobody is stopped any more.
+    /// No pod is frozen any more.
     closed: bool,
 }
 
 impl Freezes {
-    /// The right to stop a pod, once nobody else has it; `None` where nobody is stopped any more. Blocks, for as long as another
-    /// cut may stop it.
+    /// The right to freeze a pod, which one capture has at a time. `None` after [`Freezes::close`]. Blocks while
+    /// another capture has it.
     pub(super) fn turn(&self, pod_uid: &str) -> Option<PodTurn> {
         let waits = |state: &mut State| !state.closed && state.pods.contains_key(pod_uid);
         let mut state = self.0.changed.wait_while(self.0.state(), waits);
@@ -55,19 +58,19 @@ impl Freezes {
         Some(PodTurn { pod_uid: pod_uid.to_owned(), all: self.clone() })
     }
 
-    /// From here on nobody is stopped.
+    /// Refuses all further freezes.
     pub(super) fn close(&self) {
         self.0.state().closed = true;
         self.0.changed.notify_all();
     }
 
-    /// Lets all go on, and stops nobody any more.
+    /// Thaws all pods, and refuses all further freezes.
     pub(super) fn abort_all(&self) {
         self.close();
         let pods: Vec<_> = self.0.state().pods.values().flatten().cloned().collect();
         for pod in pods {
             if let Err(error) = pod.give_up() {
-                tracing::error!(%error, "a pod may stand still: it is told to go on at the next start");
+                tracing::error!(%error, "a pod may still be frozen; the driver thaws it at its next start");
             }
         }
     }
@@ -75,12 +78,12 @@ impl Freezes {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change of it is one step, so it is whole after any panic.
+        // Each change of the state is one step, so it is consistent after any panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The right to stop one pod, given back when dropped.
+/// The right to freeze one pod, given back when dropped.
 #[derive(Debug)]
 pub(super) struct PodTurn {
     pod_uid: String,
@@ -88,32 +91,33 @@ pub(super) struct PodTurn {
 }
 
 impl PodTurn {
-    /// Makes everybody in these cgroups of the pod stand still; `None` where nobody is stopped any more.
+    /// Freezes all processes in these cgroups of the pod. `None` after [`Freezes::close`].
     ///
-    /// Errors: `TimedOut` where they do not within that time.
-    pub(super) fn stop(
+    /// # Errors
+    /// `TimedOut` if they are not frozen within that time.
+    pub(super) fn freeze(
         self,
-        notes: &Path,
+        records: &Path,
         id: &SnapshotId,
         groups: Vec<Group>,
         within: Duration,
     ) -> io::Result<Option<Freeze>> {
-        let note = notes.join(format!("{id}.json"));
+        let record = records.join(format!("{id}.json"));
         let text = serde_json::to_vec_pretty(&FreezeRecord { groups: groups.clone() })?;
-        durable::write_atomic(&note, &text)?;
+        durable::write_atomic(&record, &text)?;
         let frozen = Frozen::new(&groups, within).map(Arc::new);
-        let frozen = frozen.inspect_err(|_| drop(durable::remove_file(&note)))?;
-        // From here on the note goes with it.
-        let standstill = Freeze { frozen, note, turn: self };
-        if !standstill.turn.report(&standstill.frozen) {
+        let frozen = frozen.inspect_err(|_| drop(durable::remove_file(&record)))?;
+        // From here on the drop of the freeze removes the record.
+        let freeze = Freeze { frozen, record, turn: self };
+        if !freeze.turn.register(&freeze.frozen) {
             return Ok(None);
         }
-        standstill.frozen.hold()?;
-        Ok(Some(standstill))
+        freeze.frozen.hold()?;
+        Ok(Some(freeze))
     }
 
-    /// Tells whom to give up; answers whether the pod may be stopped.
-    fn report(&self, frozen: &Arc<Frozen>) -> bool {
+    /// Registers the processes for [`Freezes::abort_all`]. Returns whether the pod may be frozen.
+    fn register(&self, frozen: &Arc<Frozen>) -> bool {
         let mut state = self.all.0.state();
         if !state.closed {
             state.pods.insert(self.pod_uid.clone(), Some(frozen.clone()));
@@ -129,22 +133,23 @@ impl Drop for PodTurn {
     }
 }
 
-/// A pod that stands still until this is dropped, or its time is up.
+/// A frozen pod. It is thawed when this is dropped, or at the deadline.
 #[derive(Debug)]
 pub(super) struct Freeze {
     frozen: Arc<Frozen>,
-    note: PathBuf,
-    /// Given back last of all.
+    /// The record on disk.
+    record: PathBuf,
+    /// Given back last.
     turn: PodTurn,
 }
 
 impl Freeze {
-    /// Whether the time is up.
+    /// Whether the deadline has passed.
     pub(super) fn is_late(&self) -> bool {
         self.frozen.is_late()
     }
 
-    /// Lets everybody go on; answers for how long they stood still.
+    /// Thaws the pod. Returns for how long it was frozen.
     pub(super) fn end(self) -> io::Result<Stood> {
         self.frozen.thaw()
     }
@@ -152,38 +157,42 @@ impl Freeze {
 
 impl Drop for Freeze {
     fn drop(&mut self) {
-        // Where they cannot be thawed the note stays, for the next start.
-        let thawed = self.frozen.thaw().and_then(|_| durable::remove_file(&self.note));
+        // If the thaw fails, the record stays for the next start.
+        let thawed = self.frozen.thaw().and_then(|_| durable::remove_file(&self.record));
         if let Err(error) = thawed {
-            tracing::error!(note = %self.note.display(), %error, "the note of a frozen pod is left");
+            let record = self.record.display();
+            tracing::error!(%record, %error, "cannot thaw a pod or remove its record");
         }
     }
 }
 
-/// Lets everybody go on whom a process before this one has frozen. One that cannot be thawed is told, and keeps its note: it must not
-/// keep the node from serving. Without a directory of notes there is nobody.
-pub(super) fn thaw_all(notes: &Path) -> io::Result<()> {
-    if !notes.try_exists().map_err(at("look at", notes))? {
+/// Thaws all pods that an earlier process left frozen. A pod that cannot be thawed is logged and keeps its record: it
+/// must not keep the node from serving. Without a directory of records no pod is frozen.
+pub(super) fn thaw_all(records: &Path) -> io::Result<()> {
+    if !records.try_exists().map_err(at("look at", records))? {
         return Ok(());
     }
-    durable::sweep(notes)?;
-    for entry in fs::read_dir(notes).map_err(at("list", notes))? {
-        let path = entry.map_err(at("list", notes))?.path();
+    durable::sweep(records)?;
+    for entry in fs::read_dir(records).map_err(at("list", records))? {
+        let path = entry.map_err(at("list", records))?.path();
         match thaw(&path).and_then(|()| durable::remove_file(&path)) {
-            // Whoever wrote it was done meanwhile.
+            // The process that wrote the record removed it in the meantime.
             Err(e) if e.kind() == io::ErrorKind::NotFound && !path.exists() => {}
-            Ok(()) => tracing::warn!(note = %path.display(), "a pod that was left frozen goes on"),
+            Ok(()) => {
+                tracing::warn!(record = %path.display(), "thawed a pod that was left frozen")
+            }
             Err(error) => {
-                tracing::error!(note = %path.display(), %error, "a pod may stand still: thaw its cgroup")
+                let record = path.display();
+                tracing::error!(%record, %error, "a pod may still be frozen; thaw its cgroup");
             }
         }
     }
     Ok(())
 }
 
-fn thaw(note: &Path) -> io::Result<()> {
-    let note: FreezeRecord = serde_json::from_slice(&fs::read(note)?)?;
-    // Each of them, whatever becomes of another.
-    let done: Vec<_> = note.groups.iter().map(Group::thaw).collect();
-    done.into_iter().collect()
+fn thaw(path: &Path) -> io::Result<()> {
+    let record: FreezeRecord = serde_json::from_slice(&fs::read(path)?)?;
+    // All of them, also after an error.
+    let results: Vec<_> = record.groups.iter().map(Group::thaw).collect();
+    results.into_iter().collect()
 }

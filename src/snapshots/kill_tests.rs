@@ -1,4 +1,4 @@
-//! The process is killed while it cuts: what the next one finds.
+//! Kills a process during captures, and checks what the next process finds.
 
 use std::{
     fs,
@@ -11,15 +11,15 @@ use std::{
 use super::{testing::*, *};
 use crate::{image::fake::FakeRegistry, sys::scratch::Scratch};
 
-/// Set for the process that is killed.
+/// Set in the environment of the process that is killed.
 const VICTIM: &str = "OVL_TEST_VICTIM";
 
 const ROUNDS: u32 = 4;
 
-/// Cuts one volume again and again, with a pod that writes to it.
+/// Captures one volume repeatedly while a pod writes to it.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root: it is what the test below kills"]
-async fn privileged_cut_until_killed() {
+#[ignore = "needs root: the test below starts and kills it"]
+async fn privileged_capture_until_killed() {
     if std::env::var_os(VICTIM).is_none() {
         return;
     }
@@ -45,7 +45,7 @@ struct Victim {
 impl Victim {
     fn new() -> Self {
         let scratch = Scratch::new();
-        let test = "snapshots::kill_tests::privileged_cut_until_killed";
+        let test = "snapshots::kill_tests::privileged_capture_until_killed";
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", test])
             .env(VICTIM, "1")
@@ -56,19 +56,19 @@ impl Victim {
         Self { child, scratch }
     }
 
-    /// The directory that it has made for itself.
+    /// The scratch directory of the process, once it has made one.
     fn dir(&self) -> Option<PathBuf> {
         Some(fs::read_dir(self.scratch.path()).unwrap().next()?.unwrap().path())
     }
 
     fn wait_for(&mut self, what: &str, done: impl Fn(&Path) -> bool) -> PathBuf {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             if let Some(dir) = self.dir().filter(|dir| done(dir)) {
                 return dir;
             }
-            assert_eq!(self.child.try_wait().unwrap(), None, "it ended before {what}");
-            assert!(begun.elapsed() < Duration::from_secs(120), "no {what}");
+            assert_eq!(self.child.try_wait().unwrap(), None, "the process ended before {what}");
+            assert!(start.elapsed() < Duration::from_secs(120), "no {what}");
             sleep(Duration::from_micros(200));
         }
     }
@@ -91,21 +91,21 @@ fn names(dir: &Path) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// HAZARDS 15 and 24.
+/// docs/hazards.md, 15 and 24.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts, makes cgroups"]
-async fn privileged_a_kill_in_the_middle_leaves_nothing_half_made_and_nobody_frozen() {
+async fn privileged_a_kill_during_a_capture_leaves_nothing_unfinished_and_no_pod_frozen() {
     let mut left_frozen = 0;
     for round in 0..ROUNDS {
         let mut victim = Victim::new();
         let uid = uid_of(victim.child.id(), 0);
-        // Its processes go with this, whatever happens.
+        // Its drop kills the processes in all cases.
         let pod = PodGroup::of(&uid);
         let dir = victim
             .wait_for("first snapshot", |dir| !names(&dir.join("node/store/snapshots")).is_empty());
         if round < ROUNDS / 2 {
-            let is_noted = |dir: &Path| !names(&dir.join("node/store/frozen")).is_empty();
-            victim.wait_for("note", is_noted);
+            let is_recorded = |dir: &Path| !names(&dir.join("node/store/frozen")).is_empty();
+            victim.wait_for("record of a freeze", is_recorded);
             victim.wait_for("frozen pod", |_| pod.is_frozen());
         } else {
             sleep(Duration::from_millis(u64::from(round) * 7));
@@ -123,9 +123,12 @@ async fn privileged_a_kill_in_the_middle_leaves_nothing_half_made_and_nobody_fro
         }
         let target = kubelet.join("pods").join(&uid).join("v");
         let size = || fs::metadata(target.join("second")).unwrap().len();
-        let (before, begun) = (size(), Instant::now());
+        let (before, start) = (size(), Instant::now());
         while size() == before {
-            assert!(begun.elapsed() < Duration::from_secs(30), "round {round}: nobody writes");
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "round {round}: the pod does not write"
+            );
             sleep(Duration::from_millis(1));
         }
         assert_eq!(store.verify().unwrap(), []);
@@ -141,5 +144,5 @@ async fn privileged_a_kill_in_the_middle_leaves_nothing_half_made_and_nobody_fro
         drop(pod);
         volumes.unpublish(&volume("v", &uid), &target.try_into().unwrap()).await.unwrap();
     }
-    assert!(left_frozen > 0, "no kill met a frozen pod");
+    assert!(left_frozen > 0, "no kill came during a freeze");
 }

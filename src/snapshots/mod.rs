@@ -1,13 +1,13 @@
-//! What a pod has written becomes layers: cut out of its volume, kept under a name, pushed to a registry.
+//! Snapshots of volumes: captures what a pod has written as layers of this node, and pushes them to a registry.
 //!
 //! ```text
-//! <root>/frozen/<id>.json     whom this node has frozen for the cut of a snapshot: there before they are, gone after they go on
-//! <root>/starts/<id>          how often its capture was begun and had no end
+//! <root>/frozen/<id>.json     the cgroups frozen for a capture; written before the freeze, removed after the thaw
+//! <root>/starts/<id>          how often the capture of this snapshot was started and did not end
 //! ```
 //!
 //! May use: volumes, layers, changeset, image, sys
 //!
-//! Deliberately absent: the cluster's objects (`agent`), and how a volume is made (`volumes`).
+//! Deliberately absent: the objects of the cluster (`agent`), and how a volume is published (`volumes`).
 
 mod capture;
 #[cfg(test)]
@@ -50,28 +50,28 @@ use crate::{
     volumes::Volumes,
 };
 
-/// How many volumes are cut at once: each of them waits for the same disk.
-const CUTS: usize = 4;
+/// The most captures at the same time. All of them wait for the same disk.
+const MAX_CAPTURES: usize = 4;
 
-/// How many layers are packed at once: each takes all cores, and memory for them.
-const PACKS: usize = 1;
+/// The most layers that are packed at the same time. One takes all cores, and memory for each of them.
+const MAX_PACKINGS: usize = 1;
 
-/// What snapshots are made with.
+/// The parts that [`Snapshots::open`] needs.
 #[derive(Debug)]
 pub struct Parts {
-    /// Where layers and records are kept.
+    /// The store with the layers and the records of snapshots.
     pub store: Arc<Store>,
-    /// What is cut.
+    /// The volumes that are captured.
     pub volumes: Volumes,
-    /// Where they are pushed.
+    /// The registries to which snapshots are pushed.
     pub registries: Arc<Registries>,
-    /// Where pods are made to stand still: [`Freezer::of_node`].
+    /// The cgroup freezer of this node: [`Freezer::of_node`].
     pub freezer: Freezer,
-    /// Where it is counted.
+    /// Counts captures and pushes.
     pub metrics: Metrics,
 }
 
-/// All snapshots of one node. Cheap to clone: clones are the same snapshots.
+/// All snapshots of one node. Cheap to clone; clones share their state.
 #[derive(Debug, Clone)]
 pub struct Snapshots(Arc<Inner>);
 
@@ -82,56 +82,56 @@ struct Inner {
     registries: Arc<Registries>,
     freezer: Freezer,
     metrics: Metrics,
-    turns: Turns,
+    locks: SnapshotLocks,
     captures: Arc<turns::Turns>,
     packing: Arc<turns::Turns>,
-    standstills: Freezes,
+    freezes: Freezes,
 }
 
-/// Lets all pods go on whom an earlier process left frozen in the store that is claimed; before anything else is done with it,
-/// because they wait. Blocks.
+/// Thaws all pods that an earlier process left frozen, by the records in the claimed store. This comes before any other
+/// work on the store, because these pods wait. Blocks.
 pub fn thaw_left(claim: &StoreLock) -> io::Result<()> {
     freeze::thaw_all(&claim.frozen())
 }
 
 impl Snapshots {
-    /// The snapshots recorded in the store. Whoever an earlier process left frozen goes on first. Blocks.
+    /// Opens the snapshots that the store records. Pods that an earlier process left frozen are thawed first. Blocks.
     pub fn open(parts: Parts) -> io::Result<Self> {
         let Parts { store, volumes, registries, freezer, metrics } = parts;
         freeze::thaw_all(&store.frozen())?;
         starts::forget_old(&store.starts())?;
-        let (turns, cuts) = (Turns::default(), turns::Turns::new(CUTS, 0));
-        let packing = turns::Turns::new(PACKS, 0);
-        let standstills = Freezes::default();
+        let captures = turns::Turns::new(MAX_CAPTURES, 0);
+        let packing = turns::Turns::new(MAX_PACKINGS, 0);
         Ok(Self(Arc::new(Inner {
             store,
             volumes,
             registries,
             freezer,
             metrics,
-            turns,
-            captures: cuts,
+            locks: SnapshotLocks::default(),
+            captures,
             packing,
-            standstills,
+            freezes: Freezes::default(),
         })))
     }
 
-    /// From here on no pod is stopped: cuts that would have to answer [`CutError::Stopping`].
+    /// Stops all further freezes: captures that would need one return [`CaptureError::Stopping`].
     pub fn close(&self) {
-        self.0.standstills.close();
+        self.0.freezes.close();
     }
 
-    /// Lets all pods go on, whatever becomes of the cuts that stopped them: this process is about to end, and its watchdogs with it.
-    /// Blocks.
+    /// Thaws all pods, even if the captures that froze them then fail: this process is about to end, and its watchdogs
+    /// end with it. Blocks.
     pub fn give_up(&self) -> io::Result<()> {
-        self.0.standstills.abort_all();
+        self.0.freezes.abort_all();
         freeze::thaw_all(&self.0.store.frozen())?;
         starts::forget_all(&self.0.store.starts())
     }
 
-    /// Drops the record of a snapshot; its layers go when nothing else needs them. Answers whether there was one. Blocks.
+    /// Deletes the record of a snapshot. Its layers are collected when nothing else needs them. Returns whether there
+    /// was a record. Blocks.
     pub fn forget(&self, id: &SnapshotId) -> Result<bool, DeleteError> {
-        let _turn = self.0.turns.take(id).ok_or_else(|| DeleteError::Busy(id.clone()))?;
+        let _lock = self.0.locks.try_lock(id).ok_or_else(|| DeleteError::Busy(id.clone()))?;
         self.0
             .store
             .drop_snapshot(id)
@@ -139,32 +139,32 @@ impl Snapshots {
     }
 }
 
-/// The snapshots that are being worked on.
+/// The snapshots that an operation has locked.
 #[derive(Debug, Clone, Default)]
-struct Turns(Arc<Mutex<HashSet<SnapshotId>>>);
+struct SnapshotLocks(Arc<Mutex<HashSet<SnapshotId>>>);
 
-/// The right to work on one snapshot, given back when dropped.
+/// The lock of one snapshot, released when dropped.
 #[derive(Debug)]
-struct Turn {
+struct SnapshotLock {
     id: SnapshotId,
-    turns: Turns,
+    locks: SnapshotLocks,
 }
 
-impl Turns {
-    /// The turn of `id`, or `None` while another one has it.
-    fn take(&self, id: &SnapshotId) -> Option<Turn> {
-        let taken = self.locked(|held| held.insert(id.clone()));
-        taken.then(|| Turn { id: id.clone(), turns: self.clone() })
+impl SnapshotLocks {
+    /// Locks `id`. `None` while another operation has the lock.
+    fn try_lock(&self, id: &SnapshotId) -> Option<SnapshotLock> {
+        let is_new = self.with_ids(|ids| ids.insert(id.clone()));
+        is_new.then(|| SnapshotLock { id: id.clone(), locks: self.clone() })
     }
 
-    fn locked<T>(&self, f: impl FnOnce(&mut HashSet<SnapshotId>) -> T) -> T {
-        // A set of ids is whole after any panic, so a poisoned lock is as good as any.
+    fn with_ids<T>(&self, f: impl FnOnce(&mut HashSet<SnapshotId>) -> T) -> T {
+        // A set of ids is consistent after any panic, so a poisoned mutex is safe to use.
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Drop for Turn {
+impl Drop for SnapshotLock {
     fn drop(&mut self) {
-        self.turns.locked(|held| held.remove(&self.id));
+        self.locks.with_ids(|ids| ids.remove(&self.id));
     }
 }

@@ -1,5 +1,6 @@
-//! What it takes to capture, push, pull and mount a volume of many files. Each is done by a process of its own, in a memory cgroup
-//! that would kill it if it took more, with a store on a disk of its own; the registry is outside.
+//! Measures the memory to capture, push, pull and mount a volume of many files. Each phase runs in a process of its
+//! own, in a memory cgroup whose limit kills it if it uses more, with a store on a disk of its own. The registry is
+//! outside of the cgroup.
 
 #![allow(clippy::print_stdout, reason = "it measures")]
 
@@ -32,40 +33,40 @@ use crate::{
 #[path = "../../tests/support/many_names.rs"]
 mod many_names;
 
-/// What the process is to do that a test starts; where; and which registry there is.
+/// For the process that a test starts: its phase, its directory, and the host of the registry.
 const PHASE: &str = "OVL_TEST_NAMES_PHASE";
 const AT: &str = "OVL_TEST_NAMES_AT";
 const HOST: &str = "OVL_TEST_NAMES_HOST";
-/// How many names there are in the long test, for who has no time for all.
+/// The number of names in the long test. A lower number makes it shorter.
 const NAMES: &str = "OVL_TEST_NAMES";
 
-/// The pod whose volumes these are.
+/// The uid of the pod with these volumes.
 const POD: &str = "pod-names";
 
 impl Group {
-    /// The most bytes that it had, with what the kernel kept for it and would have given back.
+    /// The most bytes that it used, including reclaimable memory of the kernel.
     fn peak(&self) -> u64 {
         let peak = self.either("memory.max_usage_in_bytes", "memory.peak");
         fs::read_to_string(peak).unwrap().trim().parse().unwrap()
     }
 }
 
-/// How many names there are beneath a path.
+/// The number of names below a path.
 fn count(at: &Path) -> u64 {
-    let (mut count, mut directories) = (0, vec![at.to_owned()]);
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
+    let (mut count, mut dirs) = (0, vec![at.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
             let entry = entry.unwrap();
             count += 1;
             if entry.file_type().unwrap().is_dir() {
-                directories.push(entry.path());
+                dirs.push(entry.path());
             }
         }
     }
     count
 }
 
-/// A node of this test, as it is in a process that starts.
+/// A node of this test, opened as at the start of a process.
 struct Node {
     at: PathBuf,
     store: Arc<Store>,
@@ -74,13 +75,13 @@ struct Node {
 }
 
 impl Node {
-    /// The node `name`, whose work takes its memory from `budget`.
+    /// Opens the node `name`, whose operations take their memory from `budget`.
     fn open(at: &Path, name: &str, host: &str, budget: Budget) -> Self {
         let root = at.join("disk").join(name);
-        fs::create_dir_all(root.join("trial")).unwrap();
+        fs::create_dir_all(root.join("probe")).unwrap();
         fs::create_dir_all(at.join("kubelet/pods").join(POD)).unwrap();
-        let features = Features::probe(&LinuxMounts, &root.join("trial")).unwrap();
-        durable::remove_tree(&root.join("trial")).unwrap();
+        let features = Features::probe(&LinuxMounts, &root.join("probe")).unwrap();
+        durable::remove_tree(&root.join("probe")).unwrap();
         let kernel = features.mounts(&root.join("lowers")).unwrap();
         let store = Store::open(&root.join("store"), kernel.clone()).unwrap();
         let store = Arc::new(store.within(Arc::new(budget)));
@@ -118,7 +119,7 @@ impl Node {
             .await
     }
 
-    /// Pushes what was captured; returns its image.
+    /// Pushes the captured snapshot. Returns its image.
     async fn push(&self, host: &str) -> String {
         let request = PushRequest {
             id: "snap-names".parse().unwrap(),
@@ -136,7 +137,7 @@ fn target(at: &Path, volume: &str) -> PathBuf {
     at.join("kubelet/pods").join(POD).join(volume)
 }
 
-/// What the process does that a test starts.
+/// One phase, in the process that a test starts.
 async fn run(phase: &str, at: &Path, host: &str) {
     limits::refuse_huge_pages().unwrap();
     let name = if matches!(phase, "pull" | "mount") { "two" } else { "one" };
@@ -148,35 +149,35 @@ async fn run(phase: &str, at: &Path, host: &str) {
         "push" => fs::write(at.join("image"), node.push(host).await).unwrap(),
         "pull" => node.publish("second", Some(&image())).await,
         "mount" => node.publish("third", Some(&image())).await,
-        _ => panic!("{phase} is nothing to do"),
+        _ => panic!("there is no phase {phase}"),
     }
     assert_eq!(fs::read_dir(node.store.root().join("staging")).unwrap().count(), 0);
     assert_eq!(node.store.budget().used(), 0);
-    // proc(5): the peak of what was resident.
+    // proc(5): the peak of resident memory.
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = line.trim().strip_suffix(" kB").unwrap().parse().unwrap();
     fs::write(at.join("peak"), (kib << 10).to_string()).unwrap();
 }
 
-/// What each phase may take, in bytes.
+/// The most memory that each phase may use, in bytes.
 #[derive(Clone, Copy)]
-struct Most {
-    /// Of the process, resident.
+struct MemoryLimits {
+    /// Resident memory of the process.
     resident: u64,
-    /// Of its cgroup, which counts what the kernel keeps for it as well, and gets much of that back.
+    /// Memory of its cgroup, which also counts memory of the kernel, much of it reclaimable.
     group: u64,
 }
 
-/// Has processes capture, push, pull and mount a volume of so many names, on a disk of at most so many bytes.
-async fn within(test: &str, entries: u64, disk: u64, most: Most) {
+/// Captures, pushes, pulls and mounts a volume with `entries` names in processes, on a disk of at most `disk` bytes.
+async fn run_phases(test: &str, entries: u64, disk: u64, limits: MemoryLimits) {
     if let Ok(phase) = std::env::var(PHASE) {
         let [at, host] = [AT, HOST].map(|name| std::env::var(name).unwrap());
         return run(&phase, Path::new(&at), &host).await;
     }
     let (scratch, registry) = (Scratch::new(), FakeRegistry::start().await);
     let at = scratch.path().to_owned();
-    // A tree, its copy, and what comes beside them. Without a journal, which would take most of the time.
+    // Inodes for a tree, its copy, and the rest of the store. Without a journal, which would take most of the time.
     let inodes = format!("-N{}", 2 * entries + entries / 5 + 10_000);
     let options =
         ["-Onone,extent,filetype,dir_index,large_file,huge_file,extra_isize,sparse_super", &inodes];
@@ -184,64 +185,68 @@ async fn within(test: &str, entries: u64, disk: u64, most: Most) {
     let host = registry.host();
     let phase = async |phase: &str| {
         let (test, at, host, phase) = (test.to_owned(), at.clone(), host.clone(), phase.to_owned());
-        // The registry goes on meanwhile.
-        tokio::task::spawn_blocking(move || start(&test, &phase, &at, &host, most)).await.unwrap();
+        // The registry serves in the meantime.
+        tokio::task::spawn_blocking(move || run_in_process(&test, &phase, &at, &host, limits))
+            .await
+            .unwrap();
     };
     phase("publish").await;
     let upper = at.join("disk/one/store/volumes/first/upper");
-    let begun = Instant::now();
-    // Below the overlay, which has seen nothing of it yet: twice as quick.
+    let start = Instant::now();
+    // In the upper itself, of which the overlay has nothing cached yet: this is twice as fast.
     tokio::task::spawn_blocking(move || fill(&upper, entries)).await.unwrap();
-    println!("{entries} names were made in {:.1?}", begun.elapsed());
+    println!("{entries} names were made in {:.1?}", start.elapsed());
     for name in ["capture", "push", "pull", "mount"] {
         phase(name).await;
     }
-    let shown = target(&at, "third");
-    assert_eq!(count(&shown), entries);
-    assert_eq!(fs::metadata(shown.join(FLAT.0).join(name(9))).unwrap().nlink(), 2);
+    let mounted = target(&at, "third");
+    assert_eq!(count(&mounted), entries);
+    assert_eq!(fs::metadata(mounted.join(FLAT.0).join(name(9))).unwrap().nlink(), 2);
 }
 
-/// Has a process do one phase, and tells what it took.
-fn start(test: &str, phase: &str, at: &Path, host: &str, most: Most) {
-    let (group, begun) = (Group::new(most.group), Instant::now());
+/// Runs one phase in a process, and prints its time and memory.
+fn run_in_process(test: &str, phase: &str, at: &Path, host: &str, limits: MemoryLimits) {
+    let (group, start) = (Group::new(limits.group), Instant::now());
     let done = group
-        .again(&format!("snapshots::names_tests::{test}"))
+        .run_test(&format!("snapshots::names_tests::{test}"))
         .envs([(PHASE, phase), (AT, at.to_str().unwrap()), (HOST, host)])
         .output()
         .unwrap();
-    let took = begun.elapsed();
-    assert!(done.status.success(), "{phase}, in {} bytes: {done:#?}", most.group);
+    let took = start.elapsed();
+    assert!(done.status.success(), "{phase}, in {} bytes: {done:#?}", limits.group);
     let resident: u64 = fs::read_to_string(at.join("peak")).unwrap().parse().unwrap();
     let (mib, all) = (resident >> 20, group.peak() >> 20);
-    println!("{phase}: {mib} MiB at most, {all} MiB with what the kernel kept; {took:.1?}");
-    assert!(resident <= most.resident, "{phase}: {resident} bytes, of {}", most.resident);
+    println!("{phase}: {mib} MiB at most, {all} MiB with memory of the kernel; {took:.1?}");
+    assert!(resident <= limits.resident, "{phase}: {resident} bytes, limit {}", limits.resident);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts, and makes memory cgroups"]
-async fn privileged_a_volume_of_many_files_goes_to_another_node() {
-    let test = "privileged_a_volume_of_many_files_goes_to_another_node";
-    within(test, 20_000, 320 << 20, Most { resident: 96 << 20, group: 256 << 20 }).await;
+async fn privileged_a_snapshot_of_many_files_is_restored_on_another_node() {
+    let test = "privileged_a_snapshot_of_many_files_is_restored_on_another_node";
+    let limits = MemoryLimits { resident: 96 << 20, group: 256 << 20 };
+    run_phases(test, 20_000, 320 << 20, limits).await;
 }
 
-/// The most that a layer may have. Takes long: `cargo xtask soak`.
+/// The most files that a layer may have. Takes long: `cargo xtask soak`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes long, and needs root"]
-async fn soak_a_volume_of_five_million_files_goes_to_another_node() {
-    let test = "soak_a_volume_of_five_million_files_goes_to_another_node";
-    let most = Most {
+async fn soak_a_snapshot_of_five_million_files_is_restored_on_another_node() {
+    let test = "soak_a_snapshot_of_five_million_files_is_restored_on_another_node";
+    let limits = MemoryLimits {
         resident: 150 << 20,
-        // The limit of the chart. With less the kernel would wait for inodes to be written before it makes others, and take hours.
+        // The limit of the chart. With less, the kernel waits until inodes are written before it makes others, which
+        // takes hours.
         group: 512 << 20,
     };
     let all = Limits::default().entries;
     let names = std::env::var(NAMES).map_or(all, |names| names.parse().unwrap());
-    within(test, names, 6 << 30, most).await;
+    run_phases(test, names, 6 << 30, limits).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_capture_is_within_the_nodes_memory() {
+async fn privileged_a_capture_beyond_the_memory_budget_is_refused() {
     let scratch = Scratch::new();
     scratch.dir("disk");
     let node = Node::open(scratch.path(), "one", "localhost", Budget::new(0, 0, 1));

@@ -1,4 +1,4 @@
-//! Layers of this node as tars, one at a time.
+//! Packs layers of this node as tars, one at a time.
 
 use std::{
     fs::File,
@@ -21,22 +21,22 @@ use crate::{
     volumes::{Owner, ViewError},
 };
 
-/// What is packed: the topmost layers of a stack, as one.
+/// A job for the packer: packs the topmost layers of a stack as one layer.
 #[derive(Debug, Clone)]
 pub(super) struct PackJob {
-    /// For which namespace.
+    /// The namespace of the job. Namespaces take turns.
     pub(super) namespace: String,
-    /// Keys, bottom first, up to the topmost layer that is packed.
+    /// Keys of layers, bottom first, up to the topmost layer that is packed.
     pub(super) stack: Vec<Digest>,
-    /// How many of them, at the top, are packed.
+    /// How many layers, counted from the top, are packed.
     pub(super) own: usize,
-    /// Whom root's files appear to belong to, if these layers are of a volume with an owner.
+    /// The uid and gid that root's files appear to have, if these layers are of a volume with an owner.
     pub(super) owner: Option<(u32, u32)>,
-    /// How.
+    /// The format of the packed layer.
     pub(super) format: Format,
-    /// How.
+    /// The compression of the packed layer.
     pub(super) compression: Compression,
-    /// Counts the bytes that are packed.
+    /// Counts the packed bytes.
     pub(super) written: Arc<AtomicU64>,
 }
 
@@ -46,22 +46,22 @@ pub enum PackingError {
     /// One of them cannot be opened.
     #[error("{0}")]
     Lower(#[from] LowerError),
-    /// They cannot be looked at together.
+    /// They cannot be mounted as one view.
     #[error("{0}")]
     View(#[from] ViewError),
-    /// There is no room for the packed layer.
+    /// No space can be reserved for the packed layer.
     #[error("{0}")]
     NoSpace(AddError),
     /// Reading or writing failed.
     #[error("{0}")]
     Pack(#[from] PackError),
-    /// The store's disk said no.
+    /// An operation on the store's disk failed.
     #[error("{0}")]
     Disk(#[from] io::Error),
 }
 
 impl PackingError {
-    /// What it means to whoever asked.
+    /// The class of the error for the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Lower(source) => source.class(),
@@ -74,23 +74,24 @@ impl PackingError {
 }
 
 impl Snapshots {
-    /// Packs layers into a file that goes when it is closed. Dropped before that, it stops soon. The caller has a lease of them.
+    /// Packs layers into an unnamed file, which the kernel deletes when it is closed. The work stops soon after this
+    /// future is dropped. The caller must have a lease of the layers.
     pub(super) async fn pack(&self, job: PackJob) -> Result<(File, Packed), PackingError> {
         let turn = self.0.packing.acquire(&job.namespace).await;
-        let packed = job.stack.len() - job.own;
-        let room = self.reserve_space(&job.stack[packed..]).await?;
+        let below = job.stack.len() - job.own;
+        let reservation = self.reserve_space(&job.stack[below..]).await?;
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let inner = self.0.clone();
         blocking(move || {
-            let packed = pack(&inner, &job, room, stop);
+            let packed = pack(&inner, &job, reservation, stop);
             drop(turn);
             packed
         })
         .await
     }
 
-    /// Room for what these layers take now, of which a portable layer may need more.
+    /// Reserves as many bytes as these layers use now. A portable layer may need more; the reservation grows then.
     async fn reserve_space(&self, layers: &[Digest]) -> Result<Reservation, PackingError> {
         let (store, layers) = (self.0.store.clone(), layers.to_vec());
         let (first, bytes) = blocking(move || {
@@ -104,7 +105,7 @@ impl Snapshots {
             .map_err(PackingError::NoSpace)
     }
 
-    /// Promises room for `bytes` of the layer `key`.
+    /// Reserves `bytes` for the layer `key`.
     pub(super) async fn reserve(&self, key: Digest, bytes: u64) -> Result<Reservation, AddError> {
         let store = self.0.store.clone();
         blocking(move || store.reserve(&key, bytes)).await
@@ -114,7 +115,7 @@ impl Snapshots {
 fn pack(
     inner: &Inner,
     job: &PackJob,
-    room: Reservation,
+    reservation: Reservation,
     stop: CancellationToken,
 ) -> Result<(File, Packed), PackingError> {
     let PackJob { stack, own, owner, format, compression, written, .. } = job;
@@ -123,61 +124,62 @@ fn pack(
     let trees = trees.iter().map(|key| inner.store.lower(key).map(|lower| lower.tree));
     let trees = trees.collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = trees.iter().map(AsRef::as_ref).collect();
-    let shown = owner.map(|(uid, gid)| Owner { uid, gid });
-    let merged = inner.volumes.view(stack, shown)?;
+    let owner_in_view = owner.map(|(uid, gid)| Owner { uid, gid });
+    let merged = inner.volumes.view(stack, owner_in_view)?;
     let (budget, scratch) = (inner.store.budget().clone(), inner.store.spills());
     let limits = Limits { budget, scratch, ..Limits::default() };
     let packing =
         Packing { format: *format, compression: *compression, clamp: None, owner: *owner };
-    let mut out =
-        CancellableWriter::new(&file, inner.store.root(), stop).counting(written).within(&room);
+    let mut out = CancellableWriter::new(&file, inner.store.root(), stop)
+        .counting(written)
+        .within(&reservation);
     let packed = changeset::pack(&trees, &merged, &packing, &limits, &mut out)?;
     Ok((file, packed))
 }
 
-/// A file on the store's disk that takes nothing more once nobody wants it.
+/// A writer into a file on the store's disk. Once it is cancelled, each write fails.
 pub(super) struct CancellableWriter<'a> {
     file: &'a File,
     dir: &'a Path,
     stop: CancellationToken,
     written: u64,
     count: Option<&'a AtomicU64>,
-    room: Option<&'a Reservation>,
+    reservation: Option<&'a Reservation>,
 }
 
 impl<'a> CancellableWriter<'a> {
-    /// Of a file in the store in this directory.
+    /// A writer into `file`, which is in the store in the directory `dir`.
     pub(super) fn new(file: &'a File, dir: &'a Path, stop: CancellationToken) -> Self {
-        Self { file, dir, stop, written: 0, count: None, room: None }
+        Self { file, dir, stop, written: 0, count: None, reservation: None }
     }
 
-    /// Whoever looks at `count` sees how far it is.
+    /// Keeps the number of written bytes in `count`.
     pub(super) fn counting(self, count: &'a AtomicU64) -> Self {
         Self { count: Some(count), ..self }
     }
 
-    /// It is written within this room.
-    pub(super) fn within(self, room: &'a Reservation) -> Self {
-        Self { room: Some(room), ..self }
+    /// Takes the space of all writes from `reservation`.
+    pub(super) fn within(self, reservation: &'a Reservation) -> Self {
+        Self { reservation: Some(reservation), ..self }
     }
 }
 
 impl Write for CancellableWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.is_cancelled() {
-            return Err(io::Error::other("nobody wants it any more"));
+            return Err(io::Error::other("the operation was cancelled"));
         }
-        if let Some(room) = self.room {
-            room.write(bytes.len() as u64).map_err(ReserveError::into_io)?;
+        if let Some(reservation) = self.reservation {
+            reservation.write(bytes.len() as u64).map_err(ReserveError::into_io)?;
         }
         let written = self.file.write(bytes).map_err(|error| {
             let (dir, written) = (self.dir.display(), self.written);
-            let what = match Class::of_disk(&error) {
-                Class::Exhausted => "; make room on that disk, or lower --disk-high-percent",
+            let advice = match Class::of_disk(&error) {
+                Class::Exhausted => "; free space on that disk, or lower --disk-high-percent",
                 _ => "",
             };
-            let words = format!("cannot write to {dir} after {written} bytes: {error}{what}");
-            io::Error::new(error.kind(), words)
+            let message = format!("cannot write to {dir} after {written} bytes: {error}{advice}");
+            io::Error::new(error.kind(), message)
         })?;
         self.written += written as u64;
         if let Some(count) = self.count {
@@ -197,17 +199,17 @@ mod tests {
     use crate::{layers::Store, sys::mounts::LinuxMounts};
 
     #[test]
-    fn a_layer_larger_than_thought_is_promised_more_and_leaves_nothing_promised() {
+    fn a_reservation_grows_with_a_layer_that_is_larger_than_estimated() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), Arc::new(LinuxMounts)).map(Arc::new).unwrap();
         let (file, key) = (store.scratch().unwrap(), Digest::of(b"layer"));
-        let room = store.reserve(&key, 10).unwrap();
-        let mut out =
-            CancellableWriter::new(&file, store.root(), CancellationToken::new()).within(&room);
+        let reservation = store.reserve(&key, 10).unwrap();
+        let stop = CancellationToken::new();
+        let mut out = CancellableWriter::new(&file, store.root(), stop).within(&reservation);
         out.write_all(&[1; 10]).unwrap();
-        assert_eq!(room.bytes(), 10);
+        assert_eq!(reservation.bytes(), 10);
         out.write_all(&[1; 10]).unwrap();
-        assert!(room.bytes() >= 20);
+        assert!(reservation.bytes() >= 20);
         assert_eq!(file.metadata().unwrap().len(), 20);
     }
 }

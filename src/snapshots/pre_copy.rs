@@ -1,4 +1,4 @@
-//! Copies an upper in rounds, the last of them while its pod stands still.
+//! Copies an upper in rounds, the last of them while the pod is frozen (as pre-copy in live migration).
 
 use std::{
     io, thread,
@@ -17,29 +17,29 @@ use crate::{
     volumes::VolumeGuard,
 };
 
-/// The most rounds before the pod is stopped. Each is shorter than the one before unless the pod writes faster than they copy; the
-/// first takes its time.
-const ROUNDS: usize = 5;
+/// The most pre-copy rounds before the pod is frozen. The first round takes the longest. Each further one is shorter,
+/// unless the pod writes faster than the rounds copy.
+const MAX_ROUNDS: usize = 5;
 
-/// A round that took less than this part of what the pod may stand still is short enough to be the last but one.
-const PART: u32 = 10;
+/// The freeze follows a round that took less than this fraction (1/10) of the longest allowed freeze.
+const SHORT_ROUND_DIVISOR: u32 = 10;
 
-/// For how long the cgroup of a pod that has ended may still be there: the kubelet removes it within seconds.
-const EMPTY: Duration = Duration::from_secs(5);
+/// How long the cgroup of an ended pod may exist without processes. The kubelet removes it within seconds.
+const EMPTY_CGROUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two looks at it.
-const AGAIN: Duration = Duration::from_millis(20);
+/// The pause between two reads of the cgroup.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What came of the last round.
+/// The result of the last round.
 enum LastRound {
-    /// The copy is the upper at one moment.
-    One(Moment),
-    /// The pod was stopped and could not be, or not for long enough.
-    Missed(CaptureError),
+    /// The copy shows the upper at one moment.
+    Consistent(Moment),
+    /// The pod could not be frozen, or not for long enough.
+    NotFrozen(CaptureError),
 }
 
-/// One copy under way.
-pub(super) struct Copy<'a> {
+/// One copy of an upper, in progress.
+pub(super) struct PreCopy<'a> {
     pub(super) inner: &'a Inner,
     pub(super) request: &'a CaptureRequest,
     pub(super) guard: &'a VolumeGuard,
@@ -48,100 +48,110 @@ pub(super) struct Copy<'a> {
     pub(super) reservation: &'a Reservation,
 }
 
-impl Copy<'_> {
-    /// Copies everything; returns what it is a copy of.
-    pub(super) fn all(&mut self) -> Result<Moment, CaptureError> {
+impl PreCopy<'_> {
+    /// Copies everything. Returns which moment the copy shows.
+    pub(super) fn run(&mut self) -> Result<Moment, CaptureError> {
         let Consistency::Frozen { within, or_live } = self.request.consistency else {
             self.round(Round::Early)?;
-            return self.live(Moment::Many);
+            return self.final_live_round(Moment::Live);
         };
-        for _ in 0..ROUNDS {
-            if self.round(Round::Early)? < within / PART {
+        for _ in 0..MAX_ROUNDS {
+            if self.round(Round::Early)? < within / SHORT_ROUND_DIVISOR {
                 break;
             }
         }
         match self.last_round(within)? {
-            LastRound::One(moment) => Ok(moment),
-            LastRound::Missed(why) if or_live => {
-                tracing::warn!(snapshot = %self.request.id, %why, "cut live instead");
-                self.live(Moment::Many)
+            LastRound::Consistent(moment) => Ok(moment),
+            LastRound::NotFrozen(error) if or_live => {
+                let snapshot = &self.request.id;
+                tracing::warn!(%snapshot, %error, "the pod cannot be frozen; the capture is live");
+                self.final_live_round(Moment::Live)
             }
-            LastRound::Missed(why) => Err(why),
+            LastRound::NotFrozen(error) => Err(error),
         }
     }
 
-    /// The last round of a copy for which nobody stands still.
-    fn live(&mut self, moment: Moment) -> Result<Moment, CaptureError> {
+    /// The last round of a copy without a freeze.
+    fn final_live_round(&mut self, moment: Moment) -> Result<Moment, CaptureError> {
         self.round(Round::Live)?;
-        self.inner.ensure_whole(self.guard, self.request)?;
+        self.inner.ensure_complete(self.guard, self.request)?;
         Ok(moment)
     }
 
-    /// One round while the pod runs; returns how long it took.
+    /// One round while the pod runs. Returns how long it took.
     fn round(&mut self, what: Round) -> Result<Duration, CaptureError> {
-        let begun = Instant::now();
+        let start = Instant::now();
         self.clone.sync().map_err(|source| self.failed(source))?;
         self.catch_up(what)?;
-        let took = begun.elapsed();
-        // Where files do not share their bytes each round may replace all that the one before took.
+        let took = start.elapsed();
+        // On a file system without reflinks, a round may replace all bytes that the round before copied.
         self.clone.tidy().map_err(|source| self.failed(source))?;
         self.reservation.settle(self.clone.contents().bytes);
         Ok(took)
     }
 
     fn catch_up(&mut self, what: Round) -> Result<(), CaptureError> {
-        let (held, stop) = (self.guard, self.stop);
-        let go_on = || !held.is_wanted() && !stop.is_cancelled();
-        self.clone.catch_up(what, &go_on).map_err(|source| self.failed(source))
+        let (guard, stop) = (self.guard, self.stop);
+        let may_continue = || !guard.is_wanted() && !stop.is_cancelled();
+        self.clone.catch_up(what, &may_continue).map_err(|source| self.failed(source))
     }
 
+    /// The round during which the pod is frozen.
     fn last_round(&mut self, within: Duration) -> Result<LastRound, CaptureError> {
         let (id, pod) = (&self.request.id, self.guard.pod());
         let pod_name = format!("{}/{}", pod.namespace, pod.name);
-        let freeze =
+        let cannot_freeze =
             |source| CaptureError::Freeze { id: id.clone(), pod: pod_name.clone(), source };
-        let late = || CaptureError::Late { id: id.clone(), pod: pod_name.clone(), within };
+        let timed_out =
+            || CaptureError::FreezeTimeout { id: id.clone(), pod: pod_name.clone(), within };
         let groups = match self.groups()? {
             Ok(groups) => groups,
-            Err(error) => return Ok(LastRound::Missed(freeze(error))),
+            Err(error) => return Ok(LastRound::NotFrozen(cannot_freeze(error))),
         };
         if groups.is_empty() {
-            return self.live(Moment::Ended).map(LastRound::One);
+            return self.final_live_round(Moment::Ended).map(LastRound::Consistent);
         }
         let inner = self.inner;
-        // Another volume of the pod may be cut: two that stop it would thaw it under each other.
-        let Some(turn) = inner.standstills.turn(pod.uid.as_str()) else {
+        // Another volume of the same pod may be captured at this time. The first of two captures that froze the pod
+        // together would thaw it under the second.
+        let Some(turn) = inner.freezes.turn(pod.uid.as_str()) else {
             return Err(CaptureError::Stopping(id.clone()));
         };
-        self.clean()?;
-        let still = match turn.stop(&inner.store.frozen(), id, groups, within) {
-            Ok(Some(still)) => still,
+        self.write_back()?;
+        let freeze = match turn.freeze(&inner.store.frozen(), id, groups, within) {
+            Ok(Some(freeze)) => freeze,
             Ok(None) => return Err(CaptureError::Stopping(id.clone())),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(LastRound::Missed(late())),
-            Err(error) => return Ok(LastRound::Missed(freeze(error))),
-        };
-        let (held, stop) = (self.guard, self.stop);
-        let given_up = || held.is_wanted() || stop.is_cancelled();
-        let done = self.clone.catch_up(Round::Still, &|| !still.is_late() && !given_up());
-        // The pod may have changed a file's first name since the copy began.
-        let whole = inner.ensure_whole(self.guard, self.request);
-        let stood = still.end().map_err(freeze)?;
-        whole?;
-        match (done, stood) {
-            (Ok(()), stood) if stood.to_the_end => Ok(LastRound::One(Moment::Still(stood.time))),
-            (Ok(()), stood) if stood.let_go => {
-                let why = "somebody else, who had frozen it, let it go on meanwhile";
-                Ok(LastRound::Missed(freeze(io::Error::other(why))))
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                return Ok(LastRound::NotFrozen(timed_out()));
             }
-            (Err(CloneError::Stopped), _) if given_up() => Err(self.failed(CloneError::Stopped)),
-            (Ok(()) | Err(CloneError::Stopped), _) => Ok(LastRound::Missed(late())),
+            Err(error) => return Ok(LastRound::NotFrozen(cannot_freeze(error))),
+        };
+        let (guard, stop) = (self.guard, self.stop);
+        let is_cancelled = || guard.is_wanted() || stop.is_cancelled();
+        let copied = self.clone.catch_up(Round::Still, &|| !freeze.is_late() && !is_cancelled());
+        // The pod may have changed a file through one of its hard links since the copy began.
+        let complete = inner.ensure_complete(self.guard, self.request);
+        let frozen = freeze.end().map_err(cannot_freeze)?;
+        complete?;
+        match (copied, frozen) {
+            (Ok(()), frozen) if frozen.to_the_end => {
+                Ok(LastRound::Consistent(Moment::Frozen(frozen.time)))
+            }
+            (Ok(()), frozen) if frozen.let_go => {
+                let why = "another process had frozen it, and thawed it during the copy";
+                Ok(LastRound::NotFrozen(cannot_freeze(io::Error::other(why))))
+            }
+            (Err(CloneError::Stopped), _) if is_cancelled() => {
+                Err(self.failed(CloneError::Stopped))
+            }
+            (Ok(()) | Err(CloneError::Stopped), _) => Ok(LastRound::NotFrozen(timed_out())),
             (Err(source), _) => Err(self.failed(source)),
         }
     }
 
-    /// Writes out what is dirty, which would be written while the pod stands still: by a flush, or where others have written much,
-    /// by one more round.
-    fn clean(&mut self) -> Result<(), CaptureError> {
+    /// Writes dirty data to the disk, which would otherwise be written while the pod is frozen. It does so by a flush,
+    /// or by one more round if other writers have much dirty data.
+    fn write_back(&mut self) -> Result<(), CaptureError> {
         match self.clone.sync() {
             Ok(true) => Ok(()),
             Ok(false) => self.catch_up(Round::Early),
@@ -149,10 +159,11 @@ impl Copy<'_> {
         }
     }
 
-    /// The cgroups of the pod, with processes in one of them at least; none where the pod has ended. One that stays without any
-    /// while the volume is mounted is an error: who writes runs elsewhere, as in a virtual machine, and would not stand still.
+    /// The cgroups of the pod, of which at least one has a process. Empty if the pod has ended. A cgroup that stays
+    /// without processes while the volume is mounted is an error: the writers run elsewhere, for example in a virtual
+    /// machine, and would not be frozen.
     fn groups(&self) -> Result<io::Result<Vec<Group>>, CaptureError> {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let groups = match self.inner.freezer.find(self.guard.pod().uid.as_str()) {
                 Ok(groups) => groups,
@@ -168,9 +179,9 @@ impl Copy<'_> {
             let Some(empty) = groups.first().filter(|_| self.guard.is_mounted()) else {
                 return Ok(Ok(Vec::new()));
             };
-            if begun.elapsed() >= EMPTY {
+            if start.elapsed() >= EMPTY_CGROUP_TIMEOUT {
                 let why = format!(
-                    "its cgroup {} holds no process while the volume is mounted, so what writes to it runs elsewhere, \
+                    "its cgroup {} has no process while the volume is mounted, so its writers run elsewhere, \
                      for example in a virtual machine",
                     empty.path().display()
                 );
@@ -179,7 +190,7 @@ impl Copy<'_> {
             if self.guard.is_wanted() || self.stop.is_cancelled() {
                 return Err(self.failed(CloneError::Stopped));
             }
-            thread::sleep(AGAIN);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -187,20 +198,21 @@ impl Copy<'_> {
         let CaptureRequest { id, volume, .. } = self.request;
         if matches!(source, CloneError::Stopped) {
             return match self.guard.is_wanted() {
-                true => CaptureError::GoneOn { id: id.clone(), volume: volume.clone() },
-                false => CaptureError::Unwanted(id.clone()),
+                true => CaptureError::Unpublishing { id: id.clone(), volume: volume.clone() },
+                false => CaptureError::Cancelled(id.clone()),
             };
         }
         let error = match without_space(source) {
-            // Whoever found no room before he wrote has made some.
+            // The reservation was refused before a write, and the store has freed space already.
             Ok(source) => return CaptureError::NoSpace { id: id.clone(), source },
             Err(source) => CaptureError::Copy { id: id.clone(), volume: volume.clone(), source },
         };
-        self.inner.full(self.request, self.clone.copied(), error)
+        self.inner.or_full(self.request, self.clone.copied(), error)
     }
 }
 
-/// That there is no room for a copy, if that is why it failed: which file it had come to does not matter.
+/// The [`ReserveError`] inside `error`, if the copy failed for lack of space. Which file it had reached does not matter
+/// then.
 fn without_space(error: CloneError) -> Result<ReserveError, CloneError> {
     match error {
         CloneError::Entry { path, source } => {

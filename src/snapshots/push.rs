@@ -1,15 +1,15 @@
-//! A snapshot becomes an image in a registry.
+//! Pushes a snapshot to a registry, as an image.
 //!
 //! ```text
-//! for each layer, bottom first: the repository has it ─► nothing
-//!                               its registry has it   ─► mounted
-//!                               another one has it    ─► streamed through a file, by digest
-//!                               nobody gives it       ─► packed from the store
-//! then the config, then the manifest, whose tag is the snapshot's id; then the record says where it is
+//! for each layer, bottom first: the repository has it   ─► nothing
+//!                               its registry has it     ─► mounted from another repository
+//!                               another registry has it ─► streamed through a file, by digest
+//!                               no registry serves it   ─► packed from the store
+//! then the config, then the manifest, whose tag is the snapshot's id; then the record has the image's reference
 //! ```
 //!
-//! What was pushed is written down layer by layer, so that a push that is done again, and the next snapshot's, send only what
-//! is new.
+//! The origin of each pushed layer is recorded, so a repeated push, and the push of the next snapshot, send only new
+//! layers.
 
 mod config;
 mod layer;
@@ -18,12 +18,12 @@ mod progress;
 
 use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
-use self::config::Known;
+use self::config::ConfigInput;
 pub(super) use self::manifest::Blob;
 pub use self::progress::Progress;
 use tokio::task::JoinError;
 
-use super::{PackingError, SnapshotId, Snapshots, Turn, blocking};
+use super::{PackingError, SnapshotId, SnapshotLock, Snapshots, blocking};
 use crate::{
     changeset::{Compression, Format},
     digest::Digest,
@@ -32,76 +32,78 @@ use crate::{
     layers::{Lease, SnapshotRecord},
 };
 
-/// What is to be pushed, and whereto.
+/// Which snapshot to push, and to which repository.
 #[derive(Debug, Clone)]
 pub struct PushRequest {
-    /// Which snapshot of this node.
+    /// The snapshot on this node.
     pub id: SnapshotId,
-    /// The name of its volume in the pod.
+    /// The name of its volume in the pod's spec.
     pub volume: String,
-    /// Whereto.
+    /// The target repository.
     pub to: Repository,
-    /// What its layer looks like there.
+    /// The format of the layers that are packed for the push.
     pub format: Format,
-    /// What is around its tar.
+    /// The compression of their tars.
     pub compression: Compression,
-    /// With what.
+    /// The credentials for the registries.
     pub keyring: Keyring,
 }
 
-/// A snapshot in a registry.
+/// The result of a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
-    /// `registry/repository@digest`.
+    /// The image, as `registry/repository@digest`.
     pub image: String,
-    /// Bytes that had to be sent.
+    /// Bytes that this push sent.
     pub sent: u64,
-    /// Bytes of the layers above the images'.
+    /// Bytes of the snapshot's own layers, above those of the images.
     pub own_bytes: u64,
 }
 
 /// Why a snapshot was not pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// It is not on this node, or became another meanwhile.
+    /// It is not on this node, or its layers were replaced during the push.
     #[error("snapshot {0} is not on this node")]
     Absent(SnapshotId),
-    /// Its record is being changed.
-    #[error("snapshot {0} is being worked on")]
+    /// Another operation has locked the snapshot.
+    #[error("snapshot {0} is in use by another operation; try again")]
     Busy(SnapshotId),
-    /// One of its layers is gone.
-    #[error("snapshot {0} lacks layers in the store; make another one")]
+    /// One of its layers is missing in the store.
+    #[error(
+        "snapshot {0} has layers that are missing in the store of this node; take a new snapshot"
+    )]
     Incomplete(SnapshotId),
-    /// A registry did not take it.
-    #[error("snapshot {id} is not pushed: {source}")]
+    /// A request to a registry failed.
+    #[error("snapshot {id}: the request to the registry failed: {source}")]
     Registry {
-        /// Which snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// What the registry did.
+        /// The cause.
         source: Box<ImageError>,
     },
     /// A layer of it could not be packed.
-    #[error("snapshot {id} is not pushed: layer {layer} cannot be packed: {source}")]
+    #[error("cannot push snapshot {id}: cannot pack layer {layer}: {source}")]
     Packing {
-        /// Which snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
         /// The layer's key.
         layer: Digest,
-        /// Why.
+        /// The cause.
         source: Box<PackingError>,
     },
-    /// This node's disk said no.
+    /// An operation on this node's disk failed.
     #[error("snapshot {id}: {source}")]
     Disk {
-        /// Which snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl PushError {
-    /// What it means to whoever asked.
+    /// The class of the error for the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Absent(_) => Class::NotFound,
@@ -114,38 +116,39 @@ impl PushError {
     }
 }
 
-/// One push under way.
+/// One push in progress.
 struct Push<'a> {
     snapshots: &'a Snapshots,
     request: &'a PushRequest,
     record: &'a SnapshotRecord,
     progress: &'a Progress,
-    /// Bytes so far.
+    /// Bytes that were sent so far.
     sent: u64,
 }
 
 impl Snapshots {
-    /// Pushes a snapshot; the same again sends what the registry lacks. Dropped before it is done, it leaves the registry with
-    /// layers that no manifest names. `progress` is told how far it is.
+    /// Pushes a snapshot. A repeated push sends only what the registry lacks. If this future is dropped early, the
+    /// registry keeps layers that no manifest names. `progress` is updated during the push.
     pub async fn push(
         &self,
         request: &PushRequest,
         progress: &Progress,
     ) -> Result<Pushed, PushError> {
-        let began = Instant::now();
-        let (record, _lease) = self.kept(&request.id).await?;
+        let start = Instant::now();
+        let (record, _lease) = self.leased_record(&request.id).await?;
         let mut push = Push { snapshots: self, request, record: &record, progress, sent: 0 };
-        // Nothing is packed for a registry that does not answer, or not to us.
+        // Fails early if the registry does not respond, or refuses the credentials: nothing is packed then.
         push.has(&Digest::of(b"")).await?;
         let layers = push.layers().await?;
         let pushed = push.image(&layers).await?;
-        self.0.metrics.pushed(pushed.sent, began.elapsed().as_secs_f64());
+        self.0.metrics.pushed(pushed.sent, start.elapsed().as_secs_f64());
         tracing::info!(snapshot = %record.id, image = pushed.image, sent = pushed.sent, "pushed");
         Ok(pushed)
     }
 
-    /// Removes a snapshot's manifest from its repository: `image`, or what has its tag there. Answers false where the registry
-    /// deletes nothing. One that is not there is fine; one that is on its way is waited for ([`PushError::Busy`]).
+    /// Deletes the manifest of a snapshot from its repository: `image`, or the manifest with the snapshot's tag.
+    /// Returns false if the registry does not support deletes. A missing manifest counts as deleted. During a push of
+    /// the manifest this returns [`PushError::Busy`].
     pub async fn delete_manifest(
         &self,
         id: &SnapshotId,
@@ -153,12 +156,12 @@ impl Snapshots {
         image: Option<&Reference>,
         keyring: &Keyring,
     ) -> Result<bool, PushError> {
-        let _turn = self.turn(id)?;
+        let _lock = self.lock(id)?;
         let registries = &self.0.registries;
         let failed = |source| PushError::Registry { id: id.clone(), source: Box::new(source) };
         let digest = match image.and_then(Reference::digest) {
             Some(digest) => *digest,
-            // A push that did not come to say where it is.
+            // A push may have ended before it recorded the image.
             None => {
                 let Ok(tagged) = format!("{from}:{id}").parse::<Reference>() else {
                     return Ok(true);
@@ -169,41 +172,44 @@ impl Snapshots {
                 }
             }
         };
-        let gone = match registries.delete_manifest(from, &digest, keyring).await {
+        let deleted = match registries.delete_manifest(from, &digest, keyring).await {
             Err(error) if error.class() == Class::NotFound => true,
-            done => done.map_err(failed)?,
+            result => result.map_err(failed)?,
         };
-        let Ok(tagged) = format!("{from}:{id}").parse::<Reference>() else { return Ok(gone) };
-        // There are registries that forget the digest alone.
-        if !gone || self.tagged(&tagged, keyring).await.map_err(failed)? != Some(digest) {
-            return Ok(gone);
+        let Ok(tagged) = format!("{from}:{id}").parse::<Reference>() else { return Ok(deleted) };
+        // Some registries delete only the digest and keep the tag.
+        if !deleted || self.tagged(&tagged, keyring).await.map_err(failed)? != Some(digest) {
+            return Ok(deleted);
         }
         registries.delete_tag(from, id.as_str(), keyring).await.map_err(failed)
     }
 
-    /// What a tag means now, if anything.
+    /// The digest to which a tag refers now. `None` if there is no such tag.
     async fn tagged(
         &self,
         tagged: &Reference,
         keyring: &Keyring,
     ) -> Result<Option<Digest>, ImageError> {
         let registries = &self.0.registries;
-        let meant = match registries.digest_of(tagged, keyring).await {
+        let digest = match registries.digest_of(tagged, keyring).await {
             Ok(Some((digest, _))) => Ok(digest),
             Ok(None) => {
                 registries.resolve(tagged, keyring).await.map(|it| it.index.unwrap_or(it.digest))
             }
             Err(error) => Err(error),
         };
-        match meant {
+        match digest {
             Ok(digest) => Ok(Some(digest)),
             Err(error) if error.class() == Class::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// A snapshot's record, and what keeps its layers.
-    pub(super) async fn kept(&self, id: &SnapshotId) -> Result<(SnapshotRecord, Lease), PushError> {
+    /// The record of a snapshot, and a lease of its layers.
+    pub(super) async fn leased_record(
+        &self,
+        id: &SnapshotId,
+    ) -> Result<(SnapshotRecord, Lease), PushError> {
         let (store, id) = (self.0.store.clone(), id.clone());
         blocking(move || {
             let record = store.snapshot(&id).ok_or_else(|| PushError::Absent(id.clone()))?;
@@ -213,21 +219,21 @@ impl Snapshots {
         .await
     }
 
-    /// The right to change a snapshot, which one has at a time.
-    pub(super) fn turn(&self, id: &SnapshotId) -> Result<Turn, PushError> {
-        self.0.turns.take(id).ok_or_else(|| PushError::Busy(id.clone()))
+    /// Locks a snapshot. One operation at a time has the lock.
+    pub(super) fn lock(&self, id: &SnapshotId) -> Result<SnapshotLock, PushError> {
+        self.0.locks.try_lock(id).ok_or_else(|| PushError::Busy(id.clone()))
     }
 
-    /// Pushes the manifest that makes layers a snapshot's image, and writes down where that is.
+    /// Pushes the manifest of a snapshot's image, and records the image.
     async fn put_manifest(
         self,
-        turn: Turn,
+        lock: SnapshotLock,
         to: Repository,
         keyring: Keyring,
         manifest: Vec<u8>,
         stack: Vec<Digest>,
     ) -> Result<String, PushError> {
-        let id = turn.id.clone();
+        let id = lock.id.clone();
         let digest = self
             .0
             .registries
@@ -236,7 +242,7 @@ impl Snapshots {
             .map_err(|source| PushError::Registry { id, source: Box::new(source) })?;
         let image = to.at(&digest).to_string();
         let pushed = image.clone();
-        self.change(turn, move |now| {
+        self.change(lock, move |now| {
             now.pushed = Some(pushed);
             now.stack == stack
         })
@@ -244,15 +250,16 @@ impl Snapshots {
         Ok(image)
     }
 
-    /// Changes the record as it is now, durably; the change answers false where it does not apply any more.
+    /// Changes the present record, durably. `change` returns false if it does not apply any more; that is
+    /// [`PushError::Absent`].
     pub(super) async fn change(
         &self,
-        turn: Turn,
+        lock: SnapshotLock,
         change: impl FnOnce(&mut SnapshotRecord) -> bool + Send + 'static,
     ) -> Result<(), PushError> {
         let inner = self.0.clone();
         blocking(move || {
-            let id = turn.id.clone();
+            let id = lock.id.clone();
             let absent = || PushError::Absent(id.clone());
             let mut record = inner.store.snapshot(&id).ok_or_else(absent)?;
             if !change(&mut record) {
@@ -266,23 +273,23 @@ impl Snapshots {
 }
 
 impl Push<'_> {
-    /// Brings every layer there, bottom first.
+    /// Pushes every layer, bottom first.
     async fn layers(&mut self) -> Result<Vec<Blob>, PushError> {
-        let (mut there, mut layers) = (HashMap::<Digest, Blob>::new(), Vec::new());
+        let (mut pushed, mut layers) = (HashMap::<Digest, Blob>::new(), Vec::new());
         let stack = &self.record.stack;
         for (depth, key) in stack.iter().enumerate() {
             self.progress.layer(depth + 1, stack.len());
-            let blob = match there.get(key) {
+            let blob = match pushed.get(key) {
                 Some(blob) => blob.clone(),
                 None => self.layer(depth).await?,
             };
-            there.insert(*key, blob.clone());
+            pushed.insert(*key, blob.clone());
             layers.push(blob);
         }
         Ok(layers)
     }
 
-    /// Brings config and manifest there, and writes down where they are.
+    /// Pushes config and manifest, and records the image.
     async fn image(&mut self, layers: &[Blob]) -> Result<Pushed, PushError> {
         let Self { snapshots, request, record, .. } = *self;
         let inner = &snapshots.0;
@@ -293,37 +300,38 @@ impl Push<'_> {
         })
         .await;
         let source = &record.source;
-        let config = config::config(&Known {
+        let config = config::config(&ConfigInput {
             images: &configs,
             diff_ids: &diff_ids,
             own: record.own,
             captured_at: record.cut,
             source: &format!("{}/{}/{}", source.namespace, source.pod, request.volume),
         });
-        self.document(&config).await?;
+        self.push_small_blob(&config).await?;
 
         let parent = record.parent.as_ref().and_then(|parent| inner.store.snapshot(parent));
         let parent = parent.and_then(|parent| parent.for_namespace(&source.namespace)?.pushed);
         let annotations = manifest::annotations(record, &request.volume, parent);
         let manifest = manifest::manifest(&config, layers, &annotations);
         self.sent += manifest.len() as u64;
-        // To its end, also when nobody waits any more: a manifest that comes after its snapshot was removed would stay for ever.
-        let turn = snapshots.turn(&request.id)?;
+        // It runs to its end, also when this future is dropped: a manifest that arrives after its snapshot was deleted
+        // would stay for ever.
+        let lock = snapshots.lock(&request.id)?;
         let (snapshots, to, keyring) =
             (snapshots.clone(), request.to.clone(), request.keyring.clone());
-        let named =
-            tokio::spawn(snapshots.put_manifest(turn, to, keyring, manifest, record.stack.clone()));
-        let image = match named.await.map_err(JoinError::try_into_panic) {
+        let task =
+            tokio::spawn(snapshots.put_manifest(lock, to, keyring, manifest, record.stack.clone()));
+        let image = match task.await.map_err(JoinError::try_into_panic) {
             Ok(image) => image?,
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // The process ends.
+            // The task was cancelled, because the process ends.
             Err(Err(_)) => std::future::pending().await,
         };
         let own = layers.iter().rev().take(record.own);
         Ok(Pushed { image, sent: self.sent, own_bytes: own.map(|blob| blob.packed.size).sum() })
     }
 
-    fn refused(&self, source: ImageError) -> PushError {
+    fn registry_error(&self, source: ImageError) -> PushError {
         PushError::Registry { id: self.record.id.clone(), source: Box::new(source) }
     }
 
@@ -335,11 +343,11 @@ impl Push<'_> {
     async fn has(&self, blob: &Digest) -> Result<bool, PushError> {
         let PushRequest { to, keyring, .. } = self.request;
         let has = self.snapshots.0.registries.has_blob(to, blob, keyring).await;
-        has.map_err(|source| self.refused(source))
+        has.map_err(|source| self.registry_error(source))
     }
 
-    /// Brings a small blob there.
-    async fn document(&mut self, bytes: &[u8]) -> Result<(), PushError> {
+    /// Pushes a small blob.
+    async fn push_small_blob(&mut self, bytes: &[u8]) -> Result<(), PushError> {
         let digest = Digest::of(bytes);
         if self.has(&digest).await? {
             return Ok(());
@@ -356,22 +364,22 @@ impl Push<'_> {
         self.send(&digest, size, &file, &|_| {}).await
     }
 
-    /// Sends a blob; `told` is called with the bytes that are there.
+    /// Sends a blob. `report` is called with the number of bytes that have arrived.
     async fn send(
         &mut self,
         digest: &Digest,
         size: u64,
         content: &std::fs::File,
-        told: &(dyn Fn(u64) + Sync),
+        report: &(dyn Fn(u64) + Sync),
     ) -> Result<(), PushError> {
         let PushRequest { id, to, keyring, .. } = self.request;
-        let told = |there| {
-            tracing::debug!(snapshot = %id, blob = %digest, there, size, "sending");
-            told(there);
+        let report = |sent| {
+            tracing::debug!(snapshot = %id, blob = %digest, sent, size, "sending");
+            report(sent);
         };
         let registries = &self.snapshots.0.registries;
-        let sent = registries.push_blob(to, digest, size, content, keyring, &told).await;
-        sent.map_err(|source| self.refused(source))?;
+        let sent = registries.push_blob(to, digest, size, content, keyring, &report).await;
+        sent.map_err(|source| self.registry_error(source))?;
         self.sent += size;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Snapshots of real volumes, pushed to registries on loopback and restored elsewhere.
+//! Pushes snapshots of real volumes to registries on loopback, and restores them on other nodes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,11 +35,11 @@ use crate::{
 
 const OWNER: Owner = Owner { uid: 1000, gid: 100 };
 
-/// A cluster's snapshots, by name.
+/// The snapshots of a cluster, by name.
 #[derive(Debug, Clone, Default)]
-struct Named(Arc<Mutex<HashMap<String, FoundSnapshot>>>);
+struct FakeCluster(Arc<Mutex<HashMap<String, FoundSnapshot>>>);
 
-impl SnapshotLookup for Named {
+impl SnapshotLookup for FakeCluster {
     fn find<'a>(&'a self, namespace: &'a str, name: &'a str) -> Lookup<'a> {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         let found = self.0.lock().unwrap().get(&name).cloned();
@@ -47,12 +47,12 @@ impl SnapshotLookup for Named {
     }
 }
 
-/// A node on this machine. Dropped, it unmounts what a failed test left.
+/// A node on this machine. Its drop unmounts all volumes that a failed test left mounted.
 struct Node {
     store: Arc<Store>,
     volumes: Volumes,
     snapshots: Snapshots,
-    named: Named,
+    cluster: FakeCluster,
     scratch: Scratch,
 }
 
@@ -61,23 +61,24 @@ fn ci_pod() -> Pod {
 }
 
 impl Node {
-    fn new(known: &[&FakeRegistry], named: &Named) -> Self {
-        Self::on(Scratch::new(), known, named)
+    fn new(reachable: &[&FakeRegistry], cluster: &FakeCluster) -> Self {
+        Self::on(Scratch::new(), reachable, cluster)
     }
 
-    fn on(scratch: Scratch, known: &[&FakeRegistry], named: &Named) -> Self {
-        let (root, trial) = (scratch.dir("node"), scratch.dir("trial"));
+    fn on(scratch: Scratch, reachable: &[&FakeRegistry], cluster: &FakeCluster) -> Self {
+        let (root, probe) = (scratch.dir("node"), scratch.dir("probe"));
         scratch.dir("kubelet/pods/pod-1");
-        let features = Features::probe(&LinuxMounts, &trial).unwrap();
-        durable::remove_tree(&trial).unwrap();
+        let features = Features::probe(&LinuxMounts, &probe).unwrap();
+        durable::remove_tree(&probe).unwrap();
         let kernel = features.mounts(&root.join("lowers")).unwrap();
         let store = Arc::new(Store::open(&root.join("store"), kernel.clone()).unwrap());
-        let hosts: Vec<_> =
-            known.iter().map(|r| (r.host(), format!("server = \"http://{}\"", r.host()))).collect();
+        let hosts: Vec<_> = (reachable.iter())
+            .map(|r| (r.host(), format!("server = \"http://{}\"", r.host())))
+            .collect();
         let hosts: Vec<_> = hosts.iter().map(|(h, text)| (h.as_str(), text.as_str())).collect();
         let registries = Arc::new(registries(&hosts));
         let mut parts = VolumeParts::new(store.clone(), registries.clone(), kernel, features);
-        parts.snapshots = Arc::new(named.clone());
+        parts.snapshots = Arc::new(cluster.clone());
         let settings = Settings::new(scratch.path().join("kubelet"));
         let volumes = Volumes::open(parts, settings).unwrap();
         let snapshots = Snapshots::open(Parts {
@@ -88,7 +89,7 @@ impl Node {
             metrics: Metrics::default(),
         })
         .unwrap();
-        Self { store, volumes, snapshots, named: named.clone(), scratch }
+        Self { store, volumes, snapshots, cluster: cluster.clone(), scratch }
     }
 
     fn target(&self, id: &str) -> PathBuf {
@@ -105,16 +106,16 @@ impl Node {
         target.as_path().to_owned()
     }
 
-    /// Cuts a volume, and tells the cluster of it.
-    async fn cut(&self, id: &str, volume: &str) -> SnapshotRecord {
+    /// Captures a volume, and adds the snapshot to the cluster.
+    async fn capture(&self, id: &str, volume: &str) -> SnapshotRecord {
         let request = request(id, volume.parse().unwrap(), "pod-1");
         let request = CaptureRequest { pod: Some(ci_pod()), ..request };
         let record = self.snapshots.capture(request).await.unwrap();
-        self.tell(&record, None);
+        self.add_to_cluster(&record, None);
         record
     }
 
-    fn tell(&self, record: &SnapshotRecord, image: Option<&str>) {
+    fn add_to_cluster(&self, record: &SnapshotRecord, image: Option<&str>) {
         let found = FoundSnapshot {
             id: record.id.clone(),
             node: "node-1".into(),
@@ -122,12 +123,12 @@ impl Node {
             own: record.own,
             owner: record.owner.map(|(uid, gid)| Owner { uid, gid }),
         };
-        self.named.0.lock().unwrap().insert(record.id.to_string(), found);
+        self.cluster.0.lock().unwrap().insert(record.id.to_string(), found);
     }
 
     async fn push(&self, request: &PushRequest) -> Pushed {
         let pushed = self.snapshots.push(request, &Progress::default()).await.unwrap();
-        self.tell(&self.store.snapshot(&request.id).unwrap(), Some(&pushed.image));
+        self.add_to_cluster(&self.store.snapshot(&request.id).unwrap(), Some(&pushed.image));
         assert_eq!(self.staged(), 0);
         pushed
     }
@@ -171,7 +172,7 @@ async fn base(registry: &FakeRegistry) -> Base {
         "rootfs": { "type": "layers", "diff_ids": [Digest::of(&tar)] },
     });
     let config = config.to_string().into_bytes();
-    // As Docker names it, as most images of the world are.
+    // The media type of Docker, which most images have.
     let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
     let manifest = json!({
         "schemaVersion": 2, "mediaType": OCI_MANIFEST,
@@ -187,8 +188,8 @@ async fn base(registry: &FakeRegistry) -> Base {
         client.push_blob(&to, &digest, size, &file, &Keyring::default(), &|_| ()).await.unwrap();
     }
     let manifest = manifest.to_string();
-    let (text, nobody) = (manifest.as_bytes(), Keyring::default());
-    client.push_manifest(&to, "1", OCI_MANIFEST, text, &nobody).await.unwrap();
+    let (text, keyring) = (manifest.as_bytes(), Keyring::default());
+    client.push_manifest(&to, "1", OCI_MANIFEST, text, &keyring).await.unwrap();
     Base { image: registry.reference("base", "1"), layer: Digest::of(&blob) }
 }
 
@@ -215,7 +216,7 @@ fn push_request(id: &str, registry: &FakeRegistry, format: Format) -> PushReques
     }
 }
 
-/// What a pod does to its volume.
+/// Changes a volume as a pod does.
 fn change(at: &Path) {
     fs::remove_file(at.join("gone")).unwrap();
     fs::set_permissions(at.join("mode"), Permissions::from_mode(0o4755)).unwrap();
@@ -227,12 +228,12 @@ fn change(at: &Path) {
     fs::write(at.join("one"), "linked").unwrap();
     fs::hard_link(at.join("one"), at.join("other")).unwrap();
     symlink("kept", at.join("link")).unwrap();
-    fs::write(at.join("owned"), "somebody's").unwrap();
+    fs::write(at.join("owned"), "another user's").unwrap();
     chown(at.join("owned"), Some(7), Some(8)).unwrap();
     File::create(at.join("sparse")).unwrap().set_len(4 << 20).unwrap();
 }
 
-/// Everything beneath a path, as a pod sees it.
+/// Everything below a path, as a pod sees it.
 fn tree(at: &Path) -> BTreeMap<PathBuf, String> {
     let (mut tree, mut dirs) = (BTreeMap::new(), vec![at.to_owned()]);
     while let Some(dir) = dirs.pop() {
@@ -273,35 +274,39 @@ fn media_types(manifest: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// Which blobs came to the repository by an upload.
+/// The number of blobs that were uploaded to the repository.
 fn uploads(registry: &FakeRegistry) -> usize {
-    registry.requests_to("/v2/ws/blobs/uploads/").iter().filter(|seen| seen.method == "PUT").count()
+    registry
+        .requests_to("/v2/ws/blobs/uploads/")
+        .iter()
+        .filter(|request| request.method == "PUT")
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_another_node_starts_with_what_was_pushed() {
+async fn privileged_another_node_restores_a_pushed_snapshot() {
     for (format, owner) in [
         (Format::Portable, None),
         (Format::Portable, Some(OWNER)),
         (Format::Native, None),
         (Format::Native, Some(OWNER)),
     ] {
-        let (registry, named) = (FakeRegistry::start().await, Named::default());
+        let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
         let base = base(&registry).await;
-        let (one, two) = (Node::new(&[&registry], &named), Node::new(&[&registry], &named));
+        let (one, two) = (Node::new(&[&registry], &cluster), Node::new(&[&registry], &cluster));
         let at = one.publish("v", spec(&base.image, owner)).await;
         change(&at);
-        let cut = tree(&at);
-        one.cut("snap-1", "v").await;
-        fs::write(at.join("kept"), "written after the cut").unwrap();
+        let captured = tree(&at);
+        one.capture("snap-1", "v").await;
+        fs::write(at.join("kept"), "written after the capture").unwrap();
 
         let request = push_request("snap-1", &registry, format);
         let pushed = one.push(&request).await;
         assert!(registry.blob("ws", &base.layer).is_some());
         assert_eq!(uploads(&registry), 2, "the layer and the config; the base is mounted");
         let restored = two.publish("r", of("snap-1", owner)).await;
-        assert_eq!(tree(&restored), cut, "{format:?} {owner:?}");
+        assert_eq!(tree(&restored), captured, "{format:?} {owner:?}");
 
         let (manifest, config) = document(&registry, "snap-1");
         let kinds = media_types(&manifest);
@@ -317,11 +322,11 @@ async fn privileged_another_node_starts_with_what_was_pushed() {
         assert_eq!(annotations["org.opencontainers.image.base.name"], base.image.to_string());
         assert_eq!(annotations["dev.csi.ovl.pod"], "build");
 
-        // What was pushed from there goes on from here.
+        // A snapshot of the restored volume on the second node is restored on the first.
         fs::write(restored.join("second"), "2").unwrap();
         fs::remove_file(restored.join("renamed/one")).unwrap();
-        let cut = tree(&restored);
-        two.cut("snap-2", "r").await;
+        let captured = tree(&restored);
+        two.capture("snap-2", "r").await;
         let before = uploads(&registry);
         two.push(&push_request("snap-2", &registry, format)).await;
         assert_eq!(uploads(&registry) - before, 2, "its own layer and its config");
@@ -330,9 +335,9 @@ async fn privileged_another_node_starts_with_what_was_pushed() {
         assert_eq!(manifest["annotations"]["dev.csi.ovl.parent"], "snap-1");
         assert_eq!(config["history"].as_array().unwrap().len(), 4);
         let back = one.publish("back", of("snap-2", owner)).await;
-        assert_eq!(tree(&back), cut, "{format:?} {owner:?}");
+        assert_eq!(tree(&back), captured, "{format:?} {owner:?}");
 
-        // Twice is once.
+        // A repeated push sends nothing.
         let before = uploads(&registry);
         let again = one.push(&request).await;
         assert_eq!((&again.image, again.own_bytes), (&pushed.image, pushed.own_bytes));
@@ -342,16 +347,16 @@ async fn privileged_another_node_starts_with_what_was_pushed() {
     }
 }
 
-/// A VolumeSnapshotContent that an administrator has written may give a pod another namespace's snapshot: its content, not what the
-/// other namespace calls its images and repositories.
+/// A VolumeSnapshotContent that an administrator writes can give a pod the snapshot of another namespace. It gives the
+/// content, but not the names of the images and repositories of that namespace.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_push_does_not_say_where_another_namespaces_images_lie() {
-    let (registry, named) = (FakeRegistry::start().await, Named::default());
+async fn privileged_a_push_does_not_reveal_image_names_of_another_namespace() {
+    let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
     let base = base(&registry).await;
-    let node = Node::new(&[&registry], &named);
+    let node = Node::new(&[&registry], &cluster);
     change(&node.publish("v", spec(&base.image, None)).await);
-    node.cut("snap-1", "v").await;
+    node.capture("snap-1", "v").await;
     let pushed = node.push(&push_request("snap-1", &registry, Format::Portable)).await;
     for (n, whose) in ["ci", "another"].into_iter().enumerate() {
         let mut record = node.store.snapshot(&"snap-1".parse().unwrap()).unwrap();
@@ -360,13 +365,17 @@ async fn privileged_a_push_does_not_say_where_another_namespaces_images_lie() {
         let (volume, id) = (format!("r{n}"), format!("of-{whose}"));
         let at = node.publish(&volume, of("snap-1", None)).await;
         fs::write(at.join("own"), whose).unwrap();
-        let cut = node.cut(&id, &volume).await;
-        assert_eq!(cut.base, (whose == "ci").then(|| base.image.to_string()), "{whose}");
+        let captured = node.capture(&id, &volume).await;
+        assert_eq!(captured.base, (whose == "ci").then(|| base.image.to_string()), "{whose}");
         node.push(&push_request(&id, &registry, Format::Portable)).await;
         let (manifest, config) = document(&registry, &id);
-        let said = format!("{manifest} {config}");
+        let pushed_text = format!("{manifest} {config}");
         for secret in [base.image.to_string(), pushed.image.clone()] {
-            assert_eq!(said.contains(&secret), whose == "ci", "{whose}: {secret} in {said}");
+            assert_eq!(
+                pushed_text.contains(&secret),
+                whose == "ci",
+                "{whose}: {secret} in {pushed_text}"
+            );
         }
         assert_eq!(manifest["annotations"]["dev.csi.ovl.namespace"], "ci");
         assert_eq!(manifest["annotations"]["dev.csi.ovl.parent"], "snap-1");
@@ -376,46 +385,46 @@ async fn privileged_a_push_does_not_say_where_another_namespaces_images_lie() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
 async fn privileged_a_base_is_streamed_from_its_source_or_else_packed() {
-    let named = Named::default();
+    let cluster = FakeCluster::default();
     let (source, to) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let base = base(&source).await;
-    let (one, two) = (Node::new(&[&source, &to], &named), Node::new(&[&to], &named));
+    let (one, two) = (Node::new(&[&source, &to], &cluster), Node::new(&[&to], &cluster));
     let at = one.publish("v", spec(&base.image, Some(OWNER))).await;
     change(&at);
-    let cut = tree(&at);
-    one.cut("snap-1", "v").await;
-    // The source is not what it was: nothing of that is passed on.
+    let captured = tree(&at);
+    one.capture("snap-1", "v").await;
+    // The source serves other bytes now, and these are not passed on.
     source.inject(format!("/blobs/{}", base.layer), ALWAYS, Fault::Flip);
     let pushed = one.push(&push_request("snap-1", &to, Format::Portable)).await;
     assert!(to.blob("ws", &base.layer).is_none());
     let restored = two.publish("packed", of("snap-1", Some(OWNER))).await;
-    assert_eq!(tree(&restored), cut);
+    assert_eq!(tree(&restored), captured);
 
     let source_2 = FakeRegistry::start().await;
     let base = self::base(&source_2).await;
-    let one = Node::new(&[&source_2, &to], &named);
+    let one = Node::new(&[&source_2, &to], &cluster);
     one.publish("v", spec(&base.image, Some(OWNER))).await;
     change(&one.target("v"));
-    let cut = tree(&one.target("v"));
-    one.cut("snap-2", "v").await;
+    let captured = tree(&one.target("v"));
+    one.capture("snap-2", "v").await;
     let streamed = one.push(&push_request("snap-2", &to, Format::Portable)).await;
-    assert!(to.blob("ws", &base.layer).is_some(), "as it was");
+    assert!(to.blob("ws", &base.layer).is_some(), "the layer was not packed again");
     assert_ne!(streamed.image, pushed.image);
     let restored = two.publish("streamed", of("snap-2", Some(OWNER))).await;
-    assert_eq!(tree(&restored), cut);
+    assert_eq!(tree(&restored), captured);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
-    let (registry, named) = (FakeRegistry::start().await, Named::default());
+async fn privileged_an_interrupted_push_continues() {
+    let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
     let base = base(&registry).await;
-    let one = Node::new(&[&registry], &named);
+    let one = Node::new(&[&registry], &cluster);
     change(&one.publish("v", spec(&base.image, None)).await);
-    one.cut("snap-1", "v").await;
+    one.capture("snap-1", "v").await;
     let request = push_request("snap-1", &registry, Format::Portable);
-    let answer = |status| Fault::Respond(status, Vec::new());
-    // Everywhere on the way: at the first question, at the layer, at the config, at the manifest.
+    let respond = |status| Fault::Respond(status, Vec::new());
+    // At each step: at the first request, at the layer, at the config, at the manifest.
     let parts = ["/v2/ws/blobs/sha256", "/v2/ws/blobs/uploads/", "/v2/ws/manifests/"];
     for (part, class) in parts.iter().flat_map(|p| [(p, Class::Unavailable), (p, Class::Denied)]) {
         let status = if class == Class::Denied { 403 } else { 503 };
@@ -424,18 +433,18 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
             to: format!("{}/ws", registry_2.host()).parse().unwrap(),
             ..request.clone()
         };
-        let node = Node::new(&[&registry, &registry_2], &named);
+        let node = Node::new(&[&registry, &registry_2], &cluster);
         change(&node.publish("v", spec(&base.image, None)).await);
-        node.cut("snap-1", "v").await;
-        registry_2.inject(*part, ALWAYS, answer(status));
+        node.capture("snap-1", "v").await;
+        registry_2.inject(*part, ALWAYS, respond(status));
         let error = node.snapshots.push(&request, &Progress::default()).await.unwrap_err();
         assert_eq!(error.class(), class, "{part}: {error}");
         assert!(error.to_string().contains("snap-1"), "{error}");
         assert_eq!(node.staged(), 0, "{part}");
         assert_eq!(node.store.snapshot(&request.id).unwrap().pushed, None);
     }
-    // It comes back: what is there is not sent again.
-    registry.inject("/v2/ws/manifests/", 20, answer(503));
+    // The registry works again: blobs that it has are not sent again.
+    registry.inject("/v2/ws/manifests/", 20, respond(503));
     let error = one.snapshots.push(&request, &Progress::default()).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable);
     let before = uploads(&registry);
@@ -443,7 +452,7 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
     assert_eq!(uploads(&registry), before);
     assert!(registry.manifest("ws", "snap-1").is_some());
 
-    // And goes, whether the record says by which name or not.
+    // The manifest is deleted, whether the caller knows the image or not.
     let image = one.store.snapshot(&request.id).unwrap().pushed.unwrap().parse().unwrap();
     for image in [None, Some(&image)] {
         let PushRequest { id, to, keyring, .. } = &request;
@@ -453,12 +462,13 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
         assert!(one.snapshots.delete_manifest(id, to, image, keyring).await.unwrap(), "twice");
     }
 
-    // A registry that forgets the digest alone is asked for the tag too, and one that does not know that says so.
+    // In a registry that deletes only the digest, the tag is deleted too. A registry without support for that makes it
+    // return false.
     for (refusal, gone) in [(None, true), (Some(405), false)] {
         one.snapshots.push(&request, &Progress::default()).await.unwrap();
         registry.inject("DELETE /v2/ws/manifests/sha256", 1, Fault::KeepTag);
         if let Some(status) = refusal {
-            registry.inject("DELETE /v2/ws/manifests/snap-1", 1, answer(status));
+            registry.inject("DELETE /v2/ws/manifests/snap-1", 1, respond(status));
         }
         let PushRequest { id, to, keyring, .. } = &request;
         assert_eq!(
@@ -474,16 +484,16 @@ async fn privileged_a_push_that_was_cut_off_is_gone_on_with() {
     assert_eq!(gone.unwrap_err().class(), Class::NotFound);
 }
 
-/// However much it shrinks, no node takes it for a bomb.
+/// No node refuses a layer as a decompression bomb only because it compresses well.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_what_repeats_itself_for_long_goes_packed() {
-    let (registry, named) = (FakeRegistry::start().await, Named::default());
+async fn privileged_a_layer_that_compresses_very_well_is_pushed_and_restored() {
+    let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
     let base = base(&registry).await;
-    let (one, two) = (Node::new(&[&registry], &named), Node::new(&[&registry], &named));
+    let (one, two) = (Node::new(&[&registry], &cluster), Node::new(&[&registry], &cluster));
     let at = one.publish("v", spec(&base.image, None)).await;
     fs::write(at.join("repeats"), "same line\n".repeat(9 << 20)).unwrap();
-    one.cut("snap-1", "v").await;
+    one.capture("snap-1", "v").await;
     let request = push_request("snap-1", &registry, Format::Portable);
     assert_eq!(request.compression, Compression::Zstd);
     one.push(&request).await;
@@ -497,15 +507,15 @@ async fn privileged_what_repeats_itself_for_long_goes_packed() {
     assert_eq!(fs::metadata(restored.join("repeats")).unwrap().len(), 10 * (9 << 20));
 }
 
-/// A snapshot is deleted while its manifest is under way: what comes then is removed too.
+/// A snapshot is deleted during the push of its manifest: the manifest that arrives later is deleted too.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_manifest_on_its_way_is_waited_for_before_it_is_removed() {
-    let (registry, named) = (FakeRegistry::start().await, Named::default());
+async fn privileged_a_manifest_that_is_being_pushed_is_deleted_after_it_arrives() {
+    let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
     let base = base(&registry).await;
-    let node = Node::new(&[&registry], &named);
+    let node = Node::new(&[&registry], &cluster);
     change(&node.publish("v", spec(&base.image, None)).await);
-    node.cut("snap-1", "v").await;
+    node.capture("snap-1", "v").await;
     let request = push_request("snap-1", &registry, Format::Portable);
     registry.inject("/v2/ws/manifests/", 1, Fault::Hold);
     let push = tokio::spawn({
@@ -523,19 +533,21 @@ async fn privileged_a_manifest_on_its_way_is_waited_for_before_it_is_removed() {
     registry.release();
     while node.snapshots.delete_manifest(id, to, None, keyring).await.is_err() {}
     assert!(registry.manifest("ws", "snap-1").is_none());
-    assert!(registry.requests_to("/v2/ws/manifests/").iter().any(|seen| seen.method == "PUT"));
+    assert!(
+        registry.requests_to("/v2/ws/manifests/").iter().any(|request| request.method == "PUT")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_many_layers_become_one_that_shows_the_same() {
+async fn privileged_a_squash_makes_one_layer_that_shows_the_same_files() {
     for owner in [None, Some(OWNER)] {
-        let (registry, named) = (FakeRegistry::start().await, Named::default());
+        let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
         let base = base(&registry).await;
-        let (one, two) = (Node::new(&[&registry], &named), Node::new(&[&registry], &named));
+        let (one, two) = (Node::new(&[&registry], &cluster), Node::new(&[&registry], &cluster));
         let mut at = one.publish("v0", spec(&base.image, owner)).await;
         change(&at);
-        one.cut("snap-0", "v0").await;
+        one.capture("snap-0", "v0").await;
         for n in 1..4 {
             let snapshot = format!("snap-{}", n - 1);
             at = one.publish(&format!("v{n}"), of(&snapshot, owner)).await;
@@ -544,9 +556,9 @@ async fn privileged_many_layers_become_one_that_shows_the_same() {
             fs::rename(at.join("between"), at.join("renamed")).unwrap();
             let _ = fs::remove_file(at.join(format!("new-{}", n - 1)));
             fs::write(at.join("mode"), format!("{n}")).unwrap();
-            one.cut(&format!("snap-{n}"), &format!("v{n}")).await;
+            one.capture(&format!("snap-{n}"), &format!("v{n}")).await;
         }
-        let cut = tree(&at);
+        let captured = tree(&at);
         let id = "snap-3".parse().unwrap();
         assert_eq!(one.store.snapshot(&id).unwrap().own, 4);
         let request = push_request("snap-3", &registry, Format::Native);
@@ -554,17 +566,21 @@ async fn privileged_many_layers_become_one_that_shows_the_same() {
         let record = one.store.snapshot(&id).unwrap();
         assert_eq!((record.own, record.stack.len()), (1, 2));
         assert_eq!(one.staged(), 0);
-        one.tell(&record, None);
+        one.add_to_cluster(&record, None);
         let here = one.publish("here", of("snap-3", owner)).await;
-        assert_eq!(tree(&here), cut, "{owner:?}");
+        assert_eq!(tree(&here), captured, "{owner:?}");
         one.snapshots.squash(&id, None).await.unwrap();
-        assert_eq!(one.store.snapshot(&id).unwrap(), record, "one layer is one layer");
+        assert_eq!(one.store.snapshot(&id).unwrap(), record, "a single layer is not squashed");
 
         let before = uploads(&registry);
         one.push(&request).await;
-        assert_eq!(uploads(&registry) - before, 1, "the config; the layer was sent while at hand");
+        assert_eq!(
+            uploads(&registry) - before,
+            1,
+            "only the config; the squash has sent the layer"
+        );
         let there = two.publish("there", of("snap-3", owner)).await;
-        assert_eq!(tree(&there), cut, "{owner:?}");
+        assert_eq!(tree(&there), captured, "{owner:?}");
         let (_, config) = document(&registry, "snap-3");
         assert_eq!(config["history"].as_array().unwrap().len(), 3);
     }
@@ -572,36 +588,36 @@ async fn privileged_many_layers_become_one_that_shows_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_native_layer_is_packed_again_for_everybody() {
-    let (registry, named) = (FakeRegistry::start().await, Named::default());
+async fn privileged_a_native_layer_is_packed_again_for_a_portable_push() {
+    let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
     let base = base(&registry).await;
-    let (one, two) = (Node::new(&[&registry], &named), Node::new(&[&registry], &named));
+    let (one, two) = (Node::new(&[&registry], &cluster), Node::new(&[&registry], &cluster));
     change(&one.publish("v", spec(&base.image, None)).await);
-    one.cut("snap-1", "v").await;
+    one.capture("snap-1", "v").await;
     one.push(&push_request("snap-1", &registry, Format::Native)).await;
     let at = two.publish("r", of("snap-1", None)).await;
     fs::write(at.join("second"), "2").unwrap();
-    let cut = tree(&at);
-    two.cut("snap-2", "r").await;
+    let captured = tree(&at);
+    two.capture("snap-2", "r").await;
     two.push(&push_request("snap-2", &registry, Format::Portable)).await;
     let (manifest, _) = document(&registry, "snap-2");
     assert_eq!(media_types(&manifest), ["tar+gzip", "tar+zstd", "tar+zstd"]);
     let back = one.publish("back", of("snap-2", None)).await;
-    // On the node of its parent, but not cut there: as any image.
-    assert_eq!(tree(&back), cut);
+    // On the node of the parent, which did not capture this snapshot: restored as any image.
+    assert_eq!(tree(&back), captured);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
-async fn privileged_a_full_disk_is_told_and_left_clean_and_passes() {
-    let (registry, named) = (FakeRegistry::start().await, Named::default());
+async fn privileged_a_push_fails_cleanly_on_a_full_disk_and_succeeds_later() {
+    let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
     let base = base(&registry).await;
     let scratch = Scratch::new();
     let at = scratch.dir("node");
     let _disk = Disk::new(&scratch, "ext4", &at);
-    let node = Node::on(scratch, &[&registry], &named);
+    let node = Node::on(scratch, &[&registry], &cluster);
     let volume = node.publish("v", spec(&base.image, None)).await;
-    // What does not compress.
+    // Bytes that do not compress.
     let mut seed = 1_u64;
     let mut noise = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -609,7 +625,7 @@ async fn privileged_a_full_disk_is_told_and_left_clean_and_passes() {
     };
     let bytes: Vec<u8> = (0..40 << 20).map(|_| noise()).collect();
     fs::write(volume.join("large"), &bytes).unwrap();
-    node.cut("snap-1", "v").await;
+    node.capture("snap-1", "v").await;
     let filler = at.join("filler");
     let mut fill = File::create(&filler).unwrap();
     while fill.write_all(&bytes[..1 << 20]).is_ok() {}
@@ -621,13 +637,13 @@ async fn privileged_a_full_disk_is_told_and_left_clean_and_passes() {
     let error = node.snapshots.push(&request, &Progress::default()).await.unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
     assert!(error.to_string().contains(&at.display().to_string()), "{error}");
-    // And where the room goes while it is packed.
+    // The disk can also become full during the packing.
     let file = node.store.scratch().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let mut out = packing::CancellableWriter::new(&file, node.store.root(), stop.clone());
     let error = out.write_all(&bytes).unwrap_err();
     assert_eq!(Class::of_disk(&error), Class::Exhausted, "{error}");
-    assert!(error.to_string().contains("make room on that disk"), "{error}");
+    assert!(error.to_string().contains("free space on that disk"), "{error}");
     drop(out);
     drop(file);
     assert_eq!(node.staged(), 0);

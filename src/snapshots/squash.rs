@@ -1,7 +1,7 @@
-//! A snapshot with many layers of its own gets one instead of them.
+//! Squashes the own layers of a snapshot into one layer.
 //!
-//! Until its record names the new layer, and after that, the snapshot shows the same; whoever restores it meanwhile has the old
-//! layers or the new one. The old ones go when nothing else needs them.
+//! The snapshot shows the same files before and after its record names the new layer. A restore during the squash uses
+//! either the old layers or the new one. The old layers are collected when nothing else needs them.
 
 use std::{
     fs::File,
@@ -19,32 +19,32 @@ use crate::{
     layers::{AddError, NewLayer, Origin},
 };
 
-/// Why a snapshot was not squashed. It is as it was.
+/// Why a snapshot was not squashed. The snapshot is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum SquashError {
-    /// Its record or its layers.
+    /// Its record cannot be read or changed, or its layers are missing.
     #[error("{0}")]
     Snapshot(#[from] PushError),
     /// Its layers could not be packed.
-    #[error("snapshot {id} is not squashed: {source}")]
+    #[error("cannot squash snapshot {id}: {source}")]
     Packing {
-        /// Which snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// Why.
+        /// The cause.
         source: PackingError,
     },
-    /// The new layer could not be kept.
-    #[error("snapshot {id} is not squashed: {source}")]
+    /// The new layer could not be added to the store.
+    #[error("cannot squash snapshot {id}: {source}")]
     Add {
-        /// Which snapshot.
+        /// The id of the snapshot.
         id: SnapshotId,
-        /// Why.
+        /// The cause.
         source: AddError,
     },
 }
 
 impl SquashError {
-    /// What it means to whoever asked.
+    /// The class of the error for the caller.
     pub fn class(&self) -> Class {
         match self {
             Self::Snapshot(source) => source.class(),
@@ -55,14 +55,14 @@ impl SquashError {
 }
 
 impl Snapshots {
-    /// Makes one layer of all that a snapshot has above its images. With `push`, the layer is brought where the snapshot is
-    /// going to be pushed while it is at hand; that this fails does not matter here.
+    /// Squashes all layers that a snapshot has above its images into one. With `push`, the packed layer is also sent to
+    /// the repository to which the snapshot will be pushed. An error of that upload is only logged.
     pub async fn squash(
         &self,
         id: &SnapshotId,
         push: Option<&PushRequest>,
     ) -> Result<(), SquashError> {
-        let (record, _lease) = self.kept(id).await?;
+        let (record, _lease) = self.leased_record(id).await?;
         if record.own < 2 {
             return Ok(());
         }
@@ -73,7 +73,7 @@ impl Snapshots {
             stack: record.stack.clone(),
             own: record.own,
             owner: record.owner,
-            // As an image's layer, so that it is one: with owners turned back, and to be read by anybody.
+            // The same form as a layer of an image: with the owners mapped back, and readable by other tools.
             format: Format::Portable,
             compression,
             written: Arc::default(),
@@ -81,41 +81,41 @@ impl Snapshots {
         let packed = self.pack(job).await;
         let (file, packed) = packed.map_err(|source| failed(id, source))?;
         let layer = packed.diff_id;
-        let _new = {
+        let _lease_of_new = {
             let store = self.0.store.clone();
             blocking(move || store.hold(&[layer])).await
         };
-        let file = self.keep(id, file, &packed).await?;
+        let file = self.add_to_store(id, file, &packed).await?;
         if let Some(push) = push {
             let blob = Blob::packed(&packed, Format::Portable);
-            self.bring(push, &record.source.namespace, &layer, &blob, &file).await;
+            self.push_squashed(push, &record.source.namespace, &layer, &blob, &file).await;
         }
         let old = record.stack;
         let squashed: Vec<_> = old[..below].iter().copied().chain([layer]).collect();
         let (own, layers) = (record.own, squashed.len());
-        self.change(self.turn(id)?, move |now| {
-            let same = now.stack == old;
+        self.change(self.lock(id)?, move |now| {
+            let is_same = now.stack == old;
             (now.stack, now.own) = (squashed, 1);
-            same
+            is_same
         })
         .await?;
         tracing::info!(snapshot = %id, own, layers, "squashed");
         Ok(())
     }
 
-    /// Adds the packed layer to the store; gives its file back.
-    async fn keep(
+    /// Adds the packed layer to the store. Returns its file.
+    async fn add_to_store(
         &self,
         id: &SnapshotId,
         file: File,
         packed: &Packed,
     ) -> Result<File, SquashError> {
         let add = |source| SquashError::Add { id: id.clone(), source };
-        let room = self.reserve(packed.diff_id, packed.size).await.map_err(add)?;
+        let reservation = self.reserve(packed.diff_id, packed.size).await.map_err(add)?;
         let new = NewLayer {
             diff_id: packed.diff_id,
             format: Format::Portable,
-            // Made here: no registry is known to give it to anybody.
+            // The layer was made here: no registry has it yet.
             origin: Origin {
                 registry: String::new(),
                 repository: String::new(),
@@ -129,7 +129,7 @@ impl Snapshots {
         blocking(move || {
             let rewound = (&file).seek(SeekFrom::Start(0));
             rewound.map_err(|source| AddError::Disk { diff_id: new.diff_id, source })?;
-            store.add(&new, room, &file)?;
+            store.add(&new, reservation, &file)?;
             Ok(file)
         })
         .await

@@ -1,8 +1,8 @@
-//! How often a capture was begun and had no end, because this process was killed meanwhile.
+//! Counts the starts of each capture that did not end, because this process was killed.
 //!
-//! What kills it, as too little memory does, would be begun again at every start, with the volume's pod in it. So each start is
-//! counted in a file, one byte for each, before anything else is done; the file goes at any end but a kill. Nothing is synced: a
-//! power cut is nobody's fault.
+//! A capture that causes the kill (for example for lack of memory) would otherwise start again with every start of the
+//! driver, and freeze the pod each time. So each start is counted in a file, one byte per start, before anything else
+//! is done. The file is removed at any end except a kill. Nothing is synced: a power cut is not caused by a capture.
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,26 +15,26 @@ use std::{
 use super::SnapshotId;
 use crate::sys::durable::at;
 
-/// After so many starts without an end there is no other.
-pub(super) const MOST: u64 = 3;
+/// The most starts without an end.
+pub(super) const MAX_STARTS: u64 = 3;
 
-/// Counts that are older are of nobody: whoever orders a capture asks again within minutes.
-const OLD: Duration = Duration::from_secs(24 * 60 * 60);
+/// Older counts are stale: the caller of a capture repeats its request within minutes.
+const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// One start, forgotten when dropped.
+/// One counted start. Its count is removed when this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Start(PathBuf);
 
 impl Start {
-    /// Counts a start; `None` where there were too many without an end. That said, they are counted anew.
+    /// Counts a start. `None` after too many starts without an end; the count begins anew then.
     pub(super) fn count(dir: &Path, id: &SnapshotId) -> io::Result<Option<Self>> {
         let path = dir.join(id.as_str());
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         let mut file = file.map_err(at("open", &path))?;
         let before = file.metadata().map_err(at("look at", &path))?.len();
         let start = Self(path);
-        if before >= MOST {
+        if before >= MAX_STARTS {
             return Ok(None);
         }
         file.write_all(b"|").map_err(at("write", &start.0))?;
@@ -45,28 +45,28 @@ impl Start {
 impl Drop for Start {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0) {
-            tracing::warn!(%error, "a capture that has ended counts as one that was killed");
+            tracing::warn!(%error, "cannot remove the count of a capture that has ended, which now counts as killed");
         }
     }
 }
 
-/// Forgets all starts: this process ends in order, and its captures with it.
+/// Removes all counts, because this process and its captures end in an orderly way.
 pub(super) fn forget_all(dir: &Path) -> io::Result<()> {
     forget(dir, Duration::ZERO)
 }
 
-/// Forgets those that nobody asks for any more.
+/// Removes stale counts.
 pub(super) fn forget_old(dir: &Path) -> io::Result<()> {
-    forget(dir, OLD)
+    forget(dir, STALE_AFTER)
 }
 
-fn forget(dir: &Path, older: Duration) -> io::Result<()> {
+fn forget(dir: &Path, min_age: Duration) -> io::Result<()> {
     for entry in fs::read_dir(dir).map_err(at("list", dir))? {
         let path = entry.map_err(at("list", dir))?.path();
         let written = fs::metadata(&path).and_then(|is| is.modified());
-        // One that is from the future is not old.
+        // A time in the future counts as age zero.
         let age = written.map(|at| at.elapsed().unwrap_or_default());
-        if age.is_ok_and(|age| age >= older) {
+        if age.is_ok_and(|age| age >= min_age) {
             fs::remove_file(&path).map_err(at("remove", &path))?;
         }
     }
@@ -78,17 +78,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_third_start_without_an_end_is_the_last() {
+    fn a_capture_starts_at_most_three_times_without_an_end() {
         let dir = tempfile::tempdir().unwrap();
         let id = "snap-1".parse().unwrap();
         let count = || Start::count(dir.path(), &id).unwrap();
-        // One that ends is not counted.
+        // A start that ends is not counted.
         drop(count().unwrap());
-        let killed = || (0..MOST).for_each(|_| std::mem::forget(count().unwrap()));
+        let killed = || (0..MAX_STARTS).for_each(|_| std::mem::forget(count().unwrap()));
         killed();
         forget_old(dir.path()).unwrap();
         assert!(count().is_none());
-        // Whoever asks again has mended something.
+        // After the refusal the next request is allowed again.
         drop(count().unwrap());
         killed();
         assert!(Start::count(dir.path(), &"snap-2".parse().unwrap()).unwrap().is_some());

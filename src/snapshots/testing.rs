@@ -1,4 +1,4 @@
-//! A node with real mounts, real cgroups and, where a test wants one, a disk of its own.
+//! A test node with real mounts and real cgroups, on a disk of its own if a test needs one.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ use crate::{
 
 pub(super) const IMAGE: &str = "base";
 
-/// Each pod of this run has a uid of its own: cgroups are the machine's.
+/// A new pod uid. Each pod of a test run needs its own, because all tests share the cgroups of the machine.
 fn uid() -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     uid_of(std::process::id(), NEXT.fetch_add(1, Relaxed))
@@ -39,7 +39,7 @@ pub(super) fn uid_of(process: u32, number: usize) -> String {
     format!("{process:08x}-1111-2222-3333-{number:012x}")
 }
 
-/// A node on this machine. Dropped, it unmounts what a failed test left.
+/// A node on this machine. Its drop unmounts all volumes that a failed test left mounted.
 pub(super) struct Node {
     pub(super) root: PathBuf,
     pub(super) registry: FakeRegistry,
@@ -52,24 +52,24 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// One whose store lies in the directory `at` of `scratch`.
+    /// A node whose store is in the directory `at` of `scratch`.
     pub(super) async fn new(scratch: Scratch, at: &Path) -> Self {
-        Self::leaving(DiskLimits::default(), scratch, at).await
+        Self::with_limits(DiskLimits::default(), scratch, at).await
     }
 
-    /// The same, which leaves so much of its disk to others.
-    pub(super) async fn leaving(limits: DiskLimits, scratch: Scratch, at: &Path) -> Self {
+    /// The same, with limits for its use of the disk.
+    pub(super) async fn with_limits(limits: DiskLimits, scratch: Scratch, at: &Path) -> Self {
         let (registry, uid) = (FakeRegistry::start().await, uid());
         registry.push_image(IMAGE, "1", &[base()], true);
         let root = at.to_owned();
         scratch.dir(&format!("kubelet/pods/{uid}"));
         let metrics = Metrics::default();
         let (store, volumes, snapshots) =
-            open_leaving(limits, &scratch.path().join("kubelet"), &root, &registry, &metrics);
+            open_with_limits(limits, &scratch.path().join("kubelet"), &root, &registry, &metrics);
         Self { root, registry, store, volumes, snapshots, metrics, uid, scratch }
     }
 
-    /// The id of a volume: a mount is known by it, and other tests have mounts too.
+    /// The id of a volume. It has the pod's uid, because mounts are named by it and other tests have mounts too.
     pub(super) fn volume(&self, name: &str) -> VolumeId {
         volume(name, &self.uid)
     }
@@ -123,13 +123,13 @@ impl Node {
         pod(&self.uid)
     }
 
-    /// What a pod sees that starts with a stack, and may change.
+    /// A writable mount of a stack, as a pod that is started from it has.
     pub(super) fn restored(&self, stack: &[Digest]) -> Detached {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let at = self.root.join(format!("restored-{}", NEXT.fetch_add(1, Relaxed)));
         let [upper, work] = ["upper", "work"].map(|name| at.join(name));
-        for directory in [&upper, &work] {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).unwrap();
+        for dir in [&upper, &work] {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).unwrap();
         }
         let lowers = stack.iter().map(|key| crate::overlay::Lower {
             id: key.to_string(),
@@ -152,7 +152,8 @@ impl Node {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    pub(super) fn assert_nothing_half_made(&self, why: &str) {
+    /// Asserts that no staged layer and no record of a freeze is left.
+    pub(super) fn assert_nothing_unfinished(&self, why: &str) {
         for part in ["staging", "frozen"] {
             assert_eq!(self.names(part), Vec::<String>::new(), "{why}: {part}");
         }
@@ -169,7 +170,7 @@ impl Drop for Node {
     }
 }
 
-/// A pod's cgroup with processes of this test in it. Dropped, they are gone.
+/// A pod's cgroup with processes of this test. The drop kills them and removes the cgroup.
 pub(super) struct PodGroup {
     path: PathBuf,
     test: PathBuf,
@@ -177,7 +178,7 @@ pub(super) struct PodGroup {
 }
 
 impl PodGroup {
-    /// That of the pod of this uid, made where its runtime would make it.
+    /// The cgroup of the pod with this uid, at the path that a container runtime uses.
     pub(super) fn of(uid: &str) -> Self {
         let top = Path::new("/sys/fs/cgroup");
         let top = match top.join("freezer/cgroup.procs").exists() {
@@ -190,46 +191,45 @@ impl PodGroup {
         Self { path, test, children: Vec::new() }
     }
 
-    /// Runs a script of the shell, in a directory, as a container of the pod.
-    pub(super) fn run(&mut self, directory: &Path, script: &str) {
-        // Into the cgroup before anything else.
+    /// Runs a shell script in a directory, as a container of the pod does.
+    pub(super) fn run(&mut self, dir: &Path, script: &str) {
+        // The shell enters the cgroup first.
         let script = format!("echo $$ > '{}/cgroup.procs' && {script}", self.path.display());
-        let child =
-            Command::new("sh").args(["-c", &script]).current_dir(directory).spawn().unwrap();
+        let child = Command::new("sh").args(["-c", &script]).current_dir(dir).spawn().unwrap();
         self.children.push(child);
     }
 
     pub(super) fn is_frozen(&self) -> bool {
-        let says = |file: &str| fs::read_to_string(self.path.join(file)).unwrap_or_default();
-        says("freezer.state").trim_end() != "THAWED" && !says("freezer.state").is_empty()
-            || says("cgroup.freeze").trim_end() == "1"
+        let read = |file: &str| fs::read_to_string(self.path.join(file)).unwrap_or_default();
+        read("freezer.state").trim_end() != "THAWED" && !read("freezer.state").is_empty()
+            || read("cgroup.freeze").trim_end() == "1"
     }
 }
 
 impl Drop for PodGroup {
     fn drop(&mut self) {
-        // Frozen, nobody could be killed.
+        // A frozen process cannot be killed.
         let _ = fs::write(self.path.join("freezer.state"), "THAWED");
         let _ = fs::write(self.path.join("cgroup.freeze"), "0");
         for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
         }
-        // And those of a process that was killed.
+        // The children of a killed process are here too.
         let left = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
         for pid in left.split_whitespace() {
             let _ = Command::new("kill").args(["-9", pid]).status();
         }
-        let mut directory = &*self.path;
-        while directory.starts_with(&self.test) {
-            let gone = || fs::remove_dir(directory).is_ok() || !directory.exists();
+        let mut dir = &*self.path;
+        while dir.starts_with(&self.test) {
+            let is_removed = || fs::remove_dir(dir).is_ok() || !dir.exists();
             let _ = (0..200).any(|_| {
-                gone() || {
+                is_removed() || {
                     sleep(Duration::from_millis(5));
                     false
                 }
             });
-            directory = directory.parent().unwrap();
+            dir = dir.parent().unwrap();
         }
     }
 }
@@ -244,7 +244,7 @@ pub(super) fn pod(uid: &str) -> Pod {
 }
 
 pub(super) fn request(id: &str, volume: VolumeId, uid: &str) -> CaptureRequest {
-    // A busy machine takes its time.
+    // Long, for a busy machine.
     let consistency = Consistency::Frozen { within: Duration::from_secs(20), or_live: false };
     CaptureRequest { id: id.parse().unwrap(), volume, pod: Some(pod(uid)), consistency }
 }
@@ -255,20 +255,20 @@ pub(super) fn open(
     registry: &FakeRegistry,
     metrics: &Metrics,
 ) -> (Arc<Store>, Volumes, Snapshots) {
-    open_leaving(DiskLimits::default(), kubelet, root, registry, metrics)
+    open_with_limits(DiskLimits::default(), kubelet, root, registry, metrics)
 }
 
-fn open_leaving(
+fn open_with_limits(
     limits: DiskLimits,
     kubelet: &Path,
     root: &Path,
     registry: &FakeRegistry,
     metrics: &Metrics,
 ) -> (Arc<Store>, Volumes, Snapshots) {
-    let trial = root.join("trial");
-    fs::create_dir_all(&trial).unwrap();
-    let features = Features::probe(&LinuxMounts, &trial).unwrap();
-    durable::remove_tree(&trial).unwrap();
+    let probe = root.join("probe");
+    fs::create_dir_all(&probe).unwrap();
+    let features = Features::probe(&LinuxMounts, &probe).unwrap();
+    durable::remove_tree(&probe).unwrap();
     let kernel = features.mounts(&root.join("lowers")).unwrap();
     let store = Store::open(&root.join("store"), kernel.clone()).unwrap().leaving(limits);
     let store = Arc::new(store);
@@ -285,7 +285,7 @@ fn open_leaving(
     (store, volumes, snapshots.unwrap())
 }
 
-/// A layer with something of each kind to change.
+/// A base layer with an entry for each kind of change.
 fn base() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for name in ["kept", "gone", "mode", "dir/one", "dir/two", "deep/a/b/c", "covered/old"] {
@@ -310,8 +310,9 @@ fn base() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// What stands at a path: its mode and content, or a directory's names.
-pub(super) fn shown(path: &Path) -> String {
+/// A text for the entry at a path: its mode and content, or its mode and names if it is a directory. `-` if there is
+/// none.
+pub(super) fn describe(path: &Path) -> String {
     let Ok(is) = fs::symlink_metadata(path) else { return "-".to_owned() };
     let mode = is.permissions().mode() & 0o7777;
     if is.is_dir() {

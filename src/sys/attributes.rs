@@ -1,6 +1,6 @@
-//! What a directory is apart from its entries: owner, mode, extended attributes.
+//! Copies and reads the metadata of a directory: owner, mode and extended attributes.
 //!
-//! Deliberately absent: times, which nobody expects a new directory to have from elsewhere.
+//! Deliberately absent: times. A new directory has its own.
 
 use std::{
     fs::{File, OpenOptions, Permissions},
@@ -19,36 +19,39 @@ use rustix::{
 
 use super::mounts::Detached;
 
-/// Overlay's own marks say what a directory is within one stack; on another they would be lies.
+/// The prefix of overlay's own attributes. They describe a directory within one stack, and are wrong in another stack.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
-/// Gives the directory `to` the owner, mode and extended attributes of the root of `from`.
+/// Copies owner, mode and extended attributes of the root of `from` to the directory `to`, without overlay's own.
 pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
-    // Such a descriptor takes no reads of its own (O_PATH); its name in /proc does.
+    // An O_PATH descriptor cannot be read. Its path in /proc can.
     let source = PathBuf::from(format!("/proc/self/fd/{}", from.descriptor().as_raw_fd()));
     let metadata = std::fs::metadata(&source)?;
     let dir = open(to)?;
     fchown(&dir, Some(metadata.uid()), Some(metadata.gid()))?;
-    // After the owner, whose change takes set-id bits away; before capabilities and ACLs, which may refine it.
+    // After the owner: a change of owner clears the set-id bits. Before capabilities and ACLs, which may refine the
+    // mode.
     dir.set_permissions(Permissions::from_mode(metadata.mode() & 0o7777))?;
     for name in names(&source)? {
-        let value = read(|space| getxattr(&source, &name[..], space))?;
+        let value = read(|buffer| getxattr(&source, &name[..], buffer))?;
         fsetxattr(&dir, &name[..], &value, XattrFlags::empty())?;
     }
     Ok(())
 }
 
-/// One attribute of what stands at a path, no symlink followed; `None` where it has none of that name, or nothing is there.
+/// Reads the extended attribute `name` of the file at `path`, without following a symlink.
+///
+/// `None` if the file does not exist or has no such attribute.
 pub fn of(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let told = read(|space| lgetxattr(path, name, space));
+    let value = read(|buffer| lgetxattr(path, name, buffer));
     let absent = [Errno::NODATA, Errno::NOENT].map(|errno| Some(errno.raw_os_error()));
-    match told {
+    match value {
         Err(e) if absent.contains(&e.raw_os_error()) => Ok(None),
-        told => told.map(Some),
+        value => value.map(Some),
     }
 }
 
-/// Gives the directory `to` a mode, whatever the umask.
+/// Sets the mode of the directory `to`, independent of the umask.
 pub fn set_mode(to: &Path, mode: u32) -> io::Result<()> {
     open(to)?.set_permissions(Permissions::from_mode(mode))
 }
@@ -58,22 +61,22 @@ fn open(dir: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(dir)
 }
 
-/// The names of its extended attributes, but for overlay's own.
+/// The names of the extended attributes of `source`, without overlay's own.
 pub(super) fn names(source: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let list = read(|space| listxattr(source, space))?;
+    let list = read(|buffer| listxattr(source, buffer))?;
     let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
     Ok(names.filter(|name| !name.starts_with(OVERLAY)).map(<[u8]>::to_vec).collect())
 }
 
-/// Asks with more and more room: 64 KiB is the most that Linux gives (xattr(7)).
-pub(super) fn read(ask: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Vec<u8>> {
-    let mut space = vec![0; 65_536];
-    match ask(&mut space) {
+/// Calls `fill` with a buffer of 64 KiB, the largest value or list of attributes in Linux (xattr(7)).
+pub(super) fn read(fill: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 65_536];
+    match fill(&mut buffer) {
         Ok(length) => {
-            space.truncate(length);
-            Ok(space)
+            buffer.truncate(length);
+            Ok(buffer)
         }
-        // A file system without extended attributes has none.
+        // A file system without support for extended attributes has none.
         Err(Errno::NOTSUP) => Ok(Vec::new()),
         Err(e) => Err(e.into()),
     }
@@ -87,7 +90,7 @@ mod tests {
     use crate::sys::mounts::{LinuxMounts, Mounts};
 
     #[test]
-    fn a_directory_is_dressed_like_another() {
+    fn mode_and_attributes_are_copied_to_another_directory() {
         let dir = TempDir::new().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         std::fs::create_dir(&from).unwrap();
@@ -97,7 +100,7 @@ mod tests {
         fsetxattr(&file, "user.colour", b"green", XattrFlags::empty()).unwrap();
         copy(&LinuxMounts.open_dir(&from).unwrap(), &to).unwrap();
         assert_eq!(std::fs::metadata(&to).unwrap().mode() & 0o7777, 0o1777);
-        let value = read(|space| getxattr(&to, "user.colour", space)).unwrap();
+        let value = read(|buffer| getxattr(&to, "user.colour", buffer)).unwrap();
         assert_eq!(value, b"green");
     }
 

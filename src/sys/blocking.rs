@@ -1,9 +1,10 @@
-//! What blocks, beside the async workers.
+//! Runs blocking calls outside of the async worker threads.
 
-/// Runs what blocks (syscalls, fsync, a layer being written) on a thread of its own. It runs to its end whatever becomes of the
-/// caller.
+/// Runs blocking work, such as system calls, an fsync or writing a layer, on a separate thread.
+///
+/// The work runs to its end, even if the caller is cancelled.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    // Its lines in the log are the caller's: they name the same volume and pod.
+    // The caller's span: log lines of the work name the same volume and pod.
     let span = tracing::Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(done) => done,

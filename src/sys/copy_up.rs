@@ -1,7 +1,7 @@
-//! Has an overlay copy a file up, as the first write to it would.
+//! Makes an overlay copy a file up, as the first write to it would.
 //!
-//! To open it for writing is enough, and changes neither its bytes nor its times (kernel doc overlayfs.rst, "Non-directories").
-//! Deliberately absent: directories, whose copy-up copies no file, and anything that a symlink leads to.
+//! It is enough to open the file for writing. This changes neither its bytes nor its times (kernel doc overlayfs.rst,
+//! "Non-directories"). Deliberately absent: directories, whose copy-up copies no file data, and targets of symlinks.
 
 use std::{io, path::Path};
 
@@ -14,8 +14,10 @@ use super::mounts::Detached;
 
 /// Copies up the regular file at `path`, relative to the root of `tree`.
 ///
-/// Errors: `NotFound`, `NotADirectory`, `IsADirectory`, `InvalidInput` where it is neither file nor directory, or it or a part of its
-/// path is a symlink, and what the copy itself meets, such as a full disk.
+/// # Errors
+/// - `NotFound`, `NotADirectory`, `IsADirectory`.
+/// - `InvalidInput`: it is neither a file nor a directory, or a part of its path is a symlink.
+/// - The errors of the copy itself, such as those of a full disk.
 pub fn copy_up(tree: &Detached, path: &Path) -> io::Result<()> {
     let open = |flags| {
         let beneath = ResolveFlags::BENEATH
@@ -28,13 +30,13 @@ pub fn copy_up(tree: &Detached, path: &Path) -> io::Result<()> {
             e => e.into(),
         })
     };
-    // Looked at first: to open a device or a pipe would do more than copy.
+    // The type is checked first, because opening a device or a pipe has other effects.
     let found = open(OFlags::PATH)?;
     match FileType::from_raw_mode(fstat(&found)?.st_mode) {
         FileType::RegularFile => {}
         FileType::Directory => return Err(Errno::ISDIR.into()),
         FileType::Symlink => return Err(unfit("it is a symlink")),
-        _ => return Err(unfit("it is no regular file")),
+        _ => return Err(unfit("it is not a regular file")),
     }
     open(OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY)?;
     Ok(())
@@ -55,7 +57,7 @@ mod tests {
     };
 
     #[test]
-    fn only_regular_files_beneath() {
+    fn only_regular_files_of_the_tree_are_copied_up() {
         let scratch = Scratch::new();
         let dir = scratch.dir("tree");
         scratch.file("outside", "x");

@@ -1,8 +1,12 @@
-//! Counts what a directory holds, some entries at a time.
+//! Counts the disk usage of a directory tree in steps, a limited number of entries at a time.
 //!
-//! Every step goes from an open directory to one of its entries, so that whoever changes the tree meanwhile cannot lead the walk
-//! out of it or onto another mount. Deliberately absent: when to go on, and a memory of what was seen: a file with several names
-//! counts for each of them in part, bytes and inode (overlay's whiteouts are names of few inodes).
+//! Every step goes from an open directory to one of its entries. So a process that changes the tree meanwhile cannot
+//! lead the walk out of the tree or onto another mount.
+//!
+//! A file with several names counts in part for each of them, both bytes and inode. Overlay's whiteouts are many names
+//! of few inodes. So the walk needs no memory of the inodes that it has visited.
+//!
+//! Deliberately absent: when to continue, and that memory.
 
 use std::{io, path::Path};
 
@@ -16,36 +20,40 @@ use super::{
     quota::Usage,
 };
 
-/// Directories open at a time; what lies deeper is not counted.
-const DEPTH: usize = 256;
+/// The number of directories open at a time. Entries of deeper directories are not counted.
+const MAX_DEPTH: usize = 256;
 
-/// A count that is under way.
+/// A walk through a tree that has not ended.
 #[derive(Debug)]
 pub struct Walk {
+    /// The path of open directories from the root to the current one.
     open: Vec<Dir>,
     bytes: u64,
-    /// In parts of [`ONE`].
+    /// In fractions of [`ONE_INODE`].
     inodes: u64,
+    /// Seconds since 1970. `i64::MIN` to count everything.
     since: i64,
 }
 
-/// One inode; what a name counts for may be a 65,000th of it.
-const ONE: u64 = 1 << 32;
+/// One inode. A single name may count as a 65,000th of it.
+const ONE_INODE: u64 = 1 << 32;
 
 impl Walk {
-    /// Begins with the entries of `dir`, an absolute path without symlinks.
+    /// Starts with the entries of `dir`, an absolute path without symlinks.
     pub fn new(dir: &Path) -> io::Result<Self> {
         let root = Dir::new(openat2::dir(dir, READ)?)?;
         Ok(Self { open: vec![root], bytes: 0, inodes: 0, since: i64::MIN })
     }
 
-    /// Counts no directories, and of the rest only what changed at this time or later, in seconds since 1970.
+    /// Counts no directories, and only those other files whose ctime is `since` or later, in seconds since 1970.
     #[must_use]
     pub fn changed_since(self, since: i64) -> Self {
         Self { since, ..self }
     }
 
-    /// Looks at up to `entries` more; answers what the directory holds once nothing is left. What vanishes on the way is not counted.
+    /// Counts up to `entries` more entries. Returns the usage of the tree once none are left, else `None`.
+    ///
+    /// Does not count files that are removed before the walk reaches them.
     pub fn go_on(&mut self, entries: usize) -> io::Result<Option<Usage>> {
         for _ in 0..entries {
             let Some(dir) = self.open.last_mut() else { return Ok(Some(self.found())) };
@@ -54,7 +62,7 @@ impl Walk {
                 Some(entry) => {
                     let name = entry?.file_name().to_owned();
                     if name.as_bytes() != b"." && name.as_bytes() != b".." {
-                        self.look_at(&name)?;
+                        self.count(&name)?;
                     }
                 }
             }
@@ -62,9 +70,10 @@ impl Walk {
         Ok(None)
     }
 
-    /// What was found until now.
+    /// The usage counted so far, with inodes rounded to the nearest number.
     pub fn found(&self) -> Usage {
-        Usage { bytes: self.bytes, inodes: self.inodes.saturating_add(ONE / 2) / ONE }
+        let inodes = self.inodes.saturating_add(ONE_INODE / 2) / ONE_INODE;
+        Usage { bytes: self.bytes, inodes }
     }
 
     fn add(&mut self, bytes: u64, inodes: u64) {
@@ -72,7 +81,7 @@ impl Walk {
         self.inodes = self.inodes.saturating_add(inodes);
     }
 
-    fn look_at(&mut self, name: &std::ffi::CStr) -> io::Result<()> {
+    fn count(&mut self, name: &std::ffi::CStr) -> io::Result<()> {
         let Some(dir) = self.open.last() else { return Ok(()) };
         let stat = match statat(dir.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -86,22 +95,22 @@ impl Walk {
             if !counts {
                 return Ok(());
             }
-            #[allow(clippy::useless_conversion, reason = "on some machines it has 32 bits")]
+            #[allow(clippy::useless_conversion, reason = "the field has 32 bits on some machines")]
             let names = u64::from(stat.st_nlink).max(1);
-            self.add(bytes / names, ONE / names);
+            self.add(bytes / names, ONE_INODE / names);
             return Ok(());
         }
-        if self.open.len() < DEPTH {
+        if self.open.len() < MAX_DEPTH {
             let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
             match openat2(dir.fd()?, name, READ, Mode::empty(), beneath) {
                 Ok(child) => self.open.push(Dir::new(child)?),
-                // Gone, replaced, or somebody mounted there: not ours to count.
+                // Removed, replaced, or a mount point: not counted.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {}
                 Err(e) => return Err(e.into()),
             }
         }
         if counts {
-            self.add(bytes, ONE);
+            self.add(bytes, ONE_INODE);
         }
         Ok(())
     }
@@ -114,17 +123,17 @@ mod tests {
     use super::*;
     use crate::sys::scratch::Scratch;
 
-    fn whole(dir: &Path, at_once: usize) -> Usage {
+    fn usage(dir: &Path, entries_per_step: usize) -> Usage {
         let mut walk = Walk::new(dir).unwrap();
         loop {
-            if let Some(found) = walk.go_on(at_once).unwrap() {
-                return found;
+            if let Some(usage) = walk.go_on(entries_per_step).unwrap() {
+                return usage;
             }
         }
     }
 
     #[test]
-    fn a_tree_is_counted_in_any_steps() {
+    fn the_usage_does_not_depend_on_the_size_of_the_steps() {
         let scratch = Scratch::new();
         scratch.dir("tree/a/b/c");
         let outside = scratch.dir("outside");
@@ -134,29 +143,29 @@ mod tests {
             .unwrap();
         symlink(&outside, scratch.path().join("tree/link")).unwrap();
         let tree = scratch.path().join("tree");
-        let found = whole(&tree, 1);
-        assert_eq!(found, whole(&tree, 1_000));
-        assert_eq!(found.inodes, 5, "the file with two names is one");
+        let found = usage(&tree, 1);
+        assert_eq!(found, usage(&tree, 1_000));
+        assert_eq!(found.inodes, 5, "the file with two names counts once");
         assert!((64 << 10..512 << 10).contains(&found.bytes), "{found:?}");
     }
 
     #[test]
-    fn what_changed_before_is_not_counted() {
+    fn files_that_changed_before_the_given_time_are_not_counted() {
         let scratch = Scratch::new();
         scratch.dir("tree/a");
         let file = scratch.file("tree/a/file", "x");
         let changed = std::os::unix::fs::MetadataExt::ctime(&fs::metadata(file).unwrap());
-        let since = |since| {
+        let inodes_since = |since| {
             let walk = Walk::new(&scratch.path().join("tree")).unwrap();
             walk.changed_since(since).go_on(100).unwrap().unwrap().inodes
         };
-        assert_eq!((since(changed), since(changed + 1)), (1, 0));
+        assert_eq!((inodes_since(changed), inodes_since(changed + 1)), (1, 0));
     }
 
     #[test]
-    fn what_lies_too_deep_ends_the_way_down() {
+    fn directories_below_the_maximum_depth_are_not_counted() {
         let scratch = Scratch::new();
-        scratch.dir(&format!("tree/{}", "d/".repeat(DEPTH + 20)));
-        assert_eq!(whole(&scratch.path().join("tree"), 100).inodes, DEPTH as u64);
+        scratch.dir(&format!("tree/{}", "d/".repeat(MAX_DEPTH + 20)));
+        assert_eq!(usage(&scratch.path().join("tree"), 100).inodes, MAX_DEPTH as u64);
     }
 }

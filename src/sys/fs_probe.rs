@@ -1,6 +1,6 @@
-//! What the file system of a directory can do, found out by doing it once in that directory.
+//! Probes of a file system: each tries one feature in a directory of it.
 //!
-//! Deliberately absent: cleaning up; the directory is the caller's, empty, and removed by it afterwards.
+//! Deliberately absent: cleanup. The caller supplies an empty directory and removes it afterwards.
 
 use std::{
     fs::{self, File},
@@ -16,29 +16,29 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// Whether a directory's listing says what each entry is; overlay skips the entries of one that does not.
+/// Whether a directory listing contains the type of each entry (`d_type`). Overlay skips entries without a type.
 pub fn entry_types(directory: &Path) -> io::Result<bool> {
     fs::write(directory.join("entry"), "")?;
     let directory = File::open(directory)?;
     let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
     let mut entries = RawDir::new(&directory, &mut buffer);
-    let mut known = true;
+    let mut all_known = true;
     while let Some(entry) = entries.next() {
-        known &= entry?.file_type() != FileType::Unknown;
+        all_known &= entry?.file_type() != FileType::Unknown;
     }
-    Ok(known)
+    Ok(all_known)
 }
 
-/// Whether a rename can leave a whiteout behind (`RENAME_WHITEOUT`), and it is the one that overlay looks for.
+/// Whether a rename can leave a whiteout behind (`RENAME_WHITEOUT`) in the form that overlay recognizes.
 pub fn whiteouts(directory: &Path) -> io::Result<bool> {
     let (from, to) = (directory.join("from"), directory.join("to"));
     fs::write(&from, "")?;
     renameat_with(CWD, &from, CWD, &to, RenameFlags::WHITEOUT)?;
-    let left = fs::symlink_metadata(&from)?;
-    Ok(left.file_type().is_char_device() && left.rdev() == 0)
+    let whiteout = fs::symlink_metadata(&from)?;
+    Ok(whiteout.file_type().is_char_device() && whiteout.rdev() == 0)
 }
 
-/// Whether a file keeps extended attributes that begin with `trusted.`.
+/// Whether the file system stores extended attributes whose names begin with `trusted.`.
 pub fn trusted_attributes(directory: &Path) -> io::Result<bool> {
     let name = "trusted.overlay.trial";
     let file = File::create(directory.join("file"))?;
@@ -47,13 +47,15 @@ pub fn trusted_attributes(directory: &Path) -> io::Result<bool> {
     Ok(fgetxattr(&file, name, &mut value)? == 1)
 }
 
-/// Whether a file has the extended attribute `name`.
+/// Whether a file has the extended attribute `name`, with a value of at most 64 bytes. Does not follow a symlink.
 pub fn has_attribute(file: &Path, name: &str) -> bool {
     lgetxattr(file, name, &mut [0_u8; 64]).is_ok()
 }
 
-/// The bytes that overlay's marks take of the disk for a file that was copied up without its data (`metacopy`): 0 where they fit
-/// into the inode. ext4 gives them a block of their own where its inodes have 256 bytes.
+/// The disk space, in bytes, of overlay's extended attributes on a file that was copied up without its data
+/// (`metacopy`).
+///
+/// 0 if they fit into the inode. ext4 stores them in a separate block if its inodes have 256 bytes.
 pub fn mark_bytes(directory: &Path) -> io::Result<u64> {
     // fs/overlayfs/overlayfs.h: `struct ovl_fb` with a file handle of EROFS.
     const ORIGIN: [u8; 33] = [0xfb; 33];
@@ -63,7 +65,7 @@ pub fn mark_bytes(directory: &Path) -> io::Result<u64> {
     Ok(file.metadata()?.blocks() * 512)
 }
 
-/// Whether two files can share their bytes (`FICLONE`).
+/// Whether two files can share their data blocks (`FICLONE`).
 pub fn reflink(directory: &Path) -> io::Result<bool> {
     let mut from = File::create_new(directory.join("original"))?;
     from.write_all(&[7; 4096])?;
@@ -82,18 +84,18 @@ mod tests {
     use crate::sys::scratch::{Disk, Scratch};
 
     #[test]
-    fn a_file_system_without_any_of_it_says_so() {
+    fn procfs_has_none_of_the_features() {
         let proc = Path::new("/proc/self");
-        for trial in [entry_types, whiteouts, trusted_attributes, reflink] {
-            assert!(!trial(proc).unwrap_or(false));
+        for probe in [entry_types, whiteouts, trusted_attributes, reflink] {
+            assert!(!probe(proc).unwrap_or(false));
         }
         assert!(mark_bytes(proc).is_err());
     }
 
-    /// As many bytes as `chown` of a file in a layer takes.
+    /// A `chown` of a file in a layer takes this much disk space.
     #[test]
     #[ignore = "needs root, mkfs.ext4 and mkfs.xfs"]
-    fn privileged_marks_take_a_block_where_inodes_are_small() {
+    fn privileged_overlay_xattrs_take_a_block_if_inodes_are_small() {
         for (fs_type, options, bytes) in [
             ("ext4", &["-I", "256", "-b", "4096"][..], 4096),
             ("ext4", &["-I", "512"], 0),
@@ -101,20 +103,20 @@ mod tests {
         ] {
             let scratch = Scratch::new();
             let disk = Disk::with(&scratch, fs_type, options, &scratch.dir("disk"));
-            let have = mark_bytes(&scratch.path().join("disk")).unwrap();
-            assert_eq!(have, bytes, "{fs_type} {options:?}");
+            let measured = mark_bytes(&scratch.path().join("disk")).unwrap();
+            assert_eq!(measured, bytes, "{fs_type} {options:?}");
             drop(disk);
         }
     }
 
     #[test]
     #[ignore = "needs root"]
-    fn privileged_the_disk_of_temporaries_can_hold_an_upper() {
+    fn privileged_the_temporary_directory_can_hold_an_upper() {
         let dir = Scratch::new();
-        for (name, trial) in
+        for (name, probe) in
             [("d", entry_types as fn(&Path) -> _), ("w", whiteouts), ("x", trusted_attributes)]
         {
-            assert!(trial(&dir.dir(name)).unwrap(), "{name}");
+            assert!(probe(&dir.dir(name)).unwrap(), "{name}");
         }
     }
 }

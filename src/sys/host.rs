@@ -1,34 +1,35 @@
-//! What kernel and machine this is.
+//! Facts about the kernel and the machine.
 //!
-//! Deliberately absent: conclusions from a release number; distributions add and remove features, so those are tried.
+//! Deliberately absent: conclusions from the kernel release. Distributions add and remove features, so features are
+//! probed.
 
 use std::fs;
 
 use rustix::system::uname;
 
-/// The kernel's release: `6.18.2`.
+/// The release of the running kernel, such as `6.18.2` (`uname -r`).
 pub fn release() -> String {
     uname().release().to_string_lossy().into_owned()
 }
 
-/// The architecture: `x86_64`.
+/// The machine's architecture, such as `x86_64` (`uname -m`).
 pub fn architecture() -> String {
     uname().machine().to_string_lossy().into_owned()
 }
 
-/// Whether this process is root's.
+/// Whether the effective user of this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether SELinux is on: only then does the kernel have its file system, whether or not it is mounted where we see it.
+/// Whether SELinux is on. Only then does the kernel list `selinuxfs`, whether or not this process sees it mounted.
 pub fn selinux() -> bool {
     fs::read_to_string("/proc/filesystems").is_ok_and(|types| {
         types.lines().any(|line| line.split_whitespace().last() == Some("selinuxfs"))
     })
 }
 
-/// How many user namespaces a user may have; `None` where the kernel has none at all.
+/// The number of user namespaces that a user may have. `None` if the kernel is built without them.
 pub fn user_namespaces() -> Option<u64> {
     fs::read_to_string("/proc/sys/user/max_user_namespaces").ok()?.trim().parse().ok()
 }
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_has_a_kernel() {
+    fn release_and_architecture_are_read() {
         assert!(release().starts_with(|c: char| c.is_ascii_digit()), "{}", release());
         assert!(!architecture().is_empty());
     }

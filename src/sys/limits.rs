@@ -1,27 +1,30 @@
-//! What the process may have of the machine.
+//! Resource limits of this process.
 //!
-//! Deliberately absent: any limit that only another user or a cgroup can raise.
+//! Deliberately absent: limits that only another user or a cgroup can raise.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::disable_transparent_huge_pages;
 
-/// Takes as many open files as the system allows this process; each layer in use holds one for as long as it runs.
-/// Answers how many that are; `None` for no limit.
+/// Raises the soft limit of open files to the hard limit. Each layer in use needs one open file.
+///
+/// Returns the new limit, `None` for no limit.
 pub fn raise_open_files() -> io::Result<Option<u64>> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     Ok(maximum)
 }
 
-/// How many open files this process may have at most; `None` for no limit.
+/// The hard limit of open files of this process. `None` for no limit.
 pub fn open_files() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum
 }
 
-/// Has the kernel give this process no memory by 2 MiB at a time (prctl(2), PR_SET_THP_DISABLE). A thread that waits for a disk
-/// uses some tens of KiB, and a hundred of them would hold a hundred such pages.
+/// Turns off transparent huge pages of 2 MiB for this process (prctl(2), PR_SET_THP_DISABLE).
+///
+/// A thread that waits for a disk uses some tens of KiB. With huge pages, a hundred of them could hold a hundred pages
+/// of 2 MiB.
 pub fn refuse_huge_pages() -> io::Result<()> {
     Ok(disable_transparent_huge_pages(true)?)
 }
@@ -33,14 +36,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_comes_by_small_pages() {
+    fn huge_pages_are_turned_off() {
         refuse_huge_pages().unwrap();
         assert!(transparent_huge_pages_are_disabled().unwrap());
     }
 
     #[test]
-    fn all_that_is_allowed_is_taken() {
-        let most = raise_open_files().unwrap();
-        assert_eq!((getrlimit(Resource::Nofile).current, open_files()), (most, most));
+    fn the_limit_of_open_files_is_raised_to_the_hard_limit() {
+        let limit = raise_open_files().unwrap();
+        assert_eq!((getrlimit(Resource::Nofile).current, open_files()), (limit, limit));
     }
 }

@@ -1,7 +1,8 @@
-//! Loop devices, for kernels that take a file system's image from block devices only.
+//! Loop devices, for kernels that mount a file system image only from a block device.
 //!
-//! Read-only and autoclear: the device is free again when its last user is gone, a killed process or an unmounted file system.
-//! Deliberately absent: writable loops, and taking over a device that somebody else set up.
+//! They are read-only and autoclear: the kernel frees a device when its last user ends, that is, when the process is
+//! killed or the file system is unmounted. Deliberately absent: writable loop devices, and the use of a device that
+//! another process set up.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,10 +17,10 @@ const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
-/// How often a device that somebody else took first is asked for again.
-const TRIES: usize = 64;
+/// The number of attempts to get a device. Another process may take a free device first.
+const ATTEMPTS: usize = 64;
 
-/// `struct loop_config` of include/uapi/linux/loop.h, with its `struct loop_info64` as the offsets that we need.
+/// `struct loop_config` of include/uapi/linux/loop.h. Of its `struct loop_info64` only the fields used here have names.
 #[repr(C)]
 struct Config {
     fd: u32,
@@ -35,7 +36,7 @@ struct Config {
     reserved: [u64; 8],
 }
 
-/// A loop device. The device stays for as long as this or a mount of it does.
+/// A loop device. It exists until this is dropped and no mount uses it any more.
 #[derive(Debug)]
 pub struct Loop {
     path: PathBuf,
@@ -43,15 +44,17 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// Sets a free loop device up to read `image`, past the page cache where its file system allows that.
+    /// Sets up a free loop device that reads `image`, with direct I/O if the file system of the image supports it.
     ///
-    /// Linux 5.8 (`LOOP_CONFIGURE`). Errors: `NotFound` where the device has no name in `/dev` here, and whatever the image's
-    /// file system says.
+    /// Needs Linux 5.8 (`LOOP_CONFIGURE`).
+    ///
+    /// # Errors
+    /// `NotFound` if the device is missing in this container's `/dev`, and the errors of the image's file system.
     pub(super) fn over(image: &Path) -> io::Result<Self> {
         let image = File::open(image)?;
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         let mut direct = LO_FLAGS_DIRECT_IO;
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             // SAFETY: this request takes no argument.
             let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
             if number < 0 {
@@ -69,13 +72,13 @@ impl Loop {
         Err(io::Error::from_raw_os_error(libc::EBUSY))
     }
 
-    /// One that is no device: for the twin.
+    /// A value without a device, for the fake.
     #[cfg(test)]
     pub(super) fn named(path: &str) -> Self {
         Self { path: path.into(), _open: None }
     }
 
-    /// The device's name.
+    /// The path of the device, such as `/dev/loop7`.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -92,7 +95,8 @@ fn configure(device: &File, image: &File, direct: u32) -> io::Result<()> {
         init: [0; 2],
         reserved: [0; 8],
     };
-    // SAFETY: both descriptors are open, and the structure is laid out as the request wants it and lives through the call.
+    // SAFETY: both descriptors are open. The structure has the layout that the request expects and lives through the
+    // call.
     let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -102,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_structure_is_as_long_as_the_kernels() {
+    fn the_structure_has_the_layout_of_the_kernel_header() {
         assert_eq!((size_of::<Config>(), std::mem::offset_of!(Config, flags)), (304, 60));
     }
 }

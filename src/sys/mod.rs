@@ -1,14 +1,20 @@
-//! Every syscall that mounts and every write that must survive a power cut.
+//! The Linux layer of the driver: mounts, durable writes, quotas, cgroups and file trees.
 //!
-//! [`durable`] changes files so that a crash at any line leaves the old state or the new one;
-//! [`mounts`] makes, attaches and lists mounts behind a trait with an in-memory twin;
-//! [`attributes`] dresses one directory like another; [`targets`] makes and removes what mounts are
-//! attached to; [`limits`] asks for what the process may have, [`memory`] says how much memory that is; [`quota`] limits what a directory may hold, [`walk`] counts what
-//! it holds, [`space`] says what a file system has left; [`copy_up`] readies a file of an overlay for writing, [`tree`] makes
-//! whole trees, [`inside`] looks into one, [`clone`] copies one that is written to and [`freezer`] stops who writes; [`machine`] and [`trials`] say what kernel and file system can do, [`aside`] keeps trials apart;
-//! [`blocking`] runs all of that beside the async workers, and [`name`] says which texts may become names.
-//! `unsafe` may appear in this room only. Deliberately absent: what any file or mount is *for*; this room knows
-//! no layer, no volume and no record.
+//! - [`durable`] changes files so that a crash at any line leaves either the old state or the new one.
+//! - [`mounts`] makes, attaches and lists mounts, behind a trait with an in-memory fake.
+//! - [`mount_target`] makes and removes the directories that mounts are attached to.
+//! - [`attributes`] copies owner, mode and extended attributes from one directory to another.
+//! - [`limits`] raises the limits of the process, [`memory`] reads its memory limit.
+//! - [`quota`] limits the content of a directory, [`du`] counts it, [`statfs`] reads the free space of a file system.
+//! - [`tree`] makes file trees, [`tree_reader`] reads them, [`clone`] copies a tree that is being written to.
+//! - [`copy_up`] makes an overlay copy a file up, [`freezer`] stops the writers of a tree.
+//! - [`host`] and [`fs_probe`] find out what the kernel and a file system can do.
+//! - [`private_mntns`] runs probes in a mount namespace of their own.
+//! - [`blocking`] runs blocking calls outside of the async worker threads.
+//! - [`id_chars`] checks which texts may become file names.
+//!
+//! Only this module may contain `unsafe` code. Deliberately absent: the purpose of a file or a mount. This module knows
+//! no layers, no volumes and no records.
 //!
 //! May use: spill
 
@@ -40,7 +46,7 @@ mod userns;
 
 pub use nix::errno::Errno;
 
-/// The kernel's error number under its own name: `rustix` gives the calls, `nix` the names.
+/// Converts an error of `rustix`, which makes the system calls, to the type of `nix`, which has names for the numbers.
 fn errno(error: rustix::io::Errno) -> Errno {
     Errno::from_raw(error.raw_os_error())
 }

@@ -1,6 +1,6 @@
-//! The empty directories that mounts are attached to: made and removed without following a symlink on the way.
+//! Makes and removes the empty directories that mounts are attached to, without following symlinks.
 //!
-//! Deliberately absent: removing anything that is in them. Whatever is in a target is somebody's.
+//! Deliberately absent: removal of their content. It belongs to another owner.
 
 use std::{
     ffi::OsStr,
@@ -13,18 +13,23 @@ use rustix::fs::{AtFlags, Mode, mkdirat, unlinkat};
 
 use super::openat2;
 
-/// Makes the directory `path` (0750, as the kubelet makes its own), or takes the one that is there. Answers whether it was made.
+/// Makes the directory `path` with mode 0750, as the kubelet does, or uses an empty one that exists.
 ///
-/// Errors: `DirectoryNotEmpty` where something is in it, `AlreadyExists` where it is no directory, `NotFound` where its parent
-/// is missing, `FilesystemLoop` where a part of the path is a symlink.
+/// Returns whether it was made.
+///
+/// # Errors
+/// - `DirectoryNotEmpty`: the directory exists and has entries.
+/// - `AlreadyExists`: `path` exists and is not a directory.
+/// - `NotFound`: the parent is missing.
+/// - `FilesystemLoop`: a part of the path is a symlink.
 pub fn make(path: &Path) -> io::Result<bool> {
     let (parent, name) = split(path)?;
     match mkdirat(&parent, name, Mode::from_raw_mode(0o750)) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::EXIST) => {
-            let there = openat2::dir(path, openat2::HANDLE).map_err(io::Error::from)?;
-            // Read by its descriptor: by its name it might be another one by now.
-            let entries = format!("/proc/self/fd/{}", there.as_raw_fd());
+            let existing = openat2::dir(path, openat2::HANDLE).map_err(io::Error::from)?;
+            // Read through the descriptor: the path may lead to another directory by now.
+            let entries = format!("/proc/self/fd/{}", existing.as_raw_fd());
             match fs::read_dir(entries)?.next() {
                 None => Ok(false),
                 Some(_) => Err(io::ErrorKind::DirectoryNotEmpty.into()),
@@ -34,9 +39,10 @@ pub fn make(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes the empty directory `path`; one that is not there is fine.
+/// Removes the empty directory `path`. Succeeds if it does not exist.
 ///
-/// Errors: `DirectoryNotEmpty`, `NotADirectory`, `FilesystemLoop` where a part of the path is a symlink.
+/// # Errors
+/// `DirectoryNotEmpty`, `NotADirectory`, and `FilesystemLoop` if a part of the path is a symlink.
 pub fn remove(path: &Path) -> io::Result<()> {
     let removed =
         split(path).and_then(|(parent, name)| Ok(unlinkat(&parent, name, AtFlags::REMOVEDIR)?));
@@ -60,7 +66,7 @@ mod tests {
     use crate::sys::scratch::Scratch;
 
     #[test]
-    fn made_once_and_removed_once() {
+    fn a_target_can_be_made_and_removed_repeatedly() {
         let dir = Scratch::new();
         let target = dir.path().join("target");
         assert!(make(&target).unwrap());
@@ -72,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_a_target_stays() {
+    fn a_target_with_content_is_refused_and_kept() {
         let dir = Scratch::new();
         let target = dir.path().join("target");
         make(&target).unwrap();
@@ -83,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn no_symlink_leads_anywhere() {
+    fn symlinks_are_not_followed() {
         let dir = Scratch::new();
         let outside = dir.path().join("outside");
         fs::create_dir_all(outside.join("empty")).unwrap();

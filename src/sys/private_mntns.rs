@@ -1,7 +1,7 @@
-//! Work in a thread with mounts of its own, for trials that must leave nothing behind whatever happens.
+//! Runs code in a thread with a private mount namespace, for probes that must leave no mounts behind.
 //!
-//! What is attached there is seen nowhere else, and goes with the thread: when it is done, or when the process is killed.
-//! Deliberately absent: bringing anything back but a value.
+//! Mounts that are attached there are visible nowhere else. They disappear when the thread ends, also when the process
+//! is killed. Deliberately absent: results other than a value.
 
 use std::{io, panic, thread};
 
@@ -9,18 +9,20 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::durable::at;
 
-/// Does `work` in a thread of its own that sees a private copy of all mounts.
+/// Runs `work` in a new thread that sees a private copy of all mounts.
 ///
-/// Errors: `PermissionDenied` without `CAP_SYS_ADMIN`.
+/// # Errors
+/// `PermissionDenied` without `CAP_SYS_ADMIN`.
 pub fn run<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // SAFETY: it changes this thread alone, which is ours and ends here; no descriptor or memory is touched.
+            // SAFETY: unshare changes only this thread, which is ours and ends here. It touches no descriptor or
+            // memory.
             if unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) } < 0 {
                 return Err(io::Error::last_os_error());
             }
-            let everything = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            mount_change("/", everything)
+            let recursive_private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", recursive_private)
                 .map_err(|e| at("make private", "/".as_ref())(e.into()))?;
             Ok(work())
         });
@@ -38,18 +40,18 @@ mod tests {
 
     #[test]
     #[ignore = "needs root"]
-    fn privileged_what_is_attached_aside_is_never_seen() {
+    fn privileged_a_mount_in_a_private_namespace_is_not_visible_outside() {
         let dir = Scratch::new();
         let target = dir.dir("target");
-        let seen = run(|| {
+        let visible_inside = run(|| {
             LinuxMounts
-                .attach(LinuxMounts.create(&tmpfs("aside", None, None)).unwrap(), &target)
+                .attach(LinuxMounts.create(&tmpfs("private", None, None)).unwrap(), &target)
                 .unwrap();
             std::fs::write(target.join("file"), "").unwrap();
             let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
             table.contains(target.to_str().unwrap())
         });
-        assert!(seen.unwrap());
+        assert!(visible_inside.unwrap());
         assert!(!target.join("file").exists());
         assert!(!LinuxMounts.table().unwrap().iter().any(|mount| mount.target == target));
     }

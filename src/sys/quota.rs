@@ -1,11 +1,14 @@
-//! How much one directory may hold: project quotas, as XFS, ext4 and f2fs have them.
+//! Project quotas of XFS, ext4 and f2fs: limits on the content of one directory.
 //!
-//! A directory and all that is made in it belong to a project, a number; the file system counts what the project holds and refuses
-//! more than its limit with EDQUOT or ENOSPC. (ext4 excuses CAP_SYS_RESOURCE, which overlay drops from the credentials that it
-//! writes with: in a volume the limit holds for root too.) Both file systems answer the generic commands of `quotactl_fd(2)`
-//! (Linux 5.14; fs/quota/quota.c), so no device has to be found and there is one path for all.
+//! A directory and everything created in it belong to a project, which is a number. The file system counts the usage of
+//! the project, and refuses writes beyond its limit with EDQUOT or ENOSPC. ext4 exempts processes with
+//! CAP_SYS_RESOURCE. Overlay drops this capability from the credentials that it writes with, so in a volume the limit
+//! holds for root too.
 //!
-//! Deliberately absent: who gets how much, and which project numbers are free.
+//! These file systems support the generic commands of `quotactl_fd(2)` (Linux 5.14; fs/quota/quota.c). So there is one
+//! code path for all, and the block device need not be found.
+//!
+//! Deliberately absent: the choice of limits, and which project numbers are free.
 
 use std::{
     ffi::c_void,
@@ -21,61 +24,61 @@ use rustix::{
     rand::{GetRandomFlags, getrandom},
 };
 
-/// What a project may hold; `None` for no limit.
+/// The limits of a project. `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quota {
-    /// Bytes on the disk; counted in KiB, rounded up.
+    /// Disk space in bytes. The kernel counts it in KiB, rounded up.
     pub bytes: Option<u64>,
-    /// Files, directories and whatever else has an inode.
+    /// Files, directories and everything else that has an inode.
     pub inodes: Option<u64>,
 }
 
-/// What a project holds.
+/// The usage of a project or a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Bytes on the disk.
+    /// Disk space in bytes.
     pub bytes: u64,
-    /// Files, directories and whatever else has an inode.
+    /// Files, directories and everything else that has an inode.
     pub inodes: u64,
 }
 
 /// The project quotas of one file system.
 #[derive(Debug)]
 pub struct Projects {
-    /// Any directory of it.
+    /// Any directory of the file system.
     directory: PathBuf,
 }
 
 impl Projects {
-    /// The project quotas of the file system that holds `directory`.
+    /// Opens the project quotas of the file system that holds `directory`.
     ///
     /// # Errors
-    /// Why it has none that hold, as a sentence that names the cure.
+    /// A sentence that says why the file system enforces no project quotas, and how to change that.
     pub fn probe(directory: &Path) -> Result<Self, String> {
         let shown = directory.display();
         let mut state = QuotaState { version: 1, ..QuotaState::default() };
-        let asked = File::open(directory)
+        let result = File::open(directory)
             .and_then(|dir| quotactl(&dir, Q_XGETQSTATV, 0, (&raw mut state).cast()));
-        match asked {
+        match result {
             Ok(()) if state.flags & ENFORCED != 0 => Ok(Self { directory: directory.to_owned() }),
             Ok(()) if state.flags & COUNTED != 0 => Err(format!(
-                "the file system of {shown} counts projects and enforces no limit: mount it with prjquota"
+                "the file system of {shown} counts the usage of projects but enforces no limits: mount it with prjquota"
             )),
             Err(e) if e.raw_os_error() == Some(libc::ENOSYS) && !quotas_built_in() => Err(
-                "this kernel is built without quotas (CONFIG_QUOTA, CONFIG_QUOTACTL): boot another one".to_owned(),
+                "this kernel is built without quotas: boot a kernel with CONFIG_QUOTA and CONFIG_QUOTACTL".to_owned(),
             ),
-            // Without any quota the kernel says ENOSYS, ESRCH or ENOTSUP, as the file system likes.
+            // Without quotas the kernel returns ENOSYS, ESRCH or ENOTSUP, depending on the file system.
             Ok(()) | Err(_) => Err(format!(
-                "the file system of {shown} has no project quotas: mount XFS with prjquota, or ext4 made with \
-                 -O quota,project with prjquota"
+                "the file system of {shown} has no project quotas: use XFS, or ext4 made with -O quota,project, and \
+                 mount it with prjquota"
             )),
         }
     }
 
-    /// Puts the empty `directory` into project `id`, with everything that is going to be made in it.
+    /// Puts the empty `directory` and everything that is created in it later into project `id`.
     ///
-    /// A rename between two directories works only where both belong to the same project (else EXDEV), so an upper and its work
-    /// directory have to.
+    /// A rename between two directories of different projects fails with EXDEV. So an upper and its work directory must
+    /// belong to the same project.
     pub fn assign(&self, directory: &Path, id: u32) -> io::Result<()> {
         let dir = File::open(directory)?;
         let mut attributes = xattr_of(&dir)?;
@@ -84,7 +87,8 @@ impl Projects {
         set_xattr(&dir, attributes)
     }
 
-    /// Limits project `id`, in place of whatever limit it had.
+    /// Sets the limits of project `id`, replacing its earlier limits. A limit of 0 becomes the smallest one, 1 KiB or
+    /// 1 inode, because 0 means no limit to the kernel.
     pub fn limit(&self, id: u32, quota: Quota) -> io::Result<()> {
         let mut block = QuotaBlock {
             block_hard: quota.bytes.map_or(0, |bytes| bytes.div_ceil(1024).max(1)),
@@ -96,7 +100,7 @@ impl Projects {
         self.quotactl(Q_SETQUOTA, id, (&raw mut block).cast())
     }
 
-    /// What project `id` holds; nothing where it was never heard of.
+    /// The usage of project `id`. Zero if the file system does not know the project.
     pub fn usage(&self, id: u32) -> io::Result<Usage> {
         let mut block = QuotaBlock::default();
         match self.quotactl(Q_GETQUOTA, id, (&raw mut block).cast()) {
@@ -106,7 +110,7 @@ impl Projects {
         }
     }
 
-    /// Takes the limits of project `id` away; what it holds is not touched.
+    /// Removes the limits of project `id`. Its files stay.
     pub fn forget(&self, id: u32) -> io::Result<()> {
         self.limit(id, Quota::default())
     }
@@ -116,26 +120,27 @@ impl Projects {
     }
 }
 
-/// A number that nobody can foresee.
+/// Returns an unpredictable number.
 pub fn draw() -> io::Result<u32> {
     let mut bytes = [0; 4];
-    // Small requests are never cut short (getrandom(2)).
+    // The kernel always fills small requests completely (getrandom(2)).
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(u32::from_ne_bytes(bytes))
 }
 
-/// Ends that what comes into the directory `dir` has to be of its project; says whether it was so.
+/// Clears the flag by which new entries of the directory `dir` inherit its project. With the flag, entries of another
+/// project cannot be moved there. Returns whether the flag was set.
 pub(super) fn stop_inheriting(dir: impl AsFd) -> io::Result<bool> {
     let mut attributes = xattr_of(&dir)?;
-    let was = attributes.flags & PROJECT_INHERIT != 0;
+    let was_set = attributes.flags & PROJECT_INHERIT != 0;
     attributes.flags &= !PROJECT_INHERIT;
-    if was {
+    if was_set {
         set_xattr(&dir, attributes)?;
     }
-    Ok(was)
+    Ok(was_set)
 }
 
-/// A file's extended flags and project (`FS_IOC_FSGETXATTR`).
+/// Reads a file's extended flags and project (`FS_IOC_FSGETXATTR`).
 fn xattr_of(file: impl AsFd) -> io::Result<FsXattr> {
     const GET: u32 = opcode::read::<FsXattr>(b'X', 31);
     // SAFETY: FS_IOC_FSGETXATTR fills a struct fsxattr, whose layout FsXattr has.
@@ -148,21 +153,21 @@ fn set_xattr(file: impl AsFd, attributes: FsXattr) -> io::Result<()> {
     Ok(unsafe { ioctl(file, Setter::<SET, FsXattr>::new(attributes)) }?)
 }
 
-/// Whether the kernel has the call at all: it then dislikes the descriptor.
+/// Whether the kernel has `quotactl_fd(2)`. If it does, it refuses the invalid descriptor and not the call.
 fn quotas_built_in() -> bool {
     let none: RawFd = -1;
-    let asked = call(none, Q_GETQUOTA, 0, MaybeUninit::<QuotaBlock>::uninit().as_mut_ptr().cast());
-    asked.is_err_and(|e| e.raw_os_error() != Some(libc::ENOSYS))
+    let result = call(none, Q_GETQUOTA, 0, MaybeUninit::<QuotaBlock>::uninit().as_mut_ptr().cast());
+    result.is_err_and(|e| e.raw_os_error() != Some(libc::ENOSYS))
 }
 
 fn quotactl(dir: &File, command: u32, id: u32, data: *mut c_void) -> io::Result<()> {
     call(dir.as_raw_fd(), command, id, data)
 }
 
-/// `data` has to point to what `command` reads or fills.
+/// `data` must point to the struct that `command` reads or fills.
 fn call(dir: RawFd, command: u32, id: u32, data: *mut c_void) -> io::Result<()> {
     let command = (command << 8) | PROJECT;
-    // SAFETY: each caller in this file hands a live struct of the layout that its command has (include/uapi/linux/quota.h,
+    // SAFETY: each caller in this file passes a live struct with the layout of its command (include/uapi/linux/quota.h,
     // dqblk_xfs.h), and the kernel keeps no pointer to it.
     match unsafe { libc::syscall(libc::SYS_quotactl_fd, dir, command, id, data) } {
         0 => Ok(()),
@@ -197,7 +202,7 @@ struct FsXattr {
     padding: [u8; 8],
 }
 
-/// struct if_dqblk (include/uapi/linux/quota.h); limits in KiB, space in bytes.
+/// struct if_dqblk (include/uapi/linux/quota.h). Limits are in KiB, `space` is in bytes.
 #[repr(C)]
 #[derive(Default)]
 struct QuotaBlock {
@@ -212,7 +217,7 @@ struct QuotaBlock {
     valid: u32,
 }
 
-/// struct fs_quota_statv (include/uapi/linux/dqblk_xfs.h), of which only the head matters here.
+/// struct fs_quota_statv (include/uapi/linux/dqblk_xfs.h). Only its first fields are used here.
 #[repr(C)]
 #[derive(Default)]
 struct QuotaState {
@@ -228,25 +233,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_are_the_kernels() {
+    fn the_structs_have_the_sizes_of_the_kernel_headers() {
         assert_eq!(size_of::<FsXattr>(), 28);
         assert_eq!(size_of::<QuotaBlock>(), 72);
         assert_eq!(size_of::<QuotaState>(), 160);
     }
 
     #[test]
-    fn a_file_system_without_project_quotas_says_so_and_how_to_get_them() {
-        let why = Projects::probe(Path::new("/proc")).unwrap_err();
-        assert!(why.contains("prjquota") || why.contains("CONFIG_QUOTA"), "{why}");
+    fn the_error_for_a_file_system_without_project_quotas_says_how_to_get_them() {
+        let error = Projects::probe(Path::new("/proc")).unwrap_err();
+        assert!(error.contains("prjquota") || error.contains("CONFIG_QUOTA"), "{error}");
     }
 
-    /// `OVL_XFS` is a directory of a file system that has them, whose limits hold for root too: the emulated machines of the harness
-    /// set it.
+    /// `OVL_XFS` is a directory of a file system with project quotas whose limits hold for root too. The emulated
+    /// machines of the harness set it.
     #[test]
     #[ignore = "needs root and a file system with project quotas"]
-    fn emulated_quota_a_project_holds_as_much_as_it_may() {
-        let place = std::env::var_os("OVL_XFS").expect("OVL_XFS");
-        let directory = tempfile::tempdir_in(place).unwrap();
+    fn emulated_quota_a_project_is_held_to_its_limits() {
+        let parent = std::env::var_os("OVL_XFS").expect("OVL_XFS");
+        let directory = tempfile::tempdir_in(parent).unwrap();
         let projects = Projects::probe(directory.path()).unwrap();
         let id = 4_242;
         let (upper, work) = (directory.path().join("upper"), directory.path().join("work"));
@@ -261,11 +266,11 @@ mod tests {
         assert!(matches!(full.raw_os_error(), Some(libc::EDQUOT | libc::ENOSPC)), "{full}");
         std::fs::remove_file(upper.join("large")).unwrap();
         let many = (0..30).find_map(|n| std::fs::write(upper.join(n.to_string()), b"").err());
-        let many = many.expect("30 files where 20 may be");
+        let many = many.expect("a file beyond the limit of inodes is refused");
         assert!(matches!(many.raw_os_error(), Some(libc::EDQUOT | libc::ENOSPC)), "{many}");
         let usage = projects.usage(id).unwrap();
         assert!(usage.bytes >= 1 << 20 && usage.bytes <= 4 << 20, "{usage:?}");
-        // Some releases stop one short of the limit.
+        // Some kernel releases stop one inode below the limit.
         assert!((19..=20).contains(&usage.inodes), "{usage:?}");
         projects.forget(id).unwrap();
         std::fs::write(upper.join("large"), vec![1; 8 << 20]).unwrap();

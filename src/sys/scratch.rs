@@ -1,8 +1,10 @@
-//! A directory for a test, gone with every mount beneath it when the test ends, also when it fails.
+//! A temporary directory for a test. It is removed with all mounts below it when the test ends, also when the test
+//! fails.
 //!
-//! A [`Disk`] in it can lose its power.
+//! A [`Disk`] in it can simulate a power cut.
 //!
-//! Deliberately absent: deleting while a mount is left; then the directory stays and the test fails.
+//! Deliberately absent: removal of the directory while a mount remains in it. Then the directory stays and the test
+//! fails.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,32 +19,31 @@ use tempfile::TempDir;
 pub use super::mounts::sample_image as erofs_image;
 use super::mounts::{LinuxMounts, Mounts as _};
 
-/// The directory.
+/// A test's directory. `None` only while it is dropped.
 #[derive(Debug)]
 pub struct Scratch(Option<TempDir>);
 
-#[expect(clippy::new_without_default, reason = "to make a directory is no default")]
+#[expect(clippy::new_without_default, reason = "a default does not make directories")]
 impl Scratch {
     /// A new empty directory, whose path has no symlinks.
     pub fn new() -> Self {
-        let root =
-            std::env::temp_dir().canonicalize().expect("there is a directory for temporaries");
+        let root = std::env::temp_dir().canonicalize().expect("the temporary directory exists");
         Self(Some(TempDir::with_prefix_in("ovl-test-", root).expect("a directory can be made")))
     }
 
-    /// Its path.
+    /// The absolute path, without symlinks.
     pub fn path(&self) -> &Path {
         self.0.as_ref().expect("it is there until dropped").path()
     }
 
-    /// Makes the directory `name` in it, with its parents.
+    /// Makes the directory `name` and its parents below this one. Returns the path.
     pub fn dir(&self, name: &str) -> PathBuf {
         let path = self.path().join(name);
         fs::create_dir_all(&path).expect("a directory can be made");
         path
     }
 
-    /// Writes the file `name` in it.
+    /// Writes the file `name` below this directory. Returns the path.
     pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         fs::write(&path, bytes).expect("a file can be written");
@@ -59,22 +60,22 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         for target in self.mounts().into_iter().rev() {
-            // A test that failed may have files open there, so these go lazily.
+            // Lazily: a test that failed may have files open there.
             let _ = unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         }
-        let left = self.mounts();
+        let remaining = self.mounts();
         let dir = self.0.take();
-        if !left.is_empty() {
+        if !remaining.is_empty() {
             dir.map(TempDir::keep);
-            assert!(std::thread::panicking(), "mounts are left: {left:?}");
+            assert!(std::thread::panicking(), "mounts remain: {remaining:?}");
         }
     }
 }
 
-/// How large a [`Disk`] is: no smaller XFS is made.
+/// The default size of a [`Disk`]. `mkfs.xfs` makes no smaller file systems.
 const DISK_BYTES: u64 = 320 << 20;
 
-/// A file system of its own, on a loop device that goes when it is unmounted: at the latest with its [`Scratch`].
+/// A file system on a loop device. Unmounting it frees the device, at the latest when its [`Scratch`] is dropped.
 #[derive(Debug)]
 pub struct Disk {
     image: PathBuf,
@@ -82,22 +83,22 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes one of this type (`ext4`, `xfs`, `btrfs`) and mounts it at the directory `at` of `scratch`.
+    /// Makes a file system of the given type (`ext4`, `xfs`, `btrfs`) and mounts it at the directory `at` of `scratch`.
     pub fn new(scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
         Self::with(scratch, fs_type, &[], at)
     }
 
-    /// The same, with options of its `mkfs`.
+    /// Like [`Disk::new`], with options for `mkfs`.
     pub fn with(scratch: &Scratch, fs_type: &str, options: &[&str], at: &Path) -> Self {
         Self::make(scratch, scratch.path(), fs_type, options, at, DISK_BYTES)
     }
 
-    /// The same of so many bytes; holes, but for what is written.
+    /// Like [`Disk::with`], with a size in bytes. The image file is sparse.
     pub fn of(scratch: &Scratch, bytes: u64, fs_type: &str, options: &[&str], at: &Path) -> Self {
         Self::make(scratch, scratch.path(), fs_type, options, at, bytes)
     }
 
-    /// One whose bytes lie on this disk.
+    /// Makes a second disk whose image file is stored on this one.
     pub fn beneath(&self, scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
         Self::make(scratch, &self.at, fs_type, &[], at, DISK_BYTES)
     }
@@ -122,51 +123,53 @@ impl Disk {
         disk
     }
 
-    /// What is not on the disk by now is lost, the log in memory too, and whatever is asked of it from here on fails.
+    /// Simulates a power cut. Data that is not on the disk is lost, also the log in memory. All later operations fail.
     pub fn cut_power(&self) {
         run("xfs_io", [OsStr::new("-x"), "-c".as_ref(), "shutdown".as_ref(), self.at.as_ref()]);
     }
 
-    /// What is on the disk at this moment, log and all: what a power cut now would leave of it. On [`Disk::boot_from`] it is.
+    /// Copies the image as it is on the disk at this moment, with the log. This is the state after a power cut now.
+    /// [`Disk::boot_from`] mounts the copy.
     pub fn as_it_lies(&self) -> PathBuf {
         let copy = self.image.with_extension("copy");
         run("cp", ["--sparse=always".as_ref(), self.image.as_os_str(), copy.as_ref()]);
         copy
     }
 
-    /// Mounts what [`Disk::as_it_lies`] has copied in its place. Nothing may be mounted or open on it any more.
+    /// Replaces the image with a copy from [`Disk::as_it_lies`] and mounts it. No file or mount on the disk may be in
+    /// use.
     pub fn boot_from(&self, copy: &Path) {
         self.unmount();
         fs::rename(copy, &self.image).expect("the copy is there");
         self.mount();
     }
 
-    /// Has everything on the disk.
+    /// Writes all data to the disk (`syncfs`).
     pub fn sync(&self) {
         run("sync", [OsStr::new("-f"), self.at.as_ref()]);
     }
 
-    /// Bytes that were written to it so far (Documentation/block/stat.rst: the seventh number, in sectors).
+    /// The bytes written to the disk so far (Documentation/block/stat.rst: the seventh number, in sectors).
     pub fn written(&self) -> u64 {
         let stat = self.device().and_then(|device| fs::read_to_string(device.join("stat")).ok());
-        let stat = stat.expect("a loop device has it");
+        let stat = stat.expect("a loop device has a stat file");
         stat.split_whitespace().nth(6).and_then(|n| n.parse::<u64>().ok()).expect("a number") * 512
     }
 
-    /// Takes no writes until what this returns is dropped: who writes waits.
-    pub fn stand_still(&self) -> StandingStill<'_> {
+    /// Freezes the file system until the returned guard is dropped. Writers wait.
+    pub fn stand_still(&self) -> FrozenDisk<'_> {
         run("fsfreeze", ["--freeze".as_ref(), self.at.as_os_str()]);
-        StandingStill(self)
+        FrozenDisk(self)
     }
 
-    /// Mounts it anew: what its log has is done. Nothing may be mounted or open on it any more.
+    /// Mounts the disk again, which replays its log. No file or mount on the disk may be in use.
     pub fn boot(&self) {
         self.unmount();
         self.mount();
     }
 
     fn unmount(&self) {
-        // The kernel may be closing what was let go a moment ago.
+        // The kernel may still be closing files that were released a moment ago.
         let soon = |done: &dyn Fn() -> bool| {
             (0..200).any(|_| {
                 done() || {
@@ -175,20 +178,21 @@ impl Disk {
                 }
             })
         };
-        let gone = || unmount(&self.at, UnmountFlags::NOFOLLOW).is_ok();
-        assert!(soon(&gone), "{} is in use", self.at.display());
-        // Another test's trial in a mount namespace of its own may keep it alive, and mounted now it would be as dead as before.
+        let unmounted = || unmount(&self.at, UnmountFlags::NOFOLLOW).is_ok();
+        assert!(soon(&unmounted), "{} is in use", self.at.display());
+        // A probe of another test in a mount namespace of its own may keep the file system alive. A mount at this time
+        // would show that dead file system again.
         assert!(soon(&|| self.device().is_none()), "{} is mounted elsewhere", self.image.display());
     }
 
-    /// The loop device that has it.
+    /// The directory in `/sys/block` of the loop device that shows the image.
     fn device(&self) -> Option<PathBuf> {
         let devices = fs::read_dir("/sys/block").expect("/sys can be read");
-        let has_it = |device: &PathBuf| {
+        let shows_image = |device: &PathBuf| {
             let file = fs::read_to_string(device.join("loop/backing_file"));
             file.is_ok_and(|file| Path::new(file.trim_end()) == self.image)
         };
-        devices.filter_map(|device| Some(device.ok()?.path())).find(has_it)
+        devices.filter_map(|device| Some(device.ok()?.path())).find(shows_image)
     }
 
     fn mount(&self) {
@@ -196,17 +200,17 @@ impl Disk {
     }
 }
 
-/// A [`Disk`] that takes no writes.
+/// A frozen [`Disk`]. Dropping this thaws it.
 #[derive(Debug)]
-pub struct StandingStill<'a>(&'a Disk);
+pub struct FrozenDisk<'a>(&'a Disk);
 
-impl Drop for StandingStill<'_> {
+impl Drop for FrozenDisk<'_> {
     fn drop(&mut self) {
         run("fsfreeze", ["--unfreeze".as_ref(), self.0.at.as_os_str()]);
     }
 }
 
-/// Runs a program that has to be here and to succeed.
+/// Runs a program, and fails the test if it is missing or fails.
 fn run<'a>(program: &str, args: impl IntoIterator<Item = &'a OsStr>) {
     let done = Command::new(program).args(args).output();
     let done = done.unwrap_or_else(|e| panic!("{program}: {e}"));

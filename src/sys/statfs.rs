@@ -1,6 +1,6 @@
-//! What a file system is and how much room it has.
+//! The type, size and free space of a file system (`statfs(2)`).
 //!
-//! Deliberately absent: how much of it one directory uses; `quota` knows that.
+//! Deliberately absent: the usage of one directory. See [`quota`](super::quota) and [`du`](super::du).
 
 use std::{io, path::Path};
 
@@ -8,21 +8,22 @@ use rustix::fs::statfs;
 
 use super::durable::at;
 
-/// A file system, as it says itself.
+/// What `statfs(2)` reports of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// All bytes.
+    /// The size in bytes.
     pub total: u64,
-    /// Bytes that a process may still write that is not root's.
+    /// The bytes that processes other than root's can still write.
     pub available: u64,
-    /// All files and directories that it can have; 0 where it sets no limit.
+    /// The maximum number of inodes. 0 if the file system has no limit.
     pub inodes: u64,
-    /// Files and directories that can still be made.
+    /// The number of inodes that can still be created.
     pub inodes_free: u64,
+    /// The magic number of the file system type.
     magic: u64,
 }
 
-/// The magic numbers of statfs(2), and of the file systems that came from outside the kernel.
+/// The magic numbers of statfs(2), and those of file systems that are or were developed outside of the kernel.
 const KINDS: [(u64, &str); 20] = [
     (0xef53, "ext4"),
     (0x5846_5342, "xfs"),
@@ -47,7 +48,7 @@ const KINDS: [(u64, &str); 20] = [
 ];
 
 impl Space {
-    /// How much of it is taken, in percent, as the kubelet counts it: root's reserve is taken.
+    /// The used part in percent, counted as the kubelet does: root's reserve counts as used.
     pub fn used_percent(&self) -> u8 {
         let free = u128::from(self.available) * 100 / u128::from(self.total.max(1));
         u8::try_from(100 - free.min(100)).unwrap_or(100)
@@ -59,13 +60,13 @@ impl Space {
         Self { total, available, inodes: 0, inodes_free: 0, magic: 0 }
     }
 
-    /// The name of its type, where it is one that we know.
+    /// The name of its type, such as `ext4`. `None` if its magic number is not known here.
     pub fn kind(&self) -> Option<&'static str> {
         KINDS.iter().find(|(magic, _)| *magic == self.magic).map(|(_, name)| *name)
     }
 }
 
-/// The file system that holds `path`.
+/// Reads the file system that holds `path`.
 pub fn of(path: &Path) -> io::Result<Space> {
     let stat = statfs(path).map_err(|e| at("statfs", path)(e.into()))?;
     let block = stat.f_frsize.max(1).cast_unsigned() as u64;
@@ -74,7 +75,7 @@ pub fn of(path: &Path) -> io::Result<Space> {
         available: stat.f_bavail.saturating_mul(block),
         inodes: stat.f_files,
         inodes_free: stat.f_ffree,
-        // Only the low half has a meaning; where the field is narrow its sign has none.
+        // Only the low 32 bits are meaningful. On architectures with a 32-bit field, the sign extension is removed.
         magic: stat.f_type as u64 & 0xffff_ffff,
     })
 }
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proc_is_no_disk_and_the_store_of_temporaries_is_one() {
+    fn types_and_sizes_are_read_and_an_error_names_the_path() {
         assert_eq!(of(Path::new("/proc")).unwrap().kind(), None);
         let space = of(&std::env::temp_dir()).unwrap();
         assert!(space.total > 0 && space.available <= space.total, "{space:?}");
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_free_is_used() {
+    fn the_used_percentage_includes_roots_reserve() {
         for (total, available, used) in
             [(100, 25, 75), (u64::MAX, 0, 100), (100, 100, 0), (0, 0, 100)]
         {

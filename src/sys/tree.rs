@@ -1,8 +1,10 @@
-//! Makes a tree of files name by name, each from the descriptor of its directory.
+//! Makes a file tree name by name, each relative to the descriptor of its directory.
 //!
-//! Names come from strangers. A name is one part, is made with `O_EXCL` or its like, and is never followed; whatever is set
-//! on a file is set through the descriptor that made it. Nothing can so end up outside the tree, whatever else somebody put
-//! into it meanwhile. Deliberately absent: where names come from, and syncing (one `syncfs` serves a whole tree).
+//! Names come from untrusted sources. A name must be a single path component, is created with `O_EXCL` or an
+//! equivalent, and is never followed. Attributes of a file are set through the descriptor that created it. So nothing
+//! can end up outside the tree, whatever another process puts into it meanwhile.
+//!
+//! Deliberately absent: the source of the names, and syncing. One `syncfs` is enough for a whole tree.
 
 use std::{
     ffi::OsStr,
@@ -23,27 +25,27 @@ use rustix::fs::{
 
 use super::openat2;
 
-/// What a file is apart from its content.
+/// The metadata of a file.
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes<'a> {
     /// Permission, setuid, setgid and sticky bits.
     pub mode: u16,
-    /// The owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// The owning group.
+    /// The group id.
     pub gid: u32,
-    /// Seconds and nanoseconds.
+    /// Seconds since 1970, and nanoseconds.
     pub mtime: (i64, u32),
-    /// Extended attributes by name.
+    /// Extended attributes: pairs of name and value.
     pub xattrs: &'a [(Vec<u8>, Vec<u8>)],
 }
 
-/// What has a name and no content.
+/// A special file: one that has no content in the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {
     /// A named pipe.
     Fifo,
-    /// A socket's name.
+    /// A Unix domain socket.
     Socket,
     /// A character device, by major and minor number.
     CharDevice(u32, u32),
@@ -51,17 +53,18 @@ pub enum Node {
     BlockDevice(u32, u32),
 }
 
-/// A directory of the tree, open.
+/// An open directory of the tree.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
 
 impl Dir {
-    /// The directory at `path`, absolute and without symlinks.
+    /// Opens the directory at `path`, an absolute path without symlinks.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self(openat2::dir(path, openat2::READ)?))
     }
 
-    /// The directory at `path` below this one; none of its parts is followed if it is a link.
+    /// Opens the directory at the relative `path` below this one, without following symlinks. An empty path opens this
+    /// one.
     pub fn below(&self, path: &[u8]) -> io::Result<Self> {
         let path = if path.is_empty() { b"." } else { path };
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
@@ -70,15 +73,15 @@ impl Dir {
 
     /// Makes a directory in this one.
     pub fn dir(&self, name: &[u8]) -> io::Result<Self> {
-        mkdirat(&self.0, part(name)?, Mode::RWXU)?;
-        Ok(Self(openat(&self.0, part(name)?, openat2::READ, Mode::empty())?))
+        mkdirat(&self.0, component(name)?, Mode::RWXU)?;
+        Ok(Self(openat(&self.0, component(name)?, openat2::READ, Mode::empty())?))
     }
 
     /// Makes an empty file, open for writing.
     pub fn file(&self, name: &[u8]) -> io::Result<File> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(openat(&self.0, part(name)?, flags, Mode::RUSR | Mode::WUSR)?.into())
+        Ok(openat(&self.0, component(name)?, flags, Mode::RUSR | Mode::WUSR)?.into())
     }
 
     /// Makes a symbolic link.
@@ -88,11 +91,11 @@ impl Dir {
         target: &[u8],
         attributes: &Attributes<'_>,
     ) -> io::Result<()> {
-        symlinkat(OsStr::from_bytes(target), &self.0, part(name)?)?;
+        symlinkat(OsStr::from_bytes(target), &self.0, component(name)?)?;
         self.set_name_attributes(name, attributes)
     }
 
-    /// Makes what has a name and no content.
+    /// Makes a special file.
     pub fn node(&self, name: &[u8], node: Node, attributes: &Attributes<'_>) -> io::Result<()> {
         let (kind, number) = match node {
             Node::Fifo => (FileType::Fifo, 0),
@@ -100,30 +103,32 @@ impl Dir {
             Node::CharDevice(major, minor) => (FileType::CharacterDevice, makedev(major, minor)),
             Node::BlockDevice(major, minor) => (FileType::BlockDevice, makedev(major, minor)),
         };
-        mknodat(&self.0, part(name)?, kind, Mode::RUSR, number)?;
+        mknodat(&self.0, component(name)?, kind, Mode::RUSR, number)?;
         self.set_name_attributes(name, attributes)?;
-        // To open one would wait, or do what its device does; its mode is set by name, and no link can stand there.
-        Ok(rustix::fs::chmodat(&self.0, part(name)?, mode(attributes), AtFlags::empty())?)
+        // The mode is set by name: opening a special file would block or act on its device. No symlink can be in its
+        // place.
+        Ok(rustix::fs::chmodat(&self.0, component(name)?, mode(attributes), AtFlags::empty())?)
     }
 
-    /// Makes what overlay takes for the absence of a name: a character device 0:0.
+    /// Makes a whiteout, by which overlay hides a name of a lower layer: a character device 0:0.
     pub fn whiteout(&self, name: &[u8]) -> io::Result<()> {
-        Ok(mknodat(&self.0, part(name)?, FileType::CharacterDevice, Mode::empty(), makedev(0, 0))?)
+        let name = component(name)?;
+        Ok(mknodat(&self.0, name, FileType::CharacterDevice, Mode::empty(), makedev(0, 0))?)
     }
 
-    /// Gives the file `from` in the directory `of` one more name here.
+    /// Makes a hard link `name` in this directory to the file `from` in the directory `of`.
     pub fn link(&self, name: &[u8], of: &Self, from: &[u8]) -> io::Result<()> {
-        Ok(linkat(&of.0, part(from)?, &self.0, part(name)?, AtFlags::empty())?)
+        Ok(linkat(&of.0, component(from)?, &self.0, component(name)?, AtFlags::empty())?)
     }
 
-    /// Dresses the directory itself; its time last, after everything in it was made.
+    /// Sets the attributes of this directory. Must come last: each entry made afterwards changes its mtime.
     pub fn set_attributes(&self, attributes: &Attributes<'_>) -> io::Result<()> {
-        put_on(&self.0, attributes)
+        set_attributes_of(&self.0, attributes)
     }
 
-    /// Dresses what is no file and no directory.
+    /// Sets the attributes, except for the mode, of a symbolic link or special file.
     fn set_name_attributes(&self, name: &[u8], attributes: &Attributes<'_>) -> io::Result<()> {
-        let name = part(name)?;
+        let name = component(name)?;
         chownat(
             &self.0,
             name,
@@ -131,8 +136,8 @@ impl Dir {
             Some(gid(attributes)),
             AtFlags::SYMLINK_NOFOLLOW,
         )?;
-        // There is no `setxattrat` before Linux 6.13; through the directory's descriptor no part of this path is a stranger's
-        // but the last, which is not followed.
+        // `setxattrat` needs Linux 6.13. In a path through the directory's descriptor, other processes control only the
+        // last component, which is not followed.
         let path = PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name);
         for (key, value) in attributes.xattrs {
             lsetxattr(&path, key.as_slice(), value, XattrFlags::empty())?;
@@ -141,14 +146,14 @@ impl Dir {
     }
 }
 
-/// Dresses a file that is open.
+/// Sets the attributes of an open file.
 pub fn set_attributes(file: &File, attributes: &Attributes<'_>) -> io::Result<()> {
-    put_on(file, attributes)
+    set_attributes_of(file, attributes)
 }
 
-fn put_on(file: impl AsFd, attributes: &Attributes<'_>) -> io::Result<()> {
+fn set_attributes_of(file: impl AsFd, attributes: &Attributes<'_>) -> io::Result<()> {
     fchown(&file, Some(uid(attributes)), Some(gid(attributes)))?;
-    // After the owner, whose change takes set-id bits and capabilities away.
+    // Mode and attributes come after the owner: a change of owner clears set-id bits and file capabilities.
     fchmod(&file, mode(attributes))?;
     for (key, value) in attributes.xattrs {
         fsetxattr(&file, key.as_slice(), value, XattrFlags::empty())?;
@@ -156,7 +161,8 @@ fn put_on(file: impl AsFd, attributes: &Attributes<'_>) -> io::Result<()> {
     Ok(futimens(&file, &times(attributes))?)
 }
 
-fn part(name: &[u8]) -> io::Result<&OsStr> {
+/// Checks that `name` is a single path component.
+fn component(name: &[u8]) -> io::Result<&OsStr> {
     match name {
         b"" | b"." | b".." => Err(io::ErrorKind::InvalidInput.into()),
         name if name.contains(&b'/') => Err(io::ErrorKind::InvalidInput.into()),

@@ -1,7 +1,7 @@
-//! Looks into a tree, one name at a time.
+//! Reads a file tree, one name at a time.
 //!
-//! Every step goes from what is open to one of its entries; nothing is followed, and no step leaves the tree or its mount.
-//! Deliberately absent: what a name's absence or a mark means in a stack of trees.
+//! Every step goes from an open directory to one of its entries. Symlinks are not followed, and no step leaves the tree
+//! or its mount. Deliberately absent: the meaning of whiteouts and of overlay's attributes in a stack of trees.
 
 use std::{
     ffi::OsStr,
@@ -24,17 +24,17 @@ use rustix::{
 
 use super::{attributes, mounts::Detached};
 
-/// The most pieces that a file with holes is told in; what lies behind the last is one more.
-const PIECES: usize = 10_000;
+/// The maximum number of ranges for a file with holes. The rest of the file is one range more.
+const MAX_RANGES: usize = 10_000;
 
-/// Something in a tree, held by its descriptor, which neither reads nor writes.
+/// An entry of a tree, held by an `O_PATH` descriptor, which can neither read nor write.
 #[derive(Debug)]
 pub struct Entry {
     fd: OwnedFd,
     stat: Stat,
 }
 
-/// What it is.
+/// The type of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryType {
     /// A regular file.
@@ -45,13 +45,13 @@ pub enum EntryType {
     Symlink,
     /// A named pipe.
     Fifo,
-    /// What overlay takes for the absence of a name: a character device 0:0.
+    /// A whiteout, by which overlay hides a name of a lower layer: a character device 0:0.
     Whiteout,
     /// Any other character device, by major and minor number.
     CharDevice(u32, u32),
     /// A block device, by major and minor number.
     BlockDevice(u32, u32),
-    /// A socket's name.
+    /// A Unix domain socket.
     Socket,
 }
 
@@ -61,7 +61,10 @@ impl Entry {
         Self::new(tree.descriptor().try_clone()?)
     }
 
-    /// What stands under `name` in this directory, if anything does.
+    /// Opens the entry `name` of this directory. `None` if there is none.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `name` is not a single path component.
     pub fn entry(&self, name: &[u8]) -> io::Result<Option<Self>> {
         if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -75,14 +78,16 @@ impl Entry {
         }
     }
 
-    /// Hands out the names in this directory, in no order. Of a name that overlay lists and does not know there is no entry.
-    pub fn names(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    /// Calls `visit` with each name in this directory, in no particular order.
+    ///
+    /// An overlay may list a name that does not exist. [`Entry::entry`] returns `None` for it.
+    pub fn names(&self, mut visit: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for entry in Dir::new(openat(&self.fd, ".", flags, Mode::empty())?)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if !matches!(name, b"." | b"..") {
-                take(name)?;
+                visit(name)?;
             }
         }
         Ok(())
@@ -93,7 +98,7 @@ impl Entry {
         Ok(Self { fd, stat })
     }
 
-    /// What it is.
+    /// The type of the entry.
     pub fn sort(&self) -> EntryType {
         match FileType::from_raw_mode(self.stat.st_mode) {
             FileType::RegularFile => EntryType::File,
@@ -103,7 +108,7 @@ impl Entry {
             FileType::CharacterDevice if self.stat.st_rdev == 0 => EntryType::Whiteout,
             FileType::CharacterDevice => EntryType::CharDevice(self.major(), self.minor()),
             FileType::BlockDevice => EntryType::BlockDevice(self.major(), self.minor()),
-            // No other type is left.
+            // Linux has no other type.
             _ => EntryType::Socket,
         }
     }
@@ -116,29 +121,30 @@ impl Entry {
         rustix::fs::minor(self.stat.st_rdev)
     }
 
-    /// Owner, mode, size, time and the inode's number.
+    /// Owner, mode, size, times and inode number.
     pub fn metadata(&self) -> io::Result<Metadata> {
         File::from(self.fd.try_clone()?).metadata()
     }
 
-    /// The value of an extended attribute, if it has it: overlay's own too, as the tree itself has them.
+    /// The value of an extended attribute, `None` if the entry does not have it. Also reads overlay's own attributes,
+    /// as they are in this tree.
     pub fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let missing = |e| if e == Errno::NOTSUP { Errno::NODATA } else { e };
-        match attributes::read(|space| getxattr(self.name(), name, space).map_err(missing)) {
+        match attributes::read(|buffer| getxattr(self.proc_path(), name, buffer).map_err(missing)) {
             Ok(value) => Ok(Some(value)),
             Err(e) if e.raw_os_error() == Some(Errno::NODATA.raw_os_error()) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Its extended attributes, without overlay's own.
+    /// The extended attributes of the entry, without overlay's own: pairs of name and value.
     pub fn xattrs(&self) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let name = self.name();
-        let named = attributes::names(&name)?.into_iter().map(|key| {
-            let value = attributes::read(|space| getxattr(&name, &key[..], space))?;
+        let path = self.proc_path();
+        let xattrs = attributes::names(&path)?.into_iter().map(|key| {
+            let value = attributes::read(|buffer| getxattr(&path, &key[..], buffer))?;
             Ok((key, value))
         });
-        named.collect()
+        xattrs.collect()
     }
 
     /// The target of a symbolic link.
@@ -146,47 +152,50 @@ impl Entry {
         Ok(readlinkat(&self.fd, "", Vec::new())?.into_bytes())
     }
 
-    /// A regular file, open for reading.
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the entry is not a regular file.
     pub fn open(&self) -> io::Result<File> {
         match self.sort() {
-            EntryType::File => File::open(self.name()),
+            EntryType::File => File::open(self.proc_path()),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
-    /// A path that leads to it and nowhere else: such a descriptor takes no reads of its own.
-    fn name(&self) -> PathBuf {
+    /// A path that always leads to this entry. Needed because an `O_PATH` descriptor itself cannot be read.
+    fn proc_path(&self) -> PathBuf {
         Path::new("/proc/self/fd").join(self.fd.as_raw_fd().to_string())
     }
 }
 
-/// The parts of a file that are no holes: first byte and length. Where the file system does not tell, all of it is one. Leaves the
-/// file at its begin.
+/// The ranges of a file that are not holes: offset and length in bytes. A single range if the file system does not
+/// report holes. Sets the file's position to its start.
 pub fn data(file: &File) -> io::Result<Vec<(u64, u64)>> {
-    let (size, mut at, mut found) = (file.metadata()?.len(), 0, Vec::new());
+    let (size, mut at, mut ranges) = (file.metadata()?.len(), 0, Vec::new());
     while at < size {
-        if found.len() == PIECES {
-            found.push((at, size - at));
+        if ranges.len() == MAX_RANGES {
+            ranges.push((at, size - at));
             break;
         }
-        let begin = match seek(file, SeekFrom::Data(at)) {
-            Ok(begin) => begin,
+        let start = match seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start,
             Err(Errno::NXIO) => break,
             Err(Errno::INVAL) => at,
             Err(e) => return Err(e.into()),
         };
-        let end = match seek(file, SeekFrom::Hole(begin)) {
+        let end = match seek(file, SeekFrom::Hole(start)) {
             Ok(end) => end.min(size),
             Err(Errno::INVAL | Errno::NXIO) => size,
             Err(e) => return Err(e.into()),
         };
-        if end > begin {
-            found.push((begin, end - begin));
+        if end > start {
+            ranges.push((start, end - start));
         }
         at = end.max(at + 1);
     }
     seek(file, SeekFrom::Start(0))?;
-    Ok(found)
+    Ok(ranges)
 }
 
 #[cfg(test)]
@@ -206,7 +215,7 @@ mod tests {
     };
 
     #[test]
-    fn a_tree_is_looked_into_and_not_out_of() {
+    fn entries_of_a_tree_are_read_and_nothing_outside_of_it() {
         let scratch = Scratch::new();
         let tree = scratch.dir("tree/d");
         let outside = File::open(scratch.file("outside", "secret")).unwrap();
@@ -228,15 +237,15 @@ mod tests {
             Ok::<_, io::Error>(names)
         };
         assert_eq!(names(&dir).unwrap(), [&b"file"[..], b"gone", b"link", b"up"]);
-        let sort = |name: &[u8]| dir.entry(name).unwrap().map(|entry| entry.sort());
-        assert_eq!(sort(b"file"), Some(EntryType::File));
-        assert_eq!(sort(b"link"), Some(EntryType::Symlink));
-        assert_eq!(sort(b"gone"), Some(EntryType::Whiteout));
-        assert_eq!(sort(b"none"), None);
+        let entry_type = |name: &[u8]| dir.entry(name).unwrap().map(|entry| entry.sort());
+        assert_eq!(entry_type(b"file"), Some(EntryType::File));
+        assert_eq!(entry_type(b"link"), Some(EntryType::Symlink));
+        assert_eq!(entry_type(b"gone"), Some(EntryType::Whiteout));
+        assert_eq!(entry_type(b"none"), None);
         let link = dir.entry(b"link").unwrap().unwrap();
         assert_eq!(link.target().unwrap(), b"../../outside");
         assert_eq!(link.metadata().unwrap().len(), 13);
-        // Its own, not those of what it leads to.
+        // The attributes of the link, not those of its target.
         assert_eq!(link.xattrs().unwrap(), []);
         link.open().unwrap_err();
         dir.entry(b"up").unwrap().unwrap().entry(b"d").unwrap_err();
@@ -250,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_data_of_a_file_is_what_is_no_hole() {
+    fn the_data_ranges_of_a_file_leave_out_holes() {
         let scratch = Scratch::new();
         let file = |name: &str| File::create_new(scratch.path().join(name)).unwrap();
         assert_eq!(data(&file("empty")).unwrap(), []);

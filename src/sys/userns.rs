@@ -1,6 +1,7 @@
-//! User namespaces that nothing runs in: they only say how a mount shows owners.
+//! User namespaces for ID-mapped mounts. No process runs in them; they only define how a mount shows owners.
 //!
-//! Deliberately absent: running anything in one. The child that a namespace is born with does nothing, and goes at once.
+//! Deliberately absent: running anything in one. A namespace needs a first process. That child does nothing and is
+//! killed at once.
 
 use std::{
     fmt::Write as _,
@@ -10,10 +11,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// How many namespaces are kept open. A pod's author chooses the owner, so the number must have a bound; a mount keeps its own.
+/// The number of namespaces that are kept open. Authors of pods choose the owners, so the number needs a bound. A mount
+/// keeps its own namespace alive.
 const KEPT: usize = 64;
 
-/// The last id that can be mapped: all ones means "nobody" to the kernel.
+/// The last id that can be mapped. To the kernel, all ones (`(uid_t)-1`) means "no user".
 const LAST: u32 = u32::MAX - 1;
 
 static NAMESPACES: Mutex<Vec<Namespace>> = Mutex::new(Vec::new());
@@ -23,9 +25,10 @@ struct Namespace {
     open: Arc<OwnedFd>,
 }
 
-/// A namespace in which user 0 and `uid` change places, and group 0 and `gid`; everybody else stays.
+/// Returns a namespace that swaps user 0 with `uid`, and group 0 with `gid`. All other ids stay the same.
 ///
-/// Errors: `InvalidInput` for an id that no file can have, and what `clone(2)` gives: ENOSPC or EUSERS where
+/// # Errors
+/// `InvalidInput` for an id that no file can have, and the errors of `clone(2)`: ENOSPC or EUSERS if
 /// `user.max_user_namespaces` is reached.
 pub(super) fn swapped(uid: u32, gid: u32) -> io::Result<Arc<OwnedFd>> {
     let maps = (swap(uid)?, swap(gid)?);
@@ -41,7 +44,7 @@ pub(super) fn swapped(uid: u32, gid: u32) -> io::Result<Arc<OwnedFd>> {
     Ok(open)
 }
 
-/// Maps the owners of a mount that is attached nowhere and was mapped by nobody (`mount_setattr(2)`, Linux 5.12).
+/// Maps the owners of a mount, which must be detached and not yet ID-mapped (`mount_setattr(2)`, Linux 5.12).
 pub(super) fn map(mount: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
     let change = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
@@ -49,7 +52,7 @@ pub(super) fn map(mount: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
         propagation: 0,
         userns_fd: namespace.as_raw_fd().cast_unsigned().into(),
     };
-    // SAFETY: both descriptors are open, the path is an empty text with its end, and the structure lives through the call.
+    // SAFETY: both descriptors are open, the path is an empty C string, and the structure lives through the call.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -63,16 +66,17 @@ pub(super) fn map(mount: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The lines of a `uid_map` (user_namespaces(7)): at most four ranges, which never overlap.
+/// The lines of a `uid_map` (user_namespaces(7)) that swaps 0 and `id`: at most four ranges, which never overlap.
 fn swap(id: u32) -> io::Result<String> {
     if id > LAST {
-        let why = format!("no file can belong to {id}: it means nobody");
+        let why =
+            format!("no file can belong to {id}: to the kernel this number means \"no user\"");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     let mut lines = String::new();
     let mut range = |from: u32, to: u32, count: u32| {
         if count > 0 {
-            // Writing to a text cannot fail.
+            // Writing to a String cannot fail.
             let _ = writeln!(lines, "{from} {to} {count}");
         }
     };
@@ -89,35 +93,36 @@ fn swap(id: u32) -> io::Result<String> {
 }
 
 fn make(uids: &str, gids: &str) -> io::Result<OwnedFd> {
-    let child = Child::born()?;
-    let of_child = |name: &str| format!("/proc/{}/{name}", child.0);
-    fs::write(of_child("uid_map"), uids)?;
-    fs::write(of_child("gid_map"), gids)?;
-    Ok(File::open(of_child("ns/user"))?.into())
+    let child = Child::spawn()?;
+    let proc_path = |name: &str| format!("/proc/{}/{name}", child.0);
+    fs::write(proc_path("uid_map"), uids)?;
+    fs::write(proc_path("gid_map"), gids)?;
+    Ok(File::open(proc_path("ns/user"))?.into())
 }
 
-/// A process that waits to be killed: when dropped, and when the thread that made it ends, as by the death of this process.
+/// A sleeping process in a new user namespace. It is killed when this is dropped, and when the thread that made it
+/// ends, for example because this process died.
 struct Child(libc::pid_t);
 
 impl Child {
-    fn born() -> io::Result<Self> {
-        // With copies of our descriptors it would keep locks and mounts for as long as it lives, so it shares them.
+    fn spawn() -> io::Result<Self> {
+        // It shares our descriptors. With copies of them it would keep locks and mounts busy while it lives.
         let flags = libc::c_long::from(libc::CLONE_NEWUSER | libc::CLONE_FILES | libc::SIGCHLD);
         let parent = std::process::id();
-        // SAFETY: without CLONE_VM and without a stack this is fork(2): the child goes on here, on its own copy of memory.
-        // Other threads may have held locks of the allocator or of libc when it was copied, so the child makes nothing but
-        // system calls that open and close nothing, and never returns.
+        // SAFETY: without CLONE_VM and without a stack this is fork(2): the child continues here, on its own copy of
+        // memory. Other threads may have held locks of the allocator or of libc at the time of the copy. So the child
+        // only makes system calls that open and close nothing, and never returns.
         let id = unsafe {
             match libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) {
                 0 => {
                     libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-                    // Its parent may have died before that.
+                    // The parent may have died before the prctl.
                     while libc::syscall(libc::SYS_getppid) == libc::c_long::from(parent) {
                         let hour = libc::timespec { tv_sec: 3600, tv_nsec: 0 };
                         libc::syscall(libc::SYS_nanosleep, &raw const hour, 0);
                     }
                     libc::syscall(libc::SYS_exit_group, 0);
-                    // The kernel never comes back from that one.
+                    // exit_group never returns.
                     loop {
                         std::hint::spin_loop();
                     }
@@ -134,7 +139,8 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // SAFETY: the process is our child and nobody else waits for it, so its id is its own until the wait is over.
+        // SAFETY: the process is our child and no other code waits for it, so its id is not reused before waitpid
+        // returns.
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
             while libc::waitpid(self.0, std::ptr::null_mut(), 0) < 0
@@ -149,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_id_is_mapped_once_over_the_whole_range() {
+    fn every_id_of_the_whole_range_is_mapped_once() {
         for id in [0, 1, 2, 1000, 65_534, LAST - 1, LAST] {
             let text = swap(id).unwrap();
             let mut ranges: Vec<[u32; 3]> = text
@@ -168,18 +174,18 @@ mod tests {
                 }
                 assert_eq!(next, u32::MAX, "{id}: {text}");
             }
-            let shown = |of: u32| {
-                let range = ranges.iter().find(|r| r[0] <= of && of - r[0] < r[2]).unwrap();
-                range[1] + (of - range[0])
+            let mapped = |inside: u32| {
+                let range = ranges.iter().find(|r| r[0] <= inside && inside - r[0] < r[2]).unwrap();
+                range[1] + (inside - range[0])
             };
-            assert_eq!((shown(0), shown(id), shown(LAST / 2 + 7)), (id, 0, LAST / 2 + 7));
+            assert_eq!((mapped(0), mapped(id), mapped(LAST / 2 + 7)), (id, 0, LAST / 2 + 7));
         }
         assert!(swap(u32::MAX).is_err());
     }
 
     #[test]
     #[ignore = "needs root"]
-    fn privileged_a_namespace_is_made_once_and_few_are_kept() {
+    fn privileged_namespaces_are_reused_and_their_number_is_bounded() {
         let first = swapped(4_000_001, LAST).unwrap();
         assert!(Arc::ptr_eq(&first, &swapped(4_000_001, LAST).unwrap()));
         for uid in 4_100_000..4_100_100 {
@@ -191,32 +197,32 @@ mod tests {
 
     #[test]
     #[ignore = "needs root"]
-    fn privileged_a_child_goes_when_it_is_dropped_and_when_nobody_is_left_to_drop_it() {
+    fn privileged_a_child_ends_when_it_is_dropped_and_when_its_thread_ends() {
         let state = |id: i32| {
             let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
             stat.rsplit_once(") ")?.1.chars().next()
         };
-        let child = Child::born().unwrap();
+        let child = Child::spawn().unwrap();
         let id = child.0;
         assert!(state(id).is_some());
         drop(child);
         assert_eq!(state(id), None);
 
-        let born = std::thread::spawn(move || {
-            let child = std::mem::ManuallyDrop::new(Child::born().unwrap());
-            // Asleep, it has asked for its end.
+        let thread = std::thread::spawn(move || {
+            let child = std::mem::ManuallyDrop::new(Child::spawn().unwrap());
+            // A child that sleeps has set PR_SET_PDEATHSIG.
             while state(child.0) != Some('S') {
                 std::thread::yield_now();
             }
             child.0
         });
-        let orphan = Child(born.join().unwrap());
+        let orphan = Child(thread.join().unwrap());
         for _ in 0..500 {
             if state(orphan.0) == Some('Z') {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        panic!("it outlived the thread that made it: {:?}", state(orphan.0));
+        panic!("the child outlived the thread that made it: {:?}", state(orphan.0));
     }
 }

@@ -1,4 +1,4 @@
-//! What each attribute does, against the in-memory twin of the kernel.
+//! Tests of each volume attribute with the in-memory fake of the kernel.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// One who wants something of its volume.
+/// A publish request for volume `id` whose spec is changed by `change`.
 fn with(node: &Node, id: &str, change: impl FnOnce(&mut VolumeSpec)) -> PublishRequest {
     let mut request = node.request(id, id);
     change(&mut request.spec);
@@ -30,7 +30,7 @@ fn in_memory(node: &Node, id: &str) -> PublishRequest {
 }
 
 #[tokio::test]
-async fn a_volume_in_memory_has_two_mounts_and_leaves_none() {
+async fn a_memory_volume_has_two_mounts_and_unpublish_removes_both() {
     let node = Node::new();
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
@@ -45,7 +45,7 @@ async fn a_volume_in_memory_has_two_mounts_and_leaves_none() {
 }
 
 #[tokio::test]
-async fn a_volume_in_memory_outlives_the_process_and_not_the_boot() {
+async fn a_memory_volume_survives_a_driver_restart_but_not_a_reboot() {
     let node = Node::new();
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
     let data = node.volume("a").join("memory/upper/data");
@@ -53,24 +53,24 @@ async fn a_volume_in_memory_outlives_the_process_and_not_the_boot() {
     let node = node.restarted();
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
     assert_eq!(node.mounted().len(), 2);
-    assert!(data.exists() && node.told().is_empty(), "{:?}", node.told());
+    assert!(data.exists() && node.events().is_empty(), "{:?}", node.events());
 
     node.kernel.unmount(node.target("a").as_path()).unwrap();
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
-    assert!(data.exists(), "only the overlay had gone");
-    assert_eq!(node.told(), ["VolumeRemounted"]);
+    assert!(data.exists(), "only the overlay was unmounted");
+    assert_eq!(node.events(), ["VolumeRemounted"]);
 
     let node = node.rebooted();
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
     assert!(!data.exists());
-    assert_eq!(node.told(), ["VolumeEmptied"]);
+    assert_eq!(node.events(), ["VolumeEmptied"]);
     assert_eq!(node.mounted().len(), 2);
     node.unpublish("a", "a").await.unwrap();
     node.assert_nothing_left();
 }
 
 #[tokio::test]
-async fn a_volume_in_memory_that_fails_at_any_step_leaves_nothing() {
+async fn a_memory_volume_that_fails_at_any_step_leaves_nothing() {
     for (call, nth) in [
         (Call::Create, 1),
         (Call::Create, 2),
@@ -93,10 +93,10 @@ async fn a_volume_in_memory_that_fails_at_any_step_leaves_nothing() {
     }
 }
 
-/// HAZARDS: a kill between any two steps.
+/// docs/hazards.md, 15: a kill between any two steps.
 #[tokio::test]
-async fn what_a_kill_leaves_of_a_volume_in_memory_is_made_whole_or_removed() {
-    // Before the record: half made, with the tmpfs attached already.
+async fn a_memory_volume_left_incomplete_by_a_kill_is_completed_or_removed() {
+    // Killed before the record is written: the volume is incomplete, and its tmpfs is attached.
     let node = Node::new();
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
     node.kernel.unmount(node.target("a").as_path()).unwrap();
@@ -105,7 +105,7 @@ async fn what_a_kill_leaves_of_a_volume_in_memory_is_made_whole_or_removed() {
     let node = node.restarted();
     node.assert_nothing_left();
 
-    // Before the upper has its name.
+    // Killed before the upper is renamed to its final name.
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
     node.kernel.unmount(node.target("a").as_path()).unwrap();
     let memory = node.volume("a").join("memory");
@@ -114,7 +114,7 @@ async fn what_a_kill_leaves_of_a_volume_in_memory_is_made_whole_or_removed() {
     node.volumes.publish(in_memory(&node, "a")).await.unwrap();
     assert!(memory.join("upper").is_dir() && !memory.join("upper.new").exists());
 
-    // After the tmpfs has gone, before the record.
+    // Killed after the tmpfs is unmounted and before the record is removed.
     node.kernel.unmount(node.target("a").as_path()).unwrap();
     node.kernel.unmount(&memory).unwrap();
     let node = node.restarted();
@@ -123,7 +123,7 @@ async fn what_a_kill_leaves_of_a_volume_in_memory_is_made_whole_or_removed() {
 }
 
 #[tokio::test]
-async fn a_plain_upper_that_a_kill_left_unnamed_is_made() {
+async fn a_plain_upper_that_a_kill_left_without_its_final_name_is_made() {
     for volatile in [false, true] {
         let node = Node::new();
         let request = || with(&node, "a", |spec| spec.options.volatile = volatile);
@@ -154,26 +154,26 @@ async fn an_unclean_volume_is_emptied_or_refused() {
         if on_unclean == OnUnclean::Discard {
             again.unwrap();
             assert!(!node.volume("a").join("upper/data").exists());
-            assert_eq!(node.told(), ["VolumeEmptied"]);
+            assert_eq!(node.events(), ["VolumeEmptied"]);
         } else {
             let error = again.unwrap_err();
             assert_eq!(error.class(), Class::Precondition);
             assert!(error.to_string().contains("the node went down"), "{error}");
-            assert!(node.volume("a").join("upper/data").exists(), "nobody said that it may go");
+            assert!(node.volume("a").join("upper/data").exists(), "the volume may not be emptied");
             assert_eq!(node.mounted().len(), 0);
         }
     }
 }
 
 #[tokio::test]
-async fn a_limit_that_cannot_be_enforced_is_refused_or_told() {
+async fn a_limit_that_cannot_be_enforced_is_refused_or_reported() {
     let node = Node::new();
     let sized = |by_default| {
         with(&node, "a", |spec| {
             spec.limits = Limits { size: Some(1 << 20), inodes: None, by_default }
         })
     };
-    // Where this machine has project quotas the limit holds, and there is nothing to tell.
+    // With project quotas on this machine the limit is enforced, and no Event is expected.
     if node.volumes.0.projects.lacking().is_none() {
         return;
     }
@@ -183,14 +183,14 @@ async fn a_limit_that_cannot_be_enforced_is_refused_or_told() {
     node.assert_nothing_left();
     node.volumes.publish(sized(true)).await.unwrap();
     node.volumes.publish(sized(true)).await.unwrap();
-    assert_eq!(node.told(), ["LimitNotEnforced"]);
+    assert_eq!(node.events(), ["LimitNotEnforced"]);
     let counted = node.volumes.0.metrics.text().unwrap();
     assert!(counted.contains("ovl_unenforced_limits_total 1"), "{counted}");
 }
 
 type Change = fn(&mut VolumeSpec);
 
-/// What has a default, and another value than that.
+/// Attributes that have a default, each with a change to another value.
 const WITH_DEFAULTS: [(&str, Change); 9] = [
     ("volatile", |s| s.options.volatile = true),
     ("size", |s| s.limits = Limits { size: Some(1), inodes: None, by_default: true }),
@@ -204,28 +204,29 @@ const WITH_DEFAULTS: [(&str, Change); 9] = [
 ];
 
 #[tokio::test]
-async fn a_default_that_changed_is_no_conflict() {
+async fn a_changed_default_is_no_conflict() {
     for (key, change) in WITH_DEFAULTS {
         for before in [true, false] {
             let node = Node::new();
-            let made = |at: bool| {
+            let request = |changed: bool| {
                 with(&node, "a", |spec| {
-                    if at {
+                    if changed {
                         change(spec)
                     }
                 })
             };
-            node.volumes.publish(made(before)).await.unwrap();
-            let again = node.volumes.publish(made(!before)).await;
+            node.volumes.publish(request(before)).await.unwrap();
+            let again = node.volumes.publish(request(!before)).await;
             assert!(again.is_ok(), "{key}: {again:?}");
             assert_eq!(node.mounted().len(), 1, "{key}");
         }
     }
 }
 
-/// The driver is upgraded under a pod to a version with other defaults; then the kubelet starts anew, then the node.
+/// The driver is upgraded to a version with other defaults while a pod runs. Then the kubelet restarts, then the node
+/// reboots.
 #[tokio::test]
-async fn a_volume_stays_as_it_was_made_when_a_default_changes() {
+async fn a_volume_keeps_its_options_when_a_default_changes() {
     let off = |node: &Node| with(node, "a", |spec| spec.options.xino = Xino::Off);
     let auto = |node: &Node| node.request("a", "a");
     let mount = |node: &Node| node.kernel.requests().pop().unwrap();
@@ -244,9 +245,9 @@ async fn a_volume_stays_as_it_was_made_when_a_default_changes() {
     assert!(mount(&node).contains("xino=auto"), "{}", mount(&node));
 }
 
-/// A pod that was started by the first version, which knew nothing of groups, is started again after a reboot.
+/// The first version of the driver recorded no group. After an upgrade and a reboot such a volume is published again.
 #[tokio::test]
-async fn a_group_that_the_record_does_not_know_is_no_conflict() {
+async fn a_group_that_the_record_does_not_have_is_no_conflict() {
     let node = Node::new();
     let of_group = |group| with(&node, "a", |spec| spec.group = group);
     node.volumes.publish(of_group(None)).await.unwrap();
@@ -254,11 +255,11 @@ async fn a_group_that_the_record_does_not_know_is_no_conflict() {
     let other = with(&node, "b", |spec| spec.group = Some(7));
     node.volumes.publish(other).await.unwrap();
     let error = node.volumes.publish(node.request("b", "b")).await.unwrap_err();
-    assert!(error.to_string().contains("with other fsGroup;"), "{error}");
+    assert!(error.to_string().contains("another value of fsGroup;"), "{error}");
 }
 
 #[tokio::test]
-async fn every_attribute_that_differs_is_named() {
+async fn a_conflict_names_the_attribute_that_differs() {
     let changes: [(&str, Change); 6] = [
         ("images", |s| s.images = vec!["a/b:1".parse().unwrap()]),
         ("readOnly", |s| s.read_only = true),
@@ -276,7 +277,7 @@ async fn every_attribute_that_differs_is_named() {
         });
         let error = node.volumes.publish(request).await.unwrap_err();
         assert!(
-            error.to_string().contains(&format!("with other {name};"))
+            error.to_string().contains(&format!("with another value of {name};"))
                 || name == "readOnly" && error.to_string().contains(name),
             "{name}: {error}"
         );
@@ -287,7 +288,7 @@ async fn every_attribute_that_differs_is_named() {
 }
 
 #[tokio::test]
-async fn attributes_about_writes_are_refused_of_who_only_reads() {
+async fn attributes_for_writes_are_refused_for_a_read_only_volume() {
     let changes: [(&str, Change); 4] = [
         ("size", |s| s.limits.size = Some(1)),
         ("inodes", |s| s.limits.inodes = Some(1)),
@@ -315,9 +316,10 @@ async fn attributes_about_writes_are_refused_of_who_only_reads() {
     node.assert_nothing_left();
 }
 
-/// HAZARDS: a group set by a walk copies the whole tree up; this one is set on one directory.
+/// docs/hazards.md, 25: setting a group by a walk copies the whole tree up. The driver sets it on the root directory
+/// only.
 #[tokio::test]
-async fn the_group_is_given_the_root() {
+async fn the_group_is_set_on_the_volume_root() {
     let node = Node::new();
     let myself = fs::metadata(node.dir.path()).unwrap().gid();
     let request = with(&node, "a", |spec| spec.group = Some(myself));
@@ -327,7 +329,7 @@ async fn the_group_is_given_the_root() {
 }
 
 #[tokio::test]
-async fn a_file_to_copy_up_that_is_not_there_is_named_and_nothing_left() {
+async fn a_missing_pre_copy_up_file_is_named_and_nothing_is_left() {
     let node = Node::new();
     let request = with(&node, "a", |s| s.pre_copy_up = vec!["no/such/file".into()]);
     let error = node.volumes.publish(request).await.unwrap_err();
@@ -337,7 +339,7 @@ async fn a_file_to_copy_up_that_is_not_there_is_named_and_nothing_left() {
 }
 
 #[tokio::test]
-async fn an_image_that_policy_has_not_got_is_refused_before_any_contact() {
+async fn an_image_outside_of_the_policy_is_refused_without_a_request() {
     let registry = crate::image::fake::FakeRegistry::start().await;
     registry.push_image("a", "1", &[vec![0; 1_024]], false);
     let policy = ImagePolicy::new(&["registry.example/*".to_owned()], &Default::default()).unwrap();
@@ -352,25 +354,29 @@ async fn an_image_that_policy_has_not_got_is_refused_before_any_contact() {
     {
         assert!(sentence.contains(part), "{sentence}");
     }
-    assert!(registry.requests_to("").is_empty(), "the registry was asked");
+    assert!(registry.requests_to("").is_empty(), "the registry got a request");
     node.assert_nothing_left();
 }
 
 #[tokio::test]
-async fn stats_are_of_a_volume_at_its_target() {
+async fn stats_need_the_volume_and_its_target() {
     let node = Node::new();
-    let (a, there, elsewhere) = ("a".parse().unwrap(), node.target("a"), node.target("elsewhere"));
+    let (a, target, other_target) =
+        ("a".parse().unwrap(), node.target("a"), node.target("elsewhere"));
     node.volumes.publish(node.request("a", "a")).await.unwrap();
-    for (id, target) in [("b", &there), ("a", &elsewhere)] {
-        let error = node.volumes.stats(&id.parse().unwrap(), target).await.unwrap_err();
+    for (id, published_at) in [("b", &target), ("a", &other_target)] {
+        let error = node.volumes.stats(&id.parse().unwrap(), published_at).await.unwrap_err();
         assert_eq!(error.class(), Class::NotFound, "{error}");
     }
     fs::write(node.volume("a").join("upper/data"), vec![1; 100_000]).unwrap();
-    let first = node.volumes.stats(&a, &there).await.unwrap();
-    assert!(first.bytes.total > 0 && first.bytes.used == 0, "nobody has counted yet: {first:?}");
-    // The walk was begun by the question and goes on beside it.
+    let first = node.volumes.stats(&a, &target).await.unwrap();
+    assert!(
+        first.bytes.total > 0 && first.bytes.used == 0,
+        "the first count is not done yet: {first:?}"
+    );
+    // The first call starts the count, which runs in the background.
     let counted = loop {
-        let stats = node.volumes.stats(&a, &there).await.unwrap();
+        let stats = node.volumes.stats(&a, &target).await.unwrap();
         if stats.inodes.used > 0 {
             break stats;
         }
@@ -379,12 +385,12 @@ async fn stats_are_of_a_volume_at_its_target() {
     assert_eq!(counted.inodes.used, 1);
     assert!((100_000..300_000).contains(&counted.bytes.used), "{counted:?}");
     fs::write(node.volume("a").join("upper/more"), "x").unwrap();
-    let again = node.volumes.stats(&a, &there).await.unwrap();
+    let again = node.volumes.stats(&a, &target).await.unwrap();
     assert_eq!(again.inodes.used, 1, "not counted again so soon");
 }
 
 #[tokio::test]
-async fn volumes_are_counted() {
+async fn a_metric_counts_the_volumes() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "a")).await.unwrap();
     node.volumes.recover(Duration::ZERO).unwrap();

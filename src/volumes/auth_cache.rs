@@ -1,7 +1,7 @@
-//! Which credentials a registry accepted a while ago, so that it need not be there each time a pod starts.
+//! The cache of credentials that a registry accepted lately. With it a pod can start while the registry is down.
 //!
-//! Deliberately absent: the credentials. An [`Access`] tells equal ones apart and nothing else, and only in this process;
-//! nothing of this is on disk.
+//! Deliberately absent: the credentials. An [`Access`] can only be compared with others of this process. Nothing of the
+//! cache is on disk.
 
 use std::{
     collections::HashMap,
@@ -11,18 +11,18 @@ use std::{
 
 use crate::image::{Access, Reference};
 
-/// How many are kept. One is two short names and a hash, and they are made by whoever has pods start.
+/// The most entries that are kept. An entry is two short names and a hash. Every author of pods can cause new entries.
 const KEPT: usize = 10_000;
 
-/// What was accepted, and when.
+/// The accepted credentials, each with the time of the registry's last response.
 #[derive(Debug)]
 pub(super) struct AuthCache {
-    /// For how long it counts.
+    /// How long an entry is valid. Zero keeps no entries.
     trust_for: Duration,
     known: Mutex<HashMap<CacheEntry, Instant>>,
 }
 
-/// Somebody who could read a repository.
+/// A credential that could read a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CacheEntry {
     registry: String,
@@ -42,7 +42,8 @@ impl AuthCache {
         Self { trust_for, known: Mutex::default() }
     }
 
-    /// The registry gave the image to `access`. That it gave it to anybody is a layer's to remember.
+    /// Records that the registry gave the image to `access`. Anonymous access is not recorded here: the origins of each
+    /// layer record it.
     pub(super) fn remember(&self, reference: &Reference, access: &Access, now: Instant) {
         if self.trust_for.is_zero() || *access == Access::Anonymous {
             return;
@@ -53,15 +54,15 @@ impl AuthCache {
             }
             if known.len() >= KEPT {
                 let oldest =
-                    known.iter().min_by_key(|(_, at)| **at).map(|(grant, _)| grant.clone());
-                oldest.map(|grant| known.remove(&grant));
+                    known.iter().min_by_key(|(_, at)| **at).map(|(entry, _)| entry.clone());
+                oldest.map(|entry| known.remove(&entry));
             }
             known
                 .insert(CacheEntry::new(reference.registry(), reference.repository(), access), now);
         });
     }
 
-    /// The registry refused the image to each of `accesses`.
+    /// Removes the entries of `accesses`, because the registry refused the image to each of them.
     pub(super) fn forget(&self, reference: &Reference, accesses: &[Access]) {
         self.known(|known| {
             for access in accesses {
@@ -74,7 +75,7 @@ impl AuthCache {
         });
     }
 
-    /// Whether one of `accesses` was accepted at the repository, not too long ago.
+    /// Whether the repository accepted one of `accesses`, and that entry is still valid.
     pub(super) fn accepted(
         &self,
         (registry, repository): (&str, &str),
@@ -97,59 +98,59 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const HERS: Access = Access::Credential([1; 32]);
-    const HIS: Access = Access::Credential([2; 32]);
+    const ANNS: Access = Access::Credential([1; 32]);
+    const BOBS: Access = Access::Credential([2; 32]);
 
     fn reference() -> Reference {
         "registry.example/team/tool:1".parse().unwrap()
     }
 
-    const PLACE: (&str, &str) = ("registry.example", "team/tool");
+    const REPOSITORY: (&str, &str) = ("registry.example", "team/tool");
 
     #[test]
-    fn who_was_accepted_is_trusted_there_and_for_an_hour() {
-        let (grants, start) = (AuthCache::new(HOUR), Instant::now());
-        grants.remember(&reference(), &HERS, start);
+    fn an_accepted_credential_is_trusted_for_its_repository_and_an_hour() {
+        let (cache, start) = (AuthCache::new(HOUR), Instant::now());
+        cache.remember(&reference(), &ANNS, start);
         let soon = start + HOUR / 2;
-        assert!(grants.accepted(PLACE, &[HIS, HERS], soon));
-        assert!(!grants.accepted(PLACE, &[HIS], soon));
-        assert!(!grants.accepted(PLACE, &[], soon));
-        assert!(!grants.accepted(("registry.example", "team/other"), &[HERS], soon));
-        assert!(!grants.accepted(("evil.example", "team/tool"), &[HERS], soon));
-        assert!(!grants.accepted(PLACE, &[HERS], start + HOUR));
-        grants.remember(&reference(), &HERS, start + HOUR);
-        assert!(grants.accepted(PLACE, &[HERS], start + HOUR + HOUR / 2));
+        assert!(cache.accepted(REPOSITORY, &[BOBS, ANNS], soon));
+        assert!(!cache.accepted(REPOSITORY, &[BOBS], soon));
+        assert!(!cache.accepted(REPOSITORY, &[], soon));
+        assert!(!cache.accepted(("registry.example", "team/other"), &[ANNS], soon));
+        assert!(!cache.accepted(("evil.example", "team/tool"), &[ANNS], soon));
+        assert!(!cache.accepted(REPOSITORY, &[ANNS], start + HOUR));
+        cache.remember(&reference(), &ANNS, start + HOUR);
+        assert!(cache.accepted(REPOSITORY, &[ANNS], start + HOUR + HOUR / 2));
     }
 
     #[test]
-    fn a_refusal_ends_the_trust() {
-        let (grants, now) = (AuthCache::new(HOUR), Instant::now());
-        grants.remember(&reference(), &HERS, now);
-        grants.remember(&reference(), &HIS, now);
-        grants.forget(&reference(), &[HERS]);
-        assert!(!grants.accepted(PLACE, &[HERS], now));
-        assert!(grants.accepted(PLACE, &[HIS], now));
+    fn a_refused_credential_is_not_trusted_any_more() {
+        let (cache, now) = (AuthCache::new(HOUR), Instant::now());
+        cache.remember(&reference(), &ANNS, now);
+        cache.remember(&reference(), &BOBS, now);
+        cache.forget(&reference(), &[ANNS]);
+        assert!(!cache.accepted(REPOSITORY, &[ANNS], now));
+        assert!(cache.accepted(REPOSITORY, &[BOBS], now));
     }
 
     #[test]
-    fn no_trust_is_no_memory() {
-        let (grants, now) = (AuthCache::new(Duration::ZERO), Instant::now());
-        grants.remember(&reference(), &HERS, now);
-        assert!(!grants.accepted(PLACE, &[HERS], now));
+    fn a_trust_of_zero_keeps_no_entries() {
+        let (cache, now) = (AuthCache::new(Duration::ZERO), Instant::now());
+        cache.remember(&reference(), &ANNS, now);
+        assert!(!cache.accepted(REPOSITORY, &[ANNS], now));
     }
 
     #[test]
-    fn the_memory_is_bounded_and_the_oldest_goes_first() {
-        let (grants, start) = (AuthCache::new(HOUR), Instant::now());
+    fn the_cache_is_bounded_and_the_oldest_entry_is_removed_first() {
+        let (cache, start) = (AuthCache::new(HOUR), Instant::now());
         let access = |n: usize| {
             let mut hmac = [0; 32];
             hmac[..8].copy_from_slice(&n.to_le_bytes());
             Access::Credential(hmac)
         };
-        let when = |n: usize| start + Duration::from_millis(n as u64);
-        (0..=KEPT).for_each(|n| grants.remember(&reference(), &access(n), when(n)));
-        assert_eq!(grants.known(|known| known.len()), KEPT);
-        assert!(!grants.accepted(PLACE, &[access(0)], when(KEPT)));
-        assert!(grants.accepted(PLACE, &[access(KEPT)], when(KEPT)));
+        let at = |n: usize| start + Duration::from_millis(n as u64);
+        (0..=KEPT).for_each(|n| cache.remember(&reference(), &access(n), at(n)));
+        assert_eq!(cache.known(|known| known.len()), KEPT);
+        assert!(!cache.accepted(REPOSITORY, &[access(0)], at(KEPT)));
+        assert!(cache.accepted(REPOSITORY, &[access(KEPT)], at(KEPT)));
     }
 }

@@ -1,9 +1,14 @@
-//! Whether a layer that is here may be given without its bytes being brought. Who asks decides, and never what the layer holds: a
-//! registry may claim any diff id.
+//! The authorization to use a layer of the store without a download.
 //!
-//! A layer is given by one of its origins, the places that delivered its bytes. An origin counts only where the asker could name
-//! an image of it: the policy of images lets its namespace, or the volume names an image of that very place, which the policy has
-//! let. One that a snapshot was pushed to counts for the namespace of that snapshot alone.
+//! The requester decides, never the content of the layer: a registry may claim any diff id.
+//!
+//! A layer has origins: the repositories that delivered its bytes. One of them must allow the layer. An origin counts
+//! only if the requester could name an image of it:
+//!
+//! - the policy of images allows that repository to the requester's namespace, or
+//! - the volume names an image of the same repository, which the policy has allowed.
+//!
+//! An origin to which a snapshot was pushed counts only for the namespace of that snapshot.
 
 use std::time::Instant;
 
@@ -13,25 +18,25 @@ use crate::{
     layers::Origin,
 };
 
-/// Who asks for images.
+/// The pod that needs images.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Requester<'a> {
-    /// The pod's.
+    /// The pod's namespace.
     pub(super) namespace: &'a str,
     /// The pod's credentials, and the node's.
     pub(super) keyring: &'a Keyring,
 }
 
-/// What decides for one asker.
+/// The inputs of the decision for one requester.
 pub(super) struct Authorization<'a> {
-    pub(super) asker: Requester<'a>,
+    pub(super) requester: Requester<'a>,
     pub(super) policy: &'a ImagePolicy,
-    pub(super) grants: &'a AuthCache,
+    pub(super) auth_cache: &'a AuthCache,
     /// The images that the volume names.
     pub(super) named: &'a [Reference],
 }
 
-/// That a registry has just given an image's documents to the asker.
+/// Proof that a registry has just given an image's manifest and configuration to the requester.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Given<'a> {
     pub(super) reference: &'a Reference,
@@ -45,18 +50,18 @@ impl<'a> From<&'a Image> for Given<'a> {
 }
 
 impl Authorization<'_> {
-    /// Whether a layer with these origins may be given: one that counts gave it to anybody, or accepted the asker's credentials
-    /// now or not long ago.
+    /// Whether the requester may use a layer with these origins: an origin that counts is public, or accepted the
+    /// requester's credentials now or lately.
     pub(super) fn allow(&self, origins: &[Origin], given: &[Given<'_>]) -> bool {
         origins.iter().any(|origin| {
-            // What is no reference came from a file of the node's owner.
+            // An origin that is not a reference is a file that the node's administrator imported.
             let Ok(place) = place(origin) else { return origin.public };
             self.counts(origin, &place) && (origin.public || self.accepted(origin, &place, given))
         })
     }
 
     fn counts(&self, origin: &Origin, place: &Repository) -> bool {
-        let namespace = self.asker.namespace;
+        let namespace = self.requester.namespace;
         if origin.namespace.as_deref().is_some_and(|pushed| pushed != namespace) {
             return false;
         }
@@ -65,13 +70,13 @@ impl Authorization<'_> {
     }
 
     fn accepted(&self, origin: &Origin, place: &Repository, given: &[Given<'_>]) -> bool {
-        // A manifest that anybody can read says nothing of the layer: its bytes have to come as to anybody.
+        // A public manifest does not prove that the layer is public. Its bytes must be pulled anonymously.
         let now = |given: &Given<'_>| {
             Repository::of(given.reference) == *place && *given.access != Access::Anonymous
         };
-        let accesses = self.asker.keyring.accesses(&place.at(&origin.blob));
+        let accesses = self.requester.keyring.accesses(&place.at(&origin.blob));
         let place = (origin.registry.as_str(), origin.repository.as_str());
-        given.iter().any(now) || self.grants.accepted(place, &accesses, Instant::now())
+        given.iter().any(now) || self.auth_cache.accepted(place, &accesses, Instant::now())
     }
 }
 
@@ -94,9 +99,9 @@ mod tests {
         Origin { registry, repository, blob, public, packed: None, namespace }
     }
 
-    /// Two teams, the node's credentials for everything, and a registry of snapshots that is for no pod.
+    /// Two teams, the node's credentials for all registries, and a registry of snapshots whose images no pod may name.
     #[test]
-    fn an_origin_counts_for_whoever_may_name_it() {
+    fn an_origin_counts_for_those_who_may_name_its_images() {
         let list = |patterns: &[&str]| patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
         let namespaces = [
             ("red", list(&["r.io/red/*", "docker.io/*"])),
@@ -108,10 +113,10 @@ mod tests {
         let policy = policy.refusing(&[format!("{CHART}/*")]).unwrap();
         let login = serde_json::json!({ "username": "node", "password": "p" });
         let node = keyring(&serde_json::json!({ "r.io": login, CHART: login }));
-        let grants = AuthCache::new(Duration::from_secs(3600));
+        let auth_cache = AuthCache::new(Duration::from_secs(3600));
         let remember = |place: &str| {
             let reference: Reference = format!("{place}:1").parse().unwrap();
-            grants.remember(&reference, &node.accesses(&reference)[0], Instant::now());
+            auth_cache.remember(&reference, &node.accesses(&reference)[0], Instant::now());
         };
         remember("r.io/red/tool");
         remember(&format!("{CHART}/red/pod"));
@@ -137,19 +142,25 @@ mod tests {
             (&elsewhere, "default", mine, false),
         ] {
             let named = [named.parse().unwrap()];
-            let asker = Requester { namespace, keyring: &node };
-            let rights = Authorization { asker, policy: &policy, grants: &grants, named: &named };
+            let requester = Requester { namespace, keyring: &node };
+            let rights = Authorization {
+                requester,
+                policy: &policy,
+                auth_cache: &auth_cache,
+                named: &named,
+            };
             assert_eq!(rights.allow(origins, &[]), allowed, "{namespace}, {named:?}: {origins:?}");
         }
     }
 
     #[test]
-    fn only_a_credential_that_was_just_accepted_gives_what_is_private() {
+    fn a_private_layer_needs_a_credential_that_was_just_accepted() {
         let (policy, keyring) = (ImagePolicy::default(), Keyring::default());
-        let grants = AuthCache::new(Duration::ZERO);
+        let auth_cache = AuthCache::new(Duration::ZERO);
         let named = ["r.io/a:1".parse().unwrap()];
-        let asker = Requester { namespace: "n", keyring: &keyring };
-        let rights = Authorization { asker, policy: &policy, grants: &grants, named: &named };
+        let requester = Requester { namespace: "n", keyring: &keyring };
+        let rights =
+            Authorization { requester, policy: &policy, auth_cache: &auth_cache, named: &named };
         let (private, other) = ([origin("r.io", "a", false, None)], "r.io/b:1".parse().unwrap());
         let credential = Access::Credential([1; 32]);
         for (reference, access, allowed) in [

@@ -1,17 +1,19 @@
-//! What is left to do when nobody sees a volume any more, on threads of its own.
+//! The background removal of volumes: two threads remove the data of unpublished volumes and release their mounts.
 //!
 //! ```text
-//! unpublish: detach ──► rename into staging ──► answer
-//!                                  └──► empty it ──► let go of the mounts
+//! unpublish: detach ──► rename into staging ──► return
+//!                                  └──► remove the tree ──► release the mounts
 //! ```
 //!
-//! When the last mount of an overlay goes, the kernel writes out every unwritten byte of the *whole file system* that its upper
-//! is on (fs/super.c, `generic_shutdown_super`; fs/overlayfs/super.c, `ovl_sync_fs`): the volume's own, which nobody wants any
-//! more, and everybody else's. So the mount is held while the upper is emptied from below, which takes its bytes out of memory
-//! before they reach a disk, and what the kernel then waits for holds nobody up.
+//! When the last mount of an overlay is released, the kernel writes all dirty data of the *whole file system* of its
+//! upper to disk (fs/super.c, `generic_shutdown_super`; fs/overlayfs/super.c, `ovl_sync_fs`): the data of the volume,
+//! which is not needed any more, and the data of all others. Therefore the mount is kept while the upper is removed
+//! from below. That drops its dirty pages before they reach the disk. The kernel's sync of the rest then delays no
+//! call.
 //!
-//! A process that ends in between leaves a tree in staging, which the next start removes, and closes what it holds. What cannot be
-//! removed (something is mounted in it) is tried again every minute. Deliberately absent: any decision that a volume may go.
+//! A process that ends in between closes its mounts and leaves a tree in staging, which the next start removes. A tree
+//! that cannot be removed (something is mounted in it) is tried again every minute. Deliberately absent: the decision
+//! to remove a volume.
 
 use std::{
     io,
@@ -27,18 +29,18 @@ use std::{
 use super::project_quota::Projects;
 use crate::sys::{durable, mounts::Detached};
 
-/// A volume that is gone for everybody else.
+/// A volume that was moved into staging and is to be removed.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
-    /// Its tree, in staging.
+    /// Its tree in staging, if there is one.
     pub(super) tree: Option<PathBuf>,
-    /// The project that limited it: what the tree holds counts for it until the end.
+    /// The project of its quota. The files of the tree are charged to it until they are removed.
     pub(super) project: Option<u32>,
-    /// Mounts that keep its overlay, and its tmpfs, alive.
+    /// Mounts that keep its overlay and its tmpfs alive.
     pub(super) mounts: Vec<Detached>,
 }
 
-/// The two threads.
+/// The senders to the two threads. The threads end when it is dropped.
 #[derive(Debug)]
 pub(super) struct Removal {
     remover: Sender<Gone>,
@@ -49,15 +51,16 @@ pub(super) struct Removal {
 #[derive(Debug)]
 struct Shared {
     projects: Arc<Projects>,
-    /// What could not be removed.
-    left: Mutex<Vec<Gone>>,
-    under_way: AtomicUsize,
+    /// Volumes whose tree could not be removed.
+    failed: Mutex<Vec<Gone>>,
+    /// Requests that the two threads have not finished.
+    in_flight: AtomicUsize,
 }
 
 impl Removal {
     pub(super) fn begin(projects: Arc<Projects>) -> io::Result<Self> {
         let shared =
-            Arc::new(Shared { projects, left: Mutex::default(), under_way: AtomicUsize::new(0) });
+            Arc::new(Shared { projects, failed: Mutex::default(), in_flight: AtomicUsize::new(0) });
         let (closer, to_close) = channel::<Vec<Detached>>();
         let (remover, to_remove) = channel::<Gone>();
         let (remove, close, next) = (shared.clone(), shared.clone(), closer.clone());
@@ -68,39 +71,39 @@ impl Removal {
         })?;
         thread::Builder::new().name("volume-closer".to_owned()).spawn(move || {
             for mounts in to_close {
-                // Here the kernel syncs, for as long as the disk takes.
+                // The kernel syncs here, which takes as long as the disk needs.
                 drop(mounts);
-                close.under_way.fetch_sub(1, Ordering::Relaxed);
+                close.in_flight.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
         Ok(Self { remover, closer, shared })
     }
 
-    /// Removes a volume that nobody sees any more.
+    /// Removes a volume in the background.
     pub(super) fn take(&self, gone: Gone) {
-        self.shared.under_way.fetch_add(1, Ordering::Relaxed);
-        // The threads end when this is dropped, so there is one.
+        self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
+        // The send cannot fail: the thread ends only when `self` is dropped.
         let _ = self.remover.send(gone);
     }
 
-    /// Lets go of mounts whose volume stays, or was removed before.
+    /// Releases mounts in the background. Their volume stays, or was removed before.
     pub(super) fn close(&self, mounts: Vec<Detached>) {
         if !mounts.is_empty() {
-            self.shared.under_way.fetch_add(1, Ordering::Relaxed);
+            self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
             let _ = self.closer.send(mounts);
         }
     }
 
-    /// Tries what could not be removed again.
+    /// Tries again to remove the volumes that could not be removed.
     pub(super) fn retry(&self) {
-        let left = std::mem::take(&mut *self.shared.left());
-        left.into_iter().for_each(|gone| self.take(gone));
+        let failed = std::mem::take(&mut *self.shared.failed());
+        failed.into_iter().for_each(|gone| self.take(gone));
     }
 
-    /// Whether there is nothing left to do but what has to be tried again.
+    /// Whether both threads are idle. Volumes that could not be removed may wait for a retry.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
-        self.shared.under_way.load(Ordering::Relaxed) == 0
+        self.shared.in_flight.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -114,16 +117,16 @@ impl Shared {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "what a volume held cannot be removed: tried again in a minute");
-                self.left().push(gone);
+                tracing::warn!(%error, "cannot remove the data of an unpublished volume; trying again in a minute");
+                self.failed().push(gone);
             }
         }
-        // It has counted for the other thread from here on.
+        // From here on `in_flight` counts the request of the other thread.
         let _ = closer.send(mounts);
     }
 
-    fn left(&self) -> std::sync::MutexGuard<'_, Vec<Gone>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failed(&self) -> std::sync::MutexGuard<'_, Vec<Gone>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,10 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_removed_is_tried_again() {
+    fn a_volume_that_cannot_be_removed_is_tried_again() {
         let dir = TempDir::new().unwrap();
         let (staging, tree) = (dir.path().join("staging"), dir.path().join("staging/1"));
-        // A staging directory that is none fails every removal, as a mount in the tree would.
+        // A file in the place of the staging directory fails every removal, as a mount in the tree would.
         fs::write(&staging, "").unwrap();
         let projects = Arc::new(Projects::open(dir.path(), Default::default));
         let removal = Removal::begin(projects).unwrap();
@@ -156,6 +159,6 @@ mod tests {
         removal.retry();
         wait(&removal);
         assert!(!tree.exists() && staging.is_dir());
-        assert!(removal.shared.left().is_empty());
+        assert!(removal.shared.failed().is_empty());
     }
 }

@@ -1,12 +1,13 @@
-//! Whether a request asks for the volume that is there.
+//! The comparison of a publish request with the existing volume of the same id.
 
 use super::{Options, PublishRequest, record::Record};
 
-/// In what a request differs from the volume that is there; `None` where it asks for the same.
+/// The attribute in which a request differs from the existing volume. `None` if the two agree.
 ///
-/// What has a default counts where the pod wrote it, now or when the volume was made. What nobody wrote was a default then and
-/// may be another one today (a later version, other settings of the node): the volume stays as it was made. A record of a
-/// version that did not note what was written counts as one of which nothing was. When registries are asked is no matter.
+/// An attribute with a default is compared only if the pod wrote it, now or when the volume was made. An attribute
+/// that the pod did not write had a default, which may be different today (a later version, other settings of the
+/// node). The volume stays as it was made. A record of a version that did not record the written attributes counts as
+/// one without any. The pull policy is not compared.
 pub(super) fn difference(record: &Record, request: &PublishRequest) -> Option<&'static str> {
     let (a, b) = (&record.spec, &request.spec);
     let (x, y) = (&a.options, &b.options);
@@ -29,7 +30,7 @@ pub(super) fn difference(record: &Record, request: &PublishRequest) -> Option<&'
         (a.snapshot != b.snapshot, "snapshot"),
         (a.read_only != b.read_only, "readOnly"),
         (a.owner != b.owner, "owner"),
-        // The first version of records knew no group, and a pod's never changes.
+        // The first version of records had no group, and a pod's group never changes.
         (a.group.is_some() && a.group != b.group, "fsGroup"),
         (a.pre_copy_up != b.pre_copy_up, "preCopyUp"),
         (x.context != y.context, "SELinux context"),

@@ -1,17 +1,20 @@
-//! Layers that cannot be made alone: hard links of theirs lead to files of the layers below them in their image, or what they hold
-//! lies in directories that those describe.
+//! Layers that depend on the layers below them in their image, and so cannot be unpacked alone.
 //!
-//! That is only found out when such a layer is fetched, so it is fetched twice: the second time after all others are here, from
-//! the bottom up. For directories the first time ends at the first of them. The lowest layer of an image has nothing below it, and
-//! is made so at once. A layer on others is kept by the ChainID of the stack up to it, and that key stands for it in the volume's stack and in the
-//! image's record; by it the next pull finds it without a fetch.
+//! Such a layer has hard links to files of the layers below, or entries in directories that only those layers describe.
 //!
-//! The images of one volume are made each for itself: a directory that no layer of an image names is root's, 0755, also over another
-//! image that has it otherwise (docs/volumes.md). Made onto those below, an image would be fetched and stored once for each set of
-//! images that it is ever laid over.
+//! This is known only when the layer is fetched, so the layer is fetched twice. The second fetch comes after all other
+//! layers are in the store, from the bottom up. For directories the first fetch ends at the first such entry. The
+//! lowest layer of an image has nothing below it, and is unpacked at once. A layer that depends on others is stored
+//! under the ChainID of the stack up to it. That key stands for the layer in the volume's stack and in the image's
+//! record. With it the next pull finds the layer without a fetch.
 //!
-//! It holds bytes of the layers below, which its own origins do not vouch for. So it is given only together with all of these, each
-//! of them to a pod that may have it: as a layer of an image, never because an image claims its key for a diff id.
+//! Each image of a volume is unpacked for itself: a directory that no layer of an image names belongs to root with
+//! mode 0755, also over another image that has different metadata for it (docs/volumes.md). Otherwise an image would
+//! be fetched and stored once for each set of images below it.
+//!
+//! Such a layer holds bytes of the layers below, for which its own origins prove nothing. So it is used only together
+//! with all of these, and only if the pod may have each of them: as a layer of an image, never because an image claims
+//! its key for a diff id.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -27,17 +30,17 @@ use crate::{
     layers::{Place, chain_id},
 };
 
-/// A layer that waits for those below it.
+/// A layer that waits for the layers below it.
 pub(super) struct Linked<'a> {
-    /// The key that it cannot have.
+    /// The key of the layer if it could be unpacked alone.
     pub(super) key: Digest,
     pub(super) item: &'a Item,
-    /// As long as it is kept, others that want this layer learn from it that they need not fetch it to find out.
-    pub(super) _making: Option<Arc<InFlight>>,
+    /// While it is kept, other pulls of this layer learn from it, without a fetch, that the layer depends on others.
+    pub(super) _in_flight: Option<Arc<InFlight>>,
 }
 
-/// The ChainID up to each layer of an image, of keys instead of diff ids: what a native layer stands for is not what a portable one
-/// of the same tar does.
+/// The ChainID up to each layer of an image, computed from keys instead of diff ids: a native and a portable layer of
+/// the same tar have different content.
 pub(super) fn chains(layers: &[LayerBlob]) -> impl Iterator<Item = Digest> {
     layers.iter().scan(None, |below, layer| {
         *below = Some(chain_id(below.as_ref(), &key_of(layer)));
@@ -46,42 +49,43 @@ pub(super) fn chains(layers: &[LayerBlob]) -> impl Iterator<Item = Digest> {
 }
 
 impl ImagePuller {
-    /// Brings one layer here; answers it where it cannot be made alone.
-    pub(super) async fn alone<'a>(
+    /// Pulls one layer into the store. Returns the layer if it depends on the layers below it.
+    pub(super) async fn pull_alone<'a>(
         &self,
         wanted: LayerRequest<'_>,
         chain: Digest,
-        asked: &PullContext<'_>,
+        context: &PullContext<'_>,
         item: &'a Item,
     ) -> Result<Option<Linked<'a>>, PullError> {
         let key = wanted.key;
-        let is_here = self.may_use(&key, wanted.place(), asked).await?;
+        let is_here = self.may_use(&key, wanted.place(), context).await?;
         if !is_here && chain != key {
-            if self.may_use(&chain, Place::Chain, asked).await? {
-                return Ok(Some(Linked { key, item, _making: None }));
+            if self.may_use(&chain, Place::Chain, context).await? {
+                return Ok(Some(Linked { key, item, _in_flight: None }));
             }
-            let onto = LayerRequest { key: chain, ..wanted };
+            let linked = LayerRequest { key: chain, ..wanted };
             if let Some(known) =
-                self.failures.of(&onto.source(), &wanted.image.reference, Instant::now())
+                self.failures.of(&linked.source(), &wanted.image.reference, Instant::now())
             {
                 return Err(known);
             }
         }
-        let making = self.making(&wanted.source());
-        let is_here = is_here || self.bring(wanted, &making, asked, item).await?;
+        let in_flight = self.in_flight(&wanted.source());
+        let is_here = is_here || self.fetch_once(wanted, &in_flight, context, item).await?;
         if is_here {
             item.done();
             return Ok(None);
         }
-        Ok(Some(Linked { key, item, _making: Some(making) }))
+        Ok(Some(Linked { key, item, _in_flight: Some(in_flight) }))
     }
 
-    /// Makes those layers of an image that are `linked`, by the key that they cannot have, when all others are here; answers the keys of all.
-    pub(super) async fn onto(
+    /// Unpacks the layers of an image that depend on others, when all other layers are in the store. `linked` has them
+    /// by the key that each would have alone. Returns the keys of all layers of the image, bottom first.
+    pub(super) async fn pull_linked(
         &self,
         image: &Image,
         linked: &HashMap<Digest, &Item>,
-        asked: &PullContext<'_>,
+        context: &PullContext<'_>,
     ) -> Result<Vec<Digest>, PullError> {
         let mut keys = Vec::new();
         for (layer, key) in image.layers.iter().zip(chains(&image.layers)) {
@@ -91,9 +95,9 @@ impl ImagePuller {
                 continue;
             };
             let wanted = LayerRequest { image, layer, key, below: Some(&keys) };
-            let making = self.making(&wanted.source());
-            if !self.may_use(&key, wanted.place(), asked).await? {
-                self.bring(wanted, &making, asked, item).await?;
+            let in_flight = self.in_flight(&wanted.source());
+            if !self.may_use(&key, wanted.place(), context).await? {
+                self.fetch_once(wanted, &in_flight, context, item).await?;
             }
             item.done();
             keys.push(key);

@@ -1,4 +1,5 @@
-//! Many at once on one image: publishes, their retries, unpublishes and rounds of collection, on the in-memory twin.
+//! Concurrent publishes, retries, unpublishes and rounds of garbage collection with one image, on the in-memory fake
+//! of the kernel.
 
 use std::{
     collections::BTreeSet,
@@ -15,9 +16,9 @@ use crate::{
     image::fake::{FakeRegistry, Pushed, soon},
 };
 
-/// Volumes, each with somebody who makes it and lets it go.
+/// The number of volumes. One task publishes and unpublishes each of them.
 const CROWD: usize = 12;
-/// How often each of them does.
+/// How often each task does so.
 const ROUNDS: usize = 6;
 
 struct Crowd {
@@ -31,7 +32,7 @@ impl Crowd {
         let registry = FakeRegistry::start().await;
         let layers: Vec<_> = (1..=3).map(|n| vec![0; n * 1_024]).collect();
         let pushed = registry.push_image("crowd", "1", &layers, true);
-        // Always too full: each round removes whatever nobody uses.
+        // Always above the watermarks: each round removes every unused layer.
         let node = Node::with_settings(registry.registries(), |settings| {
             (settings.disk_high, settings.disk_low) = (0, 0);
         });
@@ -44,8 +45,8 @@ impl Crowd {
         request
     }
 
-    /// As the kubelet does: again and again, and an earlier call may not have ended. An answer that is not "come again" is no
-    /// answer that it may get.
+    /// Publishes as the kubelet does: it repeats the call, also while an earlier call runs. Each error must be one
+    /// that the kubelet retries.
     async fn publish(&self, n: usize) {
         loop {
             let (one, other) = futures::future::join(
@@ -53,12 +54,12 @@ impl Crowd {
                 self.node.volumes.publish(self.request(n)),
             )
             .await;
-            let answers = [one, other];
-            for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
-                let come_again = matches!(error.class(), Class::Busy | Class::Unavailable);
-                assert!(come_again, "{error}");
+            let results = [one, other];
+            for error in results.iter().filter_map(|result| result.as_ref().err()) {
+                let retryable = matches!(error.class(), Class::Busy | Class::Unavailable);
+                assert!(retryable, "{error}");
             }
-            if answers.iter().any(Result::is_ok) {
+            if results.iter().any(Result::is_ok) {
                 return;
             }
             tokio::task::yield_now().await;
@@ -72,7 +73,7 @@ impl Crowd {
         }
     }
 
-    /// Collects until `done`; answers how many layers went.
+    /// Collects garbage until `done`. Returns the number of removed layers.
     fn collect(&self, done: &Arc<AtomicBool>) -> tokio::task::JoinHandle<u64> {
         let (volumes, done) = (self.node.volumes.clone(), done.clone());
         tokio::task::spawn_blocking(move || {
@@ -85,7 +86,7 @@ impl Crowd {
         })
     }
 
-    /// How often a layer was fetched.
+    /// The number of layer downloads.
     fn fetches(&self) -> usize {
         let requests = self.registry.requests();
         let of = |layer| requests.iter().filter(move |(path, _)| path.ends_with(layer));
@@ -97,7 +98,7 @@ impl Crowd {
         self.node.assert_nothing_left();
         let store = &self.node.volumes.0.store;
         assert_eq!(store.verify().unwrap(), []);
-        // A fetch that was called off ends a moment later.
+        // A cancelled fetch ends a moment later.
         let staging = self.node.dir.path().join("store/staging");
         soon(async {
             while std::fs::read_dir(&staging).unwrap().next().is_some() {
@@ -108,7 +109,8 @@ impl Crowd {
     }
 }
 
-/// Runs one task a volume, with collection beside; answers how many layers that removed.
+/// Runs one task for each volume while garbage is collected. Returns the number of layers that the collection
+/// removed.
 async fn run<F>(crowd: &Arc<Crowd>, each: impl Fn(Arc<Crowd>, usize) -> F) -> u64
 where
     F: Future<Output = ()> + Send + 'static,
@@ -116,16 +118,16 @@ where
     let done = Arc::default();
     let collecting = crowd.collect(&done);
     let tasks: Vec<_> = (0..CROWD).map(|n| tokio::spawn(each(crowd.clone(), n))).collect();
-    let ended = futures::future::join_all(tasks).await;
+    let results = futures::future::join_all(tasks).await;
     done.store(true, Relaxed);
     let removed = collecting.await.unwrap();
-    ended.into_iter().for_each(Result::unwrap);
+    results.into_iter().for_each(Result::unwrap);
     removed
 }
 
-/// HAZARDS 20.
+/// docs/hazards.md, 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_crowd_fetches_each_layer_once_and_leaves_nothing() {
+async fn concurrent_volumes_fetch_each_layer_once_and_leave_nothing() {
     let crowd = Arc::new(Crowd::new().await);
     let mut removed = 0;
     for _ in 0..ROUNDS / 2 {
@@ -136,28 +138,28 @@ async fn a_crowd_fetches_each_layer_once_and_leaves_nothing() {
             }
         })
         .await;
-        // Nobody uses anything now, so all of it goes.
+        // No volume uses a layer now, so all of them are removed.
         removed += crowd.node.volumes.collect().unwrap().layers;
     }
     let (fetches, layers) = (crowd.fetches() as u64, crowd.pushed.layers.len() as u64);
     assert!(fetches <= removed + layers, "{fetches} fetches of {layers} layers, {removed} removed");
-    assert!(fetches > layers, "no layer was ever absent again");
+    assert!(fetches > layers, "no layer was ever fetched again");
     crowd.assert_clean().await;
 }
 
-/// HAZARDS 20: the pods go before their volumes came.
+/// docs/hazards.md, 20: the pods are deleted before their volumes are published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_crowd_that_leaves_early_leaves_nothing() {
+async fn volumes_that_are_unpublished_early_leave_nothing() {
     let crowd = Arc::new(Crowd::new().await);
     run(&crowd, |crowd, n| async move {
         for round in 0..ROUNDS {
-            let coming = tokio::spawn({
+            let publish = tokio::spawn({
                 let crowd = crowd.clone();
                 async move { crowd.node.volumes.publish(crowd.request(n)).await }
             });
             tokio::time::sleep(Duration::from_millis(((n + round) % 7) as u64)).await;
             crowd.unpublish(n).await;
-            if let Err(error) = coming.await.unwrap() {
+            if let Err(error) = publish.await.unwrap() {
                 assert!(matches!(error.class(), Class::Busy | Class::Unavailable), "{error}");
             }
             crowd.unpublish(n).await;

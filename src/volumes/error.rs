@@ -1,162 +1,84 @@
-//! What can go wrong, an enum for each operation; each message is the sentence a pod's Event shows.
+//! The errors of volumes: one enum for each operation. The kubelet shows each message in the pod's Events.
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{PodUid, RecordError, Reference, RestoreError, Target, VolumeId};
+use super::{PodUid, PullError, RecordError, Reference, Target, VolumeId};
 use crate::{
-    budget::OverBudget,
     error::Class,
-    image::ImageError,
-    layers::{AddError, ImagesError, LowerError},
-    overlay::{LAYER_LIMIT, OverlayError, PlanError},
+    layers::LowerError,
+    overlay::{OverlayError, PlanError},
     sys::mounts::MountError,
 };
 
-/// The volumes cannot be opened; the process cannot serve.
+/// The volumes of the node cannot be opened. The process cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The kernel did not say which boot this is.
-    #[error("cannot read the boot id: {0}; is /proc mounted?")]
+    /// The id of the current boot cannot be read.
+    #[error("cannot read the kernel's boot id: {0}; check that /proc is mounted")]
     BootId(io::Error),
     /// The directory of the volumes cannot be listed.
-    #[error("cannot list the volumes: {0}")]
+    #[error("cannot list the directories of the volumes: {0}")]
     List(io::Error),
-    /// The kernel did not say what is mounted.
-    #[error("cannot tell which volumes are mounted: {0}")]
+    /// The mount table cannot be read.
+    #[error("cannot find out which volumes are mounted: {0}")]
     Table(MountError),
-    /// There are too many threads.
+    /// The threads of the removal cannot be started.
     #[error("cannot start the threads that remove volumes: {0}")]
     Threads(io::Error),
 }
 
-/// The node cannot make volumes at this moment.
+/// The node cannot make volumes at this moment, because its store cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("the store cannot be read and written: {0}")]
+#[error("the driver's store cannot be read or written: {0}; check its disk")]
 pub struct ReadyError(pub io::Error);
 
-/// The layers of an image could not be brought here.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    /// Policy says not to ask, and it is not here for this pod: which of the two is nobody's business.
-    #[error(
-        "image {0} is not on this node for this pod, and pullPolicy is Never; use IfNotPresent, with a secret that may pull \
-         it if it is private"
-    )]
-    NotPresent(Reference),
-    /// What was found a moment ago is not fetched to be found again.
-    #[error(
-        "image {reference}: {why} (seen {seconds} s ago, and not tried again before {again} s)"
-    )]
-    Known {
-        /// What was asked for.
-        reference: Reference,
-        /// What was found.
-        why: String,
-        /// How long ago.
-        seconds: u64,
-        /// For how long it is remembered, in seconds.
-        again: u64,
-        /// What it meant.
-        class: Class,
-    },
-    /// Its registry is slow, and gives way to others.
-    #[error(
-        "image {0}: its registry is slow, many others on this node are slow too, and somebody waits: tried again later"
-    )]
-    Crowded(Reference),
-    /// Memory that other pulls hold.
-    #[error("image {reference}: what it consists of is not kept: {why}")]
-    Memory {
-        /// What was asked for.
-        reference: Reference,
-        /// Whether that passes.
-        why: OverBudget,
-    },
-    /// No kernel could mount it.
-    #[error(
-        "image {reference} has {count} different layers, and overlay takes at most {LAYER_LIMIT}; squash some of them"
-    )]
-    TooManyLayers {
-        /// The image.
-        reference: Reference,
-        /// Its layers.
-        count: usize,
-    },
-    /// The registry's side.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// The store's side.
-    #[error("image {reference}: {source}")]
-    Add {
-        /// The image it was for.
-        reference: Reference,
-        /// What went wrong.
-        source: AddError,
-    },
-    /// The image's record.
-    #[error(transparent)]
-    Record(#[from] ImagesError),
-    /// The snapshot is not to be had.
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
-}
-
-impl PullError {
-    /// What the failure means to the caller.
-    pub fn class(&self) -> Class {
-        match self {
-            Self::NotPresent(_) => Class::NotFound,
-            Self::Known { class, .. } => *class,
-            Self::Crowded(_) => Class::Unavailable,
-            Self::Memory { why, .. } => why.class(),
-            Self::TooManyLayers { .. } => Class::Precondition,
-            Self::Image(e) => e.class(),
-            Self::Add { source, .. } => source.class(),
-            Self::Record(e) => e.class(),
-            Self::Restore(e) => e.class(),
-        }
-    }
-}
-
-/// A volume could not be made to appear.
+/// A volume could not be published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// Another call on this volume has not returned.
-    #[error("volume {0}: an operation on it is under way; it goes on, ask again")]
+    /// Another operation on this volume has not finished.
+    #[error("volume {0}: another operation on it has not finished; try again")]
     Busy(VolumeId),
-    /// It was unpublished before it was there.
-    #[error("volume {0}: unpublished while it was being made")]
+    /// The pull was cancelled: the volume was unpublished, or requested differently, or the task failed.
+    #[error(
+        "volume {0}: its pull was cancelled, because the volume was unpublished or another request replaced this one"
+    )]
     CalledOff(VolumeId),
-    /// The target is somewhere we must not mount.
-    #[error("target path {target} is not beneath the kubelet's directory {kubelet}")]
+    /// The target is outside of the kubelet's directory, where the driver must not mount.
+    #[error(
+        "target path {target} is not below the kubelet's directory {kubelet}; set kubeletDir of the driver's chart"
+    )]
     Outside {
-        /// As asked.
+        /// The requested target.
         target: Target,
-        /// The directory.
+        /// The kubelet's directory.
         kubelet: String,
     },
-    /// The request names another pod than the one whose directory the target is in: nobody but the kubelet makes that directory.
+    /// The request names another pod than the one whose directory holds the target. Only the kubelet makes that
+    /// directory.
     #[error(
-        "target path {target} is not of pod {uid}, which the request names: the CSIDriver object has to say podInfoOnMount: true"
+        "target path {target} does not belong to pod {uid}, which the request names; set podInfoOnMount: true in the \
+         CSIDriver object"
     )]
     OtherPod {
-        /// As asked.
+        /// The requested target.
         target: Target,
-        /// As asked.
+        /// The uid in the request.
         uid: PodUid,
     },
-    /// The same volume, asked for differently.
-    #[error("volume {id} exists already with other {what}; delete the pod to make it anew")]
+    /// The volume exists, and the request differs from it.
+    #[error(
+        "volume {id} already exists with another value of {what}; delete the pod to create the volume again"
+    )]
     Conflict {
         /// The volume.
         id: VolumeId,
-        /// In which arguments the two differ.
+        /// The attribute in which the two differ.
         what: &'static str,
     },
-    /// Policy has not got the image.
+    /// The policy of images does not allow the image.
     #[error(
-        "image {image} is not allowed in namespace {namespace}: the driver's policy (policy.allowedImages, \
-         policy.refusedImages of its chart) says which are; a snapshot is named in the attribute `snapshot`"
+        "image {image} is not allowed in namespace {namespace}; policy.allowedImages and policy.refusedImages of the \
+         driver's chart define the allowed images; to start from a snapshot, use the attribute `snapshot`"
     )]
     NotAllowed {
         /// The image.
@@ -164,59 +86,60 @@ pub enum PublishError {
         /// The pod's namespace.
         namespace: String,
     },
-    /// An attribute that is about writes, and there are none.
-    #[error("volume {id}: {what} has no meaning for a read-only volume: leave it out")]
+    /// An attribute that only matters for writes, on a read-only volume.
+    #[error("volume {id}: {what} has no meaning for a read-only volume; remove that attribute")]
     ReadOnly {
         /// The volume.
         id: VolumeId,
         /// The attribute.
         what: &'static str,
     },
-    /// The pod's own limit is one that nobody here would hold it to.
+    /// The pod sets a limit that this node cannot enforce.
     #[error(
-        "volume {id}: size and inodes cannot be enforced for a volume on this node's disk: {why}; leave them out, or use \
+        "volume {id}: this node cannot enforce size and inodes for a volume on disk: {why}; remove them, or use \
          medium: Memory"
     )]
     Unenforceable {
         /// The volume.
         id: VolumeId,
-        /// What the file system lacks.
+        /// What the file system or the kernel lacks.
         why: String,
     },
-    /// The images do not arrive in time; their pull goes on.
-    #[error("volume {id}: {progress}; the pull goes on, ask again")]
+    /// The images did not arrive before the deadline of the call. Their pull goes on.
+    #[error("volume {id}: {progress}; the pull goes on, try again")]
     Pulling {
         /// The volume.
         id: VolumeId,
-        /// How far it is.
+        /// The progress, as a part of a sentence ([`super::Progress::sentence`]).
         progress: String,
     },
-    /// The images did not arrive.
+    /// The pull failed.
     #[error("{0}")]
     Pull(Arc<PullError>),
-    /// A volatile volume may be torn, and its owner would rather have none.
+    /// The files of a volatile volume may be torn, and its `onUnclean` is `fail`.
     #[error(
-        "volume {id} is volatile and may be torn, because {why}; delete the pod to start anew, or use onUnclean: discard"
+        "volume {id} is volatile and its files may be torn, because {why}; delete the pod to get a new volume, or use \
+         onUnclean: discard"
     )]
     Unclean {
         /// The volume.
         id: VolumeId,
-        /// What happened.
+        /// The cause, as a clause.
         why: &'static str,
     },
-    /// A file cannot be copied up.
+    /// A file of `preCopyUp` cannot be copied up.
     #[error(
-        "volume {id}: preCopyUp: cannot copy up {path:?}: {source}; list regular files of the images"
+        "volume {id}: cannot copy up {path:?} of preCopyUp: {source}; list only regular files of the images"
     )]
     CopyUp {
         /// The volume.
         id: VolumeId,
         /// The file, relative to the volume.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// The record.
+    /// The record of the volume cannot be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// A layer cannot be opened.
@@ -224,58 +147,58 @@ pub enum PublishError {
     Lower {
         /// The volume.
         id: VolumeId,
-        /// What went wrong.
+        /// The error of the store.
         source: LowerError,
     },
-    /// The mount breaks a rule.
+    /// The mount breaks a rule of overlayfs or of the driver.
     #[error("volume {id}: {source}")]
     Plan {
         /// The volume.
         id: VolumeId,
-        /// Which rule.
+        /// The rule.
         source: PlanError,
     },
-    /// Overlay would not have it.
+    /// The overlay cannot be made.
     #[error("volume {id}: {source}")]
     Overlay {
         /// The volume.
         id: VolumeId,
-        /// What went wrong.
+        /// The error of the overlay.
         source: OverlayError,
     },
-    /// The kernel would not have it.
+    /// A mount operation failed.
     #[error("volume {id}: {source}")]
     Mount {
         /// The volume.
         id: VolumeId,
-        /// The kernel's words.
+        /// The kernel's error.
         source: MountError,
     },
-    /// The upper cannot be made ready.
-    #[error("volume {id}: cannot make its upper ready: {source}")]
+    /// The upper cannot be prepared.
+    #[error("volume {id}: cannot prepare its upper directory: {source}")]
     Upper {
         /// The volume.
         id: VolumeId,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// The volume is mounted from, and its record does not say so.
+    /// The remains of the volume cannot be removed, for example because something is mounted in its directory.
     #[error(transparent)]
     Unremovable(#[from] UnpublishError),
-    /// The directory to mount on.
-    #[error("volume {id}: cannot make the target {target}: {source}")]
+    /// The target directory cannot be made.
+    #[error("volume {id}: cannot create the target directory {target}: {source}")]
     MakeTarget {
         /// The volume.
         id: VolumeId,
-        /// Where.
+        /// The target.
         target: Target,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl PublishError {
-    /// What the failure means to the caller.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Busy(_) | Self::CalledOff(_) => Class::Busy,
@@ -299,7 +222,7 @@ impl PublishError {
             Self::Overlay { source, .. } => source.class(),
             Self::Mount { source, .. } => source.class(),
             Self::Upper { source, .. } => Class::of_disk(source),
-            // But for a full disk it is the path that is wrong: a parent missing, a symlink, something in the way.
+            // Unless the disk is full, the path is wrong: a parent is missing, or a symlink or a file is in the way.
             Self::MakeTarget { source, .. } => match Class::of_disk(source) {
                 Class::Exhausted => Class::Exhausted,
                 _ => Class::Precondition,
@@ -308,83 +231,85 @@ impl PublishError {
     }
 }
 
-/// A volume could not be made to go away.
+/// A volume could not be unpublished or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpublishError {
-    /// Another call on this volume has not returned.
-    #[error("volume {0}: an operation on it is under way; ask again")]
+    /// Another operation on this volume has not finished.
+    #[error("volume {0}: another operation on it has not finished; try again")]
     Busy(VolumeId),
-    /// The target is somewhere we must not unmount.
-    #[error("target path {target} is not beneath the kubelet's directory {kubelet}")]
+    /// The target is outside of the kubelet's directory, where the driver must not unmount.
+    #[error(
+        "target path {target} is not below the kubelet's directory {kubelet}; set kubeletDir of the driver's chart"
+    )]
     Outside {
-        /// As asked.
+        /// The requested target.
         target: Target,
-        /// The directory.
+        /// The kubelet's directory.
         kubelet: String,
     },
-    /// The kernel would not let go.
+    /// The volume cannot be unmounted, or the mount table cannot be read.
     #[error("volume {id}: {source}")]
     Mount {
         /// The volume.
         id: VolumeId,
-        /// The kernel's words.
+        /// The kernel's error.
         source: MountError,
     },
-    /// Unmounted, and yet mounted.
-    #[error("volume {id}: {target} is still mounted after it was unmounted; ask again")]
+    /// The target is still mounted after several unmounts.
+    #[error(
+        "volume {id}: {target} is still mounted after several unmounts; try again, and find out what mounts there"
+    )]
     StillMounted {
         /// The volume.
         id: VolumeId,
-        /// Where.
+        /// The target.
         target: Target,
     },
-    /// The target is not an empty directory; whatever is in it is not ours to delete.
+    /// The target is not an empty directory. The driver does not delete what others put into it.
     #[error(
-        "volume {id}: cannot remove the target {target}: {source}; only an empty directory is removed"
+        "volume {id}: cannot remove the target directory {target}: {source}; the driver removes only an empty directory"
     )]
     RemoveTarget {
         /// The volume.
         id: VolumeId,
-        /// Where.
+        /// The target.
         target: Target,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// Something that is not this volume is mounted at the target.
-    #[error(
-        "volume {id}: {found} is mounted at {target}, and is not this volume; unmount it by hand"
-    )]
+    /// Another file system than this volume is mounted at the target.
+    #[error("volume {id}: the mount at {target} is {found}, not this volume; unmount it by hand")]
     Foreign {
         /// The volume.
         id: VolumeId,
-        /// Where.
+        /// The target.
         target: Target,
-        /// Type and source of what is mounted.
+        /// The type of the mounted file system, and its source in parentheses.
         found: String,
     },
-    /// The volume is still mounted, or something is mounted within its directory.
-    #[error("volume {id}: cannot remove it while something is mounted at {at}; unmount that")]
+    /// The volume is still mounted, or a file system is mounted in its directory.
+    #[error("volume {id}: cannot remove the volume while {at} is mounted; unmount {at}")]
     InUse {
         /// The volume.
         id: VolumeId,
-        /// Where it is mounted.
+        /// The mount point.
         at: String,
     },
-    /// The record.
+    /// The record of the volume cannot be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The bytes.
-    #[error("volume {id}: cannot remove it: {source}")]
+    /// The directory of the volume cannot be moved into staging.
+    #[error("volume {id}: cannot remove its directory: {source}")]
     Discard {
         /// The volume.
         id: VolumeId,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl UnpublishError {
-    /// What the failure means to the caller.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Busy(_) | Self::StillMounted { .. } => Class::Busy,

@@ -1,37 +1,37 @@
-//! What a pod's owner is told beside the answer to a call.
+//! The Events of pods: messages for the user of a pod in addition to the response of a call.
 
 use std::fmt;
 
 use super::Pod;
 
-/// Takes notices to where a pod's owner sees them: in a cluster, the pod's Events. Never blocks, never fails: a notice is a
-/// courtesy.
+/// Records Events where the pod's user sees them: in a cluster, as Events of the pod. It never blocks and never fails,
+/// because nothing depends on an Event.
 pub trait EventRecorder: Send + Sync + fmt::Debug {
-    /// Tells it. The same notice again may be dropped or counted.
-    fn record(&self, pod: &Pod, notice: PodEvent);
+    /// Records an Event. A repeated Event may be dropped or counted.
+    fn record(&self, pod: &Pod, event: PodEvent);
 }
 
-/// One thing to tell.
+/// One Event of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodEvent {
-    /// How bad it is.
+    /// The type of the Event.
     pub kind: PodEventType,
     /// One word in CamelCase, for programs (an Event's `reason`).
     pub reason: &'static str,
-    /// The sentence.
+    /// The message, a sentence.
     pub message: String,
 }
 
-/// How bad a notice is.
+/// The type of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodEventType {
-    /// Good to know.
+    /// For information.
     Normal,
-    /// Somebody should look.
+    /// The user should act on it.
     Warning,
 }
 
-/// Tells nobody: a node without a cluster.
+/// Records nothing: for a node without a cluster.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoEvents;
 

@@ -1,4 +1,4 @@
-//! Snapshots for tests: what a cluster answers, and what a cut leaves in the store.
+//! Snapshots for tests: a fake of the cluster, and the layers and records that a capture leaves in the store.
 
 use std::{
     collections::HashMap,
@@ -15,57 +15,57 @@ use crate::{
     sys::durable::Amount,
 };
 
-type Answer = Result<FoundSnapshot, LookupError>;
+type Response = Result<FoundSnapshot, LookupError>;
 
-/// A cluster that knows what it was told.
+/// A fake cluster with configured responses.
 #[derive(Debug, Default)]
-pub(super) struct FakeSnapshots(Mutex<Known>);
+pub(super) struct FakeSnapshots(Mutex<State>);
 
 #[derive(Debug, Default)]
-struct Known {
-    answers: HashMap<String, Vec<Answer>>,
-    asked: usize,
+struct State {
+    responses: HashMap<String, Vec<Response>>,
+    requests: usize,
 }
 
 impl FakeSnapshots {
-    /// What is answered to whoever asks for `default/<name>`: each once, the last from then on.
-    pub(super) fn respond(&self, name: &str, answers: impl IntoIterator<Item = Answer>) {
-        let mut answers: Vec<_> = answers.into_iter().collect();
-        answers.reverse();
-        self.known().answers.insert(format!("default/{name}"), answers);
+    /// Sets the responses to lookups of `default/<name>`. Each is returned once, the last one from then on.
+    pub(super) fn respond(&self, name: &str, responses: impl IntoIterator<Item = Response>) {
+        let mut responses: Vec<_> = responses.into_iter().collect();
+        responses.reverse();
+        self.state().responses.insert(format!("default/{name}"), responses);
     }
 
-    /// How often it was asked.
+    /// The number of lookups.
     pub(super) fn requests(&self) -> usize {
-        self.known().asked
+        self.state().requests
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
 }
 
 impl SnapshotLookup for FakeSnapshots {
     fn find<'a>(&'a self, namespace: &'a str, name: &'a str) -> Lookup<'a> {
-        let mut known = self.known();
-        known.asked += 1;
-        let answer = match known.answers.get_mut(&format!("{namespace}/{name}")) {
-            Some(answers) if answers.len() > 1 => answers.pop().unwrap(),
-            Some(answers) => answers[0].clone(),
+        let mut state = self.state();
+        state.requests += 1;
+        let response = match state.responses.get_mut(&format!("{namespace}/{name}")) {
+            Some(responses) if responses.len() > 1 => responses.pop().unwrap(),
+            Some(responses) => responses[0].clone(),
             None => Err(LookupError::Absent { namespace: namespace.into(), name: name.into() }),
         };
-        Box::pin(async move { answer })
+        Box::pin(async move { response })
     }
 }
 
-/// What the cluster says of a snapshot without owner and image, with one layer of its own.
+/// The response of the cluster for a snapshot with one layer of its own, without an owner and an image.
 pub(super) fn found(id: &str) -> FoundSnapshot {
     let (id, node) = (id.parse().unwrap(), "node-1".to_owned());
     FoundSnapshot { id, node, image: None, own: 1, owner: None }
 }
 
-/// Puts a layer into the store as a cut does, with what `fill` puts into its directory, and these needs (metacopy, redirect);
-/// answers its key.
+/// Adds a layer to the store as a capture does, with the files that `fill` writes and the features that it needs
+/// (metacopy, redirect). Returns its key.
 pub(super) fn snapshot_layer(
     store: &Arc<Store>,
     id: &str,

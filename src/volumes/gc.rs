@@ -1,4 +1,4 @@
-//! Which layers volumes need, and the rounds that remove the others.
+//! Garbage collection of layers: finds the layers that volumes need, and removes the others.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -15,7 +15,7 @@ use crate::{
     sys::mounts::{Mount, Mounts},
 };
 
-/// For how long a layer stays that nothing needs: a pull that was cut off goes on with the layers it has.
+/// How long a layer stays that nothing needs. A pull that was interrupted can then continue with the layers it has.
 pub(super) const LAYER_GRACE: Duration = Duration::from_secs(600);
 
 /// Removes layers that no volume needs.
@@ -29,33 +29,36 @@ pub(super) struct GarbageCollector {
 }
 
 impl Volumes {
-    /// Removes layers that nothing needs, and images that nobody used lately where the disk is too full. Where anything is not
-    /// known for sure, nothing is removed and the error says what. Blocks; to be called every now and then.
+    /// Removes layers that nothing needs and, if the disk is too full, images that no volume used lately. Blocks. The
+    /// caller must repeat it periodically.
+    ///
+    /// # Errors
+    /// The layers in use are not known for sure. Nothing is removed then.
     pub fn collect(&self) -> Result<GcStats, CollectError> {
         self.0.collector.collect()
     }
 }
 
 impl GarbageCollector {
-    /// From here on the store has it make room.
+    /// Registers the collector with the store, which calls it when the disk is full.
     pub(super) fn start(self) -> Arc<Self> {
         let collector = Arc::new(self);
         let weak = Arc::downgrade(&collector);
         collector.store.when_full(move |bytes| {
-            // It has said itself what went wrong, and whoever needs the room finds out.
+            // `free_space` has logged its error, and the writer that needs the space gets an error of its own.
             let _ = weak.upgrade().map(|collector| collector.free_space(bytes));
         });
         collector
     }
 
-    /// A whole round.
+    /// Runs a whole round.
     pub(super) fn collect(&self) -> Result<GcStats, CollectError> {
         let done = self.store.collect(|| self.roots(), &self.marks);
         self.count(done.as_ref());
         done
     }
 
-    /// A round that ends as soon as `need` bytes are free.
+    /// Runs a round that ends as soon as `need` bytes are free.
     fn free_space(&self, need: u64) -> Result<(), CollectError> {
         let done = self.store.free_space(|| self.roots(), self.marks.grace, need);
         if let Some(done) = done.as_ref().map(Option::as_ref).transpose() {
@@ -78,10 +81,11 @@ impl GarbageCollector {
         }
     }
 
-    /// The layers of all volumes, and the manifests of their images. A record is on disk before its mount and goes after it, so the
-    /// mount table is read first: each overlay in it has its record still, or has gone meanwhile.
+    /// The layers of all volumes, and the manifests of their images.
     ///
-    /// A read-only volume shows no upper: by its name alone it is ours.
+    /// A record is written before its mount is made, and removed after the mount. So the mount table is read first:
+    /// each overlay in it still has its record, or was unmounted meanwhile. A read-only volume shows no upper; only
+    /// its name identifies it.
     fn roots(&self) -> Result<HashSet<Digest>, CollectError> {
         let table = self.table()?;
         let before = self.mounted(&table);
@@ -94,7 +98,7 @@ impl GarbageCollector {
                     recorded.insert(id);
                 }
                 Ok(None) => {}
-                // Nobody can mount it any more, so it needs no layer. What is left of it goes with its pod.
+                // The volume cannot be mounted again, so it needs no layer. Unpublish removes the rest of it.
                 Err(RecordError::Unreadable { is_later: false, .. })
                     if !before.contains(&id) && !self.shows(&table, &id) => {}
                 Err(error) => return Err(CollectError::IncompleteRoots(error.to_string())),
@@ -120,14 +124,14 @@ impl GarbageCollector {
         table.iter().any(|mount| is_named(mount, &self.store, id))
     }
 
-    /// The volumes whose uppers the mount table shows.
+    /// The volumes whose uppers are in the mount table.
     fn mounted(&self, table: &[Mount]) -> BTreeSet<VolumeId> {
         let volumes = self.store.volumes();
         table.iter().filter_map(|mount| volume_of(mount, &volumes)).collect()
     }
 }
 
-/// The volume beneath `volumes` whose upper an overlay writes to.
+/// The volume below `volumes` whose upper the mount uses, if the mount is an overlay of such a volume.
 fn volume_of(mount: &Mount, volumes: &Path) -> Option<VolumeId> {
     let upper = (mount.fs_type == "overlay").then(|| mount.super_option("upperdir"))??;
     match Path::new(&upper).strip_prefix(volumes).ok()?.components().next()? {

@@ -1,4 +1,4 @@
-//! What volumes keep, and when nothing is removed at all.
+//! Tests of what volumes keep from garbage collection, and of rounds that remove nothing.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ struct Node {
 }
 
 impl Node {
-    /// With one volume, `a`, whose image is not recorded any more.
+    /// A node with one volume, `a`, whose image is no longer recorded.
     async fn new() -> Self {
         let (dir, kernel) = (TempDir::new().unwrap(), Arc::new(FakeMounts::default()));
         fs::create_dir_all(dir.path().join("kubelet/pods/pod-1")).unwrap();
@@ -63,7 +63,7 @@ impl Node {
         }
     }
 
-    /// A round without grace.
+    /// Runs a round without a grace period.
     fn collect(&self) -> Result<GcStats, CollectError> {
         let GarbageCollector { store, records, mounts, metrics, .. } = &*self.volumes.0.collector;
         let (store, records, mounts) = (store.clone(), records.clone(), mounts.clone());
@@ -86,13 +86,13 @@ impl Node {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_layers_of_a_volume_stay_until_it_goes() {
+async fn the_layers_of_a_volume_are_kept_until_it_is_unpublished() {
     let node = Node::new().await;
     let done = node.collect().unwrap();
     assert_eq!((done.images, done.layers, done.kept_layers), (0, 0, 2));
     node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
     let done = node.volumes.collect().unwrap();
-    assert_eq!((done.images, done.layers), (1, 0), "its layers may be wanted again");
+    assert_eq!((done.images, done.layers), (1, 0), "its layers may be needed again");
     assert_eq!(node.collect().unwrap().layers, 2);
     let text = node.volumes.0.collector.metrics.text().unwrap();
     for line in ["ovl_gc_layers_total 2", "ovl_layers 0", "ovl_store_bytes 0"] {
@@ -100,17 +100,17 @@ async fn the_layers_of_a_volume_stay_until_it_goes() {
     }
 }
 
-/// A snapshot's own image goes on from the images that its volume was made of, so it keeps their configs too.
+/// The image of a snapshot is based on the images of its volume, so a snapshot keeps their configs too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_keeps_layers_and_images_when_its_volume_has_gone() {
+async fn a_snapshot_keeps_layers_and_images_after_its_volume_is_unpublished() {
     let node = Node::new().await;
     let store = &node.volumes.0.store;
-    let held = node.volumes.hold(&"a".parse().unwrap(), Some(&node.request().pod)).unwrap();
-    let cut = snapshot_layer(store, "s", (false, false), |_| {});
-    let stack = held.stack().iter().copied().chain([cut]).collect();
-    store.put_snapshot(record("s", stack, held.manifests().to_vec())).unwrap();
-    let manifest = held.manifests()[0];
-    drop(held);
+    let guard = node.volumes.hold(&"a".parse().unwrap(), Some(&node.request().pod)).unwrap();
+    let layer = snapshot_layer(store, "s", (false, false), |_| {});
+    let stack = guard.stack().iter().copied().chain([layer]).collect();
+    store.put_snapshot(record("s", stack, guard.manifests().to_vec())).unwrap();
+    let manifest = guard.manifests()[0];
+    drop(guard);
     node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
     let done = node.collect().unwrap();
     assert_eq!((done.images, done.layers, done.kept_layers), (0, 0, 3));
@@ -122,7 +122,7 @@ async fn a_snapshot_keeps_layers_and_images_when_its_volume_has_gone() {
     assert!(!image.exists());
 }
 
-/// HAZARDS 34.
+/// docs/hazards.md, 34.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_cannot_be_read_stops_the_round() {
     let node = Node::new().await;
@@ -130,19 +130,19 @@ async fn a_record_that_cannot_be_read_stops_the_round() {
     node.assert_skipped("volume a: ");
 }
 
-/// HAZARDS 34: one torn record would stop the rounds of its node for as long as it lies there.
+/// docs/hazards.md, 34: otherwise one torn record would stop all rounds of its node for as long as it exists.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_nobody_can_mount_any_more_keeps_no_layers() {
+async fn an_unmounted_volume_with_a_torn_record_keeps_no_layers() {
     let node = Node::new().await;
     node.volumes.0.mounts.unmount(node.target().as_path()).unwrap();
     fs::write(node.record(), r#"{"format":99}"#).unwrap();
     node.assert_skipped("volume a: ");
     fs::write(node.record(), "{").unwrap();
     assert_eq!(node.collect().unwrap().layers, 2);
-    assert!(node.record().exists(), "its upper is the pod's still");
+    assert!(node.record().exists(), "the upper still belongs to the pod");
 }
 
-/// HAZARDS 34.
+/// docs/hazards.md, 34.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_volume_whose_record_is_torn_stops_the_round() {
     let node = Node::new().await;
@@ -154,7 +154,7 @@ async fn a_read_only_volume_whose_record_is_torn_stops_the_round() {
     node.assert_skipped("volume a: ");
 }
 
-/// HAZARDS 34.
+/// docs/hazards.md, 34.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overlay_without_a_record_stops_the_round() {
     let node = Node::new().await;

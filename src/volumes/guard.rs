@@ -1,4 +1,4 @@
-//! A volume that stays as it is while somebody copies what its pod wrote.
+//! The guard of a volume: keeps it published or unpublished as it is while a capture copies its upper.
 
 use std::{io, path::Path};
 
@@ -13,7 +13,8 @@ use crate::{
     sys::mounts::{Mount, MountError},
 };
 
-/// A volume that nobody else works on, until dropped: it is neither published nor unpublished meanwhile. Its pod writes on.
+/// A volume with its lock held. It is neither published nor unpublished until the guard is dropped. Its pod can still
+/// write.
 #[derive(Debug)]
 pub struct VolumeGuard {
     lock: VolumeLock,
@@ -23,115 +24,116 @@ pub struct VolumeGuard {
 }
 
 impl VolumeGuard {
-    /// Which volume.
+    /// The id of the volume.
     pub fn id(&self) -> &VolumeId {
         self.lock.id()
     }
 
-    /// For whom it is.
+    /// The pod of the volume, from its record.
     pub fn pod(&self) -> &Pod {
         &self.record.pod
     }
 
-    /// The keys of its layers, bottom first. They stay as long as it is held.
+    /// The keys of its layers, bottom first. The layers stay in the store while the guard is held.
     pub fn stack(&self) -> &[Digest] {
         &self.record.stack
     }
 
-    /// How many of these lie above the images that it was made of.
+    /// How many of these, at the top, are layers of snapshots and not of images.
     pub fn snapshot_layers(&self) -> usize {
         self.record.own
     }
 
-    /// The manifests of the images that it was made of; of a pushed snapshot's own image, where it was pulled for it.
+    /// The digests of the manifests of its images. If a pushed snapshot was pulled for it, that of the snapshot's
+    /// image.
     pub fn manifests(&self) -> &[Digest] {
         &self.record.manifests
     }
 
-    /// The images as its pod named them.
+    /// The images, as the pod named them.
     pub fn images(&self) -> &[Reference] {
         &self.record.spec.images
     }
 
-    /// The snapshot that it was made of, if of one.
+    /// The snapshot that the volume started from, if any.
     pub fn parent(&self) -> Option<&SnapshotId> {
         self.record.snapshot.as_ref()
     }
 
-    /// Whom root's files of its images belong to.
+    /// The attribute `owner`: the owner of the images' files that belong to root.
     pub fn owner(&self) -> Option<Owner> {
         self.record.spec.owner
     }
 
-    /// Where its writes are: overlay's upper, with overlay's marks.
+    /// The upper directory: the pod's writes, in overlayfs' format (whiteouts, xattrs).
     pub fn upper(&self) -> &Path {
         self.upper.upper()
     }
 
-    /// How many files of its layers have names that a copy of the upper would show as they were before: [`overlay::half_named`].
+    /// The number of files of its layers whose changed names a copy of the upper would lose: [`overlay::half_named`].
     ///
     /// # Errors
-    /// The disk does not say so.
+    /// The work directory cannot be read.
     pub fn half_named(&self) -> io::Result<u64> {
         overlay::half_named(&self.upper)
     }
 
-    /// Whether it was mounted when it was taken hold of: if not, nobody writes to it.
+    /// Whether the volume was mounted when the guard was made. If not, no process writes to it.
     pub fn is_mounted(&self) -> bool {
         self.is_mounted
     }
 
-    /// Whether somebody asked to unpublish it since: whoever copies it gives way.
+    /// Whether an unpublish waits for the volume. The holder of the guard must then stop and drop it.
     pub fn is_wanted(&self) -> bool {
         self.lock.is_wanted()
     }
 }
 
-/// Why a volume cannot be held.
+/// Why a volume cannot be guarded.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     /// There is no such volume on this node.
-    #[error("there is no volume {0} on this node")]
+    #[error("volume {0} is not on this node")]
     Absent(VolumeId),
-    /// It is of another pod than the one that was named.
-    #[error("volume {id} is of another pod than {pod}")]
+    /// The volume belongs to another pod than the named one.
+    #[error("volume {id} does not belong to pod {pod}")]
     Foreign {
         /// The volume.
         id: VolumeId,
-        /// The pod that was named, as namespace/name.
+        /// The named pod, as namespace/name.
         pod: String,
     },
-    /// Somebody works on it.
-    #[error("volume {0} is being worked on; ask again")]
+    /// Another operation on this volume has not finished.
+    #[error("volume {0}: another operation on it has not finished; try again")]
     Busy(VolumeId),
-    /// A pod cannot write to it, so there is nothing to keep.
-    #[error("volume {0} is read-only: there is nothing of its own in it")]
+    /// The pod cannot write to the volume, so there is nothing to capture.
+    #[error("volume {0} is read-only, so it has no data of its own")]
     ReadOnly(VolumeId),
-    /// Its writes may be torn, or are gone.
+    /// The pod's writes may be torn or lost.
     #[error(
-        "volume {id} is not what its pod wrote, because {why}; wait until it is published again"
+        "volume {id} does not hold what its pod wrote, because {why}; wait until it is published again"
     )]
     Lost {
         /// The volume.
         id: VolumeId,
-        /// What happened.
+        /// The cause, as a clause.
         why: &'static str,
     },
-    /// Its record.
+    /// The record of the volume cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The kernel did not say what is mounted.
+    /// The mount table cannot be read.
     #[error("volume {id}: {source}")]
     Table {
         /// The volume.
         id: VolumeId,
-        /// The kernel's words.
+        /// The kernel's error.
         source: MountError,
     },
 }
 
 impl GuardError {
-    /// What it means to whoever asked.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Absent(_) => Class::NotFound,
@@ -145,15 +147,20 @@ impl GuardError {
 }
 
 impl Volumes {
-    /// Takes hold of a volume, of this pod if one is named. Whoever names both is believed in neither: the volume's record says whose it is, by
-    /// namespace and uid. Blocks.
+    /// Locks a volume and returns its guard. Blocks.
+    ///
+    /// If `pod` is named, the volume must belong to it. Neither name is trusted: the volume's record says which pod it
+    /// belongs to, by namespace and uid.
+    ///
+    /// # Errors
+    /// [`GuardError`].
     pub fn hold(&self, id: &VolumeId, pod: Option<&Pod>) -> Result<VolumeGuard, GuardError> {
         let inner = &self.0;
         let lock = inner.locks.try_lock(id).ok_or_else(|| GuardError::Busy(id.clone()))?;
         let record = inner.records.read(id)?.ok_or_else(|| GuardError::Absent(id.clone()))?;
-        let is_of =
+        let owns =
             |pod: &&Pod| (&record.pod.namespace, &record.pod.uid) == (&pod.namespace, &pod.uid);
-        if let Some(pod) = pod.filter(|pod| !is_of(pod)) {
+        if let Some(pod) = pod.filter(|pod| !owns(pod)) {
             let pod = format!("{}/{}", pod.namespace, pod.name);
             return Err(GuardError::Foreign { id: id.clone(), pod });
         }
@@ -162,7 +169,7 @@ impl Volumes {
         }
         let table = inner.mounts.table();
         let table = table.map_err(|source| GuardError::Table { id: id.clone(), source })?;
-        if let Some(why) = inner.went_down(&record, &table) {
+        if let Some(why) = inner.crash_reason(&record, &table) {
             return Err(GuardError::Lost { id: id.clone(), why });
         }
         let is_mounted = table.iter().any(|mount: &Mount| inner.is_of(mount, id));

@@ -1,4 +1,4 @@
-//! Who has a volume while it is cut, and what can be cut at all.
+//! Tests of the guard that a capture has of its volume, and of which volumes can be captured.
 
 use std::fs;
 
@@ -21,22 +21,22 @@ fn pod() -> Pod {
     Node::new().request("a", "t").pod
 }
 
-/// HAZARDS 37: either the cut has all of the volume, or there is none to cut.
+/// docs/hazards.md, 37: a capture has the whole volume, or it fails because there is none.
 #[tokio::test]
-async fn a_volume_that_is_held_does_not_go_and_one_that_goes_is_not_held() {
+async fn a_guarded_volume_is_not_unpublished_and_an_unpublished_one_has_no_guard() {
     let node = published(|_| {}).await;
-    let held = node.volumes.hold(&id(), Some(&pod())).unwrap();
-    assert_eq!((held.id(), held.pod().name.as_str()), (&id(), "one"));
-    assert_eq!(held.upper(), node.volume("a").join("upper"));
-    assert!(held.is_mounted() && held.parent().is_none() && held.owner().is_none());
-    assert_eq!((held.stack().len(), held.snapshot_layers(), held.manifests().len()), (0, 0, 0));
+    let guard = node.volumes.hold(&id(), Some(&pod())).unwrap();
+    assert_eq!((guard.id(), guard.pod().name.as_str()), (&id(), "one"));
+    assert_eq!(guard.upper(), node.volume("a").join("upper"));
+    assert!(guard.is_mounted() && guard.parent().is_none() && guard.owner().is_none());
+    assert_eq!((guard.stack().len(), guard.snapshot_layers(), guard.manifests().len()), (0, 0, 0));
     assert_eq!(node.volumes.hold(&id(), Some(&pod())).unwrap_err().class(), Class::Busy);
     assert_eq!(node.unpublish("a", "t").await.unwrap_err().class(), Class::Busy);
     let again = node.volumes.publish(node.request("a", "t2")).await;
     assert_eq!(again.unwrap_err().class(), Class::Busy);
     node.volumes.recover(Duration::ZERO).unwrap();
     assert_eq!(node.mounted().len(), 1);
-    drop(held);
+    drop(guard);
     node.unpublish("a", "t").await.unwrap();
     let error = node.volumes.hold(&id(), Some(&pod())).unwrap_err();
     assert_eq!(error.class(), Class::NotFound, "{error}");
@@ -44,15 +44,15 @@ async fn a_volume_that_is_held_does_not_go_and_one_that_goes_is_not_held() {
 }
 
 #[tokio::test]
-async fn a_volume_whose_pod_has_ended_can_be_held() {
+async fn a_volume_whose_pod_has_ended_can_be_guarded() {
     let node = published(|_| {}).await.rebooted();
-    let held = node.volumes.hold(&id(), Some(&pod())).unwrap();
-    assert!(!held.is_mounted());
+    let guard = node.volumes.hold(&id(), Some(&pod())).unwrap();
+    assert!(!guard.is_mounted());
 }
 
-/// Whoever asks names the pod; what is in the record is true.
+/// The request names the pod, but the record decides.
 #[tokio::test]
-async fn a_volume_is_held_for_its_own_pod_alone() {
+async fn a_volume_is_guarded_for_its_own_pod_only() {
     let node = published(|_| {}).await;
     for other in [
         Pod { namespace: "theirs".to_owned(), ..pod() },
@@ -65,27 +65,27 @@ async fn a_volume_is_held_for_its_own_pod_alone() {
 }
 
 #[tokio::test]
-async fn whoever_holds_a_volume_sees_that_it_is_to_be_unpublished() {
+async fn a_guard_shows_that_an_unpublish_waits() {
     let node = published(|_| {}).await;
-    let held = node.volumes.hold(&id(), Some(&pod())).unwrap();
+    let guard = node.volumes.hold(&id(), Some(&pod())).unwrap();
     node.volumes.recover(Duration::ZERO).unwrap();
-    assert!(!held.is_wanted());
+    assert!(!guard.is_wanted());
     assert_eq!(node.unpublish("a", "t").await.unwrap_err().class(), Class::Busy);
-    assert!(held.is_wanted());
-    drop(held);
+    assert!(guard.is_wanted());
+    drop(guard);
     node.unpublish("a", "t").await.unwrap();
 }
 
 #[tokio::test]
-async fn what_has_nothing_of_its_own_is_not_held() {
+async fn a_read_only_volume_cannot_be_guarded() {
     let node = published(|spec| spec.read_only = true).await;
     let error = node.volumes.hold(&id(), Some(&pod())).unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
 }
 
-/// HAZARDS 2: what a crash may have torn is nobody's snapshot.
+/// docs/hazards.md, 2: files that a crash may have torn must not become a snapshot.
 #[tokio::test]
-async fn what_a_crash_took_is_not_held_before_it_is_published_again() {
+async fn a_volume_that_lost_writes_in_a_crash_cannot_be_guarded_before_a_new_publish() {
     let volatile: fn(&mut VolumeSpec) = |spec| spec.options.volatile = true;
     let memory: fn(&mut VolumeSpec) = |spec| {
         spec.medium = Medium::Memory;
@@ -105,7 +105,7 @@ async fn what_a_crash_took_is_not_held_before_it_is_published_again() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_is_told() {
+async fn the_error_of_an_unreadable_record_names_its_file() {
     let node = published(|_| {}).await;
     fs::write(node.volume("a").join("record.json"), "{").unwrap();
     let error = node.volumes.hold(&id(), Some(&pod())).unwrap_err();

@@ -1,12 +1,15 @@
-//! How much of one kind of work for strangers goes on at a time, and whose.
+//! Concurrency limits for one kind of work, with a separate lane for slow work, fair among namespaces.
 //!
 //! ```text
-//! asked for ─► a permit in the namespace's turn ─► under way ─► slow: a permit of the slow lane, and the first goes to the next
-//!                                                              └─► none is left there, and somebody waits: ended, to be tried again
+//! request ─► permit of the fast lane, in the namespace's turn ─► work runs
+//!                                                                 │ is slow
+//!                                                                 ├─► the slow lane has a permit: the work moves there
+//!                                                                 └─► it has none, and another namespace waits: the work
+//!                                                                     is stopped, and is tried again later
 //! ```
 //!
-//! A registry may send as slowly as it likes; it then shares its lane with others that do. Deliberately absent: the way back, for
-//! what is slow now and fast a minute later ends all the sooner.
+//! A registry may send as slowly as it likes. Its work then shares the slow lane with the work of other slow
+//! registries. Deliberately absent: the way back to the fast lane. Work that becomes fast again ends soon.
 
 use std::{
     pin::pin,
@@ -18,20 +21,20 @@ use tokio::time::sleep;
 
 use crate::turns::{Permit, Turns};
 
-/// Permits for one kind of work. With the slow ones there are 32 at most, of which each may hold its part of the memory
-/// ([`crate::budget`]).
+/// The permits of the two lanes for one kind of work. There are at most 32 in all, and the work of each may hold a
+/// share of the memory ([`crate::budget`]).
 const AT_ONCE: usize = 8;
 const FIRSTS: usize = 8;
 const SLOW: usize = 12;
 const SLOW_FIRSTS: usize = 4;
 
-/// How often it is looked at whether work is slow.
+/// How often the lane checks whether work is slow.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What any registry that is near answers within.
+/// The time within which a near registry responds. Work that takes longer is slow.
 pub(super) const SOON: Duration = Duration::from_secs(2);
 
-/// Permits for one kind of work.
+/// The two lanes for one kind of work.
 #[derive(Debug)]
 pub(super) struct Lanes {
     fast: Arc<Turns>,
@@ -39,11 +42,11 @@ pub(super) struct Lanes {
     look: Duration,
 }
 
-/// A place in one of the lanes. Shared by all who do the work, so that it is free when the last of them is done.
+/// A permit of one of the lanes. All tasks of the work share it, so the permit is free when the last of them ends.
 #[derive(Debug)]
 pub(super) struct Lane(Mutex<Permit>);
 
-/// The work was slow, and ended for others who wait.
+/// The work was slow, and was stopped because another namespace waits.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Crowded;
 
@@ -55,12 +58,12 @@ impl Default for Lanes {
 }
 
 impl Lanes {
-    /// A place, when it is the namespace's turn.
+    /// Waits for a permit of the fast lane, in the namespace's turn.
     pub(super) async fn enter(&self, namespace: &str) -> Arc<Lane> {
         Arc::new(Lane(Mutex::new(self.fast.acquire(namespace).await)))
     }
 
-    /// Does `work` in `lane`, and changes the lane when `is_slow` says so; it is asked once a second.
+    /// Runs `work` in `lane`. Calls `is_slow` once a second, and moves slow work to the slow lane.
     pub(super) async fn watch<T>(
         &self,
         namespace: &str,
@@ -88,7 +91,7 @@ impl Lanes {
         }
     }
 
-    /// Does `work`, which is slow when it is not done soon.
+    /// Runs `work` with a permit. The work is slow after [`SOON`].
     pub(super) async fn run<T>(
         &self,
         namespace: &str,
@@ -99,7 +102,7 @@ impl Lanes {
         self.watch(namespace, &lane, work, || begun.elapsed() >= SOON).await
     }
 
-    /// Permits held in both lanes.
+    /// The permits in use: of the fast lane and of the slow lane.
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize) {
         (self.fast.in_use(), self.slow.in_use())
@@ -117,12 +120,12 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    fn hurried() -> Arc<Lanes> {
+    fn checking_often() -> Arc<Lanes> {
         Arc::new(Lanes { look: Duration::from_millis(1), ..Lanes::default() })
     }
 
     /// Work of `namespace` that never ends and is always slow.
-    fn creep(
+    fn slow_work(
         lanes: &Arc<Lanes>,
         namespace: &'static str,
     ) -> tokio::task::JoinHandle<Result<(), Crowded>> {
@@ -143,26 +146,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_creeps_shares_a_lane_of_its_own_and_others_go_on() {
-        let lanes = hurried();
-        let creeping: Vec<_> = (0..SLOW).map(|_| creep(&lanes, "a")).collect();
+    async fn slow_work_moves_to_the_slow_lane_and_other_work_goes_on() {
+        let lanes = checking_often();
+        let slow: Vec<_> = (0..SLOW).map(|_| slow_work(&lanes, "a")).collect();
         until(|| lanes.held() == (0, SLOW)).await;
         let done = lanes.run("b", async { 7 }).now_or_never();
         assert_eq!(done, Some(Ok(7)));
-        creeping.iter().for_each(tokio::task::JoinHandle::abort);
+        slow.iter().for_each(tokio::task::JoinHandle::abort);
         until(|| lanes.held() == (0, 0)).await;
     }
 
     #[tokio::test]
-    async fn where_all_is_slow_who_creeps_ends_for_who_waits() {
-        let lanes = hurried();
+    async fn slow_work_is_stopped_if_the_slow_lane_is_full_and_another_namespace_waits() {
+        let lanes = checking_often();
         let all = |namespace| (0..12).map(move |_| namespace);
         let names = all("a").chain(all("b")).chain(all("c"));
-        let creeping: Vec<_> = names.map(|namespace| creep(&lanes, namespace)).collect();
-        // Those that find no place in the slow lane end for the others that wait, until nobody does.
+        let slow: Vec<_> = names.map(|namespace| slow_work(&lanes, namespace)).collect();
+        // Work without a permit of the slow lane is stopped for the namespaces that wait, until none waits.
         timeout(LONG, lanes.run("d", async {})).await.unwrap().unwrap();
         until(|| lanes.held().1 >= SLOW).await;
-        creeping.iter().for_each(tokio::task::JoinHandle::abort);
+        slow.iter().for_each(tokio::task::JoinHandle::abort);
         until(|| lanes.held() == (0, 0)).await;
     }
 }

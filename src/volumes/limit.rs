@@ -1,25 +1,26 @@
-//! Whether a quota holds what it is meant to hold.
+//! The check of project quotas: compares the files of a limited volume with its quota.
 //!
-//! A project quota is a guard against accidents. Whoever owns a file may give it another project (`chattr -p`), and so hold more than
-//! the limit, or fill the limit of a neighbour. The kernel allows that, so what the files of a limited volume take is counted beside
-//! its quota, in the background (`stats.rs`), and the pod's Events and a metric say where the two do not agree.
+//! A project quota protects against accidents only. The owner of a file may give it another project (`chattr -p`). A
+//! pod can so hold more than its limit, or fill the limit of a neighbour. The kernel allows that. So the files of a
+//! limited volume are also counted in the background (`stats.rs`). If the count and the quota differ, an Event of the
+//! pod and a metric report it.
 //!
-//! Deliberately absent: anything done about it. A limit that holds is `medium: Memory`.
+//! Deliberately absent: any reaction. Only `medium: Memory` is a limit that a pod cannot evade.
 
 use super::{Inner, Limits, PodEventType, record::Record};
 use crate::sys::quota::Usage;
 
-/// What is wrong with a limit.
+/// A difference between the count and the quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// The volume holds more than its limit.
+    /// The files of the volume take more than its limit.
     Passed,
-    /// Its limit is nearly reached, by other things than the files in it.
+    /// The quota is nearly used up, but not by the files of the volume.
     Charged,
 }
 
 impl Inner {
-    /// Compares what a limited volume holds with its limit, as of the last count, and tells its pod once.
+    /// Compares the last count of a limited volume with its limit. Reports a difference once, as an Event of its pod.
     pub(super) fn check_limit(&self, record: &Record) {
         let Some(project) = record.project else { return };
         let (id, limits) = (&record.id, record.spec.limits);
@@ -30,18 +31,20 @@ impl Inner {
             return;
         }
         let Usage { bytes, inodes } = counted;
-        let holds = format!("volume {id}: its files take {bytes} bytes and are {inodes}");
+        let holds = format!("volume {id} has {inodes} files of {bytes} bytes in all");
         let (reason, result, message) = match found {
             Some(Finding::Passed) => (
                 "LimitPassed",
                 "passed",
-                format!("{holds}, more than its limit: files in it were given another project"),
+                format!(
+                    "{holds}, more than its limit: a process gave files in it another project (chattr -p)"
+                ),
             ),
             Some(Finding::Charged) => (
                 "LimitCharged",
                 "charged",
                 format!(
-                    "{holds}, and its limit is nearly reached: files elsewhere were given its project, or removed files are still open"
+                    "{holds}, and yet its limit is nearly reached: files elsewhere have its project (chattr -p), or removed files are still open"
                 ),
             ),
             None => return,
@@ -52,17 +55,17 @@ impl Inner {
     }
 }
 
-/// What is wrong, by what was counted and by what the file system charges. A file that moves while it is counted may be counted
-/// twice, or not at all, so small differences say nothing.
+/// Compares the count with the limit and with the usage that the file system charges to the project. A file that moves
+/// during the count may be counted twice or not at all, so small differences are ignored.
 fn finding(limits: Limits, counted: Usage, charged: Option<Usage>) -> Option<Finding> {
     let measures = [
         (limits.size, counted.bytes, charged.map(|charged| charged.bytes)),
         (limits.inodes, counted.inodes, charged.map(|charged| charged.inodes)),
     ];
     let parts = |of: u64, percent: u128| u128::from(of) * percent;
-    let any = |wrong: &dyn Fn(u64, u64, Option<u64>) -> bool| {
+    let any = |differs: &dyn Fn(u64, u64, Option<u64>) -> bool| {
         measures.iter().any(|&(limit, counted, charged)| {
-            limit.is_some_and(|limit| wrong(limit, counted, charged))
+            limit.is_some_and(|limit| differs(limit, counted, charged))
         })
     };
     if any(&|limit, counted, _| parts(counted, 100) > parts(limit, 110)) {
@@ -82,7 +85,7 @@ mod tests {
     use super::{super::tests::Node, *};
 
     #[test]
-    fn a_limit_is_compared_with_what_is_there() {
+    fn a_limit_is_compared_with_the_files_and_the_quota() {
         let limits = |size, inodes| Limits { size, inodes, by_default: false };
         let usage = |bytes, inodes| Usage { bytes, inodes };
         let (large, many) = (limits(Some(1000), None), limits(None, Some(1000)));
@@ -94,7 +97,7 @@ mod tests {
             (many, usage(0, 1200), None, Some(Finding::Passed)),
             (many, usage(0, 100), Some(usage(0, 1000)), Some(Finding::Charged)),
             (large, usage(600, 0), Some(usage(1000, 0)), None),
-            // So few that a tenth is none.
+            // A limit so small that 10 % of it are less than one file.
             (limits(None, Some(5)), usage(0, 1), Some(usage(0, 2)), None),
             (limits(None, Some(5)), usage(0, 6), Some(usage(0, 2)), Some(Finding::Passed)),
             (limits(Some(u64::MAX), None), usage(0, 0), Some(usage(0, 0)), None),
@@ -104,21 +107,21 @@ mod tests {
         }
     }
 
-    /// Whoever owns a file gives it another project: the quota counts nothing of it.
+    /// The owner of a file gives it another project: the quota does not count the file.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_volume_that_holds_more_than_its_limit_is_told_once_and_counted() {
+    async fn a_volume_that_holds_more_than_its_limit_is_reported_once_and_counted() {
         let node = Node::new();
         let mut request = node.request("a", "a");
         request.spec.limits = Limits { size: Some(1 << 20), inodes: None, by_default: true };
         node.volumes.publish(request).await.unwrap();
         let id = "a".parse().unwrap();
-        // This machine may have no project quotas: the record says that the volume has one.
+        // This machine may have no project quotas, so the test writes a project into the volume's record.
         node.records().change(&id, |record| {
             record.replace("\"targets\"", "\"project\":268435456,\"targets\"")
         });
         let upper = node.volume("a").join("upper");
         fs::write(upper.join("large"), vec![1; 4 << 20]).unwrap();
-        let passed = || node.told().iter().filter(|told| **told == "LimitPassed").count();
+        let passed = || node.events().iter().filter(|reason| **reason == "LimitPassed").count();
         for _ in 0..500 {
             node.volumes.recover(Duration::ZERO).unwrap();
             if passed() > 0 {
@@ -127,7 +130,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         node.volumes.recover(Duration::ZERO).unwrap();
-        assert_eq!(passed(), 1, "{:?}", node.told());
+        assert_eq!(passed(), 1, "{:?}", node.events());
         let counted = node.volumes.0.metrics.text().unwrap();
         assert!(counted.contains("ovl_limit_findings_total{result=\"passed\"} 1"), "{counted}");
         node.unpublish("a", "a").await.unwrap();

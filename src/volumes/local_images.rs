@@ -1,6 +1,6 @@
-//! Images that are on this node whole, by what a reference meant when it was last resolved.
+//! The lookup of images whose layers are all in the store, by the result of the last resolution of a reference.
 //!
-//! Deliberately absent: who may have one; `rights.rs` says that of each layer's origins.
+//! Deliberately absent: who may use an image. `authorization.rs` decides that by the origins of each layer.
 
 use std::sync::Arc;
 
@@ -14,23 +14,24 @@ use crate::{
     layers::{ImageRecord, Lease, Origin, Store},
 };
 
-/// An image that was resolved before, all of whose layers are here.
+/// An image that was resolved before, with all of its layers in the store.
 pub(super) struct LocalImages {
     pub(super) image: Arc<ImageRecord>,
-    /// Keeps them.
+    /// Keeps the layers in the store.
     pub(super) lease: Lease,
-    /// Where each has come from.
+    /// The origins of each layer, in the order of the image's layers.
     pub(super) origins: Vec<Arc<Vec<Origin>>>,
 }
 
 impl LocalImages {
-    /// Whether who asks may have all of it.
+    /// Whether the requester may use all layers of the image.
     pub(super) fn is_allowed(&self, rights: &Authorization<'_>, given: &[Given<'_>]) -> bool {
         self.origins.iter().all(|origins| rights.allow(origins, given))
     }
 }
 
-/// What a reference meant when it was last resolved, if all of it is here, whoever may have it. Blocks.
+/// The image that a reference meant when it was last resolved, if all of its layers are in the store. Does not check
+/// who may use it. Blocks.
 pub(super) fn present(store: &Arc<Store>, reference: &Reference) -> Option<LocalImages> {
     match reference.digest() {
         Some(digest) => present_as(store, reference, digest),
@@ -38,15 +39,15 @@ pub(super) fn present(store: &Arc<Store>, reference: &Reference) -> Option<Local
     }
 }
 
-/// The image that a digest means in the reference's repository, if all of it is here. Blocks.
+/// The image with a digest in the reference's repository, if all of its layers are in the store. Blocks.
 pub(super) fn present_as(
     store: &Arc<Store>,
     reference: &Reference,
     digest: &Digest,
 ) -> Option<LocalImages> {
-    let place = Repository::of(reference).to_string();
+    let repository = Repository::of(reference).to_string();
     let named = || store.image(&reference.to_string()).filter(|_| reference.digest().is_some());
-    whole(store, store.image_at(&place, digest).or_else(named)?)
+    whole(store, store.image_at(&repository, digest).or_else(named)?)
 }
 
 fn whole(store: &Arc<Store>, image: Arc<ImageRecord>) -> Option<LocalImages> {

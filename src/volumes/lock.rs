@@ -1,7 +1,7 @@
-//! One operation at a time on one volume.
+//! The locks of volumes: one operation at a time on one volume.
 //!
-//! A second operation does not wait: the kubelet retries a call that is still running, and CSI asks for ABORTED then
-//! (CSI spec, "Error Scheme"), so that retries never queue up behind a slow pull.
+//! A second operation does not wait. The kubelet retries a call that is still running, and CSI requires ABORTED for
+//! the retry (CSI spec, "Error Scheme"). So retries never queue up behind a slow operation.
 
 use std::{
     collections::HashMap,
@@ -13,11 +13,11 @@ use std::{
 
 use super::VolumeId;
 
-/// The volumes that are being worked on, and whether somebody wants them to go meanwhile.
+/// The locked volumes, each with a flag that is set when an unpublish waits for it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Locks(Arc<Mutex<HashMap<VolumeId, Arc<AtomicBool>>>>);
 
-/// The right to work on one volume, given back when dropped.
+/// The lock of one volume, released when dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct VolumeLock {
@@ -37,7 +37,8 @@ impl Locks {
         .then(|| VolumeLock { id: id.clone(), locks: self.clone(), wanted })
     }
 
-    /// As [`Locks::try_lock`], for somebody before whom a copy has to give way: the holder sees [`VolumeLock::is_wanted`].
+    /// As [`Locks::try_lock`], for an unpublish. While another operation holds the lock, sets its
+    /// [`VolumeLock::is_wanted`], so that a capture stops.
     pub(super) fn want(&self, id: &VolumeId) -> Option<VolumeLock> {
         self.try_lock(id).or_else(|| {
             self.locked(|held| {
@@ -48,18 +49,18 @@ impl Locks {
     }
 
     fn locked<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Arc<AtomicBool>>) -> T) -> T {
-        // Changed by whole entries only, so it is whole after any panic.
+        // Each change inserts or removes one entry, so the map is consistent after a panic.
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl VolumeLock {
-    /// The volume this is the lock of.
+    /// The locked volume.
     pub(super) fn id(&self) -> &VolumeId {
         &self.id
     }
 
-    /// Whether somebody asked for it meanwhile who wants the volume to go.
+    /// Whether an unpublish waits for the volume.
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted.load(Relaxed)
     }
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_until_dropped() {
+    fn a_volume_has_one_lock_until_it_is_dropped() {
         let locks = Locks::default();
         let (a, b): (VolumeId, VolumeId) = ("a".parse().unwrap(), "b".parse().unwrap());
         let first = locks.try_lock(&a).unwrap();
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_it_sees_that_the_volume_is_to_go() {
+    fn the_holder_of_a_lock_sees_that_an_unpublish_waits() {
         let locks = Locks::default();
         let a: VolumeId = "a".parse().unwrap();
         let first = locks.want(&a).unwrap();

@@ -1,25 +1,29 @@
-//! One volume's life.
+//! The lifecycle of volumes: publishes, recovers and unpublishes the overlay of each volume of the node.
 //!
 //! ```text
 //!              record written            overlay attached
 //!   (nothing) ────────────────► recorded ────────────────► mounted ──┐ another target: a clone
 //!       ▲                        │    ▲                    │    ▲────┘
-//!       │  bytes, then record    │    │  last target gone  │
+//!       │  data, then record     │    │  last target gone  │
 //!       └────────────────────────┘    └────────────────────┘
 //! ```
 //!
-//! A volume is `recorded` whenever its record is there and `mounted` whenever mountinfo shows an overlay with its upper:
-//! both are read, never remembered, so a kill at any line leaves a state from which the same call goes on. Whatever looks and then
-//! changes holds the volume's lock from the look to the change; only the pull of its layers goes without, so that a pod can go
-//! while its image comes, and goes on when its call has been answered. The store's own lock keeps other processes out, so an upper has one owner.
+//! A volume is `recorded` while its record exists, and `mounted` while mountinfo shows an overlay with its upper. Both
+//! states are always read and never cached. So a kill at any line leaves a state from which the same call can
+//! continue.
 //!
-//! A record is there before the mount it describes and goes after the mount. It is on the disk no later than the first byte that the
-//! pod syncs (`records.rs`), so no call waits for the disk; nor does one for bytes to be removed (`removal.rs`). A target is removed
-//! by `rmdir` alone: a mount left beneath must never be deleted through.
+//! An operation that reads and then changes a volume holds the volume's lock from the read to the change. Only the
+//! pull of its layers holds no lock: a pod can be deleted during the pull, and the pull goes on after its call has
+//! returned. The store's own lock excludes other processes, so an upper has one owner.
+//!
+//! A record is written before the mount that it describes, and removed after the mount. It is on disk no later than
+//! the first data that the pod syncs (`records.rs`), so no call waits for the disk. No call waits for the removal of
+//! data either (`background_removal.rs`). A target is removed by `rmdir` only, so that a mount below it is never
+//! deleted through.
 //!
 //! May use: image, layers, overlay, changeset, sys
 //!
-//! Deliberately absent: gRPC, Kubernetes objects, and any knowledge of how a layer's bytes look.
+//! Deliberately absent: gRPC, Kubernetes objects, and the format of layers.
 
 #[cfg(test)]
 mod attributes_tests;
@@ -66,6 +70,7 @@ mod progress;
 mod progress_reader;
 mod project_quota;
 mod publish;
+mod pull_error;
 mod pull_jobs;
 #[cfg(test)]
 mod pull_jobs_tests;
@@ -97,11 +102,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use error::{OpenError, PublishError, PullError, ReadyError, UnpublishError};
+pub use error::{OpenError, PublishError, ReadyError, UnpublishError};
 pub use events::{EventRecorder, NoEvents, PodEvent, PodEventType};
 pub use guard::{GuardError, VolumeGuard};
 pub use policy::{ImagePolicy, PolicyError};
 pub use progress::Progress;
+pub use pull_error::PullError;
 pub use record::RecordError;
 pub use recover::GRACE;
 pub use request::{
@@ -136,27 +142,27 @@ use pull_jobs::{PullJobs, PullTimeouts};
 use records::Records;
 use stats::Counts;
 
-/// What volumes are made with.
+/// The objects that [`Volumes`] uses.
 #[derive(Debug)]
 pub struct Parts {
-    /// Where layers and records are kept.
+    /// Keeps layers and records.
     pub store: Arc<Store>,
-    /// Where images come from.
+    /// Provides images.
     pub registries: Arc<Registries>,
-    /// The kernel.
+    /// The mount API of the kernel.
     pub mounts: Arc<dyn Mounts>,
-    /// What it can do.
+    /// The overlay features of the kernel and of the store's file system.
     pub features: Features,
-    /// Where snapshots are found.
+    /// Finds snapshots by name.
     pub snapshots: Arc<dyn SnapshotLookup>,
-    /// Where pods' owners are told things.
+    /// Records the Events of pods.
     pub notices: Arc<dyn EventRecorder>,
-    /// Where it is counted.
+    /// The metrics of the process.
     pub metrics: Metrics,
 }
 
 impl Parts {
-    /// Where nobody is told and nothing is scraped.
+    /// The parts of a node without snapshots, Events and a scraper of its metrics.
     pub fn new(
         store: Arc<Store>,
         registries: impl Into<Arc<Registries>>,
@@ -175,25 +181,25 @@ impl Parts {
     }
 }
 
-/// How volumes are made on this node.
+/// The node's settings for volumes.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The kubelet's directory: targets lie beneath it, and its `pods` tells which pods are still there.
+    /// The kubelet's directory. Targets lie below it, and its `pods` shows which pods exist.
     pub kubelet: PathBuf,
-    /// The node's own credentials, for every pod.
+    /// The node's own registry credentials, which every pod may use.
     pub keyring: Keyring,
-    /// For how long a credential that a registry accepted is good without asking again. Zero: always ask.
+    /// How long a credential that a registry accepted is trusted without another request. Zero: it is never trusted.
     pub trust_for: Duration,
-    /// Which images pods may have.
+    /// The images that pods may use.
     pub policy: ImagePolicy,
-    /// How full the store's disk may be, in percent, before images that nobody used lately go.
+    /// The use of the store's disk, in percent, at which images that no volume used lately are removed.
     pub disk_high: u8,
-    /// How full it is when no more go.
+    /// The use, in percent, at which that removal stops.
     pub disk_low: u8,
 }
 
 impl Settings {
-    /// For a node without credentials, on which every image is allowed.
+    /// The settings of a node without credentials, on which every image is allowed.
     pub fn new(kubelet: PathBuf) -> Self {
         Self {
             kubelet,
@@ -206,7 +212,7 @@ impl Settings {
     }
 }
 
-/// All volumes of one node. Cheap to clone: clones are the same volumes.
+/// All volumes of one node. A clone is cheap and shares all state.
 #[derive(Debug, Clone)]
 pub struct Volumes(Arc<Inner>);
 
@@ -229,12 +235,15 @@ struct Inner {
     snapshots: Arc<dyn SnapshotLookup>,
     metrics: Metrics,
     boot_id: String,
-    /// Volumes whose pod was found gone, and when.
+    /// Volumes whose pod does not exist any more, each with the time when that was found.
     orphans: Mutex<HashMap<VolumeId, Instant>>,
 }
 
 impl Volumes {
-    /// The volumes recorded in `store`, as the last process left them: nothing is touched before [`Volumes::recover`].
+    /// Opens the volumes that are recorded in `store`. Nothing is changed before [`Volumes::recover`].
+    ///
+    /// # Errors
+    /// [`OpenError`].
     pub fn open(parts: Parts, settings: Settings) -> Result<Self, OpenError> {
         Self::open_at(parts, settings, PullTimeouts::default())
     }
@@ -244,7 +253,7 @@ impl Volumes {
         let boot_id = durable::boot_id().map_err(OpenError::BootId)?;
         let records = Records::new(store.volumes());
         let ids = records.list().map_err(OpenError::List)?;
-        // A record that cannot be read stops its own volume, when that is asked for.
+        // A record that cannot be read fails only the operations on its own volume.
         let project = |id| records.read(id).ok().flatten().and_then(|record| record.project);
         let taken = || ids.iter().filter_map(project).collect();
         let projects = Arc::new(Projects::open(&store.volumes(), taken));
@@ -288,7 +297,10 @@ impl Volumes {
         })))
     }
 
-    /// Whether volumes can be made at this moment: the store is readable and writable.
+    /// Checks that volumes can be made at this moment.
+    ///
+    /// # Errors
+    /// The store cannot be read or written.
     pub async fn ready(&self) -> Result<(), ReadyError> {
         let store = self.0.store.clone();
         blocking(move || store.ready().map_err(ReadyError)).await
@@ -296,7 +308,8 @@ impl Volumes {
 }
 
 impl Inner {
-    /// Whether a mount is this volume: by its name, or by its upper, which a mount keeps that another tool made of it.
+    /// Whether a mount is this volume: by its name, or by its upper. A mount that another tool made of it keeps the
+    /// upper.
     fn is_of(&self, mount: &Mount, id: &VolumeId) -> bool {
         let upper = |medium| self.records.pair(id, medium);
         is_named(mount, &self.store, id)
@@ -305,13 +318,14 @@ impl Inner {
     }
 }
 
-/// What the mount table shows as the source of a volume's mount: another store of this node may have a volume of the same id.
+/// The source of a volume's mount in the mount table. It names the store, because another store of this node may have
+/// a volume with the same id.
 fn mount_name(store: &Store, id: &VolumeId) -> String {
     format!("ovl-csi:{id}@{}", store.id())
 }
 
-/// Whether a mount has the volume's name. An earlier version named no store, and a read-only volume that it mounted shows nothing
-/// else of it.
+/// Whether a mount has the volume's name. An earlier version named no store. Only that name identifies a read-only
+/// volume that it mounted.
 fn is_named(mount: &Mount, store: &Store, id: &VolumeId) -> bool {
     overlay::is_named(mount, &mount_name(store, id))
         || overlay::is_named(mount, &format!("ovl-csi:{id}")) && !overlay::has_upper(mount)

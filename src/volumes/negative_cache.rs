@@ -1,7 +1,9 @@
-//! Layers that were fetched and found to be wrong: the next pods hear of it instead of fetching it again.
+//! The negative cache of layers: a layer that was fetched and is bad is not fetched again for a while. Other pods get
+//! the error.
 //!
-//! So too with what has no room on the disk, which would else be filled and emptied again at every try of the kubelet.
-//! Deliberately absent: what passes by itself (a registry that is down), which is tried again each time.
+//! The cache also has layers for which there was not enough disk space. Otherwise each try of the kubelet would fill
+//! the disk and empty it again. Deliberately absent: errors that pass by themselves (a registry that is down). Those
+//! are tried again each time.
 
 use std::{
     collections::HashMap,
@@ -13,18 +15,18 @@ use std::{
 use super::{PullError, Reference};
 use crate::{error::Class, layers::AddError};
 
-/// For how long a failure is remembered: as long as thirty pods of one Deployment take to ask, and no longer than the one who
-/// pushes the image anew takes to look.
+/// How long a failure is remembered: the time in which about thirty pods of one Deployment request the image, and
+/// short enough for a user who pushes the image again.
 pub(super) const FOR: Duration = Duration::from_secs(30);
 
-/// The same for what found no room: the kubelet's longest pause between two tries is two minutes.
+/// The same for a layer without enough disk space. The kubelet's longest pause between two tries is two minutes.
 pub(super) const FULL_FOR: Duration = Duration::from_secs(300);
 
-/// The most failures that are remembered: they are made by whoever names images. The oldest goes first, at the price of
-/// another download.
+/// The most failures that are remembered. Every user who names images can cause new ones. The oldest is removed first,
+/// which costs one more download.
 const MOST: usize = 1_024;
 
-/// What was found, by what was fetched.
+/// The failures, by the source of the layer.
 #[derive(Debug)]
 pub(super) struct NegativeCache<K>(Mutex<HashMap<K, Failure>>);
 
@@ -43,7 +45,7 @@ impl<K> Default for NegativeCache<K> {
 }
 
 impl<K: Clone + Eq + Hash> NegativeCache<K> {
-    /// Remembers that fetching `source` ended so, where that would be so again.
+    /// Remembers the error of a fetch of `source`, if another fetch would end with the same error.
     pub(super) fn remember(&self, source: K, error: &AddError, now: Instant) {
         let class = error.class();
         let is_full = matches!(error, AddError::NoSpace { .. } | AddError::Filled { .. });
@@ -63,7 +65,8 @@ impl<K: Clone + Eq + Hash> NegativeCache<K> {
         });
     }
 
-    /// What was found at `source` lately, for whoever asks for `reference` now: who asked before is nobody else's business.
+    /// The remembered error of `source`, as an error of `reference`. The reference of the first request is not
+    /// disclosed.
     pub(super) fn of(&self, source: &K, reference: &Reference, now: Instant) -> Option<PullError> {
         self.known(now, |known| {
             let Failure { at, until, class, why } = known.get(source)?;
@@ -93,10 +96,10 @@ mod tests {
         let error = AddError::DiffId { expected: one, found: other };
         let image: Reference = "a/b:1".parse().unwrap();
         failures.remember("layer", &error, start);
-        let told = failures.of(&"layer", &image, start + FOR / 2).unwrap();
-        assert_eq!(told.class(), error.class());
-        assert!(told.to_string().starts_with(&format!("image {image}: {error}")), "{told}");
-        assert!(told.to_string().contains("15 s ago"), "{told}");
+        let known = failures.of(&"layer", &image, start + FOR / 2).unwrap();
+        assert_eq!(known.class(), error.class());
+        assert!(known.to_string().starts_with(&format!("image {image}: {error}")), "{known}");
+        assert!(known.to_string().contains("15 s ago"), "{known}");
         assert!(failures.of(&"other", &image, start).is_none());
         assert!(failures.of(&"layer", &image, start + FOR).is_none());
     }

@@ -1,4 +1,5 @@
-//! What PostgreSQL, rpm and dpkg cost in a volume in whose layers their data lie: the numbers' reasons are in `docs/programs.md`.
+//! How much PostgreSQL, rpm and dpkg copy up in a volume whose layers hold their data. `docs/programs.md` explains
+//! the numbers.
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use super::{
 
 const MIB: u64 = 1 << 20;
 
-/// The newest PostgreSQL of Debian's packages.
+/// The program directory of the newest PostgreSQL of Debian's packages.
 fn postgres() -> PathBuf {
     let mut versions: Vec<_> =
         fs::read_dir("/usr/lib/postgresql").unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -20,7 +21,7 @@ fn postgres() -> PathBuf {
     versions.pop().expect("PostgreSQL is installed").join("bin")
 }
 
-/// A server, as its own user: it refuses to be root's.
+/// A PostgreSQL server. It runs as the user `postgres`, because it refuses to run as root.
 struct Server {
     cluster: PathBuf,
     sockets: tempfile::TempDir,
@@ -50,14 +51,14 @@ impl Server {
         self.run(&format!("pg_ctl -sw -l {sockets}/log -o '{settings}' start"));
     }
 
-    fn ask(&self, query: &str) -> String {
+    fn query(&self, sql: &str) -> String {
         self.run(&format!(
-            "psql -qtAX -h {} -d postgres -c \"{query}\"",
+            "psql -qtAX -h {} -d postgres -c \"{sql}\"",
             self.sockets.path().display()
         ))
     }
 
-    /// `fast` ends with a checkpoint, `immediate` as a crash does.
+    /// Stops the server: `fast` with a checkpoint, `immediate` like a crash.
     fn stop(&self, how: &str) {
         self.run(&format!("pg_ctl -sw -m {how} stop"));
     }
@@ -65,18 +66,18 @@ impl Server {
 
 #[tokio::test]
 #[ignore = "needs root and postgresql"]
-async fn privileged_postgres_copies_what_it_opens_and_a_recovery_copies_all_but_for_syncfs() {
+async fn privileged_postgres_copies_what_it_opens_and_a_recovery_copies_all_except_with_syncfs() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = dir.path().join("cluster");
     sh("chmod 755 . && mkdir cluster && chown postgres cluster", dir.path(), Path::new("/"));
-    let made = Server::of(cluster.clone(), "-c fsync=off");
-    made.run("initdb -N -A trust --wal-segsize=1 > /dev/null");
-    made.start();
-    made.ask("create table t as select g as id, repeat(md5(g::text), 8) as v from generate_series(1, 60000) g");
-    made.ask("create unique index on t(id)");
-    made.ask("vacuum freeze");
-    made.ask("checkpoint");
-    made.stop("fast");
+    let source = Server::of(cluster.clone(), "-c fsync=off");
+    source.run("initdb -N -A trust --wal-segsize=1 > /dev/null");
+    source.start();
+    source.query("create table t as select g as id, repeat(md5(g::text), 8) as v from generate_series(1, 60000) g");
+    source.query("create unique index on t(id)");
+    source.query("vacuum freeze");
+    source.query("checkpoint");
+    source.stop("fast");
     let size = sh("du -sb cluster | cut -f1", dir.path(), Path::new("/"));
     let size: u64 = size.trim().parse().unwrap();
     let tree = Tree::of(dir.path()).await;
@@ -85,9 +86,9 @@ async fn privileged_postgres_copies_what_it_opens_and_a_recovery_copies_all_but_
     server.start();
     let started = tree.copied("postgres");
     assert!(started < 4 * MIB, "a start copies {started} of {size}");
-    server.ask("select v from t where id = 777");
+    server.query("select v from t where id = 777");
     let selected = tree.copied("postgres");
-    assert!(selected > started + 15 * MIB, "one row's table was {selected} of {size}");
+    assert!(selected > started + 15 * MIB, "a query for one row copies {selected} of {size}");
     server.stop("immediate");
     server.start();
     let recovered = tree.copied("postgres");
@@ -108,9 +109,9 @@ async fn privileged_postgres_copies_what_it_opens_and_a_recovery_copies_all_but_
 
 #[tokio::test]
 #[ignore = "needs root and rpm"]
-async fn privileged_rpm_reads_without_a_copy_and_copies_its_database_to_write() {
+async fn privileged_rpm_copies_its_database_only_to_write() {
     let dir = tempfile::tempdir().unwrap();
-    let (out, packages) = (dir.path().join("tree"), dir.path().join("made"));
+    let (out, packages) = (dir.path().join("tree"), dir.path().join("packages"));
     fs::create_dir_all(&out).unwrap();
     fs::create_dir_all(&packages).unwrap();
     let spec = "Name: aa\nVersion: %{v}\nRelease: 1\nSummary: a\nLicense: a\nBuildArch: noarch\n%description\na\n%install\n\
@@ -137,7 +138,7 @@ async fn privileged_rpm_reads_without_a_copy_and_copies_its_database_to_write() 
     rpm(&at, "--nodeps -U RPMS/noarch/aa-2-1.noarch.rpm");
     assert_eq!(rpm(&at, "-qa"), "aa-2-1.noarch\n");
     assert!(database("rpm").exists(), "its database is written");
-    // What a package brings is written anew; what was there is not copied before.
+    // The files of the new package are written. The old files are not copied up before.
     let copied = tree.copied("rpm");
     assert!((3 * MIB..6 * MIB).contains(&copied), "{copied}");
     tree.node.unpublish("rpm").await;
@@ -145,9 +146,9 @@ async fn privileged_rpm_reads_without_a_copy_and_copies_its_database_to_write() 
 
 #[tokio::test]
 #[ignore = "needs root and dpkg"]
-async fn privileged_dpkg_writes_its_list_and_the_package_and_copies_no_old_file() {
+async fn privileged_dpkg_writes_its_list_and_the_new_files_and_copies_no_old_file() {
     let dir = tempfile::tempdir().unwrap();
-    let (out, packages) = (dir.path().join("tree"), dir.path().join("made"));
+    let (out, packages) = (dir.path().join("tree"), dir.path().join("packages"));
     fs::create_dir_all(out.join("var/lib/dpkg/info")).unwrap();
     fs::create_dir_all(packages.join("aa/DEBIAN")).unwrap();
     fs::create_dir_all(packages.join("aa/opt")).unwrap();
@@ -169,7 +170,7 @@ async fn privileged_dpkg_writes_its_list_and_the_package_and_copies_no_old_file(
     let at = tree.publish("dpkg").await;
     assert!(dpkg(&at, "-l aa").contains("aa"));
     dpkg(&at, "-V aa");
-    assert_eq!(fs::read_dir(tree.upper("dpkg")).unwrap().count(), 0, "a question copies something");
+    assert_eq!(fs::read_dir(tree.upper("dpkg")).unwrap().count(), 0, "a query copies something");
     dpkg(&at, "-i aa_2.deb");
     let copied = tree.copied("dpkg");
     assert!((3 * MIB..6 * MIB).contains(&copied), "{copied}");

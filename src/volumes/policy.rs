@@ -1,6 +1,7 @@
-//! Which images pods may have, by their namespace.
+//! The policy of images: which images the pods of a namespace may use.
 //!
-//! Asked before any registry is: to name an image is to have this node open a connection to a host of the author's choice.
+//! It is checked before any request to a registry. An image name makes this node open a connection to a host that the
+//! pod's author chooses.
 
 use std::collections::BTreeMap;
 
@@ -17,43 +18,46 @@ use crate::error::Class;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct ImagePolicy {
-    /// Not to be had, whatever the others say.
+    /// Images that no namespace may use. This list wins over the others.
     refused: GlobSet,
     default: GlobSet,
     namespaces: BTreeMap<String, GlobSet>,
 }
 
-/// As it is written down.
+/// The policy as TOML.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    #[serde(default = "anything")]
+    #[serde(default = "every_image")]
     default: Vec<String>,
     #[serde(default)]
     namespaces: BTreeMap<String, Vec<String>>,
 }
 
-fn anything() -> Vec<String> {
+fn every_image() -> Vec<String> {
     vec!["*".to_owned()]
 }
 
-/// Text that is no pattern.
+/// A text that is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{pattern:?} is not a pattern for images: {why}")]
+#[error("{pattern:?} is not a pattern for images: {why}; correct it in the policy of images")]
 pub struct PolicyError {
     pattern: String,
     why: String,
 }
 
 impl PolicyError {
-    /// Always the fault of whoever wrote it.
+    /// The class of the error: always the author's fault.
     pub fn class(&self) -> Class {
         Class::Invalid
     }
 }
 
 impl ImagePolicy {
-    /// The patterns of every namespace that is not in `namespaces`, and of those that are.
+    /// A policy with the patterns of each namespace in `namespaces`, and `default` for all others.
+    ///
+    /// # Errors
+    /// A text is not a pattern.
     pub fn new(
         default: &[String],
         namespaces: &BTreeMap<String, Vec<String>>,
@@ -63,16 +67,19 @@ impl ImagePolicy {
         Ok(Self { refused: GlobSet::empty(), default, namespaces })
     }
 
-    /// The same, but for images that no namespace may have.
+    /// The same policy, which in addition refuses images that match `patterns` to every namespace.
+    ///
+    /// # Errors
+    /// A text is not a pattern.
     pub fn refusing(self, patterns: &[String]) -> Result<Self, PolicyError> {
         Ok(Self { refused: globs(patterns)?, ..self })
     }
 
-    /// Whether pods of `namespace` may have the image.
+    /// Whether pods of `namespace` may use the image.
     pub fn allows(&self, namespace: &str, reference: &Reference) -> bool {
         let image = reference.to_string();
         let allowed = self.namespaces.get(namespace).unwrap_or(&self.default);
-        // The same place by other names, one of which a refusal may be written with.
+        // Other names of the same registry, which a refusing pattern may contain.
         let mut names = vec![image.replacen(":443/", "/", 1)];
         if reference.registry() == "docker.io" {
             let of = |name: &str| image.replacen("docker.io", name, 1);
@@ -84,11 +91,11 @@ impl ImagePolicy {
     }
 }
 
-/// Every image for everybody.
+/// Every image is allowed to every namespace.
 impl Default for ImagePolicy {
     fn default() -> Self {
-        // The one pattern is well formed; were it not, nothing would be allowed.
-        let default = globs(&anything()).unwrap_or_else(|_| GlobSet::empty());
+        // The pattern is well formed. If it were not, nothing would be allowed.
+        let default = globs(&every_image()).unwrap_or_else(|_| GlobSet::empty());
         Self { refused: GlobSet::empty(), default, namespaces: BTreeMap::new() }
     }
 }
@@ -102,16 +109,16 @@ impl TryFrom<Written> for ImagePolicy {
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, PolicyError> {
-    let refused = |pattern: &str, e: globset::Error| PolicyError {
+    let invalid = |pattern: &str, e: globset::Error| PolicyError {
         pattern: pattern.to_owned(),
         why: e.kind().to_string(),
     };
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         let glob = GlobBuilder::new(pattern).literal_separator(false).build();
-        set.add(glob.map_err(|e| refused(pattern, e))?);
+        set.add(glob.map_err(|e| invalid(pattern, e))?);
     }
-    set.build().map_err(|e| refused(&patterns.join(" "), e))
+    set.build().map_err(|e| invalid(&patterns.join(" "), e))
 }
 
 #[cfg(test)]
@@ -145,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_no_list_allows() {
+    fn a_refused_image_is_allowed_by_no_list() {
         let policy = ImagePolicy::default()
             .refusing(
                 &["kept.svc:5000/*", "old.io/*", "registry-1.docker.io/bad/*"].map(str::to_owned),
@@ -171,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_everything_is_allowed() {
+    fn an_empty_policy_allows_every_image() {
         for policy in [ImagePolicy::default(), toml::from_str("").unwrap()] {
             assert!(allows(&policy, "any", "registry.example:5000/deep/a:1"));
         }
     }
 
     #[test]
-    fn a_bad_pattern_is_named() {
+    fn the_error_names_a_bad_pattern() {
         let error = ImagePolicy::new(&["a[".to_owned()], &BTreeMap::new()).unwrap_err();
         assert!(error.to_string().contains("\"a[\""), "{error}");
         assert!(toml::from_str::<ImagePolicy>("defualt = []").is_err());

@@ -1,4 +1,4 @@
-//! Volumes on disks that lose their power.
+//! Tests of volumes on disks that lose power.
 
 use std::{
     fs::{self, File},
@@ -19,17 +19,17 @@ use crate::{
     },
 };
 
-/// HAZARDS 16.
+/// docs/hazards.md, 16.
 #[tokio::test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-async fn privileged_a_volume_that_was_published_is_there_after_a_power_cut() {
+async fn privileged_a_published_volume_survives_a_power_cut() {
     for fs_type in ["xfs", "ext4"] {
         let (registry, images) = registry().await;
         let scratch = Scratch::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let mut node = Node::beneath(&at, &registry);
-        let id = format!("cut-{fs_type}");
+        let id = format!("power-{fs_type}");
         node.publish(&id, &images, false, false).await;
         let target = node.target(&id);
         let mut synced = File::create(target.join("synced")).unwrap();
@@ -37,14 +37,14 @@ async fn privileged_a_volume_that_was_published_is_there_after_a_power_cut() {
         synced.sync_all().unwrap();
         drop(synced);
         fs::write(target.join("not-synced"), "lost").unwrap();
-        let asked = registry.requests();
+        let requests = registry.requests();
 
         disk.cut_power();
         LinuxMounts.unmount(&target).unwrap();
         node.restart_after(&registry, || disk.boot()).await;
         assert!(node.mounts().is_empty(), "{fs_type}: {:?}", node.mounts());
         node.publish(&id, &images, false, false).await;
-        assert_eq!(registry.requests(), asked, "{fs_type}: nothing had to be brought again");
+        assert_eq!(registry.requests(), requests, "{fs_type}: a layer was downloaded again");
         assert_eq!(read(target.join("synced")), "kept", "{fs_type}");
         assert_ne!(fs::read(target.join("not-synced")).ok(), Some(b"lost".into()), "{fs_type}");
         assert_eq!(read(target.join("tool")), "t", "{fs_type}");
@@ -54,10 +54,11 @@ async fn privileged_a_volume_that_was_published_is_there_after_a_power_cut() {
     }
 }
 
-/// The disk below takes no writes: a call that syncs anything, or waits for somebody who does, stands still too.
+/// The disk below accepts no writes. A call that syncs anything, or that waits for a sync of another process, would
+/// block too.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts file systems on loop devices"]
-async fn privileged_a_volume_comes_and_goes_while_the_disk_takes_no_writes() {
+async fn privileged_publish_and_unpublish_do_not_wait_for_the_disk() {
     for fs_type in ["ext4", "xfs"] {
         let (registry, images) = registry().await;
         let scratch = Scratch::new();
@@ -65,22 +66,22 @@ async fn privileged_a_volume_comes_and_goes_while_the_disk_takes_no_writes() {
         let at = scratch.dir("disk");
         let disk = outer.beneath(&scratch, fs_type, &at);
         let node = Node::beneath(&at, &registry);
-        // The layers come once.
+        // Downloads the layers once.
         node.publish("first", &images, false, false).await;
         node.unpublish("first").await;
         wait_for_removal(&node.volumes);
         disk.sync();
         for (id, volatile) in [("synced", false), ("volatile", true)] {
-            let still = outer.stand_still();
-            let life = async {
+            let frozen = outer.stand_still();
+            let calls = async {
                 node.publish(id, &images, volatile, false).await;
                 fs::write(node.target(id).join("new"), vec![7; 1 << 20]).unwrap();
                 node.unpublish(id).await;
             };
-            let done = tokio::time::timeout(Duration::from_secs(20), life).await;
+            let done = tokio::time::timeout(Duration::from_secs(20), calls).await;
             assert!(done.is_ok(), "{fs_type}, {id}: a call waits for the disk");
             assert!(node.mounts().is_empty(), "{fs_type}, {id}: {:?}", node.mounts());
-            drop(still);
+            drop(frozen);
             wait_for_removal(&node.volumes);
         }
         assert_eq!(fs::read_dir(node.dir.path().join("store/staging")).unwrap().count(), 0);
@@ -89,10 +90,10 @@ async fn privileged_a_volume_comes_and_goes_while_the_disk_takes_no_writes() {
     }
 }
 
-/// No call has waited for the disk; what the pod has synced brought the record along.
+/// No call waits for the disk. A file that the pod syncs takes the record of its volume to the disk with it.
 #[tokio::test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-async fn privileged_a_synced_file_has_its_volume_after_a_power_cut_right_behind_it() {
+async fn privileged_a_synced_file_and_its_volume_survive_an_immediate_power_cut() {
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let (registry, mut images) = registry().await;
         for deep in [false, true] {
@@ -102,13 +103,13 @@ async fn privileged_a_synced_file_has_its_volume_after_a_power_cut_right_behind_
             let disk = Disk::new(&scratch, fs_type, &at);
             let mut node = Node::beneath(&at, &registry);
             if deep {
-                // A record of many layers is longer than one attribute.
+                // A record of many layers does not fit into one xattr.
                 let layers: Vec<_> =
                     (0..60).map(|n: u8| tar(&[("file", &n.to_string())])).collect();
                 registry.push_image("deep", "1", &layers, true);
                 images = vec![registry.reference("deep", "1")];
             }
-            // The layers are there, and on the disk.
+            // The layers are in the store, and on the disk.
             node.publish("first", &images, false, false).await;
             node.unpublish("first").await;
             wait_for_removal(&node.volumes);
@@ -121,16 +122,16 @@ async fn privileged_a_synced_file_has_its_volume_after_a_power_cut_right_behind_
             file.sync_all().unwrap();
             let copy = disk.as_it_lies();
             drop(file);
-            let asked = registry.requests();
+            let requests = registry.requests();
 
             for id in ["synced", "not-synced"] {
                 LinuxMounts.unmount(&node.target(id)).unwrap();
             }
             node.restart_after(&registry, || disk.boot_from(&copy)).await;
-            // Its pod's directory may be lost, for which nobody syncs either: then the kubelet makes it.
+            // The pod's directory may be lost, because no process syncs it either. Then the kubelet makes it.
             fs::create_dir_all(target.parent().unwrap()).unwrap();
             node.publish("synced", &images, false, false).await;
-            assert_eq!(registry.requests(), asked, "{case}: it was made anew");
+            assert_eq!(registry.requests(), requests, "{case}: a layer was downloaded again");
             assert_eq!(read(target.join("synced")), "kept", "{case}");
             node.publish("not-synced", &images, false, false).await;
             for id in ["synced", "not-synced"] {
@@ -142,10 +143,11 @@ async fn privileged_a_synced_file_has_its_volume_after_a_power_cut_right_behind_
     }
 }
 
-/// Unpublished, and then the power goes before any of that is on the disk: the volume is back, and goes when its pod is gone.
+/// The power is lost after an unpublish, before any of it is on the disk: the volume is back, and it is removed when
+/// its pod is gone.
 #[tokio::test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-async fn privileged_a_volume_that_comes_back_by_a_power_cut_goes_with_its_pod() {
+async fn privileged_a_volume_that_a_power_cut_brings_back_is_removed_with_its_pod() {
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let (registry, images) = registry().await;
         let scratch = Scratch::new();
@@ -160,8 +162,8 @@ async fn privileged_a_volume_that_comes_back_by_a_power_cut_goes_with_its_pod() 
         wait_for_removal(&node.volumes);
         node.restart_after(&registry, || disk.boot_from(&copy)).await;
         let volumes = node.dir.path().join("store/volumes");
-        let left = fs::read_dir(&volumes).unwrap().count();
-        assert!(left <= 1, "{fs_type}");
+        let count = fs::read_dir(&volumes).unwrap().count();
+        assert!(count <= 1, "{fs_type}");
         fs::remove_dir_all(node.dir.path().join("kubelet/pods/pod-1")).unwrap();
         node.volumes.recover(Duration::ZERO).unwrap();
         assert_eq!(fs::read_dir(&volumes).unwrap().count(), 0, "{fs_type}");
@@ -170,10 +172,10 @@ async fn privileged_a_volume_that_comes_back_by_a_power_cut_goes_with_its_pod() 
     }
 }
 
-/// The kernel writes out a whole file system when the last mount of an overlay on it goes.
+/// The kernel writes out a whole file system when the last mount of an overlay on it is unmounted.
 #[tokio::test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-async fn privileged_what_a_removed_volume_held_does_not_reach_the_disk() {
+async fn privileged_the_data_of_a_removed_volume_is_not_written_to_the_disk() {
     const WRITTEN: usize = 60 << 20;
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let (registry, images) = registry().await;
@@ -191,16 +193,16 @@ async fn privileged_what_a_removed_volume_held_does_not_reach_the_disk() {
         let written = disk.written() - before;
         assert!(written < WRITTEN as u64 / 20, "{fs_type}: {written} bytes");
         assert!(!fs::read_dir(node.dir.path().join("store/staging")).unwrap().any(|_| true));
-        // The last that kept it alive is closed, so the disk can go.
+        // Nothing keeps the file system busy any more, so the disk can be unmounted.
         drop(node);
         disk.boot();
     }
 }
 
-/// HAZARDS 18: the kubelet's disk is dead, the store's is not.
+/// docs/hazards.md, 18: the disk of the kubelet's directory is dead, the disk of the store is not.
 #[tokio::test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-async fn privileged_a_target_on_a_dead_disk_is_an_error_and_costs_nothing() {
+async fn privileged_unpublish_of_a_target_on_a_dead_disk_fails_and_keeps_the_data() {
     let (registry, images) = registry().await;
     let scratch = Scratch::new();
     let node = Node::beneath(scratch.path(), &registry);
@@ -218,9 +220,9 @@ async fn privileged_a_target_on_a_dead_disk_is_an_error_and_costs_nothing() {
     let volume = |id: &str| node.dir.path().join("store/volumes").join(id);
     for id in ["on-dead-1", "on-dead-2", "on-dead-1"] {
         let (id, target) = (id.parse().unwrap(), node.target(id).try_into().unwrap());
-        let going = node.volumes.unpublish(&id, &target);
-        let gone = tokio::time::timeout(Duration::from_secs(20), going).await;
-        let error = gone.expect("an answer").unwrap_err();
+        let unpublish = node.volumes.unpublish(&id, &target);
+        let result = tokio::time::timeout(Duration::from_secs(20), unpublish).await;
+        let error = result.expect("a response within 20 s").unwrap_err();
         assert_eq!(error.class(), Class::Precondition, "{error}");
         assert!(error.to_string().contains("on-dead"), "{error}");
     }

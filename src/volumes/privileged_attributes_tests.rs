@@ -1,4 +1,4 @@
-//! What each attribute does on the real kernel.
+//! Tests of each volume attribute on the real kernel.
 
 use std::{
     fs, io,
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-// The kernel is one for all tests, and so are the names in its mount table: each test has volumes of its own names.
+// All tests share the kernel and the names in its mount table, so each test uses its own volume names.
 use super::{
     privileged_tests::{Node, read, registry, tar},
     *,
@@ -31,14 +31,14 @@ fn in_memory(images: Vec<Reference>) -> VolumeSpec {
     }
 }
 
-/// Whether user and group 1000, who is in `groups` too, can run a line of shell.
+/// Whether a shell line succeeds as user and group 1000 with the supplementary groups `groups`. `$D` is `dir`.
 fn user_can(line: &str, dir: &Path, groups: &str) -> bool {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=1000", "--regid=1000", "--groups", groups, "sh", "-c", line]);
     command.current_dir("/").env("D", dir).process_group(0).status().unwrap().success()
 }
 
-/// A node that users can find their way into.
+/// A node whose directory all users can enter.
 fn open_node(registry: &FakeRegistry) -> Node {
     let node = Node::new(registry);
     fs::set_permissions(node.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -47,7 +47,7 @@ fn open_node(registry: &FakeRegistry) -> Node {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_memory_is_limited_and_outlives_the_process() {
+async fn privileged_a_memory_volume_is_limited_and_survives_a_driver_restart() {
     let (registry, images) = registry().await;
     let mut node = Node::new(&registry);
     let request = node.request("in-memory", in_memory(images));
@@ -63,10 +63,10 @@ async fn privileged_memory_is_limited_and_outlives_the_process() {
     assert_eq!(stats.bytes.total, 1 << 20);
     assert!(stats.bytes.used > 900_000 && stats.bytes.available < 100_000, "{stats:?}");
     fs::remove_file(at.join("big")).unwrap();
-    let made = (0..100).take_while(|n| fs::write(at.join(format!("f{n}")), "").is_ok()).count();
-    assert!((40..=55).contains(&made), "{made} files where 50 are allowed");
+    let created = (0..100).take_while(|n| fs::write(at.join(format!("f{n}")), "").is_ok()).count();
+    assert!((40..=55).contains(&created), "{created} files where 50 are allowed");
 
-    for n in 0..made {
+    for n in 0..created {
         fs::remove_file(at.join(format!("f{n}"))).unwrap();
     }
     node.restart(&registry).await;
@@ -74,7 +74,7 @@ async fn privileged_memory_is_limited_and_outlives_the_process() {
     node.volumes.publish(request.clone()).await.unwrap();
     assert_eq!(node.mounts().len(), 2);
 
-    // The overlay alone goes; then the memory too, as by a new boot.
+    // First only the overlay is unmounted, then the tmpfs too, as after a reboot.
     LinuxMounts.unmount(&at).unwrap();
     node.volumes.publish(request.clone()).await.unwrap();
     assert_eq!(read(at.join("dir/kept")), "mine");
@@ -90,7 +90,7 @@ async fn privileged_memory_is_limited_and_outlives_the_process() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_the_owner_has_the_volumes_root() {
+async fn privileged_the_owner_owns_the_volume_root() {
     let registry = FakeRegistry::start().await;
     let node = open_node(&registry);
     let owner = Some(Owner { uid: 1000, gid: 1000 });
@@ -104,7 +104,7 @@ async fn privileged_the_owner_has_the_volumes_root() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_the_owner_may_write_what_was_roots() {
+async fn privileged_the_owner_may_write_files_of_root() {
     let registry = FakeRegistry::start().await;
     let mut layer = tar::Builder::new(Vec::new());
     for (name, uid, mode) in [("roots", 0, 0o600), ("others", 7, 0o600)] {
@@ -129,11 +129,11 @@ async fn privileged_the_owner_may_write_what_was_roots() {
     assert!(user_can("echo mine > $D/roots && echo mine > $D/new", &at, "1000"));
     assert_eq!(read(at.join("roots")), "mine\n");
     let upper = node.dir.path().join("store/volumes/owned/upper");
-    assert!(!upper.join("others").exists(), "nothing is copied up but what was written");
+    assert!(!upper.join("others").exists(), "only written files are copied up");
     node.unpublish("owned").await;
 }
 
-/// HAZARDS: a group set by a walk copies the whole tree up.
+/// docs/hazards.md, 25: setting a group by a walk copies the whole tree up.
 #[tokio::test]
 #[ignore = "needs root"]
 async fn privileged_the_group_may_write_and_nothing_is_copied_up() {
@@ -146,17 +146,21 @@ async fn privileged_the_group_may_write_and_nothing_is_copied_up() {
     assert_eq!((root.gid(), root.mode() & 0o7777), (5000, 0o2775));
     assert!(!user_can("echo mine > $D/new", &at, "1000"));
     assert!(user_can("echo mine > $D/new", &at, "5000"));
-    assert_eq!(fs::metadata(at.join("new")).unwrap().gid(), 5000, "what is made is the group's");
+    assert_eq!(
+        fs::metadata(at.join("new")).unwrap().gid(),
+        5000,
+        "a new file belongs to the group"
+    );
     let upper = fs::read_dir(node.dir.path().join("store/volumes/grouped/upper")).unwrap();
     let names: Vec<_> = upper.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["new"]);
     node.unpublish("grouped").await;
 }
 
-/// What a mapping sees of it is in `privileged_behaviour_tests`.
+/// `privileged_behaviour_tests` covers what a mapping sees.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_what_pre_copy_up_names_is_in_the_upper_at_once() {
+async fn privileged_files_in_pre_copy_up_are_in_the_upper_after_publish() {
     let (registry, images) = registry().await;
     let node = Node::new(&registry);
     let spec = |path: &str| VolumeSpec {
@@ -176,7 +180,7 @@ async fn privileged_what_pre_copy_up_names_is_in_the_upper_at_once() {
     let path = node.target("copied").join("dir/kept");
     assert_eq!(fs::metadata(&path).unwrap().mtime(), 1_234_567_890);
 
-    // From a volume that was in use the pod may have removed it.
+    // The pod may have removed the file from a volume that was in use.
     fs::remove_file(&path).unwrap();
     LinuxMounts.unmount(&node.target("copied")).unwrap();
     node.volumes.publish(node.request("copied", spec("dir/kept"))).await.unwrap();
@@ -186,7 +190,7 @@ async fn privileged_what_pre_copy_up_names_is_in_the_upper_at_once() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_every_switch_is_seen_in_the_mount() {
+async fn privileged_every_option_is_shown_in_the_mount_table() {
     let (registry, images) = registry().await;
     let node = Node::new(&registry);
     let options = Options {
@@ -208,7 +212,7 @@ async fn privileged_every_switch_is_seen_in_the_mount() {
     node.unpublish("switched").await;
 }
 
-/// HAZARDS: the kernel's own mark of a volatile overlay is not to be relied on; our record is.
+/// docs/hazards.md, 1: the kernel's own marker of a volatile overlay is not reliable. The driver's record is.
 #[tokio::test]
 #[ignore = "needs root"]
 async fn privileged_a_volatile_volume_of_another_boot_is_emptied() {
@@ -228,10 +232,10 @@ async fn privileged_a_volatile_volume_of_another_boot_is_emptied() {
     node.unpublish("torn").await;
 }
 
-/// HAZARDS: many at once lose no record, no mount and no layer.
+/// docs/hazards.md, 20: concurrent calls lose no record, no mount and no layer.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
-async fn privileged_a_hundred_come_and_go_at_once() {
+async fn privileged_a_hundred_volumes_are_published_and_unpublished_at_once() {
     let registry = FakeRegistry::start().await;
     registry.push_image("a", "1", &[tar(&[("file", "x")])], true);
     let node = Node::new(&registry);
@@ -244,10 +248,10 @@ async fn privileged_a_hundred_come_and_go_at_once() {
     futures::future::join_all((0..100).map(|n| publish(format!("v{n}")))).await;
     assert_eq!(node.mounts().len(), 100);
     let names: Vec<_> = (0..100).map(|n| format!("v{n}")).collect();
-    let going = names.iter().map(|name| node.unpublish(name));
-    let coming = (0..50).map(|n| publish(format!("w{n}")));
-    let both = futures::future::join_all(going);
-    futures::future::join(both, futures::future::join_all(coming)).await;
+    let unpublishes = names.iter().map(|name| node.unpublish(name));
+    let publishes = (0..50).map(|n| publish(format!("w{n}")));
+    let both = futures::future::join_all(unpublishes);
+    futures::future::join(both, futures::future::join_all(publishes)).await;
     assert_eq!(node.mounts().len(), 50);
     for n in 0..50 {
         assert_eq!(read(node.target(&format!("w{n}")).join("file")), "x");
@@ -258,10 +262,11 @@ async fn privileged_a_hundred_come_and_go_at_once() {
     assert_eq!(fs::read_dir(node.dir.path().join("store/volumes")).unwrap().count(), 0);
 }
 
-/// `OVL_EXT4` and `OVL_XFS` are directories of file systems with project quotas: the emulated machines of the harness set them.
+/// `OVL_EXT4` and `OVL_XFS` are directories on file systems with project quotas. The harness sets them on its
+/// emulated machines.
 #[tokio::test]
 #[ignore = "needs root and file systems with project quotas"]
-async fn emulated_a_volume_ends_at_its_size_and_no_other_does() {
+async fn emulated_a_volume_is_limited_to_its_size_and_others_are_not() {
     for place in ["OVL_EXT4", "OVL_XFS"] {
         let place = std::env::var_os(place).expect(place);
         let (registry, images) = registry().await;
@@ -272,33 +277,38 @@ async fn emulated_a_volume_ends_at_its_size_and_no_other_does() {
             node.volumes.publish(node.request(id, spec)).await.unwrap();
         }
         let (small, free) = (node.target("small"), node.target("free"));
-        let full = |error: io::Error| {
+        let assert_full = |error: io::Error| {
             let errno = error.raw_os_error();
             assert!(matches!(errno, Some(libc::EDQUOT | libc::ENOSPC)), "{place:?}: {error}");
         };
         fs::write(small.join("one"), vec![1; 1 << 20]).unwrap();
-        full(fs::write(small.join("two"), vec![1; 8 << 20]).unwrap_err());
+        assert_full(fs::write(small.join("two"), vec![1; 8 << 20]).unwrap_err());
         fs::remove_file(small.join("two")).unwrap();
-        let mut made = (0..100).map(|n| fs::write(small.join(n.to_string()), b""));
-        full(made.find_map(Result::err).expect("more files than the limit"));
+        let mut created = (0..100).map(|n| fs::write(small.join(n.to_string()), b""));
+        assert_full(created.find_map(Result::err).expect("more files than the limit"));
         fs::write(free.join("two"), vec![1; 8 << 20]).unwrap();
 
         let small: Target = small.try_into().unwrap();
         let stats = node.volumes.stats(&"small".parse().unwrap(), &small).await.unwrap();
         assert_eq!((stats.bytes.total, stats.inodes.total), (4 << 20, 50), "{stats:?}");
         assert!(stats.bytes.used >= 1 << 20 && stats.bytes.available < 3 << 20, "{stats:?}");
-        // What is given another project passes the limit, as a guard against accidents lets it; it is counted all the same.
+        // A directory in another project passes the limit, because the quota guards against accidents only. It is
+        // still counted.
         let id = "small".parse().unwrap();
         let upper = node.dir.path().join("store/volumes/small/upper");
-        let given = small.as_path().join("given");
-        fs::remove_file(small.as_path().join("0")).unwrap();
-        fs::create_dir(&given).unwrap();
-        quota::Projects::probe(&upper).unwrap().assign(&upper.join("given"), 7).unwrap();
-        fs::write(given.join("large"), vec![1; 8 << 20]).unwrap();
+        let moved = small.as_path().join("moved");
+        // The driver still counts the volume's files after `stats`. It keeps an inode that it looks at for a moment, so
+        // the removal of one file may free none.
+        for n in 0..4 {
+            fs::remove_file(small.as_path().join(n.to_string())).unwrap();
+        }
+        fs::create_dir(&moved).unwrap();
+        quota::Projects::probe(&upper).unwrap().assign(&upper.join("moved"), 7).unwrap();
+        fs::write(moved.join("large"), vec![1; 8 << 20]).unwrap();
         node.volumes.0.counts.forget(&id);
-        let begun = Instant::now();
+        let started = Instant::now();
         while node.volumes.stats(&id, &small).await.unwrap().bytes.used < 8 << 20 {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{place:?}: it is not counted");
+            assert!(started.elapsed() < Duration::from_secs(60), "{place:?}: it is not counted");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         node.unpublish("small").await;

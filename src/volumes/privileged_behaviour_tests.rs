@@ -1,4 +1,4 @@
-//! What `docs/volumes.md` says of a volume, on each kernel: system calls alone, no programs.
+//! Tests of the statements in `docs/volumes.md` on each kernel, with system calls only and no programs.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -22,19 +22,19 @@ use super::{
 };
 use crate::{image::fake::FakeRegistry, sys::host};
 
-/// A whole page, because a mapping shows whole pages.
+/// The size of a file in bytes: a whole page, because a mapping shows whole pages.
 const PAGE: usize = 4096;
 
-/// The attribute in which Linux keeps an access list.
+/// The xattr in which Linux keeps a POSIX ACL.
 const ACL: &str = "system.posix_acl_access";
 
-/// Where a sparse file has its only data.
+/// The offset in bytes of the only data in the sparse file.
 const ISLAND: u64 = 8 << 20;
 
-/// Of an island between two holes.
+/// The length in bytes of the sparse file: data between two holes.
 const SPARSE: u64 = 16 << 20;
 
-/// A layer with what the tests look at: files of one page, one with two names, and one with holes.
+/// A layer with the files of these tests: files of one page, one with two names, and one with holes.
 fn layer() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let mut tar = tar::Builder::new(Vec::new());
@@ -50,7 +50,7 @@ fn layer() -> Vec<u8> {
     let sparse = File::create(dir.path().join("sparse")).unwrap();
     sparse.set_len(SPARSE).unwrap();
     sparse.write_all_at(&[b'a'; PAGE], ISLAND).unwrap();
-    // As a sparse entry: it is the builder's way for a file with holes.
+    // The tar builder writes a file with holes as a sparse entry.
     tar.append_path_with_name(dir.path().join("sparse"), "sparse").unwrap();
     tar.into_inner().unwrap()
 }
@@ -58,17 +58,17 @@ fn layer() -> Vec<u8> {
 /// A node with one volume of that layer.
 async fn volume(id: &str, change: impl FnOnce(&mut VolumeSpec)) -> (Node, PathBuf) {
     let registry = FakeRegistry::start().await;
-    registry.push_image("seen", "1", &[layer()], true);
+    registry.push_image("behaviour", "1", &[layer()], true);
     let node = Node::new(&registry);
     let mut spec =
-        VolumeSpec { images: vec![registry.reference("seen", "1")], ..VolumeSpec::default() };
+        VolumeSpec { images: vec![registry.reference("behaviour", "1")], ..VolumeSpec::default() };
     change(&mut spec);
     node.volumes.publish(node.request(id, spec)).await.unwrap();
     let at = node.target(id);
     (node, at)
 }
 
-/// Writes a byte to a file's end, which copies it up.
+/// Appends a byte to a file, which copies it up.
 fn append(path: &Path) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(b"b").unwrap();
 }
@@ -78,7 +78,7 @@ struct Mapping(*mut libc::c_void);
 
 impl Mapping {
     fn of(file: &File) -> Self {
-        // SAFETY: the kernel chooses the place; the mapping is one page, and its descriptor is open.
+        // SAFETY: the kernel chooses the address. The mapping is one page, and its descriptor is open.
         let at = unsafe {
             let (at, fd) = (std::ptr::null_mut(), file.as_raw_fd());
             libc::mmap(at, PAGE, libc::PROT_READ, libc::MAP_SHARED, fd, 0)
@@ -87,16 +87,17 @@ impl Mapping {
         Self(at)
     }
 
-    /// What it shows now.
+    /// The first byte that the mapping shows now.
     fn first(&self) -> u8 {
-        // SAFETY: it is a page long and stays until dropped; a volatile read because the file changes.
+        // SAFETY: the mapping is a page long and lives until it is dropped. The read is volatile because the file
+        // changes.
         unsafe { self.0.cast::<u8>().read_volatile() }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: it is ours and nobody has a reference into it.
+        // SAFETY: the mapping belongs to this value, and no reference into it exists.
         unsafe { libc::munmap(self.0, PAGE) };
     }
 }
@@ -105,16 +106,16 @@ impl Drop for Mapping {
 #[ignore = "needs root"]
 async fn privileged_a_descriptor_follows_a_copy_up_and_a_mapping_does_not() {
     let (node, at) = volume("followed", |spec| spec.pre_copy_up = vec!["two".into()]).await;
-    for (name, mapping_sees) in [("one", b'a'), ("two", b'b')] {
+    for (name, mapping_shows) in [("one", b'a'), ("two", b'b')] {
         let mut reader = File::open(at.join(name)).unwrap();
         let mapping = Mapping::of(&reader);
         assert_eq!(mapping.first(), b'a');
         OpenOptions::new().write(true).open(at.join(name)).unwrap().write_all(b"b").unwrap();
-        let mut seen = [0];
-        reader.read_exact(&mut seen).unwrap();
-        assert_eq!(seen, *b"b", "{name}: the descriptor was opened before the copy-up");
-        assert_eq!(mapping.first(), mapping_sees, "{name}");
-        assert_eq!(Mapping::of(&reader).first(), mapping_sees, "{name}: mapped again");
+        let mut byte = [0];
+        reader.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"b", "{name}: the descriptor was opened before the copy-up");
+        assert_eq!(mapping.first(), mapping_shows, "{name}");
+        assert_eq!(Mapping::of(&reader).first(), mapping_shows, "{name}: mapped again");
         assert_eq!(Mapping::of(&File::open(at.join(name)).unwrap()).first(), b'b', "{name}");
     }
     node.unpublish("followed").await;
@@ -122,7 +123,7 @@ async fn privileged_a_descriptor_follows_a_copy_up_and_a_mapping_does_not() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_a_file_of_one_name_keeps_its_inode_number_at_copy_up() {
+async fn privileged_a_file_with_one_name_keeps_its_inode_number_at_copy_up() {
     for xino in [Xino::Off, Xino::Auto] {
         let (node, at) = volume("numbered", |spec| spec.options.xino = xino).await;
         let number = |name: &str| {
@@ -142,7 +143,7 @@ async fn privileged_a_file_of_one_name_keeps_its_inode_number_at_copy_up() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_two_names_of_a_layers_file_part_unless_there_is_an_index() {
+async fn privileged_a_copy_up_separates_hard_links_unless_index_is_on() {
     for (index, second) in [(false, PAGE), (true, PAGE + 1)] {
         let (node, at) = volume("parted", |spec| spec.options.index = index).await;
         append(&at.join("linked"));
@@ -155,7 +156,7 @@ async fn privileged_two_names_of_a_layers_file_part_unless_there_is_an_index() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_a_watch_sees_writes_after_the_copy_up() {
+async fn privileged_an_inotify_watch_sees_writes_after_the_copy_up() {
     let (node, at) = volume("watched", |_| {}).await;
     let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
     let modified = inotify::WatchFlags::MODIFY;
@@ -168,32 +169,32 @@ async fn privileged_a_watch_sees_writes_after_the_copy_up() {
     node.unpublish("watched").await;
 }
 
-/// An access list as the attribute has it: the owner reads and writes, user 1000 and the others read.
-fn access_list() -> Vec<u8> {
-    const NOBODY: u32 = u32::MAX;
+/// A POSIX ACL in the xattr's format: the owner reads and writes, user 1000 and the others read.
+fn acl_xattr() -> Vec<u8> {
+    const UNDEFINED_ID: u32 = u32::MAX;
     let entries = [
-        (0x01_u16, 6_u16, NOBODY),
+        (0x01_u16, 6_u16, UNDEFINED_ID),
         (0x02, 4, 1000),
-        (0x04, 4, NOBODY),
-        (0x10, 4, NOBODY),
-        (0x20, 4, NOBODY),
+        (0x04, 4, UNDEFINED_ID),
+        (0x10, 4, UNDEFINED_ID),
+        (0x20, 4, UNDEFINED_ID),
     ];
     let mut bytes = 2_u32.to_le_bytes().to_vec();
-    for (tag, rights, id) in entries {
+    for (tag, permissions, id) in entries {
         bytes.extend(tag.to_le_bytes());
-        bytes.extend(rights.to_le_bytes());
+        bytes.extend(permissions.to_le_bytes());
         bytes.extend(id.to_le_bytes());
     }
     bytes
 }
 
-/// The kernel asks the layer's inode for its way to set a list before it copies the file up, and EROFS has none.
+/// Before the kernel copies the file up, it looks for the lower inode's operation to set an ACL, and EROFS has none.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_an_access_list_waits_for_the_copy_up() {
+async fn privileged_an_acl_can_be_set_only_after_the_copy_up() {
     let (node, at) = volume("listed", |spec| spec.pre_copy_up = vec!["two".into()]).await;
     let set =
-        |name: &str| rustix::fs::setxattr(at.join(name), ACL, &access_list(), XattrFlags::empty());
+        |name: &str| rustix::fs::setxattr(at.join(name), ACL, &acl_xattr(), XattrFlags::empty());
     let has = |name: &str| rustix::fs::getxattr(at.join(name), ACL, &mut [0_u8; 64]).is_ok();
     assert_eq!(set("one"), Err(Errno::OPNOTSUPP));
     assert!(!has("one"));
@@ -209,14 +210,14 @@ async fn privileged_an_access_list_waits_for_the_copy_up() {
     node.unpublish("listed").await;
 }
 
-/// Whether the kernel is this one or a later one.
+/// Whether the running kernel has at least this version.
 fn is_at_least(major: u32, minor: u32) -> bool {
     let release = host::release();
     let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap());
     (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
-/// Data and holes of a file as `lseek(2)` says them.
+/// The start and the end of the first data in a file, as `lseek(2)` reports them.
 fn data(path: &Path) -> (u64, u64) {
     let file = File::open(path).unwrap();
     let begin = seek(&file, SeekFrom::Data(0)).unwrap();
@@ -229,19 +230,22 @@ async fn privileged_a_sparse_file_keeps_its_holes_in_the_layer_and_at_copy_up() 
     let (node, at) = volume("sparse", |_| {}).await;
     let path = at.join("sparse");
     let (begin, end) = data(&path);
-    // EROFS of Linux 6.12 says nothing of holes, and so all of the file is copied.
-    let said_so = (begin, end) != (0, SPARSE);
-    assert!(said_so || !is_at_least(6, 18), "holes of the layer are said as data");
-    if said_so {
+    // EROFS of Linux 6.12 reports no holes, so all of the file is copied.
+    let reports_holes = (begin, end) != (0, SPARSE);
+    assert!(reports_holes || !is_at_least(6, 18), "holes of the layer are reported as data");
+    if reports_holes {
         assert!(begin <= ISLAND && end > ISLAND, "{begin} to {end}");
         assert!(end - begin <= 64 << 10, "{begin} to {end}");
     }
-    let said = fs::metadata(&path).unwrap().blocks() * 512;
-    assert!(said >= SPARSE, "{said} bytes: the page says that a layer's file shows all its blocks");
+    let reported = fs::metadata(&path).unwrap().blocks() * 512;
+    assert!(
+        reported >= SPARSE,
+        "{reported} bytes: docs/volumes.md says that a layer's file reports all its blocks"
+    );
     append(&path);
-    let taken = fs::metadata(node.dir.path().join("store/volumes/sparse/upper/sparse")).unwrap();
-    // The kernel copies whole pieces of 1 MiB.
-    assert_eq!(taken.blocks() * 512 < SPARSE / 4, said_so, "{} blocks", taken.blocks());
+    let copied = fs::metadata(node.dir.path().join("store/volumes/sparse/upper/sparse")).unwrap();
+    // The kernel copies in chunks of 1 MiB.
+    assert_eq!(copied.blocks() * 512 < SPARSE / 4, reports_holes, "{} blocks", copied.blocks());
     let mut island = [0; PAGE];
     File::open(&path).unwrap().read_exact_at(&mut island, ISLAND).unwrap();
     assert_eq!(island, [b'a'; PAGE]);
@@ -261,17 +265,18 @@ async fn privileged_a_layers_file_is_copied_and_not_shared_by_reflink() {
     node.unpublish("unshared").await;
 }
 
-/// A removal takes a mark, so a volume whose files are used up cannot remove what is in a layer.
+/// Removing a file of a layer makes a whiteout, so a volume without free inodes cannot do it.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_a_full_volume_frees_its_own_files_first() {
+async fn privileged_a_full_volume_must_remove_its_own_files_first() {
     let limits = Limits { size: Some(1 << 20), inodes: Some(20), by_default: false };
     let in_memory = |spec: &mut VolumeSpec| {
         (spec.medium, spec.limits) = (Medium::Memory, limits);
     };
     let (node, at) = volume("full", in_memory).await;
-    let made = (0..100).take_while(|n| fs::write(at.join(format!("new{n}")), "").is_ok()).count();
-    assert!((10..=30).contains(&made), "{made} files where 20 are allowed");
+    let created =
+        (0..100).take_while(|n| fs::write(at.join(format!("new{n}")), "").is_ok()).count();
+    assert!((10..=30).contains(&created), "{created} files where 20 are allowed");
     let error = fs::remove_file(at.join("one")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
     fs::remove_file(at.join("new0")).unwrap();

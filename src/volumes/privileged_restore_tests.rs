@@ -1,4 +1,6 @@
-//! Volumes of snapshots on the real kernel. A cut is made here by hand, of a volume that is mounted nowhere: its upper is taken.
+//! Tests of volumes restored from snapshots, on the real kernel.
+//!
+//! The tests capture a volume by hand: they unmount it and move its upper into a layer.
 
 use std::{
     fs, io,
@@ -19,7 +21,7 @@ use crate::{
     sys::{attributes, mounts::LinuxMounts},
 };
 
-/// The names of a node's volumes begin with `prefix`: the kernel's mount table is one for all tests.
+/// A node whose volume names begin with `prefix`, because all tests share the kernel's mount table.
 struct Bench {
     node: Node,
     images: Vec<Reference>,
@@ -47,32 +49,32 @@ impl Bench {
         self.node.target(&self.id(name))
     }
 
-    /// What a pod has written to a volume becomes the snapshot of this name; the volume is mounted nowhere from then on.
-    fn cut(&self, name: &str, snapshot: &str) -> SnapshotRecord {
-        self.cut_marked(name, snapshot, (true, true))
+    /// Captures a volume as the snapshot of this name. The volume is not mounted from then on.
+    fn capture(&self, name: &str, snapshot: &str) -> SnapshotRecord {
+        self.capture_with(name, snapshot, (true, true))
     }
 
-    /// A cut in which are metacopies, and redirects.
-    fn cut_marked(&self, name: &str, snapshot: &str, marks: (bool, bool)) -> SnapshotRecord {
+    /// Captures a volume whose upper has these features (metacopy, redirect).
+    fn capture_with(&self, name: &str, snapshot: &str, features: (bool, bool)) -> SnapshotRecord {
         LinuxMounts.unmount(&self.at(name)).unwrap();
         let (id, pod) =
             (self.id(name), self.node.request(&self.id(name), VolumeSpec::default()).pod);
-        let held = self.node.volumes.hold(&id.parse().unwrap(), Some(&pod)).unwrap();
-        assert!(!held.is_mounted());
-        let upper = held.upper().to_owned();
-        let layer = snapshot_layer(&self.node.volumes.0.store, snapshot, marks, |diff| {
+        let guard = self.node.volumes.hold(&id.parse().unwrap(), Some(&pod)).unwrap();
+        assert!(!guard.is_mounted());
+        let upper = guard.upper().to_owned();
+        let layer = snapshot_layer(&self.node.volumes.0.store, snapshot, features, |diff| {
             fs::rename(upper, diff).unwrap();
         });
-        let stack: Vec<Digest> = held.stack().iter().copied().chain([layer]).collect();
-        let cut = SnapshotRecord {
-            own: held.snapshot_layers() + 1,
-            parent: held.parent().cloned(),
-            owner: held.owner().map(|owner| (owner.uid, owner.gid)),
-            ..record(snapshot, stack, held.manifests().to_vec())
+        let stack: Vec<Digest> = guard.stack().iter().copied().chain([layer]).collect();
+        let captured = SnapshotRecord {
+            own: guard.snapshot_layers() + 1,
+            parent: guard.parent().cloned(),
+            owner: guard.owner().map(|owner| (owner.uid, owner.gid)),
+            ..record(snapshot, stack, guard.manifests().to_vec())
         };
-        self.node.volumes.0.store.put_snapshot(cut.clone()).unwrap();
-        self.node.known.respond(snapshot, [Ok(found(snapshot))]);
-        cut
+        self.node.volumes.0.store.put_snapshot(captured.clone()).unwrap();
+        self.node.snapshots.respond(snapshot, [Ok(found(snapshot))]);
+        captured
     }
 }
 
@@ -85,7 +87,7 @@ fn owner(path: &Path) -> (u32, u32) {
     (found.uid(), found.gid())
 }
 
-/// Everything that overlay says by a mark of its own.
+/// Makes a change for each kind of mark that overlay writes.
 fn write_all(at: &Path) {
     fs::write(at.join("dir/kept"), "written").unwrap();
     fs::remove_file(at.join("dir/covered")).unwrap();
@@ -103,12 +105,12 @@ fn assert_all(at: &Path) {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_ten_forks_begin_with_what_was_written_and_differ_in_what_they_write() {
+async fn privileged_ten_forks_start_with_the_captured_files_and_write_separately() {
     let bench = Bench::new("fork").await;
     let spec = VolumeSpec { images: bench.images.clone(), ..VolumeSpec::default() };
     bench.publish("dev", spec.clone()).await.unwrap();
     write_all(&bench.at("dev"));
-    bench.cut("dev", "ws-1");
+    bench.capture("dev", "ws-1");
     let layers = || fs::read_dir(bench.node.dir.path().join("store/layers")).unwrap().count();
     let before = layers();
     for n in 0..10 {
@@ -123,12 +125,12 @@ async fn privileged_ten_forks_begin_with_what_was_written_and_differ_in_what_the
         assert_eq!(read(bench.at(&n.to_string()).join("new")), n.to_string());
     }
     assert_eq!(layers(), before);
-    assert_eq!(bench.node.mounts().len(), 10, "one mount a volume");
+    assert_eq!(bench.node.mounts().len(), 10, "one mount for each volume");
 }
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_snapshots_of_snapshots_and_what_lies_on_other_images() {
+async fn privileged_snapshots_of_snapshots_and_snapshots_on_other_images() {
     let bench = Bench::new("deep").await;
     let spec = VolumeSpec { images: bench.images[..1].to_vec(), ..VolumeSpec::default() };
     bench.publish("0", spec).await.unwrap();
@@ -138,10 +140,10 @@ async fn privileged_snapshots_of_snapshots_and_what_lies_on_other_images() {
         fs::write(at.join(format!("of-{n}")), "x").unwrap();
         let moved = |n: i32| at.join(if n == 0 { "dir".to_owned() } else { format!("dir-{n}") });
         fs::rename(moved(n), moved(n + 1)).unwrap();
-        let cut = bench.cut(&n.to_string(), &format!("ws-{n}"));
-        assert_eq!((cut.own, cut.manifests.len()), (n as usize + 1, 1));
+        let captured = bench.capture(&n.to_string(), &format!("ws-{n}"));
+        assert_eq!((captured.own, captured.manifests.len()), (n as usize + 1, 1));
         let parent = (n > 0).then(|| format!("ws-{}", n - 1).parse().unwrap());
-        assert_eq!(cut.parent, parent);
+        assert_eq!(captured.parent, parent);
         bench.publish(&(n + 1).to_string(), of(&format!("ws-{n}"))).await.unwrap();
     }
     let at = bench.at("10");
@@ -150,24 +152,27 @@ async fn privileged_snapshots_of_snapshots_and_what_lies_on_other_images() {
     assert!(!at.join("dir").exists());
 
     let others = |snapshot| VolumeSpec { images: bench.images[1..].to_vec(), ..of(snapshot) };
-    let refused = bench.publish("mixed", others("ws-9")).await.unwrap_err();
-    let words = refused.to_string();
-    assert!(words.contains("ws-9"), "the renamed directory's files are the first image's: {words}");
+    let error = bench.publish("mixed", others("ws-9")).await.unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("ws-9"),
+        "the renamed directory's files are the first image's: {message}"
+    );
 
     let spec = VolumeSpec { images: bench.images[..1].to_vec(), ..VolumeSpec::default() };
     bench.publish("plain", spec).await.unwrap();
     fs::write(bench.at("plain").join("last"), "plain").unwrap();
-    bench.cut_marked("plain", "ws-plain", (false, false));
+    bench.capture_with("plain", "ws-plain", (false, false));
     bench.publish("mixed", others("ws-plain")).await.unwrap();
     let at = bench.at("mixed");
     assert_eq!((read(at.join("last")), read(at.join("tool"))), ("plain".into(), "t".into()));
     assert_eq!(read(at.join("dir/kept")), "tools");
 }
 
-/// An image's files are shown to be the owner's, and what the volume was written with stays as it was shown.
+/// `owner` maps the files of an image. Files that the pod wrote keep the owner that it saw.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_owners_stay_as_they_were_shown() {
+async fn privileged_a_restored_volume_shows_the_same_owners() {
     let bench = Bench::new("owned").await;
     let mut images = tar::Builder::new(Vec::new());
     for name in ["roots", "changed"] {
@@ -182,7 +187,7 @@ async fn privileged_owners_stay_as_they_were_shown() {
     let spec = with_owner(VolumeSpec { images: image, group: Some(3000), ..VolumeSpec::default() });
     bench.publish("dev", spec).await.unwrap();
     let at = bench.at("dev");
-    // Only its attributes are copied up: its bytes stay in the mapped layer.
+    // Only its metadata is copied up: its data stays in the mapped layer.
     fs::set_permissions(at.join("changed"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(at.join("of-root"), "").unwrap();
     fs::write(at.join("of-owner"), "").unwrap();
@@ -192,27 +197,27 @@ async fn privileged_owners_stay_as_they_were_shown() {
     let owners = |at: &Path| names.map(|name| owner(&at.join(name)));
     let shown = owners(&at);
     assert_eq!(shown[1..3], [(1000, 2000), (1000, 2000)]);
-    bench.cut("dev", "owned-1");
+    bench.capture("dev", "owned-1");
 
     bench.publish("fork", with_owner(of("owned-1"))).await.unwrap();
     let fork = bench.at("fork");
     assert_eq!(owners(&fork), shown);
     assert_eq!(read(fork.join("changed")), "x");
     let mode = |at: &Path| fs::metadata(at).unwrap().mode() & 0o7777;
-    assert_eq!(mode(&fork) & 0o2070, 0o2070, "the root is the volume's");
+    assert_eq!(mode(&fork) & 0o2070, 0o2070, "the root has the mode bits of the volume's group");
     let error = bench.publish("other", of("owned-1")).await.unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
 }
 
-/// HAZARDS 7, with the kernel's word for why.
+/// docs/hazards.md, 7, with the error of the kernel.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_a_mark_that_would_not_be_followed_is_refused_before_the_pod_sees_eperm() {
+async fn privileged_a_mark_that_overlay_would_not_follow_is_refused_before_the_pod_gets_eperm() {
     let bench = Bench::new("marked").await;
     let spec = VolumeSpec { images: bench.images.clone(), ..VolumeSpec::default() };
     bench.publish("dev", spec).await.unwrap();
     write_all(&bench.at("dev"));
-    let cut = bench.cut("dev", "marked-1");
+    let captured = bench.capture("dev", "marked-1");
     let options = Options { metacopy: false, ..Options::default() };
     let spec = VolumeSpec { options: options.clone(), ..of("marked-1") };
     let error = bench.publish("fork", spec).await.unwrap_err();
@@ -220,43 +225,43 @@ async fn privileged_a_mark_that_would_not_be_followed_is_refused_before_the_pod_
     assert!(error.to_string().contains("leave metacopy: off out"), "{error}");
     assert!(bench.node.mounts().is_empty());
 
-    // What it would have been: nobody has said of this layer what it needs.
+    // Without the check: the metadata of this layer does not name the features that it needs.
     let store = &bench.node.volumes.0.store;
-    let (marked, below) = cut.stack.split_last().unwrap();
+    let (marked, below) = captured.stack.split_last().unwrap();
     let dir = bench.node.dir.path().join("store/layers").join(marked.hex());
-    let unsaid = snapshot_layer(store, "unsaid", (false, false), |diff| {
+    let undeclared = snapshot_layer(store, "undeclared", (false, false), |diff| {
         fs::rename(dir.join("diff"), diff).unwrap();
     });
-    let stack = [below, &[unsaid]].concat();
-    store.put_snapshot(record("unsaid", stack, Vec::new())).unwrap();
-    bench.node.known.respond("unsaid", [Ok(found("unsaid"))]);
-    bench.publish("fork", VolumeSpec { options, ..of("unsaid") }).await.unwrap();
+    let stack = [below, &[undeclared]].concat();
+    store.put_snapshot(record("undeclared", stack, Vec::new())).unwrap();
+    bench.node.snapshots.respond("undeclared", [Ok(found("undeclared"))]);
+    bench.publish("fork", VolumeSpec { options, ..of("undeclared") }).await.unwrap();
     let denied = fs::read(bench.at("fork").join("tool")).unwrap_err();
     assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
 }
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_a_view_shows_what_a_pod_would_see_and_takes_no_writes() {
+async fn privileged_a_view_shows_what_a_pod_would_see_and_is_read_only() {
     let bench = Bench::new("viewed").await;
     let spec = VolumeSpec { images: bench.images.clone(), ..VolumeSpec::default() };
     bench.publish("dev", spec).await.unwrap();
     write_all(&bench.at("dev"));
-    let cut = bench.cut("dev", "viewed-1");
-    let view = bench.node.volumes.view(&cut.stack, None).unwrap();
+    let captured = bench.capture("dev", "viewed-1");
+    let view = bench.node.volumes.view(&captured.stack, None).unwrap();
     assert_all(&view.path());
-    let refused = fs::write(view.path().join("more"), "").unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    let error = fs::write(view.path().join("more"), "").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
 
     let volumes = &bench.node.volumes;
     let owner_of = |stack: &[Digest], name: &str| {
         let given = Some(Owner { uid: 1000, gid: 2000 });
         owner(&volumes.view(stack, given).unwrap().path().join(name))
     };
-    // The image's file is 1000:2000, which this owner shows as root's; the cut's was shown as it is.
-    assert_eq!(owner_of(&cut.stack[..1], "dir/kept"), (0, 0));
-    assert_eq!(owner_of(&cut.stack, "renamed/kept"), (1000, 2000));
-    let one = volumes.view(&cut.stack[cut.stack.len() - 1..], None).unwrap();
+    // The image's file is 1000:2000, which this owner maps to root. The snapshot's file is not mapped.
+    assert_eq!(owner_of(&captured.stack[..1], "dir/kept"), (0, 0));
+    assert_eq!(owner_of(&captured.stack, "renamed/kept"), (1000, 2000));
+    let one = volumes.view(&captured.stack[captured.stack.len() - 1..], None).unwrap();
     assert_eq!(read(one.path().join("new")), "new");
     let none = volumes.view(&[], None).unwrap();
     assert_eq!(fs::read_dir(none.path()).unwrap().count(), 0);
@@ -268,7 +273,7 @@ async fn privileged_a_view_shows_what_a_pod_would_see_and_takes_no_writes() {
     let closed = snapshot_layer(&volumes.0.store, "closed", (false, false), |diff| {
         attributes::set_mode(diff, 0o700).unwrap();
     });
-    let view = volumes.view(&[cut.stack[0], closed], None).unwrap();
+    let view = volumes.view(&[captured.stack[0], closed], None).unwrap();
     assert_eq!(fs::metadata(view.path()).unwrap().mode() & 0o777, 0o700);
     assert_eq!(read(view.path().join("dir/kept")), "base");
 }

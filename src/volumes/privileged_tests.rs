@@ -1,4 +1,4 @@
-//! The whole path on the real kernel: a registry on loopback, real layers, real mounts.
+//! Tests of publish and unpublish on the real kernel, with a registry on loopback, real layers and real mounts.
 
 use std::{
     fs, io,
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct Node {
     pub(super) dir: TempDir,
     pub(super) volumes: Volumes,
-    pub(super) known: Arc<FakeSnapshots>,
+    pub(super) snapshots: Arc<FakeSnapshots>,
 }
 
 impl Node {
@@ -29,13 +29,13 @@ impl Node {
         Self::beneath(&std::env::temp_dir(), registry)
     }
 
-    /// One whose disk is that of `place`.
+    /// A node whose directory is below `place`, on that disk.
     pub(super) fn beneath(place: &Path, registry: &FakeRegistry) -> Self {
         let dir = TempDir::new_in(place).unwrap();
         fs::create_dir_all(dir.path().join("kubelet/pods/pod-1")).unwrap();
-        let known = Arc::default();
-        let volumes = open(dir.path(), registry, &known);
-        Self { dir, volumes, known }
+        let snapshots = Arc::default();
+        let volumes = open(dir.path(), registry, &snapshots);
+        Self { dir, volumes, snapshots }
     }
 
     pub(super) fn target(&self, name: &str) -> PathBuf {
@@ -73,20 +73,20 @@ impl Node {
         self.volumes.publish(self.request(id, spec)).await.unwrap();
     }
 
-    /// The process ends and another one starts on what it left.
+    /// Restarts the driver: the process ends, and a new one opens the same store.
     pub(super) async fn restart(&mut self, registry: &FakeRegistry) {
         self.restart_after(registry, || {}).await;
     }
 
-    /// So too, and meanwhile something happens.
-    pub(super) async fn restart_after(&mut self, registry: &FakeRegistry, happens: impl FnOnce()) {
-        // What was pulled last lets go of the store.
+    /// Restarts the driver, and calls `between` after the old process has ended.
+    pub(super) async fn restart_after(&mut self, registry: &FakeRegistry, between: impl FnOnce()) {
+        // Lets the last pull release the store.
         tokio::task::yield_now().await;
         let empty = TempDir::new().unwrap();
-        // The old process must be gone before the new one may have the store.
-        drop(std::mem::replace(&mut self.volumes, open(empty.path(), registry, &self.known)));
-        happens();
-        self.volumes = open(self.dir.path(), registry, &self.known);
+        // The old process must release the store before the new one opens it.
+        drop(std::mem::replace(&mut self.volumes, open(empty.path(), registry, &self.snapshots)));
+        between();
+        self.volumes = open(self.dir.path(), registry, &self.snapshots);
         self.volumes.recover(Duration::ZERO).unwrap();
     }
 
@@ -95,7 +95,7 @@ impl Node {
         self.volumes.unpublish(&id.parse().unwrap(), &target).await.unwrap();
     }
 
-    /// The mounts beneath this node's directory, without the layers that an older kernel wants attached.
+    /// The mounts beneath this node's directory, without the layers that an older kernel needs attached.
     pub(super) fn mounts(&self) -> Vec<Mount> {
         let mut table = self.all_mounts();
         table.retain(|mount| !mount.target.starts_with(self.dir.path().join("lowers")));
@@ -108,7 +108,7 @@ impl Node {
         table
     }
 
-    /// One digest of every byte of every layer.
+    /// The name of each layer, with the digest of its EROFS image.
     fn layers(&self) -> Vec<(String, Digest)> {
         let entries = fs::read_dir(self.dir.path().join("store/layers")).unwrap();
         let mut digests: Vec<_> = entries
@@ -131,13 +131,13 @@ impl Drop for Node {
     }
 }
 
-fn open(dir: &Path, registry: &FakeRegistry, known: &Arc<FakeSnapshots>) -> Volumes {
-    // As `ovl node` does: these tests also run on kernels that want layers handed over in an older way.
-    let features = Features::probe(&LinuxMounts, &dir.join("trial")).unwrap();
+fn open(dir: &Path, registry: &FakeRegistry, snapshots: &Arc<FakeSnapshots>) -> Volumes {
+    // As in `ovl node`: these tests also run on kernels that need the older way to pass layers.
+    let features = Features::probe(&LinuxMounts, &dir.join("probe")).unwrap();
     let kernel = features.mounts(&dir.join("lowers")).unwrap();
     let store = Arc::new(Store::open(&dir.join("store"), kernel.clone()).unwrap());
     let parts = Parts {
-        snapshots: known.clone(),
+        snapshots: snapshots.clone(),
         ..Parts::new(store, registry.registries(), kernel, features)
     };
     Volumes::open(parts, Settings::new(dir.join("kubelet"))).unwrap()
@@ -174,7 +174,7 @@ pub(super) fn read(path: PathBuf) -> String {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_layers_are_read_and_writes_are_ones_own() {
+async fn privileged_volumes_share_layers_and_keep_their_writes_separate() {
     let (registry, images) = registry().await;
     let node = Node::new(&registry);
     node.publish("mine", &images[..1], false, false).await;
@@ -195,7 +195,7 @@ async fn privileged_layers_are_read_and_writes_are_ones_own() {
     assert_eq!(read(b.join("dir/covered")), "top");
     assert!(!b.join("new").exists());
     assert_eq!(node.layers(), before, "a layer changed");
-    assert_eq!(node.mounts().len(), 2, "one mount a volume: {:?}", node.mounts());
+    assert_eq!(node.mounts().len(), 2, "one mount for each volume: {:?}", node.mounts());
 
     node.unpublish("mine").await;
     node.unpublish("b").await;
@@ -234,7 +234,7 @@ async fn privileged_options_reach_the_mount() {
         let refused = written.err().map(|e| e.kind());
         assert_eq!(refused, read_only.then_some(io::ErrorKind::ReadOnlyFilesystem));
         node.publish(id, images, volatile, read_only).await;
-        assert_eq!(node.mounts().len(), 1, "again is once");
+        assert_eq!(node.mounts().len(), 1, "the second publish mounts nothing");
         node.unpublish(id).await;
         assert!(node.mounts().is_empty());
     }
@@ -242,7 +242,7 @@ async fn privileged_options_reach_the_mount() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_volumes_outlive_the_process() {
+async fn privileged_volumes_survive_a_driver_restart() {
     let (registry, images) = registry().await;
     let mut node = Node::new(&registry);
     node.publish("outlives", &images, true, false).await;
@@ -254,7 +254,8 @@ async fn privileged_volumes_outlive_the_process() {
     node.publish("outlives", &images, true, false).await;
     assert_eq!(node.mounts().len(), 1);
 
-    // The node's container was replaced: the mount is gone, the boot is the same, the kernel's mark is there.
+    // As if the container of the node plugin was replaced: the mount is gone, the boot is the same, and the kernel's
+    // marker exists.
     LinuxMounts.unmount(&node.target("outlives")).unwrap();
     node.publish("outlives", &images, true, false).await;
     assert_eq!(read(node.target("outlives").join("new")), "before");
@@ -262,10 +263,11 @@ async fn privileged_volumes_outlive_the_process() {
     assert!(node.mounts().is_empty());
 }
 
-/// The volume's root is the upper's root: were it closed, only root could enter.
+/// The root of the volume is the root of the upper. If its mode were closed, only the user root could enter the
+/// volume.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_a_volumes_root_is_the_images_root() {
+async fn privileged_the_volume_root_has_the_attributes_of_the_image_root() {
     let registry = FakeRegistry::start().await;
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -291,10 +293,11 @@ async fn privileged_a_volumes_root_is_the_images_root() {
     }
 }
 
-/// The kubelet binds a subPath of a volume elsewhere beneath its directory: the same overlay, and not the volume.
+/// The kubelet bind-mounts a subPath of a volume elsewhere beneath its directory: the same overlay, but not the
+/// volume.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_a_part_of_a_volume_is_not_taken_for_it() {
+async fn privileged_a_bind_mount_of_a_subdirectory_is_not_the_volume() {
     let (registry, images) = registry().await;
     let node = Node::new(&registry);
     node.publish("whole", &images, false, false).await;

@@ -1,6 +1,6 @@
-//! What programs cost and see in a volume: the tables of `docs/volumes.md` and `docs/programs.md`, held against the programs.
+//! Tests of what programs copy up and see in a volume: the tables of `docs/volumes.md` and `docs/programs.md`.
 //!
-//! Sizes are of what lies in the upper: whole files for data, a few bytes for marks.
+//! Sizes are those of the files in the upper: whole files for data, a few bytes for overlay's marks.
 
 use std::{
     fs,
@@ -17,17 +17,17 @@ use super::{
 };
 use crate::image::fake::FakeRegistry;
 
-/// How large the files are that commands are tried on: far more than marks and attributes take.
+/// The size in bytes of the files on which the commands run: far more than overlay's marks and xattrs need.
 const LARGE: u64 = 1 << 20;
 
-/// Volumes of one tree.
+/// A node and an image of one directory tree.
 pub(super) struct Tree {
     pub(super) node: Node,
     image: Reference,
 }
 
 impl Tree {
-    /// A layer of this directory, on a node that users can find their way into.
+    /// Pushes an image of this directory and pulls it on a node whose directory all users can enter.
     pub(super) async fn of(dir: &Path) -> Self {
         let registry = FakeRegistry::start().await;
         registry.push_image("tree", "1", &[packed(dir)], false);
@@ -39,11 +39,11 @@ impl Tree {
             format!("tree-{}", registry.reference("tree", "1").registry().replace([':', '.'], "-"));
         node.volumes.publish(node.request(&id, spec)).await.unwrap();
         node.unpublish(&id).await;
-        // What is on the node once is mounted again without its registry.
+        // The layers are on the node now, so later volumes need no registry.
         Self { node, image }
     }
 
-    /// A volume with the options that pods have by default.
+    /// Publishes a volume with the default options of pods. Returns its target.
     pub(super) async fn publish(&self, id: &str) -> PathBuf {
         self.publish_with(id, Options::default()).await
     }
@@ -59,12 +59,12 @@ impl Tree {
         self.node.target(id)
     }
 
-    /// Where a volume's writes are.
+    /// The upper of a volume.
     pub(super) fn upper(&self, id: &str) -> PathBuf {
         self.node.dir.path().join("store/volumes").join(id).join("upper")
     }
 
-    /// The bytes of data in a volume's upper. A block a file is left out: that may be its attributes.
+    /// The bytes of data in a volume's upper. One block of each file is not counted, because it may hold its xattrs.
     pub(super) fn copied(&self, id: &str) -> u64 {
         data_below(&self.upper(id))
     }
@@ -82,14 +82,14 @@ fn data_below(dir: &Path) -> u64 {
     entries.map(bytes).sum()
 }
 
-/// Bytes that differ from file to file and do not shrink.
+/// Writes a file of bytes that differ from file to file and do not compress.
 pub(super) fn noise(file: &Path, bytes: u64) {
     let mut from = fs::File::open("/dev/urandom").unwrap();
     let mut to = fs::File::create(file).unwrap();
     std::io::copy(&mut std::io::Read::take(&mut from, bytes), &mut to).unwrap();
 }
 
-/// Commands in the table of `docs/volumes.md`, each with its word: nothing, metadata or data.
+/// The commands in the table of `docs/volumes.md`, each with what it copies up: nothing, metadata or data.
 fn table() -> Vec<(String, String)> {
     let text = include_str!("../../docs/volumes.md");
     let (_, rows) = text.split_once("| command | copied up |\n|---|---|\n").unwrap();
@@ -105,7 +105,7 @@ fn table() -> Vec<(String, String)> {
 
 #[tokio::test]
 #[ignore = "needs root and the programs of the table"]
-async fn privileged_each_command_of_the_table_copies_what_it_says() {
+async fn privileged_each_command_copies_what_the_table_says() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("DIR/below")).unwrap();
     for name in ["FILE", "DIR/one", "DIR/below/two"] {
@@ -123,20 +123,20 @@ async fn privileged_each_command_of_the_table_copies_what_it_says() {
         let loops = "losetup --associated FILE --noheadings --output NAME 2>/dev/null | xargs -r losetup --detach";
         sh(loops, &at, dir.path());
         let touched = fs::read_dir(tree.upper(&id)).unwrap().count() > 0;
-        let seen = match tree.copied(&id) {
+        let actual = match tree.copied(&id) {
             0 if !touched => "nothing",
             0..65_536 => "metadata",
             _ => "data",
         };
-        if seen != word {
-            wrong.push(format!("{command}: {seen}, not {word} ({} bytes)", tree.copied(&id)));
+        if actual != word {
+            wrong.push(format!("{command}: {actual}, not {word} ({} bytes)", tree.copied(&id)));
         }
         tree.node.unpublish(&id).await;
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// `setfacl` says what the kernel said; of a removal it is not told that nothing happened.
+/// `setfacl -m` reports the error of the kernel. `setfacl -b` gets no error, although it removes nothing.
 #[tokio::test]
 #[ignore = "needs root and acl"]
 async fn privileged_setfacl_works_after_a_chmod() {
@@ -145,10 +145,13 @@ async fn privileged_setfacl_works_after_a_chmod() {
     let tree = Tree::of(dir.path()).await;
     let at = tree.publish("acl").await;
     let run = |line: &str| sh(line, &at, dir.path());
-    let said = run("setfacl -m u:7:r plain 2>&1 || true");
-    assert!(said.contains("Operation not supported"), "{said}");
+    let output = run("setfacl -m u:7:r plain 2>&1 || true");
+    assert!(output.contains("Operation not supported"), "{output}");
     run("setfacl -b listed");
-    assert!(run("getfacl -cn listed").contains("user:5:r"), "it is gone: the page is wrong");
+    assert!(
+        run("getfacl -cn listed").contains("user:5:r"),
+        "the ACL is gone: the documentation is wrong"
+    );
     run("chmod --reference=plain plain && setfacl -m u:7:r plain");
     run("chmod --reference=listed listed && setfacl -b listed");
     assert!(run("getfacl -cn plain").contains("user:7:r"));
@@ -158,7 +161,7 @@ async fn privileged_setfacl_works_after_a_chmod() {
 
 #[tokio::test]
 #[ignore = "needs root, bsdtar, rsync and borg"]
-async fn privileged_archivers_on_one_file_system_see_every_file() {
+async fn privileged_archivers_limited_to_one_file_system_see_every_file() {
     let dir = tempfile::tempdir().unwrap();
     sh(
         "mkdir -p a/b && for n in 1 2 3 4 5 6 7 8 9; do echo $n > a/$n; echo $n > a/b/$n; done && ln a/1 a/link",
@@ -188,10 +191,10 @@ async fn privileged_archivers_on_one_file_system_see_every_file() {
     tree.node.unpublish("archived").await;
 }
 
-/// Tools that leave a directory out whose files are on another device than it is, and say nothing.
+/// These tools silently skip the files of a directory that are on another device than the directory.
 #[tokio::test]
 #[ignore = "needs root, restic, mksquashfs and ncdu"]
-async fn privileged_backups_on_one_file_system_are_whole_with_xino_and_empty_without() {
+async fn privileged_backups_limited_to_one_file_system_are_complete_only_with_xino() {
     let dir = tempfile::tempdir().unwrap();
     sh(
         "mkdir -p a/b && for n in 1 2 3 4 5 6 7 8 9; do echo $n > a/$n; echo $n > a/b/$n; done",
@@ -211,8 +214,8 @@ async fn privileged_backups_on_one_file_system_are_whole_with_xino_and_empty_wit
             unsquashfs -lls $OUT/image | grep -c ^- || true",
             "ncdu -0 -x -o $OUT/ncdu . && grep '^{\"name\"' $OUT/ncdu | grep -vc excluded || true",
         ] {
-            let counted = run(line);
-            assert_eq!(counted.trim(), files.to_string(), "{xino:?}: {line}");
+            let count = run(line);
+            assert_eq!(count.trim(), files.to_string(), "{xino:?}: {line}");
         }
         let (one, all) = (run("du -sx --inodes . | cut -f1"), run("du -s --inodes . | cut -f1"));
         assert_eq!(one == all, xino == Xino::Auto, "du -x: {one} of {all}");
@@ -220,11 +223,11 @@ async fn privileged_backups_on_one_file_system_are_whole_with_xino_and_empty_wit
     }
 }
 
-/// A `sqlite3` that is kept open.
+/// A running `sqlite3` process.
 struct Sqlite {
     process: Child,
-    asks: ChildStdin,
-    says: BufReader<ChildStdout>,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Sqlite {
@@ -232,20 +235,20 @@ impl Sqlite {
         let mut command = Command::new("sqlite3");
         command.args(arguments).arg(database).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
-        let (asks, says) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        Self { process, asks, says: BufReader::new(says) }
+        let (stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        Self { process, stdin, stdout: BufReader::new(stdout) }
     }
 
-    fn ask(&mut self, query: &str) -> String {
-        writeln!(self.asks, "{query}").unwrap();
+    fn query(&mut self, sql: &str) -> String {
+        writeln!(self.stdin, "{sql}").unwrap();
         let mut line = String::new();
-        self.says.read_line(&mut line).unwrap();
+        self.stdout.read_line(&mut line).unwrap();
         line.trim().to_owned()
     }
 
     fn end(self) {
-        let Self { mut process, asks, says } = self;
-        drop((asks, says));
+        let Self { mut process, stdin, stdout } = self;
+        drop((stdin, stdout));
         assert!(process.wait().unwrap().success());
     }
 }
@@ -258,7 +261,7 @@ async fn privileged_sqlite_reads_stale_pages_only_through_a_mapping_opened_read_
     sh(&format!("sqlite3 db '{make}'"), dir.path(), dir.path());
     sh(&format!("sqlite3 wal 'pragma journal_mode=wal; {make}'"), dir.path(), dir.path());
     let tree = Tree::of(dir.path()).await;
-    for (name, mapped, flags, sees) in [
+    for (name, mapped, flags, expected) in [
         ("db", 0, &["-readonly"][..], "2"),
         ("db", 1 << 20, &["-readonly"], "1"),
         ("db", 1 << 20, &[], "2"),
@@ -267,10 +270,10 @@ async fn privileged_sqlite_reads_stale_pages_only_through_a_mapping_opened_read_
         let what = format!("{name}, {mapped}, {flags:?}");
         let at = tree.publish("sqlite").await;
         let mut reader = Sqlite::open(flags, &at.join(name));
-        assert_eq!(reader.ask(&format!("pragma mmap_size={mapped};")), mapped.to_string());
-        assert_eq!(reader.ask("select n from t;"), "1", "{what}");
+        assert_eq!(reader.query(&format!("pragma mmap_size={mapped};")), mapped.to_string());
+        assert_eq!(reader.query("select n from t;"), "1", "{what}");
         sh(&format!("sqlite3 {name} 'update t set n = 2'"), &at, dir.path());
-        assert_eq!(reader.ask("select n from t;"), sees, "{what}");
+        assert_eq!(reader.query("select n from t;"), expected, "{what}");
         reader.end();
         tree.node.unpublish("sqlite").await;
     }
@@ -296,7 +299,7 @@ async fn privileged_git_copies_its_index_and_what_it_writes() {
         ("git status", 64 << 10, None),
         ("echo x >> 1 && git commit -qam b", 512 << 10, Some(64 << 10)),
         ("git switch -qc other", 64 << 10, None),
-        // A pack of everything is written anew.
+        // Repacking writes a new pack of everything.
         ("git repack -adq", 8 << 20, Some(3 << 20)),
     ] {
         let at = tree.publish("git").await;
@@ -309,10 +312,10 @@ async fn privileged_git_copies_its_index_and_what_it_writes() {
     }
 }
 
-/// `'overlay' is not supported over overlayfs`: an upper cannot lie on an overlay.
+/// `'overlay' is not supported over overlayfs`: the upper of an overlay cannot be on an overlay.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_an_overlay_has_no_upper_in_a_volume() {
+async fn privileged_an_upper_of_an_overlay_cannot_be_in_a_volume() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "x").unwrap();
     let tree = Tree::of(dir.path()).await;

@@ -1,4 +1,4 @@
-//! How far a pull is.
+//! The progress of a pull.
 
 use std::{
     fmt,
@@ -8,41 +8,41 @@ use std::{
     },
 };
 
-/// How far the pull of a volume's layers is. Cheap to clone: clones show the same pull.
+/// The progress of the pull of a volume's layers. A clone is cheap and shows the same pull.
 ///
-/// A layer that another volume's pull is fetching counts as it arrives there.
+/// The bytes of a layer that another volume's pull fetches count too, as they arrive there.
 #[derive(Clone, Default)]
 pub struct Progress(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     items: Vec<Arc<Item>>,
-    /// What has to come before the layers.
+    /// What the pull waits for before it can fetch layers, as a part of a sentence.
     awaits: Option<String>,
 }
 
 /// One layer of the pull.
 #[derive(Debug)]
 pub(super) struct Item {
-    /// Bytes that travel, if they do.
+    /// The bytes of the blob, which are fetched if the layer is not in the store.
     size: u64,
-    /// Those that have arrived, whoever wanted them first; `None` for a layer that did not have to be fetched.
+    /// The bytes that have arrived, for this or another volume. `None` for a layer that is not fetched.
     arrived: Mutex<Option<Arc<AtomicU64>>>,
     done: AtomicBool,
 }
 
 impl Item {
-    /// The layer is being fetched, and this counts its bytes.
+    /// Marks the layer as being fetched. `arrived` counts its bytes.
     pub(super) fn fetched(&self, arrived: &Arc<AtomicU64>) {
         *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrived.clone());
     }
 
-    /// The layer is in the store.
+    /// Marks the layer as being in the store.
     pub(super) fn done(&self) {
         self.done.store(true, Relaxed);
     }
 
-    /// Bytes that have arrived and bytes wanted.
+    /// The bytes that have arrived, and the bytes in all.
     fn bytes(&self) -> (u64, u64) {
         let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*arrived, self.done.load(Relaxed)) {
@@ -55,7 +55,7 @@ impl Item {
 }
 
 impl Progress {
-    /// Begins anew with layers of these sizes.
+    /// Starts again with layers of these sizes, in bytes.
     pub(super) fn begin(&self, sizes: impl IntoIterator<Item = u64>) -> Vec<Arc<Item>> {
         let item = |size| Arc::new(Item { size, arrived: Mutex::default(), done: false.into() });
         let items: Vec<_> = sizes.into_iter().map(item).collect();
@@ -63,38 +63,38 @@ impl Progress {
         items
     }
 
-    /// Something else is waited for, as a part of a sentence; or no more.
+    /// Sets what the pull waits for before it can fetch layers, as a part of a sentence. `None` if nothing.
     pub(super) fn awaits(&self, what: Option<String>) {
         self.state().awaits = what;
     }
 
-    /// Bytes that have arrived, of the layers that were not here.
+    /// The bytes that have arrived, of the layers that were not in the store.
     pub fn bytes_done(&self) -> u64 {
         self.items().iter().map(|item| item.bytes().0).sum()
     }
 
-    /// Bytes of the layers that were not here.
+    /// The bytes in all of the layers that were not in the store.
     pub fn bytes_wanted(&self) -> u64 {
         self.items().iter().map(|item| item.bytes().1).sum()
     }
 
-    /// Layers in the store.
+    /// The number of layers in the store.
     pub fn layers_done(&self) -> usize {
         self.items().iter().filter(|item| item.done.load(Relaxed)).count()
     }
 
-    /// Layers in all; 0 while the images are not resolved yet.
+    /// The number of layers in all. 0 while the images are not resolved.
     pub fn layers(&self) -> usize {
         self.items().len()
     }
 
-    /// It as a part of a sentence.
+    /// The progress as a part of a sentence.
     pub fn sentence(&self) -> String {
         if let Some(what) = self.state().awaits.clone() {
             return what;
         }
         if self.layers() == 0 {
-            return "asking the registry".to_owned();
+            return "resolving the images".to_owned();
         }
         let (done, wanted) = (self.bytes_done(), self.bytes_wanted());
         let (unit, name) = if wanted < 1_000_000 { (1_000, "kB") } else { (1_000_000, "MB") };
@@ -123,9 +123,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_counts_what_arrives_and_leaves_out_what_was_here() {
+    fn the_bytes_of_fetched_layers_are_counted_and_those_of_present_layers_are_not() {
         let progress = Progress::default();
-        assert_eq!(progress.sentence(), "asking the registry");
+        assert_eq!(progress.sentence(), "resolving the images");
         progress.awaits(Some("waiting for a snapshot".to_owned()));
         assert_eq!(progress.sentence(), "waiting for a snapshot");
         let items = progress.begin([5_000_000, 700_000_000, 1]);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn small_pulls_are_told_in_kilobytes() {
+    fn small_pulls_are_shown_in_kilobytes() {
         let progress = Progress::default();
         progress.begin([1_500]);
         assert_eq!(progress.sentence(), "0 of 1 layers, 0 of 2 kB");

@@ -1,4 +1,5 @@
-//! The bytes of a layer on their way.
+//! The reader of a layer's blob: counts the bytes that arrive, can be cancelled, and measures whether the registry is
+//! slow.
 
 use std::{
     io::{self, Read},
@@ -11,11 +12,12 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// What a registry brings in this time, while it is waited for, or it creeps: 64 KiB a second.
+/// A registry that delivers fewer than [`LEAST`] bytes in this time of waiting is slow: 64 KiB a second.
 const WINDOW: Duration = Duration::from_secs(2);
+/// The bytes that a registry must deliver in a [`WINDOW`].
 const LEAST: u64 = 128 << 10;
 
-/// A blob that counts what arrives, and breaks off when nobody wants it any more.
+/// A blob that counts the bytes that arrive, and fails when the pull is cancelled.
 pub(super) struct CancellableReader<R> {
     pub(super) blob: R,
     pub(super) stop: CancellationToken,
@@ -23,18 +25,18 @@ pub(super) struct CancellableReader<R> {
     pub(super) waits: Arc<StallTimer>,
 }
 
-/// How long a blob was waited for: a disk that is slow to take what came is not the registry's fault.
+/// Measures how long the reader waited for the blob. The time in which a slow disk writes the bytes does not count.
 #[derive(Debug)]
 pub(super) struct StallTimer {
     begun: Instant,
     /// Microseconds of waits that ended.
     ended: AtomicU64,
-    /// When the wait that goes on began, in microseconds after `begun` and one more; 0 where none does.
+    /// The start of the current wait, in microseconds after `begun`, plus one. 0 if there is no current wait.
     since: AtomicU64,
 }
 
 impl Default for StallTimer {
-    /// Waited for from now on: first for the registry's answer.
+    /// A timer whose first wait begins now: the wait for the registry's response.
     fn default() -> Self {
         Self { begun: Instant::now(), ended: AtomicU64::new(0), since: AtomicU64::new(1) }
     }
@@ -46,7 +48,7 @@ impl StallTimer {
     }
 
     fn begin(&self) {
-        // Its first wait goes on since it was made.
+        // The first wait began when the timer was made.
         let _ = self.since.compare_exchange(0, self.now(), Relaxed, Relaxed);
     }
 
@@ -55,7 +57,7 @@ impl StallTimer {
         self.ended.fetch_add(self.now().saturating_sub(since), Relaxed);
     }
 
-    /// All of it until now.
+    /// The sum of all waits until now.
     fn total(&self) -> Duration {
         let since = match self.since.load(Relaxed) {
             0 => 0,
@@ -64,7 +66,8 @@ impl StallTimer {
         Duration::from_micros(self.ended.load(Relaxed).saturating_add(since))
     }
 
-    /// Says, whenever it is asked, whether the blob creeps: whether the last [`WINDOW`] of waiting brought too little.
+    /// Returns a function that says whether the blob is slow: whether fewer than [`LEAST`] bytes arrived in the last
+    /// [`WINDOW`] of waiting.
     pub(super) fn watch(
         self: &Arc<Self>,
         arrived: &Arc<AtomicU64>,
@@ -76,9 +79,9 @@ impl StallTimer {
             if waited - from < WINDOW {
                 return false;
             }
-            let creeps = came - bytes < LEAST;
+            let is_slow = came - bytes < LEAST;
             (from, bytes) = (waited, came);
-            creeps
+            is_slow
         }
     }
 }
@@ -86,7 +89,7 @@ impl StallTimer {
 impl<R: Read> Read for CancellableReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.stop.is_cancelled() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "not wanted any more"));
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the pull was cancelled"));
         }
         self.waits.begin();
         let read = self.blob.read(buf);
@@ -102,25 +105,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_waited_for_and_brings_little_creeps() {
+    fn a_registry_that_delivers_little_while_it_is_waited_for_is_slow() {
         let second = |waits: &StallTimer| _ = waits.ended.fetch_add(1_000_000, Relaxed);
         let (waits, arrived) = (Arc::new(StallTimer::default()), Arc::new(AtomicU64::new(0)));
         waits.end();
-        let mut creeps = waits.watch(&arrived);
+        let mut is_slow = waits.watch(&arrived);
         arrived.store(1, Relaxed);
-        assert!(!creeps(), "the disk was waited for");
+        assert!(!is_slow(), "the disk was waited for");
         second(&waits);
-        assert!(!creeps(), "it may come yet");
+        assert!(!is_slow(), "the window has not ended");
         second(&waits);
-        assert!(creeps());
+        assert!(is_slow());
         arrived.fetch_add(LEAST, Relaxed);
         second(&waits);
         second(&waits);
-        assert!(!creeps());
+        assert!(!is_slow());
     }
 
     #[test]
-    fn a_registry_that_does_not_answer_is_waited_for_from_the_begin() {
+    fn the_wait_for_the_first_response_of_a_registry_counts() {
         let waits = StallTimer::default();
         std::thread::sleep(Duration::from_millis(20));
         assert!(waits.total() >= Duration::from_millis(20));

@@ -1,8 +1,8 @@
-//! Which project of the store's file system is which volume's, where sizes are limited by project quotas.
+//! The allocation of project ids: each volume with a project quota has a project of the store's file system.
 //!
-//! A volume's record has its project, so the records alone say what is taken. What a project holds says nothing: whoever owns a file
-//! may give it any project, and with one file in each of a row of them could leave none for new volumes. For the same reason
-//! projects are drawn at random. Deliberately absent: how a quota is set.
+//! A volume's record has its project, so the records alone say which ids are taken. The usage of a project says
+//! nothing: the owner of a file may give it any project. With one file in each project of a range a pod could leave no
+//! id for new volumes. For the same reason ids are drawn at random. Deliberately absent: how a quota is set.
 
 use std::{
     collections::BTreeSet,
@@ -14,32 +14,32 @@ use std::{
 
 use crate::sys::quota::{self, Quota, Usage};
 
-/// Ours to give out: away from what people choose and from the kubelet's own (1,048,577 and on), and so many that nobody holds files
-/// in each of them.
+/// The ids that are allocated. They are outside of what administrators choose and of the kubelet's own ids (1,048,577
+/// and up), and too many for a pod to have a file in each.
 const RANGE: RangeInclusive<u32> = 0x1000_0000..=0x7fff_ffff;
 
 /// The projects of one store.
 #[derive(Debug)]
 pub(super) struct Projects {
-    /// The reason where there are none.
+    /// The quota interface of the file system, or the reason why it has no project quotas.
     quotas: Result<quota::Projects, String>,
     taken: Mutex<BTreeSet<u32>>,
 }
 
 impl Projects {
-    /// Those of the file system that holds `dir`; `taken` has those that the records name.
+    /// The projects of the file system that holds `dir`. `taken` returns the ids in the records.
     pub(super) fn open(dir: &Path, taken: impl FnOnce() -> BTreeSet<u32>) -> Self {
         let quotas = quota::Projects::probe(dir);
         let taken = if quotas.is_ok() { taken() } else { BTreeSet::new() };
         Self { quotas, taken: Mutex::new(taken) }
     }
 
-    /// Why nothing can be limited here; `None` where it can.
+    /// Why quotas cannot be used here. `None` if they can.
     pub(super) fn lacking(&self) -> Option<&str> {
         self.quotas.as_ref().err().map(String::as_str)
     }
 
-    /// A project that nobody has.
+    /// Allocates a free project id.
     pub(super) fn take(&self) -> io::Result<u32> {
         self.quotas()?;
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,23 +48,23 @@ impl Projects {
         Ok(id)
     }
 
-    /// Limits the empty `dir`.
+    /// Assigns the project to the empty `dir`, and sets its quota.
     pub(super) fn limit(&self, dir: &Path, id: u32, quota: Quota) -> io::Result<()> {
         let quotas = self.quotas()?;
         quotas.assign(dir, id)?;
         quotas.limit(id, quota)
     }
 
-    /// What a project holds.
+    /// The usage that the file system charges to a project.
     pub(super) fn usage(&self, id: u32) -> io::Result<Usage> {
         self.quotas()?.usage(id)
     }
 
-    /// Gives a project back whose directories are gone.
+    /// Releases a project whose directories are removed.
     pub(super) fn give_back(&self, id: u32) {
         if let Err(error) = self.quotas().and_then(|quotas| quotas.forget(id)) {
-            // Limits of a project without a directory limit nobody, and the next who takes it sets its own.
-            tracing::warn!(project = id, %error, "the limits of a removed volume are left");
+            // Harmless: no directory has this project, and its next volume sets its own limits.
+            tracing::warn!(project = id, %error, "cannot reset the quota of a removed volume");
         }
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
@@ -74,7 +74,7 @@ impl Projects {
     }
 }
 
-/// The first of what is drawn that is ours and not taken. There are far more of them than a node has volumes.
+/// Draws until the id is in [`RANGE`] and not taken. The range has far more ids than a node has volumes.
 fn free(taken: &BTreeSet<u32>, draw: impl Fn() -> io::Result<u32>) -> io::Result<u32> {
     loop {
         let id = draw()? & RANGE.end();
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_or_not_ours_is_not_given_out() {
+    fn an_id_that_is_taken_or_out_of_range_is_not_allocated() {
         let (first, drawn) = (*RANGE.start(), Cell::new(0));
         // A small number, the kubelet's, two that are taken, and one beyond 31 bits.
         let draws = [7, 1_048_577, first, first + 2, (first + 3) | 1 << 31];
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_foresee_which_project_comes_next() {
+    fn the_next_project_cannot_be_predicted() {
         let mut taken = BTreeSet::new();
         for _ in 0..100 {
             taken.insert(free(&taken, quota::draw).unwrap());

@@ -1,4 +1,4 @@
-//! A volume appears.
+//! The publish operation: pulls a volume's layers, makes its upper, and mounts the overlay at the target.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -25,11 +25,14 @@ use crate::{
 };
 
 impl Volumes {
-    /// Makes the volume appear at the target. The same request again changes nothing. An error of a volume that was not there
-    /// before leaves nothing behind but layers.
+    /// Publishes the volume at the target. The same request again changes nothing.
     ///
-    /// Layers that are slow to come are pulled on beyond the request's deadline, some seconds before which the answer is
-    /// [`PublishError::Pulling`]; the same request again joins the pull. Meanwhile the volume can be unpublished, which ends it.
+    /// The pull of slow layers goes on after the request's deadline. Some seconds before the deadline this call then
+    /// returns [`PublishError::Pulling`]. The same request again joins the pull. An unpublish of the volume ends the
+    /// pull.
+    ///
+    /// # Errors
+    /// [`PublishError`]. If the volume did not exist before, nothing is left of it but layers.
     pub async fn publish(&self, request: PublishRequest) -> Result<(), PublishError> {
         let inner = &self.0;
         inner.check(&request)?;
@@ -57,14 +60,14 @@ impl Volumes {
 }
 
 impl Inner {
-    /// Refuses what can be known to be wrong before anything is looked at.
+    /// Refuses a request that is wrong in itself, without a look at the volume.
     fn check(&self, request: &PublishRequest) -> Result<(), PublishError> {
         let PublishRequest { id, target, spec, pod, .. } = request;
         if !self.beneath_kubelet(target) {
             let kubelet = self.settings.kubelet.display().to_string();
             return Err(PublishError::Outside { target: target.clone(), kubelet });
         }
-        // What a pod's author writes in the place of what the kubelet should say is found here.
+        // Without podInfoOnMount a pod's author can write the attributes that name the pod. That is found here.
         let pods = target.as_path().strip_prefix(self.settings.kubelet.join("pods"));
         let whose = pods.ok().and_then(|rest| rest.iter().next());
         if whose.is_some_and(|whose| whose != pod.uid.as_str()) {
@@ -86,7 +89,7 @@ impl Inner {
         }
     }
 
-    /// Refuses images that the pod may not have.
+    /// Refuses images that the pod may not use.
     fn check_images(&self, request: &PublishRequest) -> Result<(), PublishError> {
         let PublishRequest { pod, spec, .. } = request;
         let policy = &self.settings.policy;
@@ -99,7 +102,7 @@ impl Inner {
         }
     }
 
-    /// Refuses a volume that is not there yet and may not be made.
+    /// Refuses a new volume that may not be made.
     fn check_new(&self, request: &PublishRequest) -> Result<(), PublishError> {
         let PublishRequest { id, spec, .. } = request;
         self.check_images(request)?;
@@ -111,7 +114,7 @@ impl Inner {
         }
     }
 
-    /// Does what needs no pull; answers whether that was all, and gives the lock back for the rest.
+    /// Publishes the volume if that needs no pull. Returns whether it did, with the lock and the request for the pull.
     pub(super) async fn publish_here(
         self: Arc<Self>,
         lock: VolumeLock,
@@ -123,13 +126,13 @@ impl Inner {
                     if let Some(what) = difference(&record, &request) {
                         return Err(PublishError::Conflict { id: request.id, what });
                     }
-                    let here = record.stack.iter().all(|layer| self.store.has(layer));
-                    if here {
+                    let is_complete = record.stack.iter().all(|layer| self.store.has(layer));
+                    if is_complete {
                         self.republish(&lock, record, &request)?;
                     } else {
                         self.check_images(&request)?;
                     }
-                    here
+                    is_complete
                 }
                 None => {
                     self.check_new(&request)?;
@@ -147,30 +150,30 @@ impl Inner {
         .await
     }
 
-    /// The layers of a volume for which nothing has to be brought or waited for.
+    /// The layers of a volume that needs no pull and no wait.
     fn at_once(&self, lock: &VolumeLock, request: &PublishRequest) -> Option<PulledLayers> {
         if request.spec.snapshot.is_some() || self.pending.has(lock) {
             return None;
         }
         let (spec, keyring) = (&request.spec, self.keyring(request));
-        let asker = Requester { namespace: &request.pod.namespace, keyring: &keyring };
-        self.pulls.here(&spec.images, spec.pull_policy, asker)
+        let requester = Requester { namespace: &request.pod.namespace, keyring: &keyring };
+        self.pulls.here(&spec.images, spec.pull_policy, requester)
     }
 
-    /// The pod's credentials, and then the node's.
+    /// The pod's credentials, followed by the node's.
     pub(super) fn keyring(&self, request: &PublishRequest) -> Keyring {
         request.keyring.clone().and(&self.settings.keyring)
     }
 
-    /// Joins the pull of what the volume is made of, or begins it.
+    /// Joins the pull of the volume's layers, or starts it.
     fn pull(self: &Arc<Self>, lock: &VolumeLock, request: &PublishRequest) -> PullHandle {
         self.pending.join(lock, request, |progress| {
             let (inner, request) = (self.clone(), request.clone());
-            async move { inner.bring(&request, &progress).await }
+            async move { inner.pull_layers(&request, &progress).await }
         })
     }
 
-    /// Makes the volume out of what was pulled.
+    /// Publishes the volume with the pulled layers.
     async fn publish_pulled(
         self: Arc<Self>,
         lock: VolumeLock,
@@ -202,8 +205,8 @@ impl Inner {
             && target.as_path() != self.settings.kubelet
     }
 
-    /// A volume that has no record: everything it gets is taken back if it cannot be mounted. What was pulled is kept by its
-    /// lease until the record keeps it.
+    /// Publishes a volume without a record. If it cannot be mounted, everything is rolled back. The lease keeps the
+    /// pulled layers until the record does.
     fn publish_first(
         &self,
         lock: &VolumeLock,
@@ -212,8 +215,9 @@ impl Inner {
     ) -> Result<(), PublishError> {
         let PublishRequest { id, target, spec, .. } = request;
         let lowers = self.lowers(id, &pulled.stack)?;
-        // What a kill left half made. Without a record nothing may be mounted from here; should it be, a lost record must not
-        // cost the pod's data. Where there is no directory nothing can be, and the table, long on a node full of pods, is not read.
+        // Removes what a kill left half made. Without a record nothing should be mounted from this directory. If
+        // something is, `remove` fails, because a lost record must not cost the pod's data. Without a directory there
+        // is nothing to check, and the mount table, which is long on a full node, is not read.
         if self.records.has_dir(id) {
             self.remove(lock, None, &mut Vec::new())?;
         }
@@ -235,11 +239,11 @@ impl Inner {
     fn roll_back(&self, lock: &VolumeLock, record: &Record) {
         if let Err(error) = self.remove(lock, record.project, &mut Vec::new()) {
             let id = lock.id();
-            tracing::warn!(volume = %id, %error, "what a failed publish made is left for unpublish");
+            tracing::warn!(volume = %id, %error, "cannot roll back a failed publish; unpublish or recovery removes the rest");
         }
     }
 
-    /// A volume that has a record: the request must agree with it, and what is missing of it is done.
+    /// Publishes a volume with a record. The request must agree with the record. Only the missing steps are done.
     fn republish(
         &self,
         lock: &VolumeLock,
@@ -250,11 +254,12 @@ impl Inner {
         if let Some(what) = difference(&record, request) {
             return Err(PublishError::Conflict { id: id.clone(), what });
         }
-        // The kubelet binds a subPath from beneath the volume: the same overlay, and not the whole of it.
+        // A bind mount of a subPath is the same overlay, but its root is not the root of the volume.
         let whole = |mount: &&Mount| self.is_of(mount, id) && mount.root == Path::new("/");
-        // What the pod sees is the topmost. Asked for alone: the kubelet asks again and again, and the table of a full node is long.
-        let there = self.mounts.top(request.target.as_path());
-        if there.map_err(|e| PublishError::mount(id, e))?.is_some_and(|top| whole(&&top)) {
+        // The pod sees the topmost mount. Only that one is read: the kubelet repeats the call, and the table of a full
+        // node is long.
+        let top = self.mounts.top(request.target.as_path());
+        if top.map_err(|e| PublishError::mount(id, e))?.is_some_and(|top| whole(&&top)) {
             return Ok(());
         }
         let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
@@ -271,8 +276,8 @@ impl Inner {
         }
     }
 
-    /// Mounts the overlay at the target. What is to be copied up and is not there is an error in a new volume; from an older one
-    /// the pod may have removed it.
+    /// Mounts the overlay at the target. A missing file of `preCopyUp` is an error only in a new volume. In an older
+    /// volume the pod may have removed it.
     fn mount_overlay(
         &self,
         lock: &VolumeLock,
@@ -312,28 +317,29 @@ impl Inner {
         if !known {
             record.targets.push(target.clone());
         }
-        // Before the kernel makes anything of it: from here on a kill finds what was meant.
+        // Before the kernel makes any mount: after a kill the record says what was intended.
         self.records.write(lock, &record)?;
         let done = make().and_then(|mount| {
             self.settle(lock, &record)?;
             self.attach_at(lock.id(), target, mount)
         });
         if done.is_err() && !known {
-            // Nobody will ask to unpublish a target that came to nothing.
+            // A target that was not published is not unpublished either.
             record.targets.retain(|t| t != target);
             self.records.write(lock, &record)?;
         }
         done
     }
 
-    /// Makes sure that a crash leaves no synced file of the pod without the record of its volume, before the pod can write one. A
-    /// volatile volume is worth nothing after a crash, as is one in memory, and a read-only one holds nothing.
+    /// Makes sure, before the pod can write, that after a crash no synced file of the pod is without the record of its
+    /// volume. Not needed for a volatile volume or one in memory, whose data do not survive a crash, nor for a
+    /// read-only volume, which has no data.
     fn settle(&self, lock: &VolumeLock, record: &Record) -> Result<(), PublishError> {
         let VolumeSpec { medium, read_only, options, .. } = &record.spec;
         if *medium == Medium::Memory || *read_only || options.volatile {
             return Ok(());
         }
-        // The kernel makes it anew for each overlay.
+        // The kernel makes this directory again for each overlay, so it is the newest.
         let newest = self.records.pair(lock.id(), *medium).work().join("work");
         Ok(self.records.settle(lock, &newest)?)
     }
@@ -344,13 +350,13 @@ impl Inner {
         target: &Target,
         mount: Detached,
     ) -> Result<(), PublishError> {
-        // Its parent is the caller's to make (CSI spec, NodePublishVolume).
+        // The caller must make the parent (CSI spec, NodePublishVolume).
         let made = mount_target::make(target.as_path()).map_err(|source| {
             PublishError::MakeTarget { id: id.clone(), target: target.clone(), source }
         })?;
         let attached = self.mounts.attach(mount, target.as_path());
         if attached.is_err() && made {
-            // Empty and ours; should it fail, the kubelet removes it with the pod.
+            // The directory is empty and made by this call. If the removal fails, the kubelet removes it with the pod.
             let _ = mount_target::remove(target.as_path());
         }
         attached.map_err(|e| PublishError::mount(id, e))
@@ -360,7 +366,7 @@ impl Inner {
         self.open_layers(stack).map_err(|source| PublishError::Lower { id: id.clone(), source })
     }
 
-    /// The mount this volume is, as a value.
+    /// The plan of the volume's overlay mount.
     fn plan(&self, record: &Record, lowers: Vec<Lower>) -> Result<Plan, PublishError> {
         let id = &record.id;
         let broken = |source| PublishError::Plan { id: id.clone(), source };

@@ -1,4 +1,4 @@
-//! Images whose hard links lead into lower layers, on the real kernel.
+//! Tests of images with hard links to files of lower layers, on the real kernel.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -13,7 +13,7 @@ use crate::{
     volumes::{PublishRequest, VolumeSpec},
 };
 
-/// What an entry of a layer is.
+/// The kind of an entry of a layer, with its content or target.
 enum Entry {
     File(&'static str),
     Symlink(&'static str),
@@ -42,7 +42,7 @@ fn layer(entries: &[(&str, Entry)]) -> Vec<u8> {
             }
             Link(target) => {
                 header.set_entry_type(tar::EntryType::Link);
-                // What the header of a link says of the file is nobody's word.
+                // The mode and owner in the header of a hard link do not count.
                 header.set_mode(0o777);
                 header.set_uid(0);
                 tar.append_link(&mut header, name, target).unwrap();
@@ -57,7 +57,7 @@ fn linked() -> Vec<Vec<u8>> {
         layer(&[("d/tool", File("tool")), ("d/link", Symlink("tool")), ("d/gone", File("gone"))]),
         layer(&[("d/.wh.gone", File("")), ("d/other", File("other"))]),
         layer(&[("b/one", Link("d/tool")), ("b/two", Link("d/tool")), ("b/link", Link("d/link"))]),
-        // Onto a layer that is made onto others itself.
+        // Links to a layer that itself depends on lower layers.
         layer(&[("c/three", Link("b/one")), ("c/own", File("own")), ("c/four", Link("c/own"))]),
     ]
 }
@@ -90,7 +90,7 @@ fn check(volume: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
-async fn privileged_links_into_lower_layers_are_copies() {
+async fn privileged_hard_links_into_lower_layers_become_copies() {
     let registry = FakeRegistry::start().await;
     let pushed = registry.push_image("linked", "1", &linked(), true);
     let images = [registry.reference("linked", "1")];
@@ -100,8 +100,12 @@ async fn privileged_links_into_lower_layers_are_copies() {
         check(&node.target(id));
     };
     publish(&node, "linked-a", &images, PullPolicy::IfNotPresent).await;
-    assert_eq!(fetches(&registry, &pushed), [1, 2, 2, 2], "once to find out, once to make it");
-    // By the record, by the key that the manifest leads to, and by the record again after a restart.
+    assert_eq!(
+        fetches(&registry, &pushed),
+        [1, 2, 2, 2],
+        "once to find the links, once to build the layer"
+    );
+    // Found by the record, by the key that the manifest leads to, and by the record again after a restart.
     publish(&node, "linked-b", &images, PullPolicy::IfNotPresent).await;
     publish(&node, "linked-c", &images, PullPolicy::Always).await;
     node.restart(&registry).await;
@@ -151,7 +155,7 @@ async fn privileged_many_pods_fetch_a_linked_layer_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
-async fn privileged_a_link_to_what_is_hidden_is_an_error_with_both_names() {
+async fn privileged_a_link_to_a_hidden_file_is_an_error_with_both_names() {
     let registry = FakeRegistry::start().await;
     let node = Node::new(&registry);
     for (name, layers, target) in [
@@ -174,7 +178,7 @@ async fn privileged_a_link_to_what_is_hidden_is_an_error_with_both_names() {
         for part in ["\"link\"", &format!("{target:?}"), "rebuild", name] {
             assert!(error.to_string().contains(part), "{part}: {error}");
         }
-        // It is remembered, as every fault of a layer.
+        // The error is remembered, like every fault of a layer.
         let before = fetches(&registry, &pushed);
         let error = node.volumes.publish(request()).await.unwrap_err();
         assert!(error.to_string().contains("s ago"), "{name}: {error}");
@@ -182,10 +186,10 @@ async fn privileged_a_link_to_what_is_hidden_is_an_error_with_both_names() {
     }
 }
 
-/// As `lib -> usr/lib` in the base of most distributions.
+/// Like `lib -> usr/lib` in the base of most distributions.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
-async fn privileged_a_hard_link_leads_through_a_symlink_below() {
+async fn privileged_a_hard_link_is_resolved_through_a_lower_symlink() {
     let registry = FakeRegistry::start().await;
     let node = Node::new(&registry);
     let base = layer(&[("usr/lib/x.so", File("x")), ("lib", Symlink("usr/lib"))]);
@@ -202,10 +206,10 @@ async fn privileged_a_hard_link_leads_through_a_symlink_below() {
     node.unpublish("through").await;
 }
 
-/// A base whose /tmp and home are what they have to be, and layers that only bring files into these.
+/// The base has entries for /tmp and a home directory, and the layers above only add files to them.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
-async fn privileged_directories_that_a_layer_does_not_name_keep_their_owner_and_mode() {
+async fn privileged_directories_without_an_entry_keep_their_owner_and_mode() {
     let registry = FakeRegistry::start().await;
     let base = {
         let mut tar = tar::Builder::new(Vec::new());
@@ -224,10 +228,10 @@ async fn privileged_directories_that_a_layer_does_not_name_keep_their_owner_and_
     let seed = layer(&[("tmp/seed", File("s")), ("home/u/f", File("f"))]);
     let more = layer(&[("home/u/.wh.f", File("")), ("new/f", File(""))]);
     let pushed = registry.push_image("seeded", "1", &[base, seed.clone(), more], true);
-    // There the same layer lies on nothing.
+    // In this image there is no layer below the same layer.
     registry.push_image("alone", "1", &[seed], true);
     let [seeded, alone] = ["seeded", "alone"].map(|name| registry.reference(name, "1"));
-    let seen = |id: &str, node: &Node, name: &str| {
+    let attributes_of = |id: &str, node: &Node, name: &str| {
         let meta = fs::metadata(node.target(id).join(name)).unwrap();
         (meta.mode() & 0o7777, meta.uid(), meta.gid(), meta.mtime())
     };
@@ -245,30 +249,34 @@ async fn privileged_directories_that_a_layer_does_not_name_keep_their_owner_and_
                     ("home", true) => (0o755, 0, 0, 1_234_567_890),
                     _ => (0o755, 0, 0, 0),
                 };
-                assert_eq!(seen(id, &node, name), expected, "{n} {image} {name}");
+                assert_eq!(attributes_of(id, &node, name), expected, "{n} {image} {name}");
             }
         }
         assert!(!node.target("parents-b").join("home/u/f").exists() || n == 1);
         let again = spec(std::slice::from_ref(&seeded), PullPolicy::Always);
         let before = fetches(&registry, &pushed);
         node.volumes.publish(node.request("parents-c", again)).await.unwrap();
-        assert_eq!(fetches(&registry, &pushed), before, "known by its place");
+        assert_eq!(
+            fetches(&registry, &pushed),
+            before,
+            "the store finds it by the layers below it"
+        );
         for id in ["a", "b", "c"] {
             node.unpublish(&format!("parents-{id}")).await;
         }
     }
-    // Both in one volume: of one layer there are two.
+    // Both images in one volume: the store has two forms of the shared layer.
     let node = Node::new(&registry);
     let request = node.request("parents-d", spec(&[alone, seeded], PullPolicy::Always));
     node.volumes.publish(request).await.unwrap();
-    assert_eq!(seen("parents-d", &node, "tmp"), (0o1777, 0, 0, 1_234_567_890));
+    assert_eq!(attributes_of("parents-d", &node, "tmp"), (0o1777, 0, 0, 1_234_567_890));
     node.unpublish("parents-d").await;
 }
 
 /// docs/volumes.md, "Several images in one volume".
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
-async fn privileged_directories_and_the_root_are_those_of_the_last_image() {
+async fn privileged_directories_and_the_root_have_the_attributes_of_the_last_image() {
     let registry = FakeRegistry::start().await;
     let directory = |name, mode, owner| {
         let mut header = tar::Header::new_gnu();
@@ -295,7 +303,7 @@ async fn privileged_directories_and_the_root_are_those_of_the_last_image() {
     registry.push_image("base", "1", std::slice::from_ref(&base), true);
     registry.push_image("seed", "1", &[layer(&[("tmp/seed", File("s"))])], true);
     registry.push_image("names", "1", &[names], true);
-    // What docs/volumes.md says to do instead.
+    // The alternative that docs/volumes.md recommends.
     registry.push_image("from", "1", &[base, layer(&[("tmp/seed", File("s"))])], true);
     let known = 1_234_567_890;
     let node = Node::new(&registry);
@@ -305,24 +313,24 @@ async fn privileged_directories_and_the_root_are_those_of_the_last_image() {
         ("base-names", vec!["base", "names"], (0o755, 0, 0), (0o1770, 8, known)),
         ("from", vec!["from"], (0o755, 0, 0), (0o1777, 7, known)),
     ] {
-        let holds = images.clone();
+        let files = images.clone();
         let images: Vec<_> = images.iter().map(|name| registry.reference(name, "1")).collect();
         node.volumes.publish(node.request(id, spec(&images, PullPolicy::Always))).await.unwrap();
-        let seen = |name: &str| {
+        let attributes_of = |name: &str| {
             let meta = fs::metadata(node.target(id).join(name)).unwrap();
             (meta.mode() & 0o7777, meta.uid(), meta.mtime())
         };
-        let (mode, owner, _) = seen(".");
+        let (mode, owner, _) = attributes_of(".");
         assert_eq!((mode, owner), (root.0, root.1), "{id}: the root");
-        assert_eq!(seen("tmp"), tmp, "{id}");
-        for file in holds.into_iter().filter(|file| *file != "from") {
+        assert_eq!(attributes_of("tmp"), tmp, "{id}");
+        for file in files.into_iter().filter(|file| *file != "from") {
             assert!(node.target(id).join("tmp").join(file).exists(), "{id}: {file}");
         }
         node.unpublish(id).await;
     }
 }
 
-/// HAZARDS 29: what such a layer holds of a private one goes to nobody who may not have that.
+/// docs/hazards.md, 29: a layer with copies of files of a private layer is as private as that layer.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
 async fn privileged_copies_of_private_files_stay_private() {
@@ -338,7 +346,7 @@ async fn privileged_copies_of_private_files_stay_private() {
     let image = registry.reference("team/tool", "1");
     node.volumes.publish(as_ann("private-a", image, PullPolicy::Always)).await.unwrap();
 
-    // Bob's image names her layer, and has ann run it.
+    // Bob's image names ann's layer, and he makes ann run it.
     let links = layer(&[("mine", Link("secret"))]);
     let diff_ids = [pushed.diff_ids[0], Digest::of(&links)];
     let trap = claim(&registry, "bob/trap", &diff_ids, &[&tar(&[("any", "thing")]), &links]);
@@ -356,7 +364,7 @@ async fn privileged_copies_of_private_files_stay_private() {
         }
     };
     refused(&trap).await;
-    // Then he claims the layer that came of it, also where it came from.
+    // Then he claims the resulting layer, also in the repository that it came from.
     let key = chain_id(Some(&diff_ids[0]), &diff_ids[1]);
     for repository in ["bob/claimed", "bob/trap"] {
         refused(&claim(&registry, repository, &[key], &[&links])).await;

@@ -1,16 +1,16 @@
-//! Pulls that volumes wait for.
+//! The pull jobs: background tasks that pull the layers of a volume, which publish calls join.
 //!
 //! ```text
-//!             join                       ended                     taken
-//!   (nothing) ────► going on, with or ─────────► kept for whoever ───────► (nothing)
-//!                   without a waiter             asks next
-//!                        │ unpublished, or asked for otherwise: called off ──► (nothing)
-//!                        │ nobody asked for long: forgotten ─────────────────► (nothing)
+//!             join                       ended                      taken
+//!   (nothing) ────► running, with or ──────────► result kept for ────────► (nothing)
+//!                   without a waiter             the next call
+//!                        │ unpublished, or requested differently: called off ──► (nothing)
+//!                        │ no call for a long time: forgotten ─────────────────► (nothing)
 //! ```
 //!
-//! A pull may take an hour and a call two minutes, so a pull is a task of its own that calls join. Nobody holds the volume's
-//! lock meanwhile, so that its pod can go at any time; what then takes the lock to make the volume has to know that it is not
-//! wanted any more, or it would mount for a pod that is gone.
+//! A pull may take an hour, but a call two minutes. So a pull is a task of its own, and calls join it. The volume's
+//! lock is not held during the pull, so the pod can be deleted at any time. A call that then takes the lock to publish
+//! the volume must check that the pull was not called off. Otherwise it would mount for a deleted pod.
 
 use std::{
     collections::HashMap,
@@ -29,16 +29,16 @@ use super::{
     VolumeSpec, lock::VolumeLock, puller::PulledLayers,
 };
 
-/// How long things may take.
+/// The times of a pull and of the calls that wait for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PullTimeouts {
-    /// How much of a call's time is left when it is answered that the pull goes on.
+    /// How long before its deadline a call returns that the pull goes on.
     pub(super) margin: Duration,
-    /// How long a pull goes on, or its result is kept, while nobody asks for it.
+    /// How long a pull goes on, or its result is kept, without a call.
     pub(super) patience: Duration,
-    /// When the pod is first told that a pull goes on.
+    /// After what time the first Event of the pod says that a pull goes on.
     pub(super) first_word: Duration,
-    /// When it is told again.
+    /// The time between further Events.
     pub(super) next_word: Duration,
 }
 
@@ -55,16 +55,16 @@ impl Default for PullTimeouts {
 }
 
 impl PullTimeouts {
-    /// How long a call waits whose caller gives up after `left`.
+    /// How long a call waits whose deadline is in `left`.
     fn wait_of(&self, left: Duration) -> Duration {
         left - self.margin.min(left / 2)
     }
 }
 
-/// How a pull ended: told to everybody who waits for it.
+/// The result of a pull, shared by all calls that wait for it.
 type Ended = Result<Arc<PulledLayers>, Arc<PullError>>;
 
-/// All pulls that go on, or ended and have not been taken.
+/// All pulls that are running, or have ended and whose result was not taken.
 #[derive(Debug, Clone)]
 pub(super) struct PullJobs {
     pulls: Arc<Mutex<HashMap<VolumeId, Arc<Pull>>>>,
@@ -80,27 +80,27 @@ struct Pull {
     progress: Progress,
     ended: watch::Sender<Option<Ended>>,
     last_request: Mutex<Instant>,
-    /// Whoever waits is to give up.
+    /// The calls that wait must give up.
     called_off: CancellationToken,
-    /// The task is to end: so too when it is called off.
+    /// The task must end. A child of `called_off`.
     over: CancellationToken,
 }
 
-/// One who waits for a pull.
+/// The handle with which a call waits for a pull.
 #[derive(Debug)]
 pub(super) struct PullHandle {
     pull: Arc<Pull>,
     ended: watch::Receiver<Option<Ended>>,
 }
 
-/// What came of waiting.
+/// The outcome of a wait for a pull.
 #[derive(Debug)]
 pub(super) enum PullOutcome {
     /// The pull ended.
     Ended(Ended),
-    /// The volume is not wanted any more.
+    /// The pull was called off: the volume was unpublished or requested differently.
     CalledOff,
-    /// The pull goes on, and is this far.
+    /// The pull goes on. Its progress is a part of a sentence.
     Slow(String),
 }
 
@@ -109,7 +109,7 @@ impl PullJobs {
         Self { pulls: Arc::default(), notices, pace }
     }
 
-    /// Joins the volume's pull, or begins one. One for another spec or pod is called off.
+    /// Joins the volume's pull, or starts one. A pull for another spec or pod is called off.
     pub(super) fn join<F>(
         &self,
         _: &VolumeLock,
@@ -140,7 +140,7 @@ impl PullJobs {
             let waiting = PullHandle::on(&pull);
             all.insert(request.id.clone(), pull.clone());
             let work = begin(pull.progress.clone());
-            // A trace of its own: it outlives the call that began it.
+            // The pull has a trace of its own, because it outlives the call that started it.
             let pod = format!("{}/{}", pull.pod.namespace, pull.pod.name);
             let span = tracing::error_span!(parent: None, "pull", volume = %pull.id, %pod);
             span.follows_from(tracing::Span::current());
@@ -149,19 +149,19 @@ impl PullJobs {
         })
     }
 
-    /// Whether the volume's layers are on their way, or came and wait to be asked for. The answer holds while the lock is held.
+    /// Whether the volume has a pull, running or ended. The result is valid while the lock is held.
     pub(super) fn has(&self, lock: &VolumeLock) -> bool {
         self.all(|all| all.contains_key(lock.id()))
     }
 
-    /// Calls off whatever the volume waits for.
+    /// Calls off the volume's pull, if it has one.
     pub(super) fn call_off(&self, lock: &VolumeLock) {
         if let Some(pull) = self.all(|all| all.remove(lock.id())) {
             pull.called_off.cancel();
         }
     }
 
-    /// Says that what the pull brought was used, or failed for good: the next who asks begins anew.
+    /// Removes the pull, because its layers were used or its error was returned. The next call starts a new one.
     pub(super) fn taken(&self, waiting: &PullHandle) {
         self.remove(&waiting.pull);
         waiting.pull.over.cancel();
@@ -182,20 +182,20 @@ impl PullJobs {
             () = kept => {}
             () = pull.over.cancelled() => {}
             () = self.forgotten(&pull) => {
-                tracing::info!(volume = %pull.id, "nobody asks for the volume any more: its pull is given up");
+                tracing::info!(volume = %pull.id, "pull cancelled: no call has requested the volume for a long time");
                 pull.called_off.cancel();
             }
         }
     }
 
-    /// Tells the pod how far a slow pull is.
+    /// Runs the work, and reports the progress of a slow pull as Events of the pod.
     async fn report_while<T>(
         &self,
         pull: &Pull,
         work: impl Future<Output = Result<T, PullError>>,
     ) -> Result<T, PullError> {
         let begun = Instant::now();
-        let tell = |reason, message| {
+        let record = |reason, message| {
             self.notices
                 .record(&pull.pod, PodEvent { kind: PodEventType::Normal, reason, message });
         };
@@ -206,25 +206,26 @@ impl PullJobs {
                 ended = &mut work => break ended,
                 () = sleep(pause) => {
                     pause = self.pace.next_word;
-                    tell("Pulling", format!("volume {}: {}", pull.id, pull.progress.sentence()));
+                    record("Pulling", format!("volume {}: {}", pull.id, pull.progress.sentence()));
                 }
             }
         };
         if ended.is_ok() && begun.elapsed() >= self.pace.first_word {
             let seconds = begun.elapsed().as_secs();
-            tell("Pulled", format!("volume {}: its layers are here after {seconds} s", pull.id));
+            record("Pulled", format!("volume {}: its layers were pulled in {seconds} s", pull.id));
         }
         ended
     }
 
-    /// Returns when nobody has asked for long, and nobody can any more.
+    /// Waits until no call has requested the pull for [`PullTimeouts::patience`]. Removes the pull, so that no call
+    /// can join.
     async fn forgotten(&self, pull: &Arc<Pull>) {
         loop {
             let waits = pull.ended.receiver_count() > 0;
             let quiet = if waits { Duration::ZERO } else { pull.quiet_for() };
             match self.pace.patience.checked_sub(quiet) {
                 Some(left) if !left.is_zero() => sleep(left).await,
-                // Looked at again where nobody can join meanwhile.
+                // Checked again under the lock, where no call can join meanwhile.
                 _ => {
                     let gone = self.all(|_| {
                         pull.ended.receiver_count() == 0 && pull.quiet_for() >= self.pace.patience
@@ -246,7 +247,7 @@ impl PullJobs {
         });
     }
 
-    /// Whether no volume waits.
+    /// Whether there is no pull.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.all(|all| all.is_empty())
@@ -257,7 +258,7 @@ impl PullJobs {
     }
 }
 
-/// A task that ends, also by a fault of ours, leaves nobody waiting for it.
+/// Removes the pull when its task ends. If that was a panic, calls the pull off, so that no call waits for it.
 struct End<'a> {
     pending: &'a PullJobs,
     pull: &'a Arc<Pull>,
@@ -288,7 +289,7 @@ impl PullHandle {
         Self { pull: pull.clone(), ended: pull.ended.subscribe() }
     }
 
-    /// Waits for the end, and not beyond the time at which the caller, who gives up at `deadline`, wants an answer.
+    /// Waits for the end of the pull, but only until [`PullTimeouts::margin`] before the caller's `deadline`.
     pub(super) async fn end(
         &mut self,
         deadline: Option<Instant>,
@@ -311,7 +312,7 @@ impl PullHandle {
         }
     }
 
-    /// Whether the volume is not wanted any more. The answer holds while the volume's lock is held.
+    /// Whether the pull was called off. The result is valid while the volume's lock is held.
     pub(super) fn is_called_off(&self, _: &VolumeLock) -> bool {
         self.pull.called_off.is_cancelled()
     }
@@ -327,9 +328,10 @@ impl Drop for PullHandle {
 mod tests {
     use super::*;
 
-    /// HAZARDS: an answer at once makes the kubelet pause longer and longer; one that is too late is none.
+    /// docs/hazards.md: after a response at once the kubelet's pauses get longer and longer. A response after the
+    /// deadline is lost.
     #[test]
-    fn a_call_is_answered_some_seconds_before_its_end() {
+    fn a_call_returns_some_seconds_before_its_deadline() {
         let (pace, s) = (PullTimeouts::default(), Duration::from_secs);
         for (left, wait) in [(120, 115), (15, 10), (8, 4), (0, 0)] {
             assert_eq!(pace.wait_of(s(left)), s(wait));

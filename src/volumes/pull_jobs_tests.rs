@@ -1,4 +1,4 @@
-//! Volumes that wait for their images, against the twin and a registry on loopback.
+//! Tests of volumes that wait for their images, with the fake of the kernel and a registry on loopback.
 
 use std::{
     fs,
@@ -14,74 +14,75 @@ use crate::{
     },
 };
 
-/// An image whose only layer does not come before the registry is told to release it.
-async fn held() -> (FakeRegistry, Pushed) {
+/// A registry with an image whose only layer it holds back until `release`.
+async fn registry_with_held_layer() -> (FakeRegistry, Pushed) {
     let registry = FakeRegistry::start().await;
     let pushed = registry.push_image("a", "1", &[vec![0; 1_024]], false);
     registry.inject(pushed.layers[0].to_string(), ALWAYS, Fault::Hold);
     (registry, pushed)
 }
 
-fn wants_a(node: &Node, registry: &FakeRegistry, patience: Duration) -> PublishRequest {
+fn request_for_a(node: &Node, registry: &FakeRegistry, patience: Duration) -> PublishRequest {
     let mut request = node.request("a", "t");
     request.spec.images = vec![registry.reference("a", "1")];
     request.deadline = Some(Instant::now() + patience);
     request
 }
 
-pub(super) fn hurried(registries: Registries) -> Node {
-    hurried_for(registries, Duration::from_secs(60))
+pub(super) fn impatient_node(registries: Registries) -> Node {
+    impatient_node_with(registries, Duration::from_secs(60))
 }
 
-fn hurried_for(registries: Registries, patience: Duration) -> Node {
+fn impatient_node_with(registries: Registries, patience: Duration) -> Node {
     let ms = Duration::from_millis;
     let pace = PullTimeouts { margin: ms(50), patience, first_word: ms(20), next_word: ms(40) };
     Node::at_pace(registries, |_| {}, pace)
 }
 
-/// HAZARDS: a pull longer than the call began from zero each time.
+/// docs/hazards.md, 28: otherwise a pull that is longer than the call starts from the beginning each time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_pull_goes_on_and_the_retry_joins_it() {
-    let (registry, pushed) = held().await;
-    let node = hurried(registry.registries());
+async fn a_slow_pull_continues_and_the_retry_joins_it() {
+    let (registry, pushed) = registry_with_held_layer().await;
+    let node = impatient_node(registry.registries());
     for _ in 0..3 {
         let call = Duration::from_millis(200);
-        let error = node.volumes.publish(wants_a(&node, &registry, call)).await.unwrap_err();
+        let error = node.volumes.publish(request_for_a(&node, &registry, call)).await.unwrap_err();
         assert_eq!(error.class(), Class::Unavailable, "{error}");
         assert!(error.to_string().contains("the pull goes on"), "{error}");
         node.assert_nothing_left();
     }
     registry.release();
     let long = Duration::from_secs(60);
-    node.volumes.publish(wants_a(&node, &registry, long)).await.unwrap();
+    node.volumes.publish(request_for_a(&node, &registry, long)).await.unwrap();
     assert_eq!(node.mounted().len(), 1);
     assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1, "one pull");
-    let told = node.told();
-    assert!(told.len() > 2 && told[..told.len() - 1].iter().all(|r| *r == "Pulling"), "{told:?}");
-    assert_eq!(told.last(), Some(&"Pulled"));
+    let events = node.events();
+    let (last, others) = events.split_last().unwrap();
+    assert!(others.len() > 1 && others.iter().all(|r| *r == "Pulling"), "{events:?}");
+    assert_eq!(*last, "Pulled");
     assert!(node.volumes.0.pending.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pull_that_ended_between_two_calls_waits_for_the_second() {
-    let (registry, pushed) = held().await;
-    let node = hurried(registry.registries());
-    let request = || wants_a(&node, &registry, Duration::from_millis(200));
+async fn the_result_of_a_pull_that_ends_between_two_calls_is_kept_for_the_second() {
+    let (registry, pushed) = registry_with_held_layer().await;
+    let node = impatient_node(registry.registries());
+    let request = || request_for_a(&node, &registry, Duration::from_millis(200));
     node.volumes.publish(request()).await.unwrap_err();
     registry.release();
-    while node.told().last() != Some(&"Pulled") {
+    while node.events().last() != Some(&"Pulled") {
         tokio::task::yield_now().await;
     }
     node.volumes.publish(request()).await.unwrap();
     assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1);
-    assert!(node.volumes.0.pending.is_empty(), "what it brought was taken");
+    assert!(node.volumes.0.pending.is_empty(), "the second call took the result");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pull_nobody_asks_for_is_given_up() {
-    let (registry, _) = held().await;
-    let node = hurried_for(registry.registries(), Duration::from_millis(600));
-    let request = wants_a(&node, &registry, Duration::from_millis(200));
+async fn a_pull_that_is_no_longer_requested_is_cancelled() {
+    let (registry, _) = registry_with_held_layer().await;
+    let node = impatient_node_with(registry.registries(), Duration::from_millis(600));
+    let request = request_for_a(&node, &registry, Duration::from_millis(200));
     node.volumes.publish(request).await.unwrap_err();
     assert!(!node.volumes.0.pending.is_empty());
     while !node.volumes.0.pending.is_empty() {
@@ -92,11 +93,11 @@ async fn a_pull_nobody_asks_for_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_asked_for_otherwise_drops_the_old_pull() {
-    let (registry, _) = held().await;
+async fn a_changed_request_cancels_the_old_pull() {
+    let (registry, _) = registry_with_held_layer().await;
     registry.push_image("b", "1", &[vec![0; 2_048]], false);
-    let node = hurried(registry.registries());
-    let slow = wants_a(&node, &registry, Duration::from_secs(60));
+    let node = impatient_node(registry.registries());
+    let slow = request_for_a(&node, &registry, Duration::from_secs(60));
     let first = tokio::spawn({
         let volumes = node.volumes.clone();
         async move { volumes.publish(slow).await }
@@ -104,9 +105,9 @@ async fn a_volume_asked_for_otherwise_drops_the_old_pull() {
     while node.volumes.0.pending.is_empty() {
         tokio::task::yield_now().await;
     }
-    let mut other = wants_a(&node, &registry, Duration::from_secs(60));
+    let mut other = request_for_a(&node, &registry, Duration::from_secs(60));
     other.spec.images = vec![registry.reference("b", "1")];
-    // The first call has begun its pull, and gives the lock back right after that.
+    // The first call has started its pull, and releases the lock right after that.
     while let Err(error) = node.volumes.publish(other.clone()).await {
         assert!(matches!(error, PublishError::Busy(_)), "{error}");
     }
@@ -117,21 +118,21 @@ async fn a_volume_asked_for_otherwise_drops_the_old_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_failed_is_told_once_and_tried_anew() {
+async fn a_failed_pull_is_reported_once_and_retried() {
     let registry = FakeRegistry::start().await;
-    let node = hurried(registry.registries());
+    let node = impatient_node(registry.registries());
     for _ in 0..2 {
-        let request = wants_a(&node, &registry, Duration::from_secs(60));
+        let request = request_for_a(&node, &registry, Duration::from_secs(60));
         let error = node.volumes.publish(request).await.unwrap_err();
         assert_eq!(error.class(), Class::NotFound, "{error}");
     }
     registry.push_image("a", "1", &[vec![0; 1_024]], false);
-    let request = wants_a(&node, &registry, Duration::from_secs(60));
+    let request = request_for_a(&node, &registry, Duration::from_secs(60));
     node.volumes.publish(request).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_volume_can_go_while_its_image_comes() {
+async fn a_volume_can_be_unpublished_during_its_pull() {
     let registry = FakeRegistry::start().await;
     let pushed = registry.push_image("a", "1", &[vec![0; 1_024]], false);
     registry.inject(pushed.layers[0].to_string(), ALWAYS, Fault::Hold);
@@ -152,9 +153,9 @@ async fn a_volume_can_go_while_its_image_comes() {
     node.assert_nothing_left();
 }
 
-/// HAZARDS: ten pods that start at once fetched each layer ten times.
+/// docs/hazards.md, 20: otherwise ten pods that start at once fetch each layer ten times.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_layer_is_fetched_once_however_many_want_it() {
+async fn concurrent_volumes_fetch_a_layer_once() {
     let registry = FakeRegistry::start().await;
     let pushed = registry.push_image("a", "1", &[vec![0; 1_024], vec![0; 2_048]], true);
     let node = Node::with(registry.registries());
@@ -172,7 +173,7 @@ async fn a_layer_is_fetched_once_however_many_want_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_layer_that_fails_stops_the_others_and_leaves_nothing() {
+async fn a_failed_layer_cancels_the_others_and_leaves_nothing() {
     let registry = FakeRegistry::start().await;
     let noise: Vec<u8> =
         (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

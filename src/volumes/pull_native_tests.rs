@@ -1,4 +1,4 @@
-//! Layers with overlay's own marks, which are other layers than their tars would be without.
+//! Tests of native layers. They keep overlay's own marks, so they differ from the portable layers of the same tars.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use crate::{
 const PORTABLE: &str = "application/vnd.oci.image.layer.v1.tar";
 const NATIVE: &str = "application/vnd.ovl-csi.layer.v1.native.tar";
 
-/// A directory that was renamed, and a file whose content is below, or with a link to a file of a layer below.
+/// A tar of a renamed directory (redirect) and of a file whose content is in a lower layer (metacopy). With
+/// `links_out` it also has a hard link to a file of a lower layer.
 fn marked(links_out: bool) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -37,7 +38,7 @@ fn marked(links_out: bool) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// An image of these tars, each under its media type.
+/// Pushes an image of these tars, each with its media type.
 fn push(registry: &FakeRegistry, repository: &str, layers: &[(&str, Vec<u8>)]) -> Reference {
     let diff_ids: Vec<_> = layers.iter().map(|(_, tar)| Digest::of(tar)).collect();
     let config = json!({
@@ -62,9 +63,10 @@ fn node(registry: &FakeRegistry) -> Node {
     Node::new(registry.registries(), Duration::from_secs(3600))
 }
 
-/// HAZARDS 13: the marks count in layers of our own media type alone, and nobody gets the one for the other.
+/// docs/hazards.md, 13: the marks count only in layers of the driver's own media type, and neither form replaces the
+/// other.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tar_is_two_layers() {
+async fn one_tar_is_a_native_and_a_portable_layer() {
     let registry = FakeRegistry::start().await;
     let (tar, base) = (marked(false), super::tests::layer("base"));
     let native = push(&registry, "native", &[(PORTABLE, base.clone()), (NATIVE, tar.clone())]);
@@ -90,9 +92,10 @@ async fn one_tar_is_two_layers() {
     }
 }
 
-/// A layer that is made onto others is kept by what these are, not by what their tars are called.
+/// The key of a layer that depends on lower layers is derived from the keys of these, not from the digests of their
+/// tars.
 #[test]
-fn what_lies_on_a_native_layer_is_not_what_lies_on_its_tar() {
+fn a_layer_on_a_native_layer_has_another_key_than_on_its_portable_form() {
     let (below, above) = (Digest::of(b"below"), Digest::of(b"above"));
     let blob = |diff_id, format| LayerBlob {
         digest: diff_id,
@@ -111,7 +114,7 @@ fn what_lies_on_a_native_layer_is_not_what_lies_on_its_tar() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_native_layer_with_a_link_out_of_it_is_refused() {
+async fn a_native_layer_with_a_link_to_a_lower_layer_is_refused() {
     let registry = FakeRegistry::start().await;
     let below = super::tests::layer("below");
     let image = push(&registry, "native", &[(PORTABLE, below), (NATIVE, marked(true))]);

@@ -1,4 +1,4 @@
-//! Private images: who may have layers that are here (HAZARDS 29).
+//! Tests of private images: which pods may use layers that are in the store (docs/hazards.md, 29).
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::image::fake::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A registry that gives `team/tool` to ann alone, and its image.
+/// A registry that gives `team/tool` to ann only, and its image.
 async fn registry() -> (FakeRegistry, Reference, Pushed) {
     let registry = FakeRegistry::start().await;
     let pushed = registry.push_image("team/tool", "1", &[layer("private")], true);
@@ -28,66 +28,66 @@ fn class(done: Result<PulledLayers, PullError>) -> Option<Class> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_accepted_secret_outlasts_the_registry_and_no_other_does() {
+async fn an_accepted_credential_works_without_the_registry_and_no_other_does() {
     let (registry, image, pushed) = registry().await;
     let node = Node::new(registry.registries(), HOUR);
     let [ann, wrong] = ["right", "wrong"].map(|password| registry.keyring("ann", password));
-    let nobody = Keyring::default();
+    let anonymous = Keyring::default();
     drop(node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap());
     assert!(!node.store().origins(&pushed.diff_ids[0])[0].public);
-    let asked = registry.requests_to("").len();
+    let requests = registry.requests_to("").len();
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
     node.pull(&image, PullPolicy::Never, &ann).await.unwrap();
-    assert_eq!(registry.requests_to("").len(), asked, "accepted within the hour");
+    assert_eq!(registry.requests_to("").len(), requests, "accepted within the hour");
 
-    for keyring in [&wrong, &nobody] {
-        for (policy, answer) in [
+    for keyring in [&wrong, &anonymous] {
+        for (policy, expected) in [
             (PullPolicy::IfNotPresent, Class::Denied),
             (PullPolicy::Always, Class::Denied),
             (PullPolicy::Never, Class::NotFound),
         ] {
             let done = node.pull(&image, policy, keyring).await;
-            assert_eq!(class(done), Some(answer), "{policy:?}");
+            assert_eq!(class(done), Some(expected), "{policy:?}");
         }
     }
     assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1);
     drop(registry);
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
-    for keyring in [&wrong, &nobody] {
+    for keyring in [&wrong, &anonymous] {
         let done = node.pull(&image, PullPolicy::IfNotPresent, keyring).await;
         assert_eq!(class(done), Some(Class::Unavailable));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_here_is_given_at_once_to_whom_it_may_be_given() {
+async fn local_images_are_used_at_once_by_authorized_pods() {
     let (registry, image, _) = registry().await;
     registry.push_image("public", "1", &[layer("public")], true);
     let public = registry.reference("public", "1");
     let node = Node::new(registry.registries(), HOUR);
-    let (ann, nobody) = (registry.keyring("ann", "right"), Keyring::default());
+    let (ann, anonymous) = (registry.keyring("ann", "right"), Keyring::default());
     let here = |images: &[&Reference], policy, keyring| {
         let images: Vec<_> = images.iter().map(|image| (*image).clone()).collect();
-        let asker = Requester { namespace: "default", keyring };
-        node.pulls.here(&images, Some(policy), asker).map(|pulled| pulled.stack.len())
+        let requester = Requester { namespace: "default", keyring };
+        node.pulls.here(&images, Some(policy), requester).map(|pulled| pulled.stack.len())
     };
-    assert_eq!(here(&[], PullPolicy::Always, &nobody), Some(0));
-    assert_eq!(here(&[&image], PullPolicy::IfNotPresent, &ann), None, "it is not here yet");
+    assert_eq!(here(&[], PullPolicy::Always, &anonymous), Some(0));
+    assert_eq!(here(&[&image], PullPolicy::IfNotPresent, &ann), None, "it is not in the store yet");
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
     assert_eq!(here(&[&public, &image], PullPolicy::IfNotPresent, &ann), None, "one of them");
-    node.pull(&public, PullPolicy::IfNotPresent, &nobody).await.unwrap();
-    let asked = registry.requests_to("").len();
+    node.pull(&public, PullPolicy::IfNotPresent, &anonymous).await.unwrap();
+    let requests = registry.requests_to("").len();
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Never] {
         assert_eq!(here(&[&public, &image], policy, &ann), Some(2));
-        assert_eq!(here(&[&public], policy, &nobody), Some(1));
-        assert_eq!(here(&[&public, &image], policy, &nobody), None);
+        assert_eq!(here(&[&public], policy, &anonymous), Some(1));
+        assert_eq!(here(&[&public, &image], policy, &anonymous), None);
     }
-    assert_eq!(here(&[&public], PullPolicy::Always, &ann), None, "its registry is to be asked");
-    assert_eq!(registry.requests_to("").len(), asked);
+    assert_eq!(here(&[&public], PullPolicy::Always, &ann), None, "its registry must be contacted");
+    assert_eq!(registry.requests_to("").len(), requests);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_its_time_a_secret_has_to_be_accepted_again() {
+async fn an_expired_credential_must_be_accepted_again() {
     for trust_for in [Duration::ZERO, Duration::from_millis(1)] {
         let (registry, image, pushed) = registry().await;
         let node = Node::new(registry.registries(), trust_for);
@@ -96,10 +96,14 @@ async fn after_its_time_a_secret_has_to_be_accepted_again() {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let done = node.pull(&image, PullPolicy::Never, &ann).await;
         assert_eq!(class(done), Some(Class::NotFound));
-        let asked = registry.requests_to("/manifests/").len();
+        let requests = registry.requests_to("/manifests/").len();
         node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
-        assert!(registry.requests_to("/manifests/").len() > asked);
-        assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1, "it was here");
+        assert!(registry.requests_to("/manifests/").len() > requests);
+        assert_eq!(
+            registry.requests_to(&pushed.layers[0].to_string()).len(),
+            1,
+            "it was in the store"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
         registry.inject("manifests", ALWAYS, Fault::Respond(503, vec![]));
         let done = node.pull(&image, PullPolicy::IfNotPresent, &ann).await;
@@ -107,9 +111,9 @@ async fn after_its_time_a_secret_has_to_be_accepted_again() {
     }
 }
 
-/// Bob has ann run his image, which names her layer and does not have it, and then runs it himself.
+/// Bob makes ann run his image, which names her layer and does not contain it. Then he runs it himself.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_have_a_layer_passes_it_to_nobody() {
+async fn a_pod_with_access_to_a_layer_passes_it_to_no_other_pod() {
     let (registry, image, pushed) = registry().await;
     let evil = FakeRegistry::start().await;
     let hosts = [&registry, &evil].map(|r| (r.host(), format!("server = \"http://{}\"", r.host())));
@@ -130,8 +134,8 @@ async fn who_may_have_a_layer_passes_it_to_nobody() {
     }
 }
 
-/// Two teams share a node whose credentials open every repository; the policy of images keeps them apart, and the registry of
-/// snapshots is for no pod at all.
+/// Two teams share a node whose credentials open every repository. The image policy keeps them apart, and no pod may
+/// name an image of the registry of snapshots.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_gets_no_layer_of_an_image_that_it_may_not_name() {
     let (registry, secret, pushed) = registry().await;
@@ -148,7 +152,7 @@ async fn a_namespace_gets_no_layer_of_an_image_that_it_may_not_name() {
     let policy = policy.refusing(&[format!("{}/*", chart.host())]).unwrap();
     let node = Node::with_policy(registries(&hosts), HOUR, policy);
 
-    // The node's own credentials, for every pod. A snapshot of red's, pushed and pulled with them.
+    // Every pod has the node's own credentials. A snapshot of the namespace `red` was pushed and pulled with them.
     let saved = chart.push_image("red/pod", "snap-1", &[layer("saved")], true);
     chart.protect("red/pod", Scheme::Basic, "ann", "right");
     let keyring = registry.keyring("ann", "right").and(&chart.keyring("ann", "right"));
@@ -164,25 +168,29 @@ async fn a_namespace_gets_no_layer_of_an_image_that_it_may_not_name() {
     let to_saved = claim(&evil, "y", &saved.diff_ids, &[&anything]);
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Always] {
         let done = node.pull_as(blue, &to_red, policy).await;
-        assert_eq!(class(done), Some(Class::Corrupt), "{policy:?}: it has to bring the bytes");
-        for asker in [red, blue, other] {
-            let done = node.pull_as(asker, &to_saved, policy).await;
-            assert_eq!(class(done), Some(Class::Corrupt), "{policy:?}, {asker:?}");
+        assert_eq!(
+            class(done),
+            Some(Class::Corrupt),
+            "{policy:?}: the registry must deliver the bytes"
+        );
+        for requester in [red, blue, other] {
+            let done = node.pull_as(requester, &to_saved, policy).await;
+            assert_eq!(class(done), Some(Class::Corrupt), "{policy:?}, {requester:?}");
         }
     }
-    // Who may name the image may have its layers by another name, as ever.
+    // A namespace that may name the image may use its layers under another name too.
     node.pull_as(other, &to_red, PullPolicy::IfNotPresent).await.unwrap();
     let done = node.pull_as(blue, &to_red, PullPolicy::Never).await;
     assert_eq!(class(done), Some(Class::NotFound));
-    // What a cluster's snapshot names is asked for as itself.
+    // The image that a snapshot of the cluster names is pulled under its own name.
     let fetched = chart.requests_to(&saved.layers[0].to_string()).len();
     node.pull_as(red, &snapshot, PullPolicy::Never).await.unwrap();
     assert_eq!(chart.requests_to(&saved.layers[0].to_string()).len(), fetched);
 }
 
-/// A registry counts GETs of manifests; a pod whose image is here as it is there asks once, and for nothing.
+/// Registries count GETs of manifests. A pod whose image has not changed sends one HEAD and no GET.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_did_not_change_costs_one_head() {
+async fn an_unchanged_image_costs_one_head_request() {
     let registry = FakeRegistry::start().await;
     let one = registry.push_image("a", "latest", &[layer("one")], true);
     let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
@@ -191,12 +199,13 @@ async fn an_image_that_did_not_change_costs_one_head() {
     let index = registry.put_manifest("a", "latest", &index.to_string(), OCI_INDEX);
     let image = registry.reference("a", "latest");
     let node = Node::new(registry.registries(), HOUR);
-    let nobody = Keyring::default();
-    let asked = || registry.requests_to("").into_iter().map(|seen| seen.method).collect::<String>();
+    let anonymous = Keyring::default();
+    let methods =
+        || registry.requests_to("").into_iter().map(|request| request.method).collect::<String>();
     let pull = async |image: &Reference| {
-        let before = asked().len();
-        node.pull(image, PullPolicy::Always, &nobody).await.unwrap();
-        asked().split_off(before)
+        let before = methods().len();
+        node.pull(image, PullPolicy::Always, &anonymous).await.unwrap();
+        methods().split_off(before)
     };
     assert_eq!(pull(&image).await, "GETGETGETGET", "index, manifest, config, layer");
     assert_eq!(pull(&image).await, "HEAD");
@@ -215,7 +224,7 @@ async fn an_image_that_did_not_change_costs_one_head() {
     assert_eq!(pull(&image).await, "HEADGETGETGET", "manifest, config, layer");
     assert_eq!(node.store().image(&image.to_string()).unwrap().manifest, two.manifest);
     registry.push_image("a", "latest", &[layer("one")], true);
-    assert_eq!(pull(&image).await, "HEAD", "back to what was here before");
+    assert_eq!(pull(&image).await, "HEAD", "back to an image that is in the store");
     assert_eq!(node.store().image(&image.to_string()).unwrap().manifest, one.manifest);
 
     // The same config under another manifest.
@@ -227,12 +236,12 @@ async fn an_image_that_did_not_change_costs_one_head() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_image_that_did_not_change_is_not_read_again_and_its_secret_is_asked_for() {
+async fn an_unchanged_private_image_is_not_read_again_but_its_credential_is_checked() {
     let (registry, image, _) = registry().await;
     let node = Node::new(registry.registries(), Duration::ZERO);
     let [ann, wrong] = ["right", "wrong"].map(|password| registry.keyring("ann", password));
     node.pull(&image, PullPolicy::Always, &ann).await.unwrap();
-    let gets = || registry.requests_to("").iter().filter(|seen| seen.method == "GET").count();
+    let gets = || registry.requests_to("").iter().filter(|request| request.method == "GET").count();
     let before = gets();
     for policy in [PullPolicy::Always, PullPolicy::IfNotPresent] {
         node.pull(&image, policy, &ann).await.unwrap();
@@ -244,18 +253,18 @@ async fn a_private_image_that_did_not_change_is_not_read_again_and_its_secret_is
     assert_eq!(gets(), before);
 }
 
-/// A config names who made an image and how it is run: it is not for whoever knows its digest.
+/// A config says who made an image and how it runs, so its digest alone gives no access to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_config_is_read_from_the_record_of_its_own_repository_alone() {
+async fn a_config_is_read_only_from_the_record_of_its_own_repository() {
     let (registry, image, pushed) = registry().await;
     let node = Node::new(registry.registries(), HOUR);
     let ann = registry.keyring("ann", "right");
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
-    let asked = || registry.requests_to(&pushed.config.to_string()).len();
-    assert_eq!(asked(), 1);
+    let config_requests = || registry.requests_to(&pushed.config.to_string()).len();
+    assert_eq!(config_requests(), 1);
     let text = registry.text("team/tool", &pushed.manifest);
     registry.put_manifest("evil/x", "1", &text, OCI_MANIFEST);
     let trap = registry.reference("evil/x", "1");
     node.pull(&trap, PullPolicy::IfNotPresent, &ann).await.unwrap();
-    assert_eq!(asked(), 2);
+    assert_eq!(config_requests(), 2);
 }

@@ -1,4 +1,4 @@
-//! Registries that are slow on purpose, and pods that have nothing to do with them.
+//! Tests that slow registries do not delay pods that use other registries.
 
 use super::{
     tests::{Node, layer},
@@ -13,7 +13,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// More namespaces than there are permits for one kind of work.
 const SLOW: usize = 17;
 
-/// Pulls in namespaces of their own that meet `misdeed` at `part`, and then one that does not.
+/// Starts pulls in namespaces of their own that are held back at `part`. Then another namespace must be able to pull.
 async fn others_are_served(part: fn(&str) -> String) {
     let (bad, good) = (FakeRegistry::start().await, FakeRegistry::start().await);
     good.push_image("good", "1", &[layer("good")], false);
@@ -29,8 +29,8 @@ async fn others_are_served(part: fn(&str) -> String) {
         let (node, image) = (node.clone(), bad.reference(&name, "1"));
         slow.push(tokio::spawn(async move {
             let keyring = Keyring::default();
-            let asker = Requester { namespace: &name, keyring: &keyring };
-            node.pull_as(asker, &image, PullPolicy::IfNotPresent).await.map(drop)
+            let requester = Requester { namespace: &name, keyring: &keyring };
+            node.pull_as(requester, &image, PullPolicy::IfNotPresent).await.map(drop)
         }));
     }
     let lanes = || node.pulls.finds.held().0 + node.pulls.fetches.held().0;
@@ -41,8 +41,8 @@ async fn others_are_served(part: fn(&str) -> String) {
     })
     .await;
     let (keyring, image) = (Keyring::default(), good.reference("good", "1"));
-    let asker = Requester { namespace: "good", keyring: &keyring };
-    soon(node.pull_as(asker, &image, PullPolicy::IfNotPresent)).await.unwrap();
+    let requester = Requester { namespace: "good", keyring: &keyring };
+    soon(node.pull_as(requester, &image, PullPolicy::IfNotPresent)).await.unwrap();
     assert!(slow.iter().all(|pull| !pull.is_finished()), "slow pulls go on");
     slow.iter().for_each(tokio::task::JoinHandle::abort);
     soon(async {
@@ -54,17 +54,17 @@ async fn others_are_served(part: fn(&str) -> String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registries_that_hold_layers_back_hold_up_nobody_else() {
+async fn registries_that_hold_layers_back_do_not_delay_other_pods() {
     others_are_served(str::to_owned).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registries_that_hold_manifests_back_hold_up_nobody_else() {
+async fn registries_that_hold_manifests_back_do_not_delay_other_pods() {
     others_are_served(|_| "/manifests/".to_owned()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_is_refused_where_what_its_images_consist_of_passes_what_a_node_keeps() {
+async fn a_volume_is_refused_when_its_images_exceed_the_memory_budget() {
     let registry = FakeRegistry::start().await;
     registry.push_image("a", "1", &[layer("a")], false);
     let mut node = Node::new(registry.registries(), HOUR);

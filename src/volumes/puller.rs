@@ -1,7 +1,7 @@
-//! References in, layers in the store out.
+//! The image puller: resolves references and pulls their layers into the store.
 //!
-//! A layer that is here is given to a pod without a download only where the pod could have pulled it (`rights.rs`). Anyone else
-//! brings the bytes first, for a registry may claim any diff id.
+//! A pod uses a layer of the store without a download only if the pod could have pulled it (`authorization.rs`). For
+//! all others the bytes are pulled first, because a registry may claim any diff id.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -38,65 +38,66 @@ use crate::{
     overlay::LAYER_LIMIT,
 };
 
-/// How many layers of one volume are fetched and written at a time: enough to use the wait for the network.
+/// How many layers of one volume are fetched and written at a time. That is enough to use the time of waiting for the
+/// network.
 const AT_ONCE: usize = 4;
 
-/// Bytes of what images consist of that every pull may hold: common images have less.
+/// The bytes of image documents that every pull may hold without waiting. Common images have less.
 const KEPT: u64 = 64 << 10;
-/// Bytes held for each layer of an image until all are here.
+/// The bytes held for each layer of an image until all layers are in the store.
 const LAYER: usize = 512;
 
-/// Brings images to this node.
+/// Pulls images to this node.
 #[derive(Debug)]
 pub(super) struct ImagePuller {
     pub(super) registries: Arc<Registries>,
     pub(super) store: Arc<Store>,
     pub(super) collector: Arc<GarbageCollector>,
-    grants: AuthCache,
+    auth_cache: AuthCache,
     policy: ImagePolicy,
     pub(super) failures: NegativeCache<Source>,
-    pub(super) making: Mutex<HashMap<Source, Weak<InFlight>>>,
-    /// Questions what images consist of, each of which holds documents.
+    pub(super) in_flight: Mutex<HashMap<Source, Weak<InFlight>>>,
+    /// Limits the resolutions of images, each of which holds documents in memory.
     finds: Lanes,
-    /// What images consist of, held as long as the volume's pull goes on: each has a share.
+    /// The memory for the documents of images, which a pull holds until its end. Each pull has a share.
     kept: Arc<Budget>,
-    /// Layers that are fetched and written, each of which holds threads and buffers.
+    /// Limits the fetches of layers, each of which holds threads and buffers.
     pub(super) fetches: Lanes,
 }
 
-/// The layers of a volume, all of them here.
+/// The layers of a volume, all of them in the store.
 #[derive(Debug)]
 pub(super) struct PulledLayers {
     /// Their keys, bottom first.
     pub(super) stack: Vec<Digest>,
-    /// How many of these, at the top, snapshots have put above the images.
+    /// How many of these, at the top, are layers of snapshots and not of images.
     pub(super) own: usize,
     /// The manifests of the images, in the order of the stack.
     pub(super) manifests: Vec<Digest>,
-    /// The snapshot that they are of.
+    /// The snapshot that the volume starts from, if any.
     pub(super) snapshot: Option<SnapshotId>,
-    /// Keeps them until the volume's record does.
-    #[allow(dead_code, reason = "dropping it is what lets them go")]
+    /// Keeps the layers until the volume's record does.
+    #[allow(dead_code, reason = "its drop releases the layers")]
     pub(super) lease: Lease,
 }
 
-/// An image whose layers are known, and kept if they are here.
+/// An image whose layers are known. Those in the store are kept.
 struct Found {
     /// The digest of its manifest.
     manifest: Digest,
-    /// Keys, or what they may be where the registry was asked.
+    /// The keys of the layers. If the image was resolved at the registry, all keys that the layers may get.
     layers: Vec<Digest>,
-    /// As the registry has it; `None` where it was not asked, and then all layers are here.
+    /// The image as the registry returned it. `None` if the registry was not used; then all layers are in the store.
     image: Option<Image>,
     _lease: Lease,
 }
 
-/// What the layers of one call have in common.
+/// The context of a pull, which all of its layers share.
 pub(super) struct PullContext<'a> {
-    pub(super) asker: Requester<'a>,
+    pub(super) requester: Requester<'a>,
     /// The images that the volume names.
     named: &'a [Reference],
-    /// Those that their registries have just given to the asker.
+    /// The images that their registries have just given to the requester.
     given: Vec<Given<'a>>,
     pub(super) stop: &'a CancellationToken,
 }
@@ -112,45 +113,45 @@ impl ImagePuller {
             registries,
             store: collector.store.clone(),
             collector,
-            grants: AuthCache::new(trust_for),
+            auth_cache: AuthCache::new(trust_for),
             policy,
             failures: NegativeCache::default(),
-            making: Mutex::default(),
+            in_flight: Mutex::default(),
             finds: Lanes::default(),
             kept: Arc::new(Budget::new(KEPT, 12 << 20, 24 << 20)),
             fetches: Lanes::default(),
         }
     }
 
-    /// The layers of `images`; every one of them is in the store when this returns, and the asker may have it.
-    /// Dropped before that, it stops what it began.
+    /// Pulls the layers of `images`. When this returns, every layer is in the store, and the requester may use it. A
+    /// drop stops the fetches.
     pub(super) async fn stack(
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
-        asker: Requester<'_>,
+        requester: Requester<'_>,
         progress: &Progress,
     ) -> Result<PulledLayers, PullError> {
         let kept = self.kept.share();
         let finds: Vec<_> = images
             .iter()
-            .map(|image| self.find_in_turn(image, policy, asker, images, &kept))
+            .map(|image| self.find_in_turn(image, policy, requester, images, &kept))
             .collect();
         let found = try_join_all(finds).await?;
-        // When one layer fails, or nobody wants the volume any more, the others stop as well.
+        // When one layer fails, or the pull is cancelled, the other fetches stop too.
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let given = found.iter().filter_map(|found| found.image.as_ref()).map(Given::from);
-        let asked = PullContext { asker, named: images, given: given.collect(), stop: &stop };
+        let context = PullContext { requester, named: images, given: given.collect(), stop: &stop };
 
         let (wanted, present) = distinct(&found);
         let sizes =
             wanted.iter().map(|(wanted, _)| wanted.layer.size).chain(present.iter().map(|_| 0));
         let items = progress.begin(sizes);
         items.iter().skip(wanted.len()).for_each(|item| item.done());
-        // Collected first: as a lazy `map` the compiler cannot see that the whole future may move between threads.
+        // Collected first: with a lazy `map` the compiler cannot prove that the whole future is `Send`.
         let fetches: Vec<_> = (wanted.iter().zip(&items))
-            .map(|((wanted, chain), item)| self.alone(*wanted, *chain, &asked, item))
+            .map(|((wanted, chain), item)| self.pull_alone(*wanted, *chain, &context, item))
             .collect();
         let fetched =
             stream::iter(fetches).buffer_unordered(AT_ONCE).try_filter_map(|it| ready(Ok(it)));
@@ -163,7 +164,7 @@ impl ImagePuller {
                 stack.extend(&found.layers);
                 continue;
             };
-            let layers = self.onto(image, &linked, &asked).await?;
+            let layers = self.pull_linked(image, &linked, &context).await?;
             stack.extend(&layers);
             let (store, name, manifest) =
                 (self.store.clone(), image.reference.to_string(), image.digest);
@@ -179,18 +180,19 @@ impl ImagePuller {
         Ok(PulledLayers { stack, own: 0, manifests, snapshot: None, lease })
     }
 
-    /// The same where nobody has to be asked and nothing fetched: every layer is here, and may be given. Blocks.
+    /// The same without a registry: returns the layers if all of them are in the store and the requester may use them.
+    /// Blocks.
     pub(super) fn here(
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
-        asker: Requester<'_>,
+        requester: Requester<'_>,
     ) -> Option<PulledLayers> {
         let mut found = Vec::new();
         for reference in images {
-            let is_asked_for = policy_for(reference, policy) == PullPolicy::Always;
-            let present = if is_asked_for { None } else { present(&self.store, reference) }?;
-            if !present.is_allowed(&self.rights(asker, images), &[]) {
+            let must_resolve = PullPolicy::for_image(reference, policy) == PullPolicy::Always;
+            let present = if must_resolve { None } else { present(&self.store, reference) }?;
+            if !present.is_allowed(&self.rights(requester, images), &[]) {
                 return None;
             }
             found.push(present);
@@ -203,17 +205,17 @@ impl ImagePuller {
         Some(PulledLayers { stack, own: 0, manifests, snapshot: None, lease })
     }
 
-    /// The same as [`Self::find`] with its part of the node.
+    /// [`Self::find`] within the node's limits: in the namespace's turn and within the memory of the pull.
     async fn find_in_turn(
         &self,
         reference: &Reference,
         policy: Option<PullPolicy>,
-        asker: Requester<'_>,
+        requester: Requester<'_>,
         named: &[Reference],
         kept: &Share,
     ) -> Result<Found, PullError> {
-        let find = self.find(reference, policy, asker, named);
-        let found = self.finds.run(asker.namespace, find).await;
+        let find = self.find(reference, policy, requester, named);
+        let found = self.finds.run(requester.namespace, find).await;
         let found = found.unwrap_or_else(|Crowded| Err(PullError::Crowded(reference.clone())))?;
         if let Some(image) = &found.image {
             let bytes = image.config.len() + image.layers.len() * LAYER;
@@ -223,20 +225,20 @@ impl ImagePuller {
         Ok(found)
     }
 
-    /// Finds out which layers an image has: from its record where that will do, else from its registry.
+    /// Finds the layers of an image: from its record if that is enough, otherwise from its registry.
     async fn find(
         &self,
         reference: &Reference,
         policy: Option<PullPolicy>,
-        asker: Requester<'_>,
+        requester: Requester<'_>,
         named: &[Reference],
     ) -> Result<Found, PullError> {
-        let policy = policy_for(reference, policy);
+        let policy = PullPolicy::for_image(reference, policy);
         let (store, name) = (self.store.clone(), reference.clone());
         let known = blocking(move || present(&store, &name)).await;
         let is_known = known.is_some();
         let may = |present: &LocalImages| {
-            policy != PullPolicy::Always && present.is_allowed(&self.rights(asker, named), &[])
+            policy != PullPolicy::Always && present.is_allowed(&self.rights(requester, named), &[])
         };
         if let Some(present) = known.filter(may) {
             return self.found(reference, present).await;
@@ -244,18 +246,18 @@ impl ImagePuller {
         if policy == PullPolicy::Never {
             return Err(PullError::NotPresent(reference.clone()));
         }
-        // Only of an image that was here one question may do.
-        let meant = if is_known { self.meant(reference, asker).await? } else { None };
+        // One HEAD request can be enough only for an image that is in the store.
+        let meant = if is_known { self.meant(reference, requester).await? } else { None };
         if let Some((digest, access)) = &meant {
             let (store, place, digest) = (self.store.clone(), reference.clone(), *digest);
             let same = blocking(move || present_as(&store, &place, &digest)).await;
             let given = [Given { reference, access }];
-            let rights = self.rights(asker, named);
+            let rights = self.rights(requester, named);
             if let Some(present) = same.filter(|same| same.is_allowed(&rights, &given)) {
                 return self.found(reference, present).await;
             }
         }
-        let image = self.resolve(reference, meant.map(|(digest, _)| digest), asker).await?;
+        let image = self.resolve(reference, meant.map(|(digest, _)| digest), requester).await?;
         let layers: Vec<Digest> = image.layers.iter().map(key_of).collect();
         let count = layers.iter().collect::<BTreeSet<_>>().len();
         if count > LAYER_LIMIT {
@@ -266,7 +268,7 @@ impl ImagePuller {
         Ok(Found { manifest: image.digest, layers, image: Some(image), _lease })
     }
 
-    /// An image that is here and that the reference means.
+    /// Records that the reference means an image of the store, and returns its layers.
     async fn found(&self, reference: &Reference, present: LocalImages) -> Result<Found, PullError> {
         let LocalImages { image, lease, .. } = present;
         let (store, known, name) = (self.store.clone(), image.clone(), reference.to_string());
@@ -282,27 +284,28 @@ impl ImagePuller {
         Ok(Found { manifest, layers, image: None, _lease: lease })
     }
 
-    /// Asks the registry what a reference means now, and remembers as whom it answered.
+    /// Requests the current digest of a reference from the registry, and records which credential the registry
+    /// accepted.
     async fn meant(
         &self,
         reference: &Reference,
-        asker: Requester<'_>,
+        requester: Requester<'_>,
     ) -> Result<Option<(Digest, Access)>, PullError> {
-        let meant = self.registries.digest_of(reference, asker.keyring).await;
+        let meant = self.registries.digest_of(reference, requester.keyring).await;
         match &meant {
-            Ok(Some((_, access))) => self.grants.remember(reference, access, Instant::now()),
+            Ok(Some((_, access))) => self.auth_cache.remember(reference, access, Instant::now()),
             Ok(None) => {}
-            Err(error) => self.refused(reference, asker, error.class()),
+            Err(error) => self.refused(reference, requester, error.class()),
         }
         Ok(meant?)
     }
 
-    /// Asks the registry for an image, and remembers as whom it answered.
+    /// Resolves an image at the registry, and records which credential the registry accepted.
     async fn resolve(
         &self,
         reference: &Reference,
         digest: Option<Digest>,
-        asker: Requester<'_>,
+        requester: Requester<'_>,
     ) -> Result<Image, PullError> {
         let (store, place) = (self.store.clone(), Repository::of(reference).to_string());
         let config = &|digest: Digest| -> BoxFuture<'static, Option<String>> {
@@ -310,60 +313,53 @@ impl ImagePuller {
             Box::pin(blocking(move || store.config_at(&place, &digest)))
         };
         let known = Known { digest, config };
-        let resolved = self.registries.resolve_knowing(reference, asker.keyring, known).await;
+        let resolved = self.registries.resolve_knowing(reference, requester.keyring, known).await;
         match &resolved {
-            Ok(image) => self.grants.remember(reference, &image.access, Instant::now()),
-            Err(error) => self.refused(reference, asker, error.class()),
+            Ok(image) => self.auth_cache.remember(reference, &image.access, Instant::now()),
+            Err(error) => self.refused(reference, requester, error.class()),
         }
         Ok(resolved?)
     }
 
-    fn refused(&self, reference: &Reference, asker: Requester<'_>, class: Class) {
+    fn refused(&self, reference: &Reference, requester: Requester<'_>, class: Class) {
         if class == Class::Denied {
-            self.grants.forget(reference, &asker.keyring.accesses(reference));
+            self.auth_cache.forget(reference, &requester.keyring.accesses(reference));
         }
     }
 
     pub(super) async fn hold(&self, layers: &[Digest]) -> Lease {
         let (store, layers) = (self.store.clone(), layers.to_vec());
-        // A round of collection may be in the way.
+        // Blocks while a round of garbage collection runs.
         blocking(move || store.hold(&layers)).await
     }
 
-    fn rights<'a>(&'a self, asker: Requester<'a>, named: &'a [Reference]) -> Authorization<'a> {
-        Authorization { asker, policy: &self.policy, grants: &self.grants, named }
+    fn rights<'a>(&'a self, requester: Requester<'a>, named: &'a [Reference]) -> Authorization<'a> {
+        Authorization { requester, policy: &self.policy, auth_cache: &self.auth_cache, named }
     }
 
-    /// Whether the layer is here, for that place in a stack, and may be given.
+    /// Whether the layer is in the store, fits that place in a stack, and the requester may use it.
     pub(super) async fn may_use(
         &self,
         key: &Digest,
         place: Place,
-        asked: &PullContext<'_>,
+        context: &PullContext<'_>,
     ) -> Result<bool, PullError> {
         let (store, layer) = (self.store.clone(), *key);
         let known =
             blocking(move || store.fits(&layer, place).then(|| store.origins(&layer))).await;
         let Some(origins) = known else { return Ok(false) };
-        Ok(self.rights(asked.asker, asked.named).allow(&origins, &asked.given))
+        Ok(self.rights(context.requester, context.named).allow(&origins, &context.given))
     }
 }
 
-/// What a digest means cannot change, so there is never a reason to ask for one that is here.
-fn policy_for(reference: &Reference, policy: Option<PullPolicy>) -> PullPolicy {
-    match policy.unwrap_or_else(|| PullPolicy::default_for(reference)) {
-        PullPolicy::Always if reference.digest().is_some() => PullPolicy::IfNotPresent,
-        policy => policy,
-    }
-}
-
-/// The different layers of all images: those that a registry offers, the first of them that does, and those that are here.
-/// Of the former with the ChainID up to it. One that is the lowest of an image and lies on others in another is two.
+/// The distinct layers of all images. First the layers that a registry offers, each from the first registry that does
+/// and with the ChainID up to it. Second the layers that are in the store. A layer that is the lowest of one image and
+/// lies on others in another image counts as two.
 fn distinct(found: &[Found]) -> (Vec<(LayerRequest<'_>, Digest)>, BTreeSet<Digest>) {
     let here = || found.iter().filter(|found| found.image.is_none()).map(|found| &found.layers);
     let present: BTreeSet<_> = here().flatten().copied().collect();
     let upper: BTreeSet<_> = here().flat_map(|layers| layers.iter().skip(1)).copied().collect();
-    let mut seen = BTreeSet::new();
+    let mut added = BTreeSet::new();
     let mut wanted = Vec::new();
     for image in found.iter().filter_map(|found| found.image.as_ref()) {
         let layers = image.layers.iter().zip(chains(&image.layers));
@@ -371,7 +367,7 @@ fn distinct(found: &[Found]) -> (Vec<(LayerRequest<'_>, Digest)>, BTreeSet<Diges
             let is_lowest = depth == 0 && layer.format == Format::Portable;
             let key = key_of(layer);
             let is_here = if is_lowest { &present } else { &upper }.contains(&key);
-            if !is_here && seen.insert((key, is_lowest)) {
+            if !is_here && added.insert((key, is_lowest)) {
                 let below = is_lowest.then_some(&[][..]);
                 wanted.push((LayerRequest { image, layer, key, below }, chain));
             }
@@ -390,7 +386,7 @@ mod native_tests;
 
 #[cfg(test)]
 #[path = "pull_cross_layer_tests.rs"]
-mod onto_tests;
+mod cross_layer_tests;
 
 #[cfg(test)]
 #[path = "pull_private_tests.rs"]

@@ -1,4 +1,4 @@
-//! Pulls against a registry that lies, keeps its images to itself, or is not there.
+//! Tests of pulls from registries that lie, refuse access or are unavailable.
 
 use std::{
     path::Path,
@@ -19,7 +19,7 @@ use crate::{
     volumes::records::Records,
 };
 
-/// One node's pulls, on a disk of which `free` bytes are free while there is no layer.
+/// The image puller of one node, on a disk of which `free` bytes are free while the store has no layer.
 pub(super) struct Node {
     dir: TempDir,
     free: Arc<AtomicU64>,
@@ -42,8 +42,8 @@ impl Node {
         store.set_disk({
             let free = free.clone();
             move |root| {
-                let taken = layer_bytes(root);
-                let available = free.load(Relaxed).saturating_sub(taken);
+                let used = layer_bytes(root);
+                let available = free.load(Relaxed).saturating_sub(used);
                 Ok(Space::with_available(1 << 30, available))
             }
         });
@@ -66,17 +66,19 @@ impl Node {
 
     pub(super) async fn pull_as(
         &self,
-        asker: Requester<'_>,
+        requester: Requester<'_>,
         image: &Reference,
         policy: PullPolicy,
     ) -> Result<PulledLayers, PullError> {
         let (progress, images) = (Progress::default(), std::slice::from_ref(image));
-        let here = self.pulls.here(images, Some(policy), asker);
-        let pulled = self.pulls.stack(images, Some(policy), asker, &progress).await;
-        // The short way gives nothing that the long one would not.
+        let here = self.pulls.here(images, Some(policy), requester);
+        let pulled = self.pulls.stack(images, Some(policy), requester, &progress).await;
+        // The local path returns nothing that the full pull would not return.
         if let Some(here) = here {
-            let given = pulled.as_ref().unwrap_or_else(|error| panic!("{image} is given: {error}"));
-            assert_eq!(here.stack, given.stack);
+            let full = pulled
+                .as_ref()
+                .unwrap_or_else(|error| panic!("{image} is local, but its pull fails: {error}"));
+            assert_eq!(here.stack, full.stack);
         }
         pulled
     }
@@ -93,8 +95,8 @@ impl Node {
         &self.pulls.store
     }
 
-    /// Puts the only layer of an image into the store, as somebody with a credential would have.
-    fn has_private(&self, image: &Reference, pushed: &Pushed, tar: &[u8]) {
+    /// Adds the only layer of an image to the store, as a pull with a credential would.
+    fn add_private(&self, image: &Reference, pushed: &Pushed, tar: &[u8]) {
         let (diff_id, blob) = (pushed.diff_ids[0], pushed.layers[0]);
         let (registry, repository) = (image.registry().to_owned(), image.repository().to_owned());
         let origin =
@@ -121,7 +123,8 @@ pub(super) fn layer(content: &str) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// Puts an image whose config claims `diff_ids` for these tars, which it packs: of a plain one everybody can tell.
+/// Pushes an image whose config claims `diff_ids` for these tars. The tars are compressed, because the digest of a
+/// plain tar shows its diff id.
 pub(super) fn claim(
     registry: &FakeRegistry,
     repository: &str,
@@ -151,7 +154,7 @@ pub(super) fn claim(
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_images_of_a_volume_make_one_stack_that_is_kept() {
+async fn the_images_of_a_volume_make_one_stack_with_a_lease() {
     let registry = FakeRegistry::start().await;
     let [base, tool, own] = ["base", "tool", "own"].map(layer);
     let base = registry.push_image("base", "1", std::slice::from_ref(&base), false).layers[0];
@@ -159,8 +162,8 @@ async fn all_images_of_a_volume_make_one_stack_that_is_kept() {
     let node = Node::new(registry.registries(), HOUR);
     let images = [registry.reference("base", "1"), registry.reference("tools", "1")];
     let progress = Progress::default();
-    let asker = Requester { namespace: "default", keyring: &Keyring::default() };
-    let pulled = node.pulls.stack(&images, None, asker, &progress).await.unwrap();
+    let requester = Requester { namespace: "default", keyring: &Keyring::default() };
+    let pulled = node.pulls.stack(&images, None, requester, &progress).await.unwrap();
     let mut stack = vec![tools.diff_ids[0]];
     stack.extend(&tools.diff_ids);
     assert_eq!(pulled.stack, stack);
@@ -175,7 +178,7 @@ async fn all_images_of_a_volume_make_one_stack_that_is_kept() {
     let text = node.pulls.collector.metrics.text().unwrap();
     assert!(text.contains("ovl_pulls_total 3"), "{text}");
 
-    // Nothing but the lease keeps them once their images are gone.
+    // Only the lease keeps the layers once their images are gone.
     for image in &images {
         node.store()
             .put_image(&image.to_string(), Digest::of(b"other"), &[], &ImageDetails::default())
@@ -187,50 +190,54 @@ async fn all_images_of_a_volume_make_one_stack_that_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn policy_says_when_the_registry_is_asked() {
+async fn the_pull_policy_decides_when_the_registry_is_contacted() {
     let registry = FakeRegistry::start().await;
     registry.push_image("a", "1", &[layer("one")], false);
     let image = registry.reference("a", "1");
     let node = Node::new(registry.registries(), HOUR);
     let error = node.pull_anonymously(&image, PullPolicy::Never).await.unwrap_err();
     assert_eq!(error.class(), Class::NotFound, "{error}");
-    let asked = || registry.requests_to("/manifests/").len();
-    assert_eq!(asked(), 0);
+    let manifest_requests = || registry.requests_to("/manifests/").len();
+    assert_eq!(manifest_requests(), 0);
     node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap();
-    let once = asked();
+    let once = manifest_requests();
     assert!(once > 0);
     let resolved = node.store().image(&image.to_string()).unwrap();
     assert_eq!(resolved.used, None);
-    // Public: nobody has to be asked whether this pod may have it.
+    // A public image: no registry has to confirm that this pod may use it.
     node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap();
     node.pull_anonymously(&image, PullPolicy::Never).await.unwrap();
-    assert_eq!(asked(), once);
+    assert_eq!(manifest_requests(), once);
     assert!(node.store().image(&image.to_string()).unwrap().used.is_some());
     node.pull_anonymously(&image, PullPolicy::Always).await.unwrap();
-    assert!(asked() > once);
+    assert!(manifest_requests() > once);
     registry.inject("manifests", ALWAYS, Fault::Respond(503, vec![]));
     let error = node.pull_anonymously(&image, PullPolicy::Always).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "{error}");
     node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap();
 }
 
-/// HAZARDS 29: the layers are here, and the pod could not have pulled them.
+/// docs/hazards.md, 29: the layers are in the store, and the pod could not have pulled them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_without_the_secret_gets_nothing_that_is_here() {
+async fn a_pod_without_the_credential_gets_no_private_layer_of_the_store() {
     let registry = FakeRegistry::start().await;
     let tar = layer("private");
     let pushed = registry.push_image("team/tool", "1", std::slice::from_ref(&tar), false);
     let image = registry.reference("team/tool", "1");
     let node = Node::new(registry.registries(), HOUR);
-    node.has_private(&image, &pushed, &tar);
+    node.add_private(&image, &pushed, &tar);
 
     let error = node.pull_anonymously(&image, PullPolicy::Never).await.unwrap_err();
     assert_eq!(error.class(), Class::NotFound, "{error}");
     let absent = registry.reference("team/other", "1");
     let other = node.pull_anonymously(&absent, PullPolicy::Never).await.unwrap_err().to_string();
     let same = other.replace(&absent.to_string(), &image.to_string());
-    assert_eq!(error.to_string(), same, "whether it is here is nobody else's business");
-    assert_eq!(registry.requests_to("").len(), 0, "Never means never");
+    assert_eq!(
+        error.to_string(),
+        same,
+        "the error does not show whether the image is in the store"
+    );
+    assert_eq!(registry.requests_to("").len(), 0, "Never sends no request");
     registry.inject("manifests", 2, Fault::Respond(403, vec![]));
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Always] {
         let error = node.pull_anonymously(&image, policy).await.unwrap_err();
@@ -243,22 +250,22 @@ async fn a_pod_without_the_secret_gets_nothing_that_is_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_became_public_is_fetched_once_more_by_anybody() {
+async fn a_layer_that_became_public_is_fetched_once_more() {
     let registry = FakeRegistry::start().await;
     let tar = layer("private");
     let pushed = registry.push_image("team/tool", "1", std::slice::from_ref(&tar), false);
     let image = registry.reference("team/tool", "1");
     let node = Node::new(registry.registries(), HOUR);
-    node.has_private(&image, &pushed, &tar);
+    node.add_private(&image, &pushed, &tar);
     node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap();
     assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1, "only bytes prove it");
     assert!(node.store().origins(&pushed.diff_ids[0])[0].public);
     node.pull_anonymously(&image, PullPolicy::Never).await.unwrap();
 }
 
-/// HAZARDS 29: a tenant's own registry may claim any diff id.
+/// docs/hazards.md, 29: a tenant's own registry may claim any diff id.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_names_a_private_layer_has_to_deliver_it() {
+async fn a_registry_that_names_a_private_layer_must_deliver_it() {
     let (registry, evil) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let tar = layer("private");
     let pushed = registry.push_image("team/tool", "1", std::slice::from_ref(&tar), false);
@@ -266,7 +273,7 @@ async fn a_registry_that_names_a_private_layer_has_to_deliver_it() {
     let hosts = [&registry, &evil].map(|r| (r.host(), format!("server = \"http://{}\"", r.host())));
     let hosts = hosts.each_ref().map(|(host, text)| (host.as_str(), text.as_str()));
     let node = Node::new(crate::image::fake::registries(&hosts), HOUR);
-    node.has_private(&registry.reference("team/tool", "1"), &pushed, &tar);
+    node.add_private(&registry.reference("team/tool", "1"), &pushed, &tar);
     let origins = node.store().origins(&private);
 
     let other = layer("anything");
@@ -275,14 +282,14 @@ async fn a_registry_that_names_a_private_layer_has_to_deliver_it() {
         let error = node.pull_anonymously(&image, policy).await.unwrap_err();
         assert_eq!(error.class(), Class::Corrupt, "{error}");
     }
-    // Nor by another repository of the registry that has it.
+    // Another repository of the registry that has the layer must not get it either.
     let image = claim(&registry, "evil/x", &[private], &[&other]);
     let error = node.pull_anonymously(&image, PullPolicy::Always).await.unwrap_err();
     assert_eq!(error.class(), Class::Corrupt, "{error}");
     assert_eq!(node.store().origins(&private), origins);
     assert_eq!(node.store().image(&image.to_string()), None);
 
-    // Whoever has the bytes may have the layer.
+    // A registry that delivers the bytes may use the layer.
     let image = claim(&evil, "y", &[private], &[&tar]);
     node.pull_anonymously(&image, PullPolicy::Always).await.unwrap();
     assert_eq!(evil.requests_to(&Digest::of(&gzipped(&tar)).to_string()).len(), 1);
@@ -290,27 +297,27 @@ async fn a_registry_that_names_a_private_layer_has_to_deliver_it() {
     assert_eq!(std::fs::read_dir(node.dir.path().join("staging")).unwrap().count(), 0);
 }
 
-/// Thirty pods of one Deployment do not fetch thirty times what is wrong.
+/// Thirty pods of one Deployment do not fetch a bad layer thirty times.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_layer_that_is_wrong_is_fetched_once() {
+async fn a_bad_layer_is_fetched_once() {
     let registry = FakeRegistry::start().await;
     let (claimed, other) = (Digest::of(b"claimed"), layer("other"));
     let image = claim(&registry, "a", &[claimed], &[&other]);
     let node = Node::new(registry.registries(), HOUR);
     let pods = (0..30).map(|_| node.pull_anonymously(&image, PullPolicy::Always));
-    let mut told = 0;
+    let mut remembered = 0;
     for done in futures::future::join_all(pods).await {
         let error = done.unwrap_err();
         assert_eq!(error.class(), Class::Corrupt, "{error}");
         assert!(error.to_string().contains(&claimed.to_string()), "{error}");
-        told += usize::from(matches!(error, PullError::Known { .. }));
+        remembered += usize::from(matches!(error, PullError::Known { .. }));
     }
-    assert_eq!(told, 29);
+    assert_eq!(remembered, 29);
     assert_eq!(registry.requests_to(&Digest::of(&gzipped(&other)).to_string()).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_on_the_way_is_not_remembered() {
+async fn damage_in_transit_is_not_remembered() {
     let registry = FakeRegistry::start().await;
     let pushed = registry.push_image("a", "1", &[layer("one")], false);
     let image = registry.reference("a", "1");
@@ -321,9 +328,10 @@ async fn damage_on_the_way_is_not_remembered() {
     node.pull_anonymously(&image, PullPolicy::Always).await.unwrap();
 }
 
-/// HAZARDS 17: what nobody needs goes before anybody is refused, and who is refused hears of directory and bytes.
+/// docs/hazards.md, 17: unused layers are removed before a pull is refused, and the error names the directory and the
+/// bytes.
 #[tokio::test(flavor = "multi_thread")]
-async fn room_is_made_before_a_layer_is_refused() {
+async fn space_is_freed_before_a_layer_is_refused() {
     let registry = FakeRegistry::start().await;
     for (name, size) in [("old", 10_000), ("new", 40_000), ("huge", 400_000)] {
         registry.push_image(name, "1", &[layer(&"x".repeat(size))], false);
@@ -336,7 +344,7 @@ async fn room_is_made_before_a_layer_is_refused() {
     let error = pull(&huge).await.unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
     assert!(error.to_string().contains(&node.dir.path().display().to_string()), "{error}");
-    assert!(node.store().image(&old.to_string()).is_some(), "it would not have helped");
+    assert!(node.store().image(&old.to_string()).is_some(), "removing it would not have helped");
     drop(pull(&new).await.unwrap());
     assert!(node.store().image(&old.to_string()).is_none());
     assert!(node.store().image(&new.to_string()).is_some());

@@ -1,17 +1,17 @@
-//! The record of one volume: what it is made of and where it is mounted, written before the kernel is asked for anything.
+//! The record of a volume: its spec, its layers and its targets, written before the volume is mounted.
 //!
-//! The kernel cannot be asked later: layers given by descriptor show in mountinfo as `lowerdir+=/`, and overlay's own
-//! `volatile` marker does not survive a power cut.
+//! This cannot be read from the kernel later: mountinfo shows layers given by descriptor as `lowerdir+=/`, and
+//! overlayfs' own `volatile` marker does not survive a power cut.
 //!
 //! ```text
-//! volumes/<id>/                with the record, replaced whole: as `records.rs` says, an attribute of this directory, or record.json;
-//!                              there from before the first overlay until after the last byte
-//! volumes/<id>/upper/ work/    overlay's writable pair; `upper.new` until it looks like the volume's root
-//! volumes/<id>/memory/         or a tmpfs with the pair in it: attached, so that it outlives the process
+//! volumes/<id>/                with the record, replaced atomically: an xattr of this directory, or record.json (`records.rs`);
+//!                              exists from before the first overlay until all data are removed
+//! volumes/<id>/upper/ work/    overlayfs' writable pair; `upper.new` until it has the attributes of the volume's root
+//! volumes/<id>/memory/         or a tmpfs with the pair in it; mounted here, so that it outlives the process
 //! ```
 //!
-//! A directory without a record is half made: no pod sees anything of it and nobody was promised it. A volume goes by one
-//! rename of its directory into staging, so there is none that is half removed.
+//! A directory without a record is half made. No pod has seen it, and no call has succeeded for it. A volume is
+//! removed by one rename of its directory into staging, so no volume is half removed.
 
 use std::{
     io,
@@ -25,43 +25,43 @@ use serde_json::{Value, json};
 use super::{Pod, PublishRequest, Target, VolumeId, VolumeSpec, puller::PulledLayers};
 use crate::{digest::Digest, error::Class, layers::SnapshotId};
 
-/// The format this version writes; a record of a later one is refused, never guessed at.
+/// The format that this version writes. A record of a later format is refused and never guessed at.
 const FORMAT: u32 = 1;
 
-/// What is known of one volume.
+/// The record of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     format: u32,
-    /// The volume.
+    /// The id of the volume.
     pub(super) id: VolumeId,
-    /// As it was asked for.
+    /// The spec of the request that made it.
     pub(super) spec: VolumeSpec,
-    /// For whom.
+    /// The pod that the volume is for.
     pub(super) pod: Pod,
-    /// The keys of its layers, bottom first: what images and snapshot meant when the volume was made.
+    /// The keys of its layers, bottom first, to which images and snapshot were resolved when the volume was made.
     pub(super) stack: Vec<Digest>,
-    /// How many of these, at the top, snapshots have put above the images.
+    /// How many of these, at the top, are layers of snapshots and not of images.
     #[serde(default)]
     pub(super) own: usize,
-    /// The manifests of the images, in the order of the stack: of these a snapshot's image goes on.
+    /// The digests of the images' manifests, in the order of the stack. A snapshot's image is built on these.
     #[serde(default)]
     pub(super) manifests: Vec<Digest>,
-    /// The snapshot that it was made of.
+    /// The snapshot that the volume started from, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) snapshot: Option<SnapshotId>,
-    /// The boot in which it was last mounted: what a volatile upper of another boot is worth nothing without.
+    /// The id of the boot in which it was last mounted. A volatile upper of another boot cannot be trusted.
     pub(super) boot_id: String,
-    /// Where it is mounted, or about to be.
+    /// Where it is mounted or about to be mounted.
     pub(super) targets: Vec<Target>,
     /// When it was made.
     pub(super) created: Timestamp,
-    /// The project whose quota limits it, if one does.
+    /// The project of its quota, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) project: Option<u32>,
 }
 
 impl Record {
-    /// The record of a volume made now.
+    /// The record of a new volume.
     pub(super) fn new(request: &PublishRequest, pulled: &PulledLayers, boot_id: String) -> Self {
         Self {
             format: FORMAT,
@@ -83,34 +83,34 @@ impl Record {
 /// Why a record could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The disk said no.
-    #[error("volume {id}: {source}")]
+    /// The file system returned an error.
+    #[error("volume {id}: cannot read or write its record: {source}")]
     Disk {
         /// The volume.
         id: VolumeId,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// The record is there and is not one of ours.
+    /// The record exists, but this version cannot read it.
     #[error(
-        "volume {id}: {path} is not a record this version can read ({why}); delete the pod, then remove the directory \
-         if nothing is mounted from it",
+        "volume {id}: this version cannot read the record {path}: {why}; delete the pod, then remove the volume's \
+         directory if nothing is mounted from it",
         path = path.display()
     )]
     Unreadable {
         /// The volume.
         id: VolumeId,
-        /// The file, or the directory whose attribute it is.
+        /// The file, or the directory with the xattr.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
-        /// Whether a later version wrote it, and can read it.
+        /// Whether a later version wrote the record.
         is_later: bool,
     },
 }
 
 impl RecordError {
-    /// Full disks are the caller's to wait for; the rest is the node's.
+    /// The class of the error. A full disk passes; the other errors need an administrator.
     pub fn class(&self) -> Class {
         match self {
             Self::Disk { source, .. } => Class::of_disk(source),
@@ -120,7 +120,7 @@ impl RecordError {
 }
 
 impl Record {
-    /// Reads the text of the volume's record, which is at `place`.
+    /// Parses the record of the volume, which was read from `place`.
     pub(super) fn parse(bytes: &[u8], id: &VolumeId, place: &Path) -> Result<Self, RecordError> {
         let value: serde_json::Result<Value> = serde_json::from_slice(bytes);
         let format = value.as_ref().ok().and_then(|value| value.get("format")?.as_u64());
@@ -135,17 +135,20 @@ impl Record {
             .and_then(serde_json::from_value)
             .map_err(|e| unreadable(e.to_string()))?;
         if record.format != FORMAT {
-            return Err(unreadable(format!("its format is {}, known is {FORMAT}", record.format)));
+            return Err(unreadable(format!(
+                "its format is {}, and this version reads format {FORMAT}",
+                record.format
+            )));
         }
         if record.id != *id {
-            return Err(unreadable(format!("it says it is volume {}", record.id)));
+            return Err(unreadable(format!("it is the record of volume {}", record.id)));
         }
         Ok(record)
     }
 }
 
-/// A record of the first version had one option, beside the images; what else it lacks is as it was then, whatever is the
-/// default by now.
+/// Converts a record of the first version, which had only the option `volatile`. The options that it lacks keep the
+/// values of that version, independent of today's defaults.
 fn with_options(mut record: Value) -> Value {
     if let Some(spec) = record.get_mut("spec").and_then(Value::as_object_mut)
         && let Some(volatile) = spec.remove("volatile")
@@ -157,7 +160,7 @@ fn with_options(mut record: Value) -> Value {
 
 #[cfg(test)]
 impl Record {
-    /// One with something in each of its parts.
+    /// A record with a value in each of its fields.
     pub(super) fn sample(id: VolumeId) -> Self {
         let spec = VolumeSpec {
             medium: super::Medium::Memory,
@@ -170,7 +173,7 @@ impl Record {
             id,
             spec: VolumeSpec { snapshot: Some("ws-1".to_owned()), ..spec },
             pod: Pod { namespace: "n".into(), name: "p".into(), uid: "u".parse().unwrap() },
-            stack: vec![Digest::of(b"image"), Digest::of(b"cut")],
+            stack: vec![Digest::of(b"image"), Digest::of(b"snapshot layer")],
             own: 1,
             manifests: vec![Digest::of(b"manifest")],
             snapshot: Some("snap-1".parse().unwrap()),
@@ -186,7 +189,7 @@ impl Record {
 mod tests {
     use super::*;
 
-    /// As version 0.1 wrote it: a driver is upgraded while pods run.
+    /// A record of version 0.1. Drivers are upgraded while pods run.
     const OLD: &str = r#"{
       "format": 1,
       "id": "a",

@@ -1,17 +1,18 @@
-//! Where the records of volumes are kept.
+//! The storage of the volumes' records: an xattr of the volume's directory, or a file.
 //!
-//! A record is written before the kernel is asked for anything, and waits for no disk. It has to be there after a crash only if
-//! something else is that the pod was promised, which is what the pod has synced: so it is metadata of the volume's directory,
-//! and `sys::durable` says on which file systems that brings it to the disk in time. On others it is a file, and is synced.
+//! A record is written before the volume is mounted, without a wait for the disk. After a crash it is needed only if
+//! data survive that the pod has synced. So the record is metadata of the volume's directory. `sys::durable` documents
+//! on which file systems such metadata reach the disk in time. On other file systems the record is a file, and is
+//! synced.
 //!
-//! | file system | the record | which crash it survives |
+//! | file system | the record | the crashes that it survives |
 //! |---|---|---|
-//! | ext4, xfs | attribute, no sync | every one after the pod has synced a file in the volume |
-//! | btrfs | attribute; a sync where a transaction ended meanwhile | the same |
-//! | others | a file, synced before the overlay is made | every one |
+//! | ext4, xfs | an xattr, no sync | every crash after the pod has synced a file in the volume |
+//! | btrfs | an xattr; a sync if a transaction ended meanwhile | the same |
+//! | others | a file, synced before the overlay is made | every crash |
 //!
-//! A crash before that leaves a directory without a record, which is half made, or none at all: the pod has lost nothing that it
-//! was promised, and its volume is made anew. A file that an earlier version wrote stays a file.
+//! An earlier crash leaves no directory, or a half-made directory without a record. The pod loses no synced data, and
+//! its volume is made again. A file that an earlier version wrote stays a file.
 
 use std::{
     fs::{self, DirBuilder},
@@ -33,13 +34,13 @@ use crate::{
     },
 };
 
-/// The file, where it is one.
+/// The name of the file, if the record is a file.
 const FILE: &str = "record.json";
 
-/// The text's name, where it is an attribute.
+/// The name of the xattr, if the record is one.
 const NOTE: &str = "record";
 
-/// The directory of all volumes.
+/// The records of all volumes, in one directory.
 #[derive(Debug, Clone)]
 pub(super) struct Records {
     root: PathBuf,
@@ -57,12 +58,12 @@ impl Records {
         self.root.join(id.as_str())
     }
 
-    /// Where the tmpfs of a volume in memory is attached.
+    /// The mount point of the tmpfs of a volume in memory.
     pub(super) fn memory(&self, id: &VolumeId) -> PathBuf {
         self.dir(id).join("memory")
     }
 
-    /// The directory that holds overlay's writable pair.
+    /// The directory that holds overlayfs' writable pair.
     pub(super) fn home(&self, id: &VolumeId, medium: Medium) -> PathBuf {
         match medium {
             Medium::Disk => self.dir(id),
@@ -70,13 +71,13 @@ impl Records {
         }
     }
 
-    /// Overlay's writable pair of one volume.
+    /// Overlayfs' writable pair of one volume.
     pub(super) fn pair(&self, id: &VolumeId, medium: Medium) -> Upper {
         let home = self.home(id, medium);
         Upper::new(home.join("upper"), home.join("work"))
     }
 
-    /// The record of `id`; `None` where there is none.
+    /// Reads the record of `id`. `None` if there is none.
     pub(super) fn read(&self, id: &VolumeId) -> Result<Option<Record>, RecordError> {
         let dir = self.dir(id);
         let file = dir.join(FILE);
@@ -96,13 +97,13 @@ impl Records {
         found.map(|(bytes, place)| Record::parse(&bytes, id, &place)).transpose()
     }
 
-    /// Whether anything of the volume is here, a record or not. In doubt it is.
+    /// Whether the volume's directory exists, with or without a record. `true` also if that cannot be found out.
     pub(super) fn has_dir(&self, id: &VolumeId) -> bool {
         let there = fs::symlink_metadata(self.dir(id));
         !there.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Makes the directory of a volume that has none.
+    /// Makes the directory of a new volume.
     pub(super) fn make(&self, lock: &VolumeLock) -> Result<(), RecordError> {
         let dir = self.dir(lock.id());
         let made = DirBuilder::new().mode(0o700).create(&dir);
@@ -117,7 +118,7 @@ impl Records {
         let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|bytes| {
             if self.journal == Journal::Unknown || fs::symlink_metadata(&file).is_ok() {
                 durable::write_atomic(&file, &bytes)?;
-                // Last, and cheap: the sync of the record took along on its journal that the directory was made.
+                // Last, and cheap: the sync of the record has already committed the new directory to the journal.
                 return durable::sync_dir(&self.root);
             }
             note::put(&dir, NOTE, &bytes)
@@ -125,21 +126,21 @@ impl Records {
         written.map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
     }
 
-    /// Makes sure that the record, and what else is in the volume's directory, reaches the disk no later than what the pod is going
-    /// to sync. `newest` is what was made last.
+    /// Makes sure that the record and all else in the volume's directory reach the disk no later than the data that
+    /// the pod is going to sync. `newest` is the path that was made last.
     pub(super) fn settle(&self, lock: &VolumeLock, newest: &Path) -> Result<(), RecordError> {
         let settled = self.journal.settle(&self.dir(lock.id()), newest);
         settled.map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
     }
 
-    /// The ids of all directories here. A name that is no id was not made by us and is left alone.
+    /// The ids of all volumes with a directory. A name that is not an id was not made by the driver and is skipped.
     pub(super) fn list(&self) -> io::Result<Vec<VolumeId>> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let name = entry?.file_name();
             match name.to_str().and_then(|name| name.parse().ok()) {
                 Some(id) => ids.push(id),
-                None => tracing::warn!(?name, "not a volume: left alone"),
+                None => tracing::warn!(?name, "not the directory of a volume; skipped"),
             }
         }
         ids.sort_unstable();
@@ -147,10 +148,10 @@ impl Records {
     }
 }
 
-/// What tests do to a record that is there, however it is kept.
+/// Changes of existing records by tests, for both kinds of storage.
 #[cfg(test)]
 impl Records {
-    /// Changes its text.
+    /// Changes the text of the record.
     pub(super) fn change(&self, id: &VolumeId, change: impl FnOnce(String) -> String) {
         let (dir, file) = (self.dir(id), self.dir(id).join(FILE));
         match fs::read_to_string(&file) {
@@ -163,7 +164,7 @@ impl Records {
         }
     }
 
-    /// Keeps it as an earlier version did, in a file; whether it was an attribute.
+    /// Moves the record into a file, as an earlier version wrote it. Returns whether it was an xattr.
     pub(super) fn keep_as_file(&self, id: &VolumeId) -> bool {
         let (dir, file) = (self.dir(id), self.dir(id).join(FILE));
         let Some(text) = note::get(&dir, NOTE).unwrap() else { return false };
@@ -172,7 +173,7 @@ impl Records {
         true
     }
 
-    /// Loses it.
+    /// Removes the record.
     pub(super) fn lose(&self, id: &VolumeId) {
         let file = self.dir(id).join(FILE);
         if fs::remove_file(file).is_err() {
@@ -189,7 +190,7 @@ mod tests {
     use super::{super::lock::Locks, *};
 
     #[test]
-    fn what_is_written_is_read_whether_attribute_or_file() {
+    fn a_record_is_read_back_from_an_xattr_and_from_a_file() {
         let dir = TempDir::new().unwrap();
         for journal in [Journal::of(dir.path()), Journal::Unknown] {
             let records = Records { root: dir.path().to_owned(), journal };
@@ -198,7 +199,7 @@ mod tests {
             let mut record = Record::sample(lock.id().clone());
             records.make(&lock).unwrap();
             assert_eq!(records.read(lock.id()).unwrap(), None);
-            // A deep stack takes more than an attribute has room for.
+            // The record of a deep stack does not fit into one xattr.
             for layers in [2, 500, 1] {
                 record.stack = vec![crate::digest::Digest::of(b"layer"); layers];
                 record.created = Timestamp::now();
@@ -210,7 +211,7 @@ mod tests {
         }
     }
 
-    /// A driver is upgraded while pods run.
+    /// Drivers are upgraded while pods run.
     #[test]
     fn a_file_that_an_earlier_version_wrote_stays_the_record() {
         let dir = TempDir::new().unwrap();

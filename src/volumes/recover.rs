@@ -1,7 +1,7 @@
-//! What nobody asks for: half-made volumes, and those of pods that are gone.
+//! Recovery: removes half-made volumes, and orphaned volumes, whose pods do not exist any more.
 //!
-//! The kubelet may never call unpublish (a reboot, a forced delete), so the node looks for itself: at its start, and again and
-//! again while it runs.
+//! The kubelet may never call unpublish (a reboot, a forced delete). So the node looks for such volumes itself, at its
+//! start and periodically while it runs.
 
 use std::{
     collections::hash_map::Entry,
@@ -14,40 +14,45 @@ use std::{
 use super::{Inner, OpenError, UnpublishError, VolumeId, Volumes, lock::VolumeLock};
 use crate::sys::mounts::Mount;
 
-/// How long a pod's directory has to be gone before its volume is removed.
+/// How long a pod's directory must be absent before the pod's volume is removed.
 pub const GRACE: Duration = Duration::from_secs(60);
 
-/// Why a volume was not looked at to the end.
+/// Why the recovery of one volume failed.
 #[derive(Debug, thiserror::Error)]
 enum RecoverError {
     #[error(transparent)]
     Unpublish(#[from] UnpublishError),
-    #[error("cannot tell whether its pod is there: {path}: {source}", path = path.display())]
+    #[error("cannot find out whether its pod exists: {path}: {source}", path = path.display())]
     Pod { path: PathBuf, source: io::Error },
 }
 
 impl Volumes {
-    /// Removes half-made volumes, and those whose pod has been gone for `grace`; tries again what could not be removed, and has limited
-    /// volumes counted. What is mounted is left as it is: somebody may be writing to it. One volume that cannot be mended is told and
-    /// left.
+    /// Removes half-made volumes, and volumes whose pod has been absent for `grace`. Tries again to remove what could
+    /// not be removed. Checks the quotas of the other volumes. A mounted volume is left as it is, because a process
+    /// may be writing to it. If the recovery of a volume fails, the error is logged and the volume is left.
     ///
-    /// Blocks, within a runtime; to be called before requests are served, and then every now and then.
+    /// Blocks, and needs a tokio runtime. The caller must call it before it serves requests, and then periodically.
+    ///
+    /// # Errors
+    /// The volumes cannot be listed, or the mount table cannot be read.
     pub fn recover(&self, grace: Duration) -> Result<(), OpenError> {
         self.0.removal.retry();
         let ids = self.0.records.list().map_err(OpenError::List)?;
-        // Good for telling what is in use, as most volumes are; before one is removed the table is read again.
+        // One table for all volumes, most of which are in use. Before a volume is removed, the table is read again.
         let table = self.0.mounts.table().map_err(OpenError::Table)?;
-        // Whose directory is not there yet (a disk that is mounted late) says nothing of any pod.
+        // If `pods` itself is absent (a disk that is mounted late), nothing is known about any pod.
         let pods = self.0.settings.kubelet.join("pods");
         let pods = fs::metadata(&pods).is_ok_and(|m| m.is_dir()).then_some(pods);
-        self.0.forget_orphans_but(&ids);
+        self.0.retain_orphans(&ids);
         for id in &ids {
-            // Somebody works on it, so somebody wants it.
+            // A volume with an operation in progress is in use.
             let Some(lock) = self.0.locks.try_lock(id) else { continue };
             match self.0.recover_one(&lock, &table, pods.as_deref(), grace) {
                 Ok(None) => {}
                 Ok(Some(why)) => tracing::info!(volume = %id, why, "volume removed"),
-                Err(error) => tracing::error!(volume = %id, %error, "volume left as it is"),
+                Err(error) => {
+                    tracing::error!(volume = %id, %error, "cannot recover the volume; it is left as it is")
+                }
             }
         }
         let left = self.0.records.list().map_err(OpenError::List)?.len();
@@ -57,7 +62,7 @@ impl Volumes {
 }
 
 impl Inner {
-    /// Answers why the volume was removed, if it was.
+    /// Returns why the volume was removed, if it was.
     fn recover_one(
         &self,
         lock: &VolumeLock,
@@ -73,19 +78,19 @@ impl Inner {
         let Some(dir) = pods.map(|pods| pods.join(record.pod.uid.as_str())) else {
             return Ok(None);
         };
-        let there = dir.try_exists().map_err(|source| RecoverError::Pod { path: dir, source })?;
-        if !self.orphaned_for(id, !there, grace) || self.ensure_unused(id, table).is_err() {
+        let exists = dir.try_exists().map_err(|source| RecoverError::Pod { path: dir, source })?;
+        if !self.orphaned_for(id, !exists, grace) || self.ensure_unused(id, table).is_err() {
             self.check_limit(&record);
             return Ok(None);
         }
         match self.remove(lock, record.project, &mut Vec::new()) {
-            Ok(()) => Ok(Some("its pod is gone")),
+            Ok(()) => Ok(Some("its pod does not exist any more")),
             Err(UnpublishError::InUse { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Remembers since when a volume has no pod; answers whether that is long enough.
+    /// Records since when a volume has been an orphan. Returns whether that is at least `grace`.
     fn orphaned_for(&self, id: &VolumeId, orphan: bool, grace: Duration) -> bool {
         let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         match orphans.entry(id.clone()) {
@@ -103,7 +108,7 @@ impl Inner {
         }
     }
 
-    fn forget_orphans_but(&self, ids: &[VolumeId]) {
+    fn retain_orphans(&self, ids: &[VolumeId]) {
         let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         orphans.retain(|id, _| ids.contains(id));
     }

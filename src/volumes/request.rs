@@ -1,4 +1,4 @@
-//! What is asked for, as checked values: no path, id or attribute gets past this file unparsed.
+//! The publish request as checked values. No path, id or attribute passes this file unparsed.
 
 use std::{
     collections::BTreeSet,
@@ -62,8 +62,8 @@ impl FromStr for VolumeId {
     }
 }
 
-/// Where a volume is to appear: an absolute path without `.` and `..`. That it lies beneath the kubelet's directory is
-/// checked by [`Volumes`](super::Volumes), which knows that directory.
+/// The target path of a volume: an absolute path without `.` and `..`. [`Volumes`](super::Volumes) checks that it is
+/// below the kubelet's directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "PathBuf", try_from = "PathBuf")]
 pub struct Target(PathBuf);
@@ -111,72 +111,81 @@ impl FromStr for Target {
     }
 }
 
-/// When an image is asked for at its registry; the kubelet's words and meaning.
+/// When an image is resolved at its registry. Names and meaning are the kubelet's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PullPolicy {
-    /// The reference is resolved at the registry for every new volume; layers that are here are not fetched again.
+    /// The reference is resolved at the registry for every new volume. Layers in the store are not fetched again.
     Always,
-    /// The registry is asked only when the image is not in the store.
+    /// The registry is used only if the image is not in the store.
     IfNotPresent,
-    /// The registry is never asked.
+    /// The registry is never used.
     Never,
 }
 
 impl PullPolicy {
-    /// What the kubelet does where nothing is said: `Always` for the tag `latest`, else `IfNotPresent`.
+    /// The kubelet's default: `Always` for the tag `latest` or no tag, otherwise `IfNotPresent`.
     pub fn default_for(reference: &Reference) -> Self {
         match (reference.digest(), reference.tag()) {
             (None, Some("latest") | None) => Self::Always,
             _ => Self::IfNotPresent,
         }
     }
+
+    /// The policy for one image of a volume with the attribute `set`, if it is set. The content of a digest cannot
+    /// change, so a digest in the store needs no request.
+    pub(super) fn for_image(reference: &Reference, set: Option<Self>) -> Self {
+        match set.unwrap_or_else(|| Self::default_for(reference)) {
+            Self::Always if reference.digest().is_some() => Self::IfNotPresent,
+            policy => policy,
+        }
+    }
 }
 
-/// The pod a volume is for, as the kubelet tells it (`podInfoOnMount`).
+/// The pod that a volume is for, as the kubelet names it (`podInfoOnMount`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its uid: the name of its directory beneath the kubelet's `pods`.
+    /// Its uid, which is the name of its directory in the kubelet's `pods`.
     pub uid: PodUid,
 }
 
-/// A pod's uid, checked as a part of a path by the rule of [`VolumeId`].
+/// A pod's uid, safe as one part of a path by the rule of [`VolumeId`].
 pub type PodUid = VolumeId;
 
-/// What a volume is made of and how it behaves: the part of a request that two calls for one volume must agree on.
+/// The spec of a volume: its content and its behaviour. Two requests for one volume must agree on it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumeSpec {
-    /// The images whose layers lie below, bottom first; empty for a volume that starts empty.
+    /// The images whose layers are the lowers, bottom first. Empty for a volume that starts empty.
     pub images: Vec<Reference>,
-    /// The snapshot, of the pod's namespace, whose state it starts with.
+    /// The name of the snapshot, in the pod's namespace, that the volume starts from.
     pub snapshot: Option<String>,
-    /// When registries are asked; `None` for [`PullPolicy::default_for`] each image.
+    /// When images are resolved at their registries. `None` for [`PullPolicy::default_for`] each image.
     pub pull_policy: Option<PullPolicy>,
-    /// What becomes of a volatile volume's writes when nobody can say that they are whole.
+    /// What happens to the data of a volatile volume that may be torn.
     pub on_unclean: OnUnclean,
     /// The pod may only read.
     pub read_only: bool,
-    /// How much may be written.
+    /// The limits of the pod's writes.
     pub limits: Limits,
-    /// Where the upper lies.
+    /// The medium of the upper.
     pub medium: Medium,
-    /// How the overlay behaves.
+    /// The mount options of the overlay.
     pub options: overlay::Options,
-    /// The keys of the attributes that the pod wrote. Every other value here was a default when the volume was made.
+    /// The keys of the attributes that the pod wrote. Every other value was a default when the volume was made.
     pub written: BTreeSet<String>,
-    /// Who owns the image layers' files that belong to root.
+    /// The owner that the image layers' files of root get in the volume.
     pub owner: Option<Owner>,
-    /// Files copied up before the pod starts, relative to the volume, without `..`.
+    /// The files to copy up before the pod starts, relative to the volume, without `..`.
     pub pre_copy_up: Vec<PathBuf>,
     /// The pod's fsGroup: the group of the upper's root, which then has the set-group-id bit and group write.
     pub group: Option<u32>,
 }
 
-/// What becomes of a volatile volume's writes after a crash.
+/// What happens to the data of a volatile volume after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnUnclean {
     /// The volume starts empty again, and an Event says so.
@@ -186,61 +195,61 @@ pub enum OnUnclean {
     Fail,
 }
 
-/// Where an upper lies.
+/// The medium of an upper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Medium {
-    /// In the store.
+    /// The disk of the store.
     #[default]
     Disk,
-    /// On a tmpfs of its own, as large as the limit says.
+    /// A tmpfs of its own, of the size of the limit.
     Memory,
 }
 
-/// How much may be written to a volume.
+/// The limits of what a pod may write to a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Bytes.
+    /// The most bytes.
     pub size: Option<u64>,
-    /// Files and directories.
+    /// The most files and directories.
     pub inodes: Option<u64>,
-    /// The limits are the node's default and not the pod's wish: where they cannot be enforced the volume is published
-    /// without, and an Event says so.
+    /// The limits are the node's defaults, and the pod did not set them. If they cannot be enforced, the volume is
+    /// published without them, and an Event says so.
     pub by_default: bool,
 }
 
-/// One request to make a volume appear at a target.
+/// A request to publish a volume at a target.
 #[derive(Debug, Clone)]
 pub struct PublishRequest {
-    /// Which volume.
+    /// The id of the volume.
     pub id: VolumeId,
-    /// Where.
+    /// The path to mount it on.
     pub target: Target,
-    /// For whom.
+    /// The pod that the volume is for.
     pub pod: Pod,
-    /// What.
+    /// The spec of the volume.
     pub spec: VolumeSpec,
-    /// With what the images may be pulled, beside the node's own.
+    /// The pod's registry credentials, in addition to the node's own.
     pub keyring: Keyring,
-    /// When the caller gives up.
+    /// The time at which the caller gives up. `None` if it waits for ever.
     pub deadline: Option<Instant>,
 }
 
-/// A request that names something ill-formed.
+/// An ill-formed value in a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Not a volume id (or pod uid).
+    /// The text is not a volume id or pod uid.
     #[error(
         "{0:?} is not a volume id: expected 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
     )]
     VolumeId(String),
-    /// Not a usable target.
+    /// The path cannot be a target.
     #[error("target path {0:?} is not an absolute path without '.' and '..'")]
     Target(PathBuf),
 }
 
 impl RequestError {
-    /// Always the caller's fault.
+    /// The class of the error: always the caller's fault.
     pub fn class(&self) -> Class {
         Class::Invalid
     }

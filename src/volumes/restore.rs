@@ -1,24 +1,24 @@
-//! Volumes that begin with what another one held when it was cut.
+//! Restore: volumes that start from a snapshot of another volume.
 //!
 //! ```text
-//!                  not ready, no answer: asked again, as long as somebody waits
+//!                  not ready, no response: tried again while a call waits
 //!                        ▲    │
 //!                        │    ▼
-//! name in the pod's ─► looked up ─┬─► cut on this node: its layers, as they lie here ─┬─► the volume's layers;
-//! namespace                       ├─► pushed: its image, pulled as any other          │   of images of the volume's own
-//!                                 └─► on another node only: refused                   │   its top layers go on top
+//! name in the pod's ─► looked up ─┬─► captured on this node: its layers in the store ─┬─► the volume's layers;
+//! namespace                       ├─► pushed: its image, pulled as any other          │   with images of the volume's own
+//!                                 └─► on another node only: refused                   │   its top layers lie on these
 //!                                                          another owner: refused ◄───┘
 //! ```
 //!
-//! Whoever looks a snapshot up has made sure that it is the namespace's. On the node where it was cut that is the right to all of its
-//! layers, whatever they came from: the volume that it was cut of had them. Elsewhere its image is asked for like any other, with
-//! the pod's credentials and the node's; that is not for the policy of images to decide, because an administrator has
-//! said where snapshots are pushed.
+//! The lookup makes sure that the snapshot belongs to the namespace. On the node of the capture that authorizes the
+//! use of all of its layers, independent of their origins, because the captured volume had them. On other nodes its
+//! image is pulled like any other, with the pod's credentials and the node's. The policy of images does not apply,
+//! because an administrator has decided where snapshots are pushed.
 //!
-//! Over other images only what was written goes whole: a file whose attributes alone were changed, or a directory that was renamed,
-//! lies in the snapshot's own images.
+//! Over other images only a snapshot can be used that is complete in its own layers. The content of a file of which
+//! only the attributes were changed, and the entries of a renamed directory, are in the snapshot's own images.
 //!
-//! Only a new volume's snapshot is looked up: one that is there is what its record says.
+//! The snapshot is looked up only for a new volume. An existing volume has the layers in its record.
 
 use std::{collections::BTreeSet, slice, time::Duration};
 
@@ -35,31 +35,32 @@ use crate::{
     overlay::LAYER_LIMIT,
 };
 
-/// How long a snapshot that is not ready yet is left alone at first, and at most: each look is some questions to the cluster.
+/// The first and the longest pause between two lookups of a snapshot that is not ready. Each lookup costs some
+/// requests to the cluster.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Why a volume does not start with what another one held.
+/// Why a volume cannot start from a snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// It is not to be had.
+    /// The lookup failed.
     #[error(transparent)]
     Lookup(#[from] LookupError),
-    /// It was never pushed, and this is not its node.
+    /// The snapshot was not pushed, and is on another node.
     #[error(
-        "snapshot {name} lies on node {node} only: run the pod there, or have snapshots pushed (`repository` in their \
-         VolumeSnapshotClass; without a cluster `ovl snapshot push`)"
+        "snapshot {name} lies on node {node} only: run the pod on that node, or push snapshots (set `repository` in their \
+         VolumeSnapshotClass; without a cluster use `ovl snapshot push`)"
     )]
     NodeOnly {
         /// The name.
         name: String,
-        /// Where it lies.
+        /// The node that has it.
         node: String,
     },
-    /// It was never pushed, and some of its layers are gone.
+    /// The snapshot was not pushed, and some of its layers are missing in the store.
     #[error(
-        "snapshot {name} ({id}) is on this node, but not all of its layers are any more, and it was not pushed: take \
-         another one"
+        "snapshot {name} ({id}) is on this node, but not all of its layers exist any more, and it was not pushed; take \
+         another snapshot"
     )]
     Lost {
         /// The name.
@@ -67,9 +68,9 @@ pub enum RestoreError {
         /// Its id.
         id: SnapshotId,
     },
-    /// The files that were written would be somebody else's.
+    /// The new volume has another `owner`, so the snapshot's files would have the wrong owner.
     #[error(
-        "snapshot {name} was taken of a volume with {}, and this volume has {}: write the same owner",
+        "snapshot {name} was taken of a volume with {}, and this volume has {}; set the same owner",
         shown(*captured_for), shown(*wanted)
     )]
     OtherOwner {
@@ -80,33 +81,33 @@ pub enum RestoreError {
         /// The owner in the new volume.
         wanted: Option<Owner>,
     },
-    /// A part of what was written is below it, and other images have something else there.
+    /// A part of the snapshot's data is in its own images, and the volume has other images.
     #[error(
-        "snapshot {name} has files whose content or place is in its own images, and over others they would be wrong: \
+        "snapshot {name} has files whose content or place is in its own images, so it cannot be used over other images; \
          start from it without `image` and `images`"
     )]
     OwnImages {
         /// The name.
         name: String,
     },
-    /// One of its layers cannot be looked at.
+    /// One of its layers cannot be read.
     #[error(transparent)]
     Lower(#[from] LowerError),
-    /// No kernel could mount it.
+    /// The snapshot and its images have more layers than overlayfs can mount.
     #[error(
-        "snapshot {name} and what it lies on have {count} different layers, and overlay takes at most {LAYER_LIMIT}: \
-         start from images of fewer layers, or squash snapshots earlier (`squashAbove` in their VolumeSnapshotClass)"
+        "snapshot {name} and its images have {count} different layers, and overlayfs allows at most {LAYER_LIMIT}; start \
+         from images of fewer layers, or squash snapshots earlier (`squashAbove` in their VolumeSnapshotClass)"
     )]
     TooDeep {
         /// The name.
         name: String,
-        /// The layers.
+        /// The number of different layers.
         count: usize,
     },
 }
 
 impl RestoreError {
-    /// What it means to whoever asked.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Lookup(e) => e.class(),
@@ -120,7 +121,7 @@ impl RestoreError {
     }
 }
 
-/// An attribute as a part of a sentence.
+/// The attribute `owner` as a part of a sentence.
 fn shown(owner: Option<Owner>) -> String {
     match owner {
         Some(Owner { uid, gid }) => format!("owner {uid}:{gid}"),
@@ -129,23 +130,23 @@ fn shown(owner: Option<Owner>) -> String {
 }
 
 impl Inner {
-    /// Brings everything here that a new volume is made of, and keeps it.
-    pub(super) async fn bring(
+    /// Pulls all layers of a new volume, and keeps them in the store.
+    pub(super) async fn pull_layers(
         &self,
         request: &PublishRequest,
         progress: &Progress,
     ) -> Result<PulledLayers, PullError> {
         let (spec, keyring) = (&request.spec, self.keyring(request));
-        let asker = Requester { namespace: &request.pod.namespace, keyring: &keyring };
-        let pull = |images| self.pulls.stack(images, spec.pull_policy, asker, progress);
+        let requester = Requester { namespace: &request.pod.namespace, keyring: &keyring };
+        let pull = |images| self.pulls.stack(images, spec.pull_policy, requester, progress);
         let Some(name) = &spec.snapshot else { return pull(&spec.images).await };
 
         let found = self.find(&request.pod.namespace, name, progress).await?;
         let FoundSnapshot { id, node, image, own, owner } = &found;
-        let here = self.here(id).await;
-        same_owner(name, here.as_ref().map_or(*owner, |(owner, _)| *owner), spec.owner)?;
+        let local = self.here(id).await;
+        same_owner(name, local.as_ref().map_or(*owner, |(owner, _)| *owner), spec.owner)?;
         let (name, id) = (name.clone(), id.clone());
-        let mut pulled = match (here, image) {
+        let mut pulled = match (local, image) {
             (Some((_, Some(pulled))), _) => pulled,
             (_, Some(image)) => {
                 let pulled = pull(slice::from_ref(image)).await?;
@@ -157,13 +158,13 @@ impl Inner {
         };
         if !spec.images.is_empty() {
             let own = pulled.stack.split_off(pulled.stack.len() - pulled.own);
-            if self.lean(&own).await.map_err(RestoreError::from)? {
+            if self.needs_layers_below(&own).await.map_err(RestoreError::from)? {
                 return Err(RestoreError::OwnImages { name }.into());
             }
             let images = pull(&spec.images).await?;
             pulled.stack = images.stack.into_iter().chain(own).collect();
             pulled.manifests = images.manifests;
-            // While both of the old ones are held still.
+            // Taken while both earlier leases are still held.
             pulled.lease = self.pulls.hold(&pulled.stack).await;
         }
         let count = pulled.stack.iter().collect::<BTreeSet<_>>().len();
@@ -173,14 +174,14 @@ impl Inner {
         Ok(pulled)
     }
 
-    /// Looks a snapshot up until it is ready, or never will be. Whoever waits is told what for.
+    /// Looks up a snapshot until it is ready or can never be. The progress shows what the call waits for.
     async fn find(
         &self,
         namespace: &str,
         name: &str,
         progress: &Progress,
     ) -> Result<FoundSnapshot, RestoreError> {
-        progress.awaits(Some(format!("looking snapshot {name} up")));
+        progress.awaits(Some(format!("looking up snapshot {name}")));
         let mut pause = FIRST_PAUSE;
         loop {
             match self.snapshots.find(namespace, name).await {
@@ -197,8 +198,8 @@ impl Inner {
         }
     }
 
-    /// Whether some of these layers take content or directories from what is below them.
-    async fn lean(&self, layers: &[Digest]) -> Result<bool, LowerError> {
+    /// Whether one of these layers takes content or directories from the layers below (metacopy, redirects).
+    async fn needs_layers_below(&self, layers: &[Digest]) -> Result<bool, LowerError> {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         blocking(move || {
             for layer in &layers {
@@ -212,7 +213,8 @@ impl Inner {
         .await
     }
 
-    /// A snapshot that was cut on this node: the owner in its volume, and its layers, kept, if all of them are here.
+    /// A snapshot that was captured on this node: the owner of its volume, and its layers with a lease if the store
+    /// has all.
     async fn here(&self, id: &SnapshotId) -> Option<(Option<Owner>, Option<PulledLayers>)> {
         let (store, id) = (self.store.clone(), id.clone());
         blocking(move || {
@@ -232,10 +234,15 @@ impl Inner {
     }
 }
 
-/// What was written has the owners that it was shown with, so under another owner it would be somebody else's.
-fn same_owner(name: &str, cut: Option<Owner>, wanted: Option<Owner>) -> Result<(), RestoreError> {
-    match cut == wanted {
+/// Refuses another owner. Snapshot layers have the owners that the volume showed, so under another `owner` they would
+/// be wrong.
+fn same_owner(
+    name: &str,
+    captured_for: Option<Owner>,
+    wanted: Option<Owner>,
+) -> Result<(), RestoreError> {
+    match captured_for == wanted {
         true => Ok(()),
-        false => Err(RestoreError::OtherOwner { name: name.to_owned(), captured_for: cut, wanted }),
+        false => Err(RestoreError::OtherOwner { name: name.to_owned(), captured_for, wanted }),
     }
 }

@@ -1,4 +1,5 @@
-//! Volumes of snapshots, against the twin: where their layers come from, and who gets them.
+//! Tests of volumes restored from snapshots, with the fake of the kernel: where their layers come from, and which
+//! pods may use them.
 
 use std::{
     fs,
@@ -8,7 +9,7 @@ use std::{
 use super::{
     fake_snapshot_lookup::{found, record, snapshot_layer},
     privileged_tests::tar,
-    pull_jobs_tests::hurried,
+    pull_jobs_tests::impatient_node,
     tests::Node,
     *,
 };
@@ -26,11 +27,11 @@ fn layer(content: &str) -> Vec<u8> {
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A node with a volume `dev`, and of it the snapshot `ws-1`, cut here.
+/// A node with a volume `dev` and its snapshot `ws-1`, which was captured on this node.
 struct Bench {
     registry: FakeRegistry,
     base: Pushed,
-    cut: Digest,
+    captured: Digest,
     node: Node,
 }
 
@@ -46,22 +47,22 @@ impl Bench {
         let mut request = node.request("dev", "dev");
         request.spec.images = vec![registry.reference("base", "1")];
         node.volumes.publish(request).await.unwrap();
-        let cut = snapshot_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
-        let bench = Self { registry, base, cut, node };
+        let captured = snapshot_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
+        let bench = Self { registry, base, captured, node };
         bench.put(|_| {});
-        bench.node.known.respond("ws-1", [Ok(found("snap-1"))]);
+        bench.node.snapshots.respond("ws-1", [Ok(found("snap-1"))]);
         bench
     }
 
-    /// Records the snapshot, changed so.
+    /// Records the snapshot with this change.
     fn put(&self, change: impl FnOnce(&mut SnapshotRecord)) {
-        let stack = vec![self.base.diff_ids[0], self.cut];
+        let stack = vec![self.base.diff_ids[0], self.captured];
         let mut record = record("snap-1", stack, vec![self.base.manifest]);
         change(&mut record);
         self.node.volumes.0.store.put_snapshot(record).unwrap();
     }
 
-    /// One who wants to go on from `ws-1`.
+    /// A request for a volume that starts from `ws-1`.
     fn request(&self, id: &str, change: impl FnOnce(&mut VolumeSpec)) -> PublishRequest {
         let mut request = self.node.request(id, id);
         request.spec.snapshot = Some("ws-1".to_owned());
@@ -69,6 +70,7 @@ impl Bench {
         request
     }
 
+    /// Publishes a volume that must be refused, and checks that it leaves nothing.
     async fn refused(&self, change: impl FnOnce(&mut VolumeSpec)) -> PublishError {
         let request = self.request("fork", change);
         let error = self.node.volumes.publish(request).await.unwrap_err();
@@ -78,7 +80,7 @@ impl Bench {
         error
     }
 
-    fn is_made_of(&self, id: &str, stack: &[Digest], own: usize, manifests: &[Digest]) {
+    fn assert_made_of(&self, id: &str, stack: &[Digest], own: usize, manifests: &[Digest]) {
         let record = self.node.volumes.0.records.read(&id.parse().unwrap()).unwrap().unwrap();
         assert_eq!(record.stack, stack, "{id}");
         assert_eq!((record.own, &*record.manifests), (own, manifests), "{id}");
@@ -89,44 +91,47 @@ impl Bench {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_this_node_needs_no_registry_and_is_looked_up_once() {
     let bench = Bench::new().await;
-    let (seen, tables) = (bench.registry.requests(), bench.node.kernel.tables_read());
+    let (requests, tables) = (bench.registry.requests(), bench.node.kernel.tables_read());
     for n in 0..10 {
         let request = bench.request(&format!("fork-{n}"), |_| {});
         bench.node.volumes.publish(request).await.unwrap();
     }
-    assert_eq!(bench.registry.requests(), seen);
-    assert_eq!(bench.node.kernel.tables_read(), tables, "as quick as of images that are here");
-    let stack = [bench.base.diff_ids[0], bench.cut];
-    bench.is_made_of("fork-9", &stack, 1, &[bench.base.manifest]);
-    let cut = format!("/{}/diff", bench.cut.hex());
+    assert_eq!(bench.registry.requests(), requests);
+    assert_eq!(bench.node.kernel.tables_read(), tables, "the mount table is not read");
+    let stack = [bench.base.diff_ids[0], bench.captured];
+    bench.assert_made_of("fork-9", &stack, 1, &[bench.base.manifest]);
+    let layer_dir = format!("/{}/diff", bench.captured.hex());
     let mounted = bench.node.kernel.requests().pop().unwrap();
-    assert!(mounted.contains(&cut) && mounted.contains("redirect_dir=on metacopy=on"), "{mounted}");
+    assert!(
+        mounted.contains(&layer_dir) && mounted.contains("redirect_dir=on metacopy=on"),
+        "{mounted}"
+    );
 
-    assert_eq!(bench.node.known.requests(), 10);
+    assert_eq!(bench.node.snapshots.requests(), 10);
     bench.node.volumes.publish(bench.request("fork-9", |_| {})).await.unwrap();
-    assert_eq!(bench.node.known.requests(), 10, "a volume that is there is what its record says");
+    assert_eq!(bench.node.snapshots.requests(), 10, "the record describes a volume that exists");
     let error = bench.node.volumes.publish(bench.node.request("fork-9", "fork-9")).await;
-    assert_eq!(error.unwrap_err().to_string().matches("other snapshot").count(), 1);
+    assert_eq!(error.unwrap_err().to_string().matches("another value of snapshot").count(), 1);
 
     let request = bench.request("fork-9", |_| {});
     let node = bench.node.rebooted();
     node.volumes.publish(request).await.unwrap();
-    assert_eq!((node.known.requests(), node.mounted().len()), (0, 1));
+    assert_eq!((node.snapshots.requests(), node.mounted().len()), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_goes_on_top_of_the_volumes_own_images() {
+async fn captured_layers_go_on_top_of_the_images_of_the_request() {
     let bench = Bench::new().await;
     let newer = bench.registry.push_image("base", "2", &[layer("newer"), layer("more")], true);
     let images = vec![bench.registry.reference("base", "2")];
     let request = bench.request("fork", |spec| spec.images = images);
     bench.node.volumes.publish(request).await.unwrap();
-    let stack = [newer.diff_ids[0], newer.diff_ids[1], bench.cut];
-    bench.is_made_of("fork", &stack, 1, &[newer.manifest]);
+    let stack = [newer.diff_ids[0], newer.diff_ids[1], bench.captured];
+    bench.assert_made_of("fork", &stack, 1, &[newer.manifest]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_content_from_its_own_images_goes_on_no_others() {
+async fn a_snapshot_with_metacopy_or_redirects_is_refused_on_other_images() {
     let bench = Bench::new().await;
     bench.registry.push_image("base", "2", &[layer("newer")], true);
     for (id, features) in [("metacopy", (true, false)), ("redirect", (false, true))] {
@@ -143,7 +148,7 @@ async fn what_takes_content_from_its_own_images_goes_on_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_is_never_mapped() {
+async fn captured_layers_are_never_idmapped() {
     let bench = Bench::new().await;
     let owner = Some(Owner { uid: 1000, gid: 2000 });
     bench.put(|record| record.owner = Some((1000, 2000)));
@@ -154,42 +159,42 @@ async fn what_was_written_is_never_mapped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_owner_is_refused_with_both() {
+async fn a_different_owner_is_refused_and_both_are_named() {
     let bench = Bench::new().await;
     let owner = |uid, gid| Some(Owner { uid, gid });
-    for (cut, wanted, words) in [
+    for (captured, wanted, words) in [
         (Some((1000, 1000)), None, "a volume with owner 1000:1000, and this volume has no owner"),
         (None, owner(0, 7), "a volume with no owner, and this volume has owner 0:7"),
         (Some((1000, 1000)), owner(1000, 7), "owner 1000:1000, and this volume has owner 1000:7"),
     ] {
-        bench.put(|record| record.owner = cut);
+        bench.put(|record| record.owner = captured);
         let error = bench.refused(|spec| spec.owner = wanted).await;
         assert_eq!(error.class(), Class::Precondition);
         assert!(error.to_string().contains(words), "{error}");
     }
-    // Of one that has to be pulled, the cluster says it.
+    // For a snapshot that has to be pulled, the cluster reports the owner.
     bench.node.volumes.0.store.drop_snapshot(&"snap-1".parse().unwrap()).unwrap();
     let pushed = FoundSnapshot {
         image: Some(bench.registry.reference("base", "1")),
         owner: owner(5, 5),
         ..found("snap-1")
     };
-    bench.node.known.respond("ws-1", [Ok(pushed)]);
+    bench.node.snapshots.respond("ws-1", [Ok(pushed)]);
     let error = bench.refused(|_| {}).await;
     assert!(error.to_string().contains("owner 5:5, and this volume has no owner"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_of_another_node_that_was_not_pushed_says_where_it_lies() {
+async fn an_unpushed_snapshot_of_another_node_is_refused_with_its_node() {
     let bench = Bench::new().await;
-    bench.node.known.respond("ws-1", [Ok(found("snap-of-another"))]);
+    bench.node.snapshots.respond("ws-1", [Ok(found("snap-of-another"))]);
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Precondition);
     assert!(error.to_string().contains("ws-1 lies on node node-1 only: run the pod"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pushed_snapshot_is_pulled_whatever_images_pods_may_have() {
+async fn a_pushed_snapshot_is_pulled_regardless_of_the_image_policy() {
     let policy = |settings: &mut Settings| {
         settings.policy = toml::from_str("default = ['127.0.0.1:*/base:*']").unwrap();
     };
@@ -200,35 +205,35 @@ async fn a_pushed_snapshot_is_pulled_whatever_images_pods_may_have() {
     let image = format!("{}/snapshots/ws@{}", bench.registry.host(), pushed.manifest);
     let image: Reference = image.parse().unwrap();
     let found = FoundSnapshot { image: Some(image.clone()), ..found("snap-1") };
-    bench.node.known.respond("ws-1", [Ok(found)]);
+    bench.node.snapshots.respond("ws-1", [Ok(found)]);
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
-    bench.is_made_of("fork", &pushed.diff_ids, 1, &[pushed.manifest]);
+    bench.assert_made_of("fork", &pushed.diff_ids, 1, &[pushed.manifest]);
 
     let images = vec![bench.registry.reference("base", "1")];
     let request = bench.request("mixed", |spec| spec.images = images);
     bench.node.volumes.publish(request).await.unwrap();
-    bench.is_made_of("mixed", &pushed.diff_ids, 1, &[bench.base.manifest]);
+    bench.assert_made_of("mixed", &pushed.diff_ids, 1, &[bench.base.manifest]);
 
     let error = bench.node.volumes.publish(bench.request("not", |spec| spec.images = vec![image]));
     assert_eq!(error.await.unwrap_err().class(), Class::Denied);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_whose_layers_are_gone_comes_from_its_registry_or_not_at_all() {
+async fn a_snapshot_without_its_layers_is_pulled_or_refused() {
     let bench = Bench::new().await;
-    let lost = bench.cut.hex();
+    let lost = bench.captured.hex();
     fs::remove_dir_all(bench.node.dir.path().join("store/layers").join(lost)).unwrap();
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Corrupt);
     assert!(error.to_string().contains("ws-1 (snap-1) is on this node, but not all"), "{error}");
     let image = Some(bench.registry.reference("base", "1"));
-    bench.node.known.respond("ws-1", [Ok(FoundSnapshot { image, ..found("snap-1") })]);
+    bench.node.snapshots.respond("ws-1", [Ok(FoundSnapshot { image, ..found("snap-1") })]);
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
-    bench.is_made_of("fork", &bench.base.diff_ids, 1, &[bench.base.manifest]);
+    bench.assert_made_of("fork", &bench.base.diff_ids, 1, &[bench.base.manifest]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stack_too_deep_for_the_kernel_names_the_cure() {
+async fn the_error_of_a_stack_too_deep_for_the_kernel_names_the_remedy() {
     let bench = Bench::new().await;
     let stack: Vec<_> = (0..501).map(|n: i32| Digest::of(&n.to_le_bytes())).collect();
     for key in &stack {
@@ -243,22 +248,22 @@ async fn a_stack_too_deep_for_the_kernel_names_the_cure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_have_it_gets_nothing() {
+async fn a_failed_snapshot_lookup_fails_the_publish() {
     let bench = Bench::new().await;
     let (name, why) = ("ws-1".to_owned(), "it is bound to another namespace's".to_owned());
-    for (answer, class) in [
+    for (failure, class) in [
         (LookupError::Denied { name: name.clone(), why: why.clone() }, Class::Denied),
         (LookupError::Failed { name: name.clone(), why }, Class::Precondition),
         (LookupError::Absent { namespace: "default".to_owned(), name }, Class::NotFound),
     ] {
-        bench.node.known.respond("ws-1", [Err(answer.clone())]);
+        bench.node.snapshots.respond("ws-1", [Err(failure.clone())]);
         let error = bench.refused(|_| {}).await;
-        assert_eq!((error.class(), error.to_string()), (class, answer.to_string()));
+        assert_eq!((error.class(), error.to_string()), (class, failure.to_string()));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_option_that_hides_what_was_written_is_refused() {
+async fn an_option_that_hides_captured_files_is_refused() {
     let bench = Bench::new().await;
     let marked = snapshot_layer(&bench.node.volumes.0.store, "marked", (true, true), |_| {});
     bench.put(|record| record.stack[1] = marked);
@@ -274,9 +279,10 @@ async fn an_option_that_hides_what_was_written_is_refused() {
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
 }
 
-/// Of a node without a cluster too, which has none: there `ovl snapshot` is named as a way beside the class.
+/// A node without a cluster has snapshots too, but no VolumeSnapshot. The messages name `ovl snapshot` as an
+/// alternative to the class.
 #[test]
-fn no_sentence_calls_a_snapshot_a_volume_snapshot() {
+fn no_error_message_calls_a_snapshot_a_volume_snapshot() {
     let (name, node) = ("ws-1".to_owned(), "node-1".to_owned());
     let (namespace, why) = ("ci".to_owned(), "so".to_owned());
     let lookups = [
@@ -307,34 +313,35 @@ fn not_ready() -> Result<FoundSnapshot, LookupError> {
     Err(LookupError::NotReady { name: "ws-1".to_owned(), why: "it is being pushed".to_owned() })
 }
 
-fn no_answer() -> Result<FoundSnapshot, LookupError> {
+fn unavailable() -> Result<FoundSnapshot, LookupError> {
     Err(LookupError::Unavailable { name: "ws-1".to_owned(), why: "a time-out".to_owned() })
 }
 
-/// How often one pull can have looked a snapshot up after so long: at once, and after pauses that double.
-fn looks_within(time: Duration) -> usize {
+/// The maximum number of lookups of one pull within `time`: one at once, then one after each pause. The pauses
+/// double.
+fn lookups_within(time: Duration) -> usize {
     let pauses = (0..20).map(|n| Duration::from_millis(250) * 2_u32.pow(n));
-    let looks = pauses.scan(Duration::ZERO, |at, pause| {
+    let lookups = pauses.scan(Duration::ZERO, |at, pause| {
         *at += pause.min(Duration::from_secs(5));
         Some(*at)
     });
-    1 + looks.take_while(|at| *at <= time).count()
+    1 + lookups.take_while(|at| *at <= time).count()
 }
 
-/// HAZARDS: an answer at once makes the kubelet pause longer and longer.
+/// docs/hazards.md, 47: a response at once makes the kubelet's backoff grow.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_is_not_ready_is_waited_for_as_a_slow_pull_is() {
+async fn a_publish_waits_for_a_snapshot_that_is_not_ready() {
     let registry = FakeRegistry::start().await;
-    let node = hurried(registry.registries());
+    let node = impatient_node(registry.registries());
     let request = |patience| {
         let mut request = node.request("fork", "t");
         request.spec.snapshot = Some("ws-1".to_owned());
         request.deadline = Some(Instant::now() + patience);
         request
     };
-    node.known.respond("ws-1", [no_answer(), not_ready()]);
+    node.snapshots.respond("ws-1", [unavailable(), not_ready()]);
     let began = Instant::now();
-    // Most often it looks twice within a call. On a busy machine the second look may come after it.
+    // Most calls have two lookups. On a busy machine the second one may come after the call.
     loop {
         let error = node.volumes.publish(request(Duration::from_millis(700))).await.unwrap_err();
         assert_eq!(error.class(), Class::Unavailable, "{error}");
@@ -343,28 +350,31 @@ async fn a_snapshot_that_is_not_ready_is_waited_for_as_a_slow_pull_is() {
         if said.contains("volume fork: snapshot ws-1 is not ready yet: it is being pushed") {
             break;
         }
-        // Or it had not come to the first look.
-        let earlier = ["looking snapshot ws-1 up", "a time-out", "asking the registry"];
+        // Or the first lookup has not ended.
+        let earlier = ["looking up snapshot ws-1", "a time-out", "resolving the images"];
         assert!(earlier.iter().any(|words| said.contains(words)), "{said}");
     }
 
-    let cut = snapshot_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
-    node.volumes.0.store.put_snapshot(record("snap-1", vec![cut], Vec::new())).unwrap();
-    node.known.respond("ws-1", [not_ready(), Ok(found("snap-1"))]);
+    let captured = snapshot_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
+    node.volumes.0.store.put_snapshot(record("snap-1", vec![captured], Vec::new())).unwrap();
+    node.snapshots.respond("ws-1", [not_ready(), Ok(found("snap-1"))]);
     node.volumes.publish(request(LONG)).await.unwrap();
     assert_eq!(node.mounted().len(), 1);
-    // One that a call began anew would look at once, and soon again.
-    let most = looks_within(began.elapsed());
-    assert!(node.known.requests() <= most, "more than {most} looks: not one for both calls");
-    assert_eq!((node.told()[0], node.told().last()), ("Pulling", Some(&"Pulled")));
+    // A pull that each call starts anew would look the snapshot up at once, and soon again.
+    let most = lookups_within(began.elapsed());
+    assert!(
+        node.snapshots.requests() <= most,
+        "more than {most} lookups: the calls do not share one pull"
+    );
+    assert_eq!((node.events()[0], node.events().last()), ("Pulling", Some(&"Pulled")));
     assert!(node.volumes.0.pending.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_waits_for_its_snapshot_can_go() {
+async fn a_volume_that_waits_for_its_snapshot_can_be_unpublished() {
     let registry = FakeRegistry::start().await;
-    let node = hurried(registry.registries());
-    node.known.respond("ws-1", [not_ready()]);
+    let node = impatient_node(registry.registries());
+    node.snapshots.respond("ws-1", [not_ready()]);
     let mut request = node.request("fork", "t");
     request.spec.snapshot = Some("ws-1".to_owned());
     let waiting = tokio::spawn({
@@ -372,7 +382,7 @@ async fn a_volume_that_waits_for_its_snapshot_can_go() {
         async move { volumes.publish(request).await }
     });
     let is_free = || node.volumes.0.locks.try_lock(&"fork".parse().unwrap()).is_some();
-    while node.known.requests() == 0 || !is_free() {
+    while node.snapshots.requests() == 0 || !is_free() {
         tokio::task::yield_now().await;
     }
     node.unpublish("fork", "t").await.unwrap();

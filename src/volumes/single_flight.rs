@@ -1,7 +1,7 @@
-//! One layer's way here.
+//! The fetch of a layer, once for all volumes that need it (single flight).
 //!
-//! A layer is fetched once however many volumes ask for it: the first fetches, the others wait and find it there. Whoever
-//! fetches gives the turn back only when nothing of it is going on any more.
+//! The first pull fetches the layer. The others wait for their turn and then find it in the store. A fetch holds the
+//! turn until all of its tasks have ended.
 
 use std::{
     sync::{
@@ -26,36 +26,37 @@ use crate::{
     layers::{AddError, NewLayer, Origin, Packed, Place, Reservation, layer_key},
 };
 
-/// Which bytes are to become which layer: its key, registry, repository, blob. A registry may claim any diff id for what it
-/// never delivers, so the same layer from elsewhere does not wait for it.
+/// The source of a layer: its key, registry, repository and blob. A registry may claim any diff id for bytes that it
+/// never delivers. So a fetch of the same layer from another source does not wait.
 pub(super) type Source = (Digest, String, String, Digest);
 
-/// The key of a layer of an image, where it is made alone.
+/// The key of a layer that is unpacked alone.
 pub(super) fn key_of(layer: &LayerBlob) -> Digest {
     layer_key(&layer.diff_id, layer.format)
 }
 
-/// A layer on its way.
+/// A fetch in flight, shared by all pulls that wait for it.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     turn: Arc<Turn<()>>,
     arrived: Arc<AtomicU64>,
-    /// It was fetched, and cannot be made alone.
+    /// The layer was fetched, and cannot be unpacked without the layers below it.
     needs_below: AtomicBool,
 }
 
-/// A layer of an image that is wanted.
+/// A request for a layer of an image.
 #[derive(Clone, Copy)]
 pub(super) struct LayerRequest<'a> {
     pub(super) image: &'a Image,
     pub(super) layer: &'a LayerBlob,
     pub(super) key: Digest,
-    /// The keys of the layers that it is made onto, none of them for the lowest of an image; `None` where it is made alone.
+    /// The keys of the layers below it, with which it is unpacked. Empty for the lowest layer of an image. `None` to
+    /// unpack it alone.
     pub(super) below: Option<&'a [Digest]>,
 }
 
 impl LayerRequest<'_> {
-    /// Where it is to lie.
+    /// The place in the stack for which the layer is unpacked.
     pub(super) fn place(&self) -> Place {
         match self.below {
             None => Place::Any,
@@ -64,7 +65,8 @@ impl LayerRequest<'_> {
         }
     }
 
-    /// Whether it may need the layers below: a native layer has overlay's marks for that.
+    /// Whether the layer may need the layers below it. A native layer never does: its overlay xattrs describe what it
+    /// needs.
     fn may_need_below(&self) -> bool {
         self.below.is_some() || self.key == self.layer.diff_id
     }
@@ -77,29 +79,29 @@ impl LayerRequest<'_> {
 }
 
 impl ImagePuller {
-    /// Waits for the turn to make a layer, and makes it if nobody else has; answers whether it is here. If not, it cannot be made
-    /// alone.
-    pub(super) async fn bring(
+    /// Waits for the turn of a layer, and fetches the layer if no other pull has. Returns whether it is in the store.
+    /// If not, it cannot be unpacked alone.
+    pub(super) async fn fetch_once(
         &self,
         wanted: LayerRequest<'_>,
-        making: &Arc<InFlight>,
-        asked: &PullContext<'_>,
+        in_flight: &Arc<InFlight>,
+        context: &PullContext<'_>,
         item: &Item,
     ) -> Result<bool, PullError> {
         let source = wanted.source();
-        item.fetched(&making.arrived);
-        let turn = making.turn.clone().lock_owned().await;
-        if self.may_use(&wanted.key, wanted.place(), asked).await? {
+        item.fetched(&in_flight.arrived);
+        let turn = in_flight.turn.clone().lock_owned().await;
+        if self.may_use(&wanted.key, wanted.place(), context).await? {
             return Ok(true);
         }
         if let Some(known) = self.failures.of(&source, &wanted.image.reference, Instant::now()) {
             return Err(known);
         }
-        if wanted.below.is_none() && making.needs_below.load(Relaxed) {
+        if wanted.below.is_none() && in_flight.needs_below.load(Relaxed) {
             return Ok(false);
         }
-        making.arrived.store(0, Relaxed);
-        match self.fetch(wanted, asked, (source, making.clone(), turn)).await {
+        in_flight.arrived.store(0, Relaxed);
+        match self.fetch(wanted, context, (source, in_flight.clone(), turn)).await {
             Err(PullError::Add { source, .. })
                 if wanted.may_need_below() && source.needs_layers_below() =>
             {
@@ -109,25 +111,25 @@ impl ImagePuller {
         }
     }
 
-    /// Fetches one layer and writes it.
+    /// Fetches one layer, and unpacks it into the store.
     async fn fetch(
         &self,
         wanted: LayerRequest<'_>,
-        asked: &PullContext<'_>,
-        (source, making, turn): (Source, Arc<InFlight>, OwnedMutexGuard<()>),
+        context: &PullContext<'_>,
+        (source, in_flight, turn): (Source, Arc<InFlight>, OwnedMutexGuard<()>),
     ) -> Result<(), PullError> {
         let LayerRequest { image, layer, key, .. } = wanted;
         let reference = &image.reference;
         let failed = |source| PullError::Add { reference: reference.clone(), source };
-        let namespace = asked.asker.namespace;
+        let namespace = context.requester.namespace;
         let lane = self.fetches.enter(namespace).await;
-        let room = self.reserve(layer).await.map_err(failed)?;
+        let reserved = self.reserve(layer).await.map_err(failed)?;
         tracing::info!(image = %reference, layer = %key, bytes = layer.size, "fetching a layer");
         let began = Instant::now();
         let waits = Arc::<StallTimer>::default();
-        let creeps = waits.watch(&making.arrived);
-        let work = self.write(wanted, asked, room, waits, (making, turn, lane.clone()));
-        let added = match self.fetches.watch(namespace, &lane, work, creeps).await {
+        let is_slow = waits.watch(&in_flight.arrived);
+        let work = self.write(wanted, context, reserved, waits, (in_flight, turn, lane.clone()));
+        let added = match self.fetches.watch(namespace, &lane, work, is_slow).await {
             Ok(added) => added?,
             Err(Crowded) => return Err(PullError::Crowded(reference.clone())),
         };
@@ -137,24 +139,24 @@ impl ImagePuller {
             return Ok(());
         };
         self.failures.remember(source, &why, Instant::now());
-        // Only now: whoever waits is to know.
+        // Only now, so that the next pull in turn finds the remembered error.
         drop(turn);
         Err(failed(why))
     }
 
-    /// Opens a layer's blob, and writes what comes. Dropped, it ends soon, and with it the turn and the place in the lane, which
-    /// the work itself holds.
+    /// Opens a layer's blob, and unpacks it. When the future is dropped, the blocking task ends soon. Only then the
+    /// turn and the permit of the lane are released, which that task holds.
     async fn write(
         &self,
         wanted: LayerRequest<'_>,
-        asked: &PullContext<'_>,
-        room: Reservation,
+        context: &PullContext<'_>,
+        reserved: Reservation,
         waits: Arc<StallTimer>,
-        (making, turn, lane): (Arc<InFlight>, OwnedMutexGuard<()>, Arc<Lane>),
+        (in_flight, turn, lane): (Arc<InFlight>, OwnedMutexGuard<()>, Arc<Lane>),
     ) -> Result<(Result<(), AddError>, OwnedMutexGuard<()>), PullError> {
         let LayerRequest { image, layer, below, .. } = wanted;
         let (reference, may_need_below) = (&image.reference, wanted.may_need_below());
-        let blob = self.registries.blob(image, layer, asked.asker.keyring).await?;
+        let blob = self.registries.blob(image, layer, context.requester.keyring).await?;
         let _end = blob.end_when_dropped();
         let origin = Origin {
             registry: reference.registry().to_owned(),
@@ -170,38 +172,38 @@ impl ImagePuller {
         };
         let LayerBlob { diff_id, format, .. } = *layer;
         let new = NewLayer { diff_id, format, origin };
-        let (store, stop) = (self.store.clone(), asked.stop.clone());
+        let (store, stop) = (self.store.clone(), context.stop.clone());
         let below = below.map(<[Digest]>::to_vec);
         let added = blocking(move || {
             let _lane = lane;
-            let blob = CancellableReader { blob, stop, arrived: making.arrived.clone(), waits };
+            let blob = CancellableReader { blob, stop, arrived: in_flight.arrived.clone(), waits };
             let added = match below {
-                None => store.add(&new, room, blob),
-                Some(below) => store.add_onto(&new, &below, room, blob).map(drop),
+                None => store.add(&new, reserved, blob),
+                Some(below) => store.add_onto(&new, &below, reserved, blob).map(drop),
             };
             if may_need_below && added.as_ref().is_err_and(AddError::needs_layers_below) {
-                making.needs_below.store(true, Relaxed);
+                in_flight.needs_below.store(true, Relaxed);
             }
             (added, turn)
         });
         Ok(added.await)
     }
 
-    /// Room for a layer.
+    /// Reserves disk space for a layer.
     async fn reserve(&self, layer: &LayerBlob) -> Result<Reservation, AddError> {
         let (store, diff_id, size) = (self.store.clone(), layer.diff_id, layer.size);
         blocking(move || store.reserve(&diff_id, size)).await
     }
 
-    /// Whose turn it is to make a layer. The entry lives as long as somebody makes or waits.
-    pub(super) fn making(&self, source: &Source) -> Arc<InFlight> {
-        let mut all = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, making| making.strong_count() > 0);
-        if let Some(making) = all.get(source).and_then(Weak::upgrade) {
-            return making;
+    /// The fetch in flight of a source. The entry lives while a pull fetches the layer or waits for it.
+    pub(super) fn in_flight(&self, source: &Source) -> Arc<InFlight> {
+        let mut all = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, in_flight| in_flight.strong_count() > 0);
+        if let Some(in_flight) = all.get(source).and_then(Weak::upgrade) {
+            return in_flight;
         }
-        let making = Arc::default();
-        all.insert(source.clone(), Arc::downgrade(&making));
-        making
+        let in_flight = Arc::default();
+        all.insert(source.clone(), Arc::downgrade(&in_flight));
+        in_flight
     }
 }

@@ -1,40 +1,41 @@
-//! How snapshots are found.
+//! The lookup of snapshots by name, which the cluster implements.
 //!
-//! Deliberately absent: what of the cluster stands for a snapshot; whoever implements [`SnapshotLookup`] knows.
+//! Deliberately absent: the Kubernetes objects of a snapshot. Only the implementation of [`SnapshotLookup`] knows them.
 
 use std::{fmt, future::Future, pin::Pin};
 
 use super::{Owner, Reference};
 use crate::{error::Class, layers::SnapshotId};
 
-/// Finds snapshots by the names that pods know them by.
+/// Finds snapshots by the names that pods use.
 pub trait SnapshotLookup: Send + Sync + fmt::Debug {
-    /// The snapshot of this name in this namespace: in a cluster the one that its VolumeSnapshot stands for.
+    /// Finds the snapshot of this name in this namespace. In a cluster it is the name of a VolumeSnapshot.
     fn find<'a>(&'a self, namespace: &'a str, name: &'a str) -> Lookup<'a>;
 }
 
-/// What [`SnapshotLookup::find`] answers.
+/// The future that [`SnapshotLookup::find`] returns.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<FoundSnapshot, LookupError>> + Send + 'a>>;
 
-/// A snapshot that a pod may have.
+/// A snapshot that the pod may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundSnapshot {
-    /// Its name on the node where it was cut.
+    /// Its id on the node where it was captured.
     pub id: SnapshotId,
-    /// That node.
+    /// The node where it was captured.
     pub node: String,
-    /// Where it was pushed, by digest.
+    /// The image to which it was pushed, by digest. `None` if it was not pushed.
     pub image: Option<Reference>,
-    /// How many of its layers lie above those of its images.
+    /// How many of its layers, at the top, are not layers of its images.
     pub own: usize,
-    /// Whom root's files of its images belonged to.
+    /// The attribute `owner` of its volume.
     pub owner: Option<Owner>,
 }
 
-/// Why a pod does not get a snapshot. The sentences say "snapshot": a node without a cluster has no VolumeSnapshots.
+/// Why a pod cannot use a snapshot. The messages say "snapshot", because a node without a cluster has no
+/// VolumeSnapshots.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// There is none of that name.
+    /// There is no snapshot of that name.
     #[error("there is no snapshot {name} in namespace {namespace}")]
     Absent {
         /// The namespace.
@@ -42,42 +43,42 @@ pub enum LookupError {
         /// The name.
         name: String,
     },
-    /// It is being made.
+    /// The snapshot is being made.
     #[error("snapshot {name} is not ready yet: {why}")]
     NotReady {
         /// The name.
         name: String,
-        /// How far it is.
+        /// Its progress.
         why: String,
     },
-    /// It will never be ready.
+    /// The snapshot failed and will never be ready.
     #[error("snapshot {name} failed: {why}; make another one")]
     Failed {
         /// The name.
         name: String,
-        /// What went wrong.
+        /// The cause.
         why: String,
     },
-    /// It is somebody else's, or not bound both ways.
+    /// The snapshot belongs to another namespace, or its objects do not refer to each other.
     #[error("snapshot {name} cannot be used: {why}")]
     Denied {
         /// The name.
         name: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// The cluster did not answer.
-    #[error("cannot look snapshot {name} up: {why}")]
+    /// The cluster did not respond.
+    #[error("cannot look up snapshot {name}: {why}")]
     Unavailable {
         /// The name.
         name: String,
-        /// The cluster's words.
+        /// The cluster's error.
         why: String,
     },
 }
 
 impl LookupError {
-    /// What it means to whoever asked.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Absent { .. } => Class::NotFound,
@@ -88,7 +89,7 @@ impl LookupError {
     }
 }
 
-/// Knows no snapshots: a node without a cluster.
+/// Finds no snapshots: for a node without a cluster.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoSnapshots;
 

@@ -1,8 +1,9 @@
-//! How much a volume holds, from sources that cost nothing: the call never walks.
+//! The usage of volumes, from sources that cost little: the call never walks a tree.
 //!
-//! A tmpfs and a project know. For any other upper the answer is the last count of a walk that the question starts, in the
-//! background: one volume at a time on the node, a few thousand entries and then a pause four times as long as they took. What a
-//! project says is counted too, because whoever owns a file may give it another project (`limit.rs`).
+//! A tmpfs and a project quota report the usage. For any other upper the result is the last count of a walk, which the
+//! call starts in the background. One volume at a time on the node is walked: a few thousand entries, and then a pause
+//! four times as long as they took. A volume with a project is counted too, because the owner of a file may give it
+//! another project (`limit.rs`).
 
 use std::{
     collections::HashMap,
@@ -25,61 +26,61 @@ use crate::{
     },
 };
 
-/// How old a count has to be before the next one begins.
+/// The age of a count at which a call starts the next one.
 const AGAIN: Duration = Duration::from_secs(300);
 
-/// How many entries are looked at between two pauses.
+/// How many entries are counted between two pauses.
 const AT_ONCE: usize = 5_000;
 
-/// How much longer than the work a pause is.
+/// How many times as long as the work a pause is.
 const PAUSE: u32 = 4;
 
-/// What a volume holds and what it could.
+/// The usage and the capacity of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
-    /// In bytes.
+    /// The usage in bytes.
     pub bytes: Usage,
-    /// In files and directories.
+    /// The usage in files and directories.
     pub inodes: Usage,
 }
 
-/// One measure of a volume.
+/// The usage of a volume in one unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// What was written to the volume; zero where nobody has counted yet.
+    /// The use by the volume's upper. Zero until the first count has ended.
     pub used: u64,
-    /// What it could hold: its limit, or where it has none the file system's size.
+    /// The limit of the volume, or without a limit the size of the file system.
     pub total: u64,
-    /// What can still be written.
+    /// What the pod can still write.
     pub available: u64,
 }
 
-/// It cannot be told how much a volume holds.
+/// The usage of a volume cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum StatsError {
-    /// There is no such volume there.
-    #[error("volume {id} is not at {target}")]
+    /// The volume is not published at the target.
+    #[error("volume {id} is not published at {target}")]
     NotThere {
         /// The volume.
         id: VolumeId,
-        /// Where it was asked for.
+        /// The requested target.
         target: Target,
     },
-    /// The record.
+    /// The record of the volume cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The disk said no.
-    #[error("volume {id}: cannot tell how much it holds: {source}")]
+    /// The file system returned an error.
+    #[error("volume {id}: cannot determine its usage: {source}")]
     Disk {
         /// The volume.
         id: VolumeId,
-        /// The system's words.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
 impl StatsError {
-    /// What the failure means to the caller.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::NotThere { .. } => Class::NotFound,
@@ -90,7 +91,10 @@ impl StatsError {
 }
 
 impl Volumes {
-    /// How much the volume at `target` holds.
+    /// The usage of the volume at `target`.
+    ///
+    /// # Errors
+    /// [`StatsError`].
     pub async fn stats(&self, id: &VolumeId, target: &Target) -> Result<Stats, StatsError> {
         let (inner, id, target) = (self.0.clone(), id.clone(), target.clone());
         blocking(move || {
@@ -111,7 +115,7 @@ impl Inner {
         let Record { id, spec, .. } = record;
         if spec.medium == Medium::Memory && !spec.read_only {
             let space = statfs::of(&self.records.memory(id))?;
-            return Ok(Stats::new(taken(&space), space));
+            return Ok(Stats::new(in_use(&space), space));
         }
         let space = statfs::of(&self.records.dir(id))?;
         let used = match record.project {
@@ -134,8 +138,8 @@ impl Inner {
         Ok(stats)
     }
 
-    /// What the upper of a volume on disk held when it was last counted; `None` until it has been once. Has it counted again where
-    /// that is long ago. Within a runtime.
+    /// The last count of the upper of a volume on disk. `None` until the first count has ended. Starts another count
+    /// if the last one is older than [`AGAIN`]. Needs a tokio runtime.
     pub(super) fn count(&self, record: &Record) -> Option<quota::Usage> {
         let Record { id, spec, .. } = record;
         self.counts.last_of(id, || self.records.pair(id, spec.medium).upper().to_owned())
@@ -161,15 +165,15 @@ impl Usage {
     }
 }
 
-/// What is taken of a file system that nobody else uses.
-fn taken(space: &Space) -> quota::Usage {
+/// The space in use of a file system that holds only one volume.
+fn in_use(space: &Space) -> quota::Usage {
     quota::Usage {
         bytes: space.total.saturating_sub(space.available),
         inodes: space.inodes.saturating_sub(space.inodes_free),
     }
 }
 
-/// What was counted last, by volume. Clones share it.
+/// The last counts of all volumes. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Counts {
     known: Arc<Mutex<HashMap<VolumeId, Count>>>,
@@ -179,10 +183,10 @@ pub(super) struct Counts {
 #[derive(Debug)]
 struct Count {
     found: Option<quota::Usage>,
-    /// When the last walk ended, or the one under way began.
+    /// When the last walk ended, or when the current one began.
     at: Instant,
     walking: bool,
-    /// What its pod was told of it last.
+    /// The last finding that was reported to its pod.
     reported: Option<Finding>,
 }
 
@@ -193,7 +197,7 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// The last count of a volume; has it counted again where that is long ago.
+    /// The last count of a volume. Starts another count if the last one is older than [`AGAIN`].
     fn last_of(&self, id: &VolumeId, upper: impl FnOnce() -> PathBuf) -> Option<quota::Usage> {
         self.all(|known| {
             let new = !known.contains_key(id);
@@ -211,7 +215,7 @@ impl Counts {
         })
     }
 
-    /// Notes what was found of a volume; whether that is something new to tell.
+    /// Records the finding of a volume. Returns whether it must be reported: it differs from the last one.
     pub(super) fn is_news(&self, id: &VolumeId, finding: Option<Finding>) -> bool {
         self.all(|known| {
             let Some(count) = known.get_mut(id) else { return false };
@@ -219,7 +223,7 @@ impl Counts {
         })
     }
 
-    /// Forgets a volume that is gone; its walk ends.
+    /// Removes the count of a removed volume. Its walk ends.
     pub(super) fn forget(&self, id: &VolumeId) {
         self.all(|known| known.remove(id));
     }
@@ -227,7 +231,7 @@ impl Counts {
     async fn count(self, id: VolumeId, upper: PathBuf) {
         let _turn = self.turn.acquire().await;
         let found = self.walk(&id, upper).await.unwrap_or_else(|error| {
-            tracing::warn!(volume = %id, %error, "what the volume holds cannot be counted");
+            tracing::warn!(volume = %id, %error, "cannot count the files of the volume");
             None
         });
         self.all(|known| {
@@ -242,11 +246,11 @@ impl Counts {
         let mut walk = blocking(move || Walk::new(&upper)).await?;
         while self.all(|known| known.contains_key(id)) {
             let begun = Instant::now();
-            let (found, under_way) = blocking(move || (walk.go_on(AT_ONCE), walk)).await;
+            let (found, unfinished) = blocking(move || (walk.go_on(AT_ONCE), walk)).await;
             if let Some(found) = found? {
                 return Ok(Some(found));
             }
-            walk = under_way;
+            walk = unfinished;
             sleep(begun.elapsed() * PAUSE).await;
         }
         Ok(None)

@@ -1,8 +1,9 @@
-//! The life of a volume against the in-memory twin of the kernel: every state, every failing step, every restart.
+//! Tests of the lifecycle of a volume with the in-memory fake of the kernel: every state, every failing step, every
+//! restart.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "the twin mounts nothing that a recursive delete could reach"
+    reason = "the fake mounts nothing that a recursive delete could reach"
 )]
 
 use std::{
@@ -24,28 +25,28 @@ use crate::{
     },
 };
 
-/// A node: a store, a kubelet's directory with one pod in it, a kernel, and what the pod was told.
+/// A node: a store, a kubelet's directory with one pod in it, a kernel, and the Events of the pod.
 pub(super) struct Node {
     pub(super) dir: TempDir,
     pub(super) kernel: FakeMounts,
     pub(super) volumes: Volumes,
-    pub(super) known: Arc<FakeSnapshots>,
-    told: Arc<Told>,
+    pub(super) snapshots: Arc<FakeSnapshots>,
+    events: Arc<RecordedEvents>,
 }
 
-/// The reasons of what pods were told.
+/// Records the Events of pods.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<Vec<PodEvent>>);
+pub(super) struct RecordedEvents(Mutex<Vec<PodEvent>>);
 
-impl EventRecorder for Told {
-    fn record(&self, _: &Pod, notice: PodEvent) {
-        self.0.lock().unwrap().push(notice);
+impl EventRecorder for RecordedEvents {
+    fn record(&self, _: &Pod, event: PodEvent) {
+        self.0.lock().unwrap().push(event);
     }
 }
 
 impl Node {
     pub(super) fn new() -> Self {
-        Self::with(nowhere())
+        Self::with(no_registries())
     }
 
     pub(super) fn with(registries: Registries) -> Self {
@@ -66,28 +67,28 @@ impl Node {
     ) -> Self {
         let (dir, kernel) = (TempDir::new().unwrap(), FakeMounts::default());
         fs::create_dir_all(dir.path().join("kubelet/pods/pod-1/volumes")).unwrap();
-        let (told, known) = (Arc::default(), Arc::default());
-        let volumes = open(dir.path(), &kernel, registries, (&told, &known), change, pace);
-        Self { dir, kernel, volumes, known, told }
+        let (events, snapshots) = (Arc::default(), Arc::default());
+        let volumes = open(dir.path(), &kernel, registries, (&events, &snapshots), change, pace);
+        Self { dir, kernel, volumes, snapshots, events }
     }
 
-    /// The process ends and another one starts on what it left.
+    /// Restarts the driver: the process ends, and a new one opens the same store.
     pub(super) fn restarted(self) -> Self {
         let Self { dir, kernel, volumes, .. } = self;
         drop(volumes);
-        let (told, known) = (Arc::default(), Arc::default());
-        let (registries, pace) = (nowhere(), PullTimeouts::default());
-        let volumes = open(dir.path(), &kernel, registries, (&told, &known), |_| {}, pace);
+        let (events, snapshots) = (Arc::default(), Arc::default());
+        let (registries, pace) = (no_registries(), PullTimeouts::default());
+        let volumes = open(dir.path(), &kernel, registries, (&events, &snapshots), |_| {}, pace);
         volumes.recover(Duration::ZERO).unwrap();
-        Self { dir, kernel, volumes, known, told }
+        Self { dir, kernel, volumes, snapshots, events }
     }
 
-    /// The reasons of what pods were told since the process began.
-    pub(super) fn told(&self) -> Vec<&'static str> {
-        self.told.0.lock().unwrap().iter().map(|notice| notice.reason).collect()
+    /// The reasons of the Events of pods since the process started.
+    pub(super) fn events(&self) -> Vec<&'static str> {
+        self.events.0.lock().unwrap().iter().map(|event| event.reason).collect()
     }
 
-    /// The machine goes down and comes up: nothing is mounted, and the records are of another boot.
+    /// Reboots the machine: nothing is mounted, and the records have another boot id.
     pub(super) fn rebooted(mut self) -> Self {
         for id in self.recorded() {
             self.records().change(&id.parse().unwrap(), |record| {
@@ -112,7 +113,7 @@ impl Node {
         &self.volumes.0.records
     }
 
-    /// Waits until what was unpublished is removed.
+    /// Waits until unpublished volumes are removed.
     pub(super) fn wait_for_removal(&self) {
         wait_for_removal(&self.volumes);
     }
@@ -164,7 +165,7 @@ impl Node {
     }
 }
 
-/// Waits until what was unpublished is removed.
+/// Waits until unpublished volumes are removed.
 pub(super) fn wait_for_removal(volumes: &Volumes) {
     for _ in 0..1_000 {
         if volumes.0.removal.is_idle() {
@@ -172,11 +173,11 @@ pub(super) fn wait_for_removal(volumes: &Volumes) {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("what was unpublished is not removed after ten seconds");
+    panic!("an unpublished volume is not removed after ten seconds");
 }
 
-/// For volumes without images.
-fn nowhere() -> Registries {
+/// Registries for volumes without images.
+fn no_registries() -> Registries {
     Registries::new(Hosts::default()).unwrap()
 }
 
@@ -184,7 +185,7 @@ fn open(
     dir: &Path,
     kernel: &FakeMounts,
     registries: Registries,
-    (told, known): (&Arc<Told>, &Arc<FakeSnapshots>),
+    (events, snapshots): (&Arc<RecordedEvents>, &Arc<FakeSnapshots>),
     change: impl FnOnce(&mut Settings),
     pace: PullTimeouts,
 ) -> Volumes {
@@ -193,15 +194,15 @@ fn open(
     let mut settings = Settings::new(dir.join("kubelet"));
     change(&mut settings);
     let parts = Parts {
-        notices: told.clone(),
-        snapshots: known.clone(),
+        notices: events.clone(),
+        snapshots: snapshots.clone(),
         ..Parts::new(store, registries, kernel, Features::lacking([]))
     };
     Volumes::open_at(parts, settings, pace).unwrap()
 }
 
 #[tokio::test]
-async fn a_volume_comes_and_goes() {
+async fn a_volume_is_published_and_unpublished() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     assert_eq!(node.mounted(), [node.target("t").as_path()]);
@@ -212,12 +213,13 @@ async fn a_volume_comes_and_goes() {
     assert_eq!(fs::read_dir(node.dir.path().join("store/staging")).unwrap().count(), 0);
 }
 
-/// Something is mounted in it, or its disk says no: nobody asks for it again, so the minute's round has to.
+/// A removal can fail because of a mount in the volume or an error of its disk. No call repeats it, so the round of
+/// each minute has to.
 #[tokio::test]
-async fn what_could_not_be_removed_goes_in_a_later_round() {
+async fn a_failed_removal_is_repeated_in_a_later_round() {
     let node = Node::new();
     let staging = node.dir.path().join("store/staging");
-    // A file where a directory has to be fails the removal, as a mount in the tree would.
+    // A file in the place of a directory makes the removal fail, as a mount in the tree would.
     let (blocked, tree) = (staging.join("77"), staging.join("77/tree"));
     fs::write(&blocked, "").unwrap();
     let gone = background_removal::Gone {
@@ -235,7 +237,7 @@ async fn what_could_not_be_removed_goes_in_a_later_round() {
 
 /// A driver is upgraded while pods run.
 #[tokio::test]
-async fn a_volume_of_a_version_that_kept_records_in_files_lives_on() {
+async fn a_volume_whose_record_is_in_a_file_still_works() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "one")).await.unwrap();
     let id = "a".parse().unwrap();
@@ -271,13 +273,13 @@ async fn the_same_request_again_mounts_nothing() {
 }
 
 #[tokio::test]
-async fn the_same_volume_asked_for_differently_is_a_conflict() {
+async fn a_different_request_for_the_same_volume_is_a_conflict() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let error = node.volumes.publish(node.volatile("a", "t")).await.unwrap_err();
     assert_eq!(error.class(), Class::Conflict);
     assert!(error.to_string().contains("volatile"), "{error}");
-    assert_eq!(node.mounted().len(), 1, "what was there stays");
+    assert_eq!(node.mounted().len(), 1, "the first mount stays");
 }
 
 #[tokio::test]
@@ -292,9 +294,9 @@ async fn a_failure_at_any_step_leaves_nothing() {
     }
 }
 
-/// HAZARDS: overlay falls back to read-only without a word.
+/// docs/hazards.md, 3: overlay becomes read-only without an error.
 #[tokio::test]
-async fn an_overlay_that_came_up_read_only_is_refused() {
+async fn an_overlay_that_was_mounted_read_only_is_refused() {
     let node = Node::new();
     node.kernel.come_up_read_only(true);
     assert!(node.volumes.publish(node.request("a", "t")).await.is_err());
@@ -302,7 +304,7 @@ async fn an_overlay_that_came_up_read_only_is_refused() {
 }
 
 #[tokio::test]
-async fn unpublish_of_nothing_is_fine_and_twice_is_once() {
+async fn unpublish_can_be_repeated_and_succeeds_for_an_unknown_volume() {
     let node = Node::new();
     node.unpublish("never-seen", "t").await.unwrap();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
@@ -312,7 +314,7 @@ async fn unpublish_of_nothing_is_fine_and_twice_is_once() {
 }
 
 #[tokio::test]
-async fn a_busy_mount_keeps_its_volume_until_it_can_go() {
+async fn a_busy_mount_keeps_its_volume_until_it_can_be_unmounted() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     node.kernel.fail(Call::Unmount, 1, Errno::EBUSY);
@@ -323,13 +325,13 @@ async fn a_busy_mount_keeps_its_volume_until_it_can_go() {
     node.assert_nothing_left();
 }
 
-/// HAZARDS: a recursive delete of a target once ate a user's data.
+/// docs/hazards.md, 18: a recursive delete of a target once deleted a user's data.
 #[tokio::test]
-async fn what_lies_in_a_target_is_not_deleted() {
+async fn files_in_a_target_are_not_deleted() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let precious = node.target("t").as_path().join("precious");
-    fs::write(&precious, "data").unwrap(); // the twin mounts nothing over the directory
+    fs::write(&precious, "data").unwrap(); // the fake mounts nothing over the directory
     let error = node.unpublish("a", "t").await.unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
     assert_eq!(fs::read(&precious).unwrap(), b"data");
@@ -361,7 +363,7 @@ async fn a_second_target_shows_the_same_volume() {
 }
 
 #[tokio::test]
-async fn something_else_at_the_target_is_not_taken_for_ours() {
+async fn a_foreign_mount_at_the_target_is_refused_and_kept() {
     let node = Node::new();
     fs::create_dir(node.target("t").as_path()).unwrap();
     let tmpfs = Request {
@@ -377,7 +379,7 @@ async fn something_else_at_the_target_is_not_taken_for_ours() {
 }
 
 #[tokio::test]
-async fn only_the_kubelets_directory_is_touched() {
+async fn only_targets_beneath_the_kubelets_directory_are_accepted() {
     let node = Node::new();
     for path in ["/etc", "/var/lib", node.dir.path().join("kubelet").to_str().unwrap()] {
         let target: Target = path.parse().unwrap();
@@ -392,7 +394,7 @@ async fn only_the_kubelets_directory_is_touched() {
 }
 
 #[tokio::test]
-async fn a_call_during_another_is_told_to_come_again() {
+async fn a_call_during_another_is_refused_as_busy() {
     let node = Node::new();
     let lock = node.volumes.0.locks.try_lock(&"a".parse().unwrap()).unwrap();
     let error = node.volumes.publish(node.request("a", "t")).await.unwrap_err();
@@ -415,34 +417,38 @@ async fn an_image_that_may_not_be_pulled_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_restart_keeps_what_is_mounted() {
+async fn a_restart_keeps_mounted_volumes() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let node = node.restarted();
     assert_eq!(node.mounted().len(), 1);
     node.volumes.publish(node.request("a", "t")).await.unwrap();
-    assert_eq!(node.mounted().len(), 1, "the kubelet asks again after its own restart");
+    assert_eq!(node.mounted().len(), 1, "the kubelet publishes again after its own restart");
     node.unpublish("a", "t").await.unwrap();
     node.assert_nothing_left();
 }
 
 #[tokio::test]
-async fn a_restart_removes_what_was_half_made() {
+async fn a_restart_removes_incomplete_volumes() {
     let node = Node::new();
     fs::create_dir_all(node.volume("half").join("upper/deep")).unwrap();
     let node = node.restarted();
     node.assert_nothing_left();
 }
 
-/// Without podInfoOnMount a pod's author may write who the pod is; the directory of its uid is the kubelet's to make.
+/// Without podInfoOnMount the pod's author may write the identity of the pod. Only the kubelet makes the directory of
+/// a pod's uid.
 #[tokio::test]
-async fn a_pod_that_says_it_is_another_is_refused() {
+async fn a_request_with_the_identity_of_another_pod_is_refused() {
     let node = Node::new();
     let mut request = node.request("a", "t");
     request.pod.uid = "pod-2".parse().unwrap();
     let error = node.volumes.publish(request).await.unwrap_err();
     assert_eq!(error.class(), Class::Invalid);
-    assert!(error.to_string().contains("is not of pod pod-2, which the request names"), "{error}");
+    assert!(
+        error.to_string().contains("does not belong to pod pod-2, which the request names"),
+        "{error}"
+    );
     node.assert_nothing_left();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
 }
@@ -452,14 +458,14 @@ async fn a_restart_removes_volumes_of_pods_that_are_gone() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let node = node.rebooted();
-    assert_eq!(node.recorded(), ["a"], "the pod is there still: the kubelet will ask again");
+    assert_eq!(node.recorded(), ["a"], "the pod still exists: the kubelet will publish again");
     fs::remove_dir_all(node.dir.path().join("kubelet/pods/pod-1")).unwrap();
     let node = node.restarted();
     assert_eq!(node.recorded(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_mounted_volume_outlives_its_pods_directory() {
+async fn a_mounted_volume_is_kept_without_its_pods_directory() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let elsewhere = node.dir.path().join("elsewhere");
@@ -469,7 +475,7 @@ async fn a_mounted_volume_outlives_its_pods_directory() {
 }
 
 #[tokio::test]
-async fn a_plain_volume_keeps_its_data_over_a_reboot() {
+async fn a_plain_volume_keeps_its_data_across_a_reboot() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     fs::write(node.volume("a").join("upper/data"), "kept").unwrap();
@@ -478,7 +484,8 @@ async fn a_plain_volume_keeps_its_data_over_a_reboot() {
     assert_eq!(fs::read(node.volume("a").join("upper/data")).unwrap(), b"kept");
 }
 
-/// HAZARDS: the kernel's own mark of a volatile overlay does not survive a power cut; our record does.
+/// docs/hazards.md, 1: the kernel's own marker of a volatile overlay does not survive a power cut. The driver's
+/// record does.
 #[tokio::test]
 async fn a_volatile_volume_is_empty_after_a_reboot() {
     for marker_survived in [true, false] {
@@ -507,7 +514,7 @@ async fn a_volatile_volume_keeps_its_data_within_a_boot() {
 }
 
 #[tokio::test]
-async fn a_record_nobody_can_read_stops_its_own_volume_only() {
+async fn an_unreadable_record_stops_only_its_own_volume() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     for garbage in ["", "{", r#"{"format":99}"#] {
@@ -523,7 +530,7 @@ async fn a_record_nobody_can_read_stops_its_own_volume_only() {
 }
 
 #[tokio::test]
-async fn a_hundred_at_once_are_a_hundred() {
+async fn a_hundred_volumes_are_published_at_once() {
     let node = Node::new();
     let all = (0..100).map(|n| {
         let request = node.request(&format!("v{n}"), &format!("t{n}"));
@@ -542,7 +549,7 @@ async fn a_hundred_at_once_are_a_hundred() {
 }
 
 #[tokio::test]
-async fn unpublish_of_one_volume_leaves_another_alone() {
+async fn unpublish_with_the_target_of_another_volume_is_refused() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let error = node.unpublish("other", "t").await.unwrap_err();
@@ -553,7 +560,7 @@ async fn unpublish_of_one_volume_leaves_another_alone() {
 }
 
 #[tokio::test]
-async fn a_second_target_that_fails_is_forgotten() {
+async fn a_second_target_that_fails_is_not_recorded() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t1")).await.unwrap();
     node.kernel.fail(Call::Attach, 1, Errno::ENOMEM);
@@ -563,7 +570,7 @@ async fn a_second_target_that_fails_is_forgotten() {
 }
 
 #[tokio::test]
-async fn what_is_mounted_within_a_volume_is_never_deleted_through() {
+async fn a_removal_never_crosses_a_mount_in_a_volume() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let within = node.volume("a").join("upper/within");
@@ -584,7 +591,7 @@ async fn what_is_mounted_within_a_volume_is_never_deleted_through() {
 }
 
 #[tokio::test]
-async fn a_lost_record_does_not_cost_a_mounted_upper() {
+async fn a_mounted_upper_is_kept_when_its_record_is_lost() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     fs::write(node.volume("a").join("upper/data"), "kept").unwrap();
@@ -596,7 +603,7 @@ async fn a_lost_record_does_not_cost_a_mounted_upper() {
 }
 
 #[tokio::test]
-async fn a_kubelets_directory_that_cannot_be_read_removes_nothing() {
+async fn an_unreadable_kubelet_directory_removes_nothing() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let node = node.rebooted();
@@ -610,7 +617,7 @@ async fn a_kubelets_directory_that_cannot_be_read_removes_nothing() {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_gone_has_some_grace() {
+async fn the_volume_of_a_deleted_pod_has_a_grace_period() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let node = node.rebooted();
@@ -622,29 +629,29 @@ async fn a_pod_that_is_gone_has_some_grace() {
     assert_eq!(node.recorded(), Vec::<String>::new());
 }
 
-/// The kubelet asks again for a volume that is there, and the mount table of a full node is long.
+/// The kubelet repeats the publish of a mounted volume, and the mount table of a full node is long.
 #[tokio::test]
-async fn a_volume_that_is_there_costs_no_look_at_the_mount_table() {
+async fn publish_of_a_mounted_volume_does_not_read_the_mount_table() {
     let node = Node::new();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     let read = node.kernel.tables_read();
     node.volumes.publish(node.request("a", "t")).await.unwrap();
     assert_eq!(node.kernel.tables_read(), read);
     node.unpublish("a", "t").await.unwrap();
-    assert_eq!(node.kernel.tables_read(), read + 1, "whether anything else is mounted from it");
+    assert_eq!(node.kernel.tables_read(), read + 1, "one read, for other mounts of the volume");
 }
 
-/// Two releases on one node, or a store beside one that was moved away.
+/// Two releases of the chart on one node, or a new store next to one that was moved away.
 #[tokio::test]
 async fn volumes_of_one_id_in_two_stores_do_not_block_each_other() {
     let (one, other) = (Node::new(), Node::new());
     let kernel = one.kernel.clone();
-    let (told, known) = (Arc::default(), Arc::default());
+    let (events, snapshots) = (Arc::default(), Arc::default());
     let dir = other.dir;
     drop(other.volumes);
-    let (registries, pace) = (nowhere(), PullTimeouts::default());
-    let volumes = open(dir.path(), &kernel, registries, (&told, &known), |_| {}, pace);
-    let other = Node { dir, kernel, volumes, known, told };
+    let (registries, pace) = (no_registries(), PullTimeouts::default());
+    let volumes = open(dir.path(), &kernel, registries, (&events, &snapshots), |_| {}, pace);
+    let other = Node { dir, kernel, volumes, snapshots, events };
     for read_only in [true, false] {
         let request = |node: &Node| {
             let mut request = node.request("a", "t");
@@ -662,9 +669,9 @@ async fn volumes_of_one_id_in_two_stores_do_not_block_each_other() {
     }
 }
 
-/// A read-only volume that the former version mounted shows its id and nothing else.
+/// The mount source of a read-only volume of the previous version is its id only.
 #[tokio::test]
-async fn a_mount_that_an_earlier_version_named_is_known() {
+async fn a_mount_that_an_earlier_version_named_is_recognized() {
     let node = Node::new();
     let mut request = node.request("a", "t");
     request.spec.read_only = true;

@@ -1,8 +1,10 @@
-//! What ordinary programs make of a volume whose layers lie on file systems of their own.
+//! Tests of ordinary programs in a volume whose layers are on file systems of their own.
 //!
-//! Seen on Linux 6.18: with `xino: off` `st_dev` differs from layer to layer and each inode number is the layer's own, so files of
-//! two layers may share a number; with `xino: on`, and with `auto` on ext4, xfs and btrfs, there is one `st_dev`, and the layer is
-//! in the number's highest bits, beyond 2^53.
+//! Observed on Linux 6.18:
+//! - With `xino: off`, `st_dev` differs from layer to layer, and each inode number is that of the layer. So files of
+//!   two layers may share a number.
+//! - With `xino: on`, and with `auto` on ext4, xfs and btrfs, there is one `st_dev`. The highest bits of the inode
+//!   number, beyond 2^53, hold the layer.
 
 use std::{
     collections::BTreeSet,
@@ -18,24 +20,24 @@ use super::{
 };
 use crate::image::fake::FakeRegistry;
 
-/// What JavaScript's numbers hold exactly.
+/// The limit below which JavaScript's numbers hold integers exactly.
 const JAVASCRIPT: u64 = 1 << 53;
 
-/// What a line of shell prints in `dir`, with `out` to write to. It has to succeed.
+/// Runs a shell line in `dir` and returns what it prints. `$OUT` is `out`. The line must succeed.
 pub(super) fn sh(line: &str, dir: &Path, out: &Path) -> String {
     let mut command = Command::new("sh");
     command.args(["-euc", line]).current_dir(dir).env("OUT", out).env("LC_ALL", "C");
-    // Its directory is whoever's the layer says.
+    // The layer decides who owns the directory, and git refuses directories of other users.
     let git = [("COUNT", "1"), ("KEY_0", "safe.directory"), ("VALUE_0", "*")];
     command.envs(git.map(|(key, value)| (format!("GIT_CONFIG_{key}"), value)));
     command.env("GIT_CONFIG_GLOBAL", "/dev/null");
     let done = command.output().unwrap();
-    let said = String::from_utf8(done.stdout).unwrap();
-    assert!(done.status.success(), "{line}: {said}{}", String::from_utf8_lossy(&done.stderr));
-    said
+    let stdout = String::from_utf8(done.stdout).unwrap();
+    assert!(done.status.success(), "{line}: {stdout}{}", String::from_utf8_lossy(&done.stderr));
+    stdout
 }
 
-/// A layer of a directory as it is, with its access lists.
+/// A tar of a directory, with its ACLs.
 pub(super) fn packed(dir: &Path) -> Vec<u8> {
     let mut tar = Command::new("tar");
     tar.args(["--xattrs", "--xattrs-include=system.*", "-C"]).arg(dir);
@@ -44,17 +46,17 @@ pub(super) fn packed(dir: &Path) -> Vec<u8> {
     done.stdout
 }
 
-/// Two layers, each with a file of two names; the upper one with a clean checkout beside.
+/// Two layers, each with a file that has two names. The upper one also has a clean Git checkout.
 fn layers() -> [Vec<u8>; 2] {
     let (lower, upper) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let nowhere = Path::new("/dev/null");
+    let no_out = Path::new("/dev/null");
     let names = |n: u8| format!("mkdir -p d && echo {n} > d/one{n} && ln d/one{n} d/two{n}");
-    sh(&names(1), lower.path(), nowhere);
-    sh(&names(2), upper.path(), nowhere);
+    sh(&names(1), lower.path(), no_out);
+    sh(&names(2), upper.path(), no_out);
     let commit =
         "git init -q repo; cd repo; mkdir a; for n in 1 2 3 4 5 6 7 8 9; do echo $n > a/$n; done
         git add .; git -c user.name=n -c user.email=e commit -qm first";
-    sh(commit, upper.path(), nowhere);
+    sh(commit, upper.path(), no_out);
     [packed(lower.path()), packed(upper.path())]
 }
 
@@ -63,10 +65,10 @@ fn inode(path: &Path) -> (u64, u64) {
     (found.dev(), found.ino())
 }
 
-/// HAZARDS 42.
+/// docs/hazards.md, 42.
 #[tokio::test]
 #[ignore = "needs root"]
-async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
+async fn privileged_archivers_copies_and_git_work_with_and_without_xino() {
     let registry = FakeRegistry::start().await;
     registry.push_image("tools", "1", &layers(), true);
     let node = Node::new(&registry);
@@ -100,17 +102,18 @@ async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
             assert_eq!(same, [format!("./d/one{n}"), format!("./d/two{n}")].into(), "{id}");
         }
 
-        // A program that stays on one file system (`du -x`, `restic -x`, `mksquashfs -one-file-system`) goes by a file's device.
+        // A program that stays on one file system (`du -x`, `restic -x`, `mksquashfs -one-file-system`) compares the
+        // devices of files.
         let own = inode(&at).0;
         let elsewhere = [at.join("d/one1"), at.join("repo/a/1"), at.join("repo/a")]
             .into_iter()
             .filter(|path| inode(path).0 != own)
             .count();
-        let stays = run("du -x --apparent-size -B1 repo/a | cut -f1");
+        let one_file_system = run("du -x --apparent-size -B1 repo/a | cut -f1");
         let all = run("du --apparent-size -B1 repo/a | cut -f1");
         match xino {
             Xino::Off => assert_eq!(elsewhere, 2, "{id}"),
-            Xino::On | Xino::Auto => assert_eq!((elsewhere, stays), (0, all), "{id}"),
+            Xino::On | Xino::Auto => assert_eq!((elsewhere, one_file_system), (0, all), "{id}"),
         }
 
         run("tar -cf $OUT/all.tar . && mkdir $OUT/tar && tar -xf $OUT/all.tar -C $OUT/tar");
@@ -127,7 +130,7 @@ async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
         }
 
         run("cd repo && git fsck --strict --full");
-        // The second time it goes by what the first one noted of each file.
+        // The second run uses what the first one stored about each file.
         for _ in 0..2 {
             assert_eq!(run("cd repo && git status --porcelain"), "", "{id}");
         }
@@ -146,8 +149,9 @@ async fn privileged_archivers_copies_and_git_work_with_xino_and_without() {
     }
 }
 
-/// A directory keeps its inode number when the kernel forgets it: GNU tar sets modes and times at the end, and leaves a directory
-/// alone (exit 2, mode 0700) that has another number by then.
+/// A directory keeps its inode number when the kernel evicts its inode.
+///
+/// GNU tar sets modes and times at the end. It skips a directory that has another number by then (exit 2, mode 0700).
 #[tokio::test]
 #[ignore = "needs root: makes a memory cgroup"]
 async fn privileged_tar_unpacks_a_tree_that_does_not_fit_in_its_memory() {
@@ -172,7 +176,7 @@ async fn privileged_tar_unpacks_a_tree_that_does_not_fit_in_its_memory() {
     for n in 0..DIRECTORIES {
         append(format!("tree/{n}/"), tar::EntryType::Directory, "", b"");
         append(format!("tree/{n}/file"), tar::EntryType::Regular, "", &[1; 8_192]);
-        // Made last, because it leads out of its directory; so its directory is looked at again.
+        // tar makes this link last, because it leads out of its directory. So tar looks at the directory again.
         append(format!("tree/{n}/link"), tar::EntryType::Symlink, "../0/file", b"");
     }
     let archive = node.dir.path().join("archive.tar");
@@ -186,9 +190,9 @@ async fn privileged_tar_unpacks_a_tree_that_does_not_fit_in_its_memory() {
         at.display()
     );
     let done = Command::new("sh").args(["-euc", &line]).env("LC_ALL", "C").output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    let last = said.lines().last();
-    assert!(done.status.success(), "{} lines, the last: {last:?}", said.lines().count());
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    let last = stderr.lines().last();
+    assert!(done.status.success(), "{} lines, the last: {last:?}", stderr.lines().count());
     let modes: BTreeSet<_> = fs::read_dir(at.join("tree"))
         .unwrap()
         .map(|entry| entry.unwrap().metadata().unwrap().mode() & 0o7777)
@@ -197,7 +201,7 @@ async fn privileged_tar_unpacks_a_tree_that_does_not_fit_in_its_memory() {
     node.unpublish("little").await;
 }
 
-/// A cgroup whose processes get so much memory, and no more; gone when dropped.
+/// A cgroup that limits the memory of its processes to this many bytes. Dropped, it is removed.
 struct MemoryGroup(PathBuf);
 
 impl MemoryGroup {
@@ -218,7 +222,7 @@ impl MemoryGroup {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // Its last process has been waited for; the kernel may need a moment to let go of it.
+        // Its last process has ended, but the kernel may need a moment to release the cgroup.
         for _ in 0..100 {
             if fs::remove_dir(&self.0).is_ok() {
                 return;

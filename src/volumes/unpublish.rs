@@ -1,4 +1,4 @@
-//! A volume goes away.
+//! The unpublish operation: unmounts a volume from a target, and removes the volume with its last target.
 
 use super::{
     Inner, RecordError, Target, UnpublishError, VolumeId, Volumes, background_removal::Gone,
@@ -9,21 +9,24 @@ use crate::sys::{
     mounts::{Detached, Mount, MountError},
 };
 
-/// How many mounts may lie on one target before we say that something keeps mounting there.
+/// The most mounts that are unmounted from one target. If there are more, another process keeps mounting there.
 const STACKED: usize = 8;
 
 impl Volumes {
-    /// Makes the volume disappear from the target, and with its last target from the disk. Whatever part of that is done
-    /// already is skipped, so a volume that is not there is no error.
+    /// Unmounts the volume from the target, and removes the volume with its last target. Steps that are already done
+    /// are skipped, so a volume that does not exist is not an error.
     ///
-    /// What the volume held is removed when this has returned, and nobody waits for the disk (`removal.rs`).
+    /// The volume's data are removed after this has returned, without a wait for the disk (`background_removal.rs`).
+    ///
+    /// # Errors
+    /// [`UnpublishError`].
     pub async fn unpublish(&self, id: &VolumeId, target: &Target) -> Result<(), UnpublishError> {
         let inner = self.0.clone();
         if !inner.beneath_kubelet(target) {
             let kubelet = inner.settings.kubelet.display().to_string();
             return Err(UnpublishError::Outside { target: target.clone(), kubelet });
         }
-        // A copy of it that goes on ends soon, and a retry finds it free.
+        // A capture in progress then ends soon, and a retry gets the lock.
         let lock = inner.locks.want(id).ok_or_else(|| UnpublishError::Busy(id.clone()))?;
         inner.pending.call_off(&lock);
         let target = target.clone();
@@ -40,8 +43,8 @@ impl Volumes {
 }
 
 impl Inner {
-    /// Unmounts the volume from `target` and removes the directory, in that order, asking the kernel what is there after each. `kept`
-    /// gets what keeps the overlay alive.
+    /// Unmounts the volume from `target`, and then removes the directory. Reads the mount table of the target before
+    /// each step. `kept` gets clones of the mounts, which keep the overlay alive.
     fn unmount_target(
         &self,
         id: &VolumeId,
@@ -53,7 +56,7 @@ impl Inner {
             match self.mounts.top(target.as_path()).map_err(failed)? {
                 None => return remove_target(id, target),
                 Some(top) if self.is_of(&top, id) => {
-                    // Without it the call would wait for the disk. Where it cannot be had, so it does.
+                    // Without this clone the unmount waits for the disk. If the clone fails, it does.
                     kept.extend(self.mounts.clone_of(target.as_path()).ok());
                     self.mounts.unmount(target.as_path()).map_err(failed)?;
                 }
@@ -67,7 +70,7 @@ impl Inner {
         Err(UnpublishError::StillMounted { id: id.clone(), target: target.clone() })
     }
 
-    /// Takes `target` out of the record; without targets the volume is removed from the disk.
+    /// Removes `target` from the record. Removes the volume if that was its last target.
     fn forget_target(
         &self,
         lock: &VolumeLock,
@@ -83,14 +86,14 @@ impl Inner {
                     Ok(self.records.write(lock, &record)?)
                 }
             }
-            // Half made. A record that cannot be read promises nothing more either: the pod is going.
+            // Half made, or with an unreadable record, which is not needed any more because the pod is being deleted.
             Ok(None) | Err(RecordError::Unreadable { .. }) => self.remove(lock, None, kept),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Takes the volume from its place, all at once, unless it is mounted somewhere still, and has it removed. `kept` is what keeps
-    /// its overlay alive until then.
+    /// Moves the volume's directory into staging by one rename, and starts its background removal. Fails if the volume
+    /// is still mounted. `kept` holds the mounts that keep its overlay alive until then.
     pub(super) fn remove(
         &self,
         lock: &VolumeLock,
@@ -98,7 +101,7 @@ impl Inner {
         kept: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
         let id = lock.id();
-        // From a directory that is not there nothing can be mounted.
+        // Without a directory nothing can be mounted from it.
         if !self.records.has_dir(id) {
             project.into_iter().for_each(|project| self.projects.give_back(project));
             return Ok(());
@@ -116,8 +119,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes sure that no mount uses the volume's directory but its own tmpfs: neither its overlay, nor anything that somebody
-    /// mounted within.
+    /// Makes sure that only the volume's own tmpfs uses its directory: neither its overlay is mounted, nor another
+    /// file system inside of the directory.
     pub(super) fn ensure_unused(
         &self,
         id: &VolumeId,

@@ -1,6 +1,8 @@
-//! The writable pair of one volume: made, limited, dressed, and made fit to be mounted again.
+//! The upper and work directories of a volume: makes them, sets quota and root attributes, and prepares them for
+//! another mount.
 //!
-//! An upper has its name only when it looks like the volume's root; one without its name is made anew.
+//! An upper gets its final name only when it has the attributes of the volume's root. An upper without that name is
+//! made again.
 
 use std::{
     fs, io,
@@ -21,15 +23,17 @@ use crate::{
     },
 };
 
-/// Files and directories of the tmpfs that are not the pod's: its root, the pair, and what the kernel keeps in the work directory.
+/// The inodes of the tmpfs that the pod does not make: its root, upper and work, and the kernel's files in the work
+/// directory.
 const OWN_INODES: u64 = 8;
 
-/// What `group` adds to the mode of the upper's root: the group may write, and what is made there is the group's.
+/// The mode bits that `group` adds to the upper's root: write for the group, and set-group-id, so that new files get
+/// the group.
 const GROUP_MODE: u32 = 0o2070;
 
 impl Inner {
-    /// The project that is going to limit a new volume, if one has to. Where a limit that nobody asked for cannot be had, the pod
-    /// is told.
+    /// Allocates the project of a new volume, if its limits need one. `None` also if this node cannot enforce a
+    /// default limit; [`Inner::record_unenforced_limit`] then reports that.
     pub(super) fn project_for(
         &self,
         id: &VolumeId,
@@ -41,12 +45,12 @@ impl Inner {
         self.projects.take().map(Some).map_err(upper(id))
     }
 
-    /// Why the limits of a volume cannot be had; `None` where they can, or where there are none.
+    /// Why this node cannot enforce the limits of a volume. `None` if it can, or if there are no limits.
     pub(super) fn unenforceable(&self, spec: &VolumeSpec) -> Option<&str> {
         needs_project(spec).then(|| self.projects.lacking()).flatten()
     }
 
-    /// Makes the pair of a volume, whatever part of it is there already. Answers whether the upper is new.
+    /// Makes those parts of the volume's upper and work that do not exist. Returns whether the upper is new.
     pub(super) fn make_upper(
         &self,
         record: &Record,
@@ -63,7 +67,7 @@ impl Inner {
         let pair = self.records.pair(id, spec.medium);
         let bare = pair.upper().with_extension("new");
         let is_new = !pair.upper().exists();
-        // The kernel empties a work directory that is there. After a crash it may not be: nobody syncs it.
+        // The kernel empties an existing work directory. After a crash it may be missing, because it is not synced.
         let missing = (is_new || !pair.work().exists()).then(|| pair.work());
         for directory in missing.into_iter().chain(is_new.then_some(&*bare)) {
             remove_any(directory).and_then(|()| fs::create_dir(directory)).map_err(upper(id))?;
@@ -76,19 +80,20 @@ impl Inner {
         if !is_new {
             return Ok(false);
         }
-        // No sync: `records.rs` says why these names and the record are on the disk in time.
+        // No sync: `records.rs` explains why these names and the record reach the disk in time.
         set_root_attributes(&bare, spec, lowers)
             .and_then(|()| fs::rename(&bare, pair.upper()))
             .map_err(upper(id))?;
         Ok(true)
     }
 
-    /// Makes the pair of a volume that is mounted nowhere fit to be mounted again. Answers whether the upper is new.
+    /// Prepares the upper of a volume that is not mounted for another mount. Returns whether the upper is new.
     ///
-    /// A plain upper is as the disk has it. A volatile one was never synced: after another boot it may be torn in ways nobody
-    /// can see (the kernel's own marker is not durable either), so it is emptied. In the same boot everything written is still
-    /// in the page cache: once that is on disk without an error the upper is whole, and the kernel's marker
-    /// (`work/incompat/volatile` beneath the work directory, kernel doc overlayfs.rst, "Volatile mount") can go.
+    /// An upper that is not volatile is used as the disk has it. A volatile upper was never synced. After another boot
+    /// its files may be torn, which cannot be detected (the kernel's own marker is not durable either), so it is
+    /// emptied. In the same boot all writes are still in the page cache. When they are synced without an error, the
+    /// upper is complete, and the kernel's marker (`work/incompat/volatile` in the work directory, kernel doc
+    /// overlayfs.rst, "Volatile mount") is removed.
     pub(super) fn refresh_upper(
         &self,
         lock: &VolumeLock,
@@ -103,7 +108,7 @@ impl Inner {
             if spec.on_unclean == OnUnclean::Fail && spec.medium == Medium::Disk {
                 return Err(PublishError::Unclean { id: id.clone(), why });
             }
-            // A tmpfs that is gone took its upper along.
+            // If the tmpfs is gone, so is its upper, and there is nothing to remove.
             let pair = self.records.pair(id, spec.medium);
             remove_any(pair.upper()).map_err(upper(id))?;
         }
@@ -113,14 +118,16 @@ impl Inner {
             let message = format!("volume {id} starts empty again, because {why}");
             self.record_event(record, PodEventType::Warning, "VolumeEmptied", message);
         } else if !record.targets.is_empty() {
-            let message = format!("volume {id} was mounted nowhere; it is mounted again as it was");
+            let message =
+                format!("volume {id} was not mounted any more; it is mounted again with its data");
             self.record_event(record, PodEventType::Normal, "VolumeRemounted", message);
         }
         record.boot_id.clone_from(&self.boot_id);
         Ok(new)
     }
 
-    /// Why what was written to a volume that is mounted nowhere is worth nothing, if that is so.
+    /// Why the data of a volume that is not mounted are lost or may be torn. `None` if they are complete. May sync the
+    /// upper.
     fn unclean_reason(
         &self,
         record: &Record,
@@ -128,38 +135,38 @@ impl Inner {
     ) -> Result<Option<&'static str>, PublishError> {
         let Record { id, spec, .. } = record;
         let pair = self.records.pair(id, spec.medium);
-        let known = self.went_down(record, table);
+        let known = self.crash_reason(record, table);
         if known.is_some() || spec.read_only || !spec.options.volatile || !pair.upper().exists() {
             return Ok(known);
         }
         let synced = overlay::forget_volatile(&pair).map_err(upper(id))?;
-        Ok((!synced).then_some("its data did not reach the disk"))
+        Ok((!synced).then_some("its data could not be written to the disk"))
     }
 
-    /// What of [`Inner::lost`] is known without a sync.
-    pub(super) fn went_down(&self, record: &Record, table: &[Mount]) -> Option<&'static str> {
+    /// The part of [`Inner::unclean_reason`] that needs no sync.
+    pub(super) fn crash_reason(&self, record: &Record, table: &[Mount]) -> Option<&'static str> {
         let Record { id, spec, .. } = record;
         let was_written = || self.records.pair(id, spec.medium).upper().exists();
         let another_boot = spec.options.volatile && record.boot_id != self.boot_id;
         match spec.medium {
             _ if spec.read_only => None,
-            Medium::Memory if !self.has_memory(id, table) => {
-                Some("the memory that held it went with what ran before on this node")
-            }
+            Medium::Memory if !self.has_memory(id, table) => Some(
+                "the tmpfs that held it does not exist any more, as after a restart of the node",
+            ),
             Medium::Disk if another_boot && was_written() => {
-                Some("the node went down since it was mounted")
+                Some("the node went down after the volume was mounted")
             }
             _ => None,
         }
     }
 
-    /// Whether the volume's tmpfs is attached.
+    /// Whether the volume's tmpfs is mounted.
     pub(super) fn has_memory(&self, id: &VolumeId, table: &[Mount]) -> bool {
         let directory = self.records.memory(id);
         table.iter().any(|mount| is_memory(mount, &directory))
     }
 
-    /// Attaches a tmpfs in the volume's directory.
+    /// Mounts a tmpfs in the volume's directory.
     fn make_memory(&self, id: &VolumeId, limits: Limits) -> Result<(), PublishError> {
         let directory = self.records.memory(id);
         remove_any(&directory).and_then(|()| fs::create_dir(&directory)).map_err(upper(id))?;
@@ -170,7 +177,7 @@ impl Inner {
         attached.map_err(|e| PublishError::mount(id, e))
     }
 
-    /// Takes the volume's tmpfs away with all that it holds. It is held by `kept`, because freeing its memory takes a while.
+    /// Unmounts the volume's tmpfs. `kept` gets a clone of the mount, because the release of its memory takes a while.
     pub(super) fn remove_memory(
         &self,
         id: &VolumeId,
@@ -195,13 +202,13 @@ impl Inner {
         self.notices.record(&record.pod, PodEvent { kind, reason, message });
     }
 
-    /// Says that the limits of a new volume hold nobody to anything.
+    /// Reports that this node cannot enforce the default limits of a new volume.
     pub(super) fn record_unenforced_limit(&self, record: &Record) {
         let Some(why) = self.unenforceable(&record.spec) else { return };
         let id = &record.id;
         tracing::warn!(volume = %id, why, "published without the default limit");
         let message = format!(
-            "volume {id} has no limit: the default size and inodes cannot be enforced here: {why}"
+            "volume {id} has no limit, because this node cannot enforce the default size and inodes: {why}"
         );
         self.record_event(record, PodEventType::Warning, "LimitNotEnforced", message);
         self.metrics.unenforced();
@@ -220,7 +227,7 @@ fn needs_project(spec: &VolumeSpec) -> bool {
 
 fn tmpfs(limits: Limits) -> Request {
     let mut params = vec![Param::Text("mode", "0700".to_owned())];
-    // Zero would be no limit to the kernel.
+    // To the kernel a size of zero means no limit.
     params.extend(limits.size.map(|size| Param::Text("size", size.max(1).to_string())));
     params.extend(
         limits
@@ -235,15 +242,15 @@ fn tmpfs(limits: Limits) -> Request {
     }
 }
 
-/// Gives an upper's root what overlay shows as the volume's root: owner, mode and attributes of the topmost layer's, or of an
-/// emptyDir where there is no layer; then what the pod asks for.
+/// Sets the attributes of an upper's root, which the overlay shows as the volume's root: owner, mode and xattrs of the
+/// topmost layer's root, or those of an emptyDir without a layer; then `owner` and `group` of the spec.
 fn set_root_attributes(directory: &Path, spec: &VolumeSpec, lowers: &[Lower]) -> io::Result<()> {
     match lowers.last() {
         Some(top) => attributes::copy(&top.dir, directory)?,
         None => attributes::set_mode(directory, 0o777)?,
     }
     let is = fs::symlink_metadata(directory)?;
-    // The root of a layer that an overlay wrote has the owner that it was shown with.
+    // The root of a snapshot layer already has the owner that the volume showed.
     let mapped = lowers.last().is_none_or(|top| top.mapped);
     let (uid, mut gid) = match spec.owner.filter(|_| mapped) {
         Some(owner) => owner.shows(is.uid(), is.gid()),
@@ -259,7 +266,7 @@ fn set_root_attributes(directory: &Path, spec: &VolumeSpec, lowers: &[Lower]) ->
     Ok(())
 }
 
-/// Removes what a kill may have left under a name that is needed.
+/// Removes what a kill may have left at `path`.
 fn remove_any(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(_) => durable::remove_tree(path),
@@ -279,7 +286,7 @@ mod tests {
     use crate::overlay::Owner;
 
     #[test]
-    fn root_and_the_owner_change_places() {
+    fn root_and_the_owner_are_exchanged() {
         let owner = Owner { uid: 1000, gid: 2000 };
         for (from, to) in [
             ((0, 0), (1000, 2000)),
@@ -293,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_nothing_is_not_taken_for_none() {
+    fn a_limit_of_zero_is_not_unlimited() {
         let request = tmpfs(Limits { size: Some(0), inodes: Some(0), by_default: false });
         let texts: Vec<_> = request.params.iter().map(|param| format!("{param:?}")).collect();
         assert!(texts[1].contains("\"1\"") && texts[2].contains("\"8\""), "{texts:?}");

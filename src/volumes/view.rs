@@ -1,4 +1,4 @@
-//! Layers as an overlay sees them.
+//! Views of layers: opens the layers of a stack, and mounts them read-only without a target.
 
 use super::{Inner, Owner, Volumes};
 use crate::{
@@ -9,25 +9,25 @@ use crate::{
     sys::mounts::Detached,
 };
 
-/// What the kernel's log calls a view: it is in no mount table.
+/// The source of a view's mount, which appears only in the kernel's log: a view is in no mount table.
 const NAME: &str = "ovl-csi-view";
 
-/// Why layers cannot be looked at together.
+/// Why a view of layers cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
     /// A layer cannot be opened.
     #[error(transparent)]
     Lower(#[from] LowerError),
-    /// Together they break a rule.
+    /// The stack breaks a rule of overlayfs or of the driver.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Overlay would not have it.
+    /// The overlay cannot be made.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
 }
 
 impl ViewError {
-    /// What it means to whoever asked.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
             Self::Lower(e) => e.class(),
@@ -38,7 +38,11 @@ impl ViewError {
 }
 
 impl Volumes {
-    /// What a pod would see of these layers, bottom first, read-only and attached nowhere. The caller has a lease of them. Blocks.
+    /// Mounts these layers, bottom first, read-only and without a target, as a pod would see them. The caller must
+    /// hold a lease of the layers. Blocks.
+    ///
+    /// # Errors
+    /// [`ViewError`].
     pub fn view(&self, stack: &[Digest], owner: Option<Owner>) -> Result<Detached, ViewError> {
         let inner = &self.0;
         let plan = Plan::new(Spec {
@@ -53,7 +57,7 @@ impl Volumes {
 }
 
 impl Inner {
-    /// The layers of a stack, open, bottom first; none that another one hides whole.
+    /// Opens the layers of a stack, bottom first, without those that a layer with an opaque root hides completely.
     pub(super) fn open_layers(&self, stack: &[Digest]) -> Result<Vec<Lower>, LowerError> {
         let mut lowers = Vec::with_capacity(stack.len());
         for layer in stack {
@@ -64,7 +68,7 @@ impl Inner {
             lowers.push(Lower {
                 id: layer.to_string(),
                 dir: lower.tree,
-                // What an overlay wrote has the owners that it was shown with.
+                // A snapshot layer already has the owners that the volume showed.
                 mapped: !lower.is_snapshot,
                 needs: RequiredFeatures {
                     metacopy: lower.features.metacopy,

@@ -1,4 +1,4 @@
-//! Volumes whose layers are here already: what making one asks for, and what it must not overlook.
+//! Tests of volumes whose layers are in the store already: what a publish needs, and which checks it must not skip.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::{
     sys::mounts::{Mounts as _, tmpfs},
 };
 
-/// A node with an image in its store, that no registry has any more.
+/// A node with an image in its store, whose registry is gone.
 async fn node() -> (Node, Vec<Reference>) {
     let registry = FakeRegistry::start().await;
     registry.push_image("a", "1", &[vec![0; 1_024], vec![0; 2_048]], true);
@@ -22,21 +22,21 @@ async fn node() -> (Node, Vec<Reference>) {
     (node, images)
 }
 
-/// HAZARDS 23: a table of thousands of mounts, read for each of a hundred pods that start.
+/// docs/hazards.md, 23: otherwise a table of thousands of mounts is read for each of a hundred pods that start.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mount_table_is_not_read_for_a_new_volume() {
     let (node, images) = node().await;
-    let (read, told) = (node.kernel.tables_read(), node.told().len());
+    let (tables, events) = (node.kernel.tables_read(), node.events().len());
     for spec in [images, Vec::new()].map(|images| VolumeSpec { images, ..VolumeSpec::default() }) {
         let id = format!("of-{}", spec.images.len());
         node.volumes.publish(PublishRequest { spec, ..node.request(&id, &id) }).await.unwrap();
     }
-    assert_eq!((node.kernel.tables_read(), node.told().len()), (read, told));
+    assert_eq!((node.kernel.tables_read(), node.events().len()), (tables, events));
     assert_eq!(node.mounted().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_whose_layers_are_here_begins_no_pull() {
+async fn a_volume_with_local_layers_starts_no_pull() {
     let (node, images) = node().await;
     let mut request = node.request("a", "t");
     request.spec.images = images;
@@ -48,7 +48,7 @@ async fn a_volume_whose_layers_are_here_begins_no_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_half_made_does_not_show_in_a_new_volume() {
+async fn files_of_an_incomplete_volume_do_not_appear_in_a_new_one() {
     let (node, images) = node().await;
     let upper = node.volume("a").join("upper");
     fs::create_dir_all(upper.join("deep")).unwrap();
@@ -60,14 +60,14 @@ async fn what_was_half_made_does_not_show_in_a_new_volume() {
     node.assert_nothing_left();
 }
 
-/// HAZARDS 18: nothing is deleted through a mount.
+/// docs/hazards.md, 18: nothing is deleted through a mount.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_made_volume_that_somebody_uses_is_not_made_anew() {
+async fn an_incomplete_volume_that_is_in_use_is_not_replaced() {
     let (node, images) = node().await;
     let used = node.volume("a").join("used");
     fs::create_dir_all(&used).unwrap();
     let kernel = &node.kernel;
-    kernel.attach(kernel.create(&tmpfs("somebody", None, None)).unwrap(), &used).unwrap();
+    kernel.attach(kernel.create(&tmpfs("other", None, None)).unwrap(), &used).unwrap();
     for images in [images, Vec::new()] {
         let mut request = node.request("a", "t");
         request.spec.images = images;

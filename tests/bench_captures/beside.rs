@@ -1,16 +1,21 @@
-/// A neighbour's bytes that have still to be written.
+/// Bytes of a neighbour that are not yet written to the disk.
 const UNWRITTEN: usize = 1_500 << 20;
 /// Changed files of the capture, of 1 MiB each.
 const CHANGED: usize = 100;
-/// How often it is captured; and how many syncs of the neighbour's are timed without a capture, and from the beginning of one.
+/// The number of captures; and the number of the neighbour's syncs that are timed without a capture, and from the start
+/// of one.
 const CAPTURES: usize = 2;
+/// How often it is captured and pushed on a quiet disk.
+const QUIET: usize = 4;
 const SYNCS: usize = 60;
 
-/// How long a capture takes on a disk for which a neighbour has much to write, and how long that neighbour's own syncs take meanwhile.
+/// Measures a capture on a disk to which a neighbour has much data to write, and the neighbour's syncs during the
+/// capture.
 ///
-/// `cargo xtask bench busy` has this compiled with an earlier version too: it uses what both versions of this program have.
+/// `cargo xtask bench busy` also compiles this file with an earlier version of this program, so it uses only names that
+/// both versions have.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures, and needs what `cargo xtask bench` gives it"]
+#[ignore = "a measurement that needs the input of `cargo xtask bench`"]
 async fn bench_captures_beside_a_neighbour() {
     use std::{
         io::Write as _,
@@ -23,7 +28,7 @@ async fn bench_captures_beside_a_neighbour() {
         let (mut file, chunk) = (File::create(dir.join("neighbour")).unwrap(), vec![7; 1 << 20]);
         (0..UNWRITTEN >> 20).for_each(|_| file.write_all(&chunk).unwrap());
     }
-    /// Times of appending a little to a file and syncing it, until `enough` of so many.
+    /// The times to append a little to a file and sync it, until `enough` returns true for their number.
     fn syncs(dir: &Path, enough: impl Fn(usize) -> bool) -> Vec<f64> {
         let mut file = File::create(dir.join("synced")).unwrap();
         let mut times = Vec::new();
@@ -43,24 +48,40 @@ async fn bench_captures_beside_a_neighbour() {
         let pod = next(&mut pods);
         let target = node.of_image(&pod, "bench:1").await;
         if round == 0 {
-            // What comes once comes here.
+            // Takes the costs that come only once.
             node.cut(&pod).await;
             continue;
         }
         unwritten(&given.dir);
         alone.extend(syncs(&given.dir, |count| count == SYNCS));
-        // Its own bytes are on the disk; the neighbour's are not.
         write(&target, CHANGED, 1 << 20);
         unwritten(&given.dir);
+        // The volume's bytes are on the disk, and the neighbour's are not.
         let done = Arc::new(AtomicBool::new(false));
-        let (dir, ended) = (given.dir.clone(), done.clone());
+        let (dir, stop) = (given.dir.clone(), done.clone());
         let neighbour = std::thread::spawn(move || {
-            syncs(&dir, |count| count >= SYNCS && ended.load(Ordering::Relaxed))
+            syncs(&dir, |count| count >= SYNCS && stop.load(Ordering::Relaxed))
         });
         let time = node.cut(&pod).await.1;
         done.store(true, Ordering::Relaxed);
         beside.extend(neighbour.join().unwrap());
         captures.push(time.as_secs_f64());
     }
-    println!("BENCH {}", json!({ "captures": captures, "alone": alone, "beside": beside }));
+    // The same on a disk that has nothing else to write, and the push of it.
+    let (mut quiet, mut pushes) = (Vec::new(), Vec::new());
+    fs::remove_file(given.dir.join("neighbour")).unwrap();
+    for _ in 0..QUIET {
+        let pod = next(&mut pods);
+        let target = node.of_image(&pod, "bench:1").await;
+        write(&target, CHANGED, 1 << 20);
+        rustix::fs::syncfs(File::open(&given.dir).unwrap()).unwrap();
+        quiet.push(node.cut(&pod).await.1.as_secs_f64());
+        pushes.push(node.push(&pod).await.1.as_secs_f64());
+    }
+    println!(
+        "BENCH {}",
+        json!({
+            "captures": captures, "alone": alone, "beside": beside, "quiet": quiet, "pushes": pushes,
+        })
+    );
 }

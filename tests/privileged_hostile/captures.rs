@@ -1,4 +1,4 @@
-//! Snapshots by the dozen, of volumes that are large or have many names.
+//! Attacks with dozens of snapshots, of volumes that are large or have many names.
 
 use std::{
     fs::{self, File},
@@ -10,9 +10,9 @@ use std::{
 
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::{Node, Stage, node::MIB, registry::noise, wanted};
+use super::{Attacker, Node, node::MIB, registry::noise, request};
 
-/// How long a neighbour's snapshot may take while a namespace has many on their way: as long as one of these.
+/// The longest time for a neighbour's snapshot while a namespace takes many: the time of one of these.
 const SOON: Duration = Duration::from_secs(20);
 
 fn snapshot(node: &Node, args: &[&str]) -> Output {
@@ -22,7 +22,7 @@ fn snapshot(node: &Node, args: &[&str]) -> Output {
     ovl.args(["snapshot", "--local-endpoint", &to]).args(args).output().unwrap()
 }
 
-/// Takes a snapshot of a volume while its pod runs; what was said where it is not taken.
+/// Takes a live snapshot of a volume. The error is the output of the command.
 async fn take(node: &Arc<Node>, volume: &str, name: &str) -> Result<(), String> {
     let (node, volume, name) = (node.clone(), volume.to_owned(), name.to_owned());
     let take = move || snapshot(&node, &["take", &volume, &name, "--live"]);
@@ -33,11 +33,11 @@ async fn take(node: &Arc<Node>, volume: &str, name: &str) -> Result<(), String> 
     }
 }
 
-/// Takes these snapshots at once and removes those that there are; returns which were not taken, and why.
-async fn take_all(stage: &Stage, wanted: Vec<(String, String)>) -> Vec<String> {
+/// Takes these snapshots concurrently and deletes those that were taken. Returns the errors of the others.
+async fn take_all(attacker: &Attacker, snapshots: Vec<(String, String)>) -> Vec<String> {
     let mut takes = JoinSet::new();
-    for (volume, name) in wanted {
-        let node = stage.node.clone();
+    for (volume, name) in snapshots {
+        let node = attacker.node.clone();
         takes.spawn(async move { take(&node, &volume, &name).await.map(|()| name) });
     }
     let (mut taken, mut refused) = (Vec::new(), Vec::new());
@@ -49,19 +49,19 @@ async fn take_all(stage: &Stage, wanted: Vec<(String, String)>) -> Vec<String> {
     }
     assert!(!taken.is_empty(), "{refused:?}");
     for name in taken {
-        assert!(snapshot(&stage.node, &["delete", &name]).status.success());
+        assert!(snapshot(&attacker.node, &["delete", &name]).status.success());
     }
     refused
 }
 
-/// A volume of each of some namespaces, filled.
-async fn filled(stage: &Stage, count: usize, fill: fn(PathBuf)) -> Vec<String> {
+/// Publishes and fills volumes, one in each of `count` namespaces.
+async fn filled(attacker: &Attacker, count: usize, fill: fn(PathBuf)) -> Vec<String> {
     let ids: Vec<_> = (0..count).map(|n| format!("full-{n}")).collect();
     let mut fills = JoinSet::new();
     for (n, id) in ids.iter().enumerate() {
         let namespace = format!("bad-{n}");
-        stage.publish(&wanted(&namespace, id, &[])).await.unwrap();
-        let target = stage.node.target(&namespace, id);
+        attacker.publish(&request(&namespace, id, &[])).await.unwrap();
+        let target = attacker.node.target(&namespace, id);
         fills.spawn_blocking(move || fill(target));
     }
     while let Some(done) = fills.join_next().await {
@@ -70,45 +70,45 @@ async fn filled(stage: &Stage, count: usize, fill: fn(PathBuf)) -> Vec<String> {
     ids
 }
 
-async fn emptied(stage: &Stage, ids: &[String]) {
+async fn remove_all(attacker: &Attacker, ids: &[String]) {
     for (n, id) in ids.iter().enumerate() {
-        stage.node.remove(&stage.client, &format!("bad-{n}"), id).await;
+        attacker.node.remove(&attacker.client, &format!("bad-{n}"), id).await;
     }
 }
 
-/// More bytes of snapshots than the disk has room for.
-pub async fn large(stage: Stage) {
+/// Snapshots with more bytes than the disk has.
+pub async fn large(attacker: Attacker) {
     let fill = |target: PathBuf| fs::write(target.join("large"), noise(150 * MIB)).unwrap();
-    let ids = filled(&stage, 3, fill).await;
+    let ids = filled(&attacker, 3, fill).await;
     let all = ids.iter().flat_map(|id| (0..3).map(move |n| (id.clone(), format!("{id}-{n}"))));
-    let refused = take_all(&stage, all.collect()).await;
+    let refused = take_all(&attacker, all.collect()).await;
     assert!(refused.iter().any(|why| why.contains("the snapshots of")), "{refused:?}");
-    emptied(&stage, &ids).await;
+    remove_all(&attacker, &ids).await;
 }
 
-/// Forty snapshots of volumes with the longest names, and one of somebody else's small volume.
-pub async fn many(stage: Stage) {
+/// Forty snapshots of volumes with the longest names, and one of a neighbour's small volume.
+pub async fn many(attacker: Attacker) {
     let fill = |target: PathBuf| {
         for n in 0..15_000 {
             File::create(target.join(format!("{n:0240}"))).unwrap();
         }
     };
-    let ids = filled(&stage, 4, fill).await;
-    stage.publish(&wanted("small", "small", &[])).await.unwrap();
-    fs::write(stage.node.target("small", "small").join("file"), "x").unwrap();
-    let node = stage.node.clone();
+    let ids = filled(&attacker, 4, fill).await;
+    attacker.publish(&request("small", "small", &[])).await.unwrap();
+    fs::write(attacker.node.target("small", "small").join("file"), "x").unwrap();
+    let node = attacker.node.clone();
     let neighbour = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let begun = Instant::now();
+        let start = Instant::now();
         take(&node, "small", "small").await.unwrap();
-        begun.elapsed()
+        start.elapsed()
     });
     let all = (0..40).map(|n| (ids[n % ids.len()].clone(), format!("many-{n}")));
-    take_all(&stage, all.collect()).await;
+    take_all(&attacker, all.collect()).await;
     let took = neighbour.await.unwrap();
-    eprintln!("a neighbour's snapshot beside forty: {} ms", took.as_millis());
+    eprintln!("a neighbour's snapshot next to forty others: {} ms", took.as_millis());
     assert!(took < SOON, "{took:?}");
-    assert!(snapshot(&stage.node, &["delete", "small"]).status.success());
-    stage.node.remove(&stage.client, "small", "small").await;
-    emptied(&stage, &ids).await;
+    assert!(snapshot(&attacker.node, &["delete", "small"]).status.success());
+    attacker.node.remove(&attacker.client, "small", "small").await;
+    remove_all(&attacker, &ids).await;
 }

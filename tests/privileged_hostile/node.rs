@@ -1,4 +1,5 @@
-//! A node as the chart makes it: the driver in a cgroup of 512 MiB, its store on a small disk, a directory for a kubelet.
+//! A node as the chart configures it: the driver in a cgroup of 512 MiB, its store on a small disk, and a kubelet
+//! directory.
 
 use std::{
     collections::HashMap,
@@ -26,15 +27,15 @@ use super::csi::{
 };
 
 pub const MIB: usize = 1 << 20;
-/// The chart's limit.
+/// The memory limit of the chart, in bytes.
 pub const MEMORY: u64 = 512 << 20;
 pub const DISK: u64 = 1536 << 20;
-/// In percent of the disk: the chart's.
+/// The free space that the chart keeps, in percent of the disk.
 pub const MIN_FREE: u64 = 5;
-/// How long the driver may take to serve after its start, whatever tenants left.
+/// The longest time from the start of the driver until it serves, in any state of the disk.
 pub const START: Duration = Duration::from_secs(5);
 
-/// A cgroup whose processes get [`MEMORY`] and no more; gone when dropped.
+/// A cgroup whose processes get at most [`MEMORY`]. It is removed when dropped.
 pub struct Cgroup {
     path: PathBuf,
     is_v1: bool,
@@ -53,7 +54,7 @@ impl Cgroup {
         Self { path, is_v1 }
     }
 
-    /// How many processes the kernel has killed for want of memory.
+    /// The number of processes that the kernel has killed for lack of memory.
     pub fn killed(&self) -> u64 {
         let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
         let text = fs::read_to_string(self.path.join(file)).unwrap();
@@ -61,8 +62,8 @@ impl Cgroup {
         line.unwrap().parse().unwrap()
     }
 
-    /// Bytes that cannot be taken back: of processes, and of the kernel on their behalf.
-    fn held(&self) -> u64 {
+    /// Bytes that cannot be reclaimed: memory of the processes, and of the kernel for them.
+    fn unreclaimable(&self) -> u64 {
         let read = |file: &str| fs::read_to_string(self.path.join(file)).unwrap_or_default();
         let stat = read("memory.stat");
         let value = |name: &str| -> u64 {
@@ -81,7 +82,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Its last process has been waited for; the kernel may need a moment to let go of it.
+        // Its last process has ended. The kernel may need a moment to release the cgroup.
         for _ in 0..100 {
             if fs::remove_dir(&self.path).is_ok() {
                 return;
@@ -91,15 +92,15 @@ impl Drop for Cgroup {
     }
 }
 
-/// What was seen on the way, by a thread that looks a hundred times a second.
+/// The peak of memory and the minimum of free space, measured by a thread a hundred times a second.
 #[derive(Default)]
-pub struct Seen {
+pub struct Measured {
     pub memory: AtomicU64,
     pub free: AtomicU64,
     done: AtomicBool,
 }
 
-/// The driver's process. Dropped, it is killed.
+/// The driver's process. It is killed when dropped.
 pub struct Driver(pub Child);
 
 impl Drop for Driver {
@@ -109,19 +110,19 @@ impl Drop for Driver {
     }
 }
 
-/// Dropped, nothing of it stays mounted.
+/// The node. Its drop unmounts everything below its directory.
 pub struct Node {
-    place: tempfile::TempDir,
+    dir: tempfile::TempDir,
     pub cgroup: Arc<Cgroup>,
-    pub seen: Arc<Seen>,
+    pub measured: Arc<Measured>,
     watch: Option<JoinHandle<()>>,
 }
 
 impl Node {
     pub fn new(hosts: &[&str]) -> Self {
-        let seen = Arc::new(Seen { free: AtomicU64::new(u64::MAX), ..Seen::default() });
-        let place = tempfile::tempdir().unwrap();
-        let mut node = Self { place, cgroup: Arc::new(Cgroup::new()), seen, watch: None };
+        let measured = Arc::new(Measured { free: AtomicU64::new(u64::MAX), ..Measured::default() });
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = Self { dir, cgroup: Arc::new(Cgroup::new()), measured, watch: None };
         for dir in ["disk", "kubelet/plugins", "kubelet/pods", "hosts"] {
             fs::create_dir_all(node.path(dir)).unwrap();
         }
@@ -133,18 +134,19 @@ impl Node {
         }
         let image = node.path("disk.img");
         File::create(&image).unwrap().set_len(DISK).unwrap();
-        // Directories of few names lie in their inodes: so there is room for a tree as deep as a pod likes.
+        // Small directories are stored in their inodes, so a tree of any depth fits on the disk.
         let options = ["-q", "-O", "inline_data", "-N", "1000000", "-m", "0"].map(Path::new);
         run("mkfs.ext4", &[&options[..], &[&image]].concat());
         node.mount_disk();
-        let (seen, cgroup, disk) = (node.seen.clone(), node.cgroup.clone(), node.path("disk"));
+        let (measured, cgroup, disk) =
+            (node.measured.clone(), node.cgroup.clone(), node.path("disk"));
         node.watch = Some(thread::spawn(move || {
-            while !seen.done.load(Relaxed) {
-                seen.memory.fetch_max(cgroup.held(), Relaxed);
+            while !measured.done.load(Relaxed) {
+                measured.memory.fetch_max(cgroup.unreclaimable(), Relaxed);
                 let space = rustix::fs::statvfs(&disk).unwrap();
-                // Of another disk while this one is away.
+                // While the disk is unmounted, the values are those of another disk.
                 if space.f_blocks * space.f_frsize <= DISK {
-                    seen.free.fetch_min(space.f_bavail * space.f_frsize, Relaxed);
+                    measured.free.fetch_min(space.f_bavail * space.f_frsize, Relaxed);
                 }
                 thread::sleep(Duration::from_millis(10));
             }
@@ -157,7 +159,8 @@ impl Node {
         run("mount", &[&loops[..], &[&self.path("disk.img"), &self.path("disk")]].concat());
     }
 
-    /// Takes the disk away and brings it back, as a reboot does: the kernel remembers nothing of it. Volumes are gone with it.
+    /// Unmounts and mounts the disk. As after a reboot, the kernel has nothing of it in memory, and no volume is
+    /// mounted.
     pub fn remount_disk(&self) {
         for target in self.mounts().into_iter().rev() {
             run("umount", &[Path::new(&target)]);
@@ -167,14 +170,14 @@ impl Node {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.place.path().join(name)
+        self.dir.path().join(name)
     }
 
-    /// A driver that serves, and after how long it did.
+    /// Starts a driver. Returns it with a client, and the time until it served.
     pub async fn start(&self) -> (Driver, NodeClient<Channel>, Duration) {
         let path = |name: &str| self.path(name).display().to_string();
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut ovl = Command::new("sh");
         ovl.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
         ovl.arg(self.cgroup.path.join("cgroup.procs")).arg(env!("CARGO_BIN_EXE_ovl"));
@@ -182,17 +185,17 @@ impl Node {
         ovl.args(["--root", &path("disk/store"), "--kubelet-dir", &path("kubelet")]);
         ovl.args(["--hosts-dir", &path("hosts")]);
         let driver = Driver(ovl.stdout(Stdio::null()).stderr(log).spawn().unwrap());
-        (driver, self.dial().await, begun.elapsed())
+        (driver, self.connect().await, start.elapsed())
     }
 
-    async fn dial(&self) -> NodeClient<Channel> {
+    async fn connect(&self) -> NodeClient<Channel> {
         let socket = self.path("kubelet/plugins/ovl.csi.dev/csi.sock");
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let to = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
             match to.connect().await {
                 Ok(channel) => return NodeClient::new(channel),
-                Err(error) => assert!(begun.elapsed() < 12 * START, "{error}"),
+                Err(error) => assert!(start.elapsed() < 12 * START, "{error}"),
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -206,7 +209,7 @@ impl Node {
         self.pod(namespace).join(id)
     }
 
-    /// The kubelet's directory of the namespace's only pod.
+    /// The kubelet's directory for the only pod of the namespace.
     pub fn pod(&self, namespace: &str) -> PathBuf {
         self.path("kubelet/pods").join(uid(namespace))
     }
@@ -244,23 +247,23 @@ impl Node {
         NodeUnpublishVolumeRequest { volume_id: id.to_owned(), target_path }
     }
 
-    /// Unpublishes as the kubelet: again while the answer is that it goes on.
+    /// Unpublishes as the kubelet does: repeats the call while the operation is in progress.
     pub async fn remove(&self, client: &NodeClient<Channel>, namespace: &str, id: &str) {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
-            let done = client.clone().node_unpublish_volume(self.unpublish(namespace, id)).await;
-            let Err(status) = done else { return };
-            assert!(goes_on(&status) && begun.elapsed() < 12 * START, "{status}");
+            let result = client.clone().node_unpublish_volume(self.unpublish(namespace, id)).await;
+            let Err(status) = result else { return };
+            assert!(is_in_progress(&status) && start.elapsed() < 12 * START, "{status}");
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// What is mounted here beside the disk, the innermost last.
+    /// The mounts below this directory, without the disk, the innermost last.
     fn mounts(&self) -> Vec<String> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
         let disk = self.path("disk");
-        let ours = |target: &&str| target.starts_with(self.place.path().to_str().unwrap());
+        let ours = |target: &&str| target.starts_with(self.dir.path().to_str().unwrap());
         targets.filter(ours).filter(|t| Path::new(t) != disk).map(str::to_owned).collect()
     }
 }
@@ -272,7 +275,7 @@ impl Drop for Node {
             let from = log.len().saturating_sub(20_000);
             eprintln!("{}", log.get(from..).unwrap_or_default());
         }
-        self.seen.done.store(true, Relaxed);
+        self.measured.done.store(true, Relaxed);
         let _ = self.watch.take().map(JoinHandle::join);
         let disk = self.path("disk").display().to_string();
         for target in self.mounts().into_iter().rev().chain([disk]) {
@@ -281,7 +284,7 @@ impl Drop for Node {
     }
 }
 
-pub fn goes_on(status: &Status) -> bool {
+pub fn is_in_progress(status: &Status) -> bool {
     matches!(status.code(), Code::Aborted | Code::Unavailable)
 }
 

@@ -1,4 +1,4 @@
-//! A registry that serves what a hostile tenant would, as slowly as one would.
+//! A registry that serves what a hostile tenant would serve, and as slowly.
 
 use std::{
     collections::HashMap,
@@ -24,20 +24,20 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// Bytes of a blob that creeps, and how often so many come: 96 KiB a minute.
-const CRUMB: usize = 1 << 10;
-const OFTEN: Duration = Duration::from_millis(640);
+/// A slow blob is sent in chunks of so many bytes, one per interval: 96 KiB a minute.
+const SLOW_CHUNK: usize = 1 << 10;
+const SLOW_INTERVAL: Duration = Duration::from_millis(640);
 
-/// A blob in pieces, of which many may be the same.
+/// A blob in pieces. Many pieces may share their bytes.
 #[derive(Clone)]
 pub struct Blob {
     pub pieces: Vec<Bytes>,
-    pub creeps: bool,
+    pub is_slow: bool,
 }
 
 impl Blob {
     pub fn of(bytes: Vec<u8>) -> Self {
-        Self { pieces: vec![bytes.into()], creeps: false }
+        Self { pieces: vec![bytes.into()], is_slow: false }
     }
 
     pub fn len(&self) -> usize {
@@ -49,11 +49,12 @@ impl Blob {
     }
 }
 
-type Shelf = HashMap<String, (String, Blob)>;
+/// Content type and content by path.
+type Contents = HashMap<String, (String, Blob)>;
 
 #[derive(Clone, Default)]
 pub struct Registry {
-    shelf: Arc<Mutex<Shelf>>,
+    contents: Arc<Mutex<Contents>>,
     pub host: String,
 }
 
@@ -62,37 +63,37 @@ impl Registry {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let registry = Self { host, ..Self::default() };
-        let shelf = registry.clone();
-        let app = Router::new().fallback(move |uri: Uri| async move { shelf.answer(uri.path()) });
+        let server = registry.clone();
+        let app = Router::new().fallback(move |uri: Uri| async move { server.respond(uri.path()) });
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         registry
     }
 
-    fn answer(&self, path: &str) -> Response {
-        let found = self.shelf.lock().unwrap().get(path).cloned();
+    fn respond(&self, path: &str) -> Response {
+        let found = self.contents.lock().unwrap().get(path).cloned();
         let Some((kind, blob)) = found else {
             return Response::builder().status(404).body(Body::empty()).unwrap();
         };
-        let answer = Response::builder().header(CONTENT_TYPE, kind);
-        if !blob.creeps {
+        let response = Response::builder().header(CONTENT_TYPE, kind);
+        if !blob.is_slow {
             let pieces = stream::iter(blob.pieces.into_iter().map(Ok::<_, std::io::Error>));
-            return answer.body(Body::from_stream(pieces)).unwrap();
+            return response.body(Body::from_stream(pieces)).unwrap();
         }
         let whole = blob.pieces.concat();
-        let crumbs: Vec<_> = whole.chunks(CRUMB).map(Bytes::copy_from_slice).collect();
-        let crumbs = stream::iter(crumbs).then(|crumb| async {
-            sleep(OFTEN).await;
-            Ok::<_, std::io::Error>(crumb)
+        let chunks: Vec<_> = whole.chunks(SLOW_CHUNK).map(Bytes::copy_from_slice).collect();
+        let chunks = stream::iter(chunks).then(|chunk| async {
+            sleep(SLOW_INTERVAL).await;
+            Ok::<_, std::io::Error>(chunk)
         });
-        answer.body(Body::from_stream(crumbs)).unwrap()
+        response.body(Body::from_stream(chunks)).unwrap()
     }
 
     fn put(&self, path: String, kind: &str, blob: Blob) {
-        self.shelf.lock().unwrap().insert(path, (kind.to_owned(), blob));
+        self.contents.lock().unwrap().insert(path, (kind.to_owned(), blob));
     }
 
     pub fn put_manifest(&self, name: &str, kind: &str, bytes: Bytes) {
-        let blob = Blob { pieces: vec![bytes], creeps: false };
+        let blob = Blob { pieces: vec![bytes], is_slow: false };
         let digest = blob.digest();
         for tag in ["1".to_owned(), digest.to_string()] {
             self.put(format!("/v2/{name}/manifests/{tag}"), kind, blob.clone());
@@ -105,7 +106,7 @@ impl Registry {
         json!({ "mediaType": kind, "digest": digest, "size": size })
     }
 
-    /// An image of one layer, with a config of this text beside the diff id; returns how a pod names it.
+    /// Pushes an image of one layer, with a config of this text and the diff id. Returns its reference.
     pub fn push(
         &self,
         name: &str,
@@ -126,7 +127,7 @@ impl Registry {
         self.reference(name)
     }
 
-    /// The same of a plain tar.
+    /// Pushes an image of one plain tar.
     pub fn push_tar(&self, name: &str, tar: Vec<u8>, config: &str) -> String {
         let layer = Blob::of(tar);
         let diff_id = layer.digest();
@@ -152,9 +153,8 @@ fn header(size: u64) -> tar::Header {
     header
 }
 
-/// A layer of one file of `size` bytes in gzip, 700 times smaller than what it becomes: as much as passes for a layer. With its
-/// diff id.
-pub fn swelling(name: &str, size: u64, byte: u8) -> (Blob, Digest) {
+/// A gzip layer with one file of `size` bytes, and its diff id. The layer unpacks to about 700 times its size.
+pub fn compressible_layer(name: &str, size: u64, byte: u8) -> (Blob, Digest) {
     const MEMBER: usize = 16 << 20;
     const NOISE: usize = 8 << 10;
     let mut header = header(size);
@@ -176,10 +176,10 @@ pub fn swelling(name: &str, size: u64, byte: u8) -> (Blob, Digest) {
     hasher.update(header.as_bytes());
     (0..count).for_each(|_| hasher.update(&member));
     hasher.update(&end);
-    (Blob { pieces, creeps: false }, hasher.finish())
+    (Blob { pieces, is_slow: false }, hasher.finish())
 }
 
-/// Bytes that no packer makes fewer.
+/// Bytes that do not compress.
 pub fn noise(count: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let next = |_| {

@@ -1,4 +1,4 @@
-//! A tree of many files, and the memory cgroup of a process that works on it. For `tests/names_memory.rs` and
+//! Makes a tree of many files, and the memory cgroup of a process that reads it. For `tests/names_memory.rs` and
 //! `src/snapshots/names_tests.rs`.
 
 use std::{
@@ -7,12 +7,13 @@ use std::{
     process::{self, Command},
 };
 
-/// Names in a directory.
-const IN_EACH: u64 = 1_282;
-/// The directory with a fifth of all, deep down, where little memory is left for its names; and how many directories that makes.
+/// The number of names in each directory.
+const NAMES_PER_DIR: u64 = 1_282;
+/// The directory with a fifth of all names, deep in the tree, where little memory is left for them; and the number of
+/// directories on its path.
 pub const FLAT: (&str, u64) = ("1/2/3/4/5/6/7/flat", 8);
 
-/// A memory cgroup of this machine, in whichever version it has. It is removed when dropped.
+/// A memory cgroup of this machine, cgroup v1 or v2. It is removed when dropped.
 pub struct Group(PathBuf);
 
 impl Group {
@@ -26,14 +27,14 @@ impl Group {
         group
     }
 
-    /// Which of both versions' files it has.
+    /// The path of the file with one of these names, by the cgroup version.
     pub fn either(&self, v1: &str, v2: &str) -> PathBuf {
         let v1 = self.0.join(v1);
         if v1.exists() { v1 } else { self.0.join(v2) }
     }
 
-    /// This program once more, in the group, with the test `test` alone.
-    pub fn again(&self, test: &str) -> Command {
+    /// A command that runs this test program in the group, with the test `test` alone.
+    pub fn run_test(&self, test: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
         command.arg(self.0.join("cgroup.procs")).arg(std::env::current_exe().unwrap());
@@ -48,19 +49,20 @@ impl Drop for Group {
     }
 }
 
-/// So many names: directories of empty files, and one directory with a fifth of all. Every tenth file is a second name of another.
+/// Makes `entries` names: directories of empty files, and one directory with a fifth of all. Every tenth file is a hard
+/// link of another.
 pub fn fill(root: &Path, entries: u64) {
     let flat = root.join(FLAT.0);
     fs::create_dir_all(&flat).unwrap();
-    let (mut made, mut directory, mut before) = (FLAT.1, flat, None::<PathBuf>);
+    let (mut made, mut dir, mut before) = (FLAT.1, flat, None::<PathBuf>);
     while made < entries {
-        if made >= entries / 5 && made % IN_EACH == 0 {
-            directory = root.join(format!("directory-{made:07}"));
-            fs::create_dir(&directory).unwrap();
+        if made >= entries / 5 && made % NAMES_PER_DIR == 0 {
+            dir = root.join(format!("dir-{made:07}"));
+            fs::create_dir(&dir).unwrap();
             made += 1;
             continue;
         }
-        let path = directory.join(name(made));
+        let path = dir.join(name(made));
         match before.take_if(|_| made % 10 == 0) {
             Some(before) => fs::hard_link(before, &path).unwrap(),
             None => drop(File::create_new(&path).unwrap()),
@@ -70,7 +72,7 @@ pub fn fill(root: &Path, entries: u64) {
     }
 }
 
-/// The name of a file: the next ones are far from it in the order of names.
+/// The name of a file. Files with consecutive numbers are far from each other in the order of names.
 pub fn name(number: u64) -> String {
     format!("{:08x}-a-file.json", (number as u32).reverse_bits())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::images::BenchRegistry;
+use super::times::percentile;
 
 /// One result.
 #[derive(Clone, Debug)]
@@ -78,6 +79,15 @@ impl Row {
             Limit::AtMost(most) => Some(self.ratio().unwrap_or(self.ours) <= most),
         }
     }
+}
+
+/// The median of ours beside the former version's. It may take 3 % longer, or as much longer as the former
+/// version's own times differ from their median.
+pub fn not_slower(what: &str, ours: &mut [Duration], former: &mut [Duration]) -> Row {
+    let (now, before) = (percentile(ours, 50), percentile(former, 50));
+    let slowest = percentile(former, 100).as_secs_f64();
+    let spread = slowest / before.as_secs_f64().max(f64::MIN_POSITIVE);
+    Row::milliseconds(what, now).beside("former", before, Limit::AtMost(spread.max(1.03)))
 }
 
 /// The table as text.

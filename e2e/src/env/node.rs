@@ -89,7 +89,7 @@ impl<'a> Node<'a> {
         self.cluster.on_node(&self.name, &["sh", "-c", command])
     }
 
-    /// Kills the driver of the node with SIGKILL. The command line tells it from the controller,
+    /// Kills the driver of the node with SIGKILL. The command line distinguishes it from the controller,
     /// which is the same program. Only the node's own process table is searched.
     ///
     /// # Errors

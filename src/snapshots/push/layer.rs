@@ -1,4 +1,4 @@
-//! One layer's way into the target.
+//! Pushes one layer: finds it in the target, mounts it, streams it from another registry, or packs it.
 
 use std::{
     fs::File,
@@ -19,34 +19,34 @@ use crate::{
     },
 };
 
-/// How many places a layer is sought at before it is packed.
-const SOURCES: usize = 4;
-/// How much is read at once from a source.
-const PIECE: usize = 256 << 10;
+/// The most origins that are tried before a layer is packed.
+const MAX_SOURCES: usize = 4;
+/// Bytes of one read from a source.
+const BUFFER_BYTES: usize = 256 << 10;
 
 impl Push<'_> {
-    /// Brings one layer there; answers what it is there.
+    /// Pushes one layer. Returns its blob in the repository.
     pub(super) async fn layer(&mut self, depth: usize) -> Result<Blob, PushError> {
         let key = self.record.stack[depth];
         let sources = self.sources(&key).await;
-        if let Some(blob) = self.there(&sources).await? {
+        if let Some(blob) = self.existing(&sources).await? {
             return Ok(blob);
         }
         if let Some(blob) = self.mounted(&sources).await? {
             return Ok(blob);
         }
-        for source in sources.iter().filter(|source| !source.is_target).take(SOURCES) {
+        for source in sources.iter().filter(|source| !source.is_target).take(MAX_SOURCES) {
             if let Some(file) = self.fetched(&key, source).await? {
                 let blob = source.blob.clone();
                 self.send_layer(&blob, &file).await?;
-                self.delivered(&key, &blob).await;
+                self.record_origin(&key, &blob).await;
                 return Ok(blob);
             }
         }
         self.packed(depth).await
     }
 
-    /// Where the layer's bytes are, in a form that will do.
+    /// The origins of the layer's bytes in a suitable format, the nearest first.
     async fn sources(&self, key: &Digest) -> Vec<Source> {
         let (store, key) = (self.snapshots.0.store.clone(), *key);
         let origins = blocking(move || store.origins(&key)).await;
@@ -58,14 +58,14 @@ impl Push<'_> {
         sources
     }
 
-    /// The first of the blobs that the repository has.
-    async fn there(&self, sources: &[Source]) -> Result<Option<Blob>, PushError> {
-        let mut asked: Vec<&Digest> = Vec::new();
+    /// The first of the blobs that the repository has already.
+    async fn existing(&self, sources: &[Source]) -> Result<Option<Blob>, PushError> {
+        let mut checked: Vec<&Digest> = Vec::new();
         for Source { blob, .. } in sources {
-            if asked.len() == SOURCES || asked.contains(&&blob.digest) {
+            if checked.len() == MAX_SOURCES || checked.contains(&&blob.digest) {
                 continue;
             }
-            asked.push(&blob.digest);
+            checked.push(&blob.digest);
             if self.has(&blob.digest).await? {
                 return Ok(Some(blob.clone()));
             }
@@ -73,10 +73,10 @@ impl Push<'_> {
         Ok(None)
     }
 
-    /// The first of the blobs that the registry takes over from another repository of its own.
+    /// The first of the blobs that the registry mounts from another of its repositories.
     async fn mounted(&self, sources: &[Source]) -> Result<Option<Blob>, PushError> {
         let near = sources.iter().filter(|source| source.is_near && !source.is_target);
-        for Source { blob, from, .. } in near.take(SOURCES) {
+        for Source { blob, from, .. } in near.take(MAX_SOURCES) {
             let Ok(from) = from.parse::<Repository>() else { continue };
             let (registries, request) = (&self.snapshots.0.registries, self.request);
             let mounted =
@@ -84,43 +84,47 @@ impl Push<'_> {
             match mounted {
                 Ok(true) => return Ok(Some(blob.clone())),
                 Ok(false) => {}
-                // Only a detour: whether the target works is seen by what is sent to it.
-                Err(error) => tracing::debug!(%error, %from, "not mounted"),
+                // Not fatal: an error of the target itself shows when the layer is sent.
+                Err(error) => {
+                    tracing::debug!(%error, %from, "cannot mount a layer from another repository")
+                }
             }
         }
         Ok(None)
     }
 
-    /// The layer's blob from where it came from; nothing where it is not given, or is not what it was.
+    /// Downloads the layer's blob from a source. `None` if the source does not serve it, or serves other bytes.
     async fn fetched(&self, key: &Digest, source: &Source) -> Result<Option<File>, PushError> {
         let Source { blob, from, .. } = source;
         let Ok(from) = from.parse::<Repository>() else { return Ok(None) };
         let snapshots = self.snapshots;
-        let room = snapshots.reserve(*key, blob.packed.size).await;
-        let room = room.map_err(|source| self.unpacked(key, PackingError::NoSpace(source)))?;
+        let reservation = snapshots.reserve(*key, blob.packed.size).await;
+        let reservation =
+            reservation.map_err(|source| self.packing_error(key, PackingError::NoSpace(source)))?;
         let (registries, keyring) = (&snapshots.0.registries, &self.request.keyring);
         let opened = registries.blob_in(&from, &blob.digest, blob.packed.size, keyring).await;
         let reader = match opened {
             Ok(reader) => reader,
             Err(error) => {
-                tracing::info!(layer = %key, %error, "a source does not give its layer");
+                tracing::info!(layer = %key, %error, "a source does not serve the layer");
                 return Ok(None);
             }
         };
         let (store, layer, stop) = (snapshots.0.store.clone(), *key, CancellationToken::new());
-        let written = self.progress.fetches();
+        let written = self.progress.start_fetching();
         let _stop = stop.clone().drop_guard();
         let copied = blocking(move || {
             let (mut reader, file) = (reader, store.scratch()?);
-            let mut out =
-                CancellableWriter::new(&file, store.root(), stop).within(&room).counting(&written);
-            let mut piece = vec![0; PIECE];
+            let mut out = CancellableWriter::new(&file, store.root(), stop)
+                .within(&reservation)
+                .counting(&written);
+            let mut buffer = vec![0; BUFFER_BYTES];
             loop {
-                match reader.read(&mut piece) {
+                match reader.read(&mut buffer) {
                     Ok(0) => break,
-                    Ok(count) => out.write_all(&piece[..count])?,
+                    Ok(count) => out.write_all(&buffer[..count])?,
                     Err(error) => {
-                        tracing::info!(%layer, %error, "a source does not give its layer");
+                        tracing::info!(%layer, %error, "a source does not serve the layer");
                         return Ok(None);
                     }
                 }
@@ -131,53 +135,54 @@ impl Push<'_> {
         copied.await.map_err(|source| self.disk(source))
     }
 
-    /// Packs the layer from the store, and sends it unless another push of this layer was quicker.
+    /// Packs the layer from the store. Sends it unless another push has sent the same layer in the meantime.
     async fn packed(&mut self, depth: usize) -> Result<Blob, PushError> {
         let (key, request) = (self.record.stack[depth], self.request);
         let lower = {
             let store = self.snapshots.0.store.clone();
             blocking(move || store.lower(&key)).await
         };
-        let lower = lower.map_err(|source| self.unpacked(&key, source.into()))?;
-        // A layer that came as a tar is packed as it came: its owners were never turned.
+        let lower = lower.map_err(|source| self.packing_error(&key, source.into()))?;
+        // A layer that came as a tar is packed with the owners that it has: they were never mapped.
         let owner = self.record.owner.filter(|_| lower.is_snapshot);
         drop(lower);
         let stack = self.record.stack[..=depth].to_vec();
         let (format, compression) = (request.format, request.compression);
-        let written = self.progress.packs();
+        let written = self.progress.start_packing();
         let namespace = self.record.source.namespace.clone();
         let job = PackJob { namespace, stack, own: 1, owner, format, compression, written };
         let (file, packed) = match self.snapshots.pack(job).await {
             Ok(packed) => packed,
-            Err(source) => return Err(self.unpacked(&key, source)),
+            Err(source) => return Err(self.packing_error(&key, source)),
         };
         let blob = Blob::packed(&packed, format);
         if !self.has(&blob.digest).await? {
             self.send_layer(&blob, &file).await?;
         }
-        self.delivered(&key, &blob).await;
+        self.record_origin(&key, &blob).await;
         Ok(blob)
     }
 
     async fn send_layer(&mut self, blob: &Blob, content: &File) -> Result<(), PushError> {
         let (progress, size) = (self.progress, blob.packed.size);
-        self.send(&blob.digest, size, content, &|there| progress.sends(there, size)).await
+        self.send(&blob.digest, size, content, &|sent| progress.set_sent(sent, size)).await
     }
 
-    /// Writes down that the repository has these bytes for the layer. Only of what was made or brought here is that known.
-    async fn delivered(&self, key: &Digest, blob: &Blob) {
+    /// Records that the repository has these bytes for the layer. It is called only for bytes that were made or
+    /// downloaded here.
+    async fn record_origin(&self, key: &Digest, blob: &Blob) {
         let namespace = &self.record.source.namespace;
-        self.snapshots.delivered(&self.request.to, namespace, key, blob).await;
+        self.snapshots.record_origin(&self.request.to, namespace, key, blob).await;
     }
 
-    fn unpacked(&self, key: &Digest, source: PackingError) -> PushError {
+    fn packing_error(&self, key: &Digest, source: PackingError) -> PushError {
         PushError::Packing { id: self.record.id.clone(), layer: *key, source: Box::new(source) }
     }
 }
 
 impl Snapshots {
-    /// Brings a layer that is at hand where its snapshot is going to be pushed. Should that fail, the push does it.
-    pub(in crate::snapshots) async fn bring(
+    /// Sends a squashed layer to the repository to which its snapshot will be pushed. After an error the push sends it.
+    pub(in crate::snapshots) async fn push_squashed(
         &self,
         request: &PushRequest,
         namespace: &str,
@@ -190,16 +195,16 @@ impl Snapshots {
         let sent =
             self.0.registries.push_blob(to, &blob.digest, size, content, keyring, &|_| {}).await;
         match sent {
-            Ok(()) => self.delivered(to, namespace, key, blob).await,
+            Ok(()) => self.record_origin(to, namespace, key, blob).await,
             Err(error) => {
-                tracing::info!(snapshot = %id, %error, "the squashed layer is not sent yet")
+                tracing::info!(snapshot = %id, %error, "cannot send the squashed layer; the push sends it")
             }
         }
     }
 
-    /// Writes down that the repository was given a layer's bytes. That it is lost costs the next push its time.
-    /// Only the namespace of the snapshot may have the layer for it.
-    async fn delivered(&self, to: &Repository, namespace: &str, key: &Digest, blob: &Blob) {
+    /// Records that the repository has a layer's bytes. If the record is lost, the next push only takes longer.
+    /// The origin gives access to the layer only for the namespace of the snapshot.
+    async fn record_origin(&self, to: &Repository, namespace: &str, key: &Digest, blob: &Blob) {
         let origin = Origin {
             registry: to.registry().to_owned(),
             repository: to.repository().to_owned(),
@@ -211,34 +216,34 @@ impl Snapshots {
         let (store, key) = (self.0.store.clone(), *key);
         blocking(move || {
             if let Err(error) = store.add_origin(&key, origin) {
-                tracing::warn!(layer = %key, %error, "where it was pushed is not written down");
+                tracing::warn!(layer = %key, %error, "cannot record the origin of a layer; the next push takes longer");
             }
         })
         .await;
     }
 }
 
-/// Where a layer's bytes are.
+/// An origin of a layer's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Source {
     blob: Blob,
     /// `registry/repository`.
     from: String,
-    /// It is where the layer is to go.
+    /// It is the target repository.
     is_target: bool,
-    /// It is in the same registry.
+    /// It is in the registry of the target.
     is_near: bool,
 }
 
 impl Source {
-    /// Nothing where what lies there cannot be in an image of this format. What is portable can be in all.
+    /// `None` if the blob is not allowed in an image of this format. A portable layer is allowed in all formats.
     fn new(origin: &Origin, format: Format, target: &Repository) -> Option<Self> {
         let packed = origin.packed.as_ref()?;
-        let (is, compression) = form(&packed.media_type)?;
-        if is == Format::Native && format == Format::Portable {
+        let (blob_format, compression) = form(&packed.media_type)?;
+        if blob_format == Format::Native && format == Format::Portable {
             return None;
         }
-        let media_type = changeset::media_type(is, compression).to_owned();
+        let media_type = changeset::media_type(blob_format, compression).to_owned();
         let is_near = origin.registry == target.registry();
         Some(Self {
             blob: Blob { digest: origin.blob, packed: Packed { media_type, ..packed.clone() } },
@@ -249,8 +254,8 @@ impl Source {
     }
 }
 
-/// What a layer of this media type is. Docker's names, and those of layers that were not to be distributed, mean the same bytes
-/// as OCI's, which alone may stand in an OCI manifest.
+/// The format and compression of a layer with this media type. The media types of Docker, and those of nondistributable
+/// layers, mean the same bytes as those of OCI. An OCI manifest may have only the latter.
 fn form(media_type: &str) -> Option<(Format, Compression)> {
     let compressions = [Compression::None, Compression::Gzip, Compression::Zstd];
     let forms = [Format::Portable, Format::Native].into_iter();
@@ -291,16 +296,20 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_layers_become_ocis() {
+    fn media_types_of_docker_become_those_of_oci() {
         let oci = "application/vnd.oci.image.layer.v1.tar";
-        for (name, is) in [
+        for (name, suffix) in [
             ("application/vnd.docker.image.rootfs.diff.tar.gzip", "+gzip"),
             ("application/vnd.docker.image.rootfs.foreign.diff.tar", ""),
             ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", "+zstd"),
             ("application/vnd.oci.image.layer.v1.tar+zstd", "+zstd"),
         ] {
             let (format, compression) = form(name).unwrap();
-            assert_eq!(changeset::media_type(format, compression), format!("{oci}{is}"), "{name}");
+            assert_eq!(
+                changeset::media_type(format, compression),
+                format!("{oci}{suffix}"),
+                "{name}"
+            );
         }
         for other in ["", "application/json", "application/vnd.docker.image.rootfs.diff.tar.xz"] {
             assert_eq!(form(other), None, "{other}");
@@ -308,20 +317,20 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_near_or_far_and_of_a_form_that_will_do() {
+    fn a_source_is_in_the_target_registry_or_not_and_has_a_suitable_format() {
         let target: Repository = "r.io/ws".parse().unwrap();
         let plain = changeset::media_type(Format::Portable, Compression::Zstd);
         let native = changeset::media_type(Format::Native, Compression::Zstd);
-        let known = |registry, repository, media_type, format| {
+        let found = |registry, repository, media_type, format| {
             let source = Source::new(&origin(registry, repository, media_type), format, &target)?;
             Some((source.is_target, source.is_near))
         };
         use Format::{Native, Portable};
-        assert_eq!(known("r.io", "ws", plain, Portable), Some((true, true)));
-        assert_eq!(known("r.io", "base", plain, Portable), Some((false, true)));
-        assert_eq!(known("q.io", "ws", plain, Native), Some((false, false)));
-        assert_eq!(known("r.io", "ws", native, Native), Some((true, true)));
-        assert_eq!(known("r.io", "ws", native, Portable), None, "others could not read it");
+        assert_eq!(found("r.io", "ws", plain, Portable), Some((true, true)));
+        assert_eq!(found("r.io", "base", plain, Portable), Some((false, true)));
+        assert_eq!(found("q.io", "ws", plain, Native), Some((false, false)));
+        assert_eq!(found("r.io", "ws", native, Native), Some((true, true)));
+        assert_eq!(found("r.io", "ws", native, Portable), None, "other tools cannot read it");
         let old = Origin { packed: None, ..origin("r.io", "ws", plain) };
         assert_eq!(Source::new(&old, Portable, &target), None);
     }

@@ -1,7 +1,7 @@
-//! The manifest of a snapshot's image (image-spec, manifest.md).
+//! Makes the manifest of a snapshot's image (image-spec, manifest.md).
 //!
-//! Pure. Its lineage is in annotations, not in `subject`: registries delete what refers to a manifest together with it, and a
-//! snapshot must outlive the one that its volume was made of.
+//! Pure. The lineage is in annotations, not in `subject`: registries delete the manifests that refer to a manifest
+//! together with it, and a snapshot must outlive the snapshot from which its volume was made.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +13,22 @@ use crate::{
     layers::{Packed, SnapshotRecord},
 };
 
-/// Of a manifest.
+/// The media type of the manifest.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Of a config.
+/// The media type of the config.
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
-/// A layer as the registry has it.
+/// A layer blob in a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::snapshots) struct Blob {
-    /// Of the bytes that travel.
+    /// The digest of the blob, that is of the compressed bytes.
     pub(super) digest: Digest,
-    /// What they are.
+    /// The media type, size and diff id of the blob.
     pub(super) packed: Packed,
 }
 
 impl Blob {
-    /// A layer that was packed here.
+    /// The blob of a layer that was packed on this node.
     pub(in crate::snapshots) fn packed(packed: &changeset::Packed, format: Format) -> Self {
         let media_type = changeset::media_type(format, packed.compression).to_owned();
         let (size, diff_id) = (packed.size, packed.diff_id);
@@ -36,7 +36,7 @@ impl Blob {
     }
 }
 
-/// The manifest, as it is pushed.
+/// The bytes of the manifest.
 pub(super) fn manifest(
     config: &[u8],
     layers: &[Blob],
@@ -58,8 +58,8 @@ fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Value {
     json!({ "digest": digest, "mediaType": media_type, "size": size })
 }
 
-/// What the manifest says beside its layers: where it comes from. `volume` is the volume's name in its pod, and `parent` where the
-/// parent was pushed, if that is known.
+/// The annotations of the manifest, which give its origin. `volume` is the volume's name in its pod. `parent` is the
+/// reference of the parent's image, if it is known.
 pub(super) fn annotations(
     record: &SnapshotRecord,
     volume: &str,
@@ -91,7 +91,7 @@ mod tests {
         SnapshotRecord {
             format: SnapshotRecord::FORMAT,
             id: "snap-1".parse().unwrap(),
-            stack: vec![Digest::of(b"base"), Digest::of(b"cut")],
+            stack: vec![Digest::of(b"base"), Digest::of(b"captured")],
             own: 1,
             manifests: vec![Digest::of(b"manifest")],
             base: None,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_to_the_byte() {
+    fn a_manifest_has_exactly_these_bytes() {
         let layer = Blob {
             digest: Digest::of(b"blob"),
             packed: Packed {
@@ -128,10 +128,10 @@ mod tests {
         let text = String::from_utf8(manifest(b"{}", &[layer], &annotations)).unwrap();
         let (base, config, blob) =
             (Digest::of(b"manifest"), Digest::of(b"{}"), Digest::of(b"blob"));
-        let golden = format!(
+        let expected = format!(
             r#"{{"annotations":{{"dev.csi.ovl.namespace":"ci","dev.csi.ovl.own-layers":"1","dev.csi.ovl.pod":"build","dev.csi.ovl.snapshot":"snap-1","dev.csi.ovl.volume":"ws","org.opencontainers.image.base.digest":"{base}","org.opencontainers.image.base.name":"r.io/base:1","org.opencontainers.image.created":"2026-11-21T10:00:00Z"}},"config":{{"digest":"{config}","mediaType":"application/vnd.oci.image.config.v1+json","size":2}},"layers":[{{"digest":"{blob}","mediaType":"application/vnd.oci.image.layer.v1.tar+zstd","size":4}}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}}"#
         );
-        assert_eq!(text, golden);
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How far a push is, for whoever waits for it.
+//! The progress of a push, for status messages and to detect a push that makes no progress.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -7,101 +7,102 @@ use std::sync::{
 
 use crate::format;
 
-/// How far one push is.
+/// The progress of one push.
 #[derive(Debug, Default)]
 pub struct Progress(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// From 1; 0 before the first.
+    /// The present layer, from 1. 0 before the first.
     layer: usize,
     layers: usize,
-    doing: Doing,
-    /// Bytes of what was done before.
+    phase: Phase,
+    /// Bytes of the earlier phases.
     moved: u64,
 }
 
 #[derive(Debug, Default)]
-enum Doing {
-    /// The registry is asked what it has.
+enum Phase {
+    /// Looks for the layer in the registry.
     #[default]
-    Asking,
-    /// So many bytes are packed.
+    Checking,
+    /// Packs the layer. Counts the packed bytes.
     Packing(Arc<AtomicU64>),
-    /// So many bytes have come from where the layer is.
+    /// Downloads the layer from another registry. Counts the received bytes.
     Fetching(Arc<AtomicU64>),
     Sending {
-        /// Bytes that are there.
-        there: u64,
+        /// Bytes that have arrived.
+        sent: u64,
         /// Bytes of the blob.
         size: u64,
     },
 }
 
-impl Doing {
+impl Phase {
     fn moved(&self) -> u64 {
         match self {
-            Self::Asking => 0,
+            Self::Checking => 0,
             Self::Packing(bytes) | Self::Fetching(bytes) => bytes.load(Ordering::Relaxed),
-            Self::Sending { there, .. } => *there,
+            Self::Sending { sent, .. } => *sent,
         }
     }
 }
 
 impl Progress {
-    /// Layer `layer` of `layers`, counted from 1, is seen to.
+    /// Layer `layer` of `layers`, counted from 1, begins.
     pub(crate) fn layer(&self, layer: usize, layers: usize) {
-        self.does(Doing::Asking);
+        self.set_phase(Phase::Checking);
         self.change(|state| (state.layer, state.layers) = (layer, layers));
     }
 
-    /// It is packed; whoever does so counts bytes in the answer.
-    pub(super) fn packs(&self) -> Arc<AtomicU64> {
+    /// The layer is being packed. The packer counts its bytes in the returned counter.
+    pub(super) fn start_packing(&self) -> Arc<AtomicU64> {
         let packed = Arc::<AtomicU64>::default();
-        self.does(Doing::Packing(packed.clone()));
+        self.set_phase(Phase::Packing(packed.clone()));
         packed
     }
 
-    /// It is brought from where it is; whoever does so counts bytes in the answer.
-    pub(super) fn fetches(&self) -> Arc<AtomicU64> {
+    /// The layer is being downloaded. The download counts its bytes in the returned counter.
+    pub(super) fn start_fetching(&self) -> Arc<AtomicU64> {
         let fetched = Arc::<AtomicU64>::default();
-        self.does(Doing::Fetching(fetched.clone()));
+        self.set_phase(Phase::Fetching(fetched.clone()));
         fetched
     }
 
-    /// How many bytes were packed, fetched and sent until now: one that waits for others moves none.
+    /// Bytes that were packed, downloaded and sent so far. The number stays the same while the push waits for other
+    /// work.
     pub fn moved(&self) -> u64 {
-        self.change(|state| state.moved + state.doing.moved())
+        self.change(|state| state.moved + state.phase.moved())
     }
 
-    fn does(&self, doing: Doing) {
-        self.change(|state| state.moved += std::mem::replace(&mut state.doing, doing).moved());
+    fn set_phase(&self, phase: Phase) {
+        self.change(|state| state.moved += std::mem::replace(&mut state.phase, phase).moved());
     }
 
-    /// `there` of its `size` bytes are in the registry.
-    pub(super) fn sends(&self, there: u64, size: u64) {
-        self.change(|state| match &mut state.doing {
-            Doing::Sending { there: before, .. } => *before = there,
+    /// `sent` of the layer's `size` bytes have arrived in the registry.
+    pub(super) fn set_sent(&self, sent: u64, size: u64) {
+        self.change(|state| match &mut state.phase {
+            Phase::Sending { sent: before, .. } => *before = sent,
             other => {
-                state.moved += std::mem::replace(other, Doing::Sending { there, size }).moved();
+                state.moved += std::mem::replace(other, Phase::Sending { sent, size }).moved();
             }
         });
     }
 
-    /// As a sentence; nothing before there is something to say.
+    /// The progress as a sentence. `None` before the first layer.
     pub fn sentence(&self) -> Option<String> {
-        self.change(|State { layer, layers, doing, .. }| {
-            let done = match doing {
+        self.change(|State { layer, layers, phase, .. }| {
+            let done = match phase {
                 _ if *layer == 0 => return None,
-                Doing::Asking => return Some(format!("layer {layer} of {layers}")),
-                Doing::Packing(bytes) => {
+                Phase::Checking => return Some(format!("layer {layer} of {layers}")),
+                Phase::Packing(bytes) => {
                     format!("{} packed", format::bytes(bytes.load(Ordering::Relaxed)))
                 }
-                Doing::Fetching(bytes) => {
+                Phase::Fetching(bytes) => {
                     format!("{} fetched", format::bytes(bytes.load(Ordering::Relaxed)))
                 }
-                Doing::Sending { there, size } => {
-                    format!("{} of {} sent", format::bytes(*there), format::bytes(*size))
+                Phase::Sending { sent, size } => {
+                    format!("{} of {} sent", format::bytes(*sent), format::bytes(*size))
                 }
             };
             Some(format!("layer {layer} of {layers}: {done}"))
@@ -118,21 +119,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_what_is_done_with_which_layer() {
+    fn the_sentence_has_the_layer_and_its_bytes() {
         let progress = Progress::default();
         assert_eq!(progress.sentence(), None);
         progress.layer(1, 2);
-        let says = |said: &str| assert_eq!(progress.sentence().as_deref(), Some(said));
-        says("layer 1 of 2");
-        progress.packs().fetch_add(3_400_000, Ordering::Relaxed);
-        says("layer 1 of 2: 3.4 MB packed");
-        progress.sends(1_000_000, 3_400_000);
-        says("layer 1 of 2: 1.0 MB of 3.4 MB sent");
+        let expect = |text: &str| assert_eq!(progress.sentence().as_deref(), Some(text));
+        expect("layer 1 of 2");
+        progress.start_packing().fetch_add(3_400_000, Ordering::Relaxed);
+        expect("layer 1 of 2: 3.4 MB packed");
+        progress.set_sent(1_000_000, 3_400_000);
+        expect("layer 1 of 2: 1.0 MB of 3.4 MB sent");
         progress.layer(2, 2);
-        says("layer 2 of 2");
+        expect("layer 2 of 2");
         assert_eq!(progress.moved(), 4_400_000);
-        progress.fetches().fetch_add(600_000, Ordering::Relaxed);
-        says("layer 2 of 2: 600.0 kB fetched");
+        progress.start_fetching().fetch_add(600_000, Ordering::Relaxed);
+        expect("layer 2 of 2: 600.0 kB fetched");
         assert_eq!(progress.moved(), 5_000_000);
     }
 }

@@ -1,4 +1,5 @@
-//! A file's bytes: shared where the file system can, else copied with their holes.
+//! Copies the bytes of a file: shares them where the file system can, otherwise copies them with
+//! their holes.
 
 use std::{
     fs::File,
@@ -14,29 +15,30 @@ use rustix::{
 use super::SpaceReservation;
 use crate::sys::durable::{self, Amount, WriteBehind};
 
-/// What is copied between two questions whether to go on.
+/// Bytes that are copied between two calls of `go_on`.
 const PIECE: u64 = 8 << 20;
 
-/// What a file system gives out at least.
+/// The smallest unit of disk space that a file system allocates.
 pub(super) const BLOCK: u64 = 4096;
 
-/// What is read at once where the kernel does not copy by itself.
+/// Bytes that are read at once where the kernel does not copy by itself.
 const BUFFER: usize = 256 << 10;
 
-/// What two file systems were seen to be unable to do together.
+/// Copies files between two file systems, and remembers which calls these do not support.
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) never_shares: bool,
     never_copies: bool,
-    /// Bytes that were copied instead.
+    /// Bytes that were copied instead of shared.
     pub(super) copied: u64,
-    /// What of them nobody was asked to write out.
-    later: Amount,
+    /// The part of them whose write-out was not requested.
+    not_requested: Amount,
     behind: WriteBehind,
 }
 
 impl Content {
-    /// Lets the empty file `to` share the bytes of `from`, if that can be; they are on the disk then. An empty one has none.
+    /// Makes the empty file `to` share the bytes of `from`, and returns whether that worked. Shared
+    /// bytes are on the disk. An empty file has none.
     pub(super) fn share(&mut self, from: &File, to: &File, size: u64) -> io::Result<bool> {
         if size == 0 {
             return Ok(true);
@@ -50,7 +52,7 @@ impl Content {
                 self.never_shares = true;
                 Ok(false)
             }
-            // This file alone: one without copy-on-write, one that is swapped to.
+            // Only this file cannot: it has no copy-on-write, or it is a swap file.
             Err(Errno::INVAL | Errno::TXTBSY | Errno::PERM) => Ok(false),
             Err(e) => Err(e.into()),
         }
@@ -58,45 +60,45 @@ impl Content {
 
     /// What was copied and is not written out.
     pub(super) fn dirty(&self) -> Amount {
-        let (later, left) = (self.later, self.behind.left());
+        let (later, left) = (self.not_requested, self.behind.left());
         Amount { files: later.files + left.files, bytes: later.bytes + left.bytes }
     }
 
-    /// Writes out what was copied of late, if that was begun.
+    /// Writes out the last copied bytes where write-out is on.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.behind.flush()
     }
 
-    /// Gives the empty file `to` the content of `from`, of `size` bytes, with its holes. Returns whether it was done: not if `go_on`
-    /// says no.
+    /// Copies the `size` bytes of `from` with their holes into the empty file `to`. Returns false
+    /// if `go_on` stopped it.
     pub(super) fn copy(
         &mut self,
         from: &File,
         to: &File,
         size: u64,
-        within: &Within<'_>,
+        context: &CopyContext<'_>,
     ) -> io::Result<bool> {
-        match within.writes_out {
-            true => self.behind.begin(to)?,
-            false => self.later.files += 1,
+        match context.writes_out {
+            true => self.behind.start(to)?,
+            false => self.not_requested.files += 1,
         }
         let mut done = 0;
         while done < size {
-            let begin = match seek(from, SeekFrom::Data(done)) {
-                Ok(begin) => begin,
+            let start = match seek(from, SeekFrom::Data(done)) {
+                Ok(start) => start,
                 Err(Errno::NXIO) => break,
                 Err(Errno::INVAL) => done,
                 Err(e) => return Err(e.into()),
             };
-            let end = match seek(from, SeekFrom::Hole(begin)) {
+            let end = match seek(from, SeekFrom::Hole(start)) {
                 Ok(end) => end.min(size),
                 Err(Errno::INVAL | Errno::NXIO) => size,
                 Err(e) => return Err(e.into()),
             };
-            if !self.copy_part(from, to, begin, end, within)? {
+            if !self.copy_part(from, to, start, end, context)? {
                 return Ok(false);
             }
-            done = end.max(begin + 1);
+            done = end.max(start + 1);
         }
         to.set_len(size)?;
         Ok(true)
@@ -108,25 +110,25 @@ impl Content {
         to: &File,
         mut at: u64,
         end: u64,
-        within: &Within<'_>,
+        context: &CopyContext<'_>,
     ) -> io::Result<bool> {
         while at < end {
-            if !(within.go_on)() {
+            if !(context.go_on)() {
                 return Ok(false);
             }
-            let most = if within.writes_out { durable::PIECE } else { PIECE };
+            let most = if context.writes_out { durable::PIECE } else { PIECE };
             let piece = (end - at).min(most);
-            within.takes(piece)?;
+            context.reserve(piece)?;
             let copied = self.copy_piece(from, to, at, piece)?;
             if copied == 0 {
-                // Somebody has cut it off meanwhile.
+                // The file was truncated meanwhile.
                 break;
             }
             at += copied;
             self.copied += copied;
-            match within.writes_out {
+            match context.writes_out {
                 true => self.behind.wrote(copied)?,
-                false => self.later.bytes += copied,
+                false => self.not_requested.bytes += copied,
             }
         }
         Ok(true)
@@ -134,9 +136,9 @@ impl Content {
 
     fn copy_piece(&mut self, from: &File, to: &File, at: u64, len: u64) -> io::Result<u64> {
         if !self.never_copies {
-            let (mut begin, mut into) = (at, at);
+            let (mut start, mut into) = (at, at);
             let len = usize::try_from(len).unwrap_or(BUFFER);
-            match copy_file_range(from, Some(&mut begin), to, Some(&mut into), len) {
+            match copy_file_range(from, Some(&mut start), to, Some(&mut into), len) {
                 Ok(copied) => return Ok(copied as u64),
                 Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
                     self.never_copies = true;
@@ -151,29 +153,30 @@ impl Content {
     }
 }
 
-/// What a copy may take.
-pub(super) struct Within<'c> {
-    /// Whether there is time for more.
+/// What a copy may use: time, disk space, and the disk itself.
+pub(super) struct CopyContext<'c> {
+    /// Returns false when the copy must stop.
     pub(super) go_on: &'c dyn Fn() -> bool,
-    /// The disk's room.
+    /// Where disk space is reserved. `None` reserves nothing.
     pub(super) space: Option<&'c dyn SpaceReservation>,
-    /// Whether what is copied is written out as it is copied, in small pieces, between which the disk is left to others.
+    /// Whether the copy is written out in small pieces while it is made. The disk is left to others
+    /// between two pieces.
     pub(super) writes_out: bool,
 }
 
-impl Within<'_> {
-    /// So many bytes are about to be written: in whole blocks, which is what small files take.
-    pub(super) fn takes(&self, bytes: u64) -> io::Result<()> {
-        self.space.map_or(Ok(()), |room| room.copy(bytes.next_multiple_of(BLOCK)))
+impl CopyContext<'_> {
+    /// Reserves space for `bytes`, in whole blocks: a small file takes a whole block.
+    pub(super) fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.space.map_or(Ok(()), |space| space.copy(bytes.next_multiple_of(BLOCK)))
     }
 }
 
-/// Writes out a file of `size` bytes that is about to be copied or shared, in pieces. Returns whether it was done: not if `go_on` says
-/// no.
-pub(super) fn write_out(from: &File, size: u64, within: &Within<'_>) -> io::Result<bool> {
+/// Writes out a file of `size` bytes in pieces before it is copied or shared. Returns false if
+/// `go_on` stopped it.
+pub(super) fn write_out(from: &File, size: u64, context: &CopyContext<'_>) -> io::Result<bool> {
     let mut done = 0;
     while done < size {
-        if !(within.go_on)() {
+        if !(context.go_on)() {
             return Ok(false);
         }
         durable::write_out_piece(from, done)?;
@@ -182,32 +185,36 @@ pub(super) fn write_out(from: &File, size: u64, within: &Within<'_>) -> io::Resu
     Ok(true)
 }
 
-/// Whether all bytes of a file of this size are in memory, as they are when it was written in the common way, or read, of late.
-/// Direct I/O takes what it writes out of memory. False where the kernel does not tell (`cachestat(2)`, since Linux 6.5).
+/// Whether all bytes of a file of this size are in the page cache. That is so if it was written
+/// without `O_DIRECT` or read recently. Direct I/O removes the bytes that it writes from the page
+/// cache. False where the kernel lacks `cachestat(2)` (since Linux 6.5).
 pub(super) fn is_cached(file: &File, size: u64) -> bool {
     let mut done = 0;
     while done < size {
-        let Ok(begin) = seek(file, SeekFrom::Data(done)) else { break };
-        let end = seek(file, SeekFrom::Hole(begin)).unwrap_or(size).min(size);
-        let pages = end.div_ceil(PAGE) - begin / PAGE;
-        if cached(file, begin, end - begin).is_none_or(|cached| cached < pages) {
+        let Ok(start) = seek(file, SeekFrom::Data(done)) else { break };
+        let end = seek(file, SeekFrom::Hole(start)).unwrap_or(size).min(size);
+        let pages = end.div_ceil(PAGE) - start / PAGE;
+        if cached(file, start, end - start).is_none_or(|cached| cached < pages) {
             return false;
         }
-        done = end.max(begin + 1);
+        done = end.max(start + 1);
     }
     true
 }
 
-/// The least that memory is counted in. Where pages are larger, fewer of them are counted and the answer is no.
+/// The smallest page size. Where pages are larger, the kernel counts fewer of them, and the result
+/// is false.
 const PAGE: u64 = 4096;
 
-/// How many pages of a part of a file are in memory.
-fn cached(file: &File, begin: u64, len: u64) -> Option<u64> {
-    /// The call's number, the same on all machines; its structs are `cachestat_range` and `cachestat` of linux/mman.h.
+/// How many pages of a range of a file are in the page cache.
+fn cached(file: &File, start: u64, len: u64) -> Option<u64> {
+    /// The number of `cachestat`, the same on all machines. Its structs are `cachestat_range` and
+    /// `cachestat` of linux/mman.h.
     const CACHESTAT: libc::c_long = 451;
-    let (range, mut told) = ([begin, len], [0_u64; 5]);
-    // SAFETY: it reads two and writes five numbers of 64 bits at these addresses, which have room for them.
-    let done =
-        unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), told.as_mut_ptr(), 0) };
-    (done == 0).then_some(told[0])
+    let (range, mut counts) = ([start, len], [0_u64; 5]);
+    // SAFETY: it reads two and writes five 64-bit numbers at these addresses, which point to arrays of that length.
+    let done = unsafe {
+        libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0)
+    };
+    (done == 0).then_some(counts[0])
 }

@@ -1,4 +1,5 @@
-//! One entry of a directory in a round: what it is now, what was noted of it, and its copy brought from the one to the other.
+//! Updates the copy of one entry: compares the entry with the note of the previous round, and
+//! changes the copy.
 
 use std::os::fd::OwnedFd;
 
@@ -9,61 +10,67 @@ use rustix::{
 
 use super::{
     CloneError, Round,
-    bounds::{Beyond, Bounds},
+    bounds::{Bounds, ExceededBound},
     fingerprint::Fingerprint,
     metadata::Weight,
     notes::{Note, State},
-    walk::{Pair, Walk, os},
+    walk::{Pair, Walk, os_str},
 };
 use crate::sys::attributes::read;
 
-/// What stands under a name.
-enum There {
-    /// Nothing that a copy has.
+/// The entry that has a name now.
+enum Current {
+    /// No entry.
     Nothing,
     Dir,
-    /// What overlay takes for the absence of a name. They are names of one inode, which so changes with each new one.
+    /// A whiteout. All whiteouts are names of one inode, so its link count and ctime change with
+    /// each new one.
     Whiteout,
     Socket,
     Other(Fingerprint),
 }
 
-/// What the round before has noted of a name.
+/// The previous round's note of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    /// Nothing.
+pub(super) enum Noted {
+    /// No note.
     Nothing,
     Dir,
     Other(State),
 }
 
 impl Walk<'_> {
-    /// Takes out of the copy what the round before has noted ahead of `before` in this directory, or of its end.
-    pub(super) fn gone(&mut self, pair: &Pair, before: Option<&[u8]>) -> Result<bool, CloneError> {
-        let mut touched = false;
+    /// Removes from the copy the entries of this directory whose names come before `before`.
+    /// `None`: all remaining entries. Returns whether there were any.
+    pub(super) fn remove_vanished(
+        &mut self,
+        pair: &Pair,
+        before: Option<&[u8]>,
+    ) -> Result<bool, CloneError> {
+        let mut changed = false;
         loop {
-            let note = self.old.peek().map_err(CloneError::Notes)?;
-            let Some(name) = note.and_then(Note::name) else { return Ok(touched) };
+            let note = self.previous.peek().map_err(CloneError::Notes)?;
+            let Some(name) = note.and_then(Note::name) else { return Ok(changed) };
             if before.is_some_and(|before| name >= before) {
-                return Ok(touched);
+                return Ok(changed);
             }
             let name = name.to_vec();
-            // Which of both does not matter.
-            self.put_aside(pair, &name, Found::Dir)?;
-            touched = true;
+            // `Dir` and `Other` are treated alike here.
+            self.move_aside(pair, &name, Noted::Dir)?;
+            changed = true;
         }
     }
 
-    /// What the round before has noted of a name, if that is what comes next.
-    pub(super) fn found(&mut self, name: &[u8]) -> Result<Found, CloneError> {
-        Ok(match self.old.peek().map_err(CloneError::Notes)? {
-            Some(Note::Entry { name: noted, state }) if noted == name => Found::Other(*state),
-            Some(Note::Enter { name: noted }) if noted == name => Found::Dir,
-            _ => Found::Nothing,
+    /// Returns the previous round's note of `name`, if it is the next note.
+    pub(super) fn noted(&mut self, name: &[u8]) -> Result<Noted, CloneError> {
+        Ok(match self.previous.peek().map_err(CloneError::Notes)? {
+            Some(Note::Entry { name: noted, state }) if noted == name => Noted::Other(*state),
+            Some(Note::Enter { name: noted }) if noted == name => Noted::Dir,
+            _ => Noted::Nothing,
         })
     }
 
-    /// Brings the copy of one entry up to date. Answers whether the directory of the copy was changed for it.
+    /// Updates the copy of one entry. Returns whether the copy of its directory was changed.
     pub(super) fn entry(
         &mut self,
         pair: &Pair,
@@ -71,82 +78,85 @@ impl Walk<'_> {
         known: bool,
         depth: usize,
     ) -> Result<bool, CloneError> {
-        self.place_of(name, depth)?;
-        let found = if known { self.found(name)? } else { Found::Nothing };
-        let there = There::at(pair, name).map_err(|e| self.failed(name, e))?;
-        if matches!(there, There::Dir) {
-            return self.child(pair, name, found, depth);
+        self.check_place(name, depth)?;
+        let noted = if known { self.noted(name)? } else { Noted::Nothing };
+        let current = Current::at(pair, name).map_err(|e| self.failed(name, e))?;
+        if matches!(current, Current::Dir) {
+            return self.child(pair, name, noted, depth);
         }
-        self.leaf(pair, name, found, there, depth == 0)
+        self.leaf(pair, name, noted, current, depth == 0)
     }
 
-    fn place_of(&self, name: &[u8], depth: usize) -> Result<(), CloneError> {
+    fn check_place(&self, name: &[u8], depth: usize) -> Result<(), CloneError> {
         let above = if self.path.is_empty() { 0 } else { self.path.len() + 1 };
         let placed = self.bounds.place(depth + 1, above + name.len());
-        placed.map_err(|what| self.beyond(name, what))
+        placed.map_err(|what| self.exceeds(name, what))
     }
 
-    /// Brings the copy of what is no directory up to date.
+    /// Updates the copy of an entry that is not a directory.
     fn leaf(
         &mut self,
         pair: &Pair,
         name: &[u8],
-        found: Found,
-        there: There,
+        noted: Noted,
+        current: Current,
         in_root: bool,
     ) -> Result<bool, CloneError> {
-        match there {
-            There::Nothing | There::Dir => self.put_aside(pair, name, found),
-            There::Whiteout => self.whiteout(pair, name, found),
-            There::Socket if in_root || may_cover(&pair.from) => self.whiteout(pair, name, found),
-            There::Socket => self.put_aside(pair, name, found),
-            There::Other(look) => {
-                let telling = self.telling_times || look.sort() != FileType::RegularFile;
-                if let Found::Other(state) = found
-                    && state.look == Some(look)
-                    && telling
-                    && !look.is_since(self.since)
-                    && !self.is_in_doubt(&state, &look)
-                    && !(look.links > 1 && self.is_now_another(name, &look)?)
+        match current {
+            Current::Nothing | Current::Dir => self.move_aside(pair, name, noted),
+            Current::Whiteout => self.whiteout(pair, name, noted),
+            Current::Socket if in_root || may_cover(&pair.from) => self.whiteout(pair, name, noted),
+            Current::Socket => self.move_aside(pair, name, noted),
+            Current::Other(fingerprint) => {
+                let times_change =
+                    self.times_change || fingerprint.file_type() != FileType::RegularFile;
+                if let Noted::Other(state) = noted
+                    && state.fingerprint == Some(fingerprint)
+                    && times_change
+                    && !fingerprint.is_since(self.since)
+                    && !self.may_have_changed(&state, &fingerprint)
+                    && !(fingerprint.links > 1 && self.is_relinked(name, &fingerprint)?)
                 {
-                    self.keep()?;
+                    self.keep_note()?;
                     return Ok(false);
                 }
-                self.take(pair, name, found)?;
+                self.take(pair, name, noted)?;
                 Ok(true)
             }
         }
     }
 
-    /// Whether a file that looks as it did may have got bytes since by direct I/O that had begun before.
-    fn is_in_doubt(&self, state: &State, look: &Fingerprint) -> bool {
-        self.what != Round::Early && state.taken.maybe_direct && look.is_since(self.direct_since)
+    /// Whether direct I/O that had started before may have changed a file that looks unchanged.
+    fn may_have_changed(&self, state: &State, fingerprint: &Fingerprint) -> bool {
+        self.round != Round::Early
+            && state.copy_state.maybe_direct
+            && fingerprint.is_since(self.direct_since)
     }
 
-    /// Whether a file that looks so may have been written to by direct I/O that is still under way.
-    pub(super) fn may_be_direct(&self, look: &Fingerprint) -> bool {
-        self.content.never_shares && self.telling_times && look.is_since(self.direct_since)
+    /// Whether direct I/O to this file may still be in flight.
+    pub(super) fn may_be_direct(&self, fingerprint: &Fingerprint) -> bool {
+        self.content.never_shares && self.times_change && fingerprint.is_since(self.direct_since)
     }
 
-    fn whiteout(&mut self, pair: &Pair, name: &[u8], found: Found) -> Result<bool, CloneError> {
-        let look = Some(Fingerprint::WHITEOUT);
-        if matches!(found, Found::Other(state) if state.look == look) {
-            self.keep()?;
+    fn whiteout(&mut self, pair: &Pair, name: &[u8], noted: Noted) -> Result<bool, CloneError> {
+        let fingerprint = Some(Fingerprint::WHITEOUT);
+        if matches!(noted, Noted::Other(state) if state.fingerprint == fingerprint) {
+            self.keep_note()?;
             return Ok(false);
         }
-        self.put_aside(pair, name, found)?;
+        self.move_aside(pair, name, noted)?;
         let (device, mode) = (FileType::CharacterDevice, Mode::empty());
-        mknodat(&pair.to, os(name), device, mode, makedev(0, 0))
+        mknodat(&pair.to, os_str(name), device, mode, makedev(0, 0))
             .map_err(|e| self.failed(name, e))?;
         let packed = Bounds::packed(self.path_of(name).len(), 0, &Weight::default());
-        let state = State { look, packed, ..State::default() };
+        let state = State { fingerprint, packed, ..State::default() };
         self.note(&Note::Entry { name: name.to_vec(), state })?;
         Ok(true)
     }
 
-    /// Notes again what comes next in the notes of the round before.
-    pub(super) fn keep(&mut self) -> Result<(), CloneError> {
-        let kept = self.old.next().map_err(CloneError::Notes)?;
+    /// Copies the next note of the previous round.
+    pub(super) fn keep_note(&mut self) -> Result<(), CloneError> {
+        let kept = self.previous.next().map_err(CloneError::Notes)?;
         kept.map_or(Ok(()), |note| self.note(&note))
     }
 
@@ -154,32 +164,33 @@ impl Walk<'_> {
         self.notes.push(note).map_err(CloneError::Notes)?;
         let (limit, packed) = (self.bounds.tar_bytes, self.notes.packed);
         if packed > limit && !matches!(note, Note::Leave(_)) {
-            return Err(self.beyond(note.name().unwrap_or_default(), Beyond::Tar(limit)));
+            return Err(self.exceeds(note.name().unwrap_or_default(), ExceededBound::Tar(limit)));
         }
         Ok(())
     }
 
-    /// Takes what was copied under a name out of the copy, if anything was, and out of the notes. Answers whether it was.
-    pub(super) fn put_aside(
+    /// Moves the copy of a name to `aside` and skips its previous note. Returns whether there was a
+    /// copy.
+    pub(super) fn move_aside(
         &mut self,
         pair: &Pair,
         name: &[u8],
-        found: Found,
+        noted: Noted,
     ) -> Result<bool, CloneError> {
-        if found == Found::Nothing {
+        if noted == Noted::Nothing {
             return Ok(false);
         }
-        renameat(&pair.to, os(name), &self.aside, self.moved.to_string())
+        renameat(&pair.to, os_str(name), &self.aside, self.moved.to_string())
             .map_err(|e| self.failed(name, e))?;
         *self.moved += 1;
-        self.old.skip().map_err(CloneError::Notes)?;
+        self.previous.skip().map_err(CloneError::Notes)?;
         Ok(true)
     }
 }
 
-impl There {
+impl Current {
     fn at(pair: &Pair, name: &[u8]) -> rustix::io::Result<Self> {
-        let stat = match statat(&pair.from, os(name), AtFlags::SYMLINK_NOFOLLOW) {
+        let stat = match statat(&pair.from, os_str(name), AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(Self::Nothing),
             stat => stat?,
         };
@@ -192,8 +203,9 @@ impl There {
     }
 }
 
-/// Whether a name in this directory may cover one of a lower. Where overlay has not set that mark there is no lower to cover, nor does
-/// it look for whiteouts: it would list them.
+/// Whether a name in this directory may cover a name of a lower. Overlay sets this xattr on a
+/// directory that has a lower. Without it overlay does not look for whiteouts either: it would list
+/// them.
 fn may_cover(dir: &OwnedFd) -> bool {
     read(|space| fgetxattr(dir, "trusted.overlay.origin", space)).is_ok()
 }

@@ -1,7 +1,9 @@
-//! Brings what was written to a tree to its disk before it is read, without what others wrote there where that costs less.
+//! Writes the dirty data of a tree to its disk before the data is read, and leaves out the data of
+//! others where that costs less.
 //!
-//! It has to be there for two reasons: pages that are mapped for writing become read-only by it, so that what is written through
-//! them later changes a file's times; and what is dirty when the writers stand still would be written then.
+//! Dirty data must be on the disk for two reasons. Writing out makes pages that are mapped for
+//! writing read-only, so a later write through the mapping changes the times of the file. And data
+//! that is still dirty when the writers are frozen would be written then.
 
 use std::{fs::File, io, path::Path};
 
@@ -11,44 +13,45 @@ use crate::sys::{
     durable::{self, Amount, unwritten},
 };
 
-/// What is written out within this time of a change, with or without anybody asking: the kernel does it after 30 s
-/// (`vm.dirty_expire_centisecs`), and takes its time on a busy disk.
+/// A change is on the disk after this time (in seconds) without a sync. The kernel writes it out
+/// after 30 s (`vm.dirty_expire_centisecs`), and needs some time on a busy disk.
 const WRITTEN_AFTER: i64 = 60;
 
-/// What is flushed at once without a thought.
+/// Up to this many dirty bytes, everything is synced at once.
 pub(super) const LITTLE: u64 = 16 << 20;
 
-/// What became of a round's dirty bytes until now.
+/// The state of the dirty bytes in one round.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
     /// See [`Self::is_done`].
     is_done: bool,
-    /// What all of it costs.
+    /// The cost of syncing everything, in bytes.
     all: u64,
     /// What was written out file by file.
     own: Amount,
 }
 
 impl Flush {
-    /// A round begins, before which everything was written out, or nothing.
-    pub(super) fn begin(is_done: bool, all: u64) -> Self {
+    /// Starts a round. `is_done`: everything was synced before it, or nothing has to be. `all`: the
+    /// cost of syncing everything.
+    pub(super) fn new(is_done: bool, all: u64) -> Self {
         Self { is_done, all, own: Amount::default() }
     }
 
-    /// Nothing has to be written out any more.
+    /// Writes out nothing from now on.
     pub(super) fn stop(&mut self) {
         self.is_done = true;
     }
 
-    /// The bytes of a file that looks so are about to be read. Where to write files out one by one has cost as much as everything
-    /// would, everything is.
-    pub(super) fn count(&mut self, look: &Fingerprint, disk: &File) -> io::Result<()> {
+    /// Counts a file whose bytes are about to be read. When the files have cost as much as syncing
+    /// everything, it syncs everything.
+    pub(super) fn count(&mut self, fingerprint: &Fingerprint, disk: &File) -> io::Result<()> {
         if self.is_done {
             return Ok(());
         }
-        if look.is_since((now().0 - WRITTEN_AFTER, 0)) {
+        if fingerprint.is_since((now().0 - WRITTEN_AFTER, 0)) {
             self.own.files += 1;
-            self.own.bytes += look.size;
+            self.own.bytes += fingerprint.size;
         }
         if self.own.cost() > self.all {
             self.is_done = true;
@@ -57,13 +60,14 @@ impl Flush {
         Ok(())
     }
 
-    /// Whether everything on the disk was written out since the round began, or need not be.
+    /// Whether everything was synced since the round started, or does not have to be.
     pub(super) fn is_done(&self) -> bool {
         self.is_done
     }
 }
 
-/// Whether a flush of everything costs less than one of the files in the tree `root` that changed lately; and what it costs.
+/// Whether syncing everything costs less than writing out the recently changed files of the tree
+/// `root`. Also returns the cost of syncing everything.
 pub(super) fn is_cheaper(root: &Path, now: i64) -> io::Result<(bool, u64)> {
     let all = unwritten();
     if all <= LITTLE {

@@ -1,21 +1,21 @@
-//! The memory that a copy takes, within what all work of this process shares.
+//! Takes the memory of one copy from the budget that all operations of the process share.
 
 use std::{thread, time::Duration};
 
 use super::CloneError;
 use crate::budget::{OverBudget, Share};
 
-/// Bytes by which it grows.
+/// The amount grows in steps of this many bytes.
 const STEP: u64 = 256 << 10;
 
-/// Between two looks whether others have given memory back.
+/// The pause between two attempts to get memory.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// One copy's part; without a share it is as much as it wants.
+/// The memory of one copy. Without a share it is not limited.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     share: Option<Share>,
-    /// Bytes taken of it.
+    /// Bytes that were taken from the share.
     taken: u64,
 }
 
@@ -24,9 +24,10 @@ impl Memory {
         Self { share: Some(share), taken: 0 }
     }
 
-    /// Waits, as long as `go_on` says so, until so many bytes may be held. What was taken stays taken until the copy is made: the
-    /// next round needs as much, and writers may stand still in it.
-    pub(super) fn hold(
+    /// Waits until `bytes` may be used, as long as `go_on` returns true. Memory that was taken is
+    /// returned only when the copy is dropped: the next round needs as much, and writers may be
+    /// frozen then.
+    pub(super) fn reserve(
         &mut self,
         bytes: usize,
         go_on: &dyn Fn() -> bool,

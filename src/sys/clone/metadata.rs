@@ -1,4 +1,4 @@
-//! What an entry is apart from its content: owner, mode, times, extended attributes.
+//! Copies the metadata of an entry: owner, mode, times and extended attributes.
 
 use std::{
     io,
@@ -15,37 +15,38 @@ use rustix::{
     io::Errno,
 };
 
-use super::fingerprint::Marks;
+use super::fingerprint::OverlayXattrs;
 use crate::sys::attributes::read;
 
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
-/// Overlay's marks that say what a layer holds. The others are about one mount (`uuid`, `impure`, `nlink`, …), and lies in the next.
+/// Overlay's xattrs that describe the content of a layer. The others (`uuid`, `impure`, `nlink`, …)
+/// describe a single mount, and would be wrong in the next one.
 const KEPT: [&[u8]; 6] =
     [b"opaque", b"redirect", b"metacopy", b"origin", b"whiteout", b"whiteouts"];
 
-/// What marks begin with that a pod has set itself, within an overlay.
+/// Prefix of the overlay xattrs that a pod has set itself, inside an overlay.
 const ESCAPED: &[u8] = b"overlay.";
 
 /// An extended attribute: its name and its value.
 type Attribute = (Vec<u8>, Vec<u8>);
 
-/// What attributes weigh.
+/// Number and size of extended attributes, to compare them with the limits of a layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Weight {
-    /// How many there are.
+    /// Number of attributes.
     pub(super) count: u64,
     /// Bytes of names and values.
     pub(super) bytes: u64,
     /// The name of the longest value, and its bytes.
     pub(super) longest: (String, u64),
-    /// A name that a tar cannot hold.
-    pub(super) odd: Option<String>,
+    /// A name that a tar cannot hold: it contains a `=`.
+    pub(super) invalid_name: Option<String>,
 }
 
 impl Weight {
     fn add(&mut self, name: &[u8], value: &[u8]) {
-        // Others are in no layer.
+        // A layer holds no attributes of other namespaces.
         if ![&b"user."[..], b"trusted.", b"security.", b"system.posix_acl_"]
             .iter()
             .any(|space| name.starts_with(space))
@@ -59,19 +60,19 @@ impl Weight {
             self.longest = (shown(), value.len() as u64);
         }
         if name.contains(&b'=') {
-            self.odd = Some(shown());
+            self.invalid_name = Some(shown());
         }
     }
 }
 
-/// How something was dressed.
+/// What is known of the metadata after it was copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Metadata {
-    pub(super) marks: Marks,
+    pub(super) xattrs: OverlayXattrs,
     pub(super) weight: Weight,
 }
 
-/// One thing of the tree, open without the right to read it.
+/// An entry of the tree, opened with `O_PATH`.
 #[derive(Debug)]
 pub(super) struct Original<'f> {
     pub(super) fd: BorrowedFd<'f>,
@@ -79,12 +80,12 @@ pub(super) struct Original<'f> {
 }
 
 impl Original<'_> {
-    /// A path that leads to it and nowhere else: such a descriptor takes no reads of its own.
+    /// A path that leads to exactly this entry. Calls like `fgetxattr` fail on an `O_PATH` descriptor.
     pub(super) fn path(&self) -> PathBuf {
         path_of(self.fd)
     }
 
-    /// Whether it has overlay's mark of content that lies below.
+    /// Whether it has overlay's `metacopy` xattr: its content is in a lower.
     pub(super) fn is_metacopy(&self) -> io::Result<bool> {
         match getxattr(self.path(), "trusted.overlay.metacopy", &mut [0; 0][..]) {
             Ok(_) => Ok(true),
@@ -93,17 +94,17 @@ impl Original<'_> {
         }
     }
 
-    /// Its attributes that the copy gets, and what they say.
+    /// The attributes that the copy gets, and a summary of them.
     fn attributes(&self) -> io::Result<(Vec<Attribute>, Metadata)> {
-        let (path, mut marks, mut found) = (self.path(), Marks::default(), Vec::new());
+        let (path, mut xattrs, mut found) = (self.path(), OverlayXattrs::default(), Vec::new());
         let mut weight = Weight::default();
         for name in names(&path)? {
             if !is_kept(&name) {
                 continue;
             }
             match name.strip_prefix(OVERLAY) {
-                Some(b"metacopy") => marks.metacopy = true,
-                Some(b"redirect") => marks.redirect = true,
+                Some(b"metacopy") => xattrs.metacopy = true,
+                Some(b"redirect") => xattrs.redirect = true,
                 _ => {}
             }
             match read(|space| getxattr(&path, &name[..], space)) {
@@ -111,23 +112,24 @@ impl Original<'_> {
                     weight.add(&name, &value);
                     found.push((name, value));
                 }
-                // Removed since they were listed: its ctime tells.
+                // Removed since it was listed: ctime shows the change.
                 Err(e) if e.raw_os_error() == Some(Errno::NODATA.raw_os_error()) => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok((found, Metadata { marks, weight }))
+        Ok((found, Metadata { xattrs, weight }))
     }
 
-    /// Dresses an open file or directory like it. What it has and this has not goes: of an earlier round, or inherited when it was made.
+    /// Gives an open file or directory the same metadata. Attributes that the original lacks are
+    /// removed from the copy: they are of an earlier round, or were inherited when it was made.
     pub(super) fn set_metadata(&self, copy: &OwnedFd) -> io::Result<Metadata> {
-        let (attributes, dressed) = self.attributes()?;
+        let (attributes, summary) = self.attributes()?;
         let path = path_of(copy.as_fd());
         fchown(copy, Some(Uid::from_raw(self.stat.st_uid)), Some(Gid::from_raw(self.stat.st_gid)))?;
-        // After the owner, whose change takes set-id bits and capabilities away.
+        // After the owner: a `chown` removes set-id bits and capabilities.
         fchmod(copy, Mode::from_raw_mode(self.stat.st_mode & 0o7777))?;
         for name in names(&path)? {
-            // A security module labels by itself, and lets nobody take its label away.
+            // A security module sets its own label, and does not allow that it is removed.
             let ours = !name.starts_with(b"security.") || name == b"security.capability";
             if ours && !attributes.iter().any(|(kept, _)| *kept == name) {
                 removexattr(&path, &name[..])?;
@@ -137,17 +139,18 @@ impl Original<'_> {
             setxattr(&path, &name[..], value, XattrFlags::empty())?;
         }
         self.set_times(copy)?;
-        Ok(dressed)
+        Ok(summary)
     }
 
-    /// Gives an open file or directory its times.
+    /// Gives an open file or directory the same times.
     pub(super) fn set_times(&self, copy: &OwnedFd) -> io::Result<()> {
         Ok(futimens(copy, &self.times())?)
     }
 
-    /// Dresses what cannot be opened, by its name in the directory `at`, where nobody else writes.
+    /// Gives an entry that cannot be opened the same metadata, by its name in the directory `at`.
+    /// No other process may write to `at`.
     pub(super) fn set_name_metadata(&self, at: &OwnedFd, name: &Path) -> io::Result<Metadata> {
-        let (attributes, dressed) = self.attributes()?;
+        let (attributes, summary) = self.attributes()?;
         let (uid, gid) = (Uid::from_raw(self.stat.st_uid), Gid::from_raw(self.stat.st_gid));
         chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(self.stat.st_mode) != FileType::Symlink {
@@ -160,7 +163,7 @@ impl Original<'_> {
             lsetxattr(&path, &key[..], value, XattrFlags::empty())?;
         }
         utimensat(at, name, &self.times(), AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(dressed)
+        Ok(summary)
     }
 
     fn times(&self) -> Timestamps {
@@ -184,8 +187,8 @@ fn names(path: &Path) -> io::Result<Vec<Vec<u8>>> {
 }
 
 fn is_kept(name: &[u8]) -> bool {
-    let mark = name.strip_prefix(OVERLAY);
-    mark.is_none_or(|mark| KEPT.contains(&mark) || mark.starts_with(ESCAPED))
+    let name = name.strip_prefix(OVERLAY);
+    name.is_none_or(|name| KEPT.contains(&name) || name.starts_with(ESCAPED))
 }
 
 #[cfg(test)]
@@ -193,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_of_one_mount_stay_behind() {
+    fn xattrs_of_a_single_mount_are_not_copied() {
         for (name, kept) in [
             ("user.colour", true),
             ("security.capability", true),

@@ -1,31 +1,48 @@
-//! Copies a tree that is being written to, in rounds.
+//! Copies a directory tree while programs write to it, in rounds like the pre-copy rounds of a live
+//! migration.
 //!
 //! ```text
 //! sync ─► catch up (takes everything) ─► sync ─► catch up (takes what changed) ─► …
 //! ```
 //!
-//! [`TreeClone::sync`] decides how what was written is brought to the disk, whose failure is told: everything that is dirty there
-//! at once, or file by file in the round, where neighbours have written more than this tree. [`TreeClone::catch_up`] then goes
-//! through the tree and takes again whatever is not as it was seen in the round before, so that after a round in which nobody writes
-//! the copy is the tree. Files share their bytes with the copy where the file system can do that (`FICLONE`), and are copied with
-//! their holes where not. The first round, for which nobody waits, writes out what it copies in pieces and leaves the disk to others
-//! between them; the rounds behind it are quick, so that little changes meanwhile. So the last round, in which writers are made to
-//! stand still, costs a look at each entry, and the bytes of what changed since the round before.
+//! [`TreeClone::sync`] decides how written data reaches the disk, and reports a failed write.
+//! Either it syncs everything dirty on the file system at once, or each file is written out in the
+//! round. The second way is cheaper where neighbours have written more than this tree.
+//! [`TreeClone::catch_up`] then walks the tree and copies each entry that differs from what the
+//! previous round saw. After a round without writers the copy equals the tree. Files share their
+//! bytes with the copy where the file system supports it (`FICLONE`). Otherwise they are copied
+//! with their holes. The first round delays no pod: it writes out its copy in pieces and leaves the
+//! disk to others between them. The later rounds are quick, so that little changes during each. The
+//! last round, in which the writers are frozen, costs one `stat` of each entry plus the bytes that
+//! changed since the round before.
 //!
-//! What tells a change is the inode's number, size, times, mode and links. Any change moves ctime, but for two that this minds:
-//! one within the clock's tick, and a write through a mapping that the kernel had made writable before. To write a file out makes
-//! its mappings read-only again, so what changes behind that moves ctime behind it; and whatever has a ctime since the begin of the
-//! sync before the last round is taken again however it looks; everything is, where the clock was set back meanwhile. A tmpfs never makes mappings read-only: its files are always taken
-//! again. A third change is one of direct I/O (`O_DIRECT`), whose ctime is that of its begin, and whose bytes may come later. To share
-//! bytes waits for it. Where they are copied, the last round takes a file again that may have been written so since.
+//! # How a change is detected
 //!
-//! What was seen of each entry is noted in the order of the walk, in a file where it is much, and read again by the next round: so
-//! memory holds the names of one way down, whatever the tree's size. A tree that no layer could hold is refused ([`Bounds`]).
+//! A change is detected by the inode's number, size, times, mode and link count. Any change moves
+//! ctime, with these exceptions:
 //!
-//! Each step goes from an open directory to one of its entries; no symlink is followed and no mount entered, whatever the writers
-//! rename meanwhile. What a round replaces is moved to a directory aside: to free it would take time, which [`TreeClone::tidy`] takes
-//! between rounds. Sockets are nothing without who listens; where one may stand in the place of a lower's file it is copied as a
-//! whiteout, so that the file does not come back. Deliberately absent: how writers are stopped, and syncing the copy.
+//! - A change within one tick of the clock, and a write through a mapping that the kernel had made
+//!   writable before. When a file is written out, the kernel makes its mappings read-only again, so
+//!   a later write moves ctime. Therefore each entry with a ctime since the start of the sync
+//!   before the last round is copied again, even if nothing else differs. If the clock was set back
+//!   since, everything is copied again.
+//! - A tmpfs never makes mappings read-only. Its files are always copied again.
+//! - Direct I/O (`O_DIRECT`) sets ctime when it starts, and its bytes can arrive later. Sharing
+//!   bytes waits for it. Where bytes are copied, the last round copies a file again that direct I/O
+//!   may have written since.
+//!
+//! # Memory and safety
+//!
+//! Each round records what it saw of each entry, in the order of the walk. A large record goes to a
+//! file. The next round reads it back in the same order. So memory holds only the names on one way
+//! down, whatever the size of the tree. A tree that no layer could hold is refused ([`Bounds`]).
+//!
+//! Each step goes from an open directory to one of its entries. No symlink is followed and no mount
+//! is entered, whatever the writers rename meanwhile. An entry that a round replaces is moved to
+//! another directory (`aside`), because freeing it takes time. [`TreeClone::tidy`] frees these
+//! entries between rounds. A socket is useless without its listener. Where it may cover a file of a
+//! lower it is copied as a whiteout, so that the file does not reappear. Deliberately absent: how
+//! writers are frozen, and syncing the copy.
 
 mod bounds;
 mod content;
@@ -46,7 +63,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::bounds::{Beyond, Bounds};
+pub use self::bounds::{Bounds, ExceededBound};
 use self::{content::Content, fingerprint::Moment, flush::Flush, memory::Memory, walk::Walk};
 use super::{
     durable::{self, Amount, at},
@@ -57,71 +74,73 @@ use crate::{
     spill::{Scratch, SpoolReader},
 };
 
-/// Why a tree was not copied.
+/// Why a tree was not copied. The message completes "the volume cannot be copied: …".
 #[derive(Debug, thiserror::Error)]
 pub enum CloneError {
-    /// The caller wanted no more of it.
-    #[error("the time was up")]
+    /// `go_on` returned false.
+    #[error("the copy was stopped before it was complete")]
     Stopped,
-    /// What was written to the tree did not reach its disk.
+    /// Data that was written to the tree did not reach the disk.
     #[error("cannot sync {path}: {source}", path = path.display())]
     Sync {
-        /// The tree.
+        /// The directory of the tree, or of its copy.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// No layer could hold something.
+    /// An entry is larger than a layer can hold.
     #[error("{}: {what}", shown(path))]
     Beyond {
-        /// What, relative to the tree.
+        /// The entry, relative to the tree.
         path: PathBuf,
         /// Which bound, and what to do.
-        what: Beyond,
+        what: ExceededBound,
     },
-    /// It has more entries than a layer may have.
+    /// The tree has more entries than a layer may have.
     #[error(
-        "it has more than {0} files and directories, the most that a layer may have; remove some, or keep them in a volume of another kind"
+        "it has more than {0} files and directories, and a layer can have no more; remove some, or keep them \
+        in a volume of another kind"
     )]
     TooMany(u64),
-    /// To remember its names takes more memory than there is.
-    #[error("its names cannot be remembered: {0}")]
+    /// The names need more memory than one operation may use.
+    #[error("cannot keep the names of its files in memory: {0}")]
     Memory(OverBudget),
-    /// What was seen of it cannot be kept.
-    #[error("what was seen of it cannot be kept: {0}")]
+    /// The record of a round cannot be written or read.
+    #[error("cannot keep the record of its files: {0}")]
     Notes(#[source] io::Error),
-    /// Something cannot be read, or its copy not be made.
+    /// An entry cannot be read, or its copy cannot be made.
     #[error("{}: {source}", shown(path))]
     Entry {
-        /// What, relative to the tree.
+        /// The entry, relative to the tree.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Room on the disk for a copy.
+/// Disk space that is reserved for a copy.
 pub trait SpaceReservation: std::fmt::Debug + Send {
-    /// So many bytes are about to be copied.
+    /// Reserves space before `bytes` are copied.
     ///
     /// # Errors
-    /// There is no room for them; nothing was copied yet of these.
+    /// There is not enough space. None of these bytes was copied yet.
     fn copy(&self, bytes: u64) -> io::Result<()>;
-    /// So many bytes are shared with the tree.
+    /// Counts `bytes` that the copy shares with the tree.
     ///
     /// # Errors
-    /// The copy may not have so many.
+    /// The copy may not have so many bytes.
     fn share(&self, bytes: u64) -> io::Result<()>;
 }
 
-/// What is known of those who write while a round goes on.
+/// Whether programs write to the tree during a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
     /// They write, and another round follows.
     Early,
-    /// They stand still, so what is taken is how it stays. Nothing is written out that need not be.
+    /// They are frozen, so the tree does not change. Only what must be written out is written out.
     Still,
-    /// They write, and no round follows: a file that changes while it is copied is copied again, a few times.
+    /// They write, and no round follows. A file that changes while it is copied is copied again, up
+    /// to three times in all.
     Live,
 }
 
@@ -129,55 +148,60 @@ fn shown(path: &Path) -> String {
     if path.as_os_str().is_empty() { ".".into() } else { path.display().to_string() }
 }
 
-/// What a copy consists of.
+/// The contents of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cloned {
-    /// Entries of all directories.
+    /// Number of entries in all directories.
     pub entries: u64,
-    /// Bytes of its files, without holes.
+    /// Bytes of the files, without holes.
     pub bytes: u64,
-    /// Whether a file has overlay's mark of content that lies below.
+    /// Whether a file has overlay's `metacopy` xattr: its content is in a lower.
     pub metacopy: bool,
-    /// Whether anything has overlay's mark of another name below.
+    /// Whether an entry has overlay's `redirect` xattr: it has another name in a lower.
     pub redirect: bool,
-    /// Files whose bytes are of more than one moment: each time that one was copied it changed meanwhile.
+    /// Number of files whose bytes are of more than one moment: they changed during each attempt to
+    /// copy them.
     pub torn: u64,
 }
 
-/// A tree and its copy.
+/// A directory tree and its copy, which is brought up to date by rounds.
 #[derive(Debug)]
 pub struct TreeClone {
     from: PathBuf,
     to: PathBuf,
     aside: PathBuf,
-    /// Open from the begin: a failed write is told to whoever had the file system open then.
+    /// Open from the start: `syncfs` reports a failed write only to descriptors that were open at
+    /// that time.
     disk: File,
     content: Content,
     flush: Flush,
-    /// Notes of the round before; nothing before the first.
-    seen: Option<SpoolReader>,
+    /// The notes of the previous round. `None` before the first.
+    previous: Option<SpoolReader>,
     contents: Cloned,
     bounds: Bounds,
     scratch: Scratch,
-    /// How much was moved aside.
+    /// Number of entries that were moved to `aside`. It is also the next name there.
     moved: u64,
-    /// What changed at or after this is taken again: when the sync before the last whole round began.
+    /// An entry that changed at or after this moment is copied again: the start of the sync before
+    /// the last complete round.
     since: Option<Moment>,
-    /// When the last sync began.
+    /// When the last sync started.
     synced: Option<Moment>,
-    /// Whether a file's times tell that it was written to.
-    telling_times: bool,
-    /// When this began.
-    begun: Moment,
-    /// What its names take.
+    /// Whether each write changes the times of a file. False on a tmpfs.
+    times_change: bool,
+    /// When this value was made.
+    started: Moment,
+    /// Memory for the names.
     memory: Memory,
-    /// What its bytes take of the disk.
+    /// Disk space for the bytes. `None` reserves nothing.
     space: Option<Box<dyn SpaceReservation>>,
 }
 
 impl TreeClone {
-    /// A copy of the directory `from` in the directory `to`, which is new and empty like `aside`, a directory beside it. All are absolute
-    /// and without symlinks. A tree beyond `bounds` is refused. What outgrows memory goes to files in `scratch`.
+    /// Prepares a copy of the directory `from` in the directory `to`. `to` and `aside` are new,
+    /// empty and in the same directory. All three paths are absolute and without symlinks. A tree
+    /// that exceeds `bounds` is refused. Data that exceeds its memory limit goes to files in
+    /// `scratch`.
     pub fn new(
         from: &Path,
         to: &Path,
@@ -195,34 +219,38 @@ impl TreeClone {
             disk,
             content: Content::default(),
             flush: Flush::default(),
-            seen: None,
+            previous: None,
             contents: Cloned::default(),
             bounds,
             scratch: scratch.clone(),
             moved: 0,
             since: None,
             synced: None,
-            telling_times: !in_memory,
-            begun: Moment::now(),
+            times_change: !in_memory,
+            started: Moment::now(),
             memory: Memory::default(),
             space: None,
         })
     }
 
-    /// The same copy, which takes its names' memory and its bytes' room from what others want as well.
+    /// Takes the memory for names from `memory`, and the disk space for bytes from `reservation`.
+    /// Both are shared with other operations.
     #[must_use]
-    pub fn within(self, memory: Share, room: Box<dyn SpaceReservation>) -> Self {
-        Self { memory: Memory::new(memory), space: Some(room), ..self }
+    pub fn within(self, memory: Share, reservation: Box<dyn SpaceReservation>) -> Self {
+        Self { memory: Memory::new(memory), space: Some(reservation), ..self }
     }
 
-    /// Waits until what was written to the tree is on its disk, or leaves that to the round that follows, whichever costs less;
-    /// returns whether it is there.
+    /// Syncs the file system of the tree, or leaves writing out to the next round. It chooses the
+    /// cheaper way. Returns whether it synced.
+    ///
+    /// # Errors
+    /// [`CloneError::Sync`] where a write to the disk failed.
     pub fn sync(&mut self) -> Result<bool, CloneError> {
-        let begun = Moment::now();
+        let started = Moment::now();
         let failed = |source| CloneError::Sync { path: self.from.clone(), source };
-        let (at_once, all) = match self.seen {
-            _ if !self.telling_times => (false, u64::MAX),
-            None => flush::is_cheaper(&self.from, begun.clock.0).map_err(failed)?,
+        let (at_once, all) = match self.previous {
+            _ if !self.times_change => (false, u64::MAX),
+            None => flush::is_cheaper(&self.from, started.clock.0).map_err(failed)?,
             Some(_) => {
                 let all = durable::unwritten();
                 (all <= flush::LITTLE, all)
@@ -231,25 +259,27 @@ impl TreeClone {
         if at_once {
             durable::sync_filesystem(&self.disk).map_err(failed)?;
         }
-        self.flush = Flush::begin(at_once || !self.telling_times, all);
-        self.synced = Some(begun);
+        self.flush = Flush::new(at_once || !self.times_change, all);
+        self.synced = Some(started);
         Ok(at_once)
     }
 
-    /// Goes through the tree and takes what changed since the round before; the first takes all. After a [`TreeClone::sync`].
-    /// What vanishes meanwhile is not taken, or goes in the next round.
+    /// Walks the tree and copies what changed since the previous round. The first round copies
+    /// everything. Must follow a [`TreeClone::sync`]. An entry that is removed meanwhile is not
+    /// copied, or the next round removes its copy.
     ///
-    /// `go_on` is asked again and again; once it says no the round ends with [`CloneError::Stopped`], and another one may follow.
-    pub fn catch_up(&mut self, what: Round, go_on: &dyn Fn() -> bool) -> Result<(), CloneError> {
-        if what == Round::Still {
+    /// `go_on` is called often. When it returns false the round ends with [`CloneError::Stopped`],
+    /// and another round may follow.
+    pub fn catch_up(&mut self, round: Round, go_on: &dyn Fn() -> bool) -> Result<(), CloneError> {
+        if round == Round::Still {
             self.flush.stop();
         }
-        let mut walk = Walk::new(self, what, go_on)?;
+        let mut walk = Walk::new(self, round, go_on)?;
         let walked = walk.root();
         let noted = walk.finish().map_err(CloneError::Notes)?;
-        (self.seen, self.contents) = (Some(noted.0), noted.1);
+        (self.previous, self.contents) = (Some(noted.0), noted.1);
         walked?;
-        if what == Round::Early {
+        if round == Round::Early {
             let failed = |source| CloneError::Sync { path: self.to.clone(), source };
             self.content.flush().map_err(failed)?;
         }
@@ -257,7 +287,7 @@ impl TreeClone {
         Ok(())
     }
 
-    /// Frees what the rounds until now have replaced.
+    /// Frees the entries that earlier rounds have replaced.
     pub fn tidy(&mut self) -> Result<(), CloneError> {
         let path = &self.aside;
         durable::remove_tree_soon(path)
@@ -265,17 +295,18 @@ impl TreeClone {
             .map_err(|source| CloneError::Entry { path: path.clone(), source })
     }
 
-    /// What of the copy is not on the disk yet: files that share their bytes with the tree's have them there.
+    /// The part of the copy that is not on the disk yet. Bytes that a file shares with the tree are
+    /// on the disk.
     pub fn dirty(&self) -> Amount {
         self.content.dirty()
     }
 
-    /// Bytes that were copied so far, and not shared with the tree's.
+    /// Bytes that were copied so far. Shared bytes do not count.
     pub fn copied(&self) -> u64 {
         self.content.copied
     }
 
-    /// What the copy consists of.
+    /// The contents of the copy after the last round.
     pub fn contents(&self) -> Cloned {
         self.contents
     }

@@ -1,5 +1,8 @@
-//! What a round noted of each entry. The next round walks in the same order, so notes are read and written one behind another, and
-//! memory holds none of them: names of a directory in the order of their bytes, what is in a directory behind its own name.
+//! Notes: what a round saw of each entry, for the next round to compare.
+//!
+//! Both rounds walk in the same order, so notes are written and read sequentially, and memory holds
+//! none of them. The names of a directory are in the order of their bytes. The notes of a
+//! directory's entries follow its own name.
 //!
 //! ```text
 //! Enter "a"   Entry "a/x"   Enter "a/y"   Leave "a/y"   Leave "a"   Entry "b"   Leave (the root)
@@ -9,35 +12,35 @@ use std::io;
 
 use super::{
     Cloned,
-    fingerprint::{Fingerprint, Marks, Taken},
+    fingerprint::{CopyState, Fingerprint, OverlayXattrs},
 };
 use crate::spill::{Scratch, Spool, SpoolReader};
 
-/// Bytes of notes in memory; those of larger trees go to a file.
+/// Bytes of notes that stay in memory. The notes of a larger tree go to a file.
 const IN_MEMORY: usize = 4 << 20;
 
-/// One note.
+/// One note of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Note {
-    /// What is no directory.
+    /// An entry that is not a directory.
     Entry { name: Vec<u8>, state: State },
-    /// A directory, whose entries follow.
+    /// The start of a directory, whose entries follow.
     Enter { name: Vec<u8> },
     /// The end of a directory.
     Leave(State),
 }
 
-/// How something looked when it was taken.
+/// The state of an entry when it was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct State {
-    /// `None` while the copy is not like what it was taken of: then it is not to be taken for the same.
-    pub(super) look: Option<Fingerprint>,
-    /// What it takes on the disk, without holes.
+    /// `None` if the copy is incomplete. Then the next round copies it again.
+    pub(super) fingerprint: Option<Fingerprint>,
+    /// Bytes on the disk, without holes.
     pub(super) bytes: u64,
-    /// The most that it takes in a layer's tar.
+    /// The largest number of bytes that it takes in a layer's tar.
     pub(super) packed: u64,
-    pub(super) marks: Marks,
-    pub(super) taken: Taken,
+    pub(super) xattrs: OverlayXattrs,
+    pub(super) copy_state: CopyState,
 }
 
 const ENTRY: u8 = 0;
@@ -48,34 +51,34 @@ impl State {
     const LEN: usize = Fingerprint::LEN + 17;
 
     fn encode(&self, out: &mut Vec<u8>) {
-        let Marks { metacopy, redirect } = self.marks;
-        let Taken { maybe_direct, torn } = self.taken;
-        let flags = [self.look.is_some(), metacopy, redirect, maybe_direct, torn];
+        let OverlayXattrs { metacopy, redirect } = self.xattrs;
+        let CopyState { maybe_direct, torn } = self.copy_state;
+        let flags = [self.fingerprint.is_some(), metacopy, redirect, maybe_direct, torn];
         out.push(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
-        out.extend_from_slice(&self.look.unwrap_or(Fingerprint::WHITEOUT).encode());
+        out.extend_from_slice(&self.fingerprint.unwrap_or(Fingerprint::WHITEOUT).encode());
         out.extend_from_slice(&self.bytes.to_le_bytes());
         out.extend_from_slice(&self.packed.to_le_bytes());
     }
 
     fn decode(bytes: &[u8; Self::LEN]) -> Self {
-        let (flags, look) = (bytes[0], Fingerprint::decode(&bytes[1..]));
+        let (flags, fingerprint) = (bytes[0], Fingerprint::decode(&bytes[1..]));
         let number = |at: usize| {
             let mut number = [0; 8];
             number.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(number)
         };
         Self {
-            look: (flags & 1 > 0).then_some(look),
+            fingerprint: (flags & 1 > 0).then_some(fingerprint),
             bytes: number(1 + Fingerprint::LEN),
             packed: number(9 + Fingerprint::LEN),
-            marks: Marks { metacopy: flags & 2 > 0, redirect: flags & 4 > 0 },
-            taken: Taken { maybe_direct: flags & 8 > 0, torn: flags & 16 > 0 },
+            xattrs: OverlayXattrs { metacopy: flags & 2 > 0, redirect: flags & 4 > 0 },
+            copy_state: CopyState { maybe_direct: flags & 8 > 0, torn: flags & 16 > 0 },
         }
     }
 }
 
 impl Note {
-    /// The name that it is about; none for the end of a directory.
+    /// The name of the entry. `None` for the end of a directory.
     pub(super) fn name(&self) -> Option<&[u8]> {
         match self {
             Self::Entry { name, .. } | Self::Enter { name } => Some(name),
@@ -97,41 +100,41 @@ impl Note {
     }
 }
 
-/// The notes of the round before, from the place on where the walk is.
+/// The notes of the previous round that the walk has not reached yet.
 #[derive(Debug, Default)]
-pub(super) struct Old {
+pub(super) struct PreviousNotes {
     reader: SpoolReader,
-    peeked: Option<Note>,
+    next: Option<Note>,
 }
 
-impl Old {
+impl PreviousNotes {
     pub(super) fn new(reader: SpoolReader) -> Self {
-        Self { reader, peeked: None }
+        Self { reader, next: None }
     }
 
-    /// The next note, which stays.
+    /// Returns the next note and does not move past it.
     pub(super) fn peek(&mut self) -> io::Result<Option<&Note>> {
-        if self.peeked.is_none() {
+        if self.next.is_none() {
             let record = self.reader.read_next()?;
             let decoded =
                 record.map(|record| Note::decode(record).ok_or(io::ErrorKind::InvalidData));
-            self.peeked = decoded.transpose()?;
+            self.next = decoded.transpose()?;
         }
-        Ok(self.peeked.as_ref())
+        Ok(self.next.as_ref())
     }
 
-    /// The next note.
+    /// Returns the next note and moves past it.
     pub(super) fn next(&mut self) -> io::Result<Option<Note>> {
         self.peek()?;
-        Ok(self.peeked.take())
+        Ok(self.next.take())
     }
 
-    /// Bytes of memory that they take.
+    /// Bytes of memory in use.
     pub(super) fn memory(&self) -> usize {
         self.reader.held()
     }
 
-    /// Moves past the next note, and past all that is in the directory that it enters.
+    /// Moves past the next note. If it is an `Enter`, moves past everything in that directory.
     pub(super) fn skip(&mut self) -> io::Result<()> {
         let mut depth = 0_usize;
         while let Some(note) = self.next()? {
@@ -148,14 +151,14 @@ impl Old {
     }
 }
 
-/// The notes of this round.
+/// The notes of the current round.
 #[derive(Debug)]
 pub(super) struct Notes {
     spool: Spool,
     record: Vec<u8>,
-    /// What was noted, all together.
+    /// The sum of all notes.
     sum: Cloned,
-    /// The most that this takes in a layer's tar.
+    /// The largest number of bytes that the tree takes in a layer's tar.
     pub(super) packed: u64,
 }
 
@@ -165,8 +168,8 @@ impl Notes {
         Self { spool, record: Vec::new(), sum, packed: 0 }
     }
 
-    /// Bytes of memory that they take.
-    pub(super) fn held(&self) -> usize {
+    /// Bytes of memory in use.
+    pub(super) fn memory(&self) -> usize {
         self.spool.memory()
     }
 
@@ -189,14 +192,15 @@ impl Notes {
         state.encode(&mut self.record);
         self.record.extend_from_slice(name);
         self.sum.bytes += state.bytes;
-        self.sum.metacopy |= state.marks.metacopy;
-        self.sum.redirect |= state.marks.redirect;
-        self.sum.torn += u64::from(state.taken.torn);
+        self.sum.metacopy |= state.xattrs.metacopy;
+        self.sum.redirect |= state.xattrs.redirect;
+        self.sum.torn += u64::from(state.copy_state.torn);
         self.packed += state.packed;
     }
 
-    /// Takes over what is left of a directory that was not walked to its end, up to the end itself.
-    pub(super) fn rest_of(&mut self, old: &mut Old) -> io::Result<()> {
+    /// Copies the remaining notes of a directory that was not walked to its end, except its
+    /// `Leave`.
+    pub(super) fn copy_rest(&mut self, old: &mut PreviousNotes) -> io::Result<()> {
         let mut depth = 0_usize;
         while let Some(note) = old.next()? {
             match note {
@@ -210,7 +214,7 @@ impl Notes {
         Ok(())
     }
 
-    /// Ends the round.
+    /// Ends the round and returns its notes and their sum.
     pub(super) fn finish(self) -> io::Result<(SpoolReader, Cloned)> {
         Ok((self.spool.read()?, self.sum))
     }

@@ -1,4 +1,4 @@
-//! Trees compared with their copies, name by name, between rounds in which everything changes.
+//! Compares trees with their copies, entry by entry, between rounds in which everything changes.
 
 use std::{
     cell::Cell,
@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// Bounds that no test passes by accident.
+/// Bounds that no test exceeds by accident.
 const WIDE: Bounds = Bounds {
     entries: 1_000_000,
     depth: 256,
@@ -51,7 +51,7 @@ fn always() -> bool {
     true
 }
 
-/// A tree, and the place of its copy.
+/// A tree and its copy.
 struct Case {
     from: PathBuf,
     to: PathBuf,
@@ -82,18 +82,18 @@ impl Case {
         self.clone.catch_up(Round::Early, &always).unwrap();
     }
 
-    /// A round that cannot be made.
-    fn refused(&mut self) -> CloneError {
+    /// Runs a round that must fail.
+    fn round_error(&mut self) -> CloneError {
         self.clone.sync().unwrap();
         self.clone.catch_up(Round::Early, &always).unwrap_err()
     }
 
-    /// The copy is the tree, but for what copies do not have.
+    /// Asserts that the copy equals the tree, except for what copies never have.
     fn assert_same(&self, why: &str) {
         assert_eq!(tree(&self.to), tree(&self.from), "{why}");
     }
 
-    /// The inode of a name in the copy: another one where it was taken again.
+    /// The inode of a name in the copy. It differs after the name was copied again.
     fn copied(&self, name: &str) -> u64 {
         fs::symlink_metadata(self.to.join(name)).unwrap().ino()
     }
@@ -123,7 +123,8 @@ fn root_or_copied_up(socket: &Path, root: &Path) -> bool {
     dir == root || xattrs(dir).contains_key("trusted.overlay.origin")
 }
 
-/// All that a tree is, by path: type, mode, owner, size, time, content, attributes, and the first path of the same file.
+/// Everything that a test compares, by path: type, mode, owner, size, time, content, attributes,
+/// and the first path of the same file.
 fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
     let (mut found, mut first, mut next) = (BTreeMap::new(), BTreeMap::new(), vec![PathBuf::new()]);
     while let Some(path) = next.pop() {
@@ -131,7 +132,7 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
         let is = fs::symlink_metadata(&full).unwrap();
         let kind = is.file_type();
         if kind.is_socket() {
-            // In the place of something of a lower, for all that is known.
+            // It may cover an entry of a lower.
             if root_or_copied_up(&full, root) {
                 found.insert(path, "whiteout".to_owned());
             }
@@ -178,11 +179,11 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// One of each kind that a pod can make.
+/// Makes one entry of each kind that a pod can make.
 fn fill(case: &Case) {
     case.write("plain", "one");
     case.write("directory/below/deep", "two");
-    case.write("gone", "three");
+    case.write("removed", "three");
     case.write("becomes a directory", "x");
     case.write("was a directory/with/content", "x");
     case.write("moved/a/b", "moved");
@@ -207,7 +208,7 @@ fn fill(case: &Case) {
     }
 }
 
-/// What only root can make.
+/// Makes the entries that only root can make.
 fn fill_as_root(case: &Case) {
     std::os::unix::fs::lchown(case.path("mode"), Some(1000), Some(2000)).unwrap();
     std::os::unix::fs::lchown(case.path("symlink"), Some(1000), Some(2000)).unwrap();
@@ -234,11 +235,11 @@ fn fill_as_root(case: &Case) {
     set(&case.path("symlink"), "trusted.on-a-link", "yes");
 }
 
-/// Every kind of change, between two rounds.
+/// Makes every kind of change, between two rounds.
 fn change(case: &Case) {
     case.write("plain", "another");
     case.write("new/with/directories", "new");
-    fs::remove_file(case.path("gone")).unwrap();
+    fs::remove_file(case.path("removed")).unwrap();
     fs::remove_file(case.path("becomes a directory")).unwrap();
     case.write("becomes a directory/x", "y");
     crate::sys::durable::remove_tree(&case.path("was a directory")).unwrap();
@@ -254,11 +255,11 @@ fn change(case: &Case) {
         .unwrap()
         .write_all(b"!")
         .unwrap();
-    fs::hard_link(case.path("directory/below/deep"), case.path("directory/twin")).unwrap();
+    fs::hard_link(case.path("directory/below/deep"), case.path("directory/second name")).unwrap();
     fs::remove_file(case.path("fifo")).unwrap();
 }
 
-fn comes_back(at: &Path, as_root: bool) {
+fn copy_equals_tree(at: &Path, as_root: bool) {
     let mut case = Case::new(at);
     fill(&case);
     let sparse = fs::File::create(case.path("sparse")).unwrap();
@@ -287,7 +288,8 @@ fn comes_back(at: &Path, as_root: bool) {
     change(&case);
     case.round();
     case.assert_same("the second round");
-    // Directories alone were renamed: the files in them look as before, under other names, and are still one.
+    // Only the directory was renamed. Its files look unchanged under their new paths, and are still
+    // names of one file.
     fs::rename(case.path("links"), case.path("a links")).unwrap();
     case.round();
     case.assert_same("a directory with names of a file was renamed");
@@ -302,35 +304,35 @@ fn comes_back(at: &Path, as_root: bool) {
 }
 
 #[test]
-fn a_tree_comes_back_whatever_changes_between_rounds() {
-    comes_back(Scratch::new().path(), false);
+fn the_copy_equals_the_tree_after_any_change_between_rounds() {
+    copy_equals_tree(Scratch::new().path(), false);
 }
 
-/// Shared bytes on xfs, copies with holes on ext4 and, read and written, from a tmpfs.
+/// Bytes are shared on xfs, copied with holes on ext4, and read and written from a tmpfs.
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-fn privileged_a_tree_comes_back_on_each_file_system() {
+fn privileged_the_copy_equals_the_tree_on_each_file_system() {
     for fs_type in ["xfs", "ext4"] {
         let scratch = Scratch::new();
         let at = scratch.dir("disk");
         let _disk = Disk::new(&scratch, fs_type, &at);
-        comes_back(&at, true);
+        copy_equals_tree(&at, true);
     }
     let scratch = Scratch::new();
     let from = scratch.dir("from");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs("ovl-test", None, None)).unwrap(), &from).unwrap();
-    comes_back(scratch.path(), true);
+    copy_equals_tree(scratch.path(), true);
 }
 
 #[test]
-fn only_what_changed_is_taken_again() {
+fn only_changed_files_are_copied_again() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     for name in ["same", "changed", "a/same", "a/changed"] {
         case.write(name, "x");
     }
     case.round();
-    // The clock's tick has to pass: what changed within it is taken again.
+    // A tick of the clock has to pass: what changed within it is copied again.
     thread::sleep(Duration::from_millis(30));
     case.round();
     let names = ["same", "changed", "a/same", "a/changed"];
@@ -344,9 +346,10 @@ fn only_what_changed_is_taken_again() {
     case.assert_same("");
 }
 
-/// What changes during the sync may look as it did before: a page of a mapping that was not made read-only yet.
+/// A change during the sync may leave the fingerprint equal: the page of a mapping was not yet
+/// read-only.
 #[test]
-fn what_changed_since_the_sync_began_is_taken_again_however_it_looks() {
+fn a_file_that_changed_since_the_sync_started_is_copied_again() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     case.write("before", "x");
@@ -361,9 +364,10 @@ fn what_changed_since_the_sync_began_is_taken_again_however_it_looks() {
     assert_eq!([before[0] == after[0], before[1] == after[1]], [true, false]);
 }
 
-/// A file that is changed behind a clock that was set back has a time of before the copy, and may look as it did.
+/// A file that changes after the clock was set back gets a time before the copy, and its
+/// fingerprint may be equal.
 #[test]
-fn a_file_that_changed_behind_a_clock_that_was_set_back_is_taken_again() {
+fn a_file_is_copied_again_after_the_clock_was_set_back() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     case.write("file", "x");
@@ -372,7 +376,7 @@ fn a_file_that_changed_behind_a_clock_that_was_set_back_is_taken_again() {
     let first = case.copied("file");
     case.round();
     assert_eq!(case.copied("file"), first);
-    // As if the sync before had been at a time that is an hour from now.
+    // As if the previous sync had run one hour from now.
     case.clone.since.as_mut().unwrap().clock.0 += 3600;
     case.round();
     assert_ne!(case.copied("file"), first);
@@ -380,7 +384,7 @@ fn a_file_that_changed_behind_a_clock_that_was_set_back_is_taken_again() {
 }
 
 #[test]
-fn a_round_that_was_stopped_anywhere_is_made_up_for() {
+fn the_next_round_completes_a_round_that_was_stopped_anywhere() {
     for stop in 0..30_usize {
         let scratch = Scratch::new();
         let mut case = Case::new(scratch.path());
@@ -398,7 +402,7 @@ fn a_round_that_was_stopped_anywhere_is_made_up_for() {
 }
 
 #[test]
-fn depth_has_a_bound_where_no_path_leads() {
+fn depth_is_limited_also_below_the_longest_path() {
     limits::raise_open_files().unwrap();
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
@@ -408,22 +412,22 @@ fn depth_has_a_bound_where_no_path_leads() {
         rustix::fs::mkdirat(&dir, &name, Mode::RWXU).unwrap();
         dir = rustix::fs::openat(&dir, &name, openat2::READ, Mode::empty()).unwrap();
     }
-    // Two names of a file, so deep that no path leads there.
+    // Two names of a file, one of them so deep that no path reaches it.
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
     rustix::fs::openat(&dir, "file", flags, Mode::RUSR).unwrap();
-    rustix::fs::linkat(&dir, "file", CWD, case.path("z twin"), AtFlags::empty()).unwrap();
+    rustix::fs::linkat(&dir, "file", CWD, case.path("z second name"), AtFlags::empty()).unwrap();
     case.round();
-    assert_eq!(fs::metadata(case.to.join("z twin")).unwrap().nlink(), 2);
+    assert_eq!(fs::metadata(case.to.join("z second name")).unwrap().nlink(), 2);
     rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
     case.round();
     dir = rustix::fs::openat(&dir, "d", openat2::READ, Mode::empty()).unwrap();
     rustix::fs::mkdirat(&dir, "one more", Mode::RWXU).unwrap();
-    let error = case.refused();
-    assert!(matches!(error, CloneError::Beyond { what: Beyond::Depth(256), .. }), "{error}");
+    let error = case.round_error();
+    assert!(matches!(error, CloneError::Beyond { what: ExceededBound::Depth(256), .. }), "{error}");
 }
 
 #[test]
-fn what_no_layer_could_hold_is_refused_with_its_name() {
+fn an_entry_that_no_layer_can_hold_is_refused_with_its_name() {
     let long = "l".repeat(50);
     let bounds = Bounds {
         path_bytes: 60,
@@ -436,8 +440,8 @@ fn what_no_layer_could_hold_is_refused_with_its_name() {
     };
     let file = |path: &Path| fs::write(path, "x").unwrap();
     let sized = |path: &Path, size| fs::File::create(path).unwrap().set_len(size).unwrap();
-    type Refused<'c> = (&'c str, &'c str, &'c dyn Fn(&Path));
-    let cases: [Refused<'_>; 8] = [
+    type BadEntry<'c> = (&'c str, &'c str, &'c dyn Fn(&Path));
+    let cases: [BadEntry<'_>; 8] = [
         (&long, "60 bytes", &|path| {
             fs::create_dir(path).unwrap();
             file(&path.join("is too long"));
@@ -472,22 +476,22 @@ fn what_no_layer_could_hold_is_refused_with_its_name() {
             }
         }),
     ];
-    for (name, sentence, make) in cases {
+    for (name, phrase, make) in cases {
         let scratch = Scratch::new();
         let mut case = Case::new(scratch.path());
         case.clone.bounds = bounds;
         case.round();
         make(&case.path(name));
-        let error = case.refused();
+        let error = case.round_error();
         assert!(matches!(error, CloneError::Beyond { .. }), "{name}: {error}");
-        let words = error.to_string();
-        assert!(words.starts_with(name) && words.contains(sentence), "{name}: {words}");
+        let message = error.to_string();
+        assert!(message.starts_with(name) && message.contains(phrase), "{name}: {message}");
     }
 }
 
-/// Each takes memory, and a layer of more could be restored nowhere.
+/// Each entry takes memory, and no node could restore a larger layer.
 #[test]
-fn entries_have_a_bound() {
+fn the_number_of_entries_is_limited() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     case.clone.bounds.entries = 5;
@@ -495,7 +499,7 @@ fn entries_have_a_bound() {
         case.write(name, "x");
     }
     case.round();
-    // As many as before, under other names.
+    // As many entries as before, under other names.
     fs::rename(case.path("a"), case.path("z")).unwrap();
     case.round();
     case.assert_same("");
@@ -508,7 +512,7 @@ fn entries_have_a_bound() {
     case.assert_same("one fewer");
 }
 
-/// Bytes that were asked for.
+/// A reservation that counts the requested bytes, and has a limit.
 #[derive(Debug, Clone)]
 struct Counted {
     copied: Arc<AtomicU64>,
@@ -537,12 +541,12 @@ impl SpaceReservation for Counted {
 }
 
 #[test]
-fn a_copy_asks_for_room_before_it_writes_and_holes_take_none() {
+fn a_copy_reserves_space_before_it_writes_and_none_for_holes() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     let budget = Arc::new(Budget::default());
-    let room = Counted::up_to(40 << 20);
-    case.clone = case.clone.within(budget.share(), Box::new(room.clone()));
+    let reservation = Counted::up_to(40 << 20);
+    case.clone = case.clone.within(budget.share(), Box::new(reservation.clone()));
     case.clone.content.never_shares = true;
     case.write("small", "x");
     let sparse = fs::File::create(case.path("sparse")).unwrap();
@@ -550,8 +554,8 @@ fn a_copy_asks_for_room_before_it_writes_and_holes_take_none() {
     sparse.write_all_at(&[1; 20 << 20], 50 << 20).unwrap();
     case.round();
     case.assert_same("");
-    // One block for the small one.
-    assert_eq!(room.copied.load(Relaxed), (20 << 20) + 4096);
+    // One block for the small file.
+    assert_eq!(reservation.copied.load(Relaxed), (20 << 20) + 4096);
     case.write("more", vec![1; 30 << 20]);
     case.clone.sync().unwrap();
     let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
@@ -560,27 +564,27 @@ fn a_copy_asks_for_room_before_it_writes_and_holes_take_none() {
     assert_eq!(case.clone.copied(), (36 << 20) + 1);
 }
 
-/// They take no room of the disk, and are somebody's nevertheless.
+/// Shared bytes take no disk space, but the volume has them.
 #[test]
 #[ignore = "needs root: mounts a file system on a loop device"]
-fn privileged_bytes_that_are_shared_are_told_as_such() {
+fn privileged_shared_bytes_are_counted_as_shared() {
     let scratch = Scratch::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "xfs", &at);
     let mut case = Case::new(&at);
-    let (budget, room) = (Arc::new(Budget::default()), Counted::up_to(4096));
-    case.clone = case.clone.within(budget.share(), Box::new(room.clone()));
+    let (budget, reservation) = (Arc::new(Budget::default()), Counted::up_to(4096));
+    case.clone = case.clone.within(budget.share(), Box::new(reservation.clone()));
     case.write("dir/shared", vec![1; 20 << 20]);
-    // A file that is as young as the copy is taken again.
+    // A file that is as new as the copy is copied again.
     thread::sleep(Duration::from_millis(30));
     case.round();
     case.round();
-    let told = (room.copied.load(Relaxed), room.shared.load(Relaxed));
-    assert_eq!(told, (4096, 20 << 20));
+    let counted = (reservation.copied.load(Relaxed), reservation.shared.load(Relaxed));
+    assert_eq!(counted, (4096, 20 << 20));
 }
 
 #[test]
-fn what_was_replaced_takes_no_room_once_it_is_tidied() {
+fn tidy_frees_replaced_entries() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     let aside = scratch.path().join("aside");
@@ -598,9 +602,10 @@ fn what_was_replaced_takes_no_room_once_it_is_tidied() {
     assert!(left() > 0);
 }
 
-/// Nobody who renames, replaces and links while it is copied may lead the copy astray or make it fail.
+/// Programs that rename, replace and link entries during the copy cannot lead it out of the tree or
+/// make it fail.
 #[test]
-fn a_tree_in_uproar_is_copied_once_it_is_quiet() {
+fn a_tree_that_changes_constantly_is_copied_once_it_is_quiet() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     let outside = scratch.dir("outside");
@@ -610,7 +615,7 @@ fn a_tree_in_uproar_is_copied_once_it_is_quiet() {
     }
     let from = case.from.clone();
     let until = Instant::now() + Duration::from_millis(700);
-    let uproar = thread::spawn(move || {
+    let writer = thread::spawn(move || {
         let mut n = 0_usize;
         while Instant::now() < until {
             n += 1;
@@ -627,18 +632,18 @@ fn a_tree_in_uproar_is_copied_once_it_is_quiet() {
             let _ = fs::remove_dir(from.join(format!("e{}", (n + 1) % 3)));
         }
     });
-    while !uproar.is_finished() {
+    while !writer.is_finished() {
         case.round();
     }
-    uproar.join().unwrap();
+    writer.join().unwrap();
     case.round();
     case.assert_same("");
     assert!(!tree(&case.to).keys().any(|path| path.ends_with("secret")));
 }
 
-/// A file that changes while it is copied is not half of one moment and half of another, where nobody stands still.
+/// Without a freeze, the copy of a file that changes meanwhile has the bytes of one moment.
 #[test]
-fn a_live_round_copies_a_file_again_that_changes_meanwhile() {
+fn a_live_round_copies_a_file_again_that_changes_during_the_copy() {
     for (changes, torn) in [(1, 0), (u32::MAX, 1)] {
         let scratch = Scratch::new();
         let mut case = Case::new(scratch.path());
@@ -646,11 +651,12 @@ fn a_live_round_copies_a_file_again_that_changes_meanwhile() {
         case.clone.content.never_shares = true;
         let file = OpenOptions::new().write(true).open(case.path("big")).unwrap();
         let left = Cell::new(changes);
-        let asked = Cell::new(0);
+        let calls = Cell::new(0);
         let go_on = || {
-            asked.set(asked.get() + 1);
-            // Once for the name, once before each piece: here the first piece is taken, and the last is not.
-            if asked.get() % 3 == 0 && left.get() > 0 {
+            calls.set(calls.get() + 1);
+            // `go_on` is called once for the name and once before each piece. At the third call the
+            // first piece is copied and the last one is not.
+            if calls.get() % 3 == 0 && left.get() > 0 {
                 left.set(left.get() - 1);
                 file.write_all_at(b"b", 0).unwrap();
                 file.write_all_at(b"b", (20 << 20) - 1).unwrap();
@@ -668,20 +674,21 @@ fn a_live_round_copies_a_file_again_that_changes_meanwhile() {
     }
 }
 
-/// A file that is copied up meanwhile: without the mark that it loses, the bytes of before would be all of it.
+/// Overlay copies the file up during the copy. The `metacopy` xattr is gone then, and without it
+/// the old bytes would count as the whole file.
 #[test]
-#[ignore = "needs root: sets overlay's marks"]
-fn privileged_a_file_that_is_copied_up_meanwhile_is_copied_whole() {
+#[ignore = "needs root: sets overlay's xattrs"]
+fn privileged_a_file_that_overlay_copies_up_during_the_copy_is_complete() {
     let scratch = Scratch::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "ext4", &at);
     let mut case = Case::new(&at);
     case.write("lazy", vec![0; 20 << 20]);
     set(&case.path("lazy"), "trusted.overlay.metacopy", "");
-    let asked = Cell::new(0);
+    let calls = Cell::new(0);
     let go_on = || {
-        asked.set(asked.get() + 1);
-        if asked.get() == 4 {
+        calls.set(calls.get() + 1);
+        if calls.get() == 4 {
             fs::write(case.from.join("lazy"), vec![b'x'; 20 << 20]).unwrap();
             removexattr(case.from.join("lazy"), "trusted.overlay.metacopy").unwrap();
         }
@@ -694,10 +701,11 @@ fn privileged_a_file_that_is_copied_up_meanwhile_is_copied_whole() {
     assert_eq!(case.clone.contents().torn, 0);
 }
 
-/// Direct I/O: the file's time is that of its begin, and the bytes come when the disk has them.
+/// Direct I/O sets the time of the file when it starts, and its bytes are there when the disk has
+/// written them.
 #[test]
 #[ignore = "needs root: mounts a file system on a loop device, makes a cgroup"]
-fn privileged_direct_io_that_was_under_way_is_in_the_last_round() {
+fn privileged_the_last_round_has_the_bytes_of_direct_io_in_flight() {
     let scratch = Scratch::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "ext4", &at);
@@ -711,7 +719,7 @@ fn privileged_direct_io_that_was_under_way_is_in_the_last_round() {
         group.run(&["xfs_io", "-d", "-c", "pwrite -S 0x62 -b 4m 0 4m"], &case.path("direct"));
     thread::sleep(Duration::from_millis(500));
     case.round();
-    assert!(writer.try_wait().unwrap().is_none(), "this disk is not slow");
+    assert!(writer.try_wait().unwrap().is_none(), "the disk is not slow");
     assert!(fs::read(case.to.join("direct")).unwrap().contains(&b'a'));
     let common = case.copied("common");
     assert!(writer.wait().unwrap().success());
@@ -721,11 +729,11 @@ fn privileged_direct_io_that_was_under_way_is_in_the_last_round() {
     assert_eq!(
         case.copied("common"),
         common,
-        "what was written in the common way is not taken again"
+        "a file that was written without O_DIRECT is not copied again"
     );
 }
 
-/// A cgroup whose processes write a megabyte a second to one device.
+/// A cgroup whose processes can write one megabyte per second to one device.
 struct Slow(PathBuf);
 
 impl Slow {
@@ -754,9 +762,9 @@ impl Slow {
 
 impl Drop for Slow {
     fn drop(&mut self) {
-        let gone = || fs::remove_dir(&self.0).is_ok();
+        let removed = || fs::remove_dir(&self.0).is_ok();
         let _ = (0..200).any(|_| {
-            gone() || {
+            removed() || {
                 thread::sleep(Duration::from_millis(5));
                 false
             }
@@ -764,10 +772,10 @@ impl Drop for Slow {
     }
 }
 
-/// What neighbours have written does not reach the disk for it, and what this tree has does.
+/// The copy writes out the bytes of this tree, and leaves those of neighbours in memory.
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-fn privileged_a_neighbours_bytes_are_not_written_out_for_a_copy() {
+fn privileged_a_copy_does_not_write_out_a_neighbours_bytes() {
     for fs_type in ["xfs", "ext4"] {
         let scratch = Scratch::new();
         let at = scratch.dir("disk");
@@ -788,49 +796,53 @@ fn privileged_a_neighbours_bytes_are_not_written_out_for_a_copy() {
     }
 }
 
-/// So nobody who syncs a file meanwhile waits for much of it, and what makes it durable in the end has little left to do. While the
-/// writers stand still nothing is waited for.
+/// Another program that syncs a file meanwhile does not wait for much of the copy, and little is
+/// left to write at the end. While the writers are frozen, the copy does not wait for the disk.
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-fn privileged_a_copy_reaches_the_disk_while_it_is_made() {
-    // Neither shares bytes.
+fn privileged_a_copy_is_written_out_while_it_is_made() {
+    // These file systems share no bytes.
     let cases: [(&str, &[&str]); 2] = [("ext4", &[]), ("xfs", &["-m", "reflink=0"])];
     for (fs_type, options) in cases {
         let scratch = Scratch::new();
         let at = scratch.dir("disk");
         let disk = Disk::with(&scratch, fs_type, options, &at);
         let mut case = Case::new(&at);
-        let (budget, room) = (Arc::new(Budget::default()), Counted::up_to(u64::MAX));
-        case.clone = case.clone.within(budget.share(), Box::new(room.clone()));
+        let (budget, reservation) = (Arc::new(Budget::default()), Counted::up_to(u64::MAX));
+        case.clone = case.clone.within(budget.share(), Box::new(reservation.clone()));
         (0..100).for_each(|n| case.write(&format!("small/{n}"), vec![1; 200 << 10]));
         case.write("large", vec![2; 40 << 20]);
         disk.sync();
-        let (before, most, asked) = (disk.written(), Cell::new(0), Cell::new(0));
-        let look = || {
-            let left = room.copied.load(Relaxed).saturating_sub(disk.written() - before);
+        let (before, most, calls) = (disk.written(), Cell::new(0), Cell::new(0));
+        let measure = || {
+            let left = reservation.copied.load(Relaxed).saturating_sub(disk.written() - before);
             most.set(most.get().max(left));
-            asked.set(asked.get() + 1);
+            calls.set(calls.get() + 1);
             true
         };
         case.clone.sync().unwrap();
-        case.clone.catch_up(Round::Early, &look).unwrap();
+        case.clone.catch_up(Round::Early, &measure).unwrap();
         case.assert_same(fs_type);
         assert!(most.get() <= 3 << 20, "{fs_type}: {} bytes were not written out", most.get());
-        assert!(asked.get() >= 140, "{fs_type}: asked {} times whether to go on", asked.get());
+        assert!(calls.get() >= 140, "{fs_type}: go_on was called {} times", calls.get());
         assert_eq!(case.clone.dirty(), Amount::default(), "{fs_type}");
 
         case.write("changed", vec![3; 8 << 20]);
         case.clone.sync().unwrap();
         case.clone.catch_up(Round::Still, &always).unwrap();
         let left = Amount { files: 1, bytes: 8 << 20 };
-        assert_eq!(case.clone.dirty(), left, "{fs_type}: written out while writers stood still");
+        assert_eq!(
+            case.clone.dirty(),
+            left,
+            "{fs_type}: the copy was written out while the writers were frozen"
+        );
     }
 }
 
-/// HAZARDS 2.
+/// docs/hazards.md, 2.
 #[test]
 #[ignore = "needs root: mounts a file system on a loop device"]
-fn privileged_a_sync_that_fails_is_told() {
+fn privileged_a_failed_sync_is_reported() {
     let scratch = Scratch::new();
     let at = scratch.dir("disk");
     let disk = Disk::new(&scratch, "xfs", &at);
@@ -838,7 +850,7 @@ fn privileged_a_sync_that_fails_is_told() {
     let mut clone = TreeClone::new(&from, &to, &aside, WIDE, &spill::Scratch::default()).unwrap();
     fs::write(from.join("file"), "lost").unwrap();
     disk.cut_power();
-    // At once, or with the file, as much as is dirty elsewhere.
+    // The error comes from the sync or from the file. That depends on how much is dirty elsewhere.
     let done = clone.sync().and_then(|_| clone.catch_up(Round::Early, &always));
     assert!(matches!(done, Err(CloneError::Sync { .. } | CloneError::Entry { .. })), "{done:?}");
 }
@@ -846,7 +858,7 @@ fn privileged_a_sync_that_fails_is_told() {
 /// A write through a mapping that was made before the first round.
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-fn privileged_what_is_written_through_a_mapping_is_seen() {
+fn privileged_a_write_through_a_mapping_is_copied() {
     for fs_type in ["xfs", "ext4", "tmpfs"] {
         let scratch = Scratch::new();
         let at = scratch.dir("disk");
@@ -866,7 +878,7 @@ fn privileged_what_is_written_through_a_mapping_is_seen() {
         thread::sleep(Duration::from_millis(30));
         case.round();
         for byte in 2..20 {
-            // Also within a tick of the clock.
+            // This also happens within one tick of the clock.
             mapped.write(byte);
             case.round();
             assert_eq!(fs::read(case.to.join("mapped")).unwrap()[5000], byte, "{fs_type}");
@@ -896,12 +908,13 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: what `new` mapped, and nobody uses any more.
+        // SAFETY: `new` mapped it, and it is not used any more.
         unsafe { libc::munmap(self.0, 8192) };
     }
 }
 
-/// The last round costs no more than twice what it takes to share the same files' bytes, and little whatever was written before.
+/// The last round takes no more than twice the time that sharing the same files takes, however much
+/// was written before.
 #[test]
 #[ignore = "needs root: mounts a file system on a loop device"]
 fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
@@ -914,56 +927,56 @@ fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
     }
     case.round();
     case.clone.sync().unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     case.clone.catch_up(Round::Early, &always).unwrap();
-    let quiet = begun.elapsed();
+    let quiet = started.elapsed();
     let bare = at.join("bare");
     fs::create_dir(&bare).unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     for n in 0..1_000 {
         let from = fs::File::open(case.path(&format!("d{}/f{n}", n % 10))).unwrap();
         ioctl_ficlone(fs::File::create(bare.join(n.to_string())).unwrap(), from).unwrap();
     }
-    let shared = begun.elapsed();
+    let shared = started.elapsed();
     assert!(quiet < shared * 2, "{quiet:?} against {shared:?}");
     assert!(quiet < Duration::from_millis(100), "{quiet:?}");
 }
 
 #[test]
-fn names_take_the_memory_that_others_leave() {
+fn names_wait_for_memory_that_another_copy_holds() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     case.write("directory/file", "content");
     let budget = Arc::new(Budget::new(0, 0, 1 << 30));
-    let eldest = budget.share();
-    eldest.take(1).unwrap();
+    let other = budget.share();
+    other.take(1).unwrap();
     case.clone = case.clone.within(budget.share(), Box::new(Counted::up_to(u64::MAX)));
     case.clone.sync().unwrap();
-    // As one does while writers stand still, and their time comes to its end.
-    let asked = Cell::new(0);
-    let twenty_times = || asked.replace(asked.get() + 1) < 20;
+    // As in the last round, when the time of the freeze ends.
+    let calls = Cell::new(0);
+    let twenty_times = || calls.replace(calls.get() + 1) < 20;
     assert!(matches!(case.clone.catch_up(Round::Early, &twenty_times), Err(CloneError::Stopped)));
-    drop(eldest);
+    drop(other);
     case.round();
     assert_eq!(fs::read(case.to.join("directory/file")).unwrap(), b"content");
-    let held = budget.used();
-    assert!(held > 0);
-    // It is kept for the next round, in which nobody should have to be waited for.
+    let used = budget.used();
+    assert!(used > 0);
+    // The memory is kept for the next round, so that this round does not wait for it.
     case.round();
-    assert_eq!(budget.used(), held);
+    assert_eq!(budget.used(), used);
     drop(case);
     assert_eq!(budget.used(), 0);
 }
 
 #[test]
-fn names_that_take_more_than_there_is_are_told() {
+fn names_that_need_more_than_the_memory_limit_are_refused() {
     let scratch = Scratch::new();
     let mut case = Case::new(scratch.path());
     case.write("file", "content");
     case.clone = case
         .clone
         .within(Arc::new(Budget::new(0, 0, 1)).share(), Box::new(Counted::up_to(u64::MAX)));
-    let error = case.refused();
+    let error = case.round_error();
     assert!(matches!(error, CloneError::Memory(OverBudget::TooMuch(1))), "{error}");
     assert!(error.to_string().contains("raise that limit"), "{error}");
 }

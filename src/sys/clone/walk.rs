@@ -1,4 +1,4 @@
-//! One round through the tree.
+//! Walks the tree once and updates its copy: one round.
 
 use std::{
     ffi::OsStr,
@@ -19,14 +19,14 @@ use rustix::{
 
 use super::{
     CloneError, Cloned, Round, TreeClone,
-    bounds::{Beyond, Bounds},
-    content::{BLOCK, Content, Within},
-    entry::Found,
-    fingerprint::{Clock, DAWN, Fingerprint, Moment},
+    bounds::{Bounds, ExceededBound},
+    content::{BLOCK, Content, CopyContext},
+    entry::Noted,
+    fingerprint::{Clock, EARLIEST, Fingerprint, Moment},
     flush::Flush,
     memory::Memory,
     metadata::{Metadata, Original},
-    notes::{Note, Notes, Old, State},
+    notes::{Note, Notes, PreviousNotes, State},
     take::Linked,
 };
 use crate::{
@@ -34,11 +34,12 @@ use crate::{
     sys::openat2,
 };
 
-/// How a step goes: into one entry of an open directory.
+/// How a step opens one entry of an open directory.
 pub(super) const STEP: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
-/// How long direct I/O may be under way: a disk that does not answer for so long is given up by the kernel's drivers.
+/// The longest time, in seconds, that direct I/O can be in flight. The kernel's drivers give up a
+/// disk that does not respond for so long.
 const LONGEST_IO: i64 = 30;
 
 pub(super) struct Walk<'c> {
@@ -48,31 +49,31 @@ pub(super) struct Walk<'c> {
     pub(super) content: &'c mut Content,
     pub(super) flush: &'c mut Flush,
     pub(super) disk: &'c File,
-    pub(super) within: Within<'c>,
-    pub(super) what: Round,
-    /// Direct I/O that was under way when this copy began has begun since.
+    pub(super) context: CopyContext<'c>,
+    pub(super) round: Round,
+    /// The earliest start of direct I/O that was in flight when this copy started.
     pub(super) direct_since: Clock,
     pub(super) moved: &'c mut u64,
     pub(super) bounds: Bounds,
     pub(super) scratch: Scratch,
-    /// How many more entries there may be.
-    left: u64,
+    /// How many more entries are allowed.
+    entries_left: u64,
     pub(super) since: Clock,
-    pub(super) telling_times: bool,
-    /// Where the directory that is walked lies.
+    pub(super) times_change: bool,
+    /// The path of the current directory, relative to the tree.
     pub(super) path: Vec<u8>,
-    /// Files with several names that were met in this round, by their inode's number.
+    /// Files with several names that this round has found, by inode number.
     pub(super) linked: Map<Linked>,
     memory: &'c mut Memory,
-    /// Bytes of memory of the names in the directories on the way down.
+    /// Bytes of memory of the names in the current directory and those above it.
     listed: usize,
-    /// Whether there was a round before, and what it noted.
+    /// Whether there was a previous round.
     known: bool,
-    pub(super) old: Old,
+    pub(super) previous: PreviousNotes,
     pub(super) notes: Notes,
 }
 
-/// A directory of the tree and its copy, both open.
+/// An open directory of the tree, and its open copy.
 pub(super) struct Pair {
     pub(super) from: OwnedFd,
     pub(super) to: OwnedFd,
@@ -81,13 +82,14 @@ pub(super) struct Pair {
 impl<'c> Walk<'c> {
     pub(super) fn new(
         clone: &'c mut TreeClone,
-        what: Round,
+        round: Round,
         go_on: &'c dyn Fn() -> bool,
     ) -> Result<Self, CloneError> {
         let now = Moment::now();
-        // The time that files have got since, or, if the clock was set back, any.
-        let since = |moment: Option<Moment>| moment.and_then(|it| it.until(&now)).unwrap_or(DAWN);
-        let (since, begun) = (since(clone.since), since(Some(clone.begun)));
+        // The ctime of files that changed since, or any time if the clock was set back.
+        let since =
+            |moment: Option<Moment>| moment.and_then(|it| it.until(&now)).unwrap_or(EARLIEST);
+        let (since, started) = (since(clone.since), since(Some(clone.started)));
         let open = |path: &Path| {
             openat2::dir(path, openat2::READ).map_err(|e| {
                 let path = path.to_owned();
@@ -95,10 +97,10 @@ impl<'c> Walk<'c> {
             })
         };
         let (from, to, aside) = (open(&clone.from)?, open(&clone.to)?, open(&clone.aside)?);
-        let seen = clone.seen.take();
-        // The first round has the most to take and nobody who waits for it. One that follows takes what was written during the one
-        // before, and so has to be quick.
-        let writes_out = what == Round::Early && seen.is_none();
+        let notes = clone.previous.take();
+        // The first round copies the most, and delays no pod. A later round copies what was written
+        // during the round before, so it must be quick.
+        let writes_out = round == Round::Early && notes.is_none();
         Ok(Self {
             from,
             to,
@@ -106,20 +108,20 @@ impl<'c> Walk<'c> {
             content: &mut clone.content,
             flush: &mut clone.flush,
             disk: &clone.disk,
-            within: Within { go_on, space: clone.space.as_deref(), writes_out },
-            what,
-            direct_since: (begun.0.saturating_sub(LONGEST_IO), 0),
+            context: CopyContext { go_on, space: clone.space.as_deref(), writes_out },
+            round,
+            direct_since: (started.0.saturating_sub(LONGEST_IO), 0),
             moved: &mut clone.moved,
             bounds: clone.bounds,
-            left: clone.bounds.entries,
+            entries_left: clone.bounds.entries,
             since,
-            telling_times: clone.telling_times,
+            times_change: clone.times_change,
             path: Vec::new(),
             linked: Map::default(),
             memory: &mut clone.memory,
             listed: 0,
-            known: seen.is_some(),
-            old: Old::new(seen.unwrap_or_default()),
+            known: notes.is_some(),
+            previous: PreviousNotes::new(notes.unwrap_or_default()),
             notes: Notes::new(&clone.scratch),
             scratch: clone.scratch.clone(),
         })
@@ -137,69 +139,76 @@ impl<'c> Walk<'c> {
         }
     }
 
-    /// What was noted, for the round that follows.
+    /// Returns the notes for the next round, and their sum.
     pub(super) fn finish(self) -> io::Result<(SpoolReader, Cloned)> {
         self.notes.finish()
     }
 
-    /// Brings the copy of a directory up to date, with all below it. `known`: the round before has noted it.
+    /// Updates the copy of a directory and everything below it. `known`: the previous round has
+    /// noted it.
     fn dir(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<(), CloneError> {
         let updated = self.update(pair, known, depth);
-        // Unlike the original where that failed.
+        // After an error, the state marks the copy as incomplete.
         let state = updated.as_ref().copied().unwrap_or_default();
         self.end(known, state)?;
         updated.map(drop)
     }
 
-    /// Notes the end of a directory. What is left of it in the notes of the round before stays noted: it was not come to.
+    /// Notes the end of a directory. Previous notes of entries that the walk did not reach are
+    /// kept.
     fn end(&mut self, known: bool, state: State) -> Result<(), CloneError> {
-        let rest = if known { self.notes.rest_of(&mut self.old) } else { Ok(()) };
+        let rest = if known { self.notes.copy_rest(&mut self.previous) } else { Ok(()) };
         rest.map_err(CloneError::Notes)?;
         self.note(&Note::Leave(state))
     }
 
-    // What follows is split so that the steps from a directory to one in it need little of the stack.
+    // The following functions are split to keep the stack frames of the recursion small.
     fn update(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<State, CloneError> {
         let stat = fstat(&pair.from).map_err(|e| self.failed(b"", e))?;
         let list = self.list(&pair.from, depth)?;
         let mut names = list.read().map_err(CloneError::Notes)?;
-        let (mut name, mut touched) = (Vec::new(), false);
+        let (mut name, mut changed) = (Vec::new(), false);
         while next_name(&mut names, &mut name)? {
-            if !(self.within.go_on)() {
+            if !(self.context.go_on)() {
                 return Err(CloneError::Stopped);
             }
-            touched |= known && self.gone(pair, Some(&name))?;
-            touched |= self.entry(pair, &name, known, depth)?;
+            changed |= known && self.remove_vanished(pair, Some(&name))?;
+            changed |= self.entry(pair, &name, known, depth)?;
         }
-        touched |= known && self.gone(pair, None)?;
+        changed |= known && self.remove_vanished(pair, None)?;
         self.listed -= list.memory();
-        self.set_metadata(pair, stat, known, touched)
+        self.set_metadata(pair, stat, known, changed)
     }
 
-    /// Gives the copy of a directory what it has beside its entries, if that changed.
+    /// Copies the metadata of a directory if it changed.
     fn set_metadata(
         &mut self,
         pair: &Pair,
         stat: Stat,
         known: bool,
-        touched: bool,
+        changed: bool,
     ) -> Result<State, CloneError> {
-        let is = Original { fd: pair.from.as_fd(), stat };
-        let look = Fingerprint::of(&is.stat);
-        let before = match self.old.peek().map_err(CloneError::Notes)? {
+        let original = Original { fd: pair.from.as_fd(), stat };
+        let fingerprint = Fingerprint::of(&original.stat);
+        let before = match self.previous.peek().map_err(CloneError::Notes)? {
             Some(Note::Leave(state)) if known => *state,
             _ => State::default(),
         };
-        if before.look != Some(look) || look.is_since(self.since) {
-            let Metadata { marks, weight } =
-                is.set_metadata(&pair.to).map_err(|e| self.failed(b"", e))?;
+        if before.fingerprint != Some(fingerprint) || fingerprint.is_since(self.since) {
+            let Metadata { xattrs, weight } =
+                original.set_metadata(&pair.to).map_err(|e| self.failed(b"", e))?;
             let checked = self.bounds.xattrs(&weight, self.path.is_empty());
-            checked.map_err(|what| self.beyond(b"", what))?;
+            checked.map_err(|what| self.exceeds(b"", what))?;
             let packed = Bounds::packed(self.path.len(), 0, &weight);
-            return Ok(State { look: Some(look), packed, marks, ..State::default() });
+            return Ok(State {
+                fingerprint: Some(fingerprint),
+                packed,
+                xattrs,
+                ..State::default()
+            });
         }
-        if touched {
-            is.set_times(&pair.to).map_err(|e| self.failed(b"", e))?;
+        if changed {
+            original.set_times(&pair.to).map_err(|e| self.failed(b"", e))?;
         }
         Ok(before)
     }
@@ -208,12 +217,12 @@ impl<'c> Walk<'c> {
         &mut self,
         pair: &Pair,
         name: &[u8],
-        found: Found,
+        noted: Noted,
         depth: usize,
     ) -> Result<bool, CloneError> {
-        let known = found == Found::Dir;
-        let Some(below) = self.enter(pair, name, found)? else {
-            return self.put_aside(pair, name, found);
+        let known = noted == Noted::Dir;
+        let Some(below) = self.enter(pair, name, noted)? else {
+            return self.move_aside(pair, name, noted);
         };
         let above = self.path.len();
         self.path = self.path_of(name);
@@ -222,26 +231,27 @@ impl<'c> Walk<'c> {
         Ok(!known)
     }
 
-    /// Opens a directory and its copy, which is made where it is missing, and notes it. `None` where it is a directory no more.
+    /// Opens a directory and its copy, and notes it. Makes the copy if it does not exist. `None` if
+    /// the entry is no longer a directory.
     fn enter(
         &mut self,
         pair: &Pair,
         name: &[u8],
-        found: Found,
+        noted: Noted,
     ) -> Result<Option<Pair>, CloneError> {
-        let open = |fd: &OwnedFd| openat2(fd, os(name), openat2::READ, Mode::empty(), STEP);
+        let open = |fd: &OwnedFd| openat2(fd, os_str(name), openat2::READ, Mode::empty(), STEP);
         let from = match open(&pair.from) {
             Ok(from) => from,
             Err(e) if is_race(e) => return Ok(None),
             Err(e) => return Err(self.failed(name, e)),
         };
-        let known = found == Found::Dir;
+        let known = noted == Noted::Dir;
         if known {
-            self.keep()?;
+            self.keep_note()?;
         } else {
-            self.put_aside(pair, name, found)?;
-            self.within.takes(BLOCK).map_err(|e| self.failed(name, e))?;
-            mkdirat(&pair.to, os(name), Mode::RWXU).map_err(|e| self.failed(name, e))?;
+            self.move_aside(pair, name, noted)?;
+            self.context.reserve(BLOCK).map_err(|e| self.failed(name, e))?;
+            mkdirat(&pair.to, os_str(name), Mode::RWXU).map_err(|e| self.failed(name, e))?;
             self.note(&Note::Enter { name: name.to_vec() })?;
         }
         match open(&pair.to) {
@@ -259,14 +269,14 @@ impl<'c> Walk<'c> {
     }
 
     fn place(&self, name: &[u8]) -> PathBuf {
-        os(&self.path_of(name)).into()
+        os_str(&self.path_of(name)).into()
     }
 
-    pub(super) fn beyond(&self, name: &[u8], what: Beyond) -> CloneError {
+    pub(super) fn exceeds(&self, name: &[u8], what: ExceededBound) -> CloneError {
         CloneError::Beyond { path: self.place(name), what }
     }
 
-    /// The names in a directory, sorted.
+    /// Reads the names in a directory, sorted.
     fn list(&mut self, dir: &OwnedFd, depth: usize) -> Result<Sorted, CloneError> {
         let mut names = Sorter::of_names(&self.scratch, depth);
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 << 10];
@@ -274,27 +284,30 @@ impl<'c> Walk<'c> {
         while let Some(entry) = entries.next() {
             match entry {
                 Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
-                Ok(_) if self.left == 0 => return Err(CloneError::TooMany(self.bounds.entries)),
+                Ok(_) if self.entries_left == 0 => {
+                    return Err(CloneError::TooMany(self.bounds.entries));
+                }
                 Ok(entry) => {
-                    self.left -= 1;
+                    self.entries_left -= 1;
                     names.push(entry.file_name().to_bytes()).map_err(CloneError::Notes)?;
                 }
-                // It was removed since it was opened.
+                // The directory was removed after it was opened.
                 Err(Errno::NOENT) => break,
                 Err(e) => return Err(self.failed(b"", e)),
             }
         }
         let names = names.sorted().map_err(CloneError::Notes)?;
         self.listed += names.memory();
-        self.hold()?;
+        self.reserve_memory()?;
         Ok(names)
     }
 
-    /// Sees to the memory for all that is held now. Asked after each directory's names and each file of several names: what comes
-    /// beside them is little.
-    pub(super) fn hold(&mut self) -> Result<(), CloneError> {
-        let held = self.listed + self.linked.memory() + self.notes.held() + self.old.memory();
-        self.memory.hold(held, self.within.go_on)
+    /// Reserves memory for all data of the walk. It is called after the names of each directory and
+    /// after each file with several names. Other data is small.
+    pub(super) fn reserve_memory(&mut self) -> Result<(), CloneError> {
+        let bytes =
+            self.listed + self.linked.memory() + self.notes.memory() + self.previous.memory();
+        self.memory.reserve(bytes, self.context.go_on)
     }
 
     pub(super) fn failed(&self, name: &[u8], e: impl Into<io::Error>) -> CloneError {
@@ -302,10 +315,10 @@ impl<'c> Walk<'c> {
     }
 }
 
-/// Whether there is one more name, which then is in `name`.
+/// Reads the next name into `name`. False if there is none.
 fn next_name(names: &mut SortedReader<'_>, name: &mut Vec<u8>) -> Result<bool, CloneError> {
     while let Some(next) = names.read_next().map_err(CloneError::Notes)? {
-        // A directory whose names change while it is listed may have one twice.
+        // If the names of a directory change while it is listed, a name can appear twice.
         if next != name.as_slice() {
             name.clear();
             name.extend_from_slice(next);
@@ -315,11 +328,12 @@ fn next_name(names: &mut SortedReader<'_>, name: &mut Vec<u8>) -> Result<bool, C
     Ok(false)
 }
 
-/// Whether something was renamed or replaced since it was looked at: the next round finds what is there then.
+/// Whether the entry was renamed or replaced since it was looked at. The next round copies what is
+/// there then.
 pub(super) fn is_race(e: Errno) -> bool {
     matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
 
-pub(super) fn os(name: &[u8]) -> &OsStr {
+pub(super) fn os_str(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }

@@ -1,8 +1,10 @@
-//! Copies that are written out while they are made, a piece at a time, so that nobody else's sync has many of their bytes to wait for.
+//! Writes out a copy in pieces while it is made, so that another program's sync does not wait for
+//! many of its bytes.
 //!
-//! Whoever syncs a file of a few bytes waits for the disk to take whatever it was given before, and a journal commits everybody's
-//! changes at once. So bytes that are left in memory until the end are somebody's pause then. Deliberately absent: what makes them
-//! survive a power cut; see [`settle`](super::settle).
+//! A program that syncs a file of a few bytes waits until the disk has taken all earlier requests,
+//! and one journal commit covers the changes of all programs. So bytes that stay in memory until
+//! the end delay another program then. Deliberately absent: durability after a power cut. See
+//! [`settle`](super::settle).
 
 use std::{
     fs::File,
@@ -10,32 +12,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::tree::{Amount, begin_write_out, write_out, write_out_part};
+use super::tree::{Amount, start_write_out, write_out, write_out_part};
 
-/// How many bytes are written out together; and of how many files at most, each of which is open until then. In pieces of 256 KiB a
-/// copy took more than twice as long (100 MB, ext4, Linux 6.18), and a neighbour's syncs gained little.
+/// The bytes that are written out together, and the largest number of files that they belong to.
+/// Each of these files is open until then. In pieces of 256 KiB a copy took more than twice as long
+/// (100 MB, ext4, Linux 6.18), and the syncs of neighbours were hardly faster.
 pub const PIECE: u64 = 1 << 20;
 const FILES: usize = 64;
 
-/// For how long the disk is left to others after a piece, in parts of the time that the piece took; and the longest.
+/// The pause after a piece, as a multiple of the time that the piece took, and the longest pause.
 const REST: u32 = 1;
-const LONGEST: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Shorter pauses than this are no pauses.
-const SHORTEST: Duration = Duration::from_micros(200);
+/// Shorter pauses are skipped.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
 
-/// Files that are being written, not all of whose bytes are written out.
+/// Files whose bytes are not all written out yet.
 #[derive(Debug, Default)]
 pub struct WriteBehind {
     files: Vec<File>,
     left: Amount,
-    /// When the piece was begun.
+    /// When the current piece was started.
     since: Option<Instant>,
 }
 
 impl WriteBehind {
-    /// A file begins, to which [`Self::wrote`] refers from now on.
-    pub fn begin(&mut self, file: &File) -> io::Result<()> {
+    /// Starts a file. [`Self::wrote`] refers to it from now on.
+    pub fn start(&mut self, file: &File) -> io::Result<()> {
         if self.files.len() >= FILES {
             self.flush()?;
         }
@@ -45,7 +48,8 @@ impl WriteBehind {
         Ok(())
     }
 
-    /// So many bytes more are in the file. Where they make a piece this waits for the disk, and leaves it to others for a while.
+    /// Counts `bytes` more of the current file. When a piece is complete, this waits for the disk
+    /// and then leaves it to others for a while.
     pub fn wrote(&mut self, bytes: u64) -> io::Result<()> {
         self.left.bytes += bytes;
         if self.left.bytes < PIECE {
@@ -58,10 +62,10 @@ impl WriteBehind {
         Ok(())
     }
 
-    /// A file of so many bytes is complete: a large one is written out in pieces, small ones together.
+    /// Writes out a complete file of `size` bytes: a large one in pieces, small ones together.
     pub fn whole(&mut self, file: &File, size: u64) -> io::Result<()> {
         if size < PIECE {
-            self.begin(file)?;
+            self.start(file)?;
             return self.wrote(size);
         }
         let mut at = 0;
@@ -72,10 +76,11 @@ impl WriteBehind {
         Ok(())
     }
 
-    /// Writes out what is left. Errors of earlier writes that nobody was told are told.
+    /// Writes out the remaining bytes. Also returns errors of earlier writes that were not reported
+    /// yet.
     pub fn flush(&mut self) -> io::Result<()> {
         for file in &self.files {
-            begin_write_out(file)?;
+            start_write_out(file)?;
         }
         for file in &self.files {
             write_out(file)?;
@@ -88,13 +93,14 @@ impl WriteBehind {
         Ok(())
     }
 
-    /// What is not written out yet.
+    /// The files and bytes that are not written out yet.
     pub fn left(&self) -> Amount {
         self.left
     }
 }
 
-/// Writes out a [`PIECE`] of a file, and leaves the disk to others for a while where that took time.
+/// Writes out a [`PIECE`] of a file from `at` on. If that took time, leaves the disk to others for
+/// a while.
 pub fn write_out_piece(file: &File, at: u64) -> io::Result<()> {
     let since = Instant::now();
     write_out_part(file, at, PIECE)?;
@@ -102,10 +108,10 @@ pub fn write_out_piece(file: &File, at: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves the disk to others after it was used for so long.
+/// Leaves the disk to others after it was used for this time.
 fn rest(used: Duration) {
     let pause = used * REST;
-    if pause > SHORTEST {
-        thread::sleep(pause.min(LONGEST));
+    if pause > SHORTEST_PAUSE {
+        thread::sleep(pause.min(LONGEST_PAUSE));
     }
 }

@@ -1,9 +1,10 @@
-//! Durable writes: after each call returns, a power cut cannot undo it; before, it changes nothing.
+//! Durable writes: after a call returns, a power cut cannot undo it. Before that, a power cut
+//! leaves the old state.
 //!
-//! The order is always the same: bytes synced, name changed, directory synced. An error names the path
-//! and keeps the [`io::ErrorKind`], so that a full disk can be told from a missing directory.
-//! [`note`] is for what may wait for the journal: no call of it syncs.
-//! Deliberately absent: retries, and any knowledge of what is written.
+//! The order is always the same: sync the bytes, change the name, sync the directory. An error
+//! names the path and keeps the [`io::ErrorKind`], so that a caller can distinguish a full disk
+//! from a missing directory. [`note`] is for data that may wait for the journal: its calls do not
+//! sync. Deliberately absent: retries, and any knowledge of what is written.
 
 mod behind;
 pub mod note;
@@ -25,45 +26,47 @@ pub use behind::{PIECE, WriteBehind, write_out_piece};
 pub use remove::{remove_tree, remove_tree_soon};
 pub use tree::{Amount, settle, unwritten, write_out};
 
-/// Begins the name of every file that [`write_atomic`] has not yet renamed into place. A crash can
-/// leave such a file behind; nothing refers to it, and start-up may remove it.
+/// The name prefix of each file that [`write_atomic`] has not renamed into place yet. A crash can
+/// leave such a file. Nothing refers to it, and the start of the driver may remove it.
 pub const TEMP_PREFIX: &str = ".ovl-tmp.";
 
-/// Replaces the file at `path` with `bytes`: a reader, or a crash, sees the old or the new.
+/// Replaces the file at `path` with `bytes`. A reader sees the old or the new content, and so does
+/// the next start after a crash.
 ///
 /// The file has mode 0600. A symlink at `path` is replaced, not followed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = openat2::parent(path)?;
     let (temp, mut file) = create_temp(directory)?;
-    let written = (|| {
+    let result = (|| {
         file.write_all(bytes).map_err(at("write", &temp.0))?;
         sync_file(&file).map_err(at("sync", &temp.0))?;
         fs::rename(&temp.0, path).map_err(at("rename into place", path))
     })();
-    if written.is_ok() {
+    if result.is_ok() {
         temp.keep();
     }
-    written?;
+    result?;
     sync_dir(directory)
 }
 
-/// Renames `from` to `to` on one file system and never over something that is already there.
+/// Renames `from` to `to` on one file system. Never replaces an existing `to`.
 ///
-/// Errors: `AlreadyExists` if `to` is there, `CrossesDevices` between file systems.
+/// # Errors
+/// `AlreadyExists` if `to` exists, `CrossesDevices` if the two are on different file systems.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     rename_soon(from, to)?;
-    // The new name first: a crash between the two may leave both names, never neither.
+    // The new name first: a crash between the two syncs may leave both names, never neither.
     sync_dir(openat2::parent(to)?)?;
     sync_dir(openat2::parent(from)?)
 }
 
-/// As [`rename`], and waits for no disk: after a crash the old name may be there, or the new one.
+/// Like [`rename`], but does not wait for the disk. After a crash the old or the new name exists.
 pub fn rename_soon(from: &Path, to: &Path) -> io::Result<()> {
     renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
         .map_err(|e| at(&format!("rename {} to", from.display()), to)(e.into()))
 }
 
-/// Removes the file at `path`; a symlink is removed, not followed. One that is not there is fine.
+/// Removes the file at `path`. A symlink is removed, not followed. Succeeds if there is no file.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Ok(()) => sync_dir(openat2::parent(path)?),
@@ -72,7 +75,8 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes from the directory `path` what a crash left there of [`write_atomic`]. Nobody may be writing there.
+/// Removes from the directory `path` the temporary files that [`write_atomic`] left there before a
+/// crash. No other thread may be writing to the directory.
 pub fn sweep(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path).map_err(at("list", path))? {
         let entry = entry.map_err(at("list", path))?;
@@ -83,10 +87,12 @@ pub fn sweep(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the directory `path` with exactly `mode`, whatever the umask. Parents are not made.
+/// Makes the directory `path` with exactly `mode`, whatever the umask. Does not make its parents.
 ///
-/// A directory that is there already is fine and is left as it is, because it may be in use, or be the
-/// root of a mount. Errors: `AlreadyExists` where something that is no directory has the name.
+/// An existing directory is left as it is, because it may be in use or be the root of a mount.
+///
+/// # Errors
+/// `AlreadyExists` if the name belongs to something that is not a directory.
 pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     match make_dir(path, mode)? {
         true => sync_dir(openat2::parent(path)?),
@@ -94,12 +100,12 @@ pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// As [`create_dir`], and waits for no disk: after a crash it may be missing.
+/// Like [`create_dir`], but does not wait for the disk. After a crash the directory may be missing.
 pub fn create_dir_soon(path: &Path, mode: u32) -> io::Result<()> {
     make_dir(path, mode).map(drop)
 }
 
-/// Returns whether it was made.
+/// Makes the directory if it does not exist. Returns whether it made it.
 fn make_dir(path: &Path, mode: u32) -> io::Result<bool> {
     match fs::create_dir(path) {
         Ok(()) => {
@@ -113,7 +119,7 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<bool> {
     }
 }
 
-/// Waits until everything written to `file` is on the disk.
+/// Waits until everything that was written to `file` is on the disk.
 pub fn sync_file(file: &File) -> io::Result<()> {
     file.sync_all()
 }
@@ -123,18 +129,20 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     open_dir(path)?.sync_all().map_err(at("sync the directory", path))
 }
 
-/// Waits until everything on the file system of `dir` is on the disk, and says whether any write to
-/// it failed (`syncfs(2)`, which reports errors since Linux 5.8). Everybody who writes there waits.
+/// Waits until all data of the file system of `dir` is on the disk. Fails if any write to it failed
+/// (`syncfs(2)`, which reports errors since Linux 5.8). All programs that write to this file system
+/// can be slowed down meanwhile.
 pub fn sync_filesystem(dir: &File) -> io::Result<()> {
     Ok(syncfs(dir)?)
 }
 
-/// The right to be alone with something, until dropped or until the process ends.
+/// An exclusive lock, held until it is dropped or the process ends.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "closing it is what unlocks")] File);
+pub struct Lock(#[allow(dead_code, reason = "closing the file releases the lock")] File);
 
-/// Takes the lock file at `path` (made with mode 0600 if missing) without waiting; `None` means
-/// that somebody else holds it. The file is never removed: a removed lock file can be held twice.
+/// Locks the file at `path` without waiting. Makes it with mode 0600 if it does not exist. `None`
+/// if another holder has the lock. The file is never removed, because two holders could lock a
+/// removed file.
 pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
     let file = OpenOptions::new()
         .write(true)
@@ -151,13 +159,13 @@ pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
     }
 }
 
-/// The kernel's name for this boot: what was not synced by another boot may be gone or torn.
+/// The kernel's id of this boot. Data that an earlier boot did not sync may be lost or torn.
 pub fn boot_id() -> io::Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     Ok(fs::read_to_string(path).map_err(at("read", path))?.trim_end().to_owned())
 }
 
-/// Removes the file again unless it was kept.
+/// A temporary file that is removed on drop unless it is kept.
 struct Temp(PathBuf);
 
 impl Temp {
@@ -168,7 +176,8 @@ impl Temp {
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        // The write has failed already and that error is the one to tell; start-up removes it.
+        // The write has failed already, and the caller gets that error. The next start removes the
+        // file.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -180,7 +189,7 @@ fn create_temp(directory: &Path) -> io::Result<(Temp, File)> {
         let path = directory.join(format!("{TEMP_PREFIX}{}.{number}", std::process::id()));
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => return Ok((Temp(path), file)),
-            // In a container every run may have the same process id: a crash left this one.
+            // In a container each run may have the same process id: a crash left this file.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(at("make", &path)(e)),
         }
@@ -199,7 +208,7 @@ fn is_dir(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.is_dir())
 }
 
-/// Adds what was tried, and on what, to an error that only says why.
+/// Adds the operation and the path to an error.
 pub fn at(what: &str, path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("cannot {what} {}: {e}", path.display()))
 }

@@ -1,9 +1,9 @@
-//! Texts of any length, kills between two parts, and disks that lose their power.
+//! Texts of any length, kills between two parts, and power cuts.
 
 use super::*;
 use crate::sys::scratch::{Disk, Scratch};
 
-/// A disk of each type that has a journal of ours, and a directory on it.
+/// Runs `test` in a directory on a disk of each file system whose [`Journal`] is known.
 fn on_each(test: impl Fn(&Path)) {
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let scratch = Scratch::new();
@@ -22,10 +22,10 @@ fn privileged_a_text_of_any_length_is_read_as_it_was_written() {
     on_each(any_length);
 }
 
-/// A volume may go while the collection of layers reads the records of all.
+/// A volume may be removed while garbage collection reads the records of all volumes.
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-fn privileged_a_text_that_goes_while_it_is_read_is_none_or_whole() {
+fn privileged_a_text_that_is_removed_while_it_is_read_is_none_or_complete() {
     on_each(|dir| {
         let at = dir.join("going");
         let done = std::sync::atomic::AtomicBool::new(false);
@@ -70,7 +70,7 @@ fn killed(dir: &Path) {
     put(dir, "record", &former).unwrap();
     let before = get_xattr(dir, "record").unwrap().unwrap();
     put(dir, "record", &vec![b'n'; 3 * part]).unwrap();
-    // As it was before the head was set.
+    // The state before the head was set.
     for n in 0..2 {
         fs::create_dir(part_of(dir, "record", 'a', n)).unwrap();
         set(&part_of(dir, "record", 'a', n), "record", &former[part * (n + 1)..][..part]).unwrap();
@@ -84,11 +84,11 @@ fn killed(dir: &Path) {
     assert_eq!(get(dir, "record").unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
 
-/// The order in which a volume is made, with a transaction of the disk that ends at each step; then a file is synced, and the
-/// power goes.
+/// The steps in which a volume is made, with a transaction of the disk that ends after each step.
+/// Then a file is synced, and there is a power cut.
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
-fn privileged_what_was_noted_is_there_with_the_first_file_that_is_synced() {
+fn privileged_a_text_is_durable_with_the_first_file_that_is_synced_after_it() {
     use std::io::Write as _;
 
     let cases = ["ext4", "xfs", "btrfs"].map(|fs_type| [600, 9_000].map(|n| (fs_type, n)));
@@ -129,7 +129,7 @@ fn privileged_what_was_noted_is_there_with_the_first_file_that_is_synced() {
                 Some(&b"mine"[..]),
                 "{case}"
             );
-            assert!(get(&dir, "record").unwrap() == Some(text), "{case}: the record is gone");
+            assert!(get(&dir, "record").unwrap() == Some(text), "{case}: the record is lost");
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Removes a tree without ever leaving it.
+//! Removes a directory tree and never leaves it.
 //!
-//! A recursive delete once followed a mount that was left behind and ate the data of users, so each
-//! directory is opened from its parent's descriptor with `RESOLVE_NO_XDEV`: the kernel itself refuses
-//! to step onto any other mount, a bind mount of the same file system too, which comparing mount
-//! ids could only notice afterwards. Deliberately absent: recursion; how deep a tree goes was up to
-//! whoever wrote it, so names are kept and one directory is open at a time. A directory that is open keeps
-//! all above it in the kernel's memory, a KiB each, and that memory is charged to this process: what
-//! lies deeper than [`DEPTH`] is first renamed up to the tree's top.
+//! A recursive delete once followed a mount that an earlier run had left, and deleted the data of
+//! users. Therefore each directory is opened from the descriptor of its parent with
+//! `RESOLVE_NO_XDEV`: the kernel refuses to step onto any other mount. This includes a bind mount
+//! of the same file system. A comparison of mount ids would notice that only afterwards.
+//!
+//! Deliberately absent: recursion. The writer of a tree decides how deep it is, so names are kept
+//! and only one directory is open at a time. An open directory keeps all directories above it in
+//! the kernel's memory, one KiB each, and that memory is charged to this process. Directories
+//! deeper than [`DEPTH`] are first renamed up to the top of the tree.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -24,51 +26,53 @@ use super::super::openat2::{READ, parent};
 use super::super::quota;
 use super::{open_dir, sync_dir};
 
-/// How deep the walk goes.
+/// The deepest level that the walk enters.
 const DEPTH: usize = 256;
 
-/// Removes `path` and everything beneath it. Nothing there is fine; a symlink is removed, never
-/// followed; anything that is no directory is removed like a file.
+/// Removes `path` and everything below it. Succeeds if it does not exist. A symlink is removed,
+/// never followed. Anything that is not a directory is removed like a file.
 ///
-/// Errors: `CrossesDevices`, naming the place, if a mount lies at or beneath `path`. What the mount
-/// shows is untouched; what was removed before it was met stays removed.
+/// # Errors
+/// `CrossesDevices`, with the path, if there is a mount at or below `path`. The content of the
+/// mount is not changed. Entries that were removed before stay removed.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match remove_tree_soon(path).and_then(|()| sync_dir(parent(path)?)) {
-        // Nothing lies in what is not there.
+        // The parent does not exist, so the tree does not either.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
     }
 }
 
-/// As [`remove_tree`], and waits for no disk: after a crash any of it may be there.
+/// Like [`remove_tree`], but does not wait for the disk. After a crash any part of it may exist.
 pub fn remove_tree_soon(path: &Path) -> io::Result<()> {
     let dir = parent(path)?;
     let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
     let Some(name) = name else {
-        let why = format!("cannot remove {}: its last part is no name", path.display());
+        let why = format!("cannot remove {}: the path does not end with a name", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     };
-    let here = match open_dir(dir) {
+    let dir_fd = match open_dir(dir) {
         Ok(dir) => dir.into(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    Walk { here, top: None, start: dir, steps: Vec::new(), lifted: 0 }.remove(name)
+    Walk { dir_fd, top: None, start: dir, levels: Vec::new(), next_number: 0 }.remove(name)
 }
 
-/// The way from the directory that holds the tree down to the directory being emptied.
+/// The position in the tree: the directories from the parent of the tree down to the one that is
+/// being emptied.
 struct Walk<'a> {
-    here: OwnedFd,
-    /// The tree's top, once it was entered.
+    dir_fd: OwnedFd,
+    /// The root of the tree, after it was entered.
     top: Option<OwnedFd>,
     start: &'a Path,
-    steps: Vec<Step>,
-    /// How many names were tried at the top.
-    lifted: u64,
+    levels: Vec<Level>,
+    /// Number of the next name for a directory that is moved to the root.
+    next_number: u64,
 }
 
-/// One step down: the name that was entered, and which directory it was entered from.
-struct Step {
+/// One level: the name that was entered, and the device and inode of the directory above it.
+struct Level {
     name: CString,
     above: (u64, u64),
 }
@@ -79,7 +83,7 @@ impl Walk<'_> {
             return Ok(());
         }
         self.enter(name)?;
-        while !self.steps.is_empty() {
+        while !self.levels.is_empty() {
             match self.empty_until_dir()? {
                 Some(child) => self.enter(child)?,
                 None => self.leave()?,
@@ -88,11 +92,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Removes entries of the directory we are in; stops at the first directory among them that is to be entered.
+    /// Removes entries of the current directory, up to the first directory that must be entered.
     fn empty_until_dir(&mut self) -> io::Result<Option<CString>> {
         let mut buffer = [MaybeUninit::<u8>::uninit(); 16 * 1024];
-        let mut lifted = self.lifted;
-        let mut entries = RawDir::new(&self.here, &mut buffer);
+        let mut next_number = self.next_number;
+        let mut entries = RawDir::new(&self.dir_fd, &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry.map_err(|e| self.failure("read", None, e))?;
             let name = entry.file_name();
@@ -100,23 +104,27 @@ impl Walk<'_> {
                 continue;
             }
             match &self.top {
-                Some(top) if self.steps.len() >= DEPTH => self.lift(top, name, &mut lifted)?,
+                Some(top) if self.levels.len() >= DEPTH => {
+                    self.move_to_top(top, name, &mut next_number)?
+                }
                 _ => return Ok(Some(name.to_owned())),
             }
         }
-        self.lifted = lifted;
+        self.next_number = next_number;
         Ok(None)
     }
 
-    /// Renames a directory of the one we are in to a new name in the tree's top, where it will be found.
-    fn lift(&self, top: &OwnedFd, name: &CStr, lifted: &mut u64) -> io::Result<()> {
+    /// Moves a directory of the current directory to a new name in the root of the tree, where the
+    /// walk finds it later.
+    fn move_to_top(&self, top: &OwnedFd, name: &CStr, next_number: &mut u64) -> io::Result<()> {
         loop {
-            let new = format!(".ovl-deep.{lifted}");
-            match renameat_with(&self.here, name, top, &new, RenameFlags::NOREPLACE) {
+            let new = format!(".ovl-deep.{next_number}");
+            match renameat_with(&self.dir_fd, name, top, &new, RenameFlags::NOREPLACE) {
                 Err(Errno::NOENT) => return Ok(()),
-                // Whoever wrote the tree may have such names in it: the next.
-                Err(Errno::EXIST) => *lifted += 1,
-                // Not a mount, which is BUSY: the top wants its own project for all that comes to it.
+                // The tree may contain such a name: try the next.
+                Err(Errno::EXIST) => *next_number += 1,
+                // Not a mount, which would be EBUSY. A directory with an inherited quota project
+                // accepts only entries of that project: turn that off and try again.
                 Err(Errno::XDEV) if quota::stop_inheriting(top).is_ok_and(|was| was) => {}
                 Err(Errno::BUSY) => return Err(self.failure("move", Some(name), Errno::XDEV)),
                 done => return done.map_err(|e| self.failure("move", Some(name), e)),
@@ -124,8 +132,9 @@ impl Walk<'_> {
         }
     }
 
-    /// A directory is never tried before it is empty: each refusal would cost the kernel a walk over
-    /// all it has cached beneath.
+    /// Removes an entry unless it is a directory. Returns whether it was removed. `rmdir` is called
+    /// only on empty directories: for each refusal the kernel would walk everything that it has
+    /// cached below.
     fn remove_unless_dir(&self, name: &CStr) -> io::Result<bool> {
         match self.unlink(name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
@@ -135,8 +144,8 @@ impl Walk<'_> {
     }
 
     fn unlink(&self, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
-        match unlinkat(&self.here, name, flags) {
-            // What the kernel says of a place that something is mounted on.
+        match unlinkat(&self.dir_fd, name, flags) {
+            // The kernel's error for a path that is a mount point.
             Err(Errno::BUSY) => Err(Errno::XDEV),
             other => other,
         }
@@ -145,43 +154,46 @@ impl Walk<'_> {
     fn enter(&mut self, name: CString) -> io::Result<()> {
         let above = self.identity()?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        self.here = openat2(&self.here, &name, READ, Mode::empty(), resolve)
+        self.dir_fd = openat2(&self.dir_fd, &name, READ, Mode::empty(), resolve)
             .map_err(|e| self.failure("enter", Some(&name), e))?;
         if self.top.is_none() {
-            self.top = Some(self.here.try_clone()?);
+            self.top = Some(self.dir_fd.try_clone()?);
         }
-        self.steps.push(Step { name, above });
+        self.levels.push(Level { name, above });
         Ok(())
     }
 
-    /// Goes back up and removes the directory that we came from.
+    /// Returns to the directory above and removes the one that was left.
     fn leave(&mut self) -> io::Result<()> {
-        let Some(Step { name, above }) = self.steps.pop() else { return Ok(()) };
-        self.here = openat2(&self.here, "..", READ, Mode::empty(), ResolveFlags::NO_XDEV)
+        let Some(Level { name, above }) = self.levels.pop() else { return Ok(()) };
+        self.dir_fd = openat2(&self.dir_fd, "..", READ, Mode::empty(), ResolveFlags::NO_XDEV)
             .map_err(|e| self.failure("return to", None, e))?;
         if self.identity()? != above {
-            // Somebody moved the directory while we were in it: what lies above now is not ours.
+            // Another process moved the directory meanwhile. The directory above is not part of the
+            // tree.
             return Err(self.failure("return to", None, Errno::STALE));
         }
         self.unlink(&name, AtFlags::REMOVEDIR).map_err(|e| self.failure("remove", Some(&name), e))
     }
 
-    /// Tells the directory we are in from any other that exists.
+    /// The device and inode of the current directory.
     fn identity(&self) -> io::Result<(u64, u64)> {
-        let stat = fstat(&self.here).map_err(|e| self.failure("stat", None, e))?;
+        let stat = fstat(&self.dir_fd).map_err(|e| self.failure("stat", None, e))?;
         Ok((stat.st_dev, stat.st_ino))
     }
 
     fn failure(&self, what: &str, name: Option<&CStr>, e: Errno) -> io::Error {
-        let steps = self.steps.iter().map(|step| step.name.as_c_str()).chain(name);
-        let mut place = PathBuf::from(self.start);
-        place.extend(steps.map(|name| std::ffi::OsStr::from_bytes(name.to_bytes())));
-        let place = place.display();
+        let levels = self.levels.iter().map(|level| level.name.as_c_str()).chain(name);
+        let mut path = PathBuf::from(self.start);
+        path.extend(levels.map(|name| std::ffi::OsStr::from_bytes(name.to_bytes())));
+        let path = path.display();
         let e = io::Error::from(e);
         let why = match e.kind() {
-            io::ErrorKind::CrossesDevices => "a mount is there, and what it shows is not removed",
+            io::ErrorKind::CrossesDevices => {
+                "something is mounted there, and the content of a mount is not removed; unmount it"
+            }
             _ => &e.to_string(),
         };
-        io::Error::new(e.kind(), format!("cannot {what} {place}: {why}"))
+        io::Error::new(e.kind(), format!("cannot {what} {path}: {why}"))
     }
 }

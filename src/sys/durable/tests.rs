@@ -1,4 +1,4 @@
-//! Each call twice: what it leaves, and what it leaves alone.
+//! Each call with its two sides: what it changes, and what it leaves unchanged.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -43,20 +43,20 @@ fn write_replaces_a_symlink_and_does_not_follow_it() {
 }
 
 #[test]
-fn a_write_that_fails_keeps_the_old_and_removes_its_temp() {
+fn a_failed_write_keeps_the_old_file_and_removes_its_temporary_file() {
     let dir = Scratch::new();
-    let in_the_way = dir.dir("record");
+    let occupied = dir.dir("record");
     dir.file("record/full", "");
-    let error = write_atomic(&in_the_way, b"new").unwrap_err();
+    let error = write_atomic(&occupied, b"new").unwrap_err();
     assert!(error.to_string().contains("record"), "{error}");
     assert_eq!(names(dir.path()), ["record"]);
 }
 
 #[test]
-fn a_crash_before_the_rename_leaves_only_a_temp_that_the_next_write_passes_by() {
+fn the_next_write_ignores_a_temporary_file_that_a_crash_left() {
     let dir = Scratch::new();
     let record = dir.file("record", "old");
-    // What a kill between the write and the rename leaves, under the numbers that come next.
+    // A kill between the write and the rename leaves this file. Its number is the next to be used.
     let (temp, file) = create_temp(dir.path()).unwrap();
     temp.keep();
     drop(file);
@@ -84,7 +84,7 @@ fn rename_moves_and_never_replaces() {
 }
 
 #[test]
-fn removing_a_file_twice_is_fine() {
+fn removing_a_file_twice_succeeds() {
     let dir = Scratch::new();
     let file = dir.file("file", "");
     remove_file(&file).unwrap();
@@ -93,7 +93,7 @@ fn removing_a_file_twice_is_fine() {
 }
 
 #[test]
-fn a_directory_gets_its_exact_mode_once() {
+fn a_new_directory_gets_its_exact_mode_and_an_existing_one_keeps_its_mode() {
     let dir = Scratch::new();
     let directory = dir.path().join("directory");
     create_dir(&directory, 0o2777).unwrap(); // the umask of a test run takes 022 at least
@@ -108,7 +108,7 @@ fn a_directory_gets_its_exact_mode_once() {
 }
 
 #[test]
-fn a_tree_goes_with_everything_in_it_and_nothing_else() {
+fn a_tree_is_removed_with_everything_in_it_and_nothing_else() {
     let dir = Scratch::new();
     let outside = dir.dir("outside");
     dir.file("outside/file", "kept");
@@ -125,7 +125,7 @@ fn a_tree_goes_with_everything_in_it_and_nothing_else() {
 }
 
 #[test]
-fn removing_no_tree_a_file_or_a_symlink_is_fine() {
+fn removing_a_missing_tree_a_file_or_a_symlink_succeeds() {
     let dir = Scratch::new();
     remove_tree(&dir.path().join("missing/tree")).unwrap();
     remove_tree(&dir.path().join("missing")).unwrap();
@@ -138,35 +138,37 @@ fn removing_no_tree_a_file_or_a_symlink_is_fine() {
 }
 
 #[test]
-fn a_tree_deeper_than_any_path_goes_too() {
+fn a_tree_deeper_than_the_longest_path_is_removed() {
     let dir = Scratch::new();
     let tree = dir.dir("tree");
     let name = "eight by"; // 9,000 bytes of path, twice what a path may have
-    let mut here = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
+    let mut dir_fd = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
     for _ in 0..1_000 {
-        rustix::fs::mkdirat(&here, name, rustix::fs::Mode::RWXU).unwrap();
-        here = rustix::fs::openat(&here, name, openat2::READ, rustix::fs::Mode::empty()).unwrap();
+        rustix::fs::mkdirat(&dir_fd, name, rustix::fs::Mode::RWXU).unwrap();
+        dir_fd =
+            rustix::fs::openat(&dir_fd, name, openat2::READ, rustix::fs::Mode::empty()).unwrap();
     }
     remove_tree(&tree).unwrap();
     assert!(!tree.exists());
 }
 
-/// What lies too deep is moved up: past names that are there, from directories with several of them, and again where it is deep still.
+/// Deep directories are moved up: past existing names, from directories with several entries, and
+/// again where they are still deep.
 #[test]
-fn a_deep_tree_goes_whatever_its_names_are() {
+fn a_deep_tree_is_removed_whatever_its_names_are() {
     let dir = Scratch::new();
     let tree = dir.dir("tree");
     dir.dir("tree/.ovl-deep.0/full");
     dir.file("tree/.ovl-deep.1", "");
-    let mut here = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
+    let mut dir_fd = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
     let mode = rustix::fs::Mode::RWXU;
     for _ in 0..1_000 {
         for name in ["a", "b", "c"] {
-            rustix::fs::mkdirat(&here, name, mode).unwrap();
+            rustix::fs::mkdirat(&dir_fd, name, mode).unwrap();
         }
         let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
-        rustix::fs::openat(&here, "file", flags, mode).unwrap();
-        here = rustix::fs::openat(&here, "b", openat2::READ, mode).unwrap();
+        rustix::fs::openat(&dir_fd, "file", flags, mode).unwrap();
+        dir_fd = rustix::fs::openat(&dir_fd, "b", openat2::READ, mode).unwrap();
     }
     remove_tree(&tree).unwrap();
     assert_eq!(names(dir.path()), Vec::<String>::new());
@@ -195,18 +197,18 @@ fn privileged_a_mount_in_the_tree_is_refused_and_its_files_survive() {
 }
 
 #[test]
-fn a_lock_is_held_by_one_until_dropped() {
+fn a_lock_has_one_holder_until_it_is_dropped() {
     let dir = Scratch::new();
     let path = dir.path().join("lock");
-    let held = lock(&path).unwrap();
-    assert!(held.is_some());
+    let first = lock(&path).unwrap();
+    assert!(first.is_some());
     assert!(lock(&path).unwrap().is_none());
-    drop(held);
+    drop(first);
     assert!(lock(&path).unwrap().is_some());
 }
 
 #[test]
-fn syncs_name_what_they_cannot_find() {
+fn the_error_of_a_sync_names_a_missing_path() {
     let dir = Scratch::new();
     sync_file(&File::open(dir.file("file", "x")).unwrap()).unwrap();
     sync_filesystem(&File::open(dir.path()).unwrap()).unwrap();

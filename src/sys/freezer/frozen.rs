@@ -1,7 +1,7 @@
-//! Processes that stand still, and the thread that lets them go on at the deadline.
+//! Frozen processes, and the watchdog thread that thaws them at the deadline.
 //!
 //! ```text
-//! new ─► hold: told again and again until they stand still ─► thaw: done
+//! new ─► hold: repeats the freeze request until all are frozen ─► thaw: done
 //!   └──────────────────────┴─► the deadline, or given up: late
 //! ```
 //!
@@ -16,21 +16,21 @@ use std::{
 
 use super::Group;
 
-/// Between two looks at whether everybody stands still.
+/// The pause between two checks whether all processes are frozen.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Processes that stand still, until this is dropped or the time is up.
+/// Frozen processes. They are thawed when this is dropped or at the deadline.
 #[derive(Debug)]
 pub struct Frozen {
     shared: Arc<Shared>,
-    begun: Instant,
+    started: Instant,
     until: Instant,
 }
 
 #[derive(Debug)]
 struct Shared {
     ours: Vec<Group>,
-    /// What somebody else has frozen: theirs to thaw, whenever they like.
+    /// Cgroups that another program has frozen. Only that program thaws them, at any time.
     theirs: Vec<Group>,
     state: Mutex<State>,
     changed: Condvar,
@@ -38,94 +38,100 @@ struct Shared {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Still,
-    /// The time was up before anybody was done.
+    Frozen,
+    /// The deadline was reached, or the freeze was given up, before the caller was done.
     Late,
-    /// Somebody else had let theirs go on when it was done.
-    LetGo,
+    /// Another program had thawed its cgroups before the caller was done.
+    ThawedByOthers,
     Done,
 }
 
-/// For how long processes stood still.
+/// How long processes were frozen, and how the freeze ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stood {
-    /// From when they were told to until they were told to go on.
+    /// Time between the request to freeze and the thaw.
     pub time: Duration,
-    /// Whether they did so until the caller was done.
+    /// Whether they were frozen until the caller was done.
     pub to_the_end: bool,
-    /// Whether they did not because somebody else, who had frozen some of them, let these go on.
+    /// Whether they were not, because another program thawed cgroups that it had frozen.
     pub let_go: bool,
 }
 
 impl Frozen {
-    /// Everybody in these cgroups, for no longer than `within` from now; nobody stands still before [`Frozen::hold`]. Who stands
-    /// still already by somebody else's will is left so afterwards.
+    /// Prepares the freeze of these cgroups, which ends `within` from now at the latest. No process
+    /// is frozen before [`Frozen::hold`]. A cgroup that another program has frozen is left frozen
+    /// afterwards.
     pub fn new(groups: &[Group], within: Duration) -> io::Result<Self> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for group in groups {
             let whose = if group.is_frozen_by_others()? { &mut theirs } else { &mut ours };
             whose.push(group.clone());
         }
-        let (state, changed) = (Mutex::new(State::Still), Condvar::new());
+        let (state, changed) = (Mutex::new(State::Frozen), Condvar::new());
         let shared = Arc::new(Shared { ours, theirs, state, changed });
-        let begun = Instant::now();
-        let until = begun + within;
-        // Before anybody is told: without it nobody may be.
-        let watched = shared.clone();
-        thread::Builder::new().name("thaw".to_owned()).spawn(move || watched.watch(until))?;
-        Ok(Self { shared, begun, until })
+        let started = Instant::now();
+        let until = started + within;
+        // Before any process is frozen: without the watchdog none may be.
+        let watchdog = shared.clone();
+        thread::Builder::new().name("thaw".to_owned()).spawn(move || watchdog.watch(until))?;
+        Ok(Self { shared, started, until })
     }
 
-    /// Makes them stand still, and waits until they do.
+    /// Freezes the processes, and waits until they are frozen.
     ///
-    /// Errors: `TimedOut` where somebody does not in time; a process in an uninterruptible wait cannot. Whatever the error, all go
-    /// on when this is dropped.
+    /// # Errors
+    /// `TimedOut` if a process is not frozen in time. A process in an uninterruptible wait cannot
+    /// be frozen. After any error, all are thawed when this is dropped.
     pub fn hold(&self) -> io::Result<()> {
         loop {
-            // Held, so that nobody is told to stand still after the watchdog told them to go on.
+            // The lock is held, so that no process is frozen after the watchdog thawed all.
             let state = self.shared.state();
-            if *state != State::Still || self.is_late() {
-                let why = "not all of its processes came to stand still in time";
+            if *state != State::Frozen || self.is_late() {
+                let why = "not all of its processes were frozen in time";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
-            let mut still = true;
+            let mut all_frozen = true;
             for group in &self.shared.ours {
-                still &= group.freeze()?;
+                all_frozen &= group.freeze()?;
             }
             drop(state);
-            // Told to is not done, whoever told them.
-            if still && self.shared.theirs_are_still()? {
+            // A requested freeze is not complete yet, whichever program requested it.
+            if all_frozen && self.shared.others_are_frozen()? {
                 return Ok(());
             }
             thread::sleep(PAUSE);
         }
     }
 
-    /// Whether the time is up.
+    /// Whether the deadline has passed.
     pub fn is_late(&self) -> bool {
         Instant::now() >= self.until
     }
 
-    /// Lets everybody go on. The same again changes nothing.
+    /// Thaws the processes. A repeated call changes nothing.
     pub fn thaw(&self) -> io::Result<Stood> {
         let mut state = self.shared.state();
-        if *state == State::Still {
-            let still = self.shared.theirs_are_still();
+        if *state == State::Frozen {
+            let all_frozen = self.shared.others_are_frozen();
             self.shared.thaw_all()?;
-            *state = if still.is_ok_and(|still| still) { State::Done } else { State::LetGo };
+            *state = if all_frozen.is_ok_and(|all_frozen| all_frozen) {
+                State::Done
+            } else {
+                State::ThawedByOthers
+            };
             self.shared.changed.notify_all();
         }
         Ok(Stood {
-            time: self.begun.elapsed(),
+            time: self.started.elapsed(),
             to_the_end: *state == State::Done,
-            let_go: *state == State::LetGo,
+            let_go: *state == State::ThawedByOthers,
         })
     }
 
-    /// Lets everybody go on as if the time were up, whatever its holder is about to do.
+    /// Thaws the processes as at the deadline, whatever the owner of this value does next.
     pub fn give_up(&self) -> io::Result<()> {
         let mut state = self.shared.state();
-        if *state == State::Still {
+        if *state == State::Frozen {
             self.shared.thaw_all()?;
             *state = State::Late;
             self.shared.changed.notify_all();
@@ -137,37 +143,37 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         if let Err(error) = self.thaw() {
-            tracing::error!(%error, "processes may stand still: they are told to go on at the next start");
+            tracing::error!(%error, "processes may be frozen: they are thawed at the next start");
         }
     }
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // One word, whole after any panic.
+        // A panic cannot leave a partial value.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn theirs_are_still(&self) -> io::Result<bool> {
+    fn others_are_frozen(&self) -> io::Result<bool> {
         for group in &self.theirs {
-            // Both: who was told to go on may not have done so yet.
-            if !group.is_still()? || !group.is_frozen_by_others()? && group.is_there() {
+            // Both checks: processes whose thaw was requested may still be frozen.
+            if !group.is_frozen()? || !group.is_frozen_by_others()? && group.exists() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Thaws at the deadline unless that is done before.
+    /// Thaws at the deadline unless the freeze ends before.
     fn watch(&self, until: Instant) {
         let mut state = self.state();
-        while *state == State::Still {
+        while *state == State::Frozen {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 match self.thaw_all() {
                     Ok(()) => *state = State::Late,
                     Err(error) => {
-                        tracing::error!(%error, "processes stand still and cannot be thawed");
+                        tracing::error!(%error, "processes are frozen and cannot be thawed");
                         return;
                     }
                 }
@@ -179,7 +185,7 @@ impl Shared {
     }
 
     fn thaw_all(&self) -> io::Result<()> {
-        // Each of them, whatever becomes of another.
+        // All of them, even if one fails.
         let done: Vec<_> = self.ours.iter().map(Group::thaw).collect();
         done.into_iter().collect()
     }

@@ -1,6 +1,7 @@
-//! Makes the processes of a pod stand still, for a bounded time.
+//! Freezes the processes of a pod for a limited time, with the cgroup freezer.
 //!
-//! A pod's cgroup is found by the pod's uid, whatever the kubelet's cgroup driver calls it and however deep it lies:
+//! The cgroup of a pod is found by the pod's uid, for each cgroup driver of the kubelet and at any
+//! depth:
 //!
 //! ```text
 //! v2          <root>/…               cgroup.freeze, cgroup.events
@@ -11,9 +12,10 @@
 //! systemd     …/…-pod<uid, with _ for ->.slice
 //! ```
 //!
-//! Whatever becomes of the caller, who is frozen is thawed: by [`Frozen`] when it is dropped, and by a thread of its own at the
-//! deadline. What a kill of this process leaves frozen is thawed by whoever kept the [`Group`]s on disk. Deliberately absent:
-//! `FIFREEZE`, which stops everybody on a file system and outlives the process.
+//! Frozen processes are thawed even if the caller fails: by [`Frozen`] when it is dropped, and by a
+//! separate thread at the deadline. After a kill of this process they are thawed by the caller that
+//! stored the [`Group`]s on disk. Deliberately absent: `FIFREEZE`, which blocks all programs on a
+//! file system and outlives the process.
 
 mod frozen;
 
@@ -33,20 +35,21 @@ use serde::{Deserialize, Serialize};
 pub use self::frozen::{Frozen, Stood};
 use super::durable::at;
 
-/// How deep a pod's cgroup may lie: a kubelet in a container of a container has eight above it.
+/// The deepest level at which a pod's cgroup is searched. A kubelet in a container of a container
+/// has eight levels above it.
 const DEPTH: usize = 16;
 
-/// The most cgroups that are looked at.
+/// The largest number of cgroups that one search looks at.
 const GROUPS: usize = 50_000;
 
-/// Where the cgroups of the node's pods are found.
+/// Finds the cgroups of the node's pods.
 #[derive(Debug, Clone)]
 pub struct Freezer {
     root: PathBuf,
     proc: PathBuf,
 }
 
-/// A cgroup whose processes can be made to stand still.
+/// A cgroup that can be frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     path: PathBuf,
@@ -61,18 +64,21 @@ enum Version {
 }
 
 impl Freezer {
-    /// That of a node whose cgroups are mounted at `root`, and whose processes are listed in `proc`.
+    /// The freezer of a node whose cgroups are mounted at `root`, and whose processes are listed in
+    /// `proc`.
     pub fn new(root: PathBuf, proc: PathBuf) -> Self {
         Self { root, proc }
     }
 
-    /// This node's, as its first process sees it: a container may see no cgroup but its own.
+    /// The freezer of this node, as its first process sees the cgroups. A container may see only
+    /// its own cgroup.
     pub fn of_node() -> Self {
         Self::new("/proc/1/root/sys/fs/cgroup".into(), "/proc".into())
     }
 
-    /// This machine's, for a process that runs on it without a cluster: as the first process sees it, or, where nobody may look
-    /// through that one's eyes, as this one does.
+    /// The freezer of this machine, for a process that runs without a cluster: as the first process
+    /// sees the cgroups, or as this process sees them if it may not read the root directory of the
+    /// first.
     pub fn of_machine() -> Self {
         let node = Self::of_node();
         match fs::read_dir(&node.root) {
@@ -81,51 +87,53 @@ impl Freezer {
         }
     }
 
-    /// The cgroups of a pod: none where it has ended, several where one is seen in several places.
+    /// Returns the cgroups of a pod. None if the pod has ended, several if one search finds more
+    /// than one.
     ///
-    /// Errors: `NotFound` where there are no cgroups to look at, or where a process is in a cgroup of the pod and that is not
-    /// found; nobody must take it for a pod that has ended.
+    /// # Errors
+    /// `NotFound` if no cgroups are mounted, or if a process is in a cgroup of the pod and that
+    /// cgroup is not found. A caller must not treat this as a pod that has ended.
     pub fn find(&self, pod_uid: &str) -> io::Result<Vec<Group>> {
         let names = Names::of(pod_uid);
-        let (mut found, mut looked) = (Vec::new(), 0);
-        for (top, version) in self.tops() {
-            looked += 1;
-            search(&top, version, &names, &mut found)?;
+        let (mut found, mut visited) = (Vec::new(), 0);
+        for (hierarchy, version) in self.hierarchies() {
+            visited += 1;
+            search(&hierarchy, version, &names, &mut found)?;
             if !found.is_empty() {
                 return Ok(found);
             }
         }
-        let missing = |why| Err(io::Error::new(io::ErrorKind::NotFound, why));
+        let not_found = |why| Err(io::Error::new(io::ErrorKind::NotFound, why));
         let root = self.root.display();
-        if looked == 0 {
-            return missing(format!("no cgroups that can be frozen are mounted at {root}"));
+        if visited == 0 {
+            return not_found(format!("no cgroups that can be frozen are mounted at {root}"));
         }
         match self.process_of(&names)? {
-            Some(pid) => missing(format!(
-                "process {pid} is in a cgroup of pod {pod_uid}, which is not beneath {root}"
+            Some(pid) => not_found(format!(
+                "process {pid} is in a cgroup of pod {pod_uid}, and that cgroup is not below {root}"
             )),
             None => Ok(found),
         }
     }
 
-    /// The hierarchies that can freeze, the one that has controllers first.
-    fn tops(&self) -> Vec<(PathBuf, Version)> {
+    /// The cgroup hierarchies that can freeze processes, the one with controllers first.
+    fn hierarchies(&self) -> Vec<(PathBuf, Version)> {
         let v2 = |path: &Path| path.join("cgroup.controllers").exists();
         let (freezer, unified) = (self.root.join("freezer"), self.root.join("unified"));
-        let mut tops = Vec::new();
+        let mut hierarchies = Vec::new();
         if v2(&self.root) {
-            tops.push((self.root.clone(), Version::V2));
+            hierarchies.push((self.root.clone(), Version::V2));
         }
         if freezer.join("cgroup.procs").exists() {
-            tops.push((freezer, Version::V1));
+            hierarchies.push((freezer, Version::V1));
         }
         if v2(&unified) {
-            tops.push((unified, Version::V2));
+            hierarchies.push((unified, Version::V2));
         }
-        tops
+        hierarchies
     }
 
-    /// A process in a cgroup whose path names the pod.
+    /// Returns the id of a process in a cgroup whose path names the pod.
     fn process_of(&self, names: &Names) -> io::Result<Option<String>> {
         for entry in fs::read_dir(&self.proc).map_err(at("list", &self.proc))? {
             let entry = entry.map_err(at("list", &self.proc))?;
@@ -133,10 +141,10 @@ impl Freezer {
             if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
                 continue;
             }
-            // One that has ended meanwhile is in no cgroup.
+            // A process that has ended meanwhile is in no cgroup.
             let groups = fs::read(entry.path().join("cgroup")).unwrap_or_default();
             let mut parts = groups.split(|byte| matches!(byte, b'/' | b'\n'));
-            if parts.any(|part| names.is_it(OsStr::from_bytes(part))) {
+            if parts.any(|part| names.matches(OsStr::from_bytes(part))) {
                 return Ok(Some(pid));
             }
         }
@@ -144,7 +152,7 @@ impl Freezer {
     }
 }
 
-/// What the cgroup of one pod may be called.
+/// The possible names of one pod's cgroup.
 struct Names {
     plain: String,
     slice: String,
@@ -155,12 +163,12 @@ impl Names {
         Self { plain: format!("pod{uid}"), slice: format!("-pod{}.slice", uid.replace('-', "_")) }
     }
 
-    fn is_it(&self, name: &OsStr) -> bool {
+    fn matches(&self, name: &OsStr) -> bool {
         name == self.plain.as_str() || name.as_bytes().ends_with(self.slice.as_bytes())
     }
 }
 
-/// Whether it is the cgroup of some pod. What is called what within is up to that pod.
+/// Whether it is the cgroup of any pod. The names of the cgroups below it are chosen by that pod.
 fn is_of_a_pod(name: &OsStr) -> bool {
     let name = name.as_bytes();
     let uid = |rest: &[u8]| {
@@ -170,27 +178,32 @@ fn is_of_a_pod(name: &OsStr) -> bool {
         || name.ends_with(b".slice") && name.windows(4).any(|part| part == b"-pod")
 }
 
-fn search(top: &Path, version: Version, names: &Names, found: &mut Vec<Group>) -> io::Result<()> {
-    let mut next = VecDeque::from([(top.to_owned(), 0)]);
-    let mut looked = 0;
+fn search(
+    hierarchy: &Path,
+    version: Version,
+    names: &Names,
+    found: &mut Vec<Group>,
+) -> io::Result<()> {
+    let mut next = VecDeque::from([(hierarchy.to_owned(), 0)]);
+    let mut visited = 0;
     while let Some((dir, depth)) = next.pop_front() {
-        looked += 1;
-        if looked > GROUPS {
-            let why = format!("more than {GROUPS} cgroups are beneath {}", top.display());
+        visited += 1;
+        if visited > GROUPS {
+            let why = format!("there are more than {GROUPS} cgroups below {}", hierarchy.display());
             return Err(io::Error::other(why));
         }
         let entries = match fs::read_dir(&dir) {
-            // Its last process has gone since it was listed.
+            // The cgroup was removed after it was listed.
             Err(e) if e.kind() == io::ErrorKind::NotFound && depth > 0 => continue,
             entries => entries.map_err(at("list", &dir))?,
         };
-        // One that vanishes while it is listed has no more entries.
+        // A cgroup that is removed while it is listed has no more entries.
         for entry in entries.flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
             let name = entry.file_name();
-            if names.is_it(&name) {
+            if names.matches(&name) {
                 found.push(Group { path: entry.path(), version });
             } else if depth < DEPTH && !is_of_a_pod(&name) {
                 next.push_back((entry.path(), depth + 1));
@@ -201,12 +214,12 @@ fn search(top: &Path, version: Version, names: &Names, found: &mut Vec<Group>) -
 }
 
 impl Group {
-    /// Where it lies.
+    /// The absolute path of the cgroup.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether a process is in it or beneath it. The kernel takes a cgroup without any for one that stands still.
+    /// Whether a process is in it or below it. The kernel reports an empty cgroup as frozen.
     pub fn is_populated(&self) -> io::Result<bool> {
         match self.version {
             Version::V2 => {
@@ -218,7 +231,7 @@ impl Group {
                     if !group.read("cgroup.procs")?.is_empty() {
                         return Ok(true);
                     }
-                    // One that vanishes while it is listed has nobody in it.
+                    // A cgroup that is removed while it is listed has no processes.
                     let entries = fs::read_dir(&group.path).into_iter().flatten().flatten();
                     let dirs =
                         entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -231,15 +244,16 @@ impl Group {
         }
     }
 
-    /// Lets everybody in it go on, again and again until the kernel takes it. One that is gone has nobody in it.
+    /// Thaws all processes in it, and retries until the kernel accepts it. A removed cgroup has no
+    /// processes.
     pub fn thaw(&self) -> io::Result<()> {
         let mut tries = 0;
         loop {
-            let (file, word) = match self.version {
+            let (file, value) = match self.version {
                 Version::V1 => ("freezer.state", "THAWED"),
                 Version::V2 => ("cgroup.freeze", "0"),
             };
-            match self.write(file, word) {
+            match self.write(file, value) {
                 Err(e) if tries == 20 => return Err(e),
                 Err(_) => thread::sleep(Duration::from_millis(10)),
                 Ok(_) => return Ok(()),
@@ -248,65 +262,66 @@ impl Group {
         }
     }
 
-    /// Tells everybody in it to stand still; answers whether they do.
+    /// Requests the freeze of all processes in it. Returns whether they are frozen.
     fn freeze(&self) -> io::Result<bool> {
-        let there = match self.version {
-            // Once more each time: a process that was made meanwhile has not heard it.
+        let exists = match self.version {
+            // v1 needs the request again for processes that were started meanwhile.
             Version::V1 => self.write("freezer.state", "FROZEN")?,
             Version::V2 => self.write("cgroup.freeze", "1")?,
         };
-        Ok(!there || self.is_still()?)
+        Ok(!exists || self.is_frozen()?)
     }
 
-    /// Whether everybody in it stands still.
-    fn is_still(&self) -> io::Result<bool> {
-        let (file, word) = match self.version {
+    /// Whether all processes in it are frozen.
+    fn is_frozen(&self) -> io::Result<bool> {
+        let (file, value) = match self.version {
             Version::V1 => ("freezer.state", "FROZEN"),
             Version::V2 => ("cgroup.events", "frozen 1"),
         };
-        let said = self.read(file)?;
-        // One that is gone has nobody in it.
-        Ok(said.lines().any(|line| line == word) || said.is_empty() && !self.is_there())
+        let text = self.read(file)?;
+        // A removed cgroup has no processes.
+        Ok(text.lines().any(|line| line == value) || text.is_empty() && !self.exists())
     }
 
-    /// Whether somebody else has frozen it: then it is theirs to thaw.
+    /// Whether a freeze of it was requested. Before this process requests one, the request is from
+    /// another program, which then thaws it.
     fn is_frozen_by_others(&self) -> io::Result<bool> {
-        let asked = match self.version {
+        let file = match self.version {
             Version::V1 => "freezer.self_freezing",
             Version::V2 => "cgroup.freeze",
         };
-        Ok(self.read(asked)?.trim_end() == "1")
+        Ok(self.read(file)?.trim_end() == "1")
     }
 
-    fn is_there(&self) -> bool {
+    fn exists(&self) -> bool {
         self.path.exists()
     }
 
-    /// Writes to one of its files; answers whether the cgroup is there.
-    fn write(&self, file: &str, word: &str) -> io::Result<bool> {
+    /// Writes to one of its files. Returns whether the cgroup exists.
+    fn write(&self, file: &str, value: &str) -> io::Result<bool> {
         let path = self.path.join(file);
         let written = OpenOptions::new()
             .write(true)
             .open(&path)
-            .and_then(|mut file| file.write_all(word.as_bytes()));
+            .and_then(|mut file| file.write_all(value.as_bytes()));
         match written {
             Ok(()) => Ok(true),
-            Err(e) if is_gone(&e) && !self.is_there() => Ok(false),
-            Err(e) => Err(at(&format!("write {word} to"), &path)(e)),
+            Err(e) if is_removed(&e) && !self.exists() => Ok(false),
+            Err(e) => Err(at(&format!("write {value} to"), &path)(e)),
         }
     }
 
-    /// What one of its files says; nothing where the cgroup is gone.
+    /// Reads one of its files. The result is empty if the cgroup was removed.
     fn read(&self, file: &str) -> io::Result<String> {
         let path = self.path.join(file);
         match fs::read_to_string(&path) {
-            Err(e) if is_gone(&e) && !self.is_there() => Ok(String::new()),
+            Err(e) if is_removed(&e) && !self.exists() => Ok(String::new()),
             read => read.map_err(at("read", &path)),
         }
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+fn is_removed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 

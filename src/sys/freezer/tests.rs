@@ -1,4 +1,4 @@
-//! Directories that look like cgroups, and cgroups.
+//! Tests with directories that look like cgroups, and with cgroups.
 
 use std::{
     process::{Child, Command},
@@ -15,11 +15,11 @@ fn freezer(scratch: &Scratch) -> Freezer {
     Freezer::new(scratch.dir("cgroup"), scratch.dir("proc"))
 }
 
-/// The v1 and v2 names of cgroupfs and systemd, at any depth, and what must not be taken for one.
+/// The v1 and v2 names of cgroupfs and systemd at any depth, and names that belong to another pod.
 #[test]
-fn a_pod_is_found_whatever_its_cgroup_is_called() {
+fn a_pod_is_found_under_each_name_of_its_cgroup() {
     let slice = UID.replace('-', "_");
-    for (mark, dir) in [
+    for (marker, dir) in [
         ("cgroup.controllers", format!("kubepods/besteffort/pod{UID}")),
         ("cgroup.controllers", format!("kubepods/pod{UID}")),
         ("cgroup.controllers", format!("kubepods.slice/kubepods-pod{slice}.slice")),
@@ -39,9 +39,9 @@ fn a_pod_is_found_whatever_its_cgroup_is_called() {
         let scratch = Scratch::new();
         let freezer = freezer(&scratch);
         let path = scratch.dir(&format!("cgroup/{dir}"));
-        scratch.file(&format!("cgroup/{mark}"), "");
+        scratch.file(&format!("cgroup/{marker}"), "");
         scratch.dir("cgroup/freezer/elsewhere");
-        let version = if mark.starts_with("freezer") { Version::V1 } else { Version::V2 };
+        let version = if marker.starts_with("freezer") { Version::V1 } else { Version::V2 };
         assert_eq!(freezer.find(UID).unwrap(), [Group { path, version }], "{dir}");
         assert_eq!(freezer.find(OTHER).unwrap(), [], "{dir}");
         assert_eq!(freezer.find(&UID[1..]).unwrap(), [], "{dir}");
@@ -49,7 +49,7 @@ fn a_pod_is_found_whatever_its_cgroup_is_called() {
 }
 
 #[test]
-fn what_a_pod_calls_its_own_cgroups_is_not_believed() {
+fn cgroups_that_another_pod_made_are_ignored() {
     let scratch = Scratch::new();
     let freezer = freezer(&scratch);
     scratch.file("cgroup/cgroup.controllers", "");
@@ -60,7 +60,7 @@ fn what_a_pod_calls_its_own_cgroups_is_not_believed() {
 }
 
 #[test]
-fn a_pod_that_runs_and_is_not_found_is_no_pod_that_has_ended() {
+fn a_running_pod_whose_cgroup_is_not_found_is_an_error() {
     let scratch = Scratch::new();
     let freezer = freezer(&scratch);
     let error = freezer.find(UID).unwrap_err();
@@ -76,7 +76,7 @@ fn a_pod_that_runs_and_is_not_found_is_no_pod_that_has_ended() {
     assert!(error.to_string().contains("process 7"), "{error}");
 }
 
-/// A directory that looks like a v2 cgroup.
+/// Makes a directory that looks like a v2 cgroup.
 fn v2(scratch: &Scratch) -> Group {
     let path = scratch.dir("group");
     scratch.file("group/cgroup.freeze", "0\n");
@@ -84,7 +84,7 @@ fn v2(scratch: &Scratch) -> Group {
     Group { path, version: Version::V2 }
 }
 
-/// The kernel takes a cgroup that is empty for one that stands still.
+/// The kernel reports an empty cgroup as frozen.
 #[test]
 fn a_cgroup_is_populated_by_processes_in_it_or_beneath_it() {
     let scratch = Scratch::new();
@@ -99,8 +99,8 @@ fn a_cgroup_is_populated_by_processes_in_it_or_beneath_it() {
     assert!(!group.is_populated().unwrap());
     scratch.file("group/container/cgroup.procs", "7\n");
     assert!(group.is_populated().unwrap());
-    let gone = Group { path: scratch.path().join("gone"), version: Version::V1 };
-    assert!(!gone.is_populated().unwrap());
+    let missing = Group { path: scratch.path().join("missing"), version: Version::V1 };
+    assert!(!missing.is_populated().unwrap());
 }
 
 fn freeze(groups: &[Group], within: Duration) -> io::Result<Frozen> {
@@ -108,38 +108,38 @@ fn freeze(groups: &[Group], within: Duration) -> io::Result<Frozen> {
     frozen.hold().map(|()| frozen)
 }
 
-fn told(scratch: &Scratch) -> String {
+fn freeze_requested(scratch: &Scratch) -> String {
     fs::read_to_string(scratch.path().join("group/cgroup.freeze")).unwrap()[..1].to_owned()
 }
 
 #[test]
-fn everybody_goes_on_when_it_is_dropped() {
+fn processes_are_thawed_on_drop() {
     let scratch = Scratch::new();
     let group = v2(&scratch);
     scratch.file("group/cgroup.events", "populated 1\nfrozen 1\n");
     let frozen = freeze(std::slice::from_ref(&group), Duration::from_secs(60)).unwrap();
-    assert_eq!(told(&scratch), "1");
+    assert_eq!(freeze_requested(&scratch), "1");
     drop(frozen);
-    assert_eq!(told(&scratch), "0");
+    assert_eq!(freeze_requested(&scratch), "0");
     let frozen = freeze(&[group], Duration::from_secs(60)).unwrap();
-    let stood = frozen.thaw().unwrap();
-    assert!(stood.to_the_end && stood.time < Duration::from_secs(60), "{stood:?}");
+    let outcome = frozen.thaw().unwrap();
+    assert!(outcome.to_the_end && outcome.time < Duration::from_secs(60), "{outcome:?}");
     assert!(frozen.thaw().unwrap().to_the_end);
 }
 
-/// HAZARDS 24.
+/// docs/hazards.md, 24.
 #[test]
-fn nobody_stands_still_beyond_the_deadline() {
+fn processes_are_thawed_at_the_deadline() {
     let scratch = Scratch::new();
     let group = v2(&scratch);
-    // Somebody cannot be stopped.
+    // A process cannot be frozen.
     let error = freeze(std::slice::from_ref(&group), Duration::from_millis(20)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    assert_eq!(told(&scratch), "0");
-    // Whoever froze is stuck elsewhere.
+    assert_eq!(freeze_requested(&scratch), "0");
+    // The caller that froze it is stuck.
     scratch.file("group/cgroup.events", "frozen 1\n");
     let frozen = freeze(&[group], Duration::from_millis(20)).unwrap();
-    while told(&scratch) == "1" {
+    while freeze_requested(&scratch) == "1" {
         thread::sleep(Duration::from_millis(1));
     }
     assert!(frozen.is_late());
@@ -147,7 +147,7 @@ fn nobody_stands_still_beyond_the_deadline() {
 }
 
 #[test]
-fn what_others_froze_is_theirs_and_what_is_gone_stands_still() {
+fn a_cgroup_frozen_by_others_stays_frozen_and_a_missing_one_counts_as_frozen() {
     let scratch = Scratch::new();
     let group = v2(&scratch);
     scratch.file("group/cgroup.freeze", "1\n");
@@ -155,48 +155,48 @@ fn what_others_froze_is_theirs_and_what_is_gone_stands_still() {
     let frozen = freeze(&[group], Duration::from_secs(60)).unwrap();
     assert!(frozen.thaw().unwrap().to_the_end);
     drop(frozen);
-    assert_eq!(told(&scratch), "1");
+    assert_eq!(freeze_requested(&scratch), "1");
     for version in [Version::V1, Version::V2] {
-        let gone = Group { path: scratch.path().join("gone"), version };
-        drop(freeze(std::slice::from_ref(&gone), Duration::from_secs(60)).unwrap());
-        gone.thaw().unwrap();
+        let missing = Group { path: scratch.path().join("missing"), version };
+        drop(freeze(std::slice::from_ref(&missing), Duration::from_secs(60)).unwrap());
+        missing.thaw().unwrap();
     }
 }
 
-/// Whoever froze it may be slow, and lets it go on when they like.
+/// Another program that froze it may be slow, and may thaw it at any time.
 #[test]
-fn what_others_froze_must_stand_still_from_begin_to_end() {
+fn a_cgroup_frozen_by_others_must_stay_frozen_to_the_end() {
     let scratch = Scratch::new();
     let group = [v2(&scratch)];
     scratch.file("group/cgroup.freeze", "1\n");
     let error = freeze(&group, Duration::from_millis(20)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    assert_eq!(told(&scratch), "1");
+    assert_eq!(freeze_requested(&scratch), "1");
     for (file, text) in [("cgroup.freeze", "0\n"), ("cgroup.events", "frozen 0\n")] {
         scratch.file("group/cgroup.freeze", "1\n");
         scratch.file("group/cgroup.events", "frozen 1\n");
         let frozen = freeze(&group, Duration::from_secs(60)).unwrap();
         scratch.file(&format!("group/{file}"), text);
-        let stood = frozen.thaw().unwrap();
-        assert!(stood.let_go && !stood.to_the_end, "{file}: {stood:?}");
+        let outcome = frozen.thaw().unwrap();
+        assert!(outcome.let_go && !outcome.to_the_end, "{file}: {outcome:?}");
         assert!(!frozen.thaw().unwrap().to_the_end, "{file}");
     }
 }
 
 #[test]
-fn what_is_given_up_stands_still_no_more_whatever_its_holder_does() {
+fn a_freeze_that_is_given_up_stays_thawed() {
     let scratch = Scratch::new();
     let group = [v2(&scratch)];
     scratch.file("group/cgroup.events", "frozen 1\n");
     let frozen = freeze(&group, Duration::from_secs(60)).unwrap();
     frozen.give_up().unwrap();
-    assert_eq!(told(&scratch), "0");
+    assert_eq!(freeze_requested(&scratch), "0");
     assert_eq!(frozen.hold().unwrap_err().kind(), io::ErrorKind::TimedOut);
-    assert_eq!(told(&scratch), "0");
+    assert_eq!(freeze_requested(&scratch), "0");
     assert!(!frozen.thaw().unwrap().to_the_end);
 }
 
-/// A process that counts into a file, in a cgroup of its own.
+/// A process in its own cgroup that counts in a file.
 struct Counting {
     child: Child,
     group: PathBuf,
@@ -218,7 +218,7 @@ impl Counting {
         fs::read_to_string(&self.count).unwrap_or_default()
     }
 
-    fn goes_on(&self) -> bool {
+    fn is_running(&self) -> bool {
         let before = self.count();
         (0..500).any(|_| {
             thread::sleep(Duration::from_millis(1));
@@ -232,44 +232,44 @@ impl Drop for Counting {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let mut dir = &*self.group;
-        // Down to the one that this test made; the kernel may take a moment.
+        // Each cgroup that this test made. The kernel may need a moment.
         while dir.to_string_lossy().contains("ovl-test-") {
-            let gone = AtomicBool::new(false);
+            let removed = AtomicBool::new(false);
             (0..200).any(|_| {
-                gone.store(fs::remove_dir(dir).is_ok() || !dir.exists(), Relaxed);
-                thread::sleep(Duration::from_millis(if gone.load(Relaxed) { 0 } else { 5 }));
-                gone.load(Relaxed)
+                removed.store(fs::remove_dir(dir).is_ok() || !dir.exists(), Relaxed);
+                thread::sleep(Duration::from_millis(if removed.load(Relaxed) { 0 } else { 5 }));
+                removed.load(Relaxed)
             });
             dir = dir.parent().unwrap();
         }
     }
 }
 
-/// In whichever of the kernel's two ways this machine has.
+/// With the cgroup versions that this machine has.
 #[test]
 #[ignore = "needs root: makes cgroups"]
-fn privileged_a_process_stands_still_and_goes_on() {
+fn privileged_a_process_is_frozen_and_thawed() {
     let root = Path::new("/sys/fs/cgroup");
     let freezer = Freezer::new(root.to_owned(), "/proc".into());
-    let tops = freezer.tops();
-    assert!(!tops.is_empty(), "this machine has no cgroups");
-    for (number, (top, version)) in tops.into_iter().enumerate() {
+    let hierarchies = freezer.hierarchies();
+    assert!(!hierarchies.is_empty(), "this machine has no cgroups");
+    for (number, (hierarchy, version)) in hierarchies.into_iter().enumerate() {
         let scratch = Scratch::new();
         let uid = format!("{:08x}-1111-2222-3333-{number:012x}", std::process::id());
-        let group = top.join(format!("ovl-test-{uid}/kubepods/besteffort/pod{uid}"));
+        let group = hierarchy.join(format!("ovl-test-{uid}/kubepods/besteffort/pod{uid}"));
         let counting = Counting::new(&scratch, group.clone());
         let groups = freezer.find(&uid).unwrap();
         assert_eq!(groups, [Group { path: group, version }]);
-        assert!(counting.goes_on(), "{version:?}");
+        assert!(counting.is_running(), "{version:?}");
         let frozen = freeze(&groups, Duration::from_secs(60)).unwrap();
         let before = counting.count();
         thread::sleep(Duration::from_millis(50));
         assert_eq!(counting.count(), before, "{version:?}");
         frozen.thaw().unwrap();
-        assert!(counting.goes_on(), "{version:?}");
+        assert!(counting.is_running(), "{version:?}");
         let late = freeze(&groups, Duration::from_millis(200)).unwrap();
         thread::sleep(Duration::from_millis(250));
-        assert!(counting.goes_on(), "{version:?}: the watchdog slept");
+        assert!(counting.is_running(), "{version:?}: the watchdog did not thaw it");
         assert!(!late.thaw().unwrap().to_the_end);
     }
 }

@@ -1,4 +1,4 @@
-//! Directories named by a path that can mean only itself.
+//! Opens directories by paths that contain no symlinks and no `..`.
 //!
 //! Deliberately absent: making directories, and any lookup through a symlink.
 
@@ -12,8 +12,8 @@ use super::MountError;
 use super::error::refused;
 use crate::sys::{Errno, errno, openat2};
 
-/// Opens the directory at `path`, without the right to read it, and checks by the kernel's own name
-/// for what was opened that it is the one that was asked for.
+/// Opens the directory at `path` as an `O_PATH` descriptor. Checks that the kernel's own path of the result equals
+/// `path`.
 pub(super) fn open(path: &Path) -> Result<OwnedFd, MountError> {
     let wrong = |why, errno| MountError::Dir { path: path.to_owned(), why, errno };
     if !path.is_absolute() {
@@ -21,22 +21,22 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd, MountError> {
     }
     let dir = openat2::dir(path, openat2::HANDLE).map_err(|e| match errno(e) {
         errno @ Errno::ELOOP => wrong("a part of its path is a symlink", errno),
-        errno @ Errno::ENOENT => wrong("it is not there", errno),
+        errno @ Errno::ENOENT => wrong("it does not exist", errno),
         errno @ Errno::ENOTDIR => {
-            wrong("it, or a part of its path, is no directory (a symlink is none)", errno)
+            wrong("it or a part of its path is not a directory (it may be a symlink)", errno)
         }
         errno => wrong("it cannot be opened", errno),
     })?;
-    let opened = fs::read_link(name_of(&dir))
-        .map_err(|_| wrong("what was opened has no name in /proc", Errno::EIO))?;
+    let opened = fs::read_link(proc_path(&dir))
+        .map_err(|_| wrong("its descriptor cannot be read in /proc/self/fd", Errno::EIO))?;
     if opened != path {
-        return Err(wrong("its path has `..` in it, or it was moved away", Errno::EINVAL));
+        return Err(wrong("its path contains `..`, or it was moved away", Errno::EINVAL));
     }
     Ok(dir)
 }
 
-/// A path that leads to what `fd` has open, whatever its name is by now.
-pub(super) fn name_of(fd: &OwnedFd) -> PathBuf {
+/// A path that always leads to the open file `fd`, also after it is renamed.
+pub(super) fn proc_path(fd: &OwnedFd) -> PathBuf {
     Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
 }
 

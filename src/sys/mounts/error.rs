@@ -1,6 +1,6 @@
-//! What can go wrong with a mount, in words that say which part of the request the kernel minded.
+//! Errors of mount operations. They name the part of the request that the kernel refused.
 //!
-//! Deliberately absent: advice that needs to know what the mount was for.
+//! Deliberately absent: advice that depends on the purpose of the mount.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,77 +12,79 @@ use crate::sys::{Errno, host};
 /// A failure to make, attach, find or remove a mount.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// Nothing is mounted exactly there.
+    /// The path is not the root of a mount.
     #[error("nothing is mounted at {}", target.display())]
     NotMounted {
         /// Where a mount was expected.
         target: PathBuf,
     },
-    /// Something is mounted there already, and nothing is ever stacked on it.
-    #[error("something is mounted at {} already: unmount it first", target.display())]
+    /// The target is already the root of a mount. A second mount is never stacked on it.
+    #[error("a file system is already mounted at {}: unmount it first", target.display())]
     Occupied {
-        /// The directory asked for.
+        /// The target of the refused mount.
         target: PathBuf,
     },
-    /// The mount is in use, and was for as long as we asked.
-    #[error("{} is still in use: {}", target.display(), user(within.as_deref()))]
+    /// The mount is in use, also after all retries.
+    #[error("mount {} is still in use: {}", target.display(), busy_reason(within.as_deref()))]
     Busy {
-        /// The mount that stays.
+        /// The target of the mount that remains.
         target: PathBuf,
-        /// What is mounted within it, if anything is.
+        /// The target of a mount within it, if there is one.
         within: Option<PathBuf>,
     },
-    /// The directory cannot be used as it was named.
+    /// The path does not lead to a usable directory.
     #[error("cannot use the directory {}: {why} ({errno})", path.display())]
     Dir {
-        /// The directory as asked for.
+        /// The path as given by the caller.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason, as a clause.
         why: &'static str,
-        /// The kernel's number for it.
+        /// The kernel's error number.
         errno: Errno,
     },
     /// This kernel lacks a feature.
     #[error("this kernel ({kernel}) cannot {what} ({errno}): {needs}")]
     Unsupported {
-        /// What was asked of it.
+        /// The operation, as a verb phrase.
         what: String,
-        /// What would be needed.
+        /// The requirement for it, as a clause.
         needs: &'static str,
-        /// Its release.
+        /// The kernel's release.
         kernel: String,
-        /// The number it answered with.
+        /// The kernel's error number.
         errno: Errno,
     },
-    /// A text parameter is longer than the kernel takes.
-    #[error("the value of {key} has {length} bytes, and the kernel takes at most {TEXT_LIMIT}")]
+    /// A text value is longer than the kernel takes.
+    #[error(
+        "the value of mount option {key} has {length} bytes, but the kernel takes at most {TEXT_LIMIT}"
+    )]
     TooLong {
-        /// The parameter.
+        /// The mount option.
         key: &'static str,
-        /// Its length in bytes.
+        /// The length of the value in bytes.
         length: usize,
     },
-    /// All parameters together are longer than `mount(2)` takes.
+    /// All mount options together are longer than `mount(2)` takes.
     #[error(
-        "the overlay's parameters have {length} bytes, and this kernel ({kernel}) takes {limit} at most: stack fewer \
-         layers, give the store a shorter path, or take Linux 6.8"
+        "the overlay's mount options have {length} bytes, but this kernel ({kernel}) takes at most {limit}: use fewer \
+         layers, a store with a shorter path, or Linux 6.8 or newer"
     )]
     DataTooLong {
-        /// Their length in bytes.
+        /// The length of the options in bytes.
         length: usize,
-        /// The most that is taken.
+        /// The maximum length in bytes.
         limit: usize,
         /// The kernel's release.
         kernel: String,
     },
-    /// The kernel refused, for a reason that it may have given.
-    #[error("cannot {what}: {errno}{}", words(kernel_log))]
+    /// The kernel refused the operation. It may have logged a reason.
+    #[error("cannot {what}: {errno}{}", log_suffix(kernel_log))]
     Refused {
-        /// What was tried, with the parameter.
+        /// The operation with its parameter, as a verb phrase.
         what: String,
-        /// The kernel's number.
+        /// The kernel's error number.
         errno: Errno,
-        /// The lines that the kernel left in the context's log; often none.
+        /// The lines of the file system context's log. Often empty.
         kernel_log: Vec<String>,
     },
     /// The mount table could not be read.
@@ -90,18 +92,21 @@ pub enum MountError {
     Table(#[source] io::Error),
 }
 
-/// Who uses a mount.
-fn user(within: Option<&Path>) -> String {
+/// Says what keeps a mount busy.
+fn busy_reason(within: Option<&Path>) -> String {
     match within {
         Some(path) => {
-            format!("something is mounted within it, at {}: unmount that first", path.display())
+            format!(
+                "another file system is mounted within it, at {}: unmount it first",
+                path.display()
+            )
         }
-        None => "a process has a file or its directory there".to_owned(),
+        None => "a process has an open file or its working directory there".to_owned(),
     }
 }
 
 impl MountError {
-    /// What the failure means to whoever asked.
+    /// The class of the failure, from which callers derive their response.
     pub fn class(&self) -> Class {
         match self {
             Self::NotMounted { .. } => Class::NotFound,
@@ -120,7 +125,7 @@ impl MountError {
         }
     }
 
-    /// The kernel's number, where it gave one.
+    /// The kernel's error number. `None` if the error does not come from the kernel.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Dir { errno, .. }
@@ -136,30 +141,30 @@ impl MountError {
     }
 }
 
-/// A refusal of a call that keeps no log.
+/// A refusal by a call without a log.
 pub(super) fn refused(what: String, errno: Errno) -> MountError {
     MountError::Refused { what, errno, kernel_log: Vec::new() }
 }
 
-/// A refusal whose reason is that the kernel lacks something.
+/// A refusal because the kernel lacks a feature.
 pub(super) fn unsupported(what: String, needs: &'static str, errno: Errno) -> MountError {
     MountError::Unsupported { what, needs, kernel: host::release(), errno }
 }
 
-/// Why a file system type cannot be set up at all.
+/// The error for a file system type whose context cannot be opened with `fsopen(2)`.
 pub(super) fn no_context(fs_type: &str, errno: Errno) -> MountError {
     match errno {
         Errno::ENODEV => unsupported(
             format!("mount the file system type {fs_type}"),
-            "build or load its module",
+            "build or load its kernel module",
             errno,
         ),
         errno => refused(format!("open a context for {fs_type}"), errno),
     }
 }
 
-/// The kernel's lines as the end of a sentence.
-fn words(log: &[String]) -> String {
+/// The kernel's log lines as the end of an error message.
+fn log_suffix(log: &[String]) -> String {
     match log {
         [] => String::new(),
         lines => format!("; the kernel says: {}", lines.join("; ")),

@@ -1,8 +1,9 @@
-//! The twin of [`LinuxMounts`](super::LinuxMounts): the mount table in memory, the directories real.
+//! A fake of [`LinuxMounts`](super::LinuxMounts) for tests: the mount table is in memory, the directories are real.
 //!
-//! It refuses what the kernel refuses, allows what the kernel allows (two overlays on one upper),
-//! leaves in the work directory what the kernel leaves there, and fails on command.
-//! Deliberately absent: any content; a directory that something is "mounted" on still shows its own.
+//! It refuses what the kernel refuses, allows what the kernel allows (two overlays on one upper), writes to the work
+//! directory what the kernel writes there, and fails when a test wants it.
+//!
+//! Deliberately absent: content. A directory that something is "mounted" on still shows its own files.
 
 mod rules;
 
@@ -12,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::error::{no_context, refused};
-use super::linux::{BUSY_PAUSES, unless_busy};
+use super::linux::{BUSY_PAUSES, retry_while_busy};
 use super::{Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, directory};
 use crate::sys::Errno;
 
-/// A call that can be told to fail.
+/// A call that a test can make fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// [`Mounts::create`]
@@ -27,29 +28,32 @@ pub enum Call {
     Unmount,
 }
 
-/// Mounts that exist nowhere else. Clones share one table.
+/// Mounts that exist only in memory. Clones share one table.
 #[derive(Debug, Clone, Default)]
 pub struct FakeMounts(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     table: Vec<Mount>,
-    made: u64,
+    /// The last number given to a file system or mount.
+    last_number: u64,
     requests: Vec<String>,
-    tables: usize,
+    tables_read: usize,
+    /// The calls that fail: the kind, the number of calls of this kind until then, and the error.
     failures: Vec<(Call, usize, Errno)>,
+    /// How many unmounts return EBUSY.
     busy: usize,
     read_only: bool,
 }
 
-/// What a detached tree of the twin is.
+/// A detached tree of the fake.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
-    /// As the mount table shows it when it is a part of an overlay: a detached mount shows as `/`.
+    /// The path in the mount table when the tree is a part of an overlay: `/` for a detached mount.
     shown: PathBuf,
     /// `None` for a plain directory.
     mount: Option<Superblock>,
-    /// Whom files of root are shown to belong to.
+    /// The user and group that own root's files in an ID-mapped mount.
     owner: Option<(u32, u32)>,
 }
 
@@ -64,34 +68,34 @@ struct Superblock {
 }
 
 impl FakeMounts {
-    /// Makes the `nth` such call from now, counted from 1, fail with `errno` and change nothing.
+    /// Makes the `nth` next call of this kind, counted from 1, fail with `errno` and change nothing.
     pub fn fail(&self, call: Call, nth: usize, errno: Errno) {
         self.state().failures.push((call, nth, errno));
     }
 
-    /// Makes every file system made from now on come up read-only without a word, or not.
+    /// Whether new file systems become read-only without an error, from now on.
     pub fn come_up_read_only(&self, read_only: bool) {
         self.state().read_only = read_only;
     }
 
-    /// Makes the kernel answer the next `times` requests to unmount with EBUSY.
+    /// Makes the next `times` attempts to unmount return EBUSY.
     pub fn be_busy(&self, times: usize) {
         self.state().busy = times;
     }
 
-    /// Every request that [`Mounts::create`] has seen, a line each, also those it refused.
+    /// All requests to [`Mounts::create`], one line each, also refused ones.
     pub fn requests(&self) -> Vec<String> {
         self.state().requests.clone()
     }
 
-    /// Adds a line to the table: what somebody else has mounted.
+    /// Adds a line to the table, for a mount that another process made.
     pub fn put(&self, mount: Mount) {
         self.state().table.push(mount);
     }
 
-    /// How often the table was asked for.
+    /// How often the table was read.
     pub fn tables_read(&self) -> usize {
-        self.state().tables
+        self.state().tables_read
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -101,18 +105,18 @@ impl FakeMounts {
 
 impl State {
     fn fails(&mut self, call: Call) -> Result<(), MountError> {
-        let mut hit = None;
+        let mut failure = None;
         self.failures.retain_mut(|(which, nth, errno)| {
             if *which != call {
                 return true;
             }
             *nth -= 1;
             if *nth == 0 {
-                hit = Some(*errno);
+                failure = Some(*errno);
             }
             *nth > 0
         });
-        hit.map_or(Ok(()), |errno| Err(refused(format!("{call:?}, told to fail"), errno)))
+        failure.map_or(Ok(()), |errno| Err(refused(format!("{call:?}, as the test wants"), errno)))
     }
 
     fn top_at(&self, target: &Path) -> Option<usize> {
@@ -134,9 +138,9 @@ impl Mounts for FakeMounts {
             "erofs" | "tmpfs" => {}
             other => return Err(no_context(other, Errno::ENODEV)),
         }
-        state.made += 1;
+        state.last_number += 1;
         let superblock = Superblock {
-            number: state.made,
+            number: state.last_number,
             fs_type: request.fs_type.to_owned(),
             source: request.source.clone().into(),
             attrs: request.attrs,
@@ -156,8 +160,8 @@ impl Mounts for FakeMounts {
         if state.top_at(target).is_some() {
             return Err(MountError::Occupied { target: target.to_owned() });
         }
-        state.made += 1;
-        let id = state.made;
+        state.last_number += 1;
+        let id = state.last_number;
         state.table.push(superblock.line(id, target));
         Ok(())
     }
@@ -179,7 +183,7 @@ impl Mounts for FakeMounts {
             return Err(MountError::NotMounted { target: target.to_owned() });
         };
         let pauses = BUSY_PAUSES.map(|_| Duration::ZERO);
-        unless_busy(&pauses, || match state.busy {
+        retry_while_busy(&pauses, || match state.busy {
             0 => Ok(()),
             _ => {
                 state.busy -= 1;
@@ -198,7 +202,7 @@ impl Mounts for FakeMounts {
 
     fn table(&self) -> Result<Vec<Mount>, MountError> {
         let mut state = self.state();
-        state.tables += 1;
+        state.tables_read += 1;
         Ok(state.table.clone())
     }
 
@@ -217,7 +221,7 @@ impl Mounts for FakeMounts {
 
     fn idmapped(&self, tree: &Detached, uid: u32, gid: u32) -> Result<Detached, MountError> {
         if uid == u32::MAX || gid == u32::MAX {
-            return Err(refused("map an id that is nobody's".to_owned(), Errno::EINVAL));
+            return Err(refused("map an invalid id".to_owned(), Errno::EINVAL));
         }
         Ok(detached(Tree { owner: Some((uid, gid)), ..tree_of(tree).clone() }))
     }
@@ -284,11 +288,11 @@ fn detached(tree: Tree) -> Detached {
 fn tree_of(detached: &Detached) -> &Tree {
     match &detached.kind {
         Kind::Fake(tree) => tree,
-        kind => panic!("a tree of the kernel ({kind:?}) was given to the twin"),
+        kind => panic!("a tree of the kernel ({kind:?}) was passed to the fake"),
     }
 }
 
-/// As fs/overlayfs/params.c shows it: what equals the module's default is left out.
+/// An option as fs/overlayfs/params.c shows it. Values that equal the module's default are left out.
 fn shown_option(param: &Param) -> Option<(String, Option<OsString>)> {
     match param {
         Param::Flag("volatile") => Some(("fsync".to_owned(), Some("volatile".into()))),
@@ -301,7 +305,7 @@ fn shown_option(param: &Param) -> Option<(String, Option<OsString>)> {
     }
 }
 
-fn mapped(tree: &Detached) -> String {
+fn owner_suffix(tree: &Detached) -> String {
     tree_of(tree).owner.map_or(String::new(), |(uid, gid)| format!("@{uid}:{gid}"))
 }
 
@@ -312,9 +316,9 @@ pub(crate) fn describe(request: &Request) -> String {
         Param::Text(key, value) => format!("{key}={value}"),
         Param::Tree(key, tree) => match &tree_of(tree).mount {
             Some(superblock) => {
-                format!("{key}=<{}>{}", superblock.source.to_string_lossy(), mapped(tree))
+                format!("{key}=<{}>{}", superblock.source.to_string_lossy(), owner_suffix(tree))
             }
-            None => format!("{key}={}{}", tree_of(tree).shown.display(), mapped(tree)),
+            None => format!("{key}={}{}", tree_of(tree).shown.display(), owner_suffix(tree)),
         },
     });
     let Attrs { read_only, nosuid, nodev, noexec, noatime } = request.attrs;

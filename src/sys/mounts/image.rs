@@ -1,6 +1,6 @@
-//! A read-only EROFS mount from an image file.
+//! Mounts EROFS images read-only.
 //!
-//! Deliberately absent: what is in the image.
+//! Deliberately absent: the content of the image.
 
 use std::path::Path;
 
@@ -10,17 +10,18 @@ use crate::sys::Errno;
 /// How the kernel reads an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backing {
-    /// Straight from the file, past the page cache. Linux 6.13, where the image's file system allows it.
+    /// From the file with direct I/O, without the page cache. Needs Linux 6.13 and support by the image's file system.
     DirectFile,
-    /// Straight from the file (Linux 6.12); what is read is kept twice, for the image and for the files in it.
+    /// From the file through the page cache (Linux 6.12). Data is cached twice: for the image and for the files in it.
     File,
-    /// By way of a loop device, which is free again when the mount goes.
+    /// From a loop device, which the kernel frees after the unmount.
     Loop,
 }
 
-/// Mounts the EROFS image at `image`, attached nowhere, in the first way that this kernel takes.
+/// Makes a detached mount of the EROFS image at `image`, with the first [`Backing`] that this kernel supports.
 ///
-/// Errors: `Unsupported` on a kernel without EROFS, or that has no loop device where it needs one.
+/// # Errors
+/// `Unsupported` if the kernel has no EROFS, or if it needs a loop device and has none.
 pub fn mount_image(mounts: &dyn Mounts, image: &Path) -> Result<Detached, MountError> {
     let mut mounted = mount_image_by(mounts, image, Backing::DirectFile);
     // Only EINVAL can be about `directio`: the option is unknown, or the file system cannot do it.
@@ -35,13 +36,13 @@ pub fn mount_image(mounts: &dyn Mounts, image: &Path) -> Result<Detached, MountE
     }
 }
 
-/// Mounts it in one way only.
+/// Makes a detached mount of the EROFS image at `image` with the given backing.
 pub fn mount_image_by(
     mounts: &dyn Mounts,
     image: &Path,
     backing: Backing,
 ) -> Result<Detached, MountError> {
-    // Held until the mount holds the device itself.
+    // Held until the mount itself holds the device.
     let device = match backing {
         Backing::Loop => Some(mounts.loop_over(image)?),
         Backing::DirectFile | Backing::File => None,
@@ -53,7 +54,7 @@ pub fn mount_image_by(
     let params = match backing {
         Backing::DirectFile => vec![Param::Flag("directio")],
         Backing::File => Vec::new(),
-        // A device that is read-only has to be opened so.
+        // A read-only device must be opened read-only.
         Backing::Loop => vec![Param::Flag("ro")],
     };
     let attrs = Attrs { read_only: true, nosuid: true, nodev: true, ..Attrs::default() };

@@ -1,17 +1,20 @@
-//! Overlays on kernels that do not take layers as this program has them: mounts attached nowhere, by descriptor.
+//! Makes overlays on kernels that do not take detached mounts as layers by descriptor.
 //!
 //! ```text
-//! way        layers            told to the kernel as                      Linux
-//! detached   attached nowhere  lowerdir+ by descriptor                    6.15
-//! attached   in our directory     lowerdir+=/proc/self/fd/N, one by one      6.8
-//! classic    in our directory     mount(2) with lowerdir=N:N:…, in a page    before
+//! API        layers are              layers are passed as                       Linux
+//! detached   detached                lowerdir+ by descriptor                    6.15
+//! attached   in a directory of ours  lowerdir+=/proc/self/fd/N, one by one      6.8
+//! classic    in a directory of ours  mount(2) with lowerdir=N:N:…, in a page    before
 //! ```
 //!
-//! Before 6.15 an overlay takes only layers that are attached somewhere in the caller's mount namespace. They are attached in a
-//! directory of the store that is a private mount, so that nothing of it reaches the node or a pod; each goes again with the
-//! [`Detached`] that holds it, and what a killed process left goes at the next start. A layer is named by its descriptor: a text
-//! of a few bytes whatever its path, and for `mount(2)` shorter still, from a working directory `/proc/self/fd`.
-//! Deliberately absent: a lookup of the kernel's release. Which way works is tried by `overlay`.
+//! Before 6.15 an overlay takes only layers that are attached somewhere in the caller's mount namespace. They are
+//! attached in a directory of the store that is a private mount, so they do not propagate to the node or to a pod. Each
+//! is unmounted when its [`Detached`] is dropped. Mounts that a killed process left are removed at the next start.
+//!
+//! A layer is named by its descriptor, a text of a few bytes whatever the length of its path. For `mount(2)` the
+//! working directory is `/proc/self/fd`, which makes the text shorter still.
+//!
+//! Deliberately absent: a check of the kernel's release. `overlay` probes which API works.
 
 use std::ffi::CString;
 use std::fmt::Write as _;
@@ -34,43 +37,47 @@ use super::{
 };
 use crate::sys::{Errno, errno, host};
 
-/// How layers are handed to the kernel.
+/// How layers are passed to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MountApi {
-    /// As they are; [`LinuxMounts`].
+    /// As detached mounts, by descriptor ([`LinuxMounts`]).
     Detached,
-    /// Attached, each by a text of its own.
+    /// As attached mounts, each in a text option of its own.
     Attached,
-    /// Attached, all in the one text of `mount(2)`.
+    /// As attached mounts, all in the one text of `mount(2)`.
     Classic,
 }
 
-/// What `mount(2)` takes: a page, and it cuts the rest off without a word.
+/// The maximum length of the options of `mount(2)` in bytes: a page. The kernel truncates a longer text without an
+/// error.
 const DATA_LIMIT: usize = 4095;
 
-/// The mounts of this process, where overlays have to be made in an older way.
+/// Makes mounts in the mount namespace of this process, with an older API for overlays.
 #[derive(Debug)]
 pub struct LegacyMounts {
     classic: bool,
+    /// The private mount below which layers are attached.
     dir: PathBuf,
+    /// The name of the next attach point.
     next: AtomicU64,
-    /// Held while a tree is placed: attached a second time it would leave its first place.
-    placing: Mutex<()>,
+    /// Held while a tree is attached. A second attach would move it away from its first attach point.
+    attaching: Mutex<()>,
 }
 
 impl LegacyMounts {
-    /// Mounts whose overlays are made in `way` with the help of `dir`, which is made, emptied of what an earlier process left
-    /// attached there, and becomes a private mount.
-    pub fn new(way: MountApi, dir: &Path) -> Result<Self, MountError> {
+    /// Prepares `dir` for attaching layers, to make overlays with `api`.
+    ///
+    /// Makes the directory, removes the mounts that an earlier process left there, and makes it a private mount.
+    pub fn new(api: MountApi, dir: &Path) -> Result<Self, MountError> {
         let failed = |what: &str, errno| refused(format!("{what} {}", dir.display()), errno);
         let disk = |what, e: &std::io::Error| {
             failed(what, Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
         };
         fs::create_dir_all(dir).map_err(|e| disk("make", &e))?;
         let targets = LinuxMounts.table()?.into_iter().map(|mount| mount.target);
-        let left: Vec<PathBuf> = targets.filter(|target| target.starts_with(dir)).collect();
-        for target in left.iter().rev() {
-            // Lazily: nothing is written here, so nobody's writes go on unseen, and nothing can be busy.
+        let orphans: Vec<PathBuf> = targets.filter(|target| target.starts_with(dir)).collect();
+        for target in orphans.iter().rev() {
+            // Lazily, so that a mount cannot be busy. Nothing is written here, so no writer can continue unseen.
             unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
                 .map_err(|e| refused(format!("unmount {}", target.display()), errno(e)))?;
         }
@@ -81,32 +88,32 @@ impl LegacyMounts {
         mount_bind(dir, dir).map_err(|e| failed("bind", errno(e)))?;
         mount_change(dir, MountPropagationFlags::PRIVATE)
             .map_err(|e| failed("make private", errno(e)))?;
-        let classic = way == MountApi::Classic;
+        let classic = api == MountApi::Classic;
         let (dir, next) = (dir.to_owned(), AtomicU64::new(0));
-        Ok(Self { classic, dir, next, placing: Mutex::default() })
+        Ok(Self { classic, dir, next, attaching: Mutex::default() })
     }
 
-    /// Attaches a tree that is attached nowhere yet; it stays until the tree is dropped.
-    fn place(&self, tree: &Detached) -> Result<(), MountError> {
-        let Kind::Mount(place) = &tree.kind else { return Ok(()) };
-        let _alone = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if place.get().is_some() {
+    /// Attaches a detached mount below `dir`, unless it is there already. It stays until the tree is dropped.
+    fn attach_layer(&self, tree: &Detached) -> Result<(), MountError> {
+        let Kind::Mount(attached) = &tree.kind else { return Ok(()) };
+        let _guard = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        if attached.get().is_some() {
             return Ok(());
         }
-        let made = Place::make(self)?;
-        let target = directory::open(&made.0)?;
+        let point = AttachPoint::make(self)?;
+        let target = directory::open(&point.0)?;
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&tree.fd, "", &target, "", flags)
-            .map_err(|e| refused(format!("attach a layer to {}", made.0.display()), errno(e)))?;
-        place.get_or_init(|| made);
+            .map_err(|e| refused(format!("attach a layer to {}", point.0.display()), errno(e)))?;
+        attached.get_or_init(|| point);
         Ok(())
     }
 
     fn overlay(&self, request: &Request) -> Result<Detached, MountError> {
         for param in &request.params {
             if let Param::Tree(_, tree) = param {
-                self.place(tree)?;
+                self.attach_layer(tree)?;
             }
         }
         if self.classic {
@@ -116,14 +123,15 @@ impl LegacyMounts {
             Param::Tree(key @ "lowerdir+", tree) => {
                 Ok(Param::Text(key, tree.path().display().to_string()))
             }
-            Param::Tree(key, tree) => Ok(Param::Text(key, name(tree)?)),
+            Param::Tree(key, tree) => Ok(Param::Text(key, path_text(tree)?)),
             other => Ok(other.clone()),
         });
         let params = params.collect::<Result<_, MountError>>()?;
         LinuxMounts.create(&Request { params, source: request.source.clone(), ..*request })
     }
 
-    /// By `mount(2)`, which attaches what it makes: in a place of ours, of which a detached clone is taken.
+    /// Makes an overlay with `mount(2)`, which always attaches it: to an attach point of ours. Returns a detached
+    /// clone.
     fn classic(&self, request: &Request) -> Result<Detached, MountError> {
         let data = data(request)?;
         if data.len() > DATA_LIMIT {
@@ -131,24 +139,24 @@ impl LegacyMounts {
             return Err(MountError::DataTooLong { length: data.len(), limit: DATA_LIMIT, kernel });
         }
         let what = || format!("mount an overlay ({}) by mount(2)", request.source);
-        let bare = |_| refused(what(), Errno::EINVAL);
-        let (source, data) =
-            (CString::new(&*request.source).map_err(bare)?, CString::new(data).map_err(bare)?);
-        let place = Place::make(self)?;
+        let has_nul = |_| refused(what(), Errno::EINVAL);
+        let source = CString::new(&*request.source).map_err(has_nul)?;
+        let data = CString::new(data).map_err(has_nul)?;
+        let point = AttachPoint::make(self)?;
         let mounted = thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                // SAFETY: it parts this thread's working directory from the others', and the thread is ours and ends here.
+                // SAFETY: this gives the thread a working directory of its own. The thread is ours and ends here.
                 if unsafe { libc::unshare(libc::CLONE_FS) } < 0 {
                     return Err(Errno::last());
                 }
                 rustix::process::chdir("/proc/self/fd").map_err(errno)?;
-                mount(&source, &place.0, c"overlay", mount_flags(request.attrs), Some(&*data))
+                mount(&source, &point.0, c"overlay", mount_flags(request.attrs), Some(&*data))
                     .map_err(errno)
             });
             thread.join().unwrap_or(Err(Errno::EIO))
         });
         mounted.map_err(|errno| refused(what(), errno))?;
-        clone_tree(&directory::open(&place.0)?).map_err(|errno| refused(what(), errno))
+        clone_tree(&directory::open(&point.0)?).map_err(|errno| refused(what(), errno))
     }
 }
 
@@ -161,8 +169,8 @@ impl Mounts for LegacyMounts {
     }
 
     fn idmapped(&self, tree: &Detached, uid: u32, gid: u32) -> Result<Detached, MountError> {
-        // Nor can what is attached nowhere be cloned.
-        self.place(tree)?;
+        // These kernels also cannot clone a detached mount.
+        self.attach_layer(tree)?;
         LinuxMounts.idmapped(tree, uid, gid)
     }
 
@@ -199,11 +207,11 @@ impl Mounts for LegacyMounts {
     }
 }
 
-/// A directory that something of ours is attached to, until dropped.
+/// A directory for one mount. Dropping it unmounts and removes it.
 #[derive(Debug)]
-pub(super) struct Place(PathBuf);
+pub(super) struct AttachPoint(PathBuf);
 
-impl Place {
+impl AttachPoint {
     fn make(mounts: &LegacyMounts) -> Result<Self, MountError> {
         let number = mounts.next.fetch_add(1, Ordering::Relaxed);
         let path = mounts.dir.join(number.to_string());
@@ -215,45 +223,45 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AttachPoint {
     fn drop(&mut self) {
-        // Lazily: a child that another thread starts holds every descriptor until its exec, and would make this mount busy. Nothing
-        // is hidden by that: a layer is never written to, and of an overlay there is a clone that counts. What does not go now goes
-        // at the next start.
+        // Lazily: a child that another thread starts holds all descriptors until its exec, and would make this mount
+        // busy. No writer can continue unseen: a layer is never written to, and an overlay is used through its clone.
+        // Errors are ignored, because the next start removes what remains.
         let _ = unmount(&self.0, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
         let _ = fs::remove_dir(&self.0);
     }
 }
 
-/// The directory that a tree is, by the kernel's own name for it: the mount table shows an upper by it.
-fn name(tree: &Detached) -> Result<String, MountError> {
+/// The kernel's own path of a directory. The mount table shows this path for an upper.
+fn path_text(tree: &Detached) -> Result<String, MountError> {
     let path = fs::read_link(tree.path())
-        .map_err(|_| refused("read a directory's name from /proc".to_owned(), Errno::EIO))?;
+        .map_err(|_| refused("read the path of a directory from /proc".to_owned(), Errno::EIO))?;
     match path.to_str() {
-        // As a text these separate options or are taken away, and the mount table would show another path than ours.
+        // In a text option these characters separate options or are removed. The mount table would show another path.
         Some(text) if !text.contains([',', ':', '\\']) => Ok(text.to_owned()),
         _ => Err(MountError::Dir {
             path,
-            why: "this kernel takes it as a text only, so it may have no comma, colon, backslash or bad UTF-8",
+            why: "this kernel takes its path only as text, so it must be UTF-8 without comma, colon and backslash",
             errno: Errno::EILSEQ,
         }),
     }
 }
 
-/// The text for `mount(2)`.
+/// The options for `mount(2)`, in one text.
 fn data(request: &Request) -> Result<String, MountError> {
     let mut lowers = String::new();
     let mut rest = String::new();
     for param in &request.params {
-        // Writing to a text cannot fail.
+        // Writing to a String cannot fail.
         let _ = match param {
             Param::Tree("lowerdir+", tree) => {
                 let colon = if lowers.is_empty() { "" } else { ":" };
                 write!(lowers, "{colon}{}", tree.fd.as_raw_fd())
             }
-            Param::Tree(key, tree) => write!(rest, ",{key}={}", name(tree)?),
+            Param::Tree(key, tree) => write!(rest, ",{key}={}", path_text(tree)?),
             Param::Flag(key) => write!(rest, ",{key}"),
-            // An SELinux label may have commas in it, and is read by SELinux, which knows quotes.
+            // An SELinux label may contain commas. SELinux parses this option and supports quotes.
             Param::Text(key @ "context", value) => write!(rest, ",{key}=\"{value}\""),
             Param::Text(key, value) => write!(rest, ",{key}={value}"),
         };

@@ -1,6 +1,6 @@
-//! [`Mounts`] by the kernel: the calls around `fsopen(2)`, which name what they dislike.
+//! [`Mounts`] by the kernel's new mount API: `fsopen(2)` and related calls, whose errors name the refused option.
 //!
-//! Deliberately absent: `mount(2)`, whose one string is cut silently at a page; `older` has it.
+//! Deliberately absent: `mount(2)`, which silently truncates its options to a page. See `legacy`.
 
 use std::fs;
 use std::io;
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::sys::{Errno, errno, userns};
 
-/// How often, and after which pauses, a busy mount is asked for again: together about a second. A
-/// runtime that is just letting go of a container holds its mounts for half of that.
+/// The pauses between the attempts to unmount a busy mount, together about a second. A container runtime that is
+/// stopping a container holds its mounts for half of that.
 pub(super) const BUSY_PAUSES: [Duration; 5] = [
     Duration::from_millis(20),
     Duration::from_millis(80),
@@ -32,16 +32,16 @@ pub(super) const BUSY_PAUSES: [Duration; 5] = [
     Duration::from_millis(400),
 ];
 
-/// The mounts of this process's mount namespace.
+/// Makes mounts in the mount namespace of this process.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LinuxMounts;
 
 impl LinuxMounts {
-    /// Why a mount stays: to the kernel a mount within it is as good as an open file.
+    /// The error for a busy mount. Both an open file and a mount within it make it busy.
     fn busy(&self, target: &Path) -> MountError {
         let table = self.table().unwrap_or_default();
         let mut within = table.into_iter().map(|mount| mount.target);
-        let within = within.find(|at| at.starts_with(target) && at != target);
+        let within = within.find(|inner| inner.starts_with(target) && inner != target);
         MountError::Busy { target: target.to_owned(), within }
     }
 }
@@ -49,7 +49,7 @@ impl LinuxMounts {
 impl Mounts for LinuxMounts {
     fn create(&self, request: &Request) -> Result<Detached, MountError> {
         let context = Context::open(request.fs_type, &request.source)?;
-        context.text("source", &request.source)?;
+        context.set_text("source", &request.source)?;
         for param in &request.params {
             context.set(param)?;
         }
@@ -83,27 +83,27 @@ impl Mounts for LinuxMounts {
     }
 
     fn unmount(&self, target: &Path) -> Result<(), MountError> {
-        // Only the last part of a path is protected by UMOUNT_NOFOLLOW, so the rest is opened
-        // first. The target itself must not be open: that alone would keep it busy.
+        // UMOUNT_NOFOLLOW protects only the last component of a path, so the parent is opened first. The target itself
+        // must not be open, because that would keep it busy.
         let not_mounted = || MountError::NotMounted { target: target.to_owned() };
         let (parent, name) = target.parent().zip(target.file_name()).ok_or_else(not_mounted)?;
         let parent = match directory::open(parent) {
             Err(e) if e.errno() == Some(Errno::ENOENT) => return Err(not_mounted()),
             other => other?,
         };
-        let path = directory::name_of(&parent).join(name);
-        let asked = unless_busy(&BUSY_PAUSES, || unmount(&path, UnmountFlags::NOFOLLOW));
-        asked.map_err(|e| match errno(e) {
+        let path = directory::proc_path(&parent).join(name);
+        let result = retry_while_busy(&BUSY_PAUSES, || unmount(&path, UnmountFlags::NOFOLLOW));
+        result.map_err(|e| match errno(e) {
             Errno::EBUSY => self.busy(target),
-            // EINVAL: a directory, but no mount's root, or a symlink.
+            // EINVAL: a symlink, or a directory that is not the root of a mount.
             Errno::EINVAL | Errno::ENOENT => not_mounted(),
             errno => refused(format!("unmount {}", target.display()), errno),
         })
     }
 
     fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
-        match super::top::of(target)? {
-            Ok(found) => Ok(found),
+        match super::top::topmost(target)? {
+            Ok(top) => Ok(top),
             Err(super::top::Unknown) => {
                 Ok(self.table()?.into_iter().rfind(|mount| mount.target == target))
             }
@@ -138,7 +138,7 @@ impl Mounts for LinuxMounts {
         userns::map(&clone.fd, &namespace).map_err(|e| match number(&e) {
             errno @ (Errno::EINVAL | Errno::ENOSYS) => unsupported(
                 what(),
-                "it takes Linux 5.19, and a file system that can be mapped (EROFS, ext4, xfs, btrfs)",
+                "it needs Linux 5.19 and a file system with ID-mapped mounts (EROFS, ext4, xfs, btrfs)",
                 errno,
             ),
             errno => refused(what(), errno),
@@ -151,7 +151,7 @@ impl Mounts for LinuxMounts {
             let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
             unsupported(
                 format!("show {} as a loop device ({e})", image.display()),
-                "it takes the module loop, and the node's /dev in this container",
+                "it needs the kernel module loop, and the node's /dev in this container",
                 errno,
             )
         })
@@ -165,21 +165,21 @@ pub(super) fn clone_tree(tree: &OwnedFd) -> Result<Detached, Errno> {
     open_tree(tree, "", flags).map(Detached::mount).map_err(errno)
 }
 
-/// Asks again after each pause for as long as the answer is EBUSY.
-pub(super) fn unless_busy(
+/// Calls `unmount` again after each pause while it returns EBUSY.
+pub(super) fn retry_while_busy(
     pauses: &[Duration],
-    mut ask: impl FnMut() -> rustix::io::Result<()>,
+    mut unmount: impl FnMut() -> rustix::io::Result<()>,
 ) -> rustix::io::Result<()> {
     for pause in pauses {
-        match ask() {
+        match unmount() {
             Err(rustix::io::Errno::BUSY) => thread::sleep(*pause),
             other => return other,
         }
     }
-    ask()
+    unmount()
 }
 
-/// A file system being set up. The kernel leaves its words in it, where it has any.
+/// A file system context of `fsopen(2)`. The kernel writes its log messages to it.
 struct Context<'a> {
     fd: OwnedFd,
     fs_type: &'static str,
@@ -198,7 +198,7 @@ impl<'a> Context<'a> {
         match param {
             Param::Flag(key) => fsconfig_set_flag(&self.fd, *key)
                 .map_err(|e| self.refused(&format!("set {key}"), e)),
-            Param::Text(key, value) => self.text(key, value),
+            Param::Text(key, value) => self.set_text(key, value),
             Param::Tree(key, tree) => fsconfig_set_fd(&self.fd, *key, &tree.fd).map_err(|e| {
                 self.lacks_descriptors(key, tree, errno(e))
                     .unwrap_or_else(|| self.refused(&format!("set {key} by descriptor"), e))
@@ -206,7 +206,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Finds out, in fresh contexts, whether it was the kind of value that the kernel did not take.
+    /// Finds out, with new contexts, whether the kernel refuses this kind of descriptor in general.
     fn lacks_descriptors(&self, key: &str, tree: &Detached, errno: Errno) -> Option<MountError> {
         let takes = |fd: &OwnedFd| {
             Self::open(self.fs_type, self.source)
@@ -218,14 +218,14 @@ impl<'a> Context<'a> {
         let dir = directory::open(Path::new("/")).ok()?;
         let what = |kind| format!("take {kind} as {key} of {}", self.fs_type);
         Some(if takes(&dir) {
-            unsupported(what("a mount that is attached nowhere"), "it takes Linux 6.15", errno)
+            unsupported(what("a detached mount"), "it needs Linux 6.15", errno)
         } else {
-            unsupported(what("a descriptor"), "it takes Linux 6.13", errno)
+            unsupported(what("a descriptor"), "it needs Linux 6.13", errno)
         })
     }
 
-    fn text(&self, key: &'static str, value: &str) -> Result<(), MountError> {
-        // Beyond the limit the kernel says a bare EINVAL.
+    fn set_text(&self, key: &'static str, value: &str) -> Result<(), MountError> {
+        // For a longer text the kernel returns EINVAL without a log message.
         if value.len() > TEXT_LIMIT {
             return Err(MountError::TooLong { key, length: value.len() });
         }
@@ -241,7 +241,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Reads the log: one line a read, begun with its level (`e `, `w `, `i `); ENODATA ends it.
+    /// Reads the log. Each read returns one line, which begins with its level (`e `, `w `, `i `). ENODATA is the end.
     fn log(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut buffer = [0; 1024];
@@ -251,7 +251,7 @@ impl<'a> Context<'a> {
             }
             let line = String::from_utf8_lossy(&buffer[..length]);
             let line = line.trim_end();
-            lines.push(line.split_once(' ').map_or(line, |(_, words)| words).to_owned());
+            lines.push(line.split_once(' ').map_or(line, |(_, message)| message).to_owned());
         }
         lines
     }

@@ -1,11 +1,17 @@
-//! Mounts as values: made detached, attached to a checked directory, listed as the kernel lists them.
+//! The mount API of the driver: makes detached mounts, attaches them to checked directories and reads the mount table.
 //!
-//! [`Mounts`] is implemented by [`LinuxMounts`], by [`OlderMounts`] where a kernel takes layers in another
-//! way only, and, for tests, by a twin that keeps its table in memory and refuses what the kernel
-//! refuses; one suite runs against the first and the last. A [`Detached`] tree is
-//! held by its descriptor alone: dropping it, or a kill, leaves nothing behind.
-//! Deliberately absent: what an overlay's options mean (`overlay` knows), and lazy unmounts, after
-//! which writers go on unseen.
+//! Implementations of [`Mounts`]:
+//!
+//! - [`LinuxMounts`] uses the new mount API of the kernel.
+//! - [`LegacyMounts`] makes overlays on kernels that do not take detached layers.
+//! - `FakeMounts`, for tests, keeps its table in memory and refuses what the kernel refuses. One test suite runs
+//!   against it and against [`LinuxMounts`].
+//!
+//! A [`Detached`] tree is held only by its descriptor. Nothing remains of it when it is dropped or the process is
+//! killed.
+//!
+//! Deliberately absent: the meaning of overlay's options (see `overlay`), and lazy unmounts of volumes. After a lazy
+//! unmount, writers continue unseen.
 
 mod directory;
 mod error;
@@ -32,72 +38,80 @@ pub use error::MountError;
 #[cfg(test)]
 pub use fake::{Call, FakeMounts};
 pub use image::{Backing, mount_image, mount_image_by};
-use legacy::Place;
+use legacy::AttachPoint;
 pub use legacy::{LegacyMounts, MountApi};
 pub use linux::LinuxMounts;
 pub use sample::sample_image;
 pub use table::{Mount, SuperOptions, TableError, parse_table};
 
-/// The longest text that `fsconfig(2)` takes as a value, in bytes (fs/fsopen.c).
+/// The longest value of a text parameter that `fsconfig(2)` takes, in bytes (fs/fsopen.c).
 pub const TEXT_LIMIT: usize = 255;
 
-/// Everything this program does with mounts. All calls block; none waits for more than a second.
+/// All mount operations of the driver. All calls block. None waits longer than about a second.
 pub trait Mounts: Send + Sync + fmt::Debug {
-    /// Makes a new file system instance, mounted nowhere.
+    /// Makes a new file system instance as a detached mount.
     fn create(&self, request: &Request) -> Result<Detached, MountError>;
 
-    /// Attaches `mount` to the directory `target`: absolute, without symlink or `..`, and not itself
-    /// the root of a mount, so that a retry cannot stack a second one on the first.
+    /// Attaches `mount` to the directory `target`.
     ///
-    /// Takes the mount by value: its descriptor would keep the target busy, and it has one place.
+    /// The path must be absolute, without symlinks and `..`. The directory must not be the root of a mount, so that a
+    /// retry cannot stack a second mount on the first.
+    ///
+    /// Takes the mount by value: a mount has one target, and its open descriptor would keep the target busy.
     fn attach(&self, mount: Detached, target: &Path) -> Result<(), MountError>;
 
-    /// A second, detached mount of what is mounted at `attached`: one volume, a second target.
+    /// Makes a second, detached mount of the file system that is mounted at `attached`, for a second target of a
+    /// volume.
     fn clone_of(&self, attached: &Path) -> Result<Detached, MountError>;
 
-    /// Unmounts what is mounted at `target`; of several, the one on top. Where it is busy, asks
-    /// again for about a second.
+    /// Unmounts the topmost mount at `target`. While it is busy, tries again for about a second.
     fn unmount(&self, target: &Path) -> Result<(), MountError>;
 
-    /// What is mounted at `target`, the topmost of several, without its propagation; `None` where nothing is, or where there is no
-    /// such directory. Where the kernel can be asked about one place, it costs the same however many mounts there are.
+    /// The topmost mount at `target`, without its propagation. `None` if nothing is mounted there or the directory does
+    /// not exist.
+    ///
+    /// On kernels with `statmount(2)`, the cost does not depend on the number of mounts.
     fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
         Ok(self.table()?.into_iter().rfind(|mount| mount.target == target))
     }
 
-    /// All mounts that this process sees, in the kernel's order: a later one at a target is on top.
+    /// All mounts that this process sees, in the kernel's order: of several at a target, the last one is on top.
     fn table(&self) -> Result<Vec<Mount>, MountError>;
 
-    /// Whether both the mount and the file system beneath it take writes. An overlay that cannot
-    /// make its work directory mounts without a word, read-only.
+    /// Whether both the mount and its file system take writes. An overlay that cannot make its work directory becomes
+    /// read-only without an error.
     fn writable(&self, mount: &Detached) -> Result<bool, MountError>;
 
-    /// A plain directory as something an overlay can use; `path` as in [`Mounts::attach`]. It is no
-    /// mount of its own and cannot be attached.
+    /// Opens a plain directory for use as a part of an overlay, with the rules for `path` of [`Mounts::attach`]. The
+    /// result is not a mount and cannot be attached.
     fn open_dir(&self, path: &Path) -> Result<Detached, MountError>;
 
-    /// A second mount of `tree`, attached nowhere, in which user 0 and `uid` have changed places, and group 0 and `gid`. Costs
-    /// the same however many files there are. Nobody is lost by the change, so the file system keeps its own owners.
+    /// Makes a second, detached mount of `tree` that swaps user 0 with `uid`, and group 0 with `gid`.
     ///
-    /// Errors: `Unsupported` where the kernel or the tree's file system cannot do it (EROFS: Linux 5.19).
+    /// The cost does not depend on the number of files. Every id stays mapped, and the owners in the file system itself
+    /// do not change.
+    ///
+    /// # Errors
+    /// `Unsupported` if the kernel or the tree's file system has no ID-mapped mounts (EROFS: Linux 5.19).
     fn idmapped(&self, tree: &Detached, uid: u32, gid: u32) -> Result<Detached, MountError>;
 
-    /// A read-only block device that shows `image`, for kernels that mount nothing else.
+    /// Sets up a read-only loop device that shows `image`, for kernels that mount only block devices.
     fn loop_over(&self, image: &Path) -> Result<Loop, MountError>;
 }
 
-/// A tree held by descriptor: a mount attached nowhere, or a plain directory. Dropped, it is gone.
+/// A tree held by its descriptor: a detached mount, or a plain directory. Dropping it closes the descriptor; a detached
+/// mount then disappears.
 #[derive(Debug)]
 pub struct Detached {
-    // Closed before the place goes: open, it would keep that busy.
+    // Before `kind`, so that it is closed first: an open descriptor would keep the attach point busy.
     fd: OwnedFd,
     kind: Kind,
 }
 
 #[derive(Debug)]
 enum Kind {
-    /// With the place where a kernel that needs one has it.
-    Mount(OnceLock<Place>),
+    /// A mount. Has an attach point only if the kernel takes no detached layers.
+    Mount(OnceLock<AttachPoint>),
     Dir,
     #[cfg(test)]
     Fake(fake::Tree),
@@ -108,42 +122,42 @@ impl Detached {
         Self { fd, kind: Kind::Mount(OnceLock::new()) }
     }
 
-    /// A path to its root, good for as long as this is held, in this process alone.
+    /// A path to the root of the tree. Valid only in this process, and only until this is dropped.
     pub fn path(&self) -> PathBuf {
         Path::new("/proc/self/fd").join(self.fd.as_raw_fd().to_string())
     }
 
-    /// What holds the tree: good for paths beneath `/proc/self/fd`, not for reading.
+    /// The `O_PATH` descriptor of the tree's root: usable for paths below `/proc/self/fd`, not for reading.
     pub(crate) fn descriptor(&self) -> &OwnedFd {
         &self.fd
     }
 }
 
-/// A file system to be made.
+/// Describes a file system to be made by [`Mounts::create`].
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The kernel's name of the type: `overlay`, `erofs`, `tmpfs`.
     pub fs_type: &'static str,
-    /// What it is made from: an image's path for EROFS, else only a name in the mount table.
+    /// For EROFS the path of the image or of its loop device. For other types only a name in the mount table.
     pub source: String,
-    /// Its parameters, given in this order.
+    /// The mount options, in the order in which the kernel gets them.
     pub params: Vec<Param>,
-    /// What holds for the mount, whatever the file system says.
+    /// Attributes of the mount, independent of the file system's options.
     pub attrs: Attrs,
 }
 
-/// One parameter of a file system.
+/// One mount option of a file system.
 #[derive(Debug, Clone)]
 pub enum Param {
-    /// A key that is on by being there.
+    /// A key without a value.
     Flag(&'static str),
     /// A key with a text of at most [`TEXT_LIMIT`] bytes.
     Text(&'static str, String),
-    /// A key whose value is a tree, by descriptor.
+    /// A key with a tree, which the kernel gets as a descriptor.
     Tree(&'static str, Arc<Detached>),
 }
 
-/// A file system in memory, for root alone. Without limits it holds as much as half of the machine's memory.
+/// A request for a tmpfs with mode 0700. Without limits it can use half of the machine's memory.
 pub fn tmpfs(source: &str, bytes: Option<u64>, inodes: Option<u64>) -> Request {
     let number = |key, value: Option<u64>| value.map(|value| Param::Text(key, value.to_string()));
     let mode = Param::Text("mode", "0700".to_owned());
@@ -161,14 +175,14 @@ pub fn tmpfs(source: &str, bytes: Option<u64>, inodes: Option<u64>) -> Request {
 /// Attributes of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attrs {
-    /// Refuse writes here, whether or not the file system takes them.
+    /// Refuses writes through this mount, even if the file system takes them.
     pub read_only: bool,
-    /// Ignore set-user-id, set-group-id and file capabilities.
+    /// Ignores set-user-id bits, set-group-id bits and file capabilities.
     pub nosuid: bool,
-    /// Refuse to open device nodes.
+    /// Refuses to open device nodes.
     pub nodev: bool,
-    /// Refuse to execute files.
+    /// Refuses to execute files.
     pub noexec: bool,
-    /// Never write access times.
+    /// Does not update access times.
     pub noatime: bool,
 }

@@ -1,10 +1,10 @@
-//! The smallest EROFS image, to find out what a kernel does with one.
+//! A minimal EROFS image for probes of the kernel.
 //!
-//! Deliberately absent: anything that a layer needs; `erofs` writes those.
+//! Deliberately absent: everything else that layers need. The module `erofs` writes layers.
 
-/// A whole EROFS image with one file, `name`, that holds `text`, both short (kernel: fs/erofs/erofs_fs.h).
+/// Makes an EROFS image with one file `name` with the content `text`. Both must be short (kernel: fs/erofs/erofs_fs.h).
 ///
-/// Written out by hand: what a kernel makes of it must not depend on the room that writes real layers.
+/// It is written by hand, so that the result of a probe does not depend on the module that writes layers.
 pub fn sample_image(uuid: [u8; 16], name: &str, text: &str) -> Vec<u8> {
     const BLOCK: usize = 4096;
     let mut image = vec![0; 2 * BLOCK];
@@ -16,7 +16,7 @@ pub fn sample_image(uuid: [u8; 16], name: &str, text: &str) -> Vec<u8> {
     put(1024 + 36, &2_u32.to_le_bytes());
     put(1024 + 40, &1_u32.to_le_bytes());
     put(1024 + 48, &uuid);
-    // A compact inode with its data right behind it: format, mode, links, size, number.
+    // A compact inode, directly followed by its data: format, mode, links, size, number.
     let mut inode = |slot: usize, number: u32, mode: u16, links: u16, data: &[u8]| {
         let at = BLOCK + slot * 32;
         put(at, &(2_u16 << 1).to_le_bytes());
@@ -26,7 +26,7 @@ pub fn sample_image(uuid: [u8; 16], name: &str, text: &str) -> Vec<u8> {
         put(at + 20, &number.to_le_bytes());
         put(at + 32, data);
     };
-    // The names sort after dots; the file's inode is the eighth slot of 32 bytes.
+    // `name` sorts after the dots. The file's inode is in slot 8 of 32 bytes.
     let names = [(".", 0_u64, 2_u8), ("..", 0, 2), (name, 8, 1)];
     let mut entries = Vec::new();
     let mut offset = 12 * names.len();
@@ -37,7 +37,7 @@ pub fn sample_image(uuid: [u8; 16], name: &str, text: &str) -> Vec<u8> {
         offset += name.len();
     }
     entries.extend(names.iter().flat_map(|(name, ..)| name.bytes()));
-    assert!(32 + entries.len() <= 8 * 32, "the name is too long for this little image");
+    assert!(32 + entries.len() <= 8 * 32, "the name is too long for this small image");
     inode(0, 1, 0o040_755, 2, &entries);
     inode(8, 2, 0o100_644, 1, text.as_bytes());
     image

@@ -1,4 +1,4 @@
-//! What every implementation of [`Mounts`] does, run against the twin and against the kernel.
+//! Tests of [`Mounts`] that run against the fake and against the kernel.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,7 +12,7 @@ use crate::sys::scratch::Scratch;
 
 macro_rules! suite {
     ($($case:ident)*) => {
-        mod twin {
+        mod fake_mounts {
             $(
                 #[test]
                 fn $case() {
@@ -33,25 +33,25 @@ macro_rules! suite {
 }
 
 suite! {
-    attached_is_shown_and_unmounted_is_gone
-    attributes_are_shown_and_obeyed
+    an_attached_mount_is_in_the_table_until_it_is_unmounted
+    attributes_are_in_the_table_and_obeyed
     nothing_is_stacked_on_a_mount
-    a_clone_is_a_second_place_of_one_file_system
+    a_clone_is_a_second_mount_of_the_same_file_system
     a_target_must_be_named_without_symlinks
     a_plain_directory_is_never_attached
-    nothing_mounted_is_an_error_of_its_own
+    a_path_that_is_not_mounted_is_not_found
     an_unknown_type_is_unsupported
-    a_long_text_is_refused_by_its_length
-    the_limit_of_layers_is_the_kernels
+    a_text_over_the_limit_is_refused
+    the_kernels_limit_of_layers_applies
     a_layer_given_twice_is_refused
     an_overlay_shows_its_upper_whatever_the_length_of_the_path
     one_upper_in_two_overlays_is_not_refused
     a_volatile_overlay_leaves_a_marker_that_blocks_the_next
-    bare_refusals_of_overlay
+    options_that_overlay_refuses_return_einval
     a_missing_image_is_not_found
-    owners_are_mapped_in_a_mount_of_its_own
-    nobody_cannot_be_an_owner
-    memory_is_limited_and_private
+    an_id_mapped_mount_leaves_the_tree_unchanged
+    an_invalid_id_cannot_be_an_owner
+    a_tmpfs_has_limits_and_mode_0700
 }
 
 fn tmpfs(attrs: Attrs) -> Request {
@@ -82,7 +82,7 @@ fn shown(mounts: &dyn Mounts, target: &Path) -> Vec<Mount> {
     mounts.table().unwrap().into_iter().filter(|mount| mount.target == target).collect()
 }
 
-fn attached_is_shown_and_unmounted_is_gone(mounts: &dyn Mounts, dir: &Scratch) {
+fn an_attached_mount_is_in_the_table_until_it_is_unmounted(mounts: &dyn Mounts, dir: &Scratch) {
     let target = dir.dir("a target");
     let mount = mounts.create(&tmpfs(Attrs::default())).unwrap();
     assert!(mounts.writable(&mount).unwrap());
@@ -96,7 +96,7 @@ fn attached_is_shown_and_unmounted_is_gone(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &target), []);
 }
 
-fn attributes_are_shown_and_obeyed(mounts: &dyn Mounts, dir: &Scratch) {
+fn attributes_are_in_the_table_and_obeyed(mounts: &dyn Mounts, dir: &Scratch) {
     let target = dir.dir("target");
     let attrs = Attrs { read_only: true, nosuid: true, nodev: true, noexec: true, noatime: true };
     let mount = mounts.create(&tmpfs(attrs)).unwrap();
@@ -114,7 +114,7 @@ fn nothing_is_stacked_on_a_mount(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &target).len(), 1);
 }
 
-fn a_clone_is_a_second_place_of_one_file_system(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_clone_is_a_second_mount_of_the_same_file_system(mounts: &dyn Mounts, dir: &Scratch) {
     let (first, second) = (dir.dir("first"), dir.dir("second"));
     let attrs = Attrs { nosuid: true, ..Attrs::default() };
     mounts.attach(mounts.create(&tmpfs(attrs)).unwrap(), &first).unwrap();
@@ -132,10 +132,10 @@ fn a_target_must_be_named_without_symlinks(mounts: &dyn Mounts, dir: &Scratch) {
     dir.file("file", "");
     for (name, why) in [
         ("link/target", "a part of its path is a symlink"),
-        ("last", "a symlink is none"),
+        ("last", "it may be a symlink"),
         ("real/../real/target", "`..`"),
-        ("file", "no directory"),
-        ("missing", "not there"),
+        ("file", "not a directory"),
+        ("missing", "does not exist"),
     ] {
         let target = dir.path().join(name);
         let error = mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &target);
@@ -151,7 +151,7 @@ fn a_plain_directory_is_never_attached(mounts: &dyn Mounts, dir: &Scratch) {
     let target = dir.dir("target");
     let plain = mounts.open_dir(&dir.dir("plain")).unwrap();
     assert_eq!(mounts.attach(plain, &target).unwrap_err().errno(), Some(Errno::EINVAL));
-    // Nor is a mount that is attached elsewhere moved by way of its directory.
+    // A mount that is attached elsewhere is not moved through its directory.
     let other = dir.dir("other");
     mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &other).unwrap();
     let root = mounts.open_dir(&other).unwrap();
@@ -159,7 +159,7 @@ fn a_plain_directory_is_never_attached(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &other).len(), 1);
 }
 
-fn nothing_mounted_is_an_error_of_its_own(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_path_that_is_not_mounted_is_not_found(mounts: &dyn Mounts, dir: &Scratch) {
     let mounted = dir.dir("mounted");
     mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &mounted).unwrap();
     symlink(&mounted, dir.path().join("link")).unwrap();
@@ -181,14 +181,14 @@ fn an_unknown_type_is_unsupported(mounts: &dyn Mounts, _: &Scratch) {
     assert_eq!(error.class(), Class::Precondition);
 }
 
-fn a_long_text_is_refused_by_its_length(mounts: &dyn Mounts, _: &Scratch) {
+fn a_text_over_the_limit_is_refused(mounts: &dyn Mounts, _: &Scratch) {
     let fits = Request { source: "x".repeat(TEXT_LIMIT), ..tmpfs(Attrs::default()) };
     mounts.create(&fits).unwrap();
     let error = mounts.create(&Request { source: "x".repeat(TEXT_LIMIT + 1), ..fits }).unwrap_err();
     assert!(matches!(error, MountError::TooLong { key: "source", length: 256 }), "{error}");
 }
 
-fn the_limit_of_layers_is_the_kernels(mounts: &dyn Mounts, dir: &Scratch) {
+fn the_kernels_limit_of_layers_applies(mounts: &dyn Mounts, dir: &Scratch) {
     let lower = |n| Param::Tree("lowerdir+", dir_tree(mounts, &dir.path().join(n)));
     let mut params: Vec<Param> = (0..500).map(|n: u32| lower(n.to_string())).collect();
     mounts.create(&overlay(params.clone())).unwrap();
@@ -234,22 +234,22 @@ fn a_volatile_overlay_leaves_a_marker_that_blocks_the_next(mounts: &dyn Mounts, 
     let volatile = on_upper(mounts, dir.path(), &[Param::Flag("volatile")]);
     mounts.attach(mounts.create(&volatile).unwrap(), &target).unwrap();
     let line = &shown(mounts, &target)[0];
-    let shown = line.super_options.iter().any(|(key, value)| {
+    let is_volatile = line.super_options.iter().any(|(key, value)| {
         key == "volatile" || key == "fsync" && value.as_deref() == Some("volatile".as_ref())
     });
-    assert!(shown, "{line:?}");
+    assert!(is_volatile, "{line:?}");
     mounts.unmount(&target).unwrap();
     assert!(dir.path().join("work/work/incompat/volatile").exists());
     let next = mounts.create(&on_upper(mounts, dir.path(), &[])).unwrap_err();
     assert_eq!(next.errno(), Some(Errno::EINVAL), "{next}");
 }
 
-fn bare_refusals_of_overlay(mounts: &dyn Mounts, dir: &Scratch) {
+fn options_that_overlay_refuses_return_einval(mounts: &dyn Mounts, dir: &Scratch) {
     let tree = |key, name| Param::Tree(key, dir_tree(mounts, &dir.path().join(name)));
     let text = |key, value: &str| Param::Text(key, value.to_owned());
     let (on, off) = ("on", "off");
     let cases = [
-        ("one layer and no upper", vec![tree("lowerdir+", "lower")]),
+        ("a single layer and no upper", vec![tree("lowerdir+", "lower")]),
         ("no layer", vec![tree("upperdir", "upper"), tree("workdir", "work")]),
         ("no work", vec![tree("lowerdir+", "lower"), tree("upperdir", "upper")]),
         (
@@ -294,11 +294,11 @@ fn a_missing_image_is_not_found(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(error.errno(), Some(Errno::ENOENT), "{error}");
 }
 
-fn owners_are_mapped_in_a_mount_of_its_own(mounts: &dyn Mounts, dir: &Scratch) {
+fn an_id_mapped_mount_leaves_the_tree_unchanged(mounts: &dyn Mounts, dir: &Scratch) {
     let (tree, target) = (dir.dir("tree"), dir.dir("target"));
     let plain = mounts.open_dir(&tree).unwrap();
     let layer = Arc::new(mounts.idmapped(&plain, 1000, 2000).unwrap());
-    // The tree itself is what it was, and can be mapped again.
+    // The tree itself is unchanged and can be mapped again.
     mounts.idmapped(&plain, u32::MAX - 1, 0).unwrap();
     let mut request = on_upper(mounts, dir.path(), &[]);
     request.params.insert(0, Param::Tree("lowerdir+", layer));
@@ -307,7 +307,7 @@ fn owners_are_mapped_in_a_mount_of_its_own(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &tree), []);
 }
 
-fn nobody_cannot_be_an_owner(mounts: &dyn Mounts, dir: &Scratch) {
+fn an_invalid_id_cannot_be_an_owner(mounts: &dyn Mounts, dir: &Scratch) {
     let tree = mounts.open_dir(&dir.dir("tree")).unwrap();
     for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
         let error = mounts.idmapped(&tree, uid, gid).unwrap_err();
@@ -315,7 +315,7 @@ fn nobody_cannot_be_an_owner(mounts: &dyn Mounts, dir: &Scratch) {
     }
 }
 
-fn memory_is_limited_and_private(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_tmpfs_has_limits_and_mode_0700(mounts: &dyn Mounts, dir: &Scratch) {
     let target = dir.dir("target");
     let memory = super::tmpfs("ovl-test", Some(1 << 20), Some(10));
     mounts.attach(mounts.create(&memory).unwrap(), &target).unwrap();

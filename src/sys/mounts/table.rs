@@ -1,7 +1,7 @@
-//! Reads the kernel's mount table, `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+//! Parses the kernel's mount table, `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 //!
-//! Order and repeated keys are kept, because an overlay shows `lowerdir+=` once a layer. Pure:
-//! bytes in, values out. Deliberately absent: any lookup; whoever asks knows what it is looking for.
+//! Order and repeated keys are kept, because an overlay shows `lowerdir+=` once per layer. The functions are pure: they
+//! read no files. Deliberately absent: lookups. Callers search the table themselves.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -17,24 +17,24 @@ pub struct Mount {
     pub parent: u64,
     /// Major and minor number of the file system.
     pub device: (u32, u32),
-    /// The directory of the file system that is its root here.
+    /// The directory within the file system that is the root of this mount.
     pub root: PathBuf,
-    /// Where it is attached, as this process sees it.
+    /// The mount point, as this process sees it.
     pub target: PathBuf,
-    /// Options of the mount: `rw`, `nosuid`, …
+    /// Options of the mount itself: `rw`, `nosuid`, …
     pub options: Vec<String>,
     /// Propagation: `shared:1`, `master:2`, …; empty for a private mount.
     pub propagation: Vec<String>,
     /// The type of the file system.
     pub fs_type: String,
-    /// What it was made from.
+    /// The source given at the mount: a device, an image or only a name.
     pub source: OsString,
-    /// Options of the file system.
+    /// Options of the file system (superblock options).
     pub super_options: SuperOptions,
 }
 
 impl Mount {
-    /// The value of the first file system option called `key`, if it has one.
+    /// The value of the first file system option `key`. `None` if the option is absent or has no value.
     pub fn super_option(&self, key: &str) -> Option<OsString> {
         let named = |option: &&[u8]| match option.strip_prefix(key.as_bytes()) {
             Some(rest) => matches!(rest, [] | [b'=', ..]),
@@ -45,20 +45,22 @@ impl Mount {
     }
 }
 
-/// Options of a file system as the kernel writes them, taken apart when they are asked for: an overlay has one for each of its
-/// layers, and of a table with hundreds of overlays somebody wants to know about one.
+/// Options of a file system as the kernel writes them, parsed on demand.
+///
+/// An overlay has one option for each layer. Of a table with hundreds of overlays, a caller usually needs the options
+/// of one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SuperOptions(Box<[u8]>);
 
 impl SuperOptions {
-    /// As the kernel wrote them.
+    /// Options in the kernel's format.
     pub(super) fn raw(text: Vec<u8>) -> Self {
         Self(text.into())
     }
 
-    /// Each with its value, in order, repeated keys kept.
+    /// The keys with their values, in order and with repeated keys.
     pub fn iter(&self) -> impl Iterator<Item = (String, Option<OsString>)> {
-        // Split before unescaping: a comma or an equals sign inside a value comes escaped.
+        // Split before unescaping: a comma or an equals sign inside a value is escaped.
         let pair = |option: &[u8]| match option.iter().position(|&b| b == b'=') {
             Some(at) => {
                 (text(&option[..at]), Some(OsString::from_vec(unescape(&option[at + 1..]))))
@@ -75,7 +77,7 @@ impl fmt::Debug for SuperOptions {
     }
 }
 
-/// As the twin of the kernel writes them.
+/// Writes options in the kernel's format, for the fake.
 #[cfg(test)]
 impl FromIterator<(String, Option<OsString>)> for SuperOptions {
     fn from_iter<T: IntoIterator<Item = (String, Option<OsString>)>>(options: T) -> Self {
@@ -92,19 +94,19 @@ impl FromIterator<(String, Option<OsString>)> for SuperOptions {
     }
 }
 
-/// A line that is not what proc_pid_mountinfo(5) describes.
+/// A line of the mount table does not have the format of proc_pid_mountinfo(5).
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("line {line} of the mount table has no valid {field}: {text:?}")]
 pub struct TableError {
-    /// Counted from 1.
+    /// The number of the line, counted from 1.
     pub line: usize,
     /// The field that is missing or malformed.
     pub field: &'static str,
-    /// The line.
+    /// The whole line.
     pub text: String,
 }
 
-/// Parses a whole table. One bad line fails it: to miss a mount is worse than to stop.
+/// Parses a whole mount table. A single bad line is an error, because missing a mount is worse than stopping.
 pub fn parse_table(bytes: &[u8]) -> Result<Vec<Mount>, TableError> {
     bytes
         .split(|&b| b == b'\n')
@@ -175,7 +177,7 @@ fn list(field: &[u8]) -> Vec<String> {
     field.split(|&b| b == b',').map(text).collect()
 }
 
-/// Undoes the kernel's `\ooo`, three octal digits. A backslash before anything else is itself.
+/// Undoes the kernel's escapes `\ooo`, three octal digits. A backslash before anything else is kept.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,4 +1,4 @@
-//! The table of awkward lines.
+//! Tests of the parser with unusual and invalid lines.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ const DETACHED: &str = "45 27 0:39 / /var/lib/x/mount rw,nosuid,nodev,relatime s
     overlay ovl-csi rw,lowerdir+=/,lowerdir+=/,upperdir=/s/u,workdir=/s/w,metacopy=on,\
     fsync=volatile";
 
-fn one(line: &str) -> Mount {
+fn parse_one(line: &str) -> Mount {
     let [mount] = parse_table(line.as_bytes()).unwrap().try_into().unwrap();
     mount
 }
 
 #[test]
 fn every_field_is_read() {
-    let mount = one(DETACHED);
+    let mount = parse_one(DETACHED);
     assert_eq!((mount.id, mount.parent, mount.device), (45, 27, (0, 39)));
     assert_eq!(
         (mount.root.as_path(), mount.target.as_path()),
@@ -28,7 +28,7 @@ fn every_field_is_read() {
 
 #[test]
 fn repeated_options_keep_their_order() {
-    let options = one(DETACHED).super_options;
+    let options = parse_one(DETACHED).super_options;
     let text: Vec<String> = options
         .iter()
         .map(|(key, value)| match value {
@@ -52,7 +52,7 @@ fn repeated_options_keep_their_order() {
 
 #[test]
 fn escapes_are_undone_after_splitting() {
-    let mount = one(
+    let mount = parse_one(
         r"1 2 0:3 /a\040b /t\011u\012v\134w rw - x a\040b rw,upperdir=/c\054d\075e,x=\\1\08,empty=",
     );
     assert_eq!(mount.root, Path::new("/a b"));
@@ -65,7 +65,7 @@ fn escapes_are_undone_after_splitting() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_kept() {
+fn bytes_that_are_not_utf_8_are_kept() {
     let [mount] =
         parse_table(b"1 2 0:3 / /\xff rw - ext4 /dev/\xfe rw").unwrap().try_into().unwrap();
     assert_eq!(mount.target.as_os_str().as_encoded_bytes(), b"/\xff");
@@ -73,12 +73,12 @@ fn bytes_that_are_no_text_are_kept() {
 }
 
 #[test]
-fn a_deleted_target_and_an_empty_source_are_lines_too() {
-    assert_eq!(one(r"1 2 0:3 / /t\040//deleted rw - tmpfs  rw").source, "");
+fn a_deleted_target_and_an_empty_source_are_parsed() {
+    assert_eq!(parse_one(r"1 2 0:3 / /t\040//deleted rw - tmpfs  rw").source, "");
 }
 
 #[test]
-fn order_is_the_kernels_and_an_empty_table_is_empty() {
+fn the_kernels_order_is_kept_and_an_empty_table_has_no_mounts() {
     let table =
         parse_table(b"9 1 0:3 / /t rw - tmpfs a rw\n2 1 0:4 / /t rw - tmpfs b rw\n").unwrap();
     assert_eq!(table.iter().map(|mount| mount.id).collect::<Vec<_>>(), [9, 2]);
@@ -86,7 +86,7 @@ fn order_is_the_kernels_and_an_empty_table_is_empty() {
 }
 
 #[test]
-fn a_bad_line_is_named() {
+fn the_error_for_a_bad_line_names_line_and_field() {
     for (line, field) in [
         ("x 2 0:3 / /t rw - tmpfs a rw", "mount id"),
         ("1 -2 0:3 / /t rw - tmpfs a rw", "parent id"),
@@ -103,7 +103,7 @@ fn a_bad_line_is_named() {
 }
 
 #[test]
-fn this_machines_own_table_is_read() {
+fn the_mount_table_of_this_process_is_parsed() {
     let table = parse_table(&std::fs::read("/proc/self/mountinfo").unwrap()).unwrap();
     assert!(table.iter().any(|mount| mount.target == Path::new("/")));
 }

@@ -1,4 +1,4 @@
-//! What only one of the implementations can show: content, a busy file, failures on command.
+//! Tests that need one of the implementations: file content, busy mounts, failures that a test wants.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -19,7 +19,7 @@ fn errno_of<T: fmt::Debug>(result: Result<T, MountError>) -> Option<Errno> {
 }
 
 #[test]
-fn the_nth_call_fails_as_told_and_changes_nothing() {
+fn the_fake_fails_the_nth_call_and_changes_nothing() {
     let (dir, mounts) = (Scratch::new(), FakeMounts::default());
     let target = dir.dir("target");
     mounts.fail(Call::Create, 2, Errno::ENOMEM);
@@ -40,11 +40,11 @@ fn the_nth_call_fails_as_told_and_changes_nothing() {
 }
 
 #[test]
-fn the_twin_is_busy_for_as_long_as_told() {
+fn the_fake_is_busy_for_the_given_number_of_attempts() {
     let (dir, mounts) = (Scratch::new(), FakeMounts::default());
     let target = dir.dir("target");
     mounts.attach(mounts.create(&tmpfs()).unwrap(), &target).unwrap();
-    mounts.be_busy(7); // the first call asks six times, the second finds one refusal left
+    mounts.be_busy(7); // the first call makes six attempts, the second call is refused once
     let error = mounts.unmount(&target).unwrap_err();
     assert!(matches!(error, MountError::Busy { .. }), "{error}");
     assert_eq!(error.class(), Class::Busy);
@@ -52,7 +52,7 @@ fn the_twin_is_busy_for_as_long_as_told() {
 }
 
 #[test]
-fn the_twin_comes_up_read_only_as_told() {
+fn the_fake_makes_read_only_file_systems() {
     let mounts = FakeMounts::default();
     mounts.come_up_read_only(true);
     let mount = mounts.create(&tmpfs()).unwrap();
@@ -60,7 +60,7 @@ fn the_twin_comes_up_read_only_as_told() {
 }
 
 #[test]
-fn an_image_is_asked_for_past_the_page_cache_first() {
+fn an_image_is_first_mounted_with_direct_io() {
     let (dir, mounts) = (Scratch::new(), FakeMounts::default());
     let image = dir.file("layer.erofs", "");
     mounts.fail(Call::Create, 1, Errno::EINVAL);
@@ -70,7 +70,7 @@ fn an_image_is_asked_for_past_the_page_cache_first() {
 }
 
 #[test]
-fn an_image_on_a_kernel_that_wants_a_device_gets_one() {
+fn an_image_is_mounted_by_a_loop_device_on_a_kernel_that_needs_one() {
     let (dir, mounts) = (Scratch::new(), FakeMounts::default());
     mounts.fail(Call::Create, 1, Errno::ENOTBLK);
     mount_image(&mounts, &dir.file("layer.erofs", "")).unwrap();
@@ -80,30 +80,30 @@ fn an_image_on_a_kernel_that_wants_a_device_gets_one() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_an_image_on_a_loop_device_is_read_and_leaves_no_device() {
+fn privileged_an_image_on_a_loop_device_is_read_and_its_device_is_freed() {
     let dir = Scratch::new();
     let image = dir.file("layer.erofs", erofs_image([7; 16], "hello", "from the device\n"));
     let target = dir.dir("target");
     let devices = || {
-        let of_ours = |entry: &fs::DirEntry| {
+        let shows_image = |entry: &fs::DirEntry| {
             fs::read_to_string(entry.path().join("loop/backing_file"))
                 .is_ok_and(|file| Path::new(file.trim()) == image)
         };
-        fs::read_dir("/sys/block").unwrap().map(Result::unwrap).filter(of_ours).count()
+        fs::read_dir("/sys/block").unwrap().map(Result::unwrap).filter(shows_image).count()
     };
     let mount = mount_image_by(&LinuxMounts, &image, Backing::Loop).unwrap();
     assert_eq!(devices(), 1);
     LinuxMounts.attach(mount, &target).unwrap();
     assert_eq!(fs::read_to_string(target.join("hello")).unwrap(), "from the device\n");
     LinuxMounts.unmount(&target).unwrap();
-    // The kernel lets go of a file system, and of the device beneath, a moment after its last user.
+    // The kernel frees a file system and its device a moment after the last user ends.
     for _ in 0..100 {
         if devices() == 0 {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    panic!("a loop device is left");
+    panic!("the loop device still exists");
 }
 
 #[test]
@@ -122,10 +122,10 @@ fn privileged_an_image_is_read_and_refuses_writes() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_an_image_where_directio_is_not_possible_is_read_too() {
+fn privileged_an_image_is_read_where_direct_io_is_not_possible() {
     let dir = Scratch::new();
     let memory = dir.dir("memory");
-    // ramfs has no direct I/O at all.
+    // ramfs has no direct I/O.
     LinuxMounts
         .attach(LinuxMounts.create(&Request { fs_type: "ramfs", ..tmpfs() }).unwrap(), &memory)
         .unwrap();
@@ -137,7 +137,7 @@ fn privileged_an_image_where_directio_is_not_possible_is_read_too() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_file_that_is_no_image_is_refused() {
+fn privileged_a_file_that_is_not_an_image_is_refused() {
     let dir = Scratch::new();
     let error = mount_image(&LinuxMounts, &dir.file("layer.erofs", [0; 8192])).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
@@ -145,7 +145,7 @@ fn privileged_a_file_that_is_no_image_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_mount_with_an_open_file_is_busy_and_stays() {
+fn privileged_a_mount_with_an_open_file_is_busy_and_not_unmounted() {
     let dir = Scratch::new();
     let target = dir.dir("target");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &target).unwrap();
@@ -158,7 +158,7 @@ fn privileged_a_mount_with_an_open_file_is_busy_and_stays() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_mount_within_a_mount_is_named_where_it_keeps_it() {
+fn privileged_the_error_for_a_busy_mount_names_the_mount_within_it() {
     let dir = Scratch::new();
     let target = dir.dir("target");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &target).unwrap();
@@ -173,7 +173,7 @@ fn privileged_a_mount_within_a_mount_is_named_where_it_keeps_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_refusal_names_the_parameter_and_carries_the_kernels_words() {
+fn privileged_a_refusal_names_the_option_and_contains_the_kernels_log() {
     let request = Request { params: vec![Param::Text("size", "many".to_owned())], ..tmpfs() };
     let text = LinuxMounts.create(&request).unwrap_err().to_string();
     assert!(text.contains("size=many") && text.contains("EINVAL"), "{text}");
@@ -182,7 +182,7 @@ fn privileged_a_refusal_names_the_parameter_and_carries_the_kernels_words() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_value_by_descriptor_that_is_never_taken_is_a_missing_feature() {
+fn privileged_an_option_that_takes_no_descriptor_is_a_missing_feature() {
     let root = Arc::new(LinuxMounts.open_dir(Path::new("/")).unwrap());
     let request = Request { params: vec![Param::Tree("size", root)], ..tmpfs() };
     let error = LinuxMounts.create(&request).unwrap_err();
@@ -192,7 +192,7 @@ fn privileged_a_value_by_descriptor_that_is_never_taken_is_a_missing_feature() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_memory_file_system_ends_where_it_was_told() {
+fn privileged_a_tmpfs_is_limited_to_its_size() {
     let dir = Scratch::new();
     let target = dir.dir("target");
     let memory = super::tmpfs("ovl-test", Some(64 << 10), Some(4));

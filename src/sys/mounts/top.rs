@@ -1,8 +1,10 @@
-//! What is mounted at one place, asked of the kernel about that place alone.
+//! Reads the topmost mount at one target, without reading the whole mount table.
 //!
-//! The mount table has a line for every mount of the node, and the kernel writes all of them out whoever wants to know about one.
-//! `statmount(2)` (Linux 6.8; options since 6.11, source since 6.14) is about one mount, named by the id that `statx(2)` gives of
-//! a descriptor. Deliberately absent: kernels that lack any of it; they read the table.
+//! The mount table has a line for every mount of the node, and the kernel writes all lines for each reader.
+//! `statmount(2)` (Linux 6.8; options since 6.11, source since 6.14) reads a single mount. Its id comes from `statx(2)`
+//! of a descriptor.
+//!
+//! Deliberately absent: a fallback for kernels that lack any of this. Callers read the table then.
 
 use std::ffi::OsString;
 use std::mem::offset_of;
@@ -18,41 +20,43 @@ use crate::sys::Errno;
 /// The same number on every architecture (scripts/syscall.tbl).
 const SYS_STATMOUNT: libc::c_long = 457;
 
-/// What is asked for: STATMOUNT_SB_BASIC, MNT_BASIC, MNT_ROOT, FS_TYPE, MNT_OPTS and SB_SOURCE (include/uapi/linux/mount.h).
+/// The requested fields: STATMOUNT_SB_BASIC, MNT_BASIC, MNT_ROOT, FS_TYPE, MNT_OPTS and SB_SOURCE
+/// (include/uapi/linux/mount.h).
 const WANTED: u64 = 0x1 | 0x2 | 0x8 | 0x20 | 0x80 | 0x200;
 
-/// The most room that an answer gets: an overlay shows each of up to 500 layers in its options.
-const MOST: usize = 1 << 20;
+/// The maximum size of the result buffer in bytes. The options of an overlay contain each of up to 500 layers.
+const MAX_BUFFER: usize = 1 << 20;
 
-/// The topmost mount at `target`, without its propagation. `Ok(Err(Unknown))` where only the table can tell.
-pub(super) fn of(target: &Path) -> Result<Result<Option<Mount>, Unknown>, MountError> {
+/// The topmost mount at `target`, without its propagation. `Ok(Err(Unknown))` if the caller must read the table
+/// instead.
+pub(super) fn topmost(target: &Path) -> Result<Result<Option<Mount>, Unknown>, MountError> {
     let at = match directory::open(target) {
         Ok(at) => at,
         Err(e) if e.errno() == Some(Errno::ENOENT) => return Ok(Ok(None)),
-        // A place that cannot be opened may be one whose file system is dead.
+        // If the target cannot be opened, its file system may be dead.
         Err(_) => return Ok(Err(Unknown)),
     };
     if !directory::is_mount_root(&at, target)? {
         return Ok(Ok(None));
     }
     Ok(match unique_id(&at).and_then(statmount) {
-        Some(answer) => answer.mount(target).map(Some).ok_or(Unknown),
+        Some(stat) => stat.mount(target).map(Some).ok_or(Unknown),
         None => Err(Unknown),
     })
 }
 
-/// This kernel does not say it.
+/// This kernel does not report the mount, or not all of its fields.
 #[derive(Debug)]
 pub(super) struct Unknown;
 
-/// The id that no other mount gets as long as the machine runs (STATX_MNT_ID_UNIQUE, Linux 6.8).
+/// The id of the mount that `at` is on, which is not reused before the next boot (STATX_MNT_ID_UNIQUE, Linux 6.8).
 fn unique_id(at: &OwnedFd) -> Option<u64> {
     let unique = StatxFlags::from_bits_retain(0x4000);
-    let about = statx(at, "", AtFlags::EMPTY_PATH, unique).ok()?;
-    (about.stx_mask & unique.bits() != 0).then_some(about.stx_mnt_id)
+    let stat = statx(at, "", AtFlags::EMPTY_PATH, unique).ok()?;
+    (stat.stx_mask & unique.bits() != 0).then_some(stat.stx_mnt_id)
 }
 
-/// struct mnt_id_req, as its first version had it.
+/// struct mnt_id_req, in its first version.
 #[repr(C)]
 struct IdRequest {
     size: u32,
@@ -61,7 +65,8 @@ struct IdRequest {
     wanted: u64,
 }
 
-/// The head of struct statmount; texts follow it, and its numbers named so say where in these each begins.
+/// The fixed part of struct statmount. The texts follow it. `options`, `fs_type`, `root`, `point`, `subtype` and
+/// `source` are offsets into them.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Head {
@@ -87,7 +92,7 @@ struct Head {
     later: [u64; 48],
 }
 
-/// What the kernel said of a mount.
+/// The kernel's result for one mount.
 struct Statmount {
     head: Head,
     texts: Vec<u8>,
@@ -96,15 +101,15 @@ struct Statmount {
 fn statmount(mount: u64) -> Option<Statmount> {
     let request =
         IdRequest { size: size_of::<IdRequest>() as u32, spare: 0, mount, wanted: WANTED };
-    let mut room = 16 << 10;
-    while room <= MOST {
-        let mut buffer = vec![0_u64; room / size_of::<u64>()];
-        // SAFETY: the request lives until the call returns, and the kernel writes no more than `room` bytes to the buffer.
+    let mut size = 16 << 10;
+    while size <= MAX_BUFFER {
+        let mut buffer = vec![0_u64; size / size_of::<u64>()];
+        // SAFETY: the request lives until the call returns, and the kernel writes at most `size` bytes to the buffer.
         let done = unsafe {
-            libc::syscall(SYS_STATMOUNT, &raw const request, buffer.as_mut_ptr(), room, 0)
+            libc::syscall(SYS_STATMOUNT, &raw const request, buffer.as_mut_ptr(), size, 0)
         };
         if done == 0 {
-            // SAFETY: the buffer is larger than a Head and aligned as one; any bytes are a Head.
+            // SAFETY: the buffer is larger than a Head and aligned for it, and any bytes are a valid Head.
             let head = unsafe { buffer.as_ptr().cast::<Head>().read() };
             let bytes: Vec<u8> = buffer.iter().flat_map(|word| word.to_ne_bytes()).collect();
             return Some(Statmount { head, texts: bytes[size_of::<Head>()..].to_vec() });
@@ -112,15 +117,15 @@ fn statmount(mount: u64) -> Option<Statmount> {
         if Errno::last() != Errno::EOVERFLOW {
             return None;
         }
-        room *= 4;
+        size *= 4;
     }
     None
 }
 
 impl Statmount {
-    /// `None` where this kernel left something out.
+    /// Converts the result. `None` if the kernel left a field out.
     fn mount(&self, target: &Path) -> Option<Mount> {
-        // Of an empty source there is no text.
+        // The kernel also leaves the source out if it is empty.
         let Head { mask, attributes, .. } = self.head;
         let needed = WANTED & !0x200;
         if mask & needed != needed || mask & 0x200 == 0 {
@@ -158,17 +163,17 @@ mod tests {
     use crate::sys::mounts::{LinuxMounts, Mounts as _};
 
     #[test]
-    fn what_the_kernel_says_of_one_place_is_in_its_table() {
+    fn a_single_mount_has_the_same_fields_as_in_the_table() {
         let table = LinuxMounts.table().unwrap();
         for target in ["/", "/proc", "/sys", "/dev"].map(Path::new) {
             let listed = table.iter().rfind(|mount| mount.target == target);
-            let (Ok(found), Some(listed)) = (of(target).unwrap(), listed) else { continue };
+            let (Ok(found), Some(listed)) = (topmost(target).unwrap(), listed) else { continue };
             let found = found.unwrap();
             assert_eq!((found.id, found.parent), (listed.id, listed.parent), "{target:?}");
             assert_eq!((&found.fs_type, &found.source), (&listed.fs_type, &listed.source));
             assert_eq!((&found.root, found.device), (&listed.root, listed.device));
         }
-        assert!(matches!(of(Path::new("/proc/self/no such")), Ok(Ok(None) | Err(Unknown))));
-        assert!(matches!(of(Path::new("/etc/nowhere/at/all")), Ok(Ok(None))));
+        assert!(matches!(topmost(Path::new("/proc/self/no such")), Ok(Ok(None) | Err(Unknown))));
+        assert!(matches!(topmost(Path::new("/etc/nowhere/at/all")), Ok(Ok(None))));
     }
 }

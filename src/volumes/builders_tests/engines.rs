@@ -1,20 +1,20 @@
-//! Images as podman, Docker, crane, ko and stargz-snapshotter's module write and push them.
+//! Images that podman, Docker, crane, ko and stargz-snapshotter's estargz module write and push.
 
 use super::*;
 
-/// What the builders find beside their instructions.
+/// Shell lines that make the files of the build context.
 const CONTEXT: &str = "mkdir -p more/d; echo n > more/d/n; ln more/d/n more/d/o; ln -s ../n more/d/link; touch -d @987654321.5 more/d/n";
 
-/// Instructions that are awkward in a layer: archives that are unpacked, owners, directories that lead through links.
+/// Instructions that make unusual layers: unpacked archives, owners, and directories that are reached through links.
 const INSTRUCTIONS: &str = "FROM scratch\nADD gnu.tar /\nADD libarchive.tar /\nCOPY --chown=5:6 more /new/dir/\nCOPY more/d/n /lib/n\n\
     COPY more/d/n /tmp/seed\nLABEL a=b\nCOPY more /srv/\nWORKDIR /opt/a/work\n";
 
-/// What a container changes in `$m`, its root: whatever a driver of overlays has a sign of its own for.
+/// Changes in a container's root, `$m`, for which overlay storage drivers use marks of their own.
 const CONTAINER: &str = "rm -r $m/etc/conf; mkdir $m/etc/conf; echo new > $m/etc/conf/new; rm $m/srv/old; rm -r $m/opt/a; echo file > $m/opt/a
     rm -r $m/home/u; ln -s /nowhere $m/home/u; mv $m/var/old $m/var/older; chmod 711 $m/new/dir; chown 9:9 $m/usr/bin/tool; rm $m/dev/sda
     ln $m/new/dir/d/n $m/new/dir/d/p; setfattr -n user.mood -v calm $m/srv; mkfifo $m/var/pipe";
 
-/// A directory with [`INSTRUCTIONS`], and everything that they name.
+/// Makes a build context: [`INSTRUCTIONS`], and the files that they name.
 fn context(at: &Path) {
     layered(at, "it", &["bare", "linked", "dotted", "whiteouts"]);
     sh(CONTEXT, at, Path::new("/dev/null"));
@@ -23,12 +23,12 @@ fn context(at: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, podman, umoci, skopeo and containerd as the harness builds it"]
-async fn privileged_images_of_podman_are_the_trees_that_others_unpack() {
-    let dir = Place::new();
+async fn privileged_images_of_podman_match_umoci_and_containerd() {
+    let dir = TestDir::new();
     let at = dir.path();
     context(at);
     let containerd = Containerd::start();
-    let registry = pinged().await;
+    let registry = registry_with_ping().await;
     let node = Node::new(&registry);
     let host = registry.host();
     let lines = format!(
@@ -44,19 +44,20 @@ async fn privileged_images_of_podman_are_the_trees_that_others_unpack() {
     );
     sh(&lines, at, Path::new("/dev/null"));
     for tag in ["layers", "changed", "squashed"] {
-        let tree = alike(&node, &containerd, &registry.reference("podman", tag), tag).await;
+        let tree =
+            assert_peers_agree(&node, &containerd, &registry.reference("podman", tag), tag).await;
         assert_eq!(tree.contains_key(Path::new("var/older/deep/f")), tag == "changed", "{tag}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, docker.io, umoci, skopeo, and buildx and containerd as the harness builds them"]
-async fn privileged_images_of_docker_are_the_trees_that_others_unpack() {
-    let dir = Place::new();
+async fn privileged_images_of_docker_match_umoci_and_containerd() {
+    let dir = TestDir::new();
     let at = dir.path();
     context(at);
     let containerd = Containerd::start();
-    let registry = pinged().await;
+    let registry = registry_with_ping().await;
     let node = Node::new(&registry);
     let host = registry.host();
     let docker = Docker::start();
@@ -77,35 +78,38 @@ async fn privileged_images_of_docker_are_the_trees_that_others_unpack() {
     sh(&lines, at, Path::new("/dev/null"));
     drop(docker);
     for tag in ["classic", "buildkit", "changed"] {
-        let tree = alike(&node, &containerd, &registry.reference("docker", tag), tag).await;
+        let tree =
+            assert_peers_agree(&node, &containerd, &registry.reference("docker", tag), tag).await;
         assert_eq!(tree.contains_key(Path::new("var/older/deep/f")), tag == "changed", "{tag}");
     }
 }
 
-/// An engine of the test's own, without a network.
+/// A Docker daemon for one test, without a network.
 struct Docker {
-    // Before its directories go.
+    // Dropped first: the daemon must end before its directories are removed.
     _daemon: Daemon,
-    _outside: Outside,
-    place: Place,
+    _stray: StrayDirs,
+    dir: TestDir,
 }
 
-/// Directories that dockerd makes outside of those it is told, and leaves. Another engine may use them: only empty ones go.
-struct Outside;
+/// Removes directories that dockerd makes outside of its configured ones and leaves behind.
+///
+/// Another engine may use them, so only empty ones are removed.
+struct StrayDirs;
 
-impl Drop for Outside {
+impl Drop for StrayDirs {
     fn drop(&mut self) {
-        for left in ["/run/docker/plugins", "/run/docker"] {
-            let _ = fs::remove_dir(left);
+        for dir in ["/run/docker/plugins", "/run/docker"] {
+            let _ = fs::remove_dir(dir);
         }
     }
 }
 
 impl Docker {
     fn start() -> Self {
-        let place = Place::new();
-        let at = place.path();
-        // Later versions keep images in containerd, where a container has no directories of its driver.
+        let dir = TestDir::new();
+        let at = dir.path();
+        // Later versions keep images in containerd, where a container has no directories of a graph driver.
         let config = json!({ "features": { "containerd-snapshotter": false } });
         fs::write(at.join("daemon.json"), config.to_string()).unwrap();
         let mut command = Command::new("dockerd");
@@ -121,22 +125,22 @@ impl Docker {
             docker.args(["--host", &host, "version"]).output().unwrap().status.success()
         };
         let daemon = Daemon::start(&mut command, &at.join("log"), ready);
-        Self { _daemon: daemon, _outside: Outside, place }
+        Self { _daemon: daemon, _stray: StrayDirs, dir }
     }
 
     fn host(&self) -> String {
-        format!("unix://{}/socket", self.place.path().display())
+        format!("unix://{}/socket", self.dir.path().display())
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, umoci, skopeo, and crane and containerd as the harness builds them"]
-async fn privileged_images_of_crane_are_the_trees_that_others_unpack() {
-    let dir = Place::new();
+async fn privileged_images_of_crane_match_umoci_and_containerd() {
+    let dir = TestDir::new();
     let at = dir.path();
     layered(at, "it", &["linked"]);
     let containerd = Containerd::start();
-    let registry = pinged().await;
+    let registry = registry_with_ping().await;
     let node = Node::new(&registry);
     let host = registry.host();
     let lines = format!(
@@ -150,26 +154,26 @@ async fn privileged_images_of_crane_are_the_trees_that_others_unpack() {
     );
     sh(&lines, at, Path::new("/dev/null"));
     for tag in ["base", "appended", "mutated", "flat"] {
-        alike(&node, &containerd, &registry.reference("crane", tag), tag).await;
+        assert_peers_agree(&node, &containerd, &registry.reference("crane", tag), tag).await;
     }
-    // A Docker manifest of OCI layers, which skopeo does not copy for umoci.
+    // A Docker manifest with OCI layers: skopeo does not copy it for umoci.
     let image = registry.reference("crane", "rebased");
     let pod = published(&node, &image).await.unwrap();
     assert_same(&pod, &containerd.unpacked(&image, &pod).unwrap(), "rebased");
 }
 
-/// A program without imports, and data beside it.
+/// Shell lines that make a Go program without imports, and its `kodata`.
 const KO: &str = "mkdir -p kodata/d; echo a > kodata/d/a; ln -s d/a kodata/link; ln kodata/d/a kodata/d/b
     printf 'module ovl.invalid/it\\n\\ngo 1.21\\n' > go.mod; printf 'package main\\n\\nfunc main() {}\\n' > main.go";
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, Go, umoci, skopeo, and ko and containerd as the harness builds them"]
-async fn privileged_images_of_ko_are_the_trees_that_others_unpack() {
-    let dir = Place::new();
+async fn privileged_images_of_ko_match_umoci_and_containerd() {
+    let dir = TestDir::new();
     let at = dir.path();
     layered(at, "it", &["linked"]);
     let containerd = Containerd::start();
-    let registry = pinged().await;
+    let registry = registry_with_ping().await;
     let node = Node::new(&registry);
     push(&registry, &at.join("layout"), "it");
     let lines = format!(
@@ -180,7 +184,8 @@ async fn privileged_images_of_ko_are_the_trees_that_others_unpack() {
     );
     sh(&lines, at, Path::new("/dev/null"));
     for tag in ["it", "dated"] {
-        let tree = alike(&node, &containerd, &registry.reference("ko", tag), tag).await;
+        let tree =
+            assert_peers_agree(&node, &containerd, &registry.reference("ko", tag), tag).await;
         assert!(tree.contains_key(Path::new("ko-app/it")), "{:?}", tree.keys());
         assert!(tree.contains_key(Path::new("var/run/ko/d/b")), "{:?}", tree.keys());
     }
@@ -188,15 +193,15 @@ async fn privileged_images_of_ko_are_the_trees_that_others_unpack() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, umoci, skopeo, and estargz and containerd as the harness builds them"]
-async fn privileged_layers_that_can_be_read_lazily_are_the_trees_that_others_unpack() {
-    let dir = Place::new();
+async fn privileged_estargz_images_match_umoci_and_containerd() {
+    let dir = TestDir::new();
     let at = dir.path();
-    // The module does not read libarchive's form of sparse files ("unexpected EOF"). Without that layer no other has an entry of
-    // the directories that "bare" needs.
+    // The module cannot read libarchive's form of sparse files ("unexpected EOF"). Without that layer, no layer has
+    // entries for the directories that "bare" needs.
     let left_out = ["libarchive", "bare", "linked", "dotted"];
     layered(at, "it", &left_out);
     let containerd = Containerd::start();
-    let registry = pinged().await;
+    let registry = registry_with_ping().await;
     let node = Node::new(&registry);
     let names = LAYERS.iter().map(|(name, _)| *name).filter(|name| !left_out.contains(name));
     let names: Vec<_> = names.collect();
@@ -209,12 +214,12 @@ async fn privileged_layers_that_can_be_read_lazily_are_the_trees_that_others_unp
         };
         let layers: Vec<_> = names.iter().map(pack).collect();
         let image = push_layers(&registry, form, &layers);
-        let tree = alike(&node, &containerd, &image, form).await;
+        let tree = assert_peers_agree(&node, &containerd, &image, form).await;
         assert!(tree.contains_key(Path::new(".no.prefetch.landmark")), "{:?}", tree.keys());
     }
 }
 
-/// An image of layers as they are, each with its diff id.
+/// Pushes an image of these packed layers, each with its diff id.
 fn push_layers(registry: &FakeRegistry, form: &str, layers: &[(Vec<u8>, String)]) -> Reference {
     let diff_ids: Vec<_> = layers.iter().map(|(_, diff_id)| diff_id).collect();
     let config = json!({

@@ -1,10 +1,11 @@
-//! Real archives and images: what published Go modules test their own readers with.
+//! Real archives and images: the test data of published Go modules.
 //!
-//! Deliberately absent: the files themselves, here and anywhere in the sources.
+//! The files themselves are deliberately not in the sources.
 
 use super::*;
 
-/// Modules with such files: who names the directory, and where the harness has it.
+/// Modules with such files: the environment variable that names the directory, and its parent and prefix in the cache
+/// of the harness.
 const MODULES: &[(&str, &str, &str)] = &[
     ("OVL_TAR_SPLIT", "github.com/vbatts", "tar-split@v"),
     ("OVL_GO_CONTAINERREGISTRY", "github.com/google", "go-containerregistry@v"),
@@ -12,11 +13,11 @@ const MODULES: &[(&str, &str, &str)] = &[
     ("OVL_FANAL", "github.com/aquasecurity", "fanal@v"),
 ];
 
-/// What is in the modules: archives, and layouts by their `oci-layout`.
+/// The archives and OCI layouts in the modules, each with a short name. The file `oci-layout` stands for a layout.
 fn files() -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
     for (variable, below, prefix) in MODULES {
-        let module = kept(variable, &format!("go/pkg/mod/{below}"), prefix);
+        let module = cached(variable, &format!("go/pkg/mod/{below}"), prefix);
         let lines =
             "find . -name '*.tar' -o -name '*.tar.*' -o -name '*.tgz' -o -name oci-layout | sort";
         for name in sh(lines, &module, Path::new("/dev/null")).lines() {
@@ -27,7 +28,7 @@ fn files() -> Vec<(String, PathBuf)> {
     found
 }
 
-/// How pod and containerd differ in an image, in a few words and then at length.
+/// Compares the trees of the pod and of containerd: first a few words, then the details.
 fn outcome(pod: Result<Tree, String>, peer: Result<Tree, String>) -> String {
     match (pod, peer) {
         (Ok(pod), Ok(peer)) => match difference(&pod, &peer) {
@@ -40,101 +41,104 @@ fn outcome(pod: Result<Tree, String>, peer: Result<Tree, String>) -> String {
     }
 }
 
-/// Where pod and containerd differ, how, and why.
+/// Expected differences between the pod and containerd: the file, the kind of difference and the reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     (
         "/gnu-nil-sparse-data.tar",
         "peer refuses",
-        "containerd knows no sparse files of GNU's old form",
+        "containerd does not support the old GNU form of sparse files",
     ),
     ("/gnu-nil-sparse-hole.tar", "peer refuses", "the same"),
     ("/sparse-formats.tar", "peer refuses", "the same"),
     (
         "/invalid-go17.tar",
         "differs",
-        "an old Go's mixture of two formats: GNU tar reads the name as a pod does",
+        "an old Go mixed two formats: GNU tar reads the same name as the driver",
     ),
     (
         "/pax-global-records.tar",
         "pod refuses",
-        "a path for every entry: Go passes over it, GNU tar takes it",
+        "a global record gives every entry a path: Go ignores it, GNU tar uses it",
     ),
     (
         "/pax-nul-xattrs.tar",
         "peer refuses",
-        "an attribute's value may hold a NUL; Go's reader takes the name for damaged",
+        "an xattr's value may contain a NUL; Go's reader takes the name for damaged",
     ),
     ("/pax-path-hdr.tar", "pod refuses", "a header without its entry: a tar that was cut off"),
     (
         "/pax-pos-size-file.tar",
         "pod refuses",
-        "two sizes for one entry: readers differ in what comes next (CVE-2025-62518)",
+        "two sizes for one entry: readers disagree where the next entry starts (CVE-2025-62518)",
     ),
     (
         "/test_gc_index/oci-layout",
         "pod refuses",
-        "the index gives a manifest another type than it has itself",
+        "the index gives the manifest another media type than the manifest itself",
     ),
     ("/test_index/oci-layout", "pod refuses", "the same"),
 ];
 
-/// How many files both take, at least: no version of the modules has fewer.
+/// The minimum number of files that both unpack to the same tree. No version of the modules has fewer.
 const SAME: usize = 55;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, skopeo, and modules and containerd as the harness has them"]
-async fn privileged_archives_that_others_test_with_are_the_trees_that_containerd_unpacks() {
+async fn privileged_test_archives_of_go_modules_match_containerd() {
     let containerd = Containerd::start();
-    let registry = pinged().await;
+    let registry = registry_with_ping().await;
     let node = Node::new(&registry);
-    let (mut same, mut wrong, mut met) = (0, Vec::new(), 0);
+    let (mut same, mut wrong, mut exceptions_met) = (0, Vec::new(), 0);
     for (number, (name, path)) in files().into_iter().enumerate() {
         let Some(image) = image(&registry, &path, &format!("n{number}")) else { continue };
         let pod = published(&node, &image).await;
         let peer = containerd.unpacked(&image, pod.as_ref().unwrap_or(&Tree::new()));
-        let said = outcome(pod, peer);
-        same += usize::from(said == "same");
+        let result = outcome(pod, peer);
+        same += usize::from(result == "same");
         let exception = EXCEPTIONS.iter().find(|(end, ..)| name.ends_with(end));
-        met += usize::from(exception.is_some());
+        exceptions_met += usize::from(exception.is_some());
         let expected = match exception {
-            Some((_, how, _)) => said.starts_with(how),
-            None => said == "same" || said.starts_with("both refuse"),
+            Some((_, how, _)) => result.starts_with(how),
+            None => result == "same" || result.starts_with("both refuse"),
         };
         if !expected {
-            wrong.push(format!("{name}: {said}"));
+            wrong.push(format!("{name}: {result}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(same >= SAME && met == EXCEPTIONS.len(), "{same} alike, {met} exceptions");
+    assert!(
+        same >= SAME && exceptions_met == EXCEPTIONS.len(),
+        "{same} alike, {exceptions_met} exceptions"
+    );
 }
 
-/// Puts a file into the registry as the image or the layer that it is; `None` where it holds no image, or several.
+/// Pushes a file to the registry, as an image or as a layer. `None` if it holds no image, or several.
 fn image(registry: &FakeRegistry, path: &Path, tag: &str) -> Option<Reference> {
-    // Files of 16 and 60 GB, which others write out.
+    // Archives with files of 16 and 60 GB, which the peers would write in full.
     if path.to_str().unwrap().contains("-big") {
         return None;
     }
     let dir = TempDir::new().unwrap();
-    let nowhere = Path::new("/dev/null");
+    let no_out = Path::new("/dev/null");
     let at = path.display();
     if path.ends_with("oci-layout") {
         return layout(registry, path.parent().unwrap(), tag);
     }
     let inflate = "case $A in *gz) gzip -dc $A;; *.bz2) bzip2 -dc $A;; *.zst) zstd -dc $A;; *) cat $A;; esac > tar";
-    sh(&format!("A={at}; {inflate}"), dir.path(), nowhere);
+    sh(&format!("A={at}; {inflate}"), dir.path(), no_out);
     let tar = fs::read(dir.path().join("tar")).unwrap();
-    if sh("tar -tf tar manifest.json 2>/dev/null || true", dir.path(), nowhere).is_empty() {
+    if sh("tar -tf tar manifest.json 2>/dev/null || true", dir.path(), no_out).is_empty() {
         registry.push_image("archive", tag, &[tar], false);
         return Some(registry.reference("archive", tag));
     }
     let line = format!(
-        "skopeo --insecure-policy copy -q --dest-tls-verify=false docker-archive:tar docker://{}/archive:{tag} 2>said || cat said",
+        "skopeo --insecure-policy copy -q --dest-tls-verify=false docker-archive:tar docker://{}/archive:{tag} 2>errors || cat errors",
         registry.host()
     );
-    sh(&line, dir.path(), nowhere).is_empty().then(|| registry.reference("archive", tag))
+    sh(&line, dir.path(), no_out).is_empty().then(|| registry.reference("archive", tag))
 }
 
-/// Puts an OCI layout into the registry as it is: every blob, and its first manifest under a tag.
+/// Pushes an OCI layout unchanged: every blob, every manifest under its digest, and the index under `tag`.
 fn layout(registry: &FakeRegistry, layout: &Path, tag: &str) -> Option<Reference> {
     let index = fs::read(layout.join("index.json")).ok()?;
     let index: Value = serde_json::from_slice(&index).ok()?;

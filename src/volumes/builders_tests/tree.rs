@@ -1,4 +1,4 @@
-//! A tree as a program sees it that lists all of it, and how two of them differ.
+//! A directory tree with everything that a program can read of it, and the comparison of two trees.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,19 +9,20 @@ use std::{
 
 use rustix::fs::{lgetxattr, llistxattr};
 
-/// One name: mode, owner, device, time, content or target, attributes.
-pub(super) type Seen = (u32, (u32, u32), u64, (i64, i64), Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>);
+/// One entry: mode, owner, device, modification time, content or link target, xattrs.
+pub(super) type TreeEntry = (u32, (u32, u32), u64, (i64, i64), Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>);
 
-/// Every name below a root, the root as the empty one.
-pub(super) type Tree = BTreeMap<PathBuf, Seen>;
+/// Every path below a root. The root itself is the empty path.
+pub(super) type Tree = BTreeMap<PathBuf, TreeEntry>;
 
-/// More than a directory's list of attributes, or one of them, has here.
+/// Buffer size in bytes for a list of xattr names, or for one value: more than any file here needs.
 const ATTRIBUTES: usize = 65_536;
 
-/// Of a longer file the length stands for the content.
+/// For a file longer than this, in bytes, the length replaces the content.
 const LONG: u64 = 64 << 20;
 
-pub(super) fn seen(root: &Path) -> Tree {
+/// Reads the tree below `root`.
+pub(super) fn read_tree(root: &Path) -> Tree {
     let mut found = BTreeMap::new();
     let mut next = vec![PathBuf::new()];
     while let Some(path) = next.pop() {
@@ -60,24 +61,24 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     names.map(|name| (name.to_vec(), value(name))).collect()
 }
 
-/// What differs, a name after the other; empty where nothing does.
+/// The differences, one path after another. Empty if there are none.
 pub(super) fn difference(pod: &Tree, peer: &Tree) -> String {
-    let short = |(mode, owner, device, time, content, xattrs): &Seen| {
+    let short = |(mode, owner, device, time, content, xattrs): &TreeEntry| {
         let content = content.escape_ascii().to_string();
         format!("{mode:o} {owner:?} {device} {time:?} {content:.60} {xattrs:?}")
     };
-    let mut other = Vec::new();
+    let mut differences = Vec::new();
     for path in pod.keys().chain(peer.keys()).collect::<BTreeSet<_>>() {
         let (pod, peer) = (pod.get(path), peer.get(path));
         if pod != peer {
             let (pod, peer) = (pod.map(short), peer.map(short));
-            other.push(format!("{path:?}\n  pod  {pod:?}\n  peer {peer:?}"));
+            differences.push(format!("{path:?}\n  pod  {pod:?}\n  peer {peer:?}"));
         }
     }
-    other.join("\n")
+    differences.join("\n")
 }
 
 pub(super) fn assert_same(pod: &Tree, peer: &Tree, what: &str) {
-    let other = difference(pod, peer);
-    assert!(other.is_empty(), "{what}: {other}");
+    let differences = difference(pod, peer);
+    assert!(differences.is_empty(), "{what}: {differences}");
 }

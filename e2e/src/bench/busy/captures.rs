@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::disk::Disk;
-use crate::bench::table::{Limit, Row};
+use crate::bench::table::{Limit, Row, not_slower};
 use crate::bench::times::percentile;
 use crate::machine::mounts;
 use crate::machine::process::Cmd;
@@ -27,6 +27,9 @@ struct Times {
     /// The neighbour's syncs, without a capture and beside one.
     alone: Vec<Duration>,
     beside: Vec<Duration>,
+    /// Captures of the same change on a quiet disk, and pushes of it.
+    quiet: Vec<Duration>,
+    pushes: Vec<Duration>,
 }
 
 impl Times {
@@ -35,6 +38,8 @@ impl Times {
             ("captures", &mut self.captures),
             ("alone", &mut self.alone),
             ("beside", &mut self.beside),
+            ("quiet", &mut self.quiet),
+            ("pushes", &mut self.pushes),
         ];
         for (name, times) in into {
             let numbers =
@@ -93,6 +98,10 @@ fn rows(fs_type: &str, now: &mut Times, before: Option<&mut Times>) -> Vec<Row> 
             rows.push(sync);
             let theirs = percentile(&mut before.beside, 99);
             rows.push(Row::milliseconds(&name, beside).beside("former", theirs, Limit::None));
+            let quiet = format!("{fs_type}, quiet: capture of 100 MB");
+            rows.push(not_slower(&quiet, &mut now.quiet, &mut before.quiet));
+            let push = format!("{fs_type}, quiet: push of 100 MB");
+            rows.push(not_slower(&push, &mut now.pushes, &mut before.pushes));
         }
         None => rows.extend([capture, sync]),
     }
@@ -108,9 +117,11 @@ mod tests {
     #[test]
     fn results_become_rows() -> Result<()> {
         let (mut now, mut before) = (Times::default(), Times::default());
-        now.add(&json!({ "captures": [0.1, 0.2], "alone": [0.01], "beside": [0.012] }))?;
-        before.add(&json!({ "captures": [4.0], "alone": [0.01], "beside": [2.0] }))?;
-        assert_eq!(rows("xfs", &mut now, Some(&mut before)).len(), 3);
+        now.add(&json!({ "captures": [0.1, 0.2], "alone": [0.01], "beside": [0.012],
+            "quiet": [0.1], "pushes": [0.5] }))?;
+        before.add(&json!({ "captures": [4.0], "alone": [0.01], "beside": [2.0],
+            "quiet": [0.1], "pushes": [0.5] }))?;
+        assert_eq!(rows("xfs", &mut now, Some(&mut before)).len(), 5);
         assert_eq!(rows("xfs", &mut now, None).len(), 2);
         assert!(Times::default().add(&json!({})).is_err());
         Ok(())

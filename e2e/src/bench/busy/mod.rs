@@ -24,10 +24,11 @@ use anyhow::{Context, Result};
 use self::disk::{BYTES, Disk};
 use self::programs::{FORMER, Programs};
 use super::peers::{self, ContainerdProcess};
-use super::table::{Limit, Row};
+use super::table::{Limit, Row, not_slower};
 use super::times::{percentile, timed};
 use crate::driver::process::{NodeProcess, Volume};
 use crate::machine::harness::Harness;
+use crate::machine::mounts;
 use crate::machine::progress::{minutes, seconds};
 use crate::oci::image::{self, Layer, push};
 use crate::oci::registry::MemoryRegistry;
@@ -44,6 +45,10 @@ const AWAY: Duration = Duration::from_millis(50);
 
 /// Layers of the image.
 const LAYERS: usize = 10;
+
+/// Cold publishes of each version, of an image of this many layers of 16 MiB each.
+const COLD: usize = 5;
+const COLD_LAYERS: usize = 8;
 
 /// Measures all of it in an empty directory. A note for each peer that is not available.
 pub fn measure(
@@ -72,6 +77,13 @@ pub fn measure(
     let registry = &compared.registry;
     push(registry.address, "bench:1", (0..LAYERS).map(one).collect::<Result<_>>()?)?;
     image::index(registry.address, "bench:index", "1")?;
+    let large = |number: usize| {
+        let name = format!("large-{number}");
+        (0..200).try_fold(Layer::new().noise(&name, 16 << 20, &name)?, |layer, small| {
+            layer.file(&format!("small/{number}/{small}"), small.to_string())
+        })
+    };
+    push(registry.address, "bench:cold", (0..COLD_LAYERS).map(large).collect::<Result<_>>()?)?;
     let mut rows = Vec::new();
     for fs_type in ["ext4", "xfs"] {
         let disk = Disk::make(place, fs_type)?;
@@ -120,12 +132,41 @@ impl Compared {
         let mut rows = subjects.calls()?;
         rows.extend(subjects.written()?);
         if disk.fs_type == "ext4" {
+            rows.extend(self.cold(disk)?);
             self.registry.delay(AWAY);
             let always = subjects.always(&self.image("index"));
             self.registry.delay(Duration::ZERO);
             rows.push(always?);
         }
         Ok(rows)
+    }
+
+    /// Publishes of an image of which a node has nothing, by both versions in turn.
+    fn cold(&self, disk: &Disk) -> Result<Option<Row>> {
+        let Some(former) = &self.former else { return Ok(None) };
+        let (mut now, mut before) = (Vec::new(), Vec::new());
+        for _ in 0..COLD {
+            for (programs, times) in [(former, &mut before), (&self.ours, &mut now)] {
+                let dir = disk.directory("cold")?;
+                let start = NodeProcess::start_as(
+                    "bench",
+                    &programs.node,
+                    &dir,
+                    self.registry.address,
+                    &[],
+                );
+                let node = start?;
+                let volume = node.volume("cold", &self.image("cold"));
+                disk.sync()?;
+                times.push(timed(|| node.publish(&volume))?);
+                node.unpublish(&volume)?;
+                drop(node);
+                mounts::unmount_below(&[&dir])?;
+                mounts::remove(&dir)?;
+            }
+        }
+        let what = format!("{}, quiet: cold publish", disk.fs_type);
+        Ok(Some(not_slower(&what, &mut now, &mut before)))
     }
 
     fn captures(&self, disk: &Disk) -> Result<Vec<Row>> {

@@ -332,26 +332,26 @@ fn the_error_for_an_unreadable_tree_names_its_path() {
 
 /// In a container the system's directory for temporary files may be small, or read-only.
 #[test]
-fn the_names_of_a_large_directory_go_where_the_caller_has_room_for_them() {
-    let (tree, room) = (Scratch::new(), Scratch::new());
+fn the_names_of_a_large_directory_spill_where_the_caller_says() {
+    let (tree, spilled) = (Scratch::new(), Scratch::new());
     let deep = tree.dir("a/b/c/d/e/f/g");
     for n in 0..400 {
         fs::write(deep.join(format!("{n:0200}")), "").unwrap();
     }
     let upper = LinuxMounts.open_dir(tree.path()).unwrap();
-    let told = |scratch| {
-        let (limits, mut told) = (Limits { scratch, ..Limits::default() }, 0);
-        changes(&upper, &limits, &mut |_| told += 1).map(|()| told)
+    let count = |scratch| {
+        let (limits, mut found) = (Limits { scratch, ..Limits::default() }, 0);
+        changes(&upper, &limits, &mut |_| found += 1).map(|()| found)
     };
     let asked = Arc::<AtomicU64>::default();
     let asking = asked.clone();
-    let scratch = crate::spill::Scratch::new(room.path()).with_limit(move |bytes| {
+    let scratch = crate::spill::Scratch::new(spilled.path()).with_limit(move |bytes| {
         asking.fetch_add(bytes, Relaxed);
         Ok(())
     });
-    assert_eq!(told(scratch).unwrap(), 7 + 400);
+    assert_eq!(count(scratch).unwrap(), 7 + 400);
     assert!(asked.load(Relaxed) > 400 * 200);
-    let nowhere = crate::spill::Scratch::new(room.path().join("absent"));
-    let error = told(nowhere).unwrap_err();
+    let nowhere = crate::spill::Scratch::new(spilled.path().join("absent"));
+    let error = count(nowhere).unwrap_err();
     assert!(error.to_string().contains("/absent"), "{error}");
 }

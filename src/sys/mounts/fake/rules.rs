@@ -1,4 +1,4 @@
-//! What the kernel refuses, as the twin does.
+//! The checks of the kernel's `fsconfig(2)` and fs/overlayfs, for the fake.
 
 use std::collections::HashSet;
 use std::fs;
@@ -22,9 +22,9 @@ pub(super) fn check_texts(request: &Request) -> Result<(), MountError> {
     }
 }
 
-/// Refuses as fs/overlayfs does, and leaves in the work directory what it leaves there.
+/// Refuses what fs/overlayfs refuses, and writes to the work directory what it writes there.
 pub(super) fn overlay(request: &Request) -> Result<(), MountError> {
-    let bare = |what: &str, errno| Err(refused(format!("{what} for overlay"), errno));
+    let refuse = |what: &str, errno| Err(refused(format!("{what} for overlay"), errno));
     let trees = |wanted: &str| -> Vec<&Arc<Detached>> {
         let of_key = |param| match param {
             &Param::Tree(key, ref tree) if key == wanted => Some(tree),
@@ -43,24 +43,24 @@ pub(super) fn overlay(request: &Request) -> Result<(), MountError> {
             kernel_log: vec!["overlay: too many lower directories, limit is 500".to_owned()],
         });
     }
-    let mut seen = HashSet::new();
-    if !lowers.iter().all(|lower| seen.insert(identity(lower))) {
-        return bare("create the file system", Errno::ELOOP);
+    let mut unique = HashSet::new();
+    if !lowers.iter().all(|lower| unique.insert(identity(lower))) {
+        return refuse("create the file system", Errno::ELOOP);
     }
-    let pair = (trees("upperdir"), trees("workdir"));
-    let conflict = has("metacopy", "on") && has("redirect_dir", "off") && !pair.0.is_empty()
+    let (uppers, works) = (trees("upperdir"), trees("workdir"));
+    let conflict = has("metacopy", "on") && has("redirect_dir", "off") && !uppers.is_empty()
         || has("metacopy", "on") && has("nfs_export", "on")
-        || has("nfs_export", "on") && has("index", "off") && !pair.0.is_empty();
+        || has("nfs_export", "on") && has("index", "off") && !uppers.is_empty();
     if conflict {
-        return bare("create the file system", Errno::EINVAL);
+        return refuse("create the file system", Errno::EINVAL);
     }
-    match (pair.0.as_slice(), pair.1.as_slice()) {
+    match (uppers.as_slice(), works.as_slice()) {
         ([], []) if lowers.len() >= 2 => Ok(()),
         ([upper], [work]) if !lowers.is_empty() => {
             let volatile = request.params.iter().any(|p| matches!(p, Param::Flag("volatile")));
             use_work(upper, work, volatile)
         }
-        _ => bare("create the file system", Errno::EINVAL),
+        _ => refuse("create the file system", Errno::EINVAL),
     }
 }
 
@@ -76,7 +76,7 @@ fn use_work(upper: &Detached, work: &Detached, volatile: bool) -> Result<(), Mou
     fs::create_dir_all(work.join(marker)).map_err(|_| refuse())
 }
 
-/// Two trees with one identity are one layer, however they were opened.
+/// Trees with the same identity are the same layer, however they were opened.
 fn identity(tree: &Detached) -> (u64, PathBuf) {
     let tree = tree_of(tree);
     match &tree.mount {

@@ -1,0 +1,71 @@
+//! The error of a reservation of disk space.
+
+use std::{io, path::PathBuf};
+
+use crate::error::Class;
+
+/// A reservation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReserveError {
+    /// Not enough space is free.
+    #[error(
+        "not enough free space on {dir}: at least {wanted} more bytes are needed; of {free} free bytes, {reserved} are \
+         reserved and {kept} have to stay free; free space on that disk, or lower --disk-high-percent or \
+         --disk-min-free-percent",
+        dir = dir.display()
+    )]
+    Full {
+        /// The root directory of the store.
+        dir: PathBuf,
+        /// Bytes that are requested.
+        wanted: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes of `free` that are reserved and not yet written.
+        reserved: u64,
+        /// Bytes of `free` that have to stay free.
+        kept: u64,
+    },
+    /// The captures would exceed their limit.
+    #[error(
+        "the snapshots of {whose} on this node would take {wanted} bytes, more than the limit of {most}; \
+         delete some of them, or raise {setting}"
+    )]
+    Captures {
+        /// `namespace <name>`, or `all namespaces`.
+        whose: String,
+        /// Bytes of all their captures, with the requested ones.
+        wanted: u64,
+        /// The limit, in bytes.
+        most: u64,
+        /// The command line argument that sets the limit.
+        setting: &'static str,
+    },
+    /// The space of the disk cannot be read.
+    #[error("{0}")]
+    Disk(#[from] io::Error),
+}
+
+impl ReserveError {
+    /// The class of the failure for the caller.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Full { .. } | Self::Captures { .. } => Class::Exhausted,
+            Self::Disk(source) => Class::of_disk(source),
+        }
+    }
+
+    /// Converts to an I/O error, of kind [`io::ErrorKind::StorageFull`] if space is missing. [`Self::within`] finds it
+    /// again.
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Self::Disk(source) => source,
+            error => io::Error::new(io::ErrorKind::StorageFull, error),
+        }
+    }
+
+    /// The reservation error that [`Self::into_io`] has put into `error`.
+    pub fn within(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}

@@ -1,0 +1,95 @@
+//! The error of a pull. The kubelet shows its message in the pod's Events.
+
+use super::{Reference, RestoreError};
+use crate::{
+    budget::OverBudget,
+    error::Class,
+    image::ImageError,
+    layers::{AddError, ImagesError},
+    overlay::LAYER_LIMIT,
+};
+
+/// The layers of an image could not be pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The pull policy is `Never`, and the image is absent, or the pod may not use it. The message does not say which:
+    /// a pod must not learn what other pods have pulled.
+    #[error(
+        "image {0} is not available to this pod on this node, and pullPolicy is Never; use IfNotPresent, and a pull secret \
+         if the image is private"
+    )]
+    NotPresent(Reference),
+    /// A recent pull found that the image is bad. It is not pulled again to find the same.
+    #[error(
+        "image {reference}: {why} (found {seconds} s ago; the next try is possible {again} s after that)"
+    )]
+    Known {
+        /// The requested image.
+        reference: Reference,
+        /// The message of the earlier error.
+        why: String,
+        /// The age of that error, in seconds.
+        seconds: u64,
+        /// For how long the error is remembered in all, in seconds.
+        again: u64,
+        /// The class of that error.
+        class: Class,
+    },
+    /// The registry is slow, and the pull was stopped in favour of another namespace's pull.
+    #[error(
+        "image {0}: its registry is slow, and its pull was stopped for the pulls of other namespaces; it is retried"
+    )]
+    Crowded(Reference),
+    /// There is no memory for the image's documents.
+    #[error("image {reference}: cannot keep its manifest and configuration in memory: {why}")]
+    Memory {
+        /// The requested image.
+        reference: Reference,
+        /// Whether a later try can succeed.
+        why: OverBudget,
+    },
+    /// The image has more layers than overlayfs can mount.
+    #[error(
+        "image {reference} has {count} different layers, and overlayfs allows at most {LAYER_LIMIT}; squash some of them"
+    )]
+    TooManyLayers {
+        /// The image.
+        reference: Reference,
+        /// The number of its different layers.
+        count: usize,
+    },
+    /// The image cannot be resolved or its blobs cannot be opened.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A layer cannot be added to the store.
+    #[error("image {reference}: {source}")]
+    Add {
+        /// The image of the layer.
+        reference: Reference,
+        /// The error of the store.
+        source: AddError,
+    },
+    /// The record of the image cannot be written.
+    #[error(transparent)]
+    Record(#[from] ImagesError),
+    /// The volume's snapshot cannot be used.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+impl PullError {
+    /// The class of the error.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::NotPresent(_) => Class::NotFound,
+            Self::Known { class, .. } => *class,
+            Self::Crowded(_) => Class::Unavailable,
+            Self::Memory { why, .. } => why.class(),
+            Self::TooManyLayers { .. } => Class::Precondition,
+            Self::Image(e) => e.class(),
+            Self::Add { source, .. } => source.class(),
+            Self::Record(e) => e.class(),
+            Self::Restore(e) => e.class(),
+        }
+    }
+}
