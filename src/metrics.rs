@@ -144,10 +144,10 @@ impl Default for Metrics {
                 "Volumes whose files do not match their quota: they passed the limit, or other files are charged to it",
                 None,
             ),
-            captures: new(r, "cuts", "Captures of volumes for snapshots, by result", None),
+            captures: new(r, "captures", "Captures of volumes for snapshots, by result", None),
             frozen_seconds: add(
                 r,
-                "cut_frozen",
+                "capture_frozen",
                 "How long pods were frozen while their volumes were captured",
                 seconds.clone(),
                 frozen_seconds,

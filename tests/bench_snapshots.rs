@@ -353,7 +353,7 @@ async fn bench_snapshots() {
     let (given, mut pods) = (Given::new(), 0);
     let node = Node::new(&given, "node", Arc::new(NoSnapshots));
     let result = json!({
-        "cuts": small_captures(&node, &mut pods).await,
+        "captures": small_captures(&node, &mut pods).await,
         "pause": pause(&given, &node, &mut pods).await,
         "push": push(&given, &node, &mut pods).await,
     });

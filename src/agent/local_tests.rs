@@ -63,7 +63,7 @@ fn record(name: &str) -> SnapshotRecord {
             volume: "csi-0123".into(),
         },
         owner: Some((1000, 100)),
-        cut: "2026-11-21T10:00:00Z".parse().unwrap(),
+        captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
         entries: 1,
         bytes: 1,
         frozen_micros: None,

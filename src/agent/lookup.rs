@@ -154,7 +154,7 @@ impl Request<'_> {
                 let why = status.message.unwrap_or_default();
                 return Err(self.not_ready(join(format!("{} is pushing it", spec.node_name), &why)));
             }
-            Some(Phase::Cutting) | None => {
+            Some(Phase::Capturing) | None => {
                 let why = status.message.unwrap_or_default();
                 let what = format!("{} is capturing it", spec.node_name);
                 return Err(self.not_ready(join(what, &why)));

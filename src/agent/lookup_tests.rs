@@ -191,19 +191,22 @@ async fn the_node_that_pushes_a_snapshot_can_use_it_at_once() {
 
 #[tokio::test]
 async fn a_snapshot_that_failed_after_its_capture_can_be_used_on_its_node() {
-    let failed = |captured: &str| {
+    let failed = |r#type: &str, captured: &str| {
         let condition = |r#type: &str, status: &str| {
             json!({
                 "type": r#type, "status": status, "reason": "R", "message": "",
                 "lastTransitionTime": "2026-01-02T03:04:05Z",
             })
         };
-        let conditions = [condition("Cut", captured), condition("Pushed", "False")];
+        let conditions = [condition(r#type, captured), condition("Pushed", "False")];
         json!({ "status": { "phase": "Failed", "image": null, "conditions": conditions } })
     };
-    assert_eq!(found_on("node-1", 2, failed("True")).await.unwrap().image, None);
+    // An earlier version wrote the type `Cut`.
+    for r#type in ["Captured", "Cut"] {
+        assert_eq!(found_on("node-1", 2, failed(r#type, "True")).await.unwrap().image, None);
+    }
     for (node, captured) in [("node-2", "True"), ("node-1", "False")] {
-        let error = found_on(node, 2, failed(captured)).await.unwrap_err();
+        let error = found_on(node, 2, failed("Captured", captured)).await.unwrap_err();
         assert_eq!(error.class(), Class::Precondition, "{node} {captured}: {error}");
     }
 }

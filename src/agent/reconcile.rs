@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!          written              captured, its record durable   squashed, pushed
-//! (nothing) ────► Cutting ─────────────────────────► Pushing ─────────────────► Ready
+//! (nothing) ────► Capturing ───────────────────────► Pushing ─────────────────► Ready
 //!                    │ it cannot be captured            │ it cannot be packed    │ its layers are lost
 //!                    └────────────► Failed ◄────────────┴────────────────────────┘
 //!
@@ -115,7 +115,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             // The reason in the message is not true any more.
             Some(Phase::Failed) if self.is_back(&object, &status) => status.message = None,
             Some(Phase::Failed | Phase::Deleting | Phase::Deleted) => return Ok(Action::Done),
-            Some(Phase::Cutting | Phase::Pushing | Phase::Ready) | None => {}
+            Some(Phase::Capturing | Phase::Pushing | Phase::Ready) | None => {}
         }
         let order = match Spec::new(&object) {
             Ok(order) => order,
@@ -126,7 +126,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
                 Ok(record) => record,
                 Err(failure) => return self.failed(&mut status, CAPTURED, &failure).await,
             },
-            None if status.phase.is_none_or(|phase| phase == Phase::Cutting) => {
+            None if status.phase.is_none_or(|phase| phase == Phase::Capturing) => {
                 match self.capture(&order, &mut status).await? {
                     Ok(record) => record,
                     Err(next) => return Ok(next),
@@ -160,11 +160,11 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         status: &mut OverlaySnapshotStatus,
     ) -> Result<Result<SnapshotRecord, Action>, ObjectGone> {
         let failed_before =
-            status::reason(status, CAPTURED).is_some_and(|reason| reason != "Cutting");
+            status::reason(status, CAPTURED).is_some_and(|reason| reason != "Capturing");
         if !failed_before {
             let before = status.clone();
-            status::set_condition(status, CAPTURED, ConditionStatus::No, "Cutting", "");
-            status::set_progress(status, Phase::Cutting, "");
+            status::set_condition(status, CAPTURED, ConditionStatus::No, "Capturing", "");
+            status::set_progress(status, Phase::Capturing, "");
             self.report(&before, status).await?;
         }
         let before = status.clone();

@@ -102,7 +102,7 @@ fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
             volume: "csi-0123".into(),
         },
         owner: Some((1000, 100)),
-        cut: "2026-11-21T10:00:00Z".parse().unwrap(),
+        captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
         entries: 1000,
         bytes: 1_000_000_000,
         frozen_micros: Some(12_345),
@@ -309,8 +309,8 @@ async fn a_snapshot_without_a_repository_is_ready_after_its_capture() {
     assert_eq!(status["frozenMicros"], 12_345);
     assert_eq!((&status["layers"], &status["ownLayers"]), (&json!(2), &json!(1)));
     assert_eq!((&status["owner"], &status["image"]), (&json!("1000:100"), &Value::Null));
-    assert_eq!(status["cutTime"], "2026-11-21T10:00:00Z");
-    assert_eq!(world.condition("snap-1", "Cut"), ("True".into(), "Cut".into()));
+    assert_eq!(status["captureTime"], "2026-11-21T10:00:00Z");
+    assert_eq!(world.condition("snap-1", "Captured"), ("True".into(), "Captured".into()));
     assert_eq!(world.condition("snap-1", "Ready"), ("True".into(), "Local".into()));
     assert_eq!(
         world.events(),
@@ -350,7 +350,7 @@ async fn a_temporary_failure_is_retried_and_shown_in_the_message_meanwhile() {
     assert_eq!(status["message"], Value::Null);
     assert_eq!(status["image"], format!("r.io/ws@{}", Digest::of(b"manifest")));
     assert_eq!(status["pushedBytes"], 7);
-    for (r#type, reason) in [("Cut", "Cut"), ("Pushed", "Pushed"), ("Ready", "Pushed")] {
+    for (r#type, reason) in [("Captured", "Captured"), ("Pushed", "Pushed"), ("Ready", "Pushed")] {
         assert_eq!(world.condition("snap-1", r#type), ("True".into(), reason.into()));
     }
 }
@@ -371,8 +371,8 @@ async fn a_capture_without_enough_free_space_fails_after_eight_tries() {
 #[tokio::test]
 async fn a_permanent_failure_sets_the_phase_failed_with_its_message() {
     let cases = [
-        ("capture", Class::NotFound, "Cut", "NotFound"),
-        ("capture", Class::Precondition, "Cut", "Precondition"),
+        ("capture", Class::NotFound, "Captured", "NotFound"),
+        ("capture", Class::Precondition, "Captured", "Precondition"),
         ("pack", Class::Precondition, "Pushed", "Precondition"),
         ("pack", Class::Invalid, "Pushed", "Invalid"),
     ];
@@ -494,7 +494,7 @@ async fn a_snapshot_that_was_given_up_continues_when_its_node_is_back_with_it() 
             "lastTransitionTime": "2026-01-02T03:04:05Z",
         })
     };
-    let captured = condition("Cut", "True", "Cut");
+    let captured = condition("Captured", "True", "Captured");
     let not_pushed = condition("Pushed", "False", "Unavailable");
     for (ready, on_node, phase) in [
         (condition("Ready", "False", "Pushing"), true, "Ready"),
@@ -521,6 +521,44 @@ async fn a_snapshot_that_was_given_up_continues_when_its_node_is_back_with_it() 
         assert_eq!(world.status("snap-1")["message"].is_null(), phase == "Ready", "{ready}");
         assert!(!world.node.done().contains(&"capture snap-1".to_owned()), "{ready}");
     }
+}
+
+/// An upgrade of the node between the capture and the push.
+#[tokio::test]
+async fn a_status_of_an_earlier_version_is_continued_and_written_with_the_names_of_this_one() {
+    let mut world = World::new();
+    world.node.put(record(&"snap-1".parse().unwrap(), 1));
+    world.put("snap-1", with_repository());
+    let status = json!({
+        "phase": "Pushing", "cutTime": "2026-11-21T10:00:00Z",
+        "conditions": [{
+            "type": "Cut", "status": "True", "reason": "Cut", "message": "",
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+        }],
+    });
+    world.api.patch(&format!("{OVERLAYS}/snap-1/status"), json!({ "status": status }));
+    // An earlier version had begun this one.
+    world.put("snap-2", json!({}));
+    world
+        .api
+        .patch(&format!("{OVERLAYS}/snap-2/status"), json!({ "status": { "phase": "Cutting" } }));
+    world.start();
+    for name in ["snap-1", "snap-2"] {
+        world.phase(name, "Ready").await;
+        let status = world.status(name);
+        assert_eq!(
+            (&status["captureTime"], &status["cutTime"]),
+            (&json!("2026-11-21T10:00:00Z"), &Value::Null)
+        );
+        assert_eq!(world.condition(name, "Captured"), ("True".into(), "Captured".into()));
+        let conditions = status["conditions"].as_array().unwrap();
+        assert!(conditions.iter().all(|condition| condition["type"] != "Cut"), "{status}");
+    }
+    // Its capture was true before.
+    let since = &world.status("snap-1")["conditions"][0]["lastTransitionTime"];
+    assert_eq!(since, "2026-01-02T03:04:05Z");
+    let done = world.node.done();
+    assert!(!done.contains(&"capture snap-1".to_owned()), "{done:?}");
 }
 
 #[tokio::test]
@@ -555,7 +593,7 @@ async fn a_snapshot_of_another_pods_volume_is_denied() {
     let source = json!({ "namespace": "ci", "pod": "build", "podUid": "other", "volume": "ws" });
     world.put("snap-1", json!({ "source": source }));
     world.phase("snap-1", "Failed").await;
-    assert_eq!(world.condition("snap-1", "Cut"), ("False".into(), "Denied".into()));
+    assert_eq!(world.condition("snap-1", "Captured"), ("False".into(), "Denied".into()));
     assert_eq!(world.node.snapshot_ids(), []);
 }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The types of the conditions, in the order in which they become true.
-pub(super) const CAPTURED: &str = "Cut";
+pub(super) use crate::cluster::overlay_snapshot::CAPTURED;
 pub(super) const SQUASHED: &str = "Squashed";
 pub(super) const PUSHED: &str = "Pushed";
 pub(super) const READY: &str = "Ready";
@@ -113,7 +113,8 @@ pub(super) fn ready(status: &mut OverlaySnapshotStatus, node: &str) {
 /// Copies the figures of the record into the status, and sets the condition [`CAPTURED`].
 pub(super) fn describe(status: &mut OverlaySnapshotStatus, record: &SnapshotRecord) {
     let count = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX));
-    status.cut_time = Some(record.cut.to_string());
+    status.capture_time = Some(record.captured_at.to_string());
+    status.cut_time = None;
     status.frozen_micros = record.frozen_micros.and_then(count);
     status.entries = count(record.entries);
     status.bytes = count(record.bytes);
@@ -122,7 +123,7 @@ pub(super) fn describe(status: &mut OverlaySnapshotStatus, record: &SnapshotReco
     status.owner = record.owner.map(|(uid, gid)| format!("{uid}:{gid}"));
     status.parent = record.parent.as_ref().map(ToString::to_string);
     status.image.clone_from(&record.pushed);
-    set_condition(status, CAPTURED, ConditionStatus::Yes, "Cut", summary(record));
+    set_condition(status, CAPTURED, ConditionStatus::Yes, CAPTURED, summary(record));
 }
 
 /// A summary of the capture, for Events and the condition.
@@ -151,7 +152,7 @@ mod tests {
     #[test]
     fn the_transition_time_of_a_condition_changes_only_with_its_status() {
         let mut status = OverlaySnapshotStatus::default();
-        set_condition(&mut status, READY, ConditionStatus::No, "Cutting", "");
+        set_condition(&mut status, READY, ConditionStatus::No, "Capturing", "");
         status.conditions[0].last_transition_time = "long ago".into();
         set_condition(&mut status, READY, ConditionStatus::No, "Pushing", "another message");
         let of = |status: &OverlaySnapshotStatus| status.conditions[0].last_transition_time.clone();

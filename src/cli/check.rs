@@ -183,7 +183,7 @@ fn disk(existing: &Path, scratch: &Path, failed: &[PreflightError]) -> anyhow::R
     let free = format!("{} GiB of {} GiB free", space.available >> 30, space.total >> 30);
     Ok(vec![
         file_system.required(),
-        Check::new("room", Ok(free), ""),
+        Check::new("space", Ok(free), ""),
         Check::new(
             "quota",
             Projects::probe(existing).map(|_| String::new()),

@@ -1,8 +1,8 @@
 //! The OverlaySnapshot CRD: the controller writes the spec of a snapshot, and the node reports in the status.
 
 use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The rule that only `deleted` may change in a spec: a node captures exactly what it was first requested to capture.
 const IMMUTABLE: &str = "self.driver == oldSelf.driver && self.nodeName == oldSelf.nodeName \
@@ -163,9 +163,14 @@ pub enum Consistency {
 pub struct OverlaySnapshotStatus {
     /// The progress of the snapshot. Absent before the node has seen it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "phase_schema")]
     pub phase: Option<Phase>,
-    /// The progress as conditions: `Cut`, `Pushed`, `Squashed`, `Ready`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The progress as conditions: `Captured`, `Pushed`, `Squashed`, `Ready`.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "conditions_of_all_versions"
+    )]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
     /// What went wrong, or what is under way.
@@ -173,6 +178,10 @@ pub struct OverlaySnapshotStatus {
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
     /// The time of the capture, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub capture_time: Option<String>,
+    /// Deprecated: the name of `captureTime` in an earlier version. This version reads it and does not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub cut_time: Option<String>,
@@ -209,11 +218,19 @@ pub struct OverlaySnapshotStatus {
     pub pushed_bytes: Option<i64>,
 }
 
+impl OverlaySnapshotStatus {
+    /// The time of the capture, also where an earlier version wrote it.
+    pub fn captured_at(&self) -> Option<&str> {
+        self.capture_time.as_deref().or(self.cut_time.as_deref())
+    }
+}
+
 /// The progress of a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// The volume is being captured.
-    Cutting,
+    /// The volume is being captured. An earlier version wrote `Cutting`.
+    #[serde(alias = "Cutting")]
+    Capturing,
     /// The volume is captured and can be restored on its node. The push is under way.
     Pushing,
     /// The snapshot is complete, and pushed if a repository is set.
@@ -229,12 +246,12 @@ pub enum Phase {
 impl Phase {
     /// All phases, in the order of a snapshot's life.
     pub const ALL: [Self; 6] =
-        [Self::Cutting, Self::Pushing, Self::Ready, Self::Failed, Self::Deleting, Self::Deleted];
+        [Self::Capturing, Self::Pushing, Self::Ready, Self::Failed, Self::Deleting, Self::Deleted];
 
     /// The value in the object, which serde writes too.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Cutting => "Cutting",
+            Self::Capturing => "Capturing",
             Self::Pushing => "Pushing",
             Self::Ready => "Ready",
             Self::Failed => "Failed",
@@ -242,6 +259,37 @@ impl Phase {
             Self::Deleted => "Deleted",
         }
     }
+}
+
+/// The schema of the phase. The API server also accepts the word that a node of an earlier version writes.
+fn phase_schema(_: &mut SchemaGenerator) -> Schema {
+    let words = Phase::ALL.map(Phase::word).into_iter().chain(["Cutting"]);
+    json_schema!({"type": "string", "enum": words.collect::<Vec<_>>(), "nullable": true})
+}
+
+/// The type and the true reason of the condition of the capture.
+pub const CAPTURED: &str = "Captured";
+
+/// Reads conditions, and gives those of an earlier version the words of this one: `Cut` becomes [`CAPTURED`]. If a status
+/// has both types, the one of this version stays.
+fn conditions_of_all_versions<'de, D>(from: D) -> Result<Vec<Condition>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let mut conditions = Vec::<Condition>::deserialize(from)?;
+    if conditions.iter().any(|condition| condition.r#type == CAPTURED) {
+        conditions.retain(|condition| condition.r#type != "Cut");
+    }
+    for condition in &mut conditions {
+        for word in [&mut condition.r#type, &mut condition.reason] {
+            match word.as_str() {
+                "Cut" => CAPTURED.clone_into(word),
+                "Cutting" => Phase::Capturing.word().clone_into(word),
+                _ => {}
+            }
+        }
+    }
+    Ok(conditions)
 }
 
 /// A condition (Kubernetes API conventions, "Typical status properties").
@@ -306,6 +354,59 @@ mod tests {
         }
         assert_eq!(version["selectableFields"][0]["jsonPath"], ".spec.nodeName");
         assert!(version["subresources"]["status"].is_object());
+    }
+
+    #[test]
+    fn a_status_of_an_earlier_version_is_read() {
+        let condition = |r#type: &str, status: &str, reason: &str| {
+            serde_json::json!({
+                "type": r#type, "status": status, "reason": reason, "message": "m",
+                "lastTransitionTime": "2026-01-02T03:04:05Z",
+            })
+        };
+        let read = |status: serde_json::Value| -> OverlaySnapshotStatus {
+            serde_json::from_value(status).unwrap()
+        };
+        let capturing = read(serde_json::json!({
+            "phase": "Cutting",
+            "conditions": [condition("Cut", "False", "Cutting"), condition("Ready", "False", "Cutting")],
+        }));
+        assert_eq!(capturing.phase, Some(Phase::Capturing));
+        assert_eq!(
+            serde_json::json!(capturing.conditions),
+            serde_json::json!([
+                condition("Captured", "False", "Capturing"),
+                condition("Ready", "False", "Capturing")
+            ])
+        );
+        let captured = read(serde_json::json!({
+            "cutTime": "2026-11-21T10:00:00Z", "conditions": [condition("Cut", "True", "Cut")],
+        }));
+        assert_eq!(captured.captured_at(), Some("2026-11-21T10:00:00Z"));
+        assert_eq!(
+            serde_json::json!(captured.conditions),
+            serde_json::json!([condition("Captured", "True", "Captured")])
+        );
+        // An object that both versions wrote.
+        let both = read(serde_json::json!({
+            "captureTime": "2026-11-21T11:00:00Z", "cutTime": "2026-11-21T10:00:00Z",
+            "conditions": [condition("Cut", "False", "Busy"), condition("Captured", "True", "Captured")],
+        }));
+        assert_eq!(both.captured_at(), Some("2026-11-21T11:00:00Z"));
+        assert_eq!(both.conditions, captured.conditions);
+    }
+
+    /// Nodes of an earlier version report while the cluster is upgraded.
+    #[test]
+    fn the_schema_accepts_what_an_earlier_version_writes() {
+        let crd = serde_json::to_value(OverlaySnapshot::crd()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        let status = &schema["status"]["properties"];
+        assert_eq!(status["cutTime"]["type"], "string");
+        let words = status["phase"]["enum"].as_array().unwrap();
+        for word in Phase::ALL.map(Phase::word).into_iter().chain(["Cutting"]) {
+            assert!(words.contains(&word.into()), "{word}");
+        }
     }
 
     /// Collects the paths of strings without a length limit.

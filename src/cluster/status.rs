@@ -9,10 +9,11 @@ use super::{
 };
 
 /// All fields of a status. A merge patch removes a field only if it sets the field to null.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "phase",
     "conditions",
     "message",
+    "captureTime",
     "cutTime",
     "frozenMicros",
     "entries",
@@ -63,9 +64,9 @@ mod tests {
     #[test]
     fn fields_that_a_status_no_longer_has_are_removed() {
         let condition = Condition {
-            r#type: "Cut".into(),
+            r#type: "Captured".into(),
             status: "True".into(),
-            reason: "Cut".into(),
+            reason: "Captured".into(),
             message: "ä".repeat(MESSAGE_MAX),
             last_transition_time: "2026-01-02T03:04:05Z".into(),
         };
@@ -73,6 +74,7 @@ mod tests {
             phase: Some(Phase::Ready),
             conditions: vec![condition],
             message: Some("m".into()),
+            capture_time: Some("2026-01-02T03:04:05Z".into()),
             cut_time: Some("2026-01-02T03:04:05Z".into()),
             frozen_micros: Some(1),
             entries: Some(2),

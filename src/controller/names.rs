@@ -38,7 +38,9 @@ pub mod annotation_keys {
 /// On an OverlaySnapshot: the last known deletion policy of its content. Absent if there was no content yet.
 pub(super) const POLICY: &str = "ovl.csi.dev/deletion-policy";
 /// On an OverlaySnapshot: the phase for which Events were last recorded.
-pub(super) const REPORTED_PHASE: &str = "ovl.csi.dev/told";
+pub(super) const REPORTED_PHASE: &str = "ovl.csi.dev/reported-phase";
+/// The name of [`REPORTED_PHASE`] in an earlier version. It is read, and removed when the new one is written.
+pub(super) const FORMER_REPORTED_PHASE: &str = "ovl.csi.dev/told";
 /// On an OverlaySnapshot: the time at which its removal was requested, RFC 3339.
 pub(super) const DELETED_AT: &str = "ovl.csi.dev/deleted-at";
 

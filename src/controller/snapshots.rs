@@ -218,7 +218,7 @@ fn usable(made: &OverlaySnapshot) -> Result<(), ControllerError> {
 
 fn shown(made: &OverlaySnapshot) -> Snapshot {
     let status = made.status.clone().unwrap_or_default();
-    let captured = status.cut_time.and_then(|time| time.parse().ok());
+    let captured = status.captured_at().and_then(|time| time.parse().ok());
     let requested = made.metadata.creation_timestamp.as_ref().map(|time| time.0);
     Snapshot {
         id: name_of(made),

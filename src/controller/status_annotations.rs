@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use super::{
     Controller, ControllerError,
     bind::name_of,
-    names::{REPORTED_PHASE, annotation_keys},
+    names::{FORMER_REPORTED_PHASE, REPORTED_PHASE, annotation_keys},
     volume_snapshot::Request,
 };
 use crate::cluster::{
     EventType,
-    overlay_snapshot::{OverlaySnapshot, OverlaySnapshotStatus, Phase},
+    overlay_snapshot::{CAPTURED, OverlaySnapshot, OverlaySnapshotStatus, Phase},
     snapshot_api::VolumeSnapshot,
 };
 
@@ -67,7 +67,7 @@ impl Controller {
         made: &OverlaySnapshot,
         phase: Phase,
     ) -> Result<(), ControllerError> {
-        let notes = json!({REPORTED_PHASE: phase.word()});
+        let notes = json!({REPORTED_PHASE: phase.word(), FORMER_REPORTED_PHASE: null});
         let changes = json!({"metadata": {"uid": made.metadata.uid, "annotations": notes}});
         self.client().patch::<OverlaySnapshot>(None, &name_of(made), &changes).await?;
         Ok(())
@@ -97,7 +97,9 @@ impl Controller {
 
 /// The phase of the last Events.
 fn last_reported_phase(made: &OverlaySnapshot) -> Option<&str> {
-    made.metadata.annotations.as_ref()?.get(REPORTED_PHASE).map(String::as_str)
+    let annotations = made.metadata.annotations.as_ref()?;
+    let phase = annotations.get(REPORTED_PHASE).or_else(|| annotations.get(FORMER_REPORTED_PHASE));
+    phase.map(String::as_str)
 }
 
 fn wanted_annotations(made: &OverlaySnapshot) -> Annotations {
@@ -134,11 +136,11 @@ fn news(before: Option<&str>, made: &OverlaySnapshot) -> Vec<(EventType, &'stati
     let mut news = Vec::new();
     let was_captured = matches!(before, Some("Pushing" | "Ready"));
     if matches!(phase, Phase::Pushing | Phase::Ready) && !was_captured {
-        let how = status.conditions.iter().find(|condition| condition.r#type == "Cut");
+        let how = status.conditions.iter().find(|condition| condition.r#type == CAPTURED);
         let how = how.map(|condition| format!(": {}", condition.message)).unwrap_or_default();
         let (volume, pod, node) = (&source.volume, &source.pod, &made.spec.node_name);
         let message = format!("volume {volume} of pod {pod} was captured on node {node}{how}");
-        news.push((EventType::Normal, "SnapshotCut", message));
+        news.push((EventType::Normal, "SnapshotCaptured", message));
     }
     match (phase, &status.image) {
         (Phase::Ready, Some(image)) => {
@@ -187,22 +189,24 @@ mod tests {
             news(before, &made(status)).into_iter().map(|(_, reason, _)| reason).collect()
         };
         let pushed = json!({"phase": "Ready", "image": "r.io/a@sha256:0"});
-        assert_eq!(reasons(None, json!({"phase": "Cutting"})), Vec::<&str>::new());
-        assert_eq!(reasons(Some("Cutting"), json!({"phase": "Pushing"})), ["SnapshotCut"]);
+        assert_eq!(reasons(None, json!({"phase": "Capturing"})), Vec::<&str>::new());
+        assert_eq!(reasons(Some("Capturing"), json!({"phase": "Pushing"})), ["SnapshotCaptured"]);
+        // The word of an earlier version.
+        assert_eq!(reasons(Some("Cutting"), json!({"phase": "Capturing"})), Vec::<&str>::new());
+        assert_eq!(reasons(Some("Cutting"), json!({"phase": "Pushing"})), ["SnapshotCaptured"]);
         assert_eq!(reasons(Some("Pushing"), pushed.clone()), ["SnapshotPushed"]);
         assert_eq!(reasons(Some("Ready"), pushed.clone()), Vec::<&str>::new());
-        assert_eq!(reasons(None, pushed), ["SnapshotCut", "SnapshotPushed"]);
-        assert_eq!(reasons(Some("Cutting"), json!({"phase": "Failed"})), ["SnapshotFailed"]);
-        let message = &news(
-            None,
-            &made(json!({"phase": "Ready", "conditions": [
-                {"type": "Cut", "status": "True", "reason": "Cut", "message": "the pod had ended, 3 entries, 4 B",
-                 "lastTransitionTime": "2026-11-21T10:00:00Z"}]})),
-        )[0]
-        .2;
-        assert_eq!(
-            message,
-            "volume ws of pod p was captured on node n-1: the pod had ended, 3 entries, 4 B"
-        );
+        assert_eq!(reasons(None, pushed), ["SnapshotCaptured", "SnapshotPushed"]);
+        assert_eq!(reasons(Some("Capturing"), json!({"phase": "Failed"})), ["SnapshotFailed"]);
+        // An earlier version wrote the type and the reason `Cut`.
+        for word in ["Captured", "Cut"] {
+            let made = made(json!({"phase": "Ready", "conditions": [
+                {"type": word, "status": "True", "reason": word, "message": "the pod had ended, 3 entries, 4 B",
+                 "lastTransitionTime": "2026-11-21T10:00:00Z"}]}));
+            assert_eq!(
+                news(None, &made)[0].2,
+                "volume ws of pod p was captured on node n-1: the pod had ended, 3 entries, 4 B"
+            );
+        }
     }
 }

@@ -185,7 +185,7 @@ fn shown(PushReport { record, pushing }: PushReport) -> Snapshot {
         namespace: record.source.namespace,
         pod: record.source.pod,
         volume: record.source.volume,
-        captured: record.cut.to_string(),
+        captured: record.captured_at.to_string(),
         frozen_micros: record.frozen_micros,
         entries: record.entries,
         bytes: record.bytes,

@@ -171,7 +171,7 @@ fn record(namespace: &str, bytes: u64) -> SnapshotRecord {
             volume: text(),
         },
         owner: None,
-        cut: Timestamp::now(),
+        captured_at: Timestamp::now(),
         entries: 1,
         bytes,
         frozen_micros: None,

@@ -138,7 +138,7 @@ fn a_snapshot_layer_is_kept_by_its_record_alone() {
             volume: "v".to_owned(),
         },
         owner: None,
-        cut: jiff::Timestamp::now(),
+        captured_at: jiff::Timestamp::now(),
         entries: 1,
         bytes: 4,
         frozen_micros: None,

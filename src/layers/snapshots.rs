@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -24,8 +25,10 @@ use crate::{
     },
 };
 
-/// The format of the records that this version writes. A record of another format is refused.
-const FORMAT: u32 = 1;
+/// The format of the records that this version writes. Format 1 had the field `cut` instead of `captured_at`, and is read
+/// too. A record of another format is refused.
+const FORMAT: u32 = 2;
+const READ_FORMATS: RangeInclusive<u32> = 1..=FORMAT;
 
 /// A snapshot's ID, which is also its CSI handle: 1 to 128 bytes of letters, digits, `.`, `_` and `-`, beginning with a
 /// letter or digit, so that it is safe as one part of a path.
@@ -105,7 +108,8 @@ pub struct SnapshotRecord {
     /// owner.
     pub owner: Option<(u32, u32)>,
     /// The time of the capture.
-    pub cut: Timestamp,
+    #[serde(alias = "cut")]
+    pub captured_at: Timestamp,
     /// The number of entries of the newest layer.
     pub entries: u64,
     /// The bytes of the newest layer's files.
@@ -203,10 +207,13 @@ impl Snapshots {
 
 fn read(path: &Path) -> Result<SnapshotRecord, String> {
     let bytes = fs::read(path).map_err(|e| e.to_string())?;
-    let record: SnapshotRecord = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-    if record.format != FORMAT {
-        return Err(format!("its format is {}, this version reads format {FORMAT}", record.format));
+    let mut record: SnapshotRecord = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    if !READ_FORMATS.contains(&record.format) {
+        let format = record.format;
+        return Err(format!("its format is {format}, this version reads formats 1 to {FORMAT}"));
     }
+    // The next write has the fields of this version.
+    record.format = FORMAT;
     match path.file_name() {
         Some(name) if name == file_name(&record.id).as_str() => Ok(record),
         _ => Err(format!("its name differs: it is the record of {}", record.id)),
@@ -284,6 +291,42 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "-a", ".a", "a b", "ä", &"a".repeat(129)] {
             assert!(bad.parse::<SnapshotId>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_record_of_format_1_is_read_and_written_in_the_format_of_this_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("snap-1.json");
+        let former = |format: u32| {
+            format!(
+                r#"{{
+  "format": {format},
+  "id": "snap-1",
+  "stack": [],
+  "own": 1,
+  "manifests": [],
+  "parent": null,
+  "source": {{ "namespace": "ci", "pod": "build", "pod_uid": "u-1", "volume": "csi-0123" }},
+  "owner": [1000, 100],
+  "cut": "2026-11-21T10:00:00Z",
+  "entries": 1000,
+  "bytes": 1000000000,
+  "frozen_micros": 12345,
+  "pushed": null
+}}"#
+            )
+        };
+        fs::write(&path, former(1)).unwrap();
+        let snapshots = Snapshots::load(dir.path().to_owned()).unwrap();
+        assert_eq!(snapshots.unreadable(), None);
+        let record = snapshots.known()[&"snap-1".parse().unwrap()].clone();
+        assert_eq!(record.captured_at.to_string(), "2026-11-21T10:00:00Z");
+        let written = serde_json::to_value(&record).unwrap();
+        assert_eq!((&written["format"], written.get("cut")), (&FORMAT.into(), None));
+        fs::write(&path, written.to_string()).unwrap();
+        assert_eq!(read(&path), Ok(record));
+        fs::write(&path, former(FORMAT + 1)).unwrap();
+        assert!(read(&path).unwrap_err().contains("its format is 3"));
     }
 
     #[test]

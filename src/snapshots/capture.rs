@@ -222,7 +222,7 @@ impl Inner {
             parent: guard.parent().cloned(),
             source: source_of(&guard),
             owner: guard.owner().map(|owner| (owner.uid, owner.gid)),
-            cut: Timestamp::now(),
+            captured_at: Timestamp::now(),
             entries: contents.entries,
             bytes: contents.bytes,
             frozen_micros: moment.micros(),

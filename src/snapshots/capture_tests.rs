@@ -173,7 +173,7 @@ async fn privileged_a_frozen_capture_shows_one_moment() {
         });
         node.assert_nothing_unfinished(fs_type);
         let text = node.metrics.text().unwrap();
-        assert!(text.contains("ovl_cuts_total{result=\"frozen\"} 5"), "{text}");
+        assert!(text.contains("ovl_captures_total{result=\"frozen\"} 5"), "{text}");
     }
 }
 
@@ -561,6 +561,6 @@ async fn privileged_the_volume_of_an_ended_pod_is_captured_without_a_freeze() {
     let restored = node.restored(&snapshot.stack);
     assert_eq!(describe(&restored.path().join("log")), "644 the last word");
     let text = node.metrics.text().unwrap();
-    assert!(text.contains("ovl_cuts_total{result=\"not_frozen\"} 1"), "{text}");
+    assert!(text.contains("ovl_captures_total{result=\"not_frozen\"} 1"), "{text}");
     assert!(Path::new(&node.root).exists());
 }

@@ -304,7 +304,7 @@ impl Push<'_> {
             images: &configs,
             diff_ids: &diff_ids,
             own: record.own,
-            captured_at: record.cut,
+            captured_at: record.captured_at,
             source: &format!("{}/{}/{}", source.namespace, source.pod, request.volume),
         });
         self.push_small_blob(&config).await?;

@@ -97,7 +97,7 @@ pub(super) fn record(id: &str, stack: Vec<Digest>, manifests: Vec<Digest>) -> Sn
             volume: "csi-0".to_owned(),
         },
         owner: None,
-        cut: Timestamp::now(),
+        captured_at: Timestamp::now(),
         entries: 1,
         bytes: 0,
         frozen_micros: None,

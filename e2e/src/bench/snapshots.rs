@@ -112,14 +112,14 @@ fn rows(output: &Value, peers: &[(&str, Duration)]) -> Result<Vec<Row>> {
             Limit::AtMost(2.0),
         ),
         Row::milliseconds("the same", pause).within(100.0),
-        Row::seconds("capture above 500,000 files", seconds("/cuts/large")?).beside(
+        Row::seconds("capture above 500,000 files", seconds("/captures/large")?).beside(
             "10,000 files",
-            seconds("/cuts/small")?,
+            seconds("/captures/small")?,
             Limit::AtMost(1.2),
         ),
-        Row::seconds("capture above 250 layers", seconds("/cuts/deep")?).beside(
+        Row::seconds("capture above 250 layers", seconds("/captures/deep")?).beside(
             "1 layer",
-            seconds("/cuts/flat")?,
+            seconds("/captures/flat")?,
             Limit::AtMost(1.2),
         ),
     ];
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn results_become_rows() -> Result<()> {
         let output = json!({
-            "cuts": { "small": 1.0, "large": 1.1, "flat": 0.5, "deep": 0.5 },
+            "captures": { "small": 1.0, "large": 1.1, "flat": 0.5, "deep": 0.5 },
             "pause": { "pause": 0.05, "loop": 0.03, "total": 2.0 },
             "push": { "push": 3.0, "restore": 2.0, "pull": 2.0, "memory": 1 << 20, "sent": 1 },
         });

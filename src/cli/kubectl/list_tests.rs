@@ -124,6 +124,8 @@ fn the_state_of_a_snapshot_follows_the_phase_of_its_node() {
         // The annotations or the status are not up to date yet.
         (phase("Pushing"), ready.clone(), State::Waiting),
         (phase("Ready"), json!({}), State::Waiting),
+        (phase("Capturing"), warned.clone(), State::Waiting),
+        // The word of an earlier version.
         (phase("Cutting"), warned.clone(), State::Waiting),
         (phase("Failed"), ready, State::Failed("m".into())),
         (phase("Deleted"), json!({}), State::Failed("it is being deleted".into())),

@@ -59,7 +59,7 @@ async fn a_volume_snapshot_becomes_ready_and_reports_its_progress() {
         (&content["spec"]["deletionPolicy"], &content["spec"]["volumeSnapshotClassName"]),
         (&json!("Delete"), &json!("fast"))
     );
-    assert_eq!(world.reasons().await, ["SnapshotRequested", "SnapshotCut", "SnapshotPushed"]);
+    assert_eq!(world.reasons().await, ["SnapshotRequested", "SnapshotCaptured", "SnapshotPushed"]);
     // Nothing is left to do.
     let before = world.api.requests().len();
     world.controller_round().await;
@@ -73,14 +73,40 @@ async fn events_are_recorded_once_even_if_a_user_edits_the_annotations() {
     world.request(json!({}));
     world.settle().await;
     let reasons = world.reasons().await;
-    assert_eq!(reasons, ["SnapshotRequested", "SnapshotCut", "SnapshotPushed"]);
-    for phase in [json!(null), json!("Cutting"), json!("Pushing")] {
+    assert_eq!(reasons, ["SnapshotRequested", "SnapshotCaptured", "SnapshotPushed"]);
+    for phase in [json!(null), json!("Capturing"), json!("Pushing")] {
         let notes = json!({"metadata": {"annotations": {"ovl.csi.dev/phase": phase}}});
         world.api.patch(&format!("{VS}/ws-1"), notes);
         world.settle().await;
         assert_ready(&world);
     }
     assert_eq!(world.reasons().await, reasons);
+}
+
+/// An upgrade must not repeat the Events of all snapshots.
+#[tokio::test]
+async fn no_event_is_repeated_for_a_phase_that_an_earlier_version_reported() {
+    let world = World::new();
+    world.request(json!({}));
+    world.settle().await;
+    let path = format!("{SNAPSHOTS}/snap-vs-1");
+    let annotations = || world.api.get(&path).unwrap()["metadata"]["annotations"].clone();
+    let reasons = world.reasons().await;
+    let former = |phase: &str| {
+        let former = json!({"ovl.csi.dev/reported-phase": null, "ovl.csi.dev/told": phase});
+        world.api.patch(&path, json!({"metadata": {"annotations": former}}));
+        // So that only the annotation of the OverlaySnapshot counts.
+        let notes = json!({"metadata": {"annotations": {"ovl.csi.dev/phase": null}}});
+        world.api.patch(&format!("{VS}/ws-1"), notes);
+    };
+    former("Ready");
+    world.settle().await;
+    assert_eq!(world.reasons().await, reasons);
+    // The next report replaces it.
+    former("Pushing");
+    world.settle().await;
+    assert_eq!(annotations()["ovl.csi.dev/reported-phase"], "Ready");
+    assert!(annotations().get("ovl.csi.dev/told").is_none(), "{}", annotations());
 }
 
 /// Registries accept 255 characters, and the name of a pod alone may have 253.
@@ -155,7 +181,7 @@ async fn a_failure_on_the_node_reaches_the_user() {
 async fn a_snapshot_fails_when_the_only_node_that_has_it_is_gone() {
     for (phase, message) in [
         (json!(null), "node n-1 is gone, and it had not captured the volume"),
-        (json!("Cutting"), "it had not captured the volume"),
+        (json!("Capturing"), "it had not captured the volume"),
         (json!("Pushing"), "it had not pushed the whole snapshot"),
         (json!("Ready"), "node n-1 is gone, and only it had the snapshot"),
     ] {
@@ -164,7 +190,8 @@ async fn a_snapshot_fails_when_the_only_node_that_has_it_is_gone() {
         world.controller_round().await;
         world.stock_round().await;
         let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Said", "message": "m", "lastTransitionTime": "2026-01-02T03:04:05Z"});
-        let status = json!({"phase": phase, "conditions": [condition("Ready"), condition("Cut")]});
+        let status =
+            json!({"phase": phase, "conditions": [condition("Ready"), condition("Captured")]});
         world.api.patch(&format!("{SNAPSHOTS}/snap-vs-1/status"), json!({ "status": status }));
         // A node that is not ready is not gone.
         world.node_is("Unknown");
@@ -179,7 +206,7 @@ async fn a_snapshot_fails_when_the_only_node_that_has_it_is_gone() {
         assert_eq!(failed["phase"], "Failed");
         // The conditions stay, because a node that comes back continues from them.
         let conditions = failed["conditions"].as_array().unwrap();
-        assert_eq!((conditions.len(), &conditions[0]), (2, &condition("Cut")));
+        assert_eq!((conditions.len(), &conditions[0]), (2, &condition("Captured")));
         assert_eq!(
             (&conditions[1]["type"], &conditions[1]["status"], &conditions[1]["reason"]),
             (&json!("Ready"), &json!("False"), &json!("NodeGone"))

@@ -106,9 +106,9 @@ impl World {
         for made in self.api.all(SNAPSHOTS) {
             let status = match (made["spec"]["deleted"] == true, made["status"]["phase"].as_str()) {
                 (true, _) => json!({"phase": "Deleted"}),
-                (false, None) => json!({"phase": "Cutting"}),
-                (false, Some("Cutting")) => {
-                    json!({"phase": "Pushing", "frozenMicros": 12_345, "cutTime": "2026-01-02T03:05:00Z", "bytes": 7})
+                (false, None) => json!({"phase": "Capturing"}),
+                (false, Some("Capturing")) => {
+                    json!({"phase": "Pushing", "frozenMicros": 12_345, "captureTime": "2026-01-02T03:05:00Z", "bytes": 7})
                 }
                 (false, Some("Pushing")) => json!({"phase": "Ready", "image": "r.io/ci@sha256:0"}),
                 _ => continue,

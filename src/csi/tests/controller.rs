@@ -228,9 +228,14 @@ async fn a_name_has_exactly_one_snapshot() {
 
     served.node_reports(
         "snapshot-1",
-        json!({"phase": "Pushing", "cutTime": "2026-01-02T03:04:10.5Z", "bytes": 7}),
+        json!({"phase": "Pushing", "captureTime": "2026-01-02T03:04:10.5Z", "bytes": 7}),
     );
-    assert!(!served.create("snapshot-1", &ws("p-1"), &[]).await.unwrap().ready_to_use);
+    let pushing = served.create("snapshot-1", &ws("p-1"), &[]).await.unwrap();
+    assert!(!pushing.ready_to_use);
+    // A node of an earlier version wrote the time into another field.
+    let former = json!({"captureTime": null, "cutTime": "2026-01-02T03:04:10.5Z"});
+    served.node_reports("snapshot-1", former);
+    assert_eq!(served.create("snapshot-1", &ws("p-1"), &[]).await.unwrap(), pushing);
     served.node_reports("snapshot-1", json!({"phase": "Ready"}));
     let made = served.create("snapshot-1", &ws("p-1"), &[]).await.unwrap();
     assert_eq!((made.ready_to_use, made.size_bytes), (true, 7));

@@ -67,7 +67,7 @@ pub(super) fn annotations(
 ) -> BTreeMap<&'static str, String> {
     let source = &record.source;
     let known = [
-        ("org.opencontainers.image.created", Some(record.cut.to_string())),
+        ("org.opencontainers.image.created", Some(record.captured_at.to_string())),
         ("org.opencontainers.image.base.name", record.base.clone()),
         ("org.opencontainers.image.base.digest", record.manifests.first().map(Digest::to_string)),
         ("dev.csi.ovl.snapshot", Some(record.id.to_string())),
@@ -103,7 +103,7 @@ mod tests {
                 volume: "csi-0123".into(),
             },
             owner: None,
-            cut: "2026-11-21T10:00:00Z".parse().unwrap(),
+            captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
             entries: 1,
             bytes: 1,
             frozen_micros: None,
