@@ -46,6 +46,8 @@ pub mod digest;
 pub mod erofs;
 pub mod error;
 pub mod format;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod image;
 pub mod layers;
 pub mod metrics;

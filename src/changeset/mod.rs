@@ -76,6 +76,8 @@ mod sparse;
 mod stream;
 mod whiteout;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]

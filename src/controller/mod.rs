@@ -28,6 +28,8 @@
 
 mod bind;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod names;
 mod orphans;
 mod parameters;

@@ -16,11 +16,11 @@ const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
 /// The default of `freezeTimeout`: how long a pod may be frozen.
 const FREEZE: Duration = Duration::from_secs(5);
 /// The largest `freezeTimeout`: the probes and peers of a pod give up on it after about a minute.
-const FREEZE_MAX: Duration = Duration::from_secs(60);
+pub(super) const FREEZE_MAX: Duration = Duration::from_secs(60);
 /// The default of `squashAbove`: how many layers above the layers of the images are kept separate.
 const SQUASH: u32 = 32;
 /// The largest `squashAbove`. An overlay takes 500 layers, and the layers of the images need the rest.
-const SQUASH_MAX: u32 = 250;
+pub(super) const SQUASH_MAX: u32 = 250;
 
 /// The parsed parameters of a class.
 #[derive(Debug, Clone, PartialEq, Eq)]

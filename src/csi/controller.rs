@@ -141,7 +141,7 @@ impl Service for ControllerService {
 }
 
 /// Whether a volume supports a capability, as far as that does not depend on its node.
-fn is_ours(capability: &VolumeCapability) -> bool {
+pub(super) fn is_ours(capability: &VolumeCapability) -> bool {
     let mode = capability.access_mode.and_then(|mode| Mode::try_from(mode.mode).ok());
     let one_node = matches!(
         mode,
@@ -157,7 +157,7 @@ fn is_ours(capability: &VolumeCapability) -> bool {
 }
 
 /// Checks a required string of a request.
-fn text(field: &str, text: String) -> Result<String, Status> {
+pub(super) fn text(field: &str, text: String) -> Result<String, Status> {
     if text.is_empty() {
         return Err(status(Class::Invalid, format_args!("{field} is missing from the request")));
     }

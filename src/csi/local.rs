@@ -150,7 +150,7 @@ fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, Status> {
 }
 
 /// Parses a request for a capture.
-fn capture(request: &CaptureVolumeRequest) -> Result<CaptureRequest, Status> {
+pub(super) fn capture(request: &CaptureVolumeRequest) -> Result<CaptureRequest, Status> {
     let within = match request.within_millis {
         0 => WITHIN,
         millis => Duration::from_millis(millis.into()),

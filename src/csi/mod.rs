@@ -23,6 +23,8 @@
 mod config;
 mod connections;
 mod controller;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod health;
 mod identity;
 mod local;

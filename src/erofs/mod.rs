@@ -36,7 +36,9 @@ mod write_buffer;
 mod writer;
 mod xattr;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod reader;
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,8 @@ mod docker;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hosts;
 mod hosts_error;
 mod hosts_file;

@@ -17,6 +17,8 @@ mod directory;
 mod error;
 #[cfg(test)]
 mod fake;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod image;
 mod legacy;
 mod linux;
