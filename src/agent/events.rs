@@ -1,4 +1,4 @@
-//! The [`EventRecorder`](crate::volumes::Notices) of a cluster: events of volumes and snapshots become Events on their
+//! The [`EventRecorder`](crate::volumes::EventRecorder) of a cluster: events of volumes and snapshots become Events on their
 //! pods.
 
 use crate::{

@@ -79,7 +79,7 @@ impl Client {
     /// Creates a pod and returns it as the API server has stored it.
     ///
     /// # Errors
-    /// The error of the API server; of class [`Conflict`](crate::fault::Class::Conflict) where the name is taken.
+    /// The error of the API server; of class [`Conflict`](crate::error::Class::Conflict) where the name is taken.
     pub async fn create_pod(&self, namespace: &str, pod: &Value) -> Result<Value, ClusterError> {
         let pod: DynamicObject = serde_json::from_value(pod.clone())
             .map_err(|e| ClusterError::of("create a Pod", kube::Error::SerdeError(e)))?;

@@ -31,7 +31,7 @@ impl Client {
     /// `None` if the OverlaySnapshot is gone.
     ///
     /// # Errors
-    /// The error of the API server; of class [`Denied`](crate::fault::Class::Denied) for the snapshot of another node.
+    /// The error of the API server; of class [`Denied`](crate::error::Class::Denied) for the snapshot of another node.
     pub async fn report(
         &self,
         name: &str,

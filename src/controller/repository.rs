@@ -54,7 +54,7 @@ pub(super) struct Filled {
 pub enum RepositoryError {
     /// There is no registry before the first slash, or it has placeholders.
     #[error(
-        "{0:?} does not begin with a registry: expected registry/path such as \
+        "{0:?} does not start with a registry: expected registry/path such as \
          registry.example:5000/snapshots/{{namespace}}, and no placeholder before the first slash"
     )]
     Registry(String),

@@ -72,7 +72,7 @@ impl Controller {
     /// returns the progress.
     ///
     /// # Errors
-    /// Any [`ControllerError`]; of class [`Precondition`](crate::fault::Class::Precondition) once the snapshot has
+    /// Any [`ControllerError`]; of class [`Precondition`](crate::error::Class::Precondition) once the snapshot has
     /// failed for good.
     pub async fn create_snapshot(
         &self,
@@ -104,7 +104,7 @@ impl Controller {
     /// Removes a snapshot. It is no error if there is none of this handle.
     ///
     /// # Errors
-    /// Of class [`Busy`](crate::fault::Class::Busy) while its node removes it; else the error of the API server.
+    /// Of class [`Busy`](crate::error::Class::Busy) while its node removes it; else the error of the API server.
     pub async fn delete_snapshot(&self, id: &str) -> Result<(), ControllerError> {
         let Some(made) = self.snapshot(id).await? else { return Ok(()) };
         match self.remove(&made).await? {
@@ -118,8 +118,8 @@ impl Controller {
     /// The snapshot of this handle.
     ///
     /// # Errors
-    /// Of class [`NotFound`](crate::fault::Class::NotFound) if there is none, of class
-    /// [`Precondition`](crate::fault::Class::Precondition) if it has failed; else the error of the API server.
+    /// Of class [`NotFound`](crate::error::Class::NotFound) if there is none, of class
+    /// [`Precondition`](crate::error::Class::Precondition) if it has failed; else the error of the API server.
     pub async fn get_snapshot(&self, id: &str) -> Result<Snapshot, ControllerError> {
         let made = self.snapshot(id).await?.filter(|made| !made.spec.deleted);
         let made =

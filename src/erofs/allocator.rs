@@ -1,7 +1,7 @@
 //! Allocates addresses in an image; it never touches bytes.
 //!
-//! Content takes whole blocks at the end. Inodes share one open metadata block, whose address was taken
-//! when it was opened. Content that is written after that lies inlined it, and the rest of the block is still used.
+//! Content takes whole blocks at the end. Inodes share one open metadata block, whose address is taken
+//! when it is opened. Content that is written later lies behind that block, and the rest of the block is still used.
 //!
 //! Deliberately absent: freeing. An entry that a later one replaces leaves its blocks unused.
 

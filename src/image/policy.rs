@@ -1,7 +1,7 @@
 //! Decides which addresses a pull or push may contact.
 //!
 //! The author of a pod chooses the image, and the responses of a registry choose further addresses (redirects, token
-//! realms, upload locations). Neither may lead this privileged process to the node's own services or to a cloud's
+//! realms, upload locations). Neither may lead this privileged process to the node's loopback services or to a cloud's
 //! metadata service. Every hop is checked before the connection: addresses in URLs by [`check`], host names by
 //! [`Resolver`] at the moment of their resolution. So a name cannot resolve to one address for the check and to another
 //! for the connection.

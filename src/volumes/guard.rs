@@ -111,7 +111,7 @@ pub enum GuardError {
     ReadOnly(VolumeId),
     /// The pod's writes may be torn or lost.
     #[error(
-        "volume {id} does not hold what its pod wrote, because {why}; wait until it is published again"
+        "cannot capture volume {id}: its data may be incomplete, because {why}; start the pod again, then take the snapshot again"
     )]
     Lost {
         /// The volume.

@@ -276,7 +276,7 @@ async fn a_refused_snapshot_has_a_code_and_a_message() {
             ws("p-1"),
             &[("repository", "a")],
             Code::InvalidArgument,
-            "does not begin with a registry",
+            "does not start with a registry",
         ),
         ("s", "csi-0".into(), &[], Code::NotFound, "no pod has an inline volume of ovl.csi.dev"),
         ("s", other, &[], Code::NotFound, "no pod has an inline volume"),

@@ -72,7 +72,7 @@ const BAD: &[(&str, &str, &str, &[&str])] = &[
     ("twice", "images", "registry.example/other:1", &["image", "images", "one of"]),
     ("a-file", "onUnclean", "hope", &["onUnclean", "discard", "fail"]),
     ("up-and-out", "preCopyUp", "../../etc/passwd", &["preCopyUp", "..|relative|outside"]),
-    ("no-snapshot", "snapshot", "monday", &["VolumeSnapshot", "monday"]),
+    ("no-snapshot", "snapshot", "monday", &["no snapshot", "monday"]),
     ("no-name", "snapshot", "../monday", &["snapshot", "../monday"]),
 ];
 
