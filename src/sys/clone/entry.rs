@@ -163,7 +163,7 @@ impl Walk<'_> {
     pub(super) fn note(&mut self, note: &Note) -> Result<(), CloneError> {
         self.notes.push(note).map_err(CloneError::Notes)?;
         let (limit, packed) = (self.bounds.tar_bytes, self.notes.packed);
-        if packed > limit && !matches!(note, Note::Leave(_)) {
+        if packed > limit {
             return Err(self.exceeds(note.name().unwrap_or_default(), ExceededBound::Tar(limit)));
         }
         Ok(())

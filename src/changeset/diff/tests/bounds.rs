@@ -217,6 +217,23 @@ proptest! {
     }
 }
 
+/// No entry follows these directories, at which the size would be checked.
+#[test]
+fn the_last_directories_count_for_the_size_of_the_tar() {
+    let scratch = Scratch::new();
+    let [from, to, aside] = ["from", "to", "aside"].map(|name| scratch.dir(name));
+    let item = |path: Vec<usize>, kind, size, hole| {
+        let xattrs = Vec::new();
+        Item { path, kind, size, hole, xattrs, time: 1 }
+    };
+    fill(&from, &[item(vec![1, 0, 0], 0, 0, 0), item(vec![0, 0], 4, 3_245, 46_420)]);
+    let bounds = small().bounds();
+    let mut clone = TreeClone::new(&from, &to, &aside, bounds, &spill::Scratch::default()).unwrap();
+    clone.sync().unwrap();
+    let error = clone.catch_up(Round::Early, &|| true).unwrap_err();
+    assert!(matches!(error, CloneError::Beyond { .. }), "{error}");
+}
+
 #[test]
 fn packing_uses_the_memory_that_other_work_leaves() {
     let scratch = Scratch::new();
