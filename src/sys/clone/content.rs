@@ -171,20 +171,6 @@ impl CopyContext<'_> {
     }
 }
 
-/// Writes out a file of `size` bytes in pieces before it is copied or shared. Returns false if
-/// `go_on` stopped it.
-pub(super) fn write_out(from: &File, size: u64, context: &CopyContext<'_>) -> io::Result<bool> {
-    let mut done = 0;
-    while done < size {
-        if !(context.go_on)() {
-            return Ok(false);
-        }
-        durable::write_out_piece(from, done)?;
-        done += durable::PIECE;
-    }
-    Ok(true)
-}
-
 /// Whether all bytes of a file of this size are in the page cache. That is so if it was written
 /// without `O_DIRECT` or read recently. Direct I/O removes the bytes that it writes from the page
 /// cache. False where the kernel lacks `cachestat(2)` (since Linux 6.5).

@@ -11,7 +11,7 @@ use rustix::fs::{
 use super::{
     CloneError, Round,
     bounds::Bounds,
-    content::{is_cached, write_out},
+    content::is_cached,
     entry::Noted,
     fingerprint::{CopyState, Fingerprint, allocated, bytes, now},
     metadata::{Metadata, Original, Weight},
@@ -252,7 +252,7 @@ impl Walk<'_> {
         let size = stat.st_size.cast_unsigned();
         self.flush.count(fingerprint, self.disk)?;
         let in_pieces = self.context.writes_out && !self.flush.is_done();
-        if in_pieces && !write_out(from, size, &self.context)? {
+        if in_pieces && !durable::write_out_in_pieces(from, size, self.context.go_on)? {
             return Ok(None);
         }
         if self.content.share(from, to, size)? {

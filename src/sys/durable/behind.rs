@@ -68,12 +68,7 @@ impl WriteBehind {
             self.start(file)?;
             return self.wrote(size);
         }
-        let mut at = 0;
-        while at < size {
-            write_out_piece(file, at)?;
-            at += PIECE;
-        }
-        Ok(())
+        write_out_in_pieces(file, size, &|| true).map(drop)
     }
 
     /// Writes out the remaining bytes. Also returns errors of earlier writes that were not reported
@@ -99,13 +94,20 @@ impl WriteBehind {
     }
 }
 
-/// Writes out a [`PIECE`] of a file from `at` on. If that took time, leaves the disk to others for
-/// a while.
-pub fn write_out_piece(file: &File, at: u64) -> io::Result<()> {
-    let since = Instant::now();
-    write_out_part(file, at, PIECE)?;
-    rest(since.elapsed());
-    Ok(())
+/// Writes out a file of `size` bytes, one [`PIECE`] after the other. After a piece that took time it
+/// leaves the disk to others for a while. Returns false if `go_on` stopped it.
+pub fn write_out_in_pieces(file: &File, size: u64, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
+    let mut done = 0;
+    while done < size {
+        if !go_on() {
+            return Ok(false);
+        }
+        let since = Instant::now();
+        write_out_part(file, done, PIECE)?;
+        rest(since.elapsed());
+        done += PIECE;
+    }
+    Ok(true)
 }
 
 /// Leaves the disk to others after it was used for this time.

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, syncfs};
 
 use super::openat2;
-pub use behind::{PIECE, WriteBehind, write_out_piece};
+pub use behind::{PIECE, WriteBehind, write_out_in_pieces};
 pub use remove::{remove_tree, remove_tree_soon};
 pub use tree::{Amount, settle, unwritten, write_out};
 
