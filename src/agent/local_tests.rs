@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     digest::Digest,
     image::fake::{FakeRegistry, OCI_MANIFEST},
-    layers::SnapshotSource,
+    layers::testing::snapshot_record,
     sys::mounts::FakeMounts,
     volumes::Owner,
 };
@@ -48,29 +48,7 @@ impl Node {
 }
 
 fn record(name: &str) -> SnapshotRecord {
-    SnapshotRecord {
-        format: SnapshotRecord::FORMAT,
-        id: name.parse().unwrap(),
-        stack: Vec::new(),
-        own: 2,
-        manifests: Vec::new(),
-        base: None,
-        parent: None,
-        source: SnapshotSource {
-            namespace: "ci".into(),
-            pod: "build".into(),
-            pod_uid: "u-1".into(),
-            volume: "csi-0123".into(),
-        },
-        owner: Some((1000, 100)),
-        captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
-        entries: 1,
-        bytes: 1,
-        frozen_micros: None,
-        ended: false,
-        torn: 0,
-        pushed: None,
-    }
+    SnapshotRecord { own: 2, owner: Some((1000, 100)), ..snapshot_record(name) }
 }
 
 #[tokio::test]

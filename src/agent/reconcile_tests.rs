@@ -24,7 +24,7 @@ use crate::{
     digest::Digest,
     error::Class,
     image::{Keyring, Reference, Repository},
-    layers::{SnapshotId, SnapshotRecord, SnapshotSource},
+    layers::{SnapshotId, SnapshotRecord, testing::snapshot_record},
     snapshots::{CaptureRequest, Progress, PushRequest, Pushed},
     volumes::{EventRecorder, Pod, PodEvent},
 };
@@ -88,27 +88,13 @@ impl FakeNode {
 
 fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
     SnapshotRecord {
-        format: SnapshotRecord::FORMAT,
-        id: id.clone(),
         stack: (0..=own).map(|n| Digest::of(&[n as u8])).collect(),
         own,
-        manifests: Vec::new(),
-        base: None,
-        parent: None,
-        source: SnapshotSource {
-            namespace: "ci".into(),
-            pod: "build".into(),
-            pod_uid: "u-1".into(),
-            volume: "csi-0123".into(),
-        },
         owner: Some((1000, 100)),
-        captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
         entries: 1000,
         bytes: 1_000_000_000,
         frozen_micros: Some(12_345),
-        ended: false,
-        torn: 0,
-        pushed: None,
+        ..snapshot_record(id.as_str())
     }
 }
 

@@ -12,6 +12,9 @@ pub(crate) fn parameters(given: &BTreeMap<String, String>) -> bool {
             assert!(parameters.squash_above <= SQUASH_MAX);
             true
         }
-        Err(error) => error.to_string().is_empty(),
+        Err(error) => {
+            drop(error.to_string());
+            false
+        }
     }
 }

@@ -55,6 +55,8 @@ mod snapshot_layer;
 mod snapshots;
 mod store;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod verify;
 

@@ -3,13 +3,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
     error::Class,
-    layers::{SnapshotRecord, SnapshotSource, reserved_file::ReservedFile},
+    layers::{
+        SnapshotRecord, SnapshotSource, reserved_file::ReservedFile, testing::snapshot_record,
+    },
     sys::mounts::FakeMounts,
 };
 
@@ -155,28 +156,7 @@ fn shared_bytes_of_a_capture_count_for_its_namespace_and_replaced_ones_do_not() 
 }
 
 fn record(namespace: &str, bytes: u64) -> SnapshotRecord {
-    let text = || String::new();
-    SnapshotRecord {
-        format: SnapshotRecord::FORMAT,
-        id: "s".parse().unwrap(),
-        stack: Vec::new(),
-        own: 0,
-        manifests: Vec::new(),
-        base: None,
-        parent: None,
-        source: SnapshotSource {
-            namespace: namespace.to_owned(),
-            pod: text(),
-            pod_uid: text(),
-            volume: text(),
-        },
-        owner: None,
-        captured_at: Timestamp::now(),
-        entries: 1,
-        bytes,
-        frozen_micros: None,
-        ended: false,
-        torn: 0,
-        pushed: None,
-    }
+    let record = snapshot_record("s");
+    let source = SnapshotSource { namespace: namespace.to_owned(), ..record.source.clone() };
+    SnapshotRecord { own: 0, source, bytes, ..record }
 }

@@ -5,7 +5,9 @@ use std::{collections::HashSet, fs, time::Duration};
 use super::{super::Place, *};
 use crate::{
     changeset::Format,
-    layers::{GcStats, NewLayer, Origin, SnapshotRecord, SnapshotSource, Watermarks, native_key},
+    layers::{
+        GcStats, NewLayer, Origin, SnapshotRecord, Watermarks, native_key, testing::snapshot_record,
+    },
     sys::{
         mounts::LinuxMounts,
         scratch::{Disk, Scratch},
@@ -123,29 +125,7 @@ fn a_snapshot_layer_is_kept_by_its_record_alone() {
     let scratch = Scratch::new();
     let store = open(&scratch);
     let key = add_snapshot(&store, "snap-1", "one");
-    let record = SnapshotRecord {
-        format: SnapshotRecord::FORMAT,
-        id: id("snap-1"),
-        stack: vec![key],
-        own: 1,
-        manifests: Vec::new(),
-        base: None,
-        parent: None,
-        source: SnapshotSource {
-            namespace: "n".to_owned(),
-            pod: "p".to_owned(),
-            pod_uid: "u".to_owned(),
-            volume: "v".to_owned(),
-        },
-        owner: None,
-        captured_at: jiff::Timestamp::now(),
-        entries: 1,
-        bytes: 4,
-        frozen_micros: None,
-        ended: false,
-        torn: 0,
-        pushed: None,
-    };
+    let record = SnapshotRecord { stack: vec![key], bytes: 4, ..snapshot_record("snap-1") };
     store.put_snapshot(record).unwrap();
     let watermarks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
     let collect = || store.collect(|| Ok(HashSet::new()), &watermarks).unwrap();

@@ -106,6 +106,13 @@ async fn registry_with_ping() -> FakeRegistry {
     registry
 }
 
+/// Starts containerd, a registry, and a node that pulls from it.
+async fn start_peers() -> (Containerd, FakeRegistry, Node) {
+    let (containerd, registry) = (Containerd::start(), registry_with_ping().await);
+    let node = Node::new(&registry);
+    (containerd, registry, node)
+}
+
 /// The tree that a pod sees of an image, or the message of the publish error.
 async fn published(node: &Node, image: &Reference) -> Result<Tree, String> {
     let spec = VolumeSpec { images: vec![image.clone()], ..VolumeSpec::default() };
@@ -153,9 +160,7 @@ async fn privileged_images_of_real_builders_match_umoci_and_containerd() {
     let dir = TempDir::new().unwrap();
     let at = dir.path();
     let no_out = Path::new("/dev/null");
-    let containerd = Containerd::start();
-    let registry = registry_with_ping().await;
-    let node = Node::new(&registry);
+    let (containerd, registry, node) = start_peers().await;
     layered(at, "it", &[]);
     let image = push(&registry, &at.join("layout"), "it");
     let pod = published(&node, &image).await.unwrap();

@@ -6,12 +6,12 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use jiff::Timestamp;
-
 use super::*;
 use crate::{
     digest::Digest,
-    layers::{Features, SnapshotContents, SnapshotRecord, SnapshotSource},
+    layers::{
+        Features, SnapshotContents, SnapshotRecord, SnapshotSource, testing::snapshot_record,
+    },
     sys::durable::Amount,
 };
 
@@ -82,27 +82,11 @@ pub(super) fn snapshot_layer(
 
 /// The record of a snapshot with one layer of its own on top.
 pub(super) fn record(id: &str, stack: Vec<Digest>, manifests: Vec<Digest>) -> SnapshotRecord {
-    SnapshotRecord {
-        format: SnapshotRecord::FORMAT,
-        id: id.parse().unwrap(),
-        stack,
-        own: 1,
-        manifests,
-        base: None,
-        parent: None,
-        source: SnapshotSource {
-            namespace: "default".to_owned(),
-            pod: "dev-0".to_owned(),
-            pod_uid: "pod-0".to_owned(),
-            volume: "csi-0".to_owned(),
-        },
-        owner: None,
-        captured_at: Timestamp::now(),
-        entries: 1,
-        bytes: 0,
-        frozen_micros: None,
-        ended: false,
-        torn: 0,
-        pushed: None,
-    }
+    let source = SnapshotSource {
+        namespace: "default".to_owned(),
+        pod: "dev-0".to_owned(),
+        pod_uid: "pod-0".to_owned(),
+        volume: "csi-0".to_owned(),
+    };
+    SnapshotRecord { stack, manifests, source, bytes: 0, ..snapshot_record(id) }
 }

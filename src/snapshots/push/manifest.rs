@@ -85,31 +85,13 @@ pub(super) fn annotations(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layers::SnapshotSource;
+    use crate::layers::testing::snapshot_record;
 
     fn record() -> SnapshotRecord {
         SnapshotRecord {
-            format: SnapshotRecord::FORMAT,
-            id: "snap-1".parse().unwrap(),
             stack: vec![Digest::of(b"base"), Digest::of(b"captured")],
-            own: 1,
             manifests: vec![Digest::of(b"manifest")],
-            base: None,
-            parent: None,
-            source: SnapshotSource {
-                namespace: "ci".into(),
-                pod: "build".into(),
-                pod_uid: "u-1".into(),
-                volume: "csi-0123".into(),
-            },
-            owner: None,
-            captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
-            entries: 1,
-            bytes: 1,
-            frozen_micros: None,
-            ended: false,
-            torn: 0,
-            pushed: None,
+            ..snapshot_record("snap-1")
         }
     }
 

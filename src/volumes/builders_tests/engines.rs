@@ -27,9 +27,7 @@ async fn privileged_images_of_podman_match_umoci_and_containerd() {
     let dir = TestDir::new();
     let at = dir.path();
     context(at);
-    let containerd = Containerd::start();
-    let registry = registry_with_ping().await;
-    let node = Node::new(&registry);
+    let (containerd, registry, node) = start_peers().await;
     let host = registry.host();
     let lines = format!(
         "p() {{ podman --storage-driver overlay --root $PWD/root --runroot $PWD/run --tmpdir $PWD/tmp --events-backend none \"$@\"; }}
@@ -56,9 +54,7 @@ async fn privileged_images_of_docker_match_umoci_and_containerd() {
     let dir = TestDir::new();
     let at = dir.path();
     context(at);
-    let containerd = Containerd::start();
-    let registry = registry_with_ping().await;
-    let node = Node::new(&registry);
+    let (containerd, registry, node) = start_peers().await;
     let host = registry.host();
     let docker = Docker::start();
     let buildx = program("OVL_BUILDX", "buildx");
@@ -139,9 +135,7 @@ async fn privileged_images_of_crane_match_umoci_and_containerd() {
     let dir = TestDir::new();
     let at = dir.path();
     layered(at, "it", &["linked"]);
-    let containerd = Containerd::start();
-    let registry = registry_with_ping().await;
-    let node = Node::new(&registry);
+    let (containerd, registry, node) = start_peers().await;
     let host = registry.host();
     let lines = format!(
         "c() {{ {} \"$@\"; }}
@@ -172,9 +166,7 @@ async fn privileged_images_of_ko_match_umoci_and_containerd() {
     let dir = TestDir::new();
     let at = dir.path();
     layered(at, "it", &["linked"]);
-    let containerd = Containerd::start();
-    let registry = registry_with_ping().await;
-    let node = Node::new(&registry);
+    let (containerd, registry, node) = start_peers().await;
     push(&registry, &at.join("layout"), "it");
     let lines = format!(
         "{KO}; export PATH=\"$PATH:/usr/local/go/bin\" KO_DOCKER_REPO={0}/ko KO_DEFAULTBASEIMAGE={0}/built:it
@@ -200,9 +192,7 @@ async fn privileged_estargz_images_match_umoci_and_containerd() {
     // entries for the directories that "bare" needs.
     let left_out = ["libarchive", "bare", "linked", "dotted"];
     layered(at, "it", &left_out);
-    let containerd = Containerd::start();
-    let registry = registry_with_ping().await;
-    let node = Node::new(&registry);
+    let (containerd, registry, node) = start_peers().await;
     let names = LAYERS.iter().map(|(name, _)| *name).filter(|name| !left_out.contains(name));
     let names: Vec<_> = names.collect();
     for form in ["gzip", "zstd"] {

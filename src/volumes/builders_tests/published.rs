@@ -85,9 +85,7 @@ const SAME: usize = 55;
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, skopeo, and modules and containerd as the harness has them"]
 async fn privileged_test_archives_of_go_modules_match_containerd() {
-    let containerd = Containerd::start();
-    let registry = registry_with_ping().await;
-    let node = Node::new(&registry);
+    let (containerd, registry, node) = start_peers().await;
     let (mut same, mut wrong, mut exceptions_met) = (0, Vec::new(), 0);
     for (number, (name, path)) in files().into_iter().enumerate() {
         let Some(image) = image(&registry, &path, &format!("n{number}")) else { continue };
