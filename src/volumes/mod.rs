@@ -27,13 +27,10 @@
 
 #[cfg(test)]
 mod attributes_tests;
-mod auth_cache;
-mod authorization;
 mod background_removal;
 #[cfg(test)]
 mod builders_tests;
 mod conflict;
-mod cross_layer_links;
 #[cfg(test)]
 mod crowd_tests;
 #[cfg(test)]
@@ -46,14 +43,10 @@ mod gc;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
-mod lanes;
 mod limit;
-mod local_images;
 mod lock;
-mod negative_cache;
 #[cfg(test)]
 mod packages_tests;
-mod policy;
 #[cfg(test)]
 mod power_tests;
 #[cfg(test)]
@@ -66,15 +59,12 @@ mod privileged_restore_tests;
 mod privileged_tests;
 #[cfg(test)]
 mod programs_tests;
-mod progress;
-mod progress_reader;
 mod project_quota;
 mod publish;
-mod pull_error;
+mod pull;
 mod pull_jobs;
 #[cfg(test)]
 mod pull_jobs_tests;
-mod puller;
 mod record;
 mod records;
 mod recover;
@@ -82,7 +72,6 @@ mod request;
 mod restore;
 #[cfg(test)]
 mod restore_tests;
-mod single_flight;
 mod snapshot_lookup;
 mod stats;
 #[cfg(test)]
@@ -105,9 +94,7 @@ use std::{
 pub use error::{OpenError, PublishError, ReadyError, UnpublishError};
 pub use events::{EventRecorder, NoEvents, PodEvent, PodEventType};
 pub use guard::{GuardError, VolumeGuard};
-pub use policy::{ImagePolicy, PolicyError};
-pub use progress::Progress;
-pub use pull_error::PullError;
+pub use pull::{ImagePolicy, PolicyError, Progress, PullError};
 pub use record::RecordError;
 pub use recover::GRACE;
 pub use request::{
@@ -138,6 +125,7 @@ use background_removal::Removal;
 use gc::{GarbageCollector, LAYER_GRACE};
 use lock::Locks;
 use project_quota::Projects;
+use pull::ImagePuller;
 use pull_jobs::{PullJobs, PullTimeouts};
 use records::Records;
 use stats::Counts;
@@ -220,7 +208,7 @@ pub struct Volumes(Arc<Inner>);
 struct Inner {
     mounts: Arc<dyn Mounts>,
     store: Arc<Store>,
-    pulls: puller::ImagePuller,
+    pulls: ImagePuller,
     collector: Arc<GarbageCollector>,
     records: Records,
     locks: Locks,
@@ -271,7 +259,7 @@ impl Volumes {
         }
         .start();
         Ok(Self(Arc::new(Inner {
-            pulls: puller::ImagePuller::new(
+            pulls: ImagePuller::new(
                 registries,
                 collector.clone(),
                 settings.trust_for,

@@ -4,14 +4,12 @@ use std::{io, path::Path, sync::Arc};
 
 use super::{
     Inner, Keyring, Limits, Medium, PublishError, PublishRequest, Target, VolumeId, VolumeSpec,
-    Volumes,
-    authorization::Requester,
-    blocking,
+    Volumes, blocking,
     conflict::difference,
     lock::VolumeLock,
     mount_name,
+    pull::{PulledLayers, Requester},
     pull_jobs::{PullHandle, PullOutcome},
-    puller::PulledLayers,
     record::Record,
 };
 use crate::{

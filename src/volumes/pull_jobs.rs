@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 
 use super::{
     EventRecorder, Pod, PodEvent, PodEventType, Progress, PublishRequest, PullError, VolumeId,
-    VolumeSpec, lock::VolumeLock, puller::PulledLayers,
+    VolumeSpec, lock::VolumeLock, pull::PulledLayers,
 };
 
 /// The times of a pull and of the calls that wait for it.

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Pod, PublishRequest, Target, VolumeId, VolumeSpec, puller::PulledLayers};
+use super::{Pod, PublishRequest, Target, VolumeId, VolumeSpec, pull::PulledLayers};
 use crate::{digest::Digest, error::Class, layers::SnapshotId};
 
 /// The format that this version writes. A record of a later format is refused and never guessed at.

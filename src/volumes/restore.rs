@@ -25,8 +25,8 @@ use std::{collections::BTreeSet, slice, time::Duration};
 use tokio::time::sleep;
 
 use super::{
-    FoundSnapshot, Inner, LookupError, Owner, Progress, PublishRequest, PullError,
-    authorization::Requester, blocking, puller::PulledLayers,
+    FoundSnapshot, Inner, LookupError, Owner, Progress, PublishRequest, PullError, blocking,
+    pull::{PulledLayers, Requester},
 };
 use crate::{
     digest::Digest,

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
-use super::Reference;
-use crate::error::Class;
+use crate::{error::Class, image::Reference};
 
 /// Patterns for canonical references (`docker.io/library/alpine:3`): `*` and `?` match any characters, `/` too,
 /// `[...]` one of several, `{a,b}` either. A namespace with a list of its own has that list and not the default.

@@ -17,15 +17,15 @@ use futures::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ImagePolicy, Progress, PullError, PullPolicy, Reference,
     auth_cache::AuthCache,
     authorization::{Authorization, Given, Requester},
-    blocking,
     cross_layer_links::chains,
-    gc::GarbageCollector,
+    error::PullError,
+    image_policy::ImagePolicy,
     lanes::{Crowded, Lanes},
     local_images::{LocalImages, present, present_as},
     negative_cache::NegativeCache,
+    progress::Progress,
     single_flight::{InFlight, LayerRequest, Source, key_of},
 };
 use crate::{
@@ -33,9 +33,11 @@ use crate::{
     changeset::Format,
     digest::Digest,
     error::Class,
-    image::{Access, Image, Known, Registries, Repository},
+    image::{Access, Image, Known, Reference, Registries, Repository},
     layers::{ImageDetails, Lease, Place, SnapshotId, Store},
     overlay::LAYER_LIMIT,
+    sys::blocking::blocking,
+    volumes::{gc::GarbageCollector, request::PullPolicy},
 };
 
 /// How many layers of one volume are fetched and written at a time. That is enough to use the time of waiting for the
@@ -49,7 +51,7 @@ const LAYER: usize = 512;
 
 /// Pulls images to this node.
 #[derive(Debug)]
-pub(super) struct ImagePuller {
+pub struct ImagePuller {
     pub(super) registries: Arc<Registries>,
     pub(super) store: Arc<Store>,
     pub(super) collector: Arc<GarbageCollector>,
@@ -67,18 +69,18 @@ pub(super) struct ImagePuller {
 
 /// The layers of a volume, all of them in the store.
 #[derive(Debug)]
-pub(super) struct PulledLayers {
+pub struct PulledLayers {
     /// Their keys, bottom first.
-    pub(super) stack: Vec<Digest>,
+    pub stack: Vec<Digest>,
     /// How many of these, at the top, are layers of snapshots and not of images.
-    pub(super) own: usize,
+    pub own: usize,
     /// The manifests of the images, in the order of the stack.
-    pub(super) manifests: Vec<Digest>,
+    pub manifests: Vec<Digest>,
     /// The snapshot that the volume starts from, if any.
-    pub(super) snapshot: Option<SnapshotId>,
+    pub snapshot: Option<SnapshotId>,
     /// Keeps the layers until the volume's record does.
     #[allow(dead_code, reason = "its drop releases the layers")]
-    pub(super) lease: Lease,
+    pub lease: Lease,
 }
 
 /// An image whose layers are known. Those in the store are kept.
@@ -103,7 +105,7 @@ pub(super) struct PullContext<'a> {
 }
 
 impl ImagePuller {
-    pub(super) fn new(
+    pub fn new(
         registries: Arc<Registries>,
         collector: Arc<GarbageCollector>,
         trust_for: Duration,
@@ -125,7 +127,7 @@ impl ImagePuller {
 
     /// Pulls the layers of `images`. When this returns, every layer is in the store, and the requester may use it. A
     /// drop stops the fetches.
-    pub(super) async fn stack(
+    pub async fn stack(
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
@@ -182,7 +184,7 @@ impl ImagePuller {
 
     /// The same without a registry: returns the layers if all of them are in the store and the requester may use them.
     /// Blocks.
-    pub(super) fn here(
+    pub fn here(
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
@@ -327,7 +329,7 @@ impl ImagePuller {
         }
     }
 
-    pub(super) async fn hold(&self, layers: &[Digest]) -> Lease {
+    pub async fn hold(&self, layers: &[Digest]) -> Lease {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         // Blocks while a round of garbage collection runs.
         blocking(move || store.hold(&layers)).await
@@ -381,17 +383,17 @@ fn distinct(found: &[Found]) -> (Vec<(LayerRequest<'_>, Digest)>, BTreeSet<Diges
 mod tests;
 
 #[cfg(test)]
-#[path = "pull_native_tests.rs"]
+#[path = "native_tests.rs"]
 mod native_tests;
 
 #[cfg(test)]
-#[path = "pull_cross_layer_tests.rs"]
+#[path = "cross_layer_tests.rs"]
 mod cross_layer_tests;
 
 #[cfg(test)]
-#[path = "pull_private_tests.rs"]
+#[path = "private_tests.rs"]
 mod private_tests;
 
 #[cfg(test)]
-#[path = "pull_slow_tests.rs"]
+#[path = "slow_tests.rs"]
 mod slow_tests;

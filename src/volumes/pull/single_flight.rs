@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
 use super::{
-    PullError, blocking,
+    error::PullError,
     lanes::{Crowded, Lane},
     progress::Item,
     progress_reader::{CancellableReader, StallTimer},
@@ -24,6 +24,7 @@ use crate::{
     digest::Digest,
     image::{Access, Image, LayerBlob},
     layers::{AddError, NewLayer, Origin, Packed, Place, Reservation, layer_key},
+    sys::blocking::blocking,
 };
 
 /// The source of a layer: its key, registry, repository and blob. A registry may claim any diff id for bytes that it

@@ -12,19 +12,19 @@
 
 use std::time::Instant;
 
-use super::{ImagePolicy, Keyring, Reference, auth_cache::AuthCache};
+use super::{auth_cache::AuthCache, image_policy::ImagePolicy};
 use crate::{
-    image::{Access, Image, Repository},
+    image::{Access, Image, Keyring, Reference, Repository},
     layers::Origin,
 };
 
 /// The pod that needs images.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Requester<'a> {
+pub struct Requester<'a> {
     /// The pod's namespace.
-    pub(super) namespace: &'a str,
+    pub namespace: &'a str,
     /// The pod's credentials, and the node's.
-    pub(super) keyring: &'a Keyring,
+    pub keyring: &'a Keyring,
 }
 
 /// The inputs of the decision for one requester.

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{PullError, Reference};
-use crate::{error::Class, layers::AddError};
+use super::error::PullError;
+use crate::{error::Class, image::Reference, layers::AddError};
 
 /// How long a failure is remembered: the time in which about thirty pods of one Deployment request the image, and
 /// short enough for a user who pushes the image again.

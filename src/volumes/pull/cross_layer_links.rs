@@ -19,7 +19,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
-    PullError,
+    error::PullError,
     progress::Item,
     puller::{ImagePuller, PullContext},
     single_flight::{InFlight, LayerRequest, key_of},

@@ -1,12 +1,12 @@
 //! The error of a pull. The kubelet shows its message in the pod's Events.
 
-use super::{Reference, RestoreError};
 use crate::{
     budget::OverBudget,
     error::Class,
-    image::ImageError,
+    image::{ImageError, Reference},
     layers::{AddError, ImagesError},
     overlay::LAYER_LIMIT,
+    volumes::restore::RestoreError,
 };
 
 /// The layers of an image could not be pulled.

@@ -4,13 +4,10 @@
 
 use std::sync::Arc;
 
-use super::{
-    Reference,
-    authorization::{Authorization, Given},
-};
+use super::authorization::{Authorization, Given};
 use crate::{
     digest::Digest,
-    image::Repository,
+    image::{Reference, Repository},
     layers::{ImageRecord, Lease, Origin, Store},
 };
 

@@ -2,15 +2,14 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use super::{
-    super::privileged_tests::{Node, read, tar},
-    tests::claim,
-    *,
-};
+use super::{tests::claim, *};
 use crate::{
     image::fake::{FakeRegistry, Pushed, Scheme},
     layers::chain_id,
-    volumes::{PublishRequest, VolumeSpec},
+    volumes::{
+        PublishRequest, VolumeSpec,
+        privileged_tests::{Node, read, tar},
+    },
 };
 
 /// The kind of an entry of a layer, with its content or target.

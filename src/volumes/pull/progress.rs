@@ -64,7 +64,7 @@ impl Progress {
     }
 
     /// Sets what the pull waits for before it can fetch layers, as a part of a sentence. `None` if nothing.
-    pub(super) fn awaits(&self, what: Option<String>) {
+    pub(in crate::volumes) fn awaits(&self, what: Option<String>) {
         self.state().awaits = what;
     }
 
