@@ -1,7 +1,8 @@
 //! The harness of ovl-csi, reached as `cargo xtask`.
 //!
 //! It creates a real Kubernetes cluster of two nodes and removes it again. The machine needs only
-//! Linux, root, Rust, a C compiler and Go.
+//! Linux, root, Rust and a C compiler. Go is needed by `test`, and to build programs that are not
+//! installed.
 //!
 //! A module may use those below it, as far as its header says so (`May use:`). There are no cycles.
 //!

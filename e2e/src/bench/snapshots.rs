@@ -112,12 +112,12 @@ fn rows(output: &Value, peers: &[(&str, Duration)]) -> Result<Vec<Row>> {
             Limit::AtMost(2.0),
         ),
         Row::milliseconds("the same", pause).within(100.0),
-        Row::seconds("capture above 500,000 files", seconds("/captures/large")?).beside(
+        Row::seconds("capture on top of 500,000 files", seconds("/captures/large")?).beside(
             "10,000 files",
             seconds("/captures/small")?,
             Limit::AtMost(1.2),
         ),
-        Row::seconds("capture above 250 layers", seconds("/captures/deep")?).beside(
+        Row::seconds("capture on top of 250 layers", seconds("/captures/deep")?).beside(
             "1 layer",
             seconds("/captures/flat")?,
             Limit::AtMost(1.2),

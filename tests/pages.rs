@@ -1,0 +1,209 @@
+//! The pages against the code: every reason of an Event and every volume attribute is described, and every link and
+//! every name of a source file leads to something that exists.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The modules that emit Events and set conditions.
+const EMITTERS: [&str; 3] = ["src/agent", "src/controller", "src/volumes"];
+
+/// Reasons that these modules take from the API types, as names of phases and conditions.
+const API_TYPES: (&str, [&str; 2]) = ("src/cluster/overlay_snapshot.rs", ["Captured", "Deleting"]);
+
+/// Words in CamelCase in their code that are no reasons: kinds, policies and states of Kubernetes, a type of a
+/// condition.
+const NO_REASONS: [&str; 9] = [
+    "Delete",
+    "Retain",
+    "True",
+    "False",
+    "Pending",
+    "Ready",
+    "OverlaySnapshot",
+    "VolumeSnapshot",
+    "VolumeSnapshotContent",
+];
+
+/// A value in records of an earlier version.
+const OLD_VALUE: &str = "Off";
+
+#[test]
+fn the_page_of_events_has_exactly_the_reasons_of_the_code() {
+    let page = fs::read_to_string(root().join("docs/events.md")).unwrap();
+    let documented: BTreeSet<_> = page.lines().flat_map(reasons_of_row).collect();
+    let mut used = BTreeSet::new();
+    for module in EMITTERS {
+        for file in files(&root().join(module), "rs") {
+            let text = fs::read_to_string(&file).unwrap();
+            used.extend(camel_case_literals(product_code(&text)));
+        }
+    }
+    let (file, reasons) = API_TYPES;
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    let known = camel_case_literals(product_code(&text));
+    used.extend(reasons.map(str::to_owned).into_iter().filter(|reason| known.contains(reason)));
+    for word in NO_REASONS.iter().chain([&OLD_VALUE]) {
+        assert!(used.remove(*word), "{word} is not in the code any more: remove it here");
+    }
+    assert!(used.len() > 30, "only {used:?} are found in the code");
+    let missing: Vec<_> = used.difference(&documented).collect();
+    assert!(missing.is_empty(), "docs/events.md does not describe {missing:?}");
+    let unused: Vec<_> = documented.difference(&used).collect();
+    assert!(unused.is_empty(), "docs/events.md describes {unused:?}, which the code does not use");
+}
+
+/// The reasons in a row of a table: in its first cell, or in the second one if the first is the type of a condition.
+fn reasons_of_row(line: &str) -> Vec<String> {
+    let cells: Vec<_> = line.strip_prefix('|').unwrap_or_default().split('|').collect();
+    let quoted = cells.iter().take(2).filter(|cell| cell.trim().starts_with('`'));
+    quoted.last().map_or_else(Vec::new, |cell| in_backticks(cell))
+}
+
+fn in_backticks(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The code without the tests at the end of a file.
+fn product_code(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+}
+
+/// The string literals that are one word in CamelCase.
+fn camel_case_literals(code: &str) -> Vec<String> {
+    let is_code =
+        |line: &&str| !["//", "#["].iter().any(|start| line.trim_start().starts_with(start));
+    let code = code.lines().filter(is_code);
+    let literals = code.flat_map(|line| line.split('"').skip(1).step_by(2));
+    let is_word = |word: &&str| {
+        word.len() > 2
+            && word.starts_with(|c: char| c.is_ascii_uppercase())
+            && word.contains(|c: char| c.is_ascii_lowercase())
+            && word.chars().all(|c| c.is_ascii_alphabetic())
+    };
+    literals.filter(is_word).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_readme_describes_exactly_the_volume_attributes_of_the_code() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## Volume attributes\n").unwrap();
+    let (table, _) = section.split_once("\n\nWithout `image`").unwrap();
+    let first_cells = table.lines().filter_map(|line| line.split('|').nth(1));
+    let documented: BTreeSet<_> = first_cells.flat_map(in_backticks).collect();
+    let sources = files(&root().join("src/csi/request"), "rs");
+    let sources = sources.iter().map(|file| fs::read_to_string(file).unwrap());
+    let code: String = sources.collect();
+    let (_, list) = code.split_once("const KEYS: [&str;").unwrap();
+    let (list, _) = list.split_once("];").unwrap();
+    let keys: BTreeSet<_> = list.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    assert!(keys.len() > 10, "only {keys:?} are found in the code");
+    assert_eq!(documented, keys);
+}
+
+#[test]
+fn every_link_of_a_page_leads_somewhere() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for target in links(&text) {
+            let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let to = match path {
+                "" => page.clone(),
+                path => page.parent().unwrap().join(path),
+            };
+            let has_anchor = || {
+                let text = fs::read_to_string(&to).unwrap_or_default();
+                headings(&text).any(|heading| slug(heading) == anchor)
+            };
+            if !to.exists() || !anchor.is_empty() && !has_anchor() {
+                broken.push(format!("{}: {target}", page.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_source_file_that_the_architecture_names_exists() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let is_file = |name: &String| name.ends_with(".rs") && !name.contains('*');
+    let named: BTreeSet<_> = in_backticks(&text).into_iter().filter(is_file).collect();
+    assert!(named.len() > 50, "only {named:?} are found");
+    let is_there =
+        |name: &&String| ["src", ""].iter().any(|dir| root().join(dir).join(name).exists());
+    let missing: Vec<_> = named.iter().filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md names {missing:?}, which do not exist");
+}
+
+#[test]
+fn anchors_are_made_as_github_makes_them() {
+    assert_eq!(slug("Bird's-eye view"), "birds-eye-view");
+    assert_eq!(slug("Limits: `size` and `inodes`"), "limits-size-and-inodes");
+    assert_eq!(
+        links("[a](b.md#c), `[no](code)` and\n```\n[no](code)\n```\n[d](#e)"),
+        ["b.md#c", "#e"]
+    );
+}
+
+/// The pages at the root and in `docs/`.
+fn pages() -> Vec<PathBuf> {
+    let at_root = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    let at_root = at_root.filter(|path| path.extension().is_some_and(|e| e == "md"));
+    at_root.chain(files(&root().join("docs"), "md")).collect()
+}
+
+/// The targets of the links to files of this repository and to headings.
+fn links(text: &str) -> Vec<String> {
+    let prose = outside_of_code(text).collect::<Vec<_>>().join("\n");
+    let without_quotes: String = prose.split('`').step_by(2).collect();
+    let targets = without_quotes.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://")).map(str::to_owned).collect()
+}
+
+fn headings(text: &str) -> impl Iterator<Item = &str> {
+    let headings = outside_of_code(text).filter(|line| line.starts_with('#'));
+    headings.map(|line| line.trim_start_matches('#').trim())
+}
+
+fn outside_of_code(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_code = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_code ^= is_fence;
+        !in_code && !is_fence
+    })
+}
+
+fn slug(heading: &str) -> String {
+    let lower = heading.to_lowercase();
+    let kept = lower.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// The files below a directory with this extension, without tests, fakes and fuzz targets.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let is_test = name == "tests" || name.ends_with("_tests") || name.starts_with("fake");
+        if is_test || matches!(&*name, "testing" | "fuzzing") {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
