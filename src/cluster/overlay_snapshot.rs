@@ -75,17 +75,17 @@ pub struct OverlaySnapshotSpec {
     /// The longest time for which the pod may be frozen, in milliseconds.
     #[schemars(with = "i32", range(min = 1, max = 60_000))]
     pub freeze_timeout_millis: u32,
-    /// Whether a volume that cannot be captured in that time is captured live instead.
+    /// Whether the volume is captured live if the pod cannot be frozen, or not within `freezeTimeoutMillis`.
     #[serde(default)]
     pub or_live: bool,
-    /// When more layers than this lie above the layers of the images, they are squashed into one.
+    /// The largest number of snapshot layers above the layers of the images. If there are more, they are merged into one.
     #[schemars(with = "i32", range(min = 1, max = 250))]
     pub squash_above: u32,
     /// The name of the Secret with the registry credentials, in the namespace of the driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub push_secret_name: Option<String>,
-    /// Requests the removal from the node and from the registry.
+    /// Requests the deletion from the node and from the registry. It cannot become false again.
     #[serde(default)]
     pub deleted: bool,
 }
@@ -157,15 +157,17 @@ pub enum Consistency {
     Live,
 }
 
-/// What the node reports.
+/// The state of the snapshot. Its node writes it. The controller writes it only if that node is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OverlaySnapshotStatus {
-    /// The progress of the snapshot. Absent before the node has seen it.
+    /// The step that the snapshot has reached. Absent before its node has seen it. `Capturing`: the volume is being copied.
+    /// `Pushing`: captured, pods on its node can start from it. `Ready`: complete. `Failed`: see `message`. `Deleting`: the
+    /// node deletes it. `Deleted`: the node has deleted it. `Cutting`: earlier versions wrote this for `Capturing`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "phase_schema")]
     pub phase: Option<Phase>,
-    /// The progress as conditions: `Captured`, `Pushed`, `Squashed`, `Ready`.
+    /// The result of each step: `Captured`, `Squashed`, `Pushed`, and `Ready` for the whole.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -173,7 +175,7 @@ pub struct OverlaySnapshotStatus {
     )]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
-    /// What went wrong, or what is under way.
+    /// The error of the last try, or the progress of a push.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
@@ -201,11 +203,11 @@ pub struct OverlaySnapshotStatus {
     /// of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_layers: Option<i64>,
-    /// The owner of root's files in the volume, `UID:GID`.
+    /// The volume's attribute `owner`, `UID:GID`: the user to whom root's files of the images belong in the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub owner: Option<String>,
-    /// The snapshot that the volume was restored from.
+    /// The OverlaySnapshot of the snapshot from which the volume started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub parent: Option<String>,
@@ -213,7 +215,7 @@ pub struct OverlaySnapshotStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub image: Option<String>,
-    /// The bytes that it takes in the registry, without the layers of the images.
+    /// The size of the snapshot's own layers in the registry, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed_bytes: Option<i64>,
 }
@@ -235,7 +237,7 @@ pub enum Phase {
     Pushing,
     /// The snapshot is complete, and pushed if a repository is set.
     Ready,
-    /// The snapshot failed for good. The message says why.
+    /// The snapshot failed. The message says why. If its node was gone and comes back, it continues.
     Failed,
     /// The snapshot is being removed.
     Deleting,

@@ -9,8 +9,12 @@ use anyhow::{Context, Result, ensure};
 
 use crate::machine::process::Cmd;
 
-/// The rendered file, relative to the sources.
+/// The rendered chart without its classes, relative to the sources.
 const FILE: &str = "deploy/ovl-csi.yaml";
+
+/// The rendered VolumeSnapshotClasses. They are apart, because `kubectl apply` refuses them in a cluster without their
+/// CRD.
+const CLASSES: &str = "deploy/snapshotclass.yaml";
 
 /// The namespace of the objects. Every cluster has it, and it allows privileged pods.
 pub const NAMESPACE: &str = "kube-system";
@@ -40,35 +44,52 @@ pub fn chart(helm: &Path, repo: &Path, values: &[&str]) -> Result<String> {
 /// Writes the rendered chart into the sources.
 ///
 /// # Errors
-/// helm failed or the file cannot be written.
+/// helm failed or a file cannot be written.
 pub fn write(helm: &Path, repo: &Path) -> Result<()> {
-    let file = repo.join(FILE);
-    fs::write(&file, deploy(helm, repo)?).with_context(|| format!("writing {}", file.display()))
-}
-
-/// Checks that the file in the sources is the rendered chart.
-///
-/// # Errors
-/// It is not, or helm failed.
-pub fn check(helm: &Path, repo: &Path) -> Result<()> {
-    let file = repo.join(FILE);
-    let have = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-    let want = deploy(helm, repo)?;
-    let first = have.lines().zip(want.lines()).position(|(have, want)| have != want);
-    let line = first.unwrap_or(have.lines().count().min(want.lines().count())) + 1;
-    ensure!(
-        have == want,
-        "{FILE} differs from the rendered chart from line {line} on; run `cargo xtask render`"
-    );
+    for (file, text) in deploy(helm, repo)? {
+        fs::write(repo.join(file), text).with_context(|| format!("writing {file}"))?;
+    }
     Ok(())
 }
 
-fn deploy(helm: &Path, repo: &Path) -> Result<String> {
+/// Checks that the files in the sources are the rendered chart.
+///
+/// # Errors
+/// They are not, or helm failed.
+pub fn check(helm: &Path, repo: &Path) -> Result<()> {
+    for (file, want) in deploy(helm, repo)? {
+        let have =
+            fs::read_to_string(repo.join(file)).with_context(|| format!("reading {file}"))?;
+        let first = have.lines().zip(want.lines()).position(|(have, want)| have != want);
+        let line = first.unwrap_or(have.lines().count().min(want.lines().count())) + 1;
+        ensure!(
+            have == want,
+            "{file} differs from the rendered chart from line {line} on; run `cargo xtask render`"
+        );
+    }
+    Ok(())
+}
+
+/// The files in the sources, with their text.
+fn deploy(helm: &Path, repo: &Path) -> Result<[(&'static str, String); 2]> {
     // helm runs a hook. `kubectl apply` would leave its pod behind.
-    let rendered = chart(helm, repo, &["--skip-tests"])?;
-    Ok(format!(
-        "# Rendered from charts/ovl-csi by `cargo xtask render`; change the chart.\n{rendered}"
-    ))
+    let (classes, others) = split(&chart(helm, repo, &["--skip-tests"])?);
+    ensure!(!classes.is_empty(), "the chart renders no VolumeSnapshotClass");
+    let text = |objects| {
+        format!(
+            "# Rendered from charts/ovl-csi by `cargo xtask render`; change the chart.\n{objects}"
+        )
+    };
+    Ok([(FILE, text(others)), (CLASSES, text(classes))])
+}
+
+/// Splits objects into those of Kubernetes' snapshot kinds and all others.
+fn split(rendered: &str) -> (String, String) {
+    let is_class = |object: &&str| object.starts_with("apiVersion: snapshot.storage.k8s.io/");
+    let objects = rendered.split("---\n").filter(|object| !object.is_empty());
+    let (classes, others): (Vec<_>, Vec<_>) = objects.partition(is_class);
+    let join = |objects: Vec<&str>| objects.iter().map(|object| format!("---\n{object}")).collect();
+    (join(classes), join(others))
 }
 
 /// Removes differences between versions of helm: blank lines and remarks on sources.
@@ -87,5 +108,13 @@ mod tests {
         let four = "---\n# Source: a/b.yaml\nkind: A\n\n---\n# Source: a/c.yaml\nkind: B \n";
         assert_eq!(tidy(three), tidy(four));
         assert_eq!(tidy(three), "---\nkind: A\n---\nkind: B\n");
+    }
+
+    #[test]
+    fn snapshot_classes_are_split_off() {
+        let class = "---\napiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshotClass\n";
+        let (before, after) = ("---\n# Why.\napiVersion: v1\n", "---\napiVersion: apps/v1\n");
+        let split = split(&format!("{before}{class}{after}"));
+        assert_eq!(split, (class.to_owned(), format!("{before}{after}")));
     }
 }

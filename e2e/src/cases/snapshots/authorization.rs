@@ -131,12 +131,12 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
     // the controller.
     let admin =
         |args: &[&str], stdin: String| cluster.kubectl_cmd().args(args).stdin(stdin).output();
-    let words = "controller alone";
+    let words = "only the controller of";
     refused(admin(&["create", "-f", "-"], another(&object).to_string()), words)?;
     refused(admin(&deleted, String::new()), words)?;
     refused(admin(&["delete", "overlaysnapshot", &id, "--wait=false"], String::new()), words)?;
     let failed = with_status(&ns.overlay_snapshot(&id)?, "Failed");
-    refused(admin(&borrow(&status(&id)), failed), "the driver alone")?;
+    refused(admin(&borrow(&status(&id)), failed), "only the driver may write")?;
     controller.refused(&spec, "", "does not change|immutable")?;
     ensure!(ns.overlay_snapshot(&id)?["spec"] == object["spec"], "the spec was changed");
 

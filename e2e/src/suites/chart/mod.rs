@@ -43,6 +43,7 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     report.count("deploy/ is the rendered chart", chart::check(helm, repo));
     report.count("every setting is in the values and the tests", settings::named(repo));
     report.count("every value is rendered", settings::rendered(helm, repo));
+    report.count("the limits of a class are the controller's", settings::bounds(helm, repo));
     report.count("without a cluster there are no rights", settings::bare(helm, repo));
     report.count("the notes name what is missing", settings::notes(helm, repo));
     report.add(settings::each(helm, repo)?);

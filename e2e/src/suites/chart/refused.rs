@@ -33,7 +33,10 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "credentials.key=a/b"], "key"),
     (&["--set", "credentials.trustFor=soon"], "trustFor"),
     (&["--set", "credentials.password=x"], "password"),
-    (&["--set", "layerForm=tar"], "layerForm"),
+    (&["--set", "layerStorage=tar"], "layerStorage"),
+    // The names of an earlier version.
+    (&["--set", "layerForm=dir"], "layerForm"),
+    (&["--set-json", r#"overrideChecks=["filesystem"]"#], "overrideChecks"),
     (&["--set", "defaults.size=much"], "size"),
     (&["--set-string", "defaults.size=0"], "size"),
     (&["--set", "defaults.inodes=-1"], "inodes"),
@@ -63,12 +66,19 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "snapshots.classes.a.parameters.compression=xz"], "compression"),
     (&["--set", "snapshots.classes.a.parameters.consistency=maybe"], "consistency"),
     (&["--set", "snapshots.classes.a.parameters.freezeTimeout=soon"], "freezeTimeout"),
+    (&["--set", "snapshots.classes.a.parameters.freezeTimeout=0s"], "freezeTimeout"),
+    (&["--set", "snapshots.classes.a.parameters.freezeTimeout=60001ms"], "freezeTimeout"),
+    (&["--set", "snapshots.classes.a.parameters.freezeTimeout=61s"], "freezeTimeout"),
+    (&["--set", "snapshots.classes.a.parameters.freezeTimeout=2m"], "freezeTimeout"),
     (&["--set", "snapshots.classes.a.parameters.onFreezeTimeout=wait"], "onFreezeTimeout"),
+    (&["--set", LIVE], "freezeTimeout and onFreezeTimeout have no effect"),
     (&["--set-string", "snapshots.classes.a.parameters.squashAbove=0"], "squashAbove"),
+    (&["--set-string", "snapshots.classes.a.parameters.squashAbove=251"], "squashAbove"),
     (&["--set", "snapshots.classes.a.parameters.squash=yes"], "squash"),
     (&["--set", "snapshots.classes.a.parameters.repository=r.example/a:1"], "repository"),
     (&["--set", "snapshots.classes.a.parameters.repository=r.example/{user\\}"], "repository"),
-    (&["--set", "snapshots.classes.a.parameters.pushSecretName=key"], "pushSecrets"),
+    (&["--set", "snapshots.classes.a.parameters.pushSecretName=key"], "no repository"),
+    (&["--set", UNREADABLE], "pushSecrets"),
     (&["--set", "snapshots.pushSecrets=key"], "pushSecrets"),
     (&["--set-json", r#"snapshots.pushSecrets=[""]"#], "pushSecrets"),
     (&["--set", "snapshots.controller.replicas=0"], "replicas"),
@@ -113,6 +123,14 @@ pub const REFUSED: &[(&[&str], &str)] = &[
 /// A CA that the hosts.toml beside it does not use.
 const UNUSED: &str = r#"registries={"r.example":{"hosts":"server = \"https://r.example\"",
                         "ca":"-----BEGIN CERTIFICATE-----\nx"}}"#;
+
+/// A timeout for a freeze that does not take place.
+const LIVE: &str = "snapshots.classes.a.parameters.consistency=live,\
+                    snapshots.classes.a.parameters.freezeTimeout=2s";
+
+/// A Secret that nodes may not read.
+const UNREADABLE: &str = "snapshots.classes.a.parameters.repository=r.example/a,\
+                          snapshots.classes.a.parameters.pushSecretName=key";
 
 /// Each part is short enough. The path of the socket, which they form together, is not.
 const LONG: &str = "kubeletDir=/var/lib/a-subdir-with-a-long-name/and-another-one/kubelet,\

@@ -34,7 +34,8 @@ const RENDERED: &[&str] = &[
     "- --credentials-file=/etc/ovl-csi/credentials/config.json",
     "secretName: node-registries",
     "- --trust-credentials-for=30m",
-    "- --layer-form=dir",
+    "- --layer-storage=dir",
+    "- --ignore-check=filesystem",
     "- --default-size=10Gi",
     "- --default-inodes=1000000",
     "- --default-volatile=true",
@@ -119,6 +120,27 @@ pub fn rendered(helm: &Path, repo: &Path) -> Result<()> {
     if let Some(absent) = ABSENT.iter().find(|absent| rendered.contains(**absent)) {
         bail!("`{absent}` is in:\n{rendered}");
     }
+    let silent = rendered.matches("- --events=false\n").count();
+    ensure!(silent == 2, "{silent} programs emit no Events, not nodes and controller:\n{rendered}");
+    Ok(())
+}
+
+/// Checks that the limits of a class are those of the controller (`src/controller/parameters.rs`). `refused` has the
+/// values just beyond them.
+pub fn bounds(helm: &Path, repo: &Path) -> Result<()> {
+    for (key, value) in [
+        ("freezeTimeout", "1ms"),
+        ("freezeTimeout", "60000ms"),
+        ("freezeTimeout", "60s"),
+        ("freezeTimeout", "1m"),
+        ("squashAbove", "1"),
+        ("squashAbove", "250"),
+    ] {
+        let set = format!("snapshots.classes.a.parameters.{key}={value}");
+        let rendered = chart::chart(helm, repo, &["--set-string", &set])?;
+        let line = format!("  {key}: \"{value}\"\n");
+        ensure!(rendered.contains(&line), "no `{line}` in:\n{rendered}");
+    }
     Ok(())
 }
 
@@ -126,6 +148,7 @@ pub fn rendered(helm: &Path, repo: &Path) -> Result<()> {
 pub fn bare(helm: &Path, repo: &Path) -> Result<()> {
     let rendered = chart::chart(helm, repo, BARE)?;
     ensure!(rendered.contains("- --no-cluster"), "it needs a cluster:\n{rendered}");
+    ensure!(!rendered.contains("--events"), "Events are switched off twice:\n{rendered}");
     let events = chart::chart(helm, repo, &["--set", "snapshots.enabled=false"])?;
     ensure!(events.contains("- --snapshots=false"), "nodes look for snapshots:\n{events}");
     match NOT_BARE.iter().find(|word| rendered.contains(**word)) {
@@ -175,6 +198,10 @@ pub fn notes(helm: &Path, repo: &Path) -> Result<()> {
     ] {
         ensure!(notes.contains(word), "no `{word}` in:\n{notes}");
     }
+    let update = "kubectl apply --server-side --force-conflicts -f charts/ovl-csi/files/overlaysnapshots.yaml";
+    let other = install().args(["--set", "crds.install=false"]).output()?;
+    ensure!(other.contains(update), "no `{update}` where helm does not update the CRD:\n{other}");
+    ensure!(!notes.contains(update), "`{update}` where helm updates the CRD:\n{notes}");
     Ok(())
 }
 
