@@ -42,8 +42,10 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
 
 /// The test program of the library.
 fn tests(ctx: &SuiteContext<'_>) -> Result<PathBuf> {
-    let build = driver::cargo(ctx.h, ctx.repo).args(["test", "--lib", "--locked", "--no-run"]);
-    let output = build.args(["--message-format", "json-render-diagnostics"]).output()?;
+    // The workspace: what the unit tests compiled is used again.
+    let build = driver::cargo(ctx.h, ctx.repo).args(["test", "--workspace", "--lib", "--locked"]);
+    let build = build.args(["--no-run", "--message-format", "json-render-diagnostics"]);
+    let output = build.output()?;
     let mut programs = output.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))

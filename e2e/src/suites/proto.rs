@@ -20,9 +20,12 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     let spec = module_dir(ctx.h, spec, versions::CSI_SPEC)?.join("csi.proto");
     let kubelet = module_dir(ctx.h, "k8s.io/kubelet", versions::KUBELET)?;
     let kubelet = kubelet.join("pkg/apis/pluginregistration/v1/api.proto");
-    let test = driver::cargo(ctx.h, ctx.repo).args(["test", "--test", "proto"]);
+    // The workspace, as the other suites: one package alone has other features of its dependencies,
+    // so cargo would compile them again.
+    let cargo = || driver::cargo(ctx.h, ctx.repo).args(["test", "--workspace"]);
+    let test = cargo().args(["--test", "proto"]);
     let test = test.env("OVL_CSI_PROTO", spec).env("OVL_KUBELET_PROTO", kubelet);
-    let push = driver::cargo(ctx.h, ctx.repo).args(["test", "--lib"]);
+    let push = cargo().arg("--lib");
     let push = push.env("OVL_REGISTRY", programs::registry().ensure(ctx.h)?.join("registry"));
     let push = push.env("OVL_REGISTRY_2", registry_2::ensure(ctx.h)?);
     let push = push.env("OVL_CRANE", programs::crane().ensure(ctx.h)?.join("crane"));

@@ -17,8 +17,8 @@ use crate::machine::mounts;
 use crate::machine::process::Cmd;
 use crate::machine::progress::seconds;
 
-/// Runs of each version.
-const TURNS: usize = 2;
+/// Runs of each version. In one turn the slowest of the neighbour's syncs differ by a factor of ten.
+const TURNS: usize = 4;
 
 /// The output of a version's test program.
 #[derive(Default)]

@@ -79,7 +79,9 @@ pub fn measure(
     image::index(registry.address, "bench:index", "1")?;
     let large = |number: usize| {
         let name = format!("large-{number}");
-        (0..200).try_fold(Layer::new().noise(&name, 16 << 20, &name)?, |layer, small| {
+        // An image without entries for directories is fetched twice: see docs/volumes.md.
+        let layer = Layer::new().dir("small")?.dir(&format!("small/{number}"))?;
+        (0..200).try_fold(layer.noise(&name, 16 << 20, &name)?, |layer, small| {
             layer.file(&format!("small/{number}/{small}"), small.to_string())
         })
     };
