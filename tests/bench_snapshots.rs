@@ -316,7 +316,7 @@ async fn push(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         id: record.id,
         node: "another".to_owned(),
         image: Some(image.clone()),
-        own: record.own,
+        snapshot_layers: record.own,
         owner: None,
     };
     let (mut restores, mut pulls) = (Vec::new(), Vec::new());

@@ -227,7 +227,7 @@ impl LocalLookup {
             id,
             node: self.node.clone(),
             image: record.pushed.and_then(|image| image.parse().ok()),
-            own: record.own,
+            snapshot_layers: record.own,
             owner: record.owner.map(|(uid, gid)| crate::volumes::Owner { uid, gid }),
         })
     }
@@ -257,14 +257,14 @@ impl LocalLookup {
             name: name.to_owned(),
             why: format!("the annotations of {tagged} cannot be read"),
         };
-        let own =
-            annotation("own-layers").and_then(|own| own.parse().ok()).ok_or_else(unreadable)?;
+        let snapshot_layers =
+            annotation("own-layers").and_then(|count| count.parse().ok()).ok_or_else(unreadable)?;
         let owner = annotation("owner").map(|text| text.parse().map_err(|_| unreadable()));
         Ok(Some(FoundSnapshot {
             id,
             node: String::new(),
             image: Some(repository.at(&digest)),
-            own,
+            snapshot_layers,
             owner: owner.transpose()?,
         }))
     }

@@ -56,7 +56,7 @@ async fn a_snapshot_of_this_node_is_found_by_its_own_namespace_only() {
     let node = Node::new().await;
     node.lookup.store.put_snapshot(record("ws-1")).unwrap();
     let found = node.find("ci", "ws-1").await.unwrap();
-    assert_eq!((found.own, found.image), (2, None));
+    assert_eq!((found.snapshot_layers, found.image), (2, None));
     assert_eq!(found.owner, Some(Owner { uid: 1000, gid: 100 }));
     let denied = node.find("other", "ws-1").await.unwrap_err();
     assert!(denied.to_string().contains("another namespace"), "{denied}");
@@ -74,7 +74,7 @@ async fn a_snapshot_that_another_node_has_pushed_is_found_by_its_name() {
     );
     let found = node.find("ci", "ws-1").await.unwrap();
     assert_eq!(found.image, Some(node.lookup.repository.as_ref().unwrap().at(&digest)));
-    assert_eq!((found.own, found.owner), (3, Some(Owner { uid: 1000, gid: 100 })));
+    assert_eq!((found.snapshot_layers, found.owner), (3, Some(Owner { uid: 1000, gid: 100 })));
     assert_eq!(node.find("other", "ws-1").await.unwrap_err().class(), Class::Denied);
 }
 

@@ -176,7 +176,10 @@ impl Request<'_> {
             id: name.parse().map_err(|_| unreadable("name"))?,
             node: spec.node_name.clone(),
             image: image.transpose()?,
-            own: status.own_layers.and_then(|own| usize::try_from(own).ok()).unwrap_or(0),
+            snapshot_layers: status
+                .own_layers
+                .and_then(|count| usize::try_from(count).ok())
+                .unwrap_or(0),
             owner: owner.transpose()?,
         })
     }

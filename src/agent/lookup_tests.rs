@@ -75,7 +75,7 @@ async fn a_ready_snapshot_is_found_with_its_image_and_owner() {
             id: "snap-vs-uid".parse().unwrap(),
             node: "node-1".into(),
             image: Some(image.parse().unwrap()),
-            own: 3,
+            snapshot_layers: 3,
             owner: Some(Owner { uid: 1000, gid: 100 }),
         }
     );

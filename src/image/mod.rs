@@ -53,6 +53,7 @@ mod policy;
 mod private_tests;
 #[cfg(test)]
 mod published_tests;
+mod pull_policy;
 mod push;
 #[cfg(test)]
 mod push_tests;
@@ -81,6 +82,7 @@ pub use keyring::{Access, Keyring, KeyringError};
 pub use local::{Local, LocalBlob, LocalError, LocalImage};
 pub use networks::{Network, NetworkError};
 pub use platform::architecture;
+pub use pull_policy::PullPolicy;
 pub use reference::{Reference, ReferenceError};
 pub use registries::Registries;
 pub use repository::Repository;

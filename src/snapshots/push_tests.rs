@@ -120,7 +120,7 @@ impl Node {
             id: record.id.clone(),
             node: "node-1".into(),
             image: image.map(|image| image.parse().unwrap()),
-            own: record.own,
+            snapshot_layers: record.own,
             owner: record.owner.map(|(uid, gid)| Owner { uid, gid }),
         };
         self.cluster.0.lock().unwrap().insert(record.id.to_string(), found);

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{PodUid, PullError, RecordError, Reference, Target, VolumeId};
+use super::{LayersError, PodUid, RecordError, Reference, Target, VolumeId};
 use crate::{
     error::Class,
     layers::LowerError,
@@ -115,7 +115,7 @@ pub enum PublishError {
     },
     /// The pull failed.
     #[error("{0}")]
-    Pull(Arc<PullError>),
+    Pull(Arc<LayersError>),
     /// The files of a volatile volume may be torn, and its `onUnclean` is `fail`.
     #[error(
         "volume {id} is volatile and its files may be torn, because {why}; delete the pod to get a new volume, or use \

@@ -41,7 +41,7 @@ impl VolumeGuard {
 
     /// How many of these, at the top, are layers of snapshots and not of images.
     pub fn snapshot_layers(&self) -> usize {
-        self.record.own
+        self.record.snapshot_layers
     }
 
     /// The digests of the manifests of its images. If a pushed snapshot was pulled for it, that of the snapshot's

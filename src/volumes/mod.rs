@@ -70,6 +70,7 @@ mod records;
 mod recover;
 mod request;
 mod restore;
+mod restore_error;
 #[cfg(test)]
 mod restore_tests;
 mod snapshot_lookup;
@@ -81,6 +82,7 @@ mod tools_tests;
 mod unpublish;
 mod upper;
 mod view;
+mod volume_layers;
 #[cfg(test)]
 mod warm_tests;
 
@@ -98,10 +100,10 @@ pub use pull::{ImagePolicy, PolicyError, Progress, PullError};
 pub use record::RecordError;
 pub use recover::GRACE;
 pub use request::{
-    Limits, Medium, OnUnclean, Pod, PodUid, PublishRequest, PullPolicy, RequestError, Target,
-    VolumeId, VolumeSpec,
+    Limits, Medium, OnUnclean, Pod, PodUid, PublishRequest, RequestError, Target, VolumeId,
+    VolumeSpec,
 };
-pub use restore::RestoreError;
+pub use restore_error::{LayersError, RestoreError};
 pub use snapshot_lookup::{FoundSnapshot, Lookup, LookupError, NoSnapshots, SnapshotLookup};
 pub use stats::{Stats, StatsError, Usage};
 pub use view::ViewError;
@@ -118,7 +120,7 @@ use crate::{
     },
 };
 pub use crate::{
-    image::{Keyring, KeyringError, Reference},
+    image::{Keyring, KeyringError, PullPolicy, Reference},
     overlay::{Options, Owner, Xino},
 };
 use background_removal::Removal;
@@ -208,7 +210,7 @@ pub struct Volumes(Arc<Inner>);
 struct Inner {
     mounts: Arc<dyn Mounts>,
     store: Arc<Store>,
-    pulls: ImagePuller,
+    puller: ImagePuller,
     collector: Arc<GarbageCollector>,
     records: Records,
     locks: Locks,
@@ -259,9 +261,10 @@ impl Volumes {
         }
         .start();
         Ok(Self(Arc::new(Inner {
-            pulls: ImagePuller::new(
+            puller: ImagePuller::new(
                 registries,
-                collector.clone(),
+                store.clone(),
+                metrics.clone(),
                 settings.trust_for,
                 settings.policy.clone(),
             ),

@@ -8,9 +8,10 @@ use super::{
     conflict::difference,
     lock::VolumeLock,
     mount_name,
-    pull::{PulledLayers, Requester},
+    pull::Requester,
     pull_jobs::{PullHandle, PullOutcome},
     record::Record,
+    volume_layers::VolumeLayers,
 };
 use crate::{
     digest::Digest,
@@ -149,13 +150,14 @@ impl Inner {
     }
 
     /// The layers of a volume that needs no pull and no wait.
-    fn at_once(&self, lock: &VolumeLock, request: &PublishRequest) -> Option<PulledLayers> {
+    fn at_once(&self, lock: &VolumeLock, request: &PublishRequest) -> Option<VolumeLayers> {
         if request.spec.snapshot.is_some() || self.pending.has(lock) {
             return None;
         }
         let (spec, keyring) = (&request.spec, self.keyring(request));
         let requester = Requester { namespace: &request.pod.namespace, keyring: &keyring };
-        self.pulls.here(&spec.images, spec.pull_policy, requester)
+        let pulled = self.puller.local(&spec.images, spec.pull_policy, requester);
+        pulled.map(VolumeLayers::from)
     }
 
     /// The pod's credentials, followed by the node's.
@@ -177,7 +179,7 @@ impl Inner {
         lock: VolumeLock,
         request: PublishRequest,
         waiting: PullHandle,
-        pulled: Arc<PulledLayers>,
+        pulled: Arc<VolumeLayers>,
     ) -> Result<(), PublishError> {
         blocking(move || {
             if waiting.is_called_off(&lock) {
@@ -209,7 +211,7 @@ impl Inner {
         &self,
         lock: &VolumeLock,
         request: &PublishRequest,
-        pulled: &PulledLayers,
+        pulled: &VolumeLayers,
     ) -> Result<(), PublishError> {
         let PublishRequest { id, target, spec, .. } = request;
         let lowers = self.lowers(id, &pulled.stack)?;

@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
-    EventRecorder, Pod, PodEvent, PodEventType, Progress, PublishRequest, PullError, VolumeId,
-    VolumeSpec, lock::VolumeLock, pull::PulledLayers,
+    EventRecorder, Pod, PodEvent, PodEventType, Progress, PublishRequest, VolumeId, VolumeSpec,
+    lock::VolumeLock, restore_error::LayersError, volume_layers::VolumeLayers,
 };
 
 /// The times of a pull and of the calls that wait for it.
@@ -62,7 +62,7 @@ impl PullTimeouts {
 }
 
 /// The result of a pull, shared by all calls that wait for it.
-type Ended = Result<Arc<PulledLayers>, Arc<PullError>>;
+type Ended = Result<Arc<VolumeLayers>, Arc<LayersError>>;
 
 /// All pulls that are running, or have ended and whose result was not taken.
 #[derive(Debug, Clone)]
@@ -117,7 +117,7 @@ impl PullJobs {
         begin: impl FnOnce(Progress) -> F,
     ) -> PullHandle
     where
-        F: Future<Output = Result<PulledLayers, PullError>> + Send + 'static,
+        F: Future<Output = Result<VolumeLayers, LayersError>> + Send + 'static,
     {
         self.all(|all| {
             if let Some(pull) = all.get(&request.id) {
@@ -170,7 +170,7 @@ impl PullJobs {
     async fn run(
         self,
         pull: Arc<Pull>,
-        work: impl Future<Output = Result<PulledLayers, PullError>>,
+        work: impl Future<Output = Result<VolumeLayers, LayersError>>,
     ) {
         let _end = End { pending: &self, pull: &pull };
         let kept = async {
@@ -192,8 +192,8 @@ impl PullJobs {
     async fn report_while<T>(
         &self,
         pull: &Pull,
-        work: impl Future<Output = Result<T, PullError>>,
-    ) -> Result<T, PullError> {
+        work: impl Future<Output = Result<T, LayersError>>,
+    ) -> Result<T, LayersError> {
         let begun = Instant::now();
         let record = |reason, message| {
             self.notices

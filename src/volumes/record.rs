@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Pod, PublishRequest, Target, VolumeId, VolumeSpec, pull::PulledLayers};
+use super::{Pod, PublishRequest, Target, VolumeId, VolumeSpec, volume_layers::VolumeLayers};
 use crate::{digest::Digest, error::Class, layers::SnapshotId};
 
 /// The format that this version writes. A record of a later format is refused and never guessed at.
@@ -41,8 +41,8 @@ pub(super) struct Record {
     /// The keys of its layers, bottom first, to which images and snapshot were resolved when the volume was made.
     pub(super) stack: Vec<Digest>,
     /// How many of these, at the top, are layers of snapshots and not of images.
-    #[serde(default)]
-    pub(super) own: usize,
+    #[serde(default, rename = "own")]
+    pub(super) snapshot_layers: usize,
     /// The digests of the images' manifests, in the order of the stack. A snapshot's image is built on these.
     #[serde(default)]
     pub(super) manifests: Vec<Digest>,
@@ -62,16 +62,16 @@ pub(super) struct Record {
 
 impl Record {
     /// The record of a new volume.
-    pub(super) fn new(request: &PublishRequest, pulled: &PulledLayers, boot_id: String) -> Self {
+    pub(super) fn new(request: &PublishRequest, layers: &VolumeLayers, boot_id: String) -> Self {
         Self {
             format: FORMAT,
             id: request.id.clone(),
             spec: request.spec.clone(),
             pod: request.pod.clone(),
-            stack: pulled.stack.clone(),
-            own: pulled.own,
-            manifests: pulled.manifests.clone(),
-            snapshot: pulled.snapshot.clone(),
+            stack: layers.stack.clone(),
+            snapshot_layers: layers.snapshot_layers,
+            manifests: layers.manifests.clone(),
+            snapshot: layers.snapshot.clone(),
             boot_id,
             targets: Vec::new(),
             created: Timestamp::now(),
@@ -174,7 +174,7 @@ impl Record {
             spec: VolumeSpec { snapshot: Some("ws-1".to_owned()), ..spec },
             pod: Pod { namespace: "n".into(), name: "p".into(), uid: "u".parse().unwrap() },
             stack: vec![Digest::of(b"image"), Digest::of(b"snapshot layer")],
-            own: 1,
+            snapshot_layers: 1,
             manifests: vec![Digest::of(b"manifest")],
             snapshot: Some("snap-1".parse().unwrap()),
             boot_id: "boot".to_owned(),
@@ -214,6 +214,9 @@ mod tests {
         };
         (spec.options.volatile, spec.options.xino) = (true, crate::overlay::Xino::Off);
         assert_eq!((record.spec, record.project), (spec, None));
-        assert_eq!((record.own, record.manifests, record.snapshot), (0, Vec::new(), None));
+        assert_eq!(
+            (record.snapshot_layers, record.manifests, record.snapshot),
+            (0, Vec::new(), None)
+        );
     }
 }

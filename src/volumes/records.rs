@@ -222,7 +222,7 @@ mod tests {
         let file = records.dir(lock.id()).join(FILE);
         fs::write(&file, serde_json::to_vec_pretty(&record).unwrap()).unwrap();
         assert_eq!(records.read(lock.id()).unwrap().as_ref(), Some(&record));
-        record.own = 1;
+        record.snapshot_layers = 1;
         records.write(&lock, &record).unwrap();
         assert_eq!(records.read(lock.id()).unwrap().as_ref(), Some(&record));
         let kept: Record = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();

@@ -25,8 +25,10 @@ use std::{collections::BTreeSet, slice, time::Duration};
 use tokio::time::sleep;
 
 use super::{
-    FoundSnapshot, Inner, LookupError, Owner, Progress, PublishRequest, PullError, blocking,
-    pull::{PulledLayers, Requester},
+    FoundSnapshot, Inner, Owner, Progress, PublishRequest, blocking,
+    pull::Requester,
+    restore_error::{LayersError, RestoreError},
+    volume_layers::VolumeLayers,
 };
 use crate::{
     digest::Digest,
@@ -40,132 +42,43 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Why a volume cannot start from a snapshot.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The lookup failed.
-    #[error(transparent)]
-    Lookup(#[from] LookupError),
-    /// The snapshot was not pushed, and is on another node.
-    #[error(
-        "snapshot {name} lies on node {node} only: run the pod on that node, or push snapshots (set `repository` in their \
-         VolumeSnapshotClass; without a cluster use `ovl snapshot push`)"
-    )]
-    NodeOnly {
-        /// The name.
-        name: String,
-        /// The node that has it.
-        node: String,
-    },
-    /// The snapshot was not pushed, and some of its layers are missing in the store.
-    #[error(
-        "snapshot {name} ({id}) is on this node, but not all of its layers exist any more, and it was not pushed; take \
-         another snapshot"
-    )]
-    Lost {
-        /// The name.
-        name: String,
-        /// Its id.
-        id: SnapshotId,
-    },
-    /// The new volume has another `owner`, so the snapshot's files would have the wrong owner.
-    #[error(
-        "snapshot {name} was taken of a volume with {}, and this volume has {}; set the same owner",
-        shown(*captured_for), shown(*wanted)
-    )]
-    OtherOwner {
-        /// The name.
-        name: String,
-        /// The owner in the volume that it was taken of.
-        captured_for: Option<Owner>,
-        /// The owner in the new volume.
-        wanted: Option<Owner>,
-    },
-    /// A part of the snapshot's data is in its own images, and the volume has other images.
-    #[error(
-        "snapshot {name} has files whose content or place is in its own images, so it cannot be used over other images; \
-         start from it without `image` and `images`"
-    )]
-    OwnImages {
-        /// The name.
-        name: String,
-    },
-    /// One of its layers cannot be read.
-    #[error(transparent)]
-    Lower(#[from] LowerError),
-    /// The snapshot and its images have more layers than overlayfs can mount.
-    #[error(
-        "snapshot {name} and its images have {count} different layers, and overlayfs allows at most {LAYER_LIMIT}; start \
-         from images of fewer layers, or squash snapshots earlier (`squashAbove` in their VolumeSnapshotClass)"
-    )]
-    TooDeep {
-        /// The name.
-        name: String,
-        /// The number of different layers.
-        count: usize,
-    },
-}
-
-impl RestoreError {
-    /// The class of the error.
-    pub fn class(&self) -> Class {
-        match self {
-            Self::Lookup(e) => e.class(),
-            Self::NodeOnly { .. }
-            | Self::OtherOwner { .. }
-            | Self::OwnImages { .. }
-            | Self::TooDeep { .. } => Class::Precondition,
-            Self::Lower(e) => e.class(),
-            Self::Lost { .. } => Class::Corrupt,
-        }
-    }
-}
-
-/// The attribute `owner` as a part of a sentence.
-fn shown(owner: Option<Owner>) -> String {
-    match owner {
-        Some(Owner { uid, gid }) => format!("owner {uid}:{gid}"),
-        None => "no owner".to_owned(),
-    }
-}
-
 impl Inner {
     /// Pulls all layers of a new volume, and keeps them in the store.
     pub(super) async fn pull_layers(
         &self,
         request: &PublishRequest,
         progress: &Progress,
-    ) -> Result<PulledLayers, PullError> {
+    ) -> Result<VolumeLayers, LayersError> {
         let (spec, keyring) = (&request.spec, self.keyring(request));
         let requester = Requester { namespace: &request.pod.namespace, keyring: &keyring };
-        let pull = |images| self.pulls.stack(images, spec.pull_policy, requester, progress);
-        let Some(name) = &spec.snapshot else { return pull(&spec.images).await };
+        let pull = |images| self.puller.pull(images, spec.pull_policy, requester, progress);
+        let Some(name) = &spec.snapshot else { return Ok(pull(&spec.images).await?.into()) };
 
         let found = self.find(&request.pod.namespace, name, progress).await?;
-        let FoundSnapshot { id, node, image, own, owner } = &found;
-        let local = self.here(id).await;
+        let FoundSnapshot { id, node, image, snapshot_layers, owner } = &found;
+        let local = self.local_snapshot(id).await;
         same_owner(name, local.as_ref().map_or(*owner, |(owner, _)| *owner), spec.owner)?;
         let (name, id) = (name.clone(), id.clone());
         let mut pulled = match (local, image) {
             (Some((_, Some(pulled))), _) => pulled,
             (_, Some(image)) => {
                 let pulled = pull(slice::from_ref(image)).await?;
-                let own = (*own).min(pulled.stack.len());
-                PulledLayers { own, snapshot: Some(id), ..pulled }
+                let snapshot_layers = (*snapshot_layers).min(pulled.stack.len());
+                VolumeLayers { snapshot_layers, snapshot: Some(id), ..pulled.into() }
             }
             (Some(_), None) => return Err(RestoreError::Lost { name, id }.into()),
             (None, None) => return Err(RestoreError::NodeOnly { name, node: node.clone() }.into()),
         };
         if !spec.images.is_empty() {
-            let own = pulled.stack.split_off(pulled.stack.len() - pulled.own);
-            if self.needs_layers_below(&own).await.map_err(RestoreError::from)? {
+            let above = pulled.stack.split_off(pulled.stack.len() - pulled.snapshot_layers);
+            if self.needs_layers_below(&above).await.map_err(RestoreError::from)? {
                 return Err(RestoreError::OwnImages { name }.into());
             }
             let images = pull(&spec.images).await?;
-            pulled.stack = images.stack.into_iter().chain(own).collect();
+            pulled.stack = images.stack.into_iter().chain(above).collect();
             pulled.manifests = images.manifests;
             // Taken while both earlier leases are still held.
-            pulled.lease = self.pulls.hold(&pulled.stack).await;
+            pulled.lease = self.puller.hold(&pulled.stack).await;
         }
         let count = pulled.stack.iter().collect::<BTreeSet<_>>().len();
         if count > LAYER_LIMIT {
@@ -215,15 +128,18 @@ impl Inner {
 
     /// A snapshot that was captured on this node: the owner of its volume, and its layers with a lease if the store
     /// has all.
-    async fn here(&self, id: &SnapshotId) -> Option<(Option<Owner>, Option<PulledLayers>)> {
+    async fn local_snapshot(
+        &self,
+        id: &SnapshotId,
+    ) -> Option<(Option<Owner>, Option<VolumeLayers>)> {
         let (store, id) = (self.store.clone(), id.clone());
         blocking(move || {
             let SnapshotRecord { id, stack, own, manifests, owner, .. } = store.snapshot(&id)?;
             let lease = store.lease(&stack);
-            let own = own.min(stack.len());
-            let pulled = lease.map(|lease| PulledLayers {
+            let snapshot_layers = own.min(stack.len());
+            let pulled = lease.map(|lease| VolumeLayers {
                 stack,
-                own,
+                snapshot_layers,
                 manifests,
                 snapshot: Some(id),
                 lease,

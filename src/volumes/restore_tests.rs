@@ -80,10 +80,20 @@ impl Bench {
         error
     }
 
-    fn assert_made_of(&self, id: &str, stack: &[Digest], own: usize, manifests: &[Digest]) {
+    fn assert_made_of(
+        &self,
+        id: &str,
+        stack: &[Digest],
+        snapshot_layers: usize,
+        manifests: &[Digest],
+    ) {
         let record = self.node.volumes.0.records.read(&id.parse().unwrap()).unwrap().unwrap();
         assert_eq!(record.stack, stack, "{id}");
-        assert_eq!((record.own, &*record.manifests), (own, manifests), "{id}");
+        assert_eq!(
+            (record.snapshot_layers, &*record.manifests),
+            (snapshot_layers, manifests),
+            "{id}"
+        );
         assert_eq!(record.snapshot, Some("snap-1".parse().unwrap()), "{id}");
     }
 }

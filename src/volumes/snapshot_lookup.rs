@@ -26,7 +26,7 @@ pub struct FoundSnapshot {
     /// The image to which it was pushed, by digest. `None` if it was not pushed.
     pub image: Option<Reference>,
     /// How many of its layers, at the top, are not layers of its images.
-    pub own: usize,
+    pub snapshot_layers: usize,
     /// The attribute `owner` of its volume.
     pub owner: Option<Owner>,
 }

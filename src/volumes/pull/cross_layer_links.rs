@@ -21,8 +21,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use super::{
     error::PullError,
     progress::Item,
-    puller::{ImagePuller, PullContext},
-    single_flight::{InFlight, LayerRequest, key_of},
+    single_flight::{InFlight, LayerFetcher, LayerRequest, PullContext, key_of},
 };
 use crate::{
     digest::Digest,
@@ -48,7 +47,7 @@ pub(super) fn chains(layers: &[LayerBlob]) -> impl Iterator<Item = Digest> {
     })
 }
 
-impl ImagePuller {
+impl LayerFetcher {
     /// Pulls one layer into the store. Returns the layer if it depends on the layers below it.
     pub(super) async fn pull_alone<'a>(
         &self,
@@ -58,9 +57,9 @@ impl ImagePuller {
         item: &'a Item,
     ) -> Result<Option<Linked<'a>>, PullError> {
         let key = wanted.key;
-        let is_here = self.may_use(&key, wanted.place(), context).await?;
+        let is_here = self.may_use(&key, wanted.place(), context).await;
         if !is_here && chain != key {
-            if self.may_use(&chain, Place::Chain, context).await? {
+            if self.may_use(&chain, Place::Chain, context).await {
                 return Ok(Some(Linked { key, item, _in_flight: None }));
             }
             let linked = LayerRequest { key: chain, ..wanted };
@@ -96,7 +95,7 @@ impl ImagePuller {
             };
             let wanted = LayerRequest { image, layer, key, below: Some(&keys) };
             let in_flight = self.in_flight(&wanted.source());
-            if !self.may_use(&key, wanted.place(), context).await? {
+            if !self.may_use(&key, wanted.place(), context).await {
                 self.fetch_once(wanted, &in_flight, context, item).await?;
             }
             item.done();

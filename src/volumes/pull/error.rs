@@ -6,7 +6,6 @@ use crate::{
     image::{ImageError, Reference},
     layers::{AddError, ImagesError},
     overlay::LAYER_LIMIT,
-    volumes::restore::RestoreError,
 };
 
 /// The layers of an image could not be pulled.
@@ -72,9 +71,6 @@ pub enum PullError {
     /// The record of the image cannot be written.
     #[error(transparent)]
     Record(#[from] ImagesError),
-    /// The volume's snapshot cannot be used.
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
 }
 
 impl PullError {
@@ -89,7 +85,6 @@ impl PullError {
             Self::Image(e) => e.class(),
             Self::Add { source, .. } => source.class(),
             Self::Record(e) => e.class(),
-            Self::Restore(e) => e.class(),
         }
     }
 }

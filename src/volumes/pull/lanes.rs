@@ -104,7 +104,7 @@ impl Lanes {
 
     /// The permits in use: of the fast lane and of the slow lane.
     #[cfg(test)]
-    pub(super) fn held(&self) -> (usize, usize) {
+    pub(super) fn in_use(&self) -> (usize, usize) {
         (self.fast.in_use(), self.slow.in_use())
     }
 }
@@ -149,11 +149,11 @@ mod tests {
     async fn slow_work_moves_to_the_slow_lane_and_other_work_goes_on() {
         let lanes = checking_often();
         let slow: Vec<_> = (0..SLOW).map(|_| slow_work(&lanes, "a")).collect();
-        until(|| lanes.held() == (0, SLOW)).await;
+        until(|| lanes.in_use() == (0, SLOW)).await;
         let done = lanes.run("b", async { 7 }).now_or_never();
         assert_eq!(done, Some(Ok(7)));
         slow.iter().for_each(tokio::task::JoinHandle::abort);
-        until(|| lanes.held() == (0, 0)).await;
+        until(|| lanes.in_use() == (0, 0)).await;
     }
 
     #[tokio::test]
@@ -164,8 +164,8 @@ mod tests {
         let slow: Vec<_> = names.map(|namespace| slow_work(&lanes, namespace)).collect();
         // Work without a permit of the slow lane is stopped for the namespaces that wait, until none waits.
         timeout(LONG, lanes.run("d", async {})).await.unwrap().unwrap();
-        until(|| lanes.held().1 >= SLOW).await;
+        until(|| lanes.in_use().1 >= SLOW).await;
         slow.iter().for_each(tokio::task::JoinHandle::abort);
-        until(|| lanes.held() == (0, 0)).await;
+        until(|| lanes.in_use() == (0, 0)).await;
     }
 }

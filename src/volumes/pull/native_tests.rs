@@ -11,7 +11,7 @@ use crate::{
         Keyring, LayerBlob,
         fake::{FakeRegistry, OCI_MANIFEST, descriptor},
     },
-    layers::{chain_id, native_key},
+    layers::{Place, chain_id, native_key},
 };
 
 const PORTABLE: &str = "application/vnd.oci.image.layer.v1.tar";

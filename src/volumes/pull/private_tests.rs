@@ -69,7 +69,7 @@ async fn local_images_are_used_at_once_by_authorized_pods() {
     let here = |images: &[&Reference], policy, keyring| {
         let images: Vec<_> = images.iter().map(|image| (*image).clone()).collect();
         let requester = Requester { namespace: "default", keyring };
-        node.pulls.here(&images, Some(policy), requester).map(|pulled| pulled.stack.len())
+        node.puller.local(&images, Some(policy), requester).map(|pulled| pulled.stack.len())
     };
     assert_eq!(here(&[], PullPolicy::Always, &anonymous), Some(0));
     assert_eq!(here(&[&image], PullPolicy::IfNotPresent, &ann), None, "it is not in the store yet");

@@ -4,8 +4,8 @@
 //! all others the bytes are pulled first, because a registry may claim any diff id.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, Weak},
+    collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,62 +24,52 @@ use super::{
     image_policy::ImagePolicy,
     lanes::{Crowded, Lanes},
     local_images::{LocalImages, present, present_as},
-    negative_cache::NegativeCache,
     progress::Progress,
-    single_flight::{InFlight, LayerRequest, Source, key_of},
+    single_flight::{LayerFetcher, LayerRequest, PullContext, key_of},
 };
 use crate::{
     budget::{Budget, Share},
     changeset::Format,
     digest::Digest,
     error::Class,
-    image::{Access, Image, Known, Reference, Registries, Repository},
-    layers::{ImageDetails, Lease, Place, SnapshotId, Store},
+    image::{Access, Image, Known, PullPolicy, Reference, Registries, Repository},
+    layers::{ImageDetails, Lease, Store},
+    metrics::Metrics,
     overlay::LAYER_LIMIT,
     sys::blocking::blocking,
-    volumes::{gc::GarbageCollector, request::PullPolicy},
 };
 
-/// How many layers of one volume are fetched and written at a time. That is enough to use the time of waiting for the
+/// How many layers of one pull are fetched and written at a time. That is enough to use the time of waiting for the
 /// network.
-const AT_ONCE: usize = 4;
+const FETCHES_PER_PULL: usize = 4;
 
-/// The bytes of image documents that every pull may hold without waiting. Common images have less.
-const KEPT: u64 = 64 << 10;
+/// The bytes of image documents that every pull may hold in any case. Common images have less.
+const FREE_BYTES: u64 = 64 << 10;
 /// The bytes held for each layer of an image until all layers are in the store.
-const LAYER: usize = 512;
+const LAYER_BYTES: usize = 512;
 
 /// Pulls images to this node.
 #[derive(Debug)]
 pub struct ImagePuller {
-    pub(super) registries: Arc<Registries>,
-    pub(super) store: Arc<Store>,
-    pub(super) collector: Arc<GarbageCollector>,
+    registries: Arc<Registries>,
+    store: Arc<Store>,
+    fetcher: LayerFetcher,
     auth_cache: AuthCache,
     policy: ImagePolicy,
-    pub(super) failures: NegativeCache<Source>,
-    pub(super) in_flight: Mutex<HashMap<Source, Weak<InFlight>>>,
     /// Limits the resolutions of images, each of which holds documents in memory.
-    finds: Lanes,
+    resolutions: Lanes,
     /// The memory for the documents of images, which a pull holds until its end. Each pull has a share.
-    kept: Arc<Budget>,
-    /// Limits the fetches of layers, each of which holds threads and buffers.
-    pub(super) fetches: Lanes,
+    documents: Arc<Budget>,
 }
 
-/// The layers of a volume, all of them in the store.
+/// The layers of some images, all of them in the store.
 #[derive(Debug)]
 pub struct PulledLayers {
     /// Their keys, bottom first.
     pub stack: Vec<Digest>,
-    /// How many of these, at the top, are layers of snapshots and not of images.
-    pub own: usize,
     /// The manifests of the images, in the order of the stack.
     pub manifests: Vec<Digest>,
-    /// The snapshot that the volume starts from, if any.
-    pub snapshot: Option<SnapshotId>,
-    /// Keeps the layers until the volume's record does.
-    #[allow(dead_code, reason = "its drop releases the layers")]
+    /// Keeps the layers in the store.
     pub lease: Lease,
 }
 
@@ -94,57 +84,46 @@ struct Found {
     _lease: Lease,
 }
 
-/// The context of a pull, which all of its layers share.
-pub(super) struct PullContext<'a> {
-    pub(super) requester: Requester<'a>,
-    /// The images that the volume names.
-    named: &'a [Reference],
-    /// The images that their registries have just given to the requester.
-    given: Vec<Given<'a>>,
-    pub(super) stop: &'a CancellationToken,
-}
-
 impl ImagePuller {
     pub fn new(
         registries: Arc<Registries>,
-        collector: Arc<GarbageCollector>,
+        store: Arc<Store>,
+        metrics: Metrics,
         trust_for: Duration,
         policy: ImagePolicy,
     ) -> Self {
         Self {
+            fetcher: LayerFetcher::new(registries.clone(), store.clone(), metrics),
             registries,
-            store: collector.store.clone(),
-            collector,
+            store,
             auth_cache: AuthCache::new(trust_for),
             policy,
-            failures: NegativeCache::default(),
-            in_flight: Mutex::default(),
-            finds: Lanes::default(),
-            kept: Arc::new(Budget::new(KEPT, 12 << 20, 24 << 20)),
-            fetches: Lanes::default(),
+            resolutions: Lanes::default(),
+            documents: Arc::new(Budget::new(FREE_BYTES, 12 << 20, 24 << 20)),
         }
     }
 
     /// Pulls the layers of `images`. When this returns, every layer is in the store, and the requester may use it. A
     /// drop stops the fetches.
-    pub async fn stack(
+    pub async fn pull(
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
         requester: Requester<'_>,
         progress: &Progress,
     ) -> Result<PulledLayers, PullError> {
-        let kept = self.kept.share();
+        let documents = self.documents.share();
         let finds: Vec<_> = images
             .iter()
-            .map(|image| self.find_in_turn(image, policy, requester, images, &kept))
+            .map(|image| self.find_in_turn(image, policy, requester, images, &documents))
             .collect();
         let found = try_join_all(finds).await?;
         // When one layer fails, or the pull is cancelled, the other fetches stop too.
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let given = found.iter().filter_map(|found| found.image.as_ref()).map(Given::from);
-        let context = PullContext { requester, named: images, given: given.collect(), stop: &stop };
+        let authorization = self.authorization(requester, images);
+        let context = PullContext { authorization, given: given.collect(), stop: &stop };
 
         let (wanted, present) = distinct(&found);
         let sizes =
@@ -153,10 +132,11 @@ impl ImagePuller {
         items.iter().skip(wanted.len()).for_each(|item| item.done());
         // Collected first: with a lazy `map` the compiler cannot prove that the whole future is `Send`.
         let fetches: Vec<_> = (wanted.iter().zip(&items))
-            .map(|((wanted, chain), item)| self.pull_alone(*wanted, *chain, &context, item))
+            .map(|((wanted, chain), item)| self.fetcher.pull_alone(*wanted, *chain, &context, item))
             .collect();
-        let fetched =
-            stream::iter(fetches).buffer_unordered(AT_ONCE).try_filter_map(|it| ready(Ok(it)));
+        let fetched = stream::iter(fetches)
+            .buffer_unordered(FETCHES_PER_PULL)
+            .try_filter_map(|it| ready(Ok(it)));
         let waiting: Vec<_> = fetched.try_collect().await?;
         let linked = waiting.iter().map(|linked| (linked.key, linked.item)).collect();
 
@@ -166,7 +146,7 @@ impl ImagePuller {
                 stack.extend(&found.layers);
                 continue;
             };
-            let layers = self.pull_linked(image, &linked, &context).await?;
+            let layers = self.fetcher.pull_linked(image, &linked, &context).await?;
             stack.extend(&layers);
             let (store, name, manifest) =
                 (self.store.clone(), image.reference.to_string(), image.digest);
@@ -179,12 +159,12 @@ impl ImagePuller {
         }
         let manifests = found.iter().map(|found| found.manifest).collect();
         let lease = self.hold(&stack).await;
-        Ok(PulledLayers { stack, own: 0, manifests, snapshot: None, lease })
+        Ok(PulledLayers { stack, manifests, lease })
     }
 
     /// The same without a registry: returns the layers if all of them are in the store and the requester may use them.
     /// Blocks.
-    pub fn here(
+    pub fn local(
         &self,
         images: &[Reference],
         policy: Option<PullPolicy>,
@@ -194,7 +174,7 @@ impl ImagePuller {
         for reference in images {
             let must_resolve = PullPolicy::for_image(reference, policy) == PullPolicy::Always;
             let present = if must_resolve { None } else { present(&self.store, reference) }?;
-            if !present.is_allowed(&self.rights(requester, images), &[]) {
+            if !present.is_allowed(&self.authorization(requester, images), &[]) {
                 return None;
             }
             found.push(present);
@@ -204,7 +184,7 @@ impl ImagePuller {
             found.iter().flat_map(|present| &present.image.layers).copied().collect();
         let manifests = found.iter().map(|present| present.image.manifest).collect();
         let lease = self.store.hold(&stack);
-        Some(PulledLayers { stack, own: 0, manifests, snapshot: None, lease })
+        Some(PulledLayers { stack, manifests, lease })
     }
 
     /// [`Self::find`] within the node's limits: in the namespace's turn and within the memory of the pull.
@@ -214,14 +194,14 @@ impl ImagePuller {
         policy: Option<PullPolicy>,
         requester: Requester<'_>,
         named: &[Reference],
-        kept: &Share,
+        documents: &Share,
     ) -> Result<Found, PullError> {
         let find = self.find(reference, policy, requester, named);
-        let found = self.finds.run(requester.namespace, find).await;
+        let found = self.resolutions.run(requester.namespace, find).await;
         let found = found.unwrap_or_else(|Crowded| Err(PullError::Crowded(reference.clone())))?;
         if let Some(image) = &found.image {
-            let bytes = image.config.len() + image.layers.len() * LAYER;
-            let taken = kept.try_take(bytes as u64);
+            let bytes = image.config.len() + image.layers.len() * LAYER_BYTES;
+            let taken = documents.try_take(bytes as u64);
             taken.map_err(|why| PullError::Memory { reference: reference.clone(), why })?;
         }
         Ok(found)
@@ -240,7 +220,8 @@ impl ImagePuller {
         let known = blocking(move || present(&store, &name)).await;
         let is_known = known.is_some();
         let may = |present: &LocalImages| {
-            policy != PullPolicy::Always && present.is_allowed(&self.rights(requester, named), &[])
+            policy != PullPolicy::Always
+                && present.is_allowed(&self.authorization(requester, named), &[])
         };
         if let Some(present) = known.filter(may) {
             return self.found(reference, present).await;
@@ -254,8 +235,8 @@ impl ImagePuller {
             let (store, place, digest) = (self.store.clone(), reference.clone(), *digest);
             let same = blocking(move || present_as(&store, &place, &digest)).await;
             let given = [Given { reference, access }];
-            let rights = self.rights(requester, named);
-            if let Some(present) = same.filter(|same| same.is_allowed(&rights, &given)) {
+            let authorization = self.authorization(requester, named);
+            if let Some(present) = same.filter(|same| same.is_allowed(&authorization, &given)) {
                 return self.found(reference, present).await;
             }
         }
@@ -335,22 +316,12 @@ impl ImagePuller {
         blocking(move || store.hold(&layers)).await
     }
 
-    fn rights<'a>(&'a self, requester: Requester<'a>, named: &'a [Reference]) -> Authorization<'a> {
+    fn authorization<'a>(
+        &'a self,
+        requester: Requester<'a>,
+        named: &'a [Reference],
+    ) -> Authorization<'a> {
         Authorization { requester, policy: &self.policy, auth_cache: &self.auth_cache, named }
-    }
-
-    /// Whether the layer is in the store, fits that place in a stack, and the requester may use it.
-    pub(super) async fn may_use(
-        &self,
-        key: &Digest,
-        place: Place,
-        context: &PullContext<'_>,
-    ) -> Result<bool, PullError> {
-        let (store, layer) = (self.store.clone(), *key);
-        let known =
-            blocking(move || store.fits(&layer, place).then(|| store.origins(&layer))).await;
-        let Some(origins) = known else { return Ok(false) };
-        Ok(self.rights(context.requester, context.named).allow(&origins, &context.given))
     }
 }
 

@@ -16,14 +16,15 @@ use crate::{
     layers::{NewLayer, Origin, Watermarks},
     metrics::Metrics,
     sys::{mounts::FakeMounts, statfs::Space},
-    volumes::records::Records,
+    volumes::{gc::GarbageCollector, records::Records},
 };
 
 /// The image puller of one node, on a disk of which `free` bytes are free while the store has no layer.
 pub(super) struct Node {
     dir: TempDir,
     free: Arc<AtomicU64>,
-    pub(super) pulls: ImagePuller,
+    collector: Arc<GarbageCollector>,
+    pub(super) puller: ImagePuller,
 }
 
 impl Node {
@@ -51,8 +52,10 @@ impl Node {
         let records = Records::new(store.volumes());
         let marks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
         let metrics = Metrics::default();
+        let puller =
+            ImagePuller::new(registries.into(), store.clone(), metrics.clone(), trust_for, policy);
         let collector = GarbageCollector { store, records, mounts, marks, metrics }.start();
-        Self { pulls: ImagePuller::new(registries.into(), collector, trust_for, policy), dir, free }
+        Self { dir, free, collector, puller }
     }
 
     pub(super) async fn pull(
@@ -71,8 +74,8 @@ impl Node {
         policy: PullPolicy,
     ) -> Result<PulledLayers, PullError> {
         let (progress, images) = (Progress::default(), std::slice::from_ref(image));
-        let here = self.pulls.here(images, Some(policy), requester);
-        let pulled = self.pulls.stack(images, Some(policy), requester, &progress).await;
+        let here = self.puller.local(images, Some(policy), requester);
+        let pulled = self.puller.pull(images, Some(policy), requester, &progress).await;
         // The local path returns nothing that the full pull would not return.
         if let Some(here) = here {
             let full = pulled
@@ -92,7 +95,7 @@ impl Node {
     }
 
     pub(super) fn store(&self) -> &Arc<Store> {
-        &self.pulls.store
+        &self.puller.store
     }
 
     /// Adds the only layer of an image to the store, as a pull with a credential would.
@@ -163,7 +166,7 @@ async fn the_images_of_a_volume_make_one_stack_with_a_lease() {
     let images = [registry.reference("base", "1"), registry.reference("tools", "1")];
     let progress = Progress::default();
     let requester = Requester { namespace: "default", keyring: &Keyring::default() };
-    let pulled = node.pulls.stack(&images, None, requester, &progress).await.unwrap();
+    let pulled = node.puller.pull(&images, None, requester, &progress).await.unwrap();
     let mut stack = vec![tools.diff_ids[0]];
     stack.extend(&tools.diff_ids);
     assert_eq!(pulled.stack, stack);
@@ -175,7 +178,7 @@ async fn the_images_of_a_volume_make_one_stack_with_a_lease() {
     );
     assert_eq!((progress.layers_done(), progress.layers()), (3, 3));
     assert_eq!(progress.bytes_done(), progress.bytes_wanted());
-    let text = node.pulls.collector.metrics.text().unwrap();
+    let text = node.collector.metrics.text().unwrap();
     assert!(text.contains("ovl_pulls_total 3"), "{text}");
 
     // Only the lease keeps the layers once their images are gone.
@@ -184,9 +187,9 @@ async fn the_images_of_a_volume_make_one_stack_with_a_lease() {
             .put_image(&image.to_string(), Digest::of(b"other"), &[], &ImageDetails::default())
             .unwrap();
     }
-    assert_eq!(node.pulls.collector.collect().unwrap().layers, 0);
+    assert_eq!(node.collector.collect().unwrap().layers, 0);
     drop(pulled);
-    assert_eq!(node.pulls.collector.collect().unwrap().layers, 3);
+    assert_eq!(node.collector.collect().unwrap().layers, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

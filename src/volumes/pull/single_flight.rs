@@ -4,31 +4,35 @@
 //! turn until all of its tasks have ended.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, PoisonError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
 
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    authorization::{Authorization, Given},
     error::PullError,
-    lanes::{Crowded, Lane},
+    lanes::{Crowded, Lane, Lanes},
+    negative_cache::NegativeCache,
     progress::Item,
     progress_reader::{CancellableReader, StallTimer},
-    puller::{ImagePuller, PullContext},
 };
 use crate::{
     digest::Digest,
-    image::{Access, Image, LayerBlob},
-    layers::{AddError, NewLayer, Origin, Packed, Place, Reservation, layer_key},
+    image::{Access, Image, LayerBlob, Registries},
+    layers::{AddError, NewLayer, Origin, Packed, Place, Reservation, Store, layer_key},
+    metrics::Metrics,
     sys::blocking::blocking,
 };
 
-/// The source of a layer: its key, registry, repository and blob. A registry may claim any diff id for bytes that it
-/// never delivers. So a fetch of the same layer from another source does not wait.
+/// The source of a layer: its key, registry, repository and blob. Fetches of one layer from different sources run
+/// independently, because a registry may claim any diff id for bytes that it never delivers.
 pub(super) type Source = (Digest, String, String, Digest);
 
 /// The key of a layer that is unpacked alone.
@@ -79,7 +83,46 @@ impl LayerRequest<'_> {
     }
 }
 
-impl ImagePuller {
+/// The context of a pull, which all of its layers share.
+pub(super) struct PullContext<'a> {
+    pub(super) authorization: Authorization<'a>,
+    /// The images that their registries have just given to the requester.
+    pub(super) given: Vec<Given<'a>>,
+    pub(super) stop: &'a CancellationToken,
+}
+
+/// Fetches layers into the store.
+#[derive(Debug)]
+pub(super) struct LayerFetcher {
+    registries: Arc<Registries>,
+    store: Arc<Store>,
+    metrics: Metrics,
+    /// The layers that were fetched lately and are bad.
+    pub(super) failures: NegativeCache<Source>,
+    in_flight: Mutex<HashMap<Source, Weak<InFlight>>>,
+    /// Limits the fetches, each of which holds threads and buffers.
+    pub(super) lanes: Lanes,
+}
+
+impl LayerFetcher {
+    pub(super) fn new(registries: Arc<Registries>, store: Arc<Store>, metrics: Metrics) -> Self {
+        let (failures, in_flight, lanes) = Default::default();
+        Self { registries, store, metrics, failures, in_flight, lanes }
+    }
+
+    /// Whether the layer is in the store, fits that place in a stack, and the requester may use it.
+    pub(super) async fn may_use(
+        &self,
+        key: &Digest,
+        place: Place,
+        context: &PullContext<'_>,
+    ) -> bool {
+        let (store, layer) = (self.store.clone(), *key);
+        let known =
+            blocking(move || store.fits(&layer, place).then(|| store.origins(&layer))).await;
+        known.is_some_and(|origins| context.authorization.allow(&origins, &context.given))
+    }
+
     /// Waits for the turn of a layer, and fetches the layer if no other pull has. Returns whether it is in the store.
     /// If not, it cannot be unpacked alone.
     pub(super) async fn fetch_once(
@@ -92,7 +135,7 @@ impl ImagePuller {
         let source = wanted.source();
         item.fetched(&in_flight.arrived);
         let turn = in_flight.turn.clone().lock_owned().await;
-        if self.may_use(&wanted.key, wanted.place(), context).await? {
+        if self.may_use(&wanted.key, wanted.place(), context).await {
             return Ok(true);
         }
         if let Some(known) = self.failures.of(&source, &wanted.image.reference, Instant::now()) {
@@ -122,21 +165,21 @@ impl ImagePuller {
         let LayerRequest { image, layer, key, .. } = wanted;
         let reference = &image.reference;
         let failed = |source| PullError::Add { reference: reference.clone(), source };
-        let namespace = context.requester.namespace;
-        let lane = self.fetches.enter(namespace).await;
+        let namespace = context.authorization.requester.namespace;
+        let lane = self.lanes.enter(namespace).await;
         let reserved = self.reserve(layer).await.map_err(failed)?;
         tracing::info!(image = %reference, layer = %key, bytes = layer.size, "fetching a layer");
         let began = Instant::now();
         let waits = Arc::<StallTimer>::default();
         let is_slow = waits.watch(&in_flight.arrived);
         let work = self.write(wanted, context, reserved, waits, (in_flight, turn, lane.clone()));
-        let added = match self.fetches.watch(namespace, &lane, work, is_slow).await {
+        let added = match self.lanes.watch(namespace, &lane, work, is_slow).await {
             Ok(added) => added?,
             Err(Crowded) => return Err(PullError::Crowded(reference.clone())),
         };
         let (added, turn) = added;
         let Err(why) = added else {
-            self.collector.metrics.pulled(layer.size, began.elapsed().as_secs_f64());
+            self.metrics.pulled(layer.size, began.elapsed().as_secs_f64());
             return Ok(());
         };
         self.failures.remember(source, &why, Instant::now());
@@ -157,7 +200,8 @@ impl ImagePuller {
     ) -> Result<(Result<(), AddError>, OwnedMutexGuard<()>), PullError> {
         let LayerRequest { image, layer, below, .. } = wanted;
         let (reference, may_need_below) = (&image.reference, wanted.may_need_below());
-        let blob = self.registries.blob(image, layer, context.requester.keyring).await?;
+        let blob =
+            self.registries.blob(image, layer, context.authorization.requester.keyring).await?;
         let _end = blob.end_when_dropped();
         let origin = Origin {
             registry: reference.registry().to_owned(),

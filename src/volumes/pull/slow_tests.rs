@@ -33,7 +33,7 @@ async fn others_are_served(part: fn(&str) -> String) {
             node.pull_as(requester, &image, PullPolicy::IfNotPresent).await.map(drop)
         }));
     }
-    let lanes = || node.pulls.finds.held().0 + node.pulls.fetches.held().0;
+    let lanes = || node.puller.resolutions.in_use().0 + node.puller.fetcher.lanes.in_use().0;
     soon(async {
         while lanes() < 16 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -46,7 +46,9 @@ async fn others_are_served(part: fn(&str) -> String) {
     assert!(slow.iter().all(|pull| !pull.is_finished()), "slow pulls go on");
     slow.iter().for_each(tokio::task::JoinHandle::abort);
     soon(async {
-        while node.pulls.finds.held() != (0, 0) || node.pulls.fetches.held() != (0, 0) {
+        while node.puller.resolutions.in_use() != (0, 0)
+            || node.puller.fetcher.lanes.in_use() != (0, 0)
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
@@ -68,8 +70,8 @@ async fn a_volume_is_refused_when_its_images_exceed_the_memory_budget() {
     let registry = FakeRegistry::start().await;
     registry.push_image("a", "1", &[layer("a")], false);
     let mut node = Node::new(registry.registries(), HOUR);
-    node.pulls.kept = Arc::new(Budget::new(0, 0, 1 << 20));
-    let other = node.pulls.kept.share();
+    node.puller.documents = Arc::new(Budget::new(0, 0, 1 << 20));
+    let other = node.puller.documents.share();
     other.take(1).unwrap();
     let pull = async || {
         node.pull(&registry.reference("a", "1"), PullPolicy::Always, &Keyring::default()).await
@@ -82,5 +84,5 @@ async fn a_volume_is_refused_when_its_images_exceed_the_memory_budget() {
     );
     drop(other);
     pull().await.unwrap();
-    assert_eq!(node.pulls.kept.used(), 0);
+    assert_eq!(node.puller.documents.used(), 0);
 }

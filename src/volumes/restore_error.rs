@@ -1,0 +1,118 @@
+//! Why a new volume gets no layers.
+
+use super::{pull::PullError, snapshot_lookup::LookupError};
+use crate::{
+    error::Class,
+    layers::{LowerError, SnapshotId},
+    overlay::{LAYER_LIMIT, Owner},
+};
+
+/// The layers of a new volume could not be brought into the store.
+#[derive(Debug, thiserror::Error)]
+pub enum LayersError {
+    /// An image cannot be pulled.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// The volume's snapshot cannot be used.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+impl LayersError {
+    /// The class of the error.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Pull(e) => e.class(),
+            Self::Restore(e) => e.class(),
+        }
+    }
+}
+
+/// Why a volume cannot start from a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The lookup failed.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// The snapshot was not pushed, and is on another node.
+    #[error(
+        "snapshot {name} lies on node {node} only: run the pod on that node, or push snapshots (set `repository` in their \
+         VolumeSnapshotClass; without a cluster use `ovl snapshot push`)"
+    )]
+    NodeOnly {
+        /// The name.
+        name: String,
+        /// The node that has it.
+        node: String,
+    },
+    /// The snapshot was not pushed, and some of its layers are missing in the store.
+    #[error(
+        "snapshot {name} ({id}) is on this node, but not all of its layers exist any more, and it was not pushed; take \
+         another snapshot"
+    )]
+    Lost {
+        /// The name.
+        name: String,
+        /// Its id.
+        id: SnapshotId,
+    },
+    /// The new volume has another `owner`, so the snapshot's files would have the wrong owner.
+    #[error(
+        "snapshot {name} was taken of a volume with {}, and this volume has {}; set the same owner",
+        shown(*captured_for), shown(*wanted)
+    )]
+    OtherOwner {
+        /// The name.
+        name: String,
+        /// The owner in the volume that it was taken of.
+        captured_for: Option<Owner>,
+        /// The owner in the new volume.
+        wanted: Option<Owner>,
+    },
+    /// A part of the snapshot's data is in its own images, and the volume has other images.
+    #[error(
+        "snapshot {name} has files whose content or place is in its own images, so it cannot be used over other images; \
+         start from it without `image` and `images`"
+    )]
+    OwnImages {
+        /// The name.
+        name: String,
+    },
+    /// One of its layers cannot be read.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// The snapshot and its images have more layers than overlayfs can mount.
+    #[error(
+        "snapshot {name} and its images have {count} different layers, and overlayfs allows at most {LAYER_LIMIT}; start \
+         from images of fewer layers, or squash snapshots earlier (`squashAbove` in their VolumeSnapshotClass)"
+    )]
+    TooDeep {
+        /// The name.
+        name: String,
+        /// The number of different layers.
+        count: usize,
+    },
+}
+
+impl RestoreError {
+    /// The class of the error.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Lookup(e) => e.class(),
+            Self::NodeOnly { .. }
+            | Self::OtherOwner { .. }
+            | Self::OwnImages { .. }
+            | Self::TooDeep { .. } => Class::Precondition,
+            Self::Lower(e) => e.class(),
+            Self::Lost { .. } => Class::Corrupt,
+        }
+    }
+}
+
+/// The attribute `owner` as a part of a sentence.
+fn shown(owner: Option<Owner>) -> String {
+    match owner {
+        Some(Owner { uid, gid }) => format!("owner {uid}:{gid}"),
+        None => "no owner".to_owned(),
+    }
+}
