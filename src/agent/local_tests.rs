@@ -8,7 +8,6 @@ use crate::{
     image::fake::{FakeRegistry, OCI_MANIFEST},
     layers::testing::snapshot_record,
     sys::mounts::FakeMounts,
-    volumes::Owner,
 };
 
 /// A node with an empty store, and a registry to which other nodes push.

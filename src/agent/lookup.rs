@@ -11,7 +11,8 @@ use crate::{
         snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
     },
     image::{Reference, Repository},
-    volumes::{FoundSnapshot, Lookup, LookupError, Owner, SnapshotLookup},
+    overlay::Owner,
+    volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
 };
 
 /// Looks snapshots up in the API server.

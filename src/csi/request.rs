@@ -18,7 +18,11 @@ use super::{
         volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
     },
 };
-use crate::volumes::{Keyring, Options, Pod, PublishRequest, Target, VolumeId};
+use crate::{
+    image::Keyring,
+    overlay::Options,
+    volumes::{Pod, PublishRequest, Target, VolumeId},
+};
 pub(super) use invalid_argument::BadRequest;
 use invalid_argument::shown;
 

@@ -18,7 +18,8 @@ use crate::{
     digest::Digest,
     error::Class,
     layers::{AddError, LowerError, Reservation, ReserveError},
-    volumes::{Owner, ViewError},
+    overlay::Owner,
+    volumes::ViewError,
 };
 
 /// A job for the packer: packs the topmost layers of a stack as one layer.

@@ -21,15 +21,15 @@ use crate::{
         fake::{ALWAYS, FakeRegistry, Fault, OCI_MANIFEST, descriptor, gzipped, registries},
     },
     layers::SnapshotRecord,
-    overlay::Features,
+    overlay::{Features, Owner},
     sys::{
         durable,
         mounts::{LinuxMounts, Mounts as _},
         scratch::{Disk, Scratch},
     },
     volumes::{
-        FoundSnapshot, Lookup, LookupError, Owner, Parts as VolumeParts, Pod, PublishRequest,
-        Settings, SnapshotLookup, Target, VolumeSpec,
+        FoundSnapshot, Lookup, LookupError, Parts as VolumeParts, Pod, PublishRequest, Settings,
+        SnapshotLookup, Target, VolumeSpec,
     },
 };
 

@@ -95,7 +95,7 @@ impl Node {
             target: self.target(name).try_into().unwrap(),
             pod: self.pod(),
             spec,
-            keyring: crate::volumes::Keyring::default(),
+            keyring: crate::image::Keyring::default(),
             deadline: None,
         };
         self.volumes.publish(request).await.unwrap();

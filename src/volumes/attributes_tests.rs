@@ -9,6 +9,8 @@ use std::{
 use super::{tests::Node, *};
 use crate::{
     error::Class,
+    image::PullPolicy,
+    overlay::{Owner, Xino},
     sys::{
         Errno,
         mounts::{Call, Mounts},

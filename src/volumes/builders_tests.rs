@@ -22,7 +22,10 @@ use self::{
     tree::{Tree, assert_same, difference, read_tree},
 };
 use super::{privileged_tests::Node, tools_tests::sh, *};
-use crate::image::fake::{FakeRegistry, OCI_INDEX, OCI_MANIFEST, descriptor};
+use crate::image::{
+    Reference,
+    fake::{FakeRegistry, OCI_INDEX, OCI_MANIFEST, descriptor},
+};
 
 /// The layers, bottom first: the name, and the shell lines that write the layer to the tar `$OUT`.
 const LAYERS: &[(&str, &str)] = &[

@@ -1,6 +1,7 @@
 //! The comparison of a publish request with the existing volume of the same id.
 
-use super::{Options, PublishRequest, record::Record};
+use super::{PublishRequest, record::Record};
+use crate::overlay::Options;
 
 /// The attribute in which a request differs from the existing volume. `None` if the two agree.
 ///

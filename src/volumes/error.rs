@@ -2,9 +2,10 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{LayersError, PodUid, RecordError, Reference, Target, VolumeId};
+use super::{LayersError, PodUid, RecordError, Target, VolumeId};
 use crate::{
     error::Class,
+    image::Reference,
     layers::LowerError,
     overlay::{OverlayError, PlanError},
     sys::mounts::MountError,

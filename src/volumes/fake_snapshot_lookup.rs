@@ -3,14 +3,14 @@
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use super::*;
 use crate::{
     digest::Digest,
     layers::{
-        Features, SnapshotContents, SnapshotRecord, SnapshotSource, testing::snapshot_record,
+        Features, SnapshotContents, SnapshotRecord, SnapshotSource, Store, testing::snapshot_record,
     },
     sys::durable::Amount,
 };

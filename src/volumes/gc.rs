@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{RecordError, VolumeId, Volumes, is_named, records::Records};
+use super::{RecordError, VolumeId, mount_name::is_named, records::Records};
 use crate::{
     digest::Digest,
     layers::{CollectError, GcStats, Store, Watermarks},
@@ -26,17 +26,6 @@ pub(super) struct GarbageCollector {
     pub(super) mounts: Arc<dyn Mounts>,
     pub(super) marks: Watermarks,
     pub(super) metrics: Metrics,
-}
-
-impl Volumes {
-    /// Removes layers that nothing needs and, if the disk is too full, images that no volume used lately. Blocks. The
-    /// caller must repeat it periodically.
-    ///
-    /// # Errors
-    /// The layers in use are not known for sure. Nothing is removed then.
-    pub fn collect(&self) -> Result<GcStats, CollectError> {
-        self.0.collector.collect()
-    }
 }
 
 impl GarbageCollector {

@@ -6,12 +6,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    image::fake::FakeRegistry,
+    image::{Keyring, PullPolicy, fake::FakeRegistry},
     layers::ImageDetails,
     overlay::Features,
     sys::mounts::FakeMounts,
-    volumes::fake_snapshot_lookup::{record, snapshot_layer},
-    volumes::{Keyring, Parts, Pod, PublishRequest, PullPolicy, Settings, Target, VolumeSpec},
+    volumes::{
+        Parts, Pod, PublishRequest, Settings, Target, VolumeSpec, Volumes,
+        fake_snapshot_lookup::{record, snapshot_layer},
+    },
 };
 
 struct Node {

@@ -2,14 +2,13 @@
 
 use std::{io, path::Path};
 
-use super::{
-    Owner, Pod, RecordError, Reference, VolumeId, Volumes, lock::VolumeLock, record::Record,
-};
+use super::{Pod, RecordError, VolumeId, Volumes, lock::VolumeLock, record::Record};
 use crate::{
     digest::Digest,
     error::Class,
+    image::Reference,
     layers::SnapshotId,
-    overlay::{self, Upper},
+    overlay::{self, Owner, Upper},
     sys::mounts::{Mount, MountError},
 };
 

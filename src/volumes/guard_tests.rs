@@ -1,6 +1,6 @@
 //! Tests of the guard that a capture has of its volume, and of which volumes can be captured.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use super::{tests::Node, *};
 use crate::error::Class;

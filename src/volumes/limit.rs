@@ -7,17 +7,8 @@
 //!
 //! Deliberately absent: any reaction. Only `medium: Memory` is a limit that a pod cannot evade.
 
-use super::{Inner, Limits, PodEventType, record::Record};
+use super::{Limits, PodEventType, counts::Finding, record::Record, state::Inner};
 use crate::sys::quota::Usage;
-
-/// A difference between the count and the quota.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// The files of the volume take more than its limit.
-    Passed,
-    /// The quota is nearly used up, but not by the files of the volume.
-    Charged,
-}
 
 impl Inner {
     /// Compares the last count of a limited volume with its limit. Reports a difference once, as an Event of its pod.

@@ -9,12 +9,11 @@ use std::{
 use super::{
     privileged_tests::{Node, read, registry, tar},
     tests::wait_for_removal,
-    *,
 };
 use crate::{
     error::Class,
     sys::{
-        mounts::LinuxMounts,
+        mounts::{LinuxMounts, Mounts as _},
         scratch::{Disk, Scratch},
     },
 };

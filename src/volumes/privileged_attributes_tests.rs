@@ -18,8 +18,13 @@ use super::{
 };
 use crate::{
     error::Class,
-    image::fake::FakeRegistry,
-    sys::{mounts::LinuxMounts, quota},
+    image::{Reference, fake::FakeRegistry},
+    overlay::{Options, Owner, Xino},
+    sys::{
+        durable,
+        mounts::{LinuxMounts, Mounts as _},
+        quota,
+    },
 };
 
 fn in_memory(images: Vec<Reference>) -> VolumeSpec {

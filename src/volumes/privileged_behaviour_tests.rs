@@ -20,7 +20,7 @@ use super::{
     privileged_tests::{Node, read},
     *,
 };
-use crate::{image::fake::FakeRegistry, sys::host};
+use crate::{image::fake::FakeRegistry, overlay::Xino, sys::host};
 
 /// The size of a file in bytes: a whole page, because a mapping shows whole pages.
 const PAGE: usize = 4096;

@@ -16,9 +16,13 @@ use super::{
 use crate::{
     digest::Digest,
     error::Class,
-    image::fake::FakeRegistry,
+    image::{Reference, fake::FakeRegistry},
     layers::SnapshotRecord,
-    sys::{attributes, mounts::LinuxMounts},
+    overlay::{Options, Owner},
+    sys::{
+        attributes,
+        mounts::{LinuxMounts, Mounts as _},
+    },
 };
 
 /// A node whose volume names begin with `prefix`, because all tests share the kernel's mount table.

@@ -13,8 +13,10 @@ use tempfile::TempDir;
 use super::{fake_snapshot_lookup::FakeSnapshots, *};
 use crate::{
     digest::Digest,
-    image::fake::FakeRegistry,
-    sys::mounts::{LinuxMounts, Mounts},
+    image::{Keyring, Reference, fake::FakeRegistry},
+    layers::Store,
+    overlay::{Features, Options},
+    sys::mounts::{LinuxMounts, Mount, Mounts},
 };
 
 /// A node on this machine. Dropped, it unmounts what a failed test left.

@@ -15,7 +15,10 @@ use super::{
     tools_tests::{packed, sh},
     *,
 };
-use crate::image::fake::FakeRegistry;
+use crate::{
+    image::{PullPolicy, Reference, fake::FakeRegistry},
+    overlay::{Options, Xino},
+};
 
 /// The size in bytes of the files on which the commands run: far more than overlay's marks and xattrs need.
 const LARGE: u64 = 1 << 20;

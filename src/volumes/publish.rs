@@ -3,20 +3,22 @@
 use std::{io, path::Path, sync::Arc};
 
 use super::{
-    Inner, Keyring, Limits, Medium, PublishError, PublishRequest, Target, VolumeId, VolumeSpec,
-    Volumes, blocking,
+    Limits, Medium, PublishError, PublishRequest, Target, VolumeId, VolumeSpec, Volumes,
     conflict::difference,
     lock::VolumeLock,
-    mount_name,
+    mount_name::mount_name,
     pull::Requester,
     pull_jobs::{PullHandle, PullOutcome},
     record::Record,
+    state::Inner,
     volume_layers::VolumeLayers,
 };
 use crate::{
     digest::Digest,
+    image::Keyring,
     overlay::{self, Lower, Plan, Spec, Stack},
     sys::{
+        blocking::blocking,
         copy_up::copy_up,
         mount_target,
         mounts::{Detached, Mount},

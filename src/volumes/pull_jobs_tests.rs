@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{tests::Node, *};
+use super::{pull_jobs::PullTimeouts, tests::Node, *};
 use crate::{
     error::Class,
     image::{

@@ -209,7 +209,7 @@ mod tests {
         let record = Record::parse(OLD.as_bytes(), &id, Path::new("/a")).unwrap();
         let mut spec = VolumeSpec {
             images: vec!["registry.example/base:1".parse().unwrap()],
-            pull_policy: Some(super::super::PullPolicy::Never),
+            pull_policy: Some(crate::image::PullPolicy::Never),
             ..VolumeSpec::default()
         };
         (spec.options.volatile, spec.options.xino) = (true, crate::overlay::Xino::Off);

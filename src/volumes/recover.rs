@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Inner, OpenError, UnpublishError, VolumeId, Volumes, lock::VolumeLock};
+use super::{OpenError, UnpublishError, VolumeId, Volumes, lock::VolumeLock, state::Inner};
 use crate::sys::mounts::Mount;
 
 /// How long a pod's directory must be absent before the pod's volume is removed.

@@ -25,16 +25,18 @@ use std::{collections::BTreeSet, slice, time::Duration};
 use tokio::time::sleep;
 
 use super::{
-    FoundSnapshot, Inner, Owner, Progress, PublishRequest, blocking,
+    FoundSnapshot, Progress, PublishRequest,
     pull::Requester,
     restore_error::{LayersError, RestoreError},
+    state::Inner,
     volume_layers::VolumeLayers,
 };
 use crate::{
     digest::Digest,
     error::Class,
     layers::{LowerError, SnapshotId, SnapshotRecord},
-    overlay::LAYER_LIMIT,
+    overlay::{LAYER_LIMIT, Owner},
+    sys::blocking::blocking,
 };
 
 /// The first and the longest pause between two lookups of a snapshot that is not ready. Each lookup costs some

@@ -16,8 +16,12 @@ use super::{
 use crate::{
     digest::Digest,
     error::Class,
-    image::fake::{FakeRegistry, Pushed},
+    image::{
+        Reference,
+        fake::{FakeRegistry, Pushed},
+    },
     layers::SnapshotRecord,
+    overlay::{Options, Owner},
 };
 
 /// A layer of one file.

@@ -4,8 +4,7 @@
 
 use std::{fmt, future::Future, pin::Pin};
 
-use super::{Owner, Reference};
-use crate::{error::Class, layers::SnapshotId};
+use crate::{error::Class, image::Reference, layers::SnapshotId, overlay::Owner};
 
 /// Finds snapshots by the names that pods use.
 pub trait SnapshotLookup: Send + Sync + fmt::Debug {

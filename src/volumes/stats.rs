@@ -1,39 +1,18 @@
 //! The usage of volumes, from sources that cost little: the call never walks a tree.
 //!
 //! A tmpfs and a project quota report the usage. For any other upper the result is the last count of a walk, which the
-//! call starts in the background. One volume at a time on the node is walked: a few thousand entries, and then a pause
-//! four times as long as they took. A volume with a project is counted too, because the owner of a file may give it
-//! another project (`limit.rs`).
+//! call starts in the background (`counts.rs`). A volume with a project is counted too, because the owner of a file may
+//! give it another project (`limit.rs`).
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
-
-use tokio::{sync::Semaphore, time::sleep};
-
-use super::{
-    Inner, Medium, RecordError, Target, VolumeId, Volumes, blocking, limit::Finding, record::Record,
-};
+use super::{Medium, RecordError, Target, VolumeId, Volumes, record::Record, state::Inner};
 use crate::{
     error::Class,
     sys::{
-        du::Walk,
+        blocking::blocking,
         quota,
         statfs::{self, Space},
     },
 };
-
-/// The age of a count at which a call starts the next one.
-const AGAIN: Duration = Duration::from_secs(300);
-
-/// How many entries are counted between two pauses.
-const AT_ONCE: usize = 5_000;
-
-/// How many times as long as the work a pause is.
-const PAUSE: u32 = 4;
 
 /// The usage and the capacity of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +118,7 @@ impl Inner {
     }
 
     /// The last count of the upper of a volume on disk. `None` until the first count has ended. Starts another count
-    /// if the last one is older than [`AGAIN`]. Needs a tokio runtime.
+    /// if the last one is older than five minutes. Needs a tokio runtime.
     pub(super) fn count(&self, record: &Record) -> Option<quota::Usage> {
         let Record { id, spec, .. } = record;
         self.counts.last_of(id, || self.records.pair(id, spec.medium).upper().to_owned())
@@ -170,93 +149,5 @@ fn in_use(space: &Space) -> quota::Usage {
     quota::Usage {
         bytes: space.total.saturating_sub(space.available),
         inodes: space.inodes.saturating_sub(space.inodes_free),
-    }
-}
-
-/// The last counts of all volumes. Clones share them.
-#[derive(Debug, Clone)]
-pub(super) struct Counts {
-    known: Arc<Mutex<HashMap<VolumeId, Count>>>,
-    turn: Arc<Semaphore>,
-}
-
-#[derive(Debug)]
-struct Count {
-    found: Option<quota::Usage>,
-    /// When the last walk ended, or when the current one began.
-    at: Instant,
-    walking: bool,
-    /// The last finding that was reported to its pod.
-    reported: Option<Finding>,
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self { known: Arc::default(), turn: Arc::new(Semaphore::new(1)) }
-    }
-}
-
-impl Counts {
-    /// The last count of a volume. Starts another count if the last one is older than [`AGAIN`].
-    fn last_of(&self, id: &VolumeId, upper: impl FnOnce() -> PathBuf) -> Option<quota::Usage> {
-        self.all(|known| {
-            let new = !known.contains_key(id);
-            let count = known.entry(id.clone()).or_insert_with(|| Count {
-                found: None,
-                at: Instant::now(),
-                walking: false,
-                reported: None,
-            });
-            if !count.walking && (new || count.at.elapsed() >= AGAIN) {
-                (count.walking, count.at) = (true, Instant::now());
-                tokio::spawn(self.clone().count(id.clone(), upper()));
-            }
-            count.found
-        })
-    }
-
-    /// Records the finding of a volume. Returns whether it must be reported: it differs from the last one.
-    pub(super) fn is_news(&self, id: &VolumeId, finding: Option<Finding>) -> bool {
-        self.all(|known| {
-            let Some(count) = known.get_mut(id) else { return false };
-            std::mem::replace(&mut count.reported, finding) != finding && finding.is_some()
-        })
-    }
-
-    /// Removes the count of a removed volume. Its walk ends.
-    pub(super) fn forget(&self, id: &VolumeId) {
-        self.all(|known| known.remove(id));
-    }
-
-    async fn count(self, id: VolumeId, upper: PathBuf) {
-        let _turn = self.turn.acquire().await;
-        let found = self.walk(&id, upper).await.unwrap_or_else(|error| {
-            tracing::warn!(volume = %id, %error, "cannot count the files of the volume");
-            None
-        });
-        self.all(|known| {
-            if let Some(count) = known.get_mut(&id) {
-                count.found = found.or(count.found);
-                (count.walking, count.at) = (false, Instant::now());
-            }
-        });
-    }
-
-    async fn walk(&self, id: &VolumeId, upper: PathBuf) -> std::io::Result<Option<quota::Usage>> {
-        let mut walk = blocking(move || Walk::new(&upper)).await?;
-        while self.all(|known| known.contains_key(id)) {
-            let begun = Instant::now();
-            let (found, unfinished) = blocking(move || (walk.go_on(AT_ONCE), walk)).await;
-            if let Some(found) = found? {
-                return Ok(Some(found));
-            }
-            walk = unfinished;
-            sleep(begun.elapsed() * PAUSE).await;
-        }
-        Ok(None)
-    }
-
-    fn all<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Count>) -> T) -> T {
-        f(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -15,12 +15,14 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{fake_snapshot_lookup::FakeSnapshots, *};
+use super::{fake_snapshot_lookup::FakeSnapshots, pull_jobs::PullTimeouts, records::Records, *};
 use crate::{
     error::Class,
-    image::{Hosts, Registries},
+    image::{Hosts, Keyring, PullPolicy, Registries},
+    layers::Store,
+    overlay::Features,
     sys::{
-        Errno,
+        Errno, durable,
         mounts::{Attrs, Call, FakeMounts, Mounts, Request},
     },
 };

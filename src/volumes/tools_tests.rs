@@ -18,7 +18,10 @@ use super::{
     privileged_tests::{Node, read},
     *,
 };
-use crate::image::fake::FakeRegistry;
+use crate::{
+    image::fake::FakeRegistry,
+    overlay::{Options, Xino},
+};
 
 /// The limit below which JavaScript's numbers hold integers exactly.
 const JAVASCRIPT: u64 = 1 << 53;

@@ -1,10 +1,11 @@
 //! The unpublish operation: unmounts a volume from a target, and removes the volume with its last target.
 
 use super::{
-    Inner, RecordError, Target, UnpublishError, VolumeId, Volumes, background_removal::Gone,
-    blocking, lock::VolumeLock, upper::is_memory,
+    RecordError, Target, UnpublishError, VolumeId, Volumes, background_removal::Gone,
+    lock::VolumeLock, state::Inner, upper::is_memory,
 };
 use crate::sys::{
+    blocking::blocking,
     mount_target,
     mounts::{Detached, Mount, MountError},
 };

@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
-    Inner, Limits, Medium, OnUnclean, PodEvent, PodEventType, PublishError, VolumeId, VolumeSpec,
-    lock::VolumeLock, record::Record,
+    Limits, Medium, OnUnclean, PodEvent, PodEventType, PublishError, VolumeId, VolumeSpec,
+    lock::VolumeLock, record::Record, state::Inner,
 };
 use crate::{
     overlay::{self, Lower},

@@ -1,11 +1,13 @@
 //! Views of layers: opens the layers of a stack, and mounts them read-only without a target.
 
-use super::{Inner, Owner, Volumes};
+use super::{Volumes, state::Inner};
 use crate::{
     digest::Digest,
     error::Class,
     layers::LowerError,
-    overlay::{self, Lower, Options, OverlayError, Plan, PlanError, RequiredFeatures, Spec, Stack},
+    overlay::{
+        self, Lower, Options, OverlayError, Owner, Plan, PlanError, RequiredFeatures, Spec, Stack,
+    },
     sys::mounts::Detached,
 };
 

@@ -5,7 +5,7 @@ use std::fs;
 use super::{tests::Node, *};
 use crate::{
     error::Class,
-    image::fake::FakeRegistry,
+    image::{Reference, fake::FakeRegistry},
     sys::mounts::{Mounts as _, tmpfs},
 };
 

@@ -15,10 +15,10 @@ use serde::Deserialize;
 use crate::{
     csi::{self, DriverName, Endpoint, NodeName, Quantity},
     format,
-    image::{Hosts, Network, Registries, Repository},
+    image::{Hosts, Keyring, Network, Registries, Repository},
     layers::{DiskLimits, LayerFormat},
     telemetry::Collector,
-    volumes::{ImagePolicy, Keyring, Settings},
+    volumes::{ImagePolicy, Settings},
 };
 
 /// Serve CSI on this node and register with its kubelet

@@ -14,7 +14,9 @@ use super::{
 use crate::{
     controller::is_subdomain,
     csi::{config::Defaults, quantity::Quantity},
-    volumes::{Limits, Medium, OnUnclean, Options, Owner, PullPolicy, Reference, VolumeSpec, Xino},
+    image::{PullPolicy, Reference},
+    overlay::{Options, Owner, Xino},
+    volumes::{Limits, Medium, OnUnclean, VolumeSpec},
 };
 
 /// All accepted keys.

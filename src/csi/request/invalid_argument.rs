@@ -1,9 +1,7 @@
 //! The errors of invalid requests, with messages for the author of the pod.
 
 use crate::{
-    csi::quantity::QuantityError,
-    error::Class,
-    volumes::{KeyringError, RequestError},
+    csi::quantity::QuantityError, error::Class, image::KeyringError, volumes::RequestError,
 };
 
 /// A request that is refused before the driver does anything.

@@ -6,7 +6,9 @@ use super::{attributes::KEYS, *};
 use crate::{
     csi::proto::csi::volume_capability::BlockVolume,
     error::Class,
-    volumes::{Limits, Medium, OnUnclean, Owner, PullPolicy, Reference, VolumeSpec, Xino},
+    image::{PullPolicy, Reference},
+    overlay::{Owner, Xino},
+    volumes::{Limits, Medium, OnUnclean, VolumeSpec},
 };
 
 /// Parses a request on a node without defaults, from a caller without a deadline.

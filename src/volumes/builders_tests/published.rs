@@ -2,6 +2,8 @@
 //!
 //! The files themselves are deliberately not in the sources.
 
+use std::path::PathBuf;
+
 use super::*;
 
 /// Modules with such files: the environment variable that names the directory, and its parent and prefix in the cache
