@@ -33,27 +33,24 @@ pub enum OpenError {
 #[error("the driver's store cannot be read or written: {0}; check its disk")]
 pub struct ReadyError(pub io::Error);
 
+/// The target is outside of the kubelet's directory, where the driver must neither mount nor unmount.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "target path {target} is not below the kubelet's directory {kubelet}; set kubeletDir of the driver's chart"
+)]
+pub struct OutsideKubelet {
+    /// The requested target.
+    pub target: Target,
+    /// The kubelet's directory.
+    pub kubelet: String,
+}
+
 /// A volume could not be published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// Another operation on this volume has not finished.
-    #[error("volume {0}: another operation on it has not finished; try again")]
-    Busy(VolumeId),
-    /// The pull was cancelled: the volume was unpublished, or requested differently, or the task failed.
-    #[error(
-        "volume {0}: its pull was cancelled, because the volume was unpublished or another request replaced this one"
-    )]
-    CalledOff(VolumeId),
-    /// The target is outside of the kubelet's directory, where the driver must not mount.
-    #[error(
-        "target path {target} is not below the kubelet's directory {kubelet}; set kubeletDir of the driver's chart"
-    )]
-    Outside {
-        /// The requested target.
-        target: Target,
-        /// The kubelet's directory.
-        kubelet: String,
-    },
+    /// The target is not in the kubelet's directory.
+    #[error(transparent)]
+    Outside(#[from] OutsideKubelet),
     /// The request names another pod than the one whose directory holds the target. Only the kubelet makes that
     /// directory.
     #[error(
@@ -87,34 +84,7 @@ pub enum PublishError {
         /// The pod's namespace.
         namespace: String,
     },
-    /// An attribute that only matters for writes, on a read-only volume.
-    #[error("volume {id}: {what} has no meaning for a read-only volume; remove that attribute")]
-    ReadOnly {
-        /// The volume.
-        id: VolumeId,
-        /// The attribute.
-        what: &'static str,
-    },
-    /// The pod sets a limit that this node cannot enforce.
-    #[error(
-        "volume {id}: this node cannot enforce size and inodes for a volume on disk: {why}; remove them, or use \
-         medium: Memory"
-    )]
-    Unenforceable {
-        /// The volume.
-        id: VolumeId,
-        /// What the file system or the kernel lacks.
-        why: String,
-    },
-    /// The images did not arrive before the deadline of the call. Their pull goes on.
-    #[error("volume {id}: {progress}; the pull goes on, try again")]
-    Pulling {
-        /// The volume.
-        id: VolumeId,
-        /// The progress, as a part of a sentence ([`super::Progress::sentence`]).
-        progress: String,
-    },
-    /// The pull failed.
+    /// Its layers cannot be brought into the store.
     #[error("{0}")]
     Pull(Arc<LayersError>),
     /// The files of a volatile volume may be torn, and its `onUnclean` is `fail`.
@@ -128,69 +98,75 @@ pub enum PublishError {
         /// The cause, as a clause.
         why: &'static str,
     },
+    /// The record of the volume cannot be read or written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The remains of the volume cannot be removed, for example because something is mounted in its directory.
+    #[error(transparent)]
+    Unremovable(#[from] UnpublishError),
+    /// A step failed.
+    #[error("volume {volume}: {cause}")]
+    Failed {
+        /// The volume.
+        volume: VolumeId,
+        /// The step, and why it failed.
+        cause: PublishCause,
+    },
+}
+
+/// Why a step of a publish failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishCause {
+    /// Another operation on the volume has not finished.
+    #[error("another operation on it has not finished; try again")]
+    Busy,
+    /// The pull was cancelled: the volume was unpublished, or requested differently, or the task failed.
+    #[error(
+        "its pull was cancelled, because the volume was unpublished or another request replaced this one"
+    )]
+    CalledOff,
+    /// The layers did not arrive before the deadline of the call. Their pull goes on.
+    #[error("{progress}; the pull goes on, try again")]
+    Pulling {
+        /// The progress, as a part of a sentence ([`super::Progress::sentence`]).
+        progress: String,
+    },
+    /// The pod sets a limit that this node cannot enforce.
+    #[error(
+        "this node cannot enforce size and inodes for a volume on disk: {why}; remove them, or use medium: Memory"
+    )]
+    Unenforceable {
+        /// What the file system or the kernel lacks.
+        why: String,
+    },
+    /// A layer cannot be opened.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// The mount breaks a rule of overlayfs or of the driver.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The overlay cannot be made.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    /// A mount operation failed.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The upper cannot be prepared.
+    #[error("cannot prepare its upper directory: {0}")]
+    Upper(io::Error),
     /// A file of `preCopyUp` cannot be copied up.
     #[error(
-        "volume {id}: cannot copy up {path:?} of preCopyUp: {source}; list only regular files of the images"
+        "cannot copy up {path:?} of preCopyUp: {source}; list only regular files of the images"
     )]
     CopyUp {
-        /// The volume.
-        id: VolumeId,
         /// The file, relative to the volume.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
-    /// The record of the volume cannot be read or written.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// A layer cannot be opened.
-    #[error("volume {id}: {source}")]
-    Lower {
-        /// The volume.
-        id: VolumeId,
-        /// The error of the store.
-        source: LowerError,
-    },
-    /// The mount breaks a rule of overlayfs or of the driver.
-    #[error("volume {id}: {source}")]
-    Plan {
-        /// The volume.
-        id: VolumeId,
-        /// The rule.
-        source: PlanError,
-    },
-    /// The overlay cannot be made.
-    #[error("volume {id}: {source}")]
-    Overlay {
-        /// The volume.
-        id: VolumeId,
-        /// The error of the overlay.
-        source: OverlayError,
-    },
-    /// A mount operation failed.
-    #[error("volume {id}: {source}")]
-    Mount {
-        /// The volume.
-        id: VolumeId,
-        /// The kernel's error.
-        source: MountError,
-    },
-    /// The upper cannot be prepared.
-    #[error("volume {id}: cannot prepare its upper directory: {source}")]
-    Upper {
-        /// The volume.
-        id: VolumeId,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The remains of the volume cannot be removed, for example because something is mounted in its directory.
-    #[error(transparent)]
-    Unremovable(#[from] UnpublishError),
     /// The target directory cannot be made.
-    #[error("volume {id}: cannot create the target directory {target}: {source}")]
+    #[error("cannot create the target directory {target}: {source}")]
     MakeTarget {
-        /// The volume.
-        id: VolumeId,
         /// The target.
         target: Target,
         /// The system's error.
@@ -199,14 +175,37 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// Makes the error of a failed step of this volume.
+    pub(super) fn of<C: Into<PublishCause>>(volume: &VolumeId) -> impl FnOnce(C) -> Self {
+        move |cause| Self::Failed { volume: volume.clone(), cause: cause.into() }
+    }
+
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
-            Self::Busy(_) | Self::CalledOff(_) => Class::Busy,
-            Self::Outside { .. } | Self::OtherPod { .. } | Self::ReadOnly { .. } => Class::Invalid,
+            Self::Outside(_) | Self::OtherPod { .. } => Class::Invalid,
+            Self::Conflict { .. } => Class::Conflict,
             Self::NotAllowed { .. } => Class::Denied,
-            Self::Unenforceable { .. } | Self::Unclean { .. } => Class::Precondition,
+            Self::Unclean { .. } => Class::Precondition,
+            Self::Pull(e) => e.class(),
+            Self::Record(e) => e.class(),
+            Self::Unremovable(e) => e.class(),
+            Self::Failed { cause, .. } => cause.class(),
+        }
+    }
+}
+
+impl PublishCause {
+    fn class(&self) -> Class {
+        match self {
+            Self::Busy | Self::CalledOff => Class::Busy,
             Self::Pulling { .. } => Class::Unavailable,
+            Self::Unenforceable { .. } => Class::Precondition,
+            Self::Lower(e) => e.class(),
+            Self::Plan(e) => e.class(),
+            Self::Overlay(e) => e.class(),
+            Self::Mount(e) => e.class(),
+            Self::Upper(e) => Class::of_disk(e),
             Self::CopyUp { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound
                 | io::ErrorKind::NotADirectory
@@ -214,15 +213,6 @@ impl PublishError {
                 | io::ErrorKind::InvalidInput => Class::Invalid,
                 _ => Class::of_disk(source),
             },
-            Self::Unremovable(e) => e.class(),
-            Self::Conflict { .. } => Class::Conflict,
-            Self::Pull(e) => e.class(),
-            Self::Record(e) => e.class(),
-            Self::Lower { source, .. } => source.class(),
-            Self::Plan { source, .. } => source.class(),
-            Self::Overlay { source, .. } => source.class(),
-            Self::Mount { source, .. } => source.class(),
-            Self::Upper { source, .. } => Class::of_disk(source),
             // Unless the disk is full, the path is wrong: a parent is missing, or a symlink or a file is in the way.
             Self::MakeTarget { source, .. } => match Class::of_disk(source) {
                 Class::Exhausted => Class::Exhausted,
@@ -235,92 +225,87 @@ impl PublishError {
 /// A volume could not be unpublished or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpublishError {
-    /// Another operation on this volume has not finished.
-    #[error("volume {0}: another operation on it has not finished; try again")]
-    Busy(VolumeId),
-    /// The target is outside of the kubelet's directory, where the driver must not unmount.
-    #[error(
-        "target path {target} is not below the kubelet's directory {kubelet}; set kubeletDir of the driver's chart"
-    )]
-    Outside {
-        /// The requested target.
-        target: Target,
-        /// The kubelet's directory.
-        kubelet: String,
-    },
-    /// The volume cannot be unmounted, or the mount table cannot be read.
-    #[error("volume {id}: {source}")]
-    Mount {
+    /// The target is not in the kubelet's directory.
+    #[error(transparent)]
+    Outside(#[from] OutsideKubelet),
+    /// The record of the volume cannot be read or written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A step failed.
+    #[error("volume {volume}: {cause}")]
+    Failed {
         /// The volume.
-        id: VolumeId,
-        /// The kernel's error.
-        source: MountError,
+        volume: VolumeId,
+        /// The step, and why it failed.
+        cause: UnpublishCause,
     },
+}
+
+/// Why a step of an unpublish or of a removal failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpublishCause {
+    /// Another operation on the volume has not finished.
+    #[error("another operation on it has not finished; try again")]
+    Busy,
+    /// The volume cannot be unmounted, or the mount table cannot be read.
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// The target is still mounted after several unmounts.
     #[error(
-        "volume {id}: {target} is still mounted after several unmounts; try again, and find out what mounts there"
+        "{target} is still mounted after several unmounts; try again, and find out what mounts there"
     )]
     StillMounted {
-        /// The volume.
-        id: VolumeId,
         /// The target.
         target: Target,
     },
     /// The target is not an empty directory. The driver does not delete what others put into it.
     #[error(
-        "volume {id}: cannot remove the target directory {target}: {source}; the driver removes only an empty directory"
+        "cannot remove the target directory {target}: {source}; the driver removes only an empty directory"
     )]
     RemoveTarget {
-        /// The volume.
-        id: VolumeId,
         /// The target.
         target: Target,
         /// The system's error.
         source: io::Error,
     },
     /// Another file system than this volume is mounted at the target.
-    #[error("volume {id}: the mount at {target} is {found}, not this volume; unmount it by hand")]
+    #[error("the mount at {target} is {found}, not this volume; unmount it by hand")]
     Foreign {
-        /// The volume.
-        id: VolumeId,
         /// The target.
         target: Target,
         /// The type of the mounted file system, and its source in parentheses.
         found: String,
     },
     /// The volume is still mounted, or a file system is mounted in its directory.
-    #[error("volume {id}: cannot remove the volume while {at} is mounted; unmount {at}")]
+    #[error("cannot remove the volume while {at} is mounted; unmount {at}")]
     InUse {
-        /// The volume.
-        id: VolumeId,
         /// The mount point.
         at: String,
     },
-    /// The record of the volume cannot be read or written.
-    #[error(transparent)]
-    Record(#[from] RecordError),
     /// The directory of the volume cannot be moved into staging.
-    #[error("volume {id}: cannot remove its directory: {source}")]
-    Discard {
-        /// The volume.
-        id: VolumeId,
-        /// The system's error.
-        source: io::Error,
-    },
+    #[error("cannot remove its directory: {0}")]
+    Discard(io::Error),
 }
 
 impl UnpublishError {
+    /// Makes the error of a failed step of this volume.
+    pub(super) fn of<C: Into<UnpublishCause>>(volume: &VolumeId) -> impl FnOnce(C) -> Self {
+        move |cause| Self::Failed { volume: volume.clone(), cause: cause.into() }
+    }
+
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
-            Self::Busy(_) | Self::StillMounted { .. } => Class::Busy,
-            Self::Outside { .. } => Class::Invalid,
-            Self::Mount { source, .. } => source.class(),
-            Self::RemoveTarget { .. } | Self::Foreign { .. } | Self::InUse { .. } => {
-                Class::Precondition
-            }
+            Self::Outside(_) => Class::Invalid,
             Self::Record(e) => e.class(),
-            Self::Discard { source, .. } => Class::of_disk(source),
+            Self::Failed { cause, .. } => match cause {
+                UnpublishCause::Busy | UnpublishCause::StillMounted { .. } => Class::Busy,
+                UnpublishCause::Mount(e) => e.class(),
+                UnpublishCause::RemoveTarget { .. }
+                | UnpublishCause::Foreign { .. }
+                | UnpublishCause::InUse { .. } => Class::Precondition,
+                UnpublishCause::Discard(e) => Class::of_disk(e),
+            },
         }
     }
 }

@@ -89,7 +89,10 @@ mod volume_layers;
 #[cfg(test)]
 mod warm_tests;
 
-pub use error::{OpenError, PublishError, ReadyError, UnpublishError};
+pub use error::{
+    OpenError, OutsideKubelet, PublishCause, PublishError, ReadyError, UnpublishCause,
+    UnpublishError,
+};
 pub use events::{EventRecorder, NoEvents, PodEvent, PodEventType};
 pub use guard::{GuardError, VolumeGuard};
 pub use pull::{ImagePolicy, PolicyError, Progress, PullError};

@@ -3,8 +3,9 @@
 use std::{io, path::Path, sync::Arc};
 
 use super::{
-    Limits, Medium, PublishError, PublishRequest, Target, VolumeId, VolumeSpec, Volumes,
+    Medium, PublishError, PublishRequest, Target, VolumeId, VolumeSpec, Volumes,
     conflict::difference,
+    error::{OutsideKubelet, PublishCause},
     lock::VolumeLock,
     mount_name::mount_name,
     pull::Requester,
@@ -29,7 +30,7 @@ impl Volumes {
     /// Publishes the volume at the target. The same request again changes nothing.
     ///
     /// The pull of slow layers goes on after the request's deadline. Some seconds before the deadline this call then
-    /// returns [`PublishError::Pulling`]. The same request again joins the pull. An unpublish of the volume ends the
+    /// returns [`PublishCause::Pulling`]. The same request again joins the pull. An unpublish of the volume ends the
     /// pull.
     ///
     /// # Errors
@@ -50,9 +51,11 @@ impl Volumes {
                 inner.pending.taken(&waiting);
                 return Err(PublishError::Pull(error));
             }
-            PullOutcome::CalledOff => return Err(PublishError::CalledOff(request.id)),
+            PullOutcome::CalledOff => {
+                return Err(PublishError::of(&request.id)(PublishCause::CalledOff));
+            }
             PullOutcome::Slow(progress) => {
-                return Err(PublishError::Pulling { id: request.id, progress });
+                return Err(PublishError::of(&request.id)(PublishCause::Pulling { progress }));
             }
         };
         let lock = inner.lock(&request.id)?;
@@ -63,31 +66,15 @@ impl Volumes {
 impl Inner {
     /// Refuses a request that is wrong in itself, without a look at the volume.
     fn check(&self, request: &PublishRequest) -> Result<(), PublishError> {
-        let PublishRequest { id, target, spec, pod, .. } = request;
-        if !self.beneath_kubelet(target) {
-            let kubelet = self.settings.kubelet.display().to_string();
-            return Err(PublishError::Outside { target: target.clone(), kubelet });
-        }
+        let PublishRequest { target, pod, .. } = request;
+        self.check_target(target)?;
         // Without podInfoOnMount a pod's author can write the attributes that name the pod. That is found here.
         let pods = target.as_path().strip_prefix(self.settings.kubelet.join("pods"));
         let whose = pods.ok().and_then(|rest| rest.iter().next());
         if whose.is_some_and(|whose| whose != pod.uid.as_str()) {
             return Err(PublishError::OtherPod { target: target.clone(), uid: pod.uid.clone() });
         }
-        if !spec.read_only {
-            return Ok(());
-        }
-        let Limits { size, inodes, by_default } = spec.limits;
-        let about_writes = [
-            (size.is_some() && !by_default, "size"),
-            (inodes.is_some() && !by_default, "inodes"),
-            (spec.medium == Medium::Memory, "medium"),
-            (!spec.pre_copy_up.is_empty(), "preCopyUp"),
-        ];
-        match about_writes.into_iter().find(|(given, _)| *given) {
-            Some((_, what)) => Err(PublishError::ReadOnly { id: id.clone(), what }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Refuses images that the pod may not use.
@@ -109,7 +96,7 @@ impl Inner {
         self.check_images(request)?;
         match self.unenforceable(spec) {
             Some(why) if !spec.limits.by_default => {
-                Err(PublishError::Unenforceable { id: id.clone(), why: why.to_owned() })
+                Err(PublishError::of(id)(PublishCause::Unenforceable { why: why.to_owned() }))
             }
             _ => Ok(()),
         }
@@ -185,7 +172,7 @@ impl Inner {
     ) -> Result<(), PublishError> {
         blocking(move || {
             if waiting.is_called_off(&lock) {
-                return Err(PublishError::CalledOff(request.id));
+                return Err(PublishError::of(&request.id)(PublishCause::CalledOff));
             }
             // Another call may have made the volume meanwhile, so the record is read again.
             let done = match self.records.read(&request.id)? {
@@ -199,12 +186,16 @@ impl Inner {
     }
 
     fn lock(&self, id: &VolumeId) -> Result<VolumeLock, PublishError> {
-        self.locks.try_lock(id).ok_or_else(|| PublishError::Busy(id.clone()))
+        self.locks.try_lock(id).ok_or(PublishCause::Busy).map_err(PublishError::of(id))
     }
 
-    pub(super) fn beneath_kubelet(&self, target: &Target) -> bool {
-        target.as_path().starts_with(&self.settings.kubelet)
-            && target.as_path() != self.settings.kubelet
+    /// Refuses a target that is not below the kubelet's directory.
+    pub(super) fn check_target(&self, target: &Target) -> Result<(), OutsideKubelet> {
+        let (path, kubelet) = (target.as_path(), &self.settings.kubelet);
+        if path.starts_with(kubelet) && path != kubelet {
+            return Ok(());
+        }
+        Err(OutsideKubelet { target: target.clone(), kubelet: kubelet.display().to_string() })
     }
 
     /// Publishes a volume without a record. If it cannot be mounted, everything is rolled back. The lease keeps the
@@ -261,13 +252,13 @@ impl Inner {
         // The pod sees the topmost mount. Only that one is read: the kubelet repeats the call, and the table of a full
         // node is long.
         let top = self.mounts.top(request.target.as_path());
-        if top.map_err(|e| PublishError::mount(id, e))?.is_some_and(|top| whole(&&top)) {
+        if top.map_err(PublishError::of(id))?.is_some_and(|top| whole(&&top)) {
             return Ok(());
         }
-        let table = self.mounts.table().map_err(|e| PublishError::mount(id, e))?;
+        let table = self.mounts.table().map_err(PublishError::of(id))?;
         match table.iter().find(whole) {
             Some(elsewhere) => self.attach_recorded(lock, record, &request.target, || {
-                self.mounts.clone_of(&elsewhere.target).map_err(|e| PublishError::mount(id, e))
+                self.mounts.clone_of(&elsewhere.target).map_err(PublishError::of(id))
             }),
             None => {
                 self.ensure_unused(id, &table)?;
@@ -291,16 +282,13 @@ impl Inner {
         let (id, plan) = (lock.id(), self.plan(&record, lowers)?);
         let wanted = record.spec.pre_copy_up.clone();
         self.attach_recorded(lock, record, target, || {
-            let mount = overlay::mount(&*self.mounts, &plan)
-                .map_err(|source| PublishError::Overlay { id: id.clone(), source })?;
+            let mount = overlay::mount(&*self.mounts, &plan).map_err(PublishError::of(id))?;
             for path in wanted {
                 match copy_up(&mount, &path) {
                     Err(e) if e.kind() == io::ErrorKind::NotFound && !new => {}
-                    copied => copied.map_err(|source| PublishError::CopyUp {
-                        id: id.clone(),
-                        path,
-                        source,
-                    })?,
+                    copied => copied
+                        .map_err(|source| PublishCause::CopyUp { path, source })
+                        .map_err(PublishError::of(id))?,
                 }
             }
             Ok(mount)
@@ -353,39 +341,32 @@ impl Inner {
         mount: Detached,
     ) -> Result<(), PublishError> {
         // The caller must make the parent (CSI spec, NodePublishVolume).
-        let made = mount_target::make(target.as_path()).map_err(|source| {
-            PublishError::MakeTarget { id: id.clone(), target: target.clone(), source }
-        })?;
+        let made = mount_target::make(target.as_path())
+            .map_err(|source| PublishCause::MakeTarget { target: target.clone(), source })
+            .map_err(PublishError::of(id))?;
         let attached = self.mounts.attach(mount, target.as_path());
         if attached.is_err() && made {
             // The directory is empty and made by this call. If the removal fails, the kubelet removes it with the pod.
             let _ = mount_target::remove(target.as_path());
         }
-        attached.map_err(|e| PublishError::mount(id, e))
+        attached.map_err(PublishError::of(id))
     }
 
     fn lowers(&self, id: &VolumeId, stack: &[Digest]) -> Result<Vec<Lower>, PublishError> {
-        self.open_layers(stack).map_err(|source| PublishError::Lower { id: id.clone(), source })
+        self.open_layers(stack).map_err(PublishError::of(id))
     }
 
     /// The plan of the volume's overlay mount.
     fn plan(&self, record: &Record, lowers: Vec<Lower>) -> Result<Plan, PublishError> {
         let id = &record.id;
-        let broken = |source| PublishError::Plan { id: id.clone(), source };
         Plan::new(Spec {
             name: mount_name(&self.store, id),
-            stack: Stack::new(lowers).map_err(broken)?,
+            stack: Stack::new(lowers).map_err(PublishError::of(id))?,
             upper: (!record.spec.read_only).then(|| self.records.pair(id, record.spec.medium)),
             owner: record.spec.owner,
             options: record.spec.options.clone(),
         })
         .and_then(|plan| plan.on(&self.features))
-        .map_err(broken)
-    }
-}
-
-impl PublishError {
-    pub(super) fn mount(id: &VolumeId, source: crate::sys::mounts::MountError) -> Self {
-        Self::Mount { id: id.clone(), source }
+        .map_err(PublishError::of(id))
     }
 }

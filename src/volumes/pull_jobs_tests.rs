@@ -109,10 +109,13 @@ async fn a_changed_request_cancels_the_old_pull() {
     other.spec.images = vec![registry.reference("b", "1")];
     // The first call has started its pull, and releases the lock right after that.
     while let Err(error) = node.volumes.publish(other.clone()).await {
-        assert!(matches!(error, PublishError::Busy(_)), "{error}");
+        assert!(matches!(error, PublishError::Failed { cause: PublishCause::Busy, .. }), "{error}");
     }
     let error = first.await.unwrap().unwrap_err();
-    assert!(matches!(error, PublishError::CalledOff(_)), "{error}");
+    assert!(
+        matches!(error, PublishError::Failed { cause: PublishCause::CalledOff, .. }),
+        "{error}"
+    );
     registry.release();
     assert_eq!(node.mounted().len(), 1);
 }
@@ -148,7 +151,10 @@ async fn a_volume_can_be_unpublished_during_its_pull() {
     }
     node.unpublish("a", "t").await.unwrap();
     let error = publish.await.unwrap().unwrap_err();
-    assert!(matches!(error, PublishError::CalledOff(_)), "{error}");
+    assert!(
+        matches!(error, PublishError::Failed { cause: PublishCause::CalledOff, .. }),
+        "{error}"
+    );
     registry.release();
     node.assert_nothing_left();
 }

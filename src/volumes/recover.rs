@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{OpenError, UnpublishError, VolumeId, Volumes, lock::VolumeLock, state::Inner};
+use super::{
+    OpenError, UnpublishError, VolumeId, Volumes, error::UnpublishCause, lock::VolumeLock,
+    state::Inner,
+};
 use crate::sys::mounts::Mount;
 
 /// How long a pod's directory must be absent before the pod's volume is removed.
@@ -85,7 +88,7 @@ impl Inner {
         }
         match self.remove(lock, record.project, &mut Vec::new()) {
             Ok(()) => Ok(Some("its pod does not exist any more")),
-            Err(UnpublishError::InUse { .. }) => Ok(None),
+            Err(UnpublishError::Failed { cause: UnpublishCause::InUse { .. }, .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

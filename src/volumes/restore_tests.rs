@@ -401,7 +401,10 @@ async fn a_volume_that_waits_for_its_snapshot_can_be_unpublished() {
     }
     node.unpublish("fork", "t").await.unwrap();
     let error = waiting.await.unwrap().unwrap_err();
-    assert!(matches!(error, PublishError::CalledOff(_)), "{error}");
+    assert!(
+        matches!(error, PublishError::Failed { cause: PublishCause::CalledOff, .. }),
+        "{error}"
+    );
     node.assert_nothing_left();
     assert!(node.volumes.0.pending.is_empty());
 }

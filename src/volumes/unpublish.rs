@@ -2,12 +2,12 @@
 
 use super::{
     RecordError, Target, UnpublishError, VolumeId, Volumes, background_removal::Gone,
-    lock::VolumeLock, state::Inner, upper::is_memory,
+    error::UnpublishCause, lock::VolumeLock, state::Inner, upper::is_memory,
 };
 use crate::sys::{
     blocking::blocking,
     mount_target,
-    mounts::{Detached, Mount, MountError},
+    mounts::{Detached, Mount},
 };
 
 /// The most mounts that are unmounted from one target. If there are more, another process keeps mounting there.
@@ -23,12 +23,10 @@ impl Volumes {
     /// [`UnpublishError`].
     pub async fn unpublish(&self, id: &VolumeId, target: &Target) -> Result<(), UnpublishError> {
         let inner = self.0.clone();
-        if !inner.beneath_kubelet(target) {
-            let kubelet = inner.settings.kubelet.display().to_string();
-            return Err(UnpublishError::Outside { target: target.clone(), kubelet });
-        }
+        inner.check_target(target)?;
         // A capture in progress then ends soon, and a retry gets the lock.
-        let lock = inner.locks.want(id).ok_or_else(|| UnpublishError::Busy(id.clone()))?;
+        let lock =
+            inner.locks.want(id).ok_or(UnpublishCause::Busy).map_err(UnpublishError::of(id))?;
         inner.pending.call_off(&lock);
         let target = target.clone();
         blocking(move || {
@@ -52,23 +50,22 @@ impl Inner {
         target: &Target,
         kept: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
-        let failed = |source: MountError| UnpublishError::Mount { id: id.clone(), source };
         for _ in 0..STACKED {
-            match self.mounts.top(target.as_path()).map_err(failed)? {
+            match self.mounts.top(target.as_path()).map_err(UnpublishError::of(id))? {
                 None => return remove_target(id, target),
                 Some(top) if self.is_of(&top, id) => {
                     // Without this clone the unmount waits for the disk. If the clone fails, it does.
                     kept.extend(self.mounts.clone_of(target.as_path()).ok());
-                    self.mounts.unmount(target.as_path()).map_err(failed)?;
+                    self.mounts.unmount(target.as_path()).map_err(UnpublishError::of(id))?;
                 }
                 Some(top) => {
                     let found = format!("{} ({})", top.fs_type, top.source.to_string_lossy());
                     let target = target.clone();
-                    return Err(UnpublishError::Foreign { id: id.clone(), target, found });
+                    return Err(UnpublishError::of(id)(UnpublishCause::Foreign { target, found }));
                 }
             }
         }
-        Err(UnpublishError::StillMounted { id: id.clone(), target: target.clone() })
+        Err(UnpublishError::of(id)(UnpublishCause::StillMounted { target: target.clone() }))
     }
 
     /// Removes `target` from the record. Removes the volume if that was its last target.
@@ -107,14 +104,14 @@ impl Inner {
             project.into_iter().for_each(|project| self.projects.give_back(project));
             return Ok(());
         }
-        let failed = |source: MountError| UnpublishError::Mount { id: id.clone(), source };
-        let table = self.mounts.table().map_err(failed)?;
+        let table = self.mounts.table().map_err(UnpublishError::of(id))?;
         self.ensure_unused(id, &table)?;
-        self.remove_memory(id, &table, kept).map_err(failed)?;
+        self.remove_memory(id, &table, kept).map_err(UnpublishError::of(id))?;
         let tree = self
             .store
             .set_aside(&self.records.dir(id))
-            .map_err(|source| UnpublishError::Discard { id: id.clone(), source })?;
+            .map_err(UnpublishCause::Discard)
+            .map_err(UnpublishError::of(id))?;
         self.counts.forget(id);
         self.removal.take(Gone { tree, project, mounts: std::mem::take(kept) });
         Ok(())
@@ -135,16 +132,14 @@ impl Inner {
             None => Ok(()),
             Some(mount) => {
                 let at = mount.target.display().to_string();
-                Err(UnpublishError::InUse { id: id.clone(), at })
+                Err(UnpublishError::of(id)(UnpublishCause::InUse { at }))
             }
         }
     }
 }
 
 fn remove_target(id: &VolumeId, target: &Target) -> Result<(), UnpublishError> {
-    mount_target::remove(target.as_path()).map_err(|source| UnpublishError::RemoveTarget {
-        id: id.clone(),
-        target: target.clone(),
-        source,
-    })
+    mount_target::remove(target.as_path())
+        .map_err(|source| UnpublishCause::RemoveTarget { target: target.clone(), source })
+        .map_err(UnpublishError::of(id))
 }

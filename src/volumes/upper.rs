@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Limits, Medium, OnUnclean, PodEvent, PodEventType, PublishError, VolumeId, VolumeSpec,
-    lock::VolumeLock, record::Record, state::Inner,
+    error::PublishCause, lock::VolumeLock, record::Record, state::Inner,
 };
 use crate::{
     overlay::{self, Lower},
@@ -42,7 +42,7 @@ impl Inner {
         if !needs_project(spec) || self.projects.lacking().is_some() {
             return Ok(None);
         }
-        self.projects.take().map(Some).map_err(upper(id))
+        self.projects.take().map(Some).map_err(upper_error(id))
     }
 
     /// Why this node cannot enforce the limits of a volume. `None` if it can, or if there are no limits.
@@ -70,11 +70,13 @@ impl Inner {
         // The kernel empties an existing work directory. After a crash it may be missing, because it is not synced.
         let missing = (is_new || !pair.work().exists()).then(|| pair.work());
         for directory in missing.into_iter().chain(is_new.then_some(&*bare)) {
-            remove_any(directory).and_then(|()| fs::create_dir(directory)).map_err(upper(id))?;
+            remove_any(directory)
+                .and_then(|()| fs::create_dir(directory))
+                .map_err(upper_error(id))?;
             if let Some(project) = record.project {
                 let Limits { size: bytes, inodes, .. } = spec.limits;
                 let limited = self.projects.limit(directory, project, Quota { bytes, inodes });
-                limited.map_err(upper(id))?;
+                limited.map_err(upper_error(id))?;
             }
         }
         if !is_new {
@@ -83,7 +85,7 @@ impl Inner {
         // No sync: `records.rs` explains why these names and the record reach the disk in time.
         set_root_attributes(&bare, spec, lowers)
             .and_then(|()| fs::rename(&bare, pair.upper()))
-            .map_err(upper(id))?;
+            .map_err(upper_error(id))?;
         Ok(true)
     }
 
@@ -110,7 +112,7 @@ impl Inner {
             }
             // If the tmpfs is gone, so is its upper, and there is nothing to remove.
             let pair = self.records.pair(id, spec.medium);
-            remove_any(pair.upper()).map_err(upper(id))?;
+            remove_any(pair.upper()).map_err(upper_error(id))?;
         }
         let new = self.make_upper(record, lowers, table)?;
         if let Some(why) = lost {
@@ -139,7 +141,7 @@ impl Inner {
         if known.is_some() || spec.read_only || !spec.options.volatile || !pair.upper().exists() {
             return Ok(known);
         }
-        let synced = overlay::forget_volatile(&pair).map_err(upper(id))?;
+        let synced = overlay::forget_volatile(&pair).map_err(upper_error(id))?;
         Ok((!synced).then_some("its data could not be written to the disk"))
     }
 
@@ -169,12 +171,14 @@ impl Inner {
     /// Mounts a tmpfs in the volume's directory.
     fn make_memory(&self, id: &VolumeId, limits: Limits) -> Result<(), PublishError> {
         let directory = self.records.memory(id);
-        remove_any(&directory).and_then(|()| fs::create_dir(&directory)).map_err(upper(id))?;
+        remove_any(&directory)
+            .and_then(|()| fs::create_dir(&directory))
+            .map_err(upper_error(id))?;
         let attached = self
             .mounts
             .create(&tmpfs(limits))
             .and_then(|tmpfs| self.mounts.attach(tmpfs, &directory));
-        attached.map_err(|e| PublishError::mount(id, e))
+        attached.map_err(PublishError::of(id))
     }
 
     /// Unmounts the volume's tmpfs. `kept` gets a clone of the mount, because the release of its memory takes a while.
@@ -275,9 +279,8 @@ fn remove_any(path: &Path) -> io::Result<()> {
     }
 }
 
-fn upper(id: &VolumeId) -> impl FnOnce(io::Error) -> PublishError {
-    let id = id.clone();
-    move |source| PublishError::Upper { id, source }
+fn upper_error(id: &VolumeId) -> impl FnOnce(io::Error) -> PublishError {
+    move |error| PublishError::of(id)(PublishCause::Upper(error))
 }
 
 #[cfg(test)]
