@@ -118,7 +118,10 @@ impl Default for Options {
 
 impl Options {
     /// Refuses combinations that the kernel refuses, and options that it would ignore without an error.
-    pub(super) fn check(&self, has_upper: bool) -> Result<(), PlanError> {
+    ///
+    /// # Errors
+    /// The first rule that they break.
+    pub fn check(&self, has_upper: bool) -> Result<(), PlanError> {
         let rules = [
             (self.metacopy && !self.redirect_dir, PlanError::MetacopyNeedsRedirectDir),
             (self.metacopy && self.nfs_export, PlanError::MetacopyExcludesNfsExport),

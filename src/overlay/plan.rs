@@ -67,13 +67,13 @@ pub enum PlanError {
         work: PathBuf,
     },
     /// A metacopy may have been renamed, and only a redirect names the file in the layer.
-    #[error("metacopy=on needs redirectDir=on: turn metacopy off too, or leave both on")]
+    #[error("`metacopy: on` needs `redirectDir: on`; turn metacopy off too, or leave both on")]
     MetacopyNeedsRedirectDir,
     /// A file handle for NFS cannot name a file whose data are in another layer.
-    #[error("metacopy=on and nfsExport=on exclude each other: turn one of them off")]
+    #[error("`metacopy: on` and `nfsExport: on` exclude each other; turn one of them off")]
     MetacopyExcludesNfsExport,
     /// The index has the file handles that NFS exports need.
-    #[error("nfsExport=on needs index=on")]
+    #[error("`nfsExport: on` needs `index: on`")]
     NfsExportNeedsIndex,
     /// The option is about writes, but the volume is read-only.
     #[error("{option} has no meaning for a read-only volume: leave it out")]

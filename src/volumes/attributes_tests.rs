@@ -290,24 +290,8 @@ async fn a_conflict_names_the_attribute_that_differs() {
 }
 
 #[tokio::test]
-async fn attributes_for_writes_are_refused_for_a_read_only_volume() {
-    let changes: [(&str, Change); 4] = [
-        ("size", |s| s.limits.size = Some(1)),
-        ("inodes", |s| s.limits.inodes = Some(1)),
-        ("medium", |s| s.medium = Medium::Memory),
-        ("preCopyUp", |s| s.pre_copy_up = vec!["a".into()]),
-    ];
+async fn a_read_only_volume_has_no_upper_also_with_default_limits() {
     let node = Node::new();
-    for (name, change) in changes {
-        let request = with(&node, "a", |spec| {
-            spec.read_only = true;
-            change(spec);
-        });
-        let error = node.volumes.publish(request).await.unwrap_err();
-        assert_eq!(error.class(), Class::Invalid);
-        assert!(error.to_string().contains(name), "{error}");
-    }
-    node.assert_nothing_left();
     let only_reads = with(&node, "a", |spec| {
         spec.read_only = true;
         spec.limits = Limits { size: Some(1), inodes: None, by_default: true };

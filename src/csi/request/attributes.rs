@@ -91,6 +91,7 @@ pub(super) fn spec(
         // The group applies to the directory that takes the writes.
         group: group.filter(|_| !read_only),
     };
+    spec.options.check(!read_only)?;
     if read_only {
         refuse_writes(&spec)?;
     } else {
@@ -114,17 +115,15 @@ pub(super) fn spec(
     Ok(spec)
 }
 
-/// Refuses options about writes for a read-only volume: they are a mistake of the author.
+/// Refuses attributes about writes for a read-only volume: they are a mistake of the author.
 fn refuse_writes(spec: &VolumeSpec) -> Result<(), BadRequest> {
-    let write_options = [
-        ("volatile", spec.options.volatile),
+    let about_writes = [
         ("size", spec.limits.size.is_some()),
         ("inodes", spec.limits.inodes.is_some()),
         ("medium", spec.medium == Medium::Memory),
-        ("index", spec.options.index),
         ("preCopyUp", !spec.pre_copy_up.is_empty()),
     ];
-    match write_options.into_iter().find(|(_, is_set)| *is_set) {
+    match about_writes.into_iter().find(|(_, is_set)| *is_set) {
         Some((key, _)) => Err(BadRequest::ReadOnly(key)),
         None => Ok(()),
     }
@@ -231,23 +230,6 @@ fn switches(given: &mut Given, mut options: Options) -> Result<Options, BadReque
     options.nfs_export = nfs_export.unwrap_or(options.nfs_export);
     options.metacopy = metacopy.unwrap_or(options.redirect_dir && !options.nfs_export);
     options.xino = xino.unwrap_or(options.xino);
-    let broken = [
-        (
-            options.metacopy && !options.redirect_dir,
-            "metacopy is on and redirectDir is off: metacopy needs redirectDir, set it to on too",
-        ),
-        (
-            options.metacopy && options.nfs_export,
-            "metacopy and nfsExport are both on, and exclude each other: set one of them to off",
-        ),
-        (
-            options.nfs_export && !options.index,
-            "nfsExport is on and index is not: nfsExport needs index, set it to on too",
-        ),
-    ];
-    if let Some((_, why)) = broken.into_iter().find(|(broken, _)| *broken) {
-        return Err(BadRequest::Conflict(why));
-    }
     if let Some(written) = given.take("mountOptions") {
         for option in written.split(',').map(str::trim) {
             if !set(&mut options, option)? {

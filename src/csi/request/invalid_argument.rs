@@ -1,7 +1,8 @@
 //! The errors of invalid requests, with messages for the author of the pod.
 
 use crate::{
-    csi::quantity::QuantityError, error::Class, image::KeyringError, volumes::RequestError,
+    csi::quantity::QuantityError, error::Class, image::KeyringError, overlay::PlanError,
+    volumes::RequestError,
 };
 
 /// A request that is refused before the driver does anything.
@@ -83,6 +84,17 @@ pub(in crate::csi) enum BadRequest {
     ReadOnly(&'static str),
     #[error("volumeAttributes: {0}")]
     Conflict(&'static str),
+    #[error("volumeAttributes: {0}")]
+    Options(PlanError),
+}
+
+impl From<PlanError> for BadRequest {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::NeedsUpper { option } => Self::ReadOnly(option),
+            error => Self::Options(error),
+        }
+    }
 }
 
 /// The mount options that a pod may set in mountOptions.

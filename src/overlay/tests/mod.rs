@@ -129,7 +129,7 @@ fn options_that_exclude_each_other_are_refused_with_the_reason() {
             true,
             Options { redirect_dir: false, ..on.clone() },
             Class::Invalid,
-            "metacopy=on needs redirectDir=on",
+            "`metacopy: on` needs `redirectDir: on`",
         ),
         (
             true,
@@ -141,7 +141,7 @@ fn options_that_exclude_each_other_are_refused_with_the_reason() {
             true,
             Options { nfs_export: true, metacopy: false, ..on.clone() },
             Class::Invalid,
-            "needs index=on",
+            "needs `index: on`",
         ),
         (
             false,
