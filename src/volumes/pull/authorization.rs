@@ -1,6 +1,6 @@
 //! The authorization to use a layer of the store without a download.
 //!
-//! The requester decides, never the content of the layer: a registry may claim any diff id.
+//! The decision depends on who requests the layer, never on its content: a registry may claim any diff id.
 //!
 //! A layer has origins: the repositories that delivered its bytes. One of them must allow the layer. An origin counts
 //! only if the requester could name an image of it:
@@ -53,35 +53,48 @@ impl Authorization<'_> {
     /// Whether the requester may use a layer with these origins: an origin that counts is public, or accepted the
     /// requester's credentials now or lately.
     pub(super) fn allow(&self, origins: &[Origin], given: &[Given<'_>]) -> bool {
-        origins.iter().any(|origin| {
-            // An origin that is not a reference is a file that the node's administrator imported.
-            let Ok(place) = place(origin) else { return origin.public };
-            self.counts(origin, &place) && (origin.public || self.accepted(origin, &place, given))
+        // The repositories that the volume names come first: they need neither the policy nor a parse.
+        let mut others = Vec::new();
+        for origin in origins {
+            match self.named.iter().find(|image| is_from(image, origin)) {
+                Some(image) if self.is_authorized(origin, image, given) => return true,
+                Some(_) => {}
+                None => others.push(origin),
+            }
+        }
+        others.into_iter().any(|origin| {
+            let repository = format!("{}/{}", origin.registry, origin.repository);
+            // An origin that is not a repository is a file that the node's administrator imported.
+            let Ok(repository) = repository.parse::<Repository>() else { return origin.public };
+            let image = repository.at(&origin.blob);
+            self.policy.allows(self.requester.namespace, &image)
+                && self.is_authorized(origin, &image, given)
         })
     }
 
-    fn counts(&self, origin: &Origin, place: &Repository) -> bool {
-        let namespace = self.requester.namespace;
-        if origin.namespace.as_deref().is_some_and(|pushed| pushed != namespace) {
+    /// Whether an origin, from which `image` is, is for the requester's namespace, and is public or accepted the
+    /// requester's credentials.
+    fn is_authorized(&self, origin: &Origin, image: &Reference, given: &[Given<'_>]) -> bool {
+        if origin.namespace.as_deref().is_some_and(|pushed| pushed != self.requester.namespace) {
             return false;
         }
-        self.named.iter().any(|image| Repository::of(image) == *place)
-            || self.policy.allows(namespace, &place.at(&origin.blob))
-    }
-
-    fn accepted(&self, origin: &Origin, place: &Repository, given: &[Given<'_>]) -> bool {
         // A public manifest does not prove that the layer is public. Its bytes must be pulled anonymously.
-        let now = |given: &Given<'_>| {
-            Repository::of(given.reference) == *place && *given.access != Access::Anonymous
+        let was_given = |given: &Given<'_>| {
+            is_from(given.reference, origin) && *given.access != Access::Anonymous
         };
-        let accesses = self.requester.keyring.accesses(&place.at(&origin.blob));
-        let place = (origin.registry.as_str(), origin.repository.as_str());
-        given.iter().any(now) || self.auth_cache.accepted(place, &accesses, Instant::now())
+        origin.public
+            || given.iter().any(was_given)
+            || self.auth_cache.accepted(
+                (&origin.registry, &origin.repository),
+                &self.requester.keyring.accesses(image),
+                Instant::now(),
+            )
     }
 }
 
-fn place(origin: &Origin) -> Result<Repository, crate::image::ReferenceError> {
-    format!("{}/{}", origin.registry, origin.repository).parse()
+/// Whether the image is in the repository of the origin.
+fn is_from(image: &Reference, origin: &Origin) -> bool {
+    (image.registry(), image.repository()) == (&*origin.registry, &*origin.repository)
 }
 
 #[cfg(test)]
@@ -143,13 +156,17 @@ mod tests {
         ] {
             let named = [named.parse().unwrap()];
             let requester = Requester { namespace, keyring: &node };
-            let rights = Authorization {
+            let authorization = Authorization {
                 requester,
                 policy: &policy,
                 auth_cache: &auth_cache,
                 named: &named,
             };
-            assert_eq!(rights.allow(origins, &[]), allowed, "{namespace}, {named:?}: {origins:?}");
+            assert_eq!(
+                authorization.allow(origins, &[]),
+                allowed,
+                "{namespace}, {named:?}: {origins:?}"
+            );
         }
     }
 
@@ -159,7 +176,7 @@ mod tests {
         let auth_cache = AuthCache::new(Duration::ZERO);
         let named = ["r.io/a:1".parse().unwrap()];
         let requester = Requester { namespace: "n", keyring: &keyring };
-        let rights =
+        let authorization =
             Authorization { requester, policy: &policy, auth_cache: &auth_cache, named: &named };
         let (private, other) = ([origin("r.io", "a", false, None)], "r.io/b:1".parse().unwrap());
         let credential = Access::Credential([1; 32]);
@@ -169,8 +186,8 @@ mod tests {
             (&other, &credential, false),
         ] {
             let given = [Given { reference, access }];
-            assert_eq!(rights.allow(&private, &given), allowed, "{reference} {access:?}");
+            assert_eq!(authorization.allow(&private, &given), allowed, "{reference} {access:?}");
         }
-        assert!(!rights.allow(&[], &[]));
+        assert!(!authorization.allow(&[], &[]));
     }
 }

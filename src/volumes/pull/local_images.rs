@@ -22,8 +22,12 @@ pub(super) struct LocalImages {
 
 impl LocalImages {
     /// Whether the requester may use all layers of the image.
-    pub(super) fn is_allowed(&self, rights: &Authorization<'_>, given: &[Given<'_>]) -> bool {
-        self.origins.iter().all(|origins| rights.allow(origins, given))
+    pub(super) fn is_allowed(
+        &self,
+        authorization: &Authorization<'_>,
+        given: &[Given<'_>],
+    ) -> bool {
+        self.origins.iter().all(|origins| authorization.allow(origins, given))
     }
 }
 
