@@ -32,8 +32,8 @@ use crate::{
     sys::{freezer::Freezer, limits, memory, mounts::LinuxMounts},
     telemetry::{Traces, TracesError},
     volumes::{
-        EventRecorder, GRACE, NoEvents, NoSnapshots, OpenError, Parts, Settings, SnapshotLookup,
-        Volumes,
+        EventRecorder, NoEvents, NoSnapshots, ORPHAN_GRACE, OpenError, Parts, Settings,
+        SnapshotLookup, Volumes,
     },
 };
 pub(super) use args::NodeArgs;
@@ -166,7 +166,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
         mounts,
         features,
         snapshots: lookup,
-        notices: notices.clone(),
+        events: notices.clone(),
         metrics: metrics.clone(),
     };
     let volumes = Volumes::open(parts, settings)?;
@@ -179,7 +179,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
     })
     .context("cannot look for frozen pods")?;
     *engine = Some(snapshots.clone());
-    volumes.recover(GRACE)?;
+    volumes.recover(ORPHAN_GRACE)?;
     if let Some(known) = known {
         // Before the driver contacts a registry for a pod.
         let wait = networks::wait(&known, networks::Pace::default());
@@ -314,7 +314,7 @@ async fn collect_forever(volumes: Volumes) {
     loop {
         let volumes = volumes.clone();
         let collect = move || {
-            volumes.recover(GRACE)?;
+            volumes.recover(ORPHAN_GRACE)?;
             // It logs its errors itself.
             let _ = volumes.collect();
             Ok::<_, OpenError>(())
@@ -326,7 +326,7 @@ async fn collect_forever(volumes: Volumes) {
                 tracing::error!(%error, "the task that looks for volumes without a pod failed")
             }
         }
-        sleep(GRACE).await;
+        sleep(ORPHAN_GRACE).await;
     }
 }
 
@@ -342,7 +342,7 @@ async fn empty_staging_forever(store: Arc<Store>) {
                 tracing::error!(%error, "the task that empties the staging directory failed")
             }
         }
-        sleep(GRACE).await;
+        sleep(ORPHAN_GRACE).await;
     }
 }
 

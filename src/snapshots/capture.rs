@@ -149,7 +149,7 @@ impl Inner {
         loop {
             let (volumes, id, pod) =
                 (self.volumes.clone(), request.volume.clone(), request.pod.clone());
-            match blocking(move || volumes.hold(&id, pod.as_ref())).await {
+            match blocking(move || volumes.guard(&id, pod.as_ref())).await {
                 Err(GuardError::Busy(_)) if start.elapsed() < GUARD_TIMEOUT => {
                     tokio::time::sleep(POLL_INTERVAL).await;
                 }
@@ -168,7 +168,7 @@ impl Inner {
         request: &CaptureRequest,
     ) -> Result<Permit, CaptureError> {
         let unpublishing = async {
-            while !guard.is_wanted() {
+            while !guard.is_unpublish_requested() {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
@@ -252,7 +252,7 @@ impl Inner {
         request: &CaptureRequest,
     ) -> Result<(), CaptureError> {
         let (id, volume) = (request.id.clone(), request.volume.clone());
-        match guard.half_named() {
+        match guard.stale_hard_links() {
             Ok(0) => Ok(()),
             Ok(files) => Err(CaptureError::StaleHardLinks { id, volume, files }),
             Err(source) => Err(CaptureError::Disk { id, source }),

@@ -249,7 +249,7 @@ async fn privileged_a_disk_that_fails_makes_the_capture_fail() {
     let node = Node::new(scratch, &at).await;
     let at = node.publish("v", |spec| spec.options.volatile = true).await;
     fs::write(at.join("new"), vec![1; 1 << 20]).unwrap();
-    let guard = node.volumes.hold(&node.volume("v"), Some(&node.pod())).unwrap();
+    let guard = node.volumes.guard(&node.volume("v"), Some(&node.pod())).unwrap();
     disk.cut_power();
     let error = node
         .snapshots

@@ -92,7 +92,7 @@ impl PreCopy<'_> {
 
     fn catch_up(&mut self, what: Round) -> Result<(), CaptureError> {
         let (guard, stop) = (self.guard, self.stop);
-        let may_continue = || !guard.is_wanted() && !stop.is_cancelled();
+        let may_continue = || !guard.is_unpublish_requested() && !stop.is_cancelled();
         self.clone.catch_up(what, &may_continue).map_err(|source| self.failed(source))
     }
 
@@ -127,7 +127,7 @@ impl PreCopy<'_> {
             Err(error) => return Ok(LastRound::NotFrozen(cannot_freeze(error))),
         };
         let (guard, stop) = (self.guard, self.stop);
-        let is_cancelled = || guard.is_wanted() || stop.is_cancelled();
+        let is_cancelled = || guard.is_unpublish_requested() || stop.is_cancelled();
         let copied = self.clone.catch_up(Round::Still, &|| !freeze.is_late() && !is_cancelled());
         // The pod may have changed a file through one of its hard links since the copy began.
         let complete = inner.ensure_complete(self.guard, self.request);
@@ -187,7 +187,7 @@ impl PreCopy<'_> {
                 );
                 return Ok(Err(io::Error::other(why)));
             }
-            if self.guard.is_wanted() || self.stop.is_cancelled() {
+            if self.guard.is_unpublish_requested() || self.stop.is_cancelled() {
                 return Err(self.failed(CloneError::Stopped));
             }
             thread::sleep(POLL_INTERVAL);
@@ -197,7 +197,7 @@ impl PreCopy<'_> {
     fn failed(&self, source: CloneError) -> CaptureError {
         let CaptureRequest { id, volume, .. } = self.request;
         if matches!(source, CloneError::Stopped) {
-            return match self.guard.is_wanted() {
+            return match self.guard.is_unpublish_requested() {
                 true => CaptureError::Unpublishing { id: id.clone(), volume: volume.clone() },
                 false => CaptureError::Cancelled(id.clone()),
             };

@@ -11,8 +11,8 @@
 //! from below. That drops its dirty pages before they reach the disk. The kernel's sync of the rest then delays no
 //! call.
 //!
-//! A process that ends in between closes its mounts and leaves a tree in staging, which the next start removes. A tree
-//! that cannot be removed (something is mounted in it) is tried again every minute. Deliberately absent: the decision
+//! A process that ends in between closes its mounts and leaves a tree in staging, which the next process removes while
+//! it serves. A tree that cannot be removed (something is mounted in it) is tried again every minute. Deliberately absent: the decision
 //! to remove a volume.
 
 use std::{
@@ -31,7 +31,7 @@ use crate::sys::{durable, mounts::Detached};
 
 /// A volume that was moved into staging and is to be removed.
 #[derive(Debug, Default)]
-pub(super) struct Gone {
+pub(super) struct RemovedVolume {
     /// Its tree in staging, if there is one.
     pub(super) tree: Option<PathBuf>,
     /// The project of its quota. The files of the tree are charged to it until they are removed.
@@ -42,8 +42,8 @@ pub(super) struct Gone {
 
 /// The senders to the two threads. The threads end when it is dropped.
 #[derive(Debug)]
-pub(super) struct Removal {
-    remover: Sender<Gone>,
+pub(super) struct BackgroundRemoval {
+    remover: Sender<RemovedVolume>,
     closer: Sender<Vec<Detached>>,
     shared: Arc<Shared>,
 }
@@ -52,21 +52,21 @@ pub(super) struct Removal {
 struct Shared {
     projects: Arc<Projects>,
     /// Volumes whose tree could not be removed.
-    failed: Mutex<Vec<Gone>>,
+    failed: Mutex<Vec<RemovedVolume>>,
     /// Requests that the two threads have not finished.
     in_flight: AtomicUsize,
 }
 
-impl Removal {
-    pub(super) fn begin(projects: Arc<Projects>) -> io::Result<Self> {
+impl BackgroundRemoval {
+    pub(super) fn start(projects: Arc<Projects>) -> io::Result<Self> {
         let shared =
             Arc::new(Shared { projects, failed: Mutex::default(), in_flight: AtomicUsize::new(0) });
         let (closer, to_close) = channel::<Vec<Detached>>();
-        let (remover, to_remove) = channel::<Gone>();
+        let (remover, to_remove) = channel::<RemovedVolume>();
         let (remove, close, next) = (shared.clone(), shared.clone(), closer.clone());
         thread::Builder::new().name("volume-remover".to_owned()).spawn(move || {
-            for gone in to_remove {
-                remove.remove(gone, &next);
+            for volume in to_remove {
+                remove.remove(volume, &next);
             }
         })?;
         thread::Builder::new().name("volume-closer".to_owned()).spawn(move || {
@@ -80,10 +80,10 @@ impl Removal {
     }
 
     /// Removes a volume in the background.
-    pub(super) fn take(&self, gone: Gone) {
+    pub(super) fn remove(&self, volume: RemovedVolume) {
         self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
         // The send cannot fail: the thread ends only when `self` is dropped.
-        let _ = self.remover.send(gone);
+        let _ = self.remover.send(volume);
     }
 
     /// Releases mounts in the background. Their volume stays, or was removed before.
@@ -97,7 +97,7 @@ impl Removal {
     /// Tries again to remove the volumes that could not be removed.
     pub(super) fn retry(&self) {
         let failed = std::mem::take(&mut *self.shared.failed());
-        failed.into_iter().for_each(|gone| self.take(gone));
+        failed.into_iter().for_each(|volume| self.remove(volume));
     }
 
     /// Whether both threads are idle. Volumes that could not be removed may wait for a retry.
@@ -108,24 +108,24 @@ impl Removal {
 }
 
 impl Shared {
-    fn remove(&self, mut gone: Gone, closer: &Sender<Vec<Detached>>) {
-        let mounts = std::mem::take(&mut gone.mounts);
-        match gone.tree.as_deref().map_or(Ok(()), durable::remove_tree) {
+    fn remove(&self, mut volume: RemovedVolume, closer: &Sender<Vec<Detached>>) {
+        let mounts = std::mem::take(&mut volume.mounts);
+        match volume.tree.as_deref().map_or(Ok(()), durable::remove_tree) {
             Ok(()) => {
-                if let Some(project) = gone.project {
+                if let Some(project) = volume.project {
                     self.projects.give_back(project);
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot remove the data of an unpublished volume; trying again in a minute");
-                self.failed().push(gone);
+                self.failed().push(volume);
             }
         }
         // From here on `in_flight` counts the request of the other thread.
         let _ = closer.send(mounts);
     }
 
-    fn failed(&self) -> std::sync::MutexGuard<'_, Vec<Gone>> {
+    fn failed(&self) -> std::sync::MutexGuard<'_, Vec<RemovedVolume>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    fn wait(removal: &Removal) {
+    fn wait(removal: &BackgroundRemoval) {
         while !removal.is_idle() {
             thread::sleep(Duration::from_millis(1));
         }
@@ -151,8 +151,8 @@ mod tests {
         // A file in the place of the staging directory fails every removal, as a mount in the tree would.
         fs::write(&staging, "").unwrap();
         let projects = Arc::new(Projects::open(dir.path(), Default::default));
-        let removal = Removal::begin(projects).unwrap();
-        removal.take(Gone { tree: Some(tree.clone()), ..Gone::default() });
+        let removal = BackgroundRemoval::start(projects).unwrap();
+        removal.remove(RemovedVolume { tree: Some(tree.clone()), ..RemovedVolume::default() });
         wait(&removal);
         fs::remove_file(&staging).unwrap();
         fs::create_dir_all(tree.join("deep")).unwrap();

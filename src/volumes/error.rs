@@ -124,7 +124,7 @@ pub enum PublishCause {
     #[error(
         "its pull was cancelled, because the volume was unpublished or another request replaced this one"
     )]
-    CalledOff,
+    Cancelled,
     /// The layers did not arrive before the deadline of the call. Their pull goes on.
     #[error("{progress}; the pull goes on, try again")]
     Pulling {
@@ -198,7 +198,7 @@ impl PublishError {
 impl PublishCause {
     fn class(&self) -> Class {
         match self {
-            Self::Busy | Self::CalledOff => Class::Busy,
+            Self::Busy | Self::Cancelled => Class::Busy,
             Self::Pulling { .. } => Class::Unavailable,
             Self::Unenforceable { .. } => Class::Precondition,
             Self::Lower(e) => e.class(),

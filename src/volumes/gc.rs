@@ -24,7 +24,7 @@ pub(super) struct GarbageCollector {
     pub(super) store: Arc<Store>,
     pub(super) records: Records,
     pub(super) mounts: Arc<dyn Mounts>,
-    pub(super) marks: Watermarks,
+    pub(super) watermarks: Watermarks,
     pub(super) metrics: Metrics,
 }
 
@@ -42,14 +42,14 @@ impl GarbageCollector {
 
     /// Runs a whole round.
     pub(super) fn collect(&self) -> Result<GcStats, CollectError> {
-        let done = self.store.collect(|| self.roots(), &self.marks);
+        let done = self.store.collect(|| self.roots(), &self.watermarks);
         self.count(done.as_ref());
         done
     }
 
     /// Runs a round that ends as soon as `need` bytes are free.
     fn free_space(&self, need: u64) -> Result<(), CollectError> {
-        let done = self.store.free_space(|| self.roots(), self.marks.grace, need);
+        let done = self.store.free_space(|| self.roots(), self.watermarks.grace, need);
         if let Some(done) = done.as_ref().map(Option::as_ref).transpose() {
             self.count(done);
         }

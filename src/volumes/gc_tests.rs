@@ -69,8 +69,8 @@ impl Node {
     fn collect(&self) -> Result<GcStats, CollectError> {
         let GarbageCollector { store, records, mounts, metrics, .. } = &*self.volumes.0.collector;
         let (store, records, mounts) = (store.clone(), records.clone(), mounts.clone());
-        let marks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
-        GarbageCollector { store, records, mounts, marks, metrics: metrics.clone() }.collect()
+        let watermarks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
+        GarbageCollector { store, records, mounts, watermarks, metrics: metrics.clone() }.collect()
     }
 
     fn record(&self) -> std::path::PathBuf {
@@ -107,7 +107,7 @@ async fn the_layers_of_a_volume_are_kept_until_it_is_unpublished() {
 async fn a_snapshot_keeps_layers_and_images_after_its_volume_is_unpublished() {
     let node = Node::new().await;
     let store = &node.volumes.0.store;
-    let guard = node.volumes.hold(&"a".parse().unwrap(), Some(&node.request().pod)).unwrap();
+    let guard = node.volumes.guard(&"a".parse().unwrap(), Some(&node.request().pod)).unwrap();
     let layer = snapshot_layer(store, "s", (false, false), |_| {});
     let stack = guard.stack().iter().copied().chain([layer]).collect();
     store.put_snapshot(record("s", stack, guard.manifests().to_vec())).unwrap();

@@ -73,7 +73,7 @@ impl VolumeGuard {
     ///
     /// # Errors
     /// The work directory cannot be read.
-    pub fn half_named(&self) -> io::Result<u64> {
+    pub fn stale_hard_links(&self) -> io::Result<u64> {
         overlay::half_named(&self.upper)
     }
 
@@ -83,8 +83,8 @@ impl VolumeGuard {
     }
 
     /// Whether an unpublish waits for the volume. The holder of the guard must then stop and drop it.
-    pub fn is_wanted(&self) -> bool {
-        self.lock.is_wanted()
+    pub fn is_unpublish_requested(&self) -> bool {
+        self.lock.is_unpublish_requested()
     }
 }
 
@@ -153,7 +153,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`GuardError`].
-    pub fn hold(&self, id: &VolumeId, pod: Option<&Pod>) -> Result<VolumeGuard, GuardError> {
+    pub fn guard(&self, id: &VolumeId, pod: Option<&Pod>) -> Result<VolumeGuard, GuardError> {
         let inner = &self.0;
         let lock = inner.locks.try_lock(id).ok_or_else(|| GuardError::Busy(id.clone()))?;
         let record = inner.records.read(id)?.ok_or_else(|| GuardError::Absent(id.clone()))?;
@@ -172,7 +172,7 @@ impl Volumes {
             return Err(GuardError::Lost { id: id.clone(), why });
         }
         let is_mounted = table.iter().any(|mount: &Mount| inner.is_of(mount, id));
-        let upper = inner.records.pair(id, record.spec.medium);
+        let upper = inner.records.upper_and_work(id, record.spec.medium);
         Ok(VolumeGuard { lock, record, upper, is_mounted })
     }
 }

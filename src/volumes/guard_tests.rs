@@ -25,12 +25,12 @@ fn pod() -> Pod {
 #[tokio::test]
 async fn a_guarded_volume_is_not_unpublished_and_an_unpublished_one_has_no_guard() {
     let node = published(|_| {}).await;
-    let guard = node.volumes.hold(&id(), Some(&pod())).unwrap();
+    let guard = node.volumes.guard(&id(), Some(&pod())).unwrap();
     assert_eq!((guard.id(), guard.pod().name.as_str()), (&id(), "one"));
     assert_eq!(guard.upper(), node.volume("a").join("upper"));
     assert!(guard.is_mounted() && guard.parent().is_none() && guard.owner().is_none());
     assert_eq!((guard.stack().len(), guard.snapshot_layers(), guard.manifests().len()), (0, 0, 0));
-    assert_eq!(node.volumes.hold(&id(), Some(&pod())).unwrap_err().class(), Class::Busy);
+    assert_eq!(node.volumes.guard(&id(), Some(&pod())).unwrap_err().class(), Class::Busy);
     assert_eq!(node.unpublish("a", "t").await.unwrap_err().class(), Class::Busy);
     let again = node.volumes.publish(node.request("a", "t2")).await;
     assert_eq!(again.unwrap_err().class(), Class::Busy);
@@ -38,7 +38,7 @@ async fn a_guarded_volume_is_not_unpublished_and_an_unpublished_one_has_no_guard
     assert_eq!(node.mounted().len(), 1);
     drop(guard);
     node.unpublish("a", "t").await.unwrap();
-    let error = node.volumes.hold(&id(), Some(&pod())).unwrap_err();
+    let error = node.volumes.guard(&id(), Some(&pod())).unwrap_err();
     assert_eq!(error.class(), Class::NotFound, "{error}");
     node.assert_nothing_left();
 }
@@ -46,7 +46,7 @@ async fn a_guarded_volume_is_not_unpublished_and_an_unpublished_one_has_no_guard
 #[tokio::test]
 async fn a_volume_whose_pod_has_ended_can_be_guarded() {
     let node = published(|_| {}).await.rebooted();
-    let guard = node.volumes.hold(&id(), Some(&pod())).unwrap();
+    let guard = node.volumes.guard(&id(), Some(&pod())).unwrap();
     assert!(!guard.is_mounted());
 }
 
@@ -58,20 +58,20 @@ async fn a_volume_is_guarded_for_its_own_pod_only() {
         Pod { namespace: "theirs".to_owned(), ..pod() },
         Pod { uid: "pod-2".parse().unwrap(), ..pod() },
     ] {
-        let error = node.volumes.hold(&id(), Some(&other)).unwrap_err();
+        let error = node.volumes.guard(&id(), Some(&other)).unwrap_err();
         assert_eq!(error.class(), Class::Denied, "{error}");
     }
-    assert!(node.volumes.hold(&id(), Some(&Pod { name: "any".to_owned(), ..pod() })).is_ok());
+    assert!(node.volumes.guard(&id(), Some(&Pod { name: "any".to_owned(), ..pod() })).is_ok());
 }
 
 #[tokio::test]
 async fn a_guard_shows_that_an_unpublish_waits() {
     let node = published(|_| {}).await;
-    let guard = node.volumes.hold(&id(), Some(&pod())).unwrap();
+    let guard = node.volumes.guard(&id(), Some(&pod())).unwrap();
     node.volumes.recover(Duration::ZERO).unwrap();
-    assert!(!guard.is_wanted());
+    assert!(!guard.is_unpublish_requested());
     assert_eq!(node.unpublish("a", "t").await.unwrap_err().class(), Class::Busy);
-    assert!(guard.is_wanted());
+    assert!(guard.is_unpublish_requested());
     drop(guard);
     node.unpublish("a", "t").await.unwrap();
 }
@@ -79,7 +79,7 @@ async fn a_guard_shows_that_an_unpublish_waits() {
 #[tokio::test]
 async fn a_read_only_volume_cannot_be_guarded() {
     let node = published(|spec| spec.read_only = true).await;
-    let error = node.volumes.hold(&id(), Some(&pod())).unwrap_err();
+    let error = node.volumes.guard(&id(), Some(&pod())).unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
 }
 
@@ -93,14 +93,14 @@ async fn a_volume_that_lost_writes_in_a_crash_cannot_be_guarded_before_a_new_pub
     };
     for change in [volatile, memory] {
         let node = published(change).await;
-        assert!(node.volumes.hold(&id(), Some(&pod())).is_ok());
+        assert!(node.volumes.guard(&id(), Some(&pod())).is_ok());
         let node = node.rebooted();
-        let error = node.volumes.hold(&id(), Some(&pod())).unwrap_err();
+        let error = node.volumes.guard(&id(), Some(&pod())).unwrap_err();
         assert_eq!(error.class(), Class::Precondition, "{error}");
         let mut request = node.request("a", "t");
         change(&mut request.spec);
         node.volumes.publish(request).await.unwrap();
-        assert!(node.volumes.hold(&id(), Some(&pod())).is_ok());
+        assert!(node.volumes.guard(&id(), Some(&pod())).is_ok());
     }
 }
 
@@ -108,7 +108,7 @@ async fn a_volume_that_lost_writes_in_a_crash_cannot_be_guarded_before_a_new_pub
 async fn the_error_of_an_unreadable_record_names_its_file() {
     let node = published(|_| {}).await;
     fs::write(node.volume("a").join("record.json"), "{").unwrap();
-    let error = node.volumes.hold(&id(), Some(&pod())).unwrap_err();
+    let error = node.volumes.guard(&id(), Some(&pod())).unwrap_err();
     assert_eq!(error.class(), Class::Corrupt);
     assert!(error.to_string().contains("record.json"), "{error}");
 }

@@ -38,7 +38,7 @@ impl Locks {
     }
 
     /// As [`Locks::try_lock`], for an unpublish. While another operation holds the lock, sets its
-    /// [`VolumeLock::is_wanted`], so that a capture stops.
+    /// [`VolumeLock::is_unpublish_requested`], so that a capture stops.
     pub(super) fn want(&self, id: &VolumeId) -> Option<VolumeLock> {
         self.try_lock(id).or_else(|| {
             self.locked(|held| {
@@ -61,7 +61,7 @@ impl VolumeLock {
     }
 
     /// Whether an unpublish waits for the volume.
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(super) fn is_unpublish_requested(&self) -> bool {
         self.wanted.load(Relaxed)
     }
 }
@@ -92,9 +92,9 @@ mod tests {
         let locks = Locks::default();
         let a: VolumeId = "a".parse().unwrap();
         let first = locks.want(&a).unwrap();
-        assert!(locks.try_lock(&a).is_none() && !first.is_wanted());
-        assert!(locks.want(&a).is_none() && first.is_wanted());
+        assert!(locks.try_lock(&a).is_none() && !first.is_unpublish_requested());
+        assert!(locks.want(&a).is_none() && first.is_unpublish_requested());
         drop(first);
-        assert!(!locks.try_lock(&a).unwrap().is_wanted());
+        assert!(!locks.try_lock(&a).unwrap().is_unpublish_requested());
     }
 }

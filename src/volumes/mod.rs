@@ -4,7 +4,7 @@
 //!              record written            overlay attached
 //!   (nothing) ────────────────► recorded ────────────────► mounted ──┐ another target: a clone
 //!       ▲                        │    ▲                    │    ▲────┘
-//!       │  data, then record     │    │  last target gone  │
+//!       │  moved into staging    │    │  last target gone  │
 //!       └────────────────────────┘    └────────────────────┘
 //! ```
 //!
@@ -16,10 +16,10 @@
 //! pull of its layers holds no lock: a pod can be deleted during the pull, and the pull goes on after its call has
 //! returned. The store's own lock excludes other processes, so an upper has one owner.
 //!
-//! A record is written before the mount that it describes, and removed after the mount. It is on disk no later than
-//! the first data that the pod syncs (`records.rs`), so no call waits for the disk. No call waits for the removal of
-//! data either (`background_removal.rs`). A target is removed by `rmdir` only, so that a mount below it is never
-//! deleted through.
+//! A record is written before the mount that it describes, and removed after the mount, by one rename of the volume's
+//! directory. It is on disk no later than the first data that the pod syncs. On most file systems no call waits for the
+//! disk for that; `records.rs` has the exceptions. The data are removed in the background (`background_removal.rs`). A
+//! target is removed by `rmdir` only, so that a mount below it is never deleted through.
 //!
 //! May use: image, layers, overlay, changeset, sys
 //!
@@ -97,7 +97,7 @@ pub use events::{EventRecorder, NoEvents, PodEvent, PodEventType};
 pub use guard::{GuardError, VolumeGuard};
 pub use pull::{ImagePolicy, PolicyError, Progress, PullError};
 pub use record::RecordError;
-pub use recover::GRACE;
+pub use recover::ORPHAN_GRACE;
 pub use request::{
     Limits, Medium, OnUnclean, Pod, PodUid, PublishRequest, RequestError, Target, VolumeId,
     VolumeSpec,

@@ -63,7 +63,7 @@ impl Bench {
         LinuxMounts.unmount(&self.at(name)).unwrap();
         let (id, pod) =
             (self.id(name), self.node.request(&self.id(name), VolumeSpec::default()).pod);
-        let guard = self.node.volumes.hold(&id.parse().unwrap(), Some(&pod)).unwrap();
+        let guard = self.node.volumes.guard(&id.parse().unwrap(), Some(&pod)).unwrap();
         assert!(!guard.is_mounted());
         let upper = guard.upper().to_owned();
         let layer = snapshot_layer(&self.node.volumes.0.store, snapshot, features, |diff| {

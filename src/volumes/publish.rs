@@ -34,7 +34,8 @@ impl Volumes {
     /// pull.
     ///
     /// # Errors
-    /// [`PublishError`]. If the volume did not exist before, nothing is left of it but layers.
+    /// [`PublishError`]. A first publish that fails is rolled back, and only the layers stay. If that fails too, an
+    /// unpublish or the recovery removes the rest.
     pub async fn publish(&self, request: PublishRequest) -> Result<(), PublishError> {
         let inner = &self.0;
         inner.check(&request)?;
@@ -45,14 +46,14 @@ impl Volumes {
         }
         let mut waiting = inner.pull(&lock, &request);
         drop(lock);
-        let pulled = match waiting.end(request.deadline, inner.pace).await {
+        let pulled = match waiting.end(request.deadline, inner.timeouts).await {
             PullOutcome::Ended(Ok(pulled)) => pulled,
             PullOutcome::Ended(Err(error)) => {
-                inner.pending.taken(&waiting);
+                inner.pull_jobs.consume(&waiting);
                 return Err(PublishError::Pull(error));
             }
-            PullOutcome::CalledOff => {
-                return Err(PublishError::of(&request.id)(PublishCause::CalledOff));
+            PullOutcome::Cancelled => {
+                return Err(PublishError::of(&request.id)(PublishCause::Cancelled));
             }
             PullOutcome::Slow(progress) => {
                 return Err(PublishError::of(&request.id)(PublishCause::Pulling { progress }));
@@ -140,7 +141,7 @@ impl Inner {
 
     /// The layers of a volume that needs no pull and no wait.
     fn at_once(&self, lock: &VolumeLock, request: &PublishRequest) -> Option<VolumeLayers> {
-        if request.spec.snapshot.is_some() || self.pending.has(lock) {
+        if request.spec.snapshot.is_some() || self.pull_jobs.has(lock) {
             return None;
         }
         let (spec, keyring) = (&request.spec, self.keyring(request));
@@ -156,7 +157,7 @@ impl Inner {
 
     /// Joins the pull of the volume's layers, or starts it.
     fn pull(self: &Arc<Self>, lock: &VolumeLock, request: &PublishRequest) -> PullHandle {
-        self.pending.join(lock, request, |progress| {
+        self.pull_jobs.join(lock, request, |progress| {
             let (inner, request) = (self.clone(), request.clone());
             async move { inner.pull_layers(&request, &progress).await }
         })
@@ -171,15 +172,15 @@ impl Inner {
         pulled: Arc<VolumeLayers>,
     ) -> Result<(), PublishError> {
         blocking(move || {
-            if waiting.is_called_off(&lock) {
-                return Err(PublishError::of(&request.id)(PublishCause::CalledOff));
+            if waiting.is_cancelled(&lock) {
+                return Err(PublishError::of(&request.id)(PublishCause::Cancelled));
             }
             // Another call may have made the volume meanwhile, so the record is read again.
             let done = match self.records.read(&request.id)? {
                 Some(record) => self.republish(&lock, record, &request),
                 None => self.publish_first(&lock, &request, &pulled),
             };
-            self.pending.taken(&waiting);
+            self.pull_jobs.consume(&waiting);
             done
         })
         .await
@@ -321,8 +322,7 @@ impl Inner {
         done
     }
 
-    /// Makes sure, before the pod can write, that after a crash no synced file of the pod is without the record of its
-    /// volume. Not needed for a volatile volume or one in memory, whose data do not survive a crash, nor for a
+    /// Syncs the record if a later fsync of the pod would not bring it to the disk (btrfs). Not needed for a volatile volume or one in memory, whose data do not survive a crash, nor for a
     /// read-only volume, which has no data.
     fn settle(&self, lock: &VolumeLock, record: &Record) -> Result<(), PublishError> {
         let VolumeSpec { medium, read_only, options, .. } = &record.spec;
@@ -330,7 +330,7 @@ impl Inner {
             return Ok(());
         }
         // The kernel makes this directory again for each overlay, so it is the newest.
-        let newest = self.records.pair(lock.id(), *medium).work().join("work");
+        let newest = self.records.upper_and_work(lock.id(), *medium).work().join("work");
         Ok(self.records.settle(lock, &newest)?)
     }
 
@@ -362,7 +362,8 @@ impl Inner {
         Plan::new(Spec {
             name: mount_name(&self.store, id),
             stack: Stack::new(lowers).map_err(PublishError::of(id))?,
-            upper: (!record.spec.read_only).then(|| self.records.pair(id, record.spec.medium)),
+            upper: (!record.spec.read_only)
+                .then(|| self.records.upper_and_work(id, record.spec.medium)),
             owner: record.spec.owner,
             options: record.spec.options.clone(),
         })

@@ -1,16 +1,16 @@
 //! The pull jobs: background tasks that pull the layers of a volume, which publish calls join.
 //!
 //! ```text
-//!             join                       ended                      taken
+//!             join                       ended                     consume
 //!   (nothing) ────► running, with or ──────────► result kept for ────────► (nothing)
 //!                   without a waiter             the next call
-//!                        │ unpublished, or requested differently: called off ──► (nothing)
+//!                        │ unpublished, or requested differently: cancelled ──► (nothing)
 //!                        │ no call for a long time: forgotten ─────────────────► (nothing)
 //! ```
 //!
 //! A pull may take an hour, but a call two minutes. So a pull is a task of its own, and calls join it. The volume's
 //! lock is not held during the pull, so the pod can be deleted at any time. A call that then takes the lock to publish
-//! the volume must check that the pull was not called off. Otherwise it would mount for a deleted pod.
+//! the volume must check that the pull was not cancelled. Otherwise it would mount for a deleted pod.
 
 use std::{
     collections::HashMap,
@@ -37,9 +37,9 @@ pub(super) struct PullTimeouts {
     /// How long a pull goes on, or its result is kept, without a call.
     pub(super) patience: Duration,
     /// After what time the first Event of the pod says that a pull goes on.
-    pub(super) first_word: Duration,
+    pub(super) first_event: Duration,
     /// The time between further Events.
-    pub(super) next_word: Duration,
+    pub(super) next_event: Duration,
 }
 
 impl Default for PullTimeouts {
@@ -48,8 +48,8 @@ impl Default for PullTimeouts {
             margin: Duration::from_secs(5),
             // The kubelet's longest pause between two tries is two minutes.
             patience: Duration::from_secs(600),
-            first_word: Duration::from_secs(10),
-            next_word: Duration::from_secs(30),
+            first_event: Duration::from_secs(10),
+            next_event: Duration::from_secs(30),
         }
     }
 }
@@ -64,12 +64,12 @@ impl PullTimeouts {
 /// The result of a pull, shared by all calls that wait for it.
 type Ended = Result<Arc<VolumeLayers>, Arc<LayersError>>;
 
-/// All pulls that are running, or have ended and whose result was not taken.
+/// All pulls that are running, or have ended and whose result was not consumed.
 #[derive(Debug, Clone)]
 pub(super) struct PullJobs {
     pulls: Arc<Mutex<HashMap<VolumeId, Arc<Pull>>>>,
-    notices: Arc<dyn EventRecorder>,
-    pace: PullTimeouts,
+    events: Arc<dyn EventRecorder>,
+    timeouts: PullTimeouts,
 }
 
 #[derive(Debug)]
@@ -81,9 +81,9 @@ struct Pull {
     ended: watch::Sender<Option<Ended>>,
     last_request: Mutex<Instant>,
     /// The calls that wait must give up.
-    called_off: CancellationToken,
-    /// The task must end. A child of `called_off`.
-    over: CancellationToken,
+    cancelled: CancellationToken,
+    /// The task must end. A child of `cancelled`.
+    stop: CancellationToken,
 }
 
 /// The handle with which a call waits for a pull.
@@ -98,15 +98,15 @@ pub(super) struct PullHandle {
 pub(super) enum PullOutcome {
     /// The pull ended.
     Ended(Ended),
-    /// The pull was called off: the volume was unpublished or requested differently.
-    CalledOff,
+    /// The pull was cancelled: the volume was unpublished or requested differently.
+    Cancelled,
     /// The pull goes on. Its progress is a part of a sentence.
     Slow(String),
 }
 
 impl PullJobs {
-    pub(super) fn new(notices: Arc<dyn EventRecorder>, pace: PullTimeouts) -> Self {
-        Self { pulls: Arc::default(), notices, pace }
+    pub(super) fn new(events: Arc<dyn EventRecorder>, timeouts: PullTimeouts) -> Self {
+        Self { pulls: Arc::default(), events, timeouts }
     }
 
     /// Joins the volume's pull, or starts one. A pull for another spec or pod is called off.
@@ -124,9 +124,9 @@ impl PullJobs {
                 if pull.spec == request.spec && pull.pod == request.pod {
                     return PullHandle::on(pull);
                 }
-                pull.called_off.cancel();
+                pull.cancelled.cancel();
             }
-            let called_off = CancellationToken::new();
+            let cancelled = CancellationToken::new();
             let pull = Arc::new(Pull {
                 id: request.id.clone(),
                 pod: request.pod.clone(),
@@ -134,8 +134,8 @@ impl PullJobs {
                 progress: Progress::default(),
                 ended: watch::Sender::new(None),
                 last_request: Mutex::new(Instant::now()),
-                over: called_off.child_token(),
-                called_off,
+                stop: cancelled.child_token(),
+                cancelled,
             });
             let waiting = PullHandle::on(&pull);
             all.insert(request.id.clone(), pull.clone());
@@ -154,17 +154,17 @@ impl PullJobs {
         self.all(|all| all.contains_key(lock.id()))
     }
 
-    /// Calls off the volume's pull, if it has one.
-    pub(super) fn call_off(&self, lock: &VolumeLock) {
+    /// Cancels the volume's pull, if it has one.
+    pub(super) fn cancel(&self, lock: &VolumeLock) {
         if let Some(pull) = self.all(|all| all.remove(lock.id())) {
-            pull.called_off.cancel();
+            pull.cancelled.cancel();
         }
     }
 
     /// Removes the pull, because its layers were used or its error was returned. The next call starts a new one.
-    pub(super) fn taken(&self, waiting: &PullHandle) {
+    pub(super) fn consume(&self, waiting: &PullHandle) {
         self.remove(&waiting.pull);
-        waiting.pull.over.cancel();
+        waiting.pull.stop.cancel();
     }
 
     async fn run(
@@ -172,7 +172,7 @@ impl PullJobs {
         pull: Arc<Pull>,
         work: impl Future<Output = Result<VolumeLayers, LayersError>>,
     ) {
-        let _end = End { pending: &self, pull: &pull };
+        let _end = End { jobs: &self, pull: &pull };
         let kept = async {
             let ended = self.report_while(&pull, work).await;
             pull.ended.send_replace(Some(ended.map(Arc::new).map_err(Arc::new)));
@@ -180,10 +180,10 @@ impl PullJobs {
         };
         tokio::select! {
             () = kept => {}
-            () = pull.over.cancelled() => {}
+            () = pull.stop.cancelled() => {}
             () = self.forgotten(&pull) => {
                 tracing::info!(volume = %pull.id, "pull cancelled: no call has requested the volume for a long time");
-                pull.called_off.cancel();
+                pull.cancelled.cancel();
             }
         }
     }
@@ -196,21 +196,20 @@ impl PullJobs {
     ) -> Result<T, LayersError> {
         let begun = Instant::now();
         let record = |reason, message| {
-            self.notices
-                .record(&pull.pod, PodEvent { kind: PodEventType::Normal, reason, message });
+            self.events.record(&pull.pod, PodEvent { kind: PodEventType::Normal, reason, message });
         };
         let mut work = pin!(work);
-        let mut pause = self.pace.first_word;
+        let mut pause = self.timeouts.first_event;
         let ended = loop {
             tokio::select! {
                 ended = &mut work => break ended,
                 () = sleep(pause) => {
-                    pause = self.pace.next_word;
+                    pause = self.timeouts.next_event;
                     record("Pulling", format!("volume {}: {}", pull.id, pull.progress.sentence()));
                 }
             }
         };
-        if ended.is_ok() && begun.elapsed() >= self.pace.first_word {
+        if ended.is_ok() && begun.elapsed() >= self.timeouts.first_event {
             let seconds = begun.elapsed().as_secs();
             record("Pulled", format!("volume {}: its layers were pulled in {seconds} s", pull.id));
         }
@@ -223,12 +222,13 @@ impl PullJobs {
         loop {
             let waits = pull.ended.receiver_count() > 0;
             let quiet = if waits { Duration::ZERO } else { pull.quiet_for() };
-            match self.pace.patience.checked_sub(quiet) {
+            match self.timeouts.patience.checked_sub(quiet) {
                 Some(left) if !left.is_zero() => sleep(left).await,
                 // Checked again under the lock, where no call can join meanwhile.
                 _ => {
                     let gone = self.all(|_| {
-                        pull.ended.receiver_count() == 0 && pull.quiet_for() >= self.pace.patience
+                        pull.ended.receiver_count() == 0
+                            && pull.quiet_for() >= self.timeouts.patience
                     });
                     if gone {
                         self.remove(pull);
@@ -258,17 +258,17 @@ impl PullJobs {
     }
 }
 
-/// Removes the pull when its task ends. If that was a panic, calls the pull off, so that no call waits for it.
+/// Removes the pull when its task ends. If that was a panic, cancels the pull, so that no call waits for it.
 struct End<'a> {
-    pending: &'a PullJobs,
+    jobs: &'a PullJobs,
     pull: &'a Arc<Pull>,
 }
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.pending.remove(self.pull);
-        if !self.pull.over.is_cancelled() {
-            self.pull.called_off.cancel();
+        self.jobs.remove(self.pull);
+        if !self.pull.stop.is_cancelled() {
+            self.pull.cancelled.cancel();
         }
     }
 }
@@ -293,28 +293,28 @@ impl PullHandle {
     pub(super) async fn end(
         &mut self,
         deadline: Option<Instant>,
-        pace: PullTimeouts,
+        timeouts: PullTimeouts,
     ) -> PullOutcome {
         let give_up = async {
             match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                Some(left) => sleep(pace.wait_of(left)).await,
+                Some(left) => sleep(timeouts.wait_of(left)).await,
                 None => pending().await,
             }
         };
         tokio::select! {
             biased;
-            () = self.pull.called_off.cancelled() => PullOutcome::CalledOff,
+            () = self.pull.cancelled.cancelled() => PullOutcome::Cancelled,
             ended = self.ended.wait_for(Option::is_some) => match ended.ok().and_then(|e| e.clone()) {
                 Some(ended) => PullOutcome::Ended(ended),
-                None => PullOutcome::CalledOff,
+                None => PullOutcome::Cancelled,
             },
             () = give_up => PullOutcome::Slow(self.pull.progress.sentence()),
         }
     }
 
-    /// Whether the pull was called off. The result is valid while the volume's lock is held.
-    pub(super) fn is_called_off(&self, _: &VolumeLock) -> bool {
-        self.pull.called_off.is_cancelled()
+    /// Whether the pull was cancelled. The result is valid while the volume's lock is held.
+    pub(super) fn is_cancelled(&self, _: &VolumeLock) -> bool {
+        self.pull.cancelled.is_cancelled()
     }
 }
 
@@ -332,9 +332,9 @@ mod tests {
     /// deadline is lost.
     #[test]
     fn a_call_returns_some_seconds_before_its_deadline() {
-        let (pace, s) = (PullTimeouts::default(), Duration::from_secs);
+        let (timeouts, s) = (PullTimeouts::default(), Duration::from_secs);
         for (left, wait) in [(120, 115), (15, 10), (8, 4), (0, 0)] {
-            assert_eq!(pace.wait_of(s(left)), s(wait));
+            assert_eq!(timeouts.wait_of(s(left)), s(wait));
         }
     }
 }

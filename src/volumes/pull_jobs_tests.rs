@@ -35,8 +35,9 @@ pub(super) fn impatient_node(registries: Registries) -> Node {
 
 fn impatient_node_with(registries: Registries, patience: Duration) -> Node {
     let ms = Duration::from_millis;
-    let pace = PullTimeouts { margin: ms(50), patience, first_word: ms(20), next_word: ms(40) };
-    Node::at_pace(registries, |_| {}, pace)
+    let timeouts =
+        PullTimeouts { margin: ms(50), patience, first_event: ms(20), next_event: ms(40) };
+    Node::with_timeouts(registries, |_| {}, timeouts)
 }
 
 /// docs/hazards.md, 28: otherwise a pull that is longer than the call starts from the beginning each time.
@@ -60,7 +61,7 @@ async fn a_slow_pull_continues_and_the_retry_joins_it() {
     let (last, others) = events.split_last().unwrap();
     assert!(others.len() > 1 && others.iter().all(|r| *r == "Pulling"), "{events:?}");
     assert_eq!(*last, "Pulled");
-    assert!(node.volumes.0.pending.is_empty());
+    assert!(node.volumes.0.pull_jobs.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +76,7 @@ async fn the_result_of_a_pull_that_ends_between_two_calls_is_kept_for_the_second
     }
     node.volumes.publish(request()).await.unwrap();
     assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1);
-    assert!(node.volumes.0.pending.is_empty(), "the second call took the result");
+    assert!(node.volumes.0.pull_jobs.is_empty(), "the second call took the result");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,8 +85,8 @@ async fn a_pull_that_is_no_longer_requested_is_cancelled() {
     let node = impatient_node_with(registry.registries(), Duration::from_millis(600));
     let request = request_for_a(&node, &registry, Duration::from_millis(200));
     node.volumes.publish(request).await.unwrap_err();
-    assert!(!node.volumes.0.pending.is_empty());
-    while !node.volumes.0.pending.is_empty() {
+    assert!(!node.volumes.0.pull_jobs.is_empty());
+    while !node.volumes.0.pull_jobs.is_empty() {
         tokio::task::yield_now().await;
     }
     registry.release();
@@ -102,7 +103,7 @@ async fn a_changed_request_cancels_the_old_pull() {
         let volumes = node.volumes.clone();
         async move { volumes.publish(slow).await }
     });
-    while node.volumes.0.pending.is_empty() {
+    while node.volumes.0.pull_jobs.is_empty() {
         tokio::task::yield_now().await;
     }
     let mut other = request_for_a(&node, &registry, Duration::from_secs(60));
@@ -113,7 +114,7 @@ async fn a_changed_request_cancels_the_old_pull() {
     }
     let error = first.await.unwrap().unwrap_err();
     assert!(
-        matches!(error, PublishError::Failed { cause: PublishCause::CalledOff, .. }),
+        matches!(error, PublishError::Failed { cause: PublishCause::Cancelled, .. }),
         "{error}"
     );
     registry.release();
@@ -152,7 +153,7 @@ async fn a_volume_can_be_unpublished_during_its_pull() {
     node.unpublish("a", "t").await.unwrap();
     let error = publish.await.unwrap().unwrap_err();
     assert!(
-        matches!(error, PublishError::Failed { cause: PublishCause::CalledOff, .. }),
+        matches!(error, PublishError::Failed { cause: PublishCause::Cancelled, .. }),
         "{error}"
     );
     registry.release();

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! volumes/<id>/                with the record, replaced atomically: an xattr of this directory, or record.json (`records.rs`);
-//!                              exists from before the first overlay until all data are removed
+//!                              exists from before the first overlay until after the last unmount
 //! volumes/<id>/upper/ work/    overlayfs' writable pair; `upper.new` until it has the attributes of the volume's root
 //! volumes/<id>/memory/         or a tmpfs with the pair in it; mounted here, so that it outlives the process
 //! ```

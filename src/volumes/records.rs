@@ -64,7 +64,7 @@ impl Records {
     }
 
     /// The directory that holds overlayfs' writable pair.
-    pub(super) fn home(&self, id: &VolumeId, medium: Medium) -> PathBuf {
+    pub(super) fn upper_parent(&self, id: &VolumeId, medium: Medium) -> PathBuf {
         match medium {
             Medium::Disk => self.dir(id),
             Medium::Memory => self.memory(id),
@@ -72,8 +72,8 @@ impl Records {
     }
 
     /// Overlayfs' writable pair of one volume.
-    pub(super) fn pair(&self, id: &VolumeId, medium: Medium) -> Upper {
-        let home = self.home(id, medium);
+    pub(super) fn upper_and_work(&self, id: &VolumeId, medium: Medium) -> Upper {
+        let home = self.upper_parent(id, medium);
         Upper::new(home.join("upper"), home.join("work"))
     }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::sys::mounts::Mount;
 
 /// How long a pod's directory must be absent before the pod's volume is removed.
-pub const GRACE: Duration = Duration::from_secs(60);
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(60);
 
 /// Why the recovery of one volume failed.
 #[derive(Debug, thiserror::Error)]

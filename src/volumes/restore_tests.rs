@@ -80,7 +80,7 @@ impl Bench {
         let error = self.node.volumes.publish(request).await.unwrap_err();
         assert_eq!(self.node.recorded(), ["dev"], "{error}");
         assert_eq!(self.node.mounted().len(), 1, "{error}");
-        assert!(self.node.volumes.0.pending.is_empty());
+        assert!(self.node.volumes.0.pull_jobs.is_empty());
         error
     }
 
@@ -381,7 +381,7 @@ async fn a_publish_waits_for_a_snapshot_that_is_not_ready() {
         "more than {most} lookups: the calls do not share one pull"
     );
     assert_eq!((node.events()[0], node.events().last()), ("Pulling", Some(&"Pulled")));
-    assert!(node.volumes.0.pending.is_empty());
+    assert!(node.volumes.0.pull_jobs.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,9 +402,9 @@ async fn a_volume_that_waits_for_its_snapshot_can_be_unpublished() {
     node.unpublish("fork", "t").await.unwrap();
     let error = waiting.await.unwrap().unwrap_err();
     assert!(
-        matches!(error, PublishError::Failed { cause: PublishCause::CalledOff, .. }),
+        matches!(error, PublishError::Failed { cause: PublishCause::Cancelled, .. }),
         "{error}"
     );
     node.assert_nothing_left();
-    assert!(node.volumes.0.pending.is_empty());
+    assert!(node.volumes.0.pull_jobs.is_empty());
 }

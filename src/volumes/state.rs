@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    background_removal::Removal,
+    background_removal::BackgroundRemoval,
     counts::Counts,
     error::{OpenError, ReadyError},
     events::{EventRecorder, NoEvents},
@@ -48,7 +48,7 @@ pub struct Parts {
     /// Finds snapshots by name.
     pub snapshots: Arc<dyn SnapshotLookup>,
     /// Records the Events of pods.
-    pub notices: Arc<dyn EventRecorder>,
+    pub events: Arc<dyn EventRecorder>,
     /// The metrics of the process.
     pub metrics: Metrics,
 }
@@ -67,7 +67,7 @@ impl Parts {
             mounts,
             features,
             snapshots: Arc::new(NoSnapshots),
-            notices: Arc::new(NoEvents),
+            events: Arc::new(NoEvents),
             metrics: Metrics::default(),
         }
     }
@@ -116,14 +116,14 @@ pub(super) struct Inner {
     pub(super) collector: Arc<GarbageCollector>,
     pub(super) records: Records,
     pub(super) locks: Locks,
-    pub(super) pending: PullJobs,
+    pub(super) pull_jobs: PullJobs,
     pub(super) projects: Arc<Projects>,
-    pub(super) removal: Removal,
+    pub(super) removal: BackgroundRemoval,
     pub(super) counts: Counts,
-    pub(super) pace: PullTimeouts,
+    pub(super) timeouts: PullTimeouts,
     pub(super) settings: Settings,
     pub(super) features: Features,
-    pub(super) notices: Arc<dyn EventRecorder>,
+    pub(super) events: Arc<dyn EventRecorder>,
     pub(super) snapshots: Arc<dyn SnapshotLookup>,
     pub(super) metrics: Metrics,
     pub(super) boot_id: String,
@@ -143,9 +143,9 @@ impl Volumes {
     pub(super) fn open_at(
         parts: Parts,
         settings: Settings,
-        pace: PullTimeouts,
+        timeouts: PullTimeouts,
     ) -> Result<Self, OpenError> {
-        let Parts { store, registries, mounts, features, snapshots, notices, metrics } = parts;
+        let Parts { store, registries, mounts, features, snapshots, events, metrics } = parts;
         let boot_id = durable::boot_id().map_err(OpenError::BootId)?;
         let records = Records::new(store.volumes());
         let ids = records.list().map_err(OpenError::List)?;
@@ -153,12 +153,12 @@ impl Volumes {
         let project = |id| records.read(id).ok().flatten().and_then(|record| record.project);
         let taken = || ids.iter().filter_map(project).collect();
         let projects = Arc::new(Projects::open(&store.volumes(), taken));
-        let removal = Removal::begin(projects.clone()).map_err(OpenError::Threads)?;
+        let removal = BackgroundRemoval::start(projects.clone()).map_err(OpenError::Threads)?;
         let collector = GarbageCollector {
             store: store.clone(),
             records: records.clone(),
             mounts: mounts.clone(),
-            marks: Watermarks {
+            watermarks: Watermarks {
                 high: settings.disk_high,
                 low: settings.disk_low,
                 grace: LAYER_GRACE,
@@ -175,18 +175,18 @@ impl Volumes {
                 settings.policy.clone(),
             ),
             collector,
-            pending: PullJobs::new(notices.clone(), pace),
+            pull_jobs: PullJobs::new(events.clone(), timeouts),
             locks: Locks::default(),
             counts: Counts::default(),
             orphans: Mutex::default(),
             records,
             projects,
             removal,
-            pace,
+            timeouts,
             settings,
             mounts,
             features,
-            notices,
+            events,
             snapshots,
             metrics,
             store,
@@ -217,7 +217,7 @@ impl Inner {
     /// Whether a mount is this volume: by its name, or by its upper. A mount that another tool made of it keeps the
     /// upper.
     pub(super) fn is_of(&self, mount: &Mount, id: &VolumeId) -> bool {
-        let upper = |medium| self.records.pair(id, medium);
+        let upper = |medium| self.records.upper_and_work(id, medium);
         is_named(mount, &self.store, id)
             || overlay::is_ours(mount, upper(Medium::Disk).upper())
             || overlay::is_ours(mount, upper(Medium::Memory).upper())

@@ -121,7 +121,7 @@ impl Inner {
     /// if the last one is older than five minutes. Needs a tokio runtime.
     pub(super) fn count(&self, record: &Record) -> Option<quota::Usage> {
         let Record { id, spec, .. } = record;
-        self.counts.last_of(id, || self.records.pair(id, spec.medium).upper().to_owned())
+        self.counts.last_of(id, || self.records.upper_and_work(id, spec.medium).upper().to_owned())
     }
 }
 

@@ -59,18 +59,19 @@ impl Node {
         registries: Registries,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
-        Self::at_pace(registries, change, PullTimeouts::default())
+        Self::with_timeouts(registries, change, PullTimeouts::default())
     }
 
-    pub(super) fn at_pace(
+    pub(super) fn with_timeouts(
         registries: Registries,
         change: impl FnOnce(&mut Settings),
-        pace: PullTimeouts,
+        timeouts: PullTimeouts,
     ) -> Self {
         let (dir, kernel) = (TempDir::new().unwrap(), FakeMounts::default());
         fs::create_dir_all(dir.path().join("kubelet/pods/pod-1/volumes")).unwrap();
         let (events, snapshots) = (Arc::default(), Arc::default());
-        let volumes = open(dir.path(), &kernel, registries, (&events, &snapshots), change, pace);
+        let volumes =
+            open(dir.path(), &kernel, registries, (&events, &snapshots), change, timeouts);
         Self { dir, kernel, volumes, snapshots, events }
     }
 
@@ -79,8 +80,9 @@ impl Node {
         let Self { dir, kernel, volumes, .. } = self;
         drop(volumes);
         let (events, snapshots) = (Arc::default(), Arc::default());
-        let (registries, pace) = (no_registries(), PullTimeouts::default());
-        let volumes = open(dir.path(), &kernel, registries, (&events, &snapshots), |_| {}, pace);
+        let (registries, timeouts) = (no_registries(), PullTimeouts::default());
+        let volumes =
+            open(dir.path(), &kernel, registries, (&events, &snapshots), |_| {}, timeouts);
         volumes.recover(Duration::ZERO).unwrap();
         Self { dir, kernel, volumes, snapshots, events }
     }
@@ -189,18 +191,18 @@ fn open(
     registries: Registries,
     (events, snapshots): (&Arc<RecordedEvents>, &Arc<FakeSnapshots>),
     change: impl FnOnce(&mut Settings),
-    pace: PullTimeouts,
+    timeouts: PullTimeouts,
 ) -> Volumes {
     let kernel: Arc<dyn Mounts> = Arc::new(kernel.clone());
     let store = Arc::new(Store::open(&dir.join("store"), kernel.clone()).unwrap());
     let mut settings = Settings::new(dir.join("kubelet"));
     change(&mut settings);
     let parts = Parts {
-        notices: events.clone(),
+        events: events.clone(),
         snapshots: snapshots.clone(),
         ..Parts::new(store, registries, kernel, Features::lacking([]))
     };
-    Volumes::open_at(parts, settings, pace).unwrap()
+    Volumes::open_at(parts, settings, timeouts).unwrap()
 }
 
 #[tokio::test]
@@ -224,11 +226,11 @@ async fn a_failed_removal_is_repeated_in_a_later_round() {
     // A file in the place of a directory makes the removal fail, as a mount in the tree would.
     let (blocked, tree) = (staging.join("77"), staging.join("77/tree"));
     fs::write(&blocked, "").unwrap();
-    let gone = background_removal::Gone {
+    let gone = background_removal::RemovedVolume {
         tree: Some(tree.clone()),
-        ..background_removal::Gone::default()
+        ..background_removal::RemovedVolume::default()
     };
-    node.volumes.0.removal.take(gone);
+    node.volumes.0.removal.remove(gone);
     node.wait_for_removal();
     fs::remove_file(&blocked).unwrap();
     fs::create_dir_all(tree.join("deep")).unwrap();
@@ -651,8 +653,8 @@ async fn volumes_of_one_id_in_two_stores_do_not_block_each_other() {
     let (events, snapshots) = (Arc::default(), Arc::default());
     let dir = other.dir;
     drop(other.volumes);
-    let (registries, pace) = (no_registries(), PullTimeouts::default());
-    let volumes = open(dir.path(), &kernel, registries, (&events, &snapshots), |_| {}, pace);
+    let (registries, timeouts) = (no_registries(), PullTimeouts::default());
+    let volumes = open(dir.path(), &kernel, registries, (&events, &snapshots), |_| {}, timeouts);
     let other = Node { dir, kernel, volumes, snapshots, events };
     for read_only in [true, false] {
         let request = |node: &Node| {

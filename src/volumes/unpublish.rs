@@ -1,7 +1,7 @@
 //! The unpublish operation: unmounts a volume from a target, and removes the volume with its last target.
 
 use super::{
-    RecordError, Target, UnpublishError, VolumeId, Volumes, background_removal::Gone,
+    RecordError, Target, UnpublishError, VolumeId, Volumes, background_removal::RemovedVolume,
     error::UnpublishCause, lock::VolumeLock, state::Inner, upper::is_memory,
 };
 use crate::sys::{
@@ -11,7 +11,7 @@ use crate::sys::{
 };
 
 /// The most mounts that are unmounted from one target. If there are more, another process keeps mounting there.
-const STACKED: usize = 8;
+const MAX_STACKED_MOUNTS: usize = 8;
 
 impl Volumes {
     /// Unmounts the volume from the target, and removes the volume with its last target. Steps that are already done
@@ -27,14 +27,14 @@ impl Volumes {
         // A capture in progress then ends soon, and a retry gets the lock.
         let lock =
             inner.locks.want(id).ok_or(UnpublishCause::Busy).map_err(UnpublishError::of(id))?;
-        inner.pending.call_off(&lock);
+        inner.pull_jobs.cancel(&lock);
         let target = target.clone();
         blocking(move || {
-            let mut kept = Vec::new();
+            let mut mounts_to_drop = Vec::new();
             let done = inner
-                .unmount_target(lock.id(), &target, &mut kept)
-                .and_then(|()| inner.forget_target(&lock, &target, &mut kept));
-            inner.removal.close(kept);
+                .unmount_target(lock.id(), &target, &mut mounts_to_drop)
+                .and_then(|()| inner.forget_target(&lock, &target, &mut mounts_to_drop));
+            inner.removal.close(mounts_to_drop);
             done
         })
         .await
@@ -43,19 +43,19 @@ impl Volumes {
 
 impl Inner {
     /// Unmounts the volume from `target`, and then removes the directory. Reads the mount table of the target before
-    /// each step. `kept` gets clones of the mounts, which keep the overlay alive.
+    /// each step. `mounts_to_drop` gets clones of the mounts, which keep the overlay alive.
     fn unmount_target(
         &self,
         id: &VolumeId,
         target: &Target,
-        kept: &mut Vec<Detached>,
+        mounts_to_drop: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
-        for _ in 0..STACKED {
+        for _ in 0..MAX_STACKED_MOUNTS {
             match self.mounts.top(target.as_path()).map_err(UnpublishError::of(id))? {
                 None => return remove_target(id, target),
                 Some(top) if self.is_of(&top, id) => {
                     // Without this clone the unmount waits for the disk. If the clone fails, it does.
-                    kept.extend(self.mounts.clone_of(target.as_path()).ok());
+                    mounts_to_drop.extend(self.mounts.clone_of(target.as_path()).ok());
                     self.mounts.unmount(target.as_path()).map_err(UnpublishError::of(id))?;
                 }
                 Some(top) => {
@@ -73,30 +73,32 @@ impl Inner {
         &self,
         lock: &VolumeLock,
         target: &Target,
-        kept: &mut Vec<Detached>,
+        mounts_to_drop: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
         match self.records.read(lock.id()) {
             Ok(Some(mut record)) => {
                 record.targets.retain(|t| t != target);
                 if record.targets.is_empty() {
-                    self.remove(lock, record.project, kept)
+                    self.remove(lock, record.project, mounts_to_drop)
                 } else {
                     Ok(self.records.write(lock, &record)?)
                 }
             }
             // Half made, or with an unreadable record, which is not needed any more because the pod is being deleted.
-            Ok(None) | Err(RecordError::Unreadable { .. }) => self.remove(lock, None, kept),
+            Ok(None) | Err(RecordError::Unreadable { .. }) => {
+                self.remove(lock, None, mounts_to_drop)
+            }
             Err(error) => Err(error.into()),
         }
     }
 
     /// Moves the volume's directory into staging by one rename, and starts its background removal. Fails if the volume
-    /// is still mounted. `kept` holds the mounts that keep its overlay alive until then.
+    /// is still mounted. `mounts_to_drop` holds the mounts that keep its overlay alive until then.
     pub(super) fn remove(
         &self,
         lock: &VolumeLock,
         project: Option<u32>,
-        kept: &mut Vec<Detached>,
+        mounts_to_drop: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
         let id = lock.id();
         // Without a directory nothing can be mounted from it.
@@ -106,14 +108,18 @@ impl Inner {
         }
         let table = self.mounts.table().map_err(UnpublishError::of(id))?;
         self.ensure_unused(id, &table)?;
-        self.remove_memory(id, &table, kept).map_err(UnpublishError::of(id))?;
+        self.remove_memory(id, &table, mounts_to_drop).map_err(UnpublishError::of(id))?;
         let tree = self
             .store
             .set_aside(&self.records.dir(id))
             .map_err(UnpublishCause::Discard)
             .map_err(UnpublishError::of(id))?;
         self.counts.forget(id);
-        self.removal.take(Gone { tree, project, mounts: std::mem::take(kept) });
+        self.removal.remove(RemovedVolume {
+            tree,
+            project,
+            mounts: std::mem::take(mounts_to_drop),
+        });
         Ok(())
     }
 

@@ -64,12 +64,12 @@ impl Inner {
         if spec.medium == Medium::Memory && !self.has_memory(id, table) {
             self.make_memory(id, spec.limits)?;
         }
-        let pair = self.records.pair(id, spec.medium);
-        let bare = pair.upper().with_extension("new");
+        let pair = self.records.upper_and_work(id, spec.medium);
+        let new_upper = pair.upper().with_extension("new");
         let is_new = !pair.upper().exists();
         // The kernel empties an existing work directory. After a crash it may be missing, because it is not synced.
         let missing = (is_new || !pair.work().exists()).then(|| pair.work());
-        for directory in missing.into_iter().chain(is_new.then_some(&*bare)) {
+        for directory in missing.into_iter().chain(is_new.then_some(&*new_upper)) {
             remove_any(directory)
                 .and_then(|()| fs::create_dir(directory))
                 .map_err(upper_error(id))?;
@@ -83,8 +83,8 @@ impl Inner {
             return Ok(false);
         }
         // No sync: `records.rs` explains why these names and the record reach the disk in time.
-        set_root_attributes(&bare, spec, lowers)
-            .and_then(|()| fs::rename(&bare, pair.upper()))
+        set_root_attributes(&new_upper, spec, lowers)
+            .and_then(|()| fs::rename(&new_upper, pair.upper()))
             .map_err(upper_error(id))?;
         Ok(true)
     }
@@ -111,7 +111,7 @@ impl Inner {
                 return Err(PublishError::Unclean { id: id.clone(), why });
             }
             // If the tmpfs is gone, so is its upper, and there is nothing to remove.
-            let pair = self.records.pair(id, spec.medium);
+            let pair = self.records.upper_and_work(id, spec.medium);
             remove_any(pair.upper()).map_err(upper_error(id))?;
         }
         let new = self.make_upper(record, lowers, table)?;
@@ -136,7 +136,7 @@ impl Inner {
         table: &[Mount],
     ) -> Result<Option<&'static str>, PublishError> {
         let Record { id, spec, .. } = record;
-        let pair = self.records.pair(id, spec.medium);
+        let pair = self.records.upper_and_work(id, spec.medium);
         let known = self.crash_reason(record, table);
         if known.is_some() || spec.read_only || !spec.options.volatile || !pair.upper().exists() {
             return Ok(known);
@@ -148,7 +148,7 @@ impl Inner {
     /// The part of [`Inner::unclean_reason`] that needs no sync.
     pub(super) fn crash_reason(&self, record: &Record, table: &[Mount]) -> Option<&'static str> {
         let Record { id, spec, .. } = record;
-        let was_written = || self.records.pair(id, spec.medium).upper().exists();
+        let was_written = || self.records.upper_and_work(id, spec.medium).upper().exists();
         let another_boot = spec.options.volatile && record.boot_id != self.boot_id;
         match spec.medium {
             _ if spec.read_only => None,
@@ -181,16 +181,16 @@ impl Inner {
         attached.map_err(PublishError::of(id))
     }
 
-    /// Unmounts the volume's tmpfs. `kept` gets a clone of the mount, because the release of its memory takes a while.
+    /// Unmounts the volume's tmpfs. `mounts_to_drop` gets a clone of the mount, because the release of its memory takes a while.
     pub(super) fn remove_memory(
         &self,
         id: &VolumeId,
         table: &[Mount],
-        kept: &mut Vec<Detached>,
+        mounts_to_drop: &mut Vec<Detached>,
     ) -> Result<(), MountError> {
         if self.has_memory(id, table) {
             let memory = self.records.memory(id);
-            kept.extend(self.mounts.clone_of(&memory).ok());
+            mounts_to_drop.extend(self.mounts.clone_of(&memory).ok());
             self.mounts.unmount(&memory)?;
         }
         Ok(())
@@ -203,7 +203,7 @@ impl Inner {
         reason: &'static str,
         message: String,
     ) {
-        self.notices.record(&record.pod, PodEvent { kind, reason, message });
+        self.events.record(&record.pod, PodEvent { kind, reason, message });
     }
 
     /// Reports that this node cannot enforce the default limits of a new volume.

@@ -1,4 +1,7 @@
-//! Views of layers: opens the layers of a stack, and mounts them read-only without a target.
+//! Views: read-only mounts of a stack of layers without a volume (containerd's word). `snapshots` packs layers through
+//! a view, because it shows them as a pod would see them.
+//!
+//! The layers of a volume are opened here too.
 
 use super::{Volumes, state::Inner};
 use crate::{

@@ -43,7 +43,7 @@ async fn a_volume_with_local_layers_starts_no_pull() {
     let inner = &node.volumes.0;
     let lock = inner.locks.try_lock(&request.id).unwrap();
     let (lock, _, done) = inner.clone().publish_here(lock, request).await.unwrap();
-    assert!(done && !inner.pending.has(&lock));
+    assert!(done && !inner.pull_jobs.has(&lock));
     assert_eq!(node.mounted(), [node.target("t").as_path()]);
 }
 

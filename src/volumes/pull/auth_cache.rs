@@ -12,7 +12,7 @@ use std::{
 use crate::image::{Access, Reference};
 
 /// The most entries that are kept. An entry is two short names and a hash. Every author of pods can cause new entries.
-const KEPT: usize = 10_000;
+const MAX_ENTRIES: usize = 10_000;
 
 /// The accepted credentials, each with the time of the registry's last response.
 #[derive(Debug)]
@@ -49,10 +49,10 @@ impl AuthCache {
             return;
         }
         self.known(|known| {
-            if known.len() >= KEPT {
+            if known.len() >= MAX_ENTRIES {
                 known.retain(|_, at| now.duration_since(*at) < self.trust_for);
             }
-            if known.len() >= KEPT {
+            if known.len() >= MAX_ENTRIES {
                 let oldest =
                     known.iter().min_by_key(|(_, at)| **at).map(|(entry, _)| entry.clone());
                 oldest.map(|entry| known.remove(&entry));
@@ -148,9 +148,9 @@ mod tests {
             Access::Credential(hmac)
         };
         let at = |n: usize| start + Duration::from_millis(n as u64);
-        (0..=KEPT).for_each(|n| cache.remember(&reference(), &access(n), at(n)));
-        assert_eq!(cache.known(|known| known.len()), KEPT);
-        assert!(!cache.accepted(REPOSITORY, &[access(0)], at(KEPT)));
-        assert!(cache.accepted(REPOSITORY, &[access(KEPT)], at(KEPT)));
+        (0..=MAX_ENTRIES).for_each(|n| cache.remember(&reference(), &access(n), at(n)));
+        assert_eq!(cache.known(|known| known.len()), MAX_ENTRIES);
+        assert!(!cache.accepted(REPOSITORY, &[access(0)], at(MAX_ENTRIES)));
+        assert!(cache.accepted(REPOSITORY, &[access(MAX_ENTRIES)], at(MAX_ENTRIES)));
     }
 }

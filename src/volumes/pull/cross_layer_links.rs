@@ -1,12 +1,16 @@
-//! Layers that depend on the layers below them in their image, and so cannot be unpacked alone.
+//! The two passes of a pull. The second one is for layers that can be unpacked only with the layers below them.
 //!
 //! Such a layer has hard links to files of the layers below, or entries in directories that only those layers describe.
+//! Neither manifest nor config says so.
 //!
-//! This is known only when the layer is fetched, so the layer is fetched twice. The second fetch comes after all other
-//! layers are in the store, from the bottom up. For directories the first fetch ends at the first such entry. The
-//! lowest layer of an image has nothing below it, and is unpacked at once. A layer that depends on others is stored
-//! under the ChainID of the stack up to it. That key stands for the layer in the volume's stack and in the image's
-//! record. With it the next pull finds the layer without a fetch.
+//! 1. `pull_alone` fetches each layer of the image, several at a time, and unpacks it alone. For such a layer this
+//!    fails: at the end, or at the first entry whose directory is missing. The lowest layer has nothing below it, so it
+//!    always succeeds.
+//! 2. `pull_linked` fetches those layers again when all others are in the store, from the bottom up. The store unpacks
+//!    each with copies of the files below that it links to (`layers/parent_layers.rs`).
+//!
+//! A layer of the second pass is stored under the ChainID of the stack up to it. That key stands for the layer in the
+//! volume's stack and in the image's record. With it the next pull finds the layer without a fetch.
 //!
 //! Each image of a volume is unpacked for itself: a directory that no layer of an image names belongs to root with
 //! mode 0755, also over another image that has different metadata for it (docs/volumes.md). Otherwise an image would

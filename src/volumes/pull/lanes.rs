@@ -23,23 +23,23 @@ use crate::turns::{Permit, Turns};
 
 /// The permits of the two lanes for one kind of work. There are at most 32 in all, and the work of each may hold a
 /// share of the memory ([`crate::budget`]).
-const AT_ONCE: usize = 8;
-const FIRSTS: usize = 8;
+const FAST: usize = 8;
+const FAST_EXTRA: usize = 8;
 const SLOW: usize = 12;
-const SLOW_FIRSTS: usize = 4;
+const SLOW_EXTRA: usize = 4;
 
 /// How often the lane checks whether work is slow.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time within which a near registry responds. Work that takes longer is slow.
-pub(super) const SOON: Duration = Duration::from_secs(2);
+const SLOW_AFTER: Duration = Duration::from_secs(2);
 
 /// The two lanes for one kind of work.
 #[derive(Debug)]
 pub(super) struct Lanes {
     fast: Arc<Turns>,
     slow: Arc<Turns>,
-    look: Duration,
+    interval: Duration,
 }
 
 /// A permit of one of the lanes. All tasks of the work share it, so the permit is free when the last of them ends.
@@ -52,8 +52,8 @@ pub(super) struct Crowded;
 
 impl Default for Lanes {
     fn default() -> Self {
-        let (fast, slow) = (Turns::new(AT_ONCE, FIRSTS), Turns::new(SLOW, SLOW_FIRSTS));
-        Self { fast, slow, look: LOOK }
+        let (fast, slow) = (Turns::new(FAST, FAST_EXTRA), Turns::new(SLOW, SLOW_EXTRA));
+        Self { fast, slow, interval: CHECK_INTERVAL }
     }
 }
 
@@ -76,7 +76,7 @@ impl Lanes {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = sleep(self.look) => {}
+                () = sleep(self.interval) => {}
             }
             if !is_slow() {
                 continue;
@@ -91,7 +91,7 @@ impl Lanes {
         }
     }
 
-    /// Runs `work` with a permit. The work is slow after [`SOON`].
+    /// Runs `work` with a permit. The work is slow after [`SLOW_AFTER`].
     pub(super) async fn run<T>(
         &self,
         namespace: &str,
@@ -99,7 +99,7 @@ impl Lanes {
     ) -> Result<T, Crowded> {
         let lane = self.enter(namespace).await;
         let begun = Instant::now();
-        self.watch(namespace, &lane, work, || begun.elapsed() >= SOON).await
+        self.watch(namespace, &lane, work, || begun.elapsed() >= SLOW_AFTER).await
     }
 
     /// The permits in use: of the fast lane and of the slow lane.
@@ -121,7 +121,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn checking_often() -> Arc<Lanes> {
-        Arc::new(Lanes { look: Duration::from_millis(1), ..Lanes::default() })
+        Arc::new(Lanes { interval: Duration::from_millis(1), ..Lanes::default() })
     }
 
     /// Work of `namespace` that never ends and is always slow.

@@ -10,17 +10,18 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `puller.rs` | the pull of a stack of images |
+//! | `puller.rs` | [`ImagePuller`]: the pull of a stack of images |
 //! | `image_policy.rs` | the images that a namespace may name |
 //! | `authorization.rs`, `auth_cache.rs` | who may use a layer of the store without a download; the credentials that registries accepted lately |
 //! | `local_images.rs` | images whose layers are all in the store |
-//! | `single_flight.rs` | one fetch of a layer for all volumes that need it |
-//! | `cross_layer_links.rs` | layers that cannot be unpacked without the layers below them |
+//! | `single_flight.rs` | `LayerFetcher`: one fetch of a layer for all volumes that need it |
+//! | `cross_layer_links.rs` | layers that can be unpacked only with the layers below them |
 //! | `negative_cache.rs` | bad layers, which are not fetched again for a while |
 //! | `lanes.rs` | the limits of what runs at a time; slow registries do not delay others |
 //! | `progress.rs`, `progress_reader.rs` | the bytes that have arrived, and whether a registry is slow |
 //!
-//! Deliberately absent: volumes and their pulls in the background (`pull_jobs.rs`), and how a layer is unpacked.
+//! Deliberately absent: volumes, whose pulls are tasks in the background (`pull_jobs.rs` above); how a layer is
+//! unpacked, and when it is removed (`layers`).
 
 mod auth_cache;
 mod authorization;

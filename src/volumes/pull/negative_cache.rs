@@ -17,14 +17,14 @@ use crate::{error::Class, image::Reference, layers::AddError};
 
 /// How long a failure is remembered: the time in which about thirty pods of one Deployment request the image, and
 /// short enough for a user who pushes the image again.
-pub(super) const FOR: Duration = Duration::from_secs(30);
+pub(super) const BAD_LAYER_TTL: Duration = Duration::from_secs(30);
 
 /// The same for a layer without enough disk space. The kubelet's longest pause between two tries is two minutes.
-pub(super) const FULL_FOR: Duration = Duration::from_secs(300);
+pub(super) const FULL_DISK_TTL: Duration = Duration::from_secs(300);
 
 /// The most failures that are remembered. Every user who names images can cause new ones. The oldest is removed first,
 /// which costs one more download.
-const MOST: usize = 1_024;
+const MAX_ENTRIES: usize = 1_024;
 
 /// The failures, by the source of the layer.
 #[derive(Debug)]
@@ -50,14 +50,14 @@ impl<K: Clone + Eq + Hash> NegativeCache<K> {
         let class = error.class();
         let is_full = matches!(error, AddError::NoSpace { .. } | AddError::Filled { .. });
         let until = match error.is_lasting() {
-            _ if is_full => now + FULL_FOR,
-            true => now + FOR,
+            _ if is_full => now + FULL_DISK_TTL,
+            true => now + BAD_LAYER_TTL,
             false => return,
         };
         let failure = Failure { at: now, until, class, why: error.to_string() };
         self.known(now, |known| {
             let oldest = known.iter().min_by_key(|(_, failure)| failure.at);
-            if let (true, Some((oldest, _))) = (known.len() >= MOST, oldest) {
+            if let (true, Some((oldest, _))) = (known.len() >= MAX_ENTRIES, oldest) {
                 let oldest = oldest.clone();
                 known.remove(&oldest);
             }
@@ -96,12 +96,12 @@ mod tests {
         let error = AddError::DiffId { expected: one, found: other };
         let image: Reference = "a/b:1".parse().unwrap();
         failures.remember("layer", &error, start);
-        let known = failures.of(&"layer", &image, start + FOR / 2).unwrap();
+        let known = failures.of(&"layer", &image, start + BAD_LAYER_TTL / 2).unwrap();
         assert_eq!(known.class(), error.class());
         assert!(known.to_string().starts_with(&format!("image {image}: {error}")), "{known}");
         assert!(known.to_string().contains("15 s ago"), "{known}");
         assert!(failures.of(&"other", &image, start).is_none());
-        assert!(failures.of(&"layer", &image, start + FOR).is_none());
+        assert!(failures.of(&"layer", &image, start + BAD_LAYER_TTL).is_none());
     }
 
     #[test]
@@ -111,9 +111,9 @@ mod tests {
         let full = AddError::Filled { diff_id, dir, promised: 1, free: 2 };
         let image: Reference = "a/b:1".parse().unwrap();
         let later = |n: usize| start + Duration::from_millis(n as u64);
-        (0..=MOST).for_each(|n| failures.remember(n, &full, later(n)));
+        (0..=MAX_ENTRIES).for_each(|n| failures.remember(n, &full, later(n)));
         assert!(failures.of(&0, &image, start).is_none(), "the oldest is forgotten");
-        assert!(failures.of(&1, &image, start + FULL_FOR).is_some());
-        assert!(failures.of(&1, &image, later(1) + FULL_FOR).is_none());
+        assert!(failures.of(&1, &image, start + FULL_DISK_TTL).is_some());
+        assert!(failures.of(&1, &image, later(1) + FULL_DISK_TTL).is_none());
     }
 }

@@ -12,10 +12,10 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// A registry that delivers fewer than [`LEAST`] bytes in this time of waiting is slow: 64 KiB a second.
+/// A registry that delivers fewer than [`MIN_BYTES`] bytes in this time of waiting is slow: 64 KiB a second.
 const WINDOW: Duration = Duration::from_secs(2);
 /// The bytes that a registry must deliver in a [`WINDOW`].
-const LEAST: u64 = 128 << 10;
+const MIN_BYTES: u64 = 128 << 10;
 
 /// A blob that counts the bytes that arrive, and fails when the pull is cancelled.
 pub(super) struct CancellableReader<R> {
@@ -66,7 +66,7 @@ impl StallTimer {
         Duration::from_micros(self.ended.load(Relaxed).saturating_add(since))
     }
 
-    /// Returns a function that says whether the blob is slow: whether fewer than [`LEAST`] bytes arrived in the last
+    /// Returns a function that says whether the blob is slow: whether fewer than [`MIN_BYTES`] bytes arrived in the last
     /// [`WINDOW`] of waiting.
     pub(super) fn watch(
         self: &Arc<Self>,
@@ -79,7 +79,7 @@ impl StallTimer {
             if waited - from < WINDOW {
                 return false;
             }
-            let is_slow = came - bytes < LEAST;
+            let is_slow = came - bytes < MIN_BYTES;
             (from, bytes) = (waited, came);
             is_slow
         }
@@ -116,7 +116,7 @@ mod tests {
         assert!(!is_slow(), "the window has not ended");
         second(&waits);
         assert!(is_slow());
-        arrived.fetch_add(LEAST, Relaxed);
+        arrived.fetch_add(MIN_BYTES, Relaxed);
         second(&waits);
         second(&waits);
         assert!(!is_slow());

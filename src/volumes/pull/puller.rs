@@ -74,7 +74,7 @@ pub struct PulledLayers {
 }
 
 /// An image whose layers are known. Those in the store are kept.
-struct Found {
+struct FoundImage {
     /// The digest of its manifest.
     manifest: Digest,
     /// The keys of the layers. If the image was resolved at the registry, all keys that the layers may get.
@@ -195,7 +195,7 @@ impl ImagePuller {
         requester: Requester<'_>,
         named: &[Reference],
         documents: &Share,
-    ) -> Result<Found, PullError> {
+    ) -> Result<FoundImage, PullError> {
         let find = self.find(reference, policy, requester, named);
         let found = self.resolutions.run(requester.namespace, find).await;
         let found = found.unwrap_or_else(|Crowded| Err(PullError::Crowded(reference.clone())))?;
@@ -214,7 +214,7 @@ impl ImagePuller {
         policy: Option<PullPolicy>,
         requester: Requester<'_>,
         named: &[Reference],
-    ) -> Result<Found, PullError> {
+    ) -> Result<FoundImage, PullError> {
         let policy = PullPolicy::for_image(reference, policy);
         let (store, name) = (self.store.clone(), reference.clone());
         let known = blocking(move || present(&store, &name)).await;
@@ -224,23 +224,24 @@ impl ImagePuller {
                 && present.is_allowed(&self.authorization(requester, named), &[])
         };
         if let Some(present) = known.filter(may) {
-            return self.found(reference, present).await;
+            return self.use_local(reference, present).await;
         }
         if policy == PullPolicy::Never {
             return Err(PullError::NotPresent(reference.clone()));
         }
         // One HEAD request can be enough only for an image that is in the store.
-        let meant = if is_known { self.meant(reference, requester).await? } else { None };
-        if let Some((digest, access)) = &meant {
+        let current =
+            if is_known { self.current_digest(reference, requester).await? } else { None };
+        if let Some((digest, access)) = &current {
             let (store, place, digest) = (self.store.clone(), reference.clone(), *digest);
             let same = blocking(move || present_as(&store, &place, &digest)).await;
             let given = [Given { reference, access }];
             let authorization = self.authorization(requester, named);
             if let Some(present) = same.filter(|same| same.is_allowed(&authorization, &given)) {
-                return self.found(reference, present).await;
+                return self.use_local(reference, present).await;
             }
         }
-        let image = self.resolve(reference, meant.map(|(digest, _)| digest), requester).await?;
+        let image = self.resolve(reference, current.map(|(digest, _)| digest), requester).await?;
         let layers: Vec<Digest> = image.layers.iter().map(key_of).collect();
         let count = layers.iter().collect::<BTreeSet<_>>().len();
         if count > LAYER_LIMIT {
@@ -248,15 +249,19 @@ impl ImagePuller {
         }
         let layers: Vec<_> = layers.into_iter().chain(chains(&image.layers)).collect();
         let _lease = self.hold(&layers).await;
-        Ok(Found { manifest: image.digest, layers, image: Some(image), _lease })
+        Ok(FoundImage { manifest: image.digest, layers, image: Some(image), _lease })
     }
 
     /// Records that the reference means an image of the store, and returns its layers.
-    async fn found(&self, reference: &Reference, present: LocalImages) -> Result<Found, PullError> {
+    async fn use_local(
+        &self,
+        reference: &Reference,
+        present: LocalImages,
+    ) -> Result<FoundImage, PullError> {
         let LocalImages { image, lease, .. } = present;
         let (store, known, name) = (self.store.clone(), image.clone(), reference.to_string());
         blocking(move || match store.image(&name) {
-            Some(meant) if meant.manifest == known.manifest => {
+            Some(current) if current.manifest == known.manifest => {
                 store.use_image(&known.manifest);
                 Ok(())
             }
@@ -264,23 +269,23 @@ impl ImagePuller {
         })
         .await?;
         let (manifest, layers) = (image.manifest, image.layers.clone());
-        Ok(Found { manifest, layers, image: None, _lease: lease })
+        Ok(FoundImage { manifest, layers, image: None, _lease: lease })
     }
 
     /// Requests the current digest of a reference from the registry, and records which credential the registry
     /// accepted.
-    async fn meant(
+    async fn current_digest(
         &self,
         reference: &Reference,
         requester: Requester<'_>,
     ) -> Result<Option<(Digest, Access)>, PullError> {
-        let meant = self.registries.digest_of(reference, requester.keyring).await;
-        match &meant {
+        let current = self.registries.digest_of(reference, requester.keyring).await;
+        match &current {
             Ok(Some((_, access))) => self.auth_cache.remember(reference, access, Instant::now()),
             Ok(None) => {}
-            Err(error) => self.refused(reference, requester, error.class()),
+            Err(error) => self.forget_refused(reference, requester, error.class()),
         }
-        Ok(meant?)
+        Ok(current?)
     }
 
     /// Resolves an image at the registry, and records which credential the registry accepted.
@@ -299,12 +304,12 @@ impl ImagePuller {
         let resolved = self.registries.resolve_knowing(reference, requester.keyring, known).await;
         match &resolved {
             Ok(image) => self.auth_cache.remember(reference, &image.access, Instant::now()),
-            Err(error) => self.refused(reference, requester, error.class()),
+            Err(error) => self.forget_refused(reference, requester, error.class()),
         }
         Ok(resolved?)
     }
 
-    fn refused(&self, reference: &Reference, requester: Requester<'_>, class: Class) {
+    fn forget_refused(&self, reference: &Reference, requester: Requester<'_>, class: Class) {
         if class == Class::Denied {
             self.auth_cache.forget(reference, &requester.keyring.accesses(reference));
         }
@@ -328,7 +333,7 @@ impl ImagePuller {
 /// The distinct layers of all images. First the layers that a registry offers, each from the first registry that does
 /// and with the ChainID up to it. Second the layers that are in the store. A layer that is the lowest of one image and
 /// lies on others in another image counts as two.
-fn distinct(found: &[Found]) -> (Vec<(LayerRequest<'_>, Digest)>, BTreeSet<Digest>) {
+fn distinct(found: &[FoundImage]) -> (Vec<(LayerRequest<'_>, Digest)>, BTreeSet<Digest>) {
     let here = || found.iter().filter(|found| found.image.is_none()).map(|found| &found.layers);
     let present: BTreeSet<_> = here().flatten().copied().collect();
     let upper: BTreeSet<_> = here().flat_map(|layers| layers.iter().skip(1)).copied().collect();

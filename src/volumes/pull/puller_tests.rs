@@ -50,11 +50,11 @@ impl Node {
         });
         let store = Arc::new(store);
         let records = Records::new(store.volumes());
-        let marks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
+        let watermarks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
         let metrics = Metrics::default();
         let puller =
             ImagePuller::new(registries.into(), store.clone(), metrics.clone(), trust_for, policy);
-        let collector = GarbageCollector { store, records, mounts, marks, metrics }.start();
+        let collector = GarbageCollector { store, records, mounts, watermarks, metrics }.start();
         Self { dir, free, collector, puller }
     }
 
