@@ -4,11 +4,14 @@
 // A test fails by panicking. It prints its seed, and what the kills left.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "support/node.rs"]
+mod support;
+
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -20,19 +23,13 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use csi::{
-    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
-    node_client::NodeClient,
-    volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
-};
+use csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, node_client::NodeClient};
 use futures::{StreamExt as _, stream};
 use ovl::{digest::Digest, layers::Store, sys::mounts::LinuxMounts};
 use serde_json::json;
+use support::{Driver, Node, OVL, TIMEOUT, until_done};
 use tokio::{task::JoinSet, time::sleep};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, transport::Channel};
 
 #[allow(dead_code, missing_docs, reason = "the server's half is not called here")]
 mod csi {
@@ -46,8 +43,8 @@ const VOLUMES: u64 = 4;
 const LAYER: usize = 1 << 20;
 /// Bytes of the store's disk, which is too small for all images.
 const DISK: u64 = 24 << 20;
-/// The longest time for any operation of the driver.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// The namespace of all volumes.
+const NAMESPACE: &str = "ci";
 /// The prefix of temporary files, which are renamed when they are complete.
 const TEMP_PREFIX: &str = ".ovl-tmp.";
 
@@ -134,111 +131,12 @@ fn layer(name: &str, content: &[u8]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// The driver's process. It is killed when dropped.
-struct Driver(Child);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A node: a small disk for the store, and a kubelet directory. Its drop unmounts everything below its directory.
-struct Node {
-    dir: tempfile::TempDir,
-    host: String,
+fn start(node: &Node, form: &str) -> Driver {
+    let watermarks = ["--disk-high-percent", "60", "--disk-low-percent", "30"];
+    node.start(Command::new(OVL), &[&["--layer-form", form], &watermarks[..]].concat())
 }
 
 impl Node {
-    fn new(host: String) -> Self {
-        let node = Self { dir: tempfile::tempdir().unwrap(), host };
-        for dir in ["disk", "kubelet/plugins", "kubelet/pods/pod-1", "hosts"] {
-            fs::create_dir_all(node.path(dir)).unwrap();
-        }
-        let hosts = node.path("hosts").join(&node.host);
-        fs::create_dir(&hosts).unwrap();
-        let plain = format!("server = \"http://{}\"\n", node.host);
-        fs::write(hosts.join("hosts.toml"), plain).unwrap();
-        let (image, disk) = (node.path("disk.img"), node.path("disk"));
-        File::create(&image).unwrap().set_len(DISK).unwrap();
-        run("mkfs.ext4", &["-q".as_ref(), &image]);
-        run("mount", &["-o".as_ref(), "loop".as_ref(), &image, &disk]);
-        node
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn start(&self, form: &str) -> Driver {
-        let path = |name: &str| self.path(name).display().to_string();
-        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let mut ovl = Command::new(env!("CARGO_BIN_EXE_ovl"));
-        ovl.args(["node", "--node-name", "n", "--no-cluster", "--health-address", "127.0.0.1:0"]);
-        ovl.args(["--root", &path("disk/store"), "--kubelet-dir", &path("kubelet")]);
-        ovl.args(["--hosts-dir", &path("hosts"), "--layer-form", form]);
-        ovl.args(["--disk-high-percent", "60", "--disk-low-percent", "30"]);
-        Driver(ovl.stdout(Stdio::null()).stderr(log).spawn().unwrap())
-    }
-
-    /// Connects to the driver's socket, and waits until it serves.
-    async fn connect(&self) -> NodeClient<Channel> {
-        let socket = self.path("kubelet/plugins/ovl.csi.dev/csi.sock");
-        let start = Instant::now();
-        loop {
-            let to = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
-            match to.connect().await {
-                Ok(channel) => return NodeClient::new(channel),
-                Err(error) => assert!(start.elapsed() < TIMEOUT, "{error}: {}", self.log()),
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    fn target(&self, id: &str) -> PathBuf {
-        self.path("kubelet/pods/pod-1").join(id)
-    }
-
-    fn publish(&self, id: &str, tag: &str) -> NodePublishVolumeRequest {
-        let context = [
-            ("csi.storage.k8s.io/ephemeral", "true"),
-            ("csi.storage.k8s.io/pod.namespace", "ci"),
-            ("csi.storage.k8s.io/pod.name", "job-1"),
-            ("csi.storage.k8s.io/pod.uid", "pod-1"),
-            ("image", &format!("{}/killed:{tag}", self.host)),
-        ];
-        NodePublishVolumeRequest {
-            volume_id: id.to_owned(),
-            target_path: self.target(id).display().to_string(),
-            volume_capability: Some(VolumeCapability {
-                access_type: Some(AccessType::Mount(MountVolume::default())),
-                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
-            }),
-            readonly: false,
-            secrets: HashMap::new(),
-            volume_context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        }
-    }
-
-    fn unpublish(&self, id: &str) -> NodeUnpublishVolumeRequest {
-        let target_path = self.target(id).display().to_string();
-        NodeUnpublishVolumeRequest { volume_id: id.to_owned(), target_path }
-    }
-
-    /// The mounts below this directory, without the disk, the innermost last.
-    fn mounts(&self) -> Vec<String> {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
-        let disk = self.path("disk");
-        let ours = |target: &&str| target.starts_with(self.dir.path().to_str().unwrap());
-        targets.filter(ours).filter(|t| Path::new(t) != disk).map(str::to_owned).collect()
-    }
-
     /// Files that a kill may leave only until the next start: staging and temporary files.
     fn unfinished(&self) -> Vec<PathBuf> {
         let store = self.path("disk/store");
@@ -268,43 +166,15 @@ impl Node {
         let files = files.filter_map(|d| fs::read_to_string(d.join("loop/backing_file")).ok());
         let image = self.path("disk.img");
         let ours = |file: &String| {
-            Path::new(file.trim()).starts_with(self.dir.path()) && Path::new(file.trim()) != image
+            Path::new(file.trim()).starts_with(self.path("")) && Path::new(file.trim()) != image
         };
         files.filter(ours).collect()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
-        }
-        let disk = self.path("disk").display().to_string();
-        for target in self.mounts().into_iter().rev().chain([disk]) {
-            let _ = Command::new("umount").args(["-l", &target]).status();
-        }
     }
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().path()).collect()
-}
-
-fn run(program: &str, args: &[&Path]) {
-    let done = Command::new(program).args(args).output();
-    let done = done.unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(done.status.success(), "{program}: {done:?}");
-}
-
-/// Repeats a call while the operation is in progress, as the kubelet does.
-async fn until_done<F: Future<Output = Result<(), Status>>>(call: impl Fn() -> F) {
-    let start = Instant::now();
-    while let Err(status) = call().await {
-        let is_in_progress = matches!(status.code(), Code::Aborted | Code::Unavailable);
-        assert!(is_in_progress && start.elapsed() < TIMEOUT, "{status}");
-        sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Publishes and unpublishes one volume in a loop, also after the driver was killed.
@@ -341,7 +211,8 @@ async fn privileged_a_node_that_is_killed_at_any_moment_recovers_at_the_next_sta
     eprintln!("OVL_TEST_SEED={seed}");
     let mut random = Random(seed);
     let registry = Registry::default();
-    let node = Node::new(registry.serve().await);
+    let host = registry.serve().await;
+    let node = Node::new(DISK, &[], &[&host]);
     let base = layer("base", &random.bytes(LAYER / 2));
     let (mut tag, mut own) = (String::new(), Vec::new());
     for round in 0..ROUNDS {
@@ -352,13 +223,15 @@ async fn privileged_a_node_that_is_killed_at_any_moment_recovers_at_the_next_sta
             registry.push(&tag, &[base.clone(), one, two, layer("own", &own)]);
         }
         let form = if round % 2 == 0 { "erofs" } else { "dir" };
+        let image = format!("{host}/killed:{tag}");
+        let publish = |id: &str| node.publish(NAMESPACE, id, &[("image", &image)]);
         let ids: Vec<_> = (0..VOLUMES).map(|n| format!("v{round}-{n}")).collect();
 
-        let mut driver = node.start(form);
+        let mut driver = start(&node, form);
         let client = node.connect().await;
         let mut calls = JoinSet::new();
         for id in &ids {
-            let (publish, unpublish) = (node.publish(id, &tag), node.unpublish(id));
+            let (publish, unpublish) = (publish(id), node.unpublish(NAMESPACE, id));
             calls.spawn(publish_and_unpublish(client.clone(), publish, unpublish));
         }
         sleep(Duration::from_millis(random.below(1_500))).await;
@@ -375,40 +248,35 @@ async fn privileged_a_node_that_is_killed_at_any_moment_recovers_at_the_next_sta
         );
         // The next processes are killed during recovery.
         for _ in 0..round % 3 {
-            let driver = node.start(form);
+            let driver = start(&node, form);
             sleep(Duration::from_millis(random.below(80))).await;
             drop(driver);
         }
 
-        let mut driver = node.start(form);
+        let mut driver = start(&node, form);
         let client = node.connect().await;
         // The first collection runs at the same time, and moves what it removes to staging for a moment.
         node.wait_until_clean().await;
         for id in &ids {
-            let request = node.publish(id, &tag);
+            let request = publish(id);
             until_done(|| {
                 let (mut client, request) = (client.clone(), request.clone());
                 async move { client.node_publish_volume(request).await.map(drop) }
             })
             .await;
             assert!(
-                fs::read(node.target(id).join("own")).unwrap() == own,
+                fs::read(node.target(NAMESPACE, id).join("own")).unwrap() == own,
                 "round {round}: wrong content"
             );
-            fs::write(node.target(id).join("own"), "mine").unwrap();
+            fs::write(node.target(NAMESPACE, id).join("own"), "mine").unwrap();
         }
         assert_eq!(node.mounts().len() as u64, VOLUMES, "round {round}: {:?}", node.mounts());
         for id in &ids {
-            let request = node.unpublish(id);
-            until_done(|| {
-                let (mut client, request) = (client.clone(), request.clone());
-                async move { client.node_unpublish_volume(request).await.map(drop) }
-            })
-            .await;
+            node.remove(&client, NAMESPACE, id).await;
         }
         assert_eq!(node.mounts(), Vec::<String>::new(), "round {round}");
         assert_eq!(entries(&node.path("disk/store/volumes")), Vec::<PathBuf>::new(), "{round}");
-        assert_eq!(entries(&node.path("kubelet/pods/pod-1")), Vec::<PathBuf>::new(), "{round}");
+        assert_eq!(entries(&node.pod(NAMESPACE)), Vec::<PathBuf>::new(), "{round}");
         // Unpublish does not wait until an upper is removed.
         node.wait_until_clean().await;
         assert!(Command::new("kill").arg(driver.0.id().to_string()).status().unwrap().success());

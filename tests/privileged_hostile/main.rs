@@ -10,6 +10,8 @@
 mod captures;
 mod node;
 mod registry;
+#[path = "../support/node.rs"]
+mod support;
 
 use std::{
     fs,
