@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::error::Class;
+use crate::{error::Class, format};
 
 /// The memory limit in bytes that is assumed for a process without one: the chart's default, 512 MiB.
 const UNLIMITED: u64 = 512 << 20;
@@ -51,8 +51,9 @@ struct State {
 pub enum OverBudget {
     /// The share would hold more than any share may. A repeated request fails too.
     #[error(
-        "it needs more than {0} bytes of memory, the most for one operation within this process's memory limit; \
-        raise that limit"
+        "it needs more than {} of memory, the most for one operation within the driver's memory limit; an administrator \
+        must raise that limit (resources.limits.memory)",
+        format::bytes(*.0)
     )]
     TooMuch(u64),
     /// Other shares hold the requested memory.

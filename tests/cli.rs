@@ -71,7 +71,10 @@ fn arguments_that_cannot_be_used_are_named_and_exit_with_2() {
             "it has a tag or a digest",
         ),
         (&["snapshot", "take", "csi-1"], "<NAME>"),
-        (&["node", "--node-name", "n", "--layer-form", "tar"], "possible values: auto, erofs, dir"),
+        (
+            &["node", "--node-name", "n", "--layer-storage", "tar"],
+            "possible values: auto, erofs, dir",
+        ),
         (&["node", "--node-name", "n", "--otlp-endpoint", "https://c"], "without TLS"),
         (
             &["node", "--node-name", "n", "--kubelet-dir", "/proc", "--policy-file", "/nowhere"],
@@ -141,7 +144,7 @@ fn a_check_reports_the_kernel_and_each_feature_and_leaves_no_files() {
     ] {
         assert!(output.contains(words), "{words} is not in\n{output}");
     }
-    // Each "no" has its remedy in the next line.
+    // Each "no" has its fix in the next line.
     let mut lines = output.lines().peekable();
     while let Some(line) = lines.next() {
         if line.split_whitespace().nth(1) == Some("no") {
@@ -168,18 +171,18 @@ fn a_check_with_json_output_prints_json_for_any_result() {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }
     for check in checks {
-        assert_eq!(check["ok"].as_bool(), Some(check["cure"].is_null()), "{check}");
+        assert_eq!(check["ok"].as_bool(), Some(check["fix"].is_null()), "{check}");
     }
     assert!(!missing.exists());
 }
 
 #[test]
-fn a_root_that_cannot_hold_a_store_is_refused_unless_overridden() {
+fn a_root_that_cannot_hold_a_store_is_refused_unless_ignored() {
     // No user can make a directory in /proc.
     let (code, _, error) = check(&["--root", "/proc/self/store"]);
     assert_eq!(code, Some(1), "{error}");
     for (args, words) in [
-        (["--override", "colour"], "required checks: root-user, filesystem, overlay"),
+        (["--ignore-check", "colour"], "required checks: root-user, filesystem, overlay"),
         (["--root", "relative"], "expected an absolute path"),
         (["-o", "xml"], "invalid value 'xml'"),
     ] {

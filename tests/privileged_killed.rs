@@ -133,7 +133,7 @@ fn layer(name: &str, content: &[u8]) -> Vec<u8> {
 
 fn start(node: &Node, form: &str) -> Driver {
     let watermarks = ["--disk-high-percent", "60", "--disk-low-percent", "30"];
-    node.start(Command::new(OVL), &[&["--layer-form", form], &watermarks[..]].concat())
+    node.start(Command::new(OVL), &[&["--layer-storage", form], &watermarks[..]].concat())
 }
 
 impl Node {

@@ -54,20 +54,25 @@ impl Failure {
         self.is_retryable() || matches!(self.class, Class::Corrupt | Class::Internal)
     }
 
-    /// The class as the reason of a condition.
+    /// The reason of a condition.
     pub(super) fn reason(&self) -> &'static str {
         match self.class {
             Class::Invalid => "Invalid",
             Class::NotFound => "NotFound",
             Class::Conflict => "Conflict",
-            Class::Precondition => "Precondition",
+            Class::Precondition => "ActionRequired",
             Class::Busy => "Busy",
             Class::Unavailable => "Unavailable",
-            Class::Exhausted => "Exhausted",
-            Class::Denied => "Denied",
-            Class::Corrupt => "Corrupt",
-            Class::Internal => "Internal",
+            Class::Exhausted => "NoSpace",
+            Class::Denied => "AccessDenied",
+            Class::Corrupt => "DataCorrupt",
+            Class::Internal => "InternalError",
         }
+    }
+
+    /// Whether a condition has the reason of this failure. An earlier version wrote the name of the class.
+    pub(super) fn has_reason(&self, reason: &str) -> bool {
+        reason == self.reason() || reason == format!("{:?}", self.class)
     }
 }
 

@@ -80,7 +80,7 @@ impl<E: Engine> Reconciler<'_, E> {
             // It was never pushed there, not even in part.
             return Ok(None);
         }
-        let message = |why: String| format!("its manifest is left in {}: {why}", target.to);
+        let message = |why: String| format!("the image is still in {}: {why}", target.to);
         let image = image.and_then(|image| image.parse().ok());
         let engine = &self.shared.engine;
         let deleted = match self.shared.keyring(&target).await {

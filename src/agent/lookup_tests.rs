@@ -147,7 +147,7 @@ async fn a_snapshot_whose_objects_do_not_refer_to_each_other_is_refused() {
             OVERLAY,
             json!({ "status": { "phase": "Failed", "message": "the pod is gone" } }),
             Class::Precondition,
-            "failed: the pod is gone; make another one",
+            "failed: the pod is gone; take a new snapshot",
         ),
         (
             OVERLAY,

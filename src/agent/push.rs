@@ -21,6 +21,7 @@ use crate::{
         ClusterError,
         overlay_snapshot::{OverlaySnapshot, OverlaySnapshotStatus, Phase},
     },
+    format,
     layers::SnapshotRecord,
     snapshots::Progress,
     volumes::PodEventType,
@@ -79,7 +80,7 @@ impl<E: Engine> Reconciler<'_, E> {
         };
         status::describe(status, &record);
         let count = before.own_layers.unwrap_or_default();
-        let message = format!("{count} own layers were squashed into one");
+        let message = format!("{count} snapshot layers were squashed into one");
         status::set_condition(status, SQUASHED, ConditionStatus::Yes, "Squashed", message);
         self.report(&before, status).await?;
         Ok(true)
@@ -104,9 +105,9 @@ impl<E: Engine> Reconciler<'_, E> {
             never = report_progress(shared, self.name, &progress, &mut before.message) => match never {},
             () = deleting(self.watched) => return Ok(Action::Retry),
         };
-        let failure = match pushed {
+        let failure = match pushed.map_err(|failure| order.named(failure)) {
             Ok(pushed) => {
-                let message = format!("{} bytes had to be sent", pushed.sent);
+                let message = format!("sent {}", format::bytes(pushed.sent));
                 status::set_condition(status, PUSHED, ConditionStatus::Yes, "Pushed", message);
                 status.image = Some(pushed.image);
                 status.pushed_bytes = i64::try_from(pushed.own_bytes).ok();
@@ -128,7 +129,8 @@ impl<E: Engine> Reconciler<'_, E> {
         }
         // A user must fix the cause, so one Event is emitted. The condition shows an agent that was restarted that the
         // Event was emitted before.
-        let was_reported = status::reason(&before, PUSHED) == Some(failure.reason());
+        let was_reported =
+            status::reason(&before, PUSHED).is_some_and(|reason| failure.has_reason(reason));
         if !std::mem::replace(&mut self.reported, true) && !was_reported {
             let (name, volume, why) = (&order.name, &order.volume, &failure.message);
             let message = format!("snapshot {name} of volume {volume} cannot be pushed yet: {why}");

@@ -173,16 +173,16 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             // The future is dropped, which ends the copy soon.
             () = deleting(self.watched) => return Ok(Err(Action::Retry)),
         };
-        let captured = captured.map_err(|failure| self.limit_full_tries(failure));
+        let captured = captured.map_err(|failure| self.limit_full_tries(order.named(failure)));
         match captured {
             Ok(record) => {
                 let message = format!(
-                    "snapshot {} of volume {}: {}",
+                    "captured snapshot {} of volume {}: {}",
                     order.name,
                     order.volume,
                     status::summary(&record)
                 );
-                self.record_event(order, PodEventType::Normal, "Snapshotted", message);
+                self.record_event(order, PodEventType::Normal, "SnapshotCaptured", message);
                 Ok(Ok(record))
             }
             Err(failure) if failure.is_retryable() => {
@@ -232,7 +232,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         self.shared.engine.forget(&record.id).await?;
         let why = format!(
             "volume {} belongs to another pod than {}/{}",
-            order.capture.volume, pod.namespace, pod.name
+            order.volume, pod.namespace, pod.name
         );
         Err(Failure::new(Class::Denied, why))
     }
@@ -252,12 +252,12 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         let pushing = order.push.as_ref().filter(|_| !is_pushed);
         match pushing {
             Some(_) => {
-                status::set_progress(status, Phase::Pushing, "it can be restored on its node")
+                status::set_progress(status, Phase::Pushing, "pods on its node can start from it")
             }
             None => status::ready(status, &self.shared.node),
         }
         if deep && !tried {
-            let message = format!("{} own layers are being squashed into one", record.own);
+            let message = format!("{} snapshot layers are being squashed into one", record.own);
             status::set_condition(status, SQUASHED, ConditionStatus::No, "Squashing", message);
         }
         if let Some(why) = last_push_failure(&before).filter(|_| pushing.is_some()) {
@@ -292,7 +292,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
 
     pub(super) fn report_failure(&self, order: &Spec, failure: &Failure) {
         let (name, volume, why) = (&order.name, &order.volume, &failure.message);
-        let message = format!("snapshot {name} of volume {volume}: {why}");
+        let message = format!("snapshot {name} of volume {volume} failed: {why}");
         self.record_event(order, PodEventType::Warning, "SnapshotFailed", message);
     }
 

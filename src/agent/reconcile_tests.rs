@@ -297,11 +297,11 @@ async fn a_snapshot_without_a_repository_is_ready_after_its_capture() {
     assert_eq!((&status["owner"], &status["image"]), (&json!("1000:100"), &Value::Null));
     assert_eq!(status["captureTime"], "2026-11-21T10:00:00Z");
     assert_eq!(world.condition("snap-1", "Captured"), ("True".into(), "Captured".into()));
-    assert_eq!(world.condition("snap-1", "Ready"), ("True".into(), "Local".into()));
+    assert_eq!(world.condition("snap-1", "Ready"), ("True".into(), "OnNode".into()));
     assert_eq!(
         world.events(),
         [
-            "ci/build: Snapshotted: snapshot ws-1 of volume ws: the pod was frozen for 12 ms, 1000 entries, 1.0 GB"
+            "ci/build: SnapshotCaptured: captured snapshot ws-1 of volume ws: 1000 entries, 953.6 MiB; the pod was frozen for 12.3ms"
         ]
     );
     assert_eq!(world.node.done(), ["capture snap-1"]);
@@ -358,8 +358,8 @@ async fn a_capture_without_enough_free_space_fails_after_eight_tries() {
 async fn a_permanent_failure_sets_the_phase_failed_with_its_message() {
     let cases = [
         ("capture", Class::NotFound, "Captured", "NotFound"),
-        ("capture", Class::Precondition, "Captured", "Precondition"),
-        ("pack", Class::Precondition, "Pushed", "Precondition"),
+        ("capture", Class::Precondition, "Captured", "ActionRequired"),
+        ("pack", Class::Precondition, "Pushed", "ActionRequired"),
         ("pack", Class::Invalid, "Pushed", "Invalid"),
     ];
     for (operation, class, condition, reason) in cases {
@@ -372,7 +372,7 @@ async fn a_permanent_failure_sets_the_phase_failed_with_its_message() {
         assert_eq!(world.condition("snap-1", condition), ("False".into(), reason.into()));
         assert_eq!(world.condition("snap-1", "Ready"), ("False".into(), "Failed".into()));
         let event = world.events().pop().unwrap();
-        assert!(event.contains("SnapshotFailed: snapshot ws-1 of volume ws"), "{event}");
+        assert!(event.contains("SnapshotFailed: snapshot ws-1 of volume ws failed: "), "{event}");
         // A change of the spec does not retry it.
         world.patch("snap-1", json!({ "squashAbove": 31 }));
         sleep(Duration::from_millis(20)).await;
@@ -398,7 +398,8 @@ async fn a_push_that_a_registry_refuses_is_retried_and_one_event_is_emitted() {
         };
         assert!(shown("Pushing", "push failed"), "{class:?}");
         assert!(!requests.iter().any(|r| r.body["status"]["phase"] == "Failed"), "{class:?}");
-        let events = world.events().into_iter().filter(|event| !event.contains(": Snapshotted: "));
+        let events =
+            world.events().into_iter().filter(|event| !event.contains(": SnapshotCaptured: "));
         let want = "ci/build: SnapshotNotPushed: snapshot ws-1 of volume ws cannot be pushed yet: push failed";
         assert_eq!(events.collect::<Vec<_>>(), [want], "{class:?}");
         assert_eq!(world.condition("snap-1", "Pushed"), ("True".into(), "Pushed".into()));
@@ -467,7 +468,7 @@ async fn the_event_of_a_push_that_waits_is_not_repeated_after_a_restart() {
     assert_eq!((before, events(&world)), (1, 1));
     assert_eq!(world.status("snap-1")["phase"], "Pushing");
     assert_eq!(world.status("snap-1")["message"], "push failed");
-    assert_eq!(world.condition("snap-1", "Pushed"), ("False".into(), "Denied".into()));
+    assert_eq!(world.condition("snap-1", "Pushed"), ("False".into(), "AccessDenied".into()));
     assert_eq!(world.condition("snap-1", "Ready"), ("False".into(), "Pushing".into()));
 }
 
@@ -579,7 +580,7 @@ async fn a_snapshot_of_another_pods_volume_is_denied() {
     let source = json!({ "namespace": "ci", "pod": "build", "podUid": "other", "volume": "ws" });
     world.put("snap-1", json!({ "source": source }));
     world.phase("snap-1", "Failed").await;
-    assert_eq!(world.condition("snap-1", "Captured"), ("False".into(), "Denied".into()));
+    assert_eq!(world.condition("snap-1", "Captured"), ("False".into(), "AccessDenied".into()));
     assert_eq!(world.node.snapshot_ids(), []);
 }
 
@@ -628,7 +629,7 @@ async fn a_squash_that_fails_leaves_the_snapshot_as_it_was_and_is_not_repeated()
     world.start();
     world.put("snap-1", json!({ "repository": "r.io/ws", "squashAbove": 2 }));
     world.phase("snap-1", "Ready").await;
-    assert_eq!(world.condition("snap-1", "Squashed"), ("False".into(), "Exhausted".into()));
+    assert_eq!(world.condition("snap-1", "Squashed"), ("False".into(), "NoSpace".into()));
     assert_eq!(world.status("snap-1")["ownLayers"], 4);
     world.patch("snap-1", json!({ "squashAbove": 3 }));
     sleep(Duration::from_millis(20)).await;
@@ -715,7 +716,7 @@ async fn a_deletion_does_not_wait_forever_for_a_registry_that_is_gone() {
     world.patch("snap-1", json!({ "deleted": true }));
     world.phase("snap-1", "Deleted").await;
     let message = world.status("snap-1")["message"].clone();
-    assert_eq!(message, "its manifest is left in r.io/ws: delete image failed");
+    assert_eq!(message, "the image is still in r.io/ws: delete image failed");
     assert_eq!(world.node.snapshot_ids(), []);
 }
 

@@ -68,6 +68,14 @@ impl Spec {
         })
     }
 
+    /// The failure with a message for the pod's user, who knows neither the id of the snapshot nor that of the volume.
+    pub(super) fn named(&self, failure: Failure) -> Failure {
+        let prefix = format!("snapshot {}: ", self.capture.id);
+        let message = failure.message.strip_prefix(&prefix).unwrap_or(&failure.message);
+        let message = self.capture.volume.named(&self.volume, message);
+        Failure { message, ..failure }
+    }
+
     /// The request for the push, with these credentials.
     pub(super) fn push_request(&self, target: &Target, keyring: Keyring) -> PushRequest {
         PushRequest {

@@ -1,5 +1,7 @@
 //! Builds the status of an OverlaySnapshot: phase, message and conditions.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::engine::Failure;
@@ -104,8 +106,8 @@ pub(super) fn ready(status: &mut OverlaySnapshotStatus, node: &str) {
             status,
             READY,
             ConditionStatus::Yes,
-            "Local",
-            format!("it is on node {node} only"),
+            "OnNode",
+            format!("it is only on node {node}"),
         ),
     }
 }
@@ -129,20 +131,19 @@ pub(super) fn describe(status: &mut OverlaySnapshotStatus, record: &SnapshotReco
 /// A summary of the capture, for Events and the condition.
 pub(super) fn summary(record: &SnapshotRecord) -> String {
     let frozen = match record.frozen_micros {
-        Some(micros) if micros < 10_000 => {
-            format!("the pod was frozen for {}.{} ms", micros / 1000, micros % 1000 / 100)
+        Some(micros) => {
+            format!("the pod was frozen for {}", format::span(Duration::from_micros(micros)))
         }
-        Some(micros) => format!("the pod was frozen for {} ms", micros / 1000),
         None if record.ended => "the pod had ended".to_owned(),
         None => "the pod was not frozen".to_owned(),
     };
     let torn = match record.torn {
         0 => String::new(),
-        1 => ", 1 file changed while it was copied".to_owned(),
-        torn => format!(", {torn} files changed while they were copied"),
+        1 => "; 1 file is inconsistent, because it changed during each copy".to_owned(),
+        torn => format!("; {torn} files are inconsistent, because they changed during each copy"),
     };
     let entries = if record.entries == 1 { "entry" } else { "entries" };
-    format!("{frozen}, {} {entries}, {}{torn}", record.entries, format::bytes(record.bytes))
+    format!("{} {entries}, {}; {frozen}{torn}", record.entries, format::bytes(record.bytes))
 }
 
 #[cfg(test)]
@@ -157,7 +158,7 @@ mod tests {
         set_condition(&mut status, READY, ConditionStatus::No, "Pushing", "another message");
         let of = |status: &OverlaySnapshotStatus| status.conditions[0].last_transition_time.clone();
         assert_eq!((of(&status).as_str(), reason(&status, READY)), ("long ago", Some("Pushing")));
-        set_condition(&mut status, READY, ConditionStatus::Yes, "Local", "");
+        set_condition(&mut status, READY, ConditionStatus::Yes, "OnNode", "");
         assert_ne!(of(&status), "long ago");
         assert_eq!(status.conditions.len(), 1);
     }

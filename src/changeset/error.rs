@@ -9,6 +9,7 @@ use super::pax::PaxError;
 use crate::budget::OverBudget;
 use crate::erofs::{WriteError, XattrError};
 use crate::error::Class;
+use crate::format;
 
 /// The name of a tar entry: untrusted bytes, displayed quoted, escaped and truncated to 200 characters.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -62,7 +63,9 @@ pub enum UnpackError {
     #[error("the layer's blob is not complete zstd data: {0}")]
     Zstd(#[source] io::Error),
     /// The system cannot start a thread.
-    #[error("cannot start a thread to unpack the layer: {0}; raise the limit of tasks")]
+    #[error(
+        "cannot start a thread to unpack the layer: {0}; an administrator must raise pids.max of the driver's container"
+    )]
     Thread(#[source] io::Error),
     /// An entry is invalid.
     #[error("the layer's entry {name} is refused: {why}")]
@@ -133,7 +136,9 @@ pub enum InvalidLayer {
     #[error("the tar ends in the middle of it")]
     Truncated,
     /// One block of zeros, and then another block: some readers stop there, others continue.
-    #[error("a single block of zeros follows it, but a tar ends with two")]
+    #[error(
+        "the tar's end marker after it is incomplete (one block of zeros, not two); rebuild the image"
+    )]
     LoneZeros,
     /// The name is not valid for a file.
     #[error("{0}")]
@@ -193,19 +198,21 @@ pub enum InvalidLayer {
 #[non_exhaustive]
 pub enum Exceeded {
     /// The length of the tar in bytes.
-    #[error("its tar has more than {0} bytes; rebuild the image with this layer split")]
+    #[error("its tar is larger than {}; rebuild the image with this layer split", format::bytes(*.0))]
     TarBytes(u64),
     /// The zstd window in bytes.
     #[error(
-        "it is compressed with a zstd window of more than {0} bytes; compress it without --long, or at a lower level"
+        "it is compressed with a zstd window of more than {}; compress it without --long, or at a lower level",
+        format::bytes(*.0)
     )]
     Window(u64),
     /// The length of one file in bytes, holes included.
-    #[error("it is a sparse file of more than {0} bytes; rebuild the image with a shorter one")]
+    #[error("it is a sparse file of more than {}; rebuild the image with a shorter one", format::bytes(*.0))]
     FileBytes(u64),
     /// Bytes of the files that hard links copy from lower layers.
     #[error(
-        "its hard links copy more than {0} bytes from lower layers; rebuild the image with this layer split"
+        "its hard links copy more than {} from lower layers; rebuild the image with this layer split",
+        format::bytes(*.0)
     )]
     LinkedBytes(u64),
     /// The number of names, or of headers.
@@ -223,8 +230,8 @@ pub enum Exceeded {
     XattrBytes(u64),
     /// The memory of this process.
     #[error(
-        "unpacking it needs more memory than one layer may have within the driver's memory limit; raise that limit, or \
-        rebuild the image with this layer split"
+        "unpacking it needs more memory than one layer may have within the driver's memory limit; an administrator \
+        must raise that limit (resources.limits.memory), or rebuild the image with this layer split"
     )]
     Memory,
     /// The number of the root's extended attributes.

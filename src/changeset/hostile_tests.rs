@@ -127,7 +127,7 @@ fn headers_that_readers_could_read_differently_are_refused() {
     refused(global, "extended", "every entry", Class::Corrupt);
     refused(Tar::new().pax(&[("path", b"a")]), "extended", "entry is missing", Class::Corrupt);
     let zeros = Tar(Tar::new().file("last", b"").0.into_iter().chain([0; 512]).collect());
-    refused(zeros.file("after", b""), "last", "single block of zeros", Class::Corrupt);
+    refused(zeros.file("after", b""), "last", "end marker after it is incomplete", Class::Corrupt);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn layers_that_exceed_a_limit_are_refused() {
     let limits =
         Limits { tar_bytes: 8192, entries: 5, depth: 3, xattr_bytes: 20, ..Limits::default() };
     let huge = Tar::header(b'0', b"huge", 8193);
-    exceeded(Tar::new().push(huge, b""), &limits, "huge", "8192 bytes");
+    exceeded(Tar::new().push(huge, b""), &limits, "huge", "8.0 KiB");
     let many = (0..6).fold(Tar::new(), |tar, i| tar.file(&i.to_string(), b""));
     exceeded(many, &limits, "5", "5 entries");
     exceeded(Tar::new().file("a/b/c/d", b""), &limits, "a/b/c/d", "3 parts");
@@ -188,7 +188,7 @@ fn layers_that_exceed_a_limit_are_refused() {
     exceeded(root.dir("./"), &few, "./", "1 extended attributes");
     let endless = Tar(vec![0; 8192]).file("f", b"").0;
     let error = unpack_with(endless.as_slice(), &limits).unwrap_err();
-    assert!(error.to_string().contains("8192 bytes"), "{error}");
+    assert!(error.to_string().contains("8.0 KiB"), "{error}");
     assert!(unpack_with(Tar::new().end().as_slice(), &limits).is_ok());
 }
 

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::Failure;
 use crate::{
+    format,
     overlay::{Feature, Features, LAYER_LIMIT, PreflightError, root_usable},
     sys::{
         durable, fs_probe, host, limits,
@@ -28,15 +29,15 @@ use crate::{
 /// stacks.
 const MIN_OPEN_FILES: u64 = 1024;
 
-/// Report what this kernel and the store's disk support, with the reason and the remedy for each "no"
+/// Report what this kernel and the store's disk support, with the reason and the fix for each "no"
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The directory of the store, which need not exist yet
+    /// The directory of the store, or a parent of it; it need not exist yet
     #[arg(long, default_value = "/var/lib/ovl-csi", value_name = "DIR", value_parser = super::node::args::dir)]
     root: PathBuf,
-    /// A required check whose failure is ignored; can be repeated
-    #[arg(long = "override", value_name = "NAME", value_parser = required_check)]
-    overridden: Vec<String>,
+    /// Report the store's directory as usable even if this check fails; can be repeated
+    #[arg(long = "ignore-check", value_name = "NAME", value_parser = required_check)]
+    ignored: Vec<String>,
     /// The format of the report
     #[arg(short, long, default_value = "text")]
     output: Output,
@@ -52,13 +53,14 @@ enum Output {
 
 /// The result of all checks.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Report {
     usable: bool,
     root: PathBuf,
     kernel: String,
     machine: String,
     /// The mount API by which layers are given to this kernel: `detached`, `attached` or `classic`.
-    way: &'static str,
+    mount_api: &'static str,
     checks: Vec<Check>,
 }
 
@@ -67,19 +69,22 @@ struct Check {
     name: &'static str,
     ok: bool,
     required: bool,
-    overridden: bool,
+    ignored: bool,
+    /// A feature that is turned off and that no volume needs.
+    #[serde(skip)]
+    off: bool,
     /// What was found, or why the check failed.
     detail: String,
     /// What to do about a failed check.
-    cure: Option<&'static str>,
+    fix: Option<&'static str>,
 }
 
 impl Check {
-    fn new(name: &'static str, found: Result<String, String>, cure: &'static str) -> Self {
+    fn new(name: &'static str, found: Result<String, String>, fix: &'static str) -> Self {
         let ok = found.is_ok();
         let (Ok(detail) | Err(detail)) = found;
-        let cure = (!ok).then_some(cure);
-        Self { name, ok, required: false, overridden: false, detail, cure }
+        let fix = (!ok).then_some(fix);
+        Self { name, ok, required: false, ignored: false, off: false, detail, fix }
     }
 
     fn required(self) -> Self {
@@ -87,7 +92,7 @@ impl Check {
     }
 }
 
-/// Parses the name of a required check. Only these can be overridden: the others do not make a root unusable.
+/// Parses the name of a required check. Only these can be ignored: the others do not make a root unusable.
 pub(super) fn required_check(name: &str) -> Result<String, String> {
     let features = Feature::ALL.into_iter().filter(|f| f.required()).map(Feature::name);
     let names: Vec<_> = ["root-user", "filesystem"].into_iter().chain(features).collect();
@@ -110,8 +115,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     if report.usable {
         return Ok(());
     }
-    let failed =
-        report.checks.iter().filter(|check| check.required && !check.ok && !check.overridden);
+    let failed = report.checks.iter().filter(|check| check.required && !check.ok && !check.ignored);
     let failed: Vec<&str> = failed.map(|check| check.name).collect();
     let root = report.root.display();
     Err(Failure::Failed(anyhow!("{root} cannot hold a store: {}", failed.join(", "))))
@@ -126,20 +130,20 @@ fn report(args: &CheckArgs) -> anyhow::Result<Report> {
     let mut checks = vec![user()];
     checks.extend(disk(existing, &scratch.0, &failed)?);
     checks.extend(Feature::ALL.into_iter().map(|feature| {
-        let found = features.get(feature).map(|()| String::new());
-        let check = Check::new(feature.name(), found, features.cure(feature));
+        let found = features.get(feature).map(|()| feature.meaning().to_owned());
+        let check = Check::new(feature.name(), found, features.fix(feature));
         if feature.required() { check.required() } else { check }
     }));
     checks.extend(limits());
     for check in &mut checks {
-        check.overridden = !check.ok && args.overridden.iter().any(|name| name == check.name);
+        check.ignored = !check.ok && args.ignored.iter().any(|name| name == check.name);
     }
     Ok(Report {
-        usable: checks.iter().all(|check| check.ok || !check.required || check.overridden),
+        usable: checks.iter().all(|check| check.ok || !check.required || check.ignored),
         root: args.root.clone(),
         kernel: host::release(),
         machine: host::architecture(),
-        way: match features.mount_api() {
+        mount_api: match features.mount_api() {
             MountApi::Detached => "detached",
             MountApi::Attached => "attached",
             MountApi::Classic => "classic",
@@ -164,7 +168,7 @@ fn disk(existing: &Path, scratch: &Path, failed: &[PreflightError]) -> anyhow::R
     let space = statfs::of(existing)?;
     let kind = space.kind().unwrap_or("an unknown file system");
     let file_system = match failed.iter().find(|check| check.name == "filesystem") {
-        Some(failed) => Check::new("filesystem", Err(failed.why.clone()), failed.cure),
+        Some(failed) => Check::new("filesystem", Err(failed.why.clone()), failed.fix),
         None => Check::new("filesystem", Ok(format!("{kind} at {}", existing.display())), ""),
     };
     let reflink = match fs_probe::reflink(scratch) {
@@ -175,12 +179,12 @@ fn disk(existing: &Path, scratch: &Path, failed: &[PreflightError]) -> anyhow::R
     let entries = match fs_probe::mark_bytes(scratch) {
         Ok(0) => Ok(String::new()),
         Ok(bytes) => Err(format!(
-            "a file of a layer whose owner, mode or name changes takes {} KiB of the disk for overlay's xattrs, which do not fit into its inode",
-            bytes >> 10
+            "if a pod changes the owner, mode or name of a layer's file, the change takes {}, because overlay's xattrs do not fit into the inode",
+            format::bytes(bytes)
         )),
         Err(error) => Err(error.to_string()),
     };
-    let free = format!("{} GiB of {} GiB free", space.available >> 30, space.total >> 30);
+    let free = format!("{} free", format::part(space.available, space.total));
     Ok(vec![
         file_system.required(),
         Check::new("space", Ok(free), ""),
@@ -215,14 +219,15 @@ fn limits() -> Vec<Check> {
         Some(number) => Ok(format!("{number} at most")),
     };
     let selinux = match host::selinux() {
-        true => Ok("the mount option context= of the kubelet is used".to_owned()),
-        false => Err("it is not enabled".to_owned()),
+        true => "the mount option context= of the kubelet is used",
+        false => "it is needed only if pods must have SELinux labels",
     };
+    let selinux = Check::new("selinux", Ok(selinux.to_owned()), "");
     vec![
         Check::new("open-files", files, "raise the limit (ulimit -Hn) to 1024 or more"),
         Check::new("user-namespaces", namespaces, "raise the sysctl user.max_user_namespaces"),
         Check::new("layers", Ok(format!("{LAYER_LIMIT} per volume")), ""),
-        Check::new("selinux", selinux, "enable it only if pods must have SELinux labels"),
+        Check { off: !host::selinux(), ..selinux },
     ]
 }
 
@@ -266,24 +271,27 @@ impl Drop for Scratch {
 }
 
 fn table(report: &Report) -> String {
-    let Report { root, kernel, machine, way, .. } = report;
-    let mut text =
-        format!("kernel {kernel} ({machine}), mount API {way}\nstore  {}\n\n", root.display());
+    let Report { root, kernel, machine, mount_api, .. } = report;
+    let mut text = format!(
+        "kernel {kernel} ({machine}), mount API {mount_api}\nstore  {}\n\n",
+        root.display()
+    );
     let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     for (title, required) in [("required", true), ("optional", false)] {
         text += title;
         text += "\n";
         for check in report.checks.iter().filter(|check| check.required == required) {
-            let result = match (check.ok, check.overridden) {
+            let result = match (check.ok, check.ignored) {
+                (true, _) if check.off => "off",
                 (true, _) => "yes",
-                (false, true) => "no, overridden",
+                (false, true) => "no, ignored",
                 (false, false) => "no",
             };
             let name = check.name;
             let line = format!("  {name:width$}  {result:3}  {}", check.detail);
             text += line.trim_end();
-            if let Some(cure) = check.cure {
-                text += &format!("\n  {:width$}       -> {cure}", "");
+            if let Some(fix) = check.fix {
+                text += &format!("\n  {:width$}       -> {fix}", "");
             }
             text += "\n";
         }

@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Serve CSI's controller calls to csi-snapshotter, and carry out VolumeSnapshots
+/// Reconcile VolumeSnapshots, and serve CSI's controller calls to csi-snapshotter
 #[derive(Debug, Args)]
 pub(super) struct ControllerArgs {
     /// The socket that csi-snapshotter in the same pod calls
@@ -33,11 +33,10 @@ pub(super) struct ControllerArgs {
     /// The name of this pod, which is the host of its Events and the holder of the lease
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pod_name: String,
-    /// Carry out VolumeSnapshots only while holding the lease; CSI calls are always served
+    /// Reconcile VolumeSnapshots only while holding the lease; CSI calls are always served
     #[arg(long)]
     leader_elect: bool,
-    /// The name of the lease; two releases in one namespace need two [default: the driver's name, with dashes, and
-    /// -controller]
+    /// The name of the lease [default: from the driver's name, such as ovl-csi-dev-controller]
     #[arg(long, value_name = "NAME")]
     lease_name: Option<String>,
     /// The address of /healthz

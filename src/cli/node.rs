@@ -52,8 +52,8 @@ struct Node {
     settings: Settings,
     root: PathBuf,
     /// The checks of the root whose failure is ignored.
-    overridden: Vec<String>,
-    /// The format of new layers. `None`: EROFS where the kernel has it.
+    ignored: Vec<String>,
+    /// The storage of new layers. `None`: EROFS where the kernel has it.
     form: Option<LayerFormat>,
     disk: DiskLimits,
     cluster: bool,
@@ -105,7 +105,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
         refused: args.refused_networks.clone(),
         settings: args.settings()?,
         root: args.root(),
-        overridden: args.overridden.clone(),
+        ignored: args.ignored_checks.clone(),
         form: args.form(),
         disk: args.disk()?,
         cluster: !args.no_cluster,
@@ -117,7 +117,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
 async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()> {
     // Before everything that takes long, so no signal is lost.
     let shutdown = on_signal()?;
-    let Node { config, registries, settings, root, overridden, form, disk, cluster, .. } = node;
+    let Node { config, registries, settings, root, ignored, form, disk, cluster, .. } = node;
     let Node { secrets_in, local, repository, refused, .. } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
@@ -127,13 +127,13 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
     let claim = StoreLock::on(&root)?;
     // First, because a capture of an earlier process may have left pods frozen.
     snapshots::thaw_left(&claim).context("cannot look for frozen pods")?;
-    let features = features(&root, &overridden)?;
+    let features = features(&root, &ignored)?;
     let mounts = features.mounts(&root.join("lowers"))?;
     let form = form.unwrap_or(match features.has(Feature::Erofs) {
         true => LayerFormat::Erofs,
         false => LayerFormat::Dir,
     });
-    tracing::info!(way = ?features.mount_api(), ?form, "the kernel's features were probed");
+    tracing::info!(mount_api = ?features.mount_api(), ?form, "the kernel's features were probed");
     let memory = memory::limit();
     tracing::info!(bytes = memory, "the memory limit of this process");
     let budget = Arc::new(Budget::of_limit(memory));
@@ -292,17 +292,17 @@ fn event_recorder(
 }
 
 /// Probes the features of the kernel with the store at `root`. Fails if a required one is missing.
-fn features(root: &Path, overridden: &[String]) -> anyhow::Result<Features> {
+fn features(root: &Path, ignored: &[String]) -> anyhow::Result<Features> {
     let features = Features::probe(&LinuxMounts, &root.join("staging"))
         .with_context(|| format!("cannot probe the kernel's features in {}", root.display()))?;
-    let unusable = root_usable(root, &features, overridden)?;
+    let unusable = root_usable(root, &features, ignored)?;
     if let Some(first) = unusable.first() {
         bail!(
             "{} cannot hold a store: {}: {}; {} (`ovl check --root` reports all)",
             root.display(),
             first.name,
             first.why,
-            first.cure
+            first.fix
         );
     }
     Ok(features)

@@ -72,17 +72,23 @@ struct TakeArgs {
     /// Do not freeze the pod: each file has its state at some moment of the capture
     #[arg(long)]
     live: bool,
-    /// For how many milliseconds the pod can be frozen
-    #[arg(long, default_value = "5000", value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    within: u32,
-    /// Capture as with --live if the pod would be frozen for longer
-    #[arg(long)]
-    or_live: bool,
+    /// The longest time that the pod can be frozen, from 1ms to 1m
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = freeze_timeout)]
+    freeze_timeout: u32,
+    /// What to do if the pod would be frozen for longer: fail, or capture as with --live
+    #[arg(long, default_value = "fail")]
+    on_freeze_timeout: OnFreezeTimeout,
     /// Push the snapshot too
     #[arg(long)]
     push: bool,
     #[command(flatten)]
     to: To,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnFreezeTimeout {
+    Fail,
+    Live,
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +125,14 @@ enum Compression {
     None,
 }
 
+/// Parses a duration from 1ms to 1m, as milliseconds.
+fn freeze_timeout(text: &str) -> Result<u32, String> {
+    let millis = format::duration(text).and_then(|time| u32::try_from(time.as_millis()).ok());
+    millis
+        .filter(|millis| (1..=60_000).contains(millis))
+        .ok_or_else(|| "expected a duration such as 5s or 500ms, at most 1m".to_owned())
+}
+
 pub(super) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
     let runtime = Builder::new_current_thread().enable_all().build();
     Ok(runtime.context("cannot start the runtime")?.block_on(send(args))?)
@@ -132,8 +146,8 @@ async fn send(args: &SnapshotArgs) -> anyhow::Result<()> {
                 name: take.name.clone(),
                 volume: take.volume.clone(),
                 live: take.live,
-                within_millis: take.within,
-                or_live: take.or_live,
+                freeze_timeout_millis: take.freeze_timeout,
+                live_on_timeout: take.on_freeze_timeout == OnFreezeTimeout::Live,
             };
             let taken = node.capture(request).await?;
             match take.push {
@@ -146,7 +160,7 @@ async fn send(args: &SnapshotArgs) -> anyhow::Result<()> {
         What::Delete { name } => match node.delete(name.clone()).await? {
             true => String::new(),
             false => format!(
-                "{name} is deleted from this node; its registry does not support deletion, so its manifest stays there\n"
+                "snapshot {name} was deleted from this node; its image stays in the registry, which does not support deletion\n"
             ),
         },
     };
@@ -190,7 +204,7 @@ fn word(value: impl ValueEnum) -> String {
 fn pushed((snapshot, sent): (Snapshot, u64), output: Output) -> String {
     match output {
         Output::Text => {
-            format!("{}{} had to be sent\n", shown(&snapshot, output), format::bytes(sent))
+            format!("{}sent {}\n", shown(&snapshot, output), format::bytes(sent))
         }
         Output::Json => {
             let mut json = object(&snapshot);
@@ -219,11 +233,11 @@ fn list(snapshots: &[Snapshot], output: Output) -> String {
 
 fn line(snapshot: &Snapshot) -> String {
     let frozen = match snapshot.frozen_micros {
-        Some(micros) => format!("frozen for {}.{} ms", micros / 1000, micros % 1000 / 100),
+        Some(micros) => format!("frozen for {}", format::span(Duration::from_micros(micros))),
         None => "not frozen".to_owned(),
     };
     let place = match (snapshot.image.as_str(), snapshot.pushing.as_str()) {
-        ("", "") => "on this node only",
+        ("", "") => "only on this node",
         ("", pushing) => pushing,
         (image, _) => image,
     };

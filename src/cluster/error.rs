@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::config::InClusterError;
 
 use super::kubeconfig::credentials;
-use crate::error::Class;
+use crate::{error::Class, format};
 
 /// A request to the API server that was not sent, failed or was refused.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum ClusterError {
         problem: Box<kube::Error>,
     },
     /// The API server did not respond in time.
-    #[error("cannot {what}: the API server did not respond within {} s", .within.as_secs())]
+    #[error("cannot {what}: the API server did not respond within {}", format::span(*.within))]
     Slow {
         /// What was requested, as a verb and an object.
         what: &'static str,

@@ -81,7 +81,8 @@ async fn an_event_names_the_pod_the_driver_and_the_node() {
 #[tokio::test]
 async fn a_repeated_event_is_counted_and_gets_the_new_numbers() {
     let api = FakeApi::default();
-    let sentences = ["ws: 3 of 5 layers, 120 of 700 MB", "ws: 4 of 5 layers, 512.5 of 700 MB"];
+    let sentences =
+        ["ws: 3 of 5 layers, 120.0 of 700.0 MiB", "ws: 4 of 5 layers, 512.5 of 700.0 MiB"];
     record_all(&api, &sentences.map(|sentence| event("Pulling", sentence))).await;
     let [first, second] = &api.requests()[..] else { panic!("{:?}", api.requests()) };
     assert_eq!(second.method, "PATCH");

@@ -173,9 +173,9 @@ impl Controller {
         }
         let node = &made.spec.node_name;
         let message = match status.phase {
-            Some(Phase::Ready) => format!("node {node} is gone, and only it had the snapshot"),
+            Some(Phase::Ready) => format!("the snapshot was only on node {node}, which is gone"),
             Some(Phase::Pushing) => {
-                format!("node {node} is gone, and it had not pushed the whole snapshot")
+                format!("node {node} is gone, and it had not pushed the snapshot completely")
             }
             _ => format!("node {node} is gone, and it had not captured the volume"),
         };

@@ -18,7 +18,7 @@ pub enum NotCapturable {
         volume: String,
     },
     /// The pod of this name is not running yet, so its volume does not exist yet.
-    #[error("pod {0} is not running yet: waiting for it")]
+    #[error("pod {0} is not running yet: the snapshot is taken when it runs")]
     Pending(String),
 }
 
@@ -114,8 +114,8 @@ pub(super) enum Refusal {
     )]
     Source(String),
     #[error(
-        "spec.source.volumeSnapshotContentName is missing: a snapshot of a pod's volume needs any free name there, in \
-         place of spec.source.persistentVolumeClaimName"
+        "spec.source.volumeSnapshotContentName is missing: set it to an unused name, and remove \
+         spec.source.persistentVolumeClaimName"
     )]
     Claim,
     #[error(
@@ -124,7 +124,8 @@ pub(super) enum Refusal {
     )]
     ContentName(String),
     #[error(
-        "VolumeSnapshotContent {0} belongs to another snapshot: choose a free name, such as this one with a suffix"
+        "VolumeSnapshotContent {0} belongs to another snapshot: set spec.source.volumeSnapshotContentName to an unused \
+         name, such as this one with a suffix"
     )]
     NameTaken(String),
     #[error("VolumeSnapshotClass {0} does not exist")]
@@ -153,7 +154,7 @@ pub(super) enum Refusal {
     #[error(transparent)]
     NotCapturable(#[from] NotCapturable),
     #[error(
-        "the snapshot is lost, because its OverlaySnapshot {0} is gone: delete this VolumeSnapshot and create another"
+        "the OverlaySnapshot {0} of this snapshot was deleted: delete this VolumeSnapshot, and take a new snapshot"
     )]
     Lost(String),
 }

@@ -12,10 +12,13 @@ use super::{
     status_annotations,
     volume_snapshot::Action,
 };
-use crate::cluster::{
-    EventType, NodeState,
-    overlay_snapshot::{ObjectId, OverlaySnapshot, Phase},
-    snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
+use crate::{
+    cluster::{
+        EventType, NodeState,
+        overlay_snapshot::{ObjectId, OverlaySnapshot, Phase},
+        snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
+    },
+    format,
 };
 
 /// Without this annotation, csi-snapshotter does not delete a content: it waits for the VolumeSnapshot, which is gone.
@@ -114,7 +117,8 @@ impl Controller {
             // In this phase, the message of the node says what it could not remove.
             let left = made.status.as_ref().and_then(|status| status.message.as_deref());
             if let Some(left) = left.filter(|left| !left.is_empty()) {
-                self.left_behind(&made, format!("snapshot removed by node {node}: {left}"));
+                let message = format!("node {node} deleted the snapshot, but {left}");
+                self.report_remains(&made, "ImageNotDeleted", message);
             }
         } else {
             let timeout = match phase {
@@ -125,18 +129,24 @@ impl Controller {
                 NodeState::Gone => "is gone".to_owned(),
                 NodeState::NotReady(since) if is_longer(since, GRACE) => "is not Ready".to_owned(),
                 NodeState::Ready if is_overdue(&made, timeout) => {
-                    format!("did not remove it within {} minutes", timeout.as_secs() / 60)
+                    format!("did not delete it within {}", format::span(timeout))
                 }
                 NodeState::Ready | NodeState::NotReady(_) => return Ok(Removal::Waiting),
             };
-            let left = match made.spec.repository.is_some() {
-                true => "; the pushed image may remain in the registry",
-                false => "",
+            let (reason, image) = match &made.spec.repository {
+                Some(repository) => (
+                    "ImageNotDeleted",
+                    format!(
+                        "the image may still be in {repository}, where an administrator must delete it: "
+                    ),
+                ),
+                None => ("DeletedWithoutNode", String::new()),
             };
             let message = format!(
-                "snapshot removed without node {node}, which {why}; the node removes its part when it is back{left}"
+                "{image}the snapshot was deleted without node {node}, which {why}; the node deletes its layers when it \
+                 is back"
             );
-            self.left_behind(&made, message);
+            self.report_remains(&made, reason, message);
         }
         let uid = made.metadata.uid.as_deref().unwrap_or_default();
         self.client().delete::<OverlaySnapshot>(None, &name_of(&made), uid).await?;
@@ -145,10 +155,10 @@ impl Controller {
 
     /// Reports what remains of a removed snapshot. A snapshot of the CSI call CreateSnapshot has no VolumeSnapshot for
     /// an Event.
-    fn left_behind(&self, made: &OverlaySnapshot, message: String) {
+    fn report_remains(&self, made: &OverlaySnapshot, reason: &'static str, message: String) {
         tracing::warn!(snapshot = name_of(made), message, "snapshot removed incompletely");
         if let Some(of) = &made.spec.volume_snapshot {
-            self.record_event(of, EventType::Warning, "SnapshotLeftBehind", message);
+            self.record_event(of, EventType::Warning, reason, message);
         }
     }
 

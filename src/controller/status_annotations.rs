@@ -1,7 +1,7 @@
 //! Copies the status of an OverlaySnapshot into annotations and Events of the VolumeSnapshot, for users of one
 //! namespace.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -11,10 +11,13 @@ use super::{
     names::{FORMER_REPORTED_PHASE, REPORTED_PHASE, annotation_keys},
     volume_snapshot::Request,
 };
-use crate::cluster::{
-    EventType,
-    overlay_snapshot::{CAPTURED, OverlaySnapshot, OverlaySnapshotStatus, Phase},
-    snapshot_api::VolumeSnapshot,
+use crate::{
+    cluster::{
+        EventType,
+        overlay_snapshot::{CAPTURED, OverlaySnapshot, OverlaySnapshotStatus, Phase},
+        snapshot_api::VolumeSnapshot,
+    },
+    format,
 };
 
 /// Annotations with the values that they should have. `None`: the annotation should be absent.
@@ -121,8 +124,8 @@ fn wanted_annotations(made: &OverlaySnapshot) -> Annotations {
 }
 
 fn frozen(status: &OverlaySnapshotStatus) -> Option<String> {
-    let micros = status.frozen_micros?;
-    Some(format!("{}.{}ms", micros / 1000, micros % 1000 / 100))
+    let micros = u64::try_from(status.frozen_micros?).ok()?;
+    Some(format::span(Duration::from_micros(micros)))
 }
 
 /// The Events for the change from one phase to another.

@@ -151,13 +151,13 @@ fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, Status> {
 
 /// Parses a request for a capture.
 pub(super) fn capture(request: &CaptureVolumeRequest) -> Result<CaptureRequest, Status> {
-    let within = match request.within_millis {
+    let within = match request.freeze_timeout_millis {
         0 => WITHIN,
         millis => Duration::from_millis(millis.into()),
     };
     let consistency = match request.live {
         true => Consistency::Live,
-        false => Consistency::Frozen { within, or_live: request.or_live },
+        false => Consistency::Frozen { within, or_live: request.live_on_timeout },
     };
     let (id, volume) = (parsed(&request.name)?, parsed(&request.volume)?);
     // The caller is root on the node, so it may capture the volumes of all pods.

@@ -38,7 +38,11 @@ impl Node for NodeService {
         middleware::about_volume(&request.volume_id);
         middleware::about_pod(&request.volume_context);
         let request = request::publish(request, &self.defaults, deadline).map_err(refused)?;
-        self.volumes.publish(request).await.map_err(|e| status(e.class(), &e))?;
+        let (id, target) = (request.id.clone(), request.target.clone());
+        self.volumes.publish(request).await.map_err(|e| match target.volume_name() {
+            Some(name) => status(e.class(), id.named(name, &e.to_string())),
+            None => status(e.class(), e),
+        })?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
 

@@ -1,10 +1,10 @@
 //! The table from error classes to gRPC codes, with the kubelet's reaction to each.
 //!
-//! The kubelet treats a code as *final* or not (1.36, `pkg/volume/csi/csi_client.go`, `isFinalError`). It retries in
-//! both cases, with a pause that grows to two minutes. After a final code, it assumes that nothing was mounted: it
-//! removes the directory of the mount, and does not call NodeUnpublishVolume when the pod is deleted. After any other
-//! code, it is uncertain and calls it. So a call may return a final code only if nothing is left behind, and must not
-//! return one while work goes on.
+//! The kubelet repeats a failed call after every code, with a pause that grows to two minutes. It treats a code as
+//! *final* or not (1.36, `pkg/volume/csi/csi_client.go`, `isFinalError`). After a final code, it assumes that nothing
+//! was mounted: it removes the directory of the mount, and does not call NodeUnpublishVolume when the pod is deleted.
+//! After any other code, it is uncertain and calls it. So a call may return a final code only if it has left nothing
+//! behind, and must not return one while work goes on. The table says which change makes a repeated call succeed.
 
 use std::fmt::Display;
 
@@ -19,14 +19,14 @@ pub(super) fn status(class: Class, error: impl Display) -> Status {
 
 fn code(class: Class) -> Code {
     match class {
-        // Final. The user must change the pod.
+        // Final. The user must replace the pod, because its volumes cannot be changed.
         Class::Invalid => Code::InvalidArgument,
-        // Final, but retried: when the image is pushed later, the pod starts by itself.
+        // Final. The image must be pushed. The pod then starts by itself.
         Class::NotFound => Code::NotFound,
-        // Final. The mount stays: the kubelet does not remove the directory of the mount while something is mounted
-        // there.
+        // Final. The user must replace the pod. The earlier mount stays: the kubelet does not remove the directory of
+        // the mount while something is mounted there.
         Class::Conflict => Code::AlreadyExists,
-        // Final, but retried: an administrator must change the node, or push an image that the node can use.
+        // Final. An administrator must change the node, or the user must push an image that the node can use.
         Class::Precondition => Code::FailedPrecondition,
         // Not final: the CSI specification requires this code for a pending operation. The running call decides.
         Class::Busy => Code::Aborted,
@@ -34,12 +34,12 @@ fn code(class: Class) -> Code {
         Class::Unavailable => Code::Unavailable,
         // Not final: space may become free.
         Class::Exhausted => Code::ResourceExhausted,
-        // Final, but retried: it is enough to grant the permission later.
+        // Final. The permission must be granted.
         Class::Denied => Code::PermissionDenied,
-        // Final, but retried. Corrupt bytes from the network were discarded and are fetched again. Corrupt data on the
-        // disk of the node stays until an administrator repairs it, and the message says what it is.
+        // Final. Corrupt bytes from the network were discarded and are fetched again. Corrupt data on the disk of the
+        // node stays until an administrator repairs it, and the message says what it is.
         Class::Corrupt => Code::DataLoss,
-        // Final. The log has more details than the message.
+        // Final. An administrator must look at the node. The log has more details than the message.
         Class::Internal => Code::Internal,
     }
 }

@@ -213,6 +213,8 @@ async fn a_repeated_publish_or_unpublish_succeeds_and_changes_nothing() {
     let other = NodePublishVolumeRequest { readonly: true, ..request.clone() };
     let status = node.node_publish_volume(other).await.unwrap_err();
     assert_eq!(status.code(), Code::AlreadyExists, "{status}");
+    // Its name in the pod, and not the id of the kubelet.
+    assert!(status.message().starts_with("volume ws: the request differs"), "{status}");
 
     node.node_unpublish_volume(unpublish(&request)).await.unwrap();
     assert!(!target.exists());

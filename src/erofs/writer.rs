@@ -77,7 +77,7 @@ pub enum WriteError {
     TooLarge,
     /// The root's attributes do not fit: they share a block with the superblock, so the root has less space for them
     /// than other inodes.
-    #[error("the image's root has more than 255 extended attributes; rebuild the image with fewer")]
+    #[error("the layer's root has more than 254 extended attributes; rebuild the image with fewer")]
     RootXattrs,
     /// A caller wrote more or less content than it announced.
     #[error("a file was announced with {expected} bytes and has more or fewer")]

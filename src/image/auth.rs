@@ -149,7 +149,7 @@ impl Challenge {
 
 const NO_REALM: Problem = Problem::Unsupported(
     "the registry requires a token, and the realm in its WWW-Authenticate header is not an absolute URL; the \
-     operator of the registry must fix it",
+     administrator of the registry must fix it",
 );
 
 type Params = HashMap<String, String>;

@@ -204,7 +204,7 @@ mod tests {
             ("[]", "it is not a JSON object"),
             ("", "it is not a JSON object"),
             ("{", "not valid at line 1"),
-            (&long, "the config's rootfs is larger than the limit of 131072 bytes"),
+            (&long, "the config's rootfs is larger than the limit of 128.0 KiB"),
             (r#"{"rootfs":7}"#, "rootfs.diff_ids is not a list"),
             (r#"{"rootfs":{"diff_ids":["../x"]}}"#, "rootfs.diff_ids is not sha256"),
             (

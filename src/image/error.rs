@@ -8,7 +8,7 @@
 use std::{error::Error, fmt, io, time::Duration};
 
 use super::{body::FileError, policy::Refusal, reference::Reference};
-use crate::{budget::OverBudget, digest::Digest, error::Class};
+use crate::{budget::OverBudget, digest::Digest, error::Class, format};
 
 /// A pull or push of an image, or of one of its blobs, failed.
 ///
@@ -90,8 +90,8 @@ pub(super) enum Problem {
     },
     /// The connection is open and almost no data arrives.
     #[error(
-        "the server sent only {bytes} bytes in {} s; check the network and the registry, and try again",
-        .waited.as_secs()
+        "the server sent only {bytes} bytes in {}; check the network and the registry, and try again",
+        format::span(*.waited)
     )]
     Slow {
         /// Bytes received in the window.
@@ -101,8 +101,8 @@ pub(super) enum Problem {
     },
     /// The registry's settings in the hosts directory are invalid.
     #[error(
-        "the registry is not contacted because its settings are invalid; the operator of the node must fix them and \
-         restart the driver there: {0}"
+        "the registry is not contacted, because its settings are invalid; an administrator must fix them and restart \
+         the driver on this node: {0}"
     )]
     Hosts(String),
     /// The response to a TLS ClientHello was not TLS.
@@ -117,8 +117,8 @@ pub(super) enum Problem {
     },
     /// A blob took far longer than a blob of its size may take.
     #[error(
-        "the blob of {size} bytes did not arrive within {} s; check the network and the registry, and try again",
-        .most.as_secs()
+        "the blob of {} did not arrive within {}; check the network and the registry, and try again",
+        format::bytes(*.size), format::span(*.most)
     )]
     TooLong {
         /// Size of the blob in bytes, from its descriptor.
@@ -127,7 +127,7 @@ pub(super) enum Problem {
         most: Duration,
     },
     /// The memory budget does not allow to read the document.
-    #[error("the {what} is not read: {why}")]
+    #[error("cannot read the {what} into memory: {why}")]
     Memory {
         /// `manifest`, `config` …
         what: &'static str,
@@ -144,7 +144,7 @@ pub(super) enum Problem {
         why: String,
     },
     /// An HTTP status other than the expected ones.
-    #[error("the server responded to the request for the {what} with HTTP {status}{}", Advice(*.status, .later))]
+    #[error("the server responded to the request for the {what} with HTTP {status}{}", Fix(*.status, .later))]
     Status {
         /// What was requested: `manifest`, `upload` …
         what: &'static str,
@@ -158,7 +158,7 @@ pub(super) enum Problem {
     Redirects(usize),
     /// Content that breaks its format or contradicts itself.
     #[error(
-        "the {what} is invalid: {why}; the author of the image or the operator of the registry must fix it"
+        "the {what} is invalid: {why}; the author of the image or the administrator of the registry must fix it"
     )]
     Malformed {
         /// `manifest`, `config` …
@@ -167,7 +167,7 @@ pub(super) enum Problem {
         why: String,
     },
     /// Content larger than our limit.
-    #[error("the {what} is larger than the limit of {limit} bytes")]
+    #[error("the {what} is larger than the limit of {}", format::bytes(*.limit))]
     TooLarge {
         /// `manifest`, `config` …
         what: &'static str,
@@ -255,15 +255,15 @@ impl fmt::Display for Refused<'_> {
     }
 }
 
-struct Advice<'a>(u16, &'a Option<Duration>);
+struct Fix<'a>(u16, &'a Option<Duration>);
 
-impl fmt::Display for Advice<'_> {
+impl fmt::Display for Fix<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self(413, None) => {
                 f.write_str("; the proxy in front of the registry must allow larger requests")
             }
-            Self(_, Some(later)) => write!(f, "; try again in {} s", later.as_secs()),
+            Self(_, Some(later)) => write!(f, "; try again in {}", format::span(*later)),
             Self(status, None) if is_transient(*status) => f.write_str("; try again later"),
             Self(..) => f.write_str("; check that it is an OCI registry"),
         }
@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_names_the_image_the_servers_the_problems_and_the_remedy() {
+    fn a_message_names_the_image_the_servers_the_problems_and_the_fix() {
         let reference: Reference = "r.io/a:1".parse().unwrap();
         let missing = Problem::NotFound { what: "manifest" };
         let unreachable = Problem::Unreachable { why: "connection refused".to_owned() };

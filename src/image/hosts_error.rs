@@ -7,7 +7,7 @@ use std::{
 
 use crate::error::Class;
 
-/// The hosts directory cannot be read, or the settings of one registry are invalid. Only the operator of the node can
+/// The hosts directory cannot be read, or the settings of one registry are invalid. Only an administrator of the node can
 /// fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {

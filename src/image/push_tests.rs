@@ -263,7 +263,7 @@ async fn an_invalid_tag_or_a_manifest_that_is_too_large_is_not_sent() {
     let large = json!({ "annotations": { "x": "y".repeat(4 << 20) } });
     let (class, shown) = s.refused(s.tag(&large, &anonymous).await);
     assert_eq!(class, Class::Precondition);
-    assert!(shown.contains("larger than the limit of 4194304 bytes"), "{shown}");
+    assert!(shown.contains("larger than the limit of 4.0 MiB"), "{shown}");
     assert_eq!(s.registry.requests(), before);
 }
 

@@ -3,7 +3,7 @@
 //! A layer is streamed, so a failure after its first byte is an error for the caller. The server is then suspect, and
 //! the next download of that layer tries the other servers first.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{
     Access, Image, Keyring, LayerBlob, Repository,

@@ -338,7 +338,7 @@ async fn contradictory_or_unsupported_manifests_are_rejected() {
         (image(layer(gzip)), "text/html", Class::Corrupt, "Content-Type"),
         (both, OCI_MANIFEST, Class::Corrupt, "both layers and manifests"),
         (image(layer(gzip)), OCI_INDEX, Class::Corrupt, "an index must have manifests"),
-        (large, OCI_MANIFEST, Class::Precondition, "larger than the limit of 4194304 bytes"),
+        (large, OCI_MANIFEST, Class::Precondition, "larger than the limit of 4.0 MiB"),
         (
             image(layer("application/vnd.oci.image.layer.v1.tar+lzma")),
             OCI_MANIFEST,
@@ -379,7 +379,8 @@ async fn a_document_is_rejected_while_other_documents_use_the_memory_budget() {
         let (class, words) = s.refused().await;
         assert_eq!(class, Class::Unavailable);
         assert!(
-            words.contains("the manifest is not read: other operations hold the memory"),
+            words
+                .contains("cannot read the manifest into memory: other operations hold the memory"),
             "{words}"
         );
     };
@@ -390,7 +391,7 @@ async fn a_document_is_rejected_while_other_documents_use_the_memory_budget() {
     s.registries = s.registries.with_budget(Arc::new(Budget::new(0, 0, 10)));
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Precondition);
-    assert!(words.contains("more than 10 bytes of memory"), "{words}");
+    assert!(words.contains("more than 10 B of memory"), "{words}");
 }
 
 #[tokio::test]
@@ -413,7 +414,7 @@ async fn a_config_is_verified() {
     for (misdeed, words) in [
         (Fault::Flip, "the config does not match its digest"),
         (Fault::Half, "bytes instead of"),
-        (Fault::Endless, "larger than the limit of 1048576 bytes"),
+        (Fault::Endless, "larger than the limit of 1.0 MiB"),
     ] {
         s.registry.inject(s.pushed.config, 1, misdeed);
         let (_, shown) = s.refused().await;
@@ -451,7 +452,7 @@ async fn temporary_errors_are_retried() {
 }
 
 #[tokio::test]
-async fn a_permanent_error_is_reported_with_its_status_and_advice() {
+async fn a_permanent_error_is_reported_with_its_status_and_a_fix() {
     let s = fixture().await;
     s.registry.inject("/manifests/", 4, Fault::Respond(502, Vec::new()));
     let (class, words) = s.refused().await;
@@ -463,7 +464,7 @@ async fn a_permanent_error_is_reported_with_its_status_and_advice() {
     s.registry.inject("/manifests/", 1, later);
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Unavailable);
-    assert!(words.contains("HTTP 429; try again in 3600 s"), "{words}");
+    assert!(words.contains("HTTP 429; try again in 1h"), "{words}");
     assert_eq!(s.count("/manifests/"), 5, "no wait of an hour");
 
     s.registry.inject("/manifests/", 1, Fault::Respond(400, Vec::new()));

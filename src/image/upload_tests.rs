@@ -190,7 +190,7 @@ async fn a_retry_after_of_the_registry_is_respected() {
     s.registry.inject("PATCH", 1, later("3600"));
     let (class, shown) = s.refused().await;
     assert_eq!(class, Class::Unavailable);
-    assert!(shown.contains("the upload with HTTP 429; try again in 3600 s"), "{shown}");
+    assert!(shown.contains("the upload with HTTP 429; try again in 1h"), "{shown}");
     assert_eq!(s.registry.uploads(), 0, "an upload that fails is cancelled");
     s.pushed().await;
 }

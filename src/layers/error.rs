@@ -2,9 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use super::ReserveError;
+use super::{FREE_DISK, ReserveError};
 use crate::{
-    changeset::UnpackError, digest::Digest, erofs::WriteError, error::Class,
+    changeset::UnpackError, digest::Digest, erofs::WriteError, error::Class, format,
     sys::mounts::MountError,
 };
 
@@ -98,9 +98,9 @@ pub enum AddError {
     },
     /// The disk or its quota was used up while the layer was written, although space was reserved.
     #[error(
-        "layer {diff_id}: the disk or quota of {dir} was used up while it was unpacked: {promised} bytes were \
-         reserved for it, and {free} are free without it; free space on that disk, or lower --disk-high-percent",
-        dir = dir.display()
+        "layer {diff_id}: the disk or quota of {dir} was used up while it was unpacked: {} were reserved for it, and \
+         {} are free without it; {FREE_DISK}",
+        format::bytes(*promised), format::bytes(*free), dir = dir.display()
     )]
     Filled {
         /// The layer.
@@ -184,7 +184,8 @@ pub enum LowerError {
     Absent(Digest),
     /// Its `layer.json` cannot be read.
     #[error(
-        "layer {diff_id}: {source}; stop the driver and remove the layer's directory, then it is pulled again"
+        "layer {diff_id}: {source}; an administrator must stop the driver on this node and remove the layer's \
+         directory, then it is pulled again"
     )]
     Metadata {
         /// The layer.
@@ -194,8 +195,8 @@ pub enum LowerError {
     },
     /// Its image has not the size that was written.
     #[error(
-        "layer {diff_id}: its image has {found} bytes, but {written} were written; stop the driver and remove the \
-         layer's directory, then it is pulled again"
+        "layer {diff_id}: its image has {found} bytes, but {written} were written; an administrator must stop the \
+         driver on this node and remove the layer's directory, then it is pulled again"
     )]
     Damaged {
         /// The layer.

@@ -70,7 +70,7 @@ pub use lease::Lease;
 pub use mounted_layer::Lower;
 pub use parent_layers::{Place, chain_id};
 pub use reservation::{DiskLimits, Reservation};
-pub use reserve_error::ReserveError;
+pub use reserve_error::{FREE_DISK, ReserveError};
 pub use snapshot_layer::{SnapshotContents, StagedSnapshot, snapshot_key};
 pub use snapshots::{SnapshotId, SnapshotIdError, SnapshotRecord, SnapshotSource};
 pub use store::{Store, StoreLock};

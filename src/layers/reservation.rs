@@ -297,16 +297,12 @@ impl Store {
                     let error = ReserveError::Captures { whose, wanted, most, setting };
                     if wanted > most { Err(error) } else { Ok(()) }
                 };
-                let each = "--snapshots-namespace-disk-percent";
+                let each = "disk.namespaceSnapshotsPercent";
                 let whose = format!("namespace {namespace}");
                 check(whose, captured.own + own + bytes, limits.captures_each, each)?;
                 let whose = "all namespaces".to_owned();
-                check(
-                    whose,
-                    captured.all + all + bytes,
-                    limits.captures,
-                    "--snapshots-disk-percent",
-                )?;
+                let setting = "disk.snapshotsPercent";
+                check(whose, captured.all + all + bytes, limits.captures, setting)?;
             }
             let kept = part(limits.min_free);
             let kept = if before + bytes > SMALL { kept / 4 * 5 } else { kept };

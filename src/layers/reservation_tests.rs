@@ -96,7 +96,7 @@ fn space_is_freed_before_a_reservation_fails() {
     reservation.write(7).unwrap();
     assert_eq!(requested.load(Relaxed), 7 + 62 * STEP + STEP / 2);
     let error = store.reserve(&Digest::of(b"layer"), 20 * STEP).unwrap_err();
-    assert!(error.to_string().contains("to stay free"), "{error}");
+    assert!(error.to_string().contains("must stay free"), "{error}");
 }
 
 /// Rewritten parts of a file and its holes take no space.

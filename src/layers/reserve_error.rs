@@ -2,16 +2,20 @@
 
 use std::{io, path::PathBuf};
 
-use crate::error::Class;
+use crate::{error::Class, format};
+
+/// What to do about a full disk, as a part of a message. A pod's user can do neither.
+pub const FREE_DISK: &str = "an administrator must delete files on that disk, or lower disk.highPercent of the driver's chart";
 
 /// A reservation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReserveError {
     /// Not enough space is free.
     #[error(
-        "not enough free space on {dir}: at least {wanted} more bytes are needed; of {free} free bytes, {reserved} are \
-         reserved and {kept} have to stay free; free space on that disk, or lower --disk-high-percent or \
-         --disk-min-free-percent",
+        "not enough free space on {dir}: {} more are needed; {} are free, and {} are reserved or must stay free; \
+         an administrator must delete files on that disk, or lower disk.highPercent or disk.minFreePercent of the \
+         driver's chart",
+        format::bytes(*wanted), format::bytes(*free), format::bytes(reserved.saturating_add(*kept)),
         dir = dir.display()
     )]
     Full {
@@ -28,8 +32,9 @@ pub enum ReserveError {
     },
     /// The captures would exceed their limit.
     #[error(
-        "the snapshots of {whose} on this node would take {wanted} bytes, more than the limit of {most}; \
-         delete some of them, or raise {setting}"
+        "the snapshots of {whose} on this node would take {}, more than the limit of {}; delete some of them, or ask \
+         an administrator to raise {setting} of the driver's chart",
+        format::bytes(*wanted), format::bytes(*most)
     )]
     Captures {
         /// `namespace <name>`, or `all namespaces`.
@@ -38,7 +43,7 @@ pub enum ReserveError {
         wanted: u64,
         /// The limit, in bytes.
         most: u64,
-        /// The command line argument that sets the limit.
+        /// The value of the driver's chart that sets the limit.
         setting: &'static str,
     },
     /// The space of the disk cannot be read.

@@ -210,7 +210,9 @@ fn a_layer_that_does_not_fit_is_rejected_before_its_download() {
     let first = store.reserve(&new.diff_id, 500).unwrap();
     let error = store.reserve(&new.diff_id, 401).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);
-    for part in [&dir.path().display().to_string(), "401", "1000", "500", "100"] {
+    for part in
+        [&dir.path().display().to_string(), "401 B more", "1000 B are free", "600 B are reserved"]
+    {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     drop(first);

@@ -35,8 +35,8 @@ pub enum OverlayError {
     },
     /// A volatile overlay wrote to the upper, and its marker was not removed since. So the data may be incomplete.
     #[error(
-        "{} was last written by a volatile overlay, so its files may be torn; sync it in the same \
-         boot, or discard it",
+        "{} was last written by a volatile overlay and was not synced before this mount, so its files may be \
+         incomplete; report this as a fault of the driver",
         upper.display()
     )]
     VolatileMarker {
@@ -45,7 +45,7 @@ pub enum OverlayError {
     },
     /// The kernel mounted a writable overlay read-only. It wrote its reason to its log only.
     #[error(
-        "the overlay on {} came up read-only: the kernel could not use the work directory {} \
+        "the kernel mounted the overlay on {} read-only, because it could not use the work directory {} \
          (immutable, full, or without extended attributes); the kernel's log has the reason",
         upper.display(), work.display()
     )]

@@ -1,7 +1,7 @@
 //! The features of the kernel and of the store's file system that overlay mounts use. Each one is probed.
 //!
 //! Deliberately absent: decisions by the kernel's release number. Distributions backport some features and leave others
-//! out, so a release number is only part of the advice.
+//! out, so a release number is only part of the fix.
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
@@ -88,29 +88,82 @@ impl Feature {
         self <= Self::TrustedAttributes
     }
 
-    fn description(self) -> (&'static str, &'static str) {
+    /// What works where the kernel has it, for the report of `ovl check`.
+    pub fn meaning(self) -> &'static str {
+        self.description().2
+    }
+
+    fn description(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::Overlay => ("overlay", "CONFIG_OVERLAY_FS, and ext4, xfs or btrfs as the disk"),
-            Self::EntryTypes => ("d_type", "a disk made with it (mkfs.xfs -n ftype=1), or ext4"),
-            Self::Whiteouts => ("whiteout", "RENAME_WHITEOUT: ext4, xfs or btrfs as the disk"),
-            Self::TrustedAttributes => ("trusted-xattr", "ext4, xfs, btrfs, or tmpfs of Linux 6.6"),
-            Self::SingleLayers => ("lowerdir+", "Linux 6.8; without it, mount(2) is used"),
-            Self::DetachedLayers => {
-                ("detached-layers", "Linux 6.15; without it, each layer is attached once")
+            Self::Overlay => (
+                "overlay",
+                "CONFIG_OVERLAY_FS, and ext4, xfs or btrfs as the disk",
+                "overlays can be mounted with uppers in the store",
+            ),
+            Self::EntryTypes => (
+                "d_type",
+                "a disk made with it (mkfs.xfs -n ftype=1), or ext4",
+                "directory entries have a type",
+            ),
+            Self::Whiteouts => (
+                "whiteout",
+                "RENAME_WHITEOUT: ext4, xfs or btrfs as the disk",
+                "pods can delete files of layers",
+            ),
+            Self::TrustedAttributes => (
+                "trusted-xattr",
+                "ext4, xfs, btrfs, or tmpfs of Linux 6.6",
+                "the disk stores overlay's own attributes",
+            ),
+            Self::SingleLayers => (
+                "lowerdir+",
+                "Linux 6.8; without it, mount(2) is used",
+                "layers are given to the kernel one by one",
+            ),
+            Self::DetachedLayers => (
+                "detached-layers",
+                "Linux 6.15; without it, each layer is attached once",
+                "layers need no mount point",
+            ),
+            Self::Volatile => ("volatile", "Linux 5.10", "attribute volatile"),
+            Self::Metacopy => {
+                ("metacopy", "Linux 4.19, and trusted.* attributes", "attribute metacopy")
             }
-            Self::Volatile => ("volatile", "Linux 5.10"),
-            Self::Metacopy => ("metacopy", "Linux 4.19, and trusted.* attributes"),
-            Self::RedirectDir => ("redirect_dir", "Linux 4.10, and trusted.* attributes"),
-            Self::Index => ("index", "Linux 4.13, and a disk with file handles"),
-            Self::NfsExport => ("nfs_export", "Linux 4.16, and a disk with file handles"),
-            Self::Xino => ("xino", "Linux 4.17, and a disk whose inode numbers have unused bits"),
-            Self::NullUuid => ("uuid=null", "Linux 6.6; older kernels write no uuid to the upper"),
-            Self::MappedLayers => ("idmap", "Linux 5.19, and user.max_user_namespaces above 0"),
-            Self::Erofs => {
-                ("erofs", "CONFIG_EROFS_FS; without it, layers are unpacked to directories")
+            Self::RedirectDir => {
+                ("redirect_dir", "Linux 4.10, and trusted.* attributes", "attribute redirectDir")
             }
-            Self::ErofsFile => ("erofs-file", "Linux 6.12 and CONFIG_EROFS_FS_BACKED_BY_FILE"),
-            Self::ErofsDirect => ("erofs-directio", "Linux 6.13, and a disk with direct I/O"),
+            Self::Index => ("index", "Linux 4.13, and a disk with file handles", "attribute index"),
+            Self::NfsExport => {
+                ("nfs_export", "Linux 4.16, and a disk with file handles", "attribute nfsExport")
+            }
+            Self::Xino => (
+                "xino",
+                "Linux 4.17, and a disk whose inode numbers have unused bits",
+                "attribute xino",
+            ),
+            Self::NullUuid => (
+                "uuid=null",
+                "Linux 6.6; older kernels write no uuid to the upper",
+                "the kernel writes no uuid to the upper",
+            ),
+            Self::MappedLayers => {
+                ("idmap", "Linux 5.19, and user.max_user_namespaces above 0", "attribute owner")
+            }
+            Self::Erofs => (
+                "erofs",
+                "CONFIG_EROFS_FS; without it, layers are unpacked to directories",
+                "layers are EROFS images",
+            ),
+            Self::ErofsFile => (
+                "erofs-file",
+                "Linux 6.12 and CONFIG_EROFS_FS_BACKED_BY_FILE",
+                "EROFS images are mounted without loop devices",
+            ),
+            Self::ErofsDirect => (
+                "erofs-directio",
+                "Linux 6.13, and a disk with direct I/O",
+                "EROFS images are read without a second copy in the page cache",
+            ),
         }
     }
 }
@@ -186,7 +239,7 @@ impl Features {
     }
 
     /// What an administrator can do about a missing feature.
-    pub fn cure(&self, feature: Feature) -> &'static str {
+    pub fn fix(&self, feature: Feature) -> &'static str {
         match self.probed {
             true => feature.needs(),
             false => "run it as root, in Kubernetes in a privileged container",

@@ -140,7 +140,7 @@ impl Options {
         }
     }
 
-    /// The first of a layer's marks that these options do not follow, and the volume attribute that prevents it.
+    /// The first kind of files of a layer that cannot be read with these options, and the attribute that prevents it.
     pub(super) fn forbids(&self, needs: RequiredFeatures) -> Option<(&'static str, &'static str)> {
         let without_metacopy = match self {
             _ if !self.redirect_dir => "redirectDir: off",
@@ -155,8 +155,8 @@ impl Options {
                 without_metacopy,
             ),
         ];
-        let (_, marks, option) = rules.into_iter().find(|(forbidden, ..)| *forbidden)?;
-        Some((marks, option))
+        let (_, files, option) = rules.into_iter().find(|(forbidden, ..)| *forbidden)?;
+        Some((files, option))
     }
 
     /// The mount parameters. `null_uuid` says whether the kernel knows `uuid=null`.

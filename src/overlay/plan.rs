@@ -37,7 +37,7 @@ pub struct Plan {
 pub enum PlanError {
     /// The stack has too many different layers.
     #[error(
-        "the stack has {count} layers, but the kernel takes at most {LAYER_LIMIT}; squash some"
+        "the volume has {count} different layers, and overlayfs allows at most {LAYER_LIMIT}; squash some of them"
     )]
     TooManyLayers {
         /// The number of different layers in the stack.
@@ -76,23 +76,25 @@ pub enum PlanError {
     #[error("`nfsExport: on` needs `index: on`")]
     NfsExportNeedsIndex,
     /// The option is about writes, but the volume is read-only.
-    #[error("{option} has no meaning for a read-only volume: leave it out")]
+    #[error("`{option}` has no effect on a read-only volume; remove it")]
     NeedsUpper {
         /// The option.
         option: &'static str,
     },
     /// The options forbid what a layer needs.
-    #[error("layer {layer} has {marks}, which cannot be read with {option}: leave {option} out")]
+    #[error("layer {layer} has {files}, which cannot be read with `{option}`; remove `{option}`")]
     LayerNeeds {
         /// The id of the layer.
         layer: String,
         /// The kind of files in it that need the option.
-        marks: &'static str,
+        files: &'static str,
         /// The option, as a volume's attribute.
         option: &'static str,
     },
     /// The kernel lacks a feature that the option needs.
-    #[error("this node does not support {option} ({why}): it needs {needs}; or leave {option} out")]
+    #[error(
+        "this node does not support `{option}` ({why}), which needs {needs}; remove `{option}`"
+    )]
     Lacking {
         /// The option, as a volume's attribute.
         option: &'static str,
@@ -146,8 +148,8 @@ impl Plan {
         }
         spec.options.check(spec.upper.is_some())?;
         for lower in spec.stack.top_first() {
-            if let Some((marks, option)) = spec.options.forbids(lower.needs) {
-                return Err(PlanError::LayerNeeds { layer: lower.id.clone(), marks, option });
+            if let Some((files, option)) = spec.options.forbids(lower.needs) {
+                return Err(PlanError::LayerNeeds { layer: lower.id.clone(), files, option });
             }
         }
         Ok(Self { spec, null_uuid: true })
@@ -171,7 +173,7 @@ impl Plan {
         ];
         for (_, option, feature) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
             if let Err(why) = features.get(feature) {
-                return Err(PlanError::Lacking { option, why, needs: features.cure(feature) });
+                return Err(PlanError::Lacking { option, why, needs: features.fix(feature) });
             }
         }
         if context.is_some() && !features.selinux() {

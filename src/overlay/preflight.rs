@@ -19,16 +19,16 @@ const REFUSED: [(&str, &str); 4] = [
     ("nfs", "NFS has no whiteouts and no trusted.* attributes"),
 ];
 
-/// A failed check of a root directory, and the advice to the administrator.
+/// A failed check of a root directory, with the fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{why}: {cure}")]
+#[error("{why}: {fix}")]
 pub struct PreflightError {
-    /// The name of the failed check. `--override` takes it.
+    /// The name of the failed check. `--ignore-check` takes it.
     pub name: &'static str,
     /// Why the check failed.
     pub why: String,
     /// What the administrator can do.
-    pub cure: &'static str,
+    pub fix: &'static str,
 }
 
 impl PreflightError {
@@ -39,23 +39,23 @@ impl PreflightError {
 }
 
 /// Returns every failed check of `root`, given the features found on its file system. An empty list means that `root`
-/// can hold a store. Checks named in `overridden` are left out.
+/// can hold a store. Checks named in `ignored` are left out.
 ///
 /// # Errors
 /// The root does not exist, or statfs(2) fails on it.
 pub fn root_usable(
     root: &Path,
     features: &Features,
-    overridden: &[String],
+    ignored: &[String],
 ) -> io::Result<Vec<PreflightError>> {
     let mut failed: Vec<PreflightError> =
         file_system(statfs::of(root)?.kind()).into_iter().collect();
     for feature in Feature::ALL.into_iter().filter(|feature| feature.required()) {
         if let Err(why) = features.get(feature) {
-            failed.push(PreflightError { name: feature.name(), why, cure: features.cure(feature) });
+            failed.push(PreflightError { name: feature.name(), why, fix: features.fix(feature) });
         }
     }
-    failed.retain(|check| !overridden.iter().any(|name| name == check.name));
+    failed.retain(|check| !ignored.iter().any(|name| name == check.name));
     Ok(failed)
 }
 
@@ -66,7 +66,7 @@ fn file_system(kind: Option<&str>) -> Option<PreflightError> {
     Some(PreflightError {
         name: "filesystem",
         why: (*why).to_owned(),
-        cure: "put the root on ext4, xfs (ftype=1) or btrfs of the node's own disk",
+        fix: "put the root on ext4, xfs (ftype=1) or btrfs of the node's own disk",
     })
 }
 
@@ -75,10 +75,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_that_cannot_hold_an_upper_is_refused_with_a_reason_and_advice() {
+    fn a_file_system_that_cannot_hold_an_upper_is_refused_with_a_reason_and_a_fix() {
         for kind in ["overlay", "aufs", "ecryptfs", "nfs"] {
             let refused = file_system(Some(kind)).unwrap();
-            assert!(!refused.why.is_empty() && refused.cure.contains("ext4"), "{kind}");
+            assert!(!refused.why.is_empty() && refused.fix.contains("ext4"), "{kind}");
         }
         for kind in ["ext4", "xfs", "btrfs", "zfs", "tmpfs"] {
             assert_eq!(file_system(Some(kind)), None);
@@ -87,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_required_feature_fails_unless_it_is_overridden() {
+    fn a_missing_required_feature_fails_unless_it_is_ignored() {
         let no = |feature| (feature, "no".to_owned());
         let missing = [no(Feature::Whiteouts), no(Feature::Xino), no(Feature::EntryTypes)];
         let features = Features::lacking(missing);
         let root = std::env::temp_dir();
-        let names = |overridden: &[&str]| -> Vec<&str> {
-            let overridden: Vec<String> = overridden.iter().map(|n| (*n).to_owned()).collect();
-            let failed = root_usable(&root, &features, &overridden).unwrap();
+        let names = |ignored: &[&str]| -> Vec<&str> {
+            let ignored: Vec<String> = ignored.iter().map(|n| (*n).to_owned()).collect();
+            let failed = root_usable(&root, &features, &ignored).unwrap();
             failed.into_iter().map(|check| check.name).filter(|n| *n != "filesystem").collect()
         };
         assert_eq!(names(&[]), ["d_type", "whiteout"]);

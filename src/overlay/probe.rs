@@ -88,7 +88,7 @@ impl ProbeDir {
         let layer = mounts.open_dir(&probe.lower).map_err(message)?;
         let overlay = probe.mount(mounts, layer, &[])?;
         if !mounts.writable(&overlay).map_err(message)? {
-            return Err("the overlay came up read-only".to_owned());
+            return Err("the kernel mounted the overlay read-only".to_owned());
         }
         fs::write(overlay.path().join("new"), "").map_err(message)
     }

@@ -5,7 +5,8 @@ use std::{io, path::PathBuf, time::Duration};
 use super::SnapshotId;
 use crate::{
     error::Class,
-    layers::ReserveError,
+    format,
+    layers::{FREE_DISK, ReserveError},
     sys::clone::CloneError,
     volumes::{GuardError, VolumeId},
 };
@@ -51,10 +52,10 @@ pub enum CaptureError {
     },
     /// Changed files of lower layers have hard links under which a copy would show the old content.
     #[error(
-        "snapshot {id}: volume {volume} has `index: on`, and {files} changed files have hard links that lead \
-         to the change only through that index; touch every link once \
-         (`find . -links +1 -exec touch -c {{}} +` in the volume) and request the snapshot again, \
-         or do without `index`"
+        "snapshot {id}: {files} changed files of volume {volume} have other names (hard links) in a layer, which a \
+         snapshot would show with the old content, because only the overlay's index connects the names; run \
+         `find . -links +1 -exec touch -c {{}} +` in the volume and take the snapshot again, or create the volume \
+         without `index: on`"
     )]
     StaleHardLinks {
         /// The id of the snapshot.
@@ -70,7 +71,7 @@ pub enum CaptureError {
     /// The pod cannot be frozen.
     #[error(
         "snapshot {id}: cannot freeze pod {pod}: {source}; to capture without a freeze, use a VolumeSnapshotClass with \
-         `consistency: live`, or `ovl snapshot take --live`"
+         `consistency: live` (`ovl snapshot take --live`)"
     )]
     Freeze {
         /// The id of the snapshot.
@@ -80,11 +81,12 @@ pub enum CaptureError {
         /// The system's error.
         source: io::Error,
     },
-    /// The pod would have to stay frozen for longer than the request allows.
+    /// The pod would be frozen for longer than the request allows.
     #[error(
-        "snapshot {id}: pod {pod} would have to stay frozen for more than {within:?}, so the driver thawed it; \
-         allow a longer freeze (`freezeTimeout` of the VolumeSnapshotClass, `--within` of `ovl snapshot take`), \
-         or allow a live capture after the timeout (`onFreezeTimeout: live`, `--or-live`)"
+        "snapshot {id}: the copy was not complete after {}, so the driver thawed pod {pod} and stopped the capture; \
+         allow a longer freeze (`freezeTimeout` of the VolumeSnapshotClass, `--freeze-timeout` of `ovl snapshot take`), \
+         or a live capture after the timeout (`onFreezeTimeout: live`, `--on-freeze-timeout live`)",
+        format::span(*within)
     )]
     FreezeTimeout {
         /// The id of the snapshot.
@@ -106,9 +108,8 @@ pub enum CaptureError {
     },
     /// The disk or its quota was used up during the copy.
     #[error(
-        "snapshot {id}: the disk or quota of {dir} was used up after {copied} bytes of volume {volume} were copied; \
-         free space on that disk, or lower --disk-high-percent",
-        dir = dir.display()
+        "snapshot {id}: the disk or quota of {dir} was used up after {} of volume {volume} were copied; {FREE_DISK}",
+        format::bytes(*copied), dir = dir.display()
     )]
     Full {
         /// The id of the snapshot.
@@ -131,7 +132,8 @@ pub enum CaptureError {
     /// The driver was killed during each attempt at this capture.
     #[error(
         "snapshot {0}: the driver on this node was killed {most} times during this capture and does not try again; \
-         find out why its container ended (out of memory: raise `resources.limits.memory`), then request a new snapshot",
+         an administrator must find out why its container ended (out of memory: raise `resources.limits.memory`), then \
+         take a new snapshot",
         most = super::starts::MAX_STARTS
     )]
     Killed(SnapshotId),

@@ -17,7 +17,8 @@ use crate::{
     changeset::{self, Compression, Format, Limits, PackError, Packed, Packing},
     digest::Digest,
     error::Class,
-    layers::{AddError, LowerError, Reservation, ReserveError},
+    format,
+    layers::{AddError, FREE_DISK, LowerError, Reservation, ReserveError},
     overlay::Owner,
     volumes::ViewError,
 };
@@ -175,11 +176,12 @@ impl Write for CancellableWriter<'_> {
         }
         let written = self.file.write(bytes).map_err(|error| {
             let (dir, written) = (self.dir.display(), self.written);
-            let advice = match Class::of_disk(&error) {
-                Class::Exhausted => "; free space on that disk, or lower --disk-high-percent",
-                _ => "",
+            let fix = match Class::of_disk(&error) {
+                Class::Exhausted => format!("; {FREE_DISK}"),
+                _ => String::new(),
             };
-            let message = format!("cannot write to {dir} after {written} bytes: {error}{advice}");
+            let written = format::bytes(written);
+            let message = format!("cannot write to {dir} after {written}: {error}{fix}");
             io::Error::new(error.kind(), message)
         })?;
         self.written += written as u64;

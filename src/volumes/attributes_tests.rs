@@ -257,7 +257,7 @@ async fn a_group_that_the_record_does_not_have_is_no_conflict() {
     let other = with(&node, "b", |spec| spec.group = Some(7));
     node.volumes.publish(other).await.unwrap();
     let error = node.volumes.publish(node.request("b", "b")).await.unwrap_err();
-    assert!(error.to_string().contains("another value of fsGroup;"), "{error}");
+    assert!(error.to_string().contains("differs from the existing volume in fsGroup;"), "{error}");
 }
 
 #[tokio::test]
@@ -279,7 +279,7 @@ async fn a_conflict_names_the_attribute_that_differs() {
         });
         let error = node.volumes.publish(request).await.unwrap_err();
         assert!(
-            error.to_string().contains(&format!("with another value of {name};"))
+            error.to_string().contains(&format!("differs from the existing volume in {name};"))
                 || name == "readOnly" && error.to_string().contains(name),
             "{name}: {error}"
         );

@@ -65,7 +65,7 @@ pub enum PublishError {
     },
     /// The volume exists, and the request differs from it.
     #[error(
-        "volume {id} already exists with another value of {what}; delete the pod to create the volume again"
+        "volume {id}: the request differs from the existing volume in {what}; delete the pod and create it again"
     )]
     Conflict {
         /// The volume.
@@ -76,7 +76,7 @@ pub enum PublishError {
     /// The policy of images does not allow the image.
     #[error(
         "image {image} is not allowed in namespace {namespace}; policy.allowedImages and policy.refusedImages of the \
-         driver's chart define the allowed images; to start from a snapshot, use the attribute `snapshot`"
+         driver's chart define the allowed images; if it is the image of a snapshot, use the attribute `snapshot`"
     )]
     NotAllowed {
         /// The image.
@@ -89,8 +89,8 @@ pub enum PublishError {
     Pull(Arc<LayersError>),
     /// The files of a volatile volume may be torn, and its `onUnclean` is `fail`.
     #[error(
-        "volume {id} is volatile and its files may be torn, because {why}; delete the pod to get a new volume, or use \
-         onUnclean: discard"
+        "volume {id} is volatile and its files may be incomplete, because {why}; delete the pod to get a new volume, or \
+         use `onUnclean: discard`"
     )]
     Unclean {
         /// The volume.
@@ -133,7 +133,7 @@ pub enum PublishCause {
     },
     /// The pod sets a limit that this node cannot enforce.
     #[error(
-        "this node cannot enforce size and inodes for a volume on disk: {why}; remove them, or use medium: Memory"
+        "this node cannot enforce `size` and `inodes` for a volume on disk: {why}; remove them, or use `medium: Memory`"
     )]
     Unenforceable {
         /// What the file system or the kernel lacks.
@@ -252,7 +252,8 @@ pub enum UnpublishCause {
     Mount(#[from] MountError),
     /// The target is still mounted after several unmounts.
     #[error(
-        "{target} is still mounted after several unmounts; try again, and find out what mounts there"
+        "{target} is still mounted after several unmounts, because another process mounts file systems there; an \
+         administrator must stop that process"
     )]
     StillMounted {
         /// The target.
@@ -269,7 +270,7 @@ pub enum UnpublishCause {
         source: io::Error,
     },
     /// Another file system than this volume is mounted at the target.
-    #[error("the mount at {target} is {found}, not this volume; unmount it by hand")]
+    #[error("the mount at {target} is {found}, not this volume; an administrator must unmount it")]
     Foreign {
         /// The target.
         target: Target,
@@ -277,7 +278,7 @@ pub enum UnpublishCause {
         found: String,
     },
     /// The volume is still mounted, or a file system is mounted in its directory.
-    #[error("cannot remove the volume while {at} is mounted; unmount {at}")]
+    #[error("cannot remove the volume while {at} is mounted; an administrator must unmount {at}")]
     InUse {
         /// The mount point.
         at: String,

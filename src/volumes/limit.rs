@@ -8,7 +8,7 @@
 //! Deliberately absent: any reaction. Only `medium: Memory` is a limit that a pod cannot evade.
 
 use super::{Limits, PodEventType, counts::Finding, record::Record, state::Inner};
-use crate::sys::quota::Usage;
+use crate::{format, sys::quota::Usage};
 
 impl Inner {
     /// Compares the last count of a limited volume with its limit. Reports a difference once, as an Event of its pod.
@@ -22,20 +22,23 @@ impl Inner {
             return;
         }
         let Usage { bytes, inodes } = counted;
-        let holds = format!("volume {id} has {inodes} files of {bytes} bytes in all");
+        let (name, bytes) = (record.name(), format::bytes(bytes));
+        let holds = format!("volume {name} has {inodes} files with {bytes} together");
         let (reason, result, message) = match found {
             Some(Finding::Passed) => (
                 "LimitPassed",
                 "passed",
                 format!(
-                    "{holds}, more than its limit: a process gave files in it another project (chattr -p)"
+                    "{holds}, more than its limit: a process changed the project ID of files in it (chattr -p), so the \
+                     quota does not count them"
                 ),
             ),
             Some(Finding::Charged) => (
                 "LimitCharged",
                 "charged",
                 format!(
-                    "{holds}, and yet its limit is nearly reached: files elsewhere have its project (chattr -p), or removed files are still open"
+                    "{holds}, but its quota is nearly used up: files outside the volume are charged to its project ID \
+                     (chattr -p), or deleted files are still open"
                 ),
             ),
             None => return,

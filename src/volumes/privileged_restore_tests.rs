@@ -226,7 +226,7 @@ async fn privileged_a_mark_that_overlay_would_not_follow_is_refused_before_the_p
     let spec = VolumeSpec { options: options.clone(), ..of("marked-1") };
     let error = bench.publish("fork", spec).await.unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
-    assert!(error.to_string().contains("leave metacopy: off out"), "{error}");
+    assert!(error.to_string().contains("remove `metacopy: off`"), "{error}");
     assert!(bench.node.mounts().is_empty());
 
     // Without the check: the metadata of this layer does not name the features that it needs.

@@ -224,7 +224,7 @@ impl Inner {
         };
         let done = make();
         match &done {
-            Ok(()) => self.record_unenforced_limit(&record),
+            Ok(()) => self.record_unenforced_limit(&record, request.name()),
             Err(_) => self.roll_back(lock, &record),
         }
         done

@@ -28,6 +28,7 @@ use super::{
     EventRecorder, Pod, PodEvent, PodEventType, Progress, PublishRequest, VolumeId, VolumeSpec,
     lock::VolumeLock, restore_error::LayersError, volume_layers::VolumeLayers,
 };
+use crate::format;
 
 /// The times of a pull and of the calls that wait for it.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +76,8 @@ pub(super) struct PullJobs {
 #[derive(Debug)]
 struct Pull {
     id: VolumeId,
+    /// The volume's name for the pod's user.
+    name: String,
     pod: Pod,
     spec: VolumeSpec,
     progress: Progress,
@@ -129,6 +132,7 @@ impl PullJobs {
             let cancelled = CancellationToken::new();
             let pull = Arc::new(Pull {
                 id: request.id.clone(),
+                name: request.name().to_owned(),
                 pod: request.pod.clone(),
                 spec: request.spec.clone(),
                 progress: Progress::default(),
@@ -205,13 +209,13 @@ impl PullJobs {
                 ended = &mut work => break ended,
                 () = sleep(pause) => {
                     pause = self.timeouts.next_event;
-                    record("Pulling", format!("volume {}: {}", pull.id, pull.progress.sentence()));
+                    record("Pulling", format!("volume {}: {}", pull.name, pull.progress.sentence()));
                 }
             }
         };
         if ended.is_ok() && begun.elapsed() >= self.timeouts.first_event {
-            let seconds = begun.elapsed().as_secs();
-            record("Pulled", format!("volume {}: its layers were pulled in {seconds} s", pull.id));
+            let took = format::span(begun.elapsed());
+            record("Pulled", format!("volume {}: its layers were pulled in {took}", pull.name));
         }
         ended
     }

@@ -78,6 +78,11 @@ impl Record {
             project: None,
         }
     }
+
+    /// The volume's name for the pod's user: its name in the pod, or its id if no target has the name.
+    pub(super) fn name(&self) -> &str {
+        self.targets.iter().find_map(Target::volume_name).unwrap_or(self.id.as_str())
+    }
 }
 
 /// Why a record could not be read or written.
@@ -93,8 +98,8 @@ pub enum RecordError {
     },
     /// The record exists, but this version cannot read it.
     #[error(
-        "volume {id}: this version cannot read the record {path}: {why}; delete the pod, then remove the volume's \
-         directory if nothing is mounted from it",
+        "volume {id}: this version cannot read the record {path}: {why}; delete the pod, and the driver removes the \
+         volume",
         path = path.display()
     )]
     Unreadable {

@@ -29,6 +29,11 @@ impl VolumeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A message with the volume's name in its pod instead of this id, which means nothing to the pod's user.
+    pub fn named(&self, name: &str, message: &str) -> String {
+        message.replace(&format!("volume {self}"), &format!("volume {name}"))
+    }
 }
 
 impl fmt::Display for VolumeId {
@@ -72,6 +77,17 @@ impl Target {
     /// The path.
     pub fn as_path(&self) -> &Path {
         &self.0
+    }
+
+    /// The volume's name in its pod. `None` for a target that the kubelet did not choose: its targets end in
+    /// `volumes/kubernetes.io~csi/NAME/mount`.
+    pub fn volume_name(&self) -> Option<&str> {
+        let mut parts = self.0.iter().rev();
+        let (last, name, plugin) = (parts.next()?, parts.next()?, parts.next()?);
+        if last != "mount" || plugin != "kubernetes.io~csi" {
+            return None;
+        }
+        name.to_str()
     }
 }
 
@@ -158,7 +174,7 @@ pub struct VolumeSpec {
 /// What happens to the data of a volatile volume after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnUnclean {
-    /// The volume starts empty again, and an Event says so.
+    /// The volume is emptied, and an Event says so.
     #[default]
     Discard,
     /// The volume is not published.
@@ -205,6 +221,13 @@ pub struct PublishRequest {
     pub deadline: Option<Instant>,
 }
 
+impl PublishRequest {
+    /// The volume's name for the pod's user: its name in the pod, or its id if the target does not have the name.
+    pub(super) fn name(&self) -> &str {
+        self.target.volume_name().unwrap_or(self.id.as_str())
+    }
+}
+
 /// An ill-formed value in a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
@@ -244,8 +267,18 @@ mod tests {
     fn a_target_is_absolute_and_plain() {
         let tidy: Target = "/var/lib//kubelet/pods/u/mount/".parse().unwrap();
         assert_eq!(tidy.as_path(), Path::new("/var/lib/kubelet/pods/u/mount"));
+        assert_eq!(tidy.volume_name(), None);
         for bad in ["", "/", "relative/path", "/a/../b", "..", "/a/\n"] {
             assert!(bad.parse::<Target>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_message_has_the_name_of_the_volume_in_its_pod() {
+        let target: Target = "/k/pods/u/volumes/kubernetes.io~csi/work/mount".parse().unwrap();
+        assert_eq!(target.volume_name(), Some("work"));
+        let id: VolumeId = "csi-0f".parse().unwrap();
+        let message = id.named("work", "volume csi-0f: cannot mount csi-0f");
+        assert_eq!(message, "volume work: cannot mount csi-0f");
     }
 }

@@ -36,7 +36,7 @@ pub enum RestoreError {
     Lookup(#[from] LookupError),
     /// The snapshot was not pushed, and is on another node.
     #[error(
-        "snapshot {name} lies on node {node} only: run the pod on that node, or push snapshots (set `repository` in their \
+        "snapshot {name} is only on node {node}; run the pod on that node, or push snapshots (set `repository` in their \
          VolumeSnapshotClass; without a cluster use `ovl snapshot push`)"
     )]
     NodeOnly {
@@ -47,8 +47,7 @@ pub enum RestoreError {
     },
     /// The snapshot was not pushed, and some of its layers are missing in the store.
     #[error(
-        "snapshot {name} ({id}) is on this node, but not all of its layers exist any more, and it was not pushed; take \
-         another snapshot"
+        "snapshot {name} ({id}) is only on this node, and some of its layers are missing there; take a new snapshot"
     )]
     Lost {
         /// The name.
@@ -58,7 +57,7 @@ pub enum RestoreError {
     },
     /// The new volume has another `owner`, so the snapshot's files would have the wrong owner.
     #[error(
-        "snapshot {name} was taken of a volume with {}, and this volume has {}; set the same owner",
+        "snapshot {name} was taken of a volume with {}, and this volume has {}; set the same `owner`",
         shown(*captured_for), shown(*wanted)
     )]
     OtherOwner {
@@ -71,8 +70,8 @@ pub enum RestoreError {
     },
     /// A part of the snapshot's data is in its own images, and the volume has other images.
     #[error(
-        "snapshot {name} has files whose content or place is in its own images, so it cannot be used over other images; \
-         start from it without `image` and `images`"
+        "snapshot {name} can be used only with its own images, because it changes attributes of their files or renames \
+         their directories; remove `image` and `images` from the volume"
     )]
     OwnImages {
         /// The name.

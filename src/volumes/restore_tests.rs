@@ -125,7 +125,7 @@ async fn a_snapshot_of_this_node_needs_no_registry_and_is_looked_up_once() {
     bench.node.volumes.publish(bench.request("fork-9", |_| {})).await.unwrap();
     assert_eq!(bench.node.snapshots.requests(), 10, "the record describes a volume that exists");
     let error = bench.node.volumes.publish(bench.node.request("fork-9", "fork-9")).await;
-    assert_eq!(error.unwrap_err().to_string().matches("another value of snapshot").count(), 1);
+    assert_eq!(error.unwrap_err().to_string().matches("existing volume in snapshot").count(), 1);
 
     let request = bench.request("fork-9", |_| {});
     let node = bench.node.rebooted();
@@ -155,8 +155,8 @@ async fn a_snapshot_with_metacopy_or_redirects_is_refused_on_other_images() {
         let error = bench.refused(|spec| spec.images = images).await;
         assert_eq!(error.class(), Class::Precondition);
         let sentence = error.to_string();
-        assert!(sentence.contains("ws-1 has files whose content or place"), "{sentence}");
-        assert!(sentence.contains("start from it without `image`"), "{sentence}");
+        assert!(sentence.contains("ws-1 can be used only with its own images"), "{sentence}");
+        assert!(sentence.contains("remove `image` and `images`"), "{sentence}");
     }
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
 }
@@ -204,7 +204,7 @@ async fn an_unpushed_snapshot_of_another_node_is_refused_with_its_node() {
     bench.node.snapshots.respond("ws-1", [Ok(found("snap-of-another"))]);
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Precondition);
-    assert!(error.to_string().contains("ws-1 lies on node node-1 only: run the pod"), "{error}");
+    assert!(error.to_string().contains("ws-1 is only on node node-1; run the pod"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +239,12 @@ async fn a_snapshot_without_its_layers_is_pulled_or_refused() {
     fs::remove_dir_all(bench.node.dir.path().join("store/layers").join(lost)).unwrap();
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Corrupt);
-    assert!(error.to_string().contains("ws-1 (snap-1) is on this node, but not all"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("ws-1 (snap-1) is only on this node, and some of its layers are missing"),
+        "{error}"
+    );
     let image = Some(bench.registry.reference("base", "1"));
     bench.node.snapshots.respond("ws-1", [Ok(FoundSnapshot { image, ..found("snap-1") })]);
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
@@ -247,7 +252,7 @@ async fn a_snapshot_without_its_layers_is_pulled_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_error_of_a_stack_too_deep_for_the_kernel_names_the_remedy() {
+async fn the_error_of_a_stack_too_deep_for_the_kernel_names_the_fix() {
     let bench = Bench::new().await;
     let stack: Vec<_> = (0..501).map(|n: i32| Digest::of(&n.to_le_bytes())).collect();
     for key in &stack {
@@ -282,7 +287,7 @@ async fn an_option_that_hides_captured_files_is_refused() {
     let marked = snapshot_layer(&bench.node.volumes.0.store, "marked", (true, true), |_| {});
     bench.put(|record| record.stack[1] = marked);
     for (metacopy, redirect_dir, words) in
-        [(false, true, "leave metacopy: off out"), (false, false, "leave redirectDir: off out")]
+        [(false, true, "remove `metacopy: off`"), (false, false, "remove `redirectDir: off`")]
     {
         let options = Options { metacopy, redirect_dir, ..Options::default() };
         let error = bench.refused(|spec| spec.options = options).await;

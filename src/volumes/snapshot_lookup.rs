@@ -1,4 +1,4 @@
-//! The lookup of snapshots by name, which the cluster implements.
+//! The lookup of snapshots by name: in the cluster, or without a cluster on this node.
 //!
 //! Deliberately absent: the Kubernetes objects of a snapshot. Only the implementation of [`SnapshotLookup`] knows them.
 
@@ -51,7 +51,7 @@ pub enum LookupError {
         why: String,
     },
     /// The snapshot failed and will never be ready.
-    #[error("snapshot {name} failed: {why}; make another one")]
+    #[error("snapshot {name} failed: {why}; take a new snapshot")]
     Failed {
         /// The name.
         name: String,
@@ -88,14 +88,14 @@ impl LookupError {
     }
 }
 
-/// Finds no snapshots: for a node without a cluster.
+/// Finds no snapshots: for a node whose snapshots are off.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoSnapshots;
 
 impl SnapshotLookup for NoSnapshots {
     fn find<'a>(&'a self, _: &'a str, name: &'a str) -> Lookup<'a> {
         let why =
-            "this node has no snapshots: it runs without a cluster, or with --snapshots=false"
+            "snapshots are off on this node; an administrator can turn them on (snapshots.enabled of the driver's chart)"
                 .to_owned();
         let name = name.to_owned();
         Box::pin(async move { Err(LookupError::Denied { name, why }) })

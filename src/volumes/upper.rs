@@ -117,11 +117,10 @@ impl Inner {
         let new = self.make_upper(record, lowers, table)?;
         if let Some(why) = lost {
             tracing::warn!(volume = %id, why, "volume emptied");
-            let message = format!("volume {id} starts empty again, because {why}");
+            let message = format!("volume {} was emptied, because {why}", record.name());
             self.record_event(record, PodEventType::Warning, "VolumeEmptied", message);
         } else if !record.targets.is_empty() {
-            let message =
-                format!("volume {id} was not mounted any more; it is mounted again with its data");
+            let message = format!("volume {} was mounted again; no data was lost", record.name());
             self.record_event(record, PodEventType::Normal, "VolumeRemounted", message);
         }
         record.boot_id.clone_from(&self.boot_id);
@@ -206,13 +205,13 @@ impl Inner {
         self.events.record(&record.pod, PodEvent { kind, reason, message });
     }
 
-    /// Reports that this node cannot enforce the default limits of a new volume.
-    pub(super) fn record_unenforced_limit(&self, record: &Record) {
+    /// Reports that this node cannot enforce the default limits of a new volume, whose name in its pod is `name`.
+    pub(super) fn record_unenforced_limit(&self, record: &Record, name: &str) {
         let Some(why) = self.unenforceable(&record.spec) else { return };
         let id = &record.id;
         tracing::warn!(volume = %id, why, "published without the default limit");
         let message = format!(
-            "volume {id} has no limit, because this node cannot enforce the default size and inodes: {why}"
+            "volume {name} has no limit, because this node cannot enforce the default `size` and `inodes`: {why}"
         );
         self.record_event(record, PodEventType::Warning, "LimitNotEnforced", message);
         self.metrics.unenforced();

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{budget::OverBudget, changeset::error::EntryName, error::Class};
+use crate::{budget::OverBudget, changeset::error::EntryName, error::Class, format};
 
 /// Why a layer could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,9 @@ pub enum PackError {
     #[error("cannot pack the layer: cannot write it: {0}")]
     Output(#[source] io::Error),
     /// The system cannot start a thread.
-    #[error("cannot start a thread to pack the layer: {0}; raise the limit of tasks")]
+    #[error(
+        "cannot start a thread to pack the layer: {0}; an administrator must raise pids.max of the driver's container"
+    )]
     Thread(#[source] io::Error),
     /// It would need more memory than the budget has.
     #[error("cannot pack the layer: {0}")]
@@ -83,13 +85,15 @@ pub enum PackError {
     },
     /// The tar is larger than a reader of the layer accepts.
     #[error(
-        "cannot pack the layer: as a tar it has more than {0} bytes, and no node accepts such a layer; remove some files, or take \
-        snapshots more often"
+        "cannot pack the layer: as a tar it is larger than {}, and no node accepts such a layer; remove some files, or take \
+        snapshots more often",
+        format::bytes(*.0)
     )]
     TarBytes(u64),
     /// A file is larger than a reader of the layer accepts.
     #[error(
-        "cannot pack the layer: {path} has {bytes} bytes with its holes, and no node accepts a file of more than {limit}; remove it"
+        "cannot pack the layer: {path} has {} with its holes, and no node accepts a file of more than {}; remove it",
+        format::bytes(*.bytes), format::bytes(*.limit)
     )]
     FileBytes {
         /// The file.

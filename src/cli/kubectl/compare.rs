@@ -49,7 +49,7 @@ pub(super) struct Difference {
     /// The size in bytes, if it is a regular file.
     pub(super) size: Option<u64>,
     /// The properties that differ, as far as they are known.
-    pub(super) respects: Vec<&'static str>,
+    pub(super) properties: Vec<&'static str>,
 }
 
 /// The state of a path in one tree.
@@ -114,13 +114,13 @@ fn below(path: &[u8], (first, second): &(At<'_>, At<'_>), out: &mut Vec<Differen
 }
 
 fn difference(path: &[u8], (first, second): &(At<'_>, At<'_>)) -> Option<Difference> {
-    let mut respects = Vec::new();
+    let mut properties = Vec::new();
     let (change, entry) = match (first.state(), second.state()) {
         (State::Absent, State::Absent) => return None,
         (State::Base(one), State::Base(other)) if one == other => return None,
         (State::Base(_), State::Base(_)) => (Change::Changed, None),
         (State::Known(one), State::Known(other)) => {
-            respects = differing(one, other);
+            properties = differing(one, other);
             (Change::Changed, Some(other))
         }
         (State::Absent, State::Known(entry)) => (Change::Added, Some(entry)),
@@ -131,10 +131,10 @@ fn difference(path: &[u8], (first, second): &(At<'_>, At<'_>)) -> Option<Differe
         (State::Known(entry), State::Base(_)) => (Change::RemovedOrChanged, Some(entry)),
     };
     if second.is_emptied() && first.1.is_some() {
-        respects.push("emptied");
+        properties.push("emptied");
     }
     if matches!((first.state(), second.state()), (State::Known(_), State::Known(_)))
-        && respects.is_empty()
+        && properties.is_empty()
     {
         return None;
     }
@@ -143,7 +143,7 @@ fn difference(path: &[u8], (first, second): &(At<'_>, At<'_>)) -> Option<Differe
         _ => None,
     });
     let kind = entry.map(|entry| kind(&entry.kind));
-    Some(Difference { path: path.to_vec(), change, kind, size, respects })
+    Some(Difference { path: path.to_vec(), change, kind, size, properties })
 }
 
 /// The properties in which two entries differ.
@@ -173,7 +173,7 @@ fn differing(one: &Entry, other: &Entry) -> Vec<&'static str> {
         ("xattrs", one.xattrs != other.xattrs),
     ]
     .into_iter()
-    .filter_map(|(respect, differs)| differs.then_some(respect))
+    .filter_map(|(property, differs)| differs.then_some(property))
     .collect()
 }
 

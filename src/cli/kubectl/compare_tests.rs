@@ -47,8 +47,8 @@ fn with_layers(mut side: Side, layers: Layers<'_>) -> Side {
 fn lines(first: &Side, second: &Side) -> Vec<String> {
     let line = |one: Difference| {
         let path = String::from_utf8(one.path).unwrap();
-        let respects = one.respects.join("+");
-        format!("{} {path} {respects}", one.change.letters()).trim_end().to_owned()
+        let properties = one.properties.join("+");
+        format!("{} {path} {properties}", one.change.letters()).trim_end().to_owned()
     };
     compare(first, second).into_iter().map(line).collect()
 }

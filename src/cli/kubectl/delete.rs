@@ -11,8 +11,8 @@ use crate::cluster::snapshot_api::VolumeSnapshot;
 
 /// Delete snapshots.
 ///
-/// The deletionPolicy of the class decides whether the copy in the registry is deleted too. Pods whose volumes were
-/// made of a snapshot keep their files. Layers that other snapshots share are kept.
+/// The deletionPolicy of the class decides whether the copy in the registry is deleted too. Pods that started from a
+/// snapshot keep their files. Layers that other snapshots share are kept.
 #[derive(Debug, Args)]
 pub(super) struct DeleteArgs {
     /// The names of the snapshots

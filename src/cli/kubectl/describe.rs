@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Failure, Format, Output, Session, object_name,
-    pod::made_of,
+    pod::started_from,
     print::{self, age},
     snapshot_view::Snapshot,
 };
@@ -30,9 +30,9 @@ struct Described {
     snapshot: Snapshot,
     /// The snapshots from which it descends, the nearest first.
     ancestors: Vec<String>,
-    /// The snapshots of volumes that were made of it.
+    /// The snapshots of volumes that started from it.
     children: Vec<String>,
-    /// The volumes of pods that are made of it, `<pod>/<volume>`.
+    /// The volumes of pods that started from it, `<pod>/<volume>`.
     used_by: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn run(session: &Session, args: &DescribeArgs) -> Result<(), Fa
     let mut used_by = Vec::new();
     for pod in session.client.pods_json(&session.namespace).await? {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        let volumes = made_of(&pod, &args.name, &session.driver).into_iter();
+        let volumes = started_from(&pod, &args.name, &session.driver).into_iter();
         used_by.extend(volumes.map(|volume| format!("{name}/{volume}")));
     }
     let children = all.iter().filter(|one| one.parent.as_ref() == Some(&snapshot.name));
@@ -73,7 +73,9 @@ fn text(described: &Described, now: Timestamp) -> String {
     let Described { snapshot, ancestors, children, used_by } = described;
     let number = |number: Option<u64>| number.map(|number| number.to_string());
     let layers = snapshot.layers.map(|layers| match snapshot.own_layers {
-        Some(own) => format!("{layers}, {own} of them above the images'"),
+        Some(own) => {
+            format!("{layers} ({} of the images, {own} of snapshots)", layers.saturating_sub(own))
+        }
         None => layers.to_string(),
     });
     let created = snapshot.created.map(|at| format!("{at} ({} ago)", age(Some(at), now)));
@@ -94,7 +96,7 @@ fn text(described: &Described, now: Timestamp) -> String {
         ("Layers", layers),
         ("Pushed size", snapshot.pushed_bytes.map(format::bytes)),
         ("Frozen for", snapshot.frozen.clone()),
-        ("Made of", (!ancestors.is_empty()).then(|| ancestors.join(" <- "))),
+        ("Ancestors", (!ancestors.is_empty()).then(|| ancestors.join(", "))),
         ("Children", listed(children)),
         ("Used by", listed(used_by)),
     ];

@@ -31,10 +31,9 @@ Each line begins with
 
 /// List the files that differ between two pushed snapshots.
 ///
-/// Reads the layers of the snapshots from the registry with your own credentials. Layers that both snapshots share are
-/// not read. So for a file that only the layers of one snapshot name, it is not known whether the other snapshot has it
-/// (AC, CD). With
-/// --base the shared layers are read too, which can be many bytes, and each change is exact.
+/// Reads the layers of the snapshots from the registry with your own credentials. The layers that both snapshots share
+/// are not read by default. If such a layer may have a file, the command cannot know whether both snapshots have it, and
+/// prints AC or CD. `--base` reads these layers too, which can be many bytes, and each change is exact.
 ///
 /// Compares type, size, content, mode, owner and extended attributes, but not times.
 #[derive(Debug, Args)]
@@ -80,7 +79,7 @@ fn pushed(snapshot: &Snapshot) -> anyhow::Result<Reference> {
             image.parse().with_context(|| format!("the image of snapshot {name} cannot be read"))
         }
         (None, Some(node)) if phase == "Ready" => Err(anyhow!(
-            "snapshot {name} is on node {node} only, but only pushed snapshots can be compared; set repository in the VolumeSnapshotClass"
+            "snapshot {name} is only on node {node}, and only pushed snapshots can be compared; set `repository` in the VolumeSnapshotClass"
         )),
         _ => Err(anyhow!("snapshot {name} is not in a registry yet: its phase is {phase}")),
     }
@@ -170,7 +169,7 @@ fn text(differences: &[Difference]) -> String {
 }
 
 fn object(difference: &Difference) -> Value {
-    let Difference { path, change, kind, size, respects } = difference;
+    let Difference { path, change, kind, size, properties } = difference;
     let path = String::from_utf8_lossy(path);
-    json!({ "path": path, "change": change, "type": kind, "size": size, "respects": respects })
+    json!({ "path": path, "change": change, "type": kind, "size": size, "properties": properties })
 }

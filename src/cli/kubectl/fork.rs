@@ -17,9 +17,9 @@ const NAME_MAX: usize = 253;
 
 /// Make copies of a running pod. Their volume starts with the current content of the pod's volume.
 ///
-/// Takes a snapshot of the volume first, unless --snapshot names one. Each fork is the source pod as its author wrote
-/// it, with `snapshot: NAME` instead of the volume's images; `owner` and all other attributes are kept. All forks share
-/// the layers of the snapshot, and each has its own writes.
+/// Takes a snapshot of the volume first, unless --snapshot names one. Each fork has the spec of the source pod, without
+/// the fields that the cluster added, and with `snapshot: NAME` instead of the volume's images. `owner` and all other
+/// attributes are kept. All forks share the layers of the snapshot, and each has its own writes.
 ///
 /// Forks do not get the labels and annotations of the source pod, because controllers and Services would take them for
 /// their own pods. Each fork has the label `ovl.csi.dev/fork-of=POD`. Forks of a snapshot that is in no registry must
@@ -55,7 +55,7 @@ pub(super) struct ForkArgs {
     keep_annotations: bool,
     #[command(flatten)]
     timeout_args: TimeoutArgs,
-    /// The format of the pods; with --apply, yaml prints one line per pod
+    /// The output format. With --apply, `yaml` prints one line for each created pod
     #[arg(short, long, default_value = "yaml", value_name = "FORMAT")]
     output: PodFormat,
 }
@@ -88,7 +88,7 @@ pub(super) async fn run(session: &Session, args: &ForkArgs) -> Result<(), Failur
     let node = bound(&snapshot);
     if let Some(node) = node {
         print::note(&format!(
-            "note: snapshot {} is not in a registry, so the forks must run on node {node}",
+            "note: snapshot {} is only on node {node}, so the forks must run there",
             snapshot.name
         ));
     }

@@ -9,7 +9,10 @@ use serde_json::json;
 use super::{Failure, Session, print, snapshot_view::Snapshot};
 use crate::format;
 
-/// List snapshots as a tree: each one below the snapshot of which its volume was made
+/// List snapshots as a tree: each one below the snapshot from which its volume started.
+///
+/// PHASE is Pending until a node reports the snapshot, then Capturing, Pushing and Ready, or Failed. LOCATION is the
+/// repository of a pushed snapshot, or the only node that has it.
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// List the snapshots of all namespaces, if you have the right to read them
@@ -49,7 +52,7 @@ pub(super) async fn run(session: &Session, args: &ListArgs) -> Result<(), Failur
 }
 
 fn rows(snapshots: &[Snapshot], everywhere: bool, wide: bool, now: Timestamp) -> Vec<Vec<String>> {
-    let mut head = vec!["NAME", "SOURCE", "PHASE", "ENTRIES", "SIZE", "PUSHED", "AGE"];
+    let mut head = vec!["NAME", "SOURCE", "PHASE", "ENTRIES", "SIZE", "LOCATION", "AGE"];
     if wide {
         head.extend(["LAYERS", "PUSHED-SIZE", "FROZEN", "NODE", "CLASS", "IMAGE"]);
     }

@@ -73,7 +73,7 @@ fn a_row_has_all_known_properties() {
     let now = "2026-01-02T05:04:05Z".parse().unwrap();
     let pushed = json!({
         "ovl.csi.dev/source": "dev-0/ws", "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/entries": "12",
-        "ovl.csi.dev/bytes": "3565158", "ovl.csi.dev/image": "r.io/ci/ws@sha256:0", "ovl.csi.dev/node": "n-1",
+        "ovl.csi.dev/bytes": "3565159", "ovl.csi.dev/image": "r.io/ci/ws@sha256:0", "ovl.csi.dev/node": "n-1",
         "ovl.csi.dev/layers": "4", "ovl.csi.dev/pushed-bytes": "1024", "ovl.csi.dev/frozen": "12.3ms",
     });
     let local = json!({ "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/node": "n-1", "ovl.csi.dev/message": "a\u{1b}[2J",
@@ -89,9 +89,9 @@ fn a_row_has_all_known_properties() {
     assert_eq!(
         lines,
         [
-            "NAMESPACE NAME SOURCE PHASE ENTRIES SIZE PUSHED AGE LAYERS PUSHED-SIZE FROZEN NODE CLASS IMAGE",
-            "ci a dev-0/ws Ready 12 3.5 MB r.io/ci/ws 2h 4 1.0 kB 12.3ms n-1 - r.io/ci/ws@sha256:0",
-            "ci b dev-0/ws Ready - - n-1 only 2h - - - n-1 - -",
+            "NAMESPACE NAME SOURCE PHASE ENTRIES SIZE LOCATION AGE LAYERS PUSHED-SIZE FROZEN NODE CLASS IMAGE",
+            "ci a dev-0/ws Ready 12 3.4 MiB r.io/ci/ws 2h 4 1.0 KiB 12.3ms n-1 - r.io/ci/ws@sha256:0",
+            "ci b dev-0/ws Ready - - only on node n-1 2h - - - n-1 - -",
         ]
     );
     let json = serde_json::to_value(&all[0]).unwrap();

@@ -8,7 +8,7 @@
 //! | 0 | done; the snapshot is ready | |
 //! | 1 | the command or the snapshot failed | read stderr |
 //! | 2 | arguments cannot be used, and nothing was started | fix them first |
-//! | 3 | not done in time; the cluster continues | `kubectl ovl describe` |
+//! | 3 | timeout: the snapshot is still being taken or deleted | `kubectl ovl describe` |
 //!
 //! Results go to stdout, everything else to stderr. Deliberately absent: decisions of the cluster. The controller
 //! decides which volumes can be snapshotted and where snapshots are pushed. This module only reports obvious mistakes
@@ -48,7 +48,7 @@ use crate::{
 
 /// The last lines of `--help`.
 const EXIT_CODES: &str = "\
-Exit codes: 0 done (the snapshot is ready), 1 failed, 2 arguments cannot be used, 3 not done in time (the cluster continues).";
+Exit codes: 0 done (the snapshot is ready), 1 failed, 2 arguments cannot be used, 3 timeout (the snapshot is still being taken or deleted).";
 
 /// Take snapshots of pods' ovl-csi volumes, and fork pods.
 ///
@@ -92,7 +92,7 @@ struct ClusterArgs {
     /// The namespace [default: the namespace of the context]
     #[arg(short, long, global = true, value_name = "NAME")]
     namespace: Option<String>,
-    /// The name of the cluster's CSI driver
+    /// The driver name of the ovl-csi release
     #[arg(
         long,
         global = true,

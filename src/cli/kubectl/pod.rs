@@ -32,7 +32,7 @@ const CONTAINER_DEFAULTS: [(&str, &str); 3] = [
 ];
 /// Fields of a spec that the scheduler, admission or `kubectl debug` sets. `serviceAccount` is the old name of another
 /// field.
-const NOT_THE_AUTHORS: [&str; 4] =
+const FIELDS_SET_BY_CLUSTER: [&str; 4] =
     ["nodeName", "priority", "serviceAccount", "ephemeralContainers"];
 /// Labels by which controllers select their pods. A controller would take a fork with such a label for its own pod, and
 /// delete it.
@@ -55,7 +55,7 @@ const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub(super) struct Fork<'a> {
     /// The name of the fork.
     pub(super) name: &'a str,
-    /// The volume that is made of the snapshot.
+    /// The volume that starts from the snapshot.
     pub(super) volume: &'a str,
     /// The snapshot.
     pub(super) snapshot: &'a str,
@@ -72,16 +72,19 @@ pub(super) struct Fork<'a> {
 pub(super) fn check(pod: &Value, volume: &str, driver: &str) -> anyhow::Result<()> {
     let name = text(&pod["metadata"]["name"]);
     let alternatives = || match volumes(pod, driver).join(", ") {
-        none if none.is_empty() => format!("it has no volume of {driver}"),
-        names => format!("its volumes of {driver} are: {names}"),
+        none if none.is_empty() => format!("this pod has no volume of {driver}"),
+        names => format!("volumes of {driver} in this pod: {names}"),
     };
     let found = list(&pod["spec"]["volumes"]).iter().find(|found| found["name"] == volume);
-    let Some(found) = found else { bail!("pod {name} has no volume {volume}: {}", alternatives()) };
+    let Some(found) = found else { bail!("pod {name} has no volume {volume}; {}", alternatives()) };
     if found["csi"]["driver"] != driver {
         let mut fields = found.as_object().into_iter().flat_map(Map::keys);
-        let kind = fields.find(|field| *field != "name").map_or("other", String::as_str);
+        let kind = match fields.find(|field| *field != "name").map_or("other", String::as_str) {
+            "csi" => "volume of another driver",
+            kind => kind,
+        };
         bail!(
-            "volume {volume} of pod {name} is not a csi volume of {driver} but {kind}: {}",
+            "volume {volume} of pod {name} is a {kind}, not a volume of {driver}; {}",
             alternatives()
         );
     }
@@ -97,8 +100,8 @@ pub(super) fn volumes<'p>(pod: &'p Value, driver: &str) -> Vec<&'p str> {
     all.filter(|v| v["csi"]["driver"] == driver).map(|v| text(&v["name"])).collect()
 }
 
-/// The names of a pod's volumes that are made of a snapshot.
-pub(super) fn made_of<'p>(pod: &'p Value, snapshot: &str, driver: &str) -> Vec<&'p str> {
+/// The names of a pod's volumes that started from a snapshot.
+pub(super) fn started_from<'p>(pod: &'p Value, snapshot: &str, driver: &str) -> Vec<&'p str> {
     let volumes = list(&pod["spec"]["volumes"]).iter();
     let made = volumes.filter(|volume| {
         let csi = &volume["csi"];
@@ -113,7 +116,7 @@ pub(super) fn claims(pod: &Value) -> Vec<&str> {
     volumes.filter_map(|v| v["persistentVolumeClaim"]["claimName"].as_str()).collect()
 }
 
-/// The fork of a pod: its spec as its author wrote it, with one volume made of a snapshot.
+/// The fork of a pod: its spec without the fields that the cluster added, and one volume that starts from a snapshot.
 pub(super) fn fork(pod: &Value, fork: &Fork<'_>) -> Value {
     let source = text(&pod["metadata"]["name"]);
     let mut spec = pod["spec"].clone();
@@ -160,7 +163,7 @@ fn set_snapshot(csi: &mut Value, snapshot: &str) {
 /// Removes the fields that the API server, admission and the scheduler have added.
 fn clean(spec: &mut Value, name: &str) {
     let Some(fields) = spec.as_object_mut() else { return };
-    fields.retain(|field, _| !NOT_THE_AUTHORS.contains(&field.as_str()));
+    fields.retain(|field, _| !FIELDS_SET_BY_CLUSTER.contains(&field.as_str()));
     if fields.contains_key("priorityClassName") {
         // The priority class sets it.
         fields.remove("preemptionPolicy");

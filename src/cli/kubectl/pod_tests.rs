@@ -133,16 +133,20 @@ fn a_volume_that_cannot_be_snapshotted_is_an_error_that_names_those_that_can() {
     let pod = source();
     assert!(check(&pod, "ws", DRIVER).is_ok());
     for (volume, driver, message) in [
-        ("wss", DRIVER, "pod dev-0 has no volume wss: its volumes of ovl.csi.dev are: ws, base"),
+        (
+            "wss",
+            DRIVER,
+            "pod dev-0 has no volume wss; volumes of ovl.csi.dev in this pod: ws, base",
+        ),
         (
             "data",
             DRIVER,
-            "volume data of pod dev-0 is not a csi volume of ovl.csi.dev but persistentVolumeClaim: its volumes",
+            "volume data of pod dev-0 is a persistentVolumeClaim, not a volume of ovl.csi.dev; volumes of",
         ),
         (
             "ws",
             "other.dev",
-            "is not a csi volume of other.dev but csi: it has no volume of other.dev",
+            "is a volume of another driver, not a volume of other.dev; this pod has no volume of other.dev",
         ),
         ("base", DRIVER, "volume base of pod dev-0 is readOnly, so nothing was written to it"),
     ] {
@@ -150,6 +154,6 @@ fn a_volume_that_cannot_be_snapshotted_is_an_error_that_names_those_that_can() {
         assert!(error.contains(message), "{error}");
     }
     assert_eq!(claims(&pod), ["data-dev-0"]);
-    assert_eq!(made_of(&fork(&pod, &plan()), "ws-1", DRIVER), ["ws"]);
-    assert_eq!(made_of(&pod, "ws-1", DRIVER), Vec::<&str>::new());
+    assert_eq!(started_from(&fork(&pod, &plan()), "ws-1", DRIVER), ["ws"]);
+    assert_eq!(started_from(&pod, "ws-1", DRIVER), Vec::<&str>::new());
 }

@@ -6,7 +6,8 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{
-    Failure, Format, Output, Session, TimeoutArgs, object_name, pod, print, snapshot_view::Snapshot,
+    Failure, Format, Output, Session, TimeoutArgs, object_name, pod, print,
+    snapshot_view::{PENDING, Snapshot},
 };
 use crate::{
     cluster::snapshot_api::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec},
@@ -62,11 +63,14 @@ pub(super) async fn run(session: &Session, args: &SnapshotArgs) -> Result<(), Fa
 /// The result on one line.
 pub(super) fn summary(snapshot: &Snapshot) -> String {
     let Snapshot { name, phase, frozen, image, node, .. } = snapshot;
+    if phase == PENDING {
+        return format!("snapshot {name} was requested\n");
+    }
     let mut parts: Vec<_> = snapshot.amount().into_iter().collect();
     parts.extend(frozen.as_ref().map(|frozen| format!("the pod was frozen for {frozen}")));
     parts.extend(match (image, node) {
         (Some(image), _) => Some(format!("pushed as {image}")),
-        (None, Some(node)) if phase == "Ready" => Some(format!("on node {node} only")),
+        (None, Some(node)) if phase == "Ready" => Some(format!("only on node {node}")),
         _ => None,
     });
     let parts = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
@@ -116,7 +120,7 @@ impl Session {
             }
             Err(error) if error.class() == Class::NotFound => {
                 return Err(anyhow!(
-                    "the cluster has no VolumeSnapshots, or no namespace {}; an administrator must install the snapshot CRDs",
+                    "the cluster has no kind VolumeSnapshot (an administrator must install the snapshot CRDs), or there is no namespace {}",
                     self.namespace
                 )
                 .into());

@@ -14,6 +14,9 @@ use crate::{
     format,
 };
 
+/// The phase of a snapshot that no node has reported yet.
+pub(super) const PENDING: &str = "Pending";
+
 /// A VolumeSnapshot of this driver.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,14 +28,14 @@ pub(super) struct Snapshot {
     /// `<pod>/<volume>`.
     pub(super) source: Option<String>,
     pub(super) class: Option<String>,
-    /// Whether volumes can be made of it.
+    /// Whether volumes can start from it.
     pub(super) ready: bool,
-    /// The phase that its node reports. `Pending` before the first report, `Deleting` once the object is being deleted.
+    /// The phase that its node reports. `Pending` until a node reports it, `Deleting` once the object is being deleted.
     pub(super) phase: String,
     /// The error, or the progress of the current step.
     pub(super) message: Option<String>,
     pub(super) created: Option<Timestamp>,
-    /// The snapshot of which its volume was made.
+    /// The snapshot from which its volume started.
     pub(super) parent: Option<String>,
     /// The node that captured it.
     pub(super) node: Option<String>,
@@ -46,7 +49,7 @@ pub(super) struct Snapshot {
     pub(super) layers: Option<u64>,
     /// The number of layers above those of its images.
     pub(super) own_layers: Option<u64>,
-    /// The bytes that it takes in the registry without its images.
+    /// The size in the registry of the layers above those of its images, in bytes.
     pub(super) pushed_bytes: Option<u64>,
     /// How long its pod was frozen, such as `12.3ms`.
     pub(super) frozen: Option<String>,
@@ -84,7 +87,7 @@ impl Snapshot {
             _ if metadata.deletion_timestamp.is_some() => "Deleting".to_owned(),
             Some(phase) => phase,
             None if ready => "Ready".to_owned(),
-            None => "Pending".to_owned(),
+            None => PENDING.to_owned(),
         };
         let error = status.error.and_then(|error| error.message);
         let error = error.filter(|_| !ready).map(|error| print::clean(&error));
@@ -126,7 +129,7 @@ impl Snapshot {
         }
     }
 
-    /// The number of entries and the size, such as `12 entries, 3.4 MB`, as far as they are known.
+    /// The number of entries and the size, such as `12 entries, 3.4 MiB`, as far as they are known.
     pub(super) fn amount(&self) -> Option<String> {
         let entries = self.entries.map(|count| match count {
             1 => "1 entry".to_owned(),
@@ -140,7 +143,7 @@ impl Snapshot {
     pub(super) fn place(&self) -> String {
         match (&self.image, &self.node) {
             (Some(image), _) => image.split('@').next().unwrap_or_default().to_owned(),
-            (None, Some(node)) if self.phase == "Ready" => format!("{node} only"),
+            (None, Some(node)) if self.phase == "Ready" => format!("only on node {node}"),
             _ => "-".to_owned(),
         }
     }

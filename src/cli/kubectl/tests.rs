@@ -112,7 +112,7 @@ async fn the_exit_code_is_the_result_of_the_snapshot() {
     for (line, message) in [
         ("snapshot dev-1 ws a", "there is no pod dev-1 in namespace ci"),
         ("snapshot dev-0 w a", "pod dev-0 has no volume w"),
-        ("snapshot dev-0 data a", "is not a csi volume of ovl.csi.dev"),
+        ("snapshot dev-0 data a", "is a persistentVolumeClaim, not a volume of ovl.csi.dev"),
     ] {
         let why = failed(ovl(&api, line).await);
         assert!(why.contains(message), "{why}");
@@ -238,7 +238,7 @@ async fn a_diff_of_a_snapshot_that_is_not_pushed_is_an_error() {
         api.put(SNAPSHOTS, json!({ "metadata": metadata, "spec": { "source": {} } }));
     }
     let why = failed(ovl(&api, "diff a b").await);
-    assert!(why.contains("snapshot a is on node n-1 only"), "{why}");
+    assert!(why.contains("snapshot a is only on node n-1"), "{why}");
     let why = failed(ovl(&api, "diff b a").await);
     assert!(why.contains("snapshot b is not in a registry yet: its phase is Pushing"), "{why}");
 }
@@ -296,6 +296,6 @@ fn the_result_of_a_snapshot_is_one_line() {
     let line = snapshot::summary(&snapshot);
     assert_eq!(
         line,
-        "snapshot ws-1 is ready: 1 entry, 10 B, the pod was frozen for 1.2ms, on node n-1 only\n"
+        "snapshot ws-1 is ready: 1 entry, 10 B, the pod was frozen for 1.2ms, only on node n-1\n"
     );
 }

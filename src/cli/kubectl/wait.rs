@@ -13,7 +13,7 @@ use super::{
     progress::Progress,
     snapshot_view::{Snapshot, State},
 };
-use crate::{cluster::snapshot_api::VolumeSnapshot, error::Class};
+use crate::{cluster::snapshot_api::VolumeSnapshot, error::Class, format};
 
 /// The pause between two reads.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -66,9 +66,9 @@ impl Session {
             };
             progress.show(&state);
             if start.elapsed() >= limit {
-                let waited = limit.as_secs();
+                let waited = format::span(limit);
                 return Err(Failure::TimedOut(anyhow!(
-                    "not ready after {waited} s ({state}); the cluster continues, and `kubectl ovl describe {name}` shows the progress"
+                    "not ready after {waited} ({state}); the snapshot is still being taken: `kubectl ovl describe {name}` shows the progress"
                 )));
             }
             sleep(PAUSE).await;
@@ -93,9 +93,9 @@ impl Session {
             };
             progress.show(&state);
             if start.elapsed() >= limit {
-                let waited = limit.as_secs();
+                let waited = format::span(limit);
                 return Err(Failure::TimedOut(anyhow!(
-                    "not deleted after {waited} s ({state}); the cluster continues"
+                    "not deleted after {waited} ({state}); the snapshot is still being deleted"
                 )));
             }
             sleep(PAUSE).await;

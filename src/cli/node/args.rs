@@ -34,8 +34,8 @@ pub(in crate::cli) struct NodeArgs {
     /// [default: unix://KUBELET_DIR/plugins/DRIVER_NAME/csi.sock]
     #[arg(long, value_name = "unix:///PATH")]
     endpoint: Option<Endpoint>,
-    /// The directory of the store of layers and volumes; each driver needs its own [default:
-    /// /var/lib/ovl-csi/DRIVER_NAME]
+    /// The directory of the store of layers and volumes; each driver needs its own. The chart sets it to
+    /// storeDir/DRIVER_NAME [default: /var/lib/ovl-csi/DRIVER_NAME]
     #[arg(long, value_name = "DIR", value_parser = dir)]
     root: Option<PathBuf>,
     /// The kubelet's --root-dir
@@ -56,11 +56,11 @@ pub(in crate::cli) struct NodeArgs {
     /// Without a cluster: the socket for `ovl snapshot` [default: ovl.sock in the directory of the driver's socket]
     #[arg(long, value_name = "unix:///PATH", requires = "no_cluster")]
     local_endpoint: Option<Endpoint>,
-    /// Without a cluster: registry/repository to which snapshots are pushed, and in which snapshots of other nodes are
-    /// found
+    /// Without a cluster: the repository, as registry/repository, to which snapshots are pushed. Snapshots that other
+    /// nodes pushed are searched there too
     #[arg(long, value_name = "REPOSITORY", requires = "no_cluster")]
     pub(super) snapshot_repository: Option<Repository>,
-    /// Whether this node takes snapshots of volumes and makes volumes of snapshots
+    /// Whether this node supports snapshots
     #[arg(long, default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub(super) snapshots: bool,
     /// The driver's own namespace, which has the Secrets for pushing snapshots
@@ -72,8 +72,8 @@ pub(in crate::cli) struct NodeArgs {
     /// The images that pods can use: a TOML file with the list refusedImages and the table [allowedImages]
     #[arg(long, value_name = "FILE")]
     policy_file: Option<PathBuf>,
-    /// A network in which only registries of --hosts-dir are contacted, such as 10.0.0.0/16; can be repeated. The
-    /// networks of the cluster's Services and of its API server are always refused
+    /// A network in which only registries of --hosts-dir are contacted, such as 10.0.0.0/16; can be repeated (chart:
+    /// policy.refusedNetworks). This is always so for the networks of the cluster's Services and for the API server
     #[arg(long = "refused-network", value_name = "CIDR")]
     pub(super) refused_networks: Vec<Network>,
     /// The size limit of volumes whose pods set none, such as 10Gi [default: no limit]
@@ -85,38 +85,41 @@ pub(in crate::cli) struct NodeArgs {
     /// Whether volumes are volatile if their pods do not set it
     #[arg(long, default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
     default_volatile: bool,
-    /// The high watermark: above this use of the store's disk, unused layers are removed
+    /// The high watermark: above this use of the store's disk, unused images are removed (chart: disk.highPercent)
     #[arg(long, default_value = "85", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=99))]
     disk_high_percent: u8,
-    /// The low watermark: unused layers are removed until the use of the store's disk is below it
+    /// The low watermark: unused images are removed until the use of the store's disk is below it (chart:
+    /// disk.lowPercent)
     #[arg(long, default_value = "75", value_name = "PERCENT", value_parser = value_parser!(u8).range(0..=98))]
     disk_low_percent: u8,
-    /// The share of the store's disk that pulls and captures leave free
+    /// The percentage of the store's disk that pulls and captures leave free (chart: disk.minFreePercent)
     #[arg(long, default_value = "5", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=50))]
     disk_min_free_percent: u8,
-    /// The share of the store's disk that all snapshots of this node can take
+    /// The maximum percentage of the store's disk for all snapshots of this node (chart: disk.snapshotsPercent)
     #[arg(long, default_value = "50", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
     snapshots_disk_percent: u8,
-    /// The share of the store's disk that the snapshots of one namespace can take
+    /// The maximum percentage of the store's disk for the snapshots of one namespace (chart:
+    /// disk.namespaceSnapshotsPercent)
     #[arg(long, default_value = "25", value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
     snapshots_namespace_disk_percent: u8,
-    /// How long a credential is trusted after a registry accepted it; 0s: each publish asks the registry
+    /// How long a credential is trusted after a registry accepted it; 0s: each publish checks it with the registry
+    /// (chart: credentials.trustFor)
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     trust_credentials_for: Duration,
-    /// A required check of `ovl check` whose failure is ignored; can be repeated
-    #[arg(long = "override", value_name = "NAME", value_parser = crate::cli::check::required_check)]
-    pub(super) overridden: Vec<String>,
-    /// The format of new layers; auto is erofs where the kernel has it
-    #[arg(long, default_value = "auto", value_name = "FORM")]
-    layer_form: LayerForm,
+    /// Start even if this check of `ovl check` fails; can be repeated (chart: ignoredChecks)
+    #[arg(long = "ignore-check", value_name = "NAME", value_parser = crate::cli::check::required_check)]
+    pub(super) ignored_checks: Vec<String>,
+    /// How new layers are stored; auto is erofs where the kernel has it (chart: layerStorage)
+    #[arg(long, default_value = "auto", value_name = "STORAGE")]
+    layer_storage: LayerStorage,
     /// The OTLP/gRPC collector of traces, http://HOST:PORT [default: no traces]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub(super) otlp_endpoint: Option<Collector>,
 }
 
-/// The format of new layers.
+/// The storage of new layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum LayerForm {
+pub(super) enum LayerStorage {
     /// erofs where the kernel has it, else dir
     Auto,
     /// One EROFS image per layer
@@ -204,12 +207,12 @@ impl NodeArgs {
         Ok(registries)
     }
 
-    /// The format of new layers. `None`: EROFS where the kernel has it.
+    /// The storage of new layers. `None`: EROFS where the kernel has it.
     pub(super) fn form(&self) -> Option<LayerFormat> {
-        match self.layer_form {
-            LayerForm::Auto => None,
-            LayerForm::Erofs => Some(LayerFormat::Erofs),
-            LayerForm::Dir => Some(LayerFormat::Dir),
+        match self.layer_storage {
+            LayerStorage::Auto => None,
+            LayerStorage::Erofs => Some(LayerFormat::Erofs),
+            LayerStorage::Dir => Some(LayerFormat::Dir),
         }
     }
 
@@ -229,7 +232,7 @@ impl NodeArgs {
         let (high, min_free) = (self.disk_high_percent, self.disk_min_free_percent);
         if min_free > 100 - high {
             bail!(
-                "--disk-min-free-percent {min_free} leaves less of the disk than --disk-high-percent {high} allows to use"
+                "--disk-min-free-percent {min_free} and --disk-high-percent {high} are more than 100 together"
             );
         }
         let captures = self.snapshots_disk_percent;

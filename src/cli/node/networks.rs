@@ -53,7 +53,7 @@ pub(super) async fn keep<F>(
                 pace.soon
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot read the networks of the cluster's Services; until then pods can name registries there");
+                tracing::warn!(%error, "cannot read the networks of the cluster's Services; until they can be read, pods can pull from addresses of the Services");
                 known.cancel();
                 pace.again
             }
@@ -67,8 +67,8 @@ pub(super) async fn wait(known: &CancellationToken, pace: Pace) {
     if timeout(pace.start, known.cancelled()).await.is_err() {
         tracing::warn!(
             seconds = pace.start.as_secs(),
-            "the API server does not respond, so the node serves without the cluster's networks; until they are read \
-             pods can name registries there"
+            "the API server does not respond, so the node serves without the networks of the cluster's Services; until \
+             they can be read, pods can pull from addresses of the Services"
         );
         // From here on failures are logged, and retried less often.
         known.cancel();

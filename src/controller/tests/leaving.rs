@@ -8,8 +8,14 @@ const MADE: &str = "snap-vs-1";
 
 /// A snapshot whose removal is requested from a node that does not respond.
 async fn removal_requested() -> World {
+    removal_requested_of(json!({})).await
+}
+
+/// The same for a VolumeSnapshot with these further fields in its spec.
+async fn removal_requested_of(spec: serde_json::Value) -> World {
     let world = World::new();
-    world.request(json!({}));
+    world.class("pushed", "Delete", json!({"repository": "r.io/{namespace}"}));
+    world.request(spec);
     world.settle().await;
     world.silence_node();
     world.api.delete(&format!("{VS}/ws-1"));
@@ -42,7 +48,7 @@ async fn the_controller_waits_longer_for_a_node_that_has_started_the_removal() {
         node_reports(&world, json!({"phase": phase}), minutes).await;
         assert_eq!(world.api.all(SNAPSHOTS).len(), usize::from(waits), "{phase} {minutes}");
         let last = world.reasons().await.last().cloned();
-        assert_eq!(last.as_deref() == Some("SnapshotLeftBehind"), !waits, "{phase} {minutes}");
+        assert_eq!(last.as_deref() == Some("DeletedWithoutNode"), !waits, "{phase} {minutes}");
     }
 }
 
@@ -62,18 +68,31 @@ async fn the_controller_waits_for_a_node_that_is_not_ready_for_a_moment() {
 }
 
 #[tokio::test]
+async fn an_image_that_may_stay_in_the_registry_is_reported() {
+    let world = removal_requested_of(json!({"volumeSnapshotClassName": "pushed"})).await;
+    node_reports(&world, json!({"phase": "Ready"}), 11).await;
+    assert_eq!(world.reasons().await.last().map(String::as_str), Some("ImageNotDeleted"));
+    let events = world.api.all("/api/v1/namespaces/ci/events");
+    let expected = "the image may still be in r.io/ci, where an administrator must delete it: the snapshot was deleted \
+                    without node n-1, which did not delete it within 10m;";
+    let is_expected = |event: &serde_json::Value| {
+        event["message"].as_str().is_some_and(|message| message.starts_with(expected))
+    };
+    assert!(events.iter().any(is_expected), "{events:?}");
+}
+
+#[tokio::test]
 async fn an_image_that_stays_in_the_registry_is_reported() {
     for (message, events_expected) in
-        [(json!("its manifest is left in r.io/ci: no"), 1), (json!(null), 0)]
+        [(json!("the image is still in r.io/ci: no"), 1), (json!(null), 0)]
     {
         let world = removal_requested().await;
         node_reports(&world, json!({"phase": "Deleted", "message": message}), 1).await;
         world.assert_empty();
-        let left =
-            world.reasons().await.into_iter().filter(|reason| reason == "SnapshotLeftBehind");
+        let left = world.reasons().await.into_iter().filter(|reason| reason == "ImageNotDeleted");
         assert_eq!(left.count(), events_expected);
         let events = world.api.all("/api/v1/namespaces/ci/events");
-        let expected = "snapshot removed by node n-1: its manifest is left in r.io/ci: no";
+        let expected = "node n-1 deleted the snapshot, but the image is still in r.io/ci: no";
         let count = events.iter().filter(|event| event["message"] == expected).count();
         assert_eq!(count, events_expected);
     }

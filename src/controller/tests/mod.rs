@@ -182,8 +182,8 @@ async fn a_snapshot_fails_when_the_only_node_that_has_it_is_gone() {
     for (phase, message) in [
         (json!(null), "node n-1 is gone, and it had not captured the volume"),
         (json!("Capturing"), "it had not captured the volume"),
-        (json!("Pushing"), "it had not pushed the whole snapshot"),
-        (json!("Ready"), "node n-1 is gone, and only it had the snapshot"),
+        (json!("Pushing"), "it had not pushed the snapshot completely"),
+        (json!("Ready"), "the snapshot was only on node n-1, which is gone"),
     ] {
         let world = World::new();
         world.request(json!({}));
@@ -348,7 +348,7 @@ async fn the_controller_stops_waiting_for_a_node_that_does_not_respond() {
     world.api.patch(&path, long_ago);
     world.settle().await;
     world.assert_empty();
-    assert_eq!(world.reasons().await.last().map(String::as_str), Some("SnapshotLeftBehind"));
+    assert_eq!(world.reasons().await.last().map(String::as_str), Some("DeletedWithoutNode"));
 }
 
 /// The controller is killed at each of its requests: before the request arrives, and before its response does. The

@@ -144,8 +144,8 @@ impl Given {
         // This check comes first: a mistyped key could otherwise cause another error because it is missing.
         match given.keys().find(|key| !KEYS.contains(&key.as_str())) {
             Some(key) => {
-                let accepted = listed(KEYS.to_vec());
-                Err(BadRequest::UnknownAttribute { key: shown(key), accepted })
+                let expected = listed(KEYS.to_vec());
+                Err(BadRequest::UnknownAttribute { key: shown(key), expected })
             }
             None => Ok(Self(given)),
         }
@@ -166,8 +166,8 @@ impl Given {
             Some((_, meaning)) => Ok(Some(*meaning)),
             None => {
                 let quoted: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-                let accepted = listed(quoted.iter().map(String::as_str).collect());
-                Err(BadRequest::Value { key, value: shown(&value), accepted })
+                let expected = listed(quoted.iter().map(String::as_str).collect());
+                Err(BadRequest::Value { key, value: shown(&value), expected })
             }
         }
     }
@@ -191,9 +191,11 @@ fn images(image: Option<String>, images: Option<String>) -> Result<Vec<Reference
         (None, Some(several)) => ("images", several.split_whitespace().collect()),
     };
     if written.iter().all(|reference| reference.is_empty()) {
-        let accepted =
-            "an image reference, or for images several, separated by spaces, bottom first";
-        return Err(BadRequest::Value { key, value: String::new(), accepted: accepted.to_owned() });
+        let expected = match key {
+            "image" => "an image reference",
+            _ => "image references separated by spaces, bottom first",
+        };
+        return Err(BadRequest::Value { key, value: String::new(), expected: expected.to_owned() });
     }
     let parse = |reference: &str| {
         reference
@@ -214,7 +216,7 @@ fn snapshot(name: String) -> Result<String, BadRequest> {
     Err(BadRequest::Value {
         key: "snapshot",
         value: shown(&name),
-        accepted: "names of snapshots in the pod's namespace".to_owned(),
+        expected: "the name of a snapshot in the pod's namespace".to_owned(),
     })
 }
 
@@ -236,7 +238,7 @@ fn switches(given: &mut Given, mut options: Options) -> Result<Options, BadReque
                 return Err(BadRequest::Value {
                     key: "mountOptions",
                     value: shown(option),
-                    accepted: format!("{OPTIONS}, separated by commas"),
+                    expected: format!("{OPTIONS}, separated by commas"),
                 });
             }
         }
@@ -267,7 +269,7 @@ fn owner(value: String) -> Result<Option<Owner>, BadRequest> {
         Err(_) => Err(BadRequest::Value {
             key: "owner",
             value: shown(&value),
-            accepted: "UID:GID, two numbers such as 1000:1000".to_owned(),
+            expected: "UID:GID, two numbers such as 1000:1000".to_owned(),
         }),
     }
 }
@@ -297,10 +299,10 @@ fn limits_or(given: Limits, defaults: &Defaults) -> Limits {
     Limits { size, inodes, by_default: !by_pod && (size.is_some() || inodes.is_some()) }
 }
 
-/// `a, b and c`.
+/// `a, b or c`.
 fn listed(words: Vec<&str>) -> String {
     match words.split_last() {
-        Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
         _ => words.concat(),
     }
 }

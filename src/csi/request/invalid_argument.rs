@@ -18,11 +18,9 @@ pub(in crate::csi) enum BadRequest {
     Block,
     #[error("no volume is published at {0:?}")]
     Nowhere(String),
-    #[error("fsType {0:?} is not supported: leave it out, or set it to overlay")]
+    #[error("fsType {0:?} is not supported: remove it, or set it to overlay")]
     FsType(String),
-    #[error(
-        "mount option {0:?} is not accepted: accepted are {OPTIONS}, and context= from the kubelet"
-    )]
+    #[error("mount option {0:?} is unknown: expected {OPTIONS}, or context= from the kubelet")]
     MountFlag(String),
     #[error("mount option {0} is not allowed: volumes are always nosuid and nodev")]
     Lifted(&'static str),
@@ -34,9 +32,7 @@ pub(in crate::csi) enum BadRequest {
         "access mode {0} is not supported, because a volume is on one node only: use ReadWriteOnce or ReadWriteOncePod"
     )]
     AccessMode(&'static str),
-    #[error(
-        "volume_mount_group is {0:?}, which is not a group ID: set the pod's fsGroup to a number"
-    )]
+    #[error("fsGroup is {0:?}, which is not a group ID: set the pod's fsGroup to a number")]
     Group(String),
     #[error(
         "the volume is not inline: this version supports only volumes in the pod spec (volumes: - csi: \
@@ -56,10 +52,10 @@ pub(in crate::csi) enum BadRequest {
     Secret { key: &'static str, source: KeyringError },
     #[error("volumeAttributes have {0} bytes, and at most {MAX_BYTES} are allowed")]
     TooLong(usize),
-    #[error("unknown attribute {key:?} in volumeAttributes: accepted are {accepted}")]
-    UnknownAttribute { key: String, accepted: String },
-    #[error("volumeAttributes: {key} is {value:?}: accepted are {accepted}")]
-    Value { key: &'static str, value: String, accepted: String },
+    #[error("unknown attribute {key:?} in volumeAttributes: expected {expected}")]
+    UnknownAttribute { key: String, expected: String },
+    #[error("volumeAttributes: {key} is {value:?}: expected {expected}")]
+    Value { key: &'static str, value: String, expected: String },
     #[error("volumeAttributes: {key} is {value:?}: {source}")]
     Quantity { key: &'static str, value: String, source: QuantityError },
     #[error("volumeAttributes: {key}: {why}")]
@@ -98,7 +94,7 @@ impl From<PlanError> for BadRequest {
 }
 
 /// The mount options that a pod may set in mountOptions.
-pub(super) const OPTIONS: &str = "noexec, nodev, nosuid and noatime";
+pub(super) const OPTIONS: &str = "noexec, nodev, nosuid or noatime";
 
 /// The most bytes of all attributes of a volume, keys and values. Far more than any use needs, and a limit for the
 /// volume's records, which contain them.

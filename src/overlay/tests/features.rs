@@ -16,13 +16,13 @@ fn an_option_that_the_kernel_lacks_is_refused_with_the_kernel_release_that_has_i
             Feature::Volatile,
             Options { volatile: true, ..on.clone() },
             None,
-            "volatile (EINVAL): it needs Linux 5.10",
+            "`volatile` (EINVAL), which needs Linux 5.10",
         ),
-        (Feature::Metacopy, on.clone(), None, "metacopy (EINVAL)"),
-        (Feature::RedirectDir, on.clone(), None, "redirectDir (EINVAL)"),
-        (Feature::Index, Options { index: true, ..on.clone() }, None, "index (EINVAL)"),
-        (Feature::Xino, Options { xino: Xino::On, ..on.clone() }, None, "xino (EINVAL)"),
-        (Feature::MappedLayers, on.clone(), owner, "owner (EINVAL): it needs Linux 5.19"),
+        (Feature::Metacopy, on.clone(), None, "`metacopy` (EINVAL)"),
+        (Feature::RedirectDir, on.clone(), None, "`redirectDir` (EINVAL)"),
+        (Feature::Index, Options { index: true, ..on.clone() }, None, "`index` (EINVAL)"),
+        (Feature::Xino, Options { xino: Xino::On, ..on.clone() }, None, "`xino` (EINVAL)"),
+        (Feature::MappedLayers, on.clone(), owner, "`owner` (EINVAL), which needs Linux 5.19"),
     ] {
         let fixture = Fixture::new();
         let spec = Spec { owner, ..fixture.spec(&["a"], Some(fixture.upper()), options) };
@@ -123,8 +123,8 @@ fn privileged_a_root_on_an_overlay_is_refused() {
     let failed = root_usable(&target, &features, &[]).unwrap();
     let names: Vec<&str> = failed.iter().map(|check| check.name).collect();
     assert_eq!(names[..2], ["filesystem", "overlay"], "{failed:?}");
-    let overridden = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    assert_eq!(root_usable(&target, &features, &overridden).unwrap(), []);
+    let ignored = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(root_usable(&target, &features, &ignored).unwrap(), []);
 }
 
 #[test]

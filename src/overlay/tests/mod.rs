@@ -147,9 +147,9 @@ fn options_that_exclude_each_other_are_refused_with_the_reason() {
             false,
             Options { volatile: true, ..on.clone() },
             Class::Invalid,
-            "volatile has no meaning",
+            "`volatile` has no effect",
         ),
-        (false, Options { index: true, ..on.clone() }, Class::Invalid, "index has no meaning"),
+        (false, Options { index: true, ..on.clone() }, Class::Invalid, "`index` has no effect"),
     ] {
         let fixture = Fixture::new();
         let upper = has_upper.then(|| fixture.upper());
@@ -180,7 +180,7 @@ fn a_layer_that_needs_an_option_is_refused_where_the_option_is_off() {
         (
             both,
             &no_redirects,
-            Some("renamed directories, which cannot be read with redirectDir: off"),
+            Some("renamed directories, which cannot be read with `redirectDir: off`"),
         ),
     ] {
         let fixture = Fixture::new();

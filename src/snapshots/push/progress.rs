@@ -102,7 +102,7 @@ impl Progress {
                     format!("{} fetched", format::bytes(bytes.load(Ordering::Relaxed)))
                 }
                 Phase::Sending { sent, size } => {
-                    format!("{} of {} sent", format::bytes(*sent), format::bytes(*size))
+                    format!("{} sent", format::part(*sent, *size))
                 }
             };
             Some(format!("layer {layer} of {layers}: {done}"))
@@ -125,15 +125,15 @@ mod tests {
         progress.layer(1, 2);
         let expect = |text: &str| assert_eq!(progress.sentence().as_deref(), Some(text));
         expect("layer 1 of 2");
-        progress.start_packing().fetch_add(3_400_000, Ordering::Relaxed);
-        expect("layer 1 of 2: 3.4 MB packed");
-        progress.set_sent(1_000_000, 3_400_000);
-        expect("layer 1 of 2: 1.0 MB of 3.4 MB sent");
+        progress.start_packing().fetch_add(7 << 19, Ordering::Relaxed);
+        expect("layer 1 of 2: 3.5 MiB packed");
+        progress.set_sent(1 << 20, 7 << 19);
+        expect("layer 1 of 2: 1.0 of 3.5 MiB sent");
         progress.layer(2, 2);
         expect("layer 2 of 2");
-        assert_eq!(progress.moved(), 4_400_000);
-        progress.start_fetching().fetch_add(600_000, Ordering::Relaxed);
-        expect("layer 2 of 2: 600.0 kB fetched");
-        assert_eq!(progress.moved(), 5_000_000);
+        assert_eq!(progress.moved(), 9 << 19);
+        progress.start_fetching().fetch_add(1 << 19, Ordering::Relaxed);
+        expect("layer 2 of 2: 512.0 KiB fetched");
+        assert_eq!(progress.moved(), 10 << 19);
     }
 }

@@ -3,6 +3,7 @@
 //! Deliberately absent: the values. `changeset::Limits` is their only list.
 
 use super::metadata::Weight;
+use crate::format;
 
 /// The limits of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,8 @@ pub enum ExceededBound {
     Path(u64),
     /// The file is too large.
     #[error(
-        "it has {bytes} bytes with its holes, and a file of a layer can have at most {limit}; truncate or remove it"
+        "it has {} with its holes, and a file of a layer can have at most {}; truncate or remove it",
+        format::bytes(*.bytes), format::bytes(*.limit)
     )]
     File {
         /// Its size in bytes.
@@ -48,8 +50,9 @@ pub enum ExceededBound {
     },
     /// All entries together are too large.
     #[error(
-        "the tar of the volume has more than {0} bytes at this entry, and a layer can have no more; \
-        remove some files, or take snapshots more often"
+        "the tar of the volume is larger than {} at this entry, and a layer can have no more; \
+        remove some files, or take snapshots more often",
+        format::bytes(*.0)
     )]
     Tar(u64),
     /// The extended attributes of an entry are too large.

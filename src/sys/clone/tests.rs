@@ -446,8 +446,8 @@ fn an_entry_that_no_layer_can_hold_is_refused_with_its_name() {
             fs::create_dir(path).unwrap();
             file(&path.join("is too long"));
         }),
-        ("large", "1048577 bytes with its holes", &|path| sized(path, (1 << 20) + 1)),
-        ("sum", "more than 3145728 bytes", &|path| {
+        ("large", "1.0 MiB with its holes", &|path| sized(path, (1 << 20) + 1)),
+        ("sum", "larger than 3.0 MiB", &|path| {
             fs::create_dir(path).unwrap();
             for name in ["a", "b", "c"] {
                 sized(&path.join(name), 1 << 20);

@@ -1,8 +1,11 @@
 //! The error of a pull. The kubelet shows its message in the pod's Events.
 
+use std::time::Duration;
+
 use crate::{
     budget::OverBudget,
     error::Class,
+    format,
     image::{ImageError, Reference},
     layers::{AddError, ImagesError},
     overlay::LAYER_LIMIT,
@@ -20,23 +23,24 @@ pub enum PullError {
     NotPresent(Reference),
     /// A recent pull found that the image is bad. It is not pulled again to find the same.
     #[error(
-        "image {reference}: {why} (found {seconds} s ago; the next try is possible {again} s after that)"
+        "image {reference}: {why} (failed {} ago; tried again in {})",
+        format::span(*since), format::span(*rest)
     )]
     Known {
         /// The requested image.
         reference: Reference,
         /// The message of the earlier error.
         why: String,
-        /// The age of that error, in seconds.
-        seconds: u64,
-        /// For how long the error is remembered in all, in seconds.
-        again: u64,
+        /// The time since that error.
+        since: Duration,
+        /// The time until the image is pulled again.
+        rest: Duration,
         /// The class of that error.
         class: Class,
     },
     /// The registry is slow, and the pull was stopped in favour of another namespace's pull.
     #[error(
-        "image {0}: its registry is slow, and its pull was stopped for the pulls of other namespaces; it is retried"
+        "image {0}: its registry is slow, so its pull was stopped in favour of pulls of other namespaces; it is retried"
     )]
     Crowded(Reference),
     /// There is no memory for the image's documents.

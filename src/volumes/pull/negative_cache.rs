@@ -70,10 +70,9 @@ impl<K: Clone + Eq + Hash> NegativeCache<K> {
     pub(super) fn of(&self, source: &K, reference: &Reference, now: Instant) -> Option<PullError> {
         self.known(now, |known| {
             let Failure { at, until, class, why } = known.get(source)?;
-            let seconds = now.duration_since(*at).as_secs();
-            let again = until.duration_since(*at).as_secs();
+            let (since, rest) = (now.duration_since(*at), until.duration_since(now));
             let reference = reference.clone();
-            Some(PullError::Known { reference, why: why.clone(), seconds, again, class: *class })
+            Some(PullError::Known { reference, why: why.clone(), since, rest, class: *class })
         })
     }
 
@@ -99,7 +98,7 @@ mod tests {
         let known = failures.of(&"layer", &image, start + BAD_LAYER_TTL / 2).unwrap();
         assert_eq!(known.class(), error.class());
         assert!(known.to_string().starts_with(&format!("image {image}: {error}")), "{known}");
-        assert!(known.to_string().contains("15 s ago"), "{known}");
+        assert!(known.to_string().ends_with("(failed 15s ago; tried again in 15s)"), "{known}");
         assert!(failures.of(&"other", &image, start).is_none());
         assert!(failures.of(&"layer", &image, start + BAD_LAYER_TTL).is_none());
     }

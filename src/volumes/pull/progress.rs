@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use crate::format;
+
 /// The progress of the pull of a volume's layers. A clone is cheap and shows the same pull.
 ///
 /// The bytes of a layer that another volume's pull fetches count too, as they arrive there.
@@ -96,11 +98,8 @@ impl Progress {
         if self.layers() == 0 {
             return "resolving the images".to_owned();
         }
-        let (done, wanted) = (self.bytes_done(), self.bytes_wanted());
-        let (unit, name) = if wanted < 1_000_000 { (1_000, "kB") } else { (1_000_000, "MB") };
-        let (layers, bytes) =
-            ((self.layers_done(), self.layers()), (done / unit, wanted.div_ceil(unit)));
-        format!("{} of {} layers, {} of {} {name}", layers.0, layers.1, bytes.0, bytes.1)
+        let bytes = format::part(self.bytes_done(), self.bytes_wanted());
+        format!("{} of {} layers, {bytes}", self.layers_done(), self.layers())
     }
 
     fn items(&self) -> Vec<Arc<Item>> {
@@ -128,22 +127,15 @@ mod tests {
         assert_eq!(progress.sentence(), "resolving the images");
         progress.awaits(Some("waiting for a snapshot".to_owned()));
         assert_eq!(progress.sentence(), "waiting for a snapshot");
-        let items = progress.begin([5_000_000, 700_000_000, 1]);
-        assert_eq!(progress.sentence(), "0 of 3 layers, 0 of 706 MB");
+        let items = progress.begin([5 << 20, 700 << 20, 1 << 10]);
+        assert_eq!(progress.sentence(), "0 of 3 layers, 0.0 of 705.0 MiB");
         items[0].done();
-        let arrived = Arc::new(AtomicU64::new(120_500_000));
+        let arrived = Arc::new(AtomicU64::new(120 << 20));
         items[1].fetched(&arrived);
-        assert_eq!(progress.clone().sentence(), "1 of 3 layers, 120 of 701 MB");
+        assert_eq!(progress.clone().sentence(), "1 of 3 layers, 120.0 of 700.0 MiB");
         items[1].done();
         items[2].done();
-        assert_eq!(progress.sentence(), "3 of 3 layers, 700 of 700 MB");
-        assert_eq!((progress.bytes_done(), progress.bytes_wanted()), (700_000_000, 700_000_000));
-    }
-
-    #[test]
-    fn small_pulls_are_shown_in_kilobytes() {
-        let progress = Progress::default();
-        progress.begin([1_500]);
-        assert_eq!(progress.sentence(), "0 of 1 layers, 0 of 2 kB");
+        assert_eq!(progress.sentence(), "3 of 3 layers, 700.0 of 700.0 MiB");
+        assert_eq!((progress.bytes_done(), progress.bytes_wanted()), (700 << 20, 700 << 20));
     }
 }

@@ -81,7 +81,7 @@ fn check_reports(ns: &TestNamespace<'_>, taken: &snapshots::Snapshot) -> Result<
     ensure!(taken.number("pushed-bytes")? > 0, "nothing was pushed: {taken:?}");
     ensure!(taken.image()?.contains("@sha256:"), "not by digest: {taken:?}");
     ensure!(taken.annotation("node") == Some(ns.env.worker().name.as_str()), "{taken:?}");
-    ns.wait_for_event("source", &["Snapshotted", "entries"])?;
+    ns.wait_for_event("source", &["SnapshotCaptured", "entries"])?;
     let object = ns.overlay_snapshot(&taken.id()?)?;
     ensure!(object["status"]["phase"] == "Ready", "the OverlaySnapshot is {}", object["status"]);
     ensure!(

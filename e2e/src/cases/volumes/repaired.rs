@@ -64,7 +64,7 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
 /// contain.
 const BAD: &[(&str, &str, &str, &[&str])] = &[
     ("no-word", "volatile", "maybe", &["volatile", "maybe", "true", "false"]),
-    ("unknown-key", "volatil", "true", &["volatil", "accepted"]),
+    ("unknown-key", "volatil", "true", &["volatil", "expected"]),
     ("no-policy", "pullPolicy", "Sometimes", &["pullPolicy", "Sometimes", "IfNotPresent"]),
     ("no-owner", "owner", "a-user", &["owner", "a-user", "UID:GID|uid:gid"]),
     ("no-option", "mountOptions", "noexec,upperdir=/etc", &["mountOptions", "upperdir"]),

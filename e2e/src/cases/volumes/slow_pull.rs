@@ -37,7 +37,7 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
     };
     ns.create(&pod("first"))?;
     ns.create(&pod("second"))?;
-    ns.wait_for_event("first", &["Pulling", "of", "MB|MiB|kB"])?;
+    ns.wait_for_event("first", &["Pulling", "of", "MiB|KiB"])?;
     ns.ready_within("first", LIMIT)?;
     ns.ready("second")?;
     let size = SLOW_LAYER.to_string();

@@ -187,8 +187,8 @@ fn a_tree_that_no_reader_accepts_is_not_packed() {
     let (packed, out) = packs(&Limits::default()).unwrap();
     let some = Limits::default();
     for (limits, fits, words) in [
-        (Limits { tar_bytes: packed.tar_bytes - 1, ..some.clone() }, false, "bytes, and no node"),
-        (Limits { tar_bytes: 499_999, ..some.clone() }, false, "has 500000 bytes"),
+        (Limits { tar_bytes: packed.tar_bytes - 1, ..some.clone() }, false, "larger than"),
+        (Limits { tar_bytes: 499_999, ..some.clone() }, false, "has 488.2 KiB"),
         (Limits { tar_bytes: packed.tar_bytes, ..some.clone() }, true, ""),
         // All but the root.
         (
