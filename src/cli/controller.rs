@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{ArgAction, Args};
 use tokio::{runtime::Runtime, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,7 @@ use super::{
     node::{EVENT_FLUSH_TIMEOUT, on_signal},
 };
 use crate::{
-    cluster::{Client, Lease},
+    cluster::{Client, Events, Lease},
     controller::Controller,
     csi::{self, DriverName, Endpoint},
     metrics::Metrics,
@@ -39,6 +39,9 @@ pub(super) struct ControllerArgs {
     /// The name of the lease [default: from the driver's name, such as ovl-csi-dev-controller]
     #[arg(long, value_name = "NAME")]
     lease_name: Option<String>,
+    /// Whether the controller emits Events on VolumeSnapshots
+    #[arg(long, default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
+    events: bool,
     /// The address of /healthz
     #[arg(long, default_value = "0.0.0.0:9808", value_name = "IP:PORT")]
     health_address: SocketAddr,
@@ -91,12 +94,9 @@ async fn serve(args: &ControllerArgs) -> anyhow::Result<()> {
     tracing::info!(version = config.version, driver = %config.driver, leader_elect = args.leader_elect, "starting");
     let client = Client::in_cluster().await.context("the controller needs a cluster")?;
     let metrics = Metrics::default();
-    let controller = Controller::new(
-        client.clone(),
-        &config.driver.to_string(),
-        &args.pod_name,
-        metrics.clone(),
-    );
+    let driver = config.driver.to_string();
+    let events = args.events.then(|| Events::start(client.clone(), &args.pod_name, &driver));
+    let controller = Controller::new(client.clone(), &driver, events, metrics.clone());
     // When the service ends, the controller loop must end too.
     let stop = shutdown.child_token();
     let served = async {

@@ -57,6 +57,8 @@ struct Node {
     form: Option<LayerFormat>,
     disk: DiskLimits,
     cluster: bool,
+    /// Whether the node emits Events on pods.
+    events: bool,
     /// The namespace of the push Secrets. `None` where snapshots are off.
     secrets_in: Option<String>,
     /// The socket of `ovl snapshot`. `None` with a cluster or where snapshots are off.
@@ -109,6 +111,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
         form: args.form(),
         disk: args.disk()?,
         cluster: !args.no_cluster,
+        events: args.events,
         secrets_in: args.snapshots.then(|| args.namespace.clone()),
     })
 }
@@ -118,7 +121,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
     // Before everything that takes long, so no signal is lost.
     let shutdown = on_signal()?;
     let Node { config, registries, settings, root, ignored, form, disk, cluster, .. } = node;
-    let Node { secrets_in, local, repository, refused, .. } = node;
+    let Node { secrets_in, local, repository, refused, events, .. } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
     if let Err(error) = limits::raise_open_files() {
@@ -141,11 +144,11 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
     let store = Arc::new(store.keeping(form).leaving(disk).within(budget.clone()));
     let metrics = Metrics::default();
     let cluster = match cluster {
-        true => Some(Cluster::of(&config).await?),
+        true => Some(Cluster::of(&config, events).await?),
         false => None,
     };
     let (notices, mut lookup) = event_recorder(cluster.as_ref(), secrets_in.is_some());
-    let events = cluster.as_ref().map(|cluster| cluster.events.clone());
+    let events = cluster.as_ref().and_then(|cluster| cluster.events.clone());
     let (registries, keyring) =
         (Arc::new(registries.with_budget(budget)), settings.keyring.clone());
     let known = cluster.as_ref().map(|Cluster { client, .. }| {
@@ -262,16 +265,17 @@ struct Cluster {
     client: Client,
     node: String,
     driver: String,
-    events: Events,
+    /// `None` with `--events=false`.
+    events: Option<Events>,
 }
 
 impl Cluster {
-    async fn of(config: &csi::Config) -> anyhow::Result<Self> {
+    async fn of(config: &csi::Config, events: bool) -> anyhow::Result<Self> {
         let client = Client::in_cluster()
             .await
-            .context("cannot emit Events on pods; use --no-cluster outside a cluster")?;
+            .context("the node needs a cluster; use --no-cluster outside a cluster")?;
         let (node, driver) = (config.node.to_string(), config.driver.to_string());
-        let events = Events::start(client.clone(), &node, &driver);
+        let events = events.then(|| Events::start(client.clone(), &node, &driver));
         Ok(Self { client, node, driver, events })
     }
 }
@@ -288,7 +292,11 @@ fn event_recorder(
         true => Arc::new(SnapshotsByName::new(client.clone(), driver, node)),
         false => Arc::new(NoSnapshots),
     };
-    (Arc::new(events.clone()), lookup)
+    let recorder: Arc<dyn EventRecorder> = match events {
+        Some(events) => Arc::new(events.clone()),
+        None => Arc::new(NoEvents),
+    };
+    (recorder, lookup)
 }
 
 /// Probes the features of the kernel with the store at `root`. Fails if a required one is missing.
@@ -361,4 +369,20 @@ pub(super) fn on_signal() -> anyhow::Result<CancellationToken> {
         cancelled.cancel();
     });
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fake::FakeApi;
+
+    #[tokio::test]
+    async fn a_node_without_events_records_none_and_still_finds_snapshots() {
+        let api = FakeApi::default();
+        let (node, driver) = ("n".to_owned(), "d".to_owned());
+        let cluster = Cluster { client: api.client(), node, driver, events: None };
+        let (recorder, lookup) = event_recorder(Some(&cluster), true);
+        assert_eq!(format!("{recorder:?}"), "NoEvents");
+        assert!(format!("{lookup:?}").starts_with("SnapshotsByName"), "{lookup:?}");
+    }
 }

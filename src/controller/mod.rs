@@ -64,15 +64,14 @@ pub struct Controller(Arc<Inner>);
 struct Inner {
     client: Client,
     driver: String,
-    events: Events,
+    /// `None`: no Events are written.
+    events: Option<Events>,
     metrics: Metrics,
 }
 
 impl Controller {
-    /// The controller of the driver of this name. Events name `identity` as their host. Spawns the task that writes
-    /// them on the caller's runtime.
-    pub fn new(client: Client, driver: &str, identity: &str, metrics: Metrics) -> Self {
-        let events = Events::start(client.clone(), identity, driver);
+    /// The controller of the driver of this name. Without `events`, it writes none.
+    pub fn new(client: Client, driver: &str, events: Option<Events>, metrics: Metrics) -> Self {
         Self(Arc::new(Inner { client, driver: driver.to_owned(), events, metrics }))
     }
 
@@ -90,10 +89,12 @@ impl Controller {
 
     /// Returns once all recorded Events are written or given up.
     pub async fn flush(&self) {
-        self.0.events.flush().await;
+        if let Some(events) = &self.0.events {
+            events.flush().await;
+        }
     }
 
-    /// Records an Event on a VolumeSnapshot. Does not wait until it is written.
+    /// Logs an Event on a VolumeSnapshot, and records it unless Events are off. Does not wait until it is written.
     fn record_event(
         &self,
         of: &ObjectId,
@@ -109,6 +110,8 @@ impl Controller {
             message,
             "recording an Event"
         );
-        self.0.events.record(Event { regarding: about, event_type: severity, reason, message });
+        if let Some(events) = &self.0.events {
+            events.record(Event { regarding: about, event_type: severity, reason, message });
+        }
     }
 }

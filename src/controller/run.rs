@@ -215,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn objects_deleted_between_watches_are_forgotten() {
         let controller =
-            Controller::new(FakeApi::default().client(), "d", "c-1", Metrics::default());
+            Controller::new(FakeApi::default().client(), "d", None, Metrics::default());
         let others = [Key::Request("ci".into(), "ws-1".into()), Key::Content("a".into())];
         let mut known = BTreeSet::from(others.clone());
         controller.of_snapshots(Change::All(vec![made("a"), made("b")]), &mut known);

@@ -53,6 +53,9 @@ pub(in crate::cli) struct NodeArgs {
     /// Run without an API server: pods get no Events, and snapshots are taken with `ovl snapshot` on this node
     #[arg(long)]
     pub(super) no_cluster: bool,
+    /// Whether this node emits Events on pods
+    #[arg(long, default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
+    pub(super) events: bool,
     /// Without a cluster: the socket for `ovl snapshot` [default: ovl.sock in the directory of the driver's socket]
     #[arg(long, value_name = "unix:///PATH", requires = "no_cluster")]
     local_endpoint: Option<Endpoint>,

@@ -351,6 +351,15 @@ async fn the_controller_stops_waiting_for_a_node_that_does_not_respond() {
     assert_eq!(world.reasons().await.last().map(String::as_str), Some("DeletedWithoutNode"));
 }
 
+#[tokio::test]
+async fn a_controller_without_events_takes_snapshots_and_writes_no_event() {
+    let world = World::with_events(false);
+    world.request(json!({}));
+    world.settle().await;
+    assert_ready(&world);
+    assert_eq!(world.reasons().await, [""; 0]);
+}
+
 /// The controller is killed at each of its requests: before the request arrives, and before its response does. The
 /// final state is always the same.
 #[tokio::test]

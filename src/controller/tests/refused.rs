@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::{Controller, queue::Key};
 use super::world::{CLASSES, CONTENTS, PODS, SNAPSHOTS, VS, World};
-use crate::metrics::Metrics;
+use crate::{cluster::Events, metrics::Metrics};
 
 fn message(world: &World) -> String {
     let object = world.api.get(&format!("{VS}/ws-1")).unwrap();
@@ -49,7 +49,7 @@ async fn a_refusal_is_reported_once_and_ends_when_its_cause_is_fixed() {
                 drop(w.api.patch(&format!("{VS}/ws-1"), json!({"spec": {"source": {"persistentVolumeClaimName": null, "volumeSnapshotContentName": "ws-1-content"}}})))
             },
             "SnapshotSourceInvalid",
-            "in place of spec.source.persistentVolumeClaimName",
+            "remove spec.source.persistentVolumeClaimName",
         ),
         (
             &|w| content_name(w, "../../../api/v1/nodes/n-1"),
@@ -263,7 +263,9 @@ async fn two_releases_do_not_overwrite_each_other_without_a_class() {
         ("p/ws", "nothing"),
     ] {
         let world = World::new();
-        let other = Controller::new(world.api.client(), "other.dev", "c-2", Metrics::default());
+        let events = Events::start(world.api.client(), "c-2", "other.dev");
+        let other =
+            Controller::new(world.api.client(), "other.dev", Some(events), Metrics::default());
         for name in ["d-1", "d-2"] {
             // Two default classes of the other release, which would refuse them as too many.
             let default = json!({"snapshot.storage.kubernetes.io/is-default-class": "true"});

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::fake::FakeApi,
+    cluster::{Events, fake::FakeApi},
     controller::{Controller, Query, queue::Key},
     metrics::Metrics,
 };
@@ -35,9 +35,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
+        Self::with_events(true)
+    }
+
+    /// A cluster whose controller emits Events, or does not.
+    pub(super) fn with_events(emits: bool) -> Self {
         let api = FakeApi::default();
         let metrics = Metrics::default();
-        let controller = Controller::new(api.client(), "ovl.csi.dev", "c-1", metrics.clone());
+        let events = emits.then(|| Events::start(api.client(), "c-1", "ovl.csi.dev"));
+        let controller = Controller::new(api.client(), "ovl.csi.dev", events, metrics.clone());
         let world = Self { api, controller, metrics, silent: AtomicBool::new(false) };
         world.api.put("/api/v1/nodes", json!({"metadata": {"name": "n-1"}, "status": {}}));
         world.node_is("True");

@@ -66,7 +66,7 @@ impl Served {
         let socket = config.endpoint.path().to_owned();
         let role = Role::Controller(
             Box::new(config),
-            Controller::new(api.client(), "ovl.csi.dev", "c-1", Metrics::default()),
+            Controller::new(api.client(), "ovl.csi.dev", None, Metrics::default()),
         );
         let listeners = Listeners::open(&role).await.unwrap();
         let health = listeners.health.local_addr().unwrap();
