@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{cli::kubectl::snapshot_view::State, cluster::snapshot_api::VolumeSnapshot};
 
+const DRIVER: &str = "ovl.csi.dev";
+
 fn object(name: &str, annotations: Value, status: Value) -> VolumeSnapshot {
     let metadata = json!({ "name": name, "namespace": "ci", "uid": format!("uid-{name}"),
         "creationTimestamp": "2026-01-02T03:04:05Z", "annotations": annotations });
@@ -20,7 +22,7 @@ fn snapshot(name: &str, parent: Option<&str>) -> Snapshot {
     if let Some(parent) = parent {
         annotations["ovl.csi.dev/parent"] = parent.into();
     }
-    Snapshot::of(&object(name, annotations, json!({}))).unwrap()
+    Snapshot::of(&object(name, annotations, json!({})), DRIVER).unwrap()
 }
 
 fn drawn(of: &[(&str, Option<&str>)]) -> Vec<String> {
@@ -80,7 +82,7 @@ fn a_row_has_all_known_properties() {
         "ovl.csi.dev/source": "dev-0/ws" });
     let ready = json!({ "readyToUse": true });
     let all = [("a", pushed), ("b", local)].map(|(name, annotations)| {
-        Snapshot::of(&object(name, annotations, ready.clone())).unwrap()
+        Snapshot::of(&object(name, annotations, ready.clone()), DRIVER).unwrap()
     });
     assert_eq!(all[1].message.as_deref(), Some("a\\u{1b}[2J"));
     let text = print::table(&rows(&all, true, true, now));
@@ -103,8 +105,14 @@ fn a_row_has_all_known_properties() {
 
 #[test]
 fn volume_snapshots_of_other_drivers_are_ignored() {
-    assert_eq!(Snapshot::of(&object("a", json!({ "other/x": "y" }), json!({}))), None);
-    assert_eq!(Snapshot::of(&object("a", Value::Null, json!({}))), None);
+    let is_ours =
+        |annotations: Value| Snapshot::of(&object("a", annotations, json!({})), DRIVER).is_some();
+    assert!(!is_ours(json!({ "other/x": "y" })) && !is_ours(Value::Null));
+    let claimed =
+        |driver: &str| json!({ "ovl.csi.dev/source": "p/v", "ovl.csi.dev/driver": driver });
+    assert!(is_ours(claimed(DRIVER)) && !is_ours(claimed("other.dev")));
+    // No controller has claimed it yet.
+    assert!(is_ours(json!({ "ovl.csi.dev/source": "p/v" })));
 }
 
 #[test]
@@ -112,7 +120,7 @@ fn the_state_of_a_snapshot_follows_the_phase_of_its_node() {
     let state = |annotations: Value, status: Value| {
         let mut all = json!({ "ovl.csi.dev/source": "dev-0/ws" });
         all.as_object_mut().unwrap().extend(annotations.as_object().unwrap().clone());
-        Snapshot::of(&object("a", all, status)).unwrap().state()
+        Snapshot::of(&object("a", all, status), DRIVER).unwrap().state()
     };
     let phase = |phase: &str| json!({ "ovl.csi.dev/phase": phase, "ovl.csi.dev/message": "m" });
     let ready = json!({ "readyToUse": true });

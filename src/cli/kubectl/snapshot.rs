@@ -127,8 +127,8 @@ impl Session {
             }
             created => created?,
         };
-        Snapshot::of(&created).ok_or_else(|| {
-            anyhow!("the cluster removed the annotation {SOURCE} of VolumeSnapshot {name}").into()
+        Snapshot::of(&created, &self.driver).ok_or_else(|| {
+            anyhow!("the cluster changed the annotations of VolumeSnapshot {name}").into()
         })
     }
 }

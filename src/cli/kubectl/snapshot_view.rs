@@ -70,14 +70,17 @@ pub(super) enum State {
 }
 
 impl Snapshot {
-    /// Reads a VolumeSnapshot. `None` where it does not belong to this driver.
-    pub(super) fn of(object: &VolumeSnapshot) -> Option<Self> {
+    /// Reads a VolumeSnapshot. `None` if it does not belong to this driver. One that no controller has claimed yet
+    /// counts as this driver's.
+    pub(super) fn of(object: &VolumeSnapshot, driver: &str) -> Option<Self> {
         let metadata = &object.metadata;
         let values = metadata.annotations.as_ref()?;
-        [SOURCE, annotation_keys::PHASE]
-            .iter()
-            .any(|key| values.contains_key(*key))
-            .then_some(())?;
+        let is_snapshot =
+            [SOURCE, annotation_keys::PHASE].iter().any(|key| values.contains_key(*key));
+        let is_ours = values.get(annotation_keys::DRIVER).is_none_or(|claimed| claimed == driver);
+        if !is_snapshot || !is_ours {
+            return None;
+        }
         let text = |key: &str| values.get(key).map(|text| print::clean(text));
         let status = object.status.clone().unwrap_or_default();
         let ready = status.ready_to_use == Some(true);
@@ -157,7 +160,7 @@ impl Session {
     /// Reads the snapshot of this name.
     ///
     /// # Errors
-    /// It does not exist, or does not belong to this driver.
+    /// It does not exist, or belongs to another driver.
     pub(super) async fn snapshot(&self, name: &str) -> Result<Snapshot, Failure> {
         let namespace = &self.namespace;
         let found = self.client.get::<VolumeSnapshot>(Some(namespace), name).await?;
@@ -166,9 +169,9 @@ impl Session {
                 "there is no snapshot {name} in namespace {namespace}; `kubectl ovl list` shows the existing ones"
             )
         })?;
-        let snapshot = Snapshot::of(&found).ok_or_else(|| {
+        let snapshot = Snapshot::of(&found, &self.driver).ok_or_else(|| {
             anyhow!(
-                "VolumeSnapshot {name} in namespace {namespace} does not belong to {}: it has no annotation {SOURCE}",
+                "VolumeSnapshot {name} in namespace {namespace} does not belong to driver {} (--driver)",
                 self.driver
             )
         })?;
@@ -179,7 +182,8 @@ impl Session {
     pub(super) async fn snapshots(&self, everywhere: bool) -> Result<Vec<Snapshot>, Failure> {
         let namespace = (!everywhere).then_some(self.namespace.as_str());
         let found = self.client.list_in::<VolumeSnapshot>(namespace).await?;
-        let mut snapshots: Vec<_> = found.iter().filter_map(Snapshot::of).collect();
+        let ours = found.iter().filter_map(|object| Snapshot::of(object, &self.driver));
+        let mut snapshots: Vec<_> = ours.collect();
         snapshots.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         Ok(snapshots)
     }

@@ -162,7 +162,7 @@ async fn snapshots_of_other_drivers_are_not_deleted() {
         api.put(SNAPSHOTS, json!({ "metadata": metadata, "spec": { "source": {} } }));
     }
     let why = failed(ovl(&api, "delete a foreign").await);
-    let message = "VolumeSnapshot foreign in namespace ci does not belong to ovl.csi.dev";
+    let message = "VolumeSnapshot foreign in namespace ci does not belong to driver ovl.csi.dev";
     assert!(why.contains(message), "{why}");
     assert_eq!(api.all(SNAPSHOTS).len(), 3, "nothing was deleted");
     ovl(&api, "delete a --wait").await.unwrap();
@@ -292,7 +292,7 @@ fn the_result_of_a_snapshot_is_one_line() {
         "ovl.csi.dev/source": "dev-0/ws", "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/entries": "1",
         "ovl.csi.dev/bytes": "10", "ovl.csi.dev/frozen": "1.2ms", "ovl.csi.dev/node": "n-1" } },
         "spec": { "source": {} }, "status": { "readyToUse": true } });
-    let snapshot = Snapshot::of(&serde_json::from_value(object).unwrap()).unwrap();
+    let snapshot = Snapshot::of(&serde_json::from_value(object).unwrap(), "ovl.csi.dev").unwrap();
     let line = snapshot::summary(&snapshot);
     assert_eq!(
         line,

@@ -107,7 +107,7 @@ impl Session {
         let name = &snapshot.name;
         match self.client.get::<VolumeSnapshot>(Some(&self.namespace), name).await {
             Ok(found) => {
-                let found = found.and_then(|found| Snapshot::of(&found));
+                let found = found.and_then(|found| Snapshot::of(&found, &self.driver));
                 let same = found.filter(|found| found.uid == snapshot.uid);
                 Ok(same.map_or(Polled::Gone, |found| Polled::Found(Box::new(found))))
             }
