@@ -151,6 +151,9 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
     let events = cluster.as_ref().and_then(|cluster| cluster.events.clone());
     let (registries, keyring) =
         (Arc::new(registries.with_budget(budget)), settings.keyring.clone());
+    networks::refuse_own_addresses(&registries);
+    let keep = networks::keep_refusing_own_addresses(registries.clone());
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(keep));
     let known = cluster.as_ref().map(|Cluster { client, .. }| {
         keep_refusing(client.clone(), registries.clone(), refused, shutdown.clone())
     });

@@ -1,4 +1,4 @@
-//! Networks whose addresses are never contacted, except for servers that the hosts directory names.
+//! Networks and addresses that are never contacted, except for servers that the hosts directory names.
 
 use std::{
     fmt,
@@ -35,19 +35,38 @@ impl fmt::Display for Network {
     }
 }
 
-/// The networks that are refused now. All clones share one list.
+/// The networks and addresses that are refused now. All clones share the lists.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RefusedNetworks(Arc<RwLock<Vec<Network>>>);
+pub(super) struct RefusedNetworks(Arc<RwLock<Lists>>);
+
+#[derive(Debug, Default)]
+struct Lists {
+    networks: Vec<Network>,
+    /// The node's own addresses.
+    own: Vec<IpAddr>,
+}
 
 impl RefusedNetworks {
-    /// Replaces the list.
+    /// Replaces the networks.
     pub(super) fn set(&self, networks: Vec<Network>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = networks;
+        self.0.write().unwrap_or_else(PoisonError::into_inner).networks = networks;
     }
 
-    pub(super) fn has(&self, address: IpAddr) -> bool {
-        let networks = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        networks.iter().any(|network| network.0.contains(&address))
+    /// Replaces the node's own addresses.
+    pub(super) fn set_own(&self, addresses: Vec<IpAddr>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).own = addresses;
+    }
+
+    /// Why an address is refused, as a part of a message. `None` if it is not.
+    pub(super) fn kind(&self, address: IpAddr) -> Option<&'static str> {
+        let lists = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if lists.own.contains(&address) {
+            return Some("an address of this node");
+        }
+        let refused = lists.networks.iter().any(|network| network.0.contains(&address));
+        refused.then_some(
+            "in a network of the cluster (its Services, its API server, or policy.refusedNetworks)",
+        )
     }
 }
 

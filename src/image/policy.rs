@@ -1,13 +1,15 @@
 //! Decides which addresses a pull or push may contact.
 //!
 //! The author of a pod chooses the image, and the responses of a registry choose further addresses (redirects, token
-//! realms, upload locations). Neither may lead this privileged process to the node's loopback services or to a cloud's
+//! realms, upload locations). Neither may lead this privileged process to the node's own services or to a cloud's
 //! metadata service. Every hop is checked before the connection: addresses in URLs by [`check`], host names by
 //! [`Resolver`] at the moment of their resolution. So a name cannot resolve to one address for the check and to another
 //! for the connection.
 //!
-//! Only servers in the hosts directory, with their scheme and port, are exempt. The networks of the cluster's own
-//! Services and the addresses of its API server are refused too (`networks`). Deliberately absent: a refusal of
+//! Only servers in the hosts directory, with their scheme and port, are exempt. The node's own addresses, the networks
+//! of the cluster's own Services and the addresses of its API server are refused too (`networks`). A service that
+//! listens on all addresses is otherwise reachable at the node's address in its network, and firewalls of nodes do not
+//! filter what a node sends to itself. Deliberately absent: a refusal of
 //! other private networks (10.0.0.0/8 and the like), because an organisation's own registry is there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -68,7 +70,8 @@ pub(super) enum Refusal {
         /// Scheme of the URL.
         scheme: String,
     },
-    /// A loopback or link-local address, a cloud's metadata service, or a network of the cluster.
+    /// A loopback or link-local address, a cloud's metadata service, an address of the node, or a network of the
+    /// cluster.
     #[error(
         "{host} is {kind}; to allow it, add a hosts.toml with its URL to the node's registry hosts directory, in the \
          chart's values: registries: {{\"{host}\": 'server = \"https://{host}\"'}}"
@@ -144,11 +147,8 @@ fn address(url: &Url) -> Option<IpAddr> {
 /// The kind of an address that is refused; `None` for an allowed one. Checks the IPv4 addresses inside an IPv6 address
 /// too.
 fn refused_kind(address: IpAddr, refused: &RefusedNetworks) -> Option<&'static str> {
-    const CLUSTER: &str =
-        "in a network of the cluster (its Services, its API server, or policy.refusedNetworks)";
-    let of_cluster = |address: IpAddr| refused.has(address).then_some(CLUSTER);
     let mut all = with_embedded(address).into_iter();
-    all.find_map(|address| kind(address).or_else(|| of_cluster(address)))
+    all.find_map(|address| kind(address).or_else(|| refused.kind(address)))
 }
 
 /// The kind of an address that is refused in every cluster. `METADATA` has the metadata services of clouds that do not

@@ -121,6 +121,11 @@ fn the_clusters_own_networks_are_contacted_only_where_a_file_names_the_server() 
     ] {
         assert_eq!(check(to).is_ok(), expected, "{to}");
     }
+    hosts.refused().set_own(["10.96.0.7", "198.51.100.2"].map(|own| own.parse().unwrap()).to_vec());
+    assert_eq!(check("https://10.96.0.7:5000/v2/"), Ok(()), "a file names the server");
+    for to in ["https://198.51.100.2:10250/", "https://[::ffff:198.51.100.2]/"] {
+        assert!(check(to).unwrap_err().to_string().contains("an address of this node"), "{to}");
+    }
     let shown = check("https://10.96.3.3:5000/v2/").unwrap_err().to_string();
     let line = r#"registries: {"10.96.3.3:5000": 'server = "https://10.96.3.3:5000"'}"#;
     assert!(shown.contains("a network of the cluster") && shown.ends_with(line), "{shown}");

@@ -48,6 +48,11 @@ impl Registries {
         }
     }
 
+    /// Replaces the node's own addresses: no server at them is contacted, unless the hosts directory names it.
+    pub fn refuse_own_addresses(&self, addresses: Vec<IpAddr>) {
+        self.transport.hosts().refused().set_own(addresses);
+    }
+
     /// Replaces the list of refused networks: no server in them is contacted, unless the hosts directory names it.
     pub fn refuse_networks(&self, networks: Vec<Network>) {
         self.transport.hosts().refused().set(networks);

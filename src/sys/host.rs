@@ -3,7 +3,10 @@
 //! Deliberately absent: conclusions from the kernel release. Distributions add and remove features, so features are
 //! probed.
 
-use std::fs;
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use rustix::system::uname;
 
@@ -34,9 +37,65 @@ pub fn user_namespaces() -> Option<u64> {
     fs::read_to_string("/proc/sys/user/max_user_namespaces").ok()?.trim().parse().ok()
 }
 
+/// The addresses of this machine, in the network namespace of this process. They can change at any time.
+///
+/// # Errors
+/// The kernel's table of IPv4 routes cannot be read.
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    let v4 = v4_addresses(&fs::read_to_string("/proc/net/fib_trie")?);
+    // A kernel without IPv6 does not have the file.
+    let v6 = v6_addresses(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default());
+    Ok(v4.into_iter().chain(v6).collect())
+}
+
+/// The addresses that the kernel delivers locally. Each leaf of the trie is an address, followed by its routes.
+fn v4_addresses(trie: &str) -> Vec<IpAddr> {
+    let (mut leaf, mut found) = (None, Vec::new());
+    for line in trie.lines().map(str::trim_start) {
+        match line.strip_prefix("|-- ") {
+            Some(text) => leaf = text.parse::<Ipv4Addr>().ok(),
+            None if line.starts_with("/32 host LOCAL") => found.extend(leaf.map(IpAddr::V4)),
+            None => {}
+        }
+    }
+    // The trie can have a leaf in two tables.
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// The address of each line: 32 hexadecimal digits.
+fn v6_addresses(list: &str) -> Vec<IpAddr> {
+    let digits = list.lines().filter_map(|line| line.split_whitespace().next());
+    let bits = digits.filter_map(|digits| u128::from_str_radix(digits, 16).ok());
+    bits.map(|bits| IpAddr::V6(Ipv6Addr::from(bits))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_addresses_of_the_machine_are_those_of_local_routes_and_interfaces() {
+        let trie = "Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+        |-- 127.0.0.0
+           /8 host LOCAL
+        |-- 192.0.2.2
+           /32 host LOCAL
+        |-- 192.0.2.255
+           /32 link BROADCAST
+Local:
+        |-- 192.0.2.2
+           /32 host LOCAL
+";
+        assert_eq!(v4_addresses(trie), ["192.0.2.2".parse::<IpAddr>().unwrap()]);
+        let list = "fd000000000000000000000000000002 04 40 00 82     eth0\n";
+        assert_eq!(v6_addresses(list), ["fd00::2".parse::<IpAddr>().unwrap()]);
+        assert!(addresses().unwrap().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    }
 
     #[test]
     fn release_and_architecture_are_read() {

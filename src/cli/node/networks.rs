@@ -1,13 +1,19 @@
-//! The cluster's own networks, in which no registry is contacted unless the hosts directory names it.
+//! The node's own addresses and the cluster's own networks, where no registry is contacted unless the hosts directory
+//! names it.
 //!
 //! Deliberately absent: a node that does not serve because its API server does not respond. Pods must be able to start and end.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::ClusterError, error::Class, image::Network};
+use crate::{
+    cluster::ClusterError,
+    error::Class,
+    image::{Network, Registries},
+    sys::host,
+};
 
 /// Timeouts and intervals.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +32,27 @@ impl Default for Pace {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self { start: seconds(10), soon: seconds(1), again: seconds(30), kept: seconds(600) }
+    }
+}
+
+/// How often the node's own addresses are read.
+const OWN_PAUSE: Duration = Duration::from_secs(60);
+
+/// Makes `registries` refuse the node's own addresses.
+pub(super) fn refuse_own_addresses(registries: &Registries) {
+    match host::addresses() {
+        Ok(addresses) => registries.refuse_own_addresses(addresses),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the node's own addresses; pods can pull from new ones");
+        }
+    }
+}
+
+/// Repeats [`refuse_own_addresses`], because a node can get more addresses.
+pub(super) async fn keep_refusing_own_addresses(registries: Arc<Registries>) {
+    loop {
+        sleep(OWN_PAUSE).await;
+        refuse_own_addresses(&registries);
     }
 }
 
