@@ -72,7 +72,7 @@ impl OverBudget {
 }
 
 impl Budget {
-    /// The budget of a process with a memory limit of `limit` bytes ([`crate::sys::limits::memory`]). With the chart's
+    /// The budget of a process with a memory limit of `limit` bytes ([`crate::sys::memory::limit`]). With the chart's
     /// limit (512 MiB), half of it stays for what is in no share: code, records, threads, sockets, the kernel.
     pub fn of_limit(limit: Option<u64>) -> Self {
         let limit = limit.unwrap_or(UNLIMITED).min(MOST);

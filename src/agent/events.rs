@@ -1,5 +1,4 @@
-//! The [`EventRecorder`](crate::volumes::EventRecorder) of a cluster: events of volumes and snapshots become Events on their
-//! pods.
+//! The [`EventRecorder`] of a cluster: events of volumes and snapshots become Events on their pods.
 
 use crate::{
     cluster::{Event, EventType, Events, Regarding},

@@ -47,11 +47,17 @@ pub fn format(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     Ok(Report::of("cargo fmt --all --check", fmt.log(log).run()))
 }
 
-/// clippy on everything, with warnings as errors.
+/// clippy on everything, and rustdoc for the links of doc comments, with warnings as errors.
 pub fn clippy(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     let clippy = driver::cargo(ctx.h, ctx.repo).args(["clippy", "--workspace", "--locked"]);
     let clippy = clippy.args(["--all-targets", "--", "--deny", "warnings"]);
-    Ok(Report::of("cargo clippy", clippy.log(log).run()))
+    let mut report = Report::of("cargo clippy", clippy.log(log).run());
+    let doc = driver::cargo(ctx.h, ctx.repo).args(["doc", "--locked", "--no-deps"]);
+    let doc = doc
+        .arg("--document-private-items")
+        .env("RUSTDOCFLAGS", "--deny rustdoc::broken_intra_doc_links");
+    report.count("cargo doc", doc.log(log).run());
+    Ok(report)
 }
 
 /// Every test that needs only the compiler.

@@ -94,7 +94,7 @@ impl TarSink {
         Ok(())
     }
 
-    /// Free bytes of the buffer, at least one. Report how many were filled, from the first on, with [`Sink::filled`].
+    /// Free bytes of the buffer, at least one. Report how many were filled, from the first on, with [`Self::filled`].
     pub(super) fn spare(&mut self) -> Result<&mut [u8], PackError> {
         if self.len == self.buffer.len() {
             self.send_buffer()?;

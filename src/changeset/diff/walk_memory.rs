@@ -62,12 +62,12 @@ impl<'s> WalkMemory<'s> {
         Ok(None)
     }
 
-    /// A sorter for the names of the directory at `path`; pass it to [`Known::sorted`].
+    /// A sorter for the names of the directory at `path`; pass it to [`Self::sorted`].
     pub(super) fn sorter(&self, path: &[u8]) -> Sorter {
         Sorter::of_names(&self.scratch, parts(path).count())
     }
 
-    /// The names in byte order; pass them to [`Known::forget`] after the last one.
+    /// The names in byte order; pass them to [`Self::forget`] after the last one.
     pub(super) fn sorted(&mut self, names: Sorter, path: &[u8]) -> Result<Sorted, PackError> {
         let names = names.sorted().map_err(PackError::reading(path))?;
         self.listed += names.memory();

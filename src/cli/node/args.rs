@@ -41,7 +41,7 @@ pub(in crate::cli) struct NodeArgs {
     /// The kubelet's --root-dir
     #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR", value_parser = dir)]
     kubelet_dir: PathBuf,
-    /// Mirrors, CAs and plain http of registries, as for containerd: DIR/HOST[:PORT]/hosts.toml
+    /// Mirrors, CAs and plain http of registries, as for containerd: `DIR/HOST[:PORT]/hosts.toml`
     #[arg(long, value_name = "DIR", value_parser = dir)]
     hosts_dir: Option<PathBuf>,
     /// The address of /healthz
@@ -72,7 +72,7 @@ pub(in crate::cli) struct NodeArgs {
     /// Credentials for all pods, as in a Secret of type kubernetes.io/dockerconfigjson
     #[arg(long, value_name = "FILE")]
     credentials_file: Option<PathBuf>,
-    /// The images that pods can use: a TOML file with the list refusedImages and the table [allowedImages]
+    /// The images that pods can use: a TOML file with the list refusedImages and the table `[allowedImages]`
     #[arg(long, value_name = "FILE")]
     policy_file: Option<PathBuf>,
     /// A network in which only registries of --hosts-dir are contacted, such as 10.0.0.0/16; can be repeated (chart:
