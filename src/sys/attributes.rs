@@ -5,11 +5,8 @@
 use std::{
     fs::{File, OpenOptions, Permissions},
     io,
-    os::{
-        fd::AsRawFd as _,
-        unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
-    },
-    path::{Path, PathBuf},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    path::Path,
 };
 
 use rustix::{
@@ -24,8 +21,7 @@ const OVERLAY: &[u8] = b"trusted.overlay.";
 
 /// Copies owner, mode and extended attributes of the root of `from` to the directory `to`, without overlay's own.
 pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
-    // An O_PATH descriptor cannot be read. Its path in /proc can.
-    let source = PathBuf::from(format!("/proc/self/fd/{}", from.descriptor().as_raw_fd()));
+    let source = from.path();
     let metadata = std::fs::metadata(&source)?;
     let dir = open(to)?;
     fchown(&dir, Some(metadata.uid()), Some(metadata.gid()))?;

@@ -38,8 +38,10 @@ pub mod statfs;
 pub mod tree;
 pub mod tree_reader;
 
+mod data_ranges;
 mod loops;
 mod openat2;
+mod proc_fd;
 #[cfg(test)]
 pub mod scratch;
 mod userns;

@@ -2,16 +2,11 @@
 //!
 //! Deliberately absent: removal of their content. It belongs to another owner.
 
-use std::{
-    ffi::OsStr,
-    fs, io,
-    os::fd::{AsRawFd as _, OwnedFd},
-    path::Path,
-};
+use std::{ffi::OsStr, fs, io, os::fd::OwnedFd, path::Path};
 
 use rustix::fs::{AtFlags, Mode, mkdirat, unlinkat};
 
-use super::openat2;
+use super::{openat2, proc_fd};
 
 /// Makes the directory `path` with mode 0750, as the kubelet does, or uses an empty one that exists.
 ///
@@ -29,8 +24,7 @@ pub fn make(path: &Path) -> io::Result<bool> {
         Err(rustix::io::Errno::EXIST) => {
             let existing = openat2::dir(path, openat2::HANDLE).map_err(io::Error::from)?;
             // Read through the descriptor: the path may lead to another directory by now.
-            let entries = format!("/proc/self/fd/{}", existing.as_raw_fd());
-            match fs::read_dir(entries)?.next() {
+            match fs::read_dir(proc_fd::path(&existing))?.next() {
                 None => Ok(false),
                 Some(_) => Err(io::ErrorKind::DirectoryNotEmpty.into()),
             }

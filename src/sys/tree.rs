@@ -11,10 +11,10 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rustix::fs::{
@@ -23,7 +23,7 @@ use rustix::fs::{
     mknodat, openat, openat2, symlinkat, utimensat,
 };
 
-use super::openat2;
+use super::{openat2, proc_fd};
 
 /// The metadata of a file.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +138,7 @@ impl Dir {
         )?;
         // `setxattrat` needs Linux 6.13. In a path through the directory's descriptor, other processes control only the
         // last component, which is not followed.
-        let path = PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name);
+        let path = proc_fd::path(&self.0).join(name);
         for (key, value) in attributes.xattrs {
             lsetxattr(&path, key.as_slice(), value, XattrFlags::empty())?;
         }

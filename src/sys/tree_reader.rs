@@ -7,11 +7,8 @@ use std::{
     ffi::OsStr,
     fs::{File, Metadata},
     io,
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
-    path::{Path, PathBuf},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::PathBuf,
 };
 
 use rustix::{
@@ -22,7 +19,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{attributes, mounts::Detached};
+use super::{attributes, data_ranges::DataRanges, mounts::Detached, proc_fd};
 
 /// The maximum number of ranges for a file with holes. The rest of the file is one range more.
 const MAX_RANGES: usize = 10_000;
@@ -165,34 +162,21 @@ impl Entry {
 
     /// A path that always leads to this entry. Needed because an `O_PATH` descriptor itself cannot be read.
     fn proc_path(&self) -> PathBuf {
-        Path::new("/proc/self/fd").join(self.fd.as_raw_fd().to_string())
+        proc_fd::path(&self.fd)
     }
 }
 
 /// The ranges of a file that are not holes: offset and length in bytes. A single range if the file system does not
 /// report holes. Sets the file's position to its start.
 pub fn data(file: &File) -> io::Result<Vec<(u64, u64)>> {
-    let (size, mut at, mut ranges) = (file.metadata()?.len(), 0, Vec::new());
-    while at < size {
+    let (size, mut ranges) = (file.metadata()?.len(), Vec::new());
+    for range in DataRanges::of(file, size) {
+        let (start, end) = range?;
         if ranges.len() == MAX_RANGES {
-            ranges.push((at, size - at));
+            ranges.push((start, size - start));
             break;
         }
-        let start = match seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => break,
-            Err(Errno::INVAL) => at,
-            Err(e) => return Err(e.into()),
-        };
-        let end = match seek(file, SeekFrom::Hole(start)) {
-            Ok(end) => end.min(size),
-            Err(Errno::INVAL | Errno::NXIO) => size,
-            Err(e) => return Err(e.into()),
-        };
-        if end > start {
-            ranges.push((start, end - start));
-        }
-        at = end.max(at + 1);
+        ranges.push((start, end - start));
     }
     seek(file, SeekFrom::Start(0))?;
     Ok(ranges)

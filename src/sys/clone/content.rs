@@ -8,12 +8,15 @@ use std::{
 };
 
 use rustix::{
-    fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
+    fs::{copy_file_range, ioctl_ficlone},
     io::Errno,
 };
 
 use super::SpaceReservation;
-use crate::sys::durable::{self, Amount, WriteBehind};
+use crate::sys::{
+    data_ranges::DataRanges,
+    durable::{self, Amount, WriteBehind},
+};
 
 /// Bytes that are copied between two calls of `go_on`.
 const PIECE: u64 = 8 << 20;
@@ -82,23 +85,11 @@ impl Content {
             true => self.behind.start(to)?,
             false => self.not_requested.files += 1,
         }
-        let mut done = 0;
-        while done < size {
-            let start = match seek(from, SeekFrom::Data(done)) {
-                Ok(start) => start,
-                Err(Errno::NXIO) => break,
-                Err(Errno::INVAL) => done,
-                Err(e) => return Err(e.into()),
-            };
-            let end = match seek(from, SeekFrom::Hole(start)) {
-                Ok(end) => end.min(size),
-                Err(Errno::INVAL | Errno::NXIO) => size,
-                Err(e) => return Err(e.into()),
-            };
+        for range in DataRanges::of(from, size) {
+            let (start, end) = range?;
             if !self.copy_part(from, to, start, end, context)? {
                 return Ok(false);
             }
-            done = end.max(start + 1);
         }
         to.set_len(size)?;
         Ok(true)
@@ -175,17 +166,11 @@ impl CopyContext<'_> {
 /// without `O_DIRECT` or read recently. Direct I/O removes the bytes that it writes from the page
 /// cache. False where the kernel lacks `cachestat(2)` (since Linux 6.5).
 pub(super) fn is_cached(file: &File, size: u64) -> bool {
-    let mut done = 0;
-    while done < size {
-        let Ok(start) = seek(file, SeekFrom::Data(done)) else { break };
-        let end = seek(file, SeekFrom::Hole(start)).unwrap_or(size).min(size);
+    let is_cached = |(start, end): (u64, u64)| {
         let pages = end.div_ceil(PAGE) - start / PAGE;
-        if cached(file, start, end - start).is_none_or(|cached| cached < pages) {
-            return false;
-        }
-        done = end.max(start + 1);
-    }
-    true
+        cached(file, start, end - start).is_some_and(|cached| cached >= pages)
+    };
+    DataRanges::of(file, size).all(|range| range.is_ok_and(is_cached))
 }
 
 /// The smallest page size. Where pages are larger, the kernel counts fewer of them, and the result

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::fingerprint::OverlayXattrs;
-use crate::sys::attributes::read;
+use crate::sys::{attributes::read, proc_fd};
 
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
@@ -82,7 +82,7 @@ pub(super) struct Original<'f> {
 impl Original<'_> {
     /// A path that leads to exactly this entry. Calls like `fgetxattr` fail on an `O_PATH` descriptor.
     pub(super) fn path(&self) -> PathBuf {
-        path_of(self.fd)
+        proc_fd::path(self.fd)
     }
 
     /// Whether it has overlay's `metacopy` xattr: its content is in a lower.
@@ -124,7 +124,7 @@ impl Original<'_> {
     /// removed from the copy: they are of an earlier round, or were inherited when it was made.
     pub(super) fn set_metadata(&self, copy: &OwnedFd) -> io::Result<Metadata> {
         let (attributes, summary) = self.attributes()?;
-        let path = path_of(copy.as_fd());
+        let path = proc_fd::path(copy);
         fchown(copy, Some(Uid::from_raw(self.stat.st_uid)), Some(Gid::from_raw(self.stat.st_gid)))?;
         // After the owner: a `chown` removes set-id bits and capabilities.
         fchmod(copy, Mode::from_raw_mode(self.stat.st_mode & 0o7777))?;
@@ -158,7 +158,7 @@ impl Original<'_> {
             chmodat(at, name, mode, AtFlags::empty())?;
         }
         // There is no `setxattrat` before Linux 6.13.
-        let path = path_of(at.as_fd()).join(name);
+        let path = proc_fd::path(at).join(name);
         for (key, value) in &attributes {
             lsetxattr(&path, &key[..], value, XattrFlags::empty())?;
         }
@@ -174,10 +174,6 @@ impl Original<'_> {
             last_modification: time(self.stat.st_mtime.into(), self.stat.st_mtime_nsec.into()),
         }
     }
-}
-
-fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
-    Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
 }
 
 fn names(path: &Path) -> io::Result<Vec<Vec<u8>>> {

@@ -3,14 +3,14 @@
 //! Deliberately absent: making directories, and any lookup through a symlink.
 
 use std::fs;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
 
 use super::MountError;
 use super::error::refused;
-use crate::sys::{Errno, errno, openat2};
+use crate::sys::{Errno, errno, openat2, proc_fd};
 
 /// Opens the directory at `path` as an `O_PATH` descriptor. Checks that the kernel's own path of the result equals
 /// `path`.
@@ -27,17 +27,12 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd, MountError> {
         }
         errno => wrong("it cannot be opened", errno),
     })?;
-    let opened = fs::read_link(proc_path(&dir))
+    let opened = fs::read_link(proc_fd::path(&dir))
         .map_err(|_| wrong("its descriptor cannot be read in /proc/self/fd", Errno::EIO))?;
     if opened != path {
         return Err(wrong("its path contains `..`, or it was moved away", Errno::EINVAL));
     }
     Ok(dir)
-}
-
-/// A path that always leads to the open file `fd`, also after it is renamed.
-pub(super) fn proc_path(fd: &OwnedFd) -> PathBuf {
-    Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
 }
 
 /// Whether `dir`, opened at `path`, is the root of a mount.

@@ -35,7 +35,7 @@ use super::linux::clone_tree;
 use super::{
     Attrs, Detached, Kind, LinuxMounts, Loop, Mount, MountError, Mounts, Param, Request, directory,
 };
-use crate::sys::{Errno, errno, host};
+use crate::sys::{Errno, errno, host, proc_fd};
 
 /// How layers are passed to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,7 +149,7 @@ impl LegacyMounts {
                 if unsafe { libc::unshare(libc::CLONE_FS) } < 0 {
                     return Err(Errno::last());
                 }
-                rustix::process::chdir("/proc/self/fd").map_err(errno)?;
+                rustix::process::chdir(proc_fd::DIR).map_err(errno)?;
                 mount(&source, &point.0, c"overlay", mount_flags(request.attrs), Some(&*data))
                     .map_err(errno)
             });

@@ -20,7 +20,7 @@ use super::error::{no_context, refused, unsupported};
 use super::{
     Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, directory,
 };
-use crate::sys::{Errno, errno, userns};
+use crate::sys::{Errno, errno, proc_fd, userns};
 
 /// The pauses between the attempts to unmount a busy mount, together about a second. A container runtime that is
 /// stopping a container holds its mounts for half of that.
@@ -91,7 +91,7 @@ impl Mounts for LinuxMounts {
             Err(e) if e.errno() == Some(Errno::ENOENT) => return Err(not_mounted()),
             other => other?,
         };
-        let path = directory::proc_path(&parent).join(name);
+        let path = proc_fd::path(&parent).join(name);
         let result = retry_while_busy(&BUSY_PAUSES, || unmount(&path, UnmountFlags::NOFOLLOW));
         result.map_err(|e| match errno(e) {
             Errno::EBUSY => self.busy(target),

@@ -31,11 +31,12 @@ mod tests;
 mod top;
 
 use std::fmt;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 pub use super::loops::Loop;
+use super::proc_fd;
 pub use error::MountError;
 #[cfg(test)]
 pub use fake::{Call, FakeMounts};
@@ -126,7 +127,7 @@ impl Detached {
 
     /// A path to the root of the tree. Valid only in this process, and only until this is dropped.
     pub fn path(&self) -> PathBuf {
-        Path::new("/proc/self/fd").join(self.fd.as_raw_fd().to_string())
+        proc_fd::path(&self.fd)
     }
 
     /// The `O_PATH` descriptor of the tree's root: usable for paths below `/proc/self/fd`, not for reading.
