@@ -1,7 +1,7 @@
 //! ovl-csi: writable overlay volumes on read-only image layers, for Kubernetes and for the shell.
 //!
-//! The map, tier by tier. A module uses only what its own `//! May use:` line names. Every module may use the seven files of
-//! the base tier that use no module: `budget`, `digest`, `error`, `format`, `metrics`, `telemetry`, `turns`.
+//! The map, tier by tier. A module uses only what its own `//! May use:` line names. Every module may use the single
+//! files of the base tier, which use no module: `budget` and those below it in the map.
 //!
 //! ```text
 //! edges      cli        parses arguments, wires up one role, returns exit codes
@@ -24,6 +24,7 @@
 //!            error      the classes of failure that edges turn into codes
 //!            format     numbers and times as people read and write them
 //!            metrics    counters and histograms for Prometheus
+//!            overlay_xattr  names of overlay's own extended attributes
 //!            telemetry  logs and traces
 //! ```
 //!
@@ -52,6 +53,7 @@ pub mod image;
 pub mod layers;
 pub mod metrics;
 pub mod overlay;
+pub mod overlay_xattr;
 pub mod snapshots;
 pub mod spill;
 pub mod sys;

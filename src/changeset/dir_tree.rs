@@ -23,14 +23,15 @@ use super::error::{EntryName, Exceeded, InvalidLayer, UnpackError};
 use super::path::EntryPath;
 use crate::budget::Share;
 use crate::erofs::{DirId, Flag, Inode, Meta, Node, Tree};
+use crate::overlay_xattr;
 use crate::spill::Map;
 
-/// Overlay's xattr of an opaque directory (kernel doc, overlayfs.rst, "whiteouts and opaque directories").
-const OPAQUE: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
+/// Makes a directory opaque (kernel doc, overlayfs.rst, "whiteouts and opaque directories").
+const OPAQUE: (&str, &[u8]) = (overlay_xattr::OPAQUE, b"y");
 /// Makes overlay look for whiteouts in a directory that it does not merge. Otherwise it would list them as names that
 /// cannot be looked up. Without a value it names no origin of a copy-up (Linux, `fs/overlayfs/inode.c`,
 /// `ovl_get_inode`).
-const KEEPS_WHITEOUTS: (&[u8], &[u8]) = (b"trusted.overlay.origin", b"");
+const KEEPS_WHITEOUTS: (&str, &[u8]) = (overlay_xattr::ORIGIN, b"");
 /// Bytes of memory that the table of copies takes when it is in a file.
 const COPIES_CACHE: usize = 1 << 20;
 
@@ -261,9 +262,10 @@ impl<'l> DirTree<'l> {
     fn mark(
         &mut self,
         dir: DirId,
-        (name, value): (&[u8], &[u8]),
+        (name, value): (&str, &[u8]),
         at: &EntryName,
     ) -> Result<(), UnpackError> {
+        let name = name.as_bytes();
         let set = self.tree.set_xattr(dir, name, value).map_err(UnpackError::Names)?;
         set.map_err(|why| at.refuse(InvalidLayer::Xattr { name: EntryName::new(name), why }))?;
         self.check(at)

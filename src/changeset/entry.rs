@@ -6,11 +6,12 @@ use tar::Header;
 
 use super::error::{EntryName, InvalidLayer};
 use super::header;
-use super::overlay_xattrs::{self, OverlayXattrs};
+use super::overlay_xattrs::OverlayXattrs;
 use super::path::{EntryPath, PATH_MOST, PathError};
 use super::pax::Extended;
 use super::sparse::Sparse;
 use crate::erofs::{Meta, Special, XattrError, Xattrs};
+use crate::overlay_xattr;
 
 /// The most that 11 octal digits hold. A size up to this is in the header itself. Only a larger one may be in
 /// pax records alone.
@@ -174,7 +175,7 @@ fn xattrs(named: Vec<(Vec<u8>, Vec<u8>)>, kind: &Kind) -> Result<Xattrs, Invalid
             Kind::Symlink(_) => name.starts_with(b"user.") || name.starts_with(b"system."),
             _ => name.starts_with(b"user."),
         };
-        if is_lost || overlay_xattrs::is_overlays(&name) {
+        if is_lost || overlay_xattr::is_overlays(&name) {
             continue;
         }
         match xattrs.set(&name, &value) {

@@ -9,26 +9,13 @@
 
 use super::error::{EntryName, InvalidLayer};
 use super::features::Features;
-use crate::erofs::Xattrs;
-
-/// `y` on a directory that hides what is below it.
-pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
-/// The path of the content in the layers below: absolute, or a name in the same directory.
-pub(super) const REDIRECT: &str = "trusted.overlay.redirect";
-/// On a file whose content is in the layers below.
-pub(super) const METACOPY: &str = "trusted.overlay.metacopy";
-/// The inode from which a file was copied up.
-pub(super) const ORIGIN: &str = "trusted.overlay.origin";
-/// On an empty file that is a whiteout.
-pub(super) const WHITEOUT: &str = "trusted.overlay.whiteout";
+use crate::{
+    erofs::Xattrs,
+    overlay_xattr::{METACOPY, OPAQUE, REDIRECT},
+};
 
 /// The most bytes of a redirect (the kernel's OVL_REDIRECT_MAX).
 const REDIRECT_MOST: usize = 256;
-
-/// Whether overlay uses this attribute itself, also in a user namespace.
-pub(super) fn is_overlays(name: &[u8]) -> bool {
-    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
-}
 
 /// The overlay xattrs of one entry, not checked yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

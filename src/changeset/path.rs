@@ -9,8 +9,8 @@ pub(super) const PATH_MOST: usize = 4095;
 
 /// The most symbolic links on the way to one name (Linux's `MAXSYMLINKS`).
 pub(super) const LINKS_MOST: usize = 40;
-/// The prefix of a whiteout, and the name that makes a directory opaque.
-const WHITEOUT: &[u8] = b".wh.";
+/// The prefix of a whiteout, and the name that makes a directory opaque (OCI image-spec, layer.md, "Whiteouts").
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Whether a path has at most `depth` parts and at most the bytes that Linux accepts. For a whiteout the length and

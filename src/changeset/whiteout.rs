@@ -3,11 +3,10 @@
 //! Deliberately absent: the content of the layers below. A whiteout means the same whatever they have.
 
 use super::error::InvalidLayer;
-use super::path::EntryPath;
+use super::path::{EntryPath, OPAQUE, WHITEOUT};
 
-const PREFIX: &[u8] = b".wh.";
+/// The prefix of the names that AUFS uses internally.
 const INTERNAL: &[u8] = b".wh..wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// What the name of an entry means.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +30,7 @@ impl<'p> Meaning<'p> {
         if parents.clone().any(|part| part.starts_with(INTERNAL)) {
             return Ok(Self::Internal);
         }
-        if parents.any(|part| part.starts_with(PREFIX)) {
+        if parents.any(|part| part.starts_with(WHITEOUT)) {
             return Err(InvalidLayer::Whiteout);
         }
         if last == OPAQUE {
@@ -40,7 +39,7 @@ impl<'p> Meaning<'p> {
         if last.starts_with(INTERNAL) {
             return Ok(Self::Internal);
         }
-        match last.strip_prefix(PREFIX) {
+        match last.strip_prefix(WHITEOUT) {
             None => Ok(Self::Entry),
             Some(b"" | b"." | b"..") => Err(InvalidLayer::Whiteout),
             Some(name) => Ok(Self::Whiteout(name)),

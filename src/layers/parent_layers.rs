@@ -18,14 +18,12 @@ use crate::{
     changeset::{ParentEntry, ParentEntryKind, ParentLayers, ParentLookup},
     digest::Digest,
     erofs::{Extent, Meta, Special, Time, XattrError, Xattrs},
+    overlay_xattr::OPAQUE,
     sys::{
         mounts::Detached,
         tree_reader::{self, Entry, EntryType},
     },
 };
-
-/// The overlay xattr of a directory that hides the layers below it; its value is `y`.
-const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// The ChainID of a stack, from the ChainID of the stack `below` (`None` for no layers) and the `diff_id` of its top
 /// layer.

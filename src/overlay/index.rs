@@ -8,11 +8,7 @@
 use std::{fs, io, os::unix::fs::FileTypeExt as _};
 
 use super::Upper;
-use crate::sys::attributes;
-
-/// The number of names that the file has in the overlay, as a difference from the links of its inode. One of these
-/// links is the entry in the index.
-const NLINK: &str = "trusted.overlay.nlink";
+use crate::{overlay_xattr::NLINK, sys::attributes};
 
 /// Returns how many files of an upper have names that are not in it.
 ///

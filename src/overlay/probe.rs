@@ -13,11 +13,14 @@ use std::{
 };
 
 use super::features::{Feature, message};
-use crate::sys::{
-    durable, fs_probe,
-    mounts::{
-        Attrs, Backing, Detached, Mounts, Param, Request, mount_image, mount_image_by,
-        sample_image, tmpfs,
+use crate::{
+    overlay_xattr::METACOPY,
+    sys::{
+        durable, fs_probe,
+        mounts::{
+            Attrs, Backing, Detached, Mounts, Param, Request, mount_image, mount_image_by,
+            sample_image, tmpfs,
+        },
     },
 };
 
@@ -124,7 +127,7 @@ impl ProbeDir {
         let (probe, overlay) = self.over(mounts, Feature::Metacopy, &options)?;
         let mode = fs::Permissions::from_mode(0o600);
         fs::set_permissions(overlay.path().join("file"), mode).map_err(message)?;
-        outcome(fs_probe::has_attribute(&probe.upper.join("file"), "trusted.overlay.metacopy"))
+        outcome(fs_probe::has_attribute(&probe.upper.join("file"), METACOPY))
     }
 
     fn redirect_dir(&self, mounts: &dyn Mounts) -> Outcome {

@@ -15,9 +15,7 @@ use rustix::{
 };
 
 use super::mounts::Detached;
-
-/// The prefix of overlay's own attributes. They describe a directory within one stack, and are wrong in another stack.
-const OVERLAY: &[u8] = b"trusted.overlay.";
+use crate::overlay_xattr::PREFIX;
 
 /// Copies owner, mode and extended attributes of the root of `from` to the directory `to`, without overlay's own.
 pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
@@ -61,7 +59,7 @@ fn open(dir: &Path) -> io::Result<File> {
 pub(super) fn names(source: &Path) -> io::Result<Vec<Vec<u8>>> {
     let list = read(|buffer| listxattr(source, buffer))?;
     let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    Ok(names.filter(|name| !name.starts_with(OVERLAY)).map(<[u8]>::to_vec).collect())
+    Ok(names.filter(|name| !name.starts_with(PREFIX.as_bytes())).map(<[u8]>::to_vec).collect())
 }
 
 /// Calls `fill` with a buffer of 64 KiB, the largest value or list of attributes in Linux (xattr(7)).

@@ -16,6 +16,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::overlay_xattr::{METACOPY, ORIGIN};
+
 /// Whether a directory listing contains the type of each entry (`d_type`). Overlay skips entries without a type.
 pub fn entry_types(directory: &Path) -> io::Result<bool> {
     fs::write(directory.join("entry"), "")?;
@@ -58,10 +60,10 @@ pub fn has_attribute(file: &Path, name: &str) -> bool {
 /// 0 if they fit into the inode. ext4 stores them in a separate block if its inodes have 256 bytes.
 pub fn mark_bytes(directory: &Path) -> io::Result<u64> {
     // fs/overlayfs/overlayfs.h: `struct ovl_fb` with a file handle of EROFS.
-    const ORIGIN: [u8; 33] = [0xfb; 33];
+    const VALUE: [u8; 33] = [0xfb; 33];
     let file = File::create(directory.join("marked"))?;
-    fsetxattr(&file, "trusted.overlay.origin", &ORIGIN, XattrFlags::empty())?;
-    fsetxattr(&file, "trusted.overlay.metacopy", b"", XattrFlags::empty())?;
+    fsetxattr(&file, ORIGIN, &VALUE, XattrFlags::empty())?;
+    fsetxattr(&file, METACOPY, b"", XattrFlags::empty())?;
     Ok(file.metadata()?.blocks() * 512)
 }
 

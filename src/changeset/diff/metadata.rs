@@ -6,8 +6,8 @@ use std::{io, os::unix::fs::MetadataExt as _};
 
 use super::Packing;
 use crate::{
-    changeset::overlay_xattrs::{self, METACOPY, OPAQUE, ORIGIN, REDIRECT, WHITEOUT},
     erofs::{Special, Time},
+    overlay_xattr::{self, METACOPY, OPAQUE, ORIGIN, REDIRECT, WHITEOUT},
     sys::tree_reader::{Entry, EntryType},
 };
 
@@ -120,7 +120,7 @@ impl UpperXattrs {
 fn is_packed(name: &[u8]) -> bool {
     let is_kept = [&b"user."[..], b"trusted.", b"security.", ACL];
     is_kept.iter().any(|prefix| name.starts_with(prefix))
-        && !overlay_xattrs::is_overlays(name)
+        && !overlay_xattr::is_overlays(name)
         && !HOST_LABELS.contains(&name)
 }
 

@@ -11,10 +11,8 @@ use super::{
 };
 use crate::{
     budget::Share,
-    changeset::{
-        error::EntryName,
-        overlay_xattrs::{METACOPY, OPAQUE, REDIRECT},
-    },
+    changeset::error::EntryName,
+    overlay_xattr::{METACOPY, OPAQUE, REDIRECT},
     sys::{
         mounts::Detached,
         tree_reader::{Entry, EntryType},

@@ -13,18 +13,16 @@ use super::{
 };
 use crate::{
     budget::Share,
-    changeset::error::EntryName,
+    changeset::{
+        error::EntryName,
+        path::{OPAQUE, WHITEOUT},
+    },
     spill::{Sorted, SortedReader},
     sys::{
         mounts::Detached,
         tree_reader::{Entry, EntryType},
     },
 };
-
-/// The prefix of a whiteout's name.
-const WHITEOUT: &[u8] = b".wh.";
-/// The name of the whiteout that makes a directory opaque.
-const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Writes all entries of the layer.
 pub(super) fn pack<'s>(

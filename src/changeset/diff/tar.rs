@@ -13,11 +13,11 @@ use crate::{
         Limits,
         error::EntryName,
         header::BLOCK,
-        overlay_xattrs,
         path::{OPAQUE, fits},
         pax::DATA,
     },
     erofs::{Special, Time, XATTR_VALUE},
+    overlay_xattr,
 };
 
 /// The largest number in a field of 12 bytes (11 octal digits and a NUL), and in one of 8 bytes.
@@ -259,7 +259,7 @@ impl<'s> Tar<'s> {
         let (mut bytes, mut count, Limits { xattr_bytes, root_xattrs, .. }) = (0, 0, self.limits());
         for (name, value) in all {
             bytes += (name.len() + value.len()) as u64;
-            count += u64::from(!overlay_xattrs::is_overlays(name));
+            count += u64::from(!overlay_xattr::is_overlays(name));
             let of = || (EntryName::new(path), EntryName::new(name));
             if name.contains(&b'=') {
                 let (path, name) = of();

@@ -16,7 +16,7 @@ use super::{
     notes::{Note, State},
     walk::{Pair, Walk, os_str},
 };
-use crate::sys::attributes::read;
+use crate::{overlay_xattr::ORIGIN, sys::attributes::read};
 
 /// The entry that has a name now.
 enum Current {
@@ -207,5 +207,5 @@ impl Current {
 /// directory that has a lower. Without it overlay does not look for whiteouts either: it would list
 /// them.
 fn may_cover(dir: &OwnedFd) -> bool {
-    read(|space| fgetxattr(dir, "trusted.overlay.origin", space)).is_ok()
+    read(|space| fgetxattr(dir, ORIGIN, space)).is_ok()
 }

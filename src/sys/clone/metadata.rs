@@ -16,17 +16,14 @@ use rustix::{
 };
 
 use super::fingerprint::OverlayXattrs;
-use crate::sys::{attributes::read, proc_fd};
-
-const OVERLAY: &[u8] = b"trusted.overlay.";
+use crate::{
+    overlay_xattr::{ESCAPED, METACOPY, OPAQUE, ORIGIN, PREFIX, REDIRECT, WHITEOUT, WHITEOUTS},
+    sys::{attributes::read, proc_fd},
+};
 
 /// Overlay's xattrs that describe the content of a layer. The others (`uuid`, `impure`, `nlink`, …)
 /// describe a single mount, and would be wrong in the next one.
-const KEPT: [&[u8]; 6] =
-    [b"opaque", b"redirect", b"metacopy", b"origin", b"whiteout", b"whiteouts"];
-
-/// Prefix of the overlay xattrs that a pod has set itself, inside an overlay.
-const ESCAPED: &[u8] = b"overlay.";
+const KEPT: [&str; 6] = [OPAQUE, REDIRECT, METACOPY, ORIGIN, WHITEOUT, WHITEOUTS];
 
 /// An extended attribute: its name and its value.
 type Attribute = (Vec<u8>, Vec<u8>);
@@ -87,7 +84,7 @@ impl Original<'_> {
 
     /// Whether it has overlay's `metacopy` xattr: its content is in a lower.
     pub(super) fn is_metacopy(&self) -> io::Result<bool> {
-        match getxattr(self.path(), "trusted.overlay.metacopy", &mut [0; 0][..]) {
+        match getxattr(self.path(), METACOPY, &mut [0; 0][..]) {
             Ok(_) => Ok(true),
             Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
             Err(e) => Err(e.into()),
@@ -102,11 +99,8 @@ impl Original<'_> {
             if !is_kept(&name) {
                 continue;
             }
-            match name.strip_prefix(OVERLAY) {
-                Some(b"metacopy") => xattrs.metacopy = true,
-                Some(b"redirect") => xattrs.redirect = true,
-                _ => {}
-            }
+            xattrs.metacopy |= name == METACOPY.as_bytes();
+            xattrs.redirect |= name == REDIRECT.as_bytes();
             match read(|space| getxattr(&path, &name[..], space)) {
                 Ok(value) => {
                     weight.add(&name, &value);
@@ -183,8 +177,9 @@ fn names(path: &Path) -> io::Result<Vec<Vec<u8>>> {
 }
 
 fn is_kept(name: &[u8]) -> bool {
-    let name = name.strip_prefix(OVERLAY);
-    name.is_none_or(|name| KEPT.contains(&name) || name.starts_with(ESCAPED))
+    !name.starts_with(PREFIX.as_bytes())
+        || name.starts_with(ESCAPED.as_bytes())
+        || KEPT.iter().any(|kept| kept.as_bytes() == name)
 }
 
 #[cfg(test)]
