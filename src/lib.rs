@@ -21,6 +21,7 @@
 //!            budget     the memory that all work shares
 //!            turns      permits that namespaces take in turn
 //!            digest     a checked content digest
+//!            dns_name   which texts are names of Kubernetes objects
 //!            error      the classes of failure that edges turn into codes
 //!            format     numbers and times as people read and write them
 //!            metrics    counters and histograms for Prometheus
@@ -44,6 +45,7 @@ pub mod cluster;
 pub mod controller;
 pub mod csi;
 pub mod digest;
+pub mod dns_name;
 pub mod erofs;
 pub mod error;
 pub mod format;

@@ -10,8 +10,17 @@ use std::{
 };
 
 /// Single-file modules that import no module outside of this list, so every module may use them.
-const COMMON: [&str; 8] =
-    ["budget", "digest", "error", "format", "metrics", "overlay_xattr", "telemetry", "turns"];
+const COMMON: [&str; 9] = [
+    "budget",
+    "digest",
+    "dns_name",
+    "error",
+    "format",
+    "metrics",
+    "overlay_xattr",
+    "telemetry",
+    "turns",
+];
 
 /// Crates with one owner, and the owner. No other module may name them.
 const OWNED: [(&str, &str); 17] = [

@@ -20,12 +20,10 @@ use kube::{
 use serde_json::json;
 
 use super::{Client, ClusterError, client::bound};
-use crate::error::Class;
+use crate::{dns_name::SUBDOMAIN_MAX, error::Class};
 
 /// The API's limit for the message of an Event, in bytes.
 const MESSAGE_MAX: usize = 1024;
-/// The API's limit for the name of an object, in bytes.
-const NAME_MAX: usize = 253;
 /// How long an Event is remembered for updates: less than the hour for which the API server keeps it.
 const REMEMBERED: Duration = Duration::from_secs(50 * 60);
 /// The most Events that are remembered.
@@ -183,7 +181,8 @@ impl Recorder {
         let about = &event.regarding;
         // The same form as in client-go. The time makes the names of two Events of one object different.
         let suffix = format!(".{:x}", now.as_nanosecond());
-        let name = truncated(&about.name, NAME_MAX - suffix.len()).trim_end_matches(['.', '-']);
+        let name =
+            truncated(&about.name, SUBDOMAIN_MAX - suffix.len()).trim_end_matches(['.', '-']);
         ApiEvent {
             metadata: ObjectMeta {
                 name: Some(format!("{name}{suffix}")),

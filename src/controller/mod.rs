@@ -46,7 +46,7 @@ mod volume_snapshot;
 use std::sync::Arc;
 
 pub use error::{ControllerError, NotCapturable};
-pub use names::{SOURCE, annotation_keys, id_of, is_subdomain, volume_handle};
+pub use names::{SOURCE, annotation_keys, id_of, volume_handle};
 pub use parameters::ParameterError;
 pub use repository::RepositoryError;
 pub use snapshots::{Page, Query, Snapshot};

@@ -2,7 +2,10 @@
 
 use std::str::FromStr;
 
-use crate::digest::Digest;
+use crate::{
+    digest::Digest,
+    dns_name::{is_label, is_subdomain},
+};
 
 /// The annotation with which a user selects the volume of a VolumeSnapshot: `<pod>/<volume>`.
 pub const SOURCE: &str = "ovl.csi.dev/source";
@@ -44,11 +47,6 @@ pub(super) const FORMER_REPORTED_PHASE: &str = "ovl.csi.dev/told";
 /// On an OverlaySnapshot: the time at which its removal was requested, RFC 3339.
 pub(super) const DELETED_AT: &str = "ovl.csi.dev/deleted-at";
 
-/// The longest DNS label (RFC 1123).
-const LABEL_MAX: usize = 63;
-/// The longest DNS subdomain (RFC 1123). The names of most objects are DNS subdomains.
-const SUBDOMAIN_MAX: usize = 253;
-
 /// The CSI handle that the kubelet gives an inline volume (`pkg/volume/csi`, `makeVolumeHandle`).
 pub fn volume_handle(pod_uid: &str, volume: &str) -> String {
     format!("csi-{}", Digest::of(format!("{pod_uid}{volume}").as_bytes()).hex())
@@ -66,25 +64,6 @@ pub(super) fn id_of_csi(name: &str) -> String {
         return name.to_owned();
     }
     format!("snap-{}", &Digest::of(name.as_bytes()).hex()[..40])
-}
-
-/// Whether a text is a DNS label (RFC 1123).
-pub(super) fn is_label(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.len() <= LABEL_MAX
-        && text.bytes().all(|b| inner(b) || b == b'-')
-        && [text.bytes().next(), text.bytes().last()].iter().all(|end| end.is_some_and(inner))
-}
-
-/// Whether a text is a valid name for most kinds of objects (DNS subdomain, RFC 1123). Kubernetes limits the length of
-/// the whole name, not of its labels.
-pub fn is_subdomain(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let is_part = |part: &str| {
-        part.bytes().all(|b| inner(b) || b == b'-')
-            && [part.bytes().next(), part.bytes().last()].iter().all(|end| end.is_some_and(inner))
-    };
-    text.len() <= SUBDOMAIN_MAX && text.split('.').all(is_part)
 }
 
 /// The volume that the annotation [`SOURCE`] selects.
@@ -127,21 +106,6 @@ mod tests {
             assert!(id.len() == 45 && is_label(&id), "{odd:?}: {id}");
         }
         assert_ne!(id_of_csi("A"), id_of_csi("B"));
-    }
-
-    #[test]
-    fn a_subdomain_has_no_path_separators_and_at_most_253_characters() {
-        let longest = "a".repeat(253);
-        for good in ["a", "ci-ws-1", "a.b-c.9", longest.as_str()] {
-            assert!(is_subdomain(good), "{good:?}");
-        }
-        let longer = "a".repeat(254);
-        for bad in [
-            "", ".", "..", "../x", "a/b", "a..b", "a.", "-a", "a.-b", "A", "a_b", "a b", "ä",
-            &longer,
-        ] {
-            assert!(!is_subdomain(bad), "{bad:?}");
-        }
     }
 
     #[test]

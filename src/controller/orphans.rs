@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Controller, ControllerError,
     bind::name_of,
-    names::{DELETED_AT, POLICY, id_of, is_subdomain},
+    names::{DELETED_AT, POLICY, id_of},
     status_annotations,
     volume_snapshot::Action,
 };
@@ -18,6 +18,7 @@ use crate::{
         overlay_snapshot::{ObjectId, OverlaySnapshot, Phase},
         snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
     },
+    dns_name::is_subdomain,
     format,
 };
 

@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{
-    names::is_subdomain,
-    repository::{RepositoryError, Template},
-};
+use super::repository::{RepositoryError, Template};
 use crate::{
     cluster::overlay_snapshot::{Consistency, LayerCompression, LayerFormat},
+    dns_name::is_subdomain,
     format,
 };
 

@@ -7,14 +7,17 @@ use jiff::Timestamp;
 use super::{
     Controller, ControllerError,
     bind::name_of,
-    names::{id_of_csi, is_label, volume_handle},
+    names::{id_of_csi, volume_handle},
     orphans::Removal,
     parameters::Parameters,
     volume_snapshot::{capturable, is_taken},
 };
-use crate::cluster::{
-    Pod, PodVolume,
-    overlay_snapshot::{OverlaySnapshot, Phase, SnapshotOf},
+use crate::{
+    cluster::{
+        Pod, PodVolume,
+        overlay_snapshot::{OverlaySnapshot, Phase, SnapshotOf},
+    },
+    dns_name::is_label,
 };
 
 /// The parameter with the name of the VolumeSnapshot, which csi-snapshotter sets with `--extra-create-metadata`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Controller, ControllerError,
     error::{NotCapturable, Refusal},
-    names::{SOURCE, Source, annotation_keys, id_of, is_subdomain, volume_handle},
+    names::{SOURCE, Source, annotation_keys, id_of, volume_handle},
     parameters::Parameters,
     repository::Names,
 };
@@ -15,6 +15,7 @@ use crate::{
         overlay_snapshot::{ObjectId, OverlaySnapshot, OverlaySnapshotSpec, SnapshotOf},
         snapshot_api::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
     },
+    dns_name::is_subdomain,
     error::Class,
 };
 

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::controller::is_subdomain;
+use crate::dns_name::{LABEL_MAX, is_subdomain};
 
 /// What [`serve`](super::serve) needs to know.
 #[derive(Debug, Clone)]
@@ -131,7 +131,7 @@ impl FromStr for DriverName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.len() > 63 || !is_subdomain(text) {
+        if text.len() > LABEL_MAX || !is_subdomain(text) {
             return Err(NameError::Driver(text.to_owned()));
         }
         Ok(Self(text.to_owned()))

@@ -11,9 +11,7 @@ use super::{
     snapshot::random,
     snapshot_view::Snapshot,
 };
-
-/// The maximum length of an object's name in bytes.
-const NAME_MAX: usize = 253;
+use crate::dns_name::SUBDOMAIN_MAX;
 
 /// Make copies of a running pod. Their volume starts with the current content of the pod's volume.
 ///
@@ -106,9 +104,9 @@ impl ForkArgs {
     fn names(&self) -> Result<Vec<String>, Failure> {
         let prefix = self.name_prefix.clone().unwrap_or_else(|| format!("{}-fork", self.pod));
         let names: Vec<_> = (1..=self.replicas).map(|i| format!("{prefix}-{i}")).collect();
-        match names.last().is_some_and(|name| name.len() > NAME_MAX) {
+        match names.last().is_some_and(|name| name.len() > SUBDOMAIN_MAX) {
             true => Err(Failure::Usage(anyhow!(
-                "{prefix}-{} is longer than the {NAME_MAX} characters of a pod's name: use a shorter --name-prefix",
+                "{prefix}-{} is longer than the {SUBDOMAIN_MAX} characters of a pod's name: use a shorter --name-prefix",
                 self.replicas
             ))),
             false => Ok(names),
@@ -172,7 +170,7 @@ fn bound(snapshot: &Snapshot) -> Option<&str> {
 /// A readable name for a snapshot, with 8 random digits to make it unique.
 fn snapshot_name(pod: &str, volume: &str, random: &str) -> String {
     let (volume, random) = (&volume[..volume.len().min(63)], &random[..8]);
-    let most = NAME_MAX - volume.len() - random.len() - 2;
+    let most = SUBDOMAIN_MAX - volume.len() - random.len() - 2;
     let pod = pod[..pod.len().min(most)].trim_end_matches(['.', '-']);
     format!("{pod}-{volume}-{random}")
 }
@@ -198,7 +196,7 @@ mod tests {
         assert_eq!(snapshot_name("dev-0", "ws", "0123456789"), "dev-0-ws-01234567");
         let long =
             snapshot_name(&format!("{}.{}", "a".repeat(180), "b".repeat(72)), "ws", "01234567");
-        assert!(long.len() <= NAME_MAX && object_name(&long).is_ok(), "{long}");
+        assert!(long.len() <= SUBDOMAIN_MAX && object_name(&long).is_ok(), "{long}");
         let dotted = snapshot_name(&format!("{}.b", "a".repeat(240)), "ws", "01234567");
         assert!(object_name(&dotted).is_ok(), "{dotted}");
     }

@@ -41,7 +41,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     cluster::{Client, ClusterError},
-    controller::is_subdomain,
+    dns_name::is_subdomain,
     format,
     telemetry::{self, Filter},
 };

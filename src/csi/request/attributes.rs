@@ -12,8 +12,8 @@ use super::{
     invalid_argument::{BadRequest, MAX_BYTES, MAX_IMAGES, MAX_PATHS, OPTIONS, shown, truncated},
 };
 use crate::{
-    controller::is_subdomain,
     csi::{config::Defaults, quantity::Quantity},
+    dns_name::is_subdomain,
     image::{PullPolicy, Reference},
     overlay::{Options, Owner, Xino},
     volumes::{Limits, Medium, OnUnclean, VolumeSpec},
