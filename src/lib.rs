@@ -26,6 +26,7 @@
 //!            format     numbers and times as people read and write them
 //!            metrics    counters and histograms for Prometheus
 //!            overlay_xattr  names of overlay's own extended attributes
+//!            owner      a pair UID:GID
 //!            telemetry  logs and traces
 //! ```
 //!
@@ -56,6 +57,7 @@ pub mod layers;
 pub mod metrics;
 pub mod overlay;
 pub mod overlay_xattr;
+pub mod owner;
 pub mod snapshots;
 pub mod spill;
 pub mod sys;

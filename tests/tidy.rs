@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Single-file modules that import no module outside of this list, so every module may use them.
-const COMMON: [&str; 9] = [
+const COMMON: [&str; 10] = [
     "budget",
     "digest",
     "dns_name",
@@ -18,6 +18,7 @@ const COMMON: [&str; 9] = [
     "format",
     "metrics",
     "overlay_xattr",
+    "owner",
     "telemetry",
     "turns",
 ];

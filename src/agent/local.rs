@@ -25,7 +25,6 @@ use crate::{
     error::Class,
     image::{Keyring, Reference, Registries, Repository},
     layers::{SnapshotId, SnapshotRecord, Store},
-    overlay::Owner,
     snapshots::{CaptureRequest, Progress as PushProgress, PushRequest, Pushed, Snapshots},
     volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
 };
@@ -229,7 +228,7 @@ impl LocalLookup {
             node: self.node.clone(),
             image: record.pushed.and_then(|image| image.parse().ok()),
             snapshot_layers: record.own,
-            owner: record.owner.map(|(uid, gid)| Owner { uid, gid }),
+            owner: record.owner,
         })
     }
 

@@ -7,6 +7,7 @@ use crate::{
     digest::Digest,
     image::fake::{FakeRegistry, OCI_MANIFEST},
     layers::testing::snapshot_record,
+    owner::Owner,
     sys::mounts::FakeMounts,
 };
 
@@ -47,7 +48,7 @@ impl Node {
 }
 
 fn record(name: &str) -> SnapshotRecord {
-    SnapshotRecord { own: 2, owner: Some((1000, 100)), ..snapshot_record(name) }
+    SnapshotRecord { own: 2, owner: Some(Owner { uid: 1000, gid: 100 }), ..snapshot_record(name) }
 }
 
 #[tokio::test]

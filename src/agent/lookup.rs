@@ -11,7 +11,7 @@ use crate::{
         snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
     },
     image::{Reference, Repository},
-    overlay::Owner,
+    owner::Owner,
     volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
 };
 

@@ -25,6 +25,7 @@ use crate::{
     error::Class,
     image::{Keyring, Reference, Repository},
     layers::{SnapshotId, SnapshotRecord, testing::snapshot_record},
+    owner::Owner,
     snapshots::{CaptureRequest, Progress, PushRequest, Pushed},
     volumes::{EventRecorder, Pod, PodEvent},
 };
@@ -90,7 +91,7 @@ fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
     SnapshotRecord {
         stack: (0..=own).map(|n| Digest::of(&[n as u8])).collect(),
         own,
-        owner: Some((1000, 100)),
+        owner: Some(Owner { uid: 1000, gid: 100 }),
         entries: 1000,
         bytes: 1_000_000_000,
         frozen_micros: Some(12_345),

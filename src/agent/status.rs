@@ -122,7 +122,7 @@ pub(super) fn describe(status: &mut OverlaySnapshotStatus, record: &SnapshotReco
     status.bytes = count(record.bytes);
     status.layers = count(record.stack.len() as u64);
     status.own_layers = count(record.own as u64);
-    status.owner = record.owner.map(|(uid, gid)| format!("{uid}:{gid}"));
+    status.owner = record.owner.map(|owner| owner.to_string());
     status.parent = record.parent.as_ref().map(ToString::to_string);
     status.image.clone_from(&record.pushed);
     set_condition(status, CAPTURED, ConditionStatus::Yes, CAPTURED, summary(record));

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::Store;
 use crate::{
     digest::Digest,
+    owner::{self, Owner},
     sys::{
         durable::{self, at},
         id_chars::is_name,
@@ -104,9 +105,10 @@ pub struct SnapshotRecord {
     pub parent: Option<SnapshotId>,
     /// The captured volume and its pod.
     pub source: SnapshotSource,
-    /// The owner (uid, gid) that the volume gave to the images' files that belong to root; `None` if they kept their
+    /// The owner that the volume gave to the images' files that belong to root; `None` if they kept their
     /// owner.
-    pub owner: Option<(u32, u32)>,
+    #[serde(default, with = "owner::pair")]
+    pub owner: Option<Owner>,
     /// The time of the capture.
     #[serde(alias = "cut")]
     pub captured_at: Timestamp,

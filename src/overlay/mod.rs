@@ -28,12 +28,15 @@ mod upper;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::sys::mounts::{self, Attrs, Detached, Mounts, Request};
+use crate::{
+    owner::Owner,
+    sys::mounts::{self, Attrs, Detached, Mounts, Request},
+};
 
 pub use error::OverlayError;
 pub use features::{Feature, Features};
 pub use index::half_named;
-pub use options::{Options, Owner, Xino};
+pub use options::{Options, Xino};
 pub use plan::{Plan, PlanError, Spec};
 pub use preflight::{PreflightError, root_usable};
 pub use stack::{LAYER_LIMIT, Lower, RequiredFeatures, Stack};

@@ -6,8 +6,6 @@
 //! other value (earlier kernels have neither the xattr nor the option); and `userxattr`, which is for mounts without
 //! privilege.
 
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 use super::{plan::PlanError, stack::RequiredFeatures};
@@ -40,47 +38,6 @@ pub struct Options {
     pub noatime: bool,
     /// The SELinux label of all files in the mount, as the kubelet gives it (`context=`).
     pub context: Option<String>,
-}
-
-/// The user and the group who appear to own the layers' files of root. The map swaps 0 with the user (and 0 with the
-/// group) and leaves all other ids, so it can be reversed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Owner {
-    /// The user id that is swapped with 0.
-    pub uid: u32,
-    /// The group id that is swapped with 0.
-    pub gid: u32,
-}
-
-/// A text that is not an [`Owner`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected UID:GID, two numbers such as 1000:1000")]
-pub struct OwnerError;
-
-impl FromStr for Owner {
-    type Err = OwnerError;
-
-    fn from_str(text: &str) -> Result<Self, OwnerError> {
-        let id = |text: &str| {
-            let digits = text.bytes().all(|b| b.is_ascii_digit());
-            // The kernel takes u32::MAX for "not given".
-            text.parse().ok().filter(|id| digits && *id != u32::MAX)
-        };
-        let (uid, gid) = text.split_once(':').ok_or(OwnerError)?;
-        Ok(Self { uid: id(uid).ok_or(OwnerError)?, gid: id(gid).ok_or(OwnerError)? })
-    }
-}
-
-impl Owner {
-    /// The owner that a file of `uid` and `gid` appears to have.
-    pub fn shows(self, uid: u32, gid: u32) -> (u32, u32) {
-        let swap = |id, with| match id {
-            0 => with,
-            id if id == with => 0,
-            id => id,
-        };
-        (swap(uid, self.uid), swap(gid, self.gid))
-    }
 }
 
 /// The inode numbers of an overlay with several layers.

@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Feature, Features, LAYER_LIMIT, Lower, Options, Owner, Stack, Upper, Xino};
+use super::{Feature, Features, LAYER_LIMIT, Lower, Options, Stack, Upper, Xino};
 use crate::error::Class;
+use crate::owner::Owner;
 use crate::sys::mounts::{Detached, Param, Request, TEXT_LIMIT};
 
 /// The request for an overlay, not yet checked.

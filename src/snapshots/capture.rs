@@ -221,7 +221,7 @@ impl Inner {
             base: self.base(&guard),
             parent: guard.parent().cloned(),
             source: source_of(&guard),
-            owner: guard.owner().map(|owner| (owner.uid, owner.gid)),
+            owner: guard.owner(),
             captured_at: Timestamp::now(),
             entries: contents.entries,
             bytes: contents.bytes,

@@ -19,7 +19,7 @@ use crate::{
     error::Class,
     format,
     layers::{AddError, FREE_DISK, LowerError, Reservation, ReserveError},
-    overlay::Owner,
+    owner::Owner,
     volumes::ViewError,
 };
 
@@ -32,8 +32,8 @@ pub(super) struct PackJob {
     pub(super) stack: Vec<Digest>,
     /// How many layers, counted from the top, are packed.
     pub(super) own: usize,
-    /// The uid and gid that root's files appear to have, if these layers are of a volume with an owner.
-    pub(super) owner: Option<(u32, u32)>,
+    /// The owner that root's files appear to have, if these layers are of a volume with an owner.
+    pub(super) owner: Option<Owner>,
     /// The format of the packed layer.
     pub(super) format: Format,
     /// The compression of the packed layer.
@@ -126,8 +126,7 @@ fn pack(
     let trees = trees.iter().map(|key| inner.store.lower(key).map(|lower| lower.tree));
     let trees = trees.collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = trees.iter().map(AsRef::as_ref).collect();
-    let owner_in_view = owner.map(|(uid, gid)| Owner { uid, gid });
-    let merged = inner.volumes.view(stack, owner_in_view)?;
+    let merged = inner.volumes.view(stack, *owner)?;
     let (budget, scratch) = (inner.store.budget().clone(), inner.store.spills());
     let limits = Limits { budget, scratch, ..Limits::default() };
     let packing =

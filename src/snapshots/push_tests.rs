@@ -21,7 +21,8 @@ use crate::{
         fake::{ALWAYS, FakeRegistry, Fault, OCI_MANIFEST, descriptor, gzipped, registries},
     },
     layers::SnapshotRecord,
-    overlay::{Features, Owner},
+    overlay::Features,
+    owner::Owner,
     sys::{
         durable,
         mounts::{LinuxMounts, Mounts as _},
@@ -121,7 +122,7 @@ impl Node {
             node: "node-1".into(),
             image: image.map(|image| image.parse().unwrap()),
             snapshot_layers: record.own,
-            owner: record.owner.map(|(uid, gid)| Owner { uid, gid }),
+            owner: record.owner,
         };
         self.cluster.0.lock().unwrap().insert(record.id.to_string(), found);
     }

@@ -10,7 +10,8 @@ use super::{tests::Node, *};
 use crate::{
     error::Class,
     image::PullPolicy,
-    overlay::{Owner, Xino},
+    overlay::Xino,
+    owner::Owner,
     sys::{
         Errno,
         mounts::{Call, Mounts},

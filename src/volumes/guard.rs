@@ -8,7 +8,8 @@ use crate::{
     error::Class,
     image::Reference,
     layers::SnapshotId,
-    overlay::{self, Owner, Upper},
+    overlay::{self, Upper},
+    owner::Owner,
     sys::mounts::{Mount, MountError},
 };
 

@@ -19,7 +19,8 @@ use super::{
 use crate::{
     error::Class,
     image::{Reference, fake::FakeRegistry},
-    overlay::{Options, Owner, Xino},
+    overlay::{Options, Xino},
+    owner::Owner,
     sys::{
         durable,
         mounts::{LinuxMounts, Mounts as _},

@@ -18,7 +18,8 @@ use crate::{
     error::Class,
     image::{Reference, fake::FakeRegistry},
     layers::SnapshotRecord,
-    overlay::{Options, Owner},
+    overlay::Options,
+    owner::Owner,
     sys::{
         attributes,
         mounts::{LinuxMounts, Mounts as _},
@@ -73,7 +74,7 @@ impl Bench {
         let captured = SnapshotRecord {
             own: guard.snapshot_layers() + 1,
             parent: guard.parent().cloned(),
-            owner: guard.owner().map(|owner| (owner.uid, owner.gid)),
+            owner: guard.owner(),
             ..record(snapshot, stack, guard.manifests().to_vec())
         };
         self.node.volumes.0.store.put_snapshot(captured.clone()).unwrap();

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::Class,
     image::{Keyring, PullPolicy, Reference},
-    overlay::{self, Owner},
+    overlay,
+    owner::Owner,
     sys::id_chars::is_name,
 };
 

@@ -35,7 +35,8 @@ use crate::{
     digest::Digest,
     error::Class,
     layers::{LowerError, SnapshotId, SnapshotRecord},
-    overlay::{LAYER_LIMIT, Owner},
+    overlay::LAYER_LIMIT,
+    owner::Owner,
     sys::blocking::blocking,
 };
 
@@ -146,7 +147,7 @@ impl Inner {
                 snapshot: Some(id),
                 lease,
             });
-            Some((owner.map(|(uid, gid)| Owner { uid, gid }), pulled))
+            Some((owner, pulled))
         })
         .await
     }

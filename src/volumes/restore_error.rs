@@ -4,7 +4,8 @@ use super::{pull::PullError, snapshot_lookup::LookupError};
 use crate::{
     error::Class,
     layers::{LowerError, SnapshotId},
-    overlay::{LAYER_LIMIT, Owner},
+    overlay::LAYER_LIMIT,
+    owner::Owner,
 };
 
 /// The layers of a new volume could not be brought into the store.
@@ -111,7 +112,7 @@ impl RestoreError {
 /// The attribute `owner` as a part of a sentence.
 fn shown(owner: Option<Owner>) -> String {
     match owner {
-        Some(Owner { uid, gid }) => format!("owner {uid}:{gid}"),
+        Some(owner) => format!("owner {owner}"),
         None => "no owner".to_owned(),
     }
 }

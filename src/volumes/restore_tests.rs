@@ -21,7 +21,8 @@ use crate::{
         fake::{FakeRegistry, Pushed},
     },
     layers::SnapshotRecord,
-    overlay::{Options, Owner},
+    overlay::Options,
+    owner::Owner,
 };
 
 /// A layer of one file.
@@ -165,7 +166,7 @@ async fn a_snapshot_with_metacopy_or_redirects_is_refused_on_other_images() {
 async fn captured_layers_are_never_idmapped() {
     let bench = Bench::new().await;
     let owner = Some(Owner { uid: 1000, gid: 2000 });
-    bench.put(|record| record.owner = Some((1000, 2000)));
+    bench.put(|record| record.owner = Some(Owner { uid: 1000, gid: 2000 }));
     bench.node.volumes.publish(bench.request("fork", |spec| spec.owner = owner)).await.unwrap();
     let mounted = bench.node.kernel.requests().pop().unwrap();
     let layers: Vec<_> = mounted.split(' ').filter(|word| word.starts_with("lowerdir+=")).collect();
@@ -177,9 +178,9 @@ async fn a_different_owner_is_refused_and_both_are_named() {
     let bench = Bench::new().await;
     let owner = |uid, gid| Some(Owner { uid, gid });
     for (captured, wanted, words) in [
-        (Some((1000, 1000)), None, "a volume with owner 1000:1000, and this volume has no owner"),
+        (owner(1000, 1000), None, "a volume with owner 1000:1000, and this volume has no owner"),
         (None, owner(0, 7), "a volume with no owner, and this volume has owner 0:7"),
-        (Some((1000, 1000)), owner(1000, 7), "owner 1000:1000, and this volume has owner 1000:7"),
+        (owner(1000, 1000), owner(1000, 7), "owner 1000:1000, and this volume has owner 1000:7"),
     ] {
         bench.put(|record| record.owner = captured);
         let error = bench.refused(|spec| spec.owner = wanted).await;

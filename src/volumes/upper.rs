@@ -256,7 +256,7 @@ fn set_root_attributes(directory: &Path, spec: &VolumeSpec, lowers: &[Lower]) ->
     // The root of a snapshot layer already has the owner that the volume showed.
     let mapped = lowers.last().is_none_or(|top| top.mapped);
     let (uid, mut gid) = match spec.owner.filter(|_| mapped) {
-        Some(owner) => owner.shows(is.uid(), is.gid()),
+        Some(owner) => (owner.user(is.uid()), owner.group(is.gid())),
         None => (is.uid(), is.gid()),
     };
     gid = spec.group.unwrap_or(gid);
@@ -285,21 +285,6 @@ fn upper_error(id: &VolumeId) -> impl FnOnce(io::Error) -> PublishError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overlay::Owner;
-
-    #[test]
-    fn root_and_the_owner_are_exchanged() {
-        let owner = Owner { uid: 1000, gid: 2000 };
-        for (from, to) in [
-            ((0, 0), (1000, 2000)),
-            ((1000, 2000), (0, 0)),
-            ((2000, 1000), (2000, 1000)),
-            ((7, 0), (7, 2000)),
-        ] {
-            assert_eq!(owner.shows(from.0, from.1), to);
-            assert_eq!(owner.shows(to.0, to.1), from);
-        }
-    }
 
     #[test]
     fn a_limit_of_zero_is_not_unlimited() {

@@ -8,9 +8,8 @@ use crate::{
     digest::Digest,
     error::Class,
     layers::LowerError,
-    overlay::{
-        self, Lower, Options, OverlayError, Owner, Plan, PlanError, RequiredFeatures, Spec, Stack,
-    },
+    overlay::{self, Lower, Options, OverlayError, Plan, PlanError, RequiredFeatures, Spec, Stack},
+    owner::Owner,
     sys::mounts::Detached,
 };
 

@@ -8,6 +8,7 @@ use super::Packing;
 use crate::{
     erofs::{Special, Time},
     overlay_xattr::{self, METACOPY, OPAQUE, ORIGIN, REDIRECT, WHITEOUT},
+    owner::Owner,
     sys::tree_reader::{Entry, EntryType},
 };
 
@@ -45,17 +46,17 @@ impl EntryMetadata {
             Some(clamp) if mtime.seconds >= clamp => Time { seconds: clamp, nanos: 0 },
             _ => mtime,
         };
-        let (user, group) = packing.owner.unwrap_or_default();
+        let owner = packing.owner.unwrap_or(Owner::ROOT);
         let mut xattrs = entry.xattrs()?;
         xattrs.retain(|(name, _)| is_packed(name));
         xattrs.sort_unstable();
         for (name, value) in &mut xattrs {
-            exchange_ids(name, value, user, group);
+            exchange_ids(name, value, owner);
         }
         Ok(Self {
             mode: metadata.mode() & 0o7777,
-            uid: exchanged(metadata.uid(), user),
-            gid: exchanged(metadata.gid(), group),
+            uid: owner.user(metadata.uid()),
+            gid: owner.group(metadata.gid()),
             mtime,
             xattrs,
             size: metadata.len(),
@@ -124,30 +125,21 @@ fn is_packed(name: &[u8]) -> bool {
         && !HOST_LABELS.contains(&name)
 }
 
-/// Undoes the exchange of root and `other` for an id that was shown as `id`.
-fn exchanged(id: u32, other: u32) -> u32 {
-    match id {
-        0 => other,
-        id if id == other => 0,
-        id => id,
-    }
-}
-
-/// Undoes the exchange for the ids within an attribute. Capabilities without a root id belong to the machine's root and
+/// Undoes the exchange of root and `owner` for the ids within an attribute. Capabilities without a root id belong to the machine's root and
 /// stay as they are.
-fn exchange_ids(name: &[u8], value: &mut Vec<u8>, user: u32, group: u32) {
+fn exchange_ids(name: &[u8], value: &mut Vec<u8>, owner: Owner) {
     if name.starts_with(ACL) {
         for entry in value.get_mut(ACL_HEAD..).unwrap_or_default().chunks_exact_mut(ACL_ENTRY) {
-            let other = match u16::from_le_bytes([entry[0], entry[1]]) {
-                ACL_USER => user,
-                ACL_GROUP => group,
+            let id = u32_at(entry, 4);
+            let id = match u16::from_le_bytes([entry[0], entry[1]]) {
+                ACL_USER => owner.user(id),
+                ACL_GROUP => owner.group(id),
                 _ => continue,
             };
-            let id = exchanged(u32_at(entry, 4), other);
             entry[4..].copy_from_slice(&id.to_le_bytes());
         }
     } else if name == CAPABILITY && value.len() > CAPABILITY_LEN {
-        let root = exchanged(u32_at(value, CAPABILITY_LEN), user);
+        let root = owner.user(u32_at(value, CAPABILITY_LEN));
         if root == 0 {
             // The version without a root id, which every kernel accepts.
             value.truncate(CAPABILITY_LEN);
@@ -171,9 +163,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_exchanged_back_in_owners_acls_and_capabilities() {
-        assert_eq!([0, 1000, 7].map(|id| exchanged(id, 1000)), [1000, 0, 7]);
-        assert_eq!([0, 7].map(|id| exchanged(id, 0)), [0, 7]);
+    fn ids_are_exchanged_back_in_acls_and_capabilities() {
+        let owner = Owner { uid: 1000, gid: 50 };
         let acl = |user: u32, group: u32| {
             let mut acl = 2_u32.to_le_bytes().to_vec();
             for (tag, id) in [(1, u32::MAX), (ACL_USER, user), (4, u32::MAX), (ACL_GROUP, group)] {
@@ -183,7 +174,7 @@ mod tests {
             acl
         };
         let mut value = acl(1000, 0);
-        exchange_ids(b"system.posix_acl_access", &mut value, 1000, 50);
+        exchange_ids(b"system.posix_acl_access", &mut value, owner);
         assert_eq!(value, acl(0, 50));
         let capability = |version: u8, root: Option<u32>| {
             let fields = [&[1, 0, 0, version][..], &[0, 32, 0, 0], &[0; 12]].concat();
@@ -195,12 +186,12 @@ mod tests {
             (capability(2, None), capability(2, None)),
         ] {
             let mut value = before;
-            exchange_ids(CAPABILITY, &mut value, 1000, 50);
+            exchange_ids(CAPABILITY, &mut value, owner);
             assert_eq!(value, after);
         }
         for mut broken in [vec![], vec![3; 2], vec![3; 21]] {
-            exchange_ids(CAPABILITY, &mut broken, 1000, 50);
-            exchange_ids(b"system.posix_acl_default", &mut broken, 1000, 50);
+            exchange_ids(CAPABILITY, &mut broken, owner);
+            exchange_ids(b"system.posix_acl_default", &mut broken, owner);
         }
     }
 

@@ -53,7 +53,7 @@ pub use changes::{Change, ChangeKind, changes};
 pub use error::PackError;
 
 use super::{Compression, Limits};
-use crate::{digest::Digest, sys::mounts::Detached};
+use crate::{digest::Digest, owner::Owner, sys::mounts::Detached};
 use tar::Tar;
 
 /// How a layer expresses what is hidden, renamed or in a lower layer.
@@ -74,8 +74,8 @@ pub struct Packing {
     pub compression: Compression,
     /// The latest time in seconds since 1970; later times are set to it. `None` keeps all times.
     pub clamp: Option<i64>,
-    /// The owner (uid, gid) that was exchanged with root in the volume. It is exchanged back. `None` changes no owner.
-    pub owner: Option<(u32, u32)>,
+    /// The owner that was exchanged with root in the volume. It is exchanged back. `None` changes no owner.
+    pub owner: Option<Owner>,
 }
 
 /// A layer that was packed.

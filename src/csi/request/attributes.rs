@@ -15,7 +15,8 @@ use crate::{
     csi::{config::Defaults, quantity::Quantity},
     dns_name::is_subdomain,
     image::{PullPolicy, Reference},
-    overlay::{Options, Owner, Xino},
+    overlay::{Options, Xino},
+    owner::Owner,
     volumes::{Limits, Medium, OnUnclean, VolumeSpec},
 };
 
@@ -265,7 +266,7 @@ pub(super) fn set(options: &mut Options, option: &str) -> Result<bool, BadReques
 /// The owner; `None` for 0:0, which leaves root's files to root and so needs no mapping.
 fn owner(value: String) -> Result<Option<Owner>, BadRequest> {
     match value.parse::<Owner>() {
-        Ok(owner) => Ok(Some(owner).filter(|owner| (owner.uid, owner.gid) != (0, 0))),
+        Ok(owner) => Ok(Some(owner).filter(|owner| *owner != Owner::ROOT)),
         Err(_) => Err(BadRequest::Value {
             key: "owner",
             value: shown(&value),

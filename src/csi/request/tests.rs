@@ -7,7 +7,8 @@ use crate::{
     csi::proto::csi::volume_capability::BlockVolume,
     error::Class,
     image::{PullPolicy, Reference},
-    overlay::{Owner, Xino},
+    overlay::Xino,
+    owner::Owner,
     volumes::{Limits, Medium, OnUnclean, VolumeSpec},
 };
 

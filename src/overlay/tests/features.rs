@@ -83,14 +83,6 @@ fn the_layers_are_mapped_but_not_the_upper() {
 }
 
 #[test]
-fn an_owner_is_swapped_with_root() {
-    let owner = Owner { uid: 1000, gid: 0 };
-    assert_eq!(owner.shows(0, 0), (1000, 0));
-    assert_eq!(owner.shows(1000, 1000), (0, 1000));
-    assert_eq!(owner.shows(7, 7), (7, 7));
-}
-
-#[test]
 #[ignore = "needs root"]
 fn privileged_the_probe_finds_all_features_and_leaves_no_mount_and_no_file() {
     let dir = Scratch::new();

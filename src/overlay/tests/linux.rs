@@ -256,7 +256,7 @@ fn owners_of_layers_are_mapped_and_copied_up_as_mapped(m: &dyn Mounts, dir: &Scr
     let target = attached(m, dir, &mapped(dir, vec![image, plain]));
     let given = Owner { uid: 1000, gid: 2000 };
     for (name, id) in [("file", 0), ("roots", 0), ("theirs", 1000), ("others", 77)] {
-        assert_eq!(owner(&target.join(name)), given.shows(id, id * 2), "{name}");
+        assert_eq!(owner(&target.join(name)), (given.user(id), given.group(id * 2)), "{name}");
     }
     let mut shell = Command::new("sh");
     shell.args(["-c", "echo more >> file && chmod 600 roots"]).current_dir(&target);

@@ -75,7 +75,7 @@ pub(super) fn annotations(
         ("dev.csi.ovl.pod", Some(source.pod.clone())),
         ("dev.csi.ovl.volume", Some(volume.to_owned())),
         ("dev.csi.ovl.own-layers", Some(record.own.to_string())),
-        ("dev.csi.ovl.owner", record.owner.map(|(uid, gid)| format!("{uid}:{gid}"))),
+        ("dev.csi.ovl.owner", record.owner.map(|owner| owner.to_string())),
         ("dev.csi.ovl.parent", record.parent.as_ref().map(ToString::to_string)),
         ("dev.csi.ovl.parent.image", parent),
     ];
@@ -85,7 +85,7 @@ pub(super) fn annotations(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layers::testing::snapshot_record;
+    use crate::{layers::testing::snapshot_record, owner::Owner};
 
     fn record() -> SnapshotRecord {
         SnapshotRecord {
@@ -120,7 +120,7 @@ mod tests {
     fn lineage_and_owner_are_annotations() {
         let child = SnapshotRecord {
             parent: Some("snap-0".parse().unwrap()),
-            owner: Some((1000, 100)),
+            owner: Some(Owner { uid: 1000, gid: 100 }),
             manifests: Vec::new(),
             ..record()
         };

@@ -227,7 +227,7 @@ fn privileged_owners_are_exchanged_back() {
         );
     });
     for packing in FORMATS {
-        let packing = Packing { owner: Some((1000, 100)), ..packing };
+        let packing = Packing { owner: Some(Owner { uid: 1000, gid: 100 }), ..packing };
         let again = bench.round_trip(&[base.clone(), upper.clone()], 1, &packing);
         let tree = bench.tree(&again);
         for (path, owner) in
