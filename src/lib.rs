@@ -24,6 +24,7 @@
 //!            dns_name   which texts are names of Kubernetes objects
 //!            error      the classes of failure that edges turn into codes
 //!            format     numbers and times as people read and write them
+//!            media_type media types of manifests and layers
 //!            metrics    counters and histograms for Prometheus
 //!            overlay_xattr  names of overlay's own extended attributes
 //!            owner      a pair UID:GID
@@ -54,6 +55,7 @@ pub mod format;
 pub mod fuzzing;
 pub mod image;
 pub mod layers;
+pub mod media_type;
 pub mod metrics;
 pub mod overlay;
 pub mod overlay_xattr;

@@ -14,9 +14,9 @@ use std::{
 };
 
 use ovl::{
-    changeset::{Compression, Format},
     image::{Hosts, Keyring, Registries},
     layers::{SnapshotRecord, Store},
+    media_type::{Compression, Format},
     metrics::Metrics,
     overlay::{Features, Options},
     snapshots::{self, CaptureRequest, Consistency, PushRequest, Pushed, Snapshots},

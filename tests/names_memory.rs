@@ -12,7 +12,8 @@ use std::{
 };
 
 use ovl::{
-    changeset::{Compression, Format, Limits, Packing, layer_to_erofs, pack},
+    changeset::{Limits, Packing, layer_to_erofs, pack},
+    media_type::{Compression, Format},
     spill::Scratch,
     sys::{
         clone::{Round, TreeClone},

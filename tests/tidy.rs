@@ -10,12 +10,13 @@ use std::{
 };
 
 /// Single-file modules that import no module outside of this list, so every module may use them.
-const COMMON: [&str; 10] = [
+const COMMON: [&str; 11] = [
     "budget",
     "digest",
     "dns_name",
     "error",
     "format",
+    "media_type",
     "metrics",
     "overlay_xattr",
     "owner",

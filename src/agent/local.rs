@@ -21,10 +21,10 @@ use super::{
     pushes::Pushes,
 };
 use crate::{
-    changeset::{Compression, Format},
     error::Class,
     image::{Keyring, Reference, Registries, Repository},
     layers::{SnapshotId, SnapshotRecord, Store},
+    media_type::{Compression, Format},
     snapshots::{CaptureRequest, Progress as PushProgress, PushRequest, Pushed, Snapshots},
     volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
 };

@@ -9,7 +9,7 @@
 //! VolumeSnapshot ── lookup ──> its content ──> its OverlaySnapshot ──> the layers or the image for a volume
 //! ```
 //!
-//! May use: cluster, volumes, snapshots, layers, overlay, image, changeset
+//! May use: cluster, volumes, snapshots, layers, image
 //!
 //! Deliberately absent: anything that a publish waits for, except the lookup of a snapshot. While the API server is
 //! away, volumes are published as before.

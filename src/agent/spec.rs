@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::engine::Failure;
 use crate::{
-    changeset::{Compression, Format},
     cluster::overlay_snapshot::{
         Consistency as Wanted, LayerCompression, LayerFormat, OverlaySnapshot,
     },
     error::Class,
     image::{Keyring, Repository},
     layers::SnapshotId,
+    media_type::{Compression, Format},
     snapshots::{CaptureRequest, Consistency, PushRequest},
     volumes::Pod,
 };

@@ -62,7 +62,7 @@ impl<R: Read> Source<R> {
         let mut blob = Blob { blob, failed: false };
         let mut first = Vec::with_capacity(FRAME_HEADER);
         blob.by_ref().take(FRAME_HEADER as u64).read_to_end(&mut first)?;
-        let compression = detect(&first);
+        let compression = Compression::detect(&first);
         let input = BufReader::with_capacity(INPUT, Cursor::new(first).chain(blob));
         Ok(match compression {
             Compression::None => Self::Plain(Box::new(input)),
@@ -143,15 +143,6 @@ impl<R: Read> Zstd<R> {
         self.decoder.window_log_max(most)?;
         self.started = true;
         Ok(())
-    }
-}
-
-/// The compression of a blob with these first bytes.
-fn detect(first: &[u8]) -> Compression {
-    match first {
-        [0x1f, 0x8b, 0x08, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
-        _ => Compression::None,
     }
 }
 

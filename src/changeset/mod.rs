@@ -98,7 +98,7 @@ use std::io::Read;
 #[cfg(test)]
 pub(crate) use archive::archive_of;
 pub use archive::{Member, members};
-pub use diff::{Change, ChangeKind, Format, PackError, Packed, Packing, changes, media_type, pack};
+pub use diff::{Change, ChangeKind, PackError, Packed, Packing, changes, pack};
 pub use error::{EntryName, Exceeded, InvalidLayer, UnpackError};
 pub use features::Features;
 pub use limits::Limits;
@@ -111,19 +111,9 @@ pub use crate::erofs::Special;
 
 use crate::digest::Digest;
 use crate::erofs::{Output, WRITER_BUFFER};
+use crate::media_type::{Compression, Format};
 use layer::Layer;
 use reader::Reader;
-
-/// The compression of a layer's blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Compression {
-    /// A plain tar.
-    None,
-    /// gzip, of one member or several.
-    Gzip,
-    /// zstd, of one frame or several.
-    Zstd,
-}
 
 /// The result of unpacking a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +155,7 @@ pub fn layer_to_erofs(
 }
 
 /// Like [`layer_to_erofs`], for a native layer, whose overlay xattrs are kept where they are valid. Use it only for
-/// layers with our own media type ([`media_type`]).
+/// layers with our own media type ([`crate::media_type`]).
 pub fn native_to_erofs(
     blob: impl Read + Send,
     uuid: [u8; 16],

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{
     agent::{Failure, Local, PushReport},
-    changeset::{Compression, Format},
     error::Class,
+    media_type::{Compression, Format},
     metrics::Metrics,
     snapshots::{CaptureRequest, Consistency},
 };

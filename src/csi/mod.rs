@@ -15,7 +15,7 @@
 //! `request` turns a request into a checked value before anything else happens. `middleware` runs every call to its
 //! end, counts it and logs one line about it. `status` is the only module that knows the gRPC code of an error class.
 //!
-//! May use: agent, changeset, controller, image, overlay, snapshots, volumes
+//! May use: agent, controller, image, overlay, snapshots, volumes
 //!
 //! Deliberately absent: the calls of the controller service about volumes (inline volumes need none), and every
 //! decision about a volume or a snapshot. A handler parses a request, makes one call and looks up a code.

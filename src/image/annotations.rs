@@ -12,7 +12,7 @@ use super::{
     resolve::{Fetch, MANIFEST, can_resolve, name_of, top},
     transport::Document,
 };
-use crate::digest::Digest;
+use crate::{digest::Digest, media_type};
 
 /// The annotations of a manifest (image-spec, manifest.md).
 #[derive(Deserialize)]
@@ -36,7 +36,7 @@ impl Registries {
         let name = name_of(reference, digest);
         let mut fetch = Fetch { registries: self, reference, keyring, access: Access::Anonymous };
         let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
-        let request = RegistryRequest { accept: manifest::ACCEPT, ..request };
+        let request = RegistryRequest { accept: media_type::MANIFESTS, ..request };
         let read = |document: &Document| annotations(document, digest);
         fetch.one(request, can_resolve(digest), manifest::MANIFEST_MAX, read).await
     }

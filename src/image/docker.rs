@@ -16,8 +16,9 @@ use super::{
     reference::Reference,
 };
 use crate::{
-    changeset::{self, Compression, Format, Member},
+    changeset::{self, Member},
     digest::{Digest, Digester},
+    media_type::{Compression, Format},
 };
 
 #[derive(Deserialize)]
@@ -112,11 +113,7 @@ impl Archive {
     fn compression(&self, member: Member) -> std::io::Result<Compression> {
         let mut first = Vec::new();
         self.section(member).take(4).read_to_end(&mut first)?;
-        Ok(match first[..] {
-            [0x1f, 0x8b, ..] => Compression::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
-            _ => Compression::None,
-        })
+        Ok(Compression::detect(&first))
     }
 
     fn hash(&self, member: Member) -> std::io::Result<Digest> {

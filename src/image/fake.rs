@@ -30,8 +30,7 @@ use super::{
 };
 use crate::digest::Digest;
 
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) use crate::media_type::{OCI_INDEX, OCI_MANIFEST};
 /// The token that [`Misdeed::NeedsToken`] requires.
 pub(crate) const TOKEN: &str = "fake-token-that-must-not-be-shown";
 /// The identity token that is valid for every repository with [`Scheme::Bearer`].

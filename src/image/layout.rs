@@ -11,7 +11,7 @@ use super::{
     reference::Reference,
     resolve::check_content,
 };
-use crate::{changeset::Member, digest::Digest};
+use crate::{changeset::Member, digest::Digest, media_type::OCI_INDEX};
 
 /// The annotation with the name of an image: usually a tag, sometimes a full name.
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -22,7 +22,7 @@ const DEPTH: usize = 3;
 
 pub(super) fn open(dir: &Path, tag: Option<&str>) -> Result<(LocalImage, Files), Cause> {
     let index = section(&dir.join("index.json"))?.read_all("index", manifest::MANIFEST_MAX)?;
-    let Manifest::Index(entries) = manifest::parse(&index, manifest::OCI_INDEX)? else {
+    let Manifest::Index(entries) = manifest::parse(&index, OCI_INDEX)? else {
         return Err(Cause::NoSingleMatch(Vec::new()));
     };
     let (mut descriptor, names) = chosen(&entries, tag)?;

@@ -7,11 +7,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::Compression,
     image::{
         fake::{OCI_INDEX, OCI_MANIFEST, descriptor, gzipped},
         platform::HostPlatform,
     },
+    media_type::Compression,
 };
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";

@@ -15,26 +15,16 @@ use super::{
     platform::{HostPlatform, Platform},
 };
 use crate::{
-    changeset::{Compression, Format},
     digest::Digest,
+    media_type::{
+        self, Compression, DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, Format, OCI_CONFIG,
+        OCI_INDEX, OCI_MANIFEST,
+    },
 };
 
 /// OCI distribution-spec, "Pushing Manifests": registries should accept manifests of at least 4 MiB. The registries in
 /// use accept no larger ones.
 pub(super) const MANIFEST_MAX: u64 = 4 << 20;
-
-pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-/// The media types that we accept.
-pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
-     application/vnd.docker.distribution.manifest.list.v2+json, \
-     application/vnd.oci.image.manifest.v1+json, \
-     application/vnd.docker.distribution.manifest.v2+json";
-
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// The annotation in which ORAS writes the diff id of a directory that it packed. The config of such an image has no
 /// diff ids.
@@ -87,7 +77,7 @@ impl Entry {
 
 impl Descriptor {
     pub(super) fn is_index(&self) -> bool {
-        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_INDEX)
     }
 
     fn is_image(&self) -> bool {
@@ -125,23 +115,18 @@ pub(super) fn unreadable(what: &'static str, error: &serde_json::Error) -> Probl
     Problem::Malformed { what, why }
 }
 
-/// The media type of a `Content-Type` header: without parameters, in lower case.
-pub(super) fn media_type(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
 /// Parses a manifest that the registry sent with `content_type`.
 ///
 /// # Errors
-/// A content type other than the four in [`ACCEPT`]; a document that contradicts its content type by its `mediaType` or
+/// A content type other than the four in [`MANIFESTS`](media_type::MANIFESTS); a document that contradicts its content type by its `mediaType` or
 /// by its fields; schema 1.
 pub(super) fn parse(bytes: &[u8], content_type: &str) -> Result<Manifest, Problem> {
-    let kind = media_type(content_type);
+    let kind = media_type::of_header(content_type);
     if kind.starts_with("application/vnd.docker.distribution.manifest.v1") {
         return Err(SCHEMA_1);
     }
     let is_index = match kind.as_str() {
-        OCI_INDEX | DOCKER_LIST => true,
+        OCI_INDEX | DOCKER_INDEX => true,
         OCI_MANIFEST | DOCKER_MANIFEST => false,
         _ => return Err(malformed("its Content-Type is not that of an image manifest or index")),
     };
@@ -313,35 +298,8 @@ fn diff_ids(layers: &[Descriptor], named: Option<Vec<Digest>>) -> Result<Vec<Dig
 /// Format and compression of a layer by its media type. Nondistributable layers are pulled like others if the registry
 /// has them. If it does not, it responds with 404; the URLs in the manifest are not followed.
 fn kind(media_type: &str) -> Result<(Format, Compression), Problem> {
-    let compression = match media_type {
-        "application/vnd.ovl-csi.layer.v1.native.tar" => {
-            return Ok((Format::Native, Compression::None));
-        }
-        "application/vnd.ovl-csi.layer.v1.native.tar+gzip" => {
-            return Ok((Format::Native, Compression::Gzip));
-        }
-        "application/vnd.ovl-csi.layer.v1.native.tar+zstd" => {
-            return Ok((Format::Native, Compression::Zstd));
-        }
-        "application/vnd.oci.image.layer.v1.tar"
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
-        | "application/vnd.docker.image.rootfs.diff.tar"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar" => Compression::None,
-        "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Compression::Gzip,
-        "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd" => Compression::Zstd,
-        _ => {
-            return Err(Problem::Unsupported(
-                "the image has a layer that is not a tar of a file system",
-            ));
-        }
-    };
-    Ok((Format::Portable, compression))
+    media_type::parse_layer(media_type)
+        .ok_or(Problem::Unsupported("the image has a layer that is not a tar of a file system"))
 }
 
 #[cfg(test)]

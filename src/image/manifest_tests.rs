@@ -40,7 +40,7 @@ fn an_ambiguous_or_unsupported_manifest_is_rejected() {
         (without(image(), "mediaType"), OCI_MANIFEST, ""),
         (without(image(), "mediaType"), DOCKER_MANIFEST, ""),
         (index.clone(), OCI_INDEX, ""),
-        (index.clone(), DOCKER_LIST, ""),
+        (index.clone(), DOCKER_INDEX, ""),
         (image(), "application/json", "Content-Type is not that of an image"),
         (image(), "", "Content-Type is not that of an image"),
         (image(), DOCKER_MANIFEST, "mediaType differs from its Content-Type"),

@@ -90,8 +90,8 @@ pub use resolve::Known;
 pub use transport::SetUpError;
 
 use crate::{
-    changeset::{Compression, Format},
     digest::Digest,
+    media_type::{Compression, Format},
 };
 
 /// A resolved image: the manifest for this host, with its config and layers.

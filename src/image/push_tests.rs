@@ -13,7 +13,7 @@ use super::{
         self, ALWAYS, FakeRegistry, Fault, IDENTITY, OCI_MANIFEST, Scheme, TOKEN, descriptor, soon,
     },
 };
-use crate::{changeset::Format, digest::Digest, error::Class};
+use crate::{digest::Digest, error::Class, media_type::Format};
 
 const PASSWORD: &str = "password-that-must-not-be-shown";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";

@@ -14,12 +14,12 @@ fn without() -> Keyring {
 }
 
 use crate::{
-    changeset::{Compression, Format},
     error::Class,
     image::fake::{
         self, ALWAYS, FakeRegistry, Fault, OCI_INDEX, OCI_MANIFEST, Pushed, TOKEN, descriptor, soon,
     },
     image::{error, platform::HostPlatform},
+    media_type::{Compression, Format},
 };
 
 /// A registry with the image `team/tool:1` of one layer, the reference to it and a client.

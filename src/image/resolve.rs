@@ -24,7 +24,7 @@ use super::{
     request::{Place, RegistryRequest, Verb},
     transport::Document,
 };
-use crate::digest::Digest;
+use crate::{digest::Digest, media_type};
 
 /// What the caller knows about an image already.
 #[derive(Clone, Copy)]
@@ -112,7 +112,8 @@ impl Registries {
         let pinned = reference.digest().copied();
         let name = name_of(reference, pinned);
         let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
-        let request = RegistryRequest { verb: Verb::Head, accept: manifest::ACCEPT, ..request };
+        let request =
+            RegistryRequest { verb: Verb::Head, accept: media_type::MANIFESTS, ..request };
         let read = |document: &Document| Ok(pinned.or_else(|| claimed(document)));
         match fetch.one(request, can_resolve(pinned), manifest::MANIFEST_MAX, read).await {
             Ok(digest) => Ok(digest.map(|digest| (digest, fetch.access))),
@@ -164,7 +165,7 @@ impl Fetch<'_> {
     async fn top(&mut self, digest: Option<Digest>) -> Result<(Digest, Manifest), ImageError> {
         let (reference, name) = (self.reference, name_of(self.reference, digest));
         let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
-        let request = RegistryRequest { accept: manifest::ACCEPT, ..request };
+        let request = RegistryRequest { accept: media_type::MANIFESTS, ..request };
         let read = |document: &Document| top(document, digest);
         self.one(request, can_resolve(digest), manifest::MANIFEST_MAX, read).await
     }
@@ -224,10 +225,10 @@ impl Fetch<'_> {
             return Err(self.wrong(Problem::TooLarge { what: MANIFEST, limit }));
         }
         let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
-        let request = RegistryRequest { accept: manifest::ACCEPT, ..request };
+        let request = RegistryRequest { accept: media_type::MANIFESTS, ..request };
         let read = |document: &Document| {
             check_content(MANIFEST, &document.bytes, chosen)?;
-            if manifest::media_type(&document.content_type) != chosen.media_type {
+            if media_type::of_header(&document.content_type) != chosen.media_type {
                 let why = "its Content-Type differs from the media type in the index".to_owned();
                 return Err(Problem::Malformed { what: MANIFEST, why });
             }

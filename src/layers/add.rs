@@ -16,9 +16,10 @@ use super::{
     store::discard,
 };
 use crate::{
-    changeset::{self, Format, Limits, ParentLayers, Unpacked},
+    changeset::{self, Limits, ParentLayers, Unpacked},
     digest::Digest,
     error::Class,
+    media_type::Format,
     spill::Scratch,
     sys::durable::{self, Amount, at},
 };

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::Format,
     digest::Digest,
+    media_type::Format,
     sys::{mounts::FakeMounts, statfs::Space},
 };
 

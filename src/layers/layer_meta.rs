@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{SnapshotContents, parent_layers::chain_id};
 use crate::{
-    changeset::{Features, Format, Unpacked},
+    changeset::{Features, Unpacked},
     digest::Digest,
+    media_type::Format,
     sys::durable::{self, at},
 };
 

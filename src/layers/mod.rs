@@ -60,7 +60,7 @@ pub(crate) mod testing;
 mod tests;
 mod verify;
 
-pub use crate::changeset::{Features, Format};
+pub use crate::changeset::Features;
 pub use add::NewLayer;
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
 pub use gc::{GcStats, Watermarks};

@@ -9,9 +9,10 @@ use std::{
 
 use super::*;
 use crate::{
-    changeset::{Features, Format},
+    changeset::Features,
     error::Class,
     layers::{LayerFormat, Origin},
+    media_type::Format,
     sys::{
         attributes,
         mounts::{FakeMounts, LinuxMounts, Mounts as _},

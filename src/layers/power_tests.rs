@@ -9,8 +9,8 @@ use std::{
 
 use super::*;
 use crate::{
-    changeset::Format,
     digest::Digest,
+    media_type::Format,
     sys::{
         mounts::LinuxMounts,
         scratch::{Disk, Scratch},

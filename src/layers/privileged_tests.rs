@@ -4,9 +4,9 @@ use std::{fs, path::Path, sync::Arc};
 
 use super::*;
 use crate::{
-    changeset::Format,
     digest::Digest,
     error::Class,
+    media_type::Format,
     sys::{
         mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
         scratch::Scratch,

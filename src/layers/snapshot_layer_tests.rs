@@ -4,10 +4,10 @@ use std::{collections::HashSet, fs, time::Duration};
 
 use super::{super::Place, *};
 use crate::{
-    changeset::Format,
     layers::{
         GcStats, NewLayer, Origin, SnapshotRecord, Watermarks, native_key, testing::snapshot_record,
     },
+    media_type::Format,
     sys::{
         mounts::LinuxMounts,
         scratch::{Disk, Scratch},

@@ -11,9 +11,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::Format,
     digest::Digest,
     error::Class,
+    media_type::Format,
     sys::{mounts::FakeMounts, statfs::Space},
 };
 

@@ -15,12 +15,13 @@ use self::many_names::{FLAT, Group, fill, name};
 use super::*;
 use crate::{
     budget::Budget,
-    changeset::{Compression, Format, Limits},
+    changeset::Limits,
     image::{
         Keyring,
         fake::{FakeRegistry, registries},
     },
     layers::SnapshotRecord,
+    media_type::{Compression, Format},
     overlay::Features,
     sys::{
         durable, limits, memory,

@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Inner, Snapshots, blocking};
 use crate::{
-    changeset::{self, Compression, Format, Limits, PackError, Packed, Packing},
+    changeset::{self, Limits, PackError, Packed, Packing},
     digest::Digest,
     error::Class,
     format,
     layers::{AddError, FREE_DISK, LowerError, Reservation, ReserveError},
+    media_type::{Compression, Format},
     owner::Owner,
     volumes::ViewError,
 };

@@ -25,11 +25,11 @@ use tokio::task::JoinError;
 
 use super::{PackingError, SnapshotId, SnapshotLock, Snapshots, blocking};
 use crate::{
-    changeset::{Compression, Format},
     digest::Digest,
     error::Class,
     image::{ImageError, Keyring, Reference, Repository},
     layers::{Lease, SnapshotRecord},
+    media_type::{Compression, Format, OCI_MANIFEST},
 };
 
 /// Which snapshot to push, and to which repository.
@@ -237,7 +237,7 @@ impl Snapshots {
         let digest = self
             .0
             .registries
-            .push_manifest(&to, id.as_str(), manifest::MEDIA_TYPE, &manifest, &keyring)
+            .push_manifest(&to, id.as_str(), OCI_MANIFEST, &manifest, &keyring)
             .await
             .map_err(|source| PushError::Registry { id, source: Box::new(source) })?;
         let image = to.at(&digest).to_string();

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::{testing::request, *};
 use crate::{
-    changeset::{Compression, Format},
     digest::Digest,
     error::Class,
     image::{
@@ -21,6 +20,7 @@ use crate::{
         fake::{ALWAYS, FakeRegistry, Fault, OCI_MANIFEST, descriptor, gzipped, registries},
     },
     layers::SnapshotRecord,
+    media_type::{Compression, Format},
     overlay::Features,
     owner::Owner,
     sys::{

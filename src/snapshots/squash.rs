@@ -14,9 +14,10 @@ use super::{
     push::Blob,
 };
 use crate::{
-    changeset::{Compression, Format, Packed},
+    changeset::Packed,
     error::Class,
     layers::{AddError, NewLayer, Origin},
+    media_type::{Compression, Format},
 };
 
 /// Why a snapshot was not squashed. The snapshot is unchanged.

@@ -21,7 +21,7 @@
 //! disk for that; `records.rs` has the exceptions. The data are removed in the background (`background_removal.rs`). A
 //! target is removed by `rmdir` only, so that a mount below it is never deleted through.
 //!
-//! May use: image, layers, overlay, changeset, sys
+//! May use: image, layers, overlay, sys
 //!
 //! Deliberately absent: gRPC, Kubernetes objects, and the format of layers.
 

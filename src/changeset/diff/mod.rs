@@ -52,18 +52,9 @@ use std::io::Write;
 pub use changes::{Change, ChangeKind, changes};
 pub use error::PackError;
 
-use super::{Compression, Limits};
+use super::{Compression, Format, Limits};
 use crate::{digest::Digest, owner::Owner, sys::mounts::Detached};
 use tar::Tar;
-
-/// How a layer expresses what is hidden, renamed or in a lower layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// As in the OCI image-spec. Every runtime can use it.
-    Portable,
-    /// With overlay's own xattrs: smaller, for ovl-csi only.
-    Native,
-}
 
 /// The options of a packed layer.
 #[derive(Debug, Clone)]
@@ -93,18 +84,6 @@ pub struct Packed {
     pub entries: u64,
     /// The compression of the tar.
     pub compression: Compression,
-}
-
-/// The media type of a layer in this format and compression.
-pub fn media_type(format: Format, compression: Compression) -> &'static str {
-    match (format, compression) {
-        (Format::Portable, Compression::None) => "application/vnd.oci.image.layer.v1.tar",
-        (Format::Portable, Compression::Gzip) => "application/vnd.oci.image.layer.v1.tar+gzip",
-        (Format::Portable, Compression::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
-        (Format::Native, Compression::None) => "application/vnd.ovl-csi.layer.v1.native.tar",
-        (Format::Native, Compression::Gzip) => "application/vnd.ovl-csi.layer.v1.native.tar+gzip",
-        (Format::Native, Compression::Zstd) => "application/vnd.ovl-csi.layer.v1.native.tar+zstd",
-    }
 }
 
 /// Packs the changes in `own`, layers bottom first, as one layer. `merged` is the read-only overlay of the whole stack,

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Blob, Push, PushError, PushRequest};
 use crate::{
-    changeset::{self, Compression, Format},
     digest::Digest,
     image::Repository,
     layers::{Origin, Packed},
+    media_type::{self, Format},
     snapshots::{
         PackingError, Snapshots, blocking,
         packing::{CancellableWriter, PackJob},
@@ -239,11 +239,11 @@ impl Source {
     /// `None` if the blob is not allowed in an image of this format. A portable layer is allowed in all formats.
     fn new(origin: &Origin, format: Format, target: &Repository) -> Option<Self> {
         let packed = origin.packed.as_ref()?;
-        let (blob_format, compression) = form(&packed.media_type)?;
+        let (blob_format, compression) = media_type::parse_layer(&packed.media_type)?;
         if blob_format == Format::Native && format == Format::Portable {
             return None;
         }
-        let media_type = changeset::media_type(blob_format, compression).to_owned();
+        let media_type = media_type::of_layer(blob_format, compression).to_owned();
         let is_near = origin.registry == target.registry();
         Some(Self {
             blob: Blob { digest: origin.blob, packed: Packed { media_type, ..packed.clone() } },
@@ -254,33 +254,10 @@ impl Source {
     }
 }
 
-/// The format and compression of a layer with this media type. The media types of Docker, and those of nondistributable
-/// layers, mean the same bytes as those of OCI. An OCI manifest may have only the latter.
-fn form(media_type: &str) -> Option<(Format, Compression)> {
-    let compressions = [Compression::None, Compression::Gzip, Compression::Zstd];
-    let forms = [Format::Portable, Format::Native].into_iter();
-    let mut forms = forms.flat_map(|format| compressions.map(|compression| (format, compression)));
-    if let Some(known) = forms.find(|(f, c)| changeset::media_type(*f, *c) == media_type) {
-        return Some(known);
-    }
-    let names = [
-        "application/vnd.oci.image.layer.nondistributable.v1.tar",
-        "application/vnd.docker.image.rootfs.diff.tar",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar",
-    ];
-    let rest = names.into_iter().find_map(|name| media_type.strip_prefix(name))?;
-    let compression = match rest {
-        "" => Compression::None,
-        "+gzip" | ".gzip" => Compression::Gzip,
-        "+zstd" | ".zstd" => Compression::Zstd,
-        _ => return None,
-    };
-    Some((Format::Portable, compression))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media_type::Compression;
 
     fn origin(registry: &str, repository: &str, media_type: &str) -> Origin {
         let diff_id = Digest::of(b"tar");
@@ -296,31 +273,10 @@ mod tests {
     }
 
     #[test]
-    fn media_types_of_docker_become_those_of_oci() {
-        let oci = "application/vnd.oci.image.layer.v1.tar";
-        for (name, suffix) in [
-            ("application/vnd.docker.image.rootfs.diff.tar.gzip", "+gzip"),
-            ("application/vnd.docker.image.rootfs.foreign.diff.tar", ""),
-            ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", "+zstd"),
-            ("application/vnd.oci.image.layer.v1.tar+zstd", "+zstd"),
-        ] {
-            let (format, compression) = form(name).unwrap();
-            assert_eq!(
-                changeset::media_type(format, compression),
-                format!("{oci}{suffix}"),
-                "{name}"
-            );
-        }
-        for other in ["", "application/json", "application/vnd.docker.image.rootfs.diff.tar.xz"] {
-            assert_eq!(form(other), None, "{other}");
-        }
-    }
-
-    #[test]
     fn a_source_is_in_the_target_registry_or_not_and_has_a_suitable_format() {
         let target: Repository = "r.io/ws".parse().unwrap();
-        let plain = changeset::media_type(Format::Portable, Compression::Zstd);
-        let native = changeset::media_type(Format::Native, Compression::Zstd);
+        let plain = media_type::of_layer(Format::Portable, Compression::Zstd);
+        let native = media_type::of_layer(Format::Native, Compression::Zstd);
         let found = |registry, repository, media_type, format| {
             let source = Source::new(&origin(registry, repository, media_type), format, &target)?;
             Some((source.is_target, source.is_near))

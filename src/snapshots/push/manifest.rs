@@ -8,15 +8,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
-    changeset::{self, Format},
+    changeset,
     digest::Digest,
     layers::{Packed, SnapshotRecord},
+    media_type::{self, Format, OCI_CONFIG, OCI_MANIFEST},
 };
-
-/// The media type of the manifest.
-pub(super) const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// The media type of the config.
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// A layer blob in a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +26,7 @@ pub(in crate::snapshots) struct Blob {
 impl Blob {
     /// The blob of a layer that was packed on this node.
     pub(in crate::snapshots) fn packed(packed: &changeset::Packed, format: Format) -> Self {
-        let media_type = changeset::media_type(format, packed.compression).to_owned();
+        let media_type = media_type::of_layer(format, packed.compression).to_owned();
         let (size, diff_id) = (packed.size, packed.diff_id);
         Self { digest: packed.digest, packed: Packed { media_type, size, diff_id } }
     }
@@ -46,9 +42,9 @@ pub(super) fn manifest(
         |Blob { digest, packed }: &Blob| descriptor(&packed.media_type, digest, packed.size);
     let manifest = json!({
         "annotations": annotations,
-        "config": descriptor(CONFIG, &Digest::of(config), config.len() as u64),
+        "config": descriptor(OCI_CONFIG, &Digest::of(config), config.len() as u64),
         "layers": layers.iter().map(layer).collect::<Vec<_>>(),
-        "mediaType": MEDIA_TYPE,
+        "mediaType": OCI_MANIFEST,
         "schemaVersion": 2,
     });
     manifest.to_string().into_bytes()

@@ -6,12 +6,12 @@ use serde_json::json;
 
 use super::{tests::Node, *};
 use crate::{
-    changeset::{Compression, Format},
     image::{
         Keyring, LayerBlob,
         fake::{FakeRegistry, OCI_MANIFEST, descriptor},
     },
     layers::{Place, chain_id, native_key},
+    media_type::{Compression, Format},
 };
 
 const PORTABLE: &str = "application/vnd.oci.image.layer.v1.tar";

@@ -29,11 +29,11 @@ use super::{
 };
 use crate::{
     budget::{Budget, Share},
-    changeset::Format,
     digest::Digest,
     error::Class,
     image::{Access, Image, Known, PullPolicy, Reference, Registries, Repository},
     layers::{ImageDetails, Lease, Store},
+    media_type::Format,
     metrics::Metrics,
     overlay::LAYER_LIMIT,
     sys::blocking::blocking,

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    changeset::Format,
     image::Keyring,
     image::fake::{ALWAYS, FakeRegistry, Fault, OCI_MANIFEST, Pushed, descriptor, gzipped},
     layers::{NewLayer, Origin, Watermarks},
+    media_type::Format,
     metrics::Metrics,
     sys::{mounts::FakeMounts, statfs::Space},
     volumes::{gc::GarbageCollector, records::Records},
