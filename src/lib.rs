@@ -28,6 +28,8 @@
 //!            metrics    counters and histograms for Prometheus
 //!            overlay_xattr  names of overlay's own extended attributes
 //!            owner      a pair UID:GID
+//!            reference  names of images and repositories
+//!            registry_name  names of registries: host and port
 //!            telemetry  logs and traces
 //! ```
 //!
@@ -60,6 +62,8 @@ pub mod metrics;
 pub mod overlay;
 pub mod overlay_xattr;
 pub mod owner;
+pub mod reference;
+pub mod registry_name;
 pub mod snapshots;
 pub mod spill;
 pub mod sys;

@@ -311,7 +311,7 @@ async fn push(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         last = Some((record, pushed));
     }
     let (record, pushed) = last.unwrap();
-    let image: ovl::image::Reference = pushed.image.parse().unwrap();
+    let image: ovl::reference::Reference = pushed.image.parse().unwrap();
     let found = FoundSnapshot {
         id: record.id,
         node: "another".to_owned(),

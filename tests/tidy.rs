@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Single-file modules that import no module outside of this list, so every module may use them.
-const COMMON: [&str; 11] = [
+const COMMON: [&str; 13] = [
     "budget",
     "digest",
     "dns_name",
@@ -20,6 +20,8 @@ const COMMON: [&str; 11] = [
     "metrics",
     "overlay_xattr",
     "owner",
+    "reference",
+    "registry_name",
     "telemetry",
     "turns",
 ];

@@ -6,8 +6,9 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     error::Class,
-    image::{Keyring, Reference, Repository},
+    image::Keyring,
     layers::{SnapshotId, SnapshotRecord, Store},
+    reference::{Reference, Repository},
     snapshots::{CaptureRequest, Progress, PushError, PushRequest, Pushed, Snapshots},
 };
 

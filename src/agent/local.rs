@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{
     error::Class,
-    image::{Keyring, Reference, Registries, Repository},
+    image::{Keyring, Registries},
     layers::{SnapshotId, SnapshotRecord, Store},
     media_type::{Compression, Format},
+    reference::{Reference, Repository},
     snapshots::{CaptureRequest, Progress as PushProgress, PushRequest, Pushed, Snapshots},
     volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
 };

@@ -10,8 +10,8 @@ use crate::{
         overlay_snapshot::{OverlaySnapshot, Phase},
         snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
     },
-    image::{Reference, Repository},
     owner::Owner,
+    reference::{Reference, Repository},
     volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
 };
 

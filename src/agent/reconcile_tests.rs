@@ -23,9 +23,10 @@ use crate::{
     cluster::fake::{FakeApi, Loss},
     digest::Digest,
     error::Class,
-    image::{Keyring, Reference, Repository},
+    image::Keyring,
     layers::{SnapshotId, SnapshotRecord, testing::snapshot_record},
     owner::Owner,
+    reference::{Reference, Repository},
     snapshots::{CaptureRequest, Progress, PushRequest, Pushed},
     volumes::{EventRecorder, Pod, PodEvent},
 };

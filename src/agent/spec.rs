@@ -8,9 +8,10 @@ use crate::{
         Consistency as Wanted, LayerCompression, LayerFormat, OverlaySnapshot,
     },
     error::Class,
-    image::{Keyring, Repository},
+    image::Keyring,
     layers::SnapshotId,
     media_type::{Compression, Format},
+    reference::Repository,
     snapshots::{CaptureRequest, Consistency, PushRequest},
     volumes::Pod,
 };
@@ -113,4 +114,59 @@ pub(super) fn target(object: &OverlaySnapshot) -> Result<Option<Target>, Failure
 
 fn invalid(why: impl std::fmt::Display) -> Failure {
     Failure::new(Class::Invalid, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::fuzzing;
+
+    /// The controller and the node have one grammar: what a class gets through the controller does not fail on a node.
+    #[test]
+    fn the_node_pushes_to_each_repository_that_the_controller_accepts_in_a_class() {
+        let long = |length| format!("r.io/{}", "a".repeat(length));
+        for (text, is_good) in [
+            ("r.io/a", true),
+            ("R.io:5000/a/b__c", true),
+            ("docker.io/a", true),
+            ("localhost/a", true),
+            ("10.0.0.1:5000/a", true),
+            ("[0:0::1]:5000/a", true),
+            (&long(250), true),
+            (&long(251), false),
+            ("127.1/a", false),
+            ("0x7f.0.0.1/a", false),
+            ("2130706433:80/a", false),
+            ("r.io:05000/a", false),
+            ("r.io:0/a", false),
+            ("r.io:70000/a", false),
+            ("r..io/a", false),
+            ("r_x.io/a", false),
+            ("[::1/a", false),
+            ("https://r.io/a", false),
+            ("u@r.io/a", false),
+            ("r.io/", false),
+            ("r.io/A", false),
+            ("r.io/a..b", false),
+            ("r.io/a:tag", false),
+        ] {
+            let on_the_node = |repository: &str| {
+                let spec = json!({
+                    "driver": "ovl.csi.dev", "nodeName": "n", "volumeHandle": "csi-1",
+                    "source": { "namespace": "ci", "pod": "p", "podUid": "u", "volume": "ws" },
+                    "repository": repository, "freezeTimeoutMillis": 1, "squashAbove": 1,
+                });
+                let object = OverlaySnapshot::new("snap-1", serde_json::from_value(spec).unwrap());
+                target(&object).map(|target| target.unwrap().to.to_string()).ok()
+            };
+            let in_a_class = fuzzing::repository(text);
+            assert_eq!(in_a_class.is_some(), is_good, "{text}");
+            assert_eq!(on_the_node(text), in_a_class, "{text}");
+            if let Some(filled) = in_a_class {
+                assert_eq!(on_the_node(&filled), Some(filled));
+            }
+        }
+    }
 }

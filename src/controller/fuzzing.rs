@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::parameters::{FREEZE_MAX, Parameters, SQUASH_MAX};
+#[cfg(test)]
+use super::repository::{Names, Template};
 
 /// What is accepted is within its limits.
 pub(crate) fn parameters(given: &BTreeMap<String, String>) -> bool {
@@ -17,4 +19,11 @@ pub(crate) fn parameters(given: &BTreeMap<String, String>) -> bool {
             false
         }
     }
+}
+
+/// The repository that a class with this `repository`, which has no placeholders, is for every snapshot.
+#[cfg(test)]
+pub(crate) fn repository(text: &str) -> Option<String> {
+    let names = Names { namespace: "ci", pod: "p", volume: "ws", name: "s" };
+    Some(text.parse::<Template>().ok()?.fill(names).ok()?.repository)
 }

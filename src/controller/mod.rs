@@ -22,7 +22,7 @@
 //!   reports `Deleted`. Then the controller deletes the object. It does not wait for a node that is gone, not ready, or
 //!   silent for too long.
 //!
-//! May use: cluster, image
+//! May use: cluster
 //!
 //! Deliberately absent: all work on a node. The controller communicates with nodes only through OverlaySnapshots.
 

@@ -4,13 +4,11 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     digest::Digest,
-    image::{ReferenceError, Repository},
+    reference::{NAME_MAX, ReferenceError, Repository},
 };
 
-/// The longest registry and repository together (OCI distribution-spec, "Pulling manifests").
-const LENGTH_MAX: usize = 255;
 /// A name that is longer than this is shortened if the whole would be too long.
-const NAME_MAX: usize = 40;
+const LONG_NAME: usize = 40;
 /// The number of hash digits at the end of a shortened name, so that different names stay different.
 const SUM: usize = 12;
 /// The names of the placeholders.
@@ -119,7 +117,7 @@ impl Template {
         });
         let path: String = pieces.collect();
         let repository = format!("{}/{path}", self.registry);
-        if repository.len() > LENGTH_MAX {
+        if repository.len() > NAME_MAX {
             return Err(RepositoryError::Long(repository));
         }
         let grammar = |why| RepositoryError::Grammar { template: self.to_string(), why };
@@ -138,10 +136,10 @@ impl fmt::Display for Template {
 }
 
 fn short(name: &str) -> String {
-    if name.len() <= NAME_MAX {
+    if name.len() <= LONG_NAME {
         return name.to_owned();
     }
-    let start: String = name.chars().take(NAME_MAX - SUM - 1).collect();
+    let start: String = name.chars().take(LONG_NAME - SUM - 1).collect();
     let start = start.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
     format!("{start}-{}", &Digest::of(name.as_bytes()).hex()[..SUM])
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     controller::fuzzing::parameters,
-    image::Repository,
+    reference::Repository,
     volumes::{Target, VolumeSpec},
 };
 

@@ -24,11 +24,10 @@ use tokio::{sync::mpsc, task::AbortHandle};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Access,
+    Access, Reference,
     candidates::Attempt,
     error::{ImageError, Problem},
     min_throughput::{self, MinThroughput},
-    reference::Reference,
     request::{self, Place, RegistryRequest},
     suspect_mirrors::Suspicion,
     transport::Transport,

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use super::{
+    Reference,
     error::{ImageError, Problem},
     hosts::{Endpoint, Hosts},
     keyring::{Access, Credential, Keyring},
-    reference::Reference,
 };
 
 /// One server with one credential; anonymous without one.

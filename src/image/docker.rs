@@ -8,12 +8,11 @@ use std::{collections::HashMap, fs::File, io::Read, path::Path, sync::Arc};
 use serde::Deserialize;
 
 use super::{
-    LayerBlob,
+    LayerBlob, Reference,
     config::{self, CONFIG_MAX},
     error::Problem,
     local::{Cause, Files, LocalImage, Section},
     manifest,
-    reference::Reference,
 };
 use crate::{
     changeset::{self, Member},

@@ -7,7 +7,7 @@
 
 use std::{error::Error, fmt, io, time::Duration};
 
-use super::{body::FileError, policy::Refusal, reference::Reference};
+use super::{Reference, body::FileError, policy::Refusal};
 use crate::{budget::OverBudget, digest::Digest, error::Class, format};
 
 /// A pull or push of an image, or of one of its blobs, failed.

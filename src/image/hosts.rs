@@ -30,20 +30,20 @@ use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 use reqwest::{Url, header::HeaderMap};
 
 use super::{
-    error,
+    Reference, error,
     hosts_error::HostsError,
     hosts_file::{self, HostsFile},
     networks::RefusedNetworks,
-    reference::{self, Reference},
     rewrite::Rewrite,
     tls::TlsSettings,
 };
+use crate::registry_name::{self, DOCKER_HUB};
 
 const FILE: &str = "hosts.toml";
 /// The directory for registries without one of their own.
 const DEFAULT: &str = "_default";
-/// The name of Docker Hub in references, and the URL of its API, which has another name.
-const DOCKER_HUB: (&str, &str) = ("docker.io", "https://registry-1.docker.io");
+/// The API of Docker Hub, which has another name than references.
+const DOCKER_HUB_API: &str = "https://registry-1.docker.io";
 
 /// The contents of the hosts directory. Without a directory, every registry is contacted itself by https.
 #[derive(Debug, Clone)]
@@ -261,8 +261,8 @@ fn read(directory: &Path, tls_settings: &mut Vec<TlsSettings>) -> Result<HostsFi
 
 /// The URL of the registry itself.
 fn itself(registry: &str) -> Option<Url> {
-    if registry == DOCKER_HUB.0 {
-        return Url::parse(DOCKER_HUB.1).ok();
+    if registry == DOCKER_HUB {
+        return Url::parse(DOCKER_HUB_API).ok();
     }
     Url::parse(&format!("https://{registry}")).ok()
 }
@@ -273,7 +273,7 @@ fn registry_of(directory: &str) -> Option<String> {
         Some((host, port)) => format!("{host}:{port}"),
         None => directory.to_owned(),
     };
-    reference::checked_registry(&spelled).ok()
+    registry_name::canonical(&spelled)
 }
 
 #[cfg(test)]

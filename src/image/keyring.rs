@@ -12,10 +12,12 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     Reference,
-    reference::{checked_registry, split_port},
     secret::{NoSalt, Secret},
 };
-use crate::error::Class;
+use crate::{
+    error::Class,
+    registry_name::{self, split_port},
+};
 
 /// Largest size in bytes, which is Kubernetes' limit for a Secret.
 const TEXT_MAX: usize = 1 << 20;
@@ -162,7 +164,8 @@ impl Pattern {
         let path = version.filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(path);
         // Image references name Docker Hub docker.io, and its credentials usually have another of its names. A glob is
         // not a registry name, and is kept unchanged.
-        let server = checked_registry(server).unwrap_or_else(|_| server.to_ascii_lowercase());
+        let server =
+            registry_name::canonical(server).unwrap_or_else(|| server.to_ascii_lowercase());
         let (host, port) = split_port(&server);
         let path = if path == "/" { "" } else { path };
         let port = port.unwrap_or_default().to_owned();

@@ -3,12 +3,12 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use super::{
+    Reference,
     config::{self, CONFIG_MAX},
     error::Problem,
     local::{Cause, Files, LocalImage, Section},
     manifest::{self, Descriptor, Entry, Manifest},
     platform::HostPlatform,
-    reference::Reference,
     resolve::check_content,
 };
 use crate::{changeset::Member, digest::Digest, media_type::OCI_INDEX};

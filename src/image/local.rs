@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{LayerBlob, docker, error::Problem, layout, reference::Reference};
+use super::{LayerBlob, Reference, docker, error::Problem, layout};
 use crate::{
     changeset::Member,
     digest::{Digest, Digester},

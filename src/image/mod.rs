@@ -57,9 +57,7 @@ mod pull_policy;
 mod push;
 #[cfg(test)]
 mod push_tests;
-mod reference;
 mod registries;
-mod repository;
 mod request;
 mod resolve;
 mod retry;
@@ -83,15 +81,14 @@ pub use local::{Local, LocalBlob, LocalError, LocalImage};
 pub use networks::{Network, NetworkError};
 pub use platform::architecture;
 pub use pull_policy::PullPolicy;
-pub use reference::{Reference, ReferenceError};
 pub use registries::Registries;
-pub use repository::Repository;
 pub use resolve::Known;
 pub use transport::SetUpError;
 
 use crate::{
     digest::Digest,
     media_type::{Compression, Format},
+    reference::{Reference, Repository},
 };
 
 /// A resolved image: the manifest for this host, with its config and layers.

@@ -17,12 +17,11 @@ use super::{
     error::Problem,
     manifest,
     policy::{self, Role},
-    reference,
     request::{self, Place, RegistryRequest, Verb},
     transport::Transport,
     upload::Upload,
 };
-use crate::{digest::Digest, error::Class};
+use crate::{digest::Digest, error::Class, reference::is_tag};
 
 impl Registries {
     /// Returns whether the repository has the blob.
@@ -105,10 +104,11 @@ impl Registries {
             if bytes.len() as u64 > manifest::MANIFEST_MAX {
                 return Err(Problem::TooLarge { what: MANIFEST, limit: manifest::MANIFEST_MAX });
             }
-            let wrong = |_| Problem::Unsupported("the tag to push is not a valid tag");
-            let tag = reference::checked_tag(tag).map_err(wrong)?;
+            if !is_tag(tag) {
+                return Err(Problem::Unsupported("the tag to push is not a valid tag"));
+            }
             let body = RequestBody::Bytes(media_type, bytes);
-            let request = target.request(Verb::Put, Place::Content("manifests", &tag), MANIFEST);
+            let request = target.request(Verb::Put, Place::Content("manifests", tag), MANIFEST);
             let response =
                 target.open(RegistryRequest { body, ..request }).await.map_err(no_repository)?;
             match reported_digest(&response) {

@@ -6,13 +6,12 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    Access, Image, Keyring, LayerBlob, Repository,
+    Access, Image, Keyring, LayerBlob, Reference, Repository,
     blob::{BlobReader, Source, Wanted},
     candidates::{Attempt, Tried, attempts},
     error::{ImageError, Problem},
     hosts::{Endpoint, Hosts},
     networks::Network,
-    reference::Reference,
     retry::RetryPolicy,
     suspect_mirrors::SuspectMirrors,
     transport::{SetUpError, Transport, Trust},

@@ -12,13 +12,13 @@ use reqwest::{
 };
 
 use super::{
+    Reference,
     auth::Grant,
     body::RequestBody,
     error::Problem,
     hosts::Endpoint,
     keyring::{Access, Credential},
     policy::Role,
-    reference::Reference,
     retry,
     secret::Secret,
 };

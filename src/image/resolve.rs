@@ -12,14 +12,13 @@
 use futures::future::BoxFuture;
 
 use super::{
-    Access, Image, Keyring, LayerBlob, Registries,
+    Access, Image, Keyring, LayerBlob, Reference, Registries,
     candidates::Tried,
     config::{self, CONFIG_MAX, Config},
     error::{ImageError, Problem},
     hosts::Endpoint,
     manifest::{self, Candidate, Descriptor, Manifest},
     platform::HostPlatform,
-    reference::Reference,
     registries::pull,
     request::{Place, RegistryRequest, Verb},
     transport::Document,

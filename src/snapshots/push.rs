@@ -27,9 +27,10 @@ use super::{PackingError, SnapshotId, SnapshotLock, Snapshots, blocking};
 use crate::{
     digest::Digest,
     error::Class,
-    image::{ImageError, Keyring, Reference, Repository},
+    image::{ImageError, Keyring},
     layers::{Lease, SnapshotRecord},
     media_type::{Compression, Format, OCI_MANIFEST},
+    reference::{Reference, Repository},
 };
 
 /// Which snapshot to push, and to which repository.

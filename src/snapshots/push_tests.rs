@@ -16,13 +16,14 @@ use crate::{
     digest::Digest,
     error::Class,
     image::{
-        Keyring, Reference, Repository,
+        Keyring,
         fake::{ALWAYS, FakeRegistry, Fault, OCI_MANIFEST, descriptor, gzipped, registries},
     },
     layers::SnapshotRecord,
     media_type::{Compression, Format},
     overlay::Features,
     owner::Owner,
+    reference::{Reference, Repository},
     sys::{
         durable,
         mounts::{LinuxMounts, Mounts as _},

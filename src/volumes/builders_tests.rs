@@ -22,9 +22,9 @@ use self::{
     tree::{Tree, assert_same, difference, read_tree},
 };
 use super::{privileged_tests::Node, tools_tests::sh, *};
-use crate::image::{
-    Reference,
-    fake::{FakeRegistry, OCI_INDEX, OCI_MANIFEST, descriptor},
+use crate::{
+    image::fake::{FakeRegistry, OCI_INDEX, OCI_MANIFEST, descriptor},
+    reference::Reference,
 };
 
 /// The layers, bottom first: the name, and the shell lines that write the layer to the tar `$OUT`.

@@ -14,7 +14,7 @@ use super::{
     privileged_tests::{Node, registry},
     tests::wait_for_removal,
 };
-use crate::image::Reference;
+use crate::reference::Reference;
 
 /// Environment variable that is set for the measured process, which runs nothing else: other tests open files too.
 const MEASURED: &str = "OVL_TEST_MEASURED";

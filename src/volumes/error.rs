@@ -5,9 +5,9 @@ use std::{io, path::PathBuf, sync::Arc};
 use super::{LayersError, PodUid, RecordError, Target, VolumeId};
 use crate::{
     error::Class,
-    image::Reference,
     layers::LowerError,
     overlay::{OverlayError, PlanError},
+    reference::Reference,
     sys::mounts::MountError,
 };
 

@@ -6,10 +6,10 @@ use super::{Pod, RecordError, VolumeId, Volumes, lock::VolumeLock, record::Recor
 use crate::{
     digest::Digest,
     error::Class,
-    image::Reference,
     layers::SnapshotId,
     overlay::{self, Upper},
     owner::Owner,
+    reference::Reference,
     sys::mounts::{Mount, MountError},
 };
 

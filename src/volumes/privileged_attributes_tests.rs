@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     error::Class,
-    image::{Reference, fake::FakeRegistry},
+    image::fake::FakeRegistry,
     overlay::{Options, Xino},
     owner::Owner,
+    reference::Reference,
     sys::{
         durable,
         mounts::{LinuxMounts, Mounts as _},

@@ -16,10 +16,11 @@ use super::{
 use crate::{
     digest::Digest,
     error::Class,
-    image::{Reference, fake::FakeRegistry},
+    image::fake::FakeRegistry,
     layers::SnapshotRecord,
     overlay::Options,
     owner::Owner,
+    reference::Reference,
     sys::{
         attributes,
         mounts::{LinuxMounts, Mounts as _},

@@ -13,9 +13,10 @@ use tempfile::TempDir;
 use super::{fake_snapshot_lookup::FakeSnapshots, *};
 use crate::{
     digest::Digest,
-    image::{Keyring, Reference, fake::FakeRegistry},
+    image::{Keyring, fake::FakeRegistry},
     layers::Store,
     overlay::{Features, Options},
+    reference::Reference,
     sys::mounts::{LinuxMounts, Mount, Mounts},
 };
 

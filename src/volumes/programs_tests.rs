@@ -16,8 +16,9 @@ use super::{
     *,
 };
 use crate::{
-    image::{PullPolicy, Reference, fake::FakeRegistry},
+    image::{PullPolicy, fake::FakeRegistry},
     overlay::{Options, Xino},
+    reference::Reference,
 };
 
 /// The size in bytes of the files on which the commands run: far more than overlay's marks and xattrs need.

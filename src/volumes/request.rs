@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Class,
-    image::{Keyring, PullPolicy, Reference},
+    image::{Keyring, PullPolicy},
     overlay,
     owner::Owner,
+    reference::Reference,
     sys::id_chars::is_name,
 };
 

@@ -16,13 +16,11 @@ use super::{
 use crate::{
     digest::Digest,
     error::Class,
-    image::{
-        Reference,
-        fake::{FakeRegistry, Pushed},
-    },
+    image::fake::{FakeRegistry, Pushed},
     layers::SnapshotRecord,
     overlay::Options,
     owner::Owner,
+    reference::Reference,
 };
 
 /// A layer of one file.

@@ -4,7 +4,7 @@
 
 use std::{fmt, future::Future, pin::Pin};
 
-use crate::{error::Class, image::Reference, layers::SnapshotId, owner::Owner};
+use crate::{error::Class, layers::SnapshotId, owner::Owner, reference::Reference};
 
 /// Finds snapshots by the names that pods use.
 pub trait SnapshotLookup: Send + Sync + fmt::Debug {

@@ -5,7 +5,8 @@ use std::fs;
 use super::{tests::Node, *};
 use crate::{
     error::Class,
-    image::{Reference, fake::FakeRegistry},
+    image::fake::FakeRegistry,
+    reference::Reference,
     sys::mounts::{Mounts as _, tmpfs},
 };
 

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     changeset::{Limits, list},
     format,
-    image::{Image, LayerBlob, Reference},
+    image::{Image, LayerBlob},
+    reference::Reference,
 };
 
 /// The last lines of `diff --help`.

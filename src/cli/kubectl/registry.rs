@@ -11,7 +11,9 @@ use clap::Args;
 
 use crate::{
     error::Class,
-    image::{Hosts, Image, Keyring, Reference, Registries},
+    image::{Hosts, Image, Keyring, Registries},
+    reference::Reference,
+    registry_name::is_local,
 };
 
 /// The arguments about registries.
@@ -113,39 +115,9 @@ impl Access {
     }
 }
 
-/// Whether the name of a host stands for this machine.
-fn is_local(host: &str) -> bool {
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host == "[::1]"
-        || host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn plain_http_is_used_for_hosts_on_this_machine_only() {
-        for local in [
-            "localhost",
-            "localhost:5000",
-            "a.localhost:1",
-            "127.0.0.1:5000",
-            "127.1.2.3",
-            "[::1]:5000",
-            "[0:0::1]:5000",
-        ] {
-            let image: Reference = format!("{local}/a").parse().unwrap();
-            assert!(is_local(image.host()), "{local}");
-        }
-        for other in
-            ["localhost.example.com", "r.io:5000", "127.0.0.1.nip.io", "10.0.0.1:5000", "[::2]:1"]
-        {
-            let image: Reference = format!("{other}/a").parse().unwrap();
-            assert!(!is_local(image.host()), "{other}");
-        }
-    }
 
     #[test]
     fn credentials_come_from_the_files_auths_only() {

@@ -13,9 +13,7 @@ use super::{
     *,
 };
 use crate::{
-    changeset::archive_of,
-    cluster::fake::FakeApi,
-    image::{Reference, fake::FakeRegistry},
+    changeset::archive_of, cluster::fake::FakeApi, image::fake::FakeRegistry, reference::Reference,
 };
 
 const SNAPSHOTS: &str = "/apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots";

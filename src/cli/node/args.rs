@@ -15,8 +15,9 @@ use serde::Deserialize;
 use crate::{
     csi::{self, DriverName, Endpoint, NodeName, Quantity},
     format,
-    image::{Hosts, Keyring, Network, Registries, Repository},
+    image::{Hosts, Keyring, Network, Registries},
     layers::{DiskLimits, LayerFormat},
+    reference::Repository,
     telemetry::Collector,
     volumes::{ImagePolicy, Settings},
 };

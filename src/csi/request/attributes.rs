@@ -14,9 +14,10 @@ use super::{
 use crate::{
     csi::{config::Defaults, quantity::Quantity},
     dns_name::is_subdomain,
-    image::{PullPolicy, Reference},
+    image::PullPolicy,
     overlay::{Options, Xino},
     owner::Owner,
+    reference::Reference,
     volumes::{Limits, Medium, OnUnclean, VolumeSpec},
 };
 

@@ -6,9 +6,10 @@ use super::{attributes::KEYS, *};
 use crate::{
     csi::proto::csi::volume_capability::BlockVolume,
     error::Class,
-    image::{PullPolicy, Reference},
+    image::PullPolicy,
     overlay::Xino,
     owner::Owner,
+    reference::Reference,
     volumes::{Limits, Medium, OnUnclean, VolumeSpec},
 };
 

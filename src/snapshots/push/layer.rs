@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Blob, Push, PushError, PushRequest};
 use crate::{
     digest::Digest,
-    image::Repository,
     layers::{Origin, Packed},
     media_type::{self, Format},
+    reference::Repository,
     snapshots::{
         PackingError, Snapshots, blocking,
         packing::{CancellableWriter, PackJob},

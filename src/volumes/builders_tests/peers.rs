@@ -19,7 +19,7 @@ use super::{
     tree::{Tree, read_tree},
 };
 use crate::{
-    image::Reference,
+    reference::Reference,
     sys::mounts::{LinuxMounts, Mounts},
 };
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::image::{Access, Reference};
+use crate::{image::Access, reference::Reference};
 
 /// The most entries that are kept. An entry is two short names and a hash. Every author of pods can cause new entries.
 const MAX_ENTRIES: usize = 10_000;

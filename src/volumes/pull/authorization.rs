@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use super::{auth_cache::AuthCache, image_policy::ImagePolicy};
 use crate::{
-    image::{Access, Image, Keyring, Reference, Repository},
+    image::{Access, Image, Keyring},
     layers::Origin,
+    reference::{Reference, Repository},
 };
 
 /// The pod that needs images.

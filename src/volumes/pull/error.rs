@@ -6,9 +6,10 @@ use crate::{
     budget::OverBudget,
     error::Class,
     format,
-    image::{ImageError, Reference},
+    image::ImageError,
     layers::{AddError, ImagesError},
     overlay::LAYER_LIMIT,
+    reference::Reference,
 };
 
 /// The layers of an image could not be pulled.

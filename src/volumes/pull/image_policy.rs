@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
-use crate::{error::Class, image::Reference};
+use crate::{
+    error::Class,
+    reference::Reference,
+    registry_name::{DOCKER_HUB, DOCKER_HUB_ALIASES},
+};
 
 /// Patterns for canonical references (`docker.io/library/alpine:3`): `*` and `?` match any characters, `/` too,
 /// `[...]` one of several, `{a,b}` either. A namespace with a list of its own has that list and not the default.
@@ -80,9 +84,8 @@ impl ImagePolicy {
         let allowed = self.namespaces.get(namespace).unwrap_or(&self.default);
         // Other names of the same registry, which a refusing pattern may contain.
         let mut names = vec![image.replacen(":443/", "/", 1)];
-        if reference.registry() == "docker.io" {
-            let of = |name: &str| image.replacen("docker.io", name, 1);
-            names.extend(["index.docker.io", "registry-1.docker.io"].map(of));
+        if reference.registry() == DOCKER_HUB {
+            names.extend(DOCKER_HUB_ALIASES.map(|alias| image.replacen(DOCKER_HUB, alias, 1)));
         }
         let refused =
             self.refused.is_match(&image) || names.iter().any(|name| self.refused.is_match(name));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::authorization::{Authorization, Given};
 use crate::{
     digest::Digest,
-    image::{Reference, Repository},
     layers::{ImageRecord, Lease, Origin, Store},
+    reference::{Reference, Repository},
 };
 
 /// An image that was resolved before, with all of its layers in the store.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::error::PullError;
-use crate::{error::Class, image::Reference, layers::AddError};
+use crate::{error::Class, layers::AddError, reference::Reference};
 
 /// How long a failure is remembered: the time in which about thirty pods of one Deployment request the image, and
 /// short enough for a user who pushes the image again.

@@ -31,11 +31,12 @@ use crate::{
     budget::{Budget, Share},
     digest::Digest,
     error::Class,
-    image::{Access, Image, Known, PullPolicy, Reference, Registries, Repository},
+    image::{Access, Image, Known, PullPolicy, Registries},
     layers::{ImageDetails, Lease, Store},
     media_type::Format,
     metrics::Metrics,
     overlay::LAYER_LIMIT,
+    reference::{Reference, Repository},
     sys::blocking::blocking,
 };
 

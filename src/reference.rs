@@ -1,23 +1,27 @@
 //! Image references: parses and normalizes the names that users write.
 
-use std::{fmt, net::Ipv6Addr, str::FromStr};
+mod repository;
+#[cfg(test)]
+mod tests;
 
-use reqwest::Url;
+use std::{fmt, str::FromStr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::{Digest, DigestError},
     error::Class,
+    registry_name::{self, DOCKER_HUB, is_registry},
 };
+pub use repository::Repository;
 
-/// The registry of a name without one, and the directory there of a name without a slash. Both are Docker's rules,
-/// which every tool follows.
-const DEFAULT_REGISTRY: &str = "docker.io";
+/// The directory in Docker Hub of a name without a slash. That, and Docker Hub as the registry of a name without one,
+/// are Docker's rules, which every tool follows.
 const DEFAULT_DIR: &str = "library";
 const DEFAULT_TAG: &str = "latest";
 
-/// Largest length of registry and repository together (OCI distribution-spec, "Pulling manifests").
-const NAME_MAX: usize = 255;
+/// Largest length of registry and repository together, in bytes (OCI distribution-spec, "Pulling manifests").
+pub const NAME_MAX: usize = 255;
 const TAG_MAX: usize = 128;
 
 /// A valid, canonical image reference: `registry/repository`, then `:tag`, `@sha256:…` or both.
@@ -41,7 +45,7 @@ impl Reference {
 
     /// The registry's host without its port: `localhost`, `[::1]`.
     pub fn host(&self) -> &str {
-        split_port(&self.registry).0
+        registry_name::split_port(&self.registry).0
     }
 
     /// The repository inside the registry: `library/alpine`.
@@ -59,19 +63,19 @@ impl Reference {
         self.digest.as_ref()
     }
 
-    /// Registry and repository without tag or digest, for a [`super::Repository`]. It is not a valid reference by
+    /// Registry and repository without tag or digest, for a [`Repository`]. It is not a valid reference by
     /// itself.
-    pub(super) fn place(&self) -> Self {
+    fn place(&self) -> Self {
         Self { tag: None, digest: None, ..self.clone() }
     }
 
     /// The reference of a manifest by digest in the same repository.
-    pub(super) fn pinned(&self, digest: &Digest) -> Self {
+    pub fn pinned(&self, digest: &Digest) -> Self {
         Self { digest: Some(*digest), ..self.place() }
     }
 
     /// Parses a repository: text without tag and digest. If `registry` is true, it must start with a registry.
-    pub(super) fn parse_place(text: &str, registry: bool) -> Result<Self, ReferenceError> {
+    fn parse_place(text: &str, registry: bool) -> Result<Self, ReferenceError> {
         let refused = |rule| ReferenceError {
             text: text.chars().take(300).collect(),
             kind: "a repository",
@@ -124,7 +128,7 @@ impl ReferenceError {
 
 /// The rules of the grammar (distribution's reference specification, [`NAME_MAX`] and [`TAG_MAX`]).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Rule {
+enum Rule {
     #[error("it is empty; write a name such as alpine:3 or registry.example/team/tool:1")]
     Empty,
     #[error("it starts with a scheme; write registry/repository without https://")]
@@ -180,11 +184,17 @@ fn parse(text: &str) -> Result<Reference, Rule> {
         None => (text, None),
     };
     let (name, tag) = split_tag(rest);
-    let tag = tag.map(checked_tag).transpose()?;
+    if let Some(tag) = tag.filter(|tag| !is_tag(tag)) {
+        return Err(Rule::Tag(tag.chars().take(140).collect()));
+    }
     let (registry, path) = split_registry(name);
-    let registry = registry.map_or(Ok(DEFAULT_REGISTRY.to_owned()), checked_registry)?;
+    let registry = match registry {
+        Some(text) => registry_name::canonical(text)
+            .ok_or_else(|| Rule::Registry(text.chars().take(300).collect()))?,
+        None => DOCKER_HUB.to_owned(),
+    };
     let repository = match path.split_once('/') {
-        None if registry == DEFAULT_REGISTRY => format!("{DEFAULT_DIR}/{path}"),
+        None if registry == DOCKER_HUB => format!("{DEFAULT_DIR}/{path}"),
         _ => path.to_owned(),
     };
     check_path(path)?;
@@ -194,7 +204,7 @@ fn parse(text: &str) -> Result<Reference, Rule> {
     if registry.len() + 1 + repository.len() > NAME_MAX {
         return Err(Rule::TooLong);
     }
-    let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
+    let tag = tag.or(digest.is_none().then_some(DEFAULT_TAG)).map(str::to_owned);
     Ok(Reference { registry, repository, tag, digest })
 }
 
@@ -215,17 +225,12 @@ fn split_registry(name: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Docker's rule: a registry has a dot or a colon, or is `localhost`.
-fn is_registry(first: &str) -> bool {
-    first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost")
-}
-
-pub(super) fn checked_tag(tag: &str) -> Result<String, Rule> {
-    let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    let good = (1..=TAG_MAX).contains(&tag.len())
-        && tag.bytes().all(inside)
-        && !tag.starts_with(['.', '-']);
-    if good { Ok(tag.to_owned()) } else { Err(Rule::Tag(tag.chars().take(140).collect())) }
+/// Whether a text is a tag: 1 to 128 letters, digits, `_`, `.` or `-`, with no `.` or `-` at its start.
+pub fn is_tag(text: &str) -> bool {
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (1..=TAG_MAX).contains(&text.len())
+        && text.bytes().all(is_inner)
+        && !text.starts_with(['.', '-'])
 }
 
 fn check_path(path: &str) -> Result<(), Rule> {
@@ -249,57 +254,6 @@ fn is_path_part(part: &str) -> bool {
         && part.split(word).filter(|between| !between.is_empty()).all(joint)
 }
 
-/// Checks a registry's `host[:port]` and returns its canonical form: lower-case, and one name for Docker Hub.
-pub(super) fn checked_registry(text: &str) -> Result<String, Rule> {
-    let refused = || Rule::Registry(text.chars().take(300).collect());
-    let lower = text.to_ascii_lowercase();
-    let (host, port) = split_port(&lower);
-    let host = canonical_host(host).ok_or_else(refused)?;
-    let port_is_good = port.is_none_or(|port| {
-        !port.starts_with(['0', '+']) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    if !is_registry(&lower) || !port_is_good {
-        return Err(refused());
-    }
-    if is_docker_hub(&host, port) {
-        return Ok(DEFAULT_REGISTRY.to_owned());
-    }
-    Ok(port.map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
-}
-
-/// Splits a server into its host and, if there is one, its port.
-pub(super) fn split_port(server: &str) -> (&str, Option<&str>) {
-    match server.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (server, None),
-    }
-}
-
-/// Whether it is Docker Hub, by any of its names: users write `docker.io`, `docker login` writes `index.docker.io`, and
-/// `registry-1.docker.io` is the server itself. 443 is the port of https.
-pub(super) fn is_docker_hub(host: &str, port: Option<&str>) -> bool {
-    matches!(host, DEFAULT_REGISTRY | "index.docker.io" | "registry-1.docker.io")
-        && matches!(port, None | Some("443"))
-}
-
-/// The host as a URL parser writes it. A name must be one that the parser does not change: it reads `127.1` and
-/// `0x7f.0.0.1` as addresses, and a name must not mean one host here and another in a request. An IPv6 address has
-/// several spellings (RFC 5952); the parser's one is kept.
-fn canonical_host(host: &str) -> Option<String> {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let is_address = inside.is_some_and(|inside| inside.parse::<Ipv6Addr>().is_ok());
-    let url = Url::parse(&format!("https://{host}/")).ok()?;
-    let parsed = url.host_str()?;
-    let is_valid = is_address || host.split('.').all(label) && parsed == host;
-    is_valid.then(|| parsed.to_owned())
-}
-
 impl From<Reference> for String {
     fn from(reference: Reference) -> Self {
         reference.to_string()
@@ -313,7 +267,3 @@ impl TryFrom<String> for Reference {
         text.parse()
     }
 }
-
-#[cfg(test)]
-#[path = "reference_tests.rs"]
-mod tests;

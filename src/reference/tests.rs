@@ -1,6 +1,7 @@
 //! Tests of references: the names that users write, and that every reference parses to itself again.
 
 use proptest::prelude::*;
+use url::Url;
 
 use super::*;
 

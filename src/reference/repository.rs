@@ -39,7 +39,8 @@ impl Repository {
         self.0.repository()
     }
 
-    pub(super) fn reference(&self) -> &Reference {
+    /// Registry and repository as a reference without tag and digest.
+    pub fn reference(&self) -> &Reference {
         &self.0
     }
 }
