@@ -1,7 +1,7 @@
 //! ovl-csi: writable overlay volumes on read-only image layers, for Kubernetes and for the shell.
 //!
 //! The map, tier by tier. A module uses only what its own `//! May use:` line names. Every module may use the single
-//! files of the base tier, which use no module: `budget` and those below it in the map.
+//! files of the base tier, which use no module: `backoff` and those below it in the map.
 //!
 //! ```text
 //! edges      cli        parses arguments, wires up one role, returns exit codes
@@ -18,6 +18,7 @@
 //! base       sys        every syscall that mounts and every durable write, with an in-memory fake
 //!            cluster    the API server: objects, watches, Events, the leader's lease
 //!            spill      maps and lists that continue in a file when they outgrow memory
+//!            backoff    pauses between tries, with a random part
 //!            budget     the memory that all work shares
 //!            turns      permits that namespaces take in turn
 //!            digest     a checked content digest
@@ -42,6 +43,7 @@
 )]
 
 pub mod agent;
+pub mod backoff;
 pub mod budget;
 pub mod changeset;
 pub mod cli;

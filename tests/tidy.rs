@@ -10,7 +10,8 @@ use std::{
 };
 
 /// Single-file modules that import no module outside of this list, so every module may use them.
-const COMMON: [&str; 13] = [
+const COMMON: [&str; 14] = [
+    "backoff",
     "budget",
     "digest",
     "dns_name",

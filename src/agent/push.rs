@@ -17,6 +17,7 @@ use super::{
     status::{self, ConditionStatus, PUSHED, SQUASHED},
 };
 use crate::{
+    backoff::Backoff,
     cluster::{
         ClusterError,
         overlay_snapshot::{OverlaySnapshot, OverlaySnapshotStatus, Phase},
@@ -147,11 +148,10 @@ async fn report_progress<E>(
     progress: &Progress,
     shown: &mut Option<String>,
 ) -> Infallible {
-    let mut pause = shared.timing.progress_interval;
+    let mut backoff = Backoff::new(shared.timing.progress_interval, PROGRESS_INTERVAL_MAX);
     loop {
-        sleep(pause).await;
         // All clients that watch the object receive every update, so the updates become rarer.
-        pause = (pause * 2).min(PROGRESS_INTERVAL_MAX);
+        sleep(backoff.next_pause()).await;
         let now = progress.sentence();
         if now.is_none() || now == *shown {
             continue;

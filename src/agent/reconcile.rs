@@ -24,6 +24,7 @@ use super::{
     status::{self, CAPTURED, ConditionStatus, PUSHED, READY, SQUASHED},
 };
 use crate::{
+    backoff::Backoff,
     cluster::overlay_snapshot::{OverlaySnapshot, OverlaySnapshotStatus, Phase},
     error::Class,
     layers::SnapshotRecord,
@@ -71,19 +72,18 @@ impl<'a, E: Engine> Reconciler<'a, E> {
 
     /// Runs steps until nothing is left to do.
     pub(super) async fn run(&mut self) {
-        let timing = self.shared.timing;
-        let mut pause = timing.first_pause;
+        let mut backoff = self.shared.timing.backoff();
         loop {
             let was_deleting = self.watched.borrow_and_update().deleting;
             // Boxed to keep the task small, because many reconcilers can wait at a time.
             match Box::pin(self.step()).await {
                 Ok(Action::Done) | Err(ObjectGone) => return,
                 Ok(Action::Retry) => {}
-                Ok(Action::RetryLater) => pause = timing.longest_pause,
+                Ok(Action::RetryLater) => backoff.skip_to_longest(),
             }
             tokio::select! {
-                () = sleep(pause) => pause = (pause * 2).min(timing.longest_pause),
-                () = deleting(self.watched), if !was_deleting => pause = timing.first_pause,
+                () = sleep(backoff.next_pause()) => {}
+                () = deleting(self.watched), if !was_deleting => backoff.reset(),
             }
         }
     }
@@ -316,8 +316,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         if before == status {
             return Ok(());
         }
-        let timing = self.shared.timing;
-        let mut pause = timing.first_pause;
+        let mut backoff = self.shared.timing.backoff();
         loop {
             match self.shared.client.report(self.name, status).await {
                 Ok(Some(_)) => return Ok(()),
@@ -326,8 +325,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
                     tracing::warn!(snapshot = self.name, %error, "cannot write the status yet");
                 }
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(timing.longest_pause);
+            sleep(backoff.next_pause()).await;
         }
     }
 }
@@ -349,7 +347,7 @@ pub(super) async fn deleting(watched: &mut watch::Receiver<WatchState>) {
 /// The pauses and timeouts of reconcilers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
-    /// The first pause between two tries. It doubles after each try, up to `longest_pause`.
+    /// The first pause between two tries, of a [`Backoff`] up to `longest_pause`.
     pub(super) first_pause: Duration,
     /// The longest pause between two tries.
     pub(super) longest_pause: Duration,
@@ -359,4 +357,11 @@ pub(super) struct Timing {
     pub(super) progress_interval: Duration,
     /// The interval in which a push must send data, or it is slow and lets other pushes run.
     pub(super) slow_interval: Duration,
+}
+
+impl Timing {
+    /// The pauses between tries.
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.first_pause, self.longest_pause)
+    }
 }

@@ -27,7 +27,7 @@ use super::{
     Client,
     recorder::{Event, Recorder},
 };
-use crate::error::Class;
+use crate::{backoff::Backoff, error::Class};
 
 /// Queue size and retry timing of the task.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +87,7 @@ impl Events {
             retries: VecDeque::new(),
             due: Instant::now(),
             round: 0,
-            pause: timeouts.pause,
+            backoff: Backoff::new(timeouts.pause, PAUSE_MAX),
             flushes: Vec::new(),
         };
         tokio::spawn(writer.run(waiting));
@@ -129,8 +129,8 @@ struct Writer {
     due: Instant,
     /// How many Events are still to be retried in this round.
     round: usize,
-    /// The pause after this round.
-    pause: Duration,
+    /// The pauses after the rounds.
+    backoff: Backoff,
     /// The callers of `flush` that wait until `retries` is empty.
     flushes: Vec<oneshot::Sender<()>>,
 }
@@ -170,8 +170,9 @@ impl Writer {
         self.retries.retain(|(_, old)| !old.is_one_with(&event));
         let Some(event) = self.write(since, event).await else { return };
         if self.retries.is_empty() {
-            (self.pause, self.round) = (self.timeouts.pause, 0);
-            self.due = Instant::now() + self.pause;
+            self.backoff.reset();
+            self.round = 0;
+            self.due = Instant::now() + self.backoff.next_pause();
         }
         if self.retries.len() == self.timeouts.queue {
             self.retries.pop_front();
@@ -192,8 +193,7 @@ impl Writer {
         }
         self.round -= 1;
         if self.round == 0 {
-            self.pause = (self.pause * 2).min(PAUSE_MAX);
-            self.due = Instant::now() + self.pause;
+            self.due = Instant::now() + self.backoff.next_pause();
         }
     }
 

@@ -1,24 +1,21 @@
 //! The retry policy for registry servers: time limits, number of tries, waits between tries.
 
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    time::Duration,
-};
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::error::Problem;
+use crate::backoff;
 
 /// One try and three retries. They bridge a restart behind a load balancer, but not an outage.
 const TRIES: u32 = 4;
-/// With a longer `Retry-After` the request fails at once; its caller retries later.
+/// The longest wait. With a longer `Retry-After` the request fails at once; its caller retries later.
 const LATER_MAX: Duration = Duration::from_secs(20);
 
 /// Time limits and retries for one server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RetryPolicy {
-    /// The first wait between tries. It doubles each time and has a jitter of one half, so that the many pulls of a
-    /// node do not all retry at the same moment.
+    /// The first wait between tries. It doubles each time ([`backoff::pause`]).
     pub(super) first: Duration,
     /// Limit for one try, with its token: a manifest or config up to its end, a blob up to its first byte. For an
     /// upload: the longest time in which the server reads nothing.
@@ -60,7 +57,7 @@ impl RetryPolicy {
             Problem::Status { later, .. } => *later,
             _ => None,
         };
-        match self.wait(*failed, later, chance()) {
+        match self.wait(*failed, later) {
             Some(wait) if problem.is_transient() => {
                 tokio::time::sleep(wait).await;
                 Ok(())
@@ -69,20 +66,14 @@ impl RetryPolicy {
         }
     }
 
-    /// The wait after the `failed`-th try; `None` where no retry follows. `chance` is 0 to 1.
-    fn wait(self, failed: u32, later: Option<Duration>, chance: f64) -> Option<Duration> {
+    /// The wait after the `failed`-th try; `None` where no retry follows.
+    fn wait(self, failed: u32, later: Option<Duration>) -> Option<Duration> {
         let later = later.unwrap_or_default();
         if failed >= TRIES || later > LATER_MAX {
             return None;
         }
-        let doubled = self.first.saturating_mul(1 << (failed - 1));
-        Some(doubled.mul_f64(0.5 + chance).max(later))
+        Some(backoff::pause(self.first, LATER_MAX, failed - 1).max(later))
     }
-}
-
-/// A random number from 0 to 1, from the seed that the standard library draws for its maps.
-fn chance() -> f64 {
-    f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
 }
 
 /// The wait in the `Retry-After` header, which has seconds or a date (RFC 9110, 10.2.3).
@@ -91,9 +82,9 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let date = httpdate::parse_http_date(text).ok()?;
     // A date in the past means now.
-    Some(date.duration_since(jiff::Timestamp::now()).try_into().unwrap_or_default())
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -105,17 +96,21 @@ mod tests {
         let retry = RetryPolicy { first: Duration::from_millis(100), ..RetryPolicy::default() };
         let s = Duration::from_secs;
         let ms = Duration::from_millis;
-        for (failed, later, chance, wait) in [
-            (1, None, 0.0, Some(ms(50))),
-            (1, None, 1.0, Some(ms(150))),
-            (3, None, 0.5, Some(ms(400))),
-            (4, None, 0.5, None),
-            (1, Some(s(2)), 0.5, Some(s(2))),
-            (1, Some(s(0)), 0.5, Some(ms(100))),
-            (1, Some(s(20)), 0.5, Some(s(20))),
-            (1, Some(s(21)), 0.5, None),
+        for (failed, later, wait) in [
+            (1, None, Some(ms(100)..=ms(150))),
+            (3, None, Some(ms(400)..=ms(600))),
+            (4, None, None),
+            (1, Some(s(2)), Some(s(2)..=s(2))),
+            (1, Some(s(0)), Some(ms(100)..=ms(150))),
+            (1, Some(s(20)), Some(s(20)..=s(20))),
+            (1, Some(s(21)), None),
         ] {
-            assert_eq!(retry.wait(failed, later, chance), wait, "{failed} {later:?} {chance}");
+            let found = retry.wait(failed, later);
+            let is_within = match (&found, &wait) {
+                (Some(found), Some(range)) => range.contains(found),
+                (found, range) => found.is_none() && range.is_none(),
+            };
+            assert!(is_within, "{failed} {later:?}: {found:?}, expected {wait:?}");
         }
     }
 
@@ -128,15 +123,9 @@ mod tests {
         assert_eq!(parsed("7"), Some(Duration::from_secs(7)));
         assert_eq!(parsed("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         assert!(parsed("Sat, 06 Nov 2094 08:49:37 GMT").unwrap() > Duration::from_secs(1 << 20));
+        assert_eq!(parsed("Sunday, 06-Nov-94 08:49:37 GMT"), Some(Duration::ZERO), "an old form");
         assert_eq!(parsed("soon"), None);
         assert_eq!(parsed("-1"), None);
         assert_eq!(retry_after(&HeaderMap::new()), None);
-    }
-
-    #[test]
-    fn the_jitter_is_spread_between_0_and_1() {
-        let drawn: Vec<_> = (0..64).map(|_| chance()).collect();
-        assert!(drawn.iter().all(|c| (0.0..=1.0).contains(c)));
-        assert!(drawn.iter().any(|c| *c < 0.5) && drawn.iter().any(|c| *c > 0.5), "{drawn:?}");
     }
 }

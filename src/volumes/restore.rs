@@ -32,6 +32,7 @@ use super::{
     volume_layers::VolumeLayers,
 };
 use crate::{
+    backoff::Backoff,
     digest::Digest,
     error::Class,
     layers::{LowerError, SnapshotId, SnapshotRecord},
@@ -98,7 +99,7 @@ impl Inner {
         progress: &Progress,
     ) -> Result<FoundSnapshot, RestoreError> {
         progress.awaits(Some(format!("looking up snapshot {name}")));
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             match self.snapshots.find(namespace, name).await {
                 Err(error) if error.class() == Class::Unavailable => {
@@ -109,8 +110,7 @@ impl Inner {
                     return Ok(found?);
                 }
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(backoff.next_pause()).await;
         }
     }
 
