@@ -4,7 +4,7 @@
 //! updated, not a new one every half minute. The API server deletes an Event one hour after its last change.
 
 use std::{
-    collections::HashMap,
+    num::NonZeroUsize,
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
+use lru::LruCache;
 use serde_json::json;
 
 use super::{Client, ClusterError, client::bound};
@@ -27,7 +28,7 @@ const MESSAGE_MAX: usize = 1024;
 /// How long an Event is remembered for updates: less than the hour for which the API server keeps it.
 const REMEMBERED: Duration = Duration::from_secs(50 * 60);
 /// The most Events that are remembered.
-const REMEMBERED_MAX: usize = 1024;
+const REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The `type` of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,7 +110,7 @@ pub(super) struct Recorder {
     client: Client,
     host: String,
     driver: String,
-    recorded: HashMap<Key, Recorded>,
+    recorded: LruCache<Key, Recorded>,
 }
 
 /// Events with the same key are one Event in the API.
@@ -140,7 +141,8 @@ struct Recorded {
 impl Recorder {
     /// Events name this driver and this host (a node, or the controller's pod) as their source.
     pub(super) fn new(client: Client, host: &str, driver: &str) -> Self {
-        Self { client, host: host.to_owned(), driver: driver.to_owned(), recorded: HashMap::new() }
+        let recorded = LruCache::new(REMEMBERED_MAX);
+        Self { client, host: host.to_owned(), driver: driver.to_owned(), recorded }
     }
 
     /// Writes an Event. If an earlier Event differs only in the numbers of its message, it increases the count of that
@@ -152,16 +154,17 @@ impl Recorder {
     pub(super) async fn record(&mut self, event: &Event) -> Result<(), ClusterError> {
         let message = truncated(&event.message, MESSAGE_MAX).to_owned();
         let key = Key::of(event, &message);
-        self.forget();
         let events = Api::<ApiEvent>::namespaced(self.client.kube(), &event.regarding.namespace);
-        if let Some(recorded) = self.recorded.get(&key) {
+        let recorded = self.recorded.peek(&key);
+        // The API server no longer has an Event of which nothing was recorded for long.
+        if let Some(recorded) = recorded.filter(|event| event.last.elapsed() < REMEMBERED) {
             let count = recorded.count.saturating_add(1);
             let name = recorded.name.clone();
             let changes = json!({ "count": count, "lastTimestamp": Time(Timestamp::now()), "message": message });
             let (params, patch) = (PatchParams::default(), Patch::Merge(&changes));
             match bound("change an Event", events.patch(&name, &params, &patch)).await {
                 Ok(_) => {
-                    self.recorded.insert(key, Recorded { name, count, last: Instant::now() });
+                    self.recorded.put(key, Recorded { name, count, last: Instant::now() });
                     return Ok(());
                 }
                 // A user deleted it, or the API server deleted it early: write a new one.
@@ -172,7 +175,7 @@ impl Recorder {
         let new = self.event(event, message);
         let name = new.metadata.name.clone().unwrap_or_default();
         bound("write an Event", events.create(&PostParams::default(), &new)).await?;
-        self.recorded.insert(key, Recorded { name, count: 1, last: Instant::now() });
+        self.recorded.put(key, Recorded { name, count: 1, last: Instant::now() });
         Ok(())
     }
 
@@ -210,17 +213,6 @@ impl Recorder {
             reporting_component: Some(self.driver.clone()),
             reporting_instance: Some(self.host.clone()),
             ..ApiEvent::default()
-        }
-    }
-
-    /// Forgets Events that the API server no longer has, and the oldest one if there are too many.
-    fn forget(&mut self) {
-        self.recorded.retain(|_, recorded| recorded.last.elapsed() < REMEMBERED);
-        if self.recorded.len() >= REMEMBERED_MAX {
-            let oldest = self.recorded.iter().min_by_key(|(_, recorded)| recorded.last);
-            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-                self.recorded.remove(&key);
-            }
         }
     }
 }

@@ -5,11 +5,13 @@
 //! bytes.
 
 use std::{
-    collections::HashMap,
     fs, io,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use lru::LruCache;
 
 use super::{Origin, Store, layer_meta::same_place};
 use crate::{
@@ -22,33 +24,33 @@ use crate::{
 const KEPT: usize = 64;
 
 /// The number of layers whose origins are cached in memory; those of other layers are read from the disk.
-const CACHED: usize = 512;
+const CACHED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
 /// A cache of the origins on disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Origins {
-    known: Mutex<HashMap<Digest, Arc<Vec<Origin>>>>,
+    known: Mutex<LruCache<Digest, Arc<Vec<Origin>>>>,
     /// Held by a writer, so that readers never wait for the disk.
     writer: Mutex<()>,
 }
 
+impl Default for Origins {
+    fn default() -> Self {
+        Self { known: Mutex::new(LruCache::new(CACHED)), writer: Mutex::default() }
+    }
+}
+
 impl Origins {
-    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Vec<Origin>>>> {
+    fn known(&self) -> MutexGuard<'_, LruCache<Digest, Arc<Vec<Origin>>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cache(&self, diff_id: Digest, origins: Arc<Vec<Origin>>) {
-        let mut known = self.known();
-        if known.len() >= CACHED && !known.contains_key(&diff_id) {
-            // Any entry can be evicted: all are on the disk.
-            let evicted = known.keys().next().copied();
-            evicted.map(|evicted| known.remove(&evicted));
-        }
-        known.insert(diff_id, origins);
+        self.known().put(diff_id, origins);
     }
 
     pub(super) fn forget(&self, diff_id: &Digest) {
-        self.known().remove(diff_id);
+        self.known().pop(diff_id);
     }
 }
 
@@ -124,9 +126,10 @@ mod tests {
     fn the_cache_of_origins_is_bounded() {
         let origins = Origins::default();
         let layer = |n: usize| Digest::of(&n.to_le_bytes());
-        (0..CACHED + 9).for_each(|n| origins.cache(layer(n), Arc::default()));
-        origins.cache(layer(CACHED + 8), Arc::default());
-        assert_eq!(origins.known().len(), CACHED);
-        assert!(origins.known().contains_key(&layer(CACHED + 8)));
+        let last = CACHED.get() + 8;
+        (0..=last).for_each(|n| origins.cache(layer(n), Arc::default()));
+        origins.cache(layer(last), Arc::default());
+        assert_eq!(origins.known().len(), CACHED.get());
+        assert!(origins.known().contains(&layer(last)));
     }
 }

@@ -4,22 +4,25 @@
 //! cache is on disk.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use lru::LruCache;
+
 use crate::{image::Access, reference::Reference};
 
-/// The most entries that are kept. An entry is two short names and a hash. Every author of pods can cause new entries.
-const MAX_ENTRIES: usize = 10_000;
+/// The most entries that are kept; the oldest is removed first. An entry is two short names and a hash. Every author of
+/// pods can cause new entries.
+const MAX_ENTRIES: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// The accepted credentials, each with the time of the registry's last response.
 #[derive(Debug)]
 pub(super) struct AuthCache {
     /// How long an entry is valid. Zero keeps no entries.
     trust_for: Duration,
-    known: Mutex<HashMap<CacheEntry, Instant>>,
+    known: Mutex<LruCache<CacheEntry, Instant>>,
 }
 
 /// A credential that could read a repository.
@@ -39,7 +42,7 @@ impl CacheEntry {
 
 impl AuthCache {
     pub(super) fn new(trust_for: Duration) -> Self {
-        Self { trust_for, known: Mutex::default() }
+        Self { trust_for, known: Mutex::new(LruCache::new(MAX_ENTRIES)) }
     }
 
     /// Records that the registry gave the image to `access`. Anonymous access is not recorded here: the origins of each
@@ -48,31 +51,16 @@ impl AuthCache {
         if self.trust_for.is_zero() || *access == Access::Anonymous {
             return;
         }
-        self.known(|known| {
-            if known.len() >= MAX_ENTRIES {
-                known.retain(|_, at| now.duration_since(*at) < self.trust_for);
-            }
-            if known.len() >= MAX_ENTRIES {
-                let oldest =
-                    known.iter().min_by_key(|(_, at)| **at).map(|(entry, _)| entry.clone());
-                oldest.map(|entry| known.remove(&entry));
-            }
-            known
-                .insert(CacheEntry::new(reference.registry(), reference.repository(), access), now);
-        });
+        let entry = CacheEntry::new(reference.registry(), reference.repository(), access);
+        self.known().put(entry, now);
     }
 
     /// Removes the entries of `accesses`, because the registry refused the image to each of them.
     pub(super) fn forget(&self, reference: &Reference, accesses: &[Access]) {
-        self.known(|known| {
-            for access in accesses {
-                known.remove(&CacheEntry::new(
-                    reference.registry(),
-                    reference.repository(),
-                    access,
-                ));
-            }
-        });
+        for access in accesses {
+            let entry = CacheEntry::new(reference.registry(), reference.repository(), access);
+            self.known().pop(&entry);
+        }
     }
 
     /// Whether the repository accepted one of `accesses`, and that entry is still valid.
@@ -82,14 +70,13 @@ impl AuthCache {
         accesses: &[Access],
         now: Instant,
     ) -> bool {
-        self.known(|known| {
-            let at = |access| known.get(&CacheEntry::new(registry, repository, access));
-            accesses.iter().filter_map(at).any(|at| now.duration_since(*at) < self.trust_for)
-        })
+        let known = self.known();
+        let at = |access| known.peek(&CacheEntry::new(registry, repository, access));
+        accesses.iter().filter_map(at).any(|at| now.duration_since(*at) < self.trust_for)
     }
 
-    fn known<T>(&self, f: impl FnOnce(&mut HashMap<CacheEntry, Instant>) -> T) -> T {
-        f(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    fn known(&self) -> MutexGuard<'_, LruCache<CacheEntry, Instant>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,9 +135,10 @@ mod tests {
             Access::Credential(hmac)
         };
         let at = |n: usize| start + Duration::from_millis(n as u64);
-        (0..=MAX_ENTRIES).for_each(|n| cache.remember(&reference(), &access(n), at(n)));
-        assert_eq!(cache.known(|known| known.len()), MAX_ENTRIES);
-        assert!(!cache.accepted(REPOSITORY, &[access(0)], at(MAX_ENTRIES)));
-        assert!(cache.accepted(REPOSITORY, &[access(MAX_ENTRIES)], at(MAX_ENTRIES)));
+        let last = MAX_ENTRIES.get();
+        (0..=last).for_each(|n| cache.remember(&reference(), &access(n), at(n)));
+        assert_eq!(cache.known().len(), last);
+        assert!(!cache.accepted(REPOSITORY, &[access(0)], at(last)));
+        assert!(cache.accepted(REPOSITORY, &[access(last)], at(last)));
     }
 }

@@ -6,11 +6,13 @@
 //! are tried again each time.
 
 use std::{
-    collections::HashMap,
     hash::Hash,
-    sync::{Mutex, PoisonError},
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use lru::LruCache;
 
 use super::error::PullError;
 use crate::{error::Class, layers::AddError, reference::Reference};
@@ -24,11 +26,11 @@ pub(super) const FULL_DISK_TTL: Duration = Duration::from_secs(300);
 
 /// The most failures that are remembered. Every user who names images can cause new ones. The oldest is removed first,
 /// which costs one more download.
-const MAX_ENTRIES: usize = 1_024;
+const MAX_ENTRIES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 
 /// The failures, by the source of the layer.
 #[derive(Debug)]
-pub(super) struct NegativeCache<K>(Mutex<HashMap<K, Failure>>);
+pub(super) struct NegativeCache<K: Eq + Hash>(Mutex<LruCache<K, Failure>>);
 
 #[derive(Debug)]
 struct Failure {
@@ -38,13 +40,13 @@ struct Failure {
     why: String,
 }
 
-impl<K> Default for NegativeCache<K> {
+impl<K: Eq + Hash> Default for NegativeCache<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(LruCache::new(MAX_ENTRIES)))
     }
 }
 
-impl<K: Clone + Eq + Hash> NegativeCache<K> {
+impl<K: Eq + Hash> NegativeCache<K> {
     /// Remembers the error of a fetch of `source`, if another fetch would end with the same error.
     pub(super) fn remember(&self, source: K, error: &AddError, now: Instant) {
         let class = error.class();
@@ -55,31 +57,22 @@ impl<K: Clone + Eq + Hash> NegativeCache<K> {
             false => return,
         };
         let failure = Failure { at: now, until, class, why: error.to_string() };
-        self.known(now, |known| {
-            let oldest = known.iter().min_by_key(|(_, failure)| failure.at);
-            if let (true, Some((oldest, _))) = (known.len() >= MAX_ENTRIES, oldest) {
-                let oldest = oldest.clone();
-                known.remove(&oldest);
-            }
-            known.insert(source, failure)
-        });
+        self.known().put(source, failure);
     }
 
     /// The remembered error of `source`, as an error of `reference`. The reference of the first request is not
     /// disclosed.
     pub(super) fn of(&self, source: &K, reference: &Reference, now: Instant) -> Option<PullError> {
-        self.known(now, |known| {
-            let Failure { at, until, class, why } = known.get(source)?;
-            let (since, rest) = (now.duration_since(*at), until.duration_since(now));
-            let reference = reference.clone();
-            Some(PullError::Known { reference, why: why.clone(), since, rest, class: *class })
-        })
+        let known = self.known();
+        let failure = known.peek(source).filter(|failure| now < failure.until)?;
+        let Failure { at, until, class, why } = failure;
+        let (since, rest) = (now.duration_since(*at), until.duration_since(now));
+        let reference = reference.clone();
+        Some(PullError::Known { reference, why: why.clone(), since, rest, class: *class })
     }
 
-    fn known<T>(&self, now: Instant, f: impl FnOnce(&mut HashMap<K, Failure>) -> T) -> T {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, failure| now < failure.until);
-        f(&mut known)
+    fn known(&self) -> MutexGuard<'_, LruCache<K, Failure>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,7 +103,7 @@ mod tests {
         let full = AddError::Filled { diff_id, dir, promised: 1, free: 2 };
         let image: Reference = "a/b:1".parse().unwrap();
         let later = |n: usize| start + Duration::from_millis(n as u64);
-        (0..=MAX_ENTRIES).for_each(|n| failures.remember(n, &full, later(n)));
+        (0..=MAX_ENTRIES.get()).for_each(|n| failures.remember(n, &full, later(n)));
         assert!(failures.of(&0, &image, start).is_none(), "the oldest is forgotten");
         assert!(failures.of(&1, &image, start + FULL_DISK_TTL).is_some());
         assert!(failures.of(&1, &image, later(1) + FULL_DISK_TTL).is_none());
