@@ -29,6 +29,7 @@
 //!            metrics    counters and histograms for Prometheus
 //!            overlay_xattr  names of overlay's own extended attributes
 //!            owner      a pair UID:GID
+//!            quantity   quantities of Kubernetes, such as 10Gi
 //!            reference  names of images and repositories
 //!            registry_name  names of registries: host and port
 //!            telemetry  logs and traces
@@ -64,6 +65,7 @@ pub mod metrics;
 pub mod overlay;
 pub mod overlay_xattr;
 pub mod owner;
+pub mod quantity;
 pub mod reference;
 pub mod registry_name;
 pub mod snapshots;

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Single-file modules that import no module outside of this list, so every module may use them.
-const COMMON: [&str; 14] = [
+const COMMON: [&str; 15] = [
     "backoff",
     "budget",
     "digest",
@@ -21,6 +21,7 @@ const COMMON: [&str; 14] = [
     "metrics",
     "overlay_xattr",
     "owner",
+    "quantity",
     "reference",
     "registry_name",
     "telemetry",

@@ -31,7 +31,6 @@ mod local;
 mod metrics_http;
 mod middleware;
 mod node;
-mod quantity;
 mod registration;
 mod request;
 mod server;
@@ -45,7 +44,6 @@ pub use config::{Config, ControllerConfig, Defaults, DriverName, Endpoint, NameE
 pub(crate) use local::LocalClient;
 pub use local::LocalSocket;
 pub(crate) use proto::local::{CaptureVolumeRequest, PushSnapshotRequest, Snapshot};
-pub use quantity::{Quantity, QuantityError};
 pub use server::{ServeError, serve, serve_controller};
 pub use socket::SocketError;
 

@@ -13,10 +13,11 @@ use clap::{ArgAction, Args, ValueEnum, value_parser};
 use serde::Deserialize;
 
 use crate::{
-    csi::{self, DriverName, Endpoint, NodeName, Quantity},
+    csi::{self, DriverName, Endpoint, NodeName},
     format,
     image::{Hosts, Keyring, Network, Registries},
     layers::{DiskLimits, LayerFormat},
+    quantity::Quantity,
     reference::Repository,
     telemetry::Collector,
     volumes::{ImagePolicy, Settings},

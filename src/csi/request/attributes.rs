@@ -12,11 +12,12 @@ use super::{
     invalid_argument::{BadRequest, MAX_BYTES, MAX_IMAGES, MAX_PATHS, OPTIONS, shown, truncated},
 };
 use crate::{
-    csi::{config::Defaults, quantity::Quantity},
+    csi::config::Defaults,
     dns_name::is_subdomain,
     image::PullPolicy,
     overlay::{Options, Xino},
     owner::Owner,
+    quantity::Quantity,
     reference::Reference,
     volumes::{Limits, Medium, OnUnclean, VolumeSpec},
 };

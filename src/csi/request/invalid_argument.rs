@@ -1,7 +1,7 @@
 //! The errors of invalid requests, with messages for the author of the pod.
 
 use crate::{
-    csi::quantity::QuantityError, error::Class, image::KeyringError, overlay::PlanError,
+    error::Class, image::KeyringError, overlay::PlanError, quantity::QuantityError,
     volumes::RequestError,
 };
 
