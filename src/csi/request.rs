@@ -105,22 +105,16 @@ fn keyring(secrets: HashMap<String, String>) -> Result<Keyring, BadRequest> {
     let mut secrets: Vec<_> = secrets.into_iter().collect();
     secrets.sort_unstable();
     for (name, value) in secrets {
-        let (key, config) =
-            docker_config(&name, value).ok_or_else(|| BadRequest::SecretKey(shown(&name)))?;
-        let read = Keyring::from_docker_config(config.as_bytes());
+        let (key, read) = match name.as_str() {
+            ".dockerconfigjson" => {
+                (".dockerconfigjson", Keyring::from_docker_config(value.as_bytes()))
+            }
+            ".dockercfg" => (".dockercfg", Keyring::from_dockercfg(value.as_bytes())),
+            _ => return Err(BadRequest::SecretKey(shown(&name))),
+        };
         keyring = keyring.and(&read.map_err(|source| BadRequest::Secret { key, source })?);
     }
     Ok(keyring)
-}
-
-/// One entry of the Secret in the format of `.dockerconfigjson`; `None` for an unknown key.
-fn docker_config(name: &str, value: String) -> Option<(&'static str, String)> {
-    match name {
-        ".dockerconfigjson" => Some((".dockerconfigjson", value)),
-        // The older format has only the content of `auths`.
-        ".dockercfg" => Some((".dockercfg", format!("{{\"auths\":{value}}}"))),
-        _ => None,
-    }
 }
 
 fn volume_id(text: &str) -> Result<VolumeId, BadRequest> {

@@ -66,12 +66,19 @@ impl Keyring {
     /// Text in another format; text whose only credentials would come from a helper program. The message never quotes
     /// it.
     pub fn from_docker_config(json: &[u8]) -> Result<Self, KeyringError> {
-        if json.len() > TEXT_MAX {
-            return Err(KeyringError::new("it is larger than 1 MiB"));
-        }
-        let config: Config = serde_json::from_slice(json).map_err(|e| {
-            KeyringError::new(format!("it is not valid at line {} column {}", e.line(), e.column()))
-        })?;
+        parse(json).and_then(Self::of)
+    }
+
+    /// As [`Keyring::from_docker_config`], for the older `.dockercfg`, which has only the content of `auths`.
+    ///
+    /// # Errors
+    /// Text in another format.
+    pub fn from_dockercfg(json: &[u8]) -> Result<Self, KeyringError> {
+        let auths = Some(parse(json)?);
+        Self::of(Config { auths, cred_helpers: BTreeMap::new(), creds_store: String::new() })
+    }
+
+    fn of(config: Config) -> Result<Self, KeyringError> {
         let helpers = !config.cred_helpers.is_empty() || !config.creds_store.is_empty();
         let Some(auths) = config.auths else {
             return Err(KeyringError::new(if helpers { HELPERS } else { "it has no `auths`" }));
@@ -119,6 +126,16 @@ impl Keyring {
         }
         found
     }
+}
+
+/// Parses JSON of a limited size.
+fn parse<'j, T: Deserialize<'j>>(json: &'j [u8]) -> Result<T, KeyringError> {
+    if json.len() > TEXT_MAX {
+        return Err(KeyringError::new("it is larger than 1 MiB"));
+    }
+    serde_json::from_slice(json).map_err(|e| {
+        KeyringError::new(format!("it is not valid at line {} column {}", e.line(), e.column()))
+    })
 }
 
 impl Entry {

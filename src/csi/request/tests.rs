@@ -368,11 +368,15 @@ fn the_error_of_a_bad_request_says_what_to_do() {
 fn both_formats_of_a_docker_secret_are_read() {
     let auths = "{\"r.io\":{\"auth\":\"YTpi\"}}";
     let newer = format!("{{\"auths\":{auths}}}");
-    let (_, read) = docker_config(".dockerconfigjson", newer.clone()).unwrap();
-    assert_eq!(read, newer);
-    let (_, read) = docker_config(".dockercfg", auths.to_owned()).unwrap();
-    assert_eq!(read, newer);
-    assert!(docker_config("password", "hunter2".to_owned()).is_none());
+    let image = "r.io/a".parse().unwrap();
+    let read = |key: &str, text: &str| {
+        let keyring = keyring(HashMap::from([(key.to_owned(), text.to_owned())]));
+        keyring.map(|keyring| keyring.accesses(&image))
+    };
+    let credentials = read(".dockerconfigjson", &newer).unwrap();
+    assert_eq!(credentials.len(), 1);
+    assert_eq!(read(".dockercfg", auths).unwrap(), credentials);
+    assert!(read("password", "hunter2").is_err());
 }
 
 #[test]
