@@ -60,8 +60,8 @@ fn the_page_of_events_has_exactly_the_reasons_of_the_code() {
 /// The reasons in a row of a table: in its first cell, or in the second one if the first is the type of a condition.
 fn reasons_of_row(line: &str) -> Vec<String> {
     let cells: Vec<_> = line.strip_prefix('|').unwrap_or_default().split('|').collect();
-    let quoted = cells.iter().take(2).filter(|cell| cell.trim().starts_with('`'));
-    quoted.last().map_or_else(Vec::new, |cell| in_backticks(cell))
+    let quoted = cells.iter().take(2).rfind(|cell| cell.trim().starts_with('`'));
+    quoted.map_or_else(Vec::new, |cell| in_backticks(cell))
 }
 
 fn in_backticks(text: &str) -> Vec<String> {
