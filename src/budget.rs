@@ -15,10 +15,9 @@
 //!
 //! Deliberately absent: an estimate beforehand. How much memory a layer takes is known only when it has been read.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::{error::Class, format};
 
@@ -86,21 +85,16 @@ impl Budget {
 
     /// Bytes that all shares hold at this moment.
     pub fn used(&self) -> u64 {
-        self.lock().shares.values().sum()
+        self.state.lock().shares.values().sum()
     }
 
     /// Makes the next share, which holds nothing yet.
     pub fn share(self: &Arc<Self>) -> Share {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
         state.shares.insert(id, 0);
         Share { budget: self.clone(), id }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is locked.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether share `id` may hold `bytes` now.
@@ -136,10 +130,10 @@ impl Share {
     /// # Errors
     /// [`OverBudget::TooMuch`] when this share would hold more than one may.
     pub fn take(&self, bytes: u64) -> Result<(), OverBudget> {
-        let mut state = self.budget.lock();
+        let mut state = self.budget.state.lock();
         let wanted = self.wanted(&state, bytes)?;
         while !self.budget.has_free(&state, self.id, wanted) {
-            state = self.budget.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.budget.returned.wait(&mut state);
         }
         state.shares.insert(self.id, wanted);
         Ok(())
@@ -150,7 +144,7 @@ impl Share {
     /// # Errors
     /// [`OverBudget::Busy`] when they are not free, and the errors of [`Share::take`].
     pub fn try_take(&self, bytes: u64) -> Result<(), OverBudget> {
-        let mut state = self.budget.lock();
+        let mut state = self.budget.state.lock();
         let wanted = self.wanted(&state, bytes)?;
         if !self.budget.has_free(&state, self.id, wanted) {
             return Err(OverBudget::Busy);
@@ -177,7 +171,7 @@ impl Share {
 
     /// Returns `bytes` to the budget.
     pub fn give(&self, bytes: u64) {
-        if let Some(held) = self.budget.lock().shares.get_mut(&self.id) {
+        if let Some(held) = self.budget.state.lock().shares.get_mut(&self.id) {
             *held = held.saturating_sub(bytes);
         }
         self.budget.returned.notify_all();
@@ -193,7 +187,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.lock().shares.remove(&self.id);
+        self.budget.state.lock().shares.remove(&self.id);
         self.budget.returned.notify_all();
     }
 }

@@ -10,9 +10,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// A pool of permits that owners share (one owner for each namespace).
@@ -60,7 +61,7 @@ impl Turns {
     pub async fn acquire(self: &Arc<Self>, owner: &str) -> Permit {
         loop {
             let (turn, mine) = oneshot::channel();
-            self.lock().owners.entry(owner.to_owned()).or_default().waiting.push_back(turn);
+            self.state.lock().owners.entry(owner.to_owned()).or_default().waiting.push_back(turn);
             self.serve();
             // Only removing the owner's entry drops the sender unused, and the entry stays while a request waits.
             if let Ok(permit) = mine.await {
@@ -71,7 +72,7 @@ impl Turns {
 
     /// A permit for `owner`, if one is free at this moment and no request waits for it.
     pub fn try_acquire(self: &Arc<Self>, owner: &str) -> Option<Permit> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.drop_cancelled();
         let held = state.owners.get(owner).map_or(0, |owner| owner.held);
         if state.next(self).is_some() || !self.has_for(&state, held) {
@@ -84,14 +85,14 @@ impl Turns {
 
     /// Whether another owner than `owner` waits.
     pub fn others_wait(&self, owner: &str) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.drop_cancelled();
         state.owners.iter().any(|(name, other)| name != owner && !other.waiting.is_empty())
     }
 
     /// How many permits are in use.
     pub fn in_use(&self) -> usize {
-        self.lock().in_use
+        self.state.lock().in_use
     }
 
     /// Whether an owner that holds `held` permits may have one more.
@@ -104,7 +105,7 @@ impl Turns {
     fn serve(self: &Arc<Self>) {
         loop {
             let (permit, turn) = {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 state.drop_cancelled();
                 let Some(owner) = state.next(self) else { return };
                 let waiting = state.owners.get_mut(&owner).map(|owner| &mut owner.waiting);
@@ -115,11 +116,6 @@ impl Turns {
             // Not while the state is locked: a permit whose receiver is gone is dropped here, which takes the lock.
             drop(turn.send(permit));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is locked.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,7 +147,7 @@ impl State {
 impl Drop for Permit {
     fn drop(&mut self) {
         {
-            let mut state = self.turns.lock();
+            let mut state = self.turns.state.lock();
             state.in_use -= 1;
             if let Some(owner) = state.owners.get_mut(&self.owner) {
                 owner.held -= 1;
@@ -250,6 +246,6 @@ mod tests {
         drop(first);
         drop(given);
         assert_eq!(turns.in_use(), 0);
-        assert_eq!(turns.try_acquire("c").unwrap().turns.lock().owners.len(), 1);
+        assert_eq!(turns.try_acquire("c").unwrap().turns.state.lock().owners.len(), 1);
     }
 }

@@ -3,11 +3,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use futures::StreamExt as _;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
@@ -202,8 +203,7 @@ impl Drop for Entry {
 }
 
 fn lock(reconcilers: &Mutex<Reconcilers>) -> MutexGuard<'_, Reconcilers> {
-    // Every change is one insert or one remove, so a panic leaves no half-made change.
-    reconcilers.lock().unwrap_or_else(PoisonError::into_inner)
+    reconcilers.lock()
 }
 
 fn name(object: &OverlaySnapshot) -> &str {

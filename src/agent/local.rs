@@ -9,11 +9,9 @@
 //!
 //! Deliberately absent: retries. The caller gets the error, and calls again once the cause is fixed.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
 
 pub use super::engine::Failure;
 use super::{
@@ -173,8 +171,7 @@ impl Local {
 
 impl Inner {
     fn pushing(&self) -> MutexGuard<'_, HashMap<SnapshotId, Arc<PushProgress>>> {
-        // Every change is one insert or one remove, so a panic leaves no half-made change.
-        self.pushing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pushing.lock()
     }
 }
 

@@ -9,10 +9,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use reqwest::{
     Url,
     header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE},
@@ -277,7 +277,7 @@ impl Key {
 
 impl Tokens {
     pub(super) fn get(&self, key: &Key) -> Option<Token> {
-        let tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.0.lock();
         let token = tokens.get(key)?;
         (token.until > Instant::now()).then(|| token.clone())
     }
@@ -285,12 +285,12 @@ impl Tokens {
     /// Removes all tokens, as if they had expired.
     #[cfg(test)]
     pub(super) fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.lock().clear();
     }
 
     /// Adds a token, and removes the expired ones.
     pub(super) fn put(&self, key: Key, token: Token) {
-        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.0.lock();
         tokens.retain(|_, token| token.until > Instant::now());
         tokens.insert(key, token);
         let bytes = |token: &Token| token.header.len();

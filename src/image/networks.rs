@@ -1,13 +1,9 @@
 //! Networks and addresses that are never contacted, except for servers that the hosts directory names.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    str::FromStr,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
+use parking_lot::RwLock;
 
 /// An address or a network in CIDR notation: `10.96.0.0/12`, `192.0.2.7`, `fd00::/108`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,17 +45,17 @@ struct Lists {
 impl RefusedNetworks {
     /// Replaces the networks.
     pub(super) fn set(&self, networks: Vec<Network>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).networks = networks;
+        self.0.write().networks = networks;
     }
 
     /// Replaces the node's own addresses.
     pub(super) fn set_own(&self, addresses: Vec<IpAddr>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).own = addresses;
+        self.0.write().own = addresses;
     }
 
     /// Why an address is refused, as a part of a message. `None` if it is not.
     pub(super) fn kind(&self, address: IpAddr) -> Option<&'static str> {
-        let lists = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let lists = self.0.read();
         if lists.own.contains(&address) {
             return Some("an address of this node");
         }

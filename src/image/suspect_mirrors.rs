@@ -9,11 +9,9 @@
 //! of that blob tries the other servers first. No server is excluded for good: the origin may be down, and the mirror
 //! may work again. Deliberately absent: a record on disk. After a restart the mirrors are tried first again.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
+use parking_lot::Mutex;
 use reqwest::Url;
 
 use crate::digest::Digest;
@@ -36,7 +34,7 @@ impl SuspectMirrors {
     /// Records that `server` has started to send `blob`. A server that is suspect already moves to the end.
     pub(super) fn add(&self, server: &Url, blob: Digest) -> Suspicion {
         let key = (server.clone(), blob);
-        let mut entries = self.locked();
+        let mut entries = self.0.lock();
         entries.retain(|other| *other != key);
         if entries.len() == ENTRIES_MAX {
             entries.pop_front();
@@ -48,18 +46,14 @@ impl SuspectMirrors {
     /// The sort key of a server for `blob`: `None` sorts first and means not suspect. Then come the servers that have
     /// been suspect for longest, so that several bad servers take turns.
     pub(super) fn rank(&self, server: &Url, blob: Digest) -> Option<usize> {
-        self.locked().iter().position(|(url, digest)| url == server && *digest == blob)
-    }
-
-    fn locked(&self) -> MutexGuard<'_, VecDeque<(Url, Digest)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().iter().position(|(url, digest)| url == server && *digest == blob)
     }
 }
 
 impl Suspicion {
     /// Removes the entry: the blob is complete and its digest is right.
     pub(super) fn clear(self) {
-        self.suspects.locked().retain(|other| *other != self.key);
+        self.suspects.0.lock().retain(|other| *other != self.key);
     }
 }
 
@@ -92,6 +86,6 @@ mod tests {
             let _kept = suspects.add(&url, blob(i));
         }
         assert_eq!((suspects.rank(&url, blob(0)), suspects.rank(&url, blob(1))), (None, Some(0)));
-        assert_eq!(suspects.locked().len(), ENTRIES_MAX);
+        assert_eq!(suspects.0.lock().len(), ENTRIES_MAX);
     }
 }

@@ -11,11 +11,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::digest::Digest;
 
@@ -56,7 +56,6 @@ impl Ages {
     }
 
     fn added(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
-        // Changed by whole entries only, so it is consistent after any panic.
-        self.added.lock().unwrap_or_else(PoisonError::into_inner)
+        self.added.lock()
     }
 }

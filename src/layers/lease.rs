@@ -2,8 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Store;
 use crate::digest::Digest;
@@ -40,8 +42,7 @@ impl LeasedLayers {
 
 impl Leases {
     pub(super) fn locked(&self) -> MutexGuard<'_, LeasedLayers> {
-        // Changed by whole entries only, so it is consistent after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Begins to remember every leased layer, until [`Leases::end_round`].

@@ -7,8 +7,10 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     LowerError, Store,
@@ -59,8 +61,7 @@ struct Slot {
 
 impl Lowers {
     fn lock(&self) -> MutexGuard<'_, Open> {
-        // Changed by whole entries only, so it is consistent after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn slot(&self, layer: &Digest) -> Arc<Mutex<Option<Lower>>> {
@@ -97,7 +98,7 @@ impl Slot {
     fn is_idle(&self) -> bool {
         let lower = self.lower.try_lock();
         Arc::strong_count(&self.lower) == 1
-            && lower.is_ok_and(|it| it.as_ref().is_none_or(|it| Arc::strong_count(&it.tree) == 1))
+            && lower.is_some_and(|it| it.as_ref().is_none_or(|it| Arc::strong_count(&it.tree) == 1))
     }
 }
 
@@ -108,7 +109,7 @@ impl Store {
         let slot = self.lowers.slot(diff_id);
         // Locked while mounting: a second call for this layer waits for the first one's mount; calls for other layers
         // do not.
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = slot.lock();
         match &*slot {
             Some(lower) => Ok(lower.clone()),
             None => Ok(slot.insert(self.open_lower(diff_id)?).clone()),
@@ -188,7 +189,7 @@ mod tests {
             let tree = Arc::new(mounts.open_dir(dir.path()).unwrap());
             let features = Features::default();
             let lower = Lower { tree, opaque_root: false, is_snapshot: false, features };
-            *lowers.slot(layer).lock().unwrap() = Some(lower.clone());
+            *lowers.slot(layer).lock() = Some(lower.clone());
             lower
         };
         let mine = open(&shared);

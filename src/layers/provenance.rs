@@ -8,10 +8,11 @@ use std::{
     fs, io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Origin, Store, layer_meta::same_place};
 use crate::{
@@ -42,7 +43,7 @@ impl Default for Origins {
 
 impl Origins {
     fn known(&self) -> MutexGuard<'_, LruCache<Digest, Arc<Vec<Origin>>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     fn cache(&self, diff_id: Digest, origins: Arc<Vec<Origin>>) {
@@ -95,7 +96,7 @@ impl Store {
     /// Adds an origin of a layer in the store: its bytes were downloaded from there, or pushed there. An origin that
     /// was public once stays public. The caller has a lease of the layer.
     pub fn add_origin(&self, diff_id: &Digest, origin: Origin) -> io::Result<()> {
-        let _writer = self.origins.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.origins.writer.lock();
         let mut origins = Vec::clone(&self.origins(diff_id));
         match origins.iter_mut().find(|known| same_place(known, &origin)) {
             Some(known) => {

@@ -16,8 +16,10 @@ use std::{
     collections::HashMap,
     fmt, io,
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{AddError, ReserveError, Store};
 use crate::{
@@ -89,8 +91,7 @@ impl fmt::Debug for Disk {
 
 impl Disk {
     fn with_reserved<T>(&self, f: impl FnOnce(&mut Reserved) -> T) -> T {
-        // Plain numbers are consistent after any panic.
-        f(&mut self.reserved.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.reserved.lock())
     }
 }
 
@@ -188,8 +189,8 @@ impl Reservation {
         });
     }
 
-    fn balance(&self) -> std::sync::MutexGuard<'_, Balance> {
-        self.balance.lock().unwrap_or_else(PoisonError::into_inner)
+    fn balance(&self) -> MutexGuard<'_, Balance> {
+        self.balance.lock()
     }
 }
 

@@ -11,10 +11,9 @@
 //! So if many callers find no space at once, one runs a round and the others use its result. Otherwise each caller
 //! would wait for the rounds of all callers before it.
 
-use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// The interval at which a waiting caller checks whether the space is free.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -56,7 +55,7 @@ impl Rounds {
     pub(super) fn turn(&self) -> Turn<'_> {
         let mut state = self.state();
         while state.is_running {
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.ended.wait(&mut state);
         }
         self.begin(state)
     }
@@ -75,8 +74,7 @@ impl Rounds {
             if !state.is_running {
                 return Some(self.begin(state));
             }
-            let waited = self.ended.wait_timeout(state, POLL_INTERVAL);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.ended.wait_for(&mut state, POLL_INTERVAL);
         }
     }
 
@@ -87,8 +85,7 @@ impl Rounds {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Plain numbers are consistent after any panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

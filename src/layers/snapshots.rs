@@ -10,10 +10,10 @@ use std::{
     ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::Store;
@@ -198,12 +198,11 @@ impl Snapshots {
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, SnapshotRecord>> {
-        // Changed by whole entries only, so it is consistent after any panic.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     fn writer(&self) -> MutexGuard<'_, ()> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 }
 

@@ -7,10 +7,11 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::SnapshotId;
@@ -49,8 +50,8 @@ impl Freezes {
     /// another capture has it.
     pub(super) fn turn(&self, pod_uid: &str) -> Option<PodTurn> {
         let waits = |state: &mut State| !state.closed && state.pods.contains_key(pod_uid);
-        let mut state = self.0.changed.wait_while(self.0.state(), waits);
-        let state = state.as_deref_mut().unwrap_or_else(|poisoned| poisoned.get_mut());
+        let mut state = self.0.state.lock();
+        self.0.changed.wait_while(&mut state, waits);
         if state.closed {
             return None;
         }
@@ -60,26 +61,19 @@ impl Freezes {
 
     /// Refuses all further freezes.
     pub(super) fn close(&self) {
-        self.0.state().closed = true;
+        self.0.state.lock().closed = true;
         self.0.changed.notify_all();
     }
 
     /// Thaws all pods, and refuses all further freezes.
     pub(super) fn abort_all(&self) {
         self.close();
-        let pods: Vec<_> = self.0.state().pods.values().flatten().cloned().collect();
+        let pods: Vec<_> = self.0.state.lock().pods.values().flatten().cloned().collect();
         for pod in pods {
             if let Err(error) = pod.give_up() {
                 tracing::error!(%error, "a pod may still be frozen; the driver thaws it at its next start");
             }
         }
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Each change of the state is one step, so it is consistent after any panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,7 +112,7 @@ impl PodTurn {
 
     /// Registers the processes for [`Freezes::abort_all`]. Returns whether the pod may be frozen.
     fn register(&self, frozen: &Arc<Frozen>) -> bool {
-        let mut state = self.all.0.state();
+        let mut state = self.all.0.state.lock();
         if !state.closed {
             state.pods.insert(self.pod_uid.clone(), Some(frozen.clone()));
         }
@@ -128,7 +122,7 @@ impl PodTurn {
 
 impl Drop for PodTurn {
     fn drop(&mut self) {
-        self.all.0.state().pods.remove(&self.pod_uid);
+        self.all.0.state.lock().pods.remove(&self.pod_uid);
         self.all.0.changed.notify_all();
     }
 }

@@ -28,11 +28,9 @@ mod starts;
 #[cfg(test)]
 mod testing;
 
-use std::{
-    collections::HashSet,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, io, sync::Arc};
+
+use parking_lot::Mutex;
 
 use self::freeze::Freezes;
 pub use capture::{CaptureRequest, Consistency};
@@ -158,8 +156,7 @@ impl SnapshotLocks {
     }
 
     fn with_ids<T>(&self, f: impl FnOnce(&mut HashSet<SnapshotId>) -> T) -> T {
-        // A set of ids is consistent after any panic, so a poisoned mutex is safe to use.
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.0.lock())
     }
 }
 

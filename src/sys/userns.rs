@@ -8,8 +8,10 @@ use std::{
     fs::{self, File},
     io,
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::Mutex;
 
 /// The number of namespaces that are kept open. Authors of pods choose the owners, so the number needs a bound. A mount
 /// keeps its own namespace alive.
@@ -32,7 +34,7 @@ struct Namespace {
 /// `user.max_user_namespaces` is reached.
 pub(super) fn swapped(uid: u32, gid: u32) -> io::Result<Arc<OwnedFd>> {
     let maps = (swap(uid)?, swap(gid)?);
-    let mut namespaces = NAMESPACES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut namespaces = NAMESPACES.lock();
     if let Some(known) = namespaces.iter().find(|known| known.owner == (uid, gid)) {
         return Ok(known.open.clone());
     }
@@ -191,7 +193,7 @@ mod tests {
         for uid in 4_100_000..4_100_100 {
             swapped(uid, 0).unwrap();
         }
-        let kept = NAMESPACES.lock().unwrap().len();
+        let kept = NAMESPACES.lock().len();
         assert!(kept <= KEPT, "{kept}");
     }
 

@@ -19,12 +19,14 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
         mpsc::{Sender, channel},
     },
     thread,
 };
+
+use parking_lot::Mutex;
 
 use super::project_quota::Projects;
 use crate::sys::{durable, mounts::Detached};
@@ -96,7 +98,7 @@ impl BackgroundRemoval {
 
     /// Tries again to remove the volumes that could not be removed.
     pub(super) fn retry(&self) {
-        let failed = std::mem::take(&mut *self.shared.failed());
+        let failed = std::mem::take(&mut *self.shared.failed.lock());
         failed.into_iter().for_each(|volume| self.remove(volume));
     }
 
@@ -118,15 +120,11 @@ impl Shared {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot remove the data of an unpublished volume; trying again in a minute");
-                self.failed().push(volume);
+                self.failed.lock().push(volume);
             }
         }
         // From here on `in_flight` counts the request of the other thread.
         let _ = closer.send(mounts);
-    }
-
-    fn failed(&self) -> std::sync::MutexGuard<'_, Vec<RemovedVolume>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,6 +157,6 @@ mod tests {
         removal.retry();
         wait(&removal);
         assert!(!tree.exists() && staging.is_dir());
-        assert!(removal.shared.failed().is_empty());
+        assert!(removal.shared.failed.lock().is_empty());
     }
 }

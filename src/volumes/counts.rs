@@ -5,10 +5,11 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::sleep};
 
 use super::VolumeId;
@@ -120,6 +121,6 @@ impl Counts {
     }
 
     fn all<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Count>) -> T) -> T {
-        f(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.known.lock())
     }
 }

@@ -6,10 +6,12 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
+
+use parking_lot::Mutex;
 
 use super::VolumeId;
 
@@ -49,8 +51,7 @@ impl Locks {
     }
 
     fn locked<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Arc<AtomicBool>>) -> T) -> T {
-        // Each change inserts or removes one entry, so the map is consistent after a panic.
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.0.lock())
     }
 }
 

@@ -4,13 +4,9 @@
 //! nothing: the owner of a file may give it any project. With one file in each project of a range a pod could leave no
 //! id for new volumes. For the same reason ids are drawn at random. Deliberately absent: how a quota is set.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    ops::RangeInclusive,
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::BTreeSet, io, ops::RangeInclusive, path::Path};
+
+use parking_lot::Mutex;
 
 use crate::sys::quota::{self, Quota, Usage};
 
@@ -42,7 +38,7 @@ impl Projects {
     /// Allocates a free project id.
     pub(super) fn take(&self) -> io::Result<u32> {
         self.quotas()?;
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock();
         let id = free(&taken, quota::draw)?;
         taken.insert(id);
         Ok(id)
@@ -66,7 +62,7 @@ impl Projects {
             // Harmless: no directory has this project, and its next volume sets its own limits.
             tracing::warn!(project = id, %error, "cannot reset the quota of a removed volume");
         }
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.taken.lock().remove(&id);
     }
 
     fn quotas(&self) -> io::Result<&quota::Projects> {

@@ -16,10 +16,11 @@ use std::{
     collections::HashMap,
     future::{Future, pending},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -258,7 +259,7 @@ impl PullJobs {
     }
 
     fn all<T>(&self, f: impl FnOnce(&mut HashMap<VolumeId, Arc<Pull>>) -> T) -> T {
-        f(&mut self.pulls.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.pulls.lock())
     }
 }
 
@@ -279,11 +280,11 @@ impl Drop for End<'_> {
 
 impl Pull {
     fn quiet_for(&self) -> Duration {
-        self.last_request.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.last_request.lock().elapsed()
     }
 
     fn touch(&self) {
-        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.last_request.lock() = Instant::now();
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
     collections::hash_map::Entry,
     fs, io,
     path::{Path, PathBuf},
-    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -95,7 +94,7 @@ impl Inner {
 
     /// Records since when a volume has been an orphan. Returns whether that is at least `grace`.
     fn orphaned_for(&self, id: &VolumeId, orphan: bool, grace: Duration) -> bool {
-        let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut orphans = self.orphans.lock();
         match orphans.entry(id.clone()) {
             Entry::Occupied(entry) if !orphan => {
                 entry.remove();
@@ -112,7 +111,7 @@ impl Inner {
     }
 
     fn retain_orphans(&self, ids: &[VolumeId]) {
-        let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut orphans = self.orphans.lock();
         orphans.retain(|id, _| ids.contains(id));
     }
 }

@@ -9,10 +9,12 @@
 
 use std::{
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
+
+use parking_lot::{Condvar, Mutex};
 
 use super::Group;
 
@@ -85,7 +87,7 @@ impl Frozen {
     pub fn hold(&self) -> io::Result<()> {
         loop {
             // The lock is held, so that no process is frozen after the watchdog thawed all.
-            let state = self.shared.state();
+            let state = self.shared.state.lock();
             if *state != State::Frozen || self.is_late() {
                 let why = "not all of its processes were frozen in time";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
@@ -110,7 +112,7 @@ impl Frozen {
 
     /// Thaws the processes. A repeated call changes nothing.
     pub fn thaw(&self) -> io::Result<Stood> {
-        let mut state = self.shared.state();
+        let mut state = self.shared.state.lock();
         if *state == State::Frozen {
             let all_frozen = self.shared.others_are_frozen();
             self.shared.thaw_all()?;
@@ -130,7 +132,7 @@ impl Frozen {
 
     /// Thaws the processes as at the deadline, whatever the owner of this value does next.
     pub fn give_up(&self) -> io::Result<()> {
-        let mut state = self.shared.state();
+        let mut state = self.shared.state.lock();
         if *state == State::Frozen {
             self.shared.thaw_all()?;
             *state = State::Late;
@@ -149,11 +151,6 @@ impl Drop for Frozen {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic cannot leave a partial value.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn others_are_frozen(&self) -> io::Result<bool> {
         for group in &self.theirs {
             // Both checks: processes whose thaw was requested may still be frozen.
@@ -166,7 +163,7 @@ impl Shared {
 
     /// Thaws at the deadline unless the freeze ends before.
     fn watch(&self, until: Instant) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         while *state == State::Frozen {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -178,8 +175,7 @@ impl Shared {
                     }
                 }
             } else {
-                let waited = self.changed.wait_timeout(state, left);
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                self.changed.wait_for(&mut state, left);
             }
         }
     }

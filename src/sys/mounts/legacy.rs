@@ -22,9 +22,9 @@ use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use parking_lot::Mutex;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_bind,
     mount_change, move_mount, unmount,
@@ -96,7 +96,7 @@ impl LegacyMounts {
     /// Attaches a detached mount below `dir`, unless it is there already. It stays until the tree is dropped.
     fn attach_layer(&self, tree: &Detached) -> Result<(), MountError> {
         let Kind::Mount(attached) = &tree.kind else { return Ok(()) };
-        let _guard = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.attaching.lock();
         if attached.get().is_some() {
             return Ok(());
         }

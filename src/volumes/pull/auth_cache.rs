@@ -5,11 +5,11 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use crate::{image::Access, reference::Reference};
 
@@ -52,14 +52,14 @@ impl AuthCache {
             return;
         }
         let entry = CacheEntry::new(reference.registry(), reference.repository(), access);
-        self.known().put(entry, now);
+        self.known.lock().put(entry, now);
     }
 
     /// Removes the entries of `accesses`, because the registry refused the image to each of them.
     pub(super) fn forget(&self, reference: &Reference, accesses: &[Access]) {
         for access in accesses {
             let entry = CacheEntry::new(reference.registry(), reference.repository(), access);
-            self.known().pop(&entry);
+            self.known.lock().pop(&entry);
         }
     }
 
@@ -70,13 +70,9 @@ impl AuthCache {
         accesses: &[Access],
         now: Instant,
     ) -> bool {
-        let known = self.known();
+        let known = self.known.lock();
         let at = |access| known.peek(&CacheEntry::new(registry, repository, access));
         accesses.iter().filter_map(at).any(|at| now.duration_since(*at) < self.trust_for)
-    }
-
-    fn known(&self) -> MutexGuard<'_, LruCache<CacheEntry, Instant>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,7 +133,7 @@ mod tests {
         let at = |n: usize| start + Duration::from_millis(n as u64);
         let last = MAX_ENTRIES.get();
         (0..=last).for_each(|n| cache.remember(&reference(), &access(n), at(n)));
-        assert_eq!(cache.known().len(), last);
+        assert_eq!(cache.known.lock().len(), last);
         assert!(!cache.accepted(REPOSITORY, &[access(0)], at(last)));
         assert!(cache.accepted(REPOSITORY, &[access(last)], at(last)));
     }

@@ -13,10 +13,11 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use crate::turns::{Permit, Turns};
@@ -82,7 +83,7 @@ impl Lanes {
                 continue;
             }
             if let Some(slow) = self.slow.try_acquire(namespace) {
-                *lane.0.lock().unwrap_or_else(PoisonError::into_inner) = slow;
+                *lane.0.lock() = slow;
                 return Ok(work.await);
             }
             if self.fast.others_wait(namespace) {

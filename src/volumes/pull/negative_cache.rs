@@ -8,11 +8,11 @@
 use std::{
     hash::Hash,
     num::NonZeroUsize,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use super::error::PullError;
 use crate::{error::Class, layers::AddError, reference::Reference};
@@ -57,22 +57,18 @@ impl<K: Eq + Hash> NegativeCache<K> {
             false => return,
         };
         let failure = Failure { at: now, until, class, why: error.to_string() };
-        self.known().put(source, failure);
+        self.0.lock().put(source, failure);
     }
 
     /// The remembered error of `source`, as an error of `reference`. The reference of the first request is not
     /// disclosed.
     pub(super) fn of(&self, source: &K, reference: &Reference, now: Instant) -> Option<PullError> {
-        let known = self.known();
+        let known = self.0.lock();
         let failure = known.peek(source).filter(|failure| now < failure.until)?;
         let Failure { at, until, class, why } = failure;
         let (since, rest) = (now.duration_since(*at), until.duration_since(now));
         let reference = reference.clone();
         Some(PullError::Known { reference, why: why.clone(), since, rest, class: *class })
-    }
-
-    fn known(&self) -> MutexGuard<'_, LruCache<K, Failure>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

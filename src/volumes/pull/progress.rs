@@ -3,10 +3,12 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
+
+use parking_lot::Mutex;
 
 use crate::format;
 
@@ -36,7 +38,7 @@ pub(super) struct Item {
 impl Item {
     /// Marks the layer as being fetched. `arrived` counts its bytes.
     pub(super) fn fetched(&self, arrived: &Arc<AtomicU64>) {
-        *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrived.clone());
+        *self.arrived.lock() = Some(arrived.clone());
     }
 
     /// Marks the layer as being in the store.
@@ -46,7 +48,7 @@ impl Item {
 
     /// The bytes that have arrived, and the bytes in all.
     fn bytes(&self) -> (u64, u64) {
-        let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        let arrived = self.arrived.lock();
         match (&*arrived, self.done.load(Relaxed)) {
             (None, true) => (0, 0),
             (None, false) => (0, self.size),
@@ -61,13 +63,13 @@ impl Progress {
     pub(super) fn begin(&self, sizes: impl IntoIterator<Item = u64>) -> Vec<Arc<Item>> {
         let item = |size| Arc::new(Item { size, arrived: Mutex::default(), done: false.into() });
         let items: Vec<_> = sizes.into_iter().map(item).collect();
-        *self.state() = State { items: items.clone(), awaits: None };
+        *self.0.lock() = State { items: items.clone(), awaits: None };
         items
     }
 
     /// Sets what the pull waits for before it can fetch layers, as a part of a sentence. `None` if nothing.
     pub(in crate::volumes) fn awaits(&self, what: Option<String>) {
-        self.state().awaits = what;
+        self.0.lock().awaits = what;
     }
 
     /// The bytes that have arrived, of the layers that were not in the store.
@@ -92,7 +94,7 @@ impl Progress {
 
     /// The progress as a part of a sentence.
     pub fn sentence(&self) -> String {
-        if let Some(what) = self.state().awaits.clone() {
+        if let Some(what) = self.0.lock().awaits.clone() {
             return what;
         }
         if self.layers() == 0 {
@@ -103,11 +105,7 @@ impl Progress {
     }
 
     fn items(&self) -> Vec<Arc<Item>> {
-        self.state().items.clone()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().items.clone()
     }
 }
 

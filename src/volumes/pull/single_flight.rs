@@ -6,12 +6,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -242,7 +243,7 @@ impl LayerFetcher {
 
     /// The fetch in flight of a source. The entry lives while a pull fetches the layer or waits for it.
     pub(super) fn in_flight(&self, source: &Source) -> Arc<InFlight> {
-        let mut all = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.in_flight.lock();
         all.retain(|_, in_flight| in_flight.strong_count() > 0);
         if let Some(in_flight) = all.get(source).and_then(Weak::upgrade) {
             return in_flight;
