@@ -18,6 +18,7 @@ mod baseline;
 mod busy;
 mod images;
 mod peers;
+mod programs;
 mod snapshots;
 mod table;
 mod times;

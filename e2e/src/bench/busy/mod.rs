@@ -13,7 +13,6 @@
 
 mod captures;
 mod disk;
-mod programs;
 
 use std::fs;
 use std::path::Path;
@@ -22,8 +21,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use self::disk::{BYTES, Disk};
-use self::programs::{FORMER, Programs};
 use super::peers::{self, ContainerdProcess};
+use super::programs::{Build, Programs};
 use super::table::{Limit, Row, not_slower};
 use super::times::{percentile, timed};
 use crate::driver::process::{NodeProcess, Volume};
@@ -50,6 +49,19 @@ const LAYERS: usize = 10;
 const COLD: usize = 5;
 const COLD_LAYERS: usize = 8;
 
+/// What is compared with the last version whose calls waited for the disk: `ovl`, and the test program
+/// that captures. cargo builds the program of a package beside its test programs.
+const BUILD: Build<'_> = Build {
+    product: "bench-former",
+    former: "b3f2e73",
+    cargo: &["test", "--no-run", "--test", "bench_snapshots"],
+    programs: ["ovl", "bench_snapshots"],
+    added: Some((
+        "tests/bench_snapshots.rs",
+        include_str!("../../../../tests/bench_captures/beside.rs"),
+    )),
+};
+
 /// Measures all of it in an empty directory. A note for each peer that is not available.
 pub fn measure(
     h: &Harness,
@@ -59,14 +71,9 @@ pub fn measure(
 ) -> Result<Vec<Row>> {
     apt::ensure(h, &["e2fsprogs", "xfsprogs"])?;
     fs::create_dir_all(place).context("making a directory")?;
-    let former = programs::former(h, repo)?;
-    if former.is_none() {
-        notes.push(format!(
-            "the former version: the history of this clone does not have commit {FORMER}; get it with git fetch --unshallow"
-        ));
-    }
+    let former = BUILD.former(h, repo, notes)?;
     let compared = Compared {
-        ours: programs::ours(h, repo)?,
+        ours: BUILD.ours(h, repo)?,
         former,
         containerd: peers::containerd(h)
             .map_err(|error| notes.push(format!("containerd: {error:#}")))
@@ -112,9 +119,9 @@ impl Compared {
     }
 
     fn calls(&self, disk: &Disk) -> Result<Vec<Row>> {
-        let start = |programs: &Programs, name| {
+        let start = |[node, _]: &Programs, name| {
             let (place, registry) = (disk.directory(name)?, self.registry.address);
-            NodeProcess::start_as("bench", &programs.node, &place, registry, &[])
+            NodeProcess::start_as("bench", node, &place, registry, &[])
         };
         let subjects = Subjects {
             ours: start(&self.ours, "ours")?,
@@ -148,16 +155,10 @@ impl Compared {
         let Some(former) = &self.former else { return Ok(None) };
         let (mut now, mut before) = (Vec::new(), Vec::new());
         for _ in 0..COLD {
-            for (programs, times) in [(former, &mut before), (&self.ours, &mut now)] {
+            for ([program, _], times) in [(former, &mut before), (&self.ours, &mut now)] {
                 let dir = disk.directory("cold")?;
-                let start = NodeProcess::start_as(
-                    "bench",
-                    &programs.node,
-                    &dir,
-                    self.registry.address,
-                    &[],
-                );
-                let node = start?;
+                let node =
+                    NodeProcess::start_as("bench", program, &dir, self.registry.address, &[])?;
                 let volume = node.volume("cold", &self.image("cold"));
                 disk.sync()?;
                 times.push(timed(|| node.publish(&volume))?);
@@ -172,8 +173,9 @@ impl Compared {
     }
 
     fn captures(&self, disk: &Disk) -> Result<Vec<Row>> {
-        let former = self.former.as_ref().map(|former| former.captures.as_path());
-        captures::measure(disk, self.registry.address, &self.ours.captures, former)
+        let ([_, ours], former) = (&self.ours, self.former.as_ref());
+        let former = former.map(|[_, former]| former.as_path());
+        captures::measure(disk, self.registry.address, ours, former)
     }
 }
 
