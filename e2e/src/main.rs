@@ -49,8 +49,10 @@ usage: cargo xtask <command>
   try             create a two-node cluster with the driver and show a pod's volume (context kind-ovl)
   test [SUITE]…   run every suite, or the named ones
   test --quick    run the suites that need neither a cluster nor an emulated machine
-  bench [PART]…   compare the driver with containerd, podman and a baseline:
-                  pulls, warm, snapshots, busy, or all
+  bench [PART]…   compare the driver with containerd, podman, a baseline and former versions:
+                  pulls, warm, snapshots, busy, controller, or all
+  bench controller --count N
+                  the controller with N snapshots, such as 500, instead of 5000
   soak            run the long tests, with as many files as a layer may have
   render          write the rendered chart into deploy/
   up              create a two-node cluster (context kind-ovl) and keep it
@@ -106,8 +108,8 @@ fn run() -> Result<ExitCode> {
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         ["bench", parts @ ..] => {
-            let parts = bench::Part::named(parts)?;
-            bench::run(&Harness::start()?, &driver::sources()?, &parts)?;
+            let plan = bench::Plan::parse(parts)?;
+            bench::run(&Harness::start()?, &driver::sources()?, &plan)?;
         }
         ["soak"] => suites::soak::run(&Harness::start()?, &driver::sources()?)?,
         ["render"] => {

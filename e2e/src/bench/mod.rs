@@ -7,7 +7,8 @@
 //!                                                   └─ the baseline: the least work of a pull
 //! ```
 //!
-//! and the cost of snapshots, in `snapshots`, and of a busy disk, in `busy`.
+//! and the cost of snapshots, in `snapshots`, of a busy disk, in `busy`, and of thousands of snapshots in
+//! a cluster, in `controller`.
 //!
 //! Not part of `test`: the results depend on other work of the machine. Deliberately absent: tuning
 //! of the peers. Each runs with its defaults.
@@ -16,6 +17,7 @@
 
 mod baseline;
 mod busy;
+mod controller;
 mod images;
 mod peers;
 mod programs;
@@ -55,29 +57,63 @@ pub enum Part {
     Snapshots,
     /// Volumes beside a neighbour that writes.
     Busy,
+    /// Thousands of VolumeSnapshots.
+    Controller,
 }
 
 impl Part {
-    const ALL: [(&str, Self); 4] = [
+    const ALL: [(&str, Self); 5] = [
         ("pulls", Self::Pulls),
         ("warm", Self::Warm),
         ("snapshots", Self::Snapshots),
         ("busy", Self::Busy),
+        ("controller", Self::Controller),
     ];
 
-    /// The named parts, or all parts.
+    fn named(name: &str) -> Result<Self> {
+        match Self::ALL.iter().find(|(known, _)| *known == name) {
+            Some((_, part)) => Ok(*part),
+            None => bail!(
+                "there is no part {name}; there are pulls, warm, snapshots, busy and controller"
+            ),
+        }
+    }
+
+    /// Whether it needs an image from the container engine.
+    fn needs_image(self) -> bool {
+        !matches!(self, Self::Busy | Self::Controller)
+    }
+}
+
+/// What is measured.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    parts: Vec<Part>,
+    /// VolumeSnapshots for the controller.
+    count: usize,
+}
+
+impl Plan {
+    /// The named parts, or all parts, and `--count N`.
     ///
     /// # Errors
-    /// A name that no part has.
-    pub fn named(names: &[&str]) -> Result<Vec<Self>> {
-        if names.is_empty() {
-            return Ok(Self::ALL.map(|(_, part)| part).to_vec());
+    /// A name that no part has, or no number.
+    pub fn parse(args: &[&str]) -> Result<Self> {
+        let (mut parts, mut count) = (Vec::new(), controller::COUNT);
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match *arg {
+                "--count" => {
+                    let number = args.next().and_then(|number| number.parse().ok());
+                    count = number.filter(|n| *n > 0).context("--count needs a number above 0")?;
+                }
+                name => parts.push(Part::named(name)?),
+            }
         }
-        let part = |name: &&str| match Self::ALL.iter().find(|(known, _)| known == name) {
-            Some((_, part)) => Ok(*part),
-            None => bail!("there is no part {name}; there are pulls, warm, snapshots and busy"),
-        };
-        names.iter().map(part).collect()
+        if parts.is_empty() {
+            parts.extend(Part::ALL.map(|(_, part)| part));
+        }
+        Ok(Self { parts, count })
     }
 }
 
@@ -101,13 +137,13 @@ pub fn in_release(parts: &[&str]) -> Result<()> {
     Err(cargo.exec()).context("starting cargo")
 }
 
-/// Measures these parts, prints the table and writes it as JSON.
+/// Measures the parts, prints the table and writes it as JSON.
 ///
 /// # Errors
 /// Something of ours failed. A missing peer is a line in the table.
-pub fn run(h: &Harness, repo: &Path, parts: &[Part]) -> Result<()> {
+pub fn run(h: &Harness, repo: &Path, plan: &Plan) -> Result<()> {
     let place = h.cache.scratch("bench")?;
-    let measured = all(h, repo, &place, parts);
+    let measured = all(h, repo, &place, plan);
     mounts::unmount_below(&[&place])?;
     mounts::remove(&place)?;
     let (rows, registry, notes) = measured?;
@@ -123,11 +159,11 @@ pub fn run(h: &Harness, repo: &Path, parts: &[Part]) -> Result<()> {
 /// The rows, the registry with the image of the first rows, and what could not be measured.
 type Measured = (Vec<Row>, Option<BenchRegistry>, Vec<String>);
 
-fn all(h: &Harness, repo: &Path, place: &Path, parts: &[Part]) -> Result<Measured> {
+fn all(h: &Harness, repo: &Path, place: &Path, plan: &Plan) -> Result<Measured> {
+    let Plan { parts, count } = plan;
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
     let mut registry = None;
-    // A busy disk needs no container engine.
-    if parts.iter().any(|part| *part != Part::Busy) {
+    if parts.iter().any(|part| part.needs_image()) {
         let prerequisites = prerequisites::provision(h)?;
         let program = driver::program(h, repo)?;
         let image = registry.insert(BenchRegistry::ensure(h, &prerequisites)?);
@@ -139,6 +175,10 @@ fn all(h: &Harness, repo: &Path, place: &Path, parts: &[Part]) -> Result<Measure
     }
     if parts.contains(&Part::Busy) {
         rows.extend(busy::measure(h, repo, &place.join("busy"), &mut notes)?);
+    }
+    if parts.contains(&Part::Controller) {
+        let place = place.join("controller");
+        rows.extend(controller::measure(h, repo, &place, *count, &mut notes)?);
     }
     Ok((rows, registry, notes))
 }
@@ -244,9 +284,12 @@ mod tests {
 
     #[test]
     fn parts_are_all_or_those_named() -> Result<()> {
-        assert_eq!(Part::named(&[])?.len(), 4);
-        assert_eq!(Part::named(&["warm"])?, [Part::Warm]);
-        assert!(Part::named(&["cold"]).is_err());
+        assert_eq!(Plan::parse(&[])?.parts.len(), Part::ALL.len());
+        let short = Plan { parts: vec![Part::Warm, Part::Controller], count: 500 };
+        assert_eq!(Plan::parse(&["warm", "--count", "500", "controller"])?, short);
+        for wrong in [&["cold"][..], &["controller", "--count"], &["--count", "0"]] {
+            assert!(Plan::parse(wrong).is_err(), "{wrong:?}");
+        }
         Ok(())
     }
 }

@@ -30,14 +30,23 @@ pub fn cargo(h: &Harness, repo: &Path) -> Cmd {
     cargo.env("CARGO_TERM_COLOR", "never")
 }
 
-/// Builds the static program and returns its path.
+/// The target of static programs, after a check that this machine can build them.
 ///
 /// # Errors
-/// The C compiler for musl cannot be installed, or the program does not compile.
-pub fn program(h: &Harness, repo: &Path) -> Result<PathBuf> {
+/// The C compiler for musl or Rust's libraries for the target cannot be installed.
+pub fn static_target(h: &Harness, repo: &Path) -> Result<String> {
     apt::ensure(h, &["musl-tools"])?;
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     ensure_target(h, repo, &target)?;
+    Ok(target)
+}
+
+/// Builds the static program and returns its path.
+///
+/// # Errors
+/// As [`static_target`], or the program does not compile.
+pub fn program(h: &Harness, repo: &Path) -> Result<PathBuf> {
+    let target = static_target(h, repo)?;
     h.progress.step("compiling the driver", minutes(2), |log| {
         let build = cargo(h, repo).args(["build", "--release", "--locked", "--bin", "ovl"]);
         build.args(["--target", &target]).log(log).run()

@@ -7,4 +7,4 @@
 mod build;
 pub mod process;
 
-pub use build::{cargo, program, sources};
+pub use build::{cargo, program, sources, static_target};

@@ -67,6 +67,15 @@ impl NodeProcess {
         registry: SocketAddr,
         arguments: &[&str],
     ) -> Result<Self> {
+        let node = command(program).args(["--node-name", name]).args(arguments);
+        Self::start_command(node, dir, registry)
+    }
+
+    /// As [`NodeProcess::start`], with this `ovl node` and its first arguments.
+    ///
+    /// # Errors
+    /// As [`NodeProcess::start`].
+    pub fn start_command(node: Cmd, dir: &Path, registry: SocketAddr) -> Result<Self> {
         let kubelet = dir.join("kubelet");
         let socket = kubelet.join("plugins/ovl.csi.dev/csi.sock");
         let (pods, hosts) = (kubelet.join("pods"), dir.join("hosts"));
@@ -79,15 +88,14 @@ impl NodeProcess {
         fs::write(host.join("hosts.toml"), text).context("writing a hosts.toml")?;
         let health = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let health = health.context("finding a free port")?.to_string();
-        let node = command(program)
-            .args(["--node-name", name, "--health-address", &health])
+        let node = node
+            .args(["--health-address", &health])
             .arg("--root")
             .arg(dir.join("store"))
             .arg("--kubelet-dir")
             .arg(&kubelet)
             .arg("--hosts-dir")
-            .arg(&hosts)
-            .args(arguments);
+            .arg(&hosts);
         let mut running = Background::start(&node, dir.join("driver.log"))?;
         let runtime = Runtime::new().context("starting a runtime")?;
         let channel = wait_for("the driver's socket", seconds(30), || {
@@ -110,16 +118,12 @@ impl NodeProcess {
         &self.running.log
     }
 
-    /// A value of its process status, in bytes (proc(5)).
+    /// A value of its process status, in bytes (proc_pid_status(5)).
     ///
     /// # Errors
     /// It has ended.
     pub fn memory(&self, line: &str) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.running.id()));
-        let status = status.context("reading the driver's status")?;
-        let value = status.lines().find_map(|have| have.strip_prefix(line)?.strip_prefix(':'));
-        let kib = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Ok(kib.with_context(|| format!("no {line} in its status"))? * 1024)
+        self.running.memory(line)
     }
 
     /// A volume of an image for a pod of this name.

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: restarts. The caller must see a program that ended early.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Child;
 use std::thread;
@@ -38,6 +39,26 @@ impl Background {
         self.child.id()
     }
 
+    /// A value of its process status, in bytes (proc_pid_status(5)), such as `VmRSS`.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn memory(&self, line: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()));
+        let status = status.context("reading a process status")?;
+        let value = status.lines().find_map(|have| have.strip_prefix(line)?.strip_prefix(':'));
+        let kib = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok(kib.with_context(|| format!("no {line} in its status"))? * 1024)
+    }
+
+    /// The processor time that it has used, in steps of 10 ms.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        process::cpu_time(self.id()).with_context(|| format!("process {} has ended", self.id()))
+    }
+
     /// Whether it has ended by itself.
     pub fn ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)) | Err(_))
@@ -64,7 +85,6 @@ impl Drop for Background {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn it_ends_when_it_is_dropped() -> Result<()> {
@@ -72,6 +92,8 @@ mod tests {
         let mut running = Background::start(&Cmd::new("sleep").arg("600"), log.clone())?;
         assert!(!running.ended());
         let id = running.child.id();
+        assert!(running.memory("VmRSS")? > 0 && running.memory("VmNone").is_err());
+        assert!(running.cpu_time()? < Duration::from_secs(1));
         drop(running);
         assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
         fs::remove_file(log)?;

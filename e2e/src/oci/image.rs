@@ -131,16 +131,31 @@ pub fn push(to: SocketAddr, name: &str, layers: Vec<Layer>) -> Result<Vec<String
 /// There is no such image, or the registry refused the index.
 pub fn index(to: SocketAddr, name: &str, of: &str) -> Result<()> {
     let (repository, tag) = name.split_once(':').context("an index's name needs a tag")?;
-    let path = |tag: &str| format!("/v2/{repository}/manifests/{tag}");
-    let manifest = http::send(to, "GET", &path(of), &[("Accept", MANIFEST)], &[])?.bytes()?;
+    let manifest = manifest(to, repository, of)?;
     let entry = json!({
         "mediaType": MANIFEST, "digest": digest(&manifest), "size": manifest.len(),
         "platform": { "os": "linux", "architecture": architecture() },
     });
     let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] }).to_string();
-    let put = http::send(to, "PUT", &path(tag), &[("Content-Type", INDEX)], index.as_bytes())?;
+    let path = format!("/v2/{repository}/manifests/{tag}");
+    let put = http::send(to, "PUT", &path, &[("Content-Type", INDEX)], index.as_bytes())?;
     ensure!(put.status == 201, "the registry returns {} for the index {name}", put.status);
     Ok(())
+}
+
+/// The digest of the image with this tag.
+///
+/// # Errors
+/// There is no such image.
+pub fn digest_of(to: SocketAddr, repository: &str, tag: &str) -> Result<String> {
+    Ok(digest(&manifest(to, repository, tag)?))
+}
+
+fn manifest(to: SocketAddr, repository: &str, tag: &str) -> Result<Vec<u8>> {
+    let path = format!("/v2/{repository}/manifests/{tag}");
+    let manifest = http::send(to, "GET", &path, &[("Accept", MANIFEST)], &[])?;
+    ensure!(manifest.status == 200, "the registry returns {} for {path}", manifest.status);
+    manifest.bytes()
 }
 
 /// Pushes one blob. Returns its descriptor.

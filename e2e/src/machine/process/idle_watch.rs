@@ -26,7 +26,7 @@ const LONGEST_LOOK: Duration = Duration::from_secs(15);
 const WORK_PERCENT: u128 = 2;
 
 /// A clock tick of /proc/PID/stat, in milliseconds: `USER_HZ` is 100 on every machine that Linux runs on (proc(5), time(7)).
-const TICK_MILLIS: u128 = 10;
+const TICK_MILLIS: u64 = 10;
 
 /// How many bytes a command has printed.
 #[derive(Clone, Default)]
@@ -95,7 +95,7 @@ impl IdleWatch {
         }
         let between = now.saturating_duration_since(self.looked).as_millis();
         // A child that ended without a wait takes its time with it.
-        let used = u128::from(ticks.saturating_sub(self.ticks)) * TICK_MILLIS;
+        let used = u128::from(ticks.saturating_sub(self.ticks) * TICK_MILLIS);
         if used > 0 && used * 100 >= between * WORK_PERCENT {
             self.last_sign = now;
         }
@@ -109,6 +109,12 @@ impl IdleWatch {
         }
         None
     }
+}
+
+/// The processor time of a process with the children that it has waited for. `None` if it has ended.
+pub fn cpu_time(process: u32) -> Option<Duration> {
+    let stat = Stat::parse(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)?;
+    Some(Duration::from_millis(stat.ticks * TICK_MILLIS))
 }
 
 /// The processor time of a process group and of the descendants of its processes, in clock ticks.

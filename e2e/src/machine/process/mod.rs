@@ -27,6 +27,7 @@ pub use children::{
     Cancelled, admit_children, end_children, end_children_on_signal, forget, group, interrupted,
     kill_group, on_signal,
 };
+pub use idle_watch::cpu_time;
 
 /// How many lines of a log an error quotes.
 const TAIL_LINES: usize = 40;
