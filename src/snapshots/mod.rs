@@ -5,7 +5,7 @@
 //! <root>/starts/<id>          how often the capture of this snapshot was started and did not end
 //! ```
 //!
-//! May use: volumes, layers, overlay, changeset, image, sys
+//! May use: volumes, layers, changeset, image, sys
 //!
 //! Deliberately absent: the objects of the cluster (`agent`), and how a volume is published (`volumes`).
 
