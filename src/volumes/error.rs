@@ -63,16 +63,6 @@ pub enum PublishError {
         /// The uid in the request.
         uid: PodUid,
     },
-    /// The volume exists, and the request differs from it.
-    #[error(
-        "volume {id}: the request differs from the existing volume in {what}; delete the pod and create it again"
-    )]
-    Conflict {
-        /// The volume.
-        id: VolumeId,
-        /// The attribute in which the two differ.
-        what: &'static str,
-    },
     /// The policy of images does not allow the image.
     #[error(
         "image {image} is not allowed in namespace {namespace}; policy.allowedImages and policy.refusedImages of the \
@@ -131,6 +121,14 @@ pub enum PublishCause {
         /// The progress, as a part of a sentence ([`super::Progress::sentence`]).
         progress: String,
     },
+    /// The volume exists, and the request differs from it.
+    #[error(
+        "the request differs from the existing volume in {what}; delete the pod and create it again"
+    )]
+    Conflict {
+        /// The attribute in which the two differ.
+        what: &'static str,
+    },
     /// The pod sets a limit that this node cannot enforce.
     #[error(
         "this node cannot enforce `size` and `inodes` for a volume on disk: {why}; remove them, or use `medium: Memory`"
@@ -184,7 +182,6 @@ impl PublishError {
     pub fn class(&self) -> Class {
         match self {
             Self::Outside(_) | Self::OtherPod { .. } => Class::Invalid,
-            Self::Conflict { .. } => Class::Conflict,
             Self::NotAllowed { .. } => Class::Denied,
             Self::Unclean { .. } => Class::Precondition,
             Self::Pull(e) => e.class(),
@@ -199,6 +196,7 @@ impl PublishCause {
     fn class(&self) -> Class {
         match self {
             Self::Busy | Self::Cancelled => Class::Busy,
+            Self::Conflict { .. } => Class::Conflict,
             Self::Pulling { .. } => Class::Unavailable,
             Self::Unenforceable { .. } => Class::Precondition,
             Self::Lower(e) => e.class(),

@@ -113,7 +113,7 @@ impl Inner {
             let done = match self.records.read(&request.id)? {
                 Some(record) => {
                     if let Some(what) = difference(&record, &request) {
-                        return Err(PublishError::Conflict { id: request.id, what });
+                        return Err(PublishError::of(&request.id)(PublishCause::Conflict { what }));
                     }
                     let is_complete = record.stack.iter().all(|layer| self.store.has(layer));
                     if is_complete {
@@ -246,7 +246,7 @@ impl Inner {
     ) -> Result<(), PublishError> {
         let id = &request.id;
         if let Some(what) = difference(&record, request) {
-            return Err(PublishError::Conflict { id: id.clone(), what });
+            return Err(PublishError::of(id)(PublishCause::Conflict { what }));
         }
         // A bind mount of a subPath is the same overlay, but its root is not the root of the volume.
         let whole = |mount: &&Mount| self.is_of(mount, id) && mount.root == Path::new("/");

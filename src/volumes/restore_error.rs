@@ -13,10 +13,16 @@ use crate::{
 pub enum LayersError {
     /// An image cannot be pulled.
     #[error(transparent)]
-    Pull(#[from] PullError),
+    Pull(Box<PullError>),
     /// The volume's snapshot cannot be used.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+}
+
+impl From<PullError> for LayersError {
+    fn from(error: PullError) -> Self {
+        Self::Pull(Box::new(error))
+    }
 }
 
 impl LayersError {
