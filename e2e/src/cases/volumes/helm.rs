@@ -1,14 +1,19 @@
 //! The release is upgraded, uninstalled while a pod runs, and installed again. The pod is not
 //! disturbed, and its volume is removed in the end.
+//!
+//! While no driver runs, the node's record of a snapshot and its OverlaySnapshot get the form that
+//! the version before wrote. Deliberately absent: that version itself, which a clone may not have.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cases::case::{Case, Concurrency};
 use crate::cases::writer::{Writer, start_another_pod};
 use crate::env::chart::{NAMESPACE, RELEASE};
 use crate::env::namespace::TestNamespace;
+use crate::env::node::{Node, STORE};
 use crate::env::pods::POD_TIMEOUT;
+use crate::env::snapshots::Snapshot;
 use crate::machine::wait::wait_for;
 
 /// See the module.
@@ -50,17 +55,67 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
     let left = env.cluster.kubectl(&["get", "csidriver", "--output", "name"])?;
     ensure!(!left.contains("ovl.csi.dev"), "after uninstalling {RELEASE} there is {left}");
     writer.check_still_writing()?;
-    // These objects are the only record of where a snapshot is.
-    ensure!(
-        ns.overlay_snapshot(&kept.id()?).is_ok(),
-        "the snapshot's object was deleted with the release"
-    );
+    let events = snapshot_events(ns)?;
+    // It is an error if the OverlaySnapshot was deleted with the release. It is the only record of
+    // where the snapshot is.
+    write_former_forms(ns, &kept)?;
     env.install(&json!({}))?;
     writer.check_still_writing()?;
+    ensure!(ns.get_snapshot("kept")?.is_ready(), "the snapshot is not ready after the upgrade");
     start_another_pod(ns, "after-install")?;
     ns.restore("after-all", "kept", &env.worker().name)?;
     ns.expect_output("after-all", &[("head -n 1 /work/demo/hello", "from the image")])?;
+    // Events of phases that were reported before the upgrade are not repeated.
+    ensure!(snapshot_events(ns)? == events, "{:?} became {:?}", events, snapshot_events(ns)?);
     ns.delete_snapshot("kept")?;
     env.test()?;
     writer.finish()
+}
+
+/// The Events of the snapshot.
+fn snapshot_events(ns: &TestNamespace<'_>) -> Result<Vec<String>> {
+    let mut events = ns.events("kept", ",involvedObject.kind=VolumeSnapshot")?;
+    events.retain(|event| event.contains("by node") || event.starts_with("SnapshotCaptured"));
+    Ok(events)
+}
+
+/// The condition for a capture, and the annotation for reported Events: in the version before, and
+/// in this one.
+const CONDITION: [&str; 2] = ["Cut", "Captured"];
+const REPORTED: [&str; 2] = ["ovl.csi.dev/told", "ovl.csi.dev/reported-phase"];
+
+/// Writes what a node and a cluster keep of a snapshot as the version before wrote it.
+fn write_former_forms(ns: &TestNamespace<'_>, snapshot: &Snapshot) -> Result<()> {
+    let id = snapshot.id()?;
+    let object = ns.overlay_snapshot(&id)?;
+    let node = object["spec"]["node"].as_str().context("the OverlaySnapshot names no node")?;
+    let file = format!("{STORE}/snapshots/{id}.json");
+    let edits = "-e 's/\"captured_at\":/\"cut\":/' -e 's/\"format\": *2/\"format\": 1/'";
+    let node = Node::new(ns.cluster(), node);
+    node.shell(&format!("sed -i {edits} {file} && grep -q '\"cut\":' {file}"))?;
+
+    let mut conditions = object["status"]["conditions"].clone();
+    for condition in conditions.as_array_mut().context("it has no conditions")? {
+        for key in ["type", "reason"] {
+            if condition[key] == CONDITION[1] {
+                condition[key] = CONDITION[0].into();
+            }
+        }
+    }
+    let time = &object["status"]["captureTime"];
+    ensure!(time.is_string(), "it has no time of its capture: {object}");
+    let status = json!({ "captureTime": null, "cutTime": time, "conditions": conditions });
+    let reported = &object["metadata"]["annotations"][REPORTED[1]];
+    let annotations = json!({ REPORTED[0]: reported, REPORTED[1]: null });
+    for (patch, subresource) in [
+        (json!({ "status": status }), &["--subresource", "status"][..]),
+        (json!({ "metadata": { "annotations": annotations } }), &[]),
+    ] {
+        let patch = patch.to_string();
+        let args = ["patch", "overlaysnapshot", &id, "--type", "merge", "--patch", &patch];
+        ns.cluster().kubectl(&[&args[..], subresource].concat())?;
+    }
+    let now = ns.overlay_snapshot(&id)?;
+    ensure!(now["status"]["cutTime"] == *time, "the API server did not keep the time: {now}");
+    Ok(())
 }
