@@ -3,6 +3,9 @@
 //! Only the two algorithms that the OCI image-spec registers are accepted, so the length of a digest's text is known
 //! wherever it becomes a path. The driver itself hashes with SHA-256, which every registry accepts. Layer keys are
 //! SHA-256 too.
+//!
+//! A digest that names one kind of content has a type of its own. None of these types converts into another one by
+//! itself: each place where one follows from another calls a constructor that says so.
 
 use std::{fmt, str::FromStr};
 
@@ -67,6 +70,71 @@ impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Defines the type of digests that name one kind of content, so that no signature takes digests of another kind.
+macro_rules! digest_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name($crate::digest::Digest);
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+pub(crate) use digest_type;
+
+/// As [`digest_type`], for content that a registry serves or an image's config names.
+macro_rules! content_digest {
+    ($(#[$doc:meta])* $name:ident) => {
+        digest_type! { $(#[$doc])* $name }
+
+        impl $name {
+            /// The digest `digest` of such content.
+            pub fn new(digest: Digest) -> Self {
+                Self(digest)
+            }
+
+            /// The SHA-256 digest of such content.
+            pub fn of(bytes: &[u8]) -> Self {
+                Self(Digest::of(bytes))
+            }
+
+            /// The digest without its type.
+            pub fn digest(&self) -> &Digest {
+                &self.0
+            }
+        }
+    };
+}
+
+content_digest! {
+    /// The digest of a layer's uncompressed tar (OCI image-spec, config.md, "Layer DiffID"). An image's config claims
+    /// one for each of its layers; the code that unpacks a layer checks it.
+    DiffId
+}
+
+content_digest! {
+    /// The digest of a layer or config as a registry serves it: of the compressed bytes, if it is compressed (OCI
+    /// distribution-spec, "blob").
+    BlobDigest
+}
+
+content_digest! {
+    /// The digest of an image manifest or image index (OCI distribution-spec calls both manifests).
+    ManifestDigest
 }
 
 /// Text that is no accepted digest; the first 100 characters of it.

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    digest::{Digest, DigestError},
+    digest::{DigestError, ManifestDigest},
     error::Class,
     registry_name::{self, DOCKER_HUB, is_registry},
 };
@@ -34,7 +34,7 @@ pub struct Reference {
     registry: String,
     repository: String,
     tag: Option<String>,
-    digest: Option<Digest>,
+    digest: Option<ManifestDigest>,
 }
 
 impl Reference {
@@ -59,7 +59,7 @@ impl Reference {
     }
 
     /// The digest of the manifest or index, if the reference is pinned.
-    pub fn digest(&self) -> Option<&Digest> {
+    pub fn digest(&self) -> Option<&ManifestDigest> {
         self.digest.as_ref()
     }
 
@@ -70,7 +70,7 @@ impl Reference {
     }
 
     /// The reference of a manifest by digest in the same repository.
-    pub fn pinned(&self, digest: &Digest) -> Self {
+    pub fn pinned(&self, digest: &ManifestDigest) -> Self {
         Self { digest: Some(*digest), ..self.place() }
     }
 
@@ -180,7 +180,7 @@ fn parse(text: &str) -> Result<Reference, Rule> {
         return Err(Rule::Scheme);
     }
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest.parse()?)),
+        Some((rest, digest)) => (rest, Some(ManifestDigest::new(digest.parse()?))),
         None => (text, None),
     };
     let (name, tag) = split_tag(rest);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    digest::Digest,
+    digest::{Digest, ManifestDigest},
     image::fake::{FakeRegistry, OCI_MANIFEST},
     layers::testing::snapshot_record,
     owner::Owner,
@@ -38,7 +38,7 @@ impl Node {
     }
 
     /// Puts the manifest into the registry as a push of another node does.
-    fn pushed(&self, name: &str, annotations: serde_json::Value) -> Digest {
+    fn pushed(&self, name: &str, annotations: serde_json::Value) -> ManifestDigest {
         let config = json!({ "mediaType": "application/vnd.oci.image.config.v1+json", "size": 2,
             "digest": Digest::of(b"{}").to_string() });
         let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config,

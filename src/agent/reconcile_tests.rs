@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     cluster::fake::{FakeApi, Loss},
-    digest::Digest,
+    digest::{Digest, ManifestDigest},
     error::Class,
     image::Keyring,
-    layers::{SnapshotId, SnapshotRecord, testing::snapshot_record},
+    layers::{LayerKey, SnapshotId, SnapshotRecord, testing::snapshot_record},
     owner::Owner,
     reference::{Reference, Repository},
     snapshots::{CaptureRequest, Progress, PushRequest, Pushed},
@@ -90,7 +90,7 @@ impl FakeNode {
 
 fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
     SnapshotRecord {
-        stack: (0..=own).map(|n| Digest::of(&[n as u8])).collect(),
+        stack: (0..=own).map(|n| LayerKey::of(&[n as u8])).collect(),
         own,
         owner: Some(Owner { uid: 1000, gid: 100 }),
         entries: 1000,
@@ -149,7 +149,7 @@ impl Engine for FakeNode {
         }
         self.run("push", &request.id)?;
         self.next_failure("pack").map_err(|failure| Failure { permanent: true, ..failure })?;
-        let image = request.to.at(&Digest::of(b"manifest")).to_string();
+        let image = request.to.at(&ManifestDigest::of(b"manifest")).to_string();
         self.change(&request.id, |record| record.pushed = Some(image.clone()));
         Ok(Pushed { image, sent: 10, own_bytes: 7 })
     }

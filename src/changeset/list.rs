@@ -12,7 +12,7 @@ use super::reader::Reader;
 use super::sparse::Sparse;
 use super::whiteout::Meaning;
 use super::{Format, Limits};
-use crate::digest::{Digest, Digester};
+use crate::digest::{DiffId, Digest, Digester};
 use crate::erofs::Special;
 
 /// One entry of a layer.
@@ -74,7 +74,7 @@ pub fn list(
     format: Format,
     limits: &Limits,
     mut take: impl FnMut(Listed),
-) -> Result<Digest, UnpackError> {
+) -> Result<DiffId, UnpackError> {
     let share = limits.budget.share();
     share.take(pipe::BUFFERS)?;
     let (_, diff_id, _) = pipe::run(blob, limits, &share, |stream| {

@@ -9,7 +9,7 @@ use crate::changeset::{
 fn listed(tar: &[u8], format: Format) -> Vec<Listed> {
     let mut all = Vec::new();
     let found = list(tar, format, &Limits::default(), |one| all.push(one));
-    assert_eq!(found.unwrap(), Digest::of(tar));
+    assert_eq!(found.unwrap(), DiffId::of(tar));
     all
 }
 
@@ -104,7 +104,7 @@ fn compressed_and_invalid_layers_are_read_like_by_unpacking() {
         let mut count = 0;
         let limits = Limits::default();
         let found = list(&blob[..], Format::Portable, &limits, |_| count += 1);
-        assert_eq!((found.unwrap(), count), (Digest::of(&tar), 1));
+        assert_eq!((found.unwrap(), count), (DiffId::of(&tar), 1));
     }
     let bad = Tar::new().file("../f", b"").end();
     let found = list(&bad[..], Format::Portable, &Limits::default(), |_| ());

@@ -109,7 +109,7 @@ pub use pax::PaxError;
 
 pub use crate::erofs::Special;
 
-use crate::digest::Digest;
+use crate::digest::DiffId;
 use crate::erofs::{Output, WRITER_BUFFER};
 use crate::media_type::{Compression, Format};
 use layer::Layer;
@@ -119,7 +119,7 @@ use reader::Reader;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unpacked {
     /// The digest of the whole uncompressed tar.
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
     /// Length of the uncompressed tar in bytes.
     pub tar_bytes: u64,
     /// Length of the EROFS image in bytes.

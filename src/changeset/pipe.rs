@@ -26,7 +26,7 @@ use super::decompress::{INPUT, ReadError, Source, StreamError};
 use super::error::{Exceeded, UnpackError};
 use super::stream::Stream;
 use crate::budget::Share;
-use crate::digest::{Digest, Digester};
+use crate::digest::{DiffId, Digester};
 
 /// Bytes of a piece: large enough that passing it between threads costs nothing.
 pub(super) const PIECE: usize = 256 << 10;
@@ -96,13 +96,13 @@ pub(super) type PieceReceiver = Receiver<Result<Arc<Piece>, StreamError>>;
 /// Bytes of the buffers for one layer, without the zstd window.
 pub(super) const BUFFERS: u64 = PIECES_BYTES + INPUT as u64;
 
-/// Runs `read` on the tar in `blob`. Returns its result, the tar's digest and the tar's length in bytes.
+/// Runs `read` on the tar in `blob`. Returns its result, the tar's diff ID and the tar's length in bytes.
 pub(super) fn run<T>(
     blob: impl Read + Send,
     limits: &Limits,
     share: &Share,
     read: impl FnOnce(&mut Stream) -> Result<T, UnpackError>,
-) -> Result<(T, Digest, u64), UnpackError> {
+) -> Result<(T, DiffId, u64), UnpackError> {
     let stopped = AtomicBool::new(false);
     thread::scope(|scope| {
         let (to_hasher, to_hash) = mpsc::channel();
@@ -123,11 +123,11 @@ pub(super) fn run<T>(
         }
         drop(stream);
         let verdict = join(unpacker);
-        let (digest, total) = join(hasher);
+        let (diff_id, total) = join(hasher);
         match (result, verdict) {
             (Err(error), _) if !error.is_of_the_tar() => Err(error),
             (_, Err(verdict)) => Err(UnpackError::Blob(verdict)),
-            (result, Ok(())) => Ok((result?, digest, total)),
+            (result, Ok(())) => Ok((result?, diff_id, total)),
         }
     })
 }
@@ -136,14 +136,14 @@ pub(super) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The digest of all pieces, and their length in bytes.
-pub(super) fn hash(pieces: Receiver<Arc<Piece>>) -> (Digest, u64) {
+/// The diff ID of the tar in all pieces, and its length in bytes.
+pub(super) fn hash(pieces: Receiver<Arc<Piece>>) -> (DiffId, u64) {
     let (mut digester, mut total) = (Digester::default(), 0);
     for piece in pieces {
         digester.update(&piece);
         total += piece.len as u64;
     }
-    (digester.finish(), total)
+    (DiffId::new(digester.finish()), total)
 }
 
 struct Unpacker<'l> {

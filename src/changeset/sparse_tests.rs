@@ -2,7 +2,7 @@
 
 use super::testing::{Tar, unpack, unpack_with};
 use super::{Limits, Unpacked, layer_to_erofs};
-use crate::digest::Digest;
+use crate::digest::DiffId;
 use crate::erofs::reader::Content;
 use crate::error::Class;
 
@@ -96,7 +96,7 @@ fn holes_are_kept_in_every_form() {
             assert!(*found == Content::File(whole(SIZE, &map)), "{form}: {map:?}");
             let after = &image.names[b"after".as_slice()].content;
             assert_eq!(*after, Content::File(b"it".to_vec()), "{form}: {map:?}");
-            assert_eq!((unpacked.diff_id, unpacked.entries), (Digest::of(&tar), 2));
+            assert_eq!((unpacked.diff_id, unpacked.entries), (DiffId::of(&tar), 2));
             let content: u64 = map.iter().map(|(_, len)| len.next_multiple_of(4096) + 4096).sum();
             assert!(unpacked.image_bytes <= content + 3 * 4096, "{form}: {unpacked:?}");
         }

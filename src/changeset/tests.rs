@@ -7,7 +7,7 @@ use std::thread;
 use super::testing::{Tar, gzip, unpack, unpack_with, zstd};
 use super::{Limits, UnpackError};
 use crate::budget::Budget;
-use crate::digest::Digest;
+use crate::digest::DiffId;
 use crate::erofs::reader::{Content, Read as Image};
 use crate::error::Class;
 
@@ -116,7 +116,7 @@ fn an_unnamed_directory_has_the_metadata_of_mkdir_by_root() {
     }
     assert_eq!(unpacked.entries, 1);
     assert_eq!(unpacked.tar_bytes, tar.len() as u64);
-    assert_eq!(unpacked.diff_id, Digest::of(&tar));
+    assert_eq!(unpacked.diff_id, DiffId::of(&tar));
     assert_eq!(image.uuid, [7; 16]);
 }
 
@@ -194,7 +194,7 @@ fn everything_after_the_end_is_part_of_the_diff_id() {
     tar.resize(10 * 1024, 0);
     tar.extend_from_slice(b"and more bytes from a tool");
     let (unpacked, _) = unpack(&tar).unwrap();
-    assert_eq!((unpacked.diff_id, unpacked.tar_bytes), (Digest::of(&tar), tar.len() as u64));
+    assert_eq!((unpacked.diff_id, unpacked.tar_bytes), (DiffId::of(&tar), tar.len() as u64));
     let (first, rest) = tar.split_at(700);
     let members = [gzip(first), gzip(b""), gzip(rest)].concat();
     let limits = Limits::default();

@@ -12,7 +12,7 @@ use super::{
     resolve::{Fetch, MANIFEST, can_resolve, name_of, top},
     transport::Document,
 };
-use crate::{digest::Digest, media_type};
+use crate::{digest::ManifestDigest, media_type};
 
 /// The annotations of a manifest (image-spec, manifest.md).
 #[derive(Deserialize)]
@@ -31,7 +31,7 @@ impl Registries {
         &self,
         reference: &Reference,
         keyring: &Keyring,
-    ) -> Result<(Digest, HashMap<String, String>), ImageError> {
+    ) -> Result<(ManifestDigest, HashMap<String, String>), ImageError> {
         let digest = reference.digest().copied();
         let name = name_of(reference, digest);
         let mut fetch = Fetch { registries: self, reference, keyring, access: Access::Anonymous };
@@ -44,8 +44,8 @@ impl Registries {
 
 fn annotations(
     document: &Document,
-    digest: Option<Digest>,
-) -> Result<(Digest, HashMap<String, String>), Problem> {
+    digest: Option<ManifestDigest>,
+) -> Result<(ManifestDigest, HashMap<String, String>), Problem> {
     let (digest, Manifest::Image { .. }) = top(document, digest)? else {
         return Err(Problem::Unsupported(
             "the reference names an index, not an image; use the digest of one of its manifests",

@@ -33,7 +33,7 @@ use super::{
     transport::Transport,
 };
 use crate::{
-    digest::{Digest, Digester},
+    digest::{BlobDigest, Digester},
     error::Class,
 };
 
@@ -79,7 +79,7 @@ enum State {
 /// The blob to download.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
-    pub(super) digest: Digest,
+    pub(super) digest: BlobDigest,
     pub(super) size: u64,
 }
 
@@ -216,7 +216,7 @@ struct Verified;
 
 impl Pump {
     fn new(wanted: Wanted, sender: mpsc::Sender<Piece>) -> Self {
-        let digester = Digester::like(&wanted.digest);
+        let digester = Digester::like(wanted.digest.digest());
         Self { wanted, sender, digester, found: 0, waited: Duration::ZERO }
     }
 
@@ -274,9 +274,10 @@ impl Pump {
         if self.found < self.wanted.size {
             return Err(self.wrong_size());
         }
+        let promised = *self.wanted.digest.digest();
         match std::mem::take(&mut self.digester).finish() {
-            same if same == self.wanted.digest => Ok(Verified),
-            found => Err(Problem::Mismatch { what: "layer", promised: self.wanted.digest, found }),
+            same if same == promised => Ok(Verified),
+            found => Err(Problem::Mismatch { what: "layer", promised, found }),
         }
     }
 
@@ -326,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_download_below_the_minimum_speed_is_cancelled() {
-        let wanted = Wanted { digest: Digest::of(&[0; 9]), size: 9 };
+        let wanted = Wanted { digest: BlobDigest::of(&[0; 9]), size: 9 };
         for (seconds, end) in
             [(29, Err(Problem::Slow { bytes: 3, waited: Duration::from_secs(87) })), (6, Ok(true))]
         {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{error::Problem, manifest::unreadable, platform::Platform};
-use crate::digest::Digest;
+use crate::digest::{DiffId, Digest};
 
 /// Largest config in bytes, our own limit. A config has one line of history per layer, and labels; real ones stay below
 /// 100 KiB.
@@ -25,7 +25,7 @@ pub(super) struct Config {
     /// The fields that the image of a snapshot inherits: JSON.
     pub(super) kept: String,
     /// `rootfs.diff_ids`; `None` where the config has none.
-    pub(super) diff_ids: Option<Vec<Digest>>,
+    pub(super) diff_ids: Option<Vec<DiffId>>,
     /// The platform of the image; `None` where the config has none.
     pub(super) platform: Option<Platform>,
 }
@@ -79,7 +79,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Config, Problem> {
     Ok(Config { kept: fields.kept(), diff_ids, platform })
 }
 
-fn diff_ids(rootfs: Option<&RawValue>) -> Result<Option<Vec<Digest>>, Problem> {
+fn diff_ids(rootfs: Option<&RawValue>) -> Result<Option<Vec<DiffId>>, Problem> {
     let malformed = |why: &str| Problem::Malformed { what: "config", why: why.to_owned() };
     let Some(rootfs) = rootfs else { return Ok(None) };
     let rootfs: RootFs = serde_json::from_str(rootfs.get())
@@ -92,8 +92,9 @@ fn diff_ids(rootfs: Option<&RawValue>) -> Result<Option<Vec<Digest>>, Problem> {
 
 /// Parses a diff id. Only SHA-256 is accepted: layers are stored and verified by it, whatever algorithm names their
 /// blobs.
-pub(super) fn diff_id(text: &str) -> Option<Digest> {
-    text.parse().ok().filter(|digest: &Digest| digest.algorithm() == "sha256")
+pub(super) fn diff_id(text: &str) -> Option<DiffId> {
+    let digest = text.parse().ok().filter(|digest: &Digest| digest.algorithm() == "sha256");
+    digest.map(DiffId::new)
 }
 
 impl Fields<'_> {

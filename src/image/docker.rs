@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     changeset::{self, Member},
-    digest::{Digest, Digester},
+    digest::{BlobDigest, Digest, Digester},
     media_type::{Compression, Format},
 };
 
@@ -53,7 +53,7 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files
         let member = archive.place(layer)?;
         let compression = archive.compression(member).map_err(disk)?;
         let digest = match compression {
-            Compression::None => diff_id,
+            Compression::None => BlobDigest::new(*diff_id.digest()),
             _ => archive.hash(member).map_err(disk)?,
         };
         places.insert(digest, member);
@@ -115,12 +115,12 @@ impl Archive {
         Ok(Compression::detect(&first))
     }
 
-    fn hash(&self, member: Member) -> std::io::Result<Digest> {
+    fn hash(&self, member: Member) -> std::io::Result<BlobDigest> {
         let (mut digester, mut section) = (Digester::default(), self.section(member));
         let mut piece = vec![0; 256 << 10];
         loop {
             match section.read(&mut piece)? {
-                0 => return Ok(digester.finish()),
+                0 => return Ok(BlobDigest::new(digester.finish())),
                 count => digester.update(&piece[..count]),
             }
         }

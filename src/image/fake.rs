@@ -28,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Hosts, Keyring, Reference, Registries, retry::RetryPolicy, secret::Secret, transport::Trust,
 };
-use crate::digest::Digest;
+use crate::digest::{BlobDigest, DiffId, Digest, ManifestDigest};
 
 pub(crate) use crate::media_type::{OCI_INDEX, OCI_MANIFEST};
 /// The token that [`Misdeed::NeedsToken`] requires.
@@ -88,11 +88,11 @@ pub(crate) const ALWAYS: usize = usize::MAX;
 /// The digests of an image in the registry.
 #[derive(Debug, Clone)]
 pub(crate) struct Pushed {
-    pub(crate) manifest: Digest,
+    pub(crate) manifest: ManifestDigest,
     pub(crate) manifest_size: usize,
-    pub(crate) config: Digest,
-    pub(crate) layers: Vec<Digest>,
-    pub(crate) diff_ids: Vec<Digest>,
+    pub(crate) config: BlobDigest,
+    pub(crate) layers: Vec<BlobDigest>,
+    pub(crate) diff_ids: Vec<DiffId>,
 }
 
 /// One request that the registry received.
@@ -177,7 +177,7 @@ impl FakeRegistry {
         layers: &[Vec<u8>],
         gzip: bool,
     ) -> Pushed {
-        let diff_ids: Vec<_> = layers.iter().map(|tar| Digest::of(tar)).collect();
+        let diff_ids: Vec<_> = layers.iter().map(|tar| DiffId::of(tar)).collect();
         let blobs: Vec<_> =
             layers.iter().map(|tar| if gzip { gzipped(tar) } else { tar.clone() }).collect();
         let config = json!({
@@ -200,8 +200,8 @@ impl FakeRegistry {
         Pushed { manifest, manifest_size, config, layers, diff_ids }
     }
 
-    pub(crate) fn put_blob(&self, bytes: Vec<u8>) -> Digest {
-        let digest = Digest::of(&bytes);
+    pub(crate) fn put_blob(&self, bytes: Vec<u8>) -> BlobDigest {
+        let digest = BlobDigest::of(&bytes);
         let entry = ("application/octet-stream".to_owned(), bytes.into());
         self.inner.state.lock().unwrap().content.insert(format!("blobs/{digest}"), entry);
         digest
@@ -219,8 +219,8 @@ impl FakeRegistry {
         tag: &str,
         text: &str,
         content_type: &str,
-    ) -> Digest {
-        let digest = Digest::of(text.as_bytes());
+    ) -> ManifestDigest {
+        let digest = ManifestDigest::of(text.as_bytes());
         let entry = (content_type.to_owned(), Bytes::from(text.to_owned()));
         let content = &mut self.inner.state.lock().unwrap().content;
         content.insert(format!("{repository}/manifests/{tag}"), entry.clone());
@@ -229,7 +229,7 @@ impl FakeRegistry {
     }
 
     /// The text of a manifest.
-    pub(crate) fn text(&self, repository: &str, manifest: &Digest) -> String {
+    pub(crate) fn text(&self, repository: &str, manifest: &ManifestDigest) -> String {
         let state = self.inner.state.lock().unwrap();
         let (_, bytes) = &state.content[&format!("{repository}/manifests/{manifest}")];
         String::from_utf8(bytes.to_vec()).unwrap()

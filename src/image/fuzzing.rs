@@ -9,6 +9,7 @@ use super::{
     manifest::{self, Manifest},
     platform::HostPlatform,
 };
+use crate::digest::DiffId;
 
 /// A reference prints to itself, and its parts are canonical.
 pub fn reference(data: &[u8]) -> bool {
@@ -57,7 +58,7 @@ pub fn manifest(data: &[u8]) -> bool {
             Ok(Manifest::Image { config, layers }) => {
                 is_image = true;
                 if manifest::check(&config, &layers).is_ok() {
-                    let ids = layers.iter().map(|layer| layer.digest).collect();
+                    let ids = layers.iter().map(|layer| DiffId::new(layer.digest)).collect();
                     let joined = manifest::layers(&layers, Some(ids)).unwrap();
                     assert_eq!(joined.len(), layers.len());
                     if let Ok(own) = manifest::layers(&layers, None) {

@@ -15,7 +15,7 @@ use std::{
 use super::{LayerBlob, Reference, docker, error::Problem, layout};
 use crate::{
     changeset::Member,
-    digest::{Digest, Digester},
+    digest::{BlobDigest, Digest, Digester},
     error::Class,
 };
 
@@ -44,7 +44,7 @@ pub(super) enum Files {
     /// The directory of an OCI layout.
     Layout(PathBuf),
     /// An archive file, and the position of each blob in it.
-    Archive(Arc<File>, HashMap<Digest, Member>),
+    Archive(Arc<File>, HashMap<BlobDigest, Member>),
 }
 
 impl Local {
@@ -81,14 +81,14 @@ impl Local {
     /// The file does not exist or cannot be read.
     pub fn blob(&self, layer: &LayerBlob) -> Result<LocalBlob, LocalError> {
         let section = match &self.files {
-            Files::Layout(dir) => layout::blob(dir, &layer.digest),
+            Files::Layout(dir) => layout::blob(dir, layer.digest.digest()),
             Files::Archive(file, places) => match places.get(&layer.digest) {
                 Some(place) => Ok(Section::new(Arc::clone(file), *place)),
                 None => Err(Cause::Content(Problem::NotFound { what: "layer" })),
             },
         };
         let section = section.map_err(|why| self.failed(why))?;
-        let (digester, text) = (Digester::like(&layer.digest), self.text.clone());
+        let (digester, text) = (Digester::like(layer.digest.digest()), self.text.clone());
         Ok(LocalBlob { section, layer: layer.clone(), digester, found: 0, text })
     }
 
@@ -155,10 +155,11 @@ impl Read for LocalBlob {
             return Ok(count);
         }
         let (what, found) = ("layer", self.digester.clone().finish());
+        let promised = *self.layer.digest.digest();
         let problem = if self.found != self.layer.size {
             Problem::WrongSize { what, promised: self.layer.size, found: self.found }
-        } else if found != self.layer.digest {
-            Problem::Mismatch { what, promised: self.layer.digest, found }
+        } else if found != promised {
+            Problem::Mismatch { what, promised, found }
         } else {
             return Ok(0);
         };

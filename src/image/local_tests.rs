@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    digest::DiffId,
     image::{
         fake::{OCI_INDEX, OCI_MANIFEST, descriptor, gzipped},
         platform::HostPlatform,
@@ -21,7 +22,7 @@ fn tars() -> [Vec<u8>; 2] {
 }
 
 fn config() -> Vec<u8> {
-    let ids: Vec<_> = tars().iter().map(|tar| Digest::of(tar)).collect();
+    let ids: Vec<_> = tars().iter().map(|tar| DiffId::of(tar)).collect();
     json!({ "rootfs": { "diff_ids": ids } }).to_string().into_bytes()
 }
 
@@ -78,7 +79,7 @@ fn an_image_of_a_layout_is_selected_by_tag_or_as_the_only_one() {
     let image = local.image();
     assert_eq!(image.names, ["r.io/a:1".parse().unwrap()]);
     let kinds: Vec<_> = image.layers.iter().map(|l| (l.compression, l.diff_id)).collect();
-    let ids = [Digest::of(&bottom), Digest::of(&top)];
+    let ids = [DiffId::of(&bottom), DiffId::of(&top)];
     assert_eq!(kinds, [(Compression::Gzip, ids[0]), (Compression::None, ids[1])]);
 
     let two = layout(|entry| vec![named(entry.clone(), "1"), named(entry, "2")]);
@@ -125,7 +126,7 @@ fn the_contents_of_a_layout_are_verified() {
     let dir = layout(|entry| vec![entry]);
     let local = open("oci", dir.path(), "").unwrap();
     let layer = &local.image().layers[0];
-    let path = dir.path().join("blobs/sha256").join(layer.digest.hex());
+    let path = dir.path().join("blobs/sha256").join(layer.digest.digest().hex());
     let right = fs::read(&path).unwrap();
     let mut flipped = right.clone();
     flipped[20] ^= 1;
@@ -180,7 +181,7 @@ fn an_image_of_a_docker_archive_is_selected_by_any_of_its_names() {
             let image = local.image();
             assert_eq!(image.digest, Digest::of(&config));
             assert_eq!(image.names, ["a:1".parse().unwrap(), "r.io/b:2".parse().unwrap()]);
-            assert_eq!(image.layers[0].diff_id, Digest::of(&bottom));
+            assert_eq!(image.layers[0].diff_id, DiffId::of(&bottom));
         }
         for name in ["", ":3"] {
             let error = open("docker-archive", file.path(), name).unwrap_err();

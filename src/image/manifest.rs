@@ -9,13 +9,13 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    LayerBlob, config,
-    config::CONFIG_MAX,
+    LayerBlob,
+    config::{self, CONFIG_MAX},
     error::Problem,
     platform::{HostPlatform, Platform},
 };
 use crate::{
-    digest::Digest,
+    digest::{BlobDigest, DiffId, Digest, ManifestDigest},
     media_type::{
         self, Compression, DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, Format, OCI_CONFIG,
         OCI_INDEX, OCI_MANIFEST,
@@ -37,7 +37,7 @@ pub(super) struct Descriptor {
     pub(super) digest: Digest,
     pub(super) size: u64,
     /// The diff id of a layer, where an annotation of the descriptor claims one.
-    pub(super) diff_id: Option<Digest>,
+    pub(super) diff_id: Option<DiffId>,
 }
 
 /// A descriptor as it is written. Its digest is parsed only when it is used: entries of an index for other platforms
@@ -76,6 +76,16 @@ impl Entry {
 }
 
 impl Descriptor {
+    /// The digest, of a descriptor that stands where only layers and configs do.
+    pub(super) fn blob(&self) -> BlobDigest {
+        BlobDigest::new(self.digest)
+    }
+
+    /// The digest, of a descriptor in an index.
+    pub(super) fn manifest(&self) -> ManifestDigest {
+        ManifestDigest::new(self.digest)
+    }
+
     pub(super) fn is_index(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_INDEX)
     }
@@ -252,14 +262,14 @@ const LAYERS_MAX: usize = 1_024;
 /// compressed and its descriptor has no diff id either.
 pub(super) fn layers(
     layers: &[Descriptor],
-    diff_ids: Option<Vec<Digest>>,
+    diff_ids: Option<Vec<DiffId>>,
 ) -> Result<Vec<LayerBlob>, Problem> {
     let diff_ids = self::diff_ids(layers, diff_ids)?;
-    let join = |(layer, diff_id): (&Descriptor, Digest)| {
+    let join = |(layer, diff_id): (&Descriptor, DiffId)| {
         let (format, compression) = kind(&layer.media_type)?;
         let media_type = layer.media_type.clone();
         Ok(LayerBlob {
-            digest: layer.digest,
+            digest: layer.blob(),
             size: layer.size,
             media_type,
             format,
@@ -270,13 +280,13 @@ pub(super) fn layers(
     layers.iter().zip(diff_ids).map(join).collect()
 }
 
-fn diff_ids(layers: &[Descriptor], named: Option<Vec<Digest>>) -> Result<Vec<Digest>, Problem> {
+fn diff_ids(layers: &[Descriptor], named: Option<Vec<DiffId>>) -> Result<Vec<DiffId>, Problem> {
     let refused = |why: String| Problem::Malformed { what: "config", why };
     let named = named.filter(|ids| !ids.is_empty() || layers.is_empty());
     let Some(ids) = named else {
         let own = |layer: &Descriptor| {
             match kind(&layer.media_type)?.1 {
-            Compression::None if layer.digest.algorithm() == "sha256" => Ok(layer.digest),
+            Compression::None if layer.digest.algorithm() == "sha256" => Ok(DiffId::new(layer.digest)),
             _ => layer.diff_id.ok_or_else(|| {
                 refused(
                     "its rootfs.diff_ids is empty, and the manifest does not have the diff id of every layer"

@@ -146,16 +146,16 @@ fn every_layer_gets_its_diff_id() {
     };
     let gzip = layer("application/vnd.oci.image.layer.v1.tar+gzip", b"gz");
     let plain = layer("application/vnd.oci.image.layer.v1.tar", b"tar");
-    let ids = |ids: &[&[u8]]| Some(ids.iter().map(|id| Digest::of(id)).collect::<Vec<_>>());
+    let ids = |ids: &[&[u8]]| Some(ids.iter().map(|id| DiffId::of(id)).collect::<Vec<_>>());
     let both = [gzip.clone(), plain.clone()];
     let kinds = |layers: Vec<LayerBlob>| -> Vec<_> {
         layers.iter().map(|l| (l.compression, l.diff_id)).collect()
     };
     let joined = layers(&both, ids(&[b"inner", b"tar"])).unwrap();
     let expected =
-        [(Compression::Gzip, Digest::of(b"inner")), (Compression::None, Digest::of(b"tar"))];
+        [(Compression::Gzip, DiffId::of(b"inner")), (Compression::None, DiffId::of(b"tar"))];
     assert_eq!(kinds(joined), expected, "bottom first, as in the manifest");
-    let named = Descriptor { diff_id: Some(Digest::of(b"inner")), ..gzip };
+    let named = Descriptor { diff_id: Some(DiffId::of(b"inner")), ..gzip };
     let none: [Descriptor; 0] = [];
     for silent in [None, Some(Vec::new())] {
         let joined = layers(&[named.clone(), plain.clone()], silent.clone()).unwrap();
@@ -190,7 +190,7 @@ fn a_media_type_determines_format_and_compression() {
             let (digest, media_type) = (Digest::of(b"x"), format!("{base}{suffix}"));
             let layer =
                 Descriptor { media_type: media_type.clone(), digest, size: 1, diff_id: None };
-            let found = &layers(&[layer], Some(vec![digest])).unwrap()[0];
+            let found = &layers(&[layer], Some(vec![DiffId::of(b"x")])).unwrap()[0];
             let kind = (found.format, found.compression, &found.media_type);
             assert_eq!(kind, (format, compression, &media_type));
         }

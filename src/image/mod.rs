@@ -86,7 +86,7 @@ pub use resolve::Known;
 pub use transport::SetUpError;
 
 use crate::{
-    digest::Digest,
+    digest::{BlobDigest, DiffId, ManifestDigest},
     media_type::{Compression, Format},
     reference::{Reference, Repository},
 };
@@ -97,16 +97,16 @@ pub struct Image {
     /// The reference that was resolved.
     pub reference: Reference,
     /// Digest of the manifest for this host. Where the reference names an index, this is the manifest chosen from it.
-    pub digest: Digest,
+    pub digest: ManifestDigest,
     /// Digest of the index that the reference names; `None` where it names a manifest.
-    pub index: Option<Digest>,
+    pub index: Option<ManifestDigest>,
     /// The credential that the registry required for the image's documents.
     pub access: Access,
     /// The fields of the config (image-spec, config.md) that the image of a snapshot inherits: JSON, at most 64 KiB
     /// plus the diff ids.
     pub config: String,
     /// Digest of the complete config.
-    pub config_digest: Digest,
+    pub config_digest: BlobDigest,
     /// Bottom first, as in the manifest. Empty and repeated layers are kept.
     pub layers: Vec<LayerBlob>,
 }
@@ -115,7 +115,7 @@ pub struct Image {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerBlob {
     /// Digest of the blob, compressed as it is stored in the registry.
-    pub digest: Digest,
+    pub digest: BlobDigest,
     /// Size of the blob in bytes, compressed as it is stored in the registry.
     pub size: u64,
     /// Media type in the manifest; empty for a layer of a docker archive.
@@ -125,5 +125,5 @@ pub struct LayerBlob {
     /// Compression of the tar.
     pub compression: Compression,
     /// Digest of the uncompressed tar, as the image's config claims. The code that unpacks the layer checks it.
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
 }

@@ -8,7 +8,10 @@ use super::{
     Access, BlobReader, Image, ImageError, Keyring, LayerBlob, Reference, Registries,
     fake::{self, ALWAYS, FakeRegistry, Fault, IDENTITY, Scheme, TOKEN, soon},
 };
-use crate::{digest::Digest, error::Class};
+use crate::{
+    digest::{BlobDigest, Digest},
+    error::Class,
+};
 
 const PASSWORD: &str = "password-that-must-not-be-shown";
 
@@ -17,7 +20,7 @@ struct Fixture {
     registry: FakeRegistry,
     registries: Registries,
     reference: Reference,
-    layer: Digest,
+    layer: BlobDigest,
     tar: Vec<u8>,
 }
 

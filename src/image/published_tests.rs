@@ -20,7 +20,7 @@ use super::{
     push_tests::{NATIVE, manifest, read, upload},
     retry::RetryPolicy,
 };
-use crate::{digest::Digest, error::Class};
+use crate::{digest::BlobDigest, error::Class};
 
 /// A running registry of another project, for one test.
 struct Published {
@@ -130,10 +130,10 @@ async fn accepts_all_requests(program: Program, variable: &str) {
     // break.
     let again = if program.resumes() { 0 } else { breaks[1] } + (1 << 20);
     assert!(passed < tar.len() + again, "only lost bytes are sent again: {passed}");
-    assert!(!registries.has_blob(&to, &Digest::of(b"elsewhere"), &anonymous).await.unwrap());
+    assert!(!registries.has_blob(&to, &BlobDigest::of(b"elsewhere"), &anonymous).await.unwrap());
     let mounted = registries.mount_blob(&to, &layer, &base, &anonymous).await.unwrap();
     assert_eq!(mounted, program.mounts());
-    let absent = Digest::of(b"absent");
+    let absent = BlobDigest::of(b"absent");
     assert!(!registries.mount_blob(&to, &absent, &base, &anonymous).await.unwrap());
     upload(&registries, &to, b"", &anonymous).await.unwrap();
     upload(&registries, &to, &tar, &anonymous).await.unwrap();
@@ -160,7 +160,7 @@ async fn accepts_all_requests(program: Program, variable: &str) {
 
 /// Waits until the registry responds.
 async fn up(registries: &Registries, to: &Repository) {
-    while registries.has_blob(to, &Digest::of(b""), &Keyring::default()).await.is_err() {
+    while registries.has_blob(to, &BlobDigest::of(b""), &Keyring::default()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

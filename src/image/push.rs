@@ -21,7 +21,11 @@ use super::{
     transport::Transport,
     upload::Upload,
 };
-use crate::{digest::Digest, error::Class, reference::is_tag};
+use crate::{
+    digest::{BlobDigest, Digest, ManifestDigest},
+    error::Class,
+    reference::is_tag,
+};
 
 impl Registries {
     /// Returns whether the repository has the blob.
@@ -31,7 +35,7 @@ impl Registries {
     pub async fn has_blob(
         &self,
         to: &Repository,
-        blob: &Digest,
+        blob: &BlobDigest,
         keyring: &Keyring,
     ) -> Result<bool, ImageError> {
         self.push(to, keyring, |target| async move { target.has(blob).await }).await
@@ -45,7 +49,7 @@ impl Registries {
     pub async fn mount_blob(
         &self,
         to: &Repository,
-        blob: &Digest,
+        blob: &BlobDigest,
         from: &Repository,
         keyring: &Keyring,
     ) -> Result<bool, ImageError> {
@@ -71,7 +75,7 @@ impl Registries {
     pub async fn push_blob(
         &self,
         to: &Repository,
-        blob: &Digest,
+        blob: &BlobDigest,
         size: u64,
         content: &File,
         keyring: &Keyring,
@@ -98,8 +102,8 @@ impl Registries {
         media_type: &str,
         manifest: &[u8],
         keyring: &Keyring,
-    ) -> Result<Digest, ImageError> {
-        let (digest, bytes) = (Digest::of(manifest), &Bytes::copy_from_slice(manifest));
+    ) -> Result<ManifestDigest, ImageError> {
+        let (digest, bytes) = (ManifestDigest::of(manifest), &Bytes::copy_from_slice(manifest));
         self.push(to, keyring, |target| async move {
             if bytes.len() as u64 > manifest::MANIFEST_MAX {
                 return Err(Problem::TooLarge { what: MANIFEST, limit: manifest::MANIFEST_MAX });
@@ -113,7 +117,7 @@ impl Registries {
                 target.open(RegistryRequest { body, ..request }).await.map_err(no_repository)?;
             match reported_digest(&response) {
                 Some(found) if found != found.again(bytes) => {
-                    Err(Problem::Mismatch { what: MANIFEST, promised: digest, found })
+                    Err(Problem::Mismatch { what: MANIFEST, promised: *digest.digest(), found })
                 }
                 _ => Ok(digest),
             }
@@ -128,7 +132,7 @@ impl Registries {
     pub async fn delete_manifest(
         &self,
         of: &Repository,
-        manifest: &Digest,
+        manifest: &ManifestDigest,
         keyring: &Keyring,
     ) -> Result<bool, ImageError> {
         self.delete(of, &manifest.to_string(), keyring).await
@@ -236,7 +240,7 @@ impl Target {
         self.transport.holds_token(&self.attempt.endpoint, request)
     }
 
-    pub(super) async fn has(&self, blob: &Digest) -> Result<bool, Problem> {
+    pub(super) async fn has(&self, blob: &BlobDigest) -> Result<bool, Problem> {
         let name = blob.to_string();
         let request = self.request(Verb::Head, Place::Content("blobs", &name), "blob");
         match self.open(request).await {
@@ -246,7 +250,7 @@ impl Target {
         }
     }
 
-    async fn mount(&self, blob: &Digest, from: &str) -> Result<bool, Problem> {
+    async fn mount(&self, blob: &BlobDigest, from: &str) -> Result<bool, Problem> {
         let (name, what) = (blob.to_string(), "mount of a blob");
         let request = self.request(Verb::Post, Place::Uploads(Some((&name, from))), what);
         let request = RegistryRequest { grant: Grant::Mount(from), ..request };

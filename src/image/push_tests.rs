@@ -13,7 +13,11 @@ use super::{
         self, ALWAYS, FakeRegistry, Fault, IDENTITY, OCI_MANIFEST, Scheme, TOKEN, descriptor, soon,
     },
 };
-use crate::{digest::Digest, error::Class, media_type::Format};
+use crate::{
+    digest::{BlobDigest, Digest, ManifestDigest},
+    error::Class,
+    media_type::Format,
+};
 
 const PASSWORD: &str = "password-that-must-not-be-shown";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -25,7 +29,7 @@ struct Fixture {
     registries: Registries,
     to: Repository,
     base: Repository,
-    layer: Digest,
+    layer: BlobDigest,
     tar: Vec<u8>,
 }
 
@@ -34,7 +38,7 @@ async fn fixture() -> Fixture {
     let registries = registry.registries();
     let (to, base) = (place(&registry, "team/ws"), place(&registry, "team/base"));
     let tar: Vec<u8> = (0..300_000_u32).map(|i| (i % 241) as u8).collect();
-    let s = Fixture { layer: Digest::of(&tar), registry, registries, to, base, tar };
+    let s = Fixture { layer: BlobDigest::of(&tar), registry, registries, to, base, tar };
     s.upload(&s.base, &s.tar, &Keyring::default()).await.unwrap();
     s
 }
@@ -49,11 +53,11 @@ impl Fixture {
         to: &Repository,
         bytes: &[u8],
         keyring: &Keyring,
-    ) -> Result<Digest, ImageError> {
+    ) -> Result<BlobDigest, ImageError> {
         upload(&self.registries, to, bytes, keyring).await
     }
 
-    async fn tag(&self, manifest: &Value, keyring: &Keyring) -> Result<Digest, ImageError> {
+    async fn tag(&self, manifest: &Value, keyring: &Keyring) -> Result<ManifestDigest, ImageError> {
         let text = manifest.to_string();
         let putting = self.registries.push_manifest(
             &self.to,
@@ -70,12 +74,20 @@ impl Fixture {
         soon(mounting).await.unwrap()
     }
 
-    async fn delete(&self, manifest: &Digest, keyring: &Keyring) -> Result<bool, ImageError> {
+    async fn delete(
+        &self,
+        manifest: &ManifestDigest,
+        keyring: &Keyring,
+    ) -> Result<bool, ImageError> {
         soon(self.registries.delete_manifest(&self.to, manifest, keyring)).await
     }
 
     /// Pushes the image `team/ws:snap-1` with that layer, and returns its manifest's digest.
-    async fn push(&self, media_type: &str, keyring: &Keyring) -> Result<Digest, ImageError> {
+    async fn push(
+        &self,
+        media_type: &str,
+        keyring: &Keyring,
+    ) -> Result<ManifestDigest, ImageError> {
         let config = json!({ "rootfs": { "diff_ids": [self.layer] } }).to_string();
         self.upload(&self.to, &self.tar, keyring).await?;
         self.upload(&self.to, config.as_bytes(), keyring).await?;
@@ -95,8 +107,8 @@ pub(super) async fn upload(
     to: &Repository,
     bytes: &[u8],
     keyring: &Keyring,
-) -> Result<Digest, ImageError> {
-    let (digest, mut file) = (Digest::of(bytes), tempfile::tempfile().unwrap());
+) -> Result<BlobDigest, ImageError> {
+    let (digest, mut file) = (BlobDigest::of(bytes), tempfile::tempfile().unwrap());
     file.write_all(bytes).unwrap();
     let size = bytes.len() as u64;
     soon(registries.push_blob(to, &digest, size, &file, keyring, &|_| ())).await.map(|()| digest)
@@ -156,7 +168,7 @@ async fn a_blob_is_pulled_from_a_repository_without_an_image() {
     s.registry.protect("team/base", Scheme::Bearer, "u", PASSWORD);
     let keyring = s.registry.keyring("u", PASSWORD);
     let blob = s.registries.blob_in(&s.base, &s.layer, size, &keyring).await.unwrap();
-    assert_eq!([blob.access().clone()], keyring.accesses(&s.base.at(&s.layer))[..]);
+    assert_eq!([blob.access().clone()], keyring.accesses(&s.base.at(&ManifestDigest::of(b"")))[..]);
     assert!(read(blob).await == s.tar);
 }
 
@@ -234,7 +246,7 @@ async fn a_manifest_is_accepted_once_its_blobs_exist() {
         s.registry.inject("PUT", 1, misdeed);
         let digest = s.push(PORTABLE, &anonymous).await.unwrap();
         let (content_type, text) = s.registry.manifest("team/ws", "snap-1").unwrap();
-        assert_eq!((content_type.as_str(), Digest::of(&text)), (OCI_MANIFEST, digest));
+        assert_eq!((content_type.as_str(), ManifestDigest::of(&text)), (OCI_MANIFEST, digest));
     }
     let empty = json!({ "schemaVersion": 2 });
     let other = Digest::of(b"other").to_string();
@@ -417,13 +429,14 @@ fn the_futures_of_pushes_are_send() {
         _: impl FnOnce(&'static Registries, &'static Repository, &'static Keyring) -> T,
     ) {
     }
-    static DIGEST: LazyLock<Digest> = LazyLock::new(|| Digest::of(b""));
+    static DIGEST: LazyLock<BlobDigest> = LazyLock::new(|| BlobDigest::of(b""));
+    static MANIFEST: LazyLock<ManifestDigest> = LazyLock::new(|| ManifestDigest::of(b""));
     static FILE: LazyLock<std::fs::File> = LazyLock::new(|| tempfile::tempfile().unwrap());
     send(|registries, to, keyring| registries.has_blob(to, &DIGEST, keyring));
     send(|registries, to, keyring| registries.mount_blob(to, &DIGEST, to, keyring));
     send(|registries, to, keyring| registries.push_blob(to, &DIGEST, 0, &FILE, keyring, &|_| ()));
     send(|registries, to, keyring| registries.push_manifest(to, "", "", b"", keyring));
-    send(|registries, to, keyring| registries.delete_manifest(to, &DIGEST, keyring));
+    send(|registries, to, keyring| registries.delete_manifest(to, &MANIFEST, keyring));
     send(|registries, to, keyring| registries.blob_in(to, &DIGEST, 0, keyring));
 }
 

@@ -16,7 +16,7 @@ use super::{
     suspect_mirrors::SuspectMirrors,
     transport::{SetUpError, Transport, Trust},
 };
-use crate::{budget::Budget, digest::Digest};
+use crate::{budget::Budget, digest::BlobDigest};
 
 /// The client for all registries that this node may contact.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Registries {
     pub async fn blob_in(
         &self,
         from: &Repository,
-        digest: &Digest,
+        digest: &BlobDigest,
         size: u64,
         keyring: &Keyring,
     ) -> Result<BlobReader, ImageError> {

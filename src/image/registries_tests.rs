@@ -14,11 +14,16 @@ fn without() -> Keyring {
 }
 
 use crate::{
+    digest::{DiffId, Digest, ManifestDigest},
     error::Class,
-    image::fake::{
-        self, ALWAYS, FakeRegistry, Fault, OCI_INDEX, OCI_MANIFEST, Pushed, TOKEN, descriptor, soon,
+    image::{
+        error,
+        fake::{
+            self, ALWAYS, FakeRegistry, Fault, OCI_INDEX, OCI_MANIFEST, Pushed, TOKEN, descriptor,
+            soon,
+        },
+        platform::HostPlatform,
     },
-    image::{error, platform::HostPlatform},
     media_type::{Compression, Format},
 };
 
@@ -75,7 +80,7 @@ impl Fixture {
     }
 
     /// Adds an index under the tag.
-    fn index(&self, entries: &[Value]) -> Digest {
+    fn index(&self, entries: &[Value]) -> ManifestDigest {
         let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
         self.registry.put_manifest("team/tool", "1", &index.to_string(), OCI_INDEX)
     }
@@ -177,7 +182,7 @@ async fn a_missing_image_is_not_found_and_not_retried() {
 async fn an_index_leads_to_the_manifest_for_this_host() {
     let mut s = fixture().await;
     let other = s.registry.push_image("team/tool", "other", &[b"other".to_vec()], false);
-    let entry = |digest: Digest, size: usize| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": size });
+    let entry = |digest: ManifestDigest, size: usize| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": size });
     let size = s.pushed.manifest_size;
     let index = s.index(&[
         platform(entry(other.manifest, size), "linux/made-up"),
@@ -207,7 +212,7 @@ async fn an_index_leads_to_the_manifest_for_this_host() {
 #[tokio::test]
 async fn nested_indexes_and_indexes_without_platforms_lead_to_the_image_for_this_host() {
     let s = fixture().await;
-    let entry = |media_type: &str, digest: Digest, size: usize| json!({ "mediaType": media_type, "digest": digest, "size": size });
+    let entry = |media_type: &str, digest: ManifestDigest, size: usize| json!({ "mediaType": media_type, "digest": digest, "size": size });
     let put = |entries: Value| {
         let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
         let digest = s.registry.put_manifest("team/tool", "1", &index.to_string(), OCI_INDEX);
@@ -227,8 +232,8 @@ async fn nested_indexes_and_indexes_without_platforms_lead_to_the_image_for_this
     };
     let ours = HostPlatform::this().name();
     let [mine, other] = [ours.as_str(), "windows/amd64"].map(image);
-    let bare = |(digest, size): (Digest, usize)| entry(OCI_MANIFEST, digest, size);
-    let missing = (Digest::of(b"missing"), 7);
+    let bare = |(digest, size): (ManifestDigest, usize)| entry(OCI_MANIFEST, digest, size);
+    let missing = (ManifestDigest::of(b"missing"), 7);
 
     put(json!([bare(missing), bare(other), bare(mine)]));
     assert_eq!(s.resolve().await.unwrap().digest, mine.0, "the config names the platform");
@@ -282,7 +287,7 @@ async fn every_document_of_an_image_may_have_a_sha512_digest() {
     let descriptor = |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": wide(bytes), "size": bytes.len() });
     let tar = b"not yet unpacked".to_vec();
     let config = json!({ "architecture": HostPlatform::this().name().split('/').nth(1).unwrap(), "os": "linux",
-                         "rootfs": { "type": "layers", "diff_ids": [Digest::of(&tar)] } });
+                         "rootfs": { "type": "layers", "diff_ids": [DiffId::of(&tar)] } });
     let config = config.to_string().into_bytes();
     let manifest = json!({
         "schemaVersion": 2, "mediaType": OCI_MANIFEST,
@@ -299,8 +304,10 @@ async fn every_document_of_an_image_may_have_a_sha512_digest() {
     registry.put_as(&format!("a/manifests/{}", wide(&index)), index.clone(), OCI_INDEX);
     let reference: Reference = format!("{}/a@{}", registry.host(), wide(&index)).parse().unwrap();
     let image = registries.resolve(&reference, &without()).await.unwrap();
-    assert_eq!((image.index, image.digest), (Some(wide(&index)), wide(&manifest)));
-    assert_eq!((image.layers[0].digest, image.layers[0].diff_id), (wide(&tar), Digest::of(&tar)));
+    let digests = [&index, &manifest].map(|bytes| ManifestDigest::new(wide(bytes)));
+    assert_eq!([image.index, Some(image.digest)], digests.map(Some));
+    let (blob, diff_id) = (BlobDigest::new(wide(&tar)), DiffId::of(&tar));
+    assert_eq!((image.layers[0].digest, image.layers[0].diff_id), (blob, diff_id));
     let blob = registries.blob(&image, &image.layers[0], &without()).await.unwrap();
     assert!(read(blob).await.unwrap() == tar);
 

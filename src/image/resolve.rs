@@ -23,15 +23,18 @@ use super::{
     request::{Place, RegistryRequest, Verb},
     transport::Document,
 };
-use crate::{digest::Digest, media_type};
+use crate::{
+    digest::{BlobDigest, ManifestDigest},
+    media_type,
+};
 
 /// What the caller knows about an image already.
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
     /// The current digest of the reference, from [`Registries::digest_of`].
-    pub digest: Option<Digest>,
+    pub digest: Option<ManifestDigest>,
     /// Returns the config with a digest, from [`Image::config`] of an earlier image of the same repository.
-    pub config: &'a (dyn Fn(Digest) -> BoxFuture<'static, Option<String>> + Send + Sync),
+    pub config: &'a (dyn Fn(BlobDigest) -> BoxFuture<'static, Option<String>> + Send + Sync),
 }
 
 /// How deep indexes may be nested.
@@ -106,7 +109,7 @@ impl Registries {
         &self,
         reference: &Reference,
         keyring: &Keyring,
-    ) -> Result<Option<(Digest, Access)>, ImageError> {
+    ) -> Result<Option<(ManifestDigest, Access)>, ImageError> {
         let mut fetch = Fetch { registries: self, reference, keyring, access: Access::Anonymous };
         let pinned = reference.digest().copied();
         let name = name_of(reference, pinned);
@@ -124,19 +127,19 @@ impl Registries {
 }
 
 /// The name to request: the digest if it is known, otherwise the tag.
-pub(super) fn name_of(reference: &Reference, digest: Option<Digest>) -> String {
+pub(super) fn name_of(reference: &Reference, digest: Option<ManifestDigest>) -> String {
     let digest = digest.map(|digest| digest.to_string());
     digest.or(reference.tag().map(str::to_owned)).unwrap_or_default()
 }
 
 /// The filter for servers: with a known digest every server that delivers content, otherwise those that resolve tags.
-pub(super) fn can_resolve(digest: Option<Digest>) -> impl Fn(&Endpoint) -> bool {
+pub(super) fn can_resolve(digest: Option<ManifestDigest>) -> impl Fn(&Endpoint) -> bool {
     move |e| if digest.is_some() { e.settings.pull } else { e.settings.resolve }
 }
 
 /// The digest in the registry's header.
-fn claimed(document: &Document) -> Option<Digest> {
-    document.digest_header.as_deref()?.parse().ok()
+fn claimed(document: &Document) -> Option<ManifestDigest> {
+    document.digest_header.as_deref()?.parse().ok().map(ManifestDigest::new)
 }
 
 /// Fetches the documents of one image. `access` is the credential that they required so far.
@@ -148,7 +151,7 @@ pub(super) struct Fetch<'a> {
 }
 
 /// The config's digest, its kept fields, and the image's layers.
-type Joined = ((Digest, String), Vec<LayerBlob>);
+type Joined = ((BlobDigest, String), Vec<LayerBlob>);
 
 /// Entries of indexes to try, each with the depth of its index.
 type Pending = Vec<(Candidate, usize)>;
@@ -161,7 +164,10 @@ enum Found {
 
 impl Fetch<'_> {
     /// The manifest or index that the reference names, with its digest.
-    async fn top(&mut self, digest: Option<Digest>) -> Result<(Digest, Manifest), ImageError> {
+    async fn top(
+        &mut self,
+        digest: Option<ManifestDigest>,
+    ) -> Result<(ManifestDigest, Manifest), ImageError> {
         let (reference, name) = (self.reference, name_of(self.reference, digest));
         let request = RegistryRequest::get(reference, Place::Content("manifests", &name), MANIFEST);
         let request = RegistryRequest { accept: media_type::MANIFESTS, ..request };
@@ -175,11 +181,11 @@ impl Fetch<'_> {
         &mut self,
         entries: &[manifest::Entry],
         known: Known<'_>,
-    ) -> Result<(Digest, Joined), ImageError> {
+    ) -> Result<(ManifestDigest, Joined), ImageError> {
         let (mut pending, mut last) = (self.candidates(entries, 1)?, None);
         while let Some((candidate, depth)) = pending.pop() {
             match self.candidate(&candidate, depth, known).await {
-                Ok(Found::Image(joined)) => return Ok((candidate.descriptor.digest, joined)),
+                Ok(Found::Image(joined)) => return Ok((candidate.descriptor.manifest(), joined)),
                 Ok(Found::More(more)) => pending.extend(more),
                 Err(error) if candidate.has_platform => return Err(error),
                 Err(error) => last = Some(error),
@@ -254,7 +260,7 @@ impl Fetch<'_> {
             }
             Ok((kept, manifest::layers(&found.layers, diff_ids)?))
         };
-        let digest = found.config.digest;
+        let digest = found.config.blob();
         let here = (known.config)(digest).await;
         if let Some((config, layers)) = here.and_then(|text| read(text.as_bytes()).ok()) {
             return Ok(((digest, config), layers));
@@ -309,10 +315,11 @@ impl Fetch<'_> {
 /// header.
 pub(super) fn top(
     document: &Document,
-    digest: Option<Digest>,
-) -> Result<(Digest, Manifest), Problem> {
+    digest: Option<ManifestDigest>,
+) -> Result<(ManifestDigest, Manifest), Problem> {
     let promised = digest.or_else(|| claimed(document));
-    let promised = promised.unwrap_or_else(|| Digest::of(&document.bytes));
+    let manifest_digest = promised.unwrap_or_else(|| ManifestDigest::of(&document.bytes));
+    let promised = *manifest_digest.digest();
     let found = promised.again(&document.bytes);
     if promised != found {
         return Err(Problem::Mismatch { what: MANIFEST, promised, found });
@@ -322,7 +329,7 @@ pub(super) fn top(
         // Fails here, so that the next server is tried if this mirror has another index without this platform.
         manifest::candidates(entries, HostPlatform::this())?;
     }
-    Ok((promised, manifest))
+    Ok((manifest_digest, manifest))
 }
 
 /// Rejects an unsupported image before anything of it is fetched.

@@ -14,25 +14,25 @@ use std::{collections::VecDeque, sync::Arc};
 use parking_lot::Mutex;
 use reqwest::Url;
 
-use crate::digest::Digest;
+use crate::digest::BlobDigest;
 
 /// Far more than the blobs in flight at a time. An entry that is evicted costs one more failed try.
 const ENTRIES_MAX: usize = 1024;
 
 /// The suspect servers of each blob, the latest last.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SuspectMirrors(Arc<Mutex<VecDeque<(Url, Digest)>>>);
+pub(super) struct SuspectMirrors(Arc<Mutex<VecDeque<(Url, BlobDigest)>>>);
 
 /// The entry of one response that has started.
 #[derive(Debug)]
 pub(super) struct Suspicion {
     suspects: SuspectMirrors,
-    key: (Url, Digest),
+    key: (Url, BlobDigest),
 }
 
 impl SuspectMirrors {
     /// Records that `server` has started to send `blob`. A server that is suspect already moves to the end.
-    pub(super) fn add(&self, server: &Url, blob: Digest) -> Suspicion {
+    pub(super) fn add(&self, server: &Url, blob: BlobDigest) -> Suspicion {
         let key = (server.clone(), blob);
         let mut entries = self.0.lock();
         entries.retain(|other| *other != key);
@@ -45,7 +45,7 @@ impl SuspectMirrors {
 
     /// The sort key of a server for `blob`: `None` sorts first and means not suspect. Then come the servers that have
     /// been suspect for longest, so that several bad servers take turns.
-    pub(super) fn rank(&self, server: &Url, blob: Digest) -> Option<usize> {
+    pub(super) fn rank(&self, server: &Url, blob: BlobDigest) -> Option<usize> {
         self.0.lock().iter().position(|(url, digest)| url == server && *digest == blob)
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     fn the_latest_suspect_server_ranks_last_and_a_cleared_one_has_no_rank() {
         let suspects = SuspectMirrors::default();
         let [a, b] = ["http://a/x", "http://a/y"].map(|url| Url::parse(url).unwrap());
-        let (blob, other) = (Digest::of(b"blob"), Digest::of(b"other"));
+        let (blob, other) = (BlobDigest::of(b"blob"), BlobDigest::of(b"other"));
         let first = suspects.add(&a, blob);
         let _kept = suspects.add(&b, blob);
         assert_eq!((suspects.rank(&a, blob), suspects.rank(&b, blob)), (Some(0), Some(1)));
@@ -81,7 +81,7 @@ mod tests {
     fn the_oldest_entries_are_evicted() {
         let suspects = SuspectMirrors::default();
         let url = Url::parse("http://a").unwrap();
-        let blob = |i: usize| Digest::of(&i.to_le_bytes());
+        let blob = |i: usize| BlobDigest::of(&i.to_le_bytes());
         for i in 0..=ENTRIES_MAX {
             let _kept = suspects.add(&url, blob(i));
         }

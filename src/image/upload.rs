@@ -26,7 +26,7 @@ use super::{
     push::{Target, UPLOAD},
     request::{Place, RegistryRequest, Verb},
 };
-use crate::digest::Digest;
+use crate::digest::BlobDigest;
 
 /// Bytes that are cheap to send again. A smaller blob is sent in one request, and fewer new bytes are not progress.
 const SMALL: u64 = 4 << 20;
@@ -34,7 +34,7 @@ const SMALL: u64 = 4 << 20;
 /// An upload, and the blob to upload.
 pub(super) struct Upload<'a> {
     target: Target,
-    blob: Digest,
+    blob: BlobDigest,
     size: u64,
     file: &'a Arc<File>,
     /// Receives the number of bytes that the server has.
@@ -68,7 +68,7 @@ struct Session {
 impl<'a> Upload<'a> {
     pub(super) fn new(
         target: Target,
-        blob: Digest,
+        blob: BlobDigest,
         size: u64,
         file: &'a Arc<File>,
         sent: &'a (dyn Fn(u64) + Sync),

@@ -13,7 +13,7 @@ use super::{
     fake::{self, ALWAYS, FakeRegistry, Fault, ReceivedRequest, Scheme, soon},
     retry::RetryPolicy,
 };
-use crate::{digest::Digest, error::Class};
+use crate::{digest::BlobDigest, error::Class};
 
 const PASSWORD: &str = "password-that-must-not-be-shown";
 const CHUNK: u64 = 100_000;
@@ -26,7 +26,7 @@ struct Fixture {
     to: Repository,
     keyring: Keyring,
     bytes: Vec<u8>,
-    digest: Digest,
+    digest: BlobDigest,
     file: File,
     /// The numbers that `sent` received.
     reported: Mutex<Vec<u64>>,
@@ -53,14 +53,14 @@ async fn fixture_of(size: usize, retry: RetryPolicy) -> Fixture {
     let mut file = tempfile::tempfile().unwrap();
     // The file position is at the end, and does not matter.
     file.write_all(&bytes).unwrap();
-    let (digest, reported) = (Digest::of(&bytes), Mutex::default());
+    let (digest, reported) = (BlobDigest::of(&bytes), Mutex::default());
     Fixture { registry, registries, to, keyring: Keyring::default(), bytes, digest, file, reported }
 }
 
 impl Fixture {
     async fn push_as(
         &self,
-        digest: Digest,
+        digest: BlobDigest,
         size: u64,
         sent: &(dyn Fn(u64) + Sync),
     ) -> Result<(), ImageError> {
@@ -138,7 +138,7 @@ async fn a_large_blob_is_uploaded_in_chunks() {
     assert_eq!(*s.reported.lock().unwrap(), [0, 100_000, 200_000, 250_000, 250_000]);
     let put = &s.registry.requests_to(UPLOADS)[4];
     assert_eq!(put.headers["content-length"], "0");
-    let digest = format!("state=250000&digest=sha256%3A{}", s.digest.hex());
+    let digest = format!("state=250000&digest=sha256%3A{}", s.digest.digest().hex());
     assert_eq!(put.query, digest, "the query of the Location is kept");
 }
 

@@ -8,16 +8,15 @@ use std::{
 };
 
 use super::{
-    AddError, Origin, Reservation, ReserveError, Store, dir,
-    layer_meta::{LayerFormat, LayerMeta, native_key},
-    parent_layers::chain_id,
+    AddError, ChainId, LayerKey, Origin, Reservation, ReserveError, Store, dir,
+    layer_meta::{LayerFormat, LayerMeta},
     provenance,
     reserved_file::ReservedFile,
     store::discard,
 };
 use crate::{
     changeset::{self, Limits, ParentLayers, Unpacked},
-    digest::Digest,
+    digest::DiffId,
     error::Class,
     media_type::Format,
     spill::Scratch,
@@ -28,12 +27,18 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct NewLayer {
     /// The expected digest of its uncompressed tar, from the image's config.
-    pub diff_id: Digest,
-    /// How its tar is read. A native layer keeps its overlay xattrs, and its key is not its diff ID, see
-    /// [`native_key`].
+    pub diff_id: DiffId,
+    /// How its tar is read. A native layer keeps its overlay xattrs.
     pub format: Format,
     /// Where its bytes come from.
     pub origin: Origin,
+}
+
+impl NewLayer {
+    /// The key of the layer if it is unpacked without the layers below it.
+    pub(crate) fn key_alone(&self) -> LayerKey {
+        LayerKey::alone(&self.diff_id, self.format)
+    }
 }
 
 /// A directory in staging. It is removed when this is dropped, unless it was renamed into place.
@@ -48,13 +53,21 @@ impl Drop for Staged {
     }
 }
 
+/// The layers below a new layer, with which it is unpacked.
+#[derive(Clone, Copy)]
+pub(super) struct Parents<'a> {
+    /// Their ChainID; `None` for no layers.
+    pub(super) chain: Option<ChainId>,
+    pub(super) files: &'a dyn ParentLayers,
+}
+
 /// The input for one layer.
 #[derive(Clone, Copy)]
 struct UnpackJob<'a> {
     layer: &'a NewLayer,
-    key: Digest,
-    /// The layers below; `None` where the layer is unpacked without them.
-    parents: Option<&'a dyn ParentLayers>,
+    key: LayerKey,
+    /// `None` where the layer is unpacked without the layers below.
+    parents: Option<Parents<'a>>,
     reservation: &'a Reservation,
 }
 
@@ -72,19 +85,18 @@ impl Store {
         reservation: Reservation,
         blob: impl Read + Send,
     ) -> Result<(), AddError> {
-        self.add_layer(layer, None, None, reservation, blob).map(drop)
+        self.add_layer(layer, None, reservation, blob).map(drop)
     }
 
-    /// Adds a layer, alone or on top of `parents`, whose ChainID is `chain`. Returns its key.
+    /// Adds a layer, alone or on top of its parents. Returns its key.
     pub(super) fn add_layer(
         &self,
         layer: &NewLayer,
-        chain: Option<Digest>,
-        parents: Option<&dyn ParentLayers>,
+        parents: Option<Parents<'_>>,
         reservation: Reservation,
         blob: impl Read + Send,
-    ) -> Result<Digest, AddError> {
-        let added = self.stage_and_rename(layer, chain, parents, &reservation, blob);
+    ) -> Result<LayerKey, AddError> {
+        let added = self.stage_and_rename(layer, parents, &reservation, blob);
         added.map_err(|error| match error.class() {
             Class::Exhausted => self.out_of_space(&layer.diff_id, &reservation, error),
             _ => error,
@@ -94,16 +106,17 @@ impl Store {
     fn stage_and_rename(
         &self,
         layer: &NewLayer,
-        chain: Option<Digest>,
-        parents: Option<&dyn ParentLayers>,
+        parents: Option<Parents<'_>>,
         reservation: &Reservation,
         blob: impl Read + Send,
-    ) -> Result<Digest, AddError> {
-        let NewLayer { diff_id, format, origin, .. } = layer;
-        let (key, chain, parents) = match format {
-            Format::Portable => (chain_id(chain.as_ref(), diff_id), chain, parents),
-            // The tool that wrote it never links to other layers.
-            Format::Native => (native_key(diff_id), None, None),
+    ) -> Result<LayerKey, AddError> {
+        let NewLayer { diff_id, format, origin } = layer;
+        // The tool that wrote a native layer never links to other layers.
+        let parents = parents.filter(|_| *format == Format::Portable);
+        let (alone, below) = (layer.key_alone(), parents.and_then(|parents| parents.chain));
+        let key = match &below {
+            None => alone,
+            Some(below) => LayerKey::of_chain(&ChainId::new(Some(below), &alone)),
         };
         let disk_error = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let staged = Staged(self.stage());
@@ -121,7 +134,7 @@ impl Store {
             let dirty = Amount { files: unpacked.entries, bytes: allocated };
             lay_out(&staged.0, dirty, &reservation.spills()).map_err(disk_error)?;
         }
-        LayerMeta::new(self.form, *format, &unpacked, chain)
+        LayerMeta::new(self.form, *format, &unpacked, below)
             .write(&staged.0)
             .map_err(disk_error)?;
         provenance::write(&staged.0, std::slice::from_ref(origin)).map_err(disk_error)?;
@@ -150,13 +163,13 @@ impl Store {
         let image = create(&path).map_err(disk_error)?;
         let (budget, scratch) = (self.budget.clone(), reservation.spills());
         let limits = Limits { budget, scratch, ..Limits::default() };
-        let uuid = uuid(&key);
+        let uuid = key.uuid();
         let out = ReservedFile::new(&image, reservation);
         let unpacked = match (format, parents) {
             (Format::Native, _) => changeset::native_to_erofs(blob, uuid, out, &limits),
             (Format::Portable, None) => changeset::layer_to_erofs(blob, uuid, out, &limits),
             (Format::Portable, Some(parents)) => {
-                changeset::layer_to_erofs_onto(blob, uuid, out, &limits, parents)
+                changeset::layer_to_erofs_onto(blob, uuid, out, &limits, parents.files)
             }
         };
         let unpacked = unpacked.map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;
@@ -170,7 +183,7 @@ impl Store {
     /// Replaces an error of a full disk by one with the numbers that the administrator needs.
     fn out_of_space(
         &self,
-        diff_id: &Digest,
+        diff_id: &DiffId,
         reservation: &Reservation,
         error: AddError,
     ) -> AddError {
@@ -204,12 +217,4 @@ fn create(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .open(path)
         .map_err(at("create", path))
-}
-
-/// The UUID of a layer's image: the first 16 bytes of the hash of its key. Overlay switches features off where two
-/// lowers have the same UUID or none (observed on Linux 6.18).
-pub(super) fn uuid(key: &Digest) -> [u8; 16] {
-    let mut uuid = [0; 16];
-    uuid.copy_from_slice(&Digest::of(key.to_string().as_bytes()).as_bytes()[..16]);
-    uuid
 }

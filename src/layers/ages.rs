@@ -17,7 +17,7 @@ use std::{
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::digest::Digest;
+use super::LayerKey;
 
 /// The times at which layers were added.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Ages {
     /// When this process opened the store: each layer that is not in `added` existed at that time.
     opened: Instant,
     /// The layers that this process added.
-    added: Mutex<HashMap<Digest, Instant>>,
+    added: Mutex<HashMap<LayerKey, Instant>>,
 }
 
 impl Default for Ages {
@@ -36,17 +36,17 @@ impl Default for Ages {
 
 impl Ages {
     /// Records that a layer is being added now.
-    pub(super) fn arrived(&self, key: &Digest) {
+    pub(super) fn arrived(&self, key: &LayerKey) {
         self.added().entry(*key).or_insert_with(Instant::now);
     }
 
     /// Records that a layer was removed.
-    pub(super) fn removed(&self, key: &Digest) {
+    pub(super) fn removed(&self, key: &LayerKey) {
         self.added().remove(key);
     }
 
     /// The age of a layer whose metadata says that it was added at `wall_clock`.
-    pub(super) fn of(&self, key: &Digest, wall_clock: Timestamp) -> Duration {
+    pub(super) fn of(&self, key: &LayerKey, wall_clock: Timestamp) -> Duration {
         if let Some(added) = self.added().get(key) {
             return added.elapsed();
         }
@@ -55,7 +55,7 @@ impl Ages {
         elapsed.unwrap_or_default().max(self.opened.elapsed())
     }
 
-    fn added(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
+    fn added(&self) -> MutexGuard<'_, HashMap<LayerKey, Instant>> {
         self.added.lock()
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use super::{FREE_DISK, ReserveError};
+use super::{FREE_DISK, LayerKey, ReserveError};
 use crate::{
-    changeset::UnpackError, digest::Digest, erofs::WriteError, error::Class, format,
+    changeset::UnpackError, digest::DiffId, erofs::WriteError, error::Class, format,
     sys::mounts::MountError,
 };
 
@@ -57,7 +57,7 @@ pub enum AddError {
     #[error("layer {diff_id}: {source}")]
     Unpack {
         /// The layer.
-        diff_id: Digest,
+        diff_id: DiffId,
         /// What failed.
         source: UnpackError,
     },
@@ -68,15 +68,15 @@ pub enum AddError {
     )]
     DiffId {
         /// The diff ID in the image's config.
-        expected: Digest,
+        expected: DiffId,
         /// The diff ID of the bytes that arrived.
-        found: Digest,
+        found: DiffId,
     },
     /// A layer below it cannot be opened.
     #[error("layer {diff_id} needs the layers below it: {source}")]
     ParentLayer {
         /// The layer.
-        diff_id: Digest,
+        diff_id: DiffId,
         /// Why the layer below cannot be opened.
         source: LowerError,
     },
@@ -84,7 +84,7 @@ pub enum AddError {
     #[error("layer {diff_id}: {source}")]
     Disk {
         /// The layer.
-        diff_id: Digest,
+        diff_id: DiffId,
         /// The error of the operating system.
         source: io::Error,
     },
@@ -92,7 +92,7 @@ pub enum AddError {
     #[error("layer {diff_id}: {source}")]
     NoSpace {
         /// The layer.
-        diff_id: Digest,
+        diff_id: DiffId,
         /// Why not, with the numbers.
         source: ReserveError,
     },
@@ -104,7 +104,7 @@ pub enum AddError {
     )]
     Filled {
         /// The layer.
-        diff_id: Digest,
+        diff_id: DiffId,
         /// The root directory of the store.
         dir: PathBuf,
         /// Bytes that were reserved for it.
@@ -181,36 +181,36 @@ impl AddError {
 pub enum LowerError {
     /// The layer is not in the store.
     #[error("layer {0} is not in the store")]
-    Absent(Digest),
+    Absent(LayerKey),
     /// Its `layer.json` cannot be read.
     #[error(
-        "layer {diff_id}: {source}; an administrator must stop the driver on this node and remove the layer's \
+        "layer {key}: {source}; an administrator must stop the driver on this node and remove the layer's \
          directory, then it is pulled again"
     )]
     Metadata {
         /// The layer.
-        diff_id: Digest,
+        key: LayerKey,
         /// The error of the operating system.
         source: io::Error,
     },
     /// Its image has not the size that was written.
     #[error(
-        "layer {diff_id}: its image has {found} bytes, but {written} were written; an administrator must stop the \
+        "layer {key}: its image has {found} bytes, but {written} were written; an administrator must stop the \
          driver on this node and remove the layer's directory, then it is pulled again"
     )]
     Damaged {
         /// The layer.
-        diff_id: Digest,
+        key: LayerKey,
         /// The size in `layer.json`, in bytes.
         written: u64,
         /// The size of the file, in bytes.
         found: u64,
     },
     /// It cannot be mounted.
-    #[error("layer {diff_id}: {source}")]
+    #[error("layer {key}: {source}")]
     Mount {
         /// The layer.
-        diff_id: Digest,
+        key: LayerKey,
         /// The error of the kernel.
         source: MountError,
     },

@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use super::{CollectError, ImageRecord, Store, layer_meta::LayerMeta, store::discard};
+use super::{CollectError, ImageRecord, LayerKey, Store, layer_meta::LayerMeta, store::discard};
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     sys::{durable, statfs::Space},
 };
 
@@ -45,14 +45,24 @@ pub struct GcStats {
     pub kept_bytes: u64,
 }
 
+/// What must not be removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roots {
+    /// The layers that records name.
+    pub layers: HashSet<LayerKey>,
+    /// The manifests of the images that records name: their configs are needed for a snapshot of a volume that was
+    /// created from these images.
+    pub manifests: HashSet<ManifestDigest>,
+}
+
 /// One garbage collection round.
 struct Round<'s> {
     store: &'s Store,
     _watch: LeaseWatch<'s>,
-    /// Layers and image manifests that records of volumes and snapshots name.
-    roots: HashSet<Digest>,
+    /// What the records of volumes and snapshots name.
+    roots: Roots,
     /// All layers of the store, with their bytes and their age.
-    present: HashMap<Digest, (u64, Duration)>,
+    present: HashMap<LayerKey, (u64, Duration)>,
     /// The space of the disk. Removed bytes are added to it instead of querying it again, because some file systems
     /// free space with a delay.
     space: Space,
@@ -63,15 +73,15 @@ impl Store {
     /// Removes unreachable layers. Then, if the disk is fuller than the high watermark, removes images and their
     /// layers, the least recently used first, until the disk is no fuller than the low watermark. Blocks.
     ///
-    /// `roots` returns every layer and every image manifest that is needed by anything except leases, snapshots and
-    /// images. It is called after the store has begun to watch leases.
+    /// `roots` returns what is needed by anything except leases, snapshots and images. It is called after the store has
+    /// begun to watch leases.
     ///
     /// # Errors
     /// `roots` failed, or a snapshot's record cannot be read ([`CollectError::IncompleteRoots`]): no layer is removed.
     /// Or a file system operation failed.
     pub fn collect(
         &self,
-        roots: impl Fn() -> Result<HashSet<Digest>, CollectError>,
+        roots: impl Fn() -> Result<Roots, CollectError>,
         watermarks: &Watermarks,
     ) -> Result<GcStats, CollectError> {
         let _turn = self.rounds.turn();
@@ -89,7 +99,7 @@ impl Store {
     /// is as in [`Store::collect`]. Blocks.
     pub fn free_space(
         &self,
-        roots: impl Fn() -> Result<HashSet<Digest>, CollectError>,
+        roots: impl Fn() -> Result<Roots, CollectError>,
         grace: Duration,
         need: u64,
     ) -> Result<Option<GcStats>, CollectError> {
@@ -121,7 +131,7 @@ impl Drop for LeaseWatch<'_> {
 impl<'s> Round<'s> {
     fn begin(
         store: &'s Store,
-        roots: impl Fn() -> Result<HashSet<Digest>, CollectError>,
+        roots: impl Fn() -> Result<Roots, CollectError>,
     ) -> Result<Self, CollectError> {
         store.leases.begin_round();
         let _watch = LeaseWatch(store);
@@ -130,21 +140,21 @@ impl<'s> Round<'s> {
             return Err(CollectError::IncompleteRoots(why));
         }
         let mut roots = roots()?;
-        store.close_idle(&roots);
+        store.close_idle(&roots.layers);
         for snapshot in store.snapshots() {
-            roots.extend(snapshot.stack);
-            roots.extend(snapshot.manifests);
+            roots.layers.extend(snapshot.stack);
+            roots.manifests.extend(snapshot.manifests);
         }
         let mut present = HashMap::new();
-        for diff_id in store.layers()? {
-            let size_and_age = match LayerMeta::read(&store.layer(&diff_id)) {
+        for key in store.layers()? {
+            let size_and_age = match LayerMeta::read(&store.layer(&key)) {
                 // A snapshot layer has no image whose pull could be in flight.
                 Ok(layer) if layer.is_snapshot() => (layer.image_bytes, Duration::MAX),
-                Ok(layer) => (layer.image_bytes, store.ages.of(&diff_id, layer.added)),
+                Ok(layer) => (layer.image_bytes, store.ages.of(&key, layer.added)),
                 // It cannot be mounted. Its size is unknown and does not matter much.
                 Err(_) => (0, Duration::MAX),
             };
-            present.insert(diff_id, size_and_age);
+            present.insert(key, size_and_age);
         }
         let space = store.space()?;
         Ok(Self { store, _watch, roots, present, space, done: GcStats::default() })
@@ -159,24 +169,22 @@ impl<'s> Round<'s> {
     /// Removes image records to which no reference resolves any more, and the least recently used of too many. Then
     /// removes unreachable layers: all, or until `need` bytes are free.
     fn sweep(&mut self, grace: Duration, need: Option<u64>) -> Result<(), CollectError> {
-        for image in
-            self.store.images().into_iter().filter(|image| {
-                image.references.is_empty() && !self.roots.contains(&image.manifest)
-            })
-        {
+        for image in self.store.images().into_iter().filter(|image| {
+            image.references.is_empty() && !self.roots.manifests.contains(&image.manifest)
+        }) {
             self.done.images += u64::from(self.store.drop_image(&image)?);
         }
-        self.done.images += self.store.trim_images(&self.roots)?;
-        let mut reached = self.roots.clone();
+        self.done.images += self.store.trim_images(&self.roots.manifests)?;
+        let mut reached = self.roots.layers.clone();
         reached.extend(self.store.images().iter().flat_map(|image| &image.layers).copied());
-        let unreachable = |(diff_id, (_, age)): (&Digest, &(u64, Duration))| {
-            (*age >= grace && !reached.contains(diff_id)).then_some(*diff_id)
+        let unreachable = |(key, (_, age)): (&LayerKey, &(u64, Duration))| {
+            (*age >= grace && !reached.contains(key)).then_some(*key)
         };
-        for diff_id in self.present.iter().filter_map(unreachable).collect::<Vec<_>>() {
+        for key in self.present.iter().filter_map(unreachable).collect::<Vec<_>>() {
             if need.is_some_and(|need| self.space.available >= need) {
                 break;
             }
-            self.remove(&diff_id);
+            self.remove(&key);
         }
         Ok(())
     }
@@ -194,64 +202,63 @@ impl<'s> Round<'s> {
     /// Bytes of the layers that neither records nor leases keep.
     fn idle_bytes(&self) -> u64 {
         let leases = self.store.leases.locked();
-        let idle = |d: &Digest| !self.roots.contains(d) && !leases.keeps(d);
-        self.present.iter().filter(|(d, _)| idle(d)).map(|(_, (bytes, _))| bytes).sum()
+        let idle = |key: &LayerKey| !self.roots.layers.contains(key) && !leases.keeps(key);
+        self.present.iter().filter(|(key, _)| idle(key)).map(|(_, (bytes, _))| bytes).sum()
     }
 
     /// Removes an image record and the layers that only this image has. Keeps the image if that would free nothing.
     fn remove_image(&mut self, image: &ImageRecord) -> Result<(), CollectError> {
         let images = self.store.images();
         let others = images.iter().filter(|other| other.manifest != image.manifest);
-        let shared: HashSet<Digest> = others.flat_map(|other| &other.layers).copied().collect();
-        let is_leased = |diff_id: &Digest| self.store.leases.locked().keeps(diff_id);
-        let mut idle: Vec<Digest> = image.layers.clone();
-        idle.retain(|d| self.present.contains_key(d) && !shared.contains(d));
-        idle.retain(|d| !self.roots.contains(d) && !is_leased(d));
-        // The config is needed for a snapshot of a volume that was created from this image.
-        let needed = self.roots.contains(&image.manifest);
+        let shared: HashSet<LayerKey> = others.flat_map(|other| &other.layers).copied().collect();
+        let is_leased = |key: &LayerKey| self.store.leases.locked().keeps(key);
+        let mut idle: Vec<LayerKey> = image.layers.clone();
+        idle.retain(|key| self.present.contains_key(key) && !shared.contains(key));
+        idle.retain(|key| !self.roots.layers.contains(key) && !is_leased(key));
+        let needed = self.roots.manifests.contains(&image.manifest);
         if idle.is_empty() || needed || !self.store.drop_image(image)? {
             return Ok(());
         }
         self.done.images += 1;
         tracing::info!(image = %image.manifest, references = ?image.references, "image removed to free space");
-        idle.iter().for_each(|diff_id| self.remove(diff_id));
+        idle.iter().for_each(|key| self.remove(key));
         Ok(())
     }
 
     /// Removes a layer unless it has a lease or had one in this round. If that fails, logs the error; the next round
     /// tries again.
-    fn remove(&mut self, diff_id: &Digest) {
-        let Some((bytes, _)) = self.present.get(diff_id).copied() else { return };
-        match self.store.remove_layer(diff_id) {
+    fn remove(&mut self, key: &LayerKey) {
+        let Some((bytes, _)) = self.present.get(key).copied() else { return };
+        match self.store.remove_layer(key) {
             Ok(true) => {
-                self.present.remove(diff_id);
+                self.present.remove(key);
                 self.done.layers += 1;
                 self.done.bytes += bytes;
                 self.space.available = self.space.available.saturating_add(bytes);
-                tracing::info!(layer = %diff_id, bytes, "layer removed");
+                tracing::info!(layer = %key, bytes, "layer removed");
             }
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(layer = %diff_id, %error, "cannot remove a layer: the next round tries again")
+                tracing::warn!(layer = %key, %error, "cannot remove a layer: the next round tries again")
             }
         }
     }
 }
 
 impl Store {
-    fn remove_layer(&self, diff_id: &Digest) -> std::io::Result<bool> {
+    fn remove_layer(&self, key: &LayerKey) -> std::io::Result<bool> {
         let staged = self.stage();
         {
             // The lock prevents new leases between the check and the rename.
             let leases = self.leases.locked();
-            if leases.keeps(diff_id) {
+            if leases.keeps(key) {
                 return Ok(false);
             }
-            durable::rename(&self.layer(diff_id), &staged)?;
-            self.origins.forget(diff_id);
-            self.ages.removed(diff_id);
+            durable::rename(&self.layer(key), &staged)?;
+            self.origins.forget(key);
+            self.ages.removed(key);
             // No volume has it: a volume's record would have kept the layer.
-            self.lowers.close(diff_id);
+            self.lowers.close(key);
         }
         discard(&staged)?;
         Ok(true)

@@ -16,9 +16,9 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::*;
+use super::{testing::new_layer, *};
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     media_type::Format,
     sys::{mounts::FakeMounts, statfs::Space},
 };
@@ -48,8 +48,8 @@ fn with_free(dir: &Path) -> (Arc<Store>, Arc<AtomicU64>) {
     (Arc::new(store), free)
 }
 
-/// Adds a layer of one file, whose image has two blocks. Returns its diff ID.
-fn add(store: &Arc<Store>, name: &str) -> Digest {
+/// Adds a layer of one file, whose image has two blocks. Returns its key.
+fn add(store: &Arc<Store>, name: &str) -> LayerKey {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(0);
@@ -57,18 +57,18 @@ fn add(store: &Arc<Store>, name: &str) -> Digest {
     add_tar(store, &tar.into_inner().unwrap()[..])
 }
 
-fn add_tar(store: &Arc<Store>, mut tar: &[u8]) -> Digest {
-    let diff_id = Digest::of(tar);
-    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin =
-        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
-    let new = NewLayer { diff_id, format: Format::Portable, origin };
-    store.add(&new, store.reserve(&diff_id, 1).unwrap(), tar.by_ref()).unwrap();
-    diff_id
+fn add_tar(store: &Arc<Store>, mut tar: &[u8]) -> LayerKey {
+    let new = new_layer(tar, Format::Portable);
+    store.add(&new, store.reserve(1).unwrap(), tar.by_ref()).unwrap();
+    new.key_alone()
 }
 
-fn nothing() -> Result<HashSet<Digest>, CollectError> {
-    Ok(HashSet::new())
+fn nothing() -> Result<Roots, CollectError> {
+    Ok(Roots::default())
+}
+
+fn only(layers: impl IntoIterator<Item = LayerKey>) -> Result<Roots, CollectError> {
+    Ok(Roots { layers: layers.into_iter().collect(), ..Roots::default() })
 }
 
 #[test]
@@ -77,10 +77,12 @@ fn unreachable_layers_are_removed_after_the_grace_period() {
     let store = store(dir.path());
     let [unreachable, imaged, recorded, leased] =
         ["unreachable", "imaged", "recorded", "leased"].map(|name| add(&store, name));
-    store.put_image("a:1", Digest::of(b"manifest"), &[imaged], &ImageDetails::default()).unwrap();
+    store
+        .put_image("a:1", ManifestDigest::of(b"manifest"), &[imaged], &ImageDetails::default())
+        .unwrap();
     let lease = store.lease(&[leased]).unwrap();
-    assert!(store.lease(&[leased, Digest::of(b"absent")]).is_none());
-    let roots = || Ok(HashSet::from([recorded]));
+    assert!(store.lease(&[leased, LayerKey::of(b"absent")]).is_none());
+    let roots = || only([recorded]);
     let patient = Watermarks { grace: Duration::from_secs(600), ..NOW };
     assert_eq!(store.collect(roots, &patient).unwrap().layers, 0);
 
@@ -99,8 +101,8 @@ fn unreachable_layers_are_removed_after_the_grace_period() {
 }
 
 /// Sets the year of a layer's `added` time in its metadata, as if the clock was changed since then.
-fn set_added(dir: &Path, layer: &Digest, year: u16) {
-    let path = dir.join("layers").join(layer.hex()).join("layer.json");
+fn set_added(dir: &Path, layer: &LayerKey, year: u16) {
+    let path = dir.join("layers").join(layer.dir_name()).join("layer.json");
     let text = fs::read_to_string(&path).unwrap();
     let mut meta: serde_json::Value = serde_json::from_str(&text).unwrap();
     meta["added"] = format!("{year}-01-01T00:00:00Z").into();
@@ -132,8 +134,12 @@ fn an_image_without_references_is_removed() {
     let dir = TempDir::new().unwrap();
     let store = store(dir.path());
     let (old, new) = (add(&store, "old"), add(&store, "new"));
-    store.put_image("a:latest", Digest::of(b"1"), &[old], &ImageDetails::default()).unwrap();
-    store.put_image("a:latest", Digest::of(b"2"), &[new], &ImageDetails::default()).unwrap();
+    store
+        .put_image("a:latest", ManifestDigest::of(b"1"), &[old], &ImageDetails::default())
+        .unwrap();
+    store
+        .put_image("a:latest", ManifestDigest::of(b"2"), &[new], &ImageDetails::default())
+        .unwrap();
     let done = store.collect(nothing, &NOW).unwrap();
     assert_eq!((done.images, done.layers), (1, 1));
     assert!(store.has(&new) && !store.has(&old));
@@ -171,15 +177,15 @@ fn kept_after(free: u64, need: u64) -> Vec<&'static str> {
         store
             .put_image(
                 &name,
-                Digest::of(name.as_bytes()),
+                ManifestDigest::of(name.as_bytes()),
                 &[layers[0], *layer],
                 &ImageDetails::default(),
             )
             .unwrap();
     }
     // Used again: now the third has the oldest use.
-    store.use_image(&Digest::of(b"a:1"));
-    let roots = || Ok(HashSet::from([layers[2]]));
+    store.use_image(&ManifestDigest::of(b"a:1"));
+    let roots = || only([layers[2]]);
     match need {
         0 => _ = store.collect(roots, &NOW).unwrap(),
         need => _ = store.free_space(roots, NOW.grace, need * one / 10).unwrap(),
@@ -234,7 +240,7 @@ fn a_caller_that_waits_for_space_returns_as_soon_as_it_is_free() {
                 began.send(()).unwrap();
                 let released = ended.recv_timeout(LONG).is_ok();
                 let timeout = || CollectError::IncompleteRoots("timeout".to_owned());
-                released.then(HashSet::new).ok_or_else(timeout)
+                released.then(Roots::default).ok_or_else(timeout)
             };
             whole.collect(roots, &NOW)
         });
@@ -268,7 +274,7 @@ fn of_many_callers_that_find_no_space_one_runs_a_round() {
                 began.send(()).unwrap();
                 let released = ended.recv_timeout(LONG).is_ok();
                 let timeout = || CollectError::IncompleteRoots("timeout".to_owned());
-                released.then(HashSet::new).ok_or_else(timeout)
+                released.then(Roots::default).ok_or_else(timeout)
             };
             whole.collect(roots, &NOW)
         });
@@ -311,13 +317,13 @@ fn of_many_callers_that_find_no_space_one_runs_a_round() {
 #[test]
 fn an_image_used_after_the_clock_was_set_back_is_the_last_to_be_removed() {
     let dir = TempDir::new().unwrap();
-    let manifest = |n: u8| Digest::of(&[n]);
+    let manifest = |n: u8| ManifestDigest::of(&[n]);
     {
         let store = store(dir.path());
         for n in [1, 2] {
             store.put_image("a:1", manifest(n), &[], &ImageDetails::default()).unwrap();
         }
-        let path = dir.path().join("images").join(format!("{}.json", manifest(2).hex()));
+        let path = dir.path().join("images").join(format!("{}.json", manifest(2).digest().hex()));
         let text = fs::read_to_string(&path).unwrap();
         let mut later: serde_json::Value = serde_json::from_str(&text).unwrap();
         later["resolved"] = "2999-01-01T00:00:00Z".into();
@@ -337,8 +343,8 @@ fn an_image_used_after_the_clock_was_set_back_is_the_last_to_be_removed() {
 #[test]
 fn the_last_use_survives_a_restart_and_an_old_record_has_none() {
     let dir = TempDir::new().unwrap();
-    let manifest = Digest::of(b"manifest");
-    let path = dir.path().join("images").join(format!("{}.json", manifest.hex()));
+    let manifest = ManifestDigest::of(b"manifest");
+    let path = dir.path().join("images").join(format!("{}.json", manifest.digest().hex()));
     {
         let store = store(dir.path());
         store.put_image("a:1", manifest, &[], &ImageDetails::default()).unwrap();
@@ -365,7 +371,8 @@ fn no_layer_in_use_is_removed_while_publishers_and_rounds_race() {
     let store = store(dir.path());
     let records: Vec<AtomicBool> = (0..4).map(|_| AtomicBool::new(false)).collect();
     let tars: Vec<Vec<u8>> = (0..4).map(|n| vec![0; 1024 * (n + 1)]).collect();
-    let ids: Vec<Digest> = tars.iter().map(|tar| Digest::of(tar)).collect();
+    let new = |tar: &Vec<u8>| new_layer(tar, Format::Portable).key_alone();
+    let ids: Vec<LayerKey> = tars.iter().map(new).collect();
     let (ended, removed) = (AtomicBool::new(false), AtomicUsize::new(0));
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -373,7 +380,7 @@ fn no_layer_in_use_is_removed_while_publishers_and_rounds_race() {
             while !ended.load(SeqCst) {
                 let roots = || {
                     let recorded = ids.iter().zip(&records).filter(|(_, r)| r.load(SeqCst));
-                    Ok(recorded.map(|(id, _)| *id).collect())
+                    only(recorded.map(|(id, _)| *id))
                 };
                 let done = store.collect(roots, &NOW).unwrap();
                 removed.fetch_add(usize::try_from(done.layers).unwrap(), SeqCst);

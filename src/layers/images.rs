@@ -18,9 +18,9 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{ImagesError, Store};
+use super::{ImagesError, LayerKey, Store};
 use crate::{
-    digest::Digest,
+    digest::{BlobDigest, ManifestDigest},
     sys::durable::{self, at},
 };
 
@@ -28,18 +28,17 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
     /// The digest of its manifest.
-    pub manifest: Digest,
+    pub manifest: ManifestDigest,
     /// The references, in canonical form, that resolved to it when they were last resolved; the latest last.
     pub references: Vec<String>,
     /// The digests of the image indexes through which it was resolved; the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub indexes: Vec<Digest>,
-    /// The keys of its layers, bottom first: diff IDs, ChainIDs for layers that need the layers below, and keys of
-    /// native layers (`native_key`).
-    pub layers: Vec<Digest>,
+    pub indexes: Vec<ManifestDigest>,
+    /// The keys of its layers, bottom first.
+    pub layers: Vec<LayerKey>,
     /// The digest of its config. `None` in a record of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config_digest: Option<Digest>,
+    pub config_digest: Option<BlobDigest>,
     /// When it was last resolved.
     pub resolved: Timestamp,
     /// When a volume was last created from it without a request to a registry. On disk up to an hour late.
@@ -51,9 +50,9 @@ pub struct ImageRecord {
 #[derive(Debug, Clone, Default)]
 pub struct ImageDetails {
     /// The digest of the image index through which it was resolved, if any.
-    pub index: Option<Digest>,
+    pub index: Option<ManifestDigest>,
     /// The digest of its config.
-    pub config_digest: Option<Digest>,
+    pub config_digest: Option<BlobDigest>,
     /// The fields of its config on which a snapshot's image is based, as JSON.
     pub config: Option<String>,
 }
@@ -126,7 +125,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Images {
     dir: PathBuf,
-    known: Mutex<BTreeMap<Digest, Known>>,
+    known: Mutex<BTreeMap<ManifestDigest, Known>>,
     /// Held by a writer, so that readers never wait for the disk.
     writer: Mutex<()>,
 }
@@ -153,7 +152,7 @@ impl Images {
         Ok(images)
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<Digest, Known>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<ManifestDigest, Known>> {
         self.known.lock()
     }
 
@@ -161,7 +160,7 @@ impl Images {
         self.writer.lock()
     }
 
-    fn path(&self, manifest: &Digest) -> PathBuf {
+    fn path(&self, manifest: &ManifestDigest) -> PathBuf {
         self.dir.join(file_name(manifest))
     }
 
@@ -171,7 +170,7 @@ impl Images {
     }
 
     /// The config in a record's file.
-    fn config(&self, manifest: &Digest) -> Option<String> {
+    fn config(&self, manifest: &ManifestDigest) -> Option<String> {
         let (bytes, _) = bounded(&self.path(manifest)).ok()?;
         serde_json::from_slice::<ConfigOnly>(&bytes).ok()?.config
     }
@@ -189,7 +188,7 @@ impl Images {
 
     /// Removes records that are not `needed`, the least recently used first, until all are within `bounds`. The caller
     /// holds the writer lock. Returns the number of removed records.
-    fn trim(&self, needed: &HashSet<Digest>, bounds: Bounds) -> io::Result<u64> {
+    fn trim(&self, needed: &HashSet<ManifestDigest>, bounds: Bounds) -> io::Result<u64> {
         let (count, bytes) = {
             let known = self.known();
             (known.len(), known.values().map(|known| known.bytes).sum::<u64>())
@@ -237,13 +236,13 @@ fn bounded(path: &Path) -> Result<(Vec<u8>, u64), String> {
     Ok((fs::read(path).map_err(|e| e.to_string())?, size))
 }
 
-fn file_name(manifest: &Digest) -> String {
-    format!("{}.json", manifest.hex())
+fn file_name(manifest: &ManifestDigest) -> String {
+    format!("{}.json", manifest.digest().hex())
 }
 
 /// A timestamp for a use that is later than all known ones, even if the clock was set back. Uses are only compared with
 /// each other.
-fn next_use(known: &BTreeMap<Digest, Known>) -> Timestamp {
+fn next_use(known: &BTreeMap<ManifestDigest, Known>) -> Timestamp {
     let latest = known.values().map(|known| known.image.last_use()).max();
     let next = latest.and_then(|latest| latest.checked_add(SignedDuration::from_nanos(1)).ok());
     Timestamp::now().max(next.unwrap_or(Timestamp::MIN))
@@ -264,7 +263,7 @@ impl Store {
 
     /// The image with this `digest`, of its manifest or of an index, if it was resolved before at `place`
     /// (`registry/repository`). An image that was only resolved at other places is not returned.
-    pub fn image_at(&self, place: &str, digest: &Digest) -> Option<Arc<ImageRecord>> {
+    pub fn image_at(&self, place: &str, digest: &ManifestDigest) -> Option<Arc<ImageRecord>> {
         let matches =
             |image: &ImageRecord| image.manifest == *digest || image.indexes.contains(digest);
         let found = self.images.all(|image| matches(image) && image.is_from(place));
@@ -272,14 +271,14 @@ impl Store {
     }
 
     /// The fields of an image's config on which a snapshot's image is based, as JSON. Reads the disk; blocks.
-    pub fn image_config(&self, manifest: &Digest) -> Option<String> {
+    pub fn image_config(&self, manifest: &ManifestDigest) -> Option<String> {
         self.images.known().get(manifest)?;
         self.images.config(manifest)
     }
 
     /// As [`Store::image_config`], by the config's digest, if an image of `place` (`registry/repository`) has this
     /// config. Reads the disk; blocks.
-    pub fn config_at(&self, place: &str, config: &Digest) -> Option<String> {
+    pub fn config_at(&self, place: &str, config: &BlobDigest) -> Option<String> {
         let found = self.images.all(|image| image.config_digest.as_ref() == Some(config));
         let image = found.into_iter().find(|image| image.is_from(place))?;
         self.images.config(&image.manifest)
@@ -289,8 +288,8 @@ impl Store {
     pub fn put_image(
         &self,
         reference: &str,
-        manifest: Digest,
-        layers: &[Digest],
+        manifest: ManifestDigest,
+        layers: &[LayerKey],
         details: &ImageDetails,
     ) -> Result<(), ImagesError> {
         let _writer = self.images.write();
@@ -330,7 +329,7 @@ impl Store {
 
     /// Records that a volume is created from an image, so that other images are removed first when the disk is full.
     /// Best effort: an error is logged.
-    pub fn use_image(&self, manifest: &Digest) {
+    pub fn use_image(&self, manifest: &ManifestDigest) {
         {
             let mut known = self.images.known();
             let now = next_use(&known);
@@ -359,7 +358,7 @@ impl Store {
 
     /// Removes the least recently used image records that are not in `needed`, if there are too many. Returns the
     /// number of removed records.
-    pub(super) fn trim_images(&self, needed: &HashSet<Digest>) -> io::Result<u64> {
+    pub(super) fn trim_images(&self, needed: &HashSet<ManifestDigest>) -> io::Result<u64> {
         let _writer = self.images.write();
         self.images.trim(needed, BOUNDS_AFTER_ROUND)
     }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    layers::{CollectError, Watermarks},
+    layers::{Roots, Watermarks},
     sys::mounts::FakeMounts,
 };
 
@@ -14,18 +14,18 @@ fn open(dir: &TempDir) -> Store {
     Store::open(dir.path(), Arc::new(FakeMounts::default())).unwrap()
 }
 
-fn manifest(n: usize) -> Digest {
-    Digest::of(&n.to_le_bytes())
+fn manifest(n: usize) -> ManifestDigest {
+    ManifestDigest::of(&n.to_le_bytes())
 }
 
 fn with_config(config: &str) -> ImageDetails {
-    let config_digest = Some(Digest::of(config.as_bytes()));
+    let config_digest = Some(BlobDigest::of(config.as_bytes()));
     ImageDetails { index: None, config_digest, config: Some(config.to_owned()) }
 }
 
-fn collect(store: &Store, roots: HashSet<Digest>) -> u64 {
+fn collect(store: &Store, manifests: HashSet<ManifestDigest>) -> u64 {
     let watermarks = Watermarks { high: 100, low: 100, grace: Duration::from_secs(60) };
-    let roots = || Ok::<_, CollectError>(roots.clone());
+    let roots = || Ok(Roots { manifests: manifests.clone(), ..Roots::default() });
     store.collect(roots, &watermarks).unwrap().images
 }
 
@@ -43,10 +43,10 @@ fn a_config_stays_on_the_disk_and_survives_later_writes_of_its_record() {
     store.use_image(&manifest(1));
     let check = |store: &Store| {
         assert_eq!(store.image_config(&manifest(1)).as_deref(), Some(config));
-        let (place, digest) = ("r.io/a", Digest::of(config.as_bytes()));
+        let (place, digest) = ("r.io/a", BlobDigest::of(config.as_bytes()));
         assert_eq!(store.config_at(place, &digest).as_deref(), Some(config));
         assert_eq!(store.config_at("r.io/b", &digest), None, "another repository's");
-        assert_eq!(store.config_at("r.io/a", &manifest(1)), None);
+        assert_eq!(store.config_at("r.io/a", &BlobDigest::new(*manifest(1).digest())), None);
         let shown = format!("{:?}", store.images);
         assert!(!shown.contains("Env"), "{shown}");
     };

@@ -5,10 +5,10 @@ use std::{fs, io, path::Path};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{SnapshotContents, parent_layers::chain_id};
+use super::{ChainId, LayerKey, SnapshotContents};
 use crate::{
     changeset::{Features, Unpacked},
-    digest::Digest,
+    digest::{BlobDigest, DiffId},
     media_type::Format,
     sys::durable::{self, at},
 };
@@ -19,13 +19,13 @@ pub(super) struct LayerMeta {
     pub(super) form: LayerFormat,
     /// The digest of its uncompressed tar; `None` for a snapshot layer, which was not added from a tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) diff_id: Option<Digest>,
+    pub(super) diff_id: Option<DiffId>,
     /// The layer's key, if that is neither its diff ID nor a ChainID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) key: Option<Digest>,
+    pub(super) key: Option<LayerKey>,
     /// The ChainID of the layers below, if the layer was unpacked on top of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) onto: Option<Digest>,
+    pub(super) onto: Option<ChainId>,
     /// The size of its uncompressed tar, in bytes; 0 for a snapshot layer.
     pub(super) tar_bytes: u64,
     /// The size of its image, or of a snapshot layer's files, in bytes.
@@ -69,30 +69,17 @@ fn is_default(features: &Features) -> bool {
     *features == Features::default()
 }
 
-/// The key of a native layer. The same tar read as a portable layer is another tree, so the diff ID alone is ambiguous.
-pub fn native_key(diff_id: &Digest) -> Digest {
-    Digest::of(format!("ovl-csi native {diff_id}").as_bytes())
-}
-
-/// The key of a layer that is unpacked without the layers below it.
-pub fn layer_key(diff_id: &Digest, format: Format) -> Digest {
-    match format {
-        Format::Portable => *diff_id,
-        Format::Native => native_key(diff_id),
-    }
-}
-
 impl LayerMeta {
     pub(super) fn new(
         form: LayerFormat,
         format: Format,
         unpacked: &Unpacked,
-        onto: Option<Digest>,
+        onto: Option<ChainId>,
     ) -> Self {
         Self {
             form,
             diff_id: Some(unpacked.diff_id),
-            key: (format == Format::Native).then(|| native_key(&unpacked.diff_id)),
+            key: (format == Format::Native).then(|| LayerKey::alone(&unpacked.diff_id, format)),
             onto,
             tar_bytes: unpacked.tar_bytes,
             image_bytes: unpacked.image_bytes,
@@ -104,7 +91,7 @@ impl LayerMeta {
         }
     }
 
-    pub(super) fn of_snapshot(key: Digest, contents: &SnapshotContents) -> Self {
+    pub(super) fn of_snapshot(key: LayerKey, contents: &SnapshotContents) -> Self {
         Self {
             form: LayerFormat::Dir,
             diff_id: None,
@@ -127,14 +114,18 @@ impl LayerMeta {
     }
 
     /// The layer's key; `None` if the metadata is invalid.
-    pub(super) fn key(&self) -> Option<Digest> {
-        self.key.or_else(|| Some(chain_id(self.onto.as_ref(), self.diff_id.as_ref()?)))
+    pub(super) fn key(&self) -> Option<LayerKey> {
+        let member = self.chain_member()?;
+        Some(match (self.key, &self.onto) {
+            (None, Some(below)) => LayerKey::of_chain(&ChainId::new(Some(below), &member)),
+            _ => member,
+        })
     }
 
-    /// The digest that represents the layer in the ChainID of a stack: its diff ID. It is the key for a snapshot layer,
-    /// which has no diff ID, and for a native layer, whose diff ID does not say which of two trees it is.
-    pub(super) fn link(&self) -> Option<Digest> {
-        self.key.or(self.diff_id)
+    /// The key that the layer has alone, which represents it in the ChainID of a stack; `None` if the metadata is
+    /// invalid.
+    pub(super) fn chain_member(&self) -> Option<LayerKey> {
+        self.key.or_else(|| Some(LayerKey::alone(&self.diff_id?, Format::Portable)))
     }
 
     /// Reads the metadata of the layer in `dir`.
@@ -159,7 +150,7 @@ pub struct Origin {
     /// The repository in the registry.
     pub repository: String,
     /// The digest of the blob in the repository (compressed).
-    pub blob: Digest,
+    pub blob: BlobDigest,
     /// Whether the registry has served it without a credential.
     pub public: bool,
     /// The blob's descriptor, with which another manifest can name it too. `None` if an earlier version added the
@@ -179,7 +170,7 @@ pub struct Packed {
     /// The blob's size in bytes.
     pub size: u64,
     /// The digest of its uncompressed tar. The store does not know that of a snapshot layer otherwise.
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
 }
 
 /// Whether both origins are the same blob in the same repository for the same namespace.
@@ -195,10 +186,10 @@ mod tests {
     /// The first version wrote the only origin into `layer.json`. A driver is upgraded while pods run.
     #[test]
     fn layer_metadata_of_the_first_version_is_read() {
-        let (dir, diff_id) = (tempfile::TempDir::new().unwrap(), Digest::of(b"tar"));
+        let (dir, diff_id) = (tempfile::TempDir::new().unwrap(), DiffId::of(b"tar"));
         let old = serde_json::json!({
             "form": "erofs", "diff_id": diff_id, "tar_bytes": 3, "image_bytes": 4096, "entries": 1, "opaque_root": true,
-            "origin": { "registry": "r.io", "repository": "a", "blob": Digest::of(b"blob") },
+            "origin": { "registry": "r.io", "repository": "a", "blob": BlobDigest::of(b"blob") },
             "added": "2026-11-01T10:00:00Z",
         });
         fs::write(dir.path().join("layer.json"), old.to_string()).unwrap();
@@ -208,9 +199,10 @@ mod tests {
             (LayerFormat::Erofs, Some(diff_id), 4096)
         );
         assert!(read.opaque_root);
+        let key = LayerKey::alone(&diff_id, Format::Portable);
         assert_eq!(
-            (read.key(), read.link(), read.is_snapshot()),
-            (Some(diff_id), Some(diff_id), false)
+            (read.key(), read.chain_member(), read.is_snapshot()),
+            (Some(key), Some(key), false)
         );
         assert_eq!(read.features, Features::default());
     }

@@ -7,8 +7,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Store;
-use crate::digest::Digest;
+use super::{LayerKey, Store};
 
 /// Keeps layers from garbage collection until it is dropped.
 #[derive(Debug)]
@@ -16,7 +15,7 @@ use crate::digest::Digest;
 pub struct Lease {
     store: Arc<Store>,
     /// The keys of the layers that it keeps.
-    pub layers: Vec<Digest>,
+    pub layers: Vec<LayerKey>,
 }
 
 /// All leases of a store. The lock also serializes the decision whether a layer may be removed.
@@ -26,17 +25,17 @@ pub(super) struct Leases(Mutex<LeasedLayers>);
 #[derive(Debug, Default)]
 pub(super) struct LeasedLayers {
     /// The number of leases of each layer.
-    leases: HashMap<Digest, usize>,
+    leases: HashMap<LayerKey, usize>,
     /// During a garbage collection round: every layer that has or had a lease since the round began. The record that
     /// names the layer may have been written after the round read the records, and the lease dropped before the round
     /// reaches the layer. `None` outside of a round.
-    touched: Option<HashSet<Digest>>,
+    touched: Option<HashSet<LayerKey>>,
 }
 
 impl LeasedLayers {
     /// Whether a layer must not be removed now. Outside of a round no layer may be removed.
-    pub(super) fn keeps(&self, diff_id: &Digest) -> bool {
-        self.touched.as_ref().is_none_or(|touched| touched.contains(diff_id))
+    pub(super) fn keeps(&self, key: &LayerKey) -> bool {
+        self.touched.as_ref().is_none_or(|touched| touched.contains(key))
     }
 }
 
@@ -58,7 +57,7 @@ impl Leases {
 
 impl Store {
     /// Takes a lease of `layers`, which may exist already or be added later.
-    pub fn hold(self: &Arc<Self>, layers: &[Digest]) -> Lease {
+    pub fn hold(self: &Arc<Self>, layers: &[LayerKey]) -> Lease {
         let mut leased = self.leases.locked();
         for layer in layers {
             *leased.leases.entry(*layer).or_default() += 1;
@@ -70,7 +69,7 @@ impl Store {
     }
 
     /// Takes a lease of `layers`; `None` if one of them is not in the store.
-    pub fn lease(self: &Arc<Self>, layers: &[Digest]) -> Option<Lease> {
+    pub fn lease(self: &Arc<Self>, layers: &[LayerKey]) -> Option<Lease> {
         let lease = self.hold(layers);
         layers.iter().all(|layer| self.has(layer)).then_some(lease)
     }

@@ -4,8 +4,7 @@
 //! <root>/                             0700: layers hold setuid programs (CVE-2021-41103)
 //!   lock                              held by the one process that may write here
 //!   store.json                        format and id
-//!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; its key is its diff ID; for exceptions see
-//!                                     `parent_layers.rs` and `native_key`
+//!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; for its key see `key.rs`
 //!   layers/<key, hex>/diff/           or the layer as a directory tree; snapshot layers: see `snapshot_layer.rs`
 //!   layers/<key, hex>/layer.json      the layer's metadata; never changes
 //!   layers/<key, hex>/origins.json    the repositories that delivered its bytes; replaced whole for a new one
@@ -37,6 +36,7 @@ mod gc;
 #[cfg(test)]
 mod gc_tests;
 mod images;
+mod key;
 mod layer_meta;
 mod lease;
 mod mounted_layer;
@@ -63,15 +63,16 @@ mod verify;
 pub use crate::changeset::Features;
 pub use add::NewLayer;
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
-pub use gc::{GcStats, Watermarks};
+pub use gc::{GcStats, Roots, Watermarks};
 pub use images::{ImageDetails, ImageRecord};
-pub use layer_meta::{LayerFormat, Origin, Packed, layer_key, native_key};
+pub use key::{ChainId, LayerKey};
+pub use layer_meta::{LayerFormat, Origin, Packed};
 pub use lease::Lease;
 pub use mounted_layer::Lower;
-pub use parent_layers::{Place, chain_id};
+pub use parent_layers::Place;
 pub use reservation::{DiskLimits, Reservation};
 pub use reserve_error::{FREE_DISK, ReserveError};
-pub use snapshot_layer::{SnapshotContents, StagedSnapshot, snapshot_key};
+pub use snapshot_layer::{SnapshotContents, StagedSnapshot};
 pub use snapshots::{SnapshotId, SnapshotIdError, SnapshotRecord, SnapshotSource};
 pub use store::{Store, StoreLock};
 pub use verify::Finding;

@@ -13,12 +13,12 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    LowerError, Store,
+    LayerKey, LowerError, Store,
     layer_meta::{LayerFormat, LayerMeta},
 };
 use crate::{
     changeset::Features,
-    digest::Digest,
+    digest::DiffId,
     sys::mounts::{Detached, mount_image},
 };
 
@@ -49,7 +49,7 @@ pub(super) struct Lowers(Mutex<Open>);
 struct Open {
     /// The number of requests so far, for any layer.
     requests: u64,
-    slots: HashMap<Digest, Slot>,
+    slots: HashMap<LayerKey, Slot>,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Lowers {
         self.0.lock()
     }
 
-    fn slot(&self, layer: &Digest) -> Arc<Mutex<Option<Lower>>> {
+    fn slot(&self, layer: &LayerKey) -> Arc<Mutex<Option<Lower>>> {
         let open = &mut *self.lock();
         open.requests += 1;
         let slot = open.slots.entry(*layer).or_default();
@@ -74,7 +74,7 @@ impl Lowers {
 
     /// Closes a layer's mount, which keeps the bytes of a removed layer on the disk. Volumes that use it have their own
     /// reference.
-    pub(super) fn close(&self, layer: &Digest) {
+    pub(super) fn close(&self, layer: &LayerKey) {
         let closed = self.lock().slots.remove(layer);
         drop(closed);
     }
@@ -82,7 +82,7 @@ impl Lowers {
     /// Removes idle layers that are not `used`, except for the `most` that were requested last. Returns them: they are
     /// closed when the result is dropped, which can take long, because each is a file system that is unmounted.
     #[must_use]
-    fn close_idle(&self, used: impl Fn(&Digest) -> bool, most: usize) -> Vec<Slot> {
+    fn close_idle(&self, used: impl Fn(&LayerKey) -> bool, most: usize) -> Vec<Slot> {
         let mut open = self.lock();
         let idle = open.slots.iter().filter(|(layer, slot)| !used(layer) && slot.is_idle());
         let mut idle: Vec<_> = idle.map(|(layer, slot)| (slot.last_request, *layer)).collect();
@@ -105,14 +105,14 @@ impl Slot {
 impl Store {
     /// Opens the layer as a lower. All its volumes share one mount, so its pages are cached once, independent of the
     /// number of pods. The mount is not listed in mountinfo, and a kill leaves no mount behind.
-    pub fn lower(&self, diff_id: &Digest) -> Result<Lower, LowerError> {
-        let slot = self.lowers.slot(diff_id);
+    pub fn lower(&self, key: &LayerKey) -> Result<Lower, LowerError> {
+        let slot = self.lowers.slot(key);
         // Locked while mounting: a second call for this layer waits for the first one's mount; calls for other layers
         // do not.
         let mut slot = slot.lock();
         match &*slot {
             Some(lower) => Ok(lower.clone()),
-            None => Ok(slot.insert(self.open_lower(diff_id)?).clone()),
+            None => Ok(slot.insert(self.open_lower(key)?).clone()),
         }
     }
 
@@ -123,7 +123,7 @@ impl Store {
 
     /// Closes idle layers that are not in `roots` and had no lease in this round, except for the [`IDLE`] that were
     /// requested last.
-    pub(super) fn close_idle(&self, roots: &HashSet<Digest>) {
+    pub(super) fn close_idle(&self, roots: &HashSet<LayerKey>) {
         let leases = self.leases.locked();
         let closed =
             self.lowers.close_idle(|layer| roots.contains(layer) || leases.keeps(layer), IDLE);
@@ -131,22 +131,22 @@ impl Store {
         drop(closed);
     }
 
-    fn open_lower(&self, diff_id: &Digest) -> Result<Lower, LowerError> {
-        let dir = self.layer(diff_id);
-        let meta = self.layer_meta(diff_id)?;
+    fn open_lower(&self, key: &LayerKey) -> Result<Lower, LowerError> {
+        let dir = self.layer(key);
+        let meta = self.layer_meta(key)?;
         let content = dir.join(meta.form.content());
         let tree = match meta.form {
             LayerFormat::Erofs => {
                 let written = meta.image_bytes;
                 let found = fs::metadata(&content).map_or(0, |image| image.len());
                 if written != found {
-                    return Err(LowerError::Damaged { diff_id: *diff_id, written, found });
+                    return Err(LowerError::Damaged { key: *key, written, found });
                 }
                 mount_image(&*self.mounts, &content)
             }
             LayerFormat::Dir => self.mounts.open_dir(&content),
         };
-        let tree = tree.map_err(|source| LowerError::Mount { diff_id: *diff_id, source })?;
+        let tree = tree.map_err(|source| LowerError::Mount { key: *key, source })?;
         Ok(Lower {
             tree: Arc::new(tree),
             opaque_root: meta.opaque_root,
@@ -156,21 +156,21 @@ impl Store {
     }
 
     /// The digest of a layer's uncompressed tar; `None` for a snapshot layer, which has none.
-    pub fn diff_id(&self, key: &Digest) -> Result<Option<Digest>, LowerError> {
+    pub fn diff_id(&self, key: &LayerKey) -> Result<Option<DiffId>, LowerError> {
         Ok(self.layer_meta(key)?.diff_id)
     }
 
     /// The overlay features that a mount with this layer must enable.
-    pub fn features(&self, key: &Digest) -> Result<Features, LowerError> {
+    pub fn features(&self, key: &LayerKey) -> Result<Features, LowerError> {
         Ok(self.layer_meta(key)?.features)
     }
 
-    pub(super) fn layer_meta(&self, key: &Digest) -> Result<LayerMeta, LowerError> {
+    pub(super) fn layer_meta(&self, key: &LayerKey) -> Result<LayerMeta, LowerError> {
         if !self.has(key) {
             return Err(LowerError::Absent(*key));
         }
         LayerMeta::read(&self.layer(key))
-            .map_err(|source| LowerError::Metadata { diff_id: *key, source })
+            .map_err(|source| LowerError::Metadata { key: *key, source })
     }
 }
 
@@ -184,8 +184,8 @@ mod tests {
         let (lowers, mounts) = (Lowers::default(), FakeMounts::default());
         let dir = tempfile::tempdir().unwrap();
         let [used, shared, old, young] =
-            ["used", "shared", "old", "young"].map(|name| Digest::of(name.as_bytes()));
-        let open = |layer: &Digest| {
+            ["used", "shared", "old", "young"].map(|name| LayerKey::of(name.as_bytes()));
+        let open = |layer: &LayerKey| {
             let tree = Arc::new(mounts.open_dir(dir.path()).unwrap());
             let features = Features::default();
             let lower = Lower { tree, opaque_root: false, is_snapshot: false, features };
@@ -194,7 +194,7 @@ mod tests {
         };
         let mine = open(&shared);
         [old, used, young].iter().for_each(|layer| drop(open(layer)));
-        let is_open = |layer: &Digest| lowers.lock().slots.contains_key(layer);
+        let is_open = |layer: &LayerKey| lowers.lock().slots.contains_key(layer);
         drop(lowers.close_idle(|layer| *layer == used, 1));
         assert_eq!(
             [used, shared, old, young].map(|layer| is_open(&layer)),

@@ -1,11 +1,8 @@
 //! Layers that need the layers below them: their hard links have targets in these, or their entries lie in directories
 //! whose attributes only these define.
 //!
-//! Such a layer is valid in one stack only. Its key is the OCI ChainID of the stack up to it instead of its diff ID
-//! (image-spec, config.md, "Layer ChainID"). All other code treats both kinds of keys alike. No layer has a diff ID
-//! that equals a ChainID: it would be the digest of a text of 143 bytes, which is not a valid tar. But an image may
-//! claim one, see [`Store::fits`]. In a ChainID, a snapshot layer is represented by its key, because it has no diff ID.
-//! So is a native layer, because its diff ID does not say which of two trees it is.
+//! Such a layer is valid in one stack only. Its key is the ChainID of the stack up to it (`key.rs`). All other code
+//! treats all keys alike. An image may claim a ChainID as a diff ID, see [`Store::fits`].
 
 use std::{
     io::{self, Read},
@@ -13,10 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{AddError, Lower, NewLayer, Reservation, Store, layer_meta::LayerMeta};
+use super::{
+    AddError, ChainId, LayerKey, Lower, NewLayer, Reservation, Store, add::Parents,
+    layer_meta::LayerMeta,
+};
 use crate::{
     changeset::{ParentEntry, ParentEntryKind, ParentLayers, ParentLookup},
-    digest::Digest,
     erofs::{Extent, Meta, Special, Time, XattrError, Xattrs},
     overlay_xattr::OPAQUE,
     sys::{
@@ -24,12 +23,6 @@ use crate::{
         tree_reader::{self, Entry, EntryType},
     },
 };
-
-/// The ChainID of a stack, from the ChainID of the stack `below` (`None` for no layers) and the `diff_id` of its top
-/// layer.
-pub fn chain_id(below: Option<&Digest>, diff_id: &Digest) -> Digest {
-    below.map_or(*diff_id, |below| Digest::of(format!("{below} {diff_id}").as_bytes()))
-}
 
 impl Store {
     /// As [`Store::add`], for a layer that needs the layers below it, or that is the bottom layer. `below` are the keys
@@ -40,30 +33,30 @@ impl Store {
     pub fn add_onto(
         &self,
         layer: &NewLayer,
-        below: &[Digest],
+        below: &[LayerKey],
         reservation: Reservation,
         blob: impl Read + Send,
-    ) -> Result<Digest, AddError> {
+    ) -> Result<LayerKey, AddError> {
         let failed = |source| AddError::ParentLayer { diff_id: layer.diff_id, source };
         let mut chain = None;
         let mut stack = Stack(Vec::new());
         for key in below {
             stack.0.push(self.lower(key).map_err(failed)?);
-            let link = self.layer_meta(key).map_err(failed)?.link().unwrap_or(*key);
-            chain = Some(chain_id(chain.as_ref(), &link));
+            let member = self.layer_meta(key).map_err(failed)?.chain_member().unwrap_or(*key);
+            chain = Some(ChainId::new(chain.as_ref(), &member));
         }
-        self.add_layer(layer, chain, Some(&stack), reservation, blob)
+        self.add_layer(layer, Some(Parents { chain, files: &stack }), reservation, blob)
     }
 
     /// Whether the layer with this key exists and may be used in this place of a stack. A ChainID that an image claims
     /// as a diff ID is refused: such a layer has content of the layers below, which its origins do not cover. The key
     /// of a snapshot layer is refused too: its content is from another user's volume.
-    pub fn fits(&self, key: &Digest, place: Place) -> bool {
+    pub fn fits(&self, key: &LayerKey, place: Place) -> bool {
         if !self.has(key) {
             return false;
         }
         let Ok(meta) = LayerMeta::read(&self.layer(key)) else { return place != Place::Chain };
-        let follows_from_diff_id = !meta.is_snapshot() && meta.link() == Some(*key);
+        let follows_from_diff_id = !meta.is_snapshot() && meta.chain_member() == Some(*key);
         match place {
             Place::Any => follows_from_diff_id && !meta.has_unnamed,
             Place::Bottom => follows_from_diff_id,

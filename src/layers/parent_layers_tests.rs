@@ -10,8 +10,9 @@ use std::{
 use super::*;
 use crate::{
     changeset::Features,
+    digest::Digest,
     error::Class,
-    layers::{LayerFormat, Origin},
+    layers::{LayerFormat, testing},
     media_type::Format,
     sys::{
         attributes,
@@ -205,17 +206,7 @@ fn tar(entries: &[(&str, Result<&str, &str>)]) -> Vec<u8> {
 }
 
 fn new_layer(tar: &[u8]) -> NewLayer {
-    let diff_id = Digest::of(tar);
-    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin = Origin {
-        registry,
-        repository,
-        blob: diff_id,
-        public: false,
-        packed: None,
-        namespace: None,
-    };
-    NewLayer { diff_id, format: Format::Portable, origin }
+    testing::new_layer(tar, Format::Portable)
 }
 
 struct Node {
@@ -233,12 +224,18 @@ impl Node {
     }
 
     fn reservation(&self) -> Reservation {
-        self.store.reserve(&Digest::of(b""), 1).unwrap()
+        self.store.reserve(1).unwrap()
     }
 
-    fn content(&self, key: &Digest) -> PathBuf {
-        self.scratch.path().join("store/layers").join(key.hex()).join("diff")
+    fn content(&self, key: &LayerKey) -> PathBuf {
+        self.scratch.path().join("store/layers").join(key.dir_name()).join("diff")
     }
+}
+
+/// The key of the topmost of these layers, bottom first, if it is unpacked with the others.
+fn chain<const N: usize>(stack: [LayerKey; N]) -> LayerKey {
+    let chain = stack.iter().fold(None, |below, top| Some(ChainId::new(below.as_ref(), top)));
+    LayerKey::of_chain(&chain.unwrap())
 }
 
 #[test]
@@ -250,17 +247,18 @@ fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() 
     let [base, other] = [base, other].map(|tar| {
         let new = new_layer(&tar);
         node.store.add(&new, node.reservation(), &tar[..]).unwrap();
-        new.diff_id
+        new.key_alone()
     });
     let new = new_layer(&links);
     let error = node.store.add(&new, node.reservation(), &links[..]).unwrap_err();
     assert!(error.needs_layers_below() && !error.is_lasting(), "{error}");
-    assert!(!node.store.has(&new.diff_id));
+    let alone = new.key_alone();
+    assert!(!node.store.has(&alone));
 
-    let add = |below: &[Digest]| node.store.add_onto(&new, below, node.reservation(), &links[..]);
+    let add = |below: &[LayerKey]| node.store.add_onto(&new, below, node.reservation(), &links[..]);
     for (below, content) in [(base, "base"), (other, "other")] {
         let key = add(&[below]).unwrap();
-        assert_eq!(key, chain_id(Some(&below), &new.diff_id));
+        assert_eq!(key, chain([below, alone]));
         assert_eq!(node.store.origins(&key)[..], *std::slice::from_ref(&new.origin));
         assert_eq!(fs::read_to_string(node.content(&key).join("a")).unwrap(), content);
         assert_eq!(fs::read_to_string(node.content(&key).join("b")).unwrap(), content);
@@ -270,18 +268,18 @@ fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() 
         assert_eq!(add(&[below]).unwrap(), key, "added again");
     }
     // A layer above a layer that needs another; its ChainID is computed from diff IDs.
-    let key = chain_id(Some(&base), &new.diff_id);
+    let key = chain([base, alone]);
     let more = tar(&[("c", Err("a"))]);
     let top = node
         .store
         .add_onto(&new_layer(&more), &[base, key], node.reservation(), &more[..])
         .unwrap();
-    assert_eq!(top, chain_id(Some(&key), &Digest::of(&more)));
+    assert_eq!(top, chain([base, alone, new_layer(&more).key_alone()]));
     assert_eq!(fs::read_to_string(node.content(&top).join("c")).unwrap(), "base");
-    assert!(!node.store.has(&new.diff_id) && !node.store.fits(&new.diff_id, Place::Any));
+    assert!(!node.store.has(&alone) && !node.store.fits(&alone, Place::Any));
     assert_eq!(node.store.verify().unwrap(), []);
 
-    let error = add(&[Digest::of(b"none")]).unwrap_err();
+    let error = add(&[LayerKey::of(b"none")]).unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
     let wrong = tar(&[("a", Err("nowhere"))]);
     let error = node.store.add_onto(&new_layer(&wrong), &[base], node.reservation(), &wrong[..]);
@@ -291,7 +289,7 @@ fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() 
 
 #[test]
 fn a_chain_id_is_computed_as_the_specification_says() {
-    let [a, b] = [Digest::of(b"a"), Digest::of(b"b")];
-    assert_eq!(chain_id(None, &a), a);
-    assert_eq!(chain_id(Some(&a), &b), Digest::of(format!("{a} {b}").as_bytes()));
+    let [a, b] = [LayerKey::of(b"a"), LayerKey::of(b"b")];
+    assert_eq!(chain([a]), a);
+    assert_eq!(chain([a, b]).to_string(), Digest::of(format!("{a} {b}").as_bytes()).to_string());
 }

@@ -7,9 +7,9 @@ use std::{
     sync::{Arc, mpsc},
 };
 
-use super::*;
+use super::{testing::new_layer, *};
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     media_type::Format,
     sys::{
         mounts::LinuxMounts,
@@ -25,11 +25,8 @@ fn layer(content: &[u8]) -> (Vec<u8>, NewLayer) {
     header.set_mode(0o644);
     tar.append_data(&mut header, "file", content).unwrap();
     let tar = tar.into_inner().unwrap();
-    let diff_id = Digest::of(&tar);
-    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin =
-        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
-    (tar, NewLayer { diff_id, format: Format::Portable, origin })
+    let new = new_layer(&tar, Format::Portable);
+    (tar, new)
 }
 
 /// A download that stops in the middle, reports that, and fails when the test lets it continue.
@@ -77,11 +74,9 @@ fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
         let store = open(&root, form);
         let content = b"0123456789abcdef".repeat(100_000);
         let (tar, whole) = layer(&content);
-        store.add(&whole, store.reserve(&whole.diff_id, 1).unwrap(), &tar[..]).unwrap();
-        let manifest = Digest::of(b"manifest");
-        store
-            .put_image("r.example/a:1", manifest, &[whole.diff_id], &ImageDetails::default())
-            .unwrap();
+        store.add(&whole, store.reserve(1).unwrap(), &tar[..]).unwrap();
+        let (key, manifest) = (whole.key_alone(), ManifestDigest::of(b"manifest"));
+        store.put_image("r.example/a:1", manifest, &[key], &ImageDetails::default()).unwrap();
 
         let (tar, half) = layer(&b"another".repeat(200_000));
         let (reached, is_reached) = mpsc::channel();
@@ -89,7 +84,7 @@ fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
         std::thread::scope(|scope| {
             let adding = scope.spawn(|| {
                 let blob = Halted { half: &tar[..tar.len() / 2], reached, go_on };
-                store.add(&half, store.reserve(&half.diff_id, 1).unwrap(), blob)
+                store.add(&half, store.reserve(1).unwrap(), blob)
             });
             is_reached.recv().unwrap();
             fs::write(at.join("not synced"), &content).unwrap();
@@ -115,13 +110,13 @@ fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
         let store = open(&root, form);
         store.empty_staging().unwrap();
         assert_eq!(names(&root.join("staging")), Vec::<String>::new(), "{case}");
-        assert_eq!(names(&root.join("layers")), [whole.diff_id.hex()], "{case}");
+        assert_eq!(names(&root.join("layers")), [key.dir_name()], "{case}");
         assert_eq!(store.verify().unwrap(), [], "{case}");
-        let lower = store.lower(&whole.diff_id).unwrap();
+        let lower = store.lower(&key).unwrap();
         assert!(fs::read(lower.tree.path().join("file")).unwrap() == content, "{case}: torn");
-        assert_eq!(*store.origins(&whole.diff_id), [whole.origin], "{case}");
-        assert_eq!(store.image("r.example/a:1").unwrap().layers, [whole.diff_id], "{case}");
+        assert_eq!(*store.origins(&key), [whole.origin], "{case}");
+        assert_eq!(store.image("r.example/a:1").unwrap().layers, [key], "{case}");
         assert_eq!(store.image("r.example/a:2"), None, "{case}");
-        store.add(&half, store.reserve(&half.diff_id, 1).unwrap(), &tar[..]).unwrap();
+        store.add(&half, store.reserve(1).unwrap(), &tar[..]).unwrap();
     }
 }

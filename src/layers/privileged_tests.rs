@@ -2,9 +2,8 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use super::*;
+use super::{testing::new_layer, *};
 use crate::{
-    digest::Digest,
     error::Class,
     media_type::Format,
     sys::{
@@ -33,15 +32,11 @@ fn privileged_a_disk_that_fills_while_a_layer_is_added_is_reported_and_left_clea
     header.set_size(1 << 20);
     tar.append_data(&mut header, "file", &vec![b'x'; 1 << 20][..]).unwrap();
     let tar = tar.into_inner().unwrap();
-    let diff_id = Digest::of(&tar);
-    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin =
-        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
-    let new = NewLayer { diff_id, format: Format::Portable, origin };
-    let error = store.reserve(&diff_id, tar.len() as u64).unwrap_err();
-    assert!(matches!(error, AddError::NoSpace { .. }), "{error}");
+    let new = new_layer(&tar, Format::Portable);
+    let error = store.reserve(tar.len() as u64).unwrap_err();
+    assert!(matches!(error, ReserveError::Full { .. }), "{error}");
     // Its image is smaller, so a smaller reservation succeeds. It fails before the disk is full.
-    let error = store.add(&new, store.reserve(&diff_id, 4_321).unwrap(), &tar[..]).unwrap_err();
+    let error = store.add(&new, store.reserve(4_321).unwrap(), &tar[..]).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
     for part in [&root.display().to_string(), "4321 are reserved", "more bytes"] {
         assert!(error.to_string().contains(part), "{part}: {error}");

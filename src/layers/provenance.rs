@@ -14,11 +14,8 @@ use std::{
 use lru::LruCache;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Origin, Store, layer_meta::same_place};
-use crate::{
-    digest::Digest,
-    sys::durable::{self, at},
-};
+use super::{LayerKey, Origin, Store, layer_meta::same_place};
+use crate::sys::durable::{self, at};
 
 /// The most origins of one layer. Base layers are in very many repositories, and the newest origins are the ones in
 /// use.
@@ -30,7 +27,7 @@ const CACHED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// A cache of the origins on disk.
 #[derive(Debug)]
 pub(super) struct Origins {
-    known: Mutex<LruCache<Digest, Arc<Vec<Origin>>>>,
+    known: Mutex<LruCache<LayerKey, Arc<Vec<Origin>>>>,
     /// Held by a writer, so that readers never wait for the disk.
     writer: Mutex<()>,
 }
@@ -42,16 +39,16 @@ impl Default for Origins {
 }
 
 impl Origins {
-    fn known(&self) -> MutexGuard<'_, LruCache<Digest, Arc<Vec<Origin>>>> {
+    fn known(&self) -> MutexGuard<'_, LruCache<LayerKey, Arc<Vec<Origin>>>> {
         self.known.lock()
     }
 
-    fn cache(&self, diff_id: Digest, origins: Arc<Vec<Origin>>) {
-        self.known().put(diff_id, origins);
+    fn cache(&self, key: LayerKey, origins: Arc<Vec<Origin>>) {
+        self.known().put(key, origins);
     }
 
-    pub(super) fn forget(&self, diff_id: &Digest) {
-        self.known().pop(diff_id);
+    pub(super) fn forget(&self, key: &LayerKey) {
+        self.known().pop(key);
     }
 }
 
@@ -78,26 +75,26 @@ fn read(dir: &Path) -> io::Result<Vec<Origin>> {
 impl Store {
     /// The layer's origins, the oldest first; empty for a layer that is not in the store. Also empty if they cannot be
     /// read, which costs the next pod a download.
-    pub fn origins(&self, diff_id: &Digest) -> Arc<Vec<Origin>> {
-        if let Some(origins) = self.origins.known().get(diff_id) {
+    pub fn origins(&self, key: &LayerKey) -> Arc<Vec<Origin>> {
+        if let Some(origins) = self.origins.known().get(key) {
             return origins.clone();
         }
-        if !self.has(diff_id) {
+        if !self.has(key) {
             return Arc::default();
         }
-        let origins = Arc::new(read(&self.layer(diff_id)).unwrap_or_else(|error| {
-            tracing::warn!(layer = %diff_id, %error, "cannot read a layer's origins: the next pod downloads it again");
+        let origins = Arc::new(read(&self.layer(key)).unwrap_or_else(|error| {
+            tracing::warn!(layer = %key, %error, "cannot read a layer's origins: the next pod downloads it again");
             Vec::new()
         }));
-        self.origins.cache(*diff_id, origins.clone());
+        self.origins.cache(*key, origins.clone());
         origins
     }
 
     /// Adds an origin of a layer in the store: its bytes were downloaded from there, or pushed there. An origin that
     /// was public once stays public. The caller has a lease of the layer.
-    pub fn add_origin(&self, diff_id: &Digest, origin: Origin) -> io::Result<()> {
+    pub fn add_origin(&self, key: &LayerKey, origin: Origin) -> io::Result<()> {
         let _writer = self.origins.writer.lock();
-        let mut origins = Vec::clone(&self.origins(diff_id));
+        let mut origins = Vec::clone(&self.origins(key));
         match origins.iter_mut().find(|known| same_place(known, &origin)) {
             Some(known) => {
                 let before = known.clone();
@@ -113,8 +110,8 @@ impl Store {
             let oldest = origins.iter().position(|known| !known.public).unwrap_or(0);
             origins.remove(oldest);
         }
-        write(&self.layer(diff_id), &origins)?;
-        self.origins.cache(*diff_id, Arc::new(origins));
+        write(&self.layer(key), &origins)?;
+        self.origins.cache(*key, Arc::new(origins));
         Ok(())
     }
 }
@@ -126,7 +123,7 @@ mod tests {
     #[test]
     fn the_cache_of_origins_is_bounded() {
         let origins = Origins::default();
-        let layer = |n: usize| Digest::of(&n.to_le_bytes());
+        let layer = |n: usize| LayerKey::of(&n.to_le_bytes());
         let last = CACHED.get() + 8;
         (0..=last).for_each(|n| origins.cache(layer(n), Arc::default()));
         origins.cache(layer(last), Arc::default());

@@ -21,9 +21,8 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{AddError, ReserveError, Store};
+use super::{ReserveError, Store};
 use crate::{
-    digest::Digest,
     spill::Scratch,
     sys::statfs::{self, Space},
 };
@@ -213,13 +212,8 @@ impl Store {
     ///
     /// # Errors
     /// Not enough space is free.
-    pub fn reserve(
-        self: &Arc<Self>,
-        diff_id: &Digest,
-        bytes: u64,
-    ) -> Result<Reservation, AddError> {
-        let failed = |source| AddError::NoSpace { diff_id: *diff_id, source };
-        self.reservation(bytes, None).map_err(failed)
+    pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, ReserveError> {
+        self.reservation(bytes, None)
     }
 
     /// Reserves space for a capture of about `bytes` for `namespace`, within the limits for captures, after a garbage

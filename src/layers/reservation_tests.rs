@@ -52,9 +52,7 @@ fn a_reservation_grows_in_steps_and_the_last_part_of_the_disk_stays_free() {
     let write = |reservation: &Reservation, bytes| {
         reservation.write(bytes).map(|()| _ = free.fetch_sub(bytes, Relaxed))
     };
-    let layer = Digest::of(b"layer");
-    let (reservation, other) =
-        (store.reserve(&layer, 10).unwrap(), store.reserve(&layer, STEP).unwrap());
+    let (reservation, other) = (store.reserve(10).unwrap(), store.reserve(STEP).unwrap());
     write(&reservation, 10).unwrap();
     assert_eq!((reservation.bytes(), unwritten(&store)), (10, STEP));
     write(&reservation, 1).unwrap();
@@ -72,8 +70,8 @@ fn a_reservation_grows_in_steps_and_the_last_part_of_the_disk_stays_free() {
     ));
     write(&other, STEP).unwrap();
     assert_eq!((free.load(Relaxed), unwritten(&store)), (62 * STEP + STEP / 2, 0));
-    let small = store.reserve(&layer, SMALL).unwrap();
-    assert!(store.reserve(&layer, SMALL + 1).is_err() && small.write(SMALL + 1).is_err());
+    let small = store.reserve(SMALL).unwrap();
+    assert!(store.reserve(SMALL + 1).is_err() && small.write(SMALL + 1).is_err());
     drop(small);
     drop((reservation, other));
     assert_eq!(unwritten(&store), 0);
@@ -89,13 +87,13 @@ fn space_is_freed_before_a_reservation_fails() {
         request.store(bytes, Relaxed);
         given.store(70 * STEP, Relaxed);
     });
-    let reservation = store.reserve(&Digest::of(b"layer"), STEP).unwrap();
+    let reservation = store.reserve(STEP).unwrap();
     assert_eq!(requested.load(Relaxed), 0);
     reservation.write(STEP).unwrap();
     free.store(62 * STEP, Relaxed);
     reservation.write(7).unwrap();
     assert_eq!(requested.load(Relaxed), 7 + 62 * STEP + STEP / 2);
-    let error = store.reserve(&Digest::of(b"layer"), 20 * STEP).unwrap_err();
+    let error = store.reserve(20 * STEP).unwrap_err();
     assert!(error.to_string().contains("must stay free"), "{error}");
 }
 
@@ -103,7 +101,7 @@ fn space_is_freed_before_a_reservation_fails() {
 #[test]
 fn only_the_growth_of_a_file_counts() {
     let (_dir, store) = store(&Arc::new(AtomicU64::new(TOTAL)));
-    let reservation = store.reserve(&Digest::of(b"layer"), 100).unwrap();
+    let reservation = store.reserve(100).unwrap();
     let mut file = ReservedFile::new(io::Cursor::new(Vec::new()), &reservation);
     file.write_all(&[1; 10]).unwrap();
     file.seek(SeekFrom::Start(5)).unwrap();
@@ -131,7 +129,7 @@ fn captures_are_limited_per_namespace_and_in_total() {
     assert!(error.to_string().starts_with("the snapshots of all namespaces"), "{error}");
     drop(b);
     drop(store.reserve_capture("c", 1).unwrap());
-    drop(store.reserve(&Digest::of(b"layer"), 5 * part).unwrap());
+    drop(store.reserve(5 * part).unwrap());
 }
 
 /// A capture that shares its volume's bytes takes no space on the disk, but counts towards the namespace's limit.

@@ -2,8 +2,8 @@
 
 use std::{fs::File, io};
 
-use super::{Store, layer_meta::LayerMeta};
-use crate::{digest::Digest, spill::unnamed_file, sys::durable::at};
+use super::{LayerKey, Store, layer_meta::LayerMeta};
+use crate::{spill::unnamed_file, sys::durable::at};
 
 impl Store {
     /// Creates an empty file on the store's disk. It has no name, so the kernel frees it when it is closed, also after
@@ -14,7 +14,7 @@ impl Store {
     }
 
     /// The size of a layer's image, or of a snapshot layer's files, in bytes.
-    pub fn bytes_of(&self, key: &Digest) -> io::Result<u64> {
+    pub fn bytes_of(&self, key: &LayerKey) -> io::Result<u64> {
         LayerMeta::read(&self.layer(key)).map(|meta| meta.image_bytes)
     }
 }

@@ -13,33 +13,21 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use super::{
-    SnapshotId, Store,
+    LayerKey, SnapshotId, Store,
     add::Staged,
     layer_meta::{LayerFormat, LayerMeta},
 };
 use crate::{
     changeset::Features,
-    digest::Digest,
     sys::durable::{self, Amount, at},
 };
-
-/// The key of a snapshot's layer. It equals no diff ID, because this text is not a valid tar.
-pub fn snapshot_key(id: &SnapshotId) -> Digest {
-    Digest::of(format!("ovl-csi cut {id}").as_bytes())
-}
-
-/// The key of a snapshot's layer if `before` earlier layers of that name are still in the store: a deleted snapshot's
-/// layer may be in use by volumes.
-fn later_key(id: &SnapshotId, before: u32) -> Digest {
-    Digest::of(format!("ovl-csi cut {id} {before}").as_bytes())
-}
 
 /// A snapshot layer in staging. It is removed when this is dropped without a commit.
 #[derive(Debug)]
 pub struct StagedSnapshot {
     store: Arc<Store>,
     dir: Staged,
-    key: Digest,
+    key: LayerKey,
 }
 
 /// The contents of a snapshot layer.
@@ -56,9 +44,9 @@ pub struct SnapshotContents {
 impl Store {
     /// Creates the staging directory for a snapshot's layer. The caller stages one layer per name at a time.
     pub fn stage_snapshot(self: &Arc<Self>, id: &SnapshotId) -> io::Result<StagedSnapshot> {
-        let later = (1..).map(|before| later_key(id, before));
-        let mut keys = std::iter::once(snapshot_key(id)).chain(later);
-        let key = keys.find(|key| !self.has(key)).unwrap_or_else(|| snapshot_key(id));
+        let first = LayerKey::of_snapshot(id);
+        let later = (1..).map(|before| LayerKey::of_later_snapshot(id, before));
+        let key = std::iter::once(first).chain(later).find(|key| !self.has(key)).unwrap_or(first);
         let path = self.stage();
         durable::create_dir_soon(&path, 0o700)?;
         let dir = Staged(path);
@@ -71,7 +59,7 @@ impl Store {
 
 impl StagedSnapshot {
     /// The key that the layer will have. The caller keeps a lease of it until a record names it.
-    pub fn key(&self) -> Digest {
+    pub fn key(&self) -> LayerKey {
         self.key
     }
 

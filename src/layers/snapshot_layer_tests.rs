@@ -4,8 +4,10 @@ use std::{collections::HashSet, fs, time::Duration};
 
 use super::{super::Place, *};
 use crate::{
+    digest::DiffId,
     layers::{
-        GcStats, NewLayer, Origin, SnapshotRecord, Watermarks, native_key, testing::snapshot_record,
+        GcStats, NewLayer, Origin, Roots, SnapshotRecord, Watermarks,
+        testing::{new_layer, snapshot_record},
     },
     media_type::Format,
     sys::{
@@ -30,7 +32,7 @@ const CONTENTS: SnapshotContents = SnapshotContents {
 
 const WRITTEN: Amount = Amount { files: 1, bytes: 4 };
 
-fn add_snapshot(store: &Arc<Store>, name: &str, content: &str) -> Digest {
+fn add_snapshot(store: &Arc<Store>, name: &str, content: &str) -> LayerKey {
     let staged = store.stage_snapshot(&id(name)).unwrap();
     fs::write(staged.tree().join("file"), content).unwrap();
     fs::write(staged.aside().join("0"), "replaced").unwrap();
@@ -52,19 +54,11 @@ fn tar(name: &str) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-fn new_layer(tar: &[u8], format: Format) -> NewLayer {
-    let diff_id = Digest::of(tar);
-    let (registry, repository) = ("r.example".to_owned(), "a".to_owned());
-    let origin =
-        Origin { registry, repository, blob: diff_id, public: true, packed: None, namespace: None };
-    NewLayer { diff_id, format, origin }
-}
-
-fn add(store: &Arc<Store>, name: &str, format: Format) -> Digest {
+fn add(store: &Arc<Store>, name: &str, format: Format) -> NewLayer {
     let tar = tar(name);
     let new = new_layer(&tar, format);
-    store.add(&new, store.reserve(&new.diff_id, 1).unwrap(), &tar[..]).unwrap();
-    new.diff_id
+    store.add(&new, store.reserve(1).unwrap(), &tar[..]).unwrap();
+    new
 }
 
 #[test]
@@ -72,7 +66,7 @@ fn an_image_cannot_claim_a_snapshot_layer() {
     let scratch = Scratch::new();
     let store = open(&scratch);
     let key = add_snapshot(&store, "snap-1", "one");
-    assert_eq!(key, snapshot_key(&id("snap-1")));
+    assert_eq!(key, LayerKey::of_snapshot(&id("snap-1")));
     assert!(store.has(&key) && !store.fits(&key, Place::Any));
     assert_eq!(store.diff_id(&key).unwrap(), None);
     let lower = store.lower(&key).unwrap();
@@ -80,15 +74,16 @@ fn an_image_cannot_claim_a_snapshot_layer() {
     assert!(lower.is_snapshot && !lower.opaque_root);
     assert_eq!(lower.features, CONTENTS.features);
     assert_eq!(store.verify().unwrap(), []);
-    let layer = scratch.path().join("store/layers").join(key.hex());
+    let layer = scratch.path().join("store/layers").join(key.dir_name());
     assert_eq!(
         HashSet::from_iter(names(layer)),
         HashSet::from(["diff", "layer.json"].map(String::from))
     );
     // An image whose config claims the key as a diff ID must deliver bytes with that digest. There are none.
     let tar = tar("x");
-    let claim = NewLayer { diff_id: key, ..new_layer(&tar, Format::Portable) };
-    store.add(&claim, store.reserve(&key, 1).unwrap(), &tar[..]).unwrap_err();
+    let diff_id = DiffId::new(key.to_string().parse().unwrap());
+    let claim = NewLayer { diff_id, ..new_layer(&tar, Format::Portable) };
+    store.add(&claim, store.reserve(1).unwrap(), &tar[..]).unwrap_err();
     assert!(store.lower(&key).unwrap().is_snapshot);
 }
 
@@ -104,7 +99,7 @@ fn a_staged_snapshot_that_is_not_committed_leaves_nothing() {
     std::mem::forget(store.stage_snapshot(&id("snap-1")).unwrap());
     // The leaked value keeps the store locked, because this is the same process.
     assert_eq!(names(scratch.path().join("store/staging")).len(), 1);
-    assert!(!store.has(&snapshot_key(&id("snap-1"))));
+    assert!(!store.has(&LayerKey::of_snapshot(&id("snap-1"))));
 }
 
 /// The earlier snapshot was deleted, but a volume may still use its layer.
@@ -128,7 +123,7 @@ fn a_snapshot_layer_is_kept_by_its_record_alone() {
     let record = SnapshotRecord { stack: vec![key], bytes: 4, ..snapshot_record("snap-1") };
     store.put_snapshot(record).unwrap();
     let watermarks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
-    let collect = || store.collect(|| Ok(HashSet::new()), &watermarks).unwrap();
+    let collect = || store.collect(|| Ok(Roots::default()), &watermarks).unwrap();
     assert_eq!(collect(), GcStats { kept_layers: 1, kept_bytes: 4, ..GcStats::default() });
     store.drop_snapshot(&id("snap-1")).unwrap();
     assert_eq!(collect().layers, 1);
@@ -140,11 +135,13 @@ fn a_snapshot_layer_is_kept_by_its_record_alone() {
 fn a_native_layer_is_stored_beside_the_portable_one() {
     let scratch = Scratch::new();
     let store = open(&scratch);
-    let diff_id = add(&store, "file", Format::Portable);
-    assert_eq!(add(&store, "file", Format::Native), diff_id);
-    let native = native_key(&diff_id);
-    assert!(store.has(&diff_id) && store.has(&native));
-    assert!(store.fits(&diff_id, Place::Any) && store.fits(&native, Place::Any));
+    let new = add(&store, "file", Format::Portable);
+    let (portable, diff_id) = (new.key_alone(), new.diff_id);
+    let new = add(&store, "file", Format::Native);
+    let native = new.key_alone();
+    assert_eq!(new.diff_id, diff_id);
+    assert!(store.has(&portable) && store.has(&native));
+    assert!(store.fits(&portable, Place::Any) && store.fits(&native, Place::Any));
     assert_eq!(store.diff_id(&native).unwrap(), Some(diff_id));
     assert_eq!(store.verify().unwrap(), []);
     let packed = crate::layers::Packed { media_type: "m".to_owned(), size: 7, diff_id };
@@ -178,7 +175,7 @@ fn privileged_a_committed_snapshot_layer_is_complete_after_a_power_cut() {
         let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
         store.empty_staging().unwrap();
         assert_eq!(names(at.join("store/staging")), Vec::<String>::new(), "{fs_type}");
-        assert_eq!(names(at.join("store/layers")), [whole.hex()], "{fs_type}");
+        assert_eq!(names(at.join("store/layers")), [whole.dir_name()], "{fs_type}");
         let tree = store.lower(&whole).unwrap().tree.path();
         assert!(fs::read_to_string(tree.join("file")).unwrap() == content, "{fs_type}: torn");
         let neighbour = fs::read(at.join("neighbour")).unwrap_or_default();
@@ -191,10 +188,10 @@ fn an_unreachable_snapshot_layer_is_removed_at_once() {
     let scratch = Scratch::new();
     let store = open(&scratch);
     let (unreachable, tar) =
-        (add_snapshot(&store, "snap-1", "one"), add(&store, "tar", Format::Portable));
+        (add_snapshot(&store, "snap-1", "one"), add(&store, "tar", Format::Portable).key_alone());
     let patient = Watermarks { high: 100, low: 100, grace: Duration::from_secs(600) };
     let lease = store.lease(&[unreachable]).unwrap();
-    let nothing = || Ok(HashSet::new());
+    let nothing = || Ok(Roots::default());
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0);
     drop(lease);
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 1);

@@ -16,9 +16,9 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::Store;
+use super::{LayerKey, Store};
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     owner::{self, Owner},
     sys::{
         durable::{self, at},
@@ -91,12 +91,12 @@ pub struct SnapshotRecord {
     /// The snapshot's ID.
     pub id: SnapshotId,
     /// The keys of its layers, bottom first.
-    pub stack: Vec<Digest>,
+    pub stack: Vec<LayerKey>,
     /// The number of layers, at the top of `stack`, that lie above the images of its volume.
     pub own: usize,
     /// The images on whose configs the snapshot's image is based, in the order of the stack: manifest digests of
     /// [`ImageRecord`](super::ImageRecord)s.
-    pub manifests: Vec<Digest>,
+    pub manifests: Vec<ManifestDigest>,
     /// The reference of the bottom image, as the volume's pod named it, or as recorded in the snapshot from which the
     /// volume was created. `None` if neither is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,8 +13,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LayerFormat, OpenError, ages::Ages, images::Images, lease::Leases, mounted_layer::Lowers,
-    provenance::Origins, reservation::Disk, rounds::Rounds, snapshots::Snapshots,
+    LayerFormat, LayerKey, OpenError, ages::Ages, images::Images, lease::Leases,
+    mounted_layer::Lowers, provenance::Origins, reservation::Disk, rounds::Rounds,
+    snapshots::Snapshots,
 };
 use crate::{
     budget::Budget,
@@ -159,18 +160,15 @@ impl Store {
     }
 
     /// Whether the store has the layer.
-    pub fn has(&self, diff_id: &Digest) -> bool {
+    pub fn has(&self, key: &LayerKey) -> bool {
         // The directory was renamed into place, so it is complete if it exists.
-        self.layer(diff_id).is_dir()
+        self.layer(key).is_dir()
     }
 
     /// The keys of all layers, damaged ones too. A directory whose name is not a digest was not created by the store
     /// and is ignored.
-    pub(super) fn layers(&self) -> io::Result<Vec<Digest>> {
-        let named = |dir: PathBuf| {
-            let name = dir.file_name()?.to_str()?;
-            format!("sha256:{name}").parse().ok()
-        };
+    pub(super) fn layers(&self) -> io::Result<Vec<LayerKey>> {
+        let named = |dir: PathBuf| LayerKey::of_dir(dir.file_name()?.to_str()?);
         Ok(dirs(&self.root.join("layers"))?.into_iter().filter_map(named).collect())
     }
 
@@ -239,8 +237,8 @@ impl Store {
         }
     }
 
-    pub(super) fn layer(&self, diff_id: &Digest) -> PathBuf {
-        self.root.join("layers").join(diff_id.hex())
+    pub(super) fn layer(&self, key: &LayerKey) -> PathBuf {
+        self.root.join("layers").join(key.dir_name())
     }
 
     /// A new path in the staging directory. Only this process writes there, so a counter is unique.

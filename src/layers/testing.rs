@@ -1,6 +1,28 @@
-//! Records for tests.
+//! Layers and records for tests.
 
-use super::{SnapshotRecord, SnapshotSource};
+use super::{LayerKey, NewLayer, Origin, SnapshotRecord, SnapshotSource};
+use crate::{
+    digest::{BlobDigest, DiffId},
+    media_type::Format,
+};
+
+/// The layer with this tar, from a public repository.
+pub(crate) fn new_layer(tar: &[u8], format: Format) -> NewLayer {
+    let origin = Origin {
+        registry: "r.example".to_owned(),
+        repository: "a".to_owned(),
+        blob: BlobDigest::of(tar),
+        public: true,
+        packed: None,
+        namespace: None,
+    };
+    NewLayer { diff_id: DiffId::of(tar), format, origin }
+}
+
+/// The keys of portable layers that are unpacked alone.
+pub(crate) fn keys(diff_ids: &[DiffId]) -> Vec<LayerKey> {
+    diff_ids.iter().map(|diff_id| LayerKey::alone(diff_id, Format::Portable)).collect()
+}
 
 /// The record of a snapshot without layers, of volume `csi-0123` of pod `build` in namespace `ci`. Tests change the
 /// fields that they are about.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     error::Class,
     media_type::Format,
     sys::{mounts::FakeMounts, statfs::Space},
@@ -47,7 +47,7 @@ fn open(root: &Path, kernel: &FakeMounts) -> Result<Arc<Store>, OpenError> {
 }
 
 fn add(store: &Arc<Store>, new: &NewLayer, blob: impl Read + Send) -> Result<(), AddError> {
-    store.add(new, store.reserve(&new.diff_id, 1).unwrap(), blob)
+    store.add(new, store.reserve(1).unwrap(), blob)
 }
 
 /// A layer with one file.
@@ -60,31 +60,21 @@ fn layer(content: &str) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-fn new_layer(diff_id: Digest) -> NewLayer {
-    NewLayer {
-        diff_id,
-        format: Format::Portable,
-        origin: Origin {
-            registry: "registry.example".to_owned(),
-            repository: "a/b".to_owned(),
-            blob: diff_id,
-            public: false,
-            packed: None,
-            namespace: None,
-        },
-    }
+fn new_layer(tar: &[u8]) -> NewLayer {
+    let new = testing::new_layer(tar, Format::Portable);
+    NewLayer { origin: Origin { public: false, ..new.origin }, ..new }
 }
 
 #[test]
 fn a_layer_is_stored_once() {
     let node = Node::new();
     let tar = layer("one");
-    let new = new_layer(Digest::of(&tar));
-    assert!(!node.store.has(&new.diff_id));
+    let new = new_layer(&tar);
+    assert!(!node.store.has(&new.key_alone()));
     add(&node.store, &new, &tar[..]).unwrap();
-    assert!(node.store.has(&new.diff_id));
+    assert!(node.store.has(&new.key_alone()));
     add(&node.store, &new, &tar[..]).unwrap();
-    assert_eq!(node.names("layers"), [new.diff_id.hex()]);
+    assert_eq!(node.names("layers"), [new.key_alone().dir_name()]);
     assert_eq!(node.names("staging"), Vec::<String>::new());
 }
 
@@ -92,11 +82,11 @@ fn a_layer_is_stored_once() {
 fn a_layer_is_mounted_once() {
     let node = Node::new();
     let tar = layer("one");
-    let new = new_layer(Digest::of(&tar));
-    assert!(matches!(node.store.lower(&new.diff_id), Err(LowerError::Absent(_))));
+    let new = new_layer(&tar);
+    assert!(matches!(node.store.lower(&new.key_alone()), Err(LowerError::Absent(_))));
     add(&node.store, &new, &tar[..]).unwrap();
     let (first, second) =
-        (node.store.lower(&new.diff_id).unwrap(), node.store.lower(&new.diff_id).unwrap());
+        (node.store.lower(&new.key_alone()).unwrap(), node.store.lower(&new.key_alone()).unwrap());
     assert!(Arc::ptr_eq(&first.tree, &second.tree));
     assert_eq!(node.kernel.requests().len(), 1);
 }
@@ -104,7 +94,7 @@ fn a_layer_is_mounted_once() {
 #[test]
 fn a_layer_with_another_digest_is_rejected() {
     let node = Node::new();
-    let new = new_layer(Digest::of(&layer("one")));
+    let new = new_layer(&layer("one"));
     let error = add(&node.store, &new, &layer("two")[..]).unwrap_err();
     assert_eq!(error.class(), Class::Corrupt, "{error}");
     assert!(error.to_string().contains(&new.diff_id.to_string()), "{error}");
@@ -126,7 +116,7 @@ fn an_interrupted_download_leaves_nothing() {
     }
     // Also at the very end, where a wrong digest of the blob is found.
     for length in [0, 100, 512, tar.len()] {
-        let new = new_layer(Digest::of(&tar));
+        let new = new_layer(&tar);
         let error = add(&node.store, &new, tar[..length].chain(Broken)).unwrap_err();
         assert!(error.to_string().contains("the registry closed the connection"), "{error}");
         node.assert_no_layer();
@@ -137,14 +127,14 @@ fn an_interrupted_download_leaves_nothing() {
 fn orphans_of_an_earlier_process_are_removed_while_this_one_serves() {
     let Node { dir, kernel, store } = Node::new();
     let tar = layer("one");
-    let new = new_layer(Digest::of(&tar));
+    let new = new_layer(&tar);
     add(&store, &new, &tar[..]).unwrap();
     fs::create_dir(dir.path().join("staging/7")).unwrap();
     fs::write(dir.path().join("staging/7/layer.erofs"), "half").unwrap();
     fs::write(dir.path().join("staging/no number"), "").unwrap();
     drop(store);
     let store = open(dir.path(), &kernel).unwrap();
-    assert!(store.has(&new.diff_id));
+    assert!(store.has(&new.key_alone()));
     let node = Node { dir, kernel, store };
     assert_eq!(node.names("staging").len(), 2);
     let staged = node.store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
@@ -159,27 +149,27 @@ fn orphans_of_an_earlier_process_are_removed_while_this_one_serves() {
 fn only_a_repository_that_delivered_the_bytes_is_an_origin() {
     let Node { dir, kernel, store } = Node::new();
     let tar = layer("one");
-    let new = new_layer(Digest::of(&tar));
-    assert_eq!(*store.origins(&new.diff_id), []);
+    let new = new_layer(&tar);
+    assert_eq!(*store.origins(&new.key_alone()), []);
     add(&store, &new, &tar[..]).unwrap();
-    assert_eq!(*store.origins(&new.diff_id), *std::slice::from_ref(&new.origin));
+    assert_eq!(*store.origins(&new.key_alone()), *std::slice::from_ref(&new.origin));
     let of = |registry: &str| Origin { registry: registry.to_owned(), ..new.origin.clone() };
     let (evil, honest) = (of("evil.example"), of("mirror.example"));
     add(&store, &NewLayer { origin: evil, ..new.clone() }, &layer("two")[..]).unwrap_err();
-    assert_eq!(*store.origins(&new.diff_id), *std::slice::from_ref(&new.origin));
+    assert_eq!(*store.origins(&new.key_alone()), *std::slice::from_ref(&new.origin));
     add(&store, &NewLayer { origin: honest.clone(), ..new.clone() }, &tar[..]).unwrap();
     let public = Origin { public: true, ..new.origin.clone() };
-    store.add_origin(&new.diff_id, public.clone()).unwrap();
+    store.add_origin(&new.key_alone(), public.clone()).unwrap();
     // An origin that was public once stays public.
-    store.add_origin(&new.diff_id, new.origin.clone()).unwrap();
-    let origins = store.origins(&new.diff_id);
+    store.add_origin(&new.key_alone(), new.origin.clone()).unwrap();
+    let origins = store.origins(&new.key_alone());
     assert_eq!(*origins, [public, honest]);
 
     drop(store);
-    let temp = dir.path().join("layers").join(new.diff_id.hex()).join(".ovl-tmp.1.1");
+    let temp = dir.path().join("layers").join(new.key_alone().dir_name()).join(".ovl-tmp.1.1");
     fs::write(&temp, "half").unwrap();
     let store = open(dir.path(), &kernel).unwrap();
-    assert_eq!(store.origins(&new.diff_id), origins);
+    assert_eq!(store.origins(&new.key_alone()), origins);
     assert!(!temp.exists());
 }
 
@@ -187,12 +177,12 @@ fn only_a_repository_that_delivered_the_bytes_is_an_origin() {
 fn the_origins_of_one_layer_are_bounded() {
     let node = Node::new();
     let tar = layer("one");
-    let new = new_layer(Digest::of(&tar));
+    let new = new_layer(&tar);
     let origin =
         |n: usize| Origin { repository: format!("r{n}"), public: n == 0, ..new.origin.clone() };
     add(&node.store, &NewLayer { origin: origin(0), ..new.clone() }, &tar[..]).unwrap();
-    (1..100).for_each(|n| node.store.add_origin(&new.diff_id, origin(n)).unwrap());
-    let kept = node.store.origins(&new.diff_id);
+    (1..100).for_each(|n| node.store.add_origin(&new.key_alone(), origin(n)).unwrap());
+    let kept = node.store.origins(&new.key_alone());
     assert_eq!(kept.len(), 64);
     assert_eq!((&kept[0], &kept[63]), (&origin(0), &origin(99)));
 }
@@ -206,9 +196,8 @@ fn a_layer_that_does_not_fit_is_rejected_before_its_download() {
     let mut store = Store::open(dir.path(), Arc::new(kernel)).unwrap();
     store.set_disk(|_| Ok(Space::with_available(2_000, 1_000)));
     let store = Arc::new(store.leaving(DiskLimits { min_free: 5, ..DiskLimits::default() }));
-    let new = new_layer(Digest::of(b""));
-    let first = store.reserve(&new.diff_id, 500).unwrap();
-    let error = store.reserve(&new.diff_id, 401).unwrap_err();
+    let first = store.reserve(500).unwrap();
+    let error = store.reserve(401).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);
     for part in
         [&dir.path().display().to_string(), "401 B more", "1000 B are free", "600 B are reserved"]
@@ -216,22 +205,22 @@ fn a_layer_that_does_not_fit_is_rejected_before_its_download() {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     drop(first);
-    drop(store.reserve(&new.diff_id, 900).unwrap());
+    drop(store.reserve(900).unwrap());
 }
 
 #[test]
 fn a_directory_layer_is_a_lower_too() {
     let node = Node::new();
     let tar = layer("one");
-    let new = new_layer(Digest::of(&tar));
+    let new = new_layer(&tar);
     add(&node.store, &new, &tar[..]).unwrap();
-    let dir = node.dir.path().join("layers").join(new.diff_id.hex());
+    let dir = node.dir.path().join("layers").join(new.key_alone().dir_name());
     let text = fs::read_to_string(dir.join("layer.json")).unwrap();
     fs::write(dir.join("layer.json"), text.replace("\"erofs\"", "\"dir\"")).unwrap();
-    assert!(matches!(node.store.lower(&new.diff_id), Err(LowerError::Mount { .. })));
+    assert!(matches!(node.store.lower(&new.key_alone()), Err(LowerError::Mount { .. })));
     assert_eq!(node.store.verify().unwrap().len(), 1);
     fs::create_dir(dir.join("diff")).unwrap();
-    node.store.lower(&new.diff_id).unwrap();
+    node.store.lower(&new.key_alone()).unwrap();
     assert_eq!(node.kernel.requests().len(), 0);
     assert_eq!(node.store.verify().unwrap(), []);
 }
@@ -240,18 +229,19 @@ fn a_directory_layer_is_a_lower_too() {
 fn verify_finds_truncated_swapped_and_lost_layers() {
     let node = Node::new();
     let tars = ["one", "two", "three", "four"].map(layer);
-    let ids = [0, 1, 2, 3].map(|n: usize| Digest::of(&tars[n]));
-    for (id, tar) in ids.iter().zip(&tars) {
-        add(&node.store, &new_layer(*id), &tar[..]).unwrap();
+    let ids = [0, 1, 2, 3].map(|n: usize| new_layer(&tars[n]).key_alone());
+    for tar in &tars {
+        add(&node.store, &new_layer(tar), &tar[..]).unwrap();
     }
     assert_eq!(node.store.verify().unwrap(), []);
-    let image = |n: usize| node.dir.path().join("layers").join(ids[n].hex()).join("layer.erofs");
+    let image =
+        |n: usize| node.dir.path().join("layers").join(ids[n].dir_name()).join("layer.erofs");
     let bytes = fs::read(image(0)).unwrap();
     fs::write(image(0), &bytes[..bytes.len() - 1]).unwrap();
     fs::copy(image(3), image(1)).unwrap();
     fs::write(image(2), vec![0; fs::metadata(image(2)).unwrap().len() as usize]).unwrap();
     let findings = node.store.verify().unwrap();
-    let what = |n: usize| &findings.iter().find(|f| f.diff_id == ids[n]).unwrap().what;
+    let what = |n: usize| &findings.iter().find(|f| f.key == ids[n]).unwrap().what;
     assert!(what(0).contains("but its superblock says"), "{}", what(0));
     assert!(what(1).contains("another layer's"), "{}", what(1));
     assert!(what(2).contains("superblock"), "{}", what(2));
@@ -281,26 +271,28 @@ fn a_store_of_another_format_is_rejected() {
 #[test]
 fn a_reference_resolves_to_its_latest_image() {
     let Node { dir, kernel, store } = Node::new();
-    let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
-    store.put_image("a/b:1", one, &[one], &ImageDetails::default()).unwrap();
-    store.put_image("a/b:latest", one, &[one], &ImageDetails::default()).unwrap();
-    store.put_image("a/b:latest", two, &[one, two], &ImageDetails::default()).unwrap();
+    let [one, two] = [b"one", b"two"].map(|name| ManifestDigest::of(name));
+    let [lower, upper] = [b"lower", b"upper"].map(|name| LayerKey::of(name));
+    store.put_image("a/b:1", one, &[lower], &ImageDetails::default()).unwrap();
+    store.put_image("a/b:latest", one, &[lower], &ImageDetails::default()).unwrap();
+    store.put_image("a/b:latest", two, &[lower, upper], &ImageDetails::default()).unwrap();
     drop(store);
     let store = open(dir.path(), &kernel).unwrap();
-    assert_eq!(store.image("a/b:1").unwrap().layers, [one]);
-    assert_eq!(store.image("a/b:latest").unwrap().layers, [one, two]);
+    assert_eq!(store.image("a/b:1").unwrap().layers, [lower]);
+    assert_eq!(store.image("a/b:latest").unwrap().layers, [lower, upper]);
     assert_eq!(store.image("a/b"), None);
 }
 
 #[test]
 fn a_temporary_record_of_a_killed_process_is_removed() {
     let Node { dir, kernel, store } = Node::new();
-    let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
-    store.put_image("a:latest", one, &[one], &ImageDetails::default()).unwrap();
+    let (one, two) = (ManifestDigest::of(b"one"), ManifestDigest::of(b"two"));
+    store.put_image("a:latest", one, &[], &ImageDetails::default()).unwrap();
     let images = dir.path().join("images");
-    fs::copy(images.join(format!("{}.json", one.hex())), images.join(".ovl-tmp.1.2")).unwrap();
+    fs::copy(images.join(format!("{}.json", one.digest().hex())), images.join(".ovl-tmp.1.2"))
+        .unwrap();
     fs::create_dir(images.join("directory")).unwrap();
-    store.put_image("a:latest", two, &[two], &ImageDetails::default()).unwrap();
+    store.put_image("a:latest", two, &[], &ImageDetails::default()).unwrap();
     drop(store);
     let store = open(dir.path(), &kernel).unwrap();
     assert_eq!(store.image("a:latest").unwrap().manifest, two);

@@ -9,17 +9,16 @@
 use std::{fs::File, io, path::Path, sync::Arc};
 
 use super::{
-    Store,
-    add::uuid,
+    LayerKey, Store,
     layer_meta::{LayerFormat, LayerMeta},
 };
-use crate::{digest::Digest, erofs::Image};
+use crate::erofs::Image;
 
 /// A damaged layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The key of the layer.
-    pub diff_id: Digest,
+    pub key: LayerKey,
     /// What is damaged, as text that follows `layer <key>: `.
     pub what: String,
 }
@@ -31,19 +30,19 @@ impl Store {
     /// The layers cannot be listed.
     pub fn verify(self: &Arc<Self>) -> io::Result<Vec<Finding>> {
         let mut findings = Vec::new();
-        for diff_id in self.layers()? {
+        for key in self.layers()? {
             // A layer that was garbage collected meanwhile is not damaged.
-            let Some(_lease) = self.lease(&[diff_id]) else { continue };
-            if let Err(what) = check(&self.layer(&diff_id), &diff_id) {
-                findings.push(Finding { diff_id, what });
+            let Some(_lease) = self.lease(&[key]) else { continue };
+            if let Err(what) = check(&self.layer(&key), &key) {
+                findings.push(Finding { key, what });
             }
         }
-        findings.sort_by_key(|finding| finding.diff_id);
+        findings.sort_by_key(|finding| finding.key);
         Ok(findings)
     }
 }
 
-fn check(dir: &Path, key: &Digest) -> Result<(), String> {
+fn check(dir: &Path, key: &LayerKey) -> Result<(), String> {
     let meta = LayerMeta::read(dir).map_err(|e| e.to_string())?;
     match meta.key() {
         Some(known) if known == *key => {}
@@ -62,7 +61,7 @@ fn check(dir: &Path, key: &Digest) -> Result<(), String> {
 }
 
 /// Checks an image. The outer error is one of the disk, the inner one says how the image is damaged.
-fn image(mut file: File, meta: &LayerMeta, key: &Digest) -> io::Result<Result<(), String>> {
+fn image(mut file: File, meta: &LayerMeta, key: &LayerKey) -> io::Result<Result<(), String>> {
     let uuid_found = match Image::open(&file) {
         Err(e) if e.kind() == io::ErrorKind::InvalidData => return Ok(Err(e.to_string())),
         opened => opened?.uuid(),
@@ -71,7 +70,7 @@ fn image(mut file: File, meta: &LayerMeta, key: &Digest) -> io::Result<Result<()
     if found != written {
         return Ok(Err(format!("its image has {found} bytes, but {written} were written")));
     }
-    if uuid_found != uuid(key) {
+    if uuid_found != key.uuid() {
         return Ok(Err("its image is another layer's: the UUID differs".to_owned()));
     }
     Ok(Ok(()))

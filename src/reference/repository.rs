@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{Reference, ReferenceError};
-use crate::digest::Digest;
+use crate::digest::ManifestDigest;
 
 /// A repository in a registry, without tag or digest. Its text is parsed like a [`Reference`], so `team/x` is
 /// `docker.io/team/x`.
@@ -25,7 +25,7 @@ impl Repository {
     }
 
     /// The reference of the manifest with this digest in the repository.
-    pub fn at(&self, digest: &Digest) -> Reference {
+    pub fn at(&self, digest: &ManifestDigest) -> Reference {
         self.0.pinned(digest)
     }
 
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_repository_is_canonical_and_has_neither_tag_nor_digest() {
-        let hex = Digest::of(b"").hex();
+        let hex = ManifestDigest::of(b"").digest().hex();
         for (text, canonical) in [
             ("r.io/team/x", "r.io/team/x"),
             ("Localhost:5000/a", "localhost:5000/a"),
@@ -81,7 +81,7 @@ mod tests {
         ] {
             let repository: Repository = text.parse().expect(text);
             assert_eq!(repository.to_string(), canonical);
-            let at = repository.at(&Digest::of(b""));
+            let at = repository.at(&ManifestDigest::of(b""));
             assert_eq!(at.to_string(), format!("{canonical}@sha256:{hex}"));
             assert_eq!(at.to_string().parse::<Reference>().unwrap(), at);
             assert_eq!(Repository::of(&at), repository);

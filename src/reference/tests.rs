@@ -35,7 +35,7 @@ fn names_of_users_become_canonical_references() {
 fn a_reference_is_split_into_its_parts() {
     let r: Reference = format!("r.io:8443/a/b:1@sha256:{HEX}").parse().unwrap();
     assert_eq!((r.registry(), r.repository(), r.tag()), ("r.io:8443", "a/b", Some("1")));
-    assert_eq!(r.digest(), Some(&Digest::of(b"")));
+    assert_eq!(r.digest(), Some(&ManifestDigest::of(b"")));
     let pinned: Reference = format!("a@sha256:{HEX}").parse().unwrap();
     assert_eq!(pinned.tag(), None, "a digest needs no tag");
 }
@@ -118,7 +118,7 @@ proptest! {
     ) {
         let mut text = registry.map(|r| r + "/").unwrap_or_default() + &path;
         if let Some(tag) = tag { text += &format!(":{tag}"); }
-        if let Some(seed) = digest { text += &format!("@{}", Digest::of(&seed)); }
+        if let Some(seed) = digest { text += &format!("@{}", ManifestDigest::of(&seed)); }
         let once: Reference = text.parse().unwrap();
         prop_assert_eq!(once.to_string().parse::<Reference>().unwrap(), once);
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{testing::*, *};
 use crate::{
     error::Class,
-    layers::{DiskLimits, snapshot_key},
+    layers::{DiskLimits, LayerKey},
     sys::{
         mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
         scratch::{Disk, Scratch},
@@ -77,7 +77,7 @@ async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
         let snapshot = node.capture("snap-1", "v").await.unwrap();
         node.assert_nothing_unfinished("snapshot");
         assert_eq!((snapshot.own, snapshot.stack.len(), snapshot.frozen_micros), (1, 2, None));
-        assert_eq!(snapshot.stack[1], snapshot_key(&snapshot.id));
+        assert_eq!(snapshot.stack[1], LayerKey::of_snapshot(&snapshot.id));
         assert_eq!(snapshot.source.volume, node.volume("v").as_str());
         assert!(snapshot.entries > 8 && snapshot.bytes < 1 << 20, "{snapshot:?}");
         let features = node.store.lower(&snapshot.stack[1]).unwrap().features;

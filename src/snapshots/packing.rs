@@ -15,10 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Inner, Snapshots, blocking};
 use crate::{
     changeset::{self, Limits, PackError, Packed, Packing},
-    digest::Digest,
     error::Class,
     format,
-    layers::{AddError, FREE_DISK, LowerError, Reservation, ReserveError},
+    layers::{FREE_DISK, LayerKey, LowerError, Reservation, ReserveError},
     media_type::{Compression, Format},
     owner::Owner,
     volumes::ViewError,
@@ -30,7 +29,7 @@ pub(super) struct PackJob {
     /// The namespace of the job. Namespaces take turns.
     pub(super) namespace: String,
     /// Keys of layers, bottom first, up to the topmost layer that is packed.
-    pub(super) stack: Vec<Digest>,
+    pub(super) stack: Vec<LayerKey>,
     /// How many layers, counted from the top, are packed.
     pub(super) own: usize,
     /// The owner that root's files appear to have, if these layers are of a volume with an owner.
@@ -54,7 +53,7 @@ pub enum PackingError {
     View(#[from] ViewError),
     /// No space can be reserved for the packed layer.
     #[error("{0}")]
-    NoSpace(AddError),
+    NoSpace(ReserveError),
     /// Reading or writing failed.
     #[error("{0}")]
     Pack(#[from] PackError),
@@ -95,23 +94,20 @@ impl Snapshots {
     }
 
     /// Reserves as many bytes as these layers use now. A portable layer may need more; the reservation grows then.
-    async fn reserve_space(&self, layers: &[Digest]) -> Result<Reservation, PackingError> {
+    async fn reserve_space(&self, layers: &[LayerKey]) -> Result<Reservation, PackingError> {
         let (store, layers) = (self.0.store.clone(), layers.to_vec());
-        let (first, bytes) = blocking(move || {
-            let bytes =
-                layers.iter().map(|layer| store.bytes_of(layer)).sum::<io::Result<u64>>()?;
-            Ok::<_, io::Error>((layers.last().copied(), bytes))
+        blocking(move || {
+            let sizes = layers.iter().map(|layer| store.bytes_of(layer));
+            let bytes = sizes.sum::<io::Result<u64>>()?;
+            store.reserve(bytes).map_err(PackingError::NoSpace)
         })
-        .await?;
-        self.reserve(first.unwrap_or_else(|| Digest::of(b"")), bytes)
-            .await
-            .map_err(PackingError::NoSpace)
+        .await
     }
 
-    /// Reserves `bytes` for the layer `key`.
-    pub(super) async fn reserve(&self, key: Digest, bytes: u64) -> Result<Reservation, AddError> {
+    /// Reserves `bytes` on the store's disk.
+    pub(super) async fn reserve(&self, bytes: u64) -> Result<Reservation, ReserveError> {
         let store = self.0.store.clone();
-        blocking(move || store.reserve(&key, bytes)).await
+        blocking(move || store.reserve(bytes)).await
     }
 }
 
@@ -205,8 +201,8 @@ mod tests {
     fn a_reservation_grows_with_a_layer_that_is_larger_than_estimated() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), Arc::new(LinuxMounts)).map(Arc::new).unwrap();
-        let (file, key) = (store.scratch().unwrap(), Digest::of(b"layer"));
-        let reservation = store.reserve(&key, 10).unwrap();
+        let file = store.scratch().unwrap();
+        let reservation = store.reserve(10).unwrap();
         let stop = CancellationToken::new();
         let mut out = CancellableWriter::new(&file, store.root(), stop).within(&reservation);
         out.write_all(&[1; 10]).unwrap();

@@ -25,10 +25,10 @@ use tokio::task::JoinError;
 
 use super::{PackingError, SnapshotId, SnapshotLock, Snapshots, blocking};
 use crate::{
-    digest::Digest,
+    digest::{BlobDigest, ManifestDigest},
     error::Class,
     image::{ImageError, Keyring},
-    layers::{Lease, SnapshotRecord},
+    layers::{LayerKey, Lease, SnapshotRecord},
     media_type::{Compression, Format, OCI_MANIFEST},
     reference::{Reference, Repository},
 };
@@ -89,7 +89,7 @@ pub enum PushError {
         /// The id of the snapshot.
         id: SnapshotId,
         /// The layer's key.
-        layer: Digest,
+        layer: LayerKey,
         /// The cause.
         source: Box<PackingError>,
     },
@@ -139,7 +139,7 @@ impl Snapshots {
         let (record, _lease) = self.leased_record(&request.id).await?;
         let mut push = Push { snapshots: self, request, record: &record, progress, sent: 0 };
         // Fails early if the registry does not respond, or refuses the credentials: nothing is packed then.
-        push.has(&Digest::of(b"")).await?;
+        push.has(&BlobDigest::of(b"")).await?;
         let layers = push.layers().await?;
         let pushed = push.image(&layers).await?;
         self.0.metrics.pushed(pushed.sent, start.elapsed().as_secs_f64());
@@ -190,7 +190,7 @@ impl Snapshots {
         &self,
         tagged: &Reference,
         keyring: &Keyring,
-    ) -> Result<Option<Digest>, ImageError> {
+    ) -> Result<Option<ManifestDigest>, ImageError> {
         let registries = &self.0.registries;
         let digest = match registries.digest_of(tagged, keyring).await {
             Ok(Some((digest, _))) => Ok(digest),
@@ -232,7 +232,7 @@ impl Snapshots {
         to: Repository,
         keyring: Keyring,
         manifest: Vec<u8>,
-        stack: Vec<Digest>,
+        stack: Vec<LayerKey>,
     ) -> Result<String, PushError> {
         let id = lock.id.clone();
         let digest = self
@@ -276,7 +276,7 @@ impl Snapshots {
 impl Push<'_> {
     /// Pushes every layer, bottom first.
     async fn layers(&mut self) -> Result<Vec<Blob>, PushError> {
-        let (mut pushed, mut layers) = (HashMap::<Digest, Blob>::new(), Vec::new());
+        let (mut pushed, mut layers) = (HashMap::<LayerKey, Blob>::new(), Vec::new());
         let stack = &self.record.stack;
         for (depth, key) in stack.iter().enumerate() {
             self.progress.layer(depth + 1, stack.len());
@@ -341,7 +341,7 @@ impl Push<'_> {
     }
 
     /// Whether the repository has a blob.
-    async fn has(&self, blob: &Digest) -> Result<bool, PushError> {
+    async fn has(&self, blob: &BlobDigest) -> Result<bool, PushError> {
         let PushRequest { to, keyring, .. } = self.request;
         let has = self.snapshots.0.registries.has_blob(to, blob, keyring).await;
         has.map_err(|source| self.registry_error(source))
@@ -349,7 +349,7 @@ impl Push<'_> {
 
     /// Pushes a small blob.
     async fn push_small_blob(&mut self, bytes: &[u8]) -> Result<(), PushError> {
-        let digest = Digest::of(bytes);
+        let digest = BlobDigest::of(bytes);
         if self.has(&digest).await? {
             return Ok(());
         }
@@ -368,7 +368,7 @@ impl Push<'_> {
     /// Sends a blob. `report` is called with the number of bytes that have arrived.
     async fn send(
         &mut self,
-        digest: &Digest,
+        digest: &BlobDigest,
         size: u64,
         content: &std::fs::File,
         report: &(dyn Fn(u64) + Sync),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{testing::request, *};
 use crate::{
-    digest::Digest,
+    digest::{BlobDigest, DiffId},
     error::Class,
     image::{
         Keyring,
@@ -153,7 +153,7 @@ impl Drop for Node {
 /// A repository with an image of one layer.
 struct Base {
     image: Reference,
-    layer: Digest,
+    layer: BlobDigest,
 }
 
 async fn base(registry: &FakeRegistry) -> Base {
@@ -171,7 +171,7 @@ async fn base(registry: &FakeRegistry) -> Base {
         "architecture": "amd64", "os": "linux",
         "config": { "Env": ["A=1"], "Entrypoint": ["/run"] },
         "history": [{ "created_by": "from" }, { "created_by": "env", "empty_layer": true }],
-        "rootfs": { "type": "layers", "diff_ids": [Digest::of(&tar)] },
+        "rootfs": { "type": "layers", "diff_ids": [DiffId::of(&tar)] },
     });
     let config = config.to_string().into_bytes();
     // The media type of Docker, which most images have.
@@ -186,13 +186,13 @@ async fn base(registry: &FakeRegistry) -> Base {
     for bytes in [&blob, &config] {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+        let (digest, size) = (BlobDigest::of(bytes), bytes.len() as u64);
         client.push_blob(&to, &digest, size, &file, &Keyring::default(), &|_| ()).await.unwrap();
     }
     let manifest = manifest.to_string();
     let (text, keyring) = (manifest.as_bytes(), Keyring::default());
     client.push_manifest(&to, "1", OCI_MANIFEST, text, &keyring).await.unwrap();
-    Base { image: registry.reference("base", "1"), layer: Digest::of(&blob) }
+    Base { image: registry.reference("base", "1"), layer: BlobDigest::of(&blob) }
 }
 
 fn spec(image: &Reference, owner: Option<Owner>) -> VolumeSpec {
@@ -265,6 +265,7 @@ fn document(registry: &FakeRegistry, name: &str) -> (Value, Value) {
     assert_eq!(kind, OCI_MANIFEST);
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     let config = manifest["config"]["digest"].as_str().unwrap().parse().unwrap();
+    let config = BlobDigest::new(config);
     let config = registry.blob("ws", &config).unwrap();
     (manifest, serde_json::from_slice(&config).unwrap())
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     changeset::Packed,
     error::Class,
-    layers::{AddError, NewLayer, Origin},
+    layers::{AddError, LayerKey, NewLayer, Origin},
     media_type::{Compression, Format},
 };
 
@@ -81,7 +81,7 @@ impl Snapshots {
         };
         let packed = self.pack(job).await;
         let (file, packed) = packed.map_err(|source| failed(id, source))?;
-        let layer = packed.diff_id;
+        let layer = LayerKey::alone(&packed.diff_id, Format::Portable);
         let _lease_of_new = {
             let store = self.0.store.clone();
             blocking(move || store.hold(&[layer])).await
@@ -112,9 +112,11 @@ impl Snapshots {
         packed: &Packed,
     ) -> Result<File, SquashError> {
         let add = |source| SquashError::Add { id: id.clone(), source };
-        let reservation = self.reserve(packed.diff_id, packed.size).await.map_err(add)?;
+        let diff_id = packed.diff_id;
+        let reserved = self.reserve(packed.size).await;
+        let reservation = reserved.map_err(|source| add(AddError::NoSpace { diff_id, source }))?;
         let new = NewLayer {
-            diff_id: packed.diff_id,
+            diff_id,
             format: Format::Portable,
             // The layer was made here: no registry has it yet.
             origin: Origin {
@@ -129,7 +131,7 @@ impl Snapshots {
         let store = self.0.store.clone();
         blocking(move || {
             let rewound = (&file).seek(SeekFrom::Start(0));
-            rewound.map_err(|source| AddError::Disk { diff_id: new.diff_id, source })?;
+            rewound.map_err(|source| AddError::Disk { diff_id, source })?;
             store.add(&new, reservation, &file)?;
             Ok(file)
         })

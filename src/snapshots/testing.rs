@@ -15,9 +15,8 @@ use std::{
 
 use super::*;
 use crate::{
-    digest::Digest,
     image::fake::FakeRegistry,
-    layers::{DiskLimits, SnapshotRecord},
+    layers::{DiskLimits, LayerKey, SnapshotRecord},
     overlay::{Features, Options, Plan, Spec, Stack, Upper},
     sys::{
         durable,
@@ -124,7 +123,7 @@ impl Node {
     }
 
     /// A writable mount of a stack, as a pod that is started from it has.
-    pub(super) fn restored(&self, stack: &[Digest]) -> Detached {
+    pub(super) fn restored(&self, stack: &[LayerKey]) -> Detached {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let at = self.root.join(format!("restored-{}", NEXT.fetch_add(1, Relaxed)));
         let [upper, work] = ["upper", "work"].map(|name| at.join(name));

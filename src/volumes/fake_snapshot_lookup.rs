@@ -8,9 +8,10 @@ use std::{
 
 use super::*;
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     layers::{
-        Features, SnapshotContents, SnapshotRecord, SnapshotSource, Store, testing::snapshot_record,
+        Features, LayerKey, SnapshotContents, SnapshotRecord, SnapshotSource, Store,
+        testing::snapshot_record,
     },
     sys::durable::Amount,
 };
@@ -71,7 +72,7 @@ pub(super) fn snapshot_layer(
     id: &str,
     (metacopy, redirect): (bool, bool),
     fill: impl FnOnce(&Path),
-) -> Digest {
+) -> LayerKey {
     let staged = store.stage_snapshot(&id.parse().unwrap()).unwrap();
     fill(&staged.tree());
     let key = staged.key();
@@ -81,7 +82,11 @@ pub(super) fn snapshot_layer(
 }
 
 /// The record of a snapshot with one layer of its own on top.
-pub(super) fn record(id: &str, stack: Vec<Digest>, manifests: Vec<Digest>) -> SnapshotRecord {
+pub(super) fn record(
+    id: &str,
+    stack: Vec<LayerKey>,
+    manifests: Vec<ManifestDigest>,
+) -> SnapshotRecord {
     let source = SnapshotSource {
         namespace: "default".to_owned(),
         pod: "dev-0".to_owned(),

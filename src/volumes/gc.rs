@@ -1,7 +1,7 @@
 //! Garbage collection of layers: finds the layers that volumes need, and removes the others.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     path::{Component, Path},
     sync::Arc,
     time::Duration,
@@ -9,8 +9,7 @@ use std::{
 
 use super::{RecordError, VolumeId, mount_name::is_named, records::Records};
 use crate::{
-    digest::Digest,
-    layers::{CollectError, GcStats, Store, Watermarks},
+    layers::{CollectError, GcStats, Roots, Store, Watermarks},
     metrics::Metrics,
     sys::mounts::{Mount, Mounts},
 };
@@ -75,15 +74,15 @@ impl GarbageCollector {
     /// A record is written before its mount is made, and removed after the mount. So the mount table is read first:
     /// each overlay in it still has its record, or was unmounted meanwhile. A read-only volume shows no upper; only
     /// its name identifies it.
-    fn roots(&self) -> Result<HashSet<Digest>, CollectError> {
+    fn roots(&self) -> Result<Roots, CollectError> {
         let table = self.table()?;
         let before = self.mounted(&table);
-        let (mut roots, mut recorded) = (HashSet::new(), BTreeSet::new());
+        let (mut roots, mut recorded) = (Roots::default(), BTreeSet::new());
         for id in self.records.list()? {
             match self.records.read(&id) {
                 Ok(Some(record)) => {
-                    roots.extend(record.stack);
-                    roots.extend(record.manifests);
+                    roots.layers.extend(record.stack);
+                    roots.manifests.extend(record.manifests);
                     recorded.insert(id);
                 }
                 Ok(None) => {}

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    digest::ManifestDigest,
     image::{Keyring, PullPolicy, fake::FakeRegistry},
     layers::ImageDetails,
     overlay::Features,
@@ -37,7 +38,12 @@ impl Node {
         let node = Self { dir, volumes, registry, layers: 2 };
         node.volumes.publish(node.request()).await.unwrap();
         store
-            .put_image(&image.to_string(), Digest::of(b"other"), &[], &ImageDetails::default())
+            .put_image(
+                &image.to_string(),
+                ManifestDigest::of(b"other"),
+                &[],
+                &ImageDetails::default(),
+            )
             .unwrap();
         node
     }
@@ -116,7 +122,7 @@ async fn a_snapshot_keeps_layers_and_images_after_its_volume_is_unpublished() {
     node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
     let done = node.collect().unwrap();
     assert_eq!((done.images, done.layers, done.kept_layers), (0, 0, 3));
-    let image = node.dir.path().join(format!("store/images/{}.json", manifest.hex()));
+    let image = node.dir.path().join(format!("store/images/{}.json", manifest.digest().hex()));
     assert!(image.exists());
     store.drop_snapshot(&"s".parse().unwrap()).unwrap();
     let done = node.collect().unwrap();

@@ -4,9 +4,9 @@ use std::{io, path::Path};
 
 use super::{Pod, RecordError, VolumeId, Volumes, lock::VolumeLock, record::Record};
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     error::Class,
-    layers::SnapshotId,
+    layers::{LayerKey, SnapshotId},
     overlay::{self, Upper},
     owner::Owner,
     reference::Reference,
@@ -35,7 +35,7 @@ impl VolumeGuard {
     }
 
     /// The keys of its layers, bottom first. The layers stay in the store while the guard is held.
-    pub fn stack(&self) -> &[Digest] {
+    pub fn stack(&self) -> &[LayerKey] {
         &self.record.stack
     }
 
@@ -46,7 +46,7 @@ impl VolumeGuard {
 
     /// The digests of the manifests of its images. If a pushed snapshot was pulled for it, that of the snapshot's
     /// image.
-    pub fn manifests(&self) -> &[Digest] {
+    pub fn manifests(&self) -> &[ManifestDigest] {
         &self.record.manifests
     }
 

@@ -14,10 +14,9 @@ use super::{
     *,
 };
 use crate::{
-    digest::Digest,
     error::Class,
     image::fake::FakeRegistry,
-    layers::SnapshotRecord,
+    layers::{LayerKey, SnapshotRecord},
     overlay::Options,
     owner::Owner,
     reference::Reference,
@@ -71,7 +70,7 @@ impl Bench {
         let layer = snapshot_layer(&self.node.volumes.0.store, snapshot, features, |diff| {
             fs::rename(upper, diff).unwrap();
         });
-        let stack: Vec<Digest> = guard.stack().iter().copied().chain([layer]).collect();
+        let stack: Vec<LayerKey> = guard.stack().iter().copied().chain([layer]).collect();
         let captured = SnapshotRecord {
             own: guard.snapshot_layers() + 1,
             parent: guard.parent().cloned(),
@@ -234,7 +233,7 @@ async fn privileged_a_mark_that_overlay_would_not_follow_is_refused_before_the_p
     // Without the check: the metadata of this layer does not name the features that it needs.
     let store = &bench.node.volumes.0.store;
     let (marked, below) = captured.stack.split_last().unwrap();
-    let dir = bench.node.dir.path().join("store/layers").join(marked.hex());
+    let dir = bench.node.dir.path().join("store/layers").join(marked.dir_name());
     let undeclared = snapshot_layer(store, "undeclared", (false, false), |diff| {
         fs::rename(dir.join("diff"), diff).unwrap();
     });
@@ -260,7 +259,7 @@ async fn privileged_a_view_shows_what_a_pod_would_see_and_is_read_only() {
     assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
 
     let volumes = &bench.node.volumes;
-    let owner_of = |stack: &[Digest], name: &str| {
+    let owner_of = |stack: &[LayerKey], name: &str| {
         let given = Some(Owner { uid: 1000, gid: 2000 });
         owner(&volumes.view(stack, given).unwrap().path().join(name))
     };
@@ -272,7 +271,7 @@ async fn privileged_a_view_shows_what_a_pod_would_see_and_is_read_only() {
     let none = volumes.view(&[], None).unwrap();
     assert_eq!(fs::read_dir(none.path()).unwrap().count(), 0);
     assert!(bench.node.mounts().is_empty(), "a view is attached nowhere");
-    let error = volumes.view(&[Digest::of(b"nothing")], None).unwrap_err();
+    let error = volumes.view(&[LayerKey::of(b"nothing")], None).unwrap_err();
     assert!(matches!(error, ViewError::Lower(_)), "{error}");
     drop((view, one, none));
 

@@ -15,8 +15,8 @@ use super::{
     volume_layers::VolumeLayers,
 };
 use crate::{
-    digest::Digest,
     image::Keyring,
+    layers::LayerKey,
     overlay::{self, Lower, Plan, Spec, Stack},
     sys::{
         blocking::blocking,
@@ -352,7 +352,7 @@ impl Inner {
         attached.map_err(PublishError::of(id))
     }
 
-    fn lowers(&self, id: &VolumeId, stack: &[Digest]) -> Result<Vec<Lower>, PublishError> {
+    fn lowers(&self, id: &VolumeId, stack: &[LayerKey]) -> Result<Vec<Lower>, PublishError> {
         self.open_layers(stack).map_err(PublishError::of(id))
     }
 

@@ -23,7 +23,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Pod, PublishRequest, Target, VolumeId, VolumeSpec, volume_layers::VolumeLayers};
-use crate::{digest::Digest, error::Class, layers::SnapshotId};
+use crate::{
+    digest::ManifestDigest,
+    error::Class,
+    layers::{LayerKey, SnapshotId},
+};
 
 /// The format that this version writes. A record of a later format is refused and never guessed at.
 const FORMAT: u32 = 1;
@@ -39,13 +43,13 @@ pub(super) struct Record {
     /// The pod that the volume is for.
     pub(super) pod: Pod,
     /// The keys of its layers, bottom first, to which images and snapshot were resolved when the volume was made.
-    pub(super) stack: Vec<Digest>,
+    pub(super) stack: Vec<LayerKey>,
     /// How many of these, at the top, are layers of snapshots and not of images.
     #[serde(default, rename = "own")]
     pub(super) snapshot_layers: usize,
     /// The digests of the images' manifests, in the order of the stack. A snapshot's image is built on these.
     #[serde(default)]
-    pub(super) manifests: Vec<Digest>,
+    pub(super) manifests: Vec<ManifestDigest>,
     /// The snapshot that the volume started from, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) snapshot: Option<SnapshotId>,
@@ -178,9 +182,9 @@ impl Record {
             id,
             spec: VolumeSpec { snapshot: Some("ws-1".to_owned()), ..spec },
             pod: Pod { namespace: "n".into(), name: "p".into(), uid: "u".parse().unwrap() },
-            stack: vec![Digest::of(b"image"), Digest::of(b"snapshot layer")],
+            stack: vec![LayerKey::of(b"image"), LayerKey::of(b"snapshot layer")],
             snapshot_layers: 1,
-            manifests: vec![Digest::of(b"manifest")],
+            manifests: vec![ManifestDigest::of(b"manifest")],
             snapshot: Some("snap-1".parse().unwrap()),
             boot_id: "boot".to_owned(),
             targets: Vec::new(),

@@ -201,7 +201,7 @@ mod tests {
             assert_eq!(records.read(lock.id()).unwrap(), None);
             // The record of a deep stack does not fit into one xattr.
             for layers in [2, 500, 1] {
-                record.stack = vec![crate::digest::Digest::of(b"layer"); layers];
+                record.stack = vec![crate::layers::LayerKey::of(b"layer"); layers];
                 record.created = Timestamp::now();
                 records.write(&lock, &record).unwrap();
                 assert_eq!(records.read(lock.id()).unwrap().as_ref(), Some(&record));

@@ -33,9 +33,8 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    digest::Digest,
     error::Class,
-    layers::{LowerError, SnapshotId, SnapshotRecord},
+    layers::{LayerKey, LowerError, SnapshotId, SnapshotRecord},
     overlay::LAYER_LIMIT,
     owner::Owner,
     sys::blocking::blocking,
@@ -115,7 +114,7 @@ impl Inner {
     }
 
     /// Whether one of these layers takes content or directories from the layers below (metacopy, redirects).
-    async fn needs_layers_below(&self, layers: &[Digest]) -> Result<bool, LowerError> {
+    async fn needs_layers_below(&self, layers: &[LayerKey]) -> Result<bool, LowerError> {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         blocking(move || {
             for layer in &layers {

@@ -14,10 +14,10 @@ use super::{
     *,
 };
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     error::Class,
     image::fake::{FakeRegistry, Pushed},
-    layers::SnapshotRecord,
+    layers::{LayerKey, SnapshotRecord, testing::keys},
     overlay::Options,
     owner::Owner,
     reference::Reference,
@@ -34,7 +34,7 @@ const LONG: Duration = Duration::from_secs(60);
 struct Bench {
     registry: FakeRegistry,
     base: Pushed,
-    captured: Digest,
+    captured: LayerKey,
     node: Node,
 }
 
@@ -59,7 +59,7 @@ impl Bench {
 
     /// Records the snapshot with this change.
     fn put(&self, change: impl FnOnce(&mut SnapshotRecord)) {
-        let stack = vec![self.base.diff_ids[0], self.captured];
+        let stack = vec![keys(&self.base.diff_ids)[0], self.captured];
         let mut record = record("snap-1", stack, vec![self.base.manifest]);
         change(&mut record);
         self.node.volumes.0.store.put_snapshot(record).unwrap();
@@ -86,9 +86,9 @@ impl Bench {
     fn assert_made_of(
         &self,
         id: &str,
-        stack: &[Digest],
+        stack: &[LayerKey],
         snapshot_layers: usize,
-        manifests: &[Digest],
+        manifests: &[ManifestDigest],
     ) {
         let record = self.node.volumes.0.records.read(&id.parse().unwrap()).unwrap().unwrap();
         assert_eq!(record.stack, stack, "{id}");
@@ -111,9 +111,9 @@ async fn a_snapshot_of_this_node_needs_no_registry_and_is_looked_up_once() {
     }
     assert_eq!(bench.registry.requests(), requests);
     assert_eq!(bench.node.kernel.tables_read(), tables, "the mount table is not read");
-    let stack = [bench.base.diff_ids[0], bench.captured];
+    let stack = [keys(&bench.base.diff_ids)[0], bench.captured];
     bench.assert_made_of("fork-9", &stack, 1, &[bench.base.manifest]);
-    let layer_dir = format!("/{}/diff", bench.captured.hex());
+    let layer_dir = format!("/{}/diff", bench.captured.dir_name());
     let mounted = bench.node.kernel.requests().pop().unwrap();
     assert!(
         mounted.contains(&layer_dir) && mounted.contains("redirect_dir=on metacopy=on"),
@@ -139,7 +139,7 @@ async fn captured_layers_go_on_top_of_the_images_of_the_request() {
     let images = vec![bench.registry.reference("base", "2")];
     let request = bench.request("fork", |spec| spec.images = images);
     bench.node.volumes.publish(request).await.unwrap();
-    let stack = [newer.diff_ids[0], newer.diff_ids[1], bench.captured];
+    let stack = [keys(&newer.diff_ids), vec![bench.captured]].concat();
     bench.assert_made_of("fork", &stack, 1, &[newer.manifest]);
 }
 
@@ -220,12 +220,12 @@ async fn a_pushed_snapshot_is_pulled_regardless_of_the_image_policy() {
     let found = FoundSnapshot { image: Some(image.clone()), ..found("snap-1") };
     bench.node.snapshots.respond("ws-1", [Ok(found)]);
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
-    bench.assert_made_of("fork", &pushed.diff_ids, 1, &[pushed.manifest]);
+    bench.assert_made_of("fork", &keys(&pushed.diff_ids), 1, &[pushed.manifest]);
 
     let images = vec![bench.registry.reference("base", "1")];
     let request = bench.request("mixed", |spec| spec.images = images);
     bench.node.volumes.publish(request).await.unwrap();
-    bench.assert_made_of("mixed", &pushed.diff_ids, 1, &[bench.base.manifest]);
+    bench.assert_made_of("mixed", &keys(&pushed.diff_ids), 1, &[bench.base.manifest]);
 
     let error = bench.node.volumes.publish(bench.request("not", |spec| spec.images = vec![image]));
     assert_eq!(error.await.unwrap_err().class(), Class::Denied);
@@ -234,7 +234,7 @@ async fn a_pushed_snapshot_is_pulled_regardless_of_the_image_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_without_its_layers_is_pulled_or_refused() {
     let bench = Bench::new().await;
-    let lost = bench.captured.hex();
+    let lost = bench.captured.dir_name();
     fs::remove_dir_all(bench.node.dir.path().join("store/layers").join(lost)).unwrap();
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Corrupt);
@@ -247,15 +247,15 @@ async fn a_snapshot_without_its_layers_is_pulled_or_refused() {
     let image = Some(bench.registry.reference("base", "1"));
     bench.node.snapshots.respond("ws-1", [Ok(FoundSnapshot { image, ..found("snap-1") })]);
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
-    bench.assert_made_of("fork", &bench.base.diff_ids, 1, &[bench.base.manifest]);
+    bench.assert_made_of("fork", &keys(&bench.base.diff_ids), 1, &[bench.base.manifest]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_error_of_a_stack_too_deep_for_the_kernel_names_the_fix() {
     let bench = Bench::new().await;
-    let stack: Vec<_> = (0..501).map(|n: i32| Digest::of(&n.to_le_bytes())).collect();
+    let stack: Vec<_> = (0..501).map(|n: i32| LayerKey::of(&n.to_le_bytes())).collect();
     for key in &stack {
-        let dir = bench.node.dir.path().join("store/layers").join(key.hex());
+        let dir = bench.node.dir.path().join("store/layers").join(key.dir_name());
         fs::create_dir(dir).unwrap();
     }
     bench.put(|record| (record.stack, record.own) = (stack, 500));

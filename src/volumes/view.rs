@@ -5,9 +5,8 @@
 
 use super::{Volumes, state::Inner};
 use crate::{
-    digest::Digest,
     error::Class,
-    layers::LowerError,
+    layers::{LayerKey, LowerError},
     overlay::{self, Lower, Options, OverlayError, Plan, PlanError, RequiredFeatures, Spec, Stack},
     owner::Owner,
     sys::mounts::Detached,
@@ -47,7 +46,7 @@ impl Volumes {
     ///
     /// # Errors
     /// [`ViewError`].
-    pub fn view(&self, stack: &[Digest], owner: Option<Owner>) -> Result<Detached, ViewError> {
+    pub fn view(&self, stack: &[LayerKey], owner: Option<Owner>) -> Result<Detached, ViewError> {
         let inner = &self.0;
         let plan = Plan::new(Spec {
             name: NAME.to_owned(),
@@ -62,7 +61,7 @@ impl Volumes {
 
 impl Inner {
     /// Opens the layers of a stack, bottom first, without those that a layer with an opaque root hides completely.
-    pub(super) fn open_layers(&self, stack: &[Digest]) -> Result<Vec<Lower>, LowerError> {
+    pub(super) fn open_layers(&self, stack: &[LayerKey]) -> Result<Vec<Lower>, LowerError> {
         let mut lowers = Vec::with_capacity(stack.len());
         for layer in stack {
             let lower = self.store.lower(layer)?;

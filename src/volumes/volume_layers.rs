@@ -2,19 +2,19 @@
 
 use super::pull::PulledLayers;
 use crate::{
-    digest::Digest,
-    layers::{Lease, SnapshotId},
+    digest::ManifestDigest,
+    layers::{LayerKey, Lease, SnapshotId},
 };
 
 /// The layers of a new volume, all of them in the store.
 #[derive(Debug)]
 pub(super) struct VolumeLayers {
     /// Their keys, bottom first.
-    pub(super) stack: Vec<Digest>,
+    pub(super) stack: Vec<LayerKey>,
     /// How many of these, at the top, are layers of snapshots and not of images.
     pub(super) snapshot_layers: usize,
     /// The manifests of the images, in the order of the stack.
-    pub(super) manifests: Vec<Digest>,
+    pub(super) manifests: Vec<ManifestDigest>,
     /// The snapshot that the volume starts from, if any.
     pub(super) snapshot: Option<SnapshotId>,
     /// Keeps the layers until the volume's record does.

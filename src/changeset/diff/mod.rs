@@ -52,9 +52,14 @@ use std::io::Write;
 pub use changes::{Change, ChangeKind, changes};
 pub use error::PackError;
 
-use super::{Compression, Format, Limits};
-use crate::{digest::Digest, owner::Owner, sys::mounts::Detached};
 use tar::Tar;
+
+use super::{Compression, Format, Limits};
+use crate::{
+    digest::{BlobDigest, DiffId},
+    owner::Owner,
+    sys::mounts::Detached,
+};
 
 /// The options of a packed layer.
 #[derive(Debug, Clone)]
@@ -73,9 +78,9 @@ pub struct Packing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     /// Digest of the uncompressed tar.
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
     /// Digest of the written bytes.
-    pub digest: Digest,
+    pub digest: BlobDigest,
     /// Number of written bytes.
     pub size: u64,
     /// Length of the uncompressed tar in bytes.

@@ -29,7 +29,7 @@ use crate::{
         Compression, Limits,
         pipe::{Buffers, PIECES_BYTES, Piece, hash, join},
     },
-    digest::{Digest, Digester},
+    digest::{BlobDigest, DiffId, Digester},
 };
 
 /// The default level of zstd.
@@ -45,8 +45,8 @@ fn zstd_memory(threads: u32) -> u64 {
 
 /// Digests and lengths of a tar that was written.
 pub(super) struct Written {
-    pub diff_id: Digest,
-    pub digest: Digest,
+    pub diff_id: DiffId,
+    pub digest: BlobDigest,
     pub size: u64,
     pub tar_bytes: u64,
 }
@@ -153,7 +153,8 @@ pub(super) fn run<T>(
             (Err(error), _) if !matches!(error, PackError::Stopped) => Err(error),
             (_, Err(error)) => Err(error),
             (result, Ok((digest, size))) => {
-                let (result, digest) = (result?, digest.unwrap_or(diff_id));
+                let digest = digest.unwrap_or_else(|| BlobDigest::new(*diff_id.digest()));
+                let result = result?;
                 Ok((result, Written { diff_id, digest, size, tar_bytes }))
             }
         }
@@ -181,7 +182,7 @@ fn compress(
     compression: Compression,
     threads: u32,
     out: &mut (dyn Write + Send),
-) -> Result<(Option<Digest>, u64), PackError> {
+) -> Result<(Option<BlobDigest>, u64), PackError> {
     let digester = (compression != Compression::None).then(Digester::default);
     let mut counted = Counted { out, digester, size: 0 };
     let copy = |to: &mut dyn Write| {
@@ -202,7 +203,8 @@ fn compress(
         }),
     };
     written.and_then(|()| counted.flush()).map_err(PackError::Output)?;
-    Ok((counted.digester.map(Digester::finish), counted.size))
+    let digest = counted.digester.map(|digester| BlobDigest::new(digester.finish()));
+    Ok((digest, counted.size))
 }
 
 fn zstd<W: Write>(to: W, threads: u32) -> io::Result<Encoder<'static, W>> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{FakeRegistry, Fault, Inner, ReceivedRequest, SECRET, State, serve, with_headers};
-use crate::digest::Digest;
+use crate::digest::{BlobDigest, Digest};
 
 /// An upload in progress.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl FakeRegistry {
     }
 
     /// A blob that was pushed to, or mounted into, this repository.
-    pub(crate) fn blob(&self, repository: &str, digest: &Digest) -> Option<Bytes> {
+    pub(crate) fn blob(&self, repository: &str, digest: &BlobDigest) -> Option<Bytes> {
         let state = self.inner.state.lock().unwrap();
         state.content.get(&format!("{repository}/blobs/{digest}")).map(|(_, bytes)| bytes.clone())
     }

@@ -5,14 +5,14 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::{digest::Digest, image::architecture};
+use crate::{digest::DiffId, image::architecture};
 
 /// The facts from which the config is made.
 pub(super) struct ConfigInput<'a> {
     /// The configs of the images of the volume, in the order of the stack.
     pub(super) images: &'a [String],
     /// The diff ids of the snapshot's layers, bottom first.
-    pub(super) diff_ids: &'a [Digest],
+    pub(super) diff_ids: &'a [DiffId],
     /// How many layers, counted from the top, are above those of the images.
     pub(super) own: usize,
     /// The time of the capture.

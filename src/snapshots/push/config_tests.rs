@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn digest(name: &str) -> Digest {
-    Digest::of(name.as_bytes())
+fn digest(name: &str) -> DiffId {
+    DiffId::of(name.as_bytes())
 }
 
 fn config_of(images: &[Value], layers: &[&str], own: usize) -> (String, Value) {

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Blob, Push, PushError, PushRequest};
 use crate::{
-    digest::Digest,
-    layers::{Origin, Packed},
+    digest::BlobDigest,
+    layers::{LayerKey, Origin, Packed},
     media_type::{self, Format},
     reference::Repository,
     snapshots::{
@@ -47,7 +47,7 @@ impl Push<'_> {
     }
 
     /// The origins of the layer's bytes in a suitable format, the nearest first.
-    async fn sources(&self, key: &Digest) -> Vec<Source> {
+    async fn sources(&self, key: &LayerKey) -> Vec<Source> {
         let (store, key) = (self.snapshots.0.store.clone(), *key);
         let origins = blocking(move || store.origins(&key)).await;
         let target = &self.request.to;
@@ -60,7 +60,7 @@ impl Push<'_> {
 
     /// The first of the blobs that the repository has already.
     async fn existing(&self, sources: &[Source]) -> Result<Option<Blob>, PushError> {
-        let mut checked: Vec<&Digest> = Vec::new();
+        let mut checked: Vec<&BlobDigest> = Vec::new();
         for Source { blob, .. } in sources {
             if checked.len() == MAX_SOURCES || checked.contains(&&blob.digest) {
                 continue;
@@ -94,11 +94,11 @@ impl Push<'_> {
     }
 
     /// Downloads the layer's blob from a source. `None` if the source does not serve it, or serves other bytes.
-    async fn fetched(&self, key: &Digest, source: &Source) -> Result<Option<File>, PushError> {
+    async fn fetched(&self, key: &LayerKey, source: &Source) -> Result<Option<File>, PushError> {
         let Source { blob, from, .. } = source;
         let Ok(from) = from.parse::<Repository>() else { return Ok(None) };
         let snapshots = self.snapshots;
-        let reservation = snapshots.reserve(*key, blob.packed.size).await;
+        let reservation = snapshots.reserve(blob.packed.size).await;
         let reservation =
             reservation.map_err(|source| self.packing_error(key, PackingError::NoSpace(source)))?;
         let (registries, keyring) = (&snapshots.0.registries, &self.request.keyring);
@@ -170,12 +170,12 @@ impl Push<'_> {
 
     /// Records that the repository has these bytes for the layer. It is called only for bytes that were made or
     /// downloaded here.
-    async fn record_origin(&self, key: &Digest, blob: &Blob) {
+    async fn record_origin(&self, key: &LayerKey, blob: &Blob) {
         let namespace = &self.record.source.namespace;
         self.snapshots.record_origin(&self.request.to, namespace, key, blob).await;
     }
 
-    fn packing_error(&self, key: &Digest, source: PackingError) -> PushError {
+    fn packing_error(&self, key: &LayerKey, source: PackingError) -> PushError {
         PushError::Packing { id: self.record.id.clone(), layer: *key, source: Box::new(source) }
     }
 }
@@ -186,7 +186,7 @@ impl Snapshots {
         &self,
         request: &PushRequest,
         namespace: &str,
-        key: &Digest,
+        key: &LayerKey,
         blob: &Blob,
         content: &File,
     ) {
@@ -204,7 +204,7 @@ impl Snapshots {
 
     /// Records that the repository has a layer's bytes. If the record is lost, the next push only takes longer.
     /// The origin gives access to the layer only for the namespace of the snapshot.
-    async fn record_origin(&self, to: &Repository, namespace: &str, key: &Digest, blob: &Blob) {
+    async fn record_origin(&self, to: &Repository, namespace: &str, key: &LayerKey, blob: &Blob) {
         let origin = Origin {
             registry: to.registry().to_owned(),
             repository: to.repository().to_owned(),
@@ -257,15 +257,15 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media_type::Compression;
+    use crate::{digest::DiffId, media_type::Compression};
 
     fn origin(registry: &str, repository: &str, media_type: &str) -> Origin {
-        let diff_id = Digest::of(b"tar");
+        let diff_id = DiffId::of(b"tar");
         let packed = Packed { media_type: media_type.into(), size: 1, diff_id };
         Origin {
             registry: registry.into(),
             repository: repository.into(),
-            blob: Digest::of(b"blob"),
+            blob: BlobDigest::of(b"blob"),
             public: false,
             packed: Some(packed),
             namespace: None,

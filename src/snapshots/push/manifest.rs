@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     changeset,
-    digest::Digest,
+    digest::{BlobDigest, ManifestDigest},
     layers::{Packed, SnapshotRecord},
     media_type::{self, Format, OCI_CONFIG, OCI_MANIFEST},
 };
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::snapshots) struct Blob {
     /// The digest of the blob, that is of the compressed bytes.
-    pub(super) digest: Digest,
+    pub(super) digest: BlobDigest,
     /// The media type, size and diff id of the blob.
     pub(super) packed: Packed,
 }
@@ -42,7 +42,7 @@ pub(super) fn manifest(
         |Blob { digest, packed }: &Blob| descriptor(&packed.media_type, digest, packed.size);
     let manifest = json!({
         "annotations": annotations,
-        "config": descriptor(OCI_CONFIG, &Digest::of(config), config.len() as u64),
+        "config": descriptor(OCI_CONFIG, &BlobDigest::of(config), config.len() as u64),
         "layers": layers.iter().map(layer).collect::<Vec<_>>(),
         "mediaType": OCI_MANIFEST,
         "schemaVersion": 2,
@@ -50,7 +50,7 @@ pub(super) fn manifest(
     manifest.to_string().into_bytes()
 }
 
-fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Value {
+fn descriptor(media_type: &str, digest: &BlobDigest, size: u64) -> Value {
     json!({ "digest": digest, "mediaType": media_type, "size": size })
 }
 
@@ -65,7 +65,10 @@ pub(super) fn annotations(
     let known = [
         ("org.opencontainers.image.created", Some(record.captured_at.to_string())),
         ("org.opencontainers.image.base.name", record.base.clone()),
-        ("org.opencontainers.image.base.digest", record.manifests.first().map(Digest::to_string)),
+        (
+            "org.opencontainers.image.base.digest",
+            record.manifests.first().map(ManifestDigest::to_string),
+        ),
         ("dev.csi.ovl.snapshot", Some(record.id.to_string())),
         ("dev.csi.ovl.namespace", Some(source.namespace.clone())),
         ("dev.csi.ovl.pod", Some(source.pod.clone())),
@@ -81,12 +84,16 @@ pub(super) fn annotations(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{layers::testing::snapshot_record, owner::Owner};
+    use crate::{
+        digest::DiffId,
+        layers::{LayerKey, testing::snapshot_record},
+        owner::Owner,
+    };
 
     fn record() -> SnapshotRecord {
         SnapshotRecord {
-            stack: vec![Digest::of(b"base"), Digest::of(b"captured")],
-            manifests: vec![Digest::of(b"manifest")],
+            stack: vec![LayerKey::of(b"base"), LayerKey::of(b"captured")],
+            manifests: vec![ManifestDigest::of(b"manifest")],
             ..snapshot_record("snap-1")
         }
     }
@@ -94,18 +101,18 @@ mod tests {
     #[test]
     fn a_manifest_has_exactly_these_bytes() {
         let layer = Blob {
-            digest: Digest::of(b"blob"),
+            digest: BlobDigest::of(b"blob"),
             packed: Packed {
                 media_type: "application/vnd.oci.image.layer.v1.tar+zstd".into(),
                 size: 4,
-                diff_id: Digest::of(b"tar"),
+                diff_id: DiffId::of(b"tar"),
             },
         };
         let named = SnapshotRecord { base: Some("r.io/base:1".into()), ..record() };
         let annotations = annotations(&named, "ws", None);
         let text = String::from_utf8(manifest(b"{}", &[layer], &annotations)).unwrap();
         let (base, config, blob) =
-            (Digest::of(b"manifest"), Digest::of(b"{}"), Digest::of(b"blob"));
+            (ManifestDigest::of(b"manifest"), BlobDigest::of(b"{}"), BlobDigest::of(b"blob"));
         let expected = format!(
             r#"{{"annotations":{{"dev.csi.ovl.namespace":"ci","dev.csi.ovl.own-layers":"1","dev.csi.ovl.pod":"build","dev.csi.ovl.snapshot":"snap-1","dev.csi.ovl.volume":"ws","org.opencontainers.image.base.digest":"{base}","org.opencontainers.image.base.name":"r.io/base:1","org.opencontainers.image.created":"2026-11-21T10:00:00Z"}},"config":{{"digest":"{config}","mediaType":"application/vnd.oci.image.config.v1+json","size":2}},"layers":[{{"digest":"{blob}","mediaType":"application/vnd.oci.image.layer.v1.tar+zstd","size":4}}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}}"#
         );

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use super::{auth_cache::AuthCache, image_policy::ImagePolicy};
 use crate::{
+    digest::ManifestDigest,
     image::{Access, Image, Keyring},
     layers::Origin,
     reference::{Reference, Repository},
@@ -67,7 +68,8 @@ impl Authorization<'_> {
             let repository = format!("{}/{}", origin.registry, origin.repository);
             // An origin that is not a repository is a file that the node's administrator imported.
             let Ok(repository) = repository.parse::<Repository>() else { return origin.public };
-            let image = repository.at(&origin.blob);
+            // Some image of the repository. No pattern names it by its tag, because it has none.
+            let image = repository.at(&ManifestDigest::new(*origin.blob.digest()));
             self.policy.allows(self.requester.namespace, &image)
                 && self.is_authorized(origin, &image, given)
         })
@@ -103,13 +105,13 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::{digest::Digest, image::fake::keyring};
+    use crate::{digest::BlobDigest, image::fake::keyring};
 
     const CHART: &str = "ovl-registry.kube-system.svc:5000";
 
     fn origin(registry: &str, repository: &str, public: bool, namespace: Option<&str>) -> Origin {
         let (registry, repository) = (registry.to_owned(), repository.to_owned());
-        let (blob, namespace) = (Digest::of(b"blob"), namespace.map(str::to_owned));
+        let (blob, namespace) = (BlobDigest::of(b"blob"), namespace.map(str::to_owned));
         Origin { registry, repository, blob, public, packed: None, namespace }
     }
 

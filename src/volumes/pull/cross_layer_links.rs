@@ -28,26 +28,25 @@ use super::{
     single_flight::{InFlight, LayerFetcher, LayerRequest, PullContext, key_of},
 };
 use crate::{
-    digest::Digest,
     image::{Image, LayerBlob},
-    layers::{Place, chain_id},
+    layers::{ChainId, LayerKey, Place},
 };
 
 /// A layer that waits for the layers below it.
 pub(super) struct Linked<'a> {
     /// The key of the layer if it could be unpacked alone.
-    pub(super) key: Digest,
+    pub(super) key: LayerKey,
     pub(super) item: &'a Item,
     /// While it is kept, other pulls of this layer learn from it, without a fetch, that the layer depends on others.
     pub(super) _in_flight: Option<Arc<InFlight>>,
 }
 
-/// The ChainID up to each layer of an image, computed from keys instead of diff ids: a native and a portable layer of
-/// the same tar have different content.
-pub(super) fn chains(layers: &[LayerBlob]) -> impl Iterator<Item = Digest> {
+/// The key that each layer of an image has if it is unpacked with the layers below it.
+pub(super) fn chains(layers: &[LayerBlob]) -> impl Iterator<Item = LayerKey> {
     layers.iter().scan(None, |below, layer| {
-        *below = Some(chain_id(below.as_ref(), &key_of(layer)));
-        *below
+        let chain = ChainId::new(below.as_ref(), &key_of(layer));
+        *below = Some(chain);
+        Some(LayerKey::of_chain(&chain))
     })
 }
 
@@ -56,7 +55,7 @@ impl LayerFetcher {
     pub(super) async fn pull_alone<'a>(
         &self,
         wanted: LayerRequest<'_>,
-        chain: Digest,
+        chain: LayerKey,
         context: &PullContext<'_>,
         item: &'a Item,
     ) -> Result<Option<Linked<'a>>, PullError> {
@@ -87,9 +86,9 @@ impl LayerFetcher {
     pub(super) async fn pull_linked(
         &self,
         image: &Image,
-        linked: &HashMap<Digest, &Item>,
+        linked: &HashMap<LayerKey, &Item>,
         context: &PullContext<'_>,
-    ) -> Result<Vec<Digest>, PullError> {
+    ) -> Result<Vec<LayerKey>, PullError> {
         let mut keys = Vec::new();
         for (layer, key) in image.layers.iter().zip(chains(&image.layers)) {
             let alone = key_of(layer);

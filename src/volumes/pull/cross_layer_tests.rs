@@ -4,8 +4,9 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::{tests::claim, *};
 use crate::{
+    digest::DiffId,
     image::fake::{FakeRegistry, Pushed, Scheme},
-    layers::chain_id,
+    layers::{ChainId, testing::keys},
     volumes::{
         PublishRequest, VolumeSpec,
         privileged_tests::{Node, read, tar},
@@ -347,7 +348,7 @@ async fn privileged_copies_of_private_files_stay_private() {
 
     // Bob's image names ann's layer, and he makes ann run it.
     let links = layer(&[("mine", Link("secret"))]);
-    let diff_ids = [pushed.diff_ids[0], Digest::of(&links)];
+    let diff_ids = [pushed.diff_ids[0], DiffId::of(&links)];
     let trap = claim(&registry, "bob/trap", &diff_ids, &[&tar(&[("any", "thing")]), &links]);
     node.volumes.publish(as_ann("private-b", trap.clone(), PullPolicy::Always)).await.unwrap();
     assert_eq!(read(node.target("private-b").join("mine")), "of ann");
@@ -364,7 +365,9 @@ async fn privileged_copies_of_private_files_stay_private() {
     };
     refused(&trap).await;
     // Then he claims the resulting layer, also in the repository that it came from.
-    let key = chain_id(Some(&diff_ids[0]), &diff_ids[1]);
+    let key =
+        keys(&diff_ids).iter().fold(None, |below, top| Some(ChainId::new(below.as_ref(), top)));
+    let key = DiffId::new(key.unwrap().to_string().parse().unwrap());
     for repository in ["bob/claimed", "bob/trap"] {
         refused(&claim(&registry, repository, &[key], &[&links])).await;
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::authorization::{Authorization, Given};
 use crate::{
-    digest::Digest,
+    digest::ManifestDigest,
     layers::{ImageRecord, Lease, Origin, Store},
     reference::{Reference, Repository},
 };
@@ -44,7 +44,7 @@ pub(super) fn present(store: &Arc<Store>, reference: &Reference) -> Option<Local
 pub(super) fn present_as(
     store: &Arc<Store>,
     reference: &Reference,
-    digest: &Digest,
+    digest: &ManifestDigest,
 ) -> Option<LocalImages> {
     let repository = Repository::of(reference).to_string();
     let named = || store.image(&reference.to_string()).filter(|_| reference.digest().is_some());

@@ -6,11 +6,12 @@ use serde_json::json;
 
 use super::{tests::Node, *};
 use crate::{
+    digest::{BlobDigest, DiffId},
     image::{
         Keyring, LayerBlob,
         fake::{FakeRegistry, OCI_MANIFEST, descriptor},
     },
-    layers::{Place, chain_id, native_key},
+    layers::{ChainId, LayerKey, Place, testing::new_layer},
     media_type::{Compression, Format},
 };
 
@@ -40,7 +41,7 @@ fn marked(links_out: bool) -> Vec<u8> {
 
 /// Pushes an image of these tars, each with its media type.
 fn push(registry: &FakeRegistry, repository: &str, layers: &[(&str, Vec<u8>)]) -> Reference {
-    let diff_ids: Vec<_> = layers.iter().map(|(_, tar)| Digest::of(tar)).collect();
+    let diff_ids: Vec<_> = layers.iter().map(|(_, tar)| DiffId::of(tar)).collect();
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": {},
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
@@ -72,11 +73,12 @@ async fn one_tar_is_a_native_and_a_portable_layer() {
     let native = push(&registry, "native", &[(PORTABLE, base.clone()), (NATIVE, tar.clone())]);
     let portable =
         push(&registry, "portable", &[(PORTABLE, base.clone()), (PORTABLE, tar.clone())]);
-    let (base, diff_id) = (Digest::of(&base), Digest::of(&tar));
+    let key = |tar: &[u8], format| new_layer(tar, format).key_alone();
+    let (base, native_key) = (key(&base, Format::Portable), key(&tar, Format::Native));
     for order in [[&native, &portable], [&portable, &native]] {
         let node = node(&registry);
         for image in order {
-            let key = if image == &native { native_key(&diff_id) } else { diff_id };
+            let key = if image == &native { native_key } else { key(&tar, Format::Portable) };
             for policy in [PullPolicy::Always, PullPolicy::Never] {
                 let pulled = node.pull(image, policy, &Keyring::default()).await.unwrap();
                 assert_eq!(pulled.stack, [base, key], "{image}");
@@ -86,9 +88,9 @@ async fn one_tar_is_a_native_and_a_portable_layer() {
             assert_eq!((metacopy, redirect), (image == &native, image == &native), "{image}");
             assert!(!lower.is_snapshot && node.store().fits(&key, Place::Any), "{image}");
         }
-        let packed = node.store().origins(&native_key(&diff_id))[0].packed.clone().unwrap();
+        let packed = node.store().origins(&native_key)[0].packed.clone().unwrap();
         assert_eq!((packed.media_type.as_str(), packed.size), (NATIVE, tar.len() as u64));
-        assert_eq!(packed.diff_id, diff_id);
+        assert_eq!(packed.diff_id, DiffId::of(&tar));
     }
 }
 
@@ -96,9 +98,9 @@ async fn one_tar_is_a_native_and_a_portable_layer() {
 /// tars.
 #[test]
 fn a_layer_on_a_native_layer_has_another_key_than_on_its_portable_form() {
-    let (below, above) = (Digest::of(b"below"), Digest::of(b"above"));
-    let blob = |diff_id, format| LayerBlob {
-        digest: diff_id,
+    let (below, above) = (DiffId::of(b"below"), DiffId::of(b"above"));
+    let blob = |diff_id: DiffId, format| LayerBlob {
+        digest: BlobDigest::new(*diff_id.digest()),
         size: 1,
         media_type: PORTABLE.to_owned(),
         compression: Compression::None,
@@ -107,10 +109,12 @@ fn a_layer_on_a_native_layer_has_another_key_than_on_its_portable_form() {
     };
     let chain =
         |format| chains(&[blob(below, format), blob(above, Format::Portable)]).collect::<Vec<_>>();
-    let portable = chain_id(Some(&below), &above);
-    assert_eq!(chain(Format::Portable), [below, portable]);
-    let native = native_key(&below);
-    assert_eq!(chain(Format::Native), [native, chain_id(Some(&native), &above)]);
+    let above = LayerKey::alone(&above, Format::Portable);
+    for format in [Format::Portable, Format::Native] {
+        let below = LayerKey::alone(&below, format);
+        let both = ChainId::new(Some(&ChainId::new(None, &below)), &above);
+        assert_eq!(chain(format), [below, LayerKey::of_chain(&both)]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,12 +75,12 @@ impl<K: Eq + Hash> NegativeCache<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
+    use crate::digest::DiffId;
 
     #[test]
     fn a_failure_is_remembered_with_its_class_for_half_a_minute() {
         let (failures, start) = (NegativeCache::default(), Instant::now());
-        let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
+        let (one, other) = (DiffId::of(b"1"), DiffId::of(b"2"));
         let error = AddError::DiffId { expected: one, found: other };
         let image: Reference = "a/b:1".parse().unwrap();
         failures.remember("layer", &error, start);
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_remembered_for_minutes_and_not_without_bound() {
         let (failures, start) = (NegativeCache::default(), Instant::now());
-        let (diff_id, dir) = (Digest::of(b"1"), "/store".into());
+        let (diff_id, dir) = (DiffId::of(b"1"), "/store".into());
         let full = AddError::Filled { diff_id, dir, promised: 1, free: 2 };
         let image: Reference = "a/b:1".parse().unwrap();
         let later = |n: usize| start + Duration::from_millis(n as u64);

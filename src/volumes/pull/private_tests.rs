@@ -11,6 +11,7 @@ use crate::image::architecture;
 use crate::image::fake::{
     ALWAYS, FakeRegistry, Fault, OCI_INDEX, OCI_MANIFEST, Pushed, Scheme, registries,
 };
+use crate::layers::testing::keys;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -34,7 +35,7 @@ async fn an_accepted_credential_works_without_the_registry_and_no_other_does() {
     let [ann, wrong] = ["right", "wrong"].map(|password| registry.keyring("ann", password));
     let anonymous = Keyring::default();
     drop(node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap());
-    assert!(!node.store().origins(&pushed.diff_ids[0])[0].public);
+    assert!(!node.store().origins(&keys(&pushed.diff_ids)[0])[0].public);
     let requests = registry.requests_to("").len();
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
     node.pull(&image, PullPolicy::Never, &ann).await.unwrap();
@@ -124,7 +125,7 @@ async fn a_pod_with_access_to_a_layer_passes_it_to_no_other_pod() {
 
     let trap = claim(&evil, "x", &[pushed.diff_ids[0]], &[&layer("anything")]);
     node.pull(&trap, PullPolicy::IfNotPresent, &ann).await.unwrap();
-    assert_eq!(node.store().origins(&pushed.diff_ids[0]).len(), 1);
+    assert_eq!(node.store().origins(&keys(&pushed.diff_ids)[0]).len(), 1);
     let bob = Keyring::default();
     let done = node.pull(&trap, PullPolicy::Never, &bob).await;
     assert_eq!(class(done), Some(Class::NotFound));

@@ -29,10 +29,10 @@ use super::{
 };
 use crate::{
     budget::{Budget, Share},
-    digest::Digest,
+    digest::{BlobDigest, ManifestDigest},
     error::Class,
     image::{Access, Image, Known, PullPolicy, Registries},
-    layers::{ImageDetails, Lease, Store},
+    layers::{ImageDetails, LayerKey, Lease, Store},
     media_type::Format,
     metrics::Metrics,
     overlay::LAYER_LIMIT,
@@ -67,9 +67,9 @@ pub struct ImagePuller {
 #[derive(Debug)]
 pub struct PulledLayers {
     /// Their keys, bottom first.
-    pub stack: Vec<Digest>,
+    pub stack: Vec<LayerKey>,
     /// The manifests of the images, in the order of the stack.
-    pub manifests: Vec<Digest>,
+    pub manifests: Vec<ManifestDigest>,
     /// Keeps the layers in the store.
     pub lease: Lease,
 }
@@ -77,9 +77,9 @@ pub struct PulledLayers {
 /// An image whose layers are known. Those in the store are kept.
 struct FoundImage {
     /// The digest of its manifest.
-    manifest: Digest,
+    manifest: ManifestDigest,
     /// The keys of the layers. If the image was resolved at the registry, all keys that the layers may get.
-    layers: Vec<Digest>,
+    layers: Vec<LayerKey>,
     /// The image as the registry returned it. `None` if the registry was not used; then all layers are in the store.
     image: Option<Image>,
     _lease: Lease,
@@ -243,7 +243,7 @@ impl ImagePuller {
             }
         }
         let image = self.resolve(reference, current.map(|(digest, _)| digest), requester).await?;
-        let layers: Vec<Digest> = image.layers.iter().map(key_of).collect();
+        let layers: Vec<LayerKey> = image.layers.iter().map(key_of).collect();
         let count = layers.iter().collect::<BTreeSet<_>>().len();
         if count > LAYER_LIMIT {
             return Err(PullError::TooManyLayers { reference: reference.clone(), count });
@@ -279,7 +279,7 @@ impl ImagePuller {
         &self,
         reference: &Reference,
         requester: Requester<'_>,
-    ) -> Result<Option<(Digest, Access)>, PullError> {
+    ) -> Result<Option<(ManifestDigest, Access)>, PullError> {
         let current = self.registries.digest_of(reference, requester.keyring).await;
         match &current {
             Ok(Some((_, access))) => self.auth_cache.remember(reference, access, Instant::now()),
@@ -293,11 +293,11 @@ impl ImagePuller {
     async fn resolve(
         &self,
         reference: &Reference,
-        digest: Option<Digest>,
+        digest: Option<ManifestDigest>,
         requester: Requester<'_>,
     ) -> Result<Image, PullError> {
         let (store, place) = (self.store.clone(), Repository::of(reference).to_string());
-        let config = &|digest: Digest| -> BoxFuture<'static, Option<String>> {
+        let config = &|digest: BlobDigest| -> BoxFuture<'static, Option<String>> {
             let (store, place) = (store.clone(), place.clone());
             Box::pin(blocking(move || store.config_at(&place, &digest)))
         };
@@ -316,7 +316,7 @@ impl ImagePuller {
         }
     }
 
-    pub async fn hold(&self, layers: &[Digest]) -> Lease {
+    pub async fn hold(&self, layers: &[LayerKey]) -> Lease {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         // Blocks while a round of garbage collection runs.
         blocking(move || store.hold(&layers)).await
@@ -334,7 +334,7 @@ impl ImagePuller {
 /// The distinct layers of all images. First the layers that a registry offers, each from the first registry that does
 /// and with the ChainID up to it. Second the layers that are in the store. A layer that is the lowest of one image and
 /// lies on others in another image counts as two.
-fn distinct(found: &[FoundImage]) -> (Vec<(LayerRequest<'_>, Digest)>, BTreeSet<Digest>) {
+fn distinct(found: &[FoundImage]) -> (Vec<(LayerRequest<'_>, LayerKey)>, BTreeSet<LayerKey>) {
     let here = || found.iter().filter(|found| found.image.is_none()).map(|found| &found.layers);
     let present: BTreeSet<_> = here().flatten().copied().collect();
     let upper: BTreeSet<_> = here().flat_map(|layers| layers.iter().skip(1)).copied().collect();

@@ -10,9 +10,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    image::Keyring,
-    image::fake::{ALWAYS, FakeRegistry, Fault, OCI_MANIFEST, Pushed, descriptor, gzipped},
-    layers::{NewLayer, Origin, Watermarks},
+    digest::DiffId,
+    image::{
+        Keyring,
+        fake::{ALWAYS, FakeRegistry, Fault, OCI_MANIFEST, Pushed, descriptor, gzipped},
+    },
+    layers::{NewLayer, Origin, Watermarks, testing::keys},
     media_type::Format,
     metrics::Metrics,
     sys::{mounts::FakeMounts, statfs::Space},
@@ -105,9 +108,14 @@ impl Node {
         let origin =
             Origin { registry, repository, blob, public: false, packed: None, namespace: None };
         let new = NewLayer { diff_id, format: Format::Portable, origin };
-        self.store().add(&new, self.store().reserve(&diff_id, 1).unwrap(), tar).unwrap();
+        self.store().add(&new, self.store().reserve(1).unwrap(), tar).unwrap();
         self.store()
-            .put_image(&image.to_string(), pushed.manifest, &[diff_id], &ImageDetails::default())
+            .put_image(
+                &image.to_string(),
+                pushed.manifest,
+                &[new.key_alone()],
+                &ImageDetails::default(),
+            )
             .unwrap();
     }
 }
@@ -131,7 +139,7 @@ pub(super) fn layer(content: &str) -> Vec<u8> {
 pub(super) fn claim(
     registry: &FakeRegistry,
     repository: &str,
-    diff_ids: &[Digest],
+    diff_ids: &[DiffId],
     tars: &[&[u8]],
 ) -> Reference {
     let blobs: Vec<_> = tars.iter().map(|tar| gzipped(tar)).collect();
@@ -167,8 +175,8 @@ async fn the_images_of_a_volume_make_one_stack_with_a_lease() {
     let progress = Progress::default();
     let requester = Requester { namespace: "default", keyring: &Keyring::default() };
     let pulled = node.puller.pull(&images, None, requester, &progress).await.unwrap();
-    let mut stack = vec![tools.diff_ids[0]];
-    stack.extend(&tools.diff_ids);
+    let layers = keys(&tools.diff_ids);
+    let stack: Vec<_> = layers[..1].iter().chain(&layers).copied().collect();
     assert_eq!(pulled.stack, stack);
     assert_eq!(registry.requests_to(&base.to_string()).len(), 1);
     assert_eq!(
@@ -184,7 +192,12 @@ async fn the_images_of_a_volume_make_one_stack_with_a_lease() {
     // Only the lease keeps the layers once their images are gone.
     for image in &images {
         node.store()
-            .put_image(&image.to_string(), Digest::of(b"other"), &[], &ImageDetails::default())
+            .put_image(
+                &image.to_string(),
+                ManifestDigest::of(b"other"),
+                &[],
+                &ImageDetails::default(),
+            )
             .unwrap();
     }
     assert_eq!(node.collector.collect().unwrap().layers, 0);
@@ -262,7 +275,7 @@ async fn a_layer_that_became_public_is_fetched_once_more() {
     node.add_private(&image, &pushed, &tar);
     node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap();
     assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1, "only bytes prove it");
-    assert!(node.store().origins(&pushed.diff_ids[0])[0].public);
+    assert!(node.store().origins(&keys(&pushed.diff_ids)[0])[0].public);
     node.pull_anonymously(&image, PullPolicy::Never).await.unwrap();
 }
 
@@ -272,7 +285,7 @@ async fn a_registry_that_names_a_private_layer_must_deliver_it() {
     let (registry, evil) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let tar = layer("private");
     let pushed = registry.push_image("team/tool", "1", std::slice::from_ref(&tar), false);
-    let private = pushed.diff_ids[0];
+    let (claimed, private) = (pushed.diff_ids[0], keys(&pushed.diff_ids)[0]);
     let hosts = [&registry, &evil].map(|r| (r.host(), format!("server = \"http://{}\"", r.host())));
     let hosts = hosts.each_ref().map(|(host, text)| (host.as_str(), text.as_str()));
     let node = Node::new(crate::image::fake::registries(&hosts), HOUR);
@@ -280,22 +293,22 @@ async fn a_registry_that_names_a_private_layer_must_deliver_it() {
     let origins = node.store().origins(&private);
 
     let other = layer("anything");
-    let image = claim(&evil, "x", &[private], &[&other]);
+    let image = claim(&evil, "x", &[claimed], &[&other]);
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Always] {
         let error = node.pull_anonymously(&image, policy).await.unwrap_err();
         assert_eq!(error.class(), Class::Corrupt, "{error}");
     }
     // Another repository of the registry that has the layer must not get it either.
-    let image = claim(&registry, "evil/x", &[private], &[&other]);
+    let image = claim(&registry, "evil/x", &[claimed], &[&other]);
     let error = node.pull_anonymously(&image, PullPolicy::Always).await.unwrap_err();
     assert_eq!(error.class(), Class::Corrupt, "{error}");
     assert_eq!(node.store().origins(&private), origins);
     assert_eq!(node.store().image(&image.to_string()), None);
 
     // A registry that delivers the bytes may use the layer.
-    let image = claim(&evil, "y", &[private], &[&tar]);
+    let image = claim(&evil, "y", &[claimed], &[&tar]);
     node.pull_anonymously(&image, PullPolicy::Always).await.unwrap();
-    assert_eq!(evil.requests_to(&Digest::of(&gzipped(&tar)).to_string()).len(), 1);
+    assert_eq!(evil.requests_to(&BlobDigest::of(&gzipped(&tar)).to_string()).len(), 1);
     assert_eq!(node.store().origins(&private).len(), 2);
     assert_eq!(std::fs::read_dir(node.dir.path().join("staging")).unwrap().count(), 0);
 }
@@ -304,7 +317,7 @@ async fn a_registry_that_names_a_private_layer_must_deliver_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_layer_is_fetched_once() {
     let registry = FakeRegistry::start().await;
-    let (claimed, other) = (Digest::of(b"claimed"), layer("other"));
+    let (claimed, other) = (DiffId::of(b"claimed"), layer("other"));
     let image = claim(&registry, "a", &[claimed], &[&other]);
     let node = Node::new(registry.registries(), HOUR);
     let pods = (0..30).map(|_| node.pull_anonymously(&image, PullPolicy::Always));
@@ -316,7 +329,7 @@ async fn a_bad_layer_is_fetched_once() {
         remembered += usize::from(matches!(error, PullError::Known { .. }));
     }
     assert_eq!(remembered, 29);
-    assert_eq!(registry.requests_to(&Digest::of(&gzipped(&other)).to_string()).len(), 1);
+    assert_eq!(registry.requests_to(&BlobDigest::of(&gzipped(&other)).to_string()).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

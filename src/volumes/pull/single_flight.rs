@@ -25,20 +25,21 @@ use super::{
     progress_reader::{CancellableReader, StallTimer},
 };
 use crate::{
-    digest::Digest,
+    digest::BlobDigest,
     image::{Access, Image, LayerBlob, Registries},
-    layers::{AddError, NewLayer, Origin, Packed, Place, Reservation, Store, layer_key},
+    layers::{AddError, LayerKey, NewLayer, Origin, Packed, Place, Reservation, Store},
+    media_type::Format,
     metrics::Metrics,
     sys::blocking::blocking,
 };
 
 /// The source of a layer: its key, registry, repository and blob. Fetches of one layer from different sources run
 /// independently, because a registry may claim any diff id for bytes that it never delivers.
-pub(super) type Source = (Digest, String, String, Digest);
+pub(super) type Source = (LayerKey, String, String, BlobDigest);
 
 /// The key of a layer that is unpacked alone.
-pub(super) fn key_of(layer: &LayerBlob) -> Digest {
-    layer_key(&layer.diff_id, layer.format)
+pub(super) fn key_of(layer: &LayerBlob) -> LayerKey {
+    LayerKey::alone(&layer.diff_id, layer.format)
 }
 
 /// A fetch in flight, shared by all pulls that wait for it.
@@ -55,10 +56,10 @@ pub(super) struct InFlight {
 pub(super) struct LayerRequest<'a> {
     pub(super) image: &'a Image,
     pub(super) layer: &'a LayerBlob,
-    pub(super) key: Digest,
+    pub(super) key: LayerKey,
     /// The keys of the layers below it, with which it is unpacked. Empty for the lowest layer of an image. `None` to
     /// unpack it alone.
-    pub(super) below: Option<&'a [Digest]>,
+    pub(super) below: Option<&'a [LayerKey]>,
 }
 
 impl LayerRequest<'_> {
@@ -74,7 +75,7 @@ impl LayerRequest<'_> {
     /// Whether the layer may need the layers below it. A native layer never does: its overlay xattrs describe what it
     /// needs.
     fn may_need_below(&self) -> bool {
-        self.below.is_some() || self.key == self.layer.diff_id
+        self.layer.format == Format::Portable
     }
 
     pub(super) fn source(&self) -> Source {
@@ -114,7 +115,7 @@ impl LayerFetcher {
     /// Whether the layer is in the store, fits that place in a stack, and the requester may use it.
     pub(super) async fn may_use(
         &self,
-        key: &Digest,
+        key: &LayerKey,
         place: Place,
         context: &PullContext<'_>,
     ) -> bool {
@@ -219,7 +220,7 @@ impl LayerFetcher {
         let LayerBlob { diff_id, format, .. } = *layer;
         let new = NewLayer { diff_id, format, origin };
         let (store, stop) = (self.store.clone(), context.stop.clone());
-        let below = below.map(<[Digest]>::to_vec);
+        let below = below.map(<[LayerKey]>::to_vec);
         let added = blocking(move || {
             let _lane = lane;
             let blob = CancellableReader { blob, stop, arrived: in_flight.arrived.clone(), waits };
@@ -238,7 +239,8 @@ impl LayerFetcher {
     /// Reserves disk space for a layer.
     async fn reserve(&self, layer: &LayerBlob) -> Result<Reservation, AddError> {
         let (store, diff_id, size) = (self.store.clone(), layer.diff_id, layer.size);
-        blocking(move || store.reserve(&diff_id, size)).await
+        let reserved = blocking(move || store.reserve(size)).await;
+        reserved.map_err(|source| AddError::NoSpace { diff_id, source })
     }
 
     /// The fetch in flight of a source. The entry lives while a pull fetches the layer or waits for it.

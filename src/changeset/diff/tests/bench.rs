@@ -13,6 +13,7 @@ use std::{
 use super::*;
 use crate::{
     changeset::{Limits, Unpacked, layer_to_erofs, native_to_erofs},
+    digest::Digest,
     sys::{
         mounts::{Attrs, Param, Request, mount_image},
         scratch::Scratch,

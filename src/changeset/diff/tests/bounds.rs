@@ -24,6 +24,7 @@ use super::{
 use crate::{
     budget::Budget,
     changeset::{layer_to_erofs, native_to_erofs},
+    digest::Digest,
     erofs::reader::{Content, Read, read},
     error::Class,
     spill,

@@ -29,7 +29,7 @@ fn pack_dir(dir: &Path, packing: &Packing) -> Result<(Packed, Vec<u8>), PackErro
     let mut out = Vec::new();
     let packed = pack(&[&tree], &tree, packing, &Limits::default(), &mut out)?;
     assert_eq!(packed.size, out.len() as u64);
-    assert_eq!(packed.digest, Digest::of(&out));
+    assert_eq!(packed.digest, BlobDigest::of(&out));
     Ok((packed, out))
 }
 
