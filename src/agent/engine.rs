@@ -121,11 +121,11 @@ pub(super) struct Node {
 
 impl Engine for Node {
     fn snapshot_ids(&self) -> Vec<SnapshotId> {
-        self.store.snapshots().into_iter().map(|record| record.id).collect()
+        self.store.snapshots.all().into_iter().map(|record| record.id).collect()
     }
 
     fn record(&self, id: &SnapshotId) -> Option<SnapshotRecord> {
-        self.store.snapshot(id)
+        self.store.snapshots.get(id)
     }
 
     async fn capture(&self, request: CaptureRequest) -> Result<SnapshotRecord, Failure> {

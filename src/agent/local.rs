@@ -214,7 +214,7 @@ impl LocalLookup {
         let denied = |why: String| LookupError::Denied { name: name.to_owned(), why };
         let id = name.parse::<SnapshotId>().map_err(|error| denied(error.to_string()))?;
         let other_namespace = || denied("it belongs to a pod in another namespace".to_owned());
-        let Some(record) = self.store.snapshot(&id) else {
+        let Some(record) = self.store.snapshots.get(&id) else {
             let found = self.pushed(namespace, id, name).await?;
             return found.ok_or_else(other_namespace);
         };

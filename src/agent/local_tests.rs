@@ -54,7 +54,7 @@ fn record(name: &str) -> SnapshotRecord {
 #[tokio::test]
 async fn a_snapshot_of_this_node_is_found_by_its_own_namespace_only() {
     let node = Node::new().await;
-    node.lookup.store.put_snapshot(record("ws-1")).unwrap();
+    node.lookup.store.snapshots.put(record("ws-1")).unwrap();
     let found = node.find("ci", "ws-1").await.unwrap();
     assert_eq!((found.snapshot_layers, found.image), (2, None));
     assert_eq!(found.owner, Some(Owner { uid: 1000, gid: 100 }));
@@ -91,7 +91,7 @@ async fn an_image_without_a_snapshots_annotations_is_refused() {
 #[tokio::test]
 async fn no_message_without_a_cluster_mentions_a_volume_snapshot() {
     let node = Node::new().await;
-    node.lookup.store.put_snapshot(record("ws-1")).unwrap();
+    node.lookup.store.snapshots.put(record("ws-1")).unwrap();
     node.pushed("image", json!({ "dev.csi.ovl.namespace": "ci" }));
     node.pushed("plain", json!({}));
     for (namespace, name) in [("other", "ws-1"), ("ci", "ws-2"), ("ci", "image"), ("ci", "plain")] {

@@ -25,7 +25,7 @@ use crate::{
     cluster::{Client, Events},
     csi::{self, LocalSocket},
     image::{Network, Registries},
-    layers::{DiskLimits, LayerFormat, Store, StoreLock},
+    layers::{DiskLimits, LayerStorage, Store, StoreLock, StoreSettings},
     metrics::Metrics,
     overlay::{Feature, Features, root_usable},
     reference::Repository,
@@ -55,7 +55,7 @@ struct Node {
     /// The checks of the root whose failure is ignored.
     ignored: Vec<String>,
     /// The storage of new layers. `None`: EROFS where the kernel has it.
-    form: Option<LayerFormat>,
+    storage: Option<LayerStorage>,
     disk: DiskLimits,
     cluster: bool,
     /// Whether the node emits Events on pods.
@@ -109,7 +109,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
         settings: args.settings()?,
         root: args.root(),
         ignored: args.ignored_checks.clone(),
-        form: args.form(),
+        storage: args.storage(),
         disk: args.disk()?,
         cluster: !args.no_cluster,
         events: args.events,
@@ -121,28 +121,28 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
 async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()> {
     // Before everything that takes long, so no signal is lost.
     let shutdown = on_signal()?;
-    let Node { config, registries, settings, root, ignored, form, disk, cluster, .. } = node;
+    let Node { config, registries, settings, root, ignored, storage, disk, cluster, .. } = node;
     let Node { secrets_in, local, repository, refused, events, .. } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
     if let Err(error) = limits::raise_open_files() {
         tracing::warn!(%error, "cannot raise the limit of open files; each layer in use needs one");
     }
-    let claim = StoreLock::on(&root)?;
+    let lock = StoreLock::on(&root)?;
     // First, because a capture of an earlier process may have left pods frozen.
-    snapshots::thaw_left(&claim).context("cannot look for frozen pods")?;
+    snapshots::thaw_left(&lock).context("cannot look for frozen pods")?;
     let features = features(&root, &ignored)?;
     let mounts = features.mounts(&root.join("lowers"))?;
-    let form = form.unwrap_or(match features.has(Feature::Erofs) {
-        true => LayerFormat::Erofs,
-        false => LayerFormat::Dir,
+    let storage = storage.unwrap_or(match features.has(Feature::Erofs) {
+        true => LayerStorage::Erofs,
+        false => LayerStorage::Dir,
     });
-    tracing::info!(mount_api = ?features.mount_api(), ?form, "the kernel's features were probed");
+    tracing::info!(mount_api = ?features.mount_api(), ?storage, "the kernel's features were probed");
     let memory = memory::limit();
     tracing::info!(bytes = memory, "the memory limit of this process");
     let budget = Arc::new(Budget::of_limit(memory));
-    let store = Store::open_claimed(claim, mounts.clone())?;
-    let store = Arc::new(store.keeping(form).leaving(disk).within(budget.clone()));
+    let settings_of_store = StoreSettings { storage, limits: disk, budget: budget.clone() };
+    let store = Arc::new(Store::open_locked(lock, mounts.clone(), settings_of_store)?);
     let metrics = Metrics::default();
     let cluster = match cluster {
         true => Some(Cluster::of(&config, events).await?),
@@ -347,7 +347,7 @@ async fn collect_forever(volumes: Volumes) {
 async fn empty_staging_forever(store: Arc<Store>) {
     loop {
         let store = store.clone();
-        match spawn_blocking(move || store.empty_staging()).await {
+        match spawn_blocking(move || store.staging.remove_orphans()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::error!(%error, "cannot read the store's staging directory"),
             Err(error) => {

@@ -4,15 +4,19 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use super::{
-    AddError, ChainId, LayerKey, Origin, Reservation, ReserveError, Store, dir,
-    layer_meta::{LayerFormat, LayerMeta},
-    provenance,
+    dir,
+    error::AddError,
+    key::{ChainId, LayerKey},
+    layer_meta::{LayerMeta, LayerStorage},
+    provenance::{self, Origin},
+    reservation::Reservation,
+    reserve_error::ReserveError,
     reserved_file::ReservedFile,
-    store::discard,
+    stored_layers::Layers,
 };
 use crate::{
     changeset::{self, Limits, ParentLayers, Unpacked},
@@ -41,18 +45,6 @@ impl NewLayer {
     }
 }
 
-/// A directory in staging. It is removed when this is dropped, unless it was renamed into place.
-#[derive(Debug)]
-pub(super) struct Staged(pub(super) PathBuf);
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if let Err(error) = discard(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "cannot remove a staged layer: tried again in a minute");
-        }
-    }
-}
-
 /// The layers below a new layer, with which it is unpacked.
 #[derive(Clone, Copy)]
 pub(super) struct Parents<'a> {
@@ -71,7 +63,7 @@ struct UnpackJob<'a> {
     reservation: &'a Reservation,
 }
 
-impl Store {
+impl Layers {
     /// Reads a layer's blob to its end and stores the layer durably, with its origin. If the layer exists already, only
     /// the origin is added. The bytes are read in that case too, because only bytes prove that the origin has them.
     /// Blocks until all bytes arrived.
@@ -119,30 +111,28 @@ impl Store {
             Some(below) => LayerKey::of_chain(&ChainId::new(Some(below), &alone)),
         };
         let disk_error = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
-        let staged = Staged(self.stage());
-        durable::create_dir(&staged.0, 0o700).map_err(disk_error)?;
+        let staged = self.staging.new_dir();
+        let dir = staged.path();
+        durable::create_dir(dir, 0o700).map_err(disk_error)?;
 
         let job = UnpackJob { layer, key, parents, reservation };
-        let unpacked = self.unpack(&staged.0, job, blob)?;
-        if self.form == LayerFormat::Dir {
+        let unpacked = self.unpack(dir, job, blob)?;
+        if self.storage == LayerStorage::Dir {
             // Holes of the image stay holes in the directory tree.
-            let allocated = fs::metadata(staged.0.join(LayerFormat::Erofs.content()))
-                .map_err(disk_error)?
-                .blocks()
-                * 512;
+            let allocated =
+                fs::metadata(dir.join(LayerStorage::Erofs.content())).map_err(disk_error)?.blocks()
+                    * 512;
             reservation.write(allocated).map_err(ReserveError::into_io).map_err(disk_error)?;
             let dirty = Amount { files: unpacked.entries, bytes: allocated };
-            lay_out(&staged.0, dirty, &reservation.spills()).map_err(disk_error)?;
+            lay_out(dir, dirty, &reservation.scratch()).map_err(disk_error)?;
         }
-        LayerMeta::new(self.form, *format, &unpacked, below)
-            .write(&staged.0)
-            .map_err(disk_error)?;
-        provenance::write(&staged.0, std::slice::from_ref(origin)).map_err(disk_error)?;
+        LayerMeta::new(self.storage, *format, &unpacked, below).write(dir).map_err(disk_error)?;
+        provenance::write(dir, std::slice::from_ref(origin)).map_err(disk_error)?;
         self.ages.arrived(&key);
-        match durable::rename(&staged.0, &self.layer(&key)) {
+        match durable::rename(dir, &self.dirs.of(&key)) {
             // Layers with the same key have the same content.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.has(&key) => {
-                self.add_origin(&key, origin.clone()).map_err(disk_error)?;
+                self.origins.add(&key, origin.clone()).map_err(disk_error)?;
             }
             done => done.map_err(disk_error)?,
         }
@@ -159,9 +149,9 @@ impl Store {
         let UnpackJob { layer, key, parents, reservation } = job;
         let NewLayer { diff_id, format, .. } = layer;
         let disk_error = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
-        let path = directory.join(LayerFormat::Erofs.content());
+        let path = directory.join(LayerStorage::Erofs.content());
         let image = create(&path).map_err(disk_error)?;
-        let (budget, scratch) = (self.budget.clone(), reservation.spills());
+        let (budget, scratch) = (self.budget.clone(), reservation.scratch());
         let limits = Limits { budget, scratch, ..Limits::default() };
         let uuid = key.uuid();
         let out = ReservedFile::new(&image, reservation);
@@ -187,11 +177,12 @@ impl Store {
         reservation: &Reservation,
         error: AddError,
     ) -> AddError {
-        let (diff_id, directory, promised) = (*diff_id, self.root.clone(), reservation.bytes());
-        match (error.no_space(), self.space()) {
+        let (diff_id, promised) = (*diff_id, reservation.bytes());
+        match (error.no_space(), self.disk.space()) {
             (Ok(source), _) => AddError::NoSpace { diff_id, source },
             (Err(_), Ok(space)) => {
-                AddError::Filled { diff_id, dir: directory, promised, free: space.available }
+                let dir = self.disk.root().to_owned();
+                AddError::Filled { diff_id, dir, promised, free: space.available }
             }
             (Err(error), Err(_)) => error,
         }
@@ -201,8 +192,10 @@ impl Store {
 /// Replaces the image in `directory` by a directory tree with the same content, whose bytes are synced. The layer
 /// metadata is written and synced after this, which also brings the tree's file system metadata to the disk.
 fn lay_out(directory: &Path, dirty: Amount, scratch: &Scratch) -> io::Result<()> {
-    let (image, to) =
-        (directory.join(LayerFormat::Erofs.content()), directory.join(LayerFormat::Dir.content()));
+    let (image, to) = (
+        directory.join(LayerStorage::Erofs.content()),
+        directory.join(LayerStorage::Dir.content()),
+    );
     durable::create_dir(&to, 0o700)?;
     dir::lay_out(&File::open(&image)?, &to, scratch).map_err(at("lay out", &to))?;
     durable::settle(&to, dirty).map_err(at("sync", &to))?;

@@ -17,7 +17,7 @@ use std::{
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::LayerKey;
+use super::key::LayerKey;
 
 /// The times at which layers were added.
 #[derive(Debug)]

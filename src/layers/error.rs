@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{FREE_DISK, LayerKey, ReserveError};
+use super::{FREE_DISK, key::LayerKey, reserve_error::ReserveError};
 use crate::{
     changeset::UnpackError, digest::DiffId, erofs::WriteError, error::Class, format,
     sys::mounts::MountError,
@@ -141,8 +141,8 @@ impl AddError {
         Ok(source.downcast().unwrap_or_else(ReserveError::Disk))
     }
 
-    /// Whether the layer only needs the layers below it: then [`super::Store::add_onto`] can add it.
-    pub fn needs_layers_below(&self) -> bool {
+    /// Whether the layer only needs the layers below it: then [`super::Layers::add_with_parents`] can add it.
+    pub fn needs_parent_layers(&self) -> bool {
         let Self::Unpack { source, .. } = self else { return false };
         matches!(source, UnpackError::LinkElsewhere { .. } | UnpackError::DirElsewhere { .. })
     }
@@ -151,7 +151,7 @@ impl AddError {
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Unpack { source: UnpackError::Blob(_), .. } => false,
-            Self::Unpack { .. } if self.needs_layers_below() => false,
+            Self::Unpack { .. } if self.needs_parent_layers() => false,
             Self::Unpack { source, .. } => {
                 source.class() != Class::Exhausted && source.class() != Class::Internal
             }

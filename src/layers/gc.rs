@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use super::{CollectError, ImageRecord, LayerKey, Store, layer_meta::LayerMeta, store::discard};
-use crate::{
-    digest::ManifestDigest,
-    sys::{durable, statfs::Space},
+use super::{
+    error::CollectError, images::ImageRecord, key::LayerKey, layer_meta::LayerMeta,
+    mounted_layer::IDLE, staging::discard, store::Store,
 };
+use crate::{digest::ManifestDigest, sys::statfs::Space};
 
 /// The thresholds of garbage collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Store {
         grace: Duration,
         need: u64,
     ) -> Result<Option<GcStats>, CollectError> {
-        let is_free = || self.space().is_ok_and(|space| space.available >= need);
+        let is_free = || self.disk.space().is_ok_and(|space| space.available >= need);
         let Some(turn) = self.rounds.turn_for(need, is_free) else { return Ok(None) };
         let mut round = Round::begin(self, roots)?;
         round.sweep(grace, Some(need))?;
@@ -113,7 +113,7 @@ impl Store {
             round.remove_images_until(|space| space.available >= need)?;
         }
         if round.space.available < need {
-            turn.record_futile(if most < need { most } else { round.space.available });
+            turn.record_insufficient(if most < need { most } else { round.space.available });
         }
         Ok(Some(round.end()))
     }
@@ -141,22 +141,22 @@ impl<'s> Round<'s> {
         }
         let mut roots = roots()?;
         store.close_idle(&roots.layers);
-        for snapshot in store.snapshots() {
+        for snapshot in store.snapshots.all() {
             roots.layers.extend(snapshot.stack);
             roots.manifests.extend(snapshot.manifests);
         }
         let mut present = HashMap::new();
-        for key in store.layers()? {
-            let size_and_age = match LayerMeta::read(&store.layer(&key)) {
+        for key in store.layers.dirs.keys()? {
+            let size_and_age = match LayerMeta::read(&store.layers.dirs.of(&key)) {
                 // A snapshot layer has no image whose pull could be in flight.
                 Ok(layer) if layer.is_snapshot() => (layer.image_bytes, Duration::MAX),
-                Ok(layer) => (layer.image_bytes, store.ages.of(&key, layer.added)),
+                Ok(layer) => (layer.image_bytes, store.layers.ages.of(&key, layer.added)),
                 // It cannot be mounted. Its size is unknown and does not matter much.
                 Err(_) => (0, Duration::MAX),
             };
             present.insert(key, size_and_age);
         }
-        let space = store.space()?;
+        let space = store.disk.space()?;
         Ok(Self { store, _watch, roots, present, space, done: GcStats::default() })
     }
 
@@ -169,14 +169,16 @@ impl<'s> Round<'s> {
     /// Removes image records to which no reference resolves any more, and the least recently used of too many. Then
     /// removes unreachable layers: all, or until `need` bytes are free.
     fn sweep(&mut self, grace: Duration, need: Option<u64>) -> Result<(), CollectError> {
-        for image in self.store.images().into_iter().filter(|image| {
+        for image in self.store.images.by_last_use().into_iter().filter(|image| {
             image.references.is_empty() && !self.roots.manifests.contains(&image.manifest)
         }) {
-            self.done.images += u64::from(self.store.drop_image(&image)?);
+            self.done.images += u64::from(self.store.images.remove_unchanged(&image)?);
         }
-        self.done.images += self.store.trim_images(&self.roots.manifests)?;
+        self.done.images += self.store.images.trim(&self.roots.manifests)?;
         let mut reached = self.roots.layers.clone();
-        reached.extend(self.store.images().iter().flat_map(|image| &image.layers).copied());
+        reached.extend(
+            self.store.images.by_last_use().iter().flat_map(|image| &image.layers).copied(),
+        );
         let unreachable = |(key, (_, age)): (&LayerKey, &(u64, Duration))| {
             (*age >= grace && !reached.contains(key)).then_some(*key)
         };
@@ -191,7 +193,7 @@ impl<'s> Round<'s> {
 
     /// Removes images, the least recently used first, until `enough` space is free.
     fn remove_images_until(&mut self, enough: impl Fn(&Space) -> bool) -> Result<(), CollectError> {
-        let mut images = self.store.images().into_iter();
+        let mut images = self.store.images.by_last_use().into_iter();
         while !enough(&self.space) {
             let Some(image) = images.next() else { break };
             self.remove_image(&image)?;
@@ -208,7 +210,7 @@ impl<'s> Round<'s> {
 
     /// Removes an image record and the layers that only this image has. Keeps the image if that would free nothing.
     fn remove_image(&mut self, image: &ImageRecord) -> Result<(), CollectError> {
-        let images = self.store.images();
+        let images = self.store.images.by_last_use();
         let others = images.iter().filter(|other| other.manifest != image.manifest);
         let shared: HashSet<LayerKey> = others.flat_map(|other| &other.layers).copied().collect();
         let is_leased = |key: &LayerKey| self.store.leases.locked().keeps(key);
@@ -216,7 +218,7 @@ impl<'s> Round<'s> {
         idle.retain(|key| self.present.contains_key(key) && !shared.contains(key));
         idle.retain(|key| !self.roots.layers.contains(key) && !is_leased(key));
         let needed = self.roots.manifests.contains(&image.manifest);
-        if idle.is_empty() || needed || !self.store.drop_image(image)? {
+        if idle.is_empty() || needed || !self.store.images.remove_unchanged(image)? {
             return Ok(());
         }
         self.done.images += 1;
@@ -246,20 +248,26 @@ impl<'s> Round<'s> {
 }
 
 impl Store {
+    /// Closes idle layers that are not in `roots` and had no lease in this round, except for the [`IDLE`] that were
+    /// requested last.
+    fn close_idle(&self, roots: &HashSet<LayerKey>) {
+        let leased = self.leases.locked();
+        let idle =
+            self.layers.mounted.remove_idle(IDLE, |key| roots.contains(key) || leased.keeps(key));
+        drop(leased);
+        drop(idle);
+    }
+
+    /// Removes a layer, unless it has a lease or had one in this round. Returns whether it was removed.
     fn remove_layer(&self, key: &LayerKey) -> std::io::Result<bool> {
-        let staged = self.stage();
-        {
+        let staged = {
             // The lock prevents new leases between the check and the rename.
-            let leases = self.leases.locked();
-            if leases.keeps(key) {
+            let leased = self.leases.locked();
+            if leased.keeps(key) {
                 return Ok(false);
             }
-            durable::rename(&self.layer(key), &staged)?;
-            self.origins.forget(key);
-            self.ages.removed(key);
-            // No volume has it: a volume's record would have kept the layer.
-            self.lowers.close(key);
-        }
+            self.layers.unlink(key)?
+        };
         discard(&staged)?;
         Ok(true)
     }

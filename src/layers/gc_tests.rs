@@ -34,17 +34,17 @@ fn store(dir: &Path) -> Arc<Store> {
 }
 
 fn on_disk(dir: &Path, space: Space) -> Arc<Store> {
-    let mut store = Store::open(dir, Arc::new(FakeMounts::default())).unwrap();
-    store.set_disk(move |_| Ok(space));
+    let store = Store::open(dir, Arc::new(FakeMounts::default())).unwrap();
+    store.disk.set_fake(move |_| Ok(space));
     Arc::new(store)
 }
 
 /// A store on a full disk, and the disk's free bytes, which the test can set.
 fn with_free(dir: &Path) -> (Arc<Store>, Arc<AtomicU64>) {
     let free = Arc::<AtomicU64>::default();
-    let mut store = Store::open(dir, Arc::new(FakeMounts::default())).unwrap();
+    let store = Store::open(dir, Arc::new(FakeMounts::default())).unwrap();
     let is_free = free.clone();
-    store.set_disk(move |_| Ok(Space::with_available(100_000, is_free.load(SeqCst))));
+    store.disk.set_fake(move |_| Ok(Space::with_available(100_000, is_free.load(SeqCst))));
     (Arc::new(store), free)
 }
 
@@ -59,7 +59,7 @@ fn add(store: &Arc<Store>, name: &str) -> LayerKey {
 
 fn add_tar(store: &Arc<Store>, mut tar: &[u8]) -> LayerKey {
     let new = new_layer(tar, Format::Portable);
-    store.add(&new, store.reserve(1).unwrap(), tar.by_ref()).unwrap();
+    store.layers.add(&new, store.disk.reserve(1).unwrap(), tar.by_ref()).unwrap();
     new.key_alone()
 }
 
@@ -78,26 +78,30 @@ fn unreachable_layers_are_removed_after_the_grace_period() {
     let [unreachable, imaged, recorded, leased] =
         ["unreachable", "imaged", "recorded", "leased"].map(|name| add(&store, name));
     store
-        .put_image("a:1", ManifestDigest::of(b"manifest"), &[imaged], &ImageDetails::default())
+        .images
+        .put("a:1", ManifestDigest::of(b"manifest"), &[imaged], &ImageDetails::default())
         .unwrap();
-    let lease = store.lease(&[leased]).unwrap();
-    assert!(store.lease(&[leased, LayerKey::of(b"absent")]).is_none());
+    let lease = store.leases.take_if_present(&[leased]).unwrap();
+    assert!(store.leases.take_if_present(&[leased, LayerKey::of(b"absent")]).is_none());
     let roots = || only([recorded]);
     let patient = Watermarks { grace: Duration::from_secs(600), ..NOW };
     assert_eq!(store.collect(roots, &patient).unwrap().layers, 0);
 
-    let lower = store.lower(&unreachable).unwrap();
+    let lower = store.layers.lower(&unreachable).unwrap();
     let done = store.collect(roots, &NOW).unwrap();
     assert_eq!((done.layers, done.images, done.kept_layers), (1, 0, 3));
     assert!(done.bytes > 0 && done.kept_bytes == 3 * done.bytes, "{done:?}");
-    assert!(!store.has(&unreachable) && [imaged, recorded, leased].iter().all(|l| store.has(l)));
-    assert_eq!(*store.origins(&unreachable), []);
+    assert!(
+        !store.layers.has(&unreachable)
+            && [imaged, recorded, leased].iter().all(|l| store.layers.has(l))
+    );
+    assert_eq!(*store.origins.of(&unreachable), []);
     assert_eq!(Arc::strong_count(&lower.tree), 1, "the store still has it open");
     assert_eq!(fs::read_dir(dir.path().join("staging")).unwrap().count(), 0);
 
     drop(lease);
     assert_eq!(store.collect(roots, &NOW).unwrap().layers, 1);
-    assert!(!store.has(&leased));
+    assert!(!store.layers.has(&leased));
 }
 
 /// Sets the year of a layer's `added` time in its metadata, as if the clock was changed since then.
@@ -122,7 +126,7 @@ fn a_clock_set_back_keeps_no_unreachable_layer_and_one_set_forward_removes_none_
     // A new process does not know when they were added, and has just opened the store.
     let store = self::store(dir.path());
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 1);
-    assert!(store.has(&set_back) && !store.has(&set_forward));
+    assert!(store.layers.has(&set_back) && !store.layers.has(&set_forward));
     assert_eq!(store.collect(nothing, &NOW).unwrap().layers, 1);
     let again = add(&store, "set back");
     set_added(dir.path(), &again, 2999);
@@ -135,15 +139,17 @@ fn an_image_without_references_is_removed() {
     let store = store(dir.path());
     let (old, new) = (add(&store, "old"), add(&store, "new"));
     store
-        .put_image("a:latest", ManifestDigest::of(b"1"), &[old], &ImageDetails::default())
+        .images
+        .put("a:latest", ManifestDigest::of(b"1"), &[old], &ImageDetails::default())
         .unwrap();
     store
-        .put_image("a:latest", ManifestDigest::of(b"2"), &[new], &ImageDetails::default())
+        .images
+        .put("a:latest", ManifestDigest::of(b"2"), &[new], &ImageDetails::default())
         .unwrap();
     let done = store.collect(nothing, &NOW).unwrap();
     assert_eq!((done.images, done.layers), (1, 1));
-    assert!(store.has(&new) && !store.has(&old));
-    assert_eq!(store.image("a:latest").unwrap().layers, [new]);
+    assert!(store.layers.has(&new) && !store.layers.has(&old));
+    assert_eq!(store.images.named("a:latest").unwrap().layers, [new]);
 }
 
 /// docs/hazards.md, 34: a round removes nothing when a root is unknown.
@@ -155,7 +161,7 @@ fn nothing_is_removed_when_the_roots_are_incomplete() {
     let incomplete = || Err(CollectError::IncompleteRoots("a record cannot be read".to_owned()));
     let error = store.collect(incomplete, &NOW).unwrap_err();
     assert!(error.to_string().contains("a record cannot be read"), "{error}");
-    assert!(store.has(&unreachable));
+    assert!(store.layers.has(&unreachable));
     assert_eq!(store.collect(nothing, &NOW).unwrap().layers, 1);
 }
 
@@ -175,7 +181,8 @@ fn kept_after(free: u64, need: u64) -> Vec<&'static str> {
     for (n, layer) in layers.iter().enumerate().skip(1) {
         let name = format!("a:{n}");
         store
-            .put_image(
+            .images
+            .put(
                 &name,
                 ManifestDigest::of(name.as_bytes()),
                 &[layers[0], *layer],
@@ -184,13 +191,13 @@ fn kept_after(free: u64, need: u64) -> Vec<&'static str> {
             .unwrap();
     }
     // Used again: now the third has the oldest use.
-    store.use_image(&ManifestDigest::of(b"a:1"));
+    store.images.mark_used(&ManifestDigest::of(b"a:1"));
     let roots = || only([layers[2]]);
     match need {
         0 => _ = store.collect(roots, &NOW).unwrap(),
         need => _ = store.free_space(roots, NOW.grace, need * one / 10).unwrap(),
     }
-    let kept = names.into_iter().zip(layers).filter(|(_, layer)| store.has(layer));
+    let kept = names.into_iter().zip(layers).filter(|(_, layer)| store.layers.has(layer));
     kept.map(|(name, _)| name).collect()
 }
 
@@ -257,9 +264,9 @@ fn a_caller_that_waits_for_space_returns_as_soon_as_it_is_free() {
 fn of_many_callers_that_find_no_space_one_runs_a_round() {
     let dir = TempDir::new().unwrap();
     let looked = Arc::<Mutex<HashSet<ThreadId>>>::default();
-    let mut store = Store::open(dir.path(), Arc::new(FakeMounts::default())).unwrap();
+    let store = Store::open(dir.path(), Arc::new(FakeMounts::default())).unwrap();
     let looks = looked.clone();
-    store.set_disk(move |_| {
+    store.disk.set_fake(move |_| {
         looks.lock().unwrap().insert(std::thread::current().id());
         Ok(Space::with_available(100_000, 5))
     });
@@ -321,7 +328,7 @@ fn an_image_used_after_the_clock_was_set_back_is_the_last_to_be_removed() {
     {
         let store = store(dir.path());
         for n in [1, 2] {
-            store.put_image("a:1", manifest(n), &[], &ImageDetails::default()).unwrap();
+            store.images.put("a:1", manifest(n), &[], &ImageDetails::default()).unwrap();
         }
         let path = dir.path().join("images").join(format!("{}.json", manifest(2).digest().hex()));
         let text = fs::read_to_string(&path).unwrap();
@@ -330,13 +337,14 @@ fn an_image_used_after_the_clock_was_set_back_is_the_last_to_be_removed() {
         fs::write(&path, later.to_string()).unwrap();
     }
     let store = store(dir.path());
-    let order =
-        |store: &Store| store.images().iter().map(|image| image.manifest).collect::<Vec<_>>();
+    let order = |store: &Store| {
+        store.images.by_last_use().iter().map(|image| image.manifest).collect::<Vec<_>>()
+    };
     assert_eq!(order(&store), [manifest(1), manifest(2)]);
-    store.use_image(&manifest(1));
+    store.images.mark_used(&manifest(1));
     assert_eq!(order(&store), [manifest(2), manifest(1)]);
-    store.put_image("a:3", manifest(3), &[], &ImageDetails::default()).unwrap();
-    store.use_image(&manifest(2));
+    store.images.put("a:3", manifest(3), &[], &ImageDetails::default()).unwrap();
+    store.images.mark_used(&manifest(2));
     assert_eq!(order(&store), [manifest(1), manifest(3), manifest(2)]);
 }
 
@@ -347,7 +355,7 @@ fn the_last_use_survives_a_restart_and_an_old_record_has_none() {
     let path = dir.path().join("images").join(format!("{}.json", manifest.digest().hex()));
     {
         let store = store(dir.path());
-        store.put_image("a:1", manifest, &[], &ImageDetails::default()).unwrap();
+        store.images.put("a:1", manifest, &[], &ImageDetails::default()).unwrap();
     }
     let text = fs::read_to_string(&path).unwrap();
     let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -356,10 +364,10 @@ fn the_last_use_survives_a_restart_and_an_old_record_has_none() {
     fs::write(&path, old.to_string()).unwrap();
     {
         let store = store(dir.path());
-        assert_eq!(store.image("a:1").unwrap().used, None);
-        store.use_image(&manifest);
+        assert_eq!(store.images.named("a:1").unwrap().used, None);
+        store.images.mark_used(&manifest);
     }
-    assert!(store(dir.path()).image("a:1").unwrap().used.is_some());
+    assert!(store(dir.path()).images.named("a:1").unwrap().used.is_some());
 }
 
 /// docs/hazards.md, 20 and 34: publishers take a lease, look for the layer, write a record, drop the lease and use the
@@ -392,16 +400,16 @@ fn no_layer_in_use_is_removed_while_publishers_and_rounds_race() {
                 let removed = &removed;
                 scope.spawn(move || {
                     while removed.load(SeqCst) < 20 && began.elapsed() < LONG {
-                        let lease = store.hold(&[id]);
-                        if !store.has(&id) {
+                        let lease = store.leases.take(&[id]);
+                        if !store.layers.has(&id) {
                             add_tar(store, tar);
                         }
-                        assert!(store.has(&id), "removed under a lease");
+                        assert!(store.layers.has(&id), "removed under a lease");
                         record.store(true, SeqCst);
                         drop(lease);
                         std::thread::yield_now();
-                        assert!(store.has(&id), "removed under a record");
-                        store.lower(&id).unwrap();
+                        assert!(store.layers.has(&id), "removed under a record");
+                        store.layers.lower(&id).unwrap();
                         record.store(false, SeqCst);
                         // No record or lease names it for a moment.
                         std::thread::sleep(Duration::from_millis(2));

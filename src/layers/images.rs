@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{ImagesError, LayerKey, Store};
+use super::{error::ImagesError, key::LayerKey};
 use crate::{
     digest::{BlobDigest, ManifestDigest},
     sys::durable::{self, at},
@@ -116,21 +116,21 @@ impl ImageRecord {
 
 /// A record and the bytes of its file.
 #[derive(Debug, Clone)]
-struct Known {
+struct KnownImage {
     image: Arc<ImageRecord>,
     bytes: u64,
 }
 
-/// All records, in memory as on disk, without the configs. A reference is in at most one record.
+/// The records of all images, in memory as on disk, without the configs. A reference is in at most one record.
 #[derive(Debug)]
-pub(super) struct Images {
+pub struct ImageRecords {
     dir: PathBuf,
-    known: Mutex<BTreeMap<ManifestDigest, Known>>,
+    known: Mutex<BTreeMap<ManifestDigest, KnownImage>>,
     /// Held by a writer, so that readers never wait for the disk.
     writer: Mutex<()>,
 }
 
-impl Images {
+impl ImageRecords {
     pub(super) fn load(dir: PathBuf) -> io::Result<Self> {
         durable::sweep(&dir)?;
         let entries = fs::read_dir(&dir).map_err(at("list", &dir))?;
@@ -139,9 +139,9 @@ impl Images {
             let path = entry.map_err(at("list", &images.dir))?.path();
             match read(&path) {
                 Ok((image, bytes)) => {
-                    let known = Known { bytes, image: Arc::new(image) };
+                    let known = KnownImage { bytes, image: Arc::new(image) };
                     images.known().insert(known.image.manifest, known);
-                    images.trim(&HashSet::new(), BOUNDS_BETWEEN_ROUNDS)?;
+                    images.trim_to(BOUNDS_BETWEEN_ROUNDS, &HashSet::new())?;
                 }
                 // A record that cannot be read costs one request to a registry. It must not stop the node.
                 Err(why) => {
@@ -152,7 +152,7 @@ impl Images {
         Ok(images)
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<ManifestDigest, Known>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<ManifestDigest, KnownImage>> {
         self.known.lock()
     }
 
@@ -164,31 +164,31 @@ impl Images {
         self.dir.join(file_name(manifest))
     }
 
-    fn all(&self, wanted: impl Fn(&ImageRecord) -> bool) -> Vec<Arc<ImageRecord>> {
+    fn matching(&self, wanted: impl Fn(&ImageRecord) -> bool) -> Vec<Arc<ImageRecord>> {
         let known = self.known();
         known.values().map(|known| &known.image).filter(|image| wanted(image)).cloned().collect()
     }
 
     /// The config in a record's file.
-    fn config(&self, manifest: &ManifestDigest) -> Option<String> {
+    fn read_config(&self, manifest: &ManifestDigest) -> Option<String> {
         let (bytes, _) = bounded(&self.path(manifest)).ok()?;
         serde_json::from_slice::<ConfigOnly>(&bytes).ok()?.config
     }
 
     /// Writes a record. Without a new `config`, the file keeps its config. The caller holds the writer lock.
     fn write_record(&self, image: ImageRecord, config: Option<&str>) -> Result<(), ImagesError> {
-        let old_config = if config.is_none() { self.config(&image.manifest) } else { None };
+        let old_config = if config.is_none() { self.read_config(&image.manifest) } else { None };
         let file = File { image: &image, config: config.or(old_config.as_deref()) };
         let bytes = serde_json::to_vec_pretty(&file).map_err(io::Error::from)?;
         durable::write_atomic(&self.path(&image.manifest), &bytes)?;
-        let known = Known { bytes: bytes.len() as u64, image: Arc::new(image) };
+        let known = KnownImage { bytes: bytes.len() as u64, image: Arc::new(image) };
         self.known().insert(known.image.manifest, known);
         Ok(())
     }
 
     /// Removes records that are not `needed`, the least recently used first, until all are within `bounds`. The caller
     /// holds the writer lock. Returns the number of removed records.
-    fn trim(&self, needed: &HashSet<ManifestDigest>, bounds: Bounds) -> io::Result<u64> {
+    fn trim_to(&self, bounds: Bounds, needed: &HashSet<ManifestDigest>) -> io::Result<u64> {
         let (count, bytes) = {
             let known = self.known();
             (known.len(), known.values().map(|known| known.bytes).sum::<u64>())
@@ -197,9 +197,9 @@ impl Images {
         if count <= bounds.count && bytes <= bounds.bytes {
             return Ok(removed);
         }
-        let mut all: Vec<Known> = self.known().values().cloned().collect();
+        let mut all: Vec<KnownImage> = self.known().values().cloned().collect();
         all.sort_by_key(|known| known.image.last_use());
-        for Known { image, bytes: freed } in all {
+        for KnownImage { image, bytes: freed } in all {
             if count <= bounds.count && bytes <= bounds.bytes {
                 break;
             }
@@ -242,7 +242,7 @@ fn file_name(manifest: &ManifestDigest) -> String {
 
 /// A timestamp for a use that is later than all known ones, even if the clock was set back. Uses are only compared with
 /// each other.
-fn next_use(known: &BTreeMap<ManifestDigest, Known>) -> Timestamp {
+fn next_use(known: &BTreeMap<ManifestDigest, KnownImage>) -> Timestamp {
     let latest = known.values().map(|known| known.image.last_use()).max();
     let next = latest.and_then(|latest| latest.checked_add(SignedDuration::from_nanos(1)).ok());
     Timestamp::now().max(next.unwrap_or(Timestamp::MIN))
@@ -253,47 +253,47 @@ fn keep_latest<T>(names: &mut Vec<T>) {
     names.drain(..names.len().saturating_sub(NAMES));
 }
 
-impl Store {
+impl ImageRecords {
     /// The image to which `reference` (canonical) was last resolved.
-    pub fn image(&self, reference: &str) -> Option<Arc<ImageRecord>> {
-        // Two records may name it after a crash between the two writes of `put_image`.
-        let named = self.images.all(|image| image.is_named(reference));
+    pub fn named(&self, reference: &str) -> Option<Arc<ImageRecord>> {
+        // Two records may name it after a crash between the two writes of [`ImageRecords::put`].
+        let named = self.matching(|image| image.is_named(reference));
         named.into_iter().max_by_key(|image| image.resolved)
     }
 
     /// The image with this `digest`, of its manifest or of an index, if it was resolved before at `place`
     /// (`registry/repository`). An image that was only resolved at other places is not returned.
-    pub fn image_at(&self, place: &str, digest: &ManifestDigest) -> Option<Arc<ImageRecord>> {
+    pub fn at(&self, place: &str, digest: &ManifestDigest) -> Option<Arc<ImageRecord>> {
         let matches =
             |image: &ImageRecord| image.manifest == *digest || image.indexes.contains(digest);
-        let found = self.images.all(|image| matches(image) && image.is_from(place));
+        let found = self.matching(|image| matches(image) && image.is_from(place));
         found.into_iter().max_by_key(|image| image.resolved)
     }
 
     /// The fields of an image's config on which a snapshot's image is based, as JSON. Reads the disk; blocks.
-    pub fn image_config(&self, manifest: &ManifestDigest) -> Option<String> {
-        self.images.known().get(manifest)?;
-        self.images.config(manifest)
+    pub fn config(&self, manifest: &ManifestDigest) -> Option<String> {
+        self.known().get(manifest)?;
+        self.read_config(manifest)
     }
 
-    /// As [`Store::image_config`], by the config's digest, if an image of `place` (`registry/repository`) has this
+    /// As [`ImageRecords::config`], by the config's digest, if an image of `place` (`registry/repository`) has this
     /// config. Reads the disk; blocks.
     pub fn config_at(&self, place: &str, config: &BlobDigest) -> Option<String> {
-        let found = self.images.all(|image| image.config_digest.as_ref() == Some(config));
+        let found = self.matching(|image| image.config_digest.as_ref() == Some(config));
         let image = found.into_iter().find(|image| image.is_from(place))?;
-        self.images.config(&image.manifest)
+        self.read_config(&image.manifest)
     }
 
     /// Records that `reference` (canonical) now resolves to this manifest with these layers, bottom first.
-    pub fn put_image(
+    pub fn put(
         &self,
         reference: &str,
         manifest: ManifestDigest,
         layers: &[LayerKey],
         details: &ImageDetails,
     ) -> Result<(), ImagesError> {
-        let _writer = self.images.write();
-        let known = self.images.known().get(&manifest).map(|known| known.image.clone());
+        let _writer = self.write();
+        let known = self.known().get(&manifest).map(|known| known.image.clone());
         let (mut references, mut indexes, mut config_digest) = match known.as_deref() {
             Some(known) => (known.references.clone(), known.indexes.clone(), known.config_digest),
             None => Default::default(),
@@ -305,7 +305,7 @@ impl Store {
         indexes.extend(details.index);
         keep_latest(&mut indexes);
         config_digest = details.config_digest.or(config_digest);
-        let (layers, resolved) = (layers.to_vec(), next_use(&self.images.known()));
+        let (layers, resolved) = (layers.to_vec(), next_use(&self.known()));
         let image = ImageRecord {
             manifest,
             references,
@@ -315,68 +315,65 @@ impl Store {
             resolved,
             used: None,
         };
-        self.images.write_record(image, details.config.as_deref())?;
-        for other in self.images.all(|other| other.is_named(reference)) {
+        self.write_record(image, details.config.as_deref())?;
+        for other in self.matching(|other| other.is_named(reference)) {
             if other.manifest != manifest {
                 let mut other = ImageRecord::clone(&other);
                 other.references.retain(|known| known != reference);
-                self.images.write_record(other, None)?;
+                self.write_record(other, None)?;
             }
         }
-        self.images.trim(&HashSet::from([manifest]), BOUNDS_BETWEEN_ROUNDS)?;
+        self.trim_to(BOUNDS_BETWEEN_ROUNDS, &HashSet::from([manifest]))?;
         Ok(())
     }
 
     /// Records that a volume is created from an image, so that other images are removed first when the disk is full.
     /// Best effort: an error is logged.
-    pub fn use_image(&self, manifest: &ManifestDigest) {
+    pub fn mark_used(&self, manifest: &ManifestDigest) {
         {
-            let mut known = self.images.known();
+            let mut known = self.known();
             let now = next_use(&known);
-            let Some(Known { image, .. }) = known.get_mut(manifest) else { return };
+            let Some(KnownImage { image, .. }) = known.get_mut(manifest) else { return };
             let same_hour = image.last_use().as_second() / HOUR == now.as_second() / HOUR;
             Arc::make_mut(image).used = Some(now);
             if same_hour {
                 return;
             }
         }
-        let _writer = self.images.write();
+        let _writer = self.write();
         let used = |image: &ImageRecord| image.manifest == *manifest;
-        for image in self.images.all(used) {
-            if let Err(error) = self.images.write_record(ImageRecord::clone(&image), None) {
+        for image in self.matching(used) {
+            if let Err(error) = self.write_record(ImageRecord::clone(&image), None) {
                 tracing::warn!(image = %manifest, %error, "cannot record the last use of an image");
             }
         }
     }
 
     /// All images, the least recently used first.
-    pub(super) fn images(&self) -> Vec<Arc<ImageRecord>> {
-        let mut images = self.images.all(|_| true);
+    pub(super) fn by_last_use(&self) -> Vec<Arc<ImageRecord>> {
+        let mut images = self.matching(|_| true);
         images.sort_by_key(|image| image.last_use());
         images
     }
 
     /// Removes the least recently used image records that are not in `needed`, if there are too many. Returns the
     /// number of removed records.
-    pub(super) fn trim_images(&self, needed: &HashSet<ManifestDigest>) -> io::Result<u64> {
-        let _writer = self.images.write();
-        self.images.trim(needed, BOUNDS_AFTER_ROUND)
+    pub(super) fn trim(&self, needed: &HashSet<ManifestDigest>) -> io::Result<u64> {
+        let _writer = self.write();
+        self.trim_to(BOUNDS_AFTER_ROUND, needed)
     }
 
     /// Removes an image's record, unless it was changed or used since it was read as `expected`. Returns whether it was
     /// removed.
-    pub(super) fn drop_image(&self, expected: &ImageRecord) -> io::Result<bool> {
-        let _writer = self.images.write();
-        let unchanged = self
-            .images
-            .known()
-            .get(&expected.manifest)
-            .is_some_and(|known| *known.image == *expected);
+    pub(super) fn remove_unchanged(&self, expected: &ImageRecord) -> io::Result<bool> {
+        let _writer = self.write();
+        let unchanged =
+            self.known().get(&expected.manifest).is_some_and(|known| *known.image == *expected);
         if !unchanged {
             return Ok(false);
         }
-        durable::remove_file(&self.images.path(&expected.manifest))?;
-        self.images.known().remove(&expected.manifest);
+        durable::remove_file(&self.path(&expected.manifest))?;
+        self.known().remove(&expected.manifest);
         Ok(true)
     }
 }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    layers::{Roots, Watermarks},
+    layers::{Roots, Store, Watermarks},
     sys::mounts::FakeMounts,
 };
 
@@ -35,18 +35,18 @@ fn a_config_stays_on_the_disk_and_survives_later_writes_of_its_record() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
     let config = r#"{"config":{"Env":["A=1"]}}"#;
-    store.put_image("r.io/a:1", manifest(1), &[], &with_config(config)).unwrap();
-    store.put_image("r.io/a:2", manifest(1), &[], &ImageDetails::default()).unwrap();
+    store.images.put("r.io/a:1", manifest(1), &[], &with_config(config)).unwrap();
+    store.images.put("r.io/a:2", manifest(1), &[], &ImageDetails::default()).unwrap();
     let mut known = store.images.known();
     Arc::make_mut(&mut known.get_mut(&manifest(1)).unwrap().image).resolved = Timestamp::UNIX_EPOCH;
     drop(known);
-    store.use_image(&manifest(1));
+    store.images.mark_used(&manifest(1));
     let check = |store: &Store| {
-        assert_eq!(store.image_config(&manifest(1)).as_deref(), Some(config));
+        assert_eq!(store.images.config(&manifest(1)).as_deref(), Some(config));
         let (place, digest) = ("r.io/a", BlobDigest::of(config.as_bytes()));
-        assert_eq!(store.config_at(place, &digest).as_deref(), Some(config));
-        assert_eq!(store.config_at("r.io/b", &digest), None, "another repository's");
-        assert_eq!(store.config_at("r.io/a", &BlobDigest::new(*manifest(1).digest())), None);
+        assert_eq!(store.images.config_at(place, &digest).as_deref(), Some(config));
+        assert_eq!(store.images.config_at("r.io/b", &digest), None, "another repository's");
+        assert_eq!(store.images.config_at("r.io/a", &BlobDigest::new(*manifest(1).digest())), None);
         let shown = format!("{:?}", store.images);
         assert!(!shown.contains("Env"), "{shown}");
     };
@@ -60,14 +60,14 @@ fn a_digest_resolves_only_at_the_repository_that_served_it() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
     let details = ImageDetails { index: Some(manifest(7)), ..ImageDetails::default() };
-    store.put_image("r.io/a:1", manifest(1), &[], &details).unwrap();
+    store.images.put("r.io/a:1", manifest(1), &[], &details).unwrap();
     for digest in [manifest(1), manifest(7)] {
-        assert_eq!(store.image_at("r.io/a", &digest).unwrap().manifest, manifest(1));
+        assert_eq!(store.images.at("r.io/a", &digest).unwrap().manifest, manifest(1));
         for other in ["r.io/b", "r.io", "r.io/a/b", "r.io/"] {
-            assert_eq!(store.image_at(other, &digest), None, "{other}");
+            assert_eq!(store.images.at(other, &digest), None, "{other}");
         }
     }
-    assert_eq!(store.image_at("r.io/a", &manifest(2)), None);
+    assert_eq!(store.images.at("r.io/a", &manifest(2)), None);
 }
 
 #[test]
@@ -76,11 +76,11 @@ fn a_record_keeps_its_latest_references_and_indexes() {
     let store = open(&dir);
     for n in 0..=NAMES {
         let details = ImageDetails { index: Some(manifest(n)), ..ImageDetails::default() };
-        store.put_image(&format!("r.io/a:{n}"), manifest(99), &[], &details).unwrap();
+        store.images.put(&format!("r.io/a:{n}"), manifest(99), &[], &details).unwrap();
     }
-    assert_eq!(store.image("r.io/a:0"), None);
-    assert_eq!(store.image_at("r.io/a", &manifest(0)), None);
-    let image = store.image(&format!("r.io/a:{NAMES}")).unwrap();
+    assert_eq!(store.images.named("r.io/a:0"), None);
+    assert_eq!(store.images.at("r.io/a", &manifest(0)), None);
+    let image = store.images.named(&format!("r.io/a:{NAMES}")).unwrap();
     assert_eq!((image.references.len(), image.indexes.len()), (NAMES, NAMES));
 }
 
@@ -92,19 +92,20 @@ fn image_records_are_bounded_and_needed_ones_are_kept() {
     let bounds = Bounds { count: 3, bytes: 1 << 20 };
     for n in 0..6 {
         store
-            .put_image(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
+            .images
+            .put(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
             .unwrap();
     }
-    store.use_image(&manifest(1));
-    let trim = |bounds| store.images.trim(&HashSet::from([manifest(0)]), bounds).unwrap();
+    store.images.mark_used(&manifest(1));
+    let trim = |bounds| store.images.trim_to(bounds, &HashSet::from([manifest(0)])).unwrap();
     assert_eq!(trim(bounds), 3);
-    let left: Vec<_> = store.images().iter().map(|image| image.manifest).collect();
+    let left: Vec<_> = store.images.by_last_use().iter().map(|image| image.manifest).collect();
     assert_eq!(left, [0, 5, 1].map(manifest), "the oldest is needed, another was used");
     assert_eq!(trim(bounds), 0);
     let small = store.images.known().values().map(|known| known.bytes).max().unwrap();
     assert_eq!(trim(Bounds { bytes: 2 * small, ..bounds }), 1, "bytes count too");
     drop(store);
-    let left: Vec<_> = open(&dir).images().iter().map(|image| image.manifest).collect();
+    let left: Vec<_> = open(&dir).images.by_last_use().iter().map(|image| image.manifest).collect();
     assert_eq!(left, [0, 1].map(manifest), "on the disk as in memory");
 }
 
@@ -115,12 +116,13 @@ fn a_round_trims_image_records_to_their_bounds() {
     let bytes = BOUNDS_AFTER_ROUND.bytes / 4;
     for n in 0..6 {
         store
-            .put_image(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
+            .images
+            .put(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
             .unwrap();
         store.images.known().get_mut(&manifest(n)).unwrap().bytes = bytes;
     }
     assert_eq!(collect(&store, HashSet::from([manifest(0)])), 2);
-    assert!(store.image("r.io/a:0").is_some() && store.image("r.io/a:1").is_none());
+    assert!(store.images.named("r.io/a:0").is_some() && store.images.named("r.io/a:1").is_none());
 }
 
 /// An earlier version wrote whole configs into the records. Reading them all at start ran out of memory.
@@ -130,7 +132,8 @@ fn an_image_record_that_is_too_large_is_skipped_at_start() {
     let store = open(&dir);
     for n in 0..2 {
         store
-            .put_image(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
+            .images
+            .put(&format!("r.io/a:{n}"), manifest(n), &[], &ImageDetails::default())
             .unwrap();
     }
     let path = store.images.path(&manifest(1));
@@ -139,7 +142,7 @@ fn an_image_record_that_is_too_large_is_skipped_at_start() {
     let config = "x".repeat(8 << 20);
     fs::write(&path, text.replacen('{', &format!("{{\"config\":\"{config}\","), 1)).unwrap();
     let store = open(&dir);
-    assert!(store.image("r.io/a:0").is_some() && store.image("r.io/a:1").is_none());
-    store.put_image("r.io/a:1", manifest(1), &[], &ImageDetails::default()).unwrap();
-    assert_eq!(store.image("r.io/a:1").unwrap().manifest, manifest(1), "recorded again");
+    assert!(store.images.named("r.io/a:0").is_some() && store.images.named("r.io/a:1").is_none());
+    store.images.put("r.io/a:1", manifest(1), &[], &ImageDetails::default()).unwrap();
+    assert_eq!(store.images.named("r.io/a:1").unwrap().manifest, manifest(1), "recorded again");
 }

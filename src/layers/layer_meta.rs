@@ -1,14 +1,14 @@
-//! The types of a layer's metadata files: `layer.json`, which never changes, and the entries of `origins.json`.
+//! A layer's metadata: the file `layer.json`, which never changes.
 
 use std::{fs, io, path::Path};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ChainId, LayerKey, SnapshotContents};
+use super::key::{ChainId, LayerKey};
 use crate::{
     changeset::{Features, Unpacked},
-    digest::{BlobDigest, DiffId},
+    digest::DiffId,
     media_type::Format,
     sys::durable::{self, at},
 };
@@ -16,7 +16,8 @@ use crate::{
 /// The content of `layer.json`: what is known of a layer without opening it. People may read it too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LayerMeta {
-    pub(super) form: LayerFormat,
+    #[serde(rename = "form")]
+    pub(super) storage: LayerStorage,
     /// The digest of its uncompressed tar; `None` for a snapshot layer, which was not added from a tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) diff_id: Option<DiffId>,
@@ -48,14 +49,14 @@ pub(super) struct LayerMeta {
 /// How a layer is stored on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LayerFormat {
+pub enum LayerStorage {
     /// One EROFS image, `layer.erofs`.
     Erofs,
     /// A directory tree, `diff/`.
     Dir,
 }
 
-impl LayerFormat {
+impl LayerStorage {
     /// The name of the image file or of the tree's root in the layer's directory.
     pub(super) fn content(self) -> &'static str {
         match self {
@@ -65,19 +66,30 @@ impl LayerFormat {
     }
 }
 
+/// The contents of a snapshot layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SnapshotContents {
+    /// The number of its names.
+    pub entries: u64,
+    /// The bytes of its files.
+    pub bytes: u64,
+    /// The overlay features that a mount with this layer must enable.
+    pub features: Features,
+}
+
 fn is_default(features: &Features) -> bool {
     *features == Features::default()
 }
 
 impl LayerMeta {
     pub(super) fn new(
-        form: LayerFormat,
+        storage: LayerStorage,
         format: Format,
         unpacked: &Unpacked,
         onto: Option<ChainId>,
     ) -> Self {
         Self {
-            form,
+            storage,
             diff_id: Some(unpacked.diff_id),
             key: (format == Format::Native).then(|| LayerKey::alone(&unpacked.diff_id, format)),
             onto,
@@ -93,7 +105,7 @@ impl LayerMeta {
 
     pub(super) fn of_snapshot(key: LayerKey, contents: &SnapshotContents) -> Self {
         Self {
-            form: LayerFormat::Dir,
+            storage: LayerStorage::Dir,
             diff_id: None,
             key: Some(key),
             onto: None,
@@ -142,43 +154,6 @@ impl LayerMeta {
     }
 }
 
-/// A repository that a layer's bytes came from, or were pushed to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Origin {
-    /// The registry, `host[:port]`.
-    pub registry: String,
-    /// The repository in the registry.
-    pub repository: String,
-    /// The digest of the blob in the repository (compressed).
-    pub blob: BlobDigest,
-    /// Whether the registry has served it without a credential.
-    pub public: bool,
-    /// The blob's descriptor, with which another manifest can name it too. `None` if an earlier version added the
-    /// layer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub packed: Option<Packed>,
-    /// For a pushed layer: the namespace of the snapshot. The origin counts for this namespace only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-}
-
-/// The description of a layer's blob in a manifest and its config.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Packed {
-    /// The blob's media type.
-    pub media_type: String,
-    /// The blob's size in bytes.
-    pub size: u64,
-    /// The digest of its uncompressed tar. The store does not know that of a snapshot layer otherwise.
-    pub diff_id: DiffId,
-}
-
-/// Whether both origins are the same blob in the same repository for the same namespace.
-pub(super) fn same_place(one: &Origin, other: &Origin) -> bool {
-    let place = (&one.registry, &one.repository, one.blob, &one.namespace);
-    place == (&other.registry, &other.repository, other.blob, &other.namespace)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,14 +164,14 @@ mod tests {
         let (dir, diff_id) = (tempfile::TempDir::new().unwrap(), DiffId::of(b"tar"));
         let old = serde_json::json!({
             "form": "erofs", "diff_id": diff_id, "tar_bytes": 3, "image_bytes": 4096, "entries": 1, "opaque_root": true,
-            "origin": { "registry": "r.io", "repository": "a", "blob": BlobDigest::of(b"blob") },
+            "origin": { "registry": "r.io", "repository": "a", "blob": crate::digest::BlobDigest::of(b"blob") },
             "added": "2026-11-01T10:00:00Z",
         });
         fs::write(dir.path().join("layer.json"), old.to_string()).unwrap();
         let read = LayerMeta::read(dir.path()).unwrap();
         assert_eq!(
-            (read.form, read.diff_id, read.image_bytes),
-            (LayerFormat::Erofs, Some(diff_id), 4096)
+            (read.storage, read.diff_id, read.image_bytes),
+            (LayerStorage::Erofs, Some(diff_id), 4096)
         );
         assert!(read.opaque_root);
         let key = LayerKey::alone(&diff_id, Format::Portable);

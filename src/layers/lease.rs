@@ -7,20 +7,23 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{LayerKey, Store};
+use super::{key::LayerKey, layer_dirs::LayerDirs};
 
 /// Keeps layers from garbage collection until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Lease {
-    store: Arc<Store>,
+    leased: Arc<Mutex<LeasedLayers>>,
     /// The keys of the layers that it keeps.
     pub layers: Vec<LayerKey>,
 }
 
 /// All leases of a store. The lock also serializes the decision whether a layer may be removed.
-#[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<LeasedLayers>);
+#[derive(Debug)]
+pub struct Leases {
+    dirs: LayerDirs,
+    leased: Arc<Mutex<LeasedLayers>>,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct LeasedLayers {
@@ -40,8 +43,31 @@ impl LeasedLayers {
 }
 
 impl Leases {
+    /// No leases yet, of the layers in these directories.
+    pub(super) fn new(dirs: LayerDirs) -> Self {
+        Self { dirs, leased: Arc::default() }
+    }
+
+    /// Takes a lease of `layers`, which may exist already or be added later.
+    pub fn take(&self, layers: &[LayerKey]) -> Lease {
+        let mut leased = self.locked();
+        for layer in layers {
+            *leased.leases.entry(*layer).or_default() += 1;
+            if let Some(touched) = &mut leased.touched {
+                touched.insert(*layer);
+            }
+        }
+        Lease { leased: self.leased.clone(), layers: layers.to_vec() }
+    }
+
+    /// Takes a lease of `layers`; `None` if one of them is not in the store.
+    pub fn take_if_present(&self, layers: &[LayerKey]) -> Option<Lease> {
+        let lease = self.take(layers);
+        layers.iter().all(|layer| self.dirs.has(layer)).then_some(lease)
+    }
+
     pub(super) fn locked(&self) -> MutexGuard<'_, LeasedLayers> {
-        self.0.lock()
+        self.leased.lock()
     }
 
     /// Begins to remember every leased layer, until [`Leases::end_round`].
@@ -55,29 +81,9 @@ impl Leases {
     }
 }
 
-impl Store {
-    /// Takes a lease of `layers`, which may exist already or be added later.
-    pub fn hold(self: &Arc<Self>, layers: &[LayerKey]) -> Lease {
-        let mut leased = self.leases.locked();
-        for layer in layers {
-            *leased.leases.entry(*layer).or_default() += 1;
-            if let Some(touched) = &mut leased.touched {
-                touched.insert(*layer);
-            }
-        }
-        Lease { store: self.clone(), layers: layers.to_vec() }
-    }
-
-    /// Takes a lease of `layers`; `None` if one of them is not in the store.
-    pub fn lease(self: &Arc<Self>, layers: &[LayerKey]) -> Option<Lease> {
-        let lease = self.hold(layers);
-        layers.iter().all(|layer| self.has(layer)).then_some(lease)
-    }
-}
-
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut leased = self.store.leases.locked();
+        let mut leased = self.leased.lock();
         for layer in &self.layers {
             if let Some(count) = leased.leases.get_mut(layer) {
                 *count -= 1;

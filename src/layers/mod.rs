@@ -24,11 +24,23 @@
 //! the record of a volume (the caller passes these), by the record of a snapshot or by the record of an image; see
 //! `gc.rs`.
 //!
+//! A [`Store`] holds one value for each of its parts, and no part knows the store:
+//!
+//! | field | what it does |
+//! |---|---|
+//! | `layers` | finds, opens, adds and removes layers |
+//! | `origins` | keeps the repositories that delivered each layer |
+//! | `leases` | keeps layers from garbage collection |
+//! | `images`, `snapshots` | keep the records |
+//! | `disk` | reserves space |
+//! | `staging` | holds what is being added or removed, and the store's lock |
+//!
 //! May use: changeset, erofs, spill, sys
 //!
 //! Deliberately absent: registries and credentials (a layer arrives as bytes), and the format of an upper.
 
 mod add;
+mod add_with_parents;
 mod ages;
 mod dir;
 mod error;
@@ -37,10 +49,10 @@ mod gc;
 mod gc_tests;
 mod images;
 mod key;
+mod layer_dirs;
 mod layer_meta;
 mod lease;
 mod mounted_layer;
-mod parent_layers;
 #[cfg(test)]
 mod power_tests;
 #[cfg(test)]
@@ -50,10 +62,12 @@ mod reservation;
 mod reserve_error;
 mod reserved_file;
 mod rounds;
-mod scratch;
+mod snapshot_id;
 mod snapshot_layer;
 mod snapshots;
+mod staging;
 mod store;
+mod stored_layers;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -62,17 +76,21 @@ mod verify;
 
 pub use crate::changeset::Features;
 pub use add::NewLayer;
+pub use add_with_parents::Place;
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
 pub use gc::{GcStats, Roots, Watermarks};
-pub use images::{ImageDetails, ImageRecord};
+pub use images::{ImageDetails, ImageRecord, ImageRecords};
 pub use key::{ChainId, LayerKey};
-pub use layer_meta::{LayerFormat, Origin, Packed};
-pub use lease::Lease;
+pub use layer_meta::{LayerStorage, SnapshotContents};
+pub use lease::{Lease, Leases};
 pub use mounted_layer::Lower;
-pub use parent_layers::Place;
-pub use reservation::{DiskLimits, Reservation};
+pub use provenance::{Origin, Origins, Packed};
+pub use reservation::{DiskLimits, DiskSpace, Reservation};
 pub use reserve_error::{FREE_DISK, ReserveError};
-pub use snapshot_layer::{SnapshotContents, StagedSnapshot};
-pub use snapshots::{SnapshotId, SnapshotIdError, SnapshotRecord, SnapshotSource};
-pub use store::{Store, StoreLock};
-pub use verify::Finding;
+pub use snapshot_id::{SnapshotId, SnapshotIdError};
+pub use snapshot_layer::StagedSnapshot;
+pub use snapshots::{SnapshotRecord, SnapshotRecords, SnapshotSource};
+pub use staging::Staging;
+pub use store::{Store, StoreLock, StoreSettings};
+pub use stored_layers::Layers;
+pub use verify::DamagedLayer;

@@ -4,22 +4,14 @@
 //! were requested since. The number of idle layers is bounded, because users who name images decide how many layers
 //! there are.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs,
-    sync::Arc,
-};
+use std::{collections::HashMap, fs, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{
-    LayerKey, LowerError, Store,
-    layer_meta::{LayerFormat, LayerMeta},
-};
+use super::{error::LowerError, key::LayerKey, layer_dirs::LayerDirs, layer_meta::LayerStorage};
 use crate::{
     changeset::Features,
-    digest::DiffId,
-    sys::mounts::{Detached, mount_image},
+    sys::mounts::{Detached, Mounts, mount_image},
 };
 
 /// An open layer.
@@ -39,11 +31,15 @@ pub struct Lower {
 
 /// The number of layers without a volume that stay open, so that pods that start one after another find their layers in
 /// the page cache.
-const IDLE: usize = 256;
+pub(super) const IDLE: usize = 256;
 
-/// All open layers.
-#[derive(Debug, Default)]
-pub(super) struct Lowers(Mutex<Open>);
+/// The layers of a store as mounts.
+#[derive(Debug)]
+pub(super) struct MountedLayers {
+    dirs: LayerDirs,
+    mounts: Arc<dyn Mounts>,
+    open: Mutex<Open>,
+}
 
 #[derive(Debug, Default)]
 struct Open {
@@ -52,16 +48,62 @@ struct Open {
     slots: HashMap<LayerKey, Slot>,
 }
 
+/// A layer that is open or being opened.
 #[derive(Debug, Default)]
-struct Slot {
+pub(super) struct Slot {
     lower: Arc<Mutex<Option<Lower>>>,
     /// The number of its last request.
     last_request: u64,
 }
 
-impl Lowers {
+impl MountedLayers {
+    /// The layers in `dirs`, which are mounted by `mounts`.
+    pub(super) fn new(dirs: LayerDirs, mounts: Arc<dyn Mounts>) -> Self {
+        Self { dirs, mounts, open: Mutex::default() }
+    }
+
+    /// The layer's mount, which is made for the first caller.
+    pub(super) fn lower(&self, key: &LayerKey) -> Result<Lower, LowerError> {
+        let slot = self.slot(key);
+        // Locked while mounting: a second call for this layer waits for the first one's mount; calls for other layers
+        // do not.
+        let mut slot = slot.lock();
+        match &*slot {
+            Some(lower) => Ok(lower.clone()),
+            None => Ok(slot.insert(self.mount(key)?).clone()),
+        }
+    }
+
+    fn mount(&self, key: &LayerKey) -> Result<Lower, LowerError> {
+        let meta = self.dirs.meta(key)?;
+        let content = self.dirs.of(key).join(meta.storage.content());
+        let tree = match meta.storage {
+            LayerStorage::Erofs => {
+                let written = meta.image_bytes;
+                let found = fs::metadata(&content).map_or(0, |image| image.len());
+                if written != found {
+                    return Err(LowerError::Damaged { key: *key, written, found });
+                }
+                mount_image(&*self.mounts, &content)
+            }
+            LayerStorage::Dir => self.mounts.open_dir(&content),
+        };
+        let tree = tree.map_err(|source| LowerError::Mount { key: *key, source })?;
+        Ok(Lower {
+            tree: Arc::new(tree),
+            opaque_root: meta.opaque_root,
+            is_snapshot: meta.is_snapshot(),
+            features: meta.features,
+        })
+    }
+
+    /// The number of open layers.
+    pub(super) fn count(&self) -> u64 {
+        self.lock().slots.len() as u64
+    }
+
     fn lock(&self) -> MutexGuard<'_, Open> {
-        self.0.lock()
+        self.open.lock()
     }
 
     fn slot(&self, layer: &LayerKey) -> Arc<Mutex<Option<Lower>>> {
@@ -82,7 +124,7 @@ impl Lowers {
     /// Removes idle layers that are not `used`, except for the `most` that were requested last. Returns them: they are
     /// closed when the result is dropped, which can take long, because each is a file system that is unmounted.
     #[must_use]
-    fn close_idle(&self, used: impl Fn(&LayerKey) -> bool, most: usize) -> Vec<Slot> {
+    pub(super) fn remove_idle(&self, most: usize, used: impl Fn(&LayerKey) -> bool) -> Vec<Slot> {
         let mut open = self.lock();
         let idle = open.slots.iter().filter(|(layer, slot)| !used(layer) && slot.is_idle());
         let mut idle: Vec<_> = idle.map(|(layer, slot)| (slot.last_request, *layer)).collect();
@@ -102,87 +144,15 @@ impl Slot {
     }
 }
 
-impl Store {
-    /// Opens the layer as a lower. All its volumes share one mount, so its pages are cached once, independent of the
-    /// number of pods. The mount is not listed in mountinfo, and a kill leaves no mount behind.
-    pub fn lower(&self, key: &LayerKey) -> Result<Lower, LowerError> {
-        let slot = self.lowers.slot(key);
-        // Locked while mounting: a second call for this layer waits for the first one's mount; calls for other layers
-        // do not.
-        let mut slot = slot.lock();
-        match &*slot {
-            Some(lower) => Ok(lower.clone()),
-            None => Ok(slot.insert(self.open_lower(key)?).clone()),
-        }
-    }
-
-    /// The number of open layers.
-    pub fn open_layers(&self) -> u64 {
-        self.lowers.lock().slots.len() as u64
-    }
-
-    /// Closes idle layers that are not in `roots` and had no lease in this round, except for the [`IDLE`] that were
-    /// requested last.
-    pub(super) fn close_idle(&self, roots: &HashSet<LayerKey>) {
-        let leases = self.leases.locked();
-        let closed =
-            self.lowers.close_idle(|layer| roots.contains(layer) || leases.keeps(layer), IDLE);
-        drop(leases);
-        drop(closed);
-    }
-
-    fn open_lower(&self, key: &LayerKey) -> Result<Lower, LowerError> {
-        let dir = self.layer(key);
-        let meta = self.layer_meta(key)?;
-        let content = dir.join(meta.form.content());
-        let tree = match meta.form {
-            LayerFormat::Erofs => {
-                let written = meta.image_bytes;
-                let found = fs::metadata(&content).map_or(0, |image| image.len());
-                if written != found {
-                    return Err(LowerError::Damaged { key: *key, written, found });
-                }
-                mount_image(&*self.mounts, &content)
-            }
-            LayerFormat::Dir => self.mounts.open_dir(&content),
-        };
-        let tree = tree.map_err(|source| LowerError::Mount { key: *key, source })?;
-        Ok(Lower {
-            tree: Arc::new(tree),
-            opaque_root: meta.opaque_root,
-            is_snapshot: meta.is_snapshot(),
-            features: meta.features,
-        })
-    }
-
-    /// The digest of a layer's uncompressed tar; `None` for a snapshot layer, which has none.
-    pub fn diff_id(&self, key: &LayerKey) -> Result<Option<DiffId>, LowerError> {
-        Ok(self.layer_meta(key)?.diff_id)
-    }
-
-    /// The overlay features that a mount with this layer must enable.
-    pub fn features(&self, key: &LayerKey) -> Result<Features, LowerError> {
-        Ok(self.layer_meta(key)?.features)
-    }
-
-    pub(super) fn layer_meta(&self, key: &LayerKey) -> Result<LayerMeta, LowerError> {
-        if !self.has(key) {
-            return Err(LowerError::Absent(*key));
-        }
-        LayerMeta::read(&self.layer(key))
-            .map_err(|source| LowerError::Metadata { key: *key, source })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::mounts::{FakeMounts, Mounts as _};
+    use crate::sys::mounts::FakeMounts;
 
     #[test]
     fn idle_layers_that_were_requested_last_stay_open() {
-        let (lowers, mounts) = (Lowers::default(), FakeMounts::default());
-        let dir = tempfile::tempdir().unwrap();
+        let (mounts, dir) = (FakeMounts::default(), tempfile::tempdir().unwrap());
+        let lowers = MountedLayers::new(LayerDirs::new(dir.path()), Arc::new(mounts.clone()));
         let [used, shared, old, young] =
             ["used", "shared", "old", "young"].map(|name| LayerKey::of(name.as_bytes()));
         let open = |layer: &LayerKey| {
@@ -195,20 +165,20 @@ mod tests {
         let mine = open(&shared);
         [old, used, young].iter().for_each(|layer| drop(open(layer)));
         let is_open = |layer: &LayerKey| lowers.lock().slots.contains_key(layer);
-        drop(lowers.close_idle(|layer| *layer == used, 1));
+        drop(lowers.remove_idle(1, |layer| *layer == used));
         assert_eq!(
             [used, shared, old, young].map(|layer| is_open(&layer)),
             [true, true, false, true]
         );
         // Requested again, it is the latest.
         drop(lowers.slot(&old));
-        drop(lowers.close_idle(|_| false, 1));
+        drop(lowers.remove_idle(1, |_| false));
         assert_eq!(
             [used, shared, old, young].map(|layer| is_open(&layer)),
             [false, true, true, false]
         );
         drop(mine);
-        drop(lowers.close_idle(|_| false, 0));
+        drop(lowers.remove_idle(0, |_| false));
         assert_eq!(lowers.lock().slots.len(), 0);
     }
 }

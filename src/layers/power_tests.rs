@@ -47,8 +47,10 @@ impl Read for Halted<'_> {
     }
 }
 
-fn open(root: &Path, form: LayerFormat) -> Arc<Store> {
-    Arc::new(Store::open(root, Arc::new(LinuxMounts)).unwrap().keeping(form))
+fn open(root: &Path, storage: LayerStorage) -> Arc<Store> {
+    let settings = StoreSettings { storage, ..StoreSettings::default() };
+    let lock = StoreLock::on(root).unwrap();
+    Arc::new(Store::open_locked(lock, Arc::new(LinuxMounts), settings).unwrap())
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -60,23 +62,23 @@ fn names(dir: &Path) -> Vec<String> {
 #[test]
 #[ignore = "needs root: mounts file systems on loop devices"]
 fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
-    for (fs_type, form) in [
-        ("xfs", LayerFormat::Erofs),
-        ("xfs", LayerFormat::Dir),
-        ("ext4", LayerFormat::Erofs),
-        ("ext4", LayerFormat::Dir),
+    for (fs_type, storage) in [
+        ("xfs", LayerStorage::Erofs),
+        ("xfs", LayerStorage::Dir),
+        ("ext4", LayerStorage::Erofs),
+        ("ext4", LayerStorage::Dir),
     ] {
-        let case = format!("{fs_type}, {form:?}");
+        let case = format!("{fs_type}, {storage:?}");
         let scratch = Scratch::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let root = at.join("store");
-        let store = open(&root, form);
+        let store = open(&root, storage);
         let content = b"0123456789abcdef".repeat(100_000);
         let (tar, whole) = layer(&content);
-        store.add(&whole, store.reserve(1).unwrap(), &tar[..]).unwrap();
+        store.layers.add(&whole, store.disk.reserve(1).unwrap(), &tar[..]).unwrap();
         let (key, manifest) = (whole.key_alone(), ManifestDigest::of(b"manifest"));
-        store.put_image("r.example/a:1", manifest, &[key], &ImageDetails::default()).unwrap();
+        store.images.put("r.example/a:1", manifest, &[key], &ImageDetails::default()).unwrap();
 
         let (tar, half) = layer(&b"another".repeat(200_000));
         let (reached, is_reached) = mpsc::channel();
@@ -84,7 +86,7 @@ fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
         std::thread::scope(|scope| {
             let adding = scope.spawn(|| {
                 let blob = Halted { half: &tar[..tar.len() / 2], reached, go_on };
-                store.add(&half, store.reserve(1).unwrap(), blob)
+                store.layers.add(&half, store.disk.reserve(1).unwrap(), blob)
             });
             is_reached.recv().unwrap();
             fs::write(at.join("not synced"), &content).unwrap();
@@ -93,7 +95,7 @@ fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
             adding.join().unwrap().unwrap_err();
         });
         assert!(
-            store.put_image("r.example/a:2", manifest, &[], &ImageDetails::default()).is_err(),
+            store.images.put("r.example/a:2", manifest, &[], &ImageDetails::default()).is_err(),
             "{case}"
         );
         assert!(store.ready().is_err(), "{case}");
@@ -107,16 +109,16 @@ fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
         );
         let [staged] = &names(&root.join("staging"))[..] else { panic!("{case}: no half layer") };
         assert!(!root.join("staging").join(staged).join("layer.json").exists(), "{case}");
-        let store = open(&root, form);
-        store.empty_staging().unwrap();
+        let store = open(&root, storage);
+        store.staging.remove_orphans().unwrap();
         assert_eq!(names(&root.join("staging")), Vec::<String>::new(), "{case}");
         assert_eq!(names(&root.join("layers")), [key.dir_name()], "{case}");
         assert_eq!(store.verify().unwrap(), [], "{case}");
-        let lower = store.lower(&key).unwrap();
+        let lower = store.layers.lower(&key).unwrap();
         assert!(fs::read(lower.tree.path().join("file")).unwrap() == content, "{case}: torn");
-        assert_eq!(*store.origins(&key), [whole.origin], "{case}");
-        assert_eq!(store.image("r.example/a:1").unwrap().layers, [key], "{case}");
-        assert_eq!(store.image("r.example/a:2"), None, "{case}");
-        store.add(&half, store.reserve(1).unwrap(), &tar[..]).unwrap();
+        assert_eq!(*store.origins.of(&key), [whole.origin], "{case}");
+        assert_eq!(store.images.named("r.example/a:1").unwrap().layers, [key], "{case}");
+        assert_eq!(store.images.named("r.example/a:2"), None, "{case}");
+        store.layers.add(&half, store.disk.reserve(1).unwrap(), &tar[..]).unwrap();
     }
 }

@@ -33,10 +33,10 @@ fn privileged_a_disk_that_fills_while_a_layer_is_added_is_reported_and_left_clea
     tar.append_data(&mut header, "file", &vec![b'x'; 1 << 20][..]).unwrap();
     let tar = tar.into_inner().unwrap();
     let new = new_layer(&tar, Format::Portable);
-    let error = store.reserve(tar.len() as u64).unwrap_err();
+    let error = store.disk.reserve(tar.len() as u64).unwrap_err();
     assert!(matches!(error, ReserveError::Full { .. }), "{error}");
     // Its image is smaller, so a smaller reservation succeeds. It fails before the disk is full.
-    let error = store.add(&new, store.reserve(4_321).unwrap(), &tar[..]).unwrap_err();
+    let error = store.layers.add(&new, store.disk.reserve(4_321).unwrap(), &tar[..]).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
     for part in [&root.display().to_string(), "4321 are reserved", "more bytes"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
@@ -77,12 +77,12 @@ fn privileged_an_orphan_with_a_mount_is_removed_after_the_unmount() {
     let [earlier, later] = ["staging/0", "staging/left-1"].map(|name| root.join(name));
     attach(&earlier.join("mounted"));
     let store = open();
-    let staged = store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
+    let staged = store.layers.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
     assert_eq!(staged.tree().parent(), Some(&*root.join("staging/1")));
     attach(&staged.tree().join("mounted"));
     drop(staged);
     assert_eq!(names(), ["0", "left-1"]);
-    assert_eq!(store.empty_staging().unwrap(), 2);
+    assert_eq!(store.staging.remove_orphans().unwrap(), 2);
     for mount in [&earlier.join("mounted"), &later.join("diff/mounted")] {
         assert_eq!(fs::read_to_string(mount.join("file")).unwrap(), "kept");
         LinuxMounts.unmount(mount).unwrap();
@@ -90,8 +90,8 @@ fn privileged_an_orphan_with_a_mount_is_removed_after_the_unmount() {
     // A process that starts in between does not reuse a name.
     drop(store);
     let store = open();
-    let staged = store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
+    let staged = store.layers.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
     assert_eq!(staged.tree().parent(), Some(&*root.join("staging/2")));
-    assert_eq!(store.empty_staging().unwrap(), 0);
+    assert_eq!(store.staging.remove_orphans().unwrap(), 0);
     assert_eq!(names(), ["2"]);
 }

@@ -13,32 +13,74 @@ use std::{
 
 use lru::LruCache;
 use parking_lot::{Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
 
-use super::{LayerKey, Origin, Store, layer_meta::same_place};
-use crate::sys::durable::{self, at};
+use super::{key::LayerKey, layer_dirs::LayerDirs};
+use crate::{
+    digest::{BlobDigest, DiffId},
+    sys::durable::{self, at},
+};
+
+/// A repository that a layer's bytes came from, or were pushed to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The registry, `host[:port]`.
+    pub registry: String,
+    /// The repository in the registry.
+    pub repository: String,
+    /// The digest of the blob in the repository (compressed).
+    pub blob: BlobDigest,
+    /// Whether the registry has served it without a credential.
+    pub public: bool,
+    /// The blob's descriptor, with which another manifest can name it too. `None` if an earlier version added the
+    /// layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
+    /// For a pushed layer: the namespace of the snapshot. The origin counts for this namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// The description of a layer's blob in a manifest and its config.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Packed {
+    /// The blob's media type.
+    pub media_type: String,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// The digest of its uncompressed tar. The store does not know that of a snapshot layer otherwise.
+    pub diff_id: DiffId,
+}
+
+/// Whether both origins are the same blob in the same repository for the same namespace.
+fn same_place(one: &Origin, other: &Origin) -> bool {
+    let place = (&one.registry, &one.repository, one.blob, &one.namespace);
+    place == (&other.registry, &other.repository, other.blob, &other.namespace)
+}
 
 /// The most origins of one layer. Base layers are in very many repositories, and the newest origins are the ones in
 /// use.
-const KEPT: usize = 64;
+const MOST: usize = 64;
 
 /// The number of layers whose origins are cached in memory; those of other layers are read from the disk.
 const CACHED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
-/// A cache of the origins on disk.
+/// The origins of all layers.
 #[derive(Debug)]
-pub(super) struct Origins {
+pub struct Origins {
+    dirs: LayerDirs,
+    /// A cache of the origins on disk.
     known: Mutex<LruCache<LayerKey, Arc<Vec<Origin>>>>,
     /// Held by a writer, so that readers never wait for the disk.
     writer: Mutex<()>,
 }
 
-impl Default for Origins {
-    fn default() -> Self {
-        Self { known: Mutex::new(LruCache::new(CACHED)), writer: Mutex::default() }
-    }
-}
-
 impl Origins {
+    /// The origins of the layers in these directories.
+    pub(super) fn new(dirs: LayerDirs) -> Self {
+        Self { dirs, known: Mutex::new(LruCache::new(CACHED)), writer: Mutex::default() }
+    }
+
     fn known(&self) -> MutexGuard<'_, LruCache<LayerKey, Arc<Vec<Origin>>>> {
         self.known.lock()
     }
@@ -47,6 +89,49 @@ impl Origins {
         self.known().put(key, origins);
     }
 
+    /// The layer's origins, the oldest first; empty for a layer that is not in the store. Also empty if they cannot be
+    /// read, which costs the next pod a download.
+    pub fn of(&self, key: &LayerKey) -> Arc<Vec<Origin>> {
+        if let Some(origins) = self.known().get(key) {
+            return origins.clone();
+        }
+        if !self.dirs.has(key) {
+            return Arc::default();
+        }
+        let origins = Arc::new(read(&self.dirs.of(key)).unwrap_or_else(|error| {
+            tracing::warn!(layer = %key, %error, "cannot read a layer's origins: the next pod downloads it again");
+            Vec::new()
+        }));
+        self.cache(*key, origins.clone());
+        origins
+    }
+
+    /// Adds an origin of a layer in the store: its bytes were downloaded from there, or pushed there. An origin that
+    /// was public once stays public. The caller has a lease of the layer.
+    pub fn add(&self, key: &LayerKey, origin: Origin) -> io::Result<()> {
+        let _writer = self.writer.lock();
+        let mut origins = Vec::clone(&self.of(key));
+        match origins.iter_mut().find(|known| same_place(known, &origin)) {
+            Some(known) => {
+                let before = known.clone();
+                known.public |= origin.public;
+                known.packed = origin.packed.or(known.packed.take());
+                if *known == before {
+                    return Ok(());
+                }
+            }
+            None => origins.push(origin),
+        }
+        if origins.len() > MOST {
+            let oldest = origins.iter().position(|known| !known.public).unwrap_or(0);
+            origins.remove(oldest);
+        }
+        write(&self.dirs.of(key), &origins)?;
+        self.cache(*key, Arc::new(origins));
+        Ok(())
+    }
+
+    /// Forgets the origins of a layer that was removed.
     pub(super) fn forget(&self, key: &LayerKey) {
         self.known().pop(key);
     }
@@ -72,57 +157,13 @@ fn read(dir: &Path) -> io::Result<Vec<Origin>> {
     }
 }
 
-impl Store {
-    /// The layer's origins, the oldest first; empty for a layer that is not in the store. Also empty if they cannot be
-    /// read, which costs the next pod a download.
-    pub fn origins(&self, key: &LayerKey) -> Arc<Vec<Origin>> {
-        if let Some(origins) = self.origins.known().get(key) {
-            return origins.clone();
-        }
-        if !self.has(key) {
-            return Arc::default();
-        }
-        let origins = Arc::new(read(&self.layer(key)).unwrap_or_else(|error| {
-            tracing::warn!(layer = %key, %error, "cannot read a layer's origins: the next pod downloads it again");
-            Vec::new()
-        }));
-        self.origins.cache(*key, origins.clone());
-        origins
-    }
-
-    /// Adds an origin of a layer in the store: its bytes were downloaded from there, or pushed there. An origin that
-    /// was public once stays public. The caller has a lease of the layer.
-    pub fn add_origin(&self, key: &LayerKey, origin: Origin) -> io::Result<()> {
-        let _writer = self.origins.writer.lock();
-        let mut origins = Vec::clone(&self.origins(key));
-        match origins.iter_mut().find(|known| same_place(known, &origin)) {
-            Some(known) => {
-                let before = known.clone();
-                known.public |= origin.public;
-                known.packed = origin.packed.or(known.packed.take());
-                if *known == before {
-                    return Ok(());
-                }
-            }
-            None => origins.push(origin),
-        }
-        if origins.len() > KEPT {
-            let oldest = origins.iter().position(|known| !known.public).unwrap_or(0);
-            origins.remove(oldest);
-        }
-        write(&self.layer(key), &origins)?;
-        self.origins.cache(*key, Arc::new(origins));
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_cache_of_origins_is_bounded() {
-        let origins = Origins::default();
+        let origins = Origins::new(LayerDirs::new(Path::new("/nowhere")));
         let layer = |n: usize| LayerKey::of(&n.to_le_bytes());
         let last = CACHED.get() + 8;
         (0..=last).for_each(|n| origins.cache(layer(n), Arc::default()));

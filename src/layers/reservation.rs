@@ -15,13 +15,13 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{ReserveError, Store};
+use super::{reserve_error::ReserveError, snapshots::SnapshotRecords, staging::Staging};
 use crate::{
     spill::Scratch,
     sys::statfs::{self, Space},
@@ -52,15 +52,21 @@ impl Default for DiskLimits {
 }
 
 /// The space of the store's disk, with all reservations.
-pub(super) struct Disk {
-    query: Box<Query>,
+pub struct DiskSpace {
+    root: PathBuf,
+    limits: DiskLimits,
+    snapshots: Arc<SnapshotRecords>,
+    staging: Arc<Staging>,
     free_space: OnceLock<Box<FreeSpace>>,
-    pub(super) limits: DiskLimits,
     reserved: Mutex<Reserved>,
+    /// Used instead of the kernel's numbers.
+    #[cfg(test)]
+    fake: OnceLock<Box<FakeDisk>>,
 }
 
-type Query = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
 type FreeSpace = dyn Fn(u64) + Send + Sync;
+#[cfg(test)]
+type FakeDisk = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
 
 /// The sums of all reservations, in bytes.
 #[derive(Debug, Default)]
@@ -71,26 +77,9 @@ struct Reserved {
     captures: HashMap<String, u64>,
 }
 
-impl Default for Disk {
-    fn default() -> Self {
-        Self {
-            query: Box::new(statfs::of),
-            free_space: OnceLock::new(),
-            limits: DiskLimits::default(),
-            reserved: Mutex::default(),
-        }
-    }
-}
-
-impl fmt::Debug for Disk {
+impl fmt::Debug for DiskSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Disk").field("limits", &self.limits).finish_non_exhaustive()
-    }
-}
-
-impl Disk {
-    fn with_reserved<T>(&self, f: impl FnOnce(&mut Reserved) -> T) -> T {
-        f(&mut self.reserved.lock())
+        f.debug_struct("DiskSpace").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
@@ -98,7 +87,7 @@ impl Disk {
 #[derive(Debug)]
 #[must_use]
 pub struct Reservation {
-    store: Arc<Store>,
+    disk: Arc<DiskSpace>,
     /// The namespace of the capture that is written; `None` for anything else.
     namespace: Option<String>,
     balance: Mutex<Balance>,
@@ -121,9 +110,9 @@ impl Reservation {
         self.balance().total
     }
 
-    /// The directory for files of collections that outgrow memory; see [`Store::spills`].
-    pub(super) fn spills(&self) -> Scratch {
-        self.store.spills()
+    /// The directory for files of collections that outgrow memory; see [`DiskSpace::scratch`].
+    pub(super) fn scratch(&self) -> Scratch {
+        self.disk.scratch()
     }
 
     /// Takes `bytes` from the reservation; the caller writes them now. If the reservation is too small, it grows first.
@@ -139,15 +128,15 @@ impl Reservation {
             // A whole step, if so much is free; otherwise only the missing bytes.
             let step = more.max(STEP);
             let (before, capture) = (balance.total, namespace.map(|namespace| (namespace, step)));
-            let added = match self.store.try_reserve(step, before, capture) {
+            let added = match self.disk.try_reserve(step, before, capture) {
                 Ok(()) => step,
-                Err(_) => self.store.reserve_or_collect(more, before, namespace).map(|()| more)?,
+                Err(_) => self.disk.reserve_or_collect(more, before, namespace).map(|()| more)?,
             };
             balance.unwritten += added;
             balance.total += added;
         }
         balance.unwritten -= bytes;
-        self.store.disk.with_reserved(|reserved| reserved.unwritten -= bytes);
+        self.disk.with_reserved(|reserved| reserved.unwritten -= bytes);
         Ok(())
     }
 
@@ -162,9 +151,9 @@ impl Reservation {
         if balance.unshared < bytes {
             let more = bytes - balance.unshared;
             let step = more.max(STEP);
-            let added = match self.store.try_reserve(0, 0, Some((namespace, step))) {
+            let added = match self.disk.try_reserve(0, 0, Some((namespace, step))) {
                 Ok(()) => step,
-                Err(_) => self.store.try_reserve(0, 0, Some((namespace, more))).map(|()| more)?,
+                Err(_) => self.disk.try_reserve(0, 0, Some((namespace, more))).map(|()| more)?,
             };
             balance.unshared += added;
             balance.total += added;
@@ -181,7 +170,7 @@ impl Reservation {
         let released = balance.total.saturating_sub(kept);
         balance.total -= released;
         let Some(namespace) = &self.namespace else { return };
-        self.store.disk.with_reserved(|reserved| {
+        self.disk.with_reserved(|reserved| {
             if let Some(all) = reserved.captures.get_mut(namespace) {
                 *all -= released;
             }
@@ -196,7 +185,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let Balance { unwritten, total, .. } = *self.balance();
-        self.store.disk.with_reserved(|reserved| {
+        self.disk.with_reserved(|reserved| {
             reserved.unwritten -= unwritten;
             let Some(namespace) = &self.namespace else { return };
             if let Some(bytes) = reserved.captures.get_mut(namespace) {
@@ -207,7 +196,26 @@ impl Drop for Reservation {
     }
 }
 
-impl Store {
+impl DiskSpace {
+    /// The space of the disk of the store at `root`, without a reservation.
+    pub(super) fn new(
+        root: PathBuf,
+        limits: DiskLimits,
+        snapshots: Arc<SnapshotRecords>,
+        staging: Arc<Staging>,
+    ) -> Self {
+        Self {
+            root,
+            limits,
+            snapshots,
+            staging,
+            free_space: OnceLock::new(),
+            reserved: Mutex::default(),
+            #[cfg(test)]
+            fake: OnceLock::new(),
+        }
+    }
+
     /// Reserves space for a layer of at least `bytes`, after a garbage collection round if necessary. Blocks.
     ///
     /// # Errors
@@ -237,21 +245,21 @@ impl Store {
     ) -> Result<Reservation, ReserveError> {
         self.reserve_or_collect(bytes, 0, namespace)?;
         let balance = Mutex::new(Balance { unwritten: bytes, unshared: 0, total: bytes });
-        Ok(Reservation { store: self.clone(), namespace: namespace.map(str::to_owned), balance })
+        Ok(Reservation { disk: self.clone(), namespace: namespace.map(str::to_owned), balance })
     }
 
     /// The directory for files of collections that outgrow memory. Space on the store's disk is reserved as they grow.
-    pub fn spills(self: &Arc<Self>) -> Scratch {
+    pub fn scratch(self: &Arc<Self>) -> Scratch {
         let balance = Mutex::new(Balance { unwritten: 0, unshared: 0, total: 0 });
-        let reservation = Reservation { store: self.clone(), namespace: None, balance };
+        let reservation = Reservation { disk: self.clone(), namespace: None, balance };
         let grow = move |bytes| reservation.write(bytes).map_err(ReserveError::into_io);
-        Scratch::new(self.root.join("staging")).with_limit(grow)
+        self.staging.scratch().with_limit(grow)
     }
 
     /// Sets the function that frees space when a reservation fails. Its argument is the number of bytes that should be
     /// free. Only the first call has an effect. The function must not own the store.
-    pub fn when_full(&self, free_space: impl Fn(u64) + Send + Sync + 'static) {
-        drop(self.disk.free_space.set(Box::new(free_space)));
+    pub fn on_full(&self, free_space: impl Fn(u64) + Send + Sync + 'static) {
+        drop(self.free_space.set(Box::new(free_space)));
     }
 
     fn reserve_or_collect(
@@ -261,7 +269,7 @@ impl Store {
         namespace: Option<&str>,
     ) -> Result<(), ReserveError> {
         let capture = namespace.map(|namespace| (namespace, bytes));
-        match (self.try_reserve(bytes, before, capture), self.disk.free_space.get()) {
+        match (self.try_reserve(bytes, before, capture), self.free_space.get()) {
             (Err(error @ ReserveError::Full { reserved, kept, .. }), Some(free_space)) => {
                 tracing::warn!(%error, "garbage collection runs to free space");
                 free_space(bytes.saturating_add(reserved).saturating_add(kept));
@@ -279,11 +287,11 @@ impl Store {
         before: u64,
         capture: Option<(&str, u64)>,
     ) -> Result<(), ReserveError> {
-        let captured = capture.map(|(namespace, _)| self.captured(namespace));
-        self.disk.with_reserved(|reserved| {
+        let captured = capture.map(|(namespace, _)| self.snapshots.captured(namespace));
+        self.with_reserved(|reserved| {
             let space = self.space()?;
             let part = |percent: u8| space.total / 100 * u64::from(percent);
-            let limits = self.disk.limits;
+            let limits = self.limits;
             if let (Some((namespace, bytes)), Some(captured)) = (capture, captured) {
                 let own = reserved.captures.get(namespace).copied().unwrap_or_default();
                 let all: u64 = reserved.captures.values().sum();
@@ -317,23 +325,29 @@ impl Store {
 
     /// The space of the store's file system.
     pub(super) fn space(&self) -> io::Result<Space> {
-        (self.disk.query)(&self.root)
+        #[cfg(test)]
+        if let Some(fake) = self.fake.get() {
+            return fake(&self.root);
+        }
+        statfs::of(&self.root)
     }
 
-    /// Sets the limits of the store's use of its disk.
-    #[must_use]
-    pub fn leaving(mut self, limits: DiskLimits) -> Self {
-        self.disk.limits = limits;
-        self
+    /// The root directory of the store.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
-    /// Replaces the query for the space of the disk.
+    fn with_reserved<T>(&self, f: impl FnOnce(&mut Reserved) -> T) -> T {
+        f(&mut self.reserved.lock())
+    }
+
+    /// Sets the numbers of the disk.
     #[cfg(test)]
-    pub(crate) fn set_disk(
-        &mut self,
+    pub(crate) fn set_fake(
+        &self,
         disk: impl Fn(&Path) -> io::Result<Space> + Send + Sync + 'static,
     ) {
-        self.disk.query = Box::new(disk);
+        assert!(self.fake.set(Box::new(disk)).is_ok(), "they are set once");
     }
 }
 

@@ -9,7 +9,8 @@ use super::*;
 use crate::{
     error::Class,
     layers::{
-        SnapshotRecord, SnapshotSource, reserved_file::ReservedFile, testing::snapshot_record,
+        SnapshotRecord, SnapshotSource, Store, StoreLock, StoreSettings,
+        reserved_file::ReservedFile, testing::snapshot_record,
     },
     sys::mounts::FakeMounts,
 };
@@ -21,23 +22,25 @@ fn collections_that_outgrow_memory_leave_the_last_part_of_the_disk_free() {
     let free = Arc::new(AtomicU64::new(70 * STEP));
     let (_dir, store) = store(&free);
     let mut map = crate::spill::Map::<Vec<u8>>::default();
-    map.spill(&store.spills(), 1 << 20).unwrap();
+    map.spill(&store.disk.scratch(), 1 << 20).unwrap();
     assert!(unwritten(&store) > 0);
     drop(map);
     assert_eq!(unwritten(&store), 0);
     free.store(50 * STEP, Relaxed);
     let error =
-        crate::spill::Map::<Vec<u8>>::default().spill(&store.spills(), 1 << 20).unwrap_err();
+        crate::spill::Map::<Vec<u8>>::default().spill(&store.disk.scratch(), 1 << 20).unwrap_err();
     assert!(matches!(ReserveError::within(&error), Some(ReserveError::Full { .. })), "{error}");
 }
 
 /// A store whose disk has `free` free bytes.
 fn store(free: &Arc<AtomicU64>) -> (TempDir, Arc<Store>) {
     let (dir, free) = (TempDir::new().unwrap(), free.clone());
-    let mut store = Store::open(dir.path(), Arc::new(FakeMounts::default())).unwrap();
-    store.set_disk(move |_| Ok(Space::with_available(TOTAL, free.load(Relaxed))));
     let limits = DiskLimits { min_free: 5, captures: 20, captures_each: 10 };
-    (dir, Arc::new(store.leaving(limits)))
+    let settings = StoreSettings { limits, ..StoreSettings::default() };
+    let lock = StoreLock::on(dir.path()).unwrap();
+    let store = Store::open_locked(lock, Arc::new(FakeMounts::default()), settings).unwrap();
+    store.disk.set_fake(move |_| Ok(Space::with_available(TOTAL, free.load(Relaxed))));
+    (dir, Arc::new(store))
 }
 
 fn unwritten(store: &Store) -> u64 {
@@ -52,7 +55,7 @@ fn a_reservation_grows_in_steps_and_the_last_part_of_the_disk_stays_free() {
     let write = |reservation: &Reservation, bytes| {
         reservation.write(bytes).map(|()| _ = free.fetch_sub(bytes, Relaxed))
     };
-    let (reservation, other) = (store.reserve(10).unwrap(), store.reserve(STEP).unwrap());
+    let (reservation, other) = (store.disk.reserve(10).unwrap(), store.disk.reserve(STEP).unwrap());
     write(&reservation, 10).unwrap();
     assert_eq!((reservation.bytes(), unwritten(&store)), (10, STEP));
     write(&reservation, 1).unwrap();
@@ -70,8 +73,8 @@ fn a_reservation_grows_in_steps_and_the_last_part_of_the_disk_stays_free() {
     ));
     write(&other, STEP).unwrap();
     assert_eq!((free.load(Relaxed), unwritten(&store)), (62 * STEP + STEP / 2, 0));
-    let small = store.reserve(SMALL).unwrap();
-    assert!(store.reserve(SMALL + 1).is_err() && small.write(SMALL + 1).is_err());
+    let small = store.disk.reserve(SMALL).unwrap();
+    assert!(store.disk.reserve(SMALL + 1).is_err() && small.write(SMALL + 1).is_err());
     drop(small);
     drop((reservation, other));
     assert_eq!(unwritten(&store), 0);
@@ -83,17 +86,17 @@ fn space_is_freed_before_a_reservation_fails() {
     let (_dir, store) = store(&free);
     let (requested, given) = (Arc::new(AtomicU64::new(0)), free.clone());
     let request = requested.clone();
-    store.when_full(move |bytes| {
+    store.disk.on_full(move |bytes| {
         request.store(bytes, Relaxed);
         given.store(70 * STEP, Relaxed);
     });
-    let reservation = store.reserve(STEP).unwrap();
+    let reservation = store.disk.reserve(STEP).unwrap();
     assert_eq!(requested.load(Relaxed), 0);
     reservation.write(STEP).unwrap();
     free.store(62 * STEP, Relaxed);
     reservation.write(7).unwrap();
     assert_eq!(requested.load(Relaxed), 7 + 62 * STEP + STEP / 2);
-    let error = store.reserve(20 * STEP).unwrap_err();
+    let error = store.disk.reserve(20 * STEP).unwrap_err();
     assert!(error.to_string().contains("must stay free"), "{error}");
 }
 
@@ -101,7 +104,7 @@ fn space_is_freed_before_a_reservation_fails() {
 #[test]
 fn only_the_growth_of_a_file_counts() {
     let (_dir, store) = store(&Arc::new(AtomicU64::new(TOTAL)));
-    let reservation = store.reserve(100).unwrap();
+    let reservation = store.disk.reserve(100).unwrap();
     let mut file = ReservedFile::new(io::Cursor::new(Vec::new()), &reservation);
     file.write_all(&[1; 10]).unwrap();
     file.seek(SeekFrom::Start(5)).unwrap();
@@ -115,21 +118,21 @@ fn only_the_growth_of_a_file_counts() {
 fn captures_are_limited_per_namespace_and_in_total() {
     let (_dir, store) = store(&Arc::new(AtomicU64::new(TOTAL)));
     let part = TOTAL / 10;
-    let a = store.reserve_capture("a", part - 10).unwrap();
+    let a = store.disk.reserve_capture("a", part - 10).unwrap();
     a.write(part - 10).unwrap();
     let error = a.write(11).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);
     assert!(error.to_string().starts_with("the snapshots of namespace a on this node"), "{error}");
-    store.put_snapshot(record("a", part - 10)).unwrap();
+    store.snapshots.put(record("a", part - 10)).unwrap();
     drop(a);
-    store.reserve_capture("a", 11).unwrap_err();
-    let _a = store.reserve_capture("a", 10).unwrap();
-    let b = store.reserve_capture("b", part).unwrap();
-    let error = store.reserve_capture("c", 1).unwrap_err();
+    store.disk.reserve_capture("a", 11).unwrap_err();
+    let _a = store.disk.reserve_capture("a", 10).unwrap();
+    let b = store.disk.reserve_capture("b", part).unwrap();
+    let error = store.disk.reserve_capture("c", 1).unwrap_err();
     assert!(error.to_string().starts_with("the snapshots of all namespaces"), "{error}");
     drop(b);
-    drop(store.reserve_capture("c", 1).unwrap());
-    drop(store.reserve(5 * part).unwrap());
+    drop(store.disk.reserve_capture("c", 1).unwrap());
+    drop(store.disk.reserve(5 * part).unwrap());
 }
 
 /// A capture that shares its volume's bytes takes no space on the disk, but counts towards the namespace's limit.
@@ -138,7 +141,7 @@ fn shared_bytes_of_a_capture_count_for_its_namespace_and_replaced_ones_do_not() 
     let free = Arc::new(AtomicU64::new(50 * STEP));
     let (_dir, store) = store(&free);
     let part = TOTAL / 10;
-    let reservation = store.reserve_capture("a", 0).unwrap();
+    let reservation = store.disk.reserve_capture("a", 0).unwrap();
     for _ in 0..10 {
         reservation.share(part / 10).unwrap();
     }
@@ -150,7 +153,7 @@ fn shared_bytes_of_a_capture_count_for_its_namespace_and_replaced_ones_do_not() 
     reservation.share(part - part / 2).unwrap();
     reservation.share(1).unwrap_err();
     drop(reservation);
-    store.reserve_capture("a", 0).unwrap().share(part).unwrap();
+    store.disk.reserve_capture("a", 0).unwrap().share(part).unwrap();
 }
 
 fn record(namespace: &str, bytes: u64) -> SnapshotRecord {

@@ -5,7 +5,7 @@ use std::{
     io::{self, Seek, SeekFrom, Write},
 };
 
-use super::{ReserveError, reservation::Reservation};
+use super::{reservation::Reservation, reserve_error::ReserveError};
 use crate::erofs::Output;
 
 /// A file whose growth is taken from a reservation. Only bytes written at or beyond the end of the file count: neither

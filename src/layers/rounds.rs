@@ -31,12 +31,12 @@ struct State {
     /// The number of rounds that have begun.
     begun: u64,
     /// The last round that removed all that it could and did not free enough.
-    futile: Option<Futile>,
+    insufficient: Option<Insufficient>,
 }
 
 /// The result of a round that could not free enough.
 #[derive(Debug, Clone, Copy)]
-struct Futile {
+struct Insufficient {
     /// The number of the round.
     number: u64,
     /// The most bytes that can be free, according to the round.
@@ -45,14 +45,14 @@ struct Futile {
 
 /// The right to run a round, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'r> {
+pub(super) struct GcTurn<'r> {
     rounds: &'r Rounds,
     number: u64,
 }
 
 impl Rounds {
     /// Waits until no round is running, then begins one.
-    pub(super) fn turn(&self) -> Turn<'_> {
+    pub(super) fn turn(&self) -> GcTurn<'_> {
         let mut state = self.state();
         while state.is_running {
             self.ended.wait(&mut state);
@@ -63,12 +63,14 @@ impl Rounds {
     /// Begins a round as [`Rounds::turn`] does, for a caller that needs `need` free bytes. Returns `None` if no round
     /// is needed, because `is_free` returns true, or if a round that began after this call found that so much cannot be
     /// freed.
-    pub(super) fn turn_for(&self, need: u64, is_free: impl Fn() -> bool) -> Option<Turn<'_>> {
+    pub(super) fn turn_for(&self, need: u64, is_free: impl Fn() -> bool) -> Option<GcTurn<'_>> {
         let mut state = self.state();
         let begun_before = state.begun;
         loop {
-            let is_futile = |futile: &Futile| futile.number > begun_before && futile.most < need;
-            if state.futile.as_ref().is_some_and(is_futile) || is_free() {
+            let is_insufficient = |insufficient: &Insufficient| {
+                insufficient.number > begun_before && insufficient.most < need
+            };
+            if state.insufficient.as_ref().is_some_and(is_insufficient) || is_free() {
                 return None;
             }
             if !state.is_running {
@@ -78,10 +80,10 @@ impl Rounds {
         }
     }
 
-    fn begin(&self, mut state: MutexGuard<'_, State>) -> Turn<'_> {
+    fn begin(&self, mut state: MutexGuard<'_, State>) -> GcTurn<'_> {
         state.is_running = true;
         state.begun += 1;
-        Turn { rounds: self, number: state.begun }
+        GcTurn { rounds: self, number: state.begun }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,14 +91,14 @@ impl Rounds {
     }
 }
 
-impl Turn<'_> {
+impl GcTurn<'_> {
     /// Records that this round found that no more than `most` bytes can be free.
-    pub(super) fn record_futile(&self, most: u64) {
-        self.rounds.state().futile = Some(Futile { number: self.number, most });
+    pub(super) fn record_insufficient(&self, most: u64) {
+        self.rounds.state().insufficient = Some(Insufficient { number: self.number, most });
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for GcTurn<'_> {
     fn drop(&mut self) {
         self.rounds.state().is_running = false;
         self.rounds.ended.notify_all();

@@ -6,51 +6,38 @@
 //! ```
 //!
 //! A snapshot layer was not added from a tar, so it has no diff ID. Its key cannot equal a diff ID: an image that
-//! claims the key gets nothing, see [`Store::fits`].
+//! claims the key gets nothing, see [`Layers::fits`].
 //!
 //! Deliberately absent: the format of an upper, and how it is copied.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf};
 
 use super::{
-    LayerKey, SnapshotId, Store,
-    add::Staged,
-    layer_meta::{LayerFormat, LayerMeta},
+    key::LayerKey,
+    layer_meta::{LayerMeta, LayerStorage, SnapshotContents},
+    snapshot_id::SnapshotId,
+    staging::StagedDir,
+    stored_layers::Layers,
 };
-use crate::{
-    changeset::Features,
-    sys::durable::{self, Amount, at},
-};
+use crate::sys::durable::{self, Amount, at};
 
 /// A snapshot layer in staging. It is removed when this is dropped without a commit.
 #[derive(Debug)]
 pub struct StagedSnapshot {
-    store: Arc<Store>,
-    dir: Staged,
+    dir: StagedDir,
     key: LayerKey,
+    /// The directory of the layer in the store.
+    to: PathBuf,
 }
 
-/// The contents of a snapshot layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SnapshotContents {
-    /// The number of its names.
-    pub entries: u64,
-    /// The bytes of its files.
-    pub bytes: u64,
-    /// The overlay features that a mount with this layer must enable.
-    pub features: Features,
-}
-
-impl Store {
+impl Layers {
     /// Creates the staging directory for a snapshot's layer. The caller stages one layer per name at a time.
-    pub fn stage_snapshot(self: &Arc<Self>, id: &SnapshotId) -> io::Result<StagedSnapshot> {
+    pub fn stage_snapshot(&self, id: &SnapshotId) -> io::Result<StagedSnapshot> {
         let first = LayerKey::of_snapshot(id);
         let later = (1..).map(|before| LayerKey::of_later_snapshot(id, before));
         let key = std::iter::once(first).chain(later).find(|key| !self.has(key)).unwrap_or(first);
-        let path = self.stage();
-        durable::create_dir_soon(&path, 0o700)?;
-        let dir = Staged(path);
-        let staged = StagedSnapshot { store: self.clone(), dir, key };
+        let staged = StagedSnapshot { dir: self.staging.new_dir(), key, to: self.dirs.of(&key) };
+        durable::create_dir_soon(staged.dir.path(), 0o700)?;
         durable::create_dir_soon(&staged.tree(), 0o700)?;
         durable::create_dir_soon(&staged.aside(), 0o700)?;
         Ok(staged)
@@ -65,12 +52,12 @@ impl StagedSnapshot {
 
     /// The directory for the layer's tree.
     pub fn tree(&self) -> PathBuf {
-        self.dir.0.join(LayerFormat::Dir.content())
+        self.dir.path().join(LayerStorage::Dir.content())
     }
 
     /// The directory for replaced files, on the same file system.
     pub fn aside(&self) -> PathBuf {
-        self.dir.0.join("aside")
+        self.dir.path().join("aside")
     }
 
     /// Adds the layer to the store, durably: its bytes are synced before it is renamed into place. `dirty` is the part
@@ -82,8 +69,8 @@ impl StagedSnapshot {
         durable::remove_tree_soon(&self.aside())?;
         durable::settle(&self.tree(), dirty).map_err(at("sync", &self.tree()))?;
         // Written and synced after the tree, which also brings the tree's file system metadata to the disk.
-        LayerMeta::of_snapshot(self.key, &contents).write(&self.dir.0)?;
-        durable::rename(&self.dir.0, &self.store.layer(&self.key))
+        LayerMeta::of_snapshot(self.key, &contents).write(self.dir.path())?;
+        durable::rename(self.dir.path(), &self.to)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Snapshot layers beside layers that were added from tars.
 
-use std::{collections::HashSet, fs, time::Duration};
+use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
 use super::{super::Place, *};
 use crate::{
+    changeset::Features,
     digest::DiffId,
     layers::{
-        GcStats, NewLayer, Origin, Roots, SnapshotRecord, Watermarks,
+        GcStats, LayerKey, NewLayer, Origin, Roots, SnapshotRecord, Store, Watermarks,
         testing::{new_layer, snapshot_record},
     },
     media_type::Format,
@@ -33,7 +34,7 @@ const CONTENTS: SnapshotContents = SnapshotContents {
 const WRITTEN: Amount = Amount { files: 1, bytes: 4 };
 
 fn add_snapshot(store: &Arc<Store>, name: &str, content: &str) -> LayerKey {
-    let staged = store.stage_snapshot(&id(name)).unwrap();
+    let staged = store.layers.stage_snapshot(&id(name)).unwrap();
     fs::write(staged.tree().join("file"), content).unwrap();
     fs::write(staged.aside().join("0"), "replaced").unwrap();
     let key = staged.key();
@@ -57,7 +58,7 @@ fn tar(name: &str) -> Vec<u8> {
 fn add(store: &Arc<Store>, name: &str, format: Format) -> NewLayer {
     let tar = tar(name);
     let new = new_layer(&tar, format);
-    store.add(&new, store.reserve(1).unwrap(), &tar[..]).unwrap();
+    store.layers.add(&new, store.disk.reserve(1).unwrap(), &tar[..]).unwrap();
     new
 }
 
@@ -67,9 +68,9 @@ fn an_image_cannot_claim_a_snapshot_layer() {
     let store = open(&scratch);
     let key = add_snapshot(&store, "snap-1", "one");
     assert_eq!(key, LayerKey::of_snapshot(&id("snap-1")));
-    assert!(store.has(&key) && !store.fits(&key, Place::Any));
-    assert_eq!(store.diff_id(&key).unwrap(), None);
-    let lower = store.lower(&key).unwrap();
+    assert!(store.layers.has(&key) && !store.layers.fits(&key, Place::Any));
+    assert_eq!(store.layers.diff_id(&key).unwrap(), None);
+    let lower = store.layers.lower(&key).unwrap();
     assert_eq!(fs::read_to_string(lower.tree.path().join("file")).unwrap(), "one");
     assert!(lower.is_snapshot && !lower.opaque_root);
     assert_eq!(lower.features, CONTENTS.features);
@@ -83,23 +84,23 @@ fn an_image_cannot_claim_a_snapshot_layer() {
     let tar = tar("x");
     let diff_id = DiffId::new(key.to_string().parse().unwrap());
     let claim = NewLayer { diff_id, ..new_layer(&tar, Format::Portable) };
-    store.add(&claim, store.reserve(1).unwrap(), &tar[..]).unwrap_err();
-    assert!(store.lower(&key).unwrap().is_snapshot);
+    store.layers.add(&claim, store.disk.reserve(1).unwrap(), &tar[..]).unwrap_err();
+    assert!(store.layers.lower(&key).unwrap().is_snapshot);
 }
 
 #[test]
 fn a_staged_snapshot_that_is_not_committed_leaves_nothing() {
     let scratch = Scratch::new();
     let store = open(&scratch);
-    drop(store.stage_snapshot(&id("snap-1")).unwrap());
+    drop(store.layers.stage_snapshot(&id("snap-1")).unwrap());
     for part in ["staging", "layers"] {
         assert_eq!(names(scratch.path().join("store").join(part)), Vec::<String>::new(), "{part}");
     }
     // A kill: nothing is dropped.
-    std::mem::forget(store.stage_snapshot(&id("snap-1")).unwrap());
+    std::mem::forget(store.layers.stage_snapshot(&id("snap-1")).unwrap());
     // The leaked value keeps the store locked, because this is the same process.
     assert_eq!(names(scratch.path().join("store/staging")).len(), 1);
-    assert!(!store.has(&LayerKey::of_snapshot(&id("snap-1"))));
+    assert!(!store.layers.has(&LayerKey::of_snapshot(&id("snap-1"))));
 }
 
 /// The earlier snapshot was deleted, but a volume may still use its layer.
@@ -109,7 +110,7 @@ fn a_snapshot_name_used_again_gets_a_new_layer() {
     let store = open(&scratch);
     let keys = ["one", "two", "three"].map(|content| add_snapshot(&store, "snap-1", content));
     for (key, content) in keys.iter().zip(["one", "two", "three"]) {
-        let tree = store.lower(key).unwrap().tree.path();
+        let tree = store.layers.lower(key).unwrap().tree.path();
         assert_eq!(fs::read_to_string(tree.join("file")).unwrap(), content);
     }
     assert_eq!(store.verify().unwrap(), []);
@@ -121,13 +122,13 @@ fn a_snapshot_layer_is_kept_by_its_record_alone() {
     let store = open(&scratch);
     let key = add_snapshot(&store, "snap-1", "one");
     let record = SnapshotRecord { stack: vec![key], bytes: 4, ..snapshot_record("snap-1") };
-    store.put_snapshot(record).unwrap();
+    store.snapshots.put(record).unwrap();
     let watermarks = Watermarks { high: 100, low: 100, grace: Duration::ZERO };
     let collect = || store.collect(|| Ok(Roots::default()), &watermarks).unwrap();
     assert_eq!(collect(), GcStats { kept_layers: 1, kept_bytes: 4, ..GcStats::default() });
-    store.drop_snapshot(&id("snap-1")).unwrap();
+    store.snapshots.remove(&id("snap-1")).unwrap();
     assert_eq!(collect().layers, 1);
-    assert!(!store.has(&key));
+    assert!(!store.layers.has(&key));
 }
 
 /// One tar is two trees, depending on its format.
@@ -140,15 +141,15 @@ fn a_native_layer_is_stored_beside_the_portable_one() {
     let new = add(&store, "file", Format::Native);
     let native = new.key_alone();
     assert_eq!(new.diff_id, diff_id);
-    assert!(store.has(&portable) && store.has(&native));
-    assert!(store.fits(&portable, Place::Any) && store.fits(&native, Place::Any));
-    assert_eq!(store.diff_id(&native).unwrap(), Some(diff_id));
+    assert!(store.layers.has(&portable) && store.layers.has(&native));
+    assert!(store.layers.fits(&portable, Place::Any) && store.layers.fits(&native, Place::Any));
+    assert_eq!(store.layers.diff_id(&native).unwrap(), Some(diff_id));
     assert_eq!(store.verify().unwrap(), []);
     let packed = crate::layers::Packed { media_type: "m".to_owned(), size: 7, diff_id };
-    let [origin] = &store.origins(&native)[..] else { panic!() };
+    let [origin] = &store.origins.of(&native)[..] else { panic!() };
     let known = Origin { packed: Some(packed.clone()), public: false, ..origin.clone() };
-    store.add_origin(&native, known).unwrap();
-    let [origin] = &store.origins(&native)[..] else { panic!() };
+    store.origins.add(&native, known).unwrap();
+    let [origin] = &store.origins.of(&native)[..] else { panic!() };
     assert_eq!((origin.public, &origin.packed), (true, &Some(packed)));
 }
 
@@ -165,7 +166,7 @@ fn privileged_a_committed_snapshot_layer_is_complete_after_a_power_cut() {
         fs::write(at.join("neighbour"), vec![1; 64 << 20]).unwrap();
         let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
         let whole = add_snapshot(&store, "snap-1", &content);
-        let half = store.stage_snapshot(&id("snap-2")).unwrap();
+        let half = store.layers.stage_snapshot(&id("snap-2")).unwrap();
         fs::write(half.tree().join("file"), &content).unwrap();
         disk.cut_power();
         let error = half.commit(CONTENTS, WRITTEN).unwrap_err();
@@ -173,10 +174,10 @@ fn privileged_a_committed_snapshot_layer_is_complete_after_a_power_cut() {
         drop(store);
         disk.boot();
         let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
-        store.empty_staging().unwrap();
+        store.staging.remove_orphans().unwrap();
         assert_eq!(names(at.join("store/staging")), Vec::<String>::new(), "{fs_type}");
         assert_eq!(names(at.join("store/layers")), [whole.dir_name()], "{fs_type}");
-        let tree = store.lower(&whole).unwrap().tree.path();
+        let tree = store.layers.lower(&whole).unwrap().tree.path();
         assert!(fs::read_to_string(tree.join("file")).unwrap() == content, "{fs_type}: torn");
         let neighbour = fs::read(at.join("neighbour")).unwrap_or_default();
         assert!(neighbour != vec![1; 64 << 20], "{fs_type}: a neighbour's bytes were forced out");
@@ -190,10 +191,10 @@ fn an_unreachable_snapshot_layer_is_removed_at_once() {
     let (unreachable, tar) =
         (add_snapshot(&store, "snap-1", "one"), add(&store, "tar", Format::Portable).key_alone());
     let patient = Watermarks { high: 100, low: 100, grace: Duration::from_secs(600) };
-    let lease = store.lease(&[unreachable]).unwrap();
+    let lease = store.leases.take_if_present(&[unreachable]).unwrap();
     let nothing = || Ok(Roots::default());
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0);
     drop(lease);
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 1);
-    assert!(!store.has(&unreachable) && store.has(&tar));
+    assert!(!store.layers.has(&unreachable) && store.layers.has(&tar));
 }

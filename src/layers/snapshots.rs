@@ -6,82 +6,26 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fs, io,
     ops::RangeInclusive,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{LayerKey, Store};
+use super::{key::LayerKey, snapshot_id::SnapshotId};
 use crate::{
     digest::ManifestDigest,
     owner::{self, Owner},
-    sys::{
-        durable::{self, at},
-        id_chars::is_name,
-    },
+    sys::durable::{self, at},
 };
 
 /// The format of the records that this version writes. Format 1 had the field `cut` instead of `captured_at`, and is read
 /// too. A record of another format is refused.
 const FORMAT: u32 = 2;
 const READ_FORMATS: RangeInclusive<u32> = 1..=FORMAT;
-
-/// A snapshot's ID, which is also its CSI handle: 1 to 128 bytes of letters, digits, `.`, `_` and `-`, beginning with a
-/// letter or digit, so that it is safe as one part of a path.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct SnapshotId(String);
-
-/// A text that is not a valid snapshot ID.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a valid snapshot ID: expected 1 to 128 letters, digits, '.', '_' or '-', beginning with a \
-     letter or digit"
-)]
-pub struct SnapshotIdError(String);
-
-impl SnapshotId {
-    /// The ID as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for SnapshotId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<SnapshotId> for String {
-    fn from(id: SnapshotId) -> Self {
-        id.0
-    }
-}
-
-impl TryFrom<String> for SnapshotId {
-    type Error = SnapshotIdError;
-
-    fn try_from(text: String) -> Result<Self, SnapshotIdError> {
-        text.parse()
-    }
-}
-
-impl FromStr for SnapshotId {
-    type Err = SnapshotIdError;
-
-    fn from_str(text: &str) -> Result<Self, SnapshotIdError> {
-        match is_name(text) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(SnapshotIdError(text.chars().take(140).collect())),
-        }
-    }
-}
 
 /// One snapshot of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,9 +98,9 @@ impl SnapshotRecord {
     }
 }
 
-/// All records, in memory as on disk.
+/// The records of all snapshots of this node, in memory as on disk.
 #[derive(Debug)]
-pub(super) struct Snapshots {
+pub struct SnapshotRecords {
     dir: PathBuf,
     known: Mutex<BTreeMap<SnapshotId, SnapshotRecord>>,
     /// Held by a writer, so that readers never wait for the disk, and so that two writers of one record cannot leave
@@ -166,7 +110,7 @@ pub(super) struct Snapshots {
     unreadable: Vec<PathBuf>,
 }
 
-impl Snapshots {
+impl SnapshotRecords {
     pub(super) fn load(dir: PathBuf) -> io::Result<Self> {
         durable::sweep(&dir)?;
         let (mut known, mut unreadable) = (BTreeMap::new(), Vec::new());
@@ -234,11 +178,11 @@ pub(super) struct Captured {
     pub(super) all: u64,
 }
 
-impl Store {
+impl SnapshotRecords {
     /// The bytes that the snapshots of this node have captured, in total and for `namespace`.
     pub(super) fn captured(&self, namespace: &str) -> Captured {
         let mut captured = Captured::default();
-        for one in self.snapshots.known().values() {
+        for one in self.known().values() {
             captured.all += one.bytes;
             if one.source.namespace == namespace {
                 captured.own += one.bytes;
@@ -248,34 +192,34 @@ impl Store {
     }
 
     /// The record of the snapshot `id`, if it is on this node.
-    pub fn snapshot(&self, id: &SnapshotId) -> Option<SnapshotRecord> {
-        self.snapshots.known().get(id).cloned()
+    pub fn get(&self, id: &SnapshotId) -> Option<SnapshotRecord> {
+        self.known().get(id).cloned()
     }
 
     /// The records of all snapshots of this node, sorted by ID.
-    pub fn snapshots(&self) -> Vec<SnapshotRecord> {
-        self.snapshots.known().values().cloned().collect()
+    pub fn all(&self) -> Vec<SnapshotRecord> {
+        self.known().values().cloned().collect()
     }
 
     /// Writes a record, durably, and replaces the one with the same ID. Its layers are in the store, and the caller has
     /// a lease of them.
-    pub fn put_snapshot(&self, record: SnapshotRecord) -> io::Result<()> {
-        let path = self.snapshots.dir.join(file_name(&record.id));
-        let _writer = self.snapshots.writer();
+    pub fn put(&self, record: SnapshotRecord) -> io::Result<()> {
+        let path = self.dir.join(file_name(&record.id));
+        let _writer = self.writer();
         durable::write_atomic(&path, &serde_json::to_vec_pretty(&record)?)?;
-        self.snapshots.known().insert(record.id.clone(), record);
+        self.known().insert(record.id.clone(), record);
         Ok(())
     }
 
     /// Removes a snapshot's record. Garbage collection removes its layers when nothing else needs them. Returns whether
     /// there was a record.
-    pub fn drop_snapshot(&self, id: &SnapshotId) -> io::Result<bool> {
-        let _writer = self.snapshots.writer();
-        if !self.snapshots.known().contains_key(id) {
+    pub fn remove(&self, id: &SnapshotId) -> io::Result<bool> {
+        let _writer = self.writer();
+        if !self.known().contains_key(id) {
             return Ok(false);
         }
-        durable::remove_file(&self.snapshots.dir.join(file_name(id)))?;
-        self.snapshots.known().remove(id);
+        durable::remove_file(&self.dir.join(file_name(id)))?;
+        self.known().remove(id);
         Ok(true)
     }
 }
@@ -283,16 +227,6 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_snapshot_id_is_a_safe_path_component() {
-        for good in ["snap-0b6f", "a", &"a".repeat(128)] {
-            assert_eq!(good.parse::<SnapshotId>().unwrap().as_str(), good);
-        }
-        for bad in ["", ".", "..", "a/b", "-a", ".a", "a b", "ä", &"a".repeat(129)] {
-            assert!(bad.parse::<SnapshotId>().is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn a_record_of_format_1_is_read_and_written_in_the_format_of_this_version() {
@@ -318,7 +252,7 @@ mod tests {
             )
         };
         fs::write(&path, former(1)).unwrap();
-        let snapshots = Snapshots::load(dir.path().to_owned()).unwrap();
+        let snapshots = SnapshotRecords::load(dir.path().to_owned()).unwrap();
         assert_eq!(snapshots.unreadable(), None);
         let record = snapshots.known()[&"snap-1".parse().unwrap()].clone();
         assert_eq!(record.captured_at.to_string(), "2026-11-21T10:00:00Z");
@@ -336,7 +270,7 @@ mod tests {
         let [first, second] = ["a.json", "b.json"].map(|name| dir.path().join(name));
         fs::write(&first, "{").unwrap();
         fs::write(&second, "").unwrap();
-        let snapshots = Snapshots::load(dir.path().to_owned()).unwrap();
+        let snapshots = SnapshotRecords::load(dir.path().to_owned()).unwrap();
         for _ in 0..2 {
             let found = snapshots.unreadable().unwrap();
             assert!(found == first || found == second, "{}", found.display());

@@ -1,21 +1,27 @@
-//! The store's directory: opens and locks it, checks its format, and names its subdirectories.
+//! The store: opens and locks its directory, checks its format, and holds its parts.
 
 use std::{
-    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LayerFormat, LayerKey, OpenError, ages::Ages, images::Images, lease::Leases,
-    mounted_layer::Lowers, provenance::Origins, reservation::Disk, rounds::Rounds,
-    snapshots::Snapshots,
+    ages::Ages,
+    error::OpenError,
+    images::ImageRecords,
+    layer_dirs::{LayerDirs, subdirs},
+    layer_meta::LayerStorage,
+    lease::Leases,
+    mounted_layer::MountedLayers,
+    provenance::Origins,
+    reservation::{DiskLimits, DiskSpace},
+    rounds::Rounds,
+    snapshots::SnapshotRecords,
+    staging::Staging,
+    stored_layers::Layers,
 };
 use crate::{
     budget::Budget,
@@ -40,25 +46,44 @@ struct StoreMeta {
 /// The store of one node, open for reading and writing.
 #[derive(Debug)]
 pub struct Store {
-    pub(super) root: PathBuf,
+    root: PathBuf,
     id: String,
-    pub(super) mounts: Arc<dyn Mounts>,
-    pub(super) lowers: Lowers,
-    pub(super) images: Images,
-    pub(super) snapshots: Snapshots,
-    pub(super) origins: Origins,
-    pub(super) leases: Leases,
-    pub(super) ages: Ages,
-    pub(super) disk: Disk,
-    /// The format of new layers on the disk.
-    pub(super) form: LayerFormat,
-    /// The memory that the process shares.
-    pub(super) budget: Arc<Budget>,
+    /// The layers.
+    pub layers: Layers,
+    /// The repositories that delivered the layers' bytes.
+    pub origins: Arc<Origins>,
+    /// The leases of layers.
+    pub leases: Leases,
+    /// The records of images.
+    pub images: ImageRecords,
+    /// The records of snapshots.
+    pub snapshots: Arc<SnapshotRecords>,
+    /// The space of the store's disk, and its reservations.
+    pub disk: Arc<DiskSpace>,
+    /// The staging directory.
+    pub staging: Arc<Staging>,
+    /// The memory that all work with the store shares.
+    pub budget: Arc<Budget>,
     pub(super) rounds: Rounds,
-    /// The first number that this process uses in the staging directory.
-    staged_from: u64,
-    staged: AtomicU64,
-    _lock: durable::Lock,
+}
+
+/// The settings of a store.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// How new layers are stored. Existing layers stay as they are.
+    pub storage: LayerStorage,
+    /// The limits of the store's use of its disk.
+    pub limits: DiskLimits,
+    /// The memory that adding layers shares with all other work.
+    pub budget: Arc<Budget>,
+}
+
+/// New layers are EROFS images, and nothing is limited.
+impl Default for StoreSettings {
+    fn default() -> Self {
+        let (limits, budget) = (DiskLimits::default(), Arc::default());
+        Self { storage: LayerStorage::Erofs, limits, budget }
+    }
 }
 
 /// The lock of a store: only one process uses a store at a time. It is taken before the store's files are read or
@@ -95,81 +120,63 @@ impl StoreLock {
 }
 
 impl Store {
-    /// Locks and opens the store at `root`, and creates it if it does not exist. [`Store::empty_staging`] removes what
+    /// Locks and opens the store at `root`, and creates it if it does not exist. [`Staging::remove_orphans`] removes what
     /// an earlier process left in the staging directory.
     ///
     /// # Errors
-    /// As [`StoreLock::on`] and [`Store::open_claimed`].
+    /// As [`StoreLock::on`] and [`Store::open_locked`].
     pub fn open(root: &Path, mounts: Arc<dyn Mounts>) -> Result<Self, OpenError> {
-        Self::open_claimed(StoreLock::on(root)?, mounts)
+        Self::open_locked(StoreLock::on(root)?, mounts, StoreSettings::default())
     }
 
     /// Opens the locked store.
     ///
     /// # Errors
     /// The store has an unknown format, or a file system operation failed.
-    pub fn open_claimed(
+    pub fn open_locked(
         StoreLock { root, lock }: StoreLock,
         mounts: Arc<dyn Mounts>,
+        settings: StoreSettings,
     ) -> Result<Self, OpenError> {
-        let root = &root;
-        let id = read_or_create_id(root)?;
+        let id = read_or_create_id(&root)?;
         for part in ["staging", "layers", "images", "snapshots", "frozen", "starts", "volumes"] {
             private_dir(&root.join(part))?;
         }
-        durable::sweep(root)?;
-        for layer in dirs(&root.join("layers"))? {
+        durable::sweep(&root)?;
+        let dirs = LayerDirs::new(&root);
+        for layer in subdirs(dirs.path())? {
             durable::sweep(&layer)?;
         }
-        let staged_from = first_free(&root.join("staging"))?;
-        Ok(Self {
-            root: root.clone(),
-            id,
-            mounts,
-            lowers: Lowers::default(),
-            images: Images::load(root.join("images"))?,
-            snapshots: Snapshots::load(root.join("snapshots"))?,
-            origins: Origins::default(),
-            leases: Leases::default(),
+        let StoreSettings { storage, limits, budget } = settings;
+        let staging = Arc::new(Staging::open(&root, lock)?);
+        let snapshots = Arc::new(SnapshotRecords::load(root.join("snapshots"))?);
+        let disk = DiskSpace::new(root.clone(), limits, snapshots.clone(), staging.clone());
+        let (disk, origins) = (Arc::new(disk), Arc::new(Origins::new(dirs.clone())));
+        let layers = Layers {
+            dirs: dirs.clone(),
+            mounted: MountedLayers::new(dirs.clone(), mounts),
             ages: Ages::default(),
-            disk: Disk::default(),
-            form: LayerFormat::Erofs,
-            budget: Arc::default(),
-            rounds: Rounds::default(),
-            staged_from,
-            staged: AtomicU64::new(staged_from),
-            _lock: lock,
+            origins: origins.clone(),
+            staging: staging.clone(),
+            disk: disk.clone(),
+            budget: budget.clone(),
+            storage,
+        };
+        let (leases, images) = (Leases::new(dirs), ImageRecords::load(root.join("images"))?);
+        let rounds = Rounds::default();
+        Ok(Self {
+            root,
+            id,
+            layers,
+            origins,
+            leases,
+            images,
+            snapshots,
+            disk,
+            staging,
+            budget,
+            rounds,
         })
-    }
-
-    /// Sets the format of new layers on the disk. Existing layers keep theirs.
-    #[must_use]
-    pub fn keeping(self, form: LayerFormat) -> Self {
-        Self { form, ..self }
-    }
-
-    /// Sets the memory budget that adding layers shares with all other work.
-    #[must_use]
-    pub fn within(self, budget: Arc<Budget>) -> Self {
-        Self { budget, ..self }
-    }
-
-    /// The memory budget of all work with the store.
-    pub fn budget(&self) -> &Arc<Budget> {
-        &self.budget
-    }
-
-    /// Whether the store has the layer.
-    pub fn has(&self, key: &LayerKey) -> bool {
-        // The directory was renamed into place, so it is complete if it exists.
-        self.layer(key).is_dir()
-    }
-
-    /// The keys of all layers, damaged ones too. A directory whose name is not a digest was not created by the store
-    /// and is ignored.
-    pub(super) fn layers(&self) -> io::Result<Vec<LayerKey>> {
-        let named = |dir: PathBuf| LayerKey::of_dir(dir.file_name()?.to_str()?);
-        Ok(dirs(&self.root.join("layers"))?.into_iter().filter_map(named).collect())
     }
 
     /// The store's unique ID: a UUID that is created with the store.
@@ -192,59 +199,16 @@ impl Store {
         self.root.join("starts")
     }
 
-    /// The directory of the notes about the cgroups that this node has frozen, owned by the module `snapshots`.
+    /// The directory of the records of the cgroups that this node has frozen, owned by the module `snapshots`.
     pub fn frozen(&self) -> PathBuf {
         self.root.join("frozen")
     }
 
     /// Checks that the store can be read and written now: creates and removes a file.
     pub fn ready(&self) -> io::Result<()> {
-        let probe = self.stage();
-        let layers = self.root.join("layers");
-        fs::read_dir(&layers).map_err(at("read", &layers))?;
-        fs::write(&probe, b"").map_err(at("write", &probe))?;
-        fs::remove_file(&probe).map_err(at("remove", &probe))
-    }
-
-    /// Removes orphans from the staging directory: what an earlier process was adding or removing, and what this
-    /// process could not remove. Returns the number of orphans that could not be removed, for example because something
-    /// is mounted in them; the next call tries them again. Blocks. An orphan can be of any size, so no request should
-    /// wait for this.
-    pub fn empty_staging(&self) -> io::Result<usize> {
-        let staging = self.root.join("staging");
-        let mut remaining = 0;
-        for entry in fs::read_dir(&staging).map_err(at("read", &staging))? {
-            let path = entry.map_err(at("read", &staging))?.path();
-            if number(&path).is_some_and(|number| number >= self.staged_from) {
-                continue;
-            }
-            if let Err(error) = remove(&path) {
-                remaining += 1;
-                tracing::warn!(path = %path.display(), %error, "cannot remove an orphan: tried again in a minute");
-            }
-        }
-        Ok(remaining)
-    }
-
-    /// Moves a directory of this store to the staging directory, without waiting for the disk. Returns the new path:
-    /// the caller removes it, or else the next start does. Returns `None` if the directory does not exist. After a
-    /// crash the directory may be at its old path.
-    pub fn set_aside(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
-        let staged = self.stage();
-        match durable::rename_soon(dir, &staged) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            renamed => renamed.map(|()| Some(staged)),
-        }
-    }
-
-    pub(super) fn layer(&self, key: &LayerKey) -> PathBuf {
-        self.root.join("layers").join(key.dir_name())
-    }
-
-    /// A new path in the staging directory. Only this process writes there, so a counter is unique.
-    pub(super) fn stage(&self) -> PathBuf {
-        let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        self.root.join("staging").join(number.to_string())
+        let layers = self.layers.dirs.path();
+        fs::read_dir(layers).map_err(at("read", layers))?;
+        self.staging.check_writable()
     }
 }
 
@@ -253,58 +217,6 @@ impl Store {
 fn private_dir(path: &Path) -> io::Result<()> {
     durable::create_dir(path, 0o700)?;
     attributes::set_mode(path, 0o700).map_err(at("set the mode of", path))
-}
-
-/// The paths of the subdirectories of a directory.
-fn dirs(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut dirs = Vec::new();
-    for entry in fs::read_dir(path).map_err(at("list", path))? {
-        let entry = entry.map_err(at("list", path))?;
-        if entry.file_type().map_err(at("list", path))?.is_dir() {
-            dirs.push(entry.path());
-        }
-    }
-    Ok(dirs)
-}
-
-/// The first number above all that are in use in the staging directory.
-fn first_free(staging: &Path) -> io::Result<u64> {
-    let mut free = 0;
-    for entry in fs::read_dir(staging).map_err(at("read", staging))? {
-        let path = entry.map_err(at("read", staging))?.path();
-        let number =
-            number(&path).or_else(|| path.to_str()?.rsplit_once(ORPHAN_PREFIX)?.1.parse().ok());
-        free = free.max(number.map_or(0, |number| number + 1));
-    }
-    Ok(free)
-}
-
-/// The prefix of names in the staging directory that this process could not remove.
-const ORPHAN_PREFIX: &str = "left-";
-
-/// Removes an entry that this process put into the staging directory. If that fails, renames it, so that
-/// [`Store::empty_staging`] finds it as an orphan.
-pub(super) fn discard(staged: &Path) -> io::Result<()> {
-    durable::remove_tree_soon(staged).inspect_err(|_| {
-        if let Some(name) = staged.file_name() {
-            let mut orphan = OsString::from(ORPHAN_PREFIX);
-            orphan.push(name);
-            // If that fails too, the next start removes it.
-            let _ = fs::rename(staged, staged.with_file_name(orphan));
-        }
-    })
-}
-
-fn number(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.parse().ok()
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() {
-        durable::remove_tree(path)
-    } else {
-        durable::remove_file(path)
-    }
 }
 
 /// Returns the store's ID from `store.json`, which it creates for a new store.

@@ -47,7 +47,7 @@ fn open(root: &Path, kernel: &FakeMounts) -> Result<Arc<Store>, OpenError> {
 }
 
 fn add(store: &Arc<Store>, new: &NewLayer, blob: impl Read + Send) -> Result<(), AddError> {
-    store.add(new, store.reserve(1).unwrap(), blob)
+    store.layers.add(new, store.disk.reserve(1).unwrap(), blob)
 }
 
 /// A layer with one file.
@@ -70,9 +70,9 @@ fn a_layer_is_stored_once() {
     let node = Node::new();
     let tar = layer("one");
     let new = new_layer(&tar);
-    assert!(!node.store.has(&new.key_alone()));
+    assert!(!node.store.layers.has(&new.key_alone()));
     add(&node.store, &new, &tar[..]).unwrap();
-    assert!(node.store.has(&new.key_alone()));
+    assert!(node.store.layers.has(&new.key_alone()));
     add(&node.store, &new, &tar[..]).unwrap();
     assert_eq!(node.names("layers"), [new.key_alone().dir_name()]);
     assert_eq!(node.names("staging"), Vec::<String>::new());
@@ -83,10 +83,12 @@ fn a_layer_is_mounted_once() {
     let node = Node::new();
     let tar = layer("one");
     let new = new_layer(&tar);
-    assert!(matches!(node.store.lower(&new.key_alone()), Err(LowerError::Absent(_))));
+    assert!(matches!(node.store.layers.lower(&new.key_alone()), Err(LowerError::Absent(_))));
     add(&node.store, &new, &tar[..]).unwrap();
-    let (first, second) =
-        (node.store.lower(&new.key_alone()).unwrap(), node.store.lower(&new.key_alone()).unwrap());
+    let (first, second) = (
+        node.store.layers.lower(&new.key_alone()).unwrap(),
+        node.store.layers.lower(&new.key_alone()).unwrap(),
+    );
     assert!(Arc::ptr_eq(&first.tree, &second.tree));
     assert_eq!(node.kernel.requests().len(), 1);
 }
@@ -134,11 +136,11 @@ fn orphans_of_an_earlier_process_are_removed_while_this_one_serves() {
     fs::write(dir.path().join("staging/no number"), "").unwrap();
     drop(store);
     let store = open(dir.path(), &kernel).unwrap();
-    assert!(store.has(&new.key_alone()));
+    assert!(store.layers.has(&new.key_alone()));
     let node = Node { dir, kernel, store };
     assert_eq!(node.names("staging").len(), 2);
-    let staged = node.store.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
-    assert_eq!(node.store.empty_staging().unwrap(), 0);
+    let staged = node.store.layers.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
+    assert_eq!(node.store.staging.remove_orphans().unwrap(), 0);
     assert_eq!(node.names("staging"), ["8"]);
     drop(staged);
     assert_eq!(node.names("staging"), Vec::<String>::new());
@@ -150,26 +152,26 @@ fn only_a_repository_that_delivered_the_bytes_is_an_origin() {
     let Node { dir, kernel, store } = Node::new();
     let tar = layer("one");
     let new = new_layer(&tar);
-    assert_eq!(*store.origins(&new.key_alone()), []);
+    assert_eq!(*store.origins.of(&new.key_alone()), []);
     add(&store, &new, &tar[..]).unwrap();
-    assert_eq!(*store.origins(&new.key_alone()), *std::slice::from_ref(&new.origin));
+    assert_eq!(*store.origins.of(&new.key_alone()), *std::slice::from_ref(&new.origin));
     let of = |registry: &str| Origin { registry: registry.to_owned(), ..new.origin.clone() };
     let (evil, honest) = (of("evil.example"), of("mirror.example"));
     add(&store, &NewLayer { origin: evil, ..new.clone() }, &layer("two")[..]).unwrap_err();
-    assert_eq!(*store.origins(&new.key_alone()), *std::slice::from_ref(&new.origin));
+    assert_eq!(*store.origins.of(&new.key_alone()), *std::slice::from_ref(&new.origin));
     add(&store, &NewLayer { origin: honest.clone(), ..new.clone() }, &tar[..]).unwrap();
     let public = Origin { public: true, ..new.origin.clone() };
-    store.add_origin(&new.key_alone(), public.clone()).unwrap();
+    store.origins.add(&new.key_alone(), public.clone()).unwrap();
     // An origin that was public once stays public.
-    store.add_origin(&new.key_alone(), new.origin.clone()).unwrap();
-    let origins = store.origins(&new.key_alone());
+    store.origins.add(&new.key_alone(), new.origin.clone()).unwrap();
+    let origins = store.origins.of(&new.key_alone());
     assert_eq!(*origins, [public, honest]);
 
     drop(store);
     let temp = dir.path().join("layers").join(new.key_alone().dir_name()).join(".ovl-tmp.1.1");
     fs::write(&temp, "half").unwrap();
     let store = open(dir.path(), &kernel).unwrap();
-    assert_eq!(store.origins(&new.key_alone()), origins);
+    assert_eq!(store.origins.of(&new.key_alone()), origins);
     assert!(!temp.exists());
 }
 
@@ -181,8 +183,8 @@ fn the_origins_of_one_layer_are_bounded() {
     let origin =
         |n: usize| Origin { repository: format!("r{n}"), public: n == 0, ..new.origin.clone() };
     add(&node.store, &NewLayer { origin: origin(0), ..new.clone() }, &tar[..]).unwrap();
-    (1..100).for_each(|n| node.store.add_origin(&new.key_alone(), origin(n)).unwrap());
-    let kept = node.store.origins(&new.key_alone());
+    (1..100).for_each(|n| node.store.origins.add(&new.key_alone(), origin(n)).unwrap());
+    let kept = node.store.origins.of(&new.key_alone());
     assert_eq!(kept.len(), 64);
     assert_eq!((&kept[0], &kept[63]), (&origin(0), &origin(99)));
 }
@@ -193,11 +195,13 @@ fn the_origins_of_one_layer_are_bounded() {
 fn a_layer_that_does_not_fit_is_rejected_before_its_download() {
     let Node { dir, kernel, store } = Node::new();
     drop(store);
-    let mut store = Store::open(dir.path(), Arc::new(kernel)).unwrap();
-    store.set_disk(|_| Ok(Space::with_available(2_000, 1_000)));
-    let store = Arc::new(store.leaving(DiskLimits { min_free: 5, ..DiskLimits::default() }));
-    let first = store.reserve(500).unwrap();
-    let error = store.reserve(401).unwrap_err();
+    let limits = DiskLimits { min_free: 5, ..DiskLimits::default() };
+    let settings = StoreSettings { limits, ..StoreSettings::default() };
+    let lock = StoreLock::on(dir.path()).unwrap();
+    let store = Store::open_locked(lock, Arc::new(kernel), settings).unwrap();
+    store.disk.set_fake(|_| Ok(Space::with_available(2_000, 1_000)));
+    let first = store.disk.reserve(500).unwrap();
+    let error = store.disk.reserve(401).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted);
     for part in
         [&dir.path().display().to_string(), "401 B more", "1000 B are free", "600 B are reserved"]
@@ -205,7 +209,7 @@ fn a_layer_that_does_not_fit_is_rejected_before_its_download() {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     drop(first);
-    drop(store.reserve(900).unwrap());
+    drop(store.disk.reserve(900).unwrap());
 }
 
 #[test]
@@ -217,10 +221,10 @@ fn a_directory_layer_is_a_lower_too() {
     let dir = node.dir.path().join("layers").join(new.key_alone().dir_name());
     let text = fs::read_to_string(dir.join("layer.json")).unwrap();
     fs::write(dir.join("layer.json"), text.replace("\"erofs\"", "\"dir\"")).unwrap();
-    assert!(matches!(node.store.lower(&new.key_alone()), Err(LowerError::Mount { .. })));
+    assert!(matches!(node.store.layers.lower(&new.key_alone()), Err(LowerError::Mount { .. })));
     assert_eq!(node.store.verify().unwrap().len(), 1);
     fs::create_dir(dir.join("diff")).unwrap();
-    node.store.lower(&new.key_alone()).unwrap();
+    node.store.layers.lower(&new.key_alone()).unwrap();
     assert_eq!(node.kernel.requests().len(), 0);
     assert_eq!(node.store.verify().unwrap(), []);
 }
@@ -273,29 +277,29 @@ fn a_reference_resolves_to_its_latest_image() {
     let Node { dir, kernel, store } = Node::new();
     let [one, two] = [b"one", b"two"].map(|name| ManifestDigest::of(name));
     let [lower, upper] = [b"lower", b"upper"].map(|name| LayerKey::of(name));
-    store.put_image("a/b:1", one, &[lower], &ImageDetails::default()).unwrap();
-    store.put_image("a/b:latest", one, &[lower], &ImageDetails::default()).unwrap();
-    store.put_image("a/b:latest", two, &[lower, upper], &ImageDetails::default()).unwrap();
+    store.images.put("a/b:1", one, &[lower], &ImageDetails::default()).unwrap();
+    store.images.put("a/b:latest", one, &[lower], &ImageDetails::default()).unwrap();
+    store.images.put("a/b:latest", two, &[lower, upper], &ImageDetails::default()).unwrap();
     drop(store);
     let store = open(dir.path(), &kernel).unwrap();
-    assert_eq!(store.image("a/b:1").unwrap().layers, [lower]);
-    assert_eq!(store.image("a/b:latest").unwrap().layers, [lower, upper]);
-    assert_eq!(store.image("a/b"), None);
+    assert_eq!(store.images.named("a/b:1").unwrap().layers, [lower]);
+    assert_eq!(store.images.named("a/b:latest").unwrap().layers, [lower, upper]);
+    assert_eq!(store.images.named("a/b"), None);
 }
 
 #[test]
 fn a_temporary_record_of_a_killed_process_is_removed() {
     let Node { dir, kernel, store } = Node::new();
     let (one, two) = (ManifestDigest::of(b"one"), ManifestDigest::of(b"two"));
-    store.put_image("a:latest", one, &[], &ImageDetails::default()).unwrap();
+    store.images.put("a:latest", one, &[], &ImageDetails::default()).unwrap();
     let images = dir.path().join("images");
     fs::copy(images.join(format!("{}.json", one.digest().hex())), images.join(".ovl-tmp.1.2"))
         .unwrap();
     fs::create_dir(images.join("directory")).unwrap();
-    store.put_image("a:latest", two, &[], &ImageDetails::default()).unwrap();
+    store.images.put("a:latest", two, &[], &ImageDetails::default()).unwrap();
     drop(store);
     let store = open(dir.path(), &kernel).unwrap();
-    assert_eq!(store.image("a:latest").unwrap().manifest, two);
+    assert_eq!(store.images.named("a:latest").unwrap().manifest, two);
     assert!(!images.join(".ovl-tmp.1.2").exists());
 }
 
@@ -331,8 +335,8 @@ fn a_directory_set_aside_is_moved_to_staging() {
     let node = Node::new();
     let dir = node.dir.path().join("volumes/x");
     fs::create_dir_all(dir.join("upper/deep")).unwrap();
-    let staged = node.store.set_aside(&dir).unwrap().unwrap();
-    assert_eq!(node.store.set_aside(&dir).unwrap(), None);
+    let staged = node.store.staging.move_here(&dir).unwrap().unwrap();
+    assert_eq!(node.store.staging.move_here(&dir).unwrap(), None);
     assert!(!dir.exists() && staged.join("upper/deep").is_dir());
     assert_eq!(node.names("staging").len(), 1);
 }

@@ -6,17 +6,18 @@
 //! UUID are compared, which finds truncated and exchanged images. Detecting bytes that changed without a read error is
 //! left to file systems with checksums.
 
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{fs::File, io, path::Path};
 
 use super::{
-    LayerKey, Store,
-    layer_meta::{LayerFormat, LayerMeta},
+    key::LayerKey,
+    layer_meta::{LayerMeta, LayerStorage},
+    store::Store,
 };
 use crate::erofs::Image;
 
 /// A damaged layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct DamagedLayer {
     /// The key of the layer.
     pub key: LayerKey,
     /// What is damaged, as text that follows `layer <key>: `.
@@ -28,17 +29,17 @@ impl Store {
     ///
     /// # Errors
     /// The layers cannot be listed.
-    pub fn verify(self: &Arc<Self>) -> io::Result<Vec<Finding>> {
-        let mut findings = Vec::new();
-        for key in self.layers()? {
+    pub fn verify(&self) -> io::Result<Vec<DamagedLayer>> {
+        let mut damaged = Vec::new();
+        for key in self.layers.dirs.keys()? {
             // A layer that was garbage collected meanwhile is not damaged.
-            let Some(_lease) = self.lease(&[key]) else { continue };
-            if let Err(what) = check(&self.layer(&key), &key) {
-                findings.push(Finding { key, what });
+            let Some(_lease) = self.leases.take_if_present(&[key]) else { continue };
+            if let Err(what) = check(&self.layers.dirs.of(&key), &key) {
+                damaged.push(DamagedLayer { key, what });
             }
         }
-        findings.sort_by_key(|finding| finding.key);
-        Ok(findings)
+        damaged.sort_by_key(|layer| layer.key);
+        Ok(damaged)
     }
 }
 
@@ -49,14 +50,14 @@ fn check(dir: &Path, key: &LayerKey) -> Result<(), String> {
         Some(other) => return Err(format!("its layer.json is of the layer {other}")),
         None => return Err("its layer.json has neither a key nor a diff ID".to_owned()),
     }
-    let content = dir.join(meta.form.content());
-    match meta.form {
-        LayerFormat::Erofs => {
+    let content = dir.join(meta.storage.content());
+    match meta.storage {
+        LayerStorage::Erofs => {
             let unreadable = |e: io::Error| format!("{} cannot be read: {e}", content.display());
             image(File::open(&content).map_err(unreadable)?, &meta, key).map_err(unreadable)?
         }
-        LayerFormat::Dir if content.is_dir() => Ok(()),
-        LayerFormat::Dir => Err(format!("{} is not a directory", content.display())),
+        LayerStorage::Dir if content.is_dir() => Ok(()),
+        LayerStorage::Dir => Err(format!("{} is not a directory", content.display())),
     }
 }
 

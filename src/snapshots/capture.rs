@@ -130,7 +130,7 @@ impl Snapshots {
 impl Inner {
     /// The snapshot with the name of the request, if there is one already.
     fn known(&self, request: &CaptureRequest) -> Result<Option<SnapshotRecord>, CaptureError> {
-        match self.store.snapshot(&request.id) {
+        match self.store.snapshots.get(&request.id) {
             Some(record)
                 if record.source.volume != request.volume.as_str()
                     || (request.pod.as_ref())
@@ -192,20 +192,20 @@ impl Inner {
         self.ensure_complete(&guard, request)?;
         let start = Start::count(&self.store.starts(), &request.id).map_err(disk)?;
         let _start = start.ok_or_else(|| CaptureError::Killed(request.id.clone()))?;
-        let reservation = self.store.reserve_capture(&guard.pod().namespace, 0);
+        let reservation = self.store.disk.reserve_capture(&guard.pod().namespace, 0);
         let no_space = |source| CaptureError::NoSpace { id: request.id.clone(), source };
         let reservation = reservation.map(Arc::new).map_err(no_space)?;
-        let staged = self.store.stage_snapshot(&request.id).map_err(disk)?;
+        let staged = self.store.layers.stage_snapshot(&request.id).map_err(disk)?;
         let mut stack = guard.stack().to_vec();
         stack.push(staged.key());
         // The lease keeps the layers until the record names them.
-        let _lease = self.store.hold(&stack);
-        let (bounds, scratch) = (Limits::default().bounds(), self.store.spills());
+        let _lease = self.store.leases.take(&stack);
+        let (bounds, scratch) = (Limits::default().bounds(), self.store.disk.scratch());
         let (tree, aside) = (staged.tree(), staged.aside());
         let clone = TreeClone::new(guard.upper(), &tree, &aside, bounds, &scratch).map_err(disk)?;
         // The memory share comes last: an operation that has a share must wait for nothing else.
         let space = Box::new(CopySpace(reservation.clone()));
-        let clone = clone.within(self.store.budget().share(), space);
+        let clone = clone.within(self.store.budget.share(), space);
         let mut copy =
             PreCopy { inner: self, request, guard: &guard, stop, clone, reservation: &reservation };
         let moment = copy.run()?;
@@ -236,7 +236,7 @@ impl Inner {
         let (entries, bytes) = (contents.entries, contents.bytes);
         staged
             .commit(SnapshotContents { entries, bytes, features }, dirty)
-            .and_then(|()| self.store.put_snapshot(record.clone()))
+            .and_then(|()| self.store.snapshots.put(record.clone()))
             .map_err(|source| self.or_full(request, copied, disk(source)))?;
         tracing::info!(
             snapshot = %record.id, volume = %request.volume, entries, bytes, ?moment, "volume captured"
@@ -263,7 +263,7 @@ impl Inner {
     /// snapshot, the reference in the record of that snapshot.
     fn base(&self, guard: &VolumeGuard) -> Option<String> {
         let image = guard.images().first().map(ToString::to_string);
-        let parent = guard.parent().and_then(|parent| self.store.snapshot(parent));
+        let parent = guard.parent().and_then(|parent| self.store.snapshots.get(parent));
         image.or_else(|| parent?.for_namespace(&guard.pod().namespace)?.base)
     }
 

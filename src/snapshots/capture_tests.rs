@@ -80,7 +80,7 @@ async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
         assert_eq!(snapshot.stack[1], LayerKey::of_snapshot(&snapshot.id));
         assert_eq!(snapshot.source.volume, node.volume("v").as_str());
         assert!(snapshot.entries > 8 && snapshot.bytes < 1 << 20, "{snapshot:?}");
-        let features = node.store.lower(&snapshot.stack[1]).unwrap().features;
+        let features = node.store.layers.lower(&snapshot.stack[1]).unwrap().features;
         assert!(features.metacopy && features.redirect, "{features:?}");
         let restored = node.restored(&snapshot.stack);
         // A snapshot has no sockets, not even their names.
@@ -196,7 +196,7 @@ async fn privileged_a_pod_is_never_frozen_beyond_the_deadline() {
     }
     wait_until("the pod is still frozen", || !pod.is_frozen());
     node.assert_nothing_unfinished("late");
-    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+    assert!(node.store.snapshots.get(&"snap-1".parse().unwrap()).is_none());
     let request = CaptureRequest { consistency: consistency(true), ..node.request("snap-1", "v") };
     let snapshot = node.snapshots.capture(request).await.unwrap();
     assert_eq!(snapshot.frozen_micros, None);
@@ -258,7 +258,7 @@ async fn privileged_a_disk_that_fails_makes_the_capture_fail() {
         .unwrap_err();
     assert_eq!(error.class(), Class::Internal, "{error}");
     node.capture("snap-1", "v").await.unwrap_err();
-    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+    assert!(node.store.snapshots.get(&"snap-1".parse().unwrap()).is_none());
 }
 
 /// docs/hazards.md, 17: a capture leaves the configured free space to other pods.
@@ -487,7 +487,7 @@ async fn privileged_a_copy_ends_when_its_volume_is_unpublished_or_it_is_cancelle
     };
     start("snap-1").abort();
     wait_until("the copy does not stop", || node.names("staging").is_empty());
-    assert!(node.store.snapshot(&"snap-1".parse().unwrap()).is_none());
+    assert!(node.store.snapshots.get(&"snap-1".parse().unwrap()).is_none());
 
     let task = start("snap-2");
     let target = node.target("v").try_into().unwrap();

@@ -117,7 +117,7 @@ async fn privileged_a_kill_during_a_capture_leaves_nothing_unfinished_and_no_pod
         let (root, kubelet) = (dir.join("node"), dir.join("kubelet"));
         let (store, volumes, snapshots) = open(&kubelet, &root, &registry, &Metrics::default());
         assert!(!pod.is_frozen(), "round {round}");
-        store.empty_staging().unwrap();
+        store.staging.remove_orphans().unwrap();
         for part in ["staging", "frozen"] {
             assert_eq!(names(&store.root().join(part)), Vec::<String>::new(), "{round}: {part}");
         }
@@ -132,11 +132,11 @@ async fn privileged_a_kill_during_a_capture_leaves_nothing_unfinished_and_no_pod
             sleep(Duration::from_millis(1));
         }
         assert_eq!(store.verify().unwrap(), []);
-        for snapshot in store.snapshots() {
+        for snapshot in store.snapshots.all() {
             for key in &snapshot.stack {
-                store.lower(key).unwrap();
+                store.layers.lower(key).unwrap();
             }
-            let tree = store.lower(&snapshot.stack[1]).unwrap().tree.path();
+            let tree = store.layers.lower(&snapshot.stack[1]).unwrap().tree.path();
             let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap_or_default();
             assert!(read("first").starts_with(&read("second")), "{}: no prefix", snapshot.id);
         }

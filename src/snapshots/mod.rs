@@ -132,7 +132,8 @@ impl Snapshots {
         let _lock = self.0.locks.try_lock(id).ok_or_else(|| DeleteError::Busy(id.clone()))?;
         self.0
             .store
-            .drop_snapshot(id)
+            .snapshots
+            .remove(id)
             .map_err(|source| DeleteError::Disk { id: id.clone(), source })
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         Keyring,
         fake::{FakeRegistry, registries},
     },
-    layers::SnapshotRecord,
+    layers::{SnapshotRecord, StoreLock, StoreSettings},
     media_type::{Compression, Format},
     overlay::Features,
     sys::{
@@ -84,8 +84,9 @@ impl Node {
         let features = Features::probe(&LinuxMounts, &root.join("probe")).unwrap();
         durable::remove_tree(&root.join("probe")).unwrap();
         let kernel = features.mounts(&root.join("lowers")).unwrap();
-        let store = Store::open(&root.join("store"), kernel.clone()).unwrap();
-        let store = Arc::new(store.within(Arc::new(budget)));
+        let lock = StoreLock::on(&root.join("store")).unwrap();
+        let settings = StoreSettings { budget: Arc::new(budget), ..StoreSettings::default() };
+        let store = Arc::new(Store::open_locked(lock, kernel.clone(), settings).unwrap());
         let registries = Arc::new(registries(&[(host, &format!("server = \"http://{host}\""))]));
         let parts = VolumeParts::new(store.clone(), registries.clone(), kernel, features);
         let volumes = Volumes::open(parts, Settings::new(at.join("kubelet"))).unwrap();
@@ -153,7 +154,7 @@ async fn run(phase: &str, at: &Path, host: &str) {
         _ => panic!("there is no phase {phase}"),
     }
     assert_eq!(fs::read_dir(node.store.root().join("staging")).unwrap().count(), 0);
-    assert_eq!(node.store.budget().used(), 0);
+    assert_eq!(node.store.budget.used(), 0);
     // proc(5): the peak of resident memory.
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -255,5 +256,5 @@ async fn privileged_a_capture_beyond_the_memory_budget_is_refused() {
     let error = node.capture("small").await.unwrap_err();
     assert_eq!(error.class(), crate::error::Class::Precondition, "{error}");
     assert!(error.to_string().contains("raise that limit"), "{error}");
-    assert_eq!(node.store.budget().used(), 0);
+    assert_eq!(node.store.budget.used(), 0);
 }

@@ -97,9 +97,9 @@ impl Snapshots {
     async fn reserve_space(&self, layers: &[LayerKey]) -> Result<Reservation, PackingError> {
         let (store, layers) = (self.0.store.clone(), layers.to_vec());
         blocking(move || {
-            let sizes = layers.iter().map(|layer| store.bytes_of(layer));
+            let sizes = layers.iter().map(|layer| store.layers.bytes(layer));
             let bytes = sizes.sum::<io::Result<u64>>()?;
-            store.reserve(bytes).map_err(PackingError::NoSpace)
+            store.disk.reserve(bytes).map_err(PackingError::NoSpace)
         })
         .await
     }
@@ -107,7 +107,7 @@ impl Snapshots {
     /// Reserves `bytes` on the store's disk.
     pub(super) async fn reserve(&self, bytes: u64) -> Result<Reservation, ReserveError> {
         let store = self.0.store.clone();
-        blocking(move || store.reserve(bytes)).await
+        blocking(move || store.disk.reserve(bytes)).await
     }
 }
 
@@ -118,13 +118,13 @@ fn pack(
     stop: CancellationToken,
 ) -> Result<(File, Packed), PackingError> {
     let PackJob { stack, own, owner, format, compression, written, .. } = job;
-    let file = inner.store.scratch()?;
+    let file = inner.store.staging.unnamed_file()?;
     let trees = &stack[stack.len() - own..];
-    let trees = trees.iter().map(|key| inner.store.lower(key).map(|lower| lower.tree));
+    let trees = trees.iter().map(|key| inner.store.layers.lower(key).map(|lower| lower.tree));
     let trees = trees.collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = trees.iter().map(AsRef::as_ref).collect();
     let merged = inner.volumes.view(stack, *owner)?;
-    let (budget, scratch) = (inner.store.budget().clone(), inner.store.spills());
+    let (budget, scratch) = (inner.store.budget.clone(), inner.store.disk.scratch());
     let limits = Limits { budget, scratch, ..Limits::default() };
     let packing =
         Packing { format: *format, compression: *compression, clamp: None, owner: *owner };
@@ -201,8 +201,8 @@ mod tests {
     fn a_reservation_grows_with_a_layer_that_is_larger_than_estimated() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), Arc::new(LinuxMounts)).map(Arc::new).unwrap();
-        let file = store.scratch().unwrap();
-        let reservation = store.reserve(10).unwrap();
+        let file = store.staging.unnamed_file().unwrap();
+        let reservation = store.disk.reserve(10).unwrap();
         let stop = CancellationToken::new();
         let mut out = CancellableWriter::new(&file, store.root(), stop).within(&reservation);
         out.write_all(&[1; 10]).unwrap();

@@ -213,8 +213,9 @@ impl Snapshots {
     ) -> Result<(SnapshotRecord, Lease), PushError> {
         let (store, id) = (self.0.store.clone(), id.clone());
         blocking(move || {
-            let record = store.snapshot(&id).ok_or_else(|| PushError::Absent(id.clone()))?;
-            let lease = store.lease(&record.stack).ok_or(PushError::Incomplete(id))?;
+            let record = store.snapshots.get(&id).ok_or_else(|| PushError::Absent(id.clone()))?;
+            let lease =
+                store.leases.take_if_present(&record.stack).ok_or(PushError::Incomplete(id))?;
             Ok((record, lease))
         })
         .await
@@ -262,12 +263,12 @@ impl Snapshots {
         blocking(move || {
             let id = lock.id.clone();
             let absent = || PushError::Absent(id.clone());
-            let mut record = inner.store.snapshot(&id).ok_or_else(absent)?;
+            let mut record = inner.store.snapshots.get(&id).ok_or_else(absent)?;
             if !change(&mut record) {
                 return Err(absent());
             }
             let disk = |source| PushError::Disk { id: id.clone(), source };
-            inner.store.put_snapshot(record).map_err(disk)
+            inner.store.snapshots.put(record).map_err(disk)
         })
         .await
     }
@@ -297,7 +298,7 @@ impl Push<'_> {
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.packed.diff_id).collect();
         let (store, manifests) = (inner.store.clone(), record.manifests.clone());
         let configs: Vec<_> = blocking(move || {
-            manifests.iter().filter_map(|manifest| store.image_config(manifest)).collect()
+            manifests.iter().filter_map(|manifest| store.images.config(manifest)).collect()
         })
         .await;
         let source = &record.source;
@@ -310,7 +311,7 @@ impl Push<'_> {
         });
         self.push_small_blob(&config).await?;
 
-        let parent = record.parent.as_ref().and_then(|parent| inner.store.snapshot(parent));
+        let parent = record.parent.as_ref().and_then(|parent| inner.store.snapshots.get(parent));
         let parent = parent.and_then(|parent| parent.for_namespace(&source.namespace)?.pushed);
         let annotations = manifest::annotations(record, &request.volume, parent);
         let manifest = manifest::manifest(&config, layers, &annotations);
@@ -356,7 +357,7 @@ impl Push<'_> {
         let (store, bytes): (_, Arc<[u8]>) = (self.snapshots.0.store.clone(), bytes.into());
         let size = bytes.len() as u64;
         let file = blocking(move || {
-            let mut file = store.scratch()?;
+            let mut file = store.staging.unnamed_file()?;
             io::Write::write_all(&mut file, &bytes)?;
             Ok(file)
         })

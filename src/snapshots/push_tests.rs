@@ -130,7 +130,7 @@ impl Node {
 
     async fn push(&self, request: &PushRequest) -> Pushed {
         let pushed = self.snapshots.push(request, &Progress::default()).await.unwrap();
-        self.add_to_cluster(&self.store.snapshot(&request.id).unwrap(), Some(&pushed.image));
+        self.add_to_cluster(&self.store.snapshots.get(&request.id).unwrap(), Some(&pushed.image));
         assert_eq!(self.staged(), 0);
         pushed
     }
@@ -345,7 +345,7 @@ async fn privileged_another_node_restores_a_pushed_snapshot() {
         let again = one.push(&request).await;
         assert_eq!((&again.image, again.own_bytes), (&pushed.image, pushed.own_bytes));
         assert_eq!(uploads(&registry), before);
-        let record = one.store.snapshot(&request.id).unwrap();
+        let record = one.store.snapshots.get(&request.id).unwrap();
         assert_eq!(record.pushed.as_deref(), Some(&*pushed.image));
     }
 }
@@ -362,9 +362,9 @@ async fn privileged_a_push_does_not_reveal_image_names_of_another_namespace() {
     node.capture("snap-1", "v").await;
     let pushed = node.push(&push_request("snap-1", &registry, Format::Portable)).await;
     for (n, whose) in ["ci", "another"].into_iter().enumerate() {
-        let mut record = node.store.snapshot(&"snap-1".parse().unwrap()).unwrap();
+        let mut record = node.store.snapshots.get(&"snap-1".parse().unwrap()).unwrap();
         record.source.namespace = whose.to_owned();
-        node.store.put_snapshot(record).unwrap();
+        node.store.snapshots.put(record).unwrap();
         let (volume, id) = (format!("r{n}"), format!("of-{whose}"));
         let at = node.publish(&volume, of("snap-1", None)).await;
         fs::write(at.join("own"), whose).unwrap();
@@ -444,7 +444,7 @@ async fn privileged_an_interrupted_push_continues() {
         assert_eq!(error.class(), class, "{part}: {error}");
         assert!(error.to_string().contains("snap-1"), "{error}");
         assert_eq!(node.staged(), 0, "{part}");
-        assert_eq!(node.store.snapshot(&request.id).unwrap().pushed, None);
+        assert_eq!(node.store.snapshots.get(&request.id).unwrap().pushed, None);
     }
     // The registry works again: blobs that it has are not sent again.
     registry.inject("/v2/ws/manifests/", 20, respond(503));
@@ -456,7 +456,7 @@ async fn privileged_an_interrupted_push_continues() {
     assert!(registry.manifest("ws", "snap-1").is_some());
 
     // The manifest is deleted, whether the caller knows the image or not.
-    let image = one.store.snapshot(&request.id).unwrap().pushed.unwrap().parse().unwrap();
+    let image = one.store.snapshots.get(&request.id).unwrap().pushed.unwrap().parse().unwrap();
     for image in [None, Some(&image)] {
         let PushRequest { id, to, keyring, .. } = &request;
         one.snapshots.push(&request, &Progress::default()).await.unwrap();
@@ -563,17 +563,17 @@ async fn privileged_a_squash_makes_one_layer_that_shows_the_same_files() {
         }
         let captured = tree(&at);
         let id = "snap-3".parse().unwrap();
-        assert_eq!(one.store.snapshot(&id).unwrap().own, 4);
+        assert_eq!(one.store.snapshots.get(&id).unwrap().own, 4);
         let request = push_request("snap-3", &registry, Format::Native);
         one.snapshots.squash(&id, Some(&request)).await.unwrap();
-        let record = one.store.snapshot(&id).unwrap();
+        let record = one.store.snapshots.get(&id).unwrap();
         assert_eq!((record.own, record.stack.len()), (1, 2));
         assert_eq!(one.staged(), 0);
         one.add_to_cluster(&record, None);
         let here = one.publish("here", of("snap-3", owner)).await;
         assert_eq!(tree(&here), captured, "{owner:?}");
         one.snapshots.squash(&id, None).await.unwrap();
-        assert_eq!(one.store.snapshot(&id).unwrap(), record, "a single layer is not squashed");
+        assert_eq!(one.store.snapshots.get(&id).unwrap(), record, "a single layer is not squashed");
 
         let before = uploads(&registry);
         one.push(&request).await;
@@ -641,7 +641,7 @@ async fn privileged_a_push_fails_cleanly_on_a_full_disk_and_succeeds_later() {
     assert_eq!(error.class(), Class::Exhausted, "{error}");
     assert!(error.to_string().contains(&at.display().to_string()), "{error}");
     // The disk can also become full during the packing.
-    let file = node.store.scratch().unwrap();
+    let file = node.store.staging.unnamed_file().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let mut out = packing::CancellableWriter::new(&file, node.store.root(), stop.clone());
     let error = out.write_all(&bytes).unwrap_err();

@@ -84,7 +84,7 @@ impl Snapshots {
         let layer = LayerKey::alone(&packed.diff_id, Format::Portable);
         let _lease_of_new = {
             let store = self.0.store.clone();
-            blocking(move || store.hold(&[layer])).await
+            blocking(move || store.leases.take(&[layer])).await
         };
         let file = self.add_to_store(id, file, &packed).await?;
         if let Some(push) = push {
@@ -132,7 +132,7 @@ impl Snapshots {
         blocking(move || {
             let rewound = (&file).seek(SeekFrom::Start(0));
             rewound.map_err(|source| AddError::Disk { diff_id, source })?;
-            store.add(&new, reservation, &file)?;
+            store.layers.add(&new, reservation, &file)?;
             Ok(file)
         })
         .await

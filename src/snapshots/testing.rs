@@ -16,7 +16,7 @@ use std::{
 use super::*;
 use crate::{
     image::fake::FakeRegistry,
-    layers::{DiskLimits, LayerKey, SnapshotRecord},
+    layers::{DiskLimits, LayerKey, SnapshotRecord, StoreLock, StoreSettings},
     overlay::{Features, Options, Plan, Spec, Stack, Upper},
     sys::{
         durable,
@@ -132,7 +132,7 @@ impl Node {
         }
         let lowers = stack.iter().map(|key| crate::overlay::Lower {
             id: key.to_string(),
-            dir: self.store.lower(key).unwrap().tree,
+            dir: self.store.layers.lower(key).unwrap().tree,
             mapped: true,
             needs: crate::overlay::RequiredFeatures::default(),
         });
@@ -269,8 +269,9 @@ fn open_with_limits(
     let features = Features::probe(&LinuxMounts, &probe).unwrap();
     durable::remove_tree(&probe).unwrap();
     let kernel = features.mounts(&root.join("lowers")).unwrap();
-    let store = Store::open(&root.join("store"), kernel.clone()).unwrap().leaving(limits);
-    let store = Arc::new(store);
+    let lock = StoreLock::on(&root.join("store")).unwrap();
+    let settings = StoreSettings { limits, ..StoreSettings::default() };
+    let store = Arc::new(Store::open_locked(lock, kernel.clone(), settings).unwrap());
     let registries = Arc::new(registry.registries());
     let parts = VolumeParts::new(store.clone(), registries.clone(), kernel, features);
     let volumes = Volumes::open(parts, Settings::new(kubelet.to_owned())).unwrap();

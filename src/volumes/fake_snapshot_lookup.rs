@@ -73,7 +73,7 @@ pub(super) fn snapshot_layer(
     (metacopy, redirect): (bool, bool),
     fill: impl FnOnce(&Path),
 ) -> LayerKey {
-    let staged = store.stage_snapshot(&id.parse().unwrap()).unwrap();
+    let staged = store.layers.stage_snapshot(&id.parse().unwrap()).unwrap();
     fill(&staged.tree());
     let key = staged.key();
     let features = Features { metacopy, redirect };

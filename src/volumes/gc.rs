@@ -32,7 +32,7 @@ impl GarbageCollector {
     pub(super) fn start(self) -> Arc<Self> {
         let collector = Arc::new(self);
         let weak = Arc::downgrade(&collector);
-        collector.store.when_full(move |bytes| {
+        collector.store.disk.on_full(move |bytes| {
             // `free_space` has logged its error, and the writer that needs the space gets an error of its own.
             let _ = weak.upgrade().map(|collector| collector.free_space(bytes));
         });
@@ -56,7 +56,7 @@ impl GarbageCollector {
     }
 
     fn count(&self, done: Result<&GcStats, &CollectError>) {
-        self.metrics.open_layers(self.store.open_layers());
+        self.metrics.open_layers(self.store.layers.open_count());
         match done {
             Ok(done) => {
                 self.metrics.collected(done.layers, done.bytes);

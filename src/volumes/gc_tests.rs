@@ -38,12 +38,8 @@ impl Node {
         let node = Self { dir, volumes, registry, layers: 2 };
         node.volumes.publish(node.request()).await.unwrap();
         store
-            .put_image(
-                &image.to_string(),
-                ManifestDigest::of(b"other"),
-                &[],
-                &ImageDetails::default(),
-            )
+            .images
+            .put(&image.to_string(), ManifestDigest::of(b"other"), &[], &ImageDetails::default())
             .unwrap();
         node
     }
@@ -116,7 +112,7 @@ async fn a_snapshot_keeps_layers_and_images_after_its_volume_is_unpublished() {
     let guard = node.volumes.guard(&"a".parse().unwrap(), Some(&node.request().pod)).unwrap();
     let layer = snapshot_layer(store, "s", (false, false), |_| {});
     let stack = guard.stack().iter().copied().chain([layer]).collect();
-    store.put_snapshot(record("s", stack, guard.manifests().to_vec())).unwrap();
+    store.snapshots.put(record("s", stack, guard.manifests().to_vec())).unwrap();
     let manifest = guard.manifests()[0];
     drop(guard);
     node.volumes.unpublish(&"a".parse().unwrap(), &node.target()).await.unwrap();
@@ -124,7 +120,7 @@ async fn a_snapshot_keeps_layers_and_images_after_its_volume_is_unpublished() {
     assert_eq!((done.images, done.layers, done.kept_layers), (0, 0, 3));
     let image = node.dir.path().join(format!("store/images/{}.json", manifest.digest().hex()));
     assert!(image.exists());
-    store.drop_snapshot(&"s".parse().unwrap()).unwrap();
+    store.snapshots.remove(&"s".parse().unwrap()).unwrap();
     let done = node.collect().unwrap();
     assert_eq!((done.images, done.layers, done.kept_layers), (1, 3, 0));
     assert!(!image.exists());

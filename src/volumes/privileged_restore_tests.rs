@@ -77,7 +77,7 @@ impl Bench {
             owner: guard.owner(),
             ..record(snapshot, stack, guard.manifests().to_vec())
         };
-        self.node.volumes.0.store.put_snapshot(captured.clone()).unwrap();
+        self.node.volumes.0.store.snapshots.put(captured.clone()).unwrap();
         self.node.snapshots.respond(snapshot, [Ok(found(snapshot))]);
         captured
     }
@@ -238,7 +238,7 @@ async fn privileged_a_mark_that_overlay_would_not_follow_is_refused_before_the_p
         fs::rename(dir.join("diff"), diff).unwrap();
     });
     let stack = [below, &[undeclared]].concat();
-    store.put_snapshot(record("undeclared", stack, Vec::new())).unwrap();
+    store.snapshots.put(record("undeclared", stack, Vec::new())).unwrap();
     bench.node.snapshots.respond("undeclared", [Ok(found("undeclared"))]);
     bench.publish("fork", VolumeSpec { options, ..of("undeclared") }).await.unwrap();
     let denied = fs::read(bench.at("fork").join("tool")).unwrap_err();

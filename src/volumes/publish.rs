@@ -115,7 +115,7 @@ impl Inner {
                     if let Some(what) = difference(&record, &request) {
                         return Err(PublishError::of(&request.id)(PublishCause::Conflict { what }));
                     }
-                    let is_complete = record.stack.iter().all(|layer| self.store.has(layer));
+                    let is_complete = record.stack.iter().all(|layer| self.store.layers.has(layer));
                     if is_complete {
                         self.republish(&lock, record, &request)?;
                     } else {

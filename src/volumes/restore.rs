@@ -118,7 +118,7 @@ impl Inner {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         blocking(move || {
             for layer in &layers {
-                let features = store.features(layer)?;
+                let features = store.layers.features(layer)?;
                 if features.metacopy || features.redirect {
                     return Ok(true);
                 }
@@ -136,8 +136,9 @@ impl Inner {
     ) -> Option<(Option<Owner>, Option<VolumeLayers>)> {
         let (store, id) = (self.store.clone(), id.clone());
         blocking(move || {
-            let SnapshotRecord { id, stack, own, manifests, owner, .. } = store.snapshot(&id)?;
-            let lease = store.lease(&stack);
+            let SnapshotRecord { id, stack, own, manifests, owner, .. } =
+                store.snapshots.get(&id)?;
+            let lease = store.leases.take_if_present(&stack);
             let snapshot_layers = own.min(stack.len());
             let pulled = lease.map(|lease| VolumeLayers {
                 stack,

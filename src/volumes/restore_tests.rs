@@ -62,7 +62,7 @@ impl Bench {
         let stack = vec![keys(&self.base.diff_ids)[0], self.captured];
         let mut record = record("snap-1", stack, vec![self.base.manifest]);
         change(&mut record);
-        self.node.volumes.0.store.put_snapshot(record).unwrap();
+        self.node.volumes.0.store.snapshots.put(record).unwrap();
     }
 
     /// A request for a volume that starts from `ws-1`.
@@ -186,7 +186,7 @@ async fn a_different_owner_is_refused_and_both_are_named() {
         assert!(error.to_string().contains(words), "{error}");
     }
     // For a snapshot that has to be pulled, the cluster reports the owner.
-    bench.node.volumes.0.store.drop_snapshot(&"snap-1".parse().unwrap()).unwrap();
+    bench.node.volumes.0.store.snapshots.remove(&"snap-1".parse().unwrap()).unwrap();
     let pushed = FoundSnapshot {
         image: Some(bench.registry.reference("base", "1")),
         owner: owner(5, 5),
@@ -214,7 +214,7 @@ async fn a_pushed_snapshot_is_pulled_regardless_of_the_image_policy() {
     let bench = Bench::on(policy).await;
     let layers = [layer("base"), layer("written")];
     let pushed = bench.registry.push_image("snapshots/ws", "snap-1", &layers, true);
-    bench.node.volumes.0.store.drop_snapshot(&"snap-1".parse().unwrap()).unwrap();
+    bench.node.volumes.0.store.snapshots.remove(&"snap-1".parse().unwrap()).unwrap();
     let image = format!("{}/snapshots/ws@{}", bench.registry.host(), pushed.manifest);
     let image: Reference = image.parse().unwrap();
     let found = FoundSnapshot { image: Some(image.clone()), ..found("snap-1") };
@@ -374,7 +374,7 @@ async fn a_publish_waits_for_a_snapshot_that_is_not_ready() {
     }
 
     let captured = snapshot_layer(&node.volumes.0.store, "snap-1", (false, false), |_| {});
-    node.volumes.0.store.put_snapshot(record("snap-1", vec![captured], Vec::new())).unwrap();
+    node.volumes.0.store.snapshots.put(record("snap-1", vec![captured], Vec::new())).unwrap();
     node.snapshots.respond("ws-1", [not_ready(), Ok(found("snap-1"))]);
     node.volumes.publish(request(LONG)).await.unwrap();
     assert_eq!(node.mounted().len(), 1);

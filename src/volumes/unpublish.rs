@@ -111,7 +111,8 @@ impl Inner {
         self.remove_memory(id, &table, mounts_to_drop).map_err(UnpublishError::of(id))?;
         let tree = self
             .store
-            .set_aside(&self.records.dir(id))
+            .staging
+            .move_here(&self.records.dir(id))
             .map_err(UnpublishCause::Discard)
             .map_err(UnpublishError::of(id))?;
         self.counts.forget(id);

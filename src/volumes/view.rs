@@ -64,7 +64,7 @@ impl Inner {
     pub(super) fn open_layers(&self, stack: &[LayerKey]) -> Result<Vec<Lower>, LowerError> {
         let mut lowers = Vec::with_capacity(stack.len());
         for layer in stack {
-            let lower = self.store.lower(layer)?;
+            let lower = self.store.layers.lower(layer)?;
             if lower.opaque_root {
                 lowers.clear();
             }

@@ -16,7 +16,7 @@ use crate::{
     csi::{self, DriverName, Endpoint, NodeName},
     format,
     image::{Hosts, Keyring, Network, Registries},
-    layers::{DiskLimits, LayerFormat},
+    layers::{self, DiskLimits},
     quantity::Quantity,
     reference::Repository,
     telemetry::Collector,
@@ -213,11 +213,11 @@ impl NodeArgs {
     }
 
     /// The storage of new layers. `None`: EROFS where the kernel has it.
-    pub(super) fn form(&self) -> Option<LayerFormat> {
+    pub(super) fn storage(&self) -> Option<layers::LayerStorage> {
         match self.layer_storage {
             LayerStorage::Auto => None,
-            LayerStorage::Erofs => Some(LayerFormat::Erofs),
-            LayerStorage::Dir => Some(LayerFormat::Dir),
+            LayerStorage::Erofs => Some(layers::LayerStorage::Erofs),
+            LayerStorage::Dir => Some(layers::LayerStorage::Dir),
         }
     }
 

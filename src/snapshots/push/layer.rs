@@ -49,7 +49,7 @@ impl Push<'_> {
     /// The origins of the layer's bytes in a suitable format, the nearest first.
     async fn sources(&self, key: &LayerKey) -> Vec<Source> {
         let (store, key) = (self.snapshots.0.store.clone(), *key);
-        let origins = blocking(move || store.origins(&key)).await;
+        let origins = blocking(move || store.origins.of(&key)).await;
         let target = &self.request.to;
         let mut sources: Vec<_> = (origins.iter())
             .filter_map(|origin| Source::new(origin, self.request.format, target))
@@ -114,7 +114,7 @@ impl Push<'_> {
         let written = self.progress.start_fetching();
         let _stop = stop.clone().drop_guard();
         let copied = blocking(move || {
-            let (mut reader, file) = (reader, store.scratch()?);
+            let (mut reader, file) = (reader, store.staging.unnamed_file()?);
             let mut out = CancellableWriter::new(&file, store.root(), stop)
                 .within(&reservation)
                 .counting(&written);
@@ -140,7 +140,7 @@ impl Push<'_> {
         let (key, request) = (self.record.stack[depth], self.request);
         let lower = {
             let store = self.snapshots.0.store.clone();
-            blocking(move || store.lower(&key)).await
+            blocking(move || store.layers.lower(&key)).await
         };
         let lower = lower.map_err(|source| self.packing_error(&key, source.into()))?;
         // A layer that came as a tar is packed with the owners that it has: they were never mapped.
@@ -215,7 +215,7 @@ impl Snapshots {
         };
         let (store, key) = (self.0.store.clone(), *key);
         blocking(move || {
-            if let Err(error) = store.add_origin(&key, origin) {
+            if let Err(error) = store.origins.add(&key, origin) {
                 tracing::warn!(layer = %key, %error, "cannot record the origin of a layer; the next push takes longer");
             }
         })

@@ -36,7 +36,7 @@ impl LocalImages {
 pub(super) fn present(store: &Arc<Store>, reference: &Reference) -> Option<LocalImages> {
     match reference.digest() {
         Some(digest) => present_as(store, reference, digest),
-        None => whole(store, store.image(&reference.to_string())?),
+        None => whole(store, store.images.named(&reference.to_string())?),
     }
 }
 
@@ -47,12 +47,13 @@ pub(super) fn present_as(
     digest: &ManifestDigest,
 ) -> Option<LocalImages> {
     let repository = Repository::of(reference).to_string();
-    let named = || store.image(&reference.to_string()).filter(|_| reference.digest().is_some());
-    whole(store, store.image_at(&repository, digest).or_else(named)?)
+    let named =
+        || store.images.named(&reference.to_string()).filter(|_| reference.digest().is_some());
+    whole(store, store.images.at(&repository, digest).or_else(named)?)
 }
 
 fn whole(store: &Arc<Store>, image: Arc<ImageRecord>) -> Option<LocalImages> {
-    let lease = store.lease(&image.layers)?;
-    let origins = image.layers.iter().map(|layer| store.origins(layer)).collect();
+    let lease = store.leases.take_if_present(&image.layers)?;
+    let origins = image.layers.iter().map(|layer| store.origins.of(layer)).collect();
     Some(LocalImages { image, lease, origins })
 }

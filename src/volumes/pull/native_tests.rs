@@ -83,12 +83,12 @@ async fn one_tar_is_a_native_and_a_portable_layer() {
                 let pulled = node.pull(image, policy, &Keyring::default()).await.unwrap();
                 assert_eq!(pulled.stack, [base, key], "{image}");
             }
-            let lower = node.store().lower(&key).unwrap();
+            let lower = node.store().layers.lower(&key).unwrap();
             let (metacopy, redirect) = (lower.features.metacopy, lower.features.redirect);
             assert_eq!((metacopy, redirect), (image == &native, image == &native), "{image}");
-            assert!(!lower.is_snapshot && node.store().fits(&key, Place::Any), "{image}");
+            assert!(!lower.is_snapshot && node.store().layers.fits(&key, Place::Any), "{image}");
         }
-        let packed = node.store().origins(&native_key)[0].packed.clone().unwrap();
+        let packed = node.store().origins.of(&native_key)[0].packed.clone().unwrap();
         assert_eq!((packed.media_type.as_str(), packed.size), (NATIVE, tar.len() as u64));
         assert_eq!(packed.diff_id, DiffId::of(&tar));
     }

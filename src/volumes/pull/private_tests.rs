@@ -35,7 +35,7 @@ async fn an_accepted_credential_works_without_the_registry_and_no_other_does() {
     let [ann, wrong] = ["right", "wrong"].map(|password| registry.keyring("ann", password));
     let anonymous = Keyring::default();
     drop(node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap());
-    assert!(!node.store().origins(&keys(&pushed.diff_ids)[0])[0].public);
+    assert!(!node.store().origins.of(&keys(&pushed.diff_ids)[0])[0].public);
     let requests = registry.requests_to("").len();
     node.pull(&image, PullPolicy::IfNotPresent, &ann).await.unwrap();
     node.pull(&image, PullPolicy::Never, &ann).await.unwrap();
@@ -125,7 +125,7 @@ async fn a_pod_with_access_to_a_layer_passes_it_to_no_other_pod() {
 
     let trap = claim(&evil, "x", &[pushed.diff_ids[0]], &[&layer("anything")]);
     node.pull(&trap, PullPolicy::IfNotPresent, &ann).await.unwrap();
-    assert_eq!(node.store().origins(&keys(&pushed.diff_ids)[0]).len(), 1);
+    assert_eq!(node.store().origins.of(&keys(&pushed.diff_ids)[0]).len(), 1);
     let bob = Keyring::default();
     let done = node.pull(&trap, PullPolicy::Never, &bob).await;
     assert_eq!(class(done), Some(Class::NotFound));
@@ -223,10 +223,10 @@ async fn an_unchanged_image_costs_one_head_request() {
     assert_eq!(registry.requests_to(&one.manifest.to_string()).len(), manifest);
     let two = registry.push_image("a", "latest", &[layer("one"), layer("two")], true);
     assert_eq!(pull(&image).await, "HEADGETGETGET", "manifest, config, layer");
-    assert_eq!(node.store().image(&image.to_string()).unwrap().manifest, two.manifest);
+    assert_eq!(node.store().images.named(&image.to_string()).unwrap().manifest, two.manifest);
     registry.push_image("a", "latest", &[layer("one")], true);
     assert_eq!(pull(&image).await, "HEAD", "back to an image that is in the store");
-    assert_eq!(node.store().image(&image.to_string()).unwrap().manifest, one.manifest);
+    assert_eq!(node.store().images.named(&image.to_string()).unwrap().manifest, one.manifest);
 
     // The same config under another manifest.
     let text = registry.text("a", &one.manifest).replacen('{', r#"{"annotations":{"a":"b"},"#, 1);

@@ -156,7 +156,7 @@ impl ImagePuller {
                 config_digest: Some(image.config_digest),
                 config: Some(image.config.clone()),
             };
-            blocking(move || store.put_image(&name, manifest, &layers, &details)).await?;
+            blocking(move || store.images.put(&name, manifest, &layers, &details)).await?;
         }
         let manifests = found.iter().map(|found| found.manifest).collect();
         let lease = self.hold(&stack).await;
@@ -180,11 +180,11 @@ impl ImagePuller {
             }
             found.push(present);
         }
-        found.iter().for_each(|present| self.store.use_image(&present.image.manifest));
+        found.iter().for_each(|present| self.store.images.mark_used(&present.image.manifest));
         let stack: Vec<_> =
             found.iter().flat_map(|present| &present.image.layers).copied().collect();
         let manifests = found.iter().map(|present| present.image.manifest).collect();
-        let lease = self.store.hold(&stack);
+        let lease = self.store.leases.take(&stack);
         Some(PulledLayers { stack, manifests, lease })
     }
 
@@ -261,12 +261,12 @@ impl ImagePuller {
     ) -> Result<FoundImage, PullError> {
         let LocalImages { image, lease, .. } = present;
         let (store, known, name) = (self.store.clone(), image.clone(), reference.to_string());
-        blocking(move || match store.image(&name) {
+        blocking(move || match store.images.named(&name) {
             Some(current) if current.manifest == known.manifest => {
-                store.use_image(&known.manifest);
+                store.images.mark_used(&known.manifest);
                 Ok(())
             }
-            _ => store.put_image(&name, known.manifest, &known.layers, &ImageDetails::default()),
+            _ => store.images.put(&name, known.manifest, &known.layers, &ImageDetails::default()),
         })
         .await?;
         let (manifest, layers) = (image.manifest, image.layers.clone());
@@ -299,7 +299,7 @@ impl ImagePuller {
         let (store, place) = (self.store.clone(), Repository::of(reference).to_string());
         let config = &|digest: BlobDigest| -> BoxFuture<'static, Option<String>> {
             let (store, place) = (store.clone(), place.clone());
-            Box::pin(blocking(move || store.config_at(&place, &digest)))
+            Box::pin(blocking(move || store.images.config_at(&place, &digest)))
         };
         let known = Known { digest, config };
         let resolved = self.registries.resolve_knowing(reference, requester.keyring, known).await;
@@ -319,7 +319,7 @@ impl ImagePuller {
     pub async fn hold(&self, layers: &[LayerKey]) -> Lease {
         let (store, layers) = (self.store.clone(), layers.to_vec());
         // Blocks while a round of garbage collection runs.
-        blocking(move || store.hold(&layers)).await
+        blocking(move || store.leases.take(&layers)).await
     }
 
     fn authorization<'a>(

@@ -41,9 +41,9 @@ impl Node {
         policy: ImagePolicy,
     ) -> Self {
         let (dir, mounts) = (TempDir::new().unwrap(), Arc::new(FakeMounts::default()));
-        let mut store = Store::open(dir.path(), mounts.clone()).unwrap();
+        let store = Store::open(dir.path(), mounts.clone()).unwrap();
         let free = Arc::new(AtomicU64::new(1 << 30));
-        store.set_disk({
+        store.disk.set_fake({
             let free = free.clone();
             move |root| {
                 let used = layer_bytes(root);
@@ -108,14 +108,10 @@ impl Node {
         let origin =
             Origin { registry, repository, blob, public: false, packed: None, namespace: None };
         let new = NewLayer { diff_id, format: Format::Portable, origin };
-        self.store().add(&new, self.store().reserve(1).unwrap(), tar).unwrap();
+        self.store().layers.add(&new, self.store().disk.reserve(1).unwrap(), tar).unwrap();
         self.store()
-            .put_image(
-                &image.to_string(),
-                pushed.manifest,
-                &[new.key_alone()],
-                &ImageDetails::default(),
-            )
+            .images
+            .put(&image.to_string(), pushed.manifest, &[new.key_alone()], &ImageDetails::default())
             .unwrap();
     }
 }
@@ -192,12 +188,8 @@ async fn the_images_of_a_volume_make_one_stack_with_a_lease() {
     // Only the lease keeps the layers once their images are gone.
     for image in &images {
         node.store()
-            .put_image(
-                &image.to_string(),
-                ManifestDigest::of(b"other"),
-                &[],
-                &ImageDetails::default(),
-            )
+            .images
+            .put(&image.to_string(), ManifestDigest::of(b"other"), &[], &ImageDetails::default())
             .unwrap();
     }
     assert_eq!(node.collector.collect().unwrap().layers, 0);
@@ -218,13 +210,13 @@ async fn the_pull_policy_decides_when_the_registry_is_contacted() {
     node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap();
     let once = manifest_requests();
     assert!(once > 0);
-    let resolved = node.store().image(&image.to_string()).unwrap();
+    let resolved = node.store().images.named(&image.to_string()).unwrap();
     assert_eq!(resolved.used, None);
     // A public image: no registry has to confirm that this pod may use it.
     node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap();
     node.pull_anonymously(&image, PullPolicy::Never).await.unwrap();
     assert_eq!(manifest_requests(), once);
-    assert!(node.store().image(&image.to_string()).unwrap().used.is_some());
+    assert!(node.store().images.named(&image.to_string()).unwrap().used.is_some());
     node.pull_anonymously(&image, PullPolicy::Always).await.unwrap();
     assert!(manifest_requests() > once);
     registry.inject("manifests", ALWAYS, Fault::Respond(503, vec![]));
@@ -275,7 +267,7 @@ async fn a_layer_that_became_public_is_fetched_once_more() {
     node.add_private(&image, &pushed, &tar);
     node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap();
     assert_eq!(registry.requests_to(&pushed.layers[0].to_string()).len(), 1, "only bytes prove it");
-    assert!(node.store().origins(&keys(&pushed.diff_ids)[0])[0].public);
+    assert!(node.store().origins.of(&keys(&pushed.diff_ids)[0])[0].public);
     node.pull_anonymously(&image, PullPolicy::Never).await.unwrap();
 }
 
@@ -290,7 +282,7 @@ async fn a_registry_that_names_a_private_layer_must_deliver_it() {
     let hosts = hosts.each_ref().map(|(host, text)| (host.as_str(), text.as_str()));
     let node = Node::new(crate::image::fake::registries(&hosts), HOUR);
     node.add_private(&registry.reference("team/tool", "1"), &pushed, &tar);
-    let origins = node.store().origins(&private);
+    let origins = node.store().origins.of(&private);
 
     let other = layer("anything");
     let image = claim(&evil, "x", &[claimed], &[&other]);
@@ -302,14 +294,14 @@ async fn a_registry_that_names_a_private_layer_must_deliver_it() {
     let image = claim(&registry, "evil/x", &[claimed], &[&other]);
     let error = node.pull_anonymously(&image, PullPolicy::Always).await.unwrap_err();
     assert_eq!(error.class(), Class::Corrupt, "{error}");
-    assert_eq!(node.store().origins(&private), origins);
-    assert_eq!(node.store().image(&image.to_string()), None);
+    assert_eq!(node.store().origins.of(&private), origins);
+    assert_eq!(node.store().images.named(&image.to_string()), None);
 
     // A registry that delivers the bytes may use the layer.
     let image = claim(&evil, "y", &[claimed], &[&tar]);
     node.pull_anonymously(&image, PullPolicy::Always).await.unwrap();
     assert_eq!(evil.requests_to(&BlobDigest::of(&gzipped(&tar)).to_string()).len(), 1);
-    assert_eq!(node.store().origins(&private).len(), 2);
+    assert_eq!(node.store().origins.of(&private).len(), 2);
     assert_eq!(std::fs::read_dir(node.dir.path().join("staging")).unwrap().count(), 0);
 }
 
@@ -360,9 +352,12 @@ async fn space_is_freed_before_a_layer_is_refused() {
     let error = pull(&huge).await.unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
     assert!(error.to_string().contains(&node.dir.path().display().to_string()), "{error}");
-    assert!(node.store().image(&old.to_string()).is_some(), "removing it would not have helped");
+    assert!(
+        node.store().images.named(&old.to_string()).is_some(),
+        "removing it would not have helped"
+    );
     drop(pull(&new).await.unwrap());
-    assert!(node.store().image(&old.to_string()).is_none());
-    assert!(node.store().image(&new.to_string()).is_some());
+    assert!(node.store().images.named(&old.to_string()).is_none());
+    assert!(node.store().images.named(&new.to_string()).is_some());
     assert_eq!(std::fs::read_dir(node.dir.path().join("layers")).unwrap().count(), 1);
 }

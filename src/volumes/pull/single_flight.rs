@@ -121,7 +121,8 @@ impl LayerFetcher {
     ) -> bool {
         let (store, layer) = (self.store.clone(), *key);
         let known =
-            blocking(move || store.fits(&layer, place).then(|| store.origins(&layer))).await;
+            blocking(move || store.layers.fits(&layer, place).then(|| store.origins.of(&layer)))
+                .await;
         known.is_some_and(|origins| context.authorization.allow(&origins, &context.given))
     }
 
@@ -149,7 +150,7 @@ impl LayerFetcher {
         in_flight.arrived.store(0, Relaxed);
         match self.fetch(wanted, context, (source, in_flight.clone(), turn)).await {
             Err(PullError::Add { source, .. })
-                if wanted.may_need_below() && source.needs_layers_below() =>
+                if wanted.may_need_below() && source.needs_parent_layers() =>
             {
                 Ok(false)
             }
@@ -225,10 +226,12 @@ impl LayerFetcher {
             let _lane = lane;
             let blob = CancellableReader { blob, stop, arrived: in_flight.arrived.clone(), waits };
             let added = match below {
-                None => store.add(&new, reserved, blob),
-                Some(below) => store.add_onto(&new, &below, reserved, blob).map(drop),
+                None => store.layers.add(&new, reserved, blob),
+                Some(below) => {
+                    store.layers.add_with_parents(&new, &below, reserved, blob).map(drop)
+                }
             };
-            if may_need_below && added.as_ref().is_err_and(AddError::needs_layers_below) {
+            if may_need_below && added.as_ref().is_err_and(AddError::needs_parent_layers) {
                 in_flight.needs_below.store(true, Relaxed);
             }
             (added, turn)
@@ -239,7 +242,7 @@ impl LayerFetcher {
     /// Reserves disk space for a layer.
     async fn reserve(&self, layer: &LayerBlob) -> Result<Reservation, AddError> {
         let (store, diff_id, size) = (self.store.clone(), layer.diff_id, layer.size);
-        let reserved = blocking(move || store.reserve(size)).await;
+        let reserved = blocking(move || store.disk.reserve(size)).await;
         reserved.map_err(|source| AddError::NoSpace { diff_id, source })
     }
 

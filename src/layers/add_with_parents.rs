@@ -2,7 +2,7 @@
 //! whose attributes only these define.
 //!
 //! Such a layer is valid in one stack only. Its key is the ChainID of the stack up to it (`key.rs`). All other code
-//! treats all keys alike. An image may claim a ChainID as a diff ID, see [`Store::fits`].
+//! treats all keys alike. An image may claim a ChainID as a diff ID, see [`Layers::fits`].
 
 use std::{
     io::{self, Read},
@@ -11,8 +11,13 @@ use std::{
 };
 
 use super::{
-    AddError, ChainId, LayerKey, Lower, NewLayer, Reservation, Store, add::Parents,
+    add::{NewLayer, Parents},
+    error::AddError,
+    key::{ChainId, LayerKey},
     layer_meta::LayerMeta,
+    mounted_layer::Lower,
+    reservation::Reservation,
+    stored_layers::Layers,
 };
 use crate::{
     changeset::{ParentEntry, ParentEntryKind, ParentLayers, ParentLookup},
@@ -24,13 +29,13 @@ use crate::{
     },
 };
 
-impl Store {
-    /// As [`Store::add`], for a layer that needs the layers below it, or that is the bottom layer. `below` are the keys
+impl Layers {
+    /// As [`Layers::add`], for a layer that needs the layers below it, or that is the bottom layer. `below` are the keys
     /// of the layers below, bottom first. Returns the layer's key. The caller has a lease of all of them.
     ///
     /// # Errors
-    /// As [`Store::add`]; or a layer of `below` cannot be opened ([`AddError::ParentLayer`]).
-    pub fn add_onto(
+    /// As [`Layers::add`]; or a layer of `below` cannot be opened ([`AddError::ParentLayer`]).
+    pub fn add_with_parents(
         &self,
         layer: &NewLayer,
         below: &[LayerKey],
@@ -42,7 +47,7 @@ impl Store {
         let mut stack = Stack(Vec::new());
         for key in below {
             stack.0.push(self.lower(key).map_err(failed)?);
-            let member = self.layer_meta(key).map_err(failed)?.chain_member().unwrap_or(*key);
+            let member = self.dirs.meta(key).map_err(failed)?.chain_member().unwrap_or(*key);
             chain = Some(ChainId::new(chain.as_ref(), &member));
         }
         self.add_layer(layer, Some(Parents { chain, files: &stack }), reservation, blob)
@@ -55,7 +60,7 @@ impl Store {
         if !self.has(key) {
             return false;
         }
-        let Ok(meta) = LayerMeta::read(&self.layer(key)) else { return place != Place::Chain };
+        let Ok(meta) = LayerMeta::read(&self.dirs.of(key)) else { return place != Place::Chain };
         let follows_from_diff_id = !meta.is_snapshot() && meta.chain_member() == Some(*key);
         match place {
             Place::Any => follows_from_diff_id && !meta.has_unnamed,
@@ -177,5 +182,5 @@ fn xattrs(found: &Entry) -> io::Result<Xattrs> {
 }
 
 #[cfg(test)]
-#[path = "parent_layers_tests.rs"]
+#[path = "add_with_parents_tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@ use crate::{
     changeset::Features,
     digest::Digest,
     error::Class,
-    layers::{LayerFormat, testing},
+    layers::{LayerStorage, Store, StoreLock, StoreSettings, testing},
     media_type::Format,
     sys::{
         attributes,
@@ -219,12 +219,14 @@ impl Node {
     fn new() -> Self {
         let scratch = Scratch::new();
         let kernel = Arc::new(FakeMounts::default());
-        let store = Store::open(&scratch.dir("store"), kernel).unwrap().keeping(LayerFormat::Dir);
+        let settings = StoreSettings { storage: LayerStorage::Dir, ..StoreSettings::default() };
+        let lock = StoreLock::on(&scratch.dir("store")).unwrap();
+        let store = Store::open_locked(lock, kernel, settings).unwrap();
         Self { scratch, store: Arc::new(store) }
     }
 
     fn reservation(&self) -> Reservation {
-        self.store.reserve(1).unwrap()
+        self.store.disk.reserve(1).unwrap()
     }
 
     fn content(&self, key: &LayerKey) -> PathBuf {
@@ -246,25 +248,27 @@ fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() 
     let links = tar(&[("a", Err("f")), ("b", Err("f"))]);
     let [base, other] = [base, other].map(|tar| {
         let new = new_layer(&tar);
-        node.store.add(&new, node.reservation(), &tar[..]).unwrap();
+        node.store.layers.add(&new, node.reservation(), &tar[..]).unwrap();
         new.key_alone()
     });
     let new = new_layer(&links);
-    let error = node.store.add(&new, node.reservation(), &links[..]).unwrap_err();
-    assert!(error.needs_layers_below() && !error.is_lasting(), "{error}");
+    let error = node.store.layers.add(&new, node.reservation(), &links[..]).unwrap_err();
+    assert!(error.needs_parent_layers() && !error.is_lasting(), "{error}");
     let alone = new.key_alone();
-    assert!(!node.store.has(&alone));
+    assert!(!node.store.layers.has(&alone));
 
-    let add = |below: &[LayerKey]| node.store.add_onto(&new, below, node.reservation(), &links[..]);
+    let add = |below: &[LayerKey]| {
+        node.store.layers.add_with_parents(&new, below, node.reservation(), &links[..])
+    };
     for (below, content) in [(base, "base"), (other, "other")] {
         let key = add(&[below]).unwrap();
         assert_eq!(key, chain([below, alone]));
-        assert_eq!(node.store.origins(&key)[..], *std::slice::from_ref(&new.origin));
+        assert_eq!(node.store.origins.of(&key)[..], *std::slice::from_ref(&new.origin));
         assert_eq!(fs::read_to_string(node.content(&key).join("a")).unwrap(), content);
         assert_eq!(fs::read_to_string(node.content(&key).join("b")).unwrap(), content);
-        node.store.lower(&key).unwrap();
-        assert!(node.store.has(&key) && !node.store.fits(&key, Place::Any));
-        assert!(node.store.fits(&below, Place::Any));
+        node.store.layers.lower(&key).unwrap();
+        assert!(node.store.layers.has(&key) && !node.store.layers.fits(&key, Place::Any));
+        assert!(node.store.layers.fits(&below, Place::Any));
         assert_eq!(add(&[below]).unwrap(), key, "added again");
     }
     // A layer above a layer that needs another; its ChainID is computed from diff IDs.
@@ -272,17 +276,23 @@ fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() 
     let more = tar(&[("c", Err("a"))]);
     let top = node
         .store
-        .add_onto(&new_layer(&more), &[base, key], node.reservation(), &more[..])
+        .layers
+        .add_with_parents(&new_layer(&more), &[base, key], node.reservation(), &more[..])
         .unwrap();
     assert_eq!(top, chain([base, alone, new_layer(&more).key_alone()]));
     assert_eq!(fs::read_to_string(node.content(&top).join("c")).unwrap(), "base");
-    assert!(!node.store.has(&alone) && !node.store.fits(&alone, Place::Any));
+    assert!(!node.store.layers.has(&alone) && !node.store.layers.fits(&alone, Place::Any));
     assert_eq!(node.store.verify().unwrap(), []);
 
     let error = add(&[LayerKey::of(b"none")]).unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
     let wrong = tar(&[("a", Err("nowhere"))]);
-    let error = node.store.add_onto(&new_layer(&wrong), &[base], node.reservation(), &wrong[..]);
+    let error = node.store.layers.add_with_parents(
+        &new_layer(&wrong),
+        &[base],
+        node.reservation(),
+        &wrong[..],
+    );
     assert_eq!(error.unwrap_err().class(), Class::Corrupt);
     assert_eq!(fs::read_dir(node.scratch.path().join("store/staging")).unwrap().count(), 0);
 }

@@ -1,0 +1,182 @@
+//! The staging directory: what is being added to the store or removed from it.
+//!
+//! ```text
+//! staging/<n>         of this process, or of an earlier one: then it is an orphan
+//! staging/left-<n>    what this process could not remove; an orphan too
+//! ```
+//!
+//! Everything that the store adds is written here first, by a process that has locked the store.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    spill::{Scratch, unnamed_file},
+    sys::durable::{self, at},
+};
+
+/// The prefix of names that this process could not remove.
+const ORPHAN_PREFIX: &str = "left-";
+
+/// The staging directory of a store.
+#[derive(Debug)]
+pub struct Staging {
+    dir: PathBuf,
+    /// The first number that this process uses.
+    first: u64,
+    next: AtomicU64,
+    /// Held as long as something may be staged.
+    _lock: durable::Lock,
+}
+
+/// A directory in staging. It is removed when this is dropped, unless it was renamed into place.
+#[derive(Debug)]
+pub(super) struct StagedDir {
+    path: PathBuf,
+    _staging: Arc<Staging>,
+}
+
+impl Staging {
+    /// Opens the staging directory of the store at `root`, whose lock is `lock`.
+    pub(super) fn open(root: &Path, lock: durable::Lock) -> io::Result<Self> {
+        let dir = root.join("staging");
+        let first = first_free(&dir)?;
+        Ok(Self { dir, first, next: AtomicU64::new(first), _lock: lock })
+    }
+
+    /// Checks that the store's disk can be written now: creates and removes a file.
+    pub(super) fn check_writable(&self) -> io::Result<()> {
+        let probe = self.path();
+        fs::write(&probe, b"").map_err(at("write", &probe))?;
+        fs::remove_file(&probe).map_err(at("remove", &probe))
+    }
+
+    /// Creates an empty file. It has no name, so the kernel frees it when it is closed, also after a kill.
+    pub fn unnamed_file(&self) -> io::Result<File> {
+        let path = self.path();
+        unnamed_file(&path).map_err(at("create", &path))
+    }
+
+    /// The directory for files of collections that outgrow memory. They have no limit.
+    pub(super) fn scratch(&self) -> Scratch {
+        Scratch::new(self.dir.clone())
+    }
+
+    /// Removes orphans: what an earlier process was adding or removing, and what this process could not remove. Returns
+    /// the number of orphans that could not be removed, for example because something is mounted in them; the next call
+    /// tries them again. Blocks. An orphan can be of any size, so no request should wait for this.
+    pub fn remove_orphans(&self) -> io::Result<usize> {
+        let mut remaining = 0;
+        for entry in fs::read_dir(&self.dir).map_err(at("read", &self.dir))? {
+            let path = entry.map_err(at("read", &self.dir))?.path();
+            if number(&path).is_some_and(|number| number >= self.first) {
+                continue;
+            }
+            if let Err(error) = remove(&path) {
+                remaining += 1;
+                tracing::warn!(path = %path.display(), %error, "cannot remove an orphan: tried again in a minute");
+            }
+        }
+        Ok(remaining)
+    }
+
+    /// Moves a directory of this store to the staging directory, without waiting for the disk. Returns the new path:
+    /// the caller removes it, or else the next start does. Returns `None` if the directory does not exist. After a
+    /// crash the directory may be at its old path.
+    pub fn move_here(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
+        let staged = self.path();
+        match durable::rename_soon(dir, &staged) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            renamed => renamed.map(|()| Some(staged)),
+        }
+    }
+
+    /// A new path for a directory, which the caller creates.
+    pub(super) fn new_dir(self: &Arc<Self>) -> StagedDir {
+        StagedDir { path: self.path(), _staging: self.clone() }
+    }
+
+    /// A new path. Only this process writes here, so a counter is unique.
+    pub(super) fn path(&self) -> PathBuf {
+        self.dir.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+}
+
+impl StagedDir {
+    /// The path of the directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        if let Err(error) = discard(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a staged layer: tried again in a minute");
+        }
+    }
+}
+
+/// Removes an entry that this process put into the staging directory. If that fails, renames it, so that
+/// [`Staging::remove_orphans`] finds it as an orphan.
+pub(super) fn discard(staged: &Path) -> io::Result<()> {
+    durable::remove_tree_soon(staged).inspect_err(|_| {
+        if let Some(name) = staged.file_name() {
+            let mut orphan = OsString::from(ORPHAN_PREFIX);
+            orphan.push(name);
+            // If that fails too, the next start removes it.
+            let _ = fs::rename(staged, staged.with_file_name(orphan));
+        }
+    })
+}
+
+/// The first number above all that are in use in the staging directory.
+fn first_free(staging: &Path) -> io::Result<u64> {
+    let mut free = 0;
+    for entry in fs::read_dir(staging).map_err(at("read", staging))? {
+        let path = entry.map_err(at("read", staging))?.path();
+        let number =
+            number(&path).or_else(|| path.to_str()?.rsplit_once(ORPHAN_PREFIX)?.1.parse().ok());
+        free = free.max(number.map_or(0, |number| number + 1));
+    }
+    Ok(free)
+}
+
+fn number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.parse().ok()
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        durable::remove_tree(path)
+    } else {
+        durable::remove_file(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn an_unnamed_file_leaves_nothing_behind() {
+        let dir = tempfile::TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("staging")).unwrap();
+        let lock = durable::lock(&dir.path().join("lock")).unwrap().unwrap();
+        let staging = Staging::open(dir.path(), lock).unwrap();
+        let mut file = staging.unnamed_file().unwrap();
+        file.write_all(b"work").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 4);
+        assert_eq!(fs::read_dir(dir.path().join("staging")).unwrap().count(), 0);
+    }
+}
