@@ -21,7 +21,7 @@ use super::{
 use crate::{
     image::Keyring,
     overlay::Options,
-    volumes::{Pod, PublishRequest, Target, VolumeId},
+    volumes::{Pod, PublishRequest, RequestError, Target, VolumeId},
 };
 pub(super) use invalid_argument::BadRequest;
 use invalid_argument::shown;
@@ -121,7 +121,7 @@ fn volume_id(text: &str) -> Result<VolumeId, BadRequest> {
     if text.is_empty() {
         return Err(BadRequest::Missing("volume_id"));
     }
-    Ok(text.parse()?)
+    Ok(text.parse().map_err(RequestError::from)?)
 }
 
 fn target(text: &str) -> Result<Target, BadRequest> {

@@ -87,7 +87,7 @@ pub use mounted_layer::Lower;
 pub use provenance::{Origin, Origins, Packed};
 pub use reservation::{DiskLimits, DiskSpace, Reservation};
 pub use reserve_error::{FREE_DISK, ReserveError};
-pub use snapshot_id::{SnapshotId, SnapshotIdError};
+pub use snapshot_id::SnapshotId;
 pub use snapshot_layer::StagedSnapshot;
 pub use snapshots::{SnapshotRecord, SnapshotRecords, SnapshotSource};
 pub use staging::Staging;

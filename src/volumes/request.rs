@@ -16,57 +16,25 @@ use crate::{
     overlay,
     owner::Owner,
     reference::Reference,
-    sys::id_chars::is_name,
+    sys::id_chars::{IdError, id_type},
 };
 
-/// A volume's id, as the kubelet makes it (`csi-` and 64 hexadecimal digits for an inline volume).
-/// At most 128 bytes (CSI spec, "Size Limits") of letters, digits, `.`, `_` and `-`, beginning with a letter or digit:
-/// safe as one part of a path.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct VolumeId(String);
+id_type! {
+    /// A volume's ID, as the kubelet makes it (`csi-` and 64 hexadecimal digits for an inline volume). It is safe as one
+    /// part of a path.
+    VolumeId, "volume ID"
+}
 
 impl VolumeId {
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// A message with the volume's name in its pod instead of this id, which means nothing to the pod's user.
     pub fn named(&self, name: &str, message: &str) -> String {
         message.replace(&format!("volume {self}"), &format!("volume {name}"))
     }
 }
 
-impl fmt::Display for VolumeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<VolumeId> for String {
-    fn from(id: VolumeId) -> Self {
-        id.0
-    }
-}
-
-impl TryFrom<String> for VolumeId {
-    type Error = RequestError;
-
-    fn try_from(text: String) -> Result<Self, RequestError> {
-        text.parse()
-    }
-}
-
-impl FromStr for VolumeId {
-    type Err = RequestError;
-
-    fn from_str(text: &str) -> Result<Self, RequestError> {
-        if !is_name(text) {
-            return Err(RequestError::VolumeId(text.chars().take(140).collect()));
-        }
-        Ok(Self(text.to_owned()))
-    }
+id_type! {
+    /// A pod's uid. It is safe as one part of a path.
+    PodUid, "pod uid"
 }
 
 /// The target path of a volume: an absolute path without `.` and `..`. [`Volumes`](super::Volumes) checks that it is
@@ -139,9 +107,6 @@ pub struct Pod {
     /// Its uid, which is the name of its directory in the kubelet's `pods`.
     pub uid: PodUid,
 }
-
-/// A pod's uid, safe as one part of a path by the rule of [`VolumeId`].
-pub type PodUid = VolumeId;
 
 /// The spec of a volume: its content and its behaviour. Two requests for one volume must agree on it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -233,11 +198,9 @@ impl PublishRequest {
 /// An ill-formed value in a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// The text is not a volume id or pod uid.
-    #[error(
-        "{0:?} is not a volume id: expected 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
-    )]
-    VolumeId(String),
+    /// The text is not a volume ID.
+    #[error(transparent)]
+    VolumeId(#[from] IdError),
     /// The path cannot be a target.
     #[error("target path {0:?} is not an absolute path without '.' and '..'")]
     Target(PathBuf),
@@ -253,17 +216,6 @@ impl RequestError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_is_one_safe_part_of_a_path() {
-        for good in ["csi-0123abcdef", "a", "0.x_y-z", &"a".repeat(128)] {
-            assert_eq!(good.parse::<VolumeId>().unwrap().as_str(), good);
-        }
-        for bad in ["", ".", "..", "a/b", "-a", ".hidden", "a b", "a\n", "ä", &"a".repeat(129)] {
-            assert!(bad.parse::<VolumeId>().is_err(), "{bad:?}");
-            assert!(serde_json::from_value::<VolumeId>(bad.into()).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn a_target_is_absolute_and_plain() {

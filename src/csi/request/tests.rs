@@ -253,7 +253,7 @@ fn the_error_of_a_bad_request_says_what_to_do() {
     let any = Some(AccessType::Mount(MountVolume::default()));
     for (request, expected) in [
         (id(""), "volume_id is missing"),
-        (id("../../etc"), "\"../../etc\" is not a volume id"),
+        (id("../../etc"), "\"../../etc\" is not a valid volume ID"),
         (at(""), "target_path is missing"),
         (at("pods/x/mount"), "\"pods/x/mount\" is not an absolute path"),
         (at("/var/lib/kubelet/../../etc"), "is not an absolute path without '.' and '..'"),
@@ -415,7 +415,7 @@ fn an_unpublish_names_a_volume_and_a_target() {
     assert_eq!((id.as_str(), target.to_string().as_str()), ("csi-1", "/k/mount"));
     for (request, expected) in [
         (request("", "/k/mount"), "volume_id is missing"),
-        (request("a/b", "/k/mount"), "\"a/b\" is not a volume id"),
+        (request("a/b", "/k/mount"), "\"a/b\" is not a valid volume ID"),
         (request("csi-1", ""), "target_path is missing"),
         (request("csi-1", "k"), "\"k\" is not an absolute path"),
     ] {
