@@ -160,6 +160,10 @@ impl Request<'_> {
                 let what = format!("{} is capturing it", spec.node_name);
                 return Err(self.not_ready(join(what, &why)));
             }
+            // A later version of that node has written it.
+            Some(Phase::Unknown) => {
+                return Err(self.not_ready(format!("{} is working on it", spec.node_name)));
+            }
             // A step after the capture failed. The captured layers are on this node.
             Some(Phase::Failed) if here && status::is_true(&status, CAPTURED) => {}
             Some(Phase::Failed) => {

@@ -115,7 +115,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             // The reason in the message is not true any more.
             Some(Phase::Failed) if self.is_back(&object, &status) => status.message = None,
             Some(Phase::Failed | Phase::Deleting | Phase::Deleted) => return Ok(Action::Done),
-            Some(Phase::Capturing | Phase::Pushing | Phase::Ready) | None => {}
+            Some(Phase::Capturing | Phase::Pushing | Phase::Ready | Phase::Unknown) | None => {}
         }
         let order = match Spec::new(&object) {
             Ok(order) => order,
@@ -126,12 +126,10 @@ impl<'a, E: Engine> Reconciler<'a, E> {
                 Ok(record) => record,
                 Err(failure) => return self.failed(&mut status, CAPTURED, &failure).await,
             },
-            None if status.phase.is_none_or(|phase| phase == Phase::Capturing) => {
-                match self.capture(&order, &mut status).await? {
-                    Ok(record) => record,
-                    Err(next) => return Ok(next),
-                }
-            }
+            None if is_before_capture(&status) => match self.capture(&order, &mut status).await? {
+                Ok(record) => record,
+                Err(next) => return Ok(next),
+            },
             // Its image is still in the registry.
             None if status.phase == Some(Phase::Ready) && status.image.is_some() => {
                 return Ok(Action::Done);
@@ -327,6 +325,16 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             }
             sleep(backoff.next_pause()).await;
         }
+    }
+}
+
+/// Whether the volume was never captured, as far as the status says. A later version of this node may have written a
+/// phase that this version does not know.
+fn is_before_capture(status: &OverlaySnapshotStatus) -> bool {
+    match status.phase {
+        None | Some(Phase::Capturing) => true,
+        Some(Phase::Unknown) => !status::is_true(status, CAPTURED),
+        Some(_) => false,
     }
 }
 

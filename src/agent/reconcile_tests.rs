@@ -604,6 +604,23 @@ async fn a_snapshot_whose_layers_are_missing_fails_unless_it_was_pushed() {
     }
 }
 
+/// A later version of this node wrote the phase, and was replaced by this one.
+#[tokio::test]
+async fn a_phase_of_a_later_version_is_in_progress() {
+    let captured = json!({"type": "Captured", "status": "True", "reason": "Captured", "message": "m",
+                          "lastTransitionTime": "2026-01-02T03:04:05Z"});
+    for (conditions, phase, captures) in [(json!([]), "Ready", 1), (json!([captured]), "Failed", 0)]
+    {
+        let mut world = World::new();
+        world.put("snap-1", json!({}));
+        let status = json!({"phase": "Verifying", "conditions": conditions});
+        world.api.patch(&format!("{OVERLAYS}/snap-1/status"), json!({ "status": status }));
+        world.start();
+        world.phase("snap-1", phase).await;
+        assert_eq!(world.node.done().len(), captures, "{phase}");
+    }
+}
+
 #[tokio::test]
 async fn many_layers_are_squashed_before_they_are_pushed() {
     for (spec, squash) in

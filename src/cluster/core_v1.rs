@@ -14,7 +14,7 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    Client, ClusterError,
+    Client, ClusterError, Watch,
     api::{PAGE, optional},
     client::bound,
 };
@@ -126,17 +126,17 @@ impl Client {
     /// The error of the API server.
     pub async fn node(&self, name: &str) -> Result<NodeState, ClusterError> {
         let nodes = Api::<Node>::all(self.kube());
-        let Some(node) = optional(bound("read the Node", nodes.get(name)).await)? else {
-            return Ok(NodeState::Gone);
+        let node = optional(bound("read the Node", nodes.get(name)).await)?;
+        Ok(node.map_or(NodeState::Gone, node_state))
+    }
+
+    /// Watches the nodes: their names and states.
+    pub fn watch_nodes(&self) -> Watch<(String, NodeState)> {
+        let trim = |mut node: Node| {
+            let name = node.metadata.name.take().unwrap_or_default();
+            (name, node_state(node))
         };
-        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        Ok(match ready {
-            Some(ready) if ready.status == "True" => NodeState::Ready,
-            ready => NodeState::NotReady(
-                ready.and_then(|ready| ready.last_transition_time).map(|since| since.0),
-            ),
-        })
+        Watch::of(Api::<Node>::all(self.kube()), None, "watch Nodes", trim)
     }
 
     /// Reads the data of a Secret; `None` if there is none of this name.
@@ -195,6 +195,17 @@ impl Client {
     /// The API server does not respond.
     pub async fn reachable(&self) -> Result<(), ClusterError> {
         bound("read the version of the API server", self.kube().apiserver_version()).await.map(drop)
+    }
+}
+
+fn node_state(node: Node) -> NodeState {
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
+        Some(ready) if ready.status == "True" => NodeState::Ready,
+        ready => {
+            let since = ready.and_then(|ready| ready.last_transition_time);
+            NodeState::NotReady(since.map(|since| since.0))
+        }
     }
 }
 

@@ -40,9 +40,10 @@ pub(super) struct EventTimeouts {
     pub(super) max_age: Duration,
 }
 
-/// The queue takes one Event for every pod of a full node. An Event that is five minutes old is no longer news.
+/// The queue takes one Event for every pod of a full node, and for each of thousands of snapshots that are requested at
+/// once. An Event that is five minutes old is no longer news.
 const TIMEOUTS: EventTimeouts = EventTimeouts {
-    queue: 256,
+    queue: 4096,
     pause: Duration::from_secs(2),
     max_age: Duration::from_secs(5 * 60),
 };

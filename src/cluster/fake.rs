@@ -2,7 +2,7 @@
 //!
 //! It stores objects as they are: no schema, no defaults. It implements the rules of Kubernetes on which the code
 //! depends: uids and resource versions, taken names, `status` as a subresource, merge patches, finalizers,
-//! preconditions, field selectors and watches.
+//! preconditions, field selectors, pages and watches.
 
 mod store;
 
@@ -204,8 +204,19 @@ impl FakeApi {
         if at.name.is_some() {
             return store.get(&at).ok_or(store::NONE);
         }
-        let items = store.list(&at, query);
-        let metadata = json!({"resourceVersion": store.version().to_string()});
+        let mut items = store.list(&at, query);
+        let mut metadata = json!({"resourceVersion": store.version().to_string()});
+        // A page. Unlike the real one, a token does not name the state of the first page.
+        let number = |key: &str| -> Option<usize> {
+            let value = query.split('&').find_map(|part| part.strip_prefix(key))?;
+            Some(value.parse().unwrap())
+        };
+        let rest = items.split_off(number("continue=").unwrap_or(0).min(items.len()));
+        let start = std::mem::replace(&mut items, rest).len();
+        if let Some(limit) = number("limit=").filter(|limit| *limit < items.len()) {
+            items.truncate(limit);
+            metadata["continue"] = (start + limit).to_string().into();
+        }
         Ok(json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items}))
     }
 

@@ -2,10 +2,13 @@
 
 use std::{pin::Pin, task};
 
-use futures::{Stream, StreamExt as _, stream::BoxStream};
-use kube::runtime::{
-    WatchStreamExt as _,
-    watcher::{self, Event, watcher},
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use kube::{
+    Api,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
 };
 
 use super::{Client, api::Kind};
@@ -44,16 +47,52 @@ pub struct Watch<T> {
 impl Client {
     /// Watches all objects of a kind, or those that match a field selector such as `spec.nodeName=node-1`.
     pub fn watch<T: Kind>(&self, fields: Option<&str>) -> Watch<T> {
+        self.watch_trimmed(fields, |object: T| object)
+    }
+
+    /// Watches as [`Self::watch`] does, and keeps of each object only what `trim` returns. So a list of many objects is
+    /// never whole in memory.
+    pub fn watch_trimmed<T: Kind, U: Send + 'static>(
+        &self,
+        fields: Option<&str>,
+        trim: impl Fn(T) -> U + Send + 'static,
+    ) -> Watch<U> {
+        Watch::of(T::api(self, None), fields, T::REQUEST.watch, trim)
+    }
+}
+
+impl<U: Send + 'static> Watch<U> {
+    /// Watches the objects of `api`. `what` says in the log what is watched.
+    pub(super) fn of<T>(
+        api: Api<T>,
+        fields: Option<&str>,
+        what: &'static str,
+        trim: impl Fn(T) -> U + Send + 'static,
+    ) -> Self
+    where
+        T: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+    {
         let config = match fields {
             Some(fields) => watcher::Config::default().fields(fields),
             None => watcher::Config::default(),
         };
-        let events = watcher(T::api(self, None), config).default_backoff().boxed();
-        Watch { events, what: T::REQUEST.watch, listed: Vec::new(), failing: false }
+        let events = watcher(api, config).default_backoff();
+        let events = events.map_ok(move |event| trimmed(event, &trim)).boxed();
+        Self { events, what, listed: Vec::new(), failing: false }
     }
 }
 
-impl<T: Kind> Watch<T> {
+fn trimmed<T, U>(event: Event<T>, trim: impl Fn(T) -> U) -> Event<U> {
+    match event {
+        Event::Apply(object) => Event::Apply(trim(object)),
+        Event::Delete(object) => Event::Delete(trim(object)),
+        Event::InitApply(object) => Event::InitApply(trim(object)),
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+    }
+}
+
+impl<T> Watch<T> {
     fn change(&mut self, event: watcher::Result<Event<T>>) -> Option<Change<T>> {
         let event = match event {
             Ok(event) => event,
@@ -85,7 +124,7 @@ impl<T: Kind> Watch<T> {
 
 impl<T> Unpin for Watch<T> {}
 
-impl<T: Kind> Stream for Watch<T> {
+impl<T> Stream for Watch<T> {
     type Item = Change<T>;
 
     fn poll_next(

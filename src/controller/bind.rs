@@ -1,14 +1,18 @@
 //! Creates the VolumeSnapshotContent of a VolumeSnapshot that has an OverlaySnapshot, and passes the progress on.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    Controller, ControllerError,
-    error::Refusal,
+    cached::{Content, Overlay, SnapshotRequest},
+    caches::Snapshot,
+    error::{ReconcileError, Refusal},
     names::{POLICY, annotation_keys},
-    status_annotations,
-    volume_snapshot::{self, Action, Request},
+    run::Reconciler,
+    turn::Turn,
+    volume_snapshot::{self, is_taken},
 };
 use crate::cluster::{
     NodeState,
@@ -19,119 +23,123 @@ use crate::cluster::{
     },
 };
 
-impl Controller {
+impl Reconciler {
     /// Creates the content if it is missing, and copies the progress to the VolumeSnapshot and to the content.
     pub(super) async fn follow(
         &self,
-        request: &Request,
-        made: &OverlaySnapshot,
-    ) -> Result<Action, ControllerError> {
-        let name = match request.content() {
-            Ok(name) => name,
-            Err(refusal) => return self.refuse(request, refusal).await,
-        };
-        let content = if made.spec.deleted {
-            None
-        } else {
-            let content = match self.client().get::<VolumeSnapshotContent>(None, name).await? {
-                Some(content) => content,
-                None => {
-                    let class = match self.class(request).await? {
-                        Ok(class) => class.filter(|class| class.driver == self.0.driver),
-                        Err(refusal) => return self.refuse(request, refusal).await,
-                    };
-                    let content = VolumeSnapshotContent::new(name, self.content(request, class));
-                    self.client().create(&content).await?
-                }
-            };
-            if !self.is_ours(&content, request) {
-                // Another snapshot took the name in the meantime, so this OverlaySnapshot cannot be used.
-                self.mark_deleted(made).await?;
-                return self.refuse(request, Refusal::NameTaken(name.to_owned())).await;
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
+        overlay: &Overlay,
+        snapshot: &Snapshot,
+    ) -> Result<(), ReconcileError> {
+        let content = match overlay.is_deleted {
+            true => None,
+            false => {
+                let content = self.ensure_content(turn, request, overlay).await?;
+                self.remember_policy(turn, overlay, &content).await?;
+                Some(content)
             }
-            self.remember_policy(made, &content).await?;
-            Some(content)
         };
         // This comes first: csi-snapshotter makes the VolumeSnapshot ready, and by then all annotations should be
         // there.
-        self.mirror(request, made).await?;
-        if let (Some(content), Some(phase)) = (content, status_annotations::phase(made)) {
-            self.requeue_content(phase, &content).await?;
+        self.mirror(turn, request, overlay, snapshot).await?;
+        match (content, overlay.status.phase) {
+            // Before the capture, csi-snapshotter would find nothing new.
+            (None, _) | (_, None | Some(Phase::Capturing | Phase::Unknown)) => Ok(()),
+            (Some(content), Some(phase)) => self.requeue_content(turn, phase, &content).await,
         }
-        Ok(Action::Nothing)
     }
 
     /// Requeues the content of a VolumeSnapshot that is being deleted once its snapshot is removed, so that
     /// csi-snapshotter checks the removal at once.
-    pub(super) async fn touch(
+    pub(super) async fn requeue_deleted(
         &self,
-        request: &Request,
-        made: Option<OverlaySnapshot>,
-    ) -> Result<Action, ControllerError> {
-        if let Some(made) = &made {
-            self.mirror(request, made).await?;
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
+        snapshot: &Snapshot,
+    ) -> Result<(), ReconcileError> {
+        let overlay = snapshot.overlay.as_ref();
+        if let Some(overlay) = overlay {
+            self.mirror(turn, request, overlay, snapshot).await?;
         }
-        let gone = made.is_none_or(|made| status_annotations::phase(&made) == Some(Phase::Deleted));
-        if let Ok(name) = request.content()
-            && gone
-            && let Some(content) = self.client().get::<VolumeSnapshotContent>(None, name).await?
-            && self.is_ours(&content, request)
+        let is_gone = overlay.is_none_or(|overlay| overlay.status.phase == Some(Phase::Deleted));
+        if let Ok(name) = request.content_name()
+            && is_gone
+            && let Some(content) = self.caches.content(name)
+            && content.is_of(request)
         {
-            self.requeue_content(Phase::Deleted, &content).await?;
+            self.requeue_content(turn, Phase::Deleted, &content).await?;
         }
-        Ok(Action::Nothing)
+        Ok(())
+    }
+
+    /// The content of a VolumeSnapshot. Creates it if it does not exist.
+    async fn ensure_content(
+        &self,
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
+        overlay: &Overlay,
+    ) -> Result<Arc<Content>, ReconcileError> {
+        let name = request.content_name()?;
+        if let Some(content) = self.caches.content(name).filter(|known| known.is_of(request)) {
+            return Ok(content);
+        }
+        let driver = &self.controller.0.driver;
+        let class = self.class(turn, request).await?.filter(|class| class.driver == *driver);
+        let new = VolumeSnapshotContent::new(name, self.content_spec(request, class));
+        let client = turn.client()?;
+        let content = match client.create(&new).await {
+            Err(error) if is_taken(&error) => client.get(None, name).await?.ok_or(error)?,
+            created => created?,
+        };
+        let content = Content::of(content, driver);
+        if !content.is_of(request) {
+            // Another snapshot took the name in the meantime, so this OverlaySnapshot cannot be used.
+            self.controller.mark_deleted(overlay).await?;
+            return Err(Refusal::NameTaken(name.to_owned()).into());
+        }
+        Ok(Arc::new(content))
     }
 
     /// The content for a VolumeSnapshot, bound to it from the start. The stock controllers add their own finalizer.
-    fn content(
+    fn content_spec(
         &self,
-        request: &Request,
+        request: &SnapshotRequest,
         class: Option<VolumeSnapshotClass>,
     ) -> VolumeSnapshotContentSpec {
         let policy = class.as_ref().map_or("Delete", |class| class.deletion_policy.as_str());
         let text = |text: &str| Some(text.to_owned());
         VolumeSnapshotContentSpec {
-            driver: self.0.driver.clone(),
+            driver: self.controller.0.driver.clone(),
             deletion_policy: policy.to_owned(),
             source: VolumeSnapshotContentSource {
-                snapshot_handle: text(&request.id),
+                snapshot_handle: Some(request.id()),
                 volume_handle: None,
             },
             volume_snapshot_ref: SnapshotRef {
                 api_version: text("snapshot.storage.k8s.io/v1"),
                 kind: text("VolumeSnapshot"),
-                namespace: text(&request.of.namespace),
-                name: text(&request.of.name),
-                uid: text(&request.of.uid),
+                namespace: text(&request.reference.namespace),
+                name: text(&request.reference.name),
+                uid: text(&request.reference.uid),
             },
             volume_snapshot_class_name: class.as_ref().map(volume_snapshot::name_of),
         }
-    }
-
-    /// Whether a content is the one that this driver created for a VolumeSnapshot.
-    pub(super) fn is_ours(&self, content: &VolumeSnapshotContent, request: &Request) -> bool {
-        let VolumeSnapshotContentSpec { driver, source, volume_snapshot_ref: of, .. } =
-            &content.spec;
-        *driver == self.0.driver
-            && source.snapshot_handle.as_deref() == Some(&request.id)
-            && of.namespace.as_deref() == Some(&request.of.namespace)
-            && of.name.as_deref() == Some(&request.of.name)
-            && of.uid.as_deref() == Some(&request.of.uid)
     }
 
     /// Copies the deletion policy of the content to the OverlaySnapshot. A user may change the policy on the content,
     /// and it cannot be read any more once the content is gone.
     async fn remember_policy(
         &self,
-        made: &OverlaySnapshot,
-        content: &VolumeSnapshotContent,
-    ) -> Result<(), ControllerError> {
-        let policy = &content.spec.deletion_policy;
-        let known = made.metadata.annotations.as_ref().and_then(|notes| notes.get(POLICY));
-        if known != Some(policy) {
+        turn: &Turn<'_>,
+        overlay: &Overlay,
+        content: &Content,
+    ) -> Result<(), ReconcileError> {
+        if overlay.retained.unwrap_or_default() != content.retains {
+            let policy = if content.retains { "Retain" } else { "Delete" };
             let changes =
-                json!({"metadata": {"uid": made.metadata.uid, "annotations": {POLICY: policy}}});
-            self.client().patch::<OverlaySnapshot>(None, &name_of(made), &changes).await?;
+                json!({"metadata": {"uid": overlay.uid, "annotations": {POLICY: policy}}});
+            turn.client()?.patch::<OverlaySnapshot>(None, &overlay.name, &changes).await?;
         }
         Ok(())
     }
@@ -140,19 +148,14 @@ impl Controller {
     /// changes; otherwise it queries with pauses that grow to minutes.
     async fn requeue_content(
         &self,
+        turn: &Turn<'_>,
         phase: Phase,
-        content: &VolumeSnapshotContent,
-    ) -> Result<(), ControllerError> {
-        let known = content
-            .metadata
-            .annotations
-            .as_ref()
-            .and_then(|notes| notes.get(annotation_keys::PHASE));
-        if known.map(String::as_str) != Some(phase.word()) {
+        content: &Content,
+    ) -> Result<(), ReconcileError> {
+        if content.phase.as_deref() != Some(phase.word()) {
             let notes = json!({annotation_keys::PHASE: phase.word()});
-            let changes = json!({"metadata": {"uid": content.metadata.uid, "annotations": notes}});
-            let name = content.metadata.name.as_deref().unwrap_or_default();
-            self.client().patch::<VolumeSnapshotContent>(None, name, &changes).await?;
+            let changes = json!({"metadata": {"uid": content.uid, "annotations": notes}});
+            turn.client()?.patch::<VolumeSnapshotContent>(None, &content.name, &changes).await?;
         }
         Ok(())
     }
@@ -161,17 +164,25 @@ impl Controller {
     /// all with the captured layers, it reports the snapshot again.
     pub(super) async fn fail_without_node(
         &self,
-        made: &OverlaySnapshot,
-    ) -> Result<(), ControllerError> {
-        let status = made.status.clone().unwrap_or_default();
-        let kept_elsewhere = status.phase == Some(Phase::Ready) && status.image.is_some();
-        if made.spec.deleted || kept_elsewhere || status.phase == Some(Phase::Failed) {
+        turn: &Turn<'_>,
+        overlay: &Overlay,
+    ) -> Result<(), ReconcileError> {
+        let node = &overlay.node;
+        if !overlay.needs_node() || self.caches.node(node) != NodeState::Gone {
             return Ok(());
         }
-        if self.client().node(&made.spec.node_name).await? != NodeState::Gone {
+        let client = turn.client()?;
+        if client.node(node).await? != NodeState::Gone {
             return Ok(());
         }
-        let node = &made.spec.node_name;
+        let Some(object) = client.get::<OverlaySnapshot>(None, &overlay.name).await? else {
+            return Ok(());
+        };
+        let (metadata, status) = (object.metadata.clone(), object.status.clone());
+        if !Overlay::from(object).needs_node() {
+            return Ok(());
+        }
+        let status = status.unwrap_or_default();
         let message = match status.phase {
             Some(Phase::Ready) => format!("the snapshot was only on node {node}, which is gone"),
             Some(Phase::Pushing) => {
@@ -182,10 +193,10 @@ impl Controller {
         let conditions = without_node(&status, &message);
         // The resource version protects a status that the node writes at the same time.
         let changes = json!({
-            "metadata": {"uid": made.metadata.uid, "resourceVersion": made.metadata.resource_version},
+            "metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version},
             "status": {"phase": Phase::Failed, "message": message, "conditions": conditions},
         });
-        self.client().patch_status::<OverlaySnapshot>(None, &name_of(made), &changes).await?;
+        client.patch_status::<OverlaySnapshot>(None, &overlay.name, &changes).await?;
         Ok(())
     }
 }
@@ -207,8 +218,4 @@ fn without_node(status: &OverlaySnapshotStatus, why: &str) -> Vec<Condition> {
             .map_or_else(|| now.to_string(), |known| known.last_transition_time),
     });
     conditions
-}
-
-pub(super) fn name_of(made: &OverlaySnapshot) -> String {
-    made.metadata.name.clone().unwrap_or_default()
 }

@@ -106,6 +106,44 @@ impl ControllerError {
     }
 }
 
+/// The end of a reconcile that has not reached its goal.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReconcileError {
+    /// A request to the API server failed.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// What the user requests cannot be done. It is tried again, because the cause may end.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The VolumeSnapshot belongs to another driver, which reports any error.
+    #[error("it belongs to another driver")]
+    OtherDriver,
+    /// The turn of its namespace has not come. The snapshot is reconciled again when it comes.
+    #[error("the turn of its namespace has not come")]
+    NoTurn,
+    /// The API server has an OverlaySnapshot of this name, which the cache lacks.
+    #[error("OverlaySnapshot {0} is not in the cache yet")]
+    NotCached(String),
+    /// The node has not removed the snapshot yet.
+    #[error("node {0} has not removed it yet")]
+    Removing(String),
+}
+
+impl ReconcileError {
+    /// The class for the metrics and the log.
+    pub(super) fn class(&self) -> Class {
+        match self {
+            Self::Cluster(error) => match error.class() {
+                // The object was changed or deleted meanwhile: the cache is old.
+                Class::Conflict | Class::NotFound => Class::Busy,
+                class => class,
+            },
+            Self::Refused(_) | Self::OtherDriver => Class::Precondition,
+            Self::NoTurn | Self::NotCached(_) | Self::Removing(_) => Class::Busy,
+        }
+    }
+}
+
 /// A reason for which no snapshot is started for a VolumeSnapshot, as a message for its author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {

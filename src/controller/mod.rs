@@ -11,9 +11,12 @@
 //! ```
 //!
 //! A snapshot has one name everywhere: the name of its OverlaySnapshot. This is also its CSI handle. For a
-//! VolumeSnapshot it is `snap-<uid>`. Every decision uses the current state in the API server, so a crash between any
-//! two steps does no harm:
+//! VolumeSnapshot it is `snap-<uid>`. The leader watches all these objects. Whatever changes, it reconciles the whole
+//! snapshot of that name (`run`). A reconcile reads caches (`caches`), which may be old. So a crash between any two steps,
+//! an old cache, and two leaders at once do no harm:
 //!
+//! - What is created has a name that is the same in each try. What is changed is named by uid, or by resource version.
+//! - Before something is deleted or given up, the API server is read.
 //! - The OverlaySnapshot is created before the content. A content without an OverlaySnapshot means that the snapshot is
 //!   lost. It is never captured again, because that would be another state under the old name.
 //! - If a VolumeSnapshot is deleted before it is bound, its content and OverlaySnapshot are deleted too. If a content
@@ -27,20 +30,21 @@
 //! Deliberately absent: all work on a node. The controller communicates with nodes only through OverlaySnapshots.
 
 mod bind;
+mod cached;
+mod caches;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod names;
 mod orphans;
 mod parameters;
-mod phase_metrics;
-mod queue;
 mod repository;
 mod run;
 mod snapshots;
 mod status_annotations;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod volume_snapshot;
 
 use std::sync::Arc;

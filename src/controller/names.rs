@@ -36,14 +36,41 @@ pub mod annotation_keys {
     pub const PUSHED_BYTES: &str = "ovl.csi.dev/pushed-bytes";
     /// How long the pod was frozen, such as `12.3ms`.
     pub const FROZEN: &str = "ovl.csi.dev/frozen";
+
+    /// All of them.
+    pub const ALL: [&str; 12] = [
+        PHASE,
+        MESSAGE,
+        DRIVER,
+        NODE,
+        IMAGE,
+        PARENT,
+        ENTRIES,
+        BYTES,
+        LAYERS,
+        OWN_LAYERS,
+        PUSHED_BYTES,
+        FROZEN,
+    ];
 }
 
-/// On an OverlaySnapshot: the last known deletion policy of its content. Absent if there was no content yet.
+/// On a content: without it, csi-snapshotter does not delete the content, because it waits for the VolumeSnapshot, which
+/// is gone. The snapshot-controller sets it, unless the VolumeSnapshot was deleted before it was bound.
+pub(super) const BEING_DELETED: &str =
+    "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";
+
+/// On an OverlaySnapshot: the last known deletion policy of its content. Absent if it was always `Delete`, or there was
+/// no content yet.
 pub(super) const POLICY: &str = "ovl.csi.dev/deletion-policy";
 /// On an OverlaySnapshot: the phase for which Events were last recorded.
 pub(super) const REPORTED_PHASE: &str = "ovl.csi.dev/reported-phase";
 /// The name of [`REPORTED_PHASE`] in an earlier version. It is read, and removed when the new one is written.
 pub(super) const FORMER_REPORTED_PHASE: &str = "ovl.csi.dev/told";
+/// On an OverlaySnapshot: the name that its VolumeSnapshot requested for the content.
+pub(super) const CONTENT: &str = "ovl.csi.dev/content";
+/// On an OverlaySnapshot: the name of the VolumeSnapshot of its parent, which may be gone later. Empty if that is in
+/// another namespace, or there is none.
+pub(super) const PARENT_NAME: &str = "ovl.csi.dev/parent-name";
 /// On an OverlaySnapshot: the time at which its removal was requested, RFC 3339.
 pub(super) const DELETED_AT: &str = "ovl.csi.dev/deleted-at";
 

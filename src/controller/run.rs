@@ -1,237 +1,325 @@
-//! The reconcile loop of the leader: watches fill the queue, and a few keys are reconciled at the same time.
+//! The reconcile loop of the leader: watches fill the caches, and each snapshot that changed is reconciled.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use futures::{
+    StreamExt as _,
+    channel::mpsc::{UnboundedSender, unbounded},
+};
+use parking_lot::Mutex;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Controller,
-    bind::name_of,
-    names::{SOURCE, id_of},
-    phase_metrics::Phases,
-    queue::{Key, Queue},
-    volume_snapshot::Action,
+    cached::{Content, Overlay, SnapshotRequest},
+    caches::{Caches, Snapshot},
+    error::ReconcileError,
+    turn::{NamespaceTurns, Turn},
 };
 use crate::{
     cluster::{
-        Change,
+        Action, Change, NodeState, Watch,
         overlay_snapshot::OverlaySnapshot,
-        snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
+        snapshot_api::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
     },
     error::Class,
 };
 
-/// The most keys that are reconciled at the same time.
-const CONCURRENCY: usize = 8;
-/// How often everything is reconciled again: a node that disappears changes no object that is watched here.
+/// The most reconciles at a time. Most of them make no request. Those that make some are limited by [`NamespaceTurns`].
+const CONCURRENCY: u16 = 64;
+/// In this time, each snapshot is reconciled again, one after the other. Every change is an event of a watch, so this
+/// finds something to do only after a fault.
 const RESYNC: Duration = Duration::from_secs(5 * 60);
-/// How long running work may take after `stop`.
+/// How many parts a resync has.
+const RESYNC_PARTS: u32 = 60;
+/// The pause before the first retry. It doubles with each retry.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long running reconciles may take after `stop`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One term of a leader: its caches, and what it remembers of its reconciles.
+#[derive(Debug)]
+pub(super) struct Reconciler {
+    pub(super) controller: Controller,
+    pub(super) caches: Caches,
+    turns: Arc<NamespaceTurns>,
+    /// How often a snapshot was retried in a row.
+    retries: Mutex<HashMap<String, u32>>,
+}
 
 impl Controller {
     /// Reconciles the cluster with its VolumeSnapshots until `stop`. Only one process should do so; two do no harm.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut requests = self.client().watch::<VolumeSnapshot>(None);
-        let mut contents = self.client().watch::<VolumeSnapshotContent>(None);
-        let mut snapshots = self.client().watch::<OverlaySnapshot>(None);
-        let mut queue = Queue::default();
-        let (mut known, mut phases) = (BTreeSet::new(), Phases::default());
-        let mut busy = FuturesUnordered::new();
-        let mut resync = interval(RESYNC);
-        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            while busy.len() < CONCURRENCY
-                && let Some(key) = queue.take(Instant::now())
-            {
-                busy.push(self.work(key));
-            }
-            let full = busy.len() >= CONCURRENCY;
-            let due = queue.next().filter(|_| !full);
-            let keys = tokio::select! {
-                () = stop.cancelled() => break,
-                Some(change) = requests.next() => self.of_requests(change, &mut known),
-                Some(change) = contents.next() => self.of_contents(change, &mut known),
-                Some(change) = snapshots.next() => {
-                    phases.apply(&change, &self.0.driver);
-                    self.0.metrics.snapshots(phases.counts());
-                    self.of_snapshots(change, &mut known)
-                }
-                Some((key, next)) = busy.next() => {
-                    // A key that is queued again may have a new object.
-                    if next == Action::Gone && !queue.waits(&key) {
-                        known.remove(&key);
-                    }
-                    queue.done(key, next == Action::Again, Instant::now());
-                    Vec::new()
-                }
-                _ = resync.tick() => known.iter().cloned().collect(),
-                () = until(due) => Vec::new(),
+        let (changed, names) = unbounded();
+        // The turns end with this call, also if it is dropped.
+        let term = stop.child_token();
+        let _end = term.clone().drop_guard();
+        let reconciler = Reconciler::new(self, changed.clone(), term);
+        let mut watches = Watches::new(self);
+        if stop.run_until_cancelled(watches.fill(&reconciler)).await.is_some() {
+            let names = names.take_until(stop.clone().cancelled_owned());
+            let reconciled = reconciler.reconcile_all(names);
+            let watched = watches.run(&reconciler, &changed);
+            let stopped = async {
+                stop.cancelled().await;
+                sleep(STOP_TIMEOUT).await;
             };
-            let now = Instant::now();
-            keys.into_iter().for_each(|key| queue.add(key, now));
+            // Reconciles that do not end in time are aborted, as by a crash.
+            tokio::select! {
+                () = reconciled => {}
+                () = watched => {}
+                () = stopped => {}
+            }
         }
         // The next leader counts them.
-        self.0.metrics.snapshots(Phases::default().counts());
-        let rest = async { while busy.next().await.is_some() {} };
-        // Work that does not end in time is aborted, as by a crash.
-        let _ = timeout(STOP_TIMEOUT, rest).await;
-    }
-
-    /// Reconciles one object. Returns what is left to do.
-    pub(super) async fn work(&self, key: Key) -> (Key, Action) {
-        let start = Instant::now();
-        let (kind, result) = match &key {
-            Key::Request(namespace, name) => {
-                ("VolumeSnapshot", self.request(namespace, name).await)
-            }
-            Key::Content(name) => ("VolumeSnapshotContent", self.orphaned_content(name).await),
-            Key::Snapshot(id) => ("OverlaySnapshot", self.orphaned_snapshot(id).await),
-        };
-        let word = match &result {
-            Ok(_) => "done",
-            Err(error) if error.class() == Class::Busy => "conflict",
-            Err(_) => "error",
-        };
-        self.0.metrics.reconciled(kind, word, start.elapsed().as_secs_f64());
-        let next = match result {
-            Ok(next) => next,
-            Err(error) => {
-                match error.class() {
-                    // The object was changed or deleted meanwhile.
-                    Class::Busy => tracing::debug!(%error, ?key, "reconcile conflict: retrying"),
-                    _ => tracing::warn!(%error, ?key, "reconcile failed: retrying"),
-                }
-                Action::Again
-            }
-        };
-        (key, next)
-    }
-
-    fn of_requests(&self, change: Change<VolumeSnapshot>, known: &mut BTreeSet<Key>) -> Vec<Key> {
-        if matches!(change, Change::All(_)) {
-            known.retain(|key| !matches!(key, Key::Request(..)));
-        }
-        let gone = matches!(change, Change::Gone(_));
-        let mut keys = Vec::new();
-        for object in change.objects() {
-            let metadata = object.metadata;
-            let marked = metadata.annotations.is_some_and(|notes| notes.contains_key(SOURCE));
-            let (Some(namespace), Some(name), Some(uid)) =
-                (metadata.namespace, metadata.name, metadata.uid)
-            else {
-                continue;
-            };
-            let key = Key::Request(namespace, name);
-            if gone {
-                known.remove(&key);
-                keys.push(Key::Snapshot(id_of(&uid)));
-                keys.extend(object.spec.source.volume_snapshot_content_name.map(Key::Content));
-            } else if marked {
-                known.insert(key.clone());
-                keys.push(key);
-            }
-        }
-        keys
-    }
-
-    fn of_contents(
-        &self,
-        change: Change<VolumeSnapshotContent>,
-        known: &mut BTreeSet<Key>,
-    ) -> Vec<Key> {
-        if matches!(change, Change::All(_)) {
-            known.retain(|key| !matches!(key, Key::Content(_)));
-        }
-        let gone = matches!(change, Change::Gone(_));
-        let mut keys = Vec::new();
-        for object in
-            change.objects().into_iter().filter(|content| content.spec.driver == self.0.driver)
-        {
-            let Some(name) = object.metadata.name else { continue };
-            let key = Key::Content(name);
-            match gone {
-                true => drop(known.remove(&key)),
-                false => drop(known.insert(key.clone())),
-            }
-            keys.push(key);
-            keys.extend(object.spec.source.snapshot_handle.map(Key::Snapshot));
-            let of = object.spec.volume_snapshot_ref;
-            keys.extend(
-                of.namespace.zip(of.name).map(|(namespace, name)| Key::Request(namespace, name)),
-            );
-        }
-        keys
-    }
-
-    fn of_snapshots(&self, change: Change<OverlaySnapshot>, known: &mut BTreeSet<Key>) -> Vec<Key> {
-        if matches!(change, Change::All(_)) {
-            known.retain(|key| !matches!(key, Key::Snapshot(_)));
-        }
-        let gone = matches!(change, Change::Gone(_));
-        let mut keys = Vec::new();
-        for object in change.objects().into_iter().filter(|made| made.spec.driver == self.0.driver)
-        {
-            let key = Key::Snapshot(name_of(&object));
-            match gone {
-                true => drop(known.remove(&key)),
-                false => drop(known.insert(key.clone())),
-            }
-            keys.push(key);
-            keys.extend(object.spec.volume_snapshot.map(|of| Key::Request(of.namespace, of.name)));
-        }
-        keys
+        self.0.metrics.snapshots(Caches::default().phases());
     }
 }
 
-/// Sleeps until `due`, or for ever if it is `None`.
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due.into()).await,
-        None => std::future::pending().await,
+impl Reconciler {
+    pub(super) fn new(
+        controller: &Controller,
+        due: UnboundedSender<String>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            controller: controller.clone(),
+            caches: Caches::default(),
+            turns: NamespaceTurns::new(due, stop),
+            retries: Mutex::default(),
+        }
+    }
+
+    /// Reconciles the snapshots of these ids until `names` ends.
+    async fn reconcile_all(&self, names: impl futures::Stream<Item = String> + Send + 'static) {
+        let reconcile =
+            |id: String, snapshot: Snapshot| async move { self.measured(&id, &snapshot).await };
+        let error_policy = |id: &str, error: &ReconcileError| self.error_policy(id, error);
+        let absent = |id: &str| {
+            self.retries.lock().remove(id);
+            self.turns.release(id);
+        };
+        self.caches.snapshots.reconcile(names, CONCURRENCY, reconcile, error_policy, absent).await;
+    }
+
+    /// Reconciles one snapshot, and counts it.
+    async fn measured(&self, id: &str, snapshot: &Snapshot) -> Result<Action, ReconcileError> {
+        let start = Instant::now();
+        let result = self.reconcile(id, snapshot).await;
+        let word = match &result {
+            Err(ReconcileError::NoTurn) => return result,
+            Ok(_) | Err(ReconcileError::Refused(_) | ReconcileError::OtherDriver) => "done",
+            Err(error) if error.class() == Class::Busy => "conflict",
+            Err(_) => "error",
+        };
+        let kind = match (&snapshot.request, &snapshot.overlay) {
+            (Some(_), _) => "VolumeSnapshot",
+            (None, Some(_)) => "OverlaySnapshot",
+            (None, None) => "VolumeSnapshotContent",
+        };
+        self.controller.0.metrics.reconciled(kind, word, start.elapsed().as_secs_f64());
+        if result.is_ok() {
+            self.retries.lock().remove(id);
+        }
+        result
+    }
+
+    /// Does what is left to do about one snapshot.
+    pub(super) async fn reconcile(
+        &self,
+        id: &str,
+        snapshot: &Snapshot,
+    ) -> Result<Action, ReconcileError> {
+        let turn = Turn::new(&self.turns, self.controller.client(), id, snapshot.namespace());
+        let followed = match &snapshot.request {
+            Some(request) => self.request(&turn, request, snapshot).await,
+            None => self.delete_orphaned_contents(&turn, snapshot).await,
+        };
+        if let Some(overlay) = snapshot.overlay.as_ref().filter(|known| self.is_ours(known)) {
+            self.overlay(&turn, overlay, snapshot).await?;
+        }
+        followed.map(|()| Action::await_change())
+    }
+
+    /// Whether an OverlaySnapshot belongs to this driver.
+    pub(super) fn is_ours(&self, overlay: &Overlay) -> bool {
+        overlay.driver == self.controller.0.driver
+    }
+
+    /// When to reconcile again after an error.
+    fn error_policy(&self, id: &str, error: &ReconcileError) -> Action {
+        match error {
+            ReconcileError::NoTurn => return Action::await_change(),
+            ReconcileError::OtherDriver => {
+                self.retries.lock().remove(id);
+                return Action::await_change();
+            }
+            ReconcileError::Refused(_) | ReconcileError::Removing(_) => {}
+            error if error.class() == Class::Busy => {
+                tracing::debug!(%error, id, "reconcile conflict: retrying");
+            }
+            error => tracing::warn!(%error, id, "reconcile failed: retrying"),
+        }
+        let mut retries = self.retries.lock();
+        let tries = retries.entry(id.to_owned()).or_default();
+        let pause = PAUSE.saturating_mul(1 << (*tries).min(10)).min(PAUSE_MAX);
+        *tries += 1;
+        Action::requeue(pause)
+    }
+}
+
+/// The watches that fill the caches.
+struct Watches {
+    requests: Watch<Option<SnapshotRequest>>,
+    contents: Watch<Content>,
+    overlays: Watch<Overlay>,
+    classes: Watch<VolumeSnapshotClass>,
+    nodes: Watch<(String, NodeState)>,
+}
+
+/// A change of one of the watches.
+enum Watched {
+    Requests(Change<Option<SnapshotRequest>>),
+    Contents(Change<Content>),
+    Overlays(Change<Overlay>),
+    Classes(Change<VolumeSnapshotClass>),
+    Nodes(Change<(String, NodeState)>),
+}
+
+impl Watches {
+    fn new(controller: &Controller) -> Self {
+        let client = controller.client();
+        let driver = controller.0.driver.clone();
+        Self {
+            requests: client.watch_trimmed::<VolumeSnapshot, _>(None, SnapshotRequest::of),
+            contents: client.watch_trimmed::<VolumeSnapshotContent, _>(None, move |content| {
+                Content::of(content, &driver)
+            }),
+            overlays: client.watch_trimmed::<OverlaySnapshot, _>(None, Overlay::from),
+            classes: client.watch(None),
+            nodes: client.watch_nodes(),
+        }
+    }
+
+    async fn next(&mut self) -> Option<Watched> {
+        // No watch ever ends.
+        Some(tokio::select! {
+            change = self.requests.next() => Watched::Requests(change?),
+            change = self.contents.next() => Watched::Contents(change?),
+            change = self.overlays.next() => Watched::Overlays(change?),
+            change = self.classes.next() => Watched::Classes(change?),
+            change = self.nodes.next() => Watched::Nodes(change?),
+        })
+    }
+
+    /// Applies changes until each cache has all objects.
+    async fn fill(&mut self, reconciler: &Reconciler) {
+        let mut missing = [true; 5];
+        while missing.contains(&true) {
+            let Some(change) = self.next().await else { return };
+            missing[change.number()] = false;
+            change.apply(reconciler);
+        }
+    }
+
+    /// Applies changes, and sends the ids of all snapshots to reconcile.
+    async fn run(&mut self, reconciler: &Reconciler, changed: &UnboundedSender<String>) {
+        let all = || reconciler.caches.snapshots.names(|_| true);
+        // An error: the reconciles have ended.
+        let send = |ids: &mut dyn Iterator<Item = String>| {
+            ids.for_each(|id| drop(changed.unbounded_send(id)));
+        };
+        send(&mut all().into_iter());
+        let mut resync = interval(RESYNC / RESYNC_PARTS);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut parts = Resync::default();
+        loop {
+            tokio::select! {
+                change = self.next() => match change {
+                    Some(change) => send(&mut change.apply(reconciler).into_iter()),
+                    None => return,
+                },
+                _ = resync.tick() => send(&mut parts.next(all).into_iter()),
+            }
+        }
+    }
+}
+
+/// The snapshots that are left of a resync.
+#[derive(Debug, Default)]
+struct Resync {
+    rest: Vec<String>,
+    /// How many are reconciled in each part.
+    part: usize,
+}
+
+impl Resync {
+    /// The ids of the next part. Begins with all of them again after the last part.
+    fn next(&mut self, all: impl FnOnce() -> Vec<String>) -> Vec<String> {
+        if self.rest.is_empty() {
+            self.rest = all();
+            self.part = self.rest.len().div_ceil(RESYNC_PARTS as usize);
+        }
+        self.rest.split_off(self.rest.len().saturating_sub(self.part))
+    }
+}
+
+impl Watched {
+    fn number(&self) -> usize {
+        match self {
+            Self::Requests(_) => 0,
+            Self::Contents(_) => 1,
+            Self::Overlays(_) => 2,
+            Self::Classes(_) => 3,
+            Self::Nodes(_) => 4,
+        }
+    }
+
+    /// Applies it to the caches. Returns the ids of the snapshots to reconcile.
+    fn apply(self, reconciler: &Reconciler) -> std::collections::BTreeSet<String> {
+        let Reconciler { caches, controller, .. } = reconciler;
+        match self {
+            Self::Requests(change) => caches.apply_requests(change),
+            Self::Contents(change) => caches.apply_contents(change),
+            Self::Overlays(change) => {
+                let changed = caches.apply_overlays(change, &controller.0.driver);
+                controller.0.metrics.snapshots(caches.phases());
+                changed
+            }
+            Self::Classes(change) => {
+                caches.apply_classes(change);
+                Default::default()
+            }
+            Self::Nodes(change) => caches.apply_nodes(change),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-    use crate::{cluster::fake::FakeApi, metrics::Metrics};
 
-    fn made(name: &str) -> OverlaySnapshot {
-        serde_json::from_value(json!({
-            "apiVersion": "ovl.csi.dev/v1alpha1", "kind": "OverlaySnapshot", "metadata": {"name": name},
-            "spec": {"driver": "d", "nodeName": "n-1", "volumeHandle": "csi-1", "freezeTimeoutMillis": 1, "squashAbove": 1,
-                     "source": {"namespace": "ci", "pod": "p", "podUid": "u", "volume": "ws"}},
-        }))
-        .unwrap()
-    }
-
-    #[tokio::test]
-    async fn objects_deleted_between_watches_are_forgotten() {
-        let controller =
-            Controller::new(FakeApi::default().client(), "d", None, Metrics::default());
-        let others = [Key::Request("ci".into(), "ws-1".into()), Key::Content("a".into())];
-        let mut known = BTreeSet::from(others.clone());
-        controller.of_snapshots(Change::All(vec![made("a"), made("b")]), &mut known);
-        assert_eq!(known.len(), 4);
-        controller.of_snapshots(Change::Applied(made("c")), &mut known);
-        let keys = controller.of_snapshots(Change::All(vec![made("b")]), &mut known);
-        assert_eq!(keys, [Key::Snapshot("b".into())]);
-        let mut left = BTreeSet::from(others.clone());
-        left.insert(Key::Snapshot("b".into()));
-        assert_eq!(known, left);
-        controller.of_requests(Change::All(Vec::new()), &mut known);
-        controller.of_contents(Change::All(Vec::new()), &mut known);
-        assert_eq!(known, BTreeSet::from([Key::Snapshot("b".into())]));
-        // An object that is not found is forgotten as well.
-        for key in others.into_iter().chain(known) {
-            assert_eq!(controller.work(key.clone()).await, (key, Action::Gone));
+    #[test]
+    fn a_resync_reaches_each_snapshot_once_in_small_parts() {
+        let all = || (0..130).map(|n| n.to_string()).collect::<Vec<_>>();
+        let mut resync = Resync::default();
+        for _ in 0..2 {
+            let mut seen = Vec::new();
+            for _ in 0..44 {
+                let part = resync.next(all);
+                assert!(part.len() <= 3);
+                seen.extend(part);
+            }
+            seen.sort_by_key(|name| name.parse::<u32>().unwrap());
+            assert_eq!(seen, all());
         }
+        assert!(Resync::default().next(Vec::new).is_empty());
     }
 }

@@ -6,16 +6,15 @@ use jiff::Timestamp;
 
 use super::{
     Controller, ControllerError,
-    bind::name_of,
+    cached::Overlay,
     names::{id_of_csi, volume_handle},
-    orphans::Removal,
     parameters::Parameters,
     volume_snapshot::{capturable, is_taken},
 };
 use crate::{
     cluster::{
         Pod, PodVolume,
-        overlay_snapshot::{OverlaySnapshot, Phase, SnapshotOf},
+        overlay_snapshot::{OverlaySnapshot, Phase, SnapshotSource},
     },
     dns_name::is_label,
 };
@@ -85,18 +84,18 @@ impl Controller {
     ) -> Result<Snapshot, ControllerError> {
         let id = id_of_csi(name);
         let checked = Parameters::parse(parameters)?;
-        if let Some(made) = self.client().get::<OverlaySnapshot>(None, &id).await? {
-            return self.same(&made, volume);
+        if let Some(object) = self.client().get::<OverlaySnapshot>(None, &id).await? {
+            return self.same(&object, volume);
         }
         let (node, of) = self.volume(volume).await?;
         let requested_by = parameters.get(REQUESTED_BY).map_or(id.as_str(), String::as_str);
         let spec = self.spec_request(checked, node, of, requested_by)?.spec;
         match self.client().create(&OverlaySnapshot::new(&id, spec)).await {
-            Ok(made) => self.same(&made, volume),
+            Ok(object) => self.same(&object, volume),
             // Another call has just created it. If it is gone again, the caller's next call starts anew.
             Err(error) if is_taken(&error) => {
                 match self.client().get::<OverlaySnapshot>(None, &id).await? {
-                    Some(made) => self.same(&made, volume),
+                    Some(object) => self.same(&object, volume),
                     None => Err(error.into()),
                 }
             }
@@ -109,12 +108,16 @@ impl Controller {
     /// # Errors
     /// Of class [`Busy`](crate::error::Class::Busy) while its node removes it; else the error of the API server.
     pub async fn delete_snapshot(&self, id: &str) -> Result<(), ControllerError> {
-        let Some(made) = self.snapshot(id).await? else { return Ok(()) };
-        match self.remove(&made).await? {
-            Removal::Gone => Ok(()),
-            Removal::Waiting => {
-                Err(ControllerError::Removing { id: id.to_owned(), node: made.spec.node_name })
-            }
+        let Some(overlay) = self.snapshot(id).await?.map(Overlay::from) else { return Ok(()) };
+        let marked = match overlay.is_deleted {
+            true => Some(overlay),
+            false => self.mark_deleted(&overlay).await?,
+        };
+        let Some(marked) = marked else { return Ok(()) };
+        let node = self.client().node(&marked.node).await?;
+        match self.finish_removal(&marked, node).await? {
+            true => Ok(()),
+            false => Err(ControllerError::Removing { id: id.to_owned(), node: marked.node }),
         }
     }
 
@@ -124,11 +127,11 @@ impl Controller {
     /// Of class [`NotFound`](crate::error::Class::NotFound) if there is none, of class
     /// [`Precondition`](crate::error::Class::Precondition) if it has failed; else the error of the API server.
     pub async fn get_snapshot(&self, id: &str) -> Result<Snapshot, ControllerError> {
-        let made = self.snapshot(id).await?.filter(|made| !made.spec.deleted);
-        let made =
-            made.ok_or_else(|| ControllerError::NoSnapshot(id.chars().take(130).collect()))?;
-        usable(&made)?;
-        Ok(shown(&made))
+        let object = self.snapshot(id).await?.filter(|object| !object.spec.deleted);
+        let object =
+            object.ok_or_else(|| ControllerError::NoSnapshot(id.chars().take(130).collect()))?;
+        usable(&object)?;
+        Ok(shown(&object))
     }
 
     /// A page of snapshots, sorted by handle. If the query has a handle, a failed snapshot is an error, so that its
@@ -143,15 +146,15 @@ impl Controller {
         let mut all = match &query.id {
             Some(id) => {
                 let found = self.snapshot(id).await?;
-                found.iter().filter(|made| !made.spec.deleted).try_for_each(usable)?;
+                found.iter().filter(|object| !object.spec.deleted).try_for_each(usable)?;
                 Vec::from_iter(found)
             }
             None => self.client().list::<OverlaySnapshot>().await?,
         };
-        all.retain(|made| {
+        all.retain(|object| {
             let of_volume =
-                query.volume.as_ref().is_none_or(|volume| *volume == made.spec.volume_handle);
-            made.spec.driver == self.0.driver && !made.spec.deleted && of_volume
+                query.volume.as_ref().is_none_or(|volume| *volume == object.spec.volume_handle);
+            object.spec.driver == self.0.driver && !object.spec.deleted && of_volume
         });
         let mut snapshots: Vec<_> = all.iter().map(shown).collect();
         snapshots.sort_by(|a, b| a.id.cmp(&b.id));
@@ -165,33 +168,33 @@ impl Controller {
             return Ok(None);
         }
         let found = self.client().get::<OverlaySnapshot>(None, id).await?;
-        Ok(found.filter(|made| made.spec.driver == self.0.driver))
+        Ok(found.filter(|object| object.spec.driver == self.0.driver))
     }
 
     /// The response for an existing snapshot of the requested name.
-    fn same(&self, made: &OverlaySnapshot, volume: &str) -> Result<Snapshot, ControllerError> {
-        let id = name_of(made);
-        if made.spec.volume_handle != volume || made.spec.driver != self.0.driver {
-            let existing = made.spec.volume_handle.clone();
+    fn same(&self, object: &OverlaySnapshot, volume: &str) -> Result<Snapshot, ControllerError> {
+        let id = name_of(object);
+        if object.spec.volume_handle != volume || object.spec.driver != self.0.driver {
+            let existing = object.spec.volume_handle.clone();
             let requested = volume.to_owned();
             return Err(ControllerError::OtherSource { id, existing, requested });
         }
-        if made.spec.deleted {
-            return Err(ControllerError::Removing { id, node: made.spec.node_name.clone() });
+        if object.spec.deleted {
+            return Err(ControllerError::Removing { id, node: object.spec.node_name.clone() });
         }
-        usable(made)?;
-        Ok(shown(made))
+        usable(object)?;
+        Ok(shown(object))
     }
 
     /// The node and the pod of a volume that can be captured.
-    async fn volume(&self, handle: &str) -> Result<(String, SnapshotOf), ControllerError> {
+    async fn volume(&self, handle: &str) -> Result<(String, SnapshotSource), ControllerError> {
         let Some((pod, volume)) = self.find_volume(handle).await? else {
             let handle = handle.chars().take(130).collect();
             return Err(ControllerError::NoVolume { driver: self.0.driver.clone(), handle });
         };
         let node = capturable(&pod, &volume)?.to_owned();
         let (namespace, pod_uid) = (pod.namespace, pod.uid);
-        Ok((node, SnapshotOf { namespace, pod: pod.name, pod_uid, volume: volume.name }))
+        Ok((node, SnapshotSource { namespace, pod: pod.name, pod_uid, volume: volume.name }))
     }
 
     async fn find_volume(&self, handle: &str) -> Result<Option<(Pod, PodVolume)>, ControllerError> {
@@ -208,24 +211,28 @@ impl Controller {
     }
 }
 
-fn usable(made: &OverlaySnapshot) -> Result<(), ControllerError> {
-    let status = made.status.clone().unwrap_or_default();
+fn name_of(object: &OverlaySnapshot) -> String {
+    object.metadata.name.clone().unwrap_or_default()
+}
+
+fn usable(object: &OverlaySnapshot) -> Result<(), ControllerError> {
+    let status = object.status.clone().unwrap_or_default();
     match status.phase {
         Some(Phase::Failed) => {
             let why = status.message.unwrap_or_else(|| "its node gives no reason".to_owned());
-            Err(ControllerError::Failed { id: name_of(made), why })
+            Err(ControllerError::Failed { id: name_of(object), why })
         }
         _ => Ok(()),
     }
 }
 
-fn shown(made: &OverlaySnapshot) -> Snapshot {
-    let status = made.status.clone().unwrap_or_default();
+fn shown(object: &OverlaySnapshot) -> Snapshot {
+    let status = object.status.clone().unwrap_or_default();
     let captured = status.captured_at().and_then(|time| time.parse().ok());
-    let requested = made.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let requested = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
     Snapshot {
-        id: name_of(made),
-        volume: made.spec.volume_handle.clone(),
+        id: name_of(object),
+        volume: object.spec.volume_handle.clone(),
         created: captured.or(requested).unwrap_or_default(),
         ready: status.phase == Some(Phase::Ready),
         bytes: status.bytes.unwrap_or_default().max(0),

@@ -6,15 +6,17 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    Controller, ControllerError,
-    bind::name_of,
-    names::{FORMER_REPORTED_PHASE, REPORTED_PHASE, annotation_keys},
-    volume_snapshot::Request,
+    cached::{Overlay, SnapshotRequest},
+    caches::Snapshot,
+    error::ReconcileError,
+    names::{FORMER_REPORTED_PHASE, PARENT_NAME, REPORTED_PHASE, annotation_keys},
+    run::Reconciler,
+    turn::Turn,
 };
 use crate::{
     cluster::{
         EventType,
-        overlay_snapshot::{CAPTURED, OverlaySnapshot, OverlaySnapshotStatus, Phase},
+        overlay_snapshot::{OverlaySnapshot, Phase},
         snapshot_api::VolumeSnapshot,
     },
     format,
@@ -23,98 +25,107 @@ use crate::{
 /// Annotations with the values that they should have. `None`: the annotation should be absent.
 pub(super) type Annotations = BTreeMap<&'static str, Option<String>>;
 
-/// The phase of a snapshot, as its node reports it.
-pub(super) fn phase(made: &OverlaySnapshot) -> Option<Phase> {
-    made.status.as_ref().and_then(|status| status.phase)
-}
+/// An Event to record: its type, reason and message.
+type NewEvent = (EventType, &'static str, String);
 
-impl Controller {
+impl Reconciler {
     /// Updates the annotations that differ, and records Events for a new phase.
     pub(super) async fn mirror(
         &self,
-        request: &Request,
-        made: &OverlaySnapshot,
-    ) -> Result<(), ControllerError> {
-        let mut wanted = wanted_annotations(made);
-        let status = made.status.clone().unwrap_or_default();
-        match &status.parent {
-            None => drop(wanted.insert(annotation_keys::PARENT, None)),
-            // Looked up only once: the parent may be gone by now.
-            Some(_) if request.annotation(annotation_keys::PARENT).is_some() => {}
-            Some(parent) => {
-                let name = self.name_in(parent, &request.of.namespace).await?;
-                wanted.insert(annotation_keys::PARENT, name);
-            }
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
+        overlay: &Overlay,
+        snapshot: &Snapshot,
+    ) -> Result<(), ReconcileError> {
+        let mut desired = desired_annotations(overlay);
+        let parent = self.parent_name(overlay);
+        if let Some(name) = &parent {
+            let name = (!name.is_empty()).then(|| name.clone());
+            desired.insert(annotation_keys::PARENT, name);
         }
-        wanted.retain(|key, value| request.annotation(key) != value.as_deref());
-        let before = last_reported_phase(made)
-            .or_else(|| request.annotation(annotation_keys::PHASE))
-            .map(str::to_owned);
-        if !wanted.is_empty() {
-            self.annotate(request, &wanted).await?;
+        desired.retain(|key, value| !request.annotation_is(key, value.as_deref()));
+        if !desired.is_empty() {
+            self.annotate(turn, request, &desired).await?;
         }
-        let news = news(before.as_deref(), made);
-        if let Some(phase) = phase(made).filter(|_| !news.is_empty()) {
-            self.remember_phase(made, phase).await?;
+        let reported = snapshot.reported.map(Phase::word).or(overlay.reported.as_deref());
+        let copied = || {
+            let mut all = Phase::ALL.into_iter().map(Phase::word);
+            all.find(|word| request.annotation_is(annotation_keys::PHASE, Some(word)))
+        };
+        let events = new_events(reported.or_else(copied), overlay);
+        if let Some(phase) = overlay.status.phase.filter(|_| !events.is_empty()) {
+            self.remember_phase(turn, overlay, phase, parent).await?;
         }
-        for (severity, reason, message) in news {
-            self.record_event(&request.of, severity, reason, message);
+        for (severity, reason, message) in events {
+            self.controller.record_event(&request.reference, severity, reason, message);
         }
         Ok(())
     }
 
-    /// Stores the phase of the last Events on the OverlaySnapshot, which only the driver can write. On the
-    /// VolumeSnapshot, its editors could change it and cause the same Events again and again.
+    /// The name of the VolumeSnapshot of the parent, empty if there is none in the namespace. `None`: the parent is
+    /// gone, so its name is not known.
+    fn parent_name(&self, overlay: &Overlay) -> Option<String> {
+        let Some(parent) = &overlay.status.parent else { return Some(String::new()) };
+        if overlay.parent_name.is_some() {
+            return overlay.parent_name.clone();
+        }
+        let namespace = &overlay.reference.as_ref()?.namespace;
+        let parent = self.caches.snapshots.get(parent)?.overlay?;
+        let of = parent.reference.as_ref().filter(|of| of.namespace == *namespace);
+        Some(of.map(|of| of.name.clone()).unwrap_or_default())
+    }
+
+    /// Stores the phase of the last Events on the OverlaySnapshot, which only the driver can write, and the name of the
+    /// parent. On the VolumeSnapshot, its editors could change them, and cause the same Events again and again. If the
+    /// cache is old, this is a conflict: then another reconcile has recorded the Events.
     async fn remember_phase(
         &self,
-        made: &OverlaySnapshot,
+        turn: &Turn<'_>,
+        overlay: &Overlay,
         phase: Phase,
-    ) -> Result<(), ControllerError> {
-        let notes = json!({REPORTED_PHASE: phase.word(), FORMER_REPORTED_PHASE: null});
-        let changes = json!({"metadata": {"uid": made.metadata.uid, "annotations": notes}});
-        self.client().patch::<OverlaySnapshot>(None, &name_of(made), &changes).await?;
+        parent: Option<String>,
+    ) -> Result<(), ReconcileError> {
+        let mut notes = json!({REPORTED_PHASE: phase.word()});
+        if overlay.has_former_report {
+            notes[FORMER_REPORTED_PHASE] = Value::Null;
+        }
+        if let Some(parent) = parent.filter(|_| overlay.status.parent.is_some()) {
+            notes[PARENT_NAME] = parent.into();
+        }
+        let metadata = json!({
+            "uid": overlay.uid, "resourceVersion": overlay.resource_version, "annotations": notes,
+        });
+        let changes = json!({ "metadata": metadata });
+        turn.client()?.patch::<OverlaySnapshot>(None, &overlay.name, &changes).await?;
+        self.caches.set_reported(&overlay.name, phase);
         Ok(())
-    }
-
-    /// The name of the VolumeSnapshot of a snapshot, if it is in this namespace.
-    async fn name_in(&self, id: &str, namespace: &str) -> Result<Option<String>, ControllerError> {
-        let found = self.client().get::<OverlaySnapshot>(None, id).await?;
-        let of = found.and_then(|found| found.spec.volume_snapshot);
-        Ok(of.filter(|of| of.namespace == namespace).map(|of| of.name))
     }
 
     /// Changes annotations of a VolumeSnapshot, unless another object has its name.
     pub(super) async fn annotate(
         &self,
-        request: &Request,
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
         changed: &Annotations,
-    ) -> Result<(), ControllerError> {
-        let changed: Value =
-            changed.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
-        let changes = json!({"metadata": {"uid": request.of.uid, "annotations": changed}});
-        let (namespace, name) = (&request.of.namespace, &request.of.name);
-        self.client().patch::<VolumeSnapshot>(Some(namespace), name, &changes).await?;
+    ) -> Result<(), ReconcileError> {
+        let reference = &request.reference;
+        let changes = json!({"metadata": {"uid": reference.uid, "annotations": changed}});
+        let (namespace, name) = (Some(reference.namespace.as_str()), &reference.name);
+        turn.client()?.patch::<VolumeSnapshot>(namespace, name, &changes).await?;
         Ok(())
     }
 }
 
-/// The phase of the last Events.
-fn last_reported_phase(made: &OverlaySnapshot) -> Option<&str> {
-    let annotations = made.metadata.annotations.as_ref()?;
-    let phase = annotations.get(REPORTED_PHASE).or_else(|| annotations.get(FORMER_REPORTED_PHASE));
-    phase.map(String::as_str)
-}
-
-fn wanted_annotations(made: &OverlaySnapshot) -> Annotations {
-    let status = made.status.clone().unwrap_or_default();
+fn desired_annotations(overlay: &Overlay) -> Annotations {
+    let status = &overlay.status;
     let number = |number: Option<i64>| number.map(|number| number.to_string());
     BTreeMap::from([
         (annotation_keys::PHASE, status.phase.map(|phase| phase.word().to_owned())),
-        (annotation_keys::FROZEN, frozen(&status)),
-        (annotation_keys::MESSAGE, status.message),
-        (annotation_keys::DRIVER, Some(made.spec.driver.clone())),
-        (annotation_keys::NODE, Some(made.spec.node_name.clone())),
-        (annotation_keys::IMAGE, status.image),
+        (annotation_keys::FROZEN, status.frozen_micros.and_then(frozen)),
+        (annotation_keys::MESSAGE, status.message.clone()),
+        (annotation_keys::DRIVER, Some(overlay.driver.clone())),
+        (annotation_keys::NODE, Some(overlay.node.clone())),
+        (annotation_keys::IMAGE, status.image.clone()),
         (annotation_keys::ENTRIES, number(status.entries)),
         (annotation_keys::BYTES, number(status.bytes)),
         (annotation_keys::LAYERS, number(status.layers)),
@@ -123,39 +134,38 @@ fn wanted_annotations(made: &OverlaySnapshot) -> Annotations {
     ])
 }
 
-fn frozen(status: &OverlaySnapshotStatus) -> Option<String> {
-    let micros = u64::try_from(status.frozen_micros?).ok()?;
-    Some(format::span(Duration::from_micros(micros)))
+fn frozen(micros: i64) -> Option<String> {
+    Some(format::span(Duration::from_micros(u64::try_from(micros).ok()?)))
 }
 
 /// The Events for the change from one phase to another.
-fn news(before: Option<&str>, made: &OverlaySnapshot) -> Vec<(EventType, &'static str, String)> {
-    let status = made.status.clone().unwrap_or_default();
+fn new_events(before: Option<&str>, overlay: &Overlay) -> Vec<NewEvent> {
+    let status = &overlay.status;
     let Some(phase) = status.phase else { return Vec::new() };
     if before == Some(phase.word()) {
         return Vec::new();
     }
-    let source = &made.spec.source;
-    let mut news = Vec::new();
+    let mut events = Vec::new();
     let was_captured = matches!(before, Some("Pushing" | "Ready"));
     if matches!(phase, Phase::Pushing | Phase::Ready) && !was_captured {
-        let how = status.conditions.iter().find(|condition| condition.r#type == CAPTURED);
-        let how = how.map(|condition| format!(": {}", condition.message)).unwrap_or_default();
-        let (volume, pod, node) = (&source.volume, &source.pod, &made.spec.node_name);
+        let how = status.captured.as_ref().map(|how| format!(": {how}")).unwrap_or_default();
+        let Overlay { volume, pod, node, .. } = overlay;
         let message = format!("volume {volume} of pod {pod} was captured on node {node}{how}");
-        news.push((EventType::Normal, "SnapshotCaptured", message));
+        events.push((EventType::Normal, "SnapshotCaptured", message));
     }
     match (phase, &status.image) {
         (Phase::Ready, Some(image)) => {
-            news.push((EventType::Normal, "SnapshotPushed", format!("snapshot pushed as {image}")));
+            let message = format!("snapshot pushed as {image}");
+            events.push((EventType::Normal, "SnapshotPushed", message));
         }
         (Phase::Failed, _) => {
-            let why = status.message.unwrap_or_else(|| "its node gives no reason".to_owned());
-            news.push((EventType::Warning, "SnapshotFailed", why));
+            let why = status.message.clone();
+            let why = why.unwrap_or_else(|| "its node gives no reason".to_owned());
+            events.push((EventType::Warning, "SnapshotFailed", why));
         }
         _ => {}
     }
-    news
+    events
 }
 
 #[cfg(test)]
@@ -163,33 +173,34 @@ mod tests {
     use super::*;
     use crate::cluster::overlay_snapshot::OverlaySnapshotSpec;
 
-    fn made(status: Value) -> OverlaySnapshot {
+    fn overlay(status: Value) -> Overlay {
         let spec: OverlaySnapshotSpec = serde_json::from_value(json!({
             "driver": "d", "nodeName": "n-1", "volumeHandle": "csi-1", "freezeTimeoutMillis": 1, "squashAbove": 1,
             "source": {"namespace": "ci", "pod": "p", "podUid": "u", "volume": "ws"},
         }))
         .unwrap();
         let status = serde_json::from_value(status).unwrap();
-        OverlaySnapshot { status: Some(status), ..OverlaySnapshot::new("snap-1", spec) }
+        OverlaySnapshot { status: Some(status), ..OverlaySnapshot::new("snap-1", spec) }.into()
     }
 
     #[test]
     fn a_status_becomes_annotations() {
         let full = json!({"phase": "Ready", "frozenMicros": 12_345, "entries": 3, "bytes": 4, "layers": 5,
             "ownLayers": 2, "image": "r.io/a@sha256:0", "pushedBytes": 6, "message": "m"});
-        let values: Vec<_> = wanted_annotations(&made(full)).into_values().flatten().collect();
+        let values: Vec<_> = desired_annotations(&overlay(full)).into_values().flatten().collect();
         assert_eq!(
             values,
             ["4", "d", "3", "12.3ms", "r.io/a@sha256:0", "5", "m", "n-1", "2", "Ready", "6"]
         );
-        let values: Vec<_> = wanted_annotations(&made(json!({}))).into_values().flatten().collect();
+        let values: Vec<_> =
+            desired_annotations(&overlay(json!({}))).into_values().flatten().collect();
         assert_eq!(values, ["d", "n-1"]);
     }
 
     #[test]
     fn each_phase_is_reported_once() {
         let reasons = |before: Option<&str>, status: Value| -> Vec<_> {
-            news(before, &made(status)).into_iter().map(|(_, reason, _)| reason).collect()
+            new_events(before, &overlay(status)).into_iter().map(|(_, reason, _)| reason).collect()
         };
         let pushed = json!({"phase": "Ready", "image": "r.io/a@sha256:0"});
         assert_eq!(reasons(None, json!({"phase": "Capturing"})), Vec::<&str>::new());
@@ -203,11 +214,11 @@ mod tests {
         assert_eq!(reasons(Some("Capturing"), json!({"phase": "Failed"})), ["SnapshotFailed"]);
         // An earlier version wrote the type and the reason `Cut`.
         for word in ["Captured", "Cut"] {
-            let made = made(json!({"phase": "Ready", "conditions": [
+            let overlay = overlay(json!({"phase": "Ready", "conditions": [
                 {"type": word, "status": "True", "reason": word, "message": "the pod had ended, 3 entries, 4 B",
                  "lastTransitionTime": "2026-11-21T10:00:00Z"}]}));
             assert_eq!(
-                news(None, &made)[0].2,
+                new_events(None, &overlay)[0].2,
                 "volume ws of pod p was captured on node n-1: the pod had ended, 3 entries, 4 B"
             );
         }

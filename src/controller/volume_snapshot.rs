@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Controller, ControllerError,
-    error::{NotCapturable, Refusal},
-    names::{SOURCE, Source, annotation_keys, id_of, volume_handle},
+    Controller,
+    cached::{Overlay, SnapshotRequest},
+    caches::Snapshot,
+    error::{NotCapturable, ReconcileError, Refusal},
+    names::{CONTENT, Source, annotation_keys, volume_handle},
     parameters::Parameters,
     repository::Names,
+    run::Reconciler,
+    turn::Turn,
 };
 use crate::{
     cluster::{
         EventType, Pod, PodVolume,
-        overlay_snapshot::{ObjectId, OverlaySnapshot, OverlaySnapshotSpec, SnapshotOf},
-        snapshot_api::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
+        overlay_snapshot::{OverlaySnapshot, OverlaySnapshotSpec, SnapshotSource},
+        snapshot_api::VolumeSnapshotClass,
     },
     dns_name::is_subdomain,
     error::Class,
@@ -22,30 +26,6 @@ use crate::{
 /// The annotation of the default class.
 const DEFAULT_CLASS: &str = "snapshot.storage.kubernetes.io/is-default-class";
 
-/// What is left to do about an object after a reconcile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Nothing, until something changes.
-    Nothing,
-    /// Nothing: the object does not exist.
-    Gone,
-    /// Requeue after a pause: the awaited change causes no watch event.
-    Again,
-}
-
-/// A reason for which this driver does not start a snapshot for a VolumeSnapshot.
-enum NotStarted {
-    Refused(Refusal),
-    /// It belongs to another driver, which reports any error.
-    OtherDriver,
-}
-
-impl From<Refusal> for NotStarted {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
 /// The spec of a new OverlaySnapshot.
 pub(super) struct SpecRequest {
     pub(super) spec: OverlaySnapshotSpec,
@@ -53,33 +33,10 @@ pub(super) struct SpecRequest {
     pub(super) shortened: bool,
 }
 
-/// A VolumeSnapshot, with its reference and the name of its OverlaySnapshot.
-pub(super) struct Request {
-    pub(super) of: ObjectId,
-    pub(super) id: String,
-    pub(super) object: VolumeSnapshot,
-}
-
-impl Request {
-    /// `None` for an object without namespace, name or uid: one that the API server has not stored.
-    pub(super) fn of(object: VolumeSnapshot) -> Option<Self> {
-        let metadata = &object.metadata;
-        let of = ObjectId {
-            namespace: metadata.namespace.clone()?,
-            name: metadata.name.clone()?,
-            uid: metadata.uid.clone()?,
-        };
-        Some(Self { id: id_of(&of.uid), of, object })
-    }
-
-    pub(super) fn annotation(&self, key: &str) -> Option<&str> {
-        self.object.metadata.annotations.as_ref()?.get(key).map(String::as_str)
-    }
-
+impl SnapshotRequest {
     /// The name of the content in its spec.
-    pub(super) fn content(&self) -> Result<&str, Refusal> {
-        let name = self.object.spec.source.volume_snapshot_content_name.as_deref();
-        let name = name.filter(|name| !name.is_empty()).ok_or(Refusal::Claim)?;
+    pub(super) fn content_name(&self) -> Result<&str, Refusal> {
+        let name = self.content.as_deref().filter(|name| !name.is_empty()).ok_or(Refusal::Claim)?;
         match is_subdomain(name) {
             true => Ok(name),
             // A user may write any text here. It must not become a part of a request path.
@@ -87,76 +44,76 @@ impl Request {
         }
     }
 
-    fn class(&self) -> Option<&str> {
-        self.object.spec.volume_snapshot_class_name.as_deref()
-    }
-
-    /// Whether it was ever bound to a content.
-    fn is_bound(&self) -> bool {
-        let status = self.object.status.as_ref();
-        status.is_some_and(|status| status.bound_volume_snapshot_content_name.is_some())
+    /// Whether its annotation says that it is refused for this reason.
+    fn is_reported(&self, refusal: &Refusal) -> bool {
+        self.annotation_is(annotation_keys::MESSAGE, Some(&refusal.to_string()))
     }
 }
 
-impl Controller {
+impl Reconciler {
     /// Reconciles a VolumeSnapshot.
     pub(super) async fn request(
         &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Action, ControllerError> {
-        let found = self.client().get::<VolumeSnapshot>(Some(namespace), name).await?;
-        let Some(request) = found.and_then(Request::of) else { return Ok(Action::Gone) };
-        let Some(source) = request.annotation(SOURCE) else { return Ok(Action::Nothing) };
-        let made = self.client().get::<OverlaySnapshot>(None, &request.id).await?;
-        if request.object.metadata.deletion_timestamp.is_some() {
-            // The stock controllers delete it. `orphans` deletes what they leave.
-            return self.touch(&request, made).await;
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
+        snapshot: &Snapshot,
+    ) -> Result<(), ReconcileError> {
+        let Some(source) = &request.source else { return Ok(()) };
+        let overlay = snapshot.overlay.as_ref();
+        if overlay.is_some_and(|overlay| !self.is_ours(overlay)) {
+            return Ok(());
         }
-        let made = match made {
-            Some(made) if made.spec.driver != self.0.driver => return Ok(Action::Nothing),
-            Some(made) => made,
-            None => match self.start(&request, source).await? {
-                Ok(made) => made,
-                Err(NotStarted::Refused(refusal)) => return self.refuse(&request, refusal).await,
-                Err(NotStarted::OtherDriver) => return Ok(Action::Nothing),
+        if request.is_deleting {
+            // The stock controllers delete it. `orphans` deletes what they leave.
+            return self.requeue_deleted(turn, request, snapshot).await;
+        }
+        let result = match overlay {
+            Some(overlay) => self.follow(turn, request, overlay, snapshot).await,
+            None => match self.start(turn, request, source).await {
+                Ok(overlay) => self.follow(turn, request, &overlay, snapshot).await,
+                Err(error) => Err(error),
             },
         };
-        self.follow(&request, &made).await
+        if let Err(ReconcileError::Refused(refusal)) = &result {
+            self.report_refusal(turn, request, refusal).await?;
+        }
+        result
     }
 
     /// Creates the OverlaySnapshot.
     async fn start(
         &self,
-        request: &Request,
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
         source: &str,
-    ) -> Result<Result<OverlaySnapshot, NotStarted>, ControllerError> {
-        if request
-            .annotation(annotation_keys::DRIVER)
-            .is_some_and(|driver| *driver != self.0.driver)
-        {
+    ) -> Result<Overlay, ReconcileError> {
+        let driver = &self.controller.0.driver;
+        let claimed = |driver: Option<&str>| request.annotation_is(annotation_keys::DRIVER, driver);
+        if !claimed(None) && !claimed(Some(driver)) {
             // Without a class, the volume decides to which driver it belongs. The controller of another driver has
             // claimed it.
-            return Ok(Err(NotStarted::OtherDriver));
+            return Err(ReconcileError::OtherDriver);
         }
-        let SpecRequest { spec, shortened } = match self.spec(request, source).await? {
-            Ok(request) => request,
-            Err(not) => return Ok(Err(not)),
-        };
-        // If another leader has just created it, this is a conflict, and the next reconcile finds it.
-        let made = self.client().create(&OverlaySnapshot::new(&request.id, spec)).await?;
-        let SnapshotOf { pod, volume, .. } = &made.spec.source;
-        let node = &made.spec.node_name;
+        let SpecRequest { spec, shortened } = self.spec(turn, request, source).await?;
+        let mut object = OverlaySnapshot::new(&request.id(), spec);
+        let content = request.content_name()?.to_owned();
+        object.metadata.annotations = Some(BTreeMap::from([(CONTENT.to_owned(), content)]));
+        // If it exists already, the cache is old, or another leader has just created it. This is a conflict, and its
+        // event leads to the next reconcile.
+        let created = turn.client()?.create(&object).await?;
+        let SnapshotSource { pod, volume, .. } = &created.spec.source;
+        let node = &created.spec.node_name;
         let message = format!("volume {volume} of pod {pod} is being captured on node {node}");
-        self.record_event(&request.of, EventType::Normal, "SnapshotRequested", message);
-        if let Some(repository) = made.spec.repository.as_ref().filter(|_| shortened) {
+        let of = &request.reference;
+        self.controller.record_event(of, EventType::Normal, "SnapshotRequested", message);
+        if let Some(repository) = created.spec.repository.as_ref().filter(|_| shortened) {
             let message = format!(
                 "the repository of the snapshot is {repository}: with the whole names of pod, volume and snapshot \
                  it would be longer than registries accept"
             );
-            self.record_event(&request.of, EventType::Normal, "RepositoryShortened", message);
+            self.controller.record_event(of, EventType::Normal, "RepositoryShortened", message);
         }
-        Ok(Ok(made))
+        Ok(created.into())
     }
 
     /// The spec for the node. If the VolumeSnapshot names a class, the class decides to which driver it belongs;
@@ -164,108 +121,84 @@ impl Controller {
     /// overwrite each other.
     async fn spec(
         &self,
-        request: &Request,
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
         source: &str,
-    ) -> Result<Result<SpecRequest, NotStarted>, ControllerError> {
-        let named = match request.class() {
+    ) -> Result<SpecRequest, ReconcileError> {
+        let driver = &self.controller.0.driver;
+        let named = match request.class {
             None => None,
-            Some(_) => match self.class(request).await? {
-                Ok(Some(class)) if class.driver != self.0.driver => {
-                    return Ok(Err(NotStarted::OtherDriver));
-                }
-                Ok(class) => class,
-                Err(refusal) => return Ok(Err(refusal.into())),
-            },
+            Some(_) => self.class(turn, request).await?,
         };
-        let Ok(source) = source.parse::<Source>() else {
-            return Ok(Err(Refusal::Source(source.chars().take(300).collect()).into()));
-        };
-        let content = match request.content() {
-            Ok(content) => content,
-            Err(refusal) => return Ok(Err(refusal.into())),
-        };
-        let existing = self.client().get::<VolumeSnapshotContent>(None, content).await?;
-        if let Some(existing) = &existing
-            && named.is_none()
-            && existing.spec.driver != self.0.driver
-            && existing.spec.volume_snapshot_ref.uid.as_deref() == Some(&request.of.uid)
-        {
-            return Ok(Err(NotStarted::OtherDriver));
+        if named.as_ref().is_some_and(|class| class.driver != *driver) {
+            return Err(ReconcileError::OtherDriver);
         }
-        if request.is_bound()
-            || existing.as_ref().is_some_and(|existing| self.is_ours(existing, request))
-        {
-            return Ok(Err(Refusal::Lost(request.id.clone()).into()));
-        }
-        if existing.is_some() {
-            return Ok(Err(Refusal::NameTaken(content.to_owned()).into()));
-        }
-        let pod = self.client().pod(&request.of.namespace, &source.pod).await?;
-        let Some(pod) = pod else { return Ok(Err(Refusal::NoPod(source.pod).into())) };
+        let source: Source =
+            source.parse().map_err(|()| Refusal::Source(source.chars().take(300).collect()))?;
+        self.check_content(turn, request, named.is_some()).await?;
+        let pod = turn.client()?.pod(&request.reference.namespace, &source.pod).await?;
+        let pod = pod.ok_or(Refusal::NoPod(source.pod))?;
         let node = match self.node_of(&pod, &source.volume) {
-            Ok(node) => node,
             Err(Refusal::NotOurs { .. }) if named.is_none() => {
-                return Ok(Err(NotStarted::OtherDriver));
+                return Err(ReconcileError::OtherDriver);
             }
-            Err(refusal) => return Ok(Err(refusal.into())),
+            node => node?,
         };
         let class = match named {
             Some(class) => Some(class),
-            None => match self.class(request).await? {
-                Ok(class) => class,
-                Err(refusal) => return Ok(Err(refusal.into())),
-            },
+            None => self.class(turn, request).await?,
         };
         let parsed = class.as_ref().map(|class| Parameters::parse(&class.parameters));
-        let parameters = match parsed.transpose() {
-            Ok(parameters) => parameters.unwrap_or_default(),
-            Err(error) => return Ok(Err(unusable(class.as_ref(), &error).into())),
-        };
-        let of = SnapshotOf {
+        let parameters = parsed.transpose().map_err(|error| unusable(class.as_ref(), &error))?;
+        let source = SnapshotSource {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             pod_uid: pod.uid.clone(),
             volume: source.volume,
         };
-        Ok(match self.spec_request(parameters, node, of, &request.of.name) {
-            Ok(SpecRequest { spec, shortened }) => {
-                let volume_snapshot = Some(request.of.clone());
-                Ok(SpecRequest { spec: OverlaySnapshotSpec { volume_snapshot, ..spec }, shortened })
-            }
-            Err(error) => Err(unusable(class.as_ref(), &error).into()),
-        })
+        let spec = self.controller.spec_request(
+            parameters.unwrap_or_default(),
+            node,
+            source,
+            &request.reference.name,
+        );
+        let SpecRequest { spec, shortened } =
+            spec.map_err(|error| unusable(class.as_ref(), &error))?;
+        let volume_snapshot = Some(request.reference.clone());
+        Ok(SpecRequest { spec: OverlaySnapshotSpec { volume_snapshot, ..spec }, shortened })
     }
 
-    /// The spec for a volume of a pod on a node.
-    pub(super) fn spec_request(
+    /// Checks that the name of the content is free, and that no snapshot of this VolumeSnapshot was lost.
+    async fn check_content(
         &self,
-        parameters: Parameters,
-        node: String,
-        of: SnapshotOf,
-        name: &str,
-    ) -> Result<SpecRequest, super::RepositoryError> {
-        let names = Names { namespace: &of.namespace, pod: &of.pod, volume: &of.volume, name };
-        let filled = parameters.repository.map(|template| template.fill(names)).transpose()?;
-        let shortened = filled.as_ref().is_some_and(|filled| filled.shortened);
-        let repository = filled.map(|filled| filled.repository);
-        let millis = parameters.freeze_timeout.as_millis();
-        let spec = OverlaySnapshotSpec {
-            driver: self.0.driver.clone(),
-            node_name: node,
-            volume_handle: volume_handle(&of.pod_uid, &of.volume),
-            source: of,
-            volume_snapshot: None,
-            repository,
-            format: parameters.format,
-            compression: parameters.compression,
-            consistency: parameters.consistency,
-            freeze_timeout_millis: u32::try_from(millis).unwrap_or(u32::MAX),
-            or_live: parameters.or_live,
-            squash_above: parameters.squash_above,
-            push_secret_name: parameters.push_secret_name,
-            deleted: false,
-        };
-        Ok(SpecRequest { spec, shortened })
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
+        has_class: bool,
+    ) -> Result<(), ReconcileError> {
+        let name = request.content_name()?;
+        let existing = self.caches.content(name);
+        if let Some(existing) = &existing
+            && !has_class
+            && !existing.has_our_driver
+            && existing.reference.as_ref().is_some_and(|of| of.uid == request.reference.uid)
+        {
+            return Err(ReconcileError::OtherDriver);
+        }
+        if request.is_bound || existing.as_ref().is_some_and(|content| content.is_of(request)) {
+            let id = request.id();
+            let lost = Refusal::Lost(id.clone());
+            if !request.is_reported(&lost)
+                && turn.client()?.get::<OverlaySnapshot>(None, &id).await?.is_some()
+            {
+                // The cache is old. Its event leads to the next reconcile.
+                return Err(ReconcileError::NotCached(id));
+            }
+            return Err(lost.into());
+        }
+        match existing {
+            Some(_) => Err(Refusal::NameTaken(name.to_owned()).into()),
+            None => Ok(()),
+        }
     }
 
     /// The node that has the volume of a pod, if the volume can be captured.
@@ -279,10 +212,11 @@ impl Controller {
                 others: others.join(", "),
             });
         };
+        let ours = &self.controller.0.driver;
         match volume.driver.as_deref() {
             None => return Err(Refusal::NotCsi { pod: pod_name, volume: name }),
-            Some(driver) if driver != self.0.driver => {
-                let driver = self.0.driver.clone();
+            Some(driver) if driver != ours => {
+                let driver = ours.clone();
                 return Err(Refusal::NotOurs { pod: pod_name, volume: name, driver });
             }
             Some(_) => {}
@@ -293,44 +227,85 @@ impl Controller {
     /// The class of a VolumeSnapshot: the named one, else the default class of this driver, else none.
     pub(super) async fn class(
         &self,
-        request: &Request,
-    ) -> Result<Result<Option<VolumeSnapshotClass>, Refusal>, ControllerError> {
-        if let Some(name) = request.class() {
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
+    ) -> Result<Option<VolumeSnapshotClass>, ReconcileError> {
+        if let Some(name) = &request.class {
             if !is_subdomain(name) {
                 // No class can have this name, and it must not become a part of a request path.
-                return Ok(Err(Refusal::NoClass(name.chars().take(300).collect())));
+                return Err(Refusal::NoClass(name.chars().take(300).collect()).into());
             }
-            let class = self.client().get::<VolumeSnapshotClass>(None, name).await?;
-            return Ok(class.map(Some).ok_or_else(|| Refusal::NoClass(name.to_owned())));
+            let absent = Refusal::NoClass(name.clone());
+            let mut class = self.caches.class(name);
+            if class.is_none() && !request.is_reported(&absent) {
+                // It may be newer than the cache.
+                class = turn.client()?.get(None, name).await?;
+            }
+            return Ok(Some(class.ok_or(absent)?));
         }
         let is_default = |class: &VolumeSnapshotClass| {
             let annotations: Option<&BTreeMap<_, _>> = class.metadata.annotations.as_ref();
             let value = annotations.and_then(|annotations| annotations.get(DEFAULT_CLASS));
-            class.driver == self.0.driver && value.is_some_and(|value| value == "true")
+            class.driver == self.controller.0.driver && value.is_some_and(|value| value == "true")
         };
-        let classes = self.client().list::<VolumeSnapshotClass>().await?;
-        let mut defaults: Vec<_> = classes.into_iter().filter(is_default).collect();
+        let mut defaults = self.caches.classes(is_default);
         if defaults.len() > 1 {
-            return Ok(Err(Refusal::ManyDefaults(
-                defaults.iter().map(name_of).collect::<Vec<_>>().join(", "),
-            )));
+            let names: Vec<_> = defaults.iter().map(name_of).collect();
+            return Err(Refusal::ManyDefaults(names.join(", ")).into());
         }
-        Ok(Ok(defaults.pop()))
+        Ok(defaults.pop())
     }
 
     /// Reports why no snapshot is started, by an annotation and an Event; once for the same message.
-    pub(super) async fn refuse(
+    async fn report_refusal(
         &self,
-        request: &Request,
-        refusal: Refusal,
-    ) -> Result<Action, ControllerError> {
-        let message = refusal.to_string();
-        if request.annotation(annotation_keys::MESSAGE) != Some(&message) {
+        turn: &Turn<'_>,
+        request: &SnapshotRequest,
+        refusal: &Refusal,
+    ) -> Result<(), ReconcileError> {
+        if !request.is_reported(refusal) {
+            let message = refusal.to_string();
             let changed = BTreeMap::from([(annotation_keys::MESSAGE, Some(message.clone()))]);
-            self.annotate(request, &changed).await?;
-            self.record_event(&request.of, refusal.severity(), refusal.reason(), message);
+            self.annotate(turn, request, &changed).await?;
+            let of = &request.reference;
+            self.controller.record_event(of, refusal.severity(), refusal.reason(), message);
         }
-        Ok(Action::Again)
+        Ok(())
+    }
+}
+
+impl Controller {
+    /// The spec for a volume of a pod on a node.
+    pub(super) fn spec_request(
+        &self,
+        parameters: Parameters,
+        node: String,
+        source: SnapshotSource,
+        name: &str,
+    ) -> Result<SpecRequest, super::RepositoryError> {
+        let names =
+            Names { namespace: &source.namespace, pod: &source.pod, volume: &source.volume, name };
+        let filled = parameters.repository.map(|template| template.fill(names)).transpose()?;
+        let shortened = filled.as_ref().is_some_and(|filled| filled.shortened);
+        let repository = filled.map(|filled| filled.repository);
+        let millis = parameters.freeze_timeout.as_millis();
+        let spec = OverlaySnapshotSpec {
+            driver: self.0.driver.clone(),
+            node_name: node,
+            volume_handle: volume_handle(&source.pod_uid, &source.volume),
+            source,
+            volume_snapshot: None,
+            repository,
+            format: parameters.format,
+            compression: parameters.compression,
+            consistency: parameters.consistency,
+            freeze_timeout_millis: u32::try_from(millis).unwrap_or(u32::MAX),
+            or_live: parameters.or_live,
+            squash_above: parameters.squash_above,
+            push_secret_name: parameters.push_secret_name,
+            deleted: false,
+        };
+        Ok(SpecRequest { spec, shortened })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::{Controller, queue::Key};
-use super::world::{CLASSES, CONTENTS, PODS, SNAPSHOTS, VS, World};
+use super::super::Controller;
+use super::world::{CLASSES, CONTENTS, PODS, SNAPSHOTS, VS, World, reconcile_all};
 use crate::{cluster::Events, metrics::Metrics};
 
 fn message(world: &World) -> String {
@@ -273,8 +273,7 @@ async fn two_releases_do_not_overwrite_each_other_without_a_class() {
         }
         world.request(json!({}));
         source(&world, from);
-        let key = Key::Request("ci".into(), "ws-1".into());
-        other.work(key.clone()).await;
+        reconcile_all(&world.reconciler(&other)).await;
         let written = message(&world);
         assert!(written.contains(expected), "{expected:?} is not in {written:?}");
         let reasons = world.reasons().await;
@@ -285,7 +284,7 @@ async fn two_releases_do_not_overwrite_each_other_without_a_class() {
         }
         let before = (world.api.get(&format!("{VS}/ws-1")), world.reasons().await);
         for controller in [&world.controller, &other, &world.controller, &other] {
-            controller.work(key.clone()).await;
+            reconcile_all(&world.reconciler(controller)).await;
         }
         let after = (world.api.get(&format!("{VS}/ws-1")), world.reasons().await);
         assert_eq!(after, before, "{expected}");

@@ -5,11 +5,17 @@ use std::{
     time::Duration,
 };
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::{Events, fake::FakeApi},
-    controller::{Controller, Query, queue::Key},
+    cluster::{Change, Events, NodeState, fake::FakeApi, overlay_snapshot::OverlaySnapshot},
+    controller::{
+        Controller, Query,
+        cached::{Content, Overlay, SnapshotRequest},
+        run::Reconciler,
+    },
     metrics::Metrics,
 };
 
@@ -91,17 +97,35 @@ impl World {
 
     /// Reconciles once everything that a controller finds when it starts.
     pub(super) async fn controller_round(&self) {
-        let text = |object: &Value, pointer: &str| {
-            object.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
-        };
-        let name = |object: &Value| text(object, "/metadata/name").unwrap();
-        let mut keys = Vec::new();
-        keys.extend(self.api.all(VS).iter().map(|object| Key::Request("ci".into(), name(object))));
-        keys.extend(self.api.all(CONTENTS).iter().map(|content| Key::Content(name(content))));
-        keys.extend(self.api.all(SNAPSHOTS).iter().map(|made| Key::Snapshot(name(made))));
-        for key in keys {
-            self.controller.work(key).await;
-        }
+        reconcile_all(&self.reconciler(&self.controller)).await;
+    }
+
+    /// A controller whose caches have the present objects, and get no later ones.
+    pub(super) fn reconciler(&self, controller: &Controller) -> Reconciler {
+        self.filled(controller, &[])
+    }
+
+    /// A controller whose caches lack all objects of some paths.
+    pub(super) fn reconciler_without(&self, missing: &[&str]) -> Reconciler {
+        self.filled(&self.controller, missing)
+    }
+
+    fn filled(&self, controller: &Controller, missing: &[&str]) -> Reconciler {
+        let all =
+            |path: &str| if missing.contains(&path) { Vec::new() } else { self.api.all(path) };
+        let (due, _) = futures::channel::mpsc::unbounded();
+        let reconciler = Reconciler::new(controller, due, CancellationToken::new());
+        let (caches, driver) = (&reconciler.caches, &controller.0.driver);
+        let requests = objects(all(VS)).into_iter().map(SnapshotRequest::of).collect();
+        caches.apply_requests(Change::All(requests));
+        let contents = objects(all(CONTENTS)).into_iter();
+        let contents = contents.map(|content| Content::of(content, driver)).collect();
+        caches.apply_contents(Change::All(contents));
+        let overlays = objects::<OverlaySnapshot>(all(SNAPSHOTS)).into_iter();
+        caches.apply_overlays(Change::All(overlays.map(Overlay::from).collect()), driver);
+        caches.apply_classes(Change::All(objects(all(CLASSES))));
+        caches.apply_nodes(Change::All(nodes(all("/api/v1/nodes"))));
+        reconciler
     }
 
     /// The node does its next step for each snapshot.
@@ -290,4 +314,33 @@ impl World {
         });
         events.iter().map(reason).collect()
     }
+}
+
+/// Reconciles everything in the caches once.
+pub(super) async fn reconcile_all(reconciler: &Reconciler) {
+    let snapshots = &reconciler.caches.snapshots;
+    let mut ids = snapshots.names(|_| true);
+    ids.sort();
+    for id in ids {
+        let snapshot = snapshots.get(&id).unwrap();
+        // An error is retried in the next round.
+        let _ = reconciler.reconcile(&id, &snapshot).await;
+    }
+}
+
+fn objects<T: DeserializeOwned>(all: Vec<Value>) -> Vec<T> {
+    all.into_iter().map(|object| serde_json::from_value(object).unwrap()).collect()
+}
+
+fn nodes(all: Vec<Value>) -> Vec<(String, NodeState)> {
+    let state = |node: Value| {
+        let name = node["metadata"]["name"].as_str().unwrap().to_owned();
+        let ready = &node["status"]["conditions"][0];
+        let since = ready["lastTransitionTime"].as_str();
+        match ready["status"] == "True" {
+            true => (name, NodeState::Ready),
+            false => (name, NodeState::NotReady(since.map(|since| since.parse().unwrap()))),
+        }
+    };
+    all.into_iter().map(state).collect()
 }
