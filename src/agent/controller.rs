@@ -1,5 +1,8 @@
-//! The controller loop: watches the OverlaySnapshots of this node and runs one reconciler for each that changed, never
-//! two.
+//! The controller loop of a node: watches the OverlaySnapshots of this node and runs one reconciler for each that
+//! changed, never two.
+//!
+//! It is not on kube's `Controller`, as the loop of the cluster's controller is: a capture or a push takes minutes, must
+//! end as soon as its snapshot is deleted, and waits for its turn beside all others. So each snapshot has a task.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,12 +12,12 @@ use std::{
 
 use futures::StreamExt as _;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::{
     engine::{Engine, Node},
-    pushes::Pushes,
-    reconcile::{Reconciler, Timing},
+    reconcile::Reconciler,
+    shared::{Shared, Timing, WatchState},
 };
 use crate::{
     cluster::{Change, Client, overlay_snapshot::OverlaySnapshot},
@@ -23,9 +26,6 @@ use crate::{
     snapshots::Snapshots,
     volumes::EventRecorder,
 };
-
-/// How many objects are read at a time: a new watch delivers all objects at once.
-const GETS: usize = 8;
 
 /// The first retry comes soon, because a user waits for it. The longest pause is long, because a registry may be down
 /// for long.
@@ -55,20 +55,20 @@ pub struct Parts {
     /// The store of this node, which has the records of its snapshots.
     pub store: Arc<Store>,
     /// The recorder of Events on pods.
-    pub notices: Arc<dyn EventRecorder>,
+    pub events: Arc<dyn EventRecorder>,
 }
 
 /// Carries out the OverlaySnapshots of this node.
 #[derive(Debug)]
-pub struct Agent(Controller<Node>);
+pub struct Agent(NodeController<Node>);
 
 impl Agent {
     /// An agent that does not run yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { client, node, driver, namespace, keyring, snapshots, store, notices } = parts;
+        let Parts { client, node, driver, namespace, keyring, snapshots, store, events } = parts;
         let engine = Node { snapshots, store };
-        let shared = Shared::new(client, engine, notices, TIMING);
-        Self(Controller::new(Shared { node, driver, namespace, keyring, ..shared }))
+        let shared = Shared::new(client, engine, events, TIMING);
+        Self(NodeController::new(Shared { node, driver, namespace, keyring, ..shared }))
     }
 
     /// Runs without end. Errors are logged and written to the status of their snapshot.
@@ -77,60 +77,16 @@ impl Agent {
     }
 }
 
-/// The parts that all reconcilers share.
-#[derive(Debug)]
-pub(super) struct Shared<E> {
-    pub(super) client: Client,
-    pub(super) engine: E,
-    pub(super) node: String,
-    pub(super) driver: String,
-    pub(super) namespace: String,
-    pub(super) keyring: Keyring,
-    pub(super) notices: Arc<dyn EventRecorder>,
-    pub(super) pushes: Pushes,
-    pub(super) gets: Semaphore,
-    pub(super) timing: Timing,
-}
-
-impl<E> Shared<E> {
-    pub(super) fn new(
-        client: Client,
-        engine: E,
-        notices: Arc<dyn EventRecorder>,
-        timing: Timing,
-    ) -> Self {
-        Self {
-            client,
-            engine,
-            notices,
-            timing,
-            node: String::new(),
-            driver: String::new(),
-            namespace: String::new(),
-            keyring: Keyring::default(),
-            pushes: Pushes::new(timing.slow_interval),
-            gets: Semaphore::new(GETS),
-        }
-    }
-}
-
-/// The last state of a snapshot from the watch, for its reconciler.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct WatchState {
-    /// The object is to be deleted, or is gone already.
-    pub(super) deleting: bool,
-}
-
 /// The running reconcilers. A snapshot has an entry as long as its reconciler runs.
 #[derive(Debug)]
-pub(super) struct Controller<E> {
+pub(super) struct NodeController<E> {
     pub(super) shared: Arc<Shared<E>>,
     reconcilers: Arc<Mutex<Reconcilers>>,
 }
 
 type Reconcilers = HashMap<String, watch::Sender<WatchState>>;
 
-impl<E: Engine> Controller<E> {
+impl<E: Engine> NodeController<E> {
     pub(super) fn new(shared: Shared<E>) -> Self {
         Self { shared: Arc::new(shared), reconcilers: Arc::default() }
     }

@@ -1,4 +1,6 @@
 //! The operations on snapshots that the agent calls, as a trait with one implementation for the node and one for tests.
+//! The tests of `reconcile` need a fake here: below [`Snapshots`] no fake of the kernel or of a registry makes a capture
+//! or a push fail with a chosen class, or last until the test lets it go on.
 
 use std::{fmt::Display, future::Future, sync::Arc};
 
@@ -51,7 +53,7 @@ impl Failure {
 
     /// Whether a later try to push may succeed without any change by a user. Data that were corrupted in transit are
     /// sent again.
-    pub(super) fn heals_for_registry(&self) -> bool {
+    pub(super) fn push_may_succeed_later(&self) -> bool {
         self.is_retryable() || matches!(self.class, Class::Corrupt | Class::Internal)
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{
     engine::{Engine, Failure},
-    reconcile::{Action, ObjectGone, Reconciler},
+    reconcile::{Next, ObjectGone, Reconciler},
     spec,
     status::{self, ConditionStatus},
 };
@@ -19,9 +19,9 @@ impl<E: Engine> Reconciler<'_, E> {
         &mut self,
         object: &OverlaySnapshot,
         status: &mut OverlaySnapshotStatus,
-    ) -> Result<Action, ObjectGone> {
+    ) -> Result<Next, ObjectGone> {
         if status.phase == Some(Phase::Deleted) {
-            return Ok(Action::Done);
+            return Ok(Next::Done);
         }
         let before = status.clone();
         status::set_progress(status, Phase::Deleting, "");
@@ -43,7 +43,7 @@ impl<E: Engine> Reconciler<'_, E> {
                 Err(failure) => {
                     status.message = Some(failure.message);
                     self.report(&before, status).await?;
-                    return Ok(Action::Retry);
+                    return Ok(Next::Retry);
                 }
             }
             if let Err(failure) = self.shared.engine.forget(&id).await {
@@ -54,14 +54,14 @@ impl<E: Engine> Reconciler<'_, E> {
                 );
                 status.message = Some(failure.message);
                 self.report(&before, status).await?;
-                return Ok(Action::Retry);
+                return Ok(Next::Retry);
             }
         }
         status.phase = Some(Phase::Deleted);
         status::set_condition(status, status::READY, ConditionStatus::No, "Deleted", "");
         self.report(&before, status).await?;
         tracing::info!(snapshot = self.name, "deleted");
-        Ok(Action::Done)
+        Ok(Next::Done)
     }
 
     /// Deletes the manifest of a snapshot. Returns a message where the manifest stays in the registry; a failure where
@@ -103,27 +103,28 @@ impl<E: Engine> Reconciler<'_, E> {
     }
 
     /// Deletes the record of a snapshot whose OverlaySnapshot is gone. One response "not found" is not enough: an API
-    /// server that does not know the kind yet returns it too. So the object must also be missing in a list of all
-    /// OverlaySnapshots.
-    pub(super) async fn forget_orphan(&self) -> Action {
-        let Ok(id) = self.name.parse::<SnapshotId>() else { return Action::Done };
+    /// server that does not know the kind yet returns it too. So the object must also be missing in a list of the
+    /// OverlaySnapshots of this node.
+    pub(super) async fn forget_orphan(&self) -> Next {
+        let Ok(id) = self.name.parse::<SnapshotId>() else { return Next::Done };
         if self.shared.engine.record(&id).is_none() {
-            return Action::Done;
+            return Next::Done;
         }
-        let all = match self.shared.client.list::<OverlaySnapshot>().await {
+        let of_this_node = format!("spec.nodeName={}", self.shared.node);
+        let all = match self.shared.client.list_selected::<OverlaySnapshot>(&of_this_node).await {
             Ok(all) => all,
             Err(error) => {
                 tracing::warn!(snapshot = self.name, %error, "cannot list OverlaySnapshots");
-                return Action::Retry;
+                return Next::Retry;
             }
         };
         if all.iter().any(|object| object.metadata.name.as_deref() == Some(self.name)) {
-            return Action::Retry;
+            return Next::Retry;
         }
         match self.shared.engine.forget(&id).await {
             Ok(()) => {
                 tracing::info!(snapshot = self.name, "record deleted: its OverlaySnapshot is gone");
-                Action::Done
+                Next::Done
             }
             Err(failure) => {
                 tracing::warn!(
@@ -131,7 +132,7 @@ impl<E: Engine> Reconciler<'_, E> {
                     why = failure.message,
                     "the record of the snapshot is not deleted yet"
                 );
-                Action::Retry
+                Next::Retry
             }
         }
     }

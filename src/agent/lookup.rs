@@ -30,7 +30,7 @@ impl SnapshotsByName {
     }
 
     async fn look(&self, namespace: &str, name: &str) -> Result<FoundSnapshot, LookupError> {
-        let request = Request { driver: &self.driver, node: &self.node, namespace, name };
+        let request = LookupRequest { driver: &self.driver, node: &self.node, namespace, name };
         let unavailable = |error: ClusterError| LookupError::Unavailable {
             name: name.to_owned(),
             why: error.to_string(),
@@ -61,14 +61,14 @@ impl SnapshotLookup for SnapshotsByName {
 }
 
 /// One lookup: the driver and the node that look, and the snapshot that they look for.
-struct Request<'a> {
+struct LookupRequest<'a> {
     driver: &'a str,
     node: &'a str,
     namespace: &'a str,
     name: &'a str,
 }
 
-impl Request<'_> {
+impl LookupRequest<'_> {
     fn not_ready(&self, why: impl Into<String>) -> LookupError {
         LookupError::NotReady { name: self.name.to_owned(), why: why.into() }
     }

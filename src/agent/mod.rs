@@ -25,7 +25,7 @@ mod pushes;
 mod reconcile;
 #[cfg(test)]
 mod reconcile_tests;
-mod secret;
+mod shared;
 mod spec;
 mod status;
 

@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::{
-    controller::Shared,
     engine::Engine,
-    reconcile::{Action, ObjectGone, Reconciler, deleting},
+    reconcile::{Next, ObjectGone, Reconciler, deleting},
+    shared::Shared,
     spec::{Spec, Target},
     status::{self, ConditionStatus, PUSHED, SQUASHED},
 };
@@ -36,20 +36,20 @@ impl<E: Engine> Reconciler<'_, E> {
     /// unchanged.
     pub(super) async fn squash(
         &mut self,
-        order: &Spec,
+        spec: &Spec,
         target: Option<&Target>,
         record: SnapshotRecord,
         status: &mut OverlaySnapshotStatus,
     ) -> Result<bool, ObjectGone> {
         let shared = self.shared;
         let progress = Progress::default();
-        let namespace = &order.source.namespace;
+        let namespace = &spec.source.namespace;
         let squash = shared.pushes.in_turn(namespace, &progress, async {
             let push = match target {
                 // An error of the credentials is reported by the push later.
                 Some(target) => {
                     let keyring = shared.keyring(target).await.ok();
-                    keyring.map(|keyring| order.push_request(target, keyring))
+                    keyring.map(|keyring| spec.push_request(target, keyring))
                 }
                 None => None,
             };
@@ -90,23 +90,23 @@ impl<E: Engine> Reconciler<'_, E> {
     /// Pushes the snapshot and updates its status meanwhile.
     pub(super) async fn push(
         &mut self,
-        order: &Spec,
+        spec: &Spec,
         target: &Target,
         status: &mut OverlaySnapshotStatus,
-    ) -> Result<Action, ObjectGone> {
+    ) -> Result<Next, ObjectGone> {
         let (shared, progress) = (self.shared, Progress::default());
-        let namespace = &order.source.namespace;
+        let namespace = &spec.source.namespace;
         let push = shared.pushes.in_turn(namespace, &progress, async {
             let keyring = shared.keyring(target).await?;
-            shared.engine.push(&order.push_request(target, keyring), &progress).await
+            shared.engine.push(&spec.push_request(target, keyring), &progress).await
         });
         let mut before = status.clone();
         let pushed = tokio::select! {
             pushed = push => pushed,
             never = report_progress(shared, self.name, &progress, &mut before.message) => match never {},
-            () = deleting(self.watched) => return Ok(Action::Retry),
+            () = deleting(self.watched) => return Ok(Next::Retry),
         };
-        let failure = match pushed.map_err(|failure| order.named(failure)) {
+        let failure = match pushed.map_err(|failure| spec.named(failure)) {
             Ok(pushed) => {
                 let message = format!("sent {}", format::bytes(pushed.sent));
                 status::set_condition(status, PUSHED, ConditionStatus::Yes, "Pushed", message);
@@ -114,10 +114,10 @@ impl<E: Engine> Reconciler<'_, E> {
                 status.pushed_bytes = i64::try_from(pushed.own_bytes).ok();
                 status::ready(status, &self.shared.node);
                 self.report(&before, status).await?;
-                return Ok(Action::Done);
+                return Ok(Next::Done);
             }
             Err(failure) if failure.permanent => {
-                self.report_failure(order, &failure);
+                self.report_failure(spec, &failure);
                 return self.failed(status, PUSHED, &failure).await;
             }
             Err(failure) => failure,
@@ -125,19 +125,19 @@ impl<E: Engine> Reconciler<'_, E> {
         tracing::info!(snapshot = self.name, why = failure.message, "cannot be pushed yet");
         status::set_waiting(status, PUSHED, &failure);
         self.report(&before, status).await?;
-        if failure.heals_for_registry() {
-            return Ok(Action::Retry);
+        if failure.push_may_succeed_later() {
+            return Ok(Next::Retry);
         }
         // A user must fix the cause, so one Event is emitted. The condition shows an agent that was restarted that the
         // Event was emitted before.
         let was_reported =
             status::reason(&before, PUSHED).is_some_and(|reason| failure.has_reason(reason));
         if !std::mem::replace(&mut self.reported, true) && !was_reported {
-            let (name, volume, why) = (&order.name, &order.volume, &failure.message);
+            let (name, volume, why) = (&spec.name, &spec.volume, &failure.message);
             let message = format!("snapshot {name} of volume {volume} cannot be pushed yet: {why}");
-            self.record_event(order, PodEventType::Warning, "SnapshotNotPushed", message);
+            self.record_event(spec, PodEventType::Warning, "SnapshotNotPushed", message);
         }
-        Ok(Action::RetryLater)
+        Ok(Next::RetryLater)
     }
 }
 

@@ -13,19 +13,20 @@
 //! after a kill at any line, the next reconciler continues at the same step. Each step first reads the object from the
 //! API server, because an object from a watch may be old.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::{sync::watch, time::sleep};
 
 use super::{
-    controller::{Shared, WatchState},
     engine::{Engine, Failure},
+    shared::{Shared, WatchState},
     spec::{self, Spec},
     status::{self, CAPTURED, ConditionStatus, PUSHED, READY, SQUASHED},
 };
 use crate::{
-    backoff::Backoff,
-    cluster::overlay_snapshot::{OverlaySnapshot, OverlaySnapshotStatus, Phase},
+    cluster::overlay_snapshot::{
+        OverlaySnapshot, OverlaySnapshotSpec, OverlaySnapshotStatus, Phase,
+    },
     error::Class,
     layers::SnapshotRecord,
     volumes::{PodEvent, PodEventType},
@@ -36,7 +37,7 @@ const FULL_TRIES: u32 = 8;
 
 /// What the reconciler does after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum Next {
     /// Waits until the object changes.
     Done,
     /// Repeats the step after a pause, which doubles each time.
@@ -77,9 +78,9 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             let was_deleting = self.watched.borrow_and_update().deleting;
             // Boxed to keep the task small, because many reconcilers can wait at a time.
             match Box::pin(self.step()).await {
-                Ok(Action::Done) | Err(ObjectGone) => return,
-                Ok(Action::Retry) => {}
-                Ok(Action::RetryLater) => backoff.skip_to_longest(),
+                Ok(Next::Done) | Err(ObjectGone) => return,
+                Ok(Next::Retry) => {}
+                Ok(Next::RetryLater) => backoff.skip_to_longest(),
             }
             tokio::select! {
                 () = sleep(backoff.next_pause()) => {}
@@ -89,7 +90,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
     }
 
     /// Reads the object and the record, and carries out the next step.
-    async fn step(&mut self) -> Result<Action, ObjectGone> {
+    async fn step(&mut self) -> Result<Next, ObjectGone> {
         let response = {
             // The semaphore is never closed.
             let _permit = self.shared.gets.acquire().await.ok();
@@ -100,39 +101,39 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             Ok(None) => return Ok(self.forget_orphan().await),
             Err(error) => {
                 tracing::warn!(snapshot = self.name, %error, "cannot read the OverlaySnapshot");
-                return Ok(Action::Retry);
+                return Ok(Next::Retry);
             }
         };
-        let spec = &object.spec;
-        if spec.driver != self.shared.driver || spec.node_name != self.shared.node {
-            return Ok(Action::Done);
+        let OverlaySnapshotSpec { driver, node_name, deleted, .. } = &object.spec;
+        if *driver != self.shared.driver || *node_name != self.shared.node {
+            return Ok(Next::Done);
         }
         let mut status = object.status.clone().unwrap_or_default();
-        if spec.deleted {
+        if *deleted {
             return self.delete(&object, &mut status).await;
         }
         match status.phase {
             // The reason in the message is not true any more.
             Some(Phase::Failed) if self.is_back(&object, &status) => status.message = None,
-            Some(Phase::Failed | Phase::Deleting | Phase::Deleted) => return Ok(Action::Done),
+            Some(Phase::Failed | Phase::Deleting | Phase::Deleted) => return Ok(Next::Done),
             Some(Phase::Capturing | Phase::Pushing | Phase::Ready | Phase::Unknown) | None => {}
         }
-        let order = match Spec::new(&object) {
-            Ok(order) => order,
+        let spec = match Spec::new(&object) {
+            Ok(spec) => spec,
             Err(failure) => return self.failed(&mut status, CAPTURED, &failure).await,
         };
-        let record = match self.shared.engine.record(&order.capture.id) {
-            Some(record) => match self.is_of_pod(&order, record).await {
+        let record = match self.shared.engine.record(&spec.capture.id) {
+            Some(record) => match self.is_of_pod(&spec, record).await {
                 Ok(record) => record,
                 Err(failure) => return self.failed(&mut status, CAPTURED, &failure).await,
             },
-            None if is_before_capture(&status) => match self.capture(&order, &mut status).await? {
+            None if is_before_capture(&status) => match self.capture(&spec, &mut status).await? {
                 Ok(record) => record,
                 Err(next) => return Ok(next),
             },
             // Its image is still in the registry.
             None if status.phase == Some(Phase::Ready) && status.image.is_some() => {
-                return Ok(Action::Done);
+                return Ok(Next::Done);
             }
             None => {
                 let why = format!("its layers are missing on node {}", self.shared.node);
@@ -140,7 +141,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
                 return self.failed(&mut status, CAPTURED, &failure).await;
             }
         };
-        self.after_capture(&order, record, &mut status).await
+        self.after_capture(&spec, record, &mut status).await
     }
 
     /// Whether the controller gave up a snapshot because its node was gone, but the node is back and has the snapshot.
@@ -154,9 +155,9 @@ impl<'a, E: Engine> Reconciler<'a, E> {
     /// Captures the volume. Returns the record, or what to do next where the capture failed.
     async fn capture(
         &mut self,
-        order: &Spec,
+        spec: &Spec,
         status: &mut OverlaySnapshotStatus,
-    ) -> Result<Result<SnapshotRecord, Action>, ObjectGone> {
+    ) -> Result<Result<SnapshotRecord, Next>, ObjectGone> {
         let failed_before =
             status::reason(status, CAPTURED).is_some_and(|reason| reason != "Capturing");
         if !failed_before {
@@ -167,20 +168,20 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         }
         let before = status.clone();
         let captured = tokio::select! {
-            captured = self.shared.engine.capture(order.capture.clone()) => captured,
+            captured = self.shared.engine.capture(spec.capture.clone()) => captured,
             // The future is dropped, which ends the copy soon.
-            () = deleting(self.watched) => return Ok(Err(Action::Retry)),
+            () = deleting(self.watched) => return Ok(Err(Next::Retry)),
         };
-        let captured = captured.map_err(|failure| self.limit_full_tries(order.named(failure)));
+        let captured = captured.map_err(|failure| self.limit_full_tries(spec.named(failure)));
         match captured {
             Ok(record) => {
                 let message = format!(
                     "captured snapshot {} of volume {}: {}",
-                    order.name,
-                    order.volume,
+                    spec.name,
+                    spec.volume,
                     status::summary(&record)
                 );
-                self.record_event(order, PodEventType::Normal, "SnapshotCaptured", message);
+                self.record_event(spec, PodEventType::Normal, "SnapshotCaptured", message);
                 Ok(Ok(record))
             }
             Err(failure) if failure.is_retryable() => {
@@ -191,10 +192,10 @@ impl<'a, E: Engine> Reconciler<'a, E> {
                 );
                 status::set_waiting(status, CAPTURED, &failure);
                 self.report(&before, status).await?;
-                Ok(Err(Action::Retry))
+                Ok(Err(Next::Retry))
             }
             Err(failure) => {
-                self.report_failure(order, &failure);
+                self.report_failure(spec, &failure);
                 self.failed(status, CAPTURED, &failure).await.map(Err)
             }
         }
@@ -219,10 +220,10 @@ impl<'a, E: Engine> Reconciler<'a, E> {
     /// is checked here: no spec may keep the snapshot of another pod.
     async fn is_of_pod(
         &self,
-        order: &Spec,
+        spec: &Spec,
         record: SnapshotRecord,
     ) -> Result<SnapshotRecord, Failure> {
-        let (source, pod) = (&record.source, &order.source);
+        let (source, pod) = (&record.source, &spec.source);
         let recorded = (source.namespace.as_str(), source.pod_uid.as_str());
         if recorded == (pod.namespace.as_str(), pod.uid.as_str()) {
             return Ok(record);
@@ -230,7 +231,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         self.shared.engine.forget(&record.id).await?;
         let why = format!(
             "volume {} belongs to another pod than {}/{}",
-            order.volume, pod.namespace, pod.name
+            spec.volume, pod.namespace, pod.name
         );
         Err(Failure::new(Class::Denied, why))
     }
@@ -238,16 +239,16 @@ impl<'a, E: Engine> Reconciler<'a, E> {
     /// Carries out the steps after the capture: squash, push, ready.
     async fn after_capture(
         &mut self,
-        order: &Spec,
+        spec: &Spec,
         record: SnapshotRecord,
         status: &mut OverlaySnapshotStatus,
-    ) -> Result<Action, ObjectGone> {
+    ) -> Result<Next, ObjectGone> {
         let before = status.clone();
         status::describe(status, &record);
-        let deep = record.own > order.squash_above && record.pushed.is_none();
+        let deep = record.own > spec.squash_above && record.pushed.is_none();
         let tried = status::reason(status, SQUASHED).is_some_and(|reason| reason != "Squashing");
         let is_pushed = record.pushed.is_some() && status.pushed_bytes.is_some();
-        let pushing = order.push.as_ref().filter(|_| !is_pushed);
+        let pushing = spec.push.as_ref().filter(|_| !is_pushed);
         match pushing {
             Some(_) => {
                 status::set_progress(status, Phase::Pushing, "pods on its node can start from it")
@@ -266,12 +267,12 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         }
         self.report(&before, status).await?;
 
-        if deep && !tried && !self.squash(order, pushing, record, status).await? {
-            return Ok(Action::Retry);
+        if deep && !tried && !self.squash(spec, pushing, record, status).await? {
+            return Ok(Next::Retry);
         }
         match pushing {
-            Some(target) => self.push(order, target, status).await,
-            None => Ok(Action::Done),
+            Some(target) => self.push(spec, target, status).await,
+            None => Ok(Next::Done),
         }
     }
 
@@ -280,29 +281,29 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         status: &mut OverlaySnapshotStatus,
         r#type: &str,
         failure: &Failure,
-    ) -> Result<Action, ObjectGone> {
+    ) -> Result<Next, ObjectGone> {
         tracing::warn!(snapshot = self.name, why = failure.message, "failed");
         let before = status.clone();
         status::failed(status, r#type, failure);
         self.report(&before, status).await?;
-        Ok(Action::Done)
+        Ok(Next::Done)
     }
 
-    pub(super) fn report_failure(&self, order: &Spec, failure: &Failure) {
-        let (name, volume, why) = (&order.name, &order.volume, &failure.message);
+    pub(super) fn report_failure(&self, spec: &Spec, failure: &Failure) {
+        let (name, volume, why) = (&spec.name, &spec.volume, &failure.message);
         let message = format!("snapshot {name} of volume {volume} failed: {why}");
-        self.record_event(order, PodEventType::Warning, "SnapshotFailed", message);
+        self.record_event(spec, PodEventType::Warning, "SnapshotFailed", message);
     }
 
     pub(super) fn record_event(
         &self,
-        order: &Spec,
+        spec: &Spec,
         kind: PodEventType,
         reason: &'static str,
         message: String,
     ) {
         tracing::info!(snapshot = self.name, reason, message);
-        self.shared.notices.record(&order.source, PodEvent { kind, reason, message });
+        self.shared.events.record(&spec.source, PodEvent { kind, reason, message });
     }
 
     /// Writes a changed status, and retries until the API server has it.
@@ -349,27 +350,5 @@ pub(super) async fn deleting(watched: &mut watch::Receiver<WatchState>) {
     if watched.wait_for(|state| state.deleting).await.is_err() {
         // The sender is dropped: no more changes come.
         std::future::pending::<()>().await;
-    }
-}
-
-/// The pauses and timeouts of reconcilers.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Timing {
-    /// The first pause between two tries, of a [`Backoff`] up to `longest_pause`.
-    pub(super) first_pause: Duration,
-    /// The longest pause between two tries.
-    pub(super) longest_pause: Duration,
-    /// How long the deletion of a manifest is retried.
-    pub(super) delete_timeout: Duration,
-    /// The first pause between two updates of a push's progress. It doubles after each update.
-    pub(super) progress_interval: Duration,
-    /// The interval in which a push must send data, or it is slow and lets other pushes run.
-    pub(super) slow_interval: Duration,
-}
-
-impl Timing {
-    /// The pauses between tries.
-    fn backoff(&self) -> Backoff {
-        Backoff::new(self.first_pause, self.longest_pause)
     }
 }

@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use super::{
-    controller::{Controller, Shared},
+    controller::NodeController,
     engine::{Engine, Failure},
-    reconcile::Timing,
+    shared::{Shared, Timing},
 };
 use crate::{
     cluster::fake::{FakeApi, Loss},
@@ -212,7 +212,7 @@ impl World {
         let process = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let controller = {
             let _entered = process.enter();
-            Controller::new(self.shared())
+            NodeController::new(self.shared())
         };
         process.spawn(controller.run());
         self.agent = Some(process);
@@ -553,7 +553,7 @@ async fn a_status_of_an_earlier_version_is_continued_and_written_with_the_names_
 #[tokio::test]
 async fn at_most_eight_objects_are_read_at_a_time() {
     let world = World::new();
-    let controller = Controller::new(world.shared());
+    let controller = NodeController::new(world.shared());
     let permits = controller.shared.gets.available_permits();
     assert!(permits <= 8);
     let all = controller.shared.gets.acquire_many(permits as u32).await.unwrap();
@@ -757,7 +757,7 @@ async fn an_orphans_record_is_deleted_only_if_a_list_of_the_objects_lacks_it() {
     world.node.put(record(&"snap-orphan".parse().unwrap(), 1));
     let api = FakeApi::responding(&[404; 1000]);
     let shared = Shared { client: api.client(), ..world.shared() };
-    let controller = Controller::new(Shared { node: "node-1".into(), ..shared });
+    let controller = NodeController::new(Shared { node: "node-1".into(), ..shared });
     controller.notify("snap-orphan", false);
     world.until("requests", |_| api.requests().len() > 5).await;
     assert_eq!(
@@ -804,7 +804,7 @@ async fn a_process_continues_after_a_kill_at_any_request() {
 #[tokio::test]
 async fn fifty_snapshots_at_once_are_each_captured_once_and_all_reconcilers_end() {
     let world = World::new();
-    let controller = Controller::new(world.shared());
+    let controller = NodeController::new(world.shared());
     for n in 0..50 {
         world.put(&format!("snap-{n}"), with_repository());
     }

@@ -148,7 +148,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
         true => Some(Cluster::of(&config, events).await?),
         false => None,
     };
-    let (notices, mut lookup) = event_recorder(cluster.as_ref(), secrets_in.is_some());
+    let (recorder, mut lookup) = event_recorder(cluster.as_ref(), secrets_in.is_some());
     let events = cluster.as_ref().and_then(|cluster| cluster.events.clone());
     let (registries, keyring) =
         (Arc::new(registries.with_budget(budget)), settings.keyring.clone());
@@ -173,7 +173,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
         mounts,
         features,
         snapshots: lookup,
-        events: notices.clone(),
+        events: recorder.clone(),
         metrics: metrics.clone(),
     };
     let volumes = Volumes::open(parts, settings)?;
@@ -204,7 +204,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
             keyring: keyring.clone(),
             snapshots: snapshots.clone(),
             store: store.clone(),
-            notices,
+            events: recorder,
         };
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(Agent::new(parts).run()));
     }

@@ -100,8 +100,24 @@ impl Client {
     /// # Errors
     /// The error of the API server; of class [`Class::Denied`] for a namespace that the user may not read.
     pub async fn list_in<T: Kind>(&self, namespace: Option<&str>) -> Result<Vec<T>, ClusterError> {
+        self.list_pages(namespace, ListParams::default()).await
+    }
+
+    /// Lists the objects of the kind that match a field selector such as `spec.nodeName=node-1`, in pages.
+    ///
+    /// # Errors
+    /// The error of the API server.
+    pub async fn list_selected<T: Kind>(&self, fields: &str) -> Result<Vec<T>, ClusterError> {
+        self.list_pages(None, ListParams::default().fields(fields)).await
+    }
+
+    async fn list_pages<T: Kind>(
+        &self,
+        namespace: Option<&str>,
+        params: ListParams,
+    ) -> Result<Vec<T>, ClusterError> {
         let api = T::api(self, namespace);
-        let (mut all, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
+        let (mut all, mut params) = (Vec::new(), params.limit(PAGE));
         loop {
             let page = bound(T::REQUEST.list, api.list(&params)).await?;
             all.extend(page.items);

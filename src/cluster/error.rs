@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use kube::config::InClusterError;
+use kube::{client::AuthError, config::InClusterError};
 
-use super::kubeconfig::credentials;
 use crate::{error::Class, format};
 
 /// A request to the API server that was not sent, failed or was refused.
@@ -87,4 +86,26 @@ impl ClusterError {
             },
         }
     }
+}
+
+/// The message for an error of the user's credentials; `None` for any other error. It quotes no text of the libraries,
+/// which may quote a secret.
+pub(super) fn credentials(error: &kube::Error) -> Option<String> {
+    let error = match error {
+        kube::Error::Auth(error) => error,
+        kube::Error::Service(error) => error.downcast_ref::<AuthError>()?,
+        _ => return None,
+    };
+    Some(match error {
+        AuthError::AuthExecStart(error) => {
+            format!("cannot run its credential plugin: {error}")
+        }
+        AuthError::AuthExecRun { out, .. } => {
+            format!("its credential plugin failed ({}): run the plugin by itself", out.status)
+        }
+        AuthError::ReadTokenFile(error, path) => {
+            format!("cannot read its token file {}: {error}", path.display())
+        }
+        _ => "its user entry, or the output of its credential plugin, cannot be used".to_owned(),
+    })
 }

@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::Pod as ApiPod;
 use kube::{
     Api, Config,
     api::{ListParams, PostParams},
-    client::AuthError,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
     core::{ApiResource, DynamicObject},
 };
@@ -21,6 +20,7 @@ use super::{
     Client, ClusterError,
     api::{PAGE, optional},
     client::{CONNECT, bound},
+    error::credentials,
 };
 
 impl Client {
@@ -159,27 +159,6 @@ fn unusable(error: &KubeconfigError) -> ClusterError {
             "the certificate or key of the user in the kubeconfig cannot be used".to_owned()
         }
         _ => "the kubeconfig is inconsistent".to_owned(),
-    })
-}
-
-/// The message for an error of the user's credentials; `None` for any other error.
-pub(super) fn credentials(error: &kube::Error) -> Option<String> {
-    let error = match error {
-        kube::Error::Auth(error) => error,
-        kube::Error::Service(error) => error.downcast_ref::<AuthError>()?,
-        _ => return None,
-    };
-    Some(match error {
-        AuthError::AuthExecStart(error) => {
-            format!("cannot run its credential plugin: {error}")
-        }
-        AuthError::AuthExecRun { out, .. } => {
-            format!("its credential plugin failed ({}): run the plugin by itself", out.status)
-        }
-        AuthError::ReadTokenFile(error, path) => {
-            format!("cannot read its token file {}: {error}", path.display())
-        }
-        _ => "its user entry, or the output of its credential plugin, cannot be used".to_owned(),
     })
 }
 
