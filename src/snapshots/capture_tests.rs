@@ -290,7 +290,7 @@ async fn privileged_a_capture_without_space_fails_cleanly_and_leaves_space_to_ot
     monitor.join().unwrap();
     assert!(matches!(error, CaptureError::NoSpace { .. }), "{error}");
     assert_eq!(error.class(), Class::Exhausted, "{error}");
-    for part in [node.store.root().to_str().unwrap(), "not enough free space", "to stay free"] {
+    for part in [node.store.root().to_str().unwrap(), "not enough free space", "must stay free"] {
         assert!(error.to_string().contains(part), "{error}");
     }
     assert!(least.load(Relaxed) < 20 << 20, "nothing was copied");

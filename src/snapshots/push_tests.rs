@@ -646,7 +646,7 @@ async fn privileged_a_push_fails_cleanly_on_a_full_disk_and_succeeds_later() {
     let mut out = packing::CancellableWriter::new(&file, node.store.root(), stop.clone());
     let error = out.write_all(&bytes).unwrap_err();
     assert_eq!(Class::of_disk(&error), Class::Exhausted, "{error}");
-    assert!(error.to_string().contains("free space on that disk"), "{error}");
+    assert!(error.to_string().contains("delete files on that disk"), "{error}");
     drop(out);
     drop(file);
     assert_eq!(node.staged(), 0);

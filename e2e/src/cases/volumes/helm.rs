@@ -90,9 +90,9 @@ fn write_former_forms(ns: &TestNamespace<'_>, snapshot: &Snapshot) -> Result<()>
     let object = ns.overlay_snapshot(&id)?;
     let node = object["spec"]["node"].as_str().context("the OverlaySnapshot names no node")?;
     let file = format!("{STORE}/snapshots/{id}.json");
-    let edits = "-e 's/\"captured_at\":/\"cut\":/' -e 's/\"format\": *2/\"format\": 1/'";
+    let edits = r#"-e 's/"captured_at":/"cut":/' -e 's/"format": *2/"format": 1/'"#;
     let node = Node::new(ns.cluster(), node);
-    node.shell(&format!("sed -i {edits} {file} && grep -q '\"cut\":' {file}"))?;
+    node.shell(&format!(r#"sed -i {edits} {file} && grep -q '"cut":' {file}"#))?;
 
     let mut conditions = object["status"]["conditions"].clone();
     for condition in conditions.as_array_mut().context("it has no conditions")? {
