@@ -5,6 +5,7 @@
 
 use std::{io, panic, thread};
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::durable::at;
@@ -16,11 +17,8 @@ use super::durable::at;
 pub fn run<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // SAFETY: unshare changes only this thread, which is ours and ends here. It touches no descriptor or
-            // memory.
-            if unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
+            // It changes only this thread, which is ours and ends here.
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
             let recursive_private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
             mount_change("/", recursive_private)
                 .map_err(|e| at("make private", "/".as_ref())(e.into()))?;

@@ -12,6 +12,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::Pid,
+};
 
 /// The number of namespaces that are kept open. Authors of pods choose the owners, so the number needs a bound. A mount
 /// keeps its own namespace alive.
@@ -104,7 +112,7 @@ fn make(uids: &str, gids: &str) -> io::Result<OwnedFd> {
 
 /// A sleeping process in a new user namespace. It is killed when this is dropped, and when the thread that made it
 /// ends, for example because this process died.
-struct Child(libc::pid_t);
+struct Child(Pid);
 
 impl Child {
     fn spawn() -> io::Result<Self> {
@@ -135,20 +143,16 @@ impl Child {
         if id < 0 {
             return Err(io::Error::last_os_error());
         }
-        libc::pid_t::try_from(id).map(Self).map_err(io::Error::other)
+        let id = libc::pid_t::try_from(id).map_err(io::Error::other)?;
+        Ok(Self(Pid::from_raw(id)))
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // SAFETY: the process is our child and no other code waits for it, so its id is not reused before waitpid
-        // returns.
-        unsafe {
-            libc::kill(self.0, libc::SIGKILL);
-            while libc::waitpid(self.0, std::ptr::null_mut(), 0) < 0
-                && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-            {}
-        }
+        // The process is our child and no other code waits for it, so its id is not reused before waitpid returns.
+        let _ = kill(self.0, Signal::SIGKILL);
+        while waitpid(self.0, None) == Err(Errno::EINTR) {}
     }
 }
 
@@ -200,7 +204,7 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn privileged_a_child_ends_when_it_is_dropped_and_when_its_thread_ends() {
-        let state = |id: i32| {
+        let state = |id: Pid| {
             let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
             stat.rsplit_once(") ")?.1.chars().next()
         };

@@ -1,7 +1,8 @@
 //! Detects changes of an entry by its inode's number, size, times, mode and link count.
 
-use std::{mem::MaybeUninit, time::Instant};
+use std::time::Instant;
 
+use nix::time::{ClockId, clock_gettime};
 use rustix::fs::{FileType, Stat};
 
 /// A time of a file system: seconds and nanoseconds since 1970.
@@ -12,17 +13,10 @@ pub(super) const EARLIEST: Clock = (i64::MIN, 0);
 
 /// The time that an inode would get if it was changed now: the time of the last tick, never later.
 pub(super) fn now() -> Clock {
-    let mut now = MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: it writes one timespec to the address, which points to memory for one.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, now.as_mut_ptr()) };
-    if result < 0 {
-        // With this time, everything is copied again.
-        return EARLIEST;
-    }
-    // SAFETY: the call succeeded, so it has written it.
-    let now = unsafe { now.assume_init() };
+    // If the clock cannot be read, everything is copied again.
+    let Ok(now) = clock_gettime(ClockId::CLOCK_REALTIME_COARSE) else { return EARLIEST };
     #[allow(clippy::useless_conversion, reason = "on some machines it has 32 bits")]
-    (i64::from(now.tv_sec), u32::try_from(now.tv_nsec).unwrap_or(0))
+    (i64::from(now.tv_sec()), nanos(now.tv_nsec()))
 }
 
 /// The largest difference, in nanoseconds, that a tick can cause between two clocks that are read

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use parking_lot::Mutex;
+use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_bind,
     mount_change, move_mount, unmount,
@@ -145,10 +146,8 @@ impl LegacyMounts {
         let point = AttachPoint::make(self)?;
         let mounted = thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                // SAFETY: this gives the thread a working directory of its own. The thread is ours and ends here.
-                if unsafe { libc::unshare(libc::CLONE_FS) } < 0 {
-                    return Err(Errno::last());
-                }
+                // The thread has a working directory of its own, and ends here.
+                unshare(CloneFlags::CLONE_FS)?;
                 rustix::process::chdir(proc_fd::DIR).map_err(errno)?;
                 mount(&source, &point.0, c"overlay", mount_flags(request.attrs), Some(&*data))
                     .map_err(errno)
