@@ -3,11 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
+#[path = "tidy/imports.rs"]
+mod imports;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
+
+use imports::{Crate, is_child, module_of};
 
 /// Single-file modules that import no module outside of this list, so every module may use them.
 const COMMON: [&str; 15] = [
@@ -101,24 +106,21 @@ fn modules_have_no_import_cycles() {
     }
 }
 
-/// The harness has no import cycles between files, either.
+/// A file's imports say what it depends on, also within a module.
+#[test]
+fn files_have_no_import_cycles() {
+    let uses = crate_in("src", |path| !is_test_file(path)).uses();
+    assert!(uses.len() > 250 && uses["csi::node"].contains("csi::request"));
+    assert_no_cycle(&uses);
+}
+
+/// In the harness, a module also depends on everything below it.
 #[test]
 fn files_of_the_harness_have_no_import_cycles() {
-    let root = root().join("e2e/src");
-    let files: BTreeMap<_, _> = sources(&root)
-        .into_iter()
-        .map(|(path, text)| (module_of(path.strip_prefix(&root).unwrap()), code_of(&text)))
-        .collect();
-    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (module, code) in &files {
-        // A module may use everything below it.
-        let mut used: BTreeSet<_> = files.keys().filter(|other| is_child(other, module)).collect();
-        for path in paths(code, module) {
-            let known = prefixes(&path).find_map(|prefix| files.get_key_value(prefix));
-            used.extend(known.map(|(known, _)| known));
-        }
-        used.remove(module);
-        uses.insert(module.clone(), used.into_iter().cloned().collect());
+    let harness = crate_in("e2e/src", |_| true);
+    let mut uses = harness.uses();
+    for (module, used) in &mut uses {
+        used.extend(harness.modules().filter(|other| is_child(other, module)).cloned());
     }
     assert!(uses.len() > 50 && uses["env::environment"].contains("env::node"));
     assert_no_cycle(&uses);
@@ -226,11 +228,6 @@ fn imports_are_found_in_all_forms() {
     let code = "use crate::{a::B, c, d::{e, f}};\nuse crate::g::H;\nfn x() { crate::i::j() }";
     let found = crate_imports(code);
     assert_eq!(found, ["a", "c", "d", "g", "i"].map(str::to_owned).into());
-    let found = paths(&format!("{code}\nuse super::{{self, k::{{self, l}}}};"), "m::n");
-    assert_eq!(found, ["a::B", "c", "d::e", "d::f", "g::H", "i::j", "m", "m::k", "m::k::l"]);
-    assert_eq!(prefixes("a::b").collect::<Vec<_>>(), ["a::b", "a", ""]);
-    assert_eq!(module_of(Path::new("a/b/mod.rs")), module_of(Path::new("a/b.rs")));
-    assert!(is_child("a", "") && is_child("a::b", "a") && !is_child("a::b", ""));
     for naming in [
         "use tar::Archive;",
         "use tar;",
@@ -257,6 +254,34 @@ fn imports_are_found_in_all_forms() {
     }
 }
 
+/// A file uses the file that defines an item, also through a re-export.
+#[test]
+fn a_re_export_hides_no_use() {
+    let files = [
+        ("lib.rs", "mod a; mod b;"),
+        ("a/mod.rs", "mod c; mod d;\n#[cfg(test)]\nmod t;\npub use c::{C, f as g};\nuse d::D;"),
+        (
+            "a/c.rs",
+            "use super::{D, d::{self, E as F}};\nfn f(x: &'static str) { \"b::B \\\" // x\"; d::f('\\'', 'b') }",
+        ),
+        ("a/d.rs", "use crate::{a::C, b};\n// crate::a::g\nfn f() { b::Via::new() }"),
+        ("a/t.rs", "use super::g;"),
+        (
+            "b.rs",
+            "pub use crate::a::g as Via;\npub struct B;\n#[cfg(test)]\nfn t() { crate::a::C; }\n",
+        ),
+    ];
+    let uses = Crate::new(files.map(|(path, text)| (Path::new(path), text))).uses();
+    let of = |module: &str| uses[module].iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(uses.keys().collect::<Vec<_>>(), ["", "a", "a::c", "a::d", "b"]);
+    assert_eq!(of("a"), ["a::d"], "its private import; `C` is only passed on");
+    assert_eq!(of("a::c"), ["a::d"], "through `a`, and by path");
+    assert_eq!(of("a::d"), ["a::c"], "through `a`, and through `b`");
+    assert_eq!(of("b"), [""; 0], "it only passes `f` on");
+    assert_eq!(module_of(Path::new("a/b/mod.rs")), module_of(Path::new("a/b.rs")));
+    assert!(is_child("a", "") && is_child("a::b", "a") && !is_child("a::b", ""));
+}
+
 #[test]
 fn the_removal_of_inline_tests_keeps_the_code_after_them() {
     let code = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn t() {\n    }\n}\nuse crate::b;\n";
@@ -275,6 +300,14 @@ fn modules() -> BTreeMap<String, Files> {
 /// The modules of the harness: the directories and files in `e2e/src/`.
 fn harness_modules() -> BTreeMap<String, Files> {
     modules_in("e2e/src")
+}
+
+/// The files below `top` for which `is_wanted` is true, as a crate.
+fn crate_in(top: &str, is_wanted: impl Fn(&Path) -> bool) -> Crate {
+    let top = root().join(top);
+    let files = sources(&top);
+    let files = files.iter().filter(|(path, _)| is_wanted(path));
+    Crate::new(files.map(|(path, text)| (path.strip_prefix(&top).unwrap(), text.as_str())))
 }
 
 fn modules_in(top: &str) -> BTreeMap<String, Files> {
@@ -357,76 +390,6 @@ fn crate_imports(code: &str) -> BTreeSet<String> {
         }
     }
     names
-}
-
-/// The module path of a file: `a::b` for `a/b.rs` and `a/b/mod.rs`. Empty for `main.rs`.
-fn module_of(file: &Path) -> String {
-    let names = file.with_extension("");
-    let names = names.iter().map(|name| name.to_str().unwrap());
-    names.filter(|name| !["mod", "main"].contains(name)).collect::<Vec<_>>().join("::")
-}
-
-fn is_child(module: &str, parent: &str) -> bool {
-    let name = match parent {
-        "" => Some(module),
-        parent => module.strip_prefix(parent).and_then(|rest| rest.strip_prefix("::")),
-    };
-    name.is_some_and(|name| !name.is_empty() && !name.contains("::"))
-}
-
-/// A path and all its prefixes, the longest first. The last is the root of the crate.
-fn prefixes(path: &str) -> impl Iterator<Item = &str> {
-    let ends = path.match_indices("::").map(|(at, _)| at).collect::<Vec<_>>();
-    std::iter::once(path).chain(ends.into_iter().rev().map(|end| &path[..end])).chain([""])
-}
-
-/// All paths from `crate::` and `super::` in the code of a module, groups expanded.
-fn paths(code: &str, module: &str) -> Vec<String> {
-    let code: String =
-        code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
-    let mut found = Vec::new();
-    for (start, from) in [("crate::", ""), ("super::", parent)] {
-        for (at, _) in code.match_indices(start) {
-            if !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
-                expand_use(&code[at + start.len()..], from, &mut found);
-            }
-        }
-    }
-    found
-}
-
-/// Adds each path of the `use` tree at the start of `code`, below the path `below`.
-fn expand_use(code: &str, below: &str, found: &mut Vec<String>) {
-    if let Some(group) = code.strip_prefix('{') {
-        let (mut depth, mut start) = (0, 0);
-        for (at, c) in group.char_indices() {
-            match c {
-                ',' if depth == 0 => {
-                    expand_use(group[start..at].trim_start(), below, found);
-                    start = at + 1;
-                }
-                '}' if depth == 0 => {
-                    return expand_use(group[start..at].trim_start(), below, found);
-                }
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                _ => {}
-            }
-        }
-        return;
-    }
-    let end = code.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(code.len());
-    let (name, rest) = code.split_at(end);
-    let path = match (below, name) {
-        (below, "" | "self") => below.to_owned(),
-        ("", name) => name.to_owned(),
-        (below, name) => format!("{below}::{name}"),
-    };
-    match rest.strip_prefix("::") {
-        Some(rest) => expand_use(rest, &path, found),
-        None => found.push(path),
-    }
 }
 
 /// The names at the top level of a `{…}` group whose opening brace is already read.

@@ -5,7 +5,7 @@
 use std::{fmt, io};
 
 use super::path::PathError;
-use super::pax::PaxError;
+use super::pax_value::PaxError;
 use crate::budget::OverBudget;
 use crate::erofs::{WriteError, XattrError};
 use crate::error::Class;

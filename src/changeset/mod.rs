@@ -70,6 +70,8 @@ mod overlay_xattrs;
 mod parent_layers;
 mod path;
 mod pax;
+mod pax_value;
+mod piece;
 mod pipe;
 mod reader;
 mod sparse;
@@ -105,7 +107,7 @@ pub use limits::Limits;
 pub use list::{Listed, ListedKind, list};
 pub use parent_layers::{ParentEntry, ParentEntryKind, ParentLayers, ParentLookup};
 pub use path::PathError;
-pub use pax::PaxError;
+pub use pax_value::PaxError;
 
 pub use crate::erofs::Special;
 

@@ -16,7 +16,7 @@ use tar::Header;
 
 use super::error::InvalidLayer;
 use super::header::{self, BLOCK};
-use super::pax::{PaxError, decimal, number, numbers, text};
+use super::pax_value::{PaxError, decimal, number, numbers, text};
 use crate::erofs::Extent;
 
 /// The most pieces of one file. It bounds memory, and no disk image in a layer needs more.

@@ -2,12 +2,12 @@
 //!
 //! Deliberately absent: buffering for later. Bytes that are not consumed are returned again.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc::Receiver};
 
 use super::Compression;
 use super::decompress::StreamError;
 use super::error::{EntryName, UnpackError};
-use super::pipe::{Piece, PieceReceiver};
+use super::piece::Piece;
 
 impl StreamError {
     /// The error for the user, with the entry that was being read.
@@ -22,14 +22,14 @@ impl StreamError {
 }
 
 pub(super) struct Stream {
-    arriving: PieceReceiver,
+    arriving: Receiver<Result<Arc<Piece>, StreamError>>,
     piece: Option<Arc<Piece>>,
     /// Bytes of `piece` that are consumed.
     from: usize,
 }
 
 impl Stream {
-    pub(super) fn new(arriving: PieceReceiver) -> Self {
+    pub(super) fn new(arriving: Receiver<Result<Arc<Piece>, StreamError>>) -> Self {
         Self { arriving, piece: None, from: 0 }
     }
 

@@ -13,7 +13,10 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::Failure;
+use super::{
+    failure::Failure,
+    values::{dir, required_check},
+};
 use crate::{
     format,
     overlay::{Feature, Features, LAYER_LIMIT, PreflightError, root_usable},
@@ -33,7 +36,7 @@ const MIN_OPEN_FILES: u64 = 1024;
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
     /// The directory of the store, or a parent of it; it need not exist yet
-    #[arg(long, default_value = "/var/lib/ovl-csi", value_name = "DIR", value_parser = super::node::args::dir)]
+    #[arg(long, default_value = "/var/lib/ovl-csi", value_name = "DIR", value_parser = dir)]
     root: PathBuf,
     /// Report the store's directory as usable even if this check fails; can be repeated
     #[arg(long = "ignore-check", value_name = "NAME", value_parser = required_check)]
@@ -90,16 +93,6 @@ impl Check {
     fn required(self) -> Self {
         Self { required: true, ..self }
     }
-}
-
-/// Parses the name of a required check. Only these can be ignored: the others do not make a root unusable.
-pub(super) fn required_check(name: &str) -> Result<String, String> {
-    let features = Feature::ALL.into_iter().filter(|f| f.required()).map(Feature::name);
-    let names: Vec<_> = ["root-user", "filesystem"].into_iter().chain(features).collect();
-    if names.contains(&name) {
-        return Ok(name.to_owned());
-    }
-    Err(format!("expected one of the required checks: {}", names.join(", ")))
 }
 
 /// Prints the report. Fails where `ovl node` would not start.

@@ -8,7 +8,7 @@ use tokio::{runtime::Runtime, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Failure,
+    failure::Failure,
     node::{EVENT_FLUSH_TIMEOUT, on_signal},
 };
 use crate::{

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context as _, anyhow};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::cluster::overlay_snapshot;
 
 pub(super) fn run() -> Result<(), Failure> {

@@ -15,16 +15,19 @@
 mod check;
 mod controller;
 mod crd;
+mod failure;
 pub mod kubectl;
 mod node;
 mod registry_secrets;
 mod snapshot;
+mod values;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::{self, Filter};
+use failure::Failure;
 
 /// The exit code for arguments or settings that cannot be used.
 const UNUSABLE: u8 = 2;
@@ -73,21 +76,6 @@ enum Format {
     Text,
     /// One JSON object per line
     Json,
-}
-
-/// Why a command failed.
-#[derive(Debug)]
-enum Failure {
-    /// Exit code 2.
-    Unusable(anyhow::Error),
-    /// Exit code 1.
-    Failed(anyhow::Error),
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
-    }
 }
 
 /// Parses the command line. If that fails, prints the error and returns the exit code. `--help` and `--version` are

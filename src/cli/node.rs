@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::{
     agent::{self, Agent, Local, LocalLookup, LocalParts, SnapshotsByName},
     budget::Budget,

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
 use self::made::{Login, Tls};
-use super::Failure;
+use super::failure::Failure;
 use crate::cluster::{Client, SecretData, SecretKind};
 
 /// The key of a Secret of type `kubernetes.io/dockerconfigjson`.

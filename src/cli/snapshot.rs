@@ -12,7 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tokio::{runtime::Builder, time::sleep};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::{
     csi::{CaptureVolumeRequest, Endpoint, LocalClient, PushSnapshotRequest, Snapshot},
     format,

@@ -29,8 +29,6 @@ use invalid_argument::shown;
 mod attributes;
 mod invalid_argument;
 
-/// The prefix of the keys that the kubelet adds to the volume context. They replace any that the pod's author wrote.
-const KUBELET: &str = "csi.storage.k8s.io/";
 const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
 const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
 const POD_NAME: &str = "csi.storage.k8s.io/pod.name";

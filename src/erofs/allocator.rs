@@ -5,8 +5,8 @@
 //!
 //! Deliberately absent: freeing. An entry that a later one replaces leaves its blocks unused.
 
+use super::error::WriteError;
 use super::format::{BLOCK, ROOT_AT, SLOT};
-use super::writer::WriteError;
 
 /// The addresses of one inode and its content, in bytes from the image's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //! Deliberately absent: chunks that two files share. A layer is written in one pass and never read again.
 
 use super::format::{BLOCK, CHUNK_BITS_MOST, HOLE};
+use super::inode::Extent;
 use super::inode_body::{Body, Run};
 
 /// The most chunks before longer ones are used, so that an index takes at most 256 KiB. Only a file of more than
@@ -16,15 +17,6 @@ use super::inode_body::{Body, Run};
 const CHUNKS: u64 = 1 << 16;
 /// Bytes of a chunk's address.
 const ADDRESS_LEN: u64 = 4;
-
-/// A part of a file with content: not a hole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Position of its first byte in the file.
-    pub offset: u64,
-    /// Its length in bytes.
-    pub len: u64,
-}
 
 /// The chunks of one file.
 #[derive(Debug)]

@@ -6,10 +6,11 @@ use std::io::{Seek, Write};
 
 use super::allocator::root_space;
 use super::dirent::{Blocks, Size};
+use super::error::WriteError;
 use super::format::{BLOCK, INODE_LEN, Kind, NLINK_AT, SLOT, Superblock};
 use super::inode_body::Body;
 use super::tree::{DirId, Reachable, Regions, Tree};
-use super::writer::{WriteError, Writer, head_len};
+use super::writer::{Writer, head_len};
 
 /// The root's attributes in the shared area.
 struct Shared {

@@ -5,10 +5,10 @@
 use std::io::{Seek, Write};
 
 use super::allocator::Region;
-use super::chunks::Extent;
+use super::error::WriteError;
 use super::format::BLOCK;
+use super::inode::Extent;
 use super::write_buffer::WriteBuffer;
-use super::writer::WriteError;
 
 /// A contiguous range of content in the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

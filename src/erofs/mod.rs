@@ -26,9 +26,11 @@
 mod allocator;
 mod chunks;
 mod dirent;
+mod error;
 mod finalize;
 mod format;
 mod image;
+mod inode;
 mod inode_body;
 mod spill_values;
 mod tree;
@@ -43,10 +45,11 @@ pub(crate) mod reader;
 #[cfg(test)]
 mod tests;
 
-pub use chunks::Extent;
+pub use error::WriteError;
 pub use format::{Special, Time};
 pub use image::{Image, InodeInfo, InodeKind, Nid};
+pub use inode::{Extent, Inode, Meta};
 pub use tree::{DirId, Flag, Node, Tree};
 pub use write_buffer::WINDOW as WRITER_BUFFER;
-pub use writer::{File, Inode, Meta, Output, WriteError, Writer};
+pub use writer::{File, Output, Writer};
 pub use xattr::{ROOT_MOST as ROOT_XATTRS, VALUE_MOST as XATTR_VALUE, XattrError, Xattrs};

@@ -2,8 +2,8 @@
 
 use super::allocator::Region;
 use super::format::{Kind, Time};
+use super::inode::{Inode, Meta};
 use super::tree::{DirId, Directory, Node};
-use super::writer::{Inode, Meta};
 use super::xattr::Xattrs;
 use crate::spill::Value;
 

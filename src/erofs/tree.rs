@@ -10,8 +10,9 @@
 use std::io;
 
 use super::allocator::Region;
+use super::error::WriteError;
 use super::format::{Kind, SLOT};
-use super::writer::{Inode, Meta, WriteError};
+use super::inode::{Inode, Meta};
 use super::xattr::XattrError;
 use crate::spill::{List, Map, Scratch};
 

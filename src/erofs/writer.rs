@@ -8,43 +8,14 @@ use std::{
 };
 
 use super::allocator::{Allocator, Region};
-use super::chunks::{Chunks, Extent};
-use super::format::{BLOCK, INODE_LEN, InodeFields, Kind, Layout, SLOT, Special, Time};
+use super::chunks::Chunks;
+use super::error::WriteError;
+use super::format::{BLOCK, INODE_LEN, InodeFields, Kind, Layout, SLOT, Special};
 use super::image::{Image, Nid};
+use super::inode::{Extent, Inode, Meta};
 use super::inode_body::Body;
 use super::write_buffer::WriteBuffer;
 use super::xattr::Xattrs;
-use crate::error::Class;
-
-/// The metadata that every inode has, whatever its type.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Meta {
-    /// Permission, setuid, setgid and sticky bits; other bits are ignored.
-    pub mode: u16,
-    /// The owner's user id.
-    pub uid: u32,
-    /// The owning group's id.
-    pub gid: u32,
-    /// Modification time. The format keeps no other; the kernel shows it as all of them.
-    pub mtime: Time,
-    /// The extended attributes.
-    pub xattrs: Xattrs,
-}
-
-/// An inode that is in the image and has no name yet. The struct is packed, because a tree holds one for every name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(Rust, packed(4))]
-pub struct Inode {
-    pub(super) nid: u64,
-    pub(super) kind: Kind,
-}
-
-impl Inode {
-    /// Whether it is a symbolic link.
-    pub fn is_symlink(self) -> bool {
-        self.kind == Kind::Symlink
-    }
-}
 
 /// Where an image is written: a new file. An implementation may count what is written.
 pub trait Output: Write + Seek {
@@ -61,42 +32,6 @@ impl Output for &fs::File {
 impl<O: Output + ?Sized> Output for &mut O {
     fn file(&self) -> &fs::File {
         (**self).file()
-    }
-}
-
-/// Why an image could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The output failed.
-    #[error("the EROFS image could not be written: {0}")]
-    Io(#[from] io::Error),
-    /// The image would need block addresses of more than 32 bits.
-    #[error(
-        "the EROFS image would exceed 16 TiB, the limit of its block addresses; rebuild the image with this layer split"
-    )]
-    TooLarge,
-    /// The root's attributes do not fit: they share a block with the superblock, so the root has less space for them
-    /// than other inodes.
-    #[error("the layer's root has more than 254 extended attributes; rebuild the image with fewer")]
-    RootXattrs,
-    /// A caller wrote more or less content than it announced.
-    #[error("a file was announced with {expected} bytes and has more or fewer")]
-    Size {
-        /// The announced bytes.
-        expected: u64,
-    },
-}
-
-impl WriteError {
-    /// The error class, from which the gRPC code and retries follow.
-    pub fn class(&self) -> Class {
-        match self {
-            // More free disk space helps against neither.
-            Self::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => Class::Precondition,
-            Self::TooLarge | Self::RootXattrs => Class::Precondition,
-            Self::Io(error) => Class::of_disk(error),
-            Self::Size { .. } => Class::Internal,
-        }
     }
 }
 

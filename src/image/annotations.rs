@@ -52,6 +52,7 @@ fn annotations(
         ));
     };
     let read = serde_json::from_slice::<Annotated>(&document.bytes);
-    let Annotated { annotations } = read.map_err(|error| manifest::unreadable(MANIFEST, &error))?;
+    let Annotated { annotations } =
+        read.map_err(|error| Problem::invalid_json(MANIFEST, &error))?;
     Ok((digest, annotations))
 }

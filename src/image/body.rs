@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::stream;
 use reqwest::{Body, header::HeaderValue};
 
-use super::error::Problem;
+use super::error::{FileError, Problem};
 
 /// Small enough that a slow line sends it within [`super::retry::RetryPolicy::response`].
 const PIECE_MAX: u64 = 256 << 10;
@@ -43,17 +43,6 @@ pub(super) struct Part {
     size: u64,
     /// Bytes that no connection has accepted yet.
     left: Arc<AtomicU64>,
-}
-
-/// The file to send cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct FileError(String);
-
-impl FileError {
-    pub(super) fn new(error: &io::Error) -> Self {
-        Self(error.to_string())
-    }
 }
 
 impl RequestBody<'_> {

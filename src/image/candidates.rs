@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::{
     Reference,
+    endpoint::Endpoint,
     error::{ImageError, Problem},
-    hosts::{Endpoint, Hosts},
+    hosts::Hosts,
     keyring::{Access, Credential, Keyring},
 };
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{error::Problem, manifest::unreadable, platform::Platform};
+use super::{error::Problem, platform::Platform};
 use crate::digest::{DiffId, Digest};
 
 /// Largest config in bytes, our own limit. A config has one line of history per layer, and labels; real ones stay below
@@ -69,7 +69,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Config, Problem> {
     if !text.trim_start().starts_with('{') {
         return Err(malformed("it is not a JSON object"));
     }
-    let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| unreadable("config", &e))?;
+    let fields: Fields<'_> =
+        serde_json::from_str(text).map_err(|e| Problem::invalid_json("config", &e))?;
     if fields.rootfs.is_some_and(|rootfs| rootfs.get().len() > ROOTFS_MAX) {
         let limit = ROOTFS_MAX as u64;
         return Err(Problem::TooLarge { what: "config's rootfs", limit });

@@ -11,7 +11,7 @@ use super::{
     LayerBlob, Reference,
     config::{self, CONFIG_MAX},
     error::Problem,
-    local::{Cause, Files, LocalImage, Section},
+    local_files::{Cause, Files, LocalImage, Section},
     manifest,
 };
 use crate::{
@@ -35,10 +35,8 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files
     let archive = Archive { file, members };
 
     let saved = archive.member("manifest.json")?.read_all("manifest", manifest::MANIFEST_MAX)?;
-    let saved: Vec<Saved> = serde_json::from_slice(&saved).map_err(|e| {
-        let why = format!("it is not valid at line {} column {}", e.line(), e.column());
-        Problem::Malformed { what: "manifest.json", why }
-    })?;
+    let saved: Vec<Saved> = serde_json::from_slice(&saved)
+        .map_err(|error| Problem::invalid_json("manifest.json", &error))?;
     let saved = chosen(saved, name)?;
     let config = archive.member(&saved.config)?.read_all("config", CONFIG_MAX)?;
     let files = saved.layers.unwrap_or_default();

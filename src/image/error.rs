@@ -7,7 +7,10 @@
 
 use std::{error::Error, fmt, io, time::Duration};
 
-use super::{Reference, body::FileError, policy::Refusal};
+use super::{
+    Reference,
+    refusal::{Refusal, server},
+};
 use crate::{budget::OverBudget, digest::Digest, error::Class, format};
 
 /// A pull or push of an image, or of one of its blobs, failed.
@@ -226,6 +229,17 @@ pub(super) enum Problem {
     },
 }
 
+/// The file to send cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct FileError(pub(super) String);
+
+impl FileError {
+    pub(super) fn new(error: &io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 struct Refused<'a> {
     why: &'a str,
     secret: bool,
@@ -338,16 +352,16 @@ impl Problem {
         Self::Unreachable { why: Self::root_cause(&error) }
     }
 
+    /// The problem of invalid JSON: its position, never its text.
+    pub(super) fn invalid_json(what: &'static str, error: &serde_json::Error) -> Self {
+        let why = format!("it is not valid at line {} column {}", error.line(), error.column());
+        Self::Malformed { what, why }
+    }
+
     /// The text of the innermost source of an error. The errors around it only say where in the client it happened.
     pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
         error.source().map_or_else(|| error.to_string(), Self::root_cause)
     }
-}
-
-/// `host[:port]` of a URL.
-pub(super) fn server(url: &reqwest::Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Statuses that a retry can change: a timeout, too many requests, or a server error other than 501 (not implemented).

@@ -15,7 +15,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{hosts::Settings, hosts_error::HostsError, rewrite::Rewrite, tls::TlsSettings};
+use super::{endpoint::Settings, hosts_error::HostsError, rewrite::Rewrite, tls::TlsSettings};
 use crate::format;
 
 /// The contents of a file.

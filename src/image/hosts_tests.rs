@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::image::Reference;
 
 fn dir(files: &[(&str, &str)]) -> TempDir {
     let dir = TempDir::new().unwrap();

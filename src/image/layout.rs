@@ -6,7 +6,7 @@ use super::{
     Reference,
     config::{self, CONFIG_MAX},
     error::Problem,
-    local::{Cause, Files, LocalImage, Section},
+    local_files::{Cause, Files, LocalImage, Section},
     manifest::{self, Descriptor, Entry, Manifest},
     platform::HostPlatform,
     resolve::check_content,

@@ -4,20 +4,18 @@
 //! [`Reference`] to this module. [`Local`] is only made from text that an operator writes. All functions block.
 
 use std::{
-    collections::HashMap,
-    fs::File,
     io::{self, Read},
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
-use super::{LayerBlob, Reference, docker, error::Problem, layout};
-use crate::{
-    changeset::Member,
-    digest::{BlobDigest, Digest, Digester},
-    error::Class,
+use super::{
+    LayerBlob, docker,
+    error::Problem,
+    layout,
+    local_files::{Cause, Files, LocalError, LocalImage, Section},
 };
+use crate::digest::Digester;
 
 /// An open image in local files.
 #[derive(Debug)]
@@ -25,26 +23,6 @@ pub struct Local {
     text: String,
     image: LocalImage,
     files: Files,
-}
-
-/// The description of a local image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalImage {
-    /// The full names under which the image was saved; empty if it has only tags.
-    pub names: Vec<Reference>,
-    /// Digest of the manifest for this host. A docker archive has no manifest, so there it is the digest of the config.
-    pub digest: Digest,
-    /// Bottom first. Empty and repeated layers are kept.
-    pub layers: Vec<LayerBlob>,
-}
-
-/// Where the blobs of a local image are.
-#[derive(Debug)]
-pub(super) enum Files {
-    /// The directory of an OCI layout.
-    Layout(PathBuf),
-    /// An archive file, and the position of each blob in it.
-    Archive(Arc<File>, HashMap<BlobDigest, Member>),
 }
 
 impl Local {
@@ -97,40 +75,6 @@ impl Local {
     }
 }
 
-/// A section of a file. Reads do not move the file position, so layers of one archive can be read at the same time.
-#[derive(Debug)]
-pub(super) struct Section {
-    file: Arc<File>,
-    at: u64,
-    left: u64,
-}
-
-impl Section {
-    pub(super) fn new(file: Arc<File>, member: Member) -> Self {
-        Self { file, at: member.offset, left: member.size }
-    }
-
-    /// Reads a complete document of at most `limit` bytes.
-    pub(super) fn read_all(mut self, what: &'static str, limit: u64) -> Result<Vec<u8>, Cause> {
-        if self.left > limit {
-            return Err(Problem::TooLarge { what, limit }.into());
-        }
-        let mut bytes = Vec::new();
-        self.read_to_end(&mut bytes).map_err(|e| Cause::Disk(what.to_owned(), e))?;
-        Ok(bytes)
-    }
-}
-
-impl Read for Section {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.file.read_at(&mut buffer[..most], self.at)?;
-        self.at += count as u64;
-        self.left -= count as u64;
-        Ok(count)
-    }
-}
-
 /// Reads the bytes of a layer. Like a [`super::BlobReader`], it ends without an error only if size and digest are the
 /// expected ones. Otherwise the last read fails with an [`io::Error`] of kind `InvalidData` that contains a
 /// [`LocalError`].
@@ -165,55 +109,6 @@ impl Read for LocalBlob {
         };
         let why = Arc::new(Cause::Content(problem));
         Err(io::Error::new(io::ErrorKind::InvalidData, LocalError { text: self.text.clone(), why }))
-    }
-}
-
-/// A local image cannot be read.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("image {text}: {why}")]
-pub struct LocalError {
-    text: String,
-    why: Arc<Cause>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Cause {
-    #[error(
-        "write oci:/path[:tag] or docker-archive:/path[:name]; the path must not contain a colon"
-    )]
-    Format,
-    #[error("cannot read {0}: {1}")]
-    Disk(String, #[source] io::Error),
-    #[error("{0}")]
-    Content(#[from] Problem),
-    #[error("{}", Offered(.0))]
-    NoSingleMatch(Vec<String>),
-}
-
-struct Offered<'a>(&'a [String]);
-
-impl std::fmt::Display for Offered<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            [] => f.write_str("no single image matches, and no image there has a name"),
-            names => {
-                let names = names.join(", ");
-                write!(f, "no single image matches; append a colon and one of these names: {names}")
-            }
-        }
-    }
-}
-
-impl LocalError {
-    /// The class of the error.
-    pub fn class(&self) -> Class {
-        match &*self.why {
-            Cause::Format => Class::Invalid,
-            Cause::NoSingleMatch(_) => Class::NotFound,
-            Cause::Disk(_, error) if error.kind() == io::ErrorKind::NotFound => Class::NotFound,
-            Cause::Disk(..) => Class::Internal,
-            Cause::Content(problem) => problem.class(),
-        }
     }
 }
 

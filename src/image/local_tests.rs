@@ -7,8 +7,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    digest::DiffId,
+    digest::{DiffId, Digest},
+    error::Class,
     image::{
+        Reference,
         fake::{OCI_INDEX, OCI_MANIFEST, descriptor, gzipped},
         platform::HostPlatform,
     },

@@ -119,12 +119,6 @@ fn malformed(why: impl Into<String>) -> Problem {
     Problem::Malformed { what: "manifest", why: why.into() }
 }
 
-/// The problem for invalid JSON: its position, never its text.
-pub(super) fn unreadable(what: &'static str, error: &serde_json::Error) -> Problem {
-    let why = format!("it is not valid at line {} column {}", error.line(), error.column());
-    Problem::Malformed { what, why }
-}
-
 /// Parses a manifest that the registry sent with `content_type`.
 ///
 /// # Errors
@@ -141,7 +135,7 @@ pub(super) fn parse(bytes: &[u8], content_type: &str) -> Result<Manifest, Proble
         _ => return Err(malformed("its Content-Type is not that of an image manifest or index")),
     };
     let document: Document<'_> =
-        serde_json::from_slice(bytes).map_err(|e| unreadable("manifest", &e))?;
+        serde_json::from_slice(bytes).map_err(|e| Problem::invalid_json("manifest", &e))?;
     if document.fs_layers.is_some() || document.schema_version == Some(1) {
         return Err(SCHEMA_1);
     }

@@ -18,8 +18,9 @@ use reqwest::{
 use super::{
     auth::{self, Challenge, Grant, Key, Realm, Token, Tokens},
     body::RequestBody,
+    endpoint::Endpoint,
     error::{self, Problem},
-    hosts::{Endpoint, Hosts},
+    hosts::Hosts,
     keyring::Access,
     policy::{self, Resolver, Role},
     request::{IDLE_TIME, RegistryRequest, Verb, location, read_all},
@@ -227,7 +228,7 @@ impl Transport {
             if !at_other_server || last.response.status() != StatusCode::UNAUTHORIZED {
                 return Ok((request.check_status(last.response)?, access));
             }
-            let other = Endpoint::elsewhere(&last.url, &self.hosts);
+            let other = Endpoint::elsewhere(&last.url, self.hosts.tls_index(&last.url));
             request.credential = None;
             (last, _) = self.with_token(&other, last.url, request).await?;
         }

@@ -23,8 +23,8 @@ use super::{
     auth::Grant,
     body::{Part, RequestBody},
     error::{Problem, is_transient},
-    push::{Target, UPLOAD},
     request::{Place, RegistryRequest, Verb},
+    target::{Target, UPLOAD},
 };
 use crate::digest::BlobDigest;
 

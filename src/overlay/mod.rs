@@ -16,6 +16,7 @@
 //! May use: sys
 
 mod error;
+mod feature;
 mod features;
 mod index;
 mod options;
@@ -33,13 +34,14 @@ use crate::{
     sys::mounts::{self, Attrs, Detached, Mounts, Request},
 };
 
-pub use error::OverlayError;
-pub use features::{Feature, Features};
+pub use error::{LAYER_LIMIT, OverlayError, PlanError};
+pub use feature::Feature;
+pub use features::Features;
 pub use index::half_named;
 pub use options::{Options, Xino};
-pub use plan::{Plan, PlanError, Spec};
+pub use plan::{Plan, Spec};
 pub use preflight::{PreflightError, root_usable};
-pub use stack::{LAYER_LIMIT, Lower, RequiredFeatures, Stack};
+pub use stack::{Lower, RequiredFeatures, Stack};
 pub use upper::{Upper, forget_volatile};
 
 /// Makes the overlay of `plan`, detached, and checks that a writable one takes writes.

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{plan::PlanError, stack::RequiredFeatures};
+use super::{error::PlanError, stack::RequiredFeatures};
 use crate::sys::mounts::{Attrs, Param};
 
 /// Options of one overlay (kernel: Documentation/filesystems/overlayfs.rst).

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use super::features::{Feature, message};
+use super::feature::Feature;
 use crate::{
     overlay_xattr::METACOPY,
     sys::{
@@ -173,6 +173,10 @@ impl ProbeDir {
 
 fn outcome(works: bool) -> Outcome {
     works.then_some(()).ok_or_else(|| "the kernel took the option but left it off".to_owned())
+}
+
+pub(super) fn message(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 /// The lower, upper and work directory of one probe.

@@ -5,11 +5,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::plan::PlanError;
+use super::error::{LAYER_LIMIT, PlanError};
 use crate::sys::mounts::Detached;
-
-/// How many different layers the kernel takes (fs/overlayfs/params.c), data-only ones included.
-pub const LAYER_LIMIT: usize = 500;
 
 /// One read-only layer.
 #[derive(Debug, Clone)]

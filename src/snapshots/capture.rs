@@ -18,7 +18,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CaptureError, Inner, SnapshotId, Snapshots, blocking, pre_copy::PreCopy, starts::Start,
+    CaptureError, CaptureRequest, Consistency, Inner, Snapshots, blocking,
+    pre_copy::{Moment, PreCopy},
+    starts::Start,
 };
 use crate::{
     changeset::Limits,
@@ -28,7 +30,7 @@ use crate::{
     },
     sys::clone::{self, TreeClone},
     turns::Permit,
-    volumes::{GuardError, Pod, VolumeGuard, VolumeId},
+    volumes::{GuardError, VolumeGuard},
 };
 
 /// How long a capture waits for another operation on the volume before it fails.
@@ -36,61 +38,6 @@ const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause between two attempts to get the guard.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Which volume to capture, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaptureRequest {
-    /// The name of the snapshot. A repeated request with the same name returns the same snapshot.
-    pub id: SnapshotId,
-    /// The volume to capture.
-    pub volume: VolumeId,
-    /// The pod of the volume. `None` if the caller may capture any volume. A volume of another pod is not touched, so a
-    /// mistake in a request freezes no other pod.
-    pub pod: Option<Pod>,
-    /// Whether the pod is frozen.
-    pub consistency: Consistency,
-}
-
-/// Whether the pod of a volume is frozen during a capture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Consistency {
-    /// It is, for no longer than `within`. If that time is too short, the capture fails, or becomes live with
-    /// `or_live`.
-    Frozen {
-        /// The longest allowed freeze.
-        within: Duration,
-        /// Whether the capture becomes live if the pod cannot be frozen, or not for long enough.
-        or_live: bool,
-    },
-    /// It is not. Each file is as it was at some moment of the capture.
-    Live,
-}
-
-impl Default for Consistency {
-    fn default() -> Self {
-        Self::Frozen { within: Duration::from_secs(5), or_live: false }
-    }
-}
-
-/// The moment that a copy shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moment {
-    /// The volume while its pod was frozen, for this time.
-    Frozen(Duration),
-    /// The volume as its pod left it. No process of the pod runs any more.
-    Ended,
-    /// Each file at a moment of its own.
-    Live,
-}
-
-impl Moment {
-    fn micros(self) -> Option<u64> {
-        match self {
-            Self::Frozen(time) => Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-            Self::Ended | Self::Live => None,
-        }
-    }
-}
 
 impl Snapshots {
     /// Captures a volume: keeps what its pod has written as a durable layer of this node, under a name. The pod runs

@@ -23,6 +23,7 @@ mod pre_copy;
 mod push;
 #[cfg(test)]
 mod push_tests;
+mod request;
 mod squash;
 mod starts;
 #[cfg(test)]
@@ -33,10 +34,10 @@ use std::{collections::HashSet, io, sync::Arc};
 use parking_lot::Mutex;
 
 use self::freeze::Freezes;
-pub use capture::{CaptureRequest, Consistency};
 pub use error::{CaptureError, DeleteError};
 pub use packing::PackingError;
 pub use push::{Progress, PushError, PushRequest, Pushed};
+pub use request::{CaptureRequest, Consistency};
 pub use squash::SquashError;
 
 use crate::{

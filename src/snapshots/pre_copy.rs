@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureError, CaptureRequest, Consistency, Inner, capture::Moment};
+use super::{CaptureError, CaptureRequest, Consistency, Inner};
 use crate::{
     layers::{Reservation, ReserveError},
     sys::{
@@ -29,6 +29,27 @@ const EMPTY_CGROUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause between two reads of the cgroup.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The moment that a copy shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// The volume while its pod was frozen, for this time.
+    Frozen(Duration),
+    /// The volume as its pod left it. No process of the pod runs any more.
+    Ended,
+    /// Each file at a moment of its own.
+    Live,
+}
+
+impl Moment {
+    /// How long the pod was frozen, in microseconds. `None` if it was not.
+    pub(super) fn micros(self) -> Option<u64> {
+        match self {
+            Self::Frozen(time) => Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            Self::Ended | Self::Live => None,
+        }
+    }
+}
 
 /// The result of the last round.
 enum LastRound {

@@ -11,7 +11,6 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
 use nix::{
     errno::Errno,
     sys::{
@@ -20,6 +19,7 @@ use nix::{
     },
     unistd::Pid,
 };
+use parking_lot::Mutex;
 
 /// The number of namespaces that are kept open. Authors of pods choose the owners, so the number needs a bound. A mount
 /// keeps its own namespace alive.

@@ -39,6 +39,7 @@ mod error;
 mod holes;
 mod metadata;
 mod native;
+mod packing;
 mod portable;
 mod tar;
 mod tar_sink;
@@ -51,28 +52,15 @@ use std::io::Write;
 
 pub use changes::{Change, ChangeKind, changes};
 pub use error::PackError;
+pub use packing::Packing;
 
 use tar::Tar;
 
 use super::{Compression, Format, Limits};
 use crate::{
     digest::{BlobDigest, DiffId},
-    owner::Owner,
     sys::mounts::Detached,
 };
-
-/// The options of a packed layer.
-#[derive(Debug, Clone)]
-pub struct Packing {
-    /// The format of whiteouts, renames and metacopies.
-    pub format: Format,
-    /// The compression of the tar.
-    pub compression: Compression,
-    /// The latest time in seconds since 1970; later times are set to it. `None` keeps all times.
-    pub clamp: Option<i64>,
-    /// The owner that was exchanged with root in the volume. It is exchanged back. `None` changes no owner.
-    pub owner: Option<Owner>,
-}
 
 /// A layer that was packed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,7 +27,8 @@ use crate::{
     budget::{OverBudget, Share},
     changeset::{
         Compression, Limits,
-        pipe::{Buffers, PIECES_BYTES, Piece, hash, join},
+        piece::{Buffers, PIECES_BYTES, Piece},
+        pipe::{hash, join},
     },
     digest::{BlobDigest, DiffId, Digester},
 };

@@ -4,10 +4,10 @@
 //! `kubectl_complete-ovl` is a script of two lines that runs this program; [`USE`] explains it.
 
 use anyhow::Context as _;
-use clap::{Args, Command, CommandFactory as _, ValueEnum, builder::ArgAction};
+use clap::{Args, Command, ValueEnum, builder::ArgAction};
 use clap_complete::{Shell, generate};
 
-use super::{Cli, ClusterArgs, Failure, Session, print};
+use super::{args::ClusterArgs, failure::Failure, pod, print, session::Session};
 
 /// The hidden command that lists candidates.
 pub(super) const COMMAND: &str = "__complete";
@@ -50,13 +50,14 @@ pub(super) struct CompleteArgs {
     words: Vec<String>,
 }
 
-pub(super) fn run(args: CompletionArgs) -> Result<(), Failure> {
+/// Prints the script for the program `command`.
+pub(super) fn run(args: CompletionArgs, mut command: Command) -> Result<(), Failure> {
     let shell = match args.shell {
         ShellName::Bash => Shell::Bash,
         ShellName::Zsh => Shell::Zsh,
         ShellName::Fish => Shell::Fish,
     };
-    let (mut command, mut script) = (Cli::command(), Vec::new());
+    let mut script = Vec::new();
     generate(shell, &mut command, "kubectl-ovl", &mut script);
     let script = String::from_utf8(script).context("the script is not UTF-8")?;
     Ok(print::out(&script)?)
@@ -75,11 +76,11 @@ pub(super) enum Candidates {
     Snapshot,
 }
 
-/// Prints the candidates for the next word. It ignores errors, because they would disturb the user's input.
-pub(super) async fn complete(args: &CompleteArgs) -> Result<(), Failure> {
+/// Prints the candidates for the next word of the program `root`. It ignores errors, because they would disturb the user's input.
+pub(super) async fn complete(args: &CompleteArgs, root: Command) -> Result<(), Failure> {
     let (prefix, words) =
         args.words.split_last().map_or(("", &[][..]), |(last, words)| (last, words));
-    let (candidates, cluster) = candidates(words, prefix);
+    let (candidates, cluster) = candidates(root, words, prefix);
     let found = match candidates {
         Candidates::Words(words) => words,
         candidates => match cluster.connect().await {
@@ -92,9 +93,12 @@ pub(super) async fn complete(args: &CompleteArgs) -> Result<(), Failure> {
     Ok(print::out(&lines.collect::<String>())?)
 }
 
-/// The candidates after these words, and the cluster that the words name.
-pub(super) fn candidates(words: &[String], prefix: &str) -> (Candidates, ClusterArgs) {
-    let mut root = Cli::command();
+/// The candidates after these words of the program `root`, and the cluster that the words name.
+pub(super) fn candidates(
+    mut root: Command,
+    words: &[String],
+    prefix: &str,
+) -> (Candidates, ClusterArgs) {
     root.build();
     let mut cluster = ClusterArgs { driver: "ovl.csi.dev".to_owned(), ..ClusterArgs::default() };
     let (mut at, mut plain) = (&root, Vec::new());
@@ -174,12 +178,12 @@ impl Session {
             Candidates::Pod => {
                 let pods = self.client.pods_json(&self.namespace).await?;
                 let with_volumes =
-                    pods.iter().filter(|pod| !super::pod::volumes(pod, &self.driver).is_empty());
+                    pods.iter().filter(|pod| !pod::volumes(pod, &self.driver).is_empty());
                 with_volumes.filter_map(name).collect()
             }
             Candidates::VolumeOf(pod) => {
                 let pod = self.client.pod_json(&self.namespace, pod).await?.unwrap_or_default();
-                super::pod::volumes(&pod, &self.driver).into_iter().map(str::to_owned).collect()
+                pod::volumes(&pod, &self.driver).into_iter().map(str::to_owned).collect()
             }
             Candidates::Snapshot => {
                 let snapshots = self.snapshots(false).await?.into_iter();

@@ -5,7 +5,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    Failure, Format, Output, Session, TimeoutArgs, object_name, print, snapshot_view::Snapshot,
+    args::{Format, Output, TimeoutArgs, object_name},
+    failure::Failure,
+    print,
+    session::Session,
+    snapshot_view::Snapshot,
 };
 use crate::cluster::snapshot_api::VolumeSnapshot;
 

@@ -5,9 +5,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    Failure, Format, Output, Session, object_name,
+    args::{Format, Output, object_name},
+    failure::Failure,
     pod::started_from,
     print::{self, age},
+    session::Session,
     snapshot_view::Snapshot,
 };
 use crate::format;

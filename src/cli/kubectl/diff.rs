@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Failure, Format, Output, Session,
+    args::{Format, Output, object_name},
     compare::{Difference, compare},
-    object_name, print,
+    failure::Failure,
+    print,
     progress::Progress,
     registry::{Access, RegistryArgs},
+    session::Session,
     snapshot_view::Snapshot,
     tree::Side,
 };

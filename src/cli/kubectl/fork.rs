@@ -5,9 +5,11 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{
-    Failure, Session, TimeoutArgs, object_name,
+    args::{TimeoutArgs, object_name},
+    failure::Failure,
     pod::{self, Fork},
     print,
+    session::Session,
     snapshot::random,
     snapshot_view::Snapshot,
 };

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Failure, Session, print, snapshot_view::Snapshot};
+use super::{failure::Failure, print, session::Session, snapshot_view::Snapshot};
 use crate::format;
 
 /// List snapshots as a tree: each one below the snapshot from which its volume started.

@@ -6,7 +6,10 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{
-    Failure, Format, Output, Session, TimeoutArgs, object_name, pod, print,
+    args::{Format, Output, TimeoutArgs, object_name},
+    failure::Failure,
+    pod, print,
+    session::Session,
     snapshot_view::{PENDING, Snapshot},
 };
 use crate::{

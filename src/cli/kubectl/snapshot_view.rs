@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Failure, Session, print};
+use super::{failure::Failure, print, session::Session};
 use crate::{
     cluster::snapshot_api::VolumeSnapshot,
     controller::{SOURCE, annotation_keys},

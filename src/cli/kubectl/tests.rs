@@ -1,14 +1,17 @@
 //! The commands against a fake API server and a fake registry.
 
-use clap::CommandFactory as _;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
+    args::{duration, object_name},
     compare::Change,
     completion::{Candidates, candidates},
     diff::between,
     registry::Access,
+    session::Session,
     snapshot_view::Snapshot,
     *,
 };
@@ -245,7 +248,7 @@ async fn a_diff_of_a_snapshot_that_is_not_pushed_is_an_error() {
 fn completion_lists_the_candidates_for_the_next_word() {
     let next = |line: &str, prefix: &str| {
         let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-        candidates(&words, prefix).0
+        candidates(Cli::command(), &words, prefix).0
     };
     let words = |line: &str, prefix: &str| match next(line, prefix) {
         Candidates::Words(words) => words,
@@ -263,7 +266,7 @@ fn completion_lists_the_candidates_for_the_next_word() {
     assert!(words("diff a", "-").contains(&"--plain-http".to_owned()));
     assert!(words("diff a", "--").contains(&"--namespace".to_owned()));
     let line = ["-n", "ci", "--context=two", "snapshot"].map(str::to_owned);
-    let cluster = candidates(&line, "").1;
+    let cluster = candidates(Cli::command(), &line, "").1;
     assert_eq!(
         (cluster.namespace.as_deref(), cluster.context.as_deref()),
         (Some("ci"), Some("two"))

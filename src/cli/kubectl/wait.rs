@@ -9,8 +9,9 @@ use anyhow::anyhow;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Failure, Session,
+    failure::Failure,
     progress::Progress,
+    session::Session,
     snapshot_view::{Snapshot, State},
 };
 use crate::{cluster::snapshot_api::VolumeSnapshot, error::Class, format};

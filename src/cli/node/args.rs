@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::unix::fs::MetadataExt as _,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -13,8 +13,8 @@ use clap::{ArgAction, Args, ValueEnum, value_parser};
 use serde::Deserialize;
 
 use crate::{
+    cli::values::{dir, duration, required_check},
     csi::{self, DriverName, Endpoint, NodeName},
-    format,
     image::{Hosts, Keyring, Network, Registries},
     layers::{self, DiskLimits},
     quantity::Quantity,
@@ -112,7 +112,7 @@ pub(in crate::cli) struct NodeArgs {
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     trust_credentials_for: Duration,
     /// Start even if this check of `ovl check` fails; can be repeated (chart: ignoredChecks)
-    #[arg(long = "ignore-check", value_name = "NAME", value_parser = crate::cli::check::required_check)]
+    #[arg(long = "ignore-check", value_name = "NAME", value_parser = required_check)]
     pub(super) ignored_checks: Vec<String>,
     /// How new layers are stored; auto is erofs where the kernel has it (chart: layerStorage)
     #[arg(long, default_value = "auto", value_name = "STORAGE")]
@@ -141,21 +141,6 @@ struct Policy {
     allowed_images: ImagePolicy,
     #[serde(default)]
     refused_images: Vec<String>,
-}
-
-/// Parses an absolute path. It has no `..`, because other paths are compared with it.
-pub(in crate::cli) fn dir(text: &str) -> Result<PathBuf, String> {
-    let path = Path::new(text);
-    let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
-    if !path.is_absolute() || !plain {
-        return Err("expected an absolute path without '..'".to_owned());
-    }
-    Ok(path.components().collect())
-}
-
-/// Parses a duration such as `1h`, `90m` or `0s`.
-fn duration(text: &str) -> Result<Duration, String> {
-    format::duration(text).ok_or_else(|| "expected a duration such as 1h or 90m, or 0s".to_owned())
 }
 
 /// Reads the node's own credentials.

@@ -7,9 +7,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{
-    KUBELET,
-    invalid_argument::{BadRequest, MAX_BYTES, MAX_IMAGES, MAX_PATHS, OPTIONS, shown, truncated},
+use super::invalid_argument::{
+    BadRequest, MAX_BYTES, MAX_IMAGES, MAX_PATHS, OPTIONS, shown, truncated,
 };
 use crate::{
     csi::config::Defaults,
@@ -21,6 +20,9 @@ use crate::{
     reference::Reference,
     volumes::{Limits, Medium, OnUnclean, VolumeSpec},
 };
+
+/// The prefix of the keys that the kubelet adds to the volume context. They replace any that the pod's author wrote.
+const KUBELET: &str = "csi.storage.k8s.io/";
 
 /// All accepted keys.
 pub(super) const KEYS: [&str; 17] = [

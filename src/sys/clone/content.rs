@@ -12,7 +12,6 @@ use rustix::{
     io::Errno,
 };
 
-use super::SpaceReservation;
 use crate::sys::{
     data_ranges::DataRanges,
     durable::{self, Amount, WriteBehind},
@@ -26,6 +25,20 @@ pub(super) const BLOCK: u64 = 4096;
 
 /// Bytes that are read at once where the kernel does not copy by itself.
 const BUFFER: usize = 256 << 10;
+
+/// Disk space that is reserved for a copy.
+pub trait SpaceReservation: std::fmt::Debug + Send {
+    /// Reserves space before `bytes` are copied.
+    ///
+    /// # Errors
+    /// There is not enough space. None of these bytes was copied yet.
+    fn copy(&self, bytes: u64) -> io::Result<()>;
+    /// Counts `bytes` that the copy shares with the tree.
+    ///
+    /// # Errors
+    /// The copy may not have so many bytes.
+    fn share(&self, bytes: u64) -> io::Result<()>;
+}
 
 /// Copies files between two file systems, and remembers which calls these do not support.
 #[derive(Debug, Default)]

@@ -4,17 +4,17 @@
 use std::os::fd::OwnedFd;
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, fgetxattr, makedev, mknodat, renameat, statat},
+    fs::{AtFlags, FileType, Mode, fgetxattr, makedev, mknodat, statat},
     io::Errno,
 };
 
 use super::{
-    CloneError, Round,
-    bounds::{Bounds, ExceededBound},
+    bounds::Bounds,
+    error::CloneError,
     fingerprint::Fingerprint,
     metadata::Weight,
     notes::{Note, State},
-    walk::{Pair, Walk, os_str},
+    walk::{Noted, Pair, Round, Walk, os_str},
 };
 use crate::{overlay_xattr::ORIGIN, sys::attributes::read};
 
@@ -28,15 +28,6 @@ enum Current {
     Whiteout,
     Socket,
     Other(Fingerprint),
-}
-
-/// The previous round's note of a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Noted {
-    /// No note.
-    Nothing,
-    Dir,
-    Other(State),
 }
 
 impl Walk<'_> {
@@ -120,7 +111,7 @@ impl Walk<'_> {
                     self.keep_note()?;
                     return Ok(false);
                 }
-                self.take(pair, name, noted)?;
+                self.replace_copy(pair, name, noted)?;
                 Ok(true)
             }
         }
@@ -151,39 +142,6 @@ impl Walk<'_> {
         let packed = Bounds::packed(self.path_of(name).len(), 0, &Weight::default());
         let state = State { fingerprint, packed, ..State::default() };
         self.note(&Note::Entry { name: name.to_vec(), state })?;
-        Ok(true)
-    }
-
-    /// Copies the next note of the previous round.
-    pub(super) fn keep_note(&mut self) -> Result<(), CloneError> {
-        let kept = self.previous.next().map_err(CloneError::Notes)?;
-        kept.map_or(Ok(()), |note| self.note(&note))
-    }
-
-    pub(super) fn note(&mut self, note: &Note) -> Result<(), CloneError> {
-        self.notes.push(note).map_err(CloneError::Notes)?;
-        let (limit, packed) = (self.bounds.tar_bytes, self.notes.packed);
-        if packed > limit {
-            return Err(self.exceeds(note.name().unwrap_or_default(), ExceededBound::Tar(limit)));
-        }
-        Ok(())
-    }
-
-    /// Moves the copy of a name to `aside` and skips its previous note. Returns whether there was a
-    /// copy.
-    pub(super) fn move_aside(
-        &mut self,
-        pair: &Pair,
-        name: &[u8],
-        noted: Noted,
-    ) -> Result<bool, CloneError> {
-        if noted == Noted::Nothing {
-            return Ok(false);
-        }
-        renameat(&pair.to, os_str(name), &self.aside, self.moved.to_string())
-            .map_err(|e| self.failed(name, e))?;
-        *self.moved += 1;
-        self.previous.skip().map_err(CloneError::Notes)?;
         Ok(true)
     }
 }

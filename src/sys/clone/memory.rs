@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use super::CloneError;
+use super::error::CloneError;
 use crate::budget::{OverBudget, Share};
 
 /// The amount grows in steps of this many bytes.

@@ -23,9 +23,9 @@
 //!
 //! - A change within one tick of the clock, and a write through a mapping that the kernel had made
 //!   writable before. When a file is written out, the kernel makes its mappings read-only again, so
-//!   a later write moves ctime. Therefore each entry with a ctime since the start of the sync
-//!   before the last round is copied again, even if nothing else differs. If the clock was set back
-//!   since, everything is copied again.
+//!   a later write moves ctime. Therefore round N copies each entry again whose ctime is not before
+//!   the start of the sync of round N-1, even if nothing else differs. If the clock was set back
+//!   since then, round N copies everything again.
 //! - A tmpfs never makes mappings read-only. Its files are always copied again.
 //! - Direct I/O (`O_DIRECT`) sets ctime when it starts, and its bytes can arrive later. Sharing
 //!   bytes waits for it. Where bytes are copied, the last round copies a file again that direct I/O
@@ -46,13 +46,15 @@
 
 mod bounds;
 mod content;
+mod copy_entry;
+mod directory;
 mod entry;
+mod error;
 mod fingerprint;
 mod flush;
 mod memory;
 mod metadata;
 mod notes;
-mod take;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -63,106 +65,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::bounds::{Bounds, ExceededBound};
-use self::{content::Content, fingerprint::Moment, flush::Flush, memory::Memory, walk::Walk};
+pub use self::{
+    bounds::{Bounds, ExceededBound},
+    content::SpaceReservation,
+    error::CloneError,
+    notes::Cloned,
+    walk::Round,
+};
+use self::{
+    content::{Content, CopyContext},
+    fingerprint::{EARLIEST, Moment},
+    flush::Flush,
+    memory::Memory,
+    notes::{Notes, PreviousNotes},
+    walk::Walk,
+};
 use super::{
     durable::{self, Amount, at},
     openat2, statfs,
 };
 use crate::{
-    budget::{OverBudget, Share},
-    spill::{Scratch, SpoolReader},
+    budget::Share,
+    spill::{Map, Scratch, SpoolReader},
 };
 
-/// Why a tree was not copied. The message completes "the volume cannot be copied: …".
-#[derive(Debug, thiserror::Error)]
-pub enum CloneError {
-    /// `go_on` returned false.
-    #[error("the copy was stopped before it was complete")]
-    Stopped,
-    /// Data that was written to the tree did not reach the disk.
-    #[error("cannot sync {path}: {source}", path = path.display())]
-    Sync {
-        /// The directory of the tree, or of its copy.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// An entry is larger than a layer can hold.
-    #[error("{}: {what}", shown(path))]
-    Beyond {
-        /// The entry, relative to the tree.
-        path: PathBuf,
-        /// Which bound, and what to do.
-        what: ExceededBound,
-    },
-    /// The tree has more entries than a layer may have.
-    #[error(
-        "it has more than {0} files and directories, and a layer can have no more; remove some, or keep them \
-        in a volume of another kind"
-    )]
-    TooMany(u64),
-    /// The names need more memory than one operation may use.
-    #[error("cannot keep the names of its files in memory: {0}")]
-    Memory(OverBudget),
-    /// The record of a round cannot be written or read.
-    #[error("cannot keep the record of its files: {0}")]
-    Notes(#[source] io::Error),
-    /// An entry cannot be read, or its copy cannot be made.
-    #[error("{}: {source}", shown(path))]
-    Entry {
-        /// The entry, relative to the tree.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-}
-
-/// Disk space that is reserved for a copy.
-pub trait SpaceReservation: std::fmt::Debug + Send {
-    /// Reserves space before `bytes` are copied.
-    ///
-    /// # Errors
-    /// There is not enough space. None of these bytes was copied yet.
-    fn copy(&self, bytes: u64) -> io::Result<()>;
-    /// Counts `bytes` that the copy shares with the tree.
-    ///
-    /// # Errors
-    /// The copy may not have so many bytes.
-    fn share(&self, bytes: u64) -> io::Result<()>;
-}
-
-/// Whether programs write to the tree during a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Round {
-    /// They write, and another round follows.
-    Early,
-    /// They are frozen, so the tree does not change. Only what must be written out is written out.
-    Still,
-    /// They write, and no round follows. A file that changes while it is copied is copied again, up
-    /// to three times in all.
-    Live,
-}
-
-fn shown(path: &Path) -> String {
-    if path.as_os_str().is_empty() { ".".into() } else { path.display().to_string() }
-}
-
-/// The contents of a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cloned {
-    /// Number of entries in all directories.
-    pub entries: u64,
-    /// Bytes of the files, without holes.
-    pub bytes: u64,
-    /// Whether a file has overlay's `metacopy` xattr: its content is in a lower.
-    pub metacopy: bool,
-    /// Whether an entry has overlay's `redirect` xattr: it has another name in a lower.
-    pub redirect: bool,
-    /// Number of files whose bytes are of more than one moment: they changed during each attempt to
-    /// copy them.
-    pub torn: u64,
-}
+/// The longest time, in seconds, that direct I/O can be in flight. The kernel's drivers give up a
+/// disk that does not respond for so long.
+const LONGEST_IO: i64 = 30;
 
 /// A directory tree and its copy, which is brought up to date by rounds.
 #[derive(Debug)]
@@ -274,7 +203,7 @@ impl TreeClone {
         if round == Round::Still {
             self.flush.stop();
         }
-        let mut walk = Walk::new(self, round, go_on)?;
+        let mut walk = self.walk(round, go_on)?;
         let walked = walk.root();
         let noted = walk.finish().map_err(CloneError::Notes)?;
         (self.previous, self.contents) = (Some(noted.0), noted.1);
@@ -285,6 +214,54 @@ impl TreeClone {
         }
         self.since = self.synced;
         Ok(())
+    }
+
+    /// The start of a round.
+    fn walk<'c>(
+        &'c mut self,
+        round: Round,
+        go_on: &'c dyn Fn() -> bool,
+    ) -> Result<Walk<'c>, CloneError> {
+        let now = Moment::now();
+        // The ctime of files that changed since, or any time if the clock was set back.
+        let since =
+            |moment: Option<Moment>| moment.and_then(|it| it.until(&now)).unwrap_or(EARLIEST);
+        let (since, started) = (since(self.since), since(Some(self.started)));
+        let open = |path: &Path| {
+            openat2::dir(path, openat2::READ).map_err(|e| {
+                let path = path.to_owned();
+                CloneError::Entry { path, source: e.into() }
+            })
+        };
+        let (from, to, aside) = (open(&self.from)?, open(&self.to)?, open(&self.aside)?);
+        let notes = self.previous.take();
+        // The first round copies the most, and delays no pod. A later round copies what was written
+        // during the round before, so it must be quick.
+        let writes_out = round == Round::Early && notes.is_none();
+        Ok(Walk {
+            from,
+            to,
+            aside,
+            content: &mut self.content,
+            flush: &mut self.flush,
+            disk: &self.disk,
+            context: CopyContext { go_on, space: self.space.as_deref(), writes_out },
+            round,
+            direct_since: (started.0.saturating_sub(LONGEST_IO), 0),
+            moved: &mut self.moved,
+            bounds: self.bounds,
+            entries_left: self.bounds.entries,
+            since,
+            times_change: self.times_change,
+            path: Vec::new(),
+            linked: Map::default(),
+            memory: &mut self.memory,
+            listed: 0,
+            known: notes.is_some(),
+            previous: PreviousNotes::new(notes.unwrap_or_default()),
+            notes: Notes::new(&self.scratch),
+            scratch: self.scratch.clone(),
+        })
     }
 
     /// Frees the entries that earlier rounds have replaced.

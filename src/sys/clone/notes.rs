@@ -10,14 +10,27 @@
 
 use std::io;
 
-use super::{
-    Cloned,
-    fingerprint::{CopyState, Fingerprint, OverlayXattrs},
-};
+use super::fingerprint::{CopyState, Fingerprint, OverlayXattrs};
 use crate::spill::{Scratch, Spool, SpoolReader};
 
 /// Bytes of notes that stay in memory. The notes of a larger tree go to a file.
 const IN_MEMORY: usize = 4 << 20;
+
+/// The contents of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cloned {
+    /// Number of entries in all directories.
+    pub entries: u64,
+    /// Bytes of the files, without holes.
+    pub bytes: u64,
+    /// Whether a file has overlay's `metacopy` xattr: its content is in a lower.
+    pub metacopy: bool,
+    /// Whether an entry has overlay's `redirect` xattr: it has another name in a lower.
+    pub redirect: bool,
+    /// Number of files whose bytes are of more than one moment: they changed during each attempt to
+    /// copy them.
+    pub torn: u64,
+}
 
 /// One note of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]

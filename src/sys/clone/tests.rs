@@ -26,7 +26,7 @@ use rustix::fs::{
 
 use super::*;
 use crate::{
-    budget::Budget,
+    budget::{Budget, OverBudget},
     spill,
     sys::{
         limits,

@@ -6,12 +6,13 @@
 //! from a missing directory. [`note`] is for data that may wait for the journal: its calls do not
 //! sync. Deliberately absent: retries, and any knowledge of what is written.
 
-mod behind;
 pub mod note;
 mod remove;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod write_behind;
+mod write_out;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -22,9 +23,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, syncfs};
 
 use super::openat2;
-pub use behind::{PIECE, WriteBehind, write_out_in_pieces};
 pub use remove::{remove_tree, remove_tree_soon};
-pub use tree::{Amount, settle, unwritten, write_out};
+pub use tree::{settle, unwritten};
+pub use write_behind::{PIECE, WriteBehind, write_out_in_pieces};
+pub use write_out::{Amount, write_out};
 
 /// The name prefix of each file that [`write_atomic`] has not renamed into place yet. A crash can
 /// leave such a file. Nothing refers to it, and the start of the driver may remove it.

@@ -28,27 +28,9 @@ use super::{
         statfs,
     },
     at,
-    behind::WriteBehind,
+    write_behind::WriteBehind,
+    write_out::Amount,
 };
-
-/// The cost of a file in addition to its bytes, in bytes: to open it and to wait for it.
-const PER_FILE: u64 = 64 << 10;
-
-/// An amount of data to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Amount {
-    /// Number of files.
-    pub files: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-}
-
-impl Amount {
-    /// The cost of writing it out file by file, in bytes, for comparison with [`unwritten`].
-    pub fn cost(&self) -> u64 {
-        self.files.saturating_mul(PER_FILE).saturating_add(self.bytes)
-    }
-}
 
 /// The bytes that programs of this machine have written and that are not on a disk yet: `Dirty` and
 /// `Writeback` of proc_meminfo(5). 0 where these are missing: then syncing everything counts as
@@ -62,37 +44,6 @@ pub fn unwritten() -> u64 {
     meminfo.lines().filter_map(kilobytes).sum::<u64>() << 10
 }
 
-/// Waits until the bytes of `file` are written out. A later write through a mapping then changes
-/// the times of the file. Also returns errors of earlier writes that were not reported yet. This
-/// does not survive a power cut: metadata and the disk's own cache are not flushed.
-pub fn write_out(file: &File) -> io::Result<()> {
-    range(file, 0, 0, WRITE_OUT)
-}
-
-/// Like [`write_out`], for `len` bytes from `start` on.
-pub(super) fn write_out_part(file: &File, start: u64, len: u64) -> io::Result<()> {
-    range(file, start, len, WRITE_OUT)
-}
-
-/// Starts to write out the bytes of `file`, and does not wait.
-pub(super) fn start_write_out(file: &File) -> io::Result<()> {
-    range(file, 0, 0, libc::SYNC_FILE_RANGE_WRITE)
-}
-
-const WRITE_OUT: libc::c_uint = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-    | libc::SYNC_FILE_RANGE_WRITE
-    | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-
-/// Calls `sync_file_range(2)`. A `len` of 0 means all bytes from `start` on.
-fn range(file: &File, start: u64, len: u64, flags: libc::c_uint) -> io::Result<()> {
-    let (start, len) = (start.cast_signed(), len.cast_signed());
-    // SAFETY: it uses no memory of this process, and the descriptor is open while it is borrowed.
-    match unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, flags) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// Brings the tree `dir` to its disk, except for what the next file that is made and fsynced there
 /// brings along. `dirty` is the amount that was written to the tree recently. It does not count
 /// bytes that are shared with other files, because those are on the disk.
@@ -101,29 +52,26 @@ fn range(file: &File, start: u64, len: u64, flags: libc::c_uint) -> io::Result<(
 pub fn settle(dir: &Path, dirty: Amount) -> io::Result<()> {
     let root = File::from(openat2::dir(dir, READ).map_err(|e| at("open", dir)(e.into()))?);
     let kind = statfs::of(dir)?.kind();
-    let settled = match kind {
-        _ if dirty.cost() >= unwritten() => false,
-        Some("xfs") => write_all(&root, dirty)?,
-        Some("ext4") if has_journal(&root) => write_all(&root, dirty)?,
+    match kind {
+        _ if dirty.cost() >= unwritten() => {}
+        Some("xfs") => return write_all(&root, dirty),
+        Some("ext4") if has_journal(&root) => return write_all(&root, dirty),
         // btrfs's log of a fsynced file covers no other files, and bytes that were written out may
         // not be in a transaction yet.
-        Some("btrfs") if dirty.files == 0 => commit(&root)?,
-        _ => false,
-    };
-    match settled {
-        true => Ok(()),
-        false => Ok(syncfs(&root)?),
+        Some("btrfs") if dirty.files == 0 && commit(&root)? => return Ok(()),
+        _ => {}
     }
+    Ok(syncfs(&root)?)
 }
 
 /// Writes out each file of a tree, in pieces.
-fn write_all(root: &File, dirty: Amount) -> io::Result<bool> {
-    if dirty.files > 0 {
-        let mut behind = WriteBehind::default();
-        for_each_file(root, &mut |file, size| behind.whole(file, size))?;
-        behind.flush()?;
+fn write_all(root: &File, dirty: Amount) -> io::Result<()> {
+    if dirty.files == 0 {
+        return Ok(());
     }
-    Ok(true)
+    let mut behind = WriteBehind::default();
+    for_each_file(root, &mut |file, size| behind.whole(file, size))?;
+    behind.flush()
 }
 
 /// Calls `visit` for each regular file of a tree that is not empty, with its size. One directory is
@@ -198,7 +146,10 @@ fn commit(root: &File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::scratch::{Disk, Scratch};
+    use crate::sys::{
+        durable::write_out,
+        scratch::{Disk, Scratch},
+    };
 
     #[test]
     fn unwritten_data_is_reported_in_bytes() {

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::TEXT_LIMIT;
+use super::request::TEXT_LIMIT;
 use crate::error::Class;
 use crate::sys::{Errno, host};
 

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::detached::Kind;
 use super::error::{no_context, refused};
 use super::linux::{BUSY_PAUSES, retry_while_busy};
-use super::{Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, directory};
+use super::{Attrs, Detached, Loop, Mount, MountError, Mounts, Param, Request, directory};
 use crate::sys::Errno;
 
 /// A call that a test can make fail.

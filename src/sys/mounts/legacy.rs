@@ -24,17 +24,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use parking_lot::Mutex;
 use nix::sched::{CloneFlags, unshare};
+use parking_lot::Mutex;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_bind,
     mount_change, move_mount, unmount,
 };
 
+use super::detached::{AttachPoint, Kind};
 use super::error::refused;
 use super::linux::clone_tree;
 use super::{
-    Attrs, Detached, Kind, LinuxMounts, Loop, Mount, MountError, Mounts, Param, Request, directory,
+    Attrs, Detached, LinuxMounts, Loop, Mount, MountError, Mounts, Param, Request, directory,
 };
 use crate::sys::{Errno, errno, host, proc_fd};
 
@@ -101,7 +102,7 @@ impl LegacyMounts {
         if attached.get().is_some() {
             return Ok(());
         }
-        let point = AttachPoint::make(self)?;
+        let point = self.attach_point()?;
         let target = directory::open(&point.0)?;
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -109,6 +110,17 @@ impl LegacyMounts {
             .map_err(|e| refused(format!("attach a layer to {}", point.0.display()), errno(e)))?;
         attached.get_or_init(|| point);
         Ok(())
+    }
+
+    /// Makes a directory for one mount.
+    fn attach_point(&self) -> Result<AttachPoint, MountError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(number.to_string());
+        fs::create_dir(&path).map_err(|e| {
+            let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
+            refused(format!("make {}", path.display()), errno)
+        })?;
+        Ok(AttachPoint(path))
     }
 
     fn overlay(&self, request: &Request) -> Result<Detached, MountError> {
@@ -143,7 +155,7 @@ impl LegacyMounts {
         let has_nul = |_| refused(what(), Errno::EINVAL);
         let source = CString::new(&*request.source).map_err(has_nul)?;
         let data = CString::new(data).map_err(has_nul)?;
-        let point = AttachPoint::make(self)?;
+        let point = self.attach_point()?;
         let mounted = thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 // The thread has a working directory of its own, and ends here.
@@ -203,32 +215,6 @@ impl Mounts for LegacyMounts {
 
     fn loop_over(&self, image: &Path) -> Result<Loop, MountError> {
         LinuxMounts.loop_over(image)
-    }
-}
-
-/// A directory for one mount. Dropping it unmounts and removes it.
-#[derive(Debug)]
-pub(super) struct AttachPoint(PathBuf);
-
-impl AttachPoint {
-    fn make(mounts: &LegacyMounts) -> Result<Self, MountError> {
-        let number = mounts.next.fetch_add(1, Ordering::Relaxed);
-        let path = mounts.dir.join(number.to_string());
-        fs::create_dir(&path).map_err(|e| {
-            let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
-            refused(format!("make {}", path.display()), errno)
-        })?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for AttachPoint {
-    fn drop(&mut self) {
-        // Lazily: a child that another thread starts holds all descriptors until its exec, and would make this mount
-        // busy. No writer can continue unseen: a layer is never written to, and an overlay is used through its clone.
-        // Errors are ignored, because the next start removes what remains.
-        let _ = unmount(&self.0, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
-        let _ = fs::remove_dir(&self.0);
     }
 }
 

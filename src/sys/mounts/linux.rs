@@ -16,9 +16,10 @@ use rustix::mount::{
     move_mount, open_tree, unmount,
 };
 
+use super::detached::Kind;
 use super::error::{no_context, refused, unsupported};
 use super::{
-    Attrs, Detached, Kind, Loop, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, directory,
+    Attrs, Detached, Loop, Mount, MountError, Mounts, Param, Request, TEXT_LIMIT, directory,
 };
 use crate::sys::{Errno, errno, proc_fd, userns};
 

@@ -13,6 +13,7 @@
 //! Deliberately absent: the meaning of overlay's options (see `overlay`), and lazy unmounts of volumes. After a lazy
 //! unmount, writers continue unseen.
 
+mod detached;
 mod directory;
 mod error;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub(crate) mod fuzzing;
 mod image;
 mod legacy;
 mod linux;
+mod request;
 mod sample;
 #[cfg(test)]
 mod suite;
@@ -31,24 +33,19 @@ mod tests;
 mod top;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
 
 pub use super::loops::Loop;
-use super::proc_fd;
+pub use detached::Detached;
 pub use error::MountError;
 #[cfg(test)]
 pub use fake::{Call, FakeMounts};
 pub use image::{Backing, mount_image, mount_image_by};
-use legacy::AttachPoint;
 pub use legacy::{LegacyMounts, MountApi};
 pub use linux::LinuxMounts;
+pub use request::{Attrs, Param, Request, TEXT_LIMIT, tmpfs};
 pub use sample::sample_image;
 pub use table::{Mount, SuperOptions, TableError, parse_table};
-
-/// The longest value of a text parameter that `fsconfig(2)` takes, in bytes (fs/fsopen.c).
-pub const TEXT_LIMIT: usize = 255;
 
 /// All mount operations of the driver. All calls block. None waits longer than about a second.
 pub trait Mounts: Send + Sync + fmt::Debug {
@@ -100,92 +97,4 @@ pub trait Mounts: Send + Sync + fmt::Debug {
 
     /// Sets up a read-only loop device that shows `image`, for kernels that mount only block devices.
     fn loop_over(&self, image: &Path) -> Result<Loop, MountError>;
-}
-
-/// A tree held by its descriptor: a detached mount, or a plain directory. Dropping it closes the descriptor; a detached
-/// mount then disappears.
-#[derive(Debug)]
-pub struct Detached {
-    // Before `kind`, so that it is closed first: an open descriptor would keep the attach point busy.
-    fd: OwnedFd,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    /// A mount. Has an attach point only if the kernel takes no detached layers.
-    Mount(OnceLock<AttachPoint>),
-    Dir,
-    #[cfg(test)]
-    Fake(fake::Tree),
-}
-
-impl Detached {
-    fn mount(fd: OwnedFd) -> Self {
-        Self { fd, kind: Kind::Mount(OnceLock::new()) }
-    }
-
-    /// A path to the root of the tree. Valid only in this process, and only until this is dropped.
-    pub fn path(&self) -> PathBuf {
-        proc_fd::path(&self.fd)
-    }
-
-    /// The `O_PATH` descriptor of the tree's root: usable for paths below `/proc/self/fd`, not for reading.
-    pub(crate) fn descriptor(&self) -> &OwnedFd {
-        &self.fd
-    }
-}
-
-/// Describes a file system to be made by [`Mounts::create`].
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The kernel's name of the type: `overlay`, `erofs`, `tmpfs`.
-    pub fs_type: &'static str,
-    /// For EROFS the path of the image or of its loop device. For other types only a name in the mount table.
-    pub source: String,
-    /// The mount options, in the order in which the kernel gets them.
-    pub params: Vec<Param>,
-    /// Attributes of the mount, independent of the file system's options.
-    pub attrs: Attrs,
-}
-
-/// One mount option of a file system.
-#[derive(Debug, Clone)]
-pub enum Param {
-    /// A key without a value.
-    Flag(&'static str),
-    /// A key with a text of at most [`TEXT_LIMIT`] bytes.
-    Text(&'static str, String),
-    /// A key with a tree, which the kernel gets as a descriptor.
-    Tree(&'static str, Arc<Detached>),
-}
-
-/// A request for a tmpfs with mode 0700. Without limits it can use half of the machine's memory.
-pub fn tmpfs(source: &str, bytes: Option<u64>, inodes: Option<u64>) -> Request {
-    let number = |key, value: Option<u64>| value.map(|value| Param::Text(key, value.to_string()));
-    let mode = Param::Text("mode", "0700".to_owned());
-    Request {
-        fs_type: "tmpfs",
-        source: source.to_owned(),
-        params: [number("size", bytes), number("nr_inodes", inodes), Some(mode)]
-            .into_iter()
-            .flatten()
-            .collect(),
-        attrs: Attrs { nosuid: true, nodev: true, ..Attrs::default() },
-    }
-}
-
-/// Attributes of a mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attrs {
-    /// Refuses writes through this mount, even if the file system takes them.
-    pub read_only: bool,
-    /// Ignores set-user-id bits, set-group-id bits and file capabilities.
-    pub nosuid: bool,
-    /// Refuses to open device nodes.
-    pub nodev: bool,
-    /// Refuses to execute files.
-    pub noexec: bool,
-    /// Does not update access times.
-    pub noatime: bool,
 }

@@ -5,6 +5,7 @@ use std::{fs, slice::from_ref};
 use super::bench::{Bench, Layer, assert_same, shell, tree};
 use super::*;
 use crate::changeset::{Features, Limits, layer_to_erofs};
+use crate::owner::Owner;
 
 const FORMATS: [Packing; 2] = [PORTABLE, NATIVE];
 

@@ -9,7 +9,7 @@
 
 use std::{fs::File, io};
 
-use super::tree::{Amount, start_write_out, write_out, write_out_part};
+use super::write_out::{Amount, start_write_out, write_out, write_out_part};
 
 /// The bytes that are written out together, and the largest number of files that they belong to.
 /// Each of these files is open until then. In pieces of 256 KiB a copy took more than twice as long

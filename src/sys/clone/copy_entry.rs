@@ -9,19 +9,15 @@ use rustix::fs::{
 };
 
 use super::{
-    CloneError, Round,
     bounds::Bounds,
     content::is_cached,
-    entry::Noted,
+    error::CloneError,
     fingerprint::{CopyState, Fingerprint, allocated, bytes, now},
     metadata::{Metadata, Original, Weight},
     notes::{Note, State},
-    walk::{Pair, STEP, Walk, is_race, os_str},
+    walk::{Linked, Noted, Pair, Round, STEP, Walk, is_race, os_str},
 };
-use crate::{
-    spill::Value,
-    sys::{durable, openat2},
-};
+use crate::sys::{durable, openat2};
 
 /// The longest path that is passed to one call. The limit of the kernel is 4096.
 const PATH: usize = 4_000;
@@ -36,38 +32,6 @@ const TICK: Duration = Duration::from_millis(12);
 /// [`LINKED_CACHE`] bytes stay in memory.
 const LINKED: usize = 8 << 20;
 const LINKED_CACHE: usize = 2 << 20;
-
-/// A file of the copy that has more names to come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Linked {
-    path: Vec<u8>,
-    /// Number of names that were not found yet.
-    names_left: u32,
-    /// Whether this round made it. Then names that an earlier round made lead to another file.
-    is_new: bool,
-}
-
-impl Value for Linked {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.names_left.to_le_bytes());
-        out.push(u8::from(self.is_new));
-        out.extend_from_slice(&self.path);
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (names_left, rest) = bytes.split_first_chunk()?;
-        let (is_new, path) = rest.split_first()?;
-        Some(Self {
-            path: path.to_vec(),
-            names_left: u32::from_le_bytes(*names_left),
-            is_new: *is_new == 1,
-        })
-    }
-
-    fn memory(&self) -> usize {
-        self.path.memory()
-    }
-}
 
 impl Walk<'_> {
     /// Whether the file of this name was copied again in this round under another name, so that
@@ -116,7 +80,7 @@ impl Walk<'_> {
     }
 
     /// Copies the entry that has this name now, and replaces the previous copy.
-    pub(super) fn take(
+    pub(super) fn replace_copy(
         &mut self,
         pair: &Pair,
         name: &[u8],

@@ -1,0 +1,16 @@
+//! Why a command failed.
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Exit code 2.
+    Unusable(anyhow::Error),
+    /// Exit code 1.
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}

@@ -1,0 +1,33 @@
+//! Parsers for the values of arguments.
+
+use std::{
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{format, overlay::Feature};
+
+/// Parses an absolute path. It has no `..`, because other paths are compared with it.
+pub(super) fn dir(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    if !path.is_absolute() || !plain {
+        return Err("expected an absolute path without '..'".to_owned());
+    }
+    Ok(path.components().collect())
+}
+
+/// Parses a duration such as `1h`, `90m` or `0s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    format::duration(text).ok_or_else(|| "expected a duration such as 1h or 90m, or 0s".to_owned())
+}
+
+/// Parses the name of a required check. Only these can be ignored: the others do not make a root unusable.
+pub(super) fn required_check(name: &str) -> Result<String, String> {
+    let features = Feature::ALL.into_iter().filter(|f| f.required()).map(Feature::name);
+    let names: Vec<_> = ["root-user", "filesystem"].into_iter().chain(features).collect();
+    if names.contains(&name) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("expected one of the required checks: {}", names.join(", ")))
+}
