@@ -7,7 +7,7 @@
 pub use crate::{
     changeset::fuzzing::{differential, pax, tar, whiteout},
     csi::fuzzing::csi_request,
-    erofs::fuzzing::erofs,
+    erofs::fuzzing::{erofs, erofs_damaged},
     image::fuzzing::{hosts_toml, manifest, pull_secret, reference},
     sys::mounts::fuzzing::mountinfo,
 };
@@ -16,10 +16,11 @@ pub use crate::{
 pub type Target = fn(&[u8]) -> bool;
 
 /// All targets by their names: the names of the files in `fuzz/fuzz_targets` and of the directories in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("csi_request", csi_request),
     ("differential", differential),
     ("erofs", erofs),
+    ("erofs_damaged", erofs_damaged),
     ("hosts_toml", hosts_toml),
     ("manifest", manifest),
     ("mountinfo", mountinfo),

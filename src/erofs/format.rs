@@ -216,9 +216,15 @@ impl Superblock {
         covered[48..64].copy_from_slice(&self.uuid);
         let incompatible = if self.has_chunks { INCOMPAT_CHUNKED_FILE } else { 0 };
         covered[80..84].copy_from_slice(&incompatible.to_le_bytes());
-        let checksum = crc32c(covered);
-        covered[4..8].copy_from_slice(&checksum.to_le_bytes());
+        set_checksum(covered);
     }
+}
+
+/// Sets the checksum in the 3 KiB from the superblock on.
+pub(super) fn set_checksum(covered: &mut [u8]) {
+    covered[4..8].fill(0);
+    let checksum = crc32c(covered);
+    covered[4..8].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// Whether the 3 KiB from the superblock on have the EROFS magic and the right checksum.

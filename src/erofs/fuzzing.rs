@@ -1,23 +1,28 @@
-//! Fuzz target of the image: a tree that the bytes describe is written, and the reader of the tests reads it back.
+//! Fuzz targets of the image: a tree that the bytes describe is written. One target reads it back with the reader of the
+//! tests, which panics at each broken rule of the format. The other one damages it first, and reads it with [`Image`].
 //!
-//! Deliberately absent: images that another writer made. The driver reads none, and the reader of the tests panics at
-//! each that breaks a rule of the format.
+//! Deliberately absent: images that another writer made, because the driver reads none.
 
 #![allow(clippy::unwrap_used)] // a target fails by panicking
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{Read as _, Seek as _},
+    io::{self, Read as _, Seek as _},
+    os::unix::fs::FileExt as _,
 };
 
 use super::{
-    DirId, Extent, Inode, Meta, Special, Time, Tree, Writer, Xattrs,
+    DirId, Extent, Image, Inode, InodeKind, Meta, Special, Time, Tree, Writer, Xattrs,
+    format::{BLOCK_LEN, SUPER_AT, set_checksum},
     reader::{Content, Read, read},
 };
 
 /// The most names of a tree.
 const NAMES: usize = 200;
+
+/// The most bytes of content that are read from a damaged image.
+const CONTENT: u64 = 64 << 20;
 
 /// A file in memory.
 pub(crate) fn memory_file() -> File {
@@ -97,7 +102,62 @@ pub fn erofs(data: &[u8]) -> bool {
     if data.len() > 64 << 10 {
         return false;
     }
+    let (image, len, wanted) = write(Decisions(data));
+    compare(&read_back(&image, len), &wanted);
+    true
+}
+
+/// Reading a damaged image ends, with or without an error.
+pub fn erofs_damaged(data: &[u8]) -> bool {
+    if data.len() > 64 << 10 {
+        return false;
+    }
     let mut decide = Decisions(data);
+    let has_checksum = decide.byte() % 2 == 0;
+    let changes: Vec<_> =
+        (0..decide.byte() % 16).map(|_| (decide.number(), decide.byte())).collect();
+    let (image, len, _) = write(decide);
+    for (place, byte) in changes {
+        // Inodes are near the start, and directories near the end.
+        let at = u64::from(place & 0xffff) % len;
+        let at = if place >> 31 == 0 { at } else { len - 1 - at };
+        image.write_all_at(&[byte], at).unwrap();
+    }
+    if has_checksum {
+        let mut front = [0; BLOCK_LEN];
+        image.read_exact_at(&mut front, 0).unwrap();
+        set_checksum(&mut front[SUPER_AT as usize..]);
+        image.write_all_at(&front, 0).unwrap();
+    }
+    read_all(&image).is_ok()
+}
+
+/// Reads every inode and all content. A damaged directory can contain itself, so the number of names is bounded.
+fn read_all(image: &File) -> io::Result<()> {
+    let image = Image::open(image)?;
+    let (mut names_left, mut bytes_left, mut dirs) = (2 * NAMES, CONTENT, vec![image.root()]);
+    while let Some(dir) = dirs.pop() {
+        image.dir(&image.inode(dir)?, |_, nid| {
+            names_left = names_left.checked_sub(1).ok_or(io::ErrorKind::QuotaExceeded)?;
+            let inode = image.inode(nid)?;
+            match inode.kind {
+                InodeKind::Dir => dirs.push(nid),
+                InodeKind::Symlink => drop(image.target(&inode)?),
+                InodeKind::Special(_) => {}
+                InodeKind::File(_) => image.content(&inode, |_, piece| {
+                    let left = bytes_left.checked_sub(piece.len() as u64);
+                    bytes_left = left.ok_or(io::ErrorKind::QuotaExceeded)?;
+                    Ok(())
+                })?,
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Writes the image of the tree that the bytes describe. Returns its length, and what a reader has to find.
+fn write(mut decide: Decisions<'_>) -> (File, u64, BTreeMap<Vec<u8>, Wanted>) {
     let image = memory_file();
     let mut writer = Writer::new(&image);
     let root = decide.meta();
@@ -146,8 +206,7 @@ pub fn erofs(data: &[u8]) -> bool {
         wanted.insert(full, (meta, content));
     }
     let len = writer.finish(tree, [7; 16]).unwrap();
-    compare(&read_back(&image, len), &wanted);
-    true
+    (image, len, wanted)
 }
 
 /// A file with holes.

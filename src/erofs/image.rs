@@ -16,6 +16,9 @@ use super::{
 /// Bytes of one piece of content.
 const PIECE: u64 = 1 << 20;
 
+/// The addresses of chunks that are read at once.
+const INDEX_PIECE: usize = 4096;
+
 /// The most bytes of a symlink's target, which bounds memory.
 const TARGET_MOST: u64 = BLOCK;
 
@@ -213,14 +216,20 @@ impl<'f> Image<'f> {
                 self.run(size - tail, after_inode, tail, &mut take)
             }
             Layout::Chunks { bits } => {
-                let chunk = 1_u64 << bits;
-                for index in 0..size.div_ceil(chunk) {
-                    let address =
-                        u32_at(&self.bytes(after_inode.next_multiple_of(4) + 4 * index, 4)?, 0);
-                    let from = index * chunk;
-                    if address != u32::MAX {
-                        let len = chunk.min(size - from);
-                        self.run(from, u64::from(address) * BLOCK, len, &mut take)?;
+                let (chunk, index) = (1_u64 << bits, after_inode.next_multiple_of(4));
+                let count = size.div_ceil(chunk);
+                if index + 4 * count > self.len {
+                    return Err(broken("a file has more chunks than addresses"));
+                }
+                for first in (0..count).step_by(INDEX_PIECE) {
+                    let addresses = (count - first).min(INDEX_PIECE as u64);
+                    let addresses = self.bytes(index + 4 * first, 4 * addresses)?;
+                    for (n, address) in (first..).zip(addresses.chunks_exact(4)) {
+                        let (from, address) = (n * chunk, u32_at(address, 0));
+                        if address != u32::MAX {
+                            let len = chunk.min(size - from);
+                            self.run(from, u64::from(address) * BLOCK, len, &mut take)?;
+                        }
                     }
                 }
                 Ok(())
