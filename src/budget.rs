@@ -1,17 +1,20 @@
 //! One memory budget for all work whose size a tenant, an image or a registry decides: unpacking layers, registry
 //! documents, captures and packing.
 //!
+//! A [`Share`] is the memory of one operation. Three numbers of bytes limit the shares:
+//!
 //! ```text
-//! small      bytes that every share may hold without waiting: the buffers of one layer, a common document
-//! together   bytes that all shares but the eldest may hold above `small`; a share that would exceed it waits
-//! alone      the most bytes that one share may hold
+//! alone      what one share may hold. A request for more fails at once, also one of the oldest share.
+//! small      what each share may hold without waiting: the buffers of one layer, a common document
+//! together   what all shares except the oldest may hold in total, counted above `small` of each. A request for more
+//!            waits.
 //! ```
 //!
-//! The eldest share never waits. So it ends at some time and returns its memory, and the next share is the eldest. No
-//! share waits for ever. All shares together hold at most `shares × small + together + alone` at any time, so the code
-//! that takes shares must bound their number (see [`crate::turns`]). Take a share after everything else that the work
-//! may wait for: a holder of memory that waits for a permit could wait for a holder of that permit, which itself waits
-//! for memory.
+//! The oldest share never waits, so it ends and returns its memory. Then the next share is the oldest. So no share
+//! waits for ever. All shares together hold at most `shares × small + together + alone` at any time, so the code that
+//! takes shares must bound their number (see [`crate::turns`]). Take a share after everything else that the work may
+//! wait for: a holder of memory that waits for a permit could wait for a holder of that permit, which itself waits for
+//! memory.
 //!
 //! Deliberately absent: an estimate beforehand. How much memory a layer takes is known only when it has been read.
 
@@ -41,7 +44,7 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// Bytes of each share by its number, the eldest first.
+    /// Bytes of each share by its number, the oldest first.
     shares: BTreeMap<u64, u64>,
 }
 
@@ -99,11 +102,11 @@ impl Budget {
 
     /// Whether share `id` may hold `bytes` now.
     fn has_free(&self, state: &State, id: u64, bytes: u64) -> bool {
-        let Some((eldest, _)) = state.shares.first_key_value() else { return true };
-        if *eldest == id || bytes <= self.small {
+        let Some((oldest, _)) = state.shares.first_key_value() else { return true };
+        if *oldest == id || bytes <= self.small {
             return true;
         }
-        let others = state.shares.iter().filter(|(other, _)| *other != eldest && **other != id);
+        let others = state.shares.iter().filter(|(other, _)| *other != oldest && **other != id);
         let beyond = |held: &u64| held.saturating_sub(self.small);
         others.map(|(_, held)| beyond(held)).sum::<u64>().saturating_add(beyond(&bytes))
             <= self.together
@@ -199,12 +202,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_eldest_share_continues_and_the_others_wait_for_it() {
+    fn the_oldest_share_continues_and_the_others_wait_for_it() {
         let budget = Arc::new(Budget::new(0, 50, 500));
-        let (eldest, second, third) = (budget.share(), budget.share(), budget.share());
-        eldest.take(60).unwrap();
+        let (oldest, second, third) = (budget.share(), budget.share(), budget.share());
+        oldest.take(60).unwrap();
         second.take(40).unwrap();
-        eldest.take(440).unwrap();
+        oldest.take(440).unwrap();
         assert_eq!(budget.used(), 540);
         assert_eq!(third.try_take(11), Err(OverBudget::Busy));
         third.try_take(10).unwrap();
@@ -215,7 +218,7 @@ mod tests {
             second
         });
         assert!(done.recv_timeout(Duration::from_millis(50)).is_err(), "it should wait");
-        drop(eldest);
+        drop(oldest);
         done.recv_timeout(Duration::from_secs(30)).unwrap();
         drop((waiting.join().unwrap(), third));
         assert_eq!(budget.used(), 0);
@@ -224,9 +227,9 @@ mod tests {
     #[test]
     fn a_small_request_never_waits_and_one_above_the_maximum_always_fails() {
         let budget = Arc::new(Budget::new(10, 50, 500));
-        let (eldest, greedy, small) = (budget.share(), budget.share(), budget.share());
-        eldest.take(500).unwrap();
-        assert_eq!(eldest.take(1), Err(OverBudget::TooMuch(500)));
+        let (oldest, greedy, small) = (budget.share(), budget.share(), budget.share());
+        oldest.take(500).unwrap();
+        assert_eq!(oldest.take(1), Err(OverBudget::TooMuch(500)));
         greedy.take(60).unwrap();
         small.take(10).unwrap();
         assert_eq!(small.try_take(1), Err(OverBudget::Busy));

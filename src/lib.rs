@@ -14,7 +14,7 @@
 //!            overlay    plans a mount as a typed value, then lets `sys` make it
 //!            image      resolves references, streams digest-checked blobs in both directions
 //!            changeset  layer tar -> typed entries -> an EROFS image; an upper -> a layer's tar
-//!            erofs      writes an EROFS image from a stream of entries
+//!            erofs      writes an EROFS image from a stream of entries, and reads such an image
 //! base       sys        every syscall that mounts and every durable write, with an in-memory fake
 //!            cluster    the API server: objects, watches, Events, the leader's lease
 //!            spill      maps and lists that continue in a file when they outgrow memory

@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 
 use ovl::changeset::{
-    Exceeded, Limits, ParentLayers, ParentLookup, UnpackError, layer_to_erofs_onto,
+    Exceeded, Limits, ParentLayers, ParentLookup, UnpackError, layer_to_erofs_with_parents,
 };
 use tar::Header;
 
@@ -57,7 +57,7 @@ fn unpack(entries: impl Iterator<Item = Vec<u8>> + Send) -> Result<(), UnpackErr
     let image = tempfile::tempfile().unwrap();
     let blob = GeneratedTar(entries, io::Cursor::default());
     let limits = Limits { memory: MEMORY, entries: ENTRIES, ..Limits::default() };
-    layer_to_erofs_onto(blob, [7; 16], &image, &limits, &NoParentLayers).map(drop)
+    layer_to_erofs_with_parents(blob, [7; 16], &image, &limits, &NoParentLayers).map(drop)
 }
 
 /// Layers below without any file.

@@ -66,10 +66,10 @@ fn stages(at: &Path, bounds: MemoryLimits) {
         Limits { memory: bounds.memory, scratch: Scratch::new(&spills), ..Limits::default() };
     let mut clone = TreeClone::new(&from, &to, &aside, limits.bounds(), &limits.scratch).unwrap();
     clone.sync().unwrap();
-    peak("capture, first round", bounds, || clone.catch_up(Round::Early, &|| true).unwrap());
+    peak("capture, first round", bounds, || clone.catch_up(Round::PreCopy, &|| true).unwrap());
     let copied = fs::metadata(to.join(FLAT.0)).unwrap().ino();
     clone.sync().unwrap();
-    peak("capture, second round", bounds, || clone.catch_up(Round::Early, &|| true).unwrap());
+    peak("capture, second round", bounds, || clone.catch_up(Round::PreCopy, &|| true).unwrap());
     assert_eq!(fs::metadata(to.join(FLAT.0)).unwrap().ino(), copied);
     let entries = clone.contents().entries;
     drop(clone);

@@ -155,7 +155,7 @@ impl Engine for Node {
 
     async fn forget(&self, id: &SnapshotId) -> Result<(), Failure> {
         let (snapshots, id) = (self.snapshots.clone(), id.clone());
-        match spawn_blocking(move || snapshots.forget(&id)).await {
+        match spawn_blocking(move || snapshots.delete(&id)).await {
             Ok(deleted) => deleted.map(drop).map_err(|e| Failure::new(e.class(), e)),
             Err(panicked) => Err(Failure::new(Class::Internal, panicked)),
         }

@@ -8,11 +8,11 @@
 //! a directory             the file                   its new attributes  the directory, opaque
 //! ```
 //!
-//! An opaque directory shows nothing of lower layers: this layer had removed their entry before. A
-//! directory that exists only for the whiteouts in it is hollow; its own whiteout replaces it.
+//! An opaque directory shows nothing of lower layers: this layer had removed their entry before. A directory that exists
+//! only to hold whiteouts ([`Flag::Hollow`]) is replaced by a whiteout of its own name.
 //!
-//! The cost of a name is the memory that it takes, not its length: a tar of a few kilobytes can imply millions
-//! of directories and make each opaque. Beyond a limit all names go to files.
+//! The cost of a name is the memory that it takes, not its length: a tar of a few kilobytes can create millions of
+//! directories and make each opaque. Beyond a limit all names go to files.
 //!
 //! Deliberately absent: content. When an entry gets its name, its content is in the image already.
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io::Read as _};
 use super::{
     Format, InvalidLayer, Limits, ListedKind, ParentLayers, ParentLookup, UnpackError, Unpacked,
     entry::{Entry, Kind},
-    layer_to_erofs_onto, list, native_to_erofs,
+    layer_to_erofs_with_parents, list, native_to_erofs,
     path::EntryPath,
     pax::{Extended, check_global},
     pipe,
@@ -43,7 +43,9 @@ impl ParentLayers for Nothing {
 fn unpack(data: &[u8], format: Format) -> Result<(Unpacked, Read), UnpackError> {
     let image = memory_file();
     let unpacked = match format {
-        Format::Portable => layer_to_erofs_onto(data, [7; 16], &image, &limits(), &Nothing)?,
+        Format::Portable => {
+            layer_to_erofs_with_parents(data, [7; 16], &image, &limits(), &Nothing)?
+        }
         Format::Native => native_to_erofs(data, [7; 16], &image, &limits())?,
     };
     Ok((unpacked, read_back(&image, unpacked.image_bytes)))

@@ -25,7 +25,7 @@
 //! - An unnamed directory is one that has content before any entry names it. It gets owner, mode, time and xattrs of
 //!   the directory that the layers below show there (containerd, `pkg/archive`, `mkparent`), because overlayfs shows
 //!   those of the topmost layer. If the layers below show none, it is 0755, root:root, 1970. A later entry that names
-//!   it replaces them. This needs the layers below ([`layer_to_erofs_onto`]); without them unpacking fails with
+//!   it replaces them. This needs the layers below ([`layer_to_erofs_with_parents`]); without them unpacking fails with
 //!   [`UnpackError::DirElsewhere`]. The root is never unnamed: if no entry names it, it is 0755, root:root, 1970
 //!   (containerd takes the root's attributes from no layer).
 //! - `.wh.NAME` becomes an overlayfs whiteout (a character device 0:0), whatever the layers below have; they are not
@@ -48,7 +48,7 @@
 //! - A symbolic link has mode 0777, whatever its header says, as on other file systems of Linux (symlink(7)).
 //! - Only regular files have content, whatever size the header of another type has.
 //! - A hard link to a file of a lower layer becomes a copy of it. Two links to one file are two names of one copy. This
-//!   needs the layers below ([`layer_to_erofs_onto`]); without them unpacking fails with
+//!   needs the layers below ([`layer_to_erofs_with_parents`]); without them unpacking fails with
 //!   [`UnpackError::LinkElsewhere`].
 //! - What two tar readers could read differently is refused: see [`InvalidLayer`].
 //!
@@ -169,7 +169,7 @@ pub fn native_to_erofs(
 
 /// Like [`layer_to_erofs`], for a layer that needs the layers `below` it: for hard links to their files, which become
 /// copies, and for unnamed directories.
-pub fn layer_to_erofs_onto(
+pub fn layer_to_erofs_with_parents(
     blob: impl Read + Send,
     uuid: [u8; 16],
     out: impl Output,

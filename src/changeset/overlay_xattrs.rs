@@ -1,8 +1,8 @@
 //! Overlay's own xattrs in a native layer (kernel doc, overlayfs.rst).
 //!
 //! These xattrs decide what a path of the layers below shows. So they count only in layers of our own media type, and
-//! each is checked. In all other layers they are dropped. Everywhere dropped are those that overlay uses internally
-//! (origin, impure, nlink, uuid, protattr) and escaped names for an overlay within the overlay.
+//! each is checked. In all other layers they are dropped. Xattrs that overlay uses internally (origin, impure, nlink,
+//! uuid, protattr) and escaped names for an overlay within the overlay are always dropped.
 //!
 //! Deliberately absent: whiteouts, which are inodes. And whether the target of a redirect exists, which only the layers
 //! below can show.

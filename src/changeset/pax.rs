@@ -8,7 +8,7 @@
 //! refused.
 
 use super::pax_value::{PaxError, decimal, number, numbers, text};
-use super::sparse::Records;
+use super::sparse::SparseRecords;
 use crate::erofs::Time;
 
 /// The record with the map of a file with holes, whose content follows complete.
@@ -26,7 +26,7 @@ pub(super) struct Extended {
     pub gid: Option<u64>,
     pub mtime: Option<Time>,
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub sparse: Option<Records>,
+    pub sparse: Option<SparseRecords>,
     /// Where a file that follows complete has data: offsets and lengths in turn.
     pub data: Option<Vec<u64>>,
     /// Whether a pax header has been read.

@@ -16,7 +16,7 @@ use super::error::{EntryName, Exceeded, InvalidLayer, UnpackError};
 use super::header::{self, BLOCK};
 use super::pax::{Extended, check_global};
 use super::pax_value::PaxError;
-use super::sparse::{MapLines, OldGnuMap, Records, Sparse};
+use super::sparse::{MapLines, OldGnuMap, Sparse, SparseRecords};
 use super::stream::Stream;
 use crate::erofs::Extent;
 
@@ -174,7 +174,7 @@ impl<'l> Reader<'l> {
     }
 
     /// A sparse file whose map is in its records, or before its content.
-    fn pax_sparse(&mut self, records: &Records) -> Result<Sparse, UnpackError> {
+    fn pax_sparse(&mut self, records: &SparseRecords) -> Result<Sparse, UnpackError> {
         let size = records.size().map_err(|why| self.name.refuse(why))?;
         self.check_size(size)?;
         let extents = if records.map_in_content().map_err(|why| self.name.refuse(why))? {

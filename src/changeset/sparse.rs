@@ -65,7 +65,7 @@ impl Sparse {
 
 /// The pax records of a sparse file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Records {
+pub(super) struct SparseRecords {
     pub name: Option<Vec<u8>>,
     major: Option<u64>,
     minor: Option<u64>,
@@ -76,7 +76,7 @@ pub(super) struct Records {
     map: Vec<u64>,
 }
 
-impl Records {
+impl SparseRecords {
     /// Reads the record `GNU.sparse.KEY`.
     pub(super) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxError> {
         const WHAT: &str = "sparse map";

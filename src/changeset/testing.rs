@@ -5,7 +5,8 @@ use std::io::{Read as _, Seek, SeekFrom, Write};
 use tar::Header;
 
 use super::{
-    Limits, ParentLayers, ParentLookup, UnpackError, Unpacked, layer_to_erofs, layer_to_erofs_onto,
+    Limits, ParentLayers, ParentLookup, UnpackError, Unpacked, layer_to_erofs,
+    layer_to_erofs_with_parents,
 };
 use crate::erofs::reader::{Read, read};
 
@@ -180,7 +181,7 @@ pub(super) fn unpack_onto(
     limits: &Limits,
 ) -> Result<(Unpacked, Read), UnpackError> {
     let image = tempfile::tempfile().unwrap();
-    let unpacked = layer_to_erofs_onto(tar, [7; 16], &image, limits, below)?;
+    let unpacked = layer_to_erofs_with_parents(tar, [7; 16], &image, limits, below)?;
     Ok((unpacked, read_back(image, &unpacked)))
 }
 

@@ -169,7 +169,7 @@ fn disk(existing: &Path, scratch: &Path, failed: &[PreflightError]) -> anyhow::R
         Ok(false) => Err("the file system cannot share blocks between files".to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let entries = match fs_probe::mark_bytes(scratch) {
+    let entries = match fs_probe::overlay_xattr_bytes(scratch) {
         Ok(0) => Ok(String::new()),
         Ok(bytes) => Err(format!(
             "if a pod changes the owner, mode or name of a layer's file, the change takes {}, because overlay's xattrs do not fit into the inode",

@@ -130,7 +130,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
     }
     let lock = StoreLock::on(&root)?;
     // First, because a capture of an earlier process may have left pods frozen.
-    snapshots::thaw_left(&lock).context("cannot look for frozen pods")?;
+    snapshots::thaw_frozen(&lock).context("cannot look for frozen pods")?;
     let features = features(&root, &ignored)?;
     let mounts = features.mounts(&root.join("lowers"))?;
     let storage = storage.unwrap_or(match features.has(Feature::Erofs) {

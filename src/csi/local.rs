@@ -24,7 +24,7 @@ use super::{
         snapshots_client::SnapshotsClient,
         snapshots_server::{Snapshots, SnapshotsServer},
     },
-    server::{GRACE, grpc},
+    server::{SHUTDOWN_GRACE, grpc},
     socket::Socket,
     status::status,
 };
@@ -79,7 +79,7 @@ impl LocalSocket {
         tokio::select! {
             served = ended => served,
             // Finished work stays done. The caller requests the rest again.
-            () = async { shutdown.cancelled().await; sleep(GRACE).await } => Ok(()),
+            () = async { shutdown.cancelled().await; sleep(SHUTDOWN_GRACE).await } => Ok(()),
         }
     }
 }
@@ -199,7 +199,7 @@ fn shown(PushReport { record, pushing }: PushReport) -> Snapshot {
 
 /// A failed call of [`LocalClient`].
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub(crate) enum ClientError {
     /// No server responds on the socket.
     #[error(
         "no `ovl node` responds at {endpoint}: {source}; `ovl node` serves snapshots there only with --no-cluster"
@@ -224,8 +224,8 @@ impl LocalClient {
     ///
     /// # Errors
     /// No server responds on the socket.
-    pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, AskError> {
-        let unreachable = |source| AskError::Unreachable { endpoint: endpoint.clone(), source };
+    pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { endpoint: endpoint.clone(), source };
         let dial = Dial::from_shared(endpoint.to_string()).map_err(unreachable)?;
         let channel = dial.connect().await.map_err(unreachable)?;
         Ok(Self(SnapshotsClient::new(channel)))
@@ -238,8 +238,8 @@ impl LocalClient {
     pub(crate) async fn capture(
         &mut self,
         request: CaptureVolumeRequest,
-    ) -> Result<Snapshot, AskError> {
-        let response = self.0.capture_volume(request).await.map_err(ask_error)?;
+    ) -> Result<Snapshot, ClientError> {
+        let response = self.0.capture_volume(request).await.map_err(client_error)?;
         response.into_inner().snapshot.ok_or_else(no_snapshot)
     }
 
@@ -247,29 +247,30 @@ impl LocalClient {
     pub(crate) async fn push(
         &mut self,
         request: PushSnapshotRequest,
-    ) -> Result<(Snapshot, u64), AskError> {
-        let response = self.0.push_snapshot(request).await.map_err(ask_error)?.into_inner();
+    ) -> Result<(Snapshot, u64), ClientError> {
+        let response = self.0.push_snapshot(request).await.map_err(client_error)?.into_inner();
         Ok((response.snapshot.ok_or_else(no_snapshot)?, response.sent))
     }
 
     /// All snapshots of the node, by name.
-    pub(crate) async fn list(&mut self) -> Result<Vec<Snapshot>, AskError> {
-        let response = self.0.list_snapshots(ListSnapshotsRequest {}).await.map_err(ask_error)?;
+    pub(crate) async fn list(&mut self) -> Result<Vec<Snapshot>, ClientError> {
+        let response =
+            self.0.list_snapshots(ListSnapshotsRequest {}).await.map_err(client_error)?;
         Ok(response.into_inner().snapshots)
     }
 
     /// Removes a snapshot. Returns false if its manifest stays in a registry that does not support deletion.
-    pub(crate) async fn delete(&mut self, name: String) -> Result<bool, AskError> {
+    pub(crate) async fn delete(&mut self, name: String) -> Result<bool, ClientError> {
         let request = DeleteSnapshotRequest { name };
-        let response = self.0.delete_snapshot(request).await.map_err(ask_error)?;
+        let response = self.0.delete_snapshot(request).await.map_err(client_error)?;
         Ok(!response.into_inner().manifest_stays)
     }
 }
 
-fn no_snapshot() -> AskError {
-    AskError::Refused("the response of the node has no snapshot".into())
+fn no_snapshot() -> ClientError {
+    ClientError::Refused("the response of the node has no snapshot".into())
 }
 
-fn ask_error(status: Status) -> AskError {
-    AskError::Refused(status.message().to_owned())
+fn client_error(status: Status) -> ClientError {
+    ClientError::Refused(status.message().to_owned())
 }

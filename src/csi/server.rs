@@ -33,7 +33,7 @@ use crate::{controller::Controller, metrics::Metrics, volumes::Volumes};
 
 /// How long running calls may take after the shutdown signal. A publish that takes longer is cut off as by a crash,
 /// which `volumes` handles at any line. The chart gives the pod some seconds more.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
+pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// The error that ended the service or prevented its start.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +179,7 @@ impl Listeners {
         };
         let result = tokio::select! {
             result = ended => result,
-            () = async { stop.cancelled().await; sleep(GRACE).await } => {
+            () = async { stop.cancelled().await; sleep(SHUTDOWN_GRACE).await } => {
                 tracing::warn!(calls = tasks.len(), "shutting down although calls are still running");
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! Writes an EROFS image from a stream of entries, in one pass.
+//! Writes an EROFS image from a stream of entries, in one pass, and reads images that it wrote ([`Image`]).
 //!
 //! May use: spill
 //!

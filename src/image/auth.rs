@@ -4,7 +4,7 @@
 //! issues a short-lived token: for a public repository to anonymous clients, otherwise for a user name and password
 //! (GET with HTTP Basic) or for an identity token (POST, OAuth2's refresh grant). A registry that requires HTTP Basic
 //! receives the user name and password itself. Deliberately absent: the rules for where a secret may be sent, which are
-//! in `policy` and `transport`.
+//! in `addresses` and `transport`.
 
 use std::{
     collections::HashMap,

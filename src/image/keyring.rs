@@ -1,6 +1,6 @@
 //! Credentials by registry: parses `.dockerconfigjson` and matches its entries as the kubelet does.
 //!
-//! Deliberately absent: credential helpers. A secret is a tenant's text; the programs that it names are never run.
+//! Deliberately absent: credential helpers. A tenant writes the secret, so the programs that it names are never run.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

@@ -6,7 +6,7 @@
 //!                  │ candidates       each server with each credential that the keyring has for it
 //!                  │ transport        one request (request): token (auth), redirects, retries (retry), limits
 //!                  │ suspect_mirrors  the servers to try last for a blob that they did not deliver correctly
-//!                  │ policy           the addresses that are never contacted
+//!                  │ addresses        the addresses that are never contacted
 //!                  │ resolve          one document after the other; HEAD first where the digest of a tag is known
 //!                  │ manifest         parses manifests (platform: the entry for this host; config: the fields we keep)
 //!                  │ min_throughput   the minimum speed of a download
@@ -20,12 +20,13 @@
 //! ```
 //!
 //! Everything that a registry sends or a file contains is untrusted input: it is limited in size, it is checked against
-//! the digest that led to it, and no message quotes it. Secrets belong to a tenant: only the server that a secret is
-//! for receives it. Deliberately absent: writes to disk, and decompression. A pod names a
+//! the digest that led to it, and no message quotes it. A secret is sent only to the server that its key names.
+//! Deliberately absent: writes to disk, and decompression. A pod names a
 //! [`Reference`], which never leads to a file of the node.
 //!
 //! May use: changeset
 
+mod addresses;
 mod annotations;
 mod auth;
 mod blob;
@@ -50,7 +51,6 @@ mod manifest;
 mod min_throughput;
 mod networks;
 mod platform;
-mod policy;
 #[cfg(test)]
 mod private_tests;
 #[cfg(test)]

@@ -13,12 +13,12 @@ use reqwest::{
 
 use super::{
     Reference,
+    addresses::Role,
     auth::Grant,
     body::RequestBody,
     endpoint::Endpoint,
     error::Problem,
     keyring::{Access, Credential},
-    policy::Role,
     retry,
     secret::Secret,
 };

@@ -6,11 +6,11 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::{
     Reference,
+    addresses::{self, Role},
     auth::Grant,
     candidates::Attempt,
     error::Problem,
     keyring::Access,
-    policy::{self, Role},
     request::{self, Place, RegistryRequest, Verb},
     transport::Transport,
 };
@@ -96,7 +96,7 @@ impl Target {
     /// The URL at which an upload continues, from a response of `from`.
     pub(super) fn upload(&self, response: &Response, from: &Url) -> Result<Url, Problem> {
         let url = request::location(response, from, UPLOAD)?;
-        policy::check(Role::Upload, Some(from), &url, self.transport.hosts())?;
+        addresses::check(Role::Upload, Some(from), &url, self.transport.hosts())?;
         Ok(url)
     }
 

@@ -1,6 +1,6 @@
 //! Sends one request to a registry's server: tokens, redirects, retries, limits.
 //!
-//! The HTTP client follows no redirect and uses no proxy, so [`policy`] checks every connection. A secret is sent to
+//! The HTTP client follows no redirect and uses no proxy, so [`addresses`] checks every connection. A secret is sent to
 //! the server that it is for, and to the token realm that this server names. A redirect to another server drops it for
 //! the rest of the request, and an upload that continues at another server never has it. If a redirect leads to a
 //! server that requires a token, that server receives an anonymous token of its own realm. Deliberately absent: the
@@ -16,13 +16,13 @@ use reqwest::{
 };
 
 use super::{
+    addresses::{self, Resolver, Role},
     auth::{self, Challenge, Grant, Key, Realm, Token, Tokens},
     body::RequestBody,
     endpoint::Endpoint,
     error::{self, Problem},
     hosts::Hosts,
     keyring::Access,
-    policy::{self, Resolver, Role},
     request::{IDLE_TIME, RegistryRequest, Verb, location, read_all},
     retry::RetryPolicy,
     secret::{self, Secret},
@@ -221,7 +221,7 @@ impl Transport {
         mut request: RegistryRequest<'_>,
     ) -> Result<(Response, Access), Problem> {
         let url = request.url(endpoint);
-        policy::check(request.role(), None, &url, &self.hosts)?;
+        addresses::check(request.role(), None, &url, &self.hosts)?;
         let (mut last, access) = self.with_token(endpoint, url, request).await?;
         for _ in 0..REDIRECTS_MAX {
             let at_other_server = request.verb.is_safe() && !last.at_owner;
@@ -297,9 +297,9 @@ impl Transport {
         realm: &Realm,
         request: RegistryRequest<'_>,
     ) -> Result<Token, Problem> {
-        policy::check(Role::Realm, Some(endpoint.url()), &realm.url, &self.hosts)?;
+        addresses::check(Role::Realm, Some(endpoint.url()), &realm.url, &self.hosts)?;
         if request.secret().is_some() {
-            policy::check_secret(&realm.url, &self.hosts)?;
+            addresses::check_secret(&realm.url, &self.hosts)?;
         }
         let token_request =
             realm.request(request.reference.repository(), request.grant, request.secret());
@@ -357,7 +357,7 @@ impl Transport {
                 return Ok(FinalResponse { response, url, at_owner });
             }
             let next = location(&response, &url, "redirect")?;
-            policy::check(Role::Redirect, Some(&url), &next, &self.hosts)?;
+            addresses::check(Role::Redirect, Some(&url), &next, &self.hosts)?;
             url = next;
         }
         Err(Problem::Redirects(REDIRECTS_MAX))

@@ -159,7 +159,7 @@ impl Layers {
             (Format::Native, _) => changeset::native_to_erofs(blob, uuid, out, &limits),
             (Format::Portable, None) => changeset::layer_to_erofs(blob, uuid, out, &limits),
             (Format::Portable, Some(parents)) => {
-                changeset::layer_to_erofs_onto(blob, uuid, out, &limits, parents.files)
+                changeset::layer_to_erofs_with_parents(blob, uuid, out, &limits, parents.files)
             }
         };
         let unpacked = unpacked.map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;

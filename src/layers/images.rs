@@ -132,7 +132,7 @@ pub struct ImageRecords {
 
 impl ImageRecords {
     pub(super) fn load(dir: PathBuf) -> io::Result<Self> {
-        durable::sweep(&dir)?;
+        durable::remove_temp_files(&dir)?;
         let entries = fs::read_dir(&dir).map_err(at("list", &dir))?;
         let images = Self { dir, known: Mutex::default(), writer: Mutex::default() };
         for entry in entries {

@@ -37,9 +37,9 @@ impl Layers {
         let later = (1..).map(|before| LayerKey::of_later_snapshot(id, before));
         let key = std::iter::once(first).chain(later).find(|key| !self.has(key)).unwrap_or(first);
         let staged = StagedSnapshot { dir: self.staging.new_dir(), key, to: self.dirs.of(&key) };
-        durable::create_dir_soon(staged.dir.path(), 0o700)?;
-        durable::create_dir_soon(&staged.tree(), 0o700)?;
-        durable::create_dir_soon(&staged.aside(), 0o700)?;
+        durable::create_dir_unsynced(staged.dir.path(), 0o700)?;
+        durable::create_dir_unsynced(&staged.tree(), 0o700)?;
+        durable::create_dir_unsynced(&staged.aside(), 0o700)?;
         Ok(staged)
     }
 }
@@ -66,7 +66,7 @@ impl StagedSnapshot {
     /// # Errors
     /// A file system operation failed. The staging directory is removed.
     pub fn commit(self, contents: SnapshotContents, dirty: Amount) -> io::Result<()> {
-        durable::remove_tree_soon(&self.aside())?;
+        durable::remove_tree_unsynced(&self.aside())?;
         durable::settle(&self.tree(), dirty).map_err(at("sync", &self.tree()))?;
         // Written and synced after the tree, which also brings the tree's file system metadata to the disk.
         LayerMeta::of_snapshot(self.key, &contents).write(self.dir.path())?;

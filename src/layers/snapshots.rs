@@ -112,7 +112,7 @@ pub struct SnapshotRecords {
 
 impl SnapshotRecords {
     pub(super) fn load(dir: PathBuf) -> io::Result<Self> {
-        durable::sweep(&dir)?;
+        durable::remove_temp_files(&dir)?;
         let (mut known, mut unreadable) = (BTreeMap::new(), Vec::new());
         for entry in fs::read_dir(&dir).map_err(at("list", &dir))? {
             let path = entry.map_err(at("list", &dir))?.path();

@@ -93,7 +93,7 @@ impl Staging {
     /// crash the directory may be at its old path.
     pub fn move_here(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
         let staged = self.path();
-        match durable::rename_soon(dir, &staged) {
+        match durable::rename_unsynced(dir, &staged) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             renamed => renamed.map(|()| Some(staged)),
         }
@@ -128,7 +128,7 @@ impl Drop for StagedDir {
 /// Removes an entry that this process put into the staging directory. If that fails, renames it, so that
 /// [`Staging::remove_orphans`] finds it as an orphan.
 pub(super) fn discard(staged: &Path) -> io::Result<()> {
-    durable::remove_tree_soon(staged).inspect_err(|_| {
+    durable::remove_tree_unsynced(staged).inspect_err(|_| {
         if let Some(name) = staged.file_name() {
             let mut orphan = OsString::from(ORPHAN_PREFIX);
             orphan.push(name);

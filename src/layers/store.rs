@@ -142,10 +142,10 @@ impl Store {
         for part in ["staging", "layers", "images", "snapshots", "frozen", "starts", "volumes"] {
             private_dir(&root.join(part))?;
         }
-        durable::sweep(&root)?;
+        durable::remove_temp_files(&root)?;
         let dirs = LayerDirs::new(&root);
         for layer in subdirs(dirs.path())? {
-            durable::sweep(&layer)?;
+            durable::remove_temp_files(&layer)?;
         }
         let StoreSettings { storage, limits, budget } = settings;
         let staging = Arc::new(Staging::open(&root, lock)?);

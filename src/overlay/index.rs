@@ -14,7 +14,7 @@ use crate::{overlay_xattr::NLINK, sys::attributes};
 ///
 /// # Errors
 /// The index cannot be read.
-pub fn half_named(upper: &Upper) -> io::Result<u64> {
+pub fn partly_named_files(upper: &Upper) -> io::Result<u64> {
     let entries = match fs::read_dir(upper.work().join("index")) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries?,
@@ -28,7 +28,7 @@ pub fn half_named(upper: &Upper) -> io::Result<u64> {
             continue;
         }
         // Without the attribute the file never had another name, or was removed meanwhile.
-        let nlink = attributes::of(&entry.path(), NLINK)?;
+        let nlink = attributes::get_xattr(&entry.path(), NLINK)?;
         found += u64::from(nlink.is_some_and(|nlink| !is_whole(&nlink)));
     }
     Ok(found)

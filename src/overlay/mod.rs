@@ -37,12 +37,12 @@ use crate::{
 pub use error::{LAYER_LIMIT, OverlayError, PlanError};
 pub use feature::Feature;
 pub use features::Features;
-pub use index::half_named;
+pub use index::partly_named_files;
 pub use options::{Options, Xino};
 pub use plan::{Plan, Spec};
 pub use preflight::{PreflightError, root_usable};
 pub use stack::{Lower, RequiredFeatures, Stack};
-pub use upper::{Upper, forget_volatile};
+pub use upper::{Upper, clear_volatile_marker};
 
 /// Makes the overlay of `plan`, detached, and checks that a writable one takes writes.
 ///

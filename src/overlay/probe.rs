@@ -56,7 +56,7 @@ impl ProbeDir {
                 Feature::Overlay => self.writable(mounts, "overlay"),
                 Feature::EntryTypes => self.disk(feature, fs_probe::entry_types),
                 Feature::Whiteouts => self.disk(feature, fs_probe::whiteouts),
-                Feature::TrustedAttributes => self.disk(feature, fs_probe::trusted_attributes),
+                Feature::TrustedAttributes => self.disk(feature, fs_probe::trusted_xattrs),
                 Feature::SingleLayers | Feature::DetachedLayers => return None,
                 Feature::Volatile => self.volatile(mounts),
                 Feature::Metacopy => self.metacopy(mounts),
@@ -81,7 +81,7 @@ impl ProbeDir {
 
     /// Probes an overlay with a detached layer.
     pub(super) fn detached_layers(&self, mounts: &dyn Mounts) -> Outcome {
-        let layer = mounts.create(&tmpfs("ovl-csi-trial", Some(4096), None)).map_err(message)?;
+        let layer = mounts.create(&tmpfs("ovl-csi-probe", Some(4096), None)).map_err(message)?;
         Probe::new(&self.dir("detached")?)?.mount(mounts, layer, &[]).map(|_| ())
     }
 
@@ -127,7 +127,7 @@ impl ProbeDir {
         let (probe, overlay) = self.over(mounts, Feature::Metacopy, &options)?;
         let mode = fs::Permissions::from_mode(0o600);
         fs::set_permissions(overlay.path().join("file"), mode).map_err(message)?;
-        outcome(fs_probe::has_attribute(&probe.upper.join("file"), METACOPY))
+        outcome(fs_probe::has_xattr(&probe.upper.join("file"), METACOPY))
     }
 
     fn redirect_dir(&self, mounts: &dyn Mounts) -> Outcome {
@@ -144,7 +144,7 @@ impl ProbeDir {
     /// The layer is on another file system than the upper: only then the kernel makes the inode numbers unique.
     fn xino(&self, mounts: &dyn Mounts) -> Outcome {
         let probe = Probe::new(&self.dir("xino")?)?;
-        let layer = mounts.create(&tmpfs("ovl-csi-trial", None, None)).map_err(message)?;
+        let layer = mounts.create(&tmpfs("ovl-csi-probe", None, None)).map_err(message)?;
         fs::write(layer.path().join("file"), "").map_err(message)?;
         let overlay = probe.mount(mounts, layer, &["xino=on"])?;
         let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).map_err(message);
@@ -218,7 +218,7 @@ impl Probe {
             Some((key, value)) => Param::Text(key, value.to_owned()),
             None => Param::Flag(option),
         }));
-        let source = "ovl-csi-trial".to_owned();
+        let source = "ovl-csi-probe".to_owned();
         let request = Request { fs_type: "overlay", source, params, attrs: Attrs::default() };
         mounts.create(&request).map_err(message)
     }

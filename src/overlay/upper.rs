@@ -96,7 +96,7 @@ impl Upper {
 /// # Errors
 /// The files cannot be listed, or the marker cannot be removed. Then it is not known whether all writes reached the
 /// disk.
-pub fn forget_volatile(upper: &Upper) -> io::Result<bool> {
+pub fn clear_volatile_marker(upper: &Upper) -> io::Result<bool> {
     // The sync reports write errors. The journal needs no commit: after a crash the upper is discarded.
     if durable::settle(&upper.upper, unwritten(&upper.upper)?).is_err() {
         return Ok(false);
@@ -111,7 +111,7 @@ fn unwritten(tree: &Path) -> io::Result<Amount> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(WRITTEN_AFTER);
     let count = |mut walk: Walk| loop {
-        if let Some(found) = walk.go_on(10_000)? {
+        if let Some(found) = walk.step(10_000)? {
             return Ok::<_, io::Error>(found);
         }
     };
@@ -148,7 +148,7 @@ mod tests {
             for n in 0..50 {
                 fs::write(pair.upper().join(n.to_string()), vec![n as u8; 10_000]).unwrap();
             }
-            assert!(forget_volatile(&pair).unwrap());
+            assert!(clear_volatile_marker(&pair).unwrap());
             assert!(!pair.marker().exists());
             disk.cut_power();
             disk.boot();

@@ -152,7 +152,7 @@ impl Inner {
         let clone = TreeClone::new(guard.upper(), &tree, &aside, bounds, &scratch).map_err(disk)?;
         // The memory share comes last: an operation that has a share must wait for nothing else.
         let space = Box::new(CopySpace(reservation.clone()));
-        let clone = clone.within(self.store.budget.share(), space);
+        let clone = clone.with_budget(self.store.budget.share(), space);
         let mut copy =
             PreCopy { inner: self, request, guard: &guard, stop, clone, reservation: &reservation };
         let moment = copy.run()?;

@@ -233,8 +233,8 @@ async fn privileged_concurrent_calls_make_one_snapshot() {
     }
     let error = node.capture("snap-1", "w").await.unwrap_err();
     assert_eq!(error.class(), Class::Conflict, "{error}");
-    assert!(node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
-    assert!(!node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
+    assert!(node.snapshots.delete(&"snap-1".parse().unwrap()).unwrap());
+    assert!(!node.snapshots.delete(&"snap-1".parse().unwrap()).unwrap());
     node.capture("snap-1", "w").await.unwrap();
     node.assert_nothing_unfinished("done");
 }
@@ -311,7 +311,7 @@ async fn privileged_a_capture_that_killed_the_driver_three_times_is_not_started_
     // The third start, which ends.
     node.capture("snap-1", "v").await.unwrap();
     assert!(!starts.exists());
-    assert!(node.snapshots.forget(&"snap-1".parse().unwrap()).unwrap());
+    assert!(node.snapshots.delete(&"snap-1".parse().unwrap()).unwrap());
     fs::write(&starts, "|||").unwrap();
     let error = node.capture("snap-1", "v").await.unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
@@ -396,7 +396,7 @@ fn a_frozen_pod_is_thawed_when_this_process_ends() {
     all.abort_all();
     assert_eq!(state(), "0");
     // The copy does not show one moment.
-    assert!(!freeze.end().unwrap().to_the_end);
+    assert!(!freeze.end().unwrap().complete);
     assert!(late.freeze(&records, &id, groups, Duration::from_secs(60)).unwrap().is_none());
     assert_eq!((state().as_str(), records.join("snap-1.json").exists()), ("0", false));
     freeze::thaw_all(&scratch.path().join("none")).unwrap();

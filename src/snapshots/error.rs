@@ -160,9 +160,9 @@ impl CaptureError {
             Self::Freeze { .. } | Self::FreezeTimeout { .. } | Self::StaleHardLinks { .. } => {
                 Class::Precondition
             }
-            Self::Copy { source: CloneError::Beyond { .. } | CloneError::TooMany(_), .. } => {
-                Class::Precondition
-            }
+            Self::Copy {
+                source: CloneError::ExceedsBound { .. } | CloneError::TooMany(_), ..
+            } => Class::Precondition,
             Self::Copy { source: CloneError::Memory(source), .. } => source.class(),
             Self::Copy {
                 source: CloneError::Entry { source, .. } | CloneError::Notes(source),
@@ -172,32 +172,6 @@ impl CaptureError {
             Self::Killed(_) => Class::Precondition,
             Self::Copy { .. } => Class::Internal,
             Self::Full { .. } => Class::Exhausted,
-            Self::Disk { source, .. } => Class::of_disk(source),
-        }
-    }
-}
-
-/// Why the record of a snapshot was not deleted.
-#[derive(Debug, thiserror::Error)]
-pub enum DeleteError {
-    /// Another operation has locked the snapshot.
-    #[error("snapshot {0} is in use by another operation; try again")]
-    Busy(SnapshotId),
-    /// An operation on the store's disk failed.
-    #[error("snapshot {id}: {source}")]
-    Disk {
-        /// The id of the snapshot.
-        id: SnapshotId,
-        /// The system's error.
-        source: io::Error,
-    },
-}
-
-impl DeleteError {
-    /// The class of the error for the caller.
-    pub fn class(&self) -> Class {
-        match self {
-            Self::Busy(_) => Class::Busy,
             Self::Disk { source, .. } => Class::of_disk(source),
         }
     }

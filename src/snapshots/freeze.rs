@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::SnapshotId;
 use crate::sys::{
     durable::{self, at},
-    freezer::{Frozen, Group, Stood},
+    freezer::{FreezeResult, Frozen, Group},
 };
 
 /// The record of a freeze on disk.
@@ -144,7 +144,7 @@ impl Freeze {
     }
 
     /// Thaws the pod. Returns for how long it was frozen.
-    pub(super) fn end(self) -> io::Result<Stood> {
+    pub(super) fn end(self) -> io::Result<FreezeResult> {
         self.frozen.thaw()
     }
 }
@@ -166,7 +166,7 @@ pub(super) fn thaw_all(records: &Path) -> io::Result<()> {
     if !records.try_exists().map_err(at("look at", records))? {
         return Ok(());
     }
-    durable::sweep(records)?;
+    durable::remove_temp_files(records)?;
     for entry in fs::read_dir(records).map_err(at("list", records))? {
         let path = entry.map_err(at("list", records))?.path();
         match thaw(&path).and_then(|()| durable::remove_file(&path)) {

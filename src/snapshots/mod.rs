@@ -34,7 +34,7 @@ use std::{collections::HashSet, io, sync::Arc};
 use parking_lot::Mutex;
 
 use self::freeze::Freezes;
-pub use error::{CaptureError, DeleteError};
+pub use error::CaptureError;
 pub use packing::PackingError;
 pub use push::{Progress, PushError, PushRequest, Pushed};
 pub use request::{CaptureRequest, Consistency};
@@ -89,7 +89,7 @@ struct Inner {
 
 /// Thaws all pods that an earlier process left frozen, by the records in the claimed store. This comes before any other
 /// work on the store, because these pods wait. Blocks.
-pub fn thaw_left(claim: &StoreLock) -> io::Result<()> {
+pub fn thaw_frozen(claim: &StoreLock) -> io::Result<()> {
     freeze::thaw_all(&claim.frozen())
 }
 
@@ -125,17 +125,6 @@ impl Snapshots {
         self.0.freezes.abort_all();
         freeze::thaw_all(&self.0.store.frozen())?;
         starts::forget_all(&self.0.store.starts())
-    }
-
-    /// Deletes the record of a snapshot. Its layers are collected when nothing else needs them. Returns whether there
-    /// was a record. Blocks.
-    pub fn forget(&self, id: &SnapshotId) -> Result<bool, DeleteError> {
-        let _lock = self.0.locks.try_lock(id).ok_or_else(|| DeleteError::Busy(id.clone()))?;
-        self.0
-            .store
-            .snapshots
-            .remove(id)
-            .map_err(|source| DeleteError::Disk { id: id.clone(), source })
     }
 }
 

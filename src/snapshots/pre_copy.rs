@@ -73,11 +73,11 @@ impl PreCopy<'_> {
     /// Copies everything. Returns which moment the copy shows.
     pub(super) fn run(&mut self) -> Result<Moment, CaptureError> {
         let Consistency::Frozen { within, or_live } = self.request.consistency else {
-            self.round(Round::Early)?;
+            self.round(Round::PreCopy)?;
             return self.final_live_round(Moment::Live);
         };
         for _ in 0..MAX_ROUNDS {
-            if self.round(Round::Early)? < within / SHORT_ROUND_DIVISOR {
+            if self.round(Round::PreCopy)? < within / SHORT_ROUND_DIVISOR {
                 break;
             }
         }
@@ -106,7 +106,7 @@ impl PreCopy<'_> {
         self.catch_up(what)?;
         let took = start.elapsed();
         // On a file system without reflinks, a round may replace all bytes that the round before copied.
-        self.clone.tidy().map_err(|source| self.failed(source))?;
+        self.clone.free_replaced().map_err(|source| self.failed(source))?;
         self.reservation.settle(self.clone.contents().bytes);
         Ok(took)
     }
@@ -149,16 +149,16 @@ impl PreCopy<'_> {
         };
         let (guard, stop) = (self.guard, self.stop);
         let is_cancelled = || guard.is_unpublish_requested() || stop.is_cancelled();
-        let copied = self.clone.catch_up(Round::Still, &|| !freeze.is_late() && !is_cancelled());
+        let copied = self.clone.catch_up(Round::Frozen, &|| !freeze.is_late() && !is_cancelled());
         // The pod may have changed a file through one of its hard links since the copy began.
         let complete = inner.ensure_complete(self.guard, self.request);
         let frozen = freeze.end().map_err(cannot_freeze)?;
         complete?;
         match (copied, frozen) {
-            (Ok(()), frozen) if frozen.to_the_end => {
-                Ok(LastRound::Consistent(Moment::Frozen(frozen.time)))
+            (Ok(()), frozen) if frozen.complete => {
+                Ok(LastRound::Consistent(Moment::Frozen(frozen.duration)))
             }
-            (Ok(()), frozen) if frozen.let_go => {
+            (Ok(()), frozen) if frozen.thawed_by_others => {
                 let why = "another process had frozen it, and thawed it during the copy";
                 Ok(LastRound::NotFrozen(cannot_freeze(io::Error::other(why))))
             }
@@ -175,7 +175,7 @@ impl PreCopy<'_> {
     fn write_back(&mut self) -> Result<(), CaptureError> {
         match self.clone.sync() {
             Ok(true) => Ok(()),
-            Ok(false) => self.catch_up(Round::Early),
+            Ok(false) => self.catch_up(Round::PreCopy),
             Err(source) => Err(self.failed(source)),
         }
     }

@@ -61,7 +61,7 @@ pub struct Pushed {
     pub own_bytes: u64,
 }
 
-/// Why a snapshot was not pushed.
+/// Why a snapshot was not pushed, or not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// It is not on this node, or its layers were replaced during the push.
@@ -183,6 +183,17 @@ impl Snapshots {
             return Ok(deleted);
         }
         registries.delete_tag(from, id.as_str(), keyring).await.map_err(failed)
+    }
+
+    /// Deletes the record of a snapshot. Its layers are collected when nothing else needs them. Returns whether there
+    /// was a record. Blocks.
+    pub fn delete(&self, id: &SnapshotId) -> Result<bool, PushError> {
+        let _lock = self.lock(id)?;
+        self.0
+            .store
+            .snapshots
+            .remove(id)
+            .map_err(|source| PushError::Disk { id: id.clone(), source })
     }
 
     /// The digest to which a tag refers now. `None` if there is no such tag.

@@ -36,7 +36,7 @@ pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
 /// Reads the extended attribute `name` of the file at `path`, without following a symlink.
 ///
 /// `None` if the file does not exist or has no such attribute.
-pub fn of(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+pub fn get_xattr(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let value = read(|buffer| lgetxattr(path, name, buffer));
     let absent = [Errno::NODATA, Errno::NOENT].map(|errno| Some(errno.raw_os_error()));
     match value {

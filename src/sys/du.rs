@@ -17,7 +17,7 @@ use rustix::{
 
 use super::{
     openat2::{self, READ},
-    quota::Usage,
+    quota::ProjectUsage,
 };
 
 /// The number of directories open at a time. Entries of deeper directories are not counted.
@@ -54,7 +54,7 @@ impl Walk {
     /// Counts up to `entries` more entries. Returns the usage of the tree once none are left, else `None`.
     ///
     /// Does not count files that are removed before the walk reaches them.
-    pub fn go_on(&mut self, entries: usize) -> io::Result<Option<Usage>> {
+    pub fn step(&mut self, entries: usize) -> io::Result<Option<ProjectUsage>> {
         for _ in 0..entries {
             let Some(dir) = self.open.last_mut() else { return Ok(Some(self.found())) };
             match dir.read() {
@@ -71,9 +71,9 @@ impl Walk {
     }
 
     /// The usage counted so far, with inodes rounded to the nearest number.
-    pub fn found(&self) -> Usage {
+    pub fn found(&self) -> ProjectUsage {
         let inodes = self.inodes.saturating_add(ONE_INODE / 2) / ONE_INODE;
-        Usage { bytes: self.bytes, inodes }
+        ProjectUsage { bytes: self.bytes, inodes }
     }
 
     fn add(&mut self, bytes: u64, inodes: u64) {
@@ -123,10 +123,10 @@ mod tests {
     use super::*;
     use crate::sys::scratch::Scratch;
 
-    fn usage(dir: &Path, entries_per_step: usize) -> Usage {
+    fn usage(dir: &Path, entries_per_step: usize) -> ProjectUsage {
         let mut walk = Walk::new(dir).unwrap();
         loop {
-            if let Some(usage) = walk.go_on(entries_per_step).unwrap() {
+            if let Some(usage) = walk.step(entries_per_step).unwrap() {
                 return usage;
             }
         }
@@ -157,7 +157,7 @@ mod tests {
         let changed = std::os::unix::fs::MetadataExt::ctime(&fs::metadata(file).unwrap());
         let inodes_since = |since| {
             let walk = Walk::new(&scratch.path().join("tree")).unwrap();
-            walk.changed_since(since).go_on(100).unwrap().unwrap().inodes
+            walk.changed_since(since).step(100).unwrap().unwrap().inodes
         };
         assert_eq!((inodes_since(changed), inodes_since(changed + 1)), (1, 0));
     }

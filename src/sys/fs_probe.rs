@@ -41,8 +41,8 @@ pub fn whiteouts(directory: &Path) -> io::Result<bool> {
 }
 
 /// Whether the file system stores extended attributes whose names begin with `trusted.`.
-pub fn trusted_attributes(directory: &Path) -> io::Result<bool> {
-    let name = "trusted.overlay.trial";
+pub fn trusted_xattrs(directory: &Path) -> io::Result<bool> {
+    let name = "trusted.overlay.probe";
     let file = File::create(directory.join("file"))?;
     fsetxattr(&file, name, b"y", XattrFlags::empty())?;
     let mut value = [0; 8];
@@ -50,7 +50,7 @@ pub fn trusted_attributes(directory: &Path) -> io::Result<bool> {
 }
 
 /// Whether a file has the extended attribute `name`, with a value of at most 64 bytes. Does not follow a symlink.
-pub fn has_attribute(file: &Path, name: &str) -> bool {
+pub fn has_xattr(file: &Path, name: &str) -> bool {
     lgetxattr(file, name, &mut [0_u8; 64]).is_ok()
 }
 
@@ -58,7 +58,7 @@ pub fn has_attribute(file: &Path, name: &str) -> bool {
 /// (`metacopy`).
 ///
 /// 0 if they fit into the inode. ext4 stores them in a separate block if its inodes have 256 bytes.
-pub fn mark_bytes(directory: &Path) -> io::Result<u64> {
+pub fn overlay_xattr_bytes(directory: &Path) -> io::Result<u64> {
     // fs/overlayfs/overlayfs.h: `struct ovl_fb` with a file handle of EROFS.
     const VALUE: [u8; 33] = [0xfb; 33];
     let file = File::create(directory.join("marked"))?;
@@ -88,10 +88,10 @@ mod tests {
     #[test]
     fn procfs_has_none_of_the_features() {
         let proc = Path::new("/proc/self");
-        for probe in [entry_types, whiteouts, trusted_attributes, reflink] {
+        for probe in [entry_types, whiteouts, trusted_xattrs, reflink] {
             assert!(!probe(proc).unwrap_or(false));
         }
-        assert!(mark_bytes(proc).is_err());
+        assert!(overlay_xattr_bytes(proc).is_err());
     }
 
     /// A `chown` of a file in a layer takes this much disk space.
@@ -105,7 +105,7 @@ mod tests {
         ] {
             let scratch = Scratch::new();
             let disk = Disk::with(&scratch, fs_type, options, &scratch.dir("disk"));
-            let measured = mark_bytes(&scratch.path().join("disk")).unwrap();
+            let measured = overlay_xattr_bytes(&scratch.path().join("disk")).unwrap();
             assert_eq!(measured, bytes, "{fs_type} {options:?}");
             drop(disk);
         }
@@ -116,7 +116,7 @@ mod tests {
     fn privileged_the_temporary_directory_can_hold_an_upper() {
         let dir = Scratch::new();
         for (name, probe) in
-            [("d", entry_types as fn(&Path) -> _), ("w", whiteouts), ("x", trusted_attributes)]
+            [("d", entry_types as fn(&Path) -> _), ("w", whiteouts), ("x", trusted_xattrs)]
         {
             assert!(probe(&dir.dir(name)).unwrap(), "{name}");
         }

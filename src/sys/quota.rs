@@ -35,7 +35,7 @@ pub struct Quota {
 
 /// The usage of a project or a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
+pub struct ProjectUsage {
     /// Disk space in bytes.
     pub bytes: u64,
     /// Files, directories and everything else that has an inode.
@@ -101,17 +101,17 @@ impl Projects {
     }
 
     /// The usage of project `id`. Zero if the file system does not know the project.
-    pub fn usage(&self, id: u32) -> io::Result<Usage> {
+    pub fn usage(&self, id: u32) -> io::Result<ProjectUsage> {
         let mut block = QuotaBlock::default();
         match self.quotactl(Q_GETQUOTA, id, (&raw mut block).cast()) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(Usage::default()),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(ProjectUsage::default()),
             Err(e) => Err(e),
-            Ok(()) => Ok(Usage { bytes: block.space, inodes: block.inodes }),
+            Ok(()) => Ok(ProjectUsage { bytes: block.space, inodes: block.inodes }),
         }
     }
 
     /// Removes the limits of project `id`. Its files stay.
-    pub fn forget(&self, id: u32) -> io::Result<()> {
+    pub fn remove_limits(&self, id: u32) -> io::Result<()> {
         self.limit(id, Quota::default())
     }
 
@@ -121,7 +121,7 @@ impl Projects {
 }
 
 /// Returns an unpredictable number.
-pub fn draw() -> io::Result<u32> {
+pub fn random_id() -> io::Result<u32> {
     let mut bytes = [0; 4];
     // The kernel always fills small requests completely (getrandom(2)).
     getrandom(&mut bytes, GetRandomFlags::empty())?;
@@ -272,7 +272,7 @@ mod tests {
         assert!(usage.bytes >= 1 << 20 && usage.bytes <= 4 << 20, "{usage:?}");
         // Some kernel releases stop one inode below the limit.
         assert!((19..=20).contains(&usage.inodes), "{usage:?}");
-        projects.forget(id).unwrap();
+        projects.remove_limits(id).unwrap();
         std::fs::write(upper.join("large"), vec![1; 8 << 20]).unwrap();
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct Counts {
 
 #[derive(Debug)]
 struct Count {
-    found: Option<quota::Usage>,
+    found: Option<quota::ProjectUsage>,
     /// When the last walk ended, or when the current one began.
     at: Instant,
     walking: bool,
@@ -62,7 +62,7 @@ impl Counts {
         &self,
         id: &VolumeId,
         upper: impl FnOnce() -> PathBuf,
-    ) -> Option<quota::Usage> {
+    ) -> Option<quota::ProjectUsage> {
         self.all(|known| {
             let new = !known.contains_key(id);
             let count = known.entry(id.clone()).or_insert_with(|| Count {
@@ -106,11 +106,15 @@ impl Counts {
         });
     }
 
-    async fn walk(&self, id: &VolumeId, upper: PathBuf) -> std::io::Result<Option<quota::Usage>> {
+    async fn walk(
+        &self,
+        id: &VolumeId,
+        upper: PathBuf,
+    ) -> std::io::Result<Option<quota::ProjectUsage>> {
         let mut walk = blocking(move || Walk::new(&upper)).await?;
         while self.all(|known| known.contains_key(id)) {
             let begun = Instant::now();
-            let (found, unfinished) = blocking(move || (walk.go_on(ENTRIES_PER_STEP), walk)).await;
+            let (found, unfinished) = blocking(move || (walk.step(ENTRIES_PER_STEP), walk)).await;
             if let Some(found) = found? {
                 return Ok(Some(found));
             }

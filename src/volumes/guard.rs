@@ -70,12 +70,12 @@ impl VolumeGuard {
         self.upper.upper()
     }
 
-    /// The number of files of its layers whose changed names a copy of the upper would lose: [`overlay::half_named`].
+    /// The number of files of its layers whose changed names a copy of the upper would lose: [`overlay::partly_named_files`].
     ///
     /// # Errors
     /// The work directory cannot be read.
     pub fn stale_hard_links(&self) -> io::Result<u64> {
-        overlay::half_named(&self.upper)
+        overlay::partly_named_files(&self.upper)
     }
 
     /// Whether the volume was mounted when the guard was made. If not, no process writes to it.

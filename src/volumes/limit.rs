@@ -8,7 +8,7 @@
 //! Deliberately absent: any reaction. Only `medium: Memory` is a limit that a pod cannot evade.
 
 use super::{Limits, PodEventType, counts::Finding, record::Record, state::Inner};
-use crate::{format, sys::quota::Usage};
+use crate::{format, sys::quota::ProjectUsage};
 
 impl Inner {
     /// Compares the last count of a limited volume with its limit. Reports a difference once, as an Event of its pod.
@@ -21,7 +21,7 @@ impl Inner {
         if !self.counts.is_news(id, found) {
             return;
         }
-        let Usage { bytes, inodes } = counted;
+        let ProjectUsage { bytes, inodes } = counted;
         let (name, bytes) = (record.name(), format::bytes(bytes));
         let holds = format!("volume {name} has {inodes} files with {bytes} together");
         let (reason, result, message) = match found {
@@ -51,7 +51,11 @@ impl Inner {
 
 /// Compares the count with the limit and with the usage that the file system charges to the project. A file that moves
 /// during the count may be counted twice or not at all, so small differences are ignored.
-fn finding(limits: Limits, counted: Usage, charged: Option<Usage>) -> Option<Finding> {
+fn finding(
+    limits: Limits,
+    counted: ProjectUsage,
+    charged: Option<ProjectUsage>,
+) -> Option<Finding> {
     let measures = [
         (limits.size, counted.bytes, charged.map(|charged| charged.bytes)),
         (limits.inodes, counted.inodes, charged.map(|charged| charged.inodes)),
@@ -81,7 +85,7 @@ mod tests {
     #[test]
     fn a_limit_is_compared_with_the_files_and_the_quota() {
         let limits = |size, inodes| Limits { size, inodes, by_default: false };
-        let usage = |bytes, inodes| Usage { bytes, inodes };
+        let usage = |bytes, inodes| ProjectUsage { bytes, inodes };
         let (large, many) = (limits(Some(1000), None), limits(None, Some(1000)));
         for (limits, counted, charged, expected) in [
             (large, usage(900, 9000), Some(usage(950, 1)), None),

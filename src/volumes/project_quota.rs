@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, io, ops::RangeInclusive, path::Path};
 
 use parking_lot::Mutex;
 
-use crate::sys::quota::{self, Quota, Usage};
+use crate::sys::quota::{self, ProjectUsage, Quota};
 
 /// The ids that are allocated. They are outside of what administrators choose and of the kubelet's own ids (1,048,577
 /// and up), and too many for a pod to have a file in each.
@@ -39,7 +39,7 @@ impl Projects {
     pub(super) fn take(&self) -> io::Result<u32> {
         self.quotas()?;
         let mut taken = self.taken.lock();
-        let id = free(&taken, quota::draw)?;
+        let id = free(&taken, quota::random_id)?;
         taken.insert(id);
         Ok(id)
     }
@@ -52,13 +52,13 @@ impl Projects {
     }
 
     /// The usage that the file system charges to a project.
-    pub(super) fn usage(&self, id: u32) -> io::Result<Usage> {
+    pub(super) fn usage(&self, id: u32) -> io::Result<ProjectUsage> {
         self.quotas()?.usage(id)
     }
 
     /// Releases a project whose directories are removed.
     pub(super) fn give_back(&self, id: u32) {
-        if let Err(error) = self.quotas().and_then(|quotas| quotas.forget(id)) {
+        if let Err(error) = self.quotas().and_then(|quotas| quotas.remove_limits(id)) {
             // Harmless: no directory has this project, and its next volume sets its own limits.
             tracing::warn!(project = id, %error, "cannot reset the quota of a removed volume");
         }
@@ -102,7 +102,7 @@ mod tests {
     fn the_next_project_cannot_be_predicted() {
         let mut taken = BTreeSet::new();
         for _ in 0..100 {
-            taken.insert(free(&taken, quota::draw).unwrap());
+            taken.insert(free(&taken, quota::random_id).unwrap());
         }
         let (first, last) = (taken.first().unwrap(), taken.last().unwrap());
         assert!(taken.len() == 100 && last - first > RANGE.end() / 4, "{taken:?}");

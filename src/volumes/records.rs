@@ -30,7 +30,7 @@ use crate::{
     overlay::Upper,
     sys::durable::{
         self, at,
-        note::{self, Journal},
+        xattr_text::{self, Journal},
     },
 };
 
@@ -88,7 +88,7 @@ impl Records {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(disk(at("read", &file)(e)));
             }
-            Err(_) => match note::get(&dir, NOTE) {
+            Err(_) => match xattr_text::get(&dir, NOTE) {
                 Ok(found) => found.map(|bytes| (bytes, dir)),
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => Some((Vec::new(), dir)),
                 Err(e) => return Err(disk(e)),
@@ -121,7 +121,7 @@ impl Records {
                 // Last, and cheap: the sync of the record has already committed the new directory to the journal.
                 return durable::sync_dir(&self.root);
             }
-            note::put(&dir, NOTE, &bytes)
+            xattr_text::put(&dir, NOTE, &bytes)
         });
         written.map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
     }
@@ -157,9 +157,9 @@ impl Records {
         match fs::read_to_string(&file) {
             Ok(text) => fs::write(&file, change(text)).unwrap(),
             Err(_) => {
-                let text = note::get(&dir, NOTE).unwrap().expect("a record");
+                let text = xattr_text::get(&dir, NOTE).unwrap().expect("a record");
                 let text = change(String::from_utf8(text).unwrap());
-                note::put(&dir, NOTE, text.as_bytes()).unwrap();
+                xattr_text::put(&dir, NOTE, text.as_bytes()).unwrap();
             }
         }
     }
@@ -167,8 +167,8 @@ impl Records {
     /// Moves the record into a file, as an earlier version wrote it. Returns whether it was an xattr.
     pub(super) fn keep_as_file(&self, id: &VolumeId) -> bool {
         let (dir, file) = (self.dir(id), self.dir(id).join(FILE));
-        let Some(text) = note::get(&dir, NOTE).unwrap() else { return false };
-        note::remove(&dir, NOTE);
+        let Some(text) = xattr_text::get(&dir, NOTE).unwrap() else { return false };
+        xattr_text::remove(&dir, NOTE);
         fs::write(file, text).unwrap();
         true
     }
@@ -177,7 +177,7 @@ impl Records {
     pub(super) fn lose(&self, id: &VolumeId) {
         let file = self.dir(id).join(FILE);
         if fs::remove_file(file).is_err() {
-            note::remove(&self.dir(id), NOTE);
+            xattr_text::remove(&self.dir(id), NOTE);
         }
     }
 }

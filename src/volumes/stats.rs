@@ -98,11 +98,11 @@ impl Inner {
         }
         let space = statfs::of(&self.records.dir(id))?;
         let used = match record.project {
-            _ if spec.read_only => quota::Usage::default(),
+            _ if spec.read_only => quota::ProjectUsage::default(),
             Some(project) => {
                 let charged = self.projects.usage(project)?;
                 let counted = self.count(record).unwrap_or_default();
-                quota::Usage {
+                quota::ProjectUsage {
                     bytes: charged.bytes.max(counted.bytes),
                     inodes: charged.inodes.max(counted.inodes),
                 }
@@ -119,14 +119,14 @@ impl Inner {
 
     /// The last count of the upper of a volume on disk. `None` until the first count has ended. Starts another count
     /// if the last one is older than five minutes. Needs a tokio runtime.
-    pub(super) fn count(&self, record: &Record) -> Option<quota::Usage> {
+    pub(super) fn count(&self, record: &Record) -> Option<quota::ProjectUsage> {
         let Record { id, spec, .. } = record;
         self.counts.last_of(id, || self.records.upper_and_work(id, spec.medium).upper().to_owned())
     }
 }
 
 impl Stats {
-    fn new(used: quota::Usage, space: Space) -> Self {
+    fn new(used: quota::ProjectUsage, space: Space) -> Self {
         let Space { total, available, inodes, inodes_free, .. } = space;
         Self {
             bytes: Usage { used: used.bytes, total, available },
@@ -145,8 +145,8 @@ impl Usage {
 }
 
 /// The space in use of a file system that holds only one volume.
-fn in_use(space: &Space) -> quota::Usage {
-    quota::Usage {
+fn in_use(space: &Space) -> quota::ProjectUsage {
+    quota::ProjectUsage {
         bytes: space.total.saturating_sub(space.available),
         inodes: space.inodes.saturating_sub(space.inodes_free),
     }

@@ -248,7 +248,8 @@ async fn a_volume_whose_record_is_in_a_file_still_works() {
     let was_attribute = node.records().keep_as_file(&id);
     assert!(
         was_attribute
-            || durable::note::Journal::of(&node.volume("a")) == durable::note::Journal::Unknown
+            || durable::xattr_text::Journal::of(&node.volume("a"))
+                == durable::xattr_text::Journal::Unknown
     );
     fs::write(node.volume("a").join("upper/data"), "mine").unwrap();
 
@@ -302,7 +303,7 @@ async fn a_failure_at_any_step_leaves_nothing() {
 #[tokio::test]
 async fn an_overlay_that_was_mounted_read_only_is_refused() {
     let node = Node::new();
-    node.kernel.come_up_read_only(true);
+    node.kernel.make_read_only(true);
     assert!(node.volumes.publish(node.request("a", "t")).await.is_err());
     node.assert_nothing_left();
 }

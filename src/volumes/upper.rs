@@ -140,7 +140,7 @@ impl Inner {
         if known.is_some() || spec.read_only || !spec.options.volatile || !pair.upper().exists() {
             return Ok(known);
         }
-        let synced = overlay::forget_volatile(&pair).map_err(upper_error(id))?;
+        let synced = overlay::clear_volatile_marker(&pair).map_err(upper_error(id))?;
         Ok((!synced).then_some("its data could not be written to the disk"))
     }
 

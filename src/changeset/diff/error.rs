@@ -109,7 +109,7 @@ pub enum PackError {
         snapshots more often"
     )]
     Entries(u64),
-    /// The merged tree does not have a name of the own trees. This is a fault of the caller.
+    /// The merged tree does not have a name of the uppers. This is a fault of the caller.
     #[error("cannot pack the layer: {0} is in a layer, but the volume's view does not show it")]
     Unseen(EntryName),
     /// Several layers for one native layer. Overlay's xattrs of a layer are valid only in its own stack.

@@ -1,13 +1,15 @@
-//! Packs a tree that was an upper into a layer's tar.
+//! Packs uppers into a layer's tar.
+//!
+//! The *uppers* are the trees that become the layer: one volume's writes, or those of several snapshots on each other.
+//! The *merged tree* is the overlay of the whole stack, with the uppers at its top.
 //!
 //! ```text
-//! own trees ── names ──▶ portable ─┐
-//! merged ───── state ──▶           ├─▶ Tar ──▶ Sink ─┬─▶ hash
-//! own tree ────────────▶ native ───┘  headers        └─▶ compress ─▶ out
+//! uppers ───── names ──▶ portable ─┐
+//! merged ───── state ──▶           ├─▶ Tar ──▶ TarSink ─┬─▶ hash
+//! one upper ───────────▶ native ───┘  headers           └─▶ compress ─▶ out
 //! ```
 //!
-//! The own trees are the uppers that become the layer. The merged tree is the overlay of the whole stack. Common to both
-//! formats:
+//! Common to both formats:
 //!
 //! - Directories come before what is in them, and the names in a directory come in byte order. Access and change times,
 //!   and user names, are left out. Pax records have a fixed order. So equal trees give equal bytes.
@@ -18,21 +20,21 @@
 //! - The second name of an inode is a hard link to the name that is packed first.
 //! - A socket is useless without its process, so it is left out, and what a lower layer has in its place is hidden.
 //!
-//! A portable layer has what the merged tree shows for each name in one of the own trees, and the directories above it.
+//! A portable layer has what the merged tree shows for each name in one of the uppers, and the directories above it.
 //! A name that the merged tree does not show becomes a whiteout. A directory is opaque in the layer (`.wh..wh..opq`),
-//! with all that the merged tree shows in it, if it is opaque or renamed in an own tree, or if another own tree has
-//! something else in its place. So the kernel resolves redirects and metacopies, and several own trees become one layer
+//! with all that the merged tree shows in it, if it is opaque or renamed in an upper, or if another upper has
+//! something else in its place. So the kernel resolves redirects and metacopies, and several uppers become one layer
 //! in the same way. The map of a file with holes is in a record `OVL.data` (offsets and lengths of its data). The
 //! file's content follows complete, as the image-spec requires.
 //!
-//! A native layer has what its tree has: whiteouts as character devices 0:0, and overlay's xattrs opaque, redirect and
+//! A native layer has what its upper has: whiteouts as character devices 0:0, and overlay's xattrs opaque, redirect and
 //! metacopy as attributes. A file with holes is sparse as in GNU's pax format 1.0. A file whose content is in a lower
 //! layer (metacopy) is one hole.
 //!
 //! What a reader of layers refuses ([`Limits`]) is refused here, before it is in a registry. Written zeros count as
 //! holes, so that the layer is not taken for a decompression bomb.
 //!
-//! Deliberately absent: the layers below. Nothing is read that no own tree has.
+//! Deliberately absent: the layers below. Nothing is read that no upper has.
 
 mod changes;
 mod error;
@@ -79,14 +81,14 @@ pub struct Packed {
     pub compression: Compression,
 }
 
-/// Packs the changes in `own`, layers bottom first, as one layer. `merged` is the read-only overlay of the whole stack,
-/// with `own` at its top. A portable layer's files get their content and attributes from it. A native layer is made
+/// Packs the changes in `uppers`, bottom first, as one layer. `merged` is the read-only overlay of the whole stack,
+/// with `uppers` at its top. A portable layer's files get their content and attributes from it. A native layer is made
 /// from a single tree, in which owners are as the volume showed them.
 ///
 /// Equal trees give equal bytes. After an error the content of `out` is useless. Names and paths that outgrow memory go
 /// to the files of `limits`. Blocks while other work has the memory of its budget.
 pub fn pack(
-    own: &[&Detached],
+    uppers: &[&Detached],
     merged: &Detached,
     packing: &Packing,
     limits: &Limits,
@@ -96,10 +98,10 @@ pub fn pack(
     let (entries, written) =
         tar_sink::run(packing.compression, limits.clone(), &share, out, |sink| {
             let tar = Tar::new(sink);
-            let tar = match (packing.format, own) {
-                (Format::Portable, own) => portable::pack(own, merged, packing, tar, &share)?,
-                (Format::Native, [own]) => native::pack(own, packing, tar, &share)?,
-                (Format::Native, own) => return Err(PackError::Several(own.len())),
+            let tar = match (packing.format, uppers) {
+                (Format::Portable, uppers) => portable::pack(uppers, merged, packing, tar, &share)?,
+                (Format::Native, [upper]) => native::pack(upper, packing, tar, &share)?,
+                (Format::Native, uppers) => return Err(PackError::Several(uppers.len())),
             };
             tar.finish()
         })?;

@@ -21,12 +21,12 @@ use crate::{
 
 /// Writes all entries of the layer.
 pub(super) fn pack<'s>(
-    own: &Detached,
+    upper: &Detached,
     packing: &Packing,
     tar: Tar<'s>,
     share: &Share,
 ) -> Result<Tar<'s>, PackError> {
-    let root = Entry::root(own).map_err(PackError::reading(b"/"))?;
+    let root = Entry::root(upper).map_err(PackError::reading(b"/"))?;
     let known = WalkMemory::new(&tar.limits().scratch, share);
     let mut walk = Walk { tar, packing, known };
     walk.entry(&[], &root)?;

@@ -1,4 +1,4 @@
-//! Packs a portable layer: the names in the own trees, with what the merged tree shows for them.
+//! Packs a portable layer: the names in the uppers, with what the merged tree shows for them.
 //!
 //! Deliberately absent: following redirects and metacopies. The merged tree has done that.
 
@@ -26,21 +26,21 @@ use crate::{
 
 /// Writes all entries of the layer.
 pub(super) fn pack<'s>(
-    own: &[&Detached],
+    uppers: &[&Detached],
     merged: &Detached,
     packing: &Packing,
     tar: Tar<'s>,
     share: &Share,
 ) -> Result<Tar<'s>, PackError> {
     let root = |tree| Entry::root(tree).map_err(PackError::reading(b"/"));
-    let own = own.iter().map(|tree| root(tree)).collect::<Result<Vec<_>, _>>()?;
+    let uppers = uppers.iter().map(|tree| root(tree)).collect::<Result<Vec<_>, _>>()?;
     let known = WalkMemory::new(&tar.limits().scratch, share);
     let mut walk = Walk { tar, packing, known, path: Vec::new() };
-    walk.dir(&root(merged)?, &own, false)?;
+    walk.dir(&root(merged)?, &uppers, false)?;
     Ok(walk.tar)
 }
 
-/// A name, and the own trees that have it in the current directory, bottom first.
+/// A name, and the uppers that have it in the current directory, bottom first.
 type Named = (Vec<u8>, Vec<usize>);
 
 /// A name and the number of a tree that has it, as one text. Such texts sort by name and then by tree, because a name
@@ -91,12 +91,12 @@ struct Walk<'p, 's> {
 }
 
 impl Walk<'_, '_> {
-    /// Writes a directory that is `own`, bottom first, in the own trees. `replaces`: another own tree has something
-    /// else there.
-    fn dir(&mut self, merged: &Entry, own: &[Entry], replaces: bool) -> Result<(), PackError> {
+    /// Writes a directory. `uppers`: the same directory in the uppers that have it, bottom first. `replaces`: another upper
+    /// has something else there.
+    fn dir(&mut self, merged: &Entry, uppers: &[Entry], replaces: bool) -> Result<(), PackError> {
         self.write_entry(merged, Kind::Dir)?;
         let mut hides = replaces;
-        for dir in own {
+        for dir in uppers {
             let xattrs = self.read(UpperXattrs::of(dir))?;
             hides |= xattrs.opaque || xattrs.redirect.is_some();
         }
@@ -104,21 +104,21 @@ impl Walk<'_, '_> {
             self.whiteout(OPAQUE)?;
             return self.all_in(merged);
         }
-        let list = self.hide(merged, own)?;
+        let list = self.hide(merged, uppers)?;
         let mut shown = self.read(Grouped::new(&list))?;
         while let Some((name, in_trees)) = self.read(shown.next())? {
-            self.within(&name, |walk| walk.shown(merged, own, &name, &in_trees))?;
+            self.within(&name, |walk| walk.shown(merged, uppers, &name, &in_trees))?;
         }
         self.known.forget(list)
     }
 
-    /// Writes the whiteouts of a directory. Returns the names in the own trees that are not hidden.
-    fn hide(&mut self, merged: &Entry, own: &[Entry]) -> Result<Sorted, PackError> {
-        let list = self.names(own)?;
+    /// Writes the whiteouts of a directory. Returns the names in the uppers that are not hidden.
+    fn hide(&mut self, merged: &Entry, uppers: &[Entry]) -> Result<Sorted, PackError> {
+        let list = self.names(uppers)?;
         let mut shown = self.known.sorter(&self.path);
         let mut names = self.read(Grouped::new(&list))?;
         while let Some((name, in_trees)) = self.read(names.next())? {
-            let top = in_trees.last().map(|tree| own[*tree].entry(&name));
+            let top = in_trees.last().map(|tree| uppers[*tree].entry(&name));
             let top = top.transpose().map_err(|source| self.failed(&name, source))?.flatten();
             let hidden = match &top {
                 Some(top) => self.hidden(top, merged, &name)?,
@@ -136,11 +136,11 @@ impl Walk<'_, '_> {
         self.known.sorted(shown, &self.path)
     }
 
-    /// Writes what the directory `merged` shows under a name that these of the own trees have.
+    /// Writes what the directory `merged` shows under a name that these of the uppers have.
     fn shown(
         &mut self,
         merged: &Entry,
-        own: &[Entry],
+        uppers: &[Entry],
         name: &[u8],
         in_trees: &[usize],
     ) -> Result<(), PackError> {
@@ -150,7 +150,7 @@ impl Walk<'_, '_> {
             return self.leaf(name, &entry);
         }
         self.reserved(name)?;
-        let found = in_trees.iter().map(|tree| own[*tree].entry(name));
+        let found = in_trees.iter().map(|tree| uppers[*tree].entry(name));
         let found = self.read(found.collect::<Result<Option<Vec<_>>, _>>())?;
         let mut dirs = found.unwrap_or_default();
         dirs.retain(|entry| entry.sort() == EntryType::Dir);
@@ -177,7 +177,7 @@ impl Walk<'_, '_> {
         self.known.forget(list)
     }
 
-    /// Whether a name must be hidden; `top` is its topmost entry in the own trees.
+    /// Whether a name must be hidden; `top` is its topmost entry in the uppers.
     fn hidden(&self, top: &Entry, merged: &Entry, name: &[u8]) -> Result<bool, PackError> {
         let hidden = || {
             if top.sort() == EntryType::Socket {
@@ -240,9 +240,9 @@ impl Walk<'_, '_> {
     }
 
     /// The names in all of these directories, each with the trees that have it ([`Grouped`]).
-    fn names(&mut self, own: &[Entry]) -> Result<Sorted, PackError> {
+    fn names(&mut self, uppers: &[Entry]) -> Result<Sorted, PackError> {
         let mut names = self.known.sorter(&self.path);
-        for (tree, dir) in own.iter().enumerate() {
+        for (tree, dir) in uppers.iter().enumerate() {
             self.read(dir.names(|name| names.push(&text(name, tree))))?;
         }
         self.known.sorted(names, &self.path)

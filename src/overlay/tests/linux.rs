@@ -179,7 +179,7 @@ fn a_volatile_overlay_is_not_mounted_again_until_its_marker_is_removed(
 
     let error = mount(m, &plan).unwrap_err();
     assert!(matches!(error, OverlayError::VolatileMarker { .. }), "{error}");
-    forget_volatile(&pair(dir)).unwrap();
+    clear_volatile_marker(&pair(dir)).unwrap();
     assert_eq!(read(&attached(m, dir, &plan).join("new")), "new");
 }
 

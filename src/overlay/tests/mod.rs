@@ -301,16 +301,16 @@ fn a_volatile_upper_is_refused_until_its_marker_is_removed() {
 
     let error = mount(&fixture.mounts, &plan).unwrap_err();
     assert!(matches!(error, OverlayError::VolatileMarker { .. }), "{error}");
-    forget_volatile(&fixture.upper()).unwrap();
+    clear_volatile_marker(&fixture.upper()).unwrap();
     mount(&fixture.mounts, &plan).unwrap();
-    forget_volatile(&fixture.upper()).unwrap();
-    forget_volatile(&fixture.upper()).unwrap();
+    clear_volatile_marker(&fixture.upper()).unwrap();
+    clear_volatile_marker(&fixture.upper()).unwrap();
 }
 
 #[test]
 fn an_overlay_that_comes_up_read_only_is_an_error() {
     let fixture = Fixture::new();
-    fixture.mounts.come_up_read_only(true);
+    fixture.mounts.make_read_only(true);
     let plan = Plan::new(fixture.spec(&["a"], Some(fixture.upper()), Options::default())).unwrap();
     let error = mount(&fixture.mounts, &plan).unwrap_err();
     assert!(matches!(error, OverlayError::FellBackToReadOnly { .. }), "{error}");

@@ -20,7 +20,7 @@ use super::{
 use crate::sys::{durable, openat2};
 
 /// The longest path that is passed to one call. The limit of the kernel is 4096.
-const PATH: usize = 4_000;
+const PATH_MOST: usize = 4_000;
 
 /// How often a file is copied if it changes during the copy.
 const TRIES: u32 = 3;
@@ -29,9 +29,9 @@ const TRIES: u32 = 3;
 const TICK: Duration = Duration::from_millis(12);
 
 /// Bytes of memory for files with several names. Above this they go to a file, of which
-/// [`LINKED_CACHE`] bytes stay in memory.
-const LINKED: usize = 8 << 20;
-const LINKED_CACHE: usize = 2 << 20;
+/// [`LINKS_CACHE`] bytes stay in memory.
+const LINKS_MEMORY: usize = 8 << 20;
+const LINKS_CACHE: usize = 2 << 20;
 
 impl Walk<'_> {
     /// Whether the file of this name was copied again in this round under another name, so that
@@ -66,8 +66,8 @@ impl Walk<'_> {
     fn link_to(&mut self, fingerprint: &Fingerprint, linked: Linked) -> Result<(), CloneError> {
         let key = Box::from(fingerprint.ino.to_be_bytes());
         self.linked.insert(key, linked).map_err(CloneError::Notes)?;
-        if self.linked.memory() > LINKED {
-            self.linked.spill(&self.scratch, LINKED_CACHE).map_err(CloneError::Notes)?;
+        if self.linked.memory() > LINKS_MEMORY {
+            self.linked.spill(&self.scratch, LINKS_CACHE).map_err(CloneError::Notes)?;
         }
         self.reserve_memory()
     }
@@ -242,8 +242,8 @@ impl Walk<'_> {
         while !dir.is_empty() {
             // A path of the copy can be longer than one call accepts.
             let end = match dir.len() {
-                ..PATH => dir.len(),
-                _ => dir[..PATH].iter().rposition(|byte| *byte == b'/').unwrap_or(PATH),
+                ..PATH_MOST => dir.len(),
+                _ => dir[..PATH_MOST].iter().rposition(|byte| *byte == b'/').unwrap_or(PATH_MOST),
             };
             here = openat2(&here, os_str(&dir[..end]), openat2::READ, Mode::empty(), STEP)?;
             dir = dir.get(end + 1..).unwrap_or_default();

@@ -119,7 +119,7 @@ impl Walk<'_> {
 
     /// Whether direct I/O that had started before may have changed a file that looks unchanged.
     fn may_have_changed(&self, state: &State, fingerprint: &Fingerprint) -> bool {
-        self.round != Round::Early
+        self.round != Round::PreCopy
             && state.copy_state.maybe_direct
             && fingerprint.is_since(self.direct_since)
     }

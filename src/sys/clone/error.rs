@@ -24,7 +24,7 @@ pub enum CloneError {
     },
     /// An entry is larger than a layer can hold.
     #[error("{}: {what}", shown(path))]
-    Beyond {
+    ExceedsBound {
         /// The entry, relative to the tree.
         path: PathBuf,
         /// Which bound, and what to do.

@@ -9,7 +9,7 @@ use crate::budget::{OverBudget, Share};
 const STEP: u64 = 256 << 10;
 
 /// The pause between two attempts to get memory.
-const AGAIN: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The memory of one copy. Without a share it is not limited.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Memory {
         while bytes > self.taken {
             match share.try_take(bytes - self.taken) {
                 Ok(()) => self.taken = bytes,
-                Err(OverBudget::Busy) if go_on() => thread::sleep(AGAIN),
+                Err(OverBudget::Busy) if go_on() => thread::sleep(RETRY_INTERVAL),
                 Err(OverBudget::Busy) => return Err(CloneError::Stopped),
                 Err(error) => return Err(CloneError::Memory(error)),
             }

@@ -39,7 +39,7 @@
 //!
 //! Each step goes from an open directory to one of its entries. No symlink is followed and no mount
 //! is entered, whatever the writers rename meanwhile. An entry that a round replaces is moved to
-//! another directory (`aside`), because freeing it takes time. [`TreeClone::tidy`] frees these
+//! another directory (`aside`), because freeing it takes time. [`TreeClone::free_replaced`] frees these
 //! entries between rounds. A socket is useless without its listener. Where it may cover a file of a
 //! lower it is copied as a whiteout, so that the file does not reappear. Deliberately absent: how
 //! writers are frozen, and syncing the copy.
@@ -165,7 +165,7 @@ impl TreeClone {
     /// Takes the memory for names from `memory`, and the disk space for bytes from `reservation`.
     /// Both are shared with other operations.
     #[must_use]
-    pub fn within(self, memory: Share, reservation: Box<dyn SpaceReservation>) -> Self {
+    pub fn with_budget(self, memory: Share, reservation: Box<dyn SpaceReservation>) -> Self {
         Self { memory: Memory::new(memory), space: Some(reservation), ..self }
     }
 
@@ -200,7 +200,7 @@ impl TreeClone {
     /// `go_on` is called often. When it returns false the round ends with [`CloneError::Stopped`],
     /// and another round may follow.
     pub fn catch_up(&mut self, round: Round, go_on: &dyn Fn() -> bool) -> Result<(), CloneError> {
-        if round == Round::Still {
+        if round == Round::Frozen {
             self.flush.stop();
         }
         let mut walk = self.walk(round, go_on)?;
@@ -208,7 +208,7 @@ impl TreeClone {
         let noted = walk.finish().map_err(CloneError::Notes)?;
         (self.previous, self.contents) = (Some(noted.0), noted.1);
         walked?;
-        if round == Round::Early {
+        if round == Round::PreCopy {
             let failed = |source| CloneError::Sync { path: self.to.clone(), source };
             self.content.flush().map_err(failed)?;
         }
@@ -237,7 +237,7 @@ impl TreeClone {
         let notes = self.previous.take();
         // The first round copies the most, and delays no pod. A later round copies what was written
         // during the round before, so it must be quick.
-        let writes_out = round == Round::Early && notes.is_none();
+        let writes_out = round == Round::PreCopy && notes.is_none();
         Ok(Walk {
             from,
             to,
@@ -265,10 +265,10 @@ impl TreeClone {
     }
 
     /// Frees the entries that earlier rounds have replaced.
-    pub fn tidy(&mut self) -> Result<(), CloneError> {
+    pub fn free_replaced(&mut self) -> Result<(), CloneError> {
         let path = &self.aside;
-        durable::remove_tree_soon(path)
-            .and_then(|()| durable::create_dir_soon(path, 0o700))
+        durable::remove_tree_unsynced(path)
+            .and_then(|()| durable::create_dir_unsynced(path, 0o700))
             .map_err(|source| CloneError::Entry { path: path.clone(), source })
     }
 

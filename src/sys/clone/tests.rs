@@ -79,13 +79,13 @@ impl Case {
 
     fn round(&mut self) {
         self.clone.sync().unwrap();
-        self.clone.catch_up(Round::Early, &always).unwrap();
+        self.clone.catch_up(Round::PreCopy, &always).unwrap();
     }
 
     /// Runs a round that must fail.
     fn round_error(&mut self) -> CloneError {
         self.clone.sync().unwrap();
-        self.clone.catch_up(Round::Early, &always).unwrap_err()
+        self.clone.catch_up(Round::PreCopy, &always).unwrap_err()
     }
 
     /// Asserts that the copy equals the tree, except for what copies never have.
@@ -357,7 +357,7 @@ fn a_file_that_changed_since_the_sync_started_is_copied_again() {
     case.clone.sync().unwrap();
     thread::sleep(Duration::from_millis(30));
     case.write("after", "x");
-    case.clone.catch_up(Round::Early, &always).unwrap();
+    case.clone.catch_up(Round::PreCopy, &always).unwrap();
     let before = ["before", "after"].map(|name| case.copied(name));
     case.round();
     let after = ["before", "after"].map(|name| case.copied(name));
@@ -394,7 +394,7 @@ fn the_next_round_completes_a_round_that_was_stopped_anywhere() {
         case.clone.sync().unwrap();
         let left = Cell::new(stop);
         let go_on = || left.replace(left.get().saturating_sub(1)) > 0;
-        let stopped = case.clone.catch_up(Round::Early, &go_on);
+        let stopped = case.clone.catch_up(Round::PreCopy, &go_on);
         assert!(matches!(stopped, Err(CloneError::Stopped) | Ok(())), "{stopped:?}");
         case.round();
         case.assert_same(&format!("stopped after {stop}"));
@@ -423,7 +423,10 @@ fn depth_is_limited_also_below_the_longest_path() {
     dir = rustix::fs::openat(&dir, "d", openat2::READ, Mode::empty()).unwrap();
     rustix::fs::mkdirat(&dir, "one more", Mode::RWXU).unwrap();
     let error = case.round_error();
-    assert!(matches!(error, CloneError::Beyond { what: ExceededBound::Depth(256), .. }), "{error}");
+    assert!(
+        matches!(error, CloneError::ExceedsBound { what: ExceededBound::Depth(256), .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -483,7 +486,7 @@ fn an_entry_that_no_layer_can_hold_is_refused_with_its_name() {
         case.round();
         make(&case.path(name));
         let error = case.round_error();
-        assert!(matches!(error, CloneError::Beyond { .. }), "{name}: {error}");
+        assert!(matches!(error, CloneError::ExceedsBound { .. }), "{name}: {error}");
         let message = error.to_string();
         assert!(message.starts_with(name) && message.contains(phrase), "{name}: {message}");
     }
@@ -505,7 +508,7 @@ fn the_number_of_entries_is_limited() {
     case.assert_same("");
     case.write("z/b/one more", "x");
     case.clone.sync().unwrap();
-    let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
+    let error = case.clone.catch_up(Round::PreCopy, &always).unwrap_err();
     assert!(matches!(error, CloneError::TooMany(5)), "{error}");
     fs::remove_file(case.path("e")).unwrap();
     case.round();
@@ -546,7 +549,7 @@ fn a_copy_reserves_space_before_it_writes_and_none_for_holes() {
     let mut case = Case::new(scratch.path());
     let budget = Arc::new(Budget::default());
     let reservation = Counted::up_to(40 << 20);
-    case.clone = case.clone.within(budget.share(), Box::new(reservation.clone()));
+    case.clone = case.clone.with_budget(budget.share(), Box::new(reservation.clone()));
     case.clone.content.never_shares = true;
     case.write("small", "x");
     let sparse = fs::File::create(case.path("sparse")).unwrap();
@@ -558,7 +561,7 @@ fn a_copy_reserves_space_before_it_writes_and_none_for_holes() {
     assert_eq!(reservation.copied.load(Relaxed), (20 << 20) + 4096);
     case.write("more", vec![1; 30 << 20]);
     case.clone.sync().unwrap();
-    let error = case.clone.catch_up(Round::Early, &always).unwrap_err();
+    let error = case.clone.catch_up(Round::PreCopy, &always).unwrap_err();
     let CloneError::Entry { path, source } = error else { panic!("{error}") };
     assert_eq!((path, source.kind()), ("more".into(), io::ErrorKind::StorageFull));
     assert_eq!(case.clone.copied(), (36 << 20) + 1);
@@ -573,7 +576,7 @@ fn privileged_shared_bytes_are_counted_as_shared() {
     let _disk = Disk::new(&scratch, "xfs", &at);
     let mut case = Case::new(&at);
     let (budget, reservation) = (Arc::new(Budget::default()), Counted::up_to(4096));
-    case.clone = case.clone.within(budget.share(), Box::new(reservation.clone()));
+    case.clone = case.clone.with_budget(budget.share(), Box::new(reservation.clone()));
     case.write("dir/shared", vec![1; 20 << 20]);
     // A file that is as new as the copy is copied again.
     thread::sleep(Duration::from_millis(30));
@@ -594,7 +597,7 @@ fn tidy_frees_replaced_entries() {
     change(&case);
     case.round();
     assert!(left() > 0);
-    case.clone.tidy().unwrap();
+    case.clone.free_replaced().unwrap();
     assert_eq!(left(), 0);
     case.write("plain", "once more");
     case.round();
@@ -724,7 +727,7 @@ fn privileged_the_last_round_has_the_bytes_of_direct_io_in_flight() {
     let common = case.copied("common");
     assert!(writer.wait().unwrap().success());
     case.clone.sync().unwrap();
-    case.clone.catch_up(Round::Still, &always).unwrap();
+    case.clone.catch_up(Round::Frozen, &always).unwrap();
     assert!(fs::read(case.to.join("direct")).unwrap() == vec![b'b'; 4 << 20]);
     assert_eq!(
         case.copied("common"),
@@ -784,9 +787,9 @@ fn privileged_a_copy_does_not_write_out_a_neighbours_bytes() {
         fs::write(at.join("neighbour"), vec![1; 100 << 20]).unwrap();
         case.write("own", vec![2; 1 << 20]);
         assert!(!case.clone.sync().unwrap(), "{fs_type}");
-        case.clone.catch_up(Round::Early, &always).unwrap();
+        case.clone.catch_up(Round::PreCopy, &always).unwrap();
         assert!(!case.clone.sync().unwrap(), "{fs_type}");
-        case.clone.catch_up(Round::Still, &always).unwrap();
+        case.clone.catch_up(Round::Frozen, &always).unwrap();
         case.assert_same(fs_type);
         drop(case);
         disk.cut_power();
@@ -809,7 +812,7 @@ fn privileged_a_copy_is_written_out_while_it_is_made() {
         let disk = Disk::with(&scratch, fs_type, options, &at);
         let mut case = Case::new(&at);
         let (budget, reservation) = (Arc::new(Budget::default()), Counted::up_to(u64::MAX));
-        case.clone = case.clone.within(budget.share(), Box::new(reservation.clone()));
+        case.clone = case.clone.with_budget(budget.share(), Box::new(reservation.clone()));
         (0..100).for_each(|n| case.write(&format!("small/{n}"), vec![1; 200 << 10]));
         case.write("large", vec![2; 40 << 20]);
         disk.sync();
@@ -821,7 +824,7 @@ fn privileged_a_copy_is_written_out_while_it_is_made() {
             true
         };
         case.clone.sync().unwrap();
-        case.clone.catch_up(Round::Early, &measure).unwrap();
+        case.clone.catch_up(Round::PreCopy, &measure).unwrap();
         case.assert_same(fs_type);
         assert!(most.get() <= 3 << 20, "{fs_type}: {} bytes were not written out", most.get());
         assert!(calls.get() >= 140, "{fs_type}: go_on was called {} times", calls.get());
@@ -829,7 +832,7 @@ fn privileged_a_copy_is_written_out_while_it_is_made() {
 
         case.write("changed", vec![3; 8 << 20]);
         case.clone.sync().unwrap();
-        case.clone.catch_up(Round::Still, &always).unwrap();
+        case.clone.catch_up(Round::Frozen, &always).unwrap();
         let left = Amount { files: 1, bytes: 8 << 20 };
         assert_eq!(
             case.clone.dirty(),
@@ -851,7 +854,7 @@ fn privileged_a_failed_sync_is_reported() {
     fs::write(from.join("file"), "lost").unwrap();
     disk.cut_power();
     // The error comes from the sync or from the file. That depends on how much is dirty elsewhere.
-    let done = clone.sync().and_then(|_| clone.catch_up(Round::Early, &always));
+    let done = clone.sync().and_then(|_| clone.catch_up(Round::PreCopy, &always));
     assert!(matches!(done, Err(CloneError::Sync { .. } | CloneError::Entry { .. })), "{done:?}");
 }
 
@@ -928,7 +931,7 @@ fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
     case.round();
     case.clone.sync().unwrap();
     let started = Instant::now();
-    case.clone.catch_up(Round::Early, &always).unwrap();
+    case.clone.catch_up(Round::PreCopy, &always).unwrap();
     let quiet = started.elapsed();
     let bare = at.join("bare");
     fs::create_dir(&bare).unwrap();
@@ -950,12 +953,12 @@ fn names_wait_for_memory_that_another_copy_holds() {
     let budget = Arc::new(Budget::new(0, 0, 1 << 30));
     let other = budget.share();
     other.take(1).unwrap();
-    case.clone = case.clone.within(budget.share(), Box::new(Counted::up_to(u64::MAX)));
+    case.clone = case.clone.with_budget(budget.share(), Box::new(Counted::up_to(u64::MAX)));
     case.clone.sync().unwrap();
     // As in the last round, when the time of the freeze ends.
     let calls = Cell::new(0);
     let twenty_times = || calls.replace(calls.get() + 1) < 20;
-    assert!(matches!(case.clone.catch_up(Round::Early, &twenty_times), Err(CloneError::Stopped)));
+    assert!(matches!(case.clone.catch_up(Round::PreCopy, &twenty_times), Err(CloneError::Stopped)));
     drop(other);
     case.round();
     assert_eq!(fs::read(case.to.join("directory/file")).unwrap(), b"content");
@@ -975,7 +978,7 @@ fn names_that_need_more_than_the_memory_limit_are_refused() {
     case.write("file", "content");
     case.clone = case
         .clone
-        .within(Arc::new(Budget::new(0, 0, 1)).share(), Box::new(Counted::up_to(u64::MAX)));
+        .with_budget(Arc::new(Budget::new(0, 0, 1)).share(), Box::new(Counted::up_to(u64::MAX)));
     let error = case.round_error();
     assert!(matches!(error, CloneError::Memory(OverBudget::TooMuch(1))), "{error}");
     assert!(error.to_string().contains("raise that limit"), "{error}");

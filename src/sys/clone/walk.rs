@@ -66,9 +66,9 @@ pub(super) struct Walk<'c> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
     /// They write, and another round follows.
-    Early,
+    PreCopy,
     /// They are frozen, so the tree does not change. Only what must be written out is written out.
-    Still,
+    Frozen,
     /// They write, and no round follows. A file that changes while it is copied is copied again, up
     /// to three times in all.
     Live,
@@ -170,7 +170,7 @@ impl Walk<'_> {
     }
 
     pub(super) fn exceeds(&self, name: &[u8], what: ExceededBound) -> CloneError {
-        CloneError::Beyond { path: self.place(name), what }
+        CloneError::ExceedsBound { path: self.place(name), what }
     }
 
     /// Reserves memory for all data of the walk. It is called after the names of each directory and

@@ -3,16 +3,19 @@
 //!
 //! The order is always the same: sync the bytes, change the name, sync the directory. An error
 //! names the path and keeps the [`io::ErrorKind`], so that a caller can distinguish a full disk
-//! from a missing directory. [`note`] is for data that may wait for the journal: its calls do not
-//! sync. Deliberately absent: retries, and any knowledge of what is written.
+//! from a missing directory.
+//!
+//! These do less: the functions whose names end in `_unsynced` change names and do not wait for the
+//! disk; [`xattr_text`] leaves that to the journal; [`write_out`] and [`WriteBehind`] write bytes
+//! out without the metadata. Deliberately absent: retries, and any knowledge of what is written.
 
-pub mod note;
 mod remove;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod write_behind;
 mod write_out;
+pub mod xattr_text;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -23,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, syncfs};
 
 use super::openat2;
-pub use remove::{remove_tree, remove_tree_soon};
+pub use remove::{remove_tree, remove_tree_unsynced};
 pub use tree::{settle, unwritten};
 pub use write_behind::{PIECE, WriteBehind, write_out_in_pieces};
 pub use write_out::{Amount, write_out};
@@ -56,14 +59,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// `AlreadyExists` if `to` exists, `CrossesDevices` if the two are on different file systems.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    rename_soon(from, to)?;
+    rename_unsynced(from, to)?;
     // The new name first: a crash between the two syncs may leave both names, never neither.
     sync_dir(openat2::parent(to)?)?;
     sync_dir(openat2::parent(from)?)
 }
 
 /// Like [`rename`], but does not wait for the disk. After a crash the old or the new name exists.
-pub fn rename_soon(from: &Path, to: &Path) -> io::Result<()> {
+pub fn rename_unsynced(from: &Path, to: &Path) -> io::Result<()> {
     renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
         .map_err(|e| at(&format!("rename {} to", from.display()), to)(e.into()))
 }
@@ -79,7 +82,7 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
 
 /// Removes from the directory `path` the temporary files that [`write_atomic`] left there before a
 /// crash. No other thread may be writing to the directory.
-pub fn sweep(path: &Path) -> io::Result<()> {
+pub fn remove_temp_files(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path).map_err(at("list", path))? {
         let entry = entry.map_err(at("list", path))?;
         if entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
@@ -103,7 +106,7 @@ pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// Like [`create_dir`], but does not wait for the disk. After a crash the directory may be missing.
-pub fn create_dir_soon(path: &Path, mode: u32) -> io::Result<()> {
+pub fn create_dir_unsynced(path: &Path, mode: u32) -> io::Result<()> {
     make_dir(path, mode).map(drop)
 }
 

@@ -36,7 +36,7 @@ const DEPTH: usize = 256;
 /// `CrossesDevices`, with the path, if there is a mount at or below `path`. The content of the
 /// mount is not changed. Entries that were removed before stay removed.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
-    match remove_tree_soon(path).and_then(|()| sync_dir(parent(path)?)) {
+    match remove_tree_unsynced(path).and_then(|()| sync_dir(parent(path)?)) {
         // The parent does not exist, so the tree does not either.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
@@ -44,7 +44,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// Like [`remove_tree`], but does not wait for the disk. After a crash any part of it may exist.
-pub fn remove_tree_soon(path: &Path) -> io::Result<()> {
+pub fn remove_tree_unsynced(path: &Path) -> io::Result<()> {
     let dir = parent(path)?;
     let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
     let Some(name) = name else {

@@ -1,5 +1,5 @@
-//! Writes out a copy in pieces while it is made, so that another program's sync does not wait for
-//! many of its bytes.
+//! Write-behind: writes a copy to the disk in pieces while it is made. So another program's sync
+//! does not wait for many of its bytes.
 //!
 //! A program that syncs a file of a few bytes waits until the disk has taken all earlier requests,
 //! and one journal commit covers the changes of all programs. So bytes that stay in memory until

@@ -50,13 +50,13 @@ enum State {
 
 /// How long processes were frozen, and how the freeze ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stood {
+pub struct FreezeResult {
     /// Time between the request to freeze and the thaw.
-    pub time: Duration,
+    pub duration: Duration,
     /// Whether they were frozen until the caller was done.
-    pub to_the_end: bool,
+    pub complete: bool,
     /// Whether they were not, because another program thawed cgroups that it had frozen.
-    pub let_go: bool,
+    pub thawed_by_others: bool,
 }
 
 impl Frozen {
@@ -111,7 +111,7 @@ impl Frozen {
     }
 
     /// Thaws the processes. A repeated call changes nothing.
-    pub fn thaw(&self) -> io::Result<Stood> {
+    pub fn thaw(&self) -> io::Result<FreezeResult> {
         let mut state = self.shared.state.lock();
         if *state == State::Frozen {
             let all_frozen = self.shared.others_are_frozen();
@@ -123,10 +123,10 @@ impl Frozen {
             };
             self.shared.changed.notify_all();
         }
-        Ok(Stood {
-            time: self.started.elapsed(),
-            to_the_end: *state == State::Done,
-            let_go: *state == State::ThawedByOthers,
+        Ok(FreezeResult {
+            duration: self.started.elapsed(),
+            complete: *state == State::Done,
+            thawed_by_others: *state == State::ThawedByOthers,
         })
     }
 

@@ -32,7 +32,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::frozen::{Frozen, Stood};
+pub use self::frozen::{FreezeResult, Frozen};
 use super::durable::at;
 
 /// The deepest level at which a pod's cgroup is searched. A kubelet in a container of a container

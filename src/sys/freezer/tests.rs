@@ -123,8 +123,8 @@ fn processes_are_thawed_on_drop() {
     assert_eq!(freeze_requested(&scratch), "0");
     let frozen = freeze(&[group], Duration::from_secs(60)).unwrap();
     let outcome = frozen.thaw().unwrap();
-    assert!(outcome.to_the_end && outcome.time < Duration::from_secs(60), "{outcome:?}");
-    assert!(frozen.thaw().unwrap().to_the_end);
+    assert!(outcome.complete && outcome.duration < Duration::from_secs(60), "{outcome:?}");
+    assert!(frozen.thaw().unwrap().complete);
 }
 
 /// docs/hazards.md, 24.
@@ -143,7 +143,7 @@ fn processes_are_thawed_at_the_deadline() {
         thread::sleep(Duration::from_millis(1));
     }
     assert!(frozen.is_late());
-    assert!(!frozen.thaw().unwrap().to_the_end);
+    assert!(!frozen.thaw().unwrap().complete);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_cgroup_frozen_by_others_stays_frozen_and_a_missing_one_counts_as_frozen() {
     scratch.file("group/cgroup.freeze", "1\n");
     scratch.file("group/cgroup.events", "frozen 1\n");
     let frozen = freeze(&[group], Duration::from_secs(60)).unwrap();
-    assert!(frozen.thaw().unwrap().to_the_end);
+    assert!(frozen.thaw().unwrap().complete);
     drop(frozen);
     assert_eq!(freeze_requested(&scratch), "1");
     for version in [Version::V1, Version::V2] {
@@ -178,8 +178,8 @@ fn a_cgroup_frozen_by_others_must_stay_frozen_to_the_end() {
         let frozen = freeze(&group, Duration::from_secs(60)).unwrap();
         scratch.file(&format!("group/{file}"), text);
         let outcome = frozen.thaw().unwrap();
-        assert!(outcome.let_go && !outcome.to_the_end, "{file}: {outcome:?}");
-        assert!(!frozen.thaw().unwrap().to_the_end, "{file}");
+        assert!(outcome.thawed_by_others && !outcome.complete, "{file}: {outcome:?}");
+        assert!(!frozen.thaw().unwrap().complete, "{file}");
     }
 }
 
@@ -193,7 +193,7 @@ fn a_freeze_that_is_given_up_stays_thawed() {
     assert_eq!(freeze_requested(&scratch), "0");
     assert_eq!(frozen.hold().unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(freeze_requested(&scratch), "0");
-    assert!(!frozen.thaw().unwrap().to_the_end);
+    assert!(!frozen.thaw().unwrap().complete);
 }
 
 /// A process in its own cgroup that counts in a file.
@@ -270,6 +270,6 @@ fn privileged_a_process_is_frozen_and_thawed() {
         let late = freeze(&groups, Duration::from_millis(200)).unwrap();
         thread::sleep(Duration::from_millis(250));
         assert!(counting.is_running(), "{version:?}: the watchdog did not thaw it");
-        assert!(!late.thaw().unwrap().to_the_end);
+        assert!(!late.thaw().unwrap().complete);
     }
 }

@@ -75,7 +75,7 @@ impl FakeMounts {
     }
 
     /// Whether new file systems become read-only without an error, from now on.
-    pub fn come_up_read_only(&self, read_only: bool) {
+    pub fn make_read_only(&self, read_only: bool) {
         self.state().read_only = read_only;
     }
 

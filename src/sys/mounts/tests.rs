@@ -54,7 +54,7 @@ fn the_fake_is_busy_for_the_given_number_of_attempts() {
 #[test]
 fn the_fake_makes_read_only_file_systems() {
     let mounts = FakeMounts::default();
-    mounts.come_up_read_only(true);
+    mounts.make_read_only(true);
     let mount = mounts.create(&tmpfs()).unwrap();
     assert!(!mounts.writable(&mount).unwrap());
 }

@@ -193,10 +193,10 @@ proptest! {
         let mut clone =
             TreeClone::new(&from, &to, &aside, limits.bounds(), &spill::Scratch::default()).unwrap();
         clone.sync().unwrap();
-        let captured = clone.catch_up(Round::Early, &|| true);
+        let captured = clone.catch_up(Round::PreCopy, &|| true);
         match &captured {
             Ok(()) => prop_assert_eq!(described(&to), described(&from)),
-            Err(CloneError::Beyond { .. } | CloneError::TooMany(_)) => {}
+            Err(CloneError::ExceedsBound { .. } | CloneError::TooMany(_)) => {}
             Err(error) => prop_assert!(false, "{error}"),
         }
         let tree = LinuxMounts.open_dir(&from).unwrap();
@@ -231,8 +231,8 @@ fn the_last_directories_count_for_the_size_of_the_tar() {
     let bounds = small().bounds();
     let mut clone = TreeClone::new(&from, &to, &aside, bounds, &spill::Scratch::default()).unwrap();
     clone.sync().unwrap();
-    let error = clone.catch_up(Round::Early, &|| true).unwrap_err();
-    assert!(matches!(error, CloneError::Beyond { .. }), "{error}");
+    let error = clone.catch_up(Round::PreCopy, &|| true).unwrap_err();
+    assert!(matches!(error, CloneError::ExceedsBound { .. }), "{error}");
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn privileged_hundreds_of_attributes_are_packed_and_unpacked() {
     let (to, aside) = (at.join("to"), at.join("aside"));
     let mut clone = TreeClone::new(&tree, &to, &aside, bounds, &spill::Scratch::default()).unwrap();
     clone.sync().unwrap();
-    clone.catch_up(Round::Early, &|| true).unwrap();
+    clone.catch_up(Round::PreCopy, &|| true).unwrap();
     {
         let stack = [Arc::new(LinuxMounts.open_dir(&to).unwrap())];
         for packing in [PORTABLE, NATIVE] {
@@ -314,6 +314,6 @@ fn privileged_hundreds_of_attributes_are_packed_and_unpacked() {
     // One more than the root of any image can have, and a value that is longer than any image can have.
     give(&tree, 0o755, (1, 0), &xattrs);
     clone.sync().unwrap();
-    let error = clone.catch_up(Round::Early, &|| true).unwrap_err();
+    let error = clone.catch_up(Round::PreCopy, &|| true).unwrap_err();
     assert!(error.to_string().contains("root has 300 extended attributes"), "{error}");
 }

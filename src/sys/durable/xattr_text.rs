@@ -1,19 +1,19 @@
-//! A text that is stored in extended attributes of a directory, and when it survives a crash.
+//! A text in an extended attribute (xattr) of a directory, which becomes durable without a sync of
+//! its own.
 //!
-//! To write a file durably takes a sync, and a sync waits for everything else that the disk has to
-//! write. An extended attribute is metadata: it reaches the disk with the file system's journal, as
-//! a whole. On the file systems that [`Journal`] names, it is there no later than any file that is
-//! synced after it was set. So a caller that owes durability only to programs that sync does not
-//! have to wait.
+//! A sync is slow: it waits for everything else that the disk has to write. An xattr is metadata,
+//! which the file system's journal brings to the disk as a whole. With the file systems of
+//! [`Journal`], the text is on the disk no later than any file that a program writes and syncs
+//! afterwards. So a crash cannot keep such a file and lose the text.
 //!
 //! ```text
 //! DIRECTORY                  attribute user.NAME: "PARTS SIDE\n", then the text's first part
 //! DIRECTORY/NAME.SIDEn/      for each further part a directory with the attribute; SIDE is `a` and `b` in turn
 //! ```
 //!
-//! ext4 keeps all attributes of a file in one block, which limits the size of a part. Because of
-//! the two sides, a kill between two parts leaves the former text. Deliberately absent: what a text
-//! means.
+//! ext4 keeps all xattrs of a file in one block, which limits the size of a part. A new text is
+//! written to the side that the present one does not use, and its head last: so a kill between two
+//! parts leaves the former text. Deliberately absent: what a text means.
 
 use std::{
     fs, io,
@@ -58,7 +58,7 @@ impl Journal {
             Ok(BTRFS) => Self::Transactions,
             _ => return Self::Unknown,
         };
-        let probe = "user.ovl-csi.trial";
+        let probe = "user.ovl-csi.probe";
         match setxattr(dir, probe, b"", XattrFlags::empty()).and_then(|()| removexattr(dir, probe))
         {
             Ok(()) => journal,
@@ -205,5 +205,5 @@ fn largest(dir: &Path) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-#[path = "note_tests.rs"]
+#[path = "xattr_text_tests.rs"]
 mod tests;

@@ -186,5 +186,5 @@ fn allowed(
 }
 
 #[cfg(test)]
-#[path = "policy_tests.rs"]
+#[path = "addresses_tests.rs"]
 mod tests;
