@@ -38,7 +38,7 @@ fn privileged_a_disk_that_fills_while_a_layer_is_added_is_reported_and_left_clea
     // Its image is smaller, so a smaller reservation succeeds. It fails before the disk is full.
     let error = store.layers.add(&new, store.disk.reserve(4_321).unwrap(), &tar[..]).unwrap_err();
     assert_eq!(error.class(), Class::Exhausted, "{error}");
-    for part in [&root.display().to_string(), "4321 are reserved", "more bytes"] {
+    for part in [&root.display().to_string(), "4.2 KiB are reserved", "more are needed"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
     for part in ["layers", "staging"] {
