@@ -88,7 +88,7 @@ const REPORTED: [&str; 2] = ["ovl.csi.dev/told", "ovl.csi.dev/reported-phase"];
 fn write_former_forms(ns: &TestNamespace<'_>, snapshot: &Snapshot) -> Result<()> {
     let id = snapshot.id()?;
     let object = ns.overlay_snapshot(&id)?;
-    let node = object["spec"]["node"].as_str().context("the OverlaySnapshot names no node")?;
+    let node = object["spec"]["nodeName"].as_str().context("the OverlaySnapshot names no node")?;
     let file = format!("{STORE}/snapshots/{id}.json");
     let edits = r#"-e 's/"captured_at":/"cut":/' -e 's/"format": *2/"format": 1/'"#;
     let node = Node::new(ns.cluster(), node);
