@@ -22,6 +22,7 @@ use super::{
     turn::{NamespaceTurns, Turn},
 };
 use crate::{
+    backoff,
     cluster::{
         Action, Change, NodeState, Watch,
         overlay_snapshot::OverlaySnapshot,
@@ -169,7 +170,7 @@ impl Reconciler {
         }
         let mut retries = self.retries.lock();
         let tries = retries.entry(id.to_owned()).or_default();
-        let pause = PAUSE.saturating_mul(1 << (*tries).min(10)).min(PAUSE_MAX);
+        let pause = backoff::pause(PAUSE, PAUSE_MAX, *tries).min(PAUSE_MAX);
         *tries += 1;
         Action::requeue(pause)
     }

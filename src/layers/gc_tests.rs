@@ -233,6 +233,21 @@ fn a_round_for_needed_space_ends_as_soon_as_it_is_free() {
     assert_eq!((done.layers, done.kept_layers), (2, 1));
 }
 
+/// A full round that reports its start to `began`, and ends after a message of `ended`.
+fn round_until(
+    store: &Store,
+    began: &mpsc::Sender<()>,
+    ended: &mpsc::Receiver<()>,
+) -> Result<GcStats, CollectError> {
+    let roots = || {
+        began.send(()).unwrap();
+        let released = ended.recv_timeout(LONG).is_ok();
+        let timeout = || CollectError::IncompleteRoots("timeout".to_owned());
+        released.then(Roots::default).ok_or_else(timeout)
+    };
+    store.collect(roots, &NOW)
+}
+
 /// A full round may take long: it reads the records of all volumes and removes all unreachable layers.
 #[test]
 fn a_caller_that_waits_for_space_returns_as_soon_as_it_is_free() {
@@ -242,15 +257,7 @@ fn a_caller_that_waits_for_space_returns_as_soon_as_it_is_free() {
     let (end, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let whole = &store;
-        let whole = scope.spawn(move || {
-            let roots = || {
-                began.send(()).unwrap();
-                let released = ended.recv_timeout(LONG).is_ok();
-                let timeout = || CollectError::IncompleteRoots("timeout".to_owned());
-                released.then(Roots::default).ok_or_else(timeout)
-            };
-            whole.collect(roots, &NOW)
-        });
+        let whole = scope.spawn(move || round_until(whole, &began, &ended));
         is_on.recv().unwrap();
         let waits = scope.spawn(|| store.free_space(|| panic!("a second round"), LONG, 10));
         free.store(10, SeqCst);
@@ -276,15 +283,7 @@ fn of_many_callers_that_find_no_space_one_runs_a_round() {
     let began_at = Instant::now();
     std::thread::scope(|scope| {
         let whole = &store;
-        let whole = scope.spawn(move || {
-            let roots = || {
-                began.send(()).unwrap();
-                let released = ended.recv_timeout(LONG).is_ok();
-                let timeout = || CollectError::IncompleteRoots("timeout".to_owned());
-                released.then(Roots::default).ok_or_else(timeout)
-            };
-            whole.collect(roots, &NOW)
-        });
+        let whole = scope.spawn(move || round_until(whole, &began, &ended));
         is_on.recv().unwrap();
         let many: Vec<_> = (10..20)
             .map(|need| {

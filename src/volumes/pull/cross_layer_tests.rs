@@ -206,6 +206,18 @@ async fn privileged_a_hard_link_is_resolved_through_a_lower_symlink() {
     node.unpublish("through").await;
 }
 
+/// The header of a directory of that mode, which belongs to `owner` and its group.
+fn directory(mode: u32, owner: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(mode);
+    header.set_uid(owner);
+    header.set_gid(owner);
+    header.set_mtime(1_234_567_890);
+    header.set_size(0);
+    header
+}
+
 /// The base has entries for /tmp and a home directory, and the layers above only add files to them.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
@@ -214,14 +226,7 @@ async fn privileged_directories_without_an_entry_keep_their_owner_and_mode() {
     let base = {
         let mut tar = tar::Builder::new(Vec::new());
         for (name, mode, owner) in [("tmp", 0o1777, 0), ("home", 0o755, 0), ("home/u", 0o700, 7)] {
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_mode(mode);
-            header.set_uid(owner);
-            header.set_gid(owner);
-            header.set_mtime(1_234_567_890);
-            header.set_size(0);
-            tar.append_data(&mut header, name, &[][..]).unwrap();
+            tar.append_data(&mut directory(mode, owner), name, &[][..]).unwrap();
         }
         tar.into_inner().unwrap()
     };
@@ -278,16 +283,6 @@ async fn privileged_directories_without_an_entry_keep_their_owner_and_mode() {
 #[ignore = "needs root"]
 async fn privileged_directories_and_the_root_have_the_attributes_of_the_last_image() {
     let registry = FakeRegistry::start().await;
-    let directory = |name, mode, owner| {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_mode(mode);
-        header.set_uid(owner);
-        header.set_gid(owner);
-        header.set_mtime(1_234_567_890);
-        header.set_size(0);
-        (name, header)
-    };
     let named = |entries: &[(&str, tar::Header)], file: &str| {
         let mut tar = tar::Builder::new(Vec::new());
         for (name, header) in entries {
@@ -298,8 +293,8 @@ async fn privileged_directories_and_the_root_have_the_attributes_of_the_last_ima
         tar.append_data(&mut header, file, &[][..]).unwrap();
         tar.into_inner().unwrap()
     };
-    let base = named(&[directory("./", 0o750, 5), directory("tmp", 0o1777, 7)], "tmp/base");
-    let names = named(&[directory("tmp", 0o1770, 8)], "tmp/names");
+    let base = named(&[("./", directory(0o750, 5)), ("tmp", directory(0o1777, 7))], "tmp/base");
+    let names = named(&[("tmp", directory(0o1770, 8))], "tmp/names");
     registry.push_image("base", "1", std::slice::from_ref(&base), true);
     registry.push_image("seed", "1", &[layer(&[("tmp/seed", File("s"))])], true);
     registry.push_image("names", "1", &[names], true);
