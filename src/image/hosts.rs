@@ -48,7 +48,7 @@ pub struct Hosts {
     registries: BTreeMap<String, Parsed>,
     /// For registries that are not in `registries`.
     default: Parsed,
-    /// [`Settings::tls`] is an index into it. The first entry is for servers that no file names.
+    /// [`Settings::tls`](super::endpoint::Settings::tls) is an index into it. The first entry is for servers that no file names.
     tls_settings: Vec<TlsSettings>,
     /// Networks in which only servers that a file names are contacted.
     refused: RefusedNetworks,
@@ -122,7 +122,7 @@ impl Hosts {
     }
 
     /// The servers for `registry`, in order. Empty where its settings are invalid ([`Hosts::unusable`]), and for text
-    /// that is not the registry of any [`Reference`].
+    /// that is not the registry of any [`Reference`](crate::reference::Reference).
     pub(super) fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
         let Ok(file) = self.parsed(registry) else { return Vec::new() };
         let server = file.server.clone().or_else(|| itself(registry));

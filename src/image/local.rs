@@ -1,7 +1,7 @@
 //! Images in local files: an OCI layout directory, or an archive of `docker save`.
 //!
 //! For the command line, and for nodes that get their images offline. Deliberately absent: a path from a pod's
-//! [`Reference`] to this module. [`Local`] is only made from text that an operator writes. All functions block.
+//! [`Reference`](crate::reference::Reference) to this module. [`Local`] is only made from text that an operator writes. All functions block.
 
 use std::{
     io::{self, Read},

@@ -10,7 +10,7 @@ pub(super) enum Refusal {
         "{role} leads to {host} by {scheme}, which is not encrypted; the registry must use https"
     )]
     Scheme {
-        /// [`Role::name`].
+        /// [`Role::name`](super::addresses::Role::name).
         role: &'static str,
         /// Host of the URL.
         host: String,
@@ -34,7 +34,7 @@ pub(super) enum Refusal {
         "{role} leads to {host} with a user name or password in its URL; such URLs are not followed"
     )]
     Credentials {
-        /// [`Role::name`].
+        /// [`Role::name`](super::addresses::Role::name).
         role: &'static str,
         /// Host of the URL.
         host: String,

@@ -1,6 +1,6 @@
 //! The kubectl plugin `kubectl ovl`: takes snapshots of pods' volumes and forks pods, for users of one namespace.
 //!
-//! It reads VolumeSnapshots, their annotations ([`snapshot_view`]) and Pods only, because its users may have no right to read
+//! It reads VolumeSnapshots, their annotations (`snapshot_view`) and Pods only, because its users may have no right to read
 //! OverlaySnapshots or nodes.
 //!
 //! | exit code | what happened | what to do |

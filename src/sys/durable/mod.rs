@@ -6,7 +6,7 @@
 //! from a missing directory.
 //!
 //! These do less: the functions whose names end in `_unsynced` change names and do not wait for the
-//! disk; [`xattr_text`] leaves that to the journal; [`write_out`] and [`WriteBehind`] write bytes
+//! disk; [`xattr_text`] leaves that to the journal; [`write_out()`] and [`WriteBehind`] write bytes
 //! out without the metadata. Deliberately absent: retries, and any knowledge of what is written.
 
 mod remove;

@@ -15,7 +15,7 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// The cost of writing it out file by file, in bytes, for comparison with [`unwritten`].
+    /// The cost of writing it out file by file, in bytes, for comparison with [`unwritten`](super::tree::unwritten).
     pub fn cost(&self) -> u64 {
         self.files.saturating_mul(PER_FILE).saturating_add(self.bytes)
     }

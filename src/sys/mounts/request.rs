@@ -7,7 +7,7 @@ use super::detached::Detached;
 /// The longest value of a text parameter that `fsconfig(2)` takes, in bytes (fs/fsopen.c).
 pub const TEXT_LIMIT: usize = 255;
 
-/// Describes a file system to be made by [`Mounts::create`].
+/// Describes a file system to be made by [`Mounts::create`](super::Mounts::create).
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The kernel's name of the type: `overlay`, `erofs`, `tmpfs`.
