@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::context::SuiteContext;
 use crate::machine::process::{Cmd, tail};
@@ -35,6 +36,12 @@ pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "squashfs-tools",
     "umoci",
     "xfsprogs",
+];
+
+/// The test binaries with one long test each that uses at most one core. They run beside all others.
+const LONG: &[(&str, &str)] = &[
+    ("privileged_hostile", "privileged_hostile_tenants_neither_end_the_driver_nor_delay_others"),
+    ("names_memory", "privileged_an_upper_of_many_files_needs_little_memory"),
 ];
 
 /// Lines of a failed run that are quoted.
@@ -81,7 +88,19 @@ pub fn privileged(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     for (variable, module, version) in versions::ARCHIVES {
         test = test.env(variable, golang::module_dir(h, module, version)?);
     }
-    tests(test, &["--ignored", "privileged_", "--skip", "emulated_"], log)
+    let long_log = log.with_extension("long.log");
+    thread::scope(|scope| {
+        let long =
+            LONG.iter().fold(test.clone(), |test, (binary, _)| test.args(["--test", binary]));
+        let long = scope.spawn(|| tests(long, &["--ignored", "privileged_"], &long_log));
+        let skipped = LONG.iter().flat_map(|(_, name)| ["--skip", name]);
+        let arguments = ["--ignored", "privileged_", "--skip", "emulated_"].into_iter();
+        let report = tests(test, &arguments.chain(skipped).collect::<Vec<_>>(), log);
+        let long = long.join().map_err(|_| anyhow!("the thread of the long tests panicked"))?;
+        let mut report = report?;
+        report.add(long?);
+        Ok(report)
+    })
 }
 
 /// Runs `cargo test …` and counts the results.
