@@ -18,7 +18,7 @@ use ovl::{
     layers::{SnapshotRecord, Store},
     media_type::{Compression, Format},
     metrics::Metrics,
-    overlay::{Features, Options},
+    overlay::{KernelFeatures, Options},
     snapshots::{self, CaptureRequest, Consistency, PushRequest, Pushed, Snapshots},
     sys::{freezer::Freezer, mounts::LinuxMounts, mounts::Mounts as _},
     volumes::{
@@ -88,7 +88,7 @@ impl<'a> Node<'a> {
         let server = format!("server = \"http://{}\"\n", given.registry);
         fs::write(hosts.join(&given.registry).join("hosts.toml"), server).unwrap();
         let registries = Arc::new(Registries::new(Hosts::load(&hosts).unwrap()).unwrap());
-        let features = Features::probe(&LinuxMounts, &probe).unwrap();
+        let features = KernelFeatures::probe(&LinuxMounts, &probe).unwrap();
         let mounts = features.mounts(&root.join("lowers")).unwrap();
         let store = Arc::new(Store::open(&root.join("store"), mounts.clone()).unwrap());
         let parts = Parts::new(store.clone(), registries.clone(), mounts, features);
@@ -316,7 +316,7 @@ async fn push(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         id: record.id,
         node: "another".to_owned(),
         image: Some(image.clone()),
-        snapshot_layers: record.own,
+        snapshot_layers: record.own_layers,
         owner: None,
     };
     let (mut restores, mut pulls) = (Vec::new(), Vec::new());

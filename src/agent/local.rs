@@ -90,7 +90,7 @@ impl Local {
     pub async fn capture(&self, request: CaptureRequest) -> Result<PushReport, Failure> {
         let engine = &self.0.engine;
         let record = engine.capture(request).await?;
-        if record.own > SQUASH_ABOVE
+        if record.own_layers > SQUASH_ABOVE
             && record.pushed.is_none()
             && let Err(failure) = engine.squash(&record.id, None).await
         {
@@ -225,7 +225,7 @@ impl LocalLookup {
             id,
             node: self.node.clone(),
             image: record.pushed.and_then(|image| image.parse().ok()),
-            snapshot_layers: record.own,
+            snapshot_layers: record.own_layers,
             owner: record.owner,
         })
     }

@@ -47,10 +47,10 @@ impl Pushes {
         let _permit = self.all.acquire(namespace).await;
         let fast = self.fast.acquire(namespace).await;
         let release_when_slow = async {
-            let mut before = progress.moved();
+            let mut before = progress.bytes_moved();
             loop {
                 sleep(self.interval).await;
-                let now = progress.moved();
+                let now = progress.bytes_moved();
                 if now.saturating_sub(before) < SLOW_BYTES {
                     break;
                 }

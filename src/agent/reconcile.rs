@@ -245,7 +245,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
     ) -> Result<Next, ObjectGone> {
         let before = status.clone();
         status::describe(status, &record);
-        let deep = record.own > spec.squash_above && record.pushed.is_none();
+        let deep = record.own_layers > spec.squash_above && record.pushed.is_none();
         let tried = status::reason(status, SQUASHED).is_some_and(|reason| reason != "Squashing");
         let is_pushed = record.pushed.is_some() && status.pushed_bytes.is_some();
         let pushing = spec.push.as_ref().filter(|_| !is_pushed);
@@ -256,7 +256,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             None => status::ready(status, &self.shared.node),
         }
         if deep && !tried {
-            let message = format!("{} snapshot layers are being squashed into one", record.own);
+            let message = format!("{} snapshot layers are being squashed into one", record.own_layers);
             status::set_condition(status, SQUASHED, ConditionStatus::No, "Squashing", message);
         }
         if let Some(why) = last_push_failure(&before).filter(|_| pushing.is_some()) {

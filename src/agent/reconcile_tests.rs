@@ -91,7 +91,7 @@ impl FakeNode {
 fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
     SnapshotRecord {
         stack: (0..=own).map(|n| LayerKey::of(&[n as u8])).collect(),
-        own,
+        own_layers: own,
         owner: Some(Owner { uid: 1000, gid: 100 }),
         entries: 1000,
         bytes: 1_000_000_000,
@@ -129,7 +129,7 @@ impl Engine for FakeNode {
         self.run(if push.is_some() { "squash and send" } else { "squash" }, id)?;
         self.change(id, |record| {
             record.stack.truncate(2);
-            record.own = 1;
+            record.own_layers = 1;
         });
         Ok(())
     }

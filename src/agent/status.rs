@@ -121,7 +121,7 @@ pub(super) fn describe(status: &mut OverlaySnapshotStatus, record: &SnapshotReco
     status.entries = count(record.entries);
     status.bytes = count(record.bytes);
     status.layers = count(record.stack.len() as u64);
-    status.own_layers = count(record.own as u64);
+    status.own_layers = count(record.own_layers as u64);
     status.owner = record.owner.map(|owner| owner.to_string());
     status.parent = record.parent.as_ref().map(ToString::to_string);
     status.image.clone_from(&record.pushed);

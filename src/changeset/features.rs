@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// fail with EPERM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Features {
+pub struct LayerFeatures {
     /// Files have their own metadata, and the content of a file in a lower layer.
     pub metacopy: bool,
     /// Directories or files have another name in the layers below.

@@ -12,7 +12,7 @@ use super::parent_layers::{Copies, ParentEntry, ParentLayers, ParentLookup};
 use super::path::{EntryPath, LINKS_MOST, PathError};
 use super::reader::Reader;
 use super::whiteout::Meaning;
-use super::{Features, Format, Limits};
+use super::{Format, LayerFeatures, Limits};
 use crate::budget::Share;
 use crate::erofs::{DirId, File, Inode, Meta, Output, Special, Tree, WriteError, Writer};
 
@@ -26,7 +26,7 @@ pub(super) struct Layer<'l> {
     /// The most parts of a path.
     depth: u32,
     format: Format,
-    features: Features,
+    features: LayerFeatures,
 }
 
 impl<'l> Layer<'l> {
@@ -44,7 +44,7 @@ impl<'l> Layer<'l> {
             copies: below.map(|below| Copies::new(below, limits.tar_bytes)),
             depth: limits.depth,
             format,
-            features: Features::default(),
+            features: LayerFeatures::default(),
         }
     }
 
@@ -117,7 +117,7 @@ impl<'l> Layer<'l> {
 
     /// Completes the image. Returns its length in bytes, whether the layer hides all that is below it, and the features
     /// that it needs.
-    pub(super) fn finish(self, uuid: [u8; 16]) -> Result<(u64, bool, Features), UnpackError> {
+    pub(super) fn finish(self, uuid: [u8; 16]) -> Result<(u64, bool, LayerFeatures), UnpackError> {
         let (tree, is_root_opaque) = self.names.finish()?;
         Ok((self.writer.finish(tree, uuid)?, is_root_opaque, self.features))
     }

@@ -40,7 +40,7 @@
 //! - `trusted.overlay.*` and `user.overlay.*` are dropped: an OCI layer must not set overlay's own xattrs. Attributes
 //!   of namespaces that Linux does not have (macOS's, for example) are dropped too.
 //! - A native layer ([`native_to_erofs`]) keeps the xattrs opaque, redirect and metacopy where they are valid, and
-//!   reports which of them a mount must support ([`Features`]). Its names have no special meaning: `.wh.x` is a file.
+//!   reports which of them a mount must support ([`LayerFeatures`]). Its names have no special meaning: `.wh.x` is a file.
 //! - Sparse files keep their holes, in every form that GNU tar writes and in one of ours. Long runs of zeros become
 //!   holes of the image file.
 //! - Devices stay devices (a volume is mounted with nodev), except a character device 0:0, which is the other way to
@@ -102,7 +102,7 @@ pub(crate) use archive::archive_of;
 pub use archive::{Member, members};
 pub use diff::{Change, ChangeKind, PackError, Packed, Packing, changes, pack};
 pub use error::{EntryName, Exceeded, InvalidLayer, UnpackError};
-pub use features::Features;
+pub use features::LayerFeatures;
 pub use limits::Limits;
 pub use list::{Listed, ListedKind, list};
 pub use parent_layers::{ParentEntry, ParentEntryKind, ParentLayers, ParentLookup};
@@ -134,7 +134,7 @@ pub struct Unpacked {
     /// the image is valid over these layers only.
     pub has_unnamed: bool,
     /// The overlay features that a mount with this layer as a lower needs. None, unless the layer is native.
-    pub features: Features,
+    pub features: LayerFeatures,
 }
 
 /// Writes the layer in `blob` as an EROFS image into `out`, which must be empty, because skipped parts have to read as

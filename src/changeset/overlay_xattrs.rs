@@ -8,7 +8,7 @@
 //! below can show.
 
 use super::error::{EntryName, InvalidLayer};
-use super::features::Features;
+use super::features::LayerFeatures;
 use crate::{
     erofs::Xattrs,
     overlay_xattr::{METACOPY, OPAQUE, REDIRECT},
@@ -44,7 +44,7 @@ impl OverlayXattrs {
     pub(super) fn on_dir(
         &self,
         xattrs: &mut Xattrs,
-        features: &mut Features,
+        features: &mut LayerFeatures,
     ) -> Result<(), InvalidLayer> {
         if self.metacopy {
             return Err(InvalidLayer::Metacopy);
@@ -60,7 +60,7 @@ impl OverlayXattrs {
     pub(super) fn on_file(
         &self,
         xattrs: &mut Xattrs,
-        features: &mut Features,
+        features: &mut LayerFeatures,
     ) -> Result<(), InvalidLayer> {
         if !self.metacopy {
             return Ok(());
@@ -126,18 +126,18 @@ mod tests {
             });
             OverlayXattrs::of(&owned.collect::<Vec<_>>())
         };
-        let (mut xattrs, mut features) = (Xattrs::default(), Features::default());
+        let (mut xattrs, mut features) = (Xattrs::default(), LayerFeatures::default());
         let moved = named(&[("redirect", "/a"), ("origin", "x"), ("opaque", "x"), ("uuid", "u")]);
         assert_eq!(
             moved,
             OverlayXattrs { redirect: Some(b"/a".to_vec()), ..OverlayXattrs::default() }
         );
         moved.on_file(&mut xattrs, &mut features).unwrap();
-        assert_eq!((xattrs.encoded_len(), features), (0, Features::default()));
+        assert_eq!((xattrs.encoded_len(), features), (0, LayerFeatures::default()));
         moved.on_dir(&mut xattrs, &mut features).unwrap();
         let set: Vec<_> = xattrs.named().collect();
         assert_eq!(set, [(REDIRECT.as_bytes().to_vec(), b"/a".to_vec())]);
-        assert_eq!(features, Features { redirect: true, metacopy: false });
+        assert_eq!(features, LayerFeatures { redirect: true, metacopy: false });
         let bare = named(&[("metacopy", "\0\u{4}")]);
         let mut xattrs = Xattrs::default();
         bare.on_file(&mut xattrs, &mut features).unwrap();

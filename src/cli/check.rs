@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     format,
-    overlay::{Feature, Features, LAYER_LIMIT, PreflightError, root_usable},
+    overlay::{Feature, KernelFeatures, LAYER_LIMIT, PreflightError, root_usable},
     sys::{
         durable, fs_probe, host, limits,
         mounts::{LinuxMounts, MountApi},
@@ -117,7 +117,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
 fn report(args: &CheckArgs) -> anyhow::Result<Report> {
     let existing = nearest_existing(&args.root);
     let scratch = Scratch::new(existing)?;
-    let features = Features::probe(&LinuxMounts, &scratch.0)
+    let features = KernelFeatures::probe(&LinuxMounts, &scratch.0)
         .with_context(|| format!("cannot probe the kernel's features in {}", existing.display()))?;
     let failed = root_usable(existing, &features, &[])?;
     let mut checks = vec![user()];

@@ -27,7 +27,7 @@ use crate::{
     image::{Network, Registries},
     layers::{DiskLimits, LayerStorage, Store, StoreLock, StoreSettings},
     metrics::Metrics,
-    overlay::{Feature, Features, root_usable},
+    overlay::{Feature, KernelFeatures, root_usable},
     reference::Repository,
     snapshots::{self, Snapshots},
     sys::{freezer::Freezer, limits, memory, mounts::LinuxMounts},
@@ -88,7 +88,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let served = runtime.block_on(serve(node, &mut engine));
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     // A capture that did not end in that time may have left its pod frozen.
-    if let Some(Err(error)) = engine.as_ref().map(Snapshots::give_up) {
+    if let Some(Err(error)) = engine.as_ref().map(Snapshots::abort) {
         tracing::error!(%error, "pods may be frozen still; the next start thaws them");
     }
     Ok(served?)
@@ -304,8 +304,8 @@ fn event_recorder(
 }
 
 /// Probes the features of the kernel with the store at `root`. Fails if a required one is missing.
-fn features(root: &Path, ignored: &[String]) -> anyhow::Result<Features> {
-    let features = Features::probe(&LinuxMounts, &root.join("staging"))
+fn features(root: &Path, ignored: &[String]) -> anyhow::Result<KernelFeatures> {
+    let features = KernelFeatures::probe(&LinuxMounts, &root.join("staging"))
         .with_context(|| format!("cannot probe the kernel's features in {}", root.display()))?;
     let unusable = root_usable(root, &features, ignored)?;
     if let Some(first) = unusable.first() {

@@ -190,7 +190,7 @@ fn shown(PushReport { record, pushing }: PushReport) -> Snapshot {
         entries: record.entries,
         bytes: record.bytes,
         layers: count(record.stack.len()),
-        own_layers: count(record.own),
+        own_layers: count(record.own_layers),
         parent: record.parent.map(|id| id.to_string()).unwrap_or_default(),
         image: record.pushed.unwrap_or_default(),
         pushing: pushing.unwrap_or_default(),

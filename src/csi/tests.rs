@@ -47,7 +47,7 @@ use crate::{
     image::{Hosts, Registries},
     layers::Store,
     metrics::Metrics,
-    overlay::Features,
+    overlay::KernelFeatures,
     sys::mounts::{FakeMounts, Mounts},
     volumes::{Parts, Settings, Volumes},
 };
@@ -147,7 +147,7 @@ fn volumes(root: &Path) -> Volumes {
     let mounts: Arc<dyn Mounts> = Arc::new(FakeMounts::default());
     let store = Arc::new(Store::open(&root.join("store"), mounts.clone()).unwrap());
     let registries = Registries::new(Hosts::default()).unwrap();
-    let parts = Parts::new(store, registries, mounts, Features::lacking([]));
+    let parts = Parts::new(store, registries, mounts, KernelFeatures::lacking([]));
     Volumes::open(parts, Settings::new(root.join("kubelet"))).unwrap()
 }
 

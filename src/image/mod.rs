@@ -87,7 +87,7 @@ pub use networks::{Network, NetworkError};
 pub use platform::architecture;
 pub use pull_policy::PullPolicy;
 pub use registries::Registries;
-pub use resolve::Known;
+pub use resolve::KnownImage;
 pub use transport::SetUpError;
 
 use crate::{

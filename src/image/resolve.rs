@@ -30,7 +30,7 @@ use crate::{
 
 /// What the caller knows about an image already.
 #[derive(Clone, Copy)]
-pub struct Known<'a> {
+pub struct KnownImage<'a> {
     /// The current digest of the reference, from [`Registries::digest_of`].
     pub digest: Option<ManifestDigest>,
     /// Returns the config with a digest, from [`Image::config`] of an earlier image of the same repository.
@@ -63,7 +63,7 @@ impl Registries {
         keyring: &Keyring,
     ) -> Result<Image, ImageError> {
         let config = &|_| -> BoxFuture<'static, Option<String>> { Box::pin(async { None }) };
-        self.resolve_knowing(reference, keyring, Known { digest: None, config }).await
+        self.resolve_knowing(reference, keyring, KnownImage { digest: None, config }).await
     }
 
     /// Like [`Registries::resolve`], but does not request what is known.
@@ -74,7 +74,7 @@ impl Registries {
         &self,
         reference: &Reference,
         keyring: &Keyring,
-        known: Known<'_>,
+        known: KnownImage<'_>,
     ) -> Result<Image, ImageError> {
         let mut fetch = Fetch { registries: self, reference, keyring, access: Access::Anonymous };
         let (digest, top) = fetch.top(known.digest.or(reference.digest().copied())).await?;
@@ -180,7 +180,7 @@ impl Fetch<'_> {
     async fn ours(
         &mut self,
         entries: &[manifest::Entry],
-        known: Known<'_>,
+        known: KnownImage<'_>,
     ) -> Result<(ManifestDigest, Joined), ImageError> {
         let (mut pending, mut last) = (self.candidates(entries, 1)?, None);
         while let Some((candidate, depth)) = pending.pop() {
@@ -199,7 +199,7 @@ impl Fetch<'_> {
         &mut self,
         Candidate { descriptor, has_platform }: &Candidate,
         depth: usize,
-        known: Known<'_>,
+        known: KnownImage<'_>,
     ) -> Result<Found, ImageError> {
         match self.pointed_to(descriptor).await? {
             Manifest::Image { config, layers } => {
@@ -247,7 +247,7 @@ impl Fetch<'_> {
     async fn image(
         &mut self,
         found: &Layers,
-        known: Known<'_>,
+        known: KnownImage<'_>,
         has_platform: bool,
     ) -> Result<Joined, ImageError> {
         let read = |bytes: &[u8]| {

@@ -118,7 +118,7 @@ impl ParentLayers for Stack {
 fn lookup(tree: &Arc<Detached>, path: &[u8]) -> io::Result<LayerLookup> {
     let (mut at, mut opaque) = (Entry::root(tree)?, false);
     for (depth, part) in path.split(|byte| *byte == b'/').enumerate() {
-        match at.sort() {
+        match at.entry_type() {
             EntryType::Dir => {}
             EntryType::Symlink => return Ok(LayerLookup::Symlink(depth - 1, at)),
             _ => return Ok(LayerLookup::Hidden),
@@ -126,7 +126,9 @@ fn lookup(tree: &Arc<Detached>, path: &[u8]) -> io::Result<LayerLookup> {
         // Overlay ignores the xattr on a layer's root; `Lower::opaque_root` covers that case.
         opaque |= depth > 0 && at.xattr(OPAQUE)?.is_some_and(|value| value == b"y");
         match at.entry(part)? {
-            Some(entry) if entry.sort() == EntryType::Whiteout => return Ok(LayerLookup::Hidden),
+            Some(entry) if entry.entry_type() == EntryType::Whiteout => {
+                return Ok(LayerLookup::Hidden);
+            }
             Some(entry) => at = entry,
             None if opaque => return Ok(LayerLookup::Hidden),
             None => return Ok(LayerLookup::Missing(depth)),
@@ -138,10 +140,10 @@ fn lookup(tree: &Arc<Detached>, path: &[u8]) -> io::Result<LayerLookup> {
 /// Describes a file of a parent layer, for a copy or a hard link in the new layer.
 fn parent_entry(found: &Entry) -> io::Result<ParentLookup> {
     let metadata = found.metadata()?;
-    let kind = match found.sort() {
+    let kind = match found.entry_type() {
         EntryType::File => {
             let content = found.open()?;
-            let data = tree_reader::data(&content)?;
+            let data = tree_reader::data_ranges(&content)?;
             let data = data.into_iter().map(|(offset, len)| Extent { offset, len }).collect();
             ParentEntryKind::File { content, size: metadata.len(), data }
         }

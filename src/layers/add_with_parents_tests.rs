@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    changeset::Features,
+    changeset::LayerFeatures,
     digest::Digest,
     error::Class,
     layers::{LayerStorage, Store, StoreLock, StoreSettings, testing},
@@ -17,21 +17,21 @@ use crate::{
     sys::{
         attributes,
         mounts::{FakeMounts, LinuxMounts, Mounts as _},
-        scratch::Scratch,
+        test_dir::TestDir,
         tree::{Attributes, Dir},
     },
 };
 
 /// Layers as directories, bottom first.
 struct Layers {
-    scratch: Scratch,
+    scratch: TestDir,
     names: Vec<String>,
     opaque_roots: Vec<bool>,
 }
 
 impl Layers {
     fn new() -> Self {
-        Self { scratch: Scratch::new(), names: Vec::new(), opaque_roots: Vec::new() }
+        Self { scratch: TestDir::new(), names: Vec::new(), opaque_roots: Vec::new() }
     }
 
     /// One more layer on top. `name` is a file with the layer's number as content, `name/` a directory, `name!` a
@@ -75,7 +75,7 @@ impl Layers {
             tree: Arc::new(LinuxMounts.open_dir(&self.scratch.path().join(name)).unwrap()),
             opaque_root: *opaque_root,
             is_snapshot: false,
-            features: Features::default(),
+            features: LayerFeatures::default(),
         };
         Stack(self.names.iter().zip(&self.opaque_roots).map(open).collect())
     }
@@ -210,14 +210,14 @@ fn new_layer(tar: &[u8]) -> NewLayer {
 }
 
 struct Node {
-    scratch: Scratch,
+    scratch: TestDir,
     store: Arc<Store>,
 }
 
 impl Node {
     /// Stores layers as directories, because a fake mount of an image shows this machine's root directory.
     fn new() -> Self {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let kernel = Arc::new(FakeMounts::default());
         let settings = StoreSettings { storage: LayerStorage::Dir, ..StoreSettings::default() };
         let lock = StoreLock::on(&scratch.dir("store")).unwrap();

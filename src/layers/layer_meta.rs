@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{ChainId, LayerKey};
 use crate::{
-    changeset::{Features, Unpacked},
+    changeset::{LayerFeatures, Unpacked},
     digest::DiffId,
     media_type::Format,
     sys::durable::{self, at},
@@ -41,7 +41,7 @@ pub(super) struct LayerMeta {
     pub(super) has_unnamed: bool,
     /// The overlay features that a mount with this layer must enable.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) features: Features,
+    pub(super) features: LayerFeatures,
     /// When it was added, by the wall clock.
     pub(super) added: Timestamp,
 }
@@ -74,11 +74,11 @@ pub struct SnapshotContents {
     /// The bytes of its files.
     pub bytes: u64,
     /// The overlay features that a mount with this layer must enable.
-    pub features: Features,
+    pub features: LayerFeatures,
 }
 
-fn is_default(features: &Features) -> bool {
-    *features == Features::default()
+fn is_default(features: &LayerFeatures) -> bool {
+    *features == LayerFeatures::default()
 }
 
 impl LayerMeta {
@@ -179,6 +179,6 @@ mod tests {
             (read.key(), read.chain_member(), read.is_snapshot()),
             (Some(key), Some(key), false)
         );
-        assert_eq!(read.features, Features::default());
+        assert_eq!(read.features, LayerFeatures::default());
     }
 }

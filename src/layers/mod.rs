@@ -74,7 +74,7 @@ pub(crate) mod testing;
 mod tests;
 mod verify;
 
-pub use crate::changeset::Features;
+pub use crate::changeset::LayerFeatures;
 pub use add::NewLayer;
 pub use add_with_parents::Place;
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};

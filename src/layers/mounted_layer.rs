@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{error::LowerError, key::LayerKey, layer_dirs::LayerDirs, layer_meta::LayerStorage};
 use crate::{
-    changeset::Features,
+    changeset::LayerFeatures,
     sys::mounts::{Detached, Mounts, mount_image},
 };
 
@@ -26,7 +26,7 @@ pub struct Lower {
     pub is_snapshot: bool,
     /// The overlay features that a mount with this layer must enable. Without them, files and directories that need one
     /// fail with EPERM.
-    pub features: Features,
+    pub features: LayerFeatures,
 }
 
 /// The number of layers without a volume that stay open, so that pods that start one after another find their layers in
@@ -157,7 +157,7 @@ mod tests {
             ["used", "shared", "old", "young"].map(|name| LayerKey::of(name.as_bytes()));
         let open = |layer: &LayerKey| {
             let tree = Arc::new(mounts.open_dir(dir.path()).unwrap());
-            let features = Features::default();
+            let features = LayerFeatures::default();
             let lower = Lower { tree, opaque_root: false, is_snapshot: false, features };
             *lowers.slot(layer).lock() = Some(lower.clone());
             lower

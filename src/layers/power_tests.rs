@@ -13,7 +13,7 @@ use crate::{
     media_type::Format,
     sys::{
         mounts::LinuxMounts,
-        scratch::{Disk, Scratch},
+        test_dir::{Disk, TestDir},
     },
 };
 
@@ -69,7 +69,7 @@ fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
         ("ext4", LayerStorage::Dir),
     ] {
         let case = format!("{fs_type}, {storage:?}");
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let root = at.join("store");

@@ -8,7 +8,7 @@ use crate::{
     media_type::Format,
     sys::{
         mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
-        scratch::Scratch,
+        test_dir::TestDir,
     },
 };
 
@@ -16,7 +16,7 @@ use crate::{
 #[test]
 #[ignore = "needs root: mounts a tmpfs"]
 fn privileged_a_disk_that_fills_while_a_layer_is_added_is_reported_and_left_clean() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = scratch.dir("store");
     let disk = Request {
         fs_type: "tmpfs",
@@ -51,7 +51,7 @@ fn privileged_a_disk_that_fills_while_a_layer_is_added_is_reported_and_left_clea
 #[test]
 #[ignore = "needs root: mounts a tmpfs"]
 fn privileged_an_orphan_with_a_mount_is_removed_after_the_unmount() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = scratch.dir("store");
     let names = || {
         let entries = fs::read_dir(root.join("staging")).unwrap();

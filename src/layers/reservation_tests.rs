@@ -159,5 +159,5 @@ fn shared_bytes_of_a_capture_count_for_its_namespace_and_replaced_ones_do_not() 
 fn record(namespace: &str, bytes: u64) -> SnapshotRecord {
     let record = snapshot_record("s");
     let source = SnapshotSource { namespace: namespace.to_owned(), ..record.source.clone() };
-    SnapshotRecord { own: 0, source, bytes, ..record }
+    SnapshotRecord { own_layers: 0, source, bytes, ..record }
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
 use super::{super::Place, *};
 use crate::{
-    changeset::Features,
+    changeset::LayerFeatures,
     digest::DiffId,
     layers::{
         GcStats, LayerKey, NewLayer, Origin, Roots, SnapshotRecord, Store, Watermarks,
@@ -13,11 +13,11 @@ use crate::{
     media_type::Format,
     sys::{
         mounts::LinuxMounts,
-        scratch::{Disk, Scratch},
+        test_dir::{Disk, TestDir},
     },
 };
 
-fn open(scratch: &Scratch) -> Arc<Store> {
+fn open(scratch: &TestDir) -> Arc<Store> {
     Arc::new(Store::open(&scratch.path().join("store"), Arc::new(LinuxMounts)).unwrap())
 }
 
@@ -28,7 +28,7 @@ fn id(name: &str) -> SnapshotId {
 const CONTENTS: SnapshotContents = SnapshotContents {
     entries: 1,
     bytes: 4,
-    features: Features { metacopy: true, redirect: false },
+    features: LayerFeatures { metacopy: true, redirect: false },
 };
 
 const WRITTEN: Amount = Amount { files: 1, bytes: 4 };
@@ -64,7 +64,7 @@ fn add(store: &Arc<Store>, name: &str, format: Format) -> NewLayer {
 
 #[test]
 fn an_image_cannot_claim_a_snapshot_layer() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let store = open(&scratch);
     let key = add_snapshot(&store, "snap-1", "one");
     assert_eq!(key, LayerKey::of_snapshot(&id("snap-1")));
@@ -90,7 +90,7 @@ fn an_image_cannot_claim_a_snapshot_layer() {
 
 #[test]
 fn a_staged_snapshot_that_is_not_committed_leaves_nothing() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let store = open(&scratch);
     drop(store.layers.stage_snapshot(&id("snap-1")).unwrap());
     for part in ["staging", "layers"] {
@@ -106,7 +106,7 @@ fn a_staged_snapshot_that_is_not_committed_leaves_nothing() {
 /// The earlier snapshot was deleted, but a volume may still use its layer.
 #[test]
 fn a_snapshot_name_used_again_gets_a_new_layer() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let store = open(&scratch);
     let keys = ["one", "two", "three"].map(|content| add_snapshot(&store, "snap-1", content));
     for (key, content) in keys.iter().zip(["one", "two", "three"]) {
@@ -118,7 +118,7 @@ fn a_snapshot_name_used_again_gets_a_new_layer() {
 
 #[test]
 fn a_snapshot_layer_is_kept_by_its_record_alone() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let store = open(&scratch);
     let key = add_snapshot(&store, "snap-1", "one");
     let record = SnapshotRecord { stack: vec![key], bytes: 4, ..snapshot_record("snap-1") };
@@ -134,7 +134,7 @@ fn a_snapshot_layer_is_kept_by_its_record_alone() {
 /// One tar is two trees, depending on its format.
 #[test]
 fn a_native_layer_is_stored_beside_the_portable_one() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let store = open(&scratch);
     let new = add(&store, "file", Format::Portable);
     let (portable, diff_id) = (new.key_alone(), new.diff_id);
@@ -158,7 +158,7 @@ fn a_native_layer_is_stored_beside_the_portable_one() {
 #[ignore = "needs root: mounts file systems on loop devices"]
 fn privileged_a_committed_snapshot_layer_is_complete_after_a_power_cut() {
     for fs_type in ["xfs", "ext4"] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let content = "0123456789abcdef".repeat(100_000);
@@ -186,7 +186,7 @@ fn privileged_a_committed_snapshot_layer_is_complete_after_a_power_cut() {
 
 #[test]
 fn an_unreachable_snapshot_layer_is_removed_at_once() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let store = open(&scratch);
     let (unreachable, tar) =
         (add_snapshot(&store, "snap-1", "one"), add(&store, "tar", Format::Portable).key_alone());

@@ -37,7 +37,8 @@ pub struct SnapshotRecord {
     /// The keys of its layers, bottom first.
     pub stack: Vec<LayerKey>,
     /// The number of layers, at the top of `stack`, that lie above the images of its volume.
-    pub own: usize,
+    #[serde(rename = "own")]
+    pub own_layers: usize,
     /// The images on whose configs the snapshot's image is based, in the order of the stack: manifest digests of
     /// [`ImageRecord`](super::ImageRecord)s.
     pub manifests: Vec<ManifestDigest>,

@@ -14,7 +14,7 @@ use super::{
     reservation::DiskSpace,
     staging::Staging,
 };
-use crate::{budget::Budget, changeset::Features, digest::DiffId, sys::durable};
+use crate::{budget::Budget, changeset::LayerFeatures, digest::DiffId, sys::durable};
 
 /// All layers of a store.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Layers {
     }
 
     /// The overlay features that a mount with this layer must enable.
-    pub fn features(&self, key: &LayerKey) -> Result<Features, LowerError> {
+    pub fn features(&self, key: &LayerKey) -> Result<LayerFeatures, LowerError> {
         Ok(self.dirs.meta(key)?.features)
     }
 

@@ -31,7 +31,7 @@ pub(crate) fn snapshot_record(id: &str) -> SnapshotRecord {
         format: SnapshotRecord::FORMAT,
         id: id.parse().unwrap(),
         stack: Vec::new(),
-        own: 1,
+        own_layers: 1,
         manifests: Vec::new(),
         base: None,
         parent: None,

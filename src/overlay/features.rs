@@ -15,7 +15,7 @@ use crate::sys::{
 
 /// The features that this kernel and the store's file system have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Features {
+pub struct KernelFeatures {
     mount_api: MountApi,
     selinux: bool,
     /// False where the probe could not run at all.
@@ -24,7 +24,7 @@ pub struct Features {
     missing: BTreeMap<Feature, String>,
 }
 
-impl Features {
+impl KernelFeatures {
     /// Probes every feature in a new directory below `scratch`. `scratch` lies in the store, because its file system is
     /// the one that matters; it is made where it is missing.
     ///

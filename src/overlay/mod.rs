@@ -2,7 +2,7 @@
 //!
 //! The kernel refuses most requests with a bare EINVAL. So [`Plan`] checks every rule first and names the broken one.
 //! Then [`mount()`] gives layers, upper and work to the kernel by descriptor. The features of the kernel are probed
-//! once ([`Features`]). Where the kernel takes no layers by descriptor, or only attached ones, [`Features::mounts`]
+//! once ([`KernelFeatures`]). Where the kernel takes no layers by descriptor, or only attached ones, [`KernelFeatures::mounts`]
 //! returns an older mount API that carries out the same plan.
 //!
 //! A descriptor has three advantages over a path. The path may be longer than the 255 bytes of a text parameter. No
@@ -36,7 +36,7 @@ use crate::{
 
 pub use error::{LAYER_LIMIT, OverlayError, PlanError};
 pub use feature::Feature;
-pub use features::Features;
+pub use features::KernelFeatures;
 pub use index::partly_named_files;
 pub use options::{Options, Xino};
 pub use plan::{Plan, Spec};

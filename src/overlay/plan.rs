@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Feature, Features, Lower, Options, PlanError, Stack, Upper, Xino};
+use super::{Feature, KernelFeatures, Lower, Options, PlanError, Stack, Upper, Xino};
 use crate::owner::Owner;
 use crate::sys::mounts::{Detached, Param, Request, TEXT_LIMIT};
 
@@ -56,7 +56,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError::Lacking`] where the kernel lacks a feature that an option needs; [`PlanError::NoSelinux`].
-    pub fn on(self, features: &Features) -> Result<Self, PlanError> {
+    pub fn on(self, features: &KernelFeatures) -> Result<Self, PlanError> {
         let Options { volatile, metacopy, redirect_dir, index, nfs_export, xino, context, .. } =
             &self.spec.options;
         let wanted = [

@@ -5,7 +5,7 @@
 
 use std::{io, path::Path};
 
-use super::{Feature, Features};
+use super::{Feature, KernelFeatures};
 use crate::{error::Class, sys::statfs};
 
 /// File systems on which uppers of this driver do not work or lose data, even where the first mount succeeds.
@@ -45,7 +45,7 @@ impl PreflightError {
 /// The root does not exist, or statfs(2) fails on it.
 pub fn root_usable(
     root: &Path,
-    features: &Features,
+    features: &KernelFeatures,
     ignored: &[String],
 ) -> io::Result<Vec<PreflightError>> {
     let mut failed: Vec<PreflightError> =
@@ -90,7 +90,7 @@ mod tests {
     fn a_missing_required_feature_fails_unless_it_is_ignored() {
         let no = |feature| (feature, "no".to_owned());
         let missing = [no(Feature::Whiteouts), no(Feature::Xino), no(Feature::EntryTypes)];
-        let features = Features::lacking(missing);
+        let features = KernelFeatures::lacking(missing);
         let root = std::env::temp_dir();
         let names = |ignored: &[&str]| -> Vec<&str> {
             let ignored: Vec<String> = ignored.iter().map(|n| (*n).to_owned()).collect();

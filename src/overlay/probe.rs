@@ -1,4 +1,4 @@
-//! The probes of [`Features::probe`](super::Features::probe): small overlays in a scratch directory, one for each
+//! The probes of [`KernelFeatures::probe`](super::KernelFeatures::probe): small overlays in a scratch directory, one for each
 //! feature.
 //!
 //! A successful mount is no proof: overlay turns off most features that the disk cannot support, and says so in the

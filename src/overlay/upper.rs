@@ -131,14 +131,14 @@ fn inspect(path: &Path) -> impl FnOnce(io::Error) -> OverlayError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::scratch::{Disk, Scratch};
+    use crate::sys::test_dir::{Disk, TestDir};
 
     /// Mounting a volatile volume again does not wait for the writes of other volumes.
     #[test]
     #[ignore = "needs root: mounts file systems on loop devices"]
     fn privileged_mounting_a_volatile_volume_again_does_not_sync_a_neighbours_data() {
         for fs_type in ["xfs", "ext4"] {
-            let scratch = Scratch::new();
+            let scratch = TestDir::new();
             let at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &at);
             let pair = Upper::new(at.join("upper"), at.join("work"));

@@ -26,7 +26,7 @@ use crate::{
     changeset::Limits,
     error::Class,
     layers::{
-        Features, Reservation, ReserveError, SnapshotContents, SnapshotRecord, SnapshotSource,
+        LayerFeatures, Reservation, ReserveError, SnapshotContents, SnapshotRecord, SnapshotSource,
     },
     sys::clone::{self, TreeClone},
     turns::Permit,
@@ -163,7 +163,7 @@ impl Inner {
             format: SnapshotRecord::FORMAT,
             id: request.id.clone(),
             stack,
-            own: guard.snapshot_layers() + 1,
+            own_layers: guard.snapshot_layers() + 1,
             manifests: guard.manifests().to_vec(),
             base: self.base(&guard),
             parent: guard.parent().cloned(),
@@ -179,7 +179,7 @@ impl Inner {
         };
         // From here on the volume may be unpublished.
         drop(guard);
-        let features = Features { metacopy: contents.metacopy, redirect: contents.redirect };
+        let features = LayerFeatures { metacopy: contents.metacopy, redirect: contents.redirect };
         let (entries, bytes) = (contents.entries, contents.bytes);
         staged
             .commit(SnapshotContents { entries, bytes, features }, dirty)

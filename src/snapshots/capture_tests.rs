@@ -18,14 +18,14 @@ use crate::{
     layers::{DiskLimits, LayerKey},
     sys::{
         mounts::{Attrs, LinuxMounts, Mounts as _, Param, Request},
-        scratch::{Disk, Scratch},
         statfs,
+        test_dir::{Disk, TestDir},
     },
     volumes::{GuardError, Medium, Pod},
 };
 
 async fn node() -> Node {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("node");
     Node::new(scratch, &at).await
 }
@@ -43,7 +43,7 @@ fn wait_until(what: &str, done: impl Fn() -> bool) {
 #[ignore = "needs root: mounts"]
 async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
     for disk in [Some("xfs"), Some("ext4"), None] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("node");
         let _disk = disk.map(|fs_type| Disk::new(&scratch, fs_type, &at));
         let node = Node::new(scratch, &at).await;
@@ -76,7 +76,7 @@ async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
 
         let snapshot = node.capture("snap-1", "v").await.unwrap();
         node.assert_nothing_unfinished("snapshot");
-        assert_eq!((snapshot.own, snapshot.stack.len(), snapshot.frozen_micros), (1, 2, None));
+        assert_eq!((snapshot.own_layers, snapshot.stack.len(), snapshot.frozen_micros), (1, 2, None));
         assert_eq!(snapshot.stack[1], LayerKey::of_snapshot(&snapshot.id));
         assert_eq!(snapshot.source.volume, node.volume("v").as_str());
         assert!(snapshot.entries > 8 && snapshot.bytes < 1 << 20, "{snapshot:?}");
@@ -143,7 +143,7 @@ async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
 #[ignore = "needs root: mounts, makes cgroups"]
 async fn privileged_a_frozen_capture_shows_one_moment() {
     for fs_type in ["xfs", "ext4"] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("node");
         let _disk = Disk::new(&scratch, fs_type, &at);
         let node = Node::new(scratch, &at).await;
@@ -229,7 +229,7 @@ async fn privileged_concurrent_calls_make_one_snapshot() {
     let captures =
         futures::future::join_all(names.iter().map(|name| node.capture(name, "v"))).await;
     for result in captures {
-        assert_eq!(result.unwrap().own, 1);
+        assert_eq!(result.unwrap().own_layers, 1);
     }
     let error = node.capture("snap-1", "w").await.unwrap_err();
     assert_eq!(error.class(), Class::Conflict, "{error}");
@@ -243,7 +243,7 @@ async fn privileged_concurrent_calls_make_one_snapshot() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts a file system on a loop device"]
 async fn privileged_a_disk_that_fails_makes_the_capture_fail() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("node");
     let disk = Disk::new(&scratch, "xfs", &at);
     let node = Node::new(scratch, &at).await;
@@ -265,7 +265,7 @@ async fn privileged_a_disk_that_fails_makes_the_capture_fail() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts a tmpfs"]
 async fn privileged_a_capture_without_space_fails_cleanly_and_leaves_space_to_other_pods() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("node");
     let disk = Request {
         fs_type: "tmpfs",
@@ -326,7 +326,7 @@ async fn privileged_a_capture_that_killed_the_driver_three_times_is_not_started_
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts a file system on a loop device, makes cgroups"]
 async fn privileged_a_freeze_lasts_only_as_long_as_the_copy_of_late_changes() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("node");
     let _disk = Disk::new(&scratch, "xfs", &at);
     let node = Node::new(scratch, &at).await;
@@ -343,7 +343,7 @@ async fn privileged_a_freeze_lasts_only_as_long_as_the_copy_of_late_changes() {
 
 #[test]
 fn an_unreadable_freeze_record_keeps_no_node_from_serving() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let records = scratch.dir("frozen");
     scratch.file("frozen/snap-1.json", "not a record");
     scratch.dir("group");
@@ -380,7 +380,7 @@ fn a_pod_is_frozen_by_one_capture_at_a_time() {
 
 #[test]
 fn a_frozen_pod_is_thawed_when_this_process_ends() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let (records, group) = (scratch.dir("frozen"), scratch.dir("group"));
     for (file, text) in [("cgroup.freeze", "0\n"), ("cgroup.events", "frozen 1\n")] {
         scratch.file(&format!("group/{file}"), text);

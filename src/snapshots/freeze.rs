@@ -70,7 +70,7 @@ impl Freezes {
         self.close();
         let pods: Vec<_> = self.0.state.lock().pods.values().flatten().cloned().collect();
         for pod in pods {
-            if let Err(error) = pod.give_up() {
+            if let Err(error) = pod.abort() {
                 tracing::error!(%error, "a pod may still be frozen; the driver thaws it at its next start");
             }
         }
@@ -106,7 +106,7 @@ impl PodTurn {
         if !freeze.turn.register(&freeze.frozen) {
             return Ok(None);
         }
-        freeze.frozen.hold()?;
+        freeze.frozen.freeze()?;
         Ok(Some(freeze))
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{testing::*, *};
-use crate::{image::fake::FakeRegistry, sys::scratch::Scratch};
+use crate::{image::fake::FakeRegistry, sys::test_dir::TestDir};
 
 /// Set in the environment of the process that is killed.
 const VICTIM: &str = "OVL_TEST_VICTIM";
@@ -23,7 +23,7 @@ async fn privileged_capture_until_killed() {
     if std::env::var_os(VICTIM).is_none() {
         return;
     }
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("node");
     let node = Node::new(scratch, &at).await;
     let at = node.publish("v", |_| {}).await;
@@ -39,12 +39,12 @@ async fn privileged_capture_until_killed() {
 
 struct Victim {
     child: Child,
-    scratch: Scratch,
+    scratch: TestDir,
 }
 
 impl Victim {
     fn new() -> Self {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let test = "snapshots::kill_tests::privileged_capture_until_killed";
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", test])

@@ -121,7 +121,7 @@ impl Snapshots {
 
     /// Thaws all pods, even if the captures that froze them then fail: this process is about to end, and its watchdogs
     /// end with it. Blocks.
-    pub fn give_up(&self) -> io::Result<()> {
+    pub fn abort(&self) -> io::Result<()> {
         self.0.freezes.abort_all();
         freeze::thaw_all(&self.0.store.frozen())?;
         starts::forget_all(&self.0.store.starts())

@@ -22,11 +22,11 @@ use crate::{
     },
     layers::{SnapshotRecord, StoreLock, StoreSettings},
     media_type::{Compression, Format},
-    overlay::Features,
+    overlay::KernelFeatures,
     sys::{
         durable, limits, memory,
         mounts::LinuxMounts,
-        scratch::{Disk, Scratch},
+        test_dir::{Disk, TestDir},
     },
     volumes::{Parts as VolumeParts, Pod, PublishRequest, Settings, VolumeSpec},
 };
@@ -81,7 +81,7 @@ impl Node {
         let root = at.join("disk").join(name);
         fs::create_dir_all(root.join("probe")).unwrap();
         fs::create_dir_all(at.join("kubelet/pods").join(POD)).unwrap();
-        let features = Features::probe(&LinuxMounts, &root.join("probe")).unwrap();
+        let features = KernelFeatures::probe(&LinuxMounts, &root.join("probe")).unwrap();
         durable::remove_tree(&root.join("probe")).unwrap();
         let kernel = features.mounts(&root.join("lowers")).unwrap();
         let lock = StoreLock::on(&root.join("store")).unwrap();
@@ -177,7 +177,7 @@ async fn run_phases(test: &str, entries: u64, disk: u64, limits: MemoryLimits) {
         let [at, host] = [AT, HOST].map(|name| std::env::var(name).unwrap());
         return run(&phase, Path::new(&at), &host).await;
     }
-    let (scratch, registry) = (Scratch::new(), FakeRegistry::start().await);
+    let (scratch, registry) = (TestDir::new(), FakeRegistry::start().await);
     let at = scratch.path().to_owned();
     // Inodes for a tree, its copy, and the rest of the store. Without a journal, which would take most of the time.
     let inodes = format!("-N{}", 2 * entries + entries / 5 + 10_000);
@@ -249,7 +249,7 @@ async fn soak_a_snapshot_of_five_million_files_is_restored_on_another_node() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
 async fn privileged_a_capture_beyond_the_memory_budget_is_refused() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     scratch.dir("disk");
     let node = Node::open(scratch.path(), "one", "localhost", Budget::new(0, 0, 1));
     node.publish("small", None).await;

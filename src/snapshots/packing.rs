@@ -31,7 +31,7 @@ pub(super) struct PackJob {
     /// Keys of layers, bottom first, up to the topmost layer that is packed.
     pub(super) stack: Vec<LayerKey>,
     /// How many layers, counted from the top, are packed.
-    pub(super) own: usize,
+    pub(super) own_layers: usize,
     /// The owner that root's files appear to have, if these layers are of a volume with an owner.
     pub(super) owner: Option<Owner>,
     /// The format of the packed layer.
@@ -80,7 +80,7 @@ impl Snapshots {
     /// future is dropped. The caller must have a lease of the layers.
     pub(super) async fn pack(&self, job: PackJob) -> Result<(File, Packed), PackingError> {
         let turn = self.0.packing.acquire(&job.namespace).await;
-        let below = job.stack.len() - job.own;
+        let below = job.stack.len() - job.own_layers;
         let reservation = self.reserve_space(&job.stack[below..]).await?;
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
@@ -117,7 +117,7 @@ fn pack(
     reservation: Reservation,
     stop: CancellationToken,
 ) -> Result<(File, Packed), PackingError> {
-    let PackJob { stack, own, owner, format, compression, written, .. } = job;
+    let PackJob { stack, own_layers: own, owner, format, compression, written, .. } = job;
     let file = inner.store.staging.unnamed_file()?;
     let trees = &stack[stack.len() - own..];
     let trees = trees.iter().map(|key| inner.store.layers.lower(key).map(|lower| lower.tree));

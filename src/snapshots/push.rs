@@ -316,7 +316,7 @@ impl Push<'_> {
         let config = config::config(&ConfigInput {
             images: &configs,
             diff_ids: &diff_ids,
-            own: record.own,
+            own_layers: record.own_layers,
             captured_at: record.captured_at,
             source: &format!("{}/{}/{}", source.namespace, source.pod, request.volume),
         });
@@ -340,7 +340,7 @@ impl Push<'_> {
             // The task was cancelled, because the process ends.
             Err(Err(_)) => std::future::pending().await,
         };
-        let own = layers.iter().rev().take(record.own);
+        let own = layers.iter().rev().take(record.own_layers);
         Ok(Pushed { image, sent: self.sent, own_bytes: own.map(|blob| blob.packed.size).sum() })
     }
 

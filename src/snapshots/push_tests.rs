@@ -21,13 +21,13 @@ use crate::{
     },
     layers::SnapshotRecord,
     media_type::{Compression, Format},
-    overlay::Features,
+    overlay::KernelFeatures,
     owner::Owner,
     reference::{Reference, Repository},
     sys::{
         durable,
         mounts::{LinuxMounts, Mounts as _},
-        scratch::{Disk, Scratch},
+        test_dir::{Disk, TestDir},
     },
     volumes::{
         FoundSnapshot, Lookup, LookupError, Parts as VolumeParts, Pod, PublishRequest, Settings,
@@ -55,7 +55,7 @@ struct Node {
     volumes: Volumes,
     snapshots: Snapshots,
     cluster: FakeCluster,
-    scratch: Scratch,
+    scratch: TestDir,
 }
 
 fn ci_pod() -> Pod {
@@ -64,13 +64,13 @@ fn ci_pod() -> Pod {
 
 impl Node {
     fn new(reachable: &[&FakeRegistry], cluster: &FakeCluster) -> Self {
-        Self::on(Scratch::new(), reachable, cluster)
+        Self::on(TestDir::new(), reachable, cluster)
     }
 
-    fn on(scratch: Scratch, reachable: &[&FakeRegistry], cluster: &FakeCluster) -> Self {
+    fn on(scratch: TestDir, reachable: &[&FakeRegistry], cluster: &FakeCluster) -> Self {
         let (root, probe) = (scratch.dir("node"), scratch.dir("probe"));
         scratch.dir("kubelet/pods/pod-1");
-        let features = Features::probe(&LinuxMounts, &probe).unwrap();
+        let features = KernelFeatures::probe(&LinuxMounts, &probe).unwrap();
         durable::remove_tree(&probe).unwrap();
         let kernel = features.mounts(&root.join("lowers")).unwrap();
         let store = Arc::new(Store::open(&root.join("store"), kernel.clone()).unwrap());
@@ -122,7 +122,7 @@ impl Node {
             id: record.id.clone(),
             node: "node-1".into(),
             image: image.map(|image| image.parse().unwrap()),
-            snapshot_layers: record.own,
+            snapshot_layers: record.own_layers,
             owner: record.owner,
         };
         self.cluster.0.lock().unwrap().insert(record.id.to_string(), found);
@@ -563,11 +563,11 @@ async fn privileged_a_squash_makes_one_layer_that_shows_the_same_files() {
         }
         let captured = tree(&at);
         let id = "snap-3".parse().unwrap();
-        assert_eq!(one.store.snapshots.get(&id).unwrap().own, 4);
+        assert_eq!(one.store.snapshots.get(&id).unwrap().own_layers, 4);
         let request = push_request("snap-3", &registry, Format::Native);
         one.snapshots.squash(&id, Some(&request)).await.unwrap();
         let record = one.store.snapshots.get(&id).unwrap();
-        assert_eq!((record.own, record.stack.len()), (1, 2));
+        assert_eq!((record.own_layers, record.stack.len()), (1, 2));
         assert_eq!(one.staged(), 0);
         one.add_to_cluster(&record, None);
         let here = one.publish("here", of("snap-3", owner)).await;
@@ -615,7 +615,7 @@ async fn privileged_a_native_layer_is_packed_again_for_a_portable_push() {
 async fn privileged_a_push_fails_cleanly_on_a_full_disk_and_succeeds_later() {
     let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
     let base = base(&registry).await;
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("node");
     let _disk = Disk::new(&scratch, "ext4", &at);
     let node = Node::on(scratch, &[&registry], &cluster);

@@ -64,15 +64,15 @@ impl Snapshots {
         push: Option<&PushRequest>,
     ) -> Result<(), SquashError> {
         let (record, _lease) = self.leased_record(id).await?;
-        if record.own < 2 {
+        if record.own_layers < 2 {
             return Ok(());
         }
-        let below = record.stack.len().saturating_sub(record.own);
+        let below = record.stack.len().saturating_sub(record.own_layers);
         let compression = push.map_or(Compression::Zstd, |push| push.compression);
         let job = PackJob {
             namespace: record.source.namespace.clone(),
             stack: record.stack.clone(),
-            own: record.own,
+            own_layers: record.own_layers,
             owner: record.owner,
             // The same form as a layer of an image: with the owners mapped back, and readable by other tools.
             format: Format::Portable,
@@ -93,10 +93,10 @@ impl Snapshots {
         }
         let old = record.stack;
         let squashed: Vec<_> = old[..below].iter().copied().chain([layer]).collect();
-        let (own, layers) = (record.own, squashed.len());
+        let (own, layers) = (record.own_layers, squashed.len());
         self.change(self.lock(id)?, move |now| {
             let is_same = now.stack == old;
-            (now.stack, now.own) = (squashed, 1);
+            (now.stack, now.own_layers) = (squashed, 1);
             is_same
         })
         .await?;

@@ -17,11 +17,11 @@ use super::*;
 use crate::{
     image::fake::FakeRegistry,
     layers::{DiskLimits, LayerKey, SnapshotRecord, StoreLock, StoreSettings},
-    overlay::{Features, Options, Plan, Spec, Stack, Upper},
+    overlay::{KernelFeatures, Options, Plan, Spec, Stack, Upper},
     sys::{
         durable,
         mounts::{Detached, LinuxMounts, Mounts as _},
-        scratch::Scratch,
+        test_dir::TestDir,
     },
     volumes::{Parts as VolumeParts, Pod, PublishRequest, Settings, VolumeId, VolumeSpec},
 };
@@ -47,17 +47,17 @@ pub(super) struct Node {
     pub(super) snapshots: Snapshots,
     pub(super) metrics: Metrics,
     pub(super) uid: String,
-    pub(super) scratch: Scratch,
+    pub(super) scratch: TestDir,
 }
 
 impl Node {
     /// A node whose store is in the directory `at` of `scratch`.
-    pub(super) async fn new(scratch: Scratch, at: &Path) -> Self {
+    pub(super) async fn new(scratch: TestDir, at: &Path) -> Self {
         Self::with_limits(DiskLimits::default(), scratch, at).await
     }
 
     /// The same, with limits for its use of the disk.
-    pub(super) async fn with_limits(limits: DiskLimits, scratch: Scratch, at: &Path) -> Self {
+    pub(super) async fn with_limits(limits: DiskLimits, scratch: TestDir, at: &Path) -> Self {
         let (registry, uid) = (FakeRegistry::start().await, uid());
         registry.push_image(IMAGE, "1", &[base()], true);
         let root = at.to_owned();
@@ -266,7 +266,7 @@ fn open_with_limits(
 ) -> (Arc<Store>, Volumes, Snapshots) {
     let probe = root.join("probe");
     fs::create_dir_all(&probe).unwrap();
-    let features = Features::probe(&LinuxMounts, &probe).unwrap();
+    let features = KernelFeatures::probe(&LinuxMounts, &probe).unwrap();
     durable::remove_tree(&probe).unwrap();
     let kernel = features.mounts(&root.join("lowers")).unwrap();
     let lock = StoreLock::on(&root.join("store")).unwrap();

@@ -53,12 +53,12 @@ mod tests {
     use super::*;
     use crate::sys::{
         mounts::{LinuxMounts, Mounts},
-        scratch::Scratch,
+        test_dir::TestDir,
     };
 
     #[test]
     fn only_regular_files_of_the_tree_are_copied_up() {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let dir = scratch.dir("tree");
         scratch.file("outside", "x");
         scratch.dir("tree/directory");

@@ -56,7 +56,7 @@ impl Walk {
     /// Does not count files that are removed before the walk reaches them.
     pub fn step(&mut self, entries: usize) -> io::Result<Option<ProjectUsage>> {
         for _ in 0..entries {
-            let Some(dir) = self.open.last_mut() else { return Ok(Some(self.found())) };
+            let Some(dir) = self.open.last_mut() else { return Ok(Some(self.usage())) };
             match dir.read() {
                 None => drop(self.open.pop()),
                 Some(entry) => {
@@ -71,7 +71,7 @@ impl Walk {
     }
 
     /// The usage counted so far, with inodes rounded to the nearest number.
-    pub fn found(&self) -> ProjectUsage {
+    pub fn usage(&self) -> ProjectUsage {
         let inodes = self.inodes.saturating_add(ONE_INODE / 2) / ONE_INODE;
         ProjectUsage { bytes: self.bytes, inodes }
     }
@@ -121,7 +121,7 @@ mod tests {
     use std::{fs, os::unix::fs::symlink};
 
     use super::*;
-    use crate::sys::scratch::Scratch;
+    use crate::sys::test_dir::TestDir;
 
     fn usage(dir: &Path, entries_per_step: usize) -> ProjectUsage {
         let mut walk = Walk::new(dir).unwrap();
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_usage_does_not_depend_on_the_size_of_the_steps() {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         scratch.dir("tree/a/b/c");
         let outside = scratch.dir("outside");
         fs::write(outside.join("big"), vec![1; 1 << 20]).unwrap();
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn files_that_changed_before_the_given_time_are_not_counted() {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         scratch.dir("tree/a");
         let file = scratch.file("tree/a/file", "x");
         let changed = std::os::unix::fs::MetadataExt::ctime(&fs::metadata(file).unwrap());
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn directories_below_the_maximum_depth_are_not_counted() {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         scratch.dir(&format!("tree/{}", "d/".repeat(MAX_DEPTH + 20)));
         assert_eq!(usage(&scratch.path().join("tree"), 100).inodes, MAX_DEPTH as u64);
     }

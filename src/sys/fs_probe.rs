@@ -83,7 +83,7 @@ pub fn reflink(directory: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::scratch::{Disk, Scratch};
+    use crate::sys::test_dir::{Disk, TestDir};
 
     #[test]
     fn procfs_has_none_of_the_features() {
@@ -103,7 +103,7 @@ mod tests {
             ("ext4", &["-I", "512"], 0),
             ("xfs", &[], 0),
         ] {
-            let scratch = Scratch::new();
+            let scratch = TestDir::new();
             let disk = Disk::with(&scratch, fs_type, options, &scratch.dir("disk"));
             let measured = overlay_xattr_bytes(&scratch.path().join("disk")).unwrap();
             assert_eq!(measured, bytes, "{fs_type} {options:?}");
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn privileged_the_temporary_directory_can_hold_an_upper() {
-        let dir = Scratch::new();
+        let dir = TestDir::new();
         for (name, probe) in
             [("d", entry_types as fn(&Path) -> _), ("w", whiteouts), ("x", trusted_xattrs)]
         {

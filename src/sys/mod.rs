@@ -43,7 +43,7 @@ mod loops;
 mod openat2;
 mod proc_fd;
 #[cfg(test)]
-pub mod scratch;
+pub mod test_dir;
 mod userns;
 
 pub use nix::errno::Errno;

@@ -57,11 +57,11 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::sys::scratch::Scratch;
+    use crate::sys::test_dir::TestDir;
 
     #[test]
     fn a_target_can_be_made_and_removed_repeatedly() {
-        let dir = Scratch::new();
+        let dir = TestDir::new();
         let target = dir.path().join("target");
         assert!(make(&target).unwrap());
         assert!(!make(&target).unwrap());
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_target_with_content_is_refused_and_kept() {
-        let dir = Scratch::new();
+        let dir = TestDir::new();
         let target = dir.path().join("target");
         make(&target).unwrap();
         fs::write(target.join("precious"), "").unwrap();
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn symlinks_are_not_followed() {
-        let dir = Scratch::new();
+        let dir = TestDir::new();
         let outside = dir.path().join("outside");
         fs::create_dir_all(outside.join("empty")).unwrap();
         symlink(&outside, dir.path().join("link")).unwrap();

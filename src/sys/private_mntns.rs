@@ -33,13 +33,13 @@ mod tests {
     use super::*;
     use crate::sys::{
         mounts::{LinuxMounts, Mounts as _, tmpfs},
-        scratch::Scratch,
+        test_dir::TestDir,
     };
 
     #[test]
     #[ignore = "needs root"]
     fn privileged_a_mount_in_a_private_namespace_is_not_visible_outside() {
-        let dir = Scratch::new();
+        let dir = TestDir::new();
         let target = dir.dir("target");
         let visible_inside = run(|| {
             LinuxMounts

@@ -96,7 +96,7 @@ impl Entry {
     }
 
     /// The type of the entry.
-    pub fn sort(&self) -> EntryType {
+    pub fn entry_type(&self) -> EntryType {
         match FileType::from_raw_mode(self.stat.st_mode) {
             FileType::RegularFile => EntryType::File,
             FileType::Directory => EntryType::Dir,
@@ -154,7 +154,7 @@ impl Entry {
     /// # Errors
     /// `InvalidInput` if the entry is not a regular file.
     pub fn open(&self) -> io::Result<File> {
-        match self.sort() {
+        match self.entry_type() {
             EntryType::File => File::open(self.proc_path()),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
@@ -168,7 +168,7 @@ impl Entry {
 
 /// The ranges of a file that are not holes: offset and length in bytes. A single range if the file system does not
 /// report holes. Sets the file's position to its start.
-pub fn data(file: &File) -> io::Result<Vec<(u64, u64)>> {
+pub fn data_ranges(file: &File) -> io::Result<Vec<(u64, u64)>> {
     let (size, mut ranges) = (file.metadata()?.len(), Vec::new());
     for range in DataRanges::of(file, size) {
         let (start, end) = range?;
@@ -194,13 +194,13 @@ mod tests {
     use super::*;
     use crate::sys::{
         mounts::{LinuxMounts, Mounts as _},
-        scratch::Scratch,
+        test_dir::TestDir,
         tree::Dir,
     };
 
     #[test]
     fn entries_of_a_tree_are_read_and_nothing_outside_of_it() {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let tree = scratch.dir("tree/d");
         let outside = File::open(scratch.file("outside", "secret")).unwrap();
         fsetxattr(&outside, "user.colour", b"red", XattrFlags::empty()).unwrap();
@@ -221,7 +221,7 @@ mod tests {
             Ok::<_, io::Error>(names)
         };
         assert_eq!(names(&dir).unwrap(), [&b"file"[..], b"gone", b"link", b"up"]);
-        let entry_type = |name: &[u8]| dir.entry(name).unwrap().map(|entry| entry.sort());
+        let entry_type = |name: &[u8]| dir.entry(name).unwrap().map(|entry| entry.entry_type());
         assert_eq!(entry_type(b"file"), Some(EntryType::File));
         assert_eq!(entry_type(b"link"), Some(EntryType::Symlink));
         assert_eq!(entry_type(b"gone"), Some(EntryType::Whiteout));
@@ -244,16 +244,19 @@ mod tests {
 
     #[test]
     fn the_data_ranges_of_a_file_leave_out_holes() {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let file = |name: &str| File::create_new(scratch.path().join(name)).unwrap();
-        assert_eq!(data(&file("empty")).unwrap(), []);
+        assert_eq!(data_ranges(&file("empty")).unwrap(), []);
         let holes = file("holes");
         holes.write_all_at(b"x", 1 << 20).unwrap();
         holes.set_len(4 << 20).unwrap();
-        let found = data(&holes).unwrap();
+        let found = data_ranges(&holes).unwrap();
         assert!(found.iter().any(|(at, len)| (*at..at + len).contains(&(1 << 20))), "{found:?}");
         assert!(found.iter().all(|(at, len)| at + len <= 4 << 20), "{found:?}");
         fs::write(scratch.path().join("full"), "full").unwrap();
-        assert_eq!(data(&File::open(scratch.path().join("full")).unwrap()).unwrap(), [(0, 4)]);
+        assert_eq!(
+            data_ranges(&File::open(scratch.path().join("full")).unwrap()).unwrap(),
+            [(0, 4)]
+        );
     }
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     digest::ManifestDigest,
     layers::{
-        Features, LayerKey, SnapshotContents, SnapshotRecord, SnapshotSource, Store,
+        LayerFeatures, LayerKey, SnapshotContents, SnapshotRecord, SnapshotSource, Store,
         testing::snapshot_record,
     },
     sys::durable::Amount,
@@ -76,7 +76,7 @@ pub(super) fn snapshot_layer(
     let staged = store.layers.stage_snapshot(&id.parse().unwrap()).unwrap();
     fill(&staged.tree());
     let key = staged.key();
-    let features = Features { metacopy, redirect };
+    let features = LayerFeatures { metacopy, redirect };
     staged.commit(SnapshotContents { entries: 1, bytes: 0, features }, Amount::default()).unwrap();
     key
 }

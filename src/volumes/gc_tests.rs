@@ -9,7 +9,7 @@ use crate::{
     digest::ManifestDigest,
     image::{Keyring, PullPolicy, fake::FakeRegistry},
     layers::ImageDetails,
-    overlay::Features,
+    overlay::KernelFeatures,
     sys::mounts::FakeMounts,
     volumes::{
         Parts, Pod, PublishRequest, Settings, Target, VolumeSpec, Volumes,
@@ -33,7 +33,8 @@ impl Node {
         let registry = FakeRegistry::start().await;
         registry.push_image("a", "1", &[vec![0; 1_024], vec![0; 2_048]], true);
         let image = registry.reference("a", "1");
-        let parts = Parts::new(store.clone(), registry.registries(), kernel, Features::lacking([]));
+        let parts =
+            Parts::new(store.clone(), registry.registries(), kernel, KernelFeatures::lacking([]));
         let volumes = Volumes::open(parts, Settings::new(dir.path().join("kubelet"))).unwrap();
         let node = Self { dir, volumes, registry, layers: 2 };
         node.volumes.publish(node.request()).await.unwrap();

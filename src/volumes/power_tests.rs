@@ -14,7 +14,7 @@ use crate::{
     error::Class,
     sys::{
         mounts::{LinuxMounts, Mounts as _},
-        scratch::{Disk, Scratch},
+        test_dir::{Disk, TestDir},
     },
 };
 
@@ -24,7 +24,7 @@ use crate::{
 async fn privileged_a_published_volume_survives_a_power_cut() {
     for fs_type in ["xfs", "ext4"] {
         let (registry, images) = registry().await;
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let mut node = Node::beneath(&at, &registry);
@@ -60,7 +60,7 @@ async fn privileged_a_published_volume_survives_a_power_cut() {
 async fn privileged_publish_and_unpublish_do_not_wait_for_the_disk() {
     for fs_type in ["ext4", "xfs"] {
         let (registry, images) = registry().await;
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let outer = Disk::new(&scratch, "ext4", &scratch.dir("below"));
         let at = scratch.dir("disk");
         let disk = outer.beneath(&scratch, fs_type, &at);
@@ -71,7 +71,7 @@ async fn privileged_publish_and_unpublish_do_not_wait_for_the_disk() {
         wait_for_removal(&node.volumes);
         disk.sync();
         for (id, volatile) in [("synced", false), ("volatile", true)] {
-            let frozen = outer.stand_still();
+            let frozen = outer.freeze();
             let calls = async {
                 node.publish(id, &images, volatile, false).await;
                 fs::write(node.target(id).join("new"), vec![7; 1 << 20]).unwrap();
@@ -97,7 +97,7 @@ async fn privileged_a_synced_file_and_its_volume_survive_an_immediate_power_cut(
         let (registry, mut images) = registry().await;
         for deep in [false, true] {
             let case = format!("{fs_type}, deep: {deep}");
-            let scratch = Scratch::new();
+            let scratch = TestDir::new();
             let at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &at);
             let mut node = Node::beneath(&at, &registry);
@@ -119,7 +119,7 @@ async fn privileged_a_synced_file_and_its_volume_survive_an_immediate_power_cut(
             let mut file = File::create(target.join("synced")).unwrap();
             file.write_all(b"kept").unwrap();
             file.sync_all().unwrap();
-            let copy = disk.as_it_lies();
+            let copy = disk.copy_image();
             drop(file);
             let requests = registry.requests();
 
@@ -149,7 +149,7 @@ async fn privileged_a_synced_file_and_its_volume_survive_an_immediate_power_cut(
 async fn privileged_a_volume_that_a_power_cut_brings_back_is_removed_with_its_pod() {
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let (registry, images) = registry().await;
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let mut node = Node::beneath(&at, &registry);
@@ -157,7 +157,7 @@ async fn privileged_a_volume_that_a_power_cut_brings_back_is_removed_with_its_po
         fs::write(node.target("back").join("new"), "mine").unwrap();
         disk.sync();
         node.unpublish("back").await;
-        let copy = disk.as_it_lies();
+        let copy = disk.copy_image();
         wait_for_removal(&node.volumes);
         node.restart_after(&registry, || disk.boot_from(&copy)).await;
         let volumes = node.dir.path().join("store/volumes");
@@ -178,7 +178,7 @@ async fn privileged_the_data_of_a_removed_volume_is_not_written_to_the_disk() {
     const WRITTEN: usize = 60 << 20;
     for fs_type in ["ext4", "xfs", "btrfs"] {
         let (registry, images) = registry().await;
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let node = Node::beneath(&at, &registry);
@@ -203,7 +203,7 @@ async fn privileged_the_data_of_a_removed_volume_is_not_written_to_the_disk() {
 #[ignore = "needs root: mounts file systems on loop devices"]
 async fn privileged_unpublish_of_a_target_on_a_dead_disk_fails_and_keeps_the_data() {
     let (registry, images) = registry().await;
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let node = Node::beneath(scratch.path(), &registry);
     let kubelet = node.dir.path().join("kubelet");
     let disk = Disk::new(&scratch, "ext4", &kubelet);

@@ -72,7 +72,7 @@ impl Bench {
         });
         let stack: Vec<LayerKey> = guard.stack().iter().copied().chain([layer]).collect();
         let captured = SnapshotRecord {
-            own: guard.snapshot_layers() + 1,
+            own_layers: guard.snapshot_layers() + 1,
             parent: guard.parent().cloned(),
             owner: guard.owner(),
             ..record(snapshot, stack, guard.manifests().to_vec())
@@ -146,7 +146,7 @@ async fn privileged_snapshots_of_snapshots_and_snapshots_on_other_images() {
         let moved = |n: i32| at.join(if n == 0 { "dir".to_owned() } else { format!("dir-{n}") });
         fs::rename(moved(n), moved(n + 1)).unwrap();
         let captured = bench.capture(&n.to_string(), &format!("ws-{n}"));
-        assert_eq!((captured.own, captured.manifests.len()), (n as usize + 1, 1));
+        assert_eq!((captured.own_layers, captured.manifests.len()), (n as usize + 1, 1));
         let parent = (n > 0).then(|| format!("ws-{}", n - 1).parse().unwrap());
         assert_eq!(captured.parent, parent);
         bench.publish(&(n + 1).to_string(), of(&format!("ws-{n}"))).await.unwrap();

@@ -15,7 +15,7 @@ use crate::{
     digest::Digest,
     image::{Keyring, fake::FakeRegistry},
     layers::Store,
-    overlay::{Features, Options},
+    overlay::{KernelFeatures, Options},
     reference::Reference,
     sys::mounts::{LinuxMounts, Mount, Mounts},
 };
@@ -136,7 +136,7 @@ impl Drop for Node {
 
 fn open(dir: &Path, registry: &FakeRegistry, snapshots: &Arc<FakeSnapshots>) -> Volumes {
     // As in `ovl node`: these tests also run on kernels that need the older way to pass layers.
-    let features = Features::probe(&LinuxMounts, &dir.join("probe")).unwrap();
+    let features = KernelFeatures::probe(&LinuxMounts, &dir.join("probe")).unwrap();
     let kernel = features.mounts(&dir.join("lowers")).unwrap();
     let store = Arc::new(Store::open(&dir.join("store"), kernel.clone()).unwrap());
     let parts = Parts {

@@ -252,7 +252,7 @@ impl Inner {
         let whole = |mount: &&Mount| self.is_of(mount, id) && mount.root == Path::new("/");
         // The pod sees the topmost mount. Only that one is read: the kubelet repeats the call, and the table of a full
         // node is long.
-        let top = self.mounts.top(request.target.as_path());
+        let top = self.mounts.topmost(request.target.as_path());
         if top.map_err(PublishError::of(id))?.is_some_and(|top| whole(&&top)) {
             return Ok(());
         }

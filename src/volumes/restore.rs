@@ -136,7 +136,7 @@ impl Inner {
     ) -> Option<(Option<Owner>, Option<VolumeLayers>)> {
         let (store, id) = (self.store.clone(), id.clone());
         blocking(move || {
-            let SnapshotRecord { id, stack, own, manifests, owner, .. } =
+            let SnapshotRecord { id, stack, own_layers: own, manifests, owner, .. } =
                 store.snapshots.get(&id)?;
             let lease = store.leases.take_if_present(&stack);
             let snapshot_layers = own.min(stack.len());

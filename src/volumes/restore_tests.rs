@@ -258,7 +258,7 @@ async fn the_error_of_a_stack_too_deep_for_the_kernel_names_the_fix() {
         let dir = bench.node.dir.path().join("store/layers").join(key.dir_name());
         fs::create_dir(dir).unwrap();
     }
-    bench.put(|record| (record.stack, record.own) = (stack, 500));
+    bench.put(|record| (record.stack, record.own_layers) = (stack, 500));
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Precondition);
     let sentence = error.to_string();

@@ -28,7 +28,7 @@ use crate::{
     image::{Keyring, Registries},
     layers::{CollectError, GcStats, Store, Watermarks},
     metrics::Metrics,
-    overlay::{self, Features},
+    overlay::{self, KernelFeatures},
     sys::{
         blocking::blocking,
         durable,
@@ -46,7 +46,7 @@ pub struct Parts {
     /// The mount API of the kernel.
     pub mounts: Arc<dyn Mounts>,
     /// The overlay features of the kernel and of the store's file system.
-    pub features: Features,
+    pub features: KernelFeatures,
     /// Finds snapshots by name.
     pub snapshots: Arc<dyn SnapshotLookup>,
     /// Records the Events of pods.
@@ -61,7 +61,7 @@ impl Parts {
         store: Arc<Store>,
         registries: impl Into<Arc<Registries>>,
         mounts: Arc<dyn Mounts>,
-        features: Features,
+        features: KernelFeatures,
     ) -> Self {
         Self {
             store,
@@ -124,7 +124,7 @@ pub(super) struct Inner {
     pub(super) counts: Counts,
     pub(super) timeouts: PullTimeouts,
     pub(super) settings: Settings,
-    pub(super) features: Features,
+    pub(super) features: KernelFeatures,
     pub(super) events: Arc<dyn EventRecorder>,
     pub(super) snapshots: Arc<dyn SnapshotLookup>,
     pub(super) metrics: Metrics,

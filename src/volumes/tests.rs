@@ -20,7 +20,7 @@ use crate::{
     error::Class,
     image::{Hosts, Keyring, PullPolicy, Registries},
     layers::Store,
-    overlay::Features,
+    overlay::KernelFeatures,
     sys::{
         Errno, durable,
         mounts::{Attrs, Call, FakeMounts, Mounts, Request},
@@ -200,7 +200,7 @@ fn open(
     let parts = Parts {
         events: events.clone(),
         snapshots: snapshots.clone(),
-        ..Parts::new(store, registries, kernel, Features::lacking([]))
+        ..Parts::new(store, registries, kernel, KernelFeatures::lacking([]))
     };
     Volumes::open_at(parts, settings, timeouts).unwrap()
 }

@@ -51,7 +51,7 @@ impl Inner {
         mounts_to_drop: &mut Vec<Detached>,
     ) -> Result<(), UnpublishError> {
         for _ in 0..MAX_STACKED_MOUNTS {
-            match self.mounts.top(target.as_path()).map_err(UnpublishError::of(id))? {
+            match self.mounts.topmost(target.as_path()).map_err(UnpublishError::of(id))? {
                 None => return remove_target(id, target),
                 Some(top) if self.is_of(&top, id) => {
                     // Without this clone the unmount waits for the disk. If the clone fails, it does.

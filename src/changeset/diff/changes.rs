@@ -85,7 +85,7 @@ fn below(
             ChangeKind::Added
         };
         emit(Change { path: path.clone(), kind });
-        if entry.sort() == EntryType::Dir {
+        if entry.entry_type() == EntryType::Dir {
             below(&entry, &path, &from, limits, emit)?;
         }
     }

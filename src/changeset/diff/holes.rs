@@ -14,7 +14,7 @@ pub(super) fn data(content: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
     match size {
         0 => Ok(Vec::new()),
         size if size < HOLES_FROM => Ok(vec![(0, size)]),
-        _ => without_zeros(content, crate::sys::tree_reader::data(content)?),
+        _ => without_zeros(content, crate::sys::tree_reader::data_ranges(content)?),
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) fn special(sort: EntryType) -> Option<Special> {
 
 /// Whether an entry of an upper is a whiteout: a device, or an empty file with the whiteout xattr.
 pub(super) fn is_whiteout(entry: &Entry) -> io::Result<bool> {
-    match entry.sort() {
+    match entry.entry_type() {
         EntryType::Whiteout => Ok(true),
         EntryType::File => Ok(entry.metadata()?.len() == 0 && entry.xattr(WHITEOUT)?.is_some()),
         _ => Ok(false),
@@ -102,7 +102,7 @@ impl UpperXattrs {
     pub(super) fn of(entry: &Entry) -> io::Result<Self> {
         let redirect = || entry.xattr(REDIRECT);
         let origin = || Ok::<_, io::Error>(entry.xattr(ORIGIN)?.is_some());
-        match entry.sort() {
+        match entry.entry_type() {
             EntryType::Dir => Ok(Self {
                 opaque: entry.xattr(OPAQUE)?.is_some_and(|value| value == b"y"),
                 redirect: redirect()?,

@@ -42,12 +42,12 @@ struct Walk<'p, 's> {
 impl Walk<'_, '_> {
     fn entry(&mut self, path: &[u8], entry: &Entry) -> Result<(), PackError> {
         let failed = |source| PackError::reading(path)(source);
-        if is_whiteout(entry).map_err(failed)? || entry.sort() == EntryType::Socket {
+        if is_whiteout(entry).map_err(failed)? || entry.entry_type() == EntryType::Socket {
             // All whiteouts of an upper are names of one inode, but each is packed by itself.
             return self.tar.entry(path, Kind::Whiteout, &EntryMetadata::default(), &[]);
         }
         let metadata = EntryMetadata::of(entry, self.packing).map_err(failed)?;
-        if let Some(inode) = metadata.linked.filter(|_| entry.sort() != EntryType::Dir)
+        if let Some(inode) = metadata.linked.filter(|_| entry.entry_type() != EntryType::Dir)
             && let Some(first) = self.known.first(inode, path)?
         {
             let bare = EntryMetadata { xattrs: Vec::new(), ..metadata };
@@ -64,7 +64,7 @@ impl Walk<'_, '_> {
         if let Some(redirect) = &upper.redirect {
             marks.push((REDIRECT, redirect));
         }
-        match entry.sort() {
+        match entry.entry_type() {
             EntryType::Dir => {
                 self.tar.entry(path, Kind::Dir, &metadata, &marks)?;
                 self.below(path, entry)

@@ -146,14 +146,14 @@ impl Walk<'_, '_> {
     ) -> Result<(), PackError> {
         let entry = self.read(merged.entry(name))?;
         let entry = entry.ok_or_else(|| PackError::Unseen(EntryName::new(&self.path)))?;
-        if entry.sort() != EntryType::Dir {
+        if entry.entry_type() != EntryType::Dir {
             return self.leaf(name, &entry);
         }
         self.reserved(name)?;
         let found = in_trees.iter().map(|tree| uppers[*tree].entry(name));
         let found = self.read(found.collect::<Result<Option<Vec<_>>, _>>())?;
         let mut dirs = found.unwrap_or_default();
-        dirs.retain(|entry| entry.sort() == EntryType::Dir);
+        dirs.retain(|entry| entry.entry_type() == EntryType::Dir);
         self.dir(&entry, &dirs, dirs.len() < in_trees.len())
     }
 
@@ -166,7 +166,7 @@ impl Walk<'_, '_> {
             let entry = merged.entry(&name).map_err(|source| self.failed(&name, source))?;
             let Some(entry) = entry else { continue };
             self.within(&name, |walk| {
-                if entry.sort() != EntryType::Dir {
+                if entry.entry_type() != EntryType::Dir {
                     return walk.leaf(&name, &entry);
                 }
                 walk.reserved(&name)?;
@@ -180,7 +180,7 @@ impl Walk<'_, '_> {
     /// Whether a name must be hidden; `top` is its topmost entry in the uppers.
     fn hidden(&self, top: &Entry, merged: &Entry, name: &[u8]) -> Result<bool, PackError> {
         let hidden = || {
-            if top.sort() == EntryType::Socket {
+            if top.entry_type() == EntryType::Socket {
                 return Ok(true);
             }
             Ok(is_whiteout(top)? && merged.entry(name)?.is_none())
@@ -190,11 +190,11 @@ impl Walk<'_, '_> {
 
     /// Writes an entry that is not a directory.
     fn leaf(&mut self, name: &[u8], entry: &Entry) -> Result<(), PackError> {
-        if entry.sort() == EntryType::Socket {
+        if entry.entry_type() == EntryType::Socket {
             return Ok(());
         }
         self.reserved(name)?;
-        match entry.sort() {
+        match entry.entry_type() {
             EntryType::Symlink => {
                 let target = self.read(entry.target())?;
                 self.write_entry(entry, Kind::Symlink(&target))

@@ -3,8 +3,8 @@
 use super::*;
 use crate::sys::mounts::{LinuxMounts, MountApi};
 
-fn lacking(feature: Feature) -> Features {
-    Features::lacking([(feature, "EINVAL".to_owned())])
+fn lacking(feature: Feature) -> KernelFeatures {
+    KernelFeatures::lacking([(feature, "EINVAL".to_owned())])
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_label_is_accepted_only_where_selinux_is_enabled() {
     let plan = Plan::new(fixture.spec(&["a"], Some(fixture.upper()), options)).unwrap();
     mount(&fixture.mounts, &plan).unwrap();
     assert!(fixture.request().contains(&format!("context={label}")), "{}", fixture.request());
-    let features = Features::lacking([]);
+    let features = KernelFeatures::lacking([]);
     match plan.on(&features) {
         Ok(_) => assert!(features.selinux()),
         Err(error) => {
@@ -85,9 +85,9 @@ fn the_layers_are_mapped_but_not_the_upper() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_the_probe_finds_all_features_and_leaves_no_mount_and_no_file() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let staging = dir.dir("staging");
-    let features = Features::probe(&LinuxMounts, &staging).unwrap();
+    let features = KernelFeatures::probe(&LinuxMounts, &staging).unwrap();
     let table = LinuxMounts.table().unwrap();
     assert!(!table.iter().any(|mount| mount.target.starts_with(dir.path())), "{table:?}");
     assert_eq!(fs::read_dir(&staging).unwrap().count(), 0);
@@ -102,7 +102,7 @@ fn privileged_the_probe_finds_all_features_and_leaves_no_mount_and_no_file() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_root_on_an_overlay_is_refused() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     // An upper cannot be on an overlay.
     let target = dir.dir("target");
     let fixture = Fixture::new();
@@ -111,7 +111,7 @@ fn privileged_a_root_on_an_overlay_is_refused() {
     let (name, upper, options) = ("vol".to_owned(), Some(fixture.upper()), Options::default());
     let plan = Plan::new(Spec { name, stack, upper, owner: None, options }).unwrap();
     LinuxMounts.attach(mount(&LinuxMounts, &plan).unwrap(), &target).unwrap();
-    let features = Features::probe(&LinuxMounts, &target).unwrap();
+    let features = KernelFeatures::probe(&LinuxMounts, &target).unwrap();
     let failed = root_usable(&target, &features, &[]).unwrap();
     let names: Vec<&str> = failed.iter().map(|check| check.name).collect();
     assert_eq!(names[..2], ["filesystem", "overlay"], "{failed:?}");
@@ -124,7 +124,7 @@ fn without_root_all_features_are_missing_with_the_reason() {
     if crate::sys::host::is_root() {
         return;
     }
-    let dir = Scratch::new();
-    let features = Features::probe(&LinuxMounts, dir.path()).unwrap();
+    let dir = TestDir::new();
+    let features = KernelFeatures::probe(&LinuxMounts, dir.path()).unwrap();
     assert!(features.get(Feature::Overlay).unwrap_err().contains("could not be probed"));
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::*;
 use crate::sys::mounts::{LegacyMounts, LinuxMounts, MountApi, Mounts, mount_image};
-use crate::sys::scratch::erofs_image;
+use crate::sys::test_dir::erofs_image;
 
 macro_rules! with_each_api {
     ($($case:ident)*) => {
@@ -46,8 +46,8 @@ with_each_api! {
 }
 
 /// Runs a case, and checks that its layers are not attached any more once they are dropped.
-fn with_api(api: MountApi, case: fn(&dyn Mounts, &Scratch)) {
-    let dir = Scratch::new();
+fn with_api(api: MountApi, case: fn(&dyn Mounts, &TestDir)) {
+    let dir = TestDir::new();
     if api == MountApi::Detached {
         return case(&LinuxMounts, &dir);
     }
@@ -61,12 +61,12 @@ fn with_api(api: MountApi, case: fn(&dyn Mounts, &Scratch)) {
     assert_eq!(fs::read_dir(&lowers).unwrap().count(), 0);
 }
 
-fn image(dir: &Scratch, id: u8, name: &str, text: &str) -> Lower {
+fn image(dir: &TestDir, id: u8, name: &str, text: &str) -> Lower {
     let path = dir.file(&format!("{id}.erofs"), erofs_image([id; 16], name, text));
     plain(&id.to_string(), Arc::new(mount_image(&LinuxMounts, &path).unwrap()))
 }
 
-fn dir_lower(dir: &Scratch, name: &str) -> Lower {
+fn dir_lower(dir: &TestDir, name: &str) -> Lower {
     let path = dir.dir(name);
     plain(name, Arc::new(LinuxMounts.open_dir(&path).unwrap()))
 }
@@ -76,11 +76,11 @@ fn plan(layers: Vec<Lower>, upper: Option<Upper>, options: Options) -> Plan {
     Plan::new(Spec { name: "vol-1".to_owned(), stack, upper, owner: None, options }).unwrap()
 }
 
-fn pair(dir: &Scratch) -> Upper {
+fn pair(dir: &TestDir) -> Upper {
     Upper::new(dir.dir("upper"), dir.dir("work"))
 }
 
-fn attached(m: &dyn Mounts, dir: &Scratch, plan: &Plan) -> PathBuf {
+fn attached(m: &dyn Mounts, dir: &TestDir, plan: &Plan) -> PathBuf {
     let target = dir.dir("target");
     m.attach(mount(m, plan).unwrap(), &target).unwrap();
     target
@@ -94,7 +94,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-fn layers_are_merged_and_writes_go_to_the_upper(m: &dyn Mounts, dir: &Scratch) {
+fn layers_are_merged_and_writes_go_to_the_upper(m: &dyn Mounts, dir: &TestDir) {
     let (bottom, top) = (image(dir, 1, "below", "one"), image(dir, 2, "above", "two"));
     let plain = dir_lower(dir, "plain");
     dir.file("plain/below", "plain");
@@ -121,7 +121,7 @@ fn layers_are_merged_and_writes_go_to_the_upper(m: &dyn Mounts, dir: &Scratch) {
     assert!(["nosuid", "nodev"].iter().all(|o| line.options.contains(&(*o).to_owned())));
 }
 
-fn a_metacopy_copies_no_data_up_and_the_upper_gets_no_uuid(m: &dyn Mounts, dir: &Scratch) {
+fn a_metacopy_copies_no_data_up_and_the_upper_gets_no_uuid(m: &dyn Mounts, dir: &TestDir) {
     let layers = vec![image(dir, 1, "file", "text")];
     let target = attached(m, dir, &plan(layers, Some(pair(dir)), Options::default()));
     fs::set_permissions(target.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -133,7 +133,7 @@ fn a_metacopy_copies_no_data_up_and_the_upper_gets_no_uuid(m: &dyn Mounts, dir: 
     assert_eq!(read(&target.join("file")), "text");
 }
 
-fn a_read_only_overlay_can_have_any_number_of_layers(m: &dyn Mounts, dir: &Scratch) {
+fn a_read_only_overlay_can_have_any_number_of_layers(m: &dyn Mounts, dir: &TestDir) {
     for count in 0..3 {
         let layers = (0..count).map(|n| image(dir, n, &format!("file{n}"), "text")).collect();
         let target = attached(m, dir, &plan(layers, None, Options::default()));
@@ -145,14 +145,14 @@ fn a_read_only_overlay_can_have_any_number_of_layers(m: &dyn Mounts, dir: &Scrat
     }
 }
 
-fn an_overlay_without_layers_starts_empty(m: &dyn Mounts, dir: &Scratch) {
+fn an_overlay_without_layers_starts_empty(m: &dyn Mounts, dir: &TestDir) {
     let target = attached(m, dir, &plan(Vec::new(), Some(pair(dir)), Options::default()));
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
     fs::write(target.join("new"), "new").unwrap();
     assert_eq!(read(&dir.path().join("upper/new")), "new");
 }
 
-fn an_overlay_can_have_as_many_layers_as_the_kernel_allows(m: &dyn Mounts, dir: &Scratch) {
+fn an_overlay_can_have_as_many_layers_as_the_kernel_allows(m: &dyn Mounts, dir: &TestDir) {
     let layers = (0..LAYER_LIMIT).map(|n| dir_lower(dir, &format!("layers/{n}"))).collect();
     dir.file("layers/0/bottom", "bottom");
     dir.file("layers/499/top", "top");
@@ -163,7 +163,7 @@ fn an_overlay_can_have_as_many_layers_as_the_kernel_allows(m: &dyn Mounts, dir: 
 
 fn a_volatile_overlay_is_not_mounted_again_until_its_marker_is_removed(
     m: &dyn Mounts,
-    dir: &Scratch,
+    dir: &TestDir,
 ) {
     let volatile = Options { volatile: true, ..Options::default() };
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), volatile);
@@ -200,7 +200,7 @@ impl Drop for Immutable {
     }
 }
 
-fn a_silent_fall_back_to_read_only_is_an_error_and_leaves_no_mount(m: &dyn Mounts, dir: &Scratch) {
+fn a_silent_fall_back_to_read_only_is_an_error_and_leaves_no_mount(m: &dyn Mounts, dir: &TestDir) {
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), Options::default());
     let immutable = Immutable::new(&dir.path().join("work"));
     let error = mount(m, &plan).unwrap_err();
@@ -211,14 +211,14 @@ fn a_silent_fall_back_to_read_only_is_an_error_and_leaves_no_mount(m: &dyn Mount
     attached(m, dir, &plan);
 }
 
-fn special_characters_in_the_paths_of_upper_and_work_are_kept(m: &dyn Mounts, dir: &Scratch) {
+fn special_characters_in_the_paths_of_upper_and_work_are_kept(m: &dyn Mounts, dir: &TestDir) {
     let upper = dir.dir("a b=c\"d'é/upper");
     let pair = Upper::new(upper.clone(), dir.dir("a b=c\"d'é/work"));
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair), Options::default());
     assert!(is_ours(&line(m, &attached(m, dir, &plan)), &upper));
 }
 
-fn layers_with_a_file_system_id_each_keep_all_features_on(m: &dyn Mounts, dir: &Scratch) {
+fn layers_with_a_file_system_id_each_keep_all_features_on(m: &dyn Mounts, dir: &TestDir) {
     let layers = vec![image(dir, 1, "below", "one"), image(dir, 2, "above", "two")];
     let options = Options { index: true, xino: Xino::On, ..Options::default() };
     let target = attached(m, dir, &plan(layers, Some(pair(dir)), options));
@@ -236,7 +236,7 @@ fn layers_with_a_file_system_id_each_keep_all_features_on(m: &dyn Mounts, dir: &
     }
 }
 
-fn mapped(dir: &Scratch, layers: Vec<Lower>) -> Plan {
+fn mapped(dir: &TestDir, layers: Vec<Lower>) -> Plan {
     let (owner, options) = (Some(Owner { uid: 1000, gid: 2000 }), Options::default());
     let (name, stack) = ("vol-1".to_owned(), Stack::new(layers).unwrap());
     Plan::new(Spec { name, stack, upper: Some(pair(dir)), owner, options }).unwrap()
@@ -247,7 +247,7 @@ fn owner(path: &Path) -> (u32, u32) {
     (file.uid(), file.gid())
 }
 
-fn owners_of_layers_are_mapped_and_copied_up_as_mapped(m: &dyn Mounts, dir: &Scratch) {
+fn owners_of_layers_are_mapped_and_copied_up_as_mapped(m: &dyn Mounts, dir: &TestDir) {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (image, plain) = (image(dir, 1, "file", "text"), dir_lower(dir, "plain"));
     for (name, id) in [("roots", 0), ("theirs", 1000), ("others", 77)] {
@@ -271,7 +271,7 @@ fn owners_of_layers_are_mapped_and_copied_up_as_mapped(m: &dyn Mounts, dir: &Scr
     assert_eq!(m.table().unwrap().iter().filter(|line| line.target == target).count(), 1);
 }
 
-fn capabilities_of_a_mapped_file_are_kept_for_its_apparent_owner(m: &dyn Mounts, dir: &Scratch) {
+fn capabilities_of_a_mapped_file_are_kept_for_its_apparent_owner(m: &dyn Mounts, dir: &TestDir) {
     let plain = dir_lower(dir, "plain");
     let file = dir.file("plain/tool", "");
     // Revision 2, effective, cap_net_bind_service (include/uapi/linux/capability.h).
@@ -295,14 +295,14 @@ fn capabilities_of_a_mapped_file_are_kept_for_its_apparent_owner(m: &dyn Mounts,
     assert_eq!(read(&file), value);
 }
 
-fn noatime_and_noexec_are_options_of_the_mount(m: &dyn Mounts, dir: &Scratch) {
+fn noatime_and_noexec_are_options_of_the_mount(m: &dyn Mounts, dir: &TestDir) {
     let options = Options { noatime: true, noexec: true, ..Options::default() };
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair(dir)), options);
     let line = line(m, &attached(m, dir, &plan));
     assert!(["noatime", "noexec"].iter().all(|o| line.options.contains(&(*o).to_owned())));
 }
 
-fn with_long_paths(dir: &Scratch, parts: usize) -> (PathBuf, Plan) {
+fn with_long_paths(dir: &TestDir, parts: usize) -> (PathBuf, Plan) {
     let deep = vec!["x".repeat(200); parts].join("/");
     let upper = dir.dir(&format!("{deep}/upper"));
     let pair = Upper::new(upper.clone(), dir.dir(&format!("{deep}/work")));
@@ -312,7 +312,7 @@ fn with_long_paths(dir: &Scratch, parts: usize) -> (PathBuf, Plan) {
 #[test]
 #[ignore = "needs root"]
 fn privileged_upper_and_work_can_have_paths_as_long_as_the_mount_api_allows() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let (upper, plan) = with_long_paths(&dir, 2);
     for api in [MountApi::Detached, MountApi::Classic] {
         let lowers = dir.dir(&format!("{api:?}"));
@@ -332,7 +332,7 @@ fn privileged_upper_and_work_can_have_paths_as_long_as_the_mount_api_allows() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_path_that_cannot_be_a_text_parameter_is_refused_by_apis_that_need_one() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let upper = dir.dir("a,b:c\\d/upper");
     let pair = Upper::new(upper.clone(), dir.dir("a,b:c\\d/work"));
     let plan = plan(vec![image(&dir, 1, "file", "text")], Some(pair), Options::default());
@@ -348,7 +348,7 @@ fn privileged_a_path_that_cannot_be_a_text_parameter_is_refused_by_apis_that_nee
 #[test]
 #[ignore = "needs root"]
 fn privileged_options_that_mount_2_would_truncate_are_refused() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let (_, plan) = with_long_paths(&dir, 10);
     let classic = LegacyMounts::new(MountApi::Classic, &dir.dir("lowers")).unwrap();
     let error = mount(&classic, &plan).unwrap_err();
@@ -362,7 +362,7 @@ fn privileged_options_that_mount_2_would_truncate_are_refused() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_layers_that_a_killed_process_left_attached_are_detached_at_the_next_start() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let lowers = dir.dir("lowers");
     let first = LegacyMounts::new(MountApi::Attached, &lowers).unwrap();
     let layers = vec![image(&dir, 1, "file", "text")];
@@ -383,7 +383,7 @@ fn privileged_layers_that_a_killed_process_left_attached_are_detached_at_the_nex
 #[test]
 #[ignore = "needs root"]
 fn privileged_this_kernel_refuses_the_options_that_a_plan_refuses() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let on = Options::default();
     for options in [
         Options { redirect_dir: false, ..on.clone() },

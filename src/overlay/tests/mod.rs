@@ -11,7 +11,7 @@ use super::*;
 use crate::error::Class;
 use crate::sys::Errno;
 use crate::sys::mounts::{Call, FakeMounts, MountError};
-use crate::sys::scratch::Scratch;
+use crate::sys::test_dir::TestDir;
 
 const RW: &str = "redirect_dir=on metacopy=on index=off nfs_export=off xino=auto uuid=null";
 
@@ -22,13 +22,13 @@ fn plain(id: &str, dir: Arc<Detached>) -> Lower {
 
 /// The directories and layers of a volume, in a scratch directory.
 struct Fixture {
-    dir: Scratch,
+    dir: TestDir,
     mounts: FakeMounts,
 }
 
 impl Fixture {
     fn new() -> Self {
-        Self { dir: Scratch::new(), mounts: FakeMounts::default() }
+        Self { dir: TestDir::new(), mounts: FakeMounts::default() }
     }
 
     fn lower(&self, id: &str) -> Lower {

@@ -14,7 +14,7 @@ pub(super) struct ConfigInput<'a> {
     /// The diff ids of the snapshot's layers, bottom first.
     pub(super) diff_ids: &'a [DiffId],
     /// How many layers, counted from the top, are above those of the images.
-    pub(super) own: usize,
+    pub(super) own_layers: usize,
     /// The time of the capture.
     pub(super) captured_at: Timestamp,
     /// The captured volume, as `namespace/pod/volume`.
@@ -54,7 +54,7 @@ fn history(images: &[Map<String, Value>], input: &ConfigInput<'_>) -> Vec<Value>
     // squashed.
     let entries = joined.iter().filter(|entry| makes_layer(entry)).count();
     if entries > below {
-        keep(&mut joined, layers.saturating_sub(input.own));
+        keep(&mut joined, layers.saturating_sub(input.own_layers));
     }
     let entries = joined.iter().filter(|entry| makes_layer(entry)).count();
     let older = json!({ "created_by": "ovl-csi snapshot" });

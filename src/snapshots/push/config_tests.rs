@@ -12,7 +12,7 @@ fn config_of(images: &[Value], layers: &[&str], own: usize) -> (String, Value) {
     let input = ConfigInput {
         images: &images,
         diff_ids: &diff_ids,
-        own,
+        own_layers: own,
         captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
         source: "ci/build/ws",
     };

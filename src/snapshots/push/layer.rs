@@ -150,7 +150,7 @@ impl Push<'_> {
         let (format, compression) = (request.format, request.compression);
         let written = self.progress.start_packing();
         let namespace = self.record.source.namespace.clone();
-        let job = PackJob { namespace, stack, own: 1, owner, format, compression, written };
+        let job = PackJob { namespace, stack, own_layers: 1, owner, format, compression, written };
         let (file, packed) = match self.snapshots.pack(job).await {
             Ok(packed) => packed,
             Err(source) => return Err(self.packing_error(&key, source)),

@@ -73,7 +73,7 @@ pub(super) fn annotations(
         ("dev.csi.ovl.namespace", Some(source.namespace.clone())),
         ("dev.csi.ovl.pod", Some(source.pod.clone())),
         ("dev.csi.ovl.volume", Some(volume.to_owned())),
-        ("dev.csi.ovl.own-layers", Some(record.own.to_string())),
+        ("dev.csi.ovl.own-layers", Some(record.own_layers.to_string())),
         ("dev.csi.ovl.owner", record.owner.map(|owner| owner.to_string())),
         ("dev.csi.ovl.parent", record.parent.as_ref().map(ToString::to_string)),
         ("dev.csi.ovl.parent.image", parent),

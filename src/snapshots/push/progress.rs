@@ -73,7 +73,7 @@ impl Progress {
 
     /// Bytes that were packed, downloaded and sent so far. The number stays the same while the push waits for other
     /// work.
-    pub fn moved(&self) -> u64 {
+    pub fn bytes_moved(&self) -> u64 {
         self.change(|state| state.moved + state.phase.moved())
     }
 
@@ -133,9 +133,9 @@ mod tests {
         expect("layer 1 of 2: 1.0 of 3.5 MiB sent");
         progress.layer(2, 2);
         expect("layer 2 of 2");
-        assert_eq!(progress.moved(), 9 << 19);
+        assert_eq!(progress.bytes_moved(), 9 << 19);
         progress.start_fetching().fetch_add(1 << 19, Ordering::Relaxed);
         expect("layer 2 of 2: 512.0 KiB fetched");
-        assert_eq!(progress.moved(), 10 << 19);
+        assert_eq!(progress.bytes_moved(), 10 << 19);
     }
 }

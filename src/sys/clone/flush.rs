@@ -76,7 +76,7 @@ pub(super) fn is_cheaper(root: &Path, now: i64) -> io::Result<(bool, u64)> {
     let mut walk = Walk::new(root)?.changed_since(now - WRITTEN_AFTER);
     loop {
         let done = walk.step(1_000)?;
-        let found = walk.found();
+        let found = walk.usage();
         let own = Amount { files: found.inodes, bytes: found.bytes };
         if own.cost() >= all || done.is_some() {
             return Ok((own.cost() >= all, all));

@@ -31,7 +31,7 @@ use crate::{
     sys::{
         limits,
         mounts::{LinuxMounts, Mounts as _, tmpfs},
-        scratch::{Disk, Scratch},
+        test_dir::{Disk, TestDir},
     },
 };
 
@@ -305,7 +305,7 @@ fn copy_equals_tree(at: &Path, as_root: bool) {
 
 #[test]
 fn the_copy_equals_the_tree_after_any_change_between_rounds() {
-    copy_equals_tree(Scratch::new().path(), false);
+    copy_equals_tree(TestDir::new().path(), false);
 }
 
 /// Bytes are shared on xfs, copied with holes on ext4, and read and written from a tmpfs.
@@ -313,12 +313,12 @@ fn the_copy_equals_the_tree_after_any_change_between_rounds() {
 #[ignore = "needs root: mounts file systems on loop devices"]
 fn privileged_the_copy_equals_the_tree_on_each_file_system() {
     for fs_type in ["xfs", "ext4"] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let _disk = Disk::new(&scratch, fs_type, &at);
         copy_equals_tree(&at, true);
     }
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let from = scratch.dir("from");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs("ovl-test", None, None)).unwrap(), &from).unwrap();
     copy_equals_tree(scratch.path(), true);
@@ -326,7 +326,7 @@ fn privileged_the_copy_equals_the_tree_on_each_file_system() {
 
 #[test]
 fn only_changed_files_are_copied_again() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     for name in ["same", "changed", "a/same", "a/changed"] {
         case.write(name, "x");
@@ -350,7 +350,7 @@ fn only_changed_files_are_copied_again() {
 /// read-only.
 #[test]
 fn a_file_that_changed_since_the_sync_started_is_copied_again() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     case.write("before", "x");
     thread::sleep(Duration::from_millis(30));
@@ -368,7 +368,7 @@ fn a_file_that_changed_since_the_sync_started_is_copied_again() {
 /// fingerprint may be equal.
 #[test]
 fn a_file_is_copied_again_after_the_clock_was_set_back() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     case.write("file", "x");
     thread::sleep(Duration::from_millis(30));
@@ -386,7 +386,7 @@ fn a_file_is_copied_again_after_the_clock_was_set_back() {
 #[test]
 fn the_next_round_completes_a_round_that_was_stopped_anywhere() {
     for stop in 0..30_usize {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let mut case = Case::new(scratch.path());
         fill(&case);
         case.round();
@@ -404,7 +404,7 @@ fn the_next_round_completes_a_round_that_was_stopped_anywhere() {
 #[test]
 fn depth_is_limited_also_below_the_longest_path() {
     limits::raise_open_files().unwrap();
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     let mut dir = openat2::dir(&case.from, openat2::READ).unwrap();
     let name = "n".repeat(200);
@@ -480,7 +480,7 @@ fn an_entry_that_no_layer_can_hold_is_refused_with_its_name() {
         }),
     ];
     for (name, phrase, make) in cases {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let mut case = Case::new(scratch.path());
         case.clone.bounds = bounds;
         case.round();
@@ -495,7 +495,7 @@ fn an_entry_that_no_layer_can_hold_is_refused_with_its_name() {
 /// Each entry takes memory, and no node could restore a larger layer.
 #[test]
 fn the_number_of_entries_is_limited() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     case.clone.bounds.entries = 5;
     for name in ["a/b/c", "d", "e"] {
@@ -545,7 +545,7 @@ impl SpaceReservation for Counted {
 
 #[test]
 fn a_copy_reserves_space_before_it_writes_and_none_for_holes() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     let budget = Arc::new(Budget::default());
     let reservation = Counted::up_to(40 << 20);
@@ -571,7 +571,7 @@ fn a_copy_reserves_space_before_it_writes_and_none_for_holes() {
 #[test]
 #[ignore = "needs root: mounts a file system on a loop device"]
 fn privileged_shared_bytes_are_counted_as_shared() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "xfs", &at);
     let mut case = Case::new(&at);
@@ -588,7 +588,7 @@ fn privileged_shared_bytes_are_counted_as_shared() {
 
 #[test]
 fn tidy_frees_replaced_entries() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     let aside = scratch.path().join("aside");
     let left = || fs::read_dir(&aside).unwrap().count();
@@ -609,7 +609,7 @@ fn tidy_frees_replaced_entries() {
 /// make it fail.
 #[test]
 fn a_tree_that_changes_constantly_is_copied_once_it_is_quiet() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     let outside = scratch.dir("outside");
     scratch.file("outside/secret", "secret");
@@ -648,7 +648,7 @@ fn a_tree_that_changes_constantly_is_copied_once_it_is_quiet() {
 #[test]
 fn a_live_round_copies_a_file_again_that_changes_during_the_copy() {
     for (changes, torn) in [(1, 0), (u32::MAX, 1)] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let mut case = Case::new(scratch.path());
         case.write("big", vec![b'a'; 20 << 20]);
         case.clone.content.never_shares = true;
@@ -682,7 +682,7 @@ fn a_live_round_copies_a_file_again_that_changes_during_the_copy() {
 #[test]
 #[ignore = "needs root: sets overlay's xattrs"]
 fn privileged_a_file_that_overlay_copies_up_during_the_copy_is_complete() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "ext4", &at);
     let mut case = Case::new(&at);
@@ -709,7 +709,7 @@ fn privileged_a_file_that_overlay_copies_up_during_the_copy_is_complete() {
 #[test]
 #[ignore = "needs root: mounts a file system on a loop device, makes a cgroup"]
 fn privileged_the_last_round_has_the_bytes_of_direct_io_in_flight() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "ext4", &at);
     let mut case = Case::new(&at);
@@ -780,7 +780,7 @@ impl Drop for Slow {
 #[ignore = "needs root: mounts file systems on loop devices"]
 fn privileged_a_copy_does_not_write_out_a_neighbours_bytes() {
     for fs_type in ["xfs", "ext4"] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let disk = Disk::new(&scratch, fs_type, &at);
         let mut case = Case::new(&at);
@@ -807,7 +807,7 @@ fn privileged_a_copy_is_written_out_while_it_is_made() {
     // These file systems share no bytes.
     let cases: [(&str, &[&str]); 2] = [("ext4", &[]), ("xfs", &["-m", "reflink=0"])];
     for (fs_type, options) in cases {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let disk = Disk::with(&scratch, fs_type, options, &at);
         let mut case = Case::new(&at);
@@ -846,7 +846,7 @@ fn privileged_a_copy_is_written_out_while_it_is_made() {
 #[test]
 #[ignore = "needs root: mounts a file system on a loop device"]
 fn privileged_a_failed_sync_is_reported() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("disk");
     let disk = Disk::new(&scratch, "xfs", &at);
     let (from, to, aside) = (scratch.dir("disk/from"), scratch.dir("to"), scratch.dir("aside"));
@@ -863,7 +863,7 @@ fn privileged_a_failed_sync_is_reported() {
 #[ignore = "needs root: mounts file systems on loop devices"]
 fn privileged_a_write_through_a_mapping_is_copied() {
     for fs_type in ["xfs", "ext4", "tmpfs"] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let _disk = match fs_type {
             "tmpfs" => {
@@ -921,7 +921,7 @@ impl Drop for Mapped {
 #[test]
 #[ignore = "needs root: mounts a file system on a loop device"]
 fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "xfs", &at);
     let mut case = Case::new(&at);
@@ -947,7 +947,7 @@ fn privileged_a_round_without_changes_is_quicker_than_sharing_every_file() {
 
 #[test]
 fn names_wait_for_memory_that_another_copy_holds() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     case.write("directory/file", "content");
     let budget = Arc::new(Budget::new(0, 0, 1 << 30));
@@ -973,7 +973,7 @@ fn names_wait_for_memory_that_another_copy_holds() {
 
 #[test]
 fn names_that_need_more_than_the_memory_limit_are_refused() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let mut case = Case::new(scratch.path());
     case.write("file", "content");
     case.clone = case

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use super::*;
-use crate::sys::scratch::Scratch;
+use crate::sys::test_dir::TestDir;
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap();
@@ -22,7 +22,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn write_replaces_the_file_and_leaves_nothing_else() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let record = dir.path().join("record.json");
     write_atomic(&record, b"first").unwrap();
     write_atomic(&record, b"second").unwrap();
@@ -33,7 +33,7 @@ fn write_replaces_the_file_and_leaves_nothing_else() {
 
 #[test]
 fn write_replaces_a_symlink_and_does_not_follow_it() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let outside = dir.file("outside", "kept");
     let record = dir.path().join("record");
     symlink(&outside, &record).unwrap();
@@ -44,7 +44,7 @@ fn write_replaces_a_symlink_and_does_not_follow_it() {
 
 #[test]
 fn a_failed_write_keeps_the_old_file_and_removes_its_temporary_file() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let occupied = dir.dir("record");
     dir.file("record/full", "");
     let error = write_atomic(&occupied, b"new").unwrap_err();
@@ -54,7 +54,7 @@ fn a_failed_write_keeps_the_old_file_and_removes_its_temporary_file() {
 
 #[test]
 fn the_next_write_ignores_a_temporary_file_that_a_crash_left() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let record = dir.file("record", "old");
     // A kill between the write and the rename leaves this file. Its number is the next to be used.
     let (temp, file) = create_temp(dir.path()).unwrap();
@@ -71,7 +71,7 @@ fn the_next_write_ignores_a_temporary_file_that_a_crash_left() {
 
 #[test]
 fn rename_moves_and_never_replaces() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let (staged, placed) = (dir.dir("staging/x"), dir.dir("layers").join("x"));
     rename(&staged, &placed).unwrap();
     assert!(placed.is_dir() && !staged.exists());
@@ -85,7 +85,7 @@ fn rename_moves_and_never_replaces() {
 
 #[test]
 fn removing_a_file_twice_succeeds() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let file = dir.file("file", "");
     remove_file(&file).unwrap();
     remove_file(&file).unwrap();
@@ -94,7 +94,7 @@ fn removing_a_file_twice_succeeds() {
 
 #[test]
 fn a_new_directory_gets_its_exact_mode_and_an_existing_one_keeps_its_mode() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let directory = dir.path().join("directory");
     create_dir(&directory, 0o2777).unwrap(); // the umask of a test run takes 022 at least
     assert_eq!(mode(&directory), 0o2777);
@@ -109,7 +109,7 @@ fn a_new_directory_gets_its_exact_mode_and_an_existing_one_keeps_its_mode() {
 
 #[test]
 fn a_tree_is_removed_with_everything_in_it_and_nothing_else() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let outside = dir.dir("outside");
     dir.file("outside/file", "kept");
     let tree = dir.dir("tree");
@@ -126,7 +126,7 @@ fn a_tree_is_removed_with_everything_in_it_and_nothing_else() {
 
 #[test]
 fn removing_a_missing_tree_a_file_or_a_symlink_succeeds() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     remove_tree(&dir.path().join("missing/tree")).unwrap();
     remove_tree(&dir.path().join("missing")).unwrap();
     remove_tree(&dir.file("file", "")).unwrap();
@@ -139,7 +139,7 @@ fn removing_a_missing_tree_a_file_or_a_symlink_succeeds() {
 
 #[test]
 fn a_tree_deeper_than_the_longest_path_is_removed() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let tree = dir.dir("tree");
     let name = "eight by"; // 9,000 bytes of path, twice what a path may have
     let mut dir_fd = std::os::fd::OwnedFd::from(File::open(&tree).unwrap());
@@ -156,7 +156,7 @@ fn a_tree_deeper_than_the_longest_path_is_removed() {
 /// again where they are still deep.
 #[test]
 fn a_deep_tree_is_removed_whatever_its_names_are() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let tree = dir.dir("tree");
     dir.dir("tree/.ovl-deep.0/full");
     dir.file("tree/.ovl-deep.1", "");
@@ -178,7 +178,7 @@ fn a_deep_tree_is_removed_whatever_its_names_are() {
 #[ignore = "needs root"]
 fn privileged_a_mount_in_the_tree_is_refused_and_its_files_survive() {
     for at in ["tree", "tree/a/mounted", "tree/a/empty"] {
-        let dir = Scratch::new();
+        let dir = TestDir::new();
         let data = dir.dir("data");
         let (tree, target) = (dir.dir("tree"), dir.dir(at));
         if at != "tree/a/empty" {
@@ -198,7 +198,7 @@ fn privileged_a_mount_in_the_tree_is_refused_and_its_files_survive() {
 
 #[test]
 fn a_lock_has_one_holder_until_it_is_dropped() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let path = dir.path().join("lock");
     let first = lock(&path).unwrap();
     assert!(first.is_some());
@@ -209,7 +209,7 @@ fn a_lock_has_one_holder_until_it_is_dropped() {
 
 #[test]
 fn the_error_of_a_sync_names_a_missing_path() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     sync_file(&File::open(dir.file("file", "x")).unwrap()).unwrap();
     sync_filesystem(&File::open(dir.path()).unwrap()).unwrap();
     sync_dir(dir.path()).unwrap();

@@ -148,12 +148,12 @@ mod tests {
     use super::*;
     use crate::sys::{
         durable::write_out,
-        scratch::{Disk, Scratch},
+        test_dir::{Disk, TestDir},
     };
 
     #[test]
     fn unwritten_data_is_reported_in_bytes() {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let file = scratch.file("new", vec![1; 8 << 20]);
         // Other programs write and sync meanwhile.
         let before = (0..50).map(|_| unwritten()).max().unwrap_or_default();
@@ -167,7 +167,7 @@ mod tests {
     #[ignore = "needs root: mounts file systems on loop devices"]
     fn privileged_a_settled_tree_survives_a_power_cut_and_a_neighbours_bytes_stay_unwritten() {
         for fs_type in ["xfs", "ext4"] {
-            let scratch = Scratch::new();
+            let scratch = TestDir::new();
             let disk_at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &disk_at);
             let tree = scratch.dir("disk/tree/a/b");

@@ -1,12 +1,12 @@
 //! Texts of any length, kills between two parts, and power cuts.
 
 use super::*;
-use crate::sys::scratch::{Disk, Scratch};
+use crate::sys::test_dir::{Disk, TestDir};
 
 /// Runs `test` in a directory on a disk of each file system whose [`Journal`] is known.
 fn on_each(test: impl Fn(&Path)) {
     for fs_type in ["ext4", "xfs", "btrfs"] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let at = scratch.dir("disk");
         let _disk = Disk::new(&scratch, fs_type, &at);
         assert_ne!(Journal::of(&at), Journal::Unknown, "{fs_type}");
@@ -95,7 +95,7 @@ fn privileged_a_text_is_durable_with_the_first_file_that_is_synced_after_it() {
     for (fs_type, length) in cases.into_iter().flatten() {
         for ends_at in 0..6 {
             let case = format!("{fs_type}, {length} bytes, after step {ends_at}");
-            let scratch = Scratch::new();
+            let scratch = TestDir::new();
             let at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &at);
             let journal = Journal::of(&at);
@@ -121,7 +121,7 @@ fn privileged_a_text_is_durable_with_the_first_file_that_is_synced_after_it() {
             let mut file = fs::File::create(dir.join("upper/file")).unwrap();
             file.write_all(b"mine").unwrap();
             file.sync_all().unwrap();
-            let copy = disk.as_it_lies();
+            let copy = disk.copy_image();
             drop(file);
             disk.boot_from(&copy);
             assert_eq!(

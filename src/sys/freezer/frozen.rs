@@ -84,7 +84,7 @@ impl Frozen {
     /// # Errors
     /// `TimedOut` if a process is not frozen in time. A process in an uninterruptible wait cannot
     /// be frozen. After any error, all are thawed when this is dropped.
-    pub fn hold(&self) -> io::Result<()> {
+    pub fn freeze(&self) -> io::Result<()> {
         loop {
             // The lock is held, so that no process is frozen after the watchdog thawed all.
             let state = self.shared.state.lock();
@@ -131,7 +131,7 @@ impl Frozen {
     }
 
     /// Thaws the processes as at the deadline, whatever the owner of this value does next.
-    pub fn give_up(&self) -> io::Result<()> {
+    pub fn abort(&self) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         if *state == State::Frozen {
             self.shared.thaw_all()?;

@@ -6,12 +6,12 @@ use std::{
 };
 
 use super::*;
-use crate::sys::scratch::Scratch;
+use crate::sys::test_dir::TestDir;
 
 const UID: &str = "0b6f5f0e-1111-2222-3333-444455556666";
 const OTHER: &str = "ffffffff-1111-2222-3333-444455556666";
 
-fn freezer(scratch: &Scratch) -> Freezer {
+fn freezer(scratch: &TestDir) -> Freezer {
     Freezer::new(scratch.dir("cgroup"), scratch.dir("proc"))
 }
 
@@ -36,7 +36,7 @@ fn a_pod_is_found_under_each_name_of_its_cgroup() {
         ),
         ("unified/cgroup.controllers", format!("unified/a/kubepods-pod{slice}.slice")),
     ] {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let freezer = freezer(&scratch);
         let path = scratch.dir(&format!("cgroup/{dir}"));
         scratch.file(&format!("cgroup/{marker}"), "");
@@ -50,7 +50,7 @@ fn a_pod_is_found_under_each_name_of_its_cgroup() {
 
 #[test]
 fn cgroups_that_another_pod_made_are_ignored() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let freezer = freezer(&scratch);
     scratch.file("cgroup/cgroup.controllers", "");
     scratch.dir(&format!("cgroup/kubepods/pod{OTHER}/pod{UID}"));
@@ -61,7 +61,7 @@ fn cgroups_that_another_pod_made_are_ignored() {
 
 #[test]
 fn a_running_pod_whose_cgroup_is_not_found_is_an_error() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let freezer = freezer(&scratch);
     let error = freezer.find(UID).unwrap_err();
     assert!(error.to_string().contains("no cgroups"), "{error}");
@@ -77,7 +77,7 @@ fn a_running_pod_whose_cgroup_is_not_found_is_an_error() {
 }
 
 /// Makes a directory that looks like a v2 cgroup.
-fn v2(scratch: &Scratch) -> Group {
+fn v2(scratch: &TestDir) -> Group {
     let path = scratch.dir("group");
     scratch.file("group/cgroup.freeze", "0\n");
     scratch.file("group/cgroup.events", "populated 1\nfrozen 0\n");
@@ -87,7 +87,7 @@ fn v2(scratch: &Scratch) -> Group {
 /// The kernel reports an empty cgroup as frozen.
 #[test]
 fn a_cgroup_is_populated_by_processes_in_it_or_beneath_it() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let group = v2(&scratch);
     assert!(group.is_populated().unwrap());
     scratch.file("group/cgroup.events", "populated 0\nfrozen 1\n");
@@ -105,16 +105,16 @@ fn a_cgroup_is_populated_by_processes_in_it_or_beneath_it() {
 
 fn freeze(groups: &[Group], within: Duration) -> io::Result<Frozen> {
     let frozen = Frozen::new(groups, within)?;
-    frozen.hold().map(|()| frozen)
+    frozen.freeze().map(|()| frozen)
 }
 
-fn freeze_requested(scratch: &Scratch) -> String {
+fn freeze_requested(scratch: &TestDir) -> String {
     fs::read_to_string(scratch.path().join("group/cgroup.freeze")).unwrap()[..1].to_owned()
 }
 
 #[test]
 fn processes_are_thawed_on_drop() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let group = v2(&scratch);
     scratch.file("group/cgroup.events", "populated 1\nfrozen 1\n");
     let frozen = freeze(std::slice::from_ref(&group), Duration::from_secs(60)).unwrap();
@@ -130,7 +130,7 @@ fn processes_are_thawed_on_drop() {
 /// docs/hazards.md, 24.
 #[test]
 fn processes_are_thawed_at_the_deadline() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let group = v2(&scratch);
     // A process cannot be frozen.
     let error = freeze(std::slice::from_ref(&group), Duration::from_millis(20)).unwrap_err();
@@ -148,7 +148,7 @@ fn processes_are_thawed_at_the_deadline() {
 
 #[test]
 fn a_cgroup_frozen_by_others_stays_frozen_and_a_missing_one_counts_as_frozen() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let group = v2(&scratch);
     scratch.file("group/cgroup.freeze", "1\n");
     scratch.file("group/cgroup.events", "frozen 1\n");
@@ -166,7 +166,7 @@ fn a_cgroup_frozen_by_others_stays_frozen_and_a_missing_one_counts_as_frozen() {
 /// Another program that froze it may be slow, and may thaw it at any time.
 #[test]
 fn a_cgroup_frozen_by_others_must_stay_frozen_to_the_end() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let group = [v2(&scratch)];
     scratch.file("group/cgroup.freeze", "1\n");
     let error = freeze(&group, Duration::from_millis(20)).unwrap_err();
@@ -185,13 +185,13 @@ fn a_cgroup_frozen_by_others_must_stay_frozen_to_the_end() {
 
 #[test]
 fn a_freeze_that_is_given_up_stays_thawed() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let group = [v2(&scratch)];
     scratch.file("group/cgroup.events", "frozen 1\n");
     let frozen = freeze(&group, Duration::from_secs(60)).unwrap();
-    frozen.give_up().unwrap();
+    frozen.abort().unwrap();
     assert_eq!(freeze_requested(&scratch), "0");
-    assert_eq!(frozen.hold().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(frozen.freeze().unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(freeze_requested(&scratch), "0");
     assert!(!frozen.thaw().unwrap().complete);
 }
@@ -204,7 +204,7 @@ struct Counting {
 }
 
 impl Counting {
-    fn new(scratch: &Scratch, group: PathBuf) -> Self {
+    fn new(scratch: &TestDir, group: PathBuf) -> Self {
         fs::create_dir_all(&group).unwrap();
         let count = scratch.path().join("count");
         let script = "while :; do i=$((i + 1)); echo $i > \"$0\"; done";
@@ -254,7 +254,7 @@ fn privileged_a_process_is_frozen_and_thawed() {
     let hierarchies = freezer.hierarchies();
     assert!(!hierarchies.is_empty(), "this machine has no cgroups");
     for (number, (hierarchy, version)) in hierarchies.into_iter().enumerate() {
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let uid = format!("{:08x}-1111-2222-3333-{number:012x}", std::process::id());
         let group = hierarchy.join(format!("ovl-test-{uid}/kubepods/besteffort/pod{uid}"));
         let counting = Counting::new(&scratch, group.clone());

@@ -196,7 +196,7 @@ impl Mounts for FakeMounts {
         Ok(())
     }
 
-    fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
+    fn topmost(&self, target: &Path) -> Result<Option<Mount>, MountError> {
         let state = self.state();
         Ok(state.top_at(target).map(|at| state.table[at].clone()))
     }

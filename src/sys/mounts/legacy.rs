@@ -197,8 +197,8 @@ impl Mounts for LegacyMounts {
         LinuxMounts.unmount(target)
     }
 
-    fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
-        LinuxMounts.top(target)
+    fn topmost(&self, target: &Path) -> Result<Option<Mount>, MountError> {
+        LinuxMounts.topmost(target)
     }
 
     fn table(&self) -> Result<Vec<Mount>, MountError> {

@@ -102,7 +102,7 @@ impl Mounts for LinuxMounts {
         })
     }
 
-    fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
+    fn topmost(&self, target: &Path) -> Result<Option<Mount>, MountError> {
         match super::top::topmost(target)? {
             Ok(top) => Ok(top),
             Err(super::top::Unknown) => {

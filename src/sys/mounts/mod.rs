@@ -71,7 +71,7 @@ pub trait Mounts: Send + Sync + fmt::Debug {
     /// not exist.
     ///
     /// On kernels with `statmount(2)`, the cost does not depend on the number of mounts.
-    fn top(&self, target: &Path) -> Result<Option<Mount>, MountError> {
+    fn topmost(&self, target: &Path) -> Result<Option<Mount>, MountError> {
         Ok(self.table()?.into_iter().rfind(|mount| mount.target == target))
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::*;
 use crate::error::Class;
 use crate::sys::Errno;
-use crate::sys::scratch::Scratch;
+use crate::sys::test_dir::TestDir;
 
 macro_rules! suite {
     ($($case:ident)*) => {
@@ -16,7 +16,7 @@ macro_rules! suite {
             $(
                 #[test]
                 fn $case() {
-                    super::$case(&super::FakeMounts::default(), &super::Scratch::new());
+                    super::$case(&super::FakeMounts::default(), &super::TestDir::new());
                 }
             )*
         }
@@ -25,7 +25,7 @@ macro_rules! suite {
                 #[test]
                 #[ignore = "needs root"]
                 fn $case() {
-                    super::$case(&super::LinuxMounts, &super::Scratch::new());
+                    super::$case(&super::LinuxMounts, &super::TestDir::new());
                 }
             )*
         }
@@ -82,7 +82,7 @@ fn shown(mounts: &dyn Mounts, target: &Path) -> Vec<Mount> {
     mounts.table().unwrap().into_iter().filter(|mount| mount.target == target).collect()
 }
 
-fn an_attached_mount_is_in_the_table_until_it_is_unmounted(mounts: &dyn Mounts, dir: &Scratch) {
+fn an_attached_mount_is_in_the_table_until_it_is_unmounted(mounts: &dyn Mounts, dir: &TestDir) {
     let target = dir.dir("a target");
     let mount = mounts.create(&tmpfs(Attrs::default())).unwrap();
     assert!(mounts.writable(&mount).unwrap());
@@ -96,7 +96,7 @@ fn an_attached_mount_is_in_the_table_until_it_is_unmounted(mounts: &dyn Mounts, 
     assert_eq!(shown(mounts, &target), []);
 }
 
-fn attributes_are_in_the_table_and_obeyed(mounts: &dyn Mounts, dir: &Scratch) {
+fn attributes_are_in_the_table_and_obeyed(mounts: &dyn Mounts, dir: &TestDir) {
     let target = dir.dir("target");
     let attrs = Attrs { read_only: true, nosuid: true, nodev: true, noexec: true, noatime: true };
     let mount = mounts.create(&tmpfs(attrs)).unwrap();
@@ -106,7 +106,7 @@ fn attributes_are_in_the_table_and_obeyed(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(options, ["ro", "nosuid", "nodev", "noexec", "noatime"]);
 }
 
-fn nothing_is_stacked_on_a_mount(mounts: &dyn Mounts, dir: &Scratch) {
+fn nothing_is_stacked_on_a_mount(mounts: &dyn Mounts, dir: &TestDir) {
     let target = dir.dir("target");
     mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &target).unwrap();
     let again = mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &target);
@@ -114,7 +114,7 @@ fn nothing_is_stacked_on_a_mount(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &target).len(), 1);
 }
 
-fn a_clone_is_a_second_mount_of_the_same_file_system(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_clone_is_a_second_mount_of_the_same_file_system(mounts: &dyn Mounts, dir: &TestDir) {
     let (first, second) = (dir.dir("first"), dir.dir("second"));
     let attrs = Attrs { nosuid: true, ..Attrs::default() };
     mounts.attach(mounts.create(&tmpfs(attrs)).unwrap(), &first).unwrap();
@@ -125,7 +125,7 @@ fn a_clone_is_a_second_mount_of_the_same_file_system(mounts: &dyn Mounts, dir: &
     assert!(line.options.contains(&"nosuid".to_owned()));
 }
 
-fn a_target_must_be_named_without_symlinks(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_target_must_be_named_without_symlinks(mounts: &dyn Mounts, dir: &TestDir) {
     let real = dir.dir("real/target");
     symlink(dir.dir("real"), dir.path().join("link")).unwrap();
     symlink(&real, dir.path().join("last")).unwrap();
@@ -147,7 +147,7 @@ fn a_target_must_be_named_without_symlinks(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &real), []);
 }
 
-fn a_plain_directory_is_never_attached(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_plain_directory_is_never_attached(mounts: &dyn Mounts, dir: &TestDir) {
     let target = dir.dir("target");
     let plain = mounts.open_dir(&dir.dir("plain")).unwrap();
     assert_eq!(mounts.attach(plain, &target).unwrap_err().errno(), Some(Errno::EINVAL));
@@ -159,7 +159,7 @@ fn a_plain_directory_is_never_attached(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &other).len(), 1);
 }
 
-fn a_path_that_is_not_mounted_is_not_found(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_path_that_is_not_mounted_is_not_found(mounts: &dyn Mounts, dir: &TestDir) {
     let mounted = dir.dir("mounted");
     mounts.attach(mounts.create(&tmpfs(Attrs::default())).unwrap(), &mounted).unwrap();
     symlink(&mounted, dir.path().join("link")).unwrap();
@@ -174,21 +174,21 @@ fn a_path_that_is_not_mounted_is_not_found(mounts: &dyn Mounts, dir: &Scratch) {
     assert_eq!(shown(mounts, &mounted).len(), 1);
 }
 
-fn an_unknown_type_is_unsupported(mounts: &dyn Mounts, _: &Scratch) {
+fn an_unknown_type_is_unsupported(mounts: &dyn Mounts, _: &TestDir) {
     let request = Request { fs_type: "nosuchfs", ..tmpfs(Attrs::default()) };
     let error = mounts.create(&request).unwrap_err();
     assert!(matches!(error, MountError::Unsupported { errno: Errno::ENODEV, .. }), "{error}");
     assert_eq!(error.class(), Class::Precondition);
 }
 
-fn a_text_over_the_limit_is_refused(mounts: &dyn Mounts, _: &Scratch) {
+fn a_text_over_the_limit_is_refused(mounts: &dyn Mounts, _: &TestDir) {
     let fits = Request { source: "x".repeat(TEXT_LIMIT), ..tmpfs(Attrs::default()) };
     mounts.create(&fits).unwrap();
     let error = mounts.create(&Request { source: "x".repeat(TEXT_LIMIT + 1), ..fits }).unwrap_err();
     assert!(matches!(error, MountError::TooLong { key: "source", length: 256 }), "{error}");
 }
 
-fn the_kernels_limit_of_layers_applies(mounts: &dyn Mounts, dir: &Scratch) {
+fn the_kernels_limit_of_layers_applies(mounts: &dyn Mounts, dir: &TestDir) {
     let lower = |n| Param::Tree("lowerdir+", dir_tree(mounts, &dir.path().join(n)));
     let mut params: Vec<Param> = (0..500).map(|n: u32| lower(n.to_string())).collect();
     mounts.create(&overlay(params.clone())).unwrap();
@@ -200,13 +200,13 @@ fn the_kernels_limit_of_layers_applies(mounts: &dyn Mounts, dir: &Scratch) {
     assert!(text.contains("the kernel says: overlay: too many lower directories"), "{text}");
 }
 
-fn a_layer_given_twice_is_refused(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_layer_given_twice_is_refused(mounts: &dyn Mounts, dir: &TestDir) {
     let lower = Param::Tree("lowerdir+", dir_tree(mounts, &dir.path().join("lower")));
     let error = mounts.create(&overlay(vec![lower.clone(), lower])).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ELOOP), "{error}");
 }
 
-fn an_overlay_shows_its_upper_whatever_the_length_of_the_path(m: &dyn Mounts, dir: &Scratch) {
+fn an_overlay_shows_its_upper_whatever_the_length_of_the_path(m: &dyn Mounts, dir: &TestDir) {
     let deep = dir.dir(&format!("{}/a b,c=d\\/{}", "x".repeat(200), "y".repeat(200)));
     let target = dir.dir("target");
     let detached = Arc::new(m.create(&tmpfs(Attrs::default())).unwrap());
@@ -222,14 +222,14 @@ fn an_overlay_shows_its_upper_whatever_the_length_of_the_path(m: &dyn Mounts, di
     assert_eq!(lowers, [deep.join("lower"), "/".into()]);
 }
 
-fn one_upper_in_two_overlays_is_not_refused(mounts: &dyn Mounts, dir: &Scratch) {
+fn one_upper_in_two_overlays_is_not_refused(mounts: &dyn Mounts, dir: &TestDir) {
     let index_off = [Param::Text("index", "off".to_owned())];
     let request = on_upper(mounts, dir.path(), &index_off);
     let _first = mounts.create(&request).unwrap();
     mounts.create(&request).unwrap();
 }
 
-fn a_volatile_overlay_leaves_a_marker_that_blocks_the_next(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_volatile_overlay_leaves_a_marker_that_blocks_the_next(mounts: &dyn Mounts, dir: &TestDir) {
     let target = dir.dir("target");
     let volatile = on_upper(mounts, dir.path(), &[Param::Flag("volatile")]);
     mounts.attach(mounts.create(&volatile).unwrap(), &target).unwrap();
@@ -244,7 +244,7 @@ fn a_volatile_overlay_leaves_a_marker_that_blocks_the_next(mounts: &dyn Mounts, 
     assert_eq!(next.errno(), Some(Errno::EINVAL), "{next}");
 }
 
-fn options_that_overlay_refuses_return_einval(mounts: &dyn Mounts, dir: &Scratch) {
+fn options_that_overlay_refuses_return_einval(mounts: &dyn Mounts, dir: &TestDir) {
     let tree = |key, name| Param::Tree(key, dir_tree(mounts, &dir.path().join(name)));
     let text = |key, value: &str| Param::Text(key, value.to_owned());
     let (on, off) = ("on", "off");
@@ -289,12 +289,12 @@ fn options_that_overlay_refuses_return_einval(mounts: &dyn Mounts, dir: &Scratch
     }
 }
 
-fn a_missing_image_is_not_found(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_missing_image_is_not_found(mounts: &dyn Mounts, dir: &TestDir) {
     let error = mount_image(mounts, &dir.path().join("missing.erofs")).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ENOENT), "{error}");
 }
 
-fn an_id_mapped_mount_leaves_the_tree_unchanged(mounts: &dyn Mounts, dir: &Scratch) {
+fn an_id_mapped_mount_leaves_the_tree_unchanged(mounts: &dyn Mounts, dir: &TestDir) {
     let (tree, target) = (dir.dir("tree"), dir.dir("target"));
     let plain = mounts.open_dir(&tree).unwrap();
     let layer = Arc::new(mounts.idmapped(&plain, 1000, 2000).unwrap());
@@ -307,7 +307,7 @@ fn an_id_mapped_mount_leaves_the_tree_unchanged(mounts: &dyn Mounts, dir: &Scrat
     assert_eq!(shown(mounts, &tree), []);
 }
 
-fn an_invalid_id_cannot_be_an_owner(mounts: &dyn Mounts, dir: &Scratch) {
+fn an_invalid_id_cannot_be_an_owner(mounts: &dyn Mounts, dir: &TestDir) {
     let tree = mounts.open_dir(&dir.dir("tree")).unwrap();
     for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
         let error = mounts.idmapped(&tree, uid, gid).unwrap_err();
@@ -315,7 +315,7 @@ fn an_invalid_id_cannot_be_an_owner(mounts: &dyn Mounts, dir: &Scratch) {
     }
 }
 
-fn a_tmpfs_has_limits_and_mode_0700(mounts: &dyn Mounts, dir: &Scratch) {
+fn a_tmpfs_has_limits_and_mode_0700(mounts: &dyn Mounts, dir: &TestDir) {
     let target = dir.dir("target");
     let memory = super::tmpfs("ovl-test", Some(1 << 20), Some(10));
     mounts.attach(mounts.create(&memory).unwrap(), &target).unwrap();

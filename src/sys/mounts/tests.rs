@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::error::Class;
 use crate::sys::Errno;
-use crate::sys::scratch::{Scratch, erofs_image};
+use crate::sys::test_dir::{TestDir, erofs_image};
 
 fn tmpfs() -> Request {
     let attrs = Attrs::default();
@@ -20,7 +20,7 @@ fn errno_of<T: fmt::Debug>(result: Result<T, MountError>) -> Option<Errno> {
 
 #[test]
 fn the_fake_fails_the_nth_call_and_changes_nothing() {
-    let (dir, mounts) = (Scratch::new(), FakeMounts::default());
+    let (dir, mounts) = (TestDir::new(), FakeMounts::default());
     let target = dir.dir("target");
     mounts.fail(Call::Create, 2, Errno::ENOMEM);
     mounts.create(&tmpfs()).unwrap();
@@ -41,7 +41,7 @@ fn the_fake_fails_the_nth_call_and_changes_nothing() {
 
 #[test]
 fn the_fake_is_busy_for_the_given_number_of_attempts() {
-    let (dir, mounts) = (Scratch::new(), FakeMounts::default());
+    let (dir, mounts) = (TestDir::new(), FakeMounts::default());
     let target = dir.dir("target");
     mounts.attach(mounts.create(&tmpfs()).unwrap(), &target).unwrap();
     mounts.be_busy(7); // the first call makes six attempts, the second call is refused once
@@ -61,7 +61,7 @@ fn the_fake_makes_read_only_file_systems() {
 
 #[test]
 fn an_image_is_first_mounted_with_direct_io() {
-    let (dir, mounts) = (Scratch::new(), FakeMounts::default());
+    let (dir, mounts) = (TestDir::new(), FakeMounts::default());
     let image = dir.file("layer.erofs", "");
     mounts.fail(Call::Create, 1, Errno::EINVAL);
     mount_image(&mounts, &image).unwrap();
@@ -71,7 +71,7 @@ fn an_image_is_first_mounted_with_direct_io() {
 
 #[test]
 fn an_image_is_mounted_by_a_loop_device_on_a_kernel_that_needs_one() {
-    let (dir, mounts) = (Scratch::new(), FakeMounts::default());
+    let (dir, mounts) = (TestDir::new(), FakeMounts::default());
     mounts.fail(Call::Create, 1, Errno::ENOTBLK);
     mount_image(&mounts, &dir.file("layer.erofs", "")).unwrap();
     let last = mounts.requests().pop().unwrap();
@@ -81,7 +81,7 @@ fn an_image_is_mounted_by_a_loop_device_on_a_kernel_that_needs_one() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_an_image_on_a_loop_device_is_read_and_its_device_is_freed() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let image = dir.file("layer.erofs", erofs_image([7; 16], "hello", "from the device\n"));
     let target = dir.dir("target");
     let devices = || {
@@ -109,7 +109,7 @@ fn privileged_an_image_on_a_loop_device_is_read_and_its_device_is_freed() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_an_image_is_read_and_refuses_writes() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let image = dir.file("layer.erofs", erofs_image([7; 16], "hello", "from the image\n"));
     let target = dir.dir("target");
     let mount = mount_image(&LinuxMounts, &image).unwrap();
@@ -123,7 +123,7 @@ fn privileged_an_image_is_read_and_refuses_writes() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_an_image_is_read_where_direct_io_is_not_possible() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let memory = dir.dir("memory");
     // ramfs has no direct I/O.
     LinuxMounts
@@ -138,7 +138,7 @@ fn privileged_an_image_is_read_where_direct_io_is_not_possible() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_file_that_is_not_an_image_is_refused() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let error = mount_image(&LinuxMounts, &dir.file("layer.erofs", [0; 8192])).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
 }
@@ -146,7 +146,7 @@ fn privileged_a_file_that_is_not_an_image_is_refused() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_mount_with_an_open_file_is_busy_and_not_unmounted() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let target = dir.dir("target");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &target).unwrap();
     let open = File::create(target.join("file")).unwrap();
@@ -159,7 +159,7 @@ fn privileged_a_mount_with_an_open_file_is_busy_and_not_unmounted() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_the_error_for_a_busy_mount_names_the_mount_within_it() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let target = dir.dir("target");
     LinuxMounts.attach(LinuxMounts.create(&tmpfs()).unwrap(), &target).unwrap();
     let within = target.join("within");
@@ -193,7 +193,7 @@ fn privileged_an_option_that_takes_no_descriptor_is_a_missing_feature() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_tmpfs_is_limited_to_its_size() {
-    let dir = Scratch::new();
+    let dir = TestDir::new();
     let target = dir.dir("target");
     let memory = super::tmpfs("ovl-test", Some(64 << 10), Some(4));
     LinuxMounts.attach(LinuxMounts.create(&memory).unwrap(), &target).unwrap();

@@ -31,7 +31,7 @@ use crate::{
     budget::{Budget, Share},
     digest::{BlobDigest, ManifestDigest},
     error::Class,
-    image::{Access, Image, Known, PullPolicy, Registries},
+    image::{Access, Image, KnownImage, PullPolicy, Registries},
     layers::{ImageDetails, LayerKey, Lease, Store},
     media_type::Format,
     metrics::Metrics,
@@ -301,7 +301,7 @@ impl ImagePuller {
             let (store, place) = (store.clone(), place.clone());
             Box::pin(blocking(move || store.images.config_at(&place, &digest)))
         };
-        let known = Known { digest, config };
+        let known = KnownImage { digest, config };
         let resolved = self.registries.resolve_knowing(reference, requester.keyring, known).await;
         match &resolved {
             Ok(image) => self.auth_cache.remember(reference, &image.access, Instant::now()),

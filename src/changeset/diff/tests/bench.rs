@@ -16,7 +16,7 @@ use crate::{
     digest::Digest,
     sys::{
         mounts::{Attrs, Param, Request, mount_image},
-        scratch::Scratch,
+        test_dir::TestDir,
         tree_reader::Entry,
     },
 };
@@ -26,13 +26,13 @@ pub(super) type Layer = Arc<Detached>;
 pub(super) type Tree = BTreeMap<String, String>;
 
 pub(super) struct Bench {
-    pub(super) scratch: Scratch,
+    pub(super) scratch: TestDir,
     made: Cell<u32>,
 }
 
 impl Bench {
     pub(super) fn new() -> Self {
-        Self { scratch: Scratch::new(), made: Cell::new(0) }
+        Self { scratch: TestDir::new(), made: Cell::new(0) }
     }
 
     pub(super) fn dir(&self, what: &str) -> PathBuf {

@@ -30,7 +30,7 @@ use crate::{
     spill,
     sys::{
         clone::{CloneError, Round, TreeClone},
-        scratch::{Disk, Scratch},
+        test_dir::{Disk, TestDir},
         tree::Dir,
     },
 };
@@ -187,7 +187,7 @@ proptest! {
         common in any::<bool>(),
     ) {
         let limits = if common { Limits::default() } else { small() };
-        let scratch = Scratch::new();
+        let scratch = TestDir::new();
         let [from, to, aside] = ["from", "to", "aside"].map(|name| scratch.dir(name));
         fill(&from, &items);
         let mut clone =
@@ -221,7 +221,7 @@ proptest! {
 /// No entry follows these directories, at which the size would be checked.
 #[test]
 fn the_last_directories_count_for_the_size_of_the_tar() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let [from, to, aside] = ["from", "to", "aside"].map(|name| scratch.dir(name));
     let item = |path: Vec<usize>, kind, size, hole| {
         let xattrs = Vec::new();
@@ -237,7 +237,7 @@ fn the_last_directories_count_for_the_size_of_the_tar() {
 
 #[test]
 fn packing_uses_the_memory_that_other_work_leaves() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = scratch.dir("tree");
     let text = (0_u64..1 << 20).map(|i| (i * i).to_le_bytes()).collect::<Vec<_>>().concat();
     fs::write(root.join("file"), text).unwrap();
@@ -270,7 +270,7 @@ fn packing_uses_the_memory_that_other_work_leaves() {
 
 #[test]
 fn the_longest_name_can_be_hidden() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let (own, merged) = (scratch.dir("own"), scratch.dir("merged"));
     Dir::open(&own).unwrap().whiteout(&[b'n'; 255]).unwrap();
     let open = |path: &Path| LinuxMounts.open_dir(path).unwrap();
@@ -283,7 +283,7 @@ fn the_longest_name_can_be_hidden() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_hundreds_of_attributes_are_packed_and_unpacked() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "xfs", &at);
     let bench = Bench::new();

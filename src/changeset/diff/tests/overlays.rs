@@ -4,7 +4,7 @@ use std::{fs, slice::from_ref};
 
 use super::bench::{Bench, Layer, assert_same, shell, tree};
 use super::*;
-use crate::changeset::{Features, Limits, layer_to_erofs};
+use crate::changeset::{LayerFeatures, Limits, layer_to_erofs};
 use crate::owner::Owner;
 
 const FORMATS: [Packing; 2] = [PORTABLE, NATIVE];
@@ -84,17 +84,17 @@ fn privileged_all_changes_of_a_volume_are_packed_and_unpacked() {
         assert!(bytes(&packing) == bytes(&packing), "{why}");
     }
     let (_, blob) = bench.pack(&stack, 1, &NATIVE);
-    let features = Features { metacopy: true, redirect: true };
+    let features = LayerFeatures { metacopy: true, redirect: true };
     assert_eq!(bench.unpack(&blob, &NATIVE).0.features, features);
     let (_, blob) = bench.pack(&stack, 1, &PORTABLE);
-    assert_eq!(bench.unpack(&blob, &PORTABLE).0.features, Features::default());
+    assert_eq!(bench.unpack(&blob, &PORTABLE).0.features, LayerFeatures::default());
     assert!(!String::from_utf8_lossy(&blob).contains("overlay."));
     // A native layer that is read as a portable one cannot set overlay's xattrs.
     let (_, blob) = bench.pack(&stack, 1, &NATIVE);
     let file = tempfile::tempfile().unwrap();
     let limits = Limits::default();
     let taken = layer_to_erofs(&*blob, [1; 16], &file, &limits).unwrap();
-    assert_eq!(taken.features, Features::default());
+    assert_eq!(taken.features, LayerFeatures::default());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::{
     changeset::testing::unpack_with,
     changeset::{Limits, UnpackError, Unpacked},
     erofs::reader::{Content, Read},
-    sys::scratch::Scratch,
+    sys::test_dir::TestDir,
 };
 
 fn unpack(out: &[u8]) -> (Unpacked, Read) {
@@ -29,7 +29,7 @@ fn at<'r>(read: &'r Read, path: &str) -> &'r crate::erofs::reader::Found {
 }
 
 /// A directory with everything that can be made without root.
-fn everything(scratch: &Scratch) -> PathBuf {
+fn everything(scratch: &TestDir) -> PathBuf {
     let root = scratch.dir("all");
     let long = "n".repeat(255);
     scratch.dir(&format!("all/{long}/{long}/deep"));
@@ -50,7 +50,7 @@ fn everything(scratch: &Scratch) -> PathBuf {
 
 #[test]
 fn a_packed_tree_is_unpacked_unchanged() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = everything(&scratch);
     for format in [Format::Portable, Format::Native] {
         for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
@@ -78,7 +78,7 @@ fn a_packed_tree_is_unpacked_unchanged() {
 
 #[test]
 fn equal_trees_give_equal_bytes() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = everything(&scratch);
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         let once = pack_dir(&root, &packing(Format::Portable, compression)).unwrap();
@@ -93,7 +93,7 @@ fn equal_trees_give_equal_bytes() {
 
 #[test]
 fn gnu_tar_reads_packed_layers() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = everything(&scratch);
     let holes = fs::File::create(root.join("holes")).unwrap();
     holes.set_len(3 << 20).unwrap();
@@ -129,7 +129,7 @@ fn gnu_tar_reads_packed_layers() {
 
 #[test]
 fn holes_are_kept() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = scratch.dir("sparse");
     let file = fs::File::create(root.join("disk")).unwrap();
     file.set_len(100 << 20).unwrap();
@@ -152,7 +152,7 @@ fn holes_are_kept() {
 
 #[test]
 fn written_zeros_are_packed_as_holes() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = scratch.dir("zeros");
     let mut content = vec![0; 200 << 20];
     fs::write(root.join("all"), &content).unwrap();
@@ -173,7 +173,7 @@ fn written_zeros_are_packed_as_holes() {
 
 #[test]
 fn a_tree_that_no_reader_accepts_is_not_packed() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = scratch.dir("much");
     fs::write(root.join("file"), "same line\n".repeat(50_000)).unwrap();
     fs::write(root.join("small"), "").unwrap();
@@ -214,7 +214,7 @@ fn a_tree_that_no_reader_accepts_is_not_packed() {
 
 #[test]
 fn a_name_that_hides_others_is_packed_in_a_native_layer_only() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     for name in [".wh.x", ".wh..wh..opq", ".wh."] {
         let root = scratch.dir("reserved");
         scratch.file(&format!("reserved/{name}"), "content");
@@ -242,7 +242,7 @@ fn a_name_that_hides_others_is_packed_in_a_native_layer_only() {
 
 #[test]
 fn a_name_that_no_tar_can_hold_is_refused_with_its_path() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = scratch.dir("odd");
     scratch.file("odd/file", "");
     give(&root.join("file"), 0o644, (0, 0), &[("user.a=b", b"")]);
@@ -275,7 +275,7 @@ fn a_failing_output_ends_the_packing() {
             Ok(())
         }
     }
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let root = scratch.dir("large");
     fs::write(root.join("file"), vec![3; 8 << 20]).unwrap();
     let tree = LinuxMounts.open_dir(&root).unwrap();
@@ -319,7 +319,7 @@ fn a_wrong_map_of_holes_is_refused() {
 
 #[test]
 fn the_error_for_an_unreadable_tree_names_its_path() {
-    let scratch = Scratch::new();
+    let scratch = TestDir::new();
     let (own, merged) = (scratch.dir("own"), scratch.dir("merged"));
     scratch.file("own/file", "");
     let open = |path| LinuxMounts.open_dir(path).unwrap();
@@ -333,7 +333,7 @@ fn the_error_for_an_unreadable_tree_names_its_path() {
 /// In a container the system's directory for temporary files may be small, or read-only.
 #[test]
 fn the_names_of_a_large_directory_spill_where_the_caller_says() {
-    let (tree, spilled) = (Scratch::new(), Scratch::new());
+    let (tree, spilled) = (TestDir::new(), TestDir::new());
     let deep = tree.dir("a/b/c/d/e/f/g");
     for n in 0..400 {
         fs::write(deep.join(format!("{n:0200}")), "").unwrap();

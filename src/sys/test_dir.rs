@@ -21,10 +21,10 @@ use super::mounts::{LinuxMounts, Mounts as _};
 
 /// A test's directory. `None` only while it is dropped.
 #[derive(Debug)]
-pub struct Scratch(Option<TempDir>);
+pub struct TestDir(Option<TempDir>);
 
 #[expect(clippy::new_without_default, reason = "a default does not make directories")]
-impl Scratch {
+impl TestDir {
     /// A new empty directory, whose path has no symlinks.
     pub fn new() -> Self {
         let root = std::env::temp_dir().canonicalize().expect("the temporary directory exists");
@@ -57,7 +57,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TestDir {
     fn drop(&mut self) {
         for target in self.mounts().into_iter().rev() {
             // Lazily: a test that failed may have files open there.
@@ -75,7 +75,7 @@ impl Drop for Scratch {
 /// The default size of a [`Disk`]. `mkfs.xfs` makes no smaller file systems.
 const DISK_BYTES: u64 = 320 << 20;
 
-/// A file system on a loop device. Unmounting it frees the device, at the latest when its [`Scratch`] is dropped.
+/// A file system on a loop device. Unmounting it frees the device, at the latest when its [`TestDir`] is dropped.
 #[derive(Debug)]
 pub struct Disk {
     image: PathBuf,
@@ -84,27 +84,27 @@ pub struct Disk {
 
 impl Disk {
     /// Makes a file system of the given type (`ext4`, `xfs`, `btrfs`) and mounts it at the directory `at` of `scratch`.
-    pub fn new(scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
+    pub fn new(scratch: &TestDir, fs_type: &str, at: &Path) -> Self {
         Self::with(scratch, fs_type, &[], at)
     }
 
     /// Like [`Disk::new`], with options for `mkfs`.
-    pub fn with(scratch: &Scratch, fs_type: &str, options: &[&str], at: &Path) -> Self {
+    pub fn with(scratch: &TestDir, fs_type: &str, options: &[&str], at: &Path) -> Self {
         Self::make(scratch, scratch.path(), fs_type, options, at, DISK_BYTES)
     }
 
     /// Like [`Disk::with`], with a size in bytes. The image file is sparse.
-    pub fn of(scratch: &Scratch, bytes: u64, fs_type: &str, options: &[&str], at: &Path) -> Self {
+    pub fn of(scratch: &TestDir, bytes: u64, fs_type: &str, options: &[&str], at: &Path) -> Self {
         Self::make(scratch, scratch.path(), fs_type, options, at, bytes)
     }
 
     /// Makes a second disk whose image file is stored on this one.
-    pub fn beneath(&self, scratch: &Scratch, fs_type: &str, at: &Path) -> Self {
+    pub fn beneath(&self, scratch: &TestDir, fs_type: &str, at: &Path) -> Self {
         Self::make(scratch, &self.at, fs_type, &[], at, DISK_BYTES)
     }
 
     fn make(
-        scratch: &Scratch,
+        scratch: &TestDir,
         on: &Path,
         fs_type: &str,
         options: &[&str],
@@ -130,7 +130,7 @@ impl Disk {
 
     /// Copies the image as it is on the disk at this moment, with the log. This is the state after a power cut now.
     /// [`Disk::boot_from`] mounts the copy.
-    pub fn as_it_lies(&self) -> PathBuf {
+    pub fn copy_image(&self) -> PathBuf {
         let copy = self.image.with_extension("copy");
         run("cp", ["--sparse=always".as_ref(), self.image.as_os_str(), copy.as_ref()]);
         copy
@@ -157,7 +157,7 @@ impl Disk {
     }
 
     /// Freezes the file system until the returned guard is dropped. Writers wait.
-    pub fn stand_still(&self) -> FrozenDisk<'_> {
+    pub fn freeze(&self) -> FrozenDisk<'_> {
         run("fsfreeze", ["--freeze".as_ref(), self.at.as_os_str()]);
         FrozenDisk(self)
     }
