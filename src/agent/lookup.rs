@@ -1,15 +1,27 @@
 //! Resolves a volume's `snapshot: NAME` in a cluster: from the VolumeSnapshot to its content to its OverlaySnapshot.
 //!
-//! A user with rights in one namespace alone may have written any of these objects. So each link is checked in both
-//! directions: no field gives a pod the snapshot of another namespace.
+//! ```text
+//! VolumeSnapshot ──name──> content ──handle──> OverlaySnapshot
+//!       ▲                     │ uid                   │ uid
+//!       └─────────────────────┴───────────────────────┘
+//! ```
+//!
+//! A user with rights in one namespace may write a VolumeSnapshot and its status. So each link is checked in both
+//! directions, and no field gives a pod the snapshot of another namespace:
+//!
+//! - The content refers to the VolumeSnapshot by namespace, name and uid.
+//! - The OverlaySnapshot is of this driver, and of a pod in the namespace of the VolumeSnapshot.
+//! - If the OverlaySnapshot refers to a VolumeSnapshot, it is this one, by uid. Or it does not exist any more: then an
+//!   administrator has written the content, for a snapshot that was retained, or after a backup was restored.
 
 use super::status::{self, CAPTURED};
 use crate::{
     cluster::{
         Client, ClusterError,
-        overlay_snapshot::{OverlaySnapshot, Phase},
+        overlay_snapshot::{ObjectId, OverlaySnapshot, Phase},
         snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
     },
+    dns_name::is_subdomain,
     owner::Owner,
     reference::{Reference, Repository},
     volumes::{FoundSnapshot, Lookup, LookupError, SnapshotLookup},
@@ -50,6 +62,16 @@ impl SnapshotsByName {
         let object = object.map_err(unavailable)?;
         let object =
             object.ok_or_else(|| request.failed(format!("there is no {handle} any more")))?;
+        request.check_source(&object)?;
+        if let Some(other) = request.other_snapshot(&snapshot, &object)? {
+            let found = self.client.get::<VolumeSnapshot>(Some(namespace), &other.name).await;
+            let found = found.map_err(unavailable)?;
+            if found.is_some_and(|found| found.metadata.uid.as_ref() == Some(&other.uid)) {
+                let name = &other.name;
+                let why = format!("its content is for {handle}, which is of VolumeSnapshot {name}");
+                return Err(request.denied(why));
+            }
+        }
         request.found(&object)
     }
 }
@@ -88,10 +110,19 @@ impl LookupRequest<'_> {
         }
         let status = snapshot.status.as_ref();
         let bound = status.and_then(|s| s.bound_volume_snapshot_content_name.as_deref());
-        bound.ok_or_else(|| {
+        let bound = bound.ok_or_else(|| {
             let error = status.and_then(|status| status.error.as_ref()?.message.clone());
             self.not_ready(error.unwrap_or_else(|| "it has no content yet".to_owned()))
-        })
+        })?;
+        self.checked(bound, "content")
+    }
+
+    /// A name that another object gives. It becomes a part of a request path.
+    fn checked<'s>(&self, name: &'s str, what: &str) -> Result<&'s str, LookupError> {
+        match is_subdomain(name) {
+            true => Ok(name),
+            false => Err(self.denied(format!("the name of its {what} is invalid"))),
+        }
     }
 
     /// The handle in a content, after a check that the content refers to that VolumeSnapshot.
@@ -127,13 +158,15 @@ impl LookupRequest<'_> {
             }
             (in_spec, in_status) => {
                 let handle = in_spec.or(in_status);
-                handle.ok_or_else(|| self.not_ready("its content has no handle yet"))
+                let handle =
+                    handle.ok_or_else(|| self.not_ready("its content has no handle yet"))?;
+                self.checked(handle, "OverlaySnapshot")
             }
         }
     }
 
-    /// The snapshot of an OverlaySnapshot, after a check that it belongs to this driver and this namespace.
-    fn found(&self, object: &OverlaySnapshot) -> Result<FoundSnapshot, LookupError> {
+    /// Checks that an OverlaySnapshot belongs to this driver and this namespace.
+    fn check_source(&self, object: &OverlaySnapshot) -> Result<(), LookupError> {
         let spec = &object.spec;
         let name = object.metadata.name.as_deref().unwrap_or_default();
         if spec.driver != self.driver {
@@ -142,6 +175,30 @@ impl LookupRequest<'_> {
         if spec.source.namespace != self.namespace {
             return Err(self.denied(format!("{name} belongs to a pod in another namespace")));
         }
+        Ok(())
+    }
+
+    /// The VolumeSnapshot to which an OverlaySnapshot refers, if it is not this one. `None` also if it refers to none,
+    /// because a CSI call requested it.
+    fn other_snapshot<'o>(
+        &self,
+        snapshot: &VolumeSnapshot,
+        object: &'o OverlaySnapshot,
+    ) -> Result<Option<&'o ObjectId>, LookupError> {
+        let uid = snapshot.metadata.uid.as_ref();
+        let other = object.spec.volume_snapshot.as_ref().filter(|of| Some(&of.uid) != uid);
+        let Some(other) = other else { return Ok(None) };
+        if other.namespace != self.namespace {
+            return Err(self.denied("its content is for a snapshot in another namespace"));
+        }
+        self.checked(&other.name, "source")?;
+        Ok(Some(other))
+    }
+
+    /// The snapshot of an OverlaySnapshot that was checked.
+    fn found(&self, object: &OverlaySnapshot) -> Result<FoundSnapshot, LookupError> {
+        let spec = &object.spec;
+        let name = object.metadata.name.as_deref().unwrap_or_default();
         let status = object.status.clone().unwrap_or_default();
         if spec.deleted {
             return Err(self.denied("it is being deleted"));

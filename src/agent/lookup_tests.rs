@@ -33,6 +33,7 @@ fn objects() -> [Value; 3] {
         "spec": {
             "driver": "ovl.csi.dev", "nodeName": "node-1", "volumeHandle": "csi-0123",
             "source": { "namespace": "ci", "pod": "build", "podUid": "u-1", "volume": "ws" },
+            "volumeSnapshot": { "namespace": "ci", "name": "ws-1", "uid": "vs-uid" },
             "freezeTimeoutMillis": 5000, "squashAbove": 32, "repository": "r.io/ws",
         },
         "status": {
@@ -102,6 +103,21 @@ async fn a_snapshot_whose_objects_do_not_refer_to_each_other_is_refused() {
             Class::Unavailable,
             "its content does not exist",
         ),
+        (
+            VS,
+            json!({ "status": { "boundVolumeSnapshotContentName": "../nodes/n" } }),
+            Class::Denied,
+            "the name of its content is invalid",
+        ),
+        (
+            CONTENT,
+            json!({
+                "spec": { "source": { "snapshotHandle": "a/../b" } },
+                "status": { "snapshotHandle": "a/../b" },
+            }),
+            Class::Denied,
+            "the name of its OverlaySnapshot is invalid",
+        ),
         (CONTENT, refers(json!({ "uid": null })), Class::Unavailable, "not bound to it yet"),
         (
             CONTENT,
@@ -137,6 +153,12 @@ async fn a_snapshot_whose_objects_do_not_refer_to_each_other_is_refused() {
         (
             OVERLAY,
             json!({ "spec": { "source": { "namespace": "prod" } } }),
+            Class::Denied,
+            "another namespace",
+        ),
+        (
+            OVERLAY,
+            json!({ "spec": { "volumeSnapshot": { "namespace": "prod", "uid": "other" } } }),
             Class::Denied,
             "another namespace",
         ),
@@ -179,6 +201,43 @@ async fn a_snapshot_whose_objects_do_not_refer_to_each_other_is_refused() {
         assert!(error.to_string().contains(words), "{patch}: {error}");
         assert!(error.to_string().contains("ws-1"), "{patch}: {error}");
     }
+}
+
+/// An administrator writes a content with the handle of a snapshot that was retained, or restores a backup, which gives
+/// VolumeSnapshots new uids.
+#[tokio::test]
+async fn the_snapshot_of_another_volume_snapshot_can_be_used_only_when_that_one_is_gone() {
+    let (api, objects) = (FakeApi::default(), objects());
+    for (path, mut object) in [SNAPSHOTS, CONTENTS, OVERLAYS].into_iter().zip(objects) {
+        if path == OVERLAYS {
+            object["spec"]["volumeSnapshot"] =
+                json!({ "namespace": "ci", "name": "ws-0", "uid": "earlier" });
+        }
+        api.put(path, object);
+    }
+    let other = |name: &str, uid: &str| {
+        json!({
+            "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
+            "metadata": { "name": name, "namespace": "ci", "uid": uid },
+            "spec": { "source": {} },
+        })
+    };
+    let lookup = SnapshotsByName::new(api.client(), "ovl.csi.dev", "node-2");
+    api.put(SNAPSHOTS, other("ws-0", "earlier"));
+    let error = lookup.find("ci", "ws-1").await.unwrap_err();
+    assert_eq!(error.class(), Class::Denied, "{error}");
+    assert!(error.to_string().contains("snap-vs-uid, which is of VolumeSnapshot ws-0"), "{error}");
+    api.delete(&format!("{SNAPSHOTS}/ws-0"));
+    assert_eq!(lookup.find("ci", "ws-1").await.unwrap().id.as_str(), "snap-vs-uid");
+    // Another VolumeSnapshot of that name.
+    api.put(SNAPSHOTS, other("ws-0", "later"));
+    assert!(lookup.find("ci", "ws-1").await.is_ok());
+}
+
+/// A CSI call requested it, so it refers to no VolumeSnapshot.
+#[tokio::test]
+async fn a_snapshot_that_refers_to_no_volume_snapshot_can_be_used_in_its_namespace() {
+    assert!(found(2, json!({ "spec": { "volumeSnapshot": null } })).await.is_ok());
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::machine::progress::seconds;
 pub const POD_TIMEOUT: Duration = seconds(120);
 
 /// The driver's name in a pod.
-const DRIVER: &str = "ovl.csi.dev";
+pub const DRIVER: &str = "ovl.csi.dev";
 
 /// The volume's name in a pod.
 const VOLUME: &str = "work";

@@ -9,7 +9,7 @@ use crate::cases::case::{Case, Concurrency};
 use crate::cluster::registry_proxy::ProxyState;
 use crate::env::namespace::TestNamespace;
 use crate::env::node::{Node, STORE};
-use crate::env::pods::{POD_TIMEOUT, Pod};
+use crate::env::pods::{DRIVER, POD_TIMEOUT, Pod};
 use crate::env::snapshots::Snapshot;
 use crate::machine::progress::seconds;
 use crate::machine::wait::wait_for;
@@ -103,11 +103,47 @@ fn retained(ns: &TestNamespace<'_>, node: &Node<'_>, kept: &Snapshot) -> Result<
     ensure!(ns.exists("overlaysnapshot", &kept.id()?)?, "its OverlaySnapshot was deleted");
     ensure!(manifest(ns, kept)? == 200, "its manifest was deleted");
     ensure!(on_node(node, kept)? == [true, true], "its layer was deleted");
+    given_again(ns, node, kept)?;
     let patch = "{\"spec\":{\"deletionPolicy\":\"Delete\"}}";
     let content = ["volumesnapshotcontent", kept.content()?];
     ns.kubectl(&["patch", content[0], content[1], "--type=merge", "-p", patch])?;
     ns.kubectl(&["delete", content[0], content[1], "--timeout=120s"])?;
     ns.wait_until_deleted("overlaysnapshot", &kept.id()?)
+}
+
+/// An administrator gives a retained snapshot to another VolumeSnapshot, by a content with its
+/// handle.
+fn given_again(ns: &TestNamespace<'_>, node: &Node<'_>, kept: &Snapshot) -> Result<()> {
+    let content = format!("{}-again", ns.namespace);
+    let objects = [
+        json!({
+            "apiVersion": "snapshot.storage.k8s.io/v1",
+            "kind": "VolumeSnapshotContent",
+            "metadata": { "name": content },
+            "spec": {
+                "driver": DRIVER,
+                "deletionPolicy": "Retain",
+                "source": { "snapshotHandle": kept.id()? },
+                "volumeSnapshotRef": { "namespace": ns.namespace, "name": "kept-again" },
+            },
+        }),
+        json!({
+            "apiVersion": "snapshot.storage.k8s.io/v1",
+            "kind": "VolumeSnapshot",
+            "metadata": { "name": "kept-again" },
+            "spec": { "source": { "volumeSnapshotContentName": content } },
+        }),
+    ];
+    for object in objects {
+        ns.apply(&object.to_string())?;
+    }
+    ns.restore("given", "kept-again", &node.name)?;
+    ns.expect_output("given", &[("cat /work/note", "one")])?;
+    ns.delete("given")?;
+    ns.delete_snapshot("kept-again")?;
+    ns.kubectl(&["delete", "volumesnapshotcontent", &content, "--timeout=120s"])?;
+    ensure!(ns.exists("overlaysnapshot", &kept.id()?)?, "its OverlaySnapshot was deleted");
+    Ok(())
 }
 
 /// The registry's status for a snapshot's manifest.
