@@ -39,6 +39,7 @@ impl Failure {
                 matches!(source.class(), Class::Precondition | Class::Invalid)
             }
             PushError::Absent(_)
+            | PushError::Replaced(_)
             | PushError::Busy(_)
             | PushError::Registry { .. }
             | PushError::Disk { .. } => false,

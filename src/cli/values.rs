@@ -22,12 +22,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     format::duration(text).ok_or_else(|| "expected a duration such as 1h or 90m, or 0s".to_owned())
 }
 
-/// Parses the name of a required check. Only these can be ignored: the others do not make a root unusable.
+/// Parses the name of a required check that can be ignored: the others do not make the store's directory unusable.
+/// `root-user` is required too, and cannot be ignored: without root nothing can be mounted.
 pub(super) fn required_check(name: &str) -> Result<String, String> {
     let features = Feature::ALL.into_iter().filter(|f| f.required()).map(Feature::name);
-    let names: Vec<_> = ["root-user", "filesystem"].into_iter().chain(features).collect();
+    let names: Vec<_> = ["filesystem"].into_iter().chain(features).collect();
     if names.contains(&name) {
         return Ok(name.to_owned());
     }
-    Err(format!("expected one of the required checks: {}", names.join(", ")))
+    Err(format!("expected one of the required checks that can be ignored: {}", names.join(", ")))
 }

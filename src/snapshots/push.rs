@@ -64,9 +64,12 @@ pub struct Pushed {
 /// Why a snapshot was not pushed, or not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// It is not on this node, or its layers were replaced during the push.
+    /// It is not on this node.
     #[error("snapshot {0} is not on this node")]
     Absent(SnapshotId),
+    /// Its layers were replaced during the push or the squash.
+    #[error("the layers of snapshot {0} were replaced by another operation; try again")]
+    Replaced(SnapshotId),
     /// Another operation has locked the snapshot.
     #[error("snapshot {0} is in use by another operation; try again")]
     Busy(SnapshotId),
@@ -108,7 +111,7 @@ impl PushError {
     pub fn class(&self) -> Class {
         match self {
             Self::Absent(_) => Class::NotFound,
-            Self::Busy(_) => Class::Busy,
+            Self::Busy(_) | Self::Replaced(_) => Class::Busy,
             Self::Incomplete(_) => Class::Precondition,
             Self::Registry { source, .. } => source.class(),
             Self::Packing { source, .. } => source.class(),
@@ -189,11 +192,8 @@ impl Snapshots {
     /// was a record. Blocks.
     pub fn delete(&self, id: &SnapshotId) -> Result<bool, PushError> {
         let _lock = self.lock(id)?;
-        self.0
-            .store
-            .snapshots
-            .remove(id)
-            .map_err(|source| PushError::Disk { id: id.clone(), source })
+        let removed = self.0.store.snapshots.remove(id);
+        removed.map_err(|source| PushError::Disk { id: id.clone(), source })
     }
 
     /// The digest to which a tag refers now. `None` if there is no such tag.
@@ -264,7 +264,7 @@ impl Snapshots {
     }
 
     /// Changes the present record, durably. `change` returns false if it does not apply any more; that is
-    /// [`PushError::Absent`].
+    /// [`PushError::Replaced`].
     pub(super) async fn change(
         &self,
         lock: SnapshotLock,
@@ -276,7 +276,7 @@ impl Snapshots {
             let absent = || PushError::Absent(id.clone());
             let mut record = inner.store.snapshots.get(&id).ok_or_else(absent)?;
             if !change(&mut record) {
-                return Err(absent());
+                return Err(PushError::Replaced(id));
             }
             let disk = |source| PushError::Disk { id: id.clone(), source };
             inner.store.snapshots.put(record).map_err(disk)

@@ -543,6 +543,37 @@ async fn privileged_a_manifest_that_is_being_pushed_is_deleted_after_it_arrives(
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: mounts"]
+async fn privileged_a_push_whose_layers_are_replaced_meanwhile_can_be_repeated() {
+    let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
+    let base = base(&registry).await;
+    let node = Node::new(&[&registry], &cluster);
+    change(&node.publish("v", spec(&base.image, None)).await);
+    let record = node.capture("snap-1", "v").await;
+    let request = push_request("snap-1", &registry, Format::Portable);
+    registry.inject("/v2/ws/blobs/", 1, Fault::Hold);
+    let push = tokio::spawn({
+        let (snapshots, request) = (node.snapshots.clone(), request.clone());
+        async move { snapshots.push(&request, &Progress::default()).await }
+    });
+    while registry.requests_to("/v2/ws/blobs/").is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let mut replaced = record.clone();
+    replaced.stack.reverse();
+    node.store.snapshots.put(replaced).unwrap();
+    registry.release();
+    let error = push.await.unwrap().unwrap_err();
+    assert_eq!(error.class(), Class::Busy, "{error}");
+    assert!(error.to_string().contains("snap-1 were replaced"), "{error}");
+    node.store.snapshots.put(record).unwrap();
+    node.push(&request).await;
+    let unknown = push_request("snap-2", &registry, Format::Portable);
+    let error = node.snapshots.push(&unknown, &Progress::default()).await.unwrap_err();
+    assert_eq!(error.class(), Class::NotFound, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: mounts"]
 async fn privileged_a_squash_makes_one_layer_that_shows_the_same_files() {
     for owner in [None, Some(OWNER)] {
         let (registry, cluster) = (FakeRegistry::start().await, FakeCluster::default());
