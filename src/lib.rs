@@ -6,7 +6,7 @@
 //! ```text
 //! edges      cli        parses arguments, wires up one role, returns exit codes
 //!            csi        gRPC request -> our types -> one call -> class -> code; registers with the kubelet
-//!            controller turns VolumeSnapshots into OverlaySnapshots and contents; serves the CSI controller calls
+//!            controller turns VolumeSnapshots into OverlaySnapshots and contents; implements the CSI snapshot calls
 //!            agent      on the node: carries out OverlaySnapshots, looks up snapshots, records Events
 //! lifecycle  snapshots  captures volumes; packs, squashes and pushes snapshot layers
 //!            volumes    one volume's life: states, record, lock, recovery
@@ -30,7 +30,7 @@
 //!            overlay_xattr  names of overlay's own extended attributes
 //!            owner      a pair UID:GID
 //!            quantity   quantities of Kubernetes, such as 10Gi
-//!            reference  names of images and repositories
+//!            reference  references to images, and repositories
 //!            registry_name  names of registries: host and port
 //!            telemetry  logs and traces
 //! ```

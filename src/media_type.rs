@@ -1,4 +1,5 @@
-//! The media types of indexes, manifests, configs and layers (OCI image-spec, media-types.md; Docker's image-spec v2.2).
+//! The media types of indexes, manifests, configs and layers (OCI image-spec, media-types.md; Docker's image-spec
+//! v2.2), and the format and the compression of a layer that each of them means.
 
 /// An index: the manifests of an image, one for each platform.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";

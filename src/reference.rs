@@ -1,4 +1,4 @@
-//! Image references: parses and normalizes the names that users write.
+//! References to images, and repositories: parses and normalizes the names that users write.
 
 mod repository;
 #[cfg(test)]

@@ -49,8 +49,8 @@ usage: cargo xtask <command>
   try             create a two-node cluster with the driver and show a pod's volume (context kind-ovl)
   test [SUITE]…   run every suite, or the named ones
   test --quick    run the suites that need neither a cluster nor an emulated machine
-  bench [PART]…   compare the driver with containerd, podman, a baseline and former versions:
-                  pulls, warm, snapshots, busy, controller, or all
+  bench [PART]…   compare the driver with containerd, podman, docker, buildah, a baseline and
+                  former versions: pulls, warm, snapshots, busy, controller, or all
   bench controller --count N
                   the controller with N snapshots, such as 500, instead of 5000
   soak            run the long tests, with as many files as a layer may have

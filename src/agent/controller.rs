@@ -1,8 +1,8 @@
 //! The controller loop of a node: watches the OverlaySnapshots of this node and runs one reconciler for each that
 //! changed, never two.
 //!
-//! It is not on kube's `Controller`, as the loop of the cluster's controller is: a capture or a push takes minutes, must
-//! end as soon as its snapshot is deleted, and waits for its turn beside all others. So each snapshot has a task.
+//! The loop of the cluster's controller is on kube's `applier`. This one is not: a capture or a push takes minutes,
+//! must end as soon as its snapshot is deleted, and waits for its turn beside all others. So each snapshot has a task.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,6 +1,6 @@
 //! The operations on snapshots that the agent calls, as a trait with one implementation for the node and one for tests.
-//! The tests of `reconcile` need a fake here: below [`Snapshots`] no fake of the kernel or of a registry makes a capture
-//! or a push fail with a chosen class, or last until the test lets it go on.
+//! The fakes of the kernel and of a registry cannot make a capture or a push fail with a chosen class, or make it wait
+//! for the test. So the tests of `reconcile` replace the engine.
 
 use std::{fmt::Display, future::Future, sync::Arc};
 

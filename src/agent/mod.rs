@@ -12,7 +12,7 @@
 //! May use: cluster, volumes, snapshots, layers, image
 //!
 //! Deliberately absent: anything that a publish waits for, except the lookup of a snapshot. While the API server is
-//! away, volumes are published as before.
+//! away, volumes without `snapshot` are published as before.
 
 mod controller;
 mod engine;

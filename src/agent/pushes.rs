@@ -19,7 +19,7 @@ const ALL: usize = 8;
 /// How many more are pushed for namespaces that have no push under way.
 const FIRST_OF_NAMESPACE: usize = 24;
 
-/// A push is slow if it sends fewer bytes than this in the interval of [`Pushes::new`].
+/// A push is slow if it packs, fetches and sends fewer bytes than this in the interval of [`Pushes::new`].
 const SLOW_BYTES: u64 = 1 << 20;
 
 /// The limits for the pushes of one node.

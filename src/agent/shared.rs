@@ -72,7 +72,7 @@ pub(super) struct Timing {
     pub(super) delete_timeout: Duration,
     /// The first pause between two updates of a push's progress. It doubles after each update.
     pub(super) progress_interval: Duration,
-    /// The interval in which a push must send data, or it is slow and lets other pushes run.
+    /// The interval in which a push must pack, fetch or send data, or it is slow and lets other pushes run.
     pub(super) slow_interval: Duration,
 }
 

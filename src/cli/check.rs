@@ -1,7 +1,7 @@
 //! `ovl check`: reports what the kernel and the store's disk support, and what to change.
 //!
-//! Deliberately absent: rules of its own. A root is unusable for the same reasons for which `ovl node` does not start
-//! on it.
+//! Deliberately absent: rules of its own. A directory cannot hold a store for the same reasons for which `ovl node`
+//! does not start on it.
 
 use std::{
     fs,

@@ -42,7 +42,7 @@ pub(super) struct ControllerArgs {
     /// Whether the controller emits Events on VolumeSnapshots
     #[arg(long, default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     events: bool,
-    /// The address of /healthz
+    /// The address of /healthz and /livez
     #[arg(long, default_value = "0.0.0.0:9808", value_name = "IP:PORT")]
     health_address: SocketAddr,
     /// The address of /metrics [default: not served]

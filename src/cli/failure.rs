@@ -1,4 +1,4 @@
-//! Why a command failed.
+//! Why a command of `ovl` failed.
 
 /// Why a command failed.
 #[derive(Debug)]

@@ -2,15 +2,18 @@
 //!
 //! | exit code | what happened | what to do |
 //! |---|---|---|
-//! | 0 | done; `ovl node` or `ovl controller` stopped after a signal; `ovl check`: the root can hold a store | |
-//! | 1 | the command failed; `ovl check`: the root cannot hold a store | read stderr; another try may help |
+//! | 0 | done; `ovl node` or `ovl controller` stopped after a signal; `ovl check`: the directory can hold a store | |
+//! | 1 | the command failed; `ovl check`: the directory cannot hold a store | read stderr; another try may help |
 //! | 2 | arguments or settings cannot be used, and nothing was started | fix them first |
 //!
 //! An error of one volume or image never ends the process. It is the response to its own call.
 //!
 //! May use: agent, changeset, cluster, controller, csi, volumes, snapshots, image, layers, overlay, sys
 //!
-//! Deliberately absent: code that another edge could need. This module only decides which modules work together.
+//! Most commands only decide which modules work together. Three have code of their own: `check` (the report of
+//! `ovl check`), `registry_secrets` (the Secrets of the chart's registry) and `kubectl` (the whole plugin).
+//!
+//! Deliberately absent: code that another edge could need.
 
 mod check;
 mod controller;

@@ -1,14 +1,14 @@
-//! `ovl registry-secrets`: makes the password and the certificate of the chart's registry if they are missing in the
-//! cluster.
+//! `ovl registry-secrets`: makes the password and the certificate of the chart's registry in the cluster, unless they
+//! exist.
 //!
 //! ```text
 //! Secret --client-secret    .dockerconfigjson  ca.crt             the login of the nodes, and the CA of the registry
 //! Secret --server-secret    htpasswd  tls.crt  tls.key            for the registry only
 //! ```
 //!
-//! Nodes have no right to read the second Secret. Both are made together: if one of them is missing, a new password and
-//! a new CA are written to both. Existing Secrets are never changed, because nodes and registry read them once, at
-//! their start.
+//! Nodes have no right to read the second Secret. If both Secrets exist, neither is changed, because nodes and registry
+//! read them once, at their start. If one of them is missing, a new password and a new CA are written to both. Nodes
+//! and registry must then be restarted.
 
 mod made;
 
@@ -30,7 +30,7 @@ const HTPASSWD: &str = "htpasswd";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
-/// Make the password and the certificate of the chart's registry if they are missing
+/// Make the password and the certificate of the chart's registry, unless both Secrets exist
 #[derive(Debug, Args)]
 pub(super) struct RegistrySecretsArgs {
     /// The namespace of both Secrets
@@ -53,7 +53,7 @@ pub(super) struct RegistrySecretsArgs {
     login_only: bool,
 }
 
-/// Makes missing Secrets, and checks that existing ones are still valid.
+/// Writes both Secrets if one of them is missing. Otherwise checks that they are still valid.
 pub(super) fn run(args: &RegistrySecretsArgs) -> Result<(), Failure> {
     args.host().map_err(Failure::Unusable)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;

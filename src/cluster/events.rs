@@ -34,7 +34,7 @@ use crate::{backoff::Backoff, error::Class};
 pub(super) struct EventTimeouts {
     /// The most new Events in the queue, and separately the most Events that wait for a retry.
     pub(super) queue: usize,
-    /// The pause before the first retry. It doubles with each round of retries, up to [`PAUSE_MAX`].
+    /// The pause before the first retry. It doubles each time that all of them were retried, up to [`PAUSE_MAX`].
     pub(super) pause: Duration,
     /// The age at which an Event is not retried any more.
     pub(super) max_age: Duration,

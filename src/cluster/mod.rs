@@ -1,12 +1,15 @@
 //! The Kubernetes API client: reads, writes and watches objects, records Events and elects a leader.
 //!
+//! It defines the OverlaySnapshot CRD (`overlay_snapshot`) and the types of snapshot.storage.k8s.io (`snapshot_api`),
+//! writes Secrets (`core_v1`), and wraps kube's `applier` for the loop of the controller (`reconcile`).
+//!
 //! This module turns every failed request into a [`ClusterError`] with a class. No other module reads HTTP status
 //! codes.
 //!
 //! May use: nothing
 //!
-//! Deliberately absent: which Events to record, what an object should contain and, except for Events, when to retry
-//! (`agent`, `controller`).
+//! Deliberately absent: which Events to record, what an object should contain and, except for Events, watches and the
+//! election, when to retry (`agent`, `controller`).
 
 mod api;
 mod client;

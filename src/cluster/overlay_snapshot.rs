@@ -63,10 +63,10 @@ pub struct OverlaySnapshotSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub repository: Option<String>,
-    /// The format of its layer in the registry.
+    /// The format of the layers that are packed for the push.
     #[serde(default)]
     pub format: LayerFormat,
-    /// The compression of its layer in the registry.
+    /// The compression of the layers that are packed for the push.
     #[serde(default)]
     pub compression: LayerCompression,
     /// Whether the pod is frozen during the capture.
@@ -233,7 +233,7 @@ pub enum Phase {
     /// The volume is being captured. An earlier version wrote `Cutting`.
     #[serde(alias = "Cutting")]
     Capturing,
-    /// The volume is captured and can be restored on its node. The push is under way.
+    /// The volume is captured. Volumes on its node can start from the snapshot. The push is under way.
     Pushing,
     /// The snapshot is complete, and pushed if a repository is set.
     Ready,

@@ -1,8 +1,8 @@
 //! Calls a function for each value that changed, on kube's `applier`. That is kube's `Controller` without a watch of its
 //! own: here the values come from several watches.
 //!
-//! kube's part: one call at a time for one name, at most so many calls at once, one more call after a change during a
-//! call, and calls after a pause.
+//! kube's part: one call at a time for one name, a limited number of calls at once, one more call after a change during
+//! a call, and calls after a pause.
 
 use std::{borrow::Cow, convert::Infallible, sync::Arc};
 

@@ -45,7 +45,7 @@ pub struct VolumeSnapshotStatus {
     /// The name of the VolumeSnapshotContent that it is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound_volume_snapshot_content_name: Option<String>,
-    /// Whether the snapshot can be restored.
+    /// Whether volumes can start from the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_to_use: Option<bool>,
     /// The time of the capture, RFC 3339.
@@ -131,7 +131,7 @@ pub struct VolumeSnapshotContentStatus {
     /// The CSI handle of the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_handle: Option<String>,
-    /// Whether the snapshot can be restored.
+    /// Whether volumes can start from the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_to_use: Option<bool>,
 }

@@ -40,8 +40,8 @@ impl Reconciler {
                 Some(content)
             }
         };
-        // This comes first: csi-snapshotter makes the VolumeSnapshot ready, and by then all annotations should be
-        // there.
+        // This comes before `requeue_content`: csi-snapshotter then makes the VolumeSnapshot ready, and all annotations
+        // should be there.
         self.mirror(turn, request, overlay, snapshot).await?;
         match (content, overlay.status.phase) {
             // Before the capture, csi-snapshotter would find nothing new.
@@ -153,8 +153,8 @@ impl Reconciler {
         content: &Content,
     ) -> Result<(), ReconcileError> {
         if content.phase.as_deref() != Some(phase.word()) {
-            let notes = json!({annotation_keys::PHASE: phase.word()});
-            let changes = json!({"metadata": {"uid": content.uid, "annotations": notes}});
+            let annotations = json!({annotation_keys::PHASE: phase.word()});
+            let changes = json!({"metadata": {"uid": content.uid, "annotations": annotations}});
             turn.client()?.patch::<VolumeSnapshotContent>(None, &content.name, &changes).await?;
         }
         Ok(())

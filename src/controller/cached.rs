@@ -179,10 +179,10 @@ pub(super) struct Status {
 impl From<OverlaySnapshot> for Overlay {
     fn from(object: OverlaySnapshot) -> Self {
         let OverlaySnapshot { metadata, spec, status } = object;
-        let mut notes: Annotations = metadata.annotations.unwrap_or_default();
+        let mut annotations: Annotations = metadata.annotations.unwrap_or_default();
         let status = status.unwrap_or_default();
         let captured = status.conditions.into_iter().find(|condition| condition.r#type == CAPTURED);
-        let former = notes.remove(FORMER_REPORTED_PHASE);
+        let former = annotations.remove(FORMER_REPORTED_PHASE);
         Self {
             name: metadata.name.unwrap_or_default(),
             uid: metadata.uid.unwrap_or_default(),
@@ -195,12 +195,12 @@ impl From<OverlaySnapshot> for Overlay {
             reference: spec.volume_snapshot,
             repository: spec.repository,
             is_deleted: spec.deleted,
-            deleted_at: notes.get(DELETED_AT).and_then(|since| since.parse().ok()),
-            retained: notes.get(POLICY).map(|policy| policy == "Retain"),
+            deleted_at: annotations.get(DELETED_AT).and_then(|since| since.parse().ok()),
+            retained: annotations.get(POLICY).map(|policy| policy == "Retain"),
             has_former_report: former.is_some(),
-            reported: notes.remove(REPORTED_PHASE).or(former),
-            content: notes.remove(CONTENT),
-            parent_name: notes.remove(PARENT_NAME),
+            reported: annotations.remove(REPORTED_PHASE).or(former),
+            content: annotations.remove(CONTENT),
+            parent_name: annotations.remove(PARENT_NAME),
             status: Status {
                 phase: status.phase,
                 message: status.message,

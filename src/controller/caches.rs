@@ -98,7 +98,7 @@ impl Caches {
         .collect()
     }
 
-    /// Notes that Events were recorded for a phase.
+    /// Remembers that Events were recorded for a phase.
     pub(super) fn set_reported(&self, id: &str, phase: Phase) {
         self.change(id, |snapshot| snapshot.reported = Some(phase));
     }

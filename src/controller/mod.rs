@@ -1,5 +1,5 @@
-//! The snapshot controller: reconciles VolumeSnapshots into OverlaySnapshots and their contents, and serves the CSI
-//! snapshot calls.
+//! The snapshot controller: reconciles VolumeSnapshots into OverlaySnapshots and their contents, and implements the CSI
+//! snapshot calls, which `csi` serves.
 //!
 //! ```text
 //!  VolumeSnapshot ──volume_snapshot──> OverlaySnapshot ──> its node
@@ -10,10 +10,10 @@
 //!             └ stock snapshot-controller and csi-snapshotter bind it, and query `snapshots` over CSI for its progress
 //! ```
 //!
-//! A snapshot has one name everywhere: the name of its OverlaySnapshot. This is also its CSI handle. For a
-//! VolumeSnapshot it is `snap-<uid>`. The leader watches all these objects. Whatever changes, it reconciles the whole
-//! snapshot of that name (`run`). A reconcile reads caches (`caches`), which may be old. So a crash between any two steps,
-//! an old cache, and two leaders at once do no harm:
+//! A snapshot has one id everywhere: the name of its OverlaySnapshot. This is also its CSI handle. For a VolumeSnapshot
+//! it is `snap-<uid>`; users know the snapshot by the name of the VolumeSnapshot. The leader watches all these objects.
+//! Whatever changes, it reconciles the whole snapshot of that id (`run`). A reconcile reads caches (`caches`), which
+//! may be old. So a crash between any two steps, an old cache, and two leaders at once do no harm:
 //!
 //! - What is created has a name that is the same in each try. What is changed is named by uid, or by resource version.
 //! - Before something is deleted or given up, the API server is read.

@@ -22,7 +22,7 @@ pub mod annotation_keys {
     pub const NODE: &str = "ovl.csi.dev/node";
     /// The pushed image, `registry/repository@digest`.
     pub const IMAGE: &str = "ovl.csi.dev/image";
-    /// The VolumeSnapshot of the same namespace from which the volume was restored.
+    /// The VolumeSnapshot of the same namespace from which the volume started.
     pub const PARENT: &str = "ovl.csi.dev/parent";
     /// The number of entries in the newest layer.
     pub const ENTRIES: &str = "ovl.csi.dev/entries";

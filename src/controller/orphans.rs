@@ -1,4 +1,4 @@
-//! Removes orphans: contents without a VolumeSnapshot, and snapshots without an owner or without a node.
+//! Removes orphans: contents without a VolumeSnapshot, and snapshots to which nothing refers or without a node.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::{
     format,
 };
 
-/// How long a node that is Ready may take to start the removal of a snapshot: its plugin may be gone.
+/// How long a node that is Ready may take to start the removal of a snapshot: the driver may not run there.
 const START_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How long a node may take once it has started: it retries its registry for 15 minutes, perhaps once more after a
 /// restart.
@@ -66,7 +66,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Removes a snapshot without an owner, and marks a snapshot as failed whose node is gone.
+    /// Removes a snapshot to which nothing refers, and marks a snapshot as failed whose node is gone.
     pub(super) async fn overlay(
         &self,
         turn: &Turn<'_>,
@@ -219,8 +219,8 @@ fn removal(overlay: &Overlay, state: NodeState) -> Removal {
 async fn delete_content(client: &Client, content: &Content) -> Result<(), ClusterError> {
     if !content.is_released {
         tracing::info!(content = content.name, "deleting a content: its VolumeSnapshot is gone");
-        let notes = json!({BEING_DELETED: "yes"});
-        let changes = json!({"metadata": {"uid": content.uid, "annotations": notes}});
+        let annotations = json!({BEING_DELETED: "yes"});
+        let changes = json!({"metadata": {"uid": content.uid, "annotations": annotations}});
         client.patch::<VolumeSnapshotContent>(None, &content.name, &changes).await?;
     }
     if !content.is_deleting {
@@ -240,7 +240,7 @@ async fn exists(client: &Client, reference: &ObjectId) -> Result<bool, ClusterEr
     Ok(found.is_some_and(|found| found.metadata.uid.as_ref() == Some(uid)))
 }
 
-/// Whether a time is longer ago than a duration. An unknown time is.
+/// Whether a time is longer ago than a duration. An unknown time counts as longer ago.
 fn is_longer(since: Option<Timestamp>, than: Duration) -> bool {
     since.is_none_or(|since| {
         Timestamp::now().duration_since(since) > than.try_into().unwrap_or_default()

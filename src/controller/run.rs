@@ -33,8 +33,8 @@ use crate::{
 
 /// The most reconciles at a time. Most of them make no request. Those that make some are limited by [`NamespaceTurns`].
 const CONCURRENCY: u16 = 64;
-/// In this time, each snapshot is reconciled again, one after the other. Every change is an event of a watch, so this
-/// finds something to do only after a fault.
+/// In this time, each snapshot is reconciled again, in [`RESYNC_PARTS`] parts. Every change is an event of a watch, so
+/// this finds something to do only after a fault.
 const RESYNC: Duration = Duration::from_secs(5 * 60);
 /// How many parts a resync has.
 const RESYNC_PARTS: u32 = 60;

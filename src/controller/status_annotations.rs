@@ -85,15 +85,15 @@ impl Reconciler {
         phase: Phase,
         parent: Option<String>,
     ) -> Result<(), ReconcileError> {
-        let mut notes = json!({REPORTED_PHASE: phase.word()});
+        let mut annotations = json!({REPORTED_PHASE: phase.word()});
         if overlay.has_former_report {
-            notes[FORMER_REPORTED_PHASE] = Value::Null;
+            annotations[FORMER_REPORTED_PHASE] = Value::Null;
         }
         if let Some(parent) = parent.filter(|_| overlay.status.parent.is_some()) {
-            notes[PARENT_NAME] = parent.into();
+            annotations[PARENT_NAME] = parent.into();
         }
         let metadata = json!({
-            "uid": overlay.uid, "resourceVersion": overlay.resource_version, "annotations": notes,
+            "uid": overlay.uid, "resourceVersion": overlay.resource_version, "annotations": annotations,
         });
         let changes = json!({ "metadata": metadata });
         turn.client()?.patch::<OverlaySnapshot>(None, &overlay.name, &changes).await?;

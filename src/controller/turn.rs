@@ -1,5 +1,5 @@
-//! The turns of namespaces: so many reconciles make requests at a time, and a namespace with many snapshots does not
-//! delay another one.
+//! The turns of namespaces: a limited number of reconciles make requests at a time, and a namespace with many snapshots
+//! does not delay another one.
 //!
 //! ```text
 //!              first request            its turn                    end of the reconcile

@@ -1,5 +1,5 @@
-//! The CSI Controller service for snapshots. Each handler parses a request, makes one call and looks up the code of its
-//! error.
+//! The CSI Controller service: the calls for snapshots, and ValidateVolumeCapabilities. Each handler parses a request,
+//! makes one call and looks up the code of its error.
 //!
 //! csi-snapshotter treats the same codes as final as the kubelet (8.6, `isCSIFinalError`), so there is one table, in
 //! `status`.

@@ -8,17 +8,19 @@
 //! csi-snapshotter ── the endpoint ── middleware ── identity
 //!                                               └─ controller ── snapshots of the cluster ── status
 //! `ovl snapshot` ── a socket of a node without a cluster ── middleware ── local ── agent
-//! probes ── http /healthz ── health ── service
+//! probes ── http /healthz, /livez ── health ── service
 //! scrapers ── http /metrics ── metrics_http
 //! ```
 //!
-//! `request` turns a request into a checked value before anything else happens. `middleware` runs every call to its
+//! `request` turns a request of the node service into a checked value before anything else happens; `controller` and
+//! `local` check their own requests. `middleware` runs every call to its
 //! end, counts it and logs one line about it. `status` is the only module that knows the gRPC code of an error class.
 //!
 //! May use: agent, controller, image, overlay, snapshots, volumes
 //!
-//! Deliberately absent: the calls of the controller service about volumes (inline volumes need none), and every
-//! decision about a volume or a snapshot. A handler parses a request, makes one call and looks up a code.
+//! Deliberately absent: the calls that create, attach or publish volumes (inline volumes need none; of the calls about
+//! volumes the controller serves only ValidateVolumeCapabilities), and every decision about a volume or a snapshot. A
+//! handler parses a request, makes one call and looks up a code.
 
 mod config;
 mod connections;

@@ -1,4 +1,4 @@
-//! Parses every request into a checked value, before the driver takes a lock or touches a file.
+//! Parses every request of the node service into a checked value, before the driver takes a lock or touches a file.
 //!
 //! The attributes of a pod are checked against an allow-list. An unknown key or value is refused with a message that
 //! names it: to ignore an attribute would silently break what it promises.

@@ -1,6 +1,6 @@
 //! A Unix socket in the file system: claims the path, restores the file when it disappears, and removes it at the end.
 //!
-//! An existing file at the path is replaced if it is the socket of a process that is gone, so that a connection is
+//! An existing file at the path is replaced if it is the socket of a process that is gone: a connection to it is
 //! refused. If another process uses it, the claim fails. Later, the file is checked every few seconds: if a user
 //! empties the kubelet's directory, the socket disappears, and neither the driver nor the kubelet is notified. Only the
 //! driver's own file is removed.

@@ -3,8 +3,9 @@
 //! The kubelet repeats a failed call after every code, with a pause that grows to two minutes. It treats a code as
 //! *final* or not (1.36, `pkg/volume/csi/csi_client.go`, `isFinalError`). After a final code, it assumes that nothing
 //! was mounted: it removes the directory of the mount, and does not call NodeUnpublishVolume when the pod is deleted.
-//! After any other code, it is uncertain and calls it. So a call may return a final code only if it has left nothing
-//! behind, and must not return one while work goes on. The table says which change makes a repeated call succeed.
+//! After any other code, the kubelet is uncertain, and calls NodeUnpublishVolume. So a call may return a final code
+//! only if it has left nothing behind, and must not return one while work goes on. The table says which change makes a
+//! repeated call succeed.
 
 use std::fmt::Display;
 

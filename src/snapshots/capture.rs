@@ -206,8 +206,8 @@ impl Inner {
         }
     }
 
-    /// The reference of the image at the bottom of a volume, as its pod gave it. For a volume that was made of a
-    /// snapshot, the reference in the record of that snapshot.
+    /// The reference of the image at the bottom of a volume, as its pod gave it. For a volume that started from
+    /// a snapshot, the reference in the record of that snapshot.
     fn base(&self, guard: &VolumeGuard) -> Option<String> {
         let image = guard.images().first().map(ToString::to_string);
         let parent = guard.parent().and_then(|parent| self.store.snapshots.get(parent));

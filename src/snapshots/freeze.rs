@@ -41,7 +41,7 @@ struct Shared {
 struct State {
     /// By pod uid. `None` before the freeze begins.
     pods: HashMap<String, Option<Arc<Frozen>>>,
-    /// No pod is frozen any more.
+    /// No further pod may be frozen.
     closed: bool,
 }
 

@@ -1,4 +1,13 @@
-//! Snapshots of volumes: captures what a pod has written as layers of this node, and pushes them to a registry.
+//! Snapshots of volumes: captures what a pod has written as layers of this node, merges these layers (squash), and
+//! pushes them to a registry.
+//!
+//! ```text
+//! capture ── pre_copy ──> rounds while the pod runs
+//!     │  └── freeze ────> the last round, while the pod is frozen ──> the layer, and the record of the snapshot
+//!     └ starts             counts captures that did not end
+//! squash ─┬─ packing ──> the tar of a layer
+//! push ───┘              (then push/ sends the blobs and the manifest)
+//! ```
 //!
 //! ```text
 //! <root>/frozen/<id>.json     the cgroups frozen for a capture; written before the freeze, removed after the thaw
@@ -52,7 +61,8 @@ use crate::{
 /// The most captures at the same time. All of them wait for the same disk.
 const MAX_CAPTURES: usize = 4;
 
-/// The most layers that are packed at the same time. One takes all cores, and memory for each of them.
+/// The most layers that are packed at the same time. Packing one layer uses all cores, and memory for each
+/// core.
 const MAX_PACKINGS: usize = 1;
 
 /// The parts that [`Snapshots::open`] needs.

@@ -38,7 +38,7 @@ use crate::{
 pub struct PushRequest {
     /// The snapshot on this node.
     pub id: SnapshotId,
-    /// The name of its volume in the pod's spec.
+    /// The name of its volume in the pod's spec. On a node without a cluster it is not known: the volume's CSI id.
     pub volume: String,
     /// The target repository.
     pub to: Repository,

@@ -1,7 +1,8 @@
 //! Squashes the own layers of a snapshot into one layer.
 //!
-//! The snapshot shows the same files before and after its record names the new layer. A restore during the squash uses
-//! either the old layers or the new one. The old layers are collected when nothing else needs them.
+//! The snapshot shows the same files before and after its record names the new layer. A volume that starts from the
+//! snapshot during the squash uses either the old layers or the new one. The old layers are collected when nothing else
+//! needs them.
 
 use std::{
     fs::File,

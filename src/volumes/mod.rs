@@ -14,7 +14,8 @@
 //!
 //! An operation that reads and then changes a volume holds the volume's lock from the read to the change. Only the
 //! pull of its layers holds no lock: a pod can be deleted during the pull, and the pull goes on after its call has
-//! returned. The store's own lock excludes other processes, so an upper has one owner.
+//! returned. The store's own lock excludes other processes, so one operation at a time
+//! uses an upper.
 //!
 //! A record is written before the mount that it describes, and removed after the mount, by one rename of the volume's
 //! directory. It is on disk no later than the first data that the pod syncs. On most file systems no call waits for the

@@ -50,7 +50,7 @@ pub enum LookupError {
         /// Its progress.
         why: String,
     },
-    /// The snapshot failed and will never be ready.
+    /// The snapshot failed. It becomes ready only if its node was gone and comes back.
     #[error("snapshot {name} failed: {why}; take a new snapshot")]
     Failed {
         /// The name.

@@ -1,4 +1,4 @@
-//! Why a command failed.
+//! Why a command of the kubectl plugin failed.
 
 use crate::cluster::ClusterError;
 

@@ -52,9 +52,9 @@ Exit codes: 0 done (the snapshot is ready), 1 failed, 2 arguments cannot be used
 
 /// Take snapshots of pods' ovl-csi volumes, and fork pods.
 ///
-/// Needs the rights to read and write VolumeSnapshots and Pods of one namespace. The cluster, the user and the
-/// namespace are those of kubectl: --kubeconfig, --context, --namespace, KUBECONFIG, ~/.kube/config, or the pod in
-/// which this runs.
+/// Needs the rights to read Pods and to read, create and delete VolumeSnapshots of one namespace; `fork --apply` also
+/// creates pods. The cluster, the user and the namespace are those of kubectl: --kubeconfig, --context, --namespace,
+/// KUBECONFIG, ~/.kube/config, or the pod in which this runs.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-ovl", bin_name = "kubectl ovl", version, after_help = EXIT_CODES)]
 struct Cli {

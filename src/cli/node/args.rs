@@ -46,7 +46,7 @@ pub(in crate::cli) struct NodeArgs {
     /// Mirrors, CAs and plain http of registries, as for containerd: `DIR/HOST[:PORT]/hosts.toml`
     #[arg(long, value_name = "DIR", value_parser = dir)]
     hosts_dir: Option<PathBuf>,
-    /// The address of /healthz
+    /// The address of /healthz and /livez
     #[arg(long, default_value = "127.0.0.1:9808", value_name = "IP:PORT")]
     health_address: SocketAddr,
     /// The address of /metrics [default: not served]

@@ -1,7 +1,7 @@
 //! Makes the manifest of a snapshot's image (image-spec, manifest.md).
 //!
 //! Pure. The lineage is in annotations, not in `subject`: registries delete the manifests that refer to a manifest
-//! together with it, and a snapshot must outlive the snapshot from which its volume was made.
+//! together with it, and a snapshot must outlive the snapshot from which its volume started.
 
 use std::collections::BTreeMap;
 
@@ -54,8 +54,8 @@ fn descriptor(media_type: &str, digest: &BlobDigest, size: u64) -> Value {
     json!({ "digest": digest, "mediaType": media_type, "size": size })
 }
 
-/// The annotations of the manifest, which give its origin. `volume` is the volume's name in its pod. `parent` is the
-/// reference of the parent's image, if it is known.
+/// The annotations of the manifest, which give its origin. `volume` is the volume's name in its pod, or its
+/// CSI id on a node without a cluster. `parent` is the reference of the parent's image, if it is known.
 pub(super) fn annotations(
     record: &SnapshotRecord,
     volume: &str,

@@ -47,7 +47,7 @@ const LARGE: usize = 4;
 /// Volumes of a node, each of another snapshot.
 const VOLUMES: usize = 10;
 
-/// How often the controller reconciles everything again. In this time there is one whole round, whenever it begins.
+/// How often the controller reconciles everything again. In this time there is one whole resync, whenever it begins.
 const RESYNC: Duration = minutes(5);
 
 /// How long a new VolumeSnapshot may wait for its content, in seconds.
@@ -61,7 +61,7 @@ struct Figures {
     cpu: Duration,
     list: Duration,
     /// Absent in a short run.
-    round: Option<Round>,
+    resync: Option<Resync>,
     /// From the request of a VolumeSnapshot to its content, while another namespace makes many.
     beside: Vec<Duration>,
     /// Only of this tree.
@@ -69,7 +69,7 @@ struct Figures {
 }
 
 /// A time in which everything is reconciled again, and nothing has changed but some new VolumeSnapshots.
-struct Round {
+struct Resync {
     requests: Requests,
     times: Vec<Duration>,
 }
@@ -103,7 +103,7 @@ pub fn measure(
     let former = build.former(h, repo, notes)?;
     if count < COUNT {
         notes.push(format!(
-            "a round without changes, which takes {} minutes: with --count {COUNT}",
+            "a resync without changes, which takes {} minutes: with --count {COUNT}",
             RESYNC.as_secs() / 60
         ));
     }
@@ -157,10 +157,10 @@ fn figures(
         Ok(((*last - *first) / to_u32(added.len()), controller.cpu_time()? / to_u32(count)))
     })?;
     let list = h.progress.step(&step("kubectl ovl list"), minutes(1), |_| list(subject, count))?;
-    let mut round = None;
+    let mut resync = None;
     if count >= COUNT {
-        let what = step("a round without changes");
-        round = Some(h.progress.step(&what, RESYNC, |_| one_round(subject))?);
+        let what = step("a resync without changes");
+        resync = Some(h.progress.step(&what, RESYNC, |_| one_resync(subject))?);
     }
     let what = step("a namespace that makes many");
     let beside = h.progress.step(&what, minutes(2), |_| {
@@ -172,7 +172,7 @@ fn figures(
         subject.complete(&many)?;
         Ok(times)
     })?;
-    Ok((Figures { each, cpu, list, round, beside, large: None }, controller))
+    Ok((Figures { each, cpu, list, resync, beside, large: None }, controller))
 }
 
 fn list(subject: &Subject, count: usize) -> Result<Duration> {
@@ -187,13 +187,13 @@ fn list(subject: &Subject, count: usize) -> Result<Duration> {
         let lines = output.lines().count();
         ensure!(lines == count + 1, "{lines} lines for {count} snapshots");
     }
-    median(&mut times).context("no round")
+    median(&mut times).context("no time")
 }
 
-fn one_round(subject: &Subject) -> Result<Round> {
+fn one_resync(subject: &Subject) -> Result<Resync> {
     let log = subject.audit_log();
     let begun = log.end()?;
-    let (requests, times) = probe::during(subject, "round", || {
+    let (requests, times) = probe::during(subject, "resync", || {
         thread::sleep(RESYNC);
         let new = |watch: &watch::Watch| watch.objects(|object| object.namespace == PROBE);
         let new = [new(&subject.contents), new(&subject.overlays)].concat();
@@ -203,7 +203,7 @@ fn one_round(subject: &Subject) -> Result<Round> {
             namespace == PROBE || without.contains(name)
         })
     })?;
-    Ok(Round { requests, times })
+    Ok(Resync { requests, times })
 }
 
 fn at_large(subject: &Subject, mut controller: Background, count: usize) -> Result<Large> {
@@ -248,15 +248,15 @@ fn rows(ours: &Figures, former: Option<&Figures>, count: usize) -> Vec<Row> {
             Row::seconds(&what, ours.list).beside("former", former.list, Limit::None)
         }),
     );
-    if let Some(round) = &ours.round {
+    if let Some(resync) = &ours.resync {
         // An object of each kind for each snapshot.
-        let per_object = |round: &Round| round.requests.of_objects as f64 / (3 * count) as f64;
-        let what = "round: requests per object";
-        rows.push(Row::count(what, per_object(round)).within(0.0));
-        let theirs = former.and_then(|former| former.round.as_ref());
+        let per_object = |of: &Resync| of.requests.of_objects as f64 / (3 * count) as f64;
+        let what = "resync: requests per object";
+        rows.push(Row::count(what, per_object(resync)).within(0.0));
+        let theirs = former.and_then(|former| former.resync.as_ref());
         rows.extend(theirs.map(|theirs| Row::count("the same, former", per_object(theirs))));
-        rows.push(Row::count("round: lists and watches", round.requests.of_kinds as f64));
-        waits("round: content", &round.times, theirs.map(|of| &of.times), &mut rows);
+        rows.push(Row::count("resync: lists and watches", resync.requests.of_kinds as f64));
+        waits("resync: content", &resync.times, theirs.map(|of| &of.times), &mut rows);
     }
     let what = format!("content, beside {} others", count / 2);
     waits(&what, &ours.beside, former.map(|of| &of.beside), &mut rows);
@@ -301,7 +301,7 @@ mod tests {
             each: time,
             cpu: time,
             list: time,
-            round: Some(Round {
+            resync: Some(Resync {
                 requests: Requests { of_objects: 300, of_kinds: 4 },
                 times: vec![time; 100],
             }),
@@ -333,9 +333,9 @@ mod tests {
     }
 
     #[test]
-    fn a_short_run_has_no_round() {
-        let ours = Figures { round: None, ..figures(1) };
+    fn a_short_run_has_no_resync() {
+        let ours = Figures { resync: None, ..figures(1) };
         let text = table::text(&rows(&ours, None, 100), None, &[]);
-        assert!(!text.contains("round") && text.contains("beside 50 others"), "{text}");
+        assert!(!text.contains("resync") && text.contains("beside 50 others"), "{text}");
     }
 }
