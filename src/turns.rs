@@ -1,9 +1,9 @@
 //! Permits for scarce resources of a node, which namespaces get in turn.
 //!
-//! A free permit goes to the waiting owner that holds the fewest permits. Among equals, the owner that was served
-//! longest ago is next. Requests of one owner are served in their order. Some extra permits are only for owners that
-//! hold none. So an owner with few requests does not wait for the running work of others, and every request is served
-//! at some time.
+//! A free permit goes to the waiting namespace that holds the fewest permits. Among equals, the namespace that was
+//! served longest ago is next. Requests of one namespace are served in their order. Some extra permits are only for
+//! namespaces that hold none. So a namespace with few requests does not wait for the running work of others, and every
+//! request is served at some time.
 //!
 //! Deliberately absent: priorities, and revoking a permit. The caller moves an operation that holds its permit for too
 //! long to another pool.
@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// A pool of permits that owners share (one owner for each namespace).
+/// A pool of permits that namespaces share.
 #[derive(Debug)]
 pub struct Turns {
     permits: usize,
@@ -30,14 +30,14 @@ struct State {
     in_use: usize,
     /// Permits handed out since the start.
     served: u64,
-    /// Owners that hold a permit or wait for one. Other owners are removed.
-    owners: BTreeMap<String, Owner>,
+    /// Namespaces that hold a permit or wait for one. Other namespaces are removed.
+    namespaces: BTreeMap<String, Namespace>,
 }
 
 #[derive(Debug, Default)]
-struct Owner {
+struct Namespace {
     held: usize,
-    /// When the owner was last served: the value of [`State::served`] then.
+    /// When the namespace was last served: the value of [`State::served`] then.
     served: u64,
     waiting: VecDeque<oneshot::Sender<Permit>>,
 }
@@ -47,47 +47,53 @@ struct Owner {
 #[must_use]
 pub struct Permit {
     turns: Arc<Turns>,
-    owner: String,
+    namespace: String,
 }
 
 impl Turns {
-    /// A pool of `permits` for all owners, and `extra` more for owners that hold none.
+    /// A pool of `permits` for all namespaces, and `extra` more for namespaces that hold none.
     pub fn new(permits: usize, extra: usize) -> Arc<Self> {
         Arc::new(Self { permits, extra, state: Mutex::default() })
     }
 
-    /// Waits until it is the turn of `owner`, and returns a permit. A caller that drops the future loses its place in
-    /// the queue.
-    pub async fn acquire(self: &Arc<Self>, owner: &str) -> Permit {
+    /// Waits until it is the turn of `namespace`, and returns a permit. A caller that drops the future loses its place
+    /// in the queue.
+    pub async fn acquire(self: &Arc<Self>, namespace: &str) -> Permit {
         loop {
             let (turn, mine) = oneshot::channel();
-            self.state.lock().owners.entry(owner.to_owned()).or_default().waiting.push_back(turn);
+            self.state
+                .lock()
+                .namespaces
+                .entry(namespace.to_owned())
+                .or_default()
+                .waiting
+                .push_back(turn);
             self.serve();
-            // Only removing the owner's entry drops the sender unused, and the entry stays while a request waits.
+            // Only removing the namespace's entry drops the sender unused, and the entry stays while a request waits.
             if let Ok(permit) = mine.await {
                 return permit;
             }
         }
     }
 
-    /// A permit for `owner`, if one is free at this moment and no request waits for it.
-    pub fn try_acquire(self: &Arc<Self>, owner: &str) -> Option<Permit> {
+    /// A permit for `namespace`, if one is free at this moment and no request waits for it.
+    pub fn try_acquire(self: &Arc<Self>, namespace: &str) -> Option<Permit> {
         let mut state = self.state.lock();
         state.drop_cancelled();
-        let held = state.owners.get(owner).map_or(0, |owner| owner.held);
+        let held = state.namespaces.get(namespace).map_or(0, |namespace| namespace.held);
         if state.next(self).is_some() || !self.has_for(&state, held) {
             return None;
         }
-        state.take(owner);
+        state.take(namespace);
         drop(state);
-        Some(Permit { turns: self.clone(), owner: owner.to_owned() })
+        Some(Permit { turns: self.clone(), namespace: namespace.to_owned() })
     }
 
-    /// Whether another owner than `owner` waits.
-    pub fn others_wait(&self, owner: &str) -> bool {
+    /// Whether another namespace than `namespace` waits.
+    pub fn others_wait(&self, namespace: &str) -> bool {
         let mut state = self.state.lock();
         state.drop_cancelled();
-        state.owners.iter().any(|(name, other)| name != owner && !other.waiting.is_empty())
+        state.namespaces.iter().any(|(name, other)| name != namespace && !other.waiting.is_empty())
     }
 
     /// How many permits are in use.
@@ -95,7 +101,7 @@ impl Turns {
         self.state.lock().in_use
     }
 
-    /// Whether an owner that holds `held` permits may have one more.
+    /// Whether a namespace that holds `held` permits may have one more.
     fn has_for(&self, state: &State, held: usize) -> bool {
         let most = self.permits + if held == 0 { self.extra } else { 0 };
         state.in_use < most
@@ -107,11 +113,12 @@ impl Turns {
             let (permit, turn) = {
                 let mut state = self.state.lock();
                 state.drop_cancelled();
-                let Some(owner) = state.next(self) else { return };
-                let waiting = state.owners.get_mut(&owner).map(|owner| &mut owner.waiting);
+                let Some(namespace) = state.next(self) else { return };
+                let waiting =
+                    state.namespaces.get_mut(&namespace).map(|namespace| &mut namespace.waiting);
                 let Some(turn) = waiting.and_then(VecDeque::pop_front) else { return };
-                state.take(&owner);
-                (Permit { turns: self.clone(), owner }, turn)
+                state.take(&namespace);
+                (Permit { turns: self.clone(), namespace }, turn)
             };
             // Not while the state is locked: a permit whose receiver is gone is dropped here, which takes the lock.
             drop(turn.send(permit));
@@ -120,26 +127,30 @@ impl Turns {
 }
 
 impl State {
-    /// The owner whose turn it is, if a permit is free for a waiting owner.
+    /// The namespace whose turn it is, if a permit is free for a waiting namespace.
     fn next(&self, turns: &Turns) -> Option<String> {
-        let waits = |owner: &Owner| !owner.waiting.is_empty() && turns.has_for(self, owner.held);
-        let waiting = self.owners.iter().filter(|(_, owner)| waits(owner));
-        waiting.min_by_key(|(_, owner)| (owner.held, owner.served)).map(|(name, _)| name.clone())
+        let waits = |namespace: &Namespace| {
+            !namespace.waiting.is_empty() && turns.has_for(self, namespace.held)
+        };
+        let waiting = self.namespaces.iter().filter(|(_, namespace)| waits(namespace));
+        waiting
+            .min_by_key(|(_, namespace)| (namespace.held, namespace.served))
+            .map(|(name, _)| name.clone())
     }
 
-    fn take(&mut self, owner: &str) {
+    fn take(&mut self, namespace: &str) {
         self.in_use += 1;
         self.served += 1;
-        let entry = self.owners.entry(owner.to_owned()).or_default();
+        let entry = self.namespaces.entry(namespace.to_owned()).or_default();
         entry.held += 1;
         entry.served = self.served;
     }
 
-    /// Drops the queued requests whose callers gave up, and the owners that hold nothing and wait for nothing.
+    /// Drops the queued requests whose callers gave up, and the namespaces that hold nothing and wait for nothing.
     fn drop_cancelled(&mut self) {
-        self.owners.retain(|_, owner| {
-            owner.waiting.retain(|turn| !turn.is_closed());
-            owner.held > 0 || !owner.waiting.is_empty()
+        self.namespaces.retain(|_, namespace| {
+            namespace.waiting.retain(|turn| !turn.is_closed());
+            namespace.held > 0 || !namespace.waiting.is_empty()
         });
     }
 }
@@ -149,8 +160,8 @@ impl Drop for Permit {
         {
             let mut state = self.turns.state.lock();
             state.in_use -= 1;
-            if let Some(owner) = state.owners.get_mut(&self.owner) {
-                owner.held -= 1;
+            if let Some(namespace) = state.namespaces.get_mut(&self.namespace) {
+                namespace.held -= 1;
             }
         }
         self.turns.serve();
@@ -165,9 +176,9 @@ mod tests {
 
     type Waiting = BoxFuture<'static, Permit>;
 
-    fn waits(turns: &Arc<Turns>, owner: &'static str) -> Waiting {
+    fn waits(turns: &Arc<Turns>, namespace: &'static str) -> Waiting {
         let turns = turns.clone();
-        async move { turns.acquire(owner).await }.boxed()
+        async move { turns.acquire(namespace).await }.boxed()
     }
 
     fn served(waiting: &mut Waiting) -> Option<Permit> {
@@ -175,9 +186,9 @@ mod tests {
     }
 
     /// Polls the request once, which puts it in the queue.
-    fn queued(turns: &Arc<Turns>, owner: &'static str) -> Waiting {
-        let mut waiting = waits(turns, owner);
-        assert!(served(&mut waiting).is_none(), "{owner} should wait");
+    fn queued(turns: &Arc<Turns>, namespace: &'static str) -> Waiting {
+        let mut waiting = waits(turns, namespace);
+        assert!(served(&mut waiting).is_none(), "{namespace} should wait");
         waiting
     }
 
@@ -211,7 +222,7 @@ mod tests {
         let mut order = Vec::new();
         while !waiting.is_empty() {
             let at = waiting.iter_mut().position(|waiting| {
-                served(waiting).map(|permit| order.push(permit.owner.clone())).is_some()
+                served(waiting).map(|permit| order.push(permit.namespace.clone())).is_some()
             });
             drop(waiting.remove(at.unwrap()));
         }
@@ -219,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_without_a_permit_does_not_wait_for_the_work_of_others() {
+    fn a_namespace_without_a_permit_does_not_wait_for_the_work_of_others() {
         let turns = Turns::new(2, 1);
         let mut held: Vec<_> = (0..2).map(|_| served(&mut waits(&turns, "a")).unwrap()).collect();
         let mut a = queued(&turns, "a");
@@ -246,6 +257,6 @@ mod tests {
         drop(first);
         drop(given);
         assert_eq!(turns.in_use(), 0);
-        assert_eq!(turns.try_acquire("c").unwrap().turns.state.lock().owners.len(), 1);
+        assert_eq!(turns.try_acquire("c").unwrap().turns.state.lock().namespaces.len(), 1);
     }
 }

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::{
-    engine::{Engine, Node},
+    engine::{Engine, NodeEngine},
     reconcile::Reconciler,
     shared::{Shared, Timing, WatchState},
 };
@@ -60,13 +60,13 @@ pub struct Parts {
 
 /// Carries out the OverlaySnapshots of this node.
 #[derive(Debug)]
-pub struct Agent(NodeController<Node>);
+pub struct Agent(NodeController<NodeEngine>);
 
 impl Agent {
     /// An agent that does not run yet.
     pub fn new(parts: Parts) -> Self {
         let Parts { client, node, driver, namespace, keyring, snapshots, store, events } = parts;
-        let engine = Node { snapshots, store };
+        let engine = NodeEngine { snapshots, store };
         let shared = Shared::new(client, engine, events, TIMING);
         Self(NodeController::new(Shared { node, driver, namespace, keyring, ..shared }))
     }

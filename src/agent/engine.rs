@@ -117,12 +117,12 @@ pub(super) trait Engine: Clone + Send + Sync + 'static {
 
 /// The real engine: the snapshots in the store of this node.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub(super) struct NodeEngine {
     pub(super) snapshots: Snapshots,
     pub(super) store: Arc<Store>,
 }
 
-impl Engine for Node {
+impl Engine for NodeEngine {
     fn snapshot_ids(&self) -> Vec<SnapshotId> {
         self.store.snapshots.all().into_iter().map(|record| record.id).collect()
     }

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 pub use super::engine::Failure;
 use super::{
-    engine::{Engine, Node},
+    engine::{Engine, NodeEngine},
     pushes::Pushes,
 };
 use crate::{
@@ -34,7 +34,7 @@ const SLOW: Duration = Duration::from_secs(10);
 /// A snapshot with more own layers than this is squashed. It is the default of a VolumeSnapshotClass.
 const SQUASH_ABOVE: usize = 32;
 
-/// The parts of [`Local`].
+/// The parts of [`LocalAgent`].
 #[derive(Debug)]
 pub struct LocalParts {
     /// The operations on snapshots.
@@ -49,11 +49,11 @@ pub struct LocalParts {
 
 /// The snapshots of a node without a cluster. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Local(Arc<Inner>);
+pub struct LocalAgent(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    engine: Node,
+    engine: NodeEngine,
     keyring: Keyring,
     repository: Option<Repository>,
     pushes: Pushes,
@@ -63,19 +63,19 @@ struct Inner {
 
 /// A snapshot, with the progress of its push.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PushReport {
+pub struct LocalSnapshot {
     /// The record in the store.
     pub record: SnapshotRecord,
     /// The progress of its push as text. `None` while there is no push.
     pub pushing: Option<String>,
 }
 
-impl Local {
+impl LocalAgent {
     /// The snapshots of this node.
     pub fn new(parts: LocalParts) -> Self {
         let LocalParts { snapshots, store, keyring, repository } = parts;
         Self(Arc::new(Inner {
-            engine: Node { snapshots, store },
+            engine: NodeEngine { snapshots, store },
             keyring,
             repository,
             pushes: Pushes::new(SLOW),
@@ -87,7 +87,7 @@ impl Local {
     ///
     /// # Errors
     /// Why the capture failed. A squash that failed is only logged: the snapshot is complete without it.
-    pub async fn capture(&self, request: CaptureRequest) -> Result<PushReport, Failure> {
+    pub async fn capture(&self, request: CaptureRequest) -> Result<LocalSnapshot, Failure> {
         let engine = &self.0.engine;
         let record = engine.capture(request).await?;
         if record.own_layers > SQUASH_ABOVE
@@ -96,7 +96,7 @@ impl Local {
         {
             tracing::warn!(snapshot = %record.id, why = failure.message, "cannot squash the snapshot");
         }
-        self.progress(&record.id)
+        self.find(&record.id)
     }
 
     /// Pushes a snapshot.
@@ -109,8 +109,8 @@ impl Local {
         to: Option<Repository>,
         format: Format,
         compression: Compression,
-    ) -> Result<(PushReport, Pushed), Failure> {
-        let record = self.progress(id)?.record;
+    ) -> Result<(LocalSnapshot, Pushed), Failure> {
+        let record = self.find(id)?.record;
         let Some(to) = to.or_else(|| self.0.repository.clone()) else {
             let why = format!(
                 "cannot push snapshot {id}: no repository is given; name one, or start `ovl node` with --snapshot-repository"
@@ -119,7 +119,7 @@ impl Local {
         };
         let request = PushRequest {
             id: id.clone(),
-            volume: record.source.volume.clone(),
+            volume: record.source.volume_id.clone(),
             to,
             format,
             compression,
@@ -131,7 +131,7 @@ impl Local {
         let _entry = Entry { inner: &self.0, id };
         let push = self.0.engine.push(&request, &progress);
         let pushed = self.0.pushes.in_turn(&record.source.namespace, &progress, push).await?;
-        Ok((self.progress(id)?, pushed))
+        Ok((self.find(id)?, pushed))
     }
 
     /// Deletes a snapshot from its registry and from this node. False where the registry does not support deletion:
@@ -141,7 +141,7 @@ impl Local {
     /// The snapshot is not on this node, or its registry does not respond. In both cases nothing is deleted on this
     /// node.
     pub async fn delete(&self, id: &SnapshotId) -> Result<bool, Failure> {
-        let record = self.progress(id)?.record;
+        let record = self.find(id)?.record;
         let image = record.pushed.as_deref().and_then(|image| image.parse::<Reference>().ok());
         let deleted = match image {
             None => true,
@@ -156,16 +156,16 @@ impl Local {
     }
 
     /// All snapshots of this node, by name.
-    pub fn list(&self) -> Vec<PushReport> {
-        self.0.engine.snapshot_ids().iter().filter_map(|id| self.progress(id).ok()).collect()
+    pub fn list(&self) -> Vec<LocalSnapshot> {
+        self.0.engine.snapshot_ids().iter().filter_map(|id| self.find(id).ok()).collect()
     }
 
-    fn progress(&self, id: &SnapshotId) -> Result<PushReport, Failure> {
+    fn find(&self, id: &SnapshotId) -> Result<LocalSnapshot, Failure> {
         let missing =
             || Failure::new(Class::NotFound, format!("there is no snapshot {id} on this node"));
         let record = self.0.engine.record(id).ok_or_else(missing)?;
         let pushing = self.0.pushing().get(id).cloned();
-        Ok(PushReport { record, pushing: pushing.and_then(|progress| progress.sentence()) })
+        Ok(LocalSnapshot { record, pushing: pushing.and_then(|progress| progress.sentence()) })
     }
 }
 

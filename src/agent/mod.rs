@@ -30,5 +30,5 @@ mod spec;
 mod status;
 
 pub use controller::{Agent, Parts};
-pub use local::{Failure, Local, LocalLookup, LocalParts, PushReport};
+pub use local::{Failure, LocalAgent, LocalLookup, LocalParts, LocalSnapshot};
 pub use lookup::SnapshotsByName;

@@ -13,7 +13,7 @@ use super::{
     engine::Engine,
     reconcile::{Next, ObjectGone, Reconciler, deleting},
     shared::Shared,
-    spec::{Spec, Target},
+    spec::{PushTarget, Spec},
     status::{self, ConditionStatus, PUSHED, SQUASHED},
 };
 use crate::{
@@ -37,7 +37,7 @@ impl<E: Engine> Reconciler<'_, E> {
     pub(super) async fn squash(
         &mut self,
         spec: &Spec,
-        target: Option<&Target>,
+        target: Option<&PushTarget>,
         record: SnapshotRecord,
         status: &mut OverlaySnapshotStatus,
     ) -> Result<bool, ObjectGone> {
@@ -91,7 +91,7 @@ impl<E: Engine> Reconciler<'_, E> {
     pub(super) async fn push(
         &mut self,
         spec: &Spec,
-        target: &Target,
+        target: &PushTarget,
         status: &mut OverlaySnapshotStatus,
     ) -> Result<Next, ObjectGone> {
         let (shared, progress) = (self.shared, Progress::default());

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::{engine::Failure, pushes::Pushes, spec::Target};
+use super::{engine::Failure, pushes::Pushes, spec::PushTarget};
 use crate::{
     backoff::Backoff, cluster::Client, error::Class, image::Keyring, volumes::EventRecorder,
 };
@@ -85,7 +85,7 @@ impl Timing {
 
 impl<E> Shared<E> {
     /// The credentials for a push: those of its Secret come first, then the node's own.
-    pub(super) async fn keyring(&self, target: &Target) -> Result<Keyring, Failure> {
+    pub(super) async fn keyring(&self, target: &PushTarget) -> Result<Keyring, Failure> {
         let own = match &target.secret {
             Some(name) => keyring(&self.client, &self.namespace, name).await?,
             None => Keyring::default(),

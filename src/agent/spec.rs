@@ -26,14 +26,14 @@ pub(super) struct Spec {
     /// The volume's name in the pod.
     pub(super) volume: String,
     pub(super) capture: CaptureRequest,
-    pub(super) push: Option<Target>,
+    pub(super) push: Option<PushTarget>,
     /// A snapshot with more own layers than this is squashed.
     pub(super) squash_above: usize,
 }
 
 /// The target of a push.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct PushTarget {
     pub(super) to: Repository,
     pub(super) format: Format,
     pub(super) compression: Compression,
@@ -78,7 +78,7 @@ impl Spec {
     }
 
     /// The request for the push, with these credentials.
-    pub(super) fn push_request(&self, target: &Target, keyring: Keyring) -> PushRequest {
+    pub(super) fn push_request(&self, target: &PushTarget, keyring: Keyring) -> PushRequest {
         PushRequest {
             id: self.capture.id.clone(),
             volume: self.volume.clone(),
@@ -96,7 +96,7 @@ pub(super) fn id(object: &OverlaySnapshot) -> Result<SnapshotId, Failure> {
 }
 
 /// The target of the push. `None` for a snapshot that stays on its node.
-pub(super) fn target(object: &OverlaySnapshot) -> Result<Option<Target>, Failure> {
+pub(super) fn target(object: &OverlaySnapshot) -> Result<Option<PushTarget>, Failure> {
     let spec = &object.spec;
     let Some(repository) = &spec.repository else { return Ok(None) };
     let format = match spec.format {
@@ -109,7 +109,7 @@ pub(super) fn target(object: &OverlaySnapshot) -> Result<Option<Target>, Failure
         LayerCompression::None => Compression::None,
     };
     let to = repository.parse().map_err(invalid)?;
-    Ok(Some(Target { to, format, compression, secret: spec.push_secret_name.clone() }))
+    Ok(Some(PushTarget { to, format, compression, secret: spec.push_secret_name.clone() }))
 }
 
 fn invalid(why: impl std::fmt::Display) -> Failure {

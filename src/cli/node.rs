@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
 use crate::{
-    agent::{self, Agent, Local, LocalLookup, LocalParts, SnapshotsByName},
+    agent::{self, Agent, LocalAgent, LocalLookup, LocalParts, SnapshotsByName},
     budget::Budget,
     cluster::{Client, Events},
     csi::{self, LocalSocket},
@@ -41,11 +41,13 @@ pub(super) use args::NodeArgs;
 
 /// How long blocking work can take after the last response. Work that is not done then is lost as in a crash.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause between two rounds of garbage collection and recovery, and between two rounds that empty staging.
+const ROUND_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the process waits at its end until its last Events are written.
 pub(super) const EVENT_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The checked arguments.
-struct Node {
+struct CheckedArgs {
     config: csi::Config,
     registries: Registries,
     /// Networks in which no registry is contacted, in addition to the cluster's own networks.
@@ -94,13 +96,13 @@ pub(super) fn run(args: &NodeArgs) -> Result<(), Failure> {
     Ok(served?)
 }
 
-fn node(args: &NodeArgs) -> anyhow::Result<Node> {
+fn node(args: &NodeArgs) -> anyhow::Result<CheckedArgs> {
     args.usable()?;
     let config = args.config()?;
     let local = (args.no_cluster && args.snapshots)
         .then(|| args.local_endpoint(&config.endpoint))
         .transpose()?;
-    Ok(Node {
+    Ok(CheckedArgs {
         config,
         local,
         repository: args.snapshot_repository.clone(),
@@ -118,11 +120,12 @@ fn node(args: &NodeArgs) -> anyhow::Result<Node> {
 }
 
 /// Serves the node. Puts the snapshots into `engine`, because the caller must thaw pods at the end of the process.
-async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()> {
+async fn serve(node: CheckedArgs, engine: &mut Option<Snapshots>) -> anyhow::Result<()> {
     // Before everything that takes long, so no signal is lost.
     let shutdown = on_signal()?;
-    let Node { config, registries, settings, root, ignored, storage, disk, cluster, .. } = node;
-    let Node { secrets_in, local, repository, refused, events, .. } = node;
+    let CheckedArgs { config, registries, settings, root, ignored, storage, disk, cluster, .. } =
+        node;
+    let CheckedArgs { secrets_in, local, repository, refused, events, .. } = node;
     tracing::info!(version = config.version, driver = %config.driver, root = %root.display(), cluster, "starting");
 
     if let Err(error) = limits::raise_open_files() {
@@ -148,7 +151,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
         true => Some(Cluster::of(&config, events).await?),
         false => None,
     };
-    let (recorder, mut lookup) = event_recorder(cluster.as_ref(), secrets_in.is_some());
+    let (recorder, mut lookup) = recorder_and_lookup(cluster.as_ref(), secrets_in.is_some());
     let events = cluster.as_ref().and_then(|cluster| cluster.events.clone());
     let (registries, keyring) =
         (Arc::new(registries.with_budget(budget)), settings.keyring.clone());
@@ -209,7 +212,8 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(Agent::new(parts).run()));
     }
     let parts = LocalParts { snapshots: snapshots.clone(), store, keyring, repository };
-    let local = serve_local(local, Local::new(parts), metrics.clone(), shutdown.clone()).await?;
+    let local =
+        serve_local(local, LocalAgent::new(parts), metrics.clone(), shutdown.clone()).await?;
     let stopping = shutdown.clone();
     tokio::spawn(async move {
         stopping.cancelled().await;
@@ -230,7 +234,7 @@ async fn serve(node: Node, engine: &mut Option<Snapshots>) -> anyhow::Result<()>
 /// because its users have no other way to reach the node.
 async fn serve_local(
     endpoint: Option<csi::Endpoint>,
-    local: Local,
+    local: LocalAgent,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<JoinHandle<Result<(), csi::ServeError>>> {
@@ -285,7 +289,7 @@ impl Cluster {
 }
 
 /// The recorder of Events and the lookup of snapshots, for volumes.
-fn event_recorder(
+fn recorder_and_lookup(
     cluster: Option<&Cluster>,
     snapshots: bool,
 ) -> (Arc<dyn EventRecorder>, Arc<dyn SnapshotLookup>) {
@@ -338,7 +342,7 @@ async fn collect_forever(volumes: Volumes) {
                 tracing::error!(%error, "the task that looks for volumes without a pod failed")
             }
         }
-        sleep(ORPHAN_GRACE).await;
+        sleep(ROUND_INTERVAL).await;
     }
 }
 
@@ -354,7 +358,7 @@ async fn empty_staging_forever(store: Arc<Store>) {
                 tracing::error!(%error, "the task that empties the staging directory failed")
             }
         }
-        sleep(ORPHAN_GRACE).await;
+        sleep(ROUND_INTERVAL).await;
     }
 }
 
@@ -385,7 +389,7 @@ mod tests {
         let api = FakeApi::default();
         let (node, driver) = ("n".to_owned(), "d".to_owned());
         let cluster = Cluster { client: api.client(), node, driver, events: None };
-        let (recorder, lookup) = event_recorder(Some(&cluster), true);
+        let (recorder, lookup) = recorder_and_lookup(Some(&cluster), true);
         assert_eq!(format!("{recorder:?}"), "NoEvents");
         assert!(format!("{lookup:?}").starts_with("SnapshotsByName"), "{lookup:?}");
     }

@@ -10,7 +10,7 @@
 //! read them once, at their start. If one of them is missing, a new password and a new CA are written to both. Nodes
 //! and registry must then be restarted.
 
-mod made;
+mod contents;
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ use clap::Args;
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
-use self::made::{Login, Tls};
+use self::contents::{Login, Tls};
 use super::failure::Failure;
 use crate::cluster::{Client, SecretData, SecretKind};
 
@@ -137,7 +137,7 @@ impl RegistrySecretsArgs {
         key(server, &self.server_secret, KEY)?;
         let ca = key(client, &self.client_secret, CA)?;
         let certificate = key(server, &self.server_secret, CERTIFICATE)?;
-        made::fits(&ca, &certificate, self.host()?, self.address, now)
+        contents::fits(&ca, &certificate, self.host()?, self.address, now)
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{backoff::Backoff, error::Class};
 
 /// Queue size and retry timing of the task.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct EventTimeouts {
+pub(super) struct EventLimits {
     /// The most new Events in the queue, and separately the most Events that wait for a retry.
     pub(super) queue: usize,
     /// The pause before the first retry. It doubles each time that all of them were retried, up to [`PAUSE_MAX`].
@@ -42,7 +42,7 @@ pub(super) struct EventTimeouts {
 
 /// The queue takes one Event for every pod of a full node, and for each of thousands of snapshots that are requested at
 /// once. An Event that is five minutes old is no longer news.
-const TIMEOUTS: EventTimeouts = EventTimeouts {
+const LIMITS: EventLimits = EventLimits {
     queue: 4096,
     pause: Duration::from_secs(2),
     max_age: Duration::from_secs(5 * 60),
@@ -69,26 +69,26 @@ impl Events {
     /// Spawns the task on the caller's runtime. The task ends when the last clone is dropped and the queue is empty.
     /// Events name this driver and this host (a node, or the controller's pod) as their source.
     pub fn start(client: Client, host: &str, driver: &str) -> Self {
-        Self::with_timeouts(client, host, driver, TIMEOUTS)
+        Self::with_limits(client, host, driver, LIMITS)
     }
 
-    pub(super) fn with_timeouts(
+    pub(super) fn with_limits(
         client: Client,
         host: &str,
         driver: &str,
-        timeouts: EventTimeouts,
+        limits: EventLimits,
     ) -> Self {
-        let (queue, waiting) = mpsc::channel(timeouts.queue);
+        let (queue, waiting) = mpsc::channel(limits.queue);
         let dropped = Arc::new(AtomicU64::new(0));
         let recorder = Recorder::new(client, host, driver);
         let writer = Writer {
             recorder,
             dropped: dropped.clone(),
-            timeouts,
+            limits,
             retries: VecDeque::new(),
             due: Instant::now(),
             round: 0,
-            backoff: Backoff::new(timeouts.pause, PAUSE_MAX),
+            backoff: Backoff::new(limits.pause, PAUSE_MAX),
             flushes: Vec::new(),
         };
         tokio::spawn(writer.run(waiting));
@@ -123,7 +123,7 @@ impl Events {
 struct Writer {
     recorder: Recorder,
     dropped: Arc<AtomicU64>,
-    timeouts: EventTimeouts,
+    limits: EventLimits,
     /// The Events to retry, with the time at which each was recorded.
     retries: VecDeque<(Instant, Event)>,
     /// When the next retry is due.
@@ -175,7 +175,7 @@ impl Writer {
             self.round = 0;
             self.due = Instant::now() + self.backoff.next_pause();
         }
-        if self.retries.len() == self.timeouts.queue {
+        if self.retries.len() == self.limits.queue {
             self.retries.pop_front();
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -203,7 +203,7 @@ impl Writer {
         let error = self.recorder.record(&event).await.err()?;
         // Conflict: another Event of the same nanosecond has the name. The retry generates a new one.
         let retry = matches!(error.class(), Class::Unavailable | Class::Conflict);
-        if retry && since.elapsed() + self.timeouts.pause <= self.timeouts.max_age {
+        if retry && since.elapsed() + self.limits.pause <= self.limits.max_age {
             tracing::debug!(%error, "cannot write an Event now: retrying later");
             return Some(event);
         }

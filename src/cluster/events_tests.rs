@@ -6,12 +6,12 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Event, EventType, Events, Regarding,
-    events::EventTimeouts,
+    events::EventLimits,
     fake::{FakeApi, SeenRequest},
 };
 
-const QUICK: EventTimeouts =
-    EventTimeouts { queue: 4, pause: Duration::from_millis(1), max_age: Duration::from_secs(60) };
+const QUICK: EventLimits =
+    EventLimits { queue: 4, pause: Duration::from_millis(1), max_age: Duration::from_secs(60) };
 
 const EVENTS: &str = "/api/v1/namespaces/ci/events";
 
@@ -26,7 +26,7 @@ fn event(message: &str) -> Event {
 }
 
 fn start(api: &FakeApi) -> Events {
-    Events::with_timeouts(api.client(), "node-1", "ovl.csi.dev", QUICK)
+    Events::with_limits(api.client(), "node-1", "ovl.csi.dev", QUICK)
 }
 
 /// Waits until the API server has received `count` requests.
@@ -69,8 +69,8 @@ async fn a_flush_waits_for_the_events_before_it() {
 #[tokio::test]
 async fn an_event_without_a_response_does_not_hold_up_others() {
     let api = FakeApi::responding(&[503]);
-    let patient = EventTimeouts { pause: Duration::from_millis(500), ..QUICK };
-    let events = Events::with_timeouts(api.client(), "node-1", "ovl.csi.dev", patient);
+    let patient = EventLimits { pause: Duration::from_millis(500), ..QUICK };
+    let events = Events::with_limits(api.client(), "node-1", "ovl.csi.dev", patient);
     events.record(event("into a namespace that takes no Events now"));
     for n in 0..3 {
         events.record(event(&format!("elsewhere-{n}")));
@@ -94,8 +94,8 @@ async fn a_refused_event_is_given_up_and_the_next_one_is_written() {
 #[tokio::test]
 async fn an_old_event_is_not_retried() {
     let api = FakeApi::responding(&[503]);
-    let old = EventTimeouts { max_age: Duration::ZERO, ..QUICK };
-    let events = Events::with_timeouts(api.client(), "node-1", "ovl.csi.dev", old);
+    let old = EventLimits { max_age: Duration::ZERO, ..QUICK };
+    let events = Events::with_limits(api.client(), "node-1", "ovl.csi.dev", old);
     events.record(event("too late"));
     events.record(event("next"));
     let requests = requests(&api, 2).await;

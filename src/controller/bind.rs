@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    cached::{Content, Overlay, SnapshotRequest},
-    caches::Snapshot,
+    cached::{CachedVolumeSnapshot, Content, Overlay},
+    caches::SnapshotObjects,
     error::{ReconcileError, Refusal},
     names::{POLICY, annotation_keys},
     run::Reconciler,
@@ -28,9 +28,9 @@ impl Reconciler {
     pub(super) async fn follow(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         overlay: &Overlay,
-        snapshot: &Snapshot,
+        snapshot: &SnapshotObjects,
     ) -> Result<(), ReconcileError> {
         let content = match overlay.is_deleted {
             true => None,
@@ -55,8 +55,8 @@ impl Reconciler {
     pub(super) async fn requeue_deleted(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
-        snapshot: &Snapshot,
+        request: &CachedVolumeSnapshot,
+        snapshot: &SnapshotObjects,
     ) -> Result<(), ReconcileError> {
         let overlay = snapshot.overlay.as_ref();
         if let Some(overlay) = overlay {
@@ -77,7 +77,7 @@ impl Reconciler {
     async fn ensure_content(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         overlay: &Overlay,
     ) -> Result<Arc<Content>, ReconcileError> {
         let name = request.content_name()?;
@@ -104,7 +104,7 @@ impl Reconciler {
     /// The content for a VolumeSnapshot, bound to it from the start. The stock controllers add their own finalizer.
     fn content_spec(
         &self,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         class: Option<VolumeSnapshotClass>,
     ) -> VolumeSnapshotContentSpec {
         let policy = class.as_ref().map_or("Delete", |class| class.deletion_policy.as_str());

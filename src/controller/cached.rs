@@ -21,7 +21,7 @@ type Annotations = BTreeMap<String, String>;
 
 /// A VolumeSnapshot.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SnapshotRequest {
+pub(super) struct CachedVolumeSnapshot {
     pub(super) reference: ObjectId,
     /// The value of the annotation [`SOURCE`].
     pub(super) source: Option<String>,
@@ -36,7 +36,7 @@ pub(super) struct SnapshotRequest {
     annotations: [Option<u64>; annotation_keys::ALL.len()],
 }
 
-impl SnapshotRequest {
+impl CachedVolumeSnapshot {
     /// `None` for an object without namespace, name or uid: one that the API server has not stored.
     pub(super) fn of(object: VolumeSnapshot) -> Option<Self> {
         let metadata = object.metadata;
@@ -119,7 +119,7 @@ impl Content {
     }
 
     /// Whether it is the one that this driver created for a VolumeSnapshot.
-    pub(super) fn is_of(&self, request: &SnapshotRequest) -> bool {
+    pub(super) fn is_of(&self, request: &CachedVolumeSnapshot) -> bool {
         self.has_our_driver
             && self.handle.as_deref() == Some(&request.id())
             && self.reference.as_ref() == Some(&request.reference)
@@ -240,7 +240,7 @@ mod tests {
                 "ovl.csi.dev/source": "p/ws", "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/parent": ""}},
             "spec": {"source": {}},
         });
-        let request = SnapshotRequest::of(serde_json::from_value(object).unwrap()).unwrap();
+        let request = CachedVolumeSnapshot::of(serde_json::from_value(object).unwrap()).unwrap();
         assert_eq!((request.source.as_deref(), request.id()), (Some("p/ws"), "snap-u".into()));
         for (key, value, expected) in [
             (annotation_keys::PHASE, Some("Ready"), true),

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    cached::{Content, Overlay, SnapshotRequest},
+    cached::{CachedVolumeSnapshot, Content, Overlay},
     names::id_of,
 };
 use crate::cluster::{
@@ -20,9 +20,9 @@ use crate::cluster::{
 
 /// Everything about one snapshot id.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Snapshot {
+pub(super) struct SnapshotObjects {
     /// The VolumeSnapshot whose uid is in the id.
-    pub(super) request: Option<Arc<SnapshotRequest>>,
+    pub(super) request: Option<Arc<CachedVolumeSnapshot>>,
     /// The contents of this driver with this handle.
     pub(super) contents: Vec<Arc<Content>>,
     /// The OverlaySnapshot of this name, of any driver.
@@ -31,7 +31,7 @@ pub(super) struct Snapshot {
     pub(super) reported: Option<Phase>,
 }
 
-impl Snapshot {
+impl SnapshotObjects {
     fn is_empty(&self) -> bool {
         self.request.is_none() && self.contents.is_empty() && self.overlay.is_none()
     }
@@ -51,7 +51,7 @@ impl Snapshot {
 /// The caches of one leader.
 #[derive(Debug, Default)]
 pub(super) struct Caches {
-    pub(super) snapshots: Values<Snapshot>,
+    pub(super) snapshots: Values<SnapshotObjects>,
     others: Mutex<Others>,
 }
 
@@ -104,12 +104,12 @@ impl Caches {
     }
 
     /// Applies a change of VolumeSnapshots. Returns the ids of the snapshots that changed.
-    pub(super) fn apply_requests(
+    pub(super) fn apply_volume_snapshots(
         &self,
-        change: Change<Option<SnapshotRequest>>,
+        change: Change<Option<CachedVolumeSnapshot>>,
     ) -> BTreeSet<String> {
         let vanished = |kept: &HashSet<String>| {
-            let has_request = |snapshot: &Snapshot| snapshot.request.is_some();
+            let has_request = |snapshot: &SnapshotObjects| snapshot.request.is_some();
             let known = self.snapshots.names(has_request).into_iter();
             known.filter(|id| !kept.contains(id)).map(|id| (id, None)).collect()
         };
@@ -235,7 +235,7 @@ impl Caches {
         if changed.is_empty() {
             return BTreeSet::new();
         }
-        let waits = |snapshot: &Snapshot| {
+        let waits = |snapshot: &SnapshotObjects| {
             let overlay = snapshot.overlay.as_ref();
             overlay.is_some_and(|overlay| {
                 changed.contains(&overlay.node) && (overlay.is_deleted || overlay.needs_node())
@@ -245,7 +245,7 @@ impl Caches {
     }
 
     /// Changes what is known of an id.
-    fn change<R>(&self, id: &str, change: impl FnOnce(&mut Snapshot) -> R) -> R {
+    fn change<R>(&self, id: &str, change: impl FnOnce(&mut SnapshotObjects) -> R) -> R {
         self.snapshots.update(id, |known| {
             let mut snapshot = known.unwrap_or_default();
             let result = change(&mut snapshot);

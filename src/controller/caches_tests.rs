@@ -16,12 +16,12 @@ fn overlay(name: &str, driver: &str, phase: Option<&str>) -> Overlay {
     object.into()
 }
 
-fn request(uid: &str) -> Option<SnapshotRequest> {
+fn request(uid: &str) -> Option<CachedVolumeSnapshot> {
     let object = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
         "metadata": {"namespace": "ci", "name": format!("ws-{uid}"), "uid": uid}, "spec": {"source": {}},
     });
-    SnapshotRequest::of(serde_json::from_value(object).unwrap())
+    CachedVolumeSnapshot::of(serde_json::from_value(object).unwrap())
 }
 
 fn content(name: &str, driver: &str, handle: &str, reference: Value) -> Content {
@@ -42,20 +42,20 @@ fn ids(ids: &[&str]) -> BTreeSet<String> {
 fn objects_deleted_between_watches_are_forgotten() {
     let caches = Caches::default();
     let all = Change::All(vec![request("a"), request("b")]);
-    assert_eq!(caches.apply_requests(all), ids(&["snap-a", "snap-b"]));
+    assert_eq!(caches.apply_volume_snapshots(all), ids(&["snap-a", "snap-b"]));
     let all = Change::All(vec![overlay("snap-a", "d", None), overlay("snap-c", "d", None)]);
     assert_eq!(caches.apply_overlays(all, "d"), ids(&["snap-a", "snap-c"]));
     // The same list changes nothing.
     let all = Change::All(vec![request("a"), request("b")]);
-    assert_eq!(caches.apply_requests(all), ids(&[]));
+    assert_eq!(caches.apply_volume_snapshots(all), ids(&[]));
     // The OverlaySnapshot of a VolumeSnapshot that is gone must be reconciled.
-    assert_eq!(caches.apply_requests(Change::All(vec![request("b")])), ids(&["snap-a"]));
+    assert_eq!(caches.apply_volume_snapshots(Change::All(vec![request("b")])), ids(&["snap-a"]));
     let snapshot = caches.snapshots.get("snap-a").unwrap();
     assert!(snapshot.request.is_none() && snapshot.overlay.is_some());
     let changed = caches.apply_overlays(Change::All(Vec::new()), "d");
     assert_eq!(changed, ids(&["snap-a", "snap-c"]));
     assert_eq!(caches.snapshots.names(|_| true), ["snap-b"]);
-    assert_eq!(caches.apply_requests(Change::Gone(request("b"))), ids(&["snap-b"]));
+    assert_eq!(caches.apply_volume_snapshots(Change::Gone(request("b"))), ids(&["snap-b"]));
     assert!(caches.snapshots.names(|_| true).is_empty());
 }
 

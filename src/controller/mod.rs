@@ -53,7 +53,7 @@ pub use error::{ControllerError, NotCapturable};
 pub use names::{SOURCE, annotation_keys, id_of, volume_handle};
 pub use parameters::ParameterError;
 pub use repository::RepositoryError;
-pub use snapshots::{Page, Query, Snapshot};
+pub use snapshots::{CsiSnapshot, Page, Query};
 
 use crate::{
     cluster::{Client, Event, EventType, Events, Regarding, overlay_snapshot::ObjectId},

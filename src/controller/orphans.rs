@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Controller,
     cached::{Content, Overlay},
-    caches::Snapshot,
+    caches::SnapshotObjects,
     error::ReconcileError,
     names::{BEING_DELETED, DELETED_AT, id_of},
     run::Reconciler,
@@ -48,7 +48,7 @@ impl Reconciler {
     pub(super) async fn delete_orphaned_contents(
         &self,
         turn: &Turn<'_>,
-        snapshot: &Snapshot,
+        snapshot: &SnapshotObjects,
     ) -> Result<(), ReconcileError> {
         for content in &snapshot.contents {
             let Some(reference) = &content.reference else { continue };
@@ -67,11 +67,11 @@ impl Reconciler {
     }
 
     /// Removes a snapshot to which nothing refers, and marks a snapshot as failed whose node is gone.
-    pub(super) async fn overlay(
+    pub(super) async fn reconcile_overlay(
         &self,
         turn: &Turn<'_>,
         overlay: &Overlay,
-        snapshot: &Snapshot,
+        snapshot: &SnapshotObjects,
     ) -> Result<(), ReconcileError> {
         if overlay.is_deleted {
             return self.finish_removal(turn, overlay).await;
@@ -113,7 +113,7 @@ impl Reconciler {
         &self,
         turn: &Turn<'_>,
         overlay: &Overlay,
-        snapshot: &Snapshot,
+        snapshot: &SnapshotObjects,
     ) -> Result<bool, ReconcileError> {
         // A snapshot of the CSI call CreateSnapshot is removed by DeleteSnapshot.
         let Some(reference) = &overlay.reference else { return Ok(true) };

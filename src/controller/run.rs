@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Controller,
-    cached::{Content, Overlay, SnapshotRequest},
-    caches::{Caches, Snapshot},
+    cached::{CachedVolumeSnapshot, Content, Overlay},
+    caches::{Caches, SnapshotObjects},
     error::ReconcileError,
     turn::{NamespaceTurns, Turn},
 };
@@ -100,8 +100,9 @@ impl Reconciler {
 
     /// Reconciles the snapshots of these ids until `names` ends.
     async fn reconcile_all(&self, names: impl futures::Stream<Item = String> + Send + 'static) {
-        let reconcile =
-            |id: String, snapshot: Snapshot| async move { self.measured(&id, &snapshot).await };
+        let reconcile = |id: String, snapshot: SnapshotObjects| async move {
+            self.measured(&id, &snapshot).await
+        };
         let error_policy = |id: &str, error: &ReconcileError| self.error_policy(id, error);
         let absent = |id: &str| {
             self.retries.lock().remove(id);
@@ -111,7 +112,11 @@ impl Reconciler {
     }
 
     /// Reconciles one snapshot, and counts it.
-    async fn measured(&self, id: &str, snapshot: &Snapshot) -> Result<Action, ReconcileError> {
+    async fn measured(
+        &self,
+        id: &str,
+        snapshot: &SnapshotObjects,
+    ) -> Result<Action, ReconcileError> {
         let start = Instant::now();
         let result = self.reconcile(id, snapshot).await;
         let word = match &result {
@@ -136,15 +141,15 @@ impl Reconciler {
     pub(super) async fn reconcile(
         &self,
         id: &str,
-        snapshot: &Snapshot,
+        snapshot: &SnapshotObjects,
     ) -> Result<Action, ReconcileError> {
         let turn = Turn::new(&self.turns, self.controller.client(), id, snapshot.namespace());
         let followed = match &snapshot.request {
-            Some(request) => self.request(&turn, request, snapshot).await,
+            Some(request) => self.reconcile_volume_snapshot(&turn, request, snapshot).await,
             None => self.delete_orphaned_contents(&turn, snapshot).await,
         };
         if let Some(overlay) = snapshot.overlay.as_ref().filter(|known| self.is_ours(known)) {
-            self.overlay(&turn, overlay, snapshot).await?;
+            self.reconcile_overlay(&turn, overlay, snapshot).await?;
         }
         followed.map(|()| Action::await_change())
     }
@@ -178,7 +183,7 @@ impl Reconciler {
 
 /// The watches that fill the caches.
 struct Watches {
-    requests: Watch<Option<SnapshotRequest>>,
+    volume_snapshots: Watch<Option<CachedVolumeSnapshot>>,
     contents: Watch<Content>,
     overlays: Watch<Overlay>,
     classes: Watch<VolumeSnapshotClass>,
@@ -187,7 +192,7 @@ struct Watches {
 
 /// A change of one of the watches.
 enum Watched {
-    Requests(Change<Option<SnapshotRequest>>),
+    VolumeSnapshots(Change<Option<CachedVolumeSnapshot>>),
     Contents(Change<Content>),
     Overlays(Change<Overlay>),
     Classes(Change<VolumeSnapshotClass>),
@@ -199,7 +204,8 @@ impl Watches {
         let client = controller.client();
         let driver = controller.0.driver.clone();
         Self {
-            requests: client.watch_trimmed::<VolumeSnapshot, _>(None, SnapshotRequest::of),
+            volume_snapshots: client
+                .watch_trimmed::<VolumeSnapshot, _>(None, CachedVolumeSnapshot::of),
             contents: client.watch_trimmed::<VolumeSnapshotContent, _>(None, move |content| {
                 Content::of(content, &driver)
             }),
@@ -212,7 +218,7 @@ impl Watches {
     async fn next(&mut self) -> Option<Watched> {
         // No watch ever ends.
         Some(tokio::select! {
-            change = self.requests.next() => Watched::Requests(change?),
+            change = self.volume_snapshots.next() => Watched::VolumeSnapshots(change?),
             change = self.contents.next() => Watched::Contents(change?),
             change = self.overlays.next() => Watched::Overlays(change?),
             change = self.classes.next() => Watched::Classes(change?),
@@ -275,7 +281,7 @@ impl Resync {
 impl Watched {
     fn number(&self) -> usize {
         match self {
-            Self::Requests(_) => 0,
+            Self::VolumeSnapshots(_) => 0,
             Self::Contents(_) => 1,
             Self::Overlays(_) => 2,
             Self::Classes(_) => 3,
@@ -287,7 +293,7 @@ impl Watched {
     fn apply(self, reconciler: &Reconciler) -> std::collections::BTreeSet<String> {
         let Reconciler { caches, controller, .. } = reconciler;
         match self {
-            Self::Requests(change) => caches.apply_requests(change),
+            Self::VolumeSnapshots(change) => caches.apply_volume_snapshots(change),
             Self::Contents(change) => caches.apply_contents(change),
             Self::Overlays(change) => {
                 let changed = caches.apply_overlays(change, &controller.0.driver);

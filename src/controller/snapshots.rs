@@ -26,7 +26,7 @@ const AFTER: &str = "after:";
 
 /// A snapshot with the fields of CSI.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct CsiSnapshot {
     /// The CSI handle of the snapshot.
     pub id: String,
     /// The CSI handle of its volume.
@@ -56,7 +56,7 @@ pub struct Query {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     /// The snapshots of the page.
-    pub snapshots: Vec<Snapshot>,
+    pub snapshots: Vec<CsiSnapshot>,
     /// The [`Query::token`] of the next page; `None` after the last one.
     pub next: Option<String>,
 }
@@ -81,7 +81,7 @@ impl Controller {
         name: &str,
         volume: &str,
         parameters: &BTreeMap<String, String>,
-    ) -> Result<Snapshot, ControllerError> {
+    ) -> Result<CsiSnapshot, ControllerError> {
         let id = id_of_csi(name);
         let checked = Parameters::parse(parameters)?;
         if let Some(object) = self.client().get::<OverlaySnapshot>(None, &id).await? {
@@ -89,7 +89,7 @@ impl Controller {
         }
         let (node, of) = self.volume(volume).await?;
         let requested_by = parameters.get(REQUESTED_BY).map_or(id.as_str(), String::as_str);
-        let spec = self.spec_request(checked, node, of, requested_by)?.spec;
+        let spec = self.new_spec(checked, node, of, requested_by)?.spec;
         match self.client().create(&OverlaySnapshot::new(&id, spec)).await {
             Ok(object) => self.same(&object, volume),
             // Another call has just created it. If it is gone again, the caller's next call starts anew.
@@ -126,7 +126,7 @@ impl Controller {
     /// # Errors
     /// Of class [`NotFound`](crate::error::Class::NotFound) if there is none, of class
     /// [`Precondition`](crate::error::Class::Precondition) if it has failed; else the error of the API server.
-    pub async fn get_snapshot(&self, id: &str) -> Result<Snapshot, ControllerError> {
+    pub async fn get_snapshot(&self, id: &str) -> Result<CsiSnapshot, ControllerError> {
         let object = self.snapshot(id).await?.filter(|object| !object.spec.deleted);
         let object =
             object.ok_or_else(|| ControllerError::NoSnapshot(id.chars().take(130).collect()))?;
@@ -172,7 +172,7 @@ impl Controller {
     }
 
     /// The response for an existing snapshot of the requested name.
-    fn same(&self, object: &OverlaySnapshot, volume: &str) -> Result<Snapshot, ControllerError> {
+    fn same(&self, object: &OverlaySnapshot, volume: &str) -> Result<CsiSnapshot, ControllerError> {
         let id = name_of(object);
         if object.spec.volume_handle != volume || object.spec.driver != self.0.driver {
             let existing = object.spec.volume_handle.clone();
@@ -226,11 +226,11 @@ fn usable(object: &OverlaySnapshot) -> Result<(), ControllerError> {
     }
 }
 
-fn shown(object: &OverlaySnapshot) -> Snapshot {
+fn shown(object: &OverlaySnapshot) -> CsiSnapshot {
     let status = object.status.clone().unwrap_or_default();
     let captured = status.captured_at().and_then(|time| time.parse().ok());
     let requested = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    Snapshot {
+    CsiSnapshot {
         id: name_of(object),
         volume: object.spec.volume_handle.clone(),
         created: captured.or(requested).unwrap_or_default(),
@@ -246,7 +246,7 @@ fn after(token: &str) -> Result<&str, ControllerError> {
 }
 
 /// The page after a handle, of snapshots that are sorted by handle.
-fn page(mut snapshots: Vec<Snapshot>, after: Option<&str>, limit: usize) -> Page {
+fn page(mut snapshots: Vec<CsiSnapshot>, after: Option<&str>, limit: usize) -> Page {
     if let Some(after) = after {
         snapshots.retain(|snapshot| snapshot.id.as_str() > after);
     }
@@ -262,8 +262,8 @@ fn page(mut snapshots: Vec<Snapshot>, after: Option<&str>, limit: usize) -> Page
 mod tests {
     use super::*;
 
-    fn snapshots(names: &[&str]) -> Vec<Snapshot> {
-        let snapshot = |id: &&str| Snapshot {
+    fn snapshots(names: &[&str]) -> Vec<CsiSnapshot> {
+        let snapshot = |id: &&str| CsiSnapshot {
             id: (*id).to_owned(),
             volume: String::new(),
             created: Timestamp::UNIX_EPOCH,

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    cached::{Overlay, SnapshotRequest},
-    caches::Snapshot,
+    cached::{CachedVolumeSnapshot, Overlay},
+    caches::SnapshotObjects,
     error::ReconcileError,
     names::{FORMER_REPORTED_PHASE, PARENT_NAME, REPORTED_PHASE, annotation_keys},
     run::Reconciler,
@@ -33,9 +33,9 @@ impl Reconciler {
     pub(super) async fn mirror(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         overlay: &Overlay,
-        snapshot: &Snapshot,
+        snapshot: &SnapshotObjects,
     ) -> Result<(), ReconcileError> {
         let mut desired = desired_annotations(overlay);
         let parent = self.parent_name(overlay);
@@ -105,7 +105,7 @@ impl Reconciler {
     pub(super) async fn annotate(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         changed: &Annotations,
     ) -> Result<(), ReconcileError> {
         let reference = &request.reference;

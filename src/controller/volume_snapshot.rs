@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Controller,
-    cached::{Overlay, SnapshotRequest},
-    caches::Snapshot,
+    cached::{CachedVolumeSnapshot, Overlay},
+    caches::SnapshotObjects,
     error::{NotCapturable, ReconcileError, Refusal},
     names::{CONTENT, Source, annotation_keys, volume_handle},
     parameters::Parameters,
@@ -27,13 +27,13 @@ use crate::{
 const DEFAULT_CLASS: &str = "snapshot.storage.kubernetes.io/is-default-class";
 
 /// The spec of a new OverlaySnapshot.
-pub(super) struct SpecRequest {
+pub(super) struct NewOverlaySpec {
     pub(super) spec: OverlaySnapshotSpec,
     /// Whether names in its repository were shortened.
     pub(super) shortened: bool,
 }
 
-impl SnapshotRequest {
+impl CachedVolumeSnapshot {
     /// The name of the content in its spec.
     pub(super) fn content_name(&self) -> Result<&str, Refusal> {
         let name = self.content.as_deref().filter(|name| !name.is_empty()).ok_or(Refusal::Claim)?;
@@ -52,11 +52,11 @@ impl SnapshotRequest {
 
 impl Reconciler {
     /// Reconciles a VolumeSnapshot.
-    pub(super) async fn request(
+    pub(super) async fn reconcile_volume_snapshot(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
-        snapshot: &Snapshot,
+        request: &CachedVolumeSnapshot,
+        snapshot: &SnapshotObjects,
     ) -> Result<(), ReconcileError> {
         let Some(source) = &request.source else { return Ok(()) };
         let overlay = snapshot.overlay.as_ref();
@@ -84,7 +84,7 @@ impl Reconciler {
     async fn start(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         source: &str,
     ) -> Result<Overlay, ReconcileError> {
         let driver = &self.controller.0.driver;
@@ -94,7 +94,7 @@ impl Reconciler {
             // claimed it.
             return Err(ReconcileError::OtherDriver);
         }
-        let SpecRequest { spec, shortened } = self.spec(turn, request, source).await?;
+        let NewOverlaySpec { spec, shortened } = self.spec(turn, request, source).await?;
         let mut object = OverlaySnapshot::new(&request.id(), spec);
         let content = request.content_name()?.to_owned();
         object.metadata.annotations = Some(BTreeMap::from([(CONTENT.to_owned(), content)]));
@@ -122,9 +122,9 @@ impl Reconciler {
     async fn spec(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         source: &str,
-    ) -> Result<SpecRequest, ReconcileError> {
+    ) -> Result<NewOverlaySpec, ReconcileError> {
         let driver = &self.controller.0.driver;
         let named = match request.class {
             None => None,
@@ -156,23 +156,23 @@ impl Reconciler {
             pod_uid: pod.uid.clone(),
             volume: source.volume,
         };
-        let spec = self.controller.spec_request(
+        let spec = self.controller.new_spec(
             parameters.unwrap_or_default(),
             node,
             source,
             &request.reference.name,
         );
-        let SpecRequest { spec, shortened } =
+        let NewOverlaySpec { spec, shortened } =
             spec.map_err(|error| unusable(class.as_ref(), &error))?;
         let volume_snapshot = Some(request.reference.clone());
-        Ok(SpecRequest { spec: OverlaySnapshotSpec { volume_snapshot, ..spec }, shortened })
+        Ok(NewOverlaySpec { spec: OverlaySnapshotSpec { volume_snapshot, ..spec }, shortened })
     }
 
     /// Checks that the name of the content is free, and that no snapshot of this VolumeSnapshot was lost.
     async fn check_content(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         has_class: bool,
     ) -> Result<(), ReconcileError> {
         let name = request.content_name()?;
@@ -228,7 +228,7 @@ impl Reconciler {
     pub(super) async fn class(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
     ) -> Result<Option<VolumeSnapshotClass>, ReconcileError> {
         if let Some(name) = &request.class {
             if !is_subdomain(name) {
@@ -260,7 +260,7 @@ impl Reconciler {
     async fn report_refusal(
         &self,
         turn: &Turn<'_>,
-        request: &SnapshotRequest,
+        request: &CachedVolumeSnapshot,
         refusal: &Refusal,
     ) -> Result<(), ReconcileError> {
         if !request.is_reported(refusal) {
@@ -276,13 +276,13 @@ impl Reconciler {
 
 impl Controller {
     /// The spec for a volume of a pod on a node.
-    pub(super) fn spec_request(
+    pub(super) fn new_spec(
         &self,
         parameters: Parameters,
         node: String,
         source: SnapshotSource,
         name: &str,
-    ) -> Result<SpecRequest, super::RepositoryError> {
+    ) -> Result<NewOverlaySpec, super::RepositoryError> {
         let names =
             Names { namespace: &source.namespace, pod: &source.pod, volume: &source.volume, name };
         let filled = parameters.repository.map(|template| template.fill(names)).transpose()?;
@@ -305,7 +305,7 @@ impl Controller {
             push_secret_name: parameters.push_secret_name,
             deleted: false,
         };
-        Ok(SpecRequest { spec, shortened })
+        Ok(NewOverlaySpec { spec, shortened })
     }
 }
 

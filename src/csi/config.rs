@@ -71,7 +71,7 @@ impl Config {
 
 /// An invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
+pub enum SettingError {
     /// The text is not an endpoint.
     #[error("{0:?} is not an endpoint: expected unix:// and an absolute path without '..'")]
     Endpoint(String),
@@ -101,10 +101,10 @@ impl Endpoint {
 }
 
 impl FromStr for Endpoint {
-    type Err = NameError;
+    type Err = SettingError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let refused = || NameError::Endpoint(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        let refused = || SettingError::Endpoint(text.to_owned());
         let path = Path::new(text.strip_prefix("unix://").ok_or_else(refused)?);
         let plain =
             path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
@@ -128,11 +128,11 @@ impl fmt::Display for Endpoint {
 pub struct DriverName(String);
 
 impl FromStr for DriverName {
-    type Err = NameError;
+    type Err = SettingError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, SettingError> {
         if text.len() > LABEL_MAX || !is_subdomain(text) {
-            return Err(NameError::Driver(text.to_owned()));
+            return Err(SettingError::Driver(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
     }
@@ -150,11 +150,11 @@ impl fmt::Display for DriverName {
 pub struct NodeName(String);
 
 impl FromStr for NodeName {
-    type Err = NameError;
+    type Err = SettingError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, SettingError> {
         if !is_subdomain(text) {
-            return Err(NameError::Node(text.to_owned()));
+            return Err(SettingError::Node(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
     }

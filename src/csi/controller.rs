@@ -23,7 +23,7 @@ use super::{
     status::status,
 };
 use crate::{
-    controller::{Controller, ControllerError, Query, Snapshot},
+    controller::{Controller, ControllerError, CsiSnapshot, Query},
     error::Class,
 };
 
@@ -173,7 +173,7 @@ pub(super) fn text(field: &str, text: String) -> Result<String, Status> {
     Ok(text)
 }
 
-fn to_proto(snapshot: Snapshot) -> ProtoSnapshot {
+fn to_proto(snapshot: CsiSnapshot) -> ProtoSnapshot {
     ProtoSnapshot {
         size_bytes: snapshot.bytes,
         snapshot_id: snapshot.id,

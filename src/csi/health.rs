@@ -8,7 +8,7 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{connections::LimitedListener, service::Role};
+use super::{connections::LimitedListener, role::Role};
 
 /// Serves both endpoints until `stop`.
 pub(super) async fn serve(

@@ -9,7 +9,7 @@ use super::{
         identity_server::Identity,
         plugin_capability::{Service, Type as Kind, service::Type as Ability},
     },
-    service::Role,
+    role::Role,
 };
 
 /// Serves the identity of the driver.

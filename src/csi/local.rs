@@ -29,7 +29,7 @@ use super::{
     status::status,
 };
 use crate::{
-    agent::{Failure, Local, PushReport},
+    agent::{Failure, LocalAgent, LocalSnapshot},
     error::Class,
     media_type::{Compression, Format},
     metrics::Metrics,
@@ -62,7 +62,7 @@ impl LocalSocket {
     /// The gRPC server failed.
     pub async fn serve(
         self,
-        local: Local,
+        local: LocalAgent,
         metrics: Metrics,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
@@ -87,7 +87,7 @@ impl LocalSocket {
 /// Serves the snapshots of a node without a cluster.
 #[derive(Debug)]
 struct Service {
-    local: Local,
+    local: LocalAgent,
 }
 
 #[async_trait]
@@ -178,13 +178,13 @@ fn one_of<T: Copy>(word: &str, known: &[(&str, T)]) -> Result<T, Status> {
 }
 
 /// A snapshot as a message of the API.
-fn shown(PushReport { record, pushing }: PushReport) -> Snapshot {
+fn shown(LocalSnapshot { record, pushing }: LocalSnapshot) -> Snapshot {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Snapshot {
         name: record.id.to_string(),
         namespace: record.source.namespace,
         pod: record.source.pod,
-        volume: record.source.volume,
+        volume: record.source.volume_id,
         captured: record.captured_at.to_string(),
         frozen_micros: record.frozen_micros,
         entries: record.entries,

@@ -8,7 +8,7 @@
 //! csi-snapshotter ── the endpoint ── middleware ── identity
 //!                                               └─ controller ── snapshots of the cluster ── status
 //! `ovl snapshot` ── a socket of a node without a cluster ── middleware ── local ── agent
-//! probes ── http /healthz, /livez ── health ── service
+//! probes ── http /healthz, /livez ── health ── role
 //! scrapers ── http /metrics ── metrics_http
 //! ```
 //!
@@ -35,14 +35,16 @@ mod middleware;
 mod node;
 mod registration;
 mod request;
+mod role;
 mod server;
-mod service;
 mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, ControllerConfig, Defaults, DriverName, Endpoint, NameError, NodeName};
+pub use config::{
+    Config, ControllerConfig, Defaults, DriverName, Endpoint, NodeName, SettingError,
+};
 pub(crate) use local::LocalClient;
 pub use local::LocalSocket;
 pub(crate) use proto::local::{CaptureVolumeRequest, PushSnapshotRequest, Snapshot};

@@ -28,18 +28,18 @@ const CSI_VERSION: &str = "1.0.0";
 pub(super) struct RegistrationService {
     pub(super) driver: DriverName,
     pub(super) endpoint: Endpoint,
-    pub(super) refusal: Refusal,
+    pub(super) refusal: KubeletRefusal,
 }
 
 /// Set once the kubelet has refused to register the driver. That ends the process: an unregistered driver looks healthy
 /// but gets no calls, so it must fail visibly. The restart is the retry.
 #[derive(Debug, Clone)]
-pub(super) struct Refusal {
+pub(super) struct KubeletRefusal {
     why: Arc<OnceLock<String>>,
     stop: CancellationToken,
 }
 
-impl Refusal {
+impl KubeletRefusal {
     /// Cancels `stop` when set.
     pub(super) fn new(stop: CancellationToken) -> Self {
         Self { why: Arc::default(), stop }

@@ -25,8 +25,8 @@ use super::{
         },
         pluginregistration::registration_server::RegistrationServer,
     },
-    registration::{Refusal, RegistrationService},
-    service::Role,
+    registration::{KubeletRefusal, RegistrationService},
+    role::Role,
     socket::{Socket, SocketError},
 };
 use crate::{controller::Controller, metrics::Metrics, volumes::Volumes};
@@ -143,7 +143,7 @@ impl Listeners {
         tracing::info!(endpoint = %role.endpoint(), health = %role.health(), "serving");
         // The first server that ends stops the others.
         let stop = shutdown.child_token();
-        let refusal = Refusal::new(stop.clone());
+        let refusal = KubeletRefusal::new(stop.clone());
         let tasks = TaskTracker::new();
         let calls = |routes| Calls::new(routes, tasks.clone(), metrics.clone());
         let csi = grpc(calls(csi_routes(role)), self.csi, &stop);
@@ -209,7 +209,7 @@ fn csi_routes(role: &Role) -> Routes {
     }
 }
 
-fn registration_routes(role: &Role, refusal: &Refusal) -> Routes {
+fn registration_routes(role: &Role, refusal: &KubeletRefusal) -> Routes {
     Routes::new(RegistrationServer::new(RegistrationService {
         driver: role.driver().clone(),
         endpoint: role.endpoint().clone(),

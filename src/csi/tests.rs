@@ -39,8 +39,8 @@ use super::{
             InfoRequest, RegistrationStatus, registration_client::RegistrationClient,
         },
     },
+    role::Role,
     server::Listeners,
-    service::Role,
     socket::SocketError,
 };
 use crate::{

@@ -84,7 +84,7 @@ pub use key::{ChainId, LayerKey};
 pub use layer_meta::{LayerStorage, SnapshotContents};
 pub use lease::{Lease, Leases};
 pub use mounted_layer::Lower;
-pub use provenance::{Origin, Origins, Packed};
+pub use provenance::{Origin, Origins, PackedBlob};
 pub use reservation::{DiskLimits, DiskSpace, Reservation};
 pub use reserve_error::{FREE_DISK, ReserveError};
 pub use snapshot_id::SnapshotId;

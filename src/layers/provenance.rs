@@ -35,7 +35,7 @@ pub struct Origin {
     /// The blob's descriptor, with which another manifest can name it too. `None` if an earlier version added the
     /// layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub packed: Option<Packed>,
+    pub packed: Option<PackedBlob>,
     /// For a pushed layer: the namespace of the snapshot. The origin counts for this namespace only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -43,7 +43,7 @@ pub struct Origin {
 
 /// The description of a layer's blob in a manifest and its config.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Packed {
+pub struct PackedBlob {
     /// The blob's media type.
     pub media_type: String,
     /// The blob's size in bytes.

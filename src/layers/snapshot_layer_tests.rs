@@ -145,7 +145,7 @@ fn a_native_layer_is_stored_beside_the_portable_one() {
     assert!(store.layers.fits(&portable, Place::Any) && store.layers.fits(&native, Place::Any));
     assert_eq!(store.layers.diff_id(&native).unwrap(), Some(diff_id));
     assert_eq!(store.verify().unwrap(), []);
-    let packed = crate::layers::Packed { media_type: "m".to_owned(), size: 7, diff_id };
+    let packed = crate::layers::PackedBlob { media_type: "m".to_owned(), size: 7, diff_id };
     let [origin] = &store.origins.of(&native)[..] else { panic!() };
     let known = Origin { packed: Some(packed.clone()), public: false, ..origin.clone() };
     store.origins.add(&native, known).unwrap();

@@ -83,8 +83,9 @@ pub struct SnapshotSource {
     pub pod: String,
     /// The pod's uid.
     pub pod_uid: String,
-    /// The volume's CSI handle.
-    pub volume: String,
+    /// The volume's CSI id.
+    #[serde(rename = "volume")]
+    pub volume_id: String,
 }
 
 impl SnapshotRecord {

@@ -39,7 +39,7 @@ pub(crate) fn snapshot_record(id: &str) -> SnapshotRecord {
             namespace: "ci".to_owned(),
             pod: "build".to_owned(),
             pod_uid: "u-1".to_owned(),
-            volume: "csi-0123".to_owned(),
+            volume_id: "csi-0123".to_owned(),
         },
         owner: None,
         captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),

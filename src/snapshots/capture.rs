@@ -79,12 +79,12 @@ impl Inner {
     fn known(&self, request: &CaptureRequest) -> Result<Option<SnapshotRecord>, CaptureError> {
         match self.store.snapshots.get(&request.id) {
             Some(record)
-                if record.source.volume != request.volume.as_str()
+                if record.source.volume_id != request.volume.as_str()
                     || (request.pod.as_ref())
                         .is_some_and(|pod| record.source.pod_uid != pod.uid.as_str()) =>
             {
                 let (id, volume) = (request.id.clone(), request.volume.clone());
-                Err(CaptureError::Taken { id, volume, of: record.source.volume })
+                Err(CaptureError::Taken { id, volume, of: record.source.volume_id })
             }
             known => Ok(known),
         }
@@ -102,7 +102,7 @@ impl Inner {
                 }
                 result => {
                     let id = request.id.clone();
-                    return result.map_err(|source| CaptureError::Hold { id, source });
+                    return result.map_err(|source| CaptureError::Guard { id, source });
                 }
             }
         }
@@ -264,6 +264,6 @@ fn source_of(guard: &VolumeGuard) -> SnapshotSource {
         namespace: pod.namespace.clone(),
         pod: pod.name.clone(),
         pod_uid: pod.uid.as_str().to_owned(),
-        volume: guard.id().as_str().to_owned(),
+        volume_id: guard.id().as_str().to_owned(),
     }
 }

@@ -78,7 +78,7 @@ async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
         node.assert_nothing_unfinished("snapshot");
         assert_eq!((snapshot.own_layers, snapshot.stack.len(), snapshot.frozen_micros), (1, 2, None));
         assert_eq!(snapshot.stack[1], LayerKey::of_snapshot(&snapshot.id));
-        assert_eq!(snapshot.source.volume, node.volume("v").as_str());
+        assert_eq!(snapshot.source.volume_id, node.volume("v").as_str());
         assert!(snapshot.entries > 8 && snapshot.bytes < 1 << 20, "{snapshot:?}");
         let features = node.store.layers.lower(&snapshot.stack[1]).unwrap().features;
         assert!(features.metacopy && features.redirect, "{features:?}");
@@ -131,7 +131,7 @@ async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
         node.unpublish("v").await;
         let error = node.capture("snap-3", "v").await.unwrap_err();
         assert!(
-            matches!(error, CaptureError::Hold { source: GuardError::Absent(_), .. }),
+            matches!(error, CaptureError::Guard { source: GuardError::Absent(_), .. }),
             "{error}"
         );
         assert_eq!(node.store.verify().unwrap(), []);
@@ -542,7 +542,7 @@ async fn privileged_the_volume_of_another_pod_is_not_copied() {
     let request = CaptureRequest { pod: Some(pod), ..node.request("snap-1", "v") };
     let error = node.snapshots.capture(request).await.unwrap_err();
     assert!(
-        matches!(error, CaptureError::Hold { source: GuardError::Foreign { .. }, .. }),
+        matches!(error, CaptureError::Guard { source: GuardError::Foreign { .. }, .. }),
         "{error}"
     );
     assert_eq!(error.class(), Class::Denied);

@@ -31,7 +31,7 @@ pub enum CaptureError {
     },
     /// The volume cannot be captured now.
     #[error("snapshot {id}: {source}")]
-    Hold {
+    Guard {
         /// The id of the snapshot.
         id: SnapshotId,
         /// The cause.
@@ -155,7 +155,7 @@ impl CaptureError {
                 Class::Busy
             }
             Self::Taken { .. } => Class::Conflict,
-            Self::Hold { source, .. } => source.class(),
+            Self::Guard { source, .. } => source.class(),
             // Not retried automatically: each attempt freezes the pod.
             Self::Freeze { .. } | Self::FreezeTimeout { .. } | Self::StaleHardLinks { .. } => {
                 Class::Precondition

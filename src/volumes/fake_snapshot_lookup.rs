@@ -91,7 +91,7 @@ pub(super) fn record(
         namespace: "default".to_owned(),
         pod: "dev-0".to_owned(),
         pod_uid: "pod-0".to_owned(),
-        volume: "csi-0".to_owned(),
+        volume_id: "csi-0".to_owned(),
     };
     SnapshotRecord { stack, manifests, source, bytes: 0, ..snapshot_record(id) }
 }

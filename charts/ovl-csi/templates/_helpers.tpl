@@ -38,7 +38,7 @@ IPv6 address. The path of the file, which the driver reads, contains the host un
 {{- end -}}
 
 {{/* A registry's hosts.toml, from the text alone, or from `hosts` and `ca`. */}}
-{{- define "ovl-csi.registryHosts" -}}
+{{- define "ovl-csi.registryHostsToml" -}}
 {{- if kindIs "string" .entry -}}
 {{- .entry | trim -}}
 {{- else if and .entry.hosts .entry.ca (not (contains "ca.crt" .entry.hosts)) -}}

@@ -47,7 +47,7 @@ async fn a_missing_login_and_certificate_are_made_and_fit_each_other() {
     assert!(bcrypt::verify(password, hash).unwrap() && password.len() >= 32, "{line}");
 
     let (ca, certificate) = (value(&api, "c", "ca.crt"), value(&api, "s", "tls.crt"));
-    made::fits(&ca, &certificate, HOST, IP, now()).unwrap();
+    contents::fits(&ca, &certificate, HOST, IP, now()).unwrap();
     assert!(value(&api, "s", "tls.key").starts_with(b"-----BEGIN PRIVATE KEY-----"));
     let client = api.get(&format!("{SECRETS}/c")).unwrap();
     assert_eq!(client["type"], "kubernetes.io/dockerconfigjson");
@@ -72,7 +72,7 @@ async fn a_missing_secret_after_an_interrupted_run_is_made_together_with_the_oth
     args(&[]).ensure(&api.client(), now()).await.unwrap();
     assert_ne!(value(&api, "s", "htpasswd"), before);
     let (ca, certificate) = (value(&api, "c", "ca.crt"), value(&api, "s", "tls.crt"));
-    made::fits(&ca, &certificate, HOST, IP, now()).unwrap();
+    contents::fits(&ca, &certificate, HOST, IP, now()).unwrap();
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::{
     cluster::{Change, Events, NodeState, fake::FakeApi, overlay_snapshot::OverlaySnapshot},
     controller::{
         Controller, Query,
-        cached::{Content, Overlay, SnapshotRequest},
+        cached::{CachedVolumeSnapshot, Content, Overlay},
         run::Reconciler,
     },
     metrics::Metrics,
@@ -116,8 +116,8 @@ impl World {
         let (due, _) = futures::channel::mpsc::unbounded();
         let reconciler = Reconciler::new(controller, due, CancellationToken::new());
         let (caches, driver) = (&reconciler.caches, &controller.0.driver);
-        let requests = objects(all(VS)).into_iter().map(SnapshotRequest::of).collect();
-        caches.apply_requests(Change::All(requests));
+        let requests = objects(all(VS)).into_iter().map(CachedVolumeSnapshot::of).collect();
+        caches.apply_volume_snapshots(Change::All(requests));
         let contents = objects(all(CONTENTS)).into_iter();
         let contents = contents.map(|content| Content::of(content, driver)).collect();
         caches.apply_contents(Change::All(contents));

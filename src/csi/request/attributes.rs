@@ -260,8 +260,8 @@ pub(super) fn set(options: &mut Options, option: &str) -> Result<bool, BadReques
         "noatime" => options.noatime = true,
         // Set-user-id files and devices of a layer would work on the node: an overlay does not inherit nosuid from its
         // lowers.
-        "suid" => return Err(BadRequest::Lifted("suid")),
-        "dev" => return Err(BadRequest::Lifted("dev")),
+        "suid" => return Err(BadRequest::AlwaysOff("suid")),
+        "dev" => return Err(BadRequest::AlwaysOff("dev")),
         _ => return Ok(false),
     }
     Ok(true)

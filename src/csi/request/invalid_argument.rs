@@ -23,7 +23,7 @@ pub(in crate::csi) enum BadRequest {
     #[error("mount option {0:?} is unknown: expected {OPTIONS}, or context= from the kubelet")]
     MountFlag(String),
     #[error("mount option {0} is not allowed: volumes are always nosuid and nodev")]
-    Lifted(&'static str),
+    AlwaysOff(&'static str),
     #[error(
         "mount option context= is not an SELinux label such as system_u:object_r:container_file_t:s0:c1,c2"
     )]

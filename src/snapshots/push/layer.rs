@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Blob, Push, PushError, PushRequest};
 use crate::{
     digest::BlobDigest,
-    layers::{LayerKey, Origin, Packed},
+    layers::{LayerKey, Origin, PackedBlob},
     media_type::{self, Format},
     reference::Repository,
     snapshots::{
@@ -246,7 +246,7 @@ impl Source {
         let media_type = media_type::of_layer(blob_format, compression).to_owned();
         let is_near = origin.registry == target.registry();
         Some(Self {
-            blob: Blob { digest: origin.blob, packed: Packed { media_type, ..packed.clone() } },
+            blob: Blob { digest: origin.blob, packed: PackedBlob { media_type, ..packed.clone() } },
             from: format!("{}/{}", origin.registry, origin.repository),
             is_target: is_near && origin.repository == target.repository(),
             is_near,
@@ -261,7 +261,7 @@ mod tests {
 
     fn origin(registry: &str, repository: &str, media_type: &str) -> Origin {
         let diff_id = DiffId::of(b"tar");
-        let packed = Packed { media_type: media_type.into(), size: 1, diff_id };
+        let packed = PackedBlob { media_type: media_type.into(), size: 1, diff_id };
         Origin {
             registry: registry.into(),
             repository: repository.into(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     changeset,
     digest::{BlobDigest, ManifestDigest},
-    layers::{Packed, SnapshotRecord},
+    layers::{PackedBlob, SnapshotRecord},
     media_type::{self, Format, OCI_CONFIG, OCI_MANIFEST},
 };
 
@@ -20,7 +20,7 @@ pub(in crate::snapshots) struct Blob {
     /// The digest of the blob, that is of the compressed bytes.
     pub(super) digest: BlobDigest,
     /// The media type, size and diff id of the blob.
-    pub(super) packed: Packed,
+    pub(super) packed: PackedBlob,
 }
 
 impl Blob {
@@ -28,7 +28,7 @@ impl Blob {
     pub(in crate::snapshots) fn packed(packed: &changeset::Packed, format: Format) -> Self {
         let media_type = media_type::of_layer(format, packed.compression).to_owned();
         let (size, diff_id) = (packed.size, packed.diff_id);
-        Self { digest: packed.digest, packed: Packed { media_type, size, diff_id } }
+        Self { digest: packed.digest, packed: PackedBlob { media_type, size, diff_id } }
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
     fn a_manifest_has_exactly_these_bytes() {
         let layer = Blob {
             digest: BlobDigest::of(b"blob"),
-            packed: Packed {
+            packed: PackedBlob {
                 media_type: "application/vnd.oci.image.layer.v1.tar+zstd".into(),
                 size: 4,
                 diff_id: DiffId::of(b"tar"),

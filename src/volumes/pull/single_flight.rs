@@ -27,7 +27,7 @@ use super::{
 use crate::{
     digest::BlobDigest,
     image::{Access, Image, LayerBlob, Registries},
-    layers::{AddError, LayerKey, NewLayer, Origin, Packed, Place, Reservation, Store},
+    layers::{AddError, LayerKey, NewLayer, Origin, PackedBlob, Place, Reservation, Store},
     media_type::Format,
     metrics::Metrics,
     sys::blocking::blocking,
@@ -211,7 +211,7 @@ impl LayerFetcher {
             repository: reference.repository().to_owned(),
             blob: layer.digest,
             public: image.access == Access::Anonymous && *blob.access() == Access::Anonymous,
-            packed: Some(Packed {
+            packed: Some(PackedBlob {
                 media_type: layer.media_type.clone(),
                 size: layer.size,
                 diff_id: layer.diff_id,
