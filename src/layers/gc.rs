@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    error::CollectError, images::ImageRecord, key::LayerKey, layer_meta::LayerMeta,
+    error::CollectError, image_record::ImageRecord, key::LayerKey, layer_meta::LayerMeta,
     mounted_layer::IDLE, staging::discard, store::Store,
 };
 use crate::{digest::ManifestDigest, sys::statfs::Space};
@@ -71,7 +71,8 @@ struct Round<'s> {
 
 impl Store {
     /// Removes unreachable layers. Then, if the disk is fuller than the high watermark, removes images and their
-    /// layers, the least recently used first, until the disk is no fuller than the low watermark. Blocks.
+    /// layers, the least recently used first, until the disk is no fuller than the low watermark. Also writes the last
+    /// uses of images to the disk. Blocks.
     ///
     /// `roots` returns what is needed by anything except leases, snapshots and images. It is called after the store has
     /// begun to watch leases.
@@ -84,6 +85,8 @@ impl Store {
         roots: impl Fn() -> Result<Roots, CollectError>,
         watermarks: &Watermarks,
     ) -> Result<GcStats, CollectError> {
+        // Before the round, because it waits for the disk.
+        self.images.write_uses();
         let _turn = self.rounds.turn();
         let mut round = Round::begin(self, roots)?;
         round.sweep(watermarks.grace, None)?;
@@ -261,13 +264,16 @@ impl Store {
     /// Removes a layer, unless it has a lease or had one in this round. Returns whether it was removed.
     fn remove_layer(&self, key: &LayerKey) -> std::io::Result<bool> {
         let staged = {
-            // The lock prevents new leases between the check and the rename.
+            // The lock prevents new leases between the check and the rename. A publish takes it, so the disk is waited
+            // for without it.
             let leased = self.leases.locked();
             if leased.keeps(key) {
                 return Ok(false);
             }
-            self.layers.unlink(key)?
+            self.layers.unlink_unsynced(key)?
         };
+        // Before a file of the layer is deleted: a power cut must not bring back an incomplete layer.
+        self.layers.sync_unlinked()?;
         discard(&staged)?;
         Ok(true)
     }

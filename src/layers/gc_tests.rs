@@ -267,6 +267,28 @@ fn a_caller_that_waits_for_space_returns_as_soon_as_it_is_free() {
     });
 }
 
+/// A publish does this while it holds the lock of its volume.
+#[test]
+fn leases_and_uses_do_not_wait_for_a_round() {
+    let dir = TempDir::new().unwrap();
+    let store = store(dir.path());
+    let (layer, manifest) = (add(&store, "layer"), ManifestDigest::of(b"a"));
+    store.images.put("a:1", manifest, &[layer], &ImageDetails::default()).unwrap();
+    let (began, is_on) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let whole = &store;
+        let whole = scope.spawn(move || round_until(whole, &began, &ended));
+        is_on.recv().unwrap();
+        let lease = store.leases.take_if_present(&[layer]);
+        store.images.mark_used(&manifest);
+        // A wait above lasts until the round gives up, which then fails.
+        let released = end.send(()).is_ok();
+        let ended = whole.join().unwrap();
+        assert!(lease.is_some() && released && ended.is_ok(), "a lease waits for a round");
+    });
+}
+
 #[test]
 fn of_many_callers_that_find_no_space_one_runs_a_round() {
     let dir = TempDir::new().unwrap();
@@ -365,6 +387,7 @@ fn the_last_use_survives_a_restart_and_an_old_record_has_none() {
         let store = store(dir.path());
         assert_eq!(store.images.named("a:1").unwrap().used, None);
         store.images.mark_used(&manifest);
+        store.collect(nothing, &NOW).unwrap();
     }
     assert!(store(dir.path()).images.named("a:1").unwrap().used.is_some());
 }

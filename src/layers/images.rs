@@ -18,44 +18,15 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{error::ImagesError, key::LayerKey};
+use super::{
+    error::ImagesError,
+    image_record::{ImageDetails, ImageRecord},
+    key::LayerKey,
+};
 use crate::{
     digest::{BlobDigest, ManifestDigest},
     sys::durable::{self, at},
 };
-
-/// One image that was pulled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageRecord {
-    /// The digest of its manifest.
-    pub manifest: ManifestDigest,
-    /// The references, in canonical form, that resolved to it when they were last resolved; the latest last.
-    pub references: Vec<String>,
-    /// The digests of the image indexes through which it was resolved; the latest last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub indexes: Vec<ManifestDigest>,
-    /// The keys of its layers, bottom first.
-    pub layers: Vec<LayerKey>,
-    /// The digest of its config. `None` in a record of an earlier version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config_digest: Option<BlobDigest>,
-    /// When it was last resolved.
-    pub resolved: Timestamp,
-    /// When a volume was last created from it without a request to a registry. On disk up to an hour late.
-    #[serde(default)]
-    pub used: Option<Timestamp>,
-}
-
-/// The fields of an image's record besides its layers. A field that is `None` keeps its recorded value.
-#[derive(Debug, Clone, Default)]
-pub struct ImageDetails {
-    /// The digest of the image index through which it was resolved, if any.
-    pub index: Option<ManifestDigest>,
-    /// The digest of its config.
-    pub config_digest: Option<BlobDigest>,
-    /// The fields of its config on which a snapshot's image is based, as JSON.
-    pub config: Option<String>,
-}
 
 /// A record's file as it is written.
 #[derive(Serialize)]
@@ -72,8 +43,7 @@ struct ConfigOnly {
     config: Option<String>,
 }
 
-/// The seconds of an hour. An image's use is written at most once per hour, because a write at each pod start would
-/// cost too much.
+/// The seconds of an hour. The last use of an image is written at most once per hour.
 const HOUR: i64 = 3600;
 /// The most references, and the most indexes, in one record.
 const NAMES: usize = 32;
@@ -95,33 +65,18 @@ struct Bounds {
     bytes: u64,
 }
 
-impl ImageRecord {
-    /// When it was last resolved or used.
-    pub fn last_use(&self) -> Timestamp {
-        self.used.map_or(self.resolved, |used| used.max(self.resolved))
-    }
-
-    /// Whether a reference to `place` (`registry/repository`) was resolved to it.
-    fn is_from(&self, place: &str) -> bool {
-        let from = |reference: &String| {
-            reference.strip_prefix(place).is_some_and(|rest| rest.starts_with([':', '@']))
-        };
-        self.references.iter().any(from)
-    }
-
-    fn is_named(&self, reference: &str) -> bool {
-        self.references.iter().any(|known| known == reference)
-    }
-}
-
-/// A record and the bytes of its file.
+/// A record, and what is on disk of it.
 #[derive(Debug, Clone)]
 struct KnownImage {
     image: Arc<ImageRecord>,
+    /// The bytes of its file.
     bytes: u64,
+    /// Its last use according to its file.
+    written_use: Timestamp,
 }
 
-/// The records of all images, in memory as on disk, without the configs. A reference is in at most one record.
+/// The records of all images, without the configs. In memory as on disk, except for the last use of an image, which is
+/// written later. A reference is in at most one record.
 #[derive(Debug)]
 pub struct ImageRecords {
     dir: PathBuf,
@@ -139,8 +94,7 @@ impl ImageRecords {
             let path = entry.map_err(at("list", &images.dir))?.path();
             match read(&path) {
                 Ok((image, bytes)) => {
-                    let known = KnownImage { bytes, image: Arc::new(image) };
-                    images.known().insert(known.image.manifest, known);
+                    images.remember(image, bytes);
                     images.trim_to(BOUNDS_BETWEEN_ROUNDS, &HashSet::new())?;
                 }
                 // A record that cannot be read costs one request to a registry. It must not stop the node.
@@ -175,15 +129,27 @@ impl ImageRecords {
         serde_json::from_slice::<ConfigOnly>(&bytes).ok()?.config
     }
 
-    /// Writes a record. Without a new `config`, the file keeps its config. The caller holds the writer lock.
+    /// Writes a record. The caller holds the writer lock.
     fn write_record(&self, image: ImageRecord, config: Option<&str>) -> Result<(), ImagesError> {
+        let bytes = self.write_file(&image, config)?;
+        self.remember(image, bytes);
+        Ok(())
+    }
+
+    /// Writes the file of a record. Without a new `config`, the file keeps its config. Returns its bytes. The caller
+    /// holds the writer lock.
+    fn write_file(&self, image: &ImageRecord, config: Option<&str>) -> Result<u64, ImagesError> {
         let old_config = if config.is_none() { self.read_config(&image.manifest) } else { None };
-        let file = File { image: &image, config: config.or(old_config.as_deref()) };
+        let file = File { image, config: config.or(old_config.as_deref()) };
         let bytes = serde_json::to_vec_pretty(&file).map_err(io::Error::from)?;
         durable::write_atomic(&self.path(&image.manifest), &bytes)?;
-        let known = KnownImage { bytes: bytes.len() as u64, image: Arc::new(image) };
-        self.known().insert(known.image.manifest, known);
-        Ok(())
+        Ok(bytes.len() as u64)
+    }
+
+    /// Keeps a record in memory whose file has `bytes` bytes.
+    fn remember(&self, image: ImageRecord, bytes: u64) {
+        let (manifest, written_use) = (image.manifest, image.last_use());
+        self.known().insert(manifest, KnownImage { image: Arc::new(image), bytes, written_use });
     }
 
     /// Removes records that are not `needed`, the least recently used first, until all are within `bounds`. The caller
@@ -199,7 +165,7 @@ impl ImageRecords {
         }
         let mut all: Vec<KnownImage> = self.known().values().cloned().collect();
         all.sort_by_key(|known| known.image.last_use());
-        for KnownImage { image, bytes: freed } in all {
+        for KnownImage { image, bytes: freed, .. } in all {
             if count <= bounds.count && bytes <= bounds.bytes {
                 break;
             }
@@ -327,24 +293,40 @@ impl ImageRecords {
         Ok(())
     }
 
-    /// Records that a volume is created from an image, so that other images are removed first when the disk is full.
-    /// Best effort: an error is logged.
+    /// Remembers that a volume is created from an image, so that other images are removed first when the disk is full.
+    /// Does not wait for the disk, because pods that start call it: [`ImageRecords::write_uses`] writes the record.
     pub fn mark_used(&self, manifest: &ManifestDigest) {
-        {
-            let mut known = self.known();
-            let now = next_use(&known);
-            let Some(KnownImage { image, .. }) = known.get_mut(manifest) else { return };
-            let same_hour = image.last_use().as_second() / HOUR == now.as_second() / HOUR;
+        let mut known = self.known();
+        let now = next_use(&known);
+        if let Some(KnownImage { image, .. }) = known.get_mut(manifest) {
             Arc::make_mut(image).used = Some(now);
-            if same_hour {
-                return;
-            }
         }
-        let _writer = self.write();
-        let used = |image: &ImageRecord| image.manifest == *manifest;
-        for image in self.matching(used) {
-            if let Err(error) = self.write_record(ImageRecord::clone(&image), None) {
-                tracing::warn!(image = %manifest, %error, "cannot record the last use of an image");
+    }
+
+    /// Writes the records whose last use is in a later hour than the one on disk. Best effort: after the first error,
+    /// which is logged, the next call tries again. A crash before that costs only the order in which images are
+    /// removed.
+    pub(super) fn write_uses(&self) {
+        let hour = |time: Timestamp| time.as_second() / HOUR;
+        let is_old = |known: &&KnownImage| hour(known.written_use) != hour(known.image.last_use());
+        let old: Vec<_> =
+            self.known().values().filter(is_old).map(|known| known.image.manifest).collect();
+        for manifest in old {
+            let _writer = self.write();
+            let image = self.known().get(&manifest).map(|known| known.image.clone());
+            // It may have been removed meanwhile.
+            let Some(image) = image else { continue };
+            match self.write_file(&image, None) {
+                Ok(bytes) => {
+                    // A use meanwhile stays in memory.
+                    if let Some(known) = self.known().get_mut(&manifest) {
+                        (known.bytes, known.written_use) = (bytes, image.last_use());
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(image = %manifest, %error, "cannot record the last use of an image; tried again in a minute");
+                    return;
+                }
             }
         }
     }

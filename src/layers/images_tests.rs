@@ -37,10 +37,9 @@ fn a_config_stays_on_the_disk_and_survives_later_writes_of_its_record() {
     let config = r#"{"config":{"Env":["A=1"]}}"#;
     store.images.put("r.io/a:1", manifest(1), &[], &with_config(config)).unwrap();
     store.images.put("r.io/a:2", manifest(1), &[], &ImageDetails::default()).unwrap();
-    let mut known = store.images.known();
-    Arc::make_mut(&mut known.get_mut(&manifest(1)).unwrap().image).resolved = Timestamp::UNIX_EPOCH;
-    drop(known);
+    store.images.known().get_mut(&manifest(1)).unwrap().written_use = Timestamp::UNIX_EPOCH;
     store.images.mark_used(&manifest(1));
+    collect(&store, HashSet::new());
     let check = |store: &Store| {
         assert_eq!(store.images.config(&manifest(1)).as_deref(), Some(config));
         let (place, digest) = ("r.io/a", BlobDigest::of(config.as_bytes()));
@@ -53,6 +52,28 @@ fn a_config_stays_on_the_disk_and_survives_later_writes_of_its_record() {
     check(&store);
     drop(store);
     check(&open(&dir));
+}
+
+/// A pod that starts must not wait for the disk. After a crash an image may only seem to be used earlier.
+#[test]
+fn a_use_is_written_by_a_round_and_at_most_once_an_hour() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    store.images.put("r.io/a:1", manifest(1), &[], &ImageDetails::default()).unwrap();
+    store.images.known().get_mut(&manifest(1)).unwrap().written_use = Timestamp::UNIX_EPOCH;
+    let path = store.images.path(&manifest(1));
+    let on_disk = || read(&path).unwrap().0.used;
+    store.images.mark_used(&manifest(1));
+    assert_eq!(on_disk(), None, "a use writes nothing");
+    let uses = ["10:00", "10:59", "11:00"].map(|time| format!("2999-01-01T{time}:00Z"));
+    let uses = uses.map(|time| time.parse::<Timestamp>().unwrap());
+    for (use_at, written) in uses.into_iter().zip([uses[0], uses[0], uses[2]]) {
+        let mut known = store.images.known();
+        Arc::make_mut(&mut known.get_mut(&manifest(1)).unwrap().image).used = Some(use_at);
+        drop(known);
+        collect(&store, HashSet::new());
+        assert_eq!(on_disk(), Some(written), "used at {use_at}");
+    }
 }
 
 #[test]

@@ -48,6 +48,7 @@ mod gc;
 #[cfg(test)]
 mod gc_tests;
 mod images;
+mod image_record;
 mod key;
 mod layer_dirs;
 mod layer_meta;
@@ -79,7 +80,8 @@ pub use add::NewLayer;
 pub use add_with_parents::Place;
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
 pub use gc::{GcStats, Roots, Watermarks};
-pub use images::{ImageDetails, ImageRecord, ImageRecords};
+pub use image_record::{ImageDetails, ImageRecord};
+pub use images::ImageRecords;
 pub use key::{ChainId, LayerKey};
 pub use layer_meta::{LayerStorage, SnapshotContents};
 pub use lease::{Lease, Leases};

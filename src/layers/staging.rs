@@ -99,6 +99,11 @@ impl Staging {
         }
     }
 
+    /// Waits until the names in the staging directory are on the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        durable::sync_dir(&self.dir)
+    }
+
     /// A new path for a directory, which the caller creates.
     pub(super) fn new_dir(self: &Arc<Self>) -> StagedDir {
         StagedDir { path: self.path(), _staging: self.clone() }

@@ -62,14 +62,21 @@ impl Layers {
         LayerMeta::read(&self.dirs.of(key)).map(|meta| meta.image_bytes)
     }
 
-    /// Renames a layer's directory away, durably. Returns the new path, which the caller removes. No volume has the
-    /// layer, and none can get it meanwhile.
-    pub(super) fn unlink(&self, key: &LayerKey) -> io::Result<PathBuf> {
+    /// Renames a layer's directory away, without a wait for the disk. Returns the new path, which the caller removes
+    /// after [`Layers::sync_unlinked`]. No volume has the layer, and none can get it meanwhile.
+    pub(super) fn unlink_unsynced(&self, key: &LayerKey) -> io::Result<PathBuf> {
         let staged = self.staging.path();
         durable::rename(&self.dirs.of(key), &staged)?;
         self.origins.forget(key);
         self.ages.removed(key);
         self.mounted.close(key);
         Ok(staged)
+    }
+
+    /// Waits until the rename of [`Layers::unlink_unsynced`] is on the disk.
+    pub(super) fn sync_unlinked(&self) -> io::Result<()> {
+        // The new name first, as in `durable::rename`.
+        self.staging.sync()?;
+        durable::sync_dir(self.dirs.path())
     }
 }

@@ -363,19 +363,20 @@ fn an_unreadable_freeze_record_keeps_no_node_from_serving() {
 #[test]
 fn a_pod_is_frozen_by_one_capture_at_a_time() {
     let all = freeze::Freezes::default();
-    let turn = all.turn("a").unwrap();
-    drop(all.turn("b").unwrap());
+    let turn = all.turn("a", &|| true).unwrap();
+    drop(all.turn("b", &|| true).unwrap());
     let other = all.clone();
-    let waiting = std::thread::spawn(move || other.turn("a").is_some());
+    let waiting = std::thread::spawn(move || other.turn("a", &|| true).is_some());
     sleep(Duration::from_millis(30));
     assert!(!waiting.is_finished());
     drop(turn);
     assert!(waiting.join().unwrap());
-    let _turn = all.turn("a").unwrap();
+    let _turn = all.turn("a", &|| true).unwrap();
+    assert!(all.turn("a", &|| false).is_none(), "it waits although its volume is unpublished");
     let other = all.clone();
-    let waiting = std::thread::spawn(move || other.turn("a").is_none());
+    let waiting = std::thread::spawn(move || other.turn("a", &|| true).is_none());
     all.close();
-    assert!(waiting.join().unwrap() && all.turn("b").is_none());
+    assert!(waiting.join().unwrap() && all.turn("b", &|| true).is_none());
 }
 
 #[test]
@@ -389,7 +390,7 @@ fn a_frozen_pod_is_thawed_when_this_process_ends() {
         serde_json::from_value(serde_json::json!([{ "path": group, "version": "v2" }])).unwrap();
     let state = || fs::read_to_string(group.join("cgroup.freeze")).unwrap()[..1].to_owned();
     let (all, id) = (freeze::Freezes::default(), "snap-1".parse().unwrap());
-    let (first, late) = (all.turn("a").unwrap(), all.turn("b").unwrap());
+    let (first, late) = (all.turn("a", &|| true).unwrap(), all.turn("b", &|| true).unwrap());
     let freeze =
         first.freeze(&records, &id, groups.clone(), Duration::from_secs(60)).unwrap().unwrap();
     assert_eq!((state().as_str(), records.join("snap-1.json").exists()), ("1", true));

@@ -42,6 +42,14 @@ pub enum CaptureError {
         "snapshot {0}: the driver on this node is stopping; it captures the snapshot when it runs again"
     )]
     Stopping(SnapshotId),
+    /// Another capture of the same pod takes too long.
+    #[error("snapshot {id}: another capture of pod {pod} has not ended; it is tried again")]
+    PodBusy {
+        /// The id of the snapshot.
+        id: SnapshotId,
+        /// The pod, as namespace/name.
+        pod: String,
+    },
     /// The volume is being unpublished, and the end of a pod does not wait for a copy.
     #[error("snapshot {id}: the copy was stopped because volume {volume} is being unpublished")]
     Unpublishing {
@@ -151,9 +159,11 @@ impl CaptureError {
     /// The class of the error for the caller.
     pub fn class(&self) -> Class {
         match self {
-            Self::Busy(_) | Self::Stopping(_) | Self::Unpublishing { .. } | Self::Cancelled(_) => {
-                Class::Busy
-            }
+            Self::Busy(_)
+            | Self::PodBusy { .. }
+            | Self::Stopping(_)
+            | Self::Unpublishing { .. }
+            | Self::Cancelled(_) => Class::Busy,
             Self::Taken { .. } => Class::Conflict,
             Self::Guard { source, .. } => source.class(),
             // Not retried automatically: each attempt freezes the pod.

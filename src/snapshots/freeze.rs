@@ -20,6 +20,9 @@ use crate::sys::{
     freezer::{FreezeResult, Frozen, Group},
 };
 
+/// The interval at which a waiting capture checks whether it goes on.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 /// The record of a freeze on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct FreezeRecord {
@@ -46,12 +49,16 @@ struct State {
 }
 
 impl Freezes {
-    /// The right to freeze a pod, which one capture has at a time. `None` after [`Freezes::close`]. Blocks while
-    /// another capture has it.
-    pub(super) fn turn(&self, pod_uid: &str) -> Option<PodTurn> {
-        let waits = |state: &mut State| !state.closed && state.pods.contains_key(pod_uid);
+    /// The right to freeze a pod, which one capture has at a time. Blocks while another capture has it and `go_on`
+    /// returns true. `None` if it then does not, and after [`Freezes::close`].
+    pub(super) fn turn(&self, pod_uid: &str, go_on: &dyn Fn() -> bool) -> Option<PodTurn> {
         let mut state = self.0.state.lock();
-        self.0.changed.wait_while(&mut state, waits);
+        while !state.closed && state.pods.contains_key(pod_uid) {
+            if !go_on() {
+                return None;
+            }
+            self.0.changed.wait_for(&mut state, POLL_INTERVAL);
+        }
         if state.closed {
             return None;
         }

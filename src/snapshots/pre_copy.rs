@@ -27,6 +27,10 @@ const SHORT_ROUND_DIVISOR: u32 = 10;
 /// How long the cgroup of an ended pod may exist without processes. The kubelet removes it within seconds.
 const EMPTY_CGROUP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a capture waits for another one of the same pod. It has memory meanwhile, for which the other may wait, so
+/// it must not wait for ever.
+const POD_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// The pause between two reads of the cgroup.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -135,8 +139,15 @@ impl PreCopy<'_> {
         let inner = self.inner;
         // Another volume of the same pod may be captured at this time. The first of two captures that froze the pod
         // together would thaw it under the second.
-        let Some(turn) = inner.freezes.turn(pod.uid.as_str()) else {
-            return Err(CaptureError::Stopping(id.clone()));
+        let (guard, stop, start) = (self.guard, self.stop, Instant::now());
+        let is_cancelled = || guard.is_unpublish_requested() || stop.is_cancelled();
+        let may_wait = || !is_cancelled() && start.elapsed() < POD_TIMEOUT;
+        let Some(turn) = inner.freezes.turn(pod.uid.as_str(), &may_wait) else {
+            return Err(match (is_cancelled(), may_wait()) {
+                (true, _) => self.failed(CloneError::Stopped),
+                (false, true) => CaptureError::Stopping(id.clone()),
+                (false, false) => CaptureError::PodBusy { id: id.clone(), pod: pod_name },
+            });
         };
         self.write_back()?;
         let freeze = match turn.freeze(&inner.store.frozen(), id, groups, within) {
@@ -147,8 +158,6 @@ impl PreCopy<'_> {
             }
             Err(error) => return Ok(LastRound::NotFrozen(cannot_freeze(error))),
         };
-        let (guard, stop) = (self.guard, self.stop);
-        let is_cancelled = || guard.is_unpublish_requested() || stop.is_cancelled();
         let copied = self.clone.catch_up(Round::Frozen, &|| !freeze.is_late() && !is_cancelled());
         // The pod may have changed a file through one of its hard links since the copy began.
         let complete = inner.ensure_complete(self.guard, self.request);

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    path::Path,
     time::Duration,
 };
 
@@ -64,11 +65,14 @@ async fn privileged_publish_and_unpublish_do_not_wait_for_the_disk() {
         let outer = Disk::new(&scratch, "ext4", &scratch.dir("below"));
         let at = scratch.dir("disk");
         let disk = outer.beneath(&scratch, fs_type, &at);
-        let node = Node::beneath(&at, &registry);
+        let mut node = Node::beneath(&at, &registry);
+        let node_root = node.dir.path().to_owned();
         // Downloads the layers once.
         node.publish("first", &images, false, false).await;
         node.unpublish("first").await;
         wait_for_removal(&node.volumes);
+        // A use in a later hour has to be recorded, but not now.
+        node.restart_after(&registry, || make_images_old(&node_root)).await;
         disk.sync();
         for (id, volatile) in [("synced", false), ("volatile", true)] {
             let frozen = outer.freeze();
@@ -86,6 +90,18 @@ async fn privileged_publish_and_unpublish_do_not_wait_for_the_disk() {
         assert_eq!(fs::read_dir(node.dir.path().join("store/staging")).unwrap().count(), 0);
         drop(node);
         disk.boot();
+    }
+}
+
+/// Sets the last use of each image to an earlier hour.
+fn make_images_old(node: &Path) {
+    for entry in fs::read_dir(node.join("store/images")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut record: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        record["resolved"] = "2020-01-01T00:00:00Z".into();
+        record["used"] = serde_json::Value::Null;
+        fs::write(&path, record.to_string()).unwrap();
     }
 }
 
