@@ -1,20 +1,26 @@
-//! One memory budget for all work whose size a tenant, an image or a registry decides: unpacking layers, registry
-//! documents, captures and packing.
+//! A memory budget for work whose size a tenant, an image or a registry decides.
+//!
+//! The node has two. The large one ([`Budget::of_limit`]) is for unpacking layers, registry documents while they are
+//! parsed, captures and packing. The second one is small and of fixed size, for the documents that a pull keeps until
+//! its end (`volumes/pull/puller.rs`). It is never waited for, so it may be held during other waits.
 //!
 //! A [`Share`] is the memory of one operation. Three numbers of bytes limit the shares:
 //!
 //! ```text
-//! alone      what one share may hold. A request for more fails at once, also one of the oldest share.
-//! small      what each share may hold without waiting: the buffers of one layer, a common document
-//! together   what all shares except the oldest may hold in total, counted above `small` of each. A request for more
-//!            waits.
+//! small      each share may hold this without waiting: the buffers of one layer, a common document
+//! together   all shares except the oldest may hold this in total, counted above `small` of each
+//! alone      no share may hold more than this, not even the oldest
 //! ```
+//!
+//! For example `small` is 2, `together` 64 and `alone` 160 (MiB). The oldest share may grow to 160. All others may hold
+//! 64 in total, not counting the first 2 of each. A request beyond that waits. A request of one share for more than 160
+//! fails.
 //!
 //! The oldest share never waits, so it ends and returns its memory. Then the next share is the oldest. So no share
 //! waits for ever. All shares together hold at most `shares × small + together + alone` at any time, so the code that
-//! takes shares must bound their number (see [`crate::turns`]). Take a share after everything else that the work may
-//! wait for: a holder of memory that waits for a permit could wait for a holder of that permit, which itself waits for
-//! memory.
+//! takes shares must bound their number (see [`crate::turns`]). Take a share of a budget that is waited for after
+//! everything else that the work may wait for: a holder of memory that waits for a permit could wait for a holder of
+//! that permit, which itself waits for memory.
 //!
 //! Deliberately absent: an estimate beforehand. How much memory a layer takes is known only when it has been read.
 

@@ -1,6 +1,7 @@
 //! The names of Kubernetes objects: DNS labels and DNS subdomains (RFC 1123), in lower case.
 //!
-//! Deliberately absent: the names of servers, which are in `reference`. They may have upper case and are made canonical.
+//! Deliberately absent: the names of servers, which are in `registry_name`. They may have upper case and are made
+//! canonical.
 
 /// The longest DNS label, in bytes.
 pub const LABEL_MAX: usize = 63;

@@ -1,7 +1,7 @@
 //! ovl-csi: writable overlay volumes on read-only image layers, for Kubernetes and for the shell.
 //!
 //! The map, tier by tier. A module uses only what its own `//! May use:` line names. Every module may use the single
-//! files of the base tier, which use no module: `backoff` and those below it in the map.
+//! files of the base tier, which use only each other: `backoff` and those below it in the map.
 //!
 //! ```text
 //! edges      cli        parses arguments, wires up one role, returns exit codes

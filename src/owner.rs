@@ -1,4 +1,4 @@
-//! Owners: pairs of a user id and a group id, written `UID:GID`.
+//! Owners: pairs of a user id and a group id, written `UID:GID`, that are swapped with root in the layers' files.
 
 use std::{fmt, str::FromStr};
 

@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 
 use ovl::changeset::{
-    Exceeded, Limits, ParentLayers, ParentLookup, UnpackError, layer_to_erofs_with_parents,
+    Exceeded, LayersBelow, Limits, LookupBelow, UnpackError, layer_to_erofs_with_layers_below,
 };
 use tar::Header;
 
@@ -57,15 +57,15 @@ fn unpack(entries: impl Iterator<Item = Vec<u8>> + Send) -> Result<(), UnpackErr
     let image = tempfile::tempfile().unwrap();
     let blob = GeneratedTar(entries, io::Cursor::default());
     let limits = Limits { memory: MEMORY, entries: ENTRIES, ..Limits::default() };
-    layer_to_erofs_with_parents(blob, [7; 16], &image, &limits, &NoParentLayers).map(drop)
+    layer_to_erofs_with_layers_below(blob, [7; 16], &image, &limits, &NoLayersBelow).map(drop)
 }
 
 /// Layers below without any file.
-struct NoParentLayers;
+struct NoLayersBelow;
 
-impl ParentLayers for NoParentLayers {
-    fn find(&self, _: &[u8], _: usize) -> io::Result<ParentLookup> {
-        Ok(ParentLookup::Nothing)
+impl LayersBelow for NoLayersBelow {
+    fn find(&self, _: &[u8], _: usize) -> io::Result<LookupBelow> {
+        Ok(LookupBelow::Nothing)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ovl::{
-    changeset::{Limits, Packing, layer_to_erofs, pack},
+    changeset::{Limits, PackOptions, layer_to_erofs, pack},
     media_type::{Compression, Format},
     spill::Scratch,
     sys::{
@@ -76,7 +76,7 @@ fn stages(at: &Path, bounds: MemoryLimits) {
 
     let (blob, image) = (at.join("blob"), at.join("image"));
     let (format, compression) = (Format::Portable, Compression::Zstd);
-    let packing = Packing { format, compression, clamp: None, owner: None };
+    let packing = PackOptions { format, compression, clamp: None, owner: None };
     let packed = peak("pack", bounds, || {
         let tree = LinuxMounts.open_dir(&to).unwrap();
         let mut out = File::create_new(&blob).unwrap();

@@ -84,7 +84,7 @@ pub enum UnpackError {
         what: Exceeded,
     },
     /// A hard link to a file that is not in this layer: it is in a layer below, or nowhere. Only unpacking without the
-    /// layers below returns this; see [`super::layer_to_erofs_with_parents`].
+    /// layers below returns this; see [`super::layer_to_erofs_with_layers_below`].
     #[error("the layer's entry {name} is a hard link to {target}, which is not in this layer")]
     LinkElsewhere {
         /// The entry's name.

@@ -5,9 +5,9 @@
 use std::{collections::BTreeMap, io::Read as _};
 
 use super::{
-    Format, InvalidLayer, Limits, ListedKind, ParentLayers, ParentLookup, UnpackError, Unpacked,
+    Format, InvalidLayer, LayersBelow, Limits, ListedKind, LookupBelow, UnpackError, Unpacked,
     entry::{Entry, Kind},
-    layer_to_erofs_with_parents, list, native_to_erofs,
+    layer_to_erofs_with_layers_below, list, native_to_erofs,
     path::EntryPath,
     pax::{Extended, check_global},
     pipe,
@@ -20,7 +20,7 @@ use crate::{
     erofs::{
         Special, Time,
         fuzzing::{memory_file, read_back},
-        reader::{Content, Read},
+        test_reader::{Content, Read},
     },
 };
 
@@ -34,9 +34,9 @@ fn limits() -> Limits {
 /// The layers below the lowest layer.
 struct Nothing;
 
-impl ParentLayers for Nothing {
-    fn find(&self, _: &[u8], _: usize) -> std::io::Result<ParentLookup> {
-        Ok(ParentLookup::Nothing)
+impl LayersBelow for Nothing {
+    fn find(&self, _: &[u8], _: usize) -> std::io::Result<LookupBelow> {
+        Ok(LookupBelow::Nothing)
     }
 }
 
@@ -44,7 +44,7 @@ fn unpack(data: &[u8], format: Format) -> Result<(Unpacked, Read), UnpackError> 
     let image = memory_file();
     let unpacked = match format {
         Format::Portable => {
-            layer_to_erofs_with_parents(data, [7; 16], &image, &limits(), &Nothing)?
+            layer_to_erofs_with_layers_below(data, [7; 16], &image, &limits(), &Nothing)?
         }
         Format::Native => native_to_erofs(data, [7; 16], &image, &limits())?,
     };

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use super::dir_tree::{DirTree, Lookup, Parent};
 use super::entry::{Entry, Kind};
 use super::error::{EntryName, Exceeded, InvalidLayer, UnpackError};
+use super::layers_below::{Copies, EntryBelow, LayersBelow, LookupBelow};
 use super::overlay_xattrs::OverlayXattrs;
-use super::parent_layers::{Copies, ParentEntry, ParentLayers, ParentLookup};
 use super::path::{EntryPath, LINKS_MOST, PathError};
 use super::reader::Reader;
 use super::whiteout::Meaning;
@@ -34,7 +34,7 @@ impl<'l> Layer<'l> {
         out: &'l mut dyn Output,
         limits: &'l Limits,
         share: &'l Share,
-        below: Option<&'l dyn ParentLayers>,
+        below: Option<&'l dyn LayersBelow>,
         format: Format,
     ) -> Self {
         Self {
@@ -191,12 +191,12 @@ impl<'l> Layer<'l> {
                 (Lookup::Unknown(dirs), Some(copies)) => copies.find(&target, dirs, at)?,
             };
             match linked {
-                ParentLookup::There(linked) => return self.copy(dir, name, linked, at),
-                ParentLookup::Through(depth, link) => {
+                LookupBelow::There(linked) => return self.copy(dir, name, linked, at),
+                LookupBelow::Through(depth, link) => {
                     let leads = target.through(depth, &link).map_err(|why| at.refuse(why))?;
                     target = Cow::Owned(leads);
                 }
-                ParentLookup::Nothing => {
+                LookupBelow::Nothing => {
                     return Err(at.refuse(InvalidLayer::LinkToNothing(shown())));
                 }
             }
@@ -209,7 +209,7 @@ impl<'l> Layer<'l> {
         &mut self,
         dir: DirId,
         name: &[u8],
-        linked: ParentEntry,
+        linked: EntryBelow,
         at: &EntryName,
     ) -> Result<(), UnpackError> {
         let id = linked.id;

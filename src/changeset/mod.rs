@@ -18,22 +18,24 @@
 //!   tools write absolute names.) `..` removes the part before it. A name that leads out of the layer is refused.
 //! - The directories of a name are resolved as in a chroot. If this layer has a symbolic link in place of one, the path
 //!   continues at its target, and never above the root (containerd, `pkg/archive`, `fs.RootPath`, which looks only at
-//!   the layer's own directory, as here). A link that a lower layer has there is replaced by a directory. The target of
-//!   a hard link is resolved in the same way, and also through links of the layers below, to files of theirs.
+//!   the layer's own directory, as here). A link that a lower layer has there is replaced by a directory.
+//! - The target of a hard link is resolved in the same way, and also through links of the layers below, to files of
+//!   theirs.
 //! - The last entry of a name wins. A directory over a directory replaces its attributes and keeps its content.
 //!   Everything else replaces what was there, with all that is below it.
 //! - An unnamed directory is one that has content before any entry names it. It gets owner, mode, time and xattrs of
 //!   the directory that the layers below show there (containerd, `pkg/archive`, `mkparent`), because overlayfs shows
 //!   those of the topmost layer. If the layers below show none, it is 0755, root:root, 1970. A later entry that names
-//!   it replaces them. This needs the layers below ([`layer_to_erofs_with_parents`]); without them unpacking fails with
-//!   [`UnpackError::DirElsewhere`]. The root is never unnamed: if no entry names it, it is 0755, root:root, 1970
-//!   (containerd takes the root's attributes from no layer).
-//! - `.wh.NAME` becomes an overlayfs whiteout (a character device 0:0), whatever the layers below have; they are not
-//!   read. Whiteouts hide only lower layers: next to an entry of the same name the whiteout vanishes, but it makes a
-//!   directory opaque, in whatever order they come. A directory that replaces a non-directory is opaque too. A whiteout
-//!   in a directory that no lower layer has hides nothing. Its directory gets an empty `trusted.overlay.origin`, so
-//!   that overlay does not list the whiteout. A whiteout below something that is not a directory in this layer (umoci
-//!   writes such) is skipped.
+//!   it replaces them.
+//! - This needs the layers below ([`layer_to_erofs_with_layers_below`]). Without them unpacking fails with
+//!   [`UnpackError::DirElsewhere`].
+//! - The root is never unnamed: if no entry names it, it is 0755, root:root, 1970 (containerd takes the root's
+//!   attributes from no layer).
+//! - `.wh.NAME` becomes an overlayfs whiteout (a character device 0:0). It hides only the layers below, which are not
+//!   read. `dir_tree.rs` has a table of a whiteout beside an entry of the same name.
+//! - Each directory with a whiteout, except the root, gets an empty `trusted.overlay.origin`. Otherwise overlay would
+//!   list the whiteout where no lower layer has the directory.
+//! - A whiteout below something that is not a directory in this layer (umoci writes such) is skipped.
 //! - `.wh..wh..opq` makes its directory opaque. overlayfs ignores the opaque xattr on a layer's root, so
 //!   [`Unpacked::opaque_root`] reports it.
 //! - AUFS's own names (all other names that begin with `.wh..wh.`) are skipped with all that is below them.
@@ -48,7 +50,7 @@
 //! - A symbolic link has mode 0777, whatever its header says, as on other file systems of Linux (symlink(7)).
 //! - Only regular files have content, whatever size the header of another type has.
 //! - A hard link to a file of a lower layer becomes a copy of it. Two links to one file are two names of one copy. This
-//!   needs the layers below ([`layer_to_erofs_with_parents`]); without them unpacking fails with
+//!   needs the layers below ([`layer_to_erofs_with_layers_below`]); without them unpacking fails with
 //!   [`UnpackError::LinkElsewhere`].
 //! - What two tar readers could read differently is refused: see [`InvalidLayer`].
 //!
@@ -64,10 +66,10 @@ mod error;
 mod features;
 mod header;
 mod layer;
+mod layers_below;
 mod limits;
 mod list;
 mod overlay_xattrs;
-mod parent_layers;
 mod path;
 mod pax;
 mod pax_value;
@@ -83,9 +85,9 @@ pub(crate) mod fuzzing;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
-mod model_tests;
+mod layers_below_tests;
 #[cfg(test)]
-mod parent_layers_tests;
+mod model_tests;
 #[cfg(test)]
 mod sparse_tests;
 #[cfg(test)]
@@ -100,12 +102,12 @@ use std::io::Read;
 #[cfg(test)]
 pub(crate) use archive::archive_of;
 pub use archive::{Member, members};
-pub use diff::{Change, ChangeKind, PackError, Packed, Packing, changes, pack};
+pub use diff::{Change, ChangeKind, PackError, PackOptions, Packed, changes, pack};
 pub use error::{EntryName, Exceeded, InvalidLayer, UnpackError};
 pub use features::LayerFeatures;
+pub use layers_below::{EntryBelow, EntryBelowKind, LayersBelow, LookupBelow};
 pub use limits::Limits;
 pub use list::{Listed, ListedKind, list};
-pub use parent_layers::{ParentEntry, ParentEntryKind, ParentLayers, ParentLookup};
 pub use path::PathError;
 pub use pax_value::PaxError;
 
@@ -169,12 +171,12 @@ pub fn native_to_erofs(
 
 /// Like [`layer_to_erofs`], for a layer that needs the layers `below` it: for hard links to their files, which become
 /// copies, and for unnamed directories.
-pub fn layer_to_erofs_with_parents(
+pub fn layer_to_erofs_with_layers_below(
     blob: impl Read + Send,
     uuid: [u8; 16],
     out: impl Output,
     limits: &Limits,
-    below: &dyn ParentLayers,
+    below: &dyn LayersBelow,
 ) -> Result<Unpacked, UnpackError> {
     let reading = Reading { below: Some(below), format: Format::Portable };
     unpack(blob, uuid, out, limits, reading)
@@ -182,7 +184,7 @@ pub fn layer_to_erofs_with_parents(
 
 /// How a layer is interpreted.
 struct Reading<'b> {
-    below: Option<&'b dyn ParentLayers>,
+    below: Option<&'b dyn LayersBelow>,
     format: Format,
 }
 

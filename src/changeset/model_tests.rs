@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
 use super::testing::unpack;
-use crate::erofs::reader::{Content, Read};
+use crate::erofs::test_reader::{Content, Read};
 
 pub(super) type Path = Vec<&'static str>;
 

@@ -3,7 +3,7 @@
 use super::testing::{Tar, unpack, unpack_with};
 use super::{Limits, Unpacked, layer_to_erofs};
 use crate::digest::DiffId;
-use crate::erofs::reader::Content;
+use crate::erofs::test_reader::Content;
 use crate::error::Class;
 
 const SIZE: u64 = 1 << 20;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::model_tests::{Model, Path, Step, What, content, step, tar};
 use super::testing::unpack;
-use crate::erofs::reader::{Content, Found, Read};
+use crate::erofs::test_reader::{Content, Found, Read};
 
 /// What is at a path, in either of the two results.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,10 +5,10 @@ use std::io::{Read as _, Seek, SeekFrom, Write};
 use tar::Header;
 
 use super::{
-    Limits, ParentLayers, ParentLookup, UnpackError, Unpacked, layer_to_erofs,
-    layer_to_erofs_with_parents,
+    LayersBelow, Limits, LookupBelow, UnpackError, Unpacked, layer_to_erofs,
+    layer_to_erofs_with_layers_below,
 };
-use crate::erofs::reader::{Read, read};
+use crate::erofs::test_reader::{Read, read};
 
 /// A tar that is being made.
 #[derive(Clone, Default)]
@@ -168,20 +168,20 @@ pub(super) fn unpack_alone(tar: &[u8]) -> Result<(Unpacked, Read), UnpackError> 
 /// The layers below the lowest layer.
 pub(super) struct Nothing;
 
-impl ParentLayers for Nothing {
-    fn find(&self, _: &[u8], _: usize) -> std::io::Result<ParentLookup> {
-        Ok(ParentLookup::Nothing)
+impl LayersBelow for Nothing {
+    fn find(&self, _: &[u8], _: usize) -> std::io::Result<LookupBelow> {
+        Ok(LookupBelow::Nothing)
     }
 }
 
 /// Unpacks a plain tar that may link to the layers below.
 pub(super) fn unpack_onto(
     tar: impl std::io::Read + Send,
-    below: &dyn ParentLayers,
+    below: &dyn LayersBelow,
     limits: &Limits,
 ) -> Result<(Unpacked, Read), UnpackError> {
     let image = tempfile::tempfile().unwrap();
-    let unpacked = layer_to_erofs_with_parents(tar, [7; 16], &image, limits, below)?;
+    let unpacked = layer_to_erofs_with_layers_below(tar, [7; 16], &image, limits, below)?;
     Ok((unpacked, read_back(image, &unpacked)))
 }
 

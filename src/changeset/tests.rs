@@ -8,7 +8,7 @@ use super::testing::{Tar, gzip, unpack, unpack_with, zstd};
 use super::{Limits, UnpackError};
 use crate::budget::Budget;
 use crate::digest::DiffId;
-use crate::erofs::reader::{Content, Read as Image};
+use crate::erofs::test_reader::{Content, Read as Image};
 use crate::error::Class;
 
 fn image(tar: Tar) -> Image {

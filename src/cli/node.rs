@@ -351,7 +351,7 @@ async fn collect_forever(volumes: Volumes) {
 async fn empty_staging_forever(store: Arc<Store>) {
     loop {
         let store = store.clone();
-        match spawn_blocking(move || store.staging.remove_orphans()).await {
+        match spawn_blocking(move || store.staging.remove_abandoned()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::error!(%error, "cannot read the store's staging directory"),
             Err(error) => {

@@ -15,7 +15,7 @@ use std::{
 use super::{
     DirId, Extent, Image, Inode, InodeKind, Meta, Special, Time, Tree, Writer, Xattrs,
     format::{BLOCK_LEN, SUPER_AT, set_checksum},
-    reader::{Content, Read, read},
+    test_reader::{Content, Read, read},
 };
 
 /// The most names of a tree.

@@ -2,6 +2,8 @@
 //!
 //! May use: spill
 //!
+//! `image.rs` reads images. `test_reader.rs` is a second reader, with its own knowledge of the format, for tests only.
+//!
 //! A [`Writer`] writes each inode as it comes and returns its address. A [`Tree`] holds the names
 //! meanwhile. [`Writer::finish`] writes the directories and the superblock:
 //!
@@ -27,7 +29,7 @@ mod allocator;
 mod chunks;
 mod dirent;
 mod error;
-mod finalize;
+mod finish;
 mod format;
 mod image;
 mod inode;
@@ -41,7 +43,7 @@ mod xattr;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 #[cfg(any(test, fuzzing))]
-pub(crate) mod reader;
+pub(crate) mod test_reader;
 #[cfg(test)]
 mod tests;
 

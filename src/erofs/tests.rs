@@ -5,7 +5,7 @@ use std::io::{self, Cursor};
 
 use proptest::prelude::*;
 
-use super::reader::{Content, Found, Read, read};
+use super::test_reader::{Content, Found, Read, read};
 use super::{DirId, Extent, Inode, Meta, Special, Time, Tree, WriteError, Writer, Xattrs};
 use crate::{error::Class, spill::Scratch};
 

@@ -76,7 +76,7 @@ impl<W: Write + Seek> WriteBuffer<W> {
     }
 
     /// Flushes the buffer if it has bytes from `at` on, so that they can be read from the output.
-    pub(super) fn settle(&mut self, at: u64) -> io::Result<()> {
+    pub(super) fn flush_from(&mut self, at: u64) -> io::Result<()> {
         if at >= self.start { self.flush() } else { Ok(()) }
     }
 

@@ -146,7 +146,7 @@ impl<W: Write + Seek> Writer<W> {
 impl<W: Output> Writer<W> {
     /// Reads back the target of a symbolic link that was written.
     pub fn target(&mut self, symlink: Inode) -> io::Result<Vec<u8>> {
-        self.window.settle(symlink.nid * SLOT)?;
+        self.window.flush_from(symlink.nid * SLOT)?;
         let image = Image::unfinished(self.window.out().file(), self.space.end());
         image.target(&image.inode(Nid(symlink.nid))?)
     }

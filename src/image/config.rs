@@ -14,7 +14,7 @@ use crate::digest::{DiffId, Digest};
 /// Largest config in bytes, our own limit. A config has one line of history per layer, and labels; real ones stay below
 /// 100 KiB.
 pub(super) const CONFIG_MAX: u64 = 1 << 20;
-/// Largest size in bytes of the fields that are kept, without the diff ids.
+/// Largest size in bytes of the fields that are kept, without the diff IDs.
 const KEPT_MAX: usize = 64 << 10;
 /// Largest size in bytes of `rootfs`: enough for more layers than an image may have.
 const ROOTFS_MAX: usize = 128 << 10;
@@ -62,7 +62,7 @@ struct RootFs {
 /// Parses a config, or the kept fields of one.
 ///
 /// # Errors
-/// Text that is not a JSON object; a `rootfs` larger than [`ROOTFS_MAX`]; diff ids that are not SHA-256 digests.
+/// Text that is not a JSON object; a `rootfs` larger than [`ROOTFS_MAX`]; diff IDs that are not SHA-256 digests.
 pub(super) fn read(bytes: &[u8]) -> Result<Config, Problem> {
     let malformed = |why: &str| Problem::Malformed { what: "config", why: why.to_owned() };
     let text = str::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8"))?;
@@ -91,7 +91,7 @@ fn diff_ids(rootfs: Option<&RawValue>) -> Result<Option<Vec<DiffId>>, Problem> {
     ids.map(Some).ok_or_else(|| malformed(unknown))
 }
 
-/// Parses a diff id. Only SHA-256 is accepted: layers are stored and verified by it, whatever algorithm names their
+/// Parses a diff ID. Only SHA-256 is accepted: layers are stored and verified by it, whatever algorithm names their
 /// blobs.
 pub(super) fn diff_id(text: &str) -> Option<DiffId> {
     let digest = text.parse().ok().filter(|digest: &Digest| digest.algorithm() == "sha256");

@@ -1,6 +1,6 @@
 //! Reads an archive of `docker save`: a tar with `manifest.json`, configs and layers.
 //!
-//! The only digest of a layer in it is the config's diff id. Newer versions of docker compress layers inside the
+//! The only digest of a layer in it is the config's diff ID. Newer versions of docker compress layers inside the
 //! archive; such a layer is hashed once when the archive is opened.
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, sync::Arc};
@@ -43,7 +43,7 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files
     let diff_ids = config::read(&config)?.diff_ids.unwrap_or_default();
     if diff_ids.len() != files.len() {
         let (ids, files) = (diff_ids.len(), files.len());
-        let why = format!("it has {ids} diff ids for the archive's {files} layers");
+        let why = format!("it has {ids} diff IDs for the archive's {files} layers");
         return Err(Problem::Malformed { what: "config", why }.into());
     }
     let (mut layers, mut places) = (Vec::new(), HashMap::new());

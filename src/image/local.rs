@@ -1,7 +1,8 @@
 //! Images in local files: an OCI layout directory, or an archive of `docker save`.
 //!
-//! For the command line, and for nodes that get their images offline. Deliberately absent: a path from a pod's
-//! [`Reference`](crate::reference::Reference) to this module. [`Local`] is only made from text that an operator writes. All functions block.
+//! No command uses it yet. It is for the command line, and for nodes that get their images offline. Deliberately
+//! absent: a path from a pod's [`Reference`](crate::reference::Reference) to this module. [`Local`] is only made from
+//! text that an administrator writes. All functions block.
 
 use std::{
     io::{self, Read},

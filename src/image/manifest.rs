@@ -26,8 +26,8 @@ use crate::{
 /// use accept no larger ones.
 pub(super) const MANIFEST_MAX: u64 = 4 << 20;
 
-/// The annotation in which ORAS writes the diff id of a directory that it packed. The config of such an image has no
-/// diff ids.
+/// The annotation in which ORAS writes the diff ID of a directory that it packed. The config of such an image has no
+/// diff IDs.
 const ORAS_DIFF_ID: &str = "io.deis.oras.content.digest";
 
 /// A reference from one document to another, or to a layer (image-spec, descriptor.md).
@@ -36,7 +36,7 @@ pub(super) struct Descriptor {
     pub(super) media_type: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
-    /// The diff id of a layer, where an annotation of the descriptor claims one.
+    /// The diff ID of a layer, where an annotation of the descriptor claims one.
     pub(super) diff_id: Option<DiffId>,
 }
 
@@ -248,12 +248,12 @@ pub(super) fn check(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Pr
 /// The largest number of layers in an image, where the same layer may be repeated. No kernel mounts half as many.
 const LAYERS_MAX: usize = 1_024;
 
-/// Joins the manifest's layers with the config's diff ids, bottom first. The compression comes from the media type and
+/// Joins the manifest's layers with the config's diff IDs, bottom first. The compression comes from the media type and
 /// is only a claim: the first bytes of the layer decide.
 ///
 /// # Errors
-/// A config whose number of diff ids differs from the number of layers. A config without diff ids, if a layer is
-/// compressed and its descriptor has no diff id either.
+/// A config whose number of diff IDs differs from the number of layers. A config without diff IDs, if a layer is
+/// compressed and its descriptor has no diff ID either.
 pub(super) fn layers(
     layers: &[Descriptor],
     diff_ids: Option<Vec<DiffId>>,
@@ -283,7 +283,7 @@ fn diff_ids(layers: &[Descriptor], named: Option<Vec<DiffId>>) -> Result<Vec<Dif
             Compression::None if layer.digest.algorithm() == "sha256" => Ok(DiffId::new(layer.digest)),
             _ => layer.diff_id.ok_or_else(|| {
                 refused(
-                    "its rootfs.diff_ids is empty, and the manifest does not have the diff id of every layer"
+                    "its rootfs.diff_ids is empty, and the manifest does not have the diff ID of every layer"
                         .into(),
                 )
             }),
@@ -293,7 +293,7 @@ fn diff_ids(layers: &[Descriptor], named: Option<Vec<DiffId>>) -> Result<Vec<Dif
     };
     if ids.len() != layers.len() {
         let count = layers.len();
-        let why = format!("it has {} diff ids for the manifest's {count} layers", ids.len());
+        let why = format!("it has {} diff IDs for the manifest's {count} layers", ids.len());
         return Err(refused(why));
     }
     Ok(ids)

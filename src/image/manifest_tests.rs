@@ -162,21 +162,21 @@ fn every_layer_gets_its_diff_id() {
         assert_eq!(
             kinds(joined),
             expected,
-            "the digest of a plain tar is its diff id; ORAS annotates the others"
+            "the digest of a plain tar is its diff ID; ORAS annotates the others"
         );
         assert_eq!(layers(&none, silent), Ok(Vec::new()), "an image without layers");
     }
 
     for (config, words) in [
-        (ids(&[b"inner"]), "1 diff ids for the manifest's 2 layers"),
-        (ids(&[b"a", b"tar", b"c"]), "3 diff ids for the manifest's 2 layers"),
+        (ids(&[b"inner"]), "1 diff IDs for the manifest's 2 layers"),
+        (ids(&[b"a", b"tar", b"c"]), "3 diff IDs for the manifest's 2 layers"),
         (None, "rootfs.diff_ids is empty"),
         (ids(&[]), "rootfs.diff_ids is empty"),
     ] {
         let error = layers(&both, config).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
-    assert!(layers(&none, ids(&[b"a"])).unwrap_err().to_string().contains("1 diff ids"));
+    assert!(layers(&none, ids(&[b"a"])).unwrap_err().to_string().contains("1 diff IDs"));
 }
 
 #[test]

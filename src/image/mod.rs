@@ -108,7 +108,7 @@ pub struct Image {
     /// The credential that the registry required for the image's documents.
     pub access: Access,
     /// The fields of the config (image-spec, config.md) that the image of a snapshot inherits: JSON, at most 64 KiB
-    /// plus the diff ids.
+    /// plus the diff IDs.
     pub config: String,
     /// Digest of the complete config.
     pub config_digest: BlobDigest,

@@ -17,7 +17,7 @@ use super::{
     error::{FileError, Problem},
     manifest,
     request::{Place, RegistryRequest, Verb},
-    target::{Target, no_repository},
+    target::{PushTarget, no_repository},
     upload::Upload,
 };
 use crate::{
@@ -55,7 +55,7 @@ impl Registries {
         if from.registry() != to.registry() {
             return Ok(false);
         }
-        let mount = |target: Target| async move { target.mount(blob, from.repository()).await };
+        let mount = |target: PushTarget| async move { target.mount(blob, from.repository()).await };
         match self.push(to, keyring, mount).await {
             Err(error) if error.class() == Class::Denied => Ok(false),
             done => done,
@@ -172,7 +172,7 @@ impl Registries {
         &self,
         to: &Repository,
         keyring: &Keyring,
-        once: impl Fn(Target) -> F,
+        once: impl Fn(PushTarget) -> F,
     ) -> Result<T, ImageError> {
         let repository = to.reference();
         let mut attempts = self.attempts(repository, keyring, |e| e.settings.push)?;
@@ -188,7 +188,7 @@ impl Registries {
             }
             let transport = Arc::clone(&self.transport);
             let repository = repository.clone();
-            match once(Target { transport, attempt: attempt.clone(), repository }).await {
+            match once(PushTarget { transport, attempt: attempt.clone(), repository }).await {
                 Ok(done) => return Ok(done),
                 Err(problem) => tried.record(to.reference(), &attempt, problem),
             }

@@ -441,7 +441,7 @@ async fn a_config_with_a_wrong_number_of_diff_ids_is_rejected() {
     s.registry.put_manifest("team/tool", "1", &manifest.to_string(), OCI_MANIFEST);
     let (class, words) = s.refused().await;
     assert_eq!(class, Class::Corrupt);
-    assert!(words.contains("2 diff ids for the manifest's 1 layers"), "{words}");
+    assert!(words.contains("2 diff IDs for the manifest's 1 layers"), "{words}");
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@
 //!
 //! A server stays suspect after wrong bytes, after a connection that broke or was too slow, and after a reader that
 //! stopped early: a damaged blob often fails as an invalid tar or gzip before its digest can be checked. The next pull
-//! of that blob tries the other servers first. No server is excluded for good: the origin may be down, and the mirror
-//! may work again. Deliberately absent: a record on disk. After a restart the mirrors are tried first again.
+//! of that blob tries the other servers first. No server is excluded for good: the registry's own server may be down,
+//! and the mirror may work again. Deliberately absent: a record on disk. After a restart the mirrors are tried first
+//! again.
 
 use std::{collections::VecDeque, sync::Arc};
 

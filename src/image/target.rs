@@ -20,13 +20,13 @@ use crate::digest::BlobDigest;
 pub(super) const UPLOAD: &str = "upload";
 
 /// A repository at one server, and the credential for it.
-pub(super) struct Target {
+pub(super) struct PushTarget {
     pub(super) transport: Arc<Transport>,
     pub(super) attempt: Attempt,
     pub(super) repository: Reference,
 }
 
-impl Target {
+impl PushTarget {
     pub(super) fn request<'a>(
         &'a self,
         verb: Verb,

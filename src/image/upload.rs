@@ -24,7 +24,7 @@ use super::{
     body::{Part, RequestBody},
     error::{Problem, is_transient},
     request::{Place, RegistryRequest, Verb},
-    target::{Target, UPLOAD},
+    target::{PushTarget, UPLOAD},
 };
 use crate::digest::BlobDigest;
 
@@ -33,7 +33,7 @@ const SMALL: u64 = 4 << 20;
 
 /// An upload, and the blob to upload.
 pub(super) struct Upload<'a> {
-    target: Target,
+    target: PushTarget,
     blob: BlobDigest,
     size: u64,
     file: &'a Arc<File>,
@@ -67,7 +67,7 @@ struct Session {
 
 impl<'a> Upload<'a> {
     pub(super) fn new(
-        target: Target,
+        target: PushTarget,
         blob: BlobDigest,
         size: u64,
         file: &'a Arc<File>,

@@ -19,7 +19,7 @@ use super::{
     stored_layers::Layers,
 };
 use crate::{
-    changeset::{self, Limits, ParentLayers, Unpacked},
+    changeset::{self, LayersBelow, Limits, Unpacked},
     digest::DiffId,
     error::Class,
     media_type::Format,
@@ -47,10 +47,10 @@ impl NewLayer {
 
 /// The layers below a new layer, with which it is unpacked.
 #[derive(Clone, Copy)]
-pub(super) struct Parents<'a> {
+pub(super) struct StackBelow<'a> {
     /// Their ChainID; `None` for no layers.
     pub(super) chain: Option<ChainId>,
-    pub(super) files: &'a dyn ParentLayers,
+    pub(super) files: &'a dyn LayersBelow,
 }
 
 /// The input for one layer.
@@ -59,7 +59,7 @@ struct UnpackJob<'a> {
     layer: &'a NewLayer,
     key: LayerKey,
     /// `None` where the layer is unpacked without the layers below.
-    parents: Option<Parents<'a>>,
+    below: Option<StackBelow<'a>>,
     reservation: &'a Reservation,
 }
 
@@ -80,15 +80,15 @@ impl Layers {
         self.add_layer(layer, None, reservation, blob).map(drop)
     }
 
-    /// Adds a layer, alone or on top of its parents. Returns its key.
+    /// Adds a layer, alone or on top of the layers below it. Returns its key.
     pub(super) fn add_layer(
         &self,
         layer: &NewLayer,
-        parents: Option<Parents<'_>>,
+        below: Option<StackBelow<'_>>,
         reservation: Reservation,
         blob: impl Read + Send,
     ) -> Result<LayerKey, AddError> {
-        let added = self.stage_and_rename(layer, parents, &reservation, blob);
+        let added = self.stage_and_rename(layer, below, &reservation, blob);
         added.map_err(|error| match error.class() {
             Class::Exhausted => self.out_of_space(&layer.diff_id, &reservation, error),
             _ => error,
@@ -98,24 +98,24 @@ impl Layers {
     fn stage_and_rename(
         &self,
         layer: &NewLayer,
-        parents: Option<Parents<'_>>,
+        below: Option<StackBelow<'_>>,
         reservation: &Reservation,
         blob: impl Read + Send,
     ) -> Result<LayerKey, AddError> {
         let NewLayer { diff_id, format, origin } = layer;
         // The tool that wrote a native layer never links to other layers.
-        let parents = parents.filter(|_| *format == Format::Portable);
-        let (alone, below) = (layer.key_alone(), parents.and_then(|parents| parents.chain));
-        let key = match &below {
+        let below = below.filter(|_| *format == Format::Portable);
+        let (alone, chain) = (layer.key_alone(), below.and_then(|below| below.chain));
+        let key = match &chain {
             None => alone,
-            Some(below) => LayerKey::of_chain(&ChainId::new(Some(below), &alone)),
+            Some(chain) => LayerKey::of_chain(&ChainId::new(Some(chain), &alone)),
         };
         let disk_error = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let staged = self.staging.new_dir();
         let dir = staged.path();
         durable::create_dir(dir, 0o700).map_err(disk_error)?;
 
-        let job = UnpackJob { layer, key, parents, reservation };
+        let job = UnpackJob { layer, key, below, reservation };
         let unpacked = self.unpack(dir, job, blob)?;
         if self.storage == LayerStorage::Dir {
             // Holes of the image stay holes in the directory tree.
@@ -126,7 +126,7 @@ impl Layers {
             let dirty = Amount { files: unpacked.entries, bytes: allocated };
             lay_out(dir, dirty, &reservation.scratch()).map_err(disk_error)?;
         }
-        LayerMeta::new(self.storage, *format, &unpacked, below).write(dir).map_err(disk_error)?;
+        LayerMeta::new(self.storage, *format, &unpacked, chain).write(dir).map_err(disk_error)?;
         provenance::write(dir, std::slice::from_ref(origin)).map_err(disk_error)?;
         self.ages.arrived(&key);
         match durable::rename(dir, &self.dirs.of(&key)) {
@@ -146,7 +146,7 @@ impl Layers {
         job: UnpackJob<'_>,
         blob: impl Read + Send,
     ) -> Result<Unpacked, AddError> {
-        let UnpackJob { layer, key, parents, reservation } = job;
+        let UnpackJob { layer, key, below, reservation } = job;
         let NewLayer { diff_id, format, .. } = layer;
         let disk_error = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let path = directory.join(LayerStorage::Erofs.content());
@@ -155,11 +155,11 @@ impl Layers {
         let limits = Limits { budget, scratch, ..Limits::default() };
         let uuid = key.uuid();
         let out = ReservedFile::new(&image, reservation);
-        let unpacked = match (format, parents) {
+        let unpacked = match (format, below) {
             (Format::Native, _) => changeset::native_to_erofs(blob, uuid, out, &limits),
             (Format::Portable, None) => changeset::layer_to_erofs(blob, uuid, out, &limits),
-            (Format::Portable, Some(parents)) => {
-                changeset::layer_to_erofs_with_parents(blob, uuid, out, &limits, parents.files)
+            (Format::Portable, Some(below)) => {
+                changeset::layer_to_erofs_with_layers_below(blob, uuid, out, &limits, below.files)
             }
         };
         let unpacked = unpacked.map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;
@@ -198,7 +198,7 @@ fn lay_out(directory: &Path, dirty: Amount, scratch: &Scratch) -> io::Result<()>
     );
     durable::create_dir(&to, 0o700)?;
     dir::lay_out(&File::open(&image)?, &to, scratch).map_err(at("lay out", &to))?;
-    durable::settle(&to, dirty).map_err(at("sync", &to))?;
+    durable::sync_tree(&to, dirty).map_err(at("sync", &to))?;
     durable::remove_file(&image)
 }
 

@@ -74,7 +74,7 @@ pub enum AddError {
     },
     /// A layer below it cannot be opened.
     #[error("layer {diff_id} needs the layers below it: {source}")]
-    ParentLayer {
+    LayerBelow {
         /// The layer.
         diff_id: DiffId,
         /// Why the layer below cannot be opened.
@@ -141,8 +141,8 @@ impl AddError {
         Ok(source.downcast().unwrap_or_else(ReserveError::Disk))
     }
 
-    /// Whether the layer only needs the layers below it: then [`super::Layers::add_with_parents`] can add it.
-    pub fn needs_parent_layers(&self) -> bool {
+    /// Whether the layer only needs the layers below it: then [`super::Layers::add_with_layers_below`] can add it.
+    pub fn needs_layers_below(&self) -> bool {
         let Self::Unpack { source, .. } = self else { return false };
         matches!(source, UnpackError::LinkElsewhere { .. } | UnpackError::DirElsewhere { .. })
     }
@@ -151,12 +151,12 @@ impl AddError {
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Unpack { source: UnpackError::Blob(_), .. } => false,
-            Self::Unpack { .. } if self.needs_parent_layers() => false,
+            Self::Unpack { .. } if self.needs_layers_below() => false,
             Self::Unpack { source, .. } => {
                 source.class() != Class::Exhausted && source.class() != Class::Internal
             }
             Self::DiffId { .. } => true,
-            Self::ParentLayer { .. }
+            Self::LayerBelow { .. }
             | Self::Disk { .. }
             | Self::NoSpace { .. }
             | Self::Filled { .. } => false,
@@ -168,7 +168,7 @@ impl AddError {
         match self {
             Self::Unpack { source, .. } => source.class(),
             Self::DiffId { .. } => Class::Corrupt,
-            Self::ParentLayer { source, .. } => source.class(),
+            Self::LayerBelow { source, .. } => source.class(),
             Self::Disk { source, .. } => Class::of_disk(source),
             Self::NoSpace { source, .. } => source.class(),
             Self::Filled { .. } => Class::Exhausted,

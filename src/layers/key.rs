@@ -11,7 +11,7 @@
 //! The hashed texts are a frozen on-disk format: with another word, no layer of an earlier version would be found.
 //!
 //! Only the first key is a diff ID. The others equal no diff ID, because a diff ID is the digest of a tar, and these
-//! texts are too short for one. But an image may claim such a key as a diff ID, see `add_with_parents.rs`.
+//! texts are too short for one. But an image may claim such a key as a diff ID, see `add_with_layers_below.rs`.
 
 use super::snapshot_id::SnapshotId;
 use crate::{

@@ -25,8 +25,8 @@ pub(super) struct LayerMeta {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<LayerKey>,
     /// The ChainID of the layers below, if the layer was unpacked on top of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) onto: Option<ChainId>,
+    #[serde(rename = "onto", default, skip_serializing_if = "Option::is_none")]
+    pub(super) below: Option<ChainId>,
     /// The size of its uncompressed tar, in bytes; 0 for a snapshot layer.
     pub(super) tar_bytes: u64,
     /// The size of its image, or of a snapshot layer's files, in bytes.
@@ -86,13 +86,13 @@ impl LayerMeta {
         storage: LayerStorage,
         format: Format,
         unpacked: &Unpacked,
-        onto: Option<ChainId>,
+        below: Option<ChainId>,
     ) -> Self {
         Self {
             storage,
             diff_id: Some(unpacked.diff_id),
             key: (format == Format::Native).then(|| LayerKey::alone(&unpacked.diff_id, format)),
-            onto,
+            below,
             tar_bytes: unpacked.tar_bytes,
             image_bytes: unpacked.image_bytes,
             entries: unpacked.entries,
@@ -108,7 +108,7 @@ impl LayerMeta {
             storage: LayerStorage::Dir,
             diff_id: None,
             key: Some(key),
-            onto: None,
+            below: None,
             tar_bytes: 0,
             image_bytes: contents.bytes,
             entries: contents.entries,
@@ -128,7 +128,7 @@ impl LayerMeta {
     /// The layer's key; `None` if the metadata is invalid.
     pub(super) fn key(&self) -> Option<LayerKey> {
         let member = self.chain_member()?;
-        Some(match (self.key, &self.onto) {
+        Some(match (self.key, &self.below) {
             (None, Some(below)) => LayerKey::of_chain(&ChainId::new(Some(below), &member)),
             _ => member,
         })

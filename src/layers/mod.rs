@@ -16,11 +16,12 @@
 //!   frozen/                           owned by the module `snapshots`
 //!   starts/                           owned by the module `snapshots`
 //!   volumes/                          owned by the module `volumes`
+//!   lowers/                           owned by `sys::mounts`: where kernels before 6.15 need layers attached
 //! ```
 //!
 //! The files are the only state: there is no database that could drift from them. A layer exists when its directory
-//! exists, because the directory is renamed into place after everything in it is on disk (one fsync of the image, one
-//! of its metadata). A kill or a power cut before that leaves only a staging directory. A layer is kept by a lease, by
+//! exists, because the directory is renamed into place after everything in it is on disk (one fsync of each of its
+//! files). A kill or a power cut before that leaves only a staging directory. A layer is kept by a lease, by
 //! the record of a volume (the caller passes these), by the record of a snapshot or by the record of an image; see
 //! `gc.rs`.
 //!
@@ -40,15 +41,15 @@
 //! Deliberately absent: registries and credentials (a layer arrives as bytes), and the format of an upper.
 
 mod add;
-mod add_with_parents;
+mod add_with_layers_below;
 mod ages;
 mod dir;
 mod error;
 mod gc;
 #[cfg(test)]
 mod gc_tests;
-mod images;
 mod image_record;
+mod images;
 mod key;
 mod layer_dirs;
 mod layer_meta;
@@ -77,7 +78,7 @@ mod verify;
 
 pub use crate::changeset::LayerFeatures;
 pub use add::NewLayer;
-pub use add_with_parents::Place;
+pub use add_with_layers_below::Place;
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
 pub use gc::{GcStats, Roots, Watermarks};
 pub use image_record::{ImageDetails, ImageRecord};
@@ -85,7 +86,7 @@ pub use images::ImageRecords;
 pub use key::{ChainId, LayerKey};
 pub use layer_meta::{LayerStorage, SnapshotContents};
 pub use lease::{Lease, Leases};
-pub use mounted_layer::Lower;
+pub use mounted_layer::OpenLayer;
 pub use provenance::{Origin, Origins, PackedBlob};
 pub use reservation::{DiskLimits, DiskSpace, Reservation};
 pub use reserve_error::{FREE_DISK, ReserveError};

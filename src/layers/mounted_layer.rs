@@ -16,7 +16,7 @@ use crate::{
 
 /// An open layer.
 #[derive(Debug, Clone)]
-pub struct Lower {
+pub struct OpenLayer {
     /// Its root, as a detached mount or a directory.
     pub tree: Arc<Detached>,
     /// Whether it hides all layers below it: its root has OCI's opaque whiteout. Overlay ignores an opaque xattr on a
@@ -51,7 +51,7 @@ struct Open {
 /// A layer that is open or being opened.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    lower: Arc<Mutex<Option<Lower>>>,
+    lower: Arc<Mutex<Option<OpenLayer>>>,
     /// The number of its last request.
     last_request: u64,
 }
@@ -63,7 +63,7 @@ impl MountedLayers {
     }
 
     /// The layer's mount, which is made for the first caller.
-    pub(super) fn lower(&self, key: &LayerKey) -> Result<Lower, LowerError> {
+    pub(super) fn lower(&self, key: &LayerKey) -> Result<OpenLayer, LowerError> {
         let slot = self.slot(key);
         // Locked while mounting: a second call for this layer waits for the first one's mount; calls for other layers
         // do not.
@@ -74,7 +74,7 @@ impl MountedLayers {
         }
     }
 
-    fn mount(&self, key: &LayerKey) -> Result<Lower, LowerError> {
+    fn mount(&self, key: &LayerKey) -> Result<OpenLayer, LowerError> {
         let meta = self.dirs.meta(key)?;
         let content = self.dirs.of(key).join(meta.storage.content());
         let tree = match meta.storage {
@@ -89,7 +89,7 @@ impl MountedLayers {
             LayerStorage::Dir => self.mounts.open_dir(&content),
         };
         let tree = tree.map_err(|source| LowerError::Mount { key: *key, source })?;
-        Ok(Lower {
+        Ok(OpenLayer {
             tree: Arc::new(tree),
             opaque_root: meta.opaque_root,
             is_snapshot: meta.is_snapshot(),
@@ -106,7 +106,7 @@ impl MountedLayers {
         self.open.lock()
     }
 
-    fn slot(&self, layer: &LayerKey) -> Arc<Mutex<Option<Lower>>> {
+    fn slot(&self, layer: &LayerKey) -> Arc<Mutex<Option<OpenLayer>>> {
         let open = &mut *self.lock();
         open.requests += 1;
         let slot = open.slots.entry(*layer).or_default();
@@ -158,7 +158,7 @@ mod tests {
         let open = |layer: &LayerKey| {
             let tree = Arc::new(mounts.open_dir(dir.path()).unwrap());
             let features = LayerFeatures::default();
-            let lower = Lower { tree, opaque_root: false, is_snapshot: false, features };
+            let lower = OpenLayer { tree, opaque_root: false, is_snapshot: false, features };
             *lowers.slot(layer).lock() = Some(lower.clone());
             lower
         };

@@ -110,7 +110,7 @@ fn privileged_an_acknowledged_layer_is_complete_after_a_power_cut() {
         let [staged] = &names(&root.join("staging"))[..] else { panic!("{case}: no half layer") };
         assert!(!root.join("staging").join(staged).join("layer.json").exists(), "{case}");
         let store = open(&root, storage);
-        store.staging.remove_orphans().unwrap();
+        store.staging.remove_abandoned().unwrap();
         assert_eq!(names(&root.join("staging")), Vec::<String>::new(), "{case}");
         assert_eq!(names(&root.join("layers")), [key.dir_name()], "{case}");
         assert_eq!(store.verify().unwrap(), [], "{case}");

@@ -50,7 +50,7 @@ fn privileged_a_disk_that_fills_while_a_layer_is_added_is_reported_and_left_clea
 /// Something is mounted in a staging directory, for example by a backup or an administrator.
 #[test]
 #[ignore = "needs root: mounts a tmpfs"]
-fn privileged_an_orphan_with_a_mount_is_removed_after_the_unmount() {
+fn privileged_an_abandoned_directory_with_a_mount_is_removed_after_the_unmount() {
     let scratch = TestDir::new();
     let root = scratch.dir("store");
     let names = || {
@@ -72,7 +72,7 @@ fn privileged_an_orphan_with_a_mount_is_removed_after_the_unmount() {
     };
     let open = || Arc::new(Store::open(&root, Arc::new(LinuxMounts)).unwrap());
 
-    // An orphan of an earlier process, and a directory that this one cannot remove.
+    // An abandoned directory of an earlier process, and a directory that this one cannot remove.
     drop(open());
     let [earlier, later] = ["staging/0", "staging/left-1"].map(|name| root.join(name));
     attach(&earlier.join("mounted"));
@@ -82,7 +82,7 @@ fn privileged_an_orphan_with_a_mount_is_removed_after_the_unmount() {
     attach(&staged.tree().join("mounted"));
     drop(staged);
     assert_eq!(names(), ["0", "left-1"]);
-    assert_eq!(store.staging.remove_orphans().unwrap(), 2);
+    assert_eq!(store.staging.remove_abandoned().unwrap(), 2);
     for mount in [&earlier.join("mounted"), &later.join("diff/mounted")] {
         assert_eq!(fs::read_to_string(mount.join("file")).unwrap(), "kept");
         LinuxMounts.unmount(mount).unwrap();
@@ -92,6 +92,6 @@ fn privileged_an_orphan_with_a_mount_is_removed_after_the_unmount() {
     let store = open();
     let staged = store.layers.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
     assert_eq!(staged.tree().parent(), Some(&*root.join("staging/2")));
-    assert_eq!(store.staging.remove_orphans().unwrap(), 0);
+    assert_eq!(store.staging.remove_abandoned().unwrap(), 0);
     assert_eq!(names(), ["2"]);
 }

@@ -164,7 +164,7 @@ impl Reservation {
 
     /// Records that the bytes that were written and shared so far take only `bytes`, because the others were replaced
     /// and removed.
-    pub fn settle(&self, bytes: u64) {
+    pub fn reduce_to(&self, bytes: u64) {
         let mut balance = self.balance();
         let kept = balance.unwritten.saturating_add(balance.unshared).saturating_add(bytes);
         let released = balance.total.saturating_sub(kept);

@@ -1,3 +1,5 @@
+//! Reservations: how they grow, the limits of captures, and a full disk.
+
 use std::{
     io::{self, Seek as _, SeekFrom, Write as _},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -149,7 +151,7 @@ fn shared_bytes_of_a_capture_count_for_its_namespace_and_replaced_ones_do_not() 
     assert!(error.to_string().starts_with("the snapshots of namespace a on this node"), "{error}");
     assert_eq!(unwritten(&store), 0);
     // A pre-copy round has replaced half of it.
-    reservation.settle(part / 2);
+    reservation.reduce_to(part / 2);
     reservation.share(part - part / 2).unwrap();
     reservation.share(1).unwrap_err();
     drop(reservation);

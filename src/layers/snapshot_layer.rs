@@ -67,7 +67,7 @@ impl StagedSnapshot {
     /// A file system operation failed. The staging directory is removed.
     pub fn commit(self, contents: SnapshotContents, dirty: Amount) -> io::Result<()> {
         durable::remove_tree_unsynced(&self.aside())?;
-        durable::settle(&self.tree(), dirty).map_err(at("sync", &self.tree()))?;
+        durable::sync_tree(&self.tree(), dirty).map_err(at("sync", &self.tree()))?;
         // Written and synced after the tree, which also brings the tree's file system metadata to the disk.
         LayerMeta::of_snapshot(self.key, &contents).write(self.dir.path())?;
         durable::rename(self.dir.path(), &self.to)

@@ -174,7 +174,7 @@ fn privileged_a_committed_snapshot_layer_is_complete_after_a_power_cut() {
         drop(store);
         disk.boot();
         let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
-        store.staging.remove_orphans().unwrap();
+        store.staging.remove_abandoned().unwrap();
         assert_eq!(names(at.join("store/staging")), Vec::<String>::new(), "{fs_type}");
         assert_eq!(names(at.join("store/layers")), [whole.dir_name()], "{fs_type}");
         let tree = store.layers.lower(&whole).unwrap().tree.path();

@@ -1,8 +1,8 @@
 //! The staging directory: what is being added to the store or removed from it.
 //!
 //! ```text
-//! staging/<n>         of this process, or of an earlier one: then it is an orphan
-//! staging/left-<n>    what this process could not remove; an orphan too
+//! staging/<n>         of this process, or abandoned by an earlier one
+//! staging/left-<n>    abandoned by this process, which could not remove it
 //! ```
 //!
 //! Everything that the store adds is written here first, by a process that has locked the store.
@@ -23,8 +23,8 @@ use crate::{
     sys::durable::{self, at},
 };
 
-/// The prefix of names that this process could not remove.
-const ORPHAN_PREFIX: &str = "left-";
+/// The prefix of the names of what this process could not remove.
+const ABANDONED_PREFIX: &str = "left-";
 
 /// The staging directory of a store.
 #[derive(Debug)]
@@ -70,10 +70,10 @@ impl Staging {
         Scratch::new(self.dir.clone())
     }
 
-    /// Removes orphans: what an earlier process was adding or removing, and what this process could not remove. Returns
-    /// the number of orphans that could not be removed, for example because something is mounted in them; the next call
-    /// tries them again. Blocks. An orphan can be of any size, so no request should wait for this.
-    pub fn remove_orphans(&self) -> io::Result<usize> {
+    /// Removes abandoned entries: what an earlier process was adding or removing, and what this process could not
+    /// remove. Returns the number of entries that could not be removed, for example because something is mounted in
+    /// them; the next call tries them again. Blocks. An entry can be of any size, so no request should wait for this.
+    pub fn remove_abandoned(&self) -> io::Result<usize> {
         let mut remaining = 0;
         for entry in fs::read_dir(&self.dir).map_err(at("read", &self.dir))? {
             let path = entry.map_err(at("read", &self.dir))?.path();
@@ -82,15 +82,15 @@ impl Staging {
             }
             if let Err(error) = remove(&path) {
                 remaining += 1;
-                tracing::warn!(path = %path.display(), %error, "cannot remove an orphan: tried again in a minute");
+                tracing::warn!(path = %path.display(), %error, "cannot remove an abandoned entry of the staging directory: tried again in a minute");
             }
         }
         Ok(remaining)
     }
 
     /// Moves a directory of this store to the staging directory, without waiting for the disk. Returns the new path:
-    /// the caller removes it, or else the next start does. Returns `None` if the directory does not exist. After a
-    /// crash the directory may be at its old path.
+    /// the caller removes it, or else the next process does while it serves. Returns `None` if the directory does not
+    /// exist. After a crash the directory may be at its old path.
     pub fn move_here(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
         let staged = self.path();
         match durable::rename_unsynced(dir, &staged) {
@@ -131,14 +131,14 @@ impl Drop for StagedDir {
 }
 
 /// Removes an entry that this process put into the staging directory. If that fails, renames it, so that
-/// [`Staging::remove_orphans`] finds it as an orphan.
+/// [`Staging::remove_abandoned`] finds it.
 pub(super) fn discard(staged: &Path) -> io::Result<()> {
     durable::remove_tree_unsynced(staged).inspect_err(|_| {
         if let Some(name) = staged.file_name() {
-            let mut orphan = OsString::from(ORPHAN_PREFIX);
-            orphan.push(name);
-            // If that fails too, the next start removes it.
-            let _ = fs::rename(staged, staged.with_file_name(orphan));
+            let mut abandoned = OsString::from(ABANDONED_PREFIX);
+            abandoned.push(name);
+            // If that fails too, the next process removes it.
+            let _ = fs::rename(staged, staged.with_file_name(abandoned));
         }
     })
 }
@@ -149,7 +149,7 @@ fn first_free(staging: &Path) -> io::Result<u64> {
     for entry in fs::read_dir(staging).map_err(at("read", staging))? {
         let path = entry.map_err(at("read", staging))?.path();
         let number =
-            number(&path).or_else(|| path.to_str()?.rsplit_once(ORPHAN_PREFIX)?.1.parse().ok());
+            number(&path).or_else(|| path.to_str()?.rsplit_once(ABANDONED_PREFIX)?.1.parse().ok());
         free = free.max(number.map_or(0, |number| number + 1));
     }
     Ok(free)

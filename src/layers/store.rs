@@ -120,8 +120,8 @@ impl StoreLock {
 }
 
 impl Store {
-    /// Locks and opens the store at `root`, and creates it if it does not exist. [`Staging::remove_orphans`] removes what
-    /// an earlier process left in the staging directory.
+    /// Locks and opens the store at `root`, and creates it if it does not exist. [`Staging::remove_abandoned`] removes
+    /// what an earlier process left in the staging directory.
     ///
     /// # Errors
     /// As [`StoreLock::on`] and [`Store::open_locked`].

@@ -1,5 +1,5 @@
 //! The layers of a store: what is known of each one, and how it is opened and removed. For how they are added see
-//! `add.rs`, `add_with_parents.rs` and `snapshot_layer.rs`.
+//! `add.rs`, `add_with_layers_below.rs` and `snapshot_layer.rs`.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -9,7 +9,7 @@ use super::{
     key::LayerKey,
     layer_dirs::LayerDirs,
     layer_meta::{LayerMeta, LayerStorage},
-    mounted_layer::{Lower, MountedLayers},
+    mounted_layer::{MountedLayers, OpenLayer},
     provenance::Origins,
     reservation::DiskSpace,
     staging::Staging,
@@ -38,7 +38,7 @@ impl Layers {
 
     /// Opens the layer as a lower. All its volumes share one mount, so its pages are cached once, independent of the
     /// number of pods. The mount is not listed in mountinfo, and a kill leaves no mount behind.
-    pub fn lower(&self, key: &LayerKey) -> Result<Lower, LowerError> {
+    pub fn lower(&self, key: &LayerKey) -> Result<OpenLayer, LowerError> {
         self.mounted.lower(key)
     }
 
@@ -66,7 +66,7 @@ impl Layers {
     /// after [`Layers::sync_unlinked`]. No volume has the layer, and none can get it meanwhile.
     pub(super) fn unlink_unsynced(&self, key: &LayerKey) -> io::Result<PathBuf> {
         let staged = self.staging.path();
-        durable::rename(&self.dirs.of(key), &staged)?;
+        durable::rename_unsynced(&self.dirs.of(key), &staged)?;
         self.origins.forget(key);
         self.ages.removed(key);
         self.mounted.close(key);

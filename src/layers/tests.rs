@@ -126,7 +126,7 @@ fn an_interrupted_download_leaves_nothing() {
 }
 
 #[test]
-fn orphans_of_an_earlier_process_are_removed_while_this_one_serves() {
+fn what_an_earlier_process_abandoned_is_removed_while_this_one_serves() {
     let Node { dir, kernel, store } = Node::new();
     let tar = layer("one");
     let new = new_layer(&tar);
@@ -140,7 +140,7 @@ fn orphans_of_an_earlier_process_are_removed_while_this_one_serves() {
     let node = Node { dir, kernel, store };
     assert_eq!(node.names("staging").len(), 2);
     let staged = node.store.layers.stage_snapshot(&"snapshot".parse().unwrap()).unwrap();
-    assert_eq!(node.store.staging.remove_orphans().unwrap(), 0);
+    assert_eq!(node.store.staging.remove_abandoned().unwrap(), 0);
     assert_eq!(node.names("staging"), ["8"]);
     drop(staged);
     assert_eq!(node.names("staging"), Vec::<String>::new());

@@ -29,8 +29,8 @@ impl KernelFeatures {
     /// the one that matters; it is made where it is missing.
     ///
     /// The mounts of the probe are in a private mount namespace. They end with the thread that makes them, also when
-    /// this process is killed. In that case the directory stays, and the store removes it with the rest of its staging
-    /// directory at the next start.
+    /// this process is killed. In that case the directory stays, and the next process removes it with the rest of the
+    /// staging directory while it serves.
     ///
     /// # Errors
     /// The directory cannot be made or removed. It is no error if this process does not run as root: then all features

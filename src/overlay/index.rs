@@ -7,14 +7,14 @@
 
 use std::{fs, io, os::unix::fs::FileTypeExt as _};
 
-use super::Upper;
+use super::UpperAndWork;
 use crate::{overlay_xattr::NLINK, sys::attributes};
 
 /// Returns how many files of an upper have names that are not in it.
 ///
 /// # Errors
 /// The index cannot be read.
-pub fn partly_named_files(upper: &Upper) -> io::Result<u64> {
+pub fn partly_named_files(upper: &UpperAndWork) -> io::Result<u64> {
     let entries = match fs::read_dir(upper.work().join("index")) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries?,

@@ -10,8 +10,8 @@
 //! 6.18: the kernel makes that text at mount time, as the mounting process sees the path. It is the same in every mount
 //! namespace, and a rename of the upper does not change it. A detached layer shows as `/`.)
 //!
-//! Deliberately absent: where a layer or an upper comes from, and who may remove it. Nothing in the kernel stops two
-//! overlays from sharing one upper; the lock of `volumes` does.
+//! Deliberately absent: where a layer or an upper comes from, and who may remove it; and a check that no other overlay
+//! uses the upper. Without `index=on` the kernel only warns of that. The lock of `volumes` prevents it.
 //!
 //! May use: sys
 
@@ -42,7 +42,7 @@ pub use options::{Options, Xino};
 pub use plan::{Plan, Spec};
 pub use preflight::{PreflightError, root_usable};
 pub use stack::{Lower, RequiredFeatures, Stack};
-pub use upper::{Upper, clear_volatile_marker};
+pub use upper::{UpperAndWork, clear_volatile_marker};
 
 /// Makes the overlay of `plan`, detached, and checks that a writable one takes writes.
 ///

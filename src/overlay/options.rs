@@ -1,6 +1,7 @@
 //! The options of an overlay mount, and their mount parameters.
 //!
-//! Every option is always given to the kernel: the defaults differ between kernels and distributions.
+//! Every option with an on and an off is always given to the kernel: the defaults differ between kernels and
+//! distributions.
 //!
 //! Deliberately absent: `uuid`, which is always `null`, because Linux 6.6 and later write an xattr to the upper for any
 //! other value (earlier kernels have neither the xattr nor the option); and `userxattr`, which is for mounts without

@@ -1,11 +1,11 @@
 //! The specification of an overlay mount, and the rules that it must keep.
 //!
 //! The checks here change nothing and need no disk. Deliberately absent: rules that need a look at the disk;
-//! `Upper::check` has those.
+//! `UpperAndWork::check` has those.
 
 use std::sync::Arc;
 
-use super::{Feature, KernelFeatures, Lower, Options, PlanError, Stack, Upper, Xino};
+use super::{Feature, KernelFeatures, Lower, Options, PlanError, Stack, UpperAndWork, Xino};
 use crate::owner::Owner;
 use crate::sys::mounts::{Detached, Param, Request, TEXT_LIMIT};
 
@@ -17,7 +17,7 @@ pub struct Spec {
     /// The read-only layers.
     pub stack: Stack,
     /// Where writes go. Without it the overlay is read-only.
-    pub upper: Option<Upper>,
+    pub upper: Option<UpperAndWork>,
     /// The user and group who appear to own the layers' files of root. `None`: root.
     pub owner: Option<Owner>,
     /// The mount options.
@@ -80,7 +80,7 @@ impl Plan {
     }
 
     /// Where writes go. `None` for a read-only overlay.
-    pub(super) fn upper(&self) -> Option<&Upper> {
+    pub(super) fn upper(&self) -> Option<&UpperAndWork> {
         self.spec.upper.as_ref()
     }
 

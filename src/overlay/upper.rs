@@ -7,7 +7,7 @@
 //! <work>/index/                    the kernel's, with index=on
 //! ```
 //!
-//! Deliberately absent: making or removing either directory. The owner of their lock does that.
+//! Deliberately absent: making or removing either directory. The holder of their lock does that.
 
 use std::fs;
 use std::io;
@@ -23,14 +23,14 @@ use crate::sys::durable::{self, Amount};
 /// (`vm.dirty_expire_centisecs`); the rest is a reserve for a busy disk.
 const WRITTEN_AFTER: i64 = 60;
 
-/// The directory that takes the writes, and the work directory in which the kernel prepares them.
+/// The upper, which takes the writes, and the work directory in which the kernel prepares them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upper {
+pub struct UpperAndWork {
     upper: PathBuf,
     work: PathBuf,
 }
 
-impl Upper {
+impl UpperAndWork {
     /// Both are absolute paths without symlinks. Both directories must exist at the time of the mount.
     pub fn new(upper: PathBuf, work: PathBuf) -> Self {
         Self { upper, work }
@@ -96,9 +96,9 @@ impl Upper {
 /// # Errors
 /// The files cannot be listed, or the marker cannot be removed. Then it is not known whether all writes reached the
 /// disk.
-pub fn clear_volatile_marker(upper: &Upper) -> io::Result<bool> {
-    // The sync reports write errors. The journal needs no commit: after a crash the upper is discarded.
-    if durable::settle(&upper.upper, unwritten(&upper.upper)?).is_err() {
+pub fn clear_volatile_marker(upper: &UpperAndWork) -> io::Result<bool> {
+    // The sync reports write errors. The journal needs no commit: after a crash the upper is not used again.
+    if durable::sync_tree(&upper.upper, unwritten(&upper.upper)?).is_err() {
         return Ok(false);
     }
     durable::remove_tree(&upper.marker())?;
@@ -141,7 +141,7 @@ mod tests {
             let scratch = TestDir::new();
             let at = scratch.dir("disk");
             let disk = Disk::new(&scratch, fs_type, &at);
-            let pair = Upper::new(at.join("upper"), at.join("work"));
+            let pair = UpperAndWork::new(at.join("upper"), at.join("work"));
             fs::create_dir_all(pair.marker().join("volatile")).unwrap();
             fs::create_dir(pair.upper()).unwrap();
             fs::write(at.join("neighbour"), vec![7; 64 << 20]).unwrap();

@@ -199,7 +199,7 @@ impl Inner {
         request: &CaptureRequest,
     ) -> Result<(), CaptureError> {
         let (id, volume) = (request.id.clone(), request.volume.clone());
-        match guard.stale_hard_links() {
+        match guard.partly_named_files() {
             Ok(0) => Ok(()),
             Ok(files) => Err(CaptureError::StaleHardLinks { id, volume, files }),
             Err(source) => Err(CaptureError::Disk { id, source }),

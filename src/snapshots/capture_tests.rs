@@ -76,7 +76,10 @@ async fn privileged_a_snapshot_shows_all_changes_of_a_pod() {
 
         let snapshot = node.capture("snap-1", "v").await.unwrap();
         node.assert_nothing_unfinished("snapshot");
-        assert_eq!((snapshot.own_layers, snapshot.stack.len(), snapshot.frozen_micros), (1, 2, None));
+        assert_eq!(
+            (snapshot.own_layers, snapshot.stack.len(), snapshot.frozen_micros),
+            (1, 2, None)
+        );
         assert_eq!(snapshot.stack[1], LayerKey::of_snapshot(&snapshot.id));
         assert_eq!(snapshot.source.volume_id, node.volume("v").as_str());
         assert!(snapshot.entries > 8 && snapshot.bytes < 1 << 20, "{snapshot:?}");

@@ -175,7 +175,7 @@ impl CaptureError {
             } => Class::Precondition,
             Self::Copy { source: CloneError::Memory(source), .. } => source.class(),
             Self::Copy {
-                source: CloneError::Entry { source, .. } | CloneError::Notes(source),
+                source: CloneError::Entry { source, .. } | CloneError::Records(source),
                 ..
             } => Class::of_disk(source),
             Self::NoSpace { source, .. } => source.class(),

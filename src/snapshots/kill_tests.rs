@@ -117,7 +117,7 @@ async fn privileged_a_kill_during_a_capture_leaves_nothing_unfinished_and_no_pod
         let (root, kubelet) = (dir.join("node"), dir.join("kubelet"));
         let (store, volumes, snapshots) = open(&kubelet, &root, &registry, &Metrics::default());
         assert!(!pod.is_frozen(), "round {round}");
-        store.staging.remove_orphans().unwrap();
+        store.staging.remove_abandoned().unwrap();
         for part in ["staging", "frozen"] {
             assert_eq!(names(&store.root().join(part)), Vec::<String>::new(), "{round}: {part}");
         }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Inner, Snapshots, blocking};
 use crate::{
-    changeset::{self, Limits, PackError, Packed, Packing},
+    changeset::{self, Limits, PackError, PackOptions, Packed},
     error::Class,
     format,
     layers::{FREE_DISK, LayerKey, LowerError, Reservation, ReserveError},
@@ -127,7 +127,7 @@ fn pack(
     let (budget, scratch) = (inner.store.budget.clone(), inner.store.disk.scratch());
     let limits = Limits { budget, scratch, ..Limits::default() };
     let packing =
-        Packing { format: *format, compression: *compression, clamp: None, owner: *owner };
+        PackOptions { format: *format, compression: *compression, clamp: None, owner: *owner };
     let mut out = CancellableWriter::new(&file, inner.store.root(), stop)
         .counting(written)
         .within(&reservation);

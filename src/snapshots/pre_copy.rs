@@ -111,7 +111,7 @@ impl PreCopy<'_> {
         let took = start.elapsed();
         // On a file system without reflinks, a round may replace all bytes that the round before copied.
         self.clone.free_replaced().map_err(|source| self.failed(source))?;
-        self.reservation.settle(self.clone.contents().bytes);
+        self.reservation.reduce_to(self.clone.contents().bytes);
         Ok(took)
     }
 

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     image::fake::FakeRegistry,
     layers::{DiskLimits, LayerKey, SnapshotRecord, StoreLock, StoreSettings},
-    overlay::{KernelFeatures, Options, Plan, Spec, Stack, Upper},
+    overlay::{KernelFeatures, Options, Plan, Spec, Stack, UpperAndWork},
     sys::{
         durable,
         mounts::{Detached, LinuxMounts, Mounts as _},
@@ -139,7 +139,7 @@ impl Node {
         let plan = Plan::new(Spec {
             name: "restored".to_owned(),
             stack: Stack::new(lowers.collect()).unwrap(),
-            upper: Some(Upper::new(upper, work)),
+            upper: Some(UpperAndWork::new(upper, work)),
             owner: None,
             options: Options { metacopy: true, redirect_dir: true, ..Options::default() },
         });

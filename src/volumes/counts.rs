@@ -37,7 +37,8 @@ pub(super) enum Finding {
 #[derive(Debug, Clone)]
 pub(super) struct Counts {
     known: Arc<Mutex<HashMap<VolumeId, Count>>>,
-    turn: Arc<Semaphore>,
+    /// One permit: one volume is walked at a time.
+    walks: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -52,7 +53,7 @@ struct Count {
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { known: Arc::default(), turn: Arc::new(Semaphore::new(1)) }
+        Self { known: Arc::default(), walks: Arc::new(Semaphore::new(1)) }
     }
 }
 
@@ -93,7 +94,7 @@ impl Counts {
     }
 
     async fn count(self, id: VolumeId, upper: PathBuf) {
-        let _turn = self.turn.acquire().await;
+        let _permit = self.walks.acquire().await;
         let found = self.walk(&id, upper).await.unwrap_or_else(|error| {
             tracing::warn!(volume = %id, %error, "cannot count the files of the volume");
             None

@@ -1,6 +1,6 @@
 //! Many volumes, one after another and at the same time, and what they leave in the process and on the disk.
 //!
-//! The default counts are enough to show a leak. With `OVL_SOAK=1` they are 10,000 and 2,000.
+//! The default counts are enough to show a leak. With `OVL_ENDURANCE=1` they are 10,000 and 2,000.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ const MEASURED: &str = "OVL_TEST_MEASURED";
 
 /// The number of volumes one after another, and of volumes at the same time.
 fn volumes() -> (usize, usize) {
-    if std::env::var_os("OVL_SOAK").is_some() { (10_000, 2_000) } else { (400, 150) }
+    if std::env::var_os("OVL_ENDURANCE").is_some() { (10_000, 2_000) } else { (400, 150) }
 }
 
 /// Bytes of memory that the allocator may keep.

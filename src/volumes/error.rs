@@ -63,7 +63,7 @@ pub enum PublishError {
         /// The uid in the request.
         uid: PodUid,
     },
-    /// The policy of images does not allow the image.
+    /// The image policy does not allow the image.
     #[error(
         "image {image} is not allowed in namespace {namespace}; policy.allowedImages and policy.refusedImages of the \
          driver's chart define the allowed images; if it is the image of a snapshot, use the attribute `snapshot`"

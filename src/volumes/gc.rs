@@ -1,4 +1,4 @@
-//! Garbage collection of layers: finds the layers that volumes need, and removes the others.
+//! Garbage collection for volumes: finds the roots that the volumes' records name, and runs the rounds of the store.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use crate::{
 /// How long a layer stays that nothing needs. A pull that was interrupted can then continue with the layers it has.
 pub(super) const LAYER_GRACE: Duration = Duration::from_secs(600);
 
-/// Removes layers that no volume needs.
+/// Runs rounds of the store with the roots of all volumes.
 #[derive(Debug)]
 pub(super) struct GarbageCollector {
     pub(super) store: Arc<Store>,

@@ -1,4 +1,5 @@
-//! The guard of a volume: keeps it published or unpublished as it is while a capture copies its upper.
+//! The guard of a volume: holds the volume's lock for a capture, so the volume is neither published nor unpublished
+//! meanwhile.
 
 use std::{io, path::Path};
 
@@ -7,7 +8,7 @@ use crate::{
     digest::ManifestDigest,
     error::Class,
     layers::{LayerKey, SnapshotId},
-    overlay::{self, Upper},
+    overlay::{self, UpperAndWork},
     owner::Owner,
     reference::Reference,
     sys::mounts::{Mount, MountError},
@@ -19,7 +20,7 @@ use crate::{
 pub struct VolumeGuard {
     lock: VolumeLock,
     record: Record,
-    upper: Upper,
+    upper: UpperAndWork,
     is_mounted: bool,
 }
 
@@ -70,11 +71,12 @@ impl VolumeGuard {
         self.upper.upper()
     }
 
-    /// The number of files of its layers whose changed names a copy of the upper would lose: [`overlay::partly_named_files`].
+    /// [`overlay::partly_named_files`] of the volume: files of its layers whose changed names a copy of the upper would
+    /// lose.
     ///
     /// # Errors
     /// The work directory cannot be read.
-    pub fn stale_hard_links(&self) -> io::Result<u64> {
+    pub fn partly_named_files(&self) -> io::Result<u64> {
         overlay::partly_named_files(&self.upper)
     }
 

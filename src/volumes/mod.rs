@@ -8,9 +8,9 @@
 //!       └────────────────────────┘    └────────────────────┘
 //! ```
 //!
-//! A volume is `recorded` while its record exists, and `mounted` while mountinfo shows an overlay with its upper. Both
-//! states are always read and never cached. So a kill at any line leaves a state from which the same call can
-//! continue.
+//! A volume is `recorded` while its record exists, and `mounted` while mountinfo shows an overlay with its name or its
+//! upper. Both states are always read and never cached. So a kill at any line leaves a state from which the same call
+//! can continue.
 //!
 //! An operation that reads and then changes a volume holds the volume's lock from the read to the change. Only the
 //! pull of its layers holds no lock: a pod can be deleted during the pull, and the pull goes on after its call has

@@ -1,4 +1,4 @@
-//! Tests of volumes restored from snapshots, on the real kernel.
+//! Tests of volumes that start from snapshots, on the real kernel.
 //!
 //! The tests capture a volume by hand: they unmount it and move its upper into a layer.
 

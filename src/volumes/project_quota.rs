@@ -1,8 +1,9 @@
 //! The allocation of project ids: each volume with a project quota has a project of the store's file system.
 //!
 //! A volume's record has its project, so the records alone say which ids are taken. The usage of a project says
-//! nothing: the owner of a file may give it any project. With one file in each project of a range a pod could leave no
-//! id for new volumes. For the same reason ids are drawn at random. Deliberately absent: how a quota is set.
+//! nothing, because the owner of a file may give it any project. If a project with usage counted as taken, a pod with
+//! one file in each project of a range could leave no id for new volumes. For the same reason ids are drawn at random.
+//! Deliberately absent: how a quota is set.
 
 use std::{collections::BTreeSet, io, ops::RangeInclusive, path::Path};
 

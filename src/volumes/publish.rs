@@ -311,7 +311,7 @@ impl Inner {
         // Before the kernel makes any mount: after a kill the record says what was intended.
         self.records.write(lock, &record)?;
         let done = make().and_then(|mount| {
-            self.settle(lock, &record)?;
+            self.sync_if_needed(lock, &record)?;
             self.attach_at(lock.id(), target, mount)
         });
         if done.is_err() && !known {
@@ -324,14 +324,14 @@ impl Inner {
 
     /// Syncs the record if a later fsync of the pod would not bring it to the disk (btrfs). Not needed for a volatile volume or one in memory, whose data do not survive a crash, nor for a
     /// read-only volume, which has no data.
-    fn settle(&self, lock: &VolumeLock, record: &Record) -> Result<(), PublishError> {
+    fn sync_if_needed(&self, lock: &VolumeLock, record: &Record) -> Result<(), PublishError> {
         let VolumeSpec { medium, read_only, options, .. } = &record.spec;
         if *medium == Medium::Memory || *read_only || options.volatile {
             return Ok(());
         }
         // The kernel makes this directory again for each overlay, so it is the newest.
         let newest = self.records.upper_and_work(lock.id(), *medium).work().join("work");
-        Ok(self.records.settle(lock, &newest)?)
+        Ok(self.records.sync_if_needed(lock, &newest)?)
     }
 
     fn attach_at(

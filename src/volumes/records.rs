@@ -27,7 +27,7 @@ use super::{
     record::{Record, RecordError},
 };
 use crate::{
-    overlay::Upper,
+    overlay::UpperAndWork,
     sys::durable::{
         self, at,
         xattr_text::{self, Journal},
@@ -38,7 +38,7 @@ use crate::{
 const FILE: &str = "record.json";
 
 /// The name of the xattr, if the record is one.
-const NOTE: &str = "record";
+const XATTR: &str = "record";
 
 /// The records of all volumes, in one directory.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Records {
         self.dir(id).join("memory")
     }
 
-    /// The directory that holds overlayfs' writable pair.
+    /// The directory that holds the upper and the work directory.
     pub(super) fn upper_parent(&self, id: &VolumeId, medium: Medium) -> PathBuf {
         match medium {
             Medium::Disk => self.dir(id),
@@ -71,10 +71,10 @@ impl Records {
         }
     }
 
-    /// Overlayfs' writable pair of one volume.
-    pub(super) fn upper_and_work(&self, id: &VolumeId, medium: Medium) -> Upper {
+    /// The upper and the work directory of one volume.
+    pub(super) fn upper_and_work(&self, id: &VolumeId, medium: Medium) -> UpperAndWork {
         let home = self.upper_parent(id, medium);
-        Upper::new(home.join("upper"), home.join("work"))
+        UpperAndWork::new(home.join("upper"), home.join("work"))
     }
 
     /// Reads the record of `id`. `None` if there is none.
@@ -88,7 +88,7 @@ impl Records {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(disk(at("read", &file)(e)));
             }
-            Err(_) => match xattr_text::get(&dir, NOTE) {
+            Err(_) => match xattr_text::get(&dir, XATTR) {
                 Ok(found) => found.map(|bytes| (bytes, dir)),
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => Some((Vec::new(), dir)),
                 Err(e) => return Err(disk(e)),
@@ -121,16 +121,20 @@ impl Records {
                 // Last, and cheap: the sync of the record has already committed the new directory to the journal.
                 return durable::sync_dir(&self.root);
             }
-            xattr_text::put(&dir, NOTE, &bytes)
+            xattr_text::put(&dir, XATTR, &bytes)
         });
         written.map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
     }
 
     /// Makes sure that the record and all else in the volume's directory reach the disk no later than the data that
     /// the pod is going to sync. `newest` is the path that was made last.
-    pub(super) fn settle(&self, lock: &VolumeLock, newest: &Path) -> Result<(), RecordError> {
-        let settled = self.journal.settle(&self.dir(lock.id()), newest);
-        settled.map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
+    pub(super) fn sync_if_needed(
+        &self,
+        lock: &VolumeLock,
+        newest: &Path,
+    ) -> Result<(), RecordError> {
+        let synced = self.journal.sync_if_needed(&self.dir(lock.id()), newest);
+        synced.map_err(|source| RecordError::Disk { id: lock.id().clone(), source })
     }
 
     /// The ids of all volumes with a directory. A name that is not an id was not made by the driver and is skipped.
@@ -157,9 +161,9 @@ impl Records {
         match fs::read_to_string(&file) {
             Ok(text) => fs::write(&file, change(text)).unwrap(),
             Err(_) => {
-                let text = xattr_text::get(&dir, NOTE).unwrap().expect("a record");
+                let text = xattr_text::get(&dir, XATTR).unwrap().expect("a record");
                 let text = change(String::from_utf8(text).unwrap());
-                xattr_text::put(&dir, NOTE, text.as_bytes()).unwrap();
+                xattr_text::put(&dir, XATTR, text.as_bytes()).unwrap();
             }
         }
     }
@@ -167,8 +171,8 @@ impl Records {
     /// Moves the record into a file, as an earlier version wrote it. Returns whether it was an xattr.
     pub(super) fn keep_as_file(&self, id: &VolumeId) -> bool {
         let (dir, file) = (self.dir(id), self.dir(id).join(FILE));
-        let Some(text) = xattr_text::get(&dir, NOTE).unwrap() else { return false };
-        xattr_text::remove(&dir, NOTE);
+        let Some(text) = xattr_text::get(&dir, XATTR).unwrap() else { return false };
+        xattr_text::remove(&dir, XATTR);
         fs::write(file, text).unwrap();
         true
     }
@@ -177,7 +181,7 @@ impl Records {
     pub(super) fn lose(&self, id: &VolumeId) {
         let file = self.dir(id).join(FILE);
         if fs::remove_file(file).is_err() {
-            xattr_text::remove(&self.dir(id), NOTE);
+            xattr_text::remove(&self.dir(id), XATTR);
         }
     }
 }

@@ -4,15 +4,16 @@
 //!                  not ready, no response: tried again while a call waits
 //!                        ▲    │
 //!                        │    ▼
-//! name in the pod's ─► looked up ─┬─► captured on this node: its layers in the store ─┬─► the volume's layers;
-//! namespace                       ├─► pushed: its image, pulled as any other          │   with images of the volume's own
-//!                                 └─► on another node only: refused                   │   its top layers lie on these
-//!                                                          another owner: refused ◄───┘
+//! name in the pod's ─► looked up ─┬─► all layers in the store of the node of the capture ─┬─► the volume's layers
+//! namespace                       ├─► otherwise, if it was pushed: its image, pulled      │
+//!                                 └─► otherwise: refused                                  └─► another `owner`: refused
 //! ```
+//!
+//! If the volume names images too, the snapshot's own layers are put on the layers of these images.
 //!
 //! The lookup makes sure that the snapshot belongs to the namespace. On the node of the capture that authorizes the
 //! use of all of its layers, independent of their origins, because the captured volume had them. On other nodes its
-//! image is pulled like any other, with the pod's credentials and the node's. The policy of images does not apply,
+//! image is pulled like any other, with the pod's credentials and the node's. The image policy does not apply,
 //! because an administrator has decided where snapshots are pushed.
 //!
 //! Over other images only a snapshot can be used that is complete in its own layers. The content of a file of which

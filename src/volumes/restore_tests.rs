@@ -1,4 +1,4 @@
-//! Tests of volumes restored from snapshots, with the fake of the kernel: where their layers come from, and which
+//! Tests of volumes that start from snapshots, with the fake of the kernel: where their layers come from, and which
 //! pods may use them.
 
 use std::{

@@ -42,8 +42,8 @@ impl Volumes {
 }
 
 impl Inner {
-    /// Unmounts the volume from `target`, and then removes the directory. Reads the mount table of the target before
-    /// each step. `mounts_to_drop` gets clones of the mounts, which keep the overlay alive.
+    /// Unmounts the volume from `target`, and then removes the directory. Queries the kernel for the topmost mount of
+    /// the target before each step. `mounts_to_drop` gets clones of the mounts, which keep the overlay alive.
     fn unmount_target(
         &self,
         id: &VolumeId,

@@ -93,9 +93,9 @@ impl Inner {
     ///
     /// An upper that is not volatile is used as the disk has it. A volatile upper was never synced. After another boot
     /// its files may be torn, which cannot be detected (the kernel's own marker is not durable either), so it is
-    /// emptied. In the same boot all writes are still in the page cache. When they are synced without an error, the
-    /// upper is complete, and the kernel's marker (`work/incompat/volatile` in the work directory, kernel doc
-    /// overlayfs.rst, "Volatile mount") is removed.
+    /// emptied, or the publish fails (`onUnclean`). In the same boot all writes are still in the page cache. When they
+    /// are synced without an error, the upper is complete, and the kernel's marker (`work/incompat/volatile` in the
+    /// work directory, kernel doc overlayfs.rst, "Volatile mount") is removed.
     pub(super) fn refresh_upper(
         &self,
         lock: &VolumeLock,

@@ -63,19 +63,19 @@ impl Inner {
     /// Opens the layers of a stack, bottom first, without those that a layer with an opaque root hides completely.
     pub(super) fn open_layers(&self, stack: &[LayerKey]) -> Result<Vec<Lower>, LowerError> {
         let mut lowers = Vec::with_capacity(stack.len());
-        for layer in stack {
-            let lower = self.store.layers.lower(layer)?;
-            if lower.opaque_root {
+        for key in stack {
+            let layer = self.store.layers.lower(key)?;
+            if layer.opaque_root {
                 lowers.clear();
             }
             lowers.push(Lower {
-                id: layer.to_string(),
-                dir: lower.tree,
+                id: key.to_string(),
+                dir: layer.tree,
                 // A snapshot layer already has the owners that the volume showed.
-                mapped: !lower.is_snapshot,
+                mapped: !layer.is_snapshot,
                 needs: RequiredFeatures {
-                    metacopy: lower.features.metacopy,
-                    redirect_dir: lower.features.redirect,
+                    metacopy: layer.features.metacopy,
+                    redirect_dir: layer.features.redirect,
                 },
             });
         }

@@ -106,7 +106,7 @@ impl Registry {
         json!({ "mediaType": kind, "digest": digest, "size": size })
     }
 
-    /// Pushes an image of one layer, with a config of this text and the diff id. Returns its reference.
+    /// Pushes an image of one layer, with a config of this text and the diff ID. Returns its reference.
     pub fn push(
         &self,
         name: &str,
@@ -153,7 +153,7 @@ fn header(size: u64) -> tar::Header {
     header
 }
 
-/// A gzip layer with one file of `size` bytes, and its diff id. The layer unpacks to about 700 times its size.
+/// A gzip layer with one file of `size` bytes, and its diff ID. The layer unpacks to about 700 times its size.
 pub fn compressible_layer(name: &str, size: u64, byte: u8) -> (Blob, Digest) {
     const MEMBER: usize = 16 << 20;
     const NOISE: usize = 8 << 10;

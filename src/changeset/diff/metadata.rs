@@ -4,7 +4,7 @@
 
 use std::{io, os::unix::fs::MetadataExt as _};
 
-use super::Packing;
+use super::PackOptions;
 use crate::{
     erofs::{Special, Time},
     overlay_xattr::{self, METACOPY, OPAQUE, ORIGIN, REDIRECT, WHITEOUT},
@@ -39,14 +39,14 @@ pub(super) struct EntryMetadata {
 }
 
 impl EntryMetadata {
-    pub(super) fn of(entry: &Entry, packing: &Packing) -> io::Result<Self> {
+    pub(super) fn of(entry: &Entry, options: &PackOptions) -> io::Result<Self> {
         let metadata = entry.metadata()?;
         let mtime = Time { seconds: metadata.mtime(), nanos: metadata.mtime_nsec() as u32 };
-        let mtime = match packing.clamp {
+        let mtime = match options.clamp {
             Some(clamp) if mtime.seconds >= clamp => Time { seconds: clamp, nanos: 0 },
             _ => mtime,
         };
-        let owner = packing.owner.unwrap_or(Owner::ROOT);
+        let owner = options.owner.unwrap_or(Owner::ROOT);
         let mut xattrs = entry.xattrs()?;
         xattrs.retain(|(name, _)| is_packed(name));
         xattrs.sort_unstable();

@@ -41,7 +41,7 @@ mod error;
 mod holes;
 mod metadata;
 mod native;
-mod packing;
+mod options;
 mod portable;
 mod tar;
 mod tar_sink;
@@ -54,7 +54,7 @@ use std::io::Write;
 
 pub use changes::{Change, ChangeKind, changes};
 pub use error::PackError;
-pub use packing::Packing;
+pub use options::PackOptions;
 
 use tar::Tar;
 
@@ -90,22 +90,22 @@ pub struct Packed {
 pub fn pack(
     uppers: &[&Detached],
     merged: &Detached,
-    packing: &Packing,
+    options: &PackOptions,
     limits: &Limits,
     out: &mut (dyn Write + Send),
 ) -> Result<Packed, PackError> {
     let share = limits.budget.share();
     let (entries, written) =
-        tar_sink::run(packing.compression, limits.clone(), &share, out, |sink| {
+        tar_sink::run(options.compression, limits.clone(), &share, out, |sink| {
             let tar = Tar::new(sink);
-            let tar = match (packing.format, uppers) {
-                (Format::Portable, uppers) => portable::pack(uppers, merged, packing, tar, &share)?,
-                (Format::Native, [upper]) => native::pack(upper, packing, tar, &share)?,
+            let tar = match (options.format, uppers) {
+                (Format::Portable, uppers) => portable::pack(uppers, merged, options, tar, &share)?,
+                (Format::Native, [upper]) => native::pack(upper, options, tar, &share)?,
                 (Format::Native, uppers) => return Err(PackError::Several(uppers.len())),
             };
             tar.finish()
         })?;
     let tar_sink::Written { diff_id, digest, size, tar_bytes } = written;
-    let compression = packing.compression;
+    let compression = options.compression;
     Ok(Packed { diff_id, digest, size, tar_bytes, entries, compression })
 }

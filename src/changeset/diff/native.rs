@@ -3,7 +3,7 @@
 //! Deliberately absent: following redirects or metacopies.
 
 use super::{
-    PackError, Packing,
+    PackError, PackOptions,
     holes::data,
     metadata::{EntryMetadata, UpperXattrs, is_whiteout, special},
     tar::{Holes, Kind, Tar},
@@ -22,20 +22,20 @@ use crate::{
 /// Writes all entries of the layer.
 pub(super) fn pack<'s>(
     upper: &Detached,
-    packing: &Packing,
+    options: &PackOptions,
     tar: Tar<'s>,
     share: &Share,
 ) -> Result<Tar<'s>, PackError> {
     let root = Entry::root(upper).map_err(PackError::reading(b"/"))?;
     let known = WalkMemory::new(&tar.limits().scratch, share);
-    let mut walk = Walk { tar, packing, known };
+    let mut walk = Walk { tar, options, known };
     walk.entry(&[], &root)?;
     Ok(walk.tar)
 }
 
 struct Walk<'p, 's> {
     tar: Tar<'s>,
-    packing: &'p Packing,
+    options: &'p PackOptions,
     known: WalkMemory<'p>,
 }
 
@@ -46,7 +46,7 @@ impl Walk<'_, '_> {
             // All whiteouts of an upper are names of one inode, but each is packed by itself.
             return self.tar.entry(path, Kind::Whiteout, &EntryMetadata::default(), &[]);
         }
-        let metadata = EntryMetadata::of(entry, self.packing).map_err(failed)?;
+        let metadata = EntryMetadata::of(entry, self.options).map_err(failed)?;
         if let Some(inode) = metadata.linked.filter(|_| entry.entry_type() != EntryType::Dir)
             && let Some(first) = self.known.first(inode, path)?
         {

@@ -5,7 +5,7 @@
 use std::io;
 
 use super::{
-    PackError, Packing,
+    PackError, PackOptions,
     holes::data,
     metadata::{EntryMetadata, UpperXattrs, is_whiteout, special},
     tar::{Holes, Kind, Tar},
@@ -28,14 +28,14 @@ use crate::{
 pub(super) fn pack<'s>(
     uppers: &[&Detached],
     merged: &Detached,
-    packing: &Packing,
+    options: &PackOptions,
     tar: Tar<'s>,
     share: &Share,
 ) -> Result<Tar<'s>, PackError> {
     let root = |tree| Entry::root(tree).map_err(PackError::reading(b"/"));
     let uppers = uppers.iter().map(|tree| root(tree)).collect::<Result<Vec<_>, _>>()?;
     let known = WalkMemory::new(&tar.limits().scratch, share);
-    let mut walk = Walk { tar, packing, known, path: Vec::new() };
+    let mut walk = Walk { tar, options, known, path: Vec::new() };
     walk.dir(&root(merged)?, &uppers, false)?;
     Ok(walk.tar)
 }
@@ -84,7 +84,7 @@ impl<'s> Grouped<'s> {
 
 struct Walk<'p, 's> {
     tar: Tar<'s>,
-    packing: &'p Packing,
+    options: &'p PackOptions,
     known: WalkMemory<'p>,
     /// The path of the current entry.
     path: Vec<u8>,
@@ -210,7 +210,7 @@ impl Walk<'_, '_> {
 
     /// Writes the entry, or a hard link if the inode was packed before.
     fn write_entry(&mut self, entry: &Entry, kind: Kind<'_>) -> Result<(), PackError> {
-        let metadata = self.read(EntryMetadata::of(entry, self.packing))?;
+        let metadata = self.read(EntryMetadata::of(entry, self.options))?;
         if let Some(inode) = metadata.linked.filter(|_| kind != Kind::Dir)
             && let Some(first) = self.known.first(inode, &self.path)?
         {

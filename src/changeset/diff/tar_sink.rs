@@ -1,7 +1,7 @@
 //! Runs three threads for a layer: the caller's own makes the tar, one hashes it, and one compresses and writes it.
 //!
 //! ```text
-//!            ┌─▶ hash                            diff id
+//!            ┌─▶ hash                            diff ID
 //! caller ────┤
 //!   ▲        └─▶ compress ─▶ hash ─▶ out         digest, size
 //!   └── buffers ◀──┘

@@ -1,3 +1,5 @@
+//! The Secrets of the chart's registry: which are made, which stay, and what is an error.
+
 use std::net::Ipv4Addr;
 
 use clap::Parser;

@@ -71,13 +71,13 @@ fn dir_lower(dir: &TestDir, name: &str) -> Lower {
     plain(name, Arc::new(LinuxMounts.open_dir(&path).unwrap()))
 }
 
-fn plan(layers: Vec<Lower>, upper: Option<Upper>, options: Options) -> Plan {
+fn plan(layers: Vec<Lower>, upper: Option<UpperAndWork>, options: Options) -> Plan {
     let stack = Stack::new(layers).unwrap();
     Plan::new(Spec { name: "vol-1".to_owned(), stack, upper, owner: None, options }).unwrap()
 }
 
-fn pair(dir: &TestDir) -> Upper {
-    Upper::new(dir.dir("upper"), dir.dir("work"))
+fn pair(dir: &TestDir) -> UpperAndWork {
+    UpperAndWork::new(dir.dir("upper"), dir.dir("work"))
 }
 
 fn attached(m: &dyn Mounts, dir: &TestDir, plan: &Plan) -> PathBuf {
@@ -213,7 +213,7 @@ fn a_silent_fall_back_to_read_only_is_an_error_and_leaves_no_mount(m: &dyn Mount
 
 fn special_characters_in_the_paths_of_upper_and_work_are_kept(m: &dyn Mounts, dir: &TestDir) {
     let upper = dir.dir("a b=c\"d'é/upper");
-    let pair = Upper::new(upper.clone(), dir.dir("a b=c\"d'é/work"));
+    let pair = UpperAndWork::new(upper.clone(), dir.dir("a b=c\"d'é/work"));
     let plan = plan(vec![image(dir, 1, "file", "text")], Some(pair), Options::default());
     assert!(is_ours(&line(m, &attached(m, dir, &plan)), &upper));
 }
@@ -305,7 +305,7 @@ fn noatime_and_noexec_are_options_of_the_mount(m: &dyn Mounts, dir: &TestDir) {
 fn with_long_paths(dir: &TestDir, parts: usize) -> (PathBuf, Plan) {
     let deep = vec!["x".repeat(200); parts].join("/");
     let upper = dir.dir(&format!("{deep}/upper"));
-    let pair = Upper::new(upper.clone(), dir.dir(&format!("{deep}/work")));
+    let pair = UpperAndWork::new(upper.clone(), dir.dir(&format!("{deep}/work")));
     (upper, plan(vec![image(dir, 1, "file", "text")], Some(pair), Options::default()))
 }
 
@@ -334,7 +334,7 @@ fn privileged_upper_and_work_can_have_paths_as_long_as_the_mount_api_allows() {
 fn privileged_a_path_that_cannot_be_a_text_parameter_is_refused_by_apis_that_need_one() {
     let dir = TestDir::new();
     let upper = dir.dir("a,b:c\\d/upper");
-    let pair = Upper::new(upper.clone(), dir.dir("a,b:c\\d/work"));
+    let pair = UpperAndWork::new(upper.clone(), dir.dir("a,b:c\\d/work"));
     let plan = plan(vec![image(&dir, 1, "file", "text")], Some(pair), Options::default());
     for api in [MountApi::Attached, MountApi::Classic] {
         let legacy = LegacyMounts::new(api, &dir.dir(&format!("{api:?}"))).unwrap();

@@ -40,11 +40,11 @@ impl Fixture {
         Stack::new(ids.iter().map(|id| self.lower(id)).collect()).unwrap()
     }
 
-    fn upper(&self) -> Upper {
-        Upper::new(self.dir.dir("upper"), self.dir.dir("work"))
+    fn upper(&self) -> UpperAndWork {
+        UpperAndWork::new(self.dir.dir("upper"), self.dir.dir("work"))
     }
 
-    fn spec(&self, ids: &[&str], upper: Option<Upper>, options: Options) -> Spec {
+    fn spec(&self, ids: &[&str], upper: Option<UpperAndWork>, options: Options) -> Spec {
         Spec { name: "vol-1".to_owned(), stack: self.stack(ids), upper, owner: None, options }
     }
 
@@ -222,12 +222,12 @@ fn paths_that_cannot_be_upper_and_work_are_refused() {
         ("v/upper", "/v/work", "v/upper must be an absolute path"),
         ("/v/upper", "/v/../work", "/v/../work must be"),
     ] {
-        let pair = Upper::new(PathBuf::from(upper), PathBuf::from(work));
+        let pair = UpperAndWork::new(PathBuf::from(upper), PathBuf::from(work));
         let error = Plan::new(fixture.spec(&["a"], Some(pair), Options::default())).unwrap_err();
         assert!(error.to_string().contains(words), "{upper} {work}: {error}");
     }
     // A path that only has the other one as a textual prefix is another directory.
-    let pair = Upper::new("/v/upper".into(), "/v/upper-work".into());
+    let pair = UpperAndWork::new("/v/upper".into(), "/v/upper-work".into());
     Plan::new(fixture.spec(&["a"], Some(pair), Options::default())).unwrap();
 }
 
@@ -256,7 +256,7 @@ fn layers_are_counted_once_and_up_to_the_limit() {
     assert_eq!(error.class(), Class::Precondition);
 }
 
-fn refused(fixture: &Fixture, upper: Upper, words: &str) -> OverlayError {
+fn refused(fixture: &Fixture, upper: UpperAndWork, words: &str) -> OverlayError {
     let plan = Plan::new(fixture.spec(&["a"], Some(upper), Options::default())).unwrap();
     let error = mount(&fixture.mounts, &plan).unwrap_err();
     assert!(error.to_string().contains(words), "{error}");
@@ -278,17 +278,20 @@ fn a_work_directory_with_foreign_entries_is_refused() {
 fn upper_and_work_that_are_missing_or_files_are_refused() {
     let fixture = Fixture::new();
     let missing = fixture.dir.path().join("missing");
-    refused(&fixture, Upper::new(fixture.dir.dir("upper"), missing.clone()), "missing");
-    refused(&fixture, Upper::new(missing, fixture.dir.dir("work")), "missing");
+    refused(&fixture, UpperAndWork::new(fixture.dir.dir("upper"), missing.clone()), "missing");
+    refused(&fixture, UpperAndWork::new(missing, fixture.dir.dir("work")), "missing");
     let file = fixture.dir.file("file", "");
-    refused(&fixture, Upper::new(fixture.dir.dir("upper"), file), "file");
+    refused(&fixture, UpperAndWork::new(fixture.dir.dir("upper"), file), "file");
 }
 
 #[test]
 fn a_work_directory_on_another_file_system_is_refused() {
     let fixture = Fixture::new();
-    let error =
-        refused(&fixture, Upper::new(fixture.dir.dir("upper"), "/proc".into()), "file system");
+    let error = refused(
+        &fixture,
+        UpperAndWork::new(fixture.dir.dir("upper"), "/proc".into()),
+        "file system",
+    );
     assert!(matches!(error, OverlayError::OtherFileSystem { .. }), "{error}");
 }
 

@@ -11,7 +11,7 @@ use crate::{digest::DiffId, image::architecture};
 pub(super) struct ConfigInput<'a> {
     /// The configs of the images of the volume, in the order of the stack.
     pub(super) images: &'a [String],
-    /// The diff ids of the snapshot's layers, bottom first.
+    /// The diff IDs of the snapshot's layers, bottom first.
     pub(super) diff_ids: &'a [DiffId],
     /// How many layers, counted from the top, are above those of the images.
     pub(super) own_layers: usize,

@@ -19,7 +19,7 @@ use crate::{
 pub(in crate::snapshots) struct Blob {
     /// The digest of the blob, that is of the compressed bytes.
     pub(super) digest: BlobDigest,
-    /// The media type, size and diff id of the blob.
+    /// The media type, size and diff ID of the blob.
     pub(super) packed: PackedBlob,
 }
 

@@ -14,8 +14,8 @@ use super::{
     error::CloneError,
     fingerprint::{CopyState, Fingerprint, allocated, bytes, now},
     metadata::{Metadata, Original, Weight},
-    notes::{Note, State},
-    walk::{Linked, Noted, Pair, Round, STEP, Walk, is_race, os_str},
+    round_records::{EntryRecord, State},
+    walk::{Linked, Pair, Recorded, Round, STEP, Walk, is_race, os_str},
 };
 use crate::sys::{durable, openat2};
 
@@ -50,7 +50,7 @@ impl Walk<'_> {
     }
 
     fn linked(&self, fingerprint: &Fingerprint) -> Result<Option<Linked>, CloneError> {
-        self.linked.get(&fingerprint.ino.to_be_bytes()).map_err(CloneError::Notes)
+        self.linked.get(&fingerprint.ino.to_be_bytes()).map_err(CloneError::Records)
     }
 
     fn remember(
@@ -65,16 +65,16 @@ impl Walk<'_> {
 
     fn link_to(&mut self, fingerprint: &Fingerprint, linked: Linked) -> Result<(), CloneError> {
         let key = Box::from(fingerprint.ino.to_be_bytes());
-        self.linked.insert(key, linked).map_err(CloneError::Notes)?;
+        self.linked.insert(key, linked).map_err(CloneError::Records)?;
         if self.linked.memory() > LINKS_MEMORY {
-            self.linked.spill(&self.scratch, LINKS_CACHE).map_err(CloneError::Notes)?;
+            self.linked.spill(&self.scratch, LINKS_CACHE).map_err(CloneError::Records)?;
         }
         self.reserve_memory()
     }
 
     fn count_name(&mut self, fingerprint: &Fingerprint, linked: Linked) -> Result<(), CloneError> {
         match linked.names_left.saturating_sub(1) {
-            0 => self.linked.remove(&fingerprint.ino.to_be_bytes()).map_err(CloneError::Notes),
+            0 => self.linked.remove(&fingerprint.ino.to_be_bytes()).map_err(CloneError::Records),
             names_left => self.link_to(fingerprint, Linked { names_left, ..linked }),
         }
     }
@@ -84,11 +84,11 @@ impl Walk<'_> {
         &mut self,
         pair: &Pair,
         name: &[u8],
-        noted: Noted,
+        recorded: Recorded,
     ) -> Result<(), CloneError> {
-        self.move_aside(pair, name, noted)?;
+        self.move_aside(pair, name, recorded)?;
         match self.copy_entry(pair, name) {
-            Ok(Some(state)) => self.note(&Note::Entry { name: name.to_vec(), state }),
+            Ok(Some(state)) => self.record(&EntryRecord::Entry { name: name.to_vec(), state }),
             Ok(None) => Ok(()),
             Err(error) => {
                 // The copy is incomplete, or does not exist.

@@ -16,8 +16,8 @@ use super::{
     error::CloneError,
     fingerprint::Fingerprint,
     metadata::{Metadata, Original},
-    notes::{Note, State},
-    walk::{Noted, Pair, STEP, Walk, is_race, os_str},
+    round_records::{EntryRecord, State},
+    walk::{Pair, Recorded, STEP, Walk, is_race, os_str},
 };
 use crate::{
     spill::{Sorted, SortedReader, Sorter},
@@ -38,7 +38,7 @@ impl Walk<'_> {
     }
 
     /// Updates the copy of a directory and everything below it. `known`: the previous round has
-    /// noted it.
+    /// recorded it.
     fn dir(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<(), CloneError> {
         let updated = self.update(pair, known, depth);
         // After an error, the state marks the copy as incomplete.
@@ -47,19 +47,19 @@ impl Walk<'_> {
         updated.map(drop)
     }
 
-    /// Notes the end of a directory. Previous notes of entries that the walk did not reach are
+    /// Records the end of a directory. Previous records of entries that the walk did not reach are
     /// kept.
     fn end(&mut self, known: bool, state: State) -> Result<(), CloneError> {
-        let rest = if known { self.notes.copy_rest(&mut self.previous) } else { Ok(()) };
-        rest.map_err(CloneError::Notes)?;
-        self.note(&Note::Leave(state))
+        let rest = if known { self.records.copy_rest(&mut self.previous) } else { Ok(()) };
+        rest.map_err(CloneError::Records)?;
+        self.record(&EntryRecord::Leave(state))
     }
 
     // The following functions are split to keep the stack frames of the recursion small.
     fn update(&mut self, pair: &Pair, known: bool, depth: usize) -> Result<State, CloneError> {
         let stat = fstat(&pair.from).map_err(|e| self.failed(b"", e))?;
         let list = self.list(&pair.from, depth)?;
-        let mut names = list.read().map_err(CloneError::Notes)?;
+        let mut names = list.read().map_err(CloneError::Records)?;
         let (mut name, mut changed) = (Vec::new(), false);
         while next_name(&mut names, &mut name)? {
             if !(self.context.go_on)() {
@@ -83,8 +83,8 @@ impl Walk<'_> {
     ) -> Result<State, CloneError> {
         let original = Original { fd: pair.from.as_fd(), stat };
         let fingerprint = Fingerprint::of(&original.stat);
-        let before = match self.previous.peek().map_err(CloneError::Notes)? {
-            Some(Note::Leave(state)) if known => *state,
+        let before = match self.previous.peek().map_err(CloneError::Records)? {
+            Some(EntryRecord::Leave(state)) if known => *state,
             _ => State::default(),
         };
         if before.fingerprint != Some(fingerprint) || fingerprint.is_since(self.since) {
@@ -110,12 +110,12 @@ impl Walk<'_> {
         &mut self,
         pair: &Pair,
         name: &[u8],
-        noted: Noted,
+        recorded: Recorded,
         depth: usize,
     ) -> Result<bool, CloneError> {
-        let known = noted == Noted::Dir;
-        let Some(below) = self.enter(pair, name, noted)? else {
-            return self.move_aside(pair, name, noted);
+        let known = recorded == Recorded::Dir;
+        let Some(below) = self.enter(pair, name, recorded)? else {
+            return self.move_aside(pair, name, recorded);
         };
         let above = self.path.len();
         self.path = self.path_of(name);
@@ -124,13 +124,13 @@ impl Walk<'_> {
         Ok(!known)
     }
 
-    /// Opens a directory and its copy, and notes it. Makes the copy if it does not exist. `None` if
+    /// Opens a directory and its copy, and records it. Makes the copy if it does not exist. `None` if
     /// the entry is no longer a directory.
     fn enter(
         &mut self,
         pair: &Pair,
         name: &[u8],
-        noted: Noted,
+        recorded: Recorded,
     ) -> Result<Option<Pair>, CloneError> {
         let open = |fd: &OwnedFd| openat2(fd, os_str(name), openat2::READ, Mode::empty(), STEP);
         let from = match open(&pair.from) {
@@ -138,14 +138,14 @@ impl Walk<'_> {
             Err(e) if is_race(e) => return Ok(None),
             Err(e) => return Err(self.failed(name, e)),
         };
-        let known = noted == Noted::Dir;
+        let known = recorded == Recorded::Dir;
         if known {
-            self.keep_note()?;
+            self.keep_record()?;
         } else {
-            self.move_aside(pair, name, noted)?;
+            self.move_aside(pair, name, recorded)?;
             self.context.reserve(BLOCK).map_err(|e| self.failed(name, e))?;
             mkdirat(&pair.to, os_str(name), Mode::RWXU).map_err(|e| self.failed(name, e))?;
-            self.note(&Note::Enter { name: name.to_vec() })?;
+            self.record(&EntryRecord::Enter { name: name.to_vec() })?;
         }
         match open(&pair.to) {
             Ok(to) => Ok(Some(Pair { from, to })),
@@ -169,14 +169,14 @@ impl Walk<'_> {
                 }
                 Ok(entry) => {
                     self.entries_left -= 1;
-                    names.push(entry.file_name().to_bytes()).map_err(CloneError::Notes)?;
+                    names.push(entry.file_name().to_bytes()).map_err(CloneError::Records)?;
                 }
                 // The directory was removed after it was opened.
                 Err(Errno::NOENT) => break,
                 Err(e) => return Err(self.failed(b"", e)),
             }
         }
-        let names = names.sorted().map_err(CloneError::Notes)?;
+        let names = names.sorted().map_err(CloneError::Records)?;
         self.listed += names.memory();
         self.reserve_memory()?;
         Ok(names)
@@ -185,7 +185,7 @@ impl Walk<'_> {
 
 /// Reads the next name into `name`. False if there is none.
 fn next_name(names: &mut SortedReader<'_>, name: &mut Vec<u8>) -> Result<bool, CloneError> {
-    while let Some(next) = names.read_next().map_err(CloneError::Notes)? {
+    while let Some(next) = names.read_next().map_err(CloneError::Records)? {
         // If the names of a directory change while it is listed, a name can appear twice.
         if next != name.as_slice() {
             name.clear();

@@ -1,4 +1,4 @@
-//! Updates the copy of one entry: compares the entry with the note of the previous round, and
+//! Updates the copy of one entry: compares the entry with the record of the previous round, and
 //! changes the copy.
 
 use std::os::fd::OwnedFd;
@@ -13,8 +13,8 @@ use super::{
     error::CloneError,
     fingerprint::Fingerprint,
     metadata::Weight,
-    notes::{Note, State},
-    walk::{Noted, Pair, Round, Walk, os_str},
+    round_records::{EntryRecord, State},
+    walk::{Pair, Recorded, Round, Walk, os_str},
 };
 use crate::{overlay_xattr::ORIGIN, sys::attributes::read};
 
@@ -40,24 +40,26 @@ impl Walk<'_> {
     ) -> Result<bool, CloneError> {
         let mut changed = false;
         loop {
-            let note = self.previous.peek().map_err(CloneError::Notes)?;
-            let Some(name) = note.and_then(Note::name) else { return Ok(changed) };
+            let record = self.previous.peek().map_err(CloneError::Records)?;
+            let Some(name) = record.and_then(EntryRecord::name) else { return Ok(changed) };
             if before.is_some_and(|before| name >= before) {
                 return Ok(changed);
             }
             let name = name.to_vec();
             // `Dir` and `Other` are treated alike here.
-            self.move_aside(pair, &name, Noted::Dir)?;
+            self.move_aside(pair, &name, Recorded::Dir)?;
             changed = true;
         }
     }
 
-    /// Returns the previous round's note of `name`, if it is the next note.
-    pub(super) fn noted(&mut self, name: &[u8]) -> Result<Noted, CloneError> {
-        Ok(match self.previous.peek().map_err(CloneError::Notes)? {
-            Some(Note::Entry { name: noted, state }) if noted == name => Noted::Other(*state),
-            Some(Note::Enter { name: noted }) if noted == name => Noted::Dir,
-            _ => Noted::Nothing,
+    /// Returns the previous round's record of `name`, if it is the next record.
+    pub(super) fn recorded(&mut self, name: &[u8]) -> Result<Recorded, CloneError> {
+        Ok(match self.previous.peek().map_err(CloneError::Records)? {
+            Some(EntryRecord::Entry { name: recorded, state }) if recorded == name => {
+                Recorded::Other(*state)
+            }
+            Some(EntryRecord::Enter { name: recorded }) if recorded == name => Recorded::Dir,
+            _ => Recorded::Nothing,
         })
     }
 
@@ -70,12 +72,12 @@ impl Walk<'_> {
         depth: usize,
     ) -> Result<bool, CloneError> {
         self.check_place(name, depth)?;
-        let noted = if known { self.noted(name)? } else { Noted::Nothing };
+        let recorded = if known { self.recorded(name)? } else { Recorded::Nothing };
         let current = Current::at(pair, name).map_err(|e| self.failed(name, e))?;
         if matches!(current, Current::Dir) {
-            return self.child(pair, name, noted, depth);
+            return self.child(pair, name, recorded, depth);
         }
-        self.leaf(pair, name, noted, current, depth == 0)
+        self.leaf(pair, name, recorded, current, depth == 0)
     }
 
     fn check_place(&self, name: &[u8], depth: usize) -> Result<(), CloneError> {
@@ -89,29 +91,31 @@ impl Walk<'_> {
         &mut self,
         pair: &Pair,
         name: &[u8],
-        noted: Noted,
+        recorded: Recorded,
         current: Current,
         in_root: bool,
     ) -> Result<bool, CloneError> {
         match current {
-            Current::Nothing | Current::Dir => self.move_aside(pair, name, noted),
-            Current::Whiteout => self.whiteout(pair, name, noted),
-            Current::Socket if in_root || may_cover(&pair.from) => self.whiteout(pair, name, noted),
-            Current::Socket => self.move_aside(pair, name, noted),
+            Current::Nothing | Current::Dir => self.move_aside(pair, name, recorded),
+            Current::Whiteout => self.whiteout(pair, name, recorded),
+            Current::Socket if in_root || may_cover(&pair.from) => {
+                self.whiteout(pair, name, recorded)
+            }
+            Current::Socket => self.move_aside(pair, name, recorded),
             Current::Other(fingerprint) => {
                 let times_change =
                     self.times_change || fingerprint.file_type() != FileType::RegularFile;
-                if let Noted::Other(state) = noted
+                if let Recorded::Other(state) = recorded
                     && state.fingerprint == Some(fingerprint)
                     && times_change
                     && !fingerprint.is_since(self.since)
                     && !self.may_have_changed(&state, &fingerprint)
                     && !(fingerprint.links > 1 && self.is_relinked(name, &fingerprint)?)
                 {
-                    self.keep_note()?;
+                    self.keep_record()?;
                     return Ok(false);
                 }
-                self.replace_copy(pair, name, noted)?;
+                self.replace_copy(pair, name, recorded)?;
                 Ok(true)
             }
         }
@@ -129,19 +133,24 @@ impl Walk<'_> {
         self.content.never_shares && self.times_change && fingerprint.is_since(self.direct_since)
     }
 
-    fn whiteout(&mut self, pair: &Pair, name: &[u8], noted: Noted) -> Result<bool, CloneError> {
+    fn whiteout(
+        &mut self,
+        pair: &Pair,
+        name: &[u8],
+        recorded: Recorded,
+    ) -> Result<bool, CloneError> {
         let fingerprint = Some(Fingerprint::WHITEOUT);
-        if matches!(noted, Noted::Other(state) if state.fingerprint == fingerprint) {
-            self.keep_note()?;
+        if matches!(recorded, Recorded::Other(state) if state.fingerprint == fingerprint) {
+            self.keep_record()?;
             return Ok(false);
         }
-        self.move_aside(pair, name, noted)?;
+        self.move_aside(pair, name, recorded)?;
         let (device, mode) = (FileType::CharacterDevice, Mode::empty());
         mknodat(&pair.to, os_str(name), device, mode, makedev(0, 0))
             .map_err(|e| self.failed(name, e))?;
         let packed = Bounds::packed(self.path_of(name).len(), 0, &Weight::default());
         let state = State { fingerprint, packed, ..State::default() };
-        self.note(&Note::Entry { name: name.to_vec(), state })?;
+        self.record(&EntryRecord::Entry { name: name.to_vec(), state })?;
         Ok(true)
     }
 }

@@ -39,9 +39,9 @@ pub enum CloneError {
     /// The names need more memory than one operation may use.
     #[error("cannot keep the names of its files in memory: {0}")]
     Memory(OverBudget),
-    /// The record of a round cannot be written or read.
-    #[error("cannot keep the record of its files: {0}")]
-    Notes(#[source] io::Error),
+    /// The records of a round cannot be written or read.
+    #[error("cannot keep the records of its files: {0}")]
+    Records(#[source] io::Error),
     /// An entry cannot be read, or its copy cannot be made.
     #[error("{}: {source}", shown(path))]
     Entry {

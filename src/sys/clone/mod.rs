@@ -21,11 +21,11 @@
 //! A change is detected by the inode's number, size, times, mode and link count. Any change moves
 //! ctime, with these exceptions:
 //!
-//! - A change within one tick of the clock, and a write through a mapping that the kernel had made
-//!   writable before. When a file is written out, the kernel makes its mappings read-only again, so
-//!   a later write moves ctime. Therefore round N copies each entry again whose ctime is not before
-//!   the start of the sync of round N-1, even if nothing else differs. If the clock was set back
-//!   since then, round N copies everything again.
+//! - A change within one tick of the clock may leave ctime as it was. So may a write through a
+//!   mapping that is writable already. The sync of a round ends that: when the kernel writes a file
+//!   out, it makes the mappings read-only again, and the next write moves ctime. Therefore round N
+//!   copies every entry again whose ctime is at or after the start of the sync of round N-1, even
+//!   if it looks unchanged. If the clock was set back since then, round N copies everything again.
 //! - A tmpfs never makes mappings read-only. Its files are always copied again.
 //! - Direct I/O (`O_DIRECT`) sets ctime when it starts, and its bytes can arrive later. Sharing
 //!   bytes waits for it. Where bytes are copied, the last round copies a file again that direct I/O
@@ -33,7 +33,7 @@
 //!
 //! # Memory and safety
 //!
-//! Each round records what it saw of each entry, in the order of the walk. A large record goes to a
+//! Each round records what it saw of each entry, in the order of the walk. Many records go to a
 //! file. The next round reads it back in the same order. So memory holds only the names on one way
 //! down, whatever the size of the tree. A tree that no layer could hold is refused ([`Bounds`]).
 //!
@@ -54,7 +54,7 @@ mod fingerprint;
 mod flush;
 mod memory;
 mod metadata;
-mod notes;
+mod round_records;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -69,7 +69,7 @@ pub use self::{
     bounds::{Bounds, ExceededBound},
     content::SpaceReservation,
     error::CloneError,
-    notes::Cloned,
+    round_records::Cloned,
     walk::Round,
 };
 use self::{
@@ -77,7 +77,7 @@ use self::{
     fingerprint::{EARLIEST, Moment},
     flush::Flush,
     memory::Memory,
-    notes::{Notes, PreviousNotes},
+    round_records::{PreviousRecords, RoundRecords},
     walk::Walk,
 };
 use super::{
@@ -104,7 +104,7 @@ pub struct TreeClone {
     disk: File,
     content: Content,
     flush: Flush,
-    /// The notes of the previous round. `None` before the first.
+    /// The records of the previous round. `None` before the first.
     previous: Option<SpoolReader>,
     contents: Cloned,
     bounds: Bounds,
@@ -205,8 +205,8 @@ impl TreeClone {
         }
         let mut walk = self.walk(round, go_on)?;
         let walked = walk.root();
-        let noted = walk.finish().map_err(CloneError::Notes)?;
-        (self.previous, self.contents) = (Some(noted.0), noted.1);
+        let recorded = walk.finish().map_err(CloneError::Records)?;
+        (self.previous, self.contents) = (Some(recorded.0), recorded.1);
         walked?;
         if round == Round::PreCopy {
             let failed = |source| CloneError::Sync { path: self.to.clone(), source };
@@ -234,10 +234,10 @@ impl TreeClone {
             })
         };
         let (from, to, aside) = (open(&self.from)?, open(&self.to)?, open(&self.aside)?);
-        let notes = self.previous.take();
+        let records = self.previous.take();
         // The first round copies the most, and delays no pod. A later round copies what was written
         // during the round before, so it must be quick.
-        let writes_out = round == Round::PreCopy && notes.is_none();
+        let writes_out = round == Round::PreCopy && records.is_none();
         Ok(Walk {
             from,
             to,
@@ -257,9 +257,9 @@ impl TreeClone {
             linked: Map::default(),
             memory: &mut self.memory,
             listed: 0,
-            known: notes.is_some(),
-            previous: PreviousNotes::new(notes.unwrap_or_default()),
-            notes: Notes::new(&self.scratch),
+            known: records.is_some(),
+            previous: PreviousRecords::new(records.unwrap_or_default()),
+            records: RoundRecords::new(&self.scratch),
             scratch: self.scratch.clone(),
         })
     }

@@ -1,4 +1,4 @@
-//! The state of one round, and what each step of it needs: paths, notes, memory.
+//! The state of one round, and what each step of it needs: paths, records, memory.
 //!
 //! The steps are in three files: `directory` goes through the names of a directory, `entry` decides
 //! what happens to a name, `copy_entry` copies.
@@ -23,7 +23,7 @@ use super::{
     fingerprint::Clock,
     flush::Flush,
     memory::Memory,
-    notes::{Cloned, Note, Notes, PreviousNotes, State},
+    round_records::{Cloned, EntryRecord, PreviousRecords, RoundRecords, State},
 };
 use crate::spill::{Map, Scratch, SpoolReader, Value};
 
@@ -58,8 +58,8 @@ pub(super) struct Walk<'c> {
     pub(super) listed: usize,
     /// Whether there was a previous round.
     pub(super) known: bool,
-    pub(super) previous: PreviousNotes,
-    pub(super) notes: Notes,
+    pub(super) previous: PreviousRecords,
+    pub(super) records: RoundRecords,
 }
 
 /// Whether programs write to the tree during a round.
@@ -74,10 +74,10 @@ pub enum Round {
     Live,
 }
 
-/// The previous round's note of a name.
+/// The previous round's record of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Noted {
-    /// No note.
+pub(super) enum Recorded {
+    /// No record.
     Nothing,
     Dir,
     Other(State),
@@ -122,41 +122,41 @@ pub(super) struct Pair {
 }
 
 impl Walk<'_> {
-    /// Returns the notes for the next round, and their sum.
+    /// Returns the records for the next round, and their sum.
     pub(super) fn finish(self) -> io::Result<(SpoolReader, Cloned)> {
-        self.notes.finish()
+        self.records.finish()
     }
 
-    /// Copies the next note of the previous round.
-    pub(super) fn keep_note(&mut self) -> Result<(), CloneError> {
-        let kept = self.previous.next().map_err(CloneError::Notes)?;
-        kept.map_or(Ok(()), |note| self.note(&note))
+    /// Copies the next record of the previous round.
+    pub(super) fn keep_record(&mut self) -> Result<(), CloneError> {
+        let kept = self.previous.next().map_err(CloneError::Records)?;
+        kept.map_or(Ok(()), |record| self.record(&record))
     }
 
-    pub(super) fn note(&mut self, note: &Note) -> Result<(), CloneError> {
-        self.notes.push(note).map_err(CloneError::Notes)?;
-        let (limit, packed) = (self.bounds.tar_bytes, self.notes.packed);
+    pub(super) fn record(&mut self, record: &EntryRecord) -> Result<(), CloneError> {
+        self.records.push(record).map_err(CloneError::Records)?;
+        let (limit, packed) = (self.bounds.tar_bytes, self.records.packed);
         if packed > limit {
-            return Err(self.exceeds(note.name().unwrap_or_default(), ExceededBound::Tar(limit)));
+            return Err(self.exceeds(record.name().unwrap_or_default(), ExceededBound::Tar(limit)));
         }
         Ok(())
     }
 
-    /// Moves the copy of a name to `aside` and skips its previous note. Returns whether there was a
+    /// Moves the copy of a name to `aside` and skips its previous record. Returns whether there was a
     /// copy.
     pub(super) fn move_aside(
         &mut self,
         pair: &Pair,
         name: &[u8],
-        noted: Noted,
+        recorded: Recorded,
     ) -> Result<bool, CloneError> {
-        if noted == Noted::Nothing {
+        if recorded == Recorded::Nothing {
             return Ok(false);
         }
         renameat(&pair.to, os_str(name), &self.aside, self.moved.to_string())
             .map_err(|e| self.failed(name, e))?;
         *self.moved += 1;
-        self.previous.skip().map_err(CloneError::Notes)?;
+        self.previous.skip().map_err(CloneError::Records)?;
         Ok(true)
     }
 
@@ -177,7 +177,7 @@ impl Walk<'_> {
     /// after each file with several names. Other data is small.
     pub(super) fn reserve_memory(&mut self) -> Result<(), CloneError> {
         let bytes =
-            self.listed + self.linked.memory() + self.notes.memory() + self.previous.memory();
+            self.listed + self.linked.memory() + self.records.memory() + self.previous.memory();
         self.memory.reserve(bytes, self.context.go_on)
     }
 

@@ -7,7 +7,8 @@
 //!
 //! These do less: the functions whose names end in `_unsynced` change names and do not wait for the
 //! disk; [`xattr_text`] leaves that to the journal; [`write_out()`] and [`WriteBehind`] write bytes
-//! out without the metadata. Deliberately absent: retries, and any knowledge of what is written.
+//! out without the metadata; [`sync_tree`] leaves the names of a tree to the next file that is made
+//! and synced there. Deliberately absent: retries, and any knowledge of what is written.
 
 mod remove;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with,
 
 use super::openat2;
 pub use remove::{remove_tree, remove_tree_unsynced};
-pub use tree::{settle, unwritten};
+pub use tree::{sync_tree, unwritten};
 pub use write_behind::{PIECE, WriteBehind, write_out_in_pieces};
 pub use write_out::{Amount, write_out};
 

@@ -49,7 +49,7 @@ pub fn unwritten() -> u64 {
 /// bytes that are shared with other files, because those are on the disk.
 ///
 /// No other thread may change the tree meanwhile.
-pub fn settle(dir: &Path, dirty: Amount) -> io::Result<()> {
+pub fn sync_tree(dir: &Path, dirty: Amount) -> io::Result<()> {
     let root = File::from(openat2::dir(dir, READ).map_err(|e| at("open", dir)(e.into()))?);
     let kind = statfs::of(dir)?.kind();
     match kind {
@@ -161,7 +161,7 @@ mod tests {
         write_out(&File::open(file).unwrap()).unwrap();
     }
 
-    /// After a power cut the settled tree is complete, and the bytes of a neighbour were not
+    /// After a power cut the synced tree is complete, and the bytes of a neighbour were not
     /// written out.
     #[test]
     #[ignore = "needs root: mounts file systems on loop devices"]
@@ -175,7 +175,7 @@ mod tests {
             for n in 0..100 {
                 fs::write(tree.join(n.to_string()), vec![n as u8; 10_000]).unwrap();
             }
-            settle(&disk_at.join("tree"), Amount { files: 100, bytes: 1_000_000 }).unwrap();
+            sync_tree(&disk_at.join("tree"), Amount { files: 100, bytes: 1_000_000 }).unwrap();
             super::super::write_atomic(&disk_at.join("tree/whole"), b"yes").unwrap();
             disk.cut_power();
             disk.boot();
@@ -189,7 +189,7 @@ mod tests {
             assert!(neighbour != vec![7; 64 << 20], "{fs_type}: its bytes were written out");
             // If it costs more than syncing everything, everything is synced.
             fs::write(disk_at.join("neighbour"), vec![8; 1 << 20]).unwrap();
-            settle(&disk_at.join("tree"), Amount { files: 1 << 40, bytes: 0 }).unwrap();
+            sync_tree(&disk_at.join("tree"), Amount { files: 1 << 40, bytes: 0 }).unwrap();
             disk.cut_power();
             disk.boot();
             assert!(fs::read(disk_at.join("neighbour")).unwrap() == vec![8; 1 << 20], "{fs_type}");

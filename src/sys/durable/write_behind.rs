@@ -5,7 +5,7 @@
 //! and one journal commit covers the changes of all programs. So bytes that stay in memory until
 //! the end delay another program then. There is no pause between two pieces: it made the syncs of
 //! others hardly faster, and a capture took twice as long. Deliberately absent: durability after a
-//! power cut. See [`settle`](super::settle).
+//! power cut. See [`sync_tree`](super::sync_tree).
 
 use std::{fs::File, io};
 

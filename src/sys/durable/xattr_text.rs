@@ -69,7 +69,7 @@ impl Journal {
     /// Makes sure that the entries of `dir` reach the disk no later than a file that is synced
     /// below it from now on. `newest` is the last entry that was made there. It syncs only if a
     /// transaction ended between the two, or if a text has parts.
-    pub fn settle(self, dir: &Path, newest: &Path) -> io::Result<()> {
+    pub fn sync_if_needed(self, dir: &Path, newest: &Path) -> io::Result<()> {
         if self != Self::Transactions {
             return Ok(());
         }

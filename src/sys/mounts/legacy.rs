@@ -77,8 +77,8 @@ impl LegacyMounts {
         };
         fs::create_dir_all(dir).map_err(|e| disk("make", &e))?;
         let targets = LinuxMounts.table()?.into_iter().map(|mount| mount.target);
-        let orphans: Vec<PathBuf> = targets.filter(|target| target.starts_with(dir)).collect();
-        for target in orphans.iter().rev() {
+        let old_mounts: Vec<PathBuf> = targets.filter(|target| target.starts_with(dir)).collect();
+        for target in old_mounts.iter().rev() {
             // Lazily, so that a mount cannot be busy. Nothing is written here, so no writer can continue unseen.
             unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
                 .map_err(|e| refused(format!("unmount {}", target.display()), errno(e)))?;

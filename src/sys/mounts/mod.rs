@@ -47,7 +47,9 @@ pub use request::{Attrs, Param, Request, TEXT_LIMIT, tmpfs};
 pub use sample::sample_image;
 pub use table::{Mount, SuperOptions, TableError, parse_table};
 
-/// All mount operations of the driver. All calls block. None waits longer than about a second.
+/// All mount operations of the driver. All calls block. None waits longer than about a second, except for the end of an
+/// overlay: when its last mount is unmounted, or its last [`Detached`] tree is dropped, the kernel writes out the whole
+/// file system of the upper.
 pub trait Mounts: Send + Sync + fmt::Debug {
     /// Makes a new file system instance as a detached mount.
     fn create(&self, request: &Request) -> Result<Detached, MountError>;

@@ -209,7 +209,7 @@ async fn privileged_estargz_images_match_umoci_and_containerd() {
     }
 }
 
-/// Pushes an image of these packed layers, each with its diff id.
+/// Pushes an image of these packed layers, each with its diff ID.
 fn push_layers(registry: &FakeRegistry, form: &str, layers: &[(Vec<u8>, String)]) -> Reference {
     let diff_ids: Vec<_> = layers.iter().map(|(_, diff_id)| diff_id).collect();
     let config = json!({

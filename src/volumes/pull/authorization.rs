@@ -1,11 +1,11 @@
 //! The authorization to use a layer of the store without a download.
 //!
-//! The decision depends on who requests the layer, never on its content: a registry may claim any diff id.
+//! The decision depends on who requests the layer, never on its content: a registry may claim any diff ID.
 //!
 //! A layer has origins: the repositories that delivered its bytes. One of them must allow the layer. An origin counts
 //! only if the requester could name an image of it:
 //!
-//! - the policy of images allows that repository to the requester's namespace, or
+//! - the image policy allows that repository to the requester's namespace, or
 //! - the volume names an image of the same repository, which the policy has allowed.
 //!
 //! An origin to which a snapshot was pushed counts only for the namespace of that snapshot.
@@ -66,7 +66,7 @@ impl Authorization<'_> {
         }
         others.into_iter().any(|origin| {
             let repository = format!("{}/{}", origin.registry, origin.repository);
-            // An origin that is not a repository is a file that the node's administrator imported.
+            // An origin that is not a repository: the layer was squashed on this node.
             let Ok(repository) = repository.parse::<Repository>() else { return origin.public };
             // Some image of the repository. No pattern names it by its tag, because it has none.
             let image = repository.at(&ManifestDigest::new(*origin.blob.digest()));

@@ -7,7 +7,7 @@
 //!    fails: at the end, or at the first entry whose directory is missing. The lowest layer has nothing below it, so it
 //!    always succeeds.
 //! 2. `pull_linked` fetches those layers again when all others are in the store, from the bottom up. The store unpacks
-//!    each with copies of the files below that it links to (`layers/parent_layers.rs`).
+//!    each with copies of the files below that it links to (`layers/add_with_layers_below.rs`).
 //!
 //! A layer of the second pass is stored under the ChainID of the stack up to it. That key stands for the layer in the
 //! volume's stack and in the image's record. With it the next pull finds the layer without a fetch.
@@ -18,7 +18,7 @@
 //!
 //! Such a layer holds bytes of the layers below, for which its own origins prove nothing. So it is used only together
 //! with all of these, and only if the pod may have each of them: as a layer of an image, never because an image claims
-//! its key for a diff id.
+//! its key for a diff ID.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 

@@ -1,4 +1,4 @@
-//! The policy of images: which images the pods of a namespace may use.
+//! The image policy: which images the pods of a namespace may use.
 //!
 //! It is checked before any request to a registry. An image name makes this node open a connection to a host that the
 //! pod's author chooses.
@@ -43,7 +43,7 @@ fn every_image() -> Vec<String> {
 
 /// A text that is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{pattern:?} is not a pattern for images: {why}; correct it in the policy of images")]
+#[error("{pattern:?} is not a pattern for images: {why}; correct it in the image policy")]
 pub struct PolicyError {
     pattern: String,
     why: String,

@@ -1,7 +1,7 @@
 //! The image puller: resolves references and pulls their layers into the store.
 //!
 //! A pod uses a layer of the store without a download only if the pod could have pulled it (`authorization.rs`). For
-//! all others the bytes are pulled first, because a registry may claim any diff id.
+//! all others the bytes are pulled first, because a registry may claim any diff ID.
 
 use std::{
     collections::BTreeSet,
@@ -59,7 +59,8 @@ pub struct ImagePuller {
     policy: ImagePolicy,
     /// Limits the resolutions of images, each of which holds documents in memory.
     resolutions: Lanes,
-    /// The memory for the documents of images, which a pull holds until its end. Each pull has a share.
+    /// The memory for the documents of images, which a pull holds until its end. Each pull has a share. It is not a
+    /// part of the node's budget: a pull holds it while it waits for layers, whose unpacking waits for that budget.
     documents: Arc<Budget>,
 }
 
@@ -318,7 +319,7 @@ impl ImagePuller {
 
     pub async fn hold(&self, layers: &[LayerKey]) -> Lease {
         let (store, layers) = (self.store.clone(), layers.to_vec());
-        // Blocks while a round of garbage collection runs.
+        // Blocks for a moment while a round removes a layer.
         blocking(move || store.leases.take(&layers)).await
     }
 

@@ -131,7 +131,7 @@ pub(super) fn layer(content: &str) -> Vec<u8> {
 }
 
 /// Pushes an image whose config claims `diff_ids` for these tars. The tars are compressed, because the digest of a
-/// plain tar shows its diff id.
+/// plain tar shows its diff ID.
 pub(super) fn claim(
     registry: &FakeRegistry,
     repository: &str,
@@ -271,7 +271,7 @@ async fn a_layer_that_became_public_is_fetched_once_more() {
     node.pull_anonymously(&image, PullPolicy::Never).await.unwrap();
 }
 
-/// docs/hazards.md, 29: a tenant's own registry may claim any diff id.
+/// docs/hazards.md, 29: a tenant's own registry may claim any diff ID.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_names_a_private_layer_must_deliver_it() {
     let (registry, evil) = (FakeRegistry::start().await, FakeRegistry::start().await);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The source of a layer: its key, registry, repository and blob. Fetches of one layer from different sources run
-/// independently, because a registry may claim any diff id for bytes that it never delivers.
+/// independently, because a registry may claim any diff ID for bytes that it never delivers.
 pub(super) type Source = (LayerKey, String, String, BlobDigest);
 
 /// The key of a layer that is unpacked alone.
@@ -45,7 +45,7 @@ pub(super) fn key_of(layer: &LayerBlob) -> LayerKey {
 /// A fetch in flight, shared by all pulls that wait for it.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    turn: Arc<Turn<()>>,
+    turn: Arc<AsyncMutex<()>>,
     arrived: Arc<AtomicU64>,
     /// The layer was fetched, and cannot be unpacked without the layers below it.
     needs_below: AtomicBool,
@@ -150,7 +150,7 @@ impl LayerFetcher {
         in_flight.arrived.store(0, Relaxed);
         match self.fetch(wanted, context, (source, in_flight.clone(), turn)).await {
             Err(PullError::Add { source, .. })
-                if wanted.may_need_below() && source.needs_parent_layers() =>
+                if wanted.may_need_below() && source.needs_layers_below() =>
             {
                 Ok(false)
             }
@@ -228,10 +228,10 @@ impl LayerFetcher {
             let added = match below {
                 None => store.layers.add(&new, reserved, blob),
                 Some(below) => {
-                    store.layers.add_with_parents(&new, &below, reserved, blob).map(drop)
+                    store.layers.add_with_layers_below(&new, &below, reserved, blob).map(drop)
                 }
             };
-            if may_need_below && added.as_ref().is_err_and(AddError::needs_parent_layers) {
+            if may_need_below && added.as_ref().is_err_and(AddError::needs_layers_below) {
                 in_flight.needs_below.store(true, Relaxed);
             }
             (added, turn)

@@ -18,14 +18,14 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    bench::{Bench, assert_same},
+    volumes::{Volumes, assert_same},
     *,
 };
 use crate::{
     budget::Budget,
     changeset::{layer_to_erofs, native_to_erofs},
     digest::Digest,
-    erofs::reader::{Content, Read, read},
+    erofs::test_reader::{Content, Read, read},
     error::Class,
     spill,
     sys::{
@@ -137,7 +137,7 @@ fn described(root: &Path) -> BTreeMap<Vec<u8>, String> {
 
 /// The same for an image.
 fn unpacked(read: &Read) -> BTreeMap<Vec<u8>, String> {
-    let of = |found: &crate::erofs::reader::Found| {
+    let of = |found: &crate::erofs::test_reader::Found| {
         let content = match &found.content {
             Content::Dir => "directory".to_owned(),
             Content::Symlink(target) => format!("{target:?}"),
@@ -286,7 +286,7 @@ fn privileged_hundreds_of_attributes_are_packed_and_unpacked() {
     let scratch = TestDir::new();
     let at = scratch.dir("disk");
     let _disk = Disk::new(&scratch, "xfs", &at);
-    let bench = Bench::new();
+    let volumes = Volumes::new();
     for name in ["tree", "to", "aside"] {
         fs::create_dir(at.join(name)).unwrap();
     }
@@ -307,8 +307,8 @@ fn privileged_hundreds_of_attributes_are_packed_and_unpacked() {
     {
         let stack = [Arc::new(LinuxMounts.open_dir(&to).unwrap())];
         for packing in [PORTABLE, NATIVE] {
-            let back = bench.round_trip(&stack, 1, &packing);
-            assert_same(&bench.tree(&back), &bench.tree(&stack), "packed and unpacked");
+            let back = volumes.round_trip(&stack, 1, &packing);
+            assert_same(&volumes.tree(&back), &volumes.tree(&stack), "packed and unpacked");
         }
     }
     // One more than the root of any image can have, and a value that is longer than any image can have.

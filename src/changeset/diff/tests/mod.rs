@@ -1,10 +1,10 @@
 //! Trees are packed and unpacked again: plain directories without overlay, and uppers of real overlays.
 
-mod bench;
 mod bounds;
 mod overlays;
 mod plain;
 mod random;
+mod volumes;
 
 use std::{fs::File, path::Path};
 
@@ -14,17 +14,25 @@ use crate::sys::{
     tree::{Attributes, set_attributes},
 };
 
-fn packing(format: Format, compression: Compression) -> Packing {
-    Packing { format, compression, clamp: None, owner: None }
+fn packing(format: Format, compression: Compression) -> PackOptions {
+    PackOptions { format, compression, clamp: None, owner: None }
 }
 
-const PORTABLE: Packing =
-    Packing { format: Format::Portable, compression: Compression::None, clamp: None, owner: None };
-const NATIVE: Packing =
-    Packing { format: Format::Native, compression: Compression::None, clamp: None, owner: None };
+const PORTABLE: PackOptions = PackOptions {
+    format: Format::Portable,
+    compression: Compression::None,
+    clamp: None,
+    owner: None,
+};
+const NATIVE: PackOptions = PackOptions {
+    format: Format::Native,
+    compression: Compression::None,
+    clamp: None,
+    owner: None,
+};
 
 /// Packs a directory that is both the layer and the merged tree.
-fn pack_dir(dir: &Path, packing: &Packing) -> Result<(Packed, Vec<u8>), PackError> {
+fn pack_dir(dir: &Path, packing: &PackOptions) -> Result<(Packed, Vec<u8>), PackError> {
     let tree = LinuxMounts.open_dir(dir).unwrap();
     let mut out = Vec::new();
     let packed = pack(&[&tree], &tree, packing, &Limits::default(), &mut out)?;

@@ -2,15 +2,15 @@
 
 use std::{fs, slice::from_ref};
 
-use super::bench::{Bench, Layer, assert_same, shell, tree};
+use super::volumes::{Layer, Volumes, assert_same, shell, tree};
 use super::*;
 use crate::changeset::{LayerFeatures, Limits, layer_to_erofs};
 use crate::owner::Owner;
 
-const FORMATS: [Packing; 2] = [PORTABLE, NATIVE];
+const FORMATS: [PackOptions; 2] = [PORTABLE, NATIVE];
 
-fn image(bench: &Bench) -> Layer {
-    bench.base(|root| {
+fn image(volumes: &Volumes) -> Layer {
+    volumes.base(|root| {
         shell(
             root,
             "mkdir -p bin etc/conf/deep moved/sub/deep data/one data/two replaced/x kept emptied
@@ -65,32 +65,32 @@ fn work(root: &Path) {
 #[test]
 #[ignore = "needs root"]
 fn privileged_all_changes_of_a_volume_are_packed_and_unpacked() {
-    let bench = Bench::new();
-    let base = image(&bench);
-    let upper = bench.write(from_ref(&base), work);
+    let volumes = Volumes::new();
+    let base = image(&volumes);
+    let upper = volumes.write(from_ref(&base), work);
     let stack = [base, upper];
-    let (expected, names) = tree(&bench.view(&stack));
+    let (expected, names) = tree(&volumes.view(&stack));
     for packing in FORMATS {
         let why = format!("{:?}", packing.format);
-        let again = bench.round_trip(&stack, 1, &packing);
-        let (found, groups) = tree(&bench.view(&again));
+        let again = volumes.round_trip(&stack, 1, &packing);
+        let (found, groups) = tree(&volumes.view(&again));
         assert_same(&found, &expected, &why);
         assert_eq!(groups, names, "{why}");
         assert!(groups.iter().any(|group| group == &["/fresh/l2", "/l1", "/l3"]), "{groups:?}");
         // The unpacked layer is a layer like any other, and can be packed again.
-        let once_more = bench.round_trip(&again, 1, &PORTABLE);
-        assert_same(&bench.tree(&once_more), &expected, &why);
-        let bytes = |packing| bench.pack(&stack, 1, packing);
+        let once_more = volumes.round_trip(&again, 1, &PORTABLE);
+        assert_same(&volumes.tree(&once_more), &expected, &why);
+        let bytes = |packing| volumes.pack(&stack, 1, packing);
         assert!(bytes(&packing) == bytes(&packing), "{why}");
     }
-    let (_, blob) = bench.pack(&stack, 1, &NATIVE);
+    let (_, blob) = volumes.pack(&stack, 1, &NATIVE);
     let features = LayerFeatures { metacopy: true, redirect: true };
-    assert_eq!(bench.unpack(&blob, &NATIVE).0.features, features);
-    let (_, blob) = bench.pack(&stack, 1, &PORTABLE);
-    assert_eq!(bench.unpack(&blob, &PORTABLE).0.features, LayerFeatures::default());
+    assert_eq!(volumes.unpack(&blob, &NATIVE).0.features, features);
+    let (_, blob) = volumes.pack(&stack, 1, &PORTABLE);
+    assert_eq!(volumes.unpack(&blob, &PORTABLE).0.features, LayerFeatures::default());
     assert!(!String::from_utf8_lossy(&blob).contains("overlay."));
     // A native layer that is read as a portable one cannot set overlay's xattrs.
-    let (_, blob) = bench.pack(&stack, 1, &NATIVE);
+    let (_, blob) = volumes.pack(&stack, 1, &NATIVE);
     let file = tempfile::tempfile().unwrap();
     let limits = Limits::default();
     let taken = layer_to_erofs(&*blob, [1; 16], &file, &limits).unwrap();
@@ -100,11 +100,11 @@ fn privileged_all_changes_of_a_volume_are_packed_and_unpacked() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_portable_layer_has_only_what_oci_defines() {
-    let bench = Bench::new();
-    let base = image(&bench);
-    let upper = bench.write(from_ref(&base), work);
-    let (_, blob) = bench.pack(&[base, upper], 1, &PORTABLE);
-    let tar = bench.scratch.file("layer.tar", &blob);
+    let volumes = Volumes::new();
+    let base = image(&volumes);
+    let upper = volumes.write(from_ref(&base), work);
+    let (_, blob) = volumes.pack(&[base, upper], 1, &PORTABLE);
+    let tar = volumes.scratch.file("layer.tar", &blob);
     let listed = std::process::Command::new("tar").arg("-tf").arg(tar).output().unwrap();
     assert!(listed.status.success(), "{listed:?}");
     let listed = String::from_utf8(listed.stdout).unwrap();
@@ -139,8 +139,8 @@ fn privileged_a_portable_layer_has_only_what_oci_defines() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_several_own_layers_are_packed_as_one() {
-    let bench = Bench::new();
-    let mut stack = vec![image(&bench)];
+    let volumes = Volumes::new();
+    let mut stack = vec![image(&volumes)];
     let steps = [
         "mv moved/sub renamed; rm etc/conf/b; mkdir new; echo n > new/n; echo o > new/o",
         "echo changed > renamed/file1; rm new/n; rm -r data; echo is > plain",
@@ -149,47 +149,47 @@ fn privileged_several_own_layers_are_packed_as_one() {
         "rm plain; mv moved last; rm -r etc/conf/b; chmod 604 bin/tool",
     ];
     for lines in steps {
-        let upper = bench.write(&stack, |root| shell(root, lines));
+        let upper = volumes.write(&stack, |root| shell(root, lines));
         stack.push(upper);
     }
-    let expected = bench.tree(&stack);
+    let expected = volumes.tree(&stack);
     for own in 1..=steps.len() {
-        let squashed = bench.round_trip(&stack, own, &PORTABLE);
+        let squashed = volumes.round_trip(&stack, own, &PORTABLE);
         assert_eq!(squashed.len(), stack.len() - own + 1);
-        assert_same(&bench.tree(&squashed), &expected, &format!("the topmost {own}"));
+        assert_same(&volumes.tree(&squashed), &expected, &format!("the topmost {own}"));
     }
     // One by one, natively and in portable format by turns, each on the unpacked one before.
     let mut rebuilt = vec![stack[0].clone()];
     for (i, layer) in stack[1..].iter().enumerate() {
         rebuilt.push(layer.clone());
-        rebuilt = bench.round_trip(&rebuilt, 1, &FORMATS[i % 2]);
+        rebuilt = volumes.round_trip(&rebuilt, 1, &FORMATS[i % 2]);
     }
-    assert_same(&bench.tree(&rebuilt), &expected, "one by one");
+    assert_same(&volumes.tree(&rebuilt), &expected, "one by one");
 }
 
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_directory_that_is_not_opaque_hides_what_another_own_layer_hid() {
-    let bench = Bench::new();
+    let volumes = Volumes::new();
     // As in layers of other tools. Overlay itself would have made these directories opaque.
     let layers = [
         "mkdir p q; echo > p/hidden; echo > q/hidden",
         "echo file > p; mknod q c 0 0",
         "mkdir p q; echo > p/new",
     ];
-    let stack = layers.map(|lines| bench.base(|root| shell(root, lines)));
-    let expected = bench.tree(&stack);
+    let stack = layers.map(|lines| volumes.base(|root| shell(root, lines)));
+    let expected = volumes.tree(&stack);
     assert!(!expected.keys().any(|path| path.ends_with("hidden")), "{expected:?}");
-    let squashed = bench.round_trip(&stack, 2, &PORTABLE);
-    assert_same(&bench.tree(&squashed), &expected, "squashed");
+    let squashed = volumes.round_trip(&stack, 2, &PORTABLE);
+    assert_same(&volumes.tree(&squashed), &expected, "squashed");
 }
 
 #[test]
 #[ignore = "needs root"]
 fn privileged_changes_are_listed_from_the_upper_alone() {
-    let bench = Bench::new();
-    let base = image(&bench);
-    let upper = bench.write(&[base], work);
+    let volumes = Volumes::new();
+    let base = image(&volumes);
+    let upper = volumes.write(&[base], work);
     let mut found = std::collections::BTreeMap::new();
     changes(&upper, &Limits::default(), &mut |change| {
         found.insert(String::from_utf8(change.path).unwrap(), change.kind);
@@ -219,18 +219,18 @@ fn privileged_changes_are_listed_from_the_upper_alone() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_owners_are_exchanged_back() {
-    let bench = Bench::new();
-    let base = bench.base(|_| {});
-    let upper = bench.write(from_ref(&base), |root| {
+    let volumes = Volumes::new();
+    let base = volumes.base(|_| {});
+    let upper = volumes.write(from_ref(&base), |root| {
         shell(
             root,
             "echo > a; chown 1000:100 a; echo > b; echo > c; chown 5:6 c; chown 3000000:9 .",
         );
     });
     for packing in FORMATS {
-        let packing = Packing { owner: Some(Owner { uid: 1000, gid: 100 }), ..packing };
-        let again = bench.round_trip(&[base.clone(), upper.clone()], 1, &packing);
-        let tree = bench.tree(&again);
+        let packing = PackOptions { owner: Some(Owner { uid: 1000, gid: 100 }), ..packing };
+        let again = volumes.round_trip(&[base.clone(), upper.clone()], 1, &packing);
+        let tree = volumes.tree(&again);
         for (path, owner) in
             [("/a", " 0:0 "), ("/b", " 1000:100 "), ("/c", " 5:6 "), ("", " 3000000:9 ")]
         {
@@ -242,9 +242,10 @@ fn privileged_owners_are_exchanged_back() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_pipes_devices_and_whiteout_files_are_packed() {
-    let bench = Bench::new();
-    let base = bench.base(|root| shell(root, "echo > taken; mkdir d; echo > d/taken; echo > gone"));
-    let upper = bench.write(from_ref(&base), |root| {
+    let volumes = Volumes::new();
+    let base =
+        volumes.base(|root| shell(root, "echo > taken; mkdir d; echo > d/taken; echo > gone"));
+    let upper = volumes.write(from_ref(&base), |root| {
         shell(root, "rm taken d/taken");
         for name in ["taken", "d/taken", "new"] {
             drop(std::os::unix::net::UnixListener::bind(root.join(name)).unwrap());
@@ -252,7 +253,7 @@ fn privileged_pipes_devices_and_whiteout_files_are_packed() {
     });
     // A layer of an overlay that could not make devices: an empty file with an xattr, in a directory with an xattr that
     // announces such files.
-    let marked = bench.base(|root| {
+    let marked = volumes.base(|root| {
         shell(root, "echo -n > gone");
         give(&root.join("gone"), 0, (0, 0), &[("trusted.overlay.whiteout", b"")]);
         give(root, 0o755, (0, 0), &[("trusted.overlay.opaque", b"x")]);
@@ -260,7 +261,7 @@ fn privileged_pipes_devices_and_whiteout_files_are_packed() {
     let stack = [base.clone(), upper.clone(), marked.clone()];
     for (stack, own) in [(&stack[..2], 1), (&[base.clone(), marked][..], 1), (&stack, 2)] {
         for packing in &FORMATS[..if own == 1 { 2 } else { 1 }] {
-            let again = bench.tree(&bench.round_trip(stack, own, packing));
+            let again = volumes.tree(&volumes.round_trip(stack, own, packing));
             let shown = |name| again.contains_key(name);
             let has_sockets = own == 2 || std::ptr::eq(stack.last().unwrap().as_ref(), &*upper);
             assert_eq!(
@@ -276,16 +277,16 @@ fn privileged_pipes_devices_and_whiteout_files_are_packed() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_a_whiteout_of_nothing_is_not_shown() {
-    let bench = Bench::new();
-    let base = bench.base(|root| shell(root, "mkdir -p d/sub; echo > d/gone; echo > d/sub/gone"));
+    let volumes = Volumes::new();
+    let base = volumes.base(|root| shell(root, "mkdir -p d/sub; echo > d/gone; echo > d/sub/gone"));
     let upper =
-        bench.write(from_ref(&base), |root| shell(root, "rm d/gone d/sub/gone; echo > d/new"));
-    let other = bench.base(|root| shell(root, "echo > file"));
+        volumes.write(from_ref(&base), |root| shell(root, "rm d/gone d/sub/gone; echo > d/new"));
+    let other = volumes.base(|root| shell(root, "echo > file"));
     for packing in FORMATS {
-        let (_, blob) = bench.pack(&[base.clone(), upper.clone()], 1, &packing);
-        let (_, layer) = bench.unpack(&blob, &packing);
-        let view = bench.view(&[other.clone(), layer]);
-        let out = bench.dir("out");
+        let (_, blob) = volumes.pack(&[base.clone(), upper.clone()], 1, &packing);
+        let (_, layer) = volumes.unpack(&blob, &packing);
+        let view = volumes.view(&[other.clone(), layer]);
+        let out = volumes.dir("out");
         let hidden = format!(
             "set -e; test \"$(find . | sort | tr '\\n' ' ')\" = '. ./d ./d/new ./d/sub ./file '
             ls -lR . > /dev/null; cp -a . {0}/copy; tar -cf {0}/tar .
@@ -294,7 +295,7 @@ fn privileged_a_whiteout_of_nothing_is_not_shown() {
         );
         shell(&view.path(), &hidden);
         // A volume on top can see and make such a name like any other.
-        let volume = bench.write(&[other.clone(), bench.unpack(&blob, &packing).1], |root| {
+        let volume = volumes.write(&[other.clone(), volumes.unpack(&blob, &packing).1], |root| {
             shell(
                 root,
                 "rmdir d/sub; echo again > d/gone; test \"$(ls d | tr '\\n' ' ')\" = 'gone new '",
@@ -308,10 +309,10 @@ fn privileged_a_whiteout_of_nothing_is_not_shown() {
 #[ignore = "needs root"]
 fn privileged_devices_of_a_layer_and_of_a_volume_are_packed_and_unpacked() {
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-    let bench = Bench::new();
+    let volumes = Volumes::new();
     let base =
-        bench.base(|root| shell(root, "mkdir dev; mknod dev/null c 1 3; mknod dev/old c 5 0"));
-    let upper = bench.write(from_ref(&base), |root| {
+        volumes.base(|root| shell(root, "mkdir dev; mknod dev/null c 1 3; mknod dev/old c 5 0"));
+    let upper = volumes.write(from_ref(&base), |root| {
         shell(
             root,
             "mknod dev/disk b 4095 1048575; mknod dev/zero c 1 5; chmod 640 dev/null dev/zero
@@ -319,10 +320,10 @@ fn privileged_devices_of_a_layer_and_of_a_volume_are_packed_and_unpacked() {
         );
     });
     let stack = [base, upper];
-    let (expected, _) = tree(&bench.view(&stack));
+    let (expected, _) = tree(&volumes.view(&stack));
     for packing in FORMATS {
-        let again = bench.round_trip(&stack, 1, &packing);
-        let view = bench.view(&again);
+        let again = volumes.round_trip(&stack, 1, &packing);
+        let view = volumes.view(&again);
         let why = format!("{:?}", packing.format);
         assert_same(&tree(&view).0, &expected, &why);
         let at = |name: &str| fs::symlink_metadata(view.path().join(name)).unwrap();
@@ -340,14 +341,14 @@ fn privileged_devices_of_a_layer_and_of_a_volume_are_packed_and_unpacked() {
 #[test]
 #[ignore = "needs root"]
 fn privileged_only_changed_files_are_packed() {
-    let bench = Bench::new();
-    let base = bench.base(|root| {
+    let volumes = Volumes::new();
+    let base = volumes.base(|root| {
         shell(root, "for i in $(seq 100); do mkdir d$i; (cd d$i; touch $(seq 100)); done");
     });
-    let upper = bench.write(from_ref(&base), |root| shell(root, "echo > d7/7; rm d8/8"));
+    let upper = volumes.write(from_ref(&base), |root| shell(root, "echo > d7/7; rm d8/8"));
     let stack = [base.clone(), upper];
-    assert_eq!(bench.pack(&stack, 1, &PORTABLE).0.entries, 5);
-    let upper = bench.write(from_ref(&base), |root| {
+    assert_eq!(volumes.pack(&stack, 1, &PORTABLE).0.entries, 5);
+    let upper = volumes.write(from_ref(&base), |root| {
         shell(
             root,
             "for i in $(seq 100); do chmod 700 d$i; (cd d$i; chmod 600 *; rm 50; mv 51 52); done",
@@ -355,8 +356,8 @@ fn privileged_only_changed_files_are_packed() {
     });
     let stack = [base, upper];
     for packing in FORMATS {
-        let again = bench.round_trip(&stack, 1, &packing);
-        assert_same(&bench.tree(&again), &bench.tree(&stack), &format!("{:?}", packing.format));
+        let again = volumes.round_trip(&stack, 1, &packing);
+        assert_same(&volumes.tree(&again), &volumes.tree(&stack), &format!("{:?}", packing.format));
     }
     assert!(fs::metadata(stack[1].path()).unwrap().is_dir());
 }

@@ -16,7 +16,7 @@ use super::*;
 use crate::{
     changeset::testing::unpack_with,
     changeset::{Limits, UnpackError, Unpacked},
-    erofs::reader::{Content, Read},
+    erofs::test_reader::{Content, Read},
     sys::test_dir::TestDir,
 };
 
@@ -24,7 +24,7 @@ fn unpack(out: &[u8]) -> (Unpacked, Read) {
     unpack_with(out, &Limits::default()).unwrap()
 }
 
-fn at<'r>(read: &'r Read, path: &str) -> &'r crate::erofs::reader::Found {
+fn at<'r>(read: &'r Read, path: &str) -> &'r crate::erofs::test_reader::Found {
     read.names.get(path.as_bytes()).unwrap_or_else(|| panic!("{path} is missing"))
 }
 
@@ -85,7 +85,7 @@ fn equal_trees_give_equal_bytes() {
         let twice = pack_dir(&root, &packing(Format::Portable, compression)).unwrap();
         assert!(once == twice, "{compression:?}");
     }
-    let clamped = Packing { clamp: Some(1_000), ..PORTABLE };
+    let clamped = PackOptions { clamp: Some(1_000), ..PORTABLE };
     let (_, read) = unpack(&pack_dir(&root, &clamped).unwrap().1);
     assert_eq!(at(&read, "file").mtime, (1_000, 0));
     assert_eq!(at(&read, "old").mtime, (-2, 500_000_000));

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use proptest::prelude::*;
 
-use super::bench::{Bench, assert_same};
+use super::volumes::{Volumes, assert_same};
 use super::*;
 
 /// One operation on a path. An operation that fails changes nothing.
@@ -79,27 +79,27 @@ proptest! {
         base in prop::collection::vec(work(), 0..15),
         uppers in prop::collection::vec(prop::collection::vec(work(), 0..15), 1..4),
     ) {
-        let bench = Bench::new();
+        let volumes = Volumes::new();
         // Hard links of a base's files break where one of them is written to. That is how overlay works.
         let base: Vec<_> = base.into_iter().filter(|work| !matches!(work, Work::Link(..))).collect();
-        let mut stack = vec![bench.base(|root| {
+        let mut stack = vec![volumes.base(|root| {
             fill_base(root);
             do_all(root, &base);
         })];
         let mut rebuilt = stack.clone();
         let mut native = stack.clone();
         for upper in &uppers {
-            let layer = bench.write(&stack, |root| do_all(root, upper));
+            let layer = volumes.write(&stack, |root| do_all(root, upper));
             stack.push(layer.clone());
             for (stack, packing) in [(&mut rebuilt, PORTABLE), (&mut native, NATIVE)] {
                 stack.push(layer.clone());
-                *stack = bench.round_trip(stack, 1, &packing);
+                *stack = volumes.round_trip(stack, 1, &packing);
             }
         }
-        let expected = bench.tree(&stack);
-        assert_same(&bench.tree(&rebuilt), &expected, "portable");
-        assert_same(&bench.tree(&native), &expected, "native");
-        let squashed = bench.round_trip(&stack, uppers.len(), &PORTABLE);
-        assert_same(&bench.tree(&squashed), &expected, "squashed");
+        let expected = volumes.tree(&stack);
+        assert_same(&volumes.tree(&rebuilt), &expected, "portable");
+        assert_same(&volumes.tree(&native), &expected, "native");
+        let squashed = volumes.round_trip(&stack, uppers.len(), &PORTABLE);
+        assert_same(&volumes.tree(&squashed), &expected, "squashed");
     }
 }

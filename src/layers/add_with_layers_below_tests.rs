@@ -70,31 +70,31 @@ impl Layers {
         self
     }
 
-    fn stack(&self) -> Stack {
-        let open = |(name, opaque_root): (&String, &bool)| Lower {
+    fn stack(&self) -> OpenLayers {
+        let open = |(name, opaque_root): (&String, &bool)| OpenLayer {
             tree: Arc::new(LinuxMounts.open_dir(&self.scratch.path().join(name)).unwrap()),
             opaque_root: *opaque_root,
             is_snapshot: false,
             features: LayerFeatures::default(),
         };
-        Stack(self.names.iter().zip(&self.opaque_roots).map(open).collect())
+        OpenLayers(self.names.iter().zip(&self.opaque_roots).map(open).collect())
     }
 
     /// Looks `path` up. Returns a file's content, `@` and the target of a symlink, `/` for a directory, or an empty
     /// string for nothing. A symlink inside the path is returned with its component's index before the `@`.
     fn find(&self, path: &str) -> String {
         let linked = match self.stack().find(path.as_bytes(), 0).unwrap() {
-            ParentLookup::Nothing => return String::new(),
-            ParentLookup::Through(depth, link) => {
+            LookupBelow::Nothing => return String::new(),
+            LookupBelow::Through(depth, link) => {
                 return format!("{depth}@{}", String::from_utf8(link).unwrap());
             }
-            ParentLookup::There(linked) => linked.kind,
+            LookupBelow::There(linked) => linked.kind,
         };
         match linked {
-            ParentEntryKind::File { content, .. } => io::read_to_string(content).unwrap(),
-            ParentEntryKind::Symlink(target) => format!("@{}", String::from_utf8(target).unwrap()),
-            ParentEntryKind::Dir => "/".to_owned(),
-            ParentEntryKind::Special(special) => format!("{special:?}"),
+            EntryBelowKind::File { content, .. } => io::read_to_string(content).unwrap(),
+            EntryBelowKind::Symlink(target) => format!("@{}", String::from_utf8(target).unwrap()),
+            EntryBelowKind::Dir => "/".to_owned(),
+            EntryBelowKind::Special(special) => format!("{special:?}"),
         }
     }
 }
@@ -147,7 +147,7 @@ fn a_symlink_in_the_path_is_returned_and_never_followed() {
     // A directory above hides the symlink, both in a layer of the stack and in the new layer.
     let layers = layers.layer(&["here/g"]);
     assert_eq!(layers.find("here/f"), "");
-    assert!(matches!(layers.stack().find(b"out/secret", 1).unwrap(), ParentLookup::Nothing));
+    assert!(matches!(layers.stack().find(b"out/secret", 1).unwrap(), LookupBelow::Nothing));
 }
 
 #[test]
@@ -173,14 +173,14 @@ fn a_found_file_has_its_attributes() {
     file.set_len(100).unwrap();
     file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(5, 6)).unwrap();
     let find = || match layers.stack().find(b"f", 0).unwrap() {
-        ParentLookup::There(linked) => linked,
+        LookupBelow::There(linked) => linked,
         other => panic!("{other:?}"),
     };
     let found = find();
     assert_eq!(found.meta.mode, 0o4711);
     assert_eq!(found.meta.mtime, Time { seconds: 5, nanos: 6 });
     assert_eq!(found.id, find().id);
-    let ParentEntryKind::File { size, data, .. } = found.kind else { panic!("{found:?}") };
+    let EntryBelowKind::File { size, data, .. } = found.kind else { panic!("{found:?}") };
     assert_eq!((size, data[0].offset), (100, 0));
     attributes::set_mode(&layers.scratch.path().join("0"), 0o700).unwrap();
 }
@@ -253,12 +253,12 @@ fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() 
     });
     let new = new_layer(&links);
     let error = node.store.layers.add(&new, node.reservation(), &links[..]).unwrap_err();
-    assert!(error.needs_parent_layers() && !error.is_lasting(), "{error}");
+    assert!(error.needs_layers_below() && !error.is_lasting(), "{error}");
     let alone = new.key_alone();
     assert!(!node.store.layers.has(&alone));
 
     let add = |below: &[LayerKey]| {
-        node.store.layers.add_with_parents(&new, below, node.reservation(), &links[..])
+        node.store.layers.add_with_layers_below(&new, below, node.reservation(), &links[..])
     };
     for (below, content) in [(base, "base"), (other, "other")] {
         let key = add(&[below]).unwrap();
@@ -277,7 +277,7 @@ fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() 
     let top = node
         .store
         .layers
-        .add_with_parents(&new_layer(&more), &[base, key], node.reservation(), &more[..])
+        .add_with_layers_below(&new_layer(&more), &[base, key], node.reservation(), &more[..])
         .unwrap();
     assert_eq!(top, chain([base, alone, new_layer(&more).key_alone()]));
     assert_eq!(fs::read_to_string(node.content(&top).join("c")).unwrap(), "base");
@@ -287,7 +287,7 @@ fn privileged_a_layer_with_links_to_lower_layers_is_stored_under_its_chain_id() 
     let error = add(&[LayerKey::of(b"none")]).unwrap_err();
     assert_eq!(error.class(), Class::Precondition, "{error}");
     let wrong = tar(&[("a", Err("nowhere"))]);
-    let error = node.store.layers.add_with_parents(
+    let error = node.store.layers.add_with_layers_below(
         &new_layer(&wrong),
         &[base],
         node.reservation(),

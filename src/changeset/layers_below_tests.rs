@@ -5,10 +5,9 @@ use std::io::{self, Write as _};
 
 use super::testing::{Tar, unpack_alone, unpack_onto};
 use super::{
-    Exceeded, Limits, ParentEntry, ParentEntryKind, ParentLayers, ParentLookup, Special,
-    UnpackError,
+    EntryBelow, EntryBelowKind, Exceeded, LayersBelow, Limits, LookupBelow, Special, UnpackError,
 };
-use crate::erofs::reader::Content;
+use crate::erofs::test_reader::Content;
 use crate::erofs::{Extent, Meta, Time, Xattrs};
 use crate::error::Class;
 
@@ -40,8 +39,8 @@ fn meta() -> Meta {
     Meta { mode: 0o4751, uid: 12, gid: 34, mtime: Time { seconds: 56, nanos: 78 }, xattrs }
 }
 
-impl ParentLayers for Fake {
-    fn find(&self, path: &[u8], dirs: usize) -> io::Result<ParentLookup> {
+impl LayersBelow for Fake {
+    fn find(&self, path: &[u8], dirs: usize) -> io::Result<LookupBelow> {
         let path = std::str::from_utf8(path).unwrap();
         for (at, _) in path.match_indices('/') {
             let depth = path[..at].matches('/').count();
@@ -49,14 +48,14 @@ impl ParentLayers for Fake {
                 let leads = depth >= dirs;
                 let target = target.as_bytes().to_vec();
                 return Ok(if leads {
-                    ParentLookup::Through(depth, target)
+                    LookupBelow::Through(depth, target)
                 } else {
-                    ParentLookup::Nothing
+                    LookupBelow::Nothing
                 });
             }
         }
         let Some((inode, kind)) = self.0.get(path) else {
-            return Ok(ParentLookup::Nothing);
+            return Ok(LookupBelow::Nothing);
         };
         let file = |content: &[u8], size: u64| {
             let mut file = tempfile::tempfile().unwrap();
@@ -64,7 +63,7 @@ impl ParentLayers for Fake {
             io::Seek::seek(&mut file, io::SeekFrom::End(0)).unwrap();
             file.write_all(content).unwrap();
             let len = content.len() as u64;
-            ParentEntryKind::File {
+            EntryBelowKind::File {
                 content: file,
                 size,
                 data: vec![Extent { offset: size - len, len }],
@@ -73,12 +72,12 @@ impl ParentLayers for Fake {
         let kind = match kind {
             Kind::File(content) => file(content, content.len() as u64),
             Kind::Holes(size) => file(b"x", *size),
-            Kind::Symlink(target) => ParentEntryKind::Symlink(target.as_bytes().to_vec()),
-            Kind::Special(special) => ParentEntryKind::Special(*special),
-            Kind::Dir => ParentEntryKind::Dir,
+            Kind::Symlink(target) => EntryBelowKind::Symlink(target.as_bytes().to_vec()),
+            Kind::Special(special) => EntryBelowKind::Special(*special),
+            Kind::Dir => EntryBelowKind::Dir,
             Kind::Broken => return Err(io::Error::other("the disk is gone")),
         };
-        Ok(ParentLookup::There(ParentEntry { id: (7, *inode), meta: meta(), kind }))
+        Ok(LookupBelow::There(EntryBelow { id: (7, *inode), meta: meta(), kind }))
     }
 }
 

@@ -1,7 +1,7 @@
-//! Notes: what a round saw of each entry, for the next round to compare.
+//! The records of a round: what a round saw of each entry, for the next round to compare.
 //!
-//! Both rounds walk in the same order, so notes are written and read sequentially, and memory holds
-//! none of them. The names of a directory are in the order of their bytes. The notes of a
+//! Both rounds walk in the same order, so records are written and read sequentially, and memory holds
+//! none of them. The names of a directory are in the order of their bytes. The records of a
 //! directory's entries follow its own name.
 //!
 //! ```text
@@ -13,7 +13,7 @@ use std::io;
 use super::fingerprint::{CopyState, Fingerprint, OverlayXattrs};
 use crate::spill::{Scratch, Spool, SpoolReader};
 
-/// Bytes of notes that stay in memory. The notes of a larger tree go to a file.
+/// Bytes of records that stay in memory. The records of a larger tree go to a file.
 const IN_MEMORY: usize = 4 << 20;
 
 /// The contents of a copy.
@@ -32,9 +32,9 @@ pub struct Cloned {
     pub torn: u64,
 }
 
-/// One note of a round.
+/// One record of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Note {
+pub(super) enum EntryRecord {
     /// An entry that is not a directory.
     Entry { name: Vec<u8>, state: State },
     /// The start of a directory, whose entries follow.
@@ -90,7 +90,7 @@ impl State {
     }
 }
 
-impl Note {
+impl EntryRecord {
     /// The name of the entry. `None` for the end of a directory.
     pub(super) fn name(&self) -> Option<&[u8]> {
         match self {
@@ -99,8 +99,8 @@ impl Note {
         }
     }
 
-    fn decode(record: &[u8]) -> Option<Self> {
-        let (kind, rest) = record.split_first()?;
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
         if *kind == ENTER {
             return Some(Self::Enter { name: rest.to_vec() });
         }
@@ -113,31 +113,31 @@ impl Note {
     }
 }
 
-/// The notes of the previous round that the walk has not reached yet.
+/// The records of the previous round that the walk has not reached yet.
 #[derive(Debug, Default)]
-pub(super) struct PreviousNotes {
+pub(super) struct PreviousRecords {
     reader: SpoolReader,
-    next: Option<Note>,
+    next: Option<EntryRecord>,
 }
 
-impl PreviousNotes {
+impl PreviousRecords {
     pub(super) fn new(reader: SpoolReader) -> Self {
         Self { reader, next: None }
     }
 
-    /// Returns the next note and does not move past it.
-    pub(super) fn peek(&mut self) -> io::Result<Option<&Note>> {
+    /// Returns the next record and does not move past it.
+    pub(super) fn peek(&mut self) -> io::Result<Option<&EntryRecord>> {
         if self.next.is_none() {
-            let record = self.reader.read_next()?;
+            let bytes = self.reader.read_next()?;
             let decoded =
-                record.map(|record| Note::decode(record).ok_or(io::ErrorKind::InvalidData));
+                bytes.map(|bytes| EntryRecord::decode(bytes).ok_or(io::ErrorKind::InvalidData));
             self.next = decoded.transpose()?;
         }
         Ok(self.next.as_ref())
     }
 
-    /// Returns the next note and moves past it.
-    pub(super) fn next(&mut self) -> io::Result<Option<Note>> {
+    /// Returns the next record and moves past it.
+    pub(super) fn next(&mut self) -> io::Result<Option<EntryRecord>> {
         self.peek()?;
         Ok(self.next.take())
     }
@@ -147,14 +147,14 @@ impl PreviousNotes {
         self.reader.held()
     }
 
-    /// Moves past the next note. If it is an `Enter`, moves past everything in that directory.
+    /// Moves past the next record. If it is an `Enter`, moves past everything in that directory.
     pub(super) fn skip(&mut self) -> io::Result<()> {
         let mut depth = 0_usize;
-        while let Some(note) = self.next()? {
-            match note {
-                Note::Enter { .. } => depth += 1,
-                Note::Leave(_) => depth = depth.saturating_sub(1),
-                Note::Entry { .. } => {}
+        while let Some(record) = self.next()? {
+            match record {
+                EntryRecord::Enter { .. } => depth += 1,
+                EntryRecord::Leave(_) => depth = depth.saturating_sub(1),
+                EntryRecord::Entry { .. } => {}
             }
             if depth == 0 {
                 break;
@@ -164,21 +164,21 @@ impl PreviousNotes {
     }
 }
 
-/// The notes of the current round.
+/// The records of the current round.
 #[derive(Debug)]
-pub(super) struct Notes {
+pub(super) struct RoundRecords {
     spool: Spool,
-    record: Vec<u8>,
-    /// The sum of all notes.
+    buffer: Vec<u8>,
+    /// The sum of all records.
     sum: Cloned,
     /// The largest number of bytes that the tree takes in a layer's tar.
     pub(super) packed: u64,
 }
 
-impl Notes {
+impl RoundRecords {
     pub(super) fn new(scratch: &Scratch) -> Self {
         let (spool, sum) = (Spool::new(scratch, IN_MEMORY), Cloned::default());
-        Self { spool, record: Vec::new(), sum, packed: 0 }
+        Self { spool, buffer: Vec::new(), sum, packed: 0 }
     }
 
     /// Bytes of memory in use.
@@ -186,24 +186,24 @@ impl Notes {
         self.spool.memory()
     }
 
-    pub(super) fn push(&mut self, note: &Note) -> io::Result<()> {
-        self.record.clear();
-        self.sum.entries += u64::from(!matches!(note, Note::Leave(_)));
-        match note {
-            Note::Entry { name, state } => self.state(ENTRY, state, name),
-            Note::Enter { name } => {
-                self.record.push(ENTER);
-                self.record.extend_from_slice(name);
+    pub(super) fn push(&mut self, record: &EntryRecord) -> io::Result<()> {
+        self.buffer.clear();
+        self.sum.entries += u64::from(!matches!(record, EntryRecord::Leave(_)));
+        match record {
+            EntryRecord::Entry { name, state } => self.state(ENTRY, state, name),
+            EntryRecord::Enter { name } => {
+                self.buffer.push(ENTER);
+                self.buffer.extend_from_slice(name);
             }
-            Note::Leave(state) => self.state(LEAVE, state, &[]),
+            EntryRecord::Leave(state) => self.state(LEAVE, state, &[]),
         }
-        self.spool.push(&self.record)
+        self.spool.push(&self.buffer)
     }
 
     fn state(&mut self, kind: u8, state: &State, name: &[u8]) {
-        self.record.push(kind);
-        state.encode(&mut self.record);
-        self.record.extend_from_slice(name);
+        self.buffer.push(kind);
+        state.encode(&mut self.buffer);
+        self.buffer.extend_from_slice(name);
         self.sum.bytes += state.bytes;
         self.sum.metacopy |= state.xattrs.metacopy;
         self.sum.redirect |= state.xattrs.redirect;
@@ -211,23 +211,23 @@ impl Notes {
         self.packed += state.packed;
     }
 
-    /// Copies the remaining notes of a directory that was not walked to its end, except its
+    /// Copies the remaining records of a directory that was not walked to its end, except its
     /// `Leave`.
-    pub(super) fn copy_rest(&mut self, old: &mut PreviousNotes) -> io::Result<()> {
+    pub(super) fn copy_rest(&mut self, old: &mut PreviousRecords) -> io::Result<()> {
         let mut depth = 0_usize;
-        while let Some(note) = old.next()? {
-            match note {
-                Note::Enter { .. } => depth += 1,
-                Note::Leave(_) if depth == 0 => break,
-                Note::Leave(_) => depth -= 1,
-                Note::Entry { .. } => {}
+        while let Some(record) = old.next()? {
+            match record {
+                EntryRecord::Enter { .. } => depth += 1,
+                EntryRecord::Leave(_) if depth == 0 => break,
+                EntryRecord::Leave(_) => depth -= 1,
+                EntryRecord::Entry { .. } => {}
             }
-            self.push(&note)?;
+            self.push(&record)?;
         }
         Ok(())
     }
 
-    /// Ends the round and returns its notes and their sum.
+    /// Ends the round and returns its records and their sum.
     pub(super) fn finish(self) -> io::Result<(SpoolReader, Cloned)> {
         Ok((self.spool.read()?, self.sum))
     }

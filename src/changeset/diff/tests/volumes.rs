@@ -25,12 +25,12 @@ pub(super) type Layer = Arc<Detached>;
 /// Every path with its metadata and content, except its other names.
 pub(super) type Tree = BTreeMap<String, String>;
 
-pub(super) struct Bench {
+pub(super) struct Volumes {
     pub(super) scratch: TestDir,
     made: Cell<u32>,
 }
 
-impl Bench {
+impl Volumes {
     pub(super) fn new() -> Self {
         Self { scratch: TestDir::new(), made: Cell::new(0) }
     }
@@ -88,7 +88,12 @@ impl Bench {
     }
 
     /// Packs the topmost `own` layers of a stack.
-    pub(super) fn pack(&self, stack: &[Layer], own: usize, packing: &Packing) -> (Packed, Vec<u8>) {
+    pub(super) fn pack(
+        &self,
+        stack: &[Layer],
+        own: usize,
+        packing: &PackOptions,
+    ) -> (Packed, Vec<u8>) {
         let mut out = Vec::new();
         let own: Vec<&Detached> = stack[stack.len() - own..].iter().map(|layer| &**layer).collect();
         let packed = pack(&own, &self.view(stack), packing, &Limits::default(), &mut out).unwrap();
@@ -96,7 +101,7 @@ impl Bench {
     }
 
     /// The layer that another node gets from the blob.
-    pub(super) fn unpack(&self, blob: &[u8], packing: &Packing) -> (Unpacked, Layer) {
+    pub(super) fn unpack(&self, blob: &[u8], packing: &PackOptions) -> (Unpacked, Layer) {
         let path = self.dir("image").join("layer.erofs");
         let image = fs::File::create_new(&path).unwrap();
         let limits = Limits::default();
@@ -110,7 +115,12 @@ impl Bench {
     }
 
     /// Packs the topmost layers of a stack as one, unpacks that, and puts the result on the other layers.
-    pub(super) fn round_trip(&self, stack: &[Layer], own: usize, packing: &Packing) -> Vec<Layer> {
+    pub(super) fn round_trip(
+        &self,
+        stack: &[Layer],
+        own: usize,
+        packing: &PackOptions,
+    ) -> Vec<Layer> {
         let (packed, blob) = self.pack(stack, own, packing);
         let (unpacked, layer) = self.unpack(&blob, packing);
         assert_eq!(unpacked.diff_id, packed.diff_id);

@@ -1,4 +1,4 @@
-//! The view of a layer on the layers below it: for hard links to their files, and for attributes of unnamed
+//! What a layer gets from the layers below it: for hard links to their files, and for attributes of unnamed
 //! directories.
 //!
 //! Overlay has no inode in two layers, so such a link becomes a copy, like a copy-up. Two links to one file share one
@@ -18,38 +18,38 @@ use crate::erofs::{Extent, Inode, Meta, Special, Writer};
 const PIECE: usize = 128 << 10;
 
 /// The layers below the one that is being unpacked, as overlay would show them.
-pub trait ParentLayers {
+pub trait LayersBelow {
     /// What is at `path`: parts without `.` and `..`, separated by `/`, from the root. The first `dirs` parts are
     /// directories in the layer above, so a non-directory below is hidden there.
-    fn find(&self, path: &[u8], dirs: usize) -> io::Result<ParentLookup>;
+    fn find(&self, path: &[u8], dirs: usize) -> io::Result<LookupBelow>;
 }
 
 /// What the layers below show at a path.
 #[derive(Debug)]
-pub enum ParentLookup {
+pub enum LookupBelow {
     /// Nothing: it does not exist, it is hidden, or the path leads through something that is neither directory nor
     /// link.
     Nothing,
     /// The path's part with this number, which is not the last, is a symbolic link to this target.
     Through(usize, Vec<u8>),
     /// The path exists.
-    There(ParentEntry),
+    There(EntryBelow),
 }
 
 /// A file or directory in a layer below.
 #[derive(Debug)]
-pub struct ParentEntry {
+pub struct EntryBelow {
     /// The identity of the inode: device and inode number.
     pub id: (u64, u64),
     /// Its metadata, without overlay's own xattrs.
     pub meta: Meta,
     /// The type, and what belongs to it.
-    pub kind: ParentEntryKind,
+    pub kind: EntryBelowKind,
 }
 
 /// The type of an inode in a layer below.
 #[derive(Debug)]
-pub enum ParentEntryKind {
+pub enum EntryBelowKind {
     /// A regular file.
     File {
         /// The file, open for reading.
@@ -69,14 +69,14 @@ pub enum ParentEntryKind {
 
 /// Copies files of the layers below.
 pub(super) struct Copies<'l> {
-    below: &'l dyn ParentLayers,
+    below: &'l dyn LayersBelow,
     /// Bytes that may still be copied.
     left: u64,
     most: u64,
 }
 
 impl<'l> Copies<'l> {
-    pub(super) fn new(below: &'l dyn ParentLayers, most: u64) -> Self {
+    pub(super) fn new(below: &'l dyn LayersBelow, most: u64) -> Self {
         Self { below, left: most, most }
     }
 
@@ -87,10 +87,10 @@ impl<'l> Copies<'l> {
         target: &EntryPath,
         dirs: usize,
         at: &EntryName,
-    ) -> Result<ParentLookup, UnpackError> {
+    ) -> Result<LookupBelow, UnpackError> {
         let name = || EntryName::new(target.as_bytes());
         match self.below.find(target.as_bytes(), dirs) {
-            Ok(ParentLookup::There(linked)) if matches!(linked.kind, ParentEntryKind::Dir) => {
+            Ok(LookupBelow::There(linked)) if matches!(linked.kind, EntryBelowKind::Dir) => {
                 Err(at.refuse(InvalidLayer::LinkToDir(name())))
             }
             Ok(shown) => Ok(shown),
@@ -102,7 +102,7 @@ impl<'l> Copies<'l> {
     /// this layer too.
     pub(super) fn dir(&self, path: &[u8], depth: usize) -> Result<Option<Meta>, UnpackError> {
         match self.below.find(path, depth) {
-            Ok(ParentLookup::There(ParentEntry { meta, kind: ParentEntryKind::Dir, .. })) => {
+            Ok(LookupBelow::There(EntryBelow { meta, kind: EntryBelowKind::Dir, .. })) => {
                 Ok(Some(meta))
             }
             Ok(_) => Ok(None),
@@ -113,13 +113,13 @@ impl<'l> Copies<'l> {
     /// Writes a copy of `linked` as an inode of this layer.
     pub(super) fn copy(
         &mut self,
-        linked: ParentEntry,
+        linked: EntryBelow,
         writer: &mut Writer<impl Write + Seek>,
         at: &EntryName,
     ) -> Result<Inode, UnpackError> {
-        let ParentEntry { meta, kind, .. } = linked;
+        let EntryBelow { meta, kind, .. } = linked;
         match kind {
-            ParentEntryKind::File { content, size, data } => {
+            EntryBelowKind::File { content, size, data } => {
                 if size > self.most {
                     return Err(at.exceed(Exceeded::FileBytes(self.most)));
                 }
@@ -140,9 +140,9 @@ impl<'l> Copies<'l> {
                 }
                 Ok(file.finish()?)
             }
-            ParentEntryKind::Symlink(target) => Ok(writer.symlink(&meta, &target)?),
-            ParentEntryKind::Special(special) => Ok(writer.special(&meta, special)?),
-            ParentEntryKind::Dir => Err(at.refuse(InvalidLayer::LinkToDir(at.clone()))),
+            EntryBelowKind::Symlink(target) => Ok(writer.symlink(&meta, &target)?),
+            EntryBelowKind::Special(special) => Ok(writer.special(&meta, special)?),
+            EntryBelowKind::Dir => Err(at.refuse(InvalidLayer::LinkToDir(at.clone()))),
         }
     }
 }

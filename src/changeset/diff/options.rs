@@ -7,7 +7,7 @@ use crate::{
 
 /// The options of a packed layer.
 #[derive(Debug, Clone)]
-pub struct Packing {
+pub struct PackOptions {
     /// The format of whiteouts, renames and metacopies.
     pub format: Format,
     /// The compression of the tar.

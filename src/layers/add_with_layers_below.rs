@@ -11,16 +11,16 @@ use std::{
 };
 
 use super::{
-    add::{NewLayer, Parents},
+    add::{NewLayer, StackBelow},
     error::AddError,
     key::{ChainId, LayerKey},
     layer_meta::LayerMeta,
-    mounted_layer::Lower,
+    mounted_layer::OpenLayer,
     reservation::Reservation,
     stored_layers::Layers,
 };
 use crate::{
-    changeset::{ParentEntry, ParentEntryKind, ParentLayers, ParentLookup},
+    changeset::{EntryBelow, EntryBelowKind, LayersBelow, LookupBelow},
     erofs::{Extent, Meta, Special, Time, XattrError, Xattrs},
     overlay_xattr::OPAQUE,
     sys::{
@@ -34,23 +34,23 @@ impl Layers {
     /// of the layers below, bottom first. Returns the layer's key. The caller has a lease of all of them.
     ///
     /// # Errors
-    /// As [`Layers::add`]; or a layer of `below` cannot be opened ([`AddError::ParentLayer`]).
-    pub fn add_with_parents(
+    /// As [`Layers::add`]; or a layer of `below` cannot be opened ([`AddError::LayerBelow`]).
+    pub fn add_with_layers_below(
         &self,
         layer: &NewLayer,
         below: &[LayerKey],
         reservation: Reservation,
         blob: impl Read + Send,
     ) -> Result<LayerKey, AddError> {
-        let failed = |source| AddError::ParentLayer { diff_id: layer.diff_id, source };
+        let failed = |source| AddError::LayerBelow { diff_id: layer.diff_id, source };
         let mut chain = None;
-        let mut stack = Stack(Vec::new());
+        let mut stack = OpenLayers(Vec::new());
         for key in below {
             stack.0.push(self.lower(key).map_err(failed)?);
             let member = self.dirs.meta(key).map_err(failed)?.chain_member().unwrap_or(*key);
             chain = Some(ChainId::new(chain.as_ref(), &member));
         }
-        self.add_layer(layer, Some(Parents { chain, files: &stack }), reservation, blob)
+        self.add_layer(layer, Some(StackBelow { chain, files: &stack }), reservation, blob)
     }
 
     /// Whether the layer with this key exists and may be used in this place of a stack. A ChainID that an image claims
@@ -82,7 +82,7 @@ pub enum Place {
 }
 
 /// Open layers, bottom first.
-struct Stack(Vec<Lower>);
+struct OpenLayers(Vec<OpenLayer>);
 
 /// The result of the lookup of a path in one layer.
 #[derive(Debug)]
@@ -97,20 +97,20 @@ enum LayerLookup {
     Found(Entry),
 }
 
-impl ParentLayers for Stack {
-    fn find(&self, path: &[u8], mut dirs: usize) -> io::Result<ParentLookup> {
-        for lower in self.0.iter().rev() {
-            match lookup(&lower.tree, path)? {
-                LayerLookup::Found(found) => return parent_entry(&found),
+impl LayersBelow for OpenLayers {
+    fn find(&self, path: &[u8], mut dirs: usize) -> io::Result<LookupBelow> {
+        for layer in self.0.iter().rev() {
+            match lookup(&layer.tree, path)? {
+                LayerLookup::Found(found) => return entry_below(&found),
                 LayerLookup::Symlink(depth, link) if depth >= dirs => {
-                    return Ok(ParentLookup::Through(depth, link.target()?));
+                    return Ok(LookupBelow::Through(depth, link.target()?));
                 }
-                LayerLookup::Hidden | LayerLookup::Symlink(..) => return Ok(ParentLookup::Nothing),
-                LayerLookup::Missing(_) if lower.opaque_root => return Ok(ParentLookup::Nothing),
+                LayerLookup::Hidden | LayerLookup::Symlink(..) => return Ok(LookupBelow::Nothing),
+                LayerLookup::Missing(_) if layer.opaque_root => return Ok(LookupBelow::Nothing),
                 LayerLookup::Missing(depth) => dirs = dirs.max(depth),
             }
         }
-        Ok(ParentLookup::Nothing)
+        Ok(LookupBelow::Nothing)
     }
 }
 
@@ -123,7 +123,7 @@ fn lookup(tree: &Arc<Detached>, path: &[u8]) -> io::Result<LayerLookup> {
             EntryType::Symlink => return Ok(LayerLookup::Symlink(depth - 1, at)),
             _ => return Ok(LayerLookup::Hidden),
         }
-        // Overlay ignores the xattr on a layer's root; `Lower::opaque_root` covers that case.
+        // Overlay ignores the xattr on a layer's root; `OpenLayer::opaque_root` covers that case.
         opaque |= depth > 0 && at.xattr(OPAQUE)?.is_some_and(|value| value == b"y");
         match at.entry(part)? {
             Some(entry) if entry.entry_type() == EntryType::Whiteout => {
@@ -137,27 +137,27 @@ fn lookup(tree: &Arc<Detached>, path: &[u8]) -> io::Result<LayerLookup> {
     Ok(LayerLookup::Found(at))
 }
 
-/// Describes a file of a parent layer, for a copy or a hard link in the new layer.
-fn parent_entry(found: &Entry) -> io::Result<ParentLookup> {
+/// Describes a file of a layer below, for a copy or a hard link in the new layer.
+fn entry_below(found: &Entry) -> io::Result<LookupBelow> {
     let metadata = found.metadata()?;
     let kind = match found.entry_type() {
         EntryType::File => {
             let content = found.open()?;
             let data = tree_reader::data_ranges(&content)?;
             let data = data.into_iter().map(|(offset, len)| Extent { offset, len }).collect();
-            ParentEntryKind::File { content, size: metadata.len(), data }
+            EntryBelowKind::File { content, size: metadata.len(), data }
         }
-        EntryType::Symlink => ParentEntryKind::Symlink(found.target()?),
-        EntryType::Dir => ParentEntryKind::Dir,
-        EntryType::Fifo => ParentEntryKind::Special(Special::Fifo),
+        EntryType::Symlink => EntryBelowKind::Symlink(found.target()?),
+        EntryType::Dir => EntryBelowKind::Dir,
+        EntryType::Fifo => EntryBelowKind::Special(Special::Fifo),
         EntryType::CharDevice(major, minor) => {
-            ParentEntryKind::Special(Special::CharDevice(major, minor))
+            EntryBelowKind::Special(Special::CharDevice(major, minor))
         }
         EntryType::BlockDevice(major, minor) => {
-            ParentEntryKind::Special(Special::BlockDevice(major, minor))
+            EntryBelowKind::Special(Special::BlockDevice(major, minor))
         }
-        EntryType::Socket => ParentEntryKind::Special(Special::Socket),
-        EntryType::Whiteout => return Ok(ParentLookup::Nothing),
+        EntryType::Socket => EntryBelowKind::Special(Special::Socket),
+        EntryType::Whiteout => return Ok(LookupBelow::Nothing),
     };
     let meta = Meta {
         mode: (metadata.mode() & 0o7777) as u16,
@@ -169,7 +169,7 @@ fn parent_entry(found: &Entry) -> io::Result<ParentLookup> {
         },
         xattrs: xattrs(found)?,
     };
-    Ok(ParentLookup::There(ParentEntry { id: (metadata.dev(), metadata.ino()), meta, kind }))
+    Ok(LookupBelow::There(EntryBelow { id: (metadata.dev(), metadata.ino()), meta, kind }))
 }
 
 fn xattrs(found: &Entry) -> io::Result<Xattrs> {
@@ -184,5 +184,5 @@ fn xattrs(found: &Entry) -> io::Result<Xattrs> {
 }
 
 #[cfg(test)]
-#[path = "add_with_parents_tests.rs"]
+#[path = "add_with_layers_below_tests.rs"]
 mod tests;
