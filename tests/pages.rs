@@ -1,5 +1,5 @@
 //! The pages against the code: every reason of an Event and every volume attribute is described, and every link and
-//! every name of a source file leads to something that exists.
+//! every name of a source file, a test or a case leads to something that exists.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -141,6 +141,73 @@ fn every_source_file_that_the_architecture_names_exists() {
 }
 
 #[test]
+fn every_source_file_that_a_header_names_exists() {
+    let (mut names, mut missing) = (0, Vec::new());
+    for tree in ["src", "e2e/src"].map(|tree| root().join(tree)) {
+        for file in all_files(&tree) {
+            let text = fs::read_to_string(&file).unwrap();
+            let header = text.lines().filter(|line| line.starts_with("//!"));
+            let named = header.flat_map(in_backticks).filter(|name| name.ends_with(".rs"));
+            for name in named {
+                names += 1;
+                let children = file.with_extension("");
+                let mut dirs = children.ancestors().take_while(|dir| dir.starts_with(root()));
+                if !dirs.any(|dir| dir.join(&name).exists() || dir.join("src").join(&name).exists())
+                {
+                    missing.push(format!("{}: {name}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(names > 30, "only {names} names are found");
+    assert!(missing.is_empty(), "headers name files that do not exist:\n{}", missing.join("\n"));
+}
+
+/// A row whose test has another name by now defends nothing that a reader can find.
+#[test]
+fn every_test_case_and_row_of_a_benchmark_that_the_hazards_name_exists() {
+    let page = fs::read_to_string(root().join("docs/hazards.md")).unwrap();
+    let text = |dirs: &[&str]| {
+        let files = dirs.iter().flat_map(|dir| all_files(&root().join(dir)));
+        files.map(|file| fs::read_to_string(file).unwrap()).collect::<String>()
+    };
+    let (code, cases) = (text(&["src", "tests", "e2e/src"]), text(&["e2e/src/cases"]));
+    let benchmarks = fs::read_to_string(root().join("docs/benchmarks.md")).unwrap();
+    let is_row = |line: &&str| line.starts_with("| ") && line[2..].starts_with(char::is_numeric);
+    let (mut names, mut missing) = (0, Vec::new());
+    for row in page.lines().filter(is_row) {
+        let Some(tests) = row.split(" | ").nth(3) else { panic!("a row without tests: {row}") };
+        for name in in_backticks(tests) {
+            names += 1;
+            let exists = match name.rsplit_once("::") {
+                Some((_, module)) => code.contains(&format!("mod {module};")),
+                None => code.contains(&format!("fn {name}(")),
+            };
+            if !exists {
+                missing.push(name);
+            }
+        }
+        let mut before = "";
+        for (n, part) in tests.split('"').enumerate() {
+            if n % 2 == 0 {
+                before = part;
+                continue;
+            }
+            names += 1;
+            let exists = match before.ends_with("bench (") {
+                true => benchmarks.contains(&format!("| {part} |")),
+                false => cases.contains(&format!("what: \"{part}\"")),
+            };
+            if !exists {
+                missing.push(part.to_owned());
+            }
+        }
+    }
+    assert!(names > 150, "only {names} names are found");
+    assert!(missing.is_empty(), "docs/hazards.md names {missing:?}, which do not exist");
+}
+
+#[test]
 fn anchors_are_made_as_github_makes_them() {
     assert_eq!(slug("Bird's-eye view"), "birds-eye-view");
     assert_eq!(slug("Limits: `size` and `inodes`"), "limits-size-and-inodes");
@@ -183,6 +250,20 @@ fn slug(heading: &str) -> String {
     let lower = heading.to_lowercase();
     let kept = lower.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// The source files below a directory.
+fn all_files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(all_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// The files below a directory with this extension, without tests, fakes and fuzz targets.

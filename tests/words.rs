@@ -6,7 +6,7 @@
 use std::{fs, path::Path};
 
 /// Words that are not used here, and the word to use instead. A word also counts as part of a name (`cut_layer`, `CutLayer`).
-const BANNED: [(&[&str], &str); 14] = [
+const BANNED: [(&[&str], &str); 18] = [
     (&["folder", "folders"], "directory (in names: dir)"),
     (&["told", "tell", "tells", "telling"], "report, record or log; a message says"),
     (&["answer", "answers", "answered", "answering"], "return or respond; a response or a result"),
@@ -23,11 +23,15 @@ const BANNED: [(&[&str], &str); 14] = [
     (&["twin", "twins"], "fake"),
     (&["dress", "dressed"], "set attributes or set metadata"),
     (&["mend", "mends", "mended"], "fix or repair"),
+    (&["cure", "cures", "remedy", "remedies"], "fix or repair"),
+    (&["stranger", "strangers"], "tenant or neighbour"),
+    (&["weakness", "weaknesses"], "vulnerability"),
+    (&["border", "borders"], "trust boundary"),
     (&["scene", "scenes", "strike"], "test case, environment, teardown"),
 ];
 
 /// Phrases in which a banned word is a word of the field, or belongs to a format that is read by others.
-const ALLOWED: [&str; 23] = [
+const ALLOWED: [&str; 24] = [
     // Electricity, and what ends early.
     "power cut",
     "power_cut",
@@ -45,6 +49,7 @@ const ALLOWED: [&str; 23] = [
     // Names in the table of the changelog.
     "`SnapshotCut`",
     "`room`",
+    "`cure`",
     // What a snapshot's key is made of.
     "ovl-csi cut ",
     // A method that the former version's benchmark has too.

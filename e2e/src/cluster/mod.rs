@@ -1,8 +1,9 @@
 //! A Kubernetes cluster of two nodes, with its prerequisites and its registry.
 //!
 //! ```text
-//! engine ── node_image ── prerequisites ── kind ── lifecycle
-//!                              └────────── registry ── registry_proxy
+//! lifecycle ──> kind ─┬─> prerequisites ──> node_image, kubectl, preflight ──> engine      A ──> B: A uses B
+//!     │    registry ──┘
+//!     └──> snapshotter     registry_proxy ──> engine
 //! ```
 //!
 //! Deliberately absent: the driver.

@@ -1,8 +1,8 @@
 //! A test environment: a cluster with a registry, images and the driver, and what tests do and see in it.
 //!
 //! ```text
-//! snapshots ── namespace ── environment ── node ── pods
-//!                                └─ images, driver_image, chart
+//! snapshots ──> namespace ──> environment ──> node ──> pods      A ──> B: A uses B
+//!                                  └────────> images, driver_image, chart
 //! ```
 //!
 //! Deliberately absent: the tests themselves, which are in `cases`.

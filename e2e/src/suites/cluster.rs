@@ -1,8 +1,8 @@
 //! The cases, on a cluster that is created for them and deleted after them.
 //!
 //! ```text
-//! first node   │ FirstNode ─────────────────────────────┐
-//! second node  │ Parallel (some at a time) │ Exclusive │ … ┴─ Last
+//! first node   │ all FirstNode cases at once ───────────────────────────────────────┐
+//! second node  │ Parallel cases, some at a time │ Exclusive cases, one after another ┴─ Last cases, the same
 //! ```
 //!
 //! Deliberately absent: the cases. They are in `cases`.

@@ -1,5 +1,6 @@
-//! The tests on real mounts once more: on the oldest supported kernel, and on one between it and
-//! this machine's.
+//! Tests on real mounts on the oldest supported kernel, and on one between it and this machine's: all
+//! `emulated_*`, the privileged ones of `volumes`, and those of the mount APIs that the kernel has
+//! (`KERNELS`).
 //!
 //! Deliberately absent: the newest kernel, which this machine runs.
 

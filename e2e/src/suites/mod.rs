@@ -50,13 +50,13 @@ const SUITES: &[Suite] = &[
         run: cargo::privileged,
     },
     Suite { name: "demo", what: "the first command", usual: minutes(1), run: demo::run },
+    Suite { name: "sanity", what: "csi-sanity", usual: minutes(1), run: sanity::run },
     Suite {
         name: "emulated",
         what: "tests on other kernels",
         usual: minutes(3),
         run: emulated::run,
     },
-    Suite { name: "sanity", what: "csi-sanity", usual: minutes(1), run: sanity::run },
     Suite { name: "cluster", what: "cluster cases", usual: minutes(12), run: cluster::run },
 ];
 

@@ -11,7 +11,7 @@ use crate::driver;
 use crate::machine::harness::Harness;
 use crate::toolchain::apt;
 
-/// The longest that all of them may take.
+/// The longest time without output and without use of the processor.
 const LIMIT: Duration = Duration::from_hours(1);
 
 /// Runs them in release mode and prints what they measure.

@@ -263,7 +263,7 @@ impl Subjects<'_> {
                 if self.peer.is_some() {
                     rows.push(row().beside("containerd", of(&turns.peer), Limit::None));
                 }
-                rows.push(row().beside("one sync", sync, Limit::None));
+                rows.push(row().beside("one sync", sync, limit_beside_sync(&name)));
             }
         }
     }
@@ -321,6 +321,14 @@ fn limit(name: &str) -> Limit {
     }
 }
 
+/// The limit for a call of ours, as a ratio to one sync of the same disk.
+fn limit_beside_sync(name: &str) -> Limit {
+    match name.ends_with("busy: publish, p99") {
+        true => Limit::AtMost(1.2),
+        false => Limit::None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,6 +339,8 @@ mod tests {
         assert_eq!(limit("ext4, quiet: publish, p50"), Limit::AtMost(0.5));
         for other in ["xfs, busy: publish, p50", "xfs, quiet: publish, p50"] {
             assert_eq!(limit(other), Limit::None, "{other}");
+            assert_eq!(limit_beside_sync(other), Limit::None, "{other}");
         }
+        assert_eq!(limit_beside_sync("xfs, busy: publish, p99"), Limit::AtMost(1.2));
     }
 }
