@@ -16,14 +16,15 @@ const EMITTERS: [&str; 3] = ["src/agent", "src/controller", "src/volumes"];
 const API_TYPES: (&str, [&str; 2]) = ("src/cluster/overlay_snapshot.rs", ["Captured", "Deleting"]);
 
 /// Words in CamelCase in their code that are no reasons: kinds, policies and states of Kubernetes, a type of a
-/// condition.
-const NO_REASONS: [&str; 9] = [
+/// condition, a phase of a VolumeSnapshot.
+const NO_REASONS: [&str; 10] = [
     "Delete",
     "Retain",
     "True",
     "False",
     "Pending",
     "Ready",
+    "Refused",
     "OverlaySnapshot",
     "VolumeSnapshot",
     "VolumeSnapshotContent",

@@ -1,6 +1,6 @@
 //! `ovl controller`: reconciles VolumeSnapshots, and serves the CSI controller service to csi-snapshotter.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args};
@@ -17,6 +17,9 @@ use crate::{
     csi::{self, DriverName, Endpoint},
     metrics::Metrics,
 };
+
+/// How long DeleteSnapshot waits for a node. csi-snapshotter gives up after its `--timeout`, 60 s in the chart.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Reconcile VolumeSnapshots, and serve CSI's controller calls to csi-snapshotter
 #[derive(Debug, Args)]
@@ -74,6 +77,7 @@ impl ControllerArgs {
             version: env!("CARGO_PKG_VERSION"),
             health: self.health_address,
             metrics: self.metrics_address,
+            removal_timeout: REMOVAL_TIMEOUT,
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Pod {
     pub node: Option<String>,
     /// Whether its phase is `Pending`, or missing: its containers have not started yet.
     pub pending: bool,
+    /// Whether its phase is `Succeeded` or `Failed`, which no pod leaves: the kubelet has unpublished its volumes.
+    pub ended: bool,
     /// All its volumes, of any driver, in the order of the spec.
     pub volumes: Vec<PodVolume>,
 }
@@ -222,7 +224,8 @@ fn pod(pod: ApiPod) -> Pod {
         name: pod.metadata.name.unwrap_or_default(),
         uid: pod.metadata.uid.unwrap_or_default(),
         node: spec.node_name.filter(|node| !node.is_empty()),
-        pending: phase.is_none_or(|phase| phase == "Pending"),
+        pending: phase.as_ref().is_none_or(|phase| phase == "Pending"),
+        ended: phase.is_some_and(|phase| phase == "Succeeded" || phase == "Failed"),
         volumes: spec.volumes.unwrap_or_default().into_iter().map(volume).collect(),
     }
 }

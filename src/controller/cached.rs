@@ -88,6 +88,8 @@ pub(super) struct Content {
     pub(super) reference: Option<ObjectId>,
     /// `Delete` or `Retain`.
     pub(super) retains: bool,
+    /// The name of its class.
+    pub(super) class: Option<String>,
     /// Whether csi-snapshotter may delete it.
     pub(super) is_released: bool,
     pub(super) is_deleting: bool,
@@ -112,6 +114,7 @@ impl Content {
             handle: spec.source.snapshot_handle,
             reference,
             retains: spec.deletion_policy != "Delete",
+            class: spec.volume_snapshot_class_name,
             is_released: annotations.contains_key(BEING_DELETED),
             is_deleting: metadata.deletion_timestamp.is_some(),
             phase: annotations.remove(annotation_keys::PHASE),

@@ -1,8 +1,11 @@
 //! The errors of CSI calls about snapshots, and the reasons for which a VolumeSnapshot is refused.
 
-use super::{ParameterError, RepositoryError};
+use super::{
+    ParameterError, RepositoryError,
+    names::{PENDING, REFUSED},
+};
 use crate::{
-    cluster::{ClusterError, EventType},
+    cluster::{ClusterError, EventType, overlay_snapshot::Phase},
     error::Class,
 };
 
@@ -17,6 +20,9 @@ pub enum NotCapturable {
         /// The name of the volume.
         volume: String,
     },
+    /// The pod of this name has ended, so its volume does not exist any more.
+    #[error("pod {0} has ended, and its volume is gone: take the snapshot while the pod runs")]
+    Ended(String),
     /// The pod of this name is not running yet, so its volume does not exist yet.
     #[error("pod {0} is not running yet: the snapshot is taken when it runs")]
     Pending(String),
@@ -95,9 +101,8 @@ impl ControllerError {
             },
             Self::Parameters(_) | Self::Repository(_) | Self::MaxEntries(_) => Class::Invalid,
             Self::NoVolume { .. } | Self::NoSnapshot(_) => Class::NotFound,
-            Self::NotCapturable(NotCapturable::ReadOnly { .. }) | Self::Failed { .. } => {
-                Class::Precondition
-            }
+            Self::NotCapturable(NotCapturable::ReadOnly { .. } | NotCapturable::Ended(_))
+            | Self::Failed { .. } => Class::Precondition,
             Self::NotCapturable(NotCapturable::Pending(_)) => Class::Unavailable,
             Self::OtherSource { .. } => Class::Conflict,
             // CSI spec, ListSnapshots: ABORTED for an invalid token.
@@ -206,6 +211,15 @@ impl Refusal {
         }
     }
 
+    /// The phase of its VolumeSnapshot: what waits for a pod is not refused, and a lost snapshot never comes back.
+    pub(super) fn phase(&self) -> &'static str {
+        match self {
+            Self::NotCapturable(NotCapturable::Pending(_)) => PENDING,
+            Self::Lost(_) => Phase::Failed.word(),
+            _ => REFUSED,
+        }
+    }
+
     /// The reason of its Event, one word in CamelCase.
     pub(super) fn reason(&self) -> &'static str {
         match self {
@@ -217,7 +231,9 @@ impl Refusal {
             Self::NoPod(_) | Self::NoVolume { .. } => "SnapshotSourceMissing",
             Self::NotOurs { .. }
             | Self::NotCsi { .. }
-            | Self::NotCapturable(NotCapturable::ReadOnly { .. }) => "SnapshotSourceUnusable",
+            | Self::NotCapturable(NotCapturable::ReadOnly { .. } | NotCapturable::Ended(_)) => {
+                "SnapshotSourceUnusable"
+            }
             Self::NotCapturable(NotCapturable::Pending(_)) => "SnapshotPending",
             Self::Lost(_) => "SnapshotLost",
         }

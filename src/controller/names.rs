@@ -10,9 +10,15 @@ use crate::{
 /// The annotation with which a user selects the volume of a VolumeSnapshot: `<pod>/<volume>`.
 pub const SOURCE: &str = "ovl.csi.dev/source";
 
+/// The phase of a VolumeSnapshot that waits for its pod or for its node.
+pub const PENDING: &str = "Pending";
+/// The phase of a VolumeSnapshot that the controller does not accept. The message says why, and the reason may end.
+pub const REFUSED: &str = "Refused";
+
 /// The annotations that the controller writes on a VolumeSnapshot, for users who may not read OverlaySnapshots.
 pub mod annotation_keys {
-    /// The progress, as the name of a [`Phase`](crate::cluster::overlay_snapshot::Phase).
+    /// The progress, as the name of a [`Phase`](crate::cluster::overlay_snapshot::Phase), or
+    /// [`REFUSED`](super::REFUSED) or [`PENDING`](super::PENDING).
     pub const PHASE: &str = "ovl.csi.dev/phase";
     /// What went wrong, or what is under way.
     pub const MESSAGE: &str = "ovl.csi.dev/message";
@@ -24,6 +30,10 @@ pub mod annotation_keys {
     pub const IMAGE: &str = "ovl.csi.dev/image";
     /// The VolumeSnapshot of the same namespace from which the volume started.
     pub const PARENT: &str = "ovl.csi.dev/parent";
+    /// The uid of that VolumeSnapshot. Another one may have the name later.
+    pub const PARENT_UID: &str = "ovl.csi.dev/parent-uid";
+    /// The VolumeSnapshotClass, also where the VolumeSnapshot names none.
+    pub const CLASS: &str = "ovl.csi.dev/class";
     /// The number of entries in the newest layer.
     pub const ENTRIES: &str = "ovl.csi.dev/entries";
     /// The bytes of the files in the newest layer.
@@ -38,13 +48,15 @@ pub mod annotation_keys {
     pub const FROZEN: &str = "ovl.csi.dev/frozen";
 
     /// All of them.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 14] = [
         PHASE,
         MESSAGE,
         DRIVER,
         NODE,
         IMAGE,
         PARENT,
+        PARENT_UID,
+        CLASS,
         ENTRIES,
         BYTES,
         LAYERS,
@@ -79,9 +91,17 @@ pub fn volume_handle(pod_uid: &str, volume: &str) -> String {
     format!("csi-{}", Digest::of(format!("{pod_uid}{volume}").as_bytes()).hex())
 }
 
+/// The start of the name of an OverlaySnapshot that a VolumeSnapshot requested.
+const ID_PREFIX: &str = "snap-";
+
 /// The name of the OverlaySnapshot for the VolumeSnapshot of this uid.
 pub fn id_of(uid: &str) -> String {
-    format!("snap-{uid}")
+    format!("{ID_PREFIX}{uid}")
+}
+
+/// The uid of the VolumeSnapshot in the name of its OverlaySnapshot.
+pub(super) fn uid_of(id: &str) -> Option<&str> {
+    id.strip_prefix(ID_PREFIX)
 }
 
 /// The name of the OverlaySnapshot for a CreateSnapshot call with this name: the name itself if it is a DNS label, else

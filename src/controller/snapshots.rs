@@ -1,8 +1,12 @@
 //! The CSI controller calls about snapshots. Every replica can serve them, because all state is in the API server.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
+use tokio::time::sleep;
 
 use super::{
     Controller, ControllerError,
@@ -17,10 +21,15 @@ use crate::{
         overlay_snapshot::{OverlaySnapshot, Phase, SnapshotSource},
     },
     dns_name::is_label,
+    error::Class,
 };
 
 /// The parameter with the name of the VolumeSnapshot, which csi-snapshotter sets with `--extra-create-metadata`.
 const REQUESTED_BY: &str = "csi.storage.k8s.io/volumesnapshot/name";
+/// The pause before the second look at a removal. It doubles with each look.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const REMOVAL_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The prefix of a page token.
 const AFTER: &str = "after:";
 
@@ -100,6 +109,29 @@ impl Controller {
                 }
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a snapshot, and waits for its node for as long as `limit`. Nodes are mostly done within a second, and
+    /// csi-snapshotter emits a warning for each call that returns before.
+    ///
+    /// # Errors
+    /// As [`Self::delete_snapshot`].
+    pub async fn delete_snapshot_within(
+        &self,
+        id: &str,
+        limit: Duration,
+    ) -> Result<(), ControllerError> {
+        let end = Instant::now() + limit;
+        let mut pause = REMOVAL_PAUSE;
+        loop {
+            let deleted = self.delete_snapshot(id).await;
+            let waits = matches!(&deleted, Err(error) if error.class() == Class::Busy);
+            if !waits || Instant::now() + pause > end {
+                return deleted;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(REMOVAL_PAUSE_MAX);
         }
     }
 

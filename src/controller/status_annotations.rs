@@ -9,7 +9,7 @@ use super::{
     cached::{CachedVolumeSnapshot, Overlay},
     caches::SnapshotObjects,
     error::ReconcileError,
-    names::{FORMER_REPORTED_PHASE, PARENT_NAME, REPORTED_PHASE, annotation_keys},
+    names::{FORMER_REPORTED_PHASE, PARENT_NAME, REPORTED_PHASE, annotation_keys, uid_of},
     run::Reconciler,
     turn::Turn,
 };
@@ -41,7 +41,12 @@ impl Reconciler {
         let parent = self.parent_name(overlay);
         if let Some(name) = &parent {
             let name = (!name.is_empty()).then(|| name.clone());
+            let uid = overlay.status.parent.as_deref().and_then(uid_of).filter(|_| name.is_some());
+            desired.insert(annotation_keys::PARENT_UID, uid.map(str::to_owned));
             desired.insert(annotation_keys::PARENT, name);
+        }
+        if let Some(content) = snapshot.contents.iter().find(|content| content.is_of(request)) {
+            desired.insert(annotation_keys::CLASS, content.class.clone());
         }
         desired.retain(|key, value| !request.annotation_is(key, value.as_deref()));
         if !desired.is_empty() {

@@ -47,6 +47,7 @@ impl CachedVolumeSnapshot {
     /// Whether its annotation says that it is refused for this reason.
     fn is_reported(&self, refusal: &Refusal) -> bool {
         self.annotation_is(annotation_keys::MESSAGE, Some(&refusal.to_string()))
+            && self.annotation_is(annotation_keys::PHASE, Some(refusal.phase()))
     }
 }
 
@@ -265,7 +266,10 @@ impl Reconciler {
     ) -> Result<(), ReconcileError> {
         if !request.is_reported(refusal) {
             let message = refusal.to_string();
-            let changed = BTreeMap::from([(annotation_keys::MESSAGE, Some(message.clone()))]);
+            let changed = BTreeMap::from([
+                (annotation_keys::PHASE, Some(refusal.phase().to_owned())),
+                (annotation_keys::MESSAGE, Some(message.clone())),
+            ]);
             self.annotate(turn, request, &changed).await?;
             let of = &request.reference;
             self.controller.record_event(of, refusal.severity(), refusal.reason(), message);
@@ -313,6 +317,9 @@ impl Controller {
 pub(super) fn capturable<'p>(pod: &'p Pod, volume: &PodVolume) -> Result<&'p str, NotCapturable> {
     if volume.read_only {
         return Err(NotCapturable::ReadOnly { pod: pod.name.clone(), volume: volume.name.clone() });
+    }
+    if pod.ended {
+        return Err(NotCapturable::Ended(pod.name.clone()));
     }
     let node = pod.node.as_deref().filter(|_| !pod.pending);
     node.ok_or_else(|| NotCapturable::Pending(pod.name.clone()))

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Component, Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use crate::dns_name::{LABEL_MAX, is_subdomain};
@@ -44,6 +45,9 @@ pub struct ControllerConfig {
     pub health: SocketAddr,
     /// The address of `/metrics`; `None` disables it.
     pub metrics: Option<SocketAddr>,
+    /// How long a call of DeleteSnapshot waits for the node of the snapshot. Shorter than the timeout of
+    /// csi-snapshotter.
+    pub removal_timeout: Duration,
 }
 
 /// The administrator's defaults for attributes that a pod does not set.

@@ -4,6 +4,8 @@
 //! csi-snapshotter treats the same codes as final as the kubelet (8.6, `isCSIFinalError`), so there is one table, in
 //! `status`.
 
+use std::time::Duration;
+
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
@@ -34,6 +36,8 @@ const TEXT_MAX: usize = 128;
 #[derive(Debug)]
 pub(super) struct ControllerService {
     pub(super) controller: Controller,
+    /// How long a call of DeleteSnapshot waits for the node.
+    pub(super) removal_timeout: Duration,
 }
 
 #[async_trait]
@@ -103,7 +107,7 @@ impl Service for ControllerService {
         let id = request.into_inner().snapshot_id;
         middleware::about_snapshot(&id);
         let id = text("snapshot_id", id)?;
-        self.controller.delete_snapshot(&id).await.map_err(failed)?;
+        self.controller.delete_snapshot_within(&id, self.removal_timeout).await.map_err(failed)?;
         Ok(Response::new(DeleteSnapshotResponse {}))
     }
 

@@ -202,8 +202,9 @@ fn csi_routes(role: &Role) -> Routes {
             node: config.node.clone(),
             defaults: config.defaults,
         })),
-        Role::Controller(_, controller) => {
-            let service = ControllerService { controller: controller.clone() };
+        Role::Controller(config, controller) => {
+            let removal_timeout = config.removal_timeout;
+            let service = ControllerService { controller: controller.clone(), removal_timeout };
             routes.add_service(ControllerServer::new(service))
         }
     }

@@ -95,7 +95,9 @@ impl VolumeGuard {
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     /// There is no such volume on this node.
-    #[error("volume {0} is not on this node")]
+    #[error(
+        "volume {0} is not on this node: its pod has ended or was deleted; take a snapshot while the pod runs"
+    )]
     Absent(VolumeId),
     /// The volume belongs to another pod than the named one.
     #[error("volume {id} does not belong to pod {pod}")]

@@ -60,6 +60,8 @@ async fn a_volume_snapshot_becomes_ready_and_reports_its_progress() {
         (&content["spec"]["deletionPolicy"], &content["spec"]["volumeSnapshotClassName"]),
         (&json!("Delete"), &json!("fast"))
     );
+    let object = world.api.get(&format!("{VS}/ws-1")).unwrap();
+    assert_eq!(object["metadata"]["annotations"]["ovl.csi.dev/class"], "fast");
     assert_eq!(world.reasons().await, ["SnapshotRequested", "SnapshotCaptured", "SnapshotPushed"]);
     // Nothing is left to do.
     let before = world.api.requests().len();
@@ -155,7 +157,16 @@ async fn a_parent_in_the_same_namespace_is_named() {
     world.api.patch(&format!("{SNAPSHOTS}/snap-vs-2/status"), parent);
     world.settle().await;
     let child = world.api.get(&format!("{VS}/ws-2")).unwrap();
-    assert_eq!(child["metadata"]["annotations"]["ovl.csi.dev/parent"], "ws-1");
+    let annotations = |object: &Value| object["metadata"]["annotations"].clone();
+    assert_eq!(annotations(&child)["ovl.csi.dev/parent"], "ws-1");
+    assert_eq!(annotations(&child)["ovl.csi.dev/parent-uid"], "vs-1");
+    // Another snapshot gets the name: the parent stays the first one.
+    world.api.delete(&format!("{VS}/ws-1"));
+    world.settle().await;
+    world.request_as("ws-1", "vs-3", json!({}));
+    world.settle().await;
+    let child = world.api.get(&format!("{VS}/ws-2")).unwrap();
+    assert_eq!(annotations(&child)["ovl.csi.dev/parent-uid"], "vs-1");
 }
 
 /// A user may write another name into the annotation.
@@ -368,6 +379,8 @@ async fn a_lost_snapshot_is_not_captured_again() {
     world.settle().await;
     assert!(world.api.all(SNAPSHOTS).is_empty());
     assert_eq!(world.reasons().await.last().map(String::as_str), Some("SnapshotLost"));
+    let object = world.api.get(&format!("{VS}/ws-1")).unwrap();
+    assert_eq!(object["metadata"]["annotations"]["ovl.csi.dev/phase"], "Failed");
     let before = world.api.requests().len();
     world.controller_round().await;
     assert_eq!(world.api.requests()[before..], []);

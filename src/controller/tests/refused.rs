@@ -14,6 +14,11 @@ fn message(world: &World) -> String {
         .to_owned()
 }
 
+fn phase(world: &World) -> String {
+    let object = world.api.get(&format!("{VS}/ws-1")).unwrap();
+    object["metadata"]["annotations"]["ovl.csi.dev/phase"].as_str().unwrap_or("none").to_owned()
+}
+
 fn source(world: &World, source: &str) {
     let annotations = json!({"ovl.csi.dev/source": source});
     world.api.patch(&format!("{VS}/ws-1"), json!({"metadata": {"annotations": annotations}}));
@@ -124,6 +129,24 @@ async fn a_refusal_is_reported_once_and_ends_when_its_cause_is_fixed() {
         ),
         (
             &|w| {
+                drop(
+                    w.api.patch(
+                        &format!("{pods}/status"),
+                        json!({"status": {"phase": "Succeeded"}}),
+                    ),
+                )
+            },
+            // A pod that ended never runs again, but another one can have its name.
+            &|w| {
+                drop(
+                    w.api.patch(&format!("{pods}/status"), json!({"status": {"phase": "Running"}})),
+                )
+            },
+            "SnapshotSourceUnusable",
+            "pod p has ended, and its volume is gone: take the snapshot while the pod runs",
+        ),
+        (
+            &|w| {
                 drop(w.api.patch(
                     &format!("{VS}/ws-1"),
                     json!({"spec": {"volumeSnapshotClassName": "late"}}),
@@ -179,6 +202,8 @@ async fn a_refusal_is_reported_once_and_ends_when_its_cause_is_fixed() {
         let written = message(&world);
         assert!(written.contains(expected), "{expected:?} is not in {written:?}");
         assert_eq!(world.reasons().await, [reason], "{expected}");
+        let waits = reason == "SnapshotPending";
+        assert_eq!(phase(&world), if waits { "Pending" } else { "Refused" }, "{expected}");
         assert!(world.api.all(SNAPSHOTS).is_empty(), "{expected}");
         assert!(
             world.api.requests().iter().all(|request| !request.path.contains("..")),

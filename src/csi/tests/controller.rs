@@ -62,6 +62,7 @@ impl Served {
             version: "1.2.3",
             health: "127.0.0.1:0".parse().unwrap(),
             metrics: None,
+            removal_timeout: Duration::from_millis(300),
         };
         let socket = config.endpoint.path().to_owned();
         let role = Role::Controller(
@@ -348,6 +349,24 @@ async fn a_delete_is_complete_when_the_node_reports_it() {
         served.delete("s").await.unwrap();
         assert!(served.api.all(SNAPSHOTS).is_empty(), "{state}");
     }
+}
+
+/// Otherwise csi-snapshotter would emit a warning for each deletion.
+#[tokio::test]
+async fn a_delete_waits_for_a_node_that_takes_a_moment() {
+    let mut served = Served::start().await;
+    served.create("s", &ws("p-1"), &[]).await.unwrap();
+    let api = served.api.clone();
+    let node = tokio::spawn(async move {
+        let path = format!("{SNAPSHOTS}/s");
+        while api.get(&path).unwrap()["spec"]["deleted"] != true {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        api.patch(&format!("{path}/status"), json!({"status": {"phase": "Deleted"}}));
+    });
+    served.delete("s").await.unwrap();
+    node.await.unwrap();
+    assert!(served.api.all(SNAPSHOTS).is_empty());
 }
 
 #[tokio::test]
