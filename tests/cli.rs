@@ -33,6 +33,19 @@ fn version_prints_the_version() {
     assert_eq!((code, output.trim()), (Some(0), concat!("ovl ", env!("CARGO_PKG_VERSION"))));
 }
 
+/// A Job can run the plugin from the driver's image.
+#[test]
+fn the_plugin_is_a_command_of_ovl() {
+    let (code, output) = ovl(&["kubectl", "list", "--help"]);
+    assert_eq!(code, Some(0));
+    assert!(output.contains("Usage: kubectl ovl list"), "{output}");
+    let (code, output) = ovl(&["kubectl", "delete"]);
+    assert_eq!(code, Some(2), "{output}");
+    let (code, output) = ovl(&["--log", "info", "kubectl"]);
+    assert_eq!(code, Some(2), "{output}");
+    assert!(output.contains("options come after `ovl kubectl`"), "{output}");
+}
+
 #[test]
 fn a_snapshot_command_without_a_local_socket_is_an_error_with_advice() {
     let (code, output) = ovl(&["snapshot", "list", "--local-endpoint", "unix:///nowhere/ovl.sock"]);

@@ -31,7 +31,7 @@ fn help_has_the_usage_and_the_exit_codes() {
         assert!(output.contains(message), "{message:?} is not in {output}");
     }
     for (command, message) in [
-        ("snapshot", "<POD> <VOLUME> <NAME>"),
+        ("snapshot", "<POD>[/VOLUME] [VOLUME] [NAME]"),
         ("fork", "ovl.csi.dev/fork-of"),
         ("list", "--all-namespaces"),
         ("describe", "<NAME>"),
@@ -43,6 +43,8 @@ fn help_has_the_usage_and_the_exit_codes() {
         assert_eq!(code, Some(0), "{command}");
         let output = output.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(output.contains(message), "{message:?} is not in {output}");
+        let has_examples = output.contains("Examples:") && output.contains("kubectl ovl ");
+        assert!(has_examples, "{command}: {output}");
     }
 }
 
@@ -51,12 +53,19 @@ fn arguments_of_the_plugin_that_cannot_be_used_are_named_and_exit_with_2() {
     for (args, message) in [
         (&[][..], "Usage: kubectl ovl"),
         (&["snapshop"], "unrecognized subcommand"),
-        (&["snapshot", "dev-0", "ws"], "<NAME>"),
+        (&["snapshot"], "<POD>"),
+        (&["snapshot", "dev-0/"], "is not the name of a volume"),
+        (&["snapshot", "dev-0", "--generate-name", "A-"], "expected lower-case letters"),
+        (&["fork"], "<POD>"),
+        (&["fork", "--of", "pod/a"], "expected deployment/NAME"),
+        (&["list", "--as-group", "g"], "--as-group needs the user of --as"),
+        (&["list", "--request-timeout", "soon"], "expected a duration"),
+        (&["list", "--color", "red"], "possible values: auto, always, never"),
         (&["snapshot", "dev-0", "ws", "WS_1"], "expected lower-case letters"),
         (&["snapshot", "dev-0", "ws", "a", "--timeout", "soon"], "expected a duration"),
         (&["fork", "dev-0", "ws", "--replicas", "0"], "0 is not in 1..=1000"),
         (&["fork", "dev-0", "ws", "--snapshot", "a", "--class", "b"], "cannot be used with"),
-        (&["list", "-o", "xml"], "possible values: text, wide, json"),
+        (&["list", "-o", "xml"], "possible values: text, wide, json, yaml, name"),
         (&["delete"], "<NAME>"),
         (&["diff", "a"], "<B>"),
         (&["completion", "tcsh"], "possible values: bash, zsh, fish"),
@@ -79,6 +88,29 @@ fn a_missing_cluster_is_an_error_but_not_for_completion() {
     assert_eq!((code, out.as_str(), output.as_str()), (Some(0), ":4\n", ""));
     let (_, out, _) = plugin(&["__complete", "de"]);
     assert_eq!(out, "describe\ndelete\n:4\n");
+}
+
+/// kubectl runs a program of this name for its completion.
+#[test]
+fn a_link_completes_for_kubectl() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("kubectl_complete-ovl");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kubectl-ovl"), &link).unwrap();
+    let ended = Command::new(&link).arg("de").env_clear().output().unwrap();
+    assert_eq!(String::from_utf8(ended.stdout).unwrap(), "describe\ndelete\n:4\n");
+}
+
+#[test]
+fn colours_are_printed_on_a_terminal_or_on_request() {
+    let red = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-ovl"));
+        let command = command.args(args).env_clear().envs(variables.iter().copied());
+        command.output().unwrap().stderr.contains(&0x1b)
+    };
+    assert!(!red(&["list"], &[]));
+    assert!(red(&["list", "--color", "always"], &[("NO_COLOR", "1")]));
+    assert!(red(&["list"], &[("CLICOLOR_FORCE", "1")]));
+    assert!(!red(&["list", "--color=never"], &[("CLICOLOR_FORCE", "1")]));
 }
 
 #[test]
@@ -122,8 +154,10 @@ fn the_kubeconfig_sets_the_server_the_user_and_the_namespace() {
         write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
         String::from_utf8_lossy(&request[..len]).into_owned()
     });
-    let (code, out, output) =
-        plugin(&["--kubeconfig", file.to_str().unwrap(), "list", "-o", "json"]);
+    let user = ["--as", "dev", "--as-group", "g-1", "--as-group", "g-2", "-l", "a=b"];
+    let (code, out, output) = plugin(
+        &[&["--kubeconfig", file.to_str().unwrap(), "list", "-o", "json"], &user[..]].concat(),
+    );
     assert_eq!((code, out.as_str()), (Some(0), "{\n  \"items\": []\n}\n"), "{output}");
     let request = server.join().unwrap().to_lowercase();
     assert!(
@@ -131,5 +165,9 @@ fn the_kubeconfig_sets_the_server_the_user_and_the_namespace() {
         "{request}"
     );
     assert!(request.contains("authorization: bearer of-the-test"), "{request}");
+    assert!(request.contains("labelselector=a%3db"), "{request}");
+    for header in ["impersonate-user: dev", "impersonate-group: g-1", "impersonate-group: g-2"] {
+        assert!(request.contains(header), "{header:?} is not in {request}");
+    }
     assert!(!output.contains("of-the-test"), "{output}");
 }

@@ -21,16 +21,22 @@ mod crd;
 mod failure;
 pub mod kubectl;
 mod node;
+mod parse;
 mod registry_secrets;
 mod snapshot;
 mod values;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
+use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::{self, Filter};
 use failure::Failure;
+use parse::parsed;
+
+/// The command whose words are those of `kubectl ovl`. It has a parser of its own.
+const KUBECTL: &str = "kubectl";
 
 /// The exit code for arguments or settings that cannot be used.
 const UNUSABLE: u8 = 2;
@@ -53,6 +59,9 @@ enum Command {
     /// Print the CustomResourceDefinition of OverlaySnapshots, as the chart ships it
     #[command(hide = true)]
     Crd,
+    /// The commands of the kubectl plugin, for Jobs that run the driver's image
+    #[command(name = KUBECTL, disable_help_flag = true)]
+    Kubectl,
     #[command(hide = true)]
     RegistrySecrets(registry_secrets::RegistrySecretsArgs),
 }
@@ -81,18 +90,14 @@ enum Format {
     Json,
 }
 
-/// Parses the command line. If that fails, prints the error and returns the exit code. `--help` and `--version` are
-/// such errors too, with the exit code 0.
-fn parsed<C: Parser>() -> Result<C, ExitCode> {
-    C::try_parse().map_err(|error| {
-        let _ = error.print();
-        u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
-    })
-}
-
 /// Runs `ovl` and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = match parsed::<Cli>() {
+    let mut words: Vec<_> = env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == KUBECTL) {
+        words.remove(0);
+        return kubectl::main(words);
+    }
+    let cli = match parsed::<Cli>(words) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -106,6 +111,7 @@ pub fn main() -> ExitCode {
         | Command::Check(_)
         | Command::Snapshot(_)
         | Command::Crd
+        | Command::Kubectl
         | Command::RegistrySecrets(_) => Ok(None),
     };
     telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
@@ -118,6 +124,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Crd => crd::run(),
+        Command::Kubectl => {
+            Err(Failure::Unusable(anyhow!("options come after `ovl kubectl`, not before it")))
+        }
         Command::RegistrySecrets(args) => registry_secrets::run(&args),
     };
     if let Ok(Some(traces)) = traces {

@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use super::{
     Client, ClusterError,
-    client::bound,
     overlay_snapshot::OverlaySnapshot,
     snapshot_api::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
 };
@@ -84,7 +83,7 @@ impl Client {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Option<T>, ClusterError> {
-        optional(bound(T::REQUEST.read, T::api(self, namespace).get(name)).await)
+        optional(self.bound(T::REQUEST.read, T::api(self, namespace).get(name)).await)
     }
 
     /// Lists all objects of the kind in all namespaces, in pages.
@@ -103,6 +102,18 @@ impl Client {
         self.list_pages(namespace, ListParams::default()).await
     }
 
+    /// Lists as [`Self::list_in`] does the objects that match a label selector such as `app=web`.
+    ///
+    /// # Errors
+    /// As [`Self::list_in`].
+    pub async fn list_labelled<T: Kind>(
+        &self,
+        namespace: Option<&str>,
+        labels: &str,
+    ) -> Result<Vec<T>, ClusterError> {
+        self.list_pages(namespace, ListParams::default().labels(labels)).await
+    }
+
     /// Lists the objects of the kind that match a field selector such as `spec.nodeName=node-1`, in pages.
     ///
     /// # Errors
@@ -119,7 +130,7 @@ impl Client {
         let api = T::api(self, namespace);
         let (mut all, mut params) = (Vec::new(), params.limit(PAGE));
         loop {
-            let page = bound(T::REQUEST.list, api.list(&params)).await?;
+            let page = self.bound(T::REQUEST.list, api.list(&params)).await?;
             all.extend(page.items);
             match page.metadata.continue_ {
                 Some(next) if !next.is_empty() => params = params.continue_token(&next),
@@ -134,7 +145,7 @@ impl Client {
     /// The error of the API server; of class [`Class::Conflict`] where the name is taken.
     pub async fn create<T: Kind>(&self, object: &T) -> Result<T, ClusterError> {
         let api = T::api(self, object.namespace().as_deref());
-        bound(T::REQUEST.create, api.create(&PostParams::default(), object)).await
+        self.bound(T::REQUEST.create, api.create(&PostParams::default(), object)).await
     }
 
     /// Changes an object by a merge patch (RFC 7386). A `metadata.uid` in the patch must be the uid of the object.
@@ -150,7 +161,7 @@ impl Client {
     ) -> Result<Option<T>, ClusterError> {
         let api = T::api(self, namespace);
         let (params, patch) = (PatchParams::default(), Patch::Merge(changes));
-        optional(bound(T::REQUEST.change, api.patch(name, &params, &patch)).await)
+        optional(self.bound(T::REQUEST.change, api.patch(name, &params, &patch)).await)
     }
 
     /// Changes the `status` of an object, as [`Self::patch`] does the rest.
@@ -165,7 +176,7 @@ impl Client {
     ) -> Result<Option<T>, ClusterError> {
         let api = T::api(self, namespace);
         let (params, patch) = (PatchParams::default(), Patch::Merge(changes));
-        optional(bound(T::REQUEST.change, api.patch_status(name, &params, &patch)).await)
+        optional(self.bound(T::REQUEST.change, api.patch_status(name, &params, &patch)).await)
     }
 
     /// Deletes the object of this name and uid. It is no error if the object is gone, or if another object has the
@@ -182,7 +193,7 @@ impl Client {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let api = T::api(self, namespace);
-        match bound(T::REQUEST.delete, api.delete(name, &params)).await {
+        match self.bound(T::REQUEST.delete, api.delete(name, &params)).await {
             Err(error) if !matches!(error.class(), Class::NotFound | Class::Conflict) => Err(error),
             _ => Ok(()),
         }

@@ -9,12 +9,15 @@ use super::ClusterError;
 
 /// Timeout for connecting.
 pub(super) const CONNECT: Duration = Duration::from_secs(5);
-/// Timeout of one request. A watch has no timeout.
+/// Timeout of one request, unless the user sets another one. A watch has no timeout.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client of the API server, as this pod's ServiceAccount or as the user of a kubeconfig. Cheap to clone.
 #[derive(Clone)]
-pub struct Client(kube::Client);
+pub struct Client {
+    kube: kube::Client,
+    timeout: Duration,
+}
 
 impl Client {
     /// The client for the cluster in which this process is a pod. It connects with the first request. It reads the
@@ -29,32 +32,38 @@ impl Client {
         config.connect_timeout = Some(CONNECT);
         // The caller decides when to retry.
         config.default_retry = false;
-        kube::Client::try_from(config).map(Self).map_err(|e| ClusterError::SetUp(Box::new(e)))
+        kube::Client::try_from(config).map(Self::of).map_err(|e| ClusterError::SetUp(Box::new(e)))
     }
 
     /// Wraps a client that the caller has built.
     pub(super) fn of(client: kube::Client) -> Self {
-        Self(client)
+        Self { kube: client, timeout: REQUEST_TIMEOUT }
+    }
+
+    /// The same client with another timeout of its requests.
+    pub(super) fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     pub(super) fn kube(&self) -> kube::Client {
-        self.0.clone()
+        self.kube.clone()
+    }
+
+    /// Awaits one request until its timeout. `what` says in an error what was requested.
+    pub(super) async fn bound<T>(
+        &self,
+        what: &'static str,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, ClusterError> {
+        match timeout(self.timeout, request).await {
+            Ok(result) => result.map_err(|e| ClusterError::of(what, e)),
+            Err(_) => Err(ClusterError::Slow { what, within: self.timeout }),
+        }
     }
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Client")
-    }
-}
-
-/// Awaits one request for at most [`REQUEST_TIMEOUT`]. `what` says in an error what was requested.
-pub(super) async fn bound<T>(
-    what: &'static str,
-    request: impl Future<Output = kube::Result<T>>,
-) -> Result<T, ClusterError> {
-    match timeout(REQUEST_TIMEOUT, request).await {
-        Ok(result) => result.map_err(|e| ClusterError::of(what, e)),
-        Err(_) => Err(ClusterError::Slow { what, within: REQUEST_TIMEOUT }),
     }
 }

@@ -16,7 +16,6 @@ use serde_json::json;
 use super::{
     Client, ClusterError, Watch,
     api::{PAGE, optional},
-    client::bound,
 };
 use crate::error::Class;
 
@@ -96,7 +95,7 @@ impl Client {
     /// The error of the API server.
     pub async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ClusterError> {
         let pods = Api::<ApiPod>::namespaced(self.kube(), namespace);
-        Ok(optional(bound("read the Pod", pods.get(name)).await)?.map(pod))
+        Ok(optional(self.bound("read the Pod", pods.get(name)).await)?.map(pod))
     }
 
     /// The first pod that `wanted` accepts, of all pods of the cluster. It lists thousands of objects in pages, so it
@@ -111,7 +110,7 @@ impl Client {
         let pods = Api::<ApiPod>::all(self.kube());
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page = bound("list Pods", pods.list(&params)).await?;
+            let page = self.bound("list Pods", pods.list(&params)).await?;
             if let Some(found) = page.items.into_iter().map(pod).find(&wanted) {
                 return Ok(Some(found));
             }
@@ -128,7 +127,7 @@ impl Client {
     /// The error of the API server.
     pub async fn node(&self, name: &str) -> Result<NodeState, ClusterError> {
         let nodes = Api::<Node>::all(self.kube());
-        let node = optional(bound("read the Node", nodes.get(name)).await)?;
+        let node = optional(self.bound("read the Node", nodes.get(name)).await)?;
         Ok(node.map_or(NodeState::Gone, node_state))
     }
 
@@ -151,7 +150,7 @@ impl Client {
         name: &str,
     ) -> Result<Option<SecretData>, ClusterError> {
         let secrets = Api::<Secret>::namespaced(self.kube(), namespace);
-        let secret = optional(bound("read the Secret", secrets.get(name)).await)?;
+        let secret = optional(self.bound("read the Secret", secrets.get(name)).await)?;
         let data = secret.map(|secret| secret.data.unwrap_or_default());
         Ok(data
             .map(|data| SecretData(data.into_iter().map(|(key, value)| (key, value.0)).collect())))
@@ -180,12 +179,12 @@ impl Client {
             ..Secret::default()
         };
         let params = PostParams::default();
-        match bound("create the Secret", secrets.create(&params, &secret)).await {
+        match self.bound("create the Secret", secrets.create(&params, &secret)).await {
             Err(error) if error.class() == Class::Conflict => {
                 let (params, patch) =
                     (PatchParams::default(), Patch::Merge(json!({ "data": data })));
                 let changed = secrets.patch(name, &params, &patch);
-                bound("change the Secret", changed).await.map(drop)
+                self.bound("change the Secret", changed).await.map(drop)
             }
             made => made.map(drop),
         }
@@ -196,7 +195,9 @@ impl Client {
     /// # Errors
     /// The API server does not respond.
     pub async fn reachable(&self) -> Result<(), ClusterError> {
-        bound("read the version of the API server", self.kube().apiserver_version()).await.map(drop)
+        self.bound("read the version of the API server", self.kube().apiserver_version())
+            .await
+            .map(drop)
     }
 }
 

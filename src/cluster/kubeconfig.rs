@@ -5,114 +5,97 @@
 //!
 //! Deliberately absent: requests that need rights on the whole cluster.
 
-use std::path::Path;
+use std::{path::PathBuf, time::Duration};
 
-use k8s_openapi::api::core::v1::Pod as ApiPod;
 use kube::{
-    Api, Config,
-    api::{ListParams, PostParams},
+    Config,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
-    core::{ApiResource, DynamicObject},
 };
-use serde_json::Value;
 
-use super::{
-    Client, ClusterError,
-    api::{PAGE, optional},
-    client::{CONNECT, bound},
-    error::credentials,
-};
+use super::{Client, ClusterError, client::CONNECT, error::credentials};
+
+/// How a user connects to a cluster: the options that kubectl has too. What is absent comes from the kubeconfig.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    /// The kubeconfig, else the files in `KUBECONFIG`, else `~/.kube/config`, else the ServiceAccount of this pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// The name of the context.
+    pub context: Option<String>,
+    /// The name of a cluster of the kubeconfig, in place of the context's.
+    pub cluster: Option<String>,
+    /// The name of a user of the kubeconfig, in place of the context's.
+    pub user: Option<String>,
+    /// The user to impersonate.
+    pub impersonate: Option<String>,
+    /// The groups of the user to impersonate.
+    pub impersonate_groups: Vec<String>,
+    /// The timeout of each request.
+    pub request_timeout: Option<Duration>,
+}
 
 impl Client {
-    /// The client for the context of a kubeconfig, and the namespace of that context. The kubeconfig is `file`, else
-    /// the files in `KUBECONFIG`, else `~/.kube/config`, else the ServiceAccount of this pod. The context is the
-    /// current one if `context` is `None`. Runs the credential plugin that the kubeconfig names.
+    /// The client of a user, and the namespace of the user's context. Runs the credential plugin that the kubeconfig
+    /// names.
     ///
     /// # Errors
     /// [`ClusterError::Kubeconfig`], [`ClusterError::Credentials`], and [`ClusterError::SetUp`] for unusable TLS
     /// settings.
-    pub async fn from_kubeconfig(
-        file: Option<&Path>,
-        context: Option<&str>,
-    ) -> Result<(Self, String), ClusterError> {
-        let mut config = config(file, context).await?;
+    pub async fn connect(connection: &Connection) -> Result<(Self, String), ClusterError> {
+        let mut config = config(connection).await?;
+        if let Some(user) = &connection.impersonate {
+            config.auth_info.impersonate = Some(user.clone());
+            let groups = &connection.impersonate_groups;
+            config.auth_info.impersonate_groups = (!groups.is_empty()).then(|| groups.clone());
+        }
         config.connect_timeout = Some(CONNECT);
         config.default_retry = false;
         let namespace = config.default_namespace.clone();
-        match kube::Client::try_from(config) {
-            Ok(client) => Ok((Self::of(client), namespace)),
-            Err(error) => Err(credentials(&error)
-                .map_or_else(|| ClusterError::SetUp(Box::new(error)), ClusterError::Credentials)),
-        }
-    }
-
-    /// Reads a pod with all fields that the API server returns.
-    ///
-    /// # Errors
-    /// The error of the API server.
-    pub async fn pod_json(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Value>, ClusterError> {
-        let pod = optional(bound("read a Pod", self.pods(namespace).get(name)).await)?;
-        Ok(pod.map(|pod| value(&pod)))
-    }
-
-    /// Lists all pods of a namespace with all fields, in pages.
-    ///
-    /// # Errors
-    /// The error of the API server.
-    pub async fn pods_json(&self, namespace: &str) -> Result<Vec<Value>, ClusterError> {
-        let (api, mut params) = (self.pods(namespace), ListParams::default().limit(PAGE));
-        let mut all = Vec::new();
-        loop {
-            let page = bound("list Pods", api.list(&params)).await?;
-            all.extend(page.items.iter().map(value));
-            match page.metadata.continue_ {
-                Some(next) if !next.is_empty() => params = params.continue_token(&next),
-                _ => return Ok(all),
+        let client = match kube::Client::try_from(config) {
+            Ok(client) => Self::of(client),
+            Err(error) => {
+                let setup = |error| ClusterError::SetUp(Box::new(error));
+                return Err(
+                    credentials(&error).map_or_else(|| setup(error), ClusterError::Credentials)
+                );
             }
-        }
-    }
-
-    /// Creates a pod and returns it as the API server has stored it.
-    ///
-    /// # Errors
-    /// The error of the API server; of class [`Conflict`](crate::error::Class::Conflict) where the name is taken.
-    pub async fn create_pod(&self, namespace: &str, pod: &Value) -> Result<Value, ClusterError> {
-        let pod: DynamicObject = serde_json::from_value(pod.clone())
-            .map_err(|e| ClusterError::of("create a Pod", kube::Error::SerdeError(e)))?;
-        let pods = self.pods(namespace);
-        let made = bound("create a Pod", pods.create(&PostParams::default(), &pod)).await?;
-        Ok(value(&made))
-    }
-
-    /// The untyped API of pods: the typed one would drop fields of a newer API server.
-    fn pods(&self, namespace: &str) -> Api<DynamicObject> {
-        let resource = ApiResource::erase::<ApiPod>(&());
-        Api::namespaced_with(self.kube(), namespace, &resource)
+        };
+        Ok(match connection.request_timeout {
+            Some(timeout) => (client.with_timeout(timeout), namespace),
+            None => (client, namespace),
+        })
     }
 }
 
-/// Never fails: a pod that was read from JSON can be written as JSON.
-fn value(pod: &DynamicObject) -> Value {
-    serde_json::to_value(pod).unwrap_or_default()
+impl Connection {
+    /// The names of the contexts of the kubeconfig; none where it cannot be read.
+    pub fn contexts(&self) -> Vec<String> {
+        let read = match &self.kubeconfig {
+            Some(file) => Kubeconfig::read_from(file),
+            None => Kubeconfig::read(),
+        };
+        let contexts = read.map(|read| read.contexts).unwrap_or_default();
+        contexts.into_iter().map(|context| context.name).collect()
+    }
 }
 
-async fn config(file: Option<&Path>, context: Option<&str>) -> Result<Config, ClusterError> {
-    let read = match file {
+async fn config(connection: &Connection) -> Result<Config, ClusterError> {
+    let Connection { kubeconfig, context, cluster, user, .. } = connection;
+    let options = KubeConfigOptions {
+        context: context.clone(),
+        cluster: cluster.clone(),
+        user: user.clone(),
+    };
+    let names_nothing = [context, cluster, user].into_iter().all(Option::is_none);
+    let read = match kubeconfig {
         Some(file) => Kubeconfig::read_from(file),
         None => match Kubeconfig::read() {
             // The user has no kubeconfig: this may be a pod.
-            Err(error) if context.is_none() && is_missing(&error) => {
+            Err(error) if names_nothing && is_missing(&error) => {
                 return Config::incluster().map_err(|_| unusable(&error));
             }
             read => read,
         },
     };
-    let options =
-        KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
     let read = read.map_err(|error| unusable(&error))?;
     let config = Config::from_custom_kubeconfig(read, &options).await;
     config.map_err(|error| unusable(&error))

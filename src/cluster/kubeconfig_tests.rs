@@ -1,12 +1,15 @@
 //! Tests of kubeconfigs: how the context is chosen, and that no error quotes a secret.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::json;
 
 use super::*;
 use crate::{
-    cluster::{fake::FakeApi, snapshot_api::VolumeSnapshot},
+    cluster::{JsonKind, Selection, fake::FakeApi, snapshot_api::VolumeSnapshot},
     error::Class,
 };
 
@@ -25,22 +28,27 @@ fn kubeconfig(dir: &tempfile::TempDir, user: &str) -> PathBuf {
     path
 }
 
+fn of(file: &Path, context: Option<&str>) -> Connection {
+    let context = context.map(str::to_owned);
+    Connection { kubeconfig: Some(file.to_owned()), context, ..Connection::default() }
+}
+
 #[tokio::test]
 async fn the_context_decides_cluster_and_namespace() {
     let dir = tempfile::tempdir().unwrap();
     let file = kubeconfig(&dir, &format!("{{token: {SECRET}}}"));
     for (context, namespace) in [(None, "ci"), (Some("one"), "ci"), (Some("two"), "default")] {
-        let (_, found) = Client::from_kubeconfig(Some(&file), context).await.unwrap();
+        let (_, found) = Client::connect(&of(&file, context)).await.unwrap();
         assert_eq!(found, namespace, "{context:?}");
     }
     for (context, message) in
         [("three", "has no context \"three\""), ("lost", "names cluster \"x\"")]
     {
-        let error = Client::from_kubeconfig(Some(&file), Some(context)).await.unwrap_err();
+        let error = Client::connect(&of(&file, Some(context))).await.unwrap_err();
         assert!(error.to_string().contains(message), "{error}");
         assert_eq!(error.class(), Class::Precondition);
     }
-    let error = Client::from_kubeconfig(Some(&dir.path().join("no")), None).await.unwrap_err();
+    let error = Client::connect(&of(&dir.path().join("no"), None)).await.unwrap_err();
     assert!(error.to_string().contains("/no: No such file"), "{error}");
 }
 
@@ -64,7 +72,7 @@ async fn errors_quote_no_secret_of_a_kubeconfig_or_a_plugin() {
         ),
     ] {
         let file = kubeconfig(&dir, &user);
-        let error = Client::from_kubeconfig(Some(&file), None).await.unwrap_err();
+        let error = Client::connect(&of(&file, None)).await.unwrap_err();
         let text = format!("{error} {error:?}");
         assert!(text.contains(message), "{text}");
         assert!(!error.to_string().contains(SECRET), "{error}");
@@ -84,14 +92,18 @@ async fn a_namespace_is_listed_and_pods_keep_unknown_fields() {
         let found = client.list_in::<VolumeSnapshot>(namespace).await.unwrap();
         assert_eq!(found.len(), count, "{namespace:?}");
     }
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"app": "web"}},
                      "spec": {"containers": [], "ofTomorrow": {"a": 1}}});
-    let made = client.create_pod("ci", &pod).await.unwrap();
+    let made = client.create_json(JsonKind::Pod, "ci", &pod).await.unwrap();
     assert_eq!(made["metadata"]["namespace"], "ci");
-    let read = client.pod_json("ci", "p").await.unwrap().unwrap();
+    let read = client.json(JsonKind::Pod, "ci", "p").await.unwrap().unwrap();
     assert_eq!(read["spec"], pod["spec"]);
-    assert_eq!(client.pods_json("ci").await.unwrap().len(), 1);
-    assert_eq!(client.pod_json("ci", "q").await.unwrap(), None);
-    let again = client.create_pod("ci", &pod).await.unwrap_err();
+    for (labels, count) in [(None, 1), (Some("app=web"), 1), (Some("app=other"), 0)] {
+        let selection = Selection { labels, ..Selection::default() };
+        let pods = client.json_list(JsonKind::Pod, Some("ci"), selection).await.unwrap();
+        assert_eq!(pods.len(), count, "{labels:?}");
+    }
+    assert_eq!(client.json(JsonKind::Pod, "ci", "q").await.unwrap(), None);
+    let again = client.create_json(JsonKind::Pod, "ci", &pod).await.unwrap_err();
     assert_eq!(again.class(), Class::Conflict);
 }

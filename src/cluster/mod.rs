@@ -30,6 +30,7 @@ pub mod snapshot_api;
 mod status;
 #[cfg(test)]
 mod tests;
+mod untyped;
 mod watch;
 
 pub use api::Kind;
@@ -37,7 +38,9 @@ pub use client::Client;
 pub use core_v1::{NodeState, Pod, PodVolume, SecretData, SecretKind};
 pub use error::ClusterError;
 pub use events::Events;
+pub use kubeconfig::Connection;
 pub use lease::Lease;
 pub use reconcile::{Action, Values};
 pub use recorder::{Event, EventType, Regarding};
+pub use untyped::{JsonKind, Selection};
 pub use watch::{Change, Watch};

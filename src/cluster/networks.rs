@@ -6,7 +6,6 @@ use kube::{Api, api::ListParams};
 use super::{
     Client, ClusterError,
     api::{PAGE, optional},
-    client::bound,
 };
 
 impl Client {
@@ -19,13 +18,14 @@ impl Client {
     pub async fn own_networks(&self) -> Result<Vec<String>, ClusterError> {
         let cidrs = Api::<ServiceCIDR>::all(self.kube());
         let params = ListParams::default().limit(PAGE);
-        let cidrs = optional(bound("list ServiceCIDRs", cidrs.list(&params)).await)?;
+        let cidrs = optional(self.bound("list ServiceCIDRs", cidrs.list(&params)).await)?;
         let of_cidr = |cidr: ServiceCIDR| cidr.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
         let mut networks: Vec<_> =
             cidrs.into_iter().flat_map(|list| list.items).flat_map(of_cidr).collect();
         let slices = Api::<EndpointSlice>::namespaced(self.kube(), "default");
-        let slice =
-            optional(bound("read the EndpointSlice kubernetes", slices.get("kubernetes")).await)?;
+        let slice = optional(
+            self.bound("read the EndpointSlice kubernetes", slices.get("kubernetes")).await,
+        )?;
         let endpoints = slice.into_iter().filter_map(|slice| slice.endpoints).flatten();
         networks.extend(endpoints.flat_map(|endpoint| endpoint.addresses));
         Ok(networks)

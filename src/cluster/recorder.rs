@@ -20,7 +20,7 @@ use kube::{
 use lru::LruCache;
 use serde_json::json;
 
-use super::{Client, ClusterError, client::bound};
+use super::{Client, ClusterError};
 use crate::{dns_name::SUBDOMAIN_MAX, error::Class};
 
 /// The API's limit for the message of an Event, in bytes.
@@ -162,7 +162,7 @@ impl Recorder {
             let name = recorded.name.clone();
             let changes = json!({ "count": count, "lastTimestamp": Time(Timestamp::now()), "message": message });
             let (params, patch) = (PatchParams::default(), Patch::Merge(&changes));
-            match bound("change an Event", events.patch(&name, &params, &patch)).await {
+            match self.client.bound("change an Event", events.patch(&name, &params, &patch)).await {
                 Ok(_) => {
                     self.recorded.put(key, Recorded { name, count, last: Instant::now() });
                     return Ok(());
@@ -174,7 +174,7 @@ impl Recorder {
         }
         let new = self.event(event, message);
         let name = new.metadata.name.clone().unwrap_or_default();
-        bound("write an Event", events.create(&PostParams::default(), &new)).await?;
+        self.client.bound("write an Event", events.create(&PostParams::default(), &new)).await?;
         self.recorded.put(key, Recorded { name, count: 1, last: Instant::now() });
         Ok(())
     }

@@ -44,6 +44,8 @@ pub struct Environment {
     pub tools: String,
     /// The sources.
     pub repo: PathBuf,
+    /// The driver's program, which has the commands of the kubectl plugin too.
+    pub program: PathBuf,
     proxies: Option<Proxies>,
     programs: Option<Programs>,
     driver: driver_image::Image,
@@ -99,6 +101,7 @@ pub fn set_up(
         image,
         tools,
         repo,
+        program,
         proxies,
         programs,
         driver,
@@ -150,6 +153,11 @@ impl Environment {
     /// The environment is one for a user (`try`).
     pub fn proxies(&self) -> Result<&Proxies> {
         self.proxies.as_ref().context("this environment has no proxies")
+    }
+
+    /// The name of the driver's image, which the nodes have.
+    pub fn driver_image(&self) -> String {
+        self.driver.name()
     }
 
     /// The node on which pods are scheduled. The other node is tainted.

@@ -9,6 +9,7 @@ use super::environment::Environment;
 use super::node::{Mount, Node};
 use super::pods::{POD_TIMEOUT, Pod, is_ready};
 use crate::cluster::kind::Cluster;
+use crate::machine::process::Cmd;
 use crate::machine::wait::wait_for;
 
 /// A namespace in an environment.
@@ -40,6 +41,13 @@ impl<'a> TestNamespace<'a> {
     /// It failed or printed no JSON.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         self.cluster().kubectl_json(&[&["--namespace", self.namespace], args].concat())
+    }
+
+    /// `kubectl ovl` in the namespace, with these arguments.
+    pub fn kubectl_ovl(&self, args: &[&str]) -> Cmd {
+        let plugin = Cmd::new(&self.env.program).arg("kubectl");
+        let plugin = plugin.arg("--kubeconfig").arg(&self.cluster().kubeconfig);
+        plugin.args(["--namespace", self.namespace]).args(args)
     }
 
     /// Applies a manifest.
@@ -123,6 +131,17 @@ impl<'a> TestNamespace<'a> {
     pub fn warnings(&self, pod: &str) -> Result<String> {
         let events = self.events(pod, ",type=Warning")?;
         Ok(if events.is_empty() { "no warnings".into() } else { events.join("; ") })
+    }
+
+    /// The warnings about an object that is in no namespace.
+    ///
+    /// # Errors
+    /// As [`TestNamespace::events`].
+    pub fn warnings_about(&self, name: &str) -> Result<Vec<Value>> {
+        let selector = format!("involvedObject.name={name},type=Warning");
+        let get = ["get", "events", "--namespace", "default", "--field-selector", &selector];
+        let events = self.cluster().kubectl_json(&get)?;
+        Ok(events["items"].as_array().cloned().unwrap_or_default())
     }
 
     /// Waits until an Event of a pod contains each of these words, in any case. A word may have

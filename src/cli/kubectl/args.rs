@@ -1,10 +1,18 @@
 //! Arguments that several commands have, and parsers for their values.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
+use anstream::ColorChoice;
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
-use crate::{dns_name::is_subdomain, format, telemetry::Filter};
+use super::print;
+use crate::{
+    cluster::Connection,
+    dns_name::{is_label, is_subdomain},
+    format,
+    telemetry::Filter,
+};
 
 /// The cluster, the user, the namespace and the driver.
 #[derive(Debug, Clone, Default, Args)]
@@ -16,9 +24,24 @@ pub(super) struct ClusterArgs {
     /// The context of the kubeconfig [default: its current context]
     #[arg(long, global = true, value_name = "NAME")]
     pub(super) context: Option<String>,
+    /// A cluster of the kubeconfig [default: the cluster of the context]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(super) cluster: Option<String>,
+    /// A user of the kubeconfig [default: the user of the context]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(super) user: Option<String>,
     /// The namespace [default: the namespace of the context]
     #[arg(short, long, global = true, value_name = "NAME")]
     pub(super) namespace: Option<String>,
+    /// The user to impersonate
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub(super) impersonate: Option<String>,
+    /// A group of the user to impersonate; can be repeated
+    #[arg(long = "as-group", global = true, value_name = "GROUP")]
+    pub(super) impersonate_groups: Vec<String>,
+    /// The timeout of one request to the API server, such as 30s; 0 for none [default: 10s]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = request_timeout)]
+    pub(super) request_timeout: Option<Duration>,
     /// The driver name of the ovl-csi release
     #[arg(
         long,
@@ -28,6 +51,15 @@ pub(super) struct ClusterArgs {
         value_name = "NAME"
     )]
     pub(super) driver: String,
+    /// When to use colours. With auto, NO_COLOR turns them off
+    #[arg(
+        long,
+        global = true,
+        default_value = "auto",
+        value_name = "WHEN",
+        help_heading = "Output"
+    )]
+    pub(super) color: Color,
     /// The log level, or levels by module
     #[arg(
         long = "log",
@@ -38,6 +70,42 @@ pub(super) struct ClusterArgs {
         value_name = "FILTER"
     )]
     pub(super) filter: Filter,
+}
+
+impl ClusterArgs {
+    /// How to connect to the cluster.
+    pub(super) fn connection(&self) -> Connection {
+        Connection {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            cluster: self.cluster.clone(),
+            user: self.user.clone(),
+            impersonate: self.impersonate.clone(),
+            impersonate_groups: self.impersonate_groups.clone(),
+            request_timeout: self.request_timeout,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Color {
+    /// On a terminal
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    /// Applies it to everything that this process prints.
+    pub(super) fn apply(self) {
+        match self {
+            Self::Auto => ColorChoice::Auto,
+            Self::Always => ColorChoice::Always,
+            Self::Never => ColorChoice::Never,
+        }
+        .write_global();
+    }
 }
 
 /// The output format of a command.
@@ -54,6 +122,43 @@ pub(super) enum Format {
     Text,
     /// JSON
     Json,
+    /// YAML
+    Yaml,
+}
+
+/// The output format of a command about objects with a name.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct NamedOutput {
+    /// The format of the result
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub(super) output: NamedFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum NamedFormat {
+    /// Plain text
+    Text,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+    /// The kind and the name of each object, for other commands
+    Name,
+}
+
+impl Format {
+    /// Prints a result in this format.
+    pub(super) fn print(
+        self,
+        result: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Text => print::out(&text()),
+            Self::Json => print::json(result),
+            Self::Yaml => print::yaml(result),
+        }
+    }
 }
 
 /// The timeout of a command.
@@ -68,10 +173,43 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     format::duration(text).ok_or_else(|| "expected a duration such as 90s or 1h30m".to_owned())
 }
 
+/// Parses the timeout of requests. As in kubectl, 0 is no timeout.
+fn request_timeout(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" => Ok(Duration::MAX),
+        text => duration(text).map(|time| if time.is_zero() { Duration::MAX } else { time }),
+    }
+}
+
 /// Parses the name of an object: labels of RFC 1123, joined by dots.
 pub(super) fn object_name(text: &str) -> Result<String, String> {
     match is_subdomain(text) {
         true => Ok(text.to_owned()),
         false => Err("expected lower-case letters, digits, - and ., as in ws-1".to_owned()),
+    }
+}
+
+/// Parses the start of a name, to which a dash or letters can be added.
+pub(super) fn name_prefix(text: &str) -> Result<String, String> {
+    object_name(text.trim_end_matches(['-', '.'])).map(|_| text.to_owned())
+}
+
+/// A pod, and perhaps one of its volumes: `POD` or `POD/VOLUME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PodVolume {
+    pub(super) pod: String,
+    pub(super) volume: Option<String>,
+}
+
+impl FromStr for PodVolume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (pod, volume) = match text.split_once('/') {
+            Some((pod, volume)) if is_label(volume) => (pod, Some(volume.to_owned())),
+            Some((_, volume)) => return Err(format!("{volume:?} is not the name of a volume")),
+            None => (text, None),
+        };
+        Ok(Self { pod: object_name(pod)?, volume })
     }
 }

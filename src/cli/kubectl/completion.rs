@@ -1,14 +1,20 @@
 //! Shell completion: prints the scripts for shells, and lists candidates for kubectl's own completion.
 //!
-//! kubectl runs `kubectl_complete-ovl` with the words typed so far and reads the candidates from its output.
-//! `kubectl_complete-ovl` is a script of two lines that runs this program; [`USE`] explains it.
+//! kubectl runs `kubectl_complete-ovl` with the words typed so far and reads the candidates from its output. A link of
+//! this name to this program is enough; [`USE`] explains it.
+//!
+//! The completers of `clap_complete` cannot replace this: they see the current word only, and the candidates depend on the
+//! namespace, the context and the pod before it.
 
 use anyhow::Context as _;
 use clap::{Args, Command, ValueEnum, builder::ArgAction};
 use clap_complete::{Shell, generate};
 
 use super::{args::ClusterArgs, failure::Failure, pod, print, session::Session};
+use crate::cluster::{JsonKind, Selection, snapshot_api::VolumeSnapshotClass};
 
+/// The name by which kubectl runs this program for its completion.
+pub(super) const PROGRAM: &str = "kubectl_complete-ovl";
 /// The hidden command that lists candidates.
 pub(super) const COMMAND: &str = "__complete";
 /// The last line of the candidates, a directive for the shell: add no file names (cobra's
@@ -16,17 +22,14 @@ pub(super) const COMMAND: &str = "__complete";
 const NO_FILES: &str = ":4";
 
 /// The last lines of `completion --help`.
-const USE: &str = r#"For kubectl-ovl itself:
-
+const USE: &str = r#"Examples:
+  # For `kubectl ovl`: kubectl's own completion runs kubectl_complete-ovl in the PATH. It completes
+  # the cluster's pods, volumes, snapshots, namespaces and classes too.
+  ln -s "$(command -v kubectl-ovl)" /usr/local/bin/kubectl_complete-ovl
+  # For the name kubectl-ovl: commands and options only
   source <(kubectl ovl completion bash)
   source <(kubectl ovl completion zsh)
-  kubectl ovl completion fish | source
-
-For `kubectl ovl`, kubectl's own completion runs a program kubectl_complete-ovl in the PATH.
-It completes the cluster's pods, volumes and snapshots too. Make it with
-
-  printf '#!/bin/sh\nexec kubectl-ovl __complete "$@"\n' > /usr/local/bin/kubectl_complete-ovl
-  chmod +x /usr/local/bin/kubectl_complete-ovl"#;
+  kubectl ovl completion fish | source"#;
 
 /// Print a completion script
 #[derive(Debug, Args)]
@@ -70,10 +73,18 @@ pub(super) enum Candidates {
     Words(Vec<String>),
     /// The name of a pod.
     Pod,
+    /// `POD/VOLUME` of this pod.
+    PodVolume(String),
     /// The name of a volume of this pod.
     VolumeOf(String),
     /// The name of a snapshot.
     Snapshot,
+    /// The name of a VolumeSnapshotClass of the driver.
+    Class,
+    /// The name of an object that is in no namespace.
+    Global(JsonKind),
+    /// The name of a context of the kubeconfig.
+    Context,
 }
 
 /// Prints the candidates for the next word of the program `root`. It ignores errors, because they would disturb the user's input.
@@ -83,6 +94,7 @@ pub(super) async fn complete(args: &CompleteArgs, root: Command) -> Result<(), F
     let (candidates, cluster) = candidates(root, words, prefix);
     let found = match candidates {
         Candidates::Words(words) => words,
+        Candidates::Context => cluster.connection().contexts(),
         candidates => match cluster.connect().await {
             Ok(session) => session.names(&candidates).await.unwrap_or_default(),
             Err(_) => Vec::new(),
@@ -101,7 +113,7 @@ pub(super) fn candidates(
 ) -> (Candidates, ClusterArgs) {
     root.build();
     let mut cluster = ClusterArgs { driver: "ovl.csi.dev".to_owned(), ..ClusterArgs::default() };
-    let (mut at, mut plain) = (&root, Vec::new());
+    let (mut at, mut plain, mut of_workload) = (&root, Vec::new(), false);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         if word.starts_with('-') {
@@ -116,6 +128,11 @@ pub(super) fn candidates(
             match option.get_id().as_str() {
                 "kubeconfig" => cluster.kubeconfig = Some(value.into()),
                 "context" => cluster.context = Some(value.to_owned()),
+                "cluster" => cluster.cluster = Some(value.to_owned()),
+                "user" => cluster.user = Some(value.to_owned()),
+                "impersonate" => cluster.impersonate = Some(value.to_owned()),
+                "impersonate_groups" => cluster.impersonate_groups.push(value.to_owned()),
+                "of" => of_workload = true,
                 "namespace" => cluster.namespace = Some(value.to_owned()),
                 "driver" => value.clone_into(&mut cluster.driver),
                 _ => {}
@@ -132,8 +149,14 @@ pub(super) fn candidates(
         return (Candidates::Words(names.collect()), cluster);
     }
     let candidates = match (at.get_name(), plain.len()) {
-        ("snapshot" | "fork", 0) => Candidates::Pod,
-        ("snapshot" | "fork", 1) => Candidates::VolumeOf(plain.remove(0)),
+        ("fork", _) if of_workload => Candidates::Words(Vec::new()),
+        ("snapshot" | "fork", 0) => match prefix.split_once('/') {
+            Some((pod, _)) => Candidates::PodVolume(pod.to_owned()),
+            None => Candidates::Pod,
+        },
+        ("snapshot" | "fork", 1) if !plain[0].contains('/') => {
+            Candidates::VolumeOf(plain.remove(0))
+        }
         ("describe", 0) | ("diff", 0 | 1) | ("delete", _) => Candidates::Snapshot,
         (_, position) => {
             let positional = at.get_positionals().nth(position);
@@ -161,6 +184,10 @@ fn option<'c>(command: &'c Command, flag: &str) -> Option<&'c clap::Arg> {
 fn values(option: &clap::Arg) -> Candidates {
     match option.get_id().as_str() {
         "snapshot" => Candidates::Snapshot,
+        "class" => Candidates::Class,
+        "namespace" => Candidates::Global(JsonKind::Namespace),
+        "node" => Candidates::Global(JsonKind::Node),
+        "context" => Candidates::Context,
         _ => {
             let values = option.get_possible_values();
             Candidates::Words(values.iter().map(|value| value.get_name().to_owned()).collect())
@@ -173,22 +200,39 @@ impl Session {
     async fn names(&self, candidates: &Candidates) -> Result<Vec<String>, Failure> {
         let name =
             |object: &serde_json::Value| object["metadata"]["name"].as_str().map(str::to_owned);
+        let all = Selection::default();
         Ok(match candidates {
             Candidates::Words(words) => words.clone(),
+            Candidates::Context => Vec::new(),
             Candidates::Pod => {
-                let pods = self.client.pods_json(&self.namespace).await?;
+                let pods = self.client.json_list(JsonKind::Pod, Some(&self.namespace), all).await?;
                 let with_volumes =
                     pods.iter().filter(|pod| !pod::volumes(pod, &self.driver).is_empty());
                 with_volumes.filter_map(name).collect()
             }
-            Candidates::VolumeOf(pod) => {
-                let pod = self.client.pod_json(&self.namespace, pod).await?.unwrap_or_default();
-                pod::volumes(&pod, &self.driver).into_iter().map(str::to_owned).collect()
+            Candidates::VolumeOf(pod) => self.volumes_of(pod).await?,
+            Candidates::PodVolume(pod) => {
+                let volumes = self.volumes_of(pod).await?.into_iter();
+                volumes.map(|volume| format!("{pod}/{volume}")).collect()
             }
             Candidates::Snapshot => {
-                let snapshots = self.snapshots(false).await?.into_iter();
+                let snapshots = self.snapshots(false, None).await?.into_iter();
                 snapshots.map(|snapshot| snapshot.name).collect()
             }
+            Candidates::Class => {
+                let classes = self.client.list::<VolumeSnapshotClass>().await?.into_iter();
+                let ours = classes.filter(|class| class.driver == self.driver);
+                ours.filter_map(|class| class.metadata.name).collect()
+            }
+            Candidates::Global(kind) => {
+                self.client.json_list(*kind, None, all).await?.iter().filter_map(name).collect()
+            }
         })
+    }
+
+    /// The names of the volumes of a pod that belong to the driver.
+    async fn volumes_of(&self, pod: &str) -> Result<Vec<String>, Failure> {
+        let pod = self.client.json(JsonKind::Pod, &self.namespace, pod).await?.unwrap_or_default();
+        Ok(pod::volumes(&pod, &self.driver).into_iter().map(str::to_owned).collect())
     }
 }

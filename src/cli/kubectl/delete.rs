@@ -1,11 +1,13 @@
 //! `kubectl ovl delete`: deletes VolumeSnapshots of this driver.
 
+use std::io::{IsTerminal as _, Write as _, stderr, stdin};
+
 use anyhow::anyhow;
 use clap::Args;
 use serde_json::json;
 
 use super::{
-    args::{Format, Output, TimeoutArgs, object_name},
+    args::{NamedFormat, NamedOutput, TimeoutArgs, object_name},
     failure::Failure,
     print,
     session::Session,
@@ -13,29 +15,51 @@ use super::{
 };
 use crate::cluster::snapshot_api::VolumeSnapshot;
 
+/// The last lines of `delete --help`.
+const EXAMPLES: &str = "\
+Examples:
+  kubectl ovl delete demo-1 demo-2
+  # Wait until it is deleted
+  kubectl ovl delete demo-1 --wait
+  # Although a Deployment starts from it
+  kubectl ovl delete demo-1 --force";
+
 /// Delete snapshots.
 ///
 /// The deletionPolicy of the class decides whether the copy in the registry is deleted too. Pods that started from a
 /// snapshot keep their files. Layers that other snapshots share are kept.
+///
+/// If pods or workloads use a snapshot, the command names them and asks: their next pods could not start. Without a
+/// terminal it ends with exit code 2, unless --force is given.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct DeleteArgs {
     /// The names of the snapshots
     #[arg(required = true, value_name = "NAME", value_parser = object_name)]
     names: Vec<String>,
+    /// Delete snapshots that are in use, too
+    #[arg(long)]
+    force: bool,
     /// Wait until they are deleted
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
     timeout_args: TimeoutArgs,
     #[command(flatten)]
-    output: Output,
+    output: NamedOutput,
 }
 
-pub(super) async fn run(session: &Session, args: &DeleteArgs) -> Result<(), Failure> {
+/// Asks the user a question. `None` if there is no terminal.
+pub(super) type Ask = fn(&str) -> Option<bool>;
+
+pub(super) async fn run(session: &Session, args: &DeleteArgs, ask: Ask) -> Result<(), Failure> {
     // All of them are read before the first one is deleted, so a mistyped name deletes nothing.
     let mut snapshots = Vec::new();
     for name in &args.names {
         snapshots.push(session.snapshot(name).await?);
+    }
+    if !args.force {
+        session.check_unused(&snapshots, ask).await?;
     }
     let (mut deleted, mut failure) = (Vec::new(), None);
     for snapshot in &snapshots {
@@ -47,13 +71,54 @@ pub(super) async fn run(session: &Session, args: &DeleteArgs) -> Result<(), Fail
             Err(other) => failure = Some(other),
         }
     }
-    if args.output.output == Format::Json {
-        print::json(&json!({ "deleted": deleted, "waited": args.wait }))?;
+    let result = json!({ "deleted": deleted, "waited": args.wait });
+    match args.output.output {
+        NamedFormat::Json => print::json(&result)?,
+        NamedFormat::Yaml => print::yaml(&result)?,
+        NamedFormat::Text | NamedFormat::Name => {}
     }
     failure.map_or(Ok(()), Err)
 }
 
+/// Asks on the terminal.
+pub(super) fn ask_on_terminal(question: &str) -> Option<bool> {
+    if !stdin().is_terminal() || !stderr().is_terminal() {
+        return None;
+    }
+    let _ = write!(stderr(), "{} [y/N] ", print::clean(question));
+    let mut line = String::new();
+    stdin().read_line(&mut line).ok()?;
+    Some(is_yes(&line))
+}
+
+fn is_yes(line: &str) -> bool {
+    matches!(line.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
 impl Session {
+    /// Asks the user if a snapshot is in use.
+    async fn check_unused(&self, snapshots: &[Snapshot], ask: Ask) -> Result<(), Failure> {
+        let users = self.users().await?;
+        let mut used = Vec::new();
+        for snapshot in snapshots {
+            let users = users.names(snapshot);
+            if !users.is_empty() {
+                used.push(format!("snapshot {} is used by {}", snapshot.name, users.join(", ")));
+            }
+        }
+        if used.is_empty() {
+            return Ok(());
+        }
+        let used = used.join("; ");
+        match ask(&format!("{used}.\nPods that start from it later will fail. Delete it?")) {
+            Some(true) => Ok(()),
+            Some(false) => Err(anyhow!("nothing was deleted").into()),
+            None => Err(Failure::Usage(anyhow!(
+                "{used}; pods that start from it later would fail: use --force to delete it"
+            ))),
+        }
+    }
+
     async fn delete(&self, snapshot: &Snapshot, args: &DeleteArgs) -> Result<(), Failure> {
         let Snapshot { name, uid, .. } = snapshot;
         self.client
@@ -63,10 +128,28 @@ impl Session {
         if args.wait {
             self.until_gone(snapshot, args.timeout_args.timeout).await?;
         }
-        if args.output.output == Format::Text {
-            let state = if args.wait { "is deleted" } else { "is being deleted" };
-            print::out(&format!("snapshot {name} {state}\n"))?;
+        match args.output.output {
+            NamedFormat::Text => {
+                let state = if args.wait { "is deleted" } else { "is being deleted" };
+                print::out(&format!("snapshot {name} {state}\n"))?;
+            }
+            NamedFormat::Name => print::out(&(snapshot.resource() + "\n"))?,
+            NamedFormat::Json | NamedFormat::Yaml => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_is_yes() {
+        for (line, yes) in
+            [("y\n", true), ("YES\n", true), ("\n", false), ("no\n", false), ("", false)]
+        {
+            assert_eq!(is_yes(line), yes, "{line:?}");
+        }
     }
 }

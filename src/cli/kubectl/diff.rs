@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::{
-    args::{Format, Output, object_name},
+    args::{Output, object_name},
     compare::{Difference, compare},
     failure::Failure,
     print,
@@ -25,6 +25,11 @@ use crate::{
 
 /// The last lines of `diff --help`.
 const LETTERS: &str = "\
+Examples:
+  kubectl ovl diff demo-1 demo-2
+  # Exact, also for files of the layers that both share
+  kubectl ovl diff demo-1 demo-2 --base
+
 Each line begins with
   A   only B has the file
   C   both have the file, and it differs
@@ -62,15 +67,10 @@ pub(super) async fn run(session: &Session, args: &DiffArgs) -> Result<(), Failur
     let second = pushed(&session.snapshot(&args.second).await?)?;
     let access = args.registry.open(&[&first, &second])?;
     let differences = between(&access, &first, &second, args.base).await?;
-    match args.output.output {
-        Format::Text => print::out(&text(&differences))?,
-        Format::Json => {
-            let changes: Vec<_> = differences.iter().map(object).collect();
-            print::json(
-                &json!({ "a": args.first, "b": args.second, "base": args.base, "changes": changes }),
-            )?;
-        }
-    }
+    let changes: Vec<_> = differences.iter().map(object).collect();
+    let result =
+        json!({ "a": args.first, "b": args.second, "base": args.base, "changes": changes });
+    args.output.output.print(&result, || text(&differences))?;
     Ok(())
 }
 

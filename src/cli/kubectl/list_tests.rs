@@ -1,4 +1,4 @@
-//! The tree of snapshots and the state of a single one.
+//! The table of snapshots and the state of a single one.
 
 use serde_json::{Value, json};
 
@@ -17,57 +17,19 @@ fn object(name: &str, annotations: Value, status: Value) -> VolumeSnapshot {
     .unwrap()
 }
 
-fn snapshot(name: &str, parent: Option<&str>) -> Snapshot {
-    let mut annotations = json!({ "ovl.csi.dev/source": "dev-0/ws" });
-    if let Some(parent) = parent {
-        annotations["ovl.csi.dev/parent"] = parent.into();
+/// The arguments of a command line.
+fn args(line: &str) -> ListArgs {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ListArgs,
     }
-    Snapshot::of(&object(name, annotations, json!({})), DRIVER).unwrap()
+    <Line as clap::Parser>::parse_from(["list"].into_iter().chain(line.split_whitespace())).args
 }
 
-fn drawn(of: &[(&str, Option<&str>)]) -> Vec<String> {
-    let snapshots: Vec<_> = of.iter().map(|(name, parent)| snapshot(name, *parent)).collect();
-    tree(&snapshots).into_iter().map(|(branch, one)| branch + &one.name).collect()
-}
-
-#[test]
-fn each_snapshot_is_below_its_parent() {
-    let drawn = drawn(&[
-        ("a", None),
-        ("a1", Some("a")),
-        ("a11", Some("a1")),
-        ("a12", Some("a1")),
-        ("a2", Some("a")),
-        ("a21", Some("a2")),
-        ("b", Some("gone")),
-        ("b1", Some("b")),
-    ]);
-    let want = ["a", "├─ a1", "│  ├─ a11", "│  └─ a12", "└─ a2", "   └─ a21", "b", "└─ b1"];
-    assert_eq!(drawn, want);
-}
-
-#[test]
-fn a_ring_and_a_deep_tree_are_drawn() {
-    assert_eq!(drawn(&[("a", Some("b")), ("b", Some("a")), ("c", Some("c"))]), ["a", "└─ b", "c"]);
-    let names: Vec<_> = (0..20_000).map(|i| format!("s-{i}")).collect();
-    let deep: Vec<_> = names
-        .iter()
-        .enumerate()
-        .map(|(i, name)| (name.as_str(), i.checked_sub(1).map(|i| names[i].as_str())))
-        .collect();
-    let snapshots: Vec<_> =
-        deep[..3_000].iter().map(|(name, parent)| snapshot(name, *parent)).collect();
-    assert_eq!(tree(&snapshots).len(), 3_000);
-}
-
-#[test]
-fn snapshots_of_one_name_in_two_namespaces_are_not_mixed_up() {
-    let mut other = snapshot("a1", Some("a"));
-    other.namespace = "other".into();
-    let snapshots = [snapshot("a", None), snapshot("a1", Some("a")), other];
-    let drawn: Vec<_> =
-        tree(&snapshots).into_iter().map(|(branch, one)| branch + &one.name).collect();
-    assert_eq!(drawn, ["a", "└─ a1", "a1"]);
+fn lines(rows: &[Vec<Cell>]) -> Vec<String> {
+    let text = table::draw(rows, &table::widths(rows, None));
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
 #[test]
@@ -76,7 +38,7 @@ fn a_row_has_all_known_properties() {
     let pushed = json!({
         "ovl.csi.dev/source": "dev-0/ws", "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/entries": "12",
         "ovl.csi.dev/bytes": "3565159", "ovl.csi.dev/image": "r.io/ci/ws@sha256:0", "ovl.csi.dev/node": "n-1",
-        "ovl.csi.dev/layers": "4", "ovl.csi.dev/pushed-bytes": "1024", "ovl.csi.dev/frozen": "12.3ms",
+        "ovl.csi.dev/layers": "4", "ovl.csi.dev/class": "fast", "ovl.csi.dev/pushed-bytes": "1024", "ovl.csi.dev/frozen": "12.3ms",
     });
     let local = json!({ "ovl.csi.dev/phase": "Ready", "ovl.csi.dev/node": "n-1", "ovl.csi.dev/message": "a\u{1b}[2J",
         "ovl.csi.dev/source": "dev-0/ws" });
@@ -85,22 +47,60 @@ fn a_row_has_all_known_properties() {
         Snapshot::of(&object(name, annotations, ready.clone()), DRIVER).unwrap()
     });
     assert_eq!(all[1].message.as_deref(), Some("a\\u{1b}[2J"));
-    let text = print::table(&rows(&all, true, true, now));
-    let lines: Vec<_> =
-        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let rows = args("-A -o wide").rows(&all, now);
     assert_eq!(
-        lines,
+        anstream::adapter::strip_str(&lines(&rows).join("\n"))
+            .to_string()
+            .lines()
+            .collect::<Vec<_>>(),
         [
-            "NAMESPACE NAME SOURCE PHASE ENTRIES SIZE LOCATION AGE LAYERS PUSHED-SIZE FROZEN NODE CLASS IMAGE",
-            "ci a dev-0/ws Ready 12 3.4 MiB r.io/ci/ws 2h 4 1.0 KiB 12.3ms n-1 - r.io/ci/ws@sha256:0",
-            "ci b dev-0/ws Ready - - only on node n-1 2h - - - n-1 - -",
+            "NAMESPACE NAME SOURCE PHASE ENTRIES SIZE LOCATION AGE LAYERS PUSHED-SIZE FROZEN NODE CLASS IMAGE MESSAGE",
+            "ci a dev-0/ws Ready 12 3.4 MiB registry 2h 4 1.0 KiB 12.3ms n-1 fast r.io/ci/ws@sha256:0",
+            "ci b dev-0/ws Ready - - n-1 2h - - - n-1 - - a\\u{1b}[2J",
         ]
     );
     let json = serde_json::to_value(&all[0]).unwrap();
     assert_eq!(
         (&json["pushedBytes"], &json["parent"], &json["uid"]),
-        (&json!(1024), &Value::Null, &Value::Null)
+        (&json!(1024), &Value::Null, &json!("uid-a"))
     );
+}
+
+#[test]
+fn a_refused_snapshot_has_its_reason_in_the_last_column() {
+    let now = "2026-01-02T03:05:05Z".parse().unwrap();
+    let refused = json!({ "ovl.csi.dev/source": "p/ws", "ovl.csi.dev/phase": "Refused",
+        "ovl.csi.dev/message": "pod p does not exist\nin this namespace" });
+    let child = json!({ "ovl.csi.dev/source": "q/ws", "ovl.csi.dev/parent": "old", "ovl.csi.dev/parent-uid": "u" });
+    let all = [("a", refused), ("b", child.clone())]
+        .map(|(name, notes)| Snapshot::of(&object(name, notes, json!({})), DRIVER).unwrap());
+    let rows = args("").rows(&all, now);
+    let widths = table::widths(&rows, Some(80));
+    let text = anstream::adapter::strip_str(&table::draw(&rows, &widths)).to_string();
+    let shown: Vec<_> = text.lines().collect();
+    assert!(shown.iter().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(shown[0].ends_with("MESSAGE") && shown[1].contains("Refused"), "{text}");
+    assert!(shown[1].contains("pod p") && shown[1].ends_with('…'), "{text}");
+    assert_eq!(shown[2], "(old, deleted)");
+    // With a selector, the parent may only be left out.
+    let rows = args("-l a=b --no-headers").rows(&all[1..], now);
+    assert_eq!(lines(&rows)[0], "(old)");
+}
+
+#[test]
+fn a_watch_prints_what_changed_and_what_is_gone() {
+    let snapshot = |name: &str, phase: &str| {
+        let notes = json!({ "ovl.csi.dev/source": "p/ws", "ovl.csi.dev/phase": phase });
+        Snapshot::of(&object(name, notes, json!({})), DRIVER).unwrap()
+    };
+    let before =
+        by_uid(vec![snapshot("a", "Ready"), snapshot("b", "Pushing"), snapshot("c", "Ready")]);
+    let now =
+        by_uid(vec![snapshot("a", "Ready"), snapshot("b", "Ready"), snapshot("d", "Capturing")]);
+    let changes = changes(&before, &now);
+    let changes: Vec<_> =
+        changes.iter().map(|one| (one.name.as_str(), one.phase.as_str())).collect();
+    assert_eq!(changes, [("b", "Ready"), ("d", "Capturing"), ("c", "Deleted")]);
 }
 
 #[test]
@@ -137,7 +137,8 @@ fn the_state_of_a_snapshot_follows_the_phase_of_its_node() {
         (phase("Cutting"), warned.clone(), State::Waiting),
         (phase("Failed"), ready, State::Failed("m".into())),
         (phase("Deleted"), json!({}), State::Failed("it is being deleted".into())),
-        (json!({ "ovl.csi.dev/message": "no pod" }), json!({}), State::Refused("no pod".into())),
+        (phase("Refused"), json!({}), State::Refused("m".into())),
+        (phase("Pending"), json!({}), State::Waiting),
         // The warning of the snapshot-controller before this driver's controller has created the content.
         (json!({}), warned, State::Waiting),
     ] {

@@ -22,6 +22,8 @@ mod describe;
 mod diff;
 mod failure;
 mod fork;
+mod fork_output;
+mod lineage;
 mod list;
 mod pod;
 mod print;
@@ -30,24 +32,33 @@ mod registry;
 mod session;
 mod snapshot;
 mod snapshot_view;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod users;
 mod wait;
+mod workload;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use anyhow::anyhow;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
+use super::parse::parsed;
 use crate::telemetry;
-use args::{ClusterArgs, Format, Output};
+use args::{ClusterArgs, Output};
 use failure::Failure;
 
 /// The last lines of `--help`.
 const EXIT_CODES: &str = "\
+Examples:
+  kubectl ovl snapshot demo work demo-1
+  kubectl ovl list
+  kubectl ovl fork demo work --snapshot demo-1 --replicas 3 --apply
+
 Exit codes: 0 done (the snapshot is ready), 1 failed, 2 arguments cannot be used, 3 timeout (the snapshot is still being taken or deleted).";
 
 /// Take snapshots of pods' ovl-csi volumes, and fork pods.
@@ -67,7 +78,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Snapshot(snapshot::SnapshotArgs),
-    Fork(fork::ForkArgs),
+    Fork(Box<fork::ForkArgs>),
     List(list::ListArgs),
     Describe(describe::DescribeArgs),
     Delete(delete::DeleteArgs),
@@ -85,12 +96,19 @@ struct VersionArgs {
     output: Output,
 }
 
-/// Runs the plugin and returns its exit code.
-pub fn main() -> ExitCode {
-    let cli = match super::parsed::<Cli>() {
+/// Runs the plugin with the words of a command line, of which the first is the name of the program. Returns its exit
+/// code. Under the name `kubectl_complete-ovl` it completes the words for kubectl.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut words: Vec<_> = words.into_iter().collect();
+    let program = words.first().and_then(|program| Path::new(program).file_stem());
+    if program.is_some_and(|name| name == completion::PROGRAM) {
+        words.insert(1, completion::COMMAND.into());
+    }
+    let cli = match parsed::<Cli>(words) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    cli.cluster.color.apply();
     telemetry::init(&cli.cluster.filter, telemetry::Format::Text, None);
     let result = match Runtime::new() {
         Ok(runtime) => {
@@ -103,11 +121,9 @@ pub fn main() -> ExitCode {
     };
     let (code, error) = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Failed(error)) => (1, error),
-        Err(Failure::Usage(error)) => (2, error),
-        Err(Failure::TimedOut(error)) => (3, error),
+        Err(failure) => failure.code(),
     };
-    print::note(&format!("error: {error:#}"));
+    print::error(&format!("{error:#}"));
     ExitCode::from(code)
 }
 
@@ -118,18 +134,17 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Fork(args) => fork::run(&cluster.connect().await?, &args).await,
         Command::List(args) => list::run(&cluster.connect().await?, &args).await,
         Command::Describe(args) => describe::run(&cluster.connect().await?, &args).await,
-        Command::Delete(args) => delete::run(&cluster.connect().await?, &args).await,
+        Command::Delete(args) => {
+            delete::run(&cluster.connect().await?, &args, delete::ask_on_terminal).await
+        }
         Command::Diff(args) => diff::run(&cluster.connect().await?, &args).await,
         Command::Completion(args) => completion::run(args, Cli::command()),
         Command::Complete(args) => completion::complete(&args, Cli::command()).await,
-        Command::Version(args) => Ok(version(args.output.output)?),
+        Command::Version(args) => Ok(version(args.output)?),
     }
 }
 
-fn version(form: Format) -> anyhow::Result<()> {
+fn version(Output { output }: Output) -> anyhow::Result<()> {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
-    match form {
-        Format::Text => print::out(&format!("kubectl-ovl {VERSION}\n")),
-        Format::Json => print::json(&json!({ "version": VERSION })),
-    }
+    output.print(&json!({ "version": VERSION }), || format!("kubectl-ovl {VERSION}\n"))
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 /// The label of each fork, with the name of its source pod. It is a label, so one selector finds all forks.
 pub(super) const FORK_OF: &str = "ovl.csi.dev/fork-of";
 /// The maximum length of a label's value in bytes.
-const LABEL_MAX: usize = 63;
+pub(super) const LABEL_MAX: usize = 63;
 /// The directory in which the API server mounts a ServiceAccount's token.
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -47,8 +47,9 @@ const CONTROLLERS: [&str; 9] = [
     "pod-template-hash",
     "statefulset.kubernetes.io/pod-name",
 ];
-/// The annotation of `kubectl apply` with the configuration of the source pod.
-const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Annotations that are about the source only: its configuration for `kubectl apply`, and its revision.
+const SET_BY_CLUSTER: [&str; 2] =
+    ["kubectl.kubernetes.io/last-applied-configuration", "deployment.kubernetes.io/revision"];
 
 /// The properties of a fork.
 #[derive(Debug, Clone, Copy)]
@@ -94,15 +95,53 @@ pub(super) fn check(pod: &Value, volume: &str, driver: &str) -> anyhow::Result<(
     Ok(())
 }
 
+/// Checks that a pod can still be captured.
+///
+/// # Errors
+/// It has ended, so its volumes are gone.
+pub(super) fn check_running(pod: &Value) -> anyhow::Result<()> {
+    if has_ended(pod) {
+        bail!(
+            "pod {} has ended, and its volumes are gone: take the snapshot while the pod runs",
+            text(&pod["metadata"]["name"])
+        );
+    }
+    Ok(())
+}
+
+/// Whether a pod has ended. It never runs again.
+pub(super) fn has_ended(pod: &Value) -> bool {
+    matches!(text(&pod["status"]["phase"]), "Succeeded" | "Failed")
+}
+
+/// The only volume of a pod that belongs to the driver and can be written.
+///
+/// # Errors
+/// There are none or several.
+pub(super) fn only_volume(pod: &Value, driver: &str) -> anyhow::Result<String> {
+    let name = text(&pod["metadata"]["name"]);
+    let volumes = volumes(pod, driver);
+    let writable = volumes.iter().filter(|volume| check(pod, volume, driver).is_ok());
+    match (writable.collect::<Vec<_>>().as_slice(), volumes.as_slice()) {
+        ([volume], _) => Ok((**volume).to_owned()),
+        ([], []) => bail!("pod {name} has no volume of {driver}"),
+        ([], _) => bail!("pod {name} has only read-only volumes of {driver}"),
+        (several, _) => {
+            let names: Vec<_> = several.iter().map(|volume| **volume).collect();
+            bail!("pod {name} has several volumes of {driver}: choose one of {}", names.join(", "))
+        }
+    }
+}
+
 /// The names of a pod's volumes that belong to the driver.
 pub(super) fn volumes<'p>(pod: &'p Value, driver: &str) -> Vec<&'p str> {
     let all = list(&pod["spec"]["volumes"]).iter();
     all.filter(|v| v["csi"]["driver"] == driver).map(|v| text(&v["name"])).collect()
 }
 
-/// The names of a pod's volumes that started from a snapshot.
-pub(super) fn started_from<'p>(pod: &'p Value, snapshot: &str, driver: &str) -> Vec<&'p str> {
-    let volumes = list(&pod["spec"]["volumes"]).iter();
+/// The names of the volumes of a pod's spec that start from a snapshot.
+pub(super) fn started_from<'p>(spec: &'p Value, snapshot: &str, driver: &str) -> Vec<&'p str> {
+    let volumes = list(&spec["volumes"]).iter();
     let made = volumes.filter(|volume| {
         let csi = &volume["csi"];
         csi["driver"] == driver && csi["volumeAttributes"]["snapshot"] == snapshot
@@ -110,16 +149,25 @@ pub(super) fn started_from<'p>(pod: &'p Value, snapshot: &str, driver: &str) -> 
     made.map(|volume| text(&volume["name"])).collect()
 }
 
-/// The claims that a pod mounts. Its forks mount the same claims.
-pub(super) fn claims(pod: &Value) -> Vec<&str> {
-    let volumes = list(&pod["spec"]["volumes"]).iter();
+/// The claims that a pod of this spec mounts. Its forks mount the same claims.
+pub(super) fn claims(spec: &Value) -> Vec<&str> {
+    let volumes = list(&spec["volumes"]).iter();
     volumes.filter_map(|v| v["persistentVolumeClaim"]["claimName"].as_str()).collect()
 }
 
 /// The fork of a pod: its spec without the fields that the cluster added, and one volume that starts from a snapshot.
 pub(super) fn fork(pod: &Value, fork: &Fork<'_>) -> Value {
     let source = text(&pod["metadata"]["name"]);
-    let mut spec = pod["spec"].clone();
+    let mut metadata = forked_metadata(&pod["metadata"], source, fork);
+    metadata["name"] = fork.name.into();
+    metadata["namespace"] = pod["metadata"]["namespace"].clone();
+    let spec = forked_spec(&pod["spec"], source, fork);
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
+}
+
+/// The spec of the fork of a pod of this name.
+pub(super) fn forked_spec(spec: &Value, source: &str, fork: &Fork<'_>) -> Value {
+    let mut spec = spec.clone();
     clean(&mut spec, source);
     for volume in list_of(&mut spec, "volumes") {
         if volume["name"] == fork.volume {
@@ -129,18 +177,23 @@ pub(super) fn fork(pod: &Value, fork: &Fork<'_>) -> Value {
     if let Some(node) = fork.node {
         bind(&mut spec, node);
     }
-    let mut metadata = json!({ "name": fork.name, "namespace": pod["metadata"]["namespace"] });
-    let mut labels = kept(&pod["metadata"]["labels"], fork.keep_labels, &CONTROLLERS);
+    spec
+}
+
+/// The labels and annotations of the fork of an object of this name.
+pub(super) fn forked_metadata(metadata: &Value, source: &str, fork: &Fork<'_>) -> Value {
+    let mut labels = kept(&metadata["labels"], fork.keep_labels, &CONTROLLERS);
     if source.len() <= LABEL_MAX {
         labels.insert(FORK_OF.to_owned(), source.into());
     }
-    let annotations = kept(&pod["metadata"]["annotations"], fork.keep_annotations, &[APPLIED]);
+    let annotations = kept(&metadata["annotations"], fork.keep_annotations, &SET_BY_CLUSTER);
+    let mut forked = json!({});
     for (key, map) in [("labels", labels), ("annotations", annotations)] {
         if !map.is_empty() {
-            metadata[key] = Value::Object(map);
+            forked[key] = Value::Object(map);
         }
     }
-    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
+    forked
 }
 
 /// The entries of a map except those in `without`. Empty unless `keep`.

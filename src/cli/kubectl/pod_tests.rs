@@ -153,7 +153,20 @@ fn a_volume_that_cannot_be_snapshotted_is_an_error_that_names_those_that_can() {
         let error = check(&pod, volume, driver).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
-    assert_eq!(claims(&pod), ["data-dev-0"]);
-    assert_eq!(started_from(&fork(&pod, &plan()), "ws-1", DRIVER), ["ws"]);
-    assert_eq!(started_from(&pod, "ws-1", DRIVER), Vec::<&str>::new());
+    assert_eq!(claims(&pod["spec"]), ["data-dev-0"]);
+    assert_eq!(started_from(&fork(&pod, &plan())["spec"], "ws-1", DRIVER), ["ws"]);
+    assert_eq!(started_from(&pod["spec"], "ws-1", DRIVER), Vec::<&str>::new());
+    // The other volume of the driver is read-only.
+    assert_eq!(only_volume(&pod, DRIVER).unwrap(), "ws");
+    let mut two = pod.clone();
+    two["spec"]["volumes"][1]["csi"]["readOnly"] = false.into();
+    let error = only_volume(&two, DRIVER).unwrap_err().to_string();
+    assert!(error.contains("several volumes of ovl.csi.dev: choose one of ws, base"), "{error}");
+    let error = only_volume(&pod, "other.dev").unwrap_err().to_string();
+    assert!(error.contains("pod dev-0 has no volume of other.dev"), "{error}");
+    for (phase, ended) in [("Running", false), ("Succeeded", true), ("Failed", true)] {
+        let mut pod = pod.clone();
+        pod["status"]["phase"] = phase.into();
+        assert_eq!(check_running(&pod).is_err(), ended, "{phase}");
+    }
 }

@@ -1,20 +1,19 @@
-//! Prints results to stdout and notes to stderr, and formats tables, paths and ages.
+//! Prints results to stdout and notes to stderr, and formats paths and ages. Styles are removed where colours are not
+//! wanted.
 //!
 //! Text from the cluster or a registry is not trusted. Control characters in it could control the user's terminal, so
 //! they are printed as escapes.
 
-use std::{
-    fmt::Write as _,
-    io::{self, ErrorKind, Write as _},
-};
+use std::io::{ErrorKind, Write as _};
 
+use anstyle::AnsiColor;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use serde::Serialize;
 
 /// Writes a result.
 pub(super) fn out(text: &str) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = anstream::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // The reader has enough, as `head`.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -27,10 +26,21 @@ pub(super) fn json(result: &impl Serialize) -> anyhow::Result<()> {
     out(&format!("{}\n", serde_json::to_string_pretty(result)?))
 }
 
+/// Writes a result as YAML.
+pub(super) fn yaml(result: &impl Serialize) -> anyhow::Result<()> {
+    out(&serde_saphyr::to_string(result).context("the result cannot be written as YAML")?)
+}
+
+/// Writes an error to stderr.
+pub(super) fn error(text: &str) {
+    let style = AnsiColor::Red.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {}", clean(text));
+}
+
 /// Writes a note, which is not a part of the result, to stderr.
 pub(super) fn note(text: &str) {
     // If stderr is closed, notes are not wanted.
-    let _ = writeln!(io::stderr(), "{}", clean(text));
+    let _ = writeln!(anstream::stderr(), "{}", clean(text));
 }
 
 /// The text with control characters as escapes, except newlines.
@@ -55,22 +65,6 @@ pub(super) fn path(bytes: &[u8]) -> String {
         Ok(text) => format!("{text:?}"),
         Err(_) => format!("\"{}\"", bytes.escape_ascii()),
     }
-}
-
-/// A table whose columns have the width of their widest cell, with two spaces between them.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    text
 }
 
 /// The time since `since`, in the largest unit of which there are at least two, as in the output of kubectl.
@@ -113,12 +107,5 @@ mod tests {
         ] {
             assert_eq!(path(bytes), text);
         }
-    }
-
-    #[test]
-    fn the_columns_of_a_table_are_aligned() {
-        let rows = [["NAME", "AGE"], ["└─ a", "1s"], ["b", ""]];
-        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(table(&rows), "NAME  AGE\n└─ a  1s\nb\n");
     }
 }

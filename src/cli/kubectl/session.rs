@@ -1,5 +1,7 @@
 //! The connection of a command to its cluster.
 
+use anyhow::anyhow;
+
 use super::{args::ClusterArgs, failure::Failure};
 use crate::cluster::Client;
 
@@ -13,8 +15,10 @@ pub(super) struct Session {
 impl ClusterArgs {
     /// Connects to the cluster, with what kubectl would use where an argument is missing.
     pub(super) async fn connect(&self) -> Result<Session, Failure> {
-        let (file, context) = (self.kubeconfig.as_deref(), self.context.as_deref());
-        let (client, namespace) = Client::from_kubeconfig(file, context).await?;
+        if self.impersonate.is_none() && !self.impersonate_groups.is_empty() {
+            return Err(Failure::Usage(anyhow!("--as-group needs the user of --as")));
+        }
+        let (client, namespace) = Client::connect(&self.connection()).await?;
         let namespace = self.namespace.clone().unwrap_or(namespace);
         Ok(Session { client, namespace, driver: self.driver.clone() })
     }

@@ -6,34 +6,59 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{
-    args::{Format, Output, TimeoutArgs, object_name},
+    args::{NamedFormat, NamedOutput, PodVolume, TimeoutArgs, name_prefix, object_name},
     failure::Failure,
     pod, print,
     session::Session,
-    snapshot_view::{PENDING, Snapshot},
+    snapshot_view::Snapshot,
+    wait::OnFailure,
 };
 use crate::{
-    cluster::snapshot_api::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec},
-    controller::SOURCE,
+    cluster::{
+        JsonKind,
+        snapshot_api::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec},
+    },
+    controller::{PENDING, SOURCE},
+    dns_name::SUBDOMAIN_MAX,
     error::Class,
 };
+
+/// The last lines of `snapshot --help`.
+const EXAMPLES: &str = "\
+Examples:
+  # Keep what pod demo has written to its volume work
+  kubectl ovl snapshot demo work demo-1
+  kubectl ovl snapshot demo/work demo-1
+  # The pod has one volume of this driver
+  kubectl ovl snapshot demo demo-1
+  # A new name each time, as a CronJob needs it
+  kubectl ovl snapshot demo work --generate-name nightly-
+  # Do not wait, and print only the name
+  kubectl ovl snapshot demo work demo-2 --no-wait -o name";
 
 /// Take a snapshot of a pod's volume.
 ///
 /// Creates a VolumeSnapshot in the namespace and waits until it is ready. The pod keeps running. It is frozen for the
 /// moment of the capture, unless the class sets `consistency: live`. Another pod gets the content with
 /// `volumeAttributes: {snapshot: NAME}`.
+///
+/// VOLUME can be left out if the pod has one volume of the driver. Without NAME, the name is made of the pod, the
+/// volume and 8 random digits. A snapshot that is refused, or fails before the capture, is deleted again.
 #[derive(Debug, Args)]
+#[command(
+    after_help = EXAMPLES,
+    override_usage = "kubectl ovl snapshot [OPTIONS] <POD>[/VOLUME] [VOLUME] [NAME]"
+)]
 pub(super) struct SnapshotArgs {
-    /// The name of the pod
-    #[arg(value_parser = object_name)]
-    pod: String,
-    /// The volume's name in the pod
-    #[arg(value_parser = object_name)]
-    volume: String,
-    /// The name of the snapshot
-    #[arg(value_parser = object_name)]
-    name: String,
+    /// The pod, or POD/VOLUME
+    #[arg(value_name = "POD")]
+    target: PodVolume,
+    /// The volume's name in the pod, and the name of the snapshot
+    #[arg(value_name = "VOLUME", num_args = 0..=2, value_parser = object_name)]
+    words: Vec<String>,
+    /// Make the name of this text and 8 random digits
+    #[arg(long, value_name = "PREFIX", value_parser = name_prefix)]
+    generate_name: Option<String>,
     /// The VolumeSnapshotClass [default: the driver's default class]
     #[arg(long, value_name = "NAME", value_parser = object_name)]
     class: Option<String>,
@@ -46,21 +71,73 @@ pub(super) struct SnapshotArgs {
     #[command(flatten)]
     timeout_args: TimeoutArgs,
     #[command(flatten)]
-    output: Output,
+    output: NamedOutput,
+}
+
+/// The volume and the name of a new snapshot, as far as the command line has them.
+#[derive(Debug, PartialEq, Eq)]
+struct Given<'a> {
+    volume: Option<&'a str>,
+    name: Option<&'a str>,
 }
 
 pub(super) async fn run(session: &Session, args: &SnapshotArgs) -> Result<(), Failure> {
-    let SnapshotArgs { pod, volume, name, class, .. } = args;
-    session.checked_pod(pod, volume).await?;
-    let mut snapshot = session.take(pod, volume, name, class.as_deref()).await?;
+    let given = args.given()?;
+    let pod = session.pod(&args.target.pod).await?;
+    if let (None, Some(name)) = (given.volume, given.name)
+        && pod::volumes(&pod, &session.driver).contains(&name)
+    {
+        return Err(Failure::Usage(anyhow!(
+            "{name} is a volume of pod {}; add a name for the snapshot, or use --generate-name",
+            args.target.pod
+        )));
+    }
+    let volume = session.volume(&pod, given.volume)?;
+    pod::check_running(&pod)?;
+    let name = match (given.name, &args.generate_name) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(prefix)) => generated(prefix)?,
+        (None, None) => new_name(&args.target.pod, &volume, &random()?),
+    };
+    let new = manifest(&args.target.pod, &volume, &name, args.class.as_deref())?;
+    let mut snapshot = session.take(new).await?;
     if !args.no_wait {
-        snapshot = session.until_ready(&snapshot, args.timeout_args.timeout).await?;
+        let limit = args.timeout_args.timeout;
+        snapshot = session.until_ready(&snapshot, OnFailure::Delete, limit).await?;
     }
     match args.output.output {
-        Format::Json => print::json(&snapshot)?,
-        Format::Text => print::out(&summary(&snapshot))?,
+        NamedFormat::Json => print::json(&snapshot)?,
+        NamedFormat::Yaml => print::yaml(&snapshot)?,
+        NamedFormat::Name => print::out(&(snapshot.resource() + "\n"))?,
+        NamedFormat::Text => print::out(&summary(&snapshot))?,
     }
     Ok(())
+}
+
+impl SnapshotArgs {
+    /// What the words after the pod mean.
+    fn given(&self) -> Result<Given<'_>, Failure> {
+        let words: Vec<_> = self.words.iter().map(String::as_str).collect();
+        let volume = self.target.volume.as_deref();
+        let given = match (volume, &words[..], self.generate_name.is_some()) {
+            (volume, [], _) => Given { volume, name: None },
+            (Some(_), [name], false) => Given { volume, name: Some(*name) },
+            (None, [name], false) => Given { volume: None, name: Some(*name) },
+            (None, [volume], true) => Given { volume: Some(*volume), name: None },
+            (None, [volume, name], false) => Given { volume: Some(*volume), name: Some(*name) },
+            (_, _, true) => {
+                return Err(Failure::Usage(anyhow!(
+                    "--generate-name makes the name of the snapshot: give no other name"
+                )));
+            }
+            _ => {
+                return Err(Failure::Usage(anyhow!(
+                    "the volume is given twice: write POD/VOLUME NAME, or POD VOLUME NAME"
+                )));
+            }
+        };
+        Ok(given)
+    }
 }
 
 /// The result on one line.
@@ -80,39 +157,52 @@ pub(super) fn summary(snapshot: &Snapshot) -> String {
     format!("snapshot {name} is {}{parts}\n", phase.to_lowercase())
 }
 
+/// The VolumeSnapshot of a pod's volume.
+pub(super) fn manifest(
+    pod: &str,
+    volume: &str,
+    name: &str,
+    class: Option<&str>,
+) -> anyhow::Result<VolumeSnapshot> {
+    let source = VolumeSnapshotSource {
+        volume_snapshot_content_name: Some(format!("ovl-{}", random()?)),
+        ..VolumeSnapshotSource::default()
+    };
+    let class = class.map(str::to_owned);
+    let spec = VolumeSnapshotSpec { source, volume_snapshot_class_name: class };
+    let mut object = VolumeSnapshot::new(name, spec);
+    let annotation = (SOURCE.to_owned(), format!("{pod}/{volume}"));
+    object.metadata.annotations = Some(BTreeMap::from([annotation]));
+    Ok(object)
+}
+
 impl Session {
-    /// Reads a pod, and checks that its volume can be snapshotted.
-    pub(super) async fn checked_pod(
-        &self,
-        name: &str,
-        volume: &str,
-    ) -> Result<serde_json::Value, Failure> {
-        let (namespace, driver) = (&self.namespace, &self.driver);
-        let found = self.client.pod_json(namespace, name).await?;
-        let found = found.ok_or_else(|| anyhow!("there is no pod {name} in namespace {namespace}"));
-        let found = found?;
-        pod::check(&found, volume, driver)?;
-        Ok(found)
+    /// Reads a pod.
+    pub(super) async fn pod(&self, name: &str) -> Result<serde_json::Value, Failure> {
+        let found = self.client.json(JsonKind::Pod, &self.namespace, name).await?;
+        let absent = || anyhow!("there is no pod {name} in namespace {}", self.namespace);
+        Ok(found.ok_or_else(absent)?)
     }
 
-    /// Creates the VolumeSnapshot.
-    pub(super) async fn take(
+    /// The volume of a pod that this name selects, or the only one of the driver.
+    pub(super) fn volume(
         &self,
-        pod: &str,
-        volume: &str,
-        name: &str,
-        class: Option<&str>,
-    ) -> Result<Snapshot, Failure> {
-        let source = VolumeSnapshotSource {
-            volume_snapshot_content_name: Some(format!("ovl-{}", random()?)),
-            ..VolumeSnapshotSource::default()
-        };
-        let class = class.map(str::to_owned);
-        let spec = VolumeSnapshotSpec { source, volume_snapshot_class_name: class };
-        let mut object = VolumeSnapshot::new(name, spec);
+        pod: &serde_json::Value,
+        name: Option<&str>,
+    ) -> Result<String, Failure> {
+        match name {
+            Some(name) => {
+                pod::check(pod, name, &self.driver)?;
+                Ok(name.to_owned())
+            }
+            None => pod::only_volume(pod, &self.driver).map_err(Failure::Usage),
+        }
+    }
+
+    /// Creates a VolumeSnapshot.
+    pub(super) async fn take(&self, mut object: VolumeSnapshot) -> Result<Snapshot, Failure> {
         object.metadata.namespace = Some(self.namespace.clone());
-        let annotation = (SOURCE.to_owned(), format!("{pod}/{volume}"));
-        object.metadata.annotations = Some(BTreeMap::from([annotation]));
+        let name = object.metadata.name.clone().unwrap_or_default();
         let created = match self.client.create(&object).await {
             Err(error) if error.class() == Class::Conflict => {
                 return Err(anyhow!(
@@ -136,10 +226,45 @@ impl Session {
     }
 }
 
+/// A name of a prefix and 8 random digits.
+fn generated(prefix: &str) -> Result<String, Failure> {
+    let name = format!("{prefix}{}", &random()?[..8]);
+    match object_name(&name) {
+        Ok(name) => Ok(name),
+        Err(_) => Err(Failure::Usage(anyhow!(
+            "--generate-name {prefix} is too long: a name has at most {SUBDOMAIN_MAX} characters"
+        ))),
+    }
+}
+
+/// A readable name for a snapshot, with 8 random digits to make it unique.
+pub(super) fn new_name(pod: &str, volume: &str, random: &str) -> String {
+    let (volume, random) = (&volume[..volume.len().min(63)], &random[..8]);
+    let most = SUBDOMAIN_MAX - volume.len() - random.len() - 2;
+    let pod = pod[..pod.len().min(most)].trim_end_matches(['.', '-']);
+    format!("{pod}-{volume}-{random}")
+}
+
 /// 32 random hexadecimal digits.
 pub(super) fn random() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
     let random = rustls::crypto::ring::default_provider().secure_random;
     random.fill(&mut bytes).map_err(|_| anyhow!("the system returns no random numbers"))?;
     Ok(hex::encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_new_snapshot_is_a_valid_object_name() {
+        assert_eq!(new_name("dev-0", "ws", "0123456789"), "dev-0-ws-01234567");
+        let long = new_name(&format!("{}.{}", "a".repeat(180), "b".repeat(72)), "ws", "01234567");
+        assert!(long.len() <= SUBDOMAIN_MAX && object_name(&long).is_ok(), "{long}");
+        let dotted = new_name(&format!("{}.b", "a".repeat(240)), "ws", "01234567");
+        assert!(object_name(&dotted).is_ok(), "{dotted}");
+        assert!(generated("nightly-").unwrap().starts_with("nightly-"));
+        assert!(matches!(generated(&"a".repeat(250)), Err(Failure::Usage(_))));
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use anstyle::{AnsiColor, Style};
 use anyhow::anyhow;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,12 +11,12 @@ use serde::Serialize;
 use super::{failure::Failure, print, session::Session};
 use crate::{
     cluster::snapshot_api::VolumeSnapshot,
-    controller::{SOURCE, annotation_keys},
+    controller::{PENDING, REFUSED, SOURCE, annotation_keys},
     format,
 };
 
-/// The phase of a snapshot that no node has reported yet.
-pub(super) const PENDING: &str = "Pending";
+/// The resource of VolumeSnapshots, as kubectl prints it.
+const RESOURCE: &str = "volumesnapshot.snapshot.storage.k8s.io";
 
 /// A VolumeSnapshot of this driver.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,20 +24,22 @@ pub(super) const PENDING: &str = "Pending";
 pub(super) struct Snapshot {
     pub(super) namespace: String,
     pub(super) name: String,
-    #[serde(skip)]
     pub(super) uid: String,
     /// `<pod>/<volume>`.
     pub(super) source: Option<String>,
     pub(super) class: Option<String>,
     /// Whether volumes can start from it.
     pub(super) ready: bool,
-    /// The phase that its node reports. `Pending` until a node reports it, `Deleting` once the object is being deleted.
+    /// The phase that its node reports. `Pending` until a node reports it, `Refused` if the controller does not accept
+    /// it, `Deleting` once the object is being deleted.
     pub(super) phase: String,
     /// The error, or the progress of the current step.
     pub(super) message: Option<String>,
     pub(super) created: Option<Timestamp>,
     /// The snapshot from which its volume started.
     pub(super) parent: Option<String>,
+    /// The uid of that snapshot: another one can have its name by now.
+    pub(super) parent_uid: Option<String>,
     /// The node that captured it.
     pub(super) node: Option<String>,
     /// The image in the registry, if it was pushed.
@@ -53,9 +56,9 @@ pub(super) struct Snapshot {
     pub(super) pushed_bytes: Option<u64>,
     /// How long its pod was frozen, such as `12.3ms`.
     pub(super) frozen: Option<String>,
-    /// Whether the controller wrote a message but no phase: then no node works on it.
+    /// Whether the controller of the driver has written anything to it.
     #[serde(skip)]
-    refused: bool,
+    pub(super) is_seen: bool,
 }
 
 /// The state of a snapshot, for a command that waits for it.
@@ -84,27 +87,30 @@ impl Snapshot {
         let text = |key: &str| values.get(key).map(|text| print::clean(text));
         let status = object.status.clone().unwrap_or_default();
         let ready = status.ready_to_use == Some(true);
-        let phase = text(annotation_keys::PHASE);
-        let refused = phase.is_none() && text(annotation_keys::MESSAGE).is_some();
-        let phase = match phase {
+        let reported = text(annotation_keys::PHASE);
+        let is_seen = reported.is_some() || values.contains_key(annotation_keys::DRIVER);
+        let error = status.error.and_then(|error| error.message);
+        // Before the driver's controller has created the content, the snapshot-controller reports that it is missing.
+        let error = error.filter(|_| !ready && is_seen).map(|error| print::clean(&error));
+        let phase = match reported {
             _ if metadata.deletion_timestamp.is_some() => "Deleting".to_owned(),
             Some(phase) => phase,
             None if ready => "Ready".to_owned(),
             None => PENDING.to_owned(),
         };
-        let error = status.error.and_then(|error| error.message);
-        let error = error.filter(|_| !ready).map(|error| print::clean(&error));
         Some(Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             source: text(SOURCE),
-            class: object.spec.volume_snapshot_class_name.clone(),
+            class: text(annotation_keys::CLASS)
+                .or_else(|| object.spec.volume_snapshot_class_name.clone()),
             ready,
             phase,
             message: text(annotation_keys::MESSAGE).or(error),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             parent: text(annotation_keys::PARENT),
+            parent_uid: text(annotation_keys::PARENT_UID),
             node: text(annotation_keys::NODE),
             image: text(annotation_keys::IMAGE),
             entries: number(text(annotation_keys::ENTRIES)),
@@ -113,7 +119,7 @@ impl Snapshot {
             own_layers: number(text(annotation_keys::OWN_LAYERS)),
             pushed_bytes: number(text(annotation_keys::PUSHED_BYTES)),
             frozen: text(annotation_keys::FROZEN),
-            refused,
+            is_seen,
         })
     }
 
@@ -122,13 +128,13 @@ impl Snapshot {
         let why = || self.message.clone();
         match self.phase.as_str() {
             "Failed" => State::Failed(why().unwrap_or_else(|| "its node gives no reason".into())),
+            REFUSED => {
+                State::Refused(why().unwrap_or_else(|| "the controller gives no reason".into()))
+            }
             "Deleting" | "Deleted" => State::Failed("it is being deleted".to_owned()),
             // The controller copies the node's phase to the annotation, which can be late.
             "Ready" if self.ready => State::Ready,
-            _ => match why() {
-                Some(why) if self.refused => State::Refused(why),
-                _ => State::Waiting,
-            },
+            _ => State::Waiting,
         }
     }
 
@@ -142,13 +148,27 @@ impl Snapshot {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    /// Where its layers are: the repository, or the only node that has them.
-    pub(super) fn place(&self) -> String {
+    /// Where its layers are: `registry`, or the only node that has them.
+    pub(super) fn place(&self) -> &str {
         match (&self.image, &self.node) {
-            (Some(image), _) => image.split('@').next().unwrap_or_default().to_owned(),
-            (None, Some(node)) if self.phase == "Ready" => format!("only on node {node}"),
-            _ => "-".to_owned(),
+            (Some(_), _) => "registry",
+            (None, Some(node)) if self.phase == "Ready" || self.phase == "Pushing" => node,
+            _ => "-",
         }
+    }
+
+    /// The colour of its phase.
+    pub(super) fn style(&self) -> Style {
+        match self.phase.as_str() {
+            "Ready" => AnsiColor::Green.on_default(),
+            "Failed" | REFUSED => AnsiColor::Red.on_default(),
+            _ => AnsiColor::Yellow.on_default(),
+        }
+    }
+
+    /// Its kind and its name, as other commands of kubectl take them.
+    pub(super) fn resource(&self) -> String {
+        format!("{RESOURCE}/{}", self.name)
     }
 }
 
@@ -178,10 +198,20 @@ impl Session {
         Ok(snapshot)
     }
 
-    /// All snapshots of this driver in the namespace, or in all namespaces, sorted by namespace and name.
-    pub(super) async fn snapshots(&self, everywhere: bool) -> Result<Vec<Snapshot>, Failure> {
+    /// The snapshots of this driver in the namespace, or in all namespaces, sorted by namespace and name. Only those
+    /// that match a label selector, if there is one.
+    pub(super) async fn snapshots(
+        &self,
+        everywhere: bool,
+        selector: Option<&str>,
+    ) -> Result<Vec<Snapshot>, Failure> {
         let namespace = (!everywhere).then_some(self.namespace.as_str());
-        let found = self.client.list_in::<VolumeSnapshot>(namespace).await?;
+        let found = match selector {
+            Some(selector) => {
+                self.client.list_labelled::<VolumeSnapshot>(namespace, selector).await?
+            }
+            None => self.client.list_in::<VolumeSnapshot>(namespace).await?,
+        };
         let ours = found.iter().filter_map(|object| Snapshot::of(object, &self.driver));
         let mut snapshots: Vec<_> = ours.collect();
         snapshots.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));

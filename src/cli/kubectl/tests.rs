@@ -44,7 +44,7 @@ async fn ovl(api: &FakeApi, line: &str) -> Result<(), Failure> {
         Command::Fork(args) => fork::run(&session, &args).await,
         Command::List(args) => list::run(&session, &args).await,
         Command::Describe(args) => describe::run(&session, &args).await,
-        Command::Delete(args) => delete::run(&session, &args).await,
+        Command::Delete(args) => delete::run(&session, &args, |_| None).await,
         Command::Diff(args) => diff::run(&session, &args).await,
         other => panic!("{other:?} needs no cluster"),
     }
@@ -72,9 +72,29 @@ fn ready(image: Option<&str>) -> (Value, Value) {
 
 fn failed(result: Result<(), Failure>) -> String {
     match result {
-        Err(Failure::Failed(error)) => format!("{error:#}"),
+        Err(failure @ (Failure::Failed(_) | Failure::Cluster(_))) => {
+            format!("{:#}", failure.code().1)
+        }
         other => panic!("{other:?}"),
     }
+}
+
+fn usage(result: Result<(), Failure>) -> String {
+    match result {
+        Err(Failure::Usage(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Stores a snapshot of this driver.
+fn stored(api: &FakeApi, name: &str) {
+    let metadata = json!({ "name": name, "annotations": { "ovl.csi.dev/source": "dev-0/ws" } });
+    api.put(SNAPSHOTS, json!({ "metadata": metadata, "spec": { "source": {} } }));
+}
+
+fn names(api: &FakeApi, path: &str) -> Vec<String> {
+    let name = |object: &Value| object["metadata"]["name"].as_str().unwrap().to_owned();
+    api.all(path).iter().map(name).collect()
 }
 
 #[test]
@@ -109,7 +129,7 @@ async fn the_exit_code_is_the_result_of_the_snapshot() {
     let controller = controller(&api, annotations, json!({}));
     let why = failed(ovl(&api, "snapshot dev-0 ws bad").await);
     controller.abort();
-    assert_eq!(why, "snapshot bad failed: no space");
+    assert_eq!(why, "snapshot bad failed: no space; VolumeSnapshot bad was deleted");
     for (line, message) in [
         ("snapshot dev-1 ws a", "there is no pod dev-1 in namespace ci"),
         ("snapshot dev-0 w a", "pod dev-0 has no volume w"),
@@ -118,8 +138,131 @@ async fn the_exit_code_is_the_result_of_the_snapshot() {
         let why = failed(ovl(&api, line).await);
         assert!(why.contains(message), "{why}");
     }
-    let names: Vec<_> = api.all(SNAPSHOTS).iter().map(|s| s["metadata"]["name"].clone()).collect();
-    assert_eq!(names, ["bad", "other", "slow"]);
+    assert_eq!(names(&api, SNAPSHOTS), ["other", "slow"]);
+}
+
+#[tokio::test]
+async fn a_refused_snapshot_is_deleted_again_and_a_captured_one_is_kept() {
+    let api = api();
+    let refused =
+        json!({ "ovl.csi.dev/phase": "Refused", "ovl.csi.dev/message": "class x is missing" });
+    let controller = controller(&api, refused, json!({}));
+    let why = failed(ovl(&api, "snapshot dev-0 ws a").await);
+    controller.abort();
+    assert_eq!(why, "snapshot a is refused: class x is missing; VolumeSnapshot a was deleted");
+    assert!(names(&api, SNAPSHOTS).is_empty());
+    let unpushed = json!({ "ovl.csi.dev/phase": "Failed", "ovl.csi.dev/message": "no registry", "ovl.csi.dev/entries": "3" });
+    let controller = self::controller(&api, unpushed, json!({}));
+    let why = failed(ovl(&api, "snapshot dev-0 ws b").await);
+    controller.abort();
+    assert_eq!(why, "snapshot b failed: no registry");
+    assert_eq!(names(&api, SNAPSHOTS), ["b"]);
+}
+
+#[tokio::test]
+async fn the_volume_and_the_name_of_a_snapshot_have_defaults() {
+    let api = api();
+    for (line, volume, start) in [
+        ("snapshot dev-0/ws a", "ws", "a"),
+        // The other volume of the driver is read-only.
+        ("snapshot dev-0 b", "ws", "b"),
+        ("snapshot dev-0", "ws", "dev-0-ws-"),
+        ("snapshot dev-0/ws --generate-name nightly-", "ws", "nightly-"),
+        ("snapshot dev-0 ws --generate-name d", "ws", "d"),
+        ("snapshot dev-0 --generate-name e.", "ws", "e."),
+    ] {
+        let before = names(&api, SNAPSHOTS);
+        ovl(&api, &format!("{line} --no-wait -o name")).await.unwrap();
+        let mut new = names(&api, SNAPSHOTS);
+        new.retain(|name| !before.contains(name));
+        let [name] = &new[..] else { panic!("{new:?}") };
+        assert!(name.starts_with(start), "{line}: {name}");
+        let source = &api.get(&format!("{SNAPSHOTS}/{name}")).unwrap()["metadata"]["annotations"];
+        assert_eq!(source["ovl.csi.dev/source"], format!("dev-0/{volume}"), "{line}");
+    }
+    for (line, message) in [
+        ("snapshot dev-0 ws", "ws is a volume of pod dev-0; add a name for the snapshot"),
+        ("snapshot dev-0/ws ws a", "the volume is given twice"),
+        ("snapshot dev-0 ws a --generate-name b", "give no other name"),
+    ] {
+        let why = usage(ovl(&api, line).await);
+        assert!(why.contains(message), "{line}: {why}");
+    }
+}
+
+#[tokio::test]
+async fn the_volume_of_a_pod_that_has_ended_is_refused_early() {
+    let api = api();
+    stored(&api, "old");
+    api.patch(&format!("{PODS}/dev-0/status"), json!({ "status": { "phase": "Succeeded" } }));
+    for line in ["snapshot dev-0 ws a", "fork dev-0 ws", "fork dev-0 ws --apply"] {
+        let why = failed(ovl(&api, line).await);
+        assert!(why.contains("pod dev-0 has ended, and its volumes are gone"), "{line}: {why}");
+    }
+    assert_eq!(names(&api, SNAPSHOTS), ["old"]);
+    // An existing snapshot needs no running pod.
+    let (annotations, status) = ready(None);
+    let controller = controller(&api, annotations, status);
+    ovl(&api, "fork dev-0 ws --snapshot old").await.unwrap();
+    controller.abort();
+}
+
+#[tokio::test]
+async fn a_snapshot_in_use_is_deleted_only_by_force_or_after_a_question() {
+    let api = api();
+    stored(&api, "a");
+    let volumes = json!([{ "name": "ws", "csi": { "driver": "ovl.csi.dev", "volumeAttributes": { "snapshot": "a" } } }]);
+    let pod = |name: &str, status: Value| json!({ "metadata": { "name": name }, "spec": { "volumes": volumes }, "status": status });
+    api.put(PODS, pod("user", json!({ "phase": "Running" })));
+    api.put(PODS, pod("ended", json!({ "phase": "Succeeded" })));
+    // Its volume was mounted before the snapshot of the fake API server was created.
+    let mounted = json!([{ "type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
+    api.put(PODS, pod("earlier", json!({ "phase": "Running", "conditions": mounted })));
+    let template = json!({ "spec": { "volumes": volumes } });
+    let deployments = "/apis/apps/v1/namespaces/ci/deployments";
+    api.put(
+        deployments,
+        json!({ "metadata": { "name": "web" }, "spec": { "template": template } }),
+    );
+    let complete = json!({ "conditions": [{ "type": "Complete", "status": "True" }] });
+    api.put("/apis/batch/v1/namespaces/ci/jobs", json!({ "metadata": { "name": "done" }, "spec": { "template": template }, "status": complete }));
+    let cron = json!({ "jobTemplate": { "spec": { "template": template } } });
+    api.put(
+        "/apis/batch/v1/namespaces/ci/cronjobs",
+        json!({ "metadata": { "name": "nightly" }, "spec": cron }),
+    );
+    let used = "snapshot a is used by user/ws, deployment/web, cronjob/nightly";
+    let why = usage(ovl(&api, "delete a").await);
+    assert!(why.contains(used) && why.contains("--force"), "{why}");
+    let delete = DeleteOf(&api);
+    let why = failed(delete.with("delete a", |_| Some(false)).await);
+    assert_eq!(why, "nothing was deleted");
+    assert_eq!(names(&api, SNAPSHOTS), ["a"]);
+    delete.with("delete a", |question| Some(question.contains("deployment/web"))).await.unwrap();
+    assert!(names(&api, SNAPSHOTS).is_empty());
+    stored(&api, "a");
+    ovl(&api, "delete a --force -o name").await.unwrap();
+    stored(&api, "unused");
+    ovl(&api, "delete unused").await.unwrap();
+    assert!(names(&api, SNAPSHOTS).is_empty());
+    // The user may list neither pods nor workloads.
+    let api = FakeApi::responding(&[&[200][..], &[403; 6]].concat());
+    stored(&api, "a");
+    ovl(&api, "delete a").await.unwrap();
+    assert!(names(&api, SNAPSHOTS).is_empty());
+}
+
+/// Deletes with another user at the terminal.
+struct DeleteOf<'a>(&'a FakeApi);
+
+impl DeleteOf<'_> {
+    async fn with(&self, line: &str, ask: delete::Ask) -> Result<(), Failure> {
+        let words = ["kubectl-ovl"].into_iter().chain(line.split_whitespace());
+        let Command::Delete(args) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("{line}");
+        };
+        delete::run(&session(self.0), &args, ask).await
+    }
 }
 
 #[tokio::test]
@@ -128,8 +271,19 @@ async fn forks_are_made_of_a_new_snapshot_or_of_an_existing_one() {
     let (annotations, status) = ready(None);
     let controller = controller(&api, annotations, status);
     ovl(&api, "fork dev-0 ws --replicas 2").await.unwrap();
-    assert_eq!(api.all(PODS).len(), 1, "the forks are printed, not created");
+    assert_eq!((api.all(PODS).len(), api.all(SNAPSHOTS).len()), (1, 0), "all is printed only");
+    ovl(&api, "fork dev-0/ws --replicas 2 --apply -o name").await.unwrap();
     let [snapshot] = &api.all(SNAPSHOTS)[..] else { panic!("one snapshot") };
+    // The snapshot goes with its forks.
+    let owners = snapshot["metadata"]["ownerReferences"].as_array().unwrap();
+    let uid = |name: &str| api.get(&format!("{PODS}/{name}")).unwrap()["metadata"]["uid"].clone();
+    for (owner, name) in owners.iter().zip(["dev-0-fork-1", "dev-0-fork-2"]) {
+        assert_eq!(
+            *owner,
+            json!({ "apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid(name) })
+        );
+    }
+    assert_eq!(owners.len(), 2);
     let snapshot = snapshot["metadata"]["name"].as_str().unwrap().to_owned();
     assert!(snapshot.starts_with("dev-0-ws-"), "{snapshot}");
     let line = format!("fork dev-0 ws -r 2 --name-prefix job --snapshot {snapshot} --apply");
@@ -144,13 +298,47 @@ async fn forks_are_made_of_a_new_snapshot_or_of_an_existing_one() {
         assert!(made["spec"]["affinity"].to_string().contains("\"n-1\""), "{made}");
     }
     let why = failed(ovl(&api, &line).await);
-    assert!(why.contains("pod job-1 exists already in namespace ci"), "{why}");
+    assert!(why.contains("pod/job-1 exists already in namespace ci"), "{why}");
+    let why = usage(ovl(&api, &format!("{} --node n-2", line.replace("job", "b"))).await);
+    assert!(why.contains("is only on node n-1, so its forks cannot run on node n-2"), "{why}");
+    ovl(&api, &line.replace("job", "c").replace("-r 2", "--node n-1")).await.unwrap();
     let why = failed(ovl(&api, "fork dev-0 ws --snapshot none").await);
     assert!(why.contains("there is no snapshot none in namespace ci"), "{why}");
     let long = "a".repeat(252);
     let usage =
         ovl(&api, &format!("fork dev-0 ws --name-prefix {long} --snapshot {snapshot}")).await;
     assert!(matches!(usage, Err(Failure::Usage(_))), "{usage:?}");
+}
+
+#[tokio::test]
+async fn a_workload_is_forked_as_a_workload_of_the_same_kind() {
+    let api = api();
+    let deployments = "/apis/apps/v1/namespaces/ci/deployments";
+    let volumes = json!([{ "name": "ws", "csi": { "driver": "ovl.csi.dev", "volumeAttributes": { "image": "r.io/a" } } }]);
+    let spec = json!({ "containers": [], "volumes": volumes });
+    let labels = json!({ "app": "web" });
+    api.put(deployments, json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
+        "spec": { "replicas": 3, "selector": { "matchLabels": labels }, "template": { "metadata": { "labels": labels }, "spec": spec } } }));
+    let why = failed(ovl(&api, "fork --of deployment/web").await);
+    assert!(why.contains("deployment.apps/web has no running pod"), "{why}");
+    api.put(PODS, json!({ "metadata": { "name": "web-1", "labels": labels }, "spec": spec, "status": { "phase": "Running" } }));
+    let (annotations, status) = ready(Some("r.io/ci/ws@sha256:0"));
+    let controller = controller(&api, annotations, status);
+    ovl(&api, "fork --of deployment/web ws -r 2 --node n-2 --keep-snapshot --apply").await.unwrap();
+    controller.abort();
+    let made = api.get(&format!("{deployments}/web-fork")).unwrap();
+    assert_eq!(made["spec"]["replicas"], 2);
+    let [snapshot] = &api.all(SNAPSHOTS)[..] else { panic!("one snapshot") };
+    assert_eq!(snapshot["metadata"]["annotations"]["ovl.csi.dev/source"], "web-1/ws");
+    assert_eq!(snapshot["metadata"]["ownerReferences"], Value::Null);
+    let pod = &made["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["volumes"][0]["csi"]["volumeAttributes"],
+        json!({ "snapshot": snapshot["metadata"]["name"] })
+    );
+    assert!(pod["affinity"].to_string().contains("\"n-2\""), "{pod}");
+    let why = failed(ovl(&api, "fork --of job/none").await);
+    assert!(why.contains("there is no job.batch/none in namespace ci"), "{why}");
 }
 
 #[tokio::test]
@@ -172,8 +360,16 @@ async fn snapshots_of_other_drivers_are_not_deleted() {
     api.patch(&format!("{SNAPSHOTS}/b"), json!({ "metadata": { "finalizers": ["held"] } }));
     let late = ovl(&api, "delete b --wait --timeout 0s").await;
     assert!(matches!(late, Err(Failure::TimedOut(_))), "{late:?}");
-    ovl(&api, "list -o wide").await.unwrap();
-    ovl(&api, "describe b -o json").await.unwrap();
+    for format in ["text", "wide", "json", "yaml", "name"] {
+        ovl(&api, &format!("list -o {format}")).await.unwrap();
+    }
+    let event = json!({ "metadata": { "name": "e" }, "involvedObject": { "uid": "u" }, "reason": "SnapshotPushed" });
+    api.put("/api/v1/namespaces/ci/events", event);
+    for format in ["text", "json", "yaml"] {
+        ovl(&api, &format!("describe b -o {format}")).await.unwrap();
+    }
+    let events = api.requests();
+    assert!(events.iter().any(|request| request.path.ends_with("/events")), "{events:?}");
 }
 
 #[tokio::test]
@@ -261,15 +457,21 @@ fn completion_lists_the_candidates_for_the_next_word() {
     assert_eq!(next("fork --apply -r 3 dev-0 ws --snapshot", ""), Candidates::Snapshot);
     assert_eq!(next("diff a", "b"), Candidates::Snapshot);
     assert_eq!(next("diff a b", ""), Candidates::Words(Vec::new()));
+    assert_eq!(next("fork", "dev-0/"), Candidates::PodVolume("dev-0".into()));
+    assert_eq!(next("snapshot dev-0/ws", ""), Candidates::Words(Vec::new()));
+    assert_eq!(next("snapshot dev-0 ws --class", ""), Candidates::Class);
+    assert_eq!(next("list -n", ""), Candidates::Global(crate::cluster::JsonKind::Namespace));
+    assert_eq!(next("fork --node", ""), Candidates::Global(crate::cluster::JsonKind::Node));
+    assert_eq!(next("--context", ""), Candidates::Context);
     assert_eq!(words("completion", ""), ["bash", "zsh", "fish"]);
-    assert_eq!(words("list -o", ""), ["text", "wide", "json"]);
+    assert_eq!(words("list -o", ""), ["text", "wide", "json", "yaml", "name"]);
     assert!(words("diff a", "-").contains(&"--plain-http".to_owned()));
     assert!(words("diff a", "--").contains(&"--namespace".to_owned()));
-    let line = ["-n", "ci", "--context=two", "snapshot"].map(str::to_owned);
+    let line = ["-n", "ci", "--context=two", "--as", "dev", "snapshot"].map(str::to_owned);
     let cluster = candidates(Cli::command(), &line, "").1;
     assert_eq!(
-        (cluster.namespace.as_deref(), cluster.context.as_deref()),
-        (Some("ci"), Some("two"))
+        (cluster.namespace.as_deref(), cluster.context.as_deref(), cluster.impersonate.as_deref(),),
+        (Some("ci"), Some("two"), Some("dev"))
     );
 }
 

@@ -18,9 +18,20 @@ use crate::{cluster::snapshot_api::VolumeSnapshot, error::Class, format};
 
 /// The pause between two reads.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long the controller must refuse a snapshot until the command fails. A reason can pass: a pod that starts, a
-/// class that is created.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the controller must refuse a snapshot until the command fails. A reason can pass: a class or a pod that has
+/// just been created.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the controller may take to write anything to a snapshot until the command says that it waits for it.
+const UNSEEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What becomes of a snapshot that is refused, or fails before it is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnFailure {
+    /// It was there before this command.
+    Keep,
+    /// This command created it, and its user gets the reason now.
+    Delete,
+}
 
 /// The result of one read.
 enum Polled {
@@ -38,6 +49,7 @@ impl Session {
     pub(super) async fn until_ready(
         &self,
         snapshot: &Snapshot,
+        on_failure: OnFailure,
         limit: Duration,
     ) -> Result<Snapshot, Failure> {
         let (name, mut progress, start) = (&snapshot.name, Progress::new(), Instant::now());
@@ -52,17 +64,25 @@ impl Session {
                     match found.state() {
                         State::Ready => return Ok(*found),
                         State::Failed(why) => {
-                            return Err(anyhow!("snapshot {name} failed: {why}").into());
+                            let why = format!("snapshot {name} failed: {why}");
+                            // A captured snapshot can be used on its node.
+                            let captured = found.entries.is_some();
+                            let on_failure = if captured { OnFailure::Keep } else { on_failure };
+                            return Err(self.given_up(snapshot, why, on_failure).await);
                         }
                         State::Waiting => refused_since = None,
                         State::Refused(why) => {
                             let since = *refused_since.get_or_insert_with(Instant::now);
                             if since.elapsed() >= REFUSAL_TIMEOUT {
-                                return Err(anyhow!("snapshot {name} is refused: {why}").into());
+                                let why = format!("snapshot {name} is refused: {why}");
+                                return Err(self.given_up(snapshot, why, on_failure).await);
                             }
                         }
                     }
-                    line(&found)
+                    let unseen = !found.is_seen && start.elapsed() >= UNSEEN_TIMEOUT;
+                    let unseen = unseen
+                        .then(|| format!(": no controller of {} has seen it yet", self.driver));
+                    line(&found) + &unseen.unwrap_or_default()
                 }
             };
             progress.show(&state);
@@ -73,6 +93,18 @@ impl Session {
                 )));
             }
             sleep(PAUSE).await;
+        }
+    }
+
+    /// The failure for a snapshot that will not be ready. Deletes the snapshot, if this command created it.
+    async fn given_up(&self, snapshot: &Snapshot, why: String, on_failure: OnFailure) -> Failure {
+        if on_failure == OnFailure::Keep {
+            return anyhow!(why).into();
+        }
+        let Snapshot { name, uid, .. } = snapshot;
+        match self.client.delete::<VolumeSnapshot>(Some(&self.namespace), name, uid).await {
+            Ok(()) => anyhow!("{why}; VolumeSnapshot {name} was deleted").into(),
+            Err(error) => anyhow!("{why}; VolumeSnapshot {name} stays: {error}").into(),
         }
     }
 

@@ -75,8 +75,10 @@ impl Store {
 
     pub(super) fn list(&self, path: &Path, query: &str) -> Vec<Value> {
         let selector = fields(query);
+        let labels = labels(query);
         let objects = self.objects.iter().filter(|(at, _)| path.holds(at));
-        objects.map(|(_, object)| object.clone()).filter(|o| selected(o, &selector)).collect()
+        let objects = objects.map(|(_, object)| object.clone());
+        objects.filter(|o| selected(o, &selector) && has_labels(o, &labels)).collect()
     }
 
     pub(super) fn changes(&self) -> &[Change] {
@@ -194,6 +196,19 @@ pub(super) fn fields(query: &str) -> Option<(String, String)> {
     let selector = selector.replace("%3D", "=");
     let (field, value) = selector.split_once('=').unwrap();
     Some((format!("/{}", field.replace('.', "/")), value.to_owned()))
+}
+
+/// The labels of the label selector of a query, which has only equalities.
+fn labels(query: &str) -> Vec<(String, String)> {
+    let selector = query.split('&').find_map(|part| part.strip_prefix("labelSelector="));
+    let selector = selector.unwrap_or_default();
+    let selector = selector.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
+    let terms = selector.split(',').filter_map(|term| term.split_once('='));
+    terms.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn has_labels(object: &Value, labels: &[(String, String)]) -> bool {
+    labels.iter().all(|(key, value)| object["metadata"]["labels"][key.as_str()] == *value.as_str())
 }
 
 pub(super) fn selected(object: &Value, selector: &Option<(String, String)>) -> bool {

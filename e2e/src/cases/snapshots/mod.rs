@@ -12,6 +12,7 @@ mod lifecycle;
 mod nested;
 mod node_local;
 mod owners;
+mod plugin;
 mod run_as_image;
 mod tenants;
 
@@ -27,6 +28,7 @@ pub const ALL: &[Case] = &[
     file_trees::NATIVE,
     run_as_image::CASE,
     owners::CASE,
+    plugin::CASE,
     node_local::CASE,
     node_local::LOCKED,
     authorization::CASE,

@@ -16,7 +16,12 @@ pub const CASE: Case = Case {
 };
 
 fn run(ns: &TestNamespace<'_>) -> Result<()> {
-    for file in ["deploy/ovl-csi.yaml", "deploy/snapshotclass.yaml", "deploy/examples/pod.yaml"] {
+    for file in [
+        "deploy/ovl-csi.yaml",
+        "deploy/snapshotclass.yaml",
+        "deploy/examples/pod.yaml",
+        "deploy/examples/cronjob.yaml",
+    ] {
         let text = fs::read_to_string(ns.env.repo.join(file));
         let text = text.with_context(|| format!("reading {file}"))?;
         let apply = ["apply", "--server-side", "--force-conflicts", "--dry-run=server"];
