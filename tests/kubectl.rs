@@ -34,6 +34,7 @@ fn help_has_the_usage_and_the_exit_codes() {
         ("snapshot", "<POD>[/VOLUME] [VOLUME] [NAME]"),
         ("fork", "ovl.csi.dev/fork-of"),
         ("list", "--all-namespaces"),
+        ("tree", "-o html > snapshots.html"),
         ("describe", "<NAME>"),
         ("delete", "deletionPolicy"),
         ("diff", "credential helpers (credsStore, credHelpers) are never run"),

@@ -98,7 +98,7 @@ fn is_yes(line: &str) -> bool {
 impl Session {
     /// Asks the user if a snapshot is in use.
     async fn check_unused(&self, snapshots: &[Snapshot], ask: Ask) -> Result<(), Failure> {
-        let users = self.users().await?;
+        let users = self.users(false).await?;
         let mut used = Vec::new();
         for snapshot in snapshots {
             let users = users.names(snapshot);

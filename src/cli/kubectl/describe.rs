@@ -71,7 +71,7 @@ pub(super) async fn run(session: &Session, args: &DescribeArgs) -> Result<(), Fa
     let described = Described {
         children: children(&snapshot, &all).map(|one| one.name.clone()).collect(),
         ancestors: ancestors(&snapshot, &all),
-        used_by: session.users().await?.names(&snapshot),
+        used_by: session.users(false).await?.names(&snapshot),
         events: session.events(&snapshot.uid).await?,
         snapshot,
     };

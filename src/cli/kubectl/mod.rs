@@ -23,8 +23,10 @@ mod diff;
 mod failure;
 mod fork;
 mod fork_output;
+mod graph;
 mod lineage;
 mod list;
+mod page;
 mod pod;
 mod print;
 mod progress;
@@ -80,6 +82,7 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     Fork(Box<fork::ForkArgs>),
     List(list::ListArgs),
+    Tree(graph::TreeArgs),
     Describe(describe::DescribeArgs),
     Delete(delete::DeleteArgs),
     Diff(diff::DiffArgs),
@@ -133,6 +136,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Snapshot(args) => snapshot::run(&cluster.connect().await?, &args).await,
         Command::Fork(args) => fork::run(&cluster.connect().await?, &args).await,
         Command::List(args) => list::run(&cluster.connect().await?, &args).await,
+        Command::Tree(args) => graph::run(&cluster.connect().await?, &args).await,
         Command::Describe(args) => describe::run(&cluster.connect().await?, &args).await,
         Command::Delete(args) => {
             delete::run(&cluster.connect().await?, &args, delete::ask_on_terminal).await

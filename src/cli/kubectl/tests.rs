@@ -43,6 +43,7 @@ async fn ovl(api: &FakeApi, line: &str) -> Result<(), Failure> {
         Command::Snapshot(args) => snapshot::run(&session, &args).await,
         Command::Fork(args) => fork::run(&session, &args).await,
         Command::List(args) => list::run(&session, &args).await,
+        Command::Tree(args) => graph::run(&session, &args).await,
         Command::Describe(args) => describe::run(&session, &args).await,
         Command::Delete(args) => delete::run(&session, &args, |_| None).await,
         Command::Diff(args) => diff::run(&session, &args).await,
@@ -250,6 +251,52 @@ async fn a_snapshot_in_use_is_deleted_only_by_force_or_after_a_question() {
     stored(&api, "a");
     ovl(&api, "delete a").await.unwrap();
     assert!(names(&api, SNAPSHOTS).is_empty());
+}
+
+#[tokio::test]
+async fn the_page_of_a_tree_has_sizes_and_the_pods_on_each_node() {
+    let api = api();
+    let notes = |parent: Option<&str>, bytes: u64| {
+        let mut notes = json!({ "ovl.csi.dev/source": "dev-0/ws", "ovl.csi.dev/phase": "Failed",
+            "ovl.csi.dev/message": "<b>&", "ovl.csi.dev/bytes": bytes.to_string() });
+        if let Some(parent) = parent {
+            notes["ovl.csi.dev/parent"] = parent.trim_start_matches("uid-").into();
+            notes["ovl.csi.dev/parent-uid"] = parent.into();
+        }
+        notes
+    };
+    for (name, parent, bytes) in
+        [("a", None, 100), ("a1", Some("uid-a"), 300), ("b", Some("uid-gone"), 1)]
+    {
+        let metadata = json!({ "name": name, "uid": format!("uid-{name}"), "annotations": notes(parent, bytes) });
+        api.put(SNAPSHOTS, json!({ "metadata": metadata, "spec": { "source": {} } }));
+    }
+    let volumes = json!([{ "name": "ws", "csi": { "driver": "ovl.csi.dev", "volumeAttributes": { "snapshot": "a1" } } }]);
+    api.put(PODS, json!({ "metadata": { "name": "user" }, "spec": { "volumes": volumes, "nodeName": "n-7" } }));
+    let session = session(&api);
+    let snapshots = session.snapshots(false, None).await.unwrap();
+    let users = session.users(false).await.unwrap();
+    let page = page::page("A <title>", &snapshots, &users, jiff::Timestamp::UNIX_EPOCH);
+    for part in [
+        "<h1>A &lt;title&gt;</h1>",
+        "<p>&lt;b&gt;&amp;</p>",
+        "<span class=\"phase Failed\">Failed</span>",
+        "style=\"width:25%\"></span><span style=\"width:75%\">",
+        "shares 100 B with its ancestors",
+        "<span class=\"name\">gone</span> <small>deleted</small>",
+        "<span class=\"pod\">user/ws</span>",
+        "<tr><td>n-7</td><td>user/ws <small>from a1</small></td></tr>",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+    for element in ["ul", "li", "div", "p", "span", "body", "html"] {
+        let open = page.matches(&format!("<{element}>")).count()
+            + page.matches(&format!("<{element} ")).count();
+        assert_eq!(open, page.matches(&format!("</{element}>")).count(), "<{element}> in {page}");
+    }
+    for format in ["text", "html"] {
+        ovl(&api, &format!("tree -o {format}")).await.unwrap();
+    }
 }
 
 /// Deletes with another user at the terminal.

@@ -20,7 +20,16 @@ const WORKLOADS: [(JsonKind, &str, &str); 5] = [
     (JsonKind::CronJob, "cronjob", "/spec/jobTemplate/spec/template"),
 ];
 
-/// The pods and the workloads of a namespace, as far as the user may list them.
+/// What uses a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct User {
+    /// The pod and the volume as POD/VOLUME, or a workload as KIND/NAME.
+    pub(super) name: String,
+    /// The node of the pod. `None` for a workload, and for a pod that is not scheduled.
+    pub(super) node: Option<String>,
+}
+
+/// The pods and the workloads of a namespace, or of all, as far as the user may list them.
 pub(super) struct Users {
     pods: Vec<Value>,
     /// A kind, and a workload of it with the place of its pod.
@@ -29,9 +38,9 @@ pub(super) struct Users {
 }
 
 impl Session {
-    /// Reads the pods and the workloads of the namespace.
-    pub(super) async fn users(&self) -> Result<Users, Failure> {
-        let namespace = Some(self.namespace.as_str());
+    /// Reads the pods and the workloads of the namespace, or of all namespaces.
+    pub(super) async fn users(&self, everywhere: bool) -> Result<Users, Failure> {
+        let namespace = (!everywhere).then_some(self.namespace.as_str());
         let (mut workloads, mut denied) = (Vec::new(), None);
         let all = Selection::default;
         for (kind, word, template) in WORKLOADS {
@@ -64,21 +73,33 @@ fn allowed(
 }
 
 impl Users {
-    /// The pods that use a snapshot as POD/VOLUME, and the workloads as KIND/NAME.
-    pub(super) fn names(&self, snapshot: &Snapshot) -> Vec<String> {
+    /// What uses a snapshot.
+    pub(super) fn of(&self, snapshot: &Snapshot) -> Vec<User> {
         let mut users = Vec::new();
-        for pod in self.pods.iter().filter(|pod| uses(pod, snapshot)) {
+        let is_beside =
+            |object: &Value| object["metadata"]["namespace"] == snapshot.namespace.as_str();
+        for pod in self.pods.iter().filter(|pod| is_beside(pod) && uses(pod, snapshot)) {
             let volumes = started_from(&pod["spec"], &snapshot.name, &self.driver).into_iter();
-            users.extend(volumes.map(|volume| format!("{}/{volume}", name(pod))));
+            let node = pod["spec"]["nodeName"].as_str();
+            users.extend(volumes.map(|volume| User {
+                name: format!("{}/{volume}", name(pod)),
+                node: node.map(str::to_owned),
+            }));
         }
-        for (word, template, workload) in &self.workloads {
+        let workloads = self.workloads.iter().filter(|(.., workload)| is_beside(workload));
+        for (word, template, workload) in workloads {
             let spec =
                 workload.pointer(template).map_or(&Value::Null, |template| &template["spec"]);
             if !started_from(spec, &snapshot.name, &self.driver).is_empty() {
-                users.push(format!("{word}/{}", name(workload)));
+                users.push(User { name: format!("{word}/{}", name(workload)), node: None });
             }
         }
         users
+    }
+
+    /// The names of what uses a snapshot.
+    pub(super) fn names(&self, snapshot: &Snapshot) -> Vec<String> {
+        self.of(snapshot).into_iter().map(|user| user.name).collect()
     }
 }
 
