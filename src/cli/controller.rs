@@ -97,7 +97,7 @@ async fn serve(args: &ControllerArgs) -> anyhow::Result<()> {
     let config = args.config();
     tracing::info!(version = config.version, driver = %config.driver, leader_elect = args.leader_elect, "starting");
     let client = Client::in_cluster().await.context("the controller needs a cluster")?;
-    let metrics = Metrics::default();
+    let metrics = Metrics::of_controller();
     let driver = config.driver.to_string();
     let events = args.events.then(|| Events::start(client.clone(), &args.pod_name, &driver));
     let controller = Controller::new(client.clone(), &driver, events, metrics.clone());

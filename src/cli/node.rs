@@ -146,7 +146,7 @@ async fn serve(node: CheckedArgs, engine: &mut Option<Snapshots>) -> anyhow::Res
     let budget = Arc::new(Budget::of_limit(memory));
     let settings_of_store = StoreSettings { storage, limits: disk, budget: budget.clone() };
     let store = Arc::new(Store::open_locked(lock, mounts.clone(), settings_of_store)?);
-    let metrics = Metrics::default();
+    let metrics = Metrics::of_node();
     let cluster = match cluster {
         true => Some(Cluster::of(&config, events).await?),
         false => None,

@@ -171,6 +171,8 @@ pub(super) struct Status {
     pub(super) parent: Option<String>,
     /// The message of the condition [`CAPTURED`].
     pub(super) captured: Option<String>,
+    /// When it was captured. `None` also where the text cannot be read.
+    pub(super) captured_at: Option<Timestamp>,
     pub(super) frozen_micros: Option<i64>,
     pub(super) entries: Option<i64>,
     pub(super) bytes: Option<i64>,
@@ -184,6 +186,7 @@ impl From<OverlaySnapshot> for Overlay {
         let OverlaySnapshot { metadata, spec, status } = object;
         let mut annotations: Annotations = metadata.annotations.unwrap_or_default();
         let status = status.unwrap_or_default();
+        let captured_at = status.captured_at().and_then(|time| time.parse().ok());
         let captured = status.conditions.into_iter().find(|condition| condition.r#type == CAPTURED);
         let former = annotations.remove(FORMER_REPORTED_PHASE);
         Self {
@@ -210,6 +213,7 @@ impl From<OverlaySnapshot> for Overlay {
                 image: status.image,
                 parent: status.parent,
                 captured: captured.map(|condition| condition.message),
+                captured_at,
                 frozen_micros: status.frozen_micros,
                 entries: status.entries,
                 bytes: status.bytes,

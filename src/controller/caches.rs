@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{
@@ -63,6 +64,8 @@ struct Others {
     nodes: HashMap<String, NodeState>,
     /// The number of this driver's snapshots in each phase. A snapshot without a report of its node has `None`.
     phases: BTreeMap<Option<Phase>, usize>,
+    /// This driver's snapshots that are captured and whose push is not complete, by the time of their capture.
+    unpushed: BTreeSet<(Timestamp, String)>,
 }
 
 impl Caches {
@@ -96,6 +99,11 @@ impl Caches {
             (phase.map_or("Pending", Phase::word), count)
         })
         .collect()
+    }
+
+    /// When the oldest snapshot of this driver was captured whose push is not complete.
+    pub(super) fn oldest_unpushed(&self) -> Option<Timestamp> {
+        self.others.lock().unpushed.first().map(|(captured, _)| *captured)
     }
 
     /// Remembers that Events were recorded for a phase.
@@ -139,13 +147,13 @@ impl Caches {
         let mut changed = BTreeSet::new();
         for (id, overlay) in changes {
             let overlay = overlay.map(Arc::new);
-            let phase = |overlay: &Option<Arc<Overlay>>| {
+            let counted = |overlay: &Option<Arc<Overlay>>| {
                 let ours = overlay.as_ref().filter(|overlay| overlay.driver == driver)?;
-                Some(ours.status.phase)
+                Some((ours.status.phase, ours.status.captured_at))
             };
-            let (after, mut before) = (phase(&overlay), None);
+            let (after, mut before) = (counted(&overlay), None);
             if self.change(&id, |snapshot| {
-                before = phase(&snapshot.overlay);
+                before = counted(&snapshot.overlay);
                 let differs = snapshot.overlay != overlay;
                 let reported = overlay.as_ref().map(|overlay| overlay.reported.as_deref());
                 if reported.is_none_or(|word| word == snapshot.reported.map(Phase::word)) {
@@ -154,7 +162,7 @@ impl Caches {
                 snapshot.overlay = overlay;
                 differs
             }) {
-                self.others.lock().count(before, after);
+                self.others.lock().count(&id, before, after);
                 changed.insert(id);
             }
         }
@@ -254,15 +262,25 @@ impl Caches {
     }
 }
 
+/// What is counted of a snapshot: its phase, and the time of its capture.
+type Counted = (Option<Phase>, Option<Timestamp>);
+
 impl Others {
-    /// Moves a snapshot from one phase to another. `None`: it is not a snapshot of this driver, or is gone.
-    fn count(&mut self, before: Option<Option<Phase>>, after: Option<Option<Phase>>) {
-        if let Some(phase) = before {
-            let count = self.phases.entry(phase).or_default();
+    /// Counts a snapshot anew. `None`: it is not a snapshot of this driver, or is gone.
+    fn count(&mut self, id: &str, before: Option<Counted>, after: Option<Counted>) {
+        let unpushed = |(phase, captured): Counted| {
+            (phase == Some(Phase::Pushing)).then_some((captured?, id.to_owned()))
+        };
+        if let Some(counted) = before {
+            let count = self.phases.entry(counted.0).or_default();
             *count = count.saturating_sub(1);
+            if let Some(known) = unpushed(counted) {
+                self.unpushed.remove(&known);
+            }
         }
-        if let Some(phase) = after {
-            *self.phases.entry(phase).or_default() += 1;
+        if let Some(counted) = after {
+            *self.phases.entry(counted.0).or_default() += 1;
+            self.unpushed.extend(unpushed(counted));
         }
     }
 }

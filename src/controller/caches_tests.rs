@@ -127,6 +127,27 @@ fn each_snapshot_counts_once_in_its_current_phase() {
     assert_eq!(caches.phases().into_iter().map(|(_, count)| count).collect::<Vec<_>>(), [0; 8]);
 }
 
+#[test]
+fn the_oldest_unpushed_snapshot_is_the_first_that_was_captured() {
+    let caches = Caches::default();
+    let captured = |name: &str, driver: &str, phase: &str, time: &str| {
+        let mut overlay = overlay(name, driver, Some(phase));
+        overlay.status.captured_at = Some(time.parse().unwrap());
+        overlay
+    };
+    let (early, late) = ("2026-01-02T03:04:05Z", "2026-01-02T03:04:06Z");
+    let oldest = || caches.oldest_unpushed().map(|time| time.to_string());
+    caches.apply_overlays(Change::Applied(captured("a", "d", "Pushing", late)), "d");
+    caches.apply_overlays(Change::Applied(captured("b", "d", "Pushing", early)), "d");
+    caches.apply_overlays(Change::Applied(captured("c", "e", "Pushing", early)), "d");
+    caches.apply_overlays(Change::Applied(overlay("f", "d", Some("Pushing"))), "d");
+    assert_eq!(oldest().as_deref(), Some(early));
+    caches.apply_overlays(Change::Applied(captured("b", "d", "Ready", early)), "d");
+    assert_eq!(oldest().as_deref(), Some(late));
+    caches.apply_overlays(Change::Gone(captured("a", "d", "Pushing", late)), "d");
+    assert_eq!(oldest(), None);
+}
+
 /// The watch brings the OverlaySnapshot as it was before, once or more, and then as it is.
 #[test]
 fn a_reported_phase_is_remembered_until_the_watch_brings_it() {

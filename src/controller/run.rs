@@ -80,7 +80,13 @@ impl Controller {
             }
         }
         // The next leader counts them.
-        self.0.metrics.snapshots(Caches::default().phases());
+        self.count(&Caches::default());
+    }
+
+    /// Sets the metrics of the snapshots in these caches.
+    fn count(&self, caches: &Caches) {
+        self.0.metrics.snapshots(caches.phases());
+        self.0.metrics.oldest_unpushed(caches.oldest_unpushed().map(|time| time.as_second()));
     }
 }
 
@@ -297,7 +303,7 @@ impl Watched {
             Self::Contents(change) => caches.apply_contents(change),
             Self::Overlays(change) => {
                 let changed = caches.apply_overlays(change, &controller.0.driver);
-                controller.0.metrics.snapshots(caches.phases());
+                controller.count(caches);
                 changed
             }
             Self::Classes(change) => {

@@ -324,7 +324,10 @@ impl DiskSpace {
     }
 
     /// The space of the store's file system.
-    pub(super) fn space(&self) -> io::Result<Space> {
+    ///
+    /// # Errors
+    /// `statfs(2)` failed.
+    pub fn space(&self) -> io::Result<Space> {
         #[cfg(test)]
         if let Some(fake) = self.fake.get() {
             return fake(&self.root);

@@ -16,63 +16,109 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
+/// Panics if a series of the scrape does not have its value.
+fn assert_has(metrics: &Metrics, wanted: &[(&str, f64)]) {
+    let found = samples(&metrics.clone().text().unwrap());
+    for (series, value) in wanted {
+        assert_eq!(found.get(*series), Some(value), "{series} in {found:#?}");
+    }
+}
+
 #[test]
-fn each_method_changes_its_metric() {
-    let metrics = Metrics::default();
+fn each_method_changes_its_metric_of_a_node() {
+    let metrics = Metrics::of_node();
     let call = Call { method: "NodePublishVolume", code: "OK" };
     metrics.observe_call(call.clone(), 0.5);
     metrics.observe_call(call, 0.001);
     metrics.pulled(1000, 2.0);
+    metrics.pushed(1500, 3.0);
     metrics.store(3, 4000);
+    metrics.disk(100, 40, 85, 75);
     metrics.volumes(5);
     metrics.collected(6, 7000);
     metrics.unenforced();
     metrics.limit_found("charged");
     metrics.capture("frozen", Some(0.25));
     metrics.capture("failed", None);
+    let labels = "{method=\"NodePublishVolume\",code=\"OK\"}";
+    assert_has(
+        &metrics,
+        &[
+            (&format!("ovl_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0),
+            (&format!("ovl_operations_total{labels}"), 2.0),
+            (&format!("ovl_operation_duration_seconds_count{labels}"), 2.0),
+            (&format!("ovl_operation_duration_seconds_sum{labels}"), 0.501),
+            ("ovl_pulls_total", 1.0),
+            ("ovl_pull_bytes_total", 1000.0),
+            ("ovl_pull_duration_seconds_sum", 2.0),
+            ("ovl_pushes_total", 1.0),
+            ("ovl_push_bytes_total", 1500.0),
+            ("ovl_push_duration_seconds_sum", 3.0),
+            ("ovl_layers", 3.0),
+            ("ovl_store_bytes", 4000.0),
+            ("ovl_disk_size_bytes", 100.0),
+            ("ovl_disk_available_bytes", 40.0),
+            ("ovl_disk_high_watermark_bytes", 85.0),
+            ("ovl_disk_low_watermark_bytes", 75.0),
+            ("ovl_volumes", 5.0),
+            ("ovl_gc_rounds_total", 1.0),
+            ("ovl_gc_layers_total", 6.0),
+            ("ovl_gc_bytes_total", 7000.0),
+            ("ovl_unenforced_limits_total", 1.0),
+            ("ovl_limit_findings_total{result=\"charged\"}", 1.0),
+            ("ovl_captures_total{result=\"frozen\"}", 1.0),
+            ("ovl_captures_total{result=\"failed\"}", 1.0),
+            ("ovl_capture_frozen_seconds_count", 1.0),
+            ("ovl_capture_frozen_seconds_sum", 0.25),
+        ],
+    );
+}
+
+#[test]
+fn each_method_changes_its_metric_of_the_controller() {
+    let metrics = Metrics::of_controller();
+    metrics.observe_call(Call { method: "DeleteSnapshot", code: "ABORTED" }, 0.5);
     metrics.reconciled("VolumeSnapshot", "done", 0.5);
     metrics.snapshots([("Ready", 8), ("Failed", 0)]);
-    let found = samples(&metrics.clone().text().unwrap());
-    let labels = "{method=\"NodePublishVolume\",code=\"OK\"}";
-    for (series, value) in [
-        (format!("ovl_operations_total{labels}"), 2.0),
-        (format!("ovl_operation_duration_seconds_count{labels}"), 2.0),
-        (format!("ovl_operation_duration_seconds_sum{labels}"), 0.501),
-        ("ovl_pulls_total".into(), 1.0),
-        ("ovl_pull_bytes_total".into(), 1000.0),
-        ("ovl_pull_duration_seconds_sum".into(), 2.0),
-        ("ovl_layers".into(), 3.0),
-        ("ovl_store_bytes".into(), 4000.0),
-        ("ovl_volumes".into(), 5.0),
-        ("ovl_gc_rounds_total".into(), 1.0),
-        ("ovl_gc_layers_total".into(), 6.0),
-        ("ovl_gc_bytes_total".into(), 7000.0),
-        ("ovl_unenforced_limits_total".into(), 1.0),
-        ("ovl_limit_findings_total{result=\"charged\"}".into(), 1.0),
-        ("ovl_captures_total{result=\"frozen\"}".into(), 1.0),
-        ("ovl_captures_total{result=\"failed\"}".into(), 1.0),
-        ("ovl_capture_frozen_seconds_count".into(), 1.0),
-        ("ovl_capture_frozen_seconds_sum".into(), 0.25),
-        ("ovl_reconciles_total{kind=\"VolumeSnapshot\",result=\"done\"}".into(), 1.0),
-        ("ovl_reconcile_duration_seconds_sum".into(), 0.5),
-        ("ovl_snapshots{phase=\"Ready\"}".into(), 8.0),
-        ("ovl_snapshots{phase=\"Failed\"}".into(), 0.0),
-    ] {
-        assert_eq!(found.get(&series), Some(&value), "{series} in {found:#?}");
-    }
+    metrics.oldest_unpushed(Some(1_700_000_000));
+    assert_has(
+        &metrics,
+        &[
+            ("ovl_operations_total{method=\"DeleteSnapshot\",code=\"ABORTED\"}", 1.0),
+            ("ovl_reconciles_total{kind=\"VolumeSnapshot\",result=\"done\"}", 1.0),
+            ("ovl_reconcile_duration_seconds_sum", 0.5),
+            ("ovl_snapshots{phase=\"Ready\"}", 8.0),
+            ("ovl_snapshots{phase=\"Failed\"}", 0.0),
+            ("ovl_oldest_unpushed_snapshot_timestamp_seconds", 1_700_000_000.0),
+        ],
+    );
+    metrics.oldest_unpushed(None);
+    assert_has(&metrics, &[("ovl_oldest_unpushed_snapshot_timestamp_seconds", 0.0)]);
+}
+
+#[test]
+fn a_process_has_no_metrics_of_the_other() {
+    let (node, controller) = (Metrics::of_node(), Metrics::of_controller());
+    node.reconciled("VolumeSnapshot", "done", 0.5);
+    controller.pulled(1, 1.0);
+    let (node, controller) = (node.text().unwrap(), controller.text().unwrap());
+    assert!(!node.contains("reconcile") && !node.contains("ovl_snapshots"), "{node}");
+    assert!(!controller.contains("pull") && !controller.contains("ovl_volumes"), "{controller}");
 }
 
 #[test]
 fn each_family_has_one_type_and_one_help_line() {
-    let text = Metrics::default().text().unwrap();
-    let names = |prefix: &str| -> Vec<_> {
-        let lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
-        lines.map(|line| line.split(' ').nth(1).unwrap()).collect()
-    };
-    let (mut types, helps) = (names("# TYPE"), names("# HELP"));
-    assert_eq!(types, helps);
-    types.sort_unstable();
-    types.dedup();
-    assert_eq!(types.len(), helps.len(), "a name is registered twice");
-    assert!(types.iter().all(|name| name.starts_with("ovl_")), "{types:?}");
+    for metrics in [Metrics::of_node(), Metrics::of_controller()] {
+        let text = metrics.text().unwrap();
+        let names = |prefix: &str| -> Vec<_> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
+            lines.map(|line| line.split(' ').nth(1).unwrap()).collect()
+        };
+        let (mut types, helps) = (names("# TYPE"), names("# HELP"));
+        assert_eq!(types, helps);
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types.len(), helps.len(), "a name is registered twice");
+        assert!(types.iter().all(|name| name.starts_with("ovl_")), "{types:?}");
+    }
 }

@@ -57,6 +57,11 @@ impl GarbageCollector {
 
     fn count(&self, done: Result<&GcStats, &CollectError>) {
         self.metrics.open_layers(self.store.layers.open_count());
+        if let Ok(space) = self.store.disk.space() {
+            let percent = |part: u8| space.total / 100 * u64::from(part);
+            let Watermarks { high, low, .. } = self.watermarks;
+            self.metrics.disk(space.total, space.available, percent(high), percent(low));
+        }
         match done {
             Ok(done) => {
                 self.metrics.collected(done.layers, done.bytes);

@@ -10,7 +10,7 @@ use crate::{
     image::{Keyring, PullPolicy, fake::FakeRegistry},
     layers::ImageDetails,
     overlay::KernelFeatures,
-    sys::mounts::FakeMounts,
+    sys::{mounts::FakeMounts, statfs::Space},
     volumes::{
         Parts, Pod, PublishRequest, Settings, Target, VolumeSpec, Volumes,
         fake_snapshot_lookup::{record, snapshot_layer},
@@ -102,6 +102,24 @@ async fn the_layers_of_a_volume_are_kept_until_it_is_unpublished() {
     let text = node.volumes.0.collector.metrics.text().unwrap();
     for line in ["ovl_gc_layers_total 2", "ovl_layers 0", "ovl_store_bytes 0"] {
         assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_reports_the_disk_and_its_watermarks() {
+    let node = Node::new().await;
+    let disk = |_: &std::path::Path| Ok(Space::with_available(1000, 400));
+    node.volumes.0.collector.store.disk.set_fake(disk);
+    node.volumes.collect().unwrap();
+    let text = node.volumes.0.collector.metrics.text().unwrap();
+    let watermarks = node.volumes.0.collector.watermarks;
+    for line in [
+        "ovl_disk_size_bytes 1000\n".to_owned(),
+        "ovl_disk_available_bytes 400\n".to_owned(),
+        format!("ovl_disk_high_watermark_bytes {}\n", 10 * u64::from(watermarks.high)),
+        format!("ovl_disk_low_watermark_bytes {}\n", 10 * u64::from(watermarks.low)),
+    ] {
+        assert!(text.contains(&line), "{line}: {text}");
     }
 }
 

@@ -289,8 +289,12 @@ async fn two_releases_do_not_overwrite_each_other_without_a_class() {
     ] {
         let world = World::new();
         let events = Events::start(world.api.client(), "c-2", "other.dev");
-        let other =
-            Controller::new(world.api.client(), "other.dev", Some(events), Metrics::default());
+        let other = Controller::new(
+            world.api.client(),
+            "other.dev",
+            Some(events),
+            Metrics::of_controller(),
+        );
         for name in ["d-1", "d-2"] {
             // Two default classes of the other release, which would refuse them as too many.
             let default = json!({"snapshot.storage.kubernetes.io/is-default-class": "true"});

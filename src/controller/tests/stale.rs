@@ -95,7 +95,7 @@ async fn two_controllers_at_once_do_no_harm() {
     let world = World::new();
     let events = Events::start(world.api.client(), "c-2", "ovl.csi.dev");
     let other =
-        Controller::new(world.api.client(), "ovl.csi.dev", Some(events), Metrics::default());
+        Controller::new(world.api.client(), "ovl.csi.dev", Some(events), Metrics::of_controller());
     let stop = CancellationToken::new();
     let running: Vec<_> = [world.controller.clone(), other.clone()]
         .map(|controller| {

@@ -47,7 +47,7 @@ impl World {
     /// A cluster whose controller emits Events, or does not.
     pub(super) fn with_events(emits: bool) -> Self {
         let api = FakeApi::default();
-        let metrics = Metrics::default();
+        let metrics = Metrics::of_controller();
         let events = emits.then(|| Events::start(api.client(), "c-1", "ovl.csi.dev"));
         let controller = Controller::new(api.client(), "ovl.csi.dev", events, metrics.clone());
         let world = Self { api, controller, metrics, silent: AtomicBool::new(false) };

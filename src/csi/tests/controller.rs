@@ -67,14 +67,14 @@ impl Served {
         let socket = config.endpoint.path().to_owned();
         let role = Role::Controller(
             Box::new(config),
-            Controller::new(api.client(), "ovl.csi.dev", None, Metrics::default()),
+            Controller::new(api.client(), "ovl.csi.dev", None, Metrics::of_controller()),
         );
         let listeners = Listeners::open(&role).await.unwrap();
         let health = listeners.health.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn({
             let shutdown = shutdown.clone();
-            async move { listeners.serve(&role, &Metrics::default(), &shutdown).await }
+            async move { listeners.serve(&role, &Metrics::of_controller(), &shutdown).await }
         });
         let channel = dial(&socket).await;
         let (client, identity) =
