@@ -7,6 +7,7 @@
 
 mod case;
 mod driver_pod;
+mod pages;
 mod snapshots;
 mod volumes;
 mod writer;
@@ -15,5 +16,5 @@ pub use case::{Case, Concurrency};
 
 /// All cases, the long ones first.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    snapshots::ALL.iter().chain(volumes::ALL)
+    snapshots::ALL.iter().chain(pages::ALL).chain(volumes::ALL)
 }
