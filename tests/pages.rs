@@ -1,7 +1,13 @@
-//! The pages against the code: every reason of an Event and every volume attribute is described, and every link and
-//! every name of a source file, a test or a case leads to something that exists.
+//! The pages against the code: every reason of an Event and every volume attribute is described, pages that are written
+//! from the code are current, and every link and every name of a source file, a test or a case leads to something that
+//! exists.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
+
+#[path = "pages/generated.rs"]
+mod generated;
+#[path = "pages/messages.rs"]
+mod messages;
 
 use std::{
     collections::BTreeSet,
@@ -127,6 +133,20 @@ fn every_link_of_a_page_leads_somewhere() {
         }
     }
     assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn the_book_has_every_page_of_docs() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let overview = fs::read_to_string(root().join("docs/README.md")).unwrap();
+    let (summary, overview) = (links(&summary), links(&overview));
+    for page in files(&root().join("docs"), "md") {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        if !["README.md", "SUMMARY.md"].contains(&name) {
+            assert!(summary.iter().any(|link| link == name), "{name} is not in docs/SUMMARY.md");
+            assert!(overview.iter().any(|link| link == name), "{name} is not in docs/README.md");
+        }
+    }
 }
 
 #[test]
