@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
+#[allow(dead_code, reason = "the harness runs the commands of the blocks")]
+#[path = "../e2e/src/cases/pages/blocks.rs"]
+mod blocks;
 #[path = "pages/generated.rs"]
 mod generated;
 #[path = "pages/messages.rs"]
@@ -14,6 +17,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+use blocks::Usage;
 
 /// The modules that emit Events and set conditions.
 const EMITTERS: [&str; 3] = ["src/agent", "src/controller", "src/volumes"];
@@ -133,6 +138,38 @@ fn every_link_of_a_page_leads_somewhere() {
         }
     }
     assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+/// The pages at the root with commands for users. The harness runs those of the README and of `docs/`.
+const WITH_COMMANDS: [&str; 2] = ["README.md", "VERSIONING.md"];
+
+#[test]
+fn every_block_is_run_by_the_tests_or_says_why_not() {
+    let pages = WITH_COMMANDS.map(|page| root().join(page));
+    let pages = pages.into_iter().chain(files(&root().join("docs"), "md"));
+    let (mut wrong, mut run) = (Vec::new(), 0);
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for block in blocks::blocks(&text).iter().filter(|block| block.language != "text") {
+            let can_run = match (&block.usage, block.language.as_str()) {
+                (Usage::NotRun(reason), _) => !reason.is_empty(),
+                (Usage::Run, "console" | "yaml") | (Usage::File(_), "yaml") => true,
+                _ => false,
+            };
+            run += usize::from(block.usage == Usage::Run);
+            if !can_run {
+                let page = page.strip_prefix(root()).unwrap().display();
+                wrong.push(format!("{page}:{}: {:?}", block.line, block.usage));
+            }
+        }
+    }
+    assert!(run > 10, "only {run} blocks are run");
+    assert!(
+        wrong.is_empty(),
+        "write `<!-- run -->` or `<!-- not run: REASON -->` on the line above these blocks \
+         (e2e/src/cases/pages/blocks.rs):\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]

@@ -48,7 +48,11 @@ impl Node {
 }
 
 fn record(name: &str) -> SnapshotRecord {
-    SnapshotRecord { own_layers: 2, owner: Some(Owner { uid: 1000, gid: 100 }), ..snapshot_record(name) }
+    SnapshotRecord {
+        own_layers: 2,
+        owner: Some(Owner { uid: 1000, gid: 100 }),
+        ..snapshot_record(name)
+    }
 }
 
 #[tokio::test]

@@ -256,7 +256,8 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             None => status::ready(status, &self.shared.node),
         }
         if deep && !tried {
-            let message = format!("{} snapshot layers are being squashed into one", record.own_layers);
+            let message =
+                format!("{} snapshot layers are being squashed into one", record.own_layers);
             status::set_condition(status, SQUASHED, ConditionStatus::No, "Squashing", message);
         }
         if let Some(why) = last_push_failure(&before).filter(|_| pushing.is_some()) {

@@ -1,8 +1,11 @@
-//! What the repository shows to users, on a cluster: the examples in `deploy/examples`.
+//! The pages of the repository on a cluster: the commands that they show, and the examples in `deploy/examples`.
 
+mod blocks;
+mod commands;
 mod examples;
+mod output;
 
 use crate::cases::case::Case;
 
 /// All of them.
-pub const ALL: &[Case] = &[examples::CASE];
+pub const ALL: &[Case] = &[commands::CASE, examples::CASE];
