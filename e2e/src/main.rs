@@ -11,6 +11,7 @@
 //! cases       the cluster tests          bench  `bench`          demo  `demo`: without a cluster
 //! env         a cluster with the driver, images and a registry, as tests use it
 //! cluster     kind, the engine, the registry, what they need; `up`, `clean`
+//! book        `book`: docs/ as HTML
 //! driver      the driver, built and run as a process             emulated  machines in qemu
 //! toolchain   programs that are built or installed, versions     report    results of suites
 //! machine     processes, cache, lock, mounts, progress           oci       HTTP, images, a registry
@@ -18,6 +19,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints")]
 
 mod bench;
+mod book;
 mod cases;
 mod cluster;
 mod demo;
@@ -40,6 +42,7 @@ use crate::cluster::{cleanup, lifecycle, prerequisites};
 use crate::env::chart;
 use crate::machine::harness::Harness;
 use crate::machine::process;
+use crate::machine::progress::seconds;
 use crate::toolchain::installed;
 
 const USAGE: &str = "\
@@ -55,6 +58,7 @@ usage: cargo xtask <command>
                   the controller with N snapshots, such as 500, instead of 5000
   soak            run the long tests, with as many files as a layer may have
   render          write the rendered chart into deploy/
+  book            make the book of docs/ in target/book and check its links
   up              create a two-node cluster (context kind-ovl) and keep it
   clean           remove the harness's clusters, containers, networks and engine
   clean --cache   the same, and everything that was built
@@ -115,6 +119,12 @@ fn run() -> Result<ExitCode> {
         ["render"] => {
             let helm = installed::helm(&Harness::start()?)?;
             chart::write(&helm, &driver::sources()?)?;
+        }
+        ["book"] => {
+            let (h, repo) = (Harness::start()?, driver::sources()?);
+            let made = |log: &std::path::Path| book::build(&h, &repo, log);
+            let first = h.progress.step("making the book", seconds(5), made)?;
+            h.progress.say(&format!("The book is at {}.", first.display()));
         }
         ["up"] => {
             let h = Harness::start()?;

@@ -5,6 +5,8 @@
 //! May use: machine, toolchain
 
 mod build;
+mod crates;
 pub mod process;
 
 pub use build::{cargo, program, sources, static_target};
+pub use crates::CrateProgram;

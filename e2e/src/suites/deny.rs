@@ -9,19 +9,26 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::context::SuiteContext;
-use crate::driver;
-use crate::machine::cache::Recipe;
+use crate::driver::CrateProgram;
 use crate::machine::process::Cmd;
 use crate::machine::progress::minutes;
 use crate::report::Report;
 use crate::toolchain::versions;
+
+/// cargo-deny.
+const CARGO_DENY: CrateProgram = CrateProgram {
+    name: "cargo-deny",
+    version: versions::CARGO_DENY,
+    args: &[],
+    usual: minutes(5),
+};
 
 /// The longest that the fetch of the advisories may take.
 const FETCH: Duration = Duration::from_secs(60);
 
 /// Runs each check by itself: each counts.
 pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
-    let deny = program(ctx)?;
+    let deny = CARGO_DENY.ensure(ctx.h, ctx.repo)?;
     let deny = |args: &[&str]| {
         // As `cargo deny` does. By its path, because it is in no directory of PATH.
         let cmd = Cmd::new(&deny).dir(ctx.repo).arg("--locked").args(args);
@@ -40,24 +47,4 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
         report.count(check, deny(&["check", "--hide-inclusion-graph", check]).run());
     }
     Ok(report)
-}
-
-fn program(ctx: &SuiteContext<'_>) -> Result<std::path::PathBuf> {
-    let (h, version) = (ctx.h, versions::CARGO_DENY);
-    let recipe = Recipe { name: "cargo-deny", version, inputs: &[] };
-    let place = match h.cache.find(&recipe) {
-        Some(place) => place,
-        None => h.progress.step(&format!("building cargo-deny {version}"), minutes(5), |log| {
-            let aside = h.cache.scratch("cargo-deny.target")?;
-            let place = h.cache.product(&recipe, |root| {
-                let install = driver::cargo(h, ctx.repo).args(["install", "cargo-deny"]);
-                let install = install.args(["--version", version, "--locked", "--root"]).arg(root);
-                install.env("CARGO_TARGET_DIR", &aside).log(log).run()
-            });
-            // Half a gigabyte that no later build needs.
-            std::fs::remove_dir_all(&aside)?;
-            place
-        })?,
-    };
-    Ok(place.join("bin/cargo-deny"))
 }

@@ -3,8 +3,9 @@
 //! Deliberately absent: a stop at the first failure, and skipped suites. A run reports everything
 //! that is wrong. A suite that cannot run has failed.
 //!
-//! May use: machine, toolchain, driver, report, cluster, env, cases, emulated, demo
+//! May use: machine, toolchain, driver, book, report, cluster, env, cases, emulated, demo
 
+mod book;
 mod cargo;
 mod chart;
 mod cluster;
@@ -40,6 +41,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "format", what: "cargo fmt", usual: seconds(2), run: cargo::format },
     Suite { name: "clippy", what: "clippy", usual: seconds(40), run: cargo::clippy },
     Suite { name: "deny", what: "cargo deny", usual: seconds(5), run: deny::run },
+    Suite { name: "book", what: "the book of docs/", usual: seconds(5), run: book::run },
     Suite { name: "chart", what: "chart checks", usual: seconds(25), run: chart::run },
     Suite { name: "unit", what: "unit and property tests", usual: minutes(2), run: cargo::unit },
     Suite { name: "proto", what: "published protocols", usual: seconds(5), run: proto::run },

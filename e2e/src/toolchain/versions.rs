@@ -72,3 +72,5 @@ pub const KERNELS: &[(&str, &str, &[&str])] = &[
 ];
 /// cargo-deny, which checks the dependencies.
 pub const CARGO_DENY: &str = "0.20.2";
+/// mdBook, which makes the book of `docs/`.
+pub const MDBOOK: &str = "0.5.4";
