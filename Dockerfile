@@ -10,14 +10,16 @@
 
 ARG RUST=rust:1.95.0-slim-bookworm
 
-# The tree below dist/ is the image's: dist/ovl and dist/etc/ssl/certs/ca-certificates.crt. The
+# The tree below dist/ is the image's: dist/usr/bin/ovl and dist/etc/ssl/certs/ca-certificates.crt. The
 # pattern, where a plain name would do, is for a build that compiles: it matches nothing there.
 FROM scratch AS prebuilt
 COPY LICENSE dist* /
 LABEL org.opencontainers.image.title="ovl-csi" \
       org.opencontainers.image.description="Writable overlay volumes on read-only OCI image layers" \
       org.opencontainers.image.licenses="Apache-2.0"
-ENTRYPOINT ["/ovl"]
+# `ovl check` without --root looks at the driver's store, where the chart mounts it by default.
+ENV PATH=/usr/bin OVL_ROOT=/var/lib/ovl-csi/ovl.csi.dev
+ENTRYPOINT ["/usr/bin/ovl"]
 
 FROM ${RUST} AS build
 RUN apt-get update \
@@ -31,4 +33,4 @@ RUN target="$(uname -m)-unknown-linux-musl" \
 
 FROM prebuilt
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-COPY --from=build /ovl /
+COPY --from=build /ovl /usr/bin/

@@ -132,8 +132,14 @@ fn a_controller_without_its_arguments_or_without_a_cluster_is_an_error() {
 }
 
 fn check(args: &[&str]) -> (Option<i32>, String, String) {
+    check_with_root(None, args)
+}
+
+/// The same with `root` as the value of `OVL_ROOT`.
+fn check_with_root(root: Option<&str>, args: &[&str]) -> (Option<i32>, String, String) {
     let mut ovl = Command::new(env!("CARGO_BIN_EXE_ovl"));
-    let ended = ovl.arg("check").args(args).env_remove("OVL_LOG").output().unwrap();
+    ovl.arg("check").args(args).env_remove("OVL_LOG").env_remove("OVL_ROOT");
+    let ended = ovl.envs(root.map(|root| ("OVL_ROOT", root))).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (ended.status.code(), text(ended.stdout), text(ended.stderr))
 }
@@ -190,10 +196,31 @@ fn a_check_with_json_output_prints_json_for_any_result() {
 }
 
 #[test]
+fn the_root_of_a_check_is_the_argument_or_the_variable_or_the_default() {
+    let root = tempfile::TempDir::new().unwrap();
+    let path = root.path().to_str().unwrap();
+    for (variable, args, expected) in [
+        (Some("/from/the/variable"), &["--root", path][..], path),
+        (Some(path), &[], path),
+        (None, &["--ignore-check", "filesystem"], "/var/lib/ovl"),
+    ] {
+        let args = [args, &["-o", "json"]].concat();
+        let (_, output, error) = check_with_root(variable, &args);
+        let report: serde_json::Value = serde_json::from_str(&output).expect(&error);
+        assert_eq!(report["root"].as_str(), Some(expected), "{variable:?} {args:?}");
+    }
+}
+
+#[test]
 fn a_root_that_cannot_hold_a_store_is_refused_unless_ignored() {
     // No user can make a directory in /proc.
     let (code, _, error) = check(&["--root", "/proc/self/store"]);
     assert_eq!(code, Some(1), "{error}");
+    let lines: Vec<_> = error.lines().collect();
+    assert!(
+        matches!(lines[..], [line] if line.starts_with("error: ")),
+        "no line of a log: {error}"
+    );
     for (args, words) in [
         (["--ignore-check", "colour"], "that can be ignored: filesystem, overlay"),
         (["--ignore-check", "root-user"], "that can be ignored: filesystem, overlay"),

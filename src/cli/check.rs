@@ -35,8 +35,15 @@ const MIN_OPEN_FILES: u64 = 1024;
 /// Report what this kernel and the store's disk support, with the reason and the fix for each "no"
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The directory of the store, or a parent of it; it need not exist yet
-    #[arg(long, default_value = "/var/lib/ovl-csi", value_name = "DIR", value_parser = dir)]
+    /// The directory of the store, or a parent of it; it need not exist yet. The driver's image and its chart set OVL_ROOT
+    /// to the store of the driver
+    #[arg(
+        long,
+        env = "OVL_ROOT",
+        default_value = "/var/lib/ovl",
+        value_name = "DIR",
+        value_parser = dir
+    )]
     root: PathBuf,
     /// Report the store's directory as usable even if this check fails; can be repeated
     #[arg(long = "ignore-check", value_name = "NAME", value_parser = required_check)]

@@ -26,7 +26,11 @@ mod registry_secrets;
 mod snapshot;
 mod values;
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -64,6 +68,16 @@ enum Command {
     Kubectl,
     #[command(hide = true)]
     RegistrySecrets(registry_secrets::RegistrySecretsArgs),
+}
+
+impl Command {
+    /// Whether people run it at a terminal. Its error is then a line for them, and not a line of a log.
+    fn is_by_hand(&self) -> bool {
+        match self {
+            Self::Check(_) | Self::Snapshot(_) | Self::Crd | Self::Kubectl => true,
+            Self::Node(_) | Self::Controller(_) | Self::RegistrySecrets(_) => false,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +132,7 @@ pub fn main() -> ExitCode {
     if let Err(error) = &traces {
         tracing::warn!(%error, "the process runs without traces");
     }
+    let is_by_hand = cli.command.is_by_hand();
     let result = match cli.command {
         Command::Node(args) => node::run(&args),
         Command::Controller(args) => controller::run(&args),
@@ -132,15 +147,15 @@ pub fn main() -> ExitCode {
     if let Ok(Some(traces)) = traces {
         traces.end();
     }
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Unusable(error)) => {
-            tracing::error!("{error:#}");
-            ExitCode::from(UNUSABLE)
-        }
-        Err(Failure::Failed(error)) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
+    let (error, code) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Unusable(error)) => (error, ExitCode::from(UNUSABLE)),
+        Err(Failure::Failed(error)) => (error, ExitCode::FAILURE),
+    };
+    match is_by_hand {
+        // If stderr is closed, the exit code says enough.
+        true => drop(writeln!(io::stderr(), "error: {error:#}")),
+        false => tracing::error!("{error:#}"),
     }
+    code
 }

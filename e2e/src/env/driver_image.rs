@@ -42,7 +42,7 @@ pub fn build(h: &Harness, repo: &Path, engine: &Engine, program: &Path) -> Resul
     let files = [
         (repo.join("Dockerfile"), "Dockerfile"),
         (repo.join("LICENSE"), "LICENSE"),
-        (program.to_owned(), "dist/ovl"),
+        (program.to_owned(), "dist/usr/bin/ovl"),
         (Path::new("/").join(CERTIFICATES), &format!("dist/{CERTIFICATES}")),
     ];
     let mut content = Sha256::new();

@@ -95,7 +95,7 @@ impl<'a> Node<'a> {
     /// # Errors
     /// It does not run.
     pub fn kill_driver(&self) -> Result<()> {
-        self.shell("kill -9 $(pgrep --full '^/ovl node ')").map(drop)
+        self.shell("kill -9 $(pgrep --full '^/usr/bin/ovl node ')").map(drop)
     }
 
     /// Frozen cgroups of either version, and the driver's records of freezes.

@@ -1,5 +1,6 @@
 //! Cases of volumes, one behaviour a file.
 
+mod check;
 mod driver_killed;
 mod fifty_pods;
 mod helm;
@@ -32,6 +33,7 @@ pub const ALL: &[Case] = &[
     policy::IMAGES,
     policy::USERS,
     manifests::CASE,
+    check::CASE,
     fifty_pods::CASE,
     driver_killed::CASE,
     kubelet_restart::CASE,

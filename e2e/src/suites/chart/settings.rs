@@ -31,6 +31,7 @@ const RENDERED: &[&str] = &[
     "path: \"private.example:5443/ca.crt\"",
     "server = \"http://[fd00::1]:5000\"",
     "ca = \"/etc/ovl-csi/hosts/private.example:5443/ca.crt\"",
+    "value: /mnt/fast/ovl/second.ovl.csi.dev",
     "- --credentials-file=/etc/ovl-csi/credentials/config.json",
     "secretName: node-registries",
     "- --trust-credentials-for=30m",
