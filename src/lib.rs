@@ -25,6 +25,7 @@
 //!            dns_name   which texts are names of Kubernetes objects
 //!            error      the classes of failure that edges turn into codes
 //!            format     numbers and times as people read and write them
+//!            http_proxy the proxies of requests: HTTPS_PROXY, HTTP_PROXY, NO_PROXY
 //!            media_type media types of manifests and layers
 //!            metrics    counters and histograms for Prometheus
 //!            overlay_xattr  names of overlay's own extended attributes
@@ -58,6 +59,7 @@ pub mod error;
 pub mod format;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod http_proxy;
 pub mod image;
 pub mod layers;
 pub mod media_type;

@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use url::Host;
+use url::{Host, Url};
 
 /// Docker Hub in references.
 pub const DOCKER_HUB: &str = "docker.io";
@@ -35,6 +35,12 @@ pub fn canonical(text: &str) -> Option<String> {
 /// has a dot or a colon, or is `localhost`.
 pub fn is_registry(first: &str) -> bool {
     first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost")
+}
+
+/// `host[:port]` of a URL. The default port of its scheme is left out.
+pub fn of_url(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Splits a server into its host and, if there is one, its port.

@@ -15,13 +15,14 @@ use std::{
 use imports::{Crate, is_child, module_of};
 
 /// Single-file modules that import no module outside of this list, so every module may use them.
-const COMMON: [&str; 15] = [
+const COMMON: [&str; 16] = [
     "backoff",
     "budget",
     "digest",
     "dns_name",
     "error",
     "format",
+    "http_proxy",
     "media_type",
     "metrics",
     "overlay_xattr",

@@ -4,7 +4,7 @@
 //! realms, upload locations). Neither may lead this privileged process to the node's own services or to a cloud's
 //! metadata service. Every hop is checked before the connection: addresses in URLs by [`check`], host names by
 //! [`Resolver`] at the moment of their resolution. So a name cannot resolve to one address for the check and to another
-//! for the connection.
+//! for the connection. Names that a proxy resolves are checked by `route`.
 //!
 //! Only servers in the hosts directory, with their scheme and port, are exempt. The node's own addresses, the networks
 //! of the cluster's own Services and the addresses of its API server are refused too (`networks`). A service that
@@ -19,11 +19,8 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-use super::{
-    hosts::Hosts,
-    networks::RefusedNetworks,
-    refusal::{Refusal, server},
-};
+use super::{hosts::Hosts, networks::RefusedNetworks, refusal::Refusal};
+use crate::registry_name;
 
 /// The source of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,19 +77,21 @@ pub(super) fn check(
         return Err(Refusal::Credentials { role: role.name(), host: host() });
     }
     match address(to).and_then(|address| refused_kind(address, hosts.refused())) {
-        Some(kind) if !hosts.names(to) => Err(Refusal::Address { host: server(to), kind }),
+        Some(kind) if !hosts.names(to) => {
+            Err(Refusal::Address { host: registry_name::of_url(to), kind })
+        }
         _ => Ok(()),
     }
 }
 
 /// The IP address in a URL; `None` for a host name, which the resolver checks.
-fn address(url: &Url) -> Option<IpAddr> {
+pub(super) fn address(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// The kind of an address that is refused; `None` for an allowed one. Checks the IPv4 addresses inside an IPv6 address
 /// too.
-fn refused_kind(address: IpAddr, refused: &RefusedNetworks) -> Option<&'static str> {
+pub(super) fn refused_kind(address: IpAddr, refused: &RefusedNetworks) -> Option<&'static str> {
     let mut all = with_embedded(address).into_iter();
     all.find_map(|address| kind(address).or_else(|| refused.kind(address)))
 }

@@ -2,8 +2,8 @@
 
 use reqwest::{Url, header::HeaderMap};
 
-use super::{Reference, refusal::server, rewrite::Rewrite};
-use crate::registry_name::DOCKER_HUB;
+use super::{Reference, rewrite::Rewrite};
+use crate::registry_name::{self, DOCKER_HUB};
 
 /// The API of Docker Hub, which has another name than references.
 const DOCKER_HUB_API: &str = "https://registry-1.docker.io";
@@ -63,7 +63,7 @@ impl Endpoint {
 
     /// `host[:port]`, for messages and keyrings.
     pub(super) fn name(&self) -> String {
-        server(&self.base)
+        registry_name::of_url(&self.base)
     }
 
     /// `<base>/v2/<repository>/<kind>/<what>`. For a mirror, the query parameter `ns` names the registry (OCI

@@ -7,11 +7,8 @@
 
 use std::{error::Error, fmt, io, time::Duration};
 
-use super::{
-    Reference,
-    refusal::{Refusal, server},
-};
-use crate::{budget::OverBudget, digest::Digest, error::Class, format};
+use super::{Reference, proxy_fault::ProxyFault, refusal::Refusal};
+use crate::{budget::OverBudget, digest::Digest, error::Class, format, registry_name};
 
 /// A pull or push of an image, or of one of its blobs, failed.
 ///
@@ -137,10 +134,20 @@ pub(super) enum Problem {
         /// Says whether the shortage is temporary.
         why: OverBudget,
     },
+    /// A proxy failed, or did not connect to the server.
+    #[error("{}", fault.message(proxy))]
+    Proxy {
+        /// `host[:port]` of the proxy.
+        proxy: String,
+        /// What is wrong with it.
+        fault: ProxyFault,
+        /// The cause, for the log.
+        why: String,
+    },
     /// The server's certificate did not pass verification.
     #[error(
-        "the server's certificate is not accepted; it must come from a trusted CA, be for this name, and be valid now \
-         (the log has details)"
+        "the server's certificate is not accepted; it must come from a trusted CA (in the chart's values: ca in \
+         registries, or extraCA), be for this name, and be valid now (the log has details)"
     )]
     Untrusted {
         /// The verifier's error text, for the log.
@@ -294,6 +301,7 @@ impl Problem {
                 Class::Unavailable
             }
             Self::Memory { why, .. } => why.class(),
+            Self::Proxy { fault, .. } => fault.class(),
             Self::Unreadable(_) => Class::Internal,
             Self::NoRepository => Class::Precondition,
             Self::Status { status, .. } if is_transient(*status) => Class::Unavailable,
@@ -314,7 +322,9 @@ impl Problem {
     /// Text for the log that is not in the message.
     pub(super) fn details(&self) -> Option<&str> {
         match self {
-            Self::Unreachable { why } | Self::Untrusted { why } => Some(why),
+            Self::Unreachable { why } | Self::Untrusted { why } | Self::Proxy { why, .. } => {
+                Some(why)
+            }
             _ => None,
         }
     }
@@ -333,7 +343,7 @@ impl Problem {
             return Self::Unreadable(unreadable.clone());
         }
         if let Some(rustls::Error::InvalidMessage(_)) = find(&error) {
-            let server = error.url().map(server).unwrap_or_default();
+            let server = error.url().map(registry_name::of_url).unwrap_or_default();
             return Self::NoTls { server };
         }
         if let Some(tls) = find::<rustls::Error>(&error) {

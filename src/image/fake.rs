@@ -26,7 +26,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Hosts, Keyring, Reference, Registries, retry::RetryPolicy, secret::Secret, transport::Trust,
+    Hosts, Keyring, Reference, Registries, clients::Trust, retry::RetryPolicy, secret::Secret,
 };
 use crate::digest::{BlobDigest, DiffId, Digest, ManifestDigest};
 
@@ -144,7 +144,11 @@ pub(crate) struct FakeRegistry {
 
 impl FakeRegistry {
     pub(crate) async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    pub(crate) async fn start_at(address: &str) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let inner = Arc::new(Inner {
             address: listener.local_addr().unwrap(),
             state: Mutex::default(),

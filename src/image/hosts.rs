@@ -25,7 +25,12 @@
 //! `http://`. A push goes to the first server that accepts pushes: a mirror whose `capabilities` include "push", or the
 //! server, unless its own `capabilities` exclude it.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::ErrorKind,
+    path::Path,
+};
 
 use reqwest::Url;
 
@@ -36,7 +41,7 @@ use super::{
     networks::RefusedNetworks,
     tls::TlsSettings,
 };
-use crate::registry_name;
+use crate::{http_proxy::HttpProxies, registry_name};
 
 const FILE: &str = "hosts.toml";
 /// The directory for registries without one of their own.
@@ -52,6 +57,9 @@ pub struct Hosts {
     tls_settings: Vec<TlsSettings>,
     /// Networks in which only servers that a file names are contacted.
     refused: RefusedNetworks,
+    proxies: HttpProxies,
+    /// Hosts that a proxy may resolve in place of this node, in addition to those of the directory.
+    known: BTreeSet<String>,
 }
 
 /// A parsed file, or why it is invalid.
@@ -61,7 +69,8 @@ impl Default for Hosts {
     fn default() -> Self {
         let (registries, default) = (BTreeMap::new(), Ok(HostsFile::default()));
         let tls_settings = vec![TlsSettings::default()];
-        Self { registries, default, tls_settings, refused: RefusedNetworks::default() }
+        let (refused, proxies) = (RefusedNetworks::default(), HttpProxies::default());
+        Self { registries, default, tls_settings, refused, proxies, known: BTreeSet::new() }
     }
 }
 
@@ -121,6 +130,30 @@ impl Hosts {
         self
     }
 
+    /// Sends requests to `proxies`. They may resolve the hosts of the `known` registries (`host[:port]`) if this node
+    /// cannot.
+    #[must_use]
+    pub fn with_proxies(
+        mut self,
+        proxies: HttpProxies,
+        known: impl IntoIterator<Item = String>,
+    ) -> Self {
+        self.proxies = proxies;
+        self.known = known.into_iter().filter_map(|registry| host(&itself(&registry)?)).collect();
+        self
+    }
+
+    /// Trusts CA certificates (PEM) for every server and proxy, in addition to those of the system and of the directory.
+    ///
+    /// # Errors
+    /// [`HostsError::ExtraCa`] if the text has no valid certificate.
+    pub fn with_extra_ca(mut self, pem: &[u8]) -> Result<Self, HostsError> {
+        let only = TlsSettings { ca: vec![pem.to_owned()], ..TlsSettings::default() };
+        only.check().map_err(|why| HostsError::ExtraCa { why })?;
+        self.tls_settings.iter_mut().for_each(|settings| settings.ca.push(pem.to_owned()));
+        Ok(self)
+    }
+
     /// The servers for `registry`, in order. Empty where its settings are invalid ([`Hosts::unusable`]), and for text
     /// that is not the registry of any [`Reference`](crate::reference::Reference).
     pub(super) fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
@@ -158,6 +191,17 @@ impl Hosts {
         all.chain(default)
     }
 
+    /// Whether the directory or the policy of images names this host.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        let registries = self.registries.keys().filter_map(|registry| host(&itself(registry)?));
+        let mut named = registries.chain(self.named().filter_map(|(base, _)| host(&base)));
+        self.known.contains(name) || named.any(|named| named == name)
+    }
+
+    pub(super) fn proxies(&self) -> &HttpProxies {
+        &self.proxies
+    }
+
     pub(super) fn refused(&self) -> &RefusedNetworks {
         &self.refused
     }
@@ -165,6 +209,10 @@ impl Hosts {
     pub(super) fn tls_settings(&self) -> &[TlsSettings] {
         &self.tls_settings
     }
+}
+
+fn host(url: &Url) -> Option<String> {
+    url.host_str().map(str::to_owned)
 }
 
 /// Reads the directory of one registry. Adds its TLS settings to `tls_settings`.

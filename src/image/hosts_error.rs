@@ -55,6 +55,12 @@ pub enum HostsError {
         /// What the value must be.
         why: String,
     },
+    /// Additional CA certificates that cannot be used.
+    #[error("the additional CA certificates cannot be used: {why}; write PEM certificates")]
+    ExtraCa {
+        /// The cause.
+        why: String,
+    },
 }
 
 impl HostsError {

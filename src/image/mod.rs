@@ -7,6 +7,7 @@
 //!                  │ transport        one request (request): token (auth), redirects, retries (retry), limits
 //!                  │ suspect_mirrors  the servers to try last for a blob that they did not deliver correctly
 //!                  │ addresses        the addresses that are never contacted
+//!                  │ route            whether a request goes to a proxy (clients: with which HTTP client)
 //!                  │ resolve          one document after the other; HEAD first where the digest of a tag is known
 //!                  │ manifest         parses manifests (platform: the entry for this host; config: the fields we keep)
 //!                  │ min_throughput   the minimum speed of a download
@@ -32,6 +33,7 @@ mod auth;
 mod blob;
 mod body;
 mod candidates;
+mod clients;
 mod config;
 mod docker;
 mod endpoint;
@@ -53,6 +55,9 @@ mod networks;
 mod platform;
 #[cfg(test)]
 mod private_tests;
+mod proxy_fault;
+#[cfg(test)]
+mod proxy_tests;
 #[cfg(test)]
 mod published_tests;
 mod pull_policy;
@@ -65,6 +70,7 @@ mod request;
 mod resolve;
 mod retry;
 mod rewrite;
+mod route;
 mod secret;
 mod suspect_mirrors;
 mod target;
@@ -77,6 +83,7 @@ mod upload;
 mod upload_tests;
 
 pub use blob::BlobReader;
+pub use clients::SetUpError;
 pub use error::ImageError;
 pub use hosts::Hosts;
 pub use hosts_error::HostsError;
@@ -88,7 +95,6 @@ pub use platform::architecture;
 pub use pull_policy::PullPolicy;
 pub use registries::Registries;
 pub use resolve::KnownImage;
-pub use transport::SetUpError;
 
 use crate::{
     digest::{BlobDigest, DiffId, ManifestDigest},

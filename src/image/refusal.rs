@@ -2,6 +2,8 @@
 
 use reqwest::Url;
 
+use crate::registry_name;
+
 /// Why a host is not contacted. It never contains more of a URL than the host: queries contain signatures.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
@@ -29,6 +31,16 @@ pub(super) enum Refusal {
         /// `a loopback address` and the like.
         kind: &'static str,
     },
+    /// A name that a proxy would resolve in place of this node, which cannot.
+    #[error(
+        "{host} does not resolve on this node, so its addresses cannot be checked before a proxy contacts it; to allow \
+         it, name the host without wildcards in the chart's values: in policy.allowedImages (\"{host}/*\") or in \
+         registries"
+    )]
+    Unresolved {
+        /// Host of the URL.
+        host: String,
+    },
     /// A URL with a user name or password.
     #[error(
         "{role} leads to {host} with a user name or password in its URL; such URLs are not followed"
@@ -54,14 +66,10 @@ impl Refusal {
     /// The same refusal with the host and port of `url`. A resolver knows only the host name.
     pub(super) fn of(self, url: Option<&Url>) -> Self {
         match (self, url) {
-            (Self::Address { kind, .. }, Some(url)) => Self::Address { host: server(url), kind },
+            (Self::Address { kind, .. }, Some(url)) => {
+                Self::Address { host: registry_name::of_url(url), kind }
+            }
             (other, _) => other,
         }
     }
-}
-
-/// `host[:port]` of a URL.
-pub(super) fn server(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

@@ -9,13 +9,14 @@ use super::{
     Access, Image, Keyring, LayerBlob, Reference, Repository,
     blob::{BlobReader, Source, Wanted},
     candidates::{Attempt, Tried, attempts},
+    clients::{SetUpError, Trust},
     endpoint::Endpoint,
     error::{ImageError, Problem},
     hosts::Hosts,
     networks::Network,
     retry::RetryPolicy,
     suspect_mirrors::SuspectMirrors,
-    transport::{SetUpError, Transport, Trust},
+    transport::Transport,
 };
 use crate::{budget::Budget, digest::BlobDigest};
 

@@ -15,10 +15,10 @@ use rustls::{
 
 use super::{
     Hosts, Image, ImageError, Keyring, Registries,
+    clients::Trust,
     fake::{self, FakeRegistry, soon},
     retry::RetryPolicy,
     tls,
-    transport::Trust,
 };
 use crate::error::Class;
 
@@ -42,8 +42,12 @@ fn in_front_of(behind: String, wants_client: bool) -> String {
     } else {
         config.with_no_client_auth()
     };
-    let config = Arc::new(config.with_single_cert(chain, key).unwrap());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    serve("127.0.0.1:0", config.with_single_cert(chain, key).unwrap(), behind)
+}
+
+/// Listens at `at` with TLS in front of `behind`, with one request per connection. Returns its `host:port`.
+pub(super) fn serve(at: &str, config: ServerConfig, behind: String) -> String {
+    let (config, listener) = (Arc::new(config), TcpListener::bind(at).unwrap());
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
         for client in listener.incoming() {

@@ -1,60 +1,38 @@
 //! Sends one request to a registry's server: tokens, redirects, retries, limits.
 //!
-//! The HTTP client follows no redirect and uses no proxy, so [`addresses`] checks every connection. A secret is sent to
-//! the server that it is for, and to the token realm that this server names. A redirect to another server drops it for
-//! the rest of the request, and an upload that continues at another server never has it. If a redirect leads to a
-//! server that requires a token, that server receives an anonymous token of its own realm. Deliberately absent: the
-//! time limits for the body of a blob, which are in `min_throughput`.
+//! Every hop of a request passes [`addresses`], and before it goes to a proxy also `route`. A secret is sent to the server
+//! that it is for, and to the token realm that this server names. A redirect to another server drops it for the rest of
+//! the request, and an upload that continues at another server never has it. If a redirect leads to a server that
+//! requires a token, that server receives an anonymous token of its own realm. Deliberately absent: the time limits for
+//! the body of a blob, which are in `min_throughput`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use reqwest::{
-    Client, ClientBuilder, Response, StatusCode, Url,
+    Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
-    redirect,
 };
 
 use super::{
-    addresses::{self, Resolver, Role},
+    addresses::{self, Role},
     auth::{self, Challenge, Grant, Key, Realm, Token, Tokens},
     body::RequestBody,
+    clients::{Clients, NO_CLIENT, SetUpError, Trust},
     endpoint::Endpoint,
-    error::{self, Problem},
+    error::Problem,
     hosts::Hosts,
     keyring::Access,
     request::{IDLE_TIME, RegistryRequest, Verb, location, read_all},
     retry::RetryPolicy,
+    route::Route,
     secret::{self, Secret},
-    tls::{self, TlsSettings},
+    tls,
 };
-use crate::{
-    budget::{Budget, Share},
-    error::Class,
-};
+use crate::budget::{Budget, Share};
 
-const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// Largest number of idle connections per server.
-const IDLE_MAX: usize = 8;
 /// Registries need one redirect, to their storage; browsers allow 20.
 const REDIRECTS_MAX: usize = 5;
-
-/// The HTTP client could not be set up.
-#[derive(Debug, thiserror::Error)]
-#[error("the HTTP client for registries cannot be set up: {}", Problem::root_cause(.0))]
-pub struct SetUpError(reqwest::Error);
-
-impl SetUpError {
-    /// Whether TLS is the cause, for example a missing CA certificate.
-    pub(super) fn is_tls(&self) -> bool {
-        error::find::<rustls::Error>(&self.0).is_some()
-    }
-
-    /// Always [`Class::Internal`].
-    pub fn class(&self) -> Class {
-        Class::Internal
-    }
-}
 
 /// A request for all servers of a redirect chain.
 struct Sent<'a> {
@@ -98,27 +76,9 @@ pub(super) struct Document {
     _share: Share,
 }
 
-/// The CAs that are trusted without a hosts file.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Trust {
-    /// The system's CAs: the files of `SSL_CERT_FILE` and `SSL_CERT_DIR`, otherwise the usual files beneath /etc/ssl.
-    /// They are read once, when the client is set up.
-    System,
-    /// No CA: every https connection fails. Reads no file.
-    NoCa,
-}
-
-#[derive(Debug)]
-struct Clients {
-    /// For servers that the hosts directory names: all addresses are allowed.
-    configured: Client,
-    /// For all other servers: the policy refuses addresses.
-    strict: Client,
-}
-
 #[derive(Debug)]
 pub(super) struct Transport {
-    /// One pair for each entry of [`Hosts::tls_settings`].
+    /// One for each entry of [`Hosts::tls_settings`].
     clients: Vec<Clients>,
     hosts: Hosts,
     tokens: Tokens,
@@ -128,13 +88,9 @@ pub(super) struct Transport {
 impl Transport {
     pub(super) fn new(hosts: Hosts, retry: RetryPolicy, trust: Trust) -> Result<Self, SetUpError> {
         tls::provider();
-        let clients = |settings: &TlsSettings| {
-            let client = || settings.apply(client(trust));
-            let strict = client()?.dns_resolver(Resolver(hosts.refused().clone())).build()?;
-            Ok(Clients { configured: client()?.build()?, strict })
-        };
-        let clients = hosts.tls_settings().iter().map(clients).collect::<Result<_, _>>();
-        let clients = clients.map_err(SetUpError)?;
+        let settings = hosts.tls_settings().iter();
+        let clients = settings.map(|settings| Clients::new(settings, &hosts, trust));
+        let clients = clients.collect::<Result<_, _>>()?;
         Ok(Self { clients, hosts, tokens: Tokens::default(), retry })
     }
 
@@ -348,11 +304,14 @@ impl Transport {
             if let Some(authorization) = sent.authorization.as_ref().filter(|_| at_owner) {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            let request = self.client(&url, tls)?.request(sent.verb.method(), url.clone());
+            let route = Route::to(&url, &self.hosts).await?;
+            let client = self.clients.get(tls).ok_or(NO_CLIENT)?.of(&url, route, &self.hosts)?;
+            let request = client.request(sent.verb.method(), url.clone());
             let sending = request.headers(headers).body(sent.body.to_body()).send();
             let after = if sent.verb.sends() { self.retry.upload_response } else { IDLE_TIME };
             let response = sent.body.watched(self.retry.response, after, sending).await?;
-            let response = response.map_err(Problem::of_request)?;
+            let response = response.map_err(|error| route.problem(&url, error))?;
+            route.check(&response)?;
             if !sent.verb.is_safe() || !is_redirect(response.status()) {
                 return Ok(FinalResponse { response, url, at_owner });
             }
@@ -361,26 +320,6 @@ impl Transport {
             url = next;
         }
         Err(Problem::Redirects(REDIRECTS_MAX))
-    }
-
-    /// The client for `url` with the entry `tls` of [`Hosts::tls_settings`].
-    fn client(&self, url: &Url, tls: usize) -> Result<&Client, Problem> {
-        let none = Problem::Unsupported("the driver has no HTTP client for the server");
-        let clients = self.clients.get(tls).ok_or(none)?;
-        Ok(if self.hosts.names(url) { &clients.configured } else { &clients.strict })
-    }
-}
-
-fn client(trust: Trust) -> ClientBuilder {
-    let builder = Client::builder()
-        .user_agent(concat!("ovl-csi/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .pool_max_idle_per_host(IDLE_MAX)
-        .connect_timeout(CONNECT_TIME);
-    match trust {
-        Trust::System => builder,
-        Trust::NoCa => builder.tls_certs_only([]),
     }
 }
 

@@ -72,6 +72,55 @@ default = {{ toJson $allowed.default }}
 {{- end -}}
 {{- end -}}
 
+{{/* The variables of the nodes' proxies, as items of `env`. Empty without a proxy. */}}
+{{- define "ovl-csi.proxy" -}}
+{{- with .Values.proxy -}}
+{{- if and .existingSecret (or .https .http) -}}
+{{- fail "proxy.existingSecret replaces proxy.https and proxy.http: leave these empty" -}}
+{{- end -}}
+{{- if .existingSecret }}
+- name: HTTPS_PROXY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: https
+- name: HTTP_PROXY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: http
+      optional: true
+{{- end }}
+{{- with .https }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .http }}
+- name: HTTP_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- if or .existingSecret .https .http }}
+- name: NO_PROXY
+  value: {{ include "ovl-csi.noProxy" $ | quote }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* The servers without a proxy: those of the values, and those in the cluster. Only kubeadm stores the network of all
+pods where it can be read. */}}
+{{- define "ovl-csi.noProxy" -}}
+{{- $direct := concat .Values.proxy.noProxy (list ".svc" ".cluster.local") -}}
+{{- if .Values.registry.enabled -}}
+{{- $direct = append $direct (include "ovl-csi.registryIP" .) -}}
+{{- end -}}
+{{- range dig "items" list (lookup "networking.k8s.io/v1" "ServiceCIDR" "" "") -}}
+{{- $direct = concat $direct (dig "spec" "cidrs" list .) -}}
+{{- end -}}
+{{- $kubeadm := lookup "v1" "ConfigMap" "kube-system" "kubeadm-config" -}}
+{{- $pods := dig "data" "ClusterConfiguration" "" $kubeadm | fromYaml | dig "networking" "podSubnet" "" -}}
+{{- concat $direct (splitList "," $pods | compact) | uniq | join "," -}}
+{{- end -}}
+
 {{/* The request of a probe. Arguments: path, and the chart's values. */}}
 {{- define "ovl-csi.health" -}}
 httpGet:

@@ -55,7 +55,7 @@ pub struct Environment {
 
 /// Programs of this machine, for cases that check images from outside the cluster.
 pub struct Programs {
-    /// umoci. (skopeo and podman are packages of the machine.)
+    /// umoci. (skopeo, podman and tinyproxy are packages of the machine.)
     pub umoci: PathBuf,
     /// csi-sanity.
     pub sanity: PathBuf,
@@ -131,7 +131,7 @@ pub fn teardown(h: &Harness, prerequisites: &Prerequisites, purpose: Purpose) ->
 
 impl Programs {
     fn ensure(h: &Harness) -> Result<Self> {
-        apt::ensure(h, &["skopeo", "podman"])?;
+        apt::ensure(h, &["skopeo", "podman", "tinyproxy-bin"])?;
         let umoci = programs::umoci().ensure(h)?.join("umoci");
         let sanity = programs::csi_sanity().ensure(h)?.join("csi-sanity");
         Ok(Self { umoci, sanity, scratch: h.cache.scratch("images")? })

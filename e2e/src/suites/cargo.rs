@@ -15,7 +15,8 @@ use crate::toolchain::{apt, estargz, golang, programs, versions};
 use crate::{cluster::engine, driver};
 
 /// Packages that the tests on real mounts call: tools that create and check the mounted file
-/// systems, and programs that depend on inodes, descriptors and access lists.
+/// systems, and programs that depend on inodes, descriptors and access lists. iproute2 and tinyproxy are for the
+/// tests of proxies.
 pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "acl",
     "attr",
@@ -24,6 +25,7 @@ pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "e2fsprogs",
     "erofs-utils",
     "git",
+    "iproute2",
     "libarchive-tools",
     "ncdu",
     "podman",
@@ -34,6 +36,7 @@ pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "skopeo",
     "sqlite3",
     "squashfs-tools",
+    "tinyproxy-bin",
     "umoci",
     "xfsprogs",
 ];

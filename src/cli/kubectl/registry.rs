@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::{
     error::Class,
+    http_proxy::HttpProxies,
     image::{Hosts, Image, Keyring, Registries},
     reference::Reference,
     registry_name::is_local,
@@ -52,6 +53,9 @@ impl RegistryArgs {
                 hosts = hosts.with_plain_http(image.registry());
             }
         }
+        // The user chose these images, so their registries may be resolved by the user's proxy.
+        let registries = images.iter().map(|image| image.registry().to_owned());
+        hosts = hosts.with_proxies(HttpProxies::from_env()?, registries);
         let (keyring, unusable) = self.keyring()?;
         Ok(Access { registries: Registries::new(hosts)?, keyring, unusable })
     }

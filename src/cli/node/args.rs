@@ -15,15 +15,19 @@ use serde::Deserialize;
 use crate::{
     cli::values::{dir, duration, required_check},
     csi::{self, DriverName, Endpoint, NodeName},
+    http_proxy::HttpProxies,
     image::{Hosts, Keyring, Network, Registries},
     layers::{self, DiskLimits},
     quantity::Quantity,
     reference::Repository,
+    registry_name,
     telemetry::Collector,
     volumes::{ImagePolicy, Settings},
 };
 
 /// Serve CSI on this node and register with its kubelet
+///
+/// Requests to registries use the proxies in HTTPS_PROXY, HTTP_PROXY and NO_PROXY, as containerd does
 #[derive(Debug, Args)]
 pub(in crate::cli) struct NodeArgs {
     /// The name of this node, as in `kubectl get nodes`
@@ -46,6 +50,10 @@ pub(in crate::cli) struct NodeArgs {
     /// Mirrors, CAs and plain http of registries, as for containerd: `DIR/HOST[:PORT]/hosts.toml`
     #[arg(long, value_name = "DIR", value_parser = dir)]
     hosts_dir: Option<PathBuf>,
+    /// CA certificates (PEM) that are trusted for every registry and proxy, in addition to the system's and to those in
+    /// --hosts-dir (chart: extraCA)
+    #[arg(long, value_name = "FILE")]
+    extra_ca_file: Option<PathBuf>,
     /// The address of /healthz and /livez
     #[arg(long, default_value = "127.0.0.1:9808", value_name = "IP:PORT")]
     health_address: SocketAddr,
@@ -186,12 +194,23 @@ impl NodeArgs {
         self.root.clone().unwrap_or_else(default)
     }
 
-    /// The client of the registries.
+    /// The client of the registries, with the proxies of the environment.
     pub(super) fn registries(&self) -> anyhow::Result<Registries> {
-        let hosts = match &self.hosts_dir {
+        let mut hosts = match &self.hosts_dir {
             Some(dir) => Hosts::load(dir).context("--hosts-dir")?,
             None => Hosts::default(),
         };
+        if let Some(path) = &self.extra_ca_file {
+            let argument = || format!("--extra-ca-file {}", path.display());
+            let pem = fs::read(path).with_context(argument)?;
+            hosts = hosts.with_extra_ca(&pem).with_context(argument)?;
+        }
+        let (proxies, policy) = (HttpProxies::from_env()?, policy(self.policy_file.as_deref())?);
+        for proxy in proxies.all() {
+            let proxy = registry_name::of_url(proxy);
+            tracing::info!(%proxy, "requests to registries use a proxy");
+        }
+        hosts = hosts.with_proxies(proxies, policy.registries().map(str::to_owned));
         let registries = Registries::new(hosts).map_err(|e| anyhow!(e))?;
         registries.refuse_networks(self.refused_networks.clone());
         Ok(registries)
@@ -273,90 +292,5 @@ impl NodeArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: NodeArgs,
-    }
-
-    fn args(given: &[&str]) -> NodeArgs {
-        Cli::parse_from(["ovl", "--node-name", "n"].iter().chain(given)).args
-    }
-
-    fn file(text: &str) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        file
-    }
-
-    #[test]
-    fn the_defaults_are_those_of_the_documentation() {
-        let args = args(&[]);
-        let (config, settings) = (args.config().unwrap(), args.settings().unwrap());
-        assert_eq!(
-            config.endpoint.to_string(),
-            "unix:///var/lib/kubelet/plugins/ovl.csi.dev/csi.sock"
-        );
-        assert_eq!((config.metrics, config.defaults), (None, csi::Defaults::default()));
-        assert_eq!(args.root(), Path::new("/var/lib/ovl-csi/ovl.csi.dev"));
-        assert_eq!((settings.disk_high, settings.disk_low), (85, 75));
-        assert_eq!(
-            args.disk().unwrap(),
-            DiskLimits { min_free: 5, captures: 50, captures_each: 25 }
-        );
-        assert_eq!(settings.trust_for, Duration::from_secs(3600));
-        assert!(settings.policy.allows("any", &"r.io/a".parse().unwrap()));
-    }
-
-    #[test]
-    fn the_arguments_become_settings() {
-        let policy = file(
-            "refusedImages = ['r.io/b*']\n[allowedImages]\ndefault = []\n[allowedImages.namespaces]\nci = ['r.io/*']",
-        );
-        let args = args(&[
-            "--default-size=10Gi",
-            "--default-inodes=100k",
-            "--default-volatile=true",
-            "--metrics-address=0.0.0.0:9809",
-            "--disk-high-percent=90",
-            "--disk-low-percent=50",
-            "--trust-credentials-for=0s",
-            "--policy-file",
-            policy.path().to_str().unwrap(),
-        ]);
-        let (config, settings) = (args.config().unwrap(), args.settings().unwrap());
-        let defaults =
-            csi::Defaults { size: Some(10 << 30), inodes: Some(100_000), volatile: true };
-        assert_eq!(config.defaults, defaults);
-        assert_eq!(config.metrics.unwrap().port(), 9809);
-        assert_eq!((settings.disk_high, settings.disk_low), (90, 50));
-        assert_eq!(settings.trust_for, Duration::ZERO);
-        let image = "r.io/a:1".parse().unwrap();
-        assert!(settings.policy.allows("ci", &image) && !settings.policy.allows("any", &image));
-        assert!(!settings.policy.allows("ci", &"r.io/b:1".parse().unwrap()));
-    }
-
-    #[test]
-    fn an_argument_that_cannot_be_used_is_named_in_the_error() {
-        let (policy, typed) = (file("[allowedImages]\ndefault = ['a[']"), file("[allowedimages]"));
-        let (policy, typed) = (policy.path().to_str().unwrap(), typed.path().to_str().unwrap());
-        for (given, message) in [
-            (["--disk-low-percent", "85"], "--disk-low-percent 85 is not below"),
-            (["--policy-file", policy], "\"a[\" is not a pattern"),
-            (["--policy-file", typed], "unknown field `allowedimages`"),
-            (["--policy-file", "/nowhere"], "--policy-file /nowhere: No such file"),
-            (["--credentials-file", typed], ": not a usable .dockerconfigjson"),
-            (["--credentials-file", "/nowhere"], "--credentials-file /nowhere: No such file"),
-        ] {
-            let error = format!("{:#}", args(&given).settings().unwrap_err());
-            assert!(error.contains(message), "{message:?} is not in {error:?}");
-        }
-    }
-}
+#[path = "args_tests.rs"]
+mod tests;

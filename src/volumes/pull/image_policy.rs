@@ -3,7 +3,7 @@
 //! It is checked before any request to a registry. An image name makes this node open a connection to a host that the
 //! pod's author chooses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::{
     error::Class,
     reference::Reference,
-    registry_name::{DOCKER_HUB, DOCKER_HUB_ALIASES},
+    registry_name::{self, DOCKER_HUB, DOCKER_HUB_ALIASES},
 };
 
 /// Patterns for canonical references (`docker.io/library/alpine:3`): `*` and `?` match any characters, `/` too,
@@ -25,6 +25,7 @@ pub struct ImagePolicy {
     refused: GlobSet,
     default: GlobSet,
     namespaces: BTreeMap<String, GlobSet>,
+    registries: BTreeSet<String>,
 }
 
 /// The policy as TOML.
@@ -65,9 +66,16 @@ impl ImagePolicy {
         default: &[String],
         namespaces: &BTreeMap<String, Vec<String>>,
     ) -> Result<Self, PolicyError> {
+        let every = namespaces.values().flatten().chain(default);
+        let registries = every.filter_map(|pattern| registry_of(pattern)).collect();
         let namespaces = namespaces.iter().map(|(name, list)| Ok((name.clone(), globs(list)?)));
         let (default, namespaces) = (globs(default)?, namespaces.collect::<Result<_, _>>()?);
-        Ok(Self { refused: GlobSet::empty(), default, namespaces })
+        Ok(Self { refused: GlobSet::empty(), default, namespaces, registries })
+    }
+
+    /// The registries (`host[:port]`) that the allowed patterns of all namespaces name without wildcards.
+    pub fn registries(&self) -> impl Iterator<Item = &str> {
+        self.registries.iter().map(String::as_str)
     }
 
     /// The same policy, which in addition refuses images that match `patterns` to every namespace.
@@ -98,7 +106,8 @@ impl Default for ImagePolicy {
     fn default() -> Self {
         // The pattern is well formed. If it were not, nothing would be allowed.
         let default = globs(&every_image()).unwrap_or_else(|_| GlobSet::empty());
-        Self { refused: GlobSet::empty(), default, namespaces: BTreeMap::new() }
+        let (namespaces, registries) = (BTreeMap::new(), BTreeSet::new());
+        Self { refused: GlobSet::empty(), default, namespaces, registries }
     }
 }
 
@@ -108,6 +117,15 @@ impl TryFrom<Written> for ImagePolicy {
     fn try_from(written: Written) -> Result<Self, PolicyError> {
         Self::new(&written.default, &written.namespaces)
     }
+}
+
+/// The registry of a pattern; `None` where a wildcard or an escape is in it.
+fn registry_of(pattern: &str) -> Option<String> {
+    let (registry, _) = pattern.split_once('/')?;
+    if registry.contains(['*', '?', '[', '{', '}', '\\', ',']) {
+        return None;
+    }
+    registry_name::canonical(registry)
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, PolicyError> {
@@ -184,6 +202,18 @@ mod tests {
         for policy in [ImagePolicy::default(), toml::from_str("").unwrap()] {
             assert!(allows(&policy, "any", "registry.example:5000/deep/a:1"));
         }
+    }
+
+    #[test]
+    fn a_registry_is_named_only_without_wildcards() {
+        let policy: ImagePolicy = toml::from_str(
+            "default = ['*', '*/x', '*.a.io/*', '{b.io,c.io}/*', 'd?.io/*', 'e[ab].io/*', 'F.io/x', 'docker.io/library/*']\n\
+             [namespaces]\nci = ['g.io:5000/{x,y}', 'plain', 'library/x']",
+        )
+        .unwrap();
+        let named: Vec<_> = policy.registries().collect();
+        assert_eq!(named, ["docker.io", "f.io", "g.io:5000"]);
+        assert_eq!(ImagePolicy::default().registries().count(), 0);
     }
 
     #[test]

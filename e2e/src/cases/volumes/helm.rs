@@ -1,5 +1,5 @@
 //! The release is upgraded, uninstalled while a pod runs, and installed again. The pod is not
-//! disturbed, and its volume is removed in the end.
+//! disturbed, and its volume is removed in the end. The upgrade gives the nodes a proxy.
 //!
 //! While no driver runs, the node's record of a snapshot and its OverlaySnapshot get the form that
 //! the version before wrote. Deliberately absent: that version itself, which a clone may not have.
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cases::case::{Case, Concurrency};
+use crate::cases::volumes::node_proxy::NodeProxy;
 use crate::cases::writer::{Writer, start_another_pod};
 use crate::env::chart::{NAMESPACE, RELEASE};
 use crate::env::namespace::TestNamespace;
@@ -43,12 +44,16 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
     };
     let kept = ns.snapshot("kept", "writer", "local")?;
     let before = uids()?;
-    env.install(&json!({ "podAnnotations": { "example.org/upgraded": "yes" } }))?;
+    let proxy = NodeProxy::start(env)?;
+    // The annotation makes new pods of the controller too.
+    let annotations = json!({ "example.org/upgraded": "yes" });
+    env.install(&json!({ "podAnnotations": annotations, "proxy": proxy.values(env) }))?;
     let after = uids()?;
     let new = after.iter().filter(|uid| !before.contains(uid)).count();
     ensure!(new == before.len(), "{new} of {} driver's pods are new", before.len());
     writer.check_still_writing()?;
     start_another_pod(ns, "after-upgrade")?;
+    proxy.check_used(ns)?;
 
     env.uninstall()?;
     wait_for("the end of the driver's pods", POD_TIMEOUT, || Ok(uids()?.is_empty().then_some(())))?;

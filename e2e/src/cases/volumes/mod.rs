@@ -7,6 +7,7 @@ mod helm;
 mod kubelet_restart;
 mod lifecycle;
 mod manifests;
+mod node_proxy;
 mod node_restart;
 mod options;
 mod owner;

@@ -63,6 +63,7 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     report.count("the chart renders twice to the same", registry::twice(helm, repo));
     report.count("the registry's secrets are made in the cluster", registry::secrets(helm, repo));
     report.count("the registry is reached by https", registry::reached(helm, repo));
+    report.count("the nodes have the proxies of the values", settings::proxies(helm, repo));
     report.count("of the kubelet's directory three parts are mounted", settings::kubelet(&usual));
     let example = fs::read_to_string(repo.join("deploy/examples/pod.yaml"));
     let conform = Conform {

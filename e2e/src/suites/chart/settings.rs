@@ -31,7 +31,12 @@ const RENDERED: &[&str] = &[
     "path: \"private.example:5443/ca.crt\"",
     "server = \"http://[fd00::1]:5000\"",
     "ca = \"/etc/ovl-csi/hosts/private.example:5443/ca.crt\"",
+    "- --extra-ca-file=/etc/ovl-csi/extra-ca/ca.crt",
+    "YW5vdGhlcg==",
     "value: /mnt/fast/ovl/second.ovl.csi.dev",
+    "value: \"http://proxy.example:3128\"",
+    "value: \"http://proxy.example:3129/\"",
+    "value: \"corp.example,.other.example:5000,192.0.2.0/24,.svc,.cluster.local,10.96.0.77\"",
     "- --credentials-file=/etc/ovl-csi/credentials/config.json",
     "secretName: node-registries",
     "- --trust-credentials-for=30m",
@@ -156,6 +161,27 @@ pub fn bare(helm: &Path, repo: &Path) -> Result<()> {
         Some(word) => bail!("`{word}` is in:\n{rendered}"),
         None => Ok(()),
     }
+}
+
+/// Checks that only the nodes' driver has proxies, and that their URLs can come from a Secret.
+pub fn proxies(helm: &Path, repo: &Path) -> Result<()> {
+    let usual = chart::chart(helm, repo, &[])?;
+    ensure!(!usual.contains("_PROXY"), "there are proxies by default:\n{usual}");
+    let secret = chart::chart(helm, repo, &["--set", "proxy.existingSecret=proxy-login"])?;
+    for (name, count) in [
+        ("name: HTTPS_PROXY", 1),
+        ("name: HTTP_PROXY", 1),
+        ("name: NO_PROXY", 1),
+        ("name: proxy-login", 2),
+        ("optional: true", 1),
+        ("value: \".svc,.cluster.local\"", 1),
+    ] {
+        let found = secret.matches(name).count();
+        ensure!(found == count, "`{name}` is there {found} times and not {count}:\n{secret}");
+    }
+    let one = chart::chart(helm, repo, &["--set", "proxy.https=http://proxy.example:3128"])?;
+    ensure!(!one.contains("name: HTTP_PROXY"), "plain http has a proxy:\n{one}");
+    Ok(())
 }
 
 /// Checks that the driver mounts only three parts of the kubelet's directory: its pods, the
