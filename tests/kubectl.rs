@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     process::Command,
     thread,
 };
@@ -171,4 +171,60 @@ fn the_kubeconfig_sets_the_server_the_user_and_the_namespace() {
         assert!(request.contains(header), "{header:?} is not in {request}");
     }
     assert!(!output.contains("of-the-test"), "{output}");
+}
+
+/// The first line that a proxy gets from `kubectl ovl list`; `None` without a connection to it.
+fn request_to_proxy(server: &str, proxy_url: &str, variables: &[(&str, &str)]) -> Option<String> {
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = proxy.local_addr().unwrap().to_string();
+    let received = thread::spawn(move || {
+        let (mut client, _) = proxy.accept().unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n") {
+            let mut byte = [0];
+            match client.read(&mut byte) {
+                Ok(1) => text.push(byte[0]),
+                _ => return None,
+            }
+        }
+        Some(String::from_utf8(text).unwrap().trim().to_owned())
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    let proxy_url = proxy_url.replace("PROXY", &address);
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: one\n\
+         clusters:\n- name: c\n  cluster: {{server: 'https://{server}', proxy-url: '{proxy_url}'}}\n\
+         contexts:\n- name: one\n  context: {{cluster: c, user: u}}\n\
+         users:\n- name: u\n  user: {{token: t}}\n"
+    );
+    fs::write(&file, text).unwrap();
+    let variables = variables.iter().map(|(name, value)| (*name, value.replace("PROXY", &address)));
+    let ended = Command::new(env!("CARGO_BIN_EXE_kubectl-ovl"))
+        .args(["list", "--kubeconfig", file.to_str().unwrap()])
+        .env_clear()
+        .envs(variables)
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    // Ends the wait where no connection came.
+    drop(TcpStream::connect(&address));
+    received.join().unwrap()
+}
+
+#[test]
+fn the_api_server_is_contacted_through_the_proxy_of_the_environment() {
+    let connect = Some("CONNECT 192.0.2.1:6443 HTTP/1.1".to_owned());
+    let proxy = ("HTTPS_PROXY", "http://PROXY");
+    for (server, proxy_url, variables, expected) in [
+        ("192.0.2.1:6443", "", &[proxy][..], connect.clone()),
+        ("192.0.2.1:6443", "", &[("https_proxy", "PROXY")], connect.clone()),
+        ("192.0.2.1:6443", "", &[proxy, ("NO_PROXY", "127.0.0.1,corp.example")], connect.clone()),
+        ("192.0.2.1:6443", "http://PROXY", &[("HTTPS_PROXY", "http://127.0.0.1:1")], connect),
+        ("api.invalid:6443", "", &[proxy, ("NO_PROXY", ".invalid")], None),
+        ("127.0.0.1:1", "", &[proxy], None),
+    ] {
+        let found = request_to_proxy(server, proxy_url, variables);
+        assert_eq!(found, expected, "{server} {proxy_url} {variables:?}");
+    }
 }

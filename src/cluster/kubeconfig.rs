@@ -12,7 +12,10 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
+use url::Url;
+
 use super::{Client, ClusterError, client::CONNECT, error::credentials};
+use crate::http_proxy::HttpProxies;
 
 /// How a user connects to a cluster: the options that kubectl has too. What is absent comes from the kubeconfig.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +38,7 @@ pub struct Connection {
 
 impl Client {
     /// The client of a user, and the namespace of the user's context. Runs the credential plugin that the kubeconfig
-    /// names.
+    /// names. The proxy is the `proxy-url` of the cluster, else the one of the environment ([`HttpProxies`]).
     ///
     /// # Errors
     /// [`ClusterError::Kubeconfig`], [`ClusterError::Credentials`], and [`ClusterError::SetUp`] for unusable TLS
@@ -97,8 +100,29 @@ async fn config(connection: &Connection) -> Result<Config, ClusterError> {
         },
     };
     let read = read.map_err(|error| unusable(&error))?;
+    let has_own_proxy = has_proxy(&read, &options);
     let config = Config::from_custom_kubeconfig(read, &options).await;
-    config.map_err(|error| unusable(&error))
+    let mut config = config.map_err(|error| unusable(&error))?;
+    if !has_own_proxy {
+        // kube compares NO_PROXY with the proxy itself and not with the server, and takes no proxy without a scheme.
+        let proxies =
+            HttpProxies::from_env().map_err(|e| ClusterError::Kubeconfig(e.to_string()))?;
+        let server = Url::parse(&config.cluster_url.to_string()).ok();
+        let proxy = server.as_ref().and_then(|server| proxies.of(server));
+        config.proxy_url = proxy.and_then(|proxy| proxy.as_str().parse().ok());
+    }
+    Ok(config)
+}
+
+/// Whether the cluster has a `proxy-url`, which has priority over the environment.
+fn has_proxy(kubeconfig: &Kubeconfig, options: &KubeConfigOptions) -> bool {
+    let name = options.context.as_ref().or(kubeconfig.current_context.as_ref());
+    let context = kubeconfig.contexts.iter().find(|it| Some(&it.name) == name);
+    let of_context = context.and_then(|it| it.context.as_ref()).map(|it| &it.cluster);
+    let cluster = options.cluster.as_ref().or(of_context);
+    let cluster = kubeconfig.clusters.iter().find(|it| Some(&it.name) == cluster);
+    let proxy = cluster.and_then(|it| it.cluster.as_ref()).and_then(|it| it.proxy_url.as_deref());
+    proxy.is_some_and(|proxy| !proxy.is_empty())
 }
 
 fn is_missing(error: &KubeconfigError) -> bool {
@@ -140,6 +164,13 @@ fn unusable(error: &KubeconfigError) -> ClusterError {
         }
         KubeconfigError::LoadClientCertificate(_) | KubeconfigError::LoadClientKey(_) => {
             "the certificate or key of the user in the kubeconfig cannot be used".to_owned()
+        }
+        KubeconfigError::ParseProxyUrl(_) => {
+            "the proxy-url of the cluster in the kubeconfig, or HTTPS_PROXY, is not a URL".to_owned()
+        }
+        KubeconfigError::ParseNoProxy(_) => {
+            "NO_PROXY has an empty or invalid entry: write hosts and networks with one comma between them"
+                .to_owned()
         }
         _ => "the kubeconfig is inconsistent".to_owned(),
     })
