@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{
     engine::{Engine, Failure},
     reconcile::{Next, ObjectGone, Reconciler},
-    spec,
+    spec::{self, Spec},
     status::{self, ConditionStatus},
 };
 use crate::{
@@ -47,6 +47,7 @@ impl<E: Engine> Reconciler<'_, E> {
                 }
             }
             if let Err(failure) = self.shared.engine.forget(&id).await {
+                let failure = Spec::named_for(object, failure);
                 tracing::warn!(
                     snapshot = self.name,
                     why = failure.message,
@@ -87,6 +88,7 @@ impl<E: Engine> Reconciler<'_, E> {
             Ok(keyring) => engine.delete_manifest(id, &target.to, image.as_ref(), &keyring).await,
             Err(failure) => Err(failure),
         };
+        let deleted = deleted.map_err(|failure| Spec::named_for(object, failure));
         let since = *self.delete_since.get_or_insert_with(Instant::now);
         match deleted {
             Ok(true) => Ok(None),

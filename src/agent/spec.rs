@@ -71,10 +71,21 @@ impl Spec {
 
     /// The failure with a message for the pod's user, who knows neither the id of the snapshot nor that of the volume.
     pub(super) fn named(&self, failure: Failure) -> Failure {
-        let prefix = format!("snapshot {}: ", self.capture.id);
-        let message = failure.message.strip_prefix(&prefix).unwrap_or(&failure.message);
+        let (id, name) = (&self.capture.id, &self.name);
+        let message =
+            failure.message.replace(&format!("snapshot {id}"), &format!("snapshot {name}"));
+        // The message is shown with the name of the snapshot.
+        let message = message.strip_prefix(&format!("snapshot {name}: ")).unwrap_or(&message);
         let message = self.capture.volume.named(&self.volume, message);
         Failure { message, ..failure }
+    }
+
+    /// The same for an object whose spec may be invalid.
+    pub(super) fn named_for(object: &OverlaySnapshot, failure: Failure) -> Failure {
+        match Self::new(object) {
+            Ok(spec) => spec.named(failure),
+            Err(_) => failure,
+        }
     }
 
     /// The request for the push, with these credentials.
@@ -122,6 +133,31 @@ mod tests {
 
     use super::*;
     use crate::controller::fuzzing;
+
+    #[test]
+    fn a_message_names_the_snapshot_and_the_volume_as_the_user_knows_them() {
+        let spec = json!({
+            "driver": "ovl.csi.dev", "nodeName": "n", "volumeHandle": "csi-0f",
+            "source": { "namespace": "ci", "pod": "p", "podUid": "u", "volume": "ws" },
+            "volumeSnapshot": { "namespace": "ci", "name": "ws-1", "uid": "vs" },
+            "freezeTimeoutMillis": 1, "squashAbove": 1,
+        });
+        let object = OverlaySnapshot::new("snap-vs", serde_json::from_value(spec).unwrap());
+        for (message, named) in [
+            (
+                "snapshot snap-vs: there is no volume csi-0f on this node",
+                "there is no volume ws on this node",
+            ),
+            (
+                "snapshot snap-vs is already being captured",
+                "snapshot ws-1 is already being captured",
+            ),
+            ("cannot push snapshot snap-vs: no space", "cannot push snapshot ws-1: no space"),
+        ] {
+            let failure = Spec::named_for(&object, Failure::new(Class::Busy, message));
+            assert_eq!(failure.message, named);
+        }
+    }
 
     /// The controller and the node have one grammar: what a class gets through the controller does not fail on a node.
     #[test]

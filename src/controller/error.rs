@@ -64,18 +64,18 @@ pub enum ControllerError {
         requested: String,
     },
     /// The snapshot is being removed. Its name is free again after that.
-    #[error("snapshot {id} is being removed by node {node}")]
+    #[error("snapshot {name} is being removed by node {node}")]
     Removing {
-        /// The handle of the snapshot.
-        id: String,
+        /// The name of the snapshot, as its user knows it.
+        name: String,
         /// The node that removes it.
         node: String,
     },
     /// The snapshot failed for good.
-    #[error("snapshot {id} failed: {why}")]
+    #[error("snapshot {name} failed: {why}")]
     Failed {
-        /// The handle of the snapshot.
-        id: String,
+        /// The name of the snapshot, as its user knows it.
+        name: String,
         /// The message of the node.
         why: String,
     },
@@ -182,7 +182,8 @@ pub(super) enum Refusal {
     Class { class: String, why: String },
     #[error("pod {0} does not exist in this namespace")]
     NoPod(String),
-    #[error("pod {pod} has no volume {volume}: its volumes are {others}")]
+    /// The message names no driver, as that of `NotCsi`. Only inline csi volumes can be right.
+    #[error("pod {pod} has no volume {volume}: {others}")]
     NoVolume { pod: String, volume: String, others: String },
     #[error(
         "volume {volume} of pod {pod} is not a volume of {driver}: only inline csi volumes of this driver can have \

@@ -149,7 +149,10 @@ impl Controller {
         let node = self.client().node(&marked.node).await?;
         match self.finish_removal(&marked, node).await? {
             true => Ok(()),
-            false => Err(ControllerError::Removing { id: id.to_owned(), node: marked.node }),
+            false => {
+                let name = marked.reference.map_or(marked.name, |reference| reference.name);
+                Err(ControllerError::Removing { name, node: marked.node })
+            }
         }
     }
 
@@ -212,7 +215,8 @@ impl Controller {
             return Err(ControllerError::OtherSource { id, existing, requested });
         }
         if object.spec.deleted {
-            return Err(ControllerError::Removing { id, node: object.spec.node_name.clone() });
+            let (name, node) = (known_name(object), object.spec.node_name.clone());
+            return Err(ControllerError::Removing { name, node });
         }
         usable(object)?;
         Ok(shown(object))
@@ -247,12 +251,18 @@ fn name_of(object: &OverlaySnapshot) -> String {
     object.metadata.name.clone().unwrap_or_default()
 }
 
+/// The name by which the user knows the snapshot: that of its VolumeSnapshot, or that of a CreateSnapshot call.
+fn known_name(object: &OverlaySnapshot) -> String {
+    let named = object.spec.volume_snapshot.as_ref().map(|named| named.name.clone());
+    named.unwrap_or_else(|| name_of(object))
+}
+
 fn usable(object: &OverlaySnapshot) -> Result<(), ControllerError> {
     let status = object.status.clone().unwrap_or_default();
     match status.phase {
         Some(Phase::Failed) => {
             let why = status.message.unwrap_or_else(|| "its node gives no reason".to_owned());
-            Err(ControllerError::Failed { id: name_of(object), why })
+            Err(ControllerError::Failed { name: known_name(object), why })
         }
         _ => Ok(()),
     }

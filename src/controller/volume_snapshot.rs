@@ -206,12 +206,13 @@ impl Reconciler {
     fn node_of(&self, pod: &Pod, volume: &str) -> Result<String, Refusal> {
         let (pod_name, name) = (pod.name.clone(), volume.to_owned());
         let Some(volume) = pod.volumes.iter().find(|v| v.name == volume) else {
-            let others: Vec<_> = pod.volumes.iter().map(|v| v.name.as_str()).collect();
-            return Err(Refusal::NoVolume {
-                pod: pod_name,
-                volume: name,
-                others: others.join(", "),
-            });
+            let others = pod.volumes.iter().filter(|other| other.driver.is_some());
+            let others: Vec<_> = others.map(|other| other.name.as_str()).collect();
+            let others = match others.is_empty() {
+                true => "it has no inline csi volume".to_owned(),
+                false => format!("its inline csi volumes are {}", others.join(", ")),
+            };
+            return Err(Refusal::NoVolume { pod: pod_name, volume: name, others });
         };
         let ours = &self.controller.0.driver;
         match volume.driver.as_deref() {

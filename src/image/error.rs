@@ -39,6 +39,21 @@ impl ImageError {
         self.problem.class()
     }
 
+    /// Whether the last server said that the image, or a part of it, does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.problem, Problem::NotFound { .. })
+    }
+
+    /// Whether the last server refused a pull that had no credentials. The caller knows where a user sets them.
+    pub fn needs_credentials(&self) -> bool {
+        matches!(self.problem, Problem::Denied { secret: false, push: false, .. })
+    }
+
+    /// The image of the request.
+    pub fn image(&self) -> &Reference {
+        &self.reference
+    }
+
     /// Whether the last server responded with a status that a retry does not change: it does not support the request.
     pub(super) fn is_response(&self) -> bool {
         matches!(self.problem, Problem::Status { .. }) && !self.problem.is_transient()
@@ -264,8 +279,8 @@ impl fmt::Display for Refused<'_> {
             ),
             (false, false) => write!(
                 f,
-                "the registry does not allow anonymous pulls from this repository ({why}); check the name, or give a \
-                 secret for it (nodePublishSecretRef)"
+                "the registry does not allow anonymous pulls from this repository ({why}); check the name, or give \
+                 credentials for it"
             ),
             (false, true) => write!(
                 f,

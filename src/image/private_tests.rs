@@ -70,12 +70,12 @@ async fn a_pull_of_a_private_image_needs_its_secret() {
     for scheme in [Scheme::Basic, Scheme::Bearer] {
         let s = fixture(Some(scheme)).await;
         let shown = s.refused(&Keyring::default()).await;
-        assert!(shown.contains("give a secret for it (nodePublishSecretRef)"), "{shown}");
+        assert!(shown.contains("give credentials for it"), "{shown}");
         let shown = s.refused(&s.registry.keyring("u", "wrong")).await;
         assert!(shown.contains("the registry refused the secret"), "{shown}");
         let elsewhere =
             fake::keyring(&json!({ "r.io": { "username": "u", "password": PASSWORD } }));
-        assert!(s.refused(&elsewhere).await.contains("nodePublishSecretRef"));
+        assert!(s.refused(&elsewhere).await.contains("give credentials for it"));
 
         let keyring = s.registry.keyring("u", PASSWORD);
         let image = s.pull(&keyring).await;
@@ -83,7 +83,7 @@ async fn a_pull_of_a_private_image_needs_its_secret() {
 
         let shown = s.refused(&Keyring::default()).await;
         assert!(
-            shown.contains("nodePublishSecretRef"),
+            shown.contains("give credentials for it"),
             "a pull with a secret does not open the image for others: {shown}"
         );
         s.refused(&s.registry.keyring("u", "wrong")).await;

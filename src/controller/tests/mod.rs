@@ -220,7 +220,7 @@ async fn a_failure_on_the_node_reaches_the_user() {
     assert_eq!(object["metadata"]["annotations"]["ovl.csi.dev/message"], "the disk of n-1 is full");
     assert_eq!(object["status"]["readyToUse"], false);
     let error = object["status"]["error"]["message"].as_str().unwrap();
-    assert!(error.contains("snapshot snap-vs-1 failed: the disk of n-1 is full"), "{error}");
+    assert!(error.contains("snapshot ws-1 failed: the disk of n-1 is full"), "{error}");
     assert_eq!(world.reasons().await, ["SnapshotRequested", "SnapshotFailed"]);
     world.api.delete(&format!("{VS}/ws-1"));
     world.settle().await;

@@ -78,7 +78,7 @@ async fn a_refusal_is_reported_once_and_ends_when_its_cause_is_fixed() {
             &|w| source(w, "p/wx"),
             &|w| source(w, "p/ws"),
             "SnapshotSourceMissing",
-            "pod p has no volume wx: its volumes are ws, ro, tmp",
+            "pod p has no volume wx: its inline csi volumes are ws, ro",
         ),
         (
             &|w| source(w, "p/tmp"),

@@ -63,7 +63,7 @@ pub enum PullError {
         count: usize,
     },
     /// The image cannot be resolved or its blobs cannot be opened.
-    #[error(transparent)]
+    #[error("{}{}", .0, where_to_give_credentials(.0))]
     Image(#[from] ImageError),
     /// A layer cannot be added to the store.
     #[error("image {reference}: {source}")]
@@ -92,4 +92,9 @@ impl PullError {
             Self::Record(e) => e.class(),
         }
     }
+}
+
+/// The field of a pod with the credentials of a pull.
+fn where_to_give_credentials(error: &ImageError) -> &'static str {
+    if error.needs_credentials() { " (nodePublishSecretRef of the volume)" } else { "" }
 }

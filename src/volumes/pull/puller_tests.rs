@@ -250,6 +250,7 @@ async fn a_pod_without_the_credential_gets_no_private_layer_of_the_store() {
     for policy in [PullPolicy::IfNotPresent, PullPolicy::Always] {
         let error = node.pull_anonymously(&image, policy).await.unwrap_err();
         assert_eq!(error.class(), Class::Denied, "{policy:?}: {error}");
+        assert!(error.to_string().contains("(nodePublishSecretRef of the volume)"), "{error}");
     }
     registry.inject("manifests", ALWAYS, Fault::Respond(503, vec![]));
     let error = node.pull_anonymously(&image, PullPolicy::IfNotPresent).await.unwrap_err();
