@@ -182,6 +182,30 @@ existing Service, else the API server's own address plus a fixed number. */}}
 {{- end -}}
 {{- end -}}
 
+{{/* Fails if the registry would have no volume for its images: without a size, or if the cluster has no default StorageClass.
+`helm template` cannot read the cluster, and renders the claim. A claim that exists has its class already. */}}
+{{- define "ovl-csi.checkRegistryStorage" -}}
+{{- $storage := .Values.registry.storage -}}
+{{- $ephemeral := "or registry.storage.ephemeral: true, to keep the images in the registry's pod and lose them with it" -}}
+{{- if not $storage.size -}}
+{{- fail (printf "registry.storage.size is empty: set it, %s" $ephemeral) -}}
+{{- end -}}
+{{- $canRead := lookup "v1" "Service" "default" "kubernetes" -}}
+{{- $claim := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "%s-registry" (include "ovl-csi.fullname" .)) -}}
+{{- if and $canRead (not $claim) (not $storage.className) -}}
+{{- $defaults := list -}}
+{{- range (lookup "storage.k8s.io/v1" "StorageClass" "" "").items -}}
+{{- $annotations := default dict .metadata.annotations -}}
+{{- range list "storageclass.kubernetes.io/is-default-class" "storageclass.beta.kubernetes.io/is-default-class" -}}
+{{- $defaults = ternary (append $defaults .) $defaults (eq (get $annotations .) "true") -}}
+{{- end -}}
+{{- end -}}
+{{- if not $defaults -}}
+{{- fail (printf "the cluster has no default StorageClass for the volume of the registry: set registry.storage.className, %s" $ephemeral) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The Secret with the login and the CA of the release's own registry, for the nodes. */}}
 {{- define "ovl-csi.registrySecret" -}}
 {{- default (printf "%s-registry-client" (include "ovl-csi.fullname" .)) .Values.registry.existingSecret -}}

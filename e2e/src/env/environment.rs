@@ -32,6 +32,11 @@ pub const PUSH_SECRET: &str = "push-key";
 /// Another Secret in the same namespace, which nodes may not read.
 pub const OTHER_SECRET: &str = "other-key";
 
+/// The name and the storage class of the volume of the chart's registry, and its directory on the
+/// first node.
+const REGISTRY_CLASS: &str = "ovl-registry";
+const REGISTRY_DIR: &str = "/var/lib/ovl-registry";
+
 /// An environment that is set up.
 pub struct Environment {
     /// The cluster.
@@ -110,6 +115,7 @@ pub fn set_up(
     env.trust_registry()?;
     h.progress.step("installing the chart", seconds(20), |_| {
         env.secrets()?;
+        env.registry_volume()?;
         env.install(&json!({}))
     })?;
     Ok(env)
@@ -235,6 +241,44 @@ impl Environment {
         helm.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"]).output().map(drop)
     }
 
+    /// The values of the chart's registry.
+    pub fn registry_values(&self) -> Value {
+        json!({
+            "enabled": true,
+            "image": image(&self.registry_image),
+            // The first node, which no case disturbs.
+            "nodeSelector": { "node-role.kubernetes.io/control-plane": "" },
+            "tolerations": [{ "operator": "Exists" }],
+            "storage": { "className": REGISTRY_CLASS },
+        })
+    }
+
+    /// Makes a volume on the first node for the images of the chart's registry. A cluster may have
+    /// no provisioner.
+    fn registry_volume(&self) -> Result<()> {
+        let node = self.cluster.nodes.first().context("the cluster has no node")?;
+        let make = format!("mkdir -p {REGISTRY_DIR} && chown 65532:65532 {REGISTRY_DIR}");
+        self.cluster.on_node(node, &["sh", "-c", &make])?;
+        let here = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [node] });
+        let volume = json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": { "name": REGISTRY_CLASS },
+            "spec": {
+                "capacity": { "storage": "20Gi" },
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": REGISTRY_CLASS,
+                "persistentVolumeReclaimPolicy": "Retain",
+                "local": { "path": REGISTRY_DIR },
+                "nodeAffinity": {
+                    "required": { "nodeSelectorTerms": [{ "matchExpressions": [here] }] },
+                },
+            },
+        });
+        let kubectl = self.cluster.kubectl_cmd().args(["apply", "-f", "-"]);
+        kubectl.stdin(volume.to_string()).output().map(drop)
+    }
+
     fn values(&self) -> Value {
         let mut registries = json!({ &self.registry.host: self.registry.hosts_toml() });
         for proxy in self.proxies.iter().flat_map(Proxies::all) {
@@ -254,13 +298,7 @@ impl Environment {
                 "controller": { "tolerations": [{ "operator": "Exists" }] },
                 "classes": {},
             },
-            "registry": {
-                "enabled": true,
-                "image": image(&self.registry_image),
-                // The first node, which no case disturbs.
-                "nodeSelector": { "node-role.kubernetes.io/control-plane": "" },
-                "tolerations": [{ "operator": "Exists" }],
-            },
+            "registry": self.registry_values(),
             // Both nodes at once: only the cases are affected.
             "updateStrategy": { "rollingUpdate": { "maxUnavailable": "100%" } },
         });

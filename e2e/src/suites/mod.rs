@@ -3,7 +3,7 @@
 //! Deliberately absent: a stop at the first failure, and skipped suites. A run reports everything
 //! that is wrong. A suite that cannot run has failed.
 //!
-//! May use: machine, toolchain, driver, book, report, cluster, env, cases, emulated, demo
+//! May use: machine, toolchain, oci, driver, book, report, cluster, env, cases, emulated, demo
 
 mod book;
 mod cargo;

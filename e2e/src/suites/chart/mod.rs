@@ -9,6 +9,7 @@ mod refused;
 mod registry;
 mod schemas;
 mod settings;
+mod storage;
 
 use std::fs;
 use std::path::Path;
@@ -64,6 +65,8 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     report.count("the registry's secrets are made in the cluster", registry::secrets(helm, repo));
     report.count("the registry is reached by https", registry::reached(helm, repo));
     report.count("the nodes have the proxies of the values", settings::proxies(helm, repo));
+    report.count("the registry's images are on a claim", registry::stored(helm, repo));
+    report.count("a claim needs a StorageClass", storage::looked_up(helm, repo));
     report.count("of the kubelet's directory three parts are mounted", settings::kubelet(&usual));
     let example = fs::read_to_string(repo.join("deploy/examples/pod.yaml"));
     let conform = Conform {

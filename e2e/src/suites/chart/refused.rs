@@ -100,6 +100,8 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "registry.networkPolicy.nodeCIDRs={10.0.0.1}"], "nodeCIDRs"),
     (&["--set", "snapshots.snapshotter.image.digest=sha256:1"], "digest"),
     (&["--set", "registry.storage.size=much"], "size"),
+    (&["--set", NO_STORAGE], "registry.storage.ephemeral: true"),
+    (&["--set-string", "registry.storage.ephemeral=yes"], "ephemeral"),
     (&["--set", "registry.nodePort=30500"], "nodePort"),
     (&["--set", "log.format=xml"], "format"),
     (&["--set", "healthPort=0"], "healthPort"),
@@ -138,6 +140,10 @@ const LIVE: &str = "snapshots.classes.a.parameters.consistency=live,\
 /// A Secret that nodes may not read.
 const UNREADABLE: &str = "snapshots.classes.a.parameters.repository=r.example/a,\
                           snapshots.classes.a.parameters.pushSecretName=key";
+
+/// A registry without a place for its images.
+const NO_STORAGE: &str =
+    "registry.enabled=true,registry.clusterIP=10.96.0.50,registry.storage.size=";
 
 /// Each part is short enough. The path of the socket, which they form together, is not.
 const LONG: &str = "kubeletDir=/var/lib/a-subdir-with-a-long-name/and-another-one/kubelet,\

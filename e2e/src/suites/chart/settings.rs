@@ -78,7 +78,7 @@ const RENDERED: &[&str] = &[
     "ipAddresses: [\"10.96.0.77\"]",
     "kind: ClusterIssuer",
     "cidr: \"fd00::/64\"",
-    "storage: 20Gi",
+    "storage: 50Gi",
     "storageClassName: slow",
     "- --health-address=127.0.0.1:9818",
     "- --health-address=[::]:9818",
