@@ -316,6 +316,7 @@ async fn push(given: &Given, node: &Node<'_>, pods: &mut usize) -> Value {
         id: record.id,
         node: "another".to_owned(),
         image: Some(image.clone()),
+        if_lost: String::new(),
         snapshot_layers: record.own_layers,
         owner: None,
     };

@@ -24,7 +24,8 @@ use blocks::Usage;
 const EMITTERS: [&str; 3] = ["src/agent", "src/controller", "src/volumes"];
 
 /// Reasons that these modules take from the API types, as names of phases and conditions.
-const API_TYPES: (&str, [&str; 2]) = ("src/cluster/overlay_snapshot.rs", ["Captured", "Deleting"]);
+const API_TYPES: (&str, [&str; 3]) =
+    ("src/cluster/overlay_snapshot.rs", ["Captured", "Deleting", "NotInRegistry"]);
 
 /// Words in CamelCase in their code that are no reasons: kinds, policies and states of Kubernetes, a type of a
 /// condition, a phase of a VolumeSnapshot.

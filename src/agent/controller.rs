@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::{
+    checks,
     engine::{Engine, NodeEngine},
     reconcile::Reconciler,
     shared::{Shared, Timing, WatchState},
@@ -35,6 +36,7 @@ const TIMING: Timing = Timing {
     delete_timeout: Duration::from_secs(15 * 60),
     progress_interval: Duration::from_secs(5),
     slow_interval: Duration::from_secs(10),
+    check_interval: Duration::from_secs(60 * 60),
 };
 
 /// The parts of an [`Agent`].
@@ -92,6 +94,15 @@ impl<E: Engine> NodeController<E> {
     }
 
     pub(super) async fn run(self) {
+        let checks = checks::run(&self.shared, |name| self.notify_check(name));
+        tokio::select! {
+            () = self.follow() => {}
+            never = checks => match never {},
+        }
+    }
+
+    /// Passes each change of an OverlaySnapshot to its reconciler.
+    async fn follow(&self) {
         let of_this_node = format!("spec.nodeName={}", self.shared.node);
         let mut changes = self.shared.client.watch::<OverlaySnapshot>(Some(&of_this_node));
         while let Some(change) = changes.next().await {
@@ -114,12 +125,24 @@ impl<E: Engine> NodeController<E> {
 
     /// Passes a change to the snapshot's reconciler, or starts one.
     pub(super) fn notify(&self, name: &str, deleting: bool) {
+        self.change(name, |state| state.deleting = deleting);
+    }
+
+    /// Lets the snapshot's reconciler act on the result of a check of its image.
+    fn notify_check(&self, name: &str) {
+        self.change(name, |_| {});
+    }
+
+    /// Changes the state that the snapshot's reconciler sees, and runs it.
+    fn change(&self, name: &str, change: impl FnOnce(&mut WatchState)) {
         let mut reconcilers = lock(&self.reconcilers);
         if let Some(reconciler) = reconcilers.get(name) {
-            reconciler.send_modify(|state| state.deleting = deleting);
+            reconciler.send_modify(change);
             return;
         }
-        let (sender, mut watched) = watch::channel(WatchState { deleting });
+        let mut state = WatchState::default();
+        change(&mut state);
+        let (sender, mut watched) = watch::channel(state);
         reconcilers.insert(name.to_owned(), sender);
         let (shared, all, name) = (self.shared.clone(), self.reconcilers.clone(), name.to_owned());
         tokio::spawn(async move {

@@ -7,6 +7,7 @@ use std::{fmt::Display, future::Future, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use crate::{
+    digest::ManifestDigest,
     error::Class,
     image::Keyring,
     layers::{SnapshotId, SnapshotRecord, Store},
@@ -103,6 +104,15 @@ pub(super) trait Engine: Clone + Send + Sync + 'static {
         request: &PushRequest,
         progress: &Progress,
     ) -> impl Future<Output = Result<Pushed, Failure>> + Send;
+    /// Whether all layers of a snapshot are on this node.
+    fn has_layers(&self, id: &SnapshotId) -> impl Future<Output = bool> + Send;
+    /// Whether a repository has the manifest of a pushed snapshot.
+    fn has_image(
+        &self,
+        of: &Repository,
+        manifest: &ManifestDigest,
+        keyring: &Keyring,
+    ) -> impl Future<Output = Result<bool, Failure>> + Send;
     /// Deletes the manifest of a snapshot; false where the registry does not support deletion.
     fn delete_manifest(
         &self,
@@ -141,6 +151,20 @@ impl Engine for NodeEngine {
 
     async fn push(&self, request: &PushRequest, progress: &Progress) -> Result<Pushed, Failure> {
         self.snapshots.push(request, progress).await.map_err(|e| Failure::of_push(&e))
+    }
+
+    async fn has_layers(&self, id: &SnapshotId) -> bool {
+        self.snapshots.has_layers(id).await
+    }
+
+    async fn has_image(
+        &self,
+        of: &Repository,
+        manifest: &ManifestDigest,
+        keyring: &Keyring,
+    ) -> Result<bool, Failure> {
+        let has = self.snapshots.has_image(of, manifest, keyring).await;
+        has.map_err(|e| Failure::new(e.class(), e))
     }
 
     async fn delete_manifest(

@@ -203,6 +203,9 @@ pub struct LocalLookup {
     pub repository: Option<Repository>,
 }
 
+/// What to do if a registry has lost an image. Nothing checks the images of a node without a cluster.
+const IF_LOST: &str = "push it again on its node (`ovl snapshot push`), or take a new snapshot";
+
 impl SnapshotLookup for LocalLookup {
     fn find<'a>(&'a self, namespace: &'a str, name: &'a str) -> Lookup<'a> {
         Box::pin(self.look(namespace, name))
@@ -225,6 +228,7 @@ impl LocalLookup {
             id,
             node: self.node.clone(),
             image: record.pushed.and_then(|image| image.parse().ok()),
+            if_lost: IF_LOST.to_owned(),
             snapshot_layers: record.own_layers,
             owner: record.owner,
         })
@@ -262,6 +266,7 @@ impl LocalLookup {
             id,
             node: String::new(),
             image: Some(repository.at(&digest)),
+            if_lost: IF_LOST.to_owned(),
             snapshot_layers,
             owner: owner.transpose()?,
         }))

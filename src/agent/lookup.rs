@@ -60,8 +60,7 @@ impl SnapshotsByName {
         let handle = request.handle(&snapshot, &content)?;
         let object = self.client.get::<OverlaySnapshot>(None, handle).await;
         let object = object.map_err(unavailable)?;
-        let object =
-            object.ok_or_else(|| request.failed(format!("there is no {handle} any more")))?;
+        let object = object.ok_or_else(|| request.failed("its OverlaySnapshot was deleted"))?;
         request.check_source(&object)?;
         if let Some(other) = request.other_snapshot(&snapshot, &object)? {
             let found = self.client.get::<VolumeSnapshot>(Some(namespace), &other.name).await;
@@ -168,12 +167,11 @@ impl LookupRequest<'_> {
     /// Checks that an OverlaySnapshot belongs to this driver and this namespace.
     fn check_source(&self, object: &OverlaySnapshot) -> Result<(), LookupError> {
         let spec = &object.spec;
-        let name = object.metadata.name.as_deref().unwrap_or_default();
         if spec.driver != self.driver {
-            return Err(self.denied(format!("{name} belongs to driver {}", spec.driver)));
+            return Err(self.denied(format!("it belongs to driver {}", spec.driver)));
         }
         if spec.source.namespace != self.namespace {
-            return Err(self.denied(format!("{name} belongs to a pod in another namespace")));
+            return Err(self.denied("it belongs to a pod in another namespace"));
         }
         Ok(())
     }
@@ -206,8 +204,12 @@ impl LookupRequest<'_> {
         let here = spec.node_name == self.node;
         match status.phase {
             Some(Phase::Ready) => {}
+            // This node may have the layers, from an earlier pull or from the capture.
+            Some(Phase::NotInRegistry) => {}
             // The layers are on this node already.
             Some(Phase::Pushing) if here => {}
+            // It is pushed again. This node may have the layers from an earlier pull.
+            Some(Phase::Pushing) if status.image.is_some() => {}
             Some(Phase::Pushing) => {
                 let why = status.message.unwrap_or_default();
                 return Err(self.not_ready(join(format!("{} is pushing it", spec.node_name), &why)));
@@ -231,13 +233,14 @@ impl LookupRequest<'_> {
                 return Err(self.denied("it is being deleted"));
             }
         }
-        let unreadable = |what: &str| self.failed(format!("the {what} of {name} cannot be read"));
+        let unreadable = |what: &str| self.failed(format!("its {what} cannot be read"));
         let image = status.image.map(|image| self.image(object, &image));
         let owner = status.owner.map(|text| text.parse::<Owner>().map_err(|_| unreadable("owner")));
         Ok(FoundSnapshot {
             id: name.parse().map_err(|_| unreadable("name"))?,
             node: spec.node_name.clone(),
             image: image.transpose()?,
+            if_lost: self.if_lost(status.phase, &spec.node_name),
             snapshot_layers: status
                 .own_layers
                 .and_then(|count| usize::try_from(count).ok())
@@ -246,21 +249,37 @@ impl LookupRequest<'_> {
         })
     }
 
+    /// What a user can do if the registry does not have the image any more.
+    fn if_lost(&self, phase: Option<Phase>, node: &str) -> String {
+        match phase {
+            Some(Phase::Pushing) => {
+                format!("node {node} is pushing it again; wait until it is Ready")
+            }
+            Some(Phase::NotInRegistry) => format!(
+                "node {node} cannot push it again either (`kubectl ovl describe {}` gives the reason); put the image \
+                 back into the registry, or take a new snapshot",
+                self.name
+            ),
+            _ => format!(
+                "node {node} checks this once an hour, and pushes the image again if it still has the layers; wait for \
+                 that, or take a new snapshot"
+            ),
+        }
+    }
+
     /// The image in a status. Its node wrote the status, and an attacker may control that node. So the image must be in
     /// the repository that the spec names, and must have a digest: a tag could change its meaning.
     fn image(&self, object: &OverlaySnapshot, text: &str) -> Result<Reference, LookupError> {
-        let name = object.metadata.name.as_deref().unwrap_or_default();
-        let image = text
-            .parse::<Reference>()
-            .map_err(|_| self.failed(format!("the image of {name} cannot be read")))?;
+        let image =
+            text.parse::<Reference>().map_err(|_| self.failed("its image cannot be read"))?;
         let Some(repository) = &object.spec.repository else {
-            return Err(self.denied(format!("{name} has an image but no repository")));
+            return Err(self.denied("it has an image but no repository"));
         };
         if repository.parse().ok() != Some(Repository::of(&image)) {
-            return Err(self.denied(format!("the image of {name} is not in {repository}")));
+            return Err(self.denied(format!("its image is not in {repository}")));
         }
         if image.digest().is_none() {
-            return Err(self.denied(format!("the image of {name} has no digest")));
+            return Err(self.denied("its image has no digest"));
         }
         Ok(image)
     }

@@ -76,6 +76,9 @@ async fn a_ready_snapshot_is_found_with_its_image_and_owner() {
             id: "snap-vs-uid".parse().unwrap(),
             node: "node-1".into(),
             image: Some(image.parse().unwrap()),
+            if_lost: "node node-1 checks this once an hour, and pushes the image again if it still has the layers; \
+                      wait for that, or take a new snapshot"
+                .into(),
             snapshot_layers: 3,
             owner: Some(Owner { uid: 1000, gid: 100 }),
         }
@@ -128,7 +131,7 @@ async fn a_snapshot_whose_objects_do_not_refer_to_each_other_is_refused() {
         (OVERLAY, json!({ "status": null }), Class::Unavailable, "node-1 is capturing it"),
         (
             OVERLAY,
-            json!({ "status": { "phase": "Pushing", "message": "registry down" } }),
+            json!({ "status": { "phase": "Pushing", "image": null, "message": "registry down" } }),
             Class::Unavailable,
             "node-1 is pushing it: registry down",
         ),
@@ -175,25 +178,25 @@ async fn a_snapshot_whose_objects_do_not_refer_to_each_other_is_refused() {
             OVERLAY,
             json!({ "metadata": { "name": "snap-other" } }),
             Class::Precondition,
-            "there is no snap-vs-uid any more",
+            "its OverlaySnapshot was deleted",
         ),
         (
             OVERLAY,
             json!({ "status": { "image": "not/an image" } }),
             Class::Precondition,
-            "the image of snap-vs-uid cannot be read",
+            "its image cannot be read",
         ),
         (
             OVERLAY,
             json!({ "status": { "owner": "me" } }),
             Class::Precondition,
-            "the owner of snap-vs-uid cannot be read",
+            "its owner cannot be read",
         ),
         (
             OVERLAY,
             json!({ "status": { "owner": "+5:4294967295" } }),
             Class::Precondition,
-            "the owner of snap-vs-uid cannot be read",
+            "its owner cannot be read",
         ),
     ] {
         let error = found(changed, patch.clone()).await.unwrap_err();
@@ -246,6 +249,19 @@ async fn the_node_that_pushes_a_snapshot_can_use_it_at_once() {
     let found = found_on("node-1", 2, pushing.clone()).await.unwrap();
     assert_eq!((found.node.as_str(), found.image), ("node-1", None));
     assert!(found_on("node-2", 2, pushing).await.is_err());
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_image_the_registry_has_lost_is_found_with_the_way_out() {
+    for (phase, words) in [
+        ("NotInRegistry", "node node-1 cannot push it again either (`kubectl ovl describe ws-1`"),
+        ("Pushing", "node node-1 is pushing it again"),
+    ] {
+        let patch = json!({ "status": { "phase": phase, "message": "m" } });
+        // A node that has pulled the image before can use it without the registry.
+        let found = found_on("node-2", 2, patch).await.unwrap();
+        assert!(found.image.is_some() && found.if_lost.starts_with(words), "{found:?}");
+    }
 }
 
 #[tokio::test]

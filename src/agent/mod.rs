@@ -5,6 +5,7 @@
 //! OverlaySnapshots of this node ── controller ──> one reconciler each ── engine ──> capture, squash, push, delete
 //!                                                     │ spec     the checked values of the spec
 //!                                                     └ status   the conditions and the phase
+//! once an hour ── checks ──> is the pushed image in the registry? ── lost_image ──> the reconciler pushes it again
 //! `ovl snapshot` on a node without a cluster ── local ── engine ──> the same
 //! VolumeSnapshot ── lookup ──> its content ──> its OverlaySnapshot ──> the layers or the image for a volume
 //! ```
@@ -14,12 +15,16 @@
 //! Deliberately absent: anything that a publish waits for, except the lookup of a snapshot. While the API server is
 //! away, volumes without `snapshot` are published as before.
 
+mod checks;
+#[cfg(test)]
+mod checks_tests;
 mod controller;
 mod engine;
 mod events;
 mod finalize;
 mod local;
 mod lookup;
+mod lost_image;
 mod push;
 mod pushes;
 mod reconcile;

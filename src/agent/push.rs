@@ -63,6 +63,7 @@ impl<E: Engine> Reconciler<'_, E> {
         let record = match squashed {
             Ok(()) => self.shared.engine.record(&record.id).unwrap_or(record),
             Err(failure) => {
+                let failure = spec.named(failure);
                 tracing::warn!(
                     snapshot = self.name,
                     why = failure.message,
@@ -115,6 +116,10 @@ impl<E: Engine> Reconciler<'_, E> {
                 status::ready(status, &self.shared.node);
                 self.report(&before, status).await?;
                 return Ok(Next::Done);
+            }
+            // It was pushed before, so pods may have started from it.
+            Err(failure) if failure.permanent && status.image.is_some() => {
+                return self.not_in_registry(&failure.message, status).await;
             }
             Err(failure) if failure.permanent => {
                 self.report_failure(spec, &failure);

@@ -5,6 +5,7 @@
 //! (nothing) ────► Capturing ───────────────────────► Pushing ─────────────────► Ready
 //!                    │ it cannot be captured            │ it cannot be packed    │ its layers are lost
 //!                    └────────────► Failed ◄────────────┴────────────────────────┘
+//!                                        a registry that has lost the image of a Ready snapshot: lost_image
 //!
 //! any of them, once `deleted` is set ──► Deleting ──► manifest and record deleted ──► Deleted
 //! ```
@@ -98,12 +99,16 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         };
         let object = match response {
             Ok(Some(object)) => object,
-            Ok(None) => return Ok(self.forget_orphan().await),
+            Ok(None) => {
+                self.shared.take_image_state(self.name);
+                return Ok(self.forget_orphan().await);
+            }
             Err(error) => {
                 tracing::warn!(snapshot = self.name, %error, "cannot read the OverlaySnapshot");
                 return Ok(Next::Retry);
             }
         };
+        let image_state = self.shared.take_image_state(self.name);
         let OverlaySnapshotSpec { driver, node_name, deleted, .. } = &object.spec;
         if *driver != self.shared.driver || *node_name != self.shared.node {
             return Ok(Next::Done);
@@ -113,15 +118,28 @@ impl<'a, E: Engine> Reconciler<'a, E> {
             return self.delete(&object, &mut status).await;
         }
         match status.phase {
+            Some(Phase::NotInRegistry) if image_state.is_none() => return Ok(Next::Done),
             // The reason in the message is not true any more.
             Some(Phase::Failed) if self.is_back(&object, &status) => status.message = None,
             Some(Phase::Failed | Phase::Deleting | Phase::Deleted) => return Ok(Next::Done),
-            Some(Phase::Capturing | Phase::Pushing | Phase::Ready | Phase::Unknown) | None => {}
+            Some(
+                Phase::Capturing
+                | Phase::Pushing
+                | Phase::Ready
+                | Phase::NotInRegistry
+                | Phase::Unknown,
+            )
+            | None => {}
         }
         let spec = match Spec::new(&object) {
             Ok(spec) => spec,
             Err(failure) => return self.failed(&mut status, CAPTURED, &failure).await,
         };
+        if let Some(state) = image_state.filter(|_| is_after_push(&status))
+            && let Some(next) = self.after_check(&spec, state, &mut status).await?
+        {
+            return Ok(next);
+        }
         let record = match self.shared.engine.record(&spec.capture.id) {
             Some(record) => match self.is_of_pod(&spec, record).await {
                 Ok(record) => record,
@@ -247,7 +265,9 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         status::describe(status, &record);
         let deep = record.own_layers > spec.squash_above && record.pushed.is_none();
         let tried = status::reason(status, SQUASHED).is_some_and(|reason| reason != "Squashing");
-        let is_pushed = record.pushed.is_some() && status.pushed_bytes.is_some();
+        let is_pushed = record.pushed.is_some()
+            && status.pushed_bytes.is_some()
+            && !status::is_false(status, PUSHED);
         let pushing = spec.push.as_ref().filter(|_| !is_pushed);
         match pushing {
             Some(_) => {
@@ -340,10 +360,15 @@ fn is_before_capture(status: &OverlaySnapshotStatus) -> bool {
     }
 }
 
-/// Why the last try to push failed, if one did.
+/// Whether the status says that the snapshot was pushed completely.
+fn is_after_push(status: &OverlaySnapshotStatus) -> bool {
+    matches!(status.phase, Some(Phase::Ready | Phase::NotInRegistry)) && status.image.is_some()
+}
+
+/// Why the last try to push failed, or why the snapshot is pushed again.
 fn last_push_failure(status: &OverlaySnapshotStatus) -> Option<String> {
     let pushed = status::condition(status, PUSHED)?;
-    (pushed.reason != "Pushing").then(|| pushed.message.clone())
+    (pushed.status != "True" && pushed.reason != "Pushing").then(|| pushed.message.clone())
 }
 
 /// Waits until the snapshot is to be deleted, or its object is gone.

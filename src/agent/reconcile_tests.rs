@@ -1,8 +1,11 @@
 //! Reconciles snapshots against a fake API server and a fake node, both of which fail as the test wants.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,7 +14,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::Semaphore,
     task::spawn_blocking,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -31,21 +34,23 @@ use crate::{
     volumes::{EventRecorder, Pod, PodEvent},
 };
 
-const OVERLAYS: &str = "/apis/ovl.csi.dev/v1alpha1/overlaysnapshots";
-const SHORT: Timing = Timing {
+pub(super) const OVERLAYS: &str = "/apis/ovl.csi.dev/v1alpha1/overlaysnapshots";
+pub(super) const SHORT: Timing = Timing {
     first_pause: Duration::from_millis(1),
     longest_pause: Duration::from_millis(5),
     delete_timeout: Duration::from_millis(50),
     progress_interval: Duration::from_millis(5),
     slow_interval: Duration::from_millis(40),
+    // No check in the time of a test.
+    check_interval: Duration::from_secs(60 * 60),
 };
 
 /// A fake node, which only records the operations.
 #[derive(Clone, Default)]
-struct FakeNode(Arc<State>);
+pub(super) struct FakeNode(pub(super) Arc<State>);
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     records: Mutex<BTreeMap<SnapshotId, SnapshotRecord>>,
     /// The operations, in their order.
     done: Mutex<Vec<String>>,
@@ -57,15 +62,33 @@ struct State {
     own: Mutex<usize>,
     /// The captures under way, by snapshot.
     busy: Mutex<BTreeMap<String, usize>>,
+    /// The repositories that have lost their images. A push brings the image back.
+    pub(super) lost: Mutex<BTreeSet<String>>,
+    /// The repositories that do not respond to a check.
+    pub(super) silent: Mutex<BTreeSet<String>>,
+    /// Whether layers of all snapshots are missing on the node.
+    pub(super) incomplete: AtomicBool,
+    /// The checks in their order: when, and of which repository.
+    pub(super) checks: Mutex<Vec<(Instant, String)>>,
 }
 
 impl FakeNode {
-    fn done(&self) -> Vec<String> {
+    pub(super) fn done(&self) -> Vec<String> {
         self.0.done.lock().unwrap().clone()
     }
 
-    fn fail(&self, operation: &'static str, classes: &[Class]) {
+    pub(super) fn fail(&self, operation: &'static str, classes: &[Class]) {
         self.0.failures.lock().unwrap().entry(operation).or_default().extend(classes);
+    }
+
+    /// Removes the failures that were not returned yet.
+    pub(super) fn stop_failing(&self, operation: &'static str) {
+        self.0.failures.lock().unwrap().remove(operation);
+    }
+
+    /// Removes the record of a snapshot, as a node does that lost its store.
+    pub(super) fn forget_record(&self, id: &str) {
+        self.0.records.lock().unwrap().remove(&id.parse().unwrap());
     }
 
     fn run(&self, operation: &'static str, id: &SnapshotId) -> Result<(), Failure> {
@@ -79,16 +102,16 @@ impl FakeNode {
         failure.map_or(Ok(()), |class| Err(Failure::new(class, format!("{operation} failed"))))
     }
 
-    fn put(&self, record: SnapshotRecord) {
+    pub(super) fn put(&self, record: SnapshotRecord) {
         self.0.records.lock().unwrap().insert(record.id.clone(), record);
     }
 
-    fn change(&self, id: &SnapshotId, change: impl FnOnce(&mut SnapshotRecord)) {
+    pub(super) fn change(&self, id: &SnapshotId, change: impl FnOnce(&mut SnapshotRecord)) {
         change(self.0.records.lock().unwrap().get_mut(id).unwrap());
     }
 }
 
-fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
+pub(super) fn record(id: &SnapshotId, own: usize) -> SnapshotRecord {
     SnapshotRecord {
         stack: (0..=own).map(|n| LayerKey::of(&[n as u8])).collect(),
         own_layers: own,
@@ -149,9 +172,29 @@ impl Engine for FakeNode {
         }
         self.run("push", &request.id)?;
         self.next_failure("pack").map_err(|failure| Failure { permanent: true, ..failure })?;
+        self.0.lost.lock().unwrap().remove(&request.to.to_string());
         let image = request.to.at(&ManifestDigest::of(b"manifest")).to_string();
         self.change(&request.id, |record| record.pushed = Some(image.clone()));
         Ok(Pushed { image, sent: 10, own_bytes: 7 })
+    }
+
+    async fn has_layers(&self, id: &SnapshotId) -> bool {
+        self.record(id).is_some() && !self.0.incomplete.load(Ordering::SeqCst)
+    }
+
+    async fn has_image(
+        &self,
+        of: &Repository,
+        _: &ManifestDigest,
+        _: &Keyring,
+    ) -> Result<bool, Failure> {
+        let of = of.to_string();
+        self.0.checks.lock().unwrap().push((Instant::now(), of.clone()));
+        if self.0.silent.lock().unwrap().contains(&of) {
+            std::future::pending::<()>().await;
+        }
+        self.next_failure("check")?;
+        Ok(!self.0.lost.lock().unwrap().contains(&of))
     }
 
     async fn delete_manifest(
@@ -184,31 +227,33 @@ impl EventRecorder for FakeRecorder {
 
 /// A cluster with one node and the agent on it. The agent has its own runtime, which stands for its process: to end it
 /// ends all reconcilers.
-struct World {
-    api: FakeApi,
-    node: FakeNode,
+pub(super) struct World {
+    pub(super) api: FakeApi,
+    pub(super) node: FakeNode,
     recorder: Arc<FakeRecorder>,
     agent: Option<Runtime>,
+    pub(super) timing: Timing,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             api: FakeApi::default(),
             node: FakeNode::default(),
             recorder: Arc::default(),
             agent: None,
+            timing: SHORT,
         }
     }
 
-    fn shared(&self) -> Shared<FakeNode> {
+    pub(super) fn shared(&self) -> Shared<FakeNode> {
         let recorder = self.recorder.clone();
-        let shared = Shared::new(self.api.client(), self.node.clone(), recorder, SHORT);
+        let shared = Shared::new(self.api.client(), self.node.clone(), recorder, self.timing);
         let (node, driver) = ("node-1".to_owned(), "ovl.csi.dev".to_owned());
         Shared { node, driver, namespace: "ovl-csi".to_owned(), ..shared }
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let process = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let controller = {
             let _entered = process.enter();
@@ -218,13 +263,13 @@ impl World {
         self.agent = Some(process);
     }
 
-    async fn kill(&mut self) {
+    pub(super) async fn kill(&mut self) {
         let process = self.agent.take().unwrap();
         spawn_blocking(|| process.shutdown_timeout(Duration::from_secs(20))).await.unwrap();
         self.node.0.busy.lock().unwrap().clear();
     }
 
-    fn put(&self, name: &str, spec: Value) {
+    pub(super) fn put(&self, name: &str, spec: Value) {
         let mut full_spec = json!({
             "driver": "ovl.csi.dev", "nodeName": "node-1", "volumeHandle": "csi-0123",
             "source": { "namespace": "ci", "pod": "build", "podUid": "u-1", "volume": "ws" },
@@ -239,15 +284,15 @@ impl World {
         self.api.put(OVERLAYS, object);
     }
 
-    fn patch(&self, name: &str, spec: Value) {
+    pub(super) fn patch(&self, name: &str, spec: Value) {
         self.api.patch(&format!("{OVERLAYS}/{name}"), json!({ "spec": spec }));
     }
 
-    fn status(&self, name: &str) -> Value {
+    pub(super) fn status(&self, name: &str) -> Value {
         self.api.get(&format!("{OVERLAYS}/{name}")).map_or(Value::Null, |o| o["status"].clone())
     }
 
-    fn condition(&self, name: &str, r#type: &str) -> (String, String) {
+    pub(super) fn condition(&self, name: &str, r#type: &str) -> (String, String) {
         let status = self.status(name);
         let of = |condition: &&Value| condition["type"] == r#type;
         let found = status["conditions"].as_array().unwrap().iter().find(of);
@@ -256,7 +301,7 @@ impl World {
         (text("status"), text("reason"))
     }
 
-    async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
+    pub(super) async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let waiting = async {
             while !done(self) {
                 sleep(Duration::from_millis(2)).await;
@@ -266,11 +311,11 @@ impl World {
         assert!(ended.is_ok(), "{what} did not happen: {:?}", self.node.done());
     }
 
-    async fn phase(&self, name: &str, phase: &str) {
+    pub(super) async fn phase(&self, name: &str, phase: &str) {
         self.until(phase, |world| world.status(name)["phase"] == phase).await;
     }
 
-    fn events(&self) -> Vec<String> {
+    pub(super) fn events(&self) -> Vec<String> {
         self.recorder.0.lock().unwrap().clone()
     }
 }
@@ -281,7 +326,7 @@ impl Drop for World {
     }
 }
 
-fn with_repository() -> Value {
+pub(super) fn with_repository() -> Value {
     json!({ "repository": "r.io/ws" })
 }
 

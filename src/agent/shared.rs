@@ -2,8 +2,9 @@
 //!
 //! A Secret with credentials is read at the start of each push and not kept.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{engine::Failure, pushes::Pushes, spec::PushTarget};
@@ -30,6 +31,8 @@ pub(super) struct Shared<E> {
     pub(super) pushes: Pushes,
     pub(super) gets: Semaphore,
     pub(super) timing: Timing,
+    /// Results of checks that the reconcilers have not seen yet, by snapshot.
+    pub(super) image_states: Mutex<HashMap<String, ImageState>>,
 }
 
 impl<E> Shared<E> {
@@ -50,8 +53,29 @@ impl<E> Shared<E> {
             keyring: Keyring::default(),
             pushes: Pushes::new(timing.slow_interval),
             gets: Semaphore::new(GETS),
+            image_states: Mutex::default(),
         }
     }
+
+    /// Keeps the result of a check for the reconciler of the snapshot.
+    pub(super) fn set_image_state(&self, snapshot: &str, state: ImageState) {
+        self.image_states.lock().insert(snapshot.to_owned(), state);
+    }
+
+    /// The result of the last check, if no reconciler has taken it yet. If the process ends now, the checks after its
+    /// start find the same.
+    pub(super) fn take_image_state(&self, snapshot: &str) -> Option<ImageState> {
+        self.image_states.lock().remove(snapshot)
+    }
+}
+
+/// Whether a registry has the image of a snapshot, at the last check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ImageState {
+    /// The registry has it.
+    Present,
+    /// The registry says that it does not have it.
+    Missing,
 }
 
 /// The last state of a snapshot from the watch, for its reconciler.
@@ -74,6 +98,8 @@ pub(super) struct Timing {
     pub(super) progress_interval: Duration,
     /// The interval in which a push must pack, fetch or send data, or it is slow and lets other pushes run.
     pub(super) slow_interval: Duration,
+    /// The time between two checks whether a registry has the image of a snapshot.
+    pub(super) check_interval: Duration,
 }
 
 impl Timing {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::engine::Failure;
 use crate::{
-    cluster::overlay_snapshot::{Condition, OverlaySnapshotStatus, Phase},
+    cluster::overlay_snapshot::{Condition, NOT_IN_REGISTRY, OverlaySnapshotStatus, Phase},
     format,
     layers::SnapshotRecord,
 };
@@ -66,6 +66,11 @@ pub(super) fn reason<'a>(status: &'a OverlaySnapshotStatus, r#type: &str) -> Opt
     condition(status, r#type).map(|condition| condition.reason.as_str())
 }
 
+/// Whether a condition is false. One that the status does not have is neither true nor false.
+pub(super) fn is_false(status: &OverlaySnapshotStatus, r#type: &str) -> bool {
+    condition(status, r#type).is_some_and(|condition| condition.status == "False")
+}
+
 /// Whether a condition is true.
 pub(super) fn is_true(status: &OverlaySnapshotStatus, r#type: &str) -> bool {
     condition(status, r#type).is_some_and(|condition| condition.status == "True")
@@ -94,6 +99,15 @@ pub(super) fn failed(status: &mut OverlaySnapshotStatus, r#type: &str, failure: 
     set_waiting(status, r#type, failure);
     status.phase = Some(Phase::Failed);
     set_condition(status, READY, ConditionStatus::No, "Failed", &*failure.message);
+}
+
+/// Records that the registry does not have the pushed image any more, and that it cannot be pushed again.
+pub(super) fn not_in_registry(status: &mut OverlaySnapshotStatus, message: &str) {
+    status.phase = Some(Phase::NotInRegistry);
+    status.message = Some(message.to_owned());
+    for r#type in [PUSHED, READY] {
+        set_condition(status, r#type, ConditionStatus::No, NOT_IN_REGISTRY, message);
+    }
 }
 
 /// Marks a snapshot as ready: pushed, or on its node where it has no repository.

@@ -162,8 +162,9 @@ pub enum Consistency {
 #[serde(rename_all = "camelCase")]
 pub struct OverlaySnapshotStatus {
     /// The step that the snapshot has reached. Absent before its node has seen it. `Capturing`: the volume is being copied.
-    /// `Pushing`: captured, pods on its node can start from it. `Ready`: complete. `Failed`: see `message`. `Deleting`: the
-    /// node deletes it. `Deleted`: the node has deleted it. `Cutting`: earlier versions wrote this for `Capturing`.
+    /// `Pushing`: captured, pods on its node can start from it. `Ready`: complete. `NotInRegistry`: the registry has lost its
+    /// image, and the node cannot push it again. `Failed`: see `message`. `Deleting`: the node deletes it. `Deleted`: the
+    /// node has deleted it. `Cutting`: earlier versions wrote this for `Capturing`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "phase_schema")]
     pub phase: Option<Phase>,
@@ -237,6 +238,9 @@ pub enum Phase {
     Pushing,
     /// The snapshot is complete, and pushed if a repository is set.
     Ready,
+    /// The registry does not have the pushed image any more, and its node cannot push it again. The node checks again
+    /// from time to time.
+    NotInRegistry,
     /// The snapshot failed. The message says why. If its node was gone and comes back, it continues.
     Failed,
     /// The snapshot is being removed.
@@ -251,8 +255,15 @@ pub enum Phase {
 
 impl Phase {
     /// All phases of this version, in the order of a snapshot's life.
-    pub const ALL: [Self; 6] =
-        [Self::Capturing, Self::Pushing, Self::Ready, Self::Failed, Self::Deleting, Self::Deleted];
+    pub const ALL: [Self; 7] = [
+        Self::Capturing,
+        Self::Pushing,
+        Self::Ready,
+        Self::NotInRegistry,
+        Self::Failed,
+        Self::Deleting,
+        Self::Deleted,
+    ];
 
     /// The value in the object, which serde writes too.
     pub fn word(self) -> &'static str {
@@ -260,6 +271,7 @@ impl Phase {
             Self::Capturing => "Capturing",
             Self::Pushing => "Pushing",
             Self::Ready => "Ready",
+            Self::NotInRegistry => NOT_IN_REGISTRY,
             Self::Failed => "Failed",
             Self::Deleting => "Deleting",
             Self::Deleted => "Deleted",
@@ -273,6 +285,9 @@ fn phase_schema(_: &mut SchemaGenerator) -> Schema {
     let words = Phase::ALL.map(Phase::word).into_iter().chain(["Cutting"]);
     json_schema!({"type": "string", "enum": words.collect::<Vec<_>>(), "nullable": true})
 }
+
+/// The phase and the reason of the conditions of a snapshot whose image the registry has lost.
+pub const NOT_IN_REGISTRY: &str = "NotInRegistry";
 
 /// The type and the true reason of the condition of the capture.
 pub const CAPTURED: &str = "Captured";

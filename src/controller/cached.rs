@@ -226,10 +226,11 @@ impl From<OverlaySnapshot> for Overlay {
 }
 
 impl Overlay {
-    /// Whether its layers are nowhere but on its node, as far as is known: the node is needed.
+    /// Whether its layers are nowhere but on its node, as far as is known: the node is needed. A node that could not push
+    /// a lost image again does not have them either.
     pub(super) fn needs_node(&self) -> bool {
         let kept_elsewhere = self.status.phase == Some(Phase::Ready) && self.status.image.is_some();
-        !kept_elsewhere && self.status.phase != Some(Phase::Failed)
+        !kept_elsewhere && !matches!(self.status.phase, Some(Phase::NotInRegistry | Phase::Failed))
     }
 }
 

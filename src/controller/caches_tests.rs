@@ -124,7 +124,7 @@ fn each_snapshot_counts_once_in_its_current_phase() {
     caches.apply_overlays(Change::Applied(overlay("a", "d", Some("Verifying"))), "d");
     assert_eq!(counts(), [("Unknown", 1)]);
     caches.apply_overlays(Change::All(Vec::new()), "d");
-    assert_eq!(caches.phases().into_iter().map(|(_, count)| count).collect::<Vec<_>>(), [0; 8]);
+    assert_eq!(caches.phases().into_iter().map(|(_, count)| count).collect::<Vec<_>>(), [0; 9]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    cached::{CachedVolumeSnapshot, Overlay},
+    cached::{CachedVolumeSnapshot, Overlay, Status},
     caches::SnapshotObjects,
     error::ReconcileError,
     names::{FORMER_REPORTED_PHASE, PARENT_NAME, REPORTED_PHASE, annotation_keys, uid_of},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cluster::{
         EventType,
-        overlay_snapshot::{OverlaySnapshot, Phase},
+        overlay_snapshot::{NOT_IN_REGISTRY, OverlaySnapshot, Phase},
         snapshot_api::VolumeSnapshot,
     },
     format,
@@ -151,7 +151,7 @@ fn new_events(before: Option<&str>, overlay: &Overlay) -> Vec<NewEvent> {
         return Vec::new();
     }
     let mut events = Vec::new();
-    let was_captured = matches!(before, Some("Pushing" | "Ready"));
+    let was_captured = matches!(before, Some("Pushing" | "Ready" | NOT_IN_REGISTRY));
     if matches!(phase, Phase::Pushing | Phase::Ready) && !was_captured {
         let how = status.captured.as_ref().map(|how| format!(": {how}")).unwrap_or_default();
         let Overlay { volume, pod, node, .. } = overlay;
@@ -163,14 +163,17 @@ fn new_events(before: Option<&str>, overlay: &Overlay) -> Vec<NewEvent> {
             let message = format!("snapshot pushed as {image}");
             events.push((EventType::Normal, "SnapshotPushed", message));
         }
-        (Phase::Failed, _) => {
-            let why = status.message.clone();
-            let why = why.unwrap_or_else(|| "its node gives no reason".to_owned());
-            events.push((EventType::Warning, "SnapshotFailed", why));
+        (Phase::NotInRegistry, _) => {
+            events.push((EventType::Warning, "SnapshotNotInRegistry", reason(status)))
         }
+        (Phase::Failed, _) => events.push((EventType::Warning, "SnapshotFailed", reason(status))),
         _ => {}
     }
     events
+}
+
+fn reason(status: &Status) -> String {
+    status.message.clone().unwrap_or_else(|| "its node gives no reason".to_owned())
 }
 
 #[cfg(test)]
@@ -217,6 +220,11 @@ mod tests {
         assert_eq!(reasons(Some("Ready"), pushed.clone()), Vec::<&str>::new());
         assert_eq!(reasons(None, pushed), ["SnapshotCaptured", "SnapshotPushed"]);
         assert_eq!(reasons(Some("Capturing"), json!({"phase": "Failed"})), ["SnapshotFailed"]);
+        let lost = json!({"phase": "NotInRegistry", "image": "r.io/a@sha256:0"});
+        assert_eq!(reasons(Some("Ready"), lost.clone()), ["SnapshotNotInRegistry"]);
+        assert_eq!(reasons(Some("NotInRegistry"), lost), Vec::<&str>::new());
+        let again = json!({"phase": "Ready", "image": "r.io/a@sha256:0"});
+        assert_eq!(reasons(Some("NotInRegistry"), again), ["SnapshotPushed"]);
         // An earlier version wrote the type and the reason `Cut`.
         for word in ["Captured", "Cut"] {
             let overlay = overlay(json!({"phase": "Ready", "conditions": [

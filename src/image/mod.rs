@@ -12,7 +12,7 @@
 //!                  │ manifest         parses manifests (platform: the entry for this host; config: the fields we keep)
 //!                  │ min_throughput   the minimum speed of a download
 //!
-//! Repository ── Registries::{has_blob, mount_blob, push_blob, push_manifest, delete_manifest} (push)
+//! Repository ── Registries::{has_blob, has_manifest, mount_blob, push_blob, push_manifest, delete_manifest} (push)
 //!                  │ upload           the upload of one blob, resumed where it broke off
 //!                  │ body             the body of a request, and whether the server still reads it
 //!

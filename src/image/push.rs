@@ -40,6 +40,27 @@ impl Registries {
         self.push(to, keyring, |target| async move { target.has(blob).await }).await
     }
 
+    /// Returns whether the repository has the manifest: one HEAD request to the server that accepts pushes, never to a
+    /// mirror.
+    ///
+    /// # Errors
+    /// [`ImageError`], with the class of the server's problem. Only a response that says so means that the manifest is
+    /// missing.
+    pub async fn has_manifest(
+        &self,
+        of: &Repository,
+        manifest: &ManifestDigest,
+        keyring: &Keyring,
+    ) -> Result<bool, ImageError> {
+        let head = |target: PushTarget| async move { target.head_manifest(manifest).await };
+        // Some registries respond "not found" to a credential that may not read: then the next one is tried.
+        match self.push(of, keyring, head).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.class() == Class::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Mounts the blob from another repository of the same registry. Returns false if the registry does not support
     /// mounts, or does not allow this one with this secret.
     ///

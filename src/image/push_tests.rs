@@ -82,6 +82,10 @@ impl Fixture {
         soon(self.registries.delete_manifest(&self.to, manifest, keyring)).await
     }
 
+    async fn has(&self, manifest: &ManifestDigest, keyring: &Keyring) -> Result<bool, ImageError> {
+        soon(self.registries.has_manifest(&self.to, manifest, keyring)).await
+    }
+
     /// Pushes the image `team/ws:snap-1` with that layer, and returns its manifest's digest.
     async fn push(
         &self,
@@ -291,6 +295,33 @@ async fn a_push_to_a_repository_that_must_be_created_first_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_manifest_is_missing_only_if_the_registry_says_so() {
+    let (s, anonymous) = (fixture().await, Keyring::default());
+    let manifest = s.push(PORTABLE, &anonymous).await.unwrap();
+    assert!(s.has(&manifest, &anonymous).await.unwrap());
+    let request = s.registry.requests_to(&format!("/manifests/{manifest}")).pop().unwrap();
+    let accept = request.headers["accept"].to_str().unwrap();
+    assert_eq!(request.method, "HEAD");
+    assert!(accept.contains("application/vnd.oci.image.manifest.v1+json"), "{accept}");
+    assert!(!s.has(&ManifestDigest::of(b"another"), &anonymous).await.unwrap());
+
+    s.registry.inject("HEAD", 3, respond(502));
+    assert!(s.has(&manifest, &anonymous).await.unwrap(), "it is tried again");
+    s.registry.inject("HEAD", ALWAYS, respond(502));
+    assert_eq!(s.refused(s.has(&manifest, &anonymous).await).0, Class::Unavailable);
+
+    let s = fixture().await;
+    let manifest = s.push(PORTABLE, &anonymous).await.unwrap();
+    s.registry.protect("team/ws", Scheme::Bearer, "u", PASSWORD);
+    assert_eq!(s.refused(s.has(&manifest, &anonymous).await).0, Class::Denied);
+    assert_eq!(
+        s.refused(s.has(&manifest, &s.registry.keyring("u", "wrong")).await).0,
+        Class::Denied
+    );
+    assert!(s.has(&manifest, &s.registry.keyring("u", PASSWORD)).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_manifest_is_deleted_if_the_registry_supports_it() {
     let (s, anonymous) = (fixture().await, Keyring::default());
     let digest = s.push(PORTABLE, &anonymous).await.unwrap();
@@ -436,6 +467,7 @@ fn the_futures_of_pushes_are_send() {
     send(|registries, to, keyring| registries.mount_blob(to, &DIGEST, to, keyring));
     send(|registries, to, keyring| registries.push_blob(to, &DIGEST, 0, &FILE, keyring, &|_| ()));
     send(|registries, to, keyring| registries.push_manifest(to, "", "", b"", keyring));
+    send(|registries, to, keyring| registries.has_manifest(to, &MANIFEST, keyring));
     send(|registries, to, keyring| registries.delete_manifest(to, &MANIFEST, keyring));
     send(|registries, to, keyring| registries.blob_in(to, &DIGEST, 0, keyring));
 }

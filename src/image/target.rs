@@ -14,7 +14,10 @@ use super::{
     request::{self, Place, RegistryRequest, Verb},
     transport::Transport,
 };
-use crate::digest::BlobDigest;
+use crate::{
+    digest::{BlobDigest, ManifestDigest},
+    media_type,
+};
 
 /// The name of an upload in messages.
 pub(super) const UPLOAD: &str = "upload";
@@ -65,6 +68,13 @@ impl PushTarget {
             Err(Problem::NotFound { .. }) => Ok(false),
             Err(problem) => Err(problem),
         }
+    }
+
+    pub(super) async fn head_manifest(&self, manifest: &ManifestDigest) -> Result<(), Problem> {
+        let name = manifest.to_string();
+        let request = self.request(Verb::Head, Place::Content("manifests", &name), "manifest");
+        let accept = media_type::MANIFESTS;
+        self.open(RegistryRequest { accept, ..request }).await.map(drop)
     }
 
     pub(super) async fn mount(&self, blob: &BlobDigest, from: &str) -> Result<bool, Problem> {

@@ -50,9 +50,11 @@ pub use request::{CaptureRequest, Consistency};
 pub use squash::SquashError;
 
 use crate::{
-    image::Registries,
+    digest::ManifestDigest,
+    image::{ImageError, Keyring, Registries},
     layers::{SnapshotId, Store, StoreLock},
     metrics::Metrics,
+    reference::Repository,
     sys::{blocking::blocking, freezer::Freezer},
     turns,
     volumes::Volumes,
@@ -122,6 +124,24 @@ impl Snapshots {
             packing,
             freezes: Freezes::default(),
         })))
+    }
+
+    /// Whether the repository has the manifest of a pushed snapshot.
+    ///
+    /// # Errors
+    /// [`ImageError`]: the registry did not say whether it has it.
+    pub async fn has_image(
+        &self,
+        of: &Repository,
+        manifest: &ManifestDigest,
+        keyring: &Keyring,
+    ) -> Result<bool, ImageError> {
+        self.0.registries.has_manifest(of, manifest, keyring).await
+    }
+
+    /// Whether all layers of a snapshot are in the store, so that it can be pushed.
+    pub async fn has_layers(&self, id: &SnapshotId) -> bool {
+        self.leased_record(id).await.is_ok()
     }
 
     /// Stops all further freezes: captures that would need one return [`CaptureError::Stopping`].

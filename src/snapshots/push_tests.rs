@@ -122,6 +122,7 @@ impl Node {
             id: record.id.clone(),
             node: "node-1".into(),
             image: image.map(|image| image.parse().unwrap()),
+            if_lost: String::new(),
             snapshot_layers: record.own_layers,
             owner: record.owner,
         };

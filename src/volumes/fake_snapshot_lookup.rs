@@ -62,7 +62,8 @@ impl SnapshotLookup for FakeSnapshots {
 /// The response of the cluster for a snapshot with one layer of its own, without an owner and an image.
 pub(super) fn found(id: &str) -> FoundSnapshot {
     let (id, node) = (id.parse().unwrap(), "node-1".to_owned());
-    FoundSnapshot { id, node, image: None, snapshot_layers: 1, owner: None }
+    let if_lost = "take a new snapshot".to_owned();
+    FoundSnapshot { id, node, image: None, if_lost, snapshot_layers: 1, owner: None }
 }
 
 /// Adds a layer to the store as a capture does, with the files that `fill` writes and the features that it needs

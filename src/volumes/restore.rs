@@ -59,18 +59,20 @@ impl Inner {
         let Some(name) = &spec.snapshot else { return Ok(pull(&spec.images).await?.into()) };
 
         let found = self.find(&request.pod.namespace, name, progress).await?;
-        let FoundSnapshot { id, node, image, snapshot_layers, owner } = &found;
+        let FoundSnapshot { id, node, image, if_lost, snapshot_layers, owner } = &found;
         let local = self.local_snapshot(id).await;
         same_owner(name, local.as_ref().map_or(*owner, |(owner, _)| *owner), spec.owner)?;
         let (name, id) = (name.clone(), id.clone());
         let mut pulled = match (local, image) {
             (Some((_, Some(pulled))), _) => pulled,
             (_, Some(image)) => {
-                let pulled = pull(slice::from_ref(image)).await?;
+                let pulled = pull(slice::from_ref(image)).await;
+                let pulled =
+                    pulled.map_err(|error| RestoreError::of_pull(&name, if_lost, error))?;
                 let snapshot_layers = (*snapshot_layers).min(pulled.stack.len());
                 VolumeLayers { snapshot_layers, snapshot: Some(id), ..pulled.into() }
             }
-            (Some(_), None) => return Err(RestoreError::Lost { name, id }.into()),
+            (Some(_), None) => return Err(RestoreError::Lost { name }.into()),
             (None, None) => return Err(RestoreError::NodeOnly { name, node: node.clone() }.into()),
         };
         if !spec.images.is_empty() {

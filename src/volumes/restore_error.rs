@@ -1,12 +1,7 @@
 //! Why a new volume gets no layers.
 
 use super::{pull::PullError, snapshot_lookup::LookupError};
-use crate::{
-    error::Class,
-    layers::{LowerError, SnapshotId},
-    overlay::LAYER_LIMIT,
-    owner::Owner,
-};
+use crate::{error::Class, layers::LowerError, overlay::LAYER_LIMIT, owner::Owner};
 
 /// The layers of a new volume could not be brought into the store.
 #[derive(Debug, thiserror::Error)]
@@ -54,18 +49,34 @@ pub enum RestoreError {
     },
     /// The snapshot was not pushed, and some of its layers are missing in the store.
     #[error(
-        "snapshot {name} ({id}) is only on this node, and some of its layers are missing there; take a new snapshot"
+        "snapshot {name} is only on this node, and some of its layers are missing there; take a new snapshot"
     )]
     Lost {
         /// The name.
         name: String,
-        /// Its id.
-        id: SnapshotId,
+    },
+    /// The snapshot was pushed, and the registry does not have its image any more.
+    #[error("snapshot {name}: image {image} is not in the registry any more; {advice}")]
+    NotInRegistry {
+        /// The name.
+        name: String,
+        /// The image.
+        image: String,
+        /// What to do, from [`FoundSnapshot::if_lost`](super::FoundSnapshot::if_lost).
+        advice: String,
+    },
+    /// The snapshot's image cannot be pulled.
+    #[error("snapshot {name}: {source}")]
+    Pull {
+        /// The name.
+        name: String,
+        /// The cause.
+        source: Box<PullError>,
     },
     /// The new volume has another `owner`, so the snapshot's files would have the wrong owner.
     #[error(
-        "snapshot {name} was taken of a volume with {}, and this volume has {}; set the same `owner`",
-        shown(*captured_for), shown(*wanted)
+        "snapshot {name} was taken of a volume with {}, and this volume has {}; {}",
+        shown(*captured_for), shown(*wanted), same_owner(*captured_for)
     )]
     OtherOwner {
         /// The name.
@@ -101,6 +112,19 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
+    /// The error of a pull of the snapshot's image. The user has named the snapshot and does not know the image.
+    pub(super) fn of_pull(name: &str, if_lost: &str, error: PullError) -> Self {
+        let name = name.to_owned();
+        match error {
+            PullError::Image(error) if error.is_not_found() => Self::NotInRegistry {
+                name,
+                image: error.image().to_string(),
+                advice: if_lost.to_owned(),
+            },
+            error => Self::Pull { name, source: Box::new(error) },
+        }
+    }
+
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
@@ -109,9 +133,19 @@ impl RestoreError {
             | Self::OtherOwner { .. }
             | Self::OwnImages { .. }
             | Self::TooDeep { .. } => Class::Precondition,
+            Self::NotInRegistry { .. } => Class::NotFound,
+            Self::Pull { source, .. } => source.class(),
             Self::Lower(e) => e.class(),
             Self::Lost { .. } => Class::Corrupt,
         }
+    }
+}
+
+/// How a volume gets the owner of the snapshot.
+fn same_owner(captured_for: Option<Owner>) -> String {
+    match captured_for {
+        Some(owner) => format!("set `owner: \"{owner}\"`"),
+        None => "remove `owner`".to_owned(),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     digest::ManifestDigest,
     error::Class,
-    image::fake::{FakeRegistry, Pushed},
+    image::fake::{ALWAYS, FakeRegistry, Fault, Pushed},
     layers::{LayerKey, SnapshotRecord, testing::keys},
     overlay::Options,
     owner::Owner,
@@ -176,8 +176,16 @@ async fn a_different_owner_is_refused_and_both_are_named() {
     let bench = Bench::new().await;
     let owner = |uid, gid| Some(Owner { uid, gid });
     for (captured, wanted, words) in [
-        (owner(1000, 1000), None, "a volume with owner 1000:1000, and this volume has no owner"),
-        (None, owner(0, 7), "a volume with no owner, and this volume has owner 0:7"),
+        (
+            owner(1000, 1000),
+            None,
+            "a volume with owner 1000:1000, and this volume has no owner; set `owner: \"1000:1000\"`",
+        ),
+        (
+            None,
+            owner(0, 7),
+            "a volume with no owner, and this volume has owner 0:7; remove `owner`",
+        ),
         (owner(1000, 1000), owner(1000, 7), "owner 1000:1000, and this volume has owner 1000:7"),
     ] {
         bench.put(|record| record.owner = captured);
@@ -239,15 +247,33 @@ async fn a_snapshot_without_its_layers_is_pulled_or_refused() {
     let error = bench.refused(|_| {}).await;
     assert_eq!(error.class(), Class::Corrupt);
     assert!(
-        error
-            .to_string()
-            .contains("ws-1 (snap-1) is only on this node, and some of its layers are missing"),
+        error.to_string().contains("ws-1 is only on this node, and some of its layers are missing"),
         "{error}"
     );
     let image = Some(bench.registry.reference("base", "1"));
     bench.node.snapshots.respond("ws-1", [Ok(FoundSnapshot { image, ..found("snap-1") })]);
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
     bench.assert_made_of("fork", &keys(&bench.base.diff_ids), 1, &[bench.base.manifest]);
+}
+
+/// The user has written the name of the snapshot, and no image.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_error_of_a_pull_names_the_snapshot() {
+    let bench = Bench::new().await;
+    bench.node.volumes.0.store.snapshots.remove(&"snap-1".parse().unwrap()).unwrap();
+    let image = format!("{}/snapshots/ws@{}", bench.registry.host(), ManifestDigest::of(b"lost"));
+    let found = FoundSnapshot { image: Some(image.parse().unwrap()), ..found("snap-1") };
+    bench.node.snapshots.respond("ws-1", [Ok(found)]);
+    let error = bench.refused(|_| {}).await;
+    let want = format!(
+        "snapshot ws-1: image {image} is not in the registry any more; take a new snapshot"
+    );
+    assert_eq!((error.class(), error.to_string()), (Class::NotFound, want));
+
+    bench.registry.inject("snapshots/ws", ALWAYS, Fault::Respond(403, Vec::new()));
+    let error = bench.refused(|_| {}).await;
+    assert_eq!(error.class(), Class::Denied);
+    assert!(error.to_string().starts_with(&format!("snapshot ws-1: image {image}: ")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,10 +336,11 @@ fn no_error_message_calls_a_snapshot_a_volume_snapshot() {
         LookupError::Denied { name: name.clone(), why: why.clone() },
         LookupError::Unavailable { name: name.clone(), why },
     ];
-    let id = "snap-1".parse().unwrap();
+    let (image, advice) = ("r.io/ws".to_owned(), "take a new snapshot".to_owned());
     let others = [
         RestoreError::NodeOnly { name: name.clone(), node },
-        RestoreError::Lost { name: name.clone(), id },
+        RestoreError::Lost { name: name.clone() },
+        RestoreError::NotInRegistry { name: name.clone(), image, advice },
         RestoreError::OtherOwner { name: name.clone(), captured_for: None, wanted: None },
         RestoreError::OwnImages { name: name.clone() },
         RestoreError::TooDeep { name, count: 600 },

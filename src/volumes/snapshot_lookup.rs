@@ -24,6 +24,8 @@ pub struct FoundSnapshot {
     pub node: String,
     /// The image to which it was pushed, by digest. `None` if it was not pushed.
     pub image: Option<Reference>,
+    /// What to do if the registry does not have the image any more, as the end of a sentence.
+    pub if_lost: String,
     /// How many of its layers, at the top, are not layers of its images.
     pub snapshot_layers: usize,
     /// The attribute `owner` of its volume.

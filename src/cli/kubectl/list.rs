@@ -35,7 +35,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// List snapshots as a tree: each one below the snapshot from which its volume started.
 ///
 /// PHASE is Pending until a node reports the snapshot, then Capturing, Pushing and Ready. Failed and Refused have a
-/// reason in the last column. LOCATION is `registry`, or the only node that has the snapshot.
+/// reason in the last column. NotInRegistry: the registry has lost the image, and no node can push it again. LOCATION is
+/// `registry`, or the only node that has the snapshot.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ListArgs {

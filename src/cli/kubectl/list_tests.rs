@@ -135,7 +135,8 @@ fn the_state_of_a_snapshot_follows_the_phase_of_its_node() {
         (phase("Capturing"), warned.clone(), State::Waiting),
         // The word of an earlier version.
         (phase("Cutting"), warned.clone(), State::Waiting),
-        (phase("Failed"), ready, State::Failed("m".into())),
+        (phase("Failed"), ready.clone(), State::Failed("m".into())),
+        (phase("NotInRegistry"), ready, State::Failed("m".into())),
         (phase("Deleted"), json!({}), State::Failed("it is being deleted".into())),
         (phase("Refused"), json!({}), State::Refused("m".into())),
         (phase("Pending"), json!({}), State::Waiting),
@@ -144,4 +145,20 @@ fn the_state_of_a_snapshot_follows_the_phase_of_its_node() {
     ] {
         assert_eq!(state(annotations.clone(), status), want, "{annotations}");
     }
+}
+
+/// Kubernetes' controllers leave `readyToUse` true.
+#[test]
+fn a_snapshot_whose_image_the_registry_has_lost_is_not_ready_and_in_no_place() {
+    let shown = |phase: &str| {
+        let annotations = json!({
+            "ovl.csi.dev/source": "dev-0/ws", "ovl.csi.dev/phase": phase, "ovl.csi.dev/node": "n-1",
+            "ovl.csi.dev/image": "r.io/ci/ws@sha256:0",
+        });
+        let object = object("a", annotations, json!({ "readyToUse": true }));
+        let snapshot = Snapshot::of(&object, DRIVER).unwrap();
+        (snapshot.ready, snapshot.place().to_owned())
+    };
+    assert_eq!(shown("Ready"), (true, "registry".to_owned()));
+    assert_eq!(shown("NotInRegistry"), (false, "-".to_owned()));
 }

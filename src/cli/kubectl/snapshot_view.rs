@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{failure::Failure, print, session::Session};
 use crate::{
-    cluster::snapshot_api::VolumeSnapshot,
+    cluster::{overlay_snapshot::NOT_IN_REGISTRY, snapshot_api::VolumeSnapshot},
     controller::{PENDING, REFUSED, SOURCE, annotation_keys},
     format,
 };
@@ -86,8 +86,10 @@ impl Snapshot {
         }
         let text = |key: &str| values.get(key).map(|text| print::clean(text));
         let status = object.status.clone().unwrap_or_default();
-        let ready = status.ready_to_use == Some(true);
         let reported = text(annotation_keys::PHASE);
+        // Kubernetes' controllers set `readyToUse` once and never take it back.
+        let is_lost = matches!(reported.as_deref(), Some("Failed" | NOT_IN_REGISTRY));
+        let ready = status.ready_to_use == Some(true) && !is_lost;
         let is_seen = reported.is_some() || values.contains_key(annotation_keys::DRIVER);
         let error = status.error.and_then(|error| error.message);
         // Before the driver's controller has created the content, the snapshot-controller reports that it is missing.
@@ -127,7 +129,9 @@ impl Snapshot {
     pub(super) fn state(&self) -> State {
         let why = || self.message.clone();
         match self.phase.as_str() {
-            "Failed" => State::Failed(why().unwrap_or_else(|| "its node gives no reason".into())),
+            "Failed" | NOT_IN_REGISTRY => {
+                State::Failed(why().unwrap_or_else(|| "its node gives no reason".into()))
+            }
             REFUSED => {
                 State::Refused(why().unwrap_or_else(|| "the controller gives no reason".into()))
             }
@@ -151,6 +155,7 @@ impl Snapshot {
     /// Where its layers are: `registry`, or the only node that has them.
     pub(super) fn place(&self) -> &str {
         match (&self.image, &self.node) {
+            (Some(_), _) if self.phase == NOT_IN_REGISTRY => "-",
             (Some(_), _) => "registry",
             (None, Some(node)) if self.phase == "Ready" || self.phase == "Pushing" => node,
             _ => "-",
@@ -161,7 +166,7 @@ impl Snapshot {
     pub(super) fn style(&self) -> Style {
         match self.phase.as_str() {
             "Ready" => AnsiColor::Green.on_default(),
-            "Failed" | REFUSED => AnsiColor::Red.on_default(),
+            "Failed" | REFUSED | NOT_IN_REGISTRY => AnsiColor::Red.on_default(),
             _ => AnsiColor::Yellow.on_default(),
         }
     }

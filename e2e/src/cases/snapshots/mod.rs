@@ -9,6 +9,7 @@ mod file_trees;
 mod fork;
 mod freeze;
 mod lifecycle;
+mod lost_image;
 mod nested;
 mod node_local;
 mod owners;
@@ -38,4 +39,5 @@ pub const ALL: &[Case] = &[
     fifty::CASE,
     failures::CASE,
     csi_sanity::CASE,
+    lost_image::CASE,
 ];
