@@ -14,6 +14,7 @@ mod nested;
 mod node_local;
 mod owners;
 mod plugin;
+mod roles;
 mod run_as_image;
 mod tenants;
 
@@ -30,6 +31,7 @@ pub const ALL: &[Case] = &[
     run_as_image::CASE,
     owners::CASE,
     plugin::CASE,
+    roles::CASE,
     node_local::CASE,
     node_local::LOCKED,
     authorization::CASE,

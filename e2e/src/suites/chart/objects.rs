@@ -60,6 +60,13 @@ pub const RIGHTS: &[Role] = &[
             "\"\": events: list, watch, create, update, patch",
         ],
     ),
+    ("ClusterRole", "-view", &["snapshot.storage.k8s.io: volumesnapshots: get, list, watch"]),
+    (
+        "ClusterRole",
+        "-edit",
+        &["snapshot.storage.k8s.io: volumesnapshots: \
+             create, update, patch, delete, deletecollection"],
+    ),
     (
         "Role",
         "-controller",

@@ -92,6 +92,7 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "snapshots.snapshotter.timeout=long"], "timeout"),
     (&["--set", "snapshots.snapshotter.image.tag="], "tag"),
     (&["--set-string", "crds.install=false"], "install"),
+    (&["--set-string", "rbac.aggregateClusterRoles=false"], "aggregateClusterRoles"),
     (&["--set", "registry.enabled=true"], "registry.clusterIP"),
     (&["--set", "registry.clusterIP=here"], "clusterIP"),
     (&["--set", "registry.password=open-sesame"], "password"),

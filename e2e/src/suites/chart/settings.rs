@@ -99,6 +99,7 @@ const ABSENT: &[&str] = &[
     "rollingUpdate",
     "CustomResourceDefinition",
     "--no-cluster",
+    "aggregate-to-",
 ];
 
 /// Values for a driver that only serves volumes.
