@@ -25,6 +25,7 @@ mod parse;
 mod registry_secrets;
 mod snapshot;
 mod values;
+mod volume_attributes;
 
 use std::{
     env,
@@ -66,6 +67,9 @@ enum Command {
     /// The commands of the kubectl plugin, for Jobs that run the driver's image
     #[command(name = KUBECTL, disable_help_flag = true)]
     Kubectl,
+    /// Print the checks of volume attributes for the chart's admission policies
+    #[command(hide = true)]
+    VolumeAttributes,
     #[command(hide = true)]
     RegistrySecrets(registry_secrets::RegistrySecretsArgs),
 }
@@ -74,7 +78,11 @@ impl Command {
     /// Whether people run it at a terminal. Its error is then a line for them, and not a line of a log.
     fn is_by_hand(&self) -> bool {
         match self {
-            Self::Check(_) | Self::Snapshot(_) | Self::Crd | Self::Kubectl => true,
+            Self::Check(_)
+            | Self::Snapshot(_)
+            | Self::Crd
+            | Self::Kubectl
+            | Self::VolumeAttributes => true,
             Self::Node(_) | Self::Controller(_) | Self::RegistrySecrets(_) => false,
         }
     }
@@ -126,6 +134,7 @@ pub fn main() -> ExitCode {
         | Command::Snapshot(_)
         | Command::Crd
         | Command::Kubectl
+        | Command::VolumeAttributes
         | Command::RegistrySecrets(_) => Ok(None),
     };
     telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
@@ -142,6 +151,7 @@ pub fn main() -> ExitCode {
         Command::Kubectl => {
             Err(Failure::Unusable(anyhow!("options come after `ovl kubectl`, not before it")))
         }
+        Command::VolumeAttributes => volume_attributes::run(),
         Command::RegistrySecrets(args) => registry_secrets::run(&args),
     };
     if let Ok(Some(traces)) = traces {

@@ -48,6 +48,7 @@ pub use config::{
 pub(crate) use local::LocalClient;
 pub use local::LocalSocket;
 pub(crate) use proto::local::{CaptureVolumeRequest, PushSnapshotRequest, Snapshot};
+pub(crate) use request::policy_yaml;
 pub use server::{ServeError, serve, serve_controller};
 pub use socket::SocketError;
 

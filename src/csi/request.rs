@@ -23,9 +23,11 @@ use crate::{
     overlay::Options,
     volumes::{Pod, PublishRequest, RequestError, Target, VolumeId},
 };
+pub(crate) use admission::policy_yaml;
 pub(super) use invalid_argument::BadRequest;
 use invalid_argument::shown;
 
+mod admission;
 mod attributes;
 mod invalid_argument;
 

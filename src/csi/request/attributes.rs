@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The prefix of the keys that the kubelet adds to the volume context. They replace any that the pod's author wrote.
-const KUBELET: &str = "csi.storage.k8s.io/";
+pub(super) const KUBELET: &str = "csi.storage.k8s.io/";
 
 /// All accepted keys.
 pub(super) const KEYS: [&str; 17] = [
@@ -45,6 +45,7 @@ pub(super) const KEYS: [&str; 17] = [
     "mountOptions",
 ];
 
+const VOLATILE: [(&str, bool); 2] = [("true", true), ("false", false)];
 const PULL_POLICY: [(&str, PullPolicy); 3] = [
     ("Always", PullPolicy::Always),
     ("IfNotPresent", PullPolicy::IfNotPresent),
@@ -55,6 +56,35 @@ const ON_UNCLEAN: [(&str, OnUnclean); 2] =
 const MEDIUM: [(&str, Medium); 2] = [("", Medium::Disk), ("Memory", Medium::Memory)];
 const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
 const XINO: [(&str, Xino); 3] = [("on", Xino::On), ("off", Xino::Off), ("auto", Xino::Auto)];
+
+/// The attributes whose value is one of a few words, and these words.
+pub(super) fn words() -> [(&'static str, Vec<&'static str>); 9] {
+    fn of<T>(words: &[(&'static str, T)]) -> Vec<&'static str> {
+        words.iter().map(|(word, _)| *word).collect()
+    }
+    [
+        ("pullPolicy", of(&PULL_POLICY)),
+        ("volatile", of(&VOLATILE)),
+        ("onUnclean", of(&ON_UNCLEAN)),
+        ("medium", of(&MEDIUM)),
+        ("metacopy", of(&SWITCH)),
+        ("redirectDir", of(&SWITCH)),
+        ("index", of(&SWITCH)),
+        ("nfsExport", of(&SWITCH)),
+        ("xino", of(&XINO)),
+    ]
+}
+
+/// What is expected instead of an unknown key.
+pub(super) fn expected_key() -> String {
+    listed(KEYS.to_vec())
+}
+
+/// What is expected instead of a value that is none of these words.
+pub(super) fn expected_word(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
+    listed(quoted.iter().map(String::as_str).collect())
+}
 
 /// The mount settings that come from the kubelet and not from the attributes.
 #[derive(Debug, Default)]
@@ -76,7 +106,7 @@ pub(super) fn spec(
     if (Options { context: None, ..options.clone() }) != Options::default() {
         written.insert("mountOptions".to_owned());
     }
-    let volatile = given.one_of("volatile", &[("true", true), ("false", false)])?;
+    let volatile = given.one_of("volatile", &VOLATILE)?;
     let mut spec = VolumeSpec {
         images: images(given.take("image"), given.take("images"))?,
         snapshot: given.take("snapshot").map(snapshot).transpose()?,
@@ -149,8 +179,7 @@ impl Given {
         // This check comes first: a mistyped key could otherwise cause another error because it is missing.
         match given.keys().find(|key| !KEYS.contains(&key.as_str())) {
             Some(key) => {
-                let expected = listed(KEYS.to_vec());
-                Err(BadRequest::UnknownAttribute { key: shown(key), expected })
+                Err(BadRequest::UnknownAttribute { key: shown(key), expected: expected_key() })
             }
             None => Ok(Self(given)),
         }
@@ -170,8 +199,8 @@ impl Given {
         match words.iter().find(|(word, _)| *word == value) {
             Some((_, meaning)) => Ok(Some(*meaning)),
             None => {
-                let quoted: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-                let expected = listed(quoted.iter().map(String::as_str).collect());
+                let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+                let expected = expected_word(&words);
                 Err(BadRequest::Value { key, value: shown(&value), expected })
             }
         }

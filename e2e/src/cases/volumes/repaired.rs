@@ -1,7 +1,7 @@
-//! Mistakes of a pod's author. The pod's Event names the mistake and its fix, and the node keeps
-//! nothing. After a fix in place, the pod starts by itself.
+//! Mistakes of a pod's author. The API server refuses what it can check at the pod's creation. Otherwise the pod's Event
+//! names the mistake and its fix, and the node keeps nothing. After a fix in place, the pod starts by itself.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::cases::case::{Case, Concurrency};
@@ -60,23 +60,56 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
     ns.expect_output("refused", &[("cat /work/file", "behind a password")])
 }
 
+/// An attribute beside the image with its value, and the message with which the API server refuses the pod. It is the
+/// message of the driver.
+const REFUSED: &[(&str, &str, &str)] = &[
+    (
+        "volatile",
+        "maybe",
+        "volumeAttributes: volatile is \"maybe\": expected \"true\" or \"false\"",
+    ),
+    (
+        "volatil",
+        "true",
+        "unknown attribute \"volatil\" in volumeAttributes: expected image, images, snapshot, pullPolicy, volatile,",
+    ),
+    (
+        "pullPolicy",
+        "Sometimes",
+        "volumeAttributes: pullPolicy is \"Sometimes\": expected \"Always\", \"IfNotPresent\" or \"Never\"",
+    ),
+    (
+        "onUnclean",
+        "hope",
+        "volumeAttributes: onUnclean is \"hope\": expected \"discard\" or \"fail\"",
+    ),
+    (
+        "images",
+        "registry.example/other:1",
+        "volumeAttributes: image and images are both set: set only one of them",
+    ),
+];
+
 /// A pod's name, its attribute beside the image with its value, and the words that its Event must
 /// contain.
 const BAD: &[(&str, &str, &str, &[&str])] = &[
-    ("no-word", "volatile", "maybe", &["volatile", "maybe", "true", "false"]),
-    ("unknown-key", "volatil", "true", &["volatil", "expected"]),
-    ("no-policy", "pullPolicy", "Sometimes", &["pullPolicy", "Sometimes", "IfNotPresent"]),
     ("no-owner", "owner", "a-user", &["owner", "a-user", "UID:GID|uid:gid"]),
     ("no-option", "mountOptions", "noexec,upperdir=/etc", &["mountOptions", "upperdir"]),
     ("no-size", "size", "plenty", &["size", "plenty"]),
-    ("twice", "images", "registry.example/other:1", &["image", "images", "one of"]),
-    ("a-file", "onUnclean", "hope", &["onUnclean", "discard", "fail"]),
     ("up-and-out", "preCopyUp", "../../etc/passwd", &["preCopyUp", "..|relative|outside"]),
     ("no-snapshot", "snapshot", "monday", &["no snapshot", "monday"]),
     ("no-name", "snapshot", "../monday", &["snapshot", "../monday"]),
 ];
 
 fn attributes(ns: &TestNamespace<'_>) -> Result<()> {
+    for (key, value, message) in REFUSED {
+        let pod = || Pod::new("refused", json!({ "image": ns.env.image, *key: value }));
+        check_refused(ns, pod(), message).with_context(|| format!("{key}: {value}"))?;
+        for workload in workloads(&pod().spec()) {
+            check_warned(ns, &workload, message)
+                .with_context(|| format!("{key}: {value} in a {}", workload["kind"]))?;
+        }
+    }
     let mut made = Vec::new();
     for (pod, key, value, words) in BAD {
         let attributes = json!({ "image": ns.env.image, *key: value });
@@ -91,5 +124,53 @@ fn attributes(ns: &TestNamespace<'_>) -> Result<()> {
         ns.wait_for_event(pod, &[&["FailedMount"], *words].concat())?;
         ns.node(pod)?.wait_until_removed(uid)?;
     }
+    Ok(())
+}
+
+/// Checks that the API server refuses a pod with this message about its volume.
+fn check_refused(ns: &TestNamespace<'_>, pod: Pod, message: &str) -> Result<()> {
+    match ns.apply(&pod.manifest()) {
+        Ok(()) => bail!("the API server accepted the pod"),
+        Err(error) => {
+            let output = format!("{error:#}");
+            let expected = format!("volume work: {message}");
+            ensure!(output.contains(&expected), "it is refused without `{expected}`: {output}");
+            Ok(())
+        }
+    }
+}
+
+/// An object of each kind for which there is a warning.
+fn workloads(spec: &Value) -> Vec<Value> {
+    let labels = json!({ "app": "warned" });
+    let selector = json!({ "matchLabels": labels });
+    let template = json!({ "metadata": { "labels": labels }, "spec": spec });
+    let mut job_spec = spec.clone();
+    job_spec["restartPolicy"] = json!("Never");
+    let job = json!({ "template": { "spec": job_spec } });
+    let object = |api: &str, kind: &str, spec: Value| json!({ "apiVersion": api, "kind": kind, "metadata": { "name": "warned" }, "spec": spec });
+    let set = json!({ "selector": selector, "template": template });
+    vec![
+        object("apps/v1", "Deployment", set.clone()),
+        object("apps/v1", "StatefulSet", set.clone()),
+        object("apps/v1", "DaemonSet", set),
+        object("batch/v1", "Job", job.clone()),
+        object(
+            "batch/v1",
+            "CronJob",
+            json!({ "schedule": "0 0 1 1 *", "jobTemplate": { "spec": job } }),
+        ),
+    ]
+}
+
+/// Checks that kubectl prints this message as a warning, and that the object could be created.
+fn check_warned(ns: &TestNamespace<'_>, workload: &Value, message: &str) -> Result<()> {
+    let kubectl = ns.cluster().kubectl_cmd().args(["--namespace", ns.namespace]);
+    let kubectl = kubectl.args(["create", "--dry-run=server", "-f", "-"]);
+    let done = kubectl.stdin(workload.to_string()).outcome()?;
+    ensure!(done.status.success(), "it is refused: {}", done.stderr);
+    let warning = done.stderr.lines().find(|line| line.starts_with("Warning: "));
+    let warning = warning.with_context(|| format!("no warning in: {}", done.stderr))?;
+    ensure!(warning.contains(&format!("volume work: {message}")), "the warning is {warning}");
     Ok(())
 }

@@ -61,6 +61,7 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set-json", r#"policy.allowedImages.namespaces={"ci":"*"}"#], "ci"),
     (&["--set", "policy.refusedImages=*"], "refusedImages"),
     (&["--set-string", "policy.refuseUserNamespaces=no"], "refuseUserNamespaces"),
+    (&["--set-string", "policy.checkAttributes=yes"], "checkAttributes"),
     (&["--set-string", "registry.allowImages=yes"], "allowImages"),
     (&["--set-string", "seLinuxMount=true"], "seLinuxMount"),
     (&["--set", "openshift.ephemeralVolumeProfile=all"], "ephemeralVolumeProfile"),

@@ -95,6 +95,7 @@ const RENDERED: &[&str] = &[
 const ABSENT: &[&str] = &[
     "verbs: [create, patch]\n",
     "user-namespaces",
+    "-attributes\n",
     "priorityClassName",
     "rollingUpdate",
     "CustomResourceDefinition",
@@ -103,8 +104,10 @@ const ABSENT: &[&str] = &[
 ];
 
 /// Values for a driver that only serves volumes.
-const BARE: &[&str] =
-    &["--set", "events=false,snapshots.enabled=false,policy.refuseUserNamespaces=false"];
+const BARE: &[&str] = &[
+    "--set",
+    "events=false,snapshots.enabled=false,policy.refuseUserNamespaces=false,policy.checkAttributes=false",
+];
 
 /// Text that must not appear with these values.
 const NOT_BARE: &[&str] = &[
