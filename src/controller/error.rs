@@ -171,6 +171,19 @@ pub(super) enum Refusal {
          name, such as this one with a suffix"
     )]
     NameTaken(String),
+    #[error(
+        "VolumeSnapshotContent {0} is left from an earlier VolumeSnapshot of this name, because its deletionPolicy is \
+         Retain: use another name for the snapshot, or let an administrator delete the content (docs/snapshots.md, \
+         \"Delete a snapshot\")"
+    )]
+    Retained(String),
+    #[error(
+        "spec.source.volumeSnapshotContentName is {content}, and names that begin with {prefix:?} are for snapshots of \
+         namespace {}: delete this VolumeSnapshot, and create it with the content name {own}, or with a name without \
+         a dot",
+        prefix.trim_end_matches('.')
+    )]
+    ForeignName { content: String, prefix: String, own: String },
     #[error("VolumeSnapshotClass {0} does not exist")]
     NoClass(String),
     #[error(
@@ -224,8 +237,10 @@ impl Refusal {
     /// The reason of its Event, one word in CamelCase.
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::Source(_) | Self::Claim | Self::ContentName(_) => "SnapshotSourceInvalid",
-            Self::NameTaken(_) => "SnapshotContentNameTaken",
+            Self::Source(_) | Self::Claim | Self::ContentName(_) | Self::ForeignName { .. } => {
+                "SnapshotSourceInvalid"
+            }
+            Self::NameTaken(_) | Self::Retained(_) => "SnapshotContentNameTaken",
             Self::NoClass(_) | Self::ManyDefaults(_) | Self::Class { .. } => {
                 "SnapshotClassUnusable"
             }

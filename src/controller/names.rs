@@ -113,6 +113,14 @@ pub(super) fn id_of_csi(name: &str) -> String {
     format!("snap-{}", &Digest::of(name.as_bytes()).hex()[..40])
 }
 
+/// The part before the first dot of a content's name, if it is not the namespace of the VolumeSnapshot. A content gets the
+/// name `NAMESPACE.NAME` if its VolumeSnapshot names none, so no other namespace may take such a name, also not before
+/// there is a namespace of this name.
+pub(super) fn other_namespace<'a>(content: &'a str, namespace: &str) -> Option<&'a str> {
+    let (prefix, _) = content.split_once('.')?;
+    (prefix != namespace).then_some(prefix)
+}
+
 /// The volume that the annotation [`SOURCE`] selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
@@ -153,6 +161,21 @@ mod tests {
             assert!(id.len() == 45 && is_label(&id), "{odd:?}: {id}");
         }
         assert_ne!(id_of_csi("A"), id_of_csi("B"));
+    }
+
+    #[test]
+    fn a_content_name_with_a_dot_begins_with_its_own_namespace() {
+        for (content, expected) in [
+            ("ci.ws-1", None),
+            ("ci.ws.1", None),
+            ("ws-1", None),
+            ("ci-ws-1", None),
+            ("prod.ws-1", Some("prod")),
+            ("c.i.ws-1", Some("c")),
+            ("ci2.ws-1", Some("ci2")),
+        ] {
+            assert_eq!(other_namespace(content, "ci"), expected, "{content}");
+        }
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{
     Controller,
-    cached::{CachedVolumeSnapshot, Overlay},
+    cached::{CachedVolumeSnapshot, Content, Overlay},
     caches::SnapshotObjects,
     error::{NotCapturable, ReconcileError, Refusal},
-    names::{CONTENT, Source, annotation_keys, volume_handle},
+    names::{CONTENT, Source, annotation_keys, other_namespace, volume_handle},
     parameters::Parameters,
     repository::Names,
     run::Reconciler,
@@ -169,7 +169,8 @@ impl Reconciler {
         Ok(NewOverlaySpec { spec: OverlaySnapshotSpec { volume_snapshot, ..spec }, shortened })
     }
 
-    /// Checks that the name of the content is free, and that no snapshot of this VolumeSnapshot was lost.
+    /// Checks that the name of the content is free and not another namespace's, and that no snapshot of this
+    /// VolumeSnapshot was lost.
     async fn check_content(
         &self,
         turn: &Turn<'_>,
@@ -196,7 +197,21 @@ impl Reconciler {
             }
             return Err(lost.into());
         }
+        let of = &request.reference;
+        if let Some(namespace) = other_namespace(name, &of.namespace) {
+            return Err(Refusal::ForeignName {
+                content: name.to_owned(),
+                prefix: format!("{namespace}."),
+                own: format!("{}.{}", of.namespace, of.name),
+            }
+            .into());
+        }
+        let is_earlier = |content: &Content| {
+            let named = content.reference.as_ref().map(|r| (&r.namespace, &r.name));
+            content.has_our_driver && content.retains && named == Some((&of.namespace, &of.name))
+        };
         match existing {
+            Some(content) if is_earlier(&content) => Err(Refusal::Retained(name.to_owned()).into()),
             Some(_) => Err(Refusal::NameTaken(name.to_owned()).into()),
             None => Ok(()),
         }

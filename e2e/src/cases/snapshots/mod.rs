@@ -1,6 +1,7 @@
 //! Cases of snapshots, one behaviour a file.
 
 mod authorization;
+mod content_names;
 mod csi_sanity;
 mod deletion;
 mod failures;
@@ -32,6 +33,7 @@ pub const ALL: &[Case] = &[
     owners::CASE,
     plugin::CASE,
     roles::CASE,
+    content_names::CASE,
     node_local::CASE,
     node_local::LOCKED,
     authorization::CASE,

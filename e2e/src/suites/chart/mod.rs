@@ -32,6 +32,10 @@ const SECOND: &[&str] = &[
      registry.enabled=true,registry.clusterIP=10.96.0.51",
 ];
 
+/// The kind from which the chart concludes that the API server can fill fields (Kubernetes 1.36).
+const MUTATING: &[&str] =
+    &["--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"];
+
 /// Runs all checks.
 pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     let helm = installed::helm(ctx.h)?;
@@ -56,11 +60,13 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     let usual = chart::chart(helm, repo, &[])?;
     let every = chart::chart(helm, repo, &["--values", settings::EVERYTHING])?;
     let second = chart::chart(helm, repo, SECOND)?;
+    let newer = chart::chart(helm, repo, MUTATING)?;
     report.count("two releases have no object in common", objects::apart(&usual, &second));
     report.count(
         "each account has its rights and no others",
         objects::rights(&usual, objects::RIGHTS),
     );
+    report.count("names are filled only where the API server can", mutating(&usual, &newer));
     report.count("the chart renders twice to the same", registry::twice(helm, repo));
     report.count("the registry's secrets are made in the cluster", registry::secrets(helm, repo));
     report.count("the registry is reached by https", registry::reached(helm, repo));
@@ -78,6 +84,7 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
         ("the chart", &usual),
         ("the chart with every value", &every),
         ("the chart with its registry", &second),
+        ("the chart for Kubernetes 1.36", &newer),
         ("the example", &example.context("reading the example")?),
     ] {
         let name = format!("{name} fits the schemas of Kubernetes {}", versions::KUBERNETES);
@@ -124,6 +131,13 @@ impl Conform<'_> {
         }
         Ok(())
     }
+}
+
+fn mutating(usual: &str, newer: &str) -> Result<()> {
+    let kind = "kind: MutatingAdmissionPolicy\n";
+    ensure!(!usual.contains(kind), "a cluster that does not serve the kind gets an object of it");
+    ensure!(newer.contains(kind), "a cluster that serves the kind gets no object of it");
+    Ok(())
 }
 
 fn lint(helm: &Path, repo: &Path, values: &[&str]) -> Result<()> {

@@ -18,6 +18,8 @@ use crate::toolchain::{golang, installed, programs, versions};
 
 /// The kinds in the chart and the examples.
 const KINDS: &[&str] = &[
+    "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicy",
+    "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicyBinding",
     "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
     "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding",
     "io.k8s.api.apps.v1.DaemonSet",
