@@ -24,6 +24,7 @@ mod node;
 mod parse;
 mod registry_secrets;
 mod snapshot;
+mod uninstall;
 mod values;
 mod volume_attributes;
 
@@ -71,18 +72,22 @@ enum Command {
     #[command(hide = true)]
     VolumeAttributes,
     #[command(hide = true)]
+    BeforeUninstall(uninstall::BeforeUninstallArgs),
+    #[command(hide = true)]
     RegistrySecrets(registry_secrets::RegistrySecretsArgs),
 }
 
 impl Command {
-    /// Whether people run it at a terminal. Its error is then a line for them, and not a line of a log.
+    /// Whether people run it at a terminal, or helm shows them its output. Its error is then a line for them, and not a
+    /// line of a log.
     fn is_by_hand(&self) -> bool {
         match self {
             Self::Check(_)
             | Self::Snapshot(_)
             | Self::Crd
             | Self::Kubectl
-            | Self::VolumeAttributes => true,
+            | Self::VolumeAttributes
+            | Self::BeforeUninstall(_) => true,
             Self::Node(_) | Self::Controller(_) | Self::RegistrySecrets(_) => false,
         }
     }
@@ -135,6 +140,7 @@ pub fn main() -> ExitCode {
         | Command::Crd
         | Command::Kubectl
         | Command::VolumeAttributes
+        | Command::BeforeUninstall(_)
         | Command::RegistrySecrets(_) => Ok(None),
     };
     telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
@@ -152,6 +158,7 @@ pub fn main() -> ExitCode {
             Err(Failure::Unusable(anyhow!("options come after `ovl kubectl`, not before it")))
         }
         Command::VolumeAttributes => volume_attributes::run(),
+        Command::BeforeUninstall(args) => uninstall::run(&args),
         Command::RegistrySecrets(args) => registry_secrets::run(&args),
     };
     if let Ok(Some(traces)) = traces {

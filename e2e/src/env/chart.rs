@@ -72,8 +72,8 @@ pub fn check(helm: &Path, repo: &Path) -> Result<()> {
 
 /// The files in the sources, with their text.
 fn deploy(helm: &Path, repo: &Path) -> Result<[(&'static str, String); 2]> {
-    // helm runs a hook. `kubectl apply` would leave its pod behind.
-    let (classes, others) = split(&chart(helm, repo, &["--skip-tests"])?);
+    // helm runs hooks. `kubectl apply` would leave their pods behind.
+    let (classes, others) = split(&chart(helm, repo, &["--no-hooks"])?);
     ensure!(!classes.is_empty(), "the chart renders no VolumeSnapshotClass");
     let text = |objects| {
         format!(

@@ -173,13 +173,13 @@ impl Environment {
     }
 
     /// Installs or upgrades the chart with this image and these registries, and waits for the
-    /// driver's pods. `more` overrides values of the environment.
+    /// driver's pods. `more` overrides values of the environment, map by map as helm does.
     ///
     /// # Errors
     /// helm failed, or the pods are not ready in time.
     pub fn install(&self, more: &Value) -> Result<()> {
-        let (mut values, more) = (self.values(), more.as_object().into_iter().flatten());
-        more.for_each(|(key, value)| values[key] = value.clone());
+        let mut values = self.values();
+        merge(&mut values, more);
         let helm = self.cluster.helm_cmd().dir(&self.repo).args(["upgrade", "--install"]);
         helm.args([RELEASE, "charts/ovl-csi", "--namespace", NAMESPACE, "--values", "-"])
             .stdin(values.to_string())
@@ -314,6 +314,18 @@ impl Environment {
     }
 }
 
+/// Puts values on others, map by map.
+fn merge(values: &mut Value, more: &Value) {
+    match (values, more) {
+        (Value::Object(values), Value::Object(more)) => {
+            for (key, more) in more {
+                merge(values.entry(key).or_insert(Value::Null), more);
+            }
+        }
+        (values, more) => *values = more.clone(),
+    }
+}
+
 /// The classes of snapshots, in addition to the chart's own.
 fn classes(registry: &Registry, proxies: &Proxies) -> Value {
     let to = |host: &str| format!("{host}/snapshots/{{namespace}}/{{pod}}/{{volume}}");
@@ -342,4 +354,17 @@ fn classes(registry: &Registry, proxies: &Proxies) -> Value {
 fn image(name: &str) -> Value {
     let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
     json!({ "repository": repository, "tag": tag, "pullPolicy": "Never" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_overridden_map_by_map() {
+        let mut values = json!({ "a": { "b": 1, "c": { "d": 2 } }, "e": [1] });
+        merge(&mut values, &json!({ "a": { "b": 3, "f": {} }, "e": [], "g": "h" }));
+        let expected = json!({ "a": { "b": 3, "c": { "d": 2 }, "f": {} }, "e": [], "g": "h" });
+        assert_eq!(values, expected);
+    }
 }

@@ -89,6 +89,7 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", UNREADABLE], "pushSecrets"),
     (&["--set", "snapshots.pushSecrets=key"], "pushSecrets"),
     (&["--set-json", r#"snapshots.pushSecrets=[""]"#], "pushSecrets"),
+    (&["--set", "snapshots.onUninstall=force"], "onUninstall"),
     (&["--set", "snapshots.controller.replicas=0"], "replicas"),
     (&["--set", "snapshots.snapshotter.timeout=long"], "timeout"),
     (&["--set", "snapshots.snapshotter.image.tag="], "tag"),

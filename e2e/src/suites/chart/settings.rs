@@ -65,6 +65,7 @@ const RENDERED: &[&str] = &[
     "repository: \"second-registry.default.svc:5000/{namespace}/{pod}/{volume}\"",
     "pushSecretName: \"registry-login\"",
     "snapshot.storage.kubernetes.io/is-default-class: \"true\"",
+    "- --retain\n",
     "replicas: 3",
     "image: registry.example/csi-snapshotter:v9@sha256:\
      0000000000000000000000000000000000000000000000000000000000000007",
