@@ -61,6 +61,8 @@ pub(super) struct Reconciler<'a, E> {
     pub(super) reported: bool,
     /// How many captures failed for too little free space.
     full_tries: u32,
+    /// The generation of the object that was read last.
+    generation: Option<i64>,
 }
 
 impl<'a, E: Engine> Reconciler<'a, E> {
@@ -69,7 +71,15 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         name: &'a str,
         watched: &'a mut watch::Receiver<WatchState>,
     ) -> Self {
-        Self { shared, name, watched, delete_since: None, reported: false, full_tries: 0 }
+        Self {
+            shared,
+            name,
+            watched,
+            delete_since: None,
+            reported: false,
+            full_tries: 0,
+            generation: None,
+        }
     }
 
     /// Runs steps until nothing is left to do.
@@ -113,6 +123,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         if *driver != self.shared.driver || *node_name != self.shared.node {
             return Ok(Next::Done);
         }
+        self.generation = object.metadata.generation;
         let mut status = object.status.clone().unwrap_or_default();
         if *deleted {
             return self.delete(&object, &mut status).await;
@@ -338,7 +349,7 @@ impl<'a, E: Engine> Reconciler<'a, E> {
         }
         let mut backoff = self.shared.timing.backoff();
         loop {
-            match self.shared.client.report(self.name, status).await {
+            match self.shared.client.report(self.name, self.generation, status).await {
                 Ok(Some(_)) => return Ok(()),
                 Ok(None) => return Err(ObjectGone),
                 Err(error) => {

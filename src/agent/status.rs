@@ -38,11 +38,14 @@ pub(super) fn set_condition(
     };
     let known = status.conditions.iter().position(|condition| condition.r#type == r#type);
     let known_condition = known.map(|at| &status.conditions[at]);
+    // The generation is set when the status is written.
+    let observed_generation = known_condition.and_then(|known| known.observed_generation);
     let same = known_condition.filter(|known| known.status == condition_status);
     let since = same.map_or_else(now, |known| known.last_transition_time.clone());
     let condition = Condition {
         r#type: r#type.to_owned(),
         status: condition_status.to_owned(),
+        observed_generation,
         reason: reason.to_owned(),
         message: message.into(),
         last_transition_time: since,

@@ -29,16 +29,21 @@ pub(super) const MESSAGE_MAX: usize = 4096;
     kind = "OverlaySnapshot",
     plural = "overlaysnapshots",
     shortname = "ovlsnap",
+    category = "ovl",
     doc = "A snapshot of one pod's volume. The controller requests it, and the node of the pod captures and pushes it.",
     status = "OverlaySnapshotStatus",
     selectable = ".spec.nodeName",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodeName"}"#,
     printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.source.namespace"}"#,
+    printcolumn = r#"{"name":"VolumeSnapshot","type":"string","jsonPath":".spec.volumeSnapshot.name"}"#,
     printcolumn = r#"{"name":"Pod","type":"string","jsonPath":".spec.source.pod"}"#,
     printcolumn = r#"{"name":"Volume","type":"string","jsonPath":".spec.source.volume"}"#,
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Bytes","type":"integer","jsonPath":".status.bytes"}"#,
     printcolumn = r#"{"name":"Image","type":"string","jsonPath":".status.image","priority":1}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[x_kube(validation = Rule::new(IMMUTABLE).message("spec is immutable, except that deleted may become true"))]
@@ -174,7 +179,10 @@ pub struct OverlaySnapshotStatus {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "conditions_of_all_versions"
     )]
-    #[schemars(length(max = 16))]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
     pub conditions: Vec<Condition>,
     /// The error of the last try, or the progress of a push.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -314,25 +322,36 @@ where
     Ok(conditions)
 }
 
-/// A condition (Kubernetes API conventions, "Typical status properties").
+/// A condition, as `metav1.Condition` (Kubernetes API conventions, "Typical status properties").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// The type of the condition.
-    #[schemars(length(max = 64))]
+    #[schemars(length(min = 1, max = 64))]
     pub r#type: String,
     /// `True`, `False` or `Unknown`.
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "condition_status_schema")]
     pub status: String,
+    /// The `metadata.generation` of the object for which the condition was set. Absent where an earlier version set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
     /// The reason, one word in CamelCase.
-    #[schemars(length(max = 128))]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
+    )]
     pub reason: String,
     /// The reason as a sentence for people.
     #[schemars(length(max = 4096))]
     pub message: String,
     /// The time at which `status` last changed, RFC 3339.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("format" = "date-time"))]
     pub last_transition_time: String,
+}
+
+fn condition_status_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["True", "False", "Unknown"]})
 }
 
 /// The CustomResourceDefinition in YAML, as the chart ships it.

@@ -28,6 +28,30 @@ fn every_string_is_bounded_and_the_spec_is_immutable() {
     assert!(version["subresources"]["status"].is_object());
 }
 
+/// The conditions are those of Kubernetes, for tools that know them (`kubectl wait --for=condition=Ready`).
+#[test]
+fn a_condition_is_one_of_kubernetes() {
+    let crd = serde_json::to_value(OverlaySnapshot::crd()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let conditions = &schema["status"]["properties"]["conditions"];
+    assert_eq!(conditions["x-kubernetes-list-type"], "map");
+    assert_eq!(conditions["x-kubernetes-list-map-keys"], serde_json::json!(["type"]));
+    let ours = Condition {
+        r#type: "Ready".into(),
+        status: "True".into(),
+        observed_generation: Some(2),
+        reason: "Pushed".into(),
+        message: "m".into(),
+        last_transition_time: "2026-01-02T03:04:05Z".into(),
+    };
+    let ours = serde_json::to_value(ours).unwrap();
+    let theirs = k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition::deserialize(&ours);
+    assert_eq!(serde_json::to_value(theirs.unwrap()).unwrap(), ours);
+    let fields: Vec<_> = ours.as_object().unwrap().keys().collect();
+    let declared: Vec<_> = conditions["items"]["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(fields, declared);
+}
+
 #[test]
 fn a_status_of_an_earlier_version_is_read() {
     let condition = |r#type: &str, status: &str, reason: &str| {

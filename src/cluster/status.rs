@@ -27,22 +27,27 @@ const FIELDS: [&str; 14] = [
 ];
 
 impl Client {
-    /// Replaces the whole status of an OverlaySnapshot. Truncates messages that are longer than the API allows. Returns
-    /// `None` if the OverlaySnapshot is gone.
+    /// Replaces the whole status of an OverlaySnapshot. `generation` is the `metadata.generation` of the object that was
+    /// reconciled: all conditions are as of it. Truncates messages that are longer than the API allows. Returns `None` if
+    /// the OverlaySnapshot is gone.
     ///
     /// # Errors
     /// The error of the API server; of class [`Denied`](crate::error::Class::Denied) for the snapshot of another node.
     pub async fn report(
         &self,
         name: &str,
+        generation: Option<i64>,
         status: &OverlaySnapshotStatus,
     ) -> Result<Option<OverlaySnapshot>, ClusterError> {
-        self.patch_status(None, name, &json!({ "status": whole(status) })).await
+        self.patch_status(None, name, &json!({ "status": whole(status, generation) })).await
     }
 }
 
-fn whole(status: &OverlaySnapshotStatus) -> Value {
+fn whole(status: &OverlaySnapshotStatus, generation: Option<i64>) -> Value {
     let mut status = status.clone();
+    for condition in &mut status.conditions {
+        condition.observed_generation = generation.or(condition.observed_generation);
+    }
     let conditions = status.conditions.iter_mut().map(|condition| &mut condition.message);
     for message in conditions.chain(&mut status.message) {
         *message = truncated(message, MESSAGE_MAX).to_owned();
@@ -66,6 +71,7 @@ mod tests {
         let condition = Condition {
             r#type: "Captured".into(),
             status: "True".into(),
+            observed_generation: Some(1),
             reason: "Captured".into(),
             message: "ä".repeat(MESSAGE_MAX),
             last_transition_time: "2026-01-02T03:04:05Z".into(),
@@ -87,9 +93,12 @@ mod tests {
             pushed_bytes: Some(6),
         };
         let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        let (written, empty) = (whole(&full), whole(&OverlaySnapshotStatus::default()));
+        let (written, empty) =
+            (whole(&full, Some(2)), whole(&OverlaySnapshotStatus::default(), Some(2)));
         assert_eq!(names(&written), names(&empty));
         assert!(empty.as_object().unwrap().values().all(Value::is_null), "{empty}");
         assert_eq!(written["conditions"][0]["message"], "ä".repeat(MESSAGE_MAX / 2));
+        assert_eq!(written["conditions"][0]["observedGeneration"], 2);
+        assert_eq!(whole(&full, None)["conditions"][0]["observedGeneration"], 1);
     }
 }

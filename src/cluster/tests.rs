@@ -199,8 +199,8 @@ async fn objects_are_created_read_changed_and_deleted() {
     assert!(changed.unwrap().spec.deleted);
     assert_eq!(client.patch::<OverlaySnapshot>(None, "snap-2", &deleted).await.unwrap(), None);
     let status = OverlaySnapshotStatus { phase: Some(Phase::Ready), ..Default::default() };
-    assert!(client.report("snap-2", &status).await.unwrap().is_none());
-    assert_eq!(client.report("snap-1", &status).await.unwrap().unwrap().status, Some(status));
+    assert!(client.report("snap-2", None, &status).await.unwrap().is_none());
+    assert_eq!(client.report("snap-1", None, &status).await.unwrap().unwrap().status, Some(status));
     // Another object of that name stays.
     client.delete::<OverlaySnapshot>(None, "snap-1", "other").await.unwrap();
     assert_eq!(client.list::<OverlaySnapshot>().await.unwrap().len(), 1);

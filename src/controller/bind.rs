@@ -190,7 +190,7 @@ impl Reconciler {
             }
             _ => format!("node {node} is gone, and it had not captured the volume"),
         };
-        let conditions = without_node(&status, &message);
+        let conditions = without_node(&status, metadata.generation, &message);
         // The resource version protects a status that the node writes at the same time.
         let changes = json!({
             "metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version},
@@ -202,7 +202,11 @@ impl Reconciler {
 }
 
 /// The conditions with `Ready` set to `False` for the reason `NodeGone`.
-fn without_node(status: &OverlaySnapshotStatus, why: &str) -> Vec<Condition> {
+fn without_node(
+    status: &OverlaySnapshotStatus,
+    generation: Option<i64>,
+    why: &str,
+) -> Vec<Condition> {
     let is_ready = |condition: &Condition| condition.r#type == "Ready";
     let mut conditions = status.conditions.clone();
     let known = conditions.iter().position(is_ready).map(|at| conditions.remove(at));
@@ -212,6 +216,7 @@ fn without_node(status: &OverlaySnapshotStatus, why: &str) -> Vec<Condition> {
     conditions.push(Condition {
         r#type: "Ready".to_owned(),
         status: "False".to_owned(),
+        observed_generation: generation,
         reason: "NodeGone".to_owned(),
         message: why.to_owned(),
         last_transition_time: since

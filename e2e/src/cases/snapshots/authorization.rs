@@ -143,7 +143,7 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
     let at = format!("spec.nodeName={}", nodes[1]);
     let list = own.kubectl(&["get", "overlaysnapshots", "--field-selector", &at], "")?;
     let line = list.lines().find(|line| line.contains(&id)).context("it is not listed")?;
-    for word in [&nodes[1], ns.namespace, "source", "work", "Ready"] {
+    for word in [&nodes[1], ns.namespace, "ws", "source", "work", "Ready", "OnNode"] {
         ensure!(line.contains(word), "no {word} in {line}");
     }
     Ok(())
