@@ -28,7 +28,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "ovl-csi.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: {{ .Chart.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* Prefix of a registry's keys in the ConfigMap. A key cannot contain the `:` before a port, nor the brackets of an
@@ -223,9 +227,27 @@ existing Service, else the API server's own address plus a fixed number. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* The reference of an image, with its digest if it has one. Arguments: image, and the default of its tag. */}}
+{{/* The name of an image from the registry of global.imageRegistry, or as it is. Arguments: name, and the chart's root. */}}
+{{- define "ovl-csi.imageName" -}}
+{{- $registry := dig "imageRegistry" "" (default dict .root.Values.global) -}}
+{{- $first := splitList "/" .name | first -}}
+{{- if not $registry -}}
+{{- .name -}}
+{{- else if and (contains "/" .name) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
+{{- printf "%s%s" $registry (trimPrefix $first .name) -}}
+{{- else -}}
+{{- printf "%s/%s" $registry .name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The reference of an image, with its digest if it has one. Arguments: image, the default of its tag, and the chart's
+root. */}}
 {{- define "ovl-csi.image" -}}
-{{- $name := printf "%s:%s" .image.repository (default .tag .image.tag) -}}
+{{- $repository := .image.repository -}}
+{{- if .root -}}
+{{- $repository = include "ovl-csi.imageName" (dict "name" $repository "root" .root) -}}
+{{- end -}}
+{{- $name := printf "%s:%s" $repository (default .tag .image.tag) -}}
 {{- with .image.digest -}}
 {{- printf "%s@%s" $name . -}}
 {{- else -}}

@@ -19,7 +19,7 @@ pub const EVERYTHING: &str = "e2e/assets/values-everything.yaml";
 /// Lines that the values of [`EVERYTHING`] must produce.
 const RENDERED: &[&str] = &[
     "name: second.ovl.csi.dev",
-    "image: registry.example:5000/ovl-csi:9.9@sha256:\
+    "image: mirror.example:5000/all/ovl-csi:9.9@sha256:\
      0000000000000000000000000000000000000000000000000000000000000009",
     "- --endpoint=unix:///var/snap/kubelet/plugins/second.ovl.csi.dev/csi.sock",
     "- --root=/mnt/fast/ovl/second.ovl.csi.dev",
@@ -67,7 +67,7 @@ const RENDERED: &[&str] = &[
     "snapshot.storage.kubernetes.io/is-default-class: \"true\"",
     "- --retain\n",
     "replicas: 3",
-    "image: registry.example/csi-snapshotter:v9@sha256:\
+    "image: mirror.example:5000/all/csi-snapshotter:v9@sha256:\
      0000000000000000000000000000000000000000000000000000000000000007",
     "- --timeout=90s",
     "image: registry.example/registry:9",
@@ -89,6 +89,16 @@ const RENDERED: &[&str] = &[
     "- --otlp-endpoint=http://127.0.0.1:4317",
     "kubernetes.io/metadata.name: monitoring",
     "type: OnDelete",
+    "    example.org/role: node\n",
+    "    example.org/role: controller\n",
+    "- \"--log=debug\"\n",
+    "- \"--lease-name=a-lease\"\n",
+    "- \"--worker-threads=20\"\n",
+    "- name: TZ\n          value: Europe/Berlin\n",
+    "- name: TOKEN\n          valueFrom:\n",
+    "example.org/cost: storage\n",
+    "  name: 'ovl-csi-more'\n",
+    "  name: second-text\n",
     "image: registry.example/busybox:1",
 ];
 
@@ -291,7 +301,7 @@ const SHAPES: &[&str] = &[
 
 /// Arguments of csi-snapshotter.
 const THEIRS: &[&str] =
-    &["csi-address", "leader-election", "extra-create-metadata", "timeout", "v"];
+    &["csi-address", "leader-election", "extra-create-metadata", "timeout", "v", "worker-threads"];
 
 /// Checks that each argument in the chart is one of `ovl node` or `ovl controller`.
 pub fn arguments(helm: &Path, repo: &Path) -> Result<()> {
@@ -299,7 +309,9 @@ pub fn arguments(helm: &Path, repo: &Path) -> Result<()> {
     sources(&repo.join("src/cli"), &mut code)?;
     for values in [&["--values", EVERYTHING][..], &["--set", "events=true"], BARE] {
         let rendered = chart::chart(helm, repo, values)?;
-        let arguments = rendered.lines().filter_map(|line| line.trim().strip_prefix("- --"));
+        let arguments = rendered.lines().filter_map(|line| {
+            line.trim().strip_prefix("- ")?.trim_matches('"').strip_prefix("--")
+        });
         for argument in arguments {
             let name = argument.split('=').next().unwrap_or_default();
             let field = format!("{}:", name.replace('-', "_"));
