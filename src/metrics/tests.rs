@@ -1,6 +1,6 @@
 //! The exposition that a scraper reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
@@ -24,8 +24,8 @@ fn assert_has(metrics: &Metrics, wanted: &[(&str, f64)]) {
     }
 }
 
-#[test]
-fn each_method_changes_its_metric_of_a_node() {
+/// The metrics of a node, with a sample for each label.
+fn filled_node() -> Metrics {
     let metrics = Metrics::of_node();
     let call = Call { method: "NodePublishVolume", code: "OK" };
     metrics.observe_call(call.clone(), 0.5);
@@ -40,6 +40,22 @@ fn each_method_changes_its_metric_of_a_node() {
     metrics.limit_found("charged");
     metrics.capture("frozen", Some(0.25));
     metrics.capture("failed", None);
+    metrics
+}
+
+/// The metrics of the controller, with a sample for each label.
+fn filled_controller() -> Metrics {
+    let metrics = Metrics::of_controller();
+    metrics.observe_call(Call { method: "DeleteSnapshot", code: "ABORTED" }, 0.5);
+    metrics.reconciled("VolumeSnapshot", "done", 0.5);
+    metrics.snapshots([("Ready", 8), ("Failed", 0)]);
+    metrics.oldest_unpushed(Some(1_700_000_000));
+    metrics
+}
+
+#[test]
+fn each_method_changes_its_metric_of_a_node() {
+    let metrics = filled_node();
     let labels = "{method=\"NodePublishVolume\",code=\"OK\"}";
     assert_has(
         &metrics,
@@ -76,11 +92,7 @@ fn each_method_changes_its_metric_of_a_node() {
 
 #[test]
 fn each_method_changes_its_metric_of_the_controller() {
-    let metrics = Metrics::of_controller();
-    metrics.observe_call(Call { method: "DeleteSnapshot", code: "ABORTED" }, 0.5);
-    metrics.reconciled("VolumeSnapshot", "done", 0.5);
-    metrics.snapshots([("Ready", 8), ("Failed", 0)]);
-    metrics.oldest_unpushed(Some(1_700_000_000));
+    let metrics = filled_controller();
     assert_has(
         &metrics,
         &[
@@ -121,4 +133,78 @@ fn each_family_has_one_type_and_one_help_line() {
         assert_eq!(types.len(), helps.len(), "a name is registered twice");
         assert!(types.iter().all(|name| name.starts_with("ovl_")), "{types:?}");
     }
+}
+
+/// The labels of a sample that do not come from this program: a scrape adds them, and a histogram has one for its buckets.
+const OTHER_LABELS: [&str; 5] = ["instance", "job", "namespace", "pod", "le"];
+
+#[test]
+fn alerts_and_dashboard_name_only_metrics_and_labels_of_the_code() {
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let texts = [filled_node(), filled_controller()].map(|metrics| metrics.text().unwrap());
+    for series in texts.iter().flat_map(|text| samples(text).into_keys()) {
+        let (name, labels) = series.split_once('{').unwrap_or((&series, ""));
+        let labels = labels.split("=\"").filter_map(|part| part.rsplit([',', '"']).next());
+        known.entry(name.to_owned()).or_default().extend(labels.map(str::to_owned));
+    }
+    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/ovl-csi/files");
+    let alerts = std::fs::read_to_string(format!("{files}/alerts.yaml")).unwrap();
+    let alerts = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+    let mut queries: Vec<_> = alerts.map(str::to_owned).collect();
+    assert!(queries.len() >= 9, "{queries:?}");
+    let dashboard = std::fs::read_to_string(format!("{files}/dashboard.json")).unwrap();
+    queries_of(&serde_json::from_str(&dashboard).unwrap(), &mut queries);
+    assert!(queries.len() > 30, "{queries:?}");
+    for query in &queries {
+        let mut labels: BTreeSet<&str> = OTHER_LABELS.into();
+        for (metric, matched) in metrics_of(query) {
+            let own = known.get(metric).unwrap_or_else(|| panic!("no metric {metric}: {query}"));
+            for label in matched {
+                let is_known = own.contains(label) || OTHER_LABELS.contains(&label);
+                assert!(is_known, "{metric} has no label {label}: {query}");
+            }
+            labels.extend(own.iter().map(String::as_str));
+        }
+        let groups = query.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
+        for label in groups.flat_map(|group| group.split(',')).map(str::trim) {
+            assert!(labels.contains(label), "no label {label}: {query}");
+        }
+    }
+}
+
+/// The queries of a dashboard: of its panels, and of its variables.
+fn queries_of(value: &serde_json::Value, queries: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for key in ["expr", "query"] {
+                queries.extend(fields.get(key).and_then(|text| text.as_str()).map(str::to_owned));
+            }
+            fields.values().for_each(|value| queries_of(value, queries));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| queries_of(item, queries)),
+        _ => {}
+    }
+}
+
+/// The metrics of this program in a query, each with the labels by which it is selected.
+fn metrics_of(query: &str) -> Vec<(&str, Vec<&str>)> {
+    let starts = query.match_indices("ovl_").map(|(at, _)| at);
+    starts
+        .map(|at| {
+            let rest = &query[at..];
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let (name, rest) = rest.split_at(end.unwrap_or(rest.len()));
+            let selected = rest.strip_prefix('{').and_then(|rest| rest.split('}').next());
+            let labels = selected.unwrap_or_default().split(',').filter(|part| !part.is_empty());
+            (name, labels.filter_map(|part| part.split(['=', '!']).next()).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn a_query_is_split_into_metrics_and_labels() {
+    assert_eq!(
+        metrics_of("sum(rate(ovl_a_total{x=\"1\",y!~\"2|3\"}[5m])) / ovl_b{} + up{z=\"4\"}"),
+        [("ovl_a_total", vec!["x", "y"]), ("ovl_b", vec![])]
+    );
 }

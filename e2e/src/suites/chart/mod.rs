@@ -107,7 +107,8 @@ impl Conform<'_> {
         let conform = Cmd::new(&self.program).args(["-strict", "-verbose", "-schema-location"]);
         // Kinds of the Prometheus operator and of cert-manager: the sources of Kubernetes do not
         // have them.
-        let conform = conform.arg(files).args(["-skip", "ServiceMonitor,Certificate", "-"]);
+        let theirs = "ServiceMonitor,PrometheusRule,Certificate";
+        let conform = conform.arg(files).args(["-skip", theirs, "-"]);
         let done = conform.stdin(objects).outcome()?;
         fs::write(self.log, &done.stdout).context("writing the log")?;
         ensure!(done.status.success(), "{}{}", done.stdout, done.stderr);

@@ -114,6 +114,8 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "metrics.enabled=true,metrics.port=9808"], "healthPort"),
     (&["--set", "metrics.serviceMonitor.enabled=true"], "metrics.enabled"),
     (&["--set", "metrics.serviceMonitor.interval=often"], "interval"),
+    (&["--set", "metrics.prometheusRule.enabled=true"], "metrics.enabled"),
+    (&["--set", "metrics.dashboard.label=x"], "label"),
     (&["--set", "otlpEndpoint=collector:4317"], "otlpEndpoint"),
     (&["--set", "networkPolicy.to=all"], "to"),
     (&["--set-json", r#"networkPolicy.from=[{"pods":{}}]"#], "pods"),
