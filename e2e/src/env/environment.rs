@@ -292,7 +292,7 @@ impl Environment {
                 "pullPolicy": "Never",
             },
             "registries": registries,
-            "test": { "image": images::SHELL },
+            "test": { "image": images::SHELL, "volumeImage": self.image },
             "snapshots": {
                 // One on each node: the other survives the end of one.
                 "controller": { "tolerations": [{ "operator": "Exists" }] },

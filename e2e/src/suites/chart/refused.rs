@@ -139,6 +139,7 @@ pub const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "podAnnotations.a=1"], "podAnnotations"),
     (&["--set", "podLabels.app\\.kubernetes\\.io/name=x"], "app.kubernetes.io/name"),
     (&["--set-string", "test.image="], "image"),
+    (&["--set-string", "test.volumeImage=a b"], "volumeImage"),
     (&["--set", LONG], "at most 107 bytes"),
 ];
 

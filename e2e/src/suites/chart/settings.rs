@@ -55,7 +55,6 @@ const RENDERED: &[&str] = &[
     "default = [\"registry.example/*\"]",
     "\"ci\" = [\"docker.io/library/*\",\"registry.example/ci/*\"]",
     "\"007\" = []",
-    "seLinuxMount: true",
     "security.openshift.io/csi-ephemeral-volume-profile: restricted",
     "resourceNames: [\"push-key\",\"registry-login\"]",
     "name: kept",
@@ -96,6 +95,9 @@ const RENDERED: &[&str] = &[
     "- --otlp-endpoint=http://127.0.0.1:4317",
     "kubernetes.io/metadata.name: monitoring",
     "type: OnDelete",
+    "image: mirror.example:5000/all/busybox:1",
+    "image: mirror.example:5000/all/volume:1",
+    "ovl.csi.dev/source: second-test-snapshot-0/work",
     "    example.org/role: node\n",
     "    example.org/role: controller\n",
     "- \"--log=debug\"\n",
@@ -106,7 +108,6 @@ const RENDERED: &[&str] = &[
     "example.org/cost: storage\n",
     "  name: 'ovl-csi-more'\n",
     "  name: second-text\n",
-    "image: registry.example/busybox:1",
 ];
 
 /// Text that must not appear with these values: each is switched off.
@@ -114,6 +115,7 @@ const ABSENT: &[&str] = &[
     "verbs: [create, patch]\n",
     "user-namespaces",
     "-attributes\n",
+    "seLinuxMount",
     "priorityClassName",
     "rollingUpdate",
     "CustomResourceDefinition",
@@ -213,6 +215,19 @@ pub fn kubelet(rendered: &str) -> Result<()> {
         rendered.lines().filter_map(|line| line.trim().strip_prefix("path: /var/lib/kubelet"));
     let host: Vec<_> = host.collect();
     ensure!(host == ["/pods", "/plugins/ovl.csi.dev", "/plugins_registry"], "mounted: {host:?}");
+    Ok(())
+}
+
+/// Checks that one registry can replace those of all images, also where a name has none.
+pub fn mirrored(helm: &Path, repo: &Path) -> Result<()> {
+    let image = "test.image=busybox,global.imageRegistry=mirror.example:5000/all";
+    let rendered = chart::chart(helm, repo, &["--set", image])?;
+    let images = rendered.lines().filter_map(|line| line.trim().strip_prefix("image: "));
+    let images: BTreeSet<_> = images.map(|image| image.trim_matches('"')).collect();
+    let names = ["ovl-csi:", "sig-storage/csi-snapshotter:", "busybox"];
+    let names = names.map(|name| format!("mirror.example:5000/all/{name}"));
+    let fits = |image: &&str| names.iter().any(|name| image.starts_with(name.as_str()));
+    ensure!(images.len() == names.len() && images.iter().all(fits), "its images are {images:?}");
     Ok(())
 }
 
