@@ -39,7 +39,7 @@ use anyhow::Result;
 
 use crate::cluster::purpose::Purpose;
 use crate::cluster::{cleanup, lifecycle, prerequisites};
-use crate::env::chart;
+use crate::env::{chart, chart_readme};
 use crate::machine::harness::Harness;
 use crate::machine::process;
 use crate::machine::progress::seconds;
@@ -57,7 +57,7 @@ usage: cargo xtask <command>
   bench controller --count N
                   the controller with N snapshots, such as 500, instead of 5000
   soak            run the long tests, with as many files as a layer may have
-  render          write the rendered chart into deploy/
+  render          write the rendered chart into deploy/, and the README of the chart
   book            make the book of docs/ in target/book and check its links
   up              create a two-node cluster (context kind-ovl) and keep it
   clean           remove the harness's clusters, containers, networks and engine
@@ -117,8 +117,9 @@ fn run() -> Result<ExitCode> {
         }
         ["soak"] => suites::soak::run(&Harness::start()?, &driver::sources()?)?,
         ["render"] => {
-            let helm = installed::helm(&Harness::start()?)?;
-            chart::write(&helm, &driver::sources()?)?;
+            let (h, repo) = (Harness::start()?, driver::sources()?);
+            chart::write(&installed::helm(&h)?, &repo)?;
+            chart_readme::write(&h, &repo)?;
         }
         ["book"] => {
             let (h, repo) = (Harness::start()?, driver::sources()?);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! snapshots ──> namespace ──> environment ──> node ──> pods      A ──> B: A uses B
-//!                                  └────────> images, driver_image, chart
+//!                                  └────────> images, driver_image, chart, chart_readme ──> yaml
 //! ```
 //!
 //! Deliberately absent: the tests themselves, which are in `cases`.
@@ -10,6 +10,7 @@
 //! May use: machine, toolchain, oci, driver, cluster
 
 pub mod chart;
+pub mod chart_readme;
 mod driver_image;
 pub mod environment;
 mod images;
@@ -17,3 +18,4 @@ pub mod namespace;
 pub mod node;
 pub mod pods;
 pub mod snapshots;
+pub mod yaml;

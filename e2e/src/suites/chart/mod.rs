@@ -5,6 +5,7 @@
 //! (`cases`).
 
 mod objects;
+mod published;
 mod refused;
 mod registry;
 mod schemas;
@@ -16,7 +17,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::env::chart;
+use crate::env::{chart, chart_readme};
 use crate::machine::process::Cmd;
 use crate::report::Report;
 use crate::suites::context::SuiteContext;
@@ -46,6 +47,7 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
         .count("helm lint with every value", lint(helm, repo, &["--values", settings::EVERYTHING]));
     report.count("appVersion is the driver's", versions(repo));
     report.count("deploy/ is the rendered chart", chart::check(helm, repo));
+    report.count("the README has the values", chart_readme::check(ctx.h, repo));
     report.count("every setting is in the values and the tests", settings::named(repo));
     report.count("every value is rendered", settings::rendered(helm, repo));
     report.count("the limits of a class are the controller's", settings::bounds(helm, repo));
@@ -92,6 +94,7 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
         report.count(&name, conform.check(objects));
     }
     report.count("a misspelt field is found", conform.finds(&usual));
+    report.count("Chart.yaml lists the images and CRDs", published::check(repo, &usual, &second));
     Ok(report)
 }
 

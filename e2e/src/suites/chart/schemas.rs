@@ -11,10 +11,10 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::cluster::snapshotter;
+use crate::env::yaml;
 use crate::machine::cache::Recipe;
 use crate::machine::harness::Harness;
-use crate::machine::process::Cmd;
-use crate::toolchain::{golang, installed, programs, versions};
+use crate::toolchain::{golang, programs, versions};
 
 /// The kinds in the chart and the examples.
 const KINDS: &[&str] = &[
@@ -72,7 +72,7 @@ pub fn dir(h: &Harness) -> Result<PathBuf> {
 fn snapshot_kinds(h: &Harness, dir: &Path, definitions: &Value) -> Result<()> {
     let (_, client) = programs::external_snapshotter_sources(h)?;
     for text in snapshotter::kinds(&client)? {
-        let kind = as_json(h, &text)?;
+        let kind = yaml::as_json(h, &text)?;
         let name = kind["spec"]["names"]["kind"].as_str().context("a kind without a name")?;
         let versions = kind["spec"]["versions"].as_array();
         let mut versions = versions.context("a kind without versions")?.iter();
@@ -90,25 +90,6 @@ fn snapshot_kinds(h: &Harness, dir: &Path, definitions: &Value) -> Result<()> {
         written.with_context(|| format!("writing {}", file.display()))?;
     }
     Ok(())
-}
-
-/// Converts a manifest to JSON with helm, which has a YAML parser.
-fn as_json(h: &Harness, manifest: &str) -> Result<Value> {
-    let chart = h.cache.scratch("to-json")?;
-    let template = "{{ .Files.Get \"it.yaml\" | fromYaml | toJson }}";
-    let files = [
-        ("Chart.yaml", "apiVersion: v2\nname: to-json\nversion: 0.0.0\n"),
-        ("it.yaml", manifest),
-        ("templates/it.yaml", template),
-    ];
-    fs::create_dir(chart.join("templates")).context("making a chart")?;
-    for (file, text) in files {
-        fs::write(chart.join(file), text).context("filling a chart")?;
-    }
-    let helm = installed::helm(h)?;
-    let output = Cmd::new(helm).args(["template", "to-json"]).arg(&chart).output()?;
-    let json = output.lines().find(|line| line.starts_with('{')).context("helm prints no JSON")?;
-    serde_json::from_str(json).context("parsing the output of helm")
 }
 
 fn write(dir: &Path, kind: &str, definitions: &Value) -> Result<()> {
