@@ -17,8 +17,8 @@ pub const REFUSED: &str = "Refused";
 
 /// The annotations that the controller writes on a VolumeSnapshot, for users who may not read OverlaySnapshots.
 pub mod annotation_keys {
-    /// The progress, as the name of a [`Phase`](crate::cluster::overlay_snapshot::Phase), or
-    /// [`REFUSED`](super::REFUSED) or [`PENDING`](super::PENDING).
+    /// The progress: a [phase](crate::cluster::overlay_snapshot::Phase) of an OverlaySnapshot, or `Refused` or
+    /// `Pending`.
     pub const PHASE: &str = "ovl.csi.dev/phase";
     /// What went wrong, or what is under way.
     pub const MESSAGE: &str = "ovl.csi.dev/message";
