@@ -193,17 +193,10 @@ async fn a_refusal_is_reported_once_and_ends_when_its_cause_is_fixed() {
             "VolumeSnapshotContent ws-1-content belongs to another snapshot",
         ),
         (
-            &|w| left_content(w, "ci", "ws-1", "Retain"),
+            &|w| left_content(w, "ci", "ws-1"),
             &|w| w.api.delete(&format!("{CONTENTS}/ws-1-content")),
             "SnapshotContentNameTaken",
             "VolumeSnapshotContent ws-1-content is left from an earlier VolumeSnapshot of this name",
-        ),
-        // One that is being deleted is soon gone.
-        (
-            &|w| left_content(w, "ci", "ws-1", "Delete"),
-            &|w| w.api.delete(&format!("{CONTENTS}/ws-1-content")),
-            "SnapshotContentNameTaken",
-            "belongs to another snapshot",
         ),
         (
             &|w| content_name(w, "prod.ws-1"),
@@ -241,14 +234,14 @@ async fn a_refusal_is_reported_once_and_ends_when_its_cause_is_fixed() {
 
 /// Creates the content of another snapshot under the requested name.
 fn foreign(world: &World) {
-    left_content(world, "other", "ws-1", "Retain");
+    left_content(world, "other", "ws-1");
 }
 
-/// Creates a content under the requested name, of a VolumeSnapshot that is gone.
-fn left_content(world: &World, namespace: &str, name: &str, policy: &str) {
+/// Creates a retained content under the requested name, of a VolumeSnapshot that is gone.
+fn left_content(world: &World, namespace: &str, name: &str) {
     world.api.put(CONTENTS, json!({
         "metadata": {"name": "ws-1-content"},
-        "spec": {"driver": "ovl.csi.dev", "deletionPolicy": policy, "source": {"snapshotHandle": "snap-vs-0"},
+        "spec": {"driver": "ovl.csi.dev", "deletionPolicy": "Retain", "source": {"snapshotHandle": "snap-vs-0"},
                  "volumeSnapshotRef": {"namespace": namespace, "name": name, "uid": "vs-0"}},
     }));
 }
