@@ -69,7 +69,7 @@ const RENDERED: &[&str] = &[
     "image: mirror.example:5000/all/csi-snapshotter:v9@sha256:\
      0000000000000000000000000000000000000000000000000000000000000007",
     "- --timeout=90s",
-    "image: registry.example/registry:9",
+    "image: mirror.example:5000/all/registry:9",
     "clusterIP: \"10.96.0.77\"",
     "server = \"https://10.96.0.77:5000\"",
     "path: \"second-registry.default.svc:5000/hosts.toml\"",
@@ -220,11 +220,12 @@ pub fn kubelet(rendered: &str) -> Result<()> {
 
 /// Checks that one registry can replace those of all images, also where a name has none.
 pub fn mirrored(helm: &Path, repo: &Path) -> Result<()> {
-    let image = "test.image=busybox,global.imageRegistry=mirror.example:5000/all";
+    let image = "test.image=busybox,registry.enabled=true,registry.clusterIP=10.96.0.50,\
+                 global.imageRegistry=mirror.example:5000/all";
     let rendered = chart::chart(helm, repo, &["--set", image])?;
     let images = rendered.lines().filter_map(|line| line.trim().strip_prefix("image: "));
     let images: BTreeSet<_> = images.map(|image| image.trim_matches('"')).collect();
-    let names = ["ovl-csi:", "sig-storage/csi-snapshotter:", "busybox"];
+    let names = ["ovl-csi:", "sig-storage/csi-snapshotter:", "library/registry:", "busybox"];
     let names = names.map(|name| format!("mirror.example:5000/all/{name}"));
     let fits = |image: &&str| names.iter().any(|name| image.starts_with(name.as_str()));
     ensure!(images.len() == names.len() && images.iter().all(fits), "its images are {images:?}");
