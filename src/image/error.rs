@@ -7,7 +7,12 @@
 
 use std::{error::Error, fmt, io, time::Duration};
 
-use super::{Reference, proxy_fault::ProxyFault, refusal::Refusal};
+use super::{
+    Reference,
+    advice::{Fix, Refused, is_transient},
+    proxy_fault::ProxyFault,
+    refusal::Refusal,
+};
 use crate::{budget::OverBudget, digest::Digest, error::Class, format, registry_name};
 
 /// A pull or push of an image, or of one of its blobs, failed.
@@ -262,50 +267,6 @@ impl FileError {
     }
 }
 
-struct Refused<'a> {
-    why: &'a str,
-    secret: bool,
-    push: bool,
-}
-
-impl fmt::Display for Refused<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (why, may) = (self.why, if self.push { "push to" } else { "pull" });
-        match (self.secret, self.push) {
-            (true, _) => write!(
-                f,
-                "the registry refused the secret ({why}); check its user name and password, and that they may {may} \
-                 this repository"
-            ),
-            (false, false) => write!(
-                f,
-                "the registry does not allow anonymous pulls from this repository ({why}); check the name, or give \
-                 credentials for it"
-            ),
-            (false, true) => write!(
-                f,
-                "the registry does not allow anonymous pushes to this repository ({why}); check the name, or give a \
-                 secret for it (pushSecretName)"
-            ),
-        }
-    }
-}
-
-struct Fix<'a>(u16, &'a Option<Duration>);
-
-impl fmt::Display for Fix<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self(413, None) => {
-                f.write_str("; the proxy in front of the registry must allow larger requests")
-            }
-            Self(_, Some(later)) => write!(f, "; try again in {}", format::span(*later)),
-            Self(status, None) if is_transient(*status) => f.write_str("; try again later"),
-            Self(..) => f.write_str("; check that it is an OCI registry"),
-        }
-    }
-}
-
 impl Problem {
     /// The class of the problem for the caller of the pull or push.
     pub(super) fn class(&self) -> Class {
@@ -387,11 +348,6 @@ impl Problem {
     pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
         error.source().map_or_else(|| error.to_string(), Self::root_cause)
     }
-}
-
-/// Statuses that a retry can change: a timeout, too many requests, or a server error other than 501 (not implemented).
-pub(super) fn is_transient(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502..=599)
 }
 
 /// The first `T` among an error and its sources, also inside an [`io::Error`].

@@ -28,6 +28,7 @@
 //! May use: changeset
 
 mod addresses;
+mod advice;
 mod annotations;
 mod auth;
 mod blob;

@@ -20,9 +20,10 @@ use std::{fs::File, sync::Arc};
 use reqwest::{Response, Url, header::RANGE};
 
 use super::{
+    advice::is_transient,
     auth::Grant,
     body::{Part, RequestBody},
-    error::{Problem, is_transient},
+    error::Problem,
     request::{Place, RegistryRequest, Verb},
     target::{PushTarget, UPLOAD},
 };

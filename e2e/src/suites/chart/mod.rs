@@ -52,7 +52,7 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     report.count("every value is rendered", settings::rendered(helm, repo));
     report.count("the limits of a class are the controller's", settings::bounds(helm, repo));
     report.count("without a cluster there are no rights", settings::bare(helm, repo));
-    report.count("one registry replaces all", settings::mirrored(helm, repo));
+    report.count("one registry replaces all", published::mirrored(helm, repo));
     report.count("the notes name what is missing", settings::notes(helm, repo));
     report.add(settings::each(helm, repo)?);
     report.count("the driver takes every argument", settings::arguments(helm, repo));

@@ -1,4 +1,4 @@
-//! What Chart.yaml says for Artifact Hub, against the rendered chart.
+//! The images of the chart: what Chart.yaml says of them for Artifact Hub, and one registry for all of them.
 //!
 //! Deliberately absent: the text of the annotations.
 
@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+
+use crate::env::chart;
 
 /// The files of the chart, relative to the sources. Each CRD is one of them.
 const FILES: &str = "charts/ovl-csi/files";
@@ -39,4 +41,18 @@ fn images(text: &str) -> impl Iterator<Item = &str> {
     let lines = text.lines().filter_map(|line| line.trim().strip_prefix("image: "));
     // A volume has an image too. Its attribute is in a pod of `helm test`, and that image is listed.
     lines.map(|image| image.trim_matches('"'))
+}
+
+/// Checks that one registry can replace those of all images, also where a name has none.
+pub fn mirrored(helm: &Path, repo: &Path) -> Result<()> {
+    let image = "test.image=busybox,registry.enabled=true,registry.clusterIP=10.96.0.50,\
+                 global.imageRegistry=mirror.example:5000/all";
+    let rendered = chart::chart(helm, repo, &["--set", image])?;
+    let images = rendered.lines().filter_map(|line| line.trim().strip_prefix("image: "));
+    let images: BTreeSet<_> = images.map(|image| image.trim_matches('"')).collect();
+    let names = ["ovl-csi:", "sig-storage/csi-snapshotter:", "library/registry:", "busybox"];
+    let names = names.map(|name| format!("mirror.example:5000/all/{name}"));
+    let fits = |image: &&str| names.iter().any(|name| image.starts_with(name.as_str()));
+    ensure!(images.len() == names.len() && images.iter().all(fits), "its images are {images:?}");
+    Ok(())
 }

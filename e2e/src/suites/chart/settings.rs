@@ -218,20 +218,6 @@ pub fn kubelet(rendered: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks that one registry can replace those of all images, also where a name has none.
-pub fn mirrored(helm: &Path, repo: &Path) -> Result<()> {
-    let image = "test.image=busybox,registry.enabled=true,registry.clusterIP=10.96.0.50,\
-                 global.imageRegistry=mirror.example:5000/all";
-    let rendered = chart::chart(helm, repo, &["--set", image])?;
-    let images = rendered.lines().filter_map(|line| line.trim().strip_prefix("image: "));
-    let images: BTreeSet<_> = images.map(|image| image.trim_matches('"')).collect();
-    let names = ["ovl-csi:", "sig-storage/csi-snapshotter:", "library/registry:", "busybox"];
-    let names = names.map(|name| format!("mirror.example:5000/all/{name}"));
-    let fits = |image: &&str| names.iter().any(|name| image.starts_with(name.as_str()));
-    ensure!(images.len() == names.len() && images.iter().all(fits), "its images are {images:?}");
-    Ok(())
-}
-
 /// Checks the notes for a cluster without snapshots, and that the chart then creates no objects of
 /// their kinds.
 pub fn notes(helm: &Path, repo: &Path) -> Result<()> {
