@@ -294,7 +294,7 @@ impl ImageRecords {
     }
 
     /// Remembers that a volume is created from an image, so that other images are removed first when the disk is full.
-    /// Does not wait for the disk, because pods that start call it: [`ImageRecords::write_uses`] writes the record.
+    /// Does not wait for the disk, because pods that start call it: `write_uses` writes the record.
     pub fn mark_used(&self, manifest: &ManifestDigest) {
         let mut known = self.known();
         let now = next_use(&known);

@@ -61,7 +61,7 @@ pub struct FreezeResult {
 
 impl Frozen {
     /// Prepares the freeze of these cgroups, which ends `within` from now at the latest. No process
-    /// is frozen before [`Frozen::hold`]. A cgroup that another program has frozen is left frozen
+    /// is frozen before [`Frozen::freeze`]. A cgroup that another program has frozen is left frozen
     /// afterwards.
     pub fn new(groups: &[Group], within: Duration) -> io::Result<Self> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
