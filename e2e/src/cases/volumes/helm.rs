@@ -98,7 +98,8 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
 fn check_stopped(ns: &TestNamespace<'_>) -> Result<()> {
     let output = match ns.env.uninstall() {
         Ok(()) => bail!("the release was uninstalled although there are snapshots"),
-        Err(error) => format!("{error:#}"),
+        // Helm 4 prints the log of a hook as one quoted line.
+        Err(error) => format!("{error:#}").replace("\\n", "\n"),
     };
     for name in ["kept", "gone"] {
         let line = format!("kubectl --namespace {} delete volumesnapshot {name}", ns.namespace);

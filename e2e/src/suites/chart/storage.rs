@@ -69,7 +69,7 @@ pub fn looked_up(helm: &Path, repo: &Path) -> Result<()> {
 }
 
 fn with_registry(more: &str) -> String {
-    format!("registry.enabled=true{more}")
+    format!("registry.enabled=true,registry.clusterIP=10.96.0.50{more}")
 }
 
 /// The kinds in each group and version of rendered objects.
