@@ -1,4 +1,4 @@
-//! Formats byte counts and durations, and parses durations, for the command line, log lines and messages.
+//! Formats byte counts, durations and paths, and parses durations, for the command line, log lines and messages.
 
 use std::time::Duration;
 
@@ -56,6 +56,17 @@ pub fn duration(text: &str) -> Option<Duration> {
     text.parse::<SignedDuration>().ok()?.try_into().ok()
 }
 
+/// A path of any bytes on one line: unchanged if it is plain text, else quoted with escapes.
+pub fn path(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) && !text.starts_with('"') => {
+            text.to_owned()
+        }
+        Ok(text) => format!("{text:?}"),
+        Err(_) => format!("\"{}\"", bytes.escape_ascii()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +113,19 @@ mod tests {
         }
         for text in ["", "5", "-5s", "soon", "1h-30m"] {
             assert_eq!(of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_that_are_no_plain_text_are_quoted() {
+        for (bytes, text) in [
+            (&b"a/b c"[..], "a/b c"),
+            ("ä".as_bytes(), "ä"),
+            (b"a\nb", "\"a\\nb\""),
+            (b"\"a", "\"\\\"a\""),
+            (b"a\xff\x1b", "\"a\\xff\\x1b\""),
+        ] {
+            assert_eq!(path(bytes), text);
         }
     }
 }

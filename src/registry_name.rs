@@ -3,7 +3,7 @@
 //! Deliberately absent: the registry of a reference that names none (`reference`), and the servers to which the requests
 //! for a registry go (`image`).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use url::{Host, Url};
 
@@ -51,14 +51,6 @@ pub fn split_port(server: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether a canonical host stands for this machine.
-pub fn is_local(host: &str) -> bool {
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host == "[::1]"
-        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// Whether it is Docker Hub, by any of its names. 443 is the port of https.
 fn is_docker_hub(host: &str, port: Option<&str>) -> bool {
     (host == DOCKER_HUB || DOCKER_HUB_ALIASES.contains(&host)) && matches!(port, None | Some("443"))
@@ -84,27 +76,6 @@ fn canonical_host(host: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_host_on_this_machine_is_known_by_its_canonical_name() {
-        for (text, local) in [
-            ("localhost", true),
-            ("LOCALHOST:5000", true),
-            ("a.localhost:1", true),
-            ("127.0.0.1:5000", true),
-            ("127.1.2.3", true),
-            ("[::1]:5000", true),
-            ("[0:0::1]:5000", true),
-            ("localhost.example.com", false),
-            ("r.io:5000", false),
-            ("127.0.0.1.nip.io", false),
-            ("10.0.0.1:5000", false),
-            ("[::2]:1", false),
-        ] {
-            let name = canonical(text).expect(text);
-            assert_eq!(is_local(split_port(&name).0), local, "{text}");
-        }
-    }
 
     #[test]
     fn a_name_that_a_request_would_understand_differently_is_refused() {

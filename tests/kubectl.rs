@@ -37,7 +37,7 @@ fn help_has_the_usage_and_the_exit_codes() {
         ("tree", "-o html > snapshots.html"),
         ("describe", "<NAME>"),
         ("delete", "deletionPolicy"),
-        ("diff", "credential helpers (credsStore, credHelpers) are never run"),
+        ("diff", "kubectl ovl diff [OPTIONS] [BASE] POD/VOLUME"),
         ("completion", "kubectl_complete-ovl"),
     ] {
         let (code, output, _) = plugin(&[command, "--help"]);
@@ -68,7 +68,8 @@ fn arguments_of_the_plugin_that_cannot_be_used_are_named_and_exit_with_2() {
         (&["fork", "dev-0", "ws", "--snapshot", "a", "--class", "b"], "cannot be used with"),
         (&["list", "-o", "xml"], "possible values: text, wide, json, yaml, name"),
         (&["delete"], "<NAME>"),
-        (&["diff", "a"], "<B>"),
+        (&["diff"], "<NAME>"),
+        (&["diff", "a/b/c"], "expected lower-case letters"),
         (&["completion", "tcsh"], "possible values: bash, zsh, fish"),
         (&["list", "--log", "ovl=loud"], "is not a log filter"),
     ] {

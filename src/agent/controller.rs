@@ -16,7 +16,9 @@ use tokio::sync::watch;
 
 use super::{
     checks,
+    diffs::{DiffController, DiffParts},
     engine::{Engine, NodeEngine},
+    lookup::SnapshotsByName,
     reconcile::Reconciler,
     shared::{Shared, Timing, WatchState},
 };
@@ -60,22 +62,35 @@ pub struct Parts {
     pub events: Arc<dyn EventRecorder>,
 }
 
-/// Carries out the OverlaySnapshots of this node.
+/// Carries out the OverlaySnapshots and the OverlayDiffs of this node.
 #[derive(Debug)]
-pub struct Agent(NodeController<NodeEngine>);
+pub struct Agent {
+    snapshots: NodeController<NodeEngine>,
+    diffs: DiffController<Snapshots>,
+}
 
 impl Agent {
     /// An agent that does not run yet.
     pub fn new(parts: Parts) -> Self {
         let Parts { client, node, driver, namespace, keyring, snapshots, store, events } = parts;
+        let diffs = DiffController::new(DiffParts {
+            client: client.clone(),
+            compare: snapshots.clone(),
+            lookup: Arc::new(SnapshotsByName::new(client.clone(), &driver, &node)),
+            node: node.clone(),
+            driver: driver.clone(),
+            backoff: TIMING.backoff(),
+        });
         let engine = NodeEngine { snapshots, store };
         let shared = Shared::new(client, engine, events, TIMING);
-        Self(NodeController::new(Shared { node, driver, namespace, keyring, ..shared }))
+        let shared = Shared { node, driver, namespace, keyring, ..shared };
+        Self { snapshots: NodeController::new(shared), diffs }
     }
 
-    /// Runs without end. Errors are logged and written to the status of their snapshot.
+    /// Runs without end. Errors are logged, and written to the status of their snapshot or to the result of their
+    /// comparison.
     pub async fn run(self) {
-        self.0.run().await;
+        tokio::join!(self.snapshots.run(), self.diffs.run());
     }
 }
 

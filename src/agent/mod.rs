@@ -1,4 +1,4 @@
-//! The agent of a node: it carries out OverlaySnapshots, resolves the snapshots that pods name, and emits Events on
+//! The agent of a node: it carries out OverlaySnapshots and OverlayDiffs, resolves the snapshots that pods name, and emits Events on
 //! pods.
 //!
 //! ```text
@@ -7,10 +7,11 @@
 //!                                                     └ status   the conditions and the phase
 //! once an hour ── checks ──> is the pushed image in the registry? ── lost_image ──> the reconciler pushes it again
 //! `ovl snapshot` on a node without a cluster ── local ── engine ──> the same
+//! OverlayDiffs of this node ── diffs ── lookup, comparison ──> an OverlayDiffResult each
 //! VolumeSnapshot ── lookup ──> its content ──> its OverlaySnapshot ──> the layers or the image for a volume
 //! ```
 //!
-//! May use: cluster, volumes, snapshots, layers, image
+//! May use: cluster, volumes, snapshots, layers, changeset, image
 //!
 //! Deliberately absent: anything that a publish waits for, except the lookup of a snapshot. While the API server is
 //! away, volumes without `snapshot` are published as before.
@@ -19,6 +20,8 @@ mod checks;
 #[cfg(test)]
 mod checks_tests;
 mod controller;
+mod diff_result;
+mod diffs;
 mod engine;
 mod events;
 mod finalize;

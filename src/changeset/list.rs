@@ -1,4 +1,4 @@
-//! Lists the entries of a layer's tar, to compare layers without unpacking them.
+//! Lists the entries of a layer's tar. The fuzz targets compare it with the image that unpacking makes.
 //!
 //! Deliberately absent: the union of several layers, and content, of which only the digest is returned.
 

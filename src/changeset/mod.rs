@@ -1,5 +1,5 @@
 //! Converts a layer's tar into the EROFS image that overlay mounts, and an overlay upper into a layer's tar
-//! ([`pack()`]).
+//! ([`pack()`]). Compares stacks of layers ([`compare()`]).
 //!
 //! May use: erofs, spill, sys
 //!
@@ -68,6 +68,7 @@ mod header;
 mod layer;
 mod layers_below;
 mod limits;
+#[cfg(any(test, fuzzing))]
 mod list;
 mod overlay_xattrs;
 mod path;
@@ -102,16 +103,21 @@ use std::io::Read;
 #[cfg(test)]
 pub(crate) use archive::archive_of;
 pub use archive::{Member, members};
-pub use diff::{Change, ChangeKind, PackError, PackOptions, Packed, changes, pack};
+pub use diff::{
+    Change, CompareError, Comparison, Difference, PackError, PackOptions, Packed, Property,
+    compare, pack,
+};
 pub use error::{EntryName, Exceeded, InvalidLayer, UnpackError};
 pub use features::LayerFeatures;
 pub use layers_below::{EntryBelow, EntryBelowKind, LayersBelow, LookupBelow};
 pub use limits::Limits;
-pub use list::{Listed, ListedKind, list};
+#[cfg(any(test, fuzzing))]
+pub(crate) use list::{ListedKind, list};
 pub use path::PathError;
 pub use pax_value::PaxError;
 
 pub use crate::erofs::Special;
+pub use crate::sys::tree_reader::EntryType;
 
 use crate::digest::DiffId;
 use crate::erofs::{Output, WRITER_BUFFER};

@@ -8,7 +8,7 @@
 //!
 //! An error of one volume or image never ends the process. It is the response to its own call.
 //!
-//! May use: agent, changeset, cluster, controller, csi, volumes, snapshots, image, layers, overlay, sys
+//! May use: agent, cluster, controller, csi, volumes, snapshots, image, layers, overlay, sys
 //!
 //! Most commands only decide which modules work together. Three have code of their own: `check` (the report of
 //! `ovl check`), `registry_secrets` (the Secrets of the chart's registry) and `kubectl` (the whole plugin).
@@ -62,9 +62,8 @@ enum Command {
     Controller(Box<controller::ControllerArgs>),
     Check(check::CheckArgs),
     Snapshot(snapshot::SnapshotArgs),
-    /// Print the CustomResourceDefinition of OverlaySnapshots, as the chart ships it
     #[command(hide = true)]
-    Crd,
+    Crd(crd::CrdArgs),
     /// The commands of the kubectl plugin, for Jobs that run the driver's image
     #[command(name = KUBECTL, disable_help_flag = true)]
     Kubectl,
@@ -84,7 +83,7 @@ impl Command {
         match self {
             Self::Check(_)
             | Self::Snapshot(_)
-            | Self::Crd
+            | Self::Crd(_)
             | Self::Kubectl
             | Self::VolumeAttributes
             | Self::BeforeUninstall(_) => true,
@@ -137,7 +136,7 @@ pub fn main() -> ExitCode {
         Command::Controller(_)
         | Command::Check(_)
         | Command::Snapshot(_)
-        | Command::Crd
+        | Command::Crd(_)
         | Command::Kubectl
         | Command::VolumeAttributes
         | Command::BeforeUninstall(_)
@@ -153,7 +152,7 @@ pub fn main() -> ExitCode {
         Command::Controller(args) => controller::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
-        Command::Crd => crd::run(),
+        Command::Crd(args) => crd::run(&args),
         Command::Kubectl => {
             Err(Failure::Unusable(anyhow!("options come after `ovl kubectl`, not before it")))
         }

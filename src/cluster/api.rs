@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 use super::{
     Client, ClusterError,
+    overlay_diff::{OverlayDiff, OverlayDiffResult},
     overlay_snapshot::OverlaySnapshot,
     snapshot_api::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
 };
@@ -64,13 +66,23 @@ macro_rules! kinds {
 }
 
 kinds! {
-    VolumeSnapshot, "VolumeSnapshots", |client, namespace: Option<&str>| match namespace {
-        Some(namespace) => Api::namespaced(client, namespace),
-        None => Api::all(client),
-    };
+    VolumeSnapshot, "VolumeSnapshots", namespaced;
+    OverlayDiff, "OverlayDiffs", namespaced;
+    OverlayDiffResult, "OverlayDiffResults", namespaced;
     VolumeSnapshotContent, "VolumeSnapshotContents", |client, _| Api::all(client);
     VolumeSnapshotClass, "VolumeSnapshotClasses", |client, _| Api::all(client);
     OverlaySnapshot, "OverlaySnapshots", |client, _| Api::all(client);
+}
+
+/// The API of a namespaced kind in a namespace; in all namespaces for `None`.
+fn namespaced<T>(client: kube::Client, namespace: Option<&str>) -> Api<T>
+where
+    T: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    }
 }
 
 impl Client {

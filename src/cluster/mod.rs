@@ -23,6 +23,7 @@ pub(crate) mod fake;
 mod kubeconfig;
 mod lease;
 mod networks;
+pub mod overlay_diff;
 pub mod overlay_snapshot;
 mod reconcile;
 mod recorder;

@@ -1,5 +1,6 @@
 //! The OverlaySnapshot CRD: the controller writes the spec of a snapshot, and the node reports in the status.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -359,7 +360,12 @@ fn condition_status_schema(_: &mut SchemaGenerator) -> Schema {
 /// # Errors
 /// The error of the serializer, which a schema never causes.
 pub fn crd_yaml() -> Result<String, String> {
-    let crd = serde_saphyr::to_string(&OverlaySnapshot::crd()).map_err(|e| e.to_string())?;
+    yaml_of(&OverlaySnapshot::crd())
+}
+
+/// A CustomResourceDefinition in YAML, as the chart ships it.
+pub(super) fn yaml_of(crd: &CustomResourceDefinition) -> Result<String, String> {
+    let crd = serde_saphyr::to_string(crd).map_err(|e| e.to_string())?;
     Ok(format!("# Written by `ovl crd`, and compared with it by a test.\n{crd}"))
 }
 

@@ -5,7 +5,7 @@ use super::{
     names::{PENDING, REFUSED},
 };
 use crate::{
-    cluster::{ClusterError, EventType, overlay_snapshot::Phase},
+    cluster::{ClusterError, EventType, Pod, overlay_snapshot::Phase},
     error::Class,
 };
 
@@ -217,6 +217,17 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// The refusal for a volume that the pod does not have, with those that could be meant.
+    pub(super) fn no_volume(pod: &Pod, volume: &str) -> Self {
+        let others = pod.volumes.iter().filter(|other| other.driver.is_some());
+        let others: Vec<_> = others.map(|other| other.name.as_str()).collect();
+        let others = match others.is_empty() {
+            true => "it has no inline csi volume".to_owned(),
+            false => format!("its inline csi volumes are {}", others.join(", ")),
+        };
+        Self::NoVolume { pod: pod.name.clone(), volume: volume.to_owned(), others }
+    }
+
     /// The type of its Event: waiting for a pod is no reason for a warning.
     pub(super) fn severity(&self) -> EventType {
         match self {

@@ -25,13 +25,18 @@
 //!   reports `Deleted`. Then the controller deletes the object. It does not wait for a node that is gone, not ready, or
 //!   silent for too long.
 //!
+//! It also assigns OverlayDiffs to nodes, and deletes them after some minutes (`diffs`).
+//!
 //! May use: cluster
 //!
-//! Deliberately absent: all work on a node. The controller communicates with nodes only through OverlaySnapshots.
+//! Deliberately absent: all work on a node. The controller communicates with nodes only through OverlaySnapshots and
+//! OverlayDiffs.
 
 mod bind;
 mod cached;
 mod caches;
+mod diff_node;
+mod diffs;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

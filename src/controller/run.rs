@@ -76,6 +76,7 @@ impl Controller {
             tokio::select! {
                 () = reconciled => {}
                 () = watched => {}
+                () = self.run_diffs() => {}
                 () = stopped => {}
             }
         }

@@ -220,15 +220,8 @@ impl Reconciler {
     /// The node that has the volume of a pod, if the volume can be captured.
     fn node_of(&self, pod: &Pod, volume: &str) -> Result<String, Refusal> {
         let (pod_name, name) = (pod.name.clone(), volume.to_owned());
-        let Some(volume) = pod.volumes.iter().find(|v| v.name == volume) else {
-            let others = pod.volumes.iter().filter(|other| other.driver.is_some());
-            let others: Vec<_> = others.map(|other| other.name.as_str()).collect();
-            let others = match others.is_empty() {
-                true => "it has no inline csi volume".to_owned(),
-                false => format!("its inline csi volumes are {}", others.join(", ")),
-            };
-            return Err(Refusal::NoVolume { pod: pod_name, volume: name, others });
-        };
+        let found = pod.volumes.iter().find(|v| v.name == volume);
+        let volume = found.ok_or_else(|| Refusal::no_volume(pod, volume))?;
         let ours = &self.controller.0.driver;
         match volume.driver.as_deref() {
             None => return Err(Refusal::NotCsi { pod: pod_name, volume: name }),

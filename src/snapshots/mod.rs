@@ -1,5 +1,5 @@
-//! Snapshots of volumes: captures what a pod has written as layers of this node, merges these layers (squash), and
-//! pushes them to a registry.
+//! Snapshots of volumes: captures what a pod has written as layers of this node, merges these layers (squash), pushes
+//! them to a registry, and lists what they change.
 //!
 //! ```text
 //! capture ── pre_copy ──> rounds while the pod runs
@@ -7,6 +7,7 @@
 //!     └ starts             counts captures that did not end
 //! squash ─┬─ packing ──> the tar of a layer
 //! push ───┘              (then push/ sends the blobs and the manifest)
+//! diff                   lists what differs between two snapshots, or in a mounted volume
 //! ```
 //!
 //! ```text
@@ -21,6 +22,9 @@
 mod capture;
 #[cfg(test)]
 mod capture_tests;
+mod diff;
+mod diff_error;
+mod diff_request;
 mod error;
 mod freeze;
 #[cfg(test)]
@@ -43,6 +47,8 @@ use std::{collections::HashSet, io, sync::Arc};
 use parking_lot::Mutex;
 
 use self::freeze::Freezes;
+pub use diff_error::DiffError;
+pub use diff_request::{DiffRequest, NamedSnapshot, NamedVolume, VolumeState};
 pub use error::CaptureError;
 pub use packing::PackingError;
 pub use push::{Progress, PushError, PushRequest, Pushed};
@@ -66,6 +72,12 @@ const MAX_CAPTURES: usize = 4;
 /// The most layers that are packed at the same time. Packing one layer uses all cores, and memory for each
 /// core.
 const MAX_PACKINGS: usize = 1;
+
+/// The most comparisons at the same time. They read the disk of all volumes.
+const MAX_DIFFS: usize = 2;
+
+/// How many more comparisons run for namespaces that have none under way.
+const MORE_DIFFS: usize = 2;
 
 /// The parts that [`Snapshots::open`] needs.
 #[derive(Debug)]
@@ -96,6 +108,7 @@ struct Inner {
     locks: SnapshotLocks,
     captures: Arc<turns::Turns>,
     packing: Arc<turns::Turns>,
+    diffs: Arc<turns::Turns>,
     freezes: Freezes,
 }
 
@@ -113,6 +126,7 @@ impl Snapshots {
         starts::forget_old(&store.starts())?;
         let captures = turns::Turns::new(MAX_CAPTURES, 0);
         let packing = turns::Turns::new(MAX_PACKINGS, 0);
+        let diffs = turns::Turns::new(MAX_DIFFS, MORE_DIFFS);
         Ok(Self(Arc::new(Inner {
             store,
             volumes,
@@ -122,6 +136,7 @@ impl Snapshots {
             locks: SnapshotLocks::default(),
             captures,
             packing,
+            diffs,
             freezes: Freezes::default(),
         })))
     }

@@ -686,3 +686,6 @@ async fn privileged_a_push_fails_cleanly_on_a_full_disk_and_succeeds_later() {
     node.push(&request).await;
     stop.cancel();
 }
+
+#[path = "diff_tests.rs"]
+mod diff_tests;

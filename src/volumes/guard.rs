@@ -3,7 +3,9 @@
 
 use std::{io, path::Path};
 
-use super::{Pod, RecordError, VolumeId, Volumes, lock::VolumeLock, record::Record};
+use super::{
+    Medium, Pod, RecordError, Target, VolumeId, Volumes, lock::VolumeLock, record::Record,
+};
 use crate::{
     digest::ManifestDigest,
     error::Class,
@@ -78,6 +80,16 @@ impl VolumeGuard {
     /// The work directory cannot be read.
     pub fn partly_named_files(&self) -> io::Result<u64> {
         overlay::partly_named_files(&self.upper)
+    }
+
+    /// Where the pod's writes go.
+    pub(super) fn medium(&self) -> Medium {
+        self.record.spec.medium
+    }
+
+    /// The targets at which the volume is published, from its record.
+    pub(super) fn targets(&self) -> &[Target] {
+        &self.record.targets
     }
 
     /// Whether the volume was mounted when the guard was made. If not, no process writes to it.

@@ -31,6 +31,7 @@ mod attributes_tests;
 mod background_removal;
 #[cfg(test)]
 mod builders_tests;
+mod compared;
 mod conflict;
 mod counts;
 #[cfg(test)]
@@ -90,6 +91,7 @@ mod volume_layers;
 #[cfg(test)]
 mod warm_tests;
 
+pub use compared::{MountedVolume, MountedVolumeError, SnapshotLayers};
 pub use error::{
     OpenError, OutsideKubelet, PublishCause, PublishError, ReadyError, UnpublishCause,
     UnpublishError,

@@ -35,6 +35,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     error::Class,
+    image::PullPolicy,
     layers::{LayerKey, LowerError, SnapshotId, SnapshotRecord},
     overlay::LAYER_LIMIT,
     owner::Owner,
@@ -45,6 +46,9 @@ use crate::{
 /// requests to the cluster.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A snapshot of this node: the owner of its volume, and its layers if the store has all of them.
+pub(super) type LocalSnapshot = (Option<Owner>, Option<VolumeLayers>);
 
 impl Inner {
     /// Pulls all layers of a new volume, and keeps them in the store.
@@ -59,22 +63,12 @@ impl Inner {
         let Some(name) = &spec.snapshot else { return Ok(pull(&spec.images).await?.into()) };
 
         let found = self.find(&request.pod.namespace, name, progress).await?;
-        let FoundSnapshot { id, node, image, if_lost, snapshot_layers, owner } = &found;
-        let local = self.local_snapshot(id).await;
-        same_owner(name, local.as_ref().map_or(*owner, |(owner, _)| *owner), spec.owner)?;
-        let (name, id) = (name.clone(), id.clone());
-        let mut pulled = match (local, image) {
-            (Some((_, Some(pulled))), _) => pulled,
-            (_, Some(image)) => {
-                let pulled = pull(slice::from_ref(image)).await;
-                let pulled =
-                    pulled.map_err(|error| RestoreError::of_pull(&name, if_lost, error))?;
-                let snapshot_layers = (*snapshot_layers).min(pulled.stack.len());
-                VolumeLayers { snapshot_layers, snapshot: Some(id), ..pulled.into() }
-            }
-            (Some(_), None) => return Err(RestoreError::Lost { name }.into()),
-            (None, None) => return Err(RestoreError::NodeOnly { name, node: node.clone() }.into()),
-        };
+        let local = self.local_snapshot(&found.id).await;
+        let captured_for = local.as_ref().map_or(found.owner, |(owner, _)| *owner);
+        same_owner(name, captured_for, spec.owner)?;
+        let policy = spec.pull_policy;
+        let layers = self.layers_of(name, &found, local, policy, requester, progress);
+        let (mut pulled, name) = (layers.await?, name.clone());
         if !spec.images.is_empty() {
             let above = pulled.stack.split_off(pulled.stack.len() - pulled.snapshot_layers);
             if self.needs_layers_below(&above).await.map_err(RestoreError::from)? {
@@ -91,6 +85,34 @@ impl Inner {
             return Err(RestoreError::TooDeep { name, count }.into());
         }
         Ok(pulled)
+    }
+
+    /// The layers of a snapshot: those of `local`, if it was captured on this node, or else those of its image.
+    pub(super) async fn layers_of(
+        &self,
+        name: &str,
+        found: &FoundSnapshot,
+        local: Option<LocalSnapshot>,
+        policy: Option<PullPolicy>,
+        requester: Requester<'_>,
+        progress: &Progress,
+    ) -> Result<VolumeLayers, LayersError> {
+        let FoundSnapshot { id, node, image, if_lost, snapshot_layers, .. } = found;
+        let (name, id) = (name.to_owned(), id.clone());
+        match (local, image) {
+            (Some((_, Some(layers))), _) => Ok(layers),
+            (_, Some(image)) => {
+                let images = slice::from_ref(image);
+                let pulled = self.puller.pull(images, policy, requester, progress);
+                let pulled = Box::pin(pulled).await;
+                let pulled =
+                    pulled.map_err(|error| RestoreError::of_pull(&name, if_lost, error))?;
+                let snapshot_layers = (*snapshot_layers).min(pulled.stack.len());
+                Ok(VolumeLayers { snapshot_layers, snapshot: Some(id), ..pulled.into() })
+            }
+            (Some(_), None) => Err(RestoreError::Lost { name }.into()),
+            (None, None) => Err(RestoreError::NodeOnly { name, node: node.clone() }.into()),
+        }
     }
 
     /// Looks up a snapshot until it is ready or can never be. The progress shows what the call waits for.
@@ -133,10 +155,7 @@ impl Inner {
 
     /// A snapshot that was captured on this node: the owner of its volume, and its layers with a lease if the store
     /// has all.
-    async fn local_snapshot(
-        &self,
-        id: &SnapshotId,
-    ) -> Option<(Option<Owner>, Option<VolumeLayers>)> {
+    pub(super) async fn local_snapshot(&self, id: &SnapshotId) -> Option<LocalSnapshot> {
         let (store, id) = (self.store.clone(), id.clone());
         blocking(move || {
             let SnapshotRecord { id, stack, own_layers: own, manifests, owner, .. } =

@@ -7,7 +7,7 @@ use std::{io, os::unix::fs::MetadataExt as _};
 use super::PackOptions;
 use crate::{
     erofs::{Special, Time},
-    overlay_xattr::{self, METACOPY, OPAQUE, ORIGIN, REDIRECT, WHITEOUT},
+    overlay_xattr::{self, METACOPY, OPAQUE, REDIRECT, WHITEOUT},
     owner::Owner,
     sys::tree_reader::{Entry, EntryType},
 };
@@ -94,31 +94,27 @@ pub(super) struct UpperXattrs {
     pub opaque: bool,
     pub redirect: Option<Vec<u8>>,
     pub metacopy: bool,
-    /// It was copied up, so it is not new.
-    pub origin: bool,
 }
 
 impl UpperXattrs {
     pub(super) fn of(entry: &Entry) -> io::Result<Self> {
         let redirect = || entry.xattr(REDIRECT);
-        let origin = || Ok::<_, io::Error>(entry.xattr(ORIGIN)?.is_some());
         match entry.entry_type() {
             EntryType::Dir => Ok(Self {
                 opaque: entry.xattr(OPAQUE)?.is_some_and(|value| value == b"y"),
                 redirect: redirect()?,
                 metacopy: false,
-                origin: origin()?,
             }),
             EntryType::File if entry.xattr(METACOPY)?.is_some() => {
-                let (redirect, origin) = (redirect()?, origin()?);
-                Ok(Self { opaque: false, redirect, metacopy: true, origin })
+                Ok(Self { opaque: false, redirect: redirect()?, metacopy: true })
             }
-            _ => Ok(Self { origin: origin()?, ..Self::default() }),
+            _ => Ok(Self::default()),
         }
     }
 }
 
-fn is_packed(name: &[u8]) -> bool {
+/// Whether an extended attribute is part of a layer.
+pub(super) fn is_packed(name: &[u8]) -> bool {
     let is_kept = [&b"user."[..], b"trusted.", b"security.", ACL];
     is_kept.iter().any(|prefix| name.starts_with(prefix))
         && !overlay_xattr::is_overlays(name)

@@ -1,4 +1,4 @@
-//! Packs uppers into a layer's tar.
+//! Packs uppers into a layer's tar, and compares stacks of layers ([`compare()`]).
 //!
 //! The *uppers* are the trees that become the layer: one volume's writes, or those of several snapshots on each other.
 //! The *merged tree* is the overlay of the whole stack, with the uppers at its top.
@@ -36,8 +36,11 @@
 //!
 //! Deliberately absent: the layers below. Nothing is read that no upper has.
 
-mod changes;
+mod compare;
+mod content;
+mod difference;
 mod error;
+mod grouped;
 mod holes;
 mod metadata;
 mod native;
@@ -52,7 +55,8 @@ mod tests;
 
 use std::io::Write;
 
-pub use changes::{Change, ChangeKind, changes};
+pub use compare::{Comparison, compare};
+pub use difference::{Change, CompareError, Difference, Property};
 pub use error::PackError;
 pub use options::PackOptions;
 

@@ -6,6 +6,7 @@ use std::io;
 
 use super::{
     PackError, PackOptions,
+    grouped::{Grouped, text},
     holes::data,
     metadata::{EntryMetadata, UpperXattrs, is_whiteout, special},
     tar::{Holes, Kind, Tar},
@@ -17,7 +18,7 @@ use crate::{
         error::EntryName,
         path::{OPAQUE, WHITEOUT},
     },
-    spill::{Sorted, SortedReader},
+    spill::Sorted,
     sys::{
         mounts::Detached,
         tree_reader::{Entry, EntryType},
@@ -38,48 +39,6 @@ pub(super) fn pack<'s>(
     let mut walk = Walk { tar, options, known, path: Vec::new() };
     walk.dir(&root(merged)?, &uppers, false)?;
     Ok(walk.tar)
-}
-
-/// A name, and the uppers that have it in the current directory, bottom first.
-type Named = (Vec<u8>, Vec<usize>);
-
-/// A name and the number of a tree that has it, as one text. Such texts sort by name and then by tree, because a name
-/// has no NUL.
-fn text(name: &[u8], tree: usize) -> Vec<u8> {
-    [name, &[0], &(tree as u16).to_be_bytes()].concat()
-}
-
-/// Reads such texts and groups them by name.
-struct Grouped<'s> {
-    texts: SortedReader<'s>,
-    next: Option<(Vec<u8>, usize)>,
-}
-
-impl<'s> Grouped<'s> {
-    fn new(texts: &'s Sorted) -> io::Result<Self> {
-        let mut grouped = Self { texts: texts.read()?, next: None };
-        grouped.read_ahead()?;
-        Ok(grouped)
-    }
-
-    fn read_ahead(&mut self) -> io::Result<()> {
-        let text = self.texts.read_next()?.and_then(<[u8]>::split_last_chunk);
-        self.next = text.map(|(name, tree)| {
-            (name[..name.len().saturating_sub(1)].to_vec(), usize::from(u16::from_be_bytes(*tree)))
-        });
-        Ok(())
-    }
-
-    fn next(&mut self) -> io::Result<Option<Named>> {
-        let Some((name, tree)) = self.next.take() else { return Ok(None) };
-        let mut trees = vec![tree];
-        self.read_ahead()?;
-        while let Some((_, tree)) = self.next.take_if(|(next, _)| *next == name) {
-            trees.push(tree);
-            self.read_ahead()?;
-        }
-        Ok(Some((name, trees)))
-    }
 }
 
 struct Walk<'p, 's> {

@@ -157,6 +157,10 @@ pub(super) fn candidates(
         ("snapshot" | "fork", 1) if !plain[0].contains('/') => {
             Candidates::VolumeOf(plain.remove(0))
         }
+        ("diff", 0 | 1) if prefix.contains('/') => {
+            let (pod, _) = prefix.split_once('/').unwrap_or_default();
+            Candidates::PodVolume(pod.to_owned())
+        }
         ("describe", 0) | ("diff", 0 | 1) | ("delete", _) => Candidates::Snapshot,
         (_, position) => {
             let positional = at.get_positionals().nth(position);

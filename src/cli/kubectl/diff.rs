@@ -1,178 +1,287 @@
-//! `kubectl ovl diff`: lists the files that differ between two snapshots. It reads their layers from the registry.
+//! `kubectl ovl diff`: lists the files that a snapshot or a running pod has changed. A node compares, so the user needs no
+//! access to the registry.
 
-use anyhow::{Context as _, anyhow, ensure};
+use std::time::Duration;
+
+use anyhow::anyhow;
 use clap::Args;
-use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::{
-    args::{Output, object_name},
-    compare::{Difference, compare},
+    args::{Format, Output, TimeoutArgs, object_name},
     failure::Failure,
-    print,
+    pod, print,
     progress::Progress,
-    registry::{Access, RegistryArgs},
     session::Session,
-    snapshot_view::Snapshot,
-    tree::Side,
+    snapshot::random,
 };
 use crate::{
-    changeset::{Limits, list},
+    cluster::overlay_diff::{
+        DiffChange, DiffEntry, DiffFileType, OverlayDiff, OverlayDiffResult, OverlayDiffResultSpec,
+        OverlayDiffSpec, PodVolumeRef,
+    },
+    error::Class,
     format,
-    image::{Image, LayerBlob},
-    reference::Reference,
 };
+
+/// The pause between two reads.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// The last lines of `diff --help`.
 const LETTERS: &str = "\
-Examples:
-  kubectl ovl diff demo-1 demo-2
-  # Exact, also for files of the layers that both share
-  kubectl ovl diff demo-1 demo-2 --base
-
 Each line begins with
-  A   only B has the file
-  C   both have the file, and it differs
-  D   only A has the file
-  AC  B has the file, and A may have another version of it
-  CD  A has the file, and B may have another version of it";
+  A  added
+  C  changed; what differs follows the path
+  D  deleted; a deleted directory is one line
 
-/// List the files that differ between two pushed snapshots.
+Examples:
+  kubectl ovl diff ws-2             what ws-2 has changed since its volume started
+  kubectl ovl diff ws-1 ws-2        what differs in ws-2 from ws-1
+  kubectl ovl diff dev-0/ws         what pod dev-0 has changed in its volume ws so far
+  kubectl ovl diff ws-1 dev-0/ws    the same, compared with ws-1";
+
+/// List the files that a snapshot or a running pod has changed.
 ///
-/// Reads the layers of the snapshots from the registry with your own credentials. The layers that both snapshots share
-/// are not read by default. If such a layer may have a file, the command cannot know whether both snapshots have it, and
-/// prints AC or CD. `--base` reads these layers too, which can be many bytes, and each change is exact.
+/// Compares with BASE, or with the state from which the volume started: another snapshot, or the images. The node that
+/// has the volume or the snapshot compares, also snapshots that are in no registry. A pod is not frozen meanwhile.
 ///
-/// Compares type, size, content, mode, owner and extended attributes, but not times.
+/// Compares type, size, content, mode, owner and extended attributes, but not times. Lists at most 1,000 files.
+///
+/// Needs the right to create OverlayDiffs and to read OverlayDiffResults, which the ClusterRole edit has. For a snapshot it
+/// needs the right to read the VolumeSnapshot, and for a pod the right to run `kubectl exec`.
 #[derive(Debug, Args)]
-#[command(after_help = LETTERS)]
+#[command(
+    after_help = LETTERS,
+    override_usage = "kubectl ovl diff [OPTIONS] [BASE] NAME\n       kubectl ovl diff [OPTIONS] [BASE] POD/VOLUME"
+)]
 pub(super) struct DiffArgs {
-    /// The first snapshot
-    #[arg(value_name = "A", value_parser = object_name)]
-    first: String,
-    /// The second snapshot
-    #[arg(value_name = "B", value_parser = object_name)]
-    second: String,
-    /// Read the layers that both snapshots share, too
-    #[arg(long)]
-    base: bool,
+    /// A snapshot, or the volume of a running pod as POD/VOLUME. If there are two, the first is the snapshot to compare
+    /// with
+    #[arg(value_name = "NAME", required = true, num_args = 1..=2, value_parser = target)]
+    targets: Vec<Target>,
+    #[command(flatten)]
+    timeout_args: TimeoutArgs,
     #[command(flatten)]
     output: Output,
-    #[command(flatten)]
-    registry: RegistryArgs,
+}
+
+/// What a user names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Snapshot(String),
+    Volume { pod: String, volume: String },
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    match text.split_once('/') {
+        None => object_name(text).map(Target::Snapshot),
+        Some((pod, volume)) => {
+            Ok(Target::Volume { pod: object_name(pod)?, volume: object_name(volume)? })
+        }
+    }
 }
 
 pub(super) async fn run(session: &Session, args: &DiffArgs) -> Result<(), Failure> {
-    let first = pushed(&session.snapshot(&args.first).await?)?;
-    let second = pushed(&session.snapshot(&args.second).await?)?;
-    let access = args.registry.open(&[&first, &second])?;
-    let differences = between(&access, &first, &second, args.base).await?;
-    let changes: Vec<_> = differences.iter().map(object).collect();
-    let result =
-        json!({ "a": args.first, "b": args.second, "base": args.base, "changes": changes });
-    args.output.output.print(&result, || text(&differences))?;
+    let (base, target) = match &args.targets[..] {
+        [target] => (None, target),
+        [Target::Snapshot(base), target] => (Some(base.clone()), target),
+        _ => {
+            let why = "the first of two names must be a snapshot: kubectl ovl diff BASE POD/VOLUME";
+            return Err(Failure::Usage(anyhow!(why)));
+        }
+    };
+    if let Some(base) = &base {
+        session.snapshot(base).await?;
+    }
+    let (mut snapshot, mut mounted) = (None, None);
+    match target {
+        Target::Snapshot(name) => {
+            session.snapshot(name).await?;
+            snapshot = Some(name.clone());
+        }
+        Target::Volume { pod: name, volume } => {
+            let found = session.pod(name).await?;
+            session.volume(&found, Some(volume))?;
+            if pod::has_ended(&found) {
+                return Err(anyhow!("pod {name} has ended, and its volumes are gone").into());
+            }
+            mounted = Some(PodVolumeRef { name: name.clone(), volume: volume.clone() });
+        }
+    }
+    let spec = OverlayDiffSpec {
+        driver: session.driver.clone(),
+        volume_snapshot_name: snapshot,
+        pod: mounted,
+        base_volume_snapshot_name: base,
+    };
+    let result = session.compared(spec.clone(), args.timeout_args.timeout).await?;
+    if let Some(error) = result.error {
+        return Err(anyhow!(print::clean(&error)).into());
+    }
+    let OverlayDiffSpec { volume_snapshot_name, pod, base_volume_snapshot_name, .. } = spec;
+    let whole = json!({
+        "snapshot": volume_snapshot_name,
+        "pod": pod,
+        "base": base_volume_snapshot_name,
+        "changes": result.changes,
+        "added": result.added,
+        "changed": result.changed,
+        "removed": result.removed,
+        "omitted": result.omitted(),
+    });
+    args.output.output.print(&whole, || text(&result))?;
+    if args.output.output == Format::Text {
+        summary(&result).iter().for_each(|line| print::note(line));
+    }
     Ok(())
 }
 
-/// The image of a pushed snapshot.
-fn pushed(snapshot: &Snapshot) -> anyhow::Result<Reference> {
-    let Snapshot { name, phase, image, node, .. } = snapshot;
-    match (image, node) {
-        (Some(image), _) => {
-            image.parse().with_context(|| format!("the image of snapshot {name} cannot be read"))
+impl Session {
+    /// Requests a comparison, and waits for its result. The request is deleted afterwards, and the result with it.
+    async fn compared(
+        &self,
+        spec: OverlayDiffSpec,
+        limit: Duration,
+    ) -> Result<OverlayDiffResultSpec, Failure> {
+        let namespace = &self.namespace;
+        let mut request = OverlayDiff::new(&format!("diff-{}", &random()?[..16]), spec);
+        request.metadata.namespace = Some(namespace.clone());
+        let request = match self.client.create(&request).await {
+            Err(error) if error.class() == Class::NotFound => {
+                return Err(anyhow!(
+                    "the cluster has no kind OverlayDiff (an administrator must upgrade the driver's chart), or there is no namespace {namespace}"
+                )
+                .into());
+            }
+            created => created?,
+        };
+        let result = self.until_compared(&request, limit).await;
+        let (name, uid) = (&request.metadata.name, &request.metadata.uid);
+        let (name, uid) = (name.as_deref().unwrap_or_default(), uid.as_deref().unwrap_or_default());
+        // Without the right to delete it, the controller does so in a few minutes.
+        let _ = self.client.delete::<OverlayDiff>(Some(namespace), name, uid).await;
+        result
+    }
+
+    async fn until_compared(
+        &self,
+        request: &OverlayDiff,
+        limit: Duration,
+    ) -> Result<OverlayDiffResultSpec, Failure> {
+        let name = request.metadata.name.as_deref().unwrap_or_default();
+        let (namespace, start, mut progress) = (&self.namespace, Instant::now(), Progress::new());
+        loop {
+            let state = match self.client.get::<OverlayDiffResult>(Some(namespace), name).await {
+                Ok(Some(result)) => return Ok(result.spec),
+                Ok(None) => self.state(name).await?,
+                Err(why) if why.class() == Class::Unavailable => why.to_string(),
+                Err(why) => return Err(why.into()),
+            };
+            progress.show(&state);
+            if start.elapsed() >= limit {
+                let waited = format::span(limit);
+                return Err(Failure::TimedOut(anyhow!("no result after {waited} ({state})")));
+            }
+            sleep(PAUSE).await;
         }
-        (None, Some(node)) if phase == "Ready" => Err(anyhow!(
-            "snapshot {name} is only on node {node}, and only pushed snapshots can be compared; set `repository` in the VolumeSnapshotClass"
+    }
+
+    /// What a request waits for.
+    async fn state(&self, name: &str) -> Result<String, Failure> {
+        match self.client.get::<OverlayDiff>(Some(&self.namespace), name).await {
+            Ok(Some(found)) => Ok(match found.status.and_then(|status| status.node_name) {
+                Some(node) => format!("node {node} compares"),
+                None => "waiting for the controller of the driver".to_owned(),
+            }),
+            Ok(None) => {
+                Err(anyhow!("OverlayDiff {name} was deleted before it had a result").into())
+            }
+            Err(why) if why.class() == Class::Unavailable => Ok(why.to_string()),
+            Err(why) => Err(why.into()),
+        }
+    }
+}
+
+fn text(result: &OverlayDiffResultSpec) -> String {
+    let line = |entry: &DiffEntry| {
+        let letter = match entry.change {
+            DiffChange::Added => 'A',
+            DiffChange::Changed => 'C',
+            DiffChange::Removed => 'D',
+        };
+        let slash = if entry.r#type == DiffFileType::Directory { "/" } else { "" };
+        let properties: Vec<_> = entry.properties.iter().map(|one| one.word()).collect();
+        let properties = match properties.is_empty() {
+            true => String::new(),
+            false => format!("  {}", properties.join(", ")),
+        };
+        format!("{letter} {}{slash}{properties}\n", print::clean(&entry.path))
+    };
+    result.changes.iter().map(line).collect()
+}
+
+/// What the lines do not say.
+fn summary(result: &OverlayDiffResultSpec) -> Option<String> {
+    let OverlayDiffResultSpec { added, changed, removed, .. } = result;
+    match result.omitted() {
+        0 if result.changes.is_empty() => Some("there are no differences".to_owned()),
+        0 => None,
+        omitted => Some(format!(
+            "{omitted} more are not listed; there are {added} added, {changed} changed and {removed} deleted in total"
         )),
-        _ => Err(anyhow!("snapshot {name} is not in a registry yet: its phase is {phase}")),
     }
 }
 
-/// The differences between two images.
-pub(super) async fn between(
-    access: &Access,
-    first: &Reference,
-    second: &Reference,
-    base: bool,
-) -> anyhow::Result<Vec<Difference>> {
-    let mut progress = Progress::new();
-    progress.show("reading the manifests");
-    let (first, second) = (access.resolve(first).await?, access.resolve(second).await?);
-    let pairs = first.layers.iter().zip(&second.layers);
-    let common = pairs.take_while(|(one, other)| is_same(one, other)).count();
-    let (shared, mut one) = match base {
-        true => (common, Side::on_nothing()),
-        false => (0, Side::default()),
-    };
-    let (own, others) = (&first.layers[common..], &second.layers[common..]);
-    let total = shared + own.len() + others.len();
-    let mut reading = Reading { access, progress, read: 0, total };
-    reading.put(&mut one, &first, &first.layers[..shared]).await?;
-    let mut other = one.clone();
-    reading.put(&mut one, &first, own).await?;
-    reading.put(&mut other, &second, others).await?;
-    Ok(compare(&one, &other))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::overlay_diff::DiffProperty;
 
-fn is_same(one: &LayerBlob, other: &LayerBlob) -> bool {
-    one.format == other.format && (one.digest == other.digest || one.diff_id == other.diff_id)
-}
-
-/// Reads layers and shows the progress.
-struct Reading<'a> {
-    access: &'a Access,
-    progress: Progress,
-    read: usize,
-    total: usize,
-}
-
-impl Reading<'_> {
-    /// Reads layers of an image and puts them on top of a side.
-    async fn put(
-        &mut self,
-        side: &mut Side,
-        image: &Image,
-        layers: &[LayerBlob],
-    ) -> anyhow::Result<()> {
-        let Access { registries, .. } = self.access;
-        for layer in layers {
-            self.read += 1;
-            let size = format::bytes(layer.size);
-            self.progress.show(&format!("reading layer {} of {} ({size})", self.read, self.total));
-            let blob = registries.blob(image, layer, self.access.keyring()).await?;
-            let format = layer.format;
-            let read = spawn_blocking(move || {
-                let mut entries = Vec::new();
-                let limits = Limits::default();
-                let diff_id = list(blob, format, &limits, |e| entries.push(e))?;
-                anyhow::Ok((diff_id, entries))
-            });
-            let read = read.await.context("the task that reads a layer failed")?;
-            let (diff_id, entries) =
-                read.with_context(|| format!("layer {} of {}", layer.digest, image.reference))?;
-            ensure!(
-                diff_id == layer.diff_id,
-                "layer {} of {} has the content {diff_id}, but the image's config names {}",
-                layer.digest,
-                image.reference,
-                layer.diff_id
-            );
-            side.put(entries);
+    #[test]
+    fn a_name_with_a_slash_is_the_volume_of_a_pod() {
+        assert_eq!(target("ws-1"), Ok(Target::Snapshot("ws-1".into())));
+        let volume = Target::Volume { pod: "dev-0".into(), volume: "ws".into() };
+        assert_eq!(target("dev-0/ws"), Ok(volume));
+        for bad in ["", "/", "a/", "/b", "a/b/c", "A"] {
+            assert!(target(bad).is_err(), "{bad}");
         }
-        Ok(())
     }
-}
 
-fn text(differences: &[Difference]) -> String {
-    let line = |one: &Difference| {
-        let slash = if one.kind == Some("directory") { "/" } else { "" };
-        format!("{:<3} {}{slash}\n", one.change.letters(), print::path(&one.path))
-    };
-    differences.iter().map(line).collect()
-}
-
-fn object(difference: &Difference) -> Value {
-    let Difference { path, change, kind, size, properties } = difference;
-    let path = String::from_utf8_lossy(path);
-    json!({ "path": path, "change": change, "type": kind, "size": size, "properties": properties })
+    #[test]
+    fn each_difference_is_a_line_and_what_is_not_listed_is_counted() {
+        let entry = |path: &str, change, r#type, properties| DiffEntry {
+            path: path.to_owned(),
+            change,
+            r#type,
+            size: None,
+            properties,
+        };
+        let mut result = OverlayDiffResultSpec {
+            driver: "d".to_owned(),
+            node_name: None,
+            error: None,
+            changes: vec![
+                entry("d", DiffChange::Added, DiffFileType::Directory, vec![]),
+                entry(
+                    "etc/passwd",
+                    DiffChange::Changed,
+                    DiffFileType::File,
+                    vec![DiffProperty::Content, DiffProperty::Mode],
+                ),
+                entry("e\u{1b}[2J", DiffChange::Removed, DiffFileType::Symlink, vec![]),
+            ],
+            added: 1,
+            changed: 1,
+            removed: 1,
+        };
+        assert_eq!(text(&result), "A d/\nC etc/passwd  content, mode\nD e\\u{1b}[2J\n");
+        assert_eq!(summary(&result), None);
+        result.removed = 11;
+        let line = "10 more are not listed; there are 1 added, 1 changed and 11 deleted in total";
+        assert_eq!(summary(&result).as_deref(), Some(line));
+        let none =
+            OverlayDiffResultSpec { changes: vec![], added: 0, changed: 0, removed: 0, ..result };
+        assert_eq!(summary(&none).as_deref(), Some("there are no differences"));
+    }
 }

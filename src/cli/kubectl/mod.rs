@@ -15,7 +15,6 @@
 //! early.
 
 mod args;
-mod compare;
 mod completion;
 mod delete;
 mod describe;
@@ -30,14 +29,12 @@ mod page;
 mod pod;
 mod print;
 mod progress;
-mod registry;
 mod session;
 mod snapshot;
 mod snapshot_view;
 mod table;
 #[cfg(test)]
 mod tests;
-mod tree;
 mod users;
 mod wait;
 mod workload;

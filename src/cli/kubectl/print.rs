@@ -1,4 +1,4 @@
-//! Prints results to stdout and notes to stderr, and formats paths and ages. Styles are removed where colours are not
+//! Prints results to stdout and notes to stderr, and formats ages. Styles are removed where colours are not
 //! wanted.
 //!
 //! Text from the cluster or a registry is not trusted. Control characters in it could control the user's terminal, so
@@ -56,17 +56,6 @@ pub(super) fn clean(text: &str) -> String {
     clean
 }
 
-/// A path from a layer, on one line: unchanged if it is plain text, else quoted with escapes.
-pub(super) fn path(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(char::is_control) && !text.starts_with('"') => {
-            text.to_owned()
-        }
-        Ok(text) => format!("{text:?}"),
-        Err(_) => format!("\"{}\"", bytes.escape_ascii()),
-    }
-}
-
 /// The time since `since`, in the largest unit of which there are at least two, as in the output of kubectl.
 pub(super) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".to_owned() };
@@ -98,14 +87,5 @@ mod tests {
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(clean("a\u{1b}[2Jb\nc\r"), "a\\u{1b}[2Jb\nc\\r");
-        for (bytes, text) in [
-            (&b"a/b c"[..], "a/b c"),
-            ("ä".as_bytes(), "ä"),
-            (b"a\nb", "\"a\\nb\""),
-            (b"\"a", "\"\\\"a\""),
-            (b"a\xff\x1b", "\"a\\xff\\x1b\""),
-        ] {
-            assert_eq!(path(bytes), text);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! The commands against a fake API server and a fake registry.
+//! The commands against a fake API server.
 
 use std::time::Duration;
 
@@ -7,20 +7,17 @@ use tokio::time::sleep;
 
 use super::{
     args::{duration, object_name},
-    compare::Change,
     completion::{Candidates, candidates},
-    diff::between,
-    registry::Access,
     session::Session,
     snapshot_view::Snapshot,
     *,
 };
-use crate::{
-    changeset::archive_of, cluster::fake::FakeApi, image::fake::FakeRegistry, reference::Reference,
-};
+use crate::cluster::fake::FakeApi;
 
 const SNAPSHOTS: &str = "/apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots";
 const PODS: &str = "/api/v1/namespaces/ci/pods";
+const DIFFS: &str = "/apis/ovl.csi.dev/v1alpha1/namespaces/ci/overlaydiffs";
+const RESULTS: &str = "/apis/ovl.csi.dev/v1alpha1/namespaces/ci/overlaydiffresults";
 
 fn session(api: &FakeApi) -> Session {
     Session { client: api.client(), namespace: "ci".into(), driver: "ovl.csi.dev".into() }
@@ -426,65 +423,89 @@ async fn a_missing_right_of_the_user_is_named_in_the_error() {
     assert!(why.contains("refused to list VolumeSnapshots") && why.contains("403"), "{why}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_diff_reads_only_the_layers_that_two_snapshots_do_not_share() {
-    let registry = FakeRegistry::start().await;
-    let base = archive_of(&[("etc/base", b"1"), ("keep", b"1")]);
-    let one = archive_of(&[("a", b"1"), ("b", b"1")]);
-    let other = archive_of(&[("b", b"2"), (".wh.a", b""), ("etc/base", b"2")]);
-    registry.push_image("ws", "1", &[base.clone(), one.clone()], true);
-    registry.push_image("ws", "2", &[base.clone(), one.clone(), other.clone()], true);
-    registry.protect("ws", crate::image::fake::Scheme::Basic, "user", "password");
-    let keyring = registry.keyring("user", "password");
-    let access = Access::of(registry.registries(), keyring);
-    let reference = |tag| registry.reference("ws", tag);
-    let found = async |first, second, base| {
-        let found = between(&access, &reference(first), &reference(second), base).await.unwrap();
-        let found = found.into_iter();
-        found.map(|one| (String::from_utf8(one.path).unwrap(), one.change)).collect::<Vec<_>>()
-    };
-    let named = |found: &[(&str, Change)]| -> Vec<_> {
-        found.iter().map(|(path, change)| ((*path).to_owned(), *change)).collect()
-    };
-    let unknown = [
-        ("a", Change::Removed),
-        ("b", Change::AddedOrChanged),
-        ("etc/base", Change::AddedOrChanged),
-    ];
-    assert_eq!(found("1", "2", false).await, named(&unknown));
-    let blobs = registry.requests_to("/blobs/");
-    assert_eq!(blobs.len(), 3, "two configs and one layer: {blobs:?}");
-    let known = [("a", Change::Removed), ("b", Change::Changed), ("etc/base", Change::Changed)];
-    assert_eq!(found("1", "2", true).await, named(&known));
-    let back = [("a", Change::Added), ("b", Change::Changed), ("etc/base", Change::Changed)];
-    assert_eq!(found("2", "1", true).await, named(&back));
-    assert_eq!(found("1", "1", false).await, named(&[]));
-    let anonymous = Access::of(registry.registries(), crate::image::Keyring::default());
-    let refused = between(&anonymous, &reference("1"), &reference("2"), false).await.unwrap_err();
-    assert!(format!("{refused:#}").contains("docker login"), "{refused:#}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_of_this_machine_is_reached_by_plain_http() {
-    let registry = FakeRegistry::start().await;
-    registry.push_image("ws", "1", &[archive_of(&[("a", b"1")])], false);
-    let image: Reference = registry.reference("ws", "1");
-    let access = registry::RegistryArgs::default().open(&[&image]).unwrap();
-    assert_eq!(access.resolve(&image).await.unwrap().layers.len(), 1);
+/// Responds to each OverlayDiff with this result, as a node does.
+fn comparing_node(api: &FakeApi, result: Value) -> tokio::task::JoinHandle<()> {
+    let api = api.clone();
+    tokio::spawn(async move {
+        loop {
+            for request in api.all(DIFFS) {
+                let name = &request["metadata"]["name"];
+                if api.get(&format!("{RESULTS}/{}", name.as_str().unwrap())).is_none() {
+                    let path = format!("{DIFFS}/{}", name.as_str().unwrap());
+                    api.patch(
+                        &format!("{path}/status"),
+                        json!({ "status": { "nodeName": "n-1" } }),
+                    );
+                    let spec = json!({ "metadata": { "name": name }, "spec": result });
+                    api.put(RESULTS, spec);
+                }
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
 }
 
 #[tokio::test]
-async fn a_diff_of_a_snapshot_that_is_not_pushed_is_an_error() {
+async fn a_diff_is_requested_and_the_request_is_deleted_after_its_result() {
     let api = api();
-    for (name, phase) in [("a", "Ready"), ("b", "Pushing")] {
-        let annotations = json!({ "ovl.csi.dev/node": "n-1", "ovl.csi.dev/phase": phase });
-        let metadata = json!({ "name": name, "annotations": annotations });
+    for name in ["ws-1", "ws-2"] {
+        let metadata = json!({ "name": name, "annotations": { "ovl.csi.dev/phase": "Ready" } });
         api.put(SNAPSHOTS, json!({ "metadata": metadata, "spec": { "source": {} } }));
     }
-    let why = failed(ovl(&api, "diff a b").await);
-    assert!(why.contains("snapshot a is only on node n-1"), "{why}");
-    let why = failed(ovl(&api, "diff b a").await);
-    assert!(why.contains("snapshot b is not in a registry yet: its phase is Pushing"), "{why}");
+    let node =
+        comparing_node(&api, json!({ "driver": "ovl.csi.dev", "nodeName": "n-1", "added": 0 }));
+    for (line, spec) in [
+        ("diff ws-2", json!({ "volumeSnapshotName": "ws-2" })),
+        (
+            "diff ws-1 ws-2 -o json",
+            json!({ "volumeSnapshotName": "ws-2", "baseVolumeSnapshotName": "ws-1" }),
+        ),
+        ("diff dev-0/ws", json!({ "pod": { "name": "dev-0", "volume": "ws" } })),
+        (
+            "diff ws-1 dev-0/ws",
+            json!({ "pod": { "name": "dev-0", "volume": "ws" }, "baseVolumeSnapshotName": "ws-1" }),
+        ),
+    ] {
+        let before = api.requests().len();
+        ovl(&api, line).await.unwrap();
+        let requests = api.requests().split_off(before);
+        let made = requests.iter().find(|seen| seen.method == "POST").unwrap();
+        assert_eq!(made.path, DIFFS);
+        let mut expected = spec;
+        expected["driver"] = "ovl.csi.dev".into();
+        assert_eq!(made.body["spec"], expected, "{line}");
+        assert_eq!(api.all(DIFFS), Vec::<Value>::new(), "{line}");
+    }
+    node.abort();
+    let failing =
+        comparing_node(&api, json!({ "driver": "ovl.csi.dev", "error": "its pod has ended\u{7}" }));
+    let why = failed(ovl(&api, "diff dev-0/ws").await);
+    failing.abort();
+    assert_eq!(why, "its pod has ended\\u{7}");
+}
+
+#[tokio::test]
+async fn a_diff_that_cannot_be_requested_is_refused_early() {
+    let api = api();
+    let metadata = json!({ "name": "ws-1", "annotations": { "ovl.csi.dev/phase": "Ready" } });
+    api.put(SNAPSHOTS, json!({ "metadata": metadata, "spec": { "source": {} } }));
+    for (line, message) in [
+        ("diff none", "there is no snapshot none in namespace ci"),
+        ("diff none ws-1", "there is no snapshot none in namespace ci"),
+        ("diff dev-1/ws", "there is no pod dev-1 in namespace ci"),
+        ("diff dev-0/data", "is a persistentVolumeClaim, not a volume of ovl.csi.dev"),
+    ] {
+        let why = failed(ovl(&api, line).await);
+        assert!(why.contains(message), "{line}: {why}");
+    }
+    let usage = ovl(&api, "diff dev-0/ws ws-1").await;
+    assert!(matches!(usage, Err(Failure::Usage(_))), "{usage:?}");
+    let posts = api.requests().iter().filter(|seen| seen.method == "POST").count();
+    assert_eq!(posts, 0, "nothing was created");
+    let late = ovl(&api, "diff ws-1 --timeout 0s").await;
+    let Err(Failure::TimedOut(error)) = late else { panic!("{late:?}") };
+    assert!(error.to_string().contains("waiting for the controller"), "{error}");
+    assert_eq!(api.all(DIFFS), Vec::<Value>::new());
 }
 
 #[test]
@@ -503,6 +524,7 @@ fn completion_lists_the_candidates_for_the_next_word() {
     assert_eq!(next("-n ci snapshot dev-0", ""), Candidates::VolumeOf("dev-0".into()));
     assert_eq!(next("fork --apply -r 3 dev-0 ws --snapshot", ""), Candidates::Snapshot);
     assert_eq!(next("diff a", "b"), Candidates::Snapshot);
+    assert_eq!(next("diff a", "dev-0/"), Candidates::PodVolume("dev-0".into()));
     assert_eq!(next("diff a b", ""), Candidates::Words(Vec::new()));
     assert_eq!(next("fork", "dev-0/"), Candidates::PodVolume("dev-0".into()));
     assert_eq!(next("snapshot dev-0/ws", ""), Candidates::Words(Vec::new()));
@@ -512,7 +534,7 @@ fn completion_lists_the_candidates_for_the_next_word() {
     assert_eq!(next("--context", ""), Candidates::Context);
     assert_eq!(words("completion", ""), ["bash", "zsh", "fish"]);
     assert_eq!(words("list -o", ""), ["text", "wide", "json", "yaml", "name"]);
-    assert!(words("diff a", "-").contains(&"--plain-http".to_owned()));
+    assert!(words("diff a", "-").contains(&"--timeout".to_owned()));
     assert!(words("diff a", "--").contains(&"--namespace".to_owned()));
     let line = ["-n", "ci", "--context=two", "--as", "dev", "snapshot"].map(str::to_owned);
     let cluster = candidates(Cli::command(), &line, "").1;

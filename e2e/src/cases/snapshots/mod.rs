@@ -4,6 +4,7 @@ mod authorization;
 mod content_names;
 mod csi_sanity;
 mod deletion;
+mod diff;
 mod failures;
 mod fifty;
 mod file_trees;
@@ -26,6 +27,7 @@ pub const ALL: &[Case] = &[
     tenants::CASE,
     nested::CASE,
     deletion::CASE,
+    diff::CASE,
     lifecycle::CASE,
     file_trees::PORTABLE,
     file_trees::NATIVE,

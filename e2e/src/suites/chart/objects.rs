@@ -43,6 +43,8 @@ pub const RIGHTS: &[Role] = &[
             "ovl.csi.dev: overlaysnapshots: get, list, watch",
             "snapshot.storage.k8s.io: volumesnapshots, volumesnapshotcontents: get",
             "ovl.csi.dev: overlaysnapshots/status: patch, update",
+            "ovl.csi.dev: overlaydiffs: get, list, watch",
+            "ovl.csi.dev: overlaydiffresults: create",
         ],
     ),
     (
@@ -51,6 +53,9 @@ pub const RIGHTS: &[Role] = &[
         &[
             "ovl.csi.dev: overlaysnapshots: get, list, watch, create, update, patch, delete",
             "ovl.csi.dev: overlaysnapshots/status: patch",
+            "ovl.csi.dev: overlaydiffs: get, list, watch, delete",
+            "ovl.csi.dev: overlaydiffs/status: patch",
+            "ovl.csi.dev: overlaydiffresults: create",
             "snapshot.storage.k8s.io: volumesnapshots: get, list, watch, patch",
             "snapshot.storage.k8s.io: volumesnapshotcontents: \
              get, list, watch, create, update, patch, delete",
@@ -66,6 +71,14 @@ pub const RIGHTS: &[Role] = &[
         "-edit",
         &["snapshot.storage.k8s.io: volumesnapshots: \
              create, update, patch, delete, deletecollection"],
+    ),
+    (
+        "ClusterRole",
+        "-edit-diffs",
+        &[
+            "ovl.csi.dev: overlaydiffs: get, list, watch, create, delete",
+            "ovl.csi.dev: overlaydiffresults: get, list, watch",
+        ],
     ),
     (
         "Role",

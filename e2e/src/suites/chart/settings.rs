@@ -249,10 +249,12 @@ pub fn notes(helm: &Path, repo: &Path) -> Result<()> {
     ] {
         ensure!(notes.contains(word), "no `{word}` in:\n{notes}");
     }
-    let update = "kubectl apply --server-side --force-conflicts -f charts/ovl-csi/files/overlaysnapshots.yaml";
     let other = install().args(["--set", "crds.install=false"]).output()?;
-    ensure!(other.contains(update), "no `{update}` where helm does not update the CRD:\n{other}");
-    ensure!(!notes.contains(update), "`{update}` where helm updates the CRD:\n{notes}");
+    for name in ["overlaysnapshots", "overlaydiffs", "overlaydiffresults"] {
+        let file = format!("-f charts/ovl-csi/files/{name}.yaml");
+        ensure!(other.contains(&file), "no `{file}` where helm does not update the CRDs:\n{other}");
+        ensure!(!notes.contains(&file), "`{file}` where helm updates the CRDs:\n{notes}");
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Trees are packed and unpacked again: plain directories without overlay, and uppers of real overlays.
 
 mod bounds;
+mod compare;
 mod overlays;
 mod plain;
 mod random;

@@ -9,7 +9,7 @@ use crate::owner::Owner;
 
 const FORMATS: [PackOptions; 2] = [PORTABLE, NATIVE];
 
-fn image(volumes: &Volumes) -> Layer {
+pub(super) fn image(volumes: &Volumes) -> Layer {
     volumes.base(|root| {
         shell(
             root,
@@ -27,7 +27,7 @@ fn image(volumes: &Volumes) -> Layer {
 }
 
 /// All changes that packing could lose (docs/hazards.md, 8), made in one volume.
-fn work(root: &Path) {
+pub(super) fn work(root: &Path) {
     shell(
         root,
         "rm etc/conf/b                        # deleted
@@ -182,38 +182,6 @@ fn privileged_a_directory_that_is_not_opaque_hides_what_another_own_layer_hid() 
     assert!(!expected.keys().any(|path| path.ends_with("hidden")), "{expected:?}");
     let squashed = volumes.round_trip(&stack, 2, &PORTABLE);
     assert_same(&volumes.tree(&squashed), &expected, "squashed");
-}
-
-#[test]
-#[ignore = "needs root"]
-fn privileged_changes_are_listed_from_the_upper_alone() {
-    let volumes = Volumes::new();
-    let base = image(&volumes);
-    let upper = volumes.write(&[base], work);
-    let mut found = std::collections::BTreeMap::new();
-    changes(&upper, &Limits::default(), &mut |change| {
-        found.insert(String::from_utf8(change.path).unwrap(), change.kind);
-    })
-    .unwrap();
-    let renamed = |from: &str| ChangeKind::Renamed(from.as_bytes().to_vec());
-    for (path, kind) in [
-        ("etc", ChangeKind::Changed),
-        ("etc/conf/b", ChangeKind::Removed),
-        ("old", ChangeKind::Removed),
-        ("renamed", renamed("moved/sub")),
-        ("renamed/file1", ChangeKind::Removed),
-        ("renamed/file4", ChangeKind::Added),
-        ("data/eins", renamed("data/one")),
-        ("plain", ChangeKind::Changed),
-        ("bin/tool2", renamed("bin/tool")),
-        ("replaced", ChangeKind::Added),
-        ("kept/file", ChangeKind::Opaque),
-        ("fresh/a", ChangeKind::Added),
-        ("sym", ChangeKind::Added),
-    ] {
-        assert_eq!(found.get(path), Some(&kind), "{path}: {found:#?}");
-    }
-    assert!(!found.contains_key("bin/su"));
 }
 
 #[test]

@@ -338,10 +338,14 @@ fn the_names_of_a_large_directory_spill_where_the_caller_says() {
     for n in 0..400 {
         fs::write(deep.join(format!("{n:0200}")), "").unwrap();
     }
-    let upper = LinuxMounts.open_dir(tree.path()).unwrap();
+    let (empty, upper) = (TestDir::new(), LinuxMounts.open_dir(tree.path()).unwrap());
+    let empty = LinuxMounts.open_dir(empty.path()).unwrap();
     let count = |scratch| {
         let (limits, mut found) = (Limits { scratch, ..Limits::default() }, 0);
-        changes(&upper, &limits, &mut |_| found += 1).map(|()| found)
+        let layers = vec![crate::sys::tree_reader::Entry::root(&upper).unwrap()];
+        let (first, second) = (&empty, &upper);
+        let comparison = Comparison { first, second, layers, hides_all: false };
+        compare(comparison, &limits, &|| false, &mut |_| found += 1).map(|()| found)
     };
     let asked = Arc::<AtomicU64>::default();
     let asking = asked.clone();

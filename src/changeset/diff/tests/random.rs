@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use proptest::prelude::*;
 
+use super::compare::{assert_complete, lines};
 use super::volumes::{Volumes, assert_same};
 use super::*;
 
@@ -101,5 +102,41 @@ proptest! {
         assert_same(&volumes.tree(&native), &expected, "native");
         let squashed = volumes.round_trip(&stack, uppers.len(), &PORTABLE);
         assert_same(&volumes.tree(&squashed), &expected, "squashed");
+        // Other forms of the layers show the same files.
+        for other in [&rebuilt, &native, &squashed] {
+            prop_assert_eq!(lines(&volumes, &stack, other), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn privileged_a_comparison_by_the_names_of_layers_finds_what_a_comparison_of_all_files_finds(
+        base in prop::collection::vec(work(), 0..15),
+        one in prop::collection::vec(prop::collection::vec(work(), 0..15), 0..3),
+        other in prop::collection::vec(prop::collection::vec(work(), 0..15), 0..3),
+    ) {
+        let volumes = Volumes::new();
+        let base: Vec<_> = base.into_iter().filter(|work| !matches!(work, Work::Link(..))).collect();
+        let below = volumes.base(|root| {
+            fill_base(root);
+            do_all(root, &base);
+        });
+        let stack = |uppers: &[Vec<Work>]| {
+            let mut stack = vec![below.clone()];
+            for upper in uppers {
+                stack.push(volumes.write(&stack, |root| do_all(root, upper)));
+            }
+            stack
+        };
+        let (one, other) = (stack(&one), stack(&other));
+        assert_complete(&volumes, &one, &other);
+        assert_complete(&volumes, &other, &one);
+        // A snapshot against its start, and against what its squashed layer shows.
+        let start = &other[..other.len().saturating_sub(1).max(1)];
+        assert_complete(&volumes, start, &other);
+        if other.len() > 2 {
+            let squashed = volumes.round_trip(&other, other.len() - 1, &PORTABLE);
+            assert_complete(&volumes, &one, &squashed);
+        }
     }
 }
