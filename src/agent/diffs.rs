@@ -90,7 +90,7 @@ impl<C: Compare> DiffController<C> {
         while let Some(change) = changes.next().await {
             match change {
                 Change::All(all) => {
-                    let uids: HashSet<_> = all.iter().map(uid).collect();
+                    let uids: HashSet<_> = all.iter().map(OverlayDiff::uid).collect();
                     let gone = |known: &String| !uids.contains(known.as_str());
                     let gone = self.tasks.extract_if(|known, _| gone(known));
                     gone.for_each(|(_, task)| task.abort());
@@ -98,7 +98,7 @@ impl<C: Compare> DiffController<C> {
                 }
                 Change::Applied(request) => self.start(request),
                 Change::Gone(request) => {
-                    self.tasks.remove(uid(&request)).into_iter().for_each(|task| task.abort());
+                    self.tasks.remove(request.uid()).into_iter().for_each(|task| task.abort());
                 }
             }
         }
@@ -106,7 +106,7 @@ impl<C: Compare> DiffController<C> {
 
     /// Starts the task of a request that has none yet.
     fn start(&mut self, request: OverlayDiff) {
-        let uid = uid(&request).to_owned();
+        let uid = request.uid().to_owned();
         if request.spec.driver != self.parts.driver || self.tasks.contains_key(&uid) {
             return;
         }
@@ -208,10 +208,6 @@ impl<C: Compare> DiffParts<C> {
             sleep(backoff.next_pause()).await;
         }
     }
-}
-
-fn uid(request: &OverlayDiff) -> &str {
-    request.metadata.uid.as_deref().unwrap_or_default()
 }
 
 #[cfg(test)]

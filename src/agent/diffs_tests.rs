@@ -9,13 +9,13 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::{sync::Semaphore, task::JoinHandle, time::timeout};
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
 use crate::{
     agent::SnapshotsByName,
     changeset::{self, Difference, EntryType},
-    cluster::fake::{FakeApi, Loss},
+    cluster::fake::{FakeApi, Loss, eventually},
 };
 
 const DIFFS: &str = "/apis/ovl.csi.dev/v1alpha1/namespaces/ci/overlaydiffs";
@@ -115,18 +115,6 @@ impl Node {
         let path = format!("{RESULTS}/{name}");
         eventually(|| self.api.get(&path)).await
     }
-}
-
-async fn eventually<T>(look: impl Fn() -> Option<T>) -> T {
-    let found = async {
-        loop {
-            match look() {
-                Some(found) => return found,
-                None => sleep(Duration::from_millis(2)).await,
-            }
-        }
-    };
-    timeout(Duration::from_secs(20), found).await.expect("nothing within 20 s")
 }
 
 #[tokio::test]

@@ -53,6 +53,14 @@ pub enum PathError {
     Long,
 }
 
+/// Appends a part to a path. Returns the length that the path had, to which a walk truncates it again.
+pub(super) fn push(path: &mut Vec<u8>, part: &[u8]) -> usize {
+    let parent = path.len();
+    path.extend_from_slice(if parent == 0 { b"" } else { b"/" });
+    path.extend_from_slice(part);
+    parent
+}
+
 /// The parts of a path, from the root down.
 pub(super) fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|b| *b == b'/').filter(|part| !part.is_empty())

@@ -10,6 +10,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{body::Body as HttpBody, http};
@@ -17,7 +18,10 @@ use futures::stream;
 use http::{Request, Response};
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::Client;
 use store::{Path, Refused, Store};
@@ -28,6 +32,19 @@ pub(crate) struct SeenRequest {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) body: Value,
+}
+
+/// Looks until there is a result. Panics after 20 s.
+pub(crate) async fn eventually<T>(look: impl Fn() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            match look() {
+                Some(found) => return found,
+                None => sleep(Duration::from_millis(2)).await,
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), found).await.expect("nothing within 20 s")
 }
 
 /// Which half of an exchange is lost.

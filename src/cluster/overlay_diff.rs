@@ -256,6 +256,11 @@ impl OverlayDiff {
         self
     }
 
+    /// The uid, which an object has once it is stored.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
     /// The result, which Kubernetes deletes with this object.
     pub fn result(&self, spec: OverlayDiffResultSpec) -> OverlayDiffResult {
         let name = self.metadata.name.as_deref().unwrap_or_default();

@@ -102,14 +102,14 @@ impl Requests {
     fn apply(&mut self, change: Change<OverlayDiff>) {
         match change {
             Change::All(all) => {
-                let uids: HashSet<_> = all.iter().map(uid).collect();
+                let uids: HashSet<_> = all.iter().map(OverlayDiff::uid).collect();
                 let gone = self.known.keys().filter(|known| !uids.contains(known.as_str()));
                 let gone: Vec<_> = gone.cloned().collect();
                 gone.iter().for_each(|uid| self.remove(uid));
                 all.into_iter().for_each(|request| self.add(request));
             }
             Change::Applied(request) => self.add(request),
-            Change::Gone(request) => self.remove(uid(&request)),
+            Change::Gone(request) => self.remove(request.uid()),
         }
     }
 
@@ -126,7 +126,7 @@ impl Requests {
 
     /// Starts the assignment of a request that has none yet.
     fn add(&mut self, request: OverlayDiff) {
-        let uid = uid(&request).to_owned();
+        let uid = request.uid().to_owned();
         if self.known.contains_key(&uid) {
             return;
         }
@@ -215,10 +215,6 @@ fn done(result: Result<(), ClusterError>) -> Result<(), ClusterError> {
         Err(error) if error.class() == Class::Conflict => Ok(()),
         result => result,
     }
-}
-
-fn uid(request: &OverlayDiff) -> &str {
-    request.metadata.uid.as_deref().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::task::JoinHandle;
 
 use super::*;
-use crate::{cluster::fake::FakeApi, metrics::Metrics};
+use crate::{
+    cluster::fake::{FakeApi, eventually},
+    metrics::Metrics,
+};
 
 const DIFFS: &str = "/apis/ovl.csi.dev/v1alpha1/namespaces/ci/overlaydiffs";
 const RESULTS: &str = "/apis/ovl.csi.dev/v1alpha1/namespaces/ci/overlaydiffresults";
@@ -128,18 +131,6 @@ impl World {
         let status = self.request(name, spec).await.unwrap();
         status["nodeName"].as_str().unwrap().to_owned()
     }
-}
-
-async fn eventually<T>(look: impl Fn() -> Option<T>) -> T {
-    let found = async {
-        loop {
-            match look() {
-                Some(found) => return found,
-                None => sleep(Duration::from_millis(2)).await,
-            }
-        }
-    };
-    timeout(Duration::from_secs(20), found).await.expect("nothing within 20 s")
 }
 
 #[tokio::test]

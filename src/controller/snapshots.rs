@@ -16,6 +16,7 @@ use super::{
     volume_snapshot::{capturable, is_taken},
 };
 use crate::{
+    backoff::Backoff,
     cluster::{
         Pod, PodVolume,
         overlay_snapshot::{OverlaySnapshot, Phase, SnapshotSource},
@@ -26,7 +27,7 @@ use crate::{
 
 /// The parameter with the name of the VolumeSnapshot, which csi-snapshotter sets with `--extra-create-metadata`.
 const REQUESTED_BY: &str = "csi.storage.k8s.io/volumesnapshot/name";
-/// The pause before the second look at a removal. It doubles with each look.
+/// The pause before the second look at a removal.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const REMOVAL_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -123,15 +124,15 @@ impl Controller {
         limit: Duration,
     ) -> Result<(), ControllerError> {
         let end = Instant::now() + limit;
-        let mut pause = REMOVAL_PAUSE;
+        let mut backoff = Backoff::new(REMOVAL_PAUSE, REMOVAL_PAUSE_MAX);
         loop {
             let deleted = self.delete_snapshot(id).await;
             let waits = matches!(&deleted, Err(error) if error.class() == Class::Busy);
+            let pause = backoff.next_pause();
             if !waits || Instant::now() + pause > end {
                 return deleted;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(REMOVAL_PAUSE_MAX);
         }
     }
 

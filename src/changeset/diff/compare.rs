@@ -16,12 +16,16 @@ use std::{io, os::unix::fs::MetadataExt as _};
 use super::{
     content::ContentReader,
     difference::{Change, CompareError, Difference, Property},
-    grouped::{Grouped, text},
+    grouped::{Grouped, add_names},
     metadata::{UpperXattrs, is_packed},
 };
 use crate::{
     budget::Share,
-    changeset::{Limits, error::EntryName, path::parts},
+    changeset::{
+        Limits,
+        error::EntryName,
+        path::{self, parts},
+    },
     spill::{Sorted, Sorter},
     sys::{
         mounts::Detached,
@@ -143,9 +147,7 @@ impl Walk<'_> {
         layers: &[Entry],
     ) -> Result<(), CompareError> {
         let mut names = self.sorter();
-        for (tree, dir) in layers.iter().enumerate() {
-            self.read(dir.names(|name| names.push(&text(name, tree))))?;
-        }
+        self.read(add_names(&mut names, layers))?;
         let list = self.sorted(names)?;
         let mut names = self.read(Grouped::new(&list))?;
         while let Some((name, in_trees)) = self.read(names.next())? {
@@ -285,9 +287,7 @@ impl Walk<'_> {
         name: &[u8],
         work: impl FnOnce(&mut Self) -> Result<T, CompareError>,
     ) -> Result<T, CompareError> {
-        let parent = self.path.len();
-        self.path.extend_from_slice(if parent == 0 { b"" } else { b"/" });
-        self.path.extend_from_slice(name);
+        let parent = path::push(&mut self.path, name);
         let done = work(self);
         self.path.truncate(parent);
         done

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use crate::spill::{Sorted, SortedReader};
+use crate::{
+    spill::{Sorted, SortedReader, Sorter},
+    sys::tree_reader::Entry,
+};
 
 /// A name, and the numbers of the trees that have it in a directory, in their order.
 pub(super) type Named = (Vec<u8>, Vec<usize>);
@@ -11,6 +14,14 @@ pub(super) type Named = (Vec<u8>, Vec<usize>);
 /// has no NUL.
 pub(super) fn text(name: &[u8], tree: usize) -> Vec<u8> {
     [name, &[0], &(tree as u16).to_be_bytes()].concat()
+}
+
+/// Adds the names in all of these directories, each as one [`text`] with the number of its directory.
+pub(super) fn add_names(names: &mut Sorter, dirs: &[Entry]) -> io::Result<()> {
+    for (tree, dir) in dirs.iter().enumerate() {
+        dir.names(|name| names.push(&text(name, tree)))?;
+    }
+    Ok(())
 }
 
 /// Reads such texts and groups them by name.

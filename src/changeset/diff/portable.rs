@@ -6,7 +6,7 @@ use std::io;
 
 use super::{
     PackError, PackOptions,
-    grouped::{Grouped, text},
+    grouped::{Grouped, add_names, text},
     holes::data,
     metadata::{EntryMetadata, UpperXattrs, is_whiteout, special},
     tar::{Holes, Kind, Tar},
@@ -16,7 +16,7 @@ use crate::{
     budget::Share,
     changeset::{
         error::EntryName,
-        path::{OPAQUE, WHITEOUT},
+        path::{self, OPAQUE, WHITEOUT},
     },
     spill::Sorted,
     sys::{
@@ -201,9 +201,7 @@ impl Walk<'_, '_> {
     /// The names in all of these directories, each with the trees that have it ([`Grouped`]).
     fn names(&mut self, uppers: &[Entry]) -> Result<Sorted, PackError> {
         let mut names = self.known.sorter(&self.path);
-        for (tree, dir) in uppers.iter().enumerate() {
-            self.read(dir.names(|name| names.push(&text(name, tree))))?;
-        }
+        self.read(add_names(&mut names, uppers))?;
         self.known.sorted(names, &self.path)
     }
 
@@ -213,9 +211,7 @@ impl Walk<'_, '_> {
         name: &[u8],
         work: impl FnOnce(&mut Self) -> Result<T, PackError>,
     ) -> Result<T, PackError> {
-        let parent = self.path.len();
-        self.path.extend_from_slice(if parent == 0 { b"" } else { b"/" });
-        self.path.extend_from_slice(name);
+        let parent = path::push(&mut self.path, name);
         let done = work(self);
         self.path.truncate(parent);
         done

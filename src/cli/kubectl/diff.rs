@@ -157,10 +157,9 @@ impl Session {
             created => created?,
         };
         let result = self.until_compared(&request, limit).await;
-        let (name, uid) = (&request.metadata.name, &request.metadata.uid);
-        let (name, uid) = (name.as_deref().unwrap_or_default(), uid.as_deref().unwrap_or_default());
+        let name = request.metadata.name.as_deref().unwrap_or_default();
         // Without the right to delete it, the controller does so in a few minutes.
-        let _ = self.client.delete::<OverlayDiff>(Some(namespace), name, uid).await;
+        let _ = self.client.delete::<OverlayDiff>(Some(namespace), name, request.uid()).await;
         result
     }
 
