@@ -15,14 +15,25 @@ use crate::machine::progress::human;
 /// The profile in Cargo.toml.
 const PROFILE: &str = "quick";
 
-/// Builds it with cargo's output on the screen, and returns its path.
+/// The target directory: that of the environment, or the one that this harness is in.
 ///
 /// # Errors
-/// It does not compile. cargo has printed why.
-pub fn program(repo: &Path) -> Result<PathBuf> {
+/// The harness is in no target directory.
+pub fn target() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("CARGO_TARGET_DIR") {
+        return Ok(named.into());
+    }
     // <target>/<profile>/xtask
     let myself = std::env::current_exe().context("finding this program")?;
     let target = myself.ancestors().nth(2).context("this program is in no target directory")?;
+    Ok(target.to_owned())
+}
+
+/// Builds it in a target directory with cargo's output on the screen, and returns its path.
+///
+/// # Errors
+/// It does not compile. cargo has printed why.
+pub fn program(repo: &Path, target: &Path) -> Result<PathBuf> {
     println!("Building the program (2 minutes on 2 idle cores the first time, then seconds):");
     let since = Instant::now();
     let build = Cmd::new("cargo").dir(repo).args(["build", "--profile", PROFILE, "--locked"]);

@@ -54,7 +54,7 @@ pub fn run(repo: &Path) -> Result<()> {
         geteuid().is_root(),
         "the demonstration mounts, so it has to be root: sudo -E env \"PATH=$PATH\" cargo xtask demo"
     );
-    let program = build::program(repo)?;
+    let program = build::program(repo, &build::target()?)?;
     let since = Instant::now();
     let place = Workspace::create()?;
     let root = place.root.clone();

@@ -41,11 +41,21 @@ pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "xfsprogs",
 ];
 
-/// The test binaries with one long test each that uses at most one core. They run beside all others.
-const LONG: &[(&str, &str)] = &[
+/// A test binary and the name of a long test of it that uses at most one core.
+type Long = (&'static str, &'static str);
+
+/// The long test among those that need only the compiler. It runs beside all others.
+const LONG_UNIT: &[Long] =
+    &[("changeset_memory", "a_hostile_layer_uses_no_more_memory_than_its_limit")];
+
+/// The long tests among those on real mounts. They run beside all others.
+const LONG_PRIVILEGED: &[Long] = &[
     ("privileged_hostile", "privileged_hostile_tenants_neither_end_the_driver_nor_delay_others"),
     ("names_memory", "privileged_an_upper_of_many_files_needs_little_memory"),
 ];
+
+/// Threads of a test binary for each core. Half of the tests wait most of their time: for a disk, a timeout or another process.
+const THREADS_PER_CORE: usize = 2;
 
 /// Lines of a failed run that are quoted.
 const QUOTED: usize = 60;
@@ -72,7 +82,8 @@ pub fn clippy(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
 
 /// Every test that needs only the compiler.
 pub fn unit(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
-    tests(driver::cargo(ctx.h, ctx.repo).args(["test", "--workspace"]), &[], log)
+    let test = driver::cargo(ctx.h, ctx.repo).args(["test", "--workspace"]);
+    beside(&test, LONG_UNIT, &[], log)
 }
 
 /// The tests that mount and need root.
@@ -91,15 +102,20 @@ pub fn privileged(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     for (variable, module, version) in versions::ARCHIVES {
         test = test.env(variable, golang::module_dir(h, module, version)?);
     }
+    beside(&test, LONG_PRIVILEGED, &["--ignored", "privileged_", "--skip", "emulated_"], log)
+}
+
+/// Runs the long tests, and the others at the same time. `after` has the arguments for libtest.
+fn beside(test: &Cmd, long: &[Long], after: &[&str], log: &Path) -> Result<Report> {
     let long_log = log.with_extension("long.log");
     thread::scope(|scope| {
-        let long =
-            LONG.iter().fold(test.clone(), |test, (binary, _)| test.args(["--test", binary]));
-        let long = scope.spawn(|| tests(long, &["--ignored", "privileged_"], &long_log));
-        let skipped = LONG.iter().flat_map(|(_, name)| ["--skip", name]);
-        let arguments = ["--ignored", "privileged_", "--skip", "emulated_"].into_iter();
-        let report = tests(test, &arguments.chain(skipped).collect::<Vec<_>>(), log);
-        let long = long.join().map_err(|_| anyhow!("the thread of the long tests panicked"))?;
+        let binaries = long.iter().flat_map(|(binary, _)| ["--test", binary]);
+        let binaries = test.clone().args(binaries);
+        let long_run = scope.spawn(|| tests(binaries, after, &long_log));
+        let skipped = long.iter().flat_map(|(_, name)| ["--skip", name]);
+        let others: Vec<_> = after.iter().copied().chain(skipped).collect();
+        let report = tests(test.clone(), &others, log);
+        let long = long_run.join().map_err(|_| anyhow!("the thread of the long tests panicked"))?;
         let mut report = report?;
         report.add(long?);
         Ok(report)
@@ -111,6 +127,8 @@ pub fn privileged(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
 /// # Errors
 /// The run failed without a failed test: the code did not compile, or a test ended its process.
 pub fn tests(cargo: Cmd, after: &[&str], log: &Path) -> Result<Report> {
+    let threads = thread::available_parallelism().context("counting the cores")?.get();
+    let cargo = cargo.env("RUST_TEST_THREADS", (threads * THREADS_PER_CORE).to_string());
     let cargo = cargo.args(["--locked", "--no-fail-fast", "--"]).args(after);
     let done = cargo.outcome()?;
     let output = format!("{}\n{}", done.stderr, done.stdout);

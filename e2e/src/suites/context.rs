@@ -25,7 +25,7 @@ impl SuiteContext<'_> {
     /// It does not compile.
     pub fn program(&self) -> Result<PathBuf> {
         if self.quick {
-            demo::build::program(self.repo)
+            demo::build::program(self.repo, &self.h.cache.cargo_target())
         } else {
             driver::program(self.h, self.repo)
         }

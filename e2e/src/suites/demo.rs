@@ -26,21 +26,23 @@ const LONGEST: Duration = seconds(60);
 const IN_THE_MIDDLE: &str = "Pod b gets a volume";
 
 /// Runs it to its end, and once more until it is interrupted.
-pub fn run(_bench: &SuiteContext<'_>, log: &Path) -> Result<Report> {
+pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     let mut report = Report::default();
-    report.count("it runs in less than a minute after the build", whole(log));
+    report.count("it runs in less than a minute after the build", whole(ctx, log));
     report.count("it leaves nothing", nothing_left());
-    report.count("it can be stopped in the middle", stopped(log));
+    report.count("it can be stopped in the middle", stopped(ctx, log));
     report.count("it leaves nothing when it is stopped", nothing_left());
     Ok(report)
 }
 
-fn demo() -> Result<Cmd> {
-    Ok(Cmd::new(std::env::current_exe().context("finding this program")?).arg("demo"))
+/// The command. It builds the program where the dependencies are built already.
+fn demo(ctx: &SuiteContext<'_>) -> Result<Cmd> {
+    let demo = Cmd::new(std::env::current_exe().context("finding this program")?).arg("demo");
+    Ok(demo.env("CARGO_TARGET_DIR", ctx.h.cache.cargo_target()))
 }
 
-fn whole(log: &Path) -> Result<()> {
-    let done = demo()?.outcome()?;
+fn whole(ctx: &SuiteContext<'_>, log: &Path) -> Result<()> {
+    let done = demo(ctx)?.outcome()?;
     fs::write(log, format!("{}\n{}", done.stderr, done.stdout))
         .with_context(|| format!("writing {}", log.display()))?;
     ensure!(done.status.success(), "{}: {}", done.status, tail(log, 40)?);
@@ -57,10 +59,10 @@ fn seconds_of(output: &str) -> Option<f64> {
 }
 
 /// Interrupts it, as Ctrl-C does, when two pods have their volumes.
-fn stopped(log: &Path) -> Result<()> {
+fn stopped(ctx: &SuiteContext<'_>, log: &Path) -> Result<()> {
     let log = log.with_extension("stopped.log");
     fs::write(&log, "").with_context(|| format!("emptying {}", log.display()))?;
-    let mut running = Background::start(&demo()?, log.clone())?;
+    let mut running = Background::start(&demo(ctx)?, log.clone())?;
     wait_for("two pods", seconds(300), || {
         let output = fs::read_to_string(&log).context("reading its output")?;
         if running.ended() {
