@@ -14,13 +14,18 @@ use super::control_plane::user;
 /// The audit log of a control plane, in which each request of these accounts is one line.
 pub struct AuditLog(pub PathBuf);
 
+/// How many requests for objects are kept as text.
+const EXAMPLES: usize = 5;
+
 /// Numbers of requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
     /// For one object: reads and changes.
     pub of_objects: usize,
     /// For many objects: lists and watches.
     pub of_kinds: usize,
+    /// Some of those for one object, as `VERB RESOURCE NAMESPACE/NAME`.
+    pub examples: Vec<String>,
 }
 
 impl AuditLog {
@@ -66,6 +71,11 @@ impl Requests {
             self.of_kinds += 1;
         } else if !without(of("namespace"), of("name")) {
             self.of_objects += 1;
+            if self.examples.len() < EXAMPLES {
+                let verb = event["verb"].as_str().unwrap_or_default();
+                let object = [of("resource"), of("namespace"), of("name")];
+                self.examples.push(format!("{verb} {} {}/{}", object[0], object[1], object[2]));
+            }
         }
     }
 }
@@ -89,7 +99,10 @@ mod tests {
         add("get", json!({ "resource": "volumesnapshots", "namespace": "probe", "name": "s" }));
         add("patch", json!({ "resource": "overlaysnapshots", "name": "snap-1" }));
         add("watch", json!({ "resource": "pods" }));
-        assert_eq!(requests, Requests { of_objects: 3, of_kinds: 1 });
+        assert_eq!((requests.of_objects, requests.of_kinds), (3, 1));
+        let examples =
+            ["get volumesnapshots a/s", "patch overlaysnapshots /snap-2", "create events a/"];
+        assert_eq!(requests.examples, examples);
     }
 
     #[test]

@@ -124,6 +124,9 @@ pub fn measure(
         node::requests(&subject, &place.join(name), &registry, some)
     };
     let (mut ours, controller) = figures(h, "the controller", &subject, count)?;
+    for example in ours.resync.iter().flat_map(|resync| &resync.requests.examples) {
+        notes.push(format!("resync: a request for an object that nobody changed: {example}"));
+    }
     let what = format!("the controller: {} snapshots", count * LARGE);
     ours.large = Some(h.progress.step(&what, minutes(5), |_| {
         let few = node("few")?;
@@ -266,7 +269,7 @@ fn rows(ours: &Figures, former: Option<&Figures>, count: usize) -> Vec<Row> {
         rows.push(Row::mebibytes(&format!("memory, {many}, peak"), large.peak));
         let what = format!("start to a content, {many}");
         rows.push(Row::seconds(&what, large.start).within(10.0));
-        let [few, all] = large.node.map(|node| (node.of_objects + node.of_kinds) as f64);
+        let [few, all] = large.node.each_ref().map(|node| (node.of_objects + node.of_kinds) as f64);
         let what = |snapshots: usize| format!("a node's requests, {snapshots}");
         rows.push(Row::count(&what(count), few));
         rows.push(Row::count(&what(many), all).within(few));
@@ -302,7 +305,7 @@ mod tests {
             cpu: time,
             list: time,
             resync: Some(Resync {
-                requests: Requests { of_objects: 300, of_kinds: 4 },
+                requests: Requests { of_objects: 300, of_kinds: 4, ..Requests::default() },
                 times: vec![time; 100],
             }),
             beside: vec![time; 100],
