@@ -27,6 +27,7 @@ use anyhow::{Context, Result, ensure};
 use self::audit::Requests;
 use self::control_plane::CONTROLLER;
 use self::objects::{CLASS, Snapshot, node_name};
+use self::probe::Waits;
 use self::subject::{FLOOD, Image, PROBE, PROBE_NODE, Subject, snapshots, wait_until_idle};
 use super::programs::Build;
 use super::table::{Limit, Row};
@@ -62,8 +63,8 @@ struct Figures {
     list: Duration,
     /// Absent in a short run.
     resync: Option<Resync>,
-    /// From the request of a VolumeSnapshot to its content, while another namespace makes many.
-    beside: Vec<Duration>,
+    /// While another namespace makes many.
+    beside: Waits,
     /// Only of this tree.
     large: Option<Large>,
 }
@@ -71,7 +72,7 @@ struct Figures {
 /// A time in which everything is reconciled again, and nothing has changed but some new VolumeSnapshots.
 struct Resync {
     requests: Requests,
-    times: Vec<Duration>,
+    waits: Waits,
 }
 
 /// With [`LARGE`] times as many snapshots.
@@ -168,12 +169,12 @@ fn figures(
     let what = step("a namespace that makes many");
     let beside = h.progress.step(&what, minutes(2), |_| {
         let many: Vec<_> = (0..count / 2).map(|n| Snapshot::new(FLOOD, "flood", n)).collect();
-        let ((), times) = probe::during(subject, "beside", || {
+        let ((), waits) = probe::during(subject, "beside", || {
             subject.create_all(&many)?;
             subject.wait_for_contents(many.len(), |namespace| namespace == FLOOD)
         })?;
         subject.complete(&many)?;
-        Ok(times)
+        Ok(waits)
     })?;
     Ok((Figures { each, cpu, list, resync, beside, large: None }, controller))
 }
@@ -196,17 +197,19 @@ fn list(subject: &Subject, count: usize) -> Result<Duration> {
 fn one_resync(subject: &Subject) -> Result<Resync> {
     let log = subject.audit_log();
     let begun = log.end()?;
-    let (requests, times) = probe::during(subject, "resync", || {
+    let ((), waits) = probe::during(subject, "resync", || {
         thread::sleep(RESYNC);
-        let new = |watch: &watch::Watch| watch.objects(|object| object.namespace == PROBE);
-        let new = [new(&subject.contents), new(&subject.overlays)].concat();
-        let mut without: HashSet<String> = new.into_iter().map(|object| object.name).collect();
-        without.extend([CLASS.to_owned(), node_name(PROBE_NODE)]);
-        log.requests(CONTROLLER, begun, |namespace, name| {
-            namespace == PROBE || without.contains(name)
-        })
+        Ok(())
     })?;
-    Ok(Resync { requests, times })
+    // The new ones have their objects now.
+    let new = |watch: &watch::Watch| watch.objects(|object| object.namespace == PROBE);
+    let new = [new(&subject.contents), new(&subject.overlays)].concat();
+    let mut without: HashSet<String> = new.into_iter().map(|object| object.name).collect();
+    without.extend([CLASS.to_owned(), node_name(PROBE_NODE)]);
+    let requests = log.requests(CONTROLLER, begun, |namespace, name| {
+        namespace == PROBE || without.contains(name)
+    })?;
+    Ok(Resync { requests, waits })
 }
 
 fn at_large(subject: &Subject, mut controller: Background, count: usize) -> Result<Large> {
@@ -259,7 +262,7 @@ fn rows(ours: &Figures, former: Option<&Figures>, count: usize) -> Vec<Row> {
         let theirs = former.and_then(|former| former.resync.as_ref());
         rows.extend(theirs.map(|theirs| Row::count("the same, former", per_object(theirs))));
         rows.push(Row::count("resync: lists and watches", resync.requests.of_kinds as f64));
-        waits("resync: content", &resync.times, theirs.map(|of| &of.times), &mut rows);
+        waits("resync: content", &resync.waits, theirs.map(|of| &of.waits), &mut rows);
     }
     let what = format!("content, beside {} others", count / 2);
     waits(&what, &ours.beside, former.map(|of| &of.beside), &mut rows);
@@ -277,16 +280,16 @@ fn rows(ours: &Figures, former: Option<&Figures>, count: usize) -> Vec<Row> {
     rows
 }
 
-/// The rows of the time from a request to its content.
-fn waits(what: &str, ours: &[Duration], former: Option<&Vec<Duration>>, rows: &mut Vec<Row>) {
+/// The rows of the time from a request to its content, and of the request alone.
+fn waits(what: &str, ours: &Waits, former: Option<&Waits>, rows: &mut Vec<Row>) {
     let p99 = |times: &[Duration]| percentile(&mut times.to_vec(), 99);
-    let what = format!("{what}, p99");
-    rows.push(Row::seconds(&what, p99(ours)).within(WAIT));
-    rows.extend(
-        former.map(|former| {
-            Row::seconds(&what, p99(ours)).beside("former", p99(former), Limit::None)
-        }),
-    );
+    let (name, content) = (format!("{what}, p99"), p99(&ours.contents));
+    rows.push(Row::seconds(&name, content).within(WAIT));
+    let one = p99(&ours.requests);
+    rows.push(Row::seconds(&name, content).beside("one request", one, Limit::None));
+    rows.extend(former.map(|former| {
+        Row::seconds(&name, content).beside("former", p99(&former.contents), Limit::None)
+    }));
 }
 
 fn to_u32(count: usize) -> u32 {
@@ -300,15 +303,16 @@ mod tests {
 
     fn figures(factor: u32) -> Figures {
         let time = Duration::from_millis(10) * factor;
+        let waits = || Waits { contents: vec![time; 100], requests: vec![time; 100] };
         Figures {
             each: time,
             cpu: time,
             list: time,
             resync: Some(Resync {
                 requests: Requests { of_objects: 300, of_kinds: 4, ..Requests::default() },
-                times: vec![time; 100],
+                waits: waits(),
             }),
-            beside: vec![time; 100],
+            beside: waits(),
             large: Some(Large {
                 memory: 1 << 20,
                 peak: 1 << 20,

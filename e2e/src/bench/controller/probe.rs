@@ -15,8 +15,20 @@ use super::subject::{PROBE, Subject};
 /// Time between two of them.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Creates VolumeSnapshots in a namespace of their own during some work. Returns the result of the work and the time
-/// of each from its request to its content.
+/// The times of VolumeSnapshots that were created during some work.
+#[derive(Default)]
+pub struct Waits {
+    /// From the request of each to its content.
+    pub contents: Vec<Duration>,
+    /// Of the request itself: the least that the API server takes for one of the controller's.
+    pub requests: Vec<Duration>,
+}
+
+/// A VolumeSnapshot, when it was requested, and how long the request took.
+type Probe = (Snapshot, Instant, Duration);
+
+/// Creates VolumeSnapshots in a namespace of their own during some work. Returns the result of the work and their
+/// times.
 ///
 /// # Errors
 /// The error of the work, or the API server refused one, or one has no content after all.
@@ -24,7 +36,7 @@ pub fn during<T>(
     subject: &Subject,
     kind: &str,
     work: impl FnOnce() -> Result<T>,
-) -> Result<(T, Vec<Duration>)> {
+) -> Result<(T, Waits)> {
     let ended = AtomicBool::new(false);
     let (result, probes) = thread::scope(|scope| {
         let probing = scope.spawn(|| probe(subject, kind, &ended));
@@ -35,26 +47,27 @@ pub fn during<T>(
     });
     let (result, probes) = (result?, probes?);
     subject.wait_for_all_contents()?;
-    let mut times = Vec::new();
-    for (snapshot, since) in &probes {
+    let mut waits = Waits::default();
+    for (snapshot, since, request) in &probes {
         let name = snapshot.content();
         let added = subject.contents.added(PROBE, &name);
-        times.push(added.with_context(|| format!("no content {name}"))? - *since);
+        waits.contents.push(added.with_context(|| format!("no content {name}"))? - *since);
+        waits.requests.push(*request);
     }
-    let snapshots: Vec<_> = probes.into_iter().map(|(snapshot, _)| snapshot).collect();
+    let snapshots: Vec<_> = probes.into_iter().map(|(snapshot, ..)| snapshot).collect();
     subject.complete(&snapshots)?;
-    Ok((result, times))
+    Ok((result, waits))
 }
 
 /// Creates one at each tick, each with the time of its request, and reports earlier ones as captured.
-fn probe(subject: &Subject, kind: &str, ended: &AtomicBool) -> Result<Vec<(Snapshot, Instant)>> {
+fn probe(subject: &Subject, kind: &str, ended: &AtomicBool) -> Result<Vec<Probe>> {
     let (mut api, mut probes) = (subject.api()?, Vec::new());
     let mut tick = Instant::now();
     while !ended.load(Ordering::Relaxed) {
         let snapshot = Snapshot::new(PROBE, kind, probes.len());
         let since = Instant::now();
         subject.create(&mut api, &snapshot)?;
-        probes.push((snapshot, since));
+        probes.push((snapshot, since, since.elapsed()));
         subject.capture(|namespace| namespace == PROBE)?;
         tick += TICK;
         thread::sleep(tick.saturating_duration_since(Instant::now()));
