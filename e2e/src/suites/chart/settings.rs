@@ -41,7 +41,7 @@ const RENDERED: &[&str] = &[
     "secretName: node-registries",
     "- --trust-credentials-for=30m",
     "- --layer-storage=dir",
-    "- --ignore-check=filesystem",
+    "- --ignore-check=d_type",
     "- --default-size=10Gi",
     "- --default-inodes=1000000",
     "- --default-volatile=true",
