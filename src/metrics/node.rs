@@ -41,8 +41,20 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Registers all of them.
+    /// Registers all of them. Each counter with a result begins at 0: a query sees no increase in the first sample of a
+    /// series.
     pub(super) fn register(r: &mut Registry) -> Self {
+        let node = Self::register_all(r);
+        for result in ["passed", "charged"] {
+            node.limit_findings.get_or_create(&Outcome { result }).inc_by(0);
+        }
+        for result in ["frozen", "live", "not_frozen", "failed"] {
+            node.captures.get_or_create(&Outcome { result }).inc_by(0);
+        }
+        node
+    }
+
+    fn register_all(r: &mut Registry) -> Self {
         let (bytes, seconds) = (Some(Unit::Bytes), Some(Unit::Seconds));
         Self {
             pulls: new(r, "pulls", "Layers pulled", None),

@@ -46,7 +46,7 @@ fn filled_node() -> Metrics {
 /// The metrics of the controller, with a sample for each label.
 fn filled_controller() -> Metrics {
     let metrics = Metrics::of_controller();
-    metrics.observe_call(Call { method: "DeleteSnapshot", code: "ABORTED" }, 0.5);
+    metrics.observe_call(Call { method: "DeleteSnapshot", code: "Aborted" }, 0.5);
     metrics.reconciled("VolumeSnapshot", "done", 0.5);
     metrics.snapshots([("Ready", 8), ("Failed", 0)]);
     metrics.oldest_unpushed(Some(1_700_000_000));
@@ -96,7 +96,7 @@ fn each_method_changes_its_metric_of_the_controller() {
     assert_has(
         &metrics,
         &[
-            ("ovl_operations_total{method=\"DeleteSnapshot\",code=\"ABORTED\"}", 1.0),
+            ("ovl_operations_total{method=\"DeleteSnapshot\",code=\"Aborted\"}", 1.0),
             ("ovl_reconciles_total{kind=\"VolumeSnapshot\",result=\"done\"}", 1.0),
             ("ovl_reconcile_duration_seconds_sum", 0.5),
             ("ovl_snapshots{phase=\"Ready\"}", 8.0),
@@ -106,6 +106,21 @@ fn each_method_changes_its_metric_of_the_controller() {
     );
     metrics.oldest_unpushed(None);
     assert_has(&metrics, &[("ovl_oldest_unpushed_snapshot_timestamp_seconds", 0.0)]);
+}
+
+#[test]
+fn a_counter_with_a_result_begins_at_0() {
+    assert_has(
+        &Metrics::of_node(),
+        &[
+            ("ovl_limit_findings_total{result=\"passed\"}", 0.0),
+            ("ovl_limit_findings_total{result=\"charged\"}", 0.0),
+            ("ovl_captures_total{result=\"frozen\"}", 0.0),
+            ("ovl_captures_total{result=\"live\"}", 0.0),
+            ("ovl_captures_total{result=\"not_frozen\"}", 0.0),
+            ("ovl_captures_total{result=\"failed\"}", 0.0),
+        ],
+    );
 }
 
 #[test]
@@ -137,6 +152,39 @@ fn each_family_has_one_type_and_one_help_line() {
 
 /// The labels of a sample that do not come from this program: a scrape adds them, and a histogram has one for its buckets.
 const OTHER_LABELS: [&str; 5] = ["instance", "job", "namespace", "pod", "le"];
+
+/// Metrics that the dashboard does not show, and why.
+const NOT_ON_DASHBOARD: [(&str, &str); 4] = [
+    ("ovl_pulls", "the panels show the bytes and the duration of pulls"),
+    ("ovl_pushes", "the panels show the bytes and the duration of pushes"),
+    ("ovl_gc_layers", "the panel shows the bytes"),
+    ("ovl_gc_rounds", "they follow one another all the time; the panel shows the skipped ones"),
+];
+
+#[test]
+fn each_metric_is_on_the_dashboard_or_there_is_a_reason() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/ovl-csi/files/dashboard.json");
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let mut queries = Vec::new();
+    queries_of(&dashboard["panels"], &mut queries);
+    let shown: BTreeSet<&str> =
+        queries.iter().flat_map(|query| metrics_of(query)).map(|(name, _)| name).collect();
+    let texts = [filled_node(), filled_controller()].map(|metrics| metrics.text().unwrap());
+    let families: BTreeSet<&str> = texts
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    assert!(families.len() > 20, "{families:?}");
+    for family in families {
+        let is_shown = ["", "_total", "_bucket", "_info"]
+            .iter()
+            .any(|suffix| shown.contains(format!("{family}{suffix}").as_str()));
+        let is_left_out = NOT_ON_DASHBOARD.iter().any(|(name, _)| *name == family);
+        assert!(is_shown != is_left_out, "{family}: shown {is_shown}, left out {is_left_out}");
+    }
+}
 
 #[test]
 fn alerts_and_dashboard_name_only_metrics_and_labels_of_the_code() {

@@ -42,8 +42,25 @@ fn the_page_of_metrics_is_written_from_the_code() {
     let page = METRICS
         .replace("{both}\n", &table(&node, &both))
         .replace("{node}\n", &table(&node, &|name| !both(name)))
-        .replace("{controller}\n", &table(&controller, &|name| !both(name)));
+        .replace("{controller}\n", &table(&controller, &|name| !both(name)))
+        .replace("{alerts}\n", &alerts());
     check_page("metrics.md", &page);
+}
+
+/// The table of the chart's alerts.
+fn alerts() -> String {
+    let text = fs::read_to_string(root().join("charts/ovl-csi/files/alerts.yaml")).unwrap();
+    let alerts: Value = serde_saphyr::from_str(&text).unwrap();
+    let word = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned();
+    let row = |alert: &Value| {
+        let lasts = alert["for"].as_str().unwrap_or("at once");
+        let (name, severity) = (word(&alert["alert"]), word(&alert["labels"]["severity"]));
+        let summary = word(&alert["annotations"]["summary"]);
+        format!("| `{name}` | {severity} | {lasts} | {} |\n", summary.trim_end_matches('.'))
+    };
+    let rows: String = alerts.as_array().unwrap().iter().map(row).collect();
+    assert!(rows.lines().count() > 8, "{rows}");
+    format!("| alert | severity | after | meaning |\n|---|---|---|---|\n{rows}")
 }
 
 /// One metric, as a scrape shows it.
