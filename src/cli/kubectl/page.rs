@@ -11,133 +11,234 @@ use super::{
     lineage::{Node, tree},
     print::age,
     snapshot_view::Snapshot,
-    users::Users,
+    users::{User, Users},
 };
 use crate::format;
+
+/// The page up to its title.
+const HEAD: &str = include_str!("page.html");
 
 /// The style sheet.
 const STYLE: &str = include_str!("page.css");
 
+/// From this depth on, a list of branches is indented less.
+const DEEP: usize = 7;
+
+/// From this depth on, a list of branches is not indented.
+const FLAT: usize = 30;
+
 /// The page about these snapshots.
 pub(super) fn page(title: &str, snapshots: &[Snapshot], users: &Users, now: Timestamp) -> String {
-    let mut page = String::new();
     let title = escaped(title);
-    let _ = write!(
-        page,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
-         <p class=\"quiet\">{} of {now}. A bar has the size of a snapshot: what it shares with its \
-         ancestors, and its own part.</p>\n",
-        count(snapshots.len(), "snapshot"),
-    );
-    lineage(&mut page, snapshots, users, now);
-    nodes(&mut page, snapshots, users);
-    page + "</body>\n</html>\n"
-}
-
-/// Writes the snapshots as nested lists.
-fn lineage(page: &mut String, snapshots: &[Snapshot], users: &Users, now: Timestamp) {
-    let shared = shared(snapshots);
-    let bytes = |snapshot: &Snapshot| snapshot.bytes.unwrap_or(0);
-    let whole = |snapshot: &Snapshot| bytes(snapshot) + shared.get(&*snapshot.uid).unwrap_or(&0);
-    let largest = snapshots.iter().map(whole).max().unwrap_or(0);
-    // How many lists are open. Each has an open item.
-    let mut open = 0;
-    for (branch, node) in tree(snapshots) {
-        // Each level of the branch has three characters.
-        let level = branch.chars().count() / 3;
-        while open > level + 1 {
-            page.push_str("</li>\n</ul>\n");
-            open -= 1;
-        }
-        match open > level {
-            true => page.push_str("</li>\n<li>"),
-            false => {
-                page.push_str("<ul>\n<li>");
-                open += 1;
-            }
-        }
-        match node {
-            Node::Missing(_, name) => {
-                let name = escaped(name);
-                let _ = writeln!(
-                    page,
-                    "<div class=\"card gone\"><span class=\"name\">{name}</span> <small>deleted</small></div>"
-                );
-            }
-            Node::Snapshot(snapshot) => {
-                let shared = shared.get(&*snapshot.uid).copied().unwrap_or(0);
-                page.push_str("<div class=\"card\">\n");
-                card(page, snapshot, shared, largest, now);
-                let users = users.of(snapshot).into_iter();
-                let users: Vec<_> = users.map(|user| escaped(&user.name)).collect();
-                if !users.is_empty() {
-                    let pods = users.join("</span><span class=\"pod\">");
-                    let _ = writeln!(page, "<p><span class=\"pod\">{pods}</span></p>");
-                }
-                page.push_str("</div>\n");
-            }
-        }
-    }
-    (0..open).for_each(|_| page.push_str("</li>\n</ul>\n"));
-}
-
-/// Writes the properties of one snapshot.
-fn card(page: &mut String, snapshot: &Snapshot, shared: u64, largest: u64, now: Timestamp) {
-    let Snapshot { name, phase, source, message, .. } = snapshot;
-    let [name, phase] = [name, phase].map(|text| escaped(text));
+    let own: u64 = snapshots.iter().filter_map(|snapshot| snapshot.bytes).sum();
+    let mut html = HEAD.replace("{style}", STYLE).replace("{title}", &title);
     let _ = writeln!(
-        page,
-        "<p><span class=\"name\">{name}</span><span class=\"phase {phase}\">{phase}</span></p>"
+        html,
+        "<p class=\"quiet\">{} with {} at {}. A bar shows a snapshot without the layers of its images: \
+         <span class=\"key shared\">shared with its ancestors</span> <span class=\"key\">its own</span></p>",
+        count(snapshots.len(), "snapshot"),
+        format::bytes(own),
+        now.strftime("%Y-%m-%d %H:%M:%S UTC"),
     );
-    let mut facts = Vec::new();
-    facts.extend(source.as_ref().map(|source| format!("of {}", escaped(source))));
-    facts.extend(snapshot.created.map(|at| format!("{} ago", age(Some(at), now))));
-    facts.push(match snapshot.place() {
-        "-" => "on no node yet".to_owned(),
-        "registry" => "in the registry".to_owned(),
-        node => format!("only on node {}", escaped(node)),
-    });
-    facts.extend(snapshot.amount());
-    if shared > 0 {
-        facts.push(format!("shares {} with its ancestors", format::bytes(shared)));
+    let mut page = Page {
+        html,
+        users: snapshots.iter().map(|one| (one.uid.as_str(), users.of(one))).collect(),
+        shared: shared(snapshots),
+        largest: 0,
+        has_namespaces: snapshots.iter().any(|one| one.namespace != snapshots[0].namespace),
+        now,
+    };
+    page.largest = snapshots.iter().map(|one| page.whole(one)).max().unwrap_or(0);
+    page.lineage(snapshots);
+    page.nodes(snapshots);
+    page.html + "</body>\n</html>\n"
+}
+
+/// A row of the tree, and its place on the page.
+struct Row<'s> {
+    node: Node<'s>,
+    /// The number of forks above it.
+    level: usize,
+    /// Whether it is the only child of the row before. Then it stands below its parent without an indentation, so a long
+    /// line of descent stays on the page.
+    continues: bool,
+}
+
+/// The rows of the tree.
+fn rows(snapshots: &[Snapshot]) -> Vec<Row<'_>> {
+    // The level of the last row, and of its ancestors.
+    let mut levels = Vec::<usize>::new();
+    let row = |(branch, node): (String, _)| {
+        // Each level of the branch has three characters.
+        let depth = branch.chars().count() / 3;
+        let continues = depth > 0 && depth == levels.len() && branch.ends_with("└─ ");
+        levels.truncate(depth);
+        let level = levels.last().map_or(0, |parent| parent + usize::from(!continues));
+        levels.push(level);
+        Row { node, level, continues }
+    };
+    tree(snapshots).into_iter().map(row).collect()
+}
+
+/// The page as far as it is written, and what is known of all snapshots.
+struct Page<'s> {
+    html: String,
+    /// What uses each snapshot, by its uid.
+    users: HashMap<&'s str, Vec<User>>,
+    /// The bytes of the ancestors of each snapshot, by its uid.
+    shared: HashMap<&'s str, u64>,
+    /// The bytes of the largest snapshot with its ancestors, which has the longest bar.
+    largest: u64,
+    /// Whether the snapshots are in several namespaces.
+    has_namespaces: bool,
+    now: Timestamp,
+}
+
+impl Page<'_> {
+    fn shared(&self, snapshot: &Snapshot) -> u64 {
+        self.shared.get(&*snapshot.uid).copied().unwrap_or(0)
     }
-    let _ = writeln!(page, "<p class=\"quiet\">{}</p>", facts.join(" · "));
-    if let Some(message) = message {
-        let _ = writeln!(page, "<p>{}</p>", escaped(message));
+
+    /// The bytes of a snapshot with its ancestors.
+    fn whole(&self, snapshot: &Snapshot) -> u64 {
+        snapshot.bytes.unwrap_or(0) + self.shared(snapshot)
     }
-    if let Some(own) = snapshot.bytes.filter(|_| largest > 0) {
-        let percent = |bytes: u64| u128::from(bytes) * 100 / u128::from(largest);
+
+    /// Writes the snapshots as nested lists: a list for each fork, an item for each of its branches.
+    fn lineage(&mut self, snapshots: &[Snapshot]) {
+        // How many lists are open. Each has an open item.
+        let (mut open, mut namespace) = (0, None);
+        for Row { node, level, continues } in rows(snapshots) {
+            let of = match node {
+                Node::Snapshot(snapshot) => &snapshot.namespace,
+                Node::Missing(namespace, _) => namespace,
+            };
+            if self.has_namespaces && level == 0 && namespace != Some(of) {
+                self.close_lists(&mut open, 0);
+                let _ = writeln!(self.html, "<h2>Namespace {}</h2>", escaped(of));
+                namespace = Some(of);
+            }
+            if !continues {
+                self.close_lists(&mut open, level + 1);
+                self.html.push_str(match open > level {
+                    true => "</li>\n<li>",
+                    false if level >= FLAT => "<ul class=\"flat\">\n<li>",
+                    false if level >= DEEP => "<ul class=\"deep\">\n<li>",
+                    false => "<ul>\n<li>",
+                });
+                open = level + 1;
+            }
+            match node {
+                Node::Snapshot(snapshot) => self.card(snapshot),
+                Node::Missing(_, name) => {
+                    let _ = writeln!(
+                        self.html,
+                        "<div class=\"card gone\"><p><span class=\"name\">{}</span> <small>deleted</small></p></div>",
+                        escaped(name)
+                    );
+                }
+            }
+        }
+        self.close_lists(&mut open, 0);
+    }
+
+    /// Closes lists until this many are open.
+    fn close_lists(&mut self, open: &mut usize, until: usize) {
+        while *open > until {
+            self.html.push_str("</li>\n</ul>\n");
+            *open -= 1;
+        }
+    }
+
+    /// Writes one snapshot.
+    fn card(&mut self, snapshot: &Snapshot) {
+        let Snapshot { name, phase, source, message, .. } = snapshot;
+        let [uid, name, phase] = [&snapshot.uid, name, phase].map(|text| escaped(text));
+        let mut facts = Vec::new();
+        facts.extend(source.as_ref().map(|source| format!("of {}", escaped(source))));
+        facts.extend(snapshot.created.map(|at| format!("{} ago", age(Some(at), self.now))));
+        facts.extend(match snapshot.place() {
+            "-" => None,
+            "registry" => Some("in the registry".to_owned()),
+            node => Some(format!("only on node {}", escaped(node))),
+        });
+        facts.extend(snapshot.entries.map(|entries| match entries {
+            1 => "1 entry".to_owned(),
+            entries => format!("{entries} entries"),
+        }));
         let _ = writeln!(
-            page,
-            "<div class=\"bar\"><span class=\"shared\" style=\"width:{}%\"></span><span style=\"width:{}%\"></span></div>",
-            percent(shared),
-            percent(own)
+            self.html,
+            "<div class=\"card\" id=\"{uid}\">\n<div>\n\
+             <p><span class=\"name\">{name}</span> <span class=\"phase {phase}\">{phase}</span></p>\n\
+             <p class=\"quiet\">{}</p>",
+            facts.join(" · ")
+        );
+        if let Some(message) = message {
+            let _ = writeln!(self.html, "<p>{}</p>", escaped(message));
+        }
+        let users = self.users.get(&*snapshot.uid).into_iter().flatten();
+        let users: Vec<_> = users.map(|user| escaped(&user.name)).collect();
+        if !users.is_empty() {
+            let users = users.join("</span> <span class=\"pod\">");
+            let _ = writeln!(self.html, "<p><span class=\"pod\">{users}</span></p>");
+        }
+        self.html.push_str("</div>\n");
+        self.size(snapshot);
+        self.html.push_str("</div>\n");
+    }
+
+    /// Writes the size of a snapshot, with its bar.
+    fn size(&mut self, snapshot: &Snapshot) {
+        let Some(own) = snapshot.bytes.filter(|_| self.largest > 0) else { return };
+        let shared = self.shared(snapshot);
+        let width = |bytes: u64| {
+            let tenths = u128::from(bytes) * 1000 / u128::from(self.largest);
+            // A small part is visible, too.
+            let tenths = tenths.max(if bytes > 0 { 5 } else { 0 });
+            format!("<span style=\"width:{}.{}%\"></span>", tenths / 10, tenths % 10)
+        };
+        let bars = [width(shared).replace("<span", "<span class=\"shared\""), width(own)].concat();
+        let words = match shared {
+            0 => String::new(),
+            shared => format!("<small>{} shared ·</small> ", format::bytes(shared)),
+        };
+        let _ = writeln!(
+            self.html,
+            "<div class=\"size\"><div class=\"bar\">{bars}</div>\n<p>{words}{} <small>own</small></p></div>",
+            format::bytes(own)
         );
     }
-}
 
-/// Writes a table of the pods on each node.
-fn nodes(page: &mut String, snapshots: &[Snapshot], users: &Users) {
-    let mut nodes = BTreeMap::<String, Vec<String>>::new();
-    for snapshot in snapshots {
-        for user in users.of(snapshot) {
-            let Some(node) = user.node else { continue };
-            let snapshot = escaped(&snapshot.name);
-            let pod = format!("{} <small>from {snapshot}</small>", escaped(&user.name));
-            nodes.entry(node).or_default().push(pod);
+    /// Writes a table of the pods on each node.
+    fn nodes(&mut self, snapshots: &[Snapshot]) {
+        let mut nodes = BTreeMap::<String, Vec<String>>::new();
+        for Snapshot { uid, name, namespace, .. } in snapshots {
+            for user in self.users.get(uid.as_str()).into_iter().flatten() {
+                let Some(node) = &user.node else { continue };
+                let [uid, name, namespace] = [uid, name, namespace].map(|text| escaped(text));
+                let mut line =
+                    format!("{} <small>from <a href=\"#{uid}\">{name}</a>", escaped(&user.name));
+                if self.has_namespaces {
+                    let _ = write!(line, " in namespace {namespace}");
+                }
+                nodes.entry(escaped(node)).or_default().push(line + "</small>");
+            }
         }
+        if nodes.is_empty() {
+            return;
+        }
+        self.html.push_str(
+            "<h2>Pods on each node</h2>\n<table>\n<tr><th>Node</th><th>Pod and volume</th></tr>\n",
+        );
+        for (node, pods) in nodes {
+            let (volumes, pods) = (count(pods.len(), "volume"), pods.join("<br>\n"));
+            let _ = writeln!(
+                self.html,
+                "<tr><th>{node}<br><small>{volumes}</small></th><td>{pods}</td></tr>"
+            );
+        }
+        self.html.push_str("</table>\n");
     }
-    if nodes.is_empty() {
-        return;
-    }
-    page.push_str("<h2>Pods on each node</h2>\n<table>\n<tr><th>Node</th><th>Pods</th></tr>\n");
-    for (node, pods) in nodes {
-        let node = escaped(&node);
-        let _ = writeln!(page, "<tr><td>{node}</td><td>{}</td></tr>", pods.join("<br>"));
-    }
-    page.push_str("</table>\n");
 }
 
 /// The bytes of the ancestors of each snapshot, as far as they exist, by its uid.

@@ -278,12 +278,26 @@ async fn the_page_of_a_tree_has_sizes_and_the_pods_on_each_node() {
         "<h1>A &lt;title&gt;</h1>",
         "<p>&lt;b&gt;&amp;</p>",
         "<span class=\"phase Failed\">Failed</span>",
-        "style=\"width:25%\"></span><span style=\"width:75%\">",
-        "shares 100 B with its ancestors",
+        "3 snapshots with 401 B at 1970-01-01 00:00:00 UTC",
+        "style=\"width:25.0%\"></span><span style=\"width:75.0%\">",
+        "<small>100 B shared ·</small> 300 B <small>own</small>",
+        // A small part has a visible bar.
+        "style=\"width:0.0%\"></span><span style=\"width:0.5%\">",
         "<span class=\"name\">gone</span> <small>deleted</small>",
         "<span class=\"pod\">user/ws</span>",
-        "<tr><td>n-7</td><td>user/ws <small>from a1</small></td></tr>",
+        "<tr><th>n-7<br><small>1 volume</small></th><td>user/ws <small>from <a href=\"#uid-a1\">a1</a></small></td></tr>",
     ] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+    let lists = |page: &str| page.matches("<ul>").count();
+    assert_eq!(lists(&page), 1, "an only child is not indented: {page}");
+    assert!(!page.contains("Namespace ci"), "{page}");
+    let mut more = snapshots.clone();
+    more.push(Snapshot { name: "a2".to_owned(), uid: "uid-a2".to_owned(), ..snapshots[1].clone() });
+    more.push(Snapshot { namespace: "other".to_owned(), parent: None, ..snapshots[0].clone() });
+    let page = page::page("", &more, &users, jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(lists(&page), 3, "two namespaces and one fork: {page}");
+    for part in ["<h2>Namespace ci</h2>", "<h2>Namespace other</h2>", "</a> in namespace ci"] {
         assert!(page.contains(part), "{part:?} is not in {page}");
     }
     for element in ["ul", "li", "div", "p", "span", "body", "html"] {
