@@ -7,6 +7,7 @@
 
 mod case;
 mod driver_pod;
+mod metrics;
 mod pages;
 mod snapshots;
 mod volumes;
@@ -16,5 +17,5 @@ pub use case::{Case, Concurrency};
 
 /// All cases, the long ones first.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    snapshots::ALL.iter().chain(pages::ALL).chain(volumes::ALL)
+    snapshots::ALL.iter().chain(pages::ALL).chain(volumes::ALL).chain(metrics::ALL)
 }

@@ -21,6 +21,7 @@ use crate::cluster::{cleanup, lifecycle};
 use crate::driver;
 use crate::machine::harness::Harness;
 use crate::machine::progress::seconds;
+use crate::toolchain::prometheus::Prometheus;
 use crate::toolchain::{apt, programs};
 
 /// The namespace that may use only some images, in an environment for the suites.
@@ -64,6 +65,8 @@ pub struct Programs {
     pub umoci: PathBuf,
     /// csi-sanity.
     pub sanity: PathBuf,
+    /// Prometheus.
+    pub prometheus: Prometheus,
     /// A directory for their output.
     pub scratch: PathBuf,
 }
@@ -140,7 +143,8 @@ impl Programs {
         apt::ensure(h, &["skopeo", "podman", "tinyproxy-bin"])?;
         let umoci = programs::umoci().ensure(h)?.join("umoci");
         let sanity = programs::csi_sanity().ensure(h)?.join("csi-sanity");
-        Ok(Self { umoci, sanity, scratch: h.cache.scratch("images")? })
+        let prometheus = Prometheus::ensure(h)?;
+        Ok(Self { umoci, sanity, prometheus, scratch: h.cache.scratch("images")? })
     }
 }
 
@@ -303,6 +307,7 @@ impl Environment {
             "updateStrategy": { "rollingUpdate": { "maxUnavailable": "100%" } },
         });
         if let Some(proxies) = &self.proxies {
+            values["metrics"] = json!({ "enabled": true, "dashboard": { "enabled": true } });
             values["snapshots"]["classes"] = classes(&self.registry, proxies);
             values["snapshots"]["pushSecrets"] = json!([PUSH_SECRET]);
             let allowed = format!("{}/allowed/*", self.registry.host);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! snapshots ──> namespace ──> environment ──> node ──> pods      A ──> B: A uses B
-//!                                  └────────> images, driver_image, chart, chart_readme ──> yaml
+//!                                  └────────> images, driver_image, chart
+//!                                             chart_readme, monitoring ──> chart, yaml
 //! ```
 //!
 //! Deliberately absent: the tests themselves, which are in `cases`.
@@ -14,6 +15,7 @@ pub mod chart_readme;
 mod driver_image;
 pub mod environment;
 mod images;
+pub mod monitoring;
 pub mod namespace;
 pub mod node;
 pub mod pods;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::machine::cache::Recipe;
 use crate::machine::harness::Harness;
 use crate::machine::process::Cmd;
 use crate::machine::progress::seconds;
@@ -41,6 +42,36 @@ pub fn ensure(h: &Harness, packages: &[&str]) -> Result<()> {
 /// They cannot be fetched.
 pub fn update(h: &Harness) -> Result<()> {
     h.progress.step("updating the package lists", seconds(10), |log| apt(log).arg("update").run())
+}
+
+/// The files of a package of this Debian, in a directory of the cache. Downloads and extracts the package if it is
+/// missing.
+///
+/// # Errors
+/// The machine is no Debian, or the package cannot be downloaded.
+pub fn extracted(h: &Harness, package: &str) -> Result<PathBuf> {
+    let version = match candidate(package) {
+        Ok(version) => version,
+        Err(_) => {
+            update(h)?;
+            candidate(package)?
+        }
+    };
+    let recipe = Recipe { name: package, version: &version, inputs: &[] };
+    match h.cache.find(&recipe) {
+        Some(place) => Ok(place),
+        None => h.progress.step(&format!("fetching {package} {version}"), seconds(5), |log| {
+            h.cache.product(&recipe, |place| extract(package, place, log))
+        }),
+    }
+}
+
+/// The version of a package of this Debian, as in a file name.
+fn candidate(package: &str) -> Result<String> {
+    let policy = Cmd::new("apt-cache").args(["policy", package]).output()?;
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    let version = version.with_context(|| format!("this system has no package {package}"))?;
+    Ok(version.replace(['+', '~', ':'], "-"))
 }
 
 /// Downloads a package and extracts its files to the directory `place`, without an installation:

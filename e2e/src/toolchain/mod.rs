@@ -10,5 +10,6 @@ pub mod golang;
 pub mod installed;
 pub mod pause;
 pub mod programs;
+pub mod prometheus;
 pub mod registry_2;
 pub mod versions;

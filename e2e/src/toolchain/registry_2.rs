@@ -4,13 +4,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::apt;
-use crate::machine::cache::Recipe;
 use crate::machine::harness::Harness;
-use crate::machine::process::Cmd;
-use crate::machine::progress::seconds;
 
 const PACKAGE: &str = "docker-registry";
 
@@ -19,27 +16,5 @@ const PACKAGE: &str = "docker-registry";
 /// # Errors
 /// The machine is no Debian, or the package cannot be downloaded.
 pub fn ensure(h: &Harness) -> Result<PathBuf> {
-    let version = match candidate() {
-        Ok(version) => version,
-        Err(_) => {
-            apt::update(h)?;
-            candidate()?
-        }
-    };
-    let recipe = Recipe { name: PACKAGE, version: &version, inputs: &[] };
-    let place = match h.cache.find(&recipe) {
-        Some(place) => place,
-        None => h.progress.step(&format!("fetching {PACKAGE} {version}"), seconds(5), |log| {
-            h.cache.product(&recipe, |place| apt::extract(PACKAGE, place, log))
-        })?,
-    };
-    Ok(place.join("usr/bin").join(PACKAGE))
-}
-
-/// The version of this Debian.
-fn candidate() -> Result<String> {
-    let policy = Cmd::new("apt-cache").args(["policy", PACKAGE]).output()?;
-    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
-    let version = version.with_context(|| format!("this system has no package {PACKAGE}"))?;
-    Ok(version.replace(['+', '~', ':'], "-"))
+    Ok(apt::extracted(h, PACKAGE)?.join("usr/bin").join(PACKAGE))
 }

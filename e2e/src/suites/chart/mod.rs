@@ -4,6 +4,7 @@
 //! Deliberately absent: checks that need an API server, such as whether an expression compiles
 //! (`cases`).
 
+mod alerts;
 mod objects;
 mod published;
 mod refused;
@@ -94,6 +95,7 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
         report.count(&name, conform.check(objects));
     }
     report.count("a misspelt field is found", conform.finds(&usual));
+    report.add(alerts::check(ctx.h, helm, repo)?);
     report.count("Chart.yaml lists the images and CRDs", published::check(repo, &usual, &second));
     Ok(report)
 }
