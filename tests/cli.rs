@@ -333,3 +333,18 @@ fn privileged_a_node_serves_until_sigterm() {
     assert!(log.contains("stopped; volumes stay mounted"), "{log}");
     assert!(!dir.path().join("kubelet/plugins_registry/reg@ovl.csi.dev.sock").exists());
 }
+
+#[test]
+#[ignore = "needs root"]
+fn privileged_a_node_does_not_start_on_a_store_that_a_command_uses() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, kubelet) = (dir.path().join("store"), dir.path().join("kubelet"));
+    std::fs::create_dir(&kubelet).unwrap();
+    let _command = ovl::layers::StoreLock::shared(&store).unwrap();
+    let (store, kubelet) = (store.to_str().unwrap(), kubelet.to_str().unwrap());
+    let node = ["node", "--node-name", "n", "--no-cluster", "--root", store];
+    let (code, output) = ovl(&[&node[..], &["--kubelet-dir", kubelet]].concat());
+    let why = format!("the store {store} is in use by process {}", std::process::id());
+    assert!(code == Some(1) && output.contains(&why), "{code:?}: {output}");
+    assert!(output.contains("start the node with another --root"), "{output}");
+}

@@ -131,10 +131,10 @@ async fn serve(node: CheckedArgs, engine: &mut Option<Snapshots>) -> anyhow::Res
     if let Err(error) = limits::raise_open_files() {
         tracing::warn!(%error, "cannot raise the limit of open files; each layer in use needs one");
     }
-    let lock = StoreLock::on(&root)?;
+    let lock = StoreLock::exclusive(&root)?;
     // First, because a capture of an earlier process may have left pods frozen.
     snapshots::thaw_frozen(&lock).context("cannot look for frozen pods")?;
-    let features = features(&root, &ignored)?;
+    let features = features(&lock.staging(), &root, &ignored)?;
     let mounts = features.mounts(&root.join("lowers"))?;
     let storage = storage.unwrap_or(match features.has(Feature::Erofs) {
         true => LayerStorage::Erofs,
@@ -307,9 +307,9 @@ fn recorder_and_lookup(
     (recorder, lookup)
 }
 
-/// Probes the features of the kernel with the store at `root`. Fails if a required one is missing.
-fn features(root: &Path, ignored: &[String]) -> anyhow::Result<KernelFeatures> {
-    let features = KernelFeatures::probe(&LinuxMounts, &root.join("staging"))
+/// Probes the features of the kernel in the staging directory of the store at `root`. Fails if a required one is missing.
+fn features(staging: &Path, root: &Path, ignored: &[String]) -> anyhow::Result<KernelFeatures> {
+    let features = KernelFeatures::probe(&LinuxMounts, staging)
         .with_context(|| format!("cannot probe the kernel's features in {}", root.display()))?;
     let unusable = root_usable(root, &features, ignored)?;
     if let Some(first) = unusable.first() {

@@ -220,7 +220,7 @@ impl Node {
         let scratch = TestDir::new();
         let kernel = Arc::new(FakeMounts::default());
         let settings = StoreSettings { storage: LayerStorage::Dir, ..StoreSettings::default() };
-        let lock = StoreLock::on(&scratch.dir("store")).unwrap();
+        let lock = StoreLock::exclusive(&scratch.dir("store")).unwrap();
         let store = Store::open_locked(lock, kernel, settings).unwrap();
         Self { scratch, store: Arc::new(store) }
     }

@@ -6,8 +6,10 @@
 //! ```
 //!
 //! By the wall clock alone, a layer that was added before that clock was set back would count as new until the clock
-//! reaches that time again, and nothing would remove it. Deliberately absent: a mark in the layer's metadata. It would
-//! only say that the layer is older than this process.
+//! reaches that time again, and nothing would remove it. In a shared store it is the wall clock alone: another process
+//! may have added a layer after this one opened the store, and processes are short.
+//!
+//! Deliberately absent: a mark in the layer's metadata. It would only say that the layer is older than this process.
 
 use std::{
     collections::HashMap,
@@ -17,27 +19,29 @@ use std::{
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::key::LayerKey;
+use super::{access::Access, key::LayerKey};
 
 /// The times at which layers were added.
 #[derive(Debug)]
 pub(super) struct Ages {
-    /// When this process opened the store: each layer that is not in `added` existed at that time.
-    opened: Instant,
-    /// The layers that this process added.
+    /// When this process opened the store: each layer that is not in `added` existed at that time. `None` in a shared
+    /// store.
+    opened: Option<Instant>,
+    /// The layers that this process added. Empty in a shared store.
     added: Mutex<HashMap<LayerKey, Instant>>,
 }
 
-impl Default for Ages {
-    fn default() -> Self {
-        Self { opened: Instant::now(), added: Mutex::default() }
-    }
-}
-
 impl Ages {
+    /// The ages of the layers of a store that is opened now.
+    pub(super) fn new(access: &Access) -> Self {
+        Self { opened: (!access.is_shared()).then(Instant::now), added: Mutex::default() }
+    }
+
     /// Records that a layer is being added now.
     pub(super) fn arrived(&self, key: &LayerKey) {
-        self.added().entry(*key).or_insert_with(Instant::now);
+        if self.opened.is_some() {
+            self.added().entry(*key).or_insert_with(Instant::now);
+        }
     }
 
     /// Records that a layer was removed.
@@ -52,7 +56,8 @@ impl Ages {
         }
         // Negative if the clock was set back meanwhile.
         let elapsed = Duration::try_from(Timestamp::now().duration_since(wall_clock));
-        elapsed.unwrap_or_default().max(self.opened.elapsed())
+        let opened = self.opened.map(|opened| opened.elapsed());
+        elapsed.unwrap_or_default().max(opened.unwrap_or_default())
     }
 
     fn added(&self) -> MutexGuard<'_, HashMap<LayerKey, Instant>> {

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{FREE_DISK, key::LayerKey, reserve_error::ReserveError};
+use super::{FREE_DISK, key::LayerKey, lock_holders::LockHolders, reserve_error::ReserveError};
 use crate::{
     changeset::UnpackError, digest::DiffId, erofs::WriteError, error::Class, format,
     sys::mounts::MountError,
@@ -23,12 +23,30 @@ pub enum OpenError {
         /// The root directory of the store.
         path: PathBuf,
     },
-    /// Another process has locked the store.
+    /// A node needs the store alone, and other processes use it.
     #[error(
-        "{path} is locked: another ovl process uses this store; stop it, or start this one with another --root",
-        path = .0.display()
+        "the store {path} is in use by {by}, and a node needs its store alone; wait until no process uses it, or start \
+         the node with another --root",
+        path = path.display()
     )]
-    Locked(PathBuf),
+    InUse {
+        /// The root directory of the store.
+        path: PathBuf,
+        /// The processes.
+        by: LockHolders,
+    },
+    /// A node uses the store, and shares it with no other process.
+    #[error(
+        "the store {path} is in use by `ovl node` ({by}), and commands cannot use the store of a running node; use \
+         another store (--root), or stop the node",
+        path = path.display()
+    )]
+    OfNode {
+        /// The root directory of the store.
+        path: PathBuf,
+        /// The process of the node.
+        by: LockHolders,
+    },
     /// The store was written by an unknown version.
     #[error("{path} is not a store that this version can use: {why}", path = path.display())]
     Unknown {
@@ -44,7 +62,7 @@ impl OpenError {
     pub fn class(&self) -> Class {
         match self {
             Self::Disk(source) => Class::of_disk(source),
-            Self::Locked(_) => Class::Busy,
+            Self::InUse { .. } | Self::OfNode { .. } => Class::Busy,
             Self::TooLong { .. } | Self::Unknown { .. } => Class::Precondition,
         }
     }

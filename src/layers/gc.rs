@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -87,7 +88,7 @@ impl Store {
     ) -> Result<GcStats, CollectError> {
         // Before the round, because it waits for the disk.
         self.images.write_uses();
-        let _turn = self.rounds.turn();
+        let _turn = self.rounds.turn()?;
         let mut round = Round::begin(self, roots)?;
         round.sweep(watermarks.grace, None)?;
         if round.space.used_percent() > watermarks.high {
@@ -107,7 +108,7 @@ impl Store {
         need: u64,
     ) -> Result<Option<GcStats>, CollectError> {
         let is_free = || self.disk.space().is_ok_and(|space| space.available >= need);
-        let Some(turn) = self.rounds.turn_for(need, is_free) else { return Ok(None) };
+        let Some(turn) = self.rounds.turn_for(need, is_free)? else { return Ok(None) };
         let mut round = Round::begin(self, roots)?;
         round.sweep(grace, Some(need))?;
         // A layer may claim any size: for a layer that cannot fit, no images are removed.
@@ -136,15 +137,11 @@ impl<'s> Round<'s> {
         store: &'s Store,
         roots: impl Fn() -> Result<Roots, CollectError>,
     ) -> Result<Self, CollectError> {
-        store.leases.begin_round();
+        store.leases.begin_round()?;
         let _watch = LeaseWatch(store);
-        if let Some(path) = store.snapshots.unreadable() {
-            let why = format!("this version cannot read the snapshot record {}", path.display());
-            return Err(CollectError::IncompleteRoots(why));
-        }
         let mut roots = roots()?;
         store.close_idle(&roots.layers);
-        for snapshot in store.snapshots.all() {
+        for snapshot in store.snapshots.roots()? {
             roots.layers.extend(snapshot.stack);
             roots.manifests.extend(snapshot.manifests);
         }
@@ -172,7 +169,7 @@ impl<'s> Round<'s> {
     /// Removes image records to which no reference resolves any more, and the least recently used of too many. Then
     /// removes unreachable layers: all, or until `need` bytes are free.
     fn sweep(&mut self, grace: Duration, need: Option<u64>) -> Result<(), CollectError> {
-        for image in self.store.images.by_last_use().into_iter().filter(|image| {
+        for image in self.store.images.by_last_use()?.into_iter().filter(|image| {
             image.references.is_empty() && !self.roots.manifests.contains(&image.manifest)
         }) {
             self.done.images += u64::from(self.store.images.remove_unchanged(&image)?);
@@ -180,7 +177,7 @@ impl<'s> Round<'s> {
         self.done.images += self.store.images.trim(&self.roots.manifests)?;
         let mut reached = self.roots.layers.clone();
         reached.extend(
-            self.store.images.by_last_use().iter().flat_map(|image| &image.layers).copied(),
+            self.store.images.by_last_use()?.iter().flat_map(|image| &image.layers).copied(),
         );
         let unreachable = |(key, (_, age)): (&LayerKey, &(u64, Duration))| {
             (*age >= grace && !reached.contains(key)).then_some(*key)
@@ -196,10 +193,14 @@ impl<'s> Round<'s> {
 
     /// Removes images, the least recently used first, until `enough` space is free.
     fn remove_images_until(&mut self, enough: impl Fn(&Space) -> bool) -> Result<(), CollectError> {
-        let mut images = self.store.images.by_last_use().into_iter();
-        while !enough(&self.space) {
-            let Some(image) = images.next() else { break };
-            self.remove_image(&image)?;
+        let mut images = self.store.images.by_last_use()?;
+        for image in images.clone() {
+            if enough(&self.space) {
+                break;
+            }
+            if self.remove_image(&image, &images)? {
+                images.retain(|other| other.manifest != image.manifest);
+            }
         }
         Ok(())
     }
@@ -211,9 +212,14 @@ impl<'s> Round<'s> {
         self.present.iter().filter(|(key, _)| idle(key)).map(|(_, (bytes, _))| bytes).sum()
     }
 
-    /// Removes an image record and the layers that only this image has. Keeps the image if that would free nothing.
-    fn remove_image(&mut self, image: &ImageRecord) -> Result<(), CollectError> {
-        let images = self.store.images.by_last_use();
+    /// Removes an image record and the layers that only this one of `images` has. Keeps the image if that would free
+    /// nothing. Returns whether it was removed. The layers of an image that was recorded meanwhile have a lease, or had
+    /// one in this round.
+    fn remove_image(
+        &mut self,
+        image: &ImageRecord,
+        images: &[Arc<ImageRecord>],
+    ) -> Result<bool, CollectError> {
         let others = images.iter().filter(|other| other.manifest != image.manifest);
         let shared: HashSet<LayerKey> = others.flat_map(|other| &other.layers).copied().collect();
         let is_leased = |key: &LayerKey| self.store.leases.locked().keeps(key);
@@ -222,12 +228,12 @@ impl<'s> Round<'s> {
         idle.retain(|key| !self.roots.layers.contains(key) && !is_leased(key));
         let needed = self.roots.manifests.contains(&image.manifest);
         if idle.is_empty() || needed || !self.store.images.remove_unchanged(image)? {
-            return Ok(());
+            return Ok(false);
         }
         self.done.images += 1;
         tracing::info!(image = %image.manifest, references = ?image.references, "image removed to free space");
         idle.iter().for_each(|key| self.remove(key));
-        Ok(())
+        Ok(true)
     }
 
     /// Removes a layer unless it has a lease or had one in this round. If that fails, logs the error; the next round
@@ -264,12 +270,9 @@ impl Store {
     /// Removes a layer, unless it has a lease or had one in this round. Returns whether it was removed.
     fn remove_layer(&self, key: &LayerKey) -> std::io::Result<bool> {
         let staged = {
-            // The lock prevents new leases between the check and the rename. A publish takes it, so the disk is waited
+            // It prevents new leases between the check and the rename. A publish waits for it, so the disk is waited
             // for without it.
-            let leased = self.leases.locked();
-            if leased.keeps(key) {
-                return Ok(false);
-            }
+            let Some(_claim) = self.leases.claim(key)? else { return Ok(false) };
             self.layers.unlink_unsynced(key)?
         };
         // Before a file of the layer is deleted: a power cut must not bring back an incomplete layer.

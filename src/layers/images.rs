@@ -6,50 +6,31 @@
 //!
 //! A pod that names an image causes a record, so records are bounded: each record in its references, all together in
 //! number and bytes. A config is read from the disk when a snapshot is pushed; configs are never all in memory.
+//!
+//! In a shared store all records are read again for each call, because other processes write them too.
 
 use std::{
     collections::{BTreeMap, HashSet},
     fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
-use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
-use serde::{Deserialize, Serialize};
 
 use super::{
+    access::{Access, DirGuard, DirLock},
     error::ImagesError,
+    image_file::{ImageFile, file_name, keep_latest, read, read_config},
     image_record::{ImageDetails, ImageRecord},
     key::LayerKey,
+    known_image::{KnownImage, next_use},
 };
 use crate::{
     digest::{BlobDigest, ManifestDigest},
     sys::durable::{self, at},
 };
 
-/// A record's file as it is written.
-#[derive(Serialize)]
-struct File<'a> {
-    #[serde(flatten)]
-    image: &'a ImageRecord,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    config: Option<&'a str>,
-}
-
-/// The part of a record's file that is read only when a snapshot needs it.
-#[derive(Deserialize)]
-struct ConfigOnly {
-    config: Option<String>,
-}
-
-/// The seconds of an hour. The last use of an image is written at most once per hour.
-const HOUR: i64 = 3600;
-/// The most references, and the most indexes, in one record.
-const NAMES: usize = 32;
-/// The largest file that is read, in bytes. Files that this version writes are smaller: a config of 1 MiB names at most
-/// some 14,000 layers.
-const FILE_MAX: u64 = 4 << 20;
 /// The bounds of all records after a garbage collection round.
 const BOUNDS_AFTER_ROUND: Bounds = Bounds { count: 2048, bytes: 32 << 20 };
 /// The bounds of all records between two rounds. Above them the least recently used record is removed, even if it is
@@ -65,52 +46,87 @@ struct Bounds {
     bytes: u64,
 }
 
-/// A record, and what is on disk of it.
-#[derive(Debug, Clone)]
-struct KnownImage {
-    image: Arc<ImageRecord>,
-    /// The bytes of its file.
-    bytes: u64,
-    /// Its last use according to its file.
-    written_use: Timestamp,
-}
-
 /// The records of all images, without the configs. In memory as on disk, except for the last use of an image, which is
 /// written later. A reference is in at most one record.
 #[derive(Debug)]
 pub struct ImageRecords {
     dir: PathBuf,
+    access: Access,
     known: Mutex<BTreeMap<ManifestDigest, KnownImage>>,
-    /// Held by a writer, so that readers never wait for the disk.
-    writer: Mutex<()>,
+    /// Held by a writer, so that readers never wait for the disk. In a shared store also held by readers, because a list
+    /// of a directory may lack a record that is replaced meanwhile.
+    writer: DirLock,
 }
 
 impl ImageRecords {
-    pub(super) fn load(dir: PathBuf) -> io::Result<Self> {
-        durable::remove_temp_files(&dir)?;
-        let entries = fs::read_dir(&dir).map_err(at("list", &dir))?;
-        let images = Self { dir, known: Mutex::default(), writer: Mutex::default() };
-        for entry in entries {
-            let path = entry.map_err(at("list", &images.dir))?.path();
+    pub(super) fn load(dir: PathBuf, access: Access) -> io::Result<Self> {
+        let writer = access.dir_lock(&dir);
+        let images = Self { dir, access, known: Mutex::default(), writer };
+        let writer = images.write()?;
+        durable::remove_temp_files(&images.dir)?;
+        if !images.access.is_shared() {
+            images.read_all(|image, bytes| {
+                images.remember(image, bytes);
+                images.trim_to(BOUNDS_BETWEEN_ROUNDS, &HashSet::new()).map(drop)
+            })?;
+        }
+        drop(writer);
+        Ok(images)
+    }
+
+    /// Reads all records, each with the bytes of its file.
+    fn read_all(&self, mut each: impl FnMut(ImageRecord, u64) -> io::Result<()>) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir).map_err(at("list", &self.dir))? {
+            let path = entry.map_err(at("list", &self.dir))?.path();
             match read(&path) {
-                Ok((image, bytes)) => {
-                    images.remember(image, bytes);
-                    images.trim_to(BOUNDS_BETWEEN_ROUNDS, &HashSet::new())?;
-                }
+                Ok((image, bytes)) => each(image, bytes)?,
                 // A record that cannot be read costs one request to a registry. It must not stop the node.
                 Err(why) => {
                     tracing::warn!(path = %path.display(), why, "not an image record: ignored")
                 }
             }
         }
-        Ok(images)
+        Ok(())
+    }
+
+    /// Reads the records again if other processes may have changed them.
+    fn refresh(&self, _writer: &DirGuard<'_>) -> io::Result<()> {
+        if self.access.is_shared() {
+            let mut now = BTreeMap::new();
+            self.read_all(|image, bytes| {
+                now.insert(image.manifest, KnownImage::new(image, bytes));
+                Ok(())
+            })?;
+            *self.known() = now;
+        }
+        Ok(())
+    }
+
+    /// [`Self::refresh`] for a reader. An error is logged: the reader then misses records, which costs a request to a
+    /// registry.
+    fn refresh_for_reader(&self) {
+        if self.access.is_shared()
+            && let Err(error) = self.write().and_then(|writer| self.refresh(&writer))
+        {
+            tracing::warn!(%error, "cannot read the image records again");
+        }
+    }
+
+    /// As [`Self::refresh`], for one record.
+    fn refresh_one(&self, manifest: &ManifestDigest, _writer: &DirGuard<'_>) {
+        if self.access.is_shared() {
+            match read(&self.path(manifest)) {
+                Ok((image, bytes)) => self.remember(image, bytes),
+                Err(_) => _ = self.known().remove(manifest),
+            }
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<ManifestDigest, KnownImage>> {
         self.known.lock()
     }
 
-    fn write(&self) -> MutexGuard<'_, ()> {
+    fn write(&self) -> io::Result<DirGuard<'_>> {
         self.writer.lock()
     }
 
@@ -123,12 +139,6 @@ impl ImageRecords {
         known.values().map(|known| &known.image).filter(|image| wanted(image)).cloned().collect()
     }
 
-    /// The config in a record's file.
-    fn read_config(&self, manifest: &ManifestDigest) -> Option<String> {
-        let (bytes, _) = bounded(&self.path(manifest)).ok()?;
-        serde_json::from_slice::<ConfigOnly>(&bytes).ok()?.config
-    }
-
     /// Writes a record. The caller holds the writer lock.
     fn write_record(&self, image: ImageRecord, config: Option<&str>) -> Result<(), ImagesError> {
         let bytes = self.write_file(&image, config)?;
@@ -139,17 +149,17 @@ impl ImageRecords {
     /// Writes the file of a record. Without a new `config`, the file keeps its config. Returns its bytes. The caller
     /// holds the writer lock.
     fn write_file(&self, image: &ImageRecord, config: Option<&str>) -> Result<u64, ImagesError> {
-        let old_config = if config.is_none() { self.read_config(&image.manifest) } else { None };
-        let file = File { image, config: config.or(old_config.as_deref()) };
+        let old_config =
+            if config.is_none() { read_config(&self.path(&image.manifest)) } else { None };
+        let file = ImageFile { image, config: config.or(old_config.as_deref()) };
         let bytes = serde_json::to_vec_pretty(&file).map_err(io::Error::from)?;
-        durable::write_atomic(&self.path(&image.manifest), &bytes)?;
+        self.access.replace(&self.path(&image.manifest), &bytes)?;
         Ok(bytes.len() as u64)
     }
 
     /// Keeps a record in memory whose file has `bytes` bytes.
     fn remember(&self, image: ImageRecord, bytes: u64) {
-        let (manifest, written_use) = (image.manifest, image.last_use());
-        self.known().insert(manifest, KnownImage { image: Arc::new(image), bytes, written_use });
+        self.known().insert(image.manifest, KnownImage::new(image, bytes));
     }
 
     /// Removes records that are not `needed`, the least recently used first, until all are within `bounds`. The caller
@@ -181,47 +191,10 @@ impl ImageRecords {
     }
 }
 
-/// Reads a record. Its file must be named after its manifest: a copy under another name may be outdated.
-fn read(path: &Path) -> Result<(ImageRecord, u64), String> {
-    let (bytes, size) = bounded(path)?;
-    let mut image: ImageRecord = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-    keep_latest(&mut image.references);
-    keep_latest(&mut image.indexes);
-    match path.file_name() {
-        Some(name) if name == file_name(&image.manifest).as_str() => Ok((image, size)),
-        _ => Err(format!("its name differs: it is the record of {}", image.manifest)),
-    }
-}
-
-/// Reads a file and its size in bytes, if it is not larger than any file that this version writes.
-fn bounded(path: &Path) -> Result<(Vec<u8>, u64), String> {
-    let size = fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if size > FILE_MAX {
-        return Err(format!("it has {size} bytes, and no record has more than {FILE_MAX}"));
-    }
-    Ok((fs::read(path).map_err(|e| e.to_string())?, size))
-}
-
-fn file_name(manifest: &ManifestDigest) -> String {
-    format!("{}.json", manifest.digest().hex())
-}
-
-/// A timestamp for a use that is later than all known ones, even if the clock was set back. Uses are only compared with
-/// each other.
-fn next_use(known: &BTreeMap<ManifestDigest, KnownImage>) -> Timestamp {
-    let latest = known.values().map(|known| known.image.last_use()).max();
-    let next = latest.and_then(|latest| latest.checked_add(SignedDuration::from_nanos(1)).ok());
-    Timestamp::now().max(next.unwrap_or(Timestamp::MIN))
-}
-
-/// Removes the oldest names, so that at most [`NAMES`] are left.
-fn keep_latest<T>(names: &mut Vec<T>) {
-    names.drain(..names.len().saturating_sub(NAMES));
-}
-
 impl ImageRecords {
     /// The image to which `reference` (canonical) was last resolved.
     pub fn named(&self, reference: &str) -> Option<Arc<ImageRecord>> {
+        self.refresh_for_reader();
         // Two records may name it after a crash between the two writes of [`ImageRecords::put`].
         let named = self.matching(|image| image.is_named(reference));
         named.into_iter().max_by_key(|image| image.resolved)
@@ -230,6 +203,7 @@ impl ImageRecords {
     /// The image with this `digest`, of its manifest or of an index, if it was resolved before at `place`
     /// (`registry/repository`). An image that was only resolved at other places is not returned.
     pub fn at(&self, place: &str, digest: &ManifestDigest) -> Option<Arc<ImageRecord>> {
+        self.refresh_for_reader();
         let matches =
             |image: &ImageRecord| image.manifest == *digest || image.indexes.contains(digest);
         let found = self.matching(|image| matches(image) && image.is_from(place));
@@ -238,16 +212,18 @@ impl ImageRecords {
 
     /// The fields of an image's config on which a snapshot's image is based, as JSON. Reads the disk; blocks.
     pub fn config(&self, manifest: &ManifestDigest) -> Option<String> {
+        self.refresh_for_reader();
         self.known().get(manifest)?;
-        self.read_config(manifest)
+        read_config(&self.path(manifest))
     }
 
     /// As [`ImageRecords::config`], by the config's digest, if an image of `place` (`registry/repository`) has this
     /// config. Reads the disk; blocks.
     pub fn config_at(&self, place: &str, config: &BlobDigest) -> Option<String> {
+        self.refresh_for_reader();
         let found = self.matching(|image| image.config_digest.as_ref() == Some(config));
         let image = found.into_iter().find(|image| image.is_from(place))?;
-        self.read_config(&image.manifest)
+        read_config(&self.path(&image.manifest))
     }
 
     /// Records that `reference` (canonical) now resolves to this manifest with these layers, bottom first.
@@ -258,7 +234,8 @@ impl ImageRecords {
         layers: &[LayerKey],
         details: &ImageDetails,
     ) -> Result<(), ImagesError> {
-        let _writer = self.write();
+        let writer = self.write()?;
+        self.refresh(&writer)?;
         let known = self.known().get(&manifest).map(|known| known.image.clone());
         let (mut references, mut indexes, mut config_digest) = match known.as_deref() {
             Some(known) => (known.references.clone(), known.indexes.clone(), known.config_digest),
@@ -293,9 +270,26 @@ impl ImageRecords {
         Ok(())
     }
 
-    /// Remembers that a volume is created from an image, so that other images are removed first when the disk is full.
-    /// Does not wait for the disk, because pods that start call it: `write_uses` writes the record.
+    /// Remembers that an image is used, so that other images are removed first when the disk is full. Does not wait for
+    /// the disk, because pods that start call it: `write_uses` writes the record. In a shared store the record is
+    /// written now, but at most once an hour. Best effort: an error is logged.
     pub fn mark_used(&self, manifest: &ManifestDigest) {
+        if self.access.is_shared() {
+            let written = self.write().map_err(ImagesError::from).and_then(|writer| {
+                self.refresh(&writer)?;
+                self.remember_use(manifest);
+                let known = self.known().get(manifest).filter(|known| known.is_old()).cloned();
+                known.map_or(Ok(0), |known| self.write_file(&known.image, None))
+            });
+            if let Err(error) = written {
+                tracing::warn!(image = %manifest, %error, "cannot record the last use of an image");
+            }
+            return;
+        }
+        self.remember_use(manifest);
+    }
+
+    fn remember_use(&self, manifest: &ManifestDigest) {
         let mut known = self.known();
         let now = next_use(&known);
         if let Some(KnownImage { image, .. }) = known.get_mut(manifest) {
@@ -305,50 +299,62 @@ impl ImageRecords {
 
     /// Writes the records whose last use is in a later hour than the one on disk. Best effort: after the first error,
     /// which is logged, the next call tries again. A crash before that costs only the order in which images are
-    /// removed.
+    /// removed. In a shared store no use waits for this.
     pub(super) fn write_uses(&self) {
-        let hour = |time: Timestamp| time.as_second() / HOUR;
-        let is_old = |known: &&KnownImage| hour(known.written_use) != hour(known.image.last_use());
-        let old: Vec<_> =
-            self.known().values().filter(is_old).map(|known| known.image.manifest).collect();
+        if self.access.is_shared() {
+            return;
+        }
+        let old: Vec<_> = self
+            .known()
+            .values()
+            .filter(|known| known.is_old())
+            .map(|known| known.image.manifest)
+            .collect();
         for manifest in old {
-            let _writer = self.write();
-            let image = self.known().get(&manifest).map(|known| known.image.clone());
-            // It may have been removed meanwhile.
-            let Some(image) = image else { continue };
-            match self.write_file(&image, None) {
-                Ok(bytes) => {
-                    // A use meanwhile stays in memory.
-                    if let Some(known) = self.known().get_mut(&manifest) {
-                        (known.bytes, known.written_use) = (bytes, image.last_use());
-                    }
+            let written = self.write().map_err(ImagesError::from).and_then(|_writer| {
+                let image = self.known().get(&manifest).map(|known| known.image.clone());
+                // It may have been removed meanwhile.
+                let Some(image) = image else { return Ok(()) };
+                let bytes = self.write_file(&image, None)?;
+                // A use meanwhile stays in memory.
+                if let Some(known) = self.known().get_mut(&manifest) {
+                    (known.bytes, known.written_use) = (bytes, image.last_use());
                 }
-                Err(error) => {
-                    tracing::warn!(image = %manifest, %error, "cannot record the last use of an image; tried again in a minute");
-                    return;
-                }
+                Ok(())
+            });
+            if let Err(error) = written {
+                tracing::warn!(image = %manifest, %error, "cannot record the last use of an image; tried again in a minute");
+                return;
             }
         }
     }
 
     /// All images, the least recently used first.
-    pub(super) fn by_last_use(&self) -> Vec<Arc<ImageRecord>> {
+    ///
+    /// # Errors
+    /// The records of a shared store cannot be listed.
+    pub(super) fn by_last_use(&self) -> io::Result<Vec<Arc<ImageRecord>>> {
+        if self.access.is_shared() {
+            self.refresh(&self.write()?)?;
+        }
         let mut images = self.matching(|_| true);
         images.sort_by_key(|image| image.last_use());
-        images
+        Ok(images)
     }
 
     /// Removes the least recently used image records that are not in `needed`, if there are too many. Returns the
     /// number of removed records.
     pub(super) fn trim(&self, needed: &HashSet<ManifestDigest>) -> io::Result<u64> {
-        let _writer = self.write();
+        let writer = self.write()?;
+        self.refresh(&writer)?;
         self.trim_to(BOUNDS_AFTER_ROUND, needed)
     }
 
     /// Removes an image's record, unless it was changed or used since it was read as `expected`. Returns whether it was
     /// removed.
     pub(super) fn remove_unchanged(&self, expected: &ImageRecord) -> io::Result<bool> {
-        let _writer = self.write();
+        let writer = self.write()?;
+        self.refresh_one(&expected.manifest, &writer);
         let unchanged =
             self.known().get(&expected.manifest).is_some_and(|known| *known.image == *expected);
         if !unchanged {

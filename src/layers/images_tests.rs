@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    layers::{Roots, Store, Watermarks},
+    layers::{Roots, Store, Watermarks, image_file::NAMES},
     sys::mounts::FakeMounts,
 };
 
@@ -120,13 +121,15 @@ fn image_records_are_bounded_and_needed_ones_are_kept() {
     store.images.mark_used(&manifest(1));
     let trim = |bounds| store.images.trim_to(bounds, &HashSet::from([manifest(0)])).unwrap();
     assert_eq!(trim(bounds), 3);
-    let left: Vec<_> = store.images.by_last_use().iter().map(|image| image.manifest).collect();
+    let left: Vec<_> =
+        store.images.by_last_use().unwrap().iter().map(|image| image.manifest).collect();
     assert_eq!(left, [0, 5, 1].map(manifest), "the oldest is needed, another was used");
     assert_eq!(trim(bounds), 0);
     let small = store.images.known().values().map(|known| known.bytes).max().unwrap();
     assert_eq!(trim(Bounds { bytes: 2 * small, ..bounds }), 1, "bytes count too");
     drop(store);
-    let left: Vec<_> = open(&dir).images.by_last_use().iter().map(|image| image.manifest).collect();
+    let left: Vec<_> =
+        open(&dir).images.by_last_use().unwrap().iter().map(|image| image.manifest).collect();
     assert_eq!(left, [0, 1].map(manifest), "on the disk as in memory");
 }
 

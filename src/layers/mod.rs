@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/                             0700: layers hold setuid programs (CVE-2021-41103)
-//!   lock                              held by the one process that may write here
+//!   lock                              locked by the processes that use the store: see `store_lock.rs`
 //!   store.json                        format and id
 //!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; for its key see `key.rs`
 //!   layers/<key, hex>/diff/           or the layer as a directory tree; snapshot layers: see `snapshot_layer.rs`
@@ -10,6 +10,9 @@
 //!   layers/<key, hex>/origins.json    the repositories that delivered its bytes; replaced whole for a new one
 //!   staging/<n>/                      a layer that is being added or removed; entries of an earlier process are
 //!                                     removed in the background
+//!   staging/process-<pid>/<n>/        the same, of a process that shares the store
+//!   leases/<key, hex>                 in a shared store: which layers have a lease
+//!   reservations/process-<pid>        in a shared store: the disk space that a process has reserved
 //!   images/<manifest digest, hex>.json  an image's layers, the references that resolve to it, its last use, and the
 //!                                     config fields that a snapshot needs
 //!   snapshots/<id>.json               the layer stacks of snapshots
@@ -24,6 +27,29 @@
 //! files). A kill or a power cut before that leaves only a staging directory. A layer is kept by a lease, by
 //! the record of a volume (the caller passes these), by the record of a snapshot or by the record of an image; see
 //! `gc.rs`.
+//!
+//! **Alone or shared.** `ovl node` has its store alone. Commands share a store, each for a short time. Both have the same
+//! files and the same code. A process that is alone may keep in memory what is on the disk; one that shares may not. This
+//! is the whole difference (`access.rs`):
+//!
+//! | | alone: an exclusive lock | shared: a shared lock |
+//! |---|---|---|
+//! | staging | `staging/` | a directory in it, locked by its process. One that no process has locked is removed |
+//! | temporary file of a record | beside the record; removed at the next start | in the process's own staging directory |
+//! | records of images and snapshots, origins | read at the start or once, then in memory | read when they are used |
+//! | writers of one directory of records | take turns by a mutex | and by the lock of the directory. Readers take it too |
+//! | last use of an image | written by the next round | written at once, at most once an hour |
+//! | leases | in memory | in memory, and a locked file for each layer: `lease_files.rs` |
+//! | rounds of garbage collection | one at a time by a mutex | and by the lock of `leases/` |
+//! | reservations of disk space | in memory | in memory, and a locked file for each process: `shared_reservations.rs` |
+//! | age of a layer | by the monotonic clock | by the wall clock |
+//!
+//! Two processes may add one layer at the same time: one of them renames it into place, and the other one finds it there.
+//! All locks are those of open files (`sys::flock`), so a kill leaves none. What a killed process leaves in staging,
+//! `leases/` and `reservations/` has no lock, and any other process removes it.
+//!
+//! In a shared store the limits of captures hold for each process by itself, and `frozen/`, `starts/`, `volumes/` and
+//! `lowers/` must not be used: their owners know one process only.
 //!
 //! A [`Store`] holds one value for each of its parts, and no part knows the store:
 //!
@@ -40,6 +66,7 @@
 //!
 //! Deliberately absent: registries and credentials (a layer arrives as bytes), and the format of an upper.
 
+mod access;
 mod add;
 mod add_with_layers_below;
 mod ages;
@@ -48,12 +75,16 @@ mod error;
 mod gc;
 #[cfg(test)]
 mod gc_tests;
+mod image_file;
 mod image_record;
 mod images;
 mod key;
+mod known_image;
 mod layer_dirs;
 mod layer_meta;
 mod lease;
+mod lease_files;
+mod lock_holders;
 mod mounted_layer;
 #[cfg(test)]
 mod power_tests;
@@ -64,11 +95,15 @@ mod reservation;
 mod reserve_error;
 mod reserved_file;
 mod rounds;
+mod shared_reservations;
+#[cfg(test)]
+mod shared_tests;
 mod snapshot_id;
 mod snapshot_layer;
 mod snapshots;
 mod staging;
 mod store;
+mod store_lock;
 mod stored_layers;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -86,6 +121,7 @@ pub use images::ImageRecords;
 pub use key::{ChainId, LayerKey};
 pub use layer_meta::{LayerStorage, SnapshotContents};
 pub use lease::{Lease, Leases};
+pub use lock_holders::LockHolders;
 pub use mounted_layer::OpenLayer;
 pub use provenance::{Origin, Origins, PackedBlob};
 pub use reservation::{DiskLimits, DiskSpace, Reservation};
@@ -94,6 +130,7 @@ pub use snapshot_id::SnapshotId;
 pub use snapshot_layer::StagedSnapshot;
 pub use snapshots::{SnapshotRecord, SnapshotRecords, SnapshotSource};
 pub use staging::Staging;
-pub use store::{Store, StoreLock, StoreSettings};
+pub use store::{Store, StoreSettings};
+pub use store_lock::StoreLock;
 pub use stored_layers::Layers;
 pub use verify::DamagedLayer;

@@ -49,7 +49,7 @@ impl Read for Halted<'_> {
 
 fn open(root: &Path, storage: LayerStorage) -> Arc<Store> {
     let settings = StoreSettings { storage, ..StoreSettings::default() };
-    let lock = StoreLock::on(root).unwrap();
+    let lock = StoreLock::exclusive(root).unwrap();
     Arc::new(Store::open_locked(lock, Arc::new(LinuxMounts), settings).unwrap())
 }
 

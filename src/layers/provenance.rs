@@ -15,7 +15,11 @@ use lru::LruCache;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{key::LayerKey, layer_dirs::LayerDirs};
+use super::{
+    access::{Access, DirLock},
+    key::LayerKey,
+    layer_dirs::LayerDirs,
+};
 use crate::{
     digest::{BlobDigest, DiffId},
     sys::durable::{self, at},
@@ -69,16 +73,18 @@ const CACHED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 #[derive(Debug)]
 pub struct Origins {
     dirs: LayerDirs,
-    /// A cache of the origins on disk.
+    access: Access,
+    /// A cache of the origins on disk. Empty in a shared store, where other processes change them too.
     known: Mutex<LruCache<LayerKey, Arc<Vec<Origin>>>>,
     /// Held by a writer, so that readers never wait for the disk.
-    writer: Mutex<()>,
+    writer: DirLock,
 }
 
 impl Origins {
     /// The origins of the layers in these directories.
-    pub(super) fn new(dirs: LayerDirs) -> Self {
-        Self { dirs, known: Mutex::new(LruCache::new(CACHED)), writer: Mutex::default() }
+    pub(super) fn new(dirs: LayerDirs, access: Access) -> Self {
+        let writer = access.dir_lock(dirs.path());
+        Self { dirs, access, known: Mutex::new(LruCache::new(CACHED)), writer }
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<LayerKey, Arc<Vec<Origin>>>> {
@@ -86,7 +92,9 @@ impl Origins {
     }
 
     fn cache(&self, key: LayerKey, origins: Arc<Vec<Origin>>) {
-        self.known().put(key, origins);
+        if !self.access.is_shared() {
+            self.known().put(key, origins);
+        }
     }
 
     /// The layer's origins, the oldest first; empty for a layer that is not in the store. Also empty if they cannot be
@@ -109,7 +117,7 @@ impl Origins {
     /// Adds an origin of a layer in the store: its bytes were downloaded from there, or pushed there. An origin that
     /// was public once stays public. The caller has a lease of the layer.
     pub fn add(&self, key: &LayerKey, origin: Origin) -> io::Result<()> {
-        let _writer = self.writer.lock();
+        let _writer = self.writer.lock()?;
         let mut origins = Vec::clone(&self.of(key));
         match origins.iter_mut().find(|known| same_place(known, &origin)) {
             Some(known) => {
@@ -126,7 +134,7 @@ impl Origins {
             let oldest = origins.iter().position(|known| !known.public).unwrap_or(0);
             origins.remove(oldest);
         }
-        write(&self.dirs.of(key), &origins)?;
+        self.access.replace(&path(&self.dirs.of(key)), &serde_json::to_vec_pretty(&origins)?)?;
         self.cache(*key, Arc::new(origins));
         Ok(())
     }
@@ -142,7 +150,7 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("origins.json")
 }
 
-/// Writes the origins of the layer in `dir`.
+/// Writes the origins of a new layer, which is staged in `dir`.
 pub(super) fn write(dir: &Path, origins: &[Origin]) -> io::Result<()> {
     durable::write_atomic(&path(dir), &serde_json::to_vec_pretty(origins)?)
 }
@@ -163,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_cache_of_origins_is_bounded() {
-        let origins = Origins::new(LayerDirs::new(Path::new("/nowhere")));
+        let origins = Origins::new(LayerDirs::new(Path::new("/nowhere")), Access::Alone);
         let layer = |n: usize| LayerKey::of(&n.to_le_bytes());
         let last = CACHED.get() + 8;
         (0..=last).for_each(|n| origins.cache(layer(n), Arc::default()));

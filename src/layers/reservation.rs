@@ -10,6 +10,8 @@
 //! grows until it fills the disk does not block the small layers of other pods. Before a reservation fails, garbage
 //! collection runs.
 //!
+//! In a shared store the reservations of other processes count too: see `shared_reservations.rs`.
+//!
 //! Deliberately absent: waiting for space, which may never become free.
 
 use std::{
@@ -21,14 +23,16 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{reserve_error::ReserveError, snapshots::SnapshotRecords, staging::Staging};
+use super::{
+    reserve_error::ReserveError,
+    shared_reservations::{STEP, SharedReservations},
+    snapshots::SnapshotRecords,
+    staging::Staging,
+};
 use crate::{
     spill::Scratch,
     sys::statfs::{self, Space},
 };
-
-/// The bytes by which a reservation grows when it turns out to be too small.
-const STEP: u64 = 64 << 20;
 
 /// The most bytes of a small reservation, which may use the margin above the part that is kept free.
 const SMALL: u64 = 4 << 20;
@@ -56,9 +60,10 @@ pub struct DiskSpace {
     root: PathBuf,
     limits: DiskLimits,
     snapshots: Arc<SnapshotRecords>,
-    staging: Arc<Staging>,
     free_space: OnceLock<Box<FreeSpace>>,
+    /// Dropped before `staging`: the name of this process is in use until then.
     reserved: Mutex<Reserved>,
+    staging: Arc<Staging>,
     /// Used instead of the kernel's numbers.
     #[cfg(test)]
     fake: OnceLock<Box<FakeDisk>>,
@@ -68,13 +73,25 @@ type FreeSpace = dyn Fn(u64) + Send + Sync;
 #[cfg(test)]
 type FakeDisk = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
 
-/// The sums of all reservations, in bytes.
-#[derive(Debug, Default)]
+/// The sums of all reservations of this process, in bytes.
+#[derive(Debug)]
 struct Reserved {
     /// Reserved and not yet written.
     unwritten: u64,
     /// Reserved for running captures, written or not, by namespace.
     captures: HashMap<String, u64>,
+    /// Those of other processes. `None` in a store that is not shared.
+    shared: Option<SharedReservations>,
+}
+
+impl Reserved {
+    /// Records that `bytes` were written, or are not needed any more.
+    fn release(&mut self, bytes: u64) {
+        self.unwritten -= bytes;
+        if let Some(shared) = &mut self.shared {
+            shared.reduce_to(self.unwritten);
+        }
+    }
 }
 
 impl fmt::Debug for DiskSpace {
@@ -136,7 +153,7 @@ impl Reservation {
             balance.total += added;
         }
         balance.unwritten -= bytes;
-        self.disk.with_reserved(|reserved| reserved.unwritten -= bytes);
+        self.disk.with_reserved(|reserved| reserved.release(bytes));
         Ok(())
     }
 
@@ -186,7 +203,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let Balance { unwritten, total, .. } = *self.balance();
         self.disk.with_reserved(|reserved| {
-            reserved.unwritten -= unwritten;
+            reserved.release(unwritten);
             let Some(namespace) = &self.namespace else { return };
             if let Some(bytes) = reserved.captures.get_mut(namespace) {
                 *bytes -= total;
@@ -197,20 +214,22 @@ impl Drop for Reservation {
 }
 
 impl DiskSpace {
-    /// The space of the disk of the store at `root`, without a reservation.
+    /// The space of the disk of the store at `root`, without a reservation. `shared` for a shared store.
     pub(super) fn new(
         root: PathBuf,
         limits: DiskLimits,
         snapshots: Arc<SnapshotRecords>,
         staging: Arc<Staging>,
+        shared: Option<SharedReservations>,
     ) -> Self {
+        let reserved = Reserved { unwritten: 0, captures: HashMap::new(), shared };
         Self {
             root,
             limits,
             snapshots,
             staging,
             free_space: OnceLock::new(),
-            reserved: Mutex::default(),
+            reserved: Mutex::new(reserved),
             #[cfg(test)]
             fake: OnceLock::new(),
         }
@@ -289,6 +308,9 @@ impl DiskSpace {
     ) -> Result<(), ReserveError> {
         let captured = capture.map(|(namespace, _)| self.snapshots.captured(namespace));
         self.with_reserved(|reserved| {
+            // Before the free space is read: other processes reserve nothing until this one shows what it has.
+            let turn = reserved.shared.as_ref().map(SharedReservations::turn).transpose()?;
+            let others = turn.as_ref().map_or(0, |turn| turn.others);
             let space = self.space()?;
             let part = |percent: u8| space.total / 100 * u64::from(percent);
             let limits = self.limits;
@@ -309,11 +331,14 @@ impl DiskSpace {
             }
             let kept = part(limits.min_free);
             let kept = if before + bytes > SMALL { kept / 4 * 5 } else { kept };
-            let (free, unwritten) = (space.available, reserved.unwritten);
+            let (free, unwritten) = (space.available, reserved.unwritten.saturating_add(others));
             if free.saturating_sub(unwritten).saturating_sub(kept) < bytes {
                 let dir = self.root.clone();
                 let (wanted, reserved) = (bytes, unwritten);
                 return Err(ReserveError::Full { dir, wanted, free, reserved, kept });
+            }
+            if let (Some(shared), Some(turn)) = (&mut reserved.shared, &turn) {
+                shared.show(reserved.unwritten + bytes, turn)?;
             }
             reserved.unwritten += bytes;
             if let Some((namespace, bytes)) = capture {

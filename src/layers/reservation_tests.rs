@@ -39,7 +39,7 @@ fn store(free: &Arc<AtomicU64>) -> (TempDir, Arc<Store>) {
     let (dir, free) = (TempDir::new().unwrap(), free.clone());
     let limits = DiskLimits { min_free: 5, captures: 20, captures_each: 10 };
     let settings = StoreSettings { limits, ..StoreSettings::default() };
-    let lock = StoreLock::on(dir.path()).unwrap();
+    let lock = StoreLock::exclusive(dir.path()).unwrap();
     let store = Store::open_locked(lock, Arc::new(FakeMounts::default()), settings).unwrap();
     store.disk.set_fake(move |_| Ok(Space::with_available(TOTAL, free.load(Relaxed))));
     (dir, Arc::new(store))

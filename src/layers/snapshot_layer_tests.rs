@@ -191,7 +191,7 @@ fn an_unreachable_snapshot_layer_is_removed_at_once() {
     let (unreachable, tar) =
         (add_snapshot(&store, "snap-1", "one"), add(&store, "tar", Format::Portable).key_alone());
     let patient = Watermarks { high: 100, low: 100, grace: Duration::from_secs(600) };
-    let lease = store.leases.take_if_present(&[unreachable]).unwrap();
+    let lease = store.leases.take_if_present(&[unreachable]).unwrap().unwrap();
     let nothing = || Ok(Roots::default());
     assert_eq!(store.collect(nothing, &patient).unwrap().layers, 0);
     drop(lease);

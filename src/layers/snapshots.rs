@@ -3,6 +3,8 @@
 //! ```text
 //! <root>/snapshots/<id>.json     replaced whole; written after the snapshot's layers, removed before them
 //! ```
+//!
+//! In memory as on disk. In a shared store they are read again for each call, because other processes write them too.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +17,12 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{key::LayerKey, snapshot_id::SnapshotId};
+use super::{
+    access::{Access, DirGuard, DirLock},
+    error::CollectError,
+    key::LayerKey,
+    snapshot_id::SnapshotId,
+};
 use crate::{
     digest::ManifestDigest,
     owner::{self, Owner},
@@ -100,55 +107,108 @@ impl SnapshotRecord {
     }
 }
 
-/// The records of all snapshots of this node, in memory as on disk.
+/// The records of all snapshots of this node.
 #[derive(Debug)]
 pub struct SnapshotRecords {
     dir: PathBuf,
-    known: Mutex<BTreeMap<SnapshotId, SnapshotRecord>>,
+    access: Access,
+    known: Mutex<Known>,
     /// Held by a writer, so that readers never wait for the disk, and so that two writers of one record cannot leave
-    /// different versions in memory and on disk.
-    writer: Mutex<()>,
-    /// Records that could not be read at the start. While one of them exists, it is unknown which layers it needs.
+    /// different versions in memory and on disk. In a shared store also held by readers, because a list of a directory
+    /// may lack a record that is replaced meanwhile.
+    writer: DirLock,
+}
+
+/// What is in the directory.
+#[derive(Debug, Default)]
+struct Known {
+    records: BTreeMap<SnapshotId, SnapshotRecord>,
+    /// Records that could not be read. While one of them exists, it is unknown which layers it needs.
     unreadable: Vec<PathBuf>,
 }
 
-impl SnapshotRecords {
-    pub(super) fn load(dir: PathBuf) -> io::Result<Self> {
-        durable::remove_temp_files(&dir)?;
-        let (mut known, mut unreadable) = (BTreeMap::new(), Vec::new());
-        for entry in fs::read_dir(&dir).map_err(at("list", &dir))? {
-            let path = entry.map_err(at("list", &dir))?.path();
+impl Known {
+    fn read(dir: &Path) -> io::Result<Self> {
+        let mut known = Self::default();
+        for entry in fs::read_dir(dir).map_err(at("list", dir))? {
+            let path = entry.map_err(at("list", dir))?.path();
             match read(&path) {
-                Ok(record) => drop(known.insert(record.id.clone(), record)),
+                Ok(record) => drop(known.records.insert(record.id.clone(), record)),
                 Err(why) => {
                     tracing::error!(
                         path = %path.display(),
                         why,
                         "cannot read a snapshot record: no garbage collection until it is removed"
                     );
-                    unreadable.push(path);
+                    known.unreadable.push(path);
                 }
             }
         }
-        Ok(Self { dir, known: Mutex::new(known), writer: Mutex::default(), unreadable })
+        Ok(known)
     }
 
     /// The first unreadable record that still exists. By removing the file, an administrator decides that its layers
     /// are not needed.
-    pub(super) fn unreadable(&self) -> Option<&Path> {
+    fn unreadable(&self) -> Option<&Path> {
         let exists = |path: &&PathBuf| match fs::symlink_metadata(path) {
             Err(error) => error.kind() != io::ErrorKind::NotFound,
             Ok(_) => true,
         };
         self.unreadable.iter().find(exists).map(PathBuf::as_path)
     }
+}
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, SnapshotRecord>> {
+impl SnapshotRecords {
+    pub(super) fn load(dir: PathBuf, access: Access) -> io::Result<Self> {
+        let writer = access.dir_lock(&dir);
+        let guard = writer.lock()?;
+        durable::remove_temp_files(&dir)?;
+        let known = if access.is_shared() { Known::default() } else { Known::read(&dir)? };
+        drop(guard);
+        let known = Mutex::new(known);
+        Ok(Self { dir, access, known, writer })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock()
     }
 
-    fn writer(&self) -> MutexGuard<'_, ()> {
+    fn writer(&self) -> io::Result<DirGuard<'_>> {
         self.writer.lock()
+    }
+
+    /// Reads the records again if other processes may have changed them.
+    fn refresh(&self) -> io::Result<()> {
+        if self.access.is_shared() {
+            let _writer = self.writer()?;
+            let known = Known::read(&self.dir)?;
+            *self.known() = known;
+        }
+        Ok(())
+    }
+
+    /// [`Self::refresh`] for callers that cannot do better than to use what was read before.
+    fn refresh_or_log(&self) {
+        if let Err(error) = self.refresh() {
+            tracing::warn!(%error, "cannot read the snapshot records again: changes of other processes are not seen");
+        }
+    }
+
+    /// All records, for garbage collection.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    pub(super) fn roots(&self) -> Result<Vec<SnapshotRecord>, CollectError> {
+        self.refresh()?;
+        let known = self.known();
+        match known.unreadable() {
+            None => Ok(known.records.values().cloned().collect()),
+            Some(path) => {
+                let why =
+                    format!("this version cannot read the snapshot record {}", path.display());
+                Err(CollectError::IncompleteRoots(why))
+            }
+        }
     }
 }
 
@@ -183,8 +243,9 @@ pub(super) struct Captured {
 impl SnapshotRecords {
     /// The bytes that the snapshots of this node have captured, in total and for `namespace`.
     pub(super) fn captured(&self, namespace: &str) -> Captured {
+        self.refresh_or_log();
         let mut captured = Captured::default();
-        for one in self.known().values() {
+        for one in self.known().records.values() {
             captured.all += one.bytes;
             if one.source.namespace == namespace {
                 captured.own += one.bytes;
@@ -195,33 +256,36 @@ impl SnapshotRecords {
 
     /// The record of the snapshot `id`, if it is on this node.
     pub fn get(&self, id: &SnapshotId) -> Option<SnapshotRecord> {
-        self.known().get(id).cloned()
+        self.refresh_or_log();
+        self.known().records.get(id).cloned()
     }
 
     /// The records of all snapshots of this node, sorted by ID.
     pub fn all(&self) -> Vec<SnapshotRecord> {
-        self.known().values().cloned().collect()
+        self.refresh_or_log();
+        self.known().records.values().cloned().collect()
     }
 
     /// Writes a record, durably, and replaces the one with the same ID. Its layers are in the store, and the caller has
-    /// a lease of them.
+    /// a lease of them. A caller that changes a record keeps others from changing it since it read it.
     pub fn put(&self, record: SnapshotRecord) -> io::Result<()> {
         let path = self.dir.join(file_name(&record.id));
-        let _writer = self.writer();
-        durable::write_atomic(&path, &serde_json::to_vec_pretty(&record)?)?;
-        self.known().insert(record.id.clone(), record);
+        let _writer = self.writer()?;
+        self.access.replace(&path, &serde_json::to_vec_pretty(&record)?)?;
+        self.known().records.insert(record.id.clone(), record);
         Ok(())
     }
 
     /// Removes a snapshot's record. Garbage collection removes its layers when nothing else needs them. Returns whether
     /// there was a record.
     pub fn remove(&self, id: &SnapshotId) -> io::Result<bool> {
-        let _writer = self.writer();
-        if !self.known().contains_key(id) {
+        self.refresh()?;
+        let _writer = self.writer()?;
+        if !self.known().records.contains_key(id) {
             return Ok(false);
         }
         durable::remove_file(&self.dir.join(file_name(id)))?;
-        self.known().remove(id);
+        self.known().records.remove(id);
         Ok(true)
     }
 }
@@ -254,9 +318,9 @@ mod tests {
             )
         };
         fs::write(&path, former(1)).unwrap();
-        let snapshots = SnapshotRecords::load(dir.path().to_owned()).unwrap();
-        assert_eq!(snapshots.unreadable(), None);
-        let record = snapshots.known()[&"snap-1".parse().unwrap()].clone();
+        let snapshots = SnapshotRecords::load(dir.path().to_owned(), Access::Alone).unwrap();
+        assert_eq!(snapshots.known().unreadable(), None);
+        let record = snapshots.known().records[&"snap-1".parse().unwrap()].clone();
         assert_eq!(record.captured_at.to_string(), "2026-11-21T10:00:00Z");
         let written = serde_json::to_value(&record).unwrap();
         assert_eq!((&written["format"], written.get("cut")), (&FORMAT.into(), None));
@@ -272,12 +336,14 @@ mod tests {
         let [first, second] = ["a.json", "b.json"].map(|name| dir.path().join(name));
         fs::write(&first, "{").unwrap();
         fs::write(&second, "").unwrap();
-        let snapshots = SnapshotRecords::load(dir.path().to_owned()).unwrap();
+        let snapshots = SnapshotRecords::load(dir.path().to_owned(), Access::Alone).unwrap();
         for _ in 0..2 {
-            let found = snapshots.unreadable().unwrap();
+            let error = snapshots.roots().unwrap_err().to_string();
+            let found = snapshots.known().unreadable().unwrap().to_owned();
+            assert!(error.contains(found.to_str().unwrap()), "{error}");
             assert!(found == first || found == second, "{}", found.display());
             fs::remove_file(found).unwrap();
         }
-        assert_eq!(snapshots.unreadable(), None);
+        assert_eq!(snapshots.known().unreadable(), None);
     }
 }

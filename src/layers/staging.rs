@@ -1,16 +1,21 @@
 //! The staging directory: what is being added to the store or removed from it.
 //!
 //! ```text
-//! staging/<n>         of this process, or abandoned by an earlier one
-//! staging/left-<n>    abandoned by this process, which could not remove it
+//! staging/<n>                  of the process that has the store alone, or abandoned by an earlier one
+//! staging/process-<pid>/       of one process that shares the store. Locked by it
+//! staging/process-<pid>/<n>
+//! …/left-<n>                   abandoned by its own process, which could not remove it
 //! ```
 //!
-//! Everything that the store adds is written here first, by a process that has locked the store.
+//! Everything that the store adds is written here first, by a process that has locked the store. A directory that no
+//! process has locked is abandoned, and any process may remove it. The numbers of the process that has the store alone
+//! are the exception: it knows them.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,23 +23,32 @@ use std::{
     },
 };
 
+use super::{access::ProcessDir, store_lock::StoreLock};
 use crate::{
     spill::{Scratch, unnamed_file},
-    sys::durable::{self, at},
+    sys::{
+        durable::{self, at},
+        flock::{self, Kind, Lock},
+    },
 };
 
 /// The prefix of the names of what this process could not remove.
 const ABANDONED_PREFIX: &str = "left-";
 
-/// The staging directory of a store.
+/// The staging directory of a store, as one process uses it.
 #[derive(Debug)]
 pub struct Staging {
+    /// Where this process stages: `all`, or a directory in it.
     dir: PathBuf,
+    /// The staging directory of all processes.
+    all: PathBuf,
     /// The first number that this process uses.
     first: u64,
     next: AtomicU64,
+    /// Removed before the lock of the store is released.
+    _own: Option<ProcessDir>,
     /// Held as long as something may be staged.
-    _lock: durable::Lock,
+    _lock: Lock,
 }
 
 /// A directory in staging. It is removed when this is dropped, unless it was renamed into place.
@@ -45,11 +59,12 @@ pub(super) struct StagedDir {
 }
 
 impl Staging {
-    /// Opens the staging directory of the store at `root`, whose lock is `lock`.
-    pub(super) fn open(root: &Path, lock: durable::Lock) -> io::Result<Self> {
-        let dir = root.join("staging");
+    /// Opens the staging directory of the locked store. The directory exists.
+    pub(super) fn open(lock: StoreLock) -> io::Result<Self> {
+        let (dir, all) = (lock.staging(), lock.root.join("staging"));
         let first = first_free(&dir)?;
-        Ok(Self { dir, first, next: AtomicU64::new(first), _lock: lock })
+        let next = AtomicU64::new(first);
+        Ok(Self { dir, all, first, next, _own: lock.own, _lock: lock.lock })
     }
 
     /// Checks that the store's disk can be written now: creates and removes a file.
@@ -70,22 +85,38 @@ impl Staging {
         Scratch::new(self.dir.clone())
     }
 
-    /// Removes abandoned entries: what an earlier process was adding or removing, and what this process could not
+    /// Removes abandoned entries: what a process that has ended was adding or removing, and what this process could not
     /// remove. Returns the number of entries that could not be removed, for example because something is mounted in
     /// them; the next call tries them again. Blocks. An entry can be of any size, so no request should wait for this.
     pub fn remove_abandoned(&self) -> io::Result<usize> {
         let mut remaining = 0;
-        for entry in fs::read_dir(&self.dir).map_err(at("read", &self.dir))? {
-            let path = entry.map_err(at("read", &self.dir))?.path();
-            if number(&path).is_some_and(|number| number >= self.first) {
-                continue;
-            }
-            if let Err(error) = remove(&path) {
-                remaining += 1;
-                tracing::warn!(path = %path.display(), %error, "cannot remove an abandoned entry of the staging directory: tried again in a minute");
+        let own = (self.dir != self.all).then_some(&self.dir);
+        for dir in own.into_iter().chain([&self.all]) {
+            for entry in fs::read_dir(dir).map_err(at("read", dir))? {
+                let path = entry.map_err(at("read", dir))?.path();
+                if self.is_own(&path) {
+                    continue;
+                }
+                if let Err(error) = remove(&path) {
+                    remaining += 1;
+                    tracing::warn!(path = %path.display(), %error, "cannot remove an abandoned entry of the staging directory: tried again in a minute");
+                }
             }
         }
         Ok(remaining)
+    }
+
+    /// Whether this process uses an entry, or will remove it itself.
+    fn is_own(&self, path: &Path) -> bool {
+        let shares = self.dir != self.all;
+        let is_left = |name: &OsStr| name.as_bytes().starts_with(ABANDONED_PREFIX.as_bytes());
+        match (path.parent(), number(path)) {
+            _ if path == self.dir => true,
+            (parent, _) if parent != Some(&*self.dir) => false,
+            (_, Some(number)) => number >= self.first,
+            // In a directory of its own, this process also made all other entries.
+            (_, None) => shares && !path.file_name().is_some_and(is_left),
+        }
     }
 
     /// Moves a directory of this store to the staging directory, without waiting for the disk. Returns the new path:
@@ -101,7 +132,8 @@ impl Staging {
 
     /// Waits until the names in the staging directory are on the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
-        durable::sync_dir(&self.dir)
+        durable::sync_dir(&self.dir)?;
+        if self.dir == self.all { Ok(()) } else { durable::sync_dir(&self.all) }
     }
 
     /// A new path for a directory, which the caller creates.
@@ -159,11 +191,22 @@ fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
+/// Removes an entry unless another process has locked it.
 fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() {
-        durable::remove_tree(path)
-    } else {
-        durable::remove_file(path)
+    match fs::symlink_metadata(path) {
+        Ok(entry) if !entry.is_dir() => return durable::remove_file(path),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("look at", path)(e)),
+        _ => {}
+    }
+    let dir = match flock::open_dir(path) {
+        // Its process, or another one that removes abandoned entries, was faster.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        dir => dir?,
+    };
+    match Lock::try_take(dir, Kind::Exclusive)? {
+        // Otherwise a new process has the name of the one that ended.
+        Some(lock) if lock.is_at(path)? => durable::remove_tree(path),
+        _ => Ok(()),
     }
 }
 
@@ -177,8 +220,8 @@ mod tests {
     fn an_unnamed_file_leaves_nothing_behind() {
         let dir = tempfile::TempDir::new().unwrap();
         fs::create_dir(dir.path().join("staging")).unwrap();
-        let lock = durable::lock(&dir.path().join("lock")).unwrap().unwrap();
-        let staging = Staging::open(dir.path(), lock).unwrap();
+        let lock = StoreLock::exclusive(dir.path()).unwrap();
+        let staging = Staging::open(lock).unwrap();
         let mut file = staging.unnamed_file().unwrap();
         file.write_all(b"work").unwrap();
         assert_eq!(file.metadata().unwrap().len(), 4);

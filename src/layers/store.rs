@@ -9,27 +9,29 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    access::Access,
     ages::Ages,
     error::OpenError,
     images::ImageRecords,
     layer_dirs::{LayerDirs, subdirs},
     layer_meta::LayerStorage,
     lease::Leases,
+    lease_files::LeaseFiles,
     mounted_layer::MountedLayers,
     provenance::Origins,
     reservation::{DiskLimits, DiskSpace},
     rounds::Rounds,
+    shared_reservations::SharedReservations,
     snapshots::SnapshotRecords,
     staging::Staging,
+    store_lock::{StoreLock, private_dir},
     stored_layers::Layers,
 };
 use crate::{
     budget::Budget,
-    digest::Digest,
     sys::{
-        attributes,
         durable::{self, at},
-        mounts::{Mounts, TEXT_LIMIT},
+        mounts::Mounts,
     },
 };
 
@@ -86,84 +88,62 @@ impl Default for StoreSettings {
     }
 }
 
-/// The lock of a store: only one process uses a store at a time. It is taken before the store's files are read or
-/// written, and released when dropped.
-#[derive(Debug)]
-pub struct StoreLock {
-    root: PathBuf,
-    lock: durable::Lock,
-}
-
-impl StoreLock {
-    /// Locks the store at `root`, and creates its directory if it does not exist.
-    ///
-    /// # Errors
-    /// Another process has the lock, the path is too long, or a file system operation failed.
-    pub fn on(root: &Path) -> Result<Self, OpenError> {
-        let longest = root.join("layers").join(Digest::of(b"").hex()).join("layer.erofs");
-        if longest.as_os_str().len() > TEXT_LIMIT {
-            return Err(OpenError::TooLong { path: root.to_owned() });
-        }
-        if let Some(parent) = root.parent() {
-            fs::create_dir_all(parent).map_err(at("create", parent))?;
-        }
-        private_dir(root)?;
-        let lock =
-            durable::lock(&root.join("lock"))?.ok_or_else(|| OpenError::Locked(root.to_owned()))?;
-        Ok(Self { root: root.to_owned(), lock })
-    }
-
-    /// As [`Store::frozen`], before the store is opened. The directory may not exist yet.
-    pub fn frozen(&self) -> PathBuf {
-        self.root.join("frozen")
-    }
-}
-
 impl Store {
-    /// Locks and opens the store at `root`, and creates it if it does not exist. [`Staging::remove_abandoned`] removes
-    /// what an earlier process left in the staging directory.
+    /// Locks and opens the store at `root` for this process alone, and creates it if it does not exist.
+    /// [`Staging::remove_abandoned`] removes what an earlier process left in the staging directory.
     ///
     /// # Errors
-    /// As [`StoreLock::on`] and [`Store::open_locked`].
+    /// As [`StoreLock::exclusive`] and [`Store::open_locked`].
     pub fn open(root: &Path, mounts: Arc<dyn Mounts>) -> Result<Self, OpenError> {
-        Self::open_locked(StoreLock::on(root)?, mounts, StoreSettings::default())
+        Self::open_locked(StoreLock::exclusive(root)?, mounts, StoreSettings::default())
     }
 
-    /// Opens the locked store.
+    /// Opens the locked store: for this process alone or shared, as it was locked.
     ///
     /// # Errors
     /// The store has an unknown format, or a file system operation failed.
     pub fn open_locked(
-        StoreLock { root, lock }: StoreLock,
+        lock: StoreLock,
         mounts: Arc<dyn Mounts>,
         settings: StoreSettings,
     ) -> Result<Self, OpenError> {
-        let id = read_or_create_id(&root)?;
+        let (root, access) = (lock.root.clone(), lock.access());
+        let id = read_or_create_id(&root, &access)?;
         for part in ["staging", "layers", "images", "snapshots", "frozen", "starts", "volumes"] {
             private_dir(&root.join(part))?;
         }
-        durable::remove_temp_files(&root)?;
         let dirs = LayerDirs::new(&root);
-        for layer in subdirs(dirs.path())? {
-            durable::remove_temp_files(&layer)?;
-        }
+        let (lease_files, reservations) = match &access {
+            Access::Alone => {
+                remove_files_of_ended(&root, &dirs)?;
+                (None, None)
+            }
+            Access::Shared { own } => {
+                let name = own.file_name().unwrap_or_default();
+                let reservations = SharedReservations::open(root.join("reservations"), name)?;
+                (Some(LeaseFiles::open(root.join("leases"))?), Some(reservations))
+            }
+        };
+        let rounds = Rounds::new(lease_files.as_ref().map(|files| files.path().to_owned()));
+        let leases = Leases::new(dirs.clone(), lease_files);
         let StoreSettings { storage, limits, budget } = settings;
-        let staging = Arc::new(Staging::open(&root, lock)?);
-        let snapshots = Arc::new(SnapshotRecords::load(root.join("snapshots"))?);
-        let disk = DiskSpace::new(root.clone(), limits, snapshots.clone(), staging.clone());
-        let (disk, origins) = (Arc::new(disk), Arc::new(Origins::new(dirs.clone())));
+        let staging = Arc::new(Staging::open(lock)?);
+        let snapshots = Arc::new(SnapshotRecords::load(root.join("snapshots"), access.clone())?);
+        let disk =
+            DiskSpace::new(root.clone(), limits, snapshots.clone(), staging.clone(), reservations);
+        let disk = Arc::new(disk);
+        let origins = Arc::new(Origins::new(dirs.clone(), access.clone()));
         let layers = Layers {
             dirs: dirs.clone(),
-            mounted: MountedLayers::new(dirs.clone(), mounts),
-            ages: Ages::default(),
+            mounted: MountedLayers::new(dirs, mounts),
+            ages: Ages::new(&access),
             origins: origins.clone(),
             staging: staging.clone(),
             disk: disk.clone(),
             budget: budget.clone(),
             storage,
         };
-        let (leases, images) = (Leases::new(dirs), ImageRecords::load(root.join("images"))?);
-        let rounds = Rounds::default();
+        let images = ImageRecords::load(root.join("images"), access)?;
         Ok(Self {
             root,
             id,
@@ -212,16 +192,25 @@ impl Store {
     }
 }
 
-/// Creates a directory that only root can read. Also sets the mode of an existing one: Kubernetes creates the root of a
-/// hostPath with mode 0755.
-fn private_dir(path: &Path) -> io::Result<()> {
-    durable::create_dir(path, 0o700)?;
-    attributes::set_mode(path, 0o700).map_err(at("set the mode of", path))
+/// Removes what processes have left that ended, in a store that only this process uses: temporary files beside records
+/// and origins, and the leases and reservations of processes that shared the store.
+fn remove_files_of_ended(root: &Path, dirs: &LayerDirs) -> io::Result<()> {
+    durable::remove_temp_files(root)?;
+    for layer in subdirs(dirs.path())? {
+        durable::remove_temp_files(&layer)?;
+    }
+    for part in ["leases", "reservations"] {
+        durable::remove_tree_unsynced(&root.join(part))?;
+    }
+    Ok(())
 }
 
 /// Returns the store's ID from `store.json`, which it creates for a new store.
-fn read_or_create_id(root: &Path) -> Result<String, OpenError> {
+fn read_or_create_id(root: &Path, access: &Access) -> Result<String, OpenError> {
     let path = root.join("store.json");
+    // Two processes could create two IDs.
+    let lock = access.dir_lock(root);
+    let _creating = lock.lock()?;
     let unknown = |why| OpenError::Unknown { path: path.clone(), why };
     match fs::read(&path) {
         Ok(bytes) => {
@@ -240,7 +229,7 @@ fn read_or_create_id(root: &Path) -> Result<String, OpenError> {
             let id = fs::read_to_string(source).map_err(at("read", source))?.trim().to_owned();
             let meta = StoreMeta { format: FORMAT, id };
             let bytes = serde_json::to_vec_pretty(&meta).map_err(io::Error::from)?;
-            durable::write_atomic(&path, &bytes)?;
+            access.replace(&path, &bytes)?;
             Ok(meta.id)
         }
         Err(e) => Err(at("read", &path)(e).into()),

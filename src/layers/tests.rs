@@ -197,7 +197,7 @@ fn a_layer_that_does_not_fit_is_rejected_before_its_download() {
     drop(store);
     let limits = DiskLimits { min_free: 5, ..DiskLimits::default() };
     let settings = StoreSettings { limits, ..StoreSettings::default() };
-    let lock = StoreLock::on(dir.path()).unwrap();
+    let lock = StoreLock::exclusive(dir.path()).unwrap();
     let store = Store::open_locked(lock, Arc::new(kernel), settings).unwrap();
     store.disk.set_fake(|_| Ok(Space::with_available(2_000, 1_000)));
     let first = store.disk.reserve(500).unwrap();
@@ -255,10 +255,10 @@ fn verify_finds_truncated_swapped_and_lost_layers() {
 }
 
 #[test]
-fn a_store_is_used_by_one_process_at_a_time() {
+fn a_node_has_its_store_alone() {
     let node = Node::new();
     let error = open(node.dir.path(), &node.kernel).unwrap_err();
-    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
 }
 
 #[test]

@@ -28,12 +28,12 @@ impl Store {
     /// Reads every layer to its end and returns the damaged ones, sorted by key. Blocks until all layers are read.
     ///
     /// # Errors
-    /// The layers cannot be listed.
+    /// The layers cannot be listed, or a lease of one cannot be taken.
     pub fn verify(&self) -> io::Result<Vec<DamagedLayer>> {
         let mut damaged = Vec::new();
         for key in self.layers.dirs.keys()? {
             // A layer that was garbage collected meanwhile is not damaged.
-            let Some(_lease) = self.leases.take_if_present(&[key]) else { continue };
+            let Some(_lease) = self.leases.take_if_present(&[key])? else { continue };
             if let Err(what) = check(&self.layers.dirs.of(&key), &key) {
                 damaged.push(DamagedLayer { key, what });
             }

@@ -146,7 +146,7 @@ impl Inner {
         let mut stack = guard.stack().to_vec();
         stack.push(staged.key());
         // The lease keeps the layers until the record names them.
-        let _lease = self.store.leases.take(&stack);
+        let _lease = self.store.leases.take(&stack).map_err(disk)?;
         let (bounds, scratch) = (Limits::default().bounds(), self.store.disk.scratch());
         let (tree, aside) = (staged.tree(), staged.aside());
         let clone = TreeClone::new(guard.upper(), &tree, &aside, bounds, &scratch).map_err(disk)?;

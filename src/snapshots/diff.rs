@@ -175,12 +175,13 @@ impl Snapshots {
         // Its own layer and those of its parent were squashed into one.
         let (mut stack, owner, namespace) = (tree.without(own), tree.owner, namespace.to_owned());
         let opened = blocking(move || {
-            let parent = store.snapshots.get(&parent)?.for_namespace(&namespace)?;
+            let parent = store.snapshots.get(&parent).and_then(|it| it.for_namespace(&namespace));
+            let Some(parent) = parent else { return Ok(None) };
             stack.extend(&parent.stack[parent.stack.len().saturating_sub(parent.own_layers)..]);
             let lease = store.leases.take_if_present(&stack)?;
-            Some(Tree { stack, owner, held: Held::Layers(lease) })
+            Ok(lease.map(|lease| Tree { stack, owner, held: Held::Layers(lease) }))
         });
-        opened.await.ok_or(DiffError::Squashed { name })
+        opened.await.map_err(DiffError::Disk)?.ok_or(DiffError::Squashed { name })
     }
 }
 

@@ -84,7 +84,7 @@ impl Node {
         let features = KernelFeatures::probe(&LinuxMounts, &root.join("probe")).unwrap();
         durable::remove_tree(&root.join("probe")).unwrap();
         let kernel = features.mounts(&root.join("lowers")).unwrap();
-        let lock = StoreLock::on(&root.join("store")).unwrap();
+        let lock = StoreLock::exclusive(&root.join("store")).unwrap();
         let settings = StoreSettings { budget: Arc::new(budget), ..StoreSettings::default() };
         let store = Arc::new(Store::open_locked(lock, kernel.clone(), settings).unwrap());
         let registries = Arc::new(registries(&[(host, &format!("server = \"http://{host}\""))]));

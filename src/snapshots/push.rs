@@ -225,8 +225,9 @@ impl Snapshots {
         let (store, id) = (self.0.store.clone(), id.clone());
         blocking(move || {
             let record = store.snapshots.get(&id).ok_or_else(|| PushError::Absent(id.clone()))?;
-            let lease =
-                store.leases.take_if_present(&record.stack).ok_or(PushError::Incomplete(id))?;
+            let lease = store.leases.take_if_present(&record.stack);
+            let lease = lease.map_err(|source| PushError::Disk { id: id.clone(), source })?;
+            let lease = lease.ok_or(PushError::Incomplete(id))?;
             Ok((record, lease))
         })
         .await

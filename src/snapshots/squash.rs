@@ -86,7 +86,8 @@ impl Snapshots {
         let _lease_of_new = {
             let store = self.0.store.clone();
             blocking(move || store.leases.take(&[layer])).await
-        };
+        }
+        .map_err(|source| PushError::Disk { id: id.clone(), source })?;
         let file = self.add_to_store(id, file, &packed).await?;
         if let Some(push) = push {
             let blob = Blob::packed(&packed, Format::Portable);

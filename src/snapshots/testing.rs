@@ -269,7 +269,7 @@ fn open_with_limits(
     let features = KernelFeatures::probe(&LinuxMounts, &probe).unwrap();
     durable::remove_tree(&probe).unwrap();
     let kernel = features.mounts(&root.join("lowers")).unwrap();
-    let lock = StoreLock::on(&root.join("store")).unwrap();
+    let lock = StoreLock::exclusive(&root.join("store")).unwrap();
     let settings = StoreSettings { limits, ..StoreSettings::default() };
     let store = Arc::new(Store::open_locked(lock, kernel.clone(), settings).unwrap());
     let registries = Arc::new(registry.registries());

@@ -1,6 +1,7 @@
 //! The Linux layer of the driver: mounts, durable writes, quotas, cgroups and file trees.
 //!
 //! - [`durable`] changes files so that a crash at any line leaves either the old state or the new one.
+//! - [`flock`] locks files between processes.
 //! - [`mounts`] makes, attaches and lists mounts, behind a trait with an in-memory fake.
 //! - [`mount_target`] makes and removes the directories that mounts are attached to.
 //! - [`attributes`] copies owner, mode and extended attributes from one directory to another.
@@ -24,6 +25,7 @@ pub mod clone;
 pub mod copy_up;
 pub mod du;
 pub mod durable;
+pub mod flock;
 pub mod freezer;
 pub mod fs_probe;
 pub mod host;

@@ -84,6 +84,14 @@ pub enum MountedVolumeError {
         /// The kernel's error.
         source: MountError,
     },
+    /// Its layers cannot be kept from garbage collection.
+    #[error("volume {id}: {source}")]
+    Lease {
+        /// The volume.
+        id: VolumeId,
+        /// The system's error.
+        source: io::Error,
+    },
 }
 
 impl MountedVolumeError {
@@ -93,6 +101,7 @@ impl MountedVolumeError {
             Self::Guard(e) => e.class(),
             Self::NotMounted(_) => Class::Precondition,
             Self::Mount { source, .. } => source.class(),
+            Self::Lease { source, .. } => Class::of_disk(source),
         }
     }
 }
@@ -143,7 +152,9 @@ impl Volumes {
         let upper = guard.upper().file_name().unwrap_or_default().to_owned();
         let stack = guard.stack().to_vec();
         // While the guard keeps the record, which names them.
-        let lease = inner.store.leases.take(&stack);
+        let leased = inner.store.leases.take(&stack);
+        let lease =
+            leased.map_err(|source| MountedVolumeError::Lease { id: id.clone(), source })?;
         let (id, volumes, owner) = (id.clone(), self.clone(), guard.owner());
         Ok(MountedVolume { stack, owner, merged, parent, upper, id, volumes, _lease: lease })
     }

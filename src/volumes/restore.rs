@@ -78,7 +78,7 @@ impl Inner {
             pulled.stack = images.stack.into_iter().chain(above).collect();
             pulled.manifests = images.manifests;
             // Taken while both earlier leases are still held.
-            pulled.lease = self.puller.hold(&pulled.stack).await;
+            pulled.lease = self.puller.hold(&pulled.stack).await?;
         }
         let count = pulled.stack.iter().collect::<BTreeSet<_>>().len();
         if count > LAYER_LIMIT {
@@ -160,7 +160,10 @@ impl Inner {
         blocking(move || {
             let SnapshotRecord { id, stack, own_layers: own, manifests, owner, .. } =
                 store.snapshots.get(&id)?;
-            let lease = store.leases.take_if_present(&stack);
+            let lease = store.leases.take_if_present(&stack).unwrap_or_else(|error| {
+                tracing::error!(snapshot = %id, %error, "cannot take a lease of a snapshot's layers");
+                None
+            });
             let snapshot_layers = own.min(stack.len());
             let pulled = lease.map(|lease| VolumeLayers {
                 stack,

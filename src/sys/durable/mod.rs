@@ -24,7 +24,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, syncfs};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with, syncfs};
 
 use super::openat2;
 pub use remove::{remove_tree, remove_tree_unsynced};
@@ -41,8 +41,12 @@ pub const TEMP_PREFIX: &str = ".ovl-tmp.";
 ///
 /// The file has mode 0600. A symlink at `path` is replaced, not followed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = openat2::parent(path)?;
-    let (temp, mut file) = create_temp(directory)?;
+    write_atomic_from(openat2::parent(path)?, path, bytes)
+}
+
+/// Like [`write_atomic`], with its temporary file in `temp_dir`, which is on the same file system.
+pub fn write_atomic_from(temp_dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (temp, mut file) = create_temp(temp_dir)?;
     let result = (|| {
         file.write_all(bytes).map_err(at("write", &temp.0))?;
         sync_file(&file).map_err(at("sync", &temp.0))?;
@@ -52,7 +56,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
         temp.keep();
     }
     result?;
-    sync_dir(directory)
+    sync_dir(openat2::parent(path)?)
 }
 
 /// Renames `from` to `to` on one file system. Never replaces an existing `to`.
@@ -82,7 +86,7 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 /// Removes from the directory `path` the temporary files that [`write_atomic`] left there before a
-/// crash. No other thread may be writing to the directory.
+/// crash. No thread of any process may be writing to the directory with it.
 pub fn remove_temp_files(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path).map_err(at("list", path))? {
         let entry = entry.map_err(at("list", path))?;
@@ -140,29 +144,6 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 /// can be slowed down meanwhile.
 pub fn sync_filesystem(dir: &File) -> io::Result<()> {
     Ok(syncfs(dir)?)
-}
-
-/// An exclusive lock, held until it is dropped or the process ends.
-#[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "closing the file releases the lock")] File);
-
-/// Locks the file at `path` without waiting. Makes it with mode 0600 if it does not exist. `None`
-/// if another holder has the lock. The file is never removed, because two holders could lock a
-/// removed file.
-pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
-        .map_err(at("open the lock", path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(Lock(file))),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(e) => Err(at("lock", path)(e.into())),
-    }
 }
 
 /// The kernel's id of this boot. Data that an earlier boot did not sync may be lost or torn.

@@ -70,6 +70,18 @@ fn the_next_write_ignores_a_temporary_file_that_a_crash_left() {
 }
 
 #[test]
+fn a_temporary_file_can_be_in_another_directory() {
+    let dir = TestDir::new();
+    let (temp, record) = (dir.dir("temp"), dir.dir("records").join("record"));
+    fs::write(&record, "old").unwrap();
+    write_atomic_from(&temp, &record, b"new").unwrap();
+    assert_eq!((fs::read(&record).unwrap(), names(&temp).len()), (b"new".to_vec(), 0));
+    dir.dir("records/full/record");
+    write_atomic_from(&temp, &dir.path().join("records/full"), b"new").unwrap_err();
+    assert_eq!((names(record.parent().unwrap()).len(), names(&temp).len()), (2, 0));
+}
+
+#[test]
 fn rename_moves_and_never_replaces() {
     let dir = TestDir::new();
     let (staged, placed) = (dir.dir("staging/x"), dir.dir("layers").join("x"));
@@ -194,17 +206,6 @@ fn privileged_a_mount_in_the_tree_is_refused_and_its_files_survive() {
         remove_tree(&tree).unwrap();
         assert_eq!(names(dir.path()), ["data"]);
     }
-}
-
-#[test]
-fn a_lock_has_one_holder_until_it_is_dropped() {
-    let dir = TestDir::new();
-    let path = dir.path().join("lock");
-    let first = lock(&path).unwrap();
-    assert!(first.is_some());
-    assert!(lock(&path).unwrap().is_none());
-    drop(first);
-    assert!(lock(&path).unwrap().is_some());
 }
 
 #[test]

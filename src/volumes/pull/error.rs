@@ -1,6 +1,6 @@
 //! The error of a pull. The kubelet shows its message in the pod's Events.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use crate::{
     budget::OverBudget,
@@ -76,6 +76,9 @@ pub enum PullError {
     /// The record of the image cannot be written.
     #[error(transparent)]
     Record(#[from] ImagesError),
+    /// The layers cannot be kept from garbage collection.
+    #[error("cannot take a lease of the layers: {0}")]
+    Lease(io::Error),
 }
 
 impl PullError {
@@ -90,6 +93,7 @@ impl PullError {
             Self::Image(e) => e.class(),
             Self::Add { source, .. } => source.class(),
             Self::Record(e) => e.class(),
+            Self::Lease(e) => Class::of_disk(e),
         }
     }
 }

@@ -53,7 +53,8 @@ pub(super) fn present_as(
 }
 
 fn whole(store: &Arc<Store>, image: Arc<ImageRecord>) -> Option<LocalImages> {
-    let lease = store.leases.take_if_present(&image.layers)?;
+    // An error is reported by the pull that follows.
+    let lease = store.leases.take_if_present(&image.layers).ok()??;
     let origins = image.layers.iter().map(|layer| store.origins.of(layer)).collect();
     Some(LocalImages { image, lease, origins })
 }

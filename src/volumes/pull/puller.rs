@@ -160,7 +160,7 @@ impl ImagePuller {
             blocking(move || store.images.put(&name, manifest, &layers, &details)).await?;
         }
         let manifests = found.iter().map(|found| found.manifest).collect();
-        let lease = self.hold(&stack).await;
+        let lease = self.hold(&stack).await?;
         Ok(PulledLayers { stack, manifests, lease })
     }
 
@@ -185,7 +185,8 @@ impl ImagePuller {
         let stack: Vec<_> =
             found.iter().flat_map(|present| &present.image.layers).copied().collect();
         let manifests = found.iter().map(|present| present.image.manifest).collect();
-        let lease = self.store.leases.take(&stack);
+        // An error is reported by the pull that follows.
+        let lease = self.store.leases.take(&stack).ok()?;
         Some(PulledLayers { stack, manifests, lease })
     }
 
@@ -250,7 +251,7 @@ impl ImagePuller {
             return Err(PullError::TooManyLayers { reference: reference.clone(), count });
         }
         let layers: Vec<_> = layers.into_iter().chain(chains(&image.layers)).collect();
-        let _lease = self.hold(&layers).await;
+        let _lease = self.hold(&layers).await?;
         Ok(FoundImage { manifest: image.digest, layers, image: Some(image), _lease })
     }
 
@@ -317,10 +318,9 @@ impl ImagePuller {
         }
     }
 
-    pub async fn hold(&self, layers: &[LayerKey]) -> Lease {
+    pub async fn hold(&self, layers: &[LayerKey]) -> Result<Lease, PullError> {
         let (store, layers) = (self.store.clone(), layers.to_vec());
-        // Blocks for a moment while a round removes a layer.
-        blocking(move || store.leases.take(&layers)).await
+        blocking(move || store.leases.take(&layers)).await.map_err(PullError::Lease)
     }
 
     fn authorization<'a>(
