@@ -4,7 +4,6 @@
 //! does not start on it.
 
 use std::{
-    fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
@@ -21,7 +20,9 @@ use crate::{
     format,
     overlay::{Feature, KernelFeatures, LAYER_LIMIT, PreflightError, root_usable},
     sys::{
-        durable, fs_probe, host, limits,
+        durable,
+        flock::{self, Lock},
+        fs_probe, host, limits,
         mounts::{LinuxMounts, MountApi},
         quota::Projects,
         statfs,
@@ -124,11 +125,11 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
 fn report(args: &CheckArgs) -> anyhow::Result<Report> {
     let existing = nearest_existing(&args.root);
     let scratch = Scratch::new(existing)?;
-    let features = KernelFeatures::probe(&LinuxMounts, &scratch.0)
+    let features = KernelFeatures::probe(&LinuxMounts, &scratch.path)
         .with_context(|| format!("cannot probe the kernel's features in {}", existing.display()))?;
     let failed = root_usable(existing, &features, &[])?;
     let mut checks = vec![user()];
-    checks.extend(disk(existing, &scratch.0, &failed)?);
+    checks.extend(disk(existing, &scratch.path, &failed)?);
     checks.extend(Feature::ALL.into_iter().map(|feature| {
         let found = features.get(feature).map(|()| feature.meaning().to_owned());
         let check = Check::new(feature.name(), found, features.fix(feature));
@@ -236,8 +237,12 @@ fn nearest_existing(root: &Path) -> &Path {
     root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
 }
 
-/// The directory of the probes, which the drop removes.
-struct Scratch(PathBuf);
+/// The directory of the probes, which the drop removes. It is locked meanwhile: the processes that use the store remove
+/// everything in its staging directory that is not.
+struct Scratch {
+    path: PathBuf,
+    _lock: Lock,
+}
 
 impl Scratch {
     fn new(existing: &Path) -> anyhow::Result<Self> {
@@ -246,17 +251,21 @@ impl Scratch {
         // If this process is killed, the store empties its staging directory at its next start.
         let staging = dir.join("staging");
         let dir = if staging.is_dir() { staging } else { dir };
-        let path = dir.join(format!(".ovl-check-{}", std::process::id()));
-        match fs::create_dir(&path) {
-            Ok(()) => Ok(Self(path)),
+        match Self::in_dir(&dir) {
             Err(e) if host::is_root() => {
                 Err(e).with_context(|| format!("cannot make a directory in {}", dir.display()))
             }
             // Without root no feature can be probed, so another directory gives the same report.
-            Err(_) => {
-                let path = std::env::temp_dir().join(format!(".ovl-check-{}", std::process::id()));
-                fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-                Ok(Self(path))
+            Err(_) => Ok(Self::in_dir(&std::env::temp_dir())?),
+            made => Ok(made?),
+        }
+    }
+
+    fn in_dir(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(format!(".ovl-check-{}", std::process::id()));
+        loop {
+            if let Some(_lock) = flock::create_locked_dir(&path)? {
+                return Ok(Self { path, _lock });
             }
         }
     }
@@ -264,7 +273,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = durable::remove_tree(&self.0) {
+        if let Err(error) = durable::remove_tree(&self.path) {
             tracing::warn!(%error, "cannot remove the directory of the probes");
         }
     }
