@@ -13,3 +13,4 @@ pub mod programs;
 pub mod prometheus;
 pub mod registry_2;
 pub mod versions;
+pub mod zig;

@@ -74,3 +74,10 @@ pub const KERNELS: &[(&str, &str, &[&str])] = &[
 pub const CARGO_DENY: &str = "0.20.2";
 /// mdBook, which makes the book of `docs/`.
 pub const MDBOOK: &str = "0.5.4";
+/// zig, as the package `ziglang` of PyPI.
+pub const ZIG: &str = "0.17.1";
+/// The SHA-256 of its archives for Linux: amd64, arm64.
+pub const ZIG_DIGESTS: &[&str] = &[
+    "ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54",
+    "b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e",
+];
