@@ -80,7 +80,7 @@ pub fn cache(h: &Harness) -> Result<()> {
         remove_each(&engine, &["rmi", "--force"], &images.output()?)?;
     }
     h.progress.step("removing the cache", seconds(10), |_| {
-        for part in ["products", "tmp", "logs", "go", "go-build", "target", "docker"] {
+        for part in ["products", "tmp", "logs", "go", "go-build", "zig", "target", "docker"] {
             remove(&h.cache.root().join(part))?;
         }
         // The lock of the demonstration, which cleans up everything else itself.

@@ -25,9 +25,14 @@ pub fn sources() -> Result<PathBuf> {
 /// `cargo` for the sources in a directory. Its build output is in the cache, so a fresh clone finds
 /// its dependencies built.
 pub fn cargo(h: &Harness, repo: &Path) -> Cmd {
-    let cargo = Cmd::new("cargo").dir(repo).env("CARGO_TARGET_DIR", h.cache.cargo_target());
+    in_sources(h, repo, Path::new("cargo"))
+}
+
+/// A program that runs cargo, with the settings of [`cargo`].
+pub(super) fn in_sources(h: &Harness, repo: &Path, program: &Path) -> Cmd {
+    let cmd = Cmd::new(program).dir(repo).env("CARGO_TARGET_DIR", h.cache.cargo_target());
     // Its output goes to logs.
-    cargo.env("CARGO_TERM_COLOR", "never")
+    cmd.env("CARGO_TERM_COLOR", "never")
 }
 
 /// The target of static programs, after a check that this machine can build them.
@@ -56,7 +61,10 @@ pub fn program(h: &Harness, repo: &Path) -> Result<PathBuf> {
 
 /// Adds a target to the toolchain of the sources. rustup adds those of rust-toolchain.toml only
 /// when it installs the toolchain itself.
-fn ensure_target(h: &Harness, repo: &Path, target: &str) -> Result<()> {
+///
+/// # Errors
+/// There is no rustup, or it has no libraries for the target.
+pub fn ensure_target(h: &Harness, repo: &Path, target: &str) -> Result<()> {
     let rustc = Cmd::new("rustc").dir(repo).args(["--print", "target-libdir"]);
     let libraries = rustc.args(["--target", target]).output()?;
     if Path::new(&libraries).is_dir() {

@@ -7,6 +7,8 @@
 mod build;
 mod crates;
 pub mod process;
+mod zigbuild;
 
-pub use build::{cargo, program, sources, static_target};
+pub use build::{cargo, ensure_target, program, sources, static_target};
 pub use crates::CrateProgram;
+pub use zigbuild::cargo_zigbuild;

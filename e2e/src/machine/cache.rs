@@ -6,6 +6,7 @@
 //!   tmp/                                               temporary files, removed by the next run
 //!   logs/<step>.log                                    the last run of each step
 //!   go/ go-build/                                      GOPATH and GOCACHE
+//!   zig/                                               what zig and cargo-zigbuild keep
 //!   target/                                            the driver's CARGO_TARGET_DIR
 //!   docker/                                            data of the engine, if it is ours
 //! ```
@@ -78,6 +79,11 @@ impl Cache {
     /// `CARGO_TARGET_DIR` for builds of the driver. A fresh clone finds its dependencies built.
     pub fn cargo_target(&self) -> PathBuf {
         self.root.join("target")
+    }
+
+    /// Where zig and cargo-zigbuild keep what they compile for each target.
+    pub fn zig(&self) -> PathBuf {
+        self.root.join("zig")
     }
 
     /// The product of a recipe. If it is missing, `make` fills an empty temporary directory, which

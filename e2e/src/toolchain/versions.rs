@@ -74,6 +74,8 @@ pub const KERNELS: &[(&str, &str, &[&str])] = &[
 pub const CARGO_DENY: &str = "0.20.2";
 /// mdBook, which makes the book of `docs/`.
 pub const MDBOOK: &str = "0.5.4";
+/// cargo-zigbuild, which runs cargo with zig as C compiler and linker.
+pub const CARGO_ZIGBUILD: &str = "0.24.1";
 /// zig, as the package `ziglang` of PyPI.
 pub const ZIG: &str = "0.17.1";
 /// The SHA-256 of its archives for Linux: amd64, arm64.
