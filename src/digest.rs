@@ -94,6 +94,8 @@ macro_rules! digest_type {
     };
 }
 
+// For those of `layers`.
+#[cfg(target_os = "linux")]
 pub(crate) use digest_type;
 
 /// As [`digest_type`], for content that a registry serves or an image's config names.

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! edges      cli        parses arguments, wires up one role, returns exit codes
+//!            kubectl    the kubectl plugin
 //!            csi        gRPC request -> our types -> one call -> class -> code; registers with the kubelet
 //!            controller turns VolumeSnapshots into OverlaySnapshots and contents; implements the CSI snapshot calls
 //!            agent      on the node: carries out OverlaySnapshots, looks up snapshots, records Events
@@ -44,35 +45,51 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)
 )]
 
-pub mod agent;
+// The kubectl plugin also runs on macOS and Windows. Everything else needs Linux.
 pub mod backoff;
 pub mod budget;
-pub mod changeset;
-pub mod cli;
 pub mod cluster;
-pub mod controller;
-pub mod csi;
 pub mod digest;
 pub mod dns_name;
-pub mod erofs;
 pub mod error;
 pub mod format;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
 pub mod http_proxy;
-pub mod image;
-pub mod layers;
+pub mod kubectl;
 pub mod media_type;
 pub mod metrics;
-pub mod overlay;
 pub mod overlay_xattr;
 pub mod owner;
 pub mod quantity;
 pub mod reference;
 pub mod registry_name;
-pub mod snapshots;
-pub mod spill;
-pub mod sys;
 pub mod telemetry;
 pub mod turns;
+
+#[cfg(target_os = "linux")]
+pub mod agent;
+#[cfg(target_os = "linux")]
+pub mod changeset;
+#[cfg(target_os = "linux")]
+pub mod cli;
+#[cfg(target_os = "linux")]
+pub mod controller;
+#[cfg(target_os = "linux")]
+pub mod csi;
+#[cfg(target_os = "linux")]
+pub mod erofs;
+#[cfg(all(any(test, fuzzing), target_os = "linux"))]
+pub mod fuzzing;
+#[cfg(target_os = "linux")]
+pub mod image;
+#[cfg(target_os = "linux")]
+pub mod layers;
+#[cfg(target_os = "linux")]
+pub mod overlay;
+#[cfg(target_os = "linux")]
+pub mod snapshots;
+#[cfg(target_os = "linux")]
+pub mod spill;
+#[cfg(target_os = "linux")]
+pub mod sys;
+#[cfg(target_os = "linux")]
 pub mod volumes;

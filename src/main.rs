@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "`ovl` needs Linux. Other systems can have the kubectl plugin: cargo build --release --bin kubectl-ovl"
+);
+
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -7,5 +7,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    ovl::cli::kubectl::main(std::env::args_os())
+    ovl::kubectl::main(std::env::args_os())
 }

@@ -8,10 +8,10 @@
 //!
 //! An error of one volume or image never ends the process. It is the response to its own call.
 //!
-//! May use: agent, cluster, controller, csi, volumes, snapshots, image, layers, overlay, sys
+//! May use: agent, cluster, controller, csi, kubectl, volumes, snapshots, image, layers, overlay, sys
 //!
-//! Most commands only decide which modules work together. Three have code of their own: `check` (the report of
-//! `ovl check`), `registry_secrets` (the Secrets of the chart's registry) and `kubectl` (the whole plugin).
+//! Most commands only decide which modules work together. Two have code of their own: `check` (the report of
+//! `ovl check`) and `registry_secrets` (the Secrets of the chart's registry).
 //!
 //! Deliberately absent: code that another edge could need.
 
@@ -19,9 +19,7 @@ mod check;
 mod controller;
 mod crd;
 mod failure;
-pub mod kubectl;
 mod node;
-mod parse;
 mod registry_secrets;
 mod snapshot;
 mod uninstall;
@@ -37,9 +35,11 @@ use std::{
 use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::telemetry::{self, Filter};
+use crate::{
+    kubectl,
+    telemetry::{self, Filter},
+};
 use failure::Failure;
-use parse::parsed;
 
 /// The command whose words are those of `kubectl ovl`. It has a parser of its own.
 const KUBECTL: &str = "kubectl";
@@ -123,7 +123,7 @@ pub fn main() -> ExitCode {
         words.remove(0);
         return kubectl::main(words);
     }
-    let cli = match parsed::<Cli>(words) {
+    let cli = match kubectl::parsed::<Cli>(words) {
         Ok(cli) => cli,
         Err(code) => return code,
     };

@@ -22,9 +22,9 @@ use super::failure::Failure;
 use crate::{
     cluster::{
         Client, ClusterError, Kind,
+        annotation_keys::DRIVER,
         snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
     },
-    controller::annotation_keys::DRIVER,
     error::Class,
 };
 

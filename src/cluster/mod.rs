@@ -11,6 +11,7 @@
 //! Deliberately absent: which Events to record, what an object should contain and, except for Events, watches and the
 //! election, when to retry (`agent`, `controller`).
 
+pub mod annotation_keys;
 mod api;
 mod client;
 mod core_v1;

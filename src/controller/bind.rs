@@ -9,13 +9,13 @@ use super::{
     cached::{CachedVolumeSnapshot, Content, Overlay},
     caches::SnapshotObjects,
     error::{ReconcileError, Refusal},
-    names::{POLICY, annotation_keys},
+    names::POLICY,
     run::Reconciler,
     turn::Turn,
     volume_snapshot::{self, is_taken},
 };
 use crate::cluster::{
-    NodeState,
+    NodeState, annotation_keys,
     overlay_snapshot::{Condition, OverlaySnapshot, OverlaySnapshotStatus, Phase},
     snapshot_api::{
         SnapshotRef, VolumeSnapshotClass, VolumeSnapshotContent, VolumeSnapshotContentSource,

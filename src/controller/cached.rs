@@ -10,9 +10,10 @@ use jiff::Timestamp;
 
 use super::names::{
     BEING_DELETED, CONTENT, DELETED_AT, FORMER_REPORTED_PHASE, PARENT_NAME, POLICY, REPORTED_PHASE,
-    SOURCE, annotation_keys, id_of,
+    id_of,
 };
 use crate::cluster::{
+    annotation_keys::{self, SOURCE},
     overlay_snapshot::{CAPTURED, ObjectId, OverlaySnapshot, Phase},
     snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
 };

@@ -1,11 +1,12 @@
 //! The errors of CSI calls about snapshots, and the reasons for which a VolumeSnapshot is refused.
 
-use super::{
-    ParameterError, RepositoryError,
-    names::{PENDING, REFUSED},
-};
+use super::{ParameterError, RepositoryError};
 use crate::{
-    cluster::{ClusterError, EventType, Pod, overlay_snapshot::Phase},
+    cluster::{
+        ClusterError, EventType, Pod,
+        annotation_keys::{PENDING, REFUSED},
+        overlay_snapshot::Phase,
+    },
     error::Class,
 };
 

@@ -55,7 +55,7 @@ mod volume_snapshot;
 use std::sync::Arc;
 
 pub use error::{ControllerError, NotCapturable};
-pub use names::{PENDING, REFUSED, SOURCE, annotation_keys, id_of, volume_handle};
+pub use names::{id_of, volume_handle};
 pub use parameters::ParameterError;
 pub use repository::RepositoryError;
 pub use snapshots::{CsiSnapshot, Page, Query};

@@ -1,4 +1,4 @@
-//! The names of snapshots and volumes, and the keys of the annotations that users write and read.
+//! The names of snapshots and volumes, and the keys of the annotations that only controllers read.
 
 use std::str::FromStr;
 
@@ -6,65 +6,6 @@ use crate::{
     digest::Digest,
     dns_name::{is_label, is_subdomain},
 };
-
-/// The annotation with which a user selects the volume of a VolumeSnapshot: `<pod>/<volume>`.
-pub const SOURCE: &str = "ovl.csi.dev/source";
-
-/// The phase of a VolumeSnapshot that waits for its pod or for its node.
-pub const PENDING: &str = "Pending";
-/// The phase of a VolumeSnapshot that the controller does not accept. The message says why, and the reason may end.
-pub const REFUSED: &str = "Refused";
-
-/// The annotations that the controller writes on a VolumeSnapshot, for users who may not read OverlaySnapshots.
-pub mod annotation_keys {
-    /// The progress: a [phase](crate::cluster::overlay_snapshot::Phase) of an OverlaySnapshot, or `Refused` or
-    /// `Pending`.
-    pub const PHASE: &str = "ovl.csi.dev/phase";
-    /// What went wrong, or what is under way.
-    pub const MESSAGE: &str = "ovl.csi.dev/message";
-    /// The name of the driver that has the snapshot.
-    pub const DRIVER: &str = "ovl.csi.dev/driver";
-    /// The node that captured the volume.
-    pub const NODE: &str = "ovl.csi.dev/node";
-    /// The pushed image, `registry/repository@digest`.
-    pub const IMAGE: &str = "ovl.csi.dev/image";
-    /// The VolumeSnapshot of the same namespace from which the volume started.
-    pub const PARENT: &str = "ovl.csi.dev/parent";
-    /// The uid of that VolumeSnapshot. Another one may have the name later.
-    pub const PARENT_UID: &str = "ovl.csi.dev/parent-uid";
-    /// The VolumeSnapshotClass, also where the VolumeSnapshot names none.
-    pub const CLASS: &str = "ovl.csi.dev/class";
-    /// The number of entries in the newest layer.
-    pub const ENTRIES: &str = "ovl.csi.dev/entries";
-    /// The bytes of the files in the newest layer.
-    pub const BYTES: &str = "ovl.csi.dev/bytes";
-    /// The number of layers in the whole stack.
-    pub const LAYERS: &str = "ovl.csi.dev/layers";
-    /// The number of layers above the layers of the images.
-    pub const OWN_LAYERS: &str = "ovl.csi.dev/own-layers";
-    /// The bytes that it takes in the registry, without the layers of the images.
-    pub const PUSHED_BYTES: &str = "ovl.csi.dev/pushed-bytes";
-    /// How long the pod was frozen, such as `12.3ms`.
-    pub const FROZEN: &str = "ovl.csi.dev/frozen";
-
-    /// All of them.
-    pub const ALL: [&str; 14] = [
-        PHASE,
-        MESSAGE,
-        DRIVER,
-        NODE,
-        IMAGE,
-        PARENT,
-        PARENT_UID,
-        CLASS,
-        ENTRIES,
-        BYTES,
-        LAYERS,
-        OWN_LAYERS,
-        PUSHED_BYTES,
-        FROZEN,
-    ];
-}
 
 /// On a content: without it, csi-snapshotter does not delete the content, because it waits for the VolumeSnapshot, which
 /// is gone. The snapshot-controller sets it, unless the VolumeSnapshot was deleted before it was bound.
@@ -121,7 +62,7 @@ pub(super) fn other_namespace<'a>(content: &'a str, namespace: &str) -> Option<&
     (prefix != namespace).then_some(prefix)
 }
 
-/// The volume that the annotation [`SOURCE`] selects.
+/// The volume that the annotation [`SOURCE`](crate::cluster::annotation_keys::SOURCE) selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) pod: String,

@@ -9,13 +9,13 @@ use super::{
     cached::{CachedVolumeSnapshot, Overlay, Status},
     caches::SnapshotObjects,
     error::ReconcileError,
-    names::{FORMER_REPORTED_PHASE, PARENT_NAME, REPORTED_PHASE, annotation_keys, uid_of},
+    names::{FORMER_REPORTED_PHASE, PARENT_NAME, REPORTED_PHASE, uid_of},
     run::Reconciler,
     turn::Turn,
 };
 use crate::{
     cluster::{
-        EventType,
+        EventType, annotation_keys,
         overlay_snapshot::{NOT_IN_REGISTRY, OverlaySnapshot, Phase},
         snapshot_api::VolumeSnapshot,
     },

@@ -7,7 +7,7 @@ use super::{
     cached::{CachedVolumeSnapshot, Content, Overlay},
     caches::SnapshotObjects,
     error::{NotCapturable, ReconcileError, Refusal},
-    names::{CONTENT, Source, annotation_keys, other_namespace, volume_handle},
+    names::{CONTENT, Source, other_namespace, volume_handle},
     parameters::Parameters,
     repository::Names,
     run::Reconciler,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        EventType, Pod, PodVolume,
+        EventType, Pod, PodVolume, annotation_keys,
         overlay_snapshot::{OverlaySnapshot, OverlaySnapshotSpec, SnapshotSource},
         snapshot_api::VolumeSnapshotClass,
     },

@@ -13,6 +13,7 @@ mod context;
 mod demo;
 mod deny;
 mod emulated;
+mod plugin;
 mod proto;
 mod sanity;
 pub mod soak;
@@ -40,6 +41,12 @@ struct Suite {
 const SUITES: &[Suite] = &[
     Suite { name: "format", what: "cargo fmt", usual: seconds(2), run: cargo::format },
     Suite { name: "clippy", what: "clippy", usual: seconds(40), run: cargo::clippy },
+    Suite {
+        name: "plugin",
+        what: "the plugin for other systems",
+        usual: seconds(20),
+        run: plugin::run,
+    },
     Suite { name: "deny", what: "cargo deny", usual: seconds(5), run: deny::run },
     Suite { name: "book", what: "the book of docs/", usual: seconds(5), run: book::run },
     Suite { name: "chart", what: "chart checks", usual: seconds(25), run: chart::run },

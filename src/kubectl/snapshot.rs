@@ -16,9 +16,9 @@ use super::{
 use crate::{
     cluster::{
         JsonKind,
+        annotation_keys::{PENDING, SOURCE},
         snapshot_api::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec},
     },
-    controller::{PENDING, SOURCE},
     dns_name::SUBDOMAIN_MAX,
     error::Class,
 };

@@ -10,9 +10,13 @@
 //! | 2 | arguments cannot be used, and nothing was started | fix them first |
 //! | 3 | timeout: the snapshot is still being taken or deleted | `kubectl ovl describe` |
 //!
-//! Results go to stdout, everything else to stderr. Deliberately absent: decisions of the cluster. The controller
-//! decides which volumes can be snapshotted and where snapshots are pushed. This module only reports obvious mistakes
-//! early.
+//! Results go to stdout, everything else to stderr.
+//!
+//! May use: cluster
+//!
+//! Deliberately absent: code that needs Linux, because the plugin also runs on macOS and Windows. And decisions of the
+//! cluster: the controller decides which volumes can be snapshotted and where snapshots are pushed. This module only
+//! reports obvious mistakes early.
 
 mod args;
 mod completion;
@@ -26,6 +30,7 @@ mod graph;
 mod lineage;
 mod list;
 mod page;
+mod parse;
 mod pod;
 mod print;
 mod progress;
@@ -46,7 +51,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::parse::parsed;
+pub use parse::parsed;
+
 use crate::telemetry;
 use args::{ClusterArgs, Output};
 use failure::Failure;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{cli::kubectl::snapshot_view::State, cluster::snapshot_api::VolumeSnapshot};
+use crate::{cluster::snapshot_api::VolumeSnapshot, kubectl::snapshot_view::State};
 
 const DRIVER: &str = "ovl.csi.dev";
 

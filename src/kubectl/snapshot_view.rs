@@ -10,8 +10,11 @@ use serde::Serialize;
 
 use super::{failure::Failure, print, session::Session};
 use crate::{
-    cluster::{overlay_snapshot::NOT_IN_REGISTRY, snapshot_api::VolumeSnapshot},
-    controller::{PENDING, REFUSED, SOURCE, annotation_keys},
+    cluster::{
+        annotation_keys::{self, PENDING, REFUSED, SOURCE},
+        overlay_snapshot::NOT_IN_REGISTRY,
+        snapshot_api::VolumeSnapshot,
+    },
     format,
 };
 
