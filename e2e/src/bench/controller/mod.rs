@@ -126,7 +126,7 @@ pub fn measure(
     };
     let (mut ours, controller) = figures(h, "the controller", &subject, count)?;
     for example in ours.resync.iter().flat_map(|resync| &resync.requests.examples) {
-        notes.push(format!("resync: a request for an object that nobody changed: {example}"));
+        notes.push(format!("resync: a request for an unchanged object: {example}"));
     }
     let what = format!("the controller: {} snapshots", count * LARGE);
     ours.large = Some(h.progress.step(&what, minutes(5), |_| {
