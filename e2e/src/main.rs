@@ -9,6 +9,7 @@
 //! ```text
 //! suites      `test`: every suite        tour   `try`: the driver in a cluster
 //! cases       the cluster tests          bench  `bench`          demo  `demo`: without a cluster
+//! release     `release`: all files of a release
 //! env         a cluster with the driver, images and a registry, as tests use it
 //! cluster     kind, the engine, the registry, what they need; `up`, `clean`
 //! book        `book`: docs/ as HTML
@@ -28,6 +29,7 @@ mod emulated;
 mod env;
 mod machine;
 mod oci;
+mod release;
 mod report;
 mod suites;
 mod toolchain;
@@ -57,6 +59,9 @@ usage: cargo xtask <command>
   bench controller --count N
                   the controller with N snapshots, such as 500, instead of 5000
   soak            run the long tests, with as many files as a layer may have
+  release [--image REPOSITORY] [--allow-dirty] [--unreleased] [--profile PROFILE]
+                  make all files of a release in target/dist and check them; --allow-dirty,
+                  --unreleased (notes) and --profile quick are for trials
   render          write the rendered chart into deploy/, and the README of the chart
   book            make the book of docs/ in target/book and check its links
   up              create a two-node cluster (context kind-ovl) and keep it
@@ -116,6 +121,10 @@ fn run() -> Result<ExitCode> {
             bench::run(&Harness::start()?, &driver::sources()?, &plan)?;
         }
         ["soak"] => suites::soak::run(&Harness::start()?, &driver::sources()?)?,
+        ["release", options @ ..] => {
+            let options = release::Options::parse(options)?;
+            release::run(&Harness::start()?, &driver::sources()?, &options)?;
+        }
         ["render"] => {
             let (h, repo) = (Harness::start()?, driver::sources()?);
             chart::write(&installed::helm(&h)?, &repo)?;

@@ -68,6 +68,10 @@ pub fn check(h: &Harness, engine: &Engine, purpose: Purpose) -> Result<()> {
     Ok(())
 }
 
+/// The directories of the cache.
+const PARTS: [&str; 9] =
+    ["products", "tmp", "logs", "go", "go-build", "zig", "target", "cross-target", "docker"];
+
 /// Removes the cache as well, and our images from an engine that is not ours. To be called after
 /// [`all`].
 ///
@@ -80,7 +84,7 @@ pub fn cache(h: &Harness) -> Result<()> {
         remove_each(&engine, &["rmi", "--force"], &images.output()?)?;
     }
     h.progress.step("removing the cache", seconds(10), |_| {
-        for part in ["products", "tmp", "logs", "go", "go-build", "zig", "target", "docker"] {
+        for part in PARTS {
             remove(&h.cache.root().join(part))?;
         }
         // The lock of the demonstration, which cleans up everything else itself.

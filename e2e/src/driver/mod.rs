@@ -6,9 +6,11 @@
 
 mod build;
 mod crates;
+mod cross;
 pub mod process;
 mod zigbuild;
 
 pub use build::{cargo, ensure_target, program, sources, static_target};
 pub use crates::CrateProgram;
+pub use cross::{CrossCargo, private_dirs};
 pub use zigbuild::cargo_zigbuild;

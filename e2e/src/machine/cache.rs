@@ -8,6 +8,7 @@
 //!   go/ go-build/                                      GOPATH and GOCACHE
 //!   zig/                                               what zig and cargo-zigbuild keep
 //!   target/                                            the driver's CARGO_TARGET_DIR
+//!   cross-target/                                      the same of programs that are released
 //!   docker/                                            data of the engine, if it is ours
 //! ```
 //!
@@ -84,6 +85,11 @@ impl Cache {
     /// Where zig and cargo-zigbuild keep what they compile for each target.
     pub fn zig(&self) -> PathBuf {
         self.root.join("zig")
+    }
+
+    /// As [`Cache::cargo_target`], of programs that are compiled for other targets and released. They have other flags.
+    pub fn cross_target(&self) -> PathBuf {
+        self.root.join("cross-target")
     }
 
     /// The product of a recipe. If it is missing, `make` fills an empty temporary directory, which

@@ -15,10 +15,14 @@ use sha2::{Digest, Sha256};
 
 use super::http;
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// The media type of a manifest (OCI image specification).
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// As [`MANIFEST`], of an index.
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// As [`MANIFEST`], of a config.
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// As [`MANIFEST`], of a layer.
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// Writes the policy with which podman and buildah accept unsigned images.
 ///
@@ -98,9 +102,7 @@ pub fn push(to: SocketAddr, name: &str, layers: Vec<Layer>) -> Result<Vec<String
     for layer in layers {
         let tar = layer.0.into_inner().context("ending a layer")?;
         diff_ids.push(digest(&tar));
-        let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
-        let zipped = zipped.write_all(&tar).and_then(|()| zipped.finish());
-        blobs.push(blob(to, repository, LAYER, &zipped.context("compressing a layer")?)?);
+        blobs.push(blob(to, repository, LAYER, &compress(&tar, Compression::fast())?)?);
     }
     let config = json!({
         "architecture": architecture(),
@@ -173,12 +175,27 @@ fn blob(to: SocketAddr, repository: &str, kind: &str, bytes: &[u8]) -> Result<Va
     Ok(json!({ "mediaType": kind, "digest": digest, "size": bytes.len() }))
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// Compresses a layer well. The same bytes give the same result: the header has neither a name nor a time.
+///
+/// # Errors
+/// None that memory does not cause.
+pub fn gzip(tar: &[u8]) -> Result<Vec<u8>> {
+    compress(tar, Compression::best())
+}
+
+fn compress(tar: &[u8], level: Compression) -> Result<Vec<u8>> {
+    let mut zipped = GzEncoder::new(Vec::new(), level);
+    let zipped = zipped.write_all(tar).and_then(|()| zipped.finish());
+    zipped.context("compressing a layer")
+}
+
+/// The digest of bytes, as OCI writes it.
+pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 /// The architecture of this machine, as images name it.
-fn architecture() -> &'static str {
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

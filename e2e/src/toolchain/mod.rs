@@ -11,6 +11,7 @@ pub mod installed;
 pub mod pause;
 pub mod programs;
 pub mod prometheus;
+pub mod qemu_user;
 pub mod registry_2;
 pub mod versions;
 pub mod zig;

@@ -151,6 +151,12 @@ pub fn ko() -> GoBuild {
     GoBuild { usual: minutes(2), ..plain("ko", "github.com/google/ko", versions::KO, &[""]) }
 }
 
+/// krew, which installs plugins of kubectl, and its check of their manifests.
+pub fn krew() -> GoBuild {
+    let programs = &["cmd/krew", "cmd/validate-krew-manifest"];
+    plain("krew", "sigs.k8s.io/krew", versions::KREW, programs)
+}
+
 /// The module of Kubernetes' snapshot controller.
 const EXTERNAL_SNAPSHOTTER: &str = "github.com/kubernetes-csi/external-snapshotter/v8";
 

@@ -72,6 +72,10 @@ pub const KERNELS: &[(&str, &str, &[&str])] = &[
 ];
 /// cargo-deny, which checks the dependencies.
 pub const CARGO_DENY: &str = "0.20.2";
+/// cargo-cyclonedx, which writes lists of dependencies (SBOM).
+pub const CARGO_CYCLONEDX: &str = "0.5.9";
+/// krew, the plugin manager of kubectl.
+pub const KREW: &str = "v0.4.3";
 /// mdBook, which makes the book of `docs/`.
 pub const MDBOOK: &str = "0.5.4";
 /// cargo-zigbuild, which runs cargo with zig as C compiler and linker.

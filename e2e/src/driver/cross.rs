@@ -1,0 +1,73 @@
+//! Programs for other architectures and systems, as they are released: static, and without paths of this machine in them.
+//!
+//! Deliberately absent: running them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::{cargo_zigbuild, ensure_target};
+use crate::machine::harness::Harness;
+use crate::machine::process::Cmd;
+
+/// cargo-zigbuild for the sources in a directory. The build output is in the cache.
+pub struct CrossCargo<'a> {
+    repo: &'a Path,
+    cargo: Cmd,
+    output: PathBuf,
+}
+
+impl<'a> CrossCargo<'a> {
+    /// Installs zig and cargo-zigbuild if they are missing.
+    ///
+    /// # Errors
+    /// One of them cannot be installed.
+    pub fn ensure(h: &Harness, repo: &'a Path) -> Result<Self> {
+        // Panics and generated code name files. Their directories are different on each machine.
+        let flags = private_dirs(h, repo)?
+            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+        let output = h.cache.cross_target();
+        let cargo = cargo_zigbuild(h, repo)?.env("CARGO_TARGET_DIR", &output);
+        // In the place of RUSTFLAGS, which are for the programs of this machine.
+        let cargo =
+            cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTFLAGS");
+        Ok(Self { repo, cargo, output })
+    }
+
+    /// A command of cargo-zigbuild (`build`, `test`) for a target, with the arguments of the command of cargo.
+    ///
+    /// # Errors
+    /// Rust's libraries for the target cannot be installed.
+    pub fn command(&self, h: &Harness, command: &str, target: &str) -> Result<Cmd> {
+        ensure_target(h, self.repo, target)?;
+        Ok(self.cargo.clone().args([command, "--locked", "--target", target]))
+    }
+
+    /// The directory of the programs of a target that this profile makes.
+    pub fn programs(&self, target: &str, profile: &str) -> PathBuf {
+        self.output.join(target).join(profile)
+    }
+}
+
+/// The directories of source files on this machine, each with the name that it has in programs. The last one that fits
+/// a path counts.
+///
+/// # Errors
+/// rustc does not print where it is, or the home directory is not known.
+pub fn private_dirs(h: &Harness, repo: &Path) -> Result<[(PathBuf, String); 4]> {
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    let cargo_home = cargo_home.or(home).context("neither CARGO_HOME nor HOME is set")?;
+    let rustc = |argument: &[&str]| Cmd::new("rustc").dir(repo).args(argument).output();
+    let version = rustc(&["--version", "--verbose"])?;
+    let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: "));
+    let commit = commit.context("rustc does not print its commit")?;
+    // The standard library, if the component rust-src is installed. Without it, this is its name in programs.
+    let library = Path::new(&rustc(&["--print", "sysroot"])?).join("lib/rustlib/src/rust");
+    Ok([
+        (h.cache.root().to_owned(), "/build".to_owned()),
+        (repo.to_owned(), "/ovl-csi".to_owned()),
+        (cargo_home, "/cargo".to_owned()),
+        (library, format!("/rustc/{commit}")),
+    ])
+}
