@@ -182,11 +182,12 @@ impl Walk<'_> {
             let Some(mut copy_state) = self.fill(&from, &to, fingerprint, &was.stat)? else {
                 return Ok(None);
             };
+            let mut changed = false;
             if self.round == Round::Live {
                 let after = fstat(&from)?;
                 let (before, fingerprint) = (Fingerprint::of(&was.stat), Fingerprint::of(&after));
                 was.stat = after;
-                let changed = fingerprint != before || fingerprint.is_since(started);
+                changed = fingerprint != before || fingerprint.is_since(started);
                 // The file was copied up, so its `metacopy` xattr is gone. Without the xattr, bytes
                 // that are in a lower would be taken for holes.
                 let copied_up = was_metacopy && !was.is_metacopy()?;
@@ -196,8 +197,9 @@ impl Walk<'_> {
                     was.stat = fstat(&from)?;
                     continue;
                 }
-                copy_state.torn &= changed;
             }
+            // In the other rounds a later one copies what changes meanwhile, or nothing changes.
+            copy_state.torn &= changed;
             return was.set_metadata(&to.into()).map(|metadata| Some((metadata, copy_state)));
         }
         Ok(None)
@@ -205,7 +207,7 @@ impl Walk<'_> {
 
     /// Copies or shares the content of a file into an empty one. `None` if `go_on` stopped it. A
     /// file whose bytes were copied is reported as torn; the caller clears this if the file did not
-    /// change.
+    /// change, or if another round follows.
     fn fill(
         &mut self,
         from: &File,

@@ -677,6 +677,22 @@ fn a_live_round_copies_a_file_again_that_changes_during_the_copy() {
     }
 }
 
+/// A file that was copied before the freeze and not changed since has the bytes of one moment.
+#[test]
+fn no_file_of_a_frozen_copy_is_inconsistent() {
+    let scratch = TestDir::new();
+    let mut case = Case::new(scratch.path());
+    case.write("early", "bytes");
+    case.clone.content.never_shares = true;
+    case.clone.sync().unwrap();
+    case.clone.catch_up(Round::PreCopy, &|| true).unwrap();
+    assert_eq!(case.clone.contents().torn, 0);
+    case.write("late", "bytes");
+    case.clone.catch_up(Round::Frozen, &|| true).unwrap();
+    assert!(case.clone.copied() >= 10);
+    assert_eq!(case.clone.contents().torn, 0);
+}
+
 /// Overlay copies the file up during the copy. The `metacopy` xattr is gone then, and without it
 /// the old bytes would count as the whole file.
 #[test]
