@@ -28,9 +28,10 @@ const EXAMPLE: &str = "deploy/examples/pod.yaml";
 /// The pod in it.
 const POD: &str = "demo";
 
-/// The snapshot of its volume, and the pod that starts from it.
-const SNAPSHOT: &str = "demo-1";
-const FORK: &str = "demo-fork";
+/// The snapshot of its volume, and the pod that starts from it. The pages use other names, so their commands also work
+/// after this.
+const SNAPSHOT: &str = "try-1";
+const FORK: &str = "try-fork";
 
 /// The class of the snapshot: the chart's own, which pushes to the chart's registry.
 const CLASS: &str = "ovl-csi";
