@@ -29,14 +29,13 @@ const API_TYPES: (&str, [&str; 3]) =
 
 /// Words in CamelCase in their code that are no reasons: kinds, policies and states of Kubernetes, a type of a
 /// condition, a phase of a VolumeSnapshot.
-const NO_REASONS: [&str; 10] = [
+const NO_REASONS: [&str; 9] = [
     "Delete",
     "Retain",
     "True",
     "False",
     "Pending",
     "Ready",
-    "Refused",
     "OverlaySnapshot",
     "VolumeSnapshot",
     "VolumeSnapshotContent",

@@ -1,9 +1,9 @@
 //! The annotations of a VolumeSnapshot that its users write and read.
 
-/// The one that a user writes: the volume, `<pod>/<volume>`.
+/// The annotation with which a user selects the volume of a VolumeSnapshot: `<pod>/<volume>`.
 pub const SOURCE: &str = "ovl.csi.dev/source";
 
-/// The progress: a [phase](super::overlay_snapshot::Phase) of an OverlaySnapshot, or [`PENDING`] or [`REFUSED`].
+/// The progress: a [phase](super::overlay_snapshot::Phase) of an OverlaySnapshot, or `Refused` or `Pending`.
 pub const PHASE: &str = "ovl.csi.dev/phase";
 /// What went wrong, or what is under way.
 pub const MESSAGE: &str = "ovl.csi.dev/message";

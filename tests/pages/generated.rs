@@ -123,16 +123,16 @@ fn the_page_of_the_api_is_written_from_the_crds_and_the_code() {
     files.sort();
     let crds: String = files.iter().filter_map(|file| kind_of(file)).collect();
     assert!(crds.contains("## OverlaySnapshot"), "{files:?}");
-    let names = fs::read_to_string(root().join("src/controller/names.rs")).unwrap();
-    let page = API.replace("{annotations}\n", &annotations(&names));
+    let keys = fs::read_to_string(root().join("src/cluster/annotation_keys.rs")).unwrap();
+    let page = API.replace("{annotations}\n", &annotations(&keys));
     check_page("api.md", &page.replace("{crds}", crds.trim_end()));
 }
 
 /// The rows of the annotations, from the constants and their comments.
-fn annotations(names: &str) -> String {
+fn annotations(keys: &str) -> String {
     let mut comment = String::new();
     let mut rows = String::new();
-    for line in names.lines().map(str::trim) {
+    for line in keys.lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("/// ") {
             comment.push_str(if comment.is_empty() { "" } else { " " });
             comment.push_str(text);
