@@ -11,8 +11,8 @@ use crate::driver;
 use crate::machine::process::Cmd;
 use crate::report::Report;
 
-/// The targets. The crate ring compiles C for each of them, which zig does.
-const TARGETS: &[&str] = &["x86_64-apple-darwin", "aarch64-apple-darwin", "x86_64-pc-windows-gnu"];
+/// One target of each system. The crate ring compiles C for each of them, which zig does.
+const TARGETS: &[&str] = &["aarch64-apple-darwin", "x86_64-pc-windows-gnu"];
 
 /// The start of the message with which the driver does not compile for these targets.
 const REFUSAL: &str = "`ovl` needs Linux";
