@@ -233,10 +233,17 @@ impl Subjects<'_> {
         let begun = Instant::now();
         for number in (0..count).take_while(|_| begun.elapsed() < LONGEST) {
             let name = format!("{kind}-{number}");
-            if let Some(former) = &self.former {
-                turns.former.add(former, &former.volume(&name, &self.image))?;
+            // Each of them removes volumes in the background, beside the call of the next one.
+            let mut both =
+                [(self.former.as_ref(), &mut turns.former), (Some(&self.ours), &mut turns.ours)];
+            if number % 2 == 1 {
+                both.reverse();
             }
-            turns.ours.add(&self.ours, &self.ours.volume(&name, &self.image))?;
+            for (driver, times) in both {
+                if let Some(driver) = driver {
+                    times.add(driver, &driver.volume(&name, &self.image))?;
+                }
+            }
             turns.sync.push(self.disk.one_sync()?);
             if let Some(peer) = &self.peer {
                 turns.peer.publish.push(timed(|| peer.mount(&name))?);
