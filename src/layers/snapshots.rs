@@ -179,8 +179,13 @@ impl SnapshotRecords {
 
     /// Reads the records again if other processes may have changed them.
     fn refresh(&self) -> io::Result<()> {
+        // Otherwise a reader would wait for the disk.
+        if self.access.is_shared() { self.read_again(&self.writer()?) } else { Ok(()) }
+    }
+
+    /// [`Self::refresh`] for a caller that has the lock, and acts on what was read.
+    fn read_again(&self, _writer: &DirGuard<'_>) -> io::Result<()> {
         if self.access.is_shared() {
-            let _writer = self.writer()?;
             let known = Known::read(&self.dir)?;
             *self.known() = known;
         }
@@ -279,8 +284,8 @@ impl SnapshotRecords {
     /// Removes a snapshot's record. Garbage collection removes its layers when nothing else needs them. Returns whether
     /// there was a record.
     pub fn remove(&self, id: &SnapshotId) -> io::Result<bool> {
-        self.refresh()?;
-        let _writer = self.writer()?;
+        let writer = self.writer()?;
+        self.read_again(&writer)?;
         if !self.known().records.contains_key(id) {
             return Ok(false);
         }
