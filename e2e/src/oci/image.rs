@@ -3,12 +3,13 @@
 //!
 //! Deliberately absent: a builder with steps. The engine builds images that need a shell.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -181,6 +182,16 @@ fn blob(to: SocketAddr, repository: &str, kind: &str, bytes: &[u8]) -> Result<Va
 /// None that memory does not cause.
 pub fn gzip(tar: &[u8]) -> Result<Vec<u8>> {
     compress(tar, Compression::best())
+}
+
+/// Decompresses a layer, or another file that [`gzip`] made.
+///
+/// # Errors
+/// It is not compressed like this, or damaged.
+pub fn gunzip(zipped: &[u8]) -> Result<Vec<u8>> {
+    let mut tar = Vec::new();
+    GzDecoder::new(zipped).read_to_end(&mut tar).context("decompressing a layer")?;
+    Ok(tar)
 }
 
 fn compress(tar: &[u8], level: Compression) -> Result<Vec<u8>> {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::files::Files;
-use super::image::{CONFIG, INDEX, LAYER, MANIFEST, digest, gzip};
+use super::image::{CONFIG, INDEX, LAYER, MANIFEST, digest, gunzip, gzip};
 
 /// The annotation of `index.json` with the tag.
 const TAG: &str = "org.opencontainers.image.ref.name";
@@ -128,13 +128,6 @@ pub fn read(tar: &[u8]) -> Result<BTreeMap<String, Files>> {
 
 fn parse(bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).context("parsing JSON of an image")
-}
-
-fn gunzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    let mut reader = flate2::read::GzDecoder::new(bytes);
-    std::io::Read::read_to_end(&mut reader, &mut plain).context("decompressing a layer")?;
-    Ok(plain)
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
 
 use super::http::{Head, body, respond};
+use super::image::digest;
 
 /// A registry that runs as long as this process.
 #[derive(Clone)]
@@ -244,10 +244,6 @@ impl State {
 
 fn content(kind: &str, digest: &str) -> String {
     format!("Content-Type: {kind}\r\nDocker-Content-Digest: {digest}\r\n")
-}
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 #[cfg(test)]

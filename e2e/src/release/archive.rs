@@ -5,13 +5,12 @@
 use std::io::{Cursor, Read, Write};
 
 use anyhow::{Context, Result, bail};
-use flate2::read::GzDecoder;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::platform::Platform;
 use crate::oci::files::Files;
-use crate::oci::image::gzip;
+use crate::oci::image::{gunzip, gzip};
 
 /// The path of the licence in each archive.
 pub const LICENSE: &str = "LICENSE";
@@ -48,9 +47,7 @@ pub fn open(archive: &str, bytes: &[u8]) -> Result<Files> {
     if !archive.ends_with("gz") {
         bail!("{archive}: no archive");
     }
-    let mut tar = Vec::new();
-    GzDecoder::new(bytes).read_to_end(&mut tar).with_context(|| format!("reading {archive}"))?;
-    Files::from_tar(&tar).with_context(|| archive.to_owned())
+    gunzip(bytes).and_then(|tar| Files::from_tar(&tar)).with_context(|| archive.to_owned())
 }
 
 /// All files have the first time that a zip can have, 1980. It knows no time zones, so another one would depend on the

@@ -54,10 +54,8 @@ impl Programs {
     /// # Errors
     /// It was not compiled.
     pub fn get(&self, name: &str, platform: Platform) -> Result<Vec<u8>> {
-        let found = self.0.iter().find(|(key, _)| **key == (name, platform.target));
-        let (_, bytes) =
-            found.with_context(|| format!("{name} was not compiled for {platform}"))?;
-        Ok(bytes.clone())
+        let found = self.0.get(&(name, platform.target)).cloned();
+        found.with_context(|| format!("{name} was not compiled for {platform}"))
     }
 }
 
