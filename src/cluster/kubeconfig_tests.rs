@@ -96,14 +96,14 @@ async fn a_namespace_is_listed_and_pods_keep_unknown_fields() {
                      "spec": {"containers": [], "ofTomorrow": {"a": 1}}});
     let made = client.create_json(JsonKind::Pod, "ci", &pod).await.unwrap();
     assert_eq!(made["metadata"]["namespace"], "ci");
-    let read = client.json(JsonKind::Pod, "ci", "p").await.unwrap().unwrap();
+    let read = client.json(JsonKind::Pod, Some("ci"), "p").await.unwrap().unwrap();
     assert_eq!(read["spec"], pod["spec"]);
     for (labels, count) in [(None, 1), (Some("app=web"), 1), (Some("app=other"), 0)] {
         let selection = Selection { labels, ..Selection::default() };
         let pods = client.json_list(JsonKind::Pod, Some("ci"), selection).await.unwrap();
         assert_eq!(pods.len(), count, "{labels:?}");
     }
-    assert_eq!(client.json(JsonKind::Pod, "ci", "q").await.unwrap(), None);
+    assert_eq!(client.json(JsonKind::Pod, Some("ci"), "q").await.unwrap(), None);
     let again = client.create_json(JsonKind::Pod, "ci", &pod).await.unwrap_err();
     assert_eq!(again.class(), Class::Conflict);
 }

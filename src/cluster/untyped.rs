@@ -69,6 +69,12 @@ impl JsonKind {
         }
     }
 
+    /// The version of its API and its name, as objects have them: `apps/v1` and `Deployment`.
+    pub fn type_names(self) -> (String, String) {
+        let resource = self.resource();
+        (resource.api_version, resource.kind)
+    }
+
     /// The requests in words, for errors: read, list and create.
     fn requests(self) -> [&'static str; 3] {
         match self {
@@ -88,18 +94,19 @@ impl JsonKind {
 }
 
 impl Client {
-    /// Reads an object with all fields that the API server returns. `None` if there is none of this name.
+    /// Reads an object with all fields that the API server returns. `None` if there is none of this name. The namespace of
+    /// a cluster-scoped object is `None`.
     ///
     /// # Errors
     /// The error of the API server.
     pub async fn json(
         &self,
         kind: JsonKind,
-        namespace: &str,
+        namespace: Option<&str>,
         name: &str,
     ) -> Result<Option<Value>, ClusterError> {
         let [read, ..] = kind.requests();
-        let object = self.bound(read, self.untyped(kind, Some(namespace)).get(name)).await;
+        let object = self.bound(read, self.untyped(kind, namespace).get(name)).await;
         Ok(optional(object)?.map(|object| value(&object)))
     }
 

@@ -236,7 +236,8 @@ impl Session {
 
     /// The names of the volumes of a pod that belong to the driver.
     async fn volumes_of(&self, pod: &str) -> Result<Vec<String>, Failure> {
-        let pod = self.client.json(JsonKind::Pod, &self.namespace, pod).await?.unwrap_or_default();
+        let namespace = Some(self.namespace.as_str());
+        let pod = self.client.json(JsonKind::Pod, namespace, pod).await?.unwrap_or_default();
         Ok(pod::volumes(&pod, &self.driver).into_iter().map(str::to_owned).collect())
     }
 }

@@ -174,7 +174,7 @@ impl ForkArgs {
             (Some(of), words @ ([] | [PodVolume { volume: None, .. }])) => {
                 let kind = of.kind;
                 let workload =
-                    session.client.json(kind.json(), &session.namespace, &of.name).await?;
+                    session.client.json(kind.json(), Some(&session.namespace), &of.name).await?;
                 let workload = workload.ok_or_else(|| {
                     let (kind, namespace) = (kind.word(), &session.namespace);
                     anyhow!("there is no {kind}/{} in namespace {namespace}", of.name)

@@ -4,7 +4,9 @@ use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{failure::Failure, print, session::Session, snapshot_view::Snapshot};
+use super::{
+    failure::Failure, print, session::Session, snapshot_view::Snapshot, workload::kind_name,
+};
 use crate::cluster::{JsonKind, snapshot_api::VolumeSnapshot};
 
 /// The format in which forks are printed.
@@ -38,7 +40,7 @@ impl Session {
     /// Checks that no object has one of the names, before a snapshot is taken.
     pub(super) async fn check_free(&self, kind: JsonKind, names: &[String]) -> Result<(), Failure> {
         for name in names {
-            if let Some(existing) = self.client.json(kind, &self.namespace, name).await? {
+            if let Some(existing) = self.client.json(kind, Some(&self.namespace), name).await? {
                 return Err(anyhow!(
                     "{} exists already in namespace {}; use another --name-prefix, or delete it first",
                     resource(&existing),
@@ -105,13 +107,10 @@ impl Session {
 
 /// An object as kubectl names it, such as `pod/demo` and `deployment.apps/web`.
 fn resource(object: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let kind = text(&object["kind"]).to_lowercase();
-    let name = text(&object["metadata"]["name"]);
-    match text(&object["apiVersion"]).split_once('/') {
-        Some((group, _)) => format!("{kind}.{group}/{name}"),
-        None => format!("{kind}/{name}"),
-    }
+    let [api_version, kind, name] =
+        [&object["apiVersion"], &object["kind"], &object["metadata"]["name"]]
+            .map(|value| value.as_str().unwrap_or_default());
+    format!("{}/{name}", kind_name(api_version, kind))
 }
 
 fn object_list(objects: Vec<Value>) -> Value {

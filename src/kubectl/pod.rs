@@ -317,4 +317,4 @@ fn text(value: &Value) -> &str {
 
 #[cfg(test)]
 #[path = "pod_tests.rs"]
-mod tests;
+pub(super) mod tests;

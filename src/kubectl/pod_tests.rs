@@ -9,7 +9,8 @@ fn source() -> Value {
     serde_json::from_str(include_str!("pod_tests.json")).unwrap()
 }
 
-fn plan<'a>() -> Fork<'a> {
+/// A fork without options.
+pub(in crate::kubectl) fn plan<'a>() -> Fork<'a> {
     Fork {
         name: "dev-0-fork-1",
         volume: "ws",

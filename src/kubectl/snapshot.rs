@@ -179,7 +179,7 @@ pub(super) fn manifest(
 impl Session {
     /// Reads a pod.
     pub(super) async fn pod(&self, name: &str) -> Result<serde_json::Value, Failure> {
-        let found = self.client.json(JsonKind::Pod, &self.namespace, name).await?;
+        let found = self.client.json(JsonKind::Pod, Some(&self.namespace), name).await?;
         let absent = || anyhow!("there is no pod {name} in namespace {}", self.namespace);
         Ok(found.ok_or_else(absent)?)
     }

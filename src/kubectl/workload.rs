@@ -58,21 +58,18 @@ impl Kind {
     }
 
     /// The kind as kubectl prints it.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Deployment => "deployment.apps",
-            Self::StatefulSet => "statefulset.apps",
-            Self::Job => "job.batch",
-        }
+    pub(super) fn word(self) -> String {
+        let (api_version, kind) = self.json().type_names();
+        kind_name(&api_version, &kind)
     }
+}
 
-    /// The version of its API and its name in objects.
-    fn api(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Deployment => ("apps/v1", "Deployment"),
-            Self::StatefulSet => ("apps/v1", "StatefulSet"),
-            Self::Job => ("batch/v1", "Job"),
-        }
+/// The name of a kind as kubectl prints it, such as `pod` and `deployment.apps`.
+pub(super) fn kind_name(api_version: &str, kind: &str) -> String {
+    let kind = kind.to_lowercase();
+    match api_version.split_once('/') {
+        Some((group, _)) => format!("{kind}.{group}"),
+        None => kind,
     }
 }
 
@@ -109,24 +106,14 @@ pub(super) fn fork(workload: &Value, kind: Kind, replicas: u16, fork: &Fork<'_>)
     let mut metadata = forked_metadata(&workload["metadata"], source, fork);
     metadata["name"] = fork.name.into();
     metadata["namespace"] = workload["metadata"]["namespace"].clone();
-    let (api_version, kind) = kind.api();
+    let (api_version, kind) = kind.json().type_names();
     json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn plan<'a>() -> Fork<'a> {
-        Fork {
-            name: "web-fork",
-            volume: "ws",
-            snapshot: "ws-1",
-            node: None,
-            keep_labels: false,
-            keep_annotations: false,
-        }
-    }
+    use crate::kubectl::pod::tests::plan;
 
     #[test]
     fn a_workload_is_named_as_kubectl_names_it() {
@@ -155,7 +142,7 @@ mod tests {
         let labels = json!({ "ovl.csi.dev/fork-of": "web" });
         let pod_labels = json!({ "ovl.csi.dev/fork-of": "web", FORK: "web-fork" });
         let volumes = json!([{ "name": "ws", "csi": { "driver": "d", "volumeAttributes": { "snapshot": "ws-1" } } }]);
-        let made = fork(&source, Kind::Deployment, 2, &plan());
+        let made = fork(&source, Kind::Deployment, 2, &Fork { name: "web-fork", ..plan() });
         assert_eq!(
             made,
             json!({
